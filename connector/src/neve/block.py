@@ -1,0 +1,91 @@
+"""The stored block: a 64-byte header and the payload. Specified in docs/formats/block.md.
+
+Little-endian. The same bytes are a value in Valkey and a slice of a segment in S3, so a block is
+checked in one way wherever it comes from.
+"""
+
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+import xxhash
+
+from neve.errors import Corrupt, Misuse
+
+Buffer = Any  # anything with the buffer protocol; typing has a name for it from 3.12 on
+
+MAGIC = b"NVB1"
+VERSION = 1
+XXH3_64 = 1
+HEADER_BYTES = 64
+MAX_PAYLOAD_BYTES = 64 << 20
+
+_FIELDS = struct.Struct("<4sHH16s16sIIQ4s")  # the first 60 bytes
+_CHECK = struct.Struct("<I")
+assert _FIELDS.size + _CHECK.size == HEADER_BYTES
+
+
+@dataclass(frozen=True)
+class BlockHeader:
+    """`id`, `parent`: 16 bytes. `space_tag`: the first 4 bytes of the space's fingerprint."""
+
+    id: bytes
+    parent: bytes
+    tokens: int
+    payload_bytes: int
+    payload_checksum: int
+    space_tag: bytes
+
+
+def checksum(payload: Buffer) -> int:
+    """XXH3-64 of a contiguous buffer. Releases the GIL. Source: xxhash.com, XXH3 specification."""
+    return xxhash.xxh3_64_intdigest(payload)
+
+
+def encode_header(header: BlockHeader) -> bytes:
+    """The 64 bytes of a header. Raises `Misuse` when the payload is empty or over 64 MiB."""
+    if not 0 < header.payload_bytes <= MAX_PAYLOAD_BYTES:
+        raise Misuse(f"need 1 … {MAX_PAYLOAD_BYTES}, got {header.payload_bytes}", field="payload")
+    body = _FIELDS.pack(
+        MAGIC,
+        VERSION,
+        XXH3_64,
+        header.id,
+        header.parent,
+        header.tokens,
+        header.payload_bytes,
+        header.payload_checksum,
+        header.space_tag,
+    )
+    return body + _CHECK.pack(checksum(body) & 0xFFFFFFFF)
+
+
+def decode_header(raw: Buffer) -> BlockHeader:
+    """Reads the first 64 bytes of `raw`. Raises `Corrupt` saying what does not fit."""
+    view = memoryview(raw).cast("B")[:HEADER_BYTES]
+    if len(view) < HEADER_BYTES:
+        raise Corrupt(f"header has {len(view)} of {HEADER_BYTES} bytes")
+    magic, version, kind, id_, parent, tokens, size, payload_sum, tag = _FIELDS.unpack_from(view)
+    if magic != MAGIC:
+        raise Corrupt(f"not a block: magic {magic!r}")
+    if version != VERSION or kind != XXH3_64:
+        raise Corrupt(f"unknown version {version} or checksum kind {kind}")
+    (check,) = _CHECK.unpack_from(view, _FIELDS.size)
+    if check != checksum(view[: _FIELDS.size]) & 0xFFFFFFFF:
+        raise Corrupt("header checksum differs")
+    if not 0 < size <= MAX_PAYLOAD_BYTES:
+        raise Corrupt(f"payload of {size} bytes is out of bounds")
+    return BlockHeader(id_, parent, tokens, size, payload_sum, tag)
+
+
+def verify(raw_header: Buffer, payload: Buffer, *, expect_id: bytes) -> BlockHeader:
+    """The header, once id, length and checksum of `payload` are right. Raises `Corrupt` otherwise."""
+    header = decode_header(raw_header)
+    if header.id != expect_id:
+        raise Corrupt(f"block {header.id.hex()} stands where {expect_id.hex()} was asked")
+    length = memoryview(payload).nbytes
+    if header.payload_bytes != length:
+        raise Corrupt(f"payload has {length} bytes, its header says {header.payload_bytes}")
+    if checksum(payload) != header.payload_checksum:
+        raise Corrupt("payload checksum differs")
+    return header

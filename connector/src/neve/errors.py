@@ -1,0 +1,58 @@
+"""What can go wrong, by what the caller should do about it, and why a block was missed.
+
+A miss is not an exception: batches return `None` (ok) or a `MissReason` per block.
+"""
+
+from enum import StrEnum
+
+
+class MissReason(StrEnum):
+    """Why a block was not served. Stored in counters and shown on the dashboard by these names."""
+
+    NEVER_STORED = "never_stored"
+    EVICTED = "evicted"
+    EXPIRED = "expired"
+    QUOTA = "quota"
+    FINGERPRINT = "fingerprint"
+    TIMEOUT = "timeout"
+    BREAKER = "breaker"
+    CORRUPT = "corrupt"
+
+
+class NeveError(Exception):
+    """Root of all errors that this library raises."""
+
+
+class Misuse(NeveError):
+    """The call itself is wrong: fix the code or the configuration named by `field`."""
+
+    def __init__(self, detail: str, *, field: str | None = None) -> None:
+        super().__init__(f"{field}: {detail}" if field else detail)
+        self.field = field
+        self.detail = detail
+
+
+class Refused(NeveError):
+    """The platform said no (key, quota, node limit, fingerprint): repeating the call won't help."""
+
+    def __init__(self, detail: str, *, field: str | None = None, status: int | None = None) -> None:
+        super().__init__(f"{field}: {detail}" if field else detail)
+        self.field = field
+        self.detail = detail
+        self.status = status
+
+
+class Unavailable(NeveError):
+    """A server could not be reached or is not ready: serve without Neve and try again later."""
+
+
+class DeadlineExceeded(NeveError):
+    """The answer did not come in time: treat it as a miss."""
+
+
+class Corrupt(NeveError):
+    """Bytes that are not what they claim to be: treat them as a miss and forget them."""
+
+
+class Closed(NeveError):
+    """The client was closed: nothing more can be submitted."""

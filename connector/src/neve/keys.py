@@ -1,0 +1,47 @@
+"""The only place that builds names: keys in Valkey and object keys in S3.
+
+All keys of a bucket carry one hash tag, `{t<tenant>.<bucket>}`, so that a function touches one slot.
+Ids stand in Valkey keys as their 16 raw bytes, the same bytes that are fields of the index.
+"""
+
+from dataclasses import dataclass
+from uuid import UUID
+
+
+def bucket_of(block_id: bytes, buckets: int) -> int:
+    """The bucket of a 16-byte id: its first 4 bytes, big-endian, mod `buckets`."""
+    return int.from_bytes(block_id[:4], "big") % buckets
+
+
+@dataclass(frozen=True)
+class BucketKeys:
+    """Keys of one bucket of one tenant."""
+
+    tenant_id: int
+    bucket: int
+
+    @property
+    def tag(self) -> bytes:
+        return b"{t%d.%02d}" % (self.tenant_id, self.bucket)
+
+    @property
+    def bookkeeping(self) -> tuple[bytes, ...]:
+        """Index, LRU, dirty, usage, quota, gone, expiry: what each function takes as KEYS[1..7]."""
+        return tuple(self.tag + b":" + name for name in (b"i", b"l", b"d", b"u", b"q", b"x", b"e"))
+
+    @property
+    def quota(self) -> bytes:
+        return self.tag + b":q"
+
+    def block(self, space_id: int, block_id: bytes) -> bytes:
+        return b"%b:b:%d:%b" % (self.tag, space_id, block_id)
+
+
+def tenant_prefix(tenant_id: int) -> str:
+    """What all S3 objects of a tenant begin with."""
+    return f"v1/t{tenant_id}/"
+
+
+def segment_key(tenant_id: int, fingerprint: bytes, uuid: UUID) -> str:
+    """`v1/t<tenant>/<16 hex of the space's fingerprint>/<uuid>.seg`"""
+    return f"{tenant_prefix(tenant_id)}{fingerprint[:8].hex()}/{uuid}.seg"
