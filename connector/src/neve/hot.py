@@ -1,0 +1,287 @@
+"""The hot tier's index: typed calls of the function library `functions.lua`.
+
+Works over anything that executes one command, so nodes use it over their own transport and the
+control plane over valkey-py. Block bytes do not pass here: `neve.client` moves them.
+"""
+
+import struct
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum, StrEnum
+from importlib.resources import files
+from itertools import islice
+from typing import Any, Protocol
+
+from neve.errors import Misuse, MissReason
+from neve.keys import BucketKeys, bucket_of
+
+Execute = Callable[..., Any]  # execute(*args) -> reply, ints and bytes in lists
+
+LIBRARY = "neve"
+CALL_IDS = 1000  # ids of one function call: keeps each call short, so that others get their turn
+_MATCH = struct.Struct("<BBHIIII")
+_HOT, _COLD = 1, 2
+_REASONS = (
+    MissReason.NEVER_STORED,
+    MissReason.EVICTED,
+    MissReason.EXPIRED,
+    MissReason.QUOTA,
+    MissReason.CORRUPT,
+)
+
+
+class Tier(StrEnum):
+    HOT = "hot"
+    COLD = "cold"
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where a block is. `size_bytes` counts its header; `segment` is 0 unless it is (also) cold."""
+
+    tier: Tier
+    size_bytes: int
+    segment: int = 0
+    offset: int = 0
+    pinned_until_s: int = 0
+
+    @property
+    def is_cold(self) -> bool:
+        """A copy stands in S3, whether or not the block is hot as well."""
+        return self.segment > 0
+
+
+class CommitOutcome(IntEnum):
+    STORED = 0
+    PRESENT = 1
+    REFUSED = 2
+    MISMATCH = 3
+
+
+class FlushOutcome(IntEnum):
+    FLUSHED = 0
+    DEAD = 1
+    COLD_FULL = 2
+
+
+@dataclass(frozen=True)
+class DirtyBlock:
+    """A leased block: `size_bytes` is the whole value, header included."""
+
+    id: bytes
+    space_id: int
+    size_bytes: int
+    tokens: int
+
+
+@dataclass(frozen=True)
+class RestoredBlock:
+    """A block that a segment's footer names. `expires_s` is 0 when it has no end."""
+
+    id: bytes
+    size_bytes: int
+    tokens: int
+    expires_s: int
+    offset: int
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a tenant holds, in blocks and bytes, summed over its buckets. Counters grow only."""
+
+    hot_bytes: int = 0
+    hot_blocks: int = 0
+    cold_bytes: int = 0
+    cold_blocks: int = 0
+    dirty_bytes: int = 0
+    dirty_blocks: int = 0
+    evicted_blocks: int = 0
+    evicted_bytes: int = 0
+    expired_blocks: int = 0
+    refused_blocks: int = 0
+    refused_bytes: int = 0
+    corrupt_blocks: int = 0
+    cold_refused_blocks: int = 0
+    quota_hot_bytes: int = 0
+    quota_cold_bytes: int = 0
+    oldest_due_s: float | None = field(default=None)
+
+
+class AdminClient(Protocol):
+    """The part of valkey-py's client that loading the library needs."""
+
+    def execute_command(self, *args: Any) -> Any: ...
+
+
+def functions_source() -> str:
+    """The Lua source of the function library."""
+    return files("neve").joinpath("functions.lua").read_text()
+
+
+def load_functions(client: AdminClient) -> None:
+    """Loads the library, replacing an older one. On a cluster call it for each primary."""
+    client.execute_command("FUNCTION", "LOAD", "REPLACE", functions_source())
+
+
+def commit_args(space_id: int, blocks: Iterable[tuple[bytes, int, int]]) -> list[Any]:
+    """ARGV of `commit`: blocks are (id, size_bytes, tokens) in the order of their keys."""
+    return [space_id, *(value for block in blocks for value in block)]
+
+
+def decode_match(reply: bytes) -> list[Location | MissReason]:
+    """The answers of `match`, one for each 20 bytes of the reply."""
+    found: list[Location | MissReason] = []
+    for state, reason, _, size, segment, offset, pinned in _MATCH.iter_unpack(reply):
+        if state:
+            tier = Tier.HOT if state & _HOT else Tier.COLD
+            found.append(Location(tier, size, segment, offset, pinned))
+        else:
+            found.append(_REASONS[reason])
+    return found
+
+
+class HotTier:
+    """One tenant's index. Raises what `execute` raises; a batch of no ids makes no call."""
+
+    def __init__(self, execute: Execute, tenant_id: int, buckets: int = 1) -> None:
+        if buckets < 1:
+            raise Misuse(f"need at least 1, got {buckets}", field="buckets")
+        self._execute = execute
+        self._keys = [BucketKeys(tenant_id, bucket) for bucket in range(buckets)]
+
+    def match(self, ids: Sequence[bytes]) -> list[Location | MissReason]:
+        """An answer for every id, in order (the whole residency, not only the prefix)."""
+        answers: dict[bytes, Location | MissReason] = {}
+        for keys, part in self._split(ids):
+            answers.update(
+                zip(part, decode_match(self._call("match", keys, "1", *part)), strict=True)
+            )
+        return [answers[id_] for id_ in ids]
+
+    def commit(
+        self, space_id: int, blocks: Sequence[tuple[bytes, int, int]]
+    ) -> list[CommitOutcome]:
+        """Makes (id, size_bytes, tokens) visible; their values must have been SET just before."""
+        by_id = {block[0]: block for block in blocks}
+        outcomes: dict[bytes, CommitOutcome] = {}
+        for keys, part in self._split([block[0] for block in blocks]):
+            block_keys = [keys.block(space_id, id_) for id_ in part]
+            args = commit_args(space_id, (by_id[id_] for id_ in part))
+            reply = self._execute(
+                "FCALL", "neve_commit", 7 + len(part), *keys.bookkeeping, *block_keys, *args
+            )
+            outcomes.update(zip(part, map(CommitOutcome, reply), strict=True))
+        return [outcomes[block[0]] for block in blocks]
+
+    def touch(self, ids: Sequence[bytes]) -> None:
+        for keys, part in self._split(ids):
+            self._call("touch", keys, *part)
+
+    def lease_dirty(self, *, lease_s: float, most_blocks: int, most_bytes: int) -> list[DirtyBlock]:
+        """Blocks whose flush is due, of at most one bucket: the first that has any."""
+        for keys in self._keys:
+            reply = self._call("lease_dirty", keys, lease_s, most_blocks, most_bytes)
+            if reply:
+                values = iter(reply)
+                return [
+                    DirtyBlock(id_, int(space), int(size), int(tokens))
+                    for id_, space, size, tokens in zip(values, values, values, values, strict=True)
+                ]
+        return []
+
+    def flushed(self, segment: int, blocks: Sequence[tuple[bytes, int]]) -> list[FlushOutcome]:
+        """Says that (id, offset) stand verified in a segment."""
+        offsets = dict(blocks)
+        outcomes: dict[bytes, FlushOutcome] = {}
+        for keys, part in self._split([id_ for id_, _ in blocks]):
+            args = [value for id_ in part for value in (id_, offsets[id_])]
+            reply = self._call("flushed", keys, segment, *args)
+            outcomes.update(zip(part, map(FlushOutcome, reply), strict=True))
+        return [outcomes[id_] for id_, _ in blocks]
+
+    def pin(self, ids: Sequence[bytes], until_s: int) -> int:
+        """Keeps blocks at least until then (seconds since 1970). Returns how many it found."""
+        return self._sum("pin", ids, until_s)
+
+    def unpin(self, ids: Sequence[bytes], until_s: int = 0) -> int:
+        """Sets the end of pins to `until_s`, 0 meaning now. Returns how many were pinned."""
+        return self._sum("unpin", ids, until_s)
+
+    def expire(self, ids: Sequence[bytes]) -> tuple[int, int]:
+        """Removes blocks from both tiers. Returns (removed, kept because pinned)."""
+        removed = kept = 0
+        for keys, part in self._split(ids):
+            reply = self._call("expire", keys, *part)
+            removed, kept = removed + reply[0], kept + reply[1]
+        return removed, kept
+
+    def extend(self, ids: Sequence[bytes], until_s: int) -> int:
+        """Lets blocks live at least until then; 0 takes their end away. Returns how many changed."""
+        return self._sum("extend", ids, until_s)
+
+    def expire_due(self, most: int = 1000) -> int:
+        """Removes blocks whose time has come, at most `most` of each bucket. Returns how many."""
+        return sum(self._call("expire_due", keys, most) for keys in self._keys)
+
+    def evict(self, bytes_per_bucket: int, *, idle_s: int = 0) -> tuple[int, int]:
+        """Frees hot bytes of blocks unused for `idle_s`. Returns (blocks, bytes) removed."""
+        replies = [self._call("evict", keys, bytes_per_bucket, idle_s) for keys in self._keys]
+        return sum(reply[0] for reply in replies), sum(reply[1] for reply in replies)
+
+    def forget(self, tier: Tier, ids: Sequence[bytes]) -> int:
+        """Drops bad or lost copies of one tier. Returns how many there were."""
+        return self._sum("forget", ids, tier.value)
+
+    def restore(self, segment: int, space_id: int, blocks: Sequence[RestoredBlock]) -> int:
+        """Indexes a segment's blocks again. Returns how many the index did not know."""
+        by_id = {block.id: block for block in blocks}
+        taken = 0
+        for keys, part in self._split(list(by_id)):
+            args: list[Any] = []
+            for id_ in part:
+                block = by_id[id_]
+                args += [id_, block.size_bytes, block.tokens, block.expires_s, block.offset]
+            taken += self._call("restore", keys, segment, space_id, *args)
+        return taken
+
+    def usage(self) -> Usage:
+        totals: dict[str, Any] = {}
+        for keys in self._keys:
+            reply = iter(self._call("usage", keys))
+            for name, value in zip(reply, reply, strict=True):
+                key = name.decode() if isinstance(name, bytes) else name
+                if key == "oldest_due_s":
+                    totals[key] = min(float(value), totals.get(key, float(value)))
+                elif key in Usage.__dataclass_fields__:
+                    totals[key] = totals.get(key, 0) + int(value)
+        return Usage(**totals)
+
+    def set_policy(
+        self, *, hot_bytes: int, cold_bytes: int, flush_after_s: int | None, ttl_s: int | None
+    ) -> None:
+        """Writes quota and policy numbers; only the control plane's user may. None: never / no end."""
+        numbers: Mapping[str, int] = {
+            "hot_bytes": hot_bytes // len(self._keys),
+            "cold_bytes": cold_bytes // len(self._keys),
+            "flush_after_s": -1 if flush_after_s is None else flush_after_s,
+            "ttl_s": ttl_s or 0,
+        }
+        flat = [value for item in numbers.items() for value in item]
+        for keys in self._keys:
+            self._execute("HSET", keys.quota, *flat)
+
+    def _split(self, ids: Iterable[bytes]) -> Iterator[tuple[BucketKeys, list[bytes]]]:
+        """Ids by bucket, each once, in slices that keep a call short."""
+        buckets: dict[int, dict[bytes, None]] = {}
+        for id_ in ids:
+            buckets.setdefault(bucket_of(id_, len(self._keys)), {})[id_] = None
+        for bucket, members in buckets.items():
+            rest = iter(members)
+            while part := list(islice(rest, CALL_IDS)):
+                yield self._keys[bucket], part
+
+    def _call(self, name: str, keys: BucketKeys, *args: Any) -> Any:
+        return self._execute("FCALL", f"neve_{name}", 7, *keys.bookkeeping, *args)
+
+    def _sum(self, name: str, ids: Sequence[bytes], *first: Any) -> int:
+        return sum(self._call(name, keys, *first, *part) for keys, part in self._split(ids))
