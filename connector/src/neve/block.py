@@ -79,7 +79,7 @@ def decode_header(raw: Buffer) -> BlockHeader:
 
 
 def verify(raw_header: Buffer, payload: Buffer, *, expect_id: bytes) -> BlockHeader:
-    """The header, once id, length and checksum of `payload` are right. Raises `Corrupt` otherwise."""
+    """The header, once id, length and checksum of `payload` fit; otherwise raises `Corrupt`."""
     header = decode_header(raw_header)
     if header.id != expect_id:
         raise Corrupt(f"block {header.id.hex()} stands where {expect_id.hex()} was asked")

@@ -12,7 +12,7 @@ from importlib.resources import files
 from itertools import islice
 from typing import Any, Protocol
 
-from neve.errors import Misuse, MissReason
+from neve.errors import MissReason, Misuse
 from neve.keys import BucketKeys, bucket_of
 
 Execute = Callable[..., Any]  # execute(*args) -> reply, ints and bytes in lists
@@ -216,7 +216,7 @@ class HotTier:
         return removed, kept
 
     def extend(self, ids: Sequence[bytes], until_s: int) -> int:
-        """Lets blocks live at least until then; 0 takes their end away. Returns how many changed."""
+        """Lets blocks live at least until then; 0 takes the end away. Returns how many changed."""
         return self._sum("extend", ids, until_s)
 
     def expire_due(self, most: int = 1000) -> int:
@@ -259,7 +259,7 @@ class HotTier:
     def set_policy(
         self, *, hot_bytes: int, cold_bytes: int, flush_after_s: int | None, ttl_s: int | None
     ) -> None:
-        """Writes quota and policy numbers; only the control plane's user may. None: never / no end."""
+        """Writes quota and policy numbers, as only the control plane may. None: never, no end."""
         numbers: Mapping[str, int] = {
             "hot_bytes": hot_bytes // len(self._keys),
             "cold_bytes": cold_bytes // len(self._keys),

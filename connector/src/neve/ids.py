@@ -6,7 +6,7 @@
 H is BLAKE2b with a 16-byte digest, keyed by the space's fingerprint and separated by `person`.
 Integers are little-endian. Nothing depends on Python's `hash`, so ids are equal in every process.
 
-Source: RFC 7693 (BLAKE2); the chain follows vLLM's `hash_block_tokens` (vllm/v1/core/kv_cache_utils.py).
+Source: RFC 7693 (BLAKE2); chained as vLLM's own block hashes are (vllm/v1/core/kv_cache_utils.py).
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,6 +1,6 @@
 """The only place that builds names: keys in Valkey and object keys in S3.
 
-All keys of a bucket carry one hash tag, `{t<tenant>.<bucket>}`, so that a function touches one slot.
+All keys of a bucket carry one hash tag, `{t<tenant>.<bucket>}`, so a function touches one slot.
 Ids stand in Valkey keys as their 16 raw bytes, the same bytes that are fields of the index.
 """
 

@@ -25,8 +25,15 @@ TAIL_BYTES = 64 << 10  # first guess of a tail read: about 1,000 blocks
 
 _HEADER = struct.Struct("<4sHHII16s32s")
 _TRAILER = struct.Struct("<IIQ8s")
-_COLUMNS = (("id", "V16"), ("parent", "V16"), ("offset", "<u8"), ("length", "<u4"), ("tokens", "<u4"),
-            ("checksum", "<u8"), ("expires_s", "<u4"))  # fmt: skip
+_COLUMNS = (
+    ("id", "V16"),
+    ("parent", "V16"),
+    ("offset", "<u8"),
+    ("length", "<u4"),
+    ("tokens", "<u4"),
+    ("checksum", "<u8"),
+    ("expires_s", "<u4"),
+)
 ROW_BYTES = sum(np.dtype(dtype).itemsize for _, dtype in _COLUMNS)
 assert (_HEADER.size, _TRAILER.size, ROW_BYTES) == (HEADER_BYTES, 24, 60)
 
@@ -57,7 +64,7 @@ class SegmentHeader:
 
 @dataclass(frozen=True)
 class SegmentRow:
-    """One block: `length` counts its header; `checksum` is the payload's; `expires_s` 0 has no end."""
+    """One block: `length` counts its header; `checksum` is the payload's; `expires_s` 0: no end."""
 
     id: bytes
     parent: bytes
@@ -80,7 +87,7 @@ class SegmentWriter:
     size_bytes: int = HEADER_BYTES
 
     def add(self, block: BlockHeader, *, expires_s: int = 0) -> SegmentRow:
-        """Gives the next block its place. Raises `Misuse` when it is of another space or too much."""
+        """Gives the next block its place. Raises `Misuse` when of another space or too much."""
         if block.space_tag != self.header.fingerprint[:4]:
             raise Misuse("is of another space", field="block")
         length = HEADER_BYTES + block.payload_bytes

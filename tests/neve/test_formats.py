@@ -1,0 +1,211 @@
+"""The formats: their documents' examples are read, and every changed byte is noticed."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from neve import block, segment
+from neve.block import HEADER_BYTES, BlockHeader
+from neve.errors import Corrupt, Misuse
+from neve.ids import BlockHasher
+from neve.keys import BucketKeys, bucket_of, segment_key
+from neve.segment import SegmentHeader, SegmentWriter
+from neve.space import SpaceIdentity, choose_chunk_tokens
+
+FORMATS = Path(__file__).parents[2] / "docs" / "formats"
+FINGERPRINT = bytes(range(32))
+ID = bytes.fromhex("00112233445566778899aabbccddeeff")
+PAYLOAD = b"KV of one chunk!"
+
+
+def hex_example(document: str) -> bytes:
+    lines = re.findall(r"^[0-9a-f]{4}  ((?:[0-9a-f]{2} ?)+)$", (FORMATS / document).read_text(), re.M)
+    return bytes.fromhex("".join(lines))
+
+
+def identity(**changes: object) -> SpaceIdentity:
+    fields = dict(model="m", revision="r", dtype="bf16", kv_dtype="auto", layout="l")
+    numbers = dict(layout_version=1, engine_block_tokens=16, bytes_per_token=4096)
+    return SpaceIdentity.from_dict({**fields, **numbers, **changes})
+
+
+def test_the_documented_block_is_what_the_module_writes_and_reads():
+    raw = hex_example("block.md")
+    header = block.verify(raw[:HEADER_BYTES], raw[HEADER_BYTES:], expect_id=ID)
+    assert (header.tokens, header.space_tag, raw[HEADER_BYTES:]) == (16, FINGERPRINT[:4], PAYLOAD)
+    assert block.encode_header(header) == raw[:HEADER_BYTES]
+
+
+def test_the_documented_segment_is_what_the_module_writes_and_reads():
+    raw = hex_example("segment.md")
+    footer = segment.read_footer(lambda at, n: raw[at : at + n], len(raw))
+    (row,) = footer.rows
+    assert raw[row.offset : row.offset + row.length] == hex_example("block.md")
+    uuid = UUID("12345678-9abc-def0-1234-56789abcdef0")
+    assert footer.header == SegmentHeader(7, uuid, FINGERPRINT)
+    writer = SegmentWriter(footer.header)
+    writer.add(block.decode_header(raw[row.offset :]))
+    assert raw.endswith(writer.footer())
+
+
+@given(at=st.integers(0, HEADER_BYTES + len(PAYLOAD) - 1), bit=st.integers(0, 7))
+def test_any_flipped_bit_of_a_block_is_corrupt(at, bit):
+    raw = bytearray(hex_example("block.md"))
+    raw[at] ^= 1 << bit
+    with pytest.raises(Corrupt):
+        block.verify(raw[:HEADER_BYTES], raw[HEADER_BYTES:], expect_id=ID)
+
+
+@given(at=st.integers(0, 10_000), bit=st.integers(0, 7), cut=st.integers(0, 400))
+def test_any_flipped_bit_or_cut_of_a_footer_is_corrupt(at, bit, cut):
+    raw = bytearray(hex_example("segment.md"))
+    start = 0x90
+    if cut:
+        raw = raw[: max(0, len(raw) - cut)]
+    else:
+        at = start + at % (len(raw) - start)
+        raw[at] ^= 1 << bit
+    with pytest.raises(Corrupt):
+        segment.read_footer(lambda at, n: bytes(raw[at : at + n]), len(raw))
+
+
+def test_a_footer_larger_than_the_first_tail_read_takes_a_second_read():
+    writer = SegmentWriter(SegmentHeader(1, UUID(int=5), FINGERPRINT))
+    for i in range(3000):
+        writer.add(BlockHeader(i.to_bytes(16, "big"), ID, 16, 100, i, FINGERPRINT[:4]))
+    raw = b"\0" * writer.size_bytes + writer.footer()
+    reads: list[int] = []
+
+    def fetch(at: int, n: int) -> bytes:
+        reads.append(n)
+        return raw[at : at + n]
+
+    assert list(segment.read_footer(fetch, len(raw)).rows) == writer.rows
+    assert len(reads) == 2
+
+
+def test_a_block_of_another_space_does_not_enter_a_segment():
+    writer = SegmentWriter(SegmentHeader(1, UUID(int=5), FINGERPRINT))
+    with pytest.raises(Misuse, match="another space"):
+        writer.add(BlockHeader(ID, ID, 16, 100, 0, b"\xff" * 4))
+
+
+def test_a_payload_without_bytes_is_misuse():
+    with pytest.raises(Misuse, match="payload"):
+        block.encode_header(BlockHeader(ID, ID, 16, 0, 0, FINGERPRINT[:4]))
+
+
+def test_ids_do_not_depend_on_the_hash_seed_of_the_process():
+    script = (
+        "from neve.ids import BlockHasher as H; h = H(bytes(range(32)), 4);"
+        "print([i.hex() for i in h.chain(range(8), parent=h.root(salt=b's', lora=b'l'))])"
+    )
+    runs = [
+        subprocess.check_output([sys.executable, "-c", script], env={"PYTHONHASHSEED": seed})
+        for seed in ("1", "2")
+    ]
+    assert runs[0] == runs[1]
+    assert runs[0].count(b"'") == 4
+
+
+def test_an_id_stands_for_the_whole_prefix():
+    hasher = BlockHasher(FINGERPRINT, 4)
+    root = hasher.root()
+    one = hasher.chain([1, 2, 3, 4, 5, 6, 7, 8, 9], parent=root)
+    assert len(one) == 2  # the partial tail has no id
+    assert hasher.chain([5, 6, 7, 8], parent=one[0]) == one[1:]  # grows incrementally
+    other = hasher.chain([9, 2, 3, 4, 5, 6, 7, 8], parent=root)
+    assert not set(one) & set(other)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        dict(parent=BlockHasher(FINGERPRINT, 4).root(salt=b"tenant secret")),
+        dict(parent=BlockHasher(FINGERPRINT, 4).root(lora=b"adapter")),
+        dict(extras={0: b"image 7 at 2"}),
+    ],
+)
+def test_salt_lora_and_images_change_the_id(changed):
+    hasher = BlockHasher(FINGERPRINT, 4)
+    plain = hasher.chain([1, 2, 3, 4], parent=hasher.root())
+    assert hasher.chain([1, 2, 3, 4], **{"parent": hasher.root(), **changed}) != plain
+
+
+def test_salt_and_lora_cannot_be_swapped():
+    hasher = BlockHasher(FINGERPRINT, 4)
+    assert hasher.root(salt=b"ab", lora=b"c") != hasher.root(salt=b"a", lora=b"bc")
+
+
+@pytest.mark.parametrize("token", [-1, 2**32])
+def test_a_token_that_is_no_u32_is_misuse(token):
+    hasher = BlockHasher(FINGERPRINT, 1)
+    with pytest.raises(Misuse, match="tokens"):
+        hasher.chain([token], parent=hasher.root())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        dict(model="n"), dict(revision="s"), dict(dtype="f16"), dict(kv_dtype="fp8"), dict(layout="m"),
+        dict(layout_version=2), dict(engine_block_tokens=32), dict(bytes_per_token=8192),
+        dict(tp_size=2), dict(tp_size=2, tp_rank=1), dict(pp_size=2), dict(pp_size=2, pp_rank=1),
+    ],
+)  # fmt: skip
+def test_every_field_of_an_identity_changes_the_fingerprint(change):
+    scope = dict(tenant_id=1, chunk_tokens=256)
+    plain, changed = identity(), identity(**change)
+    assert plain.fingerprint(**scope) != changed.fingerprint(**scope)
+    assert plain.differing_fields(changed) == [name for name in change]
+    assert plain.fingerprint(tenant_id=2, chunk_tokens=256) != plain.fingerprint(**scope)
+    assert plain.fingerprint(tenant_id=1, chunk_tokens=128) != plain.fingerprint(**scope)
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        (dict(model=""), "model"), (dict(model=7), "model"), (dict(layout_version="1"), "layout_version"),
+        (dict(bytes_per_token=0), "bytes_per_token"), (dict(tp_size=True), "tp_size"),
+        (dict(tp_rank=1), "tp_rank"), (dict(surprise=1), "surprise"),
+    ],
+)  # fmt: skip
+def test_a_bad_identity_names_the_field(change, field):
+    with pytest.raises(Misuse) as caught:
+        identity(**change)
+    assert caught.value.field == field
+
+
+def test_a_missing_field_is_named():
+    with pytest.raises(Misuse) as caught:
+        SpaceIdentity.from_dict({"model": "m"})
+    assert caught.value.field == "bytes_per_token"
+
+
+@given(block_tokens=st.integers(1, 512), per_token=st.integers(1, 1 << 22))
+def test_a_chunk_is_whole_engine_blocks_and_small_enough_when_it_can_be(block_tokens, per_token):
+    chunk = choose_chunk_tokens(block_tokens, per_token)
+    assert chunk % block_tokens == 0
+    if chunk > block_tokens:
+        assert chunk <= 256 and chunk * per_token <= 2 << 20
+    larger = chunk + block_tokens
+    assert larger > 256 or larger * per_token > 2 << 20 or chunk == block_tokens
+
+
+def test_keys_of_a_bucket_share_one_hash_tag():
+    keys = BucketKeys(7, 3)
+    assert keys.block(12, ID) == b"{t7.03}:b:12:" + ID
+    assert all(key.startswith(b"{t7.03}:") for key in keys.bookkeeping)
+    assert segment_key(7, FINGERPRINT, UUID(int=1)).startswith("v1/t7/0001020304050607/")
+
+
+def test_ids_spread_over_buckets():
+    hasher = BlockHasher(FINGERPRINT, 1)
+    ids = hasher.chain(range(4000), parent=hasher.root())
+    sizes = [sum(bucket_of(id_, 4) == bucket for id_ in ids) for bucket in range(4)]
+    assert min(sizes) > 850
