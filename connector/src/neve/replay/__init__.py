@@ -1,0 +1,1 @@
+"""Replays requests through the real client, with real bytes, and checks every read."""

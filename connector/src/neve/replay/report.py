@@ -1,0 +1,144 @@
+"""How a replay looks to people: a progress bar or status lines, and the table at the end.
+
+The only place that turns bytes into GiB and rates into percent.
+"""
+
+import sys
+import time
+from typing import Any, Protocol
+
+import click
+from tqdm import tqdm
+
+from neve.replay.tally import Tally
+
+STATUS_EVERY_S = 5.0
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+class Progress(Protocol):
+    """Told often; decides itself when to show something."""
+
+    def update(self, tally: Tally) -> None: ...
+
+    def say(self, message: str) -> None:
+        """Shows one line at once, without tearing the bar."""
+
+    def close(self) -> None: ...
+
+
+def make_progress(*, total: int | None, quiet: bool) -> Progress:
+    """A bar on a terminal, otherwise a line every few seconds; with `quiet` only what is said."""
+    if not quiet and sys.stderr.isatty():
+        return Bar(total)
+    return StatusLines(total, every_s=float("inf") if quiet else STATUS_EVERY_S)
+
+
+class Bar:
+    """A tqdm bar on stderr."""
+
+    def __init__(self, total: int | None) -> None:
+        self._bar = tqdm(total=total, unit=" requests", dynamic_ncols=True, smoothing=0.1)
+
+    def update(self, tally: Tally) -> None:
+        self._bar.set_postfix_str(_rates(tally), refresh=False)
+        self._bar.update(tally.requests - self._bar.n)
+
+    def say(self, message: str) -> None:
+        self._bar.write(message, file=sys.stderr)
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+class StatusLines:
+    """Plain lines on stderr, for logs."""
+
+    def __init__(self, total: int | None, *, every_s: float) -> None:
+        self._total = total
+        self._every_s = every_s
+        self._shown = time.monotonic()
+
+    def update(self, tally: Tally) -> None:
+        if time.monotonic() - self._shown >= self._every_s:
+            self._shown = time.monotonic()
+            of = f"/{self._total}" if self._total else ""
+            self.say(f"replay: {tally.requests}{of} requests, {_rates(tally)}")
+
+    def say(self, message: str) -> None:
+        click.echo(message, err=True)
+
+    def close(self) -> None: ...
+
+
+def _rates(tally: Tally) -> str:
+    wall_s = max(tally.wall_s, 1e-9)
+    return (
+        f"hit rate {format_share(tally.token_hit_rate)}, "
+        f"read {tally.read_bytes / wall_s / 1e9:.2f} GB/s, "
+        f"written {tally.written_bytes / wall_s / 1e9:.2f} GB/s"
+    )
+
+
+def format_table(summary: dict[str, Any]) -> str:
+    """The summary as aligned lines. Unknown is "—", zero is "0"."""
+    tokens, blocks, ideal = summary["tokens"], summary["blocks"], summary["ideal_lru"]
+    read, write, load = summary["read"], summary["write"], summary["load_ms"]
+    missed = ", ".join(f"{name} {n:,}" for name, n in blocks["missed"].items()) or "none"
+    failed = ", ".join(f"{name} {n:,}" for name, n in write["failed"].items()) or "none"
+    one_load = read["gb_per_s_of_one_load"]
+    capacity = ideal["capacity_blocks"]
+    rows = [
+        ("requests", f"{summary['requests']:,} in {summary['wall_s']:.1f} s"),
+        ("tokens asked", f"{tokens['asked']:,}"),
+        ("tokens loaded", f"{tokens['hit']:,}  ({format_share(tokens['hit_rate'])})"),
+        (
+            "blocks asked",
+            f"{blocks['asked']:,}  of {blocks['chunk_tokens']} tokens, "
+            f"{format_bytes(blocks['payload_bytes'])}",
+        ),
+        (
+            "blocks loaded",
+            f"{blocks['hit']:,}  ({format_share(blocks['hit_rate'])};"
+            f" hot {blocks['hit_hot']:,}, cold {blocks['hit_cold']:,})",
+        ),
+        ("blocks missed", missed),
+        ("ideal LRU, no limit", format_share(ideal["unbounded_hit_rate"])),
+        (
+            "ideal LRU, capacity",
+            format_share(ideal["hit_rate"]) + (f"  ({capacity:,} blocks)" if capacity else ""),
+        ),
+        (
+            "read",
+            f"{format_bytes(read['bytes'])}  (hot {format_bytes(read['hot_bytes'])},"
+            f" cold {format_bytes(read['cold_bytes'])})",
+        ),
+        (
+            "read rate",
+            f"{read['gb_per_s']:.3f} GB/s over all, "
+            + (f"{one_load:.3f} GB/s while one request loads" if one_load else "—"),
+        ),
+        ("load time", f"p50 {_ms(load['p50'])}, p99 {_ms(load['p99'])}"),
+        ("written", f"{format_bytes(write['bytes'])}  ({write['stored_blocks']:,} blocks)"),
+        ("write rate", f"{write['gb_per_s']:.3f} GB/s over all"),
+        ("refused by quota", f"{write['refused_by_quota_blocks']:,} blocks"),
+        ("writes failed", failed),
+        ("verified", f"{read['verified_blocks']:,} blocks, byte for byte"),
+        ("wrong", f"{read['wrong_blocks']:,} blocks"),
+    ]
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"  {name:<{width}}  {value}" for name, value in rows)
+
+
+def format_share(share: float | None) -> str:
+    return "—" if share is None else f"{share:.1%}"
+
+
+def format_bytes(count: int) -> str:
+    """In binary units: 1.5 GiB."""
+    power = min(4, max(0, count.bit_length() - 1) // 10)
+    return f"{count / 1024**power:.2f} {_UNITS[power]}" if power else f"{count} B"
+
+
+def _ms(value: float | None) -> str:
+    return "—" if value is None else f"{value:.1f} ms"

@@ -1,0 +1,306 @@
+"""Sends requests through a client as an engine would: match, load, check, compute, store.
+
+The calling thread hashes prompts and hands them out in order; up to `concurrency` requests are in
+flight, each in a lane with buffers of its own. Every loaded block is compared with what its id says
+it must hold. One wrong byte ends the replay: see `WrongBlock`.
+"""
+
+import queue
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from neve.client import BlockRef, Client, Transfer
+from neve.errors import DeadlineExceeded, MissReason, NeveError, Unavailable
+from neve.hot import Tier
+from neve.replay.model import LruModel
+from neve.replay.payload import Buffer, Payloads
+from neve.replay.report import Progress
+from neve.replay.tally import Outcome, Tally
+from neve.replay.trace import Request, tokens_of
+
+# Bytes that one lane loads or stores at a time.
+LANE_BYTES = 16 << 20
+# A conversation tells its name on the first request and then on every so many.
+CONTEXT_EVERY = 5
+_POLL_S = 0.2
+_GRACE_S = 2.0
+_BACKOFF_S = (0.25, 0.5, 1.0, 2.0, 5.0)
+
+
+class WrongBlock(Exception):
+    """A block was served as good and holds other bytes than were stored under its id."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """When requests start. `rate_per_s` wins over the trace's own times, which `speed` divides.
+
+    With both None a request starts as soon as a lane is free.
+    """
+
+    rate_per_s: float | None = None
+    speed: float | None = None
+
+    def starts_s(self, requests: Iterable[Request]) -> Iterator[tuple[float, Request]]:
+        """Each request with its start, in seconds after the first one's."""
+        for i, request in enumerate(requests):
+            if self.rate_per_s is not None:
+                yield i / self.rate_per_s, request
+            elif self.speed is not None:
+                yield request.timestamp_ms / 1e3 / self.speed, request
+            else:
+                yield 0.0, request
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to replay. `give_up_s` is None for a replay that waits for Neve as long as it takes."""
+
+    concurrency: int = 4
+    pace: Pace = Pace()
+    salt: bytes = b""
+    prefill_tokens_per_s: float | None = None
+    deadline_s: float = 10.0
+    give_up_s: float | None = 30.0
+
+
+class Lane:
+    """One request at a time, with buffers for `LANE_BYTES` (or one block, if that is larger)."""
+
+    def __init__(self, payloads: Payloads) -> None:
+        self.blocks = max(1, LANE_BYTES // payloads.payload_bytes)
+        self._payload_bytes = payloads.payload_bytes
+        self.buffers = self._new_buffers()
+
+    def abandon_buffers(self) -> None:
+        """Takes new memory: a transfer that outlived its deadline still owns the old one."""
+        self.buffers = self._new_buffers()
+
+    def _new_buffers(self) -> list[Buffer]:
+        return list(np.empty((self.blocks, self._payload_bytes), dtype=np.uint8))
+
+
+class Runner:
+    """Replays onto one connected client. `stop` may be set by anyone, also a signal handler."""
+
+    def __init__(
+        self,
+        client: Client,
+        settings: Settings,
+        progress: Progress,
+        *,
+        ideal: LruModel | None,
+        unbounded: LruModel | None,
+        stop: threading.Event,
+    ) -> None:
+        session = client.session
+        self._client = client
+        self._settings = settings
+        self._progress = progress
+        self._models = [model for model in (ideal, unbounded) if model]
+        self._stop = stop
+        self._chunk_tokens = session.chunk_tokens
+        self._payloads = Payloads(session.chunk_tokens * session.identity.bytes_per_token)
+        self._root = client.hasher.root(salt=settings.salt)
+        self._lanes: queue.SimpleQueue[Lane] = queue.SimpleQueue()
+        for _ in range(settings.concurrency):
+            self._lanes.put(Lane(self._payloads))
+        self._failure: BaseException | None = None
+        self._away = _Away(settings.give_up_s, progress.say, stop)
+        self._named: Counter[str] = Counter()
+        self.tally = Tally(
+            chunk_tokens=session.chunk_tokens, payload_bytes=self._payloads.payload_bytes
+        )
+
+    def run(self, requests: Iterable[Request]) -> None:
+        """Replays until the requests end or `stop` is set; requests in flight are finished.
+
+        Raises `WrongBlock`, or `Unavailable` when Neve was away for longer than `give_up_s`.
+        """
+        started = time.monotonic()
+        with ThreadPoolExecutor(self._settings.concurrency, "replay") as pool:
+            for start_s, request in self._settings.pace.starts_s(requests):
+                lane = self._wait_for_lane(started + start_s)
+                if lane is None:
+                    break
+                tokens = tokens_of(request).tolist()
+                ids = self._client.hasher.chain(tokens, parent=self._root)
+                for model in self._models:
+                    model.replay(ids)
+                pool.submit(self._serve, lane, request, ids).add_done_callback(self._on_done)
+        self._progress.update(self.tally)
+        if self._failure is not None:
+            raise self._failure
+
+    def _wait_for_lane(self, start: float) -> Lane | None:
+        """A free lane once it is time; None when the replay should stop."""
+        while not self._stop.is_set():
+            self._progress.update(self.tally)
+            left = start - time.monotonic()
+            if left > 0:
+                self._stop.wait(min(left, _POLL_S))
+                continue
+            try:
+                return self._lanes.get(timeout=_POLL_S)
+            except queue.Empty:
+                continue
+        return None
+
+    def _on_done(self, future: "Future[None]") -> None:
+        error = future.exception()
+        if error is not None:
+            self._failure = self._failure or error
+            self._stop.set()
+
+    def _serve(self, lane: Lane, request: Request, ids: list[bytes]) -> None:
+        try:
+            outcome = self._load(lane, ids, request)
+            self._compute(request.input_tokens - outcome.hits * self._chunk_tokens)
+            put = self._store(lane, ids, outcome.hits)
+            self.tally.add(outcome, put)
+            self._name_context(request, ids)
+            self._away.note(outcome.missed is MissReason.BREAKER or MissReason.BREAKER in put)
+        finally:
+            self._lanes.put(lane)
+
+    def _load(self, lane: Lane, ids: list[bytes], request: Request) -> Outcome:
+        """Loads and checks the longest prefix there is. Raises `WrongBlock`."""
+        started = time.perf_counter()
+        match = self._client.match(ids)
+        load_s = time.perf_counter() - started
+        missed = match.miss
+        hits: Counter[Tier] = Counter()
+        verified = 0
+        for first in range(0, len(match.locations), lane.blocks):
+            locations = match.locations[first : first + lane.blocks]
+            part = ids[first : first + len(locations)]
+            buffers = lane.buffers[: len(part)]
+            started = time.perf_counter()
+            transfer = self._client.get_many(
+                part, buffers, locations=locations, deadline_s=self._settings.deadline_s
+            )
+            outcomes = self._wait(lane, transfer, len(part))
+            load_s += time.perf_counter() - started
+            verified += self._check(part, buffers, outcomes)
+            loaded = next((i for i, reason in enumerate(outcomes) if reason), len(part))
+            hits.update(location.tier for location in locations[:loaded])
+            if loaded < len(part):
+                missed = outcomes[loaded]
+                break
+        return Outcome(
+            input_tokens=request.input_tokens,
+            asked_blocks=len(ids),
+            hit_blocks=dict(hits),
+            verified_blocks=verified,
+            missed=missed,
+            load_s=load_s,
+        )
+
+    def _wait(self, lane: Lane, transfer: Transfer, count: int) -> Sequence[MissReason | None]:
+        """A reason per block. The grace lets the client's own deadline speak first."""
+        try:
+            return transfer.wait(self._settings.deadline_s + _GRACE_S)
+        except DeadlineExceeded:
+            lane.abandon_buffers()
+            return [MissReason.TIMEOUT] * count
+
+    def _check(
+        self,
+        ids: Sequence[bytes],
+        buffers: Sequence[Buffer],
+        outcomes: Sequence[MissReason | None],
+    ) -> int:
+        """Compares every block that was served. Returns how many; raises `WrongBlock`."""
+        verified = 0
+        for block_id, buffer, reason in zip(ids, buffers, outcomes, strict=True):
+            if reason is None:
+                if not self._payloads.matches(block_id, buffer):
+                    self.tally.add_wrong()
+                    raise WrongBlock(
+                        f"block {block_id.hex()} was served with other bytes than were stored "
+                        f"(it begins {buffer[:16].tobytes().hex()})"
+                    )
+                verified += 1
+        return verified
+
+    def _compute(self, tokens: int) -> None:
+        """Takes the time that an engine would need for the tokens that were not loaded."""
+        if self._settings.prefill_tokens_per_s:
+            self._stop.wait(tokens / self._settings.prefill_tokens_per_s)
+
+    def _store(self, lane: Lane, ids: list[bytes], first: int) -> Counter[MissReason | None]:
+        """Stores `ids[first:]`, which follow what was loaded; stops after the first bad batch.
+
+        What follows a block that is not stored could never be found.
+        """
+        put: Counter[MissReason | None] = Counter()
+        for start in range(first, len(ids), lane.blocks):
+            part = ids[start : start + lane.blocks]
+            parents = [ids[start - 1] if start else self._root, *part]
+            buffers = lane.buffers[: len(part)]
+            for block_id, buffer in zip(part, buffers, strict=True):
+                self._payloads.write(block_id, buffer)
+            blocks = [
+                BlockRef(block_id, parent, self._chunk_tokens)
+                for block_id, parent in zip(part, parents, strict=False)
+            ]
+            transfer = self._client.put_many(blocks, buffers, deadline_s=self._settings.deadline_s)
+            put.update(self._wait(lane, transfer, len(part)))
+            if put.total() > put[None]:
+                break
+        return put
+
+    def _name_context(self, request: Request, ids: list[bytes]) -> None:
+        """Now and then tells the platform which blocks a conversation consists of."""
+        name = request.conversation
+        if name is None or not ids:
+            return
+        self._named[name] += 1
+        if self._named[name] % CONTEXT_EVERY != 1:
+            return
+        try:
+            tokens = len(ids) * self._chunk_tokens
+            self._client.report_context(name, ids, tokens=tokens, label=request.label)
+        except NeveError as error:
+            self._progress.say(f"replay: context {name} was not recorded: {error}")
+
+
+class _Away:
+    """Waits while the client's breaker is open; says so once, and once when it is over.
+
+    Lanes share one, and each waits by itself. Raises `Unavailable` after `give_up_s`.
+    """
+
+    def __init__(
+        self, give_up_s: float | None, say: Callable[[str], None], stop: threading.Event
+    ) -> None:
+        self._give_up_s = give_up_s
+        self._say = say
+        self._stop = stop
+        self._lock = threading.Lock()
+        self._since: float | None = None
+        self._tries = 0
+
+    def note(self, is_away: bool) -> None:
+        with self._lock:
+            now = time.monotonic()
+            if not is_away:
+                if self._since is not None:
+                    self._say(f"replay: Neve is back after {now - self._since:.1f} s")
+                self._since, self._tries = None, 0
+                return
+            if self._since is None:
+                self._since = now
+                self._say("replay: Neve is away (the client's breaker is open); trying again")
+            away_s = now - self._since
+            wait_s = _BACKOFF_S[min(self._tries, len(_BACKOFF_S) - 1)]
+            self._tries += 1
+        if self._give_up_s is not None and away_s > self._give_up_s:
+            raise Unavailable(f"Neve was away for {away_s:.0f} s (breaker open); run `neve ping`")
+        self._stop.wait(wait_s)

@@ -1,0 +1,157 @@
+"""Counts what a replay did. Bytes are payload bytes, without the 64-byte headers of blocks.
+
+A request's hits are its longest loaded prefix. All blocks after it are missed for the reason that
+ended the prefix: an engine would have to compute them, whatever else is stored.
+"""
+
+import math
+import threading
+import time
+from collections import Counter, deque
+from dataclasses import dataclass
+from typing import Any
+
+from neve.errors import MissReason
+from neve.hot import Tier
+from neve.replay.model import LruModel
+
+# Percentiles are those of the latest loads, so that an endless replay stays small.
+LOADS_KEPT = 20_000
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What loading one request's prompt gave."""
+
+    input_tokens: int
+    asked_blocks: int
+    hit_blocks: dict[Tier, int]
+    verified_blocks: int
+    missed: MissReason | None
+    load_s: float
+
+    @property
+    def hits(self) -> int:
+        return sum(self.hit_blocks.values())
+
+
+class Tally:
+    """Sums outcomes; threads may add at once."""
+
+    def __init__(self, *, chunk_tokens: int, payload_bytes: int) -> None:
+        self._chunk_tokens = chunk_tokens
+        self._payload_bytes = payload_bytes
+        self._lock = threading.Lock()
+        self._started = time.monotonic()
+        self._loads_s: deque[float] = deque(maxlen=LOADS_KEPT)
+        self._load_s = 0.0
+        self.requests = 0
+        self.asked_tokens = 0
+        self.asked_blocks = 0
+        self.hit_blocks: Counter[Tier] = Counter()
+        self.missed: Counter[MissReason] = Counter()
+        self.put: Counter[MissReason | None] = Counter()
+        self.verified_blocks = 0
+        self.wrong_blocks = 0
+
+    def add(self, outcome: Outcome, put: Counter[MissReason | None]) -> None:
+        """Counts a request; `put` says how many of its blocks were stored (None), or why not."""
+        with self._lock:
+            self.requests += 1
+            self.asked_tokens += outcome.input_tokens
+            self.asked_blocks += outcome.asked_blocks
+            self.hit_blocks.update(outcome.hit_blocks)
+            self.verified_blocks += outcome.verified_blocks
+            self.put.update(put)
+            if outcome.missed is not None:
+                self.missed[outcome.missed] += outcome.asked_blocks - outcome.hits
+            if outcome.hits:
+                self._loads_s.append(outcome.load_s)
+                self._load_s += outcome.load_s
+
+    def add_wrong(self) -> None:
+        with self._lock:
+            self.wrong_blocks += 1
+
+    @property
+    def hit_tokens(self) -> int:
+        return self.hit_blocks.total() * self._chunk_tokens
+
+    @property
+    def token_hit_rate(self) -> float | None:
+        """Tokens loaded ÷ tokens of all prompts; None before the first."""
+        return self.hit_tokens / self.asked_tokens if self.asked_tokens else None
+
+    @property
+    def read_bytes(self) -> int:
+        return self.hit_blocks.total() * self._payload_bytes
+
+    @property
+    def written_bytes(self) -> int:
+        return self.put[None] * self._payload_bytes
+
+    @property
+    def wall_s(self) -> float:
+        return time.monotonic() - self._started
+
+    def summary(self, *, ideal: LruModel | None, unbounded: LruModel | None) -> dict[str, Any]:
+        """Everything counted so far, ready for JSON. A number that isn't known is None."""
+        with self._lock:
+            wall_s = self.wall_s
+            loads_s = sorted(self._loads_s)
+            hits = self.hit_blocks.total()
+            failed = {reason.value: n for reason, n in sorted(self.put.items(), key=str) if reason}
+            return {
+                "requests": self.requests,
+                "wall_s": wall_s,
+                "tokens": {
+                    "asked": self.asked_tokens,
+                    "hit": self.hit_tokens,
+                    "hit_rate": self.token_hit_rate,
+                },
+                "blocks": {
+                    "chunk_tokens": self._chunk_tokens,
+                    "payload_bytes": self._payload_bytes,
+                    "asked": self.asked_blocks,
+                    "hit": hits,
+                    "hit_hot": self.hit_blocks[Tier.HOT],
+                    "hit_cold": self.hit_blocks[Tier.COLD],
+                    "hit_rate": hits / self.asked_blocks if self.asked_blocks else None,
+                    "missed": {reason.value: n for reason, n in sorted(self.missed.items())},
+                },
+                "ideal_lru": {
+                    "capacity_blocks": ideal.capacity_blocks if ideal else None,
+                    "hit_rate": ideal.hit_rate if ideal else None,
+                    "unbounded_hit_rate": unbounded.hit_rate if unbounded else None,
+                },
+                "read": {
+                    "bytes": self.read_bytes,
+                    "hot_bytes": self.hit_blocks[Tier.HOT] * self._payload_bytes,
+                    "cold_bytes": self.hit_blocks[Tier.COLD] * self._payload_bytes,
+                    "gb_per_s": self.read_bytes / wall_s / 1e9,
+                    "gb_per_s_of_one_load": (
+                        self.read_bytes / self._load_s / 1e9 if self._load_s else None
+                    ),
+                    "verified_blocks": self.verified_blocks,
+                    "wrong_blocks": self.wrong_blocks,
+                },
+                "write": {
+                    "bytes": self.written_bytes,
+                    "gb_per_s": self.written_bytes / wall_s / 1e9,
+                    "stored_blocks": self.put[None],
+                    "refused_by_quota_blocks": self.put[MissReason.QUOTA],
+                    "failed": failed,
+                },
+                "load_ms": {
+                    "count": len(loads_s),
+                    "p50": _percentile_ms(loads_s, 0.50),
+                    "p99": _percentile_ms(loads_s, 0.99),
+                },
+            }
+
+
+def _percentile_ms(ordered_s: list[float], share: float) -> float | None:
+    """The smallest value that at least `share` of all do not exceed, in ms."""
+    if not ordered_s:
+        return None
+    return ordered_s[math.ceil(share * len(ordered_s)) - 1] * 1e3
