@@ -1,0 +1,1 @@
+"""What the platform knows: spaces, node sessions, contexts, segments, usage, jobs."""

@@ -1,0 +1,51 @@
+"""Admin pages of the catalog: machines write these rows, so they are only shown."""
+
+from django.contrib import admin
+
+from catalog.models import Context, Job, NodeSession, Segment, Space, UsageRollup
+from tenants.admin_site import ReadOnlyAdmin
+
+
+@admin.register(Space)
+class SpaceAdmin(ReadOnlyAdmin):
+    list_display = ("name", "tenant", "chunk_tokens", "created_at")
+    list_select_related = ("tenant",)
+    search_fields = ("name", "fingerprint")
+
+
+@admin.register(NodeSession)
+class NodeSessionAdmin(ReadOnlyAdmin):
+    list_display = ("node", "tenant", "space", "last_heartbeat_at", "ended_at", "breaker")
+    list_filter = ("breaker",)
+    list_select_related = ("tenant", "space")
+    search_fields = ("node",)
+
+
+@admin.register(Context)
+class ContextAdmin(ReadOnlyAdmin):
+    list_display = ("name", "label", "tenant", "space", "blocks", "tokens", "pinned_until")
+    list_select_related = ("tenant", "space")
+    search_fields = ("name", "label")
+    exclude = ("chain",)
+
+
+@admin.register(Segment)
+class SegmentAdmin(ReadOnlyAdmin):
+    list_display = ("pk", "tenant", "space", "state", "blocks", "size_bytes", "live_bytes")
+    list_filter = ("state",)
+    list_select_related = ("tenant", "space")
+    search_fields = ("object_key",)
+
+
+@admin.register(UsageRollup)
+class UsageRollupAdmin(ReadOnlyAdmin):
+    list_display = ("tenant", "resolution_s", "bucket_ts", "requested_tokens", "hit_hot_tokens")
+    list_filter = ("resolution_s",)
+    list_select_related = ("tenant",)
+
+
+@admin.register(Job)
+class JobAdmin(ReadOnlyAdmin):
+    list_display = ("kind", "state", "tenant", "progress", "created_at", "finished_at")
+    list_filter = ("kind", "state")
+    list_select_related = ("tenant",)

@@ -1,0 +1,214 @@
+"""Spaces, node sessions, contexts, segments, usage, jobs. Never a row per block."""
+
+from uuid import uuid4
+
+from django.db import models
+from django.db.models import F, Q
+from django.utils import timezone
+
+from tenants.models import Tenant
+from tenants.scope import TenantOwned
+
+ID_BYTES = 16
+COUNTERS = (
+    "requested_tokens",
+    "hit_hot_tokens",
+    "hit_cold_tokens",
+    "requested_blocks",
+    "hit_hot_blocks",
+    "hit_cold_blocks",
+    "hot_read_bytes",
+    "cold_read_bytes",
+    "hot_write_bytes",
+    "put_blocks",
+    "put_refused",
+    "dropped",
+    "corrupt",
+)
+GAUGES = ("hot_used_bytes", "cold_used_bytes", "dirty_blocks", "dirty_oldest_s")
+RESOLUTIONS_S = (10, 60, 3600)
+
+
+class Space(TenantOwned):
+    """One KV layout of one tenant. KV of another space is never readable."""
+
+    name = models.CharField(max_length=200)
+    fingerprint = models.CharField(max_length=64, help_text="32 bytes as hex")
+    identity = models.JSONField(help_text="what the node declared: neve.space.SpaceIdentity")
+    chunk_tokens = models.PositiveIntegerField()
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta(TenantOwned.Meta):
+        ordering = ("-created_at", "-pk")
+        constraints = [
+            models.UniqueConstraint(fields=("tenant", "name"), name="space_name_once"),
+            models.UniqueConstraint(fields=("tenant", "fingerprint"), name="space_layout_once"),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class NodeSession(TenantOwned):
+    """One node talking to one space, from its handshake to its end."""
+
+    class Breaker(models.TextChoices):
+        CLOSED = "closed"
+        OPEN = "open"
+        HALF_OPEN = "half_open"
+
+    uuid = models.UUIDField(primary_key=True, default=uuid4, editable=False)
+    space = models.ForeignKey(Space, on_delete=models.CASCADE, related_name="sessions")
+    node = models.CharField(max_length=100)
+    engine = models.JSONField(default=dict, help_text='{"name": "vllm", "version": "…"}')
+    opened_at = models.DateTimeField(default=timezone.now)
+    last_heartbeat_at = models.DateTimeField(default=timezone.now)
+    last_seq = models.BigIntegerField(default=0, help_text="heartbeats up to here are counted")
+    ended_at = models.DateTimeField(null=True, blank=True)
+    breaker = models.CharField(max_length=10, choices=Breaker, default=Breaker.CLOSED)
+    totals = models.JSONField(default=dict, help_text="counters since the handshake")
+
+    class Meta(TenantOwned.Meta):
+        ordering = ("-opened_at", "-pk")
+        indexes = [
+            models.Index(
+                fields=("tenant", "last_heartbeat_at"),
+                condition=Q(ended_at=None),
+                name="session_live",
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.node} on {self.space_id}"
+
+
+class Context(TenantOwned):
+    """A named chain of block ids. `pinned_until` in the past is the same as none."""
+
+    uuid = models.UUIDField(primary_key=True, default=uuid4, editable=False)
+    space = models.ForeignKey(Space, on_delete=models.CASCADE, related_name="contexts")
+    name = models.CharField(max_length=200)
+    label = models.CharField(max_length=100, blank=True)
+    chain = models.BinaryField(help_text="block ids, 16 bytes each, root first")
+    blocks = models.PositiveIntegerField(help_text="length of the chain")
+    tokens = models.BigIntegerField()
+    pinned_until = models.DateTimeField(null=True, blank=True)
+    expired_at = models.DateTimeField(null=True, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+    updated_at = models.DateTimeField(default=timezone.now)
+
+    class Meta(TenantOwned.Meta):
+        ordering = ("-updated_at", "-pk")
+        indexes = [models.Index(fields=("tenant", "-updated_at"), name="context_recent")]
+        constraints = [
+            models.UniqueConstraint(fields=("tenant", "space", "name"), name="context_name_once"),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    def ids(self) -> list[bytes]:
+        """The chain as 16-byte ids."""
+        chain = bytes(self.chain)
+        return [chain[i : i + ID_BYTES] for i in range(0, len(chain), ID_BYTES)]
+
+    @property
+    def is_pinned(self) -> bool:
+        return self.pinned_until is not None and self.pinned_until > timezone.now()
+
+
+class Segment(TenantOwned):
+    """One S3 object full of blocks. Its primary key is the number in the Valkey index."""
+
+    class State(models.TextChoices):
+        UPLOADING = "uploading"
+        LIVE = "live"
+        DELETING = "deleting"
+
+    space = models.ForeignKey(Space, on_delete=models.CASCADE, related_name="segments")
+    uuid = models.UUIDField(unique=True, default=uuid4)
+    object_key = models.CharField(max_length=200, unique=True)
+    state = models.CharField(max_length=10, choices=State, default=State.UPLOADING)
+    blocks = models.PositiveIntegerField(default=0)
+    size_bytes = models.BigIntegerField(default=0)
+    live_bytes = models.BigIntegerField(default=0)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta(TenantOwned.Meta):
+        ordering = ("-pk",)
+        indexes = [models.Index(fields=("tenant", "state"), name="segment_of_tenant")]
+
+    def __str__(self) -> str:
+        return self.object_key
+
+
+class UsageRollup(TenantOwned):
+    """Counters of one tenant summed over one bucket of time, and its gauges as last sampled.
+
+    `bucket_ts` is the bucket's first second (Unix time), a multiple of `resolution_s`.
+    A gauge is None until a sample falls into the bucket.
+    """
+
+    resolution_s = models.PositiveIntegerField(choices=[(r, f"{r} s") for r in RESOLUTIONS_S])
+    bucket_ts = models.BigIntegerField()
+    requested_tokens = models.BigIntegerField(default=0)
+    hit_hot_tokens = models.BigIntegerField(default=0)
+    hit_cold_tokens = models.BigIntegerField(default=0)
+    requested_blocks = models.BigIntegerField(default=0)
+    hit_hot_blocks = models.BigIntegerField(default=0)
+    hit_cold_blocks = models.BigIntegerField(default=0)
+    hot_read_bytes = models.BigIntegerField(default=0)
+    cold_read_bytes = models.BigIntegerField(default=0)
+    hot_write_bytes = models.BigIntegerField(default=0)
+    put_blocks = models.BigIntegerField(default=0)
+    put_refused = models.BigIntegerField(default=0)
+    dropped = models.BigIntegerField(default=0)
+    corrupt = models.BigIntegerField(default=0)
+    misses = models.JSONField(default=dict, help_text="MissReason → blocks")
+    load_ms = models.JSONField(default=dict, help_text="histogram: upper bound → loads")
+    hot_used_bytes = models.BigIntegerField(null=True, blank=True)
+    cold_used_bytes = models.BigIntegerField(null=True, blank=True)
+    dirty_blocks = models.BigIntegerField(null=True, blank=True)
+    dirty_oldest_s = models.BigIntegerField(null=True, blank=True)
+
+    class Meta(TenantOwned.Meta):
+        ordering = ("-bucket_ts", "-pk")
+        constraints = [
+            models.UniqueConstraint(
+                fields=("tenant", "resolution_s", "bucket_ts"), name="usage_bucket_once"
+            ),
+        ]
+        indexes = [models.Index(fields=("resolution_s", "bucket_ts"), name="usage_by_time")]
+
+    def __str__(self) -> str:
+        return f"usage of {self.tenant_id} at {self.bucket_ts} ({self.resolution_s} s)"
+
+
+class Job(TenantOwned):
+    """One piece of background work. The row is the status: there is no result backend."""
+
+    class State(models.TextChoices):
+        QUEUED = "queued"
+        RUNNING = "running"
+        DONE = "done"
+        FAILED = "failed"
+
+    uuid = models.UUIDField(primary_key=True, default=uuid4, editable=False)
+    tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, null=True, blank=True)
+    kind = models.CharField(max_length=40)
+    state = models.CharField(max_length=10, choices=State, default=State.QUEUED)
+    progress = models.FloatField(default=0, help_text="0 to 1")
+    blocks = models.BigIntegerField(default=0)
+    bytes = models.BigIntegerField(default=0)
+    detail = models.JSONField(default=dict)
+    error = models.TextField(blank=True)
+    created_at = models.DateTimeField(default=timezone.now)
+    started_at = models.DateTimeField(null=True, blank=True)
+    finished_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta(TenantOwned.Meta):
+        ordering = ("-created_at", "-pk")
+        indexes = [models.Index(F("created_at").desc(), name="job_recent")]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.state}"

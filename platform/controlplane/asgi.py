@@ -1,0 +1,29 @@
+"""ASGI: HTTP to Django, WebSockets to the dashboard's consumers, for signed-in people only."""
+
+import os
+import sys
+from importlib import import_module
+from pathlib import Path
+
+for source_root in (Path(__file__).resolve().parents[2], Path(__file__).resolve().parents[1]):
+    if str(source_root) not in sys.path:
+        sys.path.append(str(source_root))
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "controlplane.settings")
+
+from django.core.asgi import get_asgi_application  # noqa: E402
+
+http = get_asgi_application()  # before anything that imports models
+
+from channels.auth import AuthMiddlewareStack  # noqa: E402
+from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
+from channels.security.websocket import AllowedHostsOriginValidator  # noqa: E402
+
+# By name, since nothing in `platform/` imports what stands above it.
+routes = import_module("dashboard.routing").websocket_urlpatterns
+
+application = ProtocolTypeRouter(
+    {
+        "http": http,
+        "websocket": AllowedHostsOriginValidator(AuthMiddlewareStack(URLRouter(routes))),
+    }
+)

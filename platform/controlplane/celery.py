@@ -1,0 +1,57 @@
+"""The Celery app: a broker on the bus Valkey, no result backend (a Job row is the status).
+
+Queues are named by the harm that a delay does. The beat schedule stands in `workers.schedule`.
+"""
+
+import os
+import sys
+from importlib import import_module
+from pathlib import Path
+
+from celery import Celery
+from kombu import Queue
+
+for source_root in (Path(__file__).resolve().parents[2], Path(__file__).resolve().parents[1]):
+    if str(source_root) not in sys.path:
+        sys.path.append(str(source_root))
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "controlplane.settings")
+
+QUEUES = {
+    "data-at-risk": ("workers.flush",),
+    "room-at-risk": ("workers.expire", "workers.provision"),
+    "view-at-risk": ("workers.sample", "workers.reconcile"),
+}
+
+app = Celery("neve")
+
+
+def _configure() -> dict[str, object]:
+    from django.conf import settings
+
+    return {
+        "broker_url": settings.ENV.bus_url.replace("valkey", "redis", 1),
+        "broker_connection_retry_on_startup": True,
+        # Longer than any task may run: otherwise a running task is delivered a second time.
+        "broker_transport_options": {"visibility_timeout": 3600, "socket_connect_timeout": 2},
+        "task_time_limit": 900,
+        "task_soft_time_limit": 840,
+        "task_ignore_result": True,
+        "task_acks_late": True,
+        "task_reject_on_worker_lost": True,
+        "worker_prefetch_multiplier": 1,
+        "worker_hijack_root_logger": False,
+        "task_publish_retry": False,
+        "task_queues": [Queue(name) for name in QUEUES],
+        "task_default_queue": "view-at-risk",
+        "task_routes": {task: {"queue": name} for name, tasks in QUEUES.items() for task in tasks},
+        "beat_schedule": _schedule(),
+    }
+
+
+def _schedule() -> dict[str, object]:
+    """By name, since nothing in `platform/` imports what stands above it."""
+    return dict(import_module("workers.schedule").SCHEDULE)
+
+
+app.add_defaults(_configure)
+app.autodiscover_tasks(["workers"])

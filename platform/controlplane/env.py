@@ -1,0 +1,118 @@
+"""What the environment decides, read once, all names prefixed NEVE_.
+
+Values come from the process environment, then from `var/env` (KEY=VALUE lines, written by `make up`).
+Secrets have no default: a missing one stops the boot and says how to make it.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import environ
+from django.core.exceptions import ImproperlyConfigured
+
+ROOT = Path(__file__).resolve().parents[2]
+VAR = Path(os.environ.get("NEVE_VAR") or ROOT / "var")
+
+
+@dataclass(frozen=True)
+class Env:
+    """One field per NEVE_ variable; see `read` for defaults."""
+
+    secret_key: str
+    key_pepper: str
+    database: dict[str, Any]
+    hot_url: str
+    hot_seeds: list[str]
+    hot_tls: bool
+    hot_buckets: int
+    bus_url: str
+    s3_endpoint: str
+    s3_bucket: str
+    s3_access_key: str
+    s3_secret_key: str
+    s3_region: str
+    hosts: list[str]
+    debug: bool
+    heartbeat_s: int
+
+
+def read() -> Env:
+    """Raises ImproperlyConfigured naming the variable and the fix."""
+    environ.Env.read_env(str(VAR / "env"), overwrite=False) if (VAR / "env").is_file() else None
+    env = environ.Env()
+    hot_url = env.str("NEVE_HOT_URL", "valkey://127.0.0.1:6390/0")
+    try:
+        return Env(
+            secret_key=_secret(env, "NEVE_SECRET_KEY"),
+            key_pepper=_secret(env, "NEVE_KEY_PEPPER"),
+            database=_database(env),
+            hot_url=hot_url,
+            hot_seeds=env.list("NEVE_HOT_SEEDS", default=[]) or [_host_port(hot_url)],
+            hot_tls=urlsplit(hot_url).scheme in ("valkeys", "rediss"),
+            hot_buckets=_at_least(env, "NEVE_HOT_BUCKETS", 1, least=1),
+            bus_url=env.str("NEVE_BUS_URL", "redis://127.0.0.1:6391/0"),
+            s3_endpoint=env.str("NEVE_S3_ENDPOINT", "http://127.0.0.1:8333"),
+            s3_bucket=env.str("NEVE_S3_BUCKET", "neve"),
+            s3_access_key=_secret(env, "NEVE_S3_ACCESS_KEY", least=1),
+            s3_secret_key=_secret(env, "NEVE_S3_SECRET_KEY", least=1),
+            s3_region=env.str("NEVE_S3_REGION", "us-east-1"),
+            hosts=env.list("NEVE_HOSTS", default=["127.0.0.1", "localhost", "[::1]"]),
+            debug=env.bool("NEVE_DEBUG", False),
+            heartbeat_s=_at_least(env, "NEVE_HEARTBEAT_S", 2, least=1),
+        )
+    except ValueError as error:
+        raise ImproperlyConfigured(f"A NEVE_ variable has a wrong value: {error}") from error
+
+
+def _secret(env: environ.Env, name: str, *, least: int = 32) -> str:
+    value: str = env.str(name, "")
+    if len(value) < least:
+        what = "is not set" if not value else f"has {len(value)} characters, needs {least}"
+        raise ImproperlyConfigured(
+            f"{name} {what}. `make up` writes it to {VAR / 'env'}; by hand:\n"
+            f"  echo {name}=$(openssl rand -hex 32) >> {VAR / 'env'}"
+        )
+    return value
+
+
+def _at_least(env: environ.Env, name: str, default: int, *, least: int) -> int:
+    value: int = env.int(name, default)
+    if value < least:
+        raise ImproperlyConfigured(f"{name}={value}: needs to be {least} or more")
+    return value
+
+
+def _database(env: environ.Env) -> dict[str, Any]:
+    raw = env.str("NEVE_DATABASE_URL", "sqlite:///var/neve.sqlite3")
+    database: dict[str, Any] = environ.Env.db_url_config(raw)
+    engine = database["ENGINE"].rsplit(".", 1)[-1]
+    if engine == "sqlite3":
+        name = database["NAME"]
+        if name != ":memory:":
+            path = Path(name)
+            database["NAME"] = str(path if path.is_absolute() else ROOT / path)
+        # IMMEDIATE: a transaction that will write takes the lock first, and waits instead of failing.
+        database["OPTIONS"] = {
+            "transaction_mode": "IMMEDIATE",
+            "timeout": 20,
+            "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
+        }
+    elif engine == "postgresql":
+        database["CONN_HEALTH_CHECKS"] = True
+    else:
+        raise ImproperlyConfigured(
+            f"NEVE_DATABASE_URL uses {engine}; use sqlite:///path or postgres://user:pw@host/name"
+        )
+    return database
+
+
+def _host_port(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("valkey", "valkeys", "redis", "rediss") or not parts.hostname:
+        raise ImproperlyConfigured(
+            f"NEVE_HOT_URL is {unquote(parts.scheme)!r}…; use valkey://:password@host:port/0"
+        )
+    return f"{parts.hostname}:{parts.port or 6379}"

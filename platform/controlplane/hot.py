@@ -1,0 +1,130 @@
+"""The hot Valkey as its administrator: functions, the tenants' ACL users, their quota numbers.
+
+Everything here may be repeated: a restarted Valkey forgets its ACL users, so the boot, a tenant's
+change and each handshake provision anew.
+"""
+
+import hashlib
+import hmac
+import logging
+from functools import cache
+from typing import Any
+
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from django.db import transaction
+from valkey import Valkey
+from valkey.exceptions import ValkeyError
+
+from neve.hot import LIBRARY, HotTier, load_functions
+from tenants.models import Tenant
+from tenants.scope import tenant_scope
+
+log = logging.getLogger("neve.hot")
+
+# What a node needs: its own calls, and what the functions that it calls run in its name.
+NODE_COMMANDS = (
+    *("get", "set", "strlen", "del", "unlink", "persist", "time"),
+    *("hget", "hmget", "hset", "hdel", "hincrby", "hgetall", "hlen"),
+    *("zadd", "zrem", "zrange", "zrangebyscore", "zscore", "zcard", "zpopmin"),
+    *("ping", "hello", "auth", "client|setname", "client|setinfo"),
+)
+
+
+def admin() -> Valkey:
+    """The administrator's client, shared by all threads. Raises valkey's errors, within 5 s."""
+    return _client(settings.ENV.hot_url)
+
+
+@cache
+def _client(url: str) -> Valkey:
+    return Valkey.from_url(url, socket_connect_timeout=2, socket_timeout=5)
+
+
+def hot_tier(tenant_id: int) -> HotTier:
+    return HotTier(admin().execute_command, tenant_id, settings.ENV.hot_buckets)
+
+
+def username(tenant_id: int) -> str:
+    return f"t{tenant_id}"
+
+
+def password(tenant_id: int) -> str:
+    """Derived, not stored: any web process can make the tenant's Valkey user again."""
+    return hmac.new(
+        settings.ENV.key_pepper.encode(), b"valkey:%d" % tenant_id, hashlib.sha256
+    ).hexdigest()
+
+
+def provision() -> int:
+    """Functions, and every tenant's user and numbers. Returns the number of tenants.
+
+    Raises ImproperlyConfigured when the Valkey evicts on its own, with the command that fixes it.
+    """
+    client = admin()
+    require_noeviction(client)
+    load_functions(client)
+    tenants = list(Tenant.objects.all())
+    for tenant in tenants:
+        provision_tenant(tenant)
+    return len(tenants)
+
+
+def require_noeviction(client: Any) -> None:
+    policy = client.info("memory")["maxmemory_policy"]
+    if policy != "noeviction":
+        where = client.connection_pool.connection_kwargs
+        raise ImproperlyConfigured(
+            f"The hot Valkey has maxmemory-policy {policy}: it would drop blocks behind Neve's back. "
+            f"Fix it with:\n  valkey-cli -h {where.get('host')} -p {where.get('port')} --askpass "
+            "CONFIG SET maxmemory-policy noeviction"
+        )
+
+
+def provision_tenant(tenant: Tenant) -> None:
+    """The tenant's ACL user, limited to its own keys, and its numbers in `:q`."""
+    client = admin()
+    if not tenant.is_active:
+        client.execute_command("ACL", "DELUSER", username(tenant.pk))
+        return
+    if not client.execute_command("FUNCTION", "LIST", "LIBRARYNAME", LIBRARY):
+        load_functions(client)
+    client.execute_command("ACL", "SETUSER", username(tenant.pk), *acl_rules(tenant.pk))
+    with tenant_scope(tenant.pk):
+        hot_tier(tenant.pk).set_policy(
+            hot_bytes=tenant.quota.hot_bytes,
+            cold_bytes=tenant.quota.cold_bytes,
+            flush_after_s=tenant.retention.as_dict()["flush_after_s"],
+            ttl_s=tenant.retention.cold_ttl_s,
+        )
+
+
+def acl_rules(tenant_id: int) -> list[str]:
+    """`:q` can be read, never written: the server refuses it inside of functions too.
+
+    Calling a function counts as writing all its KEYS, `:q` among them; so the call itself, and only
+    it, is granted on all the tenant's keys by a selector of its own.
+    """
+    own = f"{{t{tenant_id}.*}}"
+    return [
+        "reset",
+        "on",
+        f">{password(tenant_id)}",
+        f"~{own}:b:*",
+        *(f"~{own}:{name}" for name in "ilduxe"),
+        f"%R~{own}:q",
+        *(f"+{command}" for command in NODE_COMMANDS),
+        f"(~{own}:* +fcall +fcall_ro)",
+    ]
+
+
+def provision_on_commit(tenant_id: int) -> None:
+    """After the transaction; a Valkey that is down does not undo what people decided."""
+
+    def apply() -> None:
+        try:
+            provision_tenant(Tenant.objects.get(pk=tenant_id))
+        except ValkeyError as error:
+            log.warning("provision_failed tenant=%s error=%s", tenant_id, error)
+
+    transaction.on_commit(apply)

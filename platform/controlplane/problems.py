@@ -1,0 +1,231 @@
+"""Errors as RFC 9457 problem documents: one shape for everything under /api and /cache.
+
+Services raise `Problem`; whatever else goes wrong is turned into one at the boundary, logged once.
+`KINDS` is the registry: a kind's page, /problems/<kind>, says what to do about it.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from django.core.exceptions import (
+    PermissionDenied,
+    RequestDataTooBig,
+    SuspiciousOperation,
+    ValidationError,
+)
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from django.views import defaults
+from rest_framework import exceptions
+from rest_framework.response import Response
+
+log = logging.getLogger("neve.problems")
+
+CONTENT_TYPE = "application/problem+json"
+PREFIXES = ("/api/", "/cache/")
+
+# kind → status, title, what to do
+KINDS: dict[str, tuple[int, str, str]] = {
+    "malformed": (400, "Malformed request", "Correct the member that `field` names."),
+    "unauthorized": (
+        401,
+        "Unknown credentials",
+        "Send `Authorization: Bearer neve_…` with a key that exists and is neither revoked nor expired.",
+    ),
+    "forbidden": (403, "Not allowed", "Use a key or an account with the role that this needs."),
+    "not-found": (
+        404,
+        "Not found",
+        "Check the address; another tenant's objects do not exist here.",
+    ),
+    "method-not-allowed": (405, "Method not allowed", "Use a method that the Allow header lists."),
+    "not-acceptable": (406, "Not acceptable", "Accept application/json."),
+    "fingerprint-clash": (
+        409,
+        "The space has another layout",
+        "Make `field` equal on this node, or use another space (or none: it is then made).",
+    ),
+    "node-limit": (
+        409,
+        "Node limit reached",
+        "Stop a node of this tenant or raise its node limit.",
+    ),
+    "conflict": (
+        409,
+        "Conflict with what is there",
+        "Look at the object and repeat with other values.",
+    ),
+    "too-large": (413, "Request too large", "Send less at once."),
+    "unsupported-media-type": (415, "Unsupported media type", "Send application/json."),
+    "throttled": (429, "Too many requests", "Wait as long as Retry-After says."),
+    "internal": (500, "Internal error", "Report it with the X-Request-ID of the response."),
+    "hot-tier-unavailable": (
+        503,
+        "Hot tier unavailable",
+        "Repeat it later. If it stays, look at the Valkey of NEVE_HOT_URL.",
+    ),
+    "cold-tier-unavailable": (
+        503,
+        "Cold tier unavailable",
+        "Repeat it later. If it stays, look at the S3 of NEVE_S3_ENDPOINT.",
+    ),
+}
+_BY_STATUS = {
+    400: "malformed",
+    401: "unauthorized",
+    403: "forbidden",
+    404: "not-found",
+    405: "method-not-allowed",
+    406: "not-acceptable",
+    413: "too-large",
+    415: "unsupported-media-type",
+    429: "throttled",
+}
+
+
+class Problem(Exception):
+    """A refusal that the caller can read. `members` are extra: field, expected, got, …"""
+
+    def __init__(self, kind: str, detail: str, **members: Any) -> None:
+        super().__init__(detail)
+        self.kind = kind
+        self.detail = detail
+        self.members = members
+
+    @property
+    def status(self) -> int:
+        return KINDS[self.kind][0]
+
+    def document(self) -> dict[str, Any]:
+        status, title, _ = KINDS[self.kind]
+        return {
+            "type": f"/problems/{self.kind}",
+            "title": title,
+            "status": status,
+            "detail": self.detail,
+            **self.members,
+        }
+
+
+def exception_handler(error: Exception, context: dict[str, Any]) -> Response | None:
+    """DRF's hook. None for what is no refusal: `ProblemMiddleware` then answers 500."""
+    problem = as_problem(error)
+    if problem is None:
+        return None
+    headers = {}
+    if isinstance(error, exceptions.APIException):
+        if getattr(error, "auth_header", None):
+            headers["WWW-Authenticate"] = error.auth_header
+        if getattr(error, "wait", None):
+            headers["Retry-After"] = str(int(error.wait))
+    if problem.status == 503:
+        headers["Retry-After"] = "2"
+    return Response(
+        problem.document(), status=problem.status, headers=headers, content_type=CONTENT_TYPE
+    )
+
+
+def as_problem(error: Exception) -> Problem | None:
+    """The problem document of a refusal, or None when it is a bug or an outage."""
+    match error:
+        case Problem():
+            return error
+        case exceptions.ValidationError():
+            return _malformed(error.detail)
+        case exceptions.APIException() if error.status_code in _BY_STATUS:
+            return Problem(_BY_STATUS[error.status_code], str(error.detail))
+        case ValidationError():
+            detail = error.message_dict if hasattr(error, "error_dict") else error.messages
+            return _malformed(detail)
+        case Http404():
+            return Problem("not-found", "There is no such object.")
+        case PermissionDenied():
+            return Problem("forbidden", str(error) or "This needs another role.")
+        case RequestDataTooBig():
+            return Problem("too-large", str(error))
+        case SuspiciousOperation():
+            return Problem("malformed", str(error))
+        case _:
+            return None
+
+
+class ProblemMiddleware:
+    """The last resort under /api and /cache: an unexpected exception, logged, without its text."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        return self.get_response(request)
+
+    def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
+        if not request.path.startswith(PREFIXES):
+            return None
+        problem = as_problem(error)
+        if problem is None:
+            log.error(
+                "request_failed request_id=%s path=%s",
+                getattr(request, "request_id", ""),
+                request.path,
+                exc_info=error,
+            )
+            problem = Problem("internal", "The platform failed to answer.")
+        return respond(problem)
+
+
+def respond(problem: Problem) -> HttpResponse:
+    return JsonResponse(problem.document(), status=problem.status, content_type=CONTENT_TYPE)
+
+
+def unknown_address(request: HttpRequest) -> HttpResponse:
+    """Catches what no route under /api and /cache takes, also while DEBUG shows its own pages."""
+    return respond(Problem("not-found", f"There is nothing at {request.path}."))
+
+
+def explain(request: HttpRequest, kind: str) -> HttpResponse:
+    """The page behind a document's `type`."""
+    if kind not in KINDS:
+        raise Http404
+    status, title, remedy = KINDS[kind]
+    return HttpResponse(
+        f"{title} ({status})\n\n{remedy}\n", content_type="text/plain; charset=utf-8"
+    )
+
+
+def _page(kind: str, default: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
+    def page(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        if request.path.startswith(PREFIXES):
+            return respond(Problem(kind, KINDS[kind][2]))
+        return default(request, *args, **kwargs)
+
+    return page
+
+
+bad_request = _page("malformed", defaults.bad_request)
+forbidden = _page("forbidden", defaults.permission_denied)
+not_found = _page("not-found", defaults.page_not_found)
+server_error = _page("internal", defaults.server_error)
+
+
+def _malformed(detail: Any) -> Problem:
+    """Names the first wrong member in `field`, and lists all when there are more."""
+    errors = [{"field": path, "detail": text} for path, text in _flatten(detail, "")]
+    first = errors[0]
+    members: dict[str, Any] = {"field": first["field"]} if first["field"] else {}
+    if len(errors) > 1:
+        members["errors"] = errors
+    label = f"{first['field']}: " if first["field"] else ""
+    return Problem("malformed", f"{label}{first['detail']}", **members)
+
+
+def _flatten(detail: Any, path: str) -> Iterator[tuple[str, str]]:
+    if isinstance(detail, Mapping):
+        for name, inner in detail.items():
+            name = str(name)
+            here = path if name in ("non_field_errors", "__all__") else f"{path}.{name}".strip(".")
+            yield from _flatten(inner, here)
+    elif isinstance(detail, Sequence) and not isinstance(detail, str):
+        for inner in detail:
+            yield from _flatten(inner, path)
+    else:
+        yield path, str(detail)

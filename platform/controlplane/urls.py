@@ -1,0 +1,25 @@
+"""All addresses: the dashboard at the root, REST, the cache endpoint, the admin."""
+
+from importlib.util import find_spec
+
+from django.contrib import admin
+from django.urls import include, path, re_path
+
+from controlplane import problems
+
+admin.site.site_header = "Neve"
+admin.site.site_title = "Neve admin"
+
+urlpatterns = [
+    path("api/v1/", include("cacheapi.urls_api")),
+    path("cache/v1/", include("cacheapi.urls_cache")),
+    path("problems/<slug:kind>", problems.explain, name="problem"),
+    re_path(r"^(?:api|cache)/", problems.unknown_address),
+    path("admin/", admin.site.urls),
+    *([path("", include("dashboard.urls"))] if find_spec("dashboard.urls") else []),
+]
+
+handler400 = problems.bad_request
+handler403 = problems.forbidden
+handler404 = problems.not_found
+handler500 = problems.server_error

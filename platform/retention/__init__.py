@@ -1,0 +1,1 @@
+"""How long blocks stay, and where: the retention policy of a tenant."""

@@ -1,0 +1,47 @@
+"""The audit trail: written inside the transaction of the change that it tells of."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from django.db.models import Model
+from django.http import HttpRequest
+
+from tenants.models import AuditEvent
+
+
+@dataclass(frozen=True)
+class Actor:
+    """Who changes something: a copied name, and the request that asked for it."""
+
+    name: str
+    request_id: str = ""
+
+
+SYSTEM = Actor("system")
+
+
+def actor_of(request: HttpRequest) -> Actor:
+    """The signed-in person of a browser request. API requests carry their own (`cacheapi`)."""
+    return Actor(request.user.get_username() or "anonymous", getattr(request, "request_id", ""))
+
+
+def record(
+    *,
+    actor: Actor,
+    tenant_id: int | None,
+    action: str,
+    obj: Model,
+    before: dict[str, Any] | None = None,
+    after: dict[str, Any] | None = None,
+) -> AuditEvent:
+    """`before` and `after` hold JSON values of what changed; never secrets."""
+    return AuditEvent.unscoped.create(
+        tenant_id=tenant_id,
+        actor_name=actor.name[:200],
+        request_id=actor.request_id,
+        action=action,
+        object_type=obj._meta.model_name,
+        object_id=str(obj.pk),
+        before=before,
+        after=after,
+    )

@@ -1,0 +1,124 @@
+"""Tenants and who may act for them. Rules stand here as constraints; services change the rows."""
+
+from django.conf import settings
+from django.core.validators import RegexValidator
+from django.db import models
+from django.db.models import F, Q
+
+from tenants.scope import TenantOwned
+
+
+class Tenant(models.Model):
+    """Who owns data and quota: the isolation boundary."""
+
+    slug = models.CharField(
+        max_length=40,
+        unique=True,
+        validators=[
+            RegexValidator(r"^[a-z][a-z0-9-]*$", "use lower-case letters, digits and hyphens")
+        ],
+    )
+    name = models.CharField(max_length=200)
+    node_limit = models.PositiveIntegerField(default=16)
+    is_active = models.BooleanField(default=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ("slug",)
+
+    def __str__(self) -> str:
+        return self.slug
+
+
+class Membership(models.Model):
+    """A person's part in a tenant. Operators are staff accounts and need none."""
+
+    class Role(models.TextChoices):
+        VIEWER = "viewer", "Viewer: reads"
+        TEAM = "team", "Team: pins, expires, extends"
+
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="memberships"
+    )
+    tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="memberships")
+    role = models.CharField(max_length=10, choices=Role, default=Role.TEAM)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=("user", "tenant"), name="membership_once"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.user} in {self.tenant} as {self.role}"
+
+
+class ApiKey(TenantOwned):
+    """A key is a searchable prefix and a secret; only the secret's keyed hash is stored."""
+
+    class Role(models.TextChoices):
+        NODE = "node"
+        TEAM = "team"
+        OPERATOR = "operator"
+
+    tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, null=True, blank=True)
+    name = models.CharField(max_length=100)
+    role = models.CharField(max_length=10, choices=Role)
+    prefix = models.CharField(max_length=12, unique=True)
+    secret_hmac = models.CharField(max_length=64)
+    created_at = models.DateTimeField(auto_now_add=True)
+    last_used_at = models.DateTimeField(null=True, blank=True)
+    expires_at = models.DateTimeField(null=True, blank=True)
+    revoked_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta(TenantOwned.Meta):
+        ordering = ("-created_at", "-pk")
+        constraints = [
+            models.CheckConstraint(
+                name="apikey_operator_has_no_tenant",
+                condition=Q(role="operator", tenant=None)
+                | Q(role__in=("node", "team"), tenant__isnull=False),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.name} (neve_{self.prefix}_…)"
+
+
+class Quota(TenantOwned):
+    """Hard limits of one tenant, in bytes. 0 refuses every write."""
+
+    tenant = models.OneToOneField(Tenant, on_delete=models.CASCADE, related_name="quota")
+    hot_bytes = models.BigIntegerField()
+    cold_bytes = models.BigIntegerField()
+
+    class Meta(TenantOwned.Meta):
+        ordering = ("tenant",)
+        constraints = [
+            models.CheckConstraint(
+                name="quota_not_negative", condition=Q(hot_bytes__gte=0, cold_bytes__gte=0)
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"quota of tenant {self.tenant_id}"
+
+
+class AuditEvent(TenantOwned):
+    """Who changed what, from what, to what. Names are copied, so that it outlives its actors."""
+
+    tenant = models.ForeignKey(Tenant, on_delete=models.SET_NULL, null=True, blank=True)
+    at = models.DateTimeField(auto_now_add=True)
+    actor_name = models.CharField(max_length=200)
+    request_id = models.CharField(max_length=64, blank=True)
+    action = models.CharField(max_length=60)
+    object_type = models.CharField(max_length=40)
+    object_id = models.CharField(max_length=64)
+    before = models.JSONField(null=True, blank=True)
+    after = models.JSONField(null=True, blank=True)
+
+    class Meta(TenantOwned.Meta):
+        ordering = ("-at", "-pk")
+        indexes = [models.Index(F("tenant"), F("at").desc(), name="audit_of_tenant")]
+
+    def __str__(self) -> str:
+        return f"{self.actor_name} {self.action} {self.object_type} {self.object_id}"

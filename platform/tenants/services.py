@@ -1,0 +1,144 @@
+"""Changes of tenants, keys and quotas. Each is one transaction with its audit event."""
+
+from datetime import datetime
+
+from django.db import transaction
+from django.utils import timezone
+
+from controlplane import hot
+from retention.models import RetentionPolicy
+from tenants import keys
+from tenants.audit import SYSTEM, Actor, record
+from tenants.models import ApiKey, Quota, Tenant
+from tenants.scope import tenant_scope
+
+DEFAULT_HOT_BYTES = 1 << 30
+DEFAULT_COLD_BYTES = 16 << 30
+
+
+@transaction.atomic
+def create_tenant(
+    *,
+    slug: str,
+    name: str,
+    hot_bytes: int = DEFAULT_HOT_BYTES,
+    cold_bytes: int = DEFAULT_COLD_BYTES,
+    node_limit: int = 16,
+    is_active: bool = True,
+    actor: Actor = SYSTEM,
+) -> Tenant:
+    """With its quota and policy; its Valkey user comes on commit, or at its first handshake.
+
+    Raises ValidationError for a bad or taken slug.
+    """
+    tenant = Tenant(slug=slug, name=name, node_limit=node_limit, is_active=is_active)
+    tenant.full_clean()
+    tenant.save()
+    with tenant_scope(tenant.pk):
+        Quota.objects.create(hot_bytes=hot_bytes, cold_bytes=cold_bytes)
+        RetentionPolicy.objects.create()
+    record(
+        actor=actor,
+        tenant_id=tenant.pk,
+        action="tenant.create",
+        obj=tenant,
+        after={
+            "slug": slug,
+            "node_limit": node_limit,
+            "hot_bytes": hot_bytes,
+            "cold_bytes": cold_bytes,
+        },
+    )
+    hot.provision_on_commit(tenant.pk)
+    return tenant
+
+
+@transaction.atomic
+def change_tenant(
+    *, tenant: Tenant, name: str, node_limit: int, is_active: bool, actor: Actor
+) -> Tenant:
+    """An inactive tenant's keys and its Valkey user stop working at once."""
+    row = Tenant.objects.select_for_update().get(pk=tenant.pk)
+    before = {"name": row.name, "node_limit": row.node_limit, "is_active": row.is_active}
+    row.name, row.node_limit, row.is_active = name, node_limit, is_active
+    row.full_clean()
+    row.save()
+    after = {"name": name, "node_limit": node_limit, "is_active": is_active}
+    record(
+        actor=actor, tenant_id=row.pk, action="tenant.change", obj=row, before=before, after=after
+    )
+    hot.provision_on_commit(row.pk)
+    return row
+
+
+@transaction.atomic
+def set_quota(*, tenant: Tenant, hot_bytes: int, cold_bytes: int, actor: Actor) -> Quota:
+    """Holds for the next commit of a block; a smaller one evicts as new blocks come."""
+    with tenant_scope(tenant.pk):
+        quota = Quota.objects.select_for_update().get()
+        before = {"hot_bytes": quota.hot_bytes, "cold_bytes": quota.cold_bytes}
+        quota.hot_bytes, quota.cold_bytes = hot_bytes, cold_bytes
+        quota.full_clean(validate_unique=False)
+        quota.save()
+    record(
+        actor=actor,
+        tenant_id=tenant.pk,
+        action="quota.set",
+        obj=quota,
+        before=before,
+        after={"hot_bytes": hot_bytes, "cold_bytes": cold_bytes},
+    )
+    hot.provision_on_commit(tenant.pk)
+    return quota
+
+
+@transaction.atomic
+def issue_key(
+    *,
+    tenant: Tenant | None,
+    role: str,
+    name: str,
+    expires_at: datetime | None = None,
+    actor: Actor = SYSTEM,
+) -> tuple[ApiKey, str]:
+    """A new key and its plaintext, which is shown once and kept nowhere.
+
+    Operator keys have no tenant, all others need one. Raises ValidationError.
+    """
+    plaintext, prefix, secret = keys.make_plaintext()
+    key = ApiKey(
+        tenant=tenant,
+        role=role,
+        name=name,
+        prefix=prefix,
+        secret_hmac=keys.hash_secret(secret),
+        expires_at=expires_at,
+    )
+    key.full_clean(validate_unique=False)
+    key.save()
+    record(
+        actor=actor,
+        tenant_id=key.tenant_id,
+        action="key.issue",
+        obj=key,
+        after={"name": name, "role": role, "prefix": prefix},
+    )
+    return key, plaintext
+
+
+@transaction.atomic
+def revoke_key(*, key: ApiKey, actor: Actor) -> ApiKey:
+    """Refused from the next request on. Revoking twice changes nothing."""
+    row = ApiKey.unscoped.select_for_update().get(pk=key.pk)
+    if row.revoked_at is None:
+        row.revoked_at = timezone.now()
+        row.save(update_fields=["revoked_at"])
+        record(
+            actor=actor,
+            tenant_id=row.tenant_id,
+            action="key.revoke",
+            obj=row,
+            before={"revoked_at": None},
+            after={"revoked_at": row.revoked_at.isoformat()},
+        )
+    return row
