@@ -1,0 +1,434 @@
+"""The function library does what a small Python model says, on a real Valkey, whatever the order.
+
+The model keeps what must be true; after every step the server's answers, counters and keys are
+compared with it: accounting drift of one byte fails.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+
+from neve.errors import MissReason
+from neve.hot import (
+    CommitOutcome,
+    FlushOutcome,
+    HotTier,
+    Location,
+    RestoredBlock,
+    Tier,
+    load_functions,
+)
+from neve.keys import BucketKeys
+from servers import ValkeyServer
+
+pytestmark = pytest.mark.integration
+
+TENANT, SPACE = 7, 3
+KEYS = BucketKeys(TENANT, 0)
+IDS = [bytes([n]) * 16 for n in range(12)]
+SIZES = {id_: 100 * (1 + n % 3) for n, id_ in enumerate(IDS)}  # equal id means equal bytes
+FAR = 4_000_000_000  # a pin that outlives the test
+
+some_ids = st.lists(st.sampled_from(IDS), min_size=1, max_size=6, unique=True)
+
+
+@dataclass
+class Entry:
+    """A block the index knows. `rank` is the step of its last access."""
+
+    hot: bool = False
+    dirty: bool = False
+    segment: int = 0
+    offset: int = 0
+    pinned: bool = False
+    rank: float = 0
+
+
+@dataclass
+class Model:
+    """What one bucket of one tenant must hold."""
+
+    hot_quota: int
+    cold_quota: int
+    flush: bool
+    entries: dict[bytes, Entry] = field(default_factory=dict)
+    gone: dict[bytes, MissReason] = field(default_factory=dict)
+    step: int = 0
+
+    def total(self, what: str) -> int:
+        return sum(SIZES[id_] for id_, entry in self.entries.items() if getattr(entry, what))
+
+    def drop_hot(self, id_: bytes, reason: MissReason) -> None:
+        entry = self.entries[id_]
+        entry.hot = entry.dirty = False
+        if not entry.segment:
+            self.bury(id_, reason)
+
+    def bury(self, id_: bytes, reason: MissReason) -> None:
+        self.entries.pop(id_, None)
+        self.gone[id_] = reason
+
+    def victims(self) -> list[bytes]:
+        """What eviction may take, in its order."""
+        evictable = [
+            (entry.rank, id_)
+            for id_, entry in self.entries.items()
+            if entry.hot and not entry.dirty and not entry.pinned
+        ]
+        return [id_ for _, id_ in sorted(evictable)]
+
+    def make_room(self, bytes_: int) -> int:
+        freed = 0
+        for id_ in self.victims():
+            if freed >= bytes_:
+                break
+            freed += SIZES[id_]
+            self.drop_hot(id_, MissReason.EVICTED)
+        return freed
+
+    def commit(self, id_: bytes) -> CommitOutcome:
+        entry, size = self.entries.get(id_), SIZES[id_]
+        if entry and entry.hot:
+            entry.rank = self.step
+            return CommitOutcome.PRESENT
+        over = self.total("hot") + size - self.hot_quota
+        if over > 0 and (size > self.hot_quota or self.make_room(over) < over):
+            if not entry:
+                self.bury(id_, MissReason.QUOTA)
+            return CommitOutcome.REFUSED
+        if not entry:
+            entry = self.entries[id_] = Entry(dirty=self.flush)
+            self.gone.pop(id_, None)
+        entry.hot, entry.rank = True, self.step
+        return CommitOutcome.STORED
+
+    def flushed(self, id_: bytes, segment: int, offset: int) -> FlushOutcome:
+        entry = self.entries.get(id_)
+        if entry and entry.segment:
+            same = (entry.segment, entry.offset) == (segment, offset)
+            return FlushOutcome.FLUSHED if same else FlushOutcome.DEAD
+        if not entry:
+            return FlushOutcome.DEAD
+        entry.dirty, entry.rank = False, self.step
+        if self.total("segment") + SIZES[id_] > self.cold_quota:
+            return FlushOutcome.COLD_FULL
+        entry.segment, entry.offset = segment, offset
+        return FlushOutcome.FLUSHED
+
+
+class HotTierMachine(RuleBasedStateMachine):
+    client = None  # set by the test, one server for all examples
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.client.flushdb()
+        self.tier = HotTier(self.client.execute_command, TENANT)
+        self.model = Model(hot_quota=1000, cold_quota=900, flush=True)
+        self.segments = 0
+        self.footers: list[tuple[int, list[RestoredBlock]]] = []
+        self.write_policy()
+
+    def write_policy(self) -> None:
+        self.tier.set_policy(
+            hot_bytes=self.model.hot_quota,
+            cold_bytes=self.model.cold_quota,
+            flush_after_s=0 if self.model.flush else None,
+            ttl_s=None,
+        )
+
+    def begin(self) -> None:
+        self.model.step += 1
+
+    @rule(flush=st.booleans())
+    def change_flush_policy(self, flush):
+        self.model.flush = flush
+        self.write_policy()
+
+    @rule(ids=some_ids)
+    def put(self, ids):
+        self.begin()
+        found = self.hot
+        for id_ in ids:
+            self.client.set(KEYS.block(SPACE, id_), b"x" * SIZES[id_], nx=True, px=60_000)
+        outcomes = self.tier.commit(SPACE, [(id_, SIZES[id_], 16) for id_ in ids])
+        for id_, outcome in zip(ids, outcomes, strict=True):
+            if id_ in found and id_ not in self.hot:
+                # SET NX left the block alone, then an earlier block of the batch evicted it.
+                assert outcome is CommitOutcome.MISMATCH
+            else:
+                assert outcome is self.model.commit(id_)
+
+    @rule(ids=some_ids)
+    def commit_without_values(self, ids):
+        self.begin()
+        ids = [id_ for id_ in ids if id_ not in self.hot]
+        outcomes = self.tier.commit(SPACE, [(id_, SIZES[id_], 16) for id_ in ids])
+        assert set(outcomes) <= {CommitOutcome.MISMATCH}
+
+    @rule(id_=st.sampled_from(IDS))
+    def commit_a_value_of_another_length(self, id_):
+        self.begin()
+        self.client.set(KEYS.block(SPACE, id_), b"short", nx=True, px=60_000)
+        assert self.tier.commit(SPACE, [(id_, SIZES[id_] + 1, 16)]) == [CommitOutcome.MISMATCH]
+
+    @rule(ids=some_ids)
+    def touch(self, ids):
+        self.begin()
+        self.tier.touch(ids)
+        for id_ in ids:
+            if id_ in self.model.entries:
+                self.model.entries[id_].rank = self.model.step
+
+    @rule(most=st.integers(1, 5), torn=st.booleans(), twice=st.booleans())
+    def flush(self, most, torn, twice):
+        """A worker leases and uploads; `torn` dies before it says so, `twice` says it twice."""
+        self.begin()
+        leased = self.tier.lease_dirty(lease_s=0, most_blocks=most, most_bytes=10**9)
+        dirty = {id_ for id_, entry in self.model.entries.items() if entry.dirty}
+        assert {block.id for block in leased} <= dirty
+        assert len(leased) == min(most, len(dirty))
+        if torn or not leased:
+            return
+        self.segments += 1
+        rows = [
+            RestoredBlock(block.id, block.size_bytes, 16, 0, 64 + n * 1000)
+            for n, block in enumerate(leased)
+        ]
+        for _ in range(2 if twice else 1):
+            outcomes = self.tier.flushed(self.segments, [(row.id, row.offset) for row in rows])
+            expected = [self.model.flushed(row.id, self.segments, row.offset) for row in rows]
+            assert outcomes == expected
+        kept = [row for row, out in zip(rows, outcomes, strict=True) if out is FlushOutcome.FLUSHED]
+        self.footers.append((self.segments, kept))
+
+    @rule(ids=some_ids)
+    def pin(self, ids):
+        known = [id_ for id_ in ids if id_ in self.model.entries]
+        assert self.tier.pin(ids, FAR) == len(known)
+        for id_ in known:
+            self.model.entries[id_].pinned = True
+
+    @rule(ids=some_ids)
+    def unpin(self, ids):
+        self.begin()
+        pinned = [id_ for id_ in ids if (e := self.model.entries.get(id_)) and e.pinned]
+        assert self.tier.unpin(ids) == len(pinned)
+        for id_ in pinned:
+            entry = self.model.entries[id_]
+            entry.pinned, entry.rank = False, self.model.step
+
+    @rule(ids=some_ids)
+    def expire(self, ids):
+        known = [id_ for id_ in ids if id_ in self.model.entries]
+        kept = [id_ for id_ in known if self.model.entries[id_].pinned]
+        assert self.tier.expire(ids) == (len(known) - len(kept), len(kept))
+        for id_ in set(known) - set(kept):
+            self.model.bury(id_, MissReason.EXPIRED)
+
+    @rule(bytes_=st.integers(0, 1200))
+    def evict(self, bytes_):
+        before = self.model.total("hot")
+        freed = self.model.make_room(bytes_)
+        blocks, freed_really = self.tier.evict(bytes_)
+        assert freed_really == freed == before - self.model.total("hot")
+        assert (blocks > 0) == (freed > 0)
+
+    @rule(ids=some_ids, tier=st.sampled_from(list(Tier)))
+    def forget(self, ids, tier):
+        held = [
+            id_
+            for id_ in ids
+            if (e := self.model.entries.get(id_)) and (e.hot if tier is Tier.HOT else e.segment)
+        ]
+        assert self.tier.forget(tier, ids) == len(held)
+        for id_ in held:
+            if tier is Tier.HOT:
+                self.model.drop_hot(id_, MissReason.CORRUPT)
+            else:
+                entry = self.model.entries[id_]
+                entry.segment = entry.offset = 0
+                if not entry.hot:
+                    self.model.bury(id_, MissReason.CORRUPT)
+
+    @rule()
+    def lose_valkey_and_rebuild(self):
+        """Everything in Valkey is gone; the footers bring back what was cold, and nothing else."""
+        cold = {id_: entry for id_, entry in self.model.entries.items() if entry.segment}
+        self.client.flushdb()
+        self.write_policy()
+        self.model.gone.clear()
+        self.model.entries = {
+            id_: Entry(segment=entry.segment, offset=entry.offset) for id_, entry in cold.items()
+        }
+        taken = 0
+        for segment, rows in self.footers:
+            live = [
+                row
+                for row in rows
+                if row.id in cold and (segment, row.offset) == (cold[row.id].segment, cold[row.id].offset)
+            ]
+            for _ in range(2):  # repeating it changes nothing
+                taken += self.tier.restore(segment, SPACE, live)
+        assert taken == len(cold)
+
+    @property
+    def hot(self) -> set[bytes]:
+        return {id_ for id_, entry in self.model.entries.items() if entry.hot}
+
+    @invariant()
+    def the_server_holds_what_the_model_holds(self):
+        answers = dict(zip(IDS, self.tier.match(IDS), strict=True))
+        for id_, answer in answers.items():
+            entry = self.model.entries.get(id_)
+            if entry is None:
+                assert answer is self.model.gone.get(id_, MissReason.NEVER_STORED)
+            else:
+                assert isinstance(answer, Location)
+                assert answer.tier is (Tier.HOT if entry.hot else Tier.COLD)
+                assert (answer.segment, answer.offset) == (entry.segment, entry.offset)
+                assert answer.size_bytes == SIZES[id_]
+                assert (answer.pinned_until_s == FAR) == entry.pinned
+            ttl = self.client.pttl(KEYS.block(SPACE, id_))
+            assert ttl == (-1 if entry and entry.hot else -2)
+
+    @invariant()
+    def accounting_has_no_drift(self):
+        usage, model = self.tier.usage(), self.model
+        assert usage.hot_bytes == model.total("hot") <= model.hot_quota
+        assert usage.cold_bytes == model.total("segment") <= model.cold_quota
+        assert usage.dirty_bytes == model.total("dirty")
+        assert usage.hot_blocks == sum(entry.hot for entry in model.entries.values())
+        assert usage.cold_blocks == sum(entry.segment > 0 for entry in model.entries.values())
+        assert usage.dirty_blocks == sum(entry.dirty for entry in model.entries.values())
+        assert self.client.hlen(KEYS.bookkeeping[0]) == len(model.entries) + len(model.gone)
+        evictable = sum(entry.hot and not entry.dirty for entry in model.entries.values())
+        assert self.client.zcard(KEYS.bookkeeping[1]) == evictable
+
+
+def test_the_function_library_agrees_with_the_model(hot_client):
+    HotTierMachine.client = hot_client
+    run_state_machine_as_test(
+        HotTierMachine,
+        settings=settings(
+            max_examples=150,
+            stateful_step_count=40,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+            print_blob=True,
+        ),
+    )
+
+
+@pytest.fixture
+def hot_client(valkey_hot):
+    with valkey_hot.client() as client:
+        client.flushdb()
+        load_functions(client)
+        yield client
+        client.flushdb()
+
+
+@pytest.fixture
+def tier(hot_client):
+    tier = HotTier(hot_client.execute_command, TENANT)
+    tier.set_policy(hot_bytes=1000, cold_bytes=1000, flush_after_s=None, ttl_s=None)
+    return tier
+
+
+def store(client, tier, ids):
+    for id_ in ids:
+        client.set(KEYS.block(SPACE, id_), b"x" * SIZES[id_], nx=True, px=60_000)
+    return tier.commit(SPACE, [(id_, SIZES[id_], 16) for id_ in ids])
+
+
+def test_a_block_past_its_lifetime_is_a_miss_with_the_reason_expired(hot_client, tier):
+    tier.set_policy(hot_bytes=1000, cold_bytes=1000, flush_after_s=None, ttl_s=1)
+    store(hot_client, tier, IDS[:2])
+    tier.pin(IDS[1:2], FAR)
+    deadline = time.monotonic() + 5
+    while tier.match(IDS[:1]) != [MissReason.EXPIRED] and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert tier.match(IDS[:1]) == [MissReason.EXPIRED]
+    assert isinstance(tier.match(IDS[1:2])[0], Location)  # a pin outlives the lifetime
+    assert tier.expire_due() == 1
+    assert tier.usage().hot_bytes == SIZES[IDS[1]]
+
+
+def test_a_lease_hides_dirty_blocks_from_other_workers_until_it_lapses(hot_client, tier):
+    tier.set_policy(hot_bytes=1000, cold_bytes=1000, flush_after_s=0, ttl_s=None)
+    store(hot_client, tier, IDS[:3])
+    lease = dict(most_blocks=2, most_bytes=10**9)
+    first = {block.id for block in tier.lease_dirty(lease_s=60, **lease)}
+    second = {block.id for block in tier.lease_dirty(lease_s=60, **lease)}
+    assert (len(first), len(second), first & second) == (2, 1, set())
+    assert tier.lease_dirty(lease_s=60, **lease) == []
+
+
+def test_a_block_larger_than_the_quota_is_refused_without_emptying_the_tier(hot_client, tier):
+    store(hot_client, tier, IDS[:2])
+    hot_client.set(KEYS.block(SPACE, IDS[5]), b"x" * 2000, px=60_000)
+    assert tier.commit(SPACE, [(IDS[5], 2000, 16)]) == [CommitOutcome.REFUSED]
+    assert tier.usage().hot_blocks == 2
+    assert tier.match(IDS[5:6]) == [MissReason.QUOTA]
+
+
+def test_a_tenant_without_quota_numbers_stores_nothing(hot_client):
+    unprovisioned = HotTier(hot_client.execute_command, 99)
+    keys = BucketKeys(99, 0)
+    hot_client.set(keys.block(SPACE, IDS[0]), b"x" * 100, px=60_000)
+    assert unprovisioned.commit(SPACE, [(IDS[0], 100, 16)]) == [CommitOutcome.REFUSED]
+    assert hot_client.exists(keys.block(SPACE, IDS[0])) == 0
+
+
+def test_tombstones_are_bounded(hot_client, tier):
+    ids = [n.to_bytes(16, "big") for n in range(21_000)]
+    for start in range(0, len(ids), 500):
+        batch = ids[start : start + 500]
+        pipe = hot_client.pipeline(transaction=False)
+        for id_ in batch:
+            pipe.set(KEYS.block(SPACE, id_), b"x" * 2000, px=60_000)
+        pipe.execute()
+        tier.commit(SPACE, [(id_, 2000, 16) for id_ in batch])
+    assert hot_client.hlen(KEYS.bookkeeping[0]) == 20_000
+    assert tier.match([ids[0], ids[-1]]) == [MissReason.NEVER_STORED, MissReason.QUOTA]
+
+
+def test_a_full_server_still_frees_memory_and_refuses_writes(hot_client, tier):
+    """Functions that free memory carry allow-oom; without it even they are refused at maxmemory."""
+    tier.set_policy(hot_bytes=10**9, cold_bytes=10**9, flush_after_s=None, ttl_s=None)
+    store(hot_client, tier, IDS)
+    used = hot_client.info("memory")["used_memory"]
+    limit = hot_client.config_get("maxmemory")["maxmemory"]
+    try:
+        hot_client.config_set("maxmemory", used // 2)
+        with pytest.raises(Exception, match="maxmemory"):
+            hot_client.set("any", b"x" * 1000)
+        assert tier.evict(10**9)[0] == len(IDS)
+    finally:
+        hot_client.config_set("maxmemory", limit)
+
+
+def test_the_library_runs_on_a_cluster_node_where_all_keys_must_share_a_slot(tmp_path):
+    class ClusterNode(ValkeyServer):
+        def command(self):
+            return [*super().command(), "--cluster-enabled", "yes"]
+
+    with ClusterNode(tmp_path) as server, server.client() as client:
+        client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        deadline = time.monotonic() + 10
+        while b"cluster_state:ok" not in client.execute_command("CLUSTER", "INFO"):
+            assert time.monotonic() < deadline, "cluster did not form"
+            time.sleep(0.05)
+        load_functions(client)
+        tier = HotTier(client.execute_command, TENANT)
+        tier.set_policy(hot_bytes=500, cold_bytes=1000, flush_after_s=None, ttl_s=None)
+        outcomes = store(client, tier, IDS)  # more than fits: eviction derives block keys
+        assert outcomes.count(CommitOutcome.STORED) > 3
+        assert tier.usage().evicted_blocks > 0
+        assert tier.usage().hot_bytes <= 500
