@@ -185,6 +185,16 @@ class HotTierMachine(RuleBasedStateMachine):
             if id_ in self.model.entries:
                 self.model.entries[id_].rank = self.model.step
 
+    @rule(most=st.integers(1, 5))
+    def keep_hot(self, most):
+        """A worker leases, and S3 has no room."""
+        self.begin()
+        leased = self.tier.lease_dirty(lease_s=0, most_blocks=most, most_bytes=10**9)
+        ids = [block.id for block in leased]
+        assert self.tier.keep_hot(ids) == len(ids)
+        for id_ in ids:
+            self.model.entries[id_].dirty, self.model.entries[id_].rank = False, self.model.step
+
     @rule(most=st.integers(1, 5), torn=st.booleans(), twice=st.booleans())
     def flush(self, most, torn, twice):
         """A worker leases and uploads; `torn` dies before it says so, `twice` says it twice."""

@@ -264,7 +264,7 @@ end
 
 --[[ lease_dirty: gives out blocks whose flush is due; until the lease ends nobody else gets them.
 ARGV: lease_s, most blocks, most bytes (of which one block may exceed)          flags: allow-oom
-Returns a flat array: id, space, size, tokens of each. A lease that lapses is given out again. ]]
+Returns a flat array: id, space, size, tokens, expiry of each. A lapsed lease is given out again. ]]
 local function lease_dirty(K, A)
   local now_s, bytes, out = now_us() / 1000000, 0, {}
   for _, id in ipairs(redis.call("ZRANGE", K[3], "-inf", now_s, "BYSCORE", "LIMIT", 0, tonumber(A[2]))) do
@@ -272,7 +272,7 @@ local function lease_dirty(K, A)
     if bytes > 0 and bytes + e.size > tonumber(A[3]) then break end
     bytes = bytes + e.size
     redis.call("ZADD", K[3], now_s + tonumber(A[1]), id)
-    for _, value in ipairs({ id, e.space, e.size, e.tokens }) do out[#out + 1] = value end
+    for _, value in ipairs({ id, e.space, e.size, e.tokens, e.expires }) do out[#out + 1] = value end
   end
   return out
 end
@@ -306,6 +306,21 @@ local function flushed(K, A)
     out[#out + 1] = outcome
   end
   return out
+end
+
+--[[ keep_hot: S3 has no room for these leased blocks; they stay hot, clean and evictable. ARGV: ids
+Returns how many.                                                               flags: allow-oom ]]
+local function keep_hot(K, A)
+  local us = now_us()
+  local n = each(K, A, 1, function(id, e)
+    if not has(e, DIRTY) then return false end
+    clean(K, id, e)
+    save(K, id, e)
+    rank(K, id, e, us)
+    return true
+  end)
+  if n > 0 then count(K, "cold_refused_blocks", n) end
+  return n
 end
 
 --[[ pin: keep these blocks at least until then. ARGV: until_s, ids. Returns how many are pinned.
@@ -441,6 +456,7 @@ server.register_function { function_name = "neve_commit", callback = commit, fla
 server.register_function { function_name = "neve_touch", callback = touch, flags = { "allow-oom" } }
 server.register_function { function_name = "neve_lease_dirty", callback = lease_dirty, flags = { "allow-oom" } }
 server.register_function { function_name = "neve_flushed", callback = flushed, flags = { "allow-oom" } }
+server.register_function { function_name = "neve_keep_hot", callback = keep_hot, flags = { "allow-oom" } }
 server.register_function { function_name = "neve_pin", callback = pin, flags = { "allow-oom" } }
 server.register_function { function_name = "neve_unpin", callback = unpin, flags = { "allow-oom" } }
 server.register_function { function_name = "neve_expire", callback = expire, flags = { "allow-oom" } }

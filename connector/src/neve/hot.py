@@ -66,12 +66,13 @@ class FlushOutcome(IntEnum):
 
 @dataclass(frozen=True)
 class DirtyBlock:
-    """A leased block: `size_bytes` is the whole value, header included."""
+    """A leased block: `size_bytes` is the whole value, header included; `expires_s` 0: no end."""
 
     id: bytes
     space_id: int
     size_bytes: int
     tokens: int
+    expires_s: int
 
 
 @dataclass(frozen=True)
@@ -183,10 +184,8 @@ class HotTier:
             reply = self._call("lease_dirty", keys, lease_s, most_blocks, most_bytes)
             if reply:
                 values = iter(reply)
-                return [
-                    DirtyBlock(id_, int(space), int(size), int(tokens))
-                    for id_, space, size, tokens in zip(values, values, values, values, strict=True)
-                ]
+                rows = zip(values, values, values, values, values, strict=True)
+                return [DirtyBlock(id_, *map(int, numbers)) for id_, *numbers in rows]
         return []
 
     def flushed(self, segment: int, blocks: Sequence[tuple[bytes, int]]) -> list[FlushOutcome]:
@@ -198,6 +197,10 @@ class HotTier:
             reply = self._call("flushed", keys, segment, *args)
             outcomes.update(zip(part, map(FlushOutcome, reply), strict=True))
         return [outcomes[id_] for id_, _ in blocks]
+
+    def keep_hot(self, ids: Sequence[bytes]) -> int:
+        """Ends the flush of leased blocks for which S3 has no room. Returns how many were dirty."""
+        return self._sum("keep_hot", ids)
 
     def pin(self, ids: Sequence[bytes], until_s: int) -> int:
         """Keeps blocks at least until then (seconds since 1970). Returns how many it found."""
