@@ -1,0 +1,71 @@
+"""Fixtures that every test may use: real servers, started when first asked for, stopped at the end.
+
+valkey_hot, valkey_bus, s3   the servers that Django's settings of the tests point at
+clean_hot                    valkey_hot, wiped before the test
+control_plane                the web process with database, Valkeys and bucket of its own
+vllm_python                  the interpreter that has vLLM
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import testsettings
+
+from servers import ROOT, ControlPlane, S3Server, ValkeyServer
+
+KINDS = ("integration", "browser", "vllm")
+VLLM_PYTHON = Path(os.environ.get("NEVE_TEST_VLLM_PYTHON", ROOT / ".venv-vllm/bin/python"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What carries no marker is a unit test."""
+    for item in items:
+        if not any(item.get_closest_marker(kind) for kind in KINDS):
+            item.add_marker("unit")
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(testsettings.FOLDER, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def valkey_hot() -> Iterator[ValkeyServer]:
+    with ValkeyServer(Path(testsettings.FOLDER, "hot"), port=testsettings.HOT_PORT) as server:
+        yield server
+
+
+@pytest.fixture
+def clean_hot(valkey_hot: ValkeyServer) -> ValkeyServer:
+    valkey_hot.wipe()
+    return valkey_hot
+
+
+@pytest.fixture(scope="session")
+def valkey_bus() -> Iterator[ValkeyServer]:
+    with ValkeyServer(Path(testsettings.FOLDER, "bus"), port=testsettings.BUS_PORT) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3Server]:
+    keys = os.environ["NEVE_S3_ACCESS_KEY"], os.environ["NEVE_S3_SECRET_KEY"]
+    folder = Path(testsettings.FOLDER, "s3")
+    with S3Server(folder, port=testsettings.S3_PORT, keys=keys) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def control_plane(s3: S3Server) -> Iterator[ControlPlane]:
+    """A live platform with servers of its own; `with control_plane.workers():` adds Celery."""
+    with ControlPlane(Path(testsettings.FOLDER, "control_plane"), s3) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def vllm_python() -> Path:
+    if not VLLM_PYTHON.exists():
+        pytest.fail(f"{VLLM_PYTHON} is missing: run `make vllm`")
+    return VLLM_PYTHON

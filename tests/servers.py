@@ -1,0 +1,364 @@
+"""Real servers on loopback for tests and benchmarks: Valkey, S3 (weed), the control plane.
+
+Each server is a context manager: `with ValkeyServer(folder) as valkey: ...`. Entering starts it and
+returns once it answers; leaving kills it. Servers die with the process that started them
+(PR_SET_PDEATHSIG through setpriv), so that a killed test run leaves nothing behind.
+Start them from the main thread: the kernel ties that signal to the starting thread.
+
+Must not be here: fixtures (tests/conftest.py), Django imports.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import secrets
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Self
+
+import boto3
+import valkey
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+ROOT = Path(__file__).resolve().parents[1]
+# Child interpreters find the repository's source roots without manage.py.
+PYTHON_ENV = {
+    "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'platform'}",
+    "DJANGO_SETTINGS_MODULE": "controlplane.settings",
+    "PYTHONUNBUFFERED": "1",
+}
+
+
+def free_port(count: int = 1) -> int:
+    """First of `count` neighbouring loopback ports that are free now.
+
+    They lie below the kernel's range for outgoing connections (32768 and up, Source:
+    net.ipv4.ip_local_port_range): a port from that range, chosen now and bound seconds later, may
+    be taken by any outgoing connection in between.
+    """
+    while True:
+        first = random.randint(15000, 32000)
+        if all(_is_free(port) for port in range(first, first + count)):
+            return first
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
+def wait_until(ready: Callable[[], bool], *, timeout_s: float, what: str) -> None:
+    """Polls `ready` (which may raise OSError meaning "not yet").
+
+    Raises: TimeoutError with `what` after `timeout_s`.
+    """
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        try:
+            if ready():
+                return
+        except OSError:
+            pass
+        time.sleep(0.05)
+    raise TimeoutError(f"{what}: not ready within {timeout_s:g} s")
+
+
+class Server:
+    """One child process with its folder and log. Subclasses: the command, and when it is ready."""
+
+    name = "server"
+    start_timeout_s = 30.0
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.log = folder / f"{self.name}.log"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def command(self) -> list[str]:
+        raise NotImplementedError
+
+    def ready(self) -> bool:
+        raise NotImplementedError
+
+    def environment(self) -> dict[str, str]:
+        return dict(os.environ)
+
+    def __enter__(self) -> Self:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                ["setpriv", "--pdeathsig", "KILL", *self.command()],
+                cwd=ROOT,
+                env=self.environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        try:
+            wait_until(self._ready_or_dead, timeout_s=self.start_timeout_s, what=self.name)
+        except BaseException as error:
+            self.stop()
+            error.add_note(f"{self.log}:\n" + self.log.read_text(errors="replace")[-2000:])
+            raise
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+
+    def _ready_or_dead(self) -> bool:
+        assert self.process is not None
+        if self.process.poll() is not None:
+            raise RuntimeError(f"{self.name} ended with {self.process.returncode}")
+        return self.ready()
+
+    def kill(self) -> None:
+        """SIGKILL, as in a crash; the folder stays. `restart` brings it back on the same port."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+    stop = kill
+
+    def restart(self) -> None:
+        self.kill()
+        self.__enter__()
+
+
+class ValkeyServer(Server):
+    """An empty Valkey without persistence; the default user has no password."""
+
+    name = "valkey"
+
+    def __init__(
+        self, folder: Path, *, port: int = 0, maxmemory: str = "256mb", policy: str = "noeviction"
+    ) -> None:
+        super().__init__(folder)
+        self.host = "127.0.0.1"
+        self.port = port or free_port()
+        self.url = f"valkey://{self.host}:{self.port}/0"
+        self.maxmemory = maxmemory
+        self.policy = policy
+
+    def command(self) -> list[str]:
+        options = {
+            "port": self.port,
+            "maxmemory": self.maxmemory,
+            "maxmemory-policy": self.policy,
+            "dir": self.folder,
+        }
+        config = str(ROOT / "deploy/valkey-hot.conf")
+        return [
+            "valkey-server",
+            config,
+            *(str(x) for k, v in options.items() for x in (f"--{k}", v)),
+        ]
+
+    def client(self, **options: object) -> valkey.Valkey:
+        """A new valkey-py client (bytes in, bytes out); the caller closes it."""
+        return valkey.Valkey(self.host, self.port, **options)  # type: ignore[arg-type]
+
+    def ready(self) -> bool:
+        with socket.create_connection((self.host, self.port), timeout=1) as sock:
+            sock.sendall(b"PING\r\n")
+            return sock.recv(16).startswith(b"+PONG")
+
+    def wipe(self) -> None:
+        """Back to a fresh server: no keys, no functions, no users but default."""
+        with self.client() as client:
+            client.execute_command("FLUSHALL", "SYNC")
+            client.execute_command("FUNCTION", "FLUSH", "SYNC")
+            for name in client.execute_command("ACL", "USERS"):
+                if name != b"default" and name != "default":
+                    client.execute_command("ACL", "DELUSER", name)
+
+
+class S3Server(Server):
+    """SeaweedFS with one identity that may do everything. Starts in about 3.5 s."""
+
+    name = "weed"
+    region = "us-east-1"
+
+    def __init__(self, folder: Path, *, port: int = 0, keys: tuple[str, str] | None = None) -> None:
+        super().__init__(folder)
+        self.port = port or free_port(8)
+        self.endpoint = f"http://127.0.0.1:{self.port}"
+        self.access_key, self.secret_key = keys or (
+            "AK" + secrets.token_hex(8),
+            secrets.token_hex(20),
+        )
+        self._probe = self.client(attempts=1)
+
+    def command(self) -> list[str]:
+        config = self.folder / "s3.json"
+        config.write_text(json.dumps(s3_identity(self.access_key, self.secret_key)))
+        return [str(ROOT / "deploy/weed"), str(self.folder), str(self.port)]
+
+    def client(self, *, attempts: int = 2):
+        return boto3.client(
+            "s3",
+            endpoint_url=self.endpoint,
+            aws_access_key_id=self.access_key,
+            aws_secret_access_key=self.secret_key,
+            region_name=self.region,
+            config=Config(
+                retries={"total_max_attempts": attempts}, s3={"addressing_style": "path"}
+            ),
+        )
+
+    def bucket(self, prefix: str = "test") -> str:
+        """Makes an empty bucket with a new name and returns the name."""
+        name = f"{prefix}-{secrets.token_hex(6)}"
+        self.client().create_bucket(Bucket=name)
+        return name
+
+    def ready(self) -> bool:
+        """A byte written and read back: weed's /healthz says 200 before it can do either."""
+        if http_status(f"{self.endpoint}/healthz") != 200:
+            return False
+        try:
+            self._probe.put_object(Bucket="probe", Key="byte", Body=b"1")
+            return self._probe.get_object(Bucket="probe", Key="byte")["Body"].read() == b"1"
+        except (ClientError, BotoCoreError):
+            return False
+
+    def kill(self) -> None:
+        super().kill()
+        for port in range(self.port, self.port + 8):  # weed makes these sockets and leaves them
+            for path in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
+                path.unlink(missing_ok=True)
+
+    stop = kill
+
+
+class ControlPlane(Server):
+    """The web process over its own database, hot Valkey and bus, and a bucket of `s3`.
+
+    `operator` is (user name, password); `node_key` the demo tenant's API key of role node.
+    """
+
+    name = "web"
+
+    def __init__(self, folder: Path, s3: S3Server, *, maxmemory: str = "256mb") -> None:
+        super().__init__(folder)
+        self.s3 = s3
+        self.hot = ValkeyServer(folder / "hot", maxmemory=maxmemory)
+        self.bus = ValkeyServer(folder / "bus")
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.bucket = f"web-{secrets.token_hex(6)}"
+        self.operator = ("operator", secrets.token_hex(8))
+        self.node_key = ""
+        self._secrets = {name: secrets.token_hex(32) for name in ("SECRET_KEY", "KEY_PEPPER")}
+
+    def environment(self) -> dict[str, str]:
+        """What makes `manage.py`, Celery and the web process talk to this platform."""
+        own = {
+            **self._secrets,
+            "VAR": str(self.folder),
+            "DATABASE_URL": f"sqlite:///{self.folder}/neve.sqlite3",
+            "HOT_URL": self.hot.url,
+            "BUS_URL": f"redis://127.0.0.1:{self.bus.port}/0",
+            "S3_ENDPOINT": self.s3.endpoint,
+            "S3_BUCKET": self.bucket,
+            "S3_REGION": self.s3.region,
+            "S3_ACCESS_KEY": self.s3.access_key,
+            "S3_SECRET_KEY": self.s3.secret_key,
+            "OPERATOR_PASSWORD": self.operator[1],
+            "HEARTBEAT_S": "1",
+        }
+        others = {k: v for k, v in os.environ.items() if not k.startswith("NEVE_")}
+        return others | {f"NEVE_{name}": value for name, value in own.items()} | PYTHON_ENV
+
+    def manage(self, *arguments: str, timeout_s: float = 120) -> str:
+        """Runs manage.py; returns what it printed. Raises RuntimeError with the output."""
+        done = subprocess.run(
+            [sys.executable, "manage.py", *arguments],
+            cwd=ROOT, env=self.environment(), timeout=timeout_s,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+        if done.returncode != 0:
+            raise RuntimeError(f"manage.py {' '.join(arguments)}:\n{done.stdout[-4000:]}")
+        return done.stdout
+
+    def command(self) -> list[str]:
+        options = ["--host", "127.0.0.1", "--port", str(self.port), "--log-level", "warning"]
+        return [sys.executable, "-m", "uvicorn", "controlplane.asgi:application", *options]
+
+    def ready(self) -> bool:
+        return http_status(f"{self.url}/healthz") == 200
+
+    def __enter__(self) -> Self:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.hot.__enter__()
+            self.bus.__enter__()
+            self.manage("migrate", "--verbosity", "0")
+            self.manage("bootstrap")
+            self.node_key = (self.folder / "demo.key").read_text().strip()
+            return super().__enter__()
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        self.kill()
+        self.hot.stop()
+        self.bus.stop()
+
+    def workers(self) -> Worker:
+        """`with platform.workers():` runs a Celery worker with its beat."""
+        return Worker(self)
+
+
+class Worker(Server):
+    """Celery worker and beat in one process, over a ControlPlane's environment."""
+
+    name = "worker"
+
+    def __init__(self, platform: ControlPlane) -> None:
+        super().__init__(platform.folder)
+        self.platform = platform
+
+    def environment(self) -> dict[str, str]:
+        return self.platform.environment()
+
+    def command(self) -> list[str]:
+        schedule = self.folder / "celerybeat-schedule"
+        options = ["--beat", "--schedule", str(schedule), "--concurrency", "1"]
+        options += ["--prefetch-multiplier", "1", "--loglevel", "INFO"]
+        return [sys.executable, "-m", "celery", "-A", "controlplane", "worker", *options]
+
+    def ready(self) -> bool:
+        return b" ready." in self.log.read_bytes()
+
+
+def s3_identity(access_key: str, secret_key: str) -> dict[str, object]:
+    """weed's -s3.config document: one identity with every right."""
+    credentials = [{"accessKey": access_key, "secretKey": secret_key}]
+    actions = ["Admin", "Read", "Write", "List", "Tagging"]
+    return {"identities": [{"name": "neve", "credentials": credentials, "actions": actions}]}
+
+
+def http_status(url: str) -> int:
+    """Status of a GET, 0 when nothing answers."""
+    try:
+        with urllib.request.urlopen(url, timeout=2) as response:
+            return int(response.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+    except OSError:
+        return 0
