@@ -1,0 +1,76 @@
+"""The block ids of one request, computed as its tokens become known."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from neve.ids import BlockHasher
+
+
+@dataclass(frozen=True)
+class Media:
+    """One multimodal item: its content's id and the prompt positions it fills."""
+
+    identifier: bytes
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What decides a request's KV besides its tokens."""
+
+    salt: bytes = b""
+    lora: bytes = b""
+    media: tuple[Media, ...] = ()
+
+
+class Chain:
+    """Ids per chunk, each a tuple with one id for every rank.
+
+    `tokens` is the engine's own growing sequence (prompt, then output): it is read, never kept
+    as a copy. Chunks must be asked for only once their tokens are final.
+    """
+
+    def __init__(
+        self, tokens: Sequence[int], hashers: Sequence[BlockHasher], origin: Origin
+    ) -> None:
+        self.tokens = tokens
+        self.ids: list[tuple[bytes, ...]] = []
+        self._hashers = hashers
+        self._media = origin.media
+        self._root = tuple(h.root(salt=origin.salt, lora=origin.lora) for h in hashers)
+        self.chunk_tokens = hashers[0].chunk_tokens
+
+    def extend(self, chunks: int) -> None:
+        """Makes the ids of the first `chunks` chunks known (no-op for those that are)."""
+        have = len(self.ids)
+        if chunks <= have:
+            return
+        size = self.chunk_tokens
+        tokens = list(self.tokens[have * size : chunks * size])
+        extras = self._extras(have, chunks)
+        parents = self.parents(have)
+        per_rank = [
+            hasher.chain(tokens, parent=parent, extras=extras)
+            for hasher, parent in zip(self._hashers, parents, strict=True)
+        ]
+        self.ids.extend(zip(*per_rank, strict=True))
+
+    def parents(self, chunk: int) -> tuple[bytes, ...]:
+        """The ids that chunk number `chunk` follows, one for every rank."""
+        return self.ids[chunk - 1] if chunk else self._root
+
+    def _extras(self, first: int, end: int) -> dict[int, bytes]:
+        """Chunk index relative to `first` → ids and offsets of the media that it overlaps."""
+        extras: dict[int, bytes] = {}
+        for item in self._media:
+            packed = (
+                len(item.identifier).to_bytes(4, "little")
+                + item.identifier
+                + item.offset.to_bytes(8, "little")
+                + item.length.to_bytes(8, "little")
+            )
+            last = (item.offset + max(item.length, 1) - 1) // self.chunk_tokens
+            for chunk in range(max(item.offset // self.chunk_tokens, first), min(last + 1, end)):
+                extras[chunk - first] = extras.get(chunk - first, b"") + packed
+        return extras

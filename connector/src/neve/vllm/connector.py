@@ -1,0 +1,280 @@
+"""`NeveConnector`: vLLM's hooks, each a few lines over the planner and the transfers.
+
+vLLM makes one object for the scheduler and one for every worker. They share nothing but the step's
+metadata; the worker's identity reaches the scheduler through the handshake metadata.
+
+A boundary: whatever goes wrong in a hook is logged once and becomes a miss, never an engine error.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import wraps
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import torch
+import vllm
+from vllm.distributed.kv_transfer.kv_connector.v1.base import (
+    KVConnectorBase_V1,
+    KVConnectorHandshakeMetadata,
+    KVConnectorMetadata,
+    KVConnectorRole,
+    KVConnectorWorkerMetadata,
+)
+from vllm.distributed.parallel_state import get_pp_group, get_tp_group
+
+from neve.space import SpaceIdentity
+from neve.vllm.identity import identify, kernel_names, why_unsupported
+from neve.vllm.options import Options
+from neve.vllm.plan import StepPlan
+from neve.vllm.scheduler import SchedulerSide
+from neve.vllm.tensors import KvTensors
+from neve.vllm.worker import WorkerSide
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+    from vllm.forward_context import ForwardContext
+    from vllm.v1.attention.backend import AttentionMetadata
+    from vllm.v1.core.kv_cache_manager import KVCacheBlocks
+    from vllm.v1.core.sched.output import SchedulerOutput
+    from vllm.v1.kv_cache_interface import KVCacheConfig
+    from vllm.v1.outputs import KVConnectorOutput
+    from vllm.v1.request import Request
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class NeveMetadata(KVConnectorMetadata):  # type: ignore[misc]  # vllm is untyped here
+    """Scheduler → workers, every step."""
+
+    plan: StepPlan = field(default_factory=StepPlan)
+
+
+@dataclass
+class NeveWorkerMetadata(KVConnectorWorkerMetadata):  # type: ignore[misc]  # vllm is untyped here
+    """Workers → scheduler: first-rank ids of blocks that some rank did not store."""
+
+    unsaved: list[bytes]
+
+    def aggregate(self, other: KVConnectorWorkerMetadata) -> "NeveWorkerMetadata":
+        assert isinstance(other, NeveWorkerMetadata)
+        return NeveWorkerMetadata(self.unsaved + other.unsaved)
+
+
+@dataclass
+class NeveHandshake(KVConnectorHandshakeMetadata):  # type: ignore[misc]  # vllm is untyped here
+    """Worker → scheduler, once: whose KV this rank holds and in which process."""
+
+    identity: dict[str, Any]
+    pid: int
+
+
+Hook = TypeVar("Hook", bound=Callable[..., Any])
+
+
+def _guarded(fallback: Callable[[], Any]) -> Callable[[Hook], Hook]:
+    """Turns an exception in a hook into `fallback()`; logs each hook's first with its trace."""
+
+    def decorate(hook: Hook) -> Hook:
+        @wraps(hook)
+        def call(self: "NeveConnector", *args: Any, **kwargs: Any) -> Any:
+            try:
+                return hook(self, *args, **kwargs)
+            except Exception:
+                if hook.__name__ not in self._broken:
+                    self._broken.add(hook.__name__)
+                    logger.exception("neve.hook.broken hook=%s", hook.__name__)
+                return fallback()
+
+        return cast(Hook, call)
+
+    return decorate
+
+
+def _nothing() -> None:
+    return None
+
+
+class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untyped here
+    """See the module. Refuses to start on a wrong configuration, and only then."""
+
+    def __init__(
+        self, vllm_config: "VllmConfig", role: KVConnectorRole, kv_cache_config: "KVCacheConfig"
+    ) -> None:
+        super().__init__(vllm_config, role, kv_cache_config)
+        transfer = self._kv_transfer_config
+        if transfer.kv_load_failure_policy != "recompute":
+            raise ValueError(
+                f"NeveConnector needs kv_load_failure_policy 'recompute', got "
+                f"'{transfer.kv_load_failure_policy}': a block that can't be loaded must be "
+                f'computed, not fail the request. Add "kv_load_failure_policy": "recompute" to '
+                f"--kv-transfer-config."
+            )
+        self._options = Options.from_config(transfer.kv_connector_extra_config)
+        self._broken: set[str] = set()
+        self._scheduler: SchedulerSide | None = None
+        self._worker: WorkerSide[Any] | None = None
+        self._unsupported = why_unsupported(vllm_config, kv_cache_config)
+        if self._unsupported and role is KVConnectorRole.SCHEDULER:
+            logger.warning("neve.unsupported detail=%s (serving without Neve)", self._unsupported)
+
+    @property
+    def requires_kv_delivery(self) -> bool:
+        return False  # A dropped save is a future miss, no more.
+
+    # ---- worker side
+
+    @_guarded(_nothing)
+    def register_kv_caches(self, kv_caches: dict[str, torch.Tensor]) -> None:
+        if self._unsupported:
+            return
+        tensors = KvTensors(
+            kv_caches,
+            num_blocks=self._kv_cache_config.num_blocks,
+            block_tokens=self._vllm_config.cache_config.block_size,
+            kernels=kernel_names(self._vllm_config),
+        )
+        tp_rank, pp_rank = get_tp_group().rank_in_group, get_pp_group().rank_in_group
+        identity = identify(
+            self._vllm_config, tensors, self._options, tp_rank=tp_rank, pp_rank=pp_rank
+        )
+        self._worker = WorkerSide(tensors, identity, self._options, engine=vllm.__version__)
+
+    @_guarded(_nothing)
+    def get_handshake_metadata(self) -> KVConnectorHandshakeMetadata | None:
+        if self._worker is None:
+            return None
+        return NeveHandshake(self._worker.identity.as_dict(), os.getpid())
+
+    @_guarded(_nothing)
+    def start_load_kv(self, forward_context: "ForwardContext", **kwargs: Any) -> None:
+        if self._worker is not None:
+            self._worker.start_loads(self._plan())
+
+    def wait_for_layer_load(self, layer_name: str) -> None:
+        """All loads are asynchronous: a request runs only after its load ended."""
+
+    def save_kv_layer(
+        self,
+        layer_name: str,
+        kv_layer: torch.Tensor,
+        attn_metadata: "AttentionMetadata",
+        **kwargs: Any,
+    ) -> None:
+        """Blocks are saved whole, in `wait_for_save`."""
+
+    @_guarded(_nothing)
+    def wait_for_save(self) -> None:
+        if self._worker is not None:
+            self._worker.save(self._plan())
+
+    @_guarded(lambda: (None, None))
+    def get_finished(self, finished_req_ids: set[str]) -> tuple[set[str] | None, set[str] | None]:
+        if self._worker is None:
+            # The scheduler plans no loads until this rank has introduced itself.
+            return None, None
+        return None, self._worker.poll_loads(self._plan()) or None
+
+    def get_block_ids_with_load_errors(self) -> set[int]:
+        return self._worker.take_failed_blocks() if self._worker is not None else set()
+
+    @_guarded(_nothing)
+    def build_connector_worker_meta(self) -> KVConnectorWorkerMetadata | None:
+        unsaved = self._worker.take_unsaved() if self._worker is not None else []
+        return NeveWorkerMetadata(unsaved) if unsaved else None
+
+    def _plan(self) -> StepPlan:
+        metadata = self._connector_metadata
+        return metadata.plan if isinstance(metadata, NeveMetadata) else StepPlan()
+
+    # ---- scheduler side
+
+    def set_xfer_handshake_metadata(
+        self, metadata: dict[int, KVConnectorHandshakeMetadata]
+    ) -> None:
+        self.set_xfer_handshake_metadata_pp_aware({(0, tp): m for tp, m in metadata.items()})
+
+    @_guarded(_nothing)
+    def set_xfer_handshake_metadata_pp_aware(
+        self, metadata: dict[tuple[int, int], KVConnectorHandshakeMetadata]
+    ) -> None:
+        parallel = self._vllm_config.parallel_config
+        ranks = [metadata[place] for place in sorted(metadata)]
+        wanted = parallel.tensor_parallel_size * parallel.pipeline_parallel_size
+        shakes = [shake for shake in ranks if isinstance(shake, NeveHandshake)]
+        if len(shakes) != wanted:
+            logger.warning(
+                "neve.handshake.incomplete ranks=%d of=%d (serving without Neve)",
+                len(shakes),
+                wanted,
+            )
+            return
+        self._scheduler = SchedulerSide(
+            [SpaceIdentity.from_dict(shake.identity) for shake in shakes],
+            self._options,
+            engine=vllm.__version__,
+            same_process=all(shake.pid == os.getpid() for shake in shakes),
+            loads=self._kv_transfer_config.is_kv_consumer,
+            saves=self._kv_transfer_config.is_kv_producer,
+        )
+
+    @_guarded(_nothing)
+    def on_new_request(self, request: "Request") -> None:
+        if self._scheduler is not None:
+            self._scheduler.track(request)
+
+    @_guarded(lambda: (0, False))
+    def get_num_new_matched_tokens(
+        self, request: "Request", num_computed_tokens: int
+    ) -> tuple[int | None, bool]:
+        if self._scheduler is None:
+            return 0, False
+        tokens = self._scheduler.matched_tokens(request, num_computed_tokens)
+        return tokens, bool(tokens)
+
+    @_guarded(_nothing)
+    def update_state_after_alloc(
+        self, request: "Request", blocks: "KVCacheBlocks", num_external_tokens: int
+    ) -> None:
+        if self._scheduler is not None and num_external_tokens > 0:
+            (engine_blocks,) = blocks.get_block_ids()
+            self._scheduler.plan_load(request.request_id, num_external_tokens, engine_blocks)
+
+    @_guarded(NeveMetadata)
+    def build_connector_meta(self, scheduler_output: "SchedulerOutput") -> KVConnectorMetadata:
+        if self._scheduler is None:
+            return NeveMetadata()
+        return NeveMetadata(self._scheduler.build_step(scheduler_output))
+
+    @_guarded(_nothing)
+    def update_connector_output(self, connector_output: "KVConnectorOutput") -> None:
+        if self._scheduler is None:
+            return
+        self._scheduler.note_results(
+            failed_blocks=connector_output.invalid_block_ids or (),
+            loaded=connector_output.finished_recving or (),
+        )
+        worker = connector_output.kv_connector_worker_meta
+        if isinstance(worker, NeveWorkerMetadata):
+            self._scheduler.note_unsaved(worker.unsaved)
+
+    @_guarded(lambda: (False, None))
+    def request_finished(
+        self, request: "Request", block_ids: Iterable[int]
+    ) -> tuple[bool, dict[str, Any] | None]:
+        if self._scheduler is None:
+            return False, None
+        return False, self._scheduler.finish(request)
+
+    # ---- both
+
+    @_guarded(_nothing)
+    def shutdown(self) -> None:
+        if self._worker is not None:
+            self._worker.close()
+            self._worker = None
+        if self._scheduler is not None:
+            self._scheduler.close()
+            self._scheduler = None

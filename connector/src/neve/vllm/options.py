@@ -1,0 +1,59 @@
+"""What a node is told: the options of `kv_connector_extra_config`, with environment fallbacks."""
+
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Self
+
+from neve.errors import Misuse
+from neve.space import MAX_CHUNK_TOKENS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Endpoint and key are all a node needs; the rest has defaults.
+
+    `space` names the space (default: the one of this identity). `revision` names the weights when
+    they can't be told from the model folder. `load_deadline_s` bounds one request's load;
+    `load_budget_bytes` and `save_budget_bytes` bound the staging memory of each direction.
+    """
+
+    endpoint: str
+    api_key: str = field(repr=False)
+    node: str = field(default_factory=socket.gethostname)
+    space: str | None = None
+    revision: str | None = None
+    max_chunk_tokens: int = MAX_CHUNK_TOKENS
+    match_deadline_s: float = 0.2
+    load_deadline_s: float = 2.0
+    load_budget_bytes: int = 128 << 20
+    save_budget_bytes: int = 256 << 20
+
+    @classmethod
+    def from_config(
+        cls, extra: Mapping[str, Any], environ: Mapping[str, str] | None = None
+    ) -> Self:
+        """Reads the extra config. Raises `Misuse` naming the option that is missing or wrong."""
+        environ = os.environ if environ is None else environ
+        values = dict(extra)
+        for name in ("endpoint", "api_key"):
+            variable = f"NEVE_{name.upper()}"
+            values.setdefault(name, environ.get(variable))
+            if not isinstance(values[name], str) or not values[name]:
+                raise Misuse(f"set it in kv_connector_extra_config or as {variable}", field=name)
+        unknown = sorted(set(values) - {option.name for option in fields(cls)})
+        if unknown:
+            raise Misuse("unknown option in kv_connector_extra_config", field=unknown[0])
+        for name in ("node", "space", "revision"):
+            if values.get(name) is None:
+                values.pop(name, None)
+            elif not isinstance(values[name], str) or not values[name]:
+                raise Misuse(f"need a name, got {values[name]!r}", field=name)
+        for option in fields(cls):
+            value = values.get(option.name)
+            if option.type in (int, float) and value is not None:
+                if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
+                    raise Misuse(f"need a positive number, got {value!r}", field=option.name)
+                values[option.name] = option.type(value)
+        return cls(**values)

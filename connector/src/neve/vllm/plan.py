@@ -1,0 +1,52 @@
+"""What the scheduler side tells the worker side to move in one step. Pickled between processes."""
+
+from dataclasses import dataclass, field
+
+from neve.hot import Location
+
+
+@dataclass(frozen=True)
+class BlockLoad:
+    """One block to read and the engine blocks that its tokens fill.
+
+    `ids` and `locations` have one entry for every rank. The first `skip` engine blocks already
+    hold this KV (the engine's own prefix cache) and must not be written.
+    """
+
+    ids: tuple[bytes, ...]
+    locations: tuple[Location, ...]
+    engine_blocks: tuple[int, ...]
+    skip: int
+
+    @property
+    def written(self) -> tuple[int, ...]:
+        """The engine blocks that this load writes."""
+        return self.engine_blocks[self.skip :]
+
+
+@dataclass(frozen=True)
+class LoadPlan:
+    """All blocks of one request's load, in chain order."""
+
+    request_id: str
+    first_chunk: int
+    blocks: tuple[BlockLoad, ...]
+
+
+@dataclass(frozen=True)
+class BlockSave:
+    """One block to copy out of `engine_blocks` in this step, after the forward."""
+
+    ids: tuple[bytes, ...]
+    parents: tuple[bytes, ...]
+    tokens: int
+    engine_blocks: tuple[int, ...]
+
+
+@dataclass
+class StepPlan:
+    """One step. `idle`: no tokens are computed, so waiting for I/O hurts nobody."""
+
+    loads: list[LoadPlan] = field(default_factory=list)
+    saves: list[BlockSave] = field(default_factory=list)
+    idle: bool = False

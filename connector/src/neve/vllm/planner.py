@@ -1,0 +1,302 @@
+"""The scheduler side, without the engine: per request, what to look up, load, save and report.
+
+All methods run on the scheduler's thread and stay cheap; the look-ups run on threads of their own.
+Nothing here waits longer than the milliseconds it says, and only while there is nothing to compute.
+"""
+
+import time
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import dataclass, field
+
+from neve.client import Client, Match
+from neve.errors import NeveError
+from neve.hot import Location, Tier
+from neve.ids import BlockHasher
+from neve.vllm.chains import Chain, Origin
+from neve.vllm.link import Link
+from neve.vllm.plan import BlockLoad, BlockSave, LoadPlan
+from neve.vllm.requests import ContextWish
+
+# A found prefix that could not be scheduled for this long is asked for anew: it may be gone.
+_FRESH_S = 5.0
+# While only look-ups and loads wait, the engine spins: give I/O threads the GIL, once a step.
+STEP_WAIT_S = 0.001
+# Ids remembered as stored (or on their way), so that they are not saved twice: 16 MB at most.
+_KNOWN_IDS = 1 << 17
+
+
+@dataclass
+class _Lookup:
+    """One question to Neve: which of the chunks from `start` on are stored?"""
+
+    start: int
+    future: Future[list[Match]] | None
+    asked_at: float
+    found: list[tuple[Location, ...]] = field(default_factory=list)
+
+
+@dataclass
+class _Request:
+    """One live request. `reused` is tokens that were really loaded, by tier."""
+
+    tokens: Sequence[int]
+    origin: Origin
+    wish: ContextWish | None
+    chain: Chain | None = None
+    lookup: _Lookup | None = None
+    local_tokens: int = 0
+    loading: LoadPlan | None = None
+    failed_chunk: int | None = None
+    may_load: bool = True
+    next_save: int = 0
+    reused: dict[Tier, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What is left of a request that ended: what it reused, and its stored chain for a context."""
+
+    wish: ContextWish
+    hot_tokens: int
+    cold_tokens: int
+    ids: list[tuple[bytes, ...]]
+    chunk_tokens: int
+
+
+class Planner:
+    """Knows the live requests. `links` has one entry a rank, in rank order."""
+
+    def __init__(
+        self,
+        links: Sequence[Link],
+        *,
+        engine_block_tokens: int,
+        match_deadline_s: float,
+        loads: bool = True,
+        saves: bool = True,
+    ) -> None:
+        self._links = links
+        self._engine_block_tokens = engine_block_tokens
+        self._match_deadline_s = match_deadline_s
+        self._loads = loads
+        self._saves = saves
+        self._requests: dict[str, _Request] = {}
+        self._known: OrderedDict[bytes, None] = OrderedDict()
+        self._hashers: tuple[BlockHasher, ...] = ()
+        self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="neve-match")
+        self._wait_left_s = STEP_WAIT_S
+
+    # ---- requests come and go
+
+    def add(
+        self, request_id: str, tokens: Sequence[int], origin: Origin, wish: ContextWish | None
+    ) -> None:
+        """Begins a request; `tokens` is the engine's own sequence and grows with the output."""
+        self._requests[request_id] = _Request(tokens, origin, wish)
+
+    def knows(self, request_id: str) -> bool:
+        return request_id in self._requests
+
+    def end(self, request_id: str) -> Ended | None:
+        """Ends a request; None when it has nothing to say to Neve."""
+        request = self._requests.pop(request_id, None)
+        if request is None or request.wish is None:
+            return None
+        chain: list[tuple[bytes, ...]] = []
+        for ids in request.chain.ids if request.chain else ():
+            if ids[0] not in self._known:
+                break
+            chain.append(ids)
+        return Ended(
+            wish=request.wish,
+            hot_tokens=request.reused.get(Tier.HOT, 0),
+            cold_tokens=request.reused.get(Tier.COLD, 0),
+            ids=chain,
+            chunk_tokens=self._hashers[0].chunk_tokens if self._hashers else 0,
+        )
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    # ---- look-up
+
+    def matched_tokens(self, request_id: str, local_tokens: int) -> int | None:
+        """Tokens beyond `local_tokens` (engine-block aligned) that Neve holds.
+
+        None while the answer is outstanding, at most for the match deadline; 0 is a miss.
+        """
+        request = self._requests.get(request_id)
+        if request is None or not request.may_load or not self._loads:
+            return 0
+        chain = self._chain(request)
+        if chain is None:
+            return 0
+        request.local_tokens = local_tokens
+        start = local_tokens // chain.chunk_tokens
+        lookup = request.lookup
+        now = time.monotonic()
+        if lookup is None or start < lookup.start or now - lookup.asked_at > _FRESH_S:
+            count = len(request.tokens) // chain.chunk_tokens
+            if start >= count:
+                return 0
+            chain.extend(count)
+            future = self._threads.submit(self._match, chain.ids[start:count])
+            lookup = request.lookup = _Lookup(start, future, now)
+        if lookup.future is not None and not self._settle(lookup, chain, now):
+            return None
+        end = (lookup.start + len(lookup.found)) * chain.chunk_tokens
+        return max(0, end - local_tokens)
+
+    def _settle(self, lookup: _Lookup, chain: Chain, now: float) -> bool:
+        """Takes the answer if it is there or the deadline has passed; waits a little, if it may."""
+        assert lookup.future is not None
+        wait_s, self._wait_left_s = self._wait_left_s, 0.0
+        try:
+            matches = lookup.future.result(timeout=wait_s)
+        except FutureTimeout:
+            if now - lookup.asked_at < self._match_deadline_s:
+                return False
+            matches = []
+        lookup.future = None
+        # What every rank holds: the shortest prefix of all.
+        per_rank = [match.locations for match in matches]
+        lookup.found = list(zip(*per_rank, strict=False))
+        for number, ids in enumerate(chain.ids[lookup.start :]):
+            if number < len(lookup.found):
+                self._remember(ids[0])
+            elif matches:
+                self._known.pop(ids[0], None)
+        return True
+
+    def _match(self, ids: Sequence[tuple[bytes, ...]]) -> list[Match]:
+        """On a look-up thread: one match a rank; none when the client is going away."""
+        try:
+            return [
+                client.match([every[rank] for every in ids])
+                for rank, client in enumerate(self._clients() or ())
+            ]
+        except NeveError:
+            return []
+
+    # ---- loads
+
+    def plan_load(
+        self, request_id: str, external_tokens: int, engine_blocks: Sequence[int]
+    ) -> LoadPlan:
+        """The load of `external_tokens` after the local ones, into the request's engine blocks.
+
+        Follows a `matched_tokens` that returned so many.
+        """
+        request = self._requests[request_id]
+        lookup, request.lookup = request.lookup, None
+        assert lookup is not None
+        assert request.chain is not None
+        size = request.chain.chunk_tokens
+        per_chunk = size // self._engine_block_tokens
+        end_tokens = request.local_tokens + external_tokens
+        first = request.local_tokens // size
+        blocks = []
+        for chunk in range(first, -(-end_tokens // size)):
+            into = engine_blocks[chunk * per_chunk : (chunk + 1) * per_chunk]
+            skip = max(0, request.local_tokens - chunk * size) // self._engine_block_tokens
+            blocks.append(
+                BlockLoad(
+                    ids=request.chain.ids[chunk],
+                    locations=lookup.found[chunk - lookup.start],
+                    engine_blocks=tuple(into),
+                    skip=skip,
+                )
+            )
+        request.loading = LoadPlan(request_id, first, tuple(blocks))
+        request.failed_chunk = None
+        return request.loading
+
+    def note_failures(self, engine_blocks: Iterable[int]) -> None:
+        """Engine blocks that some rank could not fill, of loads under way."""
+        failed = frozenset(engine_blocks)
+        for request in self._requests.values() if failed else ():
+            if request.loading is None:
+                continue
+            for number, block in enumerate(request.loading.blocks):
+                if not failed.isdisjoint(block.written):
+                    previous = request.failed_chunk
+                    request.failed_chunk = number if previous is None else min(previous, number)
+                    break
+
+    def note_loaded(self, request_id: str) -> None:
+        """All ranks ended this request's load (well or not)."""
+        request = self._requests.get(request_id)
+        if request is None or request.loading is None:
+            return
+        plan, request.loading = request.loading, None
+        good = len(plan.blocks) if request.failed_chunk is None else request.failed_chunk
+        for block in plan.blocks[:good]:
+            tier = block.locations[0].tier
+            tokens = len(block.written) * self._engine_block_tokens
+            request.reused[tier] = request.reused.get(tier, 0) + tokens
+        if good < len(plan.blocks):
+            # Asking again would find the same blocks, and fail the same way, for ever.
+            request.may_load = False
+            for block in plan.blocks[good:]:
+                self._known.pop(block.ids[0], None)
+
+    # ---- saves
+
+    def plan_saves(
+        self, request_id: str, computed_tokens: int, engine_blocks: Sequence[int]
+    ) -> list[BlockSave]:
+        """Whole chunks among the first `computed_tokens` that nobody saved or found yet."""
+        request = self._requests.get(request_id)
+        if request is None or not self._saves:
+            return []
+        chain = self._chain(request)
+        if chain is None:
+            return []
+        chunks = min(computed_tokens, len(request.tokens)) // chain.chunk_tokens
+        chain.extend(chunks)
+        per_chunk = chain.chunk_tokens // self._engine_block_tokens
+        saves = []
+        for chunk in range(request.next_save, chunks):
+            ids = chain.ids[chunk]
+            if ids[0] not in self._known:
+                source = tuple(engine_blocks[chunk * per_chunk : (chunk + 1) * per_chunk])
+                saves.append(BlockSave(ids, chain.parents(chunk), chain.chunk_tokens, source))
+            self._remember(ids[0])
+        request.next_save = max(request.next_save, chunks)
+        return saves
+
+    def note_unsaved(self, first_rank_ids: Iterable[bytes]) -> None:
+        """Saves that were dropped or refused: may be tried again by a later request."""
+        for block_id in first_rank_ids:
+            self._known.pop(block_id, None)
+
+    def end_step(self) -> None:
+        """Called once a step, when its plan is complete."""
+        self._wait_left_s = STEP_WAIT_S
+
+    # ---- inside
+
+    def _clients(self) -> list[Client] | None:
+        clients = [link.client for link in self._links]
+        present = [client for client in clients if client is not None]
+        return present if present and len(present) == len(clients) else None
+
+    def _chain(self, request: _Request) -> Chain | None:
+        """The request's chain, or None until every rank is connected."""
+        if request.chain is None:
+            if not self._hashers:
+                clients = self._clients()
+                if clients is None:
+                    return None
+                self._hashers = tuple(client.hasher for client in clients)
+            request.chain = Chain(request.tokens, self._hashers, request.origin)
+        return request.chain
+
+    def _remember(self, block_id: bytes) -> None:
+        self._known[block_id] = None
+        self._known.move_to_end(block_id)
+        if len(self._known) > _KNOWN_IDS:
+            self._known.popitem(last=False)

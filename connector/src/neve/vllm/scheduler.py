@@ -1,0 +1,196 @@
+"""The scheduler side: from vLLM's requests and steps to the planner, and contexts on their way out.
+
+Uses vLLM's objects by their attributes only, so it imports nothing of it.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from neve.errors import NeveError
+from neve.space import SpaceIdentity
+from neve.vllm.chains import Media, Origin
+from neve.vllm.link import Link
+from neve.vllm.options import Options
+from neve.vllm.plan import BlockLoad, LoadPlan, StepPlan
+from neve.vllm.planner import Ended, Planner
+from neve.vllm.requests import read_wish, response_params
+
+logger = logging.getLogger(__name__)
+
+# A context is reported when the puts of its last blocks have had this long to be committed.
+_REPORT_DELAY_S = 0.5
+
+
+class SchedulerSide:
+    """One per engine. Belongs to the scheduler's thread."""
+
+    def __init__(
+        self,
+        identities: Sequence[SpaceIdentity],
+        options: Options,
+        *,
+        engine: str,
+        same_process: bool,
+        loads: bool,
+        saves: bool,
+    ) -> None:
+        """`identities` in rank order. In a process of its own the scheduler opens its own
+        sessions, under another node name: a session has one owner."""
+        node = options.node if same_process else f"{options.node}/scheduler"
+        self._links = [
+            Link.acquire(options, identity, engine=engine, node=node) for identity in identities
+        ]
+        self._planner = Planner(
+            self._links,
+            engine_block_tokens=identities[0].engine_block_tokens,
+            match_deadline_s=options.match_deadline_s,
+            loads=loads,
+            saves=saves,
+        )
+        self._engine_block_tokens = identities[0].engine_block_tokens
+        self._engine_blocks: dict[str, list[int]] = {}
+        self._pending_loads: list[LoadPlan] = []
+        self._reports = ThreadPoolExecutor(max_workers=1, thread_name_prefix="neve-context")
+        self._pause = threading.Event()
+
+    def track(self, request: Any) -> bool:
+        """Begins a vLLM request if it can be cached at all; True when it is tracked."""
+        if self._planner.knows(request.request_id):
+            return True
+        if (
+            request.prompt_embeds is not None
+            or getattr(request, "prompt_is_token_ids", None) is not None
+            or getattr(request, "resumable", False)
+        ):
+            return False  # No token ids to name the KV by, or ids that change under us.
+        self._planner.add(
+            request.request_id,
+            request.all_token_ids,
+            _origin(request),
+            read_wish(request.kv_transfer_params),
+        )
+        return True
+
+    def matched_tokens(self, request: Any, local_tokens: int) -> int | None:
+        """See `Planner.matched_tokens`."""
+        if request.skip_reading_prefix_cache or not self.track(request):
+            return 0
+        return self._planner.matched_tokens(request.request_id, local_tokens)
+
+    def plan_load(
+        self, request_id: str, external_tokens: int, engine_blocks: Sequence[int]
+    ) -> None:
+        """The engine allocated blocks for a load: it goes out with this step."""
+        try:
+            load = self._planner.plan_load(request_id, external_tokens, engine_blocks)
+        except Exception:
+            # The engine waits for this load from now on, so one that must fail is sent.
+            logger.exception("neve.load.unplanned")
+            count = -(-external_tokens // self._engine_block_tokens)
+            blank = BlockLoad((), (), tuple(engine_blocks[-count:]), 0)
+            load = LoadPlan(request_id, 0, (blank,))
+        self._pending_loads.append(load)
+
+    def build_step(self, output: Any) -> StepPlan:
+        """The step's loads and saves. Loads go out whatever happens to the saves."""
+        loads, self._pending_loads = self._pending_loads, []
+        step = StepPlan(loads=loads, idle=output.total_num_scheduled_tokens == 0)
+        try:
+            self._plan_saves(output, step)
+        except Exception:
+            logger.exception("neve.save.unplanned")
+        self._planner.end_step()
+        return step
+
+    def _plan_saves(self, output: Any, step: StepPlan) -> None:
+        computed: dict[str, int] = {}
+        for new in output.scheduled_new_reqs:
+            # Also a resumed request under Model Runner V2: its list replaces the old one.
+            self._engine_blocks[new.req_id] = list(new.block_ids[0])
+            computed[new.req_id] = new.num_computed_tokens
+        cached = output.scheduled_cached_reqs
+        for request_id, blocks, tokens in zip(
+            cached.req_ids, cached.new_block_ids, cached.num_computed_tokens, strict=True
+        ):
+            computed[request_id] = tokens
+            if request_id in cached.resumed_req_ids:
+                self._engine_blocks[request_id] = list(blocks[0]) if blocks else []
+            elif blocks:
+                self._engine_blocks.setdefault(request_id, []).extend(blocks[0])
+        for request_id, tokens in computed.items():
+            # Drafts that may be rejected are among the scheduled tokens; the planner counts only
+            # tokens whose ids are final.
+            step.saves += self._planner.plan_saves(
+                request_id,
+                tokens + output.num_scheduled_tokens[request_id],
+                self._engine_blocks[request_id],
+            )
+
+    def note_results(self, *, failed_blocks: Iterable[int], loaded: Iterable[str]) -> None:
+        """What the workers said about the loads."""
+        self._planner.note_failures(failed_blocks)
+        for request_id in loaded:
+            self._planner.note_loaded(request_id)
+
+    def note_unsaved(self, ids: Iterable[bytes]) -> None:
+        self._planner.note_unsaved(ids)
+
+    def finish(self, request: Any) -> dict[str, Any] | None:
+        """Ends a request; the response's `kv_transfer_params` if the request spoke to Neve."""
+        self._engine_blocks.pop(request.request_id, None)
+        ended = self._planner.end(request.request_id)
+        if ended is None:
+            return None
+        if ended.wish.name is not None and ended.ids:
+            self._reports.submit(self._report, ended, time.monotonic() + _REPORT_DELAY_S)
+        return response_params(
+            ended.wish, hot_tokens=ended.hot_tokens, cold_tokens=ended.cold_tokens
+        )
+
+    def close(self) -> None:
+        """Sends the contexts that still wait, then ends the connections."""
+        self._pause.set()
+        self._reports.shutdown(wait=True)
+        self._planner.close()
+        for link in self._links:
+            link.release()
+
+    def _report(self, ended: Ended, not_before: float) -> None:
+        """On the context thread: one context a rank, so that a pin holds all of the KV."""
+        self._pause.wait(max(0.0, not_before - time.monotonic()))
+        assert ended.wish.name is not None
+        for rank, link in enumerate(self._links):
+            client = link.client
+            if client is None:
+                continue
+            try:
+                client.report_context(
+                    ended.wish.name,
+                    [ids[rank] for ids in ended.ids],
+                    tokens=len(ended.ids) * ended.chunk_tokens,
+                    label=ended.wish.label,
+                    pin_s=ended.wish.pin_s,
+                )
+            except NeveError as error:
+                logger.warning("neve.context.unreported name=%s detail=%s", ended.wish.name, error)
+
+
+def _origin(request: Any) -> Origin:
+    """What decides the request's KV besides its tokens."""
+    lora = request.lora_request
+    return Origin(
+        salt=(request.cache_salt or "").encode(),
+        lora=f"{lora.lora_name}\0{lora.lora_path}".encode() if lora is not None else b"",
+        media=tuple(
+            Media(
+                identifier=feature.identifier.encode(),
+                offset=feature.mm_position.offset,
+                length=feature.mm_position.length,
+            )
+            for feature in request.mm_features or ()
+        ),
+    )

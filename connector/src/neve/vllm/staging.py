@@ -1,0 +1,49 @@
+"""Staging memory with a budget: blocks are reused, because getting (pinned) memory is slow."""
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Generic, Protocol, TypeVar
+
+
+class Staging(Protocol):
+    """Memory of exactly one block's payload."""
+
+    memory: memoryview
+
+
+S = TypeVar("S", bound=Staging)
+
+
+class Kv(Protocol[S]):
+    """The engine's KV memory: what `neve.vllm.tensors.KvTensors` is to the transfers."""
+
+    block_bytes: int
+
+    def allocate(self, engine_blocks: int) -> S: ...
+    def gather(self, engine_blocks: Sequence[int], staging: S) -> None: ...
+    def scatter(self, engine_blocks: Sequence[int], skip: int, staging: S) -> None: ...
+
+
+class StagingPool(Generic[S]):
+    """At most `limit` pieces. May be used from any thread."""
+
+    def __init__(self, allocate: Callable[[], S], limit: int) -> None:
+        self._allocate = allocate
+        self._limit = max(1, limit)
+        self._made = 0
+        self._free: list[S] = []
+        self._lock = threading.Lock()
+
+    def take(self) -> S | None:
+        """One piece, or None when all of the budget is in use."""
+        with self._lock:
+            if self._free:
+                return self._free.pop()
+            if self._made == self._limit:
+                return None
+            self._made += 1
+        return self._allocate()
+
+    def give_back(self, pieces: Sequence[S]) -> None:
+        with self._lock:
+            self._free.extend(pieces)

@@ -1,0 +1,144 @@
+"""Between the engine's KV tensors and staging memory.
+
+A block's payload is, for every layer in registered order, the bytes of its engine blocks one after
+the other. What the bytes of one engine block mean is the attention kernel's business: they are
+copied as they are. `layout` describes them by shape and stride, never by engine version.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+
+import torch
+
+from neve.errors import Misuse
+
+# Bytes are moved as integers: some dtypes (float8) have no index_select on some devices.
+_INTEGER = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+@dataclass(frozen=True)
+class _Layer:
+    name: str
+    tensor: torch.Tensor  # integers, any shape; dimension `dim` counts engine blocks
+    dim: int
+    dtype: torch.dtype
+
+    @property
+    def block_bytes(self) -> int:
+        rows = self.tensor.shape[self.dim]
+        return int(self.tensor.numel() // rows * self.tensor.element_size())
+
+    def describe(self) -> str:
+        """Shape and strides of one engine block, free of how many blocks there are.
+
+        Strides at or above a block's are a matter of memory size, so they are written as `*`.
+        """
+        parts = []
+        edge = self.tensor.stride(self.dim)
+        for dim, (size, stride) in enumerate(
+            zip(self.tensor.shape, self.tensor.stride(), strict=True)
+        ):
+            if dim == self.dim:
+                parts.append("N")
+            else:
+                parts.append(f"{size}:{'*' if stride >= edge else stride}")
+        return f"{self.dtype}[{','.join(parts)}]"
+
+
+class StagingBlock:
+    """Memory for one block's payload, and its view a layer. Made by `KvTensors.allocate`."""
+
+    def __init__(self, layers: Sequence[_Layer], engine_blocks: int, *, pinned: bool) -> None:
+        total = sum(layer.block_bytes for layer in layers) * engine_blocks
+        self._bytes = torch.empty(total, dtype=torch.uint8, pin_memory=pinned)
+        self.memory = memoryview(self._bytes.numpy())
+        self.views: list[torch.Tensor] = []
+        start = 0
+        for layer in layers:
+            end = start + layer.block_bytes * engine_blocks
+            shape = list(layer.tensor.shape)
+            shape[layer.dim] = engine_blocks
+            self.views.append(self._bytes[start:end].view(layer.tensor.dtype).view(shape))
+            start = end
+
+
+class KvTensors:
+    """The registered KV tensors of one rank.
+
+    Raises `Misuse` when a tensor isn't made of whole engine blocks in a way known here.
+    """
+
+    def __init__(
+        self,
+        kv_caches: Mapping[str, torch.Tensor],
+        *,
+        num_blocks: int,
+        block_tokens: int,
+        kernels: Mapping[str, str] | None = None,
+    ) -> None:
+        """`kernels` names what wrote a layer's bytes (backend, ISA): equal shapes don't prove equal
+        meaning."""
+        self._layers: list[_Layer] = []
+        seen = set()
+        for name, tensor in kv_caches.items():
+            if not isinstance(tensor, torch.Tensor):
+                raise Misuse(f"layer {name} has {type(tensor).__name__}, not one KV tensor")
+            place = (tensor.data_ptr(), tuple(tensor.shape), tuple(tensor.stride()))
+            if place in seen:  # Layers that share one KV tensor are stored once.
+                continue
+            seen.add(place)
+            self._layers.append(_as_layer(name, tensor, num_blocks))
+        if not self._layers:
+            raise Misuse("the engine registered no KV tensors")
+        self.block_bytes = sum(layer.block_bytes for layer in self._layers)
+        if self.block_bytes % block_tokens:
+            raise Misuse(f"{self.block_bytes} bytes don't divide by {block_tokens} tokens")
+        self.bytes_per_token = self.block_bytes // block_tokens
+        self._device = self._layers[0].tensor.device
+        every = [
+            f"{layer.name}={layer.describe()}@{(kernels or {}).get(layer.name, '')}"
+            for layer in self._layers
+        ]
+        digest = blake2b("\n".join(every).encode(), digest_size=16).hexdigest()
+        self.layout = f"{len(every)} layers, first {every[0][:400]}, all {digest}"
+        self.dtypes = ",".join(sorted({str(layer.dtype) for layer in self._layers}))
+
+    def allocate(self, engine_blocks: int) -> StagingBlock:
+        """Staging for one block of `engine_blocks` engine blocks; pinned on an accelerator."""
+        return StagingBlock(self._layers, engine_blocks, pinned=self._device.type == "cuda")
+
+    def gather(self, engine_blocks: Sequence[int], staging: StagingBlock) -> None:
+        """Copies the engine blocks of all layers into `staging`; done when it returns."""
+        index = torch.tensor(engine_blocks, device=self._device)
+        for layer, view in zip(self._layers, staging.views, strict=True):
+            if self._device.type == "cpu":
+                torch.index_select(layer.tensor, layer.dim, index, out=view)
+            else:
+                view.copy_(torch.index_select(layer.tensor, layer.dim, index))
+
+    def scatter(self, engine_blocks: Sequence[int], skip: int, staging: StagingBlock) -> None:
+        """Copies `staging` into the engine blocks, without the first `skip` of them."""
+        count = len(engine_blocks) - skip
+        index = torch.tensor(engine_blocks[skip:], device=self._device)
+        for layer, view in zip(self._layers, staging.views, strict=True):
+            part = view.narrow(layer.dim, skip, count).to(self._device)
+            layer.tensor.index_copy_(layer.dim, index, part)
+
+
+def _as_layer(name: str, tensor: torch.Tensor, num_blocks: int) -> _Layer:
+    """Finds the dimension that counts engine blocks.
+
+    A kernel may cut an engine block into `r` smaller ones: then `num_blocks * r` rows are seen,
+    and row `b * r` starts engine block `b`.
+    """
+    integers = tensor.view(_INTEGER[tensor.element_size()])
+    rows = tensor.shape[0]
+    if rows >= num_blocks and rows % num_blocks == 0:
+        if rows > num_blocks:
+            integers = integers.unflatten(0, (num_blocks, rows // num_blocks))
+        return _Layer(name, integers, 0, tensor.dtype)
+    # K and V apart: [2, num_blocks, ...].
+    if tensor.dim() > 1 and tensor.shape[:2] == (2, num_blocks):
+        return _Layer(name, integers, 1, tensor.dtype)
+    raise Misuse(f"layer {name}: no dimension of {tuple(tensor.shape)} counts {num_blocks} blocks")

@@ -1,0 +1,117 @@
+"""The worker side of one rank: its connection, its staging, its transfers."""
+
+import logging
+from typing import Any, Generic
+
+from neve.errors import NeveError
+from neve.space import SpaceIdentity
+from neve.vllm.link import Link
+from neve.vllm.loader import Loader
+from neve.vllm.options import Options
+from neve.vllm.plan import StepPlan
+from neve.vllm.planner import STEP_WAIT_S
+from neve.vllm.saver import Saver
+from neve.vllm.staging import Kv, S, StagingPool
+
+logger = logging.getLogger(__name__)
+
+# The engine's start may wait this long for Neve, so that its first requests already hit.
+BOOT_WAIT_S = 2.0
+# Puts still under way at shutdown get this long.
+_DRAIN_S = 5.0
+
+
+class WorkerSide(Generic[S]):
+    """Belongs to the engine's thread. Without a connection every load fails at once."""
+
+    def __init__(
+        self, kv: Kv[S], identity: SpaceIdentity, options: Options, *, engine: str
+    ) -> None:
+        self.identity = identity
+        self._kv = kv
+        self._options = options
+        self._rank = identity.pp_rank * identity.tp_size + identity.tp_rank
+        self._link = Link.acquire(options, identity, engine=engine)
+        self._link.wait_first_attempt(BOOT_WAIT_S)
+        self._saver: Saver[S] | None = None
+        self._loader: Loader[S] | None = None
+        self._failed_blocks: set[int] = set()
+        self._ended: set[str] = set()
+        self._unsaved: list[bytes] = []
+
+    def start_loads(self, plan: StepPlan) -> None:
+        """Begins the step's loads; each is reported by `poll_loads` exactly once."""
+        for load in plan.loads:
+            try:
+                if not self._ready():
+                    raise NeveError("this rank is not connected")
+                assert self._loader is not None
+                self._loader.start(load)
+            except Exception as error:
+                logger.warning("neve.load.failed request=%s detail=%s", load.request_id, error)
+                self._ended.add(load.request_id)
+                for block in load.blocks:
+                    self._failed_blocks.update(block.written)
+
+    def poll_loads(self, plan: StepPlan) -> set[str]:
+        """Requests whose load ended. Waits up to a millisecond while nothing is computed."""
+        ended, self._ended = self._ended, set()
+        if self._loader is not None:
+            wait_s = STEP_WAIT_S if plan.idle and not ended else 0.0
+            results = self._loader.poll(wait_s)
+            ended |= results.request_ids
+            self._failed_blocks |= results.failed_engine_blocks
+        return ended
+
+    def take_failed_blocks(self) -> set[int]:
+        """Engine blocks that loads ended by the last `poll_loads` did not fill."""
+        failed, self._failed_blocks = self._failed_blocks, set()
+        return failed
+
+    def save(self, plan: StepPlan) -> None:
+        """Copies the step's finished blocks out of the engine; returns before they are stored."""
+        if not plan.saves:
+            return
+        if not self._ready():
+            self._unsaved.extend(save.ids[0] for save in plan.saves)
+            return
+        assert self._saver is not None
+        self._saver.save(plan.saves)
+
+    def take_unsaved(self) -> list[bytes]:
+        """First-rank ids of blocks that were to be saved and are not."""
+        ids, self._unsaved = self._unsaved, []
+        return ids + self._saver.take_unsaved() if self._saver is not None else ids
+
+    def close(self) -> None:
+        """Waits for the puts under way, up to a bound, and ends the connection."""
+        if self._saver is not None and not self._saver.drain(_DRAIN_S):
+            logger.warning("neve.shutdown.puts_left")
+        self._link.release()
+
+    def _ready(self) -> bool:
+        """Whether Neve is connected; makes the transfers when it first is."""
+        if self._loader is not None:
+            return True
+        client = self._link.client
+        if client is None:
+            return False
+        engine_blocks = client.session.chunk_tokens // self.identity.engine_block_tokens
+        chunk_bytes = engine_blocks * self._kv.block_bytes
+
+        def pool(budget_bytes: int) -> StagingPool[Any]:
+            return StagingPool(
+                lambda: self._kv.allocate(engine_blocks), budget_bytes // chunk_bytes
+            )
+
+        self._saver = Saver(
+            client, self._kv, pool(self._options.save_budget_bytes), rank=self._rank
+        )
+        self._loader = Loader(
+            client,
+            self._kv,
+            pool(self._options.load_budget_bytes),
+            rank=self._rank,
+            deadline_s=self._options.load_deadline_s,
+        )
+        return True

@@ -1,0 +1,44 @@
+import logging
+
+import pytest
+from neve.vllm.requests import ContextWish, read_wish, response_params
+
+
+def test_a_request_names_its_context_pin_and_label():
+    wish = read_wish({"neve": {"context": "repo-42", "pin": "2h", "label": "agent"}})
+    assert wish == ContextWish(name="repo-42", pin_s=7200, label="agent")
+
+
+@pytest.mark.parametrize(
+    ("pin", "seconds"), [(7200, 7200), ("7200", 7200), ("90s", 90), ("30m", 1800), ("1d", 86400)]
+)
+def test_a_pin_is_seconds_or_has_a_unit(pin, seconds):
+    assert read_wish({"neve": {"context": "x", "pin": pin}}).pin_s == seconds
+
+
+@pytest.mark.parametrize(
+    "pin", [0, -1, True, "soon", "2w", [], {}, float("nan"), float("inf"), 1 << 60, "99999999999d"]
+)
+def test_a_malformed_pin_is_ignored_with_a_warning(pin, caplog):
+    with caplog.at_level(logging.WARNING):
+        assert read_wish({"neve": {"context": "x", "pin": pin}}) == ContextWish(name="x")
+    assert "field=pin" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["", 7, ["x"], "x" * 201, "a\nb"])
+def test_a_malformed_name_is_ignored_with_a_warning(name, caplog):
+    with caplog.at_level(logging.WARNING):
+        assert read_wish({"neve": {"context": name}}) == ContextWish()
+    assert "field=context" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "params", [None, {}, {"do_remote_prefill": True}, {"neve": "x"}, "neve", 7]
+)
+def test_a_request_that_does_not_speak_to_neve_has_no_wish(params):
+    assert read_wish(params) is None
+
+
+def test_the_response_tells_what_was_reused_by_tier():
+    told = response_params(ContextWish(name="repo-42"), hot_tokens=64, cold_tokens=128)
+    assert told == {"neve": {"context": "repo-42", "reused_tokens": 192, "hot": 64, "cold": 128}}
