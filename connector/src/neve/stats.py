@@ -1,0 +1,96 @@
+"""What a node did, counted: the numbers of its heartbeats.
+
+A lookup of n blocks that finds a prefix of p asks for n (`requested`); blocks count as hits of
+their tier once they were loaded and verified; the n-p others count as misses under the reason of
+the first of them, and a block that was found but not loaded counts under its own reason.
+"""
+
+import threading
+from bisect import bisect_left
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from neve.errors import MissReason, Misuse
+
+COUNTERS: Final = (
+    "requested_tokens",
+    "hit_hot_tokens",
+    "hit_cold_tokens",
+    "requested_blocks",
+    "hit_hot_blocks",
+    "hit_cold_blocks",
+    "hot_read_bytes",
+    "cold_read_bytes",
+    "hot_write_bytes",
+    "put_blocks",
+    "put_refused",
+    "dropped",
+    "corrupt",
+)
+LOAD_MS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
+_LOAD_NAMES: Final = (*(f"<={bound}" for bound in LOAD_MS), "+Inf")
+
+
+@dataclass
+class Counts:
+    """Counters by name, misses in blocks by reason, loads by duration (each in one bucket)."""
+
+    counters: Counter[str] = field(default_factory=Counter)
+    misses: Counter[str] = field(default_factory=Counter)
+    load_ms: Counter[str] = field(default_factory=Counter)
+
+    def __iadd__(self, other: "Counts") -> "Counts":
+        self.counters.update(other.counters)
+        self.misses.update(other.misses)
+        self.load_ms.update(other.load_ms)
+        return self
+
+    def copy(self) -> "Counts":
+        return Counts(self.counters.copy(), self.misses.copy(), self.load_ms.copy())
+
+    def as_dict(self) -> dict[str, Any]:
+        """The heartbeat's three objects."""
+        return {
+            "counters": {name: self.counters[name] for name in COUNTERS},
+            "misses": {str(name): count for name, count in self.misses.items() if count},
+            "load_ms": {name: count for name, count in self.load_ms.items() if count},
+        }
+
+
+class Stats:
+    """Totals since the start, and the delta that the next heartbeat carries. For any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._totals = Counts()
+        self._fresh = Counts()
+
+    def count(self, **counters: int) -> None:
+        self._add(Counts(counters=Counter(counters)))
+
+    def miss(self, reason: MissReason, blocks: int = 1) -> None:
+        self._add(Counts(misses=Counter({reason.value: blocks})))
+
+    def load(self, duration_s: float) -> None:
+        """One `get_many` from call to completion."""
+        name = _LOAD_NAMES[bisect_left(LOAD_MS, duration_s * 1000)]
+        self._add(Counts(load_ms=Counter({name: 1})))
+
+    def totals(self) -> Counts:
+        with self._lock:
+            return self._totals.copy()
+
+    def take(self) -> Counts:
+        """What was counted since the last `take`. The caller keeps it until it is delivered."""
+        with self._lock:
+            fresh, self._fresh = self._fresh, Counts()
+            return fresh
+
+    def _add(self, counts: Counts) -> None:
+        unknown = counts.counters.keys() - set(COUNTERS)
+        if unknown:
+            raise Misuse("is no counter", field=min(unknown))
+        with self._lock:
+            self._totals += counts
+            self._fresh += counts
