@@ -281,7 +281,8 @@ class HotTierMachine(RuleBasedStateMachine):
             live = [
                 row
                 for row in rows
-                if row.id in cold and (segment, row.offset) == (cold[row.id].segment, cold[row.id].offset)
+                if row.id in cold
+                and (segment, row.offset) == (cold[row.id].segment, cold[row.id].offset)
             ]
             for _ in range(2):  # repeating it changes nothing
                 taken += self.tier.restore(segment, SPACE, live)

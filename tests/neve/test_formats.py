@@ -25,7 +25,9 @@ PAYLOAD = b"KV of one chunk!"
 
 
 def hex_example(document: str) -> bytes:
-    lines = re.findall(r"^[0-9a-f]{4}  ((?:[0-9a-f]{2} ?)+)$", (FORMATS / document).read_text(), re.M)
+    lines = re.findall(
+        r"^[0-9a-f]{4}  ((?:[0-9a-f]{2} ?)+)$", (FORMATS / document).read_text(), re.M
+    )
     return bytes.fromhex("".join(lines))
 
 

@@ -1,0 +1,280 @@
+"""The cold tier end to end: flush, crash, loss of Valkey, rebuild; real Valkey, real S3."""
+
+import os
+import time
+from datetime import timedelta
+from uuid import uuid4
+
+import pytest
+from django.conf import settings
+from django.core.management import call_command
+from django.utils import timezone
+
+from catalog.models import Context, Job, Segment, Space, UsageRollup
+from controlplane import hot, s3 as bucket
+from neve import block
+from neve.block import HEADER_BYTES, BlockHeader
+from neve.errors import MissReason
+from neve.hot import CommitOutcome, Location
+from neve.keys import BucketKeys
+from neve.space import SpaceIdentity
+from tenants.scope import tenant_scope
+from tenants.services import create_tenant
+from workers import recovery, tasks
+from workers.flush import Flusher
+from workers.rebuild import rebuild_tenant
+from workers.reconcile import ABANDONED, remove_abandoned_segments
+
+pytestmark = [pytest.mark.integration, pytest.mark.django_db(transaction=True)]
+
+PAYLOAD_BYTES = 50_000
+
+
+class World:
+    """A tenant with one space, and a node's way to store and read its blocks."""
+
+    def __init__(self, *, hot_bytes=1 << 26, cold_bytes=1 << 26):
+        self.tenant = create_tenant(
+            slug=f"t{uuid4().hex[:8]}", name="T", hot_bytes=hot_bytes, cold_bytes=cold_bytes
+        )
+        identity = SpaceIdentity("m", "r", "f32", "f32", "l", 1, 16, 4096)
+        fingerprint = identity.fingerprint(tenant_id=self.tenant.pk, chunk_tokens=256)
+        with tenant_scope(self.tenant.pk):
+            self.space = Space.objects.create(
+                name="s",
+                fingerprint=fingerprint.hex(),
+                identity=identity.as_dict(),
+                chunk_tokens=256,
+            )
+        self.fingerprint = fingerprint
+        self.keys = BucketKeys(self.tenant.pk, 0)
+        self.tier = hot.hot_tier(self.tenant.pk)
+        self.payloads: dict[bytes, bytes] = {}
+
+    def store(self, count):
+        """Stores a chain of `count` new blocks; returns their ids."""
+        ids, parent = [], bytes(16)
+        for _ in range(count):
+            id_, payload = os.urandom(16), os.urandom(PAYLOAD_BYTES)
+            sum_ = block.checksum(payload)
+            header = BlockHeader(id_, parent, 256, len(payload), sum_, self.fingerprint[:4])
+            value = block.encode_header(header) + payload
+            hot.admin().set(self.keys.block(self.space.pk, id_), value, nx=True, px=60_000)
+            self.payloads[id_] = payload
+            ids.append(id_)
+            parent = id_
+        sizes = [(id_, HEADER_BYTES + PAYLOAD_BYTES, 256) for id_ in ids]
+        assert set(self.tier.commit(self.space.pk, sizes)) == {CommitOutcome.STORED}
+        return ids
+
+    def assert_readable_from_s3(self, ids):
+        for id_, place in zip(ids, self.tier.match(ids), strict=True):
+            assert isinstance(place, Location)
+            assert place.is_cold
+            row = Segment.unscoped.get(pk=place.segment)
+            span = f"bytes={place.offset}-{place.offset + place.size_bytes - 1}"
+            got = bucket.client().get_object(
+                Bucket=settings.ENV.s3_bucket, Key=row.object_key, Range=span
+            )
+            raw = got["Body"].read()
+            block.verify(raw, raw[HEADER_BYTES:], expect_id=id_)
+            assert raw[HEADER_BYTES:] == self.payloads[id_]
+
+    def segments(self):
+        with tenant_scope(self.tenant.pk):
+            return list(Segment.objects.all())
+
+
+@pytest.fixture(autouse=True)
+def servers(clean_hot, s3, valkey_bus):
+    bucket.ensure_bucket()
+    hot.provision()
+
+
+@pytest.fixture
+def world():
+    return World()
+
+
+def test_a_flush_moves_dirty_blocks_to_s3_and_makes_them_clean(world):
+    ids = world.store(20)
+    report = Flusher(world.tenant.pk).run()
+    assert (report.segments, report.blocks, report.refused_blocks) == (1, 20, 0)
+    usage = world.tier.usage()
+    assert (usage.dirty_blocks, usage.cold_blocks, usage.hot_blocks) == (0, 20, 20)
+    (row,) = world.segments()
+    assert (row.state, row.blocks, row.live_bytes) == ("live", 20, report.bytes)
+    world.assert_readable_from_s3(ids)
+    assert Flusher(world.tenant.pk).run().segments == 0  # nothing is left to do
+
+
+def test_a_lost_valkey_is_rebuilt_from_footers_with_no_accounting_drift(world, clean_hot):
+    ids = world.store(12)
+    Flusher(world.tenant.pk).run()
+    before = world.tier.usage()
+    never_flushed = world.store(3)
+    clean_hot.wipe()
+    call_command("rebuild_index")
+    after = world.tier.usage()
+    assert (after.cold_bytes, after.cold_blocks) == (before.cold_bytes, before.cold_blocks)
+    assert (after.hot_bytes, after.dirty_blocks) == (0, 0)
+    world.assert_readable_from_s3(ids)
+    assert world.tier.match(never_flushed) == [MissReason.NEVER_STORED] * 3
+    assert rebuild_tenant(world.tenant.pk).blocks == 0  # repeating it changes nothing
+    assert world.tier.usage() == after
+
+
+def test_the_worker_notices_a_lost_valkey_by_itself(world, clean_hot):
+    ids = world.store(4)
+    Flusher(world.tenant.pk).run()
+    clean_hot.wipe()
+    tasks.provision()
+    assert recovery.index_is_whole()
+    world.assert_readable_from_s3(ids)
+    job = Job.unscoped.get(kind="rebuild_index")
+    assert (job.state, job.blocks) == ("done", 4)
+    tasks.provision()
+    assert Job.unscoped.filter(kind="rebuild_index").count() == 1
+
+
+def test_a_rebuild_keeps_what_people_decided(world, clean_hot):
+    pinned, expired = world.store(3), world.store(3)
+    Flusher(world.tenant.pk).run()
+    far = timezone.now() + timedelta(days=1)
+    with tenant_scope(world.tenant.pk):
+        fields = {"space": world.space, "blocks": 3, "tokens": 768}
+        Context.objects.create(name="a", chain=b"".join(pinned), pinned_until=far, **fields)
+        gone = {"expired_at": timezone.now()}
+        Context.objects.create(name="b", chain=b"".join(expired), **fields, **gone)
+    clean_hot.wipe()
+    recovery.rebuild_all()
+    assert all(p.pinned_until_s == int(far.timestamp()) for p in world.tier.match(pinned))
+    assert set(world.tier.match(expired)) == {MissReason.NEVER_STORED}
+
+
+def test_a_flush_that_dies_before_its_end_loses_nothing(world, monkeypatch):
+    ids = world.store(5)
+
+    def die(*args, **kwargs):
+        raise ConnectionError("S3 went away")
+
+    monkeypatch.setattr(bucket.client(), "upload_fileobj", die)
+    with pytest.raises(ConnectionError):
+        Flusher(world.tenant.pk).run()
+    assert world.tier.usage().dirty_blocks == 5
+    assert all(isinstance(place, Location) for place in world.tier.match(ids))
+    monkeypatch.undo()
+    world.tier.lease_dirty(lease_s=0, most_blocks=1, most_bytes=1)  # still leased: gives nothing
+    hot.admin().zadd(world.keys.bookkeeping[2], dict.fromkeys(ids, 0))  # the lease lapses
+    assert Flusher(world.tenant.pk).run().blocks == 5
+    world.assert_readable_from_s3(ids)
+    assert [row.state for row in world.segments()] == ["live", "uploading"]
+
+
+def test_an_abandoned_upload_is_removed_with_its_object(world):
+    key = "v1/t1/abandoned.seg"
+    bucket.client().put_object(Bucket=settings.ENV.s3_bucket, Key=key, Body=b"half")
+    with tenant_scope(world.tenant.pk):
+        row = Segment.objects.create(space=world.space, object_key=key)
+    assert remove_abandoned_segments() == 0  # young: its flush may be alive
+    Segment.unscoped.filter(pk=row.pk).update(created_at=timezone.now() - 2 * ABANDONED)
+    assert remove_abandoned_segments() == 1
+    listed = bucket.client().list_objects_v2(Bucket=settings.ENV.s3_bucket, Prefix=key)
+    assert listed["KeyCount"] == 0
+
+
+def test_flushes_at_the_same_time_never_take_the_same_block(world):
+    """Two workers, interleaved at the lease: each block goes to exactly one segment."""
+    ids = world.store(8)
+    leases = dict(lease_s=60, most_blocks=4, most_bytes=1 << 30)
+    taken = world.tier.lease_dirty(**leases)
+    report = Flusher(world.tenant.pk).run()
+    assert report.blocks == 4
+    assert {b.id for b in taken}.isdisjoint(
+        id_ for id_, place in zip(ids, world.tier.match(ids), strict=True) if place.is_cold
+    )
+
+
+def test_the_cold_quota_is_hard_and_refused_blocks_stay_hot_and_evictable():
+    world = World(cold_bytes=3 * (HEADER_BYTES + PAYLOAD_BYTES) + 10)
+    ids = world.store(5)
+    report = Flusher(world.tenant.pk).run()
+    assert (report.blocks, report.refused_blocks) == (3, 2)
+    usage = world.tier.usage()
+    assert usage.cold_bytes <= usage.quota_cold_bytes
+    assert (usage.dirty_blocks, usage.hot_blocks) == (0, 5)
+    world.tier.evict(1 << 40)
+    answers = world.tier.match(ids)
+    assert [a for a in answers if a is MissReason.EVICTED] == [MissReason.EVICTED] * 2
+
+
+def test_a_block_that_went_bad_in_valkey_is_not_flushed(world):
+    ids = world.store(3)
+    key = world.keys.block(world.space.pk, ids[1])
+    hot.admin().setrange(key, HEADER_BYTES + 10, b"flipped")
+    report = Flusher(world.tenant.pk).run()
+    assert (report.blocks, report.unreadable_blocks) == (2, 1)
+    assert world.tier.match(ids[1:2]) == [MissReason.CORRUPT]
+    world.assert_readable_from_s3([ids[0], ids[2]])
+
+
+def test_a_segment_that_s3_lost_is_counted_and_does_not_stop_the_rebuild(world, clean_hot):
+    lost = world.store(2)
+    Flusher(world.tenant.pk).run()
+    kept = world.store(2)
+    Flusher(world.tenant.pk).run()
+    newest, oldest = world.segments()
+    bucket.client().delete_object(Bucket=settings.ENV.s3_bucket, Key=oldest.object_key)
+    clean_hot.wipe()
+    report = recovery.rebuild_all()
+    assert (report.segments, report.lost_segments) == (1, 1)
+    world.assert_readable_from_s3(kept)
+    assert set(world.tier.match(lost)) == {MissReason.NEVER_STORED}
+
+
+def test_the_flush_task_makes_a_job_row_only_when_there_is_work(world):
+    tasks.flush()
+    assert not Job.unscoped.filter(kind="flush").exists()
+    world.store(2)
+    tasks.flush()
+    job = Job.unscoped.get(kind="flush")
+    assert (job.state, job.blocks, job.tenant_id) == ("done", 2, world.tenant.pk)
+    assert job.detail["segments"] == 1
+
+
+def test_one_tenants_trouble_does_not_stop_the_others(world, monkeypatch):
+    other = World()
+    world.store(1), other.store(1)
+    monkeypatch.setattr(
+        Space.objects, "get", lambda pk: (_ for _ in ()).throw(RuntimeError("boom"))
+    )
+    tasks.flush()
+    monkeypatch.undo()
+    jobs = Job.unscoped.filter(kind="flush")
+    assert [job.state for job in jobs] == ["failed", "failed"]
+    assert all("boom" in job.error for job in jobs)
+
+
+def test_expired_and_idle_blocks_leave_by_themselves(world):
+    world.store(2)
+    Flusher(world.tenant.pk).run()
+    with tenant_scope(world.tenant.pk):
+        policy = world.tenant.retention
+        policy.hot_idle_s = 0
+        policy.save()
+    tasks.expire()
+    usage = world.tier.usage()
+    assert (usage.hot_blocks, usage.cold_blocks) == (0, 2)
+    hot.admin().zadd(world.keys.bookkeeping[6], dict.fromkeys(world.payloads, time.time() - 1))
+    tasks.expire()
+    assert world.tier.usage().cold_bytes == 0
+
+
+def test_a_sample_shows_what_the_tenant_holds(world):
+    world.store(3)
+    tasks.sample()
+    with tenant_scope(world.tenant.pk):
+        rows = list(UsageRollup.objects.all())
+    assert {row.resolution_s for row in rows} == {10, 60, 3600}
+    assert {row.dirty_blocks for row in rows} == {3}
+    assert {row.hot_used_bytes for row in rows} == {3 * (HEADER_BYTES + PAYLOAD_BYTES)}

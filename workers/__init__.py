@@ -1,0 +1,1 @@
+"""What runs behind the platform: flush, expire, sample, provision, reconcile, rebuild."""

@@ -1,0 +1,24 @@
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+
+from tenants.models import Tenant
+from workers.flush import Flusher
+
+
+class Command(BaseCommand):
+    help = "Flush the dirty blocks that are due to S3 now, without waiting for a worker."
+
+    def add_arguments(self, parser: Any) -> None:
+        parser.add_argument("--tenant", help="slug of the only tenant to flush (default: all)")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        tenants = Tenant.objects.order_by("pk")
+        if slug := options["tenant"]:
+            tenants = tenants.filter(slug=slug)
+            if not tenants:
+                raise CommandError(f"--tenant: there is no tenant {slug!r}")
+        for tenant in tenants:
+            report = Flusher(tenant.pk).run()
+            facts = " ".join(f"{name}={value}" for name, value in vars(report).items())
+            self.stdout.write(f"{tenant.slug}: {facts}")

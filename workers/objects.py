@@ -1,0 +1,30 @@
+"""Segment objects in S3, as the workers see them. Raises botocore's errors."""
+
+from collections.abc import Callable
+
+from botocore.exceptions import ClientError
+from django.conf import settings
+
+from controlplane import s3
+from neve.segment import SegmentFooter, read_footer
+
+
+def footer_of(object_key: str) -> SegmentFooter:
+    """Opens a segment by ranged reads of its end. Raises Corrupt when it is no segment."""
+    bucket = settings.ENV.s3_bucket
+    size_bytes = s3.client().head_object(Bucket=bucket, Key=object_key)["ContentLength"]
+    return read_footer(_reader(object_key), size_bytes)
+
+
+def is_missing(error: ClientError) -> bool:
+    """The object is not there, as opposed to S3 being in trouble."""
+    return error.response["ResponseMetadata"]["HTTPStatusCode"] == 404
+
+
+def _reader(object_key: str) -> Callable[[int, int], bytes]:
+    def fetch(offset: int, length: int) -> bytes:
+        span = f"bytes={offset}-{offset + length - 1}"
+        answer = s3.client().get_object(Bucket=settings.ENV.s3_bucket, Key=object_key, Range=span)
+        return answer["Body"].read()
+
+    return fetch

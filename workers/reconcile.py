@@ -1,0 +1,33 @@
+"""Puts right what a crash left behind. Every step may be repeated and runs beside live traffic."""
+
+from datetime import timedelta
+
+from django.conf import settings
+from django.utils import timezone
+
+from catalog.models import Job, Segment
+from controlplane import s3
+
+# A flush that is still alive after this long has lost its lease: its segment counts for nothing.
+ABANDONED = timedelta(hours=1)
+JOBS_KEPT = timedelta(days=7)
+
+
+def remove_abandoned_segments() -> int:
+    """Deletes the objects and rows of uploads that never became live. Returns how many.
+
+    Their blocks are dirty still, or went to S3 with a later flush.
+    """
+    rows = Segment.unscoped.filter(
+        state=Segment.State.UPLOADING, created_at__lt=timezone.now() - ABANDONED
+    )
+    removed = 0
+    for row in rows:
+        s3.client().delete_object(Bucket=settings.ENV.s3_bucket, Key=row.object_key)
+        removed += row.delete()[0]
+    return removed
+
+
+def prune_jobs() -> int:
+    """Deletes rows of jobs that ended a week ago. Returns how many."""
+    return Job.unscoped.filter(finished_at__lt=timezone.now() - JOBS_KEPT).delete()[0]

@@ -1,0 +1,12 @@
+"""When beat starts which task. Seconds; each task finds its own work and may run twice at once."""
+
+SCHEDULE = {
+    "flush": {"task": "workers.flush", "schedule": 5.0},
+    "expire": {"task": "workers.expire", "schedule": 10.0},
+    "provision": {"task": "workers.provision", "schedule": 10.0},
+    "sample": {"task": "workers.sample", "schedule": 5.0},
+    "reconcile": {"task": "workers.reconcile", "schedule": 300.0},
+}
+# A tick that no worker took in time is dropped: the next one does its work.
+for entry in SCHEDULE.values():
+    entry["options"] = {"expires": entry["schedule"]}

@@ -1,0 +1,125 @@
+"""The Celery tasks. Each finds its own work, may run twice at once, and does one service call a tenant.
+
+One tenant's trouble does not stop the others: it is logged and the tenant's Job row says failed.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from celery import shared_task
+from django.utils import timezone
+
+from catalog import jobs, usage
+from catalog.models import Job
+from controlplane import hot, live
+from neve.hot import Usage
+from retention.models import RetentionPolicy
+from tenants.models import Tenant
+from workers import reconcile as repairs
+from workers import recovery
+from workers.flush import Flusher
+
+log = logging.getLogger("neve.tasks")
+
+EXPIRE_BLOCKS = 1000  # of one function call: others get their turn in between
+EVERYTHING = 1 << 62
+
+
+def active_tenants() -> list[int]:
+    return list(Tenant.objects.filter(is_active=True).values_list("pk", flat=True))
+
+
+@contextmanager
+def tenant_job(kind: str, tenant_id: int | None) -> Iterator[jobs.JobRun]:
+    """A Job row for work that beat found; errors end in the row and in the log, not in the task."""
+    job = Job.unscoped.create(kind=kind, tenant_id=tenant_id)
+    try:
+        with jobs.job_run(job.pk) as run:
+            yield run
+    except Exception:
+        log.exception("job_failed kind=%s tenant=%s job=%s", kind, tenant_id, job.pk)
+
+
+def for_each_tenant(task: str, act: Callable[[int], object]) -> None:
+    for tenant_id in active_tenants():
+        try:
+            act(tenant_id)
+        except Exception:
+            log.exception("task_failed task=%s tenant=%s", task, tenant_id)
+
+
+@shared_task(name="workers.flush")
+def flush() -> None:
+    """Dirty blocks that are due go to S3. No Job row when there is nothing to do."""
+    for_each_tenant("flush", flush_tenant)
+
+
+def flush_tenant(tenant_id: int) -> None:
+    due_s = hot.hot_tier(tenant_id).usage().oldest_due_s
+    if due_s is None or due_s > timezone.now().timestamp():
+        return
+    with tenant_job("flush", tenant_id) as run:
+        report = Flusher(tenant_id).run()
+        run.progress(1.0, blocks=report.blocks, bytes_=report.bytes)
+        Job.unscoped.filter(pk=run.job.pk).update(detail=vars(report))
+
+
+@shared_task(name="workers.expire")
+def expire() -> None:
+    """Blocks past their lifetime go from both tiers, idle ones from the hot tier."""
+    for_each_tenant("expire", expire_tenant)
+
+
+def expire_tenant(tenant_id: int) -> None:
+    tier = hot.hot_tier(tenant_id)
+    while tier.expire_due(EXPIRE_BLOCKS) >= EXPIRE_BLOCKS:
+        pass
+    idle_s = RetentionPolicy.unscoped.get(tenant_id=tenant_id).hot_idle_s
+    if idle_s is not None:
+        tier.evict(EVERYTHING, idle_s=idle_s)
+
+
+@shared_task(name="workers.provision")
+def provision() -> None:
+    """A hot Valkey that lost its memory gets functions, users, quotas and the whole index back."""
+    if recovery.index_is_whole():
+        return
+    with tenant_job("rebuild_index", None) as run:
+        report = recovery.rebuild_all()
+        run.progress(1.0, blocks=report.blocks)
+        Job.unscoped.filter(pk=run.job.pk).update(detail=vars(report))
+
+
+@shared_task(name="workers.sample")
+def sample() -> None:
+    """What each tenant holds goes into the usage roll-ups; old fine-grained ones are deleted."""
+    for_each_tenant("sample", sample_tenant)
+    usage.prune()
+
+
+def sample_tenant(tenant_id: int) -> None:
+    now = timezone.now()
+    held = hot.hot_tier(tenant_id).usage()
+    usage.record_gauges(tenant_id=tenant_id, at=now, gauges=gauges(held, now.timestamp()))
+    live.announce_usage_on_commit(tenant_id)
+
+
+def gauges(held: Usage, now_s: float) -> dict[str, int]:
+    """The gauges of a usage roll-up. A flush that is not yet due counts as 0 s old."""
+    oldest_s = 0 if held.oldest_due_s is None else max(0, int(now_s - held.oldest_due_s))
+    return {
+        "hot_used_bytes": held.hot_bytes,
+        "cold_used_bytes": held.cold_bytes,
+        "dirty_blocks": held.dirty_blocks,
+        "dirty_oldest_s": oldest_s,
+    }
+
+
+@shared_task(name="workers.reconcile")
+def reconcile() -> None:
+    """What crashes left behind, or hands changed in Valkey, is put right."""
+    hot.provision()
+    segments, rows = repairs.remove_abandoned_segments(), repairs.prune_jobs()
+    if segments or rows:
+        log.info("reconciled abandoned_segments=%s old_jobs=%s", segments, rows)
