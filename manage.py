@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Runs management commands: puts the source root `platform/` and the repository root on the path."""
+"""Runs management commands, with `platform/` and the repository root on the path."""
 
 import os
 import sys

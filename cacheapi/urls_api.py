@@ -1,1 +1,25 @@
-urlpatterns: list = []
+"""Addresses of /api/v1: no trailing slash, except the two pages."""
+
+from django.urls import path
+from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
+from rest_framework.routers import SimpleRouter
+
+from cacheapi import api_views as views
+
+router = SimpleRouter(trailing_slash=False)
+router.register("contexts", views.ContextsView, basename="context")
+router.register("tenants", views.TenantsView, basename="tenant")
+router.register("spaces", views.SpacesView, basename="space")
+router.register("nodes", views.NodesView, basename="node")
+router.register("segments", views.SegmentsView, basename="segment")
+router.register("jobs", views.JobsView, basename="job")
+router.register("audit", views.AuditView, basename="audit")
+router.register("keys", views.KeysView, basename="key")
+
+app_name = "api"
+urlpatterns = [
+    path("usage", views.UsageView.as_view(), name="usage"),
+    path("schema/", SpectacularAPIView.as_view(), name="schema"),
+    path("docs/", SpectacularSwaggerSplitView.as_view(url_name="api:schema"), name="docs"),
+    *router.urls,
+]

@@ -1,6 +1,7 @@
 """What the environment decides, read once, all names prefixed NEVE_.
 
-Values come from the process environment, then from `var/env` (KEY=VALUE lines, written by `make up`).
+Values come from the process environment, then from `var/env` (KEY=VALUE lines,
+written by `make up`).
 Secrets have no default: a missing one stops the boot and says how to make it.
 """
 
@@ -94,7 +95,7 @@ def _database(env: environ.Env) -> dict[str, Any]:
         if name != ":memory:":
             path = Path(name)
             database["NAME"] = str(path if path.is_absolute() else ROOT / path)
-        # IMMEDIATE: a transaction that will write takes the lock first, and waits instead of failing.
+        # IMMEDIATE: a transaction takes the write lock first, and waits instead of failing.
         database["OPTIONS"] = {
             "transaction_mode": "IMMEDIATE",
             "timeout": 20,

@@ -7,6 +7,8 @@ change and each handshake provision anew.
 import hashlib
 import hmac
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -16,6 +18,7 @@ from django.db import transaction
 from valkey import Valkey
 from valkey.exceptions import ValkeyError
 
+from controlplane.problems import Problem
 from neve.hot import LIBRARY, HotTier, load_functions
 from tenants.models import Tenant
 from tenants.scope import tenant_scope
@@ -43,6 +46,16 @@ def _client(url: str) -> Valkey:
 
 def hot_tier(tenant_id: int) -> HotTier:
     return HotTier(admin().execute_command, tenant_id, settings.ENV.hot_buckets)
+
+
+@contextmanager
+def required() -> Iterator[None]:
+    """Inside, a Valkey that does not answer is a problem document instead of a bug."""
+    try:
+        yield
+    except ValkeyError as error:
+        log.warning("hot_tier_unavailable error=%s", error)
+        raise Problem("hot-tier-unavailable", "The hot tier did not answer.") from error
 
 
 def username(tenant_id: int) -> str:
@@ -75,9 +88,9 @@ def require_noeviction(client: Any) -> None:
     if policy != "noeviction":
         where = client.connection_pool.connection_kwargs
         raise ImproperlyConfigured(
-            f"The hot Valkey has maxmemory-policy {policy}: it would drop blocks behind Neve's back. "
-            f"Fix it with:\n  valkey-cli -h {where.get('host')} -p {where.get('port')} --askpass "
-            "CONFIG SET maxmemory-policy noeviction"
+            f"The hot Valkey has maxmemory-policy {policy}, so it would drop blocks behind Neve's "
+            f"back. Fix it with:\n  valkey-cli -h {where.get('host')} -p {where.get('port')} "
+            "--askpass CONFIG SET maxmemory-policy noeviction"
         )
 
 

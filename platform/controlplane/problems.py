@@ -30,7 +30,7 @@ KINDS: dict[str, tuple[int, str, str]] = {
     "unauthorized": (
         401,
         "Unknown credentials",
-        "Send `Authorization: Bearer neve_…` with a key that exists and is neither revoked nor expired.",
+        "Send `Authorization: Bearer neve_…` with a key that is neither revoked nor expired.",
     ),
     "forbidden": (403, "Not allowed", "Use a key or an account with the role that this needs."),
     "not-found": (

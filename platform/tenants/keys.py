@@ -1,4 +1,4 @@
-"""API keys: `neve_<prefix>_<secret>`. The prefix is searchable; of the secret only a keyed hash is kept.
+"""API keys: `neve_<prefix>_<secret>`; of the secret only a keyed hash is kept.
 
 The word `neve_` lets scanners recognise a leaked key. 40 letters and digits are 238 bits.
 """

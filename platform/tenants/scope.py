@@ -16,7 +16,7 @@ _tenant_id: ContextVar[int | None] = ContextVar("neve_tenant_id", default=None)
 
 
 class OutsideTenantScope(RuntimeError):
-    """Tenant-owned rows were touched without a scope, or with another tenant's: a bug in the caller."""
+    """Rows were touched without their tenant's scope: a bug in the caller."""
 
 
 @contextmanager
@@ -73,14 +73,14 @@ class TenantOwned(models.Model):
         # What Django itself uses to follow foreign keys and to delete.
         base_manager_name = "unscoped"
 
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        self.check_scope()
+        super().save(*args, **kwargs)
+
     def check_scope(self) -> None:
         scope = _tenant_id.get()
         if scope is not None and self.tenant_id != scope:
             raise OutsideTenantScope(f"row of tenant {self.tenant_id} in the scope of {scope}")
-
-    def save(self, *args: Any, **kwargs: Any) -> None:
-        self.check_scope()
-        super().save(*args, **kwargs)
 
 
 def _own(fields: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,230 @@
+"""Shapes of /api/v1. Models are only read; each change has its own small serializer."""
+
+from datetime import timedelta
+from typing import Any
+
+from django.utils import timezone
+from rest_framework import serializers
+
+from cacheapi.fields import StrictSerializer, Text, WholeNumber
+from catalog.models import Context, Job, NodeSession, Segment, Space
+from tenants.models import ApiKey, AuditEvent, Tenant
+
+MAX_FOR_S = 365 * 86400
+
+
+class QuotaSerializer(serializers.Serializer):
+    hot_bytes = serializers.IntegerField()
+    cold_bytes = serializers.IntegerField()
+
+
+class QuotaChangeSerializer(StrictSerializer):
+    """What is absent stays."""
+
+    hot_bytes = WholeNumber(required=False)
+    cold_bytes = WholeNumber(required=False)
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        if not attrs:
+            raise serializers.ValidationError("give hot_bytes, cold_bytes or both")
+        return attrs
+
+
+class TenantSerializer(serializers.ModelSerializer):
+    quota = QuotaSerializer(read_only=True)
+
+    class Meta:
+        model = Tenant
+        fields = ("id", "slug", "name", "node_limit", "is_active", "created_at", "quota")
+        read_only_fields = fields
+
+
+class TenantOwnedSerializer(serializers.ModelSerializer):
+    """Shows the tenant by its slug; the view selects it along."""
+
+    tenant = serializers.CharField(source="tenant.slug", allow_null=True, read_only=True)
+
+
+class SpaceSerializer(TenantOwnedSerializer):
+    class Meta:
+        model = Space
+        fields = ("id", "tenant", "name", "fingerprint", "chunk_tokens", "identity", "created_at")
+        read_only_fields = fields
+
+
+class NodeSerializer(TenantOwnedSerializer):
+    id = serializers.UUIDField(source="pk", read_only=True)
+
+    class Meta:
+        model = NodeSession
+        fields = (
+            *("id", "tenant", "space", "node", "engine", "opened_at", "last_heartbeat_at"),
+            *("ended_at", "breaker", "totals"),
+        )
+        read_only_fields = fields
+
+
+class ContextSerializer(TenantOwnedSerializer):
+    id = serializers.UUIDField(source="pk", read_only=True)
+
+    class Meta:
+        model = Context
+        fields = (
+            *("id", "tenant", "space", "name", "label", "blocks", "tokens", "pinned_until"),
+            *("expired_at", "created_at", "updated_at"),
+        )
+        read_only_fields = fields
+
+
+class BlockResidence(serializers.Serializer):
+    id = serializers.CharField(help_text="32 hex digits")
+    tier = serializers.CharField(allow_null=True, help_text="hot, cold, or null: lost")
+    reason = serializers.CharField(allow_null=True, help_text="why it is lost")
+
+
+class ResidencySerializer(serializers.Serializer):
+    hot = serializers.IntegerField()
+    cold = serializers.IntegerField()
+    lost = serializers.IntegerField()
+    blocks = BlockResidence(many=True, required=False)
+
+
+class ContextDetailSerializer(ContextSerializer):
+    residency = ResidencySerializer(
+        read_only=True, allow_null=True, help_text="null while the hot tier does not answer"
+    )
+
+    class Meta(ContextSerializer.Meta):
+        fields = (*ContextSerializer.Meta.fields, "residency")
+        read_only_fields = fields
+
+
+class PinSerializer(StrictSerializer):
+    """Exactly one of the two."""
+
+    until = serializers.DateTimeField(required=False)
+    for_s = WholeNumber(min_value=1, max_value=MAX_FOR_S, required=False)
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        if len(attrs) != 1:
+            raise serializers.ValidationError({"until": "give either until or for_s"})
+        if "for_s" in attrs:
+            attrs["until"] = timezone.now() + timedelta(seconds=attrs["for_s"])
+        return attrs
+
+
+class ExtendSerializer(StrictSerializer):
+    for_s = WholeNumber(min_value=1, max_value=MAX_FOR_S)
+
+
+class EmptySerializer(StrictSerializer):
+    """No members."""
+
+
+class PinnedSerializer(serializers.Serializer):
+    pinned_until = serializers.DateTimeField(allow_null=True)
+    kept = serializers.IntegerField(help_text="blocks that are there to be kept")
+
+
+class ExpiredSerializer(serializers.Serializer):
+    expired = serializers.IntegerField(help_text="blocks removed")
+    kept_pinned = serializers.IntegerField(help_text="blocks kept, since another context pins them")
+
+
+class ExtendedSerializer(serializers.Serializer):
+    extended = serializers.IntegerField(help_text="blocks that now live longer")
+
+
+class SegmentSerializer(TenantOwnedSerializer):
+    class Meta:
+        model = Segment
+        fields = (
+            *("id", "tenant", "space", "uuid", "object_key", "state", "blocks", "size_bytes"),
+            *("live_bytes", "created_at"),
+        )
+        read_only_fields = fields
+
+
+class JobSerializer(TenantOwnedSerializer):
+    id = serializers.UUIDField(source="pk", read_only=True)
+
+    class Meta:
+        model = Job
+        fields = (
+            *("id", "tenant", "kind", "state", "progress", "blocks", "bytes", "detail", "error"),
+            *("created_at", "started_at", "finished_at"),
+        )
+        read_only_fields = fields
+
+
+class AuditSerializer(TenantOwnedSerializer):
+    class Meta:
+        model = AuditEvent
+        fields = (
+            *("id", "tenant", "at", "actor_name", "request_id", "action", "object_type"),
+            *("object_id", "before", "after"),
+        )
+        read_only_fields = fields
+
+
+class KeySerializer(TenantOwnedSerializer):
+    class Meta:
+        model = ApiKey
+        fields = (
+            *("id", "tenant", "name", "role", "prefix", "created_at", "last_used_at"),
+            *("expires_at", "revoked_at"),
+        )
+        read_only_fields = fields
+
+
+class NewKeySerializer(StrictSerializer):
+    name = Text(max_length=100)
+    role = serializers.ChoiceField(choices=ApiKey.Role.choices)
+    tenant = Text(allow_null=True, default=None, help_text="slug; null for an operator key")
+    expires_at = serializers.DateTimeField(allow_null=True, default=None)
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        is_operator = attrs["role"] == ApiKey.Role.OPERATOR
+        if is_operator != (attrs["tenant"] is None):
+            raise serializers.ValidationError(
+                {"tenant": "an operator key has none, any other key needs one"}
+            )
+        if attrs["expires_at"] is not None and attrs["expires_at"] <= timezone.now():
+            raise serializers.ValidationError({"expires_at": "needs to lie in the future"})
+        return attrs
+
+
+class IssuedKeySerializer(KeySerializer):
+    key = serializers.CharField(help_text="the whole key: shown this once", read_only=True)
+
+    class Meta(KeySerializer.Meta):
+        fields = (*KeySerializer.Meta.fields, "key")
+        read_only_fields = fields
+
+
+class UsagePointSerializer(serializers.Serializer):
+    bucket_ts = serializers.IntegerField(help_text="first second of the bucket, Unix time")
+    requested_tokens = serializers.IntegerField()
+    hit_hot_tokens = serializers.IntegerField()
+    hit_cold_tokens = serializers.IntegerField()
+    requested_blocks = serializers.IntegerField()
+    hit_hot_blocks = serializers.IntegerField()
+    hit_cold_blocks = serializers.IntegerField()
+    hot_read_bytes = serializers.IntegerField()
+    cold_read_bytes = serializers.IntegerField()
+    hot_write_bytes = serializers.IntegerField()
+    put_blocks = serializers.IntegerField()
+    put_refused = serializers.IntegerField()
+    dropped = serializers.IntegerField()
+    corrupt = serializers.IntegerField()
+    misses = serializers.DictField(child=serializers.IntegerField())
+    load_ms = serializers.DictField(child=serializers.IntegerField())
+    hot_used_bytes = serializers.IntegerField(allow_null=True)
+    cold_used_bytes = serializers.IntegerField(allow_null=True)
+    dirty_blocks = serializers.IntegerField(allow_null=True)
+    dirty_oldest_s = serializers.IntegerField(allow_null=True)
+
+
+class UsageSerializer(serializers.Serializer):
+    resolution_s = serializers.IntegerField()
+    points = UsagePointSerializer(many=True)

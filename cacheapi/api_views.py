@@ -1,0 +1,293 @@
+"""/api/v1 for teams and operators. Views check and answer; services change."""
+
+from dataclasses import asdict
+from typing import Any
+
+import django_filters
+from django.db.models import Q, QuerySet
+from django.utils import timezone
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_view
+from rest_framework.decorators import action
+from rest_framework.mixins import CreateModelMixin
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from cacheapi import api_serializers as shapes
+from cacheapi.access import Operators, actor
+from cacheapi.viewsets import ApiView, ReadOnlyView, TenantFilter
+from catalog import contexts, usage
+from catalog.models import Context, Job, NodeSession, Segment, Space
+from catalog.sessions import live_since
+from controlplane.problems import Problem
+from tenants import services
+from tenants.models import ApiKey, AuditEvent, Tenant
+
+# range → (seconds, resolution): at most 1,500 points
+RANGES = {
+    "15m": (900, 10),
+    "1h": (3600, 10),
+    "6h": (6 * 3600, 60),
+    "24h": (86400, 60),
+    "7d": (7 * 86400, 3600),
+    "30d": (30 * 86400, 3600),
+}
+
+
+class ContextFilter(TenantFilter):
+    name = django_filters.CharFilter(help_text="exact name")
+    search = django_filters.CharFilter(
+        field_name="name", lookup_expr="icontains", help_text="part of the name"
+    )
+    label = django_filters.CharFilter()
+    space = django_filters.NumberFilter(field_name="space_id", help_text="number of the space")
+    pinned = django_filters.BooleanFilter(method="filter_pinned")
+
+    def filter_pinned(self, rows: QuerySet, name: str, value: bool) -> QuerySet:
+        pinned = Q(pinned_until__gt=timezone.now())
+        return rows.filter(pinned) if value else rows.exclude(pinned)
+
+
+class ContextsView(ReadOnlyView):
+    """Named chains of blocks."""
+
+    model = Context
+    defer = ("chain",)
+    serializer_class = shapes.ContextSerializer
+    filterset_class = ContextFilter
+
+    @extend_schema(
+        parameters=[
+            OpenApiParameter("blocks", OpenApiTypes.BOOL, description="1: list block by block")
+        ],
+        responses=shapes.ContextDetailSerializer,
+    )
+    def retrieve(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """With its residency: how many blocks are hot, cold, lost."""
+        context = self.get_object()
+        try:
+            residency = asdict(contexts.residency(context))
+        except Problem:
+            residency = None
+        if residency and request.query_params.get("blocks") not in ("1", "true"):
+            del residency["blocks"]
+        context.residency = residency
+        return Response(shapes.ContextDetailSerializer(context).data)
+
+    @extend_schema(request=shapes.PinSerializer, responses=shapes.PinnedSerializer)
+    @action(methods=["post"], detail=True)
+    def pin(self, request: Request, pk: str) -> Response:
+        """Keeps the blocks until then, whatever the quota pressure."""
+        context = self.object_to_change()
+        until = _checked(shapes.PinSerializer, request)["until"]
+        kept = contexts.pin(context=context, until=until, actor=actor(request))
+        return Response(shapes.PinnedSerializer({"pinned_until": until, "kept": kept}).data)
+
+    @extend_schema(request=None, responses=shapes.PinnedSerializer)
+    @action(methods=["post"], detail=True)
+    def unpin(self, request: Request, pk: str) -> Response:
+        """Lets go; blocks that another pinned context shares stay pinned."""
+        context = self.object_to_change()
+        contexts.unpin(context=context, actor=actor(request))
+        return Response({"pinned_until": None, "kept": 0})
+
+    @extend_schema(request=None, responses=shapes.ExpiredSerializer)
+    @action(methods=["post"], detail=True)
+    def expire(self, request: Request, pk: str) -> Response:
+        """Removes the blocks from both tiers now, except those that another context pins."""
+        context = self.object_to_change()
+        expired, kept = contexts.expire(context=context, actor=actor(request))
+        return Response({"expired": expired, "kept_pinned": kept})
+
+    @extend_schema(request=shapes.ExtendSerializer, responses=shapes.ExtendedSerializer)
+    @action(methods=["post"], detail=True)
+    def extend(self, request: Request, pk: str) -> Response:
+        """Lets the blocks live at least that long from now."""
+        context = self.object_to_change()
+        for_s = _checked(shapes.ExtendSerializer, request)["for_s"]
+        extended = contexts.extend(context=context, for_s=for_s, actor=actor(request))
+        return Response({"extended": extended})
+
+
+class TenantListFilter(django_filters.FilterSet):
+    slug = django_filters.CharFilter()
+    is_active = django_filters.BooleanFilter()
+
+
+class TenantsView(ReadOnlyView):
+    """Tenants and their quotas, for operators."""
+
+    model = Tenant
+    select = ("quota",)
+    permission_classes = (Operators,)
+    serializer_class = shapes.TenantSerializer
+    filterset_class = TenantListFilter
+    lookup_field = "slug"
+
+    @extend_schema(request=shapes.QuotaChangeSerializer, responses=shapes.QuotaSerializer)
+    @action(methods=["patch"], detail=True)
+    def quota(self, request: Request, slug: str) -> Response:
+        """Sets hard limits; what is absent stays."""
+        tenant = self.get_object()
+        change = _checked(shapes.QuotaChangeSerializer, request)
+        limits = {"hot_bytes": tenant.quota.hot_bytes, "cold_bytes": tenant.quota.cold_bytes}
+        quota = services.set_quota(tenant=tenant, actor=actor(request), **{**limits, **change})
+        return Response(shapes.QuotaSerializer(quota).data)
+
+
+class SpaceFilter(TenantFilter):
+    name = django_filters.CharFilter()
+    fingerprint = django_filters.CharFilter()
+
+
+class SpacesView(ReadOnlyView):
+    """KV layouts."""
+
+    model = Space
+    serializer_class = shapes.SpaceSerializer
+    filterset_class = SpaceFilter
+
+
+class NodeFilter(TenantFilter):
+    node = django_filters.CharFilter()
+    space = django_filters.NumberFilter(field_name="space_id")
+    live = django_filters.BooleanFilter(method="filter_live", help_text="with young heartbeats")
+
+    def filter_live(self, rows: QuerySet, name: str, value: bool) -> QuerySet:
+        live = Q(ended_at=None, last_heartbeat_at__gt=live_since())
+        return rows.filter(live) if value else rows.exclude(live)
+
+
+class NodesView(ReadOnlyView):
+    """Node sessions, present and past."""
+
+    model = NodeSession
+    serializer_class = shapes.NodeSerializer
+    filterset_class = NodeFilter
+
+
+class SegmentFilter(TenantFilter):
+    space = django_filters.NumberFilter(field_name="space_id")
+    state = django_filters.ChoiceFilter(choices=Segment.State.choices)
+
+
+class SegmentsView(ReadOnlyView):
+    """S3 objects full of blocks."""
+
+    model = Segment
+    serializer_class = shapes.SegmentSerializer
+    filterset_class = SegmentFilter
+
+
+class JobFilter(TenantFilter):
+    kind = django_filters.CharFilter()
+    state = django_filters.ChoiceFilter(choices=Job.State.choices)
+
+
+class JobsView(ReadOnlyView):
+    """Background work."""
+
+    model = Job
+    serializer_class = shapes.JobSerializer
+    filterset_class = JobFilter
+
+
+class AuditFilter(TenantFilter):
+    action = django_filters.CharFilter()
+    actor = django_filters.CharFilter(field_name="actor_name")
+    object_id = django_filters.CharFilter()
+
+
+class AuditView(ReadOnlyView):
+    """Who changed what."""
+
+    model = AuditEvent
+    serializer_class = shapes.AuditSerializer
+    filterset_class = AuditFilter
+
+
+class KeyFilter(TenantFilter):
+    role = django_filters.ChoiceFilter(choices=ApiKey.Role.choices)
+
+
+class KeysView(CreateModelMixin, ReadOnlyView):
+    """API keys, without their secrets. Operators issue and revoke them."""
+
+    model = ApiKey
+    serializer_class = shapes.KeySerializer
+    filterset_class = KeyFilter
+
+    def get_permissions(self) -> Any:
+        if self.action in ("create", "revoke"):
+            return [Operators()]
+        return super().get_permissions()
+
+    @extend_schema(request=shapes.NewKeySerializer, responses={201: shapes.IssuedKeySerializer})
+    def create(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """Issues a key. The answer holds it whole, this once."""
+        body = _checked(shapes.NewKeySerializer, request)
+        tenant = None
+        if body["tenant"] is not None:
+            tenant = Tenant.objects.filter(slug=body["tenant"]).first()
+            if tenant is None:
+                raise Problem("malformed", "tenant: there is no such tenant.", field="tenant")
+        key, plaintext = services.issue_key(
+            tenant=tenant,
+            role=body["role"],
+            name=body["name"],
+            expires_at=body["expires_at"],
+            actor=actor(request),
+        )
+        key.key = plaintext
+        return Response(shapes.IssuedKeySerializer(key).data, status=201)
+
+    @extend_schema(request=None, responses=shapes.KeySerializer)
+    @action(methods=["post"], detail=True)
+    def revoke(self, request: Request, pk: str) -> Response:
+        """The key is refused from now on."""
+        key = services.revoke_key(key=self.get_object(), actor=actor(request))
+        return Response(shapes.KeySerializer(key).data)
+
+
+@extend_schema_view(
+    get=extend_schema(
+        parameters=[
+            OpenApiParameter("range", str, enum=list(RANGES), default="15m"),
+            OpenApiParameter("tenant", str, description="slug; absent: all that you may see"),
+        ],
+        responses=shapes.UsageSerializer,
+        operation_id="usage",
+    )
+)
+class UsageView(ApiView, APIView):
+    """Counters over time, summed over tenants."""
+
+    def get(self, request: Request) -> Response:
+        range_ = request.query_params.get("range", "15m")
+        if range_ not in RANGES:
+            raise Problem("malformed", f"range: need one of {', '.join(RANGES)}.", field="range")
+        seconds, resolution_s = RANGES[range_]
+        points = usage.series(
+            tenant_ids=_tenants_asked(request),
+            resolution_s=resolution_s,
+            since_ts=int(timezone.now().timestamp()) - seconds,
+        )
+        return Response({"resolution_s": resolution_s, "points": points})
+
+
+def _tenants_asked(request: Request) -> frozenset[int] | None:
+    visible: frozenset[int] | None = request.user.tenant_ids
+    slug = request.query_params.get("tenant")
+    if slug is None:
+        return visible
+    tenant = Tenant.objects.filter(slug=slug).first()
+    if tenant is None or (visible is not None and tenant.pk not in visible):
+        raise Problem("not-found", "There is no such tenant.")
+    return frozenset({tenant.pk})
+
+
+def _checked(serializer: Any, request: Request) -> dict[str, Any]:
+    body = serializer(data=request.data)
+    body.is_valid(raise_exception=True)
+    return dict(body.validated_data)

@@ -1,0 +1,163 @@
+"""The cache endpoint (/cache/v1): what nodes call. Block bytes never pass here."""
+
+from typing import Any
+from uuid import UUID
+
+from django.conf import settings
+from drf_spectacular.utils import OpenApiParameter, extend_schema
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from cacheapi import topology
+from cacheapi.access import KeyAuthentication, Nodes, actor
+from cacheapi.cache_serializers import (
+    ContextRef,
+    ContextReportSerializer,
+    HandshakeSerializer,
+    HeartbeatAnswerSerializer,
+    HeartbeatSerializer,
+    SegmentsSerializer,
+    SessionSerializer,
+)
+from catalog import contexts, sessions
+from catalog.models import NodeSession, Segment
+from controlplane import hot, s3
+from controlplane.problems import Problem
+from tenants.models import Tenant
+from tenants.scope import tenant_scope
+
+MOST_SEGMENTS = 1000
+
+
+class NodeView(APIView):
+    """Node keys only; each handler runs in the scope of the key's tenant."""
+
+    authentication_classes = (KeyAuthentication,)
+    permission_classes = (Nodes,)
+
+    @property
+    def tenant(self) -> Tenant:
+        return self.request.user.tenant
+
+    def dispatch(self, request: Any, *args: Any, **kwargs: Any) -> Any:
+        # The scope is entered in `initial`, once the key is known, and left here.
+        self.scope: Any = None
+        try:
+            return super().dispatch(request, *args, **kwargs)
+        finally:
+            if self.scope is not None:
+                self.scope.__exit__(None, None, None)
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        super().initial(request, *args, **kwargs)
+        self.scope = tenant_scope(self.tenant.pk)
+        self.scope.__enter__()
+
+
+class SessionsView(NodeView):
+    @extend_schema(request=HandshakeSerializer, responses={201: SessionSerializer}, tags=["cache"])
+    def post(self, request: Request) -> Response:
+        """Handshake: which space this node's KV belongs to, and where its blocks live."""
+        body = _checked(HandshakeSerializer, request)
+        with hot.required():
+            hot.provision_tenant(self.tenant)
+        session = sessions.open_session(
+            tenant=self.tenant,
+            node=body["node"],
+            engine=body["engine"],
+            identity=body["identity"],
+            space_name=body["space"],
+            max_chunk_tokens=body["max_chunk_tokens"],
+            actor=actor(request),
+        )
+        answer = {
+            "session": session.pk,
+            "tenant": self.tenant,
+            "space": session.space,
+            "buckets": settings.ENV.hot_buckets,
+            "valkey": topology.valkey_address(self.tenant),
+            "s3": topology.s3_location(self.tenant),
+            **topology.current_numbers(self.tenant),
+        }
+        return Response(SessionSerializer(answer).data, status=201)
+
+
+class SessionView(NodeView):
+    @extend_schema(responses={204: None}, tags=["cache"])
+    def delete(self, request: Request, session_id: UUID) -> Response:
+        """Ends a session: the node is leaving."""
+        sessions.end_session(session_id=session_id)
+        return Response(status=204)
+
+
+class HeartbeatView(NodeView):
+    @extend_schema(
+        request=HeartbeatSerializer, responses={200: HeartbeatAnswerSerializer}, tags=["cache"]
+    )
+    def post(self, request: Request, session_id: UUID) -> Response:
+        """Counts since the last heartbeat; the answer holds what may have changed."""
+        body = _checked(HeartbeatSerializer, request)
+        sessions.record_heartbeat(session_id=session_id, heartbeat=sessions.Heartbeat(**body))
+        return Response(topology.current_numbers(self.tenant))
+
+
+class SegmentsView(NodeView):
+    @extend_schema(
+        parameters=[OpenApiParameter("ids", str, required=True, description="1,2,3")],
+        responses={200: SegmentsSerializer},
+        tags=["cache"],
+    )
+    def get(self, request: Request, session_id: UUID) -> Response:
+        """Presigned URLs of live segments of this tenant; others are absent from the answer."""
+        numbers = _segment_numbers(request.query_params.get("ids", ""))
+        _open_session(session_id)
+        rows = Segment.objects.filter(pk__in=numbers, state=Segment.State.LIVE)
+        urls = {str(row.pk): s3.presign_get(row.object_key) for row in rows}
+        return Response({"segments": urls, "expires_s": s3.PRESIGNED_S})
+
+
+class ContextsView(NodeView):
+    @extend_schema(
+        request=ContextReportSerializer,
+        responses={200: ContextRef, 201: ContextRef},
+        tags=["cache"],
+    )
+    def post(self, request: Request) -> Response:
+        """A finished request's chain, under the name that the request carried."""
+        body = _checked(ContextReportSerializer, request)
+        context, created = contexts.record(
+            session=_open_session(body["session"]),
+            name=body["name"],
+            ids=body["block_ids"],
+            tokens=body["tokens"],
+            label=body["label"],
+            pin_s=body["pin_s"],
+            actor=actor(request),
+        )
+        answer = {"id": context.pk, "blocks": context.blocks}
+        return Response(answer, status=201 if created else 200)
+
+
+def _checked(serializer: Any, request: Request) -> dict[str, Any]:
+    body = serializer(data=request.data)
+    body.is_valid(raise_exception=True)
+    return dict(body.validated_data)
+
+
+def _open_session(session_id: UUID) -> NodeSession:
+    session = NodeSession.objects.filter(pk=session_id, ended_at=None).first()
+    if session is None:
+        raise Problem("not-found", "This session is unknown or has ended: open a new one.")
+    return session
+
+
+def _segment_numbers(text: str) -> list[int]:
+    parts = text.split(",")
+    if not all(part.isascii() and part.isdigit() and len(part) < 19 for part in parts):
+        raise Problem("malformed", f"ids: need numbers like 1,2,3, got {text[:60]!r}.", field="ids")
+    if len(parts) > MOST_SEGMENTS:
+        raise Problem(
+            "malformed", f"ids: need at most {MOST_SEGMENTS}, got {len(parts)}.", field="ids"
+        )
+    return [int(part) for part in parts]

@@ -1,0 +1,44 @@
+"""What a node is told about where its blocks live, and the hash that tells when that changed."""
+
+import json
+from hashlib import blake2b
+from typing import Any
+
+from django.conf import settings
+
+from controlplane import hot
+from neve.keys import tenant_prefix
+from retention.models import RetentionPolicy
+from tenants.models import Tenant
+
+
+def valkey_address(tenant: Tenant) -> dict[str, Any]:
+    return {
+        "seeds": settings.ENV.hot_seeds,
+        "tls": settings.ENV.hot_tls,
+        "username": hot.username(tenant.pk),
+        "password": hot.password(tenant.pk),
+    }
+
+
+def s3_location(tenant: Tenant) -> dict[str, Any]:
+    return {
+        "endpoint": settings.ENV.s3_endpoint,
+        "bucket": settings.ENV.s3_bucket,
+        "prefix": tenant_prefix(tenant.pk),
+    }
+
+
+def topology_hash(tenant: Tenant) -> str:
+    """Changes when a node needs a new handshake: other servers, other buckets, another password."""
+    parts = [valkey_address(tenant), s3_location(tenant), settings.ENV.hot_buckets]
+    return blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+def current_numbers(tenant: Tenant) -> dict[str, Any]:
+    """Inside the tenant's scope: what may change while a session lasts."""
+    return {
+        "policy": RetentionPolicy.objects.get().as_dict(),
+        "heartbeat_s": settings.ENV.heartbeat_s,
+        "topology": topology_hash(tenant),
+    }

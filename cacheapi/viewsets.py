@@ -1,0 +1,70 @@
+"""The base of /api/v1: who sees which rows is decided here, once, for every view.
+
+A view names its model; it gets the rows of the tenants that the caller may see. What another tenant
+owns does not exist (404). Methods that a view does not name are 405.
+"""
+
+from typing import Any
+
+import django_filters
+from django.db.models import QuerySet
+from django_filters.rest_framework import DjangoFilterBackend
+from rest_framework.mixins import ListModelMixin, RetrieveModelMixin
+from rest_framework.pagination import CursorPagination
+from rest_framework.viewsets import GenericViewSet
+
+from cacheapi.access import KeyAuthentication, PersonAuthentication, Teams
+from controlplane.problems import Problem
+from tenants.models import Tenant
+from tenants.scope import TenantOwned
+
+
+class Pages(CursorPagination):
+    page_size = 50
+    max_page_size = 500
+    page_size_query_param = "page_size"
+
+    def get_ordering(self, request: Any, queryset: QuerySet, view: Any) -> tuple[str, ...]:
+        return tuple(queryset.model._meta.ordering)
+
+
+class TenantFilter(django_filters.FilterSet):
+    """Filters that every list has."""
+
+    tenant = django_filters.CharFilter(field_name="tenant__slug", help_text="slug of the tenant")
+
+
+class ApiView:
+    """Keys and signed-in people; nodes have no business here."""
+
+    authentication_classes = (KeyAuthentication, PersonAuthentication)
+    permission_classes: tuple[Any, ...] = (Teams,)
+
+
+class RowsView(ApiView, GenericViewSet):
+    model: type[TenantOwned] | type[Tenant]
+    select: tuple[str, ...] = ("tenant",)
+    defer: tuple[str, ...] = ()
+    pagination_class = Pages
+    filter_backends = (DjangoFilterBackend,)
+    filterset_class: Any = TenantFilter
+
+    def get_queryset(self) -> QuerySet:
+        rows = getattr(self.model, "unscoped", self.model._default_manager)
+        if getattr(self, "swagger_fake_view", False):
+            return rows.none()
+        visible = self.request.user.tenant_ids
+        owner = "pk__in" if self.model is Tenant else "tenant_id__in"
+        found = rows.all() if visible is None else rows.filter(**{owner: visible})
+        return found.select_related(*self.select).defer(*self.defer)
+
+    def object_to_change(self) -> Any:
+        """The row of this address. Raises Problem (forbidden) for people who may only look."""
+        row = self.get_object()
+        if not self.request.user.may_write(row.tenant_id):
+            raise Problem("forbidden", "Your role in this tenant lets you look, not change.")
+        return row
+
+
+class ReadOnlyView(ListModelMixin, RetrieveModelMixin, RowsView):
+    """List and detail."""

@@ -1,0 +1,73 @@
+"""Which space a node's KV belongs to: found by name or by layout, made on demand."""
+
+from typing import Any
+
+from catalog.models import Space
+from controlplane.problems import Problem
+from neve.errors import Misuse
+from neve.space import SpaceIdentity, choose_chunk_tokens
+from tenants.audit import Actor, record
+
+
+def resolve_space(
+    *,
+    tenant_id: int,
+    identity: SpaceIdentity,
+    name: str | None,
+    max_chunk_tokens: int,
+    actor: Actor,
+) -> Space:
+    """Inside the tenant's scope and a transaction that locks the tenant.
+
+    A named space keeps the layout and chunk size that its first node gave it.
+    Raises Problem (fingerprint-clash) naming the first field that differs.
+    """
+    chunk_tokens = choose_chunk_tokens(
+        identity.engine_block_tokens, identity.bytes_per_token, max_chunk_tokens=max_chunk_tokens
+    )
+    if name is not None:
+        named = Space.objects.filter(name=name).first()
+        if named is not None:
+            _require_same_layout(named, identity, chunk_tokens)
+            return named
+    fingerprint = identity.fingerprint(tenant_id=tenant_id, chunk_tokens=chunk_tokens).hex()
+    space = Space.objects.filter(fingerprint=fingerprint).first()
+    if space is not None:
+        if name is not None:
+            raise _clash("space", expected=space.name, got=name)
+        return space
+    space = Space.objects.create(
+        name=name or f"{identity.model.rstrip('/').rsplit('/', 1)[-1][:150]}-{fingerprint[:8]}",
+        fingerprint=fingerprint,
+        identity=identity.as_dict(),
+        chunk_tokens=chunk_tokens,
+    )
+    record(
+        actor=actor,
+        tenant_id=tenant_id,
+        action="space.create",
+        obj=space,
+        after={"name": space.name, "fingerprint": fingerprint, "chunk_tokens": chunk_tokens},
+    )
+    return space
+
+
+def _require_same_layout(space: Space, identity: SpaceIdentity, chunk_tokens: int) -> None:
+    try:
+        stored = SpaceIdentity.from_dict(space.identity)
+    except Misuse as error:  # written by another version, with other fields
+        raise _clash(error.field or "identity", expected=space.identity, got=None) from error
+    for field in stored.differing_fields(identity):
+        raise _clash(field, expected=getattr(stored, field), got=getattr(identity, field))
+    if space.chunk_tokens > chunk_tokens:
+        raise _clash("max_chunk_tokens", expected=space.chunk_tokens, got=chunk_tokens)
+
+
+def _clash(field: str, *, expected: Any, got: Any) -> Problem:
+    return Problem(
+        "fingerprint-clash",
+        f"{field}: the space has {expected!r}, this node has {got!r}.",
+        field=field,
+        expected=expected,
+        got=got,
+    )

@@ -1,0 +1,44 @@
+"""Hints over the channel layer that something changed; the truth is fetched over HTTP.
+
+A hint may be lost. A bus that is down costs one heartbeat in `QUIET_S` at most
+`WAIT_S`.
+"""
+
+import asyncio
+import logging
+import time
+
+from asgiref.sync import async_to_sync
+from channels.layers import get_channel_layer
+from django.db import transaction
+
+log = logging.getLogger("neve.live")
+
+WAIT_S = 1.0
+QUIET_S = 5.0
+
+_quiet_until = 0.0
+
+
+def announce_usage_on_commit(tenant_id: int) -> None:
+    """Tells the groups "usage" (operators) and "usage.t<id>" that this tenant's usage changed."""
+    transaction.on_commit(lambda: _announce(tenant_id))
+
+
+def _announce(tenant_id: int) -> None:
+    global _quiet_until
+    layer = get_channel_layer()
+    if layer is None or time.monotonic() < _quiet_until:
+        return
+    message = {"type": "usage.changed", "seq": time.time_ns() // 1_000_000}
+
+    async def send() -> None:
+        async with asyncio.timeout(WAIT_S):
+            await layer.group_send("usage", message)
+            await layer.group_send(f"usage.t{tenant_id}", message)
+
+    try:
+        async_to_sync(send)()
+    except Exception as error:  # whatever the layer raises, a heartbeat does not fail for a hint
+        _quiet_until = time.monotonic() + QUIET_S
+        log.warning("hint_failed error=%s", type(error).__name__)

@@ -1,0 +1,66 @@
+"""The bucket that holds the cold tier, as its administrator. Nodes get presigned GETs only."""
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import ClientError
+from django.conf import settings
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+else:
+    S3Client = Any
+
+PRESIGNED_S = 3600
+
+
+def client() -> S3Client:
+    """Shared by all threads (boto3's clients may be). Raises botocore's errors, within 10 s."""
+    env = settings.ENV
+    return _client(env.s3_endpoint, env.s3_region, env.s3_access_key, env.s3_secret_key)
+
+
+@cache
+def _client(endpoint: str, region: str, access_key: str, secret_key: str) -> S3Client:
+    return boto3.client(
+        "s3",
+        endpoint_url=endpoint,
+        region_name=region,
+        aws_access_key_id=access_key,
+        aws_secret_access_key=secret_key,
+        config=Config(
+            signature_version="s3v4",
+            connect_timeout=2,
+            read_timeout=10,
+            retries={"max_attempts": 2},
+            # The name in the path works on every S3, also behind an IP address.
+            s3={"addressing_style": "path"},
+            # Segments carry their own checksums; not every S3 takes the newer trailing ones.
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+        ),
+    )
+
+
+def ensure_bucket() -> bool:
+    """Makes the bucket if it is not there. Returns whether it made it."""
+    bucket = settings.ENV.s3_bucket
+    try:
+        client().head_bucket(Bucket=bucket)
+    except ClientError as error:
+        if error.response["ResponseMetadata"]["HTTPStatusCode"] != 404:
+            raise
+        client().create_bucket(Bucket=bucket)
+        return True
+    return False
+
+
+def presign_get(object_key: str) -> str:
+    """A URL that reads this object, also in ranges, for PRESIGNED_S seconds. Makes no request."""
+    return client().generate_presigned_url(
+        "get_object",
+        Params={"Bucket": settings.ENV.s3_bucket, "Key": object_key},
+        ExpiresIn=PRESIGNED_S,
+    )
