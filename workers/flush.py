@@ -3,8 +3,9 @@
     lease → read and verify → upload → read the footer back → row is live → `flushed`
 
 A crash at any point loses nothing: before `flushed` the blocks stay dirty and their lease lapses; a
-segment row that never became live is removed by reconcile, and with it the object. Two workers never
-hold the same lease, and `flushed` may be repeated. A worker holds one segment in memory.
+segment row that never became live is removed by reconcile, and with it the object. Two workers
+never hold the same lease, and `flushed` may be repeated. A worker holds one segment in memory,
+twice while it uploads.
 """
 
 import io

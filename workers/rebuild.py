@@ -49,7 +49,7 @@ def rebuild_tenant(
             if footer is None:
                 report.lost_segments += 1
             else:
-                # A block that was stored again after its context expired lives; an older one doesn't.
+                # What was stored again after its context expired lives; what is older doesn't.
                 blocks = [
                     RestoredBlock(r.id, r.length, r.tokens, r.expires_s, r.offset)
                     for r in footer.rows

@@ -1,4 +1,4 @@
-"""The Celery tasks. Each finds its own work, may run twice at once, and does one service call a tenant.
+"""The Celery tasks. Each finds its own work, may run twice at once, does one call a tenant.
 
 One tenant's trouble does not stop the others: it is logged and the tenant's Job row says failed.
 """

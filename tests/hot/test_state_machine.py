@@ -374,7 +374,7 @@ def test_a_block_past_its_lifetime_is_a_miss_with_the_reason_expired(hot_client,
 def test_a_lease_hides_dirty_blocks_from_other_workers_until_it_lapses(hot_client, tier):
     tier.set_policy(hot_bytes=1000, cold_bytes=1000, flush_after_s=0, ttl_s=None)
     store(hot_client, tier, IDS[:3])
-    lease = dict(most_blocks=2, most_bytes=10**9)
+    lease = {"most_blocks": 2, "most_bytes": 10**9}
     first = {block.id for block in tier.lease_dirty(lease_s=60, **lease)}
     second = {block.id for block in tier.lease_dirty(lease_s=60, **lease)}
     assert (len(first), len(second), first & second) == (2, 1, set())

@@ -32,8 +32,8 @@ def hex_example(document: str) -> bytes:
 
 
 def identity(**changes: object) -> SpaceIdentity:
-    fields = dict(model="m", revision="r", dtype="bf16", kv_dtype="auto", layout="l")
-    numbers = dict(layout_version=1, engine_block_tokens=16, bytes_per_token=4096)
+    fields = {"model": "m", "revision": "r", "dtype": "bf16", "kv_dtype": "auto", "layout": "l"}
+    numbers = {"layout_version": 1, "engine_block_tokens": 16, "bytes_per_token": 4096}
     return SpaceIdentity.from_dict({**fields, **numbers, **changes})
 
 
@@ -129,9 +129,9 @@ def test_an_id_stands_for_the_whole_prefix():
 @pytest.mark.parametrize(
     "changed",
     [
-        dict(parent=BlockHasher(FINGERPRINT, 4).root(salt=b"tenant secret")),
-        dict(parent=BlockHasher(FINGERPRINT, 4).root(lora=b"adapter")),
-        dict(extras={0: b"image 7 at 2"}),
+        {"parent": BlockHasher(FINGERPRINT, 4).root(salt=b"tenant secret")},
+        {"parent": BlockHasher(FINGERPRINT, 4).root(lora=b"adapter")},
+        {"extras": {0: b"image 7 at 2"}},
     ],
 )
 def test_salt_lora_and_images_change_the_id(changed):
@@ -155,16 +155,16 @@ def test_a_token_that_is_no_u32_is_misuse(token):
 @pytest.mark.parametrize(
     "change",
     [
-        dict(model="n"), dict(revision="s"), dict(dtype="f16"), dict(kv_dtype="fp8"), dict(layout="m"),
-        dict(layout_version=2), dict(engine_block_tokens=32), dict(bytes_per_token=8192),
-        dict(tp_size=2), dict(tp_size=2, tp_rank=1), dict(pp_size=2), dict(pp_size=2, pp_rank=1),
+        {"model": "n"}, {"revision": "s"}, {"dtype": "f16"}, {"kv_dtype": "fp8"},
+        {"layout": "m"}, {"layout_version": 2}, {"engine_block_tokens": 32}, {"bytes_per_token": 8192},
+        {"tp_size": 2}, {"tp_size": 2, "tp_rank": 1}, {"pp_size": 2}, {"pp_size": 2, "pp_rank": 1},
     ],
 )  # fmt: skip
 def test_every_field_of_an_identity_changes_the_fingerprint(change):
-    scope = dict(tenant_id=1, chunk_tokens=256)
+    scope = {"tenant_id": 1, "chunk_tokens": 256}
     plain, changed = identity(), identity(**change)
     assert plain.fingerprint(**scope) != changed.fingerprint(**scope)
-    assert plain.differing_fields(changed) == [name for name in change]
+    assert plain.differing_fields(changed) == list(change)
     assert plain.fingerprint(tenant_id=2, chunk_tokens=256) != plain.fingerprint(**scope)
     assert plain.fingerprint(tenant_id=1, chunk_tokens=128) != plain.fingerprint(**scope)
 
@@ -172,9 +172,10 @@ def test_every_field_of_an_identity_changes_the_fingerprint(change):
 @pytest.mark.parametrize(
     ("change", "field"),
     [
-        (dict(model=""), "model"), (dict(model=7), "model"), (dict(layout_version="1"), "layout_version"),
-        (dict(bytes_per_token=0), "bytes_per_token"), (dict(tp_size=True), "tp_size"),
-        (dict(tp_rank=1), "tp_rank"), (dict(surprise=1), "surprise"),
+        ({"model": ""}, "model"), ({"model": 7}, "model"),
+        ({"layout_version": "1"}, "layout_version"),
+        ({"bytes_per_token": 0}, "bytes_per_token"), ({"tp_size": True}, "tp_size"),
+        ({"tp_rank": 1}, "tp_rank"), ({"surprise": 1}, "surprise"),
     ],
 )  # fmt: skip
 def test_a_bad_identity_names_the_field(change, field):
@@ -194,9 +195,15 @@ def test_a_chunk_is_whole_engine_blocks_and_small_enough_when_it_can_be(block_to
     chunk = choose_chunk_tokens(block_tokens, per_token)
     assert chunk % block_tokens == 0
     if chunk > block_tokens:
-        assert chunk <= 256 and chunk * per_token <= 2 << 20
+        assert chunk <= 256
+        assert chunk * per_token <= 2 << 20
     larger = chunk + block_tokens
     assert larger > 256 or larger * per_token > 2 << 20 or chunk == block_tokens
+
+
+def test_sizes_are_those_of_the_documents():
+    assert block._FIELDS.size + block._CHECK.size == segment._HEADER.size == HEADER_BYTES == 64
+    assert (segment._TRAILER.size, segment.ROW_BYTES) == (24, 60)
 
 
 def test_keys_of_a_bucket_share_one_hash_tag():

@@ -11,7 +11,8 @@ from django.core.management import call_command
 from django.utils import timezone
 
 from catalog.models import Context, Job, Segment, Space, UsageRollup
-from controlplane import hot, s3 as bucket
+from controlplane import hot
+from controlplane import s3 as bucket
 from neve import block
 from neve.block import HEADER_BYTES, BlockHeader
 from neve.errors import MissReason
@@ -186,7 +187,7 @@ def test_an_abandoned_upload_is_removed_with_its_object(world):
 def test_flushes_at_the_same_time_never_take_the_same_block(world):
     """Two workers, interleaved at the lease: each block goes to exactly one segment."""
     ids = world.store(8)
-    leases = dict(lease_s=60, most_blocks=4, most_bytes=1 << 30)
+    leases = {"lease_s": 60, "most_blocks": 4, "most_bytes": 1 << 30}
     taken = world.tier.lease_dirty(**leases)
     report = Flusher(world.tenant.pk).run()
     assert report.blocks == 4
@@ -223,7 +224,7 @@ def test_a_segment_that_s3_lost_is_counted_and_does_not_stop_the_rebuild(world, 
     Flusher(world.tenant.pk).run()
     kept = world.store(2)
     Flusher(world.tenant.pk).run()
-    newest, oldest = world.segments()
+    _, oldest = world.segments()
     bucket.client().delete_object(Bucket=settings.ENV.s3_bucket, Key=oldest.object_key)
     clean_hot.wipe()
     report = recovery.rebuild_all()

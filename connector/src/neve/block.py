@@ -22,7 +22,6 @@ MAX_PAYLOAD_BYTES = 64 << 20
 
 _FIELDS = struct.Struct("<4sHH16s16sIIQ4s")  # the first 60 bytes
 _CHECK = struct.Struct("<I")
-assert _FIELDS.size + _CHECK.size == HEADER_BYTES
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,6 @@ _COLUMNS = (
     ("expires_s", "<u4"),
 )
 ROW_BYTES = sum(np.dtype(dtype).itemsize for _, dtype in _COLUMNS)
-assert (_HEADER.size, _TRAILER.size, ROW_BYTES) == (HEADER_BYTES, 24, 60)
 
 Fetch = Callable[[int, int], bytes]  # fetch(offset, length): a ranged read of the object
 
