@@ -15,10 +15,13 @@ from neve.replay.model import LruModel
 from neve.replay.report import Progress, make_progress
 from neve.replay.runner import Pace, Runner, Settings, WrongBlock
 from neve.replay.trace import Request, read_trace
+from neve.session import Session
 from neve.space import SpaceIdentity
+from neve.usage import read_usage
 
 ENGINE = {"name": "replay", "version": "1"}
 GENERATED_REQUESTS = 200
+MOST_CONNECTIONS = 4
 # Of a pause between two passes of a repeated trace.
 _PASS_GAP_MS = 1000.0
 _CONNECT_AGAIN_S = (1.0, 2.0, 5.0, 10.0)
@@ -119,6 +122,7 @@ def _connect(
                 engine=ENGINE,
                 space=options.space,
                 max_chunk_tokens=options.max_chunk_tokens,
+                connections=min(options.concurrency, MOST_CONNECTIONS),
             )
         except Unavailable as error:
             if not options.loop:
@@ -142,7 +146,7 @@ def _run(
         f"blocks of {session.chunk_tokens} tokens"
     )
     block_bytes = HEADER_BYTES + session.chunk_tokens * options.kv_bytes_per_token
-    capacity_bytes = options.capacity or _quota_bytes(client, progress)
+    capacity_bytes = options.capacity or _quota_bytes(session, progress)
     capacity_blocks = capacity_bytes // block_bytes if capacity_bytes else None
     ideal = LruModel(capacity_blocks) if capacity_blocks else None
     # Without a limit the model of an endless replay would grow without end.
@@ -171,10 +175,10 @@ def _run(
     return {"settings": settings, "error": str(error) if error else None, **summary}
 
 
-def _quota_bytes(client: Client, progress: Progress) -> int | None:
+def _quota_bytes(session: Session, progress: Progress) -> int | None:
     """The tenant's hot and cold quota together, which an ideal cache would fill with all it has."""
     try:
-        usage = client.usage()
+        usage = read_usage(session)
     except NeveError as error:
         progress.say(f"replay: the quota is unknown ({error}); give --capacity to compare")
         return None

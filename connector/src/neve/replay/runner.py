@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from neve.breaker import BreakerState
 from neve.client import BlockRef, Client, Transfer
 from neve.errors import DeadlineExceeded, MissReason, NeveError, Unavailable
 from neve.hot import Tier
@@ -30,6 +31,8 @@ LANE_BYTES = 16 << 20
 CONTEXT_EVERY = 5
 _POLL_S = 0.2
 _GRACE_S = 2.0
+# Why nothing is found while the session or the storage is in trouble.
+_AWAY = (MissReason.BREAKER, MissReason.FINGERPRINT)
 _BACKOFF_S = (0.25, 0.5, 1.0, 2.0, 5.0)
 
 
@@ -165,7 +168,8 @@ class Runner:
             put = self._store(lane, ids, outcome.hits)
             self.tally.add(outcome, put)
             self._name_context(request, ids)
-            self._away.note(outcome.missed is MissReason.BREAKER or MissReason.BREAKER in put)
+            is_open = self._client.breaker is not BreakerState.CLOSED
+            self._away.note(is_open or outcome.missed in _AWAY)
         finally:
             self._lanes.put(lane)
 

@@ -70,7 +70,11 @@ def parse_request(line: str) -> Request:
     if not isinstance(row, dict):
         raise Misuse(f"expected a JSON object, got {_kind(row)}")
     timestamp = _field(row, "timestamp")
-    if type(timestamp) not in (int, float) or not 0 <= timestamp < float("inf"):
+    if (
+        not isinstance(timestamp, int | float)
+        or isinstance(timestamp, bool)
+        or not 0 <= timestamp < float("inf")
+    ):
         raise Misuse(f"expected milliseconds from 0 up, got {timestamp!r}", field="timestamp")
     input_tokens = _count(row, "input_length", least=1)
     output_tokens = _count(row, "output_length", least=0)

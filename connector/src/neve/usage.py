@@ -1,0 +1,25 @@
+"""What a session's tenant holds and may hold, asked of the hot tier itself."""
+
+import time
+
+from neve.hot import HotTier, Usage
+from neve.session import Session
+from neve.transport import Call, SocketTransport
+
+TIMEOUT_S = 5.0
+
+
+def read_usage(session: Session) -> Usage:
+    """Makes a connection of its own. Raises `ReplyError`, `Unavailable` or `DeadlineExceeded`."""
+    transport = SocketTransport(session.valkey)
+
+    def execute(*args: bytes | str | int | float) -> object:
+        (reply,) = transport.run([Call(args)], deadline=time.monotonic() + TIMEOUT_S)
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    try:
+        return HotTier(execute, session.tenant_id, session.buckets).usage()
+    finally:
+        transport.close()
