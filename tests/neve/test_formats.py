@@ -156,7 +156,8 @@ def test_a_token_that_is_no_u32_is_misuse(token):
     "change",
     [
         {"model": "n"}, {"revision": "s"}, {"dtype": "f16"}, {"kv_dtype": "fp8"},
-        {"layout": "m"}, {"layout_version": 2}, {"engine_block_tokens": 32}, {"bytes_per_token": 8192},
+        {"layout": "m"}, {"layout_version": 2}, {"engine_block_tokens": 32},
+        {"bytes_per_token": 8192},
         {"tp_size": 2}, {"tp_size": 2, "tp_rank": 1}, {"pp_size": 2}, {"pp_size": 2, "pp_rank": 1},
     ],
 )  # fmt: skip
