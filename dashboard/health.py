@@ -1,0 +1,191 @@
+"""Is it healthy, and what needs a person? Pure over what the selectors and probes found."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from catalog.models import NodeSession
+from dashboard.formats import clock_text, count_quantity, duration_quantity, percent_quantity
+from dashboard.probes import Answer
+from dashboard.selectors import Totals
+from dashboard.storage import StorageUse
+from tenants.models import Tenant
+
+DIRTY_LATE_S = 300  # a backlog older than this means that flushing does not keep up
+COLD_FULL = 0.9  # nothing leaves the cold tier by itself to make room
+
+
+@dataclass(frozen=True)
+class Attention:
+    """One thing that needs a person; `page` is where to look."""
+
+    words: str
+    page: str
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One thing that was checked. `is_well` None is unknown."""
+
+    words: str
+    is_well: bool | None
+
+
+@dataclass(frozen=True)
+class Health:
+    facts: list[Fact]
+    attention: list[Attention]
+
+    @property
+    def is_well(self) -> bool:
+        return not self.attention
+
+
+@dataclass(frozen=True)
+class NodeRow:
+    """A node session as the tables show it. `rank` puts the worst first."""
+
+    session: NodeSession
+    state: str  # "live", "silent", "ended"
+    hit_ratio: float | None
+
+    @property
+    def rank(self) -> tuple[int, str]:
+        if self.state == "silent":
+            return 0, self.session.node
+        if self.state == "live" and self.session.breaker != NodeSession.Breaker.CLOSED:
+            return 1, self.session.node
+        return (2 if self.state == "live" else 3), self.session.node
+
+    @property
+    def state_words(self) -> str:
+        return {"live": "● live", "silent": "▲ silent", "ended": "○ ended"}[self.state]
+
+    @property
+    def read_bytes(self) -> int:
+        totals = self.session.totals
+        return int(totals.get("hot_read_bytes", 0) + totals.get("cold_read_bytes", 0))
+
+    @property
+    def written_bytes(self) -> int:
+        return int(self.session.totals.get("hot_write_bytes", 0))
+
+    @property
+    def breaker_words(self) -> str:
+        return self.session.get_breaker_display().replace("_", " ").lower()
+
+
+def node_rows(sessions: list[NodeSession], *, live_since: datetime) -> list[NodeRow]:
+    """The worst first. A session that said nothing since `live_since` is silent."""
+    rows = []
+    for session in sessions:
+        totals = session.totals
+        requested = totals.get("requested_tokens", 0)
+        hits = totals.get("hit_hot_tokens", 0) + totals.get("hit_cold_tokens", 0)
+        if session.ended_at is not None:
+            state = "ended"
+        elif session.last_heartbeat_at <= live_since:
+            state = "silent"
+        else:
+            state = "live"
+        rows.append(NodeRow(session, state, hits / requested if requested else None))
+    return sorted(rows, key=lambda row: row.rank)
+
+
+def assess(
+    *,
+    nodes: list[NodeRow],
+    hot: Answer,
+    cold: Answer,
+    workers: Answer,
+    storage: dict[int, StorageUse],
+    all_storage: StorageUse,
+    tenants: tuple[Tenant, ...],
+    totals: Totals,
+    failed_jobs: int,
+    now: datetime,
+) -> Health:
+    """What was checked, and what needs a person, the most urgent first."""
+    attention = [
+        *_servers(hot, cold, workers),
+        *_nodes(nodes, now),
+        *_tenants(tenants, storage),
+    ]
+    oldest_s = all_storage.dirty_oldest_s
+    if oldest_s is not None and oldest_s > DIRTY_LATE_S:
+        attention.append(
+            Attention(f"oldest unflushed block is {duration_quantity(oldest_s)} old", "tiers")
+        )
+    if totals.put_refused:
+        attention.append(
+            Attention(f"{count_quantity(totals.put_refused)} blocks refused over quota", "tenants")
+        )
+    if totals.corrupt:
+        attention.append(
+            Attention(f"{count_quantity(totals.corrupt)} blocks failed verification", "nodes")
+        )
+    if failed_jobs:
+        attention.append(
+            Attention(f"{failed_jobs} job{'s' if failed_jobs > 1 else ''} failed", "jobs")
+        )
+    return Health(_facts(nodes, hot, cold, workers, all_storage), attention)
+
+
+def _facts(
+    nodes: list[NodeRow], hot: Answer, cold: Answer, workers: Answer, storage: StorageUse
+) -> list[Fact]:
+    open_nodes = [row for row in nodes if row.state != "ended"]
+    live = sum(row.state == "live" for row in open_nodes)
+    worker_words = {None: "workers —", False: "no worker"}.get(
+        workers.is_well, f"{workers.words} worker{'' if workers.words == '1' else 's'}"
+    )
+    facts = [
+        Fact(f"{live}/{len(open_nodes)} nodes live", live == len(open_nodes)),
+        Fact(f"hot tier {_words(hot)}", hot.is_well),
+        Fact(f"S3 {_words(cold)}", cold.is_well),
+        Fact(worker_words, workers.is_well),
+    ]
+    if storage.dirty_blocks == 0:
+        facts.append(Fact("nothing unflushed", True))
+    elif storage.dirty_oldest_s is not None:
+        oldest = duration_quantity(storage.dirty_oldest_s)
+        facts.append(Fact(f"oldest dirty {oldest}", storage.dirty_oldest_s <= DIRTY_LATE_S))
+    return facts
+
+
+def _words(answer: Answer) -> str:
+    return {None: "—", True: "ok", False: "down"}[answer.is_well]
+
+
+def _servers(hot: Answer, cold: Answer, workers: Answer) -> list[Attention]:
+    return [
+        Attention(f"{what} since {clock_text(answer.since)} UTC", page)
+        for what, answer, page in (
+            ("hot tier does not answer", hot, "tiers"),
+            ("S3 does not answer", cold, "tiers"),
+            ("no worker answers", workers, "jobs"),
+        )
+        if answer.is_well is False
+    ]
+
+
+def _nodes(nodes: list[NodeRow], now: datetime) -> list[Attention]:
+    found = []
+    for row in nodes:
+        silent_s = (now - row.session.last_heartbeat_at).total_seconds()
+        if row.state == "silent":
+            found.append(
+                Attention(f"{row.session.node} silent for {duration_quantity(silent_s)}", "nodes")
+            )
+        elif row.state == "live" and row.session.breaker != NodeSession.Breaker.CLOSED:
+            found.append(Attention(f"{row.session.node} breaker {row.breaker_words}", "nodes"))
+    return found
+
+
+def _tenants(tenants: tuple[Tenant, ...], storage: dict[int, StorageUse]) -> list[Attention]:
+    found = []
+    for tenant in tenants:
+        ratio = storage[tenant.pk].cold_ratio
+        if ratio is not None and ratio >= COLD_FULL:
+            words = f"{tenant.slug} at {percent_quantity(ratio)} of cold"
+            found.append(Attention(words, "tenants"))
+    return found

@@ -1,0 +1,105 @@
+"""What every page has: a signed-in viewer, navigation, theme, and a strict content security policy.
+
+Scripts and styles run only from this host or with the response's nonce; no inline handlers, no
+inline style attributes, no other hosts.
+"""
+
+import secrets
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from django.contrib.auth.decorators import login_required
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
+from django.shortcuts import render
+from django.template import loader
+from django.urls import reverse, reverse_lazy
+
+from dashboard.access import ALL, Viewer, viewer_of
+
+LOGIN_URL = reverse_lazy("dashboard:login")
+THEMES = ("dark", "light")
+_NAVIGATION = (
+    (("overview", "Overview", "o"), ("nodes", "Nodes", "n"), ("tiers", "Tiers & segments", "s")),
+    (("tenants", "Tenants", "t"), ("contexts", "Contexts", "c"), ("keys", "API keys", "k")),
+    (("jobs", "Jobs", "j"), ("audit", "Audit", "a")),
+)
+
+View = Callable[..., HttpResponseBase]
+
+
+def with_policy(view: View) -> View:
+    """Gives the response its content security policy and the request the nonce in it."""
+
+    @wraps(view)
+    def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        nonce = secrets.token_urlsafe(16)
+        request.csp_nonce = nonce  # type: ignore[attr-defined]
+        response = view(request, *args, **kwargs)
+        response.headers["Content-Security-Policy"] = (
+            f"default-src 'none'; script-src 'self' 'nonce-{nonce}'; "
+            f"style-src 'self' 'nonce-{nonce}'; img-src 'self'; connect-src 'self'; "
+            "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+        )
+        response.headers.setdefault("Cache-Control", "no-store")
+        return response
+
+    return guarded
+
+
+def page(view: View) -> View:
+    """A view for people: signed in, under the policy, with `request.viewer`."""
+
+    @login_required(login_url=LOGIN_URL)
+    @wraps(view)
+    def seen(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        request.viewer = viewer_of(request.user)  # type: ignore[attr-defined]
+        return view(request, *args, **kwargs)
+
+    return with_policy(seen)
+
+
+def viewer(request: HttpRequest) -> Viewer:
+    return request.viewer  # type: ignore[attr-defined, no-any-return]
+
+
+def theme_of(request: HttpRequest) -> str:
+    """The chosen theme, or "" to follow the system."""
+    theme = request.COOKIES.get("neve_theme", "")
+    return theme if theme in THEMES else ""
+
+
+def base_context(request: HttpRequest, name: str = "") -> dict[str, Any]:
+    return {
+        "page_name": name,
+        "theme": theme_of(request),
+        "nonce": request.csp_nonce,  # type: ignore[attr-defined]
+        "navigation": [
+            [
+                {
+                    "name": item,
+                    "label": label,
+                    "key": key,
+                    "icon": item,
+                    "url": reverse(f"dashboard:{item}"),
+                }
+                for item, label, key in group
+            ]
+            for group in _NAVIGATION
+        ],
+    }
+
+
+def render_page(
+    request: HttpRequest, name: str, context: dict[str, Any], *, status: int = 200
+) -> HttpResponse:
+    """`name` is the page's in the navigation, its URL's and its template's."""
+    seen_by = viewer(request)
+    chosen = request.GET.get("tenant", ALL)
+    base = {"viewer": seen_by, "tenant": chosen, "all": ALL, **base_context(request, name)}
+    return render(request, f"dashboard/{name}.html", base | context, status=status)
+
+
+def render_part(request: HttpRequest, name: str, context: dict[str, Any]) -> str:
+    """One part of a page, as htmx and the live updates swap it in."""
+    return loader.render_to_string(f"dashboard/parts/{name}.html", context, request=request)

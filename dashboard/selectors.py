@@ -1,0 +1,264 @@
+"""What the overview shows, read from the roll-ups. Reads only; returns dataclasses in plain units.
+
+None means unknown (nobody reported), 0 means none.
+"""
+
+from bisect import bisect_left
+from collections import Counter, defaultdict
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from django.db.models import F, Max, Min, Q, Sum
+
+from catalog.models import Job, NodeSession, Segment, UsageRollup
+from dashboard.access import Viewer, rows_of
+from dashboard.histograms import Percentile, merge, percentile
+from dashboard.windows import Window
+from tenants.models import Tenant
+
+Tenants = tuple[Tenant, ...]
+
+RATE_NOW_S = 60  # "now" of a rate: long enough to be calm, short enough to be now
+_SUMMED = (
+    "requested_tokens",
+    "hit_hot_tokens",
+    "hit_cold_tokens",
+    "hot_read_bytes",
+    "cold_read_bytes",
+    "hot_write_bytes",
+)
+MISS_WORDS = {
+    "never_stored": ("Never stored", "first time seen: nothing to fix"),
+    "evicted": ("Evicted", "the hot tier was full: raise the hot quota"),
+    "expired": ("Expired", "retention or a person ended it"),
+    "quota": ("Over quota", "refused when it was stored"),
+    "fingerprint": ("Fingerprint", "stored by another model or layout"),
+    "timeout": ("Timeout", "storage answered too late"),
+    "breaker": ("Breaker open", "the node is serving without Neve"),
+    "corrupt": ("Corrupt", "failed verification and was dropped"),
+}
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Sums over a window. `reported` is False when no node reported in it."""
+
+    reported: bool
+    requested_tokens: int
+    hit_hot_tokens: int
+    hit_cold_tokens: int
+    read_bytes: int
+    load_p50: Percentile | None
+    load_p99: Percentile | None
+    misses: dict[str, int]
+    put_refused: int
+    corrupt: int
+
+    @property
+    def hit_tokens(self) -> int:
+        return self.hit_hot_tokens + self.hit_cold_tokens
+
+    @property
+    def hit_ratio(self) -> float | None:
+        return self.hit_tokens / self.requested_tokens if self.requested_tokens else None
+
+
+@dataclass(frozen=True)
+class Series:
+    """Rates per second, one value a step; None where nobody reported. `ts` are step starts."""
+
+    ts: list[int]
+    hot_tokens: list[float | None]
+    cold_tokens: list[float | None]
+    recomputed_tokens: list[float | None]
+    hot_read_bytes: list[float | None]
+    cold_read_bytes: list[float | None]
+    hot_write_bytes: list[float | None]
+    cold_write_bytes: list[float | None]
+
+    def since(self, ts: int) -> "Series":
+        """The steps from `ts` on."""
+        first = bisect_left(self.ts, ts)
+        return Series(*(getattr(self, column.name)[first:] for column in fields(self)))
+
+    def token_rows(self) -> list[tuple[Any, ...]]:
+        """(when, hot, cold, recomputed), the newest first: the table behind the chart."""
+        return self._rows(self.hot_tokens, self.cold_tokens, self.recomputed_tokens)
+
+    def byte_rows(self) -> list[tuple[Any, ...]]:
+        """(when, hot read, cold read, hot written, cold written), the newest first."""
+        return self._rows(
+            self.hot_read_bytes, self.cold_read_bytes, self.hot_write_bytes, self.cold_write_bytes
+        )
+
+    def _rows(self, *columns: list[float | None]) -> list[tuple[Any, ...]]:
+        times = [datetime.fromtimestamp(ts, UTC) for ts in self.ts]
+        return list(zip(times, *columns, strict=True))[::-1]
+
+
+@dataclass(frozen=True)
+class MissShare:
+    reason: str
+    label: str
+    hint: str
+    blocks: int
+    share: float  # of all missed blocks
+    of_largest: float  # for the bar
+
+
+def oldest_bucket_ts(tenants: Tenants) -> int | None:
+    """Where kept data begins, in any resolution."""
+    found = rows_of(UsageRollup, tenants).aggregate(oldest=Min("bucket_ts"))
+    return None if found["oldest"] is None else int(found["oldest"])
+
+
+def totals(tenants: Tenants, window: Window) -> Totals:
+    rows = _buckets(tenants, window)
+    sums = rows.aggregate(
+        newest=Max("bucket_ts"),
+        **{name: Sum(name, default=0) for name in (*_SUMMED, "put_refused", "corrupt")},
+    )
+    misses: Counter[str] = Counter()
+    histograms = []
+    for missed, histogram in rows.order_by().values_list("misses", "load_ms").iterator():
+        misses.update(missed)
+        histograms.append(histogram)
+    load_ms = merge(histograms)
+    return Totals(
+        reported=sums["newest"] is not None,
+        requested_tokens=sums["requested_tokens"],
+        hit_hot_tokens=sums["hit_hot_tokens"],
+        hit_cold_tokens=sums["hit_cold_tokens"],
+        read_bytes=sums["hot_read_bytes"] + sums["cold_read_bytes"],
+        load_p50=percentile(load_ms, 0.5),
+        load_p99=percentile(load_ms, 0.99),
+        misses=dict(misses),
+        put_refused=sums["put_refused"],
+        corrupt=sums["corrupt"],
+    )
+
+
+def read_rate_now(tenants: Tenants, now_s: float) -> float | None:
+    """Bytes a second that came from the cache over the last whole buckets; None without any."""
+    end_ts = int(now_s) - int(now_s) % 10
+    found = (
+        rows_of(UsageRollup, tenants)
+        .filter(resolution_s=10, bucket_ts__gte=end_ts - RATE_NOW_S, bucket_ts__lt=end_ts)
+        .aggregate(read=Sum(F("hot_read_bytes") + F("cold_read_bytes")), first=Min("bucket_ts"))
+    )
+    if found["first"] is None:
+        return None
+    return float(found["read"]) / (end_ts - int(found["first"]))
+
+
+def series(tenants: Tenants, window: Window) -> Series:
+    """The window's steps. One that has barely begun is left out: its rate would be noise."""
+    sums: dict[int, dict[str, int]] = {}
+    rows = _buckets(tenants, window).order_by().values("bucket_ts")
+    for row in rows.annotate(**{f"sum_{name}": Sum(name) for name in _SUMMED}):
+        step = sums.setdefault(window.step_of(row["bucket_ts"]), dict.fromkeys(_SUMMED, 0))
+        for name in _SUMMED:
+            step[name] += row[f"sum_{name}"]
+    flushed = _flushed_bytes(tenants, window)
+    found = Series([], [], [], [], [], [], [], [])
+    for ts in window.steps():
+        elapsed_s = window.elapsed_s(ts)
+        if elapsed_s < 10:
+            continue
+        step = sums.get(ts)
+        found.ts.append(ts)
+        for values, name in (
+            (found.hot_tokens, "hit_hot_tokens"),
+            (found.cold_tokens, "hit_cold_tokens"),
+            (found.hot_read_bytes, "hot_read_bytes"),
+            (found.cold_read_bytes, "cold_read_bytes"),
+            (found.hot_write_bytes, "hot_write_bytes"),
+        ):
+            values.append(step[name] / elapsed_s if step else None)
+        found.recomputed_tokens.append(_recomputed(step) / elapsed_s if step else None)
+        cold_write = flushed.get(ts)
+        known = step is not None or cold_write is not None
+        found.cold_write_bytes.append((cold_write or 0) / elapsed_s if known else None)
+    return found
+
+
+def miss_shares(misses: dict[str, int]) -> list[MissShare]:
+    """Reasons that happened, the most frequent first."""
+    counted = {reason: blocks for reason, blocks in misses.items() if blocks > 0}
+    total, largest = sum(counted.values()), max(counted.values(), default=0)
+    shares = []
+    for reason, blocks in sorted(counted.items(), key=lambda item: (-item[1], item[0])):
+        label, hint = MISS_WORDS.get(reason, (reason.replace("_", " "), ""))
+        shares.append(MissShare(reason, label, hint, blocks, blocks / total, blocks / largest))
+    return shares
+
+
+def hit_ratios(tenants: Tenants, window: Window) -> dict[int, float]:
+    """Hit rate by tenant id, of those that requested anything."""
+    rows = (
+        _buckets(tenants, window)
+        .order_by()
+        .values("tenant_id")
+        .annotate(
+            requested=Sum("requested_tokens"), hit=Sum(F("hit_hot_tokens") + F("hit_cold_tokens"))
+        )
+        .filter(requested__gt=0)
+    )
+    return {row["tenant_id"]: row["hit"] / row["requested"] for row in rows}
+
+
+def last_gauges(tenants: Tenants, now_s: float) -> dict[int, dict[str, int | None]]:
+    """The newest gauges of each tenant out of the last minutes of 10 s roll-ups."""
+    rows = (
+        rows_of(UsageRollup, tenants)
+        .filter(resolution_s=10, bucket_ts__gte=int(now_s) - 300, hot_used_bytes__isnull=False)
+        .order_by("bucket_ts")
+        .values("tenant_id", "hot_used_bytes", "cold_used_bytes", "dirty_blocks", "dirty_oldest_s")
+    )
+    return {row["tenant_id"]: row for row in rows}
+
+
+def sessions(tenants: Tenants, *, now: datetime) -> list[NodeSession]:
+    """Open sessions heard of in the last day, and those that ended in the last hour."""
+    return list(
+        rows_of(NodeSession, tenants)
+        .select_related("tenant", "space")
+        .filter(
+            Q(ended_at=None, last_heartbeat_at__gte=now - timedelta(days=1))
+            | Q(ended_at__gte=now - timedelta(hours=1))
+        )
+    )
+
+
+def failed_jobs(seen_by: Viewer, *, now: datetime) -> int:
+    """Jobs that failed in the last hour."""
+    rows = seen_by.rows_with_platform(Job)
+    return rows.filter(state=Job.State.FAILED, finished_at__gte=now - timedelta(hours=1)).count()
+
+
+def has_ever_connected(tenants: Tenants) -> bool:
+    return rows_of(NodeSession, tenants).exists()
+
+
+def _buckets(tenants: Tenants, window: Window) -> Any:
+    return rows_of(UsageRollup, tenants).filter(
+        resolution_s=window.range.resolution_s,
+        bucket_ts__gte=window.start_ts,
+        bucket_ts__lt=window.end_ts,
+    )
+
+
+def _recomputed(step: dict[str, int]) -> int:
+    return max(step["requested_tokens"] - step["hit_hot_tokens"] - step["hit_cold_tokens"], 0)
+
+
+def _flushed_bytes(tenants: Tenants, window: Window) -> dict[int, int]:
+    """Bytes that became live segments, by step: the cold tier's writes."""
+    first = datetime.fromtimestamp(window.start_ts, UTC)
+    last = datetime.fromtimestamp(window.end_ts, UTC)
+    rows = rows_of(Segment, tenants).filter(created_at__gte=first, created_at__lt=last)
+    flushed: dict[int, int] = defaultdict(int)
+    for created_at, size_bytes in rows.order_by().values_list("created_at", "size_bytes"):
+        flushed[window.step_of(int(created_at.timestamp()))] += size_bytes
+    return flushed

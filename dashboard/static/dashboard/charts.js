@@ -1,0 +1,120 @@
+// The two charts. Numbers come raw; units, steps and names come from the server's one formatter.
+
+const AXES = JSON.parse(document.getElementById("chart-axes").textContent);
+
+function colour(name) {
+  return getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+}
+
+// The divisor and unit under which the largest number reads best.
+function unitFor(axis, largest) {
+  const { step, units } = AXES[axis];
+  let divisor = 1;
+  let place = 0;
+  while (largest / divisor >= step && place + 1 < units.length) {
+    divisor *= step;
+    place += 1;
+  }
+  return { divisor, unit: units[place] };
+}
+
+// Round numbers from `low` to `high`, about four of them.
+function ticksBetween(low, high) {
+  const rough = (high - low) / 4;
+  if (!(rough > 0)) return [0];
+  const power = 10 ** Math.floor(Math.log10(rough));
+  const step = [1, 2, 5, 10].map((n) => n * power).find((n) => n >= rough);
+  const ticks = [];
+  for (let n = Math.ceil(low / step); n * step <= high; n += 1) ticks.push(n * step);
+  return ticks;
+}
+
+function digits(value) {
+  return Number(Math.abs(value).toPrecision(3)).toLocaleString("en", { maximumFractionDigits: 2 });
+}
+
+const instant = (ts) => new Date(ts * 1000).toISOString().slice(0, 19).replace("T", " ");
+
+// lines: [{ key, name, colour, sign, fill, stack }]
+export class Chart {
+  constructor(element, axis, lines, { isStacked = false } = {}) {
+    Object.assign(this, { element, axis, lines, isStacked });
+  }
+
+  draw(series, startS, endS) {
+    const columns = this.lines.map((line) => series[line.key]);
+    const sumAt = (i) => columns.reduce((sum, column) => sum + (column[i] ?? 0), 0);
+    let high = 0;
+    let low = 0;
+    series.ts.forEach((_, i) => {
+      if (this.isStacked) high = Math.max(high, sumAt(i));
+      this.lines.forEach((line, n) => {
+        const value = (columns[n][i] ?? 0) * line.sign;
+        high = Math.max(high, value);
+        low = Math.min(low, value);
+      });
+    });
+    const { divisor, unit } = unitFor(this.axis, Math.max(high, -low));
+    const ticks = ticksBetween(low / divisor, (high || 1) / divisor);
+    const x = series.ts.map(instant);
+    const traces = this.lines.map((line, n) => {
+      const values = columns[n].map((value) => (value === null ? null : value / divisor));
+      const tint = colour(line.colour);
+      return {
+        x,
+        y: values.map((value) => (value === null ? null : value * line.sign)),
+        text: values.map((value) => (value === null ? "—" : `${digits(value)} ${unit}`)),
+        name: line.name,
+        type: "scatter",
+        mode: "lines",
+        line: { color: tint, width: 1.5, shape: "linear" },
+        hovertemplate: `%{text}`,
+        ...(this.isStacked
+          ? { stackgroup: "all", fillcolor: `${tint}${line.fill}` }
+          : { fill: "tozeroy", fillcolor: `${tint}${line.fill}` }),
+      };
+    });
+    const muted = colour("muted");
+    const layout = {
+      margin: { l: 46, r: 4, t: 16, b: 20 },
+      font: { family: getComputedStyle(document.body).fontFamily, size: 11.5, color: muted },
+      paper_bgcolor: "rgba(0,0,0,0)",
+      plot_bgcolor: "rgba(0,0,0,0)",
+      showlegend: false,
+      hovermode: "x unified",
+      hoverlabel: {
+        bgcolor: colour("surface"),
+        bordercolor: colour("line-strong"),
+        font: { color: colour("text"), size: 12 },
+      },
+      xaxis: {
+        type: "date",
+        range: [instant(startS), instant(endS)],
+        fixedrange: true,
+        showgrid: false,
+        zeroline: false,
+        showline: true,
+        linecolor: colour("line-strong"),
+        ticks: "",
+        nticks: 8,
+        tickformat: endS - startS > 90_000 ? "%b %d" : "%H:%M",
+        hoverformat: "%H:%M:%S UTC",
+      },
+      yaxis: {
+        fixedrange: true,
+        range: [low / divisor * 1.08, (high || 1) / divisor * 1.08],
+        tickvals: ticks,
+        ticktext: ticks.map(digits),
+        gridcolor: colour("line"),
+        zeroline: low < 0,
+        zerolinecolor: colour("line-strong"),
+        ticks: "",
+      },
+      annotations: [{
+        text: unit, showarrow: false, xref: "paper", yref: "paper", x: 0, y: 1,
+        xanchor: "right", yanchor: "bottom", xshift: -5, yshift: 2, font: { size: 11, color: muted },
+      }],
+    };
+    Plotly.react(this.element, traces, layout, { displayModeBar: false, responsive: true });
+  }
+}

@@ -1,0 +1,140 @@
+"""How full each tenant's tiers are, asked from the hot tier's own counters.
+
+Falls back to the gauges of the newest roll-up when Valkey does not answer, and to unknown.
+"""
+
+import logging
+from dataclasses import dataclass
+
+from valkey.exceptions import ValkeyError
+
+from controlplane import hot
+from dashboard.access import rows_of
+from dashboard.selectors import Tenants, last_gauges
+from neve.hot import Usage
+from tenants.models import Quota, Tenant
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class StorageUse:
+    """Bytes and blocks that one tenant (or several, summed) holds against its quota."""
+
+    hot_bytes: int | None
+    cold_bytes: int | None
+    dirty_bytes: int | None
+    dirty_blocks: int | None
+    dirty_oldest_s: float | None
+    hot_quota_bytes: int | None
+    cold_quota_bytes: int | None
+
+    @property
+    def hot_ratio(self) -> float | None:
+        return _ratio(self.hot_bytes, self.hot_quota_bytes)
+
+    @property
+    def cold_ratio(self) -> float | None:
+        return _ratio(self.cold_bytes, self.cold_quota_bytes)
+
+    @property
+    def dirty_ratio(self) -> float | None:
+        """Not yet in S3, as a share of the hot quota."""
+        return _ratio(self.dirty_bytes, self.hot_quota_bytes)
+
+    @property
+    def clean_ratio(self) -> float | None:
+        if self.hot_ratio is None:
+            return None
+        return max(self.hot_ratio - (self.dirty_ratio or 0), 0)
+
+    @property
+    def held_bytes(self) -> int:
+        return (self.hot_bytes or 0) + (self.cold_bytes or 0)
+
+
+def storage_use(tenants: Tenants, now_s: float) -> dict[int, StorageUse]:
+    """By tenant id. One round trip a tenant."""
+    quotas = {quota.tenant_id: quota for quota in rows_of(Quota, tenants)}
+    gauges = last_gauges(tenants, now_s)
+    used: dict[int, StorageUse] = {}
+    answers = True
+    for tenant in tenants:
+        quota, gauge = quotas.get(tenant.pk), gauges.get(tenant.pk, {})
+        limits = (quota.hot_bytes, quota.cold_bytes) if quota else (None, None)
+        usage = _usage(tenant) if answers else None
+        answers = usage is not None
+        oldest_s = gauge.get("dirty_oldest_s")
+        if usage is None:
+            used[tenant.pk] = StorageUse(
+                gauge.get("hot_used_bytes"),
+                gauge.get("cold_used_bytes"),
+                None,
+                gauge.get("dirty_blocks"),
+                oldest_s,
+                *limits,
+            )
+        else:
+            used[tenant.pk] = StorageUse(
+                usage.hot_bytes,
+                usage.cold_bytes,
+                usage.dirty_bytes,
+                usage.dirty_blocks,
+                oldest_s if usage.dirty_blocks else None,
+                *limits,
+            )
+    return used
+
+
+@dataclass(frozen=True)
+class HotServer:
+    """What Valkey tells of itself. `max_bytes` 0 is no limit."""
+
+    version: str
+    used_bytes: int
+    max_bytes: int
+    policy: str
+
+
+def hot_server() -> HotServer | None:
+    """None when it does not answer."""
+    try:
+        told = hot.admin().info()
+    except (ValkeyError, OSError):
+        return None
+    return HotServer(
+        str(told.get("valkey_version", told.get("redis_version", ""))),
+        int(told["used_memory"]),
+        int(told["maxmemory"]),
+        str(told["maxmemory_policy"]),
+    )
+
+
+def summed(uses: list[StorageUse]) -> StorageUse:
+    """Unknown only where all are unknown; the oldest dirty block is the oldest of all."""
+
+    def add(values: list[int | None]) -> int | None:
+        known = [value for value in values if value is not None]
+        return sum(known) if known else None
+
+    return StorageUse(
+        add([use.hot_bytes for use in uses]),
+        add([use.cold_bytes for use in uses]),
+        add([use.dirty_bytes for use in uses]),
+        add([use.dirty_blocks for use in uses]),
+        max((use.dirty_oldest_s for use in uses if use.dirty_oldest_s is not None), default=None),
+        add([use.hot_quota_bytes for use in uses]),
+        add([use.cold_quota_bytes for use in uses]),
+    )
+
+
+def _usage(tenant: Tenant) -> Usage | None:
+    try:
+        return hot.hot_tier(tenant.pk).usage()
+    except (ValkeyError, OSError):
+        log.warning("hot tier does not tell usage", extra={"tenant": tenant.pk}, exc_info=True)
+        return None
+
+
+def _ratio(used: int | None, limit: int | None) -> float | None:
+    return used / limit if used is not None and limit else None

@@ -1,0 +1,82 @@
+"""API keys: operators make and revoke them; a secret is shown once, in the answer that made it."""
+
+from datetime import datetime, timedelta
+
+from django.core.exceptions import ValidationError
+from django.core.paginator import Paginator
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect
+from django.utils import timezone
+from django.views.decorators.http import require_http_methods
+
+from dashboard.pages import page, render_page, viewer
+from tenants.audit import actor_of
+from tenants.models import ApiKey
+from tenants.services import issue_key, revoke_key
+
+ROWS = 50
+MOST_DAYS = 3650
+
+
+@page
+@require_http_methods(["GET", "POST"])
+def keys(request: HttpRequest) -> HttpResponse:
+    context: dict[str, object] = {}
+    if request.method == "POST":
+        try:
+            context["made"], context["secret"] = _make(request)
+        except ValidationError as error:
+            context["error"] = " ".join(error.messages)
+            context["typed"] = request.POST
+    found = viewer(request).rows_with_platform(ApiKey).select_related("tenant")
+    context["rows"] = Paginator(found, ROWS).get_page(request.GET.get("page"))
+    context["now"] = timezone.now()
+    return render_page(request, "keys", context, status=400 if "error" in context else 200)
+
+
+@page
+@require_http_methods(["GET", "POST"])
+def revoke(request: HttpRequest, key_id: int) -> HttpResponse:
+    """GET says what stops and asks; POST does it."""
+    _require_operator(request)
+    key = get_object_or_404(viewer(request).rows_with_platform(ApiKey), pk=key_id)
+    if request.method == "POST":
+        revoke_key(key=key, actor=actor_of(request))
+        return redirect("dashboard:keys")
+    return render_page(request, "keys", {"asking": key, "rows": [key], "now": timezone.now()})
+
+
+def _make(request: HttpRequest) -> tuple[ApiKey, str]:
+    _require_operator(request)
+    form = request.POST
+    role, name = form.get("role", ""), form.get("name", "").strip()
+    if role not in ApiKey.Role.values:
+        raise ValidationError("Choose a role.")
+    if not name:
+        raise ValidationError("Give it a name that says who will use it.")
+    tenant = None
+    if role != ApiKey.Role.OPERATOR:
+        slug = form.get("tenant", "")
+        tenant = next((one for one in viewer(request).tenants if one.slug == slug), None)
+        if tenant is None:
+            raise ValidationError("Choose the tenant that the key is for.")
+    return issue_key(
+        tenant=tenant,
+        role=role,
+        name=name,
+        expires_at=_expiry(form.get("days", "")),
+        actor=actor_of(request),
+    )
+
+
+def _expiry(days: str) -> datetime | None:
+    if not days.strip():
+        return None
+    if not days.isdigit() or not 0 < int(days) <= MOST_DAYS:
+        raise ValidationError(f"Days: a number from 1 to {MOST_DAYS}, or nothing for no end.")
+    return timezone.now() + timedelta(days=int(days))
+
+
+def _require_operator(request: HttpRequest) -> None:
+    if not viewer(request).is_operator:
+        raise Http404("operators only")

@@ -1,0 +1,136 @@
+"""The first screen, and the same numbers as JSON for its live updates."""
+
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from django.views.decorators.http import require_GET
+
+from catalog.sessions import live_since
+from dashboard import health, probes, selectors
+from dashboard.access import ALL, Viewer, viewer_of
+from dashboard.formats import AXES
+from dashboard.pages import page, render_page, render_part, viewer
+from dashboard.storage import StorageUse, storage_use, summed
+from dashboard.windows import DEFAULT_RANGE, RANGES, Range, offered, window_of
+
+PARTS = ("health", "tiles", "misses", "fullness", "top_tenants", "node_table", "first_steps")
+TABLES = ("token_table", "byte_table")
+TOP = 5
+
+
+@page
+@require_GET
+def overview(request: HttpRequest) -> HttpResponse:
+    seen_by, range_ = viewer(request), _range(request)
+    context = _gather(seen_by, request.GET.get("tenant", ALL), range_)
+    return render_page(request, "overview", context)
+
+
+@require_GET
+def overview_data(request: HttpRequest) -> JsonResponse:
+    """Steps from `since` on, and the parts of the page, rendered. 401 when signed out."""
+    if not request.user.is_authenticated:
+        return JsonResponse({"detail": "signed out"}, status=401)
+    since_ts = _since(request)
+    context = _gather(
+        viewer_of(request.user), request.GET.get("tenant", ALL), _range(request), since_ts
+    )
+    # The tables behind the charts are long: they are sent whole, and only while one is open.
+    tables = TABLES if request.GET.get("tables") == "1" else ()
+    parts = {name: render_part(request, name, context) for name in (*PARTS, *tables)}
+    answer = {**context["chart"], "parts": parts, "is_empty": context["is_empty"]}
+    response = JsonResponse(answer)
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+def _gather(seen_by: Viewer, tenant_slug: str, range_: Range, since_ts: int = 0) -> dict[str, Any]:
+    tenants = seen_by.choose(tenant_slug)
+    now = datetime.now(UTC)
+    window = window_of(range_, now.timestamp())
+    totals = selectors.totals(tenants, window)
+    before = selectors.totals(tenants, window.previous())
+    storage = storage_use(tenants, window.now_s)
+    all_storage = summed(list(storage.values()))
+    nodes = health.node_rows(selectors.sessions(tenants, now=now), live_since=live_since())
+    assessment = health.assess(
+        nodes=nodes,
+        hot=probes.HOT.read(),
+        cold=probes.COLD.read(),
+        workers=probes.WORKERS.read(),
+        storage=storage,
+        all_storage=all_storage,
+        tenants=tenants,
+        totals=totals,
+        failed_jobs=selectors.failed_jobs(seen_by, now=now),
+        now=now,
+    )
+    series = selectors.series(tenants, window)
+    return {
+        "now": now,
+        "tenant": tenant_slug,
+        "range": range_,
+        "ranges": offered(selectors.oldest_bucket_ts(tenants), window.now_s),
+        "is_empty": not selectors.has_ever_connected(tenants),
+        "health": assessment,
+        "totals": totals,
+        "hit_change": _change(totals, before),
+        "read_rate": selectors.read_rate_now(tenants, window.now_s),
+        "storage": all_storage,
+        "misses": selectors.miss_shares(totals.misses),
+        "top_tenants": _top_tenants(tenants, storage, selectors.hit_ratios(tenants, window)),
+        "more_tenants": max(len(tenants) - TOP, 0),
+        "nodes": nodes[:TOP],
+        "more_nodes": max(len(nodes) - TOP, 0),
+        "series": series,
+        "chart": {
+            "now_s": window.now_s,
+            "start_s": window.start_ts,
+            "end_s": window.now_s,
+            "step_s": range_.step_s,
+            "series": asdict(series.since(since_ts)),
+        },
+        "axes": AXES,
+    }
+
+
+def _top_tenants(
+    tenants: selectors.Tenants,
+    storage: dict[int, StorageUse],
+    hit_ratios: dict[int, float],
+) -> list[dict[str, Any]]:
+    """Those that hold the most bytes, with their share of what all of them hold."""
+    held = sum(use.held_bytes for use in storage.values())
+    rows = [
+        {
+            "tenant": tenant,
+            "use": storage[tenant.pk],
+            "share": storage[tenant.pk].held_bytes / held if held else None,
+            "hit_ratio": hit_ratios.get(tenant.pk),
+        }
+        for tenant in tenants
+    ]
+    rows.sort(key=lambda row: (-row["use"].held_bytes, row["tenant"].slug))
+    return rows[:TOP]
+
+
+def _change(totals: selectors.Totals, before: selectors.Totals) -> float | None:
+    if totals.hit_ratio is None or before.hit_ratio is None:
+        return None
+    return totals.hit_ratio - before.hit_ratio
+
+
+def _range(request: HttpRequest) -> Range:
+    try:
+        return RANGES[request.GET.get("range", DEFAULT_RANGE)]
+    except KeyError:
+        raise Http404("no such range") from None
+
+
+def _since(request: HttpRequest) -> int:
+    try:
+        return max(int(request.GET.get("since", "0")), 0)
+    except ValueError:
+        raise Http404("since is seconds since 1970") from None

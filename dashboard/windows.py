@@ -1,0 +1,76 @@
+"""The time windows that a page can show, and which roll-ups draw them.
+
+`catalog.usage.KEPT` says how long roll-ups are kept: a range and the one before it fit into that.
+A window is drawn with at most 182 points a line, so a chart of 4 lines stays under 1,000.
+Pure: no database here.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Range:
+    """`resolution_s` is what is stored, `step_s` (a multiple) is what is drawn."""
+
+    name: str
+    seconds: int
+    resolution_s: int
+    step_s: int
+    words: str
+
+
+RANGES = {
+    range_.name: range_
+    for range_ in (
+        Range("15m", 900, 10, 10, "15 minutes"),
+        Range("1h", 3_600, 10, 30, "hour"),
+        Range("6h", 21_600, 60, 120, "6 hours"),
+        Range("24h", 86_400, 60, 600, "24 hours"),
+        Range("7d", 604_800, 3_600, 3_600, "7 days"),
+    )
+}
+DEFAULT_RANGE = "15m"
+
+
+@dataclass(frozen=True)
+class Window:
+    """Seconds since 1970, aligned to steps: `start_ts` inclusive, `end_ts` exclusive (the end of
+    the step that is running now)."""
+
+    range: Range
+    now_s: float
+    start_ts: int
+    end_ts: int
+
+    def steps(self) -> range:
+        return range(self.start_ts, self.end_ts, self.range.step_s)
+
+    def step_of(self, bucket_ts: int) -> int:
+        return bucket_ts - bucket_ts % self.range.step_s
+
+    def elapsed_s(self, step_ts: int) -> float:
+        """How much of a step has passed: what its sums are divided by to become rates."""
+        return min(self.now_s - step_ts, float(self.range.step_s))
+
+    def previous(self) -> "Window":
+        """The window of the same length just before."""
+        return Window(
+            self.range, self.start_ts, self.start_ts - (self.end_ts - self.start_ts), self.start_ts
+        )
+
+
+def window_of(range_: Range, now_s: float) -> Window:
+    step_s = range_.step_s
+    end_ts = int(now_s) - int(now_s) % step_s + step_s
+    return Window(range_, now_s, end_ts - range_.seconds - step_s, end_ts)
+
+
+def offered(oldest_ts: int | None, now_s: float) -> list[tuple[Range, bool]]:
+    """All ranges, each with whether to offer it: data must reach further back than the next
+    shorter range shows. The shortest one always is."""
+    reach_s = 0.0 if oldest_ts is None else now_s - oldest_ts
+    ranges, shorter_s = [], 0
+    for range_ in RANGES.values():
+        ranges.append((range_, not shorter_s or reach_s > shorter_s))
+        shorter_s = range_.seconds
+    return ranges
