@@ -53,6 +53,7 @@ class ContextsView(ReadOnlyView):
     """Named chains of blocks."""
 
     model = Context
+    lookup_field = "uuid"
     defer = ("chain",)
     serializer_class = shapes.ContextSerializer
     filterset_class = ContextFilter
@@ -77,7 +78,7 @@ class ContextsView(ReadOnlyView):
 
     @extend_schema(request=shapes.PinSerializer, responses=shapes.PinnedSerializer)
     @action(methods=["post"], detail=True)
-    def pin(self, request: Request, pk: str) -> Response:
+    def pin(self, request: Request, uuid: str) -> Response:
         """Keeps the blocks until then, whatever the quota pressure."""
         context = self.object_to_change()
         until = _checked(shapes.PinSerializer, request)["until"]
@@ -86,7 +87,7 @@ class ContextsView(ReadOnlyView):
 
     @extend_schema(request=None, responses=shapes.PinnedSerializer)
     @action(methods=["post"], detail=True)
-    def unpin(self, request: Request, pk: str) -> Response:
+    def unpin(self, request: Request, uuid: str) -> Response:
         """Lets go; blocks that another pinned context shares stay pinned."""
         context = self.object_to_change()
         contexts.unpin(context=context, actor=actor(request))
@@ -94,7 +95,7 @@ class ContextsView(ReadOnlyView):
 
     @extend_schema(request=None, responses=shapes.ExpiredSerializer)
     @action(methods=["post"], detail=True)
-    def expire(self, request: Request, pk: str) -> Response:
+    def expire(self, request: Request, uuid: str) -> Response:
         """Removes the blocks from both tiers now, except those that another context pins."""
         context = self.object_to_change()
         expired, kept = contexts.expire(context=context, actor=actor(request))
@@ -102,7 +103,7 @@ class ContextsView(ReadOnlyView):
 
     @extend_schema(request=shapes.ExtendSerializer, responses=shapes.ExtendedSerializer)
     @action(methods=["post"], detail=True)
-    def extend(self, request: Request, pk: str) -> Response:
+    def extend(self, request: Request, uuid: str) -> Response:
         """Lets the blocks live at least that long from now."""
         context = self.object_to_change()
         for_s = _checked(shapes.ExtendSerializer, request)["for_s"]
@@ -163,6 +164,7 @@ class NodesView(ReadOnlyView):
     """Node sessions, present and past."""
 
     model = NodeSession
+    lookup_field = "uuid"
     serializer_class = shapes.NodeSerializer
     filterset_class = NodeFilter
 
@@ -189,6 +191,7 @@ class JobsView(ReadOnlyView):
     """Background work."""
 
     model = Job
+    lookup_field = "uuid"
     serializer_class = shapes.JobSerializer
     filterset_class = JobFilter
 

@@ -1,11 +1,10 @@
 """All addresses: the dashboard at the root, REST, the cache endpoint, the admin."""
 
-from importlib.util import find_spec
-
 from django.contrib import admin
 from django.urls import include, path, re_path
 
 from controlplane import problems
+from controlplane.health import healthz
 
 admin.site.site_header = "Neve"
 admin.site.site_title = "Neve admin"
@@ -13,10 +12,11 @@ admin.site.site_title = "Neve admin"
 urlpatterns = [
     path("api/v1/", include("cacheapi.urls_api")),
     path("cache/v1/", include("cacheapi.urls_cache")),
+    path("healthz", healthz, name="healthz"),
     path("problems/<slug:kind>", problems.explain, name="problem"),
     re_path(r"^(?:api|cache)/", problems.unknown_address),
     path("admin/", admin.site.urls),
-    *([path("", include("dashboard.urls"))] if find_spec("dashboard.urls") else []),
+    path("", include("dashboard.urls")),
 ]
 
 handler400 = problems.bad_request
