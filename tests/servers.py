@@ -18,8 +18,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Self
@@ -27,9 +25,9 @@ from typing import Self
 import boto3
 import valkey
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
 
-ROOT = Path(__file__).resolve().parents[1]
+from deploy.installation import ROOT, answers, http_status, port_is_free, s3_identity, s3_works
+
 # Child interpreters find the repository's source roots without manage.py.
 PYTHON_ENV = {
     "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'platform'}",
@@ -47,17 +45,8 @@ def free_port(count: int = 1) -> int:
     """
     while True:
         first = random.randint(15000, 32000)
-        if all(_is_free(port) for port in range(first, first + count)):
+        if all(port_is_free(port) for port in range(first, first + count)):
             return first
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-        return True
 
 
 def wait_until(ready: Callable[[], bool], *, timeout_s: float, what: str) -> None:
@@ -226,14 +215,7 @@ class S3Server(Server):
         return name
 
     def ready(self) -> bool:
-        """A byte written and read back: weed's /healthz says 200 before it can do either."""
-        if http_status(f"{self.endpoint}/healthz") != 200:
-            return False
-        try:
-            self._probe.put_object(Bucket="probe", Key="byte", Body=b"1")
-            return self._probe.get_object(Bucket="probe", Key="byte")["Body"].read() == b"1"
-        except (ClientError, BotoCoreError):
-            return False
+        return answers(self.port) and s3_works(self._probe)
 
     def kill(self) -> None:
         super().kill()
@@ -299,7 +281,7 @@ class ControlPlane(Server):
         return [sys.executable, "-m", "uvicorn", "controlplane.asgi:application", *options]
 
     def ready(self) -> bool:
-        return http_status(f"{self.url}/healthz") == 200
+        return http_status(f"{self.url}/login/") == 200
 
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -344,21 +326,3 @@ class Worker(Server):
 
     def ready(self) -> bool:
         return b" ready." in self.log.read_bytes()
-
-
-def s3_identity(access_key: str, secret_key: str) -> dict[str, object]:
-    """weed's -s3.config document: one identity with every right."""
-    credentials = [{"accessKey": access_key, "secretKey": secret_key}]
-    actions = ["Admin", "Read", "Write", "List", "Tagging"]
-    return {"identities": [{"name": "neve", "credentials": credentials, "actions": actions}]}
-
-
-def http_status(url: str) -> int:
-    """Status of a GET, 0 when nothing answers."""
-    try:
-        with urllib.request.urlopen(url, timeout=2) as response:
-            return int(response.status)
-    except urllib.error.HTTPError as error:
-        return error.code
-    except OSError:
-        return 0

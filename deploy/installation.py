@@ -1,0 +1,190 @@
+"""What one machine's installation consists of: ports, secrets, var/, and when its servers answer.
+
+var/env keeps the secrets and tells `manage.py` where the servers of the last `make up` are. Lines
+that an operator adds there stay. The process environment wins over it.
+"""
+
+import json
+import os
+import secrets
+import socket
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import psutil
+from botocore.exceptions import BotoCoreError, ClientError
+
+ROOT = Path(__file__).resolve().parents[1]
+VAR = Path(os.environ.get("NEVE_VAR") or ROOT / "var")
+
+PORTS = {
+    "NEVE_WEB_PORT": 8000,
+    "NEVE_HOT_PORT": 6390,
+    "NEVE_BUS_PORT": 6391,
+    "NEVE_S3_PORT": 8333,
+}
+S3_PORTS = 8  # deploy/weed listens on its port and the seven after it
+SECRETS = {
+    "NEVE_SECRET_KEY": 32,
+    "NEVE_KEY_PEPPER": 32,
+    "NEVE_HOT_PASSWORD": 24,
+    "NEVE_BUS_PASSWORD": 24,
+    "NEVE_S3_ACCESS_KEY": 8,
+    "NEVE_S3_SECRET_KEY": 24,
+}
+
+
+class CannotStart(Exception):
+    """The message says what is wrong and which command or variable changes it."""
+
+
+def prepare() -> dict[str, str]:
+    """Writes var/env and the servers' configuration; returns the environment of all programs.
+
+    Raises CannotStart for a port that is no number.
+    """
+    os.umask(0o077)  # secrets, keys and data are nobody else's
+    (VAR / "log").mkdir(parents=True, exist_ok=True)
+    saved = read_env(VAR / "env")
+    for name, length in SECRETS.items():
+        saved.setdefault(name, secrets.token_hex(length))
+    env = {**saved, **{k: v for k, v in os.environ.items() if k.startswith("NEVE_")}}
+    for name, default in PORTS.items():
+        env[name] = str(_port(name, env.get(name) or str(default)))
+    where = {
+        "NEVE_HOT_URL": f"valkey://:{env['NEVE_HOT_PASSWORD']}@127.0.0.1:{env['NEVE_HOT_PORT']}/0",
+        "NEVE_BUS_URL": f"redis://:{env['NEVE_BUS_PASSWORD']}@127.0.0.1:{env['NEVE_BUS_PORT']}/0",
+        "NEVE_S3_ENDPOINT": f"http://127.0.0.1:{env['NEVE_S3_PORT']}",
+    }
+    env.update(where)
+    _write_private(VAR / "env", "".join(f"{k}={v}\n" for k, v in {**saved, **where}.items()))
+    _write_servers(env)
+    python_path = f"{ROOT}{os.pathsep}{ROOT / 'platform'}"
+    own = {"NEVE_VAR": str(VAR), "PYTHONPATH": python_path, "PYTHONUNBUFFERED": "1"}
+    return {**os.environ, **env, **own, "DJANGO_SETTINGS_MODULE": "controlplane.settings"}
+
+
+def read_env(path: Path) -> dict[str, str]:
+    """KEY=VALUE lines, in order; {} without the file."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    pairs = (line.partition("=") for line in lines if "=" in line and not line.startswith("#"))
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def refuse_taken_ports(env: dict[str, str]) -> None:
+    """Raises CannotStart that names each taken port, its holder and the variable to change."""
+    problems, claimed = [], {}
+    for name in PORTS:
+        first = int(env[name])
+        for port in range(first, first + (S3_PORTS if name == "NEVE_S3_PORT" else 1)):
+            if port in claimed:
+                problems.append(f"  {name} and {claimed[port]} both use port {port}.")
+            elif not port_is_free(port):
+                problems.append(
+                    f"  Port {port} is taken{_holder(port)}.\n    {_remedy(name, first)}"
+                )
+            claimed[port] = name
+    if problems:
+        raise CannotStart("\n".join(["Neve did not start:", *problems]))
+
+
+def port_is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the servers do
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
+def _holder(port: int) -> str:
+    """ " by NAME (pid N)", or nothing when this user may not see it."""
+    try:
+        for link in psutil.net_connections("tcp"):
+            if link.status == psutil.CONN_LISTEN and link.laddr.port == port and link.pid:
+                process = psutil.Process(link.pid)
+                return f" by {process.name()} (pid {link.pid}, in {process.cwd()})"
+    except psutil.Error:
+        pass
+    return ""
+
+
+def _remedy(name: str, first: int) -> str:
+    more = f" (it needs {S3_PORTS} neighbouring ports)" if name == "NEVE_S3_PORT" else ""
+    return f"Stop it, or choose another: {name}={first + 1000} make up{more}"
+
+
+def _port(name: str, value: str) -> int:
+    if not value.isdigit() or not 1024 <= int(value) <= 65000:
+        raise CannotStart(f"{name}={value}: needs to be a port from 1024 to 65000")
+    return int(value)
+
+
+def _write_servers(env: dict[str, str]) -> None:
+    for name, options in {
+        "hot": f"maxmemory {env.get('NEVE_HOT_MAXMEMORY', '512mb')}\n",
+        "bus": "",
+    }.items():
+        folder = VAR / f"valkey-{name}"
+        folder.mkdir(exist_ok=True)
+        _write_private(
+            VAR / f"valkey-{name}.conf",
+            f'include "{ROOT}/deploy/valkey-{name}.conf"\n'
+            f'dir "{folder}"\n'
+            f"port {env[f'NEVE_{name.upper()}_PORT']}\n"
+            f"requirepass {env[f'NEVE_{name.upper()}_PASSWORD']}\n{options}",
+        )
+    (VAR / "s3").mkdir(exist_ok=True)
+    identity = s3_identity(env["NEVE_S3_ACCESS_KEY"], env["NEVE_S3_SECRET_KEY"])
+    _write_private(VAR / "s3/s3.json", json.dumps(identity))
+
+
+def _write_private(path: Path, text: str) -> None:
+    """Replaces the file at once; only its owner can read it."""
+    new = path.with_name(path.name + ".new")
+    new.unlink(missing_ok=True)
+    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
+    new.replace(path)
+
+
+def s3_identity(access_key: str, secret_key: str) -> dict[str, Any]:
+    """weed's -s3.config document: one identity with every right."""
+    credentials = [{"accessKey": access_key, "secretKey": secret_key}]
+    actions = ["Admin", "Read", "Write", "List", "Tagging"]
+    return {"identities": [{"name": "neve", "credentials": credentials, "actions": actions}]}
+
+
+def s3_works(client: Any) -> bool:
+    """A byte written and read back: weed's /healthz says 200 before it can do either.
+
+    `client` is a boto3 S3 client of one attempt a call. weed makes the bucket on the way.
+    """
+    try:
+        client.put_object(Bucket="probe", Key="byte", Body=b"1")
+        return bool(client.get_object(Bucket="probe", Key="byte")["Body"].read() == b"1")
+    except (ClientError, BotoCoreError):
+        return False
+
+
+def answers(port: int) -> bool:
+    """Whether something accepts connections there."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=1):
+            return True
+    except OSError:
+        return False
+
+
+def http_status(url: str) -> int:
+    """Status of a GET, 0 when nothing answers."""
+    try:
+        with urllib.request.urlopen(url, timeout=2) as response:
+            return int(response.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+    except OSError:
+        return 0

@@ -1,0 +1,188 @@
+"""`make up`: starts supervisord, brings the platform up in order, and stays in front of it.
+
+Order: storage -> migrate, bootstrap, block index -> web -> worker, beat, demo node. Ctrl-C, SIGTERM
+or a closed terminal stops everything. What it prepares in var/ is in deploy/installation.py.
+"""
+
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import xmlrpc.client
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import boto3
+from botocore.config import Config
+from supervisor.xmlrpc import SupervisorTransport
+
+from deploy.installation import (
+    ROOT,
+    CannotStart,
+    answers,
+    http_status,
+    prepare,
+    refuse_taken_ports,
+    s3_works,
+)
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SUPERVISORD = ("-m", "supervisor.supervisord", "-c", "deploy/supervisord.conf")
+STATUS_EVERY_S = 30
+
+UP = """
+Neve is up after {took_s:.0f} s: {url}/
+
+  1. Open {url}/ and log in as "operator". The password was printed at the first
+     start only; a new one: .venv/bin/python manage.py changepassword operator
+  2. The demo node replays a workload: watch the hit rate rise on the overview page.
+  3. Connect a vLLM node: docs/nodes.md. REST for teams: {url}/api/v1/docs/
+  Logs: {var}/log/. Ctrl-C stops everything; the data stays in {var}/.
+"""
+
+
+class Stop(Exception):
+    """The operator wants everything to end."""
+
+
+def main() -> int:
+    for number in SIGNALS:
+        signal.signal(number, _raise_stop)
+    try:
+        env = prepare()
+        refuse_taken_ports(env)
+        with tempfile.TemporaryDirectory(prefix="neve-") as folder:
+            # Not in var/: a socket's path may have 107 characters.
+            env["NEVE_SUPERVISOR_SOCKET"] = f"{folder}/supervisor.sock"
+            _run(env)
+    except Stop:
+        return 0
+    except CannotStart as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _raise_stop(number: int, frame: object) -> None:
+    raise Stop
+
+
+def _run(env: dict[str, str]) -> None:
+    supervisord = subprocess.Popen(
+        ["setpriv", "--pdeathsig", "TERM", sys.executable, *SUPERVISORD],
+        cwd=ROOT,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,  # Ctrl-C reaches this process alone; it stops the rest in order
+    )
+    platform = Platform(env, supervisord)
+    try:
+        platform.bring_up()
+        platform.watch()
+    finally:
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+        print("\nStopping ...", flush=True)
+        supervisord.terminate()
+        supervisord.wait()
+        print("All stopped. The data stays in var/; `make up` goes on with it.", flush=True)
+
+
+class Platform:
+    """The programs, seen through supervisord's control socket."""
+
+    def __init__(self, env: dict[str, str], supervisord: "subprocess.Popen[bytes]") -> None:
+        self.env = env
+        self.supervisord = supervisord
+        self.logs = Path(env["NEVE_VAR"], "log")
+        self.url = f"http://127.0.0.1:{env['NEVE_WEB_PORT']}"
+        transport = SupervisorTransport(None, None, f"unix://{env['NEVE_SUPERVISOR_SOCKET']}")
+        self.rpc: Any = xmlrpc.client.ServerProxy("http://local", transport=transport).supervisor
+        self.s3 = boto3.client(
+            "s3",
+            endpoint_url=env["NEVE_S3_ENDPOINT"],
+            aws_access_key_id=env["NEVE_S3_ACCESS_KEY"],
+            aws_secret_access_key=env["NEVE_S3_SECRET_KEY"],
+            region_name="us-east-1",
+            config=Config(retries={"total_max_attempts": 1}, connect_timeout=1, read_timeout=5),
+        )
+
+    def bring_up(self) -> None:
+        """Returns when everything runs. Raises CannotStart with the log's end."""
+        began = time.monotonic()
+        print("Starting storage ...", flush=True)
+        for name, port in (("valkey-hot", "NEVE_HOT_PORT"), ("valkey-bus", "NEVE_BUS_PORT")):
+            self._wait(name, lambda port=port: answers(int(self.env[port])))
+        self._wait("s3", lambda: answers(int(self.env["NEVE_S3_PORT"])) and s3_works(self.s3))
+        print("Preparing database, bucket and block index ...", flush=True)
+        self._manage("migrate", "--verbosity", "0")
+        self._manage("bootstrap")
+        self._manage("rebuild_index")
+        print("Starting web, worker, beat and the demo node ...", flush=True)
+        self._start("web")
+        self._wait("web", lambda: http_status(f"{self.url}/login/") == 200)
+        for name in ("worker", "beat", "demo"):
+            self._start(name)
+        took_s = time.monotonic() - began
+        print(UP.format(url=self.url, var=self.env["NEVE_VAR"], took_s=took_s), flush=True)
+
+    def watch(self) -> None:
+        """Says now and then how it goes, until Stop. A Valkey that began anew is filled again."""
+        hot_since = self.rpc.getProcessInfo("valkey-hot")["start"]
+        fallen: set[str] = set()
+        status_at = time.monotonic() + STATUS_EVERY_S / 3
+        while True:
+            time.sleep(1)
+            self._check_supervisord()
+            programs = {program["name"]: program for program in self.rpc.getAllProcessInfo()}
+            for name, program in programs.items():
+                if program["statename"] == "FATAL" and name not in fallen:
+                    fallen.add(name)
+                    print(f"{name} keeps failing: {self.logs}/{name}.log", flush=True)
+            if (since := programs["valkey-hot"]["start"]) != hot_since:
+                hot_since = since
+                print("valkey-hot began anew: restoring functions, users, index", flush=True)
+                self._wait("valkey-hot", lambda: answers(int(self.env["NEVE_HOT_PORT"])))
+                self._manage("provision")
+                self._manage("rebuild_index")
+            if time.monotonic() >= status_at:
+                status_at = time.monotonic() + STATUS_EVERY_S
+                print(f"{time.strftime('%H:%M:%S')} {self._last_line('demo')}", flush=True)
+
+    def _start(self, name: str) -> None:
+        try:
+            self.rpc.startProcess(name)
+        except xmlrpc.client.Fault as fault:
+            raise CannotStart(f"{name} did not start.\n{self._log_end(name)}") from fault
+
+    def _wait(self, name: str, ready: Callable[[], bool], timeout_s: float = 60) -> None:
+        deadline = time.monotonic() + timeout_s
+        while not ready():
+            self._check_supervisord()
+            if time.monotonic() > deadline:
+                raise CannotStart(f"{name} does not answer.\n{self._log_end(name)}")
+            time.sleep(0.1)
+
+    def _manage(self, *arguments: str) -> None:
+        if subprocess.run(
+            [sys.executable, "manage.py", *arguments], cwd=ROOT, env=self.env
+        ).returncode:
+            raise CannotStart(f"`manage.py {' '.join(arguments)}` failed, see above.")
+
+    def _check_supervisord(self) -> None:
+        if self.supervisord.poll() is not None:
+            raise CannotStart(f"supervisord ended.\n{self._log_end('supervisord')}")
+
+    def _log_end(self, name: str) -> str:
+        path = self.logs / f"{name}.log"
+        text = path.read_text(errors="replace") if path.exists() else ""
+        return f"The end of {path}:\n" + "\n".join(text.splitlines()[-15:])
+
+    def _last_line(self, name: str) -> str:
+        return (self._log_end(name).splitlines() or [""])[-1]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
