@@ -39,7 +39,7 @@ lint: $(DEV) ## ruff, mypy, import contracts
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/lint-imports --no-banner
+	PYTHONPATH=.:platform $(BIN)/lint-imports
 
 format: $(DEV) ## let ruff rewrite the sources
 	$(BIN)/ruff check --fix

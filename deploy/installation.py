@@ -75,7 +75,8 @@ def read_env(path: Path) -> dict[str, str]:
 
 def refuse_taken_ports(env: dict[str, str]) -> None:
     """Raises CannotStart that names each taken port, its holder and the variable to change."""
-    problems, claimed = [], {}
+    problems: list[str] = []
+    claimed: dict[int, str] = {}
     for name in PORTS:
         first = int(env[name])
         for port in range(first, first + (S3_PORTS if name == "NEVE_S3_PORT" else 1)):

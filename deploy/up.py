@@ -113,8 +113,8 @@ class Platform:
         """Returns when everything runs. Raises CannotStart with the log's end."""
         began = time.monotonic()
         print("Starting storage ...", flush=True)
-        for name, port in (("valkey-hot", "NEVE_HOT_PORT"), ("valkey-bus", "NEVE_BUS_PORT")):
-            self._wait(name, lambda port=port: answers(int(self.env[port])))
+        self._wait("valkey-hot", lambda: answers(int(self.env["NEVE_HOT_PORT"])))
+        self._wait("valkey-bus", lambda: answers(int(self.env["NEVE_BUS_PORT"])))
         self._wait("s3", lambda: answers(int(self.env["NEVE_S3_PORT"])) and s3_works(self.s3))
         print("Preparing database, bucket and block index ...", flush=True)
         self._manage("migrate", "--verbosity", "0")
