@@ -1,0 +1,72 @@
+"""A wrong environment stops the boot, and the message says which variable and how to fix it."""
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+
+from controlplane import env
+
+
+@pytest.fixture(autouse=True)
+def no_file(monkeypatch, tmp_path):
+    monkeypatch.setattr(env, "VAR", tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["NEVE_SECRET_KEY", "NEVE_KEY_PEPPER", "NEVE_S3_SECRET_KEY"])
+def test_a_missing_secret_is_named_with_the_command_that_makes_one(monkeypatch, name):
+    monkeypatch.delenv(name)
+    with pytest.raises(ImproperlyConfigured, match=rf"{name} is not set[\s\S]*openssl rand"):
+        env.read()
+
+
+def test_a_short_secret_is_refused(monkeypatch):
+    monkeypatch.setenv("NEVE_KEY_PEPPER", "abc")
+    with pytest.raises(ImproperlyConfigured, match="has 3 characters, needs 32"):
+        env.read()
+
+
+def test_the_file_fills_in_what_the_environment_leaves_open(monkeypatch, no_file):
+    monkeypatch.setenv("NEVE_S3_BUCKET", "from-environment")
+    monkeypatch.delenv("NEVE_S3_REGION", raising=False)
+    (no_file / "env").write_text("NEVE_S3_BUCKET=from-file\nNEVE_S3_REGION=from-file\n")
+    read = env.read()
+    assert (read.s3_bucket, read.s3_region) == ("from-environment", "from-file")
+    monkeypatch.delenv("NEVE_S3_REGION")
+
+
+def test_sqlite_waits_for_its_lock_and_a_relative_path_is_below_the_root(monkeypatch):
+    monkeypatch.setenv("NEVE_DATABASE_URL", "sqlite:///var/x.sqlite3")
+    database = env.read().database
+    assert database["NAME"] == str(env.ROOT / "var/x.sqlite3")
+    assert database["OPTIONS"]["transaction_mode"] == "IMMEDIATE"
+    assert database["OPTIONS"]["timeout"] == 20
+
+
+def test_postgresql_is_the_other_database(monkeypatch):
+    monkeypatch.setenv("NEVE_DATABASE_URL", "postgres://neve:pw@db:5432/neve")
+    assert env.read().database["ENGINE"].endswith("postgresql")
+    monkeypatch.setenv("NEVE_DATABASE_URL", "mysql://neve:pw@db/neve")
+    with pytest.raises(ImproperlyConfigured, match="NEVE_DATABASE_URL uses mysql"):
+        env.read()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("NEVE_HOT_URL", "http://x:1", "NEVE_HOT_URL"),
+        ("NEVE_HEARTBEAT_S", "soon", "soon"),
+        ("NEVE_HEARTBEAT_S", "0", "NEVE_HEARTBEAT_S=0"),
+        ("NEVE_HOT_BUCKETS", "0", "NEVE_HOT_BUCKETS=0"),
+    ],
+)
+def test_a_wrong_value_is_named(monkeypatch, name, value, said):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ImproperlyConfigured, match=said):
+        env.read()
+
+
+def test_nodes_are_told_the_address_of_the_hot_url_unless_seeds_are_given(monkeypatch):
+    monkeypatch.setenv("NEVE_HOT_URL", "valkeys://:pw@cache:7000/0")
+    assert (env.read().hot_seeds, env.read().hot_tls) == (["cache:7000"], True)
+    monkeypatch.setenv("NEVE_HOT_SEEDS", "a:1,b:2")
+    assert env.read().hot_seeds == ["a:1", "b:2"]

@@ -1,0 +1,215 @@
+"""Provisioning of the hot Valkey, and what a tenant's ACL user can not do."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import valkey
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management import CommandError, call_command
+from valkey.exceptions import AuthenticationError, NoPermissionError, ResponseError
+
+from controlplane import hot
+from neve.hot import CommitOutcome, HotTier, Location
+from neve.keys import BucketKeys
+from retention.services import set_policy
+from rows import make_tenant
+from servers import ValkeyServer
+from tenants import services
+from tenants.audit import SYSTEM
+from tenants.models import Quota, Tenant
+
+pytestmark = [pytest.mark.integration, pytest.mark.django_db(transaction=True)]
+
+SIZE = 1000
+
+
+@pytest.fixture
+def node(clean_hot):
+    """Makes a tenant and connects as one of its nodes."""
+    made = []
+
+    def connect(tenant: Tenant):
+        client = clean_hot.client(
+            username=hot.username(tenant.pk), password=hot.password(tenant.pk)
+        )
+        made.append(client)
+        return client
+
+    yield connect
+    for client in made:
+        client.close()
+
+
+def store(client, tenant: Tenant) -> bytes:
+    id_ = os.urandom(16)
+    client.set(BucketKeys(tenant.pk, 0).block(1, id_), bytes(SIZE), nx=True, px=60_000)
+    outcome = HotTier(client.execute_command, tenant.pk).commit(1, [(id_, SIZE, 256)])
+    assert outcome == [CommitOutcome.STORED]
+    return id_
+
+
+def test_a_new_tenants_node_can_store_and_find_at_once(node):
+    tenant = make_tenant()
+    client = node(tenant)
+    id_ = store(client, tenant)
+    assert isinstance(HotTier(client.execute_command, tenant.pk).match([id_])[0], Location)
+    assert len(client.get(BucketKeys(tenant.pk, 0).block(1, id_))) == SIZE
+
+
+def test_the_data_path_calls_of_a_node_are_allowed(node):
+    tenant = make_tenant()
+    tier = HotTier(node(tenant).execute_command, tenant.pk)
+    id_ = store(node(tenant), tenant)
+    tier.touch([id_])
+    tier.pin([id_], 2_000_000_000)
+    tier.unpin([id_])
+    tier.extend([id_], 2_000_000_000)
+    assert tier.usage().hot_blocks == 1
+    assert tier.expire([id_]) == (1, 0)
+    client = node(tenant)
+    client.ping()
+    client.execute_command("HELLO", "2", "SETNAME", "node-1")
+
+
+def test_another_tenants_keys_are_out_of_reach(node):
+    a, b = make_tenant(), make_tenant()
+    id_ = store(node(b), b)
+    intruder, keys = node(a), BucketKeys(b.pk, 0)
+    for command in (
+        ("GET", keys.block(1, id_)),
+        ("SET", keys.block(1, id_), "x"),
+        ("DEL", keys.block(1, id_)),
+        ("HGETALL", keys.bookkeeping[0]),
+        ("HGETALL", keys.quota),
+        ("FCALL", "neve_match", 7, *keys.bookkeeping, "1", id_),
+        ("FCALL_RO", "neve_usage", 7, *keys.bookkeeping),
+    ):
+        with pytest.raises(NoPermissionError):
+            intruder.execute_command(*command)
+
+
+def test_tenant_1_does_not_reach_tenant_12(node):
+    for n in range(12):
+        Tenant.objects.create(slug=f"x{n}", name="x")
+    low, high = make_tenant(), make_tenant()
+    Tenant.objects.filter(pk=high.pk).update(slug="high")
+    assert not any(
+        rule.startswith(("~", "%")) and f"{{t{low.pk}.*}}" not in rule
+        for rule in hot.acl_rules(low.pk)
+    )
+    with pytest.raises(NoPermissionError):
+        node(low).get(f"{{t{low.pk}0.00}}:i")
+
+
+def test_a_node_reads_its_quota_and_cannot_write_it_by_any_way(node):
+    tenant = make_tenant(hot_bytes=5000, cold_bytes=7000)
+    client, keys = node(tenant), BucketKeys(tenant.pk, 0)
+    assert client.hget(keys.quota, "hot_bytes") == b"5000"
+    for command in (
+        ("HSET", keys.quota, "hot_bytes", 1 << 40),
+        ("DEL", keys.quota),
+        ("HINCRBY", keys.quota, "hot_bytes", 1),
+        ("UNLINK", keys.quota),
+        ("PERSIST", keys.quota),
+        ("RENAME", keys.bookkeeping[3], keys.quota),
+    ):
+        with pytest.raises(NoPermissionError):
+            client.execute_command(*command)
+    # A function that is handed `:q` in place of the usage hash runs with the caller's rights.
+    index, lru, dirty, _, quota, gone, expiry = keys.bookkeeping
+    block = keys.block(1, b"i" * 16)
+    client.set(block, bytes(SIZE), px=60_000)
+    with pytest.raises(ResponseError):
+        client.execute_command(
+            "FCALL", "neve_commit", 8, index, lru, dirty, quota, quota, gone, expiry, block,
+            1, b"i" * 16, SIZE, 256,
+        )  # fmt: skip
+    assert client.hgetall(keys.quota)[b"hot_bytes"] == b"5000"
+
+
+def test_nothing_but_the_data_path_is_allowed(node):
+    tenant = make_tenant()
+    client = node(tenant)
+    for command in (
+        ("CONFIG", "GET", "*"),
+        ("CONFIG", "SET", "maxmemory", "1"),
+        ("FLUSHALL",),
+        ("FLUSHDB",),
+        ("KEYS", "*"),
+        ("SCAN", "0"),
+        ("RANDOMKEY",),
+        ("EVAL", "return 1", "0"),
+        ("FUNCTION", "LIST"),
+        ("FUNCTION", "FLUSH"),
+        ("ACL", "LIST"),
+        ("ACL", "SETUSER", "t1", "allkeys"),
+        ("CLIENT", "LIST"),
+        ("MONITOR",),
+        ("SHUTDOWN",),
+        ("INFO",),
+        ("PUBLISH", "x", "y"),
+        ("SELECT", "1"),
+        ("EXPIRE", BucketKeys(tenant.pk, 0).bookkeeping[0], "1"),
+    ):
+        with pytest.raises(NoPermissionError):
+            client.execute_command(*command)
+
+
+def test_provisioning_repeats_and_repairs_a_restarted_valkey(node, clean_hot):
+    tenant = make_tenant()
+    assert hot.provision() == 1
+    assert hot.provision() == 1
+    clean_hot.wipe()
+    with pytest.raises(AuthenticationError):
+        node(tenant).ping()
+    hot.provision_tenant(tenant)  # what a handshake does: functions, user, quota
+    store(node(tenant), tenant)
+
+
+def test_a_quota_change_holds_for_the_next_commit(node):
+    tenant = make_tenant()
+    services.set_quota(tenant=tenant, hot_bytes=SIZE - 1, cold_bytes=0, actor=SYSTEM)
+    client, id_ = node(tenant), os.urandom(16)
+    client.set(BucketKeys(tenant.pk, 0).block(1, id_), bytes(SIZE), px=60_000)
+    tier = HotTier(client.execute_command, tenant.pk)
+    assert tier.commit(1, [(id_, SIZE, 256)]) == [CommitOutcome.REFUSED]
+
+
+def test_a_policy_change_reaches_the_hot_tier(clean_hot):
+    tenant = make_tenant()
+    set_policy(tenant=tenant, actor=SYSTEM, flush_mode="never", cold_ttl_s=60)
+    numbers = hot.admin().hgetall(BucketKeys(tenant.pk, 0).quota)
+    assert (numbers[b"flush_after_s"], numbers[b"ttl_s"]) == (b"-1", b"60")
+
+
+def test_an_inactive_tenants_nodes_are_cut_off(node):
+    tenant = make_tenant()
+    client = node(tenant)
+    client.ping()
+    services.change_tenant(tenant=tenant, name="x", node_limit=1, is_active=False, actor=SYSTEM)
+    with pytest.raises((valkey.exceptions.ConnectionError, AuthenticationError)):
+        client.ping()
+
+
+def test_a_valkey_that_is_down_does_not_stop_people(settings):
+    settings.ENV = replace(settings.ENV, hot_url="valkey://127.0.0.1:1/0")
+    tenant = make_tenant()
+    assert Quota.unscoped.filter(tenant=tenant).exists()
+
+
+def test_a_valkey_that_evicts_is_refused_with_the_command_that_fixes_it(settings, tmp_path):
+    with ValkeyServer(Path(tmp_path), policy="allkeys-lru") as server:
+        settings.ENV = replace(settings.ENV, hot_url=server.url)
+        fix = (
+            rf"valkey-cli -h 127.0.0.1 -p {server.port} --askpass "
+            "CONFIG SET maxmemory-policy noeviction"
+        )
+        with pytest.raises(ImproperlyConfigured, match=fix):
+            hot.provision()
+        with pytest.raises(CommandError, match="allkeys-lru"):
+            call_command("provision")
+        with server.client() as client:
+            client.config_set("maxmemory-policy", "noeviction")
+        hot.provision()

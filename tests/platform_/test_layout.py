@@ -1,0 +1,21 @@
+"""`platform/` is a source root and no package, so the standard library's modules stay reachable."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_platform_is_no_package():
+    assert not (ROOT / "platform/__init__.py").exists()
+
+
+def test_the_standard_librarys_platform_and_uuid_import_from_the_repository_root():
+    code = "import platform, uuid; print(platform.system(), uuid.uuid4(), platform.__file__)"
+    for path in ("", f"{ROOT}:{ROOT / 'platform'}"):
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=ROOT, env={"PYTHONPATH": path}, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert str(ROOT) not in done.stdout

@@ -1,0 +1,137 @@
+"""Tenant-owned rows are out of reach without their tenant's scope, whatever way is tried."""
+
+import asyncio
+import re
+from pathlib import Path
+
+import pytest
+from django.apps import apps
+
+from catalog.models import Job, Space
+from rows import make_space, make_tenant
+from tenants.scope import OutsideTenantScope, TenantOwned, tenant_scope
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# Every file outside of tests that names the bypass, and why it may.
+MAY_USE_UNSCOPED = {
+    "cacheapi/viewsets.py": "restricts to the caller's tenants in one place",
+    "catalog/jobs.py": "jobs of the platform have no tenant",
+    "catalog/usage.py": "sums over tenants; prunes",
+    "dashboard/access.py": "restricts to the viewer's tenants in one place",
+    "tenants/admin_site.py": "operators see all",
+    "tenants/audit.py": "events of the platform have no tenant",
+    "tenants/keys.py": "a key is looked up before its tenant is known",
+    "tenants/services.py": "operator keys have no tenant",
+    "tenants/scope.py": "defines it",
+    "workers/reconcile.py": "looks through all tenants",
+    "workers/tasks.py": "jobs of the platform have no tenant",
+}
+OWNED = [model for model in apps.get_models() if issubclass(model, TenantOwned)]
+
+
+def test_only_listed_files_name_the_bypass():
+    using = {
+        str(path.relative_to(ROOT)).removeprefix("platform/")
+        for folder in ("platform", "cacheapi", "dashboard", "workers")
+        for path in (ROOT / folder).rglob("*.py")
+        if re.search(r"\bunscoped\b", path.read_text()) and "migrations" not in path.parts
+    }
+    assert using == set(MAY_USE_UNSCOPED)
+
+
+def test_what_belongs_to_a_tenant_is_guarded():
+    names = {model.__name__ for model in OWNED}
+    assert names >= {
+        *("Space", "NodeSession", "Context", "Segment", "UsageRollup", "Job"),
+        *("ApiKey", "Quota", "AuditEvent", "RetentionPolicy"),
+    }
+
+
+@pytest.mark.parametrize("model", OWNED, ids=lambda model: model.__name__)
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda rows: rows.all(),
+        lambda rows: rows.count(),
+        lambda rows: rows.exists(),
+        lambda rows: rows.filter(pk=1),
+        lambda rows: rows.get(pk=1),
+        lambda rows: rows.create(),
+        lambda rows: rows.bulk_create([]),
+        lambda rows: rows.bulk_update([], ["tenant"]),
+        lambda rows: rows.get_or_create(pk=1),
+        lambda rows: rows.update_or_create(pk=1),
+        lambda rows: rows.update(pk=1),
+        lambda rows: rows.in_bulk(),
+        lambda rows: rows.raw("SELECT 1"),
+        lambda rows: asyncio.run(rows.acount()),
+        lambda rows: asyncio.run(rows.aexists()),
+        lambda rows: asyncio.run(rows.aget_or_create(pk=1)),
+        lambda rows: asyncio.run(rows.abulk_create([])),
+    ],
+)
+def test_outside_of_a_scope_nothing_works(model, use):
+    with pytest.raises(OutsideTenantScope):
+        use(model.objects)
+
+
+@pytest.mark.integration
+@pytest.mark.django_db
+class TestInside:
+    @pytest.fixture(autouse=True)
+    def tenants(self):
+        self.a, self.b = make_tenant(), make_tenant()
+        self.space_a, self.space_b = make_space(self.a), make_space(self.b)
+
+    def test_only_the_own_rows_exist(self):
+        with tenant_scope(self.a.pk):
+            assert list(Space.objects.all()) == [self.space_a]
+            assert not Space.objects.filter(pk=self.space_b.pk).exists()
+
+    def test_new_rows_belong_to_the_scope(self):
+        with tenant_scope(self.a.pk):
+            assert Job.objects.create(kind="x").tenant_id == self.a.pk
+            assert Job.objects.get_or_create(kind="y")[0].tenant_id == self.a.pk
+            assert Job.objects.update_or_create(kind="z")[0].tenant_id == self.a.pk
+
+    def test_another_tenants_row_cannot_be_written(self):
+        with tenant_scope(self.a.pk):
+            with pytest.raises(OutsideTenantScope):
+                self.space_b.save()
+            with pytest.raises(OutsideTenantScope):
+                Job.objects.create(kind="x", tenant=self.b)
+            with pytest.raises(OutsideTenantScope):
+                Job.objects.bulk_create([Job(kind="x", tenant=self.b)])
+            with pytest.raises(OutsideTenantScope):
+                Space.objects.update(tenant=self.b)
+
+    def test_reverse_relations_are_guarded_too(self):
+        with pytest.raises(OutsideTenantScope):
+            self.a.space_set.count()
+        with tenant_scope(self.b.pk):
+            assert self.a.space_set.count() == 0
+
+    def test_scopes_nest_and_end(self):
+        with tenant_scope(self.a.pk):
+            with tenant_scope(self.b.pk):
+                assert Space.objects.get() == self.space_b
+            assert Space.objects.get() == self.space_a
+        with pytest.raises(OutsideTenantScope):
+            Space.objects.count()
+
+
+async def test_a_scope_stays_in_its_own_coroutine():
+    inside = asyncio.Event()
+
+    async def holder():
+        with tenant_scope(1):
+            inside.set()
+            await asyncio.sleep(0)
+
+    async def other():
+        await inside.wait()
+        with pytest.raises(OutsideTenantScope):
+            await Space.objects.acount()
+
+    await asyncio.gather(holder(), other())

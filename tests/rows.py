@@ -1,0 +1,94 @@
+"""Rows of the platform for tests: made by the services that make them in life, where there is one."""
+
+import os
+from typing import Any
+from uuid import uuid4
+
+from django.contrib.auth import get_user_model
+
+from catalog.models import Context, Job, NodeSession, Segment, Space, UsageRollup
+from neve.space import SpaceIdentity
+from tenants import services
+from tenants.models import Membership, Tenant
+from tenants.scope import tenant_scope
+
+IDENTITY = {
+    "model": "org/tiny",
+    "revision": "main",
+    "dtype": "bfloat16",
+    "kv_dtype": "bfloat16",
+    "layout": "2,H,16,D",
+    "layout_version": 1,
+    "engine_block_tokens": 16,
+    "bytes_per_token": 4096,
+}
+
+
+def make_tenant(slug: str | None = None, **fields: Any) -> Tenant:
+    slug = slug or f"t{uuid4().hex[:10]}"
+    return services.create_tenant(slug=slug, name=slug.title(), **fields)
+
+
+def make_key(tenant: Tenant | None, role: str) -> str:
+    """The plaintext of a new key."""
+    return services.issue_key(tenant=tenant, role=role, name=f"{role} key")[1]
+
+
+def make_person(name: str, *, staff: bool = False, **roles: str) -> Any:
+    """`roles`: slug → role of a membership."""
+    person = get_user_model().objects.create_user(name, password="pw", is_staff=staff)
+    for slug, role in roles.items():
+        tenant = Tenant.objects.get(slug=slug)
+        Membership.objects.create(user=person, tenant=tenant, role=role)
+    return person
+
+
+def make_space(tenant: Tenant, name: str = "space") -> Space:
+    identity = SpaceIdentity.from_dict({**IDENTITY, "model": name})
+    with tenant_scope(tenant.pk):
+        return Space.objects.create(
+            name=name,
+            identity=identity.as_dict(),
+            chunk_tokens=256,
+            fingerprint=identity.fingerprint(tenant_id=tenant.pk, chunk_tokens=256).hex(),
+        )
+
+
+def make_session(space: Space, node: str = "node-1") -> NodeSession:
+    with tenant_scope(space.tenant_id):
+        return NodeSession.objects.create(space=space, node=node)
+
+
+def make_context(space: Space, name: str = "ctx", ids: list[bytes] | None = None) -> Context:
+    ids = ids or [os.urandom(16) for _ in range(3)]
+    with tenant_scope(space.tenant_id):
+        return Context.objects.create(
+            space=space, name=name, chain=b"".join(ids), blocks=len(ids), tokens=256 * len(ids)
+        )
+
+
+def make_segment(space: Space, **fields: Any) -> Segment:
+    uuid = uuid4()
+    defaults = {"object_key": f"v1/t{space.tenant_id}/x/{uuid}.seg", "state": "live"}
+    with tenant_scope(space.tenant_id):
+        return Segment.objects.create(space=space, uuid=uuid, **{**defaults, **fields})
+
+
+def make_everything(tenant: Tenant, count: int = 1) -> dict[str, Any]:
+    """`count` rows of each kind that /api/v1 lists; returns the last of each by route name."""
+    last: dict[str, Any] = {"tenant": tenant}
+    for n in range(count):
+        space = make_space(tenant, f"space-{uuid4().hex[:8]}")
+        key, _ = services.issue_key(tenant=tenant, role="team", name=f"k{n}")
+        with tenant_scope(tenant.pk):
+            UsageRollup.objects.create(resolution_s=10, bucket_ts=10 * n, requested_tokens=1)
+            job = Job.objects.create(kind="flush")
+        last |= {
+            "space": space,
+            "node": make_session(space, f"node-{n}"),
+            "context": make_context(space),
+            "segment": make_segment(space),
+            "job": job,
+            "key": key,
+        }
+    return last
