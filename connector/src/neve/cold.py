@@ -85,6 +85,8 @@ class ColdReader:
             outcomes.extend(self._outcomes(group, deadline, also))  # keeps what came before trouble
         except DeadlineExceeded as error:
             trouble = error
+        except urllib3.exceptions.NewConnectionError as error:  # a TimeoutError only by name
+            trouble = Unavailable(f"S3: {error}")
         except urllib3.exceptions.TimeoutError as error:
             trouble = DeadlineExceeded(f"S3: {error}")
         except (urllib3.exceptions.HTTPError, OSError) as error:

@@ -423,8 +423,11 @@ def _connect(address: ValkeyAddress, deadline: float) -> socket.socket:
                 return sock
             host, _, port = seed.rpartition(":")
             sock = socket.create_connection((host.strip("[]"), int(port)), timeout=left)
-        except (OSError, ValueError) as error:
+        except OSError as error:
             trouble = error
+            continue
+        except ValueError as error:
+            trouble = Unavailable(f"seed {seed!r} is no host:port: {error}")
             continue
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         _avoid_bbr(sock)

@@ -1,0 +1,80 @@
+"""Chains of random blocks for tests of the client, and what they need around them."""
+
+import numpy as np
+
+from cache_endpoint import API_KEY, TENANT_ID, CacheEndpoint
+from neve.client import BlockRef, Client, Match
+from neve.errors import MissReason
+from neve.hot import HotTier, load_functions
+from neve.keys import BucketKeys, bucket_of
+from neve.space import SpaceIdentity
+from servers import ValkeyServer
+
+IDENTITY = SpaceIdentity(
+    model="test/model",
+    revision="1",
+    dtype="bfloat16",
+    kv_dtype="bfloat16",
+    layout="test",
+    layout_version=1,
+    engine_block_tokens=16,
+    bytes_per_token=512,
+)
+ENGINE = {"name": "test", "version": "1"}
+CHUNK_TOKENS = 256
+PAYLOAD = CHUNK_TOKENS * IDENTITY.bytes_per_token
+GIB = 1 << 30
+
+
+def provision(server: ValkeyServer, *, hot_bytes: int = GIB, buckets: int = 1) -> HotTier:
+    with server.client() as client:
+        load_functions(client)
+    hot = HotTier(server.client().execute_command, TENANT_ID, buckets)
+    hot.set_policy(hot_bytes=hot_bytes, cold_bytes=GIB, flush_after_s=None, ttl_s=None)
+    return hot
+
+
+def connect(endpoint: CacheEndpoint, **options: object) -> Client:
+    return Client.connect(endpoint.url, API_KEY, IDENTITY, node="gpu-1", engine=ENGINE, **options)
+
+
+class Chain:
+    """`count` random blocks of one chain, and room to load them into."""
+
+    def __init__(self, client: Client, count: int, seed: int = 1) -> None:
+        random = np.random.default_rng(seed)
+        tokens = random.integers(0, 50_000, count * CHUNK_TOKENS).tolist()
+        root = client.hasher.root()
+        self.client = client
+        self.ids = client.hasher.chain(tokens, parent=root)
+        parents = [root, *self.ids]
+        self.blocks = [
+            BlockRef(id_, parent, CHUNK_TOKENS)
+            for id_, parent in zip(self.ids, parents, strict=False)
+        ]
+        self.sent = random.integers(0, 256, (count, PAYLOAD), dtype=np.uint8)
+        self.back = np.zeros_like(self.sent)
+
+    def put(self, deadline_s: float = 10) -> list[MissReason | None]:
+        transfer = self.client.put_many(self.blocks, list(self.sent), deadline_s=deadline_s)
+        return transfer.wait(deadline_s + 1)
+
+    def get(self, match: Match | None = None, deadline_s: float = 10) -> list[MissReason | None]:
+        match = match or self.client.match(self.ids, deadline_s=5)
+        found = len(match.locations)
+        transfer = self.client.get_many(
+            self.ids[:found],
+            list(self.back[:found]),
+            locations=match.locations,
+            deadline_s=deadline_s,
+        )
+        return transfer.wait(deadline_s + 1)
+
+    def key(self, index: int) -> bytes:
+        session = self.client.session
+        bucket = bucket_of(self.ids[index], session.buckets)
+        return BucketKeys(TENANT_ID, bucket).block(session.space_id, self.ids[index])
+
+
+def counters(client: Client) -> dict[str, int]:
+    return {name: count for name, count in client.stats.totals().counters.items() if count}

@@ -1,0 +1,452 @@
+"""The client against a real Valkey and a small cache endpoint; S3 is in test_cold.py."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cache_endpoint import API_KEY, CacheEndpoint
+from chains import CHUNK_TOKENS, ENGINE, IDENTITY, PAYLOAD, Chain, connect, counters, provision
+from neve.breaker import BreakerState
+from neve.client import Client, Match
+from neve.errors import DeadlineExceeded, MissReason, Misuse, Refused, Unavailable
+from neve.hot import Location, Tier
+from neve.keys import bucket_of
+from servers import ValkeyServer, wait_until
+
+pytestmark = pytest.mark.integration
+
+
+class TestRoundTrip:
+    def test_what_was_put_is_found_loaded_and_counted(self, client):
+        chain = Chain(client, 20)
+        assert chain.put() == [None] * 20
+        match = client.match(chain.ids)
+        assert match.miss is None
+        assert match.locations == [Location(Tier.HOT, 64 + PAYLOAD)] * 20
+        assert chain.get(match) == [None] * 20
+        assert (chain.back == chain.sent).all()
+        assert counters(client) == {
+            "requested_blocks": 20,
+            "requested_tokens": 20 * CHUNK_TOKENS,
+            "hit_hot_blocks": 20,
+            "hit_hot_tokens": 20 * CHUNK_TOKENS,
+            "hot_read_bytes": 20 * (64 + PAYLOAD),
+            "hot_write_bytes": 20 * (64 + PAYLOAD),
+            "put_blocks": 20,
+        }
+        totals = client.stats.totals()
+        assert totals.misses.total() == 0
+        assert totals.load_ms.total() == 1
+
+    def test_another_node_finds_the_blocks_and_a_second_put_stores_nothing(self, client, endpoint):
+        chain = Chain(client, 3)
+        chain.put()
+        with connect(endpoint) as other:
+            same = Chain(other, 3)
+            assert same.get() == [None] * 3
+            assert (same.back == chain.sent).all()
+            assert same.put() == [None] * 3
+            assert "put_blocks" not in counters(other)
+
+    def test_a_missing_tail_counts_under_the_reason_of_its_first_block(self, client):
+        chain = Chain(client, 10)
+        client.put_many(chain.blocks[:4], list(chain.sent[:4])).wait(5)
+        match = client.match(chain.ids)
+        assert len(match.locations) == 4
+        assert match.miss is MissReason.NEVER_STORED
+        assert client.stats.totals().misses == {"never_stored": 6}
+        assert client.match([]) == Match()
+
+    def test_buckets_share_a_chain(self, clean_hot, endpoint):
+        provision(clean_hot, buckets=3)
+        endpoint.buckets = 3
+        with connect(endpoint) as client:
+            chain = Chain(client, 24)
+            assert chain.put() == [None] * 24
+            assert chain.get() == [None] * 24
+            assert (chain.back == chain.sent).all()
+            assert {bucket_of(id_, 3) for id_ in chain.ids} == {0, 1, 2}
+
+    def test_a_python_thread_fetches_into_its_own_arrays(self, client):
+        chain = Chain(client, 16)
+        chain.put()
+        done = threading.Event()
+        seen: list[list[MissReason | None]] = []
+
+        def fetch() -> None:
+            match = client.match(chain.ids)
+            transfer = client.get_many(
+                chain.ids, list(chain.back), locations=match.locations, deadline_s=5
+            )
+            transfer.add_done_callback(lambda transfer: (seen.append(transfer.wait(0)), done.set()))
+
+        threading.Thread(target=fetch).start()
+        assert done.wait(10)
+        assert seen == [[None] * 16]
+        assert (chain.back == chain.sent).all()
+
+    def test_many_threads_share_a_client(self, client):
+        def work(seed: int) -> None:
+            chain = Chain(client, 6, seed)
+            results.append(chain.put() == [None] * 6)
+            results.append(chain.get() == [None] * 6 and bool((chain.back == chain.sent).all()))
+
+        results: list[bool] = []
+        threads = [threading.Thread(target=work, args=(seed,)) for seed in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert results == [True] * 12
+
+    def test_loading_touches_so_that_the_oldest_are_evicted_first(self, clean_hot, endpoint):
+        provision(clean_hot, hot_bytes=4 * (64 + PAYLOAD))
+        with connect(endpoint) as client:
+            used, idle, new = (Chain(client, 2, seed) for seed in (1, 2, 3))
+            used.put()
+            idle.put()
+            used.get()
+            new.put()
+            assert len(client.match(used.ids).locations) == 2
+            assert client.match(idle.ids).miss is MissReason.EVICTED
+
+
+class TestRefusals:
+    def test_a_full_quota_is_an_outcome(self, clean_hot, endpoint):
+        hot = provision(clean_hot, hot_bytes=2 * (64 + PAYLOAD))
+        with connect(endpoint) as client:
+            chain = Chain(client, 3)
+            chain.put()
+            hot.pin(chain.ids, int(time.time()) + 1000)
+            more = Chain(client, 1, seed=2)
+            assert more.put() == [MissReason.QUOTA]
+            assert client.match(more.ids).miss is MissReason.QUOTA
+            assert counters(client)["put_refused"] == 1
+
+    def test_a_server_without_memory_refuses_and_keeps_the_breaker_closed(
+        self, clean_hot, endpoint
+    ):
+        provision(clean_hot)
+        with clean_hot.client() as admin, connect(endpoint) as client:
+            admin.config_set("maxmemory", "1mb")
+            try:
+                assert set(Chain(client, 5).put()) == {MissReason.QUOTA}
+                assert client.breaker is BreakerState.CLOSED
+            finally:
+                admin.config_set("maxmemory", clean_hot.maxmemory)
+
+    def test_puts_beyond_the_bytes_in_flight_are_dropped_and_counted(self, hot, endpoint):
+        with connect(endpoint, put_bytes_in_flight=2 * (64 + PAYLOAD)) as client:
+            assert Chain(client, 5).put() == [None, None] + [MissReason.BREAKER] * 3
+            assert counters(client)["dropped"] == 3
+            assert Chain(client, 2, seed=2).put() == [None, None]  # the room came back
+
+    def test_calls_that_cannot_be_right_are_misuse(self, client):
+        chain = Chain(client, 1)
+        location = Location(Tier.HOT, 64 + PAYLOAD)
+        with pytest.raises(Misuse):
+            client.get_many(chain.ids, [], locations=[location])
+        with pytest.raises(Misuse):
+            client.get_many(chain.ids, [bytes(PAYLOAD)], locations=[location])
+        with pytest.raises(Misuse):
+            client.put_many(chain.blocks, [np.zeros((4, 4))[:, 1]])
+        with pytest.raises(Misuse):
+            client.put_many(chain.blocks, [b""])
+
+
+class TestCorruption:
+    """Any doubt is a miss; what is bad is forgotten, so that it can be stored anew."""
+
+    def spoil(self, client: Client, server: ValkeyServer, value: bytes | None) -> None:
+        chain = Chain(client, 3)
+        chain.put()
+        match = client.match(chain.ids)
+        with server.client() as admin:
+            old = admin.get(chain.key(1))
+            flipped = old[:5000] + bytes([old[5000] ^ 1]) + old[5001:]
+            admin.set(chain.key(1), flipped if value is None else value)
+        assert chain.get(match) == [None, MissReason.CORRUPT, None]
+        assert (chain.back[[0, 2]] == chain.sent[[0, 2]]).all()
+        assert counters(client)["corrupt"] == 1
+        assert client.stats.totals().misses == {"corrupt": 1}
+        wait_until(
+            lambda: client.match(chain.ids).miss is MissReason.CORRUPT,
+            timeout_s=5,
+            what="the block is forgotten",
+        )
+        assert client.breaker is BreakerState.CLOSED
+        assert chain.put() == [None] * 3
+        assert chain.get() == [None] * 3
+        assert (chain.back == chain.sent).all()
+
+    def test_a_flipped_bit(self, client, clean_hot):
+        self.spoil(client, clean_hot, None)
+
+    def test_a_value_of_another_length(self, client, clean_hot):
+        self.spoil(client, clean_hot, b"short")
+
+    def test_a_value_that_is_no_block(self, client, clean_hot):
+        self.spoil(client, clean_hot, bytes(64 + PAYLOAD))
+
+    def test_another_blocks_value(self, client, clean_hot):
+        chain = Chain(client, 2)
+        chain.put()
+        with clean_hot.client() as admin:
+            admin.set(chain.key(1), admin.get(chain.key(0)))
+        assert chain.get() == [None, MissReason.CORRUPT]
+
+    def test_a_key_of_another_kind(self, client, clean_hot):
+        chain = Chain(client, 1)
+        chain.put()
+        with clean_hot.client() as admin:
+            admin.delete(chain.key(0))
+            admin.sadd(chain.key(0), "x")
+        assert chain.get() == [MissReason.CORRUPT]
+
+    def test_a_vanished_value_is_evicted(self, client, clean_hot):
+        chain = Chain(client, 2)
+        chain.put()
+        with clean_hot.client() as admin:
+            admin.delete(chain.key(0))
+        assert chain.get() == [MissReason.EVICTED, None]
+
+    def test_a_buffer_that_does_not_fit_destroys_nothing(self, client):
+        chain = Chain(client, 1)
+        chain.put()
+        transfer = client.get_many(
+            chain.ids, [bytearray(10)], locations=client.match(chain.ids).locations
+        )
+        assert transfer.wait(5) == [MissReason.CORRUPT]
+        assert chain.get() == [None]
+
+
+class TestTrouble:
+    @pytest.fixture
+    def server(self, tmp_path: Path) -> Iterator[ValkeyServer]:
+        with ValkeyServer(tmp_path) as server:
+            yield server
+
+    @pytest.fixture
+    def endpoint(self, server: ValkeyServer) -> Iterator[CacheEndpoint]:
+        with CacheEndpoint(f"127.0.0.1:{server.port}") as endpoint:
+            endpoint.on_open = lambda: provision(server)
+            yield endpoint
+
+    @pytest.fixture
+    def client(self, endpoint: CacheEndpoint) -> Iterator[Client]:
+        client = connect(endpoint)
+        yield client
+        client.close(deadline_s=1)
+
+    def test_a_stopped_valkey_blocks_nobody_beyond_the_deadline(self, client, server):
+        chain = Chain(client, 8)
+        chain.put()
+        match = client.match(chain.ids)
+        assert server.process is not None
+        os.kill(server.process.pid, signal.SIGSTOP)
+        try:
+            started = time.monotonic()
+            assert client.match(chain.ids).miss is MissReason.TIMEOUT
+            assert time.monotonic() - started < 0.4
+            started = time.monotonic()
+            assert chain.get(match, deadline_s=0.3) == [MissReason.TIMEOUT] * 8
+            assert time.monotonic() - started < 0.6
+            # A load that waits behind stuck stores is given up when its time is over.
+            for seed in range(2, 8):
+                other = Chain(client, 8, seed)
+                client.put_many(other.blocks, list(other.sent), deadline_s=30)
+            started = time.monotonic()
+            outcomes = chain.get(match, deadline_s=0.3)
+            assert time.monotonic() - started < 0.6
+            assert set(outcomes) <= {MissReason.TIMEOUT, MissReason.BREAKER}
+            wait_until(lambda: client.breaker is BreakerState.OPEN, timeout_s=8, what="open")
+            started = time.monotonic()
+            assert client.match(chain.ids) == Match(miss=MissReason.BREAKER)
+            assert set(Chain(client, 1, 99).put()) == {MissReason.BREAKER}
+            assert time.monotonic() - started < 0.05
+        finally:
+            os.kill(server.process.pid, signal.SIGCONT)
+        wait_until(lambda: client.match(chain.ids).miss is None, timeout_s=20, what="served again")
+        chain.back[:] = 0
+        assert chain.get() == [None] * 8
+        assert (chain.back == chain.sent).all()
+        assert client.breaker is BreakerState.CLOSED
+
+    def test_a_transfer_that_is_not_done_says_so(self, client, server):
+        chain = Chain(client, 1)
+        chain.put()
+        match = client.match(chain.ids)
+        assert server.process is not None
+        os.kill(server.process.pid, signal.SIGSTOP)
+        try:
+            transfer = client.get_many(
+                chain.ids, list(chain.back), locations=match.locations, deadline_s=0.5
+            )
+            assert not transfer.done()
+            with pytest.raises(DeadlineExceeded):
+                transfer.wait(0.05)
+            assert transfer.wait() == [MissReason.TIMEOUT]
+        finally:
+            os.kill(server.process.pid, signal.SIGCONT)
+
+    def test_kill_9_gives_misses_and_a_restart_is_provisioned_by_a_new_handshake(
+        self, client, server, endpoint
+    ):
+        endpoint_opened = len(endpoint.opened)
+        chain = Chain(client, 40)
+        chain.put()
+        match = client.match(chain.ids)
+        killer = threading.Timer(0.05, server.kill)
+        killer.start()
+        allowed = {None, MissReason.BREAKER, MissReason.TIMEOUT}
+        while killer.is_alive():
+            outcomes = chain.get(match, deadline_s=2)
+            assert set(outcomes) <= allowed
+            good = [i for i, outcome in enumerate(outcomes) if outcome is None]
+            assert (chain.back[good] == chain.sent[good]).all()
+            chain.back[:] = 0
+        killer.join()
+        assert client.match(chain.ids).miss in allowed
+        assert set(chain.put()) <= {MissReason.BREAKER, MissReason.TIMEOUT}
+
+        server.restart()  # empty: no functions, as if the ACL users were gone too
+        wait_until(
+            lambda: client.match(chain.ids).miss is MissReason.NEVER_STORED,
+            timeout_s=20,
+            what="provisioned again",
+        )
+        assert len(endpoint.opened) > endpoint_opened
+        assert chain.put() == [None] * 40
+        assert chain.get() == [None] * 40
+        assert (chain.back == chain.sent).all()
+
+    def test_new_credentials_are_taken_over_from_a_new_handshake(self, endpoint, server):
+        def give(password: str) -> None:
+            with server.client() as admin:
+                admin.execute_command("ACL", "DELUSER", "t7")
+                admin.execute_command(
+                    "ACL", "SETUSER", "t7", "on", f">{password}", "~{t7.*", "+@all"
+                )
+            endpoint.username, endpoint.password = "t7", password
+
+        give("old")
+        with connect(endpoint) as client:
+            chain = Chain(client, 2)
+            assert chain.put() == [None, None]
+            give("new")  # DELUSER also drops the connections of the old one
+            wait_until(lambda: chain.get() == [None, None], timeout_s=20, what="let in again")
+
+    def test_many_failures_cost_no_time_while_the_breaker_is_open(self, client, server):
+        chain = Chain(client, 1)
+        server.kill()
+        for _ in range(3):
+            client.match(chain.ids)
+        assert client.breaker is BreakerState.OPEN
+        started = time.monotonic()
+        for _ in range(1000):
+            assert client.match(chain.ids).miss is MissReason.BREAKER
+        assert time.monotonic() - started < 0.5
+
+
+class TestSession:
+    def test_a_wrong_key_is_refused_with_what_to_do(self, endpoint, hot):
+        with pytest.raises(Refused, match="API key: check it"):
+            Client.connect(endpoint.url, "neve_wrong", IDENTITY, node="n", engine=ENGINE)
+
+    def test_a_problem_document_names_the_field(self, endpoint):
+        endpoint.fail = (
+            409,
+            {"title": "Clash", "detail": "differs", "field": "dtype", "expected": "a", "got": "b"},
+        )
+        with pytest.raises(Refused, match="dtype: differs") as caught:
+            connect(endpoint)
+        assert caught.value.field == "dtype"
+        assert caught.value.status == 409
+
+    def test_trouble_of_the_platform_is_unavailable(self, endpoint):
+        endpoint.fail = (503, {"detail": "later"})
+        with pytest.raises(Unavailable, match="later"):
+            connect(endpoint)
+        with pytest.raises(Unavailable):
+            Client.connect("http://127.0.0.1:1", API_KEY, IDENTITY, node="n", engine=ENGINE)
+
+    def test_a_fingerprint_that_we_compute_otherwise_is_refused(self, endpoint):
+        endpoint.tenant_id = 8
+        with pytest.raises(Refused, match="fingerprint"):
+            connect(endpoint)
+
+    def test_heartbeats_carry_each_count_once_also_after_an_outage(self, client, endpoint):
+        chain = Chain(client, 3)
+        chain.put()
+        endpoint.fail = (500, {})
+        beats = len(endpoint.heartbeats)
+        chain.get()
+        time.sleep(0.35)
+        assert len(endpoint.heartbeats) == beats
+        assert chain.get() == [None] * 3  # the data path needs no platform
+        endpoint.fail = None
+        wait_until(lambda: endpoint.counted("hit_hot_blocks") >= 6, timeout_s=5, what="counted")
+        client.close()
+        assert endpoint.counted("hit_hot_blocks") == 6
+        assert endpoint.counted("put_blocks") == 3
+        assert [beat["seq"] for beat in endpoint.heartbeats] == list(
+            range(1, len(endpoint.heartbeats) + 1)
+        )
+        assert endpoint.heartbeats[0]["breaker"] == "closed"
+        assert sum(sum(beat["load_ms"].values()) for beat in endpoint.heartbeats) == 2
+        assert endpoint.sessions == {}
+
+    def test_an_unknown_session_is_opened_anew_without_losing_counts(self, client, endpoint):
+        Chain(client, 2).put()
+        endpoint.sessions.clear()
+        first = client.session.id
+        wait_until(lambda: client.session.id != first, timeout_s=10, what="a new session")
+        wait_until(lambda: endpoint.counted("put_blocks") == 2, timeout_s=10, what="counted")
+
+    def test_another_topology_renews_the_handshake(self, client, endpoint):
+        wait_until(lambda: len(endpoint.heartbeats) > 1, timeout_s=5, what="a heartbeat")
+        endpoint.topology, endpoint.space_id = "two", 13
+        wait_until(lambda: client.session.space_id == 13, timeout_s=10, what="adopted")
+        assert Chain(client, 2).put() == [None, None]
+
+    def test_a_revoked_key_stops_the_node_until_it_is_accepted_again(self, client, endpoint):
+        chain = Chain(client, 1)
+        chain.put()
+        endpoint.fail = (401, {"detail": "revoked"})
+        wait_until(
+            lambda: client.match(chain.ids).miss is MissReason.BREAKER, timeout_s=5, what="stopped"
+        )
+        assert set(chain.put()) == {MissReason.BREAKER}
+        endpoint.fail = None
+        wait_until(lambda: client.match(chain.ids).miss is None, timeout_s=20, what="accepted")
+
+    def test_a_context_is_reported_with_its_chain(self, client, endpoint):
+        chain = Chain(client, 2)
+        assert client.report_context("repo-42", chain.ids, tokens=600, label="agent") == "c-1"
+        assert endpoint.contexts == [
+            {
+                "session": client.session.id,
+                "name": "repo-42",
+                "block_ids": [id_.hex() for id_ in chain.ids],
+                "tokens": 600,
+                "label": "agent",
+                "pin_s": None,
+            }
+        ]
+
+    def test_close_stores_what_was_submitted_and_later_calls_find_nothing(self, endpoint, hot):
+        client = connect(endpoint)
+        chain = Chain(client, 30)
+        transfer = client.put_many(chain.blocks, list(chain.sent), deadline_s=20)
+        client.close()
+        assert transfer.wait(0) == [None] * 30
+        assert endpoint.counted("put_blocks") == 30
+        assert client.match(chain.ids).miss is MissReason.BREAKER
+        assert None not in chain.put()
+        assert None not in chain.get(Match([Location(Tier.HOT, 64 + PAYLOAD)] * 30))
