@@ -12,6 +12,8 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -180,8 +182,8 @@ def replay(
     exit code 2. SIGTERM and Ctrl-C finish what is in flight and print the summary.
     """
     url, key = _credentials(endpoint, api_key, api_key_file)
-    stop = _stop_on_signals()
-    summary = replay_workload(url, key, _replay_options(**options), stop=stop)
+    with _stopped_by_signals() as stop:
+        summary = replay_workload(url, key, _replay_options(**options), stop=stop)
     if summary is None:
         return
     click.echo(format_table(summary))
@@ -244,7 +246,8 @@ def _credentials(
     return endpoint, api_key
 
 
-def _stop_on_signals() -> threading.Event:
+@contextmanager
+def _stopped_by_signals() -> Iterator[threading.Event]:
     """An event set by SIGTERM or SIGINT; a second signal ends the process at once."""
     stop = threading.Event()
 
@@ -253,6 +256,11 @@ def _stop_on_signals() -> threading.Event:
             os._exit(128 + number)
         stop.set()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, on_signal)
-    return stop
+    before = {
+        number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -77,7 +77,7 @@ def check_endpoint(url: str) -> Check:
     except (urllib3.exceptions.HTTPError, ValueError) as error:
         return Check(
             "endpoint",
-            f"{url}: {error}",
+            f"{url}: {_cause(error)}",
             "start the platform (`make up`), or correct host and port of the endpoint",
         )
     if answer.status >= 500:
@@ -142,7 +142,9 @@ def check_s3(session: Session) -> Check:
     try:
         status = _get(url).status
     except (urllib3.exceptions.HTTPError, ValueError) as error:
-        return Check("s3", f"{url}: {error}", "check NEVE_S3_ENDPOINT of the platform and S3's log")
+        return Check(
+            "s3", f"{url}: {_cause(error)}", "check NEVE_S3_ENDPOINT of the platform and S3's log"
+        )
     if status >= 500:
         return Check("s3", f"{url} answers HTTP {status}", "look at the log of the S3 server")
     return Check("s3", f"{url} answers; bucket {session.s3.get('bucket')}")
@@ -152,6 +154,11 @@ def _get(url: str) -> urllib3.BaseHTTPResponse:
     return urllib3.request(
         "GET", url, timeout=TIMEOUT_S, retries=urllib3.Retry(1, redirect=False, status=0)
     )
+
+
+def _cause(error: Exception) -> str:
+    """Without what urllib3 says of its retries."""
+    return str(getattr(error, "reason", error))
 
 
 def _fix_of_refusal(error: NeveError) -> str:

@@ -93,6 +93,20 @@ def repeat_trace(recorded: list[Request]) -> Iterator[Request]:
             yield replace(request, timestamp_ms=request.timestamp_ms + turn * length_ms)
 
 
+def make_identity(model: str, kv_bytes_per_token: int) -> SpaceIdentity:
+    """The KV layout of a replay: a space that no engine shares."""
+    return SpaceIdentity(
+        model=model,
+        revision="replay",
+        dtype="bfloat16",
+        kv_dtype="auto",
+        layout="replay",
+        layout_version=1,
+        engine_block_tokens=16,
+        bytes_per_token=kv_bytes_per_token,
+    )
+
+
 def _connect(
     endpoint: str,
     api_key: str,
@@ -101,16 +115,7 @@ def _connect(
     stop: threading.Event,
 ) -> Client | None:
     """A connected client. With `loop` it waits for Neve; None when `stop` was set meanwhile."""
-    identity = SpaceIdentity(
-        model=options.model,
-        revision="replay",
-        dtype="bfloat16",
-        kv_dtype="auto",
-        layout="replay",
-        layout_version=1,
-        engine_block_tokens=16,
-        bytes_per_token=options.kv_bytes_per_token,
-    )
+    identity = make_identity(options.model, options.kv_bytes_per_token)
     waits_s = itertools.chain(_CONNECT_AGAIN_S, itertools.repeat(_CONNECT_AGAIN_S[-1]))
     while not stop.is_set():
         try:

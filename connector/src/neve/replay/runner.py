@@ -29,6 +29,9 @@ from neve.replay.trace import Request, tokens_of
 LANE_BYTES = 16 << 20
 # A conversation tells its name on the first request and then on every so many.
 CONTEXT_EVERY = 5
+# Longer than an engine would wait: a replay on a busy laptop has no engine to hold up.
+MATCH_S = 2.0
+MOST_BEHIND_S = 5.0
 _POLL_S = 0.2
 _GRACE_S = 2.0
 # Why nothing is found while the session or the storage is in trouble.
@@ -132,6 +135,10 @@ class Runner:
                 lane = self._wait_for_lane(started + start_s)
                 if lane is None:
                     break
+                # After an outage the pace goes on from now: what was not asked then never is.
+                behind_s = time.monotonic() - started - start_s
+                if behind_s > MOST_BEHIND_S:
+                    started += behind_s
                 tokens = tokens_of(request).tolist()
                 ids = self._client.hasher.chain(tokens, parent=self._root)
                 for model in self._models:
@@ -176,7 +183,7 @@ class Runner:
     def _load(self, lane: Lane, ids: list[bytes], request: Request) -> Outcome:
         """Loads and checks the longest prefix there is. Raises `WrongBlock`."""
         started = time.perf_counter()
-        match = self._client.match(ids)
+        match = self._client.match(ids, deadline_s=MATCH_S)
         load_s = time.perf_counter() - started
         missed = match.miss
         hits: Counter[Tier] = Counter()

@@ -100,7 +100,11 @@ class Tally:
             wall_s = self.wall_s
             loads_s = sorted(self._loads_s)
             hits = self.hit_blocks.total()
-            failed = {reason.value: n for reason, n in sorted(self.put.items(), key=str) if reason}
+            failed = {
+                reason.value: count
+                for reason, count in self.put.items()
+                if reason not in (None, MissReason.QUOTA)
+            }
             return {
                 "requests": self.requests,
                 "wall_s": wall_s,
