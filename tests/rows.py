@@ -1,4 +1,4 @@
-"""Rows of the platform for tests: made by the services that make them in life, where there is one."""
+"""Rows of the platform for tests, made by the services that make them in life."""
 
 import os
 from typing import Any

@@ -25,14 +25,21 @@ QUEUES = {
 app = Celery("neve")
 
 
-def _configure() -> dict[str, object]:
+def configure() -> dict[str, object]:
+    """All of Celery's settings; asked for when Celery first needs one."""
     from django.conf import settings
 
     return {
         "broker_url": settings.ENV.bus_url.replace("valkey", "redis", 1),
         "broker_connection_retry_on_startup": True,
         # Longer than any task may run: otherwise a running task is delivered a second time.
-        "broker_transport_options": {"visibility_timeout": 3600, "socket_connect_timeout": 2},
+        "broker_transport_options": {
+            "visibility_timeout": 3600,
+            "socket_connect_timeout": 2,
+            # For who enqueues; a worker waits for its broker as long as it takes.
+            "max_retries": 1,
+            "interval_start": 0,
+        },
         "task_time_limit": 900,
         "task_soft_time_limit": 840,
         "task_ignore_result": True,
@@ -53,5 +60,5 @@ def _schedule() -> dict[str, object]:
     return dict(import_module("workers.schedule").SCHEDULE)
 
 
-app.add_defaults(_configure)
+app.add_defaults(configure)
 app.autodiscover_tasks(["workers"])

@@ -31,5 +31,10 @@ class TenantOwnedAdmin(admin.ModelAdmin):
 class ReadOnlyAdmin(TenantOwnedAdmin):
     """Shows what machines wrote."""
 
+    def get_readonly_fields(self, request: HttpRequest, obj: Model | None = None) -> list[str]:
+        # A field that is not read-only gets a form field, and that of a relation reads `objects`.
+        names = [field.name for field in self.model._meta.fields]
+        return [name for name in names if name not in (self.exclude or ())]
+
     def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
         return False

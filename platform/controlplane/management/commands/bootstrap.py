@@ -29,6 +29,7 @@ class Command(BaseCommand):
             made = s3.ensure_bucket()
         except (BotoCoreError, ClientError) as error:
             raise CommandError(f"The S3 of NEVE_S3_ENDPOINT does not answer: {error}") from error
+        settings.STATIC_ROOT.mkdir(parents=True, exist_ok=True)  # or WhiteNoise warns at each start
         self.stdout.write(
             f"S3 bucket {settings.ENV.s3_bucket}: {'made' if made else 'there already'}"
         )
