@@ -59,6 +59,7 @@ def prepare() -> dict[str, str]:
         "NEVE_S3_ENDPOINT": f"http://127.0.0.1:{env['NEVE_S3_PORT']}",
     }
     env.update(where)
+    env.setdefault("NEVE_DATABASE_URL", f"sqlite:///{VAR}/neve.sqlite3")
     _write_private(VAR / "env", "".join(f"{k}={v}\n" for k, v in {**saved, **where}.items()))
     _write_servers(env)
     python_path = f"{ROOT}{os.pathsep}{ROOT / 'platform'}"

@@ -119,7 +119,7 @@ class Platform:
         print("Preparing database, bucket and block index ...", flush=True)
         self._manage("migrate", "--verbosity", "0")
         self._manage("bootstrap")
-        self._manage("rebuild_index")
+        self._manage("rebuild_index", "--if-lost")
         print("Starting web, worker, beat and the demo node ...", flush=True)
         self._start("web")
         self._wait("web", lambda: http_status(f"{self.url}/login/") == 200)
@@ -129,31 +129,23 @@ class Platform:
         print(UP.format(url=self.url, var=self.env["NEVE_VAR"], took_s=took_s), flush=True)
 
     def watch(self) -> None:
-        """Says now and then how it goes, until Stop. A Valkey that began anew is filled again."""
-        hot_since = self.rpc.getProcessInfo("valkey-hot")["start"]
+        """Says now and then how it goes, until Stop."""
         fallen: set[str] = set()
         status_at = time.monotonic() + STATUS_EVERY_S / 3
         while True:
             time.sleep(1)
-            self._check_supervisord()
-            programs = {program["name"]: program for program in self.rpc.getAllProcessInfo()}
-            for name, program in programs.items():
+            for program in self._ask("getAllProcessInfo"):
+                name = program["name"]
                 if program["statename"] == "FATAL" and name not in fallen:
                     fallen.add(name)
                     print(f"{name} keeps failing: {self.logs}/{name}.log", flush=True)
-            if (since := programs["valkey-hot"]["start"]) != hot_since:
-                hot_since = since
-                print("valkey-hot began anew: restoring functions, users, index", flush=True)
-                self._wait("valkey-hot", lambda: answers(int(self.env["NEVE_HOT_PORT"])))
-                self._manage("provision")
-                self._manage("rebuild_index")
             if time.monotonic() >= status_at:
                 status_at = time.monotonic() + STATUS_EVERY_S
                 print(f"{time.strftime('%H:%M:%S')} {self._last_line('demo')}", flush=True)
 
     def _start(self, name: str) -> None:
         try:
-            self.rpc.startProcess(name)
+            self._ask("startProcess", name)
         except xmlrpc.client.Fault as fault:
             raise CannotStart(f"{name} did not start.\n{self._log_end(name)}") from fault
 
@@ -170,6 +162,15 @@ class Platform:
             [sys.executable, "manage.py", *arguments], cwd=ROOT, env=self.env
         ).returncode:
             raise CannotStart(f"`manage.py {' '.join(arguments)}` failed, see above.")
+
+    def _ask(self, method: str, *arguments: str) -> Any:
+        """Calls supervisord. Raises CannotStart when it is gone, xmlrpc's Fault when it refuses."""
+        try:
+            return getattr(self.rpc, method)(*arguments)
+        except OSError:
+            time.sleep(0.5)  # its end may be seen on the socket before its process is reaped
+            self._check_supervisord()
+            raise
 
     def _check_supervisord(self) -> None:
         if self.supervisord.poll() is not None:

@@ -1,0 +1,69 @@
+"""What `make up` prepares in var/, and how it refuses ports."""
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from deploy import installation
+from servers import free_port
+
+
+@pytest.fixture(autouse=True)
+def empty_var(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in (*installation.PORTS, *installation.SECRETS):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(installation, "VAR", tmp_path / "var")
+    return tmp_path / "var"
+
+
+def test_secrets_are_made_once_and_only_the_owner_reads_them(empty_var: Path) -> None:
+    first = installation.prepare()
+    assert (empty_var / "env").stat().st_mode & 0o777 == 0o600
+    again = installation.prepare()
+    for name in installation.SECRETS:
+        assert len(first[name]) >= 16
+        assert again[name] == first[name]
+
+
+def test_an_operators_own_line_stays_and_counts(empty_var: Path) -> None:
+    installation.prepare()
+    with (empty_var / "env").open("a") as file:
+        file.write("NEVE_HOT_MAXMEMORY=2gb\n")
+    env = installation.prepare()
+    assert env["NEVE_HOT_MAXMEMORY"] == "2gb"
+    assert "maxmemory 2gb" in (empty_var / "valkey-hot.conf").read_text()
+    assert "NEVE_HOT_MAXMEMORY=2gb" in (empty_var / "env").read_text()
+
+
+def test_manage_py_finds_the_ports_of_the_last_start(
+    empty_var: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NEVE_HOT_PORT", "7777")
+    installation.prepare()
+    assert "@127.0.0.1:7777/0" in installation.read_env(empty_var / "env")["NEVE_HOT_URL"]
+
+
+def test_a_taken_port_is_named_with_its_holder_and_the_variable() -> None:
+    with socket.create_server(("127.0.0.1", free_port())) as holder:
+        port = holder.getsockname()[1]
+        env = {name: str(free_port(8)) for name in installation.PORTS} | {
+            "NEVE_BUS_PORT": str(port)
+        }
+        with pytest.raises(installation.CannotStart) as refusal:
+            installation.refuse_taken_ports(env)
+    assert f"Port {port} is taken by " in str(refusal.value)
+    assert "NEVE_BUS_PORT=" in str(refusal.value)
+
+
+def test_two_servers_on_one_port_are_refused() -> None:
+    first = free_port(8)
+    env = {"NEVE_WEB_PORT": str(first + 3), "NEVE_HOT_PORT": "1", "NEVE_BUS_PORT": "1"}
+    with pytest.raises(installation.CannotStart, match="NEVE_S3_PORT and NEVE_WEB_PORT both use"):
+        installation.refuse_taken_ports(env | {"NEVE_S3_PORT": str(first)})
+
+
+def test_a_port_that_is_no_number_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NEVE_WEB_PORT", "http")
+    with pytest.raises(installation.CannotStart, match="NEVE_WEB_PORT=http"):
+        installation.prepare()
