@@ -1,36 +1,40 @@
-"""One fresh engine process: a job from stdin, a JSON report as the last line of stdout.
+"""A process with a vLLM engine, driven line by line: a JSON command in, a JSON answer out.
 
-Run by the vLLM interpreter. The job: {"model", "neve": {options} | null, "rounds": [[request]],
-"engine"?: {LLM arguments}}; a request: {"tokens", "max_tokens", "params"?, "salt"?}. Rounds run
-one after the other in the same engine.
+Run by the vLLM interpreter. Commands:
+{"do": "start", "model", "neve": {options} | null, "policy"?, "module_path"?, "engine"?: {...}}
+{"do": "generate", "requests": [{"tokens", "max_tokens", "params"?, "salt"?}]}   one batch
+{"do": "counters"}   the engine's own, since its start
+{"do": "stop"}       end the engine; another may be started
+Answers go to the process's original stdout; whatever vLLM prints goes to stderr.
 """
 
+import gc
 import json
-import logging
+import os
 import sys
 import time
 
-job = json.loads(sys.stdin.read())
-logging.basicConfig(level=logging.INFO, stream=sys.stderr)
+answers = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)
 
 
-def main() -> None:
-    from vllm import LLM, SamplingParams
+class Engine:
+    def __init__(self):
+        self.llm = None
 
-    config = None
-    if job["neve"] is not None:
-        config = {
-            "kv_connector": "NeveConnector",
-            "kv_role": "kv_both",
-            "kv_load_failure_policy": job.get("policy", "recompute"),
-            "kv_connector_extra_config": job["neve"],
-        }
-        if job.get("module_path"):
-            config["kv_connector_module_path"] = job["module_path"]
-    begin = time.monotonic()
-    llm = LLM(
-        model=job["model"],
-        **{
+    def start(self, model, neve, policy="recompute", module_path=None, engine=None):
+        from vllm import LLM
+
+        config = None
+        if neve is not None:
+            config = {
+                "kv_connector": "NeveConnector",
+                "kv_role": "kv_both",
+                "kv_load_failure_policy": policy,
+                "kv_connector_extra_config": neve,
+                "kv_connector_module_path": module_path,
+            }
+        options = {
             "block_size": 32,
             "enforce_eager": True,
             "kv_cache_memory_bytes": 16 << 20,
@@ -38,63 +42,81 @@ def main() -> None:
             "dtype": "float32",
             "seed": 0,
             "disable_log_stats": False,
-            "kv_transfer_config": config,
-            **job.get("engine", {}),
-        },
-    )
-    boot_s = time.monotonic() - begin
-    rounds = []
-    for requests in job["rounds"]:
+        }
+        begin = time.monotonic()
+        self.llm = LLM(model=model, kv_transfer_config=config, **options | (engine or {}))
+        return {"took_s": time.monotonic() - begin}
+
+    def generate(self, requests):
+        from vllm import SamplingParams
+
         params = [
             SamplingParams(
-                max_tokens=r["max_tokens"],
+                max_tokens=request["max_tokens"],
                 temperature=0,
                 logprobs=3,
                 ignore_eos=True,
-                extra_args={"kv_transfer_params": r["params"]} if "params" in r else None,
+                detokenize=False,
+                extra_args={"kv_transfer_params": request["params"]}
+                if "params" in request
+                else None,
             )
-            for r in requests
+            for request in requests
         ]
         prompts = [
             {"prompt_token_ids": r["tokens"]} | ({"cache_salt": r["salt"]} if "salt" in r else {})
             for r in requests
         ]
         begin = time.monotonic()
-        outputs = llm.generate(prompts, params, use_tqdm=False)
-        rounds.append(
-            {
-                "took_s": time.monotonic() - begin,
-                "outputs": [
-                    {
-                        "tokens": list(out.outputs[0].token_ids),
-                        "logprobs": [
-                            {str(token): value.logprob for token, value in sorted(step.items())}
-                            for step in out.outputs[0].logprobs
-                        ],
-                        "cached_tokens": out.num_cached_tokens,
-                        "params": out.kv_transfer_params,
-                    }
-                    for out in outputs
-                ],
-            }
-        )
-    report = {"boot_s": boot_s, "rounds": rounds, "counters": counters(llm)}
-    llm.llm_engine.engine_core.shutdown()
-    print(json.dumps(report))
+        outputs = self.llm.generate(prompts, params, use_tqdm=False)
+        took_s = time.monotonic() - begin
+        return {"took_s": took_s, "outputs": [_plain(output) for output in outputs]}
+
+    def counters(self):
+        found = {}
+        for metric in self.llm.get_metrics():
+            name = metric.name.removeprefix("vllm:")
+            if name in ("external_prefix_cache_queries", "external_prefix_cache_hits"):
+                found[name] = metric.value
+            elif name == "prompt_tokens_by_source":
+                found[f"{name}.{metric.labels['source']}"] = metric.value
+            elif name == "num_preemptions":
+                found[name] = metric.value
+        return found
+
+    def stop(self):
+        from vllm.distributed import cleanup_dist_env_and_memory
+
+        self.llm.llm_engine.engine_core.shutdown()
+        self.llm = None
+        cleanup_dist_env_and_memory()
+        gc.collect()
+        return {}
 
 
-def counters(llm) -> dict[str, float]:
-    """The engine's own: external prefix cache, and prompt tokens by source."""
-    found = {}
-    for metric in llm.get_metrics():
-        name = metric.name.removeprefix("vllm:")
-        if name in ("external_prefix_cache_queries", "external_prefix_cache_hits"):
-            found[name] = metric.value
-        elif name == "prompt_tokens_by_source":
-            found[f"{name}.{metric.labels['source']}"] = metric.value
-        elif name == "num_preemptions":
-            found[name] = metric.value
-    return found
+def _plain(output):
+    completion = output.outputs[0]
+    return {
+        "tokens": list(completion.token_ids),
+        "logprobs": [
+            {str(token): value.logprob for token, value in sorted(step.items())}
+            for step in completion.logprobs
+        ],
+        "cached_tokens": output.num_cached_tokens,
+        "params": output.kv_transfer_params,
+    }
+
+
+def main():
+    engine = Engine()
+    for line in sys.stdin:
+        command = json.loads(line)
+        try:
+            answer = getattr(engine, command.pop("do"))(**command)
+        except Exception as error:
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 import pytest
+
 from neve.ids import BlockHasher
 from neve.vllm.chains import Chain, Media, Origin
 

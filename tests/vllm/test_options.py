@@ -1,4 +1,5 @@
 import pytest
+
 from neve.errors import Misuse
 from neve.vllm.options import Options
 

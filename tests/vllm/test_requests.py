@@ -1,6 +1,7 @@
 import logging
 
 import pytest
+
 from neve.vllm.requests import ContextWish, read_wish, response_params
 
 

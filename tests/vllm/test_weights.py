@@ -1,6 +1,7 @@
 import json
 
 import pytest
+
 from neve.vllm.weights import folder_revision
 
 

@@ -14,7 +14,6 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
-import vllm
 from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     KVConnectorBase_V1,
     KVConnectorHandshakeMetadata,
@@ -24,6 +23,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
 )
 from vllm.distributed.parallel_state import get_pp_group, get_tp_group
 
+import vllm
 from neve.space import SpaceIdentity
 from neve.vllm.identity import identify, kernel_names, why_unsupported
 from neve.vllm.options import Options
@@ -97,6 +97,16 @@ def _nothing() -> None:
     return None
 
 
+def _log_as_vllm() -> None:
+    """Neve's lines go where vLLM's go, at its level, unless somebody set it up otherwise."""
+    own, theirs = logging.getLogger("neve"), logging.getLogger("vllm")
+    if not own.handlers and own.level == logging.NOTSET:
+        own.setLevel(theirs.getEffectiveLevel())
+        own.propagate = not theirs.handlers
+        for handler in theirs.handlers:
+            own.addHandler(handler)
+
+
 class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untyped here
     """See the module. Refuses to start on a wrong configuration, and only then."""
 
@@ -104,6 +114,7 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
         self, vllm_config: "VllmConfig", role: KVConnectorRole, kv_cache_config: "KVCacheConfig"
     ) -> None:
         super().__init__(vllm_config, role, kv_cache_config)
+        _log_as_vllm()
         transfer = self._kv_transfer_config
         if transfer.kv_load_failure_policy != "recompute":
             raise ValueError(

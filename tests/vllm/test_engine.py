@@ -1,0 +1,194 @@
+"""Real engines: what one process computed, another reads, from Valkey and from S3.
+
+The tests run in order; each continues with what the one before left in the store.
+"""
+
+import random
+
+import pytest
+
+from servers import ControlPlane
+
+pytestmark = pytest.mark.vllm
+
+CHUNK = 64  # tokens of a block: two of the engine's blocks
+HEADER_BYTES = 64
+_random = random.Random(2)
+# LONG and FORK end so that Neve's chunks and the engine's own prefix cache cover the same tokens.
+LONG = [_random.randrange(256) for _ in range(280)]
+ALIGNED = [_random.randrange(256) for _ in range(256)]
+FORK = LONG[:130] + [_random.randrange(256) for _ in range(80)]
+CONTEXT = {"neve": {"context": "repo-42", "pin": "2h", "label": "agent"}}
+REQUESTS = [
+    {"tokens": LONG, "max_tokens": 44, "params": CONTEXT},
+    {"tokens": ALIGNED, "max_tokens": 8, "params": {"neve": {}}},
+    {"tokens": FORK, "max_tokens": 8},
+]
+PROMPT_TOKENS = 280 + 256 + 210
+HIT_TOKENS = 256 + 256 + 192
+
+
+def options(platform: ControlPlane, **more: object) -> dict[str, object]:
+    return {
+        "endpoint": platform.url,
+        "api_key": platform.node_key,
+        "max_chunk_tokens": CHUNK,
+    } | more
+
+
+def ask_each(process):
+    """One request after the other: no batch, so equal work has equal rounding."""
+    return [process.generate(request)[0] for request in REQUESTS]
+
+
+def differences(outputs, reference):
+    """Asserts that tokens are equal; the largest difference of a logprob, by request."""
+    found = []
+    for out, expected in zip(outputs, reference, strict=True):
+        assert out["tokens"] == expected["tokens"]
+        worst = 0.0
+        for step, wanted in zip(out["logprobs"], expected["logprobs"], strict=True):
+            assert step.keys() == wanted.keys()
+            worst = max(worst, *(abs(step[token] - wanted[token]) for token in step))
+        found.append(worst)
+    print("logprobs differ by", found)
+    return found
+
+
+def blocks_in(platform: ControlPlane) -> list[bytes]:
+    with platform.hot.client() as client:
+        return [key for key in client.scan_iter(count=1000) if b":b:" in key]
+
+
+@pytest.fixture(scope="module")
+def reference(fresh_process):
+    """What the engine says without Neve: computing all, and then from its own prefix cache."""
+    with fresh_process("reference") as process:
+        process.start(None)
+        computed = ask_each(process)
+        cached = ask_each(process)
+        follow_up = {"tokens": LONG + computed[0]["tokens"] + [1, 2, 3], "max_tokens": 8}
+        more = process.generate(follow_up)
+        process.ask("stop")
+        yield {
+            "computed": computed,
+            "cached": cached,
+            "follow_up": follow_up,
+            "more": more,
+            "process": process,
+        }
+
+
+def assert_hit_as_if_local(outputs, reference):
+    """Bit-equal to the engine reusing its own KV, and the same tokens as computing everything.
+
+    ALIGNED is loaded to its last block, of which vLLM's own cache never reuses the last: other
+    shapes, so its last bits may differ.
+    """
+    long, aligned, fork = differences(outputs, reference["cached"])
+    assert (long, fork) == (0, 0)
+    assert aligned < 1e-5
+    assert max(differences(outputs, reference["computed"])) < 1e-5
+
+
+def test_a_wrong_configuration_stops_the_start_and_says_what_to_set(reference):
+    process = reference["process"]
+    with pytest.raises(RuntimeError, match='"kv_load_failure_policy": "recompute"'):
+        process.start({"endpoint": "http://127.0.0.1:9", "api_key": "neve_x_y"}, policy="fail")
+    with pytest.raises(RuntimeError, match="NEVE_API_KEY"):
+        process.start({"endpoint": "http://127.0.0.1:9"})
+
+
+def test_without_a_platform_the_engine_serves_as_if_neve_were_not_there(reference):
+    process = reference["process"]
+    process.start({"endpoint": "http://127.0.0.1:9", "api_key": "neve_x_y"})
+    outputs = ask_each(process)
+    assert differences(outputs, reference["computed"]) == [0, 0, 0]
+    assert outputs[0]["params"]["neve"]["reused_tokens"] == 0
+    process.ask("stop")
+
+
+def test_the_first_process_computes_and_saves(platform, fresh_process, reference):
+    with fresh_process("first") as process:
+        process.start(options(platform))
+        outputs = ask_each(process)
+        counters = process.ask("counters")
+        process.ask("stop")
+    print(counters)
+    assert differences(outputs, reference["computed"]) == [0, 0, 0]
+    assert counters["external_prefix_cache_hits"] == 0
+    assert counters["prompt_tokens_by_source.external_kv_transfer"] == 0
+    # LONG and its output: 5 blocks; ALIGNED: 4; FORK: 1 of its own after the 2 it shares.
+    assert len(blocks_in(platform)) == 10
+
+
+def test_the_context_named_by_a_request_is_on_the_platform(platform):
+    listed = platform.manage("shell", "-v", "0", "-c", SHOW_CONTEXTS)
+    assert "repo-42|agent|5|True" in listed
+
+
+SHOW_CONTEXTS = """
+from catalog.models import Context
+for c in Context.unscoped.all():
+    print(c.name, c.label, len(c.chain) // 16, c.pinned_until is not None, sep="|")
+"""
+
+
+def test_a_fresh_process_hits_the_hot_tier(platform, fresh_process, reference):
+    with fresh_process("hot") as process:
+        process.start(options(platform), module_path="neve.vllm")
+        outputs = ask_each(process)
+        counters = process.ask("counters")
+        salted = process.generate(REQUESTS[0] | {"salt": "another user"})
+        process.ask("stop")
+    print(counters)
+    assert_hit_as_if_local(outputs, reference)
+    # FORK's first 128 tokens are already in the engine, loaded for LONG.
+    assert [out["cached_tokens"] for out in outputs] == [256, 256, 192]
+    assert counters["external_prefix_cache_hits"] == HIT_TOKENS - 128
+    assert counters["prompt_tokens_by_source.external_kv_transfer"] == HIT_TOKENS - 128
+    assert counters["prompt_tokens_by_source.local_cache_hit"] == 128
+    assert counters["prompt_tokens_by_source.local_compute"] == PROMPT_TOKENS - HIT_TOKENS
+    told = {"reused_tokens": 256, "hot": 256, "cold": 0}
+    assert outputs[0]["params"] == {"neve": {"context": "repo-42"} | told}
+    assert outputs[1]["params"] == {"neve": told}
+    assert outputs[2]["params"] is None
+    assert salted[0]["cached_tokens"] == 0
+    assert len(blocks_in(platform)) == 15  # the salted request's own
+
+
+def test_after_a_wipe_of_valkey_a_fresh_process_hits_s3(platform, fresh_process, reference):
+    platform.manage("flush_blocks")
+    platform.hot.wipe()
+    assert not blocks_in(platform)
+    print(platform.manage("rebuild_index"))
+    with fresh_process("cold") as process:
+        process.start(options(platform), engine={"enable_prefix_caching": False})
+        outputs = ask_each(process)
+        counters = process.ask("counters")
+        # A conversation goes on: the answer's tokens are found as well.
+        more = process.generate(reference["follow_up"])
+        process.ask("stop")
+    print(counters)
+    assert_hit_as_if_local(outputs, reference)
+    assert counters["external_prefix_cache_hits"] == HIT_TOKENS
+    assert counters["prompt_tokens_by_source.external_kv_transfer"] == HIT_TOKENS
+    told = outputs[0]["params"]["neve"]
+    assert (told["reused_tokens"], told["hot"], told["cold"]) == (256, 0, 256)
+    assert more[0]["cached_tokens"] == 320
+    assert max(differences(more, reference["more"])) < 1e-5
+
+
+def test_damaged_blocks_are_misses(platform, fresh_process, reference):
+    with platform.hot.client() as client:
+        damaged = [
+            client.setrange(key, HEADER_BYTES + 5000, b"damaged") for key in blocks_in(platform)
+        ]
+    assert damaged
+    with fresh_process("damaged") as process:
+        process.start(options(platform))
+        outputs = ask_each(process)
+        print(process.ask("counters"))
+        process.ask("stop")
+    assert max(differences(outputs, reference["computed"])) < 1e-5
+    assert outputs[0]["params"]["neve"]["reused_tokens"] == 0

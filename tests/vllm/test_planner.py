@@ -1,0 +1,216 @@
+"""The planner against a client that answers from a set of ids, as slowly as a test wants."""
+
+import threading
+import time
+
+import pytest
+
+from neve.client import Match
+from neve.errors import MissReason
+from neve.hot import Location, Tier
+from neve.ids import BlockHasher
+from neve.vllm.chains import Origin
+from neve.vllm.planner import Planner
+from neve.vllm.requests import ContextWish
+
+CHUNK, ENGINE_BLOCK = 64, 32
+TOKENS = [7 * i % 251 for i in range(300)]
+
+
+class Rank:
+    """A link and its client in one."""
+
+    def __init__(self, number=0):
+        self.hasher = BlockHasher(bytes([number]) * 32, CHUNK)
+        self.stored: dict[bytes, Tier] = {}
+        self.asked = []
+        self.gate = threading.Event()
+        self.gate.set()
+
+    @property
+    def client(self):
+        return self
+
+    def match(self, ids):
+        self.asked.append(list(ids))
+        self.gate.wait(10)
+        found = []
+        for block_id in ids:
+            if block_id not in self.stored:
+                return Match(found, MissReason.NEVER_STORED)
+            found.append(Location(self.stored[block_id], 1064))
+        return Match(found, None)
+
+    def store(self, count, tier=Tier.HOT, tokens=TOKENS):
+        ids = self.hasher.chain(tokens, parent=self.hasher.root())
+        self.stored |= dict.fromkeys(ids[:count], tier)
+        return ids
+
+
+@pytest.fixture
+def ranks():
+    return [Rank()]
+
+
+@pytest.fixture
+def planner(ranks):
+    made = Planner(ranks, engine_block_tokens=ENGINE_BLOCK, match_deadline_s=0.2)
+    yield made
+    for rank in ranks:
+        rank.gate.set()
+    made.close()
+
+
+def answer(planner, request_id, local_tokens=0):
+    """What the scheduler would learn in the end, asking every step."""
+    end = time.monotonic() + 5
+    while time.monotonic() < end:
+        tokens = planner.matched_tokens(request_id, local_tokens)
+        planner.end_step()
+        if tokens is not None:
+            return tokens
+    raise AssertionError("no answer")
+
+
+def begin(planner, request_id="r", tokens=TOKENS, wish=None):
+    planner.add(request_id, tokens, Origin(), wish)
+
+
+def test_a_miss_is_saved_once_and_only_in_whole_chunks(planner):
+    begin(planner)
+    assert answer(planner, "r") == 0
+    first = planner.plan_saves("r", 100, range(10))
+    assert [save.engine_blocks for save in first] == [(0, 1)]
+    rest = planner.plan_saves("r", 300, range(10))
+    assert [save.engine_blocks for save in rest] == [(2, 3), (4, 5), (6, 7)]
+    assert rest[0].parents == first[0].ids
+    assert planner.plan_saves("r", 300, range(10)) == []
+    begin(planner, "again")
+    assert planner.plan_saves("again", 300, range(10)) == []
+
+
+def test_a_hit_is_loaded_and_not_saved(planner, ranks):
+    ids = ranks[0].store(3)
+    begin(planner)
+    assert answer(planner, "r") == 192
+    plan = planner.plan_load("r", 192, list(range(20, 30)))
+    assert [block.ids[0] for block in plan.blocks] == ids[:3]
+    assert [block.written for block in plan.blocks] == [(20, 21), (22, 23), (24, 25)]
+    planner.note_loaded("r")
+    assert [s.ids[0] for s in planner.plan_saves("r", 300, range(20, 30))] == [ids[3]]
+
+
+def test_a_local_hit_inside_a_chunk_is_not_overwritten(planner, ranks):
+    ranks[0].store(2)
+    begin(planner)
+    assert answer(planner, "r", 32) == 96
+    plan = planner.plan_load("r", 96, [5, 20, 21, 22])
+    assert [block.written for block in plan.blocks] == [(20,), (21, 22)]
+    assert plan.blocks[0].engine_blocks == (5, 20)
+
+
+def test_chunks_that_the_engine_has_are_not_asked_for(planner, ranks):
+    ids = ranks[0].store(4)
+    begin(planner)
+    assert answer(planner, "r", 128) == 128
+    assert ranks[0].asked == [ids[2:]]
+
+
+def test_the_scheduler_waits_for_the_answer_but_not_beyond_the_deadline(planner, ranks):
+    ranks[0].store(4)
+    ranks[0].gate.clear()
+    begin(planner)
+    before = time.monotonic()
+    assert planner.matched_tokens("r", 0) is None
+    assert time.monotonic() - before < 0.05
+    assert answer(planner, "r") == 0
+    assert 0.15 < time.monotonic() - before < 1.0
+
+
+def test_one_step_waits_a_millisecond_at_most_for_all_requests(planner, ranks):
+    ranks[0].gate.clear()
+    for number in range(50):
+        begin(planner, str(number), [number, *TOKENS])
+    before = time.monotonic()
+    assert all(planner.matched_tokens(str(number), 0) is None for number in range(50))
+    assert time.monotonic() - before < 0.04
+
+
+def test_a_failed_load_is_not_tried_again(planner, ranks):
+    ids = ranks[0].store(4)
+    begin(planner)
+    assert answer(planner, "r") == 256
+    plan = planner.plan_load("r", 256, list(range(10)))
+    planner.note_failures(plan.blocks[0].written)
+    planner.note_loaded("r")
+    assert answer(planner, "r") == 0
+    assert len(ranks[0].asked) == 1
+    assert [s.ids[0] for s in planner.plan_saves("r", 300, range(10))] == ids
+
+
+def test_what_loaded_before_the_failure_counts_as_reused(planner, ranks):
+    ids = ranks[0].store(1)
+    ranks[0].store(4, Tier.COLD)
+    ranks[0].stored[ids[0]] = Tier.HOT
+    begin(planner, wish=ContextWish("c"))
+    assert answer(planner, "r") == 256
+    plan = planner.plan_load("r", 256, list(range(10)))
+    planner.note_failures(plan.blocks[3].written)
+    planner.note_failures(plan.blocks[2].written)
+    planner.note_loaded("r")
+    ended = planner.end("r")
+    assert (ended.hot_tokens, ended.cold_tokens) == (64, 64)
+    assert [every[0] for every in ended.ids] == ids[:2]
+
+
+def test_a_preempted_request_asks_again(planner, ranks):
+    begin(planner)
+    assert answer(planner, "r") == 0
+    planner.plan_saves("r", 300, range(10))
+    ranks[0].store(4)
+    planner._requests["r"].lookup.asked_at -= 10  # the preemption comes later
+    assert answer(planner, "r") == 256
+
+
+def test_what_was_not_stored_may_be_saved_by_the_next_request(planner):
+    begin(planner)
+    saves = planner.plan_saves("r", 300, range(10))
+    planner.note_unsaved([saves[1].ids[0]])
+    begin(planner, "next")
+    assert planner.plan_saves("next", 300, range(10)) == [saves[1]]
+
+
+def test_decode_grows_the_chain(planner):
+    tokens = TOKENS[:60]
+    begin(planner, tokens=tokens)
+    assert planner.plan_saves("r", 60, range(2)) == []
+    tokens += TOKENS[60:70]
+    assert len(planner.plan_saves("r", 69, range(3))) == 1
+
+
+def test_tokens_that_are_not_final_are_not_saved(planner):
+    begin(planner, tokens=TOKENS[:63])
+    assert planner.plan_saves("r", 66, range(3)) == []
+
+
+def test_without_a_connection_nothing_is_asked_loaded_or_saved():
+    class Down:
+        client = None
+
+    planner = Planner([Down()], engine_block_tokens=ENGINE_BLOCK, match_deadline_s=0.2)
+    begin(planner, wish=ContextWish("c"))
+    assert planner.matched_tokens("r", 0) == 0
+    assert planner.plan_saves("r", 300, range(10)) == []
+    assert planner.end("r").ids == []
+
+
+def test_with_several_ranks_the_shortest_prefix_counts():
+    ranks = [Rank(0), Rank(1)]
+    ranks[0].store(4)
+    ids = ranks[1].store(2)
+    planner = Planner(ranks, engine_block_tokens=ENGINE_BLOCK, match_deadline_s=0.2)
+    begin(planner)
+    assert answer(planner, "r") == 128
+    plan = planner.plan_load("r", 128, list(range(10)))
+    assert [block.ids[1] for block in plan.blocks] == ids[:2]
+    assert all(len(block.locations) == 2 for block in plan.blocks)

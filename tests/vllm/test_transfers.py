@@ -1,0 +1,225 @@
+"""Loader and saver over a client whose transfers end when the test says so."""
+
+import threading
+import time
+from dataclasses import dataclass
+
+import pytest
+
+from neve.errors import Closed, MissReason
+from neve.hot import Location, Tier
+from neve.stats import Stats
+from neve.transfer import Transfer
+from neve.vllm.loader import Loader
+from neve.vllm.plan import BlockLoad, BlockSave, LoadPlan
+from neve.vllm.saver import Saver
+from neve.vllm.staging import StagingPool
+
+
+@dataclass
+class Piece:
+    memory: memoryview
+
+
+class Kv:
+    """Engine memory of one byte a block."""
+
+    block_bytes = 1
+
+    def __init__(self):
+        self.blocks = bytearray(100)
+
+    def allocate(self, engine_blocks):
+        return Piece(memoryview(bytearray(engine_blocks)))
+
+    def gather(self, engine_blocks, staging):
+        staging.memory[:] = bytes(self.blocks[b] for b in engine_blocks)
+
+    def scatter(self, engine_blocks, skip, staging):
+        for number in range(skip, len(engine_blocks)):
+            self.blocks[engine_blocks[number]] = staging.memory[number]
+
+
+class Client:
+    """Holds blocks by id; `end` finishes the oldest transfer."""
+
+    def __init__(self):
+        self.store = {}
+        self.stats = Stats()
+        self.open = []
+        self.closed = False
+
+    def _begin(self, count, deadline_s):
+        if self.closed:
+            raise Closed("closed")
+        return Transfer(count, time.monotonic() + deadline_s)
+
+    def get_many(self, ids, buffers, *, locations, deadline_s):
+        transfer = self._begin(len(ids), deadline_s)
+        self.open.append((transfer, list(zip(ids, buffers, strict=True)), True))
+        return transfer
+
+    def put_many(self, blocks, buffers, *, deadline_s):
+        transfer = self._begin(len(blocks), deadline_s)
+        pairs = [(block.id, buffer) for block, buffer in zip(blocks, buffers, strict=True)]
+        self.open.append((transfer, pairs, False))
+        return transfer
+
+    def end(self, outcome=None):
+        transfer, pairs, reading = self.open.pop(0)
+        for index, (block_id, buffer) in enumerate(pairs):
+            if reading:
+                found = self.store.get(block_id)
+                buffer[:] = found or b"\xee" * len(buffer)
+                transfer.settle(index, None if found else MissReason.EVICTED)
+            else:
+                if outcome is None:
+                    self.store[block_id] = bytes(buffer)
+                transfer.settle(index, outcome)
+        transfer.end_job()
+
+
+def load_plan(count, *, skip=0, request_id="r"):
+    blocks = tuple(
+        BlockLoad(
+            (bytes([n]),), (Location(Tier.HOT, 66),), (2 * n, 2 * n + 1), skip if n == 0 else 0
+        )
+        for n in range(count)
+    )
+    return LoadPlan(request_id, 0, blocks)
+
+
+@pytest.fixture
+def kv():
+    return Kv()
+
+
+@pytest.fixture
+def client():
+    made = Client()
+    made.store = {bytes([n]): bytes([2 * n + 1, 2 * n + 2]) for n in range(40)}
+    return made
+
+
+def loader_of(client, kv, pieces=100, deadline_s=5.0):
+    pool = StagingPool(lambda: kv.allocate(2), pieces)
+    return Loader(client, kv, pool, rank=0, deadline_s=deadline_s)
+
+
+def run(loader, client):
+    """Ends transfers as they come until a load has ended."""
+    for _ in range(100):
+        results = loader.poll()
+        if results.request_ids:
+            return results
+        if client.open:
+            client.end()
+    raise AssertionError("the load never ended")
+
+
+@pytest.mark.parametrize("pieces", [100, 3, 1])
+def test_a_load_fills_the_engine_in_waves_that_fit_the_staging(kv, client, pieces):
+    loader = loader_of(client, kv, pieces)
+    loader.start(load_plan(40))
+    results = run(loader, client)
+    assert (results.request_ids, results.failed_engine_blocks) == ({"r"}, set())
+    assert bytes(kv.blocks[:80]) == bytes(range(1, 81))
+    assert loader.poll().request_ids == set()
+
+
+def test_engine_blocks_that_are_already_right_are_not_written(kv, client):
+    loader = loader_of(client, kv)
+    loader.start(load_plan(1, skip=1))
+    run(loader, client)
+    assert bytes(kv.blocks[:2]) == bytes([0, 2])
+
+
+def test_from_the_first_missing_block_on_nothing_is_written_and_all_is_reported(kv, client):
+    del client.store[bytes([20])]
+    loader = loader_of(client, kv)
+    loader.start(load_plan(40))
+    assert run(loader, client).failed_engine_blocks == set(range(40, 80))
+    assert bytes(kv.blocks[:40]) == bytes(range(1, 41))
+    assert not any(kv.blocks[40:])
+
+
+def test_two_loads_share_a_small_staging(kv, client):
+    loader = loader_of(client, kv, pieces=2)
+    loader.start(load_plan(5, request_id="a"))
+    loader.start(load_plan(5, request_id="b"))
+    ended = set()
+    while len(ended) < 2:
+        ended |= run(loader, client).request_ids
+    assert ended == {"a", "b"}
+
+
+def test_a_client_that_never_answers_fails_the_load_and_keeps_its_buffers(kv, client, monkeypatch):
+    monkeypatch.setattr("neve.vllm.loader._GRACE_S", 0.0)
+    loader = loader_of(client, kv, pieces=1, deadline_s=0.05)
+    loader.start(load_plan(2))
+    end = time.monotonic() + 5
+    while not (results := loader.poll(0.01)).request_ids and time.monotonic() < end:
+        pass
+    assert results.failed_engine_blocks == {0, 1, 2, 3}
+    loader.start(load_plan(1, request_id="next"))
+    assert len(client.open) == 1  # The only staging is still the late transfer's.
+    client.end()
+    assert run(loader, client).request_ids == {"next"}
+
+
+def test_a_closed_client_fails_the_load_at_once(kv, client):
+    client.closed = True
+    loader = loader_of(client, kv)
+    loader.start(load_plan(2))
+    assert loader.poll().failed_engine_blocks == {0, 1, 2, 3}
+
+
+def saves(count):
+    return [BlockSave((bytes([n]),), (b"",), 64, (2 * n, 2 * n + 1)) for n in range(count)]
+
+
+def saver_of(client, kv, pieces=100):
+    return Saver(client, kv, StagingPool(lambda: kv.allocate(2), pieces), rank=0)
+
+
+def test_a_save_is_a_copy_of_the_moment(kv, client):
+    kv.blocks[:4] = b"abcd"
+    saver = saver_of(client, kv)
+    saver.save(saves(2))
+    kv.blocks[:4] = b"zzzz"
+    client.end()
+    assert (client.store[bytes([0])], client.store[bytes([1])]) == (b"ab", b"cd")
+    assert saver.take_unsaved() == []
+
+
+def test_beyond_the_budget_blocks_are_dropped_and_counted(kv, client):
+    saver = saver_of(client, kv, pieces=2)
+    saver.save(saves(5))
+    assert saver.take_unsaved() == [bytes([n]) for n in (2, 3, 4)]
+    assert client.stats.totals().counters["dropped"] == 3
+    client.end()
+    saver.save(saves(2))
+    assert saver.take_unsaved() == []
+
+
+def test_a_refused_save_is_reported(kv, client):
+    saver = saver_of(client, kv)
+    saver.save(saves(2))
+    client.end(MissReason.QUOTA)
+    assert saver.take_unsaved() == [bytes([0]), bytes([1])]
+
+
+def test_a_save_to_a_closed_client_is_reported_and_gives_its_staging_back(kv, client):
+    client.closed = True
+    saver = saver_of(client, kv, pieces=2)
+    for _ in range(3):
+        saver.save(saves(2))
+        assert saver.take_unsaved() == [bytes([0]), bytes([1])]
+
+
+def test_draining_waits_for_the_puts_under_way(kv, client):
+    saver = saver_of(client, kv)
+    saver.save(saves(1))
+    assert not saver.drain(0.01)
+    threading.Timer(0.05, client.end).start()
+    assert saver.drain(5.0)
