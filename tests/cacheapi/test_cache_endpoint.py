@@ -1,0 +1,350 @@
+"""/cache/v1 as a node sees it: good answers, and refusals that name what is wrong."""
+
+import copy
+import os
+from dataclasses import replace
+from uuid import UUID, uuid4
+
+import pytest
+from django.test import Client
+
+from catalog.models import Context, NodeSession, UsageRollup
+from neve.hot import HotTier
+from neve.space import SpaceIdentity
+from rows import make_key, make_segment, make_space, make_tenant
+from tenants import services
+from tenants.audit import SYSTEM
+from tenants.keys import find_key
+from tenants.scope import tenant_scope
+
+pytestmark = [pytest.mark.integration, pytest.mark.django_db(transaction=True)]
+
+
+@pytest.fixture
+def opened(clean_hot, node, handshake):
+    answer = node.send("post", "/cache/v1/sessions", handshake)
+    assert answer.status_code == 201, answer.content
+    return answer.json()
+
+
+def refused(answer, status, kind):
+    assert answer.status_code == status, answer.content
+    assert answer["Content-Type"] == "application/problem+json"
+    problem = answer.json()
+    assert problem["status"] == status
+    assert problem["type"].endswith(f"/{kind}")
+    assert problem["title"]
+    assert problem["detail"]
+    return problem
+
+
+class TestHandshake:
+    def test_the_answer_holds_all_that_a_node_needs(self, opened, tenant, handshake, settings):
+        identity = SpaceIdentity.from_dict(handshake["identity"])
+        space = opened["space"]
+        assert UUID(opened["session"])
+        assert opened["tenant"] == {"id": tenant.pk, "slug": "acme"}
+        assert space["chunk_tokens"] == 256
+        fingerprint = identity.fingerprint(tenant_id=tenant.pk, chunk_tokens=256)
+        assert space["fingerprint"] == fingerprint.hex()
+        assert opened["buckets"] == 1
+        assert opened["valkey"]["seeds"] == settings.ENV.hot_seeds
+        assert opened["valkey"]["tls"] is False
+        assert opened["valkey"]["username"] == f"t{tenant.pk}"
+        assert opened["s3"] == {
+            "endpoint": settings.ENV.s3_endpoint,
+            "bucket": "neve-tests",
+            "prefix": f"v1/t{tenant.pk}/",
+        }
+        assert opened["policy"] == {"flush_after_s": 0, "hot_idle_s": None, "cold_ttl_s": None}
+        assert opened["heartbeat_s"] == 1
+
+    def test_the_valkey_user_works_at_once(self, opened, clean_hot, tenant):
+        address = opened["valkey"]
+        with clean_hot.client(username=address["username"], password=address["password"]) as client:
+            assert HotTier(client.execute_command, tenant.pk).usage().quota_hot_bytes > 0
+
+    def test_a_valkey_that_forgot_its_users_gets_them_again(
+        self, opened, clean_hot, node, handshake
+    ):
+        clean_hot.wipe()
+        again = node.send("post", "/cache/v1/sessions", handshake).json()
+        address = again["valkey"]
+        with clean_hot.client(username=address["username"], password=address["password"]) as client:
+            client.ping()
+        assert again["session"] != opened["session"]
+
+    def test_an_unreachable_hot_tier_is_503(self, node, handshake, settings):
+        settings.ENV = replace(settings.ENV, hot_url="valkey://127.0.0.1:1/0")
+        answer = node.send("post", "/cache/v1/sessions", handshake)
+        refused(answer, 503, "hot-tier-unavailable")
+        assert answer["Retry-After"]
+        assert not NodeSession.unscoped.exists()
+
+    def test_a_clash_names_the_field_and_both_values(self, clean_hot, node, handshake):
+        body = copy.deepcopy(handshake) | {"space": "mine"}
+        assert node.send("post", "/cache/v1/sessions", body).status_code == 201
+        body["identity"]["kv_dtype"] = "fp8"
+        answer = node.send("post", "/cache/v1/sessions", body | {"node": "gpu-08"})
+        problem = refused(answer, 409, "fingerprint-clash")
+        assert (problem["field"], problem["expected"], problem["got"]) == (
+            *("kv_dtype", "bfloat16", "fp8"),
+        )
+
+    def test_a_tenant_over_its_node_limit_is_refused(self, clean_hot, node, tenant, handshake):
+        services.change_tenant(tenant=tenant, name="A", node_limit=1, is_active=True, actor=SYSTEM)
+        assert node.send("post", "/cache/v1/sessions", handshake).status_code == 201
+        assert node.send("post", "/cache/v1/sessions", handshake).status_code == 201
+        other = node.send("post", "/cache/v1/sessions", handshake | {"node": "gpu-08"})
+        assert refused(other, 409, "node-limit")["node_limit"] == 1
+
+
+class TestCredentials:
+    def test_every_wrong_key_gets_the_same_answer(self, node, tenant, handshake):
+        good = make_key(tenant, "node")
+        _, prefix, secret = good.split("_")
+        revoked = make_key(tenant, "node")
+        services.revoke_key(key=find_key(revoked), actor=SYSTEM)
+        bodies = set()
+        for wrong in (f"neve_{prefix}_wrong", f"neve_unknown_{secret}", revoked, "nonsense"):
+            client = Client(headers={"Authorization": f"Bearer {wrong}"})
+            answer = client.post("/cache/v1/sessions", handshake, content_type="application/json")
+            refused(answer, 401, "unauthorized")
+            assert answer["WWW-Authenticate"].startswith("Bearer")
+            bodies.add(answer.content)
+        assert len(bodies) == 1
+
+    def test_no_key_is_401_and_another_role_403(self, team, operator, handshake):
+        answer = Client().post("/cache/v1/sessions", handshake, content_type="application/json")
+        refused(answer, 401, "unauthorized")
+        for caller in (team, operator):
+            refused(caller.send("post", "/cache/v1/sessions", handshake), 403, "forbidden")
+
+    def test_a_failed_request_leaves_no_scope_behind(self, node, handshake):
+        from catalog.models import Space
+        from tenants.scope import OutsideTenantScope
+
+        node.send("post", "/cache/v1/sessions", {})
+        with pytest.raises(OutsideTenantScope):
+            Space.objects.count()
+
+
+MISSING = object()
+
+
+def changed(body, path, value):
+    body = copy.deepcopy(body)
+    *way, last = path.split(".")
+    inner = body
+    for step in way:
+        inner = inner[step]
+    if value is MISSING:
+        del inner[last]
+    else:
+        inner[last] = value
+    return body
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("node", MISSING),
+        ("node", ""),
+        ("node", 7),
+        ("node", "n" * 101),
+        ("node", None),
+        ("engine", "vllm"),
+        ("engine.version", MISSING),
+        ("engine.extra", "x"),
+        ("identity", MISSING),
+        ("identity", []),
+        ("identity.model", MISSING),
+        ("identity.model", 5),
+        ("identity.bytes_per_token", "4096"),
+        ("identity.bytes_per_token", 0),
+        ("identity.bytes_per_token", True),
+        ("identity.tp_rank", 1),
+        ("identity.colour", "red"),
+        ("space", 5),
+        ("space", ""),
+        ("max_chunk_tokens", 0),
+        ("max_chunk_tokens", "256"),
+        ("max_chunk_tokens", 1.5),
+        ("max_chunk_tokens", None),
+        ("surprise", 1),
+    ],
+)
+def test_each_malformed_member_of_a_handshake_is_named(node, handshake, path, value):
+    answer = node.send("post", "/cache/v1/sessions", changed(handshake, path, value))
+    problem = refused(answer, 400, "malformed")
+    assert problem["field"] == path
+    assert path in problem["detail"]
+
+
+def test_a_body_that_is_no_json_object_is_malformed(node):
+    for raw in ("", "{", "[]", "5", '{"node": NaN}', "[" * 100_000):
+        answer = node.post("/cache/v1/sessions", raw, content_type="application/json")
+        refused(answer, 400, "malformed")
+
+
+def test_other_media_and_huge_bodies_are_refused(node):
+    answer = node.post("/cache/v1/sessions", "a=1", content_type="text/plain")
+    refused(answer, 415, "unsupported-media-type")
+    huge = b'{"node": "' + b"x" * (5 << 20) + b'"}'
+    answer = node.post("/cache/v1/sessions", huge, content_type="application/json")
+    refused(answer, 413, "too-large")
+
+
+class TestHeartbeat:
+    def beat(self, node, opened, **body):
+        path = f"/cache/v1/sessions/{opened['session']}/heartbeat"
+        return node.send("post", path, {"seq": 1, **body})
+
+    def test_it_counts_and_answers_with_what_may_change(self, opened, node, tenant, valkey_bus):
+        answer = self.beat(
+            node,
+            opened,
+            counters={"requested_tokens": 100, "hit_hot_tokens": 60, "hot_read_bytes": 1 << 40},
+            misses={"evicted": 3},
+            load_ms={"<=1": 4, "<=5": 1},
+            breaker="half_open",
+        )
+        assert answer.status_code == 200
+        assert answer.json() == {
+            "policy": opened["policy"], "heartbeat_s": 1, "topology": opened["topology"]
+        }  # fmt: skip
+        row = UsageRollup.unscoped.get(resolution_s=60)
+        assert (row.tenant_id, row.hit_hot_tokens, row.hot_read_bytes) == (tenant.pk, 60, 1 << 40)
+        assert (row.misses, row.load_ms) == ({"evicted": 3}, {"<=1": 4, "<=5": 1})
+        assert NodeSession.unscoped.get().breaker == "half_open"
+
+    def test_a_bus_that_is_down_does_not_fail_it(self, opened, node, settings, monkeypatch):
+        from channels.layers import channel_layers
+
+        from controlplane import live
+
+        monkeypatch.setattr(live, "_quiet_until", 0.0)
+        nowhere = {"hosts": [{"address": "redis://127.0.0.1:1/0"}]}
+        settings.CHANNEL_LAYERS = {
+            "default": {"BACKEND": "channels_redis.core.RedisChannelLayer", "CONFIG": nowhere}
+        }
+        channel_layers.backends.clear()
+        try:
+            assert self.beat(node, opened, counters={"put_blocks": 1}).status_code == 200
+        finally:
+            channel_layers.backends.clear()
+        assert UsageRollup.unscoped.get(resolution_s=10).put_blocks == 1
+
+    def test_the_topology_changes_with_the_servers(self, opened, node, settings):
+        settings.ENV = replace(settings.ENV, hot_seeds=["elsewhere:1"])
+        assert self.beat(node, opened).json()["topology"] != opened["topology"]
+
+    @pytest.mark.parametrize(
+        ("field", "body"),
+        [
+            ("seq", {"seq": 0}),
+            ("seq", {"seq": "1"}),
+            ("counters", {"counters": []}),
+            ("counters.hits", {"counters": {"hits": 1}}),
+            ("counters.put_blocks", {"counters": {"put_blocks": -1}}),
+            ("counters.put_blocks", {"counters": {"put_blocks": 1.5}}),
+            ("misses.bad_luck", {"misses": {"bad_luck": 1}}),
+            ("load_ms.<=1", {"load_ms": {"<=1": "many"}}),
+            ("breaker", {"breaker": "ajar"}),
+            ("extra", {"extra": 1}),
+        ],
+    )
+    def test_each_malformed_member_is_named(self, opened, node, field, body):
+        assert refused(self.beat(node, opened, **body), 400, "malformed")["field"] == field
+
+    def test_unknown_ended_and_foreign_sessions_are_404(self, opened, node):
+        path = f"/cache/v1/sessions/{uuid4()}/heartbeat"
+        refused(node.send("post", path, {"seq": 1}), 404, "not-found")
+        stranger = type(node)(make_key(make_tenant(), "node"))
+        refused(self.beat(stranger, opened), 404, "not-found")
+        end = f"/cache/v1/sessions/{opened['session']}"
+        refused(stranger.delete(end), 404, "not-found")
+        assert node.delete(end).status_code == 204
+        assert node.delete(end).status_code == 204
+        refused(self.beat(node, opened), 404, "not-found")
+
+
+class TestSegments:
+    def test_only_live_segments_of_the_own_tenant_are_presigned(self, opened, node, tenant, s3):
+        import urllib.request
+
+        from django.conf import settings
+
+        space = make_space(tenant, "s")
+        live, dying = make_segment(space), make_segment(space, state="deleting")
+        foreign = make_segment(make_space(make_tenant(), "s"))
+        from controlplane import s3 as bucket
+
+        bucket.ensure_bucket()
+        bucket.client().put_object(
+            Bucket=settings.ENV.s3_bucket, Key=live.object_key, Body=b"0123456789"
+        )
+        ids = f"{live.pk},{dying.pk},{foreign.pk},999999"
+        answer = node.get(f"/cache/v1/sessions/{opened['session']}/segments?ids={ids}").json()
+        assert set(answer["segments"]) == {str(live.pk)}
+        assert answer["expires_s"] == 3600
+        request = urllib.request.Request(
+            answer["segments"][str(live.pk)], headers={"Range": "bytes=2-4"}
+        )
+        with urllib.request.urlopen(request) as response:
+            assert (response.status, response.read()) == (206, b"234")
+
+    @pytest.mark.parametrize("ids", ["", "a", "1,,2", "-1", "1.5", ",".join(["1"] * 1001)])
+    def test_malformed_ids_are_named(self, opened, node, ids):
+        answer = node.get(f"/cache/v1/sessions/{opened['session']}/segments", {"ids": ids})
+        assert refused(answer, 400, "malformed")["field"] == "ids"
+
+
+class TestContexts:
+    def body(self, opened, **fields):
+        ids = [os.urandom(16).hex() for _ in range(2)]
+        return {
+            "session": opened["session"], "name": "repo-42", "block_ids": ids, "tokens": 512,
+            **fields,
+        }  # fmt: skip
+
+    def test_a_report_makes_or_replaces_a_context(self, opened, node, tenant):
+        body = self.body(opened, label="agent", pin_s=7200)
+        first = node.send("post", "/cache/v1/contexts", body)
+        assert first.status_code == 201, first.content
+        assert first.json()["blocks"] == 2
+        longer = body | {"block_ids": [*body["block_ids"], "ab" * 16], "pin_s": None}
+        second = node.send("post", "/cache/v1/contexts", longer)
+        assert second.status_code == 200
+        assert second.json() == {"id": first.json()["id"], "blocks": 3}
+        with tenant_scope(tenant.pk):
+            context = Context.objects.get()
+        assert context.is_pinned
+        assert context.ids()[2] == b"\xab" * 16
+
+    @pytest.mark.parametrize(
+        ("field", "value"),
+        [
+            ("session", "x"),
+            ("name", ""),
+            ("name", "n" * 201),
+            ("block_ids", []),
+            ("block_ids", "ab" * 16),
+            ("block_ids", ["ab" * 15]),
+            ("block_ids", ["zz" * 16]),
+            ("block_ids", [" " + "ab" * 16]),
+            ("block_ids", [5]),
+            ("tokens", 0),
+            ("label", 5),
+            ("pin_s", 0),
+            ("pin_s", "2h"),
+        ],
+    )
+    def test_each_malformed_member_is_named(self, opened, node, field, value):
+        answer = node.send("post", "/cache/v1/contexts", self.body(opened, **{field: value}))
+        assert refused(answer, 400, "malformed")["field"] == field
+
+    def test_a_foreign_session_is_404(self, opened, node):
+        stranger = type(node)(make_key(make_tenant(), "node"))
+        answer = stranger.send("post", "/cache/v1/contexts", self.body(opened))
+        refused(answer, 404, "not-found")
