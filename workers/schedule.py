@@ -1,7 +1,7 @@
 """When beat starts which task. Seconds; each task finds its own work and may run twice at once."""
 
 SCHEDULE = {
-    "flush": {"task": "workers.flush", "schedule": 5.0},
+    "flush": {"task": "workers.flush", "schedule": 1.0},
     "expire": {"task": "workers.expire", "schedule": 10.0},
     "provision": {"task": "workers.provision", "schedule": 10.0},
     "sample": {"task": "workers.sample", "schedule": 5.0},
