@@ -215,6 +215,10 @@ class TestCorruption:
         with clean_hot.client() as admin:
             admin.delete(chain.key(0))
         assert chain.get() == [MissReason.EVICTED, None]
+        assert "corrupt" not in counters(client)
+        wait_until(
+            lambda: not client.match(chain.ids).locations, timeout_s=5, what="no longer promised"
+        )
 
     def test_a_buffer_that_does_not_fit_destroys_nothing(self, client):
         chain = Chain(client, 1)

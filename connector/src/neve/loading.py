@@ -122,7 +122,7 @@ class Loader:
         ]
         touches = self._path.touch_calls(load.ids[i] for i in indices)
         results = self._path.run([*gets, *touches], deadline=load.transfer.deadline)
-        corrupt, again = [], []
+        corrupt, vanished, again = [], [], []
         for i, get, result in zip(indices, gets, results[: len(gets)], strict=True):
             outcome = _judge(get, result, load.ids[i])
             load.transfer.settle(i, outcome)
@@ -130,10 +130,13 @@ class Loader:
                 load.served[i] = Tier.HOT
             if outcome is MissReason.CORRUPT:
                 corrupt.append(load.ids[i])
+            if outcome is MissReason.EVICTED:
+                vanished.append(load.ids[i])
             if outcome in (MissReason.CORRUPT, MissReason.EVICTED) and load.locations[i].is_cold:
                 again.append(i)
         self._submit_cold(load, again)
-        self._forget(Tier.HOT, corrupt)
+        self._stats.count(corrupt=len(corrupt))
+        self._forget(Tier.HOT, [*corrupt, *vanished])
 
     def _submit_cold(self, load: _Load, indices: Sequence[int]) -> None:
         blocks = [
@@ -176,13 +179,13 @@ class Loader:
         pairs = list(zip(group, outcomes, strict=True))
         if self._promote is not None:
             self._promote([block for block, outcome in pairs if outcome is None])
-        self._forget(
-            Tier.COLD, [block.id for block, outcome in pairs if outcome is MissReason.CORRUPT]
-        )
+        corrupt = [block.id for block, outcome in pairs if outcome is MissReason.CORRUPT]
+        self._stats.count(corrupt=len(corrupt))
+        self._forget(Tier.COLD, corrupt)
 
     def _forget(self, tier: Tier, ids: Sequence[bytes]) -> None:
+        """The index must not promise what is bad, or (an index gone wrong) not there."""
         if ids:
-            self._stats.count(corrupt=len(ids))
             self._path.forget(tier, ids)
 
     def _count(self, load: _Load, outcomes: Sequence[MissReason | None]) -> None:

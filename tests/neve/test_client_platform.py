@@ -1,0 +1,97 @@
+"""The client against the whole platform: web process, its Valkey with ACL users, S3, workers."""
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from chains import ENGINE, IDENTITY, Chain, counters
+from neve.client import Client
+from neve.errors import MissReason, Refused
+from neve.hot import HotTier, Tier
+from neve.session import Endpoint
+from neve.stats import Stats
+from neve.transport import Call, SocketTransport
+from servers import ControlPlane, wait_until
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def client(control_plane: ControlPlane) -> Iterator[Client]:
+    with Client.connect(
+        control_plane.url,
+        control_plane.node_key,
+        IDENTITY,
+        node="gpu-1",
+        engine=ENGINE,
+        promote=False,
+    ) as client:
+        yield client
+
+
+def test_a_node_stores_loads_and_reports(client, control_plane):
+    chain = Chain(client, 6, seed=11)
+    assert chain.put() == [None] * 6
+    assert chain.get() == [None] * 6
+    assert (chain.back == chain.sent).all()
+    assert client.report_context("repo-42", chain.ids, tokens=1600, label="agent")
+
+    endpoint = Endpoint(control_plane.url, control_plane.node_key)
+    report = {"seq": 1000, "breaker": "closed", **Stats().take().as_dict()}
+    assert endpoint.heartbeat(client.session.id, report)["topology"]
+    client.close()
+    with pytest.raises(Refused) as caught:
+        endpoint.heartbeat(client.session.id, report)
+    assert caught.value.status == 404  # the session has ended
+
+
+def test_a_wrong_key_is_refused(control_plane):
+    with pytest.raises(Refused, match="API key"):
+        Client.connect(control_plane.url, "neve_no_such", IDENTITY, node="n", engine=ENGINE)
+
+
+def test_valkey_lets_a_node_see_only_its_tenant(client):
+    transport = SocketTransport(client.session.valkey)
+    results = transport.run(
+        [
+            Call(["GET", "{t999.00}:b:1:x"]),
+            Call(["HSET", f"{{t{client.session.tenant_id}.00}}:q", "hot_bytes", 1 << 60]),
+            Call(["FLUSHALL"]),
+            Call(["FUNCTION", "FLUSH"]),
+        ],
+        deadline=time.monotonic() + 5,
+    )
+    assert [error.code for error in results] == ["NOPERM"] * 4
+
+
+def test_a_flushed_block_comes_back_from_s3(client, control_plane):
+    chain = Chain(client, 5, seed=12)
+    chain.put()
+    with control_plane.workers():
+        wait_until(
+            lambda: all(place.is_cold for place in client.match(chain.ids).locations),
+            timeout_s=60,
+            what="flushed",
+        )
+    with control_plane.hot.client() as admin:
+        hot = HotTier(admin.execute_command, client.session.tenant_id, client.session.buckets)
+        hot.evict(1 << 40)
+    match = client.match(chain.ids)
+    assert {place.tier for place in match.locations} == {Tier.COLD}
+    assert chain.get(match) == [None] * 5
+    assert (chain.back == chain.sent).all()
+    assert counters(client)["hit_cold_blocks"] == 5
+
+
+def test_after_a_restart_of_valkey_the_handshake_provisions_it(client, control_plane):
+    control_plane.hot.restart()
+    chain = Chain(client, 3, seed=13)
+    wait_until(
+        lambda: client.match(chain.ids).miss is MissReason.NEVER_STORED,
+        timeout_s=30,
+        what="provisioned",
+    )
+    assert chain.put() == [None] * 3
+    assert chain.get() == [None] * 3
+    assert (chain.back == chain.sent).all()
