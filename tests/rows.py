@@ -1,6 +1,7 @@
 """Rows of the platform for tests, made by the services that make them in life."""
 
 import os
+import time
 from typing import Any
 from uuid import uuid4
 
@@ -81,7 +82,9 @@ def make_everything(tenant: Tenant, count: int = 1) -> dict[str, Any]:
         space = make_space(tenant, f"space-{uuid4().hex[:8]}")
         key, _ = services.issue_key(tenant=tenant, role="team", name=f"k{n}")
         with tenant_scope(tenant.pk):
-            UsageRollup.objects.create(resolution_s=10, bucket_ts=10 * n, requested_tokens=1)
+            UsageRollup.objects.get_or_create(
+                resolution_s=10, bucket_ts=int(time.time()) // 10 * 10 - 10 * n
+            )
             job = Job.objects.create(kind="flush")
         last |= {
             "space": space,

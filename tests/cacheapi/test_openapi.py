@@ -1,0 +1,33 @@
+"""The OpenAPI document is complete, valid, without warnings; its page needs no other server."""
+
+import re
+from io import StringIO
+
+import pytest
+from django.contrib.staticfiles import finders
+from django.core.management import call_command
+
+pytestmark = [pytest.mark.integration, pytest.mark.django_db]
+
+
+def test_the_schema_is_valid_without_a_warning():
+    call_command("spectacular", validate=True, fail_on_warn=True, stdout=StringIO())
+
+
+def test_it_names_both_apis_and_how_to_authenticate(client):
+    document = client.get("/api/v1/schema/?format=json").json()
+    assert "/api/v1/contexts/{uuid}/pin" in document["paths"]
+    assert "/cache/v1/sessions" in document["paths"]
+    assert document["components"]["securitySchemes"]["apiKey"]["scheme"] == "bearer"
+    assert document["paths"]["/cache/v1/sessions"]["post"]["security"] == [{"apiKey": []}]
+
+
+def test_swagger_is_served_locally(client):
+    page = client.get("/api/v1/docs/").content.decode()
+    addresses = re.findall(r"(?:src|href)=\"([^\"]+)\"", page)
+    assert addresses
+    for address in addresses:
+        assert address.startswith("/")
+        if address.startswith("/static/"):
+            assert finders.find(address.removeprefix("/static/"))
+            assert client.get(address).status_code == 200

@@ -1,0 +1,43 @@
+"""SQL statements per list: stored in query_counts.json, the same for one row and for many.
+
+After a change that is meant, write them anew: NEVE_TEST_WRITE_COUNTS=1 pytest <this file>
+"""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+
+from rows import make_everything
+
+pytestmark = [pytest.mark.integration, pytest.mark.django_db]
+
+STORED = Path(__file__).with_name("query_counts.json")
+LISTS = ("audit", "contexts", "jobs", "keys", "nodes", "segments", "spaces", "tenants", "usage")
+
+
+@pytest.fixture
+def count(operator):
+    def statements(path):
+        operator.get(path)  # the first use of a key writes last_used_at
+        with CaptureQueriesContext(
+            connection,
+        ) as queries:
+            assert operator.get(path).status_code == 200
+        return len(queries)
+
+    return statements
+
+
+def test_lists_cost_the_stored_number_of_statements_whatever_their_length(count, tenant):
+    make_everything(tenant)
+    few = {name: count(f"/api/v1/{name}") for name in LISTS}
+    make_everything(tenant, 5)
+    many = {name: count(f"/api/v1/{name}") for name in LISTS}
+    assert many == few
+    if os.environ.get("NEVE_TEST_WRITE_COUNTS"):
+        STORED.write_text(json.dumps(many, indent=2) + "\n")
+    assert many == json.loads(STORED.read_text())
