@@ -139,7 +139,10 @@ def _facts(
         workers.is_well, f"{workers.words} worker{'' if workers.words == '1' else 's'}"
     )
     facts = [
-        Fact(f"{live}/{len(open_nodes)} nodes live", live == len(open_nodes)),
+        Fact(
+            f"{live}/{len(open_nodes)} nodes live" if open_nodes else "no node connected",
+            live == len(open_nodes),
+        ),
         Fact(f"hot tier {_words(hot)}", hot.is_well),
         Fact(f"S3 {_words(cold)}", cold.is_well),
         Fact(worker_words, workers.is_well),

@@ -2,12 +2,13 @@
 
 from django.urls import path
 
-from dashboard.views import contexts, keys, lists, login, overview
+from dashboard.views import assets, contexts, keys, lists, login, overview
 
 app_name = "dashboard"
 urlpatterns = [
     path("", overview.overview, name="overview"),
     path("dashboard/data/overview.json", overview.overview_data, name="overview-data"),
+    path(f"dashboard/plotly-{assets.PLOTLY_VERSION}.min.js", assets.plotly, name="plotly"),
     path("login/", login.sign_in, name="login"),
     path("logout/", login.sign_out, name="logout"),
     path("tenants/", lists.tenants, name="tenants"),

@@ -31,6 +31,12 @@ def size(size_bytes: float | None) -> SafeString:
 
 
 @register.filter
+def size_text(size_bytes: float | None) -> str:
+    """For attributes, where no markup may stand."""
+    return str(formats.bytes_quantity(size_bytes))
+
+
+@register.filter
 def rate(bytes_per_s: float | None) -> SafeString:
     return _quantity(formats.rate_quantity(bytes_per_s))
 

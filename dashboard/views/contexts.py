@@ -16,7 +16,7 @@ from catalog import contexts as service
 from catalog.models import Context
 from controlplane.problems import Problem
 from dashboard.access import ALL
-from dashboard.pages import base_context, page, render_page, render_part, viewer
+from dashboard.pages import page, render_page, render_part, viewer
 from tenants.audit import actor_of
 
 ROWS = 25  # each costs a round trip for its residency
@@ -72,7 +72,7 @@ def expire(request: HttpRequest, uuid: UUID) -> HttpResponse:
         )
     row = _row(request, _changeable(request, uuid))
     if is_htmx(request):
-        return HttpResponse(render_part(request, "context_expire", row))
+        return HttpResponse(render_part(request, "context_expire", {"row": row}))
     return render_page(request, "contexts", {"rows": [row], "is_asking": True})
 
 
@@ -90,7 +90,7 @@ def _act(request: HttpRequest, uuid: UUID, action: Callable[[Context], object]) 
     context.refresh_from_db()
     if is_htmx(request):
         return HttpResponse(
-            render_part(request, "context_row", _row(request, context) | {"error": error})
+            render_part(request, "context_row", {"row": _row(request, context), "error": error})
         )
     return redirect("dashboard:contexts")
 
@@ -116,7 +116,6 @@ def _row(request: HttpRequest, context: Context, *, ask: bool = True) -> dict[st
     block_bytes = context.space.chunk_tokens * context.space.identity.get("bytes_per_token", 0)
     blocks = max(context.blocks, 1)
     return {
-        **base_context(request, "contexts"),
         "context": context,
         "residency": residency,
         "hot_ratio": residency.hot / blocks if residency else None,

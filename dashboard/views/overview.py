@@ -69,6 +69,7 @@ def _gather(seen_by: Viewer, tenant_slug: str, range_: Range, since_ts: int = 0)
     )
     series = selectors.series(tenants, window)
     return {
+        "viewer": seen_by,
         "now": now,
         "tenant": tenant_slug,
         "range": range_,

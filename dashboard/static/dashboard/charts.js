@@ -18,12 +18,12 @@ function unitFor(axis, largest) {
   return { divisor, unit: units[place] };
 }
 
-// Round numbers from `low` to `high`, about four of them.
+// Round numbers from `low` to `high`, three to six of them.
 function ticksBetween(low, high) {
-  const rough = (high - low) / 4;
+  const rough = (high - low) / 5;
   if (!(rough > 0)) return [0];
   const power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 5, 10].map((n) => n * power).find((n) => n >= rough);
+  const step = [1, 2, 2.5, 5, 10].map((n) => n * power).find((n) => n >= rough);
   const ticks = [];
   for (let n = Math.ceil(low / step); n * step <= high; n += 1) ticks.push(n * step);
   return ticks;
@@ -42,11 +42,15 @@ export class Chart {
   }
 
   draw(series, startS, endS) {
-    const columns = this.lines.map((line) => series[line.key]);
+    // What lies before the first report is unknown: no line there, not even at zero.
+    const known = series.ts.findIndex((_, i) => this.lines.some(({ key }) => series[key][i] !== null));
+    const first = known < 0 ? series.ts.length : known;
+    const columns = this.lines.map((line) => series[line.key].slice(first));
+    const times = series.ts.slice(first);
     const sumAt = (i) => columns.reduce((sum, column) => sum + (column[i] ?? 0), 0);
     let high = 0;
     let low = 0;
-    series.ts.forEach((_, i) => {
+    times.forEach((_, i) => {
       if (this.isStacked) high = Math.max(high, sumAt(i));
       this.lines.forEach((line, n) => {
         const value = (columns[n][i] ?? 0) * line.sign;
@@ -56,7 +60,7 @@ export class Chart {
     });
     const { divisor, unit } = unitFor(this.axis, Math.max(high, -low));
     const ticks = ticksBetween(low / divisor, (high || 1) / divisor);
-    const x = series.ts.map(instant);
+    const x = times.map(instant);
     const traces = this.lines.map((line, n) => {
       const values = columns[n].map((value) => (value === null ? null : value / divisor));
       const tint = colour(line.colour);
