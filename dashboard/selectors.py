@@ -157,9 +157,9 @@ def series(tenants: Tenants, window: Window) -> Series:
     sums: dict[int, dict[str, int]] = {}
     rows = _buckets(tenants, window).order_by().values("bucket_ts")
     for row in rows.annotate(**{f"sum_{name}": Sum(name) for name in _SUMMED}):
-        step = sums.setdefault(window.step_of(row["bucket_ts"]), dict.fromkeys(_SUMMED, 0))
+        summed = sums.setdefault(window.step_of(row["bucket_ts"]), dict.fromkeys(_SUMMED, 0))
         for name in _SUMMED:
-            step[name] += row[f"sum_{name}"]
+            summed[name] += row[f"sum_{name}"]
     flushed = _flushed_bytes(tenants, window)
     found = Series([], [], [], [], [], [], [], [])
     for ts in window.steps():

@@ -75,7 +75,14 @@ def test_milliseconds(milliseconds, expected):
 
 @pytest.mark.parametrize(
     ("seconds", "expected"),
-    [(4, "4 s"), (60, "1 min"), (185, "3 min"), (5_400, "90 min"), (7_300, "2 h"), (432_000, "5 d")],
+    [
+        (4, "4 s"),
+        (60, "1 min"),
+        (185, "3 min"),
+        (5_400, "90 min"),
+        (7_300, "2 h"),
+        (432_000, "5 d"),
+    ],
 )
 def test_durations_are_rounded_down(seconds, expected):
     assert words(formats.duration_quantity(seconds)) == expected
