@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import testsettings
 
+import testsettings
 from servers import ROOT, ControlPlane, S3Server, ValkeyServer
 
 KINDS = ("integration", "browser", "vllm")
