@@ -166,7 +166,7 @@ def test_a_number_changes_while_the_replay_runs(open_page, control_plane):
         expect(page.locator("[data-part=node_table]")).to_contain_text("replay-1")
         expect(page.locator("[data-live]")).to_have_attribute("data-state", "live")
         expect(page.locator("#token-chart .scatterlayer .trace")).to_have_count(3)
-        page.wait_for_timeout(12_000)  # a step of the charts, for the picture
+        page.wait_for_timeout(5_000)  # something to see in the picture
         PICTURES.mkdir(exist_ok=True)
         page.screenshot(path=PICTURES / "test-overview-light.png")
         page.get_by_role("button", name="Dark / light").click()

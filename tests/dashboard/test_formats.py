@@ -60,7 +60,7 @@ def test_counts_are_shortened_from_ten_thousand_up(count, expected):
 
 @pytest.mark.parametrize(
     ("ratio", "expected"),
-    [(0.714, "71.4 %"), (1.0, "100 %"), (0.99999, ">99.9 %"), (0.0001, "<0.1 %"), (0.5, "50 %")],
+    [(0.714, "71.4 %"), (1.0, "100 %"), (0.99999, ">99.9 %"), (0.0001, "<0.1 %"), (0.5, "50.0 %")],
 )
 def test_only_a_whole_is_a_hundred_percent(ratio, expected):
     assert words(formats.percent_quantity(ratio)) == expected
