@@ -4,6 +4,7 @@
 
 Everything is on loopback, so the servers use the same cores as the client. Rows are measured in
 turn, round by round, so that a slow moment of the machine hits all alike; medians are printed.
+Puts go into an empty Valkey (its memory is fresh each round), gets read what stands there.
 `get_many` and `put_many` include what a node needs: checksums, commit, touch.
 """
 
@@ -135,6 +136,12 @@ def timed(action: Callable[[], object], size: int) -> float:
     return size / (time.perf_counter() - started) / 1e9
 
 
+def note(rows: dict[str, list[float]], number: int, name: str, figure: float) -> None:
+    """Keeps a round's figure; round 0 only warms up."""
+    if number:
+        rows.setdefault(name, []).append(figure)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--connections", type=int, default=2)
@@ -201,9 +208,11 @@ def measure(
             if any(client.put_many(blocks, list(sent), deadline_s=60).wait()):
                 raise RuntimeError("a block was not stored")
 
-        actions: dict[str, Callable[[], object]] = {
+        puts: dict[str, Callable[[], object]] = {
             "put  raw sockets": lambda: raw.put(sent),
             "put  put_many": put_many,
+        }
+        gets: dict[str, Callable[[], object]] = {
             "get  raw sockets": lambda: raw.get(back),
             "get  get_many": get_many,
             "get  valkey-py, one by one": lambda: [admin.get(key) for key in keys],
@@ -211,12 +220,15 @@ def measure(
         }
         for number in range(ROUNDS + 1):
             hot.evict(1 << 50)
-            back[:] = 0
-            for name, action in actions.items():
-                figure = timed(action, size)
-                if number:  # the first round warms up
-                    rows.setdefault(name, []).append(figure)
-                if name == "get  get_many" and not (back == sent).all():
+            while admin.info("memory")["lazyfree_pending_objects"]:
+                time.sleep(0.01)
+            for name, action in puts.items():
+                note(rows, number, name, timed(action, size))
+        for number in range(ROUNDS + 1):
+            for name, action in gets.items():
+                back[:] = 0
+                note(rows, number, name, timed(action, size))
+                if action is get_many and not (back == sent).all():
                     raise RuntimeError("a block came back with other bytes")
         client.close()
     for sock in raw.streams:

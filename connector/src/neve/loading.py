@@ -22,7 +22,7 @@ from neve.transport import Get
 
 # One job keeps one connection busy: large enough to hide a round trip, small enough that loads
 # which come later need not wait long.
-PART_BYTES: Final = 16 << 20
+PART_BYTES: Final = 32 << 20
 LEAST_PART_BYTES: Final = 1 << 20
 PART_BLOCKS: Final = 256
 
