@@ -135,8 +135,9 @@ class HotPath:
         for keys, part in self._by_bucket(by_id):
             block_keys = [keys.block(space_id, id_) for id_ in part]
             args = commit_args(space_id, (by_id[id_] for id_ in part))
-            head = ("FCALL", "neve_commit", 7 + len(part), *keys.bookkeeping)
-            calls.append((part, Call((*head, *block_keys, *args))))
+            count = 7 + len(part)
+            call = Call(("FCALL", "neve_commit", count, *keys.bookkeeping, *block_keys, *args))
+            calls.append((part, call))
         return calls
 
     def forget(self, tier: Tier, ids: Sequence[bytes]) -> None:

@@ -15,7 +15,7 @@ from neve.hotpath import HotPath, reason_of
 from neve.loading import split_parts
 from neve.stats import Stats
 from neve.transfer import Job, JobPool, Transfer, Urgency
-from neve.transport import Put
+from neve.transport import Call, Get, Put
 
 PROMOTE_BYTES: Final = 64 << 20  # copies of cold blocks that wait to become hot
 PROMOTE_S: Final = 10.0
@@ -119,7 +119,7 @@ class Storer:
         commits = self._path.commit_calls(
             [(blocks[i].id, HEADER_BYTES + len(payloads[i]), blocks[i].tokens) for i in part]
         )
-        operations = [*puts, *(call for _, call in commits)]
+        operations: list[Call | Get | Put] = [*puts, *(call for _, call in commits)]
         results = self._path.run(operations, deadline=transfer.deadline)
         committed = _by_id(commits, results[len(puts) :])
         stored = stored_bytes = 0
@@ -165,8 +165,10 @@ def _by_id(
     """What commit said of each block: a number of `CommitOutcome`, or the error in its way."""
     said: dict[bytes, object] = {}
     for (ids, _), result in zip(commits, results, strict=True):
-        is_answer = isinstance(result, list) and len(result) == len(ids)
-        said.update(zip(ids, result if is_answer else [result] * len(ids), strict=True))
+        if isinstance(result, list) and len(result) == len(ids):
+            said.update(zip(ids, result, strict=True))
+        else:
+            said.update(dict.fromkeys(ids, result))
     return said
 
 
