@@ -13,7 +13,7 @@ from tenants.models import Tenant
 
 NOW = datetime(2026, 3, 1, 12, 3, tzinfo=UTC)
 WELL = Answer(True, "3", NOW)
-QUIET = Totals(True, 100, 60, 10, 0, None, None, {}, 0, 0)
+QUIET = Totals(True, 100, 60, 10, 10, 6, 1, 0, None, None, {}, 0, 0)
 ACME = Tenant(pk=7, slug="acme")
 EMPTY = StorageUse(0, 0, 0, 0, None, 100, 100)
 
@@ -89,7 +89,7 @@ def test_trouble_is_said_in_words(changes, words):
 
 
 def test_refused_and_corrupt_blocks_need_somebody():
-    totals = Totals(True, 100, 60, 10, 0, None, None, {}, 12, 3)
+    totals = Totals(True, 100, 60, 10, 10, 6, 1, 0, None, None, {}, 12, 3)
     assert attention(totals=totals) == [
         "12 blocks refused over quota",
         "3 blocks failed verification",
