@@ -29,6 +29,7 @@ FLAGS = (
 )
 PICTURES = ROOT / "var"
 WAIT_MS = 30_000
+expect.set_options(timeout=WAIT_MS)
 PAGES = ("", "nodes/", "tiers/", "tenants/", "contexts/", "keys/", "jobs/", "audit/")
 
 
