@@ -59,7 +59,8 @@ export class Chart {
       });
     });
     const { divisor, unit } = unitFor(this.axis, Math.max(high, -low));
-    const ticks = ticksBetween(low / divisor, (high || 1) / divisor);
+    const top = (high === 0 && low === 0 ? 1 : high) / divisor;
+    const ticks = ticksBetween(low / divisor, top);
     const x = times.map(instant);
     const traces = this.lines.map((line, n) => {
       const values = columns[n].map((value) => (value === null ? null : value / divisor));
@@ -70,7 +71,7 @@ export class Chart {
         text: values.map((value) => (value === null ? "—" : `${digits(value)} ${unit}`)),
         name: line.name,
         type: "scatter",
-        mode: "lines",
+        mode: times.length === 1 ? "lines+markers" : "lines", // one point makes no line
         line: { color: tint, width: 1.5, shape: "linear" },
         hovertemplate: `%{text}`,
         ...(this.isStacked
@@ -106,7 +107,7 @@ export class Chart {
       },
       yaxis: {
         fixedrange: true,
-        range: [low / divisor * 1.08, (high || 1) / divisor * 1.08],
+        range: [(low / divisor) * 1.08, top * 1.08],
         tickvals: ticks,
         ticktext: ticks.map(digits),
         gridcolor: colour("line"),
