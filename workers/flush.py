@@ -84,6 +84,10 @@ class Flusher:
     def _flush_space(
         self, tier: HotTier, transport: SocketTransport, space_id: int, leased: list[DirtyBlock]
     ) -> None:
+        space = Space.objects.filter(pk=space_id).first()
+        if space is None:  # people deleted it: nobody can ask for these blocks any more
+            self.report.unreadable_blocks += tier.forget(Tier.HOT, [d.id for d in leased])
+            return
         usage = tier.usage()
         fitting, rest = split_at_room(leased, usage.quota_cold_bytes - usage.cold_bytes)
         if rest:
@@ -91,7 +95,6 @@ class Flusher:
         verified = list(self._read(tier, transport, fitting))
         if not verified:
             return
-        space = Space.objects.get(pk=space_id)
         row, places = self._upload(space, verified)
         outcomes = tier.flushed(row.pk, [(place.id, place.offset) for place in places])
         live = [

@@ -219,6 +219,15 @@ def test_a_block_that_went_bad_in_valkey_is_not_flushed(world):
     world.assert_readable_from_s3([ids[0], ids[2]])
 
 
+def test_blocks_of_a_deleted_space_are_forgotten_and_do_not_stop_the_flush(world):
+    world.store(2)
+    with tenant_scope(world.tenant.pk):
+        world.space.delete()
+    report = Flusher(world.tenant.pk).run()
+    assert (report.blocks, report.unreadable_blocks) == (0, 2)
+    assert world.tier.usage().hot_bytes == 0
+
+
 def test_a_segment_that_s3_lost_is_counted_and_does_not_stop_the_rebuild(world, clean_hot):
     lost = world.store(2)
     Flusher(world.tenant.pk).run()
@@ -247,7 +256,7 @@ def test_one_tenants_trouble_does_not_stop_the_others(world, monkeypatch):
     other = World()
     world.store(1), other.store(1)
     monkeypatch.setattr(
-        Space.objects, "get", lambda pk: (_ for _ in ()).throw(RuntimeError("boom"))
+        Segment.objects, "create", lambda **row: (_ for _ in ()).throw(RuntimeError("boom"))
     )
     tasks.flush()
     monkeypatch.undo()
