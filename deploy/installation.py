@@ -172,6 +172,13 @@ def s3_works(client: Any) -> bool:
         return False
 
 
+def remove_s3_sockets(first_port: int) -> None:
+    """weed makes sockets in /tmp, named by its ports, and leaves them when it is killed."""
+    for port in range(first_port, first_port + S3_PORTS):
+        for path in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
+            path.unlink(missing_ok=True)
+
+
 def answers(port: int) -> bool:
     """Whether something accepts connections there."""
     try:

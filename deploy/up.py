@@ -27,6 +27,7 @@ from deploy.installation import (
     http_status,
     prepare,
     refuse_taken_ports,
+    remove_s3_sockets,
     s3_works,
 )
 
@@ -101,6 +102,7 @@ def _run(env: dict[str, str]) -> None:
         print("\nStopping ...", flush=True)
         supervisord.terminate()
         supervisord.wait()
+        remove_s3_sockets(int(env["NEVE_S3_PORT"]))
         print("All stopped. The data stays in var/; `make up` goes on with it.", flush=True)
 
 

@@ -219,9 +219,7 @@ class S3Server(Server):
 
     def kill(self) -> None:
         super().kill()
-        for port in range(self.port, self.port + 8):  # weed makes these sockets and leaves them
-            for path in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
-                path.unlink(missing_ok=True)
+        remove_s3_sockets(self.port)
 
     stop = kill
 
