@@ -26,7 +26,15 @@ import boto3
 import valkey
 from botocore.config import Config
 
-from deploy.installation import ROOT, answers, http_status, port_is_free, s3_identity, s3_works
+from deploy.installation import (
+    ROOT,
+    answers,
+    http_status,
+    port_is_free,
+    remove_s3_sockets,
+    s3_identity,
+    s3_works,
+)
 
 # Child interpreters find the repository's source roots without manage.py.
 PYTHON_ENV = {
