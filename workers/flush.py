@@ -11,7 +11,7 @@ twice while it uploads.
 import io
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from urllib.parse import urlsplit
@@ -36,6 +36,7 @@ SEGMENT_BYTES = 64 << 20  # the least size that S3 reads well in ranges, and a w
 LEASE_BLOCKS = 4096
 LEASE_S = 120  # far above one segment's upload; a crashed worker's blocks wait so long
 READ_S = 30.0
+PASS_S = 30.0  # then the next pass goes on: no task runs as long as the writes do
 
 
 @dataclass
@@ -63,20 +64,28 @@ class Flusher:
     """Flushes one tenant. Not for threads; many may run at once, in any processes."""
 
     tenant_id: int
+    progress: Callable[[FlushReport], object] = lambda report: None
     report: FlushReport = field(default_factory=FlushReport)
 
     def run(self) -> FlushReport:
-        """Flushes what is due until nothing is. Raises what S3, Valkey or the database raise."""
+        """Flushes what is due, until nothing is or PASS_S have passed; `progress` after each space.
+
+        Raises what S3, Valkey or the database raise.
+        """
+        end = time.monotonic() + PASS_S
         tier = hot_tier(self.tenant_id)
         transport = SocketTransport(_address())
         try:
             with tenant_scope(self.tenant_id):
-                while leased := tier.lease_dirty(
-                    lease_s=LEASE_S, most_blocks=LEASE_BLOCKS, most_bytes=SEGMENT_BYTES
+                while time.monotonic() < end and (
+                    leased := tier.lease_dirty(
+                        lease_s=LEASE_S, most_blocks=LEASE_BLOCKS, most_bytes=SEGMENT_BYTES
+                    )
                 ):
                     by_space = sorted(leased, key=lambda dirty: dirty.space_id)
                     for space_id, blocks in groupby(by_space, key=lambda dirty: dirty.space_id):
                         self._flush_space(tier, transport, space_id, list(blocks))
+                        self.progress(self.report)
         finally:
             transport.close()
         return self.report

@@ -18,7 +18,7 @@ from retention.models import RetentionPolicy
 from tenants.models import Tenant
 from workers import reconcile as repairs
 from workers import recovery
-from workers.flush import Flusher
+from workers.flush import Flusher, FlushReport
 
 log = logging.getLogger("neve.tasks")
 
@@ -60,9 +60,12 @@ def flush_tenant(tenant_id: int) -> None:
     if due_s is None or due_s > timezone.now().timestamp():
         return
     with tenant_job("flush", tenant_id) as run:
-        report = Flusher(tenant_id).run()
-        run.progress(1.0, blocks=report.blocks, bytes_=report.bytes)
-        Job.unscoped.filter(pk=run.job.pk).update(detail=vars(report))
+
+        def show(report: FlushReport) -> None:
+            run.progress(0.5, blocks=report.blocks, bytes_=report.bytes)
+            Job.unscoped.filter(pk=run.job.pk).update(detail=vars(report))
+
+        Flusher(tenant_id, show).run()
 
 
 @shared_task(name="workers.expire")

@@ -25,6 +25,10 @@ from tenants.scope import tenant_scope
 
 log = logging.getLogger("neve.hot")
 
+# Values of a power of two plus a header fall into jemalloc's next size class, a quarter larger; the
+# index takes the rest. Source: jemalloc, size classes (four to each doubling).
+MEMORY_PER_BYTE = 1.3
+
 # What a node needs: its own calls, and what the functions that it calls run in its name.
 NODE_COMMANDS = (
     *("get", "set", "strlen", "del", "unlink", "persist", "time"),
@@ -80,7 +84,19 @@ def provision() -> int:
     tenants = list(Tenant.objects.all())
     for tenant in tenants:
         provision_tenant(tenant)
+    warn_if_short(client, sum(tenant.quota.hot_bytes for tenant in tenants if tenant.is_active))
     return len(tenants)
+
+
+def warn_if_short(client: Any, quota_bytes: int) -> None:
+    """Says so when hot quotas promise more than the server has: writes would fail for everybody."""
+    limit = client.info("memory")["maxmemory"]
+    needed = int(quota_bytes * MEMORY_PER_BYTE)
+    if 0 < limit < needed:
+        log.warning(
+            "hot_memory_short maxmemory=%s quotas=%s: raise maxmemory to %s or lower the quotas",
+            *(limit, quota_bytes, needed),
+        )
 
 
 def require_noeviction(client: Any) -> None:

@@ -212,6 +212,7 @@ class HotTierMachine(RuleBasedStateMachine):
             for n, block in enumerate(leased)
         ]
         for _ in range(2 if twice else 1):
+            self.begin()
             outcomes = self.tier.flushed(self.segments, [(row.id, row.offset) for row in rows])
             expected = [self.model.flushed(row.id, self.segments, row.offset) for row in rows]
             assert outcomes == expected
@@ -433,6 +434,8 @@ def test_a_full_server_still_frees_memory_and_refuses_writes(hot_client, tier):
         hot_client.config_set("maxmemory", used // 2)
         with pytest.raises(Exception, match="maxmemory"):
             hot_client.set("any", b"x" * 1000)
+        load_functions(hot_client)  # it is there: nothing to load, which would be refused
+        tier.set_policy(hot_bytes=10**9, cold_bytes=10**9, flush_after_s=None, ttl_s=None)
         assert tier.evict(10**9)[0] == len(IDS)
     finally:
         hot_client.config_set("maxmemory", limit)

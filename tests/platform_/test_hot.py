@@ -222,3 +222,12 @@ def test_a_valkey_that_evicts_is_refused_with_the_command_that_fixes_it(settings
         with server.client() as client:
             client.config_set("maxmemory-policy", "noeviction")
         hot.provision()
+
+
+def test_quotas_that_promise_more_than_the_server_has_are_warned_of(clean_hot, caplog):
+    with clean_hot.client() as client:
+        limit = client.info("memory")["maxmemory"]
+        hot.warn_if_short(client, int(limit / 1.4))
+        assert not caplog.records
+        hot.warn_if_short(client, limit)
+    assert "raise maxmemory" in caplog.text

@@ -21,7 +21,7 @@ from neve.keys import BucketKeys
 from neve.space import SpaceIdentity
 from tenants.scope import tenant_scope
 from tenants.services import create_tenant
-from workers import recovery, tasks
+from workers import flush, recovery, tasks
 from workers.flush import Flusher
 from workers.rebuild import rebuild_tenant
 from workers.reconcile import ABANDONED, remove_abandoned_segments
@@ -240,6 +240,17 @@ def test_a_segment_that_s3_lost_is_counted_and_does_not_stop_the_rebuild(world, 
     assert (report.segments, report.lost_segments) == (1, 1)
     world.assert_readable_from_s3(kept)
     assert set(world.tier.match(lost)) == {MissReason.NEVER_STORED}
+
+
+def test_a_pass_ends_after_its_time_and_the_next_one_goes_on(world, monkeypatch):
+    world.store(3)
+    monkeypatch.setattr(flush, "SEGMENT_BYTES", 1)
+    monkeypatch.setattr(flush, "PASS_S", 0)
+    assert Flusher(world.tenant.pk).run().segments == 0
+    monkeypatch.setattr(flush, "PASS_S", 60)
+    seen = []
+    report = Flusher(world.tenant.pk, lambda report: seen.append(report.blocks)).run()
+    assert (report.segments, seen) == (3, [1, 2, 3])
 
 
 def test_the_flush_task_makes_a_job_row_only_when_there_is_work(world):

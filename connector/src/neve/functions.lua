@@ -436,6 +436,10 @@ local function restore(K, A)
   return n
 end
 
+--[[ set_policy: writes the numbers of `:q`. Only the control plane's user may; a function and not a
+plain HSET, so that it works on a full server too. ARGV: name, value pairs      flags: allow-oom ]]
+local function set_policy(K, A) return redis.call("HSET", K[5], unpack(A)) end
+
 --[[ usage: counters of `:u`, numbers of `:q` with the prefix "quota_", and "oldest_due_s" (the earliest
 flush due, absent when nothing is dirty). Returns a flat array name, value.      flags: no-writes ]]
 local function usage(K)
@@ -461,6 +465,7 @@ server.register_function { function_name = "neve_touch", callback = touch, flags
 server.register_function { function_name = "neve_lease_dirty", callback = lease_dirty, flags = { "allow-oom" } }
 server.register_function { function_name = "neve_flushed", callback = flushed, flags = { "allow-oom" } }
 server.register_function { function_name = "neve_keep_hot", callback = keep_hot, flags = { "allow-oom" } }
+server.register_function { function_name = "neve_set_policy", callback = set_policy, flags = { "allow-oom" } }
 server.register_function { function_name = "neve_pin", callback = pin, flags = { "allow-oom" } }
 server.register_function { function_name = "neve_unpin", callback = unpin, flags = { "allow-oom" } }
 server.register_function { function_name = "neve_expire", callback = expire, flags = { "allow-oom" } }

@@ -120,8 +120,25 @@ def functions_source() -> str:
 
 
 def load_functions(client: AdminClient) -> None:
-    """Loads the library, replacing an older one. On a cluster call it for each primary."""
-    client.execute_command("FUNCTION", "LOAD", "REPLACE", functions_source())
+    """Loads the library unless it is there already. On a cluster call it for each primary.
+
+    A full server refuses to load, so nothing is loaded without need.
+    """
+    source = functions_source()
+    held = client.execute_command("FUNCTION", "LIST", "LIBRARYNAME", LIBRARY, "WITHCODE")
+    if source.encode() not in _strings(held):
+        client.execute_command("FUNCTION", "LOAD", "REPLACE", source)
+
+
+def _strings(reply: Any) -> Iterator[bytes]:
+    """The strings anywhere in a reply: RESP2 and RESP3 shape FUNCTION LIST differently."""
+    if isinstance(reply, Mapping):
+        reply = list(reply.values())
+    if isinstance(reply, list):
+        for item in reply:
+            yield from _strings(item)
+    else:
+        yield reply if isinstance(reply, bytes) else str(reply).encode()
 
 
 def commit_args(space_id: int, blocks: Iterable[tuple[bytes, int, int]]) -> list[Any]:
@@ -271,7 +288,7 @@ class HotTier:
         }
         flat = [value for item in numbers.items() for value in item]
         for keys in self._keys:
-            self._execute("HSET", keys.quota, *flat)
+            self._call("set_policy", keys, *flat)
 
     def _split(self, ids: Iterable[bytes]) -> Iterator[tuple[BucketKeys, list[bytes]]]:
         """Ids by bucket, each once, in slices that keep a call short."""
