@@ -25,6 +25,8 @@ class Engine:
     def start(self, model, neve, policy="recompute", module_path=None, engine=None):
         from vllm import LLM
 
+        if self.llm is not None:  # A test failed before it stopped its engine.
+            self.stop()
         config = None
         if neve is not None:
             config = {

@@ -31,7 +31,7 @@ class Rank:
     def client(self):
         return self
 
-    def match(self, ids):
+    def match(self, ids, *, deadline_s):
         self.asked.append(list(ids))
         self.gate.wait(10)
         found = []

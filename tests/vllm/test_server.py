@@ -84,7 +84,13 @@ class VllmServer(Server):
 def server(platform, vllm_python, model, engine_environment, tmp_path_factory):
     # The key comes from the environment, the endpoint from the configuration.
     env = engine_environment(VLLM_ENABLE_V1_MULTIPROCESSING="1", NEVE_API_KEY=platform.node_key)
-    neve = {"endpoint": platform.url, "max_chunk_tokens": 64, "node": "gpu-07"}
+    neve = {
+        "endpoint": platform.url,
+        "node": "gpu-07",
+        "max_chunk_tokens": 64,
+        "match_deadline_s": 5,
+        "load_deadline_s": 20,
+    }
     folder = tmp_path_factory.mktemp("server")
     with VllmServer(folder, vllm_python, model, neve, env) as running:
         yield running

@@ -175,7 +175,7 @@ class Planner:
         """On a look-up thread: one match a rank; none when the client is going away."""
         try:
             return [
-                client.match([every[rank] for every in ids])
+                client.match([every[rank] for every in ids], deadline_s=self._match_deadline_s)
                 for rank, client in enumerate(self._clients() or ())
             ]
         except NeveError:
