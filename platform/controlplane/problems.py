@@ -16,6 +16,7 @@ from django.core.exceptions import (
 )
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.views import defaults
+from django.views.decorators.csrf import csrf_exempt
 from rest_framework import exceptions
 from rest_framework.response import Response
 
@@ -177,9 +178,11 @@ def respond(problem: Problem) -> HttpResponse:
     return JsonResponse(problem.document(), status=problem.status, content_type=CONTENT_TYPE)
 
 
+@csrf_exempt
 def unknown_address(request: HttpRequest) -> HttpResponse:
     """Catches what no route under /api and /cache takes, also while DEBUG shows its own pages."""
-    return respond(Problem("not-found", f"There is nothing at {request.path}."))
+    hint = " Addresses here end without a slash." if request.path.endswith("/") else ""
+    return respond(Problem("not-found", f"There is nothing at {request.path}.{hint}"))
 
 
 def explain(request: HttpRequest, kind: str) -> HttpResponse:

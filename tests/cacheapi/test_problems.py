@@ -88,3 +88,12 @@ def test_only_registered_kinds_are_raised():
             used |= set(re.findall(r"Problem\(\s*\"([a-z-]+)\"", path.read_text()))
     assert used
     assert used <= set(problems.KINDS)
+
+
+@pytest.mark.parametrize("method", ["get", "post"])
+def test_an_address_with_a_slash_too_many_is_a_problem_that_says_so(method):
+    client = Client(enforce_csrf_checks=True)  # as a browser or curl without a token meets it
+    response = getattr(client, method)("/api/v1/contexts/")
+    assert response.status_code == 404
+    assert response["Content-Type"] == "application/problem+json"
+    assert "end without a slash" in response.json()["detail"]
