@@ -24,7 +24,7 @@ from controlplane import s3
 from controlplane.hot import hot_tier
 from neve import block, segment
 from neve.errors import Corrupt
-from neve.hot import DirtyBlock, FlushOutcome, HotTier, Tier
+from neve.hot import DirtyBlock, FlushOutcome, HotTier, Tier, Usage
 from neve.keys import BucketKeys, bucket_of, segment_key
 from neve.transport import Get, SocketTransport, ValkeyAddress, WrongLength
 from tenants.scope import tenant_scope
@@ -36,6 +36,8 @@ SEGMENT_BYTES = 64 << 20  # the least size that S3 reads well in ranges, and a w
 LEASE_BLOCKS = 4096
 LEASE_S = 120  # far above one segment's upload; a crashed worker's blocks wait so long
 READ_S = 30.0
+GATHER_S = 5.0  # what is due waits at most so long for company
+DIRTY_SHARE = 0.25  # dirty blocks cannot be evicted: more of them than this make room scarce
 PASS_S = 30.0  # then the next pass goes on: no task runs as long as the writes do
 
 
@@ -163,6 +165,20 @@ class Flusher:
         row.state, row.blocks, row.size_bytes = Segment.State.LIVE, len(places), len(body)
         row.save(update_fields=["state", "blocks", "size_bytes"])
         return row, places
+
+
+def is_worth_a_segment(held: Usage, now_s: float) -> bool:
+    """Whether to flush now: a segment is full, its first block waited long enough, or room is short.
+
+    Flushing each block at once would leave S3 with a segment a second.
+    """
+    if held.oldest_due_s is None or held.oldest_due_s > now_s:
+        return False
+    return (
+        held.dirty_bytes >= SEGMENT_BYTES
+        or held.oldest_due_s <= now_s - GATHER_S
+        or held.dirty_bytes >= held.quota_hot_bytes * DIRTY_SHARE
+    )
 
 
 def split_at_room(

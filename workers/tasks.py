@@ -18,7 +18,7 @@ from retention.models import RetentionPolicy
 from tenants.models import Tenant
 from workers import reconcile as repairs
 from workers import recovery
-from workers.flush import Flusher, FlushReport
+from workers.flush import Flusher, FlushReport, is_worth_a_segment
 
 log = logging.getLogger("neve.tasks")
 
@@ -56,8 +56,7 @@ def flush() -> None:
 
 
 def flush_tenant(tenant_id: int) -> None:
-    due_s = hot.hot_tier(tenant_id).usage().oldest_due_s
-    if due_s is None or due_s > timezone.now().timestamp():
+    if not is_worth_a_segment(hot.hot_tier(tenant_id).usage(), timezone.now().timestamp()):
         return
     with tenant_job("flush", tenant_id) as run:
 

@@ -253,7 +253,8 @@ def test_a_pass_ends_after_its_time_and_the_next_one_goes_on(world, monkeypatch)
     assert (report.segments, seen) == (3, [1, 2, 3])
 
 
-def test_the_flush_task_makes_a_job_row_only_when_there_is_work(world):
+def test_the_flush_task_makes_a_job_row_only_when_there_is_work(world, monkeypatch):
+    monkeypatch.setattr(flush, "GATHER_S", 0)
     tasks.flush()
     assert not Job.unscoped.filter(kind="flush").exists()
     world.store(2)
@@ -264,6 +265,7 @@ def test_the_flush_task_makes_a_job_row_only_when_there_is_work(world):
 
 
 def test_one_tenants_trouble_does_not_stop_the_others(world, monkeypatch):
+    monkeypatch.setattr(flush, "GATHER_S", 0)
     other = World()
     world.store(1), other.store(1)
     monkeypatch.setattr(
