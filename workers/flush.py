@@ -168,7 +168,7 @@ class Flusher:
 
 
 def is_worth_a_segment(held: Usage, now_s: float) -> bool:
-    """Whether to flush now: a segment is full, its first block waited long enough, or room is short.
+    """Whether to flush now: a segment is full, a block waited long enough, or room is scarce.
 
     Flushing each block at once would leave S3 with a segment a second.
     """
