@@ -1,6 +1,6 @@
 """`make up`: starts supervisord, brings the platform up in order, and stays in front of it.
 
-Order: storage -> migrate, bootstrap, block index -> web -> worker, beat, demo node. Ctrl-C, SIGTERM
+Order: storage -> migrate, bootstrap, block index -> web -> workers, beat, demo node. Ctrl-C, SIGTERM
 or a closed terminal stops everything. What it prepares in var/ is in deploy/installation.py.
 """
 
@@ -136,7 +136,7 @@ class Platform:
         self._manage("migrate", "--verbosity", "0")
         self._manage("bootstrap")
         self._manage("rebuild_index", "--if-lost")
-        print("Starting web, worker, beat and the demo node ...", flush=True)
+        print("Starting web, workers, beat and the demo node ...", flush=True)
         self._start("web")
         self._wait("web", lambda: http_status(f"{self.url}/login/") == 200)
         for name in ("flusher", "worker", "beat", "demo"):
