@@ -252,7 +252,9 @@ def test_when_valkey_dies_the_engine_goes_on_without_it(platform, reference):
             outputs = ask_each(process)
             assert max(differences(outputs, reference["computed"])) < 1e-5
             assert outputs[0]["params"]["neve"]["reused_tokens"] == 0
-        print(f"9 requests without Valkey took {time.monotonic() - begin:.2f} s")
+        took_s = time.monotonic() - begin
+        print(f"9 requests without Valkey took {took_s:.2f} s")
+        assert took_s < 10
         process.ask("stop")
     finally:
         platform.hot.restart()
