@@ -44,12 +44,14 @@ def open_session(
     actor: Actor,
 ) -> NodeSession:
     """Replaces this node's older session of the same space; a node counts once, however many
-    spaces (ranks) it serves. Raises Problem: fingerprint-clash, node-limit.
+    spaces (ranks) it serves and processes it has ("gpu-07/scheduler" is a part of "gpu-07").
+    Raises Problem: fingerprint-clash, node-limit.
     """
     # The lock makes two handshakes of one tenant count one after the other.
     tenant = Tenant.objects.select_for_update().get(pk=tenant.pk)
     with tenant_scope(tenant.pk):
-        others = set(live_sessions().exclude(node=node).values_list("node", flat=True))
+        live = live_sessions().values_list("node", flat=True)
+        others = {host_of(name) for name in live} - {host_of(node)}
         if len(others) >= tenant.node_limit:
             raise Problem(
                 "node-limit",
@@ -69,6 +71,11 @@ def open_session(
         return NodeSession.objects.create(
             space=space, node=node, engine=engine, opened_at=now, last_heartbeat_at=now
         )
+
+
+def host_of(node: str) -> str:
+    """The node that a process belongs to: its name before the first slash."""
+    return node.partition("/")[0]
 
 
 @transaction.atomic

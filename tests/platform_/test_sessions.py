@@ -89,7 +89,7 @@ def test_a_node_counts_once_and_replaces_its_own_session():
     tenant = make_tenant(node_limit=1)
     first = open_session(tenant, "n1")
     second = open_session(tenant, "n1")
-    other_rank = open_session(tenant, "n1", tp_size=2, tp_rank=1)
+    other_rank = open_session(tenant, "n1/scheduler", tp_size=2, tp_rank=1)
     first.refresh_from_db()
     assert first.ended_at is not None
     with tenant_scope(tenant.pk):
