@@ -15,7 +15,7 @@ PIP := -m pip --disable-pip-version-check install --quiet
 
 help: ## list the targets
 	@echo "Neve. Targets:"
-	@sed -n 's/^\([a-z-]*\):.*## /  \1	/p' Makefile | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## /  \1	/p' Makefile | expand -t 18
 	@echo "Start with: make up"
 
 up: $(RUN) ## install what is missing and run the platform on this machine

@@ -30,6 +30,7 @@ from report import headline, plot, table  # noqa: E402
 from valkeys import Valkeys, free_ports  # noqa: E402
 
 from cache_endpoint import TENANT_ID, CacheEndpoint  # noqa: E402
+from deploy.congestion import system_default  # noqa: E402
 from neve.hot import functions_source  # noqa: E402
 from neve.keys import BucketKeys  # noqa: E402
 
@@ -286,11 +287,12 @@ def measure(options: Options) -> dict[str, Any]:
     rows: list[Row] = []
     match_ms: dict[str, list[float]] = {}
     checked: dict[str, bool | None] = {}
-    version = "?"
+    version = congestion = "?"
     for primaries in options.primaries:
         memory = 8 * options.data_bytes
         with Valkeys(primaries, maxmemory_bytes=memory) as valkeys:
             version = valkeys.version()
+            congestion = ", ".join(sorted(valkeys.congestion))
             for client in valkeys.clients:
                 client.execute_command("FUNCTION", "LOAD", "REPLACE", functions_source())
             with CacheEndpoint(f"127.0.0.1:{valkeys.ports[0]}", heartbeat_s=60) as endpoint:
@@ -314,7 +316,7 @@ def measure(options: Options) -> dict[str, Any]:
             "python": platform.python_version(),
             "valkey": version,
             "load_before": os.getloadavg(),
-            "congestion": Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip(),
+            "congestion": f"{system_default()}, of Valkey {congestion}",
         },
         "options": {k: str(v) if isinstance(v, Path) else v for k, v in asdict(options).items()},
         "rows": [asdict(row) for row in rows],

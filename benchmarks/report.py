@@ -69,7 +69,7 @@ def table(result: dict[str, Any]) -> str:
     host, options = result["host"], result["options"]
     lines = [
         f"{host['cores']} cores, kernel {host['kernel']}, Python {host['python']}, "
-        f"Valkey {host['valkey']}, default congestion control {host['congestion']}, "
+        f"Valkey {host['valkey']}, congestion control {host['congestion']}, "
         f"load before {host['load_before'][0]:.1f}; "
         f"{options['rounds']} rounds, {options['in_flight']} batches in flight, "
         f"{options['connections']} connections a primary",

@@ -4,8 +4,10 @@ They run as the platform runs its hot tier: deploy/valkey-hot with deploy/valkey
 valkey-py and nothing else, so that it also runs on a host without the control plane's packages.
 """
 
+import ctypes
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -16,6 +18,8 @@ from typing import Self
 
 import valkey
 from valkey.crc import key_slot
+
+from deploy.congestion import avoid_bbr, system_default
 
 ROOT = Path(__file__).resolve().parents[1]
 SLOTS = 16384
@@ -35,6 +39,11 @@ def free_ports(count: int) -> list[int]:
                 continue
         ports.append(port)
     return ports
+
+
+def die_with_parent() -> None:
+    """In the child, between fork and exec: killed when the thread that started it ends."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def wait_until(ready: Callable[[], bool], what: str, timeout_s: float = 30.0) -> None:
@@ -66,12 +75,16 @@ class Valkeys:
         options: dict[str, str] | None = None,
         environment: dict[str, str] | None = None,
         command: list[str] | None = None,
+        tune: bool = True,
     ) -> None:
+        """`options` go over those of deploy/valkey-hot.conf. `tune`: as `make up` does."""
         self.ports = free_ports(count)
         self.folder = Path(tempfile.mkdtemp(prefix="neve-bench-"))
         self._options = {"maxmemory": str(maxmemory_bytes), **(options or {})}
         self._environment = {**os.environ, **(environment or {})}
         self._command = command or deployed_command()
+        self._tune = tune
+        self.congestion = {system_default()}
         self.processes: list[subprocess.Popen[bytes]] = []
         self.clients: list[valkey.Valkey] = []
 
@@ -88,6 +101,8 @@ class Valkeys:
             ]
             for client in self.clients:
                 wait_until(client.ping, "valkey-server")
+            if self._tune:
+                self.congestion = {avoid_bbr(process.pid) for process in self.processes}
             if self.is_cluster:
                 self._join()
         except BaseException:
@@ -113,7 +128,8 @@ class Valkeys:
         with (folder / "log").open("wb") as log:
             self.processes.append(
                 subprocess.Popen(
-                    ["setpriv", "--pdeathsig", "KILL", *self._command, *words],
+                    [*self._command, *words],
+                    preexec_fn=die_with_parent,
                     env=self._environment,
                     stdin=subprocess.DEVNULL,
                     stdout=log,
