@@ -83,7 +83,7 @@ class Neve(Contestant):
         self.finish(self.client.put_many(refs, [payload] * len(ids), deadline_s=DEADLINE_S))
 
     def match(self, ids: list[bytes]) -> None:
-        found = self.client.match(ids)
+        found = self.client.match(ids, deadline_s=DEADLINE_S)
         if len(found.locations) != len(ids):
             raise RuntimeError(f"match found {len(found.locations)}: {found.miss}")
 
