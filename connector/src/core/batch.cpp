@@ -68,6 +68,7 @@ void Batch::finish() {
     const std::lock_guard lock(mutex_);
     done_ = true;
     queues.swap(queues_);
+    if (claimers_ > 0) queues.clear();
   }
   condition_.notify_all();
   for (const auto& weak : queues) {
@@ -92,6 +93,19 @@ bool Batch::wait_until(Time until) const {
     return true;
   }
   return condition_.wait_until(lock, until, [this] { return done_; });
+}
+
+bool Batch::wait_claim(Time until, bool& ours) {
+  std::unique_lock lock(mutex_);
+  ++claimers_;
+  if (until == kNever) {
+    condition_.wait(lock, [this] { return done_; });
+  } else {
+    condition_.wait_until(lock, until, [this] { return done_; });
+  }
+  --claimers_;
+  ours = done_ && claim();
+  return done_;
 }
 
 std::string Batch::trouble() const {

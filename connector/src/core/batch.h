@@ -114,6 +114,9 @@ class Batch : public std::enable_shared_from_this<Batch> {
   // Any thread from here on.
   bool done() const;
   bool wait_until(Time until) const;  // false: still under way
+  // The same for one who wants to finish up: while such a waiter is there, queues are not told, so
+  // that no other thread wakes for nothing. `ours`: the waiter has claimed the batch.
+  bool wait_claim(Time until, bool& ours);
   // Whether the caller of `claim` is the first one: who finishes up is decided here.
   bool claim() { return !claimed_.exchange(true, std::memory_order_acq_rel); }
   bool cancelled() const { return cancelled_.load(std::memory_order_acquire); }
@@ -133,7 +136,8 @@ class Batch : public std::enable_shared_from_this<Batch> {
   std::size_t load_bytes_ = 0;
   mutable std::mutex mutex_;
   mutable std::condition_variable condition_;
-  bool done_ = false;  // these three under mutex_
+  bool done_ = false;  // these four under mutex_
+  int claimers_ = 0;
   std::string trouble_;
   std::vector<std::weak_ptr<CompletionQueue>> queues_;
 };
@@ -146,8 +150,9 @@ struct Ref {
   Operation& operation() const { return batch->operations[index]; }
 };
 
-// Batches that are done, for a thread or an event loop that waits for many. For any thread.
-class CompletionQueue {
+// Batches that are done, for a thread or an event loop that waits for many. For any thread. Held by
+// shared pointers of its own, so that the last one may be dropped by an I/O thread.
+class CompletionQueue : public std::enable_shared_from_this<CompletionQueue> {
  public:
   CompletionQueue();
   ~CompletionQueue();

@@ -30,6 +30,12 @@ using namespace nb::literals;
 namespace neve {
 namespace {
 
+using Ids = nb::typed<nb::sequence, nb::bytes>;
+using Buffers = nb::typed<nb::sequence, nb::object>;  // contiguous, of the host
+using Numbers = nb::typed<nb::dict, nb::str, nb::int_>;
+using TlsFields = nb::typed<nb::dict, nb::str, nb::str>;
+using Buckets = nb::typed<nb::sequence, nb::typed<nb::tuple, nb::bytes, nb::typed<nb::list, nb::bytes>>>;
+
 // How long a wait goes without a look at Python's signals.
 constexpr Duration kSignalCheck = std::chrono::milliseconds(200);
 
@@ -45,9 +51,9 @@ class Memory {
       data_ = static_cast<std::byte*>(view_.buf);
       size_ = static_cast<std::size_t>(view_.len);
     } else if (writable) {
-      take(nb::cast<nb::ndarray<nb::c_contig, nb::device::cpu>>(object));
+      take(nb::cast<nb::ndarray<nb::c_contig>>(object));
     } else {
-      take(nb::cast<nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>>(object));
+      take(nb::cast<nb::ndarray<nb::ro, nb::c_contig>>(object));
     }
   }
   Memory(Memory&& other) noexcept
@@ -66,6 +72,11 @@ class Memory {
  private:
   template <typename Tensor>
   void take(Tensor tensor) {
+    constexpr int kCudaHost = 3, kRocmHost = 11;  // pinned memory of the host. Source: dlpack.h
+    const int device = tensor.device_type();
+    if (device != nb::device::cpu::value && device != kCudaHost && device != kRocmHost) {
+      throw nb::value_error("memory must be the host's");
+    }
     data_ = static_cast<std::byte*>(const_cast<void*>(static_cast<const void*>(tensor.data())));
     size_ = tensor.nbytes();
     tensor_ = nb::ndarray<>(tensor.handle());
@@ -135,17 +146,14 @@ class Transfer {
   }
 
   bool wait(double until_s) const {
-    const Time until = time_from_seconds(until_s);
-    while (true) {
-      bool done = false;
-      const Time now = Clock::now();
-      {
-        const nb::gil_scoped_release release;
-        done = batch_->wait_until(std::min(until, now + kSignalCheck));
-      }
-      if (done || Clock::now() >= until) return done;
-      if (PyErr_CheckSignals() != 0) throw nb::python_error();
-    }
+    return wait_in_slices(until_s, [this](Time until) { return batch_->wait_until(until); });
+  }
+
+  std::pair<bool, bool> wait_claim(double until_s) const {
+    bool ours = false;
+    const bool done = wait_in_slices(
+        until_s, [&](Time until) { return batch_->wait_claim(until, ours); });
+    return {done, ours};
   }
 
   nb::bytes statuses() const {
@@ -170,6 +178,22 @@ class Transfer {
   const Batch& batch() const { return *batch_; }
 
  private:
+  // Without the GIL, but with a look at Python's signals now and then.
+  template <typename WaitUntil>
+  static bool wait_in_slices(double until_s, WaitUntil wait_until) {
+    const Time until = time_from_seconds(until_s);
+    while (true) {
+      bool done = false;
+      const Time slice = Clock::now() + kSignalCheck;
+      {
+        const nb::gil_scoped_release release;
+        done = wait_until(std::min(until, slice));
+      }
+      if (done || Clock::now() >= until) return done;
+      if (PyErr_CheckSignals() != 0) throw nb::python_error();
+    }
+  }
+
   std::shared_ptr<Core> core_;
   std::shared_ptr<Batch> batch_;
   std::vector<Memory> memory_;
@@ -191,7 +215,7 @@ class MatchTransfer : public Transfer {
   MatchPlan plan_;
 };
 
-std::shared_ptr<Keyspace> make_keyspace(std::uint32_t space_id, nb::bytes tag, nb::list buckets) {
+std::shared_ptr<Keyspace> make_keyspace(std::uint32_t space_id, nb::bytes tag, const Buckets& buckets) {
   auto keys = std::make_shared<Keyspace>();
   keys->space_id = space_id;
   keys->tag = fixed_bytes<4>(tag, "the space's tag");
@@ -209,7 +233,7 @@ std::shared_ptr<Keyspace> make_keyspace(std::uint32_t space_id, nb::bytes tag, n
 }
 
 Address make_address(std::vector<std::string> seeds, std::optional<std::string> username,
-                     std::optional<std::string> password, std::optional<nb::dict> tls) {
+                     std::optional<std::string> password, std::optional<TlsFields> tls) {
   Address address{std::move(seeds), username.value_or(""), std::move(password), std::nullopt};
   if (tls) {
     TlsOptions options;
@@ -229,7 +253,7 @@ Address make_address(std::vector<std::string> seeds, std::optional<std::string> 
 struct PyCore {
   std::shared_ptr<Core> core;
 
-  Transfer get(const std::shared_ptr<Keyspace>& keys, nb::sequence ids, nb::sequence buffers,
+  Transfer get(const std::shared_ptr<Keyspace>& keys, const Ids& ids, const Buffers& buffers,
                double deadline, bool touch, std::optional<nb::object> headers) const {
     std::vector<Memory> memory;
     std::vector<GetRequest> requests;
@@ -251,8 +275,8 @@ struct PyCore {
     return {core, std::move(batch), std::move(memory)};
   }
 
-  Transfer put(const std::shared_ptr<Keyspace>& keys, nb::sequence ids, nb::sequence parents,
-               const std::vector<std::uint32_t>& tokens, nb::sequence buffers, double deadline,
+  Transfer put(const std::shared_ptr<Keyspace>& keys, const Ids& ids, const Ids& parents,
+               const std::vector<std::uint32_t>& tokens, const Buffers& buffers, double deadline,
                unsigned urgency) const {
     std::vector<Memory> memory;
     std::vector<PutRequest> requests;
@@ -291,7 +315,7 @@ struct PyCore {
     return {core, core->call(std::move(requests), time_from_seconds(deadline)), {}};
   }
 
-  MatchTransfer match(const std::shared_ptr<Keyspace>& keys, nb::sequence ids,
+  MatchTransfer match(const std::shared_ptr<Keyspace>& keys, const Ids& ids,
                       double deadline) const {
     std::vector<BlockId> wanted;
     for (nb::handle id : ids) wanted.push_back(fixed_bytes<16>(id, "an id"));
@@ -305,9 +329,9 @@ struct PyCore {
     core->close();
   }
 
-  nb::dict counters() const {
+  Numbers counters() const {
     const auto now = core->counters();
-    nb::dict out;
+    Numbers out;
     out["connections_opened"] = now.connections_opened;
     out["connections_lost"] = now.connections_lost;
     out["retried"] = now.retried;
@@ -326,14 +350,27 @@ NB_MODULE(_core, m) {
   nb::set_leak_warnings(false);  // daemon threads may hold transfers when the interpreter ends
   m.doc() = "Neve's data path: I/O threads that never take the GIL. Use neve.transport.";
 
-  nb::dict statuses;
-  for (const auto& [name, status] : kStatusNames) {
-    statuses[nb::str(name.data(), name.size())] = static_cast<int>(status);
-  }
-  m.attr("STATUS") = statuses;
+  m.def(
+      "statuses",
+      [] {
+        Numbers statuses;
+        for (const auto& [name, status] : kStatusNames) {
+          statuses[nb::str(name.data(), name.size())] = static_cast<int>(status);
+        }
+        return statuses;
+      },
+      "Names of the bytes that `Transfer.statuses` gives.");
   m.attr("CHECKSUM_KERNEL") = checksum_kernel_name();
   m.def("checksum", [](nb::handle data) { return checksum(Memory(data, false).bytes()); }, "data"_a,
         "XXH3-64 of contiguous memory.");
+  m.def(
+      "view",
+      [](nb::object tensor, bool writable) {
+        const auto memory = Memory(tensor, writable).bytes();
+        return nb::ndarray<nb::numpy, std::uint8_t, nb::ndim<1>>(
+            memory.data(), {memory.size()}, tensor);
+      },
+      "tensor"_a, "writable"_a, "The bytes of a contiguous host tensor that speaks DLPack.");
   m.def("slot_of", [](nb::bytes key) { return slot_of(text_of(key)); }, "key"_a,
         "Hash slot of a key in a Valkey Cluster.");
 
@@ -362,9 +399,11 @@ NB_MODULE(_core, m) {
       .def_prop_ro("serial", &Transfer::serial)
       .def("done", &Transfer::done)
       .def("wait", &Transfer::wait, "until"_a, "Whether it was done by `until`, a monotonic time.")
+      .def("wait_claim", &Transfer::wait_claim, "until"_a,
+           "(done, ours): waits, and claims it then. No queue is told while somebody waits so.")
       .def("claim", &Transfer::claim, "True for the first caller only: who finishes up.")
       .def("cancel", &Transfer::cancel, "Ends it soon; `wait` says when its buffers are free.")
-      .def("statuses", &Transfer::statuses, "One byte of STATUS for each block or command.")
+      .def("statuses", &Transfer::statuses, "One byte of `statuses` for each block or command.")
       .def("reply", &Transfer::reply, "index"_a, "Of a command: bytes are values, str is an error.")
       .def("notify", &Transfer::notify, "queue"_a)
       .def_prop_ro("trouble", &Transfer::trouble, "The first error that was met, or empty.");
@@ -377,7 +416,7 @@ NB_MODULE(_core, m) {
       .def(
           "__init__",
           [](PyCore* self, std::vector<std::string> seeds, std::optional<std::string> username,
-             std::optional<std::string> password, std::optional<nb::dict> tls, unsigned io_threads,
+             std::optional<std::string> password, std::optional<TlsFields> tls, unsigned io_threads,
              unsigned lanes, std::size_t window_bytes, std::size_t most_bytes,
              double connect_timeout_s, double stall_s) {
             Options options;
@@ -401,7 +440,7 @@ NB_MODULE(_core, m) {
       .def(
           "readdress",
           [](PyCore& self, std::vector<std::string> seeds, std::optional<std::string> username,
-             std::optional<std::string> password, std::optional<nb::dict> tls) {
+             std::optional<std::string> password, std::optional<TlsFields> tls) {
             self.core->readdress(make_address(std::move(seeds), std::move(username),
                                               std::move(password), std::move(tls)));
           },

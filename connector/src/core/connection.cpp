@@ -71,6 +71,7 @@ void Connection::connect_next(Time now) {
       auto found = resolver.addresses(now);
       if (!found) {
         state_ = State::kResolving;
+        look_again_at_ = now + kResolvePoll;
         return;
       }
       ++next_resolver_;
@@ -328,7 +329,7 @@ Time Connection::due() const {
     case State::kLost:
       return kNever;
     case State::kResolving:
-      return std::min(earliest_deadline_, Clock::now() + kResolvePoll);
+      return std::min(earliest_deadline_, look_again_at_);
     case State::kConnecting:
     case State::kTls:
     case State::kHello:

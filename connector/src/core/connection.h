@@ -123,6 +123,7 @@ class Connection {
   Endpoint endpoint_;
   bool clustered_ = false;
   Time connect_until_;
+  Time look_again_at_{};  // while a name is looked up
   Time moved_at_;
 
   std::array<std::deque<Ref>, kUrgencies> waiting_;
