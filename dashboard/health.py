@@ -61,6 +61,14 @@ class NodeRow:
         return {"live": "● live", "silent": "▲ silent", "ended": "○ ended"}[self.state]
 
     @property
+    def requested_tokens(self) -> int:
+        return int(self.session.totals.get("requested_tokens", 0))
+
+    @property
+    def dropped(self) -> int:
+        return int(self.session.totals.get("dropped", 0))
+
+    @property
     def read_bytes(self) -> int:
         totals = self.session.totals
         return int(totals.get("hot_read_bytes", 0) + totals.get("cold_read_bytes", 0))

@@ -28,6 +28,13 @@ _SUMMED = (
     "cold_read_bytes",
     "hot_write_bytes",
 )
+_SUMMED_BLOCKS = (
+    "requested_blocks",
+    "hit_hot_blocks",
+    "hit_cold_blocks",
+    "put_refused",
+    "corrupt",
+)
 MISS_WORDS = {
     "never_stored": ("Never stored", "first time seen: nothing to fix"),
     "evicted": ("Evicted", "the hot tier was full: raise the hot quota"),
@@ -48,6 +55,9 @@ class Totals:
     requested_tokens: int
     hit_hot_tokens: int
     hit_cold_tokens: int
+    requested_blocks: int
+    hit_hot_blocks: int
+    hit_cold_blocks: int
     read_bytes: int
     load_p50: Percentile | None
     load_p99: Percentile | None
@@ -62,6 +72,20 @@ class Totals:
     @property
     def hit_ratio(self) -> float | None:
         return self.hit_tokens / self.requested_tokens if self.requested_tokens else None
+
+    @property
+    def hot_block_ratio(self) -> float | None:
+        return self.hit_hot_blocks / self.requested_blocks if self.requested_blocks else None
+
+    @property
+    def cold_block_ratio(self) -> float | None:
+        return self.hit_cold_blocks / self.requested_blocks if self.requested_blocks else None
+
+    @property
+    def missed_block_ratio(self) -> float | None:
+        if not self.requested_blocks:
+            return None
+        return max(1 - (self.hit_hot_blocks + self.hit_cold_blocks) / self.requested_blocks, 0)
 
 
 @dataclass(frozen=True)
@@ -117,7 +141,7 @@ def totals(tenants: Tenants, window: Window) -> Totals:
     rows = _buckets(tenants, window)
     sums = rows.aggregate(
         newest=Max("bucket_ts"),
-        **{name: Sum(name, default=0) for name in (*_SUMMED, "put_refused", "corrupt")},
+        **{name: Sum(name, default=0) for name in (*_SUMMED, *_SUMMED_BLOCKS)},
     )
     misses: Counter[str] = Counter()
     histograms = []
@@ -130,6 +154,9 @@ def totals(tenants: Tenants, window: Window) -> Totals:
         requested_tokens=sums["requested_tokens"],
         hit_hot_tokens=sums["hit_hot_tokens"],
         hit_cold_tokens=sums["hit_cold_tokens"],
+        requested_blocks=sums["requested_blocks"],
+        hit_hot_blocks=sums["hit_hot_blocks"],
+        hit_cold_blocks=sums["hit_cold_blocks"],
         read_bytes=sums["hot_read_bytes"] + sums["cold_read_bytes"],
         load_p50=percentile(load_ms, 0.5),
         load_p99=percentile(load_ms, 0.99),
@@ -157,9 +184,9 @@ def series(tenants: Tenants, window: Window) -> Series:
     sums: dict[int, dict[str, int]] = {}
     rows = _buckets(tenants, window).order_by().values("bucket_ts")
     for row in rows.annotate(**{f"sum_{name}": Sum(name) for name in _SUMMED}):
-        step = sums.setdefault(window.step_of(row["bucket_ts"]), dict.fromkeys(_SUMMED, 0))
+        summed = sums.setdefault(window.step_of(row["bucket_ts"]), dict.fromkeys(_SUMMED, 0))
         for name in _SUMMED:
-            step[name] += row[f"sum_{name}"]
+            summed[name] += row[f"sum_{name}"]
     flushed = _flushed_bytes(tenants, window)
     found = Series([], [], [], [], [], [], [], [])
     for ts in window.steps():

@@ -5,6 +5,7 @@ A window is drawn with at most 182 points a line, so a chart of 4 lines stays un
 Pure: no database here.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -42,7 +43,7 @@ class Window:
     start_ts: int
     end_ts: int
 
-    def steps(self) -> range:
+    def steps(self) -> Sequence[int]:
         return range(self.start_ts, self.end_ts, self.range.step_s)
 
     def step_of(self, bucket_ts: int) -> int:

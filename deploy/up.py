@@ -4,6 +4,8 @@ Order: storage -> migrate, bootstrap, block index -> web -> worker, beat, demo n
 or a closed terminal stops everything. What it prepares in var/ is in deploy/installation.py.
 """
 
+import os
+import re
 import signal
 import subprocess
 import sys
@@ -68,6 +70,18 @@ def main() -> int:
 
 def _raise_stop(number: int, frame: object) -> None:
     raise Stop
+
+
+def _stop_with_make() -> None:
+    """Raises Stop once the `make` above was sent SIGINT alone, not from a terminal.
+
+    make then only waits for its recipe, inside its handler, where SIGINT is blocked.
+    """
+    parent = Path(f"/proc/{os.getppid()}")
+    if parent.joinpath("comm").read_text().strip() == "make":
+        blocked = re.search(r"^SigBlk:\t(\w+)$", parent.joinpath("status").read_text(), re.M)
+        if blocked and int(blocked[1], 16) & 1 << (signal.SIGINT - 1):
+            raise Stop
 
 
 def _run(env: dict[str, str]) -> None:
@@ -137,6 +151,7 @@ class Platform:
         status_at = time.monotonic() + STATUS_EVERY_S / 3
         while True:
             time.sleep(1)
+            _stop_with_make()
             for program in self._ask("getAllProcessInfo"):
                 name = program["name"]
                 if name == "valkey-hot" and program["statename"] == "RUNNING":
@@ -171,6 +186,7 @@ class Platform:
             if time.monotonic() > deadline:
                 raise CannotStart(f"{name} does not answer.\n{self._log_end(name)}")
             time.sleep(0.1)
+            _stop_with_make()
 
     def _manage(self, *arguments: str) -> None:
         if subprocess.run(

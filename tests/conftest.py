@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import testsettings
 
+import testsettings
 from servers import ROOT, ControlPlane, S3Server, ValkeyServer
 
 KINDS = ("integration", "browser", "vllm")
@@ -21,10 +21,11 @@ VLLM_PYTHON = Path(os.environ.get("NEVE_TEST_VLLM_PYTHON", ROOT / ".venv-vllm/bi
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What carries no marker is a unit test."""
+    """What carries no marker is a unit test; the cheap kinds run first."""
     for item in items:
         if not any(item.get_closest_marker(kind) for kind in KINDS):
             item.add_marker("unit")
+    items.sort(key=lambda item: [bool(item.get_closest_marker(kind)) for kind in reversed(KINDS)])
 
 
 def pytest_unconfigure() -> None:

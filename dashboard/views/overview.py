@@ -1,6 +1,6 @@
 """The first screen, and the same numbers as JSON for its live updates."""
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,6 +14,7 @@ from dashboard.formats import AXES
 from dashboard.pages import page, render_page, render_part, viewer
 from dashboard.storage import StorageUse, storage_use, summed
 from dashboard.windows import DEFAULT_RANGE, RANGES, Range, offered, window_of
+from tenants.models import Tenant
 
 PARTS = ("health", "tiles", "misses", "fullness", "top_tenants", "node_table", "first_steps")
 TABLES = ("token_table", "byte_table")
@@ -97,24 +98,21 @@ def _gather(seen_by: Viewer, tenant_slug: str, range_: Range, since_ts: int = 0)
     }
 
 
+@dataclass(frozen=True)
+class TenantRow:
+    """What one tenant holds, and which part of it its nodes found."""
+
+    tenant: Tenant
+    use: StorageUse
+    hit_ratio: float | None
+
+
 def _top_tenants(
-    tenants: selectors.Tenants,
-    storage: dict[int, StorageUse],
-    hit_ratios: dict[int, float],
-) -> list[dict[str, Any]]:
-    """Those that hold the most bytes, with their share of what all of them hold."""
-    held = sum(use.held_bytes for use in storage.values())
-    rows = [
-        {
-            "tenant": tenant,
-            "use": storage[tenant.pk],
-            "share": storage[tenant.pk].held_bytes / held if held else None,
-            "hit_ratio": hit_ratios.get(tenant.pk),
-        }
-        for tenant in tenants
-    ]
-    rows.sort(key=lambda row: (-row["use"].held_bytes, row["tenant"].slug))
-    return rows[:TOP]
+    tenants: selectors.Tenants, storage: dict[int, StorageUse], hit_ratios: dict[int, float]
+) -> list[TenantRow]:
+    """Those that hold the most bytes."""
+    rows = [TenantRow(one, storage[one.pk], hit_ratios.get(one.pk)) for one in tenants]
+    return sorted(rows, key=lambda row: (-row.use.held_bytes, row.tenant.slug))[:TOP]
 
 
 def _change(totals: selectors.Totals, before: selectors.Totals) -> float | None:

@@ -10,21 +10,6 @@ from tenants.models import Tenant
 from tenants.scope import TenantOwned
 
 ID_BYTES = 16
-COUNTERS = (
-    "requested_tokens",
-    "hit_hot_tokens",
-    "hit_cold_tokens",
-    "requested_blocks",
-    "hit_hot_blocks",
-    "hit_cold_blocks",
-    "hot_read_bytes",
-    "cold_read_bytes",
-    "hot_write_bytes",
-    "put_blocks",
-    "put_refused",
-    "dropped",
-    "corrupt",
-)
 GAUGES = ("hot_used_bytes", "cold_used_bytes", "dirty_blocks", "dirty_oldest_s")
 RESOLUTIONS_S = (10, 60, 3600)
 

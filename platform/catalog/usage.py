@@ -12,7 +12,8 @@ from django.db import transaction
 from django.db.models import Max, Sum
 from django.utils import timezone
 
-from catalog.models import COUNTERS, GAUGES, RESOLUTIONS_S, UsageRollup
+from catalog.models import GAUGES, RESOLUTIONS_S, UsageRollup
+from neve.stats import COUNTERS
 from tenants.scope import tenant_scope
 
 # How long buckets of a resolution are kept; the coarsest stay.

@@ -117,6 +117,9 @@ def acl_rules(tenant_id: int) -> list[str]:
 
     Calling a function counts as writing all its KEYS, `:q` among them; so the call itself, and only
     it, is granted on all the tenant's keys by a selector of its own.
+
+    Tenants are kept apart, and quotas from being raised. Not kept from: a hostile node of a tenant
+    can miscount that tenant's own usage, since the functions write `:u` with its rights.
     """
     own = f"{{t{tenant_id}.*}}"
     return [

@@ -15,7 +15,10 @@ class Tenant(models.Model):
         max_length=40,
         unique=True,
         validators=[
-            RegexValidator(r"^[a-z][a-z0-9-]*$", "use lower-case letters, digits and hyphens")
+            # "all" is what pickers and queries call everybody
+            RegexValidator(
+                r"^(?!all$)[a-z][a-z0-9-]*$", "use lower-case letters, digits and hyphens"
+            )
         ],
     )
     name = models.CharField(max_length=200)

@@ -22,6 +22,14 @@ def test_it_names_both_apis_and_how_to_authenticate(client):
     assert document["paths"]["/cache/v1/sessions"]["post"]["security"] == [{"apiKey": []}]
 
 
+def test_every_operation_tells_how_refusals_look(client):
+    document = client.get("/api/v1/schema/?format=json").json()
+    for path in document["paths"].values():
+        for operation in path.values():
+            answer = operation["responses"]["default"]["content"]["application/problem+json"]
+            assert answer["schema"]["$ref"].endswith("/Problem")
+
+
 def test_swagger_is_served_locally(client):
     page = client.get("/api/v1/docs/").content.decode()
     addresses = re.findall(r"(?:src|href)=\"([^\"]+)\"", page)

@@ -4,10 +4,12 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 import pytest
+from django.conf import settings
 from django.test import Client
 
 from catalog.usage import record_deltas
 from dashboard import probes
+from neve.hot import load_functions
 from rows import make_person, make_tenant
 
 
@@ -15,9 +17,17 @@ from rows import make_person, make_tenant
 def answering(monkeypatch, request):
     """Probes ask real servers in threads of their own: here they have been answered."""
     if not request.node.get_closest_marker("browser"):
+        settings.STATIC_ROOT.mkdir(exist_ok=True)  # or WhiteNoise warns
         answer = probes.Answer(True, "1", datetime.now(UTC))
         for probe in (probes.HOT, probes.COLD, probes.WORKERS):
             monkeypatch.setattr(probe, "read", lambda: answer)
+
+
+@pytest.fixture
+def hot_tier(clean_hot):
+    """An empty hot tier that has its functions."""
+    with clean_hot.client() as client:
+        load_functions(client)
 
 
 @pytest.fixture

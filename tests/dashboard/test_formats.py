@@ -60,7 +60,7 @@ def test_counts_are_shortened_from_ten_thousand_up(count, expected):
 
 @pytest.mark.parametrize(
     ("ratio", "expected"),
-    [(0.714, "71.4 %"), (1.0, "100 %"), (0.99999, ">99.9 %"), (0.0001, "<0.1 %"), (0.5, "50 %")],
+    [(0.714, "71.4 %"), (1.0, "100 %"), (0.99999, ">99.9 %"), (0.0001, "<0.1 %"), (0.5, "50.0 %")],
 )
 def test_only_a_whole_is_a_hundred_percent(ratio, expected):
     assert words(formats.percent_quantity(ratio)) == expected
@@ -75,7 +75,14 @@ def test_milliseconds(milliseconds, expected):
 
 @pytest.mark.parametrize(
     ("seconds", "expected"),
-    [(4, "4 s"), (60, "1 min"), (185, "3 min"), (5_400, "90 min"), (7_300, "2 h"), (432_000, "5 d")],
+    [
+        (4, "4 s"),
+        (60, "1 min"),
+        (185, "3 min"),
+        (5_400, "90 min"),
+        (7_300, "2 h"),
+        (432_000, "5 d"),
+    ],
 )
 def test_durations_are_rounded_down(seconds, expected):
     assert words(formats.duration_quantity(seconds)) == expected

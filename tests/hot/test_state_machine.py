@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from valkey.exceptions import ResponseError
 
 from neve.errors import MissReason
 from neve.hot import (
@@ -395,6 +396,18 @@ def test_a_tenant_without_quota_numbers_stores_nothing(hot_client):
     hot_client.set(keys.block(SPACE, IDS[0]), b"x" * 100, px=60_000)
     assert unprovisioned.commit(SPACE, [(IDS[0], 100, 16)]) == [CommitOutcome.REFUSED]
     assert hot_client.exists(keys.block(SPACE, IDS[0])) == 0
+
+
+def test_a_caller_cannot_bring_its_own_quota(hot_client, tier):
+    forged = b"{t7.00}:mine"
+    hot_client.hset(forged, "hot_bytes", 10**12)
+    keys = [forged if key == KEYS.quota else key for key in KEYS.bookkeeping]
+    block_key = KEYS.block(SPACE, IDS[0])
+    hot_client.set(block_key, b"x" * 2000, px=60_000)
+    with pytest.raises(ResponseError, match=":q"):
+        hot_client.execute_command(
+            "FCALL", "neve_commit", 8, *keys, block_key, SPACE, IDS[0], 2000, 16
+        )
 
 
 def test_tombstones_are_bounded(hot_client, tier):

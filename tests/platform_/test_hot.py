@@ -168,6 +168,15 @@ def test_provisioning_repeats_and_repairs_a_restarted_valkey(node, clean_hot):
     store(node(tenant), tenant)
 
 
+def test_provisioning_again_leaves_connected_nodes_alone(node):
+    tenant = make_tenant()
+    connection = node(tenant).connection_pool.get_connection("PING")
+    for _ in range(3):
+        connection.send_command("STRLEN", BucketKeys(tenant.pk, 0).block(1, b"i" * 16))
+        assert connection.read_response() == 0
+        hot.provision_tenant(tenant)
+
+
 def test_a_quota_change_holds_for_the_next_commit(node):
     tenant = make_tenant()
     services.set_quota(tenant=tenant, hot_bytes=SIZE - 1, cold_bytes=0, actor=SYSTEM)

@@ -25,7 +25,7 @@ ENGINE_ENV = {
 }
 
 
-def engine_environment(**extra: str) -> dict[str, str]:
+def _environment(**extra: str) -> dict[str, str]:
     """The environment of a vLLM process: nothing of ours but what is given."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("NEVE_", "DJANGO_"))}
     return inherited | ENGINE_ENV | extra
@@ -44,7 +44,7 @@ class EngineProcess:
         self._log = self.log.open("ab")
         self._process = subprocess.Popen(
             self._command,
-            env=engine_environment(**self._environment),
+            env=_environment(**self._environment),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -86,10 +86,15 @@ class EngineProcess:
 
 
 @pytest.fixture(scope="session")
+def engine_environment() -> Callable[..., dict[str, str]]:
+    return _environment
+
+
+@pytest.fixture(scope="session")
 def model(vllm_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
     command = [str(vllm_python), str(HERE / "make_model.py"), str(folder), "7"]
-    subprocess.run(command, check=True, env=engine_environment(), capture_output=True)
+    subprocess.run(command, check=True, env=_environment(), capture_output=True)
     return folder
 
 
@@ -105,8 +110,8 @@ def fresh_process(
     return make
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def platform(s3: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
-    """A platform of this module's own: its hot tier gets wiped and damaged."""
+    """A platform for these tests alone: its hot tier gets wiped and damaged."""
     with ControlPlane(tmp_path_factory.mktemp("platform"), s3) as server:
         yield server

@@ -109,6 +109,7 @@ def test_without_a_platform_the_engine_serves_as_if_neve_were_not_there(referenc
 
 
 def test_the_first_process_computes_and_saves(platform, fresh_process, reference):
+    before = blocks_in(platform)
     with fresh_process("first") as process:
         process.start(options(platform))
         outputs = ask_each(process)
@@ -119,7 +120,7 @@ def test_the_first_process_computes_and_saves(platform, fresh_process, reference
     assert counters["external_prefix_cache_hits"] == 0
     assert counters["prompt_tokens_by_source.external_kv_transfer"] == 0
     # LONG and its output: 5 blocks; ALIGNED: 4; FORK: 1 of its own after the 2 it shares.
-    assert len(blocks_in(platform)) == 10
+    assert len(blocks_in(platform)) == len(before) + 10
 
 
 def test_the_context_named_by_a_request_is_on_the_platform(platform):
@@ -135,6 +136,7 @@ for c in Context.unscoped.all():
 
 
 def test_a_fresh_process_hits_the_hot_tier(platform, fresh_process, reference):
+    before = blocks_in(platform)
     with fresh_process("hot") as process:
         process.start(options(platform), module_path="neve.vllm")
         outputs = ask_each(process)
@@ -154,7 +156,22 @@ def test_a_fresh_process_hits_the_hot_tier(platform, fresh_process, reference):
     assert outputs[1]["params"] == {"neve": told}
     assert outputs[2]["params"] is None
     assert salted[0]["cached_tokens"] == 0
-    assert len(blocks_in(platform)) == 15  # the salted request's own
+    assert len(blocks_in(platform)) == len(before) + 5  # the salted request's own
+
+
+def test_damaged_blocks_are_misses_and_are_saved_again(platform, reference):
+    before = blocks_in(platform)
+    with platform.hot.client() as client:
+        for key in before:
+            client.setrange(key, HEADER_BYTES + 5000, b"damaged")
+    process = reference["process"]
+    process.start(options(platform), engine={"enable_prefix_caching": False})
+    outputs = ask_each(process)
+    more = process.generate(reference["follow_up"])
+    process.ask("stop")
+    assert max(differences(outputs + more, reference["computed"] + reference["more"])) < 1e-5
+    assert [out["params"]["neve"]["reused_tokens"] for out in outputs[:2]] == [0, 0]
+    assert set(blocks_in(platform)) <= set(before)
 
 
 def test_after_a_wipe_of_valkey_a_fresh_process_hits_s3(platform, fresh_process, reference):
@@ -179,16 +196,25 @@ def test_after_a_wipe_of_valkey_a_fresh_process_hits_s3(platform, fresh_process,
     assert max(differences(more, reference["more"])) < 1e-5
 
 
-def test_damaged_blocks_are_misses(platform, fresh_process, reference):
-    with platform.hot.client() as client:
-        damaged = [
-            client.setrange(key, HEADER_BYTES + 5000, b"damaged") for key in blocks_in(platform)
-        ]
-    assert damaged
-    with fresh_process("damaged") as process:
-        process.start(options(platform))
-        outputs = ask_each(process)
-        print(process.ask("counters"))
+def test_preemption_and_chunked_prefill_keep_the_answers(platform, reference):
+    """Three long answers in a KV memory for one and a half, prefill in pieces of 96 tokens."""
+    process = reference["process"]
+    tight = {
+        "kv_cache_memory_bytes": 17 * 32 * 2048,
+        "max_model_len": 400,
+        "max_num_batched_tokens": 96,
+    }
+    asked = [{"tokens": [n, *LONG[:200]], "max_tokens": 150} for n in range(3)]
+    process.start(None, engine=tight)
+    expected = process.generate(*asked)
+    process.ask("stop")
+    for caching in (True, False):
+        process.start(options(platform), engine=tight | {"enable_prefix_caching": caching})
+        outputs = process.generate(*asked)
+        counters = process.ask("counters")
         process.ask("stop")
-    assert max(differences(outputs, reference["computed"])) < 1e-5
-    assert outputs[0]["params"]["neve"]["reused_tokens"] == 0
+        print(counters)
+        assert counters["num_preemptions"] > 0
+        assert max(differences(outputs, expected)) < 1e-4
+    # What the first engine saved.
+    assert counters["external_prefix_cache_hits"] >= 3 * 192

@@ -51,7 +51,11 @@ end
 
 local function count(K, name, by) redis.call("HINCRBY", K[4], name, by) end
 
-local function quota(K, name) return tonumber(redis.call("HGET", K[5], name) or "0") end
+-- A caller may read its `:q` only, so it must not put a key of its own in that place.
+local function quota(K, name)
+  if K[5] ~= string.sub(K[1], 1, -2) .. "q" then error("KEYS[5] is not this bucket's :q") end
+  return tonumber(redis.call("HGET", K[5], name) or "0")
+end
 
 local function used(K, name) return tonumber(redis.call("HGET", K[4], name) or "0") end
 

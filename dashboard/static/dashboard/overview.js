@@ -25,6 +25,7 @@ const charts = [
 let chart = JSON.parse(document.getElementById("chart-data").textContent);
 
 function draw() {
+  if (page.classList.contains("is-empty")) return; // hidden: Plotly could not measure its room
   for (const one of charts) one.draw(chart.series, chart.start_s, chart.end_s);
 }
 

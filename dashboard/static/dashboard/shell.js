@@ -26,12 +26,12 @@ for (const button of document.querySelectorAll("[data-action]")) {
   button.addEventListener("click", button.dataset.action === "theme" ? toggleTheme : showHelp);
 }
 
-let wentAt = 0;
+let wentAt = -Infinity; // when "g" was pressed
 addEventListener("keydown", (event) => {
   const typing = event.target.closest("input, select, textarea, [contenteditable]");
   if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
   if (performance.now() - wentAt < TWO_KEYS_MS) {
-    wentAt = 0;
+    wentAt = -Infinity;
     document.querySelector(`.side a[data-key="${CSS.escape(event.key)}"]`)?.click();
   } else if (event.key === "g") wentAt = performance.now();
   else if (event.key === "t") toggleTheme();

@@ -20,7 +20,7 @@ class Migration(migrations.Migration):
             name='Tenant',
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('slug', models.CharField(max_length=40, unique=True, validators=[django.core.validators.RegexValidator('^[a-z][a-z0-9-]*$', 'use lower-case letters, digits and hyphens')])),
+                ('slug', models.CharField(max_length=40, unique=True, validators=[django.core.validators.RegexValidator('^(?!all$)[a-z][a-z0-9-]*$', 'use lower-case letters, digits and hyphens')])),
                 ('name', models.CharField(max_length=200)),
                 ('node_limit', models.PositiveIntegerField(default=16)),
                 ('is_active', models.BooleanField(default=True)),

@@ -1,0 +1,336 @@
+"""Chromium against a real platform: live numbers, reconnects, actions, what anybody must be able to
+read. Pictures land in var/ to be looked at; tests never commit them.
+"""
+
+import json
+import re
+import secrets
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, Playwright, expect, sync_playwright
+
+from rows import IDENTITY
+from servers import ROOT, ControlPlane, Server, wait_until
+
+pytestmark = pytest.mark.browser
+
+CHROMIUM = "/usr/bin/chromium"
+FLAGS = (
+    *("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update"),
+)
+PICTURES = ROOT / "var"
+WAIT_MS = 30_000
+expect.set_options(timeout=WAIT_MS)
+PAGES = ("", "nodes/", "tiers/", "tenants/", "contexts/", "keys/", "jobs/", "audit/")
+
+
+@pytest.fixture(scope="module")
+def playwright() -> Iterator[Playwright]:
+    with sync_playwright() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def chromium(playwright: Playwright) -> Iterator[Browser]:
+    browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+    yield browser
+    browser.close()
+
+
+@dataclass
+class Watched:
+    """A page, and what it said and asked for."""
+
+    page: Page
+    errors: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+
+
+@pytest.fixture
+def open_page(chromium: Browser, control_plane: ControlPlane) -> Iterator[Callable[..., Watched]]:
+    """open_page(**context options): a signed-in page. No page may ask another host."""
+    opened = []
+
+    def open_page(**options: Any) -> Watched:
+        viewport = {"width": 1440, "height": 900}
+        page = chromium.new_context(viewport=viewport, **options).new_page()
+        page.set_default_timeout(WAIT_MS)
+        watched = Watched(page)
+        opened.append(watched)
+        page.on(
+            "console",
+            lambda message: message.type == "error" and watched.errors.append(message.text),
+        )
+        page.on("pageerror", lambda error: watched.errors.append(str(error)))
+        page.on("request", lambda request: watched.requests.append(request.url))
+        sign_in(page, control_plane)
+        return watched
+
+    yield open_page
+    for watched in opened:
+        foreign = [url for url in watched.requests if not url.startswith(control_plane.url)]
+        watched.page.context.close()
+        assert foreign == []
+
+
+def sign_in(page: Page, control_plane: ControlPlane) -> None:
+    user, password = control_plane.operator
+    page.goto(control_plane.url)
+    page.get_by_label("User name").fill(user)
+    page.get_by_label("Password").fill(password)
+    page.get_by_role("button", name="Sign in").click()
+    page.wait_for_url(f"{control_plane.url}/")
+
+
+@dataclass
+class Node:
+    """A node that speaks the cache endpoint's HTTP, and nothing else."""
+
+    platform: ControlPlane
+    name: str
+    seq: int = 0
+    session: str = ""
+
+    def connect(self) -> "Node":
+        body = {"node": self.name, "engine": {"name": "test", "version": "1"}, "space": None}
+        answer = self._post("sessions", {**body, "identity": IDENTITY, "max_chunk_tokens": 256})
+        self.session = answer["session"]
+        return self
+
+    def beat(self, *, breaker: str = "closed", misses: Any = None, **counters: int) -> None:
+        self.seq += 1
+        body = {"seq": self.seq, "counters": counters, "misses": misses or {}, "load_ms": {}}
+        self._post(f"sessions/{self.session}/heartbeat", {**body, "breaker": breaker})
+
+    def report_context(self, name: str) -> None:
+        ids = [secrets.token_hex(16) for _ in range(4)]
+        body = {"session": self.session, "name": name, "block_ids": ids, "tokens": 1024}
+        self._post("contexts", body)
+
+    def _post(self, path: str, body: Any) -> Any:
+        request = urllib.request.Request(
+            f"{self.platform.url}/cache/v1/{path}",
+            data=json.dumps(body).encode(),
+            headers={
+                "Authorization": f"Bearer {self.platform.node_key}",
+                "Content-Type": "application/json",
+            },
+        )
+        with urllib.request.urlopen(request, timeout=10) as response:
+            return json.load(response)
+
+
+@pytest.fixture
+def node(control_plane: ControlPlane) -> Node:
+    return Node(control_plane, f"gpu-{secrets.token_hex(3)}").connect()
+
+
+def tile(page: Page, name: str) -> str:
+    return page.locator(f"[data-tile={name}] .value").inner_text()
+
+
+def tokens(text: str) -> float:
+    """The number in the tile of saved tokens, which shortens it."""
+    number = re.match(r"([\d.]+)([kMG]?)", text)
+    return float(number[1]) * {"": 1, "k": 1e3, "M": 1e6, "G": 1e9}[number[2]] if number else 0
+
+
+def wait_for_tokens(page: Page, least: float) -> None:
+    deadline = time.monotonic() + WAIT_MS / 1000
+    while tokens(tile(page, "saved")) < least:
+        assert time.monotonic() < deadline, f"{tile(page, 'saved')} is less than {least}"
+        page.wait_for_timeout(100)
+
+
+def test_a_number_changes_while_the_replay_runs(open_page, control_plane):
+    watched = open_page(color_scheme="light")
+    page = watched.page
+    page.evaluate("window.isTheSamePage = true")
+    before = tokens(tile(page, "saved"))
+    command = [Path(sys.executable).with_name("neve"), "replay", "--loop", "--rate", "8", "--quiet"]
+    command += ["--endpoint", control_plane.url, "--api-key", control_plane.node_key]
+    command += ["--salt", secrets.token_hex(4), "--node", "replay-1"]
+    replay = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    try:
+        wait_for_tokens(page, before + 1)
+        first = tokens(tile(page, "saved"))
+        wait_for_tokens(page, first + 1)
+        expect(page.locator("[data-part=node_table]")).to_contain_text("replay-1")
+        expect(page.locator("[data-live]")).to_have_attribute("data-state", "live")
+        expect(page.locator("#token-chart .scatterlayer .trace")).to_have_count(3)
+        page.wait_for_timeout(5_000)  # something to see in the picture
+        PICTURES.mkdir(exist_ok=True)
+        page.screenshot(path=PICTURES / "test-overview-light.png")
+        page.get_by_role("button", name="Dark / light").click()
+        page.screenshot(path=PICTURES / "test-overview-dark.png")
+    finally:
+        replay.terminate()
+        _, said = replay.communicate(timeout=30)
+    assert page.evaluate("window.isTheSamePage")
+    assert watched.errors == []
+    assert replay.returncode in (0, -15), said.decode()[-1000:]
+
+
+def test_a_reconnect_brings_what_was_missed(open_page, control_plane, node):
+    watched = open_page()
+    page = watched.page
+    page.evaluate("window.isTheSamePage = true")
+    indicator = page.locator("[data-live]")
+    expect(indicator).to_have_attribute("data-state", "live")
+    before = tokens(tile(page, "saved"))
+    node.beat(requested_tokens=8_000_000, hit_hot_tokens=5_000_000)
+    wait_for_tokens(page, before + 4_500_000)
+
+    Server.kill(control_plane)
+    expect(indicator).to_have_attribute("data-state", "down")
+    expect(indicator).to_contain_text(re.compile(r"not live since \d\d:\d\d, retrying"))
+    expect(page.locator("[data-overview]")).to_have_class(re.compile("is-stale"))
+    page.screenshot(path=PICTURES / "test-overview-down.png")
+    Server.__enter__(control_plane)
+    asked = len(watched.requests)
+    node.beat(requested_tokens=8_000_000, hit_hot_tokens=7_000_000)
+
+    wait_for_tokens(page, before + 11_000_000)
+    expect(indicator).to_have_attribute("data-state", "live")
+    expect(page.locator("[data-overview]")).not_to_have_class(re.compile("is-stale"))
+    backfill = [url for url in watched.requests[asked:] if "overview.json" in url]
+    assert all(re.search(r"since=[1-9]\d+", url) for url in backfill)
+    assert page.evaluate("window.isTheSamePage")
+    assert all("ERR_CONNECTION" in error or "WebSocket" in error for error in watched.errors)
+
+
+def test_without_a_socket_it_polls(open_page, node):
+    watched = open_page()
+    page = watched.page
+    page.route_web_socket("**/ws/usage", lambda socket: socket.close())
+    page.reload()
+    before = tokens(tile(page, "saved"))
+    node.beat(requested_tokens=9_000_000, hit_hot_tokens=9_000_000)
+    wait_for_tokens(page, before + 8_000_000)
+    expect(page.locator("[data-live]")).to_have_attribute("data-state", "polling")
+
+
+def test_a_hidden_tab_asks_nothing_and_catches_up(open_page, node):
+    page = open_page().page
+    expect(page.locator("[data-live]")).to_have_attribute("data-state", "live")
+    page.evaluate(
+        """() => {
+          Object.defineProperty(document, "hidden", { configurable: true, get: () => true });
+          window.asked = 0;
+          const real = window.fetch;
+          window.fetch = (...all) => { window.asked += 1; return real(...all); };
+        }"""
+    )
+    page.wait_for_timeout(1_000)  # what was under way
+    page.evaluate("window.asked = 0")
+    before = tokens(tile(page, "saved"))
+    node.beat(requested_tokens=9_000_000, hit_hot_tokens=9_000_000)
+    page.wait_for_timeout(2_500)
+    assert page.evaluate("window.asked") == 0
+    page.evaluate(
+        """() => {
+          delete document.hidden;
+          document.dispatchEvent(new Event("visibilitychange"));
+        }"""
+    )
+    wait_for_tokens(page, before + 8_000_000)
+
+
+def test_trouble_of_a_node_is_said_without_asking(open_page, node):
+    page = open_page().page
+    node.beat(breaker="open")
+    health = page.locator("[data-part=health]")
+    expect(health).to_contain_text(f"{node.name} breaker open")
+    node.beat(breaker="closed")
+    expect(health).not_to_contain_text(f"{node.name} breaker open")
+
+
+def test_signed_out_elsewhere_the_page_goes_to_the_door(open_page, control_plane, node):
+    page = open_page().page
+    expect(page.locator("[data-live]")).to_have_attribute("data-state", "live")
+    page.context.clear_cookies()
+    node.beat(requested_tokens=1)
+    page.wait_for_url(f"{control_plane.url}/login/?next=%2F")
+
+
+def test_a_context_is_pinned_and_expired_in_its_row(open_page, control_plane, node):
+    watched = open_page()
+    page, name = watched.page, f"repo-{secrets.token_hex(3)}"
+    node.report_context(name)
+    page.goto(f"{control_plane.url}/contexts/")
+    page.evaluate("window.isTheSamePage = true")
+    row = page.locator("tr", has_text=name)
+    row.get_by_role("button", name="Pin 2 h").click()
+    expect(row).to_contain_text("for 119 min")
+    row.get_by_role("button", name="Unpin").click()
+    expect(row.get_by_role("button", name="Unpin")).to_have_count(0)
+    row.get_by_text("Expire…").click()
+    expect(row).to_contain_text(f"Expire {name}?")
+    row.get_by_role("button", name="Expire 0 blocks").click()
+    expect(row).to_contain_text("expired")
+    assert page.evaluate("window.isTheSamePage")
+    assert watched.errors == []
+
+
+def test_without_javascript_the_numbers_are_there(open_page, control_plane, node):
+    node.beat(requested_tokens=9_000_000, hit_hot_tokens=9_000_000)
+    page = open_page(java_script_enabled=False).page
+    assert tokens(tile(page, "saved")) > 8_000_000
+    page.locator("summary").first.click()
+    expect(page.locator("[data-part=token_table] tr").first).to_be_visible()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_everybody_can_read_and_reach_everything(open_page, control_plane, node, scheme):
+    node.beat(requested_tokens=100, hit_hot_tokens=1, misses={"evicted": 3}, breaker="open")
+    node.report_context(f"repo-{secrets.token_hex(3)}")
+    watched = open_page(color_scheme=scheme)
+    page = watched.page
+    for path in PAGES:
+        page.goto(f"{control_plane.url}/{path}")
+        found = page.evaluate((Path(__file__).with_name("accessibility.js")).read_text())
+        assert found == [], f"/{path}: {found}"
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.textContent") == "Skip to content"
+        if path in ("contexts/", "tiers/"):
+            page.screenshot(path=PICTURES / f"test-{path[:-1]}-{scheme}.png")
+    assert watched.errors == []
+
+
+def test_the_keyboard_goes_everywhere(open_page, control_plane):
+    page = open_page().page
+    page.keyboard.press("?")
+    expect(page.get_by_role("dialog")).to_be_visible()
+    page.keyboard.press("Escape")
+    page.keyboard.press("g")
+    page.keyboard.press("n")
+    page.wait_for_url(f"{control_plane.url}/nodes/")
+    page.keyboard.press("t")
+    first = page.evaluate("document.documentElement.dataset.theme")
+    page.reload()
+    assert page.evaluate("document.documentElement.dataset.theme") == first
+
+
+def test_an_open_table_stays_open_and_grows(open_page, control_plane, node):
+    page = open_page().page
+    page.locator("summary").first.click()
+    rows = page.locator("[data-part=token_table] tr")
+    expect(rows.first).to_be_visible()
+    newest = rows.first.inner_text()
+
+    def has_grown() -> bool:
+        node.beat(requested_tokens=1)
+        page.wait_for_timeout(1_000)
+        return rows.first.inner_text() != newest
+
+    wait_until(has_grown, timeout_s=30, what="a new row")
+    expect(rows.first).to_be_visible()

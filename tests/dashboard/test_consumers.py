@@ -1,0 +1,72 @@
+"""Hints reach those who may see the tenant, over the real bus."""
+
+import json
+from typing import Any
+
+import pytest
+from asgiref.testing import ApplicationCommunicator
+from channels.db import database_sync_to_async
+from django.contrib.auth.models import AnonymousUser
+
+from catalog.sessions import Heartbeat, record_heartbeat
+from dashboard.consumers import SIGNED_OUT, UsageConsumer
+from rows import make_person, make_session, make_space, make_tenant
+from tenants.scope import tenant_scope
+
+pytestmark = [pytest.mark.integration, pytest.mark.django_db(transaction=True)]
+
+
+class Socket(ApplicationCommunicator):
+    """A browser's end of a WebSocket (`channels.testing` wants another server installed)."""
+
+    @classmethod
+    async def open(cls, user: Any) -> "Socket":
+        scope = {"type": "websocket", "path": "/ws/usage", "headers": [], "user": user}
+        socket = cls(UsageConsumer.as_asgi(), scope)
+        await socket.send_input({"type": "websocket.connect"})
+        assert (await socket.receive_output(5))["type"] == "websocket.accept"
+        return socket
+
+    async def hear(self) -> Any:
+        return json.loads((await self.receive_output(5))["text"])
+
+    async def leave(self) -> None:
+        await self.send_input({"type": "websocket.disconnect", "code": 1000})
+        await self.wait(5)
+
+
+@database_sync_to_async
+def beat(tenant, session) -> None:
+    with tenant_scope(tenant.pk):
+        heartbeat = Heartbeat(1, {"requested_tokens": 1}, {}, {}, "closed")
+        record_heartbeat(session_id=session.pk, heartbeat=heartbeat)
+
+
+@database_sync_to_async
+def stage() -> tuple[Any, Any, dict[str, Any]]:
+    acme, _ = make_tenant("acme"), make_tenant("globex")
+    people = {
+        "operator": make_person("operator", staff=True),
+        "member": make_person("member", acme="viewer"),
+        "other": make_person("other", globex="team"),
+    }
+    return acme, make_session(make_space(acme)), people
+
+
+async def test_nobody_is_told_to_sign_in():
+    socket = await Socket.open(AnonymousUser())
+    closed = await socket.receive_output(5)
+    assert (closed["type"], closed["code"]) == ("websocket.close", SIGNED_OUT)
+
+
+async def test_a_heartbeat_is_a_hint_to_those_who_see_the_tenant(valkey_bus):
+    acme, session, people = await stage()
+    sockets = {name: await Socket.open(person) for name, person in people.items()}
+    for socket in sockets.values():
+        assert await socket.hear() == {"hello": True}
+    await beat(acme, session)
+    for name in ("operator", "member"):
+        assert set(await sockets[name].hear()) == {"seq"}
+    assert await sockets["other"].receive_nothing(0.5)
+    for socket in sockets.values():
+        await socket.leave()

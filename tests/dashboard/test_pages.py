@@ -1,0 +1,255 @@
+"""Pages: who sees what, actions, and a policy that lets nothing foreign in."""
+
+import re
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from django.test import Client
+from django.urls import get_resolver, reverse
+
+from catalog.models import Context
+from dashboard.access import rows_of
+from rows import make_context, make_everything, make_session, make_space
+from tenants.keys import find_key
+from tenants.models import ApiKey
+
+pytestmark = [pytest.mark.integration, pytest.mark.django_db, pytest.mark.usefixtures("hot_tier")]
+
+DASHBOARD = Path(__file__).resolve().parents[2] / "dashboard"
+PAGES = ("overview", "nodes", "tiers", "tenants", "contexts", "keys", "jobs", "audit")
+OPEN = {"login", "logout", "plotly", "overview-data"}  # the last answers 401
+
+
+def routes() -> list[str]:
+    resolver = get_resolver("dashboard.urls")
+    return [key for key in resolver.reverse_dict if isinstance(key, str)]
+
+
+def address(name: str) -> str:
+    zero = "00000000-0000-4000-8000-000000000000"
+    needs = {"key-revoke": {"key_id": 1}}.get(name)
+    if name.startswith("context-"):
+        needs = {"uuid": zero}
+    return reverse(f"dashboard:{name}", kwargs=needs)
+
+
+def test_every_address_wants_a_signed_in_person(client):
+    for name in set(routes()) - OPEN:
+        for method in (client.get, client.post):
+            answer = method(address(name))
+            assert answer.status_code == 302, name
+            assert answer["Location"].startswith("/login/?next="), name
+    assert client.get(address("overview-data")).status_code == 401
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_pages_answer_empty_and_full(people, acme, globex, name):
+    for browser in people.values():
+        assert browser.get(address(name)).status_code == 200
+    make_everything(acme)
+    make_everything(globex)
+    answer = people["operator"].get(address(name))
+    assert answer.status_code == 200
+    assert b"None" not in answer.content
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_members_see_their_own_tenants_only(people, acme, globex, name):
+    make_everything(acme)
+    for one in make_everything(globex).values():
+        if hasattr(one, "node"):
+            one.node = "globex-node"
+            one.save()
+    assert b"globex" not in people["team"].get(address(name)).content
+    assert b"acme" not in people["stranger"].get(address(name)).content
+
+
+def test_another_tenant_does_not_exist(people, globex):
+    for name in ("overview", "overview-data", "nodes", "tiers", "contexts"):
+        assert people["team"].get(address(name), {"tenant": "globex"}).status_code == 404, name
+
+
+def test_the_policy_lets_in_only_this_host_and_the_nonce(people):
+    for browser, name in ((people["operator"], "overview"), (Client(), "login")):
+        answer = browser.get(address(name))
+        policy = answer["Content-Security-Policy"]
+        assert "default-src 'none'" in policy
+        assert "unsafe" not in policy
+        nonce = re.search(r"'nonce-([^']+)'", policy).group(1)
+        executable = re.findall(
+            rb"<(?:script|style)(?![^>]*application/json)[^>]*>", answer.content
+        )
+        assert all(f'nonce="{nonce}"'.encode() in tag for tag in executable)
+    assert people["operator"].get("/")["Content-Security-Policy"] != policy
+
+
+def test_templates_hold_no_inline_code_and_no_other_host():
+    for path in DASHBOARD.rglob("*.html"):
+        text = path.read_text()
+        assert not re.search(r"\s(style|on[a-z]+)=", text), path.name
+        assert not re.search(r"(src|href)=\"(https?:)?//", text), path.name
+    for path in DASHBOARD.glob("static/dashboard/*"):
+        text = path.read_text().replace("http://www.w3.org/2000/svg", "")
+        assert not re.search(r"https?://", text), path.name
+
+
+def test_numbers_stand_in_the_page_without_javascript(people, acme, report):
+    make_session(make_space(acme))
+    report(acme, time.time() - 20, requested_tokens=1000, hit_hot_tokens=714)
+    text = people["viewer"].get("/").content.decode()
+    assert "71.4" in text
+    assert "is-empty" not in text
+
+
+def test_an_empty_platform_says_what_to_do(people):
+    text = people["operator"].get("/").content.decode()
+    assert "waiting for a node" in text
+    assert reverse("dashboard:keys") in text
+
+
+def test_live_numbers_begin_where_they_are_asked_to(people, acme, report):
+    now_s = int(time.time())
+    report(acme, now_s - 60, requested_tokens=100)
+    browser = people["operator"]
+    whole = browser.get(address("overview-data")).json()
+    since = whole["series"]["ts"][-2]
+    part = browser.get(address("overview-data"), {"since": since}).json()
+    assert part["series"]["ts"] == whole["series"]["ts"][-len(part["series"]["ts"]) :]
+    assert len(part["series"]["ts"]) in (2, 3)
+    assert "token_table" not in part["parts"]
+    with_tables = browser.get(address("overview-data"), {"since": since, "tables": 1}).json()
+    assert with_tables["parts"]["token_table"].count("<tr>") > 80
+
+
+@pytest.mark.parametrize("query", [{"range": "2y"}, {"since": "x"}, {"tenant": "nobody"}])
+def test_nonsense_is_not_found(people, query):
+    assert people["operator"].get(address("overview-data"), query).status_code == 404
+
+
+def test_the_overview_asks_as_often_for_many_tenants_as_for_few(
+    people, acme, django_assert_max_num_queries
+):
+    make_everything(acme, 5)
+    with django_assert_max_num_queries(24):
+        people["operator"].get("/")
+
+
+def context_of(tenant) -> Context:
+    return make_context(make_space(tenant, f"s-{tenant.slug}"))
+
+
+def act(browser, action: str, context, **headers):
+    return browser.post(
+        reverse(f"dashboard:context-{action}", kwargs={"uuid": context.pk}), headers=headers
+    )
+
+
+def test_a_team_member_pins_and_unpins(people, acme):
+    context = context_of(acme)
+    answer = act(people["team"], "pin", context, HX_Request="true")
+    assert "for 1" in answer.content.decode()  # 119 minutes are left
+    context.refresh_from_db()
+    assert context.is_pinned
+    assert act(people["team"], "unpin", context).status_code == 302
+    context.refresh_from_db()
+    assert not context.is_pinned
+
+
+def test_expire_says_first_how_much_it_touches(people, acme):
+    context = context_of(acme)
+    url = reverse("dashboard:context-expire", kwargs={"uuid": context.pk})
+    for headers in ({}, {"HX-Request": "true"}):
+        asked = people["team"].get(url, headers=headers)
+        assert "Removes 0 blocks" in " ".join(asked.content.decode().split())
+    context.refresh_from_db()
+    assert context.expired_at is None
+    assert people["team"].post(url).status_code == 302
+    context.refresh_from_db()
+    assert context.expired_at is not None
+
+
+@pytest.mark.parametrize("action", ["pin", "unpin", "expire"])
+def test_viewers_and_strangers_change_nothing(people, acme, globex, action):
+    mine, theirs = context_of(acme), context_of(globex)
+    assert act(people["viewer"], action, mine).status_code == 404
+    assert act(people["stranger"], action, mine).status_code == 404
+    assert act(people["team"], action, theirs).status_code == 404
+    assert not rows_of(Context, (acme, globex)).filter(expired_at__isnull=False).exists()
+
+
+def test_actions_need_the_csrf_token(people, acme):
+    browser = Client(enforce_csrf_checks=True)
+    browser.cookies = people["team"].cookies
+    assert act(browser, "pin", context_of(acme)).status_code == 403
+
+
+def test_a_hot_tier_that_is_down_is_said_in_the_row(people, acme, settings):
+    context = context_of(acme)
+    settings.ENV = replace(settings.ENV, hot_url="valkey://127.0.0.1:1/0")
+    text = act(people["team"], "pin", context, HX_Request="true").content.decode()
+    assert "The hot tier did not answer." in text
+    assert people["team"].get("/contexts/").status_code == 200
+    assert people["team"].get("/").status_code == 200
+
+
+def test_a_new_key_is_shown_once_and_works(people, acme):
+    form = {"name": "gpu pool", "role": "node", "tenant": "acme", "days": "30"}
+    answer = people["operator"].post("/keys/", form)
+    secret = re.search(r"data-secret>(neve_\w+)<", answer.content.decode()).group(1)
+    key = find_key(secret)
+    assert (key.tenant, key.role) == (acme, "node")
+    assert secret not in people["operator"].get("/keys/").content.decode()
+    url = reverse("dashboard:key-revoke", kwargs={"key_id": key.pk})
+    assert "Revoke “gpu pool”?" in people["operator"].get(url).content.decode()
+    assert find_key(secret) is not None
+    people["operator"].post(url)
+    assert find_key(secret) is None
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"name": " "}, {"role": "root"}, {"tenant": "nobody"}, {"days": "soon"}]
+)
+def test_a_wrong_form_makes_no_key(people, wrong):
+    form = {"name": "gpu pool", "role": "node", "tenant": "acme", "days": ""} | wrong
+    assert people["operator"].post("/keys/", form).status_code == 400
+    assert not ApiKey.unscoped.exists()
+
+
+def test_only_operators_make_and_revoke_keys(people, acme):
+    form = {"name": "mine", "role": "node", "tenant": "acme", "days": ""}
+    people["operator"].post("/keys/", form)
+    key = ApiKey.unscoped.get()
+    assert people["team"].post("/keys/", form).status_code == 404
+    url = reverse("dashboard:key-revoke", kwargs={"key_id": key.pk})
+    assert people["team"].post(url).status_code == 404
+    assert ApiKey.unscoped.filter(revoked_at=None).count() == 1
+
+
+def test_signing_in_and_out(people, client):
+    assert (
+        b"Not signed in"
+        in client.post("/login/", {"username": "team", "password": "wrong"}).content
+    )
+    answer = client.post("/login/", {"username": "team", "password": "pw", "next": "/nodes/"})
+    assert answer["Location"] == "/nodes/"
+    away = {"username": "team", "password": "pw", "next": "https://elsewhere.example/"}
+    assert Client().post("/login/", away)["Location"] == "/"
+    assert client.get("/logout/").status_code == 405
+    assert client.post("/logout/")["Location"] == "/login/"
+    assert client.get("/").status_code == 302
+
+
+def test_the_theme_is_remembered(people):
+    people["team"].cookies["neve_theme"] = "dark"
+    assert b'data-theme="dark"' in people["team"].get("/").content
+    people["team"].cookies["neve_theme"] = '"><script>'
+    assert b"data-theme" not in people["team"].get("/").content
+
+
+def test_plotly_is_served_from_its_package(client):
+    answer = client.get(reverse("dashboard:plotly"), headers={"Accept-Encoding": "gzip"})
+    assert answer["Content-Encoding"] == "gzip"
+    assert "immutable" in answer["Cache-Control"]
+    assert b"plotly.js v" in client.get(reverse("dashboard:plotly")).content[:200]

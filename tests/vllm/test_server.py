@@ -1,0 +1,123 @@
+"""vLLM's OpenAI-compatible server: wishes of a request go in, what was reused comes out."""
+
+import json
+import subprocess
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from servers import Server, free_port, http_status
+
+pytestmark = pytest.mark.vllm
+
+PROMPT = "Neve keeps what was computed once. " * 8
+
+
+class VllmServer(Server):
+    """`api_server` with the engine in a process of its own, as it runs on a node."""
+
+    name = "vllm"
+    start_timeout_s = 120.0
+
+    def __init__(self, folder: Path, python: Path, model: Path, neve: dict, env: dict) -> None:
+        super().__init__(folder)
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        transfer = {
+            "kv_connector": "NeveConnector",
+            "kv_role": "kv_both",
+            "kv_load_failure_policy": "recompute",
+            "kv_connector_extra_config": neve,
+        }
+        self._env = env
+        self._command = [
+            *(str(python), "-m", "vllm.entrypoints.openai.api_server"),
+            *("--model", str(model), "--served-model-name", "tiny"),
+            *("--host", "127.0.0.1", "--port", str(self.port)),
+            *("--dtype", "float32", "--block-size", "32", "--max-model-len", "1024"),
+            *("--kv-cache-memory-bytes", str(16 << 20)),
+            *("--enforce-eager", "--no-enable-prefix-caching"),
+            # Without it vLLM kills its engine at once, and nobody ends the session.
+            *("--shutdown-timeout", "10"),
+            *("--kv-transfer-config", json.dumps(transfer)),
+        ]
+
+    def command(self) -> list[str]:
+        return self._command
+
+    def environment(self) -> dict[str, str]:
+        return self._env
+
+    def ready(self) -> bool:
+        return http_status(f"{self.url}/health") == 200
+
+    def complete(self, **more: object) -> dict:
+        body = {"model": "tiny", "prompt": PROMPT, "max_tokens": 8, "temperature": 0} | more
+        request = urllib.request.Request(
+            f"{self.url}/v1/completions",
+            json.dumps(body).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=60) as response:
+            return json.load(response)
+
+    def metric(self, name: str) -> float:
+        with urllib.request.urlopen(f"{self.url}/metrics", timeout=10) as response:
+            for line in response.read().decode().splitlines():
+                if line.startswith(f"vllm:{name}"):
+                    return float(line.rsplit(" ", 1)[1])
+        raise AssertionError(f"no metric {name}")
+
+    def terminate(self) -> None:
+        """As an operator does; leaves no process behind."""
+        assert self.process is not None
+        self.process.terminate()
+        try:
+            self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise
+
+
+@pytest.fixture(scope="module")
+def server(platform, vllm_python, model, engine_environment, tmp_path_factory):
+    # The key comes from the environment, the endpoint from the configuration.
+    env = engine_environment(VLLM_ENABLE_V1_MULTIPROCESSING="1", NEVE_API_KEY=platform.node_key)
+    neve = {"endpoint": platform.url, "max_chunk_tokens": 64, "node": "gpu-07"}
+    folder = tmp_path_factory.mktemp("server")
+    with VllmServer(folder, vllm_python, model, neve, env) as running:
+        yield running
+
+
+def test_a_request_names_its_context_and_hears_what_was_reused(server):
+    asked = {"neve": {"context": "repo-7", "label": "agent"}}
+    first = server.complete(kv_transfer_params=asked)
+    assert first["kv_transfer_params"]["neve"]["reused_tokens"] == 0
+    again = server.complete(kv_transfer_params=asked)
+    assert again["kv_transfer_params"]["neve"] == {
+        "context": "repo-7", "reused_tokens": 256, "hot": 256, "cold": 0
+    }  # fmt: skip
+    assert again["choices"][0]["text"] == first["choices"][0]["text"]
+    assert server.metric("external_prefix_cache_hits_total") == 256
+
+
+def test_malformed_wishes_change_nothing(server):
+    plain = server.complete()
+    assert plain.get("kv_transfer_params") is None
+    for wish in ({"neve": 7}, {"neve": {"context": ["x"], "pin": {}, "label": 5}}, {"other": 1}):
+        answer = server.complete(kv_transfer_params=wish)
+        assert answer["choices"][0]["text"] == plain["choices"][0]["text"]
+
+
+def test_a_terminated_server_ends_its_session(server, platform):
+    assert "gpu-07 live" in platform.manage("shell", "-v", "0", "-c", SHOW_SESSIONS)
+    server.terminate()
+    assert "gpu-07 ended" in platform.manage("shell", "-v", "0", "-c", SHOW_SESSIONS)
+
+
+SHOW_SESSIONS = """
+from catalog.models import NodeSession
+for session in NodeSession.unscoped.all():
+    print(session.node, "ended" if session.ended_at else "live")
+"""
