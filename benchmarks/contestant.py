@@ -42,7 +42,6 @@ class Plan:
     endpoint_url: str
     tenant_id: int
     space_id: int
-    extra: dict[str, str]  # of one contestant
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))

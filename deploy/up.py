@@ -135,7 +135,7 @@ class Platform:
         self._wait("s3", lambda: answers(int(self.env["NEVE_S3_PORT"])) and s3_works(self.s3))
         print("Preparing database, bucket and block index ...", flush=True)
         self._manage("migrate", "--verbosity", "0")
-        self._manage("bootstrap")
+        self._manage("bootstrap", "--touch-memory")
         self._manage("rebuild_index", "--if-lost")
         print("Starting web, worker, beat and the demo node ...", flush=True)
         self._start("web")
