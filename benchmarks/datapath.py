@@ -228,7 +228,8 @@ class Cell:
             for name in [name for name in ("raw", *OWN) if name in self.children]:
                 # Raw sockets know no Python: the thread then computes in another process, which
                 # shows what the processor alone costs.
-                spinner = self.children["python" if name == "raw" else name]
+                own = next(own for own in OWN if own in self.children)
+                spinner = self.children[own if name == "raw" else name]
                 for operation in ("get_quiet", "get_spin"):
                     spinner.ask("spin", int(operation == "get_spin"))
                     self._measure(

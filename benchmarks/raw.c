@@ -63,25 +63,47 @@ static char *memory(size_t bytes, uint64_t seed) {
   return start;
 }
 
-/* cubic, as neve asks for, unless RAW_CONGESTION names another one ("" leaves the default).
-   RAW_BUFFER sets both socket buffers in bytes, RAW_NODELAY=0 leaves Nagle on. */
+/* What benchmarks/sockets.py varies, from the environment:
+   RAW_CONGESTION  cubic unless named; "" leaves the system's default
+   RAW_BUFFER      bytes of both socket buffers; 0: the kernel finds them
+   RAW_NODELAY     0 leaves Nagle's delay on
+   RAW_PIECE       most bytes of one recv; 0: as many as are missing
+   RAW_WAITALL     1: recv returns when all of the piece is there
+   RAW_ZEROCOPY    1: the kernel sends from our pages instead of a copy */
+static const char *congestion = "cubic";
+static long buffer_bytes, nodelay = 1, piece_bytes, waitall, zerocopy;
+
+static long number(const char *name, long otherwise) {
+  const char *text = getenv(name);
+  return text ? atol(text) : otherwise;
+}
+
+static void read_settings(void) {
+  const char *name = getenv("RAW_CONGESTION");
+  if (name) congestion = name;
+  buffer_bytes = number("RAW_BUFFER", 0);
+  nodelay = number("RAW_NODELAY", 1);
+  piece_bytes = number("RAW_PIECE", 0);
+  waitall = number("RAW_WAITALL", 0);
+  zerocopy = number("RAW_ZEROCOPY", 0);
+}
+
 static void tune(int fd) {
-  const char *congestion = getenv("RAW_CONGESTION"), *buffer = getenv("RAW_BUFFER");
-  const char *nodelay = getenv("RAW_NODELAY");
-  int on = nodelay ? atoi(nodelay) : 1, bytes = buffer ? atoi(buffer) : 0;
+  int on = (int)nodelay, bytes = (int)buffer_bytes, one = 1;
   setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-  if (!congestion) congestion = "cubic";
   if (*congestion)
     setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, congestion, (socklen_t)strlen(congestion));
   if (bytes) {
     setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &bytes, sizeof bytes);
     setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof bytes);
   }
+  if (zerocopy && setsockopt(fd, SOL_SOCKET, SO_ZEROCOPY, &one, sizeof one)) die("SO_ZEROCOPY");
 }
 
 static void receive(int fd, char *to, size_t bytes) {
   while (bytes) {
-    ssize_t count = recv(fd, to, bytes, 0);
+    size_t piece = piece_bytes && (size_t)piece_bytes < bytes ? (size_t)piece_bytes : bytes;
+    ssize_t count = recv(fd, to, piece, waitall ? MSG_WAITALL : 0);
     if (count < 0 && errno == EINTR) continue;
     if (count <= 0) die("recv");
     to += count;
@@ -89,10 +111,20 @@ static void receive(int fd, char *to, size_t bytes) {
   }
 }
 
+/* Takes the kernel's notes that it has done with our pages; without that it stops sending. */
+static void drain_notes(int fd) {
+  char control[128];
+  struct msghdr message = {.msg_control = control, .msg_controllen = sizeof control};
+  while (recvmsg(fd, &message, MSG_ERRQUEUE | MSG_DONTWAIT) >= 0)
+    message.msg_controllen = sizeof control;
+}
+
 static void transmit(int fd, const char *from, size_t bytes) {
+  int large = zerocopy && bytes >= 65536;
   while (bytes) {
-    ssize_t count = send(fd, from, bytes, MSG_NOSIGNAL);
-    if (count < 0 && errno == EINTR) continue;
+    ssize_t count = send(fd, from, bytes, MSG_NOSIGNAL | (large ? MSG_ZEROCOPY : 0));
+    if (large) drain_notes(fd);
+    if (count < 0 && (errno == EINTR || (large && errno == ENOBUFS))) continue;
     if (count <= 0) die("send");
     from += count;
     bytes -= (size_t)count;
@@ -235,6 +267,7 @@ static int client(uint16_t port, int count, size_t block, size_t blocks) {
 }
 
 int main(int count, char **words) {
+  read_settings();
   if (count == 4 && !strcmp(words[1], "serve")) {
     span_bytes = strtoull(words[3], NULL, 10);
     serve_all((uint16_t)atoi(words[2]));

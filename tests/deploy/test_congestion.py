@@ -1,6 +1,5 @@
 """The listening socket of another process answers by the congestion control that we choose."""
 
-import os
 import socket
 import subprocess
 import sys
@@ -18,7 +17,6 @@ with socket.create_server(("127.0.0.1", 0)) as listener:
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="Linux only")
 def test_accepted_connections_of_a_child_use_what_was_chosen():
     with subprocess.Popen([sys.executable, "-c", SERVER], stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
