@@ -3,14 +3,15 @@
 python benchmarks/report.py var/bench/datapath.json [datapath.png]
 """
 
+import argparse
 import json
 import statistics
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 Row = dict[str, Any]
+Result = dict[str, Any]
 ORDER = ("raw", "neve", "python", "lmcache-resp", "glide", "libvalkey", "naive")
 COLOURS = {  # Okabe and Ito's palette, for eyes that see fewer colours
     "raw": "#000000",
@@ -64,7 +65,7 @@ def show(value: float | None, form: str) -> str:
     return "—" if value is None else format(value, form)
 
 
-def table(result: dict[str, Any]) -> str:
+def table(result: Result) -> str:
     rows = result["rows"]
     host, options = result["host"], result["options"]
     lines = [
@@ -127,7 +128,7 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def headline(result: dict[str, Any]) -> str:
+def headline(result: Result) -> str:
     """For 2 MiB blocks: from 4 primaries if measured on at least 8 cores, else from the fewest."""
     rows = [row for row in result["rows"] if row["block_kib"] == 2048]
     measured = sorted({row["primaries"] for row in rows})
@@ -163,7 +164,7 @@ def plot(python: str, result: Path, image: Path) -> None:
         print(f"plot: {image}")
 
 
-def draw(result: dict[str, Any], image: Path) -> None:
+def draw(result: Result, image: Path) -> None:
     """A column for each number of primaries, a line for each client; GB/s over the block size."""
     import matplotlib
 
@@ -211,13 +212,27 @@ def draw(result: dict[str, Any], image: Path) -> None:
     figure.savefig(image, dpi=110)
 
 
+def join(results: list[Result]) -> Result:
+    """Rows of all; of a cell measured twice the later one. Host and options are the first's."""
+    rows: dict[tuple[Any, ...], Row] = {}
+    match_ms: dict[str, list[float]] = {}
+    for result in results:
+        match_ms |= result["match512_ms"]
+        for row in result["rows"]:
+            rows[row["primaries"], row["block_kib"], row["operation"], row["contestant"]] = row
+    return {**results[0], "rows": list(rows.values()), "match512_ms": match_ms}
+
+
 def main() -> None:
-    result = json.loads(Path(sys.argv[1]).read_text())
-    if len(sys.argv) > 2:
-        draw(result, Path(sys.argv[2]))
-    else:
-        print(table(result))
-        print(headline(result))
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("results", type=Path, nargs="+")
+    parser.add_argument("--image", type=Path)
+    options = parser.parse_args()
+    result = join([json.loads(path.read_text()) for path in options.results])
+    if options.image:
+        draw(result, options.image)
+    print(table(result))
+    print(headline(result))
 
 
 if __name__ == "__main__":
