@@ -12,8 +12,9 @@ from typing import Any
 
 Row = dict[str, Any]
 Result = dict[str, Any]
-ORDER = ("raw", "neve", "python", "lmcache-resp", "glide", "libvalkey", "naive")
+ORDER = ("raw-cached", "raw", "neve", "python", "lmcache-resp", "glide", "libvalkey", "naive")
 COLOURS = {  # Okabe and Ito's palette, for eyes that see fewer colours
+    "raw-cached": "#999999",
     "raw": "#000000",
     "neve": "#0072B2",
     "python": "#56B4E9",
@@ -155,9 +156,9 @@ def headline(result: Result) -> str:
 
 def plot(python: str, result: Path, image: Path) -> None:
     """Draws with the interpreter that has matplotlib; says so when it has none."""
-    done = subprocess.run(
-        [python, __file__, str(result), str(image)], capture_output=True, text=True
-    )
+    command = [python, __file__, str(result), "--image", str(image)]
+    environment = {**os.environ, "PYTHONUTF8": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
         print("no plot:", (done.stderr.strip().splitlines() or ["?"])[-1])
     else:
