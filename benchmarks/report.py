@@ -5,6 +5,7 @@ python benchmarks/report.py var/bench/datapath.json [datapath.png]
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 from pathlib import Path
