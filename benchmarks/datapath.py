@@ -201,10 +201,16 @@ class Cell:
         if count:
             self._row(operation, name).add(answer, self.valkeys.cpu_s() - before)
 
+    def _turn(self, number: int) -> list[str]:
+        """Another one begins each round: what went before must not always hurt the same."""
+        names = list(self.children)
+        first = number % len(names)
+        return names[first:] + names[:first]
+
     def _put(self) -> None:
         """Round 0 only warms up: it touches memory that even the kernel never used."""
         for number in range(self.options.rounds + 1):
-            for name in self.children:
+            for name in self._turn(number):
                 for temperature in ("cold", "warm"):
                     if temperature == "cold" and name not in (*OWN, "lmcache-resp"):
                         continue
@@ -224,7 +230,8 @@ class Cell:
 
     def _get(self) -> None:
         for number in range(self.options.rounds + 1):
-            for name, child in self.children.items():
+            for name in self._turn(number):
+                child = self.children[name]
                 seconds = self.options.seconds
                 self._measure("get", name, "get", seconds, self.options.in_flight, count=number > 0)
                 one_by_one = child.ask("get", seconds / 2, 1)["batch_s"]
@@ -346,7 +353,6 @@ def first_python(candidates: Iterable[Path]) -> str:
 
 def read_options() -> Options:
     quick = os.environ.get("QUICK", "") not in ("", "0")
-    cores = os.cpu_count() or 1
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     every_size = "64,256,1024,2048,4096,8192"
     parser.add_argument("--primaries", type=numbers, default="1" if quick else "1,2,4,8")
@@ -354,7 +360,7 @@ def read_options() -> Options:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0.1 if quick else 0.3)
     parser.add_argument("--in-flight", type=int, default=2, help="batches asked for ahead")
-    parser.add_argument("--connections", type=int, default=2 if cores < 8 else 1, help="a primary")
+    parser.add_argument("--connections", type=int, default=1, help="to each primary")
     parser.add_argument("--data-mib", type=int, default=64 if quick else 256)
     parser.add_argument("--contestants", default=",".join((*OWN, *PEERS)))
     parser.add_argument("--out", type=Path, default=ROOT / "var/bench")
