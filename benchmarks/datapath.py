@@ -39,7 +39,7 @@ BATCH_BYTES: Final = 64 << 20
 BATCH_BLOCKS: Final = 512
 OWN: Final = ("neve", "python")
 PEERS: Final = ("naive", "libvalkey", "glide", "lmcache-resp")
-MATCH_CALLS: Final = 400
+MATCH_CALLS: Final = 1000
 # `raw` sends from, and puts into, as much memory as the blocks have: the ceiling for moving them.
 # `raw-cached` uses so much again and again, which stays in the processor: the kernel's own ceiling.
 CACHED_BYTES: Final = 1 << 20
