@@ -59,6 +59,7 @@ class Options:
     peer_python: str
     torch_python: str
     lmcache: str
+    valkey_options: dict[str, str]
 
 
 @dataclass
@@ -308,7 +309,7 @@ def measure(options: Options) -> dict[str, Any]:
     version = congestion = "?"
     for primaries in options.primaries:
         memory = 8 * options.data_bytes
-        with Valkeys(primaries, maxmemory_bytes=memory) as valkeys:
+        with Valkeys(primaries, maxmemory_bytes=memory, options=options.valkey_options) as valkeys:
             version = valkeys.version()
             congestion = ", ".join(sorted(valkeys.congestion))
             for client in valkeys.clients:
@@ -373,6 +374,9 @@ def read_options() -> Options:
     )
     bench = sorted(ROOT.glob(".venv-bench/lib/python*/site-packages/lmcache"))
     parser.add_argument("--lmcache", default=str(bench[0].parent) if bench else "")
+    parser.add_argument(
+        "--valkey-options", nargs="*", default=[], metavar="NAME=VALUE", help="such as io-threads=4"
+    )
     given = parser.parse_args()
     return Options(
         primaries=given.primaries,
@@ -387,6 +391,7 @@ def read_options() -> Options:
         peer_python=given.peer_python,
         torch_python=given.torch_python,
         lmcache=given.lmcache,
+        valkey_options=dict(word.split("=", 1) for word in given.valkey_options),
     )
 
 
