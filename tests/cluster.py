@@ -49,8 +49,10 @@ class Cluster:
                 stack.enter_context(node)
             addresses = [f"127.0.0.1:{node.port}" for node in self.nodes]
             subprocess.run(
-                ["valkey-cli", "--cluster", "create", *addresses]
-                + ["--cluster-replicas", "1", "--cluster-yes"],
+                [
+                    *("valkey-cli", "--cluster", "create", *addresses),
+                    *("--cluster-replicas", "1", "--cluster-yes"),
+                ],
                 check=True,
                 stdout=subprocess.DEVNULL,
                 timeout=60,

@@ -66,7 +66,7 @@ class Blocks:
         return statuses
 
     def found(self) -> int:
-        status, rows, _ = self.transport.match(KEYS, self.ids, deadline=soon(2))
+        _, rows, _ = self.transport.match(KEYS, self.ids, deadline=soon(2))
         return len([row for row in decode_match(rows) if not isinstance(row, str)])
 
 

@@ -39,18 +39,18 @@ std::vector<Run> spread(const Batch& batch, const TopologyMap& map, std::uint32_
   std::vector<Run> runs;
   for (std::size_t p = 0; p < shares.size(); ++p) {
     const auto& share = shares[p];
-    const auto fair_bytes = std::max((share.bytes + lanes - 1) / lanes, kLeastRunBytes);
-    std::size_t held = 0;
-    std::uint32_t lane = first_lane;
+    const auto parts = std::clamp<std::size_t>(share.bytes / kLeastRunBytes, 1, lanes);
+    std::size_t before = 0;
+    std::size_t part = parts;  // none yet
     for (const auto index : share.operations) {
       const auto size = kHeaderBytes + batch.operations[index].payload_bytes;
-      const bool first = held == 0;
-      // Rounded to the nearer cut, so that equal blocks spread evenly over the lanes.
-      if (first || held + size / 2 > fair_bytes) {
-        runs.push_back({map.primaries[p], lane++ % lanes, {}});
-        held = 0;
+      const auto middle = (before + size / 2) * parts / share.bytes;
+      before += size;
+      if (middle != part) {
+        part = middle;
+        const auto lane = static_cast<std::uint32_t>(first_lane + part) % lanes;
+        runs.push_back({map.primaries[p], lane, {}});
       }
-      held += size;
       runs.back().operations.push_back(index);
     }
   }
