@@ -1,7 +1,8 @@
 """`make up`: starts supervisord, brings the platform up in order, and stays in front of it.
 
-Order: storage -> migrate, bootstrap, block index -> web -> workers, beat, demo node. Ctrl-C, SIGTERM
-or a closed terminal stops everything. What it prepares in var/ is in deploy/installation.py.
+Order: storage -> migrate, bootstrap, block index -> web -> workers, beat, demo node. Ctrl-C,
+SIGTERM or a closed terminal stops everything. What it prepares in var/ is in
+deploy/installation.py.
 """
 
 import os
