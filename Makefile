@@ -73,6 +73,7 @@ endef
 $(RUN): requirements.txt $(CORE) | .venv/bin/python
 	@echo "Installing the platform (about a minute the first time) ..."
 	@$(BIN)/python $(PIP) -r requirements.txt
+	@deploy/get compiler $(BIN)/python
 	@$(BIN)/python $(PIP) --no-deps --no-build-isolation --editable connector
 	@touch $@
 
@@ -85,6 +86,7 @@ $(VLLM): tests/vllm/requirements.txt $(CORE) | .venv-vllm/bin/python
 	@echo "Installing vLLM for CPU (about two minutes) ..."
 	@PATH="$$PATH:/sbin:/usr/sbin" deploy/get libnuma
 	@.venv-vllm/bin/python $(PIP) --no-deps -r tests/vllm/requirements.txt
+	@deploy/get compiler .venv-vllm/bin/python
 	@.venv-vllm/bin/python $(PIP) --no-deps --no-build-isolation --editable connector
 	@touch $@
 
