@@ -191,10 +191,12 @@ class _Part:
         self._transfer = transfer
         self._transport = transport
         self._finish = finish
+        self.finished = False
 
     def finish(self) -> None:
         self._transport.unwatch(self.native)
         _call(self._finish, self.native)
+        self.finished = True
         self._transfer.end_part(self)
 
 
@@ -227,7 +229,8 @@ class _LoopBridge:
             part = self._parts.get(serial)
             if part is not None:
                 part.finish()
-        self._parts = {n: part for n, part in self._parts.items() if not part.native.done()}
+        # Not `native.done()`: a part may be done by now whose number the next `take` brings.
+        self._parts = {n: part for n, part in self._parts.items() if not part.finished}
 
 
 def _call(callback: Callable[[Any], object], argument: object) -> None:
