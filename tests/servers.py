@@ -14,6 +14,7 @@ import json
 import os
 import random
 import secrets
+import signal
 import socket
 import subprocess
 import sys
@@ -103,6 +104,7 @@ class Server:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                process_group=0,
             )
         try:
             wait_until(self._ready_or_dead, timeout_s=self.start_timeout_s, what=self.name)
@@ -122,9 +124,12 @@ class Server:
         return self.ready()
 
     def kill(self) -> None:
-        """SIGKILL, as in a crash; the folder stays. `restart` brings it back on the same port."""
+        """SIGKILL to it and its children, as in a crash; the folder stays.
+
+        `restart` brings it back on the same port.
+        """
         if self.process is not None:
-            self.process.kill()
+            os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
             self.process = None
 

@@ -23,10 +23,11 @@ from catalog.models import Segment, Space
 from controlplane import s3
 from controlplane.hot import hot_tier
 from neve import block, segment
-from neve.errors import Corrupt
+from neve.errors import Corrupt, Unavailable
 from neve.hot import DirtyBlock, FlushOutcome, HotTier, Tier, Usage
-from neve.keys import BucketKeys, bucket_of, segment_key
-from neve.transport import Get, SocketTransport, ValkeyAddress, WrongLength
+from neve.keys import segment_key
+from neve.status import Status
+from neve.transport import Transport, ValkeyAddress, make_keyspace
 from tenants.scope import tenant_scope
 from workers.objects import footer_of
 
@@ -76,7 +77,7 @@ class Flusher:
         """
         end = time.monotonic() + PASS_S
         tier = hot_tier(self.tenant_id)
-        transport = SocketTransport(_address())
+        transport = Transport(_address())
         try:
             with tenant_scope(self.tenant_id):
                 while time.monotonic() < end and (
@@ -93,7 +94,7 @@ class Flusher:
         return self.report
 
     def _flush_space(
-        self, tier: HotTier, transport: SocketTransport, space_id: int, leased: list[DirtyBlock]
+        self, tier: HotTier, transport: Transport, space_id: int, leased: list[DirtyBlock]
     ) -> None:
         space = Space.objects.filter(pk=space_id).first()
         if space is None:  # people deleted it: nobody can ask for these blocks any more
@@ -120,29 +121,39 @@ class Flusher:
         self.report.bytes += sum(place.length for place in live)
 
     def _read(
-        self, tier: HotTier, transport: SocketTransport, leased: Sequence[DirtyBlock]
+        self, tier: HotTier, transport: Transport, leased: Sequence[DirtyBlock]
     ) -> Iterator[Verified]:
         """Yields the blocks whose bytes are right; the index forgets the others."""
-        gets = []
-        for dirty in leased:
-            raw = memoryview(bytearray(dirty.size_bytes))
-            keys = BucketKeys(self.tenant_id, bucket_of(dirty.id, settings.ENV.hot_buckets))
-            head, payload = raw[: block.HEADER_BYTES], raw[block.HEADER_BYTES :]
-            gets.append((raw, Get(keys.block(dirty.space_id, dirty.id), head, payload)))
-        results = transport.run([get for _, get in gets], deadline=time.monotonic() + READ_S)
+        if not leased:
+            return
+        (space_id,) = {dirty.space_id for dirty in leased}
+        fingerprint = bytes.fromhex(Space.objects.get(pk=space_id).fingerprint)
+        keys = make_keyspace(self.tenant_id, settings.ENV.hot_buckets, space_id, fingerprint)
+        raws = [memoryview(bytearray(dirty.size_bytes)) for dirty in leased]
+        headers = memoryview(bytearray(block.HEADER_BYTES * len(leased)))
+        deadline = time.monotonic() + READ_S
+        reading = transport.get(
+            keys,
+            [dirty.id for dirty in leased],
+            [raw[block.HEADER_BYTES :] for raw in raws],
+            deadline=deadline,
+            touch=False,
+            headers=headers,
+        )
+        reading.wait(deadline + READ_S)
         bad = []
-        for dirty, (raw, get), result in zip(leased, gets, results, strict=True):
-            if isinstance(result, Exception) and not isinstance(result, WrongLength):
-                raise result  # the server is in trouble, not the block: leases lapse, try again
-            try:
-                if result is None or isinstance(result, WrongLength):
-                    raise Corrupt(f"value is {result or 'gone'}")
-                header = block.verify(get.header, get.payload, expect_id=dirty.id)
-            except Corrupt as error:
-                log.warning("unreadable tenant=%s id=%s %s", self.tenant_id, dirty.id.hex(), error)
+        for i, (dirty, raw, said) in enumerate(zip(leased, raws, reading.statuses(), strict=True)):
+            status = Status(said)
+            if status is Status.OK:
+                head = headers[i * block.HEADER_BYTES : (i + 1) * block.HEADER_BYTES]
+                raw[: block.HEADER_BYTES] = head
+                yield Verified(block.decode_header(head), raw, dirty.expires_s)
+            elif status in (Status.EVICTED, Status.CORRUPT):
+                name = status.name.lower()
+                log.warning("unreadable tenant=%s id=%s %s", self.tenant_id, dirty.id.hex(), name)
                 bad.append(dirty.id)
-            else:
-                yield Verified(header, raw, dirty.expires_s)
+            else:  # the server is in trouble, not the block: leases lapse, try again
+                raise Unavailable(f"valkey: {reading.trouble or status.name.lower()}")
         if bad:
             self.report.unreadable_blocks += tier.forget(Tier.HOT, bad)
 

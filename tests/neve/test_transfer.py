@@ -2,12 +2,9 @@ import threading
 import time
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from neve.breaker import Breaker, BreakerState
 from neve.errors import Closed, DeadlineExceeded, MissReason, Misuse
-from neve.loading import PART_BLOCKS, PART_BYTES, split_parts
 from neve.stats import Stats
 from neve.transfer import Job, JobPool, Transfer, Urgency
 
@@ -180,18 +177,3 @@ class TestStats:
     def test_an_unknown_counter_is_misuse(self):
         with pytest.raises(Misuse):
             Stats().count(hits=1)
-
-
-@given(st.lists(st.integers(1, 20 << 20), max_size=600), st.integers(1, 8))
-def test_parts_cover_a_batch_in_order_within_bounds(sizes: list[int], lanes: int):
-    parts = split_parts(sizes, lanes)
-    assert [i for part in parts for i in part] == list(range(len(sizes)))
-    for part in parts:
-        assert len(part) <= PART_BLOCKS
-        assert len(part) == 1 or sum(sizes[i] for i in part) <= PART_BYTES
-
-
-def test_a_batch_is_spread_over_the_lanes_but_small_ones_stay_whole():
-    assert len(split_parts([2 << 20] * 8, 2)) == 2
-    assert len(split_parts([1000] * 8, 2)) == 1
-    assert split_parts([], 2) == []

@@ -11,21 +11,25 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, Self
 
-from neve.block import Buffer
+import numpy as np
+
+from neve import _core
+from neve.block import MAX_PAYLOAD_BYTES, Buffer
 from neve.breaker import BreakerState
 from neve.cold import ColdReader
-from neve.errors import MissReason, Misuse, NeveError
+from neve.errors import MissReason, Misuse
 from neve.heartbeat import Heart
-from neve.hot import Location, Tier
-from neve.hotpath import HotPath, reason_of
-from neve.ids import BlockHasher
+from neve.hot import Location, Tier, decode_match
+from neve.hotpath import HotPath
+from neve.ids import ID_BYTES, BlockHasher
 from neve.loading import Loader
 from neve.session import Endpoint, Session
 from neve.space import MAX_CHUNK_TOKENS, SpaceIdentity
 from neve.stats import Stats
+from neve.status import Status
 from neve.storing import BlockRef, Storer
 from neve.transfer import JobPool, Transfer
-from neve.transport import SocketTransport, Transport
+from neve.transport import Transport
 
 __all__ = ["BlockRef", "Client", "Location", "Match", "Tier", "Transfer"]
 
@@ -55,7 +59,6 @@ class Client:
         transport: Transport,
         *,
         reopen: Callable[[], Session],
-        connections: int = 2,
         promote: bool = True,
         put_bytes_in_flight: int = PUT_BYTES_IN_FLIGHT,
     ) -> None:
@@ -66,25 +69,16 @@ class Client:
         self._transport = transport
         self._path = HotPath(transport, session, self._ask_rehandshake)
         self._heart = Heart(endpoint, reopen, self._path, self.stats)
-        self._hot_pool = JobPool(connections, "neve-hot")
         self._cold_pool = JobPool(COLD_CONNECTIONS, "neve-cold")
         self._cold = ColdReader(
             lambda segments: endpoint.segment_urls(self.session.id, segments),
             connections=COLD_CONNECTIONS,
         )
-        self._storer = Storer(
-            self._path,
-            pool=self._hot_pool,
-            lanes=connections,
-            stats=self.stats,
-            most_bytes=put_bytes_in_flight,
-        )
+        self._storer = Storer(self._path, stats=self.stats, most_bytes=put_bytes_in_flight)
         self._loader = Loader(
             self._path,
             self._cold,
-            hot_pool=self._hot_pool,
             cold_pool=self._cold_pool,
-            lanes=connections,
             stats=self.stats,
             promote=self._storer.promote if promote else None,
         )
@@ -101,13 +95,13 @@ class Client:
         engine: Mapping[str, str],
         space: str | None = None,
         max_chunk_tokens: int = MAX_CHUNK_TOKENS,
-        connections: int = 2,
+        connections: int = 4,
         promote: bool = True,
         put_bytes_in_flight: int = PUT_BYTES_IN_FLIGHT,
     ) -> Self:
         """Makes the handshake. Raises `Refused` (fix it first) or `Unavailable` (try later).
 
-        `connections`: to Valkey, for block bytes; short calls use another one.
+        `connections`: to each Valkey, for block bytes; short calls use another one.
         `promote`: whether blocks read from S3 are put back into the hot tier.
         """
         endpoint = Endpoint(endpoint_url, api_key)
@@ -123,9 +117,8 @@ class Client:
         return cls(
             endpoint,
             session,
-            SocketTransport(session.valkey),
+            Transport(session.valkey, connections=connections),
             reopen=open_session,
-            connections=connections,
             promote=promote,
             put_bytes_in_flight=put_bytes_in_flight,
         )
@@ -138,7 +131,7 @@ class Client:
     @property
     def breaker(self) -> BreakerState:
         """Of the hot tier."""
-        return self._path.breaker.state
+        return self._path.breaker
 
     def match(self, ids: Sequence[bytes], *, deadline_s: float = MATCH_S) -> Match:
         """Where the longest stored prefix of a chain is. One round trip per bucket.
@@ -147,6 +140,7 @@ class Client:
         """
         if not ids:
             return Match()
+        _check_ids(ids)
         found = self._match(ids, time.monotonic() + deadline_s)
         tokens = len(ids) * self.session.chunk_tokens
         self.stats.count(requested_blocks=len(ids), requested_tokens=tokens)
@@ -155,12 +149,11 @@ class Client:
         return found
 
     def _match(self, ids: Sequence[bytes], deadline: float) -> Match:
-        if self._path.closed_for is not None:
-            return Match(miss=self._path.closed_for)
+        if self._path.suspended_for is not None:
+            return Match(miss=self._path.suspended_for)
         try:
-            answers = self._path.tier(deadline).match(ids)
-        except NeveError as error:
-            return Match(miss=reason_of(error))
+            status, rows = self._path.match(ids, deadline=deadline)
+            answers = decode_match(rows)
         except Exception:  # a boundary: an answer that cannot be read must not stop the engine
             logger.exception("neve.match.unreadable")
             return Match(miss=MissReason.BREAKER)
@@ -169,7 +162,7 @@ class Client:
             if isinstance(answer, MissReason):
                 return Match(prefix, answer)
             prefix.append(answer)
-        return Match(prefix)
+        return Match(prefix, None if status is Status.OK else status.miss)
 
     def get_many(
         self,
@@ -190,6 +183,7 @@ class Client:
                 f"need one of each, got {len(ids)} ids, {len(buffers)} buffers, "
                 f"{len(locations)} locations"
             )
+        _check_ids(ids)
         payloads = [_flat(buffer) for buffer in buffers]
         if any(payload.readonly for payload in payloads):
             raise Misuse("must be writable", field="buffers")
@@ -210,9 +204,11 @@ class Client:
         """
         if len(blocks) != len(buffers):
             raise Misuse(f"need one of each, got {len(blocks)} blocks, {len(buffers)} buffers")
+        _check_ids([block.id for block in blocks])
+        _check_ids([block.parent for block in blocks])
         payloads = [_flat(buffer) for buffer in buffers]
-        if not all(len(payload) for payload in payloads):
-            raise Misuse("must not be empty", field="buffers")
+        if not all(0 < len(payload) <= MAX_PAYLOAD_BYTES for payload in payloads):
+            raise Misuse(f"need 1 … {MAX_PAYLOAD_BYTES} bytes", field="buffers")
         return self._storer.store(blocks, payloads, deadline_s=deadline_s)
 
     def forget(self, ids: Sequence[bytes], *, tier: Tier = Tier.HOT) -> None:
@@ -249,7 +245,7 @@ class Client:
         """
         deadline = time.monotonic() + deadline_s
         self._cold_pool.close(deadline)
-        self._hot_pool.close(deadline)
+        self._transport.drain(deadline)
         self._heart.stop(max(0.0, deadline - time.monotonic()) + 1.0)
         self._transport.close()
         self._cold.close()
@@ -265,8 +261,16 @@ class Client:
         self._heart.ask_rehandshake()
 
 
+def _check_ids(ids: Sequence[bytes]) -> None:
+    if not all(len(id_) == ID_BYTES for id_ in ids):
+        raise Misuse(f"must have {ID_BYTES} bytes each", field="ids")
+
+
 def _flat(buffer: Buffer) -> memoryview:
+    """The bytes of what has the buffer protocol, or of a tensor that speaks DLPack."""
     try:
+        if hasattr(buffer, "__dlpack__") and not isinstance(buffer, np.ndarray):
+            return _core.view(buffer, True).data
         return memoryview(buffer).cast("B")
     except (TypeError, ValueError) as error:
         raise Misuse(f"need contiguous memory: {error}", field="buffers") from error

@@ -97,7 +97,7 @@ class Heart:
         report: dict[str, Any] = {
             "seq": self._seq,
             **self._undelivered.as_dict(),
-            "breaker": self._path.breaker.state.value,
+            "breaker": self._path.breaker.value,
         }
         try:
             answer = self._endpoint.heartbeat(session.id, report)

@@ -1,25 +1,25 @@
-"""The way to the hot tier: a transport behind a breaker, and what each kind of trouble means.
+"""The way to the hot tier: what a node asks of Valkey, and what each kind of trouble means.
 
-Everything that a node asks of Valkey passes here, so that trouble is judged in one place.
+Everything that a node asks of Valkey passes here, so that trouble is judged in one place. Breakers
+are the transport's, one for each primary.
 """
 
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from neve.breaker import Breaker
-from neve.errors import DeadlineExceeded, MissReason, NeveError, Unavailable
-from neve.hot import HotTier, Tier, commit_args
-from neve.keys import BucketKeys, bucket_of
+from neve import _core
+from neve.breaker import BreakerState
+from neve.errors import MissReason, NeveError, Unavailable
+from neve.hot import HotTier, Tier
 from neve.session import Session
-from neve.transport import Call, Operation, ReplyError, Transport, WrongLength
+from neve.status import Status
+from neve.transport import ReplyError, Transport, make_keyspace
 
 logger = logging.getLogger("neve.hotpath")
 
-# A pipeline that had less time than this and ran out of it says nothing of the server.
-FAIR_S: Final = 0.1
 FORGET_S: Final = 1.0
 _STRANGER_CODES: Final = frozenset(("WRONGPASS", "NOAUTH", "NOPERM"))
 
@@ -31,50 +31,47 @@ def is_stranger(error: object) -> bool:
     )
 
 
-def reason_of(error: object) -> MissReason:
-    """Why a block whose operation ended with `error` is a miss."""
-    if isinstance(error, DeadlineExceeded):
-        return MissReason.TIMEOUT
-    if isinstance(error, WrongLength):
-        return MissReason.CORRUPT
-    if isinstance(error, ReplyError) and error.code == "OOM":
-        return MissReason.QUOTA  # the server as a whole is full
-    if isinstance(error, ReplyError) and error.code == "WRONGTYPE":
-        return MissReason.CORRUPT
-    return MissReason.BREAKER
-
-
 class HotPath:
     """For any thread. `ask_rehandshake` is called (often) while Valkey does not know us."""
 
     def __init__(
         self, transport: Transport, session: Session, ask_rehandshake: Callable[[], None]
     ) -> None:
-        self.breaker = Breaker()
-        self._transport = transport
+        self.transport = transport
         self._session = session
+        self._keys = _keyspace(session)
         self._ask_rehandshake = ask_rehandshake
         self._lock = threading.Lock()
         self._suspended: MissReason | None = None
+        self._was_open = False
 
     @property
     def session(self) -> Session:
         return self._session
 
     @property
+    def breaker(self) -> BreakerState:
+        return self.transport.breaker
+
+    @property
     def closed_for(self) -> MissReason | None:
         """Why asking makes no sense now; None when it does. Takes no probe of the breaker."""
         if self._suspended is not None:
             return self._suspended
-        return MissReason.BREAKER if self.breaker.is_open else None
+        return MissReason.BREAKER if self.transport.refuses else None
+
+    @property
+    def suspended_for(self) -> MissReason | None:
+        """Why nothing is asked until another session is adopted; None: it is."""
+        return self._suspended
 
     def adopt(self, session: Session) -> None:
         """Goes on with the address and credentials of another session."""
         with self._lock:
             self._session = session
+            self._keys = _keyspace(session)
+            self.transport.readdress(session.valkey)
             self._suspended = None
-        self._transport.readdress(session.valkey)
-        self.breaker.probe_now()
 
     def refresh(self, session: Session) -> None:
         """The same session with other policy numbers."""
@@ -85,60 +82,58 @@ class HotPath:
         """Serves nothing until another session is adopted."""
         self._suspended = reason
 
-    def run(self, operations: Sequence[Operation], *, deadline: float) -> list[Any]:
-        """`Transport.run`, unless the breaker is open; reports to the breaker how it went."""
-        if self._suspended is not None or not self.breaker.allow():
-            return [Unavailable("the breaker is open")] * len(operations)
-        started = time.monotonic()
-        results = self._transport.run(operations, deadline=deadline)
-        trouble = next((result for result in results if _is_trouble(result)), None)
-        if trouble is None:
-            self.breaker.succeed()
-        elif isinstance(trouble, DeadlineExceeded) and time.monotonic() - started < FAIR_S:
-            self.breaker.forgive()
-        else:
-            self.breaker.fail()
-            if self.breaker.is_open:
-                logger.warning("neve.hot.breaker_open detail=%s", trouble)
-            if is_stranger(trouble):
-                self._ask_rehandshake()
-        return results
+    def get(
+        self, ids: Sequence[bytes], payloads: Sequence[memoryview], *, deadline: float
+    ) -> _core.Transfer:
+        """Loads and touches blocks. Pass what comes of it to `judge`."""
+        return self.transport.get(self._keys, ids, payloads, deadline=deadline)
+
+    def put(
+        self,
+        ids: Sequence[bytes],
+        parents: Sequence[bytes],
+        tokens: Sequence[int],
+        payloads: Sequence[memoryview],
+        *,
+        deadline: float,
+        urgency: int,
+    ) -> _core.Transfer:
+        """Stores and commits blocks. Pass what comes of it to `judge`."""
+        return self.transport.put(
+            self._keys, ids, parents, tokens, payloads, deadline=deadline, urgency=urgency
+        )
+
+    def match(self, ids: Sequence[bytes], *, deadline: float) -> tuple[Status, bytes]:
+        """Rows for `decode_match`, up to the first miss, and what stood in the way of more."""
+        if self._suspended is not None:
+            return Status.BREAKER, b""
+        status, rows, trouble = self.transport.match(self._keys, ids, deadline=deadline)
+        if status is not Status.OK:
+            self._notice({status}, trouble)
+        return status, rows
+
+    def judge(self, done: _core.Transfer) -> list[Status]:
+        """Statuses of a transfer that is done; sees to trouble that concerns the server."""
+        raw = done.statuses()
+        kinds = {Status(value) for value in set(raw)}
+        if not kinds <= _UNREMARKABLE:
+            self._notice(kinds, done.trouble)
+        return [Status(value) for value in raw]
 
     def tier(self, deadline: float) -> HotTier:
         """Typed calls of the index that end by `deadline` and raise what stands in their way."""
 
         def execute(*args: bytes | str | int | float) -> Any:
-            (result,) = self.run([Call(args)], deadline=deadline)
-            if isinstance(result, NeveError):
-                raise result
-            return result
+            if self._suspended is not None:
+                raise Unavailable("suspended")
+            try:
+                return self.transport.execute(*args, deadline=deadline, idempotent=True)
+            except ReplyError as error:
+                if is_stranger(error):
+                    self._ask_rehandshake()
+                raise
 
         return HotTier(execute, self._session.tenant_id, self._session.buckets)
-
-    def block_key(self, block_id: bytes) -> bytes:
-        session = self._session
-        return self._bucket(session, block_id).block(session.space_id, block_id)
-
-    def touch_calls(self, ids: Iterable[bytes]) -> list[Call]:
-        return [
-            Call(("FCALL", "neve_touch", 7, *keys.bookkeeping, *part))
-            for keys, part in self._by_bucket(ids)
-        ]
-
-    def commit_calls(
-        self, blocks: Sequence[tuple[bytes, int, int]]
-    ) -> list[tuple[list[bytes], Call]]:
-        """For each bucket the ids it commits and the call; blocks are (id, size_bytes, tokens)."""
-        space_id = self._session.space_id
-        by_id = {block[0]: block for block in blocks}
-        calls = []
-        for keys, part in self._by_bucket(by_id):
-            block_keys = [keys.block(space_id, id_) for id_ in part]
-            args = commit_args(space_id, (by_id[id_] for id_ in part))
-            count = 7 + len(part)
-            call = Call(("FCALL", "neve_commit", count, *keys.bookkeeping, *block_keys, *args))
-            calls.append((part, call))
-        return calls
 
     def forget(self, tier: Tier, ids: Sequence[bytes]) -> None:
         """Drops bad copies from the index, as far as that is possible now. Never raises trouble."""
@@ -147,21 +142,31 @@ class HotPath:
         except NeveError as error:
             logger.warning("neve.hot.forget_failed blocks=%d detail=%s", len(ids), error)
 
-    def _by_bucket(self, ids: Iterable[bytes]) -> Iterator[tuple[BucketKeys, list[bytes]]]:
-        session = self._session
-        parts: dict[BucketKeys, list[bytes]] = {}
-        for id_ in dict.fromkeys(ids):
-            parts.setdefault(self._bucket(session, id_), []).append(id_)
-        yield from parts.items()
+    def forget_calls(self, tier: Tier, ids: Sequence[bytes]) -> list[_core.Transfer]:
+        """`forget` under way, one call for each bucket that has any of `ids`."""
+        calls: list[_core.Transfer] = []
+        deadline = time.monotonic() + FORGET_S
 
-    @staticmethod
-    def _bucket(session: Session, block_id: bytes) -> BucketKeys:
-        return BucketKeys(session.tenant_id, bucket_of(block_id, session.buckets))
+        def submit(*args: bytes | str | int | float) -> int:
+            calls.append(self.transport.call(*args, deadline=deadline, idempotent=True))
+            return 0
+
+        HotTier(submit, self._session.tenant_id, self._session.buckets).forget(tier, ids)
+        return calls
+
+    def _notice(self, kinds: set[Status], trouble: str) -> None:
+        if Status.REFUSED in kinds:
+            self._ask_rehandshake()
+        is_open = self.breaker is not BreakerState.CLOSED
+        if is_open and not self._was_open:
+            logger.warning("neve.hot.breaker_open detail=%s", trouble)
+        self._was_open = is_open
 
 
-def _is_trouble(result: object) -> bool:
-    """Speaks of the server, not of one block."""
-    return isinstance(result, NeveError) and reason_of(result) in (
-        MissReason.TIMEOUT,
-        MissReason.BREAKER,
-    )
+_UNREMARKABLE: Final = frozenset(
+    (Status.OK, Status.PRESENT, Status.EVICTED, Status.CORRUPT, Status.QUOTA)
+)
+
+
+def _keyspace(session: Session) -> _core.Keyspace:
+    return make_keyspace(session.tenant_id, session.buckets, session.space_id, session.fingerprint)

@@ -8,40 +8,18 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final
 
-from neve.block import HEADER_BYTES, verify
+from neve import _core
+from neve.block import HEADER_BYTES
 from neve.breaker import Breaker
 from neve.cold import ColdBlock, ColdReader, plan_ranges
-from neve.errors import Closed, Corrupt, MissReason
+from neve.errors import Closed, MissReason
 from neve.hot import Location, Tier
-from neve.hotpath import HotPath, reason_of
+from neve.hotpath import HotPath
 from neve.stats import Stats
 from neve.transfer import Job, JobPool, Transfer, Urgency
-from neve.transport import Get
-
-# One job keeps one connection busy: large enough to hide a round trip, small enough that loads
-# which come later need not wait long.
-PART_BYTES: Final = 32 << 20
-LEAST_PART_BYTES: Final = 1 << 20
-PART_BLOCKS: Final = 256
 
 Promote = Callable[[Sequence[ColdBlock]], None]
-
-
-def split_parts(sizes: Sequence[int], lanes: int) -> list[range]:
-    """Cuts a batch into runs of neighbours, so that each lane gets about the same bytes."""
-    fair_bytes = -(-sum(sizes) // lanes)
-    most = min(max(fair_bytes, LEAST_PART_BYTES), PART_BYTES)
-    parts, first, held = [], 0, 0
-    for i, size in enumerate(sizes):
-        if i > first and (held + size > most or i - first == PART_BLOCKS):
-            parts.append(range(first, i))
-            first, held = i, 0
-        held += size
-    if first < len(sizes):
-        parts.append(range(first, len(sizes)))
-    return parts
 
 
 @dataclass(frozen=True)
@@ -64,18 +42,14 @@ class Loader:
         path: HotPath,
         cold: ColdReader,
         *,
-        hot_pool: JobPool,
         cold_pool: JobPool,
-        lanes: int,
         stats: Stats,
         promote: Promote | None,
     ) -> None:
         self.cold_breaker = Breaker()
         self._path = path
         self._cold = cold
-        self._hot_pool = hot_pool
         self._cold_pool = cold_pool
-        self._lanes = lanes
         self._stats = stats
         self._promote = promote
 
@@ -99,32 +73,32 @@ class Loader:
                 hot.append(i)
             else:
                 cold.append(i)
-        parts = split_parts([locations[i].size_bytes for i in hot], self._lanes)
-        jobs = [Job(self._hot_job(load, [hot[k] for k in part]), transfer) for part in parts]
+        if hot:
+            self._submit_hot(load, hot)
         with suppress(Closed):  # then the jobs were given up: misses
-            self._hot_pool.submit(jobs, Urgency.LOAD)
             self._submit_cold(load, cold)
         transfer.end_job()
         return transfer
 
-    def _hot_job(self, load: _Load, indices: Sequence[int]) -> Callable[[], None]:
-        return lambda: self._load_hot(load, indices)
+    def _submit_hot(self, load: _Load, indices: Sequence[int]) -> None:
+        suspended = self._path.suspended_for
+        if suspended is not None:
+            for i in indices:
+                load.transfer.settle(i, suspended)
+            return
+        native = self._path.get(
+            [load.ids[i] for i in indices],
+            [load.payloads[i] for i in indices],
+            deadline=load.transfer.deadline,
+        )
+        load.transfer.add_native(
+            self._path.transport, native, lambda done: self._end_hot(load, indices, done)
+        )
 
-    def _load_hot(self, load: _Load, indices: Sequence[int]) -> None:
-        headers = memoryview(bytearray(HEADER_BYTES * len(indices)))
-        gets = [
-            Get(
-                self._path.block_key(load.ids[i]),
-                headers[n * HEADER_BYTES : (n + 1) * HEADER_BYTES],
-                load.payloads[i],
-            )
-            for n, i in enumerate(indices)
-        ]
-        touches = self._path.touch_calls(load.ids[i] for i in indices)
-        results = self._path.run([*gets, *touches], deadline=load.transfer.deadline)
+    def _end_hot(self, load: _Load, indices: Sequence[int], done: _core.Transfer) -> None:
         corrupt, vanished, again = [], [], []
-        for i, get, result in zip(indices, gets, results[: len(gets)], strict=True):
-            outcome = _judge(get, result, load.ids[i])
+        for i, status in zip(indices, self._path.judge(done), strict=True):
+            outcome = status.miss
             load.transfer.settle(i, outcome)
             if outcome is None:
                 load.served[i] = Tier.HOT
@@ -134,9 +108,19 @@ class Loader:
                 vanished.append(load.ids[i])
             if outcome in (MissReason.CORRUPT, MissReason.EVICTED) and load.locations[i].is_cold:
                 again.append(i)
-        self._submit_cold(load, again)
+        with suppress(Closed):
+            self._submit_cold(load, again)
         self._stats.count(corrupt=len(corrupt))
-        self._forget(Tier.HOT, [*corrupt, *vanished])
+        self._forget_hot(load, [*corrupt, *vanished])
+
+    def _forget_hot(self, load: _Load, ids: Sequence[bytes]) -> None:
+        """The index must not promise what is bad, or (an index gone wrong) not there.
+
+        Not waited for here, where the transport calls back; the transfer ends after it.
+        """
+        if ids:
+            for native in self._path.forget_calls(Tier.HOT, ids):
+                load.transfer.add_native(self._path.transport, native, self._path.judge)
 
     def _submit_cold(self, load: _Load, indices: Sequence[int]) -> None:
         blocks = [
@@ -181,12 +165,8 @@ class Loader:
             self._promote([block for block, outcome in pairs if outcome is None])
         corrupt = [block.id for block, outcome in pairs if outcome is MissReason.CORRUPT]
         self._stats.count(corrupt=len(corrupt))
-        self._forget(Tier.COLD, corrupt)
-
-    def _forget(self, tier: Tier, ids: Sequence[bytes]) -> None:
-        """The index must not promise what is bad, or (an index gone wrong) not there."""
-        if ids:
-            self._path.forget(tier, ids)
+        if corrupt:
+            self._path.forget(Tier.COLD, corrupt)
 
     def _count(self, load: _Load, outcomes: Sequence[MissReason | None]) -> None:
         tokens = self._path.session.chunk_tokens
@@ -203,15 +183,3 @@ class Loader:
                     hit_cold_blocks=1, hit_cold_tokens=tokens, cold_read_bytes=size_bytes
                 )
         self._stats.load(time.monotonic() - load.started)
-
-
-def _judge(get: Get, result: object, block_id: bytes) -> MissReason | None:
-    if result is None:
-        return MissReason.EVICTED
-    if not isinstance(result, int):
-        return reason_of(result)
-    try:
-        verify(get.header, get.payload, expect_id=block_id)
-    except Corrupt:
-        return MissReason.CORRUPT
-    return None

@@ -1,21 +1,19 @@
-"""Stores blocks: SETs and their commit in one pipeline, within a budget of bytes in flight."""
+"""Stores blocks: one native submission a batch, within a budget of bytes in flight."""
 
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from neve.block import HEADER_BYTES, BlockHeader, checksum, decode_header, encode_header
+from neve import _core
+from neve.block import HEADER_BYTES, decode_header
 from neve.cold import ColdBlock
-from neve.errors import Closed, MissReason
-from neve.hot import CommitOutcome
-from neve.hotpath import HotPath, reason_of
-from neve.loading import split_parts
+from neve.errors import MissReason
+from neve.hotpath import HotPath
 from neve.stats import Stats
-from neve.transfer import Job, JobPool, Transfer, Urgency
-from neve.transport import Call, Get, Put
+from neve.status import Status
+from neve.transfer import Transfer, Urgency
 
 PROMOTE_BYTES: Final = 64 << 20  # copies of cold blocks that wait to become hot
 PROMOTE_S: Final = 10.0
@@ -33,12 +31,8 @@ class BlockRef:
 class Storer:
     """For any thread. What exceeds `most_bytes` in flight is dropped and counted, never queued."""
 
-    def __init__(
-        self, path: HotPath, *, pool: JobPool, lanes: int, stats: Stats, most_bytes: int
-    ) -> None:
+    def __init__(self, path: HotPath, *, stats: Stats, most_bytes: int) -> None:
         self._path = path
-        self._pool = pool
-        self._lanes = lanes
         self._stats = stats
         self._store_budget = _Budget(most_bytes)
         self._promote_budget = _Budget(min(PROMOTE_BYTES, most_bytes))
@@ -86,48 +80,28 @@ class Storer:
     ) -> None:
         """Ends the transfer's submission; its blocks beyond `blocks` are settled already."""
         transfer.before_done(self._count_lost)
-        parts = split_parts([len(payload) for payload in payloads], self._lanes)
-        jobs = [Job(self._job(transfer, blocks, payloads, part), transfer) for part in parts]
-        with suppress(Closed):  # then the jobs were given up: dropped
-            self._pool.submit(jobs, urgency)
+        if blocks:
+            native = self._path.put(
+                [block.id for block in blocks],
+                [block.parent for block in blocks],
+                [block.tokens for block in blocks],
+                payloads,
+                deadline=transfer.deadline,
+                urgency=urgency,
+            )
+            transfer.add_native(
+                self._path.transport, native, lambda done: self._end(transfer, payloads, done)
+            )
         transfer.end_job()
 
-    def _job(
-        self,
-        transfer: Transfer,
-        blocks: Sequence[BlockRef],
-        payloads: Sequence[memoryview],
-        part: range,
-    ) -> Callable[[], None]:
-        return lambda: self._store(transfer, blocks, payloads, part)
-
-    def _store(
-        self,
-        transfer: Transfer,
-        blocks: Sequence[BlockRef],
-        payloads: Sequence[memoryview],
-        part: range,
+    def _end(
+        self, transfer: Transfer, payloads: Sequence[memoryview], done: _core.Transfer
     ) -> None:
-        tag = self._path.session.fingerprint[:4]
-        puts = []
-        for i in part:
-            ref, payload = blocks[i], payloads[i]
-            header = BlockHeader(
-                ref.id, ref.parent, ref.tokens, len(payload), checksum(payload), tag
-            )
-            puts.append(Put(self._path.block_key(ref.id), encode_header(header), payload))
-        commits = self._path.commit_calls(
-            [(blocks[i].id, HEADER_BYTES + len(payloads[i]), blocks[i].tokens) for i in part]
-        )
-        operations: list[Call | Get | Put] = [*puts, *(call for _, call in commits)]
-        results = self._path.run(operations, deadline=transfer.deadline)
-        committed = _by_id(commits, results[len(puts) :])
         stored = stored_bytes = 0
-        for i, result in zip(part, results[: len(puts)], strict=True):
-            said = committed[blocks[i].id]
-            transfer.settle(i, _judge(result, said))
-            if said == CommitOutcome.STORED:
-                stored, stored_bytes = stored + 1, stored_bytes + HEADER_BYTES + len(payloads[i])
+        for i, (status, payload) in enumerate(zip(self._path.judge(done), payloads, strict=True)):
+            transfer.settle(i, status.miss)
+            if status is Status.OK:
+                stored, stored_bytes = stored + 1, stored_bytes + HEADER_BYTES + len(payload)
         self._stats.count(put_blocks=stored, hot_write_bytes=stored_bytes)
 
     def _count_lost(self, outcomes: Sequence[MissReason | None]) -> None:
@@ -157,26 +131,3 @@ class _Budget:
     def give_back(self, size: int) -> None:
         with self._lock:
             self._free += size
-
-
-def _by_id(
-    commits: Sequence[tuple[list[bytes], object]], results: Sequence[object]
-) -> dict[bytes, object]:
-    """What commit said of each block: a number of `CommitOutcome`, or the error in its way."""
-    said: dict[bytes, object] = {}
-    for (ids, _), result in zip(commits, results, strict=True):
-        if isinstance(result, list) and len(result) == len(ids):
-            said.update(zip(ids, result, strict=True))
-        else:
-            said.update(dict.fromkeys(ids, result))
-    return said
-
-
-def _judge(put: object, commit: object) -> MissReason | None:
-    if commit in (CommitOutcome.STORED, CommitOutcome.PRESENT):
-        return None
-    if commit == CommitOutcome.REFUSED:
-        return MissReason.QUOTA
-    if isinstance(put, Exception):
-        return reason_of(put)  # what was not SET could not be committed
-    return MissReason.CORRUPT if commit == CommitOutcome.MISMATCH else reason_of(commit)

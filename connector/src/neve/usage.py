@@ -4,20 +4,17 @@ import time
 
 from neve.hot import HotTier, Usage
 from neve.session import Session
-from neve.transport import Call, SocketTransport
+from neve.transport import Transport
 
 TIMEOUT_S = 5.0
 
 
 def read_usage(session: Session) -> Usage:
     """Makes a connection of its own. Raises `ReplyError`, `Unavailable` or `DeadlineExceeded`."""
-    transport = SocketTransport(session.valkey)
+    transport = Transport(session.valkey)
 
     def execute(*args: bytes | str | int | float) -> object:
-        (reply,) = transport.run([Call(args)], deadline=time.monotonic() + TIMEOUT_S)
-        if isinstance(reply, Exception):
-            raise reply
-        return reply
+        return transport.execute(*args, deadline=time.monotonic() + TIMEOUT_S)
 
     try:
         return HotTier(execute, session.tenant_id, session.buckets).usage()

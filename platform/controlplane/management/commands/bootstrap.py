@@ -9,9 +9,10 @@ from botocore.exceptions import BotoCoreError, ClientError
 from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.core.management import call_command
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from controlplane import s3
+from controlplane import hot, s3
+from neve.hot_memory import touch_memory
 from tenants import services
 from tenants.keys import find_key
 from tenants.models import ApiKey, Tenant
@@ -23,6 +24,13 @@ DEMO_COLD_BYTES = 4 << 30
 
 class Command(BaseCommand):
     help = "Bucket, hot tier, operator account, demo tenant and its node key."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument(
+            "--touch-memory",
+            action="store_true",
+            help="have an empty hot Valkey take its memory now: first stores need not wait for it",
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
@@ -37,6 +45,8 @@ class Command(BaseCommand):
             slug=DEMO_SLUG, name="Demo", hot_bytes=DEMO_HOT_BYTES, cold_bytes=DEMO_COLD_BYTES
         )
         call_command("provision", stdout=self.stdout)
+        if options["touch_memory"] and (touched := touch_memory(hot.admin())):
+            self.stdout.write(f"Hot Valkey: touched {touched >> 20} MiB")
         self._operator()
         self._demo_key(tenant, settings.VAR / "demo.key")
 

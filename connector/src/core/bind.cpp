@@ -1,0 +1,460 @@
+// The Python module neve._core. The only file that knows Python.
+//
+// Addresses and lengths of buffers are taken under the GIL when a batch is submitted, and the
+// buffers are held until the batch is done. Submitting keeps the GIL: it takes microseconds, and
+// giving the GIL away would cost up to 5 ms to get it back from a busy thread (docs/decisions).
+// Waiting gives it away.
+
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/string_view.h>
+#include <nanobind/stl/vector.h>
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "command.h"
+#include "core.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace neve {
+namespace {
+
+using Ids = nb::typed<nb::sequence, nb::bytes>;
+using Buffers = nb::typed<nb::sequence, nb::object>;  // contiguous, of the host
+using Numbers = nb::typed<nb::dict, nb::str, nb::int_>;
+using TlsFields = nb::typed<nb::dict, nb::str, nb::str>;
+using Buckets = nb::typed<nb::sequence, nb::typed<nb::tuple, nb::bytes, nb::typed<nb::list, nb::bytes>>>;
+
+// How long a wait goes without a look at Python's signals.
+constexpr Duration kSignalCheck = std::chrono::milliseconds(200);
+
+// Contiguous memory of an object with the buffer protocol, or of a CPU tensor that speaks DLPack.
+// Destroy it under the GIL.
+class Memory {
+ public:
+  Memory(nb::handle object, bool writable) {
+    if (PyObject_CheckBuffer(object.ptr())) {
+      const int flags = writable ? PyBUF_SIMPLE | PyBUF_WRITABLE : PyBUF_SIMPLE;
+      if (PyObject_GetBuffer(object.ptr(), &view_, flags) != 0) throw nb::python_error();
+      held_ = true;
+      data_ = static_cast<std::byte*>(view_.buf);
+      size_ = static_cast<std::size_t>(view_.len);
+    } else if (writable) {
+      take(nb::cast<nb::ndarray<nb::c_contig>>(object));
+    } else {
+      take(nb::cast<nb::ndarray<nb::ro, nb::c_contig>>(object));
+    }
+  }
+  Memory(Memory&& other) noexcept
+      : view_(other.view_),
+        held_(std::exchange(other.held_, false)),
+        tensor_(std::move(other.tensor_)),
+        data_(other.data_),
+        size_(other.size_) {}
+  Memory& operator=(Memory&&) = delete;
+  ~Memory() {
+    if (held_) PyBuffer_Release(&view_);
+  }
+
+  std::span<std::byte> bytes() const { return {data_, size_}; }
+
+ private:
+  template <typename Tensor>
+  void take(Tensor tensor) {
+    constexpr int kCudaHost = 3, kRocmHost = 11;  // pinned memory of the host. Source: dlpack.h
+    const int device = tensor.device_type();
+    if (device != nb::device::cpu::value && device != kCudaHost && device != kRocmHost) {
+      throw nb::value_error("memory must be the host's");
+    }
+    data_ = static_cast<std::byte*>(const_cast<void*>(static_cast<const void*>(tensor.data())));
+    size_ = tensor.nbytes();
+    tensor_ = nb::ndarray<>(tensor.handle());
+  }
+
+  Py_buffer view_{};
+  bool held_ = false;
+  nb::ndarray<> tensor_;
+  std::byte* data_ = nullptr;
+  std::size_t size_ = 0;
+};
+
+template <std::size_t Size>
+std::array<std::byte, Size> fixed_bytes(nb::handle object, const char* what) {
+  std::array<std::byte, Size> out;
+  nb::bytes raw;
+  if (!nb::try_cast(object, raw) || raw.size() != Size) {
+    throw nb::value_error((std::string(what) + " must be " + std::to_string(Size) + " bytes").c_str());
+  }
+  std::memcpy(out.data(), raw.data(), Size);
+  return out;
+}
+
+std::string_view text_of(const nb::bytes& raw) {
+  return {static_cast<const char*>(raw.data()), raw.size()};
+}
+
+// bytes are values, str is an error reply.
+nb::object to_python(const resp::Reply& reply) {
+  switch (reply.type) {
+    case resp::Type::kNull:
+      return nb::none();
+    case resp::Type::kInteger:
+      return nb::int_(reply.integer);
+    case resp::Type::kBoolean:
+      return nb::bool_(reply.integer != 0);
+    case resp::Type::kError: {
+      PyObject* text = PyUnicode_DecodeUTF8(
+          reply.text.data(), static_cast<Py_ssize_t>(reply.text.size()), "replace");
+      if (text == nullptr) throw nb::python_error();
+      return nb::steal(text);
+    }
+    case resp::Type::kText:
+    case resp::Type::kBulk:
+      return nb::bytes(reply.text.data(), reply.text.size());
+    default:
+      break;
+  }
+  nb::list items;
+  for (const auto& item : reply.items) items.append(to_python(item));
+  return items;
+}
+
+// A batch as Python holds it, with the memory it uses.
+class Transfer {
+ public:
+  Transfer(std::shared_ptr<Core> core, std::shared_ptr<Batch> batch, std::vector<Memory> memory)
+      : core_(std::move(core)), batch_(std::move(batch)), memory_(std::move(memory)) {}
+  Transfer(Transfer&&) = default;
+  ~Transfer() {
+    // Dropped under way: nobody may touch the memory once it is released.
+    if (batch_ && !batch_->done()) {
+      core_->cancel(batch_);
+      const nb::gil_scoped_release release;
+      batch_->wait_until(kNever);
+    }
+  }
+
+  bool wait(double until_s) const {
+    return wait_in_slices(until_s, [this](Time until) { return batch_->wait_until(until); });
+  }
+
+  std::pair<bool, bool> wait_claim(double until_s) const {
+    bool ours = false;
+    const bool done = wait_in_slices(
+        until_s, [&](Time until) { return batch_->wait_claim(until, ours); });
+    return {done, ours};
+  }
+
+  nb::bytes statuses() const {
+    std::string out;
+    for (std::size_t i = 0; i < batch_->visible; ++i) {
+      out += static_cast<char>(batch_->done() ? batch_->operations[i].status : Status::kPending);
+    }
+    return nb::bytes(out.data(), out.size());
+  }
+
+  nb::object reply(std::size_t index) const {
+    if (!batch_->done() || index >= batch_->visible) return nb::none();
+    return to_python(batch_->operations[index].reply);
+  }
+
+  std::uint64_t serial() const { return batch_->serial; }
+  bool done() const { return batch_->done(); }
+  bool claim() const { return batch_->claim(); }
+  void cancel() const { core_->cancel(batch_); }
+  std::string trouble() const { return batch_->trouble(); }
+  void notify(const std::shared_ptr<CompletionQueue>& queue) const { batch_->notify(queue); }
+  const Batch& batch() const { return *batch_; }
+
+ private:
+  // Without the GIL, but with a look at Python's signals now and then.
+  template <typename WaitUntil>
+  static bool wait_in_slices(double until_s, WaitUntil wait_until) {
+    const Time until = time_from_seconds(until_s);
+    while (true) {
+      bool done = false;
+      const Time slice = Clock::now() + kSignalCheck;
+      {
+        const nb::gil_scoped_release release;
+        done = wait_until(std::min(until, slice));
+      }
+      if (done || Clock::now() >= until) return done;
+      if (PyErr_CheckSignals() != 0) throw nb::python_error();
+    }
+  }
+
+  std::shared_ptr<Core> core_;
+  std::shared_ptr<Batch> batch_;
+  std::vector<Memory> memory_;
+};
+
+class MatchTransfer : public Transfer {
+ public:
+  MatchTransfer(std::shared_ptr<Core> core, MatchPlan plan)
+      : Transfer(std::move(core), plan.plan.batch, {}), plan_(std::move(plan)) {}
+
+  std::pair<int, nb::bytes> rows() const {
+    Status status = Status::kPending;
+    std::string rows;
+    if (done()) rows = matched_rows(batch(), plan_, status);
+    return {static_cast<int>(status), nb::bytes(rows.data(), rows.size())};
+  }
+
+ private:
+  MatchPlan plan_;
+};
+
+std::shared_ptr<Keyspace> make_keyspace(std::uint32_t space_id, nb::bytes tag, const Buckets& buckets) {
+  auto keys = std::make_shared<Keyspace>();
+  keys->space_id = space_id;
+  keys->tag = fixed_bytes<4>(tag, "the space's tag");
+  for (nb::handle item : buckets) {
+    const auto [prefix, bookkeeping] = nb::cast<std::pair<nb::bytes, std::vector<nb::bytes>>>(item);
+    if (bookkeeping.size() != kBookkeepingKeys) throw nb::value_error("need 7 bookkeeping keys");
+    Bucket bucket;
+    bucket.block_prefix = text_of(prefix);
+    bucket.slot = slot_of(bucket.block_prefix);
+    for (const auto& key : bookkeeping) command::argument(bucket.bookkeeping, text_of(key));
+    keys->buckets.push_back(std::move(bucket));
+  }
+  if (keys->buckets.empty()) throw nb::value_error("need at least one bucket");
+  return keys;
+}
+
+Address make_address(std::vector<std::string> seeds, std::optional<std::string> username,
+                     std::optional<std::string> password, std::optional<TlsFields> tls) {
+  Address address{std::move(seeds), username.value_or(""), std::move(password), std::nullopt};
+  if (tls) {
+    TlsOptions options;
+    const auto set = [&](const char* name, std::string& field) {
+      if (tls->contains(name)) field = nb::cast<std::string>((*tls)[name]);
+    };
+    set("ca_file", options.ca_file);
+    set("server_name", options.server_name);
+    set("certificate_file", options.certificate_file);
+    set("key_file", options.key_file);
+    address.tls = std::move(options);
+  }
+  return address;
+}
+
+// What Python calls Core. Shared with its transfers, which may outlive it.
+struct PyCore {
+  std::shared_ptr<Core> core;
+
+  Transfer get(const std::shared_ptr<Keyspace>& keys, const Ids& ids, const Buffers& buffers,
+               double deadline, bool touch, std::optional<nb::object> headers) const {
+    std::vector<Memory> memory;
+    std::vector<GetRequest> requests;
+    memory.reserve(nb::len(buffers) + 1);
+    for (nb::handle id : ids) requests.push_back({fixed_bytes<16>(id, "an id"), {}, nullptr});
+    for (nb::handle buffer : buffers) memory.emplace_back(buffer, true);
+    if (memory.size() != requests.size()) throw nb::value_error("need one buffer for each id");
+    for (std::size_t i = 0; i < requests.size(); ++i) requests[i].payload = memory[i].bytes();
+    if (headers) {
+      const auto raw = memory.emplace_back(*headers, true).bytes();
+      if (raw.size() != kHeaderBytes * requests.size()) {
+        throw nb::value_error("need 64 bytes of headers for each id");
+      }
+      for (std::size_t i = 0; i < requests.size(); ++i) {
+        requests[i].header_out = raw.data() + i * kHeaderBytes;
+      }
+    }
+    auto batch = core->get(*keys, requests, touch, time_from_seconds(deadline));
+    return {core, std::move(batch), std::move(memory)};
+  }
+
+  Transfer put(const std::shared_ptr<Keyspace>& keys, const Ids& ids, const Ids& parents,
+               const std::vector<std::uint32_t>& tokens, const Buffers& buffers, double deadline,
+               unsigned urgency) const {
+    std::vector<Memory> memory;
+    std::vector<PutRequest> requests;
+    memory.reserve(nb::len(buffers));
+    for (nb::handle id : ids) requests.push_back({fixed_bytes<16>(id, "an id"), {}, 0, {}});
+    for (nb::handle buffer : buffers) memory.emplace_back(buffer, false);
+    if (memory.size() != requests.size() || tokens.size() != requests.size() ||
+        nb::len(parents) != requests.size() || urgency >= kUrgencies) {
+      throw nb::value_error("need one parent, number of tokens and buffer for each id");
+    }
+    for (std::size_t i = 0; i < requests.size(); ++i) {
+      requests[i].parent = fixed_bytes<16>(parents[i], "a parent");
+      requests[i].tokens = tokens[i];
+      requests[i].payload = memory[i].bytes();
+      if (requests[i].payload.empty() || requests[i].payload.size() > kMaxPayloadBytes) {
+        throw nb::value_error("a payload must have 1 byte to 64 MiB");
+      }
+    }
+    auto batch = core->put(*keys, requests, time_from_seconds(deadline),
+                           static_cast<Urgency>(urgency));
+    return {core, std::move(batch), std::move(memory)};
+  }
+
+  Transfer call(const std::vector<std::vector<nb::bytes>>& commands,
+                const std::vector<nb::bytes>& keys, double deadline, bool idempotent) const {
+    if (commands.size() != keys.size()) throw nb::value_error("need one key for each command");
+    std::vector<CallRequest> requests;
+    for (std::size_t i = 0; i < commands.size(); ++i) {
+      CallRequest request;
+      request.slot = slot_of(text_of(keys[i]));
+      request.idempotent = idempotent;
+      command::begin(request.command, commands[i].size());
+      for (const auto& argument : commands[i]) command::argument(request.command, text_of(argument));
+      requests.push_back(std::move(request));
+    }
+    return {core, core->call(std::move(requests), time_from_seconds(deadline)), {}};
+  }
+
+  MatchTransfer match(const std::shared_ptr<Keyspace>& keys, const Ids& ids,
+                      double deadline) const {
+    std::vector<BlockId> wanted;
+    for (nb::handle id : ids) wanted.push_back(fixed_bytes<16>(id, "an id"));
+    MatchPlan plan;
+    core->match(*keys, wanted, time_from_seconds(deadline), plan);
+    return {core, std::move(plan)};
+  }
+
+  void close() const {
+    const nb::gil_scoped_release release;
+    core->close();
+  }
+
+  Numbers counters() const {
+    const auto now = core->counters();
+    Numbers out;
+    out["connections_opened"] = now.connections_opened;
+    out["connections_lost"] = now.connections_lost;
+    out["retried"] = now.retried;
+    out["dropped"] = now.dropped;
+    out["bytes_waiting"] = now.bytes_waiting;
+    out["primaries"] = core->primaries();
+    return out;
+  }
+};
+
+}  // namespace
+}  // namespace neve
+
+NB_MODULE(_core, m) {
+  using namespace neve;
+  nb::set_leak_warnings(false);  // daemon threads may hold transfers when the interpreter ends
+  m.doc() = "Neve's data path: I/O threads that never take the GIL. Use neve.transport.";
+
+  m.def(
+      "statuses",
+      [] {
+        Numbers statuses;
+        for (const auto& [name, status] : kStatusNames) {
+          statuses[nb::str(name.data(), name.size())] = static_cast<int>(status);
+        }
+        return statuses;
+      },
+      "Names of the bytes that `Transfer.statuses` gives.");
+  m.attr("CHECKSUM_KERNEL") = checksum_kernel_name();
+  m.def("checksum", [](nb::handle data) { return checksum(Memory(data, false).bytes()); }, "data"_a,
+        "XXH3-64 of contiguous memory.");
+  m.def(
+      "view",
+      [](nb::object tensor, bool writable) {
+        const auto memory = Memory(tensor, writable).bytes();
+        return nb::ndarray<nb::numpy, std::uint8_t, nb::ndim<1>>(
+            memory.data(), {memory.size()}, tensor);
+      },
+      "tensor"_a, "writable"_a, "The bytes of a contiguous host tensor that speaks DLPack.");
+  m.def("slot_of", [](nb::bytes key) { return slot_of(text_of(key)); }, "key"_a,
+        "Hash slot of a key in a Valkey Cluster.");
+
+  // What OpenSSL or its files refuse is a ValueError that says which.
+  nb::exception<TlsError>(m, "TlsError", PyExc_ValueError);
+
+  nb::class_<Keyspace>(m, "Keyspace", "One space's keys in one tenant's buckets. Immutable.")
+      .def(nb::new_(&make_keyspace), "space_id"_a, "tag"_a, "buckets"_a,
+           "`buckets`: (prefix of block keys, KEYS[1..7] of the functions) of each.");
+
+  nb::class_<CompletionQueue>(m, "CompletionQueue", "Tells of finished transfers, in bursts.")
+      .def(nb::new_([] { return std::make_shared<CompletionQueue>(); }))
+      .def("fileno", &CompletionQueue::fd, "Readable while something may be taken.")
+      .def("take", &CompletionQueue::take, "Serials of finished transfers, claimed now.")
+      .def(
+          "wait",
+          [](CompletionQueue& queue, double until) {
+            const nb::gil_scoped_release release;
+            return queue.wait(time_from_seconds(until));
+          },
+          "until"_a, "The same, once there are any; empty after `until` or `stop`.")
+      .def("stop", &CompletionQueue::stop)
+      .def_prop_ro("stopped", &CompletionQueue::stopped);
+
+  nb::class_<Transfer>(m, "Transfer", "A batch under way. Holds its buffers until it is done.")
+      .def_prop_ro("serial", &Transfer::serial)
+      .def("done", &Transfer::done)
+      .def("wait", &Transfer::wait, "until"_a, "Whether it was done by `until`, a monotonic time.")
+      .def("wait_claim", &Transfer::wait_claim, "until"_a,
+           "(done, ours): waits, and claims it then. No queue is told while somebody waits so.")
+      .def("claim", &Transfer::claim, "True for the first caller only: who finishes up.")
+      .def("cancel", &Transfer::cancel, "Ends it soon; `wait` says when its buffers are free.")
+      .def("statuses", &Transfer::statuses, "One byte of `statuses` for each block or command.")
+      .def("reply", &Transfer::reply, "index"_a, "Of a command: bytes are values, str is an error.")
+      .def("notify", &Transfer::notify, "queue"_a)
+      .def_prop_ro("trouble", &Transfer::trouble, "The first error that was met, or empty.");
+
+  nb::class_<MatchTransfer, Transfer>(m, "MatchTransfer")
+      .def("rows", &MatchTransfer::rows,
+           "(status, rows of neve_match): the prefix that was found, and the miss behind it.");
+
+  nb::class_<PyCore>(m, "Core", "Connections to the servers of one address, and their threads.")
+      .def(
+          "__init__",
+          [](PyCore* self, std::vector<std::string> seeds, std::optional<std::string> username,
+             std::optional<std::string> password, std::optional<TlsFields> tls, unsigned io_threads,
+             unsigned lanes, std::size_t window_bytes, std::size_t most_bytes,
+             double connect_timeout_s, double stall_s) {
+            Options options;
+            options.io_threads = io_threads;
+            options.lanes = lanes;
+            options.window_bytes = window_bytes;
+            options.most_bytes = most_bytes;
+            const auto seconds = [](double s) {
+              return std::chrono::duration_cast<Duration>(std::chrono::duration<double>(s));
+            };
+            options.connect_timeout = seconds(connect_timeout_s);
+            options.stall = seconds(stall_s);
+            new (self) PyCore{std::make_shared<Core>(
+                options, make_address(std::move(seeds), std::move(username), std::move(password),
+                                      std::move(tls)))};
+          },
+          "seeds"_a, "username"_a = nb::none(), "password"_a = nb::none(), "tls"_a = nb::none(),
+          nb::kw_only(), "io_threads"_a = 0, "lanes"_a = Options{}.lanes,
+          "window_bytes"_a = Options{}.window_bytes, "most_bytes"_a = Options{}.most_bytes,
+          "connect_timeout_s"_a = 1.0, "stall_s"_a = 2.0)
+      .def(
+          "readdress",
+          [](PyCore& self, std::vector<std::string> seeds, std::optional<std::string> username,
+             std::optional<std::string> password, std::optional<TlsFields> tls) {
+            self.core->readdress(make_address(std::move(seeds), std::move(username),
+                                              std::move(password), std::move(tls)));
+          },
+          "seeds"_a, "username"_a = nb::none(), "password"_a = nb::none(), "tls"_a = nb::none())
+      .def("get", &PyCore::get, "keys"_a, "ids"_a, "buffers"_a, "deadline"_a, "touch"_a = true,
+           "headers"_a = nb::none())
+      .def("put", &PyCore::put, "keys"_a, "ids"_a, "parents"_a, "tokens"_a, "buffers"_a,
+           "deadline"_a, "urgency"_a = 1)
+      .def("call", &PyCore::call, "commands"_a, "keys"_a, "deadline"_a, "idempotent"_a = false)
+      .def("match", &PyCore::match, "keys"_a, "ids"_a, "deadline"_a)
+      .def("close", &PyCore::close)
+      .def("counters", &PyCore::counters)
+      .def_prop_ro("breaker", [](const PyCore& self) { return static_cast<int>(self.core->breaker()); },
+                   "0 closed, 1 open, 2 half open: open only when no primary would be asked.")
+      .def_prop_ro("refuses", [](const PyCore& self) { return self.core->refuses(); },
+                   "Whether every primary's breaker is open now.");
+}

@@ -1,0 +1,36 @@
+// The 64-byte header of a stored block (docs/formats/block.md). Pure; for any thread.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+
+namespace neve {
+
+inline constexpr std::size_t kHeaderBytes = 64;
+inline constexpr std::size_t kMaxPayloadBytes = std::size_t{64} << 20;
+
+using BlockId = std::array<std::byte, 16>;
+using SpaceTag = std::array<std::byte, 4>;
+using RawHeader = std::span<std::byte, kHeaderBytes>;
+using ConstRawHeader = std::span<const std::byte, kHeaderBytes>;
+
+struct BlockHeader {
+  BlockId id{};
+  BlockId parent{};
+  std::uint32_t tokens = 0;
+  std::uint32_t payload_bytes = 0;
+  std::uint64_t payload_checksum = 0;
+  SpaceTag tag{};
+
+  bool operator==(const BlockHeader&) const = default;
+};
+
+void encode_header(const BlockHeader& header, RawHeader out);
+
+// Nothing when magic, version, checksum kind, header checksum or the length's bounds do not fit.
+std::optional<BlockHeader> decode_header(ConstRawHeader raw);
+
+}  // namespace neve

@@ -1,0 +1,63 @@
+#include "breaker.h"
+
+#include <algorithm>
+
+namespace neve {
+namespace {
+
+constexpr int kFailuresToOpen = 3;
+constexpr Duration kFirstPause = std::chrono::seconds(1);
+constexpr Duration kLongestPause = std::chrono::seconds(30);
+// A probe whose end nobody reported must not keep the breaker half open for ever.
+constexpr Duration kProbe = std::chrono::seconds(10);
+
+}  // namespace
+
+bool Breaker::allow(Time now) {
+  const std::lock_guard lock(mutex_);
+  if (state_ == BreakerState::kClosed) return true;
+  if (now < until_) return false;
+  state_ = BreakerState::kHalfOpen;
+  until_ = now + kProbe;
+  return true;
+}
+
+void Breaker::succeed() {
+  if (calm_.load(std::memory_order_relaxed)) return;
+  const std::lock_guard lock(mutex_);
+  state_ = BreakerState::kClosed;
+  failures_ = 0;
+  last_serial_ = 0;
+  pause_ = kFirstPause;
+  calm_.store(true, std::memory_order_relaxed);
+}
+
+void Breaker::fail(std::uint64_t serial, Time now) {
+  const std::lock_guard lock(mutex_);
+  if (serial == last_serial_) return;
+  last_serial_ = serial;
+  calm_.store(false, std::memory_order_relaxed);
+  ++failures_;
+  if (state_ == BreakerState::kOpen && now < until_) return;  // asked before it opened
+  if (state_ == BreakerState::kClosed && failures_ < kFailuresToOpen) return;
+  state_ = BreakerState::kOpen;
+  until_ = now + pause_;
+  pause_ = std::min(2 * pause_, kLongestPause);
+}
+
+void Breaker::forgive() {
+  const std::lock_guard lock(mutex_);
+  if (state_ == BreakerState::kHalfOpen) until_ = Time{};
+}
+
+BreakerState Breaker::state() const {
+  const std::lock_guard lock(mutex_);
+  return state_;
+}
+
+bool Breaker::is_open(Time now) const {
+  const std::lock_guard lock(mutex_);
+  return state_ != BreakerState::kClosed && now < until_;
+}
+
+}  // namespace neve

@@ -1,0 +1,35 @@
+// XXH3-64, by the widest vectors this CPU has. Pure; for any thread.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+
+namespace neve {
+
+struct ChecksumKernel;  // one build of XXH3: plain or AVX2
+
+std::uint64_t checksum(std::span<const std::byte> data);
+
+// The same sum over bytes that arrive in pieces. Not for concurrent use.
+class Checksum {
+ public:
+  Checksum();
+  ~Checksum();
+  Checksum(const Checksum&) = delete;
+  Checksum& operator=(const Checksum&) = delete;
+
+  void reset();
+  void update(std::span<const std::byte> piece);
+  std::uint64_t digest() const;
+
+ private:
+  const ChecksumKernel& kernel_;
+  void* state_;
+};
+
+// Name of the build in use, for reports: "avx2" or "base" (SSE2, NEON).
+const char* checksum_kernel_name();
+
+}  // namespace neve

@@ -1,0 +1,89 @@
+// The client core: its I/O threads, what it knows of the servers, and how batches get under way.
+// All methods are for any thread and never wait for the network.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <shared_mutex>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "io_thread.h"
+#include "plan.h"
+#include "topology.h"
+
+namespace neve {
+
+struct Address {
+  std::vector<std::string> seeds;  // "host:port" or "unix:/path"; alternatives, or cluster nodes
+  std::string username;
+  std::optional<std::string> password;
+  std::optional<TlsOptions> tls;
+};
+
+struct Counters {
+  std::uint64_t connections_opened = 0;
+  std::uint64_t connections_lost = 0;
+  std::uint64_t retried = 0;       // operations sent again after a redirect or a lost connection
+  std::uint64_t dropped = 0;       // operations beyond the bound
+  std::uint64_t bytes_waiting = 0;  // of batches under way now
+};
+
+class Core final : public Router {
+ public:
+  // Throws TlsError when the address asks for TLS that cannot be had.
+  Core(const Options& options, const Address& address);
+  ~Core() override;  // closes
+
+  // Other servers or credentials, for whatever is submitted from now on.
+  void readdress(const Address& address);
+  // Everything under way is settled as closed; its memory is free again when this returns.
+  void close();
+
+  std::shared_ptr<Batch> get(const Keyspace& keys, std::span<const GetRequest> requests, bool touch,
+                             Time deadline);
+  std::shared_ptr<Batch> put(const Keyspace& keys, std::span<const PutRequest> requests,
+                             Time deadline, Urgency urgency);
+  std::shared_ptr<Batch> call(std::vector<CallRequest> requests, Time deadline);
+  // `plan` receives what `matched_rows` needs.
+  std::shared_ptr<Batch> match(const Keyspace& keys, std::span<const BlockId> ids, Time deadline,
+                               MatchPlan& plan);
+  void cancel(const std::shared_ptr<Batch>& batch);
+
+  // The worst of all primaries; open only when none would be asked.
+  BreakerState breaker() const;
+  // Whether every primary's breaker refuses now. Takes no probe.
+  bool refuses() const;
+  std::size_t primaries() const;
+  Counters counters() const;
+
+  void reroute(const Ref& ref, const ServerError& error, Time now) override;
+  void suspect_topology(bool clustered, Time now) override;
+
+ private:
+  void submit(Plan& plan);
+  void post(Parcel parcel);
+  void ask_topology(const std::shared_ptr<Primary>& primary);
+  std::uint32_t lanes() const { return options_.lanes; }
+  std::uint32_t next_lane() { return turn_.fetch_add(1, std::memory_order_relaxed); }
+
+  const Options options_;
+  Topology topology_;
+  IoCounters io_counters_;
+  const std::shared_ptr<Load> load_ = std::make_shared<Load>();
+  std::atomic<std::uint64_t> dropped_{0};  // a total read alone: relaxed
+  std::atomic<std::uint32_t> turn_{0};     // spreads small batches: relaxed
+  std::atomic<bool> clustered_{false};     // a hint that only grows until a reset: relaxed
+  // Steady time of the last question for the map, and whether its answer is awaited.
+  std::atomic<Duration::rep> asked_at_{0};
+  std::atomic<bool> asking_{false};
+  // Submitters hold it shared while they post, `close` alone: nothing is posted to an ended thread.
+  std::shared_mutex gate_;
+  std::atomic<bool> closed_{false};  // release in close, acquire in reroute
+  std::vector<std::unique_ptr<IoThread>> threads_;
+};
+
+}  // namespace neve

@@ -1,0 +1,69 @@
+// Many threads post, one takes: a lock-free stack that the taker turns over, so that messages come
+// out in the order in which they were posted. One eventfd write for a burst.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "event.h"
+
+namespace neve {
+
+template <typename Message>
+class Mailbox {
+ public:
+  Mailbox() = default;
+  Mailbox(const Mailbox&) = delete;
+  Mailbox& operator=(const Mailbox&) = delete;
+  ~Mailbox() { take(); }
+
+  // Any thread.
+  void post(Message message) {
+    Node* node = std::make_unique<Node>(std::move(message)).release();  // the list owns it now
+    Node* first = head_.load(std::memory_order_relaxed);
+    // Release: pairs with the acquire in `take`, so that the taker sees the message.
+    do {
+      node->next = first;
+    } while (!head_.compare_exchange_weak(first, node, std::memory_order_release,
+                                          std::memory_order_relaxed));
+    // `node` may be gone already. Only who found the list empty wakes the taker.
+    if (first == nullptr) event_.set();
+  }
+
+  // The one taker. Messages posted before an event was seen are all in the result.
+  std::vector<Message> take() {
+    event_.clear();
+    // Acquire: pairs with the release in `post`.
+    Node* node = head_.exchange(nullptr, std::memory_order_acquire);
+    Node* ordered = nullptr;
+    while (node != nullptr) {
+      Node* next = node->next;
+      node->next = ordered;
+      ordered = node;
+      node = next;
+    }
+    std::vector<Message> messages;
+    while (ordered != nullptr) {
+      const std::unique_ptr<Node> owner(ordered);
+      messages.push_back(std::move(owner->message));
+      ordered = owner->next;
+    }
+    return messages;
+  }
+
+  int fd() const { return event_.fd(); }
+
+ private:
+  struct Node {
+    explicit Node(Message&& m) : message(std::move(m)) {}
+    Message message;
+    Node* next = nullptr;
+  };
+
+  std::atomic<Node*> head_{nullptr};
+  Event event_;
+};
+
+}  // namespace neve

@@ -1,0 +1,97 @@
+// Builds batches: the operations of loads, stores and look-ups in one tenant's keys. Pure.
+//
+// Arguments of the functions are laid out as connector/src/neve/functions.lua says.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "batch.h"
+#include "topology.h"
+
+namespace neve {
+
+// A slice of a tenant's block ids in one hash slot.
+struct Bucket {
+  std::string block_prefix;  // key of a block: this and its id
+  std::string bookkeeping;   // KEYS[1..7] of every function, encoded
+  std::uint16_t slot = 0;
+};
+
+inline constexpr std::size_t kBookkeepingKeys = 7;
+
+struct Keyspace {
+  std::uint32_t space_id = 0;
+  SpaceTag tag{};
+  std::vector<Bucket> buckets;  // never empty
+
+  std::size_t bucket_of(const BlockId& id) const;
+};
+
+struct GetRequest {
+  BlockId id{};
+  std::span<std::byte> payload;
+  std::byte* header_out = nullptr;  // 64 bytes, or none
+};
+
+struct PutRequest {
+  BlockId id{};
+  BlockId parent{};
+  std::uint32_t tokens = 0;
+  std::span<const std::byte> payload;
+};
+
+struct CallRequest {
+  std::string command;  // encoded
+  std::uint16_t slot = 0;
+  bool idempotent = false;
+};
+
+// Operations of a batch that go over one connection, in this order.
+struct Run {
+  std::shared_ptr<Primary> primary;
+  std::uint32_t lane = 0;
+  std::vector<std::uint32_t> operations;
+};
+
+struct Plan {
+  std::shared_ptr<Batch> batch;
+  std::vector<Run> runs;
+  std::size_t bytes = 0;
+};
+
+// `first_lane` turns round from batch to batch, so that small batches use all lanes.
+Plan plan_get(const Keyspace& keys, std::span<const GetRequest> requests, bool touch, Time deadline,
+              const TopologyMap& map, std::uint32_t lanes, std::uint32_t first_lane);
+
+Plan plan_put(const Keyspace& keys, std::span<const PutRequest> requests, Time deadline,
+              Urgency urgency, const TopologyMap& map, std::uint32_t lanes,
+              std::uint32_t first_lane);
+
+// Calls use the lane beside the block lanes: block bytes do not stand in their way.
+Plan plan_calls(std::vector<CallRequest> requests, Time deadline, const TopologyMap& map,
+                std::uint32_t lanes);
+
+// A look-up of a chain: one function call for each bucket, all at once.
+struct MatchPlan {
+  Plan plan;
+  std::vector<std::uint32_t> calls;      // for each id the operation that answers for it
+  std::vector<std::uint32_t> positions;  // and where in its reply
+};
+
+inline constexpr std::size_t kMatchRowBytes = 20;
+
+MatchPlan plan_match(const Keyspace& keys, std::span<const BlockId> ids, Time deadline,
+                     const TopologyMap& map, std::uint32_t lanes);
+
+// Answers of the longest prefix that was found, and of the first id that was not: 20 bytes each.
+// `status` is kOk, or why the answer of the next id is not known.
+std::string matched_rows(const Batch& batch, const MatchPlan& plan, Status& status);
+
+}  // namespace neve

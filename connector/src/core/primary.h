@@ -1,0 +1,55 @@
+// One Valkey server as all threads share it: how to reach it, and whether it is worth trying.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "breaker.h"
+#include "clock.h"
+#include "slots.h"
+#include "socket.h"
+#include "tls.h"
+
+namespace neve {
+
+struct Options {
+  unsigned io_threads = 0;  // 0: as many as cores, at most 4
+  unsigned lanes = 4;       // connections for block bytes, of each primary; calls have one more
+  // Asked for and not yet received, of one connection. It bounds Valkey's output buffer, which
+  // holds a copy of each waiting reply.
+  std::size_t window_bytes = std::size_t{8} << 20;
+  std::size_t most_bytes = std::size_t{4} << 30;  // of all batches under way; more is dropped
+  Duration connect_timeout = std::chrono::seconds(1);
+  Duration stall = std::chrono::seconds(2);  // in flight without a byte moving: given up
+};
+
+// What every connection of one address needs. Immutable.
+struct Access {
+  Options options;
+  std::string username;
+  std::optional<std::string> password;
+  std::shared_ptr<const TlsContext> tls;  // null: plain
+};
+
+// For any thread.
+struct Primary {
+  Primary(std::vector<Endpoint> endpoints, std::shared_ptr<const Access> access_,
+          std::uint32_t ordinal_)
+      : access(std::move(access_)), ordinal(ordinal_) {
+    for (auto& endpoint : endpoints) resolvers.emplace_back(std::move(endpoint));
+  }
+
+  std::deque<Resolver> resolvers;  // alternatives, in order; never empty
+  const std::shared_ptr<const Access> access;
+  const std::uint32_t ordinal;  // spreads lanes over the I/O threads
+  Breaker breaker;
+  std::atomic<bool> retired{false};  // idle connections close. Relaxed: a mailbox note follows it
+};
+
+}  // namespace neve

@@ -1,0 +1,54 @@
+// Non-blocking sockets: where to connect, how to begin, and the options that were measured.
+#pragma once
+
+#include <sys/socket.h>
+
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "clock.h"
+#include "descriptor.h"
+#include "slots.h"
+
+namespace neve {
+
+struct SocketAddress {
+  sockaddr_storage storage{};
+  socklen_t size = 0;
+};
+
+// Addresses of one endpoint. Numbers and paths are known at once; a name is looked up by a thread
+// of its own, since that blocks for as long as the resolver likes. For any thread.
+class Resolver {
+ public:
+  explicit Resolver(Endpoint endpoint);
+
+  // Nothing while the look-up runs; then what it found, perhaps no address at all. Results of names
+  // are used for 30 s.
+  std::optional<std::vector<SocketAddress>> addresses(Time now);
+  const Endpoint& endpoint() const { return endpoint_; }
+
+ private:
+  struct State {
+    std::mutex mutex;
+    bool running = false;
+    bool known = false;
+    Time until{};
+    std::vector<SocketAddress> found;
+  };
+
+  const Endpoint endpoint_;
+  // Shared with the look-up's thread, which may outlive this.
+  std::shared_ptr<State> state_ = std::make_shared<State>();
+};
+
+// A socket that is connecting or connected; not open when that failed at once (see errno).
+Descriptor begin_connect(const SocketAddress& address);
+
+// 0 once `fd`, reported writable, is connected; else the errno of the failure.
+int connect_error(int fd);
+
+}  // namespace neve

@@ -1,0 +1,60 @@
+// TLS by the host's OpenSSL 3, loaded when first asked for (docs/decisions/tls.md).
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <stdexcept>
+#include <string>
+
+namespace neve {
+
+struct TlsOptions {
+  std::string ca_file;      // empty: the host's own authorities
+  std::string server_name;  // empty: the host name of each endpoint
+  std::string certificate_file;
+  std::string key_file;
+};
+
+// No OpenSSL here, or files that cannot be used. The message says which.
+class TlsError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+enum class TlsProgress { kDone, kWantRead, kWantWrite, kClosed, kFailed };
+
+// One session over a non-blocking socket that it does not own. One thread at a time.
+class TlsSession {
+ public:
+  TlsSession(void* ssl);
+  TlsProgress handshake();
+  TlsProgress read(void* data, std::size_t size, std::size_t& count);
+  TlsProgress write(const void* data, std::size_t size, std::size_t& count);
+  std::string trouble() const;  // why the last call failed
+
+ private:
+  TlsProgress progress_of(int result);
+
+  struct Free {
+    void operator()(void* ssl) const;
+  };
+  std::unique_ptr<void, Free> ssl_;
+  std::string trouble_;
+};
+
+// Certificates and options, shared by all sessions. For any thread.
+class TlsContext {
+ public:
+  explicit TlsContext(const TlsOptions& options);  // throws TlsError
+  // Verifies that the server is `host`, or the server name of the options. Throws TlsError.
+  TlsSession connect(int fd, const std::string& host) const;
+
+ private:
+  struct Free {
+    void operator()(void* context) const;
+  };
+  std::unique_ptr<void, Free> context_;
+  std::string server_name_;
+};
+
+}  // namespace neve

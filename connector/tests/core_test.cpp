@@ -1,0 +1,291 @@
+// The core against a real valkey-server: what the sanitizers should see under stress.
+
+#include "core.h"
+
+#include <atomic>
+#include <cstring>
+#include <fstream>
+#include <random>
+#include <sstream>
+#include <thread>
+
+#include "check.h"
+#include "command.h"
+#include "server.h"
+
+using namespace neve;
+using namespace neve::testing;
+using namespace std::chrono_literals;
+
+namespace {
+
+constexpr std::size_t kPayload = 300'000;
+
+std::string read_file(const std::string& path) {
+  std::ifstream file(path);
+  std::stringstream text;
+  text << file.rdbuf();
+  return text.str();
+}
+
+CallRequest command_of(const std::vector<std::string>& arguments) {
+  CallRequest request;
+  command::begin(request.command, arguments.size());
+  for (const auto& argument : arguments) command::argument(request.command, std::string_view(argument));
+  return request;
+}
+
+Status call(Core& core, const std::vector<std::string>& arguments, Duration time = 5s) {
+  const auto batch = core.call({command_of(arguments)}, Clock::now() + time);
+  batch->wait_until(kNever);
+  return batch->operations[0].status;
+}
+
+Keyspace make_keys() {
+  Keyspace keys;
+  keys.space_id = 1;
+  for (int i = 0; i < 3; ++i) {
+    const std::string tag = "{t7.0" + std::to_string(i) + "}:";
+    Bucket bucket;
+    bucket.block_prefix = tag + "b:1:";
+    bucket.slot = slot_of(bucket.block_prefix);
+    for (const auto* name : {"i", "l", "d", "u", "q", "x", "e"}) {
+      command::argument(bucket.bookkeeping, std::string_view(tag + name));
+    }
+    keys.buckets.push_back(bucket);
+  }
+  return keys;
+}
+
+// Until it works: the breaker may be open after trouble that a test made.
+void insist(Core& core, const std::vector<std::string>& arguments) {
+  const auto until = Clock::now() + 20s;
+  while (call(core, arguments) != Status::kOk) {
+    const bool in_time = Clock::now() < until;
+    CHECK(in_time);
+    if (!in_time) return;
+    std::this_thread::sleep_for(50ms);
+  }
+}
+
+void provision(Core& core) {
+  insist(core, {"FUNCTION", "LOAD", "REPLACE", read_file(NEVE_FUNCTIONS)});
+  for (int i = 0; i < 3; ++i) {
+    insist(core, {"HSET", "{t7.0" + std::to_string(i) + "}:q", "hot_bytes", "1000000000",
+                  "cold_bytes", "0", "flush_after_s", "-1", "ttl_s", "0"});
+  }
+}
+
+// Blocks with random bytes, and buffers to load them into.
+struct Blocks {
+  explicit Blocks(unsigned seed, std::size_t count = 24) : ids(count), sent(count), back(count) {
+    std::mt19937_64 random(seed);
+    for (std::size_t i = 0; i < count; ++i) {
+      for (auto& byte : ids[i]) byte = std::byte(random());
+      sent[i].resize(kPayload + i);
+      for (auto& byte : sent[i]) byte = std::byte(random());
+      back[i].resize(sent[i].size());
+    }
+  }
+
+  std::shared_ptr<Batch> put(Core& core, const Keyspace& keys, Duration time = 20s) {
+    std::vector<PutRequest> requests;
+    for (std::size_t i = 0; i < ids.size(); ++i) requests.push_back({ids[i], ids[0], 256, sent[i]});
+    return core.put(keys, requests, Clock::now() + time, Urgency::kStore);
+  }
+
+  std::shared_ptr<Batch> get(Core& core, const Keyspace& keys, Duration time = 20s) {
+    std::vector<GetRequest> requests;
+    for (std::size_t i = 0; i < ids.size(); ++i) requests.push_back({ids[i], back[i], nullptr});
+    return core.get(keys, requests, true, Clock::now() + time);
+  }
+
+  // Waits; whatever is said to be loaded must be right. Returns how many are.
+  std::size_t check(const std::shared_ptr<Batch>& batch) {
+    batch->wait_until(kNever);
+    std::size_t good = 0;
+    for (std::size_t i = 0; i < ids.size(); ++i) {
+      if (batch->operations[i].status != Status::kOk) continue;
+      ++good;
+      CHECK(back[i] == sent[i]);
+    }
+    for (auto& buffer : back) std::fill(buffer.begin(), buffer.end(), std::byte{});
+    return good;
+  }
+
+  std::vector<BlockId> ids;
+  std::vector<std::vector<std::byte>> sent;
+  std::vector<std::vector<std::byte>> back;
+};
+
+Options small_windows() {
+  Options options;
+  options.window_bytes = 1 << 20;
+  options.io_threads = 3;
+  return options;
+}
+
+}  // namespace
+
+TEST(blocks_come_back_and_are_matched) {
+  Server server;
+  Core core(small_windows(), {{server.seed()}, "", {}, {}});
+  const auto keys = make_keys();
+  provision(core);
+  Blocks blocks(1);
+  auto stored = blocks.put(core, keys);
+  stored->wait_until(kNever);
+  for (std::size_t i = 0; i < 24; ++i) CHECK(stored->operations[i].status == Status::kOk);
+  CHECK(blocks.check(blocks.get(core, keys)) == 24);
+  MatchPlan plan;
+  const auto match = core.match(keys, blocks.ids, Clock::now() + 5s, plan);
+  match->wait_until(kNever);
+  Status status = Status::kPending;
+  CHECK(matched_rows(*match, plan, status).size() == 24 * kMatchRowBytes);
+  CHECK(status == Status::kOk);
+  CHECK(core.counters().bytes_waiting == 0);
+}
+
+TEST(threads_share_a_core_while_batches_are_cancelled_and_dropped) {
+  Server server;
+  Core core(small_windows(), {{server.seed()}, "", {}, {}});
+  const auto keys = make_keys();
+  provision(core);
+  std::atomic<std::size_t> good{0};
+  std::vector<std::thread> threads;
+  for (unsigned t = 0; t < 4; ++t) {
+    threads.emplace_back([&, t] {
+      Blocks blocks(100 + t);
+      for (int round = 0; round < 12; ++round) {
+        const auto stored = blocks.put(core, keys);
+        if ((round + t) % 3 == 0) core.cancel(stored);
+        stored->wait_until(kNever);
+        const auto loading = blocks.get(core, keys);
+        if ((round + t) % 4 == 0) {
+          std::this_thread::sleep_for(1ms);
+          core.cancel(loading);
+        }
+        good += blocks.check(loading);
+      }
+    });
+  }
+  for (auto& thread : threads) thread.join();
+  CHECK(good > 0);
+  CHECK(call(core, {"PING"}) == Status::kOk);
+}
+
+TEST(a_stopped_server_is_left_at_the_deadline_and_memory_is_free_then) {
+  Server server;
+  Core core(small_windows(), {{server.seed()}, "", {}, {}});
+  const auto keys = make_keys();
+  provision(core);
+  auto blocks = std::make_unique<Blocks>(1);
+  blocks->put(core, keys)->wait_until(kNever);
+  for (int round = 0; round < 3; ++round) {
+    const auto early = blocks->get(core, keys, 300ms);
+    server.pause();
+    const auto late = blocks->get(core, keys, 300ms);
+    const auto started = Clock::now();
+    blocks->check(early);
+    blocks->check(late);
+    CHECK(Clock::now() - started < 1500ms);
+    auto other = std::make_unique<Blocks>(2);
+    const auto storing = other->put(core, keys, 200ms);
+    storing->wait_until(kNever);
+    other.reset();  // a sanitizer would see who still reads or writes there
+    server.resume();
+    insist(core, {"PING"});
+    CHECK(blocks->check(blocks->get(core, keys)) == 24);
+  }
+}
+
+TEST(a_server_that_is_killed_and_restarted_under_load) {
+  Server server;
+  Core core(small_windows(), {{server.seed()}, "", {}, {}});
+  const auto keys = make_keys();
+  provision(core);
+  std::atomic<bool> stop{false};
+  std::vector<std::thread> threads;
+  for (unsigned t = 0; t < 3; ++t) {
+    threads.emplace_back([&, t] {
+      Blocks blocks(t);
+      while (!stop) {
+        blocks.put(core, keys, 2s)->wait_until(kNever);
+        blocks.check(blocks.get(core, keys, 2s));
+        std::this_thread::sleep_for(2ms);
+      }
+    });
+  }
+  for (int round = 0; round < 3; ++round) {
+    std::this_thread::sleep_for(300ms);
+    server.kill();
+    std::this_thread::sleep_for(100ms);
+    server.start();
+  }
+  stop = true;
+  for (auto& thread : threads) thread.join();
+  core.readdress({{server.seed()}, "", {}, {}});  // as a new handshake does: breakers begin anew
+  provision(core);
+  Blocks blocks(9);
+  blocks.put(core, keys)->wait_until(kNever);
+  CHECK(blocks.check(blocks.get(core, keys)) == 24);
+}
+
+TEST(closing_ends_everything_and_readdressing_goes_on) {
+  Server server;
+  const auto keys = make_keys();
+  for (int round = 0; round < 10; ++round) {
+    Blocks blocks(3), others(4);
+    std::vector<std::shared_ptr<Batch>> batches;
+    {
+      Core core(small_windows(), {{server.seed()}, "", {}, {}});
+      if (round == 0) provision(core);
+      std::thread other([&] {
+        for (int i = 0; i < 5; ++i) core.readdress({{server.seed()}, "", {}, {}});
+      });
+      for (auto* each : {&blocks, &others}) {  // concurrent loads need buffers of their own
+        batches.push_back(each->get(core, keys));
+        batches.push_back(each->put(core, keys));
+      }
+      other.join();
+      if (round % 2 == 0) std::this_thread::sleep_for(round * 1ms);
+    }
+    for (const auto& batch : batches) CHECK(batch->done());
+  }
+}
+
+TEST(queues_hear_of_each_batch_once) {
+  Server server;
+  Core core(small_windows(), {{server.seed()}, "", {}, {}});
+  const auto queue = std::make_shared<CompletionQueue>();
+  std::atomic<int> claimed{0};
+  std::thread taker([&] {
+    while (!queue->stopped()) claimed += static_cast<int>(queue->wait(kNever).size());
+  });
+  int waited = 0;
+  for (int i = 0; i < 300; ++i) {
+    const auto batch = core.call({command_of({"PING"})}, Clock::now() + 5s);
+    batch->notify(queue);
+    bool ours = false;
+    if (i % 2 == 0) batch->wait_claim(kNever, ours);
+    waited += ours;
+  }
+  const auto until = Clock::now() + 10s;
+  while (claimed + waited < 300 && Clock::now() < until) std::this_thread::sleep_for(1ms);
+  CHECK(claimed + waited == 300);
+  queue->stop();
+  taker.join();
+}
+
+TEST(more_than_the_bound_is_dropped_and_counted) {
+  Server server;
+  auto options = small_windows();
+  options.most_bytes = 10 * kPayload;
+  Core core(options, {{server.seed()}, "", {}, {}});
+  const auto keys = make_keys();
+  Blocks blocks(1);
+  const auto batch = blocks.put(core, keys);
+  batch->wait_until(kNever);
+  for (std::size_t i = 0; i < 24; ++i) CHECK(batch->operations[i].status == Status::kDropped);
+  CHECK(core.counters().dropped == 24);
+}

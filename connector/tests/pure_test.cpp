@@ -1,0 +1,256 @@
+// Formats and planning: what needs no server.
+
+#include <cstring>
+#include <numeric>
+#include <set>
+
+#include "block.h"
+#include "breaker.h"
+#include "check.h"
+#include "checksum.h"
+#include "outbox.h"
+#include "plan.h"
+#include "slots.h"
+
+using namespace neve;
+using namespace std::chrono_literals;
+
+namespace {
+
+std::span<const std::byte> bytes_of(std::string_view text) {
+  return std::as_bytes(std::span(text));
+}
+
+std::shared_ptr<TopologyMap> map_of(std::size_t primaries) {
+  const auto access = std::make_shared<const Access>();
+  auto map = std::make_shared<TopologyMap>();
+  for (std::uint32_t i = 0; i < primaries; ++i) {
+    map->primaries.push_back(std::make_shared<Primary>(
+        std::vector{Endpoint{"127.0.0.1", static_cast<std::uint16_t>(7000 + i)}}, access, i));
+  }
+  for (std::size_t slot = 0; slot < kSlots; ++slot) {
+    map->owner[slot] = static_cast<std::uint16_t>(slot * primaries / kSlots);
+  }
+  return map;
+}
+
+Keyspace keys_of(std::size_t buckets) {
+  Keyspace keys;
+  for (std::size_t i = 0; i < buckets; ++i) {
+    Bucket bucket;
+    bucket.block_prefix = "{t7." + std::to_string(i) + "}:b:1:";
+    bucket.slot = slot_of(bucket.block_prefix);
+    keys.buckets.push_back(bucket);
+  }
+  return keys;
+}
+
+BlockId id_of(std::uint32_t number) {
+  BlockId id{};
+  id[3] = std::byte(number);
+  std::memcpy(id.data() + 8, &number, sizeof number);
+  return id;
+}
+
+}  // namespace
+
+// Source: the vectors of the XXH3 specification's reference implementation (seed 0).
+TEST(checksum_is_xxh3) {
+  CHECK(checksum({}) == 0x2D06800538D394C2ULL);
+  std::string data(100'000, '\0');
+  for (std::size_t i = 0; i < data.size(); ++i) data[i] = static_cast<char>(i * 7);
+  const auto whole = checksum(bytes_of(data));
+  for (const std::size_t step : {1UL, 63UL, 64UL, 1000UL, 65536UL}) {
+    Checksum sum;
+    for (std::size_t at = 0; at < data.size(); at += step) {
+      sum.update(bytes_of(std::string_view(data).substr(at, step)));
+    }
+    CHECK(sum.digest() == whole);
+  }
+}
+
+TEST(a_header_is_read_back_and_any_flipped_bit_is_noticed) {
+  BlockHeader header{id_of(1), id_of(2), 256, 1000, 0x1234567890ABCDEFULL, {}};
+  std::array<std::byte, kHeaderBytes> raw;
+  encode_header(header, raw);
+  CHECK(decode_header(raw) == header);
+  for (std::size_t bit = 0; bit < 8 * kHeaderBytes; ++bit) {
+    auto flipped = raw;
+    flipped[bit / 8] ^= std::byte(1 << bit % 8);
+    CHECK(!decode_header(flipped));
+  }
+  for (const std::uint32_t size : {0U, static_cast<std::uint32_t>(kMaxPayloadBytes + 1)}) {
+    header.payload_bytes = size;
+    encode_header(header, raw);
+    CHECK(!decode_header(raw));
+  }
+}
+
+TEST(slots_follow_the_cluster_specification) {
+  CHECK(slot_of("123456789") == 0x31C3);  // the specification's own check value
+  CHECK(slot_of("{user1000}.following") == slot_of("user1000"));
+  CHECK(slot_of("foo{}{bar}") == slot_of("foo{}{bar}"));
+  CHECK(slot_of("foo{{bar}}zap") == slot_of("{bar"));
+  CHECK(slot_of("foo{bar}{zap}") == slot_of("bar"));
+}
+
+TEST(endpoints) {
+  CHECK(read_endpoint("host:1") == (Endpoint{"host", 1}));
+  CHECK(read_endpoint("[::1]:65535") == (Endpoint{"::1", 65535}));
+  CHECK(read_endpoint("[::1]:65535")->name() == "[::1]:65535");
+  CHECK(read_endpoint("unix:/tmp/s") == (Endpoint{"/tmp/s", 0}));
+  for (const auto* bad : {"", ":1", "host", "host:", "host:0", "host:65536", "host:x", "unix:"}) {
+    CHECK(!read_endpoint(bad));
+  }
+}
+
+TEST(errors_say_what_to_do) {
+  const Endpoint asked{"10.0.0.1", 7000};
+  const auto moved = read_error("MOVED 3999 10.0.0.2:7001", asked);
+  CHECK(moved.kind == ErrorKind::kMoved && moved.slot == 3999);
+  CHECK(moved.to == (Endpoint{"10.0.0.2", 7001}));
+  CHECK(read_error("ASK 1 :7002", asked).to == (Endpoint{"10.0.0.1", 7002}));
+  for (const auto* bad : {"MOVED", "MOVED 1", "MOVED x a:1", "MOVED 16384 a:1", "MOVED 1 a:0",
+                          "MOVED -1 a:1", "ASK 1 unix:/x"}) {
+    CHECK(read_error(bad, asked).kind == ErrorKind::kOther);
+  }
+  CHECK(read_error("TRYAGAIN wait", asked).kind == ErrorKind::kTryAgain);
+  CHECK(read_error("CLUSTERDOWN x", asked).kind == ErrorKind::kLater);
+  CHECK(read_error("OOM x", asked).kind == ErrorKind::kQuota);
+  CHECK(read_error("NOPERM x", asked).kind == ErrorKind::kRefused);
+  CHECK(read_error("ERR Function not found", asked).kind == ErrorKind::kRefused);
+}
+
+TEST(runs_cover_a_batch_once_and_evenly) {
+  const auto map = map_of(3);
+  const auto keys = keys_of(12);
+  std::vector<GetRequest> requests;
+  for (std::uint32_t i = 0; i < 400; ++i) {
+    requests.push_back({id_of(i), {static_cast<std::byte*>(nullptr), 1 << 20}, nullptr});
+  }
+  const auto plan = plan_get(keys, requests, true, kNever, *map, 4, 1);
+  std::set<std::pair<const Primary*, std::uint32_t>> lanes;
+  std::multiset<std::uint32_t> seen;
+  for (const auto& run : plan.runs) {
+    lanes.insert({run.primary.get(), run.lane});
+    for (const auto index : run.operations) {
+      seen.insert(index);
+      CHECK(map->primary_of(plan.batch->operations[index].slot) == run.primary);
+    }
+  }
+  CHECK(lanes.size() == 12);
+  CHECK(plan.runs.size() == 12);
+  CHECK(seen.size() == plan.batch->operations.size());
+  CHECK(std::set(seen.begin(), seen.end()).size() == seen.size());
+}
+
+TEST(small_batches_stay_on_one_lane_and_lanes_take_turns) {
+  const auto map = map_of(1);
+  const auto keys = keys_of(1);
+  const std::vector<GetRequest> requests(8, {id_of(1), {static_cast<std::byte*>(nullptr), 1000}, nullptr});
+  std::set<std::uint32_t> lanes;
+  for (std::uint32_t turn = 0; turn < 4; ++turn) {
+    const auto plan = plan_get(keys, requests, false, kNever, *map, 4, turn);
+    CHECK(plan.runs.size() == 1);
+    lanes.insert(plan.runs[0].lane);
+  }
+  CHECK(lanes.size() == 4);
+  const std::vector<GetRequest> eight(8, {id_of(1), {static_cast<std::byte*>(nullptr), 2 << 20}, nullptr});
+  const auto plan = plan_get(keys, eight, false, kNever, *map, 4, 0);
+  CHECK(plan.runs.size() == 4);
+  for (const auto& run : plan.runs) CHECK(run.operations.size() == 2);
+}
+
+TEST(each_put_stands_before_its_commit_on_the_same_lane) {
+  const auto map = map_of(3);
+  const auto keys = keys_of(12);
+  const std::array<std::byte, 100> payload{};
+  std::vector<PutRequest> requests;
+  for (std::uint32_t i = 0; i < 2000; ++i) requests.push_back({id_of(i), id_of(0), 1, payload});
+  const auto plan = plan_put(keys, requests, kNever, Urgency::kStore, *map, 4, 0);
+  const auto& batch = *plan.batch;
+  std::size_t puts = 0;
+  for (const auto& run : plan.runs) {
+    std::set<std::uint32_t> before;
+    for (const auto index : run.operations) {
+      const auto& operation = batch.operations[index];
+      if (operation.kind == Kind::kPut) {
+        before.insert(index);
+        ++puts;
+        continue;
+      }
+      const auto& group = batch.groups[operation.group];
+      CHECK(group.commit == index);
+      CHECK(group.puts.size() <= 256);
+      for (const auto put : group.puts) {
+        CHECK(before.contains(put));
+        CHECK(batch.operations[put].slot == operation.slot);
+      }
+    }
+  }
+  CHECK(puts == 2000);
+}
+
+TEST(a_breaker_opens_after_three_batches_and_lets_one_probe_through) {
+  Breaker breaker;
+  Time now = Clock::now();
+  for (std::uint64_t serial = 1; serial <= 3; ++serial) {
+    CHECK(breaker.allow(now));
+    for (int lane = 0; lane < 4; ++lane) breaker.fail(serial, now);  // counts once
+  }
+  std::uint64_t serial = 10;
+  for (const auto pause : {1s, 2s, 4s, 8s, 16s, 30s, 30s}) {
+    CHECK(breaker.state() == BreakerState::kOpen);
+    CHECK(!breaker.allow(now + pause - 1ms));
+    now += pause;
+    CHECK(breaker.allow(now));
+    CHECK(!breaker.allow(now));
+    CHECK(breaker.state() == BreakerState::kHalfOpen);
+    breaker.fail(++serial, now);
+  }
+  now += 30s;
+  CHECK(breaker.allow(now));
+  breaker.forgive();
+  CHECK(breaker.allow(now));
+  CHECK(breaker.allow(now + 10s));  // the probe's end was never told
+  breaker.succeed();
+  CHECK(breaker.state() == BreakerState::kClosed);
+  breaker.fail(100, now);
+  breaker.fail(101, now);
+  breaker.succeed();
+  breaker.fail(102, now);
+  breaker.fail(103, now);
+  CHECK(breaker.allow(now));
+}
+
+TEST(an_outbox_gives_its_bytes_in_order_however_they_are_taken) {
+  const std::string payload(1000, 'p');
+  for (std::size_t step = 1; step < 1200; step += 37) {
+    Outbox outbox;
+    std::string expected;
+    for (int i = 0; i < 20; ++i) {
+      outbox.text() += "head" + std::to_string(i);
+      expected += "head" + std::to_string(i);
+      outbox.borrow(bytes_of(payload));
+      expected += payload;
+    }
+    outbox.text() += "end";
+    outbox.seal();
+    expected += "end";
+    CHECK(outbox.bytes() == expected.size());
+    std::string got;
+    while (!outbox.empty()) {
+      std::array<iovec, 3> vectors;
+      const auto filled = outbox.vectors(vectors);
+      std::size_t left = step, taken = 0;
+      for (std::size_t i = 0; i < filled && left > 0; ++i) {
+        const auto count = std::min(left, vectors[i].iov_len);
+        got.append(static_cast<const char*>(vectors[i].iov_base), count);
+        left -= count;
+        taken += count;
+      }
+      outbox.consume(taken);
+    }
+    CHECK(got == expected);
+  }
+}
