@@ -41,7 +41,7 @@ set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 python=${PYTHON:-python3}
 out=${OUT:-$here/out}
-site=${NEVE_BENCH_SITE:-/tmp/neve-bench-site}
+site=${NEVE_BENCH_SITE:-${TMPDIR:-/tmp}/bench-site}
 mkdir -p "$out" "$site"
 if [ ! -e "$site/.ready" ]; then
     for wheel in "$here"/wheels/*.whl; do "$python" -m zipfile -e "$wheel" "$site"; done

@@ -39,7 +39,7 @@ BATCH_BYTES: Final = 64 << 20
 BATCH_BLOCKS: Final = 512
 OWN: Final = ("neve", "python")
 PEERS: Final = ("naive", "libvalkey", "glide", "lmcache-resp")
-MATCH_CALLS: Final = 400
+MATCH_CALLS: Final = 1000
 # `raw` sends from, and puts into, as much memory as the blocks have: the ceiling for moving them.
 # `raw-cached` uses so much again and again, which stays in the processor: the kernel's own ceiling.
 CACHED_BYTES: Final = 1 << 20
@@ -59,6 +59,7 @@ class Options:
     peer_python: str
     torch_python: str
     lmcache: str
+    valkey_options: dict[str, str]
 
 
 @dataclass
@@ -201,10 +202,16 @@ class Cell:
         if count:
             self._row(operation, name).add(answer, self.valkeys.cpu_s() - before)
 
+    def _turn(self, number: int) -> list[str]:
+        """Another one begins each round: what went before must not always hurt the same."""
+        names = list(self.children)
+        first = number % len(names)
+        return names[first:] + names[:first]
+
     def _put(self) -> None:
         """Round 0 only warms up: it touches memory that even the kernel never used."""
         for number in range(self.options.rounds + 1):
-            for name in self.children:
+            for name in self._turn(number):
                 for temperature in ("cold", "warm"):
                     if temperature == "cold" and name not in (*OWN, "lmcache-resp"):
                         continue
@@ -224,7 +231,8 @@ class Cell:
 
     def _get(self) -> None:
         for number in range(self.options.rounds + 1):
-            for name, child in self.children.items():
+            for name in self._turn(number):
+                child = self.children[name]
                 seconds = self.options.seconds
                 self._measure("get", name, "get", seconds, self.options.in_flight, count=number > 0)
                 one_by_one = child.ask("get", seconds / 2, 1)["batch_s"]
@@ -301,7 +309,7 @@ def measure(options: Options) -> dict[str, Any]:
     version = congestion = "?"
     for primaries in options.primaries:
         memory = 8 * options.data_bytes
-        with Valkeys(primaries, maxmemory_bytes=memory) as valkeys:
+        with Valkeys(primaries, maxmemory_bytes=memory, options=options.valkey_options) as valkeys:
             version = valkeys.version()
             congestion = ", ".join(sorted(valkeys.congestion))
             for client in valkeys.clients:
@@ -346,7 +354,6 @@ def first_python(candidates: Iterable[Path]) -> str:
 
 def read_options() -> Options:
     quick = os.environ.get("QUICK", "") not in ("", "0")
-    cores = os.cpu_count() or 1
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     every_size = "64,256,1024,2048,4096,8192"
     parser.add_argument("--primaries", type=numbers, default="1" if quick else "1,2,4,8")
@@ -354,7 +361,7 @@ def read_options() -> Options:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0.1 if quick else 0.3)
     parser.add_argument("--in-flight", type=int, default=2, help="batches asked for ahead")
-    parser.add_argument("--connections", type=int, default=2 if cores < 8 else 1, help="a primary")
+    parser.add_argument("--connections", type=int, default=1, help="to each primary")
     parser.add_argument("--data-mib", type=int, default=64 if quick else 256)
     parser.add_argument("--contestants", default=",".join((*OWN, *PEERS)))
     parser.add_argument("--out", type=Path, default=ROOT / "var/bench")
@@ -367,6 +374,9 @@ def read_options() -> Options:
     )
     bench = sorted(ROOT.glob(".venv-bench/lib/python*/site-packages/lmcache"))
     parser.add_argument("--lmcache", default=str(bench[0].parent) if bench else "")
+    parser.add_argument(
+        "--valkey-options", nargs="*", default=[], metavar="NAME=VALUE", help="such as io-threads=4"
+    )
     given = parser.parse_args()
     return Options(
         primaries=given.primaries,
@@ -381,6 +391,7 @@ def read_options() -> Options:
         peer_python=given.peer_python,
         torch_python=given.torch_python,
         lmcache=given.lmcache,
+        valkey_options=dict(word.split("=", 1) for word in given.valkey_options),
     )
 
 

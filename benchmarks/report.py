@@ -202,13 +202,15 @@ def draw(result: Result, image: Path) -> None:
             ticks = sorted({row["block_kib"] for row in rows})
             names = [f"{kib >> 10} MiB" if kib >= 1024 else f"{kib} KiB" for kib in ticks]
             axis.set_xticks(ticks, names, rotation=45, fontsize=8)
-            axis.set_ylim(bottom=0)
             axis.grid(alpha=0.3)
             if y == 0:
                 axis.set_title(f"{count} Valkey" + (" primaries" if count > 1 else ""))
             if x == 0:
                 axis.set_ylabel(f"{operation.replace('_', ', ')}  GB/s")
-    axes[0][0].legend(fontsize=7)
+    for line in axes:
+        line[0].set_ylim(bottom=0)  # shared along the line, once all of it is drawn
+    handles, names = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=len(names), fontsize=8)
     host = result["host"]
     figure.suptitle(f"{host['cores']} cores, loopback, verified; medians, shaded: all rounds")
     figure.savefig(image, dpi=110)

@@ -25,9 +25,9 @@ def bootstrap(clean_hot, s3, monkeypatch):
     path = settings.VAR / "demo.key"
     path.unlink(missing_ok=True)
 
-    def run():
+    def run(*options):
         out = StringIO()
-        call_command("bootstrap", stdout=out)
+        call_command("bootstrap", *options, stdout=out)
         return out.getvalue()
 
     yield run
@@ -61,6 +61,13 @@ def test_the_second_run_changes_nothing_and_shows_nothing(bootstrap):
     assert "neve_" not in out
     assert "shown once" not in out
     assert Tenant.objects.count() == 1
+
+
+def test_an_empty_hot_tier_takes_its_memory_only_when_asked_and_only_once(bootstrap):
+    assert "MiB of memory" not in bootstrap()
+    hot.admin().flushall()
+    assert re.search(r"took \d+ MiB of memory", bootstrap("--touch-memory"))
+    assert "MiB of memory" not in bootstrap("--touch-memory")  # it holds quotas now
 
 
 def test_a_lost_or_revoked_demo_key_is_replaced(bootstrap):
