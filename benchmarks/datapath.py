@@ -35,7 +35,11 @@ from neve.hot import functions_source  # noqa: E402
 from neve.keys import BucketKeys  # noqa: E402
 
 BUCKETS_PER_PRIMARY: Final = 4  # on a cluster, as the control plane gives them
+# Of one batch, for each primary that has cores of its own: the hash spreads a batch of few blocks
+# unevenly, and it is done when the busiest primary is.
 BATCH_BYTES: Final = 64 << 20
+CORES_PER_PRIMARY: Final = 4
+BATCHES: Final = 4
 BATCH_BLOCKS: Final = 512
 OWN: Final = ("neve", "python")
 PEERS: Final = ("naive", "libvalkey", "glide", "lmcache-resp")
@@ -53,7 +57,8 @@ class Options:
     seconds: float
     in_flight: int
     connections: int
-    data_bytes: int
+    batch_bytes: int | None
+    data_bytes: int | None
     contestants: list[str]
     out: Path
     peer_python: str
@@ -282,10 +287,18 @@ def compile_raw(folder: Path) -> Path:
     return program
 
 
+def sizes(options: Options, primaries: int) -> tuple[int, int]:
+    """Bytes of one batch, and of all blocks."""
+    with_cores = min(primaries, max(1, (os.cpu_count() or 1) // CORES_PER_PRIMARY))
+    batch_bytes = options.batch_bytes or BATCH_BYTES * with_cores
+    return batch_bytes, options.data_bytes or BATCHES * batch_bytes
+
+
 def plan_of(options: Options, valkeys: Valkeys, block_kib: int, endpoint: CacheEndpoint) -> Plan:
     block_bytes = block_kib << 10
-    data_bytes = max(options.data_bytes, 4 * block_bytes)
-    batch_blocks = max(2, min(BATCH_BLOCKS, min(BATCH_BYTES, data_bytes // 2) // block_bytes))
+    batch_bytes, data_bytes = sizes(options, len(valkeys.ports))
+    data_bytes = max(data_bytes, 4 * block_bytes)
+    batch_blocks = max(2, min(BATCH_BLOCKS, min(batch_bytes, data_bytes // 2) // block_bytes))
     buckets = endpoint.buckets
     return Plan(
         block_bytes=block_bytes,
@@ -308,7 +321,7 @@ def measure(options: Options) -> dict[str, Any]:
     checked: dict[str, bool | None] = {}
     version = congestion = "?"
     for primaries in options.primaries:
-        memory = 8 * options.data_bytes
+        memory = 8 * sizes(options, primaries)[1]
         with Valkeys(primaries, maxmemory_bytes=memory, options=options.valkey_options) as valkeys:
             version = valkeys.version()
             congestion = ", ".join(sorted(valkeys.congestion))
@@ -362,7 +375,10 @@ def read_options() -> Options:
     parser.add_argument("--seconds", type=float, default=0.1 if quick else 0.3)
     parser.add_argument("--in-flight", type=int, default=2, help="batches asked for ahead")
     parser.add_argument("--connections", type=int, default=1, help="to each primary")
-    parser.add_argument("--data-mib", type=int, default=64 if quick else 256)
+    parser.add_argument(
+        "--batch-mib", type=int, help="of one batch; default: by primaries and cores"
+    )
+    parser.add_argument("--data-mib", type=int, default=64 if quick else None, help="of all blocks")
     parser.add_argument("--contestants", default=",".join((*OWN, *PEERS)))
     parser.add_argument("--out", type=Path, default=ROOT / "var/bench")
     parser.add_argument(
@@ -385,7 +401,8 @@ def read_options() -> Options:
         seconds=given.seconds,
         in_flight=given.in_flight,
         connections=given.connections,
-        data_bytes=given.data_mib << 20,
+        batch_bytes=given.batch_mib and given.batch_mib << 20,
+        data_bytes=given.data_mib and given.data_mib << 20,
         contestants=given.contestants.split(","),
         out=given.out,
         peer_python=given.peer_python,

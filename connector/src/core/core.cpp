@@ -10,7 +10,7 @@
 namespace neve {
 namespace {
 
-constexpr unsigned kMostIoThreads = 4;
+constexpr unsigned kMostIoThreads = 8;
 constexpr Duration kAskTimeout = std::chrono::seconds(1);
 constexpr Duration kAskPause = std::chrono::milliseconds(100);  // between two questions for the map
 constexpr Duration kFirstDelay = std::chrono::milliseconds(10);
@@ -21,7 +21,8 @@ constexpr int kMostLater = 8;  // 0.8 s of "nobody serves this slot"
 
 Options completed(Options options) {
   if (options.io_threads == 0) {
-    options.io_threads = std::clamp(std::thread::hardware_concurrency(), 1U, kMostIoThreads);
+    const auto cores = std::max(std::thread::hardware_concurrency(), 1U);
+    options.io_threads = std::clamp(cores / 2, std::min(cores, 4U), kMostIoThreads);
   }
   options.lanes = std::max(options.lanes, 1U);
   return options;

@@ -19,7 +19,7 @@
 namespace neve {
 
 struct Options {
-  unsigned io_threads = 0;  // 0: as many as cores, at most 4
+  unsigned io_threads = 0;  // 0: half of the cores, but 4 where there are so many, at most 8
   unsigned lanes = 4;       // connections for block bytes, of each primary; calls have one more
   // Asked for and not yet received, of one connection. It bounds Valkey's output buffer, which
   // holds a copy of each waiting reply.

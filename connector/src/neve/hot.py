@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from importlib.resources import files
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from neve.errors import MissReason, Misuse
 from neve.keys import BucketKeys, bucket_of
@@ -20,7 +20,7 @@ Execute = Callable[..., Any]  # execute(*args) -> reply, ints and bytes in lists
 LIBRARY = "neve"
 CALL_IDS = 1000  # ids of one function call: keeps each call short, so that others get their turn
 _MATCH = struct.Struct("<BBHIIII")
-_HOT, _COLD = 1, 2
+_HOT = 1  # bit of the state in an answer of `match`
 _REASONS = (
     MissReason.NEVER_STORED,
     MissReason.EVICTED,
@@ -35,8 +35,10 @@ class Tier(StrEnum):
     COLD = "cold"
 
 
-@dataclass(frozen=True)
-class Location:
+_TIERS = (Tier.COLD, Tier.HOT)  # by the bit _HOT of an entry's state
+
+
+class Location(NamedTuple):
     """Where a block is. `size_bytes` counts its header; `segment` is 0 unless it is (also) cold."""
 
     tier: Tier
@@ -151,8 +153,7 @@ def decode_match(reply: bytes) -> list[Location | MissReason]:
     found: list[Location | MissReason] = []
     for state, reason, _, size, segment, offset, pinned in _MATCH.iter_unpack(reply):
         if state:
-            tier = Tier.HOT if state & _HOT else Tier.COLD
-            found.append(Location(tier, size, segment, offset, pinned))
+            found.append(Location(_TIERS[state & _HOT], size, segment, offset, pinned))
         else:
             found.append(_REASONS[reason])
     return found
