@@ -11,6 +11,7 @@
 #include "outbox.h"
 #include "plan.h"
 #include "slots.h"
+#include "window.h"
 
 using namespace neve;
 using namespace std::chrono_literals;
@@ -53,6 +54,25 @@ BlockId id_of(std::uint32_t number) {
 }
 
 }  // namespace
+
+TEST(connections_of_one_primary_share_its_window) {
+  Window window(8);
+  WindowShare one(window);
+  CHECK(one.take(4) && one.take(4));
+  CHECK(!one.take(1));
+  {
+    WindowShare other(window);
+    CHECK(other.take(6));  // a first block is always allowed
+    CHECK(!other.take(1));
+    CHECK(window.asked_bytes() == 14);
+  }
+  CHECK(window.asked_bytes() == 8);  // what a lost connection had is free again
+  one.give(4);
+  CHECK(one.take(3));
+  one.give_all();
+  CHECK(window.asked_bytes() == 0);
+  CHECK(one.take(100));  // even a block beyond the window
+}
 
 // Source: the vectors of the XXH3 specification's reference implementation (seed 0).
 TEST(checksum_is_xxh3) {

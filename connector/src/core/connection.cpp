@@ -44,6 +44,7 @@ Connection::Connection(std::shared_ptr<Primary> primary, std::uint32_t lane, Tim
       options_(primary_->access->options),
       connect_until_(now + options_.connect_timeout),
       moved_at_(now),
+      asked_(primary_->window),
       text_(kTextBytes) {}
 
 void Connection::enqueue(Ref ref) {
@@ -208,11 +209,7 @@ void Connection::pump(Time now) {
     if (front == nullptr) break;
     if (drop_if_over(*front, now)) continue;
     const auto& operation = front->operation();
-    if (operation.kind == Kind::kGet) {
-      const auto size = kHeaderBytes + operation.payload_bytes;
-      if (asked_bytes_ > 0 && asked_bytes_ + size > options_.window_bytes) break;
-      asked_bytes_ += size;
-    }
+    if (operation.kind == Kind::kGet && !asked_.take(operation.payload_bytes)) break;
     const Ref ref = std::move(*front);
     waiting_[static_cast<std::size_t>(ref.batch->urgency)].pop_front();
     encode(ref);
@@ -366,6 +363,7 @@ void Connection::lose(Loss loss, std::string_view trouble) {
   trouble_ = std::string(trouble);
   stream_.close();  // from here on nothing reads or writes callers' memory
   outbox_.clear();
+  asked_.give_all();
   state_ = State::kLost;
   loss_ = loss;
 }

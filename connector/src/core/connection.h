@@ -21,6 +21,7 @@
 #include "primary.h"
 #include "resp.h"
 #include "stream.h"
+#include "window.h"
 
 namespace neve {
 
@@ -128,7 +129,7 @@ class Connection {
 
   std::array<std::deque<Ref>, kUrgencies> waiting_;
   std::deque<Ref> in_flight_;
-  std::size_t asked_bytes_ = 0;  // of GETs in flight
+  WindowShare asked_;  // payloads of GETs in flight
   Time earliest_deadline_ = kNever;  // of what waits or is in flight; may be of something gone
   Outbox outbox_;
 

@@ -19,7 +19,7 @@ Ref Connection::pop_in_flight() {
   Ref ref = std::move(in_flight_.front());
   in_flight_.pop_front();
   if (ref.batch && ref.operation().kind == Kind::kGet) {
-    asked_bytes_ -= kHeaderBytes + ref.operation().payload_bytes;
+    asked_.give(ref.operation().payload_bytes);
   }
   return ref;
 }

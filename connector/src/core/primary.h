@@ -15,15 +15,15 @@
 #include "slots.h"
 #include "socket.h"
 #include "tls.h"
+#include "window.h"
 
 namespace neve {
 
 struct Options {
   unsigned io_threads = 0;  // 0: half of the cores, but 4 where there are so many, at most 8
-  unsigned lanes = 4;       // connections for block bytes, of each primary; calls have one more
-  // Asked for and not yet received, of one connection. It bounds Valkey's output buffer, which
-  // holds a copy of each waiting reply.
-  std::size_t window_bytes = std::size_t{8} << 20;
+  unsigned lanes = 2;       // connections for block bytes, of each primary; calls have one more
+  // Payloads asked for and not yet received, of each primary (docs/decisions/004-sockets.md).
+  std::size_t window_bytes = std::size_t{4} << 20;
   std::size_t most_bytes = std::size_t{4} << 30;  // of all batches under way; more is dropped
   Duration connect_timeout = std::chrono::seconds(1);
   Duration stall = std::chrono::seconds(2);  // in flight without a byte moving: given up
@@ -41,7 +41,7 @@ struct Access {
 struct Primary {
   Primary(std::vector<Endpoint> endpoints, std::shared_ptr<const Access> access_,
           std::uint32_t ordinal_)
-      : access(std::move(access_)), ordinal(ordinal_) {
+      : access(std::move(access_)), ordinal(ordinal_), window(access->options.window_bytes) {
     for (auto& endpoint : endpoints) resolvers.emplace_back(std::move(endpoint));
   }
 
@@ -49,6 +49,7 @@ struct Primary {
   const std::shared_ptr<const Access> access;
   const std::uint32_t ordinal;  // spreads lanes over the I/O threads
   Breaker breaker;
+  Window window;
   std::atomic<bool> retired{false};  // idle connections close. Relaxed: a mailbox note follows it
 };
 

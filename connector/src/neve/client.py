@@ -95,7 +95,7 @@ class Client:
         engine: Mapping[str, str],
         space: str | None = None,
         max_chunk_tokens: int = MAX_CHUNK_TOKENS,
-        connections: int = 4,
+        connections: int = 2,
         promote: bool = True,
         put_bytes_in_flight: int = PUT_BYTES_IN_FLIGHT,
     ) -> Self:

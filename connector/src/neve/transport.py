@@ -85,7 +85,7 @@ class Transport:
         self,
         address: ValkeyAddress,
         *,
-        connections: int = 4,
+        connections: int = 2,
         io_threads: int = 0,
         connect_timeout_s: float = 1.0,
         stall_s: float = 2.0,
