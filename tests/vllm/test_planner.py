@@ -9,7 +9,9 @@ from neve.client import Match
 from neve.errors import MissReason
 from neve.hot import Location, Tier
 from neve.ids import BlockHasher
+from neve.planner.choice import Decision
 from neve.vllm.chains import Origin
+from neve.vllm.judge import LEAST_DEADLINE_S, Judge
 from neve.vllm.planner import Planner
 from neve.vllm.requests import ContextWish
 
@@ -54,7 +56,12 @@ def ranks():
 
 @pytest.fixture
 def planner(ranks):
-    made = Planner(ranks, engine_block_tokens=ENGINE_BLOCK, match_deadline_s=0.2)
+    made = Planner(
+        ranks,
+        engine_block_tokens=ENGINE_BLOCK,
+        match_deadline_s=0.2,
+        judge=Judge(load_deadline_s=2.0),
+    )
     yield made
     for rank in ranks:
         rank.gate.set()
@@ -203,7 +210,12 @@ def test_without_a_connection_nothing_is_asked_loaded_or_saved():
     class Down:
         client = None
 
-    planner = Planner([Down()], engine_block_tokens=ENGINE_BLOCK, match_deadline_s=0.2)
+    planner = Planner(
+        [Down()],
+        engine_block_tokens=ENGINE_BLOCK,
+        match_deadline_s=0.2,
+        judge=Judge(load_deadline_s=2.0),
+    )
     begin(planner, wish=ContextWish("c"))
     assert planner.matched_tokens("r", 0) == 0
     assert planner.plan_saves("r", 300, range(10)) == []
@@ -214,9 +226,119 @@ def test_with_several_ranks_the_shortest_prefix_counts():
     ranks = [Rank(0), Rank(1)]
     ranks[0].store(4)
     ids = ranks[1].store(2)
-    planner = Planner(ranks, engine_block_tokens=ENGINE_BLOCK, match_deadline_s=0.2)
+    planner = Planner(
+        ranks,
+        engine_block_tokens=ENGINE_BLOCK,
+        match_deadline_s=0.2,
+        judge=Judge(load_deadline_s=2.0),
+    )
     begin(planner)
     assert answer(planner, "r") == 128
     plan = planner.plan_load("r", 128, list(range(10)))
     assert [block.ids[1] for block in plan.blocks] == ids[:2]
     assert all(len(block.locations) == 2 for block in plan.blocks)
+
+
+def measure(judge, *, prefill_s, load_s_per_block, tier=Tier.HOT, blocks=4):
+    """Teaches the judge: seconds for 1000 prompt tokens, and for each block of a load."""
+    now = 100.0
+    for step in range(1, 9):
+        judge._steps.begin(step, [(0, 1000)], now)
+        now += prefill_s
+        judge._steps.end(step, now)
+    meter = judge._stores[tier]
+    size = blocks * 1064
+    took_s = load_s_per_block * blocks
+    meter.end(size, meter.begin(size), took_s, now=time.monotonic())
+
+
+@pytest.fixture
+def judge(planner):
+    return planner._judge
+
+
+def test_a_found_prefix_that_is_faster_to_compute_is_not_loaded(planner, ranks, judge):
+    ids = ranks[0].store(4)
+    measure(judge, prefill_s=0.1, load_s_per_block=0.1)
+    begin(planner)
+    assert answer(planner, "r") == 0
+    assert answer(planner, "r") == 0
+    assert judge.decisions == {Decision.RECOMPUTE: 1}
+    assert planner.plan_saves("r", 300, range(10)) == []  # it is stored, though not loaded
+    assert len(ids) == 4
+
+
+def test_only_the_worthy_part_of_a_prefix_is_loaded(planner, ranks, judge):
+    ids = ranks[0].store(4, Tier.COLD)
+    ranks[0].stored |= dict.fromkeys(ids[:3], Tier.HOT)
+    measure(judge, prefill_s=1.0, load_s_per_block=0.001)
+    measure(judge, prefill_s=1.0, load_s_per_block=5.0, tier=Tier.COLD)
+    begin(planner)
+    assert answer(planner, "r") == 192
+    plan = planner.plan_load("r", 192, list(range(10)))
+    assert [block.ids[0] for block in plan.blocks] == ids[:3]
+    assert judge.decisions == {Decision.LOAD_PREFIX: 1}
+
+
+@pytest.mark.parametrize(
+    ("prefill_s", "deadline_s"), [(1.0, 0.256), (0.04, LEAST_DEADLINE_S), (100.0, 2.0), (None, 2.0)]
+)
+def test_a_load_gets_as_long_as_computing_would_take(planner, ranks, judge, prefill_s, deadline_s):
+    ranks[0].store(4)
+    if prefill_s is not None:
+        measure(judge, prefill_s=prefill_s, load_s_per_block=1e-6)
+    begin(planner)
+    answer(planner, "r")
+    plan = planner.plan_load("r", 256, list(range(10)))
+    assert plan.deadline_s == pytest.approx(deadline_s)
+
+
+def load_all(planner, name, *, fail=False):
+    begin(planner, name)
+    assert answer(planner, name) == 256
+    plan = planner.plan_load(name, 256, list(range(10)))
+    time.sleep(0.01)
+    if fail:
+        planner.note_failures(plan.blocks[0].written)
+    planner.note_loaded(name)
+
+
+def test_loads_teach_the_judge_how_fast_a_tier_is(planner, ranks, judge):
+    ranks[0].store(4)
+    load_all(planner, "bad", fail=True)
+    assert judge._stores[Tier.HOT].store(0.0) is None
+    load_all(planner, "good")
+    store = judge._stores[Tier.HOT].store(time.monotonic())
+    assert 0 < store.bytes_per_s < 4 * 1064 / 0.01
+    assert store.queue_bytes == 0
+
+
+def test_a_load_that_ran_out_of_time_teaches_too(ranks):
+    ranks[0].store(4)
+    judge = Judge(load_deadline_s=0.005)
+    planner = Planner(ranks, engine_block_tokens=ENGINE_BLOCK, match_deadline_s=0.2, judge=judge)
+    load_all(planner, "late", fail=True)
+    assert judge._stores[Tier.HOT].store(time.monotonic()).bytes_per_s < 4 * 1064 / 0.01
+    planner.close()
+
+
+def test_a_load_whose_request_was_aborted_leaves_the_queue(planner, ranks, judge):
+    ranks[0].store(4)
+    begin(planner)
+    answer(planner, "r")
+    planner.plan_load("r", 256, list(range(10)))
+    assert judge.loads_open == 1
+    planner.end("r")
+    planner.note_loaded("r")  # the worker still reports it
+    assert judge.loads_open == 0
+
+
+def test_always_loads_whatever_is_found_within_the_deadline(ranks):
+    ranks[0].store(4)
+    judge = Judge(load_deadline_s=2.0, always=True)
+    measure(judge, prefill_s=0.001, load_s_per_block=10)
+    planner = Planner(ranks, engine_block_tokens=ENGINE_BLOCK, match_deadline_s=0.2, judge=judge)
+    begin(planner)
+    assert answer(planner, "r") == 256
+    assert planner.plan_load("r", 256, list(range(10))).deadline_s == 2.0
+    planner.close()

@@ -87,6 +87,7 @@ def server(platform, vllm_python, model, engine_environment, tmp_path_factory):
     neve = {
         "endpoint": platform.url,
         "node": "gpu-07",
+        "load": "always",
         "max_chunk_tokens": 64,
         "match_deadline_s": 5,
         "load_deadline_s": 20,

@@ -79,14 +79,14 @@ class Client:
         transfer.end_job()
 
 
-def load_plan(count, *, skip=0, request_id="r"):
+def load_plan(count, *, skip=0, request_id="r", deadline_s=5.0):
     blocks = tuple(
         BlockLoad(
             (bytes([n]),), (Location(Tier.HOT, 66),), (2 * n, 2 * n + 1), skip if n == 0 else 0
         )
         for n in range(count)
     )
-    return LoadPlan(request_id, 0, blocks)
+    return LoadPlan(request_id, 0, blocks, deadline_s)
 
 
 @pytest.fixture
@@ -101,9 +101,9 @@ def client():
     return made
 
 
-def loader_of(client, kv, pieces=100, deadline_s=5.0):
+def loader_of(client, kv, pieces=100):
     pool = StagingPool(lambda: kv.allocate(2), pieces)
-    return Loader(client, kv, pool, rank=0, deadline_s=deadline_s)
+    return Loader(client, kv, pool, rank=0)
 
 
 def run(loader, client):
@@ -155,8 +155,8 @@ def test_two_loads_share_a_small_staging(kv, client):
 
 def test_a_client_that_never_answers_fails_the_load_and_keeps_its_buffers(kv, client, monkeypatch):
     monkeypatch.setattr("neve.vllm.loader._GRACE_S", 0.0)
-    loader = loader_of(client, kv, pieces=1, deadline_s=0.05)
-    loader.start(load_plan(2))
+    loader = loader_of(client, kv, pieces=1)
+    loader.start(load_plan(2, deadline_s=0.05))
     end = time.monotonic() + 5
     while not (results := loader.poll(0.01)).request_ids and time.monotonic() < end:
         pass

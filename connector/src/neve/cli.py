@@ -22,6 +22,7 @@ import click
 
 from neve.errors import Misuse, NeveError
 from neve.ping import run_checks
+from neve.planner.command import breakeven
 from neve.replay.command import ReplayOptions, replay_workload
 from neve.replay.generator import Workload
 from neve.replay.report import format_table
@@ -78,6 +79,9 @@ class NeveGroup(click.Group):
 @click.group(cls=NeveGroup, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """Neve: a shared KV cache for LLM inference."""
+
+
+main.add_command(breakeven)
 
 
 @main.command()

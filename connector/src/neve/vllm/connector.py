@@ -54,13 +54,16 @@ class NeveMetadata(KVConnectorMetadata):  # type: ignore[misc]  # vllm is untype
 
 @dataclass
 class NeveWorkerMetadata(KVConnectorWorkerMetadata):  # type: ignore[misc]  # vllm is untyped here
-    """Workers → scheduler: first-rank ids of blocks that some rank did not store."""
+    """Workers → scheduler: first-rank ids of blocks that some rank did not store, and the step's
+    number if it is measured."""
 
     unsaved: list[bytes]
+    timed: int | None = None
 
     def aggregate(self, other: KVConnectorWorkerMetadata) -> "NeveWorkerMetadata":
         assert isinstance(other, NeveWorkerMetadata)
-        return NeveWorkerMetadata(self.unsaved + other.unsaved)
+        timed = self.timed if self.timed is not None else other.timed
+        return NeveWorkerMetadata(self.unsaved + other.unsaved, timed)
 
 
 @dataclass
@@ -193,8 +196,10 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
 
     @_guarded(_nothing)
     def build_connector_worker_meta(self) -> KVConnectorWorkerMetadata | None:
-        unsaved = self._worker.take_unsaved() if self._worker is not None else []
-        return NeveWorkerMetadata(unsaved) if unsaved else None
+        if self._worker is None:
+            return None
+        unsaved, timed = self._worker.take_unsaved(), self._plan().timed
+        return NeveWorkerMetadata(unsaved, timed) if unsaved or timed is not None else None
 
     def _plan(self) -> StepPlan:
         metadata = self._connector_metadata
@@ -263,13 +268,14 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
     def update_connector_output(self, connector_output: "KVConnectorOutput") -> None:
         if self._scheduler is None:
             return
+        worker = connector_output.kv_connector_worker_meta
+        told = worker if isinstance(worker, NeveWorkerMetadata) else NeveWorkerMetadata([])
         self._scheduler.note_results(
             failed_blocks=connector_output.invalid_block_ids or (),
             loaded=connector_output.finished_recving or (),
+            timed=told.timed,
         )
-        worker = connector_output.kv_connector_worker_meta
-        if isinstance(worker, NeveWorkerMetadata):
-            self._scheduler.note_unsaved(worker.unsaved)
+        self._scheduler.note_unsaved(told.unsaved)
 
     @_guarded(lambda: (False, None))
     def request_finished(

@@ -50,21 +50,18 @@ class LoadResults:
 class Loader(Generic[S]):
     """Loads one rank's blocks. All methods belong to the engine's thread."""
 
-    def __init__(
-        self, client: Client, kv: Kv[S], pool: StagingPool[S], *, rank: int, deadline_s: float
-    ) -> None:
+    def __init__(self, client: Client, kv: Kv[S], pool: StagingPool[S], *, rank: int) -> None:
         self._client = client
         self._kv = kv
         self._pool = pool
         self._rank = rank
-        self._deadline_s = deadline_s
         self._loads: list[_Load[S]] = []
         self._late: list[_Wave[S]] = []
         self._arrived = threading.Event()
 
     def start(self, plan: LoadPlan) -> None:
         """Begins a load; `poll` will report its end."""
-        load: _Load[S] = _Load(plan, time.monotonic() + self._deadline_s)
+        load: _Load[S] = _Load(plan, time.monotonic() + plan.deadline_s)
         self._loads.append(load)
         self._send_wave(load)
 

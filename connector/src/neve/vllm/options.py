@@ -15,8 +15,9 @@ class Options:
     """Endpoint and key are all a node needs; the rest has defaults.
 
     `space` names the space (default: the one of this identity). `revision` names the weights when
-    they can't be told from the model folder. `load_deadline_s` bounds one request's load;
-    `load_budget_bytes` and `save_budget_bytes` bound the staging memory of each direction.
+    they can't be told from the model folder. `load` is `auto` (load what is faster than computing
+    it) or `always`. `load_deadline_s` bounds one request's load; `load_budget_bytes` and
+    `save_budget_bytes` bound the staging memory of each direction.
     """
 
     endpoint: str
@@ -24,6 +25,7 @@ class Options:
     node: str = field(default_factory=socket.gethostname)
     space: str | None = None
     revision: str | None = None
+    load: str = "auto"
     max_chunk_tokens: int = MAX_CHUNK_TOKENS
     match_deadline_s: float = 0.2
     load_deadline_s: float = 2.0
@@ -50,6 +52,8 @@ class Options:
                 values.pop(name, None)
             elif not isinstance(values[name], str) or not values[name]:
                 raise Misuse(f"need a name, got {values[name]!r}", field=name)
+        if values.get("load", "auto") not in ("auto", "always"):
+            raise Misuse(f"need 'auto' or 'always', got {values['load']!r}", field="load")
         for option in fields(cls):
             value = values.get(option.name)
             if option.type in (int, float) and value is not None:

@@ -26,11 +26,12 @@ class BlockLoad:
 
 @dataclass(frozen=True)
 class LoadPlan:
-    """All blocks of one request's load, in chain order."""
+    """All blocks of one request's load, in chain order, and how long it may take."""
 
     request_id: str
     first_chunk: int
     blocks: tuple[BlockLoad, ...]
+    deadline_s: float
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,12 @@ class BlockSave:
 
 @dataclass
 class StepPlan:
-    """One step. `idle`: no tokens are computed, so waiting for I/O hurts nobody."""
+    """One step. `idle`: no tokens are computed, so waiting for I/O hurts nobody.
+
+    `timed`: the step's number, when the workers are to say that it is done: its time is measured.
+    """
 
     loads: list[LoadPlan] = field(default_factory=list)
     saves: list[BlockSave] = field(default_factory=list)
     idle: bool = False
+    timed: int | None = None

@@ -15,7 +15,9 @@ from neve.client import Client, Match
 from neve.errors import NeveError
 from neve.hot import Location, Tier
 from neve.ids import BlockHasher
+from neve.planner.choice import Choice
 from neve.vllm.chains import Chain, Origin
+from neve.vllm.judge import Judge
 from neve.vllm.link import Link
 from neve.vllm.plan import BlockLoad, BlockSave, LoadPlan
 from neve.vllm.requests import ContextWish
@@ -30,12 +32,17 @@ _KNOWN_IDS = 1 << 17
 
 @dataclass
 class _Lookup:
-    """One question to Neve: which of the chunks from `start` on are stored?"""
+    """One question to Neve: which of the chunks from `start` on are stored?
+
+    `choice`: what is done with the answer while the engine has `chosen_for` tokens itself.
+    """
 
     start: int
     future: Future[list[Match]] | None
     asked_at: float
     found: list[tuple[Location, ...]] = field(default_factory=list)
+    choice: Choice | None = None
+    chosen_for: int = 0
 
 
 @dataclass
@@ -75,9 +82,11 @@ class Planner:
         *,
         engine_block_tokens: int,
         match_deadline_s: float,
+        judge: Judge,
         loads: bool = True,
         saves: bool = True,
     ) -> None:
+        self._judge = judge
         self._links = links
         self._engine_block_tokens = engine_block_tokens
         self._match_deadline_s = match_deadline_s
@@ -124,7 +133,7 @@ class Planner:
     # ---- look-up
 
     def matched_tokens(self, request_id: str, local_tokens: int) -> int | None:
-        """Tokens beyond `local_tokens` (engine-block aligned) that Neve holds.
+        """Tokens beyond `local_tokens` (engine-block aligned) that are to be loaded from Neve.
 
         None while the answer is outstanding, at most for the match deadline; 0 is a miss.
         """
@@ -147,8 +156,25 @@ class Planner:
             lookup = request.lookup = _Lookup(start, future, now)
         if lookup.future is not None and not self._settle(lookup, chain, now):
             return None
-        end = (lookup.start + len(lookup.found)) * chain.chunk_tokens
-        return max(0, end - local_tokens)
+        choice = self._choose(request, lookup, chain.chunk_tokens)
+        end = (start + choice.blocks) * chain.chunk_tokens
+        return max(0, end - local_tokens) if choice.blocks else 0
+
+    def _choose(self, request: _Request, lookup: _Lookup, chunk_tokens: int) -> Choice:
+        """How much of what was found is loaded: decided, and counted, once for a look-up."""
+        if lookup.choice is None or lookup.chosen_for != request.local_tokens:
+            first = request.local_tokens // chunk_tokens
+            choice = self._judge.weigh(
+                lookup.found[first - lookup.start :],
+                first_chunk=first,
+                chunk_tokens=chunk_tokens,
+                local_tokens=request.local_tokens,
+                prompt_tokens=len(request.tokens),
+            )
+            if lookup.choice is None and lookup.found:
+                self._judge.decisions[choice.decision] += 1
+            lookup.choice, lookup.chosen_for = choice, request.local_tokens
+        return lookup.choice
 
     def _settle(self, lookup: _Lookup, chain: Chain, now: float) -> bool:
         """Takes the answer if it is there or the deadline has passed; waits a little, if it may."""
@@ -193,6 +219,7 @@ class Planner:
         request = self._requests[request_id]
         lookup, request.lookup = request.lookup, None
         assert lookup is not None
+        assert lookup.choice is not None
         assert request.chain is not None
         size = request.chain.chunk_tokens
         per_chunk = size // self._engine_block_tokens
@@ -210,8 +237,10 @@ class Planner:
                     skip=skip,
                 )
             )
-        request.loading = LoadPlan(request_id, first, tuple(blocks))
+        deadline_s = self._judge.deadline_s(lookup.choice)
+        request.loading = LoadPlan(request_id, first, tuple(blocks), deadline_s)
         request.failed_chunk = None
+        self._judge.begin_load(request.loading)
         return request.loading
 
     def note_failures(self, engine_blocks: Iterable[int]) -> None:
@@ -230,7 +259,9 @@ class Planner:
         """All ranks ended this request's load (well or not)."""
         request = self._requests.get(request_id)
         if request is None or request.loading is None:
+            self._judge.end_load(request_id, filled=False)  # aborted meanwhile
             return
+        self._judge.end_load(request_id, filled=request.failed_chunk is None)
         plan, request.loading = request.loading, None
         good = len(plan.blocks) if request.failed_chunk is None else request.failed_chunk
         for block in plan.blocks[:good]:

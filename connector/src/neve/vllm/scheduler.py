@@ -13,6 +13,7 @@ from typing import Any
 from neve.errors import NeveError
 from neve.space import SpaceIdentity
 from neve.vllm.chains import Media, Origin
+from neve.vllm.judge import Judge
 from neve.vllm.link import Link
 from neve.vllm.options import Options
 from neve.vllm.plan import BlockLoad, LoadPlan, StepPlan
@@ -44,10 +45,16 @@ class SchedulerSide:
         self._links = [
             Link.acquire(options, identity, engine=engine, node=node) for identity in identities
         ]
+        self._options = options
+        self._judge = Judge(
+            load_deadline_s=options.load_deadline_s, always=options.load == "always"
+        )
+        self._steps = 0
         self._planner = Planner(
             self._links,
             engine_block_tokens=identities[0].engine_block_tokens,
             match_deadline_s=options.match_deadline_s,
+            judge=self._judge,
             loads=loads,
             saves=saves,
         )
@@ -92,7 +99,7 @@ class SchedulerSide:
             logger.exception("neve.load.unplanned")
             count = -(-external_tokens // self._engine_block_tokens)
             blank = BlockLoad((), (), tuple(engine_blocks[-count:]), 0)
-            load = LoadPlan(request_id, 0, (blank,))
+            load = LoadPlan(request_id, 0, (blank,), self._options.load_deadline_s)
         self._pending_loads.append(load)
 
     def build_step(self, output: Any) -> StepPlan:
@@ -121,17 +128,29 @@ class SchedulerSide:
                 self._engine_blocks[request_id] = list(blocks[0]) if blocks else []
             elif blocks:
                 self._engine_blocks.setdefault(request_id, []).extend(blocks[0])
+        self._steps += 1
+        scheduled = output.num_scheduled_tokens
+        chunks = [
+            (tokens, tokens + scheduled[request_id])
+            for request_id, tokens in computed.items()
+            if scheduled[request_id] > 1
+        ]
+        if chunks and self._judge.begin_step(self._steps, chunks):
+            step.timed = self._steps
         for request_id, tokens in computed.items():
             # Drafts that may be rejected are among the scheduled tokens; the planner counts only
             # tokens whose ids are final.
             step.saves += self._planner.plan_saves(
                 request_id,
-                tokens + output.num_scheduled_tokens[request_id],
+                tokens + scheduled[request_id],
                 self._engine_blocks[request_id],
             )
 
-    def note_results(self, *, failed_blocks: Iterable[int], loaded: Iterable[str]) -> None:
-        """What the workers said about the loads."""
+    def note_results(
+        self, *, failed_blocks: Iterable[int], loaded: Iterable[str], timed: int | None
+    ) -> None:
+        """What the workers said about the loads, and which measured step this was, if one."""
+        self._judge.end_step(timed)
         self._planner.note_failures(failed_blocks)
         for request_id in loaded:
             self._planner.note_loaded(request_id)

@@ -112,6 +112,5 @@ class WorkerSide(Generic[S]):
             self._kv,
             pool(self._options.load_budget_bytes),
             rank=self._rank,
-            deadline_s=self._options.load_deadline_s,
         )
         return True

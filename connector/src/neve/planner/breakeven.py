@@ -1,0 +1,179 @@
+"""When is loading KV faster than computing it? Arithmetic only: no clock, no I/O, no engine.
+
+Computing the tokens from `start` to `end` of one prompt costs the engine
+`s_per_token * n + s_per_pair * pairs`, where a pair is a token and one before it: weights are
+applied once a token, attention looks back. Loading costs a round trip and the bytes.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Self
+
+from neve.errors import Misuse
+from neve.planner.fit import TwoTermFit
+
+# Source: vLLM's CacheDType (vllm/config/cache.py) and the names that config.json uses.
+_DTYPE_BYTES: Final = {"float32": 4, "float": 4, "bfloat16": 2, "float16": 2, "half": 2, "int8": 1}
+# Layers without KV a token (their state has a fixed size), by their name in `layer_types`.
+_STATE_LAYERS: Final = frozenset(("linear_attention", "mamba", "mamba2", "recurrent", "conv"))
+# DeepSeek-V3.2's indexer keeps one fp8 key and a float32 scale for every 128 values.
+# Source: vllm/model_executor/models/deepseek_v2.py, DeepseekV32Indexer.
+_INDEXER_GROUP: Final = 128
+
+
+@dataclass(frozen=True)
+class ModelKv:
+    """The KV of one token: `layers` layers of `values` elements, `heads` of them divisible by TP.
+
+    `latent`: MLA, one compressed vector that every TP rank holds alike and one of them stores.
+    """
+
+    layers: int
+    heads: int
+    values_per_head: int
+    latent: bool
+    element_bytes: int
+    extra_bytes_per_layer: int = 0
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Stored for one token, all layers and all TP ranks together."""
+        values = self.heads * self.values_per_head * self.element_bytes
+        return self.layers * (values + self.extra_bytes_per_layer)
+
+    def bytes_per_token_of_rank(self, tp_size: int) -> int:
+        """Held by one TP rank; heads that are fewer than ranks are repeated."""
+        if self.latent:
+            return self.bytes_per_token
+        heads = max(1, self.heads // tp_size)
+        return self.layers * heads * self.values_per_head * self.element_bytes
+
+
+def model_kv(config: Mapping[str, Any], *, kv_dtype: str = "auto") -> ModelKv:
+    """From a model's `config.json`. Raises `Misuse` naming the entry that is missing.
+
+    Sliding-window layers count like the others: what they drop later is stored with its block.
+    """
+    for key in ("text_config", "llm_config", "language_config"):  # multimodal models nest it
+        if isinstance(config.get(key), Mapping):
+            config = dict(config) | dict(config[key])
+            break
+    layers = _attention_layers(config)
+    element_bytes = _element_bytes(config, kv_dtype)
+    if config.get("kv_lora_rank"):
+        extra = 0
+        if index := config.get("index_head_dim"):
+            extra = int(index) + int(index) // _INDEXER_GROUP * 4
+        width = _number(config, "kv_lora_rank") + _number(config, "qk_rope_head_dim")
+        return ModelKv(layers, 1, width, True, element_bytes, extra)
+    attention_heads = _number(config, "num_attention_heads", "n_head")
+    if config.get("multi_query"):
+        heads = 1
+    else:
+        heads = int(config.get("num_key_value_heads") or attention_heads)
+    head_dim = config.get("head_dim") or (
+        _number(config, "hidden_size", "n_embd") // attention_heads
+    )
+    return ModelKv(layers, heads, 2 * int(head_dim), False, element_bytes)
+
+
+@dataclass(frozen=True)
+class Prefill:
+    """How fast the engine computes prompts: seconds for a token, and for a pair of tokens."""
+
+    s_per_token: float
+    s_per_pair: float = 0.0
+
+    @classmethod
+    def at(cls, tokens_per_s: float) -> Self:
+        """The same speed at every length."""
+        return cls(1.0 / tokens_per_s)
+
+    @classmethod
+    def through(cls, points: Iterable[tuple[int, float]]) -> Self:
+        """Fitted to measured (prompt tokens, seconds); one point gives a constant speed."""
+        fit = TwoTermFit(fade=1.0)
+        for tokens, seconds in points:
+            fit.add(tokens, pairs(0, tokens), seconds)
+        terms = fit.solve()
+        if terms is None:
+            raise Misuse("need at least one measured prompt")
+        return cls(*terms)
+
+    def seconds(self, start: int, end: int) -> float:
+        """To compute tokens `start` to `end` of one prompt, those before being in memory."""
+        return self.s_per_token * (end - start) + self.s_per_pair * pairs(start, end)
+
+
+@dataclass(frozen=True)
+class Store:
+    """Where KV is loaded from. `queue_bytes`: what is to be loaded before."""
+
+    bytes_per_s: float
+    round_trip_s: float = 0.0
+    queue_bytes: int = 0
+
+    def seconds(self, size_bytes: int) -> float:
+        if size_bytes == 0:
+            return 0.0
+        return self.round_trip_s + (self.queue_bytes + size_bytes) / self.bytes_per_s
+
+
+def pairs(start: int, end: int) -> float:
+    """How many (token, earlier token) pairs computing `start` to `end` looks at."""
+    return (end * end - start * start) / 2
+
+
+def break_even_bytes_per_s(
+    prefill: Prefill, *, tokens: int, bytes_per_token: int, round_trip_s: float = 0.0
+) -> float:
+    """Bandwidth at which loading a prompt takes as long as computing it; inf if none is enough."""
+    left_s = prefill.seconds(0, tokens) - round_trip_s
+    return tokens * bytes_per_token / left_s if left_s > 0 else math.inf
+
+
+def break_even_tokens(prefill: Prefill, store: Store, *, bytes_per_token: int) -> int | None:
+    """Fewest tokens for which loading is no slower than computing; None if there is no such number.
+
+    Longer prompts are worth loading too: computing grows faster than loading.
+    """
+    gain_s = prefill.s_per_token - bytes_per_token / store.bytes_per_s
+    fixed_s = store.round_trip_s + store.queue_bytes / store.bytes_per_s
+    half = prefill.s_per_pair / 2
+    if half == 0:
+        if gain_s <= 0:
+            return None
+        tokens = fixed_s / gain_s
+    else:
+        tokens = (-gain_s + math.sqrt(gain_s * gain_s + 4 * half * fixed_s)) / (2 * half)
+    return max(1, math.ceil(tokens))
+
+
+def _attention_layers(config: Mapping[str, Any]) -> int:
+    layers = _number(config, "num_hidden_layers", "n_layer", "num_layers")
+    kinds = config.get("layer_types") or config.get("layers_block_type")
+    if kinds:
+        layers = sum(kind not in _STATE_LAYERS for kind in kinds[:layers])
+    # Gemma 3n: the last layers read an earlier layer's KV.
+    return layers - int(config.get("num_kv_shared_layers") or 0)
+
+
+def _element_bytes(config: Mapping[str, Any], kv_dtype: str) -> int:
+    name = kv_dtype
+    if name == "auto":
+        name = str(config.get("dtype") or config.get("torch_dtype") or "bfloat16")
+    name = name.removeprefix("torch.")
+    if name in _DTYPE_BYTES:
+        return _DTYPE_BYTES[name]
+    if name in ("fp8", "fp8_e4m3", "fp8_e5m2", "fp8_inc"):
+        return 1
+    raise Misuse(f"unknown KV dtype {name!r}; known: auto, fp8, {', '.join(_DTYPE_BYTES)}")
+
+
+def _number(config: Mapping[str, Any], *names: str) -> int:
+    for name in names:
+        value = config.get(name)
+        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            return value
+    raise Misuse("config.json has no such positive number", field=names[0])

@@ -1,0 +1,64 @@
+"""Load or compute: how many blocks of a found prefix are worth loading."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from neve.hot import Tier
+from neve.planner.breakeven import Prefill, Store
+
+# A load must promise to be better by this share: predictions are not exact.
+MARGIN: Final = 0.05
+
+
+class Decision(StrEnum):
+    """What is done with a found prefix, for the counters."""
+
+    LOAD_ALL = "load_all"
+    LOAD_PREFIX = "load_prefix"
+    RECOMPUTE = "recompute"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Load the first `blocks`. `spared_s`: computing what they hold would take (0: unknown)."""
+
+    blocks: int
+    decision: Decision
+    spared_s: float = 0.0
+
+
+def choose(
+    tiers: Sequence[Tier],
+    *,
+    block_bytes: int,
+    block_ends: Sequence[int],
+    start: int,
+    end: int,
+    prefill: Prefill | None,
+    stores: Mapping[Tier, Store],
+) -> Choice:
+    """Which first blocks of the found ones to load, so that the first token comes soonest.
+
+    `tiers` and `block_ends` (in tokens) describe the found blocks, tokens `start` to `end` are the
+    engine's to get. Tiers are read side by side. What was never measured is taken to be fast:
+    only by trying is it measured.
+    """
+    everything = len(tiers)
+    if prefill is None:
+        return Choice(everything, Decision.LOAD_ALL)
+    recompute_s = prefill.seconds(start, end)
+    best, best_s = 0, recompute_s * (1.0 - MARGIN)
+    size_bytes = dict.fromkeys(Tier, 0)
+    for number, (tier, block_end) in enumerate(zip(tiers, block_ends, strict=True), 1):
+        size_bytes[tier] += block_bytes
+        load_s = max((store.seconds(size_bytes[t]) for t, store in stores.items()), default=0.0)
+        total_s = load_s + prefill.seconds(min(block_end, end), end)
+        if total_s <= best_s:
+            best, best_s = number, total_s
+    if best == 0:
+        return Choice(0, Decision.RECOMPUTE)
+    spared_s = prefill.seconds(start, min(block_ends[best - 1], end))
+    decision = Decision.LOAD_ALL if best == everything else Decision.LOAD_PREFIX
+    return Choice(best, decision, spared_s)

@@ -1,0 +1,144 @@
+"""The command `neve breakeven`: when a model's KV is worth loading, as a table."""
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from neve.errors import Misuse
+from neve.planner.breakeven import (
+    ModelKv,
+    Prefill,
+    Store,
+    break_even_bytes_per_s,
+    break_even_tokens,
+    model_kv,
+)
+
+_GB = 1e9  # network bandwidth is decimal, as everywhere
+
+
+class Speed(click.ParamType[tuple[int | None, float]]):
+    """`40000` (tokens/s at any length) or `40285@2048` (measured with prompts of 2048 tokens)."""
+
+    name = "rate[@tokens]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        parsed = re.fullmatch(r"(\d+(?:\.\d+)?)(?:@(\d+))?", str(value))
+        if parsed is None or float(parsed[1]) <= 0:
+            self.fail(f"{value!r} is no speed; write 40000 or 40285@2048", param, ctx)
+        return (int(parsed[2]) if parsed[2] else None), float(parsed[1])
+
+
+@click.command()
+@click.argument(
+    "configs",
+    nargs=-1,
+    required=True,
+    type=click.Path(exists=True, path_type=Path),
+    metavar="CONFIG.json...",
+)
+@click.option(
+    "--prefill-tokens-per-s",
+    "speeds",
+    type=Speed(),
+    multiple=True,
+    required=True,
+    help="Measured prefill speed; with @TOKENS several times for several prompt lengths.",
+)
+@click.option(
+    "--bandwidth",
+    "bandwidths",
+    type=click.FloatRange(min=0, min_open=True),
+    multiple=True,
+    default=(1.25, 3.125, 12.5),
+    show_default=True,
+    help="Of the store in GB/s; may be given several times. 10 Gbit/s are 1.25.",
+)
+@click.option("--round-trip-ms", type=click.FloatRange(min=0), default=1.0, show_default=True)
+@click.option("--kv-dtype", default="auto", show_default=True, help="As vLLM's --kv-cache-dtype.")
+@click.option(
+    "--tokens",
+    "lengths",
+    type=click.IntRange(min=1),
+    multiple=True,
+    default=(2048, 8192, 32768, 65536),
+    show_default=True,
+    help="Prompt lengths of the table.",
+)
+def breakeven(
+    configs: Sequence[Path],
+    speeds: Sequence[tuple[int | None, float]],
+    bandwidths: Sequence[float],
+    round_trip_ms: float,
+    kv_dtype: str,
+    lengths: Sequence[int],
+) -> None:
+    """Say when loading a model's KV is faster than computing it.
+
+    CONFIG.json is a model's configuration, or the folder that holds it.
+    """
+    prefill = _prefill(speeds)
+    for path in configs:
+        file = path / "config.json" if path.is_dir() else path
+        try:
+            config = json.loads(file.read_text())
+        except (OSError, ValueError) as error:
+            raise Misuse(f"cannot read {file}: {error}") from error
+        kv = model_kv(config, kv_dtype=kv_dtype)
+        name = (config.get("architectures") or [config.get("model_type", "model")])[0]
+        click.echo(f"{path}: {name}, {_shape(kv)}, {kv.bytes_per_token:,} bytes a token")
+        for line in table(kv, prefill, bandwidths, round_trip_ms / 1000, sorted(lengths)):
+            click.echo(line)
+
+
+def table(
+    kv: ModelKv,
+    prefill: Prefill,
+    bandwidths: Sequence[float],
+    round_trip_s: float,
+    lengths: Sequence[int],
+) -> list[str]:
+    """Lines: seconds to compute and to load at each bandwidth (GB/s), and where they meet."""
+    size = kv.bytes_per_token
+    head = f"{'tokens':>9} {'GB':>8} {'compute':>9} {'break even':>12}"
+    lines = [head + "".join(f" {f'{gb:g} GB/s':>17}" for gb in bandwidths)]
+    for tokens in lengths:
+        compute_s = prefill.seconds(0, tokens)
+        even = break_even_bytes_per_s(
+            prefill, tokens=tokens, bytes_per_token=size, round_trip_s=round_trip_s
+        )
+        rate = "never" if math.isinf(even) else f"{even / _GB:.2f} GB/s"
+        line = f"{tokens:>9} {tokens * size / _GB:>8.3f} {compute_s:>7.3f} s {rate:>12}"
+        for gb in bandwidths:
+            load_s = Store(gb * _GB, round_trip_s).seconds(tokens * size)
+            line += f" {load_s:>7.3f} s {compute_s / load_s:>6.1f}x"
+        lines.append(line)
+    least = [
+        break_even_tokens(prefill, Store(gb * _GB, round_trip_s), bytes_per_token=size)
+        for gb in bandwidths
+    ]
+    words = ["never" if n is None else f"from {n:,}" for n in least]
+    lines.append(f"{'worth loading':>41}" + "".join(f" {word:>17}" for word in words))
+    return lines
+
+
+def _prefill(speeds: Sequence[tuple[int | None, float]]) -> Prefill:
+    points = [(tokens, tokens / rate) for tokens, rate in speeds if tokens]
+    if len(points) == len(speeds):
+        return Prefill.through(points)
+    if len(speeds) > 1:
+        raise Misuse(
+            "give one speed, or several that all say @TOKENS", field="prefill-tokens-per-s"
+        )
+    return Prefill.at(speeds[0][1])
+
+
+def _shape(kv: ModelKv) -> str:
+    if kv.latent:
+        return f"MLA, {kv.layers} layers of {kv.values_per_head} values"
+    return f"{kv.layers} layers of {kv.heads} KV heads of {kv.values_per_head // 2}"

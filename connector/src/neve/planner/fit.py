@@ -1,0 +1,45 @@
+"""Least squares for two terms that can't be negative, over a stream whose old samples fade."""
+
+from typing import Final
+
+# Below this share of independent movement the two terms can't be told apart.
+_LEAST_SPREAD: Final = 0.02
+
+
+class TwoTermFit:
+    """Fits `y = a*u + b*v` with `a, b >= 0`; `u` explains all of it where they can't be told apart.
+
+    The variance of a sample is taken to grow with `y`: long times vary more than short ones. `fade`
+    is what a sample's weight is multiplied by when the next one comes.
+    """
+
+    def __init__(self, *, fade: float = 0.9) -> None:
+        self._fade = fade
+        self._uu = self._uv = self._vv = self._uy = self._vy = 0.0
+        self.samples = 0
+
+    def add(self, u: float, v: float, y: float) -> None:
+        """One sample; `y` must be positive."""
+        fade, weight = self._fade, 1.0 / y
+        self._uu = fade * self._uu + weight * u * u
+        self._uv = fade * self._uv + weight * u * v
+        self._vv = fade * self._vv + weight * v * v
+        self._uy = fade * self._uy + weight * u * y
+        self._vy = fade * self._vy + weight * v * y
+        self.samples += 1
+
+    def solve(self) -> tuple[float, float] | None:
+        """(a, b), or None before there is any sample."""
+        if self._uu == 0.0:
+            return None
+        alone = (self._uy / self._uu, 0.0)
+        determinant = self._uu * self._vv - self._uv * self._uv
+        if determinant <= _LEAST_SPREAD * self._uu * self._vv:
+            return alone
+        a = (self._uy * self._vv - self._vy * self._uv) / determinant
+        b = (self._vy * self._uu - self._uy * self._uv) / determinant
+        if b < 0:
+            return alone
+        if a < 0:
+            return 0.0, self._vy / self._vv
+        return a, b

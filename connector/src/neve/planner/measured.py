@@ -1,0 +1,102 @@
+"""The speeds that the choice needs, measured while the engine works. The caller brings the time."""
+
+from collections import deque
+from collections.abc import Iterable
+from typing import Final
+
+from neve.planner.breakeven import Prefill, Store, pairs
+from neve.planner.fit import TwoTermFit
+
+# A step that computes fewer prompt tokens says little about prefill: its fixed cost rules.
+LEAST_PREFILL_TOKENS: Final = 64
+# The engine's first steps compile, tune and allocate.
+_WARM_UP_STEPS: Final = 2
+# One sample may say at most so many times what was predicted: an engine that was stopped for a
+# while, or a burst of others' loads, must not rule what is believed of it.
+_MOST_SURPRISE: Final = 4.0
+# What was slow may be well again. A speed without new samples is believed to double every so long,
+# so that in the end it is tried again.
+DOUBLING_S: Final = 30.0
+
+
+class PrefillMeter:
+    """Prefill speed from the engine's steps. `begin` and `end` in the order of the steps."""
+
+    def __init__(self) -> None:
+        self._fit = TwoTermFit()
+        self._open: deque[tuple[int, float, float, float]] = deque()
+        self._last_end = 0.0
+        self._warm_up = _WARM_UP_STEPS
+
+    def begin(self, step: int, chunks: Iterable[tuple[int, int]], now: float) -> bool:
+        """A step was scheduled that computes tokens `start` to `end` of some requests.
+
+        True when it will be measured: then `end(step)` has to follow.
+        """
+        tokens = looked_at = 0.0
+        for start, end in chunks:
+            tokens += end - start
+            looked_at += pairs(start, end)
+        if tokens < LEAST_PREFILL_TOKENS:
+            return False
+        self._open.append((step, tokens, looked_at, now))
+        return True
+
+    def end(self, step: int | None, now: float) -> None:
+        """Some step's output arrived; `step` if it is a measured one.
+
+        Steps may be scheduled before the one ahead has ended: a step lasts from then on.
+        """
+        while step is not None and self._open and self._open[0][0] <= step:
+            number, tokens, looked_at, begun = self._open.popleft()
+            took_s = now - max(begun, self._last_end)
+            if number != step or took_s <= 0:
+                continue
+            if self._warm_up:
+                self._warm_up -= 1
+                continue
+            if self._fit.samples:
+                a, b = self._fit.solve() or (took_s, 0.0)
+                took_s = min(took_s, _MOST_SURPRISE * (a * tokens + b * looked_at) or took_s)
+            self._fit.add(tokens, looked_at, took_s)
+        self._last_end = now
+
+    def prefill(self) -> Prefill | None:
+        """None until something was measured."""
+        terms = self._fit.solve()
+        return None if terms is None else Prefill(*terms)
+
+
+class StoreMeter:
+    """Bandwidth and round trip of one tier, and what is on its way from it, from whole loads."""
+
+    def __init__(self) -> None:
+        self._fit = TwoTermFit(fade=0.8)
+        self._sampled_at = 0.0
+        self._queue_bytes = 0
+
+    def begin(self, size_bytes: int) -> int:
+        """A load of so many bytes starts; returns the bytes that are under way ahead of it."""
+        ahead = self._queue_bytes
+        self._queue_bytes += size_bytes
+        return ahead
+
+    def end(self, size_bytes: int, ahead_bytes: int, took_s: float, now: float) -> None:
+        """A load ended after `took_s`; 0 when that says nothing of the speed."""
+        self._queue_bytes -= size_bytes
+        if took_s <= 0 or size_bytes == 0:
+            return
+        moved = float(ahead_bytes + size_bytes)
+        if terms := self._fit.solve():
+            took_s = min(took_s, _MOST_SURPRISE * (terms[0] * moved + terms[1]))
+        self._fit.add(moved, 1.0, took_s)
+        self._sampled_at = now
+
+    def store(self, now: float) -> Store | None:
+        """The tier as it is believed to be now; None until something was measured."""
+        terms = self._fit.solve()
+        if terms is None:
+            return None
+        hope = 2.0 ** min(60.0, (now - self._sampled_at) / DOUBLING_S)
+        s_per_byte = max(terms[0], 1e-15) / hope
+        return Store(1.0 / s_per_byte, terms[1] / hope, self._queue_bytes)

@@ -1,0 +1,106 @@
+"""Decides for every found prefix how much of it is loaded, from speeds measured in this engine.
+
+Speeds are those that a request feels: a step's as the scheduler sees it, a load's from its plan to
+the engine's word that it ended, with staging, queueing and the steps in between.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from neve.hot import Location, Tier
+from neve.planner.choice import Choice, Decision, choose
+from neve.planner.measured import PrefillMeter, StoreMeter
+from neve.vllm.plan import LoadPlan
+
+# A load may take so many times what computing its tokens would: then the engine computes them.
+PATIENCE: Final = 1.0
+# Shorter deadlines would be missed by the steps in between alone.
+LEAST_DEADLINE_S: Final = 0.1
+
+
+@dataclass
+class _Load:
+    size_bytes: dict[Tier, int]
+    ahead_bytes: dict[Tier, int]
+    deadline_s: float
+    begun: float
+
+
+class Judge:
+    """Belongs to the scheduler's thread. `always`: load whatever is found, within the deadline."""
+
+    def __init__(self, *, load_deadline_s: float, always: bool = False) -> None:
+        self._load_deadline_s = load_deadline_s
+        self._always = always
+        self._steps = PrefillMeter()
+        self._stores = {tier: StoreMeter() for tier in Tier}
+        self._loads: dict[str, _Load] = {}
+        self.decisions: Counter[Decision] = Counter()
+
+    def weigh(
+        self,
+        found: Sequence[tuple[Location, ...]],
+        *,
+        first_chunk: int,
+        chunk_tokens: int,
+        local_tokens: int,
+        prompt_tokens: int,
+    ) -> Choice:
+        """How many of the `found` chunks (from `first_chunk` on) are worth loading."""
+        if self._always or not found:
+            return Choice(len(found), Decision.LOAD_ALL)
+        now = time.monotonic()
+        stores = {tier: meter.store(now) for tier, meter in self._stores.items()}
+        return choose(
+            [locations[0].tier for locations in found],
+            block_bytes=sum(location.size_bytes for location in found[0]),
+            block_ends=[(first_chunk + n) * chunk_tokens for n in range(1, len(found) + 1)],
+            start=local_tokens,
+            end=prompt_tokens,
+            prefill=self._steps.prefill(),
+            stores={tier: store for tier, store in stores.items() if store is not None},
+        )
+
+    def deadline_s(self, choice: Choice) -> float:
+        """For a load so chosen: never longer than computing the same, as far as that is known."""
+        if choice.spared_s == 0:
+            return self._load_deadline_s
+        return min(self._load_deadline_s, max(LEAST_DEADLINE_S, PATIENCE * choice.spared_s))
+
+    def begin_load(self, plan: LoadPlan) -> None:
+        size_bytes = dict.fromkeys(Tier, 0)
+        for block in plan.blocks:
+            size_bytes[block.locations[0].tier] += sum(at.size_bytes for at in block.locations)
+        ahead = {tier: meter.begin(size_bytes[tier]) for tier, meter in self._stores.items()}
+        self._loads[plan.request_id] = _Load(size_bytes, ahead, plan.deadline_s, time.monotonic())
+
+    def end_load(self, request_id: str, *, filled: bool) -> float | None:
+        """All ranks ended the load. Returns how long it took, in seconds."""
+        load = self._loads.pop(request_id, None)
+        if load is None:
+            return None
+        now = time.monotonic()
+        took_s = now - load.begun
+        # A load that failed shows a speed only if it ran out of time. One from both tiers shows
+        # the slower one's, and nothing of the other's.
+        telling = filled or took_s >= load.deadline_s
+        slower = Tier.COLD if load.size_bytes[Tier.COLD] else Tier.HOT
+        for tier, meter in self._stores.items():
+            sample_s = took_s if telling and tier is slower else 0.0
+            meter.end(load.size_bytes[tier], load.ahead_bytes[tier], sample_s, now)
+        return took_s
+
+    @property
+    def loads_open(self) -> int:
+        return len(self._loads)
+
+    def begin_step(self, step: int, chunks: Iterable[tuple[int, int]]) -> bool:
+        """See `PrefillMeter.begin`."""
+        return self._steps.begin(step, chunks, time.monotonic())
+
+    def end_step(self, step: int | None) -> None:
+        """See `PrefillMeter.end`."""
+        self._steps.end(step, time.monotonic())
