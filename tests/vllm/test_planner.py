@@ -14,6 +14,7 @@ from neve.vllm.chains import Origin
 from neve.vllm.judge import LEAST_DEADLINE_S, Judge
 from neve.vllm.planner import Planner
 from neve.vllm.requests import ContextWish
+from neve.vllm.telemetry import Telemetry
 
 CHUNK, ENGINE_BLOCK = 64, 32
 TOKENS = [7 * i % 251 for i in range(300)]
@@ -54,14 +55,21 @@ def ranks():
     return [Rank()]
 
 
-@pytest.fixture
-def planner(ranks):
-    made = Planner(
-        ranks,
+def planner_over(links, **judge):
+    telemetry = Telemetry()
+    judge = Judge(telemetry, **{"load_deadline_s": 2.0} | judge)
+    return Planner(
+        links,
         engine_block_tokens=ENGINE_BLOCK,
         match_deadline_s=0.2,
-        judge=Judge(load_deadline_s=2.0),
+        judge=judge,
+        telemetry=telemetry,
     )
+
+
+@pytest.fixture
+def planner(ranks):
+    made = planner_over(ranks)
     yield made
     for rank in ranks:
         rank.gate.set()
@@ -77,6 +85,11 @@ def answer(planner, request_id, local_tokens=0):
         if tokens is not None:
             return tokens
     raise AssertionError("no answer")
+
+
+def told(planner, name):
+    """What vLLM's metrics would hear of one counter."""
+    return planner._telemetry.take()["counters"][name]
 
 
 def begin(planner, request_id="r", tokens=TOKENS, wish=None):
@@ -173,6 +186,7 @@ def test_what_loaded_before_the_failure_counts_as_reused(planner, ranks):
     planner.note_loaded("r")
     ended = planner.end("r")
     assert (ended.hot_tokens, ended.cold_tokens) == (64, 64)
+    assert told(planner, "hit_tokens") == {"hot": 64, "cold": 64}
     assert [every[0] for every in ended.ids] == ids[:2]
 
 
@@ -210,12 +224,7 @@ def test_without_a_connection_nothing_is_asked_loaded_or_saved():
     class Down:
         client = None
 
-    planner = Planner(
-        [Down()],
-        engine_block_tokens=ENGINE_BLOCK,
-        match_deadline_s=0.2,
-        judge=Judge(load_deadline_s=2.0),
-    )
+    planner = planner_over([Down()])
     begin(planner, wish=ContextWish("c"))
     assert planner.matched_tokens("r", 0) == 0
     assert planner.plan_saves("r", 300, range(10)) == []
@@ -226,12 +235,7 @@ def test_with_several_ranks_the_shortest_prefix_counts():
     ranks = [Rank(0), Rank(1)]
     ranks[0].store(4)
     ids = ranks[1].store(2)
-    planner = Planner(
-        ranks,
-        engine_block_tokens=ENGINE_BLOCK,
-        match_deadline_s=0.2,
-        judge=Judge(load_deadline_s=2.0),
-    )
+    planner = planner_over(ranks)
     begin(planner)
     assert answer(planner, "r") == 128
     plan = planner.plan_load("r", 128, list(range(10)))
@@ -263,7 +267,7 @@ def test_a_found_prefix_that_is_faster_to_compute_is_not_loaded(planner, ranks, 
     begin(planner)
     assert answer(planner, "r") == 0
     assert answer(planner, "r") == 0
-    assert judge.decisions == {Decision.RECOMPUTE: 1}
+    assert told(planner, "decisions") == {Decision.RECOMPUTE: 1}
     assert planner.plan_saves("r", 300, range(10)) == []  # it is stored, though not loaded
     assert len(ids) == 4
 
@@ -277,7 +281,7 @@ def test_only_the_worthy_part_of_a_prefix_is_loaded(planner, ranks, judge):
     assert answer(planner, "r") == 192
     plan = planner.plan_load("r", 192, list(range(10)))
     assert [block.ids[0] for block in plan.blocks] == ids[:3]
-    assert judge.decisions == {Decision.LOAD_PREFIX: 1}
+    assert told(planner, "decisions") == {Decision.LOAD_PREFIX: 1}
 
 
 @pytest.mark.parametrize(
@@ -315,8 +319,8 @@ def test_loads_teach_the_judge_how_fast_a_tier_is(planner, ranks, judge):
 
 def test_a_load_that_ran_out_of_time_teaches_too(ranks):
     ranks[0].store(4)
-    judge = Judge(load_deadline_s=0.005)
-    planner = Planner(ranks, engine_block_tokens=ENGINE_BLOCK, match_deadline_s=0.2, judge=judge)
+    planner = planner_over(ranks, load_deadline_s=0.005)
+    judge = planner._judge
     load_all(planner, "late", fail=True)
     assert judge._stores[Tier.HOT].store(time.monotonic()).bytes_per_s < 4 * 1064 / 0.01
     planner.close()
@@ -327,17 +331,17 @@ def test_a_load_whose_request_was_aborted_leaves_the_queue(planner, ranks, judge
     begin(planner)
     answer(planner, "r")
     planner.plan_load("r", 256, list(range(10)))
-    assert judge.loads_open == 1
+    assert planner._telemetry.take()["gauges"]["loads_in_flight"] == {"": 1}
     planner.end("r")
     planner.note_loaded("r")  # the worker still reports it
-    assert judge.loads_open == 0
+    assert planner._telemetry.take()["gauges"]["loads_in_flight"] == {"": 0}
 
 
 def test_always_loads_whatever_is_found_within_the_deadline(ranks):
     ranks[0].store(4)
-    judge = Judge(load_deadline_s=2.0, always=True)
+    planner = planner_over(ranks, always=True)
+    judge = planner._judge
     measure(judge, prefill_s=0.001, load_s_per_block=10)
-    planner = Planner(ranks, engine_block_tokens=ENGINE_BLOCK, match_deadline_s=0.2, judge=judge)
     begin(planner)
     assert answer(planner, "r") == 256
     assert planner.plan_load("r", 256, list(range(10))).deadline_s == 2.0

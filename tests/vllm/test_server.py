@@ -62,10 +62,12 @@ class VllmServer(Server):
         with urllib.request.urlopen(request, timeout=60) as response:
             return json.load(response)
 
-    def metric(self, name: str) -> float:
+    def metric(self, name: str, **labels: str) -> float:
+        """A metric's value; `labels` are those that must be there."""
         with urllib.request.urlopen(f"{self.url}/metrics", timeout=10) as response:
             for line in response.read().decode().splitlines():
-                if line.startswith(f"vllm:{name}"):
+                wanted = [f'{label}="{value}"' for label, value in labels.items()]
+                if line.startswith(f"vllm:{name}{{") and all(text in line for text in wanted):
                     return float(line.rsplit(" ", 1)[1])
         raise AssertionError(f"no metric {name}")
 
@@ -107,6 +109,21 @@ def test_a_request_names_its_context_and_hears_what_was_reused(server):
     }  # fmt: skip
     assert again["choices"][0]["text"] == first["choices"][0]["text"]
     assert server.metric("external_prefix_cache_hits_total") == 256
+
+
+def test_what_neve_did_is_among_the_metrics_of_vllm(server):
+    """Figures travel with the engine's steps, so those of a save come with the next request."""
+    server.complete()
+    assert server.metric("neve_connected") == 1
+    assert server.metric("neve_breaker") == 0
+    assert server.metric("neve_hit_tokens_total", tier="hot") >= 256
+    assert server.metric("neve_read_bytes_total", tier="hot") > 256 * 1024
+    assert server.metric("neve_written_bytes_total") > 256 * 1024
+    assert server.metric("neve_decisions_total", decision="load_all") >= 1
+    assert server.metric("neve_missed_blocks_total", reason="never_stored") >= 4
+    assert server.metric("neve_load_seconds_count") >= 1
+    assert server.metric("neve_match_seconds_count") >= 2
+    assert server.metric("neve_loads_in_flight") == 0
 
 
 def test_malformed_wishes_change_nothing(server):

@@ -65,6 +65,7 @@ class Stats:
         self._lock = threading.Lock()
         self._totals = Counts()
         self._fresh = Counts()
+        self.changes = 0  # rises with every call that counts: is there anything new?
 
     def count(self, **counters: int) -> None:
         self._add(Counts(counters=Counter(counters)))
@@ -92,5 +93,6 @@ class Stats:
         if unknown:
             raise Misuse("is no counter", field=min(unknown))
         with self._lock:
+            self.changes += 1
             self._totals += counts
             self._fresh += counts

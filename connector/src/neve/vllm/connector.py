@@ -26,6 +26,7 @@ from vllm.distributed.parallel_state import get_pp_group, get_tp_group
 import vllm
 from neve.space import SpaceIdentity
 from neve.vllm.identity import identify, kernel_names, why_unsupported
+from neve.vllm.metrics import NevePromMetrics, NeveStats
 from neve.vllm.options import Options
 from neve.vllm.plan import StepPlan
 from neve.vllm.scheduler import SchedulerSide
@@ -286,6 +287,26 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
         return False, self._scheduler.finish(request)
 
     # ---- both
+
+    @_guarded(_nothing)
+    def get_kv_connector_stats(self) -> NeveStats | None:
+        side = self._worker or self._scheduler
+        data = side.take_telemetry() if side is not None else None
+        return NeveStats(data) if data is not None else None
+
+    @classmethod
+    def build_kv_connector_stats(cls, data: dict[str, Any] | None = None) -> NeveStats:
+        return NeveStats(data)
+
+    @classmethod
+    def build_prom_metrics(
+        cls,
+        vllm_config: "VllmConfig",
+        metric_types: dict[type, type],
+        labelnames: list[str],
+        per_engine_labelvalues: dict[int, list[object]],
+    ) -> NevePromMetrics:
+        return NevePromMetrics(vllm_config, metric_types, labelnames, per_engine_labelvalues)
 
     @_guarded(_nothing)
     def shutdown(self) -> None:

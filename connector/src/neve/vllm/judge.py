@@ -5,7 +5,6 @@ the engine's word that it ended, with staging, queueing and the steps in between
 """
 
 import time
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -14,6 +13,7 @@ from neve.hot import Location, Tier
 from neve.planner.choice import Choice, Decision, choose
 from neve.planner.measured import PrefillMeter, StoreMeter
 from neve.vllm.plan import LoadPlan
+from neve.vllm.telemetry import Telemetry
 
 # A load may take so many times what computing its tokens would: then the engine computes them.
 PATIENCE: Final = 1.0
@@ -32,13 +32,15 @@ class _Load:
 class Judge:
     """Belongs to the scheduler's thread. `always`: load whatever is found, within the deadline."""
 
-    def __init__(self, *, load_deadline_s: float, always: bool = False) -> None:
+    def __init__(
+        self, telemetry: Telemetry, *, load_deadline_s: float, always: bool = False
+    ) -> None:
+        self._telemetry = telemetry
         self._load_deadline_s = load_deadline_s
         self._always = always
         self._steps = PrefillMeter()
         self._stores = {tier: StoreMeter() for tier in Tier}
         self._loads: dict[str, _Load] = {}
-        self.decisions: Counter[Decision] = Counter()
 
     def weigh(
         self,
@@ -70,18 +72,22 @@ class Judge:
             return self._load_deadline_s
         return min(self._load_deadline_s, max(LEAST_DEADLINE_S, PATIENCE * choice.spared_s))
 
+    def note_decision(self, decision: Decision) -> None:
+        self._telemetry.count("decisions", 1, decision)
+
     def begin_load(self, plan: LoadPlan) -> None:
         size_bytes = dict.fromkeys(Tier, 0)
         for block in plan.blocks:
             size_bytes[block.locations[0].tier] += sum(at.size_bytes for at in block.locations)
         ahead = {tier: meter.begin(size_bytes[tier]) for tier, meter in self._stores.items()}
         self._loads[plan.request_id] = _Load(size_bytes, ahead, plan.deadline_s, time.monotonic())
+        self._telemetry.gauge("loads_in_flight", len(self._loads))
 
-    def end_load(self, request_id: str, *, filled: bool) -> float | None:
-        """All ranks ended the load. Returns how long it took, in seconds."""
+    def end_load(self, request_id: str, *, filled: bool) -> None:
+        """All ranks ended the load, well (`filled`) or not."""
         load = self._loads.pop(request_id, None)
         if load is None:
-            return None
+            return
         now = time.monotonic()
         took_s = now - load.begun
         # A load that failed shows a speed only if it ran out of time. One from both tiers shows
@@ -91,11 +97,8 @@ class Judge:
         for tier, meter in self._stores.items():
             sample_s = took_s if telling and tier is slower else 0.0
             meter.end(load.size_bytes[tier], load.ahead_bytes[tier], sample_s, now)
-        return took_s
-
-    @property
-    def loads_open(self) -> int:
-        return len(self._loads)
+        self._telemetry.sample("load_seconds", took_s)
+        self._telemetry.gauge("loads_in_flight", len(self._loads))
 
     def begin_step(self, step: int, chunks: Iterable[tuple[int, int]]) -> bool:
         """See `PrefillMeter.begin`."""

@@ -21,6 +21,7 @@ from neve.vllm.judge import Judge
 from neve.vllm.link import Link
 from neve.vllm.plan import BlockLoad, BlockSave, LoadPlan
 from neve.vllm.requests import ContextWish
+from neve.vllm.telemetry import Telemetry
 
 # A found prefix that could not be scheduled for this long is asked for anew: it may be gone.
 _FRESH_S = 5.0
@@ -83,10 +84,12 @@ class Planner:
         engine_block_tokens: int,
         match_deadline_s: float,
         judge: Judge,
+        telemetry: Telemetry,
         loads: bool = True,
         saves: bool = True,
     ) -> None:
         self._judge = judge
+        self._telemetry = telemetry
         self._links = links
         self._engine_block_tokens = engine_block_tokens
         self._match_deadline_s = match_deadline_s
@@ -172,7 +175,7 @@ class Planner:
                 prompt_tokens=len(request.tokens),
             )
             if lookup.choice is None and lookup.found:
-                self._judge.decisions[choice.decision] += 1
+                self._judge.note_decision(choice.decision)
             lookup.choice, lookup.chosen_for = choice, request.local_tokens
         return lookup.choice
 
@@ -187,6 +190,7 @@ class Planner:
                 return False
             matches = []
         lookup.future = None
+        self._telemetry.sample("match_seconds", time.monotonic() - lookup.asked_at)
         # What every rank holds: the shortest prefix of all.
         per_rank = [match.locations for match in matches]
         lookup.found = list(zip(*per_rank, strict=False))
@@ -268,6 +272,7 @@ class Planner:
             tier = block.locations[0].tier
             tokens = len(block.written) * self._engine_block_tokens
             request.reused[tier] = request.reused.get(tier, 0) + tokens
+            self._telemetry.count("hit_tokens", tokens, tier)
         if good < len(plan.blocks):
             # Asking again would find the same blocks, and fail the same way, for ever.
             request.may_load = False

@@ -70,6 +70,11 @@ class Saver(Generic[S]):
             ids.append(self._unsaved.popleft())
         return ids
 
+    @property
+    def in_flight(self) -> int:
+        """Batches that were submitted and are not stored yet."""
+        return len(self._open)
+
     def drain(self, timeout_s: float) -> bool:
         """Waits until no save is under way; False when some still are after `timeout_s`."""
         end = time.monotonic() + timeout_s

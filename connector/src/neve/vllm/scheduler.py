@@ -19,6 +19,7 @@ from neve.vllm.options import Options
 from neve.vllm.plan import BlockLoad, LoadPlan, StepPlan
 from neve.vllm.planner import Ended, Planner
 from neve.vllm.requests import read_wish, response_params
+from neve.vllm.telemetry import Data, Telemetry
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +47,13 @@ class SchedulerSide:
             Link.acquire(options, identity, engine=engine, node=node) for identity in identities
         ]
         self._options = options
+        # In the workers' process they count for the client that is theirs and ours.
+        self._counts = not same_process
+        self._telemetry = Telemetry()
         self._judge = Judge(
-            load_deadline_s=options.load_deadline_s, always=options.load == "always"
+            self._telemetry,
+            load_deadline_s=options.load_deadline_s,
+            always=options.load == "always",
         )
         self._steps = 0
         self._planner = Planner(
@@ -55,6 +61,7 @@ class SchedulerSide:
             engine_block_tokens=identities[0].engine_block_tokens,
             match_deadline_s=options.match_deadline_s,
             judge=self._judge,
+            telemetry=self._telemetry,
             loads=loads,
             saves=saves,
         )
@@ -157,6 +164,12 @@ class SchedulerSide:
 
     def note_unsaved(self, ids: Iterable[bytes]) -> None:
         self._planner.note_unsaved(ids)
+
+    def take_telemetry(self) -> Data | None:
+        """What is new since the last call, for vLLM's metrics."""
+        if self._counts:
+            self._telemetry.read(self._links[0].client)
+        return self._telemetry.take()
 
     def finish(self, request: Any) -> dict[str, Any] | None:
         """Ends a request; the response's `kv_transfer_params` if the request spoke to Neve."""

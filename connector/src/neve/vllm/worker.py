@@ -12,6 +12,7 @@ from neve.vllm.plan import StepPlan
 from neve.vllm.planner import STEP_WAIT_S
 from neve.vllm.saver import Saver
 from neve.vllm.staging import Kv, S, StagingPool
+from neve.vllm.telemetry import Data, Telemetry
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ class WorkerSide(Generic[S]):
         self._failed_blocks: set[int] = set()
         self._ended: set[str] = set()
         self._unsaved: list[bytes] = []
+        self._telemetry = Telemetry()
 
     def start_loads(self, plan: StepPlan) -> None:
         """Begins the step's loads; each is reported by `poll_loads` exactly once."""
@@ -82,6 +84,13 @@ class WorkerSide(Generic[S]):
         """First-rank ids of blocks that were to be saved and are not."""
         ids, self._unsaved = self._unsaved, []
         return ids + self._saver.take_unsaved() if self._saver is not None else ids
+
+    def take_telemetry(self) -> Data | None:
+        """What is new since the last call, for vLLM's metrics."""
+        self._telemetry.read(self._link.client)
+        if self._saver is not None:
+            self._telemetry.gauge("saves_in_flight", self._saver.in_flight)
+        return self._telemetry.take()
 
     def close(self) -> None:
         """Waits for the puts under way, up to a bound, and ends the connection."""
