@@ -71,7 +71,7 @@ class ContextSerializer(TenantOwnedSerializer):
         model = Context
         fields = (
             *("id", "tenant", "space", "name", "label", "blocks", "tokens", "pinned_until"),
-            *("expired_at", "created_at", "updated_at"),
+            *("extended_until", "expired_at", "created_at", "updated_at"),
         )
         read_only_fields = fields
 
@@ -132,7 +132,7 @@ class ExpiredSerializer(serializers.Serializer):
 
 
 class ExtendedSerializer(serializers.Serializer):
-    extended = serializers.IntegerField(help_text="blocks that now live longer")
+    extended = serializers.IntegerField(help_text="blocks that live so long now")
 
 
 class SegmentSerializer(TenantOwnedSerializer):

@@ -5,7 +5,7 @@ import numpy as np
 from cache_endpoint import API_KEY, TENANT_ID, CacheEndpoint
 from neve.client import BlockRef, Client, Match
 from neve.errors import MissReason
-from neve.hot import HotTier, load_functions
+from neve.hot import BlockTerms, HotTier, load_functions
 from neve.keys import BucketKeys, bucket_of
 from neve.space import SpaceIdentity
 from servers import ValkeyServer
@@ -30,7 +30,7 @@ def provision(server: ValkeyServer, *, hot_bytes: int = GIB, buckets: int = 1) -
     with server.client() as client:
         load_functions(client)
     hot = HotTier(server.client().execute_command, TENANT_ID, buckets)
-    hot.set_policy(hot_bytes=hot_bytes, cold_bytes=GIB, flush_after_s=None, ttl_s=None)
+    hot.set_policy(hot_bytes=hot_bytes, cold_bytes=GIB, terms=BlockTerms(flush_after_s=None))
     return hot
 
 

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import valkey
 
-from neve.hot import HotTier, load_functions
+from neve.hot import BlockTerms, HotTier, load_functions
 from servers import ValkeyServer, free_port, wait_until
 
 NODE_TIMEOUT_MS = 1000  # a dead primary is replaced about two of these later
@@ -96,7 +96,7 @@ class Cluster:
             return clients[self.primary_of(slot).port].execute_command(*args)
 
         tier = HotTier(execute, tenant_id, buckets)
-        tier.set_policy(hot_bytes=hot_bytes, cold_bytes=0, flush_after_s=None, ttl_s=None)
+        tier.set_policy(hot_bytes=hot_bytes, cold_bytes=0, terms=BlockTerms(flush_after_s=None))
         return tier
 
     def migrate_slot(self, slot: int, to: ClusterNode, *, pause_s: float = 0.0) -> int:

@@ -60,6 +60,7 @@ class Verified:
     header: block.BlockHeader
     raw: memoryview
     expires_s: int
+    stored_s: int
 
 
 @dataclass
@@ -147,7 +148,7 @@ class Flusher:
             if status is Status.OK:
                 head = headers[i * block.HEADER_BYTES : (i + 1) * block.HEADER_BYTES]
                 raw[: block.HEADER_BYTES] = head
-                yield Verified(block.decode_header(head), raw, dirty.expires_s)
+                yield Verified(block.decode_header(head), raw, dirty.expires_s, dirty.stored_s)
             elif status in (Status.EVICTED, Status.CORRUPT):
                 name = status.name.lower()
                 log.warning("unreadable tenant=%s id=%s %s", self.tenant_id, dirty.id.hex(), name)
@@ -166,7 +167,10 @@ class Flusher:
             space=space, uuid=uuid, object_key=segment_key(self.tenant_id, fingerprint, uuid)
         )
         writer = segment.SegmentWriter(segment.SegmentHeader(self.tenant_id, uuid, fingerprint))
-        places = [writer.add(item.header, expires_s=item.expires_s) for item in verified]
+        places = [
+            writer.add(item.header, expires_s=item.expires_s, stored_s=item.stored_s)
+            for item in verified
+        ]
         parts = [writer.header.encode(), *(item.raw for item in verified), writer.footer()]
         body = b"".join(parts)
         s3.client().upload_fileobj(io.BytesIO(body), settings.ENV.s3_bucket, row.object_key)

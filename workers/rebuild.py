@@ -51,7 +51,7 @@ def rebuild_tenant(
             else:
                 # What was stored again after its context expired lives; what is older doesn't.
                 blocks = [
-                    RestoredBlock(r.id, r.length, r.tokens, r.expires_s, r.offset)
+                    RestoredBlock(r.id, r.length, r.tokens, r.offset, r.stored_s, r.expires_s)
                     for r in footer.rows
                     if r.id not in expired or expired[r.id] < row.created_at
                 ]

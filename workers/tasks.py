@@ -14,7 +14,6 @@ from catalog import jobs, usage
 from catalog.models import Job
 from controlplane import hot, live
 from neve.hot import Usage
-from retention.models import RetentionPolicy
 from tenants.models import Tenant
 from workers import reconcile as repairs
 from workers import recovery
@@ -23,7 +22,6 @@ from workers.flush import Flusher, FlushReport, is_worth_a_segment
 log = logging.getLogger("neve.tasks")
 
 EXPIRE_BLOCKS = 1000  # of one function call: others get their turn in between
-EVERYTHING = 1 << 62
 
 
 def active_tenants() -> list[int]:
@@ -77,9 +75,6 @@ def expire_tenant(tenant_id: int) -> None:
     tier = hot.hot_tier(tenant_id)
     while tier.expire_due(EXPIRE_BLOCKS) >= EXPIRE_BLOCKS:
         pass
-    idle_s = RetentionPolicy.unscoped.get(tenant_id=tenant_id).hot_idle_s
-    if idle_s is not None:
-        tier.evict(EVERYTHING, idle_s=idle_s)
 
 
 @shared_task(name="workers.provision")

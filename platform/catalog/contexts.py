@@ -18,6 +18,7 @@ from controlplane import hot
 from controlplane.problems import Problem
 from neve.errors import MissReason
 from neve.hot import Tier
+from retention.models import RetentionPolicy
 from tenants.audit import Actor
 from tenants.audit import record as audit
 from tenants.scope import tenant_scope
@@ -118,16 +119,19 @@ def expire(*, context: Context, actor: Actor) -> tuple[int, int]:
 
 
 def extend(*, context: Context, for_s: int, actor: Actor) -> int:
-    """Lets the blocks live at least that long from now, in both tiers. Returns how many changed.
+    """Lets the blocks live at least that long from now, in both tiers. Returns how many do.
 
-    Raises Problem (hot-tier-unavailable).
+    Raises Problem (hot-tier-unavailable); it is noted then, and holds after the next rebuild.
     """
-    until_s = int(timezone.now().timestamp()) + for_s
+    until = timezone.now() + timedelta(seconds=for_s)
+    until = max(until, context.extended_until or until)
+    row = _change(context, "context.extend", actor, extended_until=until)
+    with tenant_scope(row.tenant_id):
+        terms = RetentionPolicy.objects.get().terms().for_blocks(int(until.timestamp()))
     with hot.required():
-        extended = hot.hot_tier(context.tenant_id).extend(context.ids(), until_s)
-    with tenant_scope(context.tenant_id):
-        _audit(context, "context.extend", actor, before=None, after={"until_s": until_s})
-    return extended
+        return hot.hot_tier(row.tenant_id).retain(
+            row.ids(), terms, held=True, join=True, flush=False
+        )
 
 
 def residency(context: Context) -> Residency:
@@ -194,6 +198,7 @@ def _facts(context: Context) -> dict[str, Any]:
         "blocks": context.blocks,
         "tokens": context.tokens,
         "pinned_until": iso(context.pinned_until),
+        "extended_until": iso(context.extended_until),
         "expired_at": iso(context.expired_at),
     }
 

@@ -78,6 +78,7 @@ class Context(TenantOwned):
     blocks = models.PositiveIntegerField(help_text="length of the chain")
     tokens = models.BigIntegerField()
     pinned_until = models.DateTimeField(null=True, blank=True)
+    extended_until = models.DateTimeField(null=True, blank=True, help_text="blocks live so long")
     expired_at = models.DateTimeField(null=True, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(default=timezone.now)

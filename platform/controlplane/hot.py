@@ -33,7 +33,7 @@ MEMORY_PER_BYTE = 1.3
 NODE_COMMANDS = (
     *("get", "set", "strlen", "del", "unlink", "persist", "time"),
     *("hget", "hmget", "hset", "hdel", "hincrby", "hgetall", "hlen"),
-    *("zadd", "zrem", "zrange", "zrangebyscore", "zscore", "zcard", "zpopmin"),
+    *("zadd", "zrem", "zrange", "zrangebyscore", "zscore", "zmscore", "zcard", "zpopmin"),
     *("ping", "hello", "auth", "client|setname", "client|setinfo"),
 )
 
@@ -123,8 +123,7 @@ def provision_tenant(tenant: Tenant) -> None:
         hot_tier(tenant.pk).set_policy(
             hot_bytes=tenant.quota.hot_bytes,
             cold_bytes=tenant.quota.cold_bytes,
-            flush_after_s=tenant.retention.as_dict()["flush_after_s"],
-            ttl_s=tenant.retention.cold_ttl_s,
+            terms=tenant.retention.terms().for_blocks(),
         )
 
 
@@ -143,7 +142,7 @@ def acl_rules(tenant_id: int) -> list[str]:
         "on",
         f">{password(tenant_id)}",
         f"~{own}:b:*",
-        *(f"~{own}:{name}" for name in "ilduxe"),
+        *(f"~{own}:{name}" for name in "ilduxep"),
         f"%R~{own}:q",
         *(f"+{command}" for command in NODE_COMMANDS),
         f"(~{own}:* +fcall +fcall_ro)",

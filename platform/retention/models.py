@@ -5,6 +5,7 @@ from typing import Any
 from django.db import models
 from django.db.models import Q
 
+from retention.terms import Terms
 from tenants.models import Tenant
 from tenants.scope import TenantOwned
 
@@ -41,6 +42,15 @@ class RetentionPolicy(TenantOwned):
 
     def __str__(self) -> str:
         return f"retention of tenant {self.tenant_id}"
+
+    def terms(self) -> Terms:
+        """The tenant's own terms, before any rule."""
+        return Terms(
+            flush_after_s=self.as_dict()["flush_after_s"],
+            hot_idle_s=self.hot_idle_s,
+            cold_ttl_s=self.cold_ttl_s,
+            pin_budget_bytes=self.pin_budget_bytes,
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """The numbers a node is told: `flush_after_s` 0 is now, None is never."""

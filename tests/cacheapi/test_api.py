@@ -105,7 +105,7 @@ class TestContexts:
         until = (timezone.now() + timedelta(hours=1)).isoformat()
         assert team.send("post", f"{path}/pin", {"until": until}).status_code == 200
         assert team.send("post", f"{path}/unpin").json() == {"pinned_until": None, "kept": 0}
-        assert team.send("post", f"{path}/extend", {"for_s": 60}).json() == {"extended": 0}
+        assert team.send("post", f"{path}/extend", {"for_s": 60}).json() == {"extended": 2}
         assert team.send("post", f"{path}/expire").json() == {"expired": 2, "kept_pinned": 0}
         assert team.get(path).json()["residency"] == {"hot": 0, "cold": 0, "lost": 3}
         event = AuditEvent.unscoped.filter(action="context.expire").get()

@@ -17,10 +17,12 @@ from valkey.exceptions import ResponseError
 
 from neve.errors import MissReason
 from neve.hot import (
+    BlockTerms,
     CommitOutcome,
     FlushOutcome,
     HotTier,
     Location,
+    OverBudget,
     RestoredBlock,
     Tier,
     load_functions,
@@ -49,6 +51,7 @@ class Entry:
     offset: int = 0
     pinned: bool = False
     rank: float = 0
+    priority: int = 0
 
 
 @dataclass
@@ -78,11 +81,11 @@ class Model:
     def victims(self) -> list[bytes]:
         """What eviction may take, in its order."""
         evictable = [
-            (entry.rank, id_)
+            (entry.priority, entry.rank, id_)
             for id_, entry in self.entries.items()
             if entry.hot and not entry.dirty and not entry.pinned
         ]
-        return [id_ for _, id_ in sorted(evictable)]
+        return [id_ for *_, id_ in sorted(evictable)]
 
     def make_room(self, bytes_: int) -> int:
         freed = 0
@@ -139,8 +142,7 @@ class HotTierMachine(RuleBasedStateMachine):
         self.tier.set_policy(
             hot_bytes=self.model.hot_quota,
             cold_bytes=self.model.cold_quota,
-            flush_after_s=0 if self.model.flush else None,
-            ttl_s=None,
+            terms=BlockTerms(flush_after_s=0 if self.model.flush else None),
         )
 
     def begin(self) -> None:
@@ -208,7 +210,7 @@ class HotTierMachine(RuleBasedStateMachine):
             return
         self.segments += 1
         rows = [
-            RestoredBlock(block.id, block.size_bytes, 16, 0, 64 + n * 1000)
+            RestoredBlock(block.id, block.size_bytes, 16, 64 + n * 1000, block.stored_s)
             for n, block in enumerate(leased)
         ]
         for _ in range(2 if twice else 1):
@@ -225,6 +227,48 @@ class HotTierMachine(RuleBasedStateMachine):
         assert self.tier.pin(ids, FAR) == len(known)
         for id_ in known:
             self.model.entries[id_].pinned = True
+
+    @rule(ids=some_ids, budget=st.integers(0, 1000))
+    def pin_within_a_budget(self, ids, budget):
+        """All of them, or none when that would exceed the budget."""
+        known = [id_ for id_ in ids if id_ in self.model.entries]
+        used = self.model.total("pinned")
+        asked = sum(SIZES[id_] for id_ in known if not self.model.entries[id_].pinned)
+        if asked and used + asked > budget:
+            with pytest.raises(OverBudget) as refusal:
+                self.tier.pin(ids, FAR, budget_bytes=budget)
+            assert (refusal.value.used_bytes, refusal.value.asked_bytes) == (used, asked)
+            return
+        assert self.tier.pin(ids, FAR, budget_bytes=budget) == len(known)
+        for id_ in known:
+            self.model.entries[id_].pinned = True
+
+    @rule(ids=some_ids, budget=st.integers(0, 1000))
+    def pin_what_fits_of_a_budget(self, ids, budget):
+        fitting = []
+        for id_ in ids:
+            entry = self.model.entries.get(id_)
+            if entry and (entry.pinned or self.model.total("pinned") + SIZES[id_] <= budget):
+                entry.pinned = True
+                fitting.append(id_)
+        count = self.tier.pin(ids, FAR, budget_bytes=budget, as_many_as_fit=True)
+        assert count == len(fitting)
+
+    @rule(ids=some_ids, priority=st.integers(0, 9), flush=st.sampled_from([None, 0, -1]))
+    def retain(self, ids, priority, flush):
+        """Other terms for stored blocks: the order of leaving, and whether they go to S3."""
+        self.begin()
+        terms = BlockTerms(priority=priority, flush_after_s=None if flush == -1 else 0)
+        known = [id_ for id_ in ids if id_ in self.model.entries]
+        count = self.tier.retain(ids, terms, held=False, join=False, flush=flush is not None)
+        assert count == len(known)
+        for id_ in known:
+            entry = self.model.entries[id_]
+            entry.priority = priority
+            if flush == -1 and entry.dirty:
+                entry.dirty, entry.rank = False, self.model.step
+            elif flush == 0 and entry.hot and not entry.segment:
+                entry.dirty = True
 
     @rule(ids=some_ids)
     def unpin(self, ids):
@@ -320,8 +364,9 @@ class HotTierMachine(RuleBasedStateMachine):
         assert usage.cold_blocks == sum(entry.segment > 0 for entry in model.entries.values())
         assert usage.dirty_blocks == sum(entry.dirty for entry in model.entries.values())
         assert self.client.hlen(KEYS.bookkeeping[0]) == len(model.entries) + len(model.gone)
-        evictable = sum(entry.hot and not entry.dirty for entry in model.entries.values())
-        assert self.client.zcard(KEYS.bookkeeping[1]) == evictable
+        assert usage.pinned_bytes == model.total("pinned")
+        assert usage.pinned_blocks == sum(entry.pinned for entry in model.entries.values())
+        assert self.client.zcard(KEYS.bookkeeping[1]) == len(model.victims())
 
 
 def test_the_function_library_agrees_with_the_model(hot_client):
@@ -350,7 +395,7 @@ def hot_client(valkey_hot):
 @pytest.fixture
 def tier(hot_client):
     tier = HotTier(hot_client.execute_command, TENANT)
-    tier.set_policy(hot_bytes=1000, cold_bytes=1000, flush_after_s=None, ttl_s=None)
+    tier.set_policy(hot_bytes=1000, cold_bytes=1000, terms=BlockTerms(flush_after_s=None))
     return tier
 
 
@@ -361,7 +406,7 @@ def store(client, tier, ids):
 
 
 def test_a_block_past_its_lifetime_is_a_miss_with_the_reason_expired(hot_client, tier):
-    tier.set_policy(hot_bytes=1000, cold_bytes=1000, flush_after_s=None, ttl_s=1)
+    tier.set_policy(hot_bytes=1000, cold_bytes=1000, terms=BlockTerms(flush_after_s=None, ttl_s=1))
     store(hot_client, tier, IDS[:2])
     tier.pin(IDS[1:2], FAR)
     deadline = time.monotonic() + 5
@@ -374,7 +419,7 @@ def test_a_block_past_its_lifetime_is_a_miss_with_the_reason_expired(hot_client,
 
 
 def test_a_lease_hides_dirty_blocks_from_other_workers_until_it_lapses(hot_client, tier):
-    tier.set_policy(hot_bytes=1000, cold_bytes=1000, flush_after_s=0, ttl_s=None)
+    tier.set_policy(hot_bytes=1000, cold_bytes=1000, terms=BlockTerms())
     store(hot_client, tier, IDS[:3])
     lease = {"most_blocks": 2, "most_bytes": 10**9}
     first = {block.id for block in tier.lease_dirty(lease_s=60, **lease)}
@@ -426,7 +471,7 @@ def test_tombstones_are_bounded(hot_client, tier):
 
 def test_a_full_server_still_frees_memory_and_refuses_writes(hot_client, tier):
     """Functions that free memory carry allow-oom; without it even they are refused at maxmemory."""
-    tier.set_policy(hot_bytes=10**9, cold_bytes=10**9, flush_after_s=None, ttl_s=None)
+    tier.set_policy(hot_bytes=10**9, cold_bytes=10**9, terms=BlockTerms(flush_after_s=None))
     store(hot_client, tier, IDS)
     used = hot_client.info("memory")["used_memory"]
     limit = hot_client.config_get("maxmemory")["maxmemory"]
@@ -435,7 +480,7 @@ def test_a_full_server_still_frees_memory_and_refuses_writes(hot_client, tier):
         with pytest.raises(Exception, match="maxmemory"):
             hot_client.set("any", b"x" * 1000)
         load_functions(hot_client)  # it is there: nothing to load, which would be refused
-        tier.set_policy(hot_bytes=10**9, cold_bytes=10**9, flush_after_s=None, ttl_s=None)
+        tier.set_policy(hot_bytes=10**9, cold_bytes=10**9, terms=BlockTerms(flush_after_s=None))
         assert tier.evict(10**9)[0] == len(IDS)
     finally:
         hot_client.config_set("maxmemory", limit)
@@ -454,7 +499,7 @@ def test_the_library_runs_on_a_cluster_node_where_all_keys_must_share_a_slot(tmp
             time.sleep(0.05)
         load_functions(client)
         tier = HotTier(client.execute_command, TENANT)
-        tier.set_policy(hot_bytes=500, cold_bytes=1000, flush_after_s=None, ttl_s=None)
+        tier.set_policy(hot_bytes=500, cold_bytes=1000, terms=BlockTerms(flush_after_s=None))
         outcomes = store(client, tier, IDS)  # more than fits: eviction derives block keys
         assert outcomes.count(CommitOutcome.STORED) > 3
         assert tier.usage().evicted_blocks > 0

@@ -1,6 +1,7 @@
 """The formats: their documents' examples are read, and every changed byte is noticed."""
 
 import re
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neve import block, segment
-from neve.block import HEADER_BYTES, BlockHeader
+from neve.block import HEADER_BYTES, BlockHeader, checksum
 from neve.errors import Corrupt, Misuse
 from neve.ids import BlockHasher
 from neve.keys import BucketKeys, bucket_of, segment_key
@@ -52,8 +53,21 @@ def test_the_documented_segment_is_what_the_module_writes_and_reads():
     uuid = UUID("12345678-9abc-def0-1234-56789abcdef0")
     assert footer.header == SegmentHeader(7, uuid, FINGERPRINT)
     writer = SegmentWriter(footer.header)
-    writer.add(block.decode_header(raw[row.offset :]))
+    writer.add(block.decode_header(raw[row.offset :]), stored_s=1_800_000_000)
     assert raw.endswith(writer.footer())
+
+
+def test_a_segment_of_version_1_is_read_and_does_not_say_when_its_blocks_were_stored():
+    """As written until version 2: rows end with expires_s."""
+    block_raw = hex_example("block.md")
+    head = struct.pack("<4sHHII16s32s", b"NVSG", 1, 0, 7, 0, UUID(int=5).bytes, FINGERPRINT)
+    sum_ = block.decode_header(block_raw).payload_checksum
+    row = ID + ID + struct.pack("<QIIQI", 64, len(block_raw), 16, sum_, 1234)
+    body = head + row
+    raw = head + block_raw + body + struct.pack("<IIQ8s", 1, len(body), checksum(body), b"NVSGFOOT")
+    footer = segment.read_footer(lambda at, n: raw[at : at + n], len(raw))
+    assert footer.header == SegmentHeader(7, UUID(int=5), FINGERPRINT)
+    assert footer.rows == [segment.SegmentRow(ID, ID, 64, len(block_raw), 16, sum_, 1234, 0)]
 
 
 @given(at=st.integers(0, HEADER_BYTES + len(PAYLOAD) - 1), bit=st.integers(0, 7))
@@ -204,7 +218,7 @@ def test_a_chunk_is_whole_engine_blocks_and_small_enough_when_it_can_be(block_to
 
 def test_sizes_are_those_of_the_documents():
     assert block._FIELDS.size + block._CHECK.size == segment._HEADER.size == HEADER_BYTES == 64
-    assert (segment._TRAILER.size, segment.ROW_BYTES) == (24, 60)
+    assert (segment._TRAILER.size, segment.ROW_BYTES) == (24, {1: 60, 2: 64})
 
 
 def test_keys_of_a_bucket_share_one_hash_tag():

@@ -12,8 +12,9 @@ from catalog.models import Context
 from controlplane import hot
 from controlplane.problems import Problem
 from neve.errors import MissReason
-from neve.hot import CommitOutcome, Location
+from neve.hot import BlockTerms, CommitOutcome, Location
 from neve.keys import BucketKeys
+from retention.services import set_policy
 from rows import make_session, make_space, make_tenant
 from tenants.audit import Actor
 from tenants.models import AuditEvent
@@ -33,7 +34,8 @@ class World:
         self.space = make_space(self.tenant)
         self.session = make_session(self.space)
         self.tier = hot.hot_tier(self.tenant.pk)
-        self.tier.set_policy(hot_bytes=10 * SIZE, cold_bytes=0, flush_after_s=None, ttl_s=None)
+        never = BlockTerms(flush_after_s=None)
+        self.tier.set_policy(hot_bytes=10 * SIZE, cold_bytes=0, terms=never)
 
     def store(self, count):
         ids = [os.urandom(16) for _ in range(count)]
@@ -138,7 +140,7 @@ def test_recording_again_ends_the_expiry(world):
 
 
 def test_extend_lets_blocks_live_longer(world):
-    world.tier.set_policy(hot_bytes=10 * SIZE, cold_bytes=0, flush_after_s=None, ttl_s=60)
+    set_policy(tenant=world.tenant, actor=ACTOR, flush_mode="never", cold_ttl_s=60)
     ids = world.store(2)
     context, _ = world.record("a", ids)
     assert contexts.extend(context=context, for_s=3600, actor=ACTOR) == 2

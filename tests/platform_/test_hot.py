@@ -65,7 +65,6 @@ def test_the_data_path_calls_of_a_node_are_allowed(node):
     tier.touch([id_])
     tier.pin([id_], 2_000_000_000)
     tier.unpin([id_])
-    tier.extend([id_], 2_000_000_000)
     assert tier.usage().hot_blocks == 1
     assert tier.expire([id_]) == (1, 0)
     client = node(tenant)

@@ -1,7 +1,6 @@
 """The cold tier end to end: flush, crash, loss of Valkey, rebuild; real Valkey, real S3."""
 
 import os
-import time
 from datetime import timedelta
 from uuid import uuid4
 
@@ -16,9 +15,10 @@ from controlplane import s3 as bucket
 from neve import block
 from neve.block import HEADER_BYTES, BlockHeader
 from neve.errors import MissReason
-from neve.hot import CommitOutcome, Location
+from neve.hot import BlockTerms, CommitOutcome, Location
 from neve.keys import BucketKeys
 from neve.space import SpaceIdentity
+from servers import wait_until
 from tenants.scope import tenant_scope
 from tenants.services import create_tenant
 from workers import flush, recovery, tasks
@@ -281,16 +281,24 @@ def test_one_tenants_trouble_does_not_stop_the_others(world, monkeypatch):
 def test_expired_and_idle_blocks_leave_by_themselves(world):
     world.store(2)
     Flusher(world.tenant.pk).run()
-    with tenant_scope(world.tenant.pk):
-        policy = world.tenant.retention
-        policy.hot_idle_s = 0
-        policy.save()
+    terms = BlockTerms(idle_s=3600)
+    world.tier.retain(list(world.payloads), terms, held=False, join=False, flush=False)
+    tasks.expire()
+    assert world.tier.usage().hot_blocks == 2
+    _, access, *_, looks = world.keys.bookkeeping
+    hot.admin().zadd(access, dict.fromkeys(world.payloads, 0))  # an hour and more ago
+    hot.admin().zadd(looks, dict.fromkeys(world.payloads, 0))
     tasks.expire()
     usage = world.tier.usage()
     assert (usage.hot_blocks, usage.cold_blocks) == (0, 2)
-    hot.admin().zadd(world.keys.bookkeeping[6], dict.fromkeys(world.payloads, time.time() - 1))
-    tasks.expire()
-    assert world.tier.usage().cold_bytes == 0
+    short = BlockTerms(ttl_s=1)
+    world.tier.retain(list(world.payloads), short, held=False, join=False, flush=False)
+
+    def all_gone():
+        tasks.expire()
+        return world.tier.usage().cold_bytes == 0
+
+    wait_until(all_gone, timeout_s=10, what="the end of the blocks")
 
 
 def test_a_sample_shows_what_the_tenant_holds(world):

@@ -25,7 +25,7 @@ def test_a_flush_waits_for_a_full_segment_but_not_for_long(held, worth):
 
 
 def test_a_flush_takes_what_the_cold_quota_has_room_for_in_order():
-    leased = [DirtyBlock(bytes([n]), 1, 100, 16, 0) for n in range(4)]
+    leased = [DirtyBlock(bytes([n]), 1, 100, 16, 0, 0) for n in range(4)]
     assert split_at_room(leased, 250) == (leased[:2], leased[2:])
     assert split_at_room(leased, 400) == (leased, [])
     assert split_at_room(leased, 0) == ([], leased)

@@ -3,17 +3,19 @@
 Neve's hot tier: every change of the block index, in functions that each run atomically on one bucket.
 
 KEYS of every function (neve/keys.py builds them, all in one hash slot):
-  1 :i  HASH id -> packed entry          5 :q  HASH hot_bytes, cold_bytes, flush_after_s, ttl_s
-  2 :l  ZSET id -> rank in µs            6 :x  ZSET id -> when it went, µs (tombstones)
-  3 :d  ZSET id -> flush due, s          7 :e  ZSET id -> expiry, s
+  1 :i  HASH id -> packed entry          5 :q  HASH quotas and retention numbers (set_policy)
+  2 :l  ZSET id -> rank                  6 :x  ZSET id -> when it went, µs (tombstones)
+  3 :d  ZSET id -> flush due, s          7 :e  ZSET id -> when to look at it again, s
   4 :u  HASH usage counters              8…    block keys (commit only)
+Derived inside, in the same slot: the block keys of what leaves, and :p  ZSET id -> end of its pin, s.
 
 Ids are 16 raw bytes. Times are the server's own (TIME): one clock, whatever the nodes' clocks say.
-`:l` holds the hot, clean blocks. A rank is the last access, or the end of the pin when that is
-later: what ranks after `now` is pinned, so eviction stops there without searching.
-Dirty blocks are in `:d` and not in `:l`: they cannot be evicted.
+`:l` holds what may be evicted, in the order in which it leaves: lower priority first, then the least
+recently used. Dirty blocks are in `:d`, pinned ones in `:p`, and neither in `:l`.
+A block is looked at again when its end comes, or when it may have been idle for too long.
 Invariants (tests/hot/test_state_machine.py): u.hot_bytes = Σ size of hot entries, u.cold_bytes = Σ size
-of cold ones, u.dirty_bytes = Σ of dirty ones; hot_bytes never exceeds q.hot_bytes by a commit.
+of cold ones, u.dirty_bytes of dirty ones, u.pinned_bytes of those in `:p`; hot_bytes never exceeds
+q.hot_bytes by a commit, pinned_bytes never the budget by a pin.
 Functions that free memory carry `allow-oom`: a full server must still let them run.
 ]]
 
@@ -22,10 +24,14 @@ local EVICTED, EXPIRED, QUOTA, CORRUPT = 1, 2, 3, 4 -- why an entry is GONE; 0 i
 local STORED, PRESENT, REFUSED, MISMATCH = 0, 1, 2, 3 -- outcomes of commit
 local FLUSHED, DEAD, COLD_FULL = 0, 1, 2 -- outcomes of flushed
 
-local ENTRY = "<BBHI4I4I4I4I4I4I4"
+-- state, reason, 0, space, size, tokens, expires, pinned, segment, offset, stored, idle, priority, held
+local ENTRY = "<BBHI4I4I4I4I4I4I4I4I4BB"
+local HELD = 1 -- the terms are those of contexts that hold the block, not its space's
+local BAND = 5e14 -- ranks of one priority, in units of 10 µs since 1970: enough until 2128
 local TOMBSTONES_KEPT = 20000 -- a bucket remembers why at most so many blocks went
 local SLICE = 500 -- arguments of one redis.call: Lua's stack is bounded
 local EVICT_MOST = 10000 -- blocks that one commit may evict
+local SWEEP_MOST = 1000 -- pins that one call may end
 
 local function now_us()
   local t = redis.call("TIME")
@@ -35,8 +41,8 @@ end
 local function decode(raw)
   if not raw then return nil end
   local e = {}
-  e.state, e.reason, e.reserved, e.space, e.size, e.tokens, e.expires, e.pinned, e.segment, e.offset =
-    struct.unpack(ENTRY, raw)
+  e.state, e.reason, e.reserved, e.space, e.size, e.tokens, e.expires, e.pinned, e.segment, e.offset,
+    e.stored, e.idle, e.priority, e.held = struct.unpack(ENTRY, raw)
   return e
 end
 
@@ -46,15 +52,26 @@ local function load(K, id) return decode(redis.call("HGET", K[1], id)) end
 
 local function save(K, id, e)
   redis.call("HSET", K[1], id, struct.pack(ENTRY, e.state, e.reason, 0, e.space, e.size, e.tokens,
-    e.expires, e.pinned, e.segment, e.offset))
+    e.expires, e.pinned, e.segment, e.offset, e.stored, e.idle, e.priority, e.held))
 end
 
 local function count(K, name, by) redis.call("HINCRBY", K[4], name, by) end
 
 -- A caller may read its `:q` only, so it must not put a key of its own in that place.
-local function quota(K, name)
+local function numbers(K, ...)
   if K[5] ~= string.sub(K[1], 1, -2) .. "q" then error("KEYS[5] is not this bucket's :q") end
-  return tonumber(redis.call("HGET", K[5], name) or "0")
+  return redis.call("HMGET", K[5], ...)
+end
+
+local function quota(K, name) return tonumber(numbers(K, name)[1] or "0") end
+
+-- What a new block of this space gets: the space's own numbers, else the tenant's.
+local function terms_of(K, space)
+  local s = ":" .. space
+  local q = numbers(K, "flush_after_s" .. s, "flush_after_s", "ttl_s" .. s, "ttl_s", "idle_s" .. s,
+    "idle_s", "priority" .. s, "priority")
+  local function pick(i) return tonumber(q[i] or q[i + 1] or "0") end
+  return { flush_after = pick(1), ttl = pick(3), idle = pick(5), priority = pick(7) }
 end
 
 local function used(K, name) return tonumber(redis.call("HGET", K[4], name) or "0") end
@@ -74,17 +91,72 @@ local function clean(K, id, e)
   end
 end
 
+-- Call it for a hot, clean block. A pinned one gets its rank when its pin ends.
 local function rank(K, id, e, us)
-  redis.call("ZADD", K[2], math.max(us, e.pinned * 1000000), id)
+  if e.pinned == 0 then redis.call("ZADD", K[2], e.priority * BAND + math.floor(us / 10), id) end
 end
 
-local function live_until(K, id, e, expires_s)
-  e.expires = expires_s
-  if expires_s > 0 then redis.call("ZADD", K[7], expires_s, id) else redis.call("ZREM", K[7], id) end
+-- When an evictable block was used last, µs; nil for others.
+local function last_use(K, id)
+  local score = redis.call("ZSCORE", K[2], id)
+  return score and tonumber(score) % BAND * 10
+end
+
+-- Sets when the block is looked at again. Call it behind `rank`, when expires, idle or pinned changed.
+local function watch(K, id, e, now_s)
+  local at = e.expires > 0 and math.max(e.expires, e.pinned) or math.huge
+  if e.idle > 0 and has(e, HOT) then
+    local used_s = math.floor((last_use(K, id) or now_s * 1000000) / 1000000)
+    at = math.min(at, math.max(used_s + e.idle, e.pinned))
+  end
+  if at < math.huge then redis.call("ZADD", K[7], at, id) else redis.call("ZREM", K[7], id) end
+end
+
+-- The end of a life: `until_s` prolongs what the time to live gives, nothing but a pin the greatest age.
+-- The same stands in platform/retention/terms.py. 0: no end.
+local function end_of(stored_s, ttl_s, max_age_s, until_s)
+  local ends = ttl_s > 0 and math.max(stored_s + ttl_s, until_s) or 0
+  if max_age_s > 0 and (ends == 0 or ends > stored_s + max_age_s) then ends = stored_s + max_age_s end
+  return ends
+end
+
+-- Charges or refunds the budget of pins. Save, rank and watch the entry afterwards.
+local function set_pin(K, id, e, until_s)
+  local pins = string.sub(K[1], 1, -2) .. "p"
+  if until_s > 0 then
+    redis.call("ZADD", pins, until_s, id)
+    redis.call("ZREM", K[2], id)
+  else
+    redis.call("ZREM", pins, id)
+  end
+  local by = (until_s > 0 and 1 or 0) - (e.pinned > 0 and 1 or 0)
+  if by ~= 0 then
+    count(K, "pinned_blocks", by)
+    count(K, "pinned_bytes", by * e.size)
+  end
+  e.pinned = until_s
+end
+
+-- Ends the pins whose time has come; they count as used at that time. Returns how many.
+local function end_pins(K, us)
+  local now_s = math.floor(us / 1000000)
+  local pins = string.sub(K[1], 1, -2) .. "p"
+  local ids = redis.call("ZRANGE", pins, "-inf", now_s, "BYSCORE", "LIMIT", 0, SWEEP_MOST)
+  for _, id in ipairs(ids) do
+    local e = load(K, id)
+    local ended_us = e.pinned * 1000000
+    set_pin(K, id, e, 0)
+    save(K, id, e)
+    if has(e, HOT) and not has(e, DIRTY) then rank(K, id, e, ended_us) end
+    watch(K, id, e, now_s)
+  end
+  return #ids
 end
 
 local function bury(K, id, e, reason, us)
-  e.state, e.reason, e.segment, e.offset, e.expires, e.pinned = GONE, reason, 0, 0, 0, 0
+  if e.pinned > 0 then set_pin(K, id, e, 0) end
+  e.state, e.reason, e.segment, e.offset, e.expires = GONE, reason, 0, 0, 0
+  e.stored, e.idle, e.priority, e.held = 0, 0, 0, 0
   save(K, id, e)
   redis.call("ZREM", K[7], id)
   redis.call("ZADD", K[6], us, id)
@@ -114,30 +186,46 @@ local function drop(K, id, e, tiers, reason, us)
   return freed
 end
 
--- Removes up to `most` blocks whose time has come. Returns blocks, hot bytes freed.
-local function drop_expired(K, us, most, enough)
-  local blocks, freed, now_s = 0, 0, math.floor(us / 1000000)
+local function count_evicted(K, blocks, bytes)
+  if blocks > 0 then
+    count(K, "evicted_blocks", blocks)
+    count(K, "evicted_bytes", bytes)
+  end
+end
+
+-- Looks at up to `most` blocks whose time has come: expired ones go from both tiers, idle ones from
+-- the hot tier, the others are looked at again later. Returns blocks removed, hot bytes freed, looks.
+local function drop_due(K, us, most, enough)
+  local now_s, looks, freed = math.floor(us / 1000000), 0, 0
+  local expired, idle, idle_bytes = 0, 0, 0
   for _, id in ipairs(redis.call("ZRANGE", K[7], "-inf", now_s, "BYSCORE", "LIMIT", 0, most)) do
     if freed >= enough then break end
     local e = load(K, id)
-    if e.pinned > now_s then
-      redis.call("ZADD", K[7], e.pinned, id)
+    looks = looks + 1
+    if is_expired(e, now_s) then
+      freed, expired = freed + drop(K, id, e, HOT + COLD, EXPIRED, us), expired + 1
     else
-      freed = freed + drop(K, id, e, HOT + COLD, EXPIRED, us)
-      blocks = blocks + 1
+      local used_us = e.idle > 0 and last_use(K, id)
+      if used_us and math.floor(used_us / 1000000) + e.idle <= now_s then
+        local size = drop(K, id, e, HOT, EVICTED, us)
+        freed, idle, idle_bytes = freed + size, idle + 1, idle_bytes + size
+      end
+      if not has(e, GONE) then watch(K, id, e, now_s) end
     end
   end
-  if blocks > 0 then count(K, "expired_blocks", blocks) end
-  return blocks, freed
+  if expired > 0 then count(K, "expired_blocks", expired) end
+  count_evicted(K, idle, idle_bytes)
+  return expired + idle, freed, looks
 end
 
--- Frees at least `bytes` of the hot tier if it can: expired blocks first, then the least recently
--- used ones that are clean, not pinned and idle since `idle_us`. Returns blocks, bytes.
-local function make_room(K, us, bytes, idle_us)
-  local blocks, freed = drop_expired(K, us, EVICT_MOST, bytes)
+-- Frees at least `bytes` of the hot tier if it can: what is due first, then in the order of `:l`.
+-- Returns blocks, bytes.
+local function make_room(K, us, bytes)
+  end_pins(K, us)
+  local blocks, freed = drop_due(K, us, EVICT_MOST, bytes)
   local evicted, evicted_bytes = 0, 0
   while freed < bytes and evicted < EVICT_MOST do
-    local ids = redis.call("ZRANGE", K[2], "-inf", idle_us, "BYSCORE", "LIMIT", 0, 16)
+    local ids = redis.call("ZRANGE", K[2], 0, 15)
     if #ids == 0 then break end
     for _, id in ipairs(ids) do
       if freed >= bytes then break end
@@ -145,10 +233,7 @@ local function make_room(K, us, bytes, idle_us)
       freed, evicted, evicted_bytes = freed + size, evicted + 1, evicted_bytes + size
     end
   end
-  if evicted > 0 then
-    count(K, "evicted_blocks", evicted)
-    count(K, "evicted_bytes", evicted_bytes)
-  end
+  count_evicted(K, evicted, evicted_bytes)
   return blocks + evicted, freed
 end
 
@@ -208,8 +293,8 @@ O(blocks + evicted · log n); evicts at most EVICT_MOST blocks for each block co
 local function commit(K, A)
   local us, out = now_us(), {}
   local now_s = math.floor(us / 1000000)
-  local hot_quota, flush_after = quota(K, "hot_bytes"), quota(K, "flush_after_s")
-  local ttl, space = quota(K, "ttl_s"), tonumber(A[1])
+  local hot_quota, space = quota(K, "hot_bytes"), tonumber(A[1])
+  local terms = terms_of(K, A[1])
   for n = 1, #K - 7 do
     local key, id = K[7 + n], A[3 * n - 1]
     local size, tokens = tonumber(A[3 * n]), tonumber(A[3 * n + 1])
@@ -222,18 +307,19 @@ local function commit(K, A)
       out[n] = MISMATCH
     elseif has(e, HOT) then
       redis.call("PERSIST", key)
+      if not has(e, DIRTY) then rank(K, id, e, us) end
       if is_expired(e, now_s) then -- stored anew: its life begins again
-        live_until(K, id, e, ttl > 0 and now_s + ttl or 0)
+        e.stored, e.expires = now_s, end_of(now_s, terms.ttl, 0, 0)
         save(K, id, e)
+        watch(K, id, e, now_s)
       end
-      if not has(e, DIRTY) then redis.call("ZADD", K[2], "XX", "GT", us, id) end
       out[n] = PRESENT
     else
       local over = used(K, "hot_bytes") + size - hot_quota
       if over > 0 then
         -- What is larger than the quota never fits: refuse it without emptying the tier.
         if size <= hot_quota then
-          local _, freed = make_room(K, us, over, us)
+          local _, freed = make_room(K, us, over)
           over = over - freed
           e = load(K, id) -- eviction may have buried or forgotten it
         end
@@ -243,7 +329,7 @@ local function commit(K, A)
         count(K, "refused_blocks", 1)
         count(K, "refused_bytes", size)
         if not has(e, COLD) then
-          bury(K, id, { space = space, size = size, tokens = tokens }, QUOTA, us)
+          bury(K, id, { space = space, size = size, tokens = tokens, pinned = 0 }, QUOTA, us)
         end
         out[n] = REFUSED
       else
@@ -253,11 +339,11 @@ local function commit(K, A)
         else
           redis.call("ZREM", K[6], id)
           e = { state = HOT, reason = 0, space = space, size = size, tokens = tokens,
-            expires = 0, pinned = 0, segment = 0, offset = 0 }
-          live_until(K, id, e, ttl > 0 and now_s + ttl or 0)
-          if flush_after >= 0 then
+            expires = end_of(now_s, terms.ttl, 0, 0), pinned = 0, segment = 0, offset = 0,
+            stored = now_s, idle = terms.idle, priority = terms.priority, held = 0 }
+          if terms.flush_after >= 0 then
             e.state = HOT + DIRTY
-            redis.call("ZADD", K[3], now_s + flush_after, id)
+            redis.call("ZADD", K[3], now_s + terms.flush_after, id)
             count(K, "dirty_bytes", size)
             count(K, "dirty_blocks", 1)
           else
@@ -265,6 +351,7 @@ local function commit(K, A)
           end
         end
         save(K, id, e)
+        watch(K, id, e, now_s)
         redis.call("PERSIST", key)
         count(K, "hot_bytes", size)
         count(K, "hot_blocks", 1)
@@ -277,14 +364,24 @@ end
 
 --[[ touch: these blocks were used now. ARGV: ids. Returns 0. O(ids · log n).    flags: allow-oom ]]
 local function touch(K, A)
-  local us = now_us()
-  for _, id in ipairs(A) do redis.call("ZADD", K[2], "XX", "GT", us, id) end
+  local t = math.floor(now_us() / 10)
+  for first = 1, #A, SLICE do
+    local last, ranks = math.min(first + SLICE - 1, #A), {}
+    for i, score in ipairs(redis.call("ZMSCORE", K[2], unpack(A, first, last))) do
+      if score then
+        ranks[#ranks + 1] = tonumber(score) - tonumber(score) % BAND + t
+        ranks[#ranks + 1] = A[first + i - 1]
+      end
+    end
+    if #ranks > 0 then redis.call("ZADD", K[2], "XX", "GT", unpack(ranks)) end
+  end
   return 0
 end
 
 --[[ lease_dirty: gives out blocks whose flush is due; until the lease ends nobody else gets them.
 ARGV: lease_s, most blocks, most bytes (of which one block may exceed)          flags: allow-oom
-Returns a flat array: id, space, size, tokens, expiry of each. A lapsed lease is given out again. ]]
+Returns a flat array: id, space, size, tokens, expiry, time of storing of each. A lapsed lease is given
+out again. ]]
 local function lease_dirty(K, A)
   local now_s, bytes, out = now_us() / 1000000, 0, {}
   for _, id in ipairs(redis.call("ZRANGE", K[3], "-inf", now_s, "BYSCORE", "LIMIT", 0, tonumber(A[2]))) do
@@ -292,7 +389,9 @@ local function lease_dirty(K, A)
     if bytes > 0 and bytes + e.size > tonumber(A[3]) then break end
     bytes = bytes + e.size
     redis.call("ZADD", K[3], now_s + tonumber(A[1]), id)
-    for _, value in ipairs({ id, e.space, e.size, e.tokens, e.expires }) do out[#out + 1] = value end
+    for _, value in ipairs({ id, e.space, e.size, e.tokens, e.expires, e.stored }) do
+      out[#out + 1] = value
+    end
   end
   return out
 end
@@ -343,29 +442,86 @@ local function keep_hot(K, A)
   return n
 end
 
---[[ pin: keep these blocks at least until then. ARGV: until_s, ids. Returns how many are pinned.
-                                                                                flags: allow-oom ]]
+--[[ pin: keep these blocks at least until then, within a budget.                flags: allow-oom
+ARGV: until_s, budget of all pins in bytes (-1: none), "all" (or none of them) or "fit" (the first ones
+that fit), ids. Returns {blocks pinned, pinned bytes before, bytes asked for on top}; -1 blocks: refused.]]
 local function pin(K, A)
-  local us, until_s = now_us(), tonumber(A[1])
-  return each(K, A, 2, function(id, e)
-    if not alive(e, math.floor(us / 1000000)) then return false end
-    e.pinned = math.max(e.pinned, until_s)
-    save(K, id, e)
-    if has(e, HOT) and not has(e, DIRTY) then
-      redis.call("ZADD", K[2], "XX", "GT", e.pinned * 1000000, id)
-    end
-    return true
+  local us, until_s, budget = now_us(), tonumber(A[1]), tonumber(A[2])
+  local now_s, asked, n, seen = math.floor(us / 1000000), 0, 0, {}
+  while end_pins(K, us) == SWEEP_MOST do end
+  local before = used(K, "pinned_bytes")
+  each(K, A, 4, function(id, e)
+    if alive(e, now_s) and e.pinned == 0 and not seen[id] then asked, seen[id] = asked + e.size, true end
+    return false
   end)
+  local over = budget >= 0 and asked > 0 and before + asked > budget
+  if over and A[3] == "all" then return { -1, before, asked } end
+  each(K, A, 4, function(id, e)
+    local fits = e.pinned > 0 or budget < 0 or used(K, "pinned_bytes") + e.size <= budget
+    if alive(e, now_s) and fits then
+      set_pin(K, id, e, math.max(e.pinned, until_s))
+      save(K, id, e)
+      watch(K, id, e, now_s)
+      n = n + 1
+    end
+    return false
+  end)
+  return { n, before, asked }
 end
 
 --[[ unpin: their pin ends then (0: now). ARGV: until_s, ids. Returns how many.  flags: allow-oom ]]
 local function unpin(K, A)
   local us, until_s = now_us(), tonumber(A[1])
+  local now_s = math.floor(us / 1000000)
   return each(K, A, 2, function(id, e)
     if has(e, GONE) or e.pinned == 0 then return false end
-    e.pinned = until_s
+    set_pin(K, id, e, until_s > now_s and until_s or 0)
     save(K, id, e)
     if has(e, HOT) and not has(e, DIRTY) then rank(K, id, e, us) end
+    watch(K, id, e, now_s)
+    return true
+  end)
+end
+
+--[[ retain: gives stored blocks other terms.                                    flags: allow-oom
+ARGV: "set" or "join", held (1: a context's terms), ttl_s, max_age_s, until_s (prolonged to), idle_s,
+priority, flush_after_s ("" leaves it, -1: never), ids. 0: no limit. "join" gives a block that contexts
+hold already the more generous of both terms. Returns how many it knows. A block that is past its end
+now is a miss at once and removed by expire_due. ]]
+local function retain(K, A)
+  local us, flush_after = now_us(), tonumber(A[8])
+  local now_s, join = math.floor(us / 1000000), A[1] == "join"
+  local ttl, max_age, until_s, idle, priority =
+    tonumber(A[3]), tonumber(A[4]), tonumber(A[5]), tonumber(A[6]), tonumber(A[7])
+  local function longer(a, b) return (a == 0 or b == 0) and 0 or math.max(a, b) end
+  return each(K, A, 9, function(id, e)
+    if has(e, GONE) then return false end
+    local used_us = last_use(K, id)
+    local ends = end_of(e.stored, ttl, max_age, until_s)
+    if join and e.held == HELD then
+      e.expires, e.idle = longer(e.expires, ends), longer(e.idle, idle)
+      e.priority = math.max(e.priority, priority)
+    else
+      e.expires, e.idle, e.priority, e.held = ends, idle, priority, tonumber(A[2])
+    end
+    if has(e, HOT) and not has(e, COLD) and flush_after then
+      if flush_after < 0 then
+        if has(e, DIRTY) then used_us = us end
+        clean(K, id, e)
+      elseif has(e, DIRTY) then
+        redis.call("ZADD", K[3], "XX", "LT", e.stored + flush_after, id)
+      else
+        e.state = e.state + DIRTY
+        redis.call("ZADD", K[3], e.stored + flush_after, id)
+        redis.call("ZREM", K[2], id)
+        count(K, "dirty_bytes", e.size)
+        count(K, "dirty_blocks", 1)
+        used_us = nil
+      end
+    end
+    save(K, id, e)
+    if used_us then rank(K, id, e, used_us) end
+    watch(K, id, e, now_s)
     return true
   end)
 end
@@ -387,28 +543,18 @@ local function expire(K, A)
   return { removed, kept }
 end
 
---[[ extend: these blocks live at least until then. ARGV: until_s (0: no end), ids. Returns how many.
-                                                                                flags: allow-oom ]]
-local function extend(K, A)
-  local now_s, until_s = math.floor(now_us() / 1000000), tonumber(A[1])
-  return each(K, A, 2, function(id, e)
-    if not alive(e, now_s) or e.expires == 0 then return false end
-    live_until(K, id, e, until_s == 0 and 0 or math.max(e.expires, until_s))
-    save(K, id, e)
-    return true
-  end)
-end
-
---[[ expire_due: remove blocks whose time has come. ARGV: most. Returns how many. flags: allow-oom ]]
+--[[ expire_due: remove blocks whose time has come, and idle ones from the hot tier.   flags: allow-oom
+ARGV: most. Returns how many it looked at: at `most` there may be more. ]]
 local function expire_due(K, A)
-  return (drop_expired(K, now_us(), tonumber(A[1]), math.huge))
+  local us, most = now_us(), tonumber(A[1])
+  local ended = end_pins(K, us)
+  local _, _, looks = drop_due(K, us, most, math.huge)
+  return ended == SWEEP_MOST and most or looks
 end
 
---[[ evict: free hot bytes, of expired blocks and of those unused for idle_s.    flags: allow-oom
-ARGV: bytes, idle_s. Returns {blocks, bytes} removed. ]]
+--[[ evict: free hot bytes. ARGV: bytes. Returns {blocks, bytes} removed.       flags: allow-oom ]]
 local function evict(K, A)
-  local us = now_us()
-  local blocks, freed = make_room(K, us, tonumber(A[1]), us - tonumber(A[2]) * 1000000)
+  local blocks, freed = make_room(K, now_us(), tonumber(A[1]))
   return { blocks, freed }
 end
 
@@ -426,24 +572,26 @@ local function forget(K, A)
 end
 
 --[[ restore: index blocks that stand in a segment, after the index was lost.    flags: allow-oom
-ARGV: segment, space, then id, size, tokens, expires_s, offset of each. Returns how many it took.
+ARGV: segment, space, then id, size, tokens, offset, stored_s, expires_s, idle_s, priority, held of each.
+Returns how many it took.
 What the index already knows as cold, or as gone, it keeps: recovery never brings removed data back. ]]
 local function restore(K, A)
   local us, n = now_us(), 0
   local now_s, segment, space = math.floor(us / 1000000), tonumber(A[1]), tonumber(A[2])
-  for i = 3, #A, 5 do
+  for i = 3, #A, 9 do
     local id, e = A[i], load(K, A[i])
-    local size, expires = tonumber(A[i + 1]), tonumber(A[i + 3])
+    local size, expires = tonumber(A[i + 1]), tonumber(A[i + 5])
     if not e and not (expires > 0 and expires <= now_s) then
       e = { state = 0, reason = 0, space = space, size = size, tokens = tonumber(A[i + 2]),
-        expires = 0, pinned = 0, segment = 0, offset = 0 }
-      live_until(K, id, e, expires)
+        expires = expires, pinned = 0, segment = 0, offset = 0, stored = tonumber(A[i + 4]),
+        idle = tonumber(A[i + 6]), priority = tonumber(A[i + 7]), held = tonumber(A[i + 8]) }
     end
     if alive(e, now_s) and not has(e, COLD) and e.size == size then
       clean(K, id, e)
-      e.state, e.segment, e.offset = e.state + COLD, segment, tonumber(A[i + 4])
+      e.state, e.segment, e.offset = e.state + COLD, segment, tonumber(A[i + 3])
       save(K, id, e)
       if has(e, HOT) then rank(K, id, e, us) end
+      watch(K, id, e, now_s)
       count(K, "cold_bytes", size)
       count(K, "cold_blocks", 1)
       n = n + 1
@@ -452,9 +600,17 @@ local function restore(K, A)
   return n
 end
 
---[[ set_policy: writes the numbers of `:q`. Only the control plane's user may; a function and not a
-plain HSET, so that it works on a full server too. ARGV: name, value pairs      flags: allow-oom ]]
-local function set_policy(K, A) return redis.call("HSET", K[5], unpack(A)) end
+--[[ set_policy: writes the numbers of `:q` anew. Only the control plane's user may; a function and not
+plain commands, so that it works on a full server too.                          flags: allow-oom
+ARGV: name, value pairs: hot_bytes, cold_bytes; flush_after_s (-1: never), ttl_s, idle_s (0: none),
+priority (0 leaves first), each of which may stand again as `<name>:<space>` for one space. ]]
+local function set_policy(K, A)
+  redis.call("UNLINK", K[5])
+  for first = 1, #A, SLICE do
+    redis.call("HSET", K[5], unpack(A, first, math.min(first + SLICE - 1, #A)))
+  end
+  return 0
+end
 
 --[[ usage: counters of `:u`, numbers of `:q` with the prefix "quota_", and "oldest_due_s" (the earliest
 flush due, absent when nothing is dirty). Returns a flat array name, value.      flags: no-writes ]]
@@ -485,7 +641,7 @@ server.register_function { function_name = "neve_set_policy", callback = set_pol
 server.register_function { function_name = "neve_pin", callback = pin, flags = { "allow-oom" } }
 server.register_function { function_name = "neve_unpin", callback = unpin, flags = { "allow-oom" } }
 server.register_function { function_name = "neve_expire", callback = expire, flags = { "allow-oom" } }
-server.register_function { function_name = "neve_extend", callback = extend, flags = { "allow-oom" } }
+server.register_function { function_name = "neve_retain", callback = retain, flags = { "allow-oom" } }
 server.register_function { function_name = "neve_expire_due", callback = expire_due, flags = { "allow-oom" } }
 server.register_function { function_name = "neve_evict", callback = evict, flags = { "allow-oom" } }
 server.register_function { function_name = "neve_forget", callback = forget, flags = { "allow-oom" } }

@@ -12,13 +12,14 @@ from importlib.resources import files
 from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
-from neve.errors import MissReason, Misuse
+from neve.errors import MissReason, Misuse, Refused
 from neve.keys import BucketKeys, bucket_of
 
 Execute = Callable[..., Any]  # execute(*args) -> reply, ints and bytes in lists
 
 LIBRARY = "neve"
 CALL_IDS = 1000  # ids of one function call: keeps each call short, so that others get their turn
+PIN_IDS = 10_000  # of one pin: the budget decides on all of them at once
 _MATCH = struct.Struct("<BBHIIII")
 _HOT = 1  # bit of the state in an answer of `match`
 _REASONS = (
@@ -53,6 +54,19 @@ class Location(NamedTuple):
         return self.segment > 0
 
 
+class OverBudget(Refused):
+    """A pin asks for more than the budget of pins has left. Bytes of the bucket that refused."""
+
+    def __init__(self, *, budget_bytes: int, used_bytes: int, asked_bytes: int) -> None:
+        super().__init__(
+            f"pins hold {used_bytes} of {budget_bytes} bytes; {asked_bytes} more were asked for",
+            field="pin_budget_bytes",
+        )
+        self.budget_bytes = budget_bytes
+        self.used_bytes = used_bytes
+        self.asked_bytes = asked_bytes
+
+
 class CommitOutcome(IntEnum):
     STORED = 0
     PRESENT = 1
@@ -75,17 +89,41 @@ class DirtyBlock:
     size_bytes: int
     tokens: int
     expires_s: int
+    stored_s: int
 
 
 @dataclass(frozen=True)
 class RestoredBlock:
-    """A block that a segment's footer names. `expires_s` is 0 when it has no end."""
+    """A block that a segment's footer names, and the terms that hold for it now.
+
+    `expires_s` is 0 when it has no end. `held`: the terms are those of contexts.
+    """
 
     id: bytes
     size_bytes: int
     tokens: int
-    expires_s: int
     offset: int
+    stored_s: int = 0
+    expires_s: int = 0
+    idle_s: int = 0
+    priority: int = 0
+    held: bool = False
+
+
+@dataclass(frozen=True)
+class BlockTerms:
+    """How long blocks stay, as the functions count it. None: never flush, no limit.
+
+    `ttl_s` and `max_age_s` count from commit. The end of a block is its time to live, prolonged to
+    `until_s` (seconds since 1970), and never behind its greatest age. `priority`: 0 leaves first.
+    """
+
+    flush_after_s: int | None = 0
+    ttl_s: int | None = None
+    max_age_s: int | None = None
+    idle_s: int | None = None
+    priority: int = 0
+    until_s: int = 0
 
 
 @dataclass(frozen=True)
@@ -98,6 +136,8 @@ class Usage:
     cold_blocks: int = 0
     dirty_bytes: int = 0
     dirty_blocks: int = 0
+    pinned_bytes: int = 0
+    pinned_blocks: int = 0
     evicted_blocks: int = 0
     evicted_bytes: int = 0
     expired_blocks: int = 0
@@ -202,7 +242,7 @@ class HotTier:
             reply = self._call("lease_dirty", keys, lease_s, most_blocks, most_bytes)
             if reply:
                 values = iter(reply)
-                rows = zip(values, values, values, values, values, strict=True)
+                rows = zip(*[values] * 6, strict=True)
                 return [DirtyBlock(id_, *map(int, numbers)) for id_, *numbers in rows]
         return []
 
@@ -220,9 +260,29 @@ class HotTier:
         """Ends the flush of leased blocks for which S3 has no room. Returns how many were dirty."""
         return self._sum("keep_hot", ids)
 
-    def pin(self, ids: Sequence[bytes], until_s: int) -> int:
-        """Keeps blocks at least until then (seconds since 1970). Returns how many it found."""
-        return self._sum("pin", ids, until_s)
+    def pin(
+        self,
+        ids: Sequence[bytes],
+        until_s: int,
+        *,
+        budget_bytes: int | None = None,
+        as_many_as_fit: bool = False,
+    ) -> int:
+        """Keeps blocks at least until then (seconds since 1970). Returns how many it found.
+
+        `budget_bytes`: the most that all pins of the tenant may hold with these. Raises
+        `OverBudget` when that is too little; what was pinned before that, in other buckets and
+        slices of PIN_IDS, the caller undoes. Or pins only the first blocks, `as_many_as_fit`.
+        """
+        budget = -1 if budget_bytes is None else budget_bytes // len(self._keys)
+        pinned = 0
+        for keys, part in self._split(ids, PIN_IDS):
+            mode = "fit" if as_many_as_fit else "all"
+            count, used, asked = self._call("pin", keys, until_s, budget, mode, *part)
+            if count < 0:
+                raise OverBudget(budget_bytes=budget, used_bytes=used, asked_bytes=asked)
+            pinned += count
+        return pinned
 
     def unpin(self, ids: Sequence[bytes], until_s: int = 0) -> int:
         """Sets the end of pins to `until_s`, 0 meaning now. Returns how many were pinned."""
@@ -236,17 +296,31 @@ class HotTier:
             removed, kept = removed + reply[0], kept + reply[1]
         return removed, kept
 
-    def extend(self, ids: Sequence[bytes], until_s: int) -> int:
-        """Lets blocks live at least until then; 0 takes the end away. Returns how many changed."""
-        return self._sum("extend", ids, until_s)
+    def retain(
+        self, ids: Sequence[bytes], terms: BlockTerms, *, held: bool, join: bool, flush: bool
+    ) -> int:
+        """Gives blocks these terms. Returns how many it knows.
+
+        `held`: a context's terms, else their space's. `join`: what contexts hold already gets the
+        more generous of both. `flush`: also what `flush_after_s` says, for blocks not yet cold.
+        """
+        due = -1 if terms.flush_after_s is None else terms.flush_after_s
+        numbers = (
+            *("join" if join else "set", int(held), terms.ttl_s or 0, terms.max_age_s or 0),
+            *(terms.until_s, terms.idle_s or 0, terms.priority, due if flush else ""),
+        )
+        return self._sum("retain", ids, *numbers)
 
     def expire_due(self, most: int = 1000) -> int:
-        """Removes blocks whose time has come, at most `most` of each bucket. Returns how many."""
+        """Removes blocks whose time has come, looking at at most `most` of each bucket.
+
+        Returns how many it looked at: below `most` nothing is left to do for now.
+        """
         return sum(self._call("expire_due", keys, most) for keys in self._keys)
 
-    def evict(self, bytes_per_bucket: int, *, idle_s: int = 0) -> tuple[int, int]:
-        """Frees hot bytes of blocks unused for `idle_s`. Returns (blocks, bytes) removed."""
-        replies = [self._call("evict", keys, bytes_per_bucket, idle_s) for keys in self._keys]
+    def evict(self, bytes_per_bucket: int) -> tuple[int, int]:
+        """Frees hot bytes, in the order of removal. Returns (blocks, bytes) removed."""
+        replies = [self._call("evict", keys, bytes_per_bucket) for keys in self._keys]
         return sum(reply[0] for reply in replies), sum(reply[1] for reply in replies)
 
     def forget(self, tier: Tier, ids: Sequence[bytes]) -> int:
@@ -261,7 +335,8 @@ class HotTier:
             args: list[Any] = []
             for id_ in part:
                 block = by_id[id_]
-                args += [id_, block.size_bytes, block.tokens, block.expires_s, block.offset]
+                args += (id_, block.size_bytes, block.tokens, block.offset, block.stored_s)
+                args += (block.expires_s, block.idle_s, block.priority, int(block.held))
             taken += self._call("restore", keys, segment, space_id, *args)
         return taken
 
@@ -278,27 +353,40 @@ class HotTier:
         return Usage(**totals)
 
     def set_policy(
-        self, *, hot_bytes: int, cold_bytes: int, flush_after_s: int | None, ttl_s: int | None
+        self,
+        *,
+        hot_bytes: int,
+        cold_bytes: int,
+        terms: BlockTerms,
+        spaces: Mapping[int, BlockTerms] | None = None,
     ) -> None:
-        """Writes quota and policy numbers, as only the control plane may. None: never, no end."""
-        numbers: Mapping[str, int] = {
+        """Writes quotas and what new blocks get, as only the control plane may.
+
+        `spaces`: by number of the space, where they differ. New blocks have no `until_s`.
+        """
+        numbers = {
             "hot_bytes": hot_bytes // len(self._keys),
             "cold_bytes": cold_bytes // len(self._keys),
-            "flush_after_s": -1 if flush_after_s is None else flush_after_s,
-            "ttl_s": ttl_s or 0,
         }
+        for suffix, each in (("", terms), *((f":{id_}", t) for id_, t in (spaces or {}).items())):
+            lives = [life for life in (each.ttl_s, each.max_age_s) if life is not None]
+            due = -1 if each.flush_after_s is None else each.flush_after_s
+            numbers |= {f"flush_after_s{suffix}": due, f"ttl_s{suffix}": min(lives, default=0)}
+            numbers |= {f"idle_s{suffix}": each.idle_s or 0, f"priority{suffix}": each.priority}
         flat = [value for item in numbers.items() for value in item]
         for keys in self._keys:
             self._call("set_policy", keys, *flat)
 
-    def _split(self, ids: Iterable[bytes]) -> Iterator[tuple[BucketKeys, list[bytes]]]:
+    def _split(
+        self, ids: Iterable[bytes], most: int = CALL_IDS
+    ) -> Iterator[tuple[BucketKeys, list[bytes]]]:
         """Ids by bucket, each once, in slices that keep a call short."""
         buckets: dict[int, dict[bytes, None]] = {}
         for id_ in ids:
             buckets.setdefault(bucket_of(id_, len(self._keys)), {})[id_] = None
         for bucket, members in buckets.items():
             rest = iter(members)
-            while part := list(islice(rest, CALL_IDS)):
+            while part := list(islice(rest, most)):
                 yield self._keys[bucket], part
 
     def _call(self, name: str, keys: BucketKeys, *args: Any) -> Any:

@@ -1,6 +1,6 @@
 """A segment: one S3 object with many blocks of one space. Specified in docs/formats/segment.md.
 
-    header (64) ‖ blocks, as stored ‖ footer: header again (64) ‖ columns (60 a row) ‖ trailer (24)
+    header (64) ‖ blocks, as stored ‖ footer: header again (64) ‖ columns (64 a row) ‖ trailer (24)
 
 Little-endian. One tail read opens the footer, and the footer alone rebuilds the index. A segment is
 written once; what does not end in a valid trailer is not a segment.
@@ -18,7 +18,7 @@ from neve.errors import Corrupt, Misuse
 
 MAGIC = b"NVSG"
 END_MAGIC = b"NVSGFOOT"
-VERSION = 1
+VERSION = 2  # version 1 has no column stored_s; it is read, not written
 MAX_SEGMENT_BYTES = (4 << 30) - 1  # offsets stand as u32 in the index
 MAX_ROWS = 1 << 20
 TAIL_BYTES = 64 << 10  # first guess of a tail read: about 1,000 blocks
@@ -33,8 +33,13 @@ _COLUMNS = (
     ("tokens", "<u4"),
     ("checksum", "<u8"),
     ("expires_s", "<u4"),
+    ("stored_s", "<u4"),
 )
-ROW_BYTES = sum(np.dtype(dtype).itemsize for _, dtype in _COLUMNS)
+_COLUMNS_OF = {1: _COLUMNS[:-1], VERSION: _COLUMNS}
+ROW_BYTES = {
+    version: sum(np.dtype(dtype).itemsize for _, dtype in columns)
+    for version, columns in _COLUMNS_OF.items()
+}
 
 Fetch = Callable[[int, int], bytes]  # fetch(offset, length): a ranged read of the object
 
@@ -56,14 +61,18 @@ class SegmentHeader:
         if len(raw) < HEADER_BYTES:
             raise Corrupt(f"segment header has {len(raw)} of {HEADER_BYTES} bytes")
         magic, version, _, tenant_id, _, uuid, fingerprint = _HEADER.unpack_from(raw)
-        if magic != MAGIC or version != VERSION:
+        if magic != MAGIC or version not in _COLUMNS_OF:
             raise Corrupt(f"not a segment of version {VERSION}: magic {magic!r}, version {version}")
         return cls(tenant_id, UUID(bytes=uuid), fingerprint)
 
 
 @dataclass(frozen=True)
 class SegmentRow:
-    """One block: `length` counts its header; `checksum` is the payload's; `expires_s` 0: no end."""
+    """One block: `length` counts its header; `checksum` is the payload's.
+
+    `stored_s`: when it was committed, seconds since 1970; lifetimes count from there, also after a
+    rebuild. `expires_s`: its end as known when the segment was written, 0: none.
+    """
 
     id: bytes
     parent: bytes
@@ -72,6 +81,7 @@ class SegmentRow:
     tokens: int
     checksum: int
     expires_s: int = 0
+    stored_s: int = 0
 
 
 @dataclass
@@ -85,7 +95,7 @@ class SegmentWriter:
     rows: list[SegmentRow] = field(default_factory=list)
     size_bytes: int = HEADER_BYTES
 
-    def add(self, block: BlockHeader, *, expires_s: int = 0) -> SegmentRow:
+    def add(self, block: BlockHeader, *, expires_s: int = 0, stored_s: int = 0) -> SegmentRow:
         """Gives the next block its place. Raises `Misuse` when of another space or too much."""
         if block.space_tag != self.header.fingerprint[:4]:
             raise Misuse("is of another space", field="block")
@@ -101,6 +111,7 @@ class SegmentWriter:
             block.tokens,
             block.payload_checksum,
             expires_s,
+            stored_s,
         )
         self.rows.append(row)
         self.size_bytes += length
@@ -136,7 +147,7 @@ def read_footer(fetch: Fetch, size_bytes: int) -> SegmentFooter:
     if magic != END_MAGIC:
         raise Corrupt("no footer at the end: the object is cut or no segment")
     footer_bytes = body_bytes + _TRAILER.size
-    if rows > MAX_ROWS or body_bytes != HEADER_BYTES + rows * ROW_BYTES:
+    if rows > MAX_ROWS or body_bytes > HEADER_BYTES + rows * ROW_BYTES[VERSION]:
         raise Corrupt(f"footer of {body_bytes} bytes cannot hold {rows} rows")
     if HEADER_BYTES + footer_bytes > size_bytes:
         raise Corrupt(f"footer of {footer_bytes} bytes is larger than the object")
@@ -145,14 +156,20 @@ def read_footer(fetch: Fetch, size_bytes: int) -> SegmentFooter:
     body = tail[-footer_bytes : -_TRAILER.size]
     if len(body) != body_bytes or checksum(body) != body_sum:
         raise Corrupt("footer checksum differs")
+    header = SegmentHeader.decode(body)
+    version = int.from_bytes(body[4:6], "little")
+    if body_bytes != HEADER_BYTES + rows * ROW_BYTES[version]:
+        raise Corrupt(f"footer of {body_bytes} bytes does not hold {rows} rows")
     return SegmentFooter(
-        SegmentHeader.decode(body), _decode_rows(body[HEADER_BYTES:], rows, size_bytes)
+        header, _decode_rows(body[HEADER_BYTES:], rows, size_bytes, _COLUMNS_OF[version])
     )
 
 
-def _decode_rows(raw: bytes, count: int, size_bytes: int) -> list[SegmentRow]:
+def _decode_rows(
+    raw: bytes, count: int, size_bytes: int, layout: Sequence[tuple[str, str]]
+) -> list[SegmentRow]:
     columns, at = [], 0
-    for _, dtype in _COLUMNS:
+    for _, dtype in layout:
         column = np.frombuffer(raw, dtype=dtype, count=count, offset=at)
         at += column.nbytes
         columns.append([item.tobytes() for item in column] if dtype == "V16" else column.tolist())

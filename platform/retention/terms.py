@@ -1,0 +1,116 @@
+"""What a retention policy and its rules say of a block: plain values, pure functions.
+
+`resolve` is the only place that decides which terms hold. Its result goes to the hot tier
+(`for_blocks`), where the index keeps each block's end, idle time and priority beside the block.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from functools import reduce
+
+from neve.hot import BlockTerms
+
+PRIORITIES = range(10)  # 0 leaves first
+DEFAULT_PRIORITY = 5
+
+
+@dataclass(frozen=True)
+class Terms:
+    """How a tenant's blocks are kept. None: never flushed; without limit.
+
+    `cold_ttl_s` and `max_age_s` count from commit: `extend` prolongs the one, nothing but a pin the
+    other. `pin_budget_bytes`: a pin is granted while all pins of the tenant hold no more with it.
+    """
+
+    flush_after_s: int | None = 0
+    hot_idle_s: int | None = None
+    cold_ttl_s: int | None = None
+    max_age_s: int | None = None
+    priority: int = DEFAULT_PRIORITY
+    pin_budget_bytes: int | None = None
+
+    def for_blocks(self, until_s: int = 0) -> BlockTerms:
+        """As the hot tier's functions take them. `until_s`: what `extend` prolonged lives to."""
+        return BlockTerms(
+            flush_after_s=self.flush_after_s,
+            ttl_s=self.cold_ttl_s,
+            max_age_s=self.max_age_s,
+            idle_s=self.hot_idle_s,
+            priority=self.priority,
+            until_s=until_s,
+        )
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Other values for some blocks. `values`: names of `Terms`; what is absent stays.
+
+    A condition that is None holds always. `context` is a name or a pattern with * and ?. Context
+    counts more than label, and label more than space; `order` decides between equals, lower wins.
+    """
+
+    order: int
+    space_id: int | None = None
+    label: str | None = None
+    context: str | None = None
+    values: Mapping[str, int | None] = field(default_factory=dict)
+
+    def matches(self, *, space_id: int, label: str | None, context: str | None) -> bool:
+        if self.context is not None and not (context and fnmatchcase(context, self.context)):
+            return False
+        return self.space_id in (None, space_id) and self.label in (None, label)
+
+    @property
+    def specificity(self) -> int:
+        conditions = (self.context, self.label, self.space_id)
+        return sum(1 << 2 - n for n, given in enumerate(conditions) if given is not None)
+
+
+def resolve(
+    policy: Terms,
+    rules: Iterable[Rule],
+    *,
+    space_id: int,
+    label: str | None = None,
+    context: str | None = None,
+) -> Terms:
+    """Each field from the most specific rule that matches and names it, else from the policy.
+
+    Without a context: what new blocks of the space get, before anybody names them.
+    """
+    matching = [r for r in rules if r.matches(space_id=space_id, label=label, context=context)]
+    values: dict[str, int | None] = {}
+    for rule in sorted(matching, key=lambda rule: (rule.specificity, -rule.order)):
+        values |= rule.values
+    return replace(policy, **values)
+
+
+def end_of(terms: BlockTerms, stored_s: int) -> int:
+    """When a block that was stored then ends, seconds since 1970; 0: never.
+
+    The same as `end_of` of functions.lua.
+    """
+    ends = max(stored_s + terms.ttl_s, terms.until_s) if terms.ttl_s else 0
+    oldest = stored_s + terms.max_age_s if terms.max_age_s else 0
+    return min(ends, oldest) if ends and oldest else ends or oldest
+
+
+def most_generous(several: Iterable[BlockTerms]) -> BlockTerms:
+    """What a block gets that several contexts hold: the best of each number."""
+    return reduce(_join, several)
+
+
+def _join(a: BlockTerms, b: BlockTerms) -> BlockTerms:
+    def longest(x: int | None, y: int | None) -> int | None:
+        return None if x is None or y is None else max(x, y)
+
+    flushes = [each.flush_after_s for each in (a, b) if each.flush_after_s is not None]
+    return BlockTerms(
+        flush_after_s=min(flushes, default=None),
+        ttl_s=longest(a.ttl_s, b.ttl_s),
+        max_age_s=longest(a.max_age_s, b.max_age_s),
+        idle_s=longest(a.idle_s, b.idle_s),
+        priority=max(a.priority, b.priority),
+        until_s=max(a.until_s, b.until_s),
+    )
