@@ -59,6 +59,7 @@ class _Request:
     loading: LoadPlan | None = None
     failed_chunk: int | None = None
     may_load: bool = True
+    may_save: bool = True
     next_save: int = 0
     reused: dict[Tier, int] = field(default_factory=dict)
 
@@ -129,6 +130,12 @@ class Planner:
             ids=chain,
             chunk_tokens=self._hashers[0].chunk_tokens if self._hashers else 0,
         )
+
+    def reset(self) -> None:
+        """Forgets what is stored; live requests neither load nor save any more."""
+        self._known.clear()
+        for request in self._requests.values():
+            request.may_load = request.may_save = False
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -286,7 +293,7 @@ class Planner:
     ) -> list[BlockSave]:
         """Whole chunks among the first `computed_tokens` that nobody saved or found yet."""
         request = self._requests.get(request_id)
-        if request is None or not self._saves:
+        if request is None or not request.may_save or not self._saves:
             return []
         chain = self._chain(request)
         if chain is None:

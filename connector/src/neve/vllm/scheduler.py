@@ -4,6 +4,7 @@ Uses vLLM's objects by their attributes only, so it imports nothing of it.
 """
 
 import logging
+import secrets
 import threading
 import time
 from collections.abc import Iterable, Sequence
@@ -13,6 +14,7 @@ from typing import Any
 from neve.errors import NeveError
 from neve.space import SpaceIdentity
 from neve.vllm.chains import Media, Origin
+from neve.vllm.compat import has_token_ids
 from neve.vllm.judge import Judge
 from neve.vllm.link import Link
 from neve.vllm.options import Options
@@ -56,6 +58,7 @@ class SchedulerSide:
             always=options.load == "always",
         )
         self._steps = 0
+        self._epoch = b""
         self._planner = Planner(
             self._links,
             engine_block_tokens=identities[0].engine_block_tokens,
@@ -75,16 +78,12 @@ class SchedulerSide:
         """Begins a vLLM request if it can be cached at all; True when it is tracked."""
         if self._planner.knows(request.request_id):
             return True
-        if (
-            request.prompt_embeds is not None
-            or getattr(request, "prompt_is_token_ids", None) is not None
-            or getattr(request, "resumable", False)
-        ):
-            return False  # No token ids to name the KV by, or ids that change under us.
+        if not has_token_ids(request):
+            return False
         self._planner.add(
             request.request_id,
             request.all_token_ids,
-            _origin(request),
+            origin_of(request, self._epoch),
             read_wish(request.kv_transfer_params),
         )
         return True
@@ -165,6 +164,13 @@ class SchedulerSide:
     def note_unsaved(self, ids: Iterable[bytes]) -> None:
         self._planner.note_unsaved(ids)
 
+    def reset(self) -> None:
+        """From now on this engine neither finds what was stored before, nor do others find what it
+        stores: its weights may have been changed in place, which no fingerprint tells."""
+        self._epoch = secrets.token_bytes(16)
+        self._planner.reset()
+        logger.warning("neve.reset (this engine's KV is its own until it starts anew)")
+
     def take_telemetry(self) -> Data | None:
         """What is new since the last call, for vLLM's metrics."""
         if self._counts:
@@ -211,11 +217,11 @@ class SchedulerSide:
                 logger.warning("neve.context.unreported name=%s detail=%s", ended.wish.name, error)
 
 
-def _origin(request: Any) -> Origin:
-    """What decides the request's KV besides its tokens."""
+def origin_of(request: Any, epoch: bytes = b"") -> Origin:
+    """What decides the request's KV besides its tokens. `epoch`: see `SchedulerSide.reset`."""
     lora = request.lora_request
     return Origin(
-        salt=(request.cache_salt or "").encode(),
+        salt=epoch + (request.cache_salt or "").encode(),
         lora=f"{lora.lora_name}\0{lora.lora_path}".encode() if lora is not None else b"",
         media=tuple(
             Media(
