@@ -97,6 +97,8 @@ class Planner:
         self._loads = loads
         self._saves = saves
         self._requests: dict[str, _Request] = {}
+        # Computed tokens from which on `plan_saves` has something to do; unknown: ask it.
+        self.save_at: dict[str, int] = {}
         self._known: OrderedDict[bytes, None] = OrderedDict()
         self._hashers: tuple[BlockHasher, ...] = ()
         self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="neve-match")
@@ -116,6 +118,7 @@ class Planner:
     def end(self, request_id: str) -> Ended | None:
         """Ends a request; None when it has nothing to say to Neve."""
         request = self._requests.pop(request_id, None)
+        self.save_at.pop(request_id, None)
         if request is None or request.wish is None:
             return None
         chain: list[tuple[bytes, ...]] = []
@@ -309,6 +312,7 @@ class Planner:
                 saves.append(BlockSave(ids, chain.parents(chunk), chain.chunk_tokens, source))
             self._remember(ids[0])
         request.next_save = max(request.next_save, chunks)
+        self.save_at[request_id] = (request.next_save + 1) * chain.chunk_tokens
         return saves
 
     def note_unsaved(self, first_rank_ids: Iterable[bytes]) -> None:

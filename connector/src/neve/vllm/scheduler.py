@@ -120,37 +120,39 @@ class SchedulerSide:
         return step
 
     def _plan_saves(self, output: Any, step: StepPlan) -> None:
-        computed: dict[str, int] = {}
+        """Runs over every running request in every step: most have nothing to save."""
+        self._steps += 1
+        scheduled = output.num_scheduled_tokens
+        save_at = self._planner.save_at
+        prefills: list[tuple[int, int]] = []
+        due: list[tuple[str, int]] = []
+
+        def note(request_id: str, start: int) -> None:
+            end = start + scheduled[request_id]
+            if end - start > 1:
+                prefills.append((start, end))
+            if end >= save_at.get(request_id, end):
+                due.append((request_id, end))
+
         for new in output.scheduled_new_reqs:
             # Also a resumed request under Model Runner V2: its list replaces the old one.
             self._engine_blocks[new.req_id] = list(new.block_ids[0])
-            computed[new.req_id] = new.num_computed_tokens
+            note(new.req_id, new.num_computed_tokens)
         cached = output.scheduled_cached_reqs
-        for request_id, blocks, tokens in zip(
+        for request_id, blocks, start in zip(
             cached.req_ids, cached.new_block_ids, cached.num_computed_tokens, strict=True
         ):
-            computed[request_id] = tokens
             if request_id in cached.resumed_req_ids:
                 self._engine_blocks[request_id] = list(blocks[0]) if blocks else []
             elif blocks:
                 self._engine_blocks.setdefault(request_id, []).extend(blocks[0])
-        self._steps += 1
-        scheduled = output.num_scheduled_tokens
-        chunks = [
-            (tokens, tokens + scheduled[request_id])
-            for request_id, tokens in computed.items()
-            if scheduled[request_id] > 1
-        ]
-        if chunks and self._judge.begin_step(self._steps, chunks):
+            note(request_id, start)
+        if prefills and self._judge.begin_step(self._steps, prefills):
             step.timed = self._steps
-        for request_id, tokens in computed.items():
+        for request_id, end in due:
             # Drafts that may be rejected are among the scheduled tokens; the planner counts only
             # tokens whose ids are final.
-            step.saves += self._planner.plan_saves(
-                request_id,
-                tokens + scheduled[request_id],
-                self._engine_blocks[request_id],
-            )
+            step.saves += self._planner.plan_saves(request_id, end, self._engine_blocks[request_id])
 
     def note_results(
         self, *, failed_blocks: Iterable[int], loaded: Iterable[str], timed: int | None
