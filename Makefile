@@ -4,7 +4,7 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
-.PHONY: help up install test test-fast vllm bench-datapath lint format clean distclean
+.PHONY: help up install test test-fast test-core vllm bench-datapath lint format clean distclean
 
 BIN := .venv/bin
 RUN := .venv/.runtime-installed
@@ -12,6 +12,8 @@ DEV := .venv/.dev-installed
 VLLM := .venv-vllm/.installed
 BENCH := .venv-bench/.installed
 CORE := connector/pyproject.toml connector/CMakeLists.txt $(wildcard connector/src/core/*.*)
+CORES := $(shell nproc 2>/dev/null || echo 2)
+FUZZ_S ?= 20
 PIP := -m pip --disable-pip-version-check install --quiet
 
 help: ## list the targets
@@ -26,13 +28,21 @@ up: $(RUN) ## install what is missing and run the platform on this machine
 install: $(RUN) ## only install the Python environment
 	@echo "Installed in .venv. Next: make up"
 
-test: $(DEV) $(VLLM) lint ## all tests: unit, real servers, browser, vLLM on CPU
+test: $(DEV) $(VLLM) lint test-core ## all tests: the core, unit, real servers, browser, vLLM on CPU
 	@deploy/get valkey
 	@deploy/get chromium
 	$(BIN)/python -m pytest
 
 test-fast: $(DEV) ## unit tests only, no servers
 	$(BIN)/python -m pytest -m unit
+
+test-core: $(RUN) ## the C++ core: plain, with sanitizers, then fuzzed (FUZZ_S=20 seconds each)
+	@deploy/get valkey
+	@deploy/get clang
+	@cd connector && PATH="$(CURDIR)/$(BIN):$$PATH"; set -e; for kind in tests asan tsan fuzz; do \
+		echo "Core: $$kind"; cmake --preset $$kind -DNEVE_FUZZ_S=$(FUZZ_S) --log-level=WARNING >/dev/null; \
+		cmake --build --preset $$kind --parallel $(CORES) -- --quiet; \
+		ctest --preset $$kind --parallel $(CORES); done
 
 vllm: $(VLLM) ## only the environment with vLLM on CPU (1.9 GB)
 	@echo "vLLM is in .venv-vllm. Next: make test"

@@ -12,6 +12,7 @@ using resp::Type;
 
 // Numbers that neve_commit answers for each block; see functions.lua.
 constexpr std::int64_t kStored = 0, kPresent = 1, kRefused = 2, kMismatch = 3;
+constexpr std::int64_t kNoAnswer = -1;
 
 }  // namespace
 
@@ -136,7 +137,8 @@ void Connection::answer_commit(const Ref& ref, const resp::Reply& reply, Time no
     const auto put = batch.operations[group.puts[i]].answer;
     Status status = put == Status::kOk ? said : put;  // what was not SET could not be committed
     if (answered) {
-      switch (reply.items[i].integer) {
+      const auto& item = reply.items[i];
+      switch (item.type == Type::kInteger ? item.integer : kNoAnswer) {
         case kStored:
           status = Status::kOk;
           break;

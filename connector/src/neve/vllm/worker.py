@@ -26,25 +26,13 @@ class WorkerSide(Generic[S]):
     """Belongs to the engine's thread. Without a connection every load fails at once."""
 
     def __init__(
-        self,
-        kv: Kv[S],
-        identity: SpaceIdentity,
-        options: Options,
-        *,
-        engine: str,
-        tp_rank: int,
-        shared: bool,
+        self, kv: Kv[S], identity: SpaceIdentity, options: Options, *, engine: str
     ) -> None:
-        """`shared`: all TP ranks hold the same KV and have one identity, so they take turns in
-        saving; every one has a session of its own under another node name."""
         self.identity = identity
         self._kv = kv
         self._options = options
-        # The place of this identity among all that plans speak of.
-        self._rank = identity.pp_rank if shared else identity.pp_rank * identity.tp_size + tp_rank
-        self._turn, self._turns = (tp_rank, identity.tp_size) if shared else (0, 1)
-        node = f"{options.node}/tp{tp_rank}" if shared and tp_rank else options.node
-        self._link = Link.acquire(options, identity, engine=engine, node=node)
+        self._rank = identity.pp_rank * identity.tp_size + identity.tp_rank
+        self._link = Link.acquire(options, identity, engine=engine)
         self._link.wait_first_attempt(BOOT_WAIT_S)
         self._saver: Saver[S] | None = None
         self._loader: Loader[S] | None = None
@@ -84,14 +72,13 @@ class WorkerSide(Generic[S]):
 
     def save(self, plan: StepPlan) -> None:
         """Copies the step's finished blocks out of the engine; returns before they are stored."""
-        saves = plan.saves[self._turn :: self._turns]
-        if not saves:
+        if not plan.saves:
             return
         if not self._ready():
-            self._unsaved.extend(save.ids[0] for save in saves)
+            self._unsaved.extend(save.ids[0] for save in plan.saves)
             return
         assert self._saver is not None
-        self._saver.save(saves)
+        self._saver.save(plan.saves)
 
     def take_unsaved(self) -> list[bytes]:
         """First-rank ids of blocks that were to be saved and are not."""
