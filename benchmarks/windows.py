@@ -1,8 +1,9 @@
-"""How much to ask for ahead, over how many connections: GETs by the native core, verified.
+"""How much to ask for ahead, over how many connections and threads: GETs by the core, verified.
 
     python benchmarks/windows.py [--primaries 1] [--block-kib 2048] [--rounds 7] [--seconds 0.3]
 
-A process for each setting, all from the beginning, measured in turn, round by round.
+Every combination of `--connections`, `--windows-mib`, `--io-threads`, `--batches-mib` and
+`--in-flight` is a process of its own, all from the beginning, measured in turn, round by round.
 The choice that neve makes: docs/decisions/004-sockets.md.
 """
 
@@ -13,6 +14,7 @@ import resource
 import statistics
 import sys
 import time
+from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any, Final
@@ -32,25 +34,45 @@ from neve.transport import make_keyspace  # noqa: E402
 
 TENANT_ID: Final = 7
 BUCKETS: Final = 16
-BATCH_BYTES: Final = 32 << 20
-BATCHES: Final = 4
-IN_FLIGHT: Final = 2
+DATA_BYTES: Final = 512 << 20
 DEADLINE_S: Final = 60.0
 
 
-def load(ports: list[int], connections: int, window_bytes: int, block_bytes: int) -> None:
+@dataclass(frozen=True)
+class Setting:
+    """`io_threads` 0: as many as the core chooses."""
+
+    connections: int
+    window_mib: int
+    io_threads: int
+    batch_mib: int
+    in_flight: int
+
+    def __str__(self) -> str:
+        threads = self.io_threads or "auto"
+        return (
+            f"{self.connections} connections, {self.window_mib:2} MiB, {threads} threads, "
+            f"{self.in_flight} x {self.batch_mib} MiB"
+        )
+
+
+def load(setting: Setting, ports: list[int], block_bytes: int) -> None:
     """The child: answers `put` and `get SECONDS` on stdin with a line of JSON each."""
     core = _core.Core(
-        [f"127.0.0.1:{port}" for port in ports], lanes=connections, window_bytes=window_bytes
+        [f"127.0.0.1:{port}" for port in ports],
+        lanes=setting.connections,
+        window_bytes=setting.window_mib << 20,
+        io_threads=setting.io_threads,
     )
     keys = make_keyspace(TENANT_ID, BUCKETS, 1, bytes(16))
-    size = BATCH_BYTES // block_bytes
-    ids = [bytes(np.random.default_rng(n).bytes(16)) for n in range(size * BATCHES)]
-    buffers = np.full((IN_FLIGHT, size, block_bytes), 1, dtype=np.uint8)
+    ids = [bytes(np.random.default_rng(n).bytes(16)) for n in range(DATA_BYTES // block_bytes)]
+    size = (setting.batch_mib << 20) // block_bytes
+    batches = len(ids) // size
+    buffers = np.full((setting.in_flight, size, block_bytes), 1, dtype=np.uint8)
 
     def start(number: int) -> _core.Transfer:
-        first = number % BATCHES * size
-        rows = list(buffers[number % IN_FLIGHT])
+        first = number % batches * size
+        rows = list(buffers[number % setting.in_flight])
         return core.get(keys, ids[first : first + size], rows, time.monotonic() + DEADLINE_S)
 
     def finish(transfer: _core.Transfer) -> None:
@@ -69,12 +91,12 @@ def load(ports: list[int], connections: int, window_bytes: int, block_bytes: int
         cpu, began = cpu_s(), time.perf_counter()
         under_way, count = [start(0)], 1
         while under_way:
-            while len(under_way) < IN_FLIGHT and time.perf_counter() < began + seconds:
+            while len(under_way) < setting.in_flight and time.perf_counter() < began + seconds:
                 under_way.append(start(count))
                 count += 1
             finish(under_way.pop(0))
         wall_s = time.perf_counter() - began
-        return {"bytes": count * BATCH_BYTES, "wall_s": wall_s, "cpu_s": cpu_s() - cpu}
+        return {"bytes": count * size * block_bytes, "wall_s": wall_s, "cpu_s": cpu_s() - cpu}
 
     print("ready", flush=True)
     for line in sys.stdin:
@@ -94,11 +116,17 @@ def measure(options: argparse.Namespace, valkeys: Valkeys) -> dict[str, list[dic
     for bucket in (BucketKeys(TENANT_ID, number) for number in range(BUCKETS)):
         valkeys.clients[valkeys.home(bucket.tag)].hset(bucket.quota, mapping=quota)
     children = {}
-    for connections, window in product(options.connections, options.windows_mib):
-        plan = [valkeys.ports, connections, window << 20, options.block_kib << 10]
-        name = f"{connections} connections, {window:2} MiB"
+    for values in product(
+        options.connections,
+        options.windows_mib,
+        options.io_threads,
+        options.batches_mib,
+        options.in_flight,
+    ):
+        setting = Setting(*values)
+        plan = [asdict(setting), valkeys.ports, options.block_kib << 10]
         command = [sys.executable, __file__, "--child", json.dumps(plan)]
-        children[name] = Child(name, command, dict(os.environ))
+        children[str(setting)] = Child(str(setting), command, dict(os.environ))
     rows: dict[str, list[dict[str, float]]] = {name: [] for name in children}
     try:
         for child in children.values():
@@ -119,7 +147,7 @@ def measure(options: argparse.Namespace, valkeys: Valkeys) -> dict[str, list[dic
 
 def table(rows: dict[str, list[dict[str, float]]]) -> str:
     first = next(iter(rows.values()))
-    lines = [f"{'':26} {'GB/s':>6} {'/first':>7} {'CPU s/GB':>9} {'server':>7}"]
+    lines = [f"{'':52} {'GB/s':>6} {'/first':>7} {'CPU s/GB':>9} {'server':>7}"]
     for name, answers in rows.items():
         speeds = [answer["bytes"] / answer["wall_s"] / 1e9 for answer in answers]
         ratios = [
@@ -131,7 +159,7 @@ def table(rows: dict[str, list[dict[str, float]]]) -> str:
             for key in ("cpu_s", "server_cpu_s")
         )
         lines.append(
-            f"{name:26} {statistics.median(speeds):6.2f} {statistics.median(ratios):7.2f} "
+            f"{name:52} {statistics.median(speeds):6.2f} {statistics.median(ratios):7.2f} "
             f"{cpu:9.3f} {server:7.3f}"
         )
     return "\n".join(lines)
@@ -142,6 +170,12 @@ def main() -> None:
     parser.add_argument("--primaries", type=int, default=1)
     parser.add_argument("--connections", type=numbers, default="1,2,4")
     parser.add_argument("--windows-mib", type=numbers, default="4,8,16,32")
+    parser.add_argument("--io-threads", type=numbers, default="0")
+    parser.add_argument("--batches-mib", type=numbers, default="32")
+    parser.add_argument("--in-flight", type=numbers, default="2")
+    parser.add_argument(
+        "--valkey-options", nargs="*", default=[], metavar="NAME=VALUE", help="such as io-threads=4"
+    )
     parser.add_argument("--block-kib", type=int, default=2048)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=0.3)
@@ -149,11 +183,12 @@ def main() -> None:
     parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        load(*options.child)
+        setting, *plan = options.child
+        load(Setting(**setting), *plan)
         return
     options.out.mkdir(parents=True, exist_ok=True)
-    memory = 4 * BATCHES * BATCH_BYTES
-    with Valkeys(options.primaries, maxmemory_bytes=memory) as valkeys:
+    server = dict(word.split("=", 1) for word in options.valkey_options)
+    with Valkeys(options.primaries, maxmemory_bytes=4 * DATA_BYTES, options=server) as valkeys:
         rows = measure(options, valkeys)
     print(
         f"{options.primaries} primaries, blocks of {options.block_kib} KiB, {os.cpu_count()} cores,"

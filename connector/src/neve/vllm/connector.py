@@ -25,6 +25,7 @@ from vllm.distributed.parallel_state import get_pp_group, get_tp_group
 
 import vllm
 from neve.space import SpaceIdentity
+from neve.vllm.compat import holds_latent
 from neve.vllm.identity import identify, kernel_names, why_unsupported
 from neve.vllm.metrics import NevePromMetrics, NeveStats
 from neve.vllm.options import Options
@@ -152,10 +153,22 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
             kernels=kernel_names(self._vllm_config),
         )
         tp_rank, pp_rank = get_tp_group().rank_in_group, get_pp_group().rank_in_group
+        latent = holds_latent(self._kv_cache_config)
         identity = identify(
-            self._vllm_config, tensors, self._options, tp_rank=tp_rank, pp_rank=pp_rank
+            self._vllm_config,
+            tensors,
+            self._options,
+            tp_rank=0 if latent else tp_rank,
+            pp_rank=pp_rank,
         )
-        self._worker = WorkerSide(tensors, identity, self._options, engine=vllm.__version__)
+        self._worker = WorkerSide(
+            tensors,
+            identity,
+            self._options,
+            engine=vllm.__version__,
+            tp_rank=tp_rank,
+            shared=latent,
+        )
 
     @_guarded(_nothing)
     def get_handshake_metadata(self) -> KVConnectorHandshakeMetadata | None:
@@ -228,8 +241,9 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
                 wanted,
             )
             return
+        identities = [SpaceIdentity.from_dict(shake.identity) for shake in shakes]
         self._scheduler = SchedulerSide(
-            [SpaceIdentity.from_dict(shake.identity) for shake in shakes],
+            list(dict.fromkeys(identities)),  # ranks with the same KV share one
             self._options,
             engine=vllm.__version__,
             same_process=all(shake.pid == os.getpid() for shake in shakes),
@@ -285,6 +299,13 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
         if self._scheduler is None:
             return False, None
         return False, self._scheduler.finish(request)
+
+    @_guarded(lambda: False)
+    def reset_cache(self) -> bool:
+        """The engine's weights or state changed: nothing known so far may be used again."""
+        if self._scheduler is not None:
+            self._scheduler.reset()
+        return True
 
     # ---- both
 

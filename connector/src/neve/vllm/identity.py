@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neve.space import SpaceIdentity
+from neve.vllm.compat import describe_groups
 from neve.vllm.options import Options
-from neve.vllm.tensors import KvTensors
 from neve.vllm.weights import folder_revision
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
     from vllm.v1.kv_cache_interface import KVCacheConfig
+
+    from neve.vllm.tensors import KvTensors
 
 # Raised when the payload's order changes (see neve.vllm.tensors).
 LAYOUT_VERSION = 1
@@ -24,7 +26,11 @@ def why_unsupported(config: "VllmConfig", kv_cache_config: "KVCacheConfig") -> s
     """Why this engine can't use Neve, in words for its operator; None when it can."""
     groups = len(kv_cache_config.kv_cache_groups)
     if groups != 1:
-        return f"the model has {groups} KV cache groups; Neve handles 1"
+        return (
+            f"the model has {groups} KV cache groups and Neve handles 1 "
+            f"({describe_groups(kv_cache_config)}); "
+            f"--disable-hybrid-kv-cache-manager makes them one where that is possible"
+        )
     if getattr(config.cache_config, "calculate_kv_scales", False):
         return "calculate_kv_scales makes KV depend on the first batch; use calibrated scales"
     parallel = config.parallel_config
@@ -45,9 +51,12 @@ def kernel_names(config: "VllmConfig") -> dict[str, str]:
 
 
 def identify(
-    config: "VllmConfig", tensors: KvTensors, options: Options, *, tp_rank: int, pp_rank: int
+    config: "VllmConfig", tensors: "KvTensors", options: Options, *, tp_rank: int, pp_rank: int
 ) -> SpaceIdentity:
-    """The identity of this rank's KV. Reads the weight files' contents (sampled when large)."""
+    """The identity of this rank's KV. Reads the weight files' contents (sampled when large).
+
+    `tp_rank` is 0 for all ranks that hold the same KV.
+    """
     model = config.model_config
     parallel = config.parallel_config
     folder = Path(model.model)

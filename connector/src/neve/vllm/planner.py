@@ -59,6 +59,7 @@ class _Request:
     loading: LoadPlan | None = None
     failed_chunk: int | None = None
     may_load: bool = True
+    may_save: bool = True
     next_save: int = 0
     reused: dict[Tier, int] = field(default_factory=dict)
 
@@ -96,6 +97,8 @@ class Planner:
         self._loads = loads
         self._saves = saves
         self._requests: dict[str, _Request] = {}
+        # Computed tokens from which on `plan_saves` has something to do; unknown: ask it.
+        self.save_at: dict[str, int] = {}
         self._known: OrderedDict[bytes, None] = OrderedDict()
         self._hashers: tuple[BlockHasher, ...] = ()
         self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="neve-match")
@@ -115,6 +118,7 @@ class Planner:
     def end(self, request_id: str) -> Ended | None:
         """Ends a request; None when it has nothing to say to Neve."""
         request = self._requests.pop(request_id, None)
+        self.save_at.pop(request_id, None)
         if request is None or request.wish is None:
             return None
         chain: list[tuple[bytes, ...]] = []
@@ -129,6 +133,12 @@ class Planner:
             ids=chain,
             chunk_tokens=self._hashers[0].chunk_tokens if self._hashers else 0,
         )
+
+    def reset(self) -> None:
+        """Forgets what is stored; live requests neither load nor save any more."""
+        self._known.clear()
+        for request in self._requests.values():
+            request.may_load = request.may_save = False
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -286,7 +296,7 @@ class Planner:
     ) -> list[BlockSave]:
         """Whole chunks among the first `computed_tokens` that nobody saved or found yet."""
         request = self._requests.get(request_id)
-        if request is None or not self._saves:
+        if request is None or not request.may_save or not self._saves:
             return []
         chain = self._chain(request)
         if chain is None:
@@ -302,6 +312,7 @@ class Planner:
                 saves.append(BlockSave(ids, chain.parents(chunk), chain.chunk_tokens, source))
             self._remember(ids[0])
         request.next_save = max(request.next_save, chunks)
+        self.save_at[request_id] = (request.next_save + 1) * chain.chunk_tokens
         return saves
 
     def note_unsaved(self, first_rank_ids: Iterable[bytes]) -> None:

@@ -4,6 +4,7 @@ Uses vLLM's objects by their attributes only, so it imports nothing of it.
 """
 
 import logging
+import secrets
 import threading
 import time
 from collections.abc import Iterable, Sequence
@@ -13,6 +14,7 @@ from typing import Any
 from neve.errors import NeveError
 from neve.space import SpaceIdentity
 from neve.vllm.chains import Media, Origin
+from neve.vllm.compat import has_token_ids
 from neve.vllm.judge import Judge
 from neve.vllm.link import Link
 from neve.vllm.options import Options
@@ -56,6 +58,7 @@ class SchedulerSide:
             always=options.load == "always",
         )
         self._steps = 0
+        self._epoch = b""
         self._planner = Planner(
             self._links,
             engine_block_tokens=identities[0].engine_block_tokens,
@@ -75,16 +78,12 @@ class SchedulerSide:
         """Begins a vLLM request if it can be cached at all; True when it is tracked."""
         if self._planner.knows(request.request_id):
             return True
-        if (
-            request.prompt_embeds is not None
-            or getattr(request, "prompt_is_token_ids", None) is not None
-            or getattr(request, "resumable", False)
-        ):
-            return False  # No token ids to name the KV by, or ids that change under us.
+        if not has_token_ids(request):
+            return False
         self._planner.add(
             request.request_id,
             request.all_token_ids,
-            _origin(request),
+            origin_of(request, self._epoch),
             read_wish(request.kv_transfer_params),
         )
         return True
@@ -121,37 +120,39 @@ class SchedulerSide:
         return step
 
     def _plan_saves(self, output: Any, step: StepPlan) -> None:
-        computed: dict[str, int] = {}
+        """Runs over every running request in every step: most have nothing to save."""
+        self._steps += 1
+        scheduled = output.num_scheduled_tokens
+        save_at = self._planner.save_at
+        prefills: list[tuple[int, int]] = []
+        due: list[tuple[str, int]] = []
+
+        def note(request_id: str, start: int) -> None:
+            end = start + scheduled[request_id]
+            if end - start > 1:
+                prefills.append((start, end))
+            if end >= save_at.get(request_id, end):
+                due.append((request_id, end))
+
         for new in output.scheduled_new_reqs:
             # Also a resumed request under Model Runner V2: its list replaces the old one.
             self._engine_blocks[new.req_id] = list(new.block_ids[0])
-            computed[new.req_id] = new.num_computed_tokens
+            note(new.req_id, new.num_computed_tokens)
         cached = output.scheduled_cached_reqs
-        for request_id, blocks, tokens in zip(
+        for request_id, blocks, start in zip(
             cached.req_ids, cached.new_block_ids, cached.num_computed_tokens, strict=True
         ):
-            computed[request_id] = tokens
             if request_id in cached.resumed_req_ids:
                 self._engine_blocks[request_id] = list(blocks[0]) if blocks else []
             elif blocks:
                 self._engine_blocks.setdefault(request_id, []).extend(blocks[0])
-        self._steps += 1
-        scheduled = output.num_scheduled_tokens
-        chunks = [
-            (tokens, tokens + scheduled[request_id])
-            for request_id, tokens in computed.items()
-            if scheduled[request_id] > 1
-        ]
-        if chunks and self._judge.begin_step(self._steps, chunks):
+            note(request_id, start)
+        if prefills and self._judge.begin_step(self._steps, prefills):
             step.timed = self._steps
-        for request_id, tokens in computed.items():
+        for request_id, end in due:
             # Drafts that may be rejected are among the scheduled tokens; the planner counts only
             # tokens whose ids are final.
-            step.saves += self._planner.plan_saves(
-                request_id,
-                tokens + scheduled[request_id],
-                self._engine_blocks[request_id],
-            )
+            step.saves += self._planner.plan_saves(request_id, end, self._engine_blocks[request_id])
 
     def note_results(
         self, *, failed_blocks: Iterable[int], loaded: Iterable[str], timed: int | None
@@ -164,6 +165,13 @@ class SchedulerSide:
 
     def note_unsaved(self, ids: Iterable[bytes]) -> None:
         self._planner.note_unsaved(ids)
+
+    def reset(self) -> None:
+        """From now on this engine neither finds what was stored before, nor do others find what it
+        stores: its weights may have been changed in place, which no fingerprint tells."""
+        self._epoch = secrets.token_bytes(16)
+        self._planner.reset()
+        logger.warning("neve.reset (this engine's KV is its own until it starts anew)")
 
     def take_telemetry(self) -> Data | None:
         """What is new since the last call, for vLLM's metrics."""
@@ -211,11 +219,11 @@ class SchedulerSide:
                 logger.warning("neve.context.unreported name=%s detail=%s", ended.wish.name, error)
 
 
-def _origin(request: Any) -> Origin:
-    """What decides the request's KV besides its tokens."""
+def origin_of(request: Any, epoch: bytes = b"") -> Origin:
+    """What decides the request's KV besides its tokens. `epoch`: see `SchedulerSide.reset`."""
     lora = request.lora_request
     return Origin(
-        salt=(request.cache_salt or "").encode(),
+        salt=epoch + (request.cache_salt or "").encode(),
         lora=f"{lora.lora_name}\0{lora.lora_path}".encode() if lora is not None else b"",
         media=tuple(
             Media(

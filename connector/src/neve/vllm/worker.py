@@ -26,13 +26,25 @@ class WorkerSide(Generic[S]):
     """Belongs to the engine's thread. Without a connection every load fails at once."""
 
     def __init__(
-        self, kv: Kv[S], identity: SpaceIdentity, options: Options, *, engine: str
+        self,
+        kv: Kv[S],
+        identity: SpaceIdentity,
+        options: Options,
+        *,
+        engine: str,
+        tp_rank: int,
+        shared: bool,
     ) -> None:
+        """`shared`: all TP ranks hold the same KV and have one identity, so they take turns in
+        saving; every one has a session of its own under another node name."""
         self.identity = identity
         self._kv = kv
         self._options = options
-        self._rank = identity.pp_rank * identity.tp_size + identity.tp_rank
-        self._link = Link.acquire(options, identity, engine=engine)
+        # The place of this identity among all that plans speak of.
+        self._rank = identity.pp_rank if shared else identity.pp_rank * identity.tp_size + tp_rank
+        self._turn, self._turns = (tp_rank, identity.tp_size) if shared else (0, 1)
+        node = f"{options.node}/tp{tp_rank}" if shared and tp_rank else options.node
+        self._link = Link.acquire(options, identity, engine=engine, node=node)
         self._link.wait_first_attempt(BOOT_WAIT_S)
         self._saver: Saver[S] | None = None
         self._loader: Loader[S] | None = None
@@ -72,13 +84,14 @@ class WorkerSide(Generic[S]):
 
     def save(self, plan: StepPlan) -> None:
         """Copies the step's finished blocks out of the engine; returns before they are stored."""
-        if not plan.saves:
+        saves = plan.saves[self._turn :: self._turns]
+        if not saves:
             return
         if not self._ready():
-            self._unsaved.extend(save.ids[0] for save in plan.saves)
+            self._unsaved.extend(save.ids[0] for save in saves)
             return
         assert self._saver is not None
-        self._saver.save(plan.saves)
+        self._saver.save(saves)
 
     def take_unsaved(self) -> list[bytes]:
         """First-rank ids of blocks that were to be saved and are not."""

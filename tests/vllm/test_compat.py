@@ -1,0 +1,57 @@
+"""KV cache groups as vLLM describes them."""
+
+from types import SimpleNamespace
+
+from neve.vllm.compat import describe_groups, holds_latent
+from neve.vllm.identity import why_unsupported
+
+
+class FullAttentionSpec:
+    pass
+
+
+class SlidingWindowSpec:
+    sliding_window = 512
+
+
+class MLAAttentionSpec(FullAttentionSpec):
+    pass
+
+
+class OwnMlaSpec(MLAAttentionSpec):
+    pass
+
+
+class UniformTypeKVCacheSpecs:
+    def __init__(self, *specs):
+        self.kv_cache_specs = dict(enumerate(specs))
+
+
+def config(*specs):
+    groups = [
+        SimpleNamespace(kv_cache_spec=spec, layer_names=[f"l{n}.attn", f"l{n + 1}.attn"])
+        for n, spec in enumerate(specs)
+    ]
+    return SimpleNamespace(kv_cache_groups=groups)
+
+
+def test_groups_are_named_in_words():
+    assert describe_groups(config(FullAttentionSpec(), SlidingWindowSpec())) == (
+        "0: FullAttentionSpec (2 layers from l0.attn); "
+        "1: SlidingWindowSpec, window 512 (2 layers from l1.attn)"
+    )
+
+
+def test_several_groups_are_refused_by_name_and_with_the_way_out():
+    said = why_unsupported(SimpleNamespace(), config(FullAttentionSpec(), SlidingWindowSpec()))
+    assert "1: SlidingWindowSpec, window 512 (2 layers from l1.attn)" in said
+    assert "--disable-hybrid-kv-cache-manager" in said
+
+
+def test_only_mla_everywhere_is_the_same_on_every_rank():
+    mla, full = MLAAttentionSpec(), FullAttentionSpec()
+    assert holds_latent(config(mla))
+    assert holds_latent(config(UniformTypeKVCacheSpecs(mla, OwnMlaSpec())))
+    assert not holds_latent(config(full))
+    assert not holds_latent(config(UniformTypeKVCacheSpecs(mla, full)))
+    assert not holds_latent(config())

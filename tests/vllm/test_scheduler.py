@@ -1,0 +1,214 @@
+"""The scheduler side over stand-ins for vLLM's requests and steps."""
+
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from neve.client import Match
+from neve.errors import MissReason
+from neve.hot import Location, Tier
+from neve.ids import BlockHasher
+from neve.space import SpaceIdentity
+from neve.vllm.link import Link
+from neve.vllm.options import Options
+from neve.vllm.scheduler import SchedulerSide, origin_of
+
+CHUNK, ENGINE_BLOCK = 64, 32
+TOKENS = [7 * i % 251 for i in range(300)]
+
+
+@dataclass
+class Request:
+    """The attributes of vLLM's `Request` that Neve reads."""
+
+    request_id: str = "r"
+    all_token_ids: list[int] = field(default_factory=lambda: list(TOKENS))
+    prompt_embeds: Any = None
+    cache_salt: str | None = None
+    lora_request: Any = None
+    mm_features: list[Any] = field(default_factory=list)
+    kv_transfer_params: dict[str, Any] | None = None
+    skip_reading_prefix_cache: bool = False
+
+
+class Store:
+    """A link and its client in one; knows what was saved."""
+
+    def __init__(self):
+        self.hasher = BlockHasher(b"f" * 32, CHUNK)
+        self.ids = set()
+        self.client = self
+
+    def match(self, ids, *, deadline_s):
+        found = []
+        for block_id in ids:
+            if block_id not in self.ids:
+                return Match(found, MissReason.NEVER_STORED)
+            found.append(Location(Tier.HOT, 1064))
+        return Match(found, None)
+
+    def release(self):
+        pass
+
+
+IDENTITY = SpaceIdentity(
+    model="m", revision="r", dtype="d", kv_dtype="d", layout="l", layout_version=1,
+    engine_block_tokens=ENGINE_BLOCK, bytes_per_token=16,
+    tp_size=1, tp_rank=0, pp_size=1, pp_rank=0,
+)  # fmt: skip
+
+
+@pytest.fixture
+def store():
+    return Store()
+
+
+@pytest.fixture
+def side(store, monkeypatch):
+    monkeypatch.setattr(Link, "acquire", lambda *_, **__: store)
+    made = SchedulerSide(
+        [IDENTITY],
+        Options(endpoint="http://e", api_key="k", load="always", match_deadline_s=5),
+        engine="0",
+        same_process=True,
+        loads=True,
+        saves=True,
+    )
+    yield made
+    made.close()
+
+
+def step(new=(), cached=(), tokens=300):
+    """A step of vLLM: `new` and `cached` are (request id, engine blocks, computed, resumed)."""
+    return SimpleNamespace(
+        total_num_scheduled_tokens=tokens,
+        num_scheduled_tokens={each[0]: tokens for each in (*new, *cached)},
+        scheduled_new_reqs=[
+            SimpleNamespace(req_id=name, block_ids=(blocks,), num_computed_tokens=computed)
+            for name, blocks, computed, _ in new
+        ],
+        scheduled_cached_reqs=SimpleNamespace(
+            req_ids=[each[0] for each in cached],
+            new_block_ids=[(each[1],) if each[1] else None for each in cached],
+            num_computed_tokens=[each[2] for each in cached],
+            resumed_req_ids={each[0] for each in cached if each[3]},
+        ),
+    )
+
+
+def matched(side, request):
+    while (tokens := side.matched_tokens(request, 0)) is None:
+        side.build_step(step())
+    return tokens
+
+
+def save(side, store, request):
+    """The request is computed in one step; what it saves is stored."""
+    side.track(request)
+    plan = side.build_step(step([(request.request_id, list(range(10)), 0, False)]))
+    store.ids.update(save.ids[0] for save in plan.saves)
+    return len(plan.saves)
+
+
+def lora(name, path):
+    return SimpleNamespace(lora_name=name, lora_path=path)
+
+
+def picture(identifier, offset):
+    return SimpleNamespace(
+        identifier=identifier, mm_position=SimpleNamespace(offset=offset, length=20)
+    )
+
+
+OTHERS = [
+    {"cache_salt": "s"},
+    {"lora_request": lora("a", "/a")},
+    {"lora_request": lora("a", "/b")},
+    {"lora_request": lora("b", "/a")},
+    {"mm_features": [picture("p", 10)]},
+    {"mm_features": [picture("q", 10)]},
+    {"mm_features": [picture("p", 11)]},
+]
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_kv_is_found_by_an_equal_request_and_by_no_other(side, store, other):
+    assert save(side, store, Request("plain")) == 4
+    assert save(side, store, Request("other", **other)) == 4
+    assert matched(side, Request("plain again")) == 256
+    assert matched(side, Request("other again", **other)) == 256
+    for number, different in enumerate(OTHERS):
+        if different != other:
+            assert matched(side, Request(f"different {number}", **different)) == 0
+
+
+def test_media_counts_from_the_block_it_begins_in(side, store):
+    save(side, store, Request("plain"))
+    assert matched(side, Request("late", mm_features=[picture("p", 130)])) == 128
+
+
+@pytest.mark.parametrize("name", ["prompt_embeds", "prompt_is_token_ids", "resumable"])
+def test_a_request_without_lasting_token_ids_is_left_alone(side, store, name):
+    save(side, store, Request("plain"))
+    request = Request("r")
+    setattr(request, name, True)
+    assert not side.track(request)
+    assert matched(side, request) == 0
+    assert save(side, store, request) == 0
+    assert side.finish(request) is None
+
+
+def test_a_request_that_must_not_read_caches_still_saves(side, store):
+    save(side, store, Request("plain"))
+    assert matched(side, Request("r", skip_reading_prefix_cache=True)) == 0
+    fresh = Request("fresh", [1, *TOKENS], skip_reading_prefix_cache=True)
+    assert save(side, store, fresh) == 4
+
+
+def test_a_prompt_computed_in_pieces_is_saved_block_by_block(side, store):
+    side.track(Request())
+    first = side.build_step(step([("r", [5, 6, 7, 8], 0, False)], tokens=100))
+    assert [each.engine_blocks for each in first.saves] == [(5, 6)]
+    second = side.build_step(step(cached=[("r", [9, 10], 100, False)], tokens=100))
+    assert [each.engine_blocks for each in second.saves] == [(7, 8), (9, 10)]
+
+
+@pytest.mark.parametrize("as_new", [True, False])
+def test_a_preempted_request_comes_back_in_other_blocks(side, store, as_new):
+    """Its old blocks belong to others by then; runners differ in how they announce it."""
+    side.track(Request())
+    side.build_step(step([("r", [5, 6, 7, 8], 0, False)], tokens=100))
+    back = ("r", list(range(20, 30)), 0, True)
+    plan = side.build_step(step([back]) if as_new else step(cached=[back]))
+    assert [each.engine_blocks for each in plan.saves] == [(22, 23), (24, 25), (26, 27)]
+
+
+def test_after_a_reset_nothing_is_found_and_nobody_else_finds_it(side, store):
+    before = Request("before")
+    save(side, store, before)
+    running = Request("running", [3, *TOKENS])
+    side.track(running)
+    side.reset()
+    assert matched(side, Request("after")) == 0
+    assert save(side, store, Request("after")) == 4
+    assert matched(side, Request("again")) == 256
+    # Computed with the old weights in part: it must not be saved.
+    assert save(side, store, running) == 0
+    assert matched(side, running) == 0
+    assert origin_of(before) != origin_of(before, b"epoch")
+
+
+def test_a_load_that_could_not_be_planned_fails_instead_of_hanging(side):
+    side.plan_load("unknown", 100, list(range(10)))
+    (load,) = side.build_step(step()).loads
+    assert load.request_id == "unknown"
+    assert load.blocks[0].written == (6, 7, 8, 9)
+
+
+def test_steps_that_compute_a_prompt_are_timed(side):
+    side.track(Request())
+    plan = side.build_step(step([("r", list(range(10)), 0, False)]))
+    assert plan.timed is not None
+    assert side.build_step(step(cached=[("r", [], 300, False)], tokens=1)).timed is None
