@@ -137,6 +137,15 @@ class Server:
 
     stop = kill
 
+    def freeze(self) -> None:
+        """SIGSTOP to it and its children: connections stay, nothing answers."""
+        assert self.process is not None
+        os.killpg(self.process.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        assert self.process is not None
+        os.killpg(self.process.pid, signal.SIGCONT)
+
     def restart(self) -> None:
         self.kill()
         self.__enter__()
@@ -257,6 +266,7 @@ class ControlPlane(Server):
         self.bucket = f"web-{secrets.token_hex(6)}"
         self.operator = ("operator", secrets.token_hex(8))
         self.node_key = ""
+        self.settings: dict[str, str] = {}  # more of its environment, without NEVE_
         self._secrets = {name: secrets.token_hex(32) for name in ("SECRET_KEY", "KEY_PEPPER")}
 
     def environment(self) -> dict[str, str]:
@@ -274,6 +284,7 @@ class ControlPlane(Server):
             "S3_SECRET_KEY": self.s3.secret_key,
             "OPERATOR_PASSWORD": self.operator[1],
             "HEARTBEAT_S": "1",
+            **self.settings,
         }
         others = {k: v for k, v in os.environ.items() if not k.startswith("NEVE_")}
         return others | {f"NEVE_{name}": value for name, value in own.items()} | PYTHON_ENV

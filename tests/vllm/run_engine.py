@@ -84,6 +84,8 @@ class Engine:
                 found[f"{name}.{metric.labels['source']}"] = metric.value
             elif name == "num_preemptions":
                 found[name] = metric.value
+            elif name == "neve_decisions":
+                found[f"{name}.{metric.labels['decision']}"] = metric.value
         return found
 
     def stop(self):

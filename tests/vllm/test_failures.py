@@ -1,0 +1,179 @@
+"""Storage that stops, dies or crawls while an engine loads from it: the answers stay the same.
+
+Valkey and S3 stand behind proxies, so that trouble begins after a chosen number of bytes.
+"""
+
+import random
+import time
+from pathlib import Path
+
+import pytest
+
+from proxy import Proxy
+from servers import ControlPlane, S3Server
+
+pytestmark = pytest.mark.vllm
+
+_random = random.Random(5)
+PROMPT = [_random.randrange(256) for _ in range(900)]
+ASKED = {"tokens": PROMPT, "max_tokens": 6, "params": {"neve": {}}}
+BLOCK_BYTES = 64 * 2048  # tokens of a block, bytes of a token
+BLOCKS = 900 // 64
+# Nobody waits longer than this for Neve: look-up, load, its grace, and a busy machine's delays.
+DEADLINE_S = 1.5
+BOUND_S = 12.0
+
+
+@pytest.fixture(scope="module")
+def behind(s3: S3Server, tmp_path_factory):
+    """A platform whose nodes reach Valkey and S3 through proxies: (platform, hot, cold)."""
+    platform = ControlPlane(tmp_path_factory.mktemp("behind"), s3)
+    with Proxy(platform.hot.port) as hot, Proxy(s3.port) as cold:
+        platform.settings = {
+            "HOT_SEEDS": f"127.0.0.1:{hot.port}",
+            "S3_ENDPOINT": f"http://127.0.0.1:{cold.port}",
+        }
+        with platform:
+            yield platform, hot, cold
+
+
+@pytest.fixture(scope="module")
+def engine(behind, fresh_process):
+    with fresh_process("failures") as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def expected(engine):
+    engine.start(None)
+    output = engine.generate(ASKED)[0]
+    engine.ask("stop")
+    return output
+
+
+@pytest.fixture
+def running(behind, engine, expected):
+    """An engine that found nothing wrong yet, and a store that has all blocks of the prompt."""
+    platform, hot, cold = behind
+    options = {
+        "endpoint": platform.url,
+        "api_key": platform.node_key,
+        "load": "always",
+        "max_chunk_tokens": 64,
+        "match_deadline_s": 1,
+        "load_deadline_s": DEADLINE_S,
+    }
+    engine.start(options, engine={"enable_prefix_caching": False})
+    until_reused(engine, BLOCKS * 64)
+    yield engine
+    hot.release()
+    cold.release()
+    engine.ask("stop")
+
+
+def ask(engine, expected):
+    """Asks; asserts that the answer is right and in time. Returns the tokens that were reused."""
+    begin = time.monotonic()
+    output = engine.generate(ASKED)[0]
+    took_s = time.monotonic() - begin
+    assert output["tokens"] == expected["tokens"]
+    assert took_s < BOUND_S
+    print(f"{took_s:.2f} s, reused {output['params']['neve']['reused_tokens']}")
+    return output["params"]["neve"]["reused_tokens"]
+
+
+def until_reused(engine, tokens):
+    """What is asked is saved behind the step; breakers close by themselves."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if engine.generate(ASKED)[0]["params"]["neve"]["reused_tokens"] == tokens:
+            return
+        time.sleep(0.2)
+    raise AssertionError("Neve never came back")
+
+
+def test_valkey_that_stops_in_the_middle_of_a_load(behind, running, expected):
+    platform, hot, _ = behind
+    hot.when_passed(3 * BLOCK_BYTES, platform.hot.freeze)
+    assert ask(running, expected) < BLOCKS * 64
+    assert hot.fired
+    for _ in range(3):  # it is still stopped: no look-up, no load, no wait of a save
+        assert ask(running, expected) == 0
+    platform.hot.thaw()
+    hot.release()
+    until_reused(running, BLOCKS * 64)
+    assert ask(running, expected) == BLOCKS * 64
+
+
+def test_valkey_that_dies_in_the_middle_of_a_load(behind, running, expected):
+    platform, hot, _ = behind
+    hot.when_passed(3 * BLOCK_BYTES, platform.hot.kill)
+    assert ask(running, expected) < BLOCKS * 64
+    assert hot.fired
+    assert ask(running, expected) == 0
+    platform.hot.restart()
+    platform.manage("provision")
+    hot.release()
+    until_reused(running, BLOCKS * 64)
+
+
+def test_a_network_that_crawls_costs_the_deadline_and_changes_no_answer(behind, running, expected):
+    _, hot, _ = behind
+    hot.bytes_per_s = 200_000  # a block takes 0.66 s
+    for _ in range(3):
+        assert ask(running, expected) < BLOCKS * 64
+    hot.release()
+    until_reused(running, BLOCKS * 64)
+
+
+def make_cold(platform):
+    """All blocks only in S3."""
+    platform.manage("flush_blocks")
+    platform.hot.wipe()
+    platform.manage("rebuild_index")
+
+
+@pytest.mark.parametrize("trouble", ["freeze", "kill"])
+def test_s3_that_goes_away_in_the_middle_of_a_load(behind, running, expected, s3, trouble):
+    platform, _, cold = behind
+    make_cold(platform)
+    cold.when_passed(3 * BLOCK_BYTES, getattr(s3, trouble))
+    try:
+        assert ask(running, expected) < BLOCKS * 64
+        assert cold.fired
+        ask(running, expected)
+    finally:
+        s3.thaw() if trouble == "freeze" else s3.restart()
+    cold.release()
+    until_reused(running, BLOCKS * 64)
+
+
+def test_with_measured_speeds_a_crawling_store_is_left_alone(behind, engine, expected):
+    """`auto`: after loads that were slower than computing, what is found is computed."""
+    platform, hot, _ = behind
+    options = {
+        "endpoint": platform.url,
+        "api_key": platform.node_key,
+        "max_chunk_tokens": 64,
+        "match_deadline_s": 1,
+    }
+    engine.start(options, engine={"enable_prefix_caching": False})
+    hot.bytes_per_s = 200_000
+    fresh = [
+        {"tokens": [n, *PROMPT[:700]], "max_tokens": 1, "params": {"neve": {}}} for n in range(6)
+    ]
+    for request in fresh:  # teaches how fast computing is
+        engine.generate(request)
+    deadline = time.monotonic() + 60
+    while not engine.ask("counters").get("neve_decisions.recompute"):
+        assert time.monotonic() < deadline
+        assert ask(engine, expected) < BLOCKS * 64
+    assert ask(engine, expected) == 0
+    hot.release()
+    engine.ask("stop")
+
+
+def test_the_log_names_the_breaker(engine):
+    """One line when it opens, however many requests meet it."""
+    lines = Path(engine.log).read_text().count("neve.hot.breaker_open")
+    assert 1 <= lines <= 20
