@@ -220,10 +220,11 @@ class S3Server(Server):
         config.write_text(json.dumps(s3_identity(self.access_key, self.secret_key)))
         return [str(ROOT / "deploy/weed"), str(self.folder), str(self.port)]
 
-    def client(self, *, attempts: int = 2):
+    def client(self, *, attempts: int = 2, port: int | None = None):
+        """`port`: of a proxy before it."""
         return boto3.client(
             "s3",
-            endpoint_url=self.endpoint,
+            endpoint_url=f"http://127.0.0.1:{port}" if port else self.endpoint,
             aws_access_key_id=self.access_key,
             aws_secret_access_key=self.secret_key,
             region_name=self.region,

@@ -1,11 +1,11 @@
 """Cold reads from a real S3 through presigned addresses."""
 
 import itertools
-import socket
+import os
+import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
 from uuid import uuid4
 
 import pytest
@@ -14,10 +14,19 @@ from hypothesis import strategies as st
 
 from cache_endpoint import TENANT_ID, CacheEndpoint
 from chains import PAYLOAD, Chain, connect, counters
+from cutting_proxy import CuttingProxy
 from neve.block import HEADER_BYTES, decode_header
+from neve.breaker import FAILURES_TO_OPEN
 from neve.client import Client
-from neve.cold import GAP_BYTES, RANGE_BYTES, ColdBlock, ColdReader, plan_ranges
-from neve.errors import DeadlineExceeded, MissReason, Unavailable
+from neve.cold import (
+    GAP_BYTES,
+    LEAST_RANGE_BYTES,
+    RANGE_BYTES,
+    ColdBlock,
+    ColdReader,
+    plan_ranges,
+)
+from neve.errors import MissReason
 from neve.hot import HotTier, Tier
 from neve.segment import SegmentHeader, SegmentWriter
 from servers import S3Server, ValkeyServer, wait_until
@@ -29,6 +38,7 @@ class Store:
     """A bucket, and what a flush worker does: hot blocks into a segment, then into the index."""
 
     def __init__(self, s3: S3Server, valkey: ValkeyServer, hot: HotTier) -> None:
+        self.server = s3
         self.s3 = s3.client()
         self.bucket = s3.bucket()
         self.valkey = valkey
@@ -36,14 +46,26 @@ class Store:
         self.keys: dict[int, str] = {}
         self.numbers = itertools.count(1)
 
-    def url(self, number: int, *, expires_s: int = 600) -> str | None:
+    def url(self, number: int, *, expires_s: int = 600, port: int | None = None) -> str | None:
+        """`port`: of a proxy; the address is signed for it."""
         if number not in self.keys:
             return None
         where = {"Bucket": self.bucket, "Key": self.keys[number]}
-        return self.s3.generate_presigned_url("get_object", Params=where, ExpiresIn=expires_s)
+        client = self.s3 if port is None else self.server.client(port=port)
+        return client.generate_presigned_url("get_object", Params=where, ExpiresIn=expires_s)
 
-    def flush(self, chain: Chain, *, spoil: int | None = None, evict: bool = True) -> int:
-        """Returns the segment's number. Block `spoil` gets a flipped bit."""
+    def flush(
+        self,
+        chain: Chain,
+        *,
+        spoil: int | None = None,
+        cut_bytes: int = 0,
+        evict: bool = True,
+    ) -> int:
+        """Returns the segment's number. Block `spoil` gets a flipped bit.
+
+        `cut_bytes` of the last blocks are missing, and all that follows them.
+        """
         header = SegmentHeader(TENANT_ID, uuid4(), chain.client.session.fingerprint)
         writer = SegmentWriter(header)
         body, places = bytearray(header.encode()), []
@@ -54,11 +76,13 @@ class Store:
                 if i == spoil:
                     value[1000] ^= 1
                 body += value
+        if cut_bytes:
+            del body[-cut_bytes:]
+        else:
+            body += writer.footer()
         number = next(self.numbers)
         self.keys[number] = f"segment-{number}"
-        self.s3.put_object(
-            Bucket=self.bucket, Key=self.keys[number], Body=bytes(body + writer.footer())
-        )
+        self.s3.put_object(Bucket=self.bucket, Key=self.keys[number], Body=bytes(body))
         self.hot.flushed(number, places)
         if evict:
             self.hot.evict(1 << 40)
@@ -77,26 +101,6 @@ def client(hot: HotTier, endpoint: CacheEndpoint) -> Iterator[Client]:
     """Without promotion, so that what is cold stays cold."""
     with connect(endpoint, promote=False) as client:
         yield client
-
-
-@contextmanager
-def http_server(say: Callable[[socket.socket], None]) -> Iterator[str]:
-    """The address of a server that lets `say` answer each connection."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-
-        def serve() -> None:
-            with suppress(OSError):
-                while True:
-                    sock, _ = listener.accept()
-                    with sock, suppress(OSError):
-                        sock.recv(4096)
-                        say(sock)
-
-        thread = threading.Thread(target=serve, daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}/segment"
-        listener.shutdown(socket.SHUT_RDWR)
-    thread.join(5)
 
 
 @pytest.mark.integration
@@ -221,21 +225,73 @@ class TestS3:
             assert chain.get() == [MissReason.BREAKER] * 2
         assert hot.get() == [None] * 2
 
-    def test_a_silent_s3_costs_no_more_than_the_deadline(self, client, store, endpoint):
+    def test_a_stopped_s3_costs_no_more_than_the_deadline(self, client, store, s3):
         chain = Chain(client, 2)
         chain.put()
         store.flush(chain)
-        with http_server(lambda sock: sock.recv(1)) as url:
-            endpoint.segment_url = lambda number: url
+        assert chain.get() == [None] * 2  # on a connection that is kept
+        os.kill(s3.process.pid, signal.SIGSTOP)
+        try:
             started = time.monotonic()
-            assert chain.get(deadline_s=0.3) == [MissReason.TIMEOUT] * 2
-            assert time.monotonic() - started < 0.6
+            assert chain.get(deadline_s=0.4) == [MissReason.TIMEOUT] * 2
+            assert time.monotonic() - started < 5
+        finally:
+            os.kill(s3.process.pid, signal.SIGCONT)
+        assert chain.get() == [None] * 2
+        assert (chain.back == chain.sent).all()
+
+    def test_cancelling_a_load_frees_its_buffers_soon(self, client, store, s3):
+        chain = Chain(client, 60)
+        chain.put()
+        store.flush(chain)
+        match = client.match(chain.ids)
+        os.kill(s3.process.pid, signal.SIGSTOP)
+        try:
+            for _ in range(FAILURES_TO_OPEN):
+                transfer = client.get_many(
+                    chain.ids, list(chain.back), locations=match.locations, deadline_s=60
+                )
+                threading.Timer(0.1, transfer.cancel).start()
+                assert transfer.wait(30) == [MissReason.TIMEOUT] * 60
+        finally:
+            os.kill(s3.process.pid, signal.SIGCONT)
+        chain.back[:] = 0
+        time.sleep(0.1)
+        assert not chain.back.any()  # nobody reads into it any more
+        assert chain.get() == [None] * 60  # and nobody was blamed
+
+    @pytest.mark.parametrize("connections", [1, 3, 16])
+    def test_ranges_of_a_bad_network_are_continued(self, hot, endpoint, store, s3, connections):
+        with connect(endpoint, promote=False, cold_connections=connections) as client:
+            chain = Chain(client, 200)
+            chain.put()
+            number = store.flush(chain)
+            cuts = [700, None, 300_000, 5_000_000, 131_072, 1, 2_000_000]
+            with CuttingProxy(s3.port, cuts) as proxy:
+                endpoint.segment_url = lambda _: store.url(number, port=proxy.port)
+                assert chain.get() == [None] * 200
+                assert proxy.cuts > 0
+            assert (chain.back == chain.sent).all()
+
+    @pytest.mark.parametrize("lost_blocks", [1, 2, 5])
+    def test_a_segment_that_was_cut_has_its_first_blocks(self, client, store, lost_blocks):
+        chain = Chain(client, 5)
+        chain.put()
+        number = store.flush(chain, cut_bytes=lost_blocks * SIZE - 10)
+        good = 5 - lost_blocks
+        assert chain.get() == [None] * good + [MissReason.CORRUPT] * lost_blocks
+        assert (chain.back[:good] == chain.sent[:good]).all()
+        # Blocks wholly behind the end: S3 has no such range.
+        reader = ColdReader(lambda numbers, timeout_s: ({number: store.url(number)}, 600.0))
+        behind = ColdBlock(0, chain.ids[4], number, 1 << 30, memoryview(bytearray(PAYLOAD)))
+        ended = reader.read([behind], deadline=time.monotonic() + 5)
+        assert ended == ([MissReason.CORRUPT], None)
 
     def test_connections_are_reused(self, client, store):
         chain = Chain(client, 2)
         chain.put()
         store.flush(chain)
-        reader = ColdReader(lambda numbers: ({1: store.url(1)}, 600.0), connections=1)
+        reader = ColdReader(lambda numbers, timeout_s: ({1: store.url(1)}, 600.0))
         places = client.match(chain.ids).locations
         for _ in range(5):
             blocks = [
@@ -243,71 +299,58 @@ class TestS3:
                 for i, (id_, place) in enumerate(zip(chain.ids, places, strict=True))
             ]
             assert reader.read(blocks, deadline=time.monotonic() + 5) == ([None, None], None)
-        assert reader._pool.connection_from_url(store.url(1)).num_connections == 1
+            assert reader.connections.count() == 1
 
 
-class TestBadServers:
-    def read(self, url: str, deadline_s: float = 5) -> tuple[list[MissReason | None], object]:
-        reader = ColdReader(lambda numbers: ({1: url}, 600.0), connections=1)
-        block = ColdBlock(0, bytes(16), 1, 64, memoryview(bytearray(1000)))
-        return reader.read([block], deadline=time.monotonic() + deadline_s)
-
-    def test_a_server_that_trickles_is_cut_off_at_the_deadline(self):
-        def trickle(sock: socket.socket) -> None:
-            sock.sendall(b"HTTP/1.1 206 OK\r\nContent-Length: 1064\r\n\r\n")
-            for _ in range(1064):
-                sock.sendall(b"x")
-                time.sleep(0.01)
-
-        with http_server(trickle) as url:
-            started = time.monotonic()
-            outcomes, trouble = self.read(url, 0.3)
-            assert time.monotonic() - started < 0.6
-        assert outcomes == [MissReason.TIMEOUT]
-        assert isinstance(trouble, DeadlineExceeded)
-
-    @pytest.mark.parametrize(
-        ("answer", "outcome"),
-        [
-            (b"HTTP/1.1 206 OK\r\nContent-Length: 1064\r\n\r\nshort", MissReason.BREAKER),
-            (b"HTTP/1.1 206 OK\r\nContent-Length: 10\r\n\r\n0123456789", MissReason.BREAKER),
-            (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwhole", MissReason.BREAKER),
-            (b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n", MissReason.BREAKER),
-            (b"HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n", MissReason.BREAKER),
-            (b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n", MissReason.EVICTED),
-            (
-                b"HTTP/1.1 206 OK\r\nContent-Length: 1064\r\n\r\n" + bytes(1064),
-                MissReason.CORRUPT,
-            ),
-            (b"nonsense\r\n\r\n", MissReason.BREAKER),
-            (b"", MissReason.BREAKER),
-        ],
-    )
-    def test_what_is_no_range_is_a_miss(self, answer: bytes, outcome: MissReason):
-        with http_server(lambda sock: sock.sendall(answer)) as url:
-            outcomes, trouble = self.read(url)
-        assert outcomes == [outcome]
-        assert isinstance(trouble, Unavailable) == (outcome is MissReason.BREAKER)
+def planned(places: list[tuple[int, int, int]]) -> list[ColdBlock]:
+    """Blocks by (segment, offset, payload bytes)."""
+    return [
+        ColdBlock(i, bytes(16), segment, offset, _Long(size))
+        for i, (segment, offset, size) in enumerate(places)
+    ]
 
 
 @given(
     st.lists(
-        st.tuples(st.integers(1, 3), st.integers(0, 60 << 20), st.integers(1, 20 << 20)),
-        max_size=20,
-    )
+        st.tuples(
+            st.integers(1, 3),
+            st.integers(0, 60 << 20) | st.integers(0, 64).map(lambda n: n * 100_000),
+            st.integers(1, 20 << 20) | st.integers(1, 99_000),
+        ),
+        max_size=30,
+    ),
+    st.integers(1, 64),
 )
-def test_ranges_hold_each_block_once_and_stay_small(places):
-    blocks = [
-        ColdBlock(i, bytes(16), segment, offset, _Long(size))
-        for i, (segment, offset, size) in enumerate(places)
-    ]
-    groups = plan_ranges(blocks)
+def test_ranges_hold_each_block_once_and_stay_small(places, streams):
+    blocks = planned(places)
+    groups = plan_ranges(blocks, streams=streams)
     assert sorted(block.index for group in groups for block in group) == list(range(len(blocks)))
     for group in groups:
+        wanted = sum(block.end - block.offset for block in group)
+        read = group[-1].end - group[0].offset
         assert len({block.segment for block in group}) == 1
-        assert len(group) == 1 or group[-1].end - group[0].offset <= RANGE_BYTES
+        assert read <= 2 * wanted
+        assert len(group) == 1 or read <= RANGE_BYTES
         for left, right in itertools.pairwise(group):
             assert 0 <= right.offset - left.end <= GAP_BYTES
+    # What could be one request is one.
+    for left, right in itertools.pairwise(groups):
+        both = [*left, *right]
+        wanted = sum(block.end - block.offset for block in both)
+        assert (
+            left[0].segment != right[0].segment
+            or not 0 <= right[0].offset - left[-1].end <= GAP_BYTES
+            or right[0].end - left[0].offset > LEAST_RANGE_BYTES
+            or right[0].end - left[0].offset
+            > 2 * (wanted - sum(block.end - block.offset for block in right[1:]))
+        )
+
+
+@pytest.mark.parametrize(("streams", "requests"), [(1, 4), (4, 4), (8, 8), (16, 16), (99, 16)])
+def test_a_batch_keeps_all_streams_busy(streams, requests):
+    size = (1 << 20) - HEADER_BYTES
+    blocks = planned([(1, i << 20, size) for i in range(64)])
+    assert len(plan_ranges(blocks, streams=streams)) == requests
 
 
 class _Long:

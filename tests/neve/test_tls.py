@@ -3,13 +3,13 @@
 import os
 import socket
 import ssl
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from certificates import issue, make_ca
 from chains import provision
 from neve.errors import Unavailable
 from neve.hot import HotTier
@@ -25,33 +25,6 @@ MIB = 1 << 20
 
 def soon(seconds: float = 10.0) -> float:
     return time.monotonic() + seconds
-
-
-def openssl(*arguments: object) -> None:
-    subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True)
-
-
-def make_ca(folder: Path, name: str) -> Path:
-    openssl(
-        *("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"),
-        *("-days", "2", "-subj", f"/CN={name}"),
-        *("-keyout", folder / f"{name}.key", "-out", folder / f"{name}.crt"),
-    )
-    return folder / f"{name}.crt"
-
-
-def issue(folder: Path, ca: str, name: str, alternatives: str) -> None:
-    (folder / f"{name}.ext").write_text(f"subjectAltName={alternatives}\n")
-    openssl(
-        *("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"),
-        *("-subj", f"/CN={name}"),
-        *("-keyout", folder / f"{name}.key", "-out", folder / f"{name}.csr"),
-    )
-    openssl(
-        *("x509", "-req", "-in", folder / f"{name}.csr", "-days", "2", "-CAcreateserial"),
-        *("-CA", folder / f"{ca}.crt", "-CAkey", folder / f"{ca}.key"),
-        *("-extfile", folder / f"{name}.ext", "-out", folder / f"{name}.crt"),
-    )
 
 
 class TlsServer(ValkeyServer):

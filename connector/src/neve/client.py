@@ -37,7 +37,8 @@ logger = logging.getLogger("neve.client")
 
 MATCH_S: Final = 0.2
 TRANSFER_S: Final = 5.0
-COLD_CONNECTIONS: Final = 8
+# Source: "Best practices design patterns", Amazon S3 user guide: one for each 85–90 MB/s.
+COLD_CONNECTIONS: Final = 16
 PUT_BYTES_IN_FLIGHT: Final = 256 << 20
 
 
@@ -59,6 +60,7 @@ class Client:
         transport: Transport,
         *,
         reopen: Callable[[], Session],
+        cold_connections: int = COLD_CONNECTIONS,
         promote: bool = True,
         put_bytes_in_flight: int = PUT_BYTES_IN_FLIGHT,
     ) -> None:
@@ -69,16 +71,18 @@ class Client:
         self._transport = transport
         self._path = HotPath(transport, session, self._ask_rehandshake)
         self._heart = Heart(endpoint, reopen, self._path, self.stats)
-        self._cold_pool = JobPool(COLD_CONNECTIONS, "neve-cold")
+        self._cold_pool = JobPool(cold_connections, "neve-cold")
         self._cold = ColdReader(
-            lambda segments: endpoint.segment_urls(self.session.id, segments),
-            connections=COLD_CONNECTIONS,
+            lambda segments, timeout_s: endpoint.segment_urls(
+                self.session.id, segments, timeout_s=timeout_s
+            )
         )
         self._storer = Storer(self._path, stats=self.stats, most_bytes=put_bytes_in_flight)
         self._loader = Loader(
             self._path,
             self._cold,
             cold_pool=self._cold_pool,
+            cold_streams=cold_connections,
             stats=self.stats,
             promote=self._storer.promote if promote else None,
         )
@@ -96,12 +100,14 @@ class Client:
         space: str | None = None,
         max_chunk_tokens: int = MAX_CHUNK_TOKENS,
         connections: int = 2,
+        cold_connections: int = COLD_CONNECTIONS,
         promote: bool = True,
         put_bytes_in_flight: int = PUT_BYTES_IN_FLIGHT,
     ) -> Self:
         """Makes the handshake. Raises `Refused` (fix it first) or `Unavailable` (try later).
 
         `connections`: to each Valkey, for block bytes; short calls use another one.
+        `cold_connections`: to S3, which is as many ranges as are read at a time.
         `promote`: whether blocks read from S3 are put back into the hot tier.
         """
         endpoint = Endpoint(endpoint_url, api_key)
@@ -119,6 +125,7 @@ class Client:
             session,
             Transport(session.valkey, connections=connections),
             reopen=open_session,
+            cold_connections=cold_connections,
             promote=promote,
             put_bytes_in_flight=put_bytes_in_flight,
         )

@@ -1,27 +1,36 @@
 """Reads blocks out of S3 segments: presigned addresses, few large ranged GETs, all verified.
 
-Planning is pure (`plan_ranges`); `ColdReader` does it. What to count and whom to tell of corrupt
-blocks is `neve.client`'s business.
+Planning is pure (`plan_ranges`), and so is what to do about an answer (`judge`); `ColdReader` does
+it. What to count and whom to tell of corrupt blocks is `neve.client`'s business.
 """
 
+import http.client
+import random
+import ssl
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from typing import Final
-
-import urllib3
 
 from neve.block import HEADER_BYTES, verify
 from neve.errors import Corrupt, DeadlineExceeded, MissReason, NeveError, Unavailable
+from neve.ranged_get import Connection, Connections, Head, StaleConnection
+from neve.timed_socket import Stop, seconds_left, tls_context
 
 # Reading a gap is cheaper than another request up to about what S3 sends in one request's latency.
 GAP_BYTES: Final = 256 << 10
+# Source: "Best practices design patterns", Amazon S3 user guide: ranges of 8–16 MB.
 RANGE_BYTES: Final = 16 << 20
-_PIECE_BYTES: Final = 256 << 10  # read between two looks at the clock
+# Smaller ones would wait longer for their first byte than for the rest.
+LEAST_RANGE_BYTES: Final = 4 << 20
+MOST_TRIES: Final = 4  # of one range, where S3 was busy or the connection broke
+FIRST_PAUSE_S: Final = 0.05
 _URL_MARGIN_S: Final = 30.0
 
-SegmentUrls = Callable[[Sequence[int]], tuple[dict[int, str], float]]
+# Addresses of segments and their lifetime in seconds; the second argument bounds the wait.
+SegmentUrls = Callable[[Sequence[int], float], tuple[dict[int, str], float]]
 
 
 @dataclass(slots=True)
@@ -40,157 +49,217 @@ class ColdBlock:
         return self.offset + HEADER_BYTES + len(self.payload)
 
 
-def plan_ranges(blocks: Iterable[ColdBlock]) -> list[list[ColdBlock]]:
-    """Groups of blocks that one request reads: same segment, neighbours, 16 MiB at most."""
+def plan_ranges(blocks: Iterable[ColdBlock], *, streams: int = 1) -> list[list[ColdBlock]]:
+    """Groups of blocks that one request reads: neighbours in one segment, 16 MiB at most.
+
+    Gaps are read over up to 256 KiB each and, in one group, as many bytes as its blocks have.
+    Groups are smaller when `streams` requests at a time would otherwise have nothing to do.
+    """
+    ordered = sorted(blocks, key=lambda block: (block.segment, block.offset))
+    share = sum(block.end - block.offset for block in ordered) // streams
+    most = min(RANGE_BYTES, max(LEAST_RANGE_BYTES, share))
     groups: list[list[ColdBlock]] = []
-    for block in sorted(blocks, key=lambda block: (block.segment, block.offset)):
+    wanted = 0  # bytes of the last group's blocks
+    for block in ordered:
+        size = block.end - block.offset
         last = groups[-1] if groups else None
         if (
             last is not None
             and last[-1].segment == block.segment
             and 0 <= block.offset - last[-1].end <= GAP_BYTES
-            and block.end - last[0].offset <= RANGE_BYTES
+            and block.end - last[0].offset <= min(most, 2 * (wanted + size))
         ):
             last.append(block)
+            wanted += size
         else:
             groups.append([block])
+            wanted = size
     return groups
 
 
-class ColdReader:
-    """Ranged GETs over a pool of connections. For any thread.
+class Next(Enum):
+    """What to do about an answer."""
 
-    `segment_urls(numbers)` gives presigned addresses and their lifetime in seconds; it may raise
-    `Unavailable` or `Refused`.
+    READ = auto()
+    GONE = auto()  # no such segment
+    SHORT = auto()  # the segment ends before these blocks
+    NEW_ADDRESS = auto()  # this one has expired, or leads elsewhere
+    LATER = auto()  # S3 is busy, or has trouble of its own
+    GIVE_UP = auto()
+
+
+# 400: an expired session token, among others. Source: "Error responses", Amazon S3 API reference.
+_NEXT: Final = {
+    **dict.fromkeys((301, 302, 303, 307, 308, 400, 401, 403), Next.NEW_ADDRESS),
+    **dict.fromkeys((408, 429, 500, 502, 503, 504), Next.LATER),
+    404: Next.GONE,
+    416: Next.SHORT,
+}
+
+
+def judge(head: Head, first: int, last: int) -> Next:
+    """An answer to a GET of the bytes `first` … `last`. It may have fewer, at the object's end."""
+    if head.status != 206:
+        return _NEXT.get(head.status, Next.GIVE_UP)
+    if head.first != first or head.last is None or not first <= head.last <= last:
+        return Next.GIVE_UP  # other bytes than we asked for, or nobody knows which
+    return Next.READ
+
+
+def pause_s(tries: int, retry_after_s: float) -> float:
+    """How long to wait after so many tries: twice as long each time, spread by chance."""
+    return max(retry_after_s, FIRST_PAUSE_S * 2.0 ** (tries - 1) * random.uniform(0.5, 1.0))
+
+
+class ColdReader:
+    """Ranged GETs over kept connections. For any thread.
+
+    `segment_urls(numbers, timeout_s)` gives presigned addresses and their lifetime in seconds; it
+    may raise `Unavailable` or `Refused`. `context`: for https; by default the host's authorities.
     """
 
-    def __init__(self, segment_urls: SegmentUrls, *, connections: int) -> None:
-        self._segment_urls = segment_urls
-        self._urls: dict[int, tuple[str, float]] = {}
-        self._lock = threading.Lock()
-        self._pool = urllib3.PoolManager(maxsize=connections, retries=False)
+    def __init__(self, segment_urls: SegmentUrls, *, context: ssl.SSLContext | None = None) -> None:
+        self._addresses = _Addresses(segment_urls)
+        self.connections = Connections(context or tls_context())
 
     def read(
-        self, group: Sequence[ColdBlock], *, deadline: float, also: Sequence[int] = ()
+        self,
+        group: Sequence[ColdBlock],
+        *,
+        deadline: float,
+        also: Sequence[int] = (),
+        stop: Stop | None = None,
     ) -> tuple[list[MissReason | None], NeveError | None]:
         """Fills the payloads of one group of `plan_ranges`.
 
         Returns None or why not for each block, and the trouble that ended the reading early, if
         any: it speaks of the storage, not of the blocks. Never raises it.
         `also`: segments that will be asked for next, so that one request gets all addresses.
+        `stop` ends it early: the rest is missed by TIMEOUT, and nobody is to blame.
         """
         outcomes: list[MissReason | None] = []
+        stop = stop or Stop()
         trouble: NeveError | None = None
         try:
-            outcomes.extend(self._outcomes(group, deadline, also))  # keeps what came before trouble
-        except DeadlineExceeded as error:
-            trouble = error
-        except urllib3.exceptions.NewConnectionError as error:  # a TimeoutError only by name
-            trouble = Unavailable(f"S3: {error}")
-        except urllib3.exceptions.TimeoutError as error:
+            self._read(group, outcomes, deadline, also, stop)
+        except TimeoutError as error:
             trouble = DeadlineExceeded(f"S3: {error}")
-        except (urllib3.exceptions.HTTPError, OSError) as error:
-            trouble = Unavailable(f"S3: {error}")
+        except (ValueError, http.client.InvalidURL) as error:
+            trouble = Unavailable(f"S3: no address to read from: {error}")
         except NeveError as error:
             trouble = error
-        late = isinstance(trouble, DeadlineExceeded)
+        late = stop.stopped or isinstance(trouble, DeadlineExceeded)
         rest = MissReason.TIMEOUT if late else MissReason.BREAKER
-        return outcomes + [rest] * (len(group) - len(outcomes)), trouble
+        outcomes += [rest] * (len(group) - len(outcomes))
+        return outcomes, None if stop.stopped else trouble
 
     def close(self) -> None:
-        self._pool.clear()
+        self.connections.close()
 
-    def _outcomes(
-        self, group: Sequence[ColdBlock], deadline: float, also: Sequence[int]
-    ) -> Iterator[MissReason | None]:
-        segment = group[0].segment
-        for attempt in (0, 1):
-            url = self._url(segment, also, deadline)
+    def _read(
+        self,
+        group: Sequence[ColdBlock],
+        outcomes: list[MissReason | None],
+        deadline: float,
+        also: Sequence[int],
+        stop: Stop,
+    ) -> None:
+        """Appends to `outcomes` block by block, so that a new try goes on where one ended."""
+        segment, renewed, tries = group[0].segment, False, 0
+        while not stop.stopped and (rest := group[len(outcomes) :]):
+            url = self._addresses.find(segment, also, deadline)
             if url is None:
-                yield from [MissReason.EVICTED] * len(group)
+                outcomes += [MissReason.EVICTED] * len(rest)
                 return
-            # Leaving the block closes a connection whose answer was not read to its end.
-            with self._pool.request(
-                "GET",
-                url,
-                headers={"Range": f"bytes={group[0].offset}-{group[-1].end - 1}"},
-                timeout=urllib3.Timeout(total=_left(deadline)),
-                preload_content=False,
-                decode_content=False,
-            ) as response:
-                if response.status == 206:
-                    yield from _read_blocks(response, group, deadline)
-                    response.drain_conn()
-                    return
-                self._forget_url(segment)
-                if response.status == 404:
-                    yield from [MissReason.EVICTED] * len(group)
-                    return
-                if response.status != 403 or attempt:
-                    raise Unavailable(f"S3 answered {response.status} to a ranged GET")
-                # 403: the address has expired, or was signed with a key that was rotated.
-
-    def _url(self, segment: int, also: Sequence[int], deadline: float) -> str | None:
-        if not self._lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
-            raise DeadlineExceeded("no segment address in time")
-        try:
-            now = time.monotonic()
-            known = self._urls.get(segment)
-            if known is None or known[1] < now:
-                fresh = {
-                    number
-                    for number in (segment, *also)
-                    if number not in self._urls or self._urls[number][1] < now
-                }
-                urls, lifetime_s = self._segment_urls(sorted(fresh))
-                until = now + max(0.0, lifetime_s - _URL_MARGIN_S)
-                self._urls = {n: known for n, known in self._urls.items() if known[1] >= now}
-                self._urls.update((number, (url, until)) for number, url in urls.items())
-                return urls.get(segment)
-            return known[0]
-        finally:
-            self._lock.release()
-
-    def _forget_url(self, segment: int) -> None:
-        with self._lock:
-            self._urls.pop(segment, None)
+            retry_after_s, said = 0.0, ""
+            try:
+                with self.connections.take(url) as (connection, target):
+                    sock = connection.open(deadline)
+                    with stop.watching(sock):
+                        head = connection.get(target, rest[0].offset, rest[-1].end - 1)
+                        step = judge(head, rest[0].offset, rest[-1].end - 1)
+                        if step is Next.READ:
+                            _fill(connection, rest, head, outcomes)
+                retry_after_s, said = head.retry_after_s, f"S3 answered {head.status}"
+            except StaleConnection:
+                continue
+            except (TimeoutError, http.client.InvalidURL):
+                raise
+            except (OSError, http.client.HTTPException) as error:
+                step, said = Next.LATER, f"S3: {type(error).__name__}: {error}"
+            if step is Next.GONE:
+                self._addresses.forget(segment, url)
+                outcomes += [MissReason.EVICTED] * len(rest)
+            elif step is Next.SHORT:
+                outcomes += [MissReason.CORRUPT] * len(rest)
+            elif step is Next.NEW_ADDRESS and not renewed:
+                self._addresses.forget(segment, url)
+                renewed = True
+            elif step is Next.LATER:
+                tries += 1
+                wait_s = pause_s(tries, retry_after_s)
+                if tries == MOST_TRIES or wait_s >= seconds_left(deadline):
+                    raise Unavailable(said)
+                stop.pause(wait_s)
+            elif step is not Next.READ:
+                raise Unavailable(said)
 
 
-def _left(deadline: float) -> float:
-    left = deadline - time.monotonic()
-    if left <= 0:
-        raise DeadlineExceeded("S3 did not answer in time")
-    return left
-
-
-def _read_blocks(
-    response: urllib3.BaseHTTPResponse, group: Sequence[ColdBlock], deadline: float
-) -> Iterator[MissReason | None]:
-    at = group[0].offset
-    waste = memoryview(bytearray(GAP_BYTES))
-    for block in group:
-        _read_into(response, waste[: block.offset - at], deadline)
-        _read_into(response, memoryview(block.header), deadline)
-        _read_into(response, block.payload, deadline)
+def _fill(
+    connection: Connection,
+    blocks: Sequence[ColdBlock],
+    head: Head,
+    outcomes: list[MissReason | None],
+) -> None:
+    """Every payload goes into its own buffer; what lies between them is thrown away."""
+    at = blocks[0].offset
+    for block in blocks:
+        if head.last is None or block.end - 1 > head.last:
+            outcomes.append(MissReason.CORRUPT)
+            continue
+        if block.offset > at:
+            connection.read_into(memoryview(bytearray(block.offset - at)))
+        connection.read_into(memoryview(block.header))
+        connection.read_into(block.payload)
         at = block.end
         try:
             verify(block.header, block.payload, expect_id=block.id)
         except Corrupt:
-            yield MissReason.CORRUPT
+            outcomes.append(MissReason.CORRUPT)
         else:
-            yield None
+            outcomes.append(None)
 
 
-def _read_into(response: urllib3.BaseHTTPResponse, view: memoryview, deadline: float) -> None:
-    """Fills `view`, a piece at a time, so that a slow server cannot outlast the deadline."""
-    filled = 0
-    while filled < len(view):
-        left = _left(deadline)
-        sock = getattr(response.connection, "sock", None)  # None once the answer is read
-        if sock is not None:
-            sock.settimeout(left)
-        piece = response.read1(min(_PIECE_BYTES, len(view) - filled))
-        if not piece:
-            raise Unavailable("S3 sent less than it announced")
-        view[filled : filled + len(piece)] = piece
-        filled += len(piece)
+class _Addresses:
+    """Presigned addresses, each kept until shortly before it expires. For any thread."""
+
+    def __init__(self, segment_urls: SegmentUrls) -> None:
+        self._segment_urls = segment_urls
+        self._known: dict[int, tuple[str, float]] = {}
+        self._lock = threading.Lock()
+
+    def find(self, segment: int, also: Sequence[int], deadline: float) -> str | None:
+        """None when there is no such segment. Raises `Unavailable`, `Refused`, `DeadlineExceeded`.
+
+        One request at a time; it asks for those of `also` as well that are not known.
+        """
+        if not self._lock.acquire(timeout=seconds_left(deadline)):
+            raise DeadlineExceeded("no segment address in time")
+        try:
+            now = time.monotonic()
+            self._known = {n: known for n, known in self._known.items() if known[1] >= now}
+            if segment not in self._known:
+                unknown = {segment, *also} - set(self._known)
+                urls, lifetime_s = self._segment_urls(sorted(unknown), seconds_left(deadline))
+                until = now + max(0.0, lifetime_s - _URL_MARGIN_S)
+                self._known.update((number, (url, until)) for number, url in urls.items())
+            known = self._known.get(segment)
+            return None if known is None else known[0]
+        finally:
+            self._lock.release()
+
+    def forget(self, segment: int, url: str) -> None:
+        """Drops `url`, unless another thread has got a newer one meanwhile."""
+        with self._lock:
+            if segment in self._known and self._known[segment][0] == url:
+                del self._known[segment]

@@ -17,6 +17,7 @@ from neve.errors import Closed, MissReason
 from neve.hot import Location, Tier
 from neve.hotpath import HotPath
 from neve.stats import Stats
+from neve.timed_socket import Stop
 from neve.transfer import Job, JobPool, Transfer, Urgency
 
 Promote = Callable[[Sequence[ColdBlock]], None]
@@ -43,6 +44,7 @@ class Loader:
         cold: ColdReader,
         *,
         cold_pool: JobPool,
+        cold_streams: int,
         stats: Stats,
         promote: Promote | None,
     ) -> None:
@@ -50,6 +52,7 @@ class Loader:
         self._path = path
         self._cold = cold
         self._cold_pool = cold_pool
+        self._cold_streams = cold_streams
         self._stats = stats
         self._promote = promote
 
@@ -135,24 +138,31 @@ class Loader:
         ]
         segments = sorted({block.segment for block in blocks})
         jobs = [
-            Job(self._cold_job(load, group, segments), load.transfer)
-            for group in plan_ranges(blocks)
+            self._cold_job(load, group, segments)
+            for group in plan_ranges(blocks, streams=self._cold_streams)
         ]
         if jobs:
             self._cold_pool.submit(jobs, Urgency.LOAD)
 
-    def _cold_job(
-        self, load: _Load, group: Sequence[ColdBlock], segments: Sequence[int]
-    ) -> Callable[[], None]:
-        return lambda: self._load_cold(load, group, segments)
+    def _cold_job(self, load: _Load, group: Sequence[ColdBlock], segments: Sequence[int]) -> Job:
+        stop = Stop()
+        return Job(
+            lambda: self._load_cold(load, group, segments, stop), load.transfer, stop=stop.stop
+        )
 
-    def _load_cold(self, load: _Load, group: Sequence[ColdBlock], segments: Sequence[int]) -> None:
+    def _load_cold(
+        self, load: _Load, group: Sequence[ColdBlock], segments: Sequence[int], stop: Stop
+    ) -> None:
         if not self.cold_breaker.allow():
             for block in group:
                 load.transfer.settle(block.index, MissReason.BREAKER)
             return
-        outcomes, trouble = self._cold.read(group, deadline=load.transfer.deadline, also=segments)
-        if trouble is None:
+        outcomes, trouble = self._cold.read(
+            group, deadline=load.transfer.deadline, also=segments, stop=stop
+        )
+        if stop.stopped:
+            self.cold_breaker.forgive()
+        elif trouble is None:
             self.cold_breaker.succeed()
         else:
             self.cold_breaker.fail()

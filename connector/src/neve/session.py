@@ -77,12 +77,10 @@ class Endpoint:
     def __init__(self, url: str, api_key: str, timeout_s: float = 3.0) -> None:
         self.url = url.rstrip("/")
         self._headers = {"Authorization": f"Bearer {api_key}", "Accept": "application/json"}
-        self._pool = urllib3.PoolManager(
-            maxsize=4,
-            timeout=urllib3.Timeout(total=timeout_s),
-            # Only a connection that was never made is tried again: nothing is done twice.
-            retries=urllib3.Retry(1, connect=1, read=0, redirect=0, status=0, other=0),
-        )
+        self._timeout_s = timeout_s
+        self._pool = urllib3.PoolManager(maxsize=4)
+        # Only a connection that was never made is tried again: nothing is done twice.
+        self._retries = urllib3.Retry(1, connect=1, read=0, redirect=0, status=0, other=0)
 
     def open_session(
         self,
@@ -117,11 +115,11 @@ class Endpoint:
         self._request("DELETE", f"/cache/v1/sessions/{session_id}")
 
     def segment_urls(
-        self, session_id: str, segments: Sequence[int]
+        self, session_id: str, segments: Sequence[int], *, timeout_s: float
     ) -> tuple[dict[int, str], float]:
         """Presigned GET addresses of this tenant's live segments, and for how many seconds."""
-        numbers = ",".join(map(str, segments))
-        answer = self._request("GET", f"/cache/v1/sessions/{session_id}/segments?ids={numbers}")
+        path = f"/cache/v1/sessions/{session_id}/segments?ids={','.join(map(str, segments))}"
+        answer = self._request("GET", path, timeout_s=timeout_s)
         try:
             urls = {int(number): str(url) for number, url in answer["segments"].items()}
             return urls, float(answer["expires_s"])
@@ -135,8 +133,14 @@ class Endpoint:
         self._pool.clear()
 
     def _request(
-        self, method: str, path: str, body: Mapping[str, Any] | None = None
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        *,
+        timeout_s: float | None = None,
     ) -> dict[str, Any]:
+        """`timeout_s`: shorter than usual, and without a second try to connect."""
         headers = dict(self._headers)
         if body is not None:
             headers["Content-Type"] = "application/json"
@@ -146,6 +150,8 @@ class Endpoint:
                 self.url + path,
                 headers=headers,
                 body=None if body is None else json.dumps(body).encode(),
+                timeout=urllib3.Timeout(total=min(self._timeout_s, timeout_s or self._timeout_s)),
+                retries=self._retries if timeout_s is None else False,
             )
         except urllib3.exceptions.HTTPError as error:
             raise Unavailable(f"{self.url} cannot be reached: {error}") from error

@@ -72,9 +72,16 @@ class Transfer:
             return list(self._outcomes)
 
     def cancel(self) -> None:
-        """Ends the hot part at once: its blocks that are under way are missed by TIMEOUT."""
+        """Ends it soon: blocks that are still under way are missed by TIMEOUT.
+
+        `done` and `wait` say when the buffers are free.
+        """
         for part in tuple(self._parts):
             part.native.cancel()
+        with self._condition:
+            jobs = list(self._jobs)
+        for job in jobs:
+            job.cancel()
 
     def add_done_callback(self, callback: "Callable[[Transfer], object]") -> None:
         """Calls `callback(self)` once: in the thread that ends the last part, or here, if ended."""
@@ -251,8 +258,16 @@ class Urgency(IntEnum):
 class Job:
     """A part of a transfer. Runs once or is given up once, never both."""
 
-    def __init__(self, run: Callable[[], None], transfer: Transfer | None = None) -> None:
+    def __init__(
+        self,
+        run: Callable[[], None],
+        transfer: Transfer | None = None,
+        *,
+        stop: Callable[[], None] | None = None,
+    ) -> None:
+        """`stop`, called from any thread, makes a `run` in progress end soon."""
         self._run = run
+        self._stop = stop
         self._transfer = transfer
         self._lock = threading.Lock()
         self._taken = False
@@ -273,6 +288,11 @@ class Job:
         """Its blocks stay what they are until settled: missed by TIMEOUT."""
         if self._take():
             self._end()
+
+    def cancel(self) -> None:
+        self.give_up()
+        if self._stop is not None:
+            self._stop()
 
     def _take(self) -> bool:
         with self._lock:
