@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
+from neve.client import COLD_CONNECTIONS
 from neve.errors import Misuse
 from neve.space import MAX_CHUNK_TOKENS
 
@@ -18,6 +19,7 @@ class Options:
     they can't be told from the model folder. `load` is `auto` (load what is faster than computing
     it) or `always`. `load_deadline_s` bounds one request's load; `load_budget_bytes` and
     `save_budget_bytes` bound the staging memory of each direction.
+    `cold_connections`: ranges of S3 segments that are read at a time.
     """
 
     endpoint: str
@@ -31,6 +33,7 @@ class Options:
     load_deadline_s: float = 2.0
     load_budget_bytes: int = 128 << 20
     save_budget_bytes: int = 256 << 20
+    cold_connections: int = COLD_CONNECTIONS
 
     @classmethod
     def from_config(
