@@ -123,5 +123,8 @@ class SegmentsSerializer(serializers.Serializer):
 
 
 class ContextRef(serializers.Serializer):
-    id = serializers.UUIDField()
+    id = serializers.UUIDField(source="pk")
     blocks = serializers.IntegerField()
+    pinned_until = serializers.DateTimeField(
+        allow_null=True, help_text="null: not pinned, also when the budget of pins refused it"
+    )

@@ -135,8 +135,7 @@ class ContextsView(NodeView):
             pin_s=body["pin_s"],
             actor=actor(request),
         )
-        answer = {"id": context.pk, "blocks": context.blocks}
-        return Response(answer, status=201 if created else 200)
+        return Response(ContextRef(context).data, status=201 if created else 200)
 
 
 def _checked(serializer: Any, request: Request) -> dict[str, Any]:

@@ -27,7 +27,8 @@ def add_problems(result: dict[str, Any], **_: Any) -> dict[str, Any]:
     """Every operation answers what goes wrong with a problem document."""
     result["components"]["schemas"]["Problem"] = {
         "type": "object",
-        "description": "RFC 9457. Some kinds have more members: expected, got, node_limit, errors.",
+        "description": "RFC 9457. Some kinds have more members: expected, got, node_limit, errors, "
+        "budget_bytes, used_bytes, asked_bytes.",
         "properties": {
             "type": {"type": "string", "enum": [f"/problems/{kind}" for kind in KINDS]},
             "title": {"type": "string"},

@@ -1,7 +1,7 @@
 """Fixtures that every test may use: real servers, started when first asked for, stopped at the end.
 
 valkey_hot, valkey_bus, s3   the servers that Django's settings of the tests point at
-clean_hot                    valkey_hot, wiped before the test
+clean_hot                    valkey_hot, wiped before the test, recounted after it
 control_plane                the web process with database, Valkeys and bucket of its own
 vllm_python                  the interpreter that has vLLM
 """
@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import testsettings
+from drift import assert_no_drift
 from servers import ROOT, ControlPlane, S3Server, ValkeyServer
 
 KINDS = ("integration", "browser", "vllm")
@@ -39,9 +40,12 @@ def valkey_hot() -> Iterator[ValkeyServer]:
 
 
 @pytest.fixture
-def clean_hot(valkey_hot: ValkeyServer) -> ValkeyServer:
+def clean_hot(valkey_hot: ValkeyServer) -> Iterator[ValkeyServer]:
+    """Wiped before the test; whatever the test did, it must not have made the counters wrong."""
     valkey_hot.wipe()
-    return valkey_hot
+    yield valkey_hot
+    with valkey_hot.client() as client:
+        assert_no_drift(client)
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,8 @@
 
 Repeating it is safe, and it runs beside live traffic: a footer adds blocks that the index does not
 know, and never brings back what the index knows as gone. What people decided is applied again from
-the database: an expired context stays expired, a pin stays a pin.
+the database: an expired context stays expired, a pin stays a pin, and each block gets the
+terms that policy, rules and contexts give it now, counted from when it was stored.
 """
 
 import logging
@@ -14,11 +15,12 @@ from datetime import datetime
 from botocore.exceptions import ClientError
 from django.utils import timezone
 
+from catalog import contexts
 from catalog.models import Context, Segment
 from controlplane.hot import hot_tier
 from neve.errors import Corrupt
-from neve.hot import RestoredBlock
 from neve.segment import SegmentFooter
+from retention import stored
 from tenants.scope import tenant_scope
 from workers.objects import footer_of, is_missing
 
@@ -40,8 +42,8 @@ def rebuild_tenant(
     tenant_id: int, *, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> RebuildReport:
     """Restores one tenant's index. `progress` gets (segments done, all). Raises valkey's errors."""
-    report = RebuildReport()
-    tier = hot_tier(tenant_id)
+    report, started = RebuildReport(), timezone.now()
+    tier, standing = hot_tier(tenant_id), stored.StandingTerms(tenant_id)
     with tenant_scope(tenant_id):
         segments = list(Segment.objects.filter(state=Segment.State.LIVE).order_by("pk"))
         expired = _expired_at()
@@ -50,23 +52,27 @@ def rebuild_tenant(
                 report.lost_segments += 1
             else:
                 # What was stored again after its context expired lives; what is older doesn't.
+                rows = [
+                    r for r in footer.rows if r.id not in expired or expired[r.id] < row.created_at
+                ]
+                terms = standing.of([r.id for r in rows], [row.space_id] * len(rows))
+                segment_s = int(row.created_at.timestamp())
                 blocks = [
-                    RestoredBlock(r.id, r.length, r.tokens, r.offset, r.stored_s, r.expires_s)
-                    for r in footer.rows
-                    if r.id not in expired or expired[r.id] < row.created_at
+                    stored.restored(r, own, segment_s=segment_s)
+                    for r, own in zip(rows, terms, strict=True)
                 ]
                 report.blocks += tier.restore(row.pk, row.space_id, blocks)
                 report.segments += 1
             progress(report.segments + report.lost_segments, len(segments))
-        for context in Context.objects.filter(pinned_until__gt=timezone.now()):
-            tier.pin(context.ids(), int(context.pinned_until.timestamp()))
+        stored.settle_since(tenant_id, started)
+        contexts.restore_pins(tenant_id)
     return report
 
 
 def _expired_at() -> dict[bytes, datetime]:
     """When each block of an expired context was expired last."""
-    contexts = Context.objects.exclude(expired_at=None).order_by("expired_at")
-    return {id_: context.expired_at for context in contexts for id_ in context.ids()}
+    rows = Context.objects.exclude(expired_at=None).order_by("expired_at")
+    return {id_: context.expired_at for context in rows for id_ in context.ids()}
 
 
 def _footers(segments: list[Segment]) -> Iterator[tuple[Segment, SegmentFooter | None]]:

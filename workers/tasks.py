@@ -8,15 +8,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from celery import shared_task
+from django.db.models import F
 from django.utils import timezone
 
 from catalog import jobs, usage
 from catalog.models import Job
 from controlplane import hot, live
 from neve.hot import Usage
+from retention.models import RetentionPolicy
+from retention.stored import FollowReport
 from tenants.models import Tenant
 from workers import reconcile as repairs
 from workers import recovery
+from workers import retain as claims
 from workers.flush import Flusher, FlushReport, is_worth_a_segment
 
 log = logging.getLogger("neve.tasks")
@@ -75,6 +79,25 @@ def expire_tenant(tenant_id: int) -> None:
     tier = hot.hot_tier(tenant_id)
     while tier.expire_due(EXPIRE_BLOCKS) >= EXPIRE_BLOCKS:
         pass
+
+
+@shared_task(name="workers.retain")
+def retain() -> None:
+    """Stored blocks follow a policy or rules that changed. No Job row when none did."""
+    changed = RetentionPolicy.unscoped.filter(
+        applied_generation__lt=F("generation"), tenant__is_active=True
+    )
+    for tenant_id in changed.values_list("tenant_id", flat=True):
+        generation = claims.claim(tenant_id)
+        if generation is not None:
+            with tenant_job("retain", tenant_id) as run:
+
+                def show(report: FollowReport, run: jobs.JobRun = run) -> None:
+                    run.progress(0.5, blocks=report.blocks)
+
+                report = claims.apply(tenant_id, generation, progress=show)
+                run.progress(1.0, blocks=report.changed)
+                Job.unscoped.filter(pk=run.job.pk).update(detail=vars(report))
 
 
 @shared_task(name="workers.provision")

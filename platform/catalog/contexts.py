@@ -1,9 +1,11 @@
 """Named contexts: record, pin, unpin, expire, extend, and where their blocks are.
 
-A pin is intent and stands in the database; the ends of pins in Valkey are derived from it by
-`settle_pins`, which may be repeated at any time (after a failure, after `rebuild_index`).
+Pins and extensions are intent and stand in the database. The ends of pins in Valkey are derived
+from it by `settle_pins`, the terms of blocks by `retention.stored`; both may be repeated at any
+time (after a failure, after `rebuild_index`).
 """
 
+import logging
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -12,16 +14,20 @@ from typing import Any
 
 from django.db import transaction
 from django.utils import timezone
+from valkey.exceptions import ValkeyError
 
 from catalog.models import Context, NodeSession
 from controlplane import hot
 from controlplane.problems import Problem
 from neve.errors import MissReason
-from neve.hot import Tier
-from retention.models import RetentionPolicy
+from neve.hot import HotTier, OverBudget, Tier
+from retention import stored
+from retention.rulebook import Rulebook, rulebook_of
 from tenants.audit import Actor
 from tenants.audit import record as audit
 from tenants.scope import tenant_scope
+
+log = logging.getLogger("neve.contexts")
 
 MAX_PIN = timedelta(days=365)
 
@@ -48,8 +54,10 @@ def record(
 ) -> tuple[Context, bool]:
     """Upserts by (tenant, space, name); returns the context and whether it is new.
 
-    Inside the tenant's scope. A pin that it has goes over to the blocks of the new chain; a label
-    of None keeps the old one. Valkey being down is logged: `settle_pins` catches up later.
+    Inside the tenant's scope. A pin that it has goes over to the blocks of the new chain, as far as
+    the budget of pins allows; a label of None keeps the old one. A new pin over the budget is
+    refused as a whole, and the context recorded. Valkey being down is no failure: the blocks'
+    terms are settled later, pins by the next change of a pin or rebuild.
     """
     now = timezone.now()
     with transaction.atomic():
@@ -59,33 +67,37 @@ def record(
             defaults={"chain": b"".join(ids), "blocks": len(ids), "tokens": tokens},
         )
         before = None if created else _facts(context)
-        left = set(context.ids()) - set(ids)
-        was_pinned = context.is_pinned
+        known = set() if created else set(context.ids())
+        is_relabelled = not created and label is not None and label != context.label
         context.chain, context.blocks, context.tokens = b"".join(ids), len(ids), tokens
         context.label = context.label if label is None else label
         context.expired_at, context.updated_at = None, now
-        if pin_s is not None:
-            until = now + timedelta(seconds=pin_s)
-            context.pinned_until = max(until, context.pinned_until or until)
         context.save()
         # Not each request that an agent adds to its context: what somebody decided.
-        if created or pin_s is not None:
-            action = "context.record" if pin_s is None else "context.pin"
-            _audit(context, action, actor, before=before, after=_facts(context))
-    if context.is_pinned or was_pinned:
-        transaction.on_commit(
-            lambda: settle_pins(
-                tenant_id=context.tenant_id, space_id=context.space_id, ids=[*ids, *left]
-            ),
-            robust=True,
-        )
+        if created:
+            _audit(context, "context.record", actor, before=before, after=_facts(context))
+
+    def settle() -> None:
+        begins = ids if is_relabelled else [id_ for id_ in ids if id_ not in known]
+        stored.hold_or_follow_later(context, begins, anew=is_relabelled)
+        if context.is_pinned:
+            settle_pins(
+                tenant_id=context.tenant_id,
+                space_id=context.space_id,
+                ids=[*ids, *(known - set(ids))],
+            )
+
+    transaction.on_commit(settle, robust=True)
+    if pin_s is not None:
+        _pin_for(context, pin_s, actor)
     return context, created
 
 
 def pin(*, context: Context, until: datetime, actor: Actor) -> int:
     """Sets the end of the pin. Returns how many of its blocks are there to be kept.
 
-    Raises Problem: malformed (`until`), hot-tier-unavailable (the pin is noted and applied later).
+    Raises Problem: malformed (`until`), pin-budget (then nothing changes), hot-tier-unavailable
+    (the pin is noted and applied later, as far as the budget allows).
     """
     now = timezone.now()
     if not now < until <= now + MAX_PIN:
@@ -94,7 +106,23 @@ def pin(*, context: Context, until: datetime, actor: Actor) -> int:
             f"until: needs to lie within the next {MAX_PIN.days} days, got {until.isoformat()}.",
             field="until",
         )
-    row = _change(context, "context.pin", actor, pinned_until=until)
+    budget = rulebook_of(context.tenant_id).of_context(
+        context.space_id, context.label, context.name
+    )
+    try:
+        with transaction.atomic():
+            row = _change(context, "context.pin", actor, pinned_until=until)
+            _charge_pin(row, until, budget.pin_budget_bytes)
+    except OverBudget as refusal:
+        _apply(context)  # what other buckets had granted
+        raise Problem(
+            "pin-budget",
+            f"pin_budget_bytes: {refusal.detail}",
+            field="pin_budget_bytes",
+            budget_bytes=refusal.budget_bytes,
+            used_bytes=refusal.used_bytes,
+            asked_bytes=refusal.asked_bytes,
+        ) from refusal
     return _apply(row)
 
 
@@ -112,7 +140,14 @@ def expire(*, context: Context, actor: Actor) -> tuple[int, int]:
     Returns (blocks removed, blocks kept because another context pins them).
     Raises Problem (hot-tier-unavailable).
     """
-    row = _change(context, "context.expire", actor, pinned_until=None, expired_at=timezone.now())
+    row = _change(
+        context,
+        "context.expire",
+        actor,
+        pinned_until=None,
+        extended_until=None,
+        expired_at=timezone.now(),
+    )
     _apply(row)
     with hot.required():
         return hot.hot_tier(row.tenant_id).expire(row.ids())
@@ -121,17 +156,14 @@ def expire(*, context: Context, actor: Actor) -> tuple[int, int]:
 def extend(*, context: Context, for_s: int, actor: Actor) -> int:
     """Lets the blocks live at least that long from now, in both tiers. Returns how many do.
 
-    Raises Problem (hot-tier-unavailable); it is noted then, and holds after the next rebuild.
+    It is noted in the database, so it also holds after a rebuild of the index.
+    Raises Problem (hot-tier-unavailable): it is noted then and holds from the next walk on.
     """
     until = timezone.now() + timedelta(seconds=for_s)
     until = max(until, context.extended_until or until)
-    row = _change(context, "context.extend", actor, extended_until=until)
-    with tenant_scope(row.tenant_id):
-        terms = RetentionPolicy.objects.get().terms().for_blocks(int(until.timestamp()))
+    row = _change(context, "context.extend", actor, extended_until=until, updated_at=timezone.now())
     with hot.required():
-        return hot.hot_tier(row.tenant_id).retain(
-            row.ids(), terms, held=True, join=True, flush=False
-        )
+        return stored.hold_or_follow_later(row)
 
 
 def residency(context: Context) -> Residency:
@@ -147,26 +179,65 @@ def residency(context: Context) -> Residency:
 def settle_pins(*, tenant_id: int, space_id: int, ids: Iterable[bytes]) -> int:
     """Makes the ends of the blocks' pins what the pinned contexts of the space say: the latest.
 
-    Repeatable. Returns how many blocks are pinned now. Raises valkey's errors.
+    What was granted and has no room in the budget any more (a chain grew) is pinned from its root
+    on as far as there is. Repeatable. Returns how many blocks are pinned. Raises valkey's errors.
     """
     until_of = dict.fromkeys(ids, 0)
+    tier, book = hot.hot_tier(tenant_id), rulebook_of(tenant_id)
     with tenant_scope(tenant_id):
         pinned = Context.objects.filter(space_id=space_id, pinned_until__gt=timezone.now())
-        for context in pinned:
+        for context in pinned.order_by("created_at", "pk"):
             until_s = int(context.pinned_until.timestamp())
-            for id_ in context.ids():
-                if id_ in until_of:
-                    until_of[id_] = max(until_of[id_], until_s)
+            shared = [id_ for id_ in context.ids() if id_ in until_of]
+            _pin_again(tier, book, context, shared)
+            for id_ in shared:
+                until_of[id_] = max(until_of[id_], until_s)
     groups: defaultdict[int, list[bytes]] = defaultdict(list)
     for id_, until_s in until_of.items():
         groups[until_s].append(id_)
-    tier = hot.hot_tier(tenant_id)
-    kept = 0
-    for until_s, members in groups.items():
-        if until_s:
-            kept += tier.pin(members, until_s)  # never lowers an end, so:
-        tier.unpin(members, until_s)
-    return kept
+    tier.unpin(groups.pop(0, []))
+    return sum(tier.unpin(members, until_s) for until_s, members in groups.items())
+
+
+def restore_pins(tenant_id: int) -> None:
+    """After the index was rebuilt. Inside the tenant's scope. Raises valkey's errors."""
+    tier, book = hot.hot_tier(tenant_id), rulebook_of(tenant_id)
+    pinned = Context.objects.filter(pinned_until__gt=timezone.now())
+    for context in pinned.order_by("created_at", "pk").iterator(chunk_size=100):
+        _pin_again(tier, book, context, context.ids())
+
+
+def _pin_again(tier: HotTier, book: Rulebook, context: Context, ids: list[bytes]) -> None:
+    terms = book.of_context(context.space_id, context.label, context.name)
+    tier.pin(
+        ids,
+        int(context.pinned_until.timestamp()),
+        budget_bytes=terms.pin_budget_bytes,
+        as_many_as_fit=True,
+    )
+
+
+def _charge_pin(context: Context, until: datetime, budget_bytes: int | None) -> None:
+    """Raises OverBudget. A hot tier that does not answer is no refusal."""
+    try:
+        hot.hot_tier(context.tenant_id).pin(
+            context.ids(), int(until.timestamp()), budget_bytes=budget_bytes
+        )
+    except ValkeyError as error:
+        log.warning("pin_not_applied context=%s error=%s", context.pk, error)
+
+
+def _pin_for(context: Context, for_s: int, actor: Actor) -> None:
+    """The pin that a node's request asked for; never shorter than the one there is."""
+    until = timezone.now() + timedelta(seconds=for_s)
+    until = max(until, context.pinned_until or until)
+    try:
+        pin(context=context, until=until, actor=actor)
+    except Problem as problem:
+        log.warning("pin_refused context=%s reason=%s", context.pk, problem.detail)
+        if problem.kind == "pin-budget":
+            _audit(context, "context.pin_refused", actor, before=None, after=problem.members)
+    context.refresh_from_db(fields=["pinned_until"])
 
 
 def _apply(context: Context) -> int:

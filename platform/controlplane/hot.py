@@ -20,6 +20,7 @@ from valkey.exceptions import ValkeyError
 
 from controlplane.problems import Problem
 from neve.hot import LIBRARY, HotTier, load_functions
+from retention.rulebook import rulebook_of
 from tenants.models import Tenant
 from tenants.scope import tenant_scope
 
@@ -36,6 +37,8 @@ NODE_COMMANDS = (
     *("zadd", "zrem", "zrange", "zrangebyscore", "zscore", "zmscore", "zcard", "zpopmin"),
     *("ping", "hello", "auth", "client|setname", "client|setinfo"),
 )
+# Pins, lifetimes, flushes and restoring are the platform's: a node asks for them over HTTP.
+NODE_FUNCTIONS = ("match", "commit", "touch", "forget", "usage")
 
 
 def admin() -> Valkey:
@@ -119,11 +122,13 @@ def provision_tenant(tenant: Tenant) -> None:
     if not client.execute_command("FUNCTION", "LIST", "LIBRARYNAME", LIBRARY):
         load_functions(client)
     client.execute_command("ACL", "SETUSER", username(tenant.pk), *acl_rules(tenant.pk))
+    book = rulebook_of(tenant.pk)
     with tenant_scope(tenant.pk):
         hot_tier(tenant.pk).set_policy(
             hot_bytes=tenant.quota.hot_bytes,
             cold_bytes=tenant.quota.cold_bytes,
-            terms=tenant.retention.terms().for_blocks(),
+            terms=book.policy.for_blocks(),
+            spaces=book.spaces(),
         )
 
 
@@ -131,11 +136,14 @@ def acl_rules(tenant_id: int) -> list[str]:
     """`:q` can be read, never written: the server refuses it inside of functions too.
 
     Calling a function counts as writing all its KEYS, `:q` among them; so the call itself, and only
-    it, is granted on all the tenant's keys by a selector of its own.
+    it, is granted on all the tenant's keys by a selector of its own, for NODE_FUNCTIONS.
 
-    Tenants are kept apart, and quotas from being raised. Not kept from: a hostile node of a tenant
-    can miscount that tenant's own usage, since the functions write `:u` with its rights.
+    Tenants are kept apart, quotas from being raised, pins from being taken. Not kept from: a
+    hostile node of a tenant can damage that tenant's own index and miscount its usage, since
+    functions run with the rights of their caller, so it may write those keys itself. Reconcile
+    recounts.
     """
+    calls = (f"+{call}|neve_{name}" for call in ("fcall", "fcall_ro") for name in NODE_FUNCTIONS)
     own = f"{{t{tenant_id}.*}}"
     return [
         "reset",
@@ -145,7 +153,7 @@ def acl_rules(tenant_id: int) -> list[str]:
         *(f"~{own}:{name}" for name in "ilduxep"),
         f"%R~{own}:q",
         *(f"+{command}" for command in NODE_COMMANDS),
-        f"(~{own}:* +fcall +fcall_ro)",
+        f"(~{own}:* {' '.join(calls)})",
     ]
 
 

@@ -51,6 +51,11 @@ KINDS: dict[str, tuple[int, str, str]] = {
         "Node limit reached",
         "Stop a node of this tenant or raise its node limit.",
     ),
+    "pin-budget": (
+        409,
+        "The budget of pins is used up",
+        "Unpin other contexts, wait for pins to end, or have `pin_budget_bytes` raised.",
+    ),
     "conflict": (
         409,
         "Conflict with what is there",

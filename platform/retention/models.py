@@ -1,29 +1,45 @@
-"""The retention policy of a tenant: when blocks go to S3, and when they leave a tier."""
+"""The retention policy of a tenant, and the rules that refine it for some of its blocks."""
 
+from collections.abc import Mapping
 from typing import Any
 
+from django.core.exceptions import ValidationError
+from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models import Q
 
-from retention.terms import Terms
+from retention.terms import DEFAULT_PRIORITY, PRIORITIES, Rule, Terms
 from tenants.models import Tenant
 from tenants.scope import TenantOwned
 
+MAX_S = 2**31 - 1
+AT_LEAST_1 = [MinValueValidator(1)]
+PRIORITY = [MinValueValidator(PRIORITIES[0]), MaxValueValidator(PRIORITIES[-1])]
+
+
+class FlushMode(models.TextChoices):
+    NOW = "now", "Flush as soon as committed"
+    AFTER = "after", "Flush after some seconds"
+    NEVER = "never", "Never flush: hot tier only"
+
 
 class RetentionPolicy(TenantOwned):
-    """None means without limit."""
+    """None means without limit. What the fields mean stands at `retention.terms.Terms`."""
 
-    class FlushMode(models.TextChoices):
-        NOW = "now", "Flush as soon as committed"
-        AFTER = "after", "Flush after some seconds"
-        NEVER = "never", "Never flush: hot tier only"
+    FlushMode = FlushMode
 
     tenant = models.OneToOneField(Tenant, on_delete=models.CASCADE, related_name="retention")
     flush_mode = models.CharField(max_length=5, choices=FlushMode, default=FlushMode.NOW)
     flush_after_s = models.PositiveIntegerField(null=True, blank=True)
-    hot_idle_s = models.PositiveIntegerField(null=True, blank=True)
-    cold_ttl_s = models.PositiveIntegerField(null=True, blank=True)
+    hot_idle_s = models.PositiveIntegerField(null=True, blank=True, validators=AT_LEAST_1)
+    cold_ttl_s = models.PositiveIntegerField(null=True, blank=True, validators=AT_LEAST_1)
+    max_age_s = models.PositiveIntegerField(null=True, blank=True, validators=AT_LEAST_1)
+    priority = models.PositiveSmallIntegerField(default=DEFAULT_PRIORITY, validators=PRIORITY)
     pin_budget_bytes = models.BigIntegerField(null=True, blank=True)
+    # Grows with each change of the policy or of a rule; stored blocks follow up to `applied`.
+    generation = models.PositiveIntegerField(default=1, editable=False)
+    applied_generation = models.PositiveIntegerField(default=1, editable=False)
+    applying_until = models.DateTimeField(null=True, blank=True, editable=False)
 
     class Meta(TenantOwned.Meta):
         ordering = ("tenant",)
@@ -38,25 +54,120 @@ class RetentionPolicy(TenantOwned):
                 name="retention_pin_budget_not_negative",
                 condition=Q(pin_budget_bytes=None) | Q(pin_budget_bytes__gte=0),
             ),
+            models.CheckConstraint(
+                name="retention_priority_known",
+                condition=Q(priority__gte=PRIORITIES[0], priority__lte=PRIORITIES[-1]),
+            ),
         ]
 
     def __str__(self) -> str:
         return f"retention of tenant {self.tenant_id}"
 
+    @property
+    def is_applied(self) -> bool:
+        """Whether stored blocks follow the last change by now."""
+        return self.applied_generation >= self.generation
+
     def terms(self) -> Terms:
         """The tenant's own terms, before any rule."""
         return Terms(
-            flush_after_s=self.as_dict()["flush_after_s"],
+            flush_after_s=_flush_after(self.flush_mode, self.flush_after_s),
             hot_idle_s=self.hot_idle_s,
             cold_ttl_s=self.cold_ttl_s,
+            max_age_s=self.max_age_s,
+            priority=self.priority,
             pin_budget_bytes=self.pin_budget_bytes,
         )
 
     def as_dict(self) -> dict[str, Any]:
         """The numbers a node is told: `flush_after_s` 0 is now, None is never."""
-        after = {"now": 0, "never": None}.get(self.flush_mode, self.flush_after_s)
+        terms = self.terms()
         return {
-            "flush_after_s": after,
-            "hot_idle_s": self.hot_idle_s,
-            "cold_ttl_s": self.cold_ttl_s,
+            "flush_after_s": terms.flush_after_s,
+            "hot_idle_s": terms.hot_idle_s,
+            "cold_ttl_s": terms.cold_ttl_s,
         }
+
+
+class RetentionRule(TenantOwned):
+    """Other values for the blocks of a space, a label, or contexts by name. At least one of them.
+
+    `overrides` holds fields of the policy; null there means without limit, absent means unchanged.
+    """
+
+    space = models.ForeignKey("catalog.Space", on_delete=models.CASCADE, null=True, blank=True)
+    label = models.CharField(max_length=100, blank=True)
+    context = models.CharField(max_length=200, blank=True, help_text="a name, or a pattern: repo-*")
+    order = models.PositiveIntegerField(default=0, help_text="lower wins between equals")
+    overrides = models.JSONField(help_text='such as {"cold_ttl_s": 3600, "max_age_s": null}')
+
+    class Meta(TenantOwned.Meta):
+        ordering = ("tenant", "order", "pk")
+        constraints = [
+            models.CheckConstraint(
+                name="retention_rule_has_a_condition",
+                condition=Q(space__isnull=False) | ~Q(label="") | ~Q(context=""),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        conditions = {"space": self.space_id, "label": self.label, "context": self.context}
+        return " ".join(f"{name}={value}" for name, value in conditions.items() if value)
+
+    def clean(self) -> None:
+        """Raises ValidationError for `overrides` that no policy could have."""
+        check_overrides(self.overrides)
+
+    def rule(self) -> Rule:
+        values = dict(self.overrides)
+        if "flush_mode" in values:
+            after = values.pop("flush_after_s", None)
+            values["flush_after_s"] = _flush_after(values.pop("flush_mode"), after)
+        return Rule(
+            order=self.order,
+            space_id=self.space_id,
+            label=self.label or None,
+            context=self.context or None,
+            values=values,
+        )
+
+
+# Field of a policy → least and greatest value, and whether null (without limit) makes sense.
+OVERRIDES: dict[str, tuple[int, int, bool]] = {
+    "flush_after_s": (0, MAX_S, True),
+    "hot_idle_s": (1, MAX_S, True),
+    "cold_ttl_s": (1, MAX_S, True),
+    "max_age_s": (1, MAX_S, True),
+    "priority": (PRIORITIES[0], PRIORITIES[-1], False),
+    "pin_budget_bytes": (0, 2**63 - 1, True),
+}
+
+
+def check_overrides(overrides: Any) -> None:
+    """Raises ValidationError naming what is wrong."""
+    if not isinstance(overrides, Mapping) or not overrides:
+        raise ValidationError({"overrides": "name at least one field of the policy"})
+    for name, value in overrides.items():
+        if name == "flush_mode":
+            if value not in FlushMode.values:
+                raise ValidationError({"overrides": "flush_mode: need now, after or never"})
+            continue
+        if name not in OVERRIDES:
+            raise ValidationError({"overrides": f"{name}: unknown member, remove it"})
+        least, most, may_be_null = OVERRIDES[name]
+        if value is None and may_be_null:
+            continue
+        if type(value) is not int or not least <= value <= most:
+            null = " or null" if may_be_null else ""
+            raise ValidationError(
+                {"overrides": f"{name}: need {least} to {most}{null}, got {value!r}"}
+            )
+    is_after = overrides.get("flush_mode") == FlushMode.AFTER
+    if is_after != (overrides.get("flush_after_s") is not None):
+        raise ValidationError(
+            {"overrides": "flush_after_s: belongs to flush_mode after, and only to it"}
+        )
+
+
+def _flush_after(mode: str, after_s: int | None) -> int | None:
+    return {FlushMode.NOW: 0, FlushMode.NEVER: None}.get(FlushMode(mode), after_s)

@@ -1,15 +1,28 @@
-"""Changes of a tenant's retention policy."""
+"""Changes of a tenant's retention policy and its rules.
 
+New blocks follow at once; stored ones within seconds, by the task `workers.retain`.
+"""
+
+from typing import Any
+
+from django.core.exceptions import ValidationError
 from django.db import transaction
+from django.db.models import F
 from django.forms.models import model_to_dict
 
+from catalog.models import Space
 from controlplane import hot
-from retention.models import RetentionPolicy
+from retention.models import RetentionPolicy, RetentionRule
 from tenants.audit import Actor, record
 from tenants.models import Tenant
 from tenants.scope import tenant_scope
 
-FIELDS = ("flush_mode", "flush_after_s", "hot_idle_s", "cold_ttl_s", "pin_budget_bytes")
+FIELDS = (
+    *("flush_mode", "flush_after_s", "hot_idle_s", "cold_ttl_s", "max_age_s", "priority"),
+    "pin_budget_bytes",
+)
+RULE_FIELDS = ("space", "label", "context", "order", "overrides")
+MOST_RULES = 100  # of a tenant; each change of a label or a context's name matches them all
 
 
 @transaction.atomic
@@ -18,11 +31,9 @@ def set_policy(*, tenant: Tenant, actor: Actor, **fields: int | str | None) -> R
     with tenant_scope(tenant.pk):
         policy: RetentionPolicy = RetentionPolicy.objects.select_for_update().get()
         before = model_to_dict(policy, FIELDS)
-        for name in FIELDS:
-            if name in fields:
-                setattr(policy, name, fields[name])
+        put(policy, fields)
         policy.full_clean(validate_unique=False, validate_constraints=True)
-        policy.save()
+        policy.save(update_fields=FIELDS)
     record(
         actor=actor,
         tenant_id=tenant.pk,
@@ -31,5 +42,83 @@ def set_policy(*, tenant: Tenant, actor: Actor, **fields: int | str | None) -> R
         before=before,
         after=model_to_dict(policy, FIELDS),
     )
-    hot.provision_on_commit(tenant.pk)
+    _renew(tenant.pk)
     return policy
+
+
+def put(policy: RetentionPolicy, fields: dict[str, Any]) -> None:
+    """Changes what is named. Another mode than "after" has no seconds, unless they are given."""
+    if fields.get("flush_mode", "after") != "after":
+        fields = {"flush_after_s": None, **fields}
+    for name in FIELDS:
+        if name in fields:
+            setattr(policy, name, fields[name])
+
+
+@transaction.atomic
+def add_rule(*, tenant: Tenant, actor: Actor, **fields: Any) -> RetentionRule:
+    """`fields` are names of RULE_FIELDS. Raises ValidationError."""
+    with tenant_scope(tenant.pk):
+        if RetentionRule.objects.count() >= MOST_RULES:
+            raise ValidationError(f"a tenant has at most {MOST_RULES} rules")
+        rule = RetentionRule(tenant=tenant)
+        _save_rule(rule, fields)
+    _audit(rule, "retention.rule.add", actor, after=rule)
+    _renew(tenant.pk)
+    return rule
+
+
+@transaction.atomic
+def change_rule(*, rule: RetentionRule, actor: Actor, **fields: Any) -> RetentionRule:
+    """What is not named stays. Raises ValidationError."""
+    with tenant_scope(rule.tenant_id):
+        row: RetentionRule = RetentionRule.objects.select_for_update().get(pk=rule.pk)
+        before = model_to_dict(row, RULE_FIELDS)
+        _save_rule(row, fields)
+    _audit(row, "retention.rule.change", actor, before=before, after=row)
+    _renew(row.tenant_id)
+    return row
+
+
+@transaction.atomic
+def remove_rule(*, rule: RetentionRule, actor: Actor) -> None:
+    _audit(rule, "retention.rule.remove", actor, before=model_to_dict(rule, RULE_FIELDS))
+    with tenant_scope(rule.tenant_id):
+        RetentionRule.objects.filter(pk=rule.pk).delete()
+    _renew(rule.tenant_id)
+
+
+def _save_rule(rule: RetentionRule, fields: dict[str, Any]) -> None:
+    for name in RULE_FIELDS:
+        if name in fields:
+            setattr(rule, name, fields[name])
+    space: Space | None = rule.space
+    if space is not None and space.tenant_id != rule.tenant_id:
+        raise ValidationError({"space": "is no space of this tenant"})
+    rule.full_clean(validate_unique=False, validate_constraints=True)
+    rule.save()
+
+
+def _renew(tenant_id: int) -> None:
+    """New blocks get the new terms on commit of this transaction; stored ones by the next walk."""
+    with tenant_scope(tenant_id):
+        RetentionPolicy.objects.update(generation=F("generation") + 1)
+    hot.provision_on_commit(tenant_id)
+
+
+def _audit(
+    rule: RetentionRule,
+    action: str,
+    actor: Actor,
+    *,
+    before: dict[str, Any] | None = None,
+    after: RetentionRule | None = None,
+) -> None:
+    record(
+        actor=actor,
+        tenant_id=rule.tenant_id,
+        action=action,
+        obj=rule,
+        before=before,
+        after=None if after is None else model_to_dict(after, RULE_FIELDS),
+    )

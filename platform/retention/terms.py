@@ -57,8 +57,10 @@ class Rule:
     values: Mapping[str, int | None] = field(default_factory=dict)
 
     def matches(self, *, space_id: int, label: str | None, context: str | None) -> bool:
-        if self.context is not None and not (context and fnmatchcase(context, self.context)):
-            return False
+        if self.context is not None:
+            pattern = self.context.replace("[", "[[]")  # means itself here
+            if not context or not fnmatchcase(context, pattern):
+                return False
         return self.space_id in (None, space_id) and self.label in (None, label)
 
     @property
@@ -81,8 +83,8 @@ def resolve(
     """
     matching = [r for r in rules if r.matches(space_id=space_id, label=label, context=context)]
     values: dict[str, int | None] = {}
-    for rule in sorted(matching, key=lambda rule: (rule.specificity, -rule.order)):
-        values |= rule.values
+    for rule in sorted(matching, key=lambda rule: (-rule.specificity, rule.order)):
+        values = {**rule.values, **values}
     return replace(policy, **values)
 
 

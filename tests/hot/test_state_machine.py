@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 from valkey.exceptions import ResponseError
 
+from drift import assert_no_drift
 from neve.errors import MissReason
 from neve.hot import (
     BlockTerms,
@@ -389,6 +390,7 @@ def hot_client(valkey_hot):
         client.flushdb()
         load_functions(client)
         yield client
+        assert_no_drift(client)
         client.flushdb()
 
 

@@ -97,7 +97,8 @@ def test_a_policy_is_changed_here_and_a_wrong_one_is_explained(operator, tenant)
     wrong = operator.post(page, {"flush_mode": "after"})
     assert wrong.status_code == 200
     assert wrong.context["errors"]
-    assert operator.post(page, {"flush_mode": "after", "flush_after_s": 30}).status_code == 302
+    right = {"flush_mode": "after", "flush_after_s": 30, "priority": 7}
+    assert operator.post(page, right).status_code == 302
     policy.refresh_from_db()
     assert policy.as_dict()["flush_after_s"] == 30
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from django.conf import settings
 from django.utils import timezone
 
 from catalog import contexts
@@ -13,9 +14,11 @@ from controlplane import hot
 from controlplane.problems import Problem
 from neve.errors import MissReason
 from neve.hot import BlockTerms, CommitOutcome, Location
-from neve.keys import BucketKeys
-from retention.services import set_policy
+from neve.keys import BucketKeys, bucket_of
+from retention.services import add_rule, set_policy
 from rows import make_session, make_space, make_tenant
+from servers import wait_until
+from tenants import services
 from tenants.audit import Actor
 from tenants.models import AuditEvent
 from tenants.scope import tenant_scope
@@ -37,10 +40,15 @@ class World:
         never = BlockTerms(flush_after_s=None)
         self.tier.set_policy(hot_bytes=10 * SIZE, cold_bytes=0, terms=never)
 
+    def policy(self, **fields):
+        set_policy(tenant=self.tenant, actor=ACTOR, flush_mode="never", **fields)
+
     def store(self, count):
-        ids = [os.urandom(16) for _ in range(count)]
-        keys = BucketKeys(self.tenant.pk, 0)
+        return self.store_as([os.urandom(16) for _ in range(count)])
+
+    def store_as(self, ids):
         for id_ in ids:
+            keys = BucketKeys(self.tenant.pk, bucket_of(id_, settings.ENV.hot_buckets))
             hot.admin().set(keys.block(self.space.pk, id_), bytes(SIZE), px=60_000)
         outcomes = self.tier.commit(self.space.pk, [(id_, SIZE, 256) for id_ in ids])
         return [
@@ -140,7 +148,7 @@ def test_recording_again_ends_the_expiry(world):
 
 
 def test_extend_lets_blocks_live_longer(world):
-    set_policy(tenant=world.tenant, actor=ACTOR, flush_mode="never", cold_ttl_s=60)
+    world.policy(cold_ttl_s=60)
     ids = world.store(2)
     context, _ = world.record("a", ids)
     assert contexts.extend(context=context, for_s=3600, actor=ACTOR) == 2
@@ -195,3 +203,105 @@ def test_without_the_hot_tier_a_pin_is_noted_and_settled_later(world, settings):
     assert world.pins(ids) == [0]
     contexts.settle_pins(tenant_id=world.tenant.pk, space_id=world.space.pk, ids=ids)
     assert world.pins(ids) == [10]
+
+
+def test_a_pin_over_the_budget_is_refused_as_a_whole(world):
+    world.policy(pin_budget_bytes=3 * SIZE)
+    first, second = world.store(2), world.store(2)
+    a, _ = world.record("a", first)
+    b, _ = world.record("b", second)
+    assert contexts.pin(context=a, until=in_minutes(10), actor=ACTOR) == 2
+    with pytest.raises(Problem) as refusal:
+        contexts.pin(context=b, until=in_minutes(10), actor=ACTOR)
+    assert refusal.value.kind == "pin-budget"
+    assert refusal.value.members == {
+        "field": "pin_budget_bytes",
+        "budget_bytes": 3 * SIZE,
+        "used_bytes": 2 * SIZE,
+        "asked_bytes": 2 * SIZE,
+    }
+    assert world.pins([*first, *second]) == [10, 10, 0, 0]
+    assert world.tier.usage().pinned_bytes == 2 * SIZE
+    b.refresh_from_db()
+    assert b.pinned_until is None
+    assert not AuditEvent.unscoped.filter(action="context.pin", object_id=str(b.pk)).exists()
+
+
+def test_no_pins_remain_of_a_refused_one_when_other_buckets_had_granted_it(world, monkeypatch):
+    monkeypatch.setattr(settings, "ENV", replace(settings.ENV, hot_buckets=4))
+    world.tier = hot.hot_tier(world.tenant.pk)
+    services.set_quota(tenant=world.tenant, hot_bytes=400 * SIZE, cold_bytes=0, actor=ACTOR)
+    in_bucket_0, in_bucket_1 = (0).to_bytes(4, "big"), (1).to_bytes(4, "big")
+    ids = world.store_as(
+        [in_bucket_0 + os.urandom(12), *(in_bucket_1 + os.urandom(12) for _ in range(4))]
+    )
+    world.policy(pin_budget_bytes=4 * 3 * SIZE)  # three blocks in each bucket
+    context, _ = world.record("c", ids)
+    with pytest.raises(Problem):
+        contexts.pin(context=context, until=in_minutes(10), actor=ACTOR)
+    assert world.pins(ids) == [0] * 5
+    assert world.tier.usage().pinned_bytes == 0
+
+
+def test_shared_blocks_are_charged_once_and_a_longer_pin_costs_nothing(world):
+    world.policy(pin_budget_bytes=3 * SIZE)
+    shared, own = world.store(2), world.store(1)
+    a, _ = world.record("a", shared, pin_s=600)
+    b, _ = world.record("b", [*shared, *own], pin_s=1200)
+    assert a.is_pinned
+    assert b.is_pinned
+    assert world.tier.usage().pinned_bytes == 3 * SIZE
+    assert contexts.pin(context=b, until=in_minutes(40), actor=ACTOR) == 3
+    contexts.unpin(context=b, actor=ACTOR)
+    assert world.tier.usage().pinned_bytes == 2 * SIZE
+
+
+def test_a_report_over_the_budget_is_recorded_without_its_pin(world):
+    world.policy(pin_budget_bytes=SIZE)
+    context, created = world.record("a", world.store(2), pin_s=600)
+    assert created
+    assert not context.is_pinned
+    assert world.tier.usage().pinned_bytes == 0
+    event = AuditEvent.unscoped.get(action="context.pin_refused")
+    assert event.after["asked_bytes"] == 2 * SIZE
+
+
+def test_a_pinned_chain_that_outgrows_the_budget_keeps_its_beginning(world):
+    world.policy(pin_budget_bytes=3 * SIZE)
+    ids = world.store(5)
+    world.record("a", ids[:2], pin_s=600)
+    world.record("a", ids)
+    assert world.pins(ids) == [10, 10, 10, 0, 0]
+    assert world.tier.usage().pinned_bytes == 3 * SIZE
+
+
+def test_a_rule_gives_some_contexts_another_budget(world):
+    world.policy(pin_budget_bytes=0)
+    add_rule(
+        tenant=world.tenant, label="prod", overrides={"pin_budget_bytes": 2 * SIZE}, actor=ACTOR
+    )
+    prod, _ = world.record("prod", world.store(2), label="prod")
+    other, _ = world.record("other", world.store(1))
+    with pytest.raises(Problem):
+        contexts.pin(context=other, until=in_minutes(10), actor=ACTOR)
+    assert contexts.pin(context=prod, until=in_minutes(10), actor=ACTOR) == 2
+
+
+def test_a_pin_that_ends_gives_its_budget_back(world):
+    world.policy(pin_budget_bytes=2 * SIZE)
+    first, second = world.store(2), world.store(2)
+    world.record("a", first)
+    soon = int(timezone.now().timestamp()) + 1
+    world.tier.pin(first, soon, budget_bytes=2 * SIZE)
+    later, _ = world.record("b", second)
+
+    def granted():
+        try:
+            return contexts.pin(context=later, until=in_minutes(10), actor=ACTOR) == 2
+        except Problem:
+            return False
+
+    wait_until(granted, timeout_s=10, what="the end of the first pin")
+    assert world.tier.usage().pinned_bytes == 2 * SIZE
+    world.store(8)  # what was pinned can be evicted again
+    assert MissReason.EVICTED in world.tier.match(first)

@@ -11,7 +11,7 @@ from django.core.management import CommandError, call_command
 from valkey.exceptions import AuthenticationError, NoPermissionError, ResponseError
 
 from controlplane import hot
-from neve.hot import CommitOutcome, HotTier, Location
+from neve.hot import BlockTerms, CommitOutcome, HotTier, Location, RestoredBlock, Tier
 from neve.keys import BucketKeys
 from retention.services import set_policy
 from rows import make_tenant
@@ -63,13 +63,34 @@ def test_the_data_path_calls_of_a_node_are_allowed(node):
     tier = HotTier(node(tenant).execute_command, tenant.pk)
     id_ = store(node(tenant), tenant)
     tier.touch([id_])
-    tier.pin([id_], 2_000_000_000)
-    tier.unpin([id_])
     assert tier.usage().hot_blocks == 1
-    assert tier.expire([id_]) == (1, 0)
+    assert tier.forget(Tier.HOT, [id_]) == 1
     client = node(tenant)
     client.ping()
     client.execute_command("HELLO", "2", "SETNAME", "node-1")
+
+
+def test_what_the_platform_decides_a_node_cannot_call(node):
+    """Pins would pass the budget, restored blocks the quota, leases would stop the flush."""
+    tenant = make_tenant()
+    tier = HotTier(node(tenant).execute_command, tenant.pk)
+    id_ = store(node(tenant), tenant)
+    terms = BlockTerms(max_age_s=1)
+    for call in (
+        lambda: tier.pin([id_], 2_000_000_000),
+        lambda: tier.unpin([id_]),
+        lambda: tier.expire([id_]),
+        lambda: tier.expire_due(),
+        lambda: tier.evict(1),
+        lambda: tier.retain([id_], terms, held=False, join=False, flush=True),
+        lambda: tier.lease_dirty(lease_s=60, most_blocks=1, most_bytes=1),
+        lambda: tier.flushed(1, [(id_, 64)]),
+        lambda: tier.restore(1, 1, [RestoredBlock(id_, SIZE, 256, 64)]),
+        lambda: tier.set_policy(hot_bytes=1 << 40, cold_bytes=0, terms=terms),
+    ):
+        with pytest.raises(NoPermissionError):
+            call()
+    assert hot.hot_tier(tenant.pk).usage().hot_blocks == 1
 
 
 def test_another_tenants_keys_are_out_of_reach(node):

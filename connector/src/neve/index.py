@@ -1,0 +1,106 @@
+"""The entries of the block index as Python sees them: read in slices, never all at once.
+
+For workers and tests; nodes ask with `match`. docs/formats/hot-tier.md specifies the entry.
+"""
+
+import struct
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from neve.hot import Execute, Usage
+from neve.keys import BucketKeys
+
+_ENTRY = struct.Struct("<BBHIIIIIIIIIBB")
+_HOT, _COLD, _DIRTY, _GONE = 1, 2, 4, 8
+PAGE_ENTRIES = 1000  # of one HSCAN: about 0.3 ms of the server's time
+BAND = 5e14  # ranks of one priority; see functions.lua
+
+
+class IndexEntry(NamedTuple):
+    """One block that the index knows, alive or past its end. Times: seconds since 1970."""
+
+    id: bytes
+    is_hot: bool
+    is_cold: bool
+    is_dirty: bool
+    space_id: int
+    size_bytes: int
+    expires_s: int
+    pinned_s: int
+    segment: int
+    stored_s: int
+    idle_s: int
+    priority: int
+    held: bool
+
+    def is_expired(self, now_s: float) -> bool:
+        return 0 < self.expires_s <= now_s and self.pinned_s <= now_s
+
+
+def scan(execute: Execute, tenant_id: int, buckets: int) -> Iterator[list[IndexEntry]]:
+    """Pages of about PAGE_ENTRIES blocks. What is there throughout comes, perhaps twice."""
+    for bucket in range(buckets):
+        index = BucketKeys(tenant_id, bucket).bookkeeping[0]
+        cursor = 0
+        while True:
+            reply = execute("HSCAN", index, cursor, "COUNT", PAGE_ENTRIES)
+            cursor = int(reply[0])
+            page = [entry for id_, raw in _pairs(reply[1]) if (entry := decode_entry(id_, raw))]
+            if page:
+                yield page
+            if cursor == 0:
+                break
+
+
+def last_used_s(execute: Execute, keys: BucketKeys, ids: list[bytes]) -> list[int | None]:
+    """When each was used last, seconds since 1970; None for what cannot be evicted now."""
+    ranks = execute("ZMSCORE", keys.bookkeeping[1], *ids)
+    return [None if rank is None else int(float(rank) % BAND / 1e5) for rank in ranks]
+
+
+def decode_entry(id_: bytes, raw: bytes) -> IndexEntry | None:
+    """None for a block that is gone: such an entry only says why."""
+    state, _, _, space, size, _, expires, pinned, segment, _, stored, idle, priority, held = (
+        _ENTRY.unpack(raw)
+    )
+    if state & _GONE:
+        return None
+    return IndexEntry(
+        id_,
+        bool(state & _HOT),
+        bool(state & _COLD),
+        bool(state & _DIRTY),
+        space,
+        size,
+        expires,
+        pinned,
+        segment,
+        stored,
+        idle,
+        priority,
+        bool(held),
+    )
+
+
+def recount(execute: Execute, tenant_id: int, buckets: int) -> Usage:
+    """What the usage counters must say, added up from the index; exact while nobody writes."""
+    sums = dict.fromkeys(("hot", "cold", "dirty", "pinned"), 0)
+    blocks = dict(sums)
+    for page in scan(execute, tenant_id, buckets):
+        for entry in page:
+            states = (entry.is_hot, entry.is_cold, entry.is_dirty, entry.pinned_s > 0)
+            for name, holds in zip(sums, states, strict=True):
+                sums[name] += holds * entry.size_bytes
+                blocks[name] += holds
+    return Usage(
+        **{f"{name}_bytes": count for name, count in sums.items()},
+        **{f"{name}_blocks": count for name, count in blocks.items()},
+    )
+
+
+def _pairs(items: Mapping[bytes, bytes] | list[bytes]) -> Iterator[tuple[bytes, bytes]]:
+    """valkey-py makes a mapping of what the server sends as a flat array."""
+    if isinstance(items, Mapping):
+        return iter(items.items())
+    values = iter(items)
+    return zip(values, values, strict=True)

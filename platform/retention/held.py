@@ -1,0 +1,98 @@
+"""Which terms the contexts of a tenant give to the blocks that they hold.
+
+A block that no context holds has its space's terms; one that several hold has the most generous.
+Where no rule looks at contexts and none was extended, contexts make no difference and none is read.
+"""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+import numpy as np
+from django.utils import timezone
+
+from catalog.models import ID_BYTES, Context
+from neve.hot import BlockTerms
+from retention.rulebook import Rulebook
+from retention.terms import most_generous
+from tenants.scope import tenant_scope
+
+_ID = np.dtype(f"S{ID_BYTES}")  # compares as bytes; both sides are padded alike
+
+
+class HeldTerms:
+    """A sorted table of block ids, 20 bytes each, and the number of each one's terms."""
+
+    def __init__(self, chains: Iterable[tuple[bytes, BlockTerms]]) -> None:
+        """`chains`: 16-byte ids in a row, and the terms of the context whose chain it is."""
+        self._terms: list[BlockTerms] = []
+        numbers: dict[BlockTerms, int] = {}
+        parts, owners = [np.empty(0, _ID)], [np.empty(0, np.uint32)]
+        for chain, terms in chains:
+            number = self._number(terms, numbers)
+            parts.append(np.frombuffer(chain, _ID))
+            owners.append(np.full(len(parts[-1]), number, np.uint32))
+        ids, owner = np.concatenate(parts), np.concatenate(owners)
+        order = np.lexsort((owner, ids))
+        ids, owner = ids[order], owner[order]
+        is_new = np.ones(len(ids), bool)
+        is_new[1:] = (ids[1:] != ids[:-1]) | (owner[1:] != owner[:-1])
+        ids, owner = ids[is_new], owner[is_new]
+        self._ids, starts, counts = np.unique(ids, return_index=True, return_counts=True)
+        self._owner = owner[starts]
+        joined: dict[bytes, int] = {}
+        for place in np.flatnonzero(counts > 1):
+            several = owner[starts[place] : starts[place] + counts[place]]
+            key = several.tobytes()
+            if key not in joined:
+                terms = most_generous(self._terms[n] for n in several)
+                joined[key] = self._number(terms, numbers)
+            self._owner[place] = joined[key]
+
+    def _number(self, terms: BlockTerms, numbers: dict[BlockTerms, int]) -> int:
+        if terms not in numbers:
+            numbers[terms] = len(self._terms)
+            self._terms.append(terms)
+        return numbers[terms]
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def of(self, ids: Sequence[bytes]) -> list[BlockTerms | None]:
+        """The terms of each block; None where no context holds it. O(ids · log n)."""
+        if not len(self._ids) or not ids:
+            return [None] * len(ids)
+        wanted = np.frombuffer(b"".join(ids), _ID)
+        places = np.minimum(np.searchsorted(self._ids, wanted), len(self._ids) - 1)
+        found = self._ids[places] == wanted
+        owners = self._owner[places]
+        return [
+            self._terms[n] if is_held else None
+            for n, is_held in zip(owners.tolist(), found.tolist(), strict=True)
+        ]
+
+
+def held_terms(tenant_id: int, book: Rulebook, *, space_id: int | None = None) -> HeldTerms:
+    """Of all contexts of the tenant, or of one space. Reads only chains that make a difference."""
+    with tenant_scope(tenant_id):
+        contexts = Context.objects.filter(expired_at=None)
+        if space_id is not None:
+            contexts = contexts.filter(space_id=space_id)
+        if not book.looks_at_contexts:
+            # One extended context makes the others of its space count: the most generous wins.
+            extended = contexts.filter(extended_until__gt=timezone.now()).values("space_id")
+            contexts = contexts.filter(space_id__in=extended)
+        rows = contexts.order_by().values_list(
+            "space_id", "label", "name", "extended_until", "chain"
+        )
+        return HeldTerms(
+            (bytes(chain), context_terms(book, space, label, name, until))
+            for space, label, name, until, chain in rows.iterator(chunk_size=100)
+        )
+
+
+def context_terms(
+    book: Rulebook, space_id: int, label: str, name: str, extended_until: datetime | None
+) -> BlockTerms:
+    """What one context gives to the blocks that it holds."""
+    until_s = 0 if extended_until is None else int(extended_until.timestamp())
+    return book.of_context(space_id, label, name).for_blocks(until_s)

@@ -1,0 +1,38 @@
+"""A tenant's policy and rules as one value that answers which terms hold where."""
+
+from dataclasses import dataclass
+
+from neve.hot import BlockTerms
+from retention.models import RetentionPolicy, RetentionRule
+from retention.terms import Rule, Terms, resolve
+from tenants.scope import tenant_scope
+
+
+@dataclass(frozen=True)
+class Rulebook:
+    policy: Terms
+    rules: tuple[Rule, ...] = ()
+
+    def of_space(self, space_id: int) -> Terms:
+        """What blocks of a space get while no context holds them."""
+        return resolve(self.policy, self.rules, space_id=space_id)
+
+    def of_context(self, space_id: int, label: str, name: str) -> Terms:
+        return resolve(self.policy, self.rules, space_id=space_id, label=label, context=name)
+
+    def spaces(self) -> dict[int, BlockTerms]:
+        """Terms of the spaces that rules name; all others have the policy's."""
+        named = {rule.space_id for rule in self.rules if rule.space_id is not None}
+        return {space_id: self.of_space(space_id).for_blocks() for space_id in named}
+
+    @property
+    def looks_at_contexts(self) -> bool:
+        """Whether any rule makes a difference between blocks of the same space."""
+        return any(rule.label is not None or rule.context is not None for rule in self.rules)
+
+
+def rulebook_of(tenant_id: int) -> Rulebook:
+    """Two statements."""
+    with tenant_scope(tenant_id):
+        policy = RetentionPolicy.objects.get().terms()
+        return Rulebook(policy, tuple(row.rule() for row in RetentionRule.objects.all()))

@@ -1,0 +1,199 @@
+"""Stored blocks follow their policy: what each one's terms are now, and giving them to the index.
+
+Blocks carry their terms in the index, so a change of policy, rules or labels must reach them there:
+`follow` walks a tenant's index once, in slices, and changes only entries that differ. Segments are
+not rewritten; their footers say when a block was stored, and a rebuild asks here for the rest.
+"""
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.conf import settings
+from django.db.models import F
+from django.utils import timezone
+from valkey.exceptions import ValkeyError
+
+from catalog.models import Context
+from controlplane import hot
+from neve.hot import BlockTerms, HotTier, RestoredBlock
+from neve.index import IndexEntry, scan
+from neve.segment import SegmentRow
+from retention.held import HeldTerms, context_terms, held_terms
+from retention.models import RetentionPolicy
+from retention.rulebook import Rulebook, rulebook_of
+from retention.terms import end_of
+from tenants.scope import tenant_scope
+
+log = logging.getLogger("neve.retention")
+
+# A context that was written while a walk read the others may have been overlooked; it is held anew.
+OVERLAP = timedelta(minutes=1)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Whose terms a block has: those of contexts that hold it, or of its space."""
+
+    terms: BlockTerms
+    held: bool
+
+
+class StandingTerms:
+    """Answers for any block of a tenant, as policy, rules and contexts are at the moment."""
+
+    def __init__(self, tenant_id: int, book: Rulebook | None = None) -> None:
+        self.book = book or rulebook_of(tenant_id)
+        self.held: HeldTerms = held_terms(tenant_id, self.book)
+        self._default = Standing(self.book.policy.for_blocks(), False)
+        self._spaces = {id_: Standing(terms, False) for id_, terms in self.book.spaces().items()}
+
+    def of(self, ids: Sequence[bytes], space_ids: Iterable[int]) -> list[Standing]:
+        """In the order of `ids`, each of the space at the same place."""
+        return [
+            self._spaces.get(space_id, self._default) if terms is None else Standing(terms, True)
+            for terms, space_id in zip(self.held.of(ids), space_ids, strict=True)
+        ]
+
+
+@dataclass
+class FollowReport:
+    """`blocks`: known to the index; `changed`: got other terms."""
+
+    blocks: int = 0
+    changed: int = 0
+
+
+def follow(
+    tenant_id: int, *, progress: Callable[[FollowReport], object] = lambda report: None
+) -> FollowReport:
+    """Gives every stored block the terms that hold for it now. `progress` after each slice.
+
+    May be repeated, and runs beside live traffic. Raises valkey's errors.
+    """
+    report, started = FollowReport(), timezone.now()
+    tier, standing = hot.hot_tier(tenant_id), StandingTerms(tenant_id)
+    for page in scan_tenant(tenant_id):
+        changes = changes_of(page, standing.of([e.id for e in page], [e.space_id for e in page]))
+        for own, ids in changes.items():
+            give(tier, ids, own, flush=True)
+            report.changed += len(ids)
+        report.blocks += len(page)
+        progress(report)
+    settle_since(tenant_id, started)
+    return report
+
+
+def settle_since(tenant_id: int, started: datetime) -> None:
+    """At the end of a walk: contexts written while it went, which it may have overlooked."""
+    with tenant_scope(tenant_id):
+        recent = Context.objects.filter(updated_at__gte=started - OVERLAP)
+        for context in recent.iterator(chunk_size=100):
+            settle(tenant_id=tenant_id, space_id=context.space_id, ids=context.ids())
+
+
+def changes_of(
+    page: Sequence[IndexEntry], standings: Sequence[Standing]
+) -> dict[Standing, list[bytes]]:
+    """Which blocks need other terms than their entries say; pure.
+
+    The entry does not tell when a flush is due, so blocks that are only hot are always told anew.
+    """
+    changes: defaultdict[Standing, list[bytes]] = defaultdict(list)
+    for entry, standing in zip(page, standings, strict=True):
+        terms = standing.terms
+        wanted = (end_of(terms, entry.stored_s), terms.idle_s or 0, terms.priority, standing.held)
+        differs = wanted != (entry.expires_s, entry.idle_s, entry.priority, entry.held)
+        is_flushed = entry.is_cold or (terms.flush_after_s is None and not entry.is_dirty)
+        if differs or not is_flushed:
+            changes[standing].append(entry.id)
+    return changes
+
+
+def restored(row: SegmentRow, own: Standing, *, segment_s: int) -> RestoredBlock:
+    """A block of a footer, with its terms as they are now. `segment_s`: when it was written; pure.
+
+    The footer's own expiry is what was known then, and counts no more.
+    """
+    stored_s = row.stored_s or segment_s
+    return RestoredBlock(
+        row.id,
+        row.length,
+        row.tokens,
+        row.offset,
+        stored_s,
+        expires_s=end_of(own.terms, stored_s),
+        idle_s=own.terms.idle_s or 0,
+        priority=own.terms.priority,
+        held=own.held,
+    )
+
+
+def give(tier: HotTier, ids: Sequence[bytes], standing: Standing, *, flush: bool) -> int:
+    return tier.retain(ids, standing.terms, held=standing.held, join=False, flush=flush)
+
+
+def hold(context: Context, ids: Sequence[bytes] | None = None) -> int:
+    """A context begins to hold blocks (all of its chain, or `ids`): they get its terms.
+
+    What other contexts hold already keeps whatever is more generous. Costs no reading of chains and
+    no call when contexts make no difference. Returns how many blocks the index knows.
+    """
+    book = rulebook_of(context.tenant_id)
+    if not book.looks_at_contexts and context.extended_until is None:
+        return 0
+    terms = context_terms(
+        book, context.space_id, context.label, context.name, context.extended_until
+    )
+    in_space = book.of_space(context.space_id)
+    return hot.hot_tier(context.tenant_id).retain(
+        context.ids() if ids is None else ids,
+        terms,
+        held=True,
+        join=True,
+        flush=terms.flush_after_s != in_space.flush_after_s,
+    )
+
+
+def hold_or_follow_later(
+    context: Context, ids: Sequence[bytes] | None = None, *, anew: bool = False
+) -> int:
+    """`hold`, or `settle` for a context that has other terms than before (`anew`).
+
+    When Valkey does not answer the next walk does it. Raises valkey's errors all the same.
+    """
+    try:
+        if anew:
+            return settle(tenant_id=context.tenant_id, space_id=context.space_id, ids=context.ids())
+        return hold(context, ids)
+    except ValkeyError:
+        with tenant_scope(context.tenant_id):
+            RetentionPolicy.objects.update(generation=F("generation") + 1)
+        raise
+
+
+def settle(*, tenant_id: int, space_id: int, ids: Sequence[bytes]) -> int:
+    """Gives blocks exactly what the contexts of their space say now: also less than before.
+
+    Reads the chains of the space. Returns how many blocks the index knows.
+    """
+    book = rulebook_of(tenant_id)
+    held = held_terms(tenant_id, book, space_id=space_id)
+    in_space = book.of_space(space_id)
+    groups: defaultdict[Standing, list[bytes]] = defaultdict(list)
+    for id_, terms in zip(ids, held.of(ids), strict=True):
+        own = Standing(in_space.for_blocks(), False) if terms is None else Standing(terms, True)
+        groups[own].append(id_)
+    tier = hot.hot_tier(tenant_id)
+    return sum(
+        give(tier, members, own, flush=own.terms.flush_after_s != in_space.flush_after_s)
+        for own, members in groups.items()
+    )
+
+
+def scan_tenant(tenant_id: int) -> Any:
+    """Pages of the tenant's index: `neve.index.scan`."""
+    return scan(hot.admin().execute_command, tenant_id, settings.ENV.hot_buckets)

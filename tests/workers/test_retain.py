@@ -1,0 +1,290 @@
+"""Stored blocks follow policy, rules and contexts, on a real Valkey and a real S3."""
+
+import os
+from datetime import timedelta
+
+import pytest
+from django.conf import settings
+from django.utils import timezone
+
+from catalog import contexts
+from catalog.models import Job
+from controlplane import hot
+from controlplane import s3 as bucket
+from neve import block
+from neve.block import HEADER_BYTES, BlockHeader
+from neve.errors import MissReason
+from neve.hot import CommitOutcome
+from neve.index import scan
+from neve.keys import BucketKeys
+from retention import stored
+from retention.models import RetentionPolicy, RetentionRule
+from retention.services import add_rule, change_rule, remove_rule, set_policy
+from rows import make_session, make_space, make_tenant
+from tenants.audit import Actor
+from tenants.models import AuditEvent
+from tenants.scope import tenant_scope
+from workers import recovery, tasks
+from workers import retain as claims
+from workers.flush import Flusher
+
+pytestmark = [pytest.mark.integration, pytest.mark.django_db(transaction=True)]
+
+PAYLOAD_BYTES = 1000
+SIZE = HEADER_BYTES + PAYLOAD_BYTES
+ACTOR = Actor("ann", "req-1")
+HOUR, DAY = 3600, 86400
+
+
+class World:
+    """A tenant with a space, a node's way to store, and a look into the index."""
+
+    def __init__(self, **policy):
+        self.tenant = make_tenant(hot_bytes=1 << 22, cold_bytes=1 << 22)
+        self.space = make_space(self.tenant)
+        self.session = make_session(self.space)
+        self.tier = hot.hot_tier(self.tenant.pk)
+        self.set(**policy)
+
+    def set(self, **policy):
+        return set_policy(tenant=self.tenant, actor=ACTOR, **policy)
+
+    def rule(self, **fields):
+        return add_rule(tenant=self.tenant, actor=ACTOR, **fields)
+
+    def store(self, count, space=None):
+        space = space or self.space
+        tag = bytes.fromhex(space.fingerprint)[:4]
+        ids = [os.urandom(16) for _ in range(count)]
+        for id_ in ids:
+            payload = os.urandom(PAYLOAD_BYTES)
+            header = BlockHeader(id_, bytes(16), 256, len(payload), block.checksum(payload), tag)
+            key = BucketKeys(self.tenant.pk, 0).block(space.pk, id_)
+            hot.admin().set(key, block.encode_header(header) + payload, nx=True, px=60_000)
+        outcomes = self.tier.commit(space.pk, [(id_, SIZE, 256) for id_ in ids])
+        assert set(outcomes) == {CommitOutcome.STORED}
+        return ids
+
+    def record(self, name, ids, label=None, pin_s=None):
+        with tenant_scope(self.tenant.pk):
+            return contexts.record(
+                session=self.session,
+                name=name,
+                ids=ids,
+                tokens=256 * len(ids),
+                label=label,
+                pin_s=pin_s,
+                actor=ACTOR,
+            )[0]
+
+    def entries(self, ids):
+        pages = scan(hot.admin().execute_command, self.tenant.pk, settings.ENV.hot_buckets)
+        known = {entry.id: entry for page in pages for entry in page}
+        return [known[id_] for id_ in ids]
+
+    def lives(self, ids):
+        """Seconds from being stored to the end, and priority; a life of 0 has no end."""
+        return [
+            (entry.expires_s - entry.stored_s if entry.expires_s else 0, entry.priority)
+            for entry in self.entries(ids)
+        ]
+
+
+@pytest.fixture(autouse=True)
+def servers(clean_hot, s3):
+    bucket.ensure_bucket()
+    hot.provision()
+
+
+@pytest.fixture
+def world():
+    return World(flush_mode="never")
+
+
+def test_a_changed_policy_reaches_stored_blocks_and_new_ones(world):
+    old = world.store(3)
+    world.set(cold_ttl_s=DAY, priority=7)
+    assert world.lives(world.store(1)) == [(DAY, 7)]
+    assert world.lives(old) == [(0, 5)] * 3
+    tasks.retain()
+    assert world.lives(old) == [(DAY, 7)] * 3
+    job = Job.unscoped.get(kind="retain", tenant=world.tenant)
+    assert (job.state, job.detail) == ("done", {"blocks": 4, "changed": 3})
+    tasks.retain()
+    assert Job.unscoped.filter(kind="retain", tenant=world.tenant).count() == 1
+
+
+def test_a_shorter_life_ends_blocks_that_are_past_it(world):
+    ids = world.store(2)
+    world.set(max_age_s=1)
+    tasks.retain()
+    deadline = timezone.now() + timedelta(seconds=10)
+    while world.tier.usage().hot_blocks and timezone.now() < deadline:
+        tasks.expire()
+    assert world.tier.match(ids) == [MissReason.EXPIRED] * 2
+    assert world.tier.usage().hot_bytes == 0
+
+
+def test_the_greatest_age_ends_what_extend_prolonged(world):
+    world.set(cold_ttl_s=HOUR)
+    ids = world.store(1)
+    context = world.record("c", ids)
+    contexts.extend(context=context, for_s=DAY, actor=ACTOR)
+    assert world.lives(ids)[0][0] >= DAY
+    world.set(max_age_s=2 * HOUR)
+    tasks.retain()
+    assert world.lives(ids)[0][0] == 2 * HOUR
+
+
+def test_an_extension_survives_a_change_of_policy_and_a_rebuild(world, clean_hot):
+    world.set(flush_mode="now", cold_ttl_s=HOUR)
+    ids, other = world.store(2), world.store(1)
+    Flusher(world.tenant.pk).run()
+    contexts.extend(context=world.record("c", ids), for_s=DAY, actor=ACTOR)
+    world.set(cold_ttl_s=2 * HOUR)
+    tasks.retain()
+    before = world.lives([*ids, *other])
+    assert [round(life / HOUR) for life, _ in before] == [24, 24, 2]
+    clean_hot.wipe()
+    recovery.rebuild_all()
+    assert world.lives([*ids, *other]) == before
+
+
+def test_a_shorter_policy_holds_after_a_rebuild_although_footers_say_longer(world, clean_hot):
+    world.set(flush_mode="now", cold_ttl_s=DAY)
+    ids = world.store(2)
+    stored_s = world.entries(ids)[0].stored_s
+    Flusher(world.tenant.pk).run()
+    world.set(cold_ttl_s=HOUR, hot_idle_s=60, priority=3)
+    clean_hot.wipe()
+    recovery.rebuild_all()
+    for entry in world.entries(ids):
+        assert (entry.stored_s, entry.expires_s) == (stored_s, stored_s + HOUR)
+        assert (entry.idle_s, entry.priority, entry.held) == (60, 3, False)
+
+
+def test_rules_for_a_space_hold_from_commit_on(world):
+    other = make_space(world.tenant, "other")
+    world.rule(space=other, overrides={"cold_ttl_s": HOUR, "flush_mode": "now", "priority": 1})
+    world.set(cold_ttl_s=DAY)
+    ids = [*world.store(1), *world.store(1, other)]
+    assert world.lives(ids) == [(DAY, 5), (HOUR, 1)]
+    assert [entry.is_dirty for entry in world.entries(ids)] == [False, True]
+
+
+def test_a_context_gives_its_blocks_the_terms_of_its_rules(world):
+    world.set(cold_ttl_s=DAY)
+    world.rule(label="scratch", overrides={"cold_ttl_s": HOUR, "priority": 0})
+    world.rule(context="repo-*", overrides={"cold_ttl_s": None, "flush_mode": "now"})
+    plain, scratch, repo = world.store(1), world.store(1), world.store(1)
+    world.record("a", scratch, label="scratch")
+    world.record("repo-42", repo, label="scratch")
+    assert world.lives([*plain, *scratch, *repo]) == [(DAY, 5), (HOUR, 0), (0, 0)]
+    assert [e.is_dirty for e in world.entries([*plain, *scratch, *repo])] == [False, False, True]
+
+
+def test_a_block_of_several_contexts_gets_the_most_generous_terms(world):
+    world.rule(label="short", overrides={"cold_ttl_s": HOUR, "priority": 8})
+    world.rule(label="long", overrides={"cold_ttl_s": DAY, "priority": 1})
+    shared = world.store(1)
+    world.record("a", [*shared, *world.store(1)], label="long")
+    world.record("b", [*shared, *world.store(1)], label="short")
+    assert world.lives(shared) == [(DAY, 8)]
+    world.set(hot_idle_s=60)
+    tasks.retain()  # a walk comes to the same as the contexts one after another
+    assert world.lives(shared) == [(DAY, 8)]
+
+
+def test_a_rule_that_changes_or_goes_is_followed(world):
+    ids = world.store(2)
+    world.record("a", ids, label="agent")
+    rule = world.rule(label="agent", overrides={"cold_ttl_s": HOUR})
+    tasks.retain()
+    assert world.lives(ids) == [(HOUR, 5)] * 2
+    change_rule(rule=rule, overrides={"cold_ttl_s": DAY, "priority": 9}, actor=ACTOR)
+    tasks.retain()
+    assert world.lives(ids) == [(DAY, 9)] * 2
+    remove_rule(rule=rule, actor=ACTOR)
+    tasks.retain()
+    assert world.lives(ids) == [(0, 5)] * 2
+
+
+def test_another_label_takes_hold_at_once_also_when_it_is_shorter(world):
+    world.rule(label="short", overrides={"cold_ttl_s": HOUR})
+    world.rule(label="long", overrides={"cold_ttl_s": DAY})
+    ids = world.store(2)
+    world.record("a", ids, label="long")
+    world.record("a", ids, label="short")
+    assert world.lives(ids) == [(HOUR, 5)] * 2
+
+
+def test_a_policy_that_begins_to_flush_takes_blocks_that_were_only_hot(world):
+    ids = world.store(2)
+    world.set(flush_mode="now")
+    tasks.retain()
+    assert Flusher(world.tenant.pk).run().blocks == 2
+    world.set(flush_mode="never")
+    tasks.retain()
+    assert all(entry.is_cold for entry in world.entries(ids))  # what is in S3 stays there
+    later = world.store(1)
+    assert not world.entries(later)[0].is_dirty
+
+
+def test_blocks_of_lower_priority_leave_first(world):
+    low, high = world.store(2), world.store(2)
+    world.rule(label="low", overrides={"priority": 0})
+    world.record("low", low, label="low")
+    world.tier.touch(low)  # used last, and yet:
+    world.tier.evict(2 * SIZE)
+    assert world.tier.match(low) == [MissReason.EVICTED] * 2
+    assert all(not isinstance(found, MissReason) for found in world.tier.match(high))
+
+
+def test_two_workers_do_not_walk_at_once_and_a_dead_ones_lease_lapses(world):
+    world.set(priority=6)
+    generation = claims.claim(world.tenant.pk)
+    assert generation is not None
+    assert claims.claim(world.tenant.pk) is None
+    with tenant_scope(world.tenant.pk):
+        RetentionPolicy.objects.update(applying_until=timezone.now() - timedelta(seconds=1))
+    assert claims.claim(world.tenant.pk) == generation
+
+
+def test_a_change_while_a_walk_goes_on_is_walked_again(world):
+    world.set(priority=6)
+    generation = claims.claim(world.tenant.pk)
+    world.set(priority=7)
+    claims.apply(world.tenant.pk, generation)
+    ids = world.store(1)
+    assert claims.claim(world.tenant.pk) == generation + 1
+    claims.apply(world.tenant.pk, generation + 1)
+    assert claims.claim(world.tenant.pk) is None
+    assert world.lives(ids) == [(0, 7)]
+
+
+def test_a_context_recorded_while_a_walk_goes_on_keeps_its_terms(world, monkeypatch):
+    """The walk has read the contexts before this one came."""
+    world.rule(label="long", overrides={"cold_ttl_s": DAY})
+    ids = world.store(2)
+    scan_tenant = stored.scan_tenant
+
+    def record_first(tenant_id):
+        world.record("late", ids, label="long")
+        return scan_tenant(tenant_id)
+
+    monkeypatch.setattr(stored, "scan_tenant", record_first)
+    tasks.retain()
+    assert world.lives(ids) == [(DAY, 5)] * 2
+
+
+def test_changes_of_rules_are_audited(world):
+    rule = world.rule(label="a", overrides={"priority": 1})
+    change_rule(rule=rule, order=3, actor=ACTOR)
+    remove_rule(rule=rule, actor=ACTOR)
+    events = AuditEvent.unscoped.filter(object_type="retentionrule").order_by("pk")
+    assert [event.action for event in events] == [
+        *("retention.rule.add", "retention.rule.change", "retention.rule.remove"),
+    ]
+    assert (events[1].before["order"], events[1].after["order"]) == (0, 3)
+    assert events[2].before["overrides"] == {"priority": 1}
+    assert not RetentionRule.unscoped.exists()
