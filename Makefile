@@ -4,7 +4,7 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
-.PHONY: help up install test test-fast test-core vllm bench-datapath lint format clean distclean
+.PHONY: help up install test test-fast test-core torture vllm bench-datapath lint format clean distclean
 
 BIN := .venv/bin
 RUN := .venv/.runtime-installed
@@ -43,6 +43,10 @@ test-core: $(RUN) ## the C++ core: plain, with sanitizers, then fuzzed (FUZZ_S=2
 		echo "Core: $$kind"; cmake --preset $$kind -DNEVE_FUZZ_S=$(FUZZ_S) --log-level=WARNING >/dev/null; \
 		cmake --build --preset $$kind --parallel $(CORES) -- --quiet; \
 		ctest --preset $$kind --parallel $(CORES); done
+
+torture: $(DEV) ## kill, stop, fill and damage real servers: TRIALS=50 SEED=1
+	@deploy/get valkey
+	@PYTHONPATH=.:platform:tests $(BIN)/python -m torture --trials $(or $(TRIALS),50) --seed $(or $(SEED),1)
 
 vllm: $(VLLM) ## only the environment with vLLM on CPU (1.9 GB)
 	@echo "vLLM is in .venv-vllm. Next: make test"

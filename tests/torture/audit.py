@@ -1,0 +1,128 @@
+"""Counts anew what one tenant holds: drift of the counters, and orphans on every side.
+
+Reads the keys and the bucket by itself, past the code that it judges. Formats:
+docs/formats/hot-tier.md.
+"""
+
+import struct
+from dataclasses import dataclass, field
+
+from django.conf import settings
+from valkey import Valkey
+
+from catalog.models import Segment
+from neve.keys import BucketKeys, tenant_prefix
+from torture.model import Entry, sums
+
+UNCOMMITTED_MS = 60_000
+_ENTRY = struct.Struct("<BBHIIIIIII")
+_HOT, _COLD, _DIRTY, _GONE = 1, 2, 4, 8
+
+
+@dataclass
+class Findings:
+    """`drift_bytes`: counters against the index. `orphans`: one line each."""
+
+    drift_bytes: int = 0
+    drifts: list[str] = field(default_factory=list)
+    orphans: list[str] = field(default_factory=list)
+
+    def drift(self, what: str, said: int, is_: int) -> None:
+        if said != is_:
+            self.drift_bytes += abs(said - is_)
+            self.drifts.append(f"{what}: says {said}, is {is_}")
+
+
+def index_of(client: Valkey, tenant_id: int) -> dict[bytes, Entry]:
+    """The living entries of a tenant with one bucket."""
+    keys = BucketKeys(tenant_id, 0)
+    entries = {}
+    for id_, raw in client.hgetall(keys.tag + b":i").items():
+        state, _, _, space, size, _, _, _, segment, _ = _ENTRY.unpack_from(raw)
+        if not state & _GONE:
+            entries[id_] = Entry(
+                bool(state & _HOT), bool(state & _COLD), bool(state & _DIRTY), space, size, segment
+            )
+    return entries
+
+
+def audit(client: Valkey, s3: object, tenant_id: int, *, deleted_keys: set[str]) -> Findings:
+    """`deleted_keys`: objects that a fault took away. Runs while nothing else does."""
+    found = Findings()
+    keys = BucketKeys(tenant_id, 0)
+    entries = index_of(client, tenant_id)
+    said = {k.decode(): int(v) for k, v in client.hgetall(keys.tag + b":u").items() if v.isdigit()}
+    for name, total in sums(entries.values()).items():
+        found.drift(f":u {name}", said.get(name, 0), total)
+    quota = {k.decode(): v for k, v in client.hgetall(keys.quota).items()}
+    for name in ("hot_bytes", "cold_bytes"):
+        if said.get(name, 0) > int(quota[name]):
+            found.orphans.append(f"{name} {said[name]} is over the quota {int(quota[name])}")
+    _audit_keys(client, keys, entries, found)
+    _audit_sets(client, keys, entries, found)
+    _audit_segments(s3, tenant_id, entries, found, deleted_keys)
+    return found
+
+
+def _audit_keys(
+    client: Valkey, keys: BucketKeys, entries: dict[bytes, Entry], found: Findings
+) -> None:
+    owned = {keys.block(e.space_id, id_): e for id_, e in entries.items() if e.is_hot}
+    there = set(client.scan_iter(keys.tag + b":b:*", count=1000))
+    for key in owned.keys() - there:
+        found.orphans.append(f"hot without data: {key[-16:].hex()}")
+    for key in there:
+        left_ms = client.pttl(key)
+        if key in owned:
+            if client.strlen(key) != owned[key].size_bytes or left_ms != -1:
+                found.orphans.append(f"data unlike its entry: {key[-16:].hex()} ttl {left_ms} ms")
+        elif not 0 <= left_ms <= UNCOMMITTED_MS and client.exists(key):
+            found.orphans.append(f"data without entry: {key[-16:].hex()} ttl {left_ms} ms")
+
+
+def _audit_sets(
+    client: Valkey, keys: BucketKeys, entries: dict[bytes, Entry], found: Findings
+) -> None:
+    should = {
+        b":l": {id_ for id_, e in entries.items() if e.is_hot and not e.is_dirty},
+        b":d": {id_ for id_, e in entries.items() if e.is_dirty},
+    }
+    for name, ids in should.items():
+        has = set(client.zrange(keys.tag + name, 0, -1))
+        for id_ in has ^ ids:
+            which = "missing in" if id_ in ids else "too much in"
+            found.orphans.append(f"{which} {name.decode()}: {id_.hex()}")
+
+
+def _audit_segments(
+    s3: object,
+    tenant_id: int,
+    entries: dict[bytes, Entry],
+    found: Findings,
+    deleted_keys: set[str],
+) -> None:
+    rows = {row.pk: row for row in Segment.unscoped.filter(tenant_id=tenant_id)}
+    live: dict[int, int] = dict.fromkeys(rows, 0)
+    for id_, entry in entries.items():
+        if entry.is_cold:
+            if entry.segment in rows:
+                live[entry.segment] += entry.size_bytes
+            else:
+                found.orphans.append(f"cold in no segment: {id_.hex()} in {entry.segment}")
+    for row in rows.values():
+        if row.state == Segment.State.LIVE:
+            found.drift(f"live_bytes of segment {row.pk}", row.live_bytes, live[row.pk])
+        else:
+            found.orphans.append(f"segment {row.pk} is still {row.state}")
+    bucket = settings.ENV.s3_bucket
+    listed = s3.list_objects_v2(Bucket=bucket, Prefix=tenant_prefix(tenant_id))
+    assert not listed["IsTruncated"]
+    objects = {item["Key"] for item in listed.get("Contents", [])}
+    named = {row.object_key for row in rows.values()}
+    found.orphans += [f"object without row: {key}" for key in sorted(objects - named)]
+    found.orphans += [
+        f"row without object: {key}" for key in sorted(named - objects - deleted_keys)
+    ]
+    uploads = s3.list_multipart_uploads(Bucket=bucket).get("Uploads", [])
+    mine = [u["Key"] for u in uploads if u["Key"].startswith(tenant_prefix(tenant_id))]
+    found.orphans += [f"upload that never ended: {key}" for key in mine]

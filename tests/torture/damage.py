@@ -1,0 +1,146 @@
+"""Damage on purpose: bits flipped in Valkey and S3, segments cut, replaced and taken away.
+
+Written straight to the servers. Each function says what it damaged; it does nothing when there is
+nothing to damage yet.
+"""
+
+import random
+from typing import Any
+
+from botocore.exceptions import ClientError
+from django.conf import settings
+from valkey import Valkey
+
+from catalog.models import Segment
+from neve.errors import Corrupt
+from neve.keys import BucketKeys, tenant_prefix
+from neve.segment import SegmentFooter, read_footer
+from torture.audit import index_of
+from torture.model import Model
+
+
+def flip_hot(client: Valkey, tenant_id: int, model: Model, rng: random.Random) -> bool:
+    """One bit of one block in Valkey, anywhere in header or payload."""
+    key, id_ = _any_hot(client, tenant_id, rng)
+    value = client.get(key) if key else None
+    if not value:
+        return False
+    at = rng.randrange(len(value))
+    model.damaged_hot.add(id_)
+    client.setrange(key, at, bytes([value[at] ^ 1 << rng.randrange(8)]))
+    return True
+
+
+def lose_key(client: Valkey, tenant_id: int, model: Model, rng: random.Random) -> bool:
+    """Takes the bytes of a hot block away behind the index's back."""
+    key, id_ = _any_hot(client, tenant_id, rng)
+    if not key:
+        return False
+    model.damaged_hot.add(id_)
+    client.delete(key)
+    return True
+
+
+def stray_key(client: Valkey, tenant_id: int, rng: random.Random) -> bool:
+    """Bytes that no entry owns and that have no end, as a careless hand would leave them."""
+    client.set(BucketKeys(tenant_id, 0).block(1, rng.randbytes(16)), b"stray")
+    return True
+
+
+def miscount(client: Valkey, tenant_id: int, rng: random.Random) -> bool:
+    """Usage drift: a counter that says too much or too little."""
+    name = rng.choice(("hot_bytes", "cold_bytes", "dirty_bytes", "hot_blocks", "cold_blocks"))
+    client.hincrby(BucketKeys(tenant_id, 0).tag + b":u", name, rng.randint(-5000, 50_000))
+    return True
+
+
+def flip_cold(s3: Any, tenant_id: int, model: Model, rng: random.Random) -> bool:
+    """One bit of one block in S3."""
+    row, raw, footer = _any_segment(s3, tenant_id, rng)
+    if row is None:
+        return False
+    at = rng.randrange(footer.rows[0].offset, footer.rows[-1].offset + footer.rows[-1].length)
+    model.damaged_cold |= {r.id for r in footer.rows if r.offset <= at < r.offset + r.length}
+    return _put(s3, row, raw[:at] + bytes([raw[at] ^ 1 << rng.randrange(8)]) + raw[at + 1 :])
+
+
+def flip_footer(s3: Any, tenant_id: int, model: Model, rng: random.Random) -> bool:
+    """One bit of a footer: reads by the index go on, a rebuild cannot know these blocks."""
+    row, raw, footer = _any_segment(s3, tenant_id, rng)
+    if row is None:
+        return False
+    at = rng.randrange(footer.rows[-1].offset + footer.rows[-1].length, len(raw))
+    model.footers_damaged |= {r.id for r in footer.rows}
+    return _put(s3, row, raw[:at] + bytes([raw[at] ^ 1 << rng.randrange(8)]) + raw[at + 1 :])
+
+
+def cut_segment(s3: Any, tenant_id: int, model: Model, rng: random.Random) -> bool:
+    row, raw, footer = _any_segment(s3, tenant_id, rng)
+    if row is None:
+        return False
+    size = rng.randrange(len(raw))
+    model.damaged_cold |= {r.id for r in footer.rows if r.offset + r.length > size}
+    model.footers_damaged |= {r.id for r in footer.rows}
+    return _put(s3, row, raw[:size])
+
+
+def foreign_segment(
+    s3: Any, tenant_id: int, model: Model, rng: random.Random, other_tenant_id: int
+) -> bool:
+    """Another segment, also of another tenant, stands where a segment should."""
+    row, _, footer = _any_segment(s3, tenant_id, rng)
+    other, foreign, _ = _any_segment(s3, other_tenant_id, rng)
+    if row is None or other is None or other.pk == row.pk:
+        return False
+    model.damaged_cold |= {r.id for r in footer.rows}
+    model.footers_damaged |= {r.id for r in footer.rows}
+    return _put(s3, row, foreign)
+
+
+def delete_segment(s3: Any, tenant_id: int, model: Model, rng: random.Random) -> str:
+    """Returns the key of the object that it took away, or ""."""
+    row, _, footer = _any_segment(s3, tenant_id, rng)
+    if row is None:
+        return ""
+    model.damaged_cold |= {r.id for r in footer.rows}
+    model.footers_damaged |= {r.id for r in footer.rows}
+    s3.delete_object(Bucket=settings.ENV.s3_bucket, Key=row.object_key)
+    return row.object_key
+
+
+def stray_object(s3: Any, tenant_id: int, rng: random.Random) -> bool:
+    """An object under the tenant's prefix that no row names: rubbish."""
+    key = f"{tenant_prefix(tenant_id)}{rng.randbytes(8).hex()}/stray.seg"
+    body = rng.randbytes(rng.randrange(1, 5000))
+    s3.put_object(Bucket=settings.ENV.s3_bucket, Key=key, Body=body)
+    return True
+
+
+def _any_hot(client: Valkey, tenant_id: int, rng: random.Random) -> tuple[bytes, bytes]:
+    hot = sorted((id_, e.space_id) for id_, e in index_of(client, tenant_id).items() if e.is_hot)
+    if not hot:
+        return b"", b""
+    id_, space_id = rng.choice(hot)
+    return BucketKeys(tenant_id, 0).block(space_id, id_), id_
+
+
+def _any_segment(
+    s3: Any, tenant_id: int, rng: random.Random
+) -> tuple[Segment | None, bytes, SegmentFooter]:
+    """A live segment whose bytes are whole still."""
+    rows = list(Segment.unscoped.filter(tenant_id=tenant_id, state="live").order_by("pk"))
+    rng.shuffle(rows)
+    for row in rows:
+        try:
+            raw = s3.get_object(Bucket=settings.ENV.s3_bucket, Key=row.object_key)["Body"].read()
+            footer = read_footer(lambda at, n, raw=raw: raw[at : at + n], len(raw))
+        except (ClientError, Corrupt):
+            continue
+        if footer.header.uuid == row.uuid and footer.rows:
+            return row, raw, footer
+    return None, b"", None  # type: ignore[return-value]
+
+
+def _put(s3: Any, row: Segment, body: bytes) -> bool:
+    s3.put_object(Bucket=settings.ENV.s3_bucket, Key=row.object_key, Body=body)
+    return True

@@ -1,0 +1,107 @@
+"""What must be true of one tenant's blocks, whatever happened. Knows no server.
+
+Every payload follows from its block's id, so anybody can tell right bytes from wrong ones.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from hashlib import shake_128
+
+from neve.block import HEADER_BYTES
+
+CHUNK_TOKENS = 256
+CHAINS = 12  # of a tenant; all its nodes work on the same ones
+CHAIN_BLOCKS = 16
+LEAST_BYTES, MOST_BYTES = 1 << 10, 25 << 10
+
+
+def payload_bytes(id_: bytes) -> int:
+    return LEAST_BYTES + int.from_bytes(id_[-2:], "big") % (MOST_BYTES - LEAST_BYTES)
+
+
+def payload(id_: bytes) -> bytes:
+    """The only right payload of a block."""
+    return shake_128(id_).digest(payload_bytes(id_))
+
+
+def stored_bytes(id_: bytes) -> int:
+    return HEADER_BYTES + payload_bytes(id_)
+
+
+def chain_tokens(seed: int, chain: int) -> list[int]:
+    rng = random.Random(f"{seed}/{chain}")
+    return [rng.randrange(50_000) for _ in range(CHAIN_BLOCKS * CHUNK_TOKENS)]
+
+
+@dataclass
+class Model:
+    """`durable`: reported as flushed. `damaged_*`: bytes that a fault changed or took away.
+
+    `footers_damaged`: blocks whose segment's footer a fault damaged: a rebuild cannot know them.
+    `memory_lost`: Valkey forgot writes, so what was not durable may be gone.
+    `cold_full`: the cold quota refuses blocks, so that stored ones may be evicted for good.
+    """
+
+    tried: set[bytes] = field(default_factory=set)
+    stored: set[bytes] = field(default_factory=set)
+    durable: set[bytes] = field(default_factory=set)
+    damaged_hot: set[bytes] = field(default_factory=set)
+    damaged_cold: set[bytes] = field(default_factory=set)
+    footers_damaged: set[bytes] = field(default_factory=set)
+    memory_lost: bool = False
+    cold_full: bool = False
+    wrong: list[str] = field(default_factory=list)
+    served: int = 0
+    misses: Counter[str] = field(default_factory=Counter)
+
+    def must_have(self) -> set[bytes]:
+        """Blocks that must be served."""
+        kept = set(self.durable)
+        if not self.memory_lost and not self.cold_full:
+            kept |= self.stored - self.damaged_hot
+        if self.memory_lost:
+            kept -= self.footers_damaged
+        return kept - self.damaged_cold
+
+    def lost(self, outcomes: Mapping[bytes, str | None]) -> list[bytes]:
+        """Blocks that must be served but were missed. `outcomes`: None (served) or why not."""
+        return [id_ for id_ in sorted(self.must_have()) if outcomes[id_] is not None]
+
+    def unexplained(self, outcomes: Mapping[bytes, str | None]) -> list[bytes]:
+        """Durable, damaged blocks whose miss does not say so.
+
+        Where the index was lost, or a damaged block stored again and then refused by a quota,
+        there are other reasons.
+        """
+        if self.memory_lost or self.cold_full:
+            return []
+        damaged = self.durable & self.damaged_cold
+        return [id_ for id_ in sorted(damaged) if outcomes[id_] not in (None, "corrupt")]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A block of the index, as far as accounting goes."""
+
+    is_hot: bool
+    is_cold: bool
+    is_dirty: bool
+    space_id: int
+    size_bytes: int
+    segment: int
+
+
+def sums(entries: Iterable[Entry]) -> dict[str, int]:
+    """What the counters of `:u` must say."""
+    totals: Counter[str] = Counter()
+    for entry in entries:
+        for what, has in (
+            ("hot", entry.is_hot),
+            ("cold", entry.is_cold),
+            ("dirty", entry.is_dirty),
+        ):
+            totals[f"{what}_bytes"] += entry.size_bytes * has
+            totals[f"{what}_blocks"] += has
+    return dict(totals)

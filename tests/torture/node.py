@@ -1,0 +1,139 @@
+"""A node's process: puts, finds and gets random chains through the real client, and tells of it.
+
+Messages to the test: ("tried" | "stored", ids), ("served", count), ("wrong", ids), ("missed",
+{reason: count}). What was tried is told before it is done, so that a killed node leaves no secret.
+"""
+
+import random
+import time
+from collections import Counter
+from multiprocessing.connection import Connection
+
+import numpy as np
+
+from neve.client import BlockRef, Client
+from neve.errors import NeveError
+from neve.space import SpaceIdentity
+from torture import model
+
+IDENTITY = SpaceIdentity("torture", "1", "f32", "f32", "torture", 1, 16, 64)
+ENGINE = {"name": "torture", "version": "1"}
+OP_S = 1.0  # deadline of one call
+CONNECT_S = 15.0
+READ_S = 5.0
+
+
+def run_node(wire: Connection, url: str, api_key: str, name: str, seed: int, chains: int) -> None:
+    """Works until `wire` says something or closes. `chains`: the seed of the tenant's chains."""
+    with connect(url, api_key, name, promote=True) as client:
+        node = _Node(wire, client, random.Random(seed), chains)
+        while not wire.poll(node.rng.uniform(0, 0.01)):
+            node.step()
+        wire.send(("done",))
+
+
+def read_all(wire: Connection, url: str, api_key: str, chains: int) -> None:
+    """Asks for every block; tells ("read", {id: None or the miss's reason or "wrong"}).
+
+    What a batch misses is asked for alone: the trouble may be a neighbour's.
+    """
+    with connect(url, api_key, "reader", promote=False) as client:
+        for chain in range(model.CHAINS):
+            ids = _ids(client, chains, chain)
+            outcomes = _read(client, ids)
+            for id_ in [id_ for id_, outcome in outcomes.items() if outcome is not None]:
+                outcomes.update(_read(client, [id_]))
+            wire.send(("read", outcomes))
+    wire.send(("done",))
+
+
+def connect(url: str, api_key: str, name: str, *, promote: bool) -> Client:
+    """A node tries again until the platform is there."""
+    end = time.monotonic() + CONNECT_S
+    while True:
+        try:
+            return Client.connect(url, api_key, IDENTITY, node=name, engine=ENGINE, promote=promote)
+        except NeveError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.05)
+
+
+def _ids(client: Client, chains: int, chain: int) -> list[bytes]:
+    tokens = model.chain_tokens(chains, chain)
+    return client.hasher.chain(tokens, parent=client.hasher.root())
+
+
+def _read(client: Client, ids: list[bytes]) -> dict[bytes, str | None]:
+    outcomes: dict[bytes, str | None] = {}
+    found = {}
+    for id_ in ids:
+        match = client.match([id_], deadline_s=READ_S)
+        if match.locations:
+            found[id_] = match.locations[0]
+        else:
+            outcomes[id_] = str(match.miss)
+    buffers = [np.zeros(model.payload_bytes(id_), np.uint8) for id_ in found]
+    got = client.get_many(
+        list(found), buffers, locations=list(found.values()), deadline_s=READ_S
+    ).wait(2 * READ_S)
+    for id_, buffer, outcome in zip(found, buffers, got, strict=True):
+        is_right = buffer.tobytes() == model.payload(id_)
+        outcomes[id_] = str(outcome) if outcome is not None else None if is_right else "wrong"
+    return outcomes
+
+
+class _Node:
+    def __init__(self, wire: Connection, client: Client, rng: random.Random, chains: int) -> None:
+        self.wire = wire
+        self.client = client
+        self.rng = rng
+        self.chains = [_ids(client, chains, n) for n in range(model.CHAINS)]
+
+    def step(self) -> None:
+        ids = self.rng.choice(self.chains)
+        act = self.rng.choices((self.put, self.get, self.report), (6, 6, 1))[0]
+        act(ids)
+
+    def put(self, ids: list[bytes]) -> None:
+        first = self.rng.choice((0, 0, 4, 8))
+        part = ids[first : first + self.rng.randint(1, model.CHAIN_BLOCKS)]
+        parents = [self.client.hasher.root(), *ids][first:]
+        blocks = [
+            BlockRef(id_, parent, model.CHUNK_TOKENS)
+            for id_, parent in zip(part, parents, strict=False)
+        ]
+        self.wire.send(("tried", part))
+        payloads = [model.payload(id_) for id_ in part]
+        outcomes = self.client.put_many(blocks, payloads, deadline_s=OP_S).wait(OP_S + 5)
+        done = [id_ for id_, outcome in zip(part, outcomes, strict=True) if outcome is None]
+        self.wire.send(("stored", done))
+
+    def get(self, ids: list[bytes]) -> None:
+        locations = self.client.match(ids).locations
+        part = ids[: len(locations)]
+        buffers = [np.zeros(model.payload_bytes(id_), np.uint8) for id_ in part]
+        outcomes = self.client.get_many(part, buffers, locations=locations, deadline_s=OP_S).wait(
+            OP_S + 5
+        )
+        wrong, missed = [], Counter()
+        for id_, buffer, outcome in zip(part, buffers, outcomes, strict=True):
+            if outcome is not None:
+                missed[str(outcome)] += 1
+            elif buffer.tobytes() != model.payload(id_):
+                wrong.append(id_)
+        self.wire.send(("served", len(part) - missed.total() - len(wrong)))
+        if wrong:
+            self.wire.send(("wrong", wrong))
+        if missed:
+            self.wire.send(("missed", dict(missed)))
+
+    def report(self, ids: list[bytes]) -> None:
+        """Names a context, and pins some."""
+        pin_s = self.rng.choice((None, None, 30))
+        try:
+            self.client.report_context(
+                f"c{ids[0].hex()[:8]}", ids, tokens=len(ids) * model.CHUNK_TOKENS, pin_s=pin_s
+            )
+        except NeveError as error:
+            self.wire.send(("missed", {f"context: {type(error).__name__}": 1}))

@@ -1,0 +1,255 @@
+"""One trial: work with faults, then what an operator and the schedule would do, then the truth."""
+
+import random
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import uuid4
+
+from controlplane.hot import hot_tier
+from neve.keys import tenant_prefix
+from tenants.models import Tenant
+from tenants.services import create_tenant, issue_key
+from torture import node, tuning, worker
+from torture.audit import Findings, audit
+from torture.crew import Crew
+from torture.faults import FAULT
+from torture.model import Model
+from torture.plan import Fault, Plan
+from torture.world import World
+from workers import tasks
+
+BLOCK_BYTES = 16 << 10
+END_S = 3.0  # for processes to finish what they do; then they are killed
+ROUNDS = 5  # of recovery, each a minute or two later; after them all must be well
+PASS_TIME_S = tuning.GRACE_S + 10
+READ_S = 60.0
+
+
+@dataclass
+class Owner:
+    """A tenant of the trial. `chains` seeds its chains."""
+
+    id: int
+    key: str
+    chains: int
+    model: Model = field(default_factory=Model)
+    findings: Findings = field(default_factory=Findings)
+    lost: list[bytes] = field(default_factory=list)
+
+
+@dataclass
+class Result:
+    """Of one trial: what failed, and what happened."""
+
+    wrong: int = 0
+    lost: int = 0
+    drift_bytes: int = 0
+    orphans: int = 0
+    complaints: list[str] = field(default_factory=list)
+    faults: Counter[str] = field(default_factory=Counter)
+    stored: int = 0
+    durable: int = 0
+    served: int = 0
+    misses: Counter[str] = field(default_factory=Counter)
+    rounds: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def is_good(self) -> bool:
+        return not (self.wrong or self.lost or self.drift_bytes or self.orphans)
+
+
+class Trial:
+    """Use it once. `run` raises only when the test itself is broken."""
+
+    def __init__(self, world: World, plan: Plan) -> None:
+        self.world = world
+        self.plan = plan
+        self.s3 = world.s3.client(attempts=1)
+        self.crew = Crew(world.processes)
+        self.tenants: list[Owner] = []
+        self.deleted_keys: set[str] = set()
+        self.stopped: set[str] = set()
+        self.valkey_disk_was_full = False
+        self.result = Result()
+
+    def run(self) -> Result:
+        self.world.valkey.begin(self.plan.persistence)
+        try:
+            self._settle()
+            with self._timed("work"):
+                self._work()
+            with self._timed("recover"):
+                self._recover()
+            with self._timed("read"):
+                self._judge()
+        finally:
+            self.crew.kill_all()
+            self._clear()
+        return self.result
+
+    def is_running(self, name: str) -> bool:
+        """Whether "valkey" or "s3" can answer, as far as faults go."""
+        return getattr(self.world, name).process is not None and name not in self.stopped
+
+    def _settle(self) -> None:
+        tasks.provision()
+        for n in range(self.plan.tenants):
+            tenant = create_tenant(
+                slug=f"t{uuid4().hex[:12]}",
+                name=f"{self.plan.seed}.{n}",
+                hot_bytes=self.plan.hot_blocks * BLOCK_BYTES,
+                cold_bytes=self.plan.cold_blocks * BLOCK_BYTES,
+            )
+            _, key = issue_key(tenant=tenant, role="node", name="node")
+            owner = Owner(tenant.pk, key, chains=self.plan.seed * 10 + n)
+            owner.model.cold_full = self.plan.cold_blocks * BLOCK_BYTES < 4 << 20
+            self.tenants.append(owner)
+
+    def _work(self) -> None:
+        rng = random.Random(self.plan.seed)
+        for n in range(self.plan.nodes):
+            owner = self.tenants[n % len(self.tenants)]
+            self.crew.start(
+                "node", node.run_node,
+                self.world.platform.url, owner.key, f"n{n}", rng.getrandbits(32), owner.chains,
+                tell=lambda message, owner=owner: self._hear_node(owner, message),
+            )  # fmt: skip
+        for _ in range(self.plan.workers):
+            self.crew.start(
+                "worker", worker.run_worker, rng.getrandbits(32), tell=self._hear_worker
+            )
+        start = time.monotonic()
+        with ExitStack() as faults:
+            self._let_happen(start, list(self.plan.faults), faults)
+        self.crew.ask_to_end()
+        end = time.monotonic() + END_S
+        while self.crew.members and time.monotonic() < end:
+            self.crew.hear(0.05)
+        self.crew.kill_all()
+
+    def _let_happen(self, start: float, waiting: list[Fault], left: ExitStack) -> None:
+        """Begins and ends faults in time, hears the processes; all faults end with `left`."""
+        running: list[tuple[float, ExitStack]] = []
+        while (at := time.monotonic() - start) < self.plan.work_s or waiting:
+            while waiting and waiting[0].at_s <= at:
+                fault = waiting.pop(0)
+                own = left.enter_context(ExitStack())
+                did = own.enter_context(FAULT[fault.kind](self, random.Random(fault.seed)))
+                self.result.faults[fault.kind] += did
+                running.append((fault.at_s + fault.for_s, own))
+            for ends_s, own in list(running):
+                if ends_s <= at:
+                    running.remove((ends_s, own))
+                    own.close()
+            self.crew.hear(0.02)
+
+    def _hear_node(self, owner: Owner, message: Any) -> None:
+        kind, what = message
+        model = owner.model
+        if kind == "tried":
+            model.tried.update(what)
+        elif kind == "stored":
+            model.stored.update(what)
+        elif kind == "served":
+            model.served += what
+        elif kind == "wrong":
+            model.wrong += [f"a node was served {id_.hex()}" for id_ in what]
+        elif kind == "missed":
+            model.misses.update(what)
+
+    def _hear_worker(self, message: Any) -> None:
+        kind, what = message
+        if kind == "durable":
+            for owner in self.tenants:
+                owner.model.durable.update(owner.model.tried.intersection(what))
+        elif kind == "failed":
+            self.result.misses[what] += 1
+
+    def _recover(self) -> None:
+        """What the schedule does once trouble is over, and time. Ends when all is well."""
+        self.world.clock.offset_s = self.world.valkey_clock.offset_s = 0
+        for self.result.rounds in range(1, ROUNDS + 1):
+            self.world.clock.offset_s += PASS_TIME_S
+            self.world.valkey_clock.offset_s += PASS_TIME_S
+            for task in (tasks.provision, tasks.flush, tasks.expire, tasks.reconcile):
+                task()
+            if all(self._look(owner) for owner in self.tenants):
+                break
+
+    def _look(self, owner: Owner) -> bool:
+        with self.world.valkey.client() as client:
+            owner.findings = audit(client, self.s3, owner.id, deleted_keys=self.deleted_keys)
+        return not (owner.findings.drift_bytes or owner.findings.orphans)
+
+    def _judge(self) -> None:
+        for owner in self.tenants:
+            self._read_all(owner)  # finds what is corrupt; the index forgets it
+            hot_tier(owner.id).evict(1 << 40)
+            outcomes = self._read_all(owner)
+            tasks.reconcile()
+            self._look(owner)
+            lost, model = owner.model.lost(outcomes), owner.model
+            result = self.result
+            result.wrong += len(model.wrong)
+            result.lost += len(lost)
+            result.drift_bytes += owner.findings.drift_bytes
+            result.orphans += len(owner.findings.orphans)
+            result.stored += len(model.stored)
+            result.durable += len(model.durable)
+            result.served += model.served
+            result.misses.update(model.misses)
+            result.complaints += model.wrong
+            result.complaints += [
+                f"lost {id_.hex()} ({'durable' if id_ in model.durable else 'stored'}): "
+                f"{outcomes[id_]}"
+                for id_ in lost
+            ]
+            unexplained = model.unexplained(outcomes)
+            result.orphans += len(unexplained)
+            result.complaints += [
+                f"damaged {id_.hex()} is missed as {outcomes[id_]}" for id_ in unexplained
+            ]
+            result.complaints += [f"drift {line}" for line in owner.findings.drifts]
+            result.complaints += owner.findings.orphans
+
+    def _read_all(self, owner: Owner) -> dict[bytes, str | None]:
+        outcomes: dict[bytes, str | None] = {}
+
+        def hear(message: Any) -> None:
+            outcomes.update(message[1])
+
+        reader = self.crew.start(
+            "reader", node.read_all, self.world.platform.url, owner.key, owner.chains, tell=hear
+        )
+        end = time.monotonic() + READ_S
+        while reader in self.crew.members:
+            if time.monotonic() > end:
+                raise TimeoutError("the reader did not end")
+            self.crew.hear(1)
+        for id_, outcome in outcomes.items():
+            if outcome == "wrong":
+                owner.model.wrong.append(f"the reader was served {id_.hex()}")
+        assert outcomes.keys() >= owner.model.stored, "the reader died"
+        return outcomes
+
+    def _clear(self) -> None:
+        """The next trial finds nothing of this one but the servers."""
+        self.world.clock.offset_s = 0
+        for owner in self.tenants:
+            bucket = self.world.platform.bucket
+            prefix = tenant_prefix(owner.id)
+            listed = self.s3.list_objects_v2(Bucket=bucket, Prefix=prefix).get("Contents", [])
+            for item in listed:
+                self.s3.delete_object(Bucket=bucket, Key=item["Key"])
+            Tenant.objects.get(pk=owner.id).delete()
+
+    @contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        start = time.monotonic()
+        yield
+        self.result.seconds[name] = time.monotonic() - start

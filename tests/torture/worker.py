@@ -1,0 +1,47 @@
+"""A worker's process: the platform's real tasks in random order, until it is stopped or killed.
+
+Tells ("durable", ids) once a flush was acknowledged.
+"""
+
+import random
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+
+from neve.hot import FlushOutcome, HotTier
+from torture import tuning
+from workers import tasks
+
+# Task -> how often. Beat has other intervals; here a second is a day.
+TASKS = {tasks.flush: 8, tasks.expire: 2, tasks.provision: 3, tasks.reconcile: 2}
+
+
+def run_worker(wire: Connection, seed: int) -> None:
+    """Works until `wire` says something or closes."""
+    tuning.hurry()
+    _tell_what_is_durable(wire)
+    rng = random.Random(seed)
+    while not wire.poll(rng.uniform(0, 0.05)):
+        task = rng.choices(tuple(TASKS), tuple(TASKS.values()))[0]
+        try:
+            task()
+        except Exception as error:  # as Celery would: the task failed, the worker goes on
+            wire.send(("failed", f"{task.name}: {type(error).__name__}: {error}"[:500]))
+    wire.send(("done",))
+
+
+def _tell_what_is_durable(wire: Connection) -> None:
+    flushed = HotTier.flushed
+
+    def flushed_and_told(
+        tier: HotTier, segment: int, blocks: Sequence[tuple[bytes, int]]
+    ) -> list[FlushOutcome]:
+        outcomes = flushed(tier, segment, blocks)
+        done = [
+            id_
+            for (id_, _), outcome in zip(blocks, outcomes, strict=True)
+            if outcome is FlushOutcome.FLUSHED
+        ]
+        wire.send(("durable", done))
+        return outcomes
+
+    HotTier.flushed = flushed_and_told

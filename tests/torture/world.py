@@ -1,0 +1,101 @@
+"""The servers that all trials share, and what one trial owns of them.
+
+Only the S3 that everybody else uses is behind the proxy; the test itself looks past it.
+"""
+
+import os
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Self
+
+from servers import ROOT, ControlPlane, S3Server, ValkeyServer
+from torture.clock import Clock
+from torture.plan import Persistence
+from torture.proxy import FaultProxy
+
+
+class TortureValkey(ValkeyServer):
+    """A Valkey with a clock of its own, whose disk can be filled."""
+
+    def __init__(self, folder: Path, clock: Clock) -> None:
+        super().__init__(folder, maxmemory="512mb")
+        self.clock = clock
+        self.persistence = Persistence.NONE
+
+    def environment(self) -> dict[str, str]:
+        return super().environment() | self.clock.environment
+
+    def command(self) -> list[str]:
+        log = "yes" if self.persistence is Persistence.LOG else "no"
+        # A full disk is an error of write(), as everywhere, and not a signal that kills.
+        ignore = ["sh", "-c", 'trap "" XFSZ; exec "$@"', "sh"]
+        return [*ignore, *super().command(), "--appendonly", log]
+
+    def begin(self, persistence: Persistence) -> None:
+        """An empty server."""
+        self.kill()
+        self.clock.offset_s = 0
+        for path in (self.folder / "dump.rdb", *self.folder.glob("appendonlydir/*")):
+            path.unlink(missing_ok=True)
+        self.persistence = persistence
+        self.__enter__()
+
+    def snapshot(self) -> None:
+        with self.client() as client:
+            client.execute_command("SAVE")
+
+
+class TorturePlatform(ControlPlane):
+    """The web process, which knows S3 by its proxy."""
+
+    def __init__(self, folder: Path, s3: S3Server, proxy: FaultProxy, clocks: list[Clock]) -> None:
+        super().__init__(folder, s3)
+        self.hot = TortureValkey(folder / "hot", clocks[0])
+        self.proxy = proxy
+        self.clock = clocks[1]
+
+    def environment(self) -> dict[str, str]:
+        all_ = super().environment() | self.clock.environment
+        all_["NEVE_S3_ENDPOINT"] = self.proxy.url
+        all_["PYTHONPATH"] += f"{os.pathsep}{ROOT / 'tests'}"
+        return all_
+
+
+class World:
+    """Context manager; takes 8 s to start. Sets this process's environment for Django.
+
+    `valkey_clock`: of Valkey. `clock`: of the web process, workers, nodes and this process.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.valkey_clock = Clock(folder, "valkey")
+        self.clock = Clock(folder, "python")
+        self.s3 = S3Server(folder / "s3")
+        self.proxy = FaultProxy(self.s3.port)
+        clocks = [self.valkey_clock, self.clock]
+        self.platform = TorturePlatform(folder / "web", self.s3, self.proxy, clocks)
+        self.processes = get_context("forkserver")
+
+    @property
+    def valkey(self) -> TortureValkey:
+        return self.platform.hot
+
+    def __enter__(self) -> Self:
+        try:
+            self.proxy.__enter__()
+            self.s3.__enter__()
+            self.platform.__enter__()
+        except BaseException:
+            self.__exit__()
+            raise
+        os.environ.update(self.platform.environment())
+        import django
+
+        django.setup()
+        self.processes.set_forkserver_preload(["torture.preload"])
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.platform.stop()
+        self.s3.stop()
+        self.proxy.__exit__()
