@@ -13,7 +13,7 @@ from torture.plan import FAULTS, Persistence, plan_trial
 A, B, C = (bytes([n]) * 16 for n in range(3))
 SHORT_TRIALS, SHORT_SEED = 6, 1
 SHORT_FAULTS = (
-    "kill_worker,kill_node,stop_worker,stop_node,stop_valkey,stop_s3,s3_500,s3_slow_down,"
+    "kill_node,stop_worker,stop_node,stop_valkey,stop_s3,s3_500,s3_slow_down,"
     "s3_cut_answer,s3_cut_upload,s3_lost_answer,clock_valkey,clock_workers,disk_full_s3,flip_hot"
 )
 
