@@ -34,7 +34,8 @@ MEMORY_PER_BYTE = 1.3
 NODE_COMMANDS = (
     *("get", "set", "strlen", "del", "unlink", "persist", "time"),
     *("hget", "hmget", "hset", "hdel", "hincrby", "hgetall", "hlen"),
-    *("zadd", "zrem", "zrange", "zrangebyscore", "zscore", "zmscore", "zcard", "zpopmin"),
+    *("zadd", "zincrby", "zrem", "zrange", "zrangebyscore"),
+    *("zscore", "zmscore", "zcard", "zpopmin"),
     *("ping", "hello", "auth", "client|setname", "client|setinfo"),
 )
 # Pins, lifetimes, flushes and restoring are the platform's: a node asks for them over HTTP.
@@ -150,7 +151,7 @@ def acl_rules(tenant_id: int) -> list[str]:
         "on",
         f">{password(tenant_id)}",
         f"~{own}:b:*",
-        *(f"~{own}:{name}" for name in "ilduxep"),
+        *(f"~{own}:{name}" for name in "ilduxeps"),
         f"%R~{own}:q",
         *(f"+{command}" for command in NODE_COMMANDS),
         f"(~{own}:* {' '.join(calls)})",

@@ -23,6 +23,7 @@ from neve.hot import (
     FlushOutcome,
     HotTier,
     Location,
+    MovedBlock,
     OverBudget,
     RestoredBlock,
     Tier,
@@ -73,6 +74,12 @@ class Model:
         entry = self.entries[id_]
         entry.hot = entry.dirty = False
         if not entry.segment:
+            self.bury(id_, reason)
+
+    def drop_cold(self, id_: bytes, reason: MissReason) -> None:
+        entry = self.entries[id_]
+        entry.segment = entry.offset = 0
+        if not entry.hot:
             self.bury(id_, reason)
 
     def bury(self, id_: bytes, reason: MissReason) -> None:
@@ -222,6 +229,31 @@ class HotTierMachine(RuleBasedStateMachine):
         kept = [row for row, out in zip(rows, outcomes, strict=True) if out is FlushOutcome.FLUSHED]
         self.footers.append((self.segments, kept))
 
+    @rule(ids=some_ids, stale=st.booleans(), bad=st.booleans(), twice=st.booleans())
+    def compact(self, ids, stale, bad, twice):
+        """A worker copied blocks; `stale`: from where they no longer are, `bad`: to nowhere."""
+        self.begin()
+        self.segments += 1
+        target = 0 if bad else self.segments
+        moved, expected = [], []
+        for n, id_ in enumerate(ids):
+            entry = self.model.entries.get(id_) or Entry()
+            old = entry.offset + 1 if stale else entry.offset
+            moved.append(MovedBlock(id_, entry.segment, old, 64 + n * 1000))
+            is_there = entry.segment > 0 and not stale
+            expected.append(FlushOutcome.FLUSHED if is_there else FlushOutcome.DEAD)
+        assert self.tier.relocate(target, moved) == expected
+        for block, outcome in zip(moved, expected, strict=True):
+            if outcome is FlushOutcome.FLUSHED and bad:
+                self.model.drop_cold(block.id, MissReason.CORRUPT)
+            elif outcome is FlushOutcome.FLUSHED:
+                entry = self.model.entries[block.id]
+                entry.segment, entry.offset = target, block.new
+        if twice and not bad:
+            assert self.tier.relocate(target, moved) == expected
+        rows = [RestoredBlock(b.id, SIZES[b.id], 16, b.new) for b in moved]
+        self.footers.append((target, [] if bad else rows))
+
     @rule(ids=some_ids)
     def pin(self, ids):
         known = [id_ for id_ in ids if id_ in self.model.entries]
@@ -308,10 +340,7 @@ class HotTierMachine(RuleBasedStateMachine):
             if tier is Tier.HOT:
                 self.model.drop_hot(id_, MissReason.CORRUPT)
             else:
-                entry = self.model.entries[id_]
-                entry.segment = entry.offset = 0
-                if not entry.hot:
-                    self.model.bury(id_, MissReason.CORRUPT)
+                self.model.drop_cold(id_, MissReason.CORRUPT)
 
     @rule()
     def lose_valkey_and_rebuild(self):
@@ -368,6 +397,10 @@ class HotTierMachine(RuleBasedStateMachine):
         assert usage.pinned_bytes == model.total("pinned")
         assert usage.pinned_blocks == sum(entry.pinned for entry in model.entries.values())
         assert self.client.zcard(KEYS.bookkeeping[1]) == len(model.victims())
+        live = [0] * (self.segments + 1)
+        for id_, entry in model.entries.items():
+            live[entry.segment] += SIZES[id_] if entry.segment else 0
+        assert self.tier.live_bytes(range(self.segments + 1)) == live
 
 
 def test_the_function_library_agrees_with_the_model(hot_client):
@@ -428,6 +461,43 @@ def test_a_lease_hides_dirty_blocks_from_other_workers_until_it_lapses(hot_clien
     second = {block.id for block in tier.lease_dirty(lease_s=60, **lease)}
     assert (len(first), len(second), first & second) == (2, 1, set())
     assert tier.lease_dirty(lease_s=60, **lease) == []
+
+
+def test_a_lease_can_be_given_back_and_kept_longer(hot_client, tier):
+    tier.set_policy(hot_bytes=1000, cold_bytes=1000, terms=BlockTerms(flush_after_s=0))
+    store(hot_client, tier, IDS[:2])
+    lease = {"most_blocks": 2, "most_bytes": 10**9}
+    ids = [block.id for block in tier.lease_dirty(lease_s=0.01, **lease)]
+    tier.renew_leases(ids, 60)
+    assert tier.lease_dirty(lease_s=60, **lease) == []
+    tier.renew_leases(ids[:1], 0)
+    assert [block.id for block in tier.lease_dirty(lease_s=60, **lease)] == ids[:1]
+    tier.renew_leases([IDS[5]], 60)  # never leased: stays so
+    assert hot_client.zcard(KEYS.leases) == 2
+
+
+def test_leased_blocks_keep_their_age(hot_client, tier):
+    tier.set_policy(hot_bytes=1000, cold_bytes=1000, terms=BlockTerms(flush_after_s=0))
+    store(hot_client, tier, IDS[:1])
+    due = tier.usage().oldest_due_s
+    tier.lease_dirty(lease_s=60, most_blocks=1, most_bytes=1)
+    assert tier.usage().oldest_due_s == due is not None
+
+
+def test_a_lease_takes_what_is_longest_due_from_behind_what_others_hold(hot_client, tier):
+    """More blocks are leased to others than one look at the queue returns."""
+    tier.set_policy(hot_bytes=10**9, cold_bytes=10**9, terms=BlockTerms(flush_after_s=0))
+    ids = [n.to_bytes(16, "big") for n in range(1, 1203)]
+    for id_ in ids:
+        hot_client.set(KEYS.block(SPACE, id_), b"x" * 10, px=60_000)
+    tier.commit(SPACE, [(id_, 10, 16) for id_ in ids])
+    hot_client.zadd(KEYS.bookkeeping[2], {id_: n for n, id_ in enumerate(ids)})
+    others = tier.lease_dirty(lease_s=60, most_blocks=1100, most_bytes=10**9)
+    assert [block.id for block in others] == ids[:1100]
+    rest = tier.lease_dirty(lease_s=60, most_blocks=50, most_bytes=10**9)
+    assert [block.id for block in rest] == ids[1100:1150]
+    few = tier.lease_dirty(lease_s=60, most_blocks=50, most_bytes=25)
+    assert [block.id for block in few] == ids[1150:1152]
 
 
 def test_a_block_larger_than_the_quota_is_refused_without_emptying_the_tier(hot_client, tier):

@@ -166,7 +166,7 @@ def test_a_flush_that_dies_before_its_end_loses_nothing(world, monkeypatch):
     assert all(isinstance(place, Location) for place in world.tier.match(ids))
     monkeypatch.undo()
     world.tier.lease_dirty(lease_s=0, most_blocks=1, most_bytes=1)  # still leased: gives nothing
-    hot.admin().zadd(world.keys.bookkeeping[2], dict.fromkeys(ids, 0))  # the lease lapses
+    hot.admin().delete(world.keys.leases)  # they lapse
     assert Flusher(world.tenant.pk).run().blocks == 5
     world.assert_readable_from_s3(ids)
     assert [row.state for row in world.segments()] == ["live", "uploading"]

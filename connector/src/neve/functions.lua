@@ -7,14 +7,17 @@ KEYS of every function (neve/keys.py builds them, all in one hash slot):
   2 :l  ZSET id -> rank                  6 :x  ZSET id -> when it went, µs (tombstones)
   3 :d  ZSET id -> flush due, s          7 :e  ZSET id -> when to look at it again, s
   4 :u  HASH usage counters              8…    block keys (commit only)
-Derived inside, in the same slot: the block keys of what leaves, and :p  ZSET id -> end of its pin, s.
+Derived inside, in the same slot (of_slot): the block keys of what leaves,
+    :p  ZSET id -> end of its pin, s
+    :s  ZSET segment -> bytes of it that the index names as blocks' cold copies: its live bytes
+    :f  ZSET id -> end of the lease, s (for who flushes; nodes never need it)
 
 Ids are 16 raw bytes. Times are the server's own (TIME): one clock, whatever the nodes' clocks say.
 `:l` holds what may be evicted, in the order in which it leaves: lower priority first, then the least
 recently used. Dirty blocks are in `:d`, pinned ones in `:p`, and neither in `:l`.
 A block is looked at again when its end comes, or when it may have been idle for too long.
 Invariants (tests/hot/test_state_machine.py): u.hot_bytes = Σ size of hot entries, u.cold_bytes = Σ size
-of cold ones, u.dirty_bytes of dirty ones, u.pinned_bytes of those in `:p`; hot_bytes never exceeds
+of cold ones = Σ of `:s`, u.dirty_bytes of dirty ones, u.pinned_bytes of those in `:p`; hot_bytes never exceeds
 q.hot_bytes by a commit, pinned_bytes never the budget by a pin.
 Functions that free memory carry `allow-oom`: a full server must still let them run.
 ]]
@@ -57,9 +60,11 @@ end
 
 local function count(K, name, by) redis.call("HINCRBY", K[4], name, by) end
 
+local function of_slot(K, name) return string.sub(K[1], 1, -2) .. name end
+
 -- A caller may read its `:q` only, so it must not put a key of its own in that place.
 local function numbers(K, ...)
-  if K[5] ~= string.sub(K[1], 1, -2) .. "q" then error("KEYS[5] is not this bucket's :q") end
+  if K[5] ~= of_slot(K, "q") then error("KEYS[5] is not this bucket's :q") end
   return redis.call("HMGET", K[5], ...)
 end
 
@@ -75,6 +80,9 @@ local function terms_of(K, space)
 end
 
 local function used(K, name) return tonumber(redis.call("HGET", K[4], name) or "0") end
+
+-- A segment's live bytes change. At 0 it stays in `:s` until the segment is deleted.
+local function count_live(K, segment, by) redis.call("ZINCRBY", of_slot(K, "s"), by, segment) end
 
 local function block_key(K, e, id) return string.sub(K[1], 1, -3) .. ":b:" .. e.space .. ":" .. id end
 
@@ -122,7 +130,7 @@ end
 
 -- Charges or refunds the budget of pins. Save, rank and watch the entry afterwards.
 local function set_pin(K, id, e, until_s)
-  local pins = string.sub(K[1], 1, -2) .. "p"
+  local pins = of_slot(K, "p")
   if until_s > 0 then
     redis.call("ZADD", pins, until_s, id)
     redis.call("ZREM", K[2], id)
@@ -140,7 +148,7 @@ end
 -- Ends the pins whose time has come; they count as used at that time. Returns how many.
 local function end_pins(K, us)
   local now_s = math.floor(us / 1000000)
-  local pins = string.sub(K[1], 1, -2) .. "p"
+  local pins = of_slot(K, "p")
   local ids = redis.call("ZRANGE", pins, "-inf", now_s, "BYSCORE", "LIMIT", 0, SWEEP_MOST)
   for _, id in ipairs(ids) do
     local e = load(K, id)
@@ -180,6 +188,7 @@ local function drop(K, id, e, tiers, reason, us)
   if has(e, COLD) and bit.band(tiers, COLD) ~= 0 then
     count(K, "cold_bytes", -e.size)
     count(K, "cold_blocks", -1)
+    count_live(K, e.segment, -e.size)
     e.state, e.segment, e.offset = e.state - COLD, 0, 0
   end
   if e.state == 0 then bury(K, id, e, reason, us) else save(K, id, e) end
@@ -378,22 +387,40 @@ local function touch(K, A)
   return 0
 end
 
---[[ lease_dirty: gives out blocks whose flush is due; until the lease ends nobody else gets them.
-ARGV: lease_s, most blocks, most bytes (of which one block may exceed)          flags: allow-oom
-Returns a flat array: id, space, size, tokens, expiry, time of storing of each. A lapsed lease is given
-out again. ]]
+--[[ lease_dirty: gives out blocks whose flush is due, longest due first; until the lease ends nobody
+else gets them. A lapsed lease is given out again.                              flags: allow-oom
+ARGV: lease_s, most blocks, most bytes (of which one block may exceed)
+Returns a flat array: id, space, size, tokens, expiry, time of storing of each.
+O(given out + leased to others). ]]
 local function lease_dirty(K, A)
-  local now_s, bytes, out = now_us() / 1000000, 0, {}
-  for _, id in ipairs(redis.call("ZRANGE", K[3], "-inf", now_s, "BYSCORE", "LIMIT", 0, tonumber(A[2]))) do
-    local e = load(K, id)
-    if bytes > 0 and bytes + e.size > tonumber(A[3]) then break end
-    bytes = bytes + e.size
-    redis.call("ZADD", K[3], now_s + tonumber(A[1]), id)
-    for _, value in ipairs({ id, e.space, e.size, e.tokens, e.expires, e.stored }) do
-      out[#out + 1] = value
+  local now_s, most, most_bytes = now_us() / 1000000, tonumber(A[2]), tonumber(A[3])
+  local leases, out, blocks, bytes, seen = of_slot(K, "f"), {}, 0, 0, 0
+  redis.call("ZREMRANGEBYSCORE", leases, "-inf", now_s)
+  while true do
+    local ids = redis.call("ZRANGE", K[3], "-inf", now_s, "BYSCORE", "LIMIT", seen, SLICE)
+    if #ids == 0 then return out end
+    local leased = redis.call("ZMSCORE", leases, unpack(ids))
+    for i, id in ipairs(ids) do
+      if not leased[i] then
+        local e = load(K, id)
+        if blocks == most or bytes > 0 and bytes + e.size > most_bytes then return out end
+        blocks, bytes = blocks + 1, bytes + e.size
+        redis.call("ZADD", leases, now_s + tonumber(A[1]), id)
+        for _, value in ipairs({ id, e.space, e.size, e.tokens, e.expires, e.stored }) do
+          out[#out + 1] = value
+        end
+      end
     end
+    seen = seen + #ids
   end
-  return out
+end
+
+--[[ renew_leases: those of these blocks that still run end lease_s from now; 0 gives them back.
+ARGV: lease_s, ids. Returns 0. O(ids · log n).                                  flags: allow-oom ]]
+local function renew_leases(K, A)
+  local until_s = now_us() / 1000000 + tonumber(A[1])
+  for i = 2, #A do redis.call("ZADD", of_slot(K, "f"), "XX", until_s, A[i]) end
+  return 0
 end
 
 --[[ flushed: these blocks stand, verified, in a live segment.                  flags: allow-oom
@@ -414,6 +441,7 @@ local function flushed(K, A)
         e.state, e.segment, e.offset = e.state + COLD, segment, offset
         count(K, "cold_bytes", e.size)
         count(K, "cold_blocks", 1)
+        count_live(K, segment, e.size)
         outcome = FLUSHED
       else
         count(K, "cold_refused_blocks", 1)
@@ -421,6 +449,34 @@ local function flushed(K, A)
       end
       save(K, id, e)
       rank(K, id, e, us)
+    end
+    out[#out + 1] = outcome
+  end
+  return out
+end
+
+--[[ relocate: these cold blocks stand, verified, in another live segment too.   flags: allow-oom
+ARGV: new segment (0: none, the old copy is bad), then id, old segment, old offset, new offset
+Returns an array: FLUSHED (the index names the new place, or no cold copy any more), DEAD (it does not
+name the old one: dead bytes of the new segment). Compares and sets; repeating it is safe. ]]
+local function relocate(K, A)
+  local us, out, segment = now_us(), {}, tonumber(A[1])
+  for i = 2, #A, 4 do
+    local id, offset = A[i], tonumber(A[i + 3])
+    local e, outcome = load(K, id), DEAD
+    if has(e, COLD) and e.segment == tonumber(A[i + 1]) and e.offset == tonumber(A[i + 2]) then
+      if segment == 0 then
+        drop(K, id, e, COLD, CORRUPT, us)
+        count(K, "corrupt_blocks", 1)
+      else
+        count_live(K, e.segment, -e.size)
+        count_live(K, segment, e.size)
+        e.segment, e.offset = segment, offset
+        save(K, id, e)
+      end
+      outcome = FLUSHED
+    elseif has(e, COLD) and e.segment == segment and e.offset == offset then
+      outcome = FLUSHED
     end
     out[#out + 1] = outcome
   end
@@ -594,6 +650,7 @@ local function restore(K, A)
       watch(K, id, e, now_s)
       count(K, "cold_bytes", size)
       count(K, "cold_blocks", 1)
+      count_live(K, segment, size)
       n = n + 1
     end
   end
@@ -635,6 +692,8 @@ server.register_function { function_name = "neve_usage", callback = usage, flags
 server.register_function { function_name = "neve_commit", callback = commit, flags = { "allow-oom" } }
 server.register_function { function_name = "neve_touch", callback = touch, flags = { "allow-oom" } }
 server.register_function { function_name = "neve_lease_dirty", callback = lease_dirty, flags = { "allow-oom" } }
+server.register_function { function_name = "neve_renew_leases", callback = renew_leases, flags = { "allow-oom" } }
+server.register_function { function_name = "neve_relocate", callback = relocate, flags = { "allow-oom" } }
 server.register_function { function_name = "neve_flushed", callback = flushed, flags = { "allow-oom" } }
 server.register_function { function_name = "neve_keep_hot", callback = keep_hot, flags = { "allow-oom" } }
 server.register_function { function_name = "neve_set_policy", callback = set_policy, flags = { "allow-oom" } }

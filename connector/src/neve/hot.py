@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from importlib.resources import files
 from itertools import islice
+from random import sample
 from typing import Any, NamedTuple, Protocol
 
 from neve.errors import MissReason, Misuse, Refused
@@ -75,6 +76,8 @@ class CommitOutcome(IntEnum):
 
 
 class FlushOutcome(IntEnum):
+    """What `flushed` and `relocate` say of a block: whether the index names its new copy."""
+
     FLUSHED = 0
     DEAD = 1
     COLD_FULL = 2
@@ -90,6 +93,16 @@ class DirtyBlock:
     tokens: int
     expires_s: int
     stored_s: int
+
+
+@dataclass(frozen=True)
+class MovedBlock:
+    """A cold block and its places: offset `old` of `old_segment`, `new` of another one."""
+
+    id: bytes
+    old_segment: int
+    old: int
+    new: int
 
 
 @dataclass(frozen=True)
@@ -237,14 +250,27 @@ class HotTier:
             self._call("touch", keys, *part)
 
     def lease_dirty(self, *, lease_s: float, most_blocks: int, most_bytes: int) -> list[DirtyBlock]:
-        """Blocks whose flush is due, of at most one bucket: the first that has any."""
-        for keys in self._keys:
-            reply = self._call("lease_dirty", keys, lease_s, most_blocks, most_bytes)
-            if reply:
+        """Blocks whose flush is due, of all buckets; one block may exceed `most_bytes`.
+
+        Begins with any bucket, so that no bucket waits for the others.
+        """
+        leased: list[DirtyBlock] = []
+        bytes_ = 0
+        for keys in sample(self._keys, len(self._keys)):
+            while (blocks := min(most_blocks - len(leased), CALL_IDS)) > 0 and bytes_ < most_bytes:
+                reply = self._call("lease_dirty", keys, lease_s, blocks, most_bytes - bytes_)
                 values = iter(reply)
                 rows = zip(*[values] * 6, strict=True)
-                return [DirtyBlock(id_, *map(int, numbers)) for id_, *numbers in rows]
-        return []
+                part = [DirtyBlock(id_, *map(int, numbers)) for id_, *numbers in rows]
+                leased += part
+                bytes_ += sum(block.size_bytes for block in part)
+                if len(part) < blocks:
+                    break
+        return leased
+
+    def renew_leases(self, ids: Sequence[bytes], lease_s: float) -> None:
+        """Leases of blocks that were not flushed yet end `lease_s` from now; 0 gives them back."""
+        self._sum("renew_leases", ids, lease_s)
 
     def flushed(self, segment: int, blocks: Sequence[tuple[bytes, int]]) -> list[FlushOutcome]:
         """Says that (id, offset) stand verified in a segment."""
@@ -255,6 +281,40 @@ class HotTier:
             reply = self._call("flushed", keys, segment, *args)
             outcomes.update(zip(part, map(FlushOutcome, reply), strict=True))
         return [outcomes[id_] for id_, _ in blocks]
+
+    def relocate(self, segment: int, blocks: Sequence[MovedBlock]) -> list[FlushOutcome]:
+        """Says that blocks stand, verified, in `segment` too; 0: nowhere, the old copy is bad.
+
+        Only a block that the index still names at its old place is moved (or forgotten).
+        """
+        by_id = {block.id: block for block in blocks}
+        outcomes: dict[bytes, FlushOutcome] = {}
+        for keys, part in self._split(by_id):
+            moved = [by_id[id_] for id_ in part]
+            args = [value for m in moved for value in (m.id, m.old_segment, m.old, m.new)]
+            reply = self._call("relocate", keys, segment, *args)
+            outcomes.update(zip(part, map(FlushOutcome, reply), strict=True))
+        return [outcomes[block.id] for block in blocks]
+
+    def live_bytes(self, segments: Sequence[int]) -> list[int]:
+        """How many bytes of each segment the index names; 0 for what it does not know."""
+        totals = [0] * len(segments)
+        for keys in self._keys if segments else ():
+            for n, score in enumerate(self._execute("ZMSCORE", keys.live_bytes, *segments)):
+                totals[n] += int(float(score or 0))
+        return totals
+
+    def emptiest_segments(self, most: int) -> list[int]:
+        """The `most` segments of each bucket with the fewest live bytes, in no order."""
+        found: set[int] = set()
+        for keys in self._keys:
+            found.update(map(int, self._execute("ZRANGE", keys.live_bytes, 0, most - 1)))
+        return sorted(found)
+
+    def forget_segments(self, segments: Sequence[int]) -> None:
+        """After segments were deleted: their live bytes need no counting any more."""
+        for keys in self._keys if segments else ():
+            self._execute("ZREM", keys.live_bytes, *segments)
 
     def keep_hot(self, ids: Sequence[bytes]) -> int:
         """Ends the flush of leased blocks for which S3 has no room. Returns how many were dirty."""

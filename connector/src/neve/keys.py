@@ -33,6 +33,16 @@ class BucketKeys:
     def quota(self) -> bytes:
         return self.tag + b":q"
 
+    @property
+    def live_bytes(self) -> bytes:
+        """ZSET: live bytes of each segment."""
+        return self.tag + b":s"
+
+    @property
+    def leases(self) -> bytes:
+        """ZSET: when the lease of each block under flush ends."""
+        return self.tag + b":f"
+
     def block(self, space_id: int, block_id: bytes) -> bytes:
         return b"%b:b:%d:%b" % (self.tag, space_id, block_id)
 
