@@ -30,6 +30,7 @@ from neve.errors import MissReason
 from neve.hot import HotTier, Tier
 from neve.segment import SegmentHeader, SegmentWriter
 from servers import S3Server, ValkeyServer, wait_until
+from torture.proxy import FaultProxy
 
 SIZE = HEADER_BYTES + PAYLOAD
 
@@ -187,6 +188,18 @@ class TestS3:
         )
         assert len(client.match(chain.ids).locations) == 1
         assert counters(client)["corrupt"] == 1
+
+    def test_a_bit_that_flipped_on_its_way_costs_no_block(self, client, store, endpoint, s3):
+        chain = Chain(client, 5)
+        chain.put()
+        store.flush(chain)
+        with FaultProxy(s3.port) as proxy, proxy.trouble("s3_flip_answer", seed=1):
+            port = int(proxy.url.rpartition(":")[2])
+            endpoint.segment_url = lambda number: store.url(number, port=port)
+            assert chain.get() == [None] * 5
+            assert (chain.back == chain.sent).all()
+            assert proxy.hits["s3_flip_answer"] == 1
+        assert counters(client).get("corrupt", 0) == 0
 
     def test_an_expired_address_is_fetched_once_more(self, client, store, endpoint):
         chain = Chain(client, 2)

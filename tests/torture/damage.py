@@ -104,6 +104,7 @@ def delete_segment(s3: Any, tenant_id: int, model: Model, rng: random.Random) ->
         return ""
     model.damaged_cold |= {r.id for r in footer.rows}
     model.footers_damaged |= {r.id for r in footer.rows}
+    model.taken_away |= {r.id for r in footer.rows}
     s3.delete_object(Bucket=settings.ENV.s3_bucket, Key=row.object_key)
     return row.object_key
 

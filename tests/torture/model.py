@@ -40,6 +40,7 @@ class Model:
     """`durable`: reported as flushed. `damaged_*`: bytes that a fault changed or took away.
 
     `footers_damaged`: blocks whose segment's footer a fault damaged: a rebuild cannot know them.
+    `taken_away`: of the damaged, blocks whose segment was deleted: nothing is there to be corrupt.
     `memory_lost`: Valkey forgot writes, so what was not durable may be gone.
     `cold_full`: the cold quota refuses blocks, so that stored ones may be evicted for good.
     """
@@ -50,6 +51,7 @@ class Model:
     damaged_hot: set[bytes] = field(default_factory=set)
     damaged_cold: set[bytes] = field(default_factory=set)
     footers_damaged: set[bytes] = field(default_factory=set)
+    taken_away: set[bytes] = field(default_factory=set)
     memory_lost: bool = False
     cold_full: bool = False
     wrong: list[str] = field(default_factory=list)
@@ -77,7 +79,7 @@ class Model:
         """
         if self.memory_lost or self.cold_full:
             return []
-        damaged = self.durable & self.damaged_cold
+        damaged = (self.durable & self.damaged_cold) - self.taken_away
         return [id_ for id_ in sorted(damaged) if outcomes[id_] not in (None, "corrupt")]
 
 

@@ -160,6 +160,14 @@ class Loader:
         outcomes, trouble = self._cold.read(
             group, deadline=load.transfer.deadline, also=segments, stop=stop
         )
+        # Bytes can go bad on their way: only what is bad twice is given up for good.
+        bad = [n for n, outcome in enumerate(outcomes) if outcome is MissReason.CORRUPT]
+        if bad and trouble is None and not stop.stopped:
+            again, trouble = self._cold.read(
+                [group[n] for n in bad], deadline=load.transfer.deadline, stop=stop
+            )
+            for n, outcome in zip(bad, again, strict=True):
+                outcomes[n] = outcome
         if stop.stopped:
             self.cold_breaker.forgive()
         elif trouble is None:
