@@ -226,6 +226,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   ::shutdown(server.get(), SHUT_RDWR);
   connection.on_ready(EPOLLIN | EPOLLHUP, now);
   CLAIM(connection.loss() == Loss::kBroken);
+  CLAIM(map.primaries[0]->window.asked_bytes() == 0);
   std::set<std::pair<const Batch*, std::uint32_t>> back;
   for (const auto& ref : connection.take_refs()) {
     CLAIM(ref.operation().status == Status::kPending);

@@ -11,6 +11,7 @@
 
 #include "check.h"
 #include "command.h"
+#include "scripted.h"
 #include "server.h"
 
 using namespace neve;
@@ -252,6 +253,108 @@ TEST(closing_ends_everything_and_readdressing_goes_on) {
     }
     for (const auto& batch : batches) CHECK(batch->done());
   }
+}
+
+TEST(a_cancelled_probe_is_followed_by_another) {
+  Server server;
+  Core core(small_windows(), {{server.seed()}, "", {}, {}});
+  server.kill();
+  for (int i = 0; i < 3; ++i) CHECK(call(core, {"PING"}) == Status::kUnavailable);
+  CHECK(core.refuses());
+  server.start();
+  server.pause();
+  while (core.refuses()) std::this_thread::sleep_for(10ms);
+  const auto probe = core.call({command_of({"PING"})}, Clock::now() + 20s);
+  CHECK(call(core, {"PING"}) == Status::kBreaker);
+  core.cancel(probe);
+  probe->wait_until(kNever);
+  server.resume();
+  CHECK(call(core, {"PING"}) == Status::kOk);
+}
+
+TEST(an_address_that_does_not_answer_is_followed_by_the_next) {
+  const Listener silent, good;
+  auto options = small_windows();
+  options.connect_timeout = 100ms;
+  Core core(options, {{silent.seed(), good.seed()}, "", {}, {}});
+  const auto batch = core.call({command_of({"PING"})}, Clock::now() + 10s);
+  const auto server = good.accept();
+  say(server, kHello);
+  CHECK(hear(server, "PING").find("PING") != std::string::npos);
+  say(server, "+PONG\r\n");
+  batch->wait_until(kNever);
+  CHECK(batch->operations[0].status == Status::kOk);
+}
+
+TEST(what_shares_a_connection_with_cancelled_batches_is_asked_again_each_time) {
+  const Listener listener;
+  auto options = small_windows();
+  options.lanes = options.io_threads = 1;
+  Core core(options, {{listener.seed()}, "", {}, {}});
+  const auto keys = make_keys();
+  Blocks patient(1, 1), other(2, 1);
+  const auto get = [&](Blocks& blocks) {
+    const std::vector<GetRequest> requests{{blocks.ids[0], blocks.back[0], nullptr}};
+    return core.get(keys, requests, false, Clock::now() + 60s);
+  };
+  const auto waiting = get(patient);
+  auto server = listener.accept();
+  for (int round = 0; round < 4; ++round) {
+    say(server, kHello);
+    hear(server, "GET");
+    const auto cancelled = get(other);
+    hear(server, "GET");
+    core.cancel(cancelled);
+    cancelled->wait_until(kNever);
+    CHECK(cancelled->operations[0].status == Status::kCancelled);
+    CHECK(hangs_up(server));
+    server = listener.accept();
+  }
+  say(server, kHello);
+  hear(server, "GET");
+  say(server, "$-1\r\n");
+  waiting->wait_until(kNever);
+  CHECK(waiting->operations[0].status == Status::kEvicted);
+}
+
+// A child inherits the sockets: what the parent gives up must not live on through it.
+TEST(a_forked_child_keeps_no_connection_alive_and_refuses_to_work) {
+  const Listener listener;
+  auto core = std::make_unique<Core>(small_windows(), Address{{listener.seed()}, "", {}, {}});
+  const auto ask = [&] { return core->call({command_of({"PING"})}, Clock::now() + 60s); };
+  const auto given_up = ask();
+  auto server = listener.accept();
+  say(server, kHello);
+  hear(server, "PING");
+  std::array<int, 2> pipe{};
+  CHECK(::pipe(pipe.data()) == 0);
+  const Descriptor told(pipe[0]), teller(pipe[1]);
+  const pid_t child = ::fork();
+  if (child == 0) {
+    ::alarm(20);  // in case that it hangs
+    try {
+      ask();
+    } catch (const std::runtime_error&) {
+      core.reset();
+      if (::write(teller.get(), "x", 1) == 1) ::pause();
+    }
+    ::_exit(EXIT_FAILURE);
+  }
+  core->cancel(given_up);
+  given_up->wait_until(kNever);
+  CHECK(hangs_up(server));
+  server.reset();  // would wake the epoll if the old socket were still in it
+  const auto again = ask();
+  server = listener.accept();
+  say(server, kHello);
+  hear(server, "PING");
+  say(server, "+PONG\r\n");
+  again->wait_until(kNever);
+  CHECK(again->operations[0].status == Status::kOk);
+  pollfd ready{.fd = told.get(), .events = POLLIN, .revents = 0};
+  CHECK(::poll(&ready, 1, 10'000) == 1);
+  ::kill(child, SIGKILL);
+  ::waitpid(child, nullptr, 0);
 }
 
 TEST(queues_hear_of_each_batch_once) {

@@ -112,6 +112,32 @@ def test_the_core_hashes_as_the_format_says():
         assert _core.checksum(data) == checksum(data)
 
 
+def test_a_forked_child_is_refused_and_does_not_hang():
+    asked = threading.Event()
+
+    def keep_silent(sock: socket.socket) -> None:
+        while sock.recv(1000):
+            asked.set()
+
+    with answering(keep_silent) as transport:
+        transfer = transport.call("PING", deadline=soon(60))
+        assert asked.wait(10)
+        child = os.fork()
+        if child == 0:
+            signal.alarm(20)  # ends a child that hangs
+            with pytest.raises(RuntimeError, match="fork"):
+                transport.call("PING", deadline=soon(60))
+            with pytest.raises(RuntimeError, match="fork"):
+                transfer.wait(soon(60))
+            del transfer
+            transport.close()
+            del transport
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        transfer.cancel()
+        assert ended(transfer) == [Status.CANCELLED]
+
+
 class TestRealServer:
     pytestmark = pytest.mark.integration
 

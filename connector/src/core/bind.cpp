@@ -137,8 +137,10 @@ class Transfer {
       : core_(std::move(core)), batch_(std::move(batch)), memory_(std::move(memory)) {}
   Transfer(Transfer&&) = default;
   ~Transfer() {
-    // Dropped under way: nobody may touch the memory once it is released.
-    if (batch_ && !batch_->done()) {
+    // Dropped under way: nobody may touch the memory once it is released. In a forked child nobody
+    // does, and nobody would ever end the wait.
+    if (batch_ && !done()) {
+      if (core_->is_forked()) return;
       core_->cancel(batch_);
       const nb::gil_scoped_release release;
       batch_->wait_until(kNever);
@@ -157,20 +159,22 @@ class Transfer {
   }
 
   nb::bytes statuses() const {
-    std::string out;
-    for (std::size_t i = 0; i < batch_->visible; ++i) {
-      out += static_cast<char>(batch_->done() ? batch_->operations[i].status : Status::kPending);
+    std::string out(batch_->visible, static_cast<char>(Status::kPending));
+    if (done()) {
+      for (std::size_t i = 0; i < out.size(); ++i) {
+        out[i] = static_cast<char>(batch_->operations[i].status);
+      }
     }
     return nb::bytes(out.data(), out.size());
   }
 
   nb::object reply(std::size_t index) const {
-    if (!batch_->done() || index >= batch_->visible) return nb::none();
+    if (!done() || index >= batch_->visible) return nb::none();
     return to_python(batch_->operations[index].reply);
   }
 
   std::uint64_t serial() const { return batch_->serial; }
-  bool done() const { return batch_->done(); }
+  bool done() const { return !core_->is_forked() && batch_->done(); }
   bool claim() const { return batch_->claim(); }
   void cancel() const { core_->cancel(batch_); }
   std::string trouble() const { return batch_->trouble(); }
@@ -180,7 +184,8 @@ class Transfer {
  private:
   // Without the GIL, but with a look at Python's signals now and then.
   template <typename WaitUntil>
-  static bool wait_in_slices(double until_s, WaitUntil wait_until) {
+  bool wait_in_slices(double until_s, WaitUntil wait_until) const {
+    core_->check_process();
     const Time until = time_from_seconds(until_s);
     while (true) {
       bool done = false;

@@ -14,6 +14,7 @@ inline constexpr Time kNever = Time::max();
 // Seconds of time.monotonic() as a Time; what lies beyond any use becomes kNever.
 inline Time time_from_seconds(double seconds) {
   if (!(seconds < 4e9)) return kNever;
+  if (seconds < 0) return Time{};
   const std::chrono::duration<double> since_start(seconds);
   return Time(std::chrono::duration_cast<Duration>(since_start));
 }

@@ -62,36 +62,48 @@ void Connection::start(Time now) {
 }
 
 void Connection::connect_next(Time now) {
+  forget_session();
   while (state_ != State::kLost) {
-    if (now >= connect_until_) return lose(Loss::kConnect, "no connection in time");
     if (candidates_.empty()) {
       if (next_resolver_ == primary_->resolvers.size()) {
         return lose(Loss::kConnect, trouble_.empty() ? "no address is known" : trouble_);
       }
       auto& resolver = primary_->resolvers[next_resolver_];
       auto found = resolver.addresses(now);
-      if (!found) {
+      if (!found && now < connect_until_) {
         state_ = State::kResolving;
         look_again_at_ = now + kResolvePoll;
         return;
       }
       ++next_resolver_;
       endpoint_ = resolver.endpoint();
-      if (found->empty()) trouble_ = endpoint_.name() + ": no such host";
-      candidates_ = std::move(*found);
+      candidates_ = std::move(found).value_or(std::vector<SocketAddress>());
+      if (candidates_.empty()) {
+        trouble_ = endpoint_.name() + (found ? ": no such host" : ": not looked up in time");
+      }
+      connect_until_ = now + options_.connect_timeout;
       continue;
     }
     const auto address = candidates_.front();
     candidates_.erase(candidates_.begin());
-    stream_.close();
-    stream_ = Stream(begin_connect(address));
+    stream_ = Stream(begin_connect(address, options_.avoid_bbr));
     ++socket_serial_;
+    connect_until_ = now + options_.connect_timeout;
     if (stream_.is_open()) {
       state_ = State::kConnecting;
       return;
     }
     trouble_ = endpoint_.name() + ": " + std::generic_category().message(errno);
   }
+}
+
+// What an address that was given up may have left behind.
+void Connection::forget_session() {
+  stream_.close();
+  outbox_.clear();
+  parser_ = {};
+  reading_ = Reading::kLine;
+  text_start_ = text_end_ = 0;
 }
 
 void Connection::on_ready(std::uint32_t events, Time now) {
@@ -199,6 +211,7 @@ void Connection::give_up(const Ref& ref, Status status, Time now) {
   if (status == Status::kTimeout && (state_ != State::kReady || now - moved_at_ >= kFair)) {
     blame(*primary_, *ref.batch, now);
   }
+  if (status == Status::kCancelled) primary_->breaker.forgive();
   ref.batch->settle_whole(ref.index, status);
 }
 
@@ -291,7 +304,10 @@ void Connection::on_time(Time now) {
     case State::kConnecting:
     case State::kTls:
     case State::kHello:
-      if (now >= connect_until_) lose(Loss::kConnect, endpoint_.name() + ": no answer in time");
+      if (now >= connect_until_) {
+        trouble_ = endpoint_.name() + ": no answer in time";
+        connect_next(now);
+      }
       break;
     case State::kReady:
       if (!in_flight_.empty() && now >= moved_at_ + options_.stall) {

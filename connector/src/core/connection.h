@@ -75,6 +75,7 @@ class Connection {
   int fd() const { return stream_.fd(); }
   std::uint32_t socket_serial() const { return socket_serial_; }
   std::uint32_t interest() const;
+  void watched_by(int epoll) { stream_.watched_by(epoll); }
 
  private:
   enum class State : std::uint8_t { kResolving, kConnecting, kTls, kHello, kReady, kLost };
@@ -82,6 +83,7 @@ class Connection {
 
   // connection.cpp
   void connect_next(Time now);
+  void forget_session();
   void begin_session(Time now);
   void say_hello(Time now);
   void on_hello(const resp::Reply& reply, Time now);

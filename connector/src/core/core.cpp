@@ -1,6 +1,9 @@
 #include "core.h"
 
+#include <unistd.h>
+
 #include <algorithm>
+#include <cstdlib>
 #include <mutex>
 #include <stdexcept>
 #include <thread>
@@ -25,6 +28,8 @@ Options completed(Options options) {
     options.io_threads = std::clamp(cores / 2, std::min(cores, 4U), kMostIoThreads);
   }
   options.lanes = std::max(options.lanes, 1U);
+  // Read here, by the thread that may also write the environment.
+  if (std::getenv("NEVE_KEEP_CONGESTION_CONTROL") != nullptr) options.avoid_bbr = false;
   return options;
 }
 
@@ -37,9 +42,22 @@ Core::Core(const Options& options, const Address& address) : options_(completed(
   }
 }
 
-Core::~Core() { close(); }
+Core::~Core() {
+  close();
+  // A child has the threads' memory without the threads: nothing in it can be ended or freed.
+  if (is_forked()) {
+    for (auto& thread : threads_) static_cast<void>(thread.release());
+  }
+}
+
+bool Core::is_forked() const { return ::getpid() != pid_; }
+
+void Core::check_process() const {
+  if (is_forked()) throw std::runtime_error("made before a fork: make another one in the child");
+}
 
 void Core::readdress(const Address& address) {
+  check_process();
   Access access{options_, address.username, address.password, nullptr};
   if (address.tls) access.tls = std::make_shared<const TlsContext>(*address.tls);
   std::vector<Endpoint> seeds;
@@ -54,6 +72,7 @@ void Core::readdress(const Address& address) {
 }
 
 void Core::close() {
+  if (is_forked()) return;
   {
     const std::unique_lock gate(gate_);
     if (closed_.exchange(true, std::memory_order_acq_rel)) return;
@@ -65,6 +84,7 @@ void Core::close() {
 
 std::shared_ptr<Batch> Core::get(const Keyspace& keys, std::span<const GetRequest> requests,
                                  bool touch, Time deadline) {
+  check_process();
   auto plan = plan_get(keys, requests, touch, deadline, *topology_.map(), lanes(), next_lane());
   submit(plan);
   return plan.batch;
@@ -72,12 +92,14 @@ std::shared_ptr<Batch> Core::get(const Keyspace& keys, std::span<const GetReques
 
 std::shared_ptr<Batch> Core::put(const Keyspace& keys, std::span<const PutRequest> requests,
                                  Time deadline, Urgency urgency) {
+  check_process();
   auto plan = plan_put(keys, requests, deadline, urgency, *topology_.map(), lanes(), next_lane());
   submit(plan);
   return plan.batch;
 }
 
 std::shared_ptr<Batch> Core::call(std::vector<CallRequest> requests, Time deadline) {
+  check_process();
   auto plan = plan_calls(std::move(requests), deadline, *topology_.map(), lanes());
   submit(plan);
   return plan.batch;
@@ -85,6 +107,7 @@ std::shared_ptr<Batch> Core::call(std::vector<CallRequest> requests, Time deadli
 
 std::shared_ptr<Batch> Core::match(const Keyspace& keys, std::span<const BlockId> ids,
                                    Time deadline, MatchPlan& plan) {
+  check_process();
   plan = plan_match(keys, ids, deadline, *topology_.map(), lanes());
   submit(plan.plan);
   return plan.plan.batch;
@@ -132,6 +155,7 @@ void Core::post(Parcel parcel) {
 }
 
 void Core::cancel(const std::shared_ptr<Batch>& batch) {
+  check_process();
   batch->cancel();
   const std::shared_lock gate(gate_);
   if (closed_.load(std::memory_order_acquire)) return;
@@ -196,8 +220,10 @@ void Core::ask_topology(const std::shared_ptr<Primary>& primary) {
   command::begin(operation.command, 2);
   command::argument(operation.command, std::string_view("CLUSTER"));
   command::argument(operation.command, std::string_view("SLOTS"));
+  const auto& resolvers = primary->resolvers;  // none: no seed was an address
   batch->on_done = [this, generation = topology_.generation(),
-                    asked = primary->resolvers.front().endpoint()](Batch& done) {
+                    asked = resolvers.empty() ? Endpoint{} : resolvers.front().endpoint()](
+                       Batch& done) {
     const auto& answer = done.operations.front();
     if (answer.status == Status::kOk) {
       if (const auto ranges = read_slots(answer.reply, asked)) {
@@ -213,6 +239,7 @@ void Core::ask_topology(const std::shared_ptr<Primary>& primary) {
 }
 
 BreakerState Core::breaker() const {
+  check_process();
   const auto map = topology_.map();
   auto worst = BreakerState::kClosed;
   bool all_open = true;
@@ -225,13 +252,17 @@ BreakerState Core::breaker() const {
 }
 
 bool Core::refuses() const {
+  check_process();
   const auto map = topology_.map();
   const auto now = Clock::now();
   return std::all_of(map->primaries.begin(), map->primaries.end(),
                      [now](const auto& primary) { return primary->breaker.is_open(now); });
 }
 
-std::size_t Core::primaries() const { return topology_.map()->primaries.size(); }
+std::size_t Core::primaries() const {
+  check_process();
+  return topology_.map()->primaries.size();
+}
 
 Counters Core::counters() const {
   return {io_counters_.connections_opened.load(std::memory_order_relaxed),

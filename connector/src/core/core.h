@@ -1,6 +1,9 @@
 // The client core: its I/O threads, what it knows of the servers, and how batches get under way.
-// All methods are for any thread and never wait for the network.
+// All methods are for any thread and never wait for the network. In a child that was forked since,
+// which has none of the threads, all but `close` and `is_forked` throws std::runtime_error.
 #pragma once
+
+#include <unistd.h>
 
 #include <atomic>
 #include <cstdint>
@@ -63,6 +66,9 @@ class Core final : public Router {
   void reroute(const Ref& ref, const ServerError& error, Time now) override;
   void suspect_topology(bool clustered, Time now) override;
 
+  bool is_forked() const;
+  void check_process() const;  // throws in a forked child
+
  private:
   void submit(Plan& plan);
   void post(Parcel parcel);
@@ -70,6 +76,7 @@ class Core final : public Router {
   std::uint32_t lanes() const { return options_.lanes; }
   std::uint32_t next_lane() { return turn_.fetch_add(1, std::memory_order_relaxed); }
 
+  const pid_t pid_ = ::getpid();
   const Options options_;
   Topology topology_;
   IoCounters io_counters_;

@@ -37,6 +37,8 @@ Status fate(Loss loss, const Ref& ref, Time now) {
   if (operation.sent && operation.kind == Kind::kCall && !operation.idempotent) {
     return Status::kUnavailable;
   }
+  // Closed for another batch's sake: that says nothing of the server, and the deadline bounds it.
+  if (loss == Loss::kCancelled || loss == Loss::kLate) return Status::kPending;
   return operation.losses++ < kMostLosses ? Status::kPending : Status::kUnavailable;
 }
 
@@ -151,6 +153,7 @@ void IoThread::deliver(Parcel parcel, Time now) {
     const auto status = late                 ? Status::kTimeout
                         : batch->cancelled() ? Status::kCancelled
                                              : Status::kClosed;
+    parcel.primary->breaker.forgive();
     for (const auto index : parcel.operations) {
       if (batch->operations[index].kind != Kind::kPut) batch->settle_whole(index, status);
     }
@@ -239,6 +242,9 @@ void IoThread::bury(Slot& slot, Time now) {
       case Loss::kLate:
         if (now >= ref.batch->deadline) blame(primary, *ref.batch, now);
         break;
+      case Loss::kCancelled:
+        if (ref.batch->cancelled()) primary.breaker.forgive();
+        break;
       default:
         break;
     }
@@ -265,12 +271,13 @@ void IoThread::watch(Slot& slot) {
   epoll_event event{};
   event.events = interest;
   event.data.ptr = &slot;
-  // A closed socket left epoll by itself, even if the new one has its number.
+  // A closed socket has left epoll, even if the new one has its number.
   const int operation = serial == slot.socket_serial ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
   if (::epoll_ctl(epoll_.get(), operation, fd, &event) != 0) {
     slot.connection->lose(Loss::kConnect, "cannot watch the socket");
     return bury(slot, Clock::now());
   }
+  slot.connection->watched_by(epoll_.get());
   slot.socket_serial = serial;
   slot.interest = interest;
 }

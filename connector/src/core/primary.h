@@ -25,8 +25,9 @@ struct Options {
   // Payloads asked for and not yet received, of each primary (docs/decisions/004-sockets.md).
   std::size_t window_bytes = std::size_t{4} << 20;
   std::size_t most_bytes = std::size_t{4} << 30;  // of all batches under way; more is dropped
-  Duration connect_timeout = std::chrono::seconds(1);
+  Duration connect_timeout = std::chrono::seconds(1);  // of each address that is tried
   Duration stall = std::chrono::seconds(2);  // in flight without a byte moving: given up
+  bool avoid_bbr = true;  // docs/decisions/004-sockets.md
 };
 
 // What every connection of one address needs. Immutable.
@@ -45,7 +46,7 @@ struct Primary {
     for (auto& endpoint : endpoints) resolvers.emplace_back(std::move(endpoint));
   }
 
-  std::deque<Resolver> resolvers;  // alternatives, in order; never empty
+  std::deque<Resolver> resolvers;  // alternatives, in order; none when no seed was an address
   const std::shared_ptr<const Access> access;
   const std::uint32_t ordinal;  // spreads lanes over the I/O threads
   Breaker breaker;

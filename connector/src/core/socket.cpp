@@ -7,7 +7,6 @@
 #include <sys/un.h>
 
 #include <cerrno>
-#include <cstdlib>
 #include <cstring>
 #include <string_view>
 #include <thread>
@@ -73,8 +72,7 @@ void set_option(int fd, int level, int name, int value) {
 
 // With bbr, the default of some hosts, a loopback or LAN stream falls to a tenth. An unprivileged
 // process may set only what net.ipv4.tcp_allowed_congestion_control names.
-void avoid_bbr(int fd) {
-  if (std::getenv("NEVE_KEEP_CONGESTION_CONTROL") != nullptr) return;
+void choose_congestion_control(int fd) {
   for (const std::string_view kind : {"cubic", "reno"}) {
     if (::setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, kind.data(),
                      static_cast<socklen_t>(kind.size())) == 0) {
@@ -114,14 +112,14 @@ std::optional<std::vector<SocketAddress>> Resolver::addresses(Time now) {
   return std::nullopt;
 }
 
-Descriptor begin_connect(const SocketAddress& address) {
+Descriptor begin_connect(const SocketAddress& address, bool avoid_bbr) {
   const int family = address.storage.ss_family;
   Descriptor fd(::socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
   if (!fd.is_open()) return fd;
   if (family != AF_UNIX) {
     set_option(fd.get(), IPPROTO_TCP, TCP_NODELAY, 1);
     set_option(fd.get(), SOL_SOCKET, SO_KEEPALIVE, 1);
-    avoid_bbr(fd.get());
+    if (avoid_bbr) choose_congestion_control(fd.get());
   }
   const auto* generic = reinterpret_cast<const sockaddr*>(&address.storage);
   if (::connect(fd.get(), generic, address.size) == 0 || errno == EINPROGRESS) return fd;

@@ -46,7 +46,7 @@ class Resolver {
 };
 
 // A socket that is connecting or connected; not open when that failed at once (see errno).
-Descriptor begin_connect(const SocketAddress& address);
+Descriptor begin_connect(const SocketAddress& address, bool avoid_bbr);
 
 // 0 once `fd`, reported writable, is connected; else the errno of the failure.
 int connect_error(int fd);

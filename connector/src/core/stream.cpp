@@ -1,9 +1,11 @@
 #include "stream.h"
 
+#include <sys/epoll.h>
 #include <sys/socket.h>
 
 #include <cerrno>
 #include <system_error>
+#include <utility>
 
 namespace neve {
 
@@ -61,6 +63,9 @@ IoResult Stream::write(std::span<const iovec> from, std::size_t& count) {
 
 void Stream::close() {
   tls_.reset();
+  if (!fd_.is_open()) return;
+  if (epoll_ >= 0) ::epoll_ctl(std::exchange(epoll_, -1), EPOLL_CTL_DEL, fd_.get(), nullptr);
+  ::shutdown(fd_.get(), SHUT_RDWR);
   fd_.reset();
 }
 

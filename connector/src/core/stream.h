@@ -34,6 +34,10 @@ class Stream {
   bool is_tls() const { return tls_.has_value(); }
   // TLS may have to write in order to read: then readability is not enough to go on.
   bool wants_write() const { return wants_write_; }
+  // Which epoll `close` has to take the socket out of.
+  void watched_by(int epoll) { epoll_ = epoll; }
+  // Ends the connection and the watch even where a forked child still holds the socket: closing
+  // alone would leave both to the child.
   void close();
   std::string trouble() const;
 
@@ -43,6 +47,7 @@ class Stream {
   Descriptor fd_;  // closed after the session that uses it
   std::optional<TlsSession> tls_;
   bool wants_write_ = false;
+  int epoll_ = -1;
   int errno_ = 0;
 };
 

@@ -1,4 +1,4 @@
-// TLS by the host's OpenSSL 3, loaded when first asked for (docs/decisions/tls.md).
+// TLS by the host's OpenSSL 3, loaded when first asked for (docs/decisions/002-native-core.md).
 #pragma once
 
 #include <cstddef>

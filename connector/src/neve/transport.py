@@ -78,7 +78,8 @@ class Transport:
     """Connections to the servers of one address. For any thread; nothing here blocks but `execute`.
 
     `connections`: for block bytes, to each primary; short commands have another one.
-    Deadlines are `time.monotonic()` values. Not usable in a forked child: make it after the fork.
+    Deadlines are `time.monotonic()` values. In a forked child all but `close` raises
+    `RuntimeError`: make another one there.
     """
 
     def __init__(
