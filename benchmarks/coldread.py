@@ -1,10 +1,11 @@
 """Which library reads segments from S3: ranged GETs into the caller's buffers, many in flight.
 
-    python benchmarks/coldread.py [--streams 8] [--range-mib 8] [--mib 256] [--rounds 5]
+    python benchmarks/coldread.py [--streams 8] [--range-mib 16] [--mib 128] [--rounds 5] [--tls]
 
-One weed, one object of incompressible bytes, the same ranges for every library, in turn, round by
-round. `raw` are plain loopback sockets of the same number (raw.c), the ceiling of this machine.
-"credentials" says what a node would have to hold: presigned addresses are what Neve gives out.
+One weed, one object of incompressible blocks of 2 MiB, the same ranges for every library, in turn,
+round by round. `neve` is our own reader, the only one that also verifies every block. `raw` are
+plain loopback sockets of the same number (raw.c), the ceiling of this machine.
+"needs" says what a node would have to hold: presigned addresses are what Neve gives out.
 The choice and its reasons: docs/decisions/005-cold-reads.md.
 """
 
@@ -14,6 +15,7 @@ import json
 import os
 import resource
 import socket
+import ssl
 import statistics
 import subprocess
 import sys
@@ -23,27 +25,59 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
-import obstore
 import urllib3
-from obstore.store import HTTPStore, S3Store
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "benchmarks")]
+# obstore is a peer: it comes last, so that neve's own packages stay what they are.
+sys.path += [str(path) for path in ROOT.glob(".venv-bench/lib/python*/site-packages")]
 
+import obstore  # noqa: E402
 from datapath import Child, compile_raw  # noqa: E402
+from obstore.store import HTTPStore, S3Store  # noqa: E402
 from valkeys import free_ports, run_s  # noqa: E402
 
+from certificates import issue, make_ca  # noqa: E402
+from neve.block import HEADER_BYTES, BlockHeader, checksum, encode_header  # noqa: E402
+from neve.cold import ColdBlock, ColdReader, plan_ranges  # noqa: E402
+from neve.transfer import Job, JobPool, Transfer, Urgency  # noqa: E402
 from servers import S3Server  # noqa: E402
 
 KEY = "segment"
+BLOCK_BYTES = 2 << 20  # with its header
 PIECE_BYTES = 1 << 18  # as neve.cold read before
+DEADLINE_S = 60.0
 
 Ranges = list[tuple[int, int]]  # first byte, number of bytes
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the object is. `ca`: of who signed the server's certificate; None without TLS."""
+
+    server: S3Server
+    bucket: str
+    streams: int
+    ca: Path | None
+
+    @property
+    def endpoint(self) -> str:
+        if self.ca is None:
+            return self.server.endpoint
+        return f"https://127.0.0.1:{self.server.https_port}"
+
+    def client(self) -> Any:
+        return self.server.client(endpoint=self.endpoint, verify=str(self.ca) if self.ca else None)
+
+    def context(self) -> ssl.SSLContext:
+        return ssl.create_default_context(cafile=self.ca)
 
 
 class Reader:
@@ -51,11 +85,13 @@ class Reader:
 
     credentials = "presigned"
 
-    def __init__(self, server: S3Server, bucket: str, streams: int) -> None:
-        self.server, self.bucket, self.streams = server, bucket, streams
-        self.threads = ThreadPoolExecutor(streams)
-        self.url = server.client().generate_presigned_url(
-            "get_object", Params={"Bucket": bucket, "Key": KEY}
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self.threads = ThreadPoolExecutor(place.streams)
+        self.url = str(
+            place.client().generate_presigned_url(
+                "get_object", Params={"Bucket": place.bucket, "Key": KEY}
+            )
         )
         self.open()
 
@@ -70,27 +106,51 @@ class Reader:
         list(self.threads.map(self.read, [first for first, _ in ranges], views))
 
 
+class Neve(Reader):
+    """Our own: plans the ranges itself, scatters the payloads, verifies each block."""
+
+    def open(self) -> None:
+        self.pool = JobPool(self.place.streams, "cold")
+        self.reader = ColdReader(
+            lambda numbers, timeout_s: (dict.fromkeys(numbers, self.url), 3600.0),
+            context=self.place.context(),
+        )
+
+    def read_all(self, ranges: Ranges, target: memoryview) -> None:
+        del ranges
+        blocks = [
+            ColdBlock(i, block_id(i), 1, at, target[at + HEADER_BYTES : at + BLOCK_BYTES])
+            for i, at in enumerate(range(0, len(target), BLOCK_BYTES))
+        ]
+        transfer = Transfer(len(blocks), time.monotonic() + DEADLINE_S)
+        groups = plan_ranges(blocks, streams=self.place.streams)
+        jobs = [Job(partial(self._read, group, transfer), transfer) for group in groups]
+        self.pool.submit(jobs, Urgency.LOAD)
+        transfer.end_job()
+        if any(transfer.wait()):
+            raise RuntimeError("neve missed a block")
+        for block in blocks:
+            target[block.offset : block.offset + HEADER_BYTES] = block.header
+
+    def _read(self, group: list[ColdBlock], transfer: Transfer) -> None:
+        outcomes, trouble = self.reader.read(group, deadline=transfer.deadline)
+        if trouble is not None:
+            raise trouble
+        for block, outcome in zip(group, outcomes, strict=True):
+            transfer.settle(block.index, outcome)
+
+
 class Boto3(Reader):
     """boto3, `readinto` of the streaming body."""
 
     credentials = "keys"
 
     def open(self) -> None:
-        import boto3
-        from botocore.config import Config
-
-        self.client = boto3.client(
-            "s3",
-            endpoint_url=self.server.endpoint,
-            aws_access_key_id=self.server.access_key,
-            aws_secret_access_key=self.server.secret_key,
-            region_name=self.server.region,
-            config=Config(max_pool_connections=self.streams, s3={"addressing_style": "path"}),
-        )
+        self.client = self.place.client()
 
     def read(self, offset: int, view: memoryview) -> None:
         span = f"bytes={offset}-{offset + len(view) - 1}"
-        body = self.client.get_object(Bucket=self.bucket, Key=KEY, Range=span)["Body"]
+        body = self.client.get_object(Bucket=self.place.bucket, Key=KEY, Range=span)["Body"]
         while view:
             view = view[body.readinto(view) :]
         body.close()
@@ -102,15 +162,20 @@ class Obstore(Reader):
     credentials = "keys"
 
     def open(self) -> None:
+        server = self.place.server
         self.store: Any = S3Store(
-            self.bucket,
-            endpoint=self.server.endpoint,
-            access_key_id=self.server.access_key,
-            secret_access_key=self.server.secret_key,
-            region=self.server.region,
-            client_options={"allow_http": True},
+            self.place.bucket,
+            endpoint=self.place.endpoint,
+            access_key_id=server.access_key,
+            secret_access_key=server.secret_key,
+            region=server.region,
+            client_options=self.options(),
             virtual_hosted_style_request=False,
         )
+
+    def options(self) -> Any:
+        """It takes no CA file: here it believes every server, which costs nothing to speak of."""
+        return {"allow_http": True, "allow_invalid_certificates": True}
 
     def read(self, offset: int, view: memoryview) -> None:
         data = obstore.get_range(self.store, KEY, start=offset, length=len(view))
@@ -124,15 +189,16 @@ class ObstorePresigned(Obstore):
 
     def open(self) -> None:
         folder, _, query = self.url.partition(f"/{KEY}?")
-        options: Any = {"allow_http": True}
-        self.store = HTTPStore.from_url(f"{folder}?{query}", client_options=options)
+        self.store = HTTPStore.from_url(f"{folder}?{query}", client_options=self.options())
 
 
 class Urllib3(Reader):
     """urllib3, pieces copied into the buffer: what neve.cold did."""
 
     def open(self) -> None:
-        self.pool = urllib3.PoolManager(maxsize=self.streams, retries=False)
+        self.pool = urllib3.PoolManager(
+            maxsize=self.place.streams, retries=False, ssl_context=self.place.context()
+        )
 
     def get(self, offset: int, size: int) -> Any:
         return self.pool.request(
@@ -162,14 +228,23 @@ class HttpClient(Reader):
         parts = urlsplit(self.url)
         self.where, self.path = parts.netloc, f"{parts.path}?{parts.query}"
 
-    def read(self, offset: int, view: memoryview) -> None:
+    def ask(self, offset: int, size: int) -> http.client.HTTPResponse:
         if not hasattr(self.local, "connection"):
-            self.local.connection = http.client.HTTPConnection(self.where)
-        span = f"bytes={offset}-{offset + len(view) - 1}"
-        self.local.connection.request("GET", self.path, headers={"Range": span})
-        response = self.local.connection.getresponse()
+            self.local.connection = (
+                http.client.HTTPConnection(self.where)
+                if self.place.ca is None
+                else http.client.HTTPSConnection(self.where, context=self.place.context())
+            )
+        connection: http.client.HTTPConnection = self.local.connection
+        span = f"bytes={offset}-{offset + size - 1}"
+        connection.request("GET", self.path, headers={"Range": span})
+        response = connection.getresponse()
         if response.status != 206:
             raise RuntimeError(f"S3 answered {response.status}")
+        return response
+
+    def read(self, offset: int, view: memoryview) -> None:
+        response = self.ask(offset, len(view))
         while view:
             view = view[response.readinto(view) :]
         response.read()
@@ -182,24 +257,19 @@ class Recv(HttpClient):
     """
 
     def read(self, offset: int, view: memoryview) -> None:
-        if not hasattr(self.local, "connection"):
-            self.local.connection = http.client.HTTPConnection(self.where)
-        connection = self.local.connection
-        span = f"bytes={offset}-{offset + len(view) - 1}"
-        connection.request("GET", self.path, headers={"Range": span})
-        response = connection.getresponse()
-        if response.status != 206:
-            raise RuntimeError(f"S3 answered {response.status}")
+        response = self.ask(offset, len(view))
+        sock = self.local.connection.sock
         ahead = response.fp.peek()[: len(view)]  # what came with the head
         view[: len(ahead)] = ahead
         view = view[len(ahead) :]
         while view:
-            view = view[connection.sock.recv_into(view, len(view), socket.MSG_WAITALL) :]
+            view = view[sock.recv_into(view, len(view), socket.MSG_WAITALL) :]
         response.length = None
         response.close()
 
 
 READERS: dict[str, type[Reader]] = {
+    "neve": Neve,
     "boto3": Boto3,
     "obstore": Obstore,
     "obstore-http": ObstorePresigned,
@@ -235,19 +305,39 @@ def spinning() -> Iterator[None]:
         thread.join()
 
 
-def measure(options: argparse.Namespace, server: S3Server, raw: Child) -> dict[str, Any]:
-    size = options.mib << 20
+def block_id(number: int) -> bytes:
+    return number.to_bytes(16, "big")
+
+
+def make_blocks(size: int) -> np.ndarray:
+    """Valid blocks of incompressible bytes, one behind the other, as in a segment."""
     data = np.random.default_rng(1).integers(0, 256, size, np.uint8)
+    for number, at in enumerate(range(0, size, BLOCK_BYTES)):
+        payload = data[at + HEADER_BYTES : at + BLOCK_BYTES]
+        id_, sum_ = block_id(number), checksum(payload)
+        header = BlockHeader(id_, bytes(16), 256, len(payload), sum_, bytes(4))
+        data[at : at + HEADER_BYTES] = np.frombuffer(encode_header(header), np.uint8)
+    return data
+
+
+def measure(
+    options: argparse.Namespace, server: S3Server, ca: Path | None, raw: Child
+) -> dict[str, Any]:
+    size = options.mib << 20
+    data = make_blocks(size)
     bucket = server.bucket("bench")
     server.client().put_object(Bucket=bucket, Key=KEY, Body=data.tobytes())
     part = options.range_mib << 20
     ranges = [(first, min(part, size - first)) for first in range(0, size, part)]
     target = np.zeros(size, np.uint8)
-    readers = {name: READERS[name](server, bucket, options.streams) for name in options.only}
+    place = Place(server, bucket, options.streams, ca)
+    names = [name for name in options.only if ca is None or name != "recv"]
+    readers = {name: READERS[name](place) for name in names}
     rows: dict[str, list[tuple[float, float, float]]] = {}
     assert server.process is not None
     for number in range(options.rounds + 1):
-        for name, reader in readers.items():
+        for name in [*names[number % len(names) :], *names[: number % len(names)]]:
+            reader = readers[name]
             if number:
                 with spinning():
                     began = time.perf_counter()
@@ -292,11 +382,12 @@ def table(result: dict[str, Any]) -> str:
 
     lines = [
         f"{options['mib']} MiB in ranges of {options['range_mib']} MiB, {options['streams']} at a "
-        f"time; {result['cores']} cores, load {result['load'][0]:.1f}, {options['rounds']} rounds",
+        f"time, {'https' if options['tls'] == 'True' else 'http'}; {result['cores']} cores, "
+        f"load {result['load'][0]:.1f}, {options['rounds']} rounds",
         f"{'':12} {'GB/s':>6} {'min … max':>13} {'/raw':>5} {'CPU s/GB':>9} {'of weed':>8} "
         f"{'GB/s, spin':>11}  needs",
     ]
-    for name in [name for name in rows if not name.endswith(", spin")]:
+    for name in [name for name in (*READERS, "raw") if name in rows]:
         speeds = [row[0] for row in rows[name]]
         spin = f"{middle(f'{name}, spin', 0):.2f}" if name != "raw" else "—"
         lines.append(
@@ -310,9 +401,10 @@ def table(result: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--streams", type=int, default=8)
-    parser.add_argument("--range-mib", type=int, default=8)
-    parser.add_argument("--mib", type=int, default=256)
+    parser.add_argument("--range-mib", type=int, default=16)
+    parser.add_argument("--mib", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--tls", action="store_true", help="https; raw stays plain")
     parser.add_argument("--only", nargs="*", default=list(READERS))
     parser.add_argument("--out", type=Path, default=ROOT / "var/bench")
     options = parser.parse_args()
@@ -324,8 +416,14 @@ def main() -> None:
         sizes = [options.streams, 2 << 20, options.streams * 4]
         raw = Child("raw", [str(program), "client", str(port), *map(str, sizes)], dict(os.environ))
         raw.wait_ready()
-        with tempfile.TemporaryDirectory() as folder, S3Server(Path(folder)) as server:
-            result = measure(options, server, raw)
+        with tempfile.TemporaryDirectory() as name:
+            folder, tls = Path(name), None
+            if options.tls:
+                make_ca(folder, "ca")
+                issue(folder, "ca", "server", "IP:127.0.0.1")
+                tls = (folder / "server.crt", folder / "server.key")
+            with S3Server(folder, tls=tls) as server:
+                result = measure(options, server, folder / "ca.crt" if tls else None, raw)
         raw.end()
     finally:
         serve.kill()

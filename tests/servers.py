@@ -200,14 +200,26 @@ class ValkeyServer(Server):
 
 
 class S3Server(Server):
-    """SeaweedFS with one identity that may do everything. Starts in about 3.5 s."""
+    """SeaweedFS with one identity that may do everything. Starts in about 3.5 s.
+
+    `tls`: files of a certificate and its key; then it also speaks https, on `https_port`.
+    """
 
     name = "weed"
     region = "us-east-1"
 
-    def __init__(self, folder: Path, *, port: int = 0, keys: tuple[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        port: int = 0,
+        keys: tuple[str, str] | None = None,
+        tls: tuple[Path, Path] | None = None,
+    ) -> None:
         super().__init__(folder)
-        self.port = port or free_port(8)
+        self.port = port or free_port(9)
+        self.https_port = self.port + 8
+        self.tls = tls
         self.endpoint = f"http://127.0.0.1:{self.port}"
         self.access_key, self.secret_key = keys or (
             "AK" + secrets.token_hex(8),
@@ -218,13 +230,18 @@ class S3Server(Server):
     def command(self) -> list[str]:
         config = self.folder / "s3.json"
         config.write_text(json.dumps(s3_identity(self.access_key, self.secret_key)))
-        return [str(ROOT / "deploy/weed"), str(self.folder), str(self.port)]
+        command = [str(ROOT / "deploy/weed"), str(self.folder), str(self.port)]
+        if self.tls is not None:
+            files = [f"-s3.cert.file={self.tls[0]}", f"-s3.key.file={self.tls[1]}"]
+            command += [*files, f"-s3.port.https={self.https_port}"]
+        return command
 
-    def client(self, *, attempts: int = 2, port: int | None = None):
-        """`port`: of a proxy before it."""
+    def client(self, *, attempts: int = 2, endpoint: str | None = None, verify: str | None = None):
+        """`endpoint`: another way to it, as by https or a proxy. `verify`: a CA's file."""
         return boto3.client(
             "s3",
-            endpoint_url=f"http://127.0.0.1:{port}" if port else self.endpoint,
+            endpoint_url=endpoint or self.endpoint,
+            verify=verify,
             aws_access_key_id=self.access_key,
             aws_secret_access_key=self.secret_key,
             region_name=self.region,

@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cache_endpoint import TENANT_ID, CacheEndpoint
+from certificates import issue, make_ca
 from chains import PAYLOAD, Chain, connect, counters
 from cutting_proxy import CuttingProxy
 from neve.block import HEADER_BYTES, decode_header
@@ -47,12 +49,12 @@ class Store:
         self.keys: dict[int, str] = {}
         self.numbers = itertools.count(1)
 
-    def url(self, number: int, *, expires_s: int = 600, port: int | None = None) -> str | None:
-        """`port`: of a proxy; the address is signed for it."""
+    def url(self, number: int, *, expires_s: int = 600, endpoint: str | None = None) -> str | None:
+        """`endpoint`: another way to it; the address is signed for that one."""
         if number not in self.keys:
             return None
         where = {"Bucket": self.bucket, "Key": self.keys[number]}
-        client = self.s3 if port is None else self.server.client(port=port)
+        client = self.s3 if endpoint is None else self.server.client(endpoint=endpoint)
         return client.generate_presigned_url("get_object", Params=where, ExpiresIn=expires_s)
 
     def flush(
@@ -194,8 +196,7 @@ class TestS3:
         chain.put()
         store.flush(chain)
         with FaultProxy(s3.port) as proxy, proxy.trouble("s3_flip_answer", seed=1):
-            port = int(proxy.url.rpartition(":")[2])
-            endpoint.segment_url = lambda number: store.url(number, port=port)
+            endpoint.segment_url = lambda number: store.url(number, endpoint=proxy.url)
             assert chain.get() == [None] * 5
             assert (chain.back == chain.sent).all()
             assert proxy.hits["s3_flip_answer"] == 1
@@ -281,7 +282,8 @@ class TestS3:
             number = store.flush(chain)
             cuts = [700, None, 300_000, 5_000_000, 131_072, 1, 2_000_000]
             with CuttingProxy(s3.port, cuts) as proxy:
-                endpoint.segment_url = lambda _: store.url(number, port=proxy.port)
+                way = f"http://127.0.0.1:{proxy.port}"
+                endpoint.segment_url = lambda _: store.url(number, endpoint=way)
                 assert chain.get() == [None] * 200
                 assert proxy.cuts > 0
             assert (chain.back == chain.sent).all()
@@ -313,6 +315,48 @@ class TestS3:
             ]
             assert reader.read(blocks, deadline=time.monotonic() + 5) == ([None, None], None)
             assert reader.connections.count() == 1
+
+
+@pytest.fixture(scope="module")
+def https(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    folder = Path(tmp_path_factory.mktemp("https"))
+    make_ca(folder, "ca")
+    issue(folder, "ca", "server", "IP:127.0.0.1")
+    with S3Server(folder, tls=(folder / "server.crt", folder / "server.key")) as server:
+        yield server
+
+
+@pytest.mark.integration
+class TestHttps:
+    @pytest.fixture
+    def chain(self, https, clean_hot, hot, endpoint, monkeypatch) -> Iterator[Chain]:
+        """In S3, with addresses that begin with https."""
+        monkeypatch.setenv("SSL_CERT_FILE", str(https.tls[0].with_name("ca.crt")))
+        store = Store(https, clean_hot, hot)
+        way = f"https://127.0.0.1:{https.https_port}"
+        endpoint.segment_url = lambda number: store.url(number, endpoint=way)
+        with connect(endpoint, promote=False) as client:
+            chain = Chain(client, 40)
+            chain.put()
+            store.flush(chain)
+            yield chain
+
+    def test_blocks_come_back_byte_for_byte(self, chain):
+        for _ in range(2):
+            chain.back[:] = 0
+            assert chain.get() == [None] * 40
+            assert (chain.back == chain.sent).all()
+
+    def test_a_server_that_stops_costs_no_more_than_the_deadline(self, chain, https):
+        assert chain.get() == [None] * 40
+        os.kill(https.process.pid, signal.SIGSTOP)
+        try:
+            started = time.monotonic()
+            assert chain.get(deadline_s=0.4) == [MissReason.TIMEOUT] * 40
+            assert time.monotonic() - started < 5
+        finally:
+            os.kill(https.process.pid, signal.SIGCONT)
+        assert chain.get() == [None] * 40
 
 
 def planned(places: list[tuple[int, int, int]]) -> list[ColdBlock]:

@@ -5,6 +5,7 @@ import random
 import select
 import socket
 import ssl
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -67,8 +68,22 @@ class TimedSocket:
         self._sock.sendall(data)
 
     def recv_into(self, view: memoryview) -> int:
-        self._sock.settimeout(seconds_left(self.deadline))
-        return self._sock.recv_into(view)
+        """At least a byte, or 0 at the end; a large view whole.
+
+        Each call takes the GIL once, and a slow stream would need many: plain sockets leave the
+        waiting to the kernel. TLS gives a record at a time, 16 KiB.
+        """
+        left = seconds_left(self.deadline)
+        if isinstance(self._sock, ssl.SSLSocket) or len(view) <= _AHEAD_BYTES:
+            self._sock.settimeout(left)
+            return self._sock.recv_into(view)
+        # The kernel's own timeout counts all waits of one call, unlike Python's.
+        self._sock.settimeout(None)
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(left))
+        try:
+            return self._sock.recv_into(view, 0, socket.MSG_WAITALL)
+        except BlockingIOError:
+            raise TimeoutError("timed out") from None
 
     def makefile(self, *_: object, **__: object) -> io.BufferedReader:
         return io.BufferedReader(_Incoming(self), _AHEAD_BYTES)
@@ -89,6 +104,11 @@ class TimedSocket:
         poll = select.poll()
         poll.register(self._sock, select.POLLIN)
         return not poll.poll(0)
+
+
+def _timeval(seconds: float) -> bytes:
+    """As setsockopt wants it; never 0, which would mean for ever. Source: socket(7)."""
+    return struct.pack("@ll", int(seconds), max(1, int(seconds % 1 * 1e6)))
 
 
 class _Incoming(io.RawIOBase):
