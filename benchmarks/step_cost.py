@@ -35,7 +35,7 @@ def main() -> None:
     from servers import ControlPlane, S3Server
 
     with tempfile.TemporaryDirectory() as folder:
-        model = Path(folder, "model")
+        model = Path(folder, "llama")
         environment = os.environ | {
             "HF_HUB_OFFLINE": "1",
             "TORCHDYNAMO_DISABLE": "1",
@@ -44,7 +44,7 @@ def main() -> None:
             "OMP_NUM_THREADS": "1",
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         }
-        make = [arguments.python, ROOT / "tests/vllm/make_model.py", model, "7"]
+        make = [arguments.python, ROOT / "tests/vllm/make_model.py", model.parent, "7"]
         subprocess.run(make, check=True, env=environment, capture_output=True)
         with (
             S3Server(Path(folder, "s3")) as s3,

@@ -1,4 +1,4 @@
-"""A tiny model, real engines in processes of their own, and a platform for them alone."""
+"""Tiny models, real engines in processes of their own, and a platform for them alone."""
 
 import json
 import os
@@ -80,7 +80,7 @@ class EngineProcess:
 
     def start(self, neve: dict[str, Any] | None, **options: Any) -> float:
         """Starts an engine; returns the seconds that took."""
-        return self.ask("start", model=str(self._model), neve=neve, **options)["took_s"]
+        return self.ask("start", **{"model": str(self._model), "neve": neve} | options)["took_s"]
 
     def generate(self, *requests: dict[str, Any]) -> list[dict[str, Any]]:
         return self.ask("generate", requests=list(requests))["outputs"]
@@ -92,11 +92,17 @@ def engine_environment() -> Callable[..., dict[str, str]]:
 
 
 @pytest.fixture(scope="session")
-def model(vllm_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
+def models(vllm_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one model a shape (see make_model.py)."""
+    folder = tmp_path_factory.mktemp("models")
     command = [str(vllm_python), str(HERE / "make_model.py"), str(folder), "7"]
     subprocess.run(command, check=True, env=_environment(), capture_output=True)
     return folder
+
+
+@pytest.fixture(scope="session")
+def model(models: Path) -> Path:
+    return models / "llama"
 
 
 @pytest.fixture(scope="session")

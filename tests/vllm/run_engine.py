@@ -2,7 +2,8 @@
 
 Run by the vLLM interpreter. Commands:
 {"do": "start", "model", "neve": {options} | null, "policy"?, "module_path"?, "engine"?: {...}}
-{"do": "generate", "requests": [{"tokens", "max_tokens", "params"?, "salt"?}]}   one batch
+{"do": "generate", "requests": [{"tokens", "max_tokens", "params"?, "salt"?, "seed"?}]}   one
+    batch; greedy without a seed
 {"do": "counters"}   the engine's own, since its start
 {"do": "stop"}       end the engine; another may be started
 Answers go to the process's original stdout; whatever vLLM prints goes to stderr.
@@ -55,7 +56,8 @@ class Engine:
         params = [
             SamplingParams(
                 max_tokens=request["max_tokens"],
-                temperature=0,
+                temperature=0.8 if "seed" in request else 0,
+                seed=request.get("seed"),
                 logprobs=3,
                 ignore_eos=True,
                 detokenize=False,

@@ -33,6 +33,11 @@ def why_unsupported(config: "VllmConfig", kv_cache_config: "KVCacheConfig") -> s
         )
     if getattr(config.cache_config, "calculate_kv_scales", False):
         return "calculate_kv_scales makes KV depend on the first batch; use calibrated scales"
+    cache, scheduler = config.cache_config, config.scheduler_config
+    if not (scheduler.enable_chunked_prefill or cache.enable_prefix_caching):
+        # Attention that can only compute whole prompts (MLA on CPU) gives wrong tokens after a
+        # load; vLLM then switches both off.
+        return "neither chunked prefill nor prefix caching is on; Neve needs one of them"
     parallel = config.parallel_config
     for name in ("decode_context_parallel_size", "prefill_context_parallel_size"):
         if getattr(parallel, name, 1) > 1:

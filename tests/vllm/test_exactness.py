@@ -1,0 +1,232 @@
+"""With Neve an engine says what it says without, and reuses exactly what a model of the cache says.
+
+One script of requests runs on an engine without Neve, then on engines that begin with an empty
+store, a full hot tier, a partly evicted one, only S3, and nothing but damaged blocks. The model
+knows the store's real keys, the prompts and their ids, and nothing of the engine.
+"""
+
+import json
+import random
+import time
+
+import pytest
+
+from neve.block import HEADER_BYTES, verify
+from neve.errors import Corrupt
+from neve.ids import BlockHasher
+from servers import ControlPlane
+
+pytestmark = pytest.mark.vllm
+
+CHUNK = 64
+# What rounding may do: recomputing a tail has other shapes than computing all.
+LOGPROB_BOUND = {"float32": 1e-4, "bfloat16": 0.25}
+
+
+def words(seed, count):
+    return random.Random(seed).choices(range(256), k=count)
+
+
+def ask(tokens, max_tokens=4, **more):
+    return {"tokens": tokens, "max_tokens": max_tokens, "params": {"neve": {}}} | more
+
+
+SHARED = words("shared", 200)
+EDGES = (1, 31, 32, 33, 63, 64, 65, 96, 127, 128, 129, 192, 193, 300)
+# Batches, one after the other; within a batch requests run at once and share no unstored prefix.
+# None stands for the answer to the batch's only request before, as in a conversation.
+SCRIPT = [
+    [ask(words(length, length)) for length in EDGES],
+    [ask(words("talk", 90), 50)],
+    [ask([None, *words("turn 2", 30)], 70)],
+    [ask([None, *words("turn 3", 5)], 10)],
+    [ask(SHARED + words("a", 20))],
+    [ask(SHARED + words("b", 90)), ask(SHARED + words("c", 1))],
+    [ask(SHARED, salt="one")],
+    [ask(SHARED + words("d", 9), salt="one"), ask(SHARED, salt="two"), ask(SHARED)],
+    [ask(words("sampled", 150), 40, seed=11), ask(words("sampled too", 80), 40, seed=12)],
+    [ask(words("sampled", 150), 40, seed=13)],
+]
+SPACES = """
+from catalog.models import Space
+import json
+for s in Space.unscoped.all():
+    print(json.dumps([s.identity["model"], s.identity["dtype"], s.pk, s.fingerprint]))
+"""
+
+
+class Store:
+    """What a space really holds, by the keys in Valkey."""
+
+    def __init__(self, platform: ControlPlane, model: str, dtype: str) -> None:
+        self._platform = platform
+        rows = map(json.loads, platform.manage("shell", "-v", "0", "-c", SPACES).splitlines())
+        ((space, fingerprint),) = [
+            (pk, fp) for name, kind, pk, fp in rows if (name, kind) == (model, f"torch.{dtype}")
+        ]
+        self._mark = f":b:{space}:".encode()
+        self._hasher = BlockHasher(bytes.fromhex(fingerprint), CHUNK)
+
+    def keys(self) -> dict[bytes, bytes]:
+        """Block id → key."""
+        with self._platform.hot.client() as client:
+            keys = [key for key in client.scan_iter(count=1000) if self._mark in key]
+        return {key[-16:]: key for key in keys}
+
+    def chain(self, tokens, salt=None) -> list[bytes]:
+        return self._hasher.chain(tokens, parent=self._hasher.root(salt=(salt or "").encode()))
+
+    def wait_for(self, ids: set[bytes]) -> None:
+        """Until all are there and undamaged: saves come behind the step."""
+        deadline = time.monotonic() + 20
+        keys = self.keys()
+        with self._platform.hot.client() as client:
+            while ids:
+                assert time.monotonic() < deadline, "not all was saved"
+                ids = {i for i in ids if i not in keys or not _is_whole(client.get(keys[i]), i)}
+                keys = self.keys() if ids else {}
+
+
+def _is_whole(value: bytes | None, block_id: bytes) -> bool:
+    try:
+        verify(value[:HEADER_BYTES], memoryview(value)[HEADER_BYTES:], expect_id=block_id)
+    except (Corrupt, TypeError):
+        return False
+    return True
+
+
+def run(process, store=None, held=frozenset(), damaged=frozenset()):
+    """The script's outputs. With `store`: asserts every hit.
+
+    `held` can be loaded at first, `damaged` is there and bad: a block that is never looked up stays
+    so, because storing it again finds one of its name.
+    """
+    held, damaged = set(held), set(damaged)
+    outputs = []
+    for batch in SCRIPT:
+        requests = []
+        for request in batch:
+            tokens = request["tokens"]
+            if tokens[0] is None:
+                before, said = outputs[-1]
+                tokens = before["tokens"] + said["tokens"] + tokens[1:]
+            requests.append(request | {"tokens": tokens})
+        answers = process.generate(*requests)
+        outputs += zip(requests, answers, strict=True)
+        if store is None:
+            continue
+        computed = set()
+        for request, answer in zip(requests, answers, strict=True):
+            ids = store.chain(request["tokens"], request.get("salt"))
+            found = next((n for n, id_ in enumerate(ids) if id_ not in held), len(ids))
+            assert answer["params"]["neve"]["reused_tokens"] == found * CHUNK
+            damaged.difference_update(ids)
+            # The last sampled token was never computed.
+            everything = request["tokens"] + answer["tokens"][:-1]
+            computed.update(store.chain(everything, request.get("salt")))
+        computed -= damaged
+        held |= computed
+        store.wait_for(computed)
+    if store is not None:
+        assert store.keys().keys() == held | damaged  # nothing else was saved
+    return outputs
+
+
+def assert_same(outputs, reference, dtype):
+    worst = 0.0
+    for (_, out), (_, expected) in zip(outputs, reference, strict=True):
+        assert out["tokens"] == expected["tokens"]
+        for step, wanted in zip(out["logprobs"], expected["logprobs"], strict=True):
+            common = step.keys() & wanted.keys()  # the last of the top three may be a tie
+            worst = max(worst, *(abs(step[token] - wanted[token]) for token in common))
+    print("logprobs differ by at most", worst)
+    assert worst <= LOGPROB_BOUND[dtype]
+
+
+@pytest.fixture(scope="module")
+def engine(fresh_process):
+    """One process for all shapes: an engine takes a second to start, its imports ten."""
+    with fresh_process("exactness") as process:
+        yield process
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "cold"),
+    [
+        ("llama", "float32", True),
+        ("llama", "bfloat16", False),
+        ("gemma", "float32", False),
+        ("moe", "float32", False),
+    ],
+)
+def test_answers_and_hits_are_as_predicted(platform, engine, models, shape, dtype, cold):
+    options = {
+        "endpoint": platform.url,
+        "api_key": platform.node_key,
+        "load": "always",
+        "max_chunk_tokens": CHUNK,
+        "match_deadline_s": 5,
+        "load_deadline_s": 20,
+    }
+    plain = {"enable_prefix_caching": False, "dtype": dtype, "kv_cache_memory_bytes": 32 << 20}
+
+    engine.start(None, model=str(models / shape), engine=plain)
+    reference = run(engine)
+    engine.ask("stop")
+    store = None
+
+    def check(held, damaged=()):
+        """Runs on a fresh engine. Returns the tokens that were found, and loaded."""
+        nonlocal store
+        engine.start(options, model=str(models / shape), engine=plain)
+        store = store or Store(platform, shape, dtype)
+        outputs = run(engine, store, held, damaged)
+        assert_same(outputs, reference, dtype)
+        hits = engine.ask("counters")["external_prefix_cache_hits"]
+        engine.ask("stop")
+        return hits, sum(out["params"]["neve"]["reused_tokens"] for _, out in outputs)
+
+    # An empty store, then a full one.
+    hits, reused = check(())
+    assert hits == reused > 0
+    everything = store.keys()
+    hits, reused = check(everything)
+    assert hits == reused > 2000
+
+    # Some blocks are gone without the index knowing: they are found, then missed, then there again.
+    gone = random.Random(1).sample(sorted(everything), len(everything) // 4)
+    with platform.hot.client() as client:
+        client.delete(*(everything[block_id] for block_id in gone))
+    hits, reused = check(set(everything) - set(gone))
+    assert hits > reused > 0
+
+    # Every block's bytes are others: all of them are misses, none becomes tokens.
+    damaged = store.keys()
+    with platform.hot.client() as client:
+        for key in damaged.values():
+            client.setrange(key, HEADER_BYTES + 1000, b"damaged")
+    hits, reused = check((), damaged)
+    assert hits > reused
+
+    if not cold:
+        return
+    # Only S3 is left.
+    platform.manage("flush_blocks")
+    platform.hot.wipe()
+    platform.manage("rebuild_index")
+    assert not store.keys()
+    hits, reused = check(everything)
+    assert hits == reused > 2000
+
+
+def test_an_engine_that_cannot_go_on_from_kv_serves_without_neve(platform, engine, models):
+    """vLLM's MLA on CPU only computes whole prompts: after a load it would say something else."""
+    asked = ask(words("mla", 200), 8)
+    outputs = []
+    for neve in (None, {"endpoint": platform.url, "api_key": platform.node_key}):
+        engine.start(neve, model=str(models / "mla"))
+        outputs += [engine.generate(asked)[0]["tokens"] for _ in range(2)]
+        engine.ask("stop")
+    assert outputs == outputs[:1] * 4
+    assert '["mla"' not in platform.manage("shell", "-v", "0", "-c", SPACES)  # it never connected
+    assert "neither chunked prefill nor prefix caching" in engine.log.read_text()
