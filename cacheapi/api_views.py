@@ -16,7 +16,7 @@ from rest_framework.views import APIView
 
 from cacheapi import api_serializers as shapes
 from cacheapi.access import Operators, actor
-from cacheapi.viewsets import ApiView, ReadOnlyView, TenantFilter
+from cacheapi.viewsets import ApiView, ReadOnlyView, TenantFilter, checked
 from catalog import contexts, usage
 from catalog.models import Context, Job, NodeSession, Segment, Space
 from catalog.sessions import live_since
@@ -81,7 +81,7 @@ class ContextsView(ReadOnlyView):
     def pin(self, request: Request, uuid: str) -> Response:
         """Keeps the blocks until then, whatever the quota pressure."""
         context = self.object_to_change()
-        until = _checked(shapes.PinSerializer, request)["until"]
+        until = checked(shapes.PinSerializer, request)["until"]
         kept = contexts.pin(context=context, until=until, actor=actor(request))
         return Response(shapes.PinnedSerializer({"pinned_until": until, "kept": kept}).data)
 
@@ -106,7 +106,7 @@ class ContextsView(ReadOnlyView):
     def extend(self, request: Request, uuid: str) -> Response:
         """Lets the blocks live at least that long from now."""
         context = self.object_to_change()
-        for_s = _checked(shapes.ExtendSerializer, request)["for_s"]
+        for_s = checked(shapes.ExtendSerializer, request)["for_s"]
         extended = contexts.extend(context=context, for_s=for_s, actor=actor(request))
         return Response({"extended": extended})
 
@@ -131,7 +131,7 @@ class TenantsView(ReadOnlyView):
     def quota(self, request: Request, slug: str) -> Response:
         """Sets hard limits; what is absent stays."""
         tenant = self.get_object()
-        change = _checked(shapes.QuotaChangeSerializer, request)
+        change = checked(shapes.QuotaChangeSerializer, request)
         limits = {"hot_bytes": tenant.quota.hot_bytes, "cold_bytes": tenant.quota.cold_bytes}
         quota = services.set_quota(tenant=tenant, actor=actor(request), **{**limits, **change})
         return Response(shapes.QuotaSerializer(quota).data)
@@ -229,7 +229,7 @@ class KeysView(CreateModelMixin, ReadOnlyView):
     @extend_schema(request=shapes.NewKeySerializer, responses={201: shapes.IssuedKeySerializer})
     def create(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         """Issues a key. The answer holds it whole, this once."""
-        body = _checked(shapes.NewKeySerializer, request)
+        body = checked(shapes.NewKeySerializer, request)
         tenant = None
         if body["tenant"] is not None:
             tenant = Tenant.objects.filter(slug=body["tenant"]).first()
@@ -288,9 +288,3 @@ def _tenants_asked(request: Request) -> frozenset[int] | None:
     if tenant is None or (visible is not None and tenant.pk not in visible):
         raise Problem("not-found", "There is no such tenant.")
     return frozenset({tenant.pk})
-
-
-def _checked(serializer: Any, request: Request) -> dict[str, Any]:
-    body = serializer(data=request.data)
-    body.is_valid(raise_exception=True)
-    return dict(body.validated_data)

@@ -20,6 +20,7 @@ from cacheapi.cache_serializers import (
     SegmentsSerializer,
     SessionSerializer,
 )
+from cacheapi.viewsets import checked
 from catalog import contexts, sessions
 from catalog.models import NodeSession, Segment
 from controlplane import hot, s3
@@ -59,7 +60,7 @@ class SessionsView(NodeView):
     @extend_schema(request=HandshakeSerializer, responses={201: SessionSerializer}, tags=["cache"])
     def post(self, request: Request) -> Response:
         """Handshake: which space this node's KV belongs to, and where its blocks live."""
-        body = _checked(HandshakeSerializer, request)
+        body = checked(HandshakeSerializer, request)
         with hot.required():
             hot.provision_tenant(self.tenant)
         session = sessions.open_session(
@@ -97,7 +98,7 @@ class HeartbeatView(NodeView):
     )
     def post(self, request: Request, session_id: UUID) -> Response:
         """Counts since the last heartbeat; the answer holds what may have changed."""
-        body = _checked(HeartbeatSerializer, request)
+        body = checked(HeartbeatSerializer, request)
         sessions.record_heartbeat(session_id=session_id, heartbeat=sessions.Heartbeat(**body))
         return Response(topology.current_numbers(self.tenant))
 
@@ -125,7 +126,7 @@ class ContextsView(NodeView):
     )
     def post(self, request: Request) -> Response:
         """A finished request's chain, under the name that the request carried."""
-        body = _checked(ContextReportSerializer, request)
+        body = checked(ContextReportSerializer, request)
         context, created = contexts.record(
             session=_open_session(body["session"]),
             name=body["name"],
@@ -136,12 +137,6 @@ class ContextsView(NodeView):
             actor=actor(request),
         )
         return Response(ContextRef(context).data, status=201 if created else 200)
-
-
-def _checked(serializer: Any, request: Request) -> dict[str, Any]:
-    body = serializer(data=request.data)
-    body.is_valid(raise_exception=True)
-    return dict(body.validated_data)
 
 
 def _open_session(session_id: UUID) -> NodeSession:

@@ -5,6 +5,7 @@ from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitVie
 from rest_framework.routers import SimpleRouter
 
 from cacheapi import api_views as views
+from cacheapi.retention_views import PoliciesView, RulesView
 
 router = SimpleRouter(trailing_slash=False)
 router.register("contexts", views.ContextsView, basename="context")
@@ -14,6 +15,8 @@ router.register("nodes", views.NodesView, basename="node")
 router.register("segments", views.SegmentsView, basename="segment")
 router.register("jobs", views.JobsView, basename="job")
 router.register("audit", views.AuditView, basename="audit")
+router.register("policies", PoliciesView, basename="policy")
+router.register("rules", RulesView, basename="rule")
 router.register("keys", views.KeysView, basename="key")
 
 app_name = "api"

@@ -11,6 +11,7 @@ from django.db.models import QuerySet
 from django_filters.rest_framework import DjangoFilterBackend
 from rest_framework.mixins import ListModelMixin, RetrieveModelMixin
 from rest_framework.pagination import CursorPagination
+from rest_framework.request import Request
 from rest_framework.viewsets import GenericViewSet
 
 from cacheapi.access import KeyAuthentication, PersonAuthentication, Teams
@@ -68,3 +69,10 @@ class RowsView(ApiView, GenericViewSet):
 
 class ReadOnlyView(ListModelMixin, RetrieveModelMixin, RowsView):
     """List and detail."""
+
+
+def checked(serializer: Any, request: Request) -> dict[str, Any]:
+    """The body of a request. Raises ValidationError naming what is wrong."""
+    body = serializer(data=request.data)
+    body.is_valid(raise_exception=True)
+    return dict(body.validated_data)

@@ -9,7 +9,9 @@ from django.contrib.auth import get_user_model
 
 from catalog.models import Context, Job, NodeSession, Segment, Space, UsageRollup
 from neve.space import SpaceIdentity
+from retention import services as retention
 from tenants import services
+from tenants.audit import SYSTEM
 from tenants.models import Membership, Tenant
 from tenants.scope import tenant_scope
 
@@ -81,6 +83,9 @@ def make_everything(tenant: Tenant, count: int = 1) -> dict[str, Any]:
     for n in range(count):
         space = make_space(tenant, f"space-{uuid4().hex[:8]}")
         key, _ = services.issue_key(tenant=tenant, role="team", name=f"k{n}")
+        rule = retention.add_rule(
+            tenant=tenant, space=space, overrides={"priority": 6}, actor=SYSTEM
+        )
         with tenant_scope(tenant.pk):
             UsageRollup.objects.get_or_create(
                 resolution_s=10, bucket_ts=int(time.time()) // 10 * 10 - 10 * n
@@ -93,5 +98,7 @@ def make_everything(tenant: Tenant, count: int = 1) -> dict[str, Any]:
             "segment": make_segment(space),
             "job": job,
             "key": key,
+            "rule": rule,
+            "policy": tenant.retention,
         }
     return last

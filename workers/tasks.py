@@ -6,6 +6,7 @@ One tenant's trouble does not stop the others: it is logged and the tenant's Job
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from celery import shared_task
 from django.db.models import F
@@ -16,7 +17,7 @@ from catalog.models import Job
 from controlplane import hot, live
 from neve.hot import Usage
 from retention.models import RetentionPolicy
-from retention.stored import FollowReport
+from retention.stored import Walk
 from tenants.models import Tenant
 from workers import reconcile as repairs
 from workers import recovery
@@ -88,16 +89,17 @@ def retain() -> None:
         applied_generation__lt=F("generation"), tenant__is_active=True
     )
     for tenant_id in changed.values_list("tenant_id", flat=True):
-        generation = claims.claim(tenant_id)
-        if generation is not None:
+        claimed = claims.claim(tenant_id)
+        if claimed is not None:
             with tenant_job("retain", tenant_id) as run:
+                claims.apply(tenant_id, *claimed, progress=partial(_show_walk, run))
+                _show_walk(run, claimed[1])
 
-                def show(report: FollowReport, run: jobs.JobRun = run) -> None:
-                    run.progress(0.5, blocks=report.blocks)
 
-                report = claims.apply(tenant_id, generation, progress=show)
-                run.progress(1.0, blocks=report.changed)
-                Job.unscoped.filter(pk=run.job.pk).update(detail=vars(report))
+def _show_walk(run: jobs.JobRun, walk: Walk) -> None:
+    run.progress(0.5, blocks=walk.changed)
+    detail = {"blocks": walk.blocks, "changed": walk.changed, "is_done": walk.next is None}
+    Job.unscoped.filter(pk=run.job.pk).update(detail=detail)
 
 
 @shared_task(name="workers.provision")

@@ -40,6 +40,7 @@ class RetentionPolicy(TenantOwned):
     generation = models.PositiveIntegerField(default=1, editable=False)
     applied_generation = models.PositiveIntegerField(default=1, editable=False)
     applying_until = models.DateTimeField(null=True, blank=True, editable=False)
+    walk = models.JSONField(null=True, blank=True, editable=False, help_text="how far it is")
 
     class Meta(TenantOwned.Meta):
         ordering = ("tenant",)
@@ -115,7 +116,9 @@ class RetentionRule(TenantOwned):
         return " ".join(f"{name}={value}" for name, value in conditions.items() if value)
 
     def clean(self) -> None:
-        """Raises ValidationError for `overrides` that no policy could have."""
+        """Raises ValidationError for `overrides` that no policy could have, or a strange space."""
+        if self.space is not None and self.space.tenant_id != self.tenant_id:
+            raise ValidationError({"space": "is no space of this tenant"})
         check_overrides(self.overrides)
 
     def rule(self) -> Rule:

@@ -10,7 +10,6 @@ from django.db import transaction
 from django.db.models import F
 from django.forms.models import model_to_dict
 
-from catalog.models import Space
 from controlplane import hot
 from retention.models import RetentionPolicy, RetentionRule
 from tenants.audit import Actor, record
@@ -43,6 +42,7 @@ def set_policy(*, tenant: Tenant, actor: Actor, **fields: int | str | None) -> R
         after=model_to_dict(policy, FIELDS),
     )
     _renew(tenant.pk)
+    policy.generation += 1
     return policy
 
 
@@ -92,9 +92,6 @@ def _save_rule(rule: RetentionRule, fields: dict[str, Any]) -> None:
     for name in RULE_FIELDS:
         if name in fields:
             setattr(rule, name, fields[name])
-    space: Space | None = rule.space
-    if space is not None and space.tenant_id != rule.tenant_id:
-        raise ValidationError({"space": "is no space of this tenant"})
     rule.full_clean(validate_unique=False, validate_constraints=True)
     rule.save()
 

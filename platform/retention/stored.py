@@ -7,10 +7,9 @@ not rewritten; their footers say when a block was stored, and a rebuild asks her
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
 
 from django.conf import settings
 from django.db.models import F
@@ -20,7 +19,7 @@ from valkey.exceptions import ValkeyError
 from catalog.models import Context
 from controlplane import hot
 from neve.hot import BlockTerms, HotTier, RestoredBlock
-from neve.index import IndexEntry, scan
+from neve.index import BEGINNING, IndexEntry, Page, Place, scan
 from neve.segment import SegmentRow
 from retention.held import HeldTerms, context_terms, held_terms
 from retention.models import RetentionPolicy
@@ -60,31 +59,33 @@ class StandingTerms:
 
 
 @dataclass
-class FollowReport:
-    """`blocks`: known to the index; `changed`: got other terms."""
+class Walk:
+    """How far a walk is. `blocks` were looked at, `changed` got other terms; `next` None: all."""
 
+    started_at: datetime = field(default_factory=timezone.now)
     blocks: int = 0
     changed: int = 0
+    next: Place | None = BEGINNING
 
 
-def follow(
-    tenant_id: int, *, progress: Callable[[FollowReport], object] = lambda report: None
-) -> FollowReport:
-    """Gives every stored block the terms that hold for it now. `progress` after each slice.
+def follow(tenant_id: int, walk: Walk) -> Iterator[Walk]:
+    """Gives every stored block the terms that hold for it now; yields `walk` after each slice.
 
-    May be repeated, and runs beside live traffic. Raises valkey's errors.
+    It may end behind any slice and be gone on with later, by another process; it runs beside live
+    traffic. Raises valkey's errors.
     """
-    report, started = FollowReport(), timezone.now()
     tier, standing = hot.hot_tier(tenant_id), StandingTerms(tenant_id)
-    for page in scan_tenant(tenant_id):
-        changes = changes_of(page, standing.of([e.id for e in page], [e.space_id for e in page]))
-        for own, ids in changes.items():
-            give(tier, ids, own, flush=True)
-            report.changed += len(ids)
-        report.blocks += len(page)
-        progress(report)
-    settle_since(tenant_id, started)
-    return report
+    for page in scan_tenant(tenant_id, walk.next or BEGINNING):
+        entries = page.entries
+        own = standing.of([e.id for e in entries], [e.space_id for e in entries])
+        for wanted, ids in changes_of(entries, own).items():
+            give(tier, ids, wanted, flush=True)
+            walk.changed += len(ids)
+        walk.blocks += len(entries)
+        walk.next = page.next
+        if walk.next is None:
+            settle_since(tenant_id, walk.started_at)
+        yield walk
 
 
 def settle_since(tenant_id: int, started: datetime) -> None:
@@ -96,14 +97,14 @@ def settle_since(tenant_id: int, started: datetime) -> None:
 
 
 def changes_of(
-    page: Sequence[IndexEntry], standings: Sequence[Standing]
+    entries: Sequence[IndexEntry], standings: Sequence[Standing]
 ) -> dict[Standing, list[bytes]]:
     """Which blocks need other terms than their entries say; pure.
 
     The entry does not tell when a flush is due, so blocks that are only hot are always told anew.
     """
     changes: defaultdict[Standing, list[bytes]] = defaultdict(list)
-    for entry, standing in zip(page, standings, strict=True):
+    for entry, standing in zip(entries, standings, strict=True):
         terms = standing.terms
         wanted = (end_of(terms, entry.stored_s), terms.idle_s or 0, terms.priority, standing.held)
         differs = wanted != (entry.expires_s, entry.idle_s, entry.priority, entry.held)
@@ -194,6 +195,6 @@ def settle(*, tenant_id: int, space_id: int, ids: Sequence[bytes]) -> int:
     )
 
 
-def scan_tenant(tenant_id: int) -> Any:
+def scan_tenant(tenant_id: int, start: Place = BEGINNING) -> Iterator[Page]:
     """Pages of the tenant's index: `neve.index.scan`."""
-    return scan(hot.admin().execute_command, tenant_id, settings.ENV.hot_buckets)
+    return scan(hot.admin().execute_command, tenant_id, settings.ENV.hot_buckets, start)

@@ -4,6 +4,7 @@ The letters: n node key, t team key, o operator key, v viewer, m team member, s 
 A caller who may, gets an answer other than 401 and 403; the rest get 403, and nobody's key 401.
 """
 
+from operator import attrgetter
 from uuid import uuid4
 
 import pytest
@@ -44,6 +45,15 @@ TABLE = {
     ("api:job-detail", "get"): LOOK,
     ("api:audit-list", "get"): LOOK,
     ("api:audit-detail", "get"): LOOK,
+    ("api:policy-list", "get"): LOOK,
+    ("api:policy-detail", "get"): LOOK,
+    ("api:policy-detail", "patch"): OPERATE,
+    ("api:policy-dry-run", "post"): LOOK,
+    ("api:rule-list", "get"): LOOK,
+    ("api:rule-list", "post"): OPERATE,
+    ("api:rule-detail", "get"): LOOK,
+    ("api:rule-detail", "patch"): OPERATE,
+    ("api:rule-detail", "delete"): OPERATE,
     ("api:key-list", "get"): LOOK,
     ("api:key-list", "post"): OPERATE,
     ("api:key-detail", "get"): LOOK,
@@ -122,7 +132,8 @@ def address(name, rows):
     if name.startswith("cache:"):
         return reverse(name, args=[rows["node"].pk]) + "?ids=1"
     row = rows[kind]
-    return reverse(name, args=[row.slug if kind == "tenant" else row.pk])
+    slug = {"tenant": "slug", "policy": "tenant.slug"}.get(kind, "pk")
+    return reverse(name, args=[attrgetter(slug)(row)])
 
 
 @pytest.mark.parametrize(("name", "method"), TABLE, ids=lambda part: part)

@@ -50,7 +50,7 @@ def test_a_bug_is_500_without_its_text(node, handshake, monkeypatch, settings, c
     def fail(*args, **kwargs):
         raise RuntimeError("the secret of the bug")
 
-    monkeypatch.setattr(cache_views, "_checked", fail)
+    monkeypatch.setattr(cache_views, "checked", fail)
     node.raise_request_exception = False
     answer = node.send("post", "/cache/v1/sessions", handshake)
     problem = document(answer, 500)

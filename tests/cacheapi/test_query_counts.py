@@ -16,7 +16,10 @@ from rows import make_everything
 pytestmark = [pytest.mark.integration, pytest.mark.django_db]
 
 STORED = Path(__file__).with_name("query_counts.json")
-LISTS = ("audit", "contexts", "jobs", "keys", "nodes", "segments", "spaces", "tenants", "usage")
+LISTS = (
+    *("audit", "contexts", "jobs", "keys", "nodes", "policies", "rules", "segments", "spaces"),
+    *("tenants", "usage"),
+)
 
 
 @pytest.fixture

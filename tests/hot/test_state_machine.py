@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 from valkey.exceptions import ResponseError
@@ -29,7 +29,10 @@ from neve.hot import (
     Tier,
     load_functions,
 )
+from neve.index import scan
 from neve.keys import BucketKeys
+from retention.stored import Standing, changes_of
+from retention.terms import end_of
 from servers import ValkeyServer
 
 pytestmark = pytest.mark.integration
@@ -451,6 +454,60 @@ def test_a_block_past_its_lifetime_is_a_miss_with_the_reason_expired(hot_client,
     assert isinstance(tier.match(IDS[1:2])[0], Location)  # a pin outlives the lifetime
     assert tier.expire_due() == 1
     assert tier.usage().hot_bytes == SIZES[IDS[1]]
+
+
+@given(
+    ttl_s=st.none() | st.integers(1, 10**6),
+    max_age_s=st.none() | st.integers(1, 10**6),
+    prolonged_s=st.integers(0, 2 * 10**6),
+)
+@settings(
+    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_the_functions_count_lives_as_the_platform_does(
+    hot_client, tier, ttl_s, max_age_s, prolonged_s
+):
+    store(hot_client, tier, IDS[:1])
+    ((page, _),) = scan(hot_client.execute_command, TENANT, 1)
+    until_s = page[0].stored_s + prolonged_s
+    terms = BlockTerms(ttl_s=ttl_s, max_age_s=max_age_s, idle_s=77, priority=3, until_s=until_s)
+    assert changes_of(page, [Standing(terms, True)])
+    assert tier.retain(IDS[:1], terms, held=True, join=False, flush=True) == 1
+    ((page, _),) = scan(hot_client.execute_command, TENANT, 1)
+    assert page[0].expires_s == end_of(terms, page[0].stored_s)
+    assert not changes_of([page[0]._replace(is_cold=True)], [Standing(terms, True)])
+
+
+def test_an_idle_block_leaves_the_hot_tier_and_a_used_one_stays(hot_client, tier):
+    tier.set_policy(
+        hot_bytes=1000, cold_bytes=1000, terms=BlockTerms(flush_after_s=None, idle_s=100)
+    )
+    store(hot_client, tier, IDS[:2])
+    _, access, *_, looks = KEYS.bookkeeping
+    hot_client.zadd(access, {IDS[0]: 0})  # used in 1970
+    hot_client.zadd(looks, dict.fromkeys(IDS[:2], 0))
+    assert tier.expire_due() == 2
+    assert tier.match(IDS[:1]) == [MissReason.EVICTED]
+    assert isinstance(tier.match(IDS[1:2])[0], Location)
+    due_s = hot_client.zscore(looks, IDS[1]) - time.time()
+    assert 90 < due_s < 110  # looked at again when it may be idle
+
+
+def test_joining_gives_what_is_held_the_more_generous_and_setting_gives_what_is_said(
+    hot_client, tier
+):
+    store(hot_client, tier, IDS[:1])
+
+    def retain(join, **terms):
+        tier.retain(IDS[:1], BlockTerms(**terms), held=True, join=join, flush=False)
+        (((entry,), _),) = scan(hot_client.execute_command, TENANT, 1)
+        return entry.expires_s and entry.expires_s - entry.stored_s, entry.idle_s, entry.priority
+
+    assert retain(True, ttl_s=60, idle_s=5, priority=1) == (60, 5, 1)  # it was its space's
+    assert retain(True, ttl_s=50, idle_s=9, priority=2) == (60, 9, 2)
+    assert retain(True, idle_s=7, priority=0) == (0, 9, 2)
+    assert retain(True, ttl_s=50, idle_s=None) == (0, 0, 2)
+    assert retain(False, ttl_s=50, idle_s=4) == (50, 4, 0)
 
 
 def test_a_lease_hides_dirty_blocks_from_other_workers_until_it_lapses(hot_client, tier):

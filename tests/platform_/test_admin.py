@@ -5,6 +5,7 @@ from django.contrib import admin
 from django.test import Client
 from django.urls import reverse
 
+from retention.models import RetentionRule
 from rows import make_everything, make_person, make_tenant
 from tenants.models import AuditEvent, Quota, Tenant
 from tenants.scope import TenantOwned
@@ -126,3 +127,44 @@ def test_others_do_not_get_in(tenant):
     client = Client()
     client.login(username="ann", password="pw")
     assert client.get(url(Tenant, "changelist")).status_code == 302
+
+
+def test_a_rule_is_made_changed_and_removed_here(operator, tenant):
+    RetentionRule.unscoped.all().delete()
+    form = {"tenant": tenant.pk, "label": "agent", "order": 0, "overrides": '{"cold_ttl_s": 60}'}
+    answer = operator.post(url(RetentionRule, "add"), form)
+    assert answer.status_code == 302, answer.context["errors"]
+    rule = RetentionRule.unscoped.get()
+    page = url(RetentionRule, "change", rule.pk)
+    wrong = operator.post(page, form | {"overrides": '{"ttl": 60}'})
+    assert "unknown member" in wrong.content.decode()
+    assert operator.post(page, form | {"order": 4}).status_code == 302
+    rule.refresh_from_db()
+    assert (rule.order, rule.label) == (4, "agent")
+    assert operator.post(url(RetentionRule, "delete", rule.pk), {"post": "yes"}).status_code == 302
+    assert not RetentionRule.unscoped.exists()
+    actions = AuditEvent.unscoped.filter(object_id=str(rule.pk), object_type="retentionrule")
+    assert {event.action.rsplit(".")[-1] for event in actions} == {"add", "change", "remove"}
+
+
+def test_a_space_of_another_tenant_is_no_condition(operator, tenant):
+    other = make_everything(make_tenant("other"))["space"]
+    form = {"tenant": tenant.pk, "space": other.pk, "order": 0, "overrides": '{"priority": 1}'}
+    answer = operator.post(url(RetentionRule, "add"), form)
+    assert answer.status_code == 200
+    assert "no space of this tenant" in answer.content.decode()
+
+
+def test_a_dry_run_is_shown_and_saves_nothing(operator, tenant, clean_hot):
+    policy = tenant.retention
+    form = {"flush_mode": "now", "priority": 5, "max_age_s": 60, "_dry_run": "1"}
+    answer = operator.post(url(type(policy), "change", policy.pk), form)
+    assert answer.status_code == 200
+    assert "Dry run, nothing was saved" in answer.content.decode()
+    assert "removed_blocks 0" in answer.content.decode()
+    policy.refresh_from_db()
+    assert policy.max_age_s is None
+    rule = {"tenant": tenant.pk, "label": "a", "order": 0, "overrides": '{"priority": 1}'}
+    answer = operator.post(url(RetentionRule, "add"), rule | {"_dry_run": "1"})
+    assert "Dry run, nothing was saved" in answer.content.decode()
+    assert not RetentionRule.unscoped.filter(label="a").exists()

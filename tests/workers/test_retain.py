@@ -11,7 +11,7 @@ from catalog import contexts
 from catalog.models import Job
 from controlplane import hot
 from controlplane import s3 as bucket
-from neve import block
+from neve import block, index
 from neve.block import HEADER_BYTES, BlockHeader
 from neve.errors import MissReason
 from neve.hot import CommitOutcome
@@ -79,7 +79,7 @@ class World:
 
     def entries(self, ids):
         pages = scan(hot.admin().execute_command, self.tenant.pk, settings.ENV.hot_buckets)
-        known = {entry.id: entry for page in pages for entry in page}
+        known = {entry.id: entry for page in pages for entry in page.entries}
         return [known[id_] for id_ in ids]
 
     def lives(self, ids):
@@ -109,7 +109,7 @@ def test_a_changed_policy_reaches_stored_blocks_and_new_ones(world):
     tasks.retain()
     assert world.lives(old) == [(DAY, 7)] * 3
     job = Job.unscoped.get(kind="retain", tenant=world.tenant)
-    assert (job.state, job.detail) == ("done", {"blocks": 4, "changed": 3})
+    assert (job.state, job.detail) == ("done", {"blocks": 4, "changed": 3, "is_done": True})
     tasks.retain()
     assert Job.unscoped.filter(kind="retain", tenant=world.tenant).count() == 1
 
@@ -242,24 +242,50 @@ def test_blocks_of_lower_priority_leave_first(world):
 
 def test_two_workers_do_not_walk_at_once_and_a_dead_ones_lease_lapses(world):
     world.set(priority=6)
-    generation = claims.claim(world.tenant.pk)
-    assert generation is not None
+    generation, _ = claims.claim(world.tenant.pk)
     assert claims.claim(world.tenant.pk) is None
     with tenant_scope(world.tenant.pk):
         RetentionPolicy.objects.update(applying_until=timezone.now() - timedelta(seconds=1))
-    assert claims.claim(world.tenant.pk) == generation
+    assert claims.claim(world.tenant.pk)[0] == generation
 
 
 def test_a_change_while_a_walk_goes_on_is_walked_again(world):
     world.set(priority=6)
-    generation = claims.claim(world.tenant.pk)
+    first = claims.claim(world.tenant.pk)
     world.set(priority=7)
-    claims.apply(world.tenant.pk, generation)
+    claims.apply(world.tenant.pk, *first)
     ids = world.store(1)
-    assert claims.claim(world.tenant.pk) == generation + 1
-    claims.apply(world.tenant.pk, generation + 1)
+    second = claims.claim(world.tenant.pk)
+    assert second[0] == first[0] + 1
+    claims.apply(world.tenant.pk, *second)
     assert claims.claim(world.tenant.pk) is None
     assert world.lives(ids) == [(0, 7)]
+
+
+def test_a_long_walk_goes_on_pass_after_pass_until_all_follow(world, monkeypatch):
+    ids = world.store(600)  # a large hash comes in pages
+    monkeypatch.setattr(index, "PAGE_ENTRIES", 50)
+    monkeypatch.setattr(claims, "PASS_S", 0)
+    world.set(priority=8)
+    passes = 0
+    while (claimed := claims.claim(world.tenant.pk)) is not None:
+        assert claimed[1].blocks >= 50 * passes
+        claims.apply(world.tenant.pk, *claimed)
+        passes += 1
+    assert passes > 3
+    assert world.lives(ids) == [(0, 8)] * 600
+
+
+def test_a_walk_that_was_not_finished_counts_for_nothing_after_another_change(world, monkeypatch):
+    ids = world.store(600)
+    monkeypatch.setattr(index, "PAGE_ENTRIES", 50)
+    monkeypatch.setattr(claims, "PASS_S", 0)
+    world.set(priority=8)
+    claims.apply(world.tenant.pk, *claims.claim(world.tenant.pk))
+    world.set(priority=1)
+    while (claimed := claims.claim(world.tenant.pk)) is not None:
+        claims.apply(world.tenant.pk, *claimed)
+    assert world.lives(ids) == [(0, 1)] * 600
 
 
 def test_a_context_recorded_while_a_walk_goes_on_keeps_its_terms(world, monkeypatch):
@@ -268,9 +294,9 @@ def test_a_context_recorded_while_a_walk_goes_on_keeps_its_terms(world, monkeypa
     ids = world.store(2)
     scan_tenant = stored.scan_tenant
 
-    def record_first(tenant_id):
+    def record_first(*args):
         world.record("late", ids, label="long")
-        return scan_tenant(tenant_id)
+        return scan_tenant(*args)
 
     monkeypatch.setattr(stored, "scan_tenant", record_first)
     tasks.retain()

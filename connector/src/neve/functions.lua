@@ -552,7 +552,7 @@ local function retain(K, A)
   local function longer(a, b) return (a == 0 or b == 0) and 0 or math.max(a, b) end
   return each(K, A, 9, function(id, e)
     if has(e, GONE) then return false end
-    local used_us = last_use(K, id)
+    local used_us = has(e, HOT) and last_use(K, id)
     local ends = end_of(e.stored, ttl, max_age, until_s)
     if join and e.held == HELD then
       e.expires, e.idle = longer(e.expires, ends), longer(e.idle, idle)

@@ -37,19 +37,37 @@ class IndexEntry(NamedTuple):
         return 0 < self.expires_s <= now_s and self.pinned_s <= now_s
 
 
-def scan(execute: Execute, tenant_id: int, buckets: int) -> Iterator[list[IndexEntry]]:
-    """Pages of about PAGE_ENTRIES blocks. What is there throughout comes, perhaps twice."""
-    for bucket in range(buckets):
-        index = BucketKeys(tenant_id, bucket).bookkeeping[0]
-        cursor = 0
-        while True:
-            reply = execute("HSCAN", index, cursor, "COUNT", PAGE_ENTRIES)
-            cursor = int(reply[0])
-            page = [entry for id_, raw in _pairs(reply[1]) if (entry := decode_entry(id_, raw))]
-            if page:
-                yield page
-            if cursor == 0:
-                break
+class Page(NamedTuple):
+    """About PAGE_ENTRIES blocks of one bucket, and where the next page begins; None: nowhere."""
+
+    entries: list[IndexEntry]
+    next: "Place | None"
+
+
+class Place(NamedTuple):
+    """Where a scan goes on, also in another process."""
+
+    bucket: int
+    cursor: int
+
+
+BEGINNING = Place(0, 0)
+
+
+def scan(
+    execute: Execute, tenant_id: int, buckets: int, start: Place = BEGINNING
+) -> Iterator[Page]:
+    """Pages of an index. What is there throughout comes, perhaps twice."""
+    place: Place | None = start
+    while place is not None:
+        index = BucketKeys(tenant_id, place.bucket).bookkeeping[0]
+        cursor, items = execute("HSCAN", index, place.cursor, "COUNT", PAGE_ENTRIES)
+        entries = [entry for id_, raw in _pairs(items) if (entry := decode_entry(id_, raw))]
+        if int(cursor):
+            place = Place(place.bucket, int(cursor))
+        else:
+            place = Place(place.bucket + 1, 0) if place.bucket + 1 < buckets else None
+        yield Page(entries, place)
 
 
 def last_used_s(execute: Execute, keys: BucketKeys, ids: list[bytes]) -> list[int | None]:
@@ -87,7 +105,7 @@ def recount(execute: Execute, tenant_id: int, buckets: int) -> Usage:
     sums = dict.fromkeys(("hot", "cold", "dirty", "pinned"), 0)
     blocks = dict(sums)
     for page in scan(execute, tenant_id, buckets):
-        for entry in page:
+        for entry in page.entries:
             states = (entry.is_hot, entry.is_cold, entry.is_dirty, entry.pinned_s > 0)
             for name, holds in zip(sums, states, strict=True):
                 sums[name] += holds * entry.size_bytes
