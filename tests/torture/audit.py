@@ -38,11 +38,10 @@ def index_of(client: Valkey, tenant_id: int) -> dict[bytes, Entry]:
     keys = BucketKeys(tenant_id, 0)
     entries = {}
     for id_, raw in client.hgetall(keys.tag + b":i").items():
-        state, _, _, space, size, _, _, _, segment, _ = _ENTRY.unpack_from(raw)
+        state, _, _, space, size, _, _, pinned_s, segment, _ = _ENTRY.unpack_from(raw)
         if not state & _GONE:
-            entries[id_] = Entry(
-                bool(state & _HOT), bool(state & _COLD), bool(state & _DIRTY), space, size, segment
-            )
+            flags = (bool(flag) for flag in (state & _HOT, state & _COLD, state & _DIRTY, pinned_s))
+            entries[id_] = Entry(*flags, space, size, segment)
     return entries
 
 
@@ -60,7 +59,10 @@ def audit(client: Valkey, s3: object, tenant_id: int, *, deleted_keys: set[str])
             found.orphans.append(f"{name} {said[name]} is over the quota {int(quota[name])}")
     _audit_keys(client, keys, entries, found)
     _audit_sets(client, keys, entries, found)
-    _audit_segments(s3, tenant_id, entries, found, deleted_keys)
+    scores = client.zrange(keys.live_bytes, 0, -1, withscores=True)
+    _audit_segments(
+        s3, tenant_id, entries, found, {int(n): int(b) for n, b in scores}, deleted_keys
+    )
     return found
 
 
@@ -84,8 +86,11 @@ def _audit_sets(
     client: Valkey, keys: BucketKeys, entries: dict[bytes, Entry], found: Findings
 ) -> None:
     should = {
-        b":l": {id_ for id_, e in entries.items() if e.is_hot and not e.is_dirty},
+        b":l": {
+            id_ for id_, e in entries.items() if e.is_hot and not e.is_dirty and not e.is_pinned
+        },
         b":d": {id_ for id_, e in entries.items() if e.is_dirty},
+        b":p": {id_ for id_, e in entries.items() if e.is_pinned},
     }
     for name, ids in should.items():
         has = set(client.zrange(keys.tag + name, 0, -1))
@@ -99,16 +104,19 @@ def _audit_segments(
     tenant_id: int,
     entries: dict[bytes, Entry],
     found: Findings,
+    said: dict[int, int],
     deleted_keys: set[str],
 ) -> None:
     rows = {row.pk: row for row in Segment.unscoped.filter(tenant_id=tenant_id)}
-    live: dict[int, int] = dict.fromkeys(rows, 0)
+    live: dict[int, int] = dict.fromkeys((*rows, *said), 0)
     for id_, entry in entries.items():
         if entry.is_cold:
             if entry.segment in rows:
                 live[entry.segment] += entry.size_bytes
             else:
                 found.orphans.append(f"cold in no segment: {id_.hex()} in {entry.segment}")
+    for number, live_bytes in live.items():
+        found.drift(f":s of segment {number}", said.get(number, 0), live_bytes)
     for row in rows.values():
         if row.state == Segment.State.LIVE:
             found.drift(f"live_bytes of segment {row.pk}", row.live_bytes, live[row.pk])

@@ -90,6 +90,7 @@ class Entry:
     is_hot: bool
     is_cold: bool
     is_dirty: bool
+    is_pinned: bool
     space_id: int
     size_bytes: int
     segment: int
@@ -103,6 +104,7 @@ def sums(entries: Iterable[Entry]) -> dict[str, int]:
             ("hot", entry.is_hot),
             ("cold", entry.is_cold),
             ("dirty", entry.is_dirty),
+            ("pinned", entry.is_pinned),
         ):
             totals[f"{what}_bytes"] += entry.size_bytes * has
             totals[f"{what}_blocks"] += has

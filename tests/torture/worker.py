@@ -12,7 +12,13 @@ from torture import tuning
 from workers import tasks
 
 # Task -> how often. Beat has other intervals; here a second is a day.
-TASKS = {tasks.flush: 8, tasks.expire: 2, tasks.provision: 3, tasks.reconcile: 2}
+TASKS = {
+    tasks.flush: 8,
+    tasks.expire: 2,
+    tasks.retain: 1,
+    tasks.provision: 3,
+    tasks.reconcile: 2,
+}
 
 
 def run_worker(wire: Connection, seed: int) -> None:

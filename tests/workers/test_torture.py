@@ -83,8 +83,11 @@ def test_a_damaged_footer_excuses_only_after_a_rebuild():
 
 
 def test_counters_are_sums_over_the_index():
-    entries = [Entry(True, True, False, 1, 100, 3), Entry(True, False, True, 1, 7, 0)]
+    entries = [
+        Entry(True, True, False, True, 1, 100, 3),
+        Entry(True, False, True, False, 1, 7, 0),
+    ]
     assert sums(entries) == {
         "hot_bytes": 107, "hot_blocks": 2, "cold_bytes": 100, "cold_blocks": 1,
-        "dirty_bytes": 7, "dirty_blocks": 1,
+        "dirty_bytes": 7, "dirty_blocks": 1, "pinned_bytes": 100, "pinned_blocks": 1,
     }  # fmt: skip
