@@ -1,7 +1,9 @@
 """Notices that the hot Valkey lost its memory, and brings back what it must know.
 
-The mark is a key that only a finished rebuild writes. A rebuild that dies leaves it unset, so the
-next tick begins again; that is safe because a rebuild may be repeated.
+The mark is a key that only a finished rebuild writes: the id of that run of the server. A rebuild
+that dies leaves it unset, so the next tick begins again; that is safe because a rebuild may be
+repeated. A server that was started again is rebuilt even when it kept its data: a snapshot, or a
+log that lost its last second, says nothing of what was flushed since.
 """
 
 import logging
@@ -18,8 +20,8 @@ INDEXED = "neve:indexed"
 
 
 def index_is_whole() -> bool:
-    """Whether a rebuild finished since this Valkey was last empty. Raises valkey's errors."""
-    return bool(hot.admin().exists(INDEXED))
+    """Whether a rebuild finished in this run of the Valkey. Raises valkey's errors."""
+    return hot.admin().get(INDEXED) == _run_id()
 
 
 def rebuild_all(
@@ -29,6 +31,7 @@ def rebuild_all(
 
     `progress` gets (tenant's slug, segments done, all segments of the tenant).
     """
+    run_id = _run_id()
     hot.provision()
     total = RebuildReport()
     for tenant in Tenant.objects.order_by("pk"):
@@ -36,6 +39,11 @@ def rebuild_all(
         total.segments += report.segments
         total.blocks += report.blocks
         total.lost_segments += report.lost_segments
-    hot.admin().set(INDEXED, "1")
+    hot.admin().set(INDEXED, run_id)
     log.info("index_rebuilt segments=%s blocks=%s lost=%s", *vars(total).values())
     return total
+
+
+def _run_id() -> bytes:
+    """Another one after each start of the server."""
+    return str(hot.admin().info("server")["run_id"]).encode()

@@ -54,8 +54,12 @@ def for_each_tenant(task: str, act: Callable[[int], object]) -> None:
 
 @shared_task(name="workers.flush")
 def flush() -> None:
-    """Dirty blocks that are due go to S3. No Job row when there is nothing to do."""
-    for_each_tenant("flush", flush_tenant)
+    """Dirty blocks that are due go to S3. No Job row when there is nothing to do.
+
+    An index that does not know what stands in S3 cannot say whether the cold quota has room.
+    """
+    if recovery.index_is_whole():
+        for_each_tenant("flush", flush_tenant)
 
 
 def flush_tenant(tenant_id: int) -> None:

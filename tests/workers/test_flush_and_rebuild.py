@@ -1,6 +1,7 @@
 """The cold tier end to end: flush, crash, loss of Valkey, rebuild; real Valkey, real S3."""
 
 import os
+import time
 from datetime import timedelta
 from uuid import uuid4
 
@@ -15,7 +16,7 @@ from controlplane import s3 as bucket
 from neve import block
 from neve.block import HEADER_BYTES, BlockHeader
 from neve.errors import MissReason
-from neve.hot import BlockTerms, CommitOutcome, Location
+from neve.hot import BlockTerms, CommitOutcome, Location, Tier
 from neve.keys import BucketKeys
 from neve.space import SpaceIdentity
 from servers import wait_until
@@ -89,7 +90,7 @@ class World:
 @pytest.fixture(autouse=True)
 def servers(clean_hot, s3, valkey_bus):
     bucket.ensure_bucket()
-    hot.provision()
+    recovery.rebuild_all()
 
 
 @pytest.fixture
@@ -136,6 +137,42 @@ def test_the_worker_notices_a_lost_valkey_by_itself(world, clean_hot):
     assert (job.state, job.blocks) == ("done", 4)
     tasks.provision()
     assert Job.unscoped.filter(kind="rebuild_index").count() == 1
+
+
+def test_a_valkey_that_was_started_again_is_rebuilt_whatever_it_remembers(world):
+    ids = world.store(2)
+    Flusher(world.tenant.pk).run()
+    hot.admin().set(recovery.INDEXED, "of an earlier run")
+    hot.admin().delete(*world.keys.bookkeeping, world.keys.live_bytes)  # as before the flush
+    assert not recovery.index_is_whole()
+    tasks.provision()
+    assert recovery.index_is_whole()
+    world.assert_readable_from_s3(ids)
+
+
+def test_a_rebuild_brings_back_what_was_stored_after_it_went_and_nothing_else(world):
+    earlier, later = world.store(2), world.store(2)
+    Flusher(world.tenant.pk).run()
+    world.tier.evict(1 << 40)
+    world.tier.forget(Tier.COLD, [*earlier, *later])
+    went_us = dict.fromkeys(earlier, 1e6) | dict.fromkeys(later, (time.time() + 60) * 1e6)
+    hot.admin().zadd(world.keys.bookkeeping[5], went_us)
+    assert rebuild_tenant(world.tenant.pk).blocks == 2
+    world.assert_readable_from_s3(earlier)
+    assert world.tier.match(later) == [MissReason.CORRUPT] * 2
+
+
+def test_a_flush_waits_for_the_rebuild(world, clean_hot, monkeypatch):
+    """Else it would charge a cold quota that says nothing of what stands in S3 already."""
+    monkeypatch.setattr(flush, "GATHER_S", 0)
+    clean_hot.wipe()
+    hot.provision()
+    world.store(1)
+    tasks.flush()
+    assert world.tier.usage().dirty_blocks == 1
+    tasks.provision()
+    tasks.flush()
+    assert world.tier.usage().dirty_blocks == 0
 
 
 def test_a_rebuild_keeps_what_people_decided(world, clean_hot):

@@ -630,16 +630,22 @@ end
 --[[ restore: index blocks that stand in a segment, after the index was lost.    flags: allow-oom
 ARGV: segment, space, then id, size, tokens, offset, stored_s, expires_s, idle_s, priority, held of each.
 Returns how many it took.
-What the index already knows as cold, or as gone, it keeps: recovery never brings removed data back. ]]
+What the index already knows as cold, or as gone, it keeps: recovery never brings removed data back.
+What went before it was stored (last) is another matter: an index that came back from a snapshot. ]]
 local function restore(K, A)
   local us, n = now_us(), 0
   local now_s, segment, space = math.floor(us / 1000000), tonumber(A[1]), tonumber(A[2])
   for i = 3, #A, 9 do
     local id, e = A[i], load(K, A[i])
-    local size, expires = tonumber(A[i + 1]), tonumber(A[i + 5])
+    local size, stored, expires = tonumber(A[i + 1]), tonumber(A[i + 4]), tonumber(A[i + 5])
+    if has(e, GONE) and math.floor(tonumber(redis.call("ZSCORE", K[6], id)) / 1000000) <= stored then
+      redis.call("ZREM", K[6], id)
+      redis.call("HDEL", K[1], id)
+      e = nil
+    end
     if not e and not (expires > 0 and expires <= now_s) then
       e = { state = 0, reason = 0, space = space, size = size, tokens = tonumber(A[i + 2]),
-        expires = expires, pinned = 0, segment = 0, offset = 0, stored = tonumber(A[i + 4]),
+        expires = expires, pinned = 0, segment = 0, offset = 0, stored = stored,
         idle = tonumber(A[i + 6]), priority = tonumber(A[i + 7]), held = tonumber(A[i + 8]) }
     end
     if alive(e, now_s) and not has(e, COLD) and e.size == size then
