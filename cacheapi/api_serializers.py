@@ -140,19 +140,20 @@ class SegmentSerializer(TenantOwnedSerializer):
         model = Segment
         fields = (
             *("id", "tenant", "space", "uuid", "object_key", "state", "blocks", "size_bytes"),
-            *("live_bytes", "created_at"),
+            *("live_bytes", "runs", "generation", "unreferenced_at", "created_at"),
         )
         read_only_fields = fields
 
 
 class JobSerializer(TenantOwnedSerializer):
     id = serializers.UUIDField(source="pk", read_only=True)
+    duration_s = serializers.FloatField(read_only=True, allow_null=True)
 
     class Meta:
         model = Job
         fields = (
             *("id", "tenant", "kind", "state", "progress", "blocks", "bytes", "detail", "error"),
-            *("created_at", "started_at", "finished_at"),
+            *("attempts", "created_at", "started_at", "finished_at", "retry_at", "duration_s"),
         )
         read_only_fields = fields
 
@@ -221,6 +222,7 @@ class UsagePointSerializer(serializers.Serializer):
     load_ms = serializers.DictField(child=serializers.IntegerField())
     hot_used_bytes = serializers.IntegerField(allow_null=True)
     cold_used_bytes = serializers.IntegerField(allow_null=True)
+    dirty_bytes = serializers.IntegerField(allow_null=True)
     dirty_blocks = serializers.IntegerField(allow_null=True)
     dirty_oldest_s = serializers.IntegerField(allow_null=True)
 

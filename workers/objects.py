@@ -16,6 +16,16 @@ def footer_of(object_key: str) -> SegmentFooter:
     return read_footer(_reader(object_key), size_bytes)
 
 
+def abort_uploads(object_key: str) -> int:
+    """Ends unfinished multipart uploads of this object: S3 keeps their parts. Returns how many."""
+    where = {"Bucket": settings.ENV.s3_bucket}
+    listed = s3.client().list_multipart_uploads(**where, Prefix=object_key)
+    uploads = [each for each in listed.get("Uploads", ()) if each["Key"] == object_key]
+    for upload in uploads:
+        s3.client().abort_multipart_upload(**where, Key=object_key, UploadId=upload["UploadId"])
+    return len(uploads)
+
+
 def is_missing(error: ClientError) -> bool:
     """The object is not there, as opposed to S3 being in trouble."""
     return error.response["ResponseMetadata"]["HTTPStatusCode"] == 404

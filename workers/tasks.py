@@ -13,7 +13,6 @@ from django.db.models import F
 from django.utils import timezone
 
 from catalog import jobs, usage
-from catalog.models import Job
 from controlplane import hot, live
 from neve.hot import Usage
 from retention.models import RetentionPolicy
@@ -36,12 +35,11 @@ def active_tenants() -> list[int]:
 @contextmanager
 def tenant_job(kind: str, tenant_id: int | None) -> Iterator[jobs.JobRun]:
     """A Job row for work that beat found; errors end in the row and in the log, not in the task."""
-    job = Job.unscoped.create(kind=kind, tenant_id=tenant_id)
     try:
-        with jobs.job_run(job.pk) as run:
+        with jobs.attempt(kind, tenant_id) as run:
             yield run
     except Exception:
-        log.exception("job_failed kind=%s tenant=%s job=%s", kind, tenant_id, job.pk)
+        log.exception("job_failed kind=%s tenant=%s", kind, tenant_id)
 
 
 def for_each_tenant(task: str, act: Callable[[int], object]) -> None:
@@ -63,15 +61,20 @@ def flush() -> None:
 
 
 def flush_tenant(tenant_id: int) -> None:
-    if not is_worth_a_segment(hot.hot_tier(tenant_id).usage(), timezone.now().timestamp()):
+    held = hot.hot_tier(tenant_id).usage()
+    if not is_worth_a_segment(held, timezone.now().timestamp()):
+        return
+    flusher = Flusher(tenant_id)
+    if jobs.is_waiting("flush", tenant_id) or not (leases := flusher.lease()):
         return
     with tenant_job("flush", tenant_id) as run:
 
         def show(report: FlushReport) -> None:
-            run.progress(0.5, blocks=report.blocks, bytes_=report.bytes)
-            Job.unscoped.filter(pk=run.job.pk).update(detail=vars(report))
+            share = report.bytes / max(held.dirty_bytes, report.bytes)
+            run.progress(share, blocks=report.blocks, bytes_=report.bytes)
+            run.detail(vars(report))
 
-        Flusher(tenant_id, show).run()
+        flusher.run(leases, progress=show)
 
 
 @shared_task(name="workers.expire")
@@ -102,8 +105,7 @@ def retain() -> None:
 
 def _show_walk(run: jobs.JobRun, walk: Walk) -> None:
     run.progress(0.5, blocks=walk.changed)
-    detail = {"blocks": walk.blocks, "changed": walk.changed, "is_done": walk.next is None}
-    Job.unscoped.filter(pk=run.job.pk).update(detail=detail)
+    run.detail({"blocks": walk.blocks, "changed": walk.changed, "is_done": walk.next is None})
 
 
 @shared_task(name="workers.provision")
@@ -114,7 +116,7 @@ def provision() -> None:
     with tenant_job("rebuild_index", None) as run:
         report = recovery.rebuild_all()
         run.progress(1.0, blocks=report.blocks)
-        Job.unscoped.filter(pk=run.job.pk).update(detail=vars(report))
+        run.detail(vars(report))
 
 
 @shared_task(name="workers.sample")
@@ -137,6 +139,7 @@ def gauges(held: Usage, now_s: float) -> dict[str, int]:
     return {
         "hot_used_bytes": held.hot_bytes,
         "cold_used_bytes": held.cold_bytes,
+        "dirty_bytes": held.dirty_bytes,
         "dirty_blocks": held.dirty_blocks,
         "dirty_oldest_s": oldest_s,
     }
@@ -146,6 +149,7 @@ def gauges(held: Usage, now_s: float) -> dict[str, int]:
 def reconcile() -> None:
     """What crashes left behind, or hands changed in Valkey, is put right."""
     hot.provision()
+    jobs.bury_lost()
     segments, rows = repairs.remove_abandoned_segments(), repairs.prune_jobs()
     if segments or rows:
         log.info("reconciled abandoned_segments=%s old_jobs=%s", segments, rows)

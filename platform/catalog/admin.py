@@ -31,21 +31,30 @@ class ContextAdmin(ReadOnlyAdmin):
 
 @admin.register(Segment)
 class SegmentAdmin(ReadOnlyAdmin):
-    list_display = ("pk", "tenant", "space", "state", "blocks", "size_bytes", "live_bytes")
-    list_filter = ("state",)
+    list_display = (
+        *("pk", "tenant", "space", "state", "generation", "blocks", "runs"),
+        *("size_bytes", "live_bytes", "unreferenced_at"),
+    )
+    list_filter = ("state", "generation")
     list_select_related = ("tenant", "space")
     search_fields = ("object_key",)
 
 
 @admin.register(UsageRollup)
 class UsageRollupAdmin(ReadOnlyAdmin):
-    list_display = ("tenant", "resolution_s", "bucket_ts", "requested_tokens", "hit_hot_tokens")
+    list_display = (
+        *("tenant", "resolution_s", "bucket_ts", "requested_tokens", "hit_hot_tokens"),
+        *("dirty_bytes", "dirty_oldest_s"),
+    )
     list_filter = ("resolution_s",)
     list_select_related = ("tenant",)
 
 
 @admin.register(Job)
 class JobAdmin(ReadOnlyAdmin):
-    list_display = ("kind", "state", "tenant", "progress", "created_at", "finished_at")
+    list_display = (
+        *("kind", "state", "tenant", "progress", "blocks", "bytes", "attempts"),
+        *("created_at", "duration_s", "retry_at", "error"),
+    )
     list_filter = ("kind", "state")
     list_select_related = ("tenant",)

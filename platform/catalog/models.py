@@ -10,7 +10,7 @@ from tenants.models import Tenant
 from tenants.scope import TenantOwned
 
 ID_BYTES = 16
-GAUGES = ("hot_used_bytes", "cold_used_bytes", "dirty_blocks", "dirty_oldest_s")
+GAUGES = ("hot_used_bytes", "cold_used_bytes", "dirty_bytes", "dirty_blocks", "dirty_oldest_s")
 RESOLUTIONS_S = (10, 60, 3600)
 
 
@@ -117,12 +117,28 @@ class Segment(TenantOwned):
     state = models.CharField(max_length=10, choices=State, default=State.UPLOADING)
     blocks = models.PositiveIntegerField(default=0)
     size_bytes = models.BigIntegerField(default=0)
-    live_bytes = models.BigIntegerField(default=0)
+    live_bytes = models.BigIntegerField(default=0, help_text="when last counted")
+    runs = models.PositiveIntegerField(
+        default=0,
+        help_text="pieces of its chains: blocks that do not follow their parent",
+    )
+    generation = models.PositiveSmallIntegerField(
+        default=0, help_text="0: flushed; else one more than the oldest of what it was merged from"
+    )
+    leased_until = models.DateTimeField(
+        null=True, blank=True, help_text="a worker merges it into another one until then"
+    )
+    unreferenced_at = models.DateTimeField(
+        null=True, blank=True, help_text="when no block was found in it; deleted after a grace time"
+    )
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta(TenantOwned.Meta):
         ordering = ("-pk",)
-        indexes = [models.Index(fields=("tenant", "state"), name="segment_of_tenant")]
+        indexes = [
+            models.Index(fields=("tenant", "state"), name="segment_of_tenant"),
+            models.Index(fields=("tenant", "state", "generation"), name="segment_by_generation"),
+        ]
 
     def __str__(self) -> str:
         return self.object_key
@@ -154,6 +170,7 @@ class UsageRollup(TenantOwned):
     load_ms = models.JSONField(default=dict, help_text="histogram: upper bound → loads")
     hot_used_bytes = models.BigIntegerField(null=True, blank=True)
     cold_used_bytes = models.BigIntegerField(null=True, blank=True)
+    dirty_bytes = models.BigIntegerField(null=True, blank=True)
     dirty_blocks = models.BigIntegerField(null=True, blank=True)
     dirty_oldest_s = models.BigIntegerField(null=True, blank=True)
 
@@ -188,13 +205,31 @@ class Job(TenantOwned):
     bytes = models.BigIntegerField(default=0)
     detail = models.JSONField(default=dict)
     error = models.TextField(blank=True)
+    attempts = models.PositiveIntegerField(default=0)
     created_at = models.DateTimeField(default=timezone.now)
-    started_at = models.DateTimeField(null=True, blank=True)
+    started_at = models.DateTimeField(null=True, blank=True, help_text="of the last attempt")
+    seen_at = models.DateTimeField(null=True, blank=True, help_text="last sign of life")
     finished_at = models.DateTimeField(null=True, blank=True)
+    retry_at = models.DateTimeField(
+        null=True, blank=True, help_text="failed, and not tried again before"
+    )
 
     class Meta(TenantOwned.Meta):
         ordering = ("-created_at", "-pk")
-        indexes = [models.Index(F("created_at").desc(), name="job_recent")]
+        indexes = [
+            models.Index(F("created_at").desc(), name="job_recent"),
+            models.Index(
+                fields=("kind", "tenant"), condition=Q(retry_at__isnull=False), name="job_to_retry"
+            ),
+            models.Index(fields=("seen_at",), condition=Q(state="running"), name="job_running"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.kind} {self.state}"
+
+    @property
+    def duration_s(self) -> float | None:
+        """Of the last attempt, so far if it runs; None before the first."""
+        if self.started_at is None:
+            return None
+        return ((self.finished_at or timezone.now()) - self.started_at).total_seconds()

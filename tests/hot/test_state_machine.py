@@ -520,6 +520,15 @@ def test_a_lease_hides_dirty_blocks_from_other_workers_until_it_lapses(hot_clien
     assert tier.lease_dirty(lease_s=60, **lease) == []
 
 
+def test_blocks_are_leased_in_the_order_in_which_they_were_stored(hot_client, tier):
+    tier.set_policy(hot_bytes=10**4, cold_bytes=1000, terms=BlockTerms(flush_after_s=0))
+    order = [*IDS[6:], *IDS[:3], *reversed(IDS[3:6])]
+    for part in (order[:4], order[4:]):
+        store(hot_client, tier, part)
+    leased = tier.lease_dirty(lease_s=60, most_blocks=20, most_bytes=10**9)
+    assert [block.id for block in leased] == order
+
+
 def test_a_lease_can_be_given_back_and_kept_longer(hot_client, tier):
     tier.set_policy(hot_bytes=1000, cold_bytes=1000, terms=BlockTerms(flush_after_s=0))
     store(hot_client, tier, IDS[:2])

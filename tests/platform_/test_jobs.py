@@ -1,10 +1,12 @@
 """Jobs: the row is the status, whatever happens to the task or to the broker."""
 
 import time
+from contextlib import suppress
 
 import pytest
 from celery import Celery, current_app
 from django.db import transaction
+from django.utils import timezone
 
 from catalog import jobs
 from catalog.models import Job
@@ -72,6 +74,70 @@ def test_a_job_that_is_done_does_not_run_again(sent):
         pass
     with pytest.raises(jobs.JobDone), jobs.job_run(job.pk):
         pytest.fail("ran twice")
+
+
+def test_work_that_failed_goes_on_in_its_row_until_it_is_done(monkeypatch):
+    monkeypatch.setattr(jobs, "FIRST_RETRY_S", 0)
+    monkeypatch.setattr(jobs, "LAST_RETRY_S", 0)
+    tenant = make_tenant()
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError), jobs.attempt("flush", tenant.pk):
+            raise ZeroDivisionError("oh")
+    job = Job.unscoped.get()
+    assert (job.state, job.attempts, job.error) == ("failed", 2, "ZeroDivisionError: oh")
+    with jobs.attempt("flush", tenant.pk) as run:
+        run.progress(0.5, blocks=3, bytes_=4)
+        run.detail({"segments": 1})
+    job = Job.unscoped.get()
+    assert (job.state, job.attempts, job.error, job.retry_at) == ("done", 3, "", None)
+    assert (job.blocks, job.bytes, job.detail) == (3, 4, {"segments": 1})
+    assert job.duration_s >= 0
+    with jobs.attempt("flush", tenant.pk):
+        pass
+    assert Job.unscoped.count() == 2
+
+
+def test_nobody_tries_again_before_it_is_time():
+    tenant, other = make_tenant(), make_tenant()
+    with pytest.raises(ZeroDivisionError), jobs.attempt("flush", tenant.pk):
+        raise ZeroDivisionError
+    assert jobs.is_waiting("flush", tenant.pk)
+    assert not jobs.is_waiting("flush", other.pk)
+    assert not jobs.is_waiting("compact", tenant.pk)
+    Job.unscoped.update(retry_at=timezone.now())
+    assert not jobs.is_waiting("flush", tenant.pk)
+
+
+def test_pauses_grow_to_a_limit_and_are_spread():
+    pauses = [jobs.pause_s(n) for n in range(1, 30)]
+    assert all(pause <= jobs.LAST_RETRY_S for pause in pauses)
+    assert pauses[0] <= jobs.FIRST_RETRY_S < jobs.LAST_RETRY_S / 2 <= pauses[-1]
+    assert len({jobs.pause_s(5) for _ in range(10)}) > 1
+
+
+def test_of_several_that_failed_at_once_one_success_ends_all(monkeypatch):
+    monkeypatch.setattr(jobs, "LAST_RETRY_S", 0)
+    tenant = make_tenant()
+    with suppress(ZeroDivisionError), jobs.attempt("flush", tenant.pk):
+        with suppress(ZeroDivisionError), jobs.attempt("flush", tenant.pk):
+            raise ZeroDivisionError
+        raise ZeroDivisionError
+    assert Job.unscoped.filter(retry_at__isnull=False).count() == 2
+    with jobs.attempt("flush", tenant.pk):
+        pass
+    assert sorted(Job.unscoped.values_list("state", "retry_at")) == [
+        ("done", None),
+        ("failed", None),
+    ]
+
+
+def test_a_job_whose_worker_was_killed_is_not_shown_as_running_for_ever():
+    lost = Job.unscoped.create(kind="flush", state="running", seen_at=timezone.now() - jobs.LOST)
+    alive = Job.unscoped.create(kind="flush", state="running", seen_at=timezone.now())
+    assert jobs.bury_lost() == 1
+    lost.refresh_from_db(), alive.refresh_from_db()
+    assert (lost.state, alive.state) == ("failed", "running")
+    assert "no sign of life" in lost.error
 
 
 def test_a_broker_that_is_down_fails_the_job_quickly_and_not_the_caller(monkeypatch):

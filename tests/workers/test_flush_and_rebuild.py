@@ -1,101 +1,33 @@
 """The cold tier end to end: flush, crash, loss of Valkey, rebuild; real Valkey, real S3."""
 
-import os
 import time
 from datetime import timedelta
-from uuid import uuid4
 
 import pytest
 from django.conf import settings
 from django.core.management import call_command
 from django.utils import timezone
 
-from catalog.models import Context, Job, Segment, Space, UsageRollup
+from catalog import jobs
+from catalog.models import Context, Job, Segment, UsageRollup
+from cold_world import PAYLOAD_BYTES, World
 from controlplane import hot
 from controlplane import s3 as bucket
-from neve import block
-from neve.block import HEADER_BYTES, BlockHeader
+from neve.block import HEADER_BYTES
 from neve.errors import MissReason
-from neve.hot import BlockTerms, CommitOutcome, Location, Tier
-from neve.keys import BucketKeys
-from neve.space import SpaceIdentity
+from neve.hot import BlockTerms, Location, Tier
 from servers import wait_until
 from tenants.scope import tenant_scope
-from tenants.services import create_tenant
-from workers import flush, recovery, tasks
+from workers import flush, recovery, segments, tasks
 from workers.flush import Flusher
 from workers.rebuild import rebuild_tenant
 from workers.reconcile import ABANDONED, remove_abandoned_segments
 
-pytestmark = [pytest.mark.integration, pytest.mark.django_db(transaction=True)]
-
-PAYLOAD_BYTES = 50_000
-
-
-class World:
-    """A tenant with one space, and a node's way to store and read its blocks."""
-
-    def __init__(self, *, hot_bytes=1 << 26, cold_bytes=1 << 26):
-        self.tenant = create_tenant(
-            slug=f"t{uuid4().hex[:8]}", name="T", hot_bytes=hot_bytes, cold_bytes=cold_bytes
-        )
-        identity = SpaceIdentity("m", "r", "f32", "f32", "l", 1, 16, 4096)
-        fingerprint = identity.fingerprint(tenant_id=self.tenant.pk, chunk_tokens=256)
-        with tenant_scope(self.tenant.pk):
-            self.space = Space.objects.create(
-                name="s",
-                fingerprint=fingerprint.hex(),
-                identity=identity.as_dict(),
-                chunk_tokens=256,
-            )
-        self.fingerprint = fingerprint
-        self.keys = BucketKeys(self.tenant.pk, 0)
-        self.tier = hot.hot_tier(self.tenant.pk)
-        self.payloads: dict[bytes, bytes] = {}
-
-    def store(self, count):
-        """Stores a chain of `count` new blocks; returns their ids."""
-        ids, parent = [], bytes(16)
-        for _ in range(count):
-            id_, payload = os.urandom(16), os.urandom(PAYLOAD_BYTES)
-            sum_ = block.checksum(payload)
-            header = BlockHeader(id_, parent, 256, len(payload), sum_, self.fingerprint[:4])
-            value = block.encode_header(header) + payload
-            hot.admin().set(self.keys.block(self.space.pk, id_), value, nx=True, px=60_000)
-            self.payloads[id_] = payload
-            ids.append(id_)
-            parent = id_
-        sizes = [(id_, HEADER_BYTES + PAYLOAD_BYTES, 256) for id_ in ids]
-        assert set(self.tier.commit(self.space.pk, sizes)) == {CommitOutcome.STORED}
-        return ids
-
-    def assert_readable_from_s3(self, ids):
-        for id_, place in zip(ids, self.tier.match(ids), strict=True):
-            assert isinstance(place, Location)
-            assert place.is_cold
-            row = Segment.unscoped.get(pk=place.segment)
-            span = f"bytes={place.offset}-{place.offset + place.size_bytes - 1}"
-            got = bucket.client().get_object(
-                Bucket=settings.ENV.s3_bucket, Key=row.object_key, Range=span
-            )
-            raw = got["Body"].read()
-            block.verify(raw, raw[HEADER_BYTES:], expect_id=id_)
-            assert raw[HEADER_BYTES:] == self.payloads[id_]
-
-    def segments(self):
-        with tenant_scope(self.tenant.pk):
-            return list(Segment.objects.all())
-
-
-@pytest.fixture(autouse=True)
-def servers(clean_hot, s3, valkey_bus):
-    bucket.ensure_bucket()
-    recovery.rebuild_all()
-
-
-@pytest.fixture
-def world():
-    return World()
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.usefixtures("storage"),
+]
 
 
 def test_a_flush_moves_dirty_blocks_to_s3_and_makes_them_clean(world):
@@ -196,14 +128,12 @@ def test_a_flush_that_dies_before_its_end_loses_nothing(world, monkeypatch):
     def die(*args, **kwargs):
         raise ConnectionError("S3 went away")
 
-    monkeypatch.setattr(bucket.client(), "upload_fileobj", die)
+    monkeypatch.setattr(bucket.client(), "put_object", die)
     with pytest.raises(ConnectionError):
         Flusher(world.tenant.pk).run()
     assert world.tier.usage().dirty_blocks == 5
     assert all(isinstance(place, Location) for place in world.tier.match(ids))
     monkeypatch.undo()
-    world.tier.lease_dirty(lease_s=0, most_blocks=1, most_bytes=1)  # still leased: gives nothing
-    hot.admin().delete(world.keys.leases)  # they lapse
     assert Flusher(world.tenant.pk).run().blocks == 5
     world.assert_readable_from_s3(ids)
     assert [row.state for row in world.segments()] == ["live", "uploading"]
@@ -281,12 +211,12 @@ def test_a_segment_that_s3_lost_is_counted_and_does_not_stop_the_rebuild(world, 
 
 def test_a_pass_ends_after_its_time_and_the_next_one_goes_on(world, monkeypatch):
     world.store(3)
-    monkeypatch.setattr(flush, "SEGMENT_BYTES", 1)
+    monkeypatch.setattr(segments, "MOST_BYTES", 1)
     monkeypatch.setattr(flush, "PASS_S", 0)
     assert Flusher(world.tenant.pk).run().segments == 0
     monkeypatch.setattr(flush, "PASS_S", 60)
     seen = []
-    report = Flusher(world.tenant.pk, lambda report: seen.append(report.blocks)).run()
+    report = Flusher(world.tenant.pk).run(progress=lambda report: seen.append(report.blocks))
     assert (report.segments, seen) == (3, [1, 2, 3])
 
 
@@ -310,9 +240,27 @@ def test_one_tenants_trouble_does_not_stop_the_others(world, monkeypatch):
     )
     tasks.flush()
     monkeypatch.undo()
-    jobs = Job.unscoped.filter(kind="flush")
-    assert [job.state for job in jobs] == ["failed", "failed"]
-    assert all("boom" in job.error for job in jobs)
+    failed = Job.unscoped.filter(kind="flush")
+    assert [job.state for job in failed] == ["failed", "failed"]
+    assert all("boom" in job.error and job.retry_at for job in failed)
+
+
+def test_a_failed_flush_waits_and_is_tried_again_in_the_same_row(world, monkeypatch):
+    monkeypatch.setattr(flush, "GATHER_S", 0)
+    monkeypatch.setattr(jobs, "FIRST_RETRY_S", 3600)
+    monkeypatch.setattr(jobs, "LAST_RETRY_S", 3600)
+    world.store(2)
+    with monkeypatch.context() as broken:
+        broken.setattr(bucket.client(), "put_object", None)
+        tasks.flush()
+        tasks.flush()  # too early: nothing is tried
+    job = Job.unscoped.get(kind="flush")
+    assert (job.state, job.attempts) == ("failed", 1)
+    Job.unscoped.update(retry_at=timezone.now())
+    tasks.flush()
+    job.refresh_from_db()
+    assert (job.state, job.attempts, job.error, job.retry_at) == ("done", 2, "", None)
+    assert (job.blocks, world.tier.usage().dirty_blocks) == (2, 0)
 
 
 def test_expired_and_idle_blocks_leave_by_themselves(world):

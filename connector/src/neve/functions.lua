@@ -352,7 +352,8 @@ local function commit(K, A)
             stored = now_s, idle = terms.idle, priority = terms.priority, held = 0 }
           if terms.flush_after >= 0 then
             e.state = HOT + DIRTY
-            redis.call("ZADD", K[3], now_s + terms.flush_after, id)
+            -- A chain's blocks are due in its order, so that they lie so in the segment.
+            redis.call("ZADD", K[3], (us + n) / 1000000 + terms.flush_after, id)
             count(K, "dirty_bytes", size)
             count(K, "dirty_blocks", 1)
           else

@@ -1,0 +1,74 @@
+"""A tenant whose blocks go through all tiers, for tests of the workers on real servers."""
+
+import os
+from uuid import uuid4
+
+from django.conf import settings
+
+from catalog.models import Segment, Space
+from controlplane import hot
+from controlplane import s3 as bucket
+from neve import block
+from neve.block import HEADER_BYTES, BlockHeader
+from neve.hot import CommitOutcome, Location
+from neve.keys import BucketKeys
+from neve.space import SpaceIdentity
+from tenants.scope import tenant_scope
+from tenants.services import create_tenant
+
+PAYLOAD_BYTES = 50_000
+
+
+class World:
+    """A tenant with one space, and a node's way to store and read its blocks."""
+
+    def __init__(self, *, hot_bytes=1 << 26, cold_bytes=1 << 26):
+        self.tenant = create_tenant(
+            slug=f"t{uuid4().hex[:8]}", name="T", hot_bytes=hot_bytes, cold_bytes=cold_bytes
+        )
+        identity = SpaceIdentity("m", "r", "f32", "f32", "l", 1, 16, 4096)
+        fingerprint = identity.fingerprint(tenant_id=self.tenant.pk, chunk_tokens=256)
+        with tenant_scope(self.tenant.pk):
+            self.space = Space.objects.create(
+                name="s",
+                fingerprint=fingerprint.hex(),
+                identity=identity.as_dict(),
+                chunk_tokens=256,
+            )
+        self.fingerprint = fingerprint
+        self.keys = BucketKeys(self.tenant.pk, 0)
+        self.tier = hot.hot_tier(self.tenant.pk)
+        self.payloads: dict[bytes, bytes] = {}
+
+    def store(self, count, *, parent=bytes(16), payload_bytes=PAYLOAD_BYTES):
+        """Stores a chain of `count` new blocks behind `parent`; returns their ids."""
+        ids = []
+        for _ in range(count):
+            id_, payload = os.urandom(16), os.urandom(payload_bytes)
+            sum_ = block.checksum(payload)
+            header = BlockHeader(id_, parent, 256, len(payload), sum_, self.fingerprint[:4])
+            value = block.encode_header(header) + payload
+            hot.admin().set(self.keys.block(self.space.pk, id_), value, nx=True, px=60_000)
+            self.payloads[id_] = payload
+            ids.append(id_)
+            parent = id_
+        sizes = [(id_, HEADER_BYTES + payload_bytes, 256) for id_ in ids]
+        assert set(self.tier.commit(self.space.pk, sizes)) == {CommitOutcome.STORED}
+        return ids
+
+    def assert_readable_from_s3(self, ids):
+        for id_, place in zip(ids, self.tier.match(ids), strict=True):
+            assert isinstance(place, Location)
+            assert place.is_cold
+            row = Segment.unscoped.get(pk=place.segment)
+            span = f"bytes={place.offset}-{place.offset + place.size_bytes - 1}"
+            got = bucket.client().get_object(
+                Bucket=settings.ENV.s3_bucket, Key=row.object_key, Range=span
+            )
+            raw = got["Body"].read()
+            block.verify(raw, raw[HEADER_BYTES:], expect_id=id_)
+            assert raw[HEADER_BYTES:] == self.payloads[id_]
+
+    def segments(self):
+        with tenant_scope(self.tenant.pk):
+            return list(Segment.objects.all())

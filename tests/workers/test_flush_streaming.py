@@ -1,0 +1,118 @@
+"""A flush streams: bounded memory, checked parts, nothing left behind by an upload that failed."""
+
+import tracemalloc
+
+import pytest
+from botocore.exceptions import ClientError
+from django.conf import settings
+
+from cold_world import World
+from controlplane import s3 as bucket
+from workers import hot_reading, upload
+from workers.flush import Flusher
+from workers.objects import abort_uploads
+from workers.upload import MultipartUpload
+
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("storage")]
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def small_parts(monkeypatch):
+    """As small as S3 allows, so that a few MiB make many."""
+    monkeypatch.setattr(upload, "PART_BYTES", 5 * MIB)
+    monkeypatch.setattr(upload, "PARTS_HELD", 2)
+    monkeypatch.setattr(hot_reading, "READ_BYTES", 1 * MIB)
+
+
+def unfinished_uploads(prefix):
+    listed = bucket.client().list_multipart_uploads(Bucket=settings.ENV.s3_bucket, Prefix=prefix)
+    return listed.get("Uploads", [])
+
+
+def test_a_segment_of_many_parts_is_whole(small_parts, world):
+    ids = world.store(40, payload_bytes=300_000) + world.store(3, payload_bytes=1_700_000)
+    report = Flusher(world.tenant.pk).run()
+    assert (report.segments, report.blocks) == (1, 43)
+    (row,) = world.segments()
+    assert row.size_bytes > 3 * upload.PART_BYTES
+    assert row.runs == 2  # two chains, each in one piece
+    world.assert_readable_from_s3(ids)
+
+
+def test_memory_does_not_grow_with_the_backlog(small_parts):
+    world = World(hot_bytes=1 << 27, cold_bytes=1 << 27)
+    bound = upload.PART_BYTES * (upload.PARTS_HELD + 1)
+    bound += hot_reading.READ_BYTES * hot_reading.BATCHES_HELD
+    for _ in range(8):
+        world.store(16, payload_bytes=500_000)
+        world.payloads.clear()
+    tracemalloc.start()
+    try:
+        report = Flusher(world.tenant.pk).run()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert report.bytes > 3 * bound
+    assert peak < bound + 2 * MIB
+
+
+def test_an_upload_that_fails_is_aborted_and_the_blocks_are_given_back(
+    small_parts, world, monkeypatch
+):
+    ids = world.store(30, payload_bytes=500_000)
+    put, client = bucket.client().upload_part, bucket.client()
+
+    def refuse_the_second(**part):
+        if part["PartNumber"] == 2:
+            raise ClientError({"Error": {"Code": "SlowDown"}}, "UploadPart")
+        return put(**part)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(client, "upload_part", refuse_the_second)
+        with pytest.raises(ClientError, match="SlowDown"):
+            Flusher(world.tenant.pk).run()
+    assert unfinished_uploads("v1/") == []
+    assert world.tier.usage().dirty_blocks == 30
+    assert Flusher(world.tenant.pk).run().blocks == 30
+    world.assert_readable_from_s3(ids)
+
+
+def test_a_part_that_changed_on_its_way_is_refused(small_parts, world, monkeypatch):
+    world.store(15, payload_bytes=500_000)
+    crc32 = upload._crc32
+
+    def flip_a_bit_behind(part):
+        check = crc32(part)
+        part[1000] ^= 1
+        return check
+
+    with monkeypatch.context() as broken:
+        broken.setattr(upload, "_crc32", flip_a_bit_behind)
+        with pytest.raises(ClientError, match="BadDigest"):
+            Flusher(world.tenant.pk).run()
+    assert world.tier.usage().dirty_blocks == 15
+
+
+def test_what_a_killed_worker_left_of_an_upload_can_be_ended(small_parts, storage):
+    dying = MultipartUpload("v1/t1/killed.seg")
+    dying.write(bytes(6 * MIB))
+    bucket.client().create_multipart_upload(
+        Bucket=settings.ENV.s3_bucket, Key="v1/t1/killed.seg.other"
+    )
+    assert abort_uploads("v1/t1/killed.seg") == 1
+    assert [each["Key"] for each in unfinished_uploads("v1/t1/")] == ["v1/t1/killed.seg.other"]
+    assert abort_uploads("v1/t1/killed.seg.other") == 1
+
+
+def test_an_object_is_what_was_written_whatever_the_pieces(small_parts, storage):
+    pieces = [b"a" * n for n in (1, 0, 5 * MIB - 2, 3, 11 * MIB, 7)]
+    with MultipartUpload("v1/t1/pieces") as parts:
+        for piece in pieces:
+            parts.write(piece)
+        parts.complete()
+    got = bucket.client().get_object(Bucket=settings.ENV.s3_bucket, Key="v1/t1/pieces")
+    body = got["Body"].read()
+    assert len(body) == parts.size_bytes
+    assert body == b"".join(pieces)
