@@ -1,8 +1,12 @@
-"""KvTensors over the shapes that attention backends use. Run by the vLLM interpreter; asserts."""
+"""KvTensors over the shapes that attention backends use. Run by an interpreter with torch; asserts.
+
+On a machine with a GPU the copies run there as well.
+"""
 
 import torch
 
 from neve.errors import Misuse
+from neve.vllm.devices import gather, scatter
 from neve.vllm.tensors import KvTensors
 
 BLOCKS, TOKENS = 16, 8
@@ -22,36 +26,74 @@ def rows(tensor, name):
     return tensor.contiguous().view(torch.uint8).reshape(BLOCKS, -1)
 
 
-def layers(shape, dtype, count=3):
+def layers(shape, dtype, count=3, device="cpu"):
     torch.manual_seed(1)
-    return {f"l{n}": torch.randn(shape).to(dtype) for n in range(count)}
+    return {f"l{n}": torch.randn(shape).to(dtype).to(device) for n in range(count)}
 
 
 def kv(caches, num_blocks=BLOCKS, **more):
     return KvTensors(caches, num_blocks=num_blocks, block_tokens=TOKENS, **more)
 
 
-for name, shape in SHAPES.items():
-    for dtype in (torch.float32, torch.bfloat16, torch.float8_e4m3fn):
-        source, target = layers(shape, dtype), layers(shape, dtype)
-        for tensor in target.values():
-            tensor.view(torch.uint8).zero_()
-        reading, writing = kv(source), kv(target)
-        size = sum(t.numel() * t.element_size() for t in source.values()) // BLOCKS
-        assert reading.block_bytes == size
-        assert reading.bytes_per_token == size // TOKENS
-        staging = reading.allocate(3)
-        assert len(staging.memory) == 3 * size
-        reading.gather([5, 1, 9], staging)
-        other = writing.allocate(3)
-        other.memory[:] = staging.memory
-        writing.scatter([2, 3, 4], 1, other)
-        for layer in source:
-            was, now = rows(source[layer], name), rows(target[layer], name)
-            assert torch.equal(now[3], was[1])
-            assert torch.equal(now[4], was[9])
-            assert not now[[0, 1, 2, *range(5, BLOCKS)]].any(), (name, dtype)
-        assert reading.layout == writing.layout
+DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+for device in DEVICES:
+    for name, shape in SHAPES.items():
+        for dtype in (torch.float32, torch.bfloat16, torch.float8_e4m3fn):
+            source, target = (
+                layers(shape, dtype, device=device),
+                layers(shape, dtype, device=device),
+            )
+            for tensor in target.values():
+                tensor.view(torch.uint8).zero_()
+            reading, writing = kv(source), kv(target)
+            size = sum(t.numel() * t.element_size() for t in source.values()) // BLOCKS
+            assert reading.block_bytes == size
+            assert reading.bytes_per_token == size // TOKENS
+            assert reading.defers == (device == "cuda")
+            out = [reading.allocate(3), reading.allocate(3)]
+            assert len(out[0].memory) == 3 * size
+            reading.move_out([[5, 1, 9], [6, 7, 8]], out).wait()
+            back = [writing.allocate(3), writing.allocate(3)]
+            for piece, other in zip(out, back, strict=True):
+                other.memory[:] = piece.memory
+            writing.move_in([[2, 3, 4], [10, 11, 12]], 1, back).wait()
+            for layer in source:
+                was, now = rows(source[layer], name), rows(target[layer], name)
+                for at, number in ((3, 1), (4, 9), (10, 6), (11, 7), (12, 8)):
+                    assert torch.equal(now[at], was[number]), (device, name, dtype)
+                assert not now[[0, 1, 2, 5, 6, 7, 8, 9, 13, 14, 15]].any(), (device, name, dtype)
+            assert reading.layout == writing.layout
+
+            # What a GPU's kernels do in its buffer is what the copy on the CPU gives.
+            buffer = torch.empty((2, 3 * size), dtype=torch.uint8, device=device)
+            gather(reading._layers, torch.tensor([[5, 1, 9], [6, 7, 8]], device=device), buffer)
+            for piece, row in zip(out, buffer, strict=True):
+                assert bytes(piece.memory) == row.cpu().numpy().tobytes(), (device, name, dtype)
+            for tensor in target.values():
+                tensor.view(torch.uint8).zero_()
+            scatter(writing._layers, torch.tensor([[2, 3, 4]], device=device), 2, buffer[1:])
+            for layer in source:
+                was, now = rows(source[layer], name), rows(target[layer], name)
+                assert torch.equal(now[4], was[8]), (device, name, dtype)
+                assert now.any(dim=1).sum() <= 1, (device, name, dtype)
+
+# A batch larger than the buffer of a device goes through it in parts.
+if "cuda" in DEVICES:
+    from neve.vllm import devices
+
+    devices._BUFFER_BYTES = 1
+    source, target = (layers(SHAPES["flash"], torch.bfloat16, device="cuda") for _ in range(2))
+    for tensor in target.values():
+        tensor.zero_()
+    reading, writing = kv(source), kv(target)
+    out = [reading.allocate(2) for _ in range(4)]
+    pairs = [[0, 3], [2, 5], [4, 7], [6, 9]]
+    reading.move_out(pairs, out).wait()
+    writing.move_in(pairs, 1, out).wait()
+    for layer in source:
+        was, now = rows(source[layer], "flash"), rows(target[layer], "flash")
+        assert torch.equal(now[[3, 2, 5, 4, 7, 6, 9]], was[[3, 2, 5, 4, 7, 6, 9]])
+        assert not now[0].any()
 
 # A layout says nothing of how much memory there is, or how tensors lie in it.
 plain = kv(layers(SHAPES["flash"], torch.float32)).layout

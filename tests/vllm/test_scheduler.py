@@ -65,8 +65,9 @@ def store():
     return Store()
 
 
-@pytest.fixture
-def side(store, monkeypatch):
+@pytest.fixture(params=[False])
+def side(store, monkeypatch, request):
+    """The parameter: whether workers copy behind the step."""
     monkeypatch.setattr(Link, "acquire", lambda *_, **__: store)
     made = SchedulerSide(
         [IDENTITY],
@@ -75,6 +76,7 @@ def side(store, monkeypatch):
         same_process=True,
         loads=True,
         saves=True,
+        holds=request.param,
     )
     yield made
     made.close()
@@ -212,3 +214,20 @@ def test_steps_that_compute_a_prompt_are_timed(side):
     plan = side.build_step(step([("r", list(range(10)), 0, False)]))
     assert plan.timed is not None
     assert side.build_step(step(cached=[("r", [], 300, False)], tokens=1)).timed is None
+
+
+@pytest.mark.parametrize("side", [True], indirect=True)
+def test_where_workers_copy_behind_the_step_an_ended_request_keeps_its_blocks(side, store):
+    request, short = Request("saves"), Request("short", TOKENS[:40])
+    save(side, store, request)
+    save(side, store, short)
+    assert side.hold("saves")
+    assert not side.hold("saves")
+    assert not side.hold("short")  # nothing of it is copied
+    assert side.build_step(step()).held == ["saves"]
+    assert side.build_step(step()).held == []
+
+
+def test_where_copies_are_done_within_the_step_nothing_is_held(side, store):
+    save(side, store, Request("saves"))
+    assert not side.hold("saves")

@@ -22,22 +22,61 @@ class Piece:
 
 
 class Kv:
-    """Engine memory of one byte a block."""
+    """Engine memory of one byte a block. With `defers`, copies happen when `run` is called."""
 
     block_bytes = 1
 
-    def __init__(self):
+    def __init__(self, *, defers=False):
         self.blocks = bytearray(100)
+        self.defers = defers
+        self.tickets = []
 
     def allocate(self, engine_blocks):
         return Piece(memoryview(bytearray(engine_blocks)))
 
-    def gather(self, engine_blocks, staging):
-        staging.memory[:] = bytes(self.blocks[b] for b in engine_blocks)
+    def move_out(self, blocks, staging):
+        return self._ticket(lambda: self._copy_out(blocks, staging))
 
-    def scatter(self, engine_blocks, skip, staging):
-        for number in range(skip, len(engine_blocks)):
-            self.blocks[engine_blocks[number]] = staging.memory[number]
+    def move_in(self, blocks, skip, staging):
+        return self._ticket(lambda: self._copy_in(blocks, skip, staging))
+
+    def run(self):
+        """Carries out the oldest copy."""
+        self.tickets.pop(0).run()
+
+    def _ticket(self, copy):
+        ticket = Ticket(copy)
+        if self.defers:
+            self.tickets.append(ticket)
+        else:
+            ticket.run()
+        return ticket
+
+    def _copy_out(self, blocks, staging):
+        for engine_blocks, piece in zip(blocks, staging, strict=True):
+            piece.memory[:] = bytes(self.blocks[b] for b in engine_blocks)
+
+    def _copy_in(self, blocks, skip, staging):
+        for number, (engine_blocks, piece) in enumerate(zip(blocks, staging, strict=True)):
+            for place, block in enumerate(engine_blocks):
+                if number or place >= skip:
+                    self.blocks[block] = piece.memory[place]
+
+
+class Ticket:
+    def __init__(self, copy):
+        self._copy = copy
+        self._event = threading.Event()
+
+    def run(self):
+        self._copy()
+        self._event.set()
+
+    def done(self):
+        return self._event.is_set()
+
+    def wait(self):
+        assert self._event.wait(10)
 
 
 class Client:
@@ -175,7 +214,7 @@ def test_a_closed_client_fails_the_load_at_once(kv, client):
 
 
 def saves(count):
-    return [BlockSave((bytes([n]),), (b"",), 64, (2 * n, 2 * n + 1)) for n in range(count)]
+    return [BlockSave(f"r{n}", (bytes([n]),), (b"",), 64, (2 * n, 2 * n + 1)) for n in range(count)]
 
 
 def saver_of(client, kv, pieces=100):
@@ -223,3 +262,50 @@ def test_draining_waits_for_the_puts_under_way(kv, client):
     assert not saver.drain(0.01)
     threading.Timer(0.05, client.end).start()
     assert saver.drain(5.0)
+
+
+def test_a_deferred_save_is_stored_once_it_is_copied_and_names_whose_blocks_it_reads(client):
+    kv = Kv(defers=True)
+    kv.blocks[:4] = b"abcd"
+    saver = saver_of(client, kv)
+    saver.save(saves(2))
+    assert saver.copying("r0")
+    assert saver.copying("r1")
+    assert not saver.copying("other")
+    assert not client.open
+    assert saver.in_flight == 1
+    kv.run()
+    end = time.monotonic() + 5
+    while not client.open and time.monotonic() < end:
+        pass
+    assert not saver.copying("r0")
+    client.end()
+    assert (client.store[bytes([0])], client.store[bytes([1])]) == (b"ab", b"cd")
+    assert saver.drain(1.0)
+
+
+def test_a_deferred_load_ends_when_it_has_landed(client):
+    kv = Kv(defers=True)
+    loader = loader_of(client, kv, pieces=2)
+    loader.start(load_plan(2, skip=1))
+    client.end()
+    assert not loader.poll().request_ids
+    assert not loader.poll().request_ids  # landing, and the staging is in use
+    kv.run()
+    results = loader.poll()
+    assert (results.request_ids, results.failed_engine_blocks) == ({"r"}, set())
+    assert bytes(kv.blocks[:4]) == bytes([0, 2, 3, 4])
+
+
+def test_a_load_that_lands_is_waited_for_beyond_its_deadline(client, monkeypatch):
+    """Engine blocks that are still being written must not be given to anybody."""
+    monkeypatch.setattr("neve.vllm.loader._GRACE_S", 0.0)
+    kv = Kv(defers=True)
+    loader = loader_of(client, kv, pieces=1)
+    loader.start(load_plan(1, deadline_s=0.05))
+    client.end()
+    loader.poll()
+    time.sleep(0.1)
+    assert not loader.poll().request_ids
+    kv.run()
+    assert not loader.poll().failed_engine_blocks

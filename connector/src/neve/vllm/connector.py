@@ -70,10 +70,12 @@ class NeveWorkerMetadata(KVConnectorWorkerMetadata):  # type: ignore[misc]  # vl
 
 @dataclass
 class NeveHandshake(KVConnectorHandshakeMetadata):  # type: ignore[misc]  # vllm is untyped here
-    """Worker → scheduler, once: whose KV this rank holds and in which process."""
+    """Worker → scheduler, once: whose KV this rank holds, in which process, and whether it copies
+    behind the step."""
 
     identity: dict[str, Any]
     pid: int
+    defers: bool
 
 
 Hook = TypeVar("Hook", bound=Callable[..., Any])
@@ -174,7 +176,7 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
     def get_handshake_metadata(self) -> KVConnectorHandshakeMetadata | None:
         if self._worker is None:
             return None
-        return NeveHandshake(self._worker.identity.as_dict(), os.getpid())
+        return NeveHandshake(self._worker.identity.as_dict(), os.getpid(), self._worker.defers)
 
     @_guarded(_nothing)
     def start_load_kv(self, forward_context: "ForwardContext", **kwargs: Any) -> None:
@@ -203,7 +205,14 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
         if self._worker is None:
             # The scheduler plans no loads until this rank has introduced itself.
             return None, None
-        return None, self._worker.poll_loads(self._plan()) or None
+        plan = self._plan()
+        return self._worker.take_copied(plan) or None, self._worker.poll_loads(plan) or None
+
+    @_guarded(_nothing)
+    def handle_preemptions(self, kv_connector_metadata: KVConnectorMetadata) -> None:
+        """Called before blocks of preempted requests are given to others."""
+        if self._worker is not None:
+            self._worker.fence()
 
     def get_block_ids_with_load_errors(self) -> set[int]:
         return self._worker.take_failed_blocks() if self._worker is not None else set()
@@ -249,6 +258,7 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
             same_process=all(shake.pid == os.getpid() for shake in shakes),
             loads=self._kv_transfer_config.is_kv_consumer,
             saves=self._kv_transfer_config.is_kv_producer,
+            holds=any(shake.defers for shake in shakes),
         )
 
     @_guarded(_nothing)
@@ -298,7 +308,7 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
     ) -> tuple[bool, dict[str, Any] | None]:
         if self._scheduler is None:
             return False, None
-        return False, self._scheduler.finish(request)
+        return self._scheduler.hold(request.request_id), self._scheduler.finish(request)
 
     @_guarded(lambda: False)
     def reset_cache(self) -> bool:

@@ -14,7 +14,7 @@ from typing import Generic
 from neve.client import Client, Transfer
 from neve.errors import NeveError
 from neve.vllm.plan import BlockLoad, LoadPlan
-from neve.vllm.staging import Kv, S, StagingPool
+from neve.vllm.staging import Done, Kv, S, StagingPool, Ticket
 
 logger = logging.getLogger(__name__)
 
@@ -26,9 +26,13 @@ _GRACE_S = 0.5
 
 @dataclass
 class _Wave(Generic[S]):
+    """Blocks on their way into staging, and then (`landing`) the first `good` into the engine."""
+
     blocks: tuple[BlockLoad, ...]
     pieces: list[S]
     transfer: Transfer
+    landing: Ticket | None = None
+    good: int = 0
 
 
 @dataclass
@@ -99,10 +103,14 @@ class Loader(Generic[S]):
                     return None
                 self._late.append(wave)
                 return blocks[load.next_block :]
+            if wave.landing is None:
+                wave.landing = self._land(wave)
+            if not wave.landing.done():
+                return None  # Whatever the time: the engine's blocks are being written.
             load.wave = None
-            good = self._land(wave)
-            load.next_block += good
-            if good < len(wave.blocks):
+            self._pool.give_back(wave.pieces)
+            load.next_block += wave.good
+            if wave.good < len(wave.blocks):
                 return blocks[load.next_block :]
         if load.next_block == len(blocks):
             return ()
@@ -140,18 +148,21 @@ class Loader(Generic[S]):
                 return
             yield piece
 
-    def _land(self, wave: _Wave[S]) -> int:
-        """Writes the verified blocks up to the first failed one; returns how many."""
-        good = 0
-        outcomes = wave.transfer.wait(0.0)
-        for block, piece, reason in zip(wave.blocks, wave.pieces, outcomes, strict=True):
+    def _land(self, wave: _Wave[S]) -> Ticket:
+        """Begins to write the verified blocks up to the first failed one."""
+        for reason in wave.transfer.wait(0.0):
             if reason is not None:
                 logger.info("neve.load.missed reason=%s", reason)
                 break
-            self._kv.scatter(block.engine_blocks, block.skip, piece)
-            good += 1
-        self._pool.give_back(wave.pieces)
-        return good
+            wave.good += 1
+        if wave.good == 0:
+            return Done()
+        # Only a load's first block may be there in part.
+        return self._kv.move_in(
+            [block.engine_blocks for block in wave.blocks[: wave.good]],
+            wave.blocks[0].skip,
+            wave.pieces[: wave.good],
+        )
 
     def _reclaim_late(self) -> None:
         """Staging of abandoned waves is ours again only once their transfer is done."""

@@ -38,6 +38,7 @@ class LoadPlan:
 class BlockSave:
     """One block to copy out of `engine_blocks` in this step, after the forward."""
 
+    request_id: str
     ids: tuple[bytes, ...]
     parents: tuple[bytes, ...]
     tokens: int
@@ -48,10 +49,12 @@ class BlockSave:
 class StepPlan:
     """One step. `idle`: no tokens are computed, so waiting for I/O hurts nobody.
 
+    `held`: ended requests whose engine blocks stay theirs until the workers have copied them.
     `timed`: the step's number, when the workers are to say that it is done: its time is measured.
     """
 
     loads: list[LoadPlan] = field(default_factory=list)
     saves: list[BlockSave] = field(default_factory=list)
+    held: list[str] = field(default_factory=list)
     idle: bool = False
     timed: int | None = None

@@ -309,7 +309,9 @@ class Planner:
             ids = chain.ids[chunk]
             if ids[0] not in self._known:
                 source = tuple(engine_blocks[chunk * per_chunk : (chunk + 1) * per_chunk])
-                saves.append(BlockSave(ids, chain.parents(chunk), chain.chunk_tokens, source))
+                saves.append(
+                    BlockSave(request_id, ids, chain.parents(chunk), chain.chunk_tokens, source)
+                )
             self._remember(ids[0])
         request.next_save = max(request.next_save, chunks)
         self.save_at[request_id] = (request.next_save + 1) * chain.chunk_tokens

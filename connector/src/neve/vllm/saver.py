@@ -1,16 +1,16 @@
-"""Worker side of saving: copy blocks out of the engine within the step, send them behind it."""
+"""Worker side of saving: begin to copy blocks in the step, send them behind it."""
 
 import logging
 import threading
-import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Generic
 
 from neve.client import BlockRef, Client, Transfer
 from neve.errors import NeveError
 from neve.vllm.plan import BlockSave
-from neve.vllm.staging import Kv, S, StagingPool
+from neve.vllm.staging import Kv, S, StagingPool, Ticket
 
 logger = logging.getLogger(__name__)
 
@@ -21,8 +21,9 @@ _PUT_DEADLINE_S = 10.0
 class Saver(Generic[S]):
     """Saves one rank's blocks. `save` and `take_unsaved` belong to the engine's thread.
 
-    Source blocks are read only inside `save`, so the engine may free or reuse them right after.
-    When the staging budget is in use, blocks are dropped and counted: the engine never waits.
+    When the staging budget is in use, blocks are dropped and counted: the engine never waits. Where
+    copies are deferred, a thread waits for each and stores it then; until then `copying` says whose
+    engine blocks are still read.
     """
 
     def __init__(self, client: Client, kv: Kv[S], pool: StagingPool[S], *, rank: int) -> None:
@@ -31,11 +32,13 @@ class Saver(Generic[S]):
         self._pool = pool
         self._rank = rank
         self._unsaved: deque[bytes] = deque()
-        self._open: set[Transfer] = set()
+        self._open = 0
+        self._copying: Counter[str] = Counter()
         self._idle = threading.Condition()
+        self._copies = ThreadPoolExecutor(1, "neve-save") if kv.defers else None
 
     def save(self, saves: Sequence[BlockSave]) -> None:
-        """Copies what fits into staging and submits it as one batch."""
+        """Begins to copy what fits into staging; what is copied is stored as one batch."""
         taken: list[BlockSave] = []
         pieces: list[S] = []
         for save in saves:
@@ -43,25 +46,48 @@ class Saver(Generic[S]):
             if piece is None:
                 self._drop(save)
                 continue
-            self._kv.gather(save.engine_blocks, piece)
             taken.append(save)
             pieces.append(piece)
         if not taken:
             return
-        refs = [BlockRef(s.ids[self._rank], s.parents[self._rank], s.tokens) for s in taken]
+        ticket = self._kv.move_out([save.engine_blocks for save in taken], pieces)
+        with self._idle:
+            self._open += 1
+        if self._copies is None:
+            self._store(taken, pieces)
+            return
+        with self._idle:
+            self._copying.update(save.request_id for save in taken)
+        self._copies.submit(self._store_copied, ticket, taken, pieces)
+
+    def copying(self, request_id: str) -> bool:
+        """Whether engine blocks of this request are still being read."""
+        with self._idle:
+            return self._copying[request_id] > 0
+
+    def _store_copied(self, ticket: Ticket, saves: list[BlockSave], pieces: list[S]) -> None:
+        """On the copies' thread."""
+        try:
+            ticket.wait()
+        finally:
+            with self._idle:
+                self._copying.subtract(save.request_id for save in saves)
+                self._copying = +self._copying
+        self._store(saves, pieces)
+
+    def _store(self, saves: list[BlockSave], pieces: list[S]) -> None:
+        refs = [BlockRef(s.ids[self._rank], s.parents[self._rank], s.tokens) for s in saves]
         try:
             transfer = self._client.put_many(
                 refs, [piece.memory for piece in pieces], deadline_s=_PUT_DEADLINE_S
             )
         except NeveError as error:
-            logger.debug("neve.save.refused blocks=%d detail=%s", len(taken), error)
+            logger.debug("neve.save.refused blocks=%d detail=%s", len(saves), error)
             self._pool.give_back(pieces)
-            for save in taken:
-                self._unsaved.append(save.ids[0])
+            self._unsaved.extend(save.ids[0] for save in saves)
+            self._close_one()
             return
-        with self._idle:
-            self._open.add(transfer)
-        transfer.add_done_callback(lambda done: self._end(done, taken, pieces))
+        transfer.add_done_callback(lambda done: self._end(done, saves, pieces))
 
     def take_unsaved(self) -> list[bytes]:
         """First-rank ids of blocks that were not stored since the last call."""
@@ -72,14 +98,13 @@ class Saver(Generic[S]):
 
     @property
     def in_flight(self) -> int:
-        """Batches that were submitted and are not stored yet."""
-        return len(self._open)
+        """Batches that were begun and are not stored yet."""
+        return self._open
 
     def drain(self, timeout_s: float) -> bool:
         """Waits until no save is under way; False when some still are after `timeout_s`."""
-        end = time.monotonic() + timeout_s
         with self._idle:
-            return self._idle.wait_for(lambda: not self._open, max(0.0, end - time.monotonic()))
+            return self._idle.wait_for(lambda: not self._open, timeout_s)
 
     def _drop(self, save: BlockSave) -> None:
         self._client.stats.count(dropped=1)
@@ -91,6 +116,9 @@ class Saver(Generic[S]):
         for save, reason in zip(saves, transfer.wait(0.0), strict=True):
             if reason is not None:
                 self._unsaved.append(save.ids[0])
+        self._close_one()
+
+    def _close_one(self) -> None:
         with self._idle:
-            self._open.discard(transfer)
+            self._open -= 1
             self._idle.notify_all()

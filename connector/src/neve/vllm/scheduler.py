@@ -41,8 +41,10 @@ class SchedulerSide:
         same_process: bool,
         loads: bool,
         saves: bool,
+        holds: bool = False,
     ) -> None:
-        """`identities` in rank order. In a process of its own the scheduler opens its own
+        """`holds`: workers copy behind the step, so what they save must stay in place until they
+        say so. `identities` in rank order. In a process of its own the scheduler opens its own
         sessions, under another node name: a session has one owner."""
         node = options.node if same_process else f"{options.node}/scheduler"
         self._links = [
@@ -70,6 +72,9 @@ class SchedulerSide:
         )
         self._engine_block_tokens = identities[0].engine_block_tokens
         self._engine_blocks: dict[str, list[int]] = {}
+        self._holds = holds
+        self._saved: set[str] = set()
+        self._held: list[str] = []
         self._pending_loads: list[LoadPlan] = []
         self._reports = ThreadPoolExecutor(max_workers=1, thread_name_prefix="neve-context")
         self._pause = threading.Event()
@@ -111,7 +116,8 @@ class SchedulerSide:
     def build_step(self, output: Any) -> StepPlan:
         """The step's loads and saves. Loads go out whatever happens to the saves."""
         loads, self._pending_loads = self._pending_loads, []
-        step = StepPlan(loads=loads, idle=output.total_num_scheduled_tokens == 0)
+        held, self._held = self._held, []
+        step = StepPlan(loads=loads, held=held, idle=output.total_num_scheduled_tokens == 0)
         try:
             self._plan_saves(output, step)
         except Exception:
@@ -152,7 +158,10 @@ class SchedulerSide:
         for request_id, end in due:
             # Drafts that may be rejected are among the scheduled tokens; the planner counts only
             # tokens whose ids are final.
-            step.saves += self._planner.plan_saves(request_id, end, self._engine_blocks[request_id])
+            saves = self._planner.plan_saves(request_id, end, self._engine_blocks[request_id])
+            if saves and self._holds:
+                self._saved.add(request_id)
+            step.saves += saves
 
     def note_results(
         self, *, failed_blocks: Iterable[int], loaded: Iterable[str], timed: int | None
@@ -178,6 +187,14 @@ class SchedulerSide:
         if self._counts:
             self._telemetry.read(self._links[0].client)
         return self._telemetry.take()
+
+    def hold(self, request_id: str) -> bool:
+        """Whether an ended request's engine blocks must not be freed before the workers say so."""
+        if request_id not in self._saved:
+            return False
+        self._saved.discard(request_id)
+        self._held.append(request_id)
+        return True
 
     def finish(self, request: Any) -> dict[str, Any] | None:
         """Ends a request; the response's `kv_transfer_params` if the request spoke to Neve."""

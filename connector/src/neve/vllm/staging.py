@@ -14,14 +14,38 @@ class Staging(Protocol):
 S = TypeVar("S", bound=Staging)
 
 
+class Ticket(Protocol):
+    """A copy between the engine's memory and staging that may still be under way."""
+
+    def done(self) -> bool: ...
+    def wait(self) -> None: ...
+
+
+class Done:
+    """The ticket of a copy that is over."""
+
+    def done(self) -> bool:
+        return True
+
+    def wait(self) -> None:
+        pass
+
+
 class Kv(Protocol[S]):
-    """The engine's KV memory: what `neve.vllm.tensors.KvTensors` is to the transfers."""
+    """The engine's KV memory: what `neve.vllm.tensors.KvTensors` is to the transfers.
+
+    `defers`: copies may outlive the call, so sources and targets must be held until the ticket.
+    """
 
     block_bytes: int
+    defers: bool
 
     def allocate(self, engine_blocks: int) -> S: ...
-    def gather(self, engine_blocks: Sequence[int], staging: S) -> None: ...
-    def scatter(self, engine_blocks: Sequence[int], skip: int, staging: S) -> None: ...
+    def move_out(self, blocks: Sequence[Sequence[int]], staging: Sequence[S]) -> Ticket: ...
+    def move_in(
+        self, blocks: Sequence[Sequence[int]], skip: int, staging: Sequence[S]
+    ) -> Ticket: ...
+    def fence(self) -> None: ...
 
 
 class StagingPool(Generic[S]):

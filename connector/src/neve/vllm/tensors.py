@@ -12,6 +12,8 @@ from hashlib import blake2b
 import torch
 
 from neve.errors import Misuse
+from neve.vllm.devices import DeviceCopies
+from neve.vllm.staging import Done, Ticket
 
 # Bytes are moved as integers: some dtypes (float8) have no index_select on some devices.
 _INTEGER = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -51,15 +53,15 @@ class StagingBlock:
 
     def __init__(self, layers: Sequence[_Layer], engine_blocks: int, *, pinned: bool) -> None:
         total = sum(layer.block_bytes for layer in layers) * engine_blocks
-        self._bytes = torch.empty(total, dtype=torch.uint8, pin_memory=pinned)
-        self.memory = memoryview(self._bytes.numpy())
+        self.bytes = torch.empty(total, dtype=torch.uint8, pin_memory=pinned)
+        self.memory = memoryview(self.bytes.numpy())
         self.views: list[torch.Tensor] = []
         start = 0
         for layer in layers:
             end = start + layer.block_bytes * engine_blocks
             shape = list(layer.tensor.shape)
             shape[layer.dim] = engine_blocks
-            self.views.append(self._bytes[start:end].view(layer.tensor.dtype).view(shape))
+            self.views.append(self.bytes[start:end].view(layer.tensor.dtype).view(shape))
             start = end
 
 
@@ -91,11 +93,13 @@ class KvTensors:
             self._layers.append(_as_layer(name, tensor, num_blocks))
         if not self._layers:
             raise Misuse("the engine registered no KV tensors")
+        self._device = self._layers[0].tensor.device
+        self.defers = self._device.type == "cuda"
+        self._copies = DeviceCopies(self._layers, self._device) if self.defers else None
         self.block_bytes = sum(layer.block_bytes for layer in self._layers)
         if self.block_bytes % block_tokens:
             raise Misuse(f"{self.block_bytes} bytes don't divide by {block_tokens} tokens")
         self.bytes_per_token = self.block_bytes // block_tokens
-        self._device = self._layers[0].tensor.device
         every = [
             f"{layer.name}={layer.describe()}@{(kernels or {}).get(layer.name, '')}"
             for layer in self._layers
@@ -108,22 +112,34 @@ class KvTensors:
         """Staging for one block of `engine_blocks` engine blocks; pinned on an accelerator."""
         return StagingBlock(self._layers, engine_blocks, pinned=self._device.type == "cuda")
 
-    def gather(self, engine_blocks: Sequence[int], staging: StagingBlock) -> None:
-        """Copies the engine blocks of all layers into `staging`; done when it returns."""
-        index = torch.tensor(engine_blocks, device=self._device)
-        for layer, view in zip(self._layers, staging.views, strict=True):
-            if self._device.type == "cpu":
+    def move_out(self, blocks: Sequence[Sequence[int]], staging: Sequence[StagingBlock]) -> Ticket:
+        """Copies each block's engine blocks, of all layers, into its staging."""
+        if self._copies is not None:
+            return self._copies.move_out(blocks, [piece.bytes for piece in staging])
+        for engine_blocks, piece in zip(blocks, staging, strict=True):
+            index = torch.tensor(engine_blocks)
+            for layer, view in zip(self._layers, piece.views, strict=True):
                 torch.index_select(layer.tensor, layer.dim, index, out=view)
-            else:
-                view.copy_(torch.index_select(layer.tensor, layer.dim, index))
+        return Done()
 
-    def scatter(self, engine_blocks: Sequence[int], skip: int, staging: StagingBlock) -> None:
-        """Copies `staging` into the engine blocks, without the first `skip` of them."""
-        count = len(engine_blocks) - skip
-        index = torch.tensor(engine_blocks[skip:], device=self._device)
-        for layer, view in zip(self._layers, staging.views, strict=True):
-            part = view.narrow(layer.dim, skip, count).to(self._device)
-            layer.tensor.index_copy_(layer.dim, index, part)
+    def move_in(
+        self, blocks: Sequence[Sequence[int]], skip: int, staging: Sequence[StagingBlock]
+    ) -> Ticket:
+        """Copies each staging into its engine blocks, without the first `skip` of the first."""
+        if self._copies is not None:
+            return self._copies.move_in(blocks, skip, [piece.bytes for piece in staging])
+        for engine_blocks, piece in zip(blocks, staging, strict=True):
+            index = torch.tensor(engine_blocks[skip:])
+            for layer, view in zip(self._layers, piece.views, strict=True):
+                part = view.narrow(layer.dim, skip, len(index))
+                layer.tensor.index_copy_(layer.dim, index, part)
+            skip = 0
+        return Done()
+
+    def fence(self) -> None:
+        """What the engine computes next comes after the copies out of its blocks."""
+        if self._copies is not None:
+            self._copies.fence()
 
 
 def _as_layer(name: str, tensor: torch.Tensor, num_blocks: int) -> _Layer:

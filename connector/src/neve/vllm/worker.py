@@ -39,6 +39,7 @@ class WorkerSide(Generic[S]):
         saving; every one has a session of its own under another node name."""
         self.identity = identity
         self._kv = kv
+        self.defers = kv.defers
         self._options = options
         # The place of this identity among all that plans speak of.
         self._rank = identity.pp_rank if shared else identity.pp_rank * identity.tp_size + tp_rank
@@ -51,6 +52,7 @@ class WorkerSide(Generic[S]):
         self._failed_blocks: set[int] = set()
         self._ended: set[str] = set()
         self._unsaved: list[bytes] = []
+        self._held: set[str] = set()
         self._telemetry = Telemetry()
 
     def start_loads(self, plan: StepPlan) -> None:
@@ -92,6 +94,18 @@ class WorkerSide(Generic[S]):
             return
         assert self._saver is not None
         self._saver.save(saves)
+
+    def take_copied(self, plan: StepPlan) -> set[str]:
+        """Ended requests that the scheduler holds and whose engine blocks nobody reads any more."""
+        self._held.update(plan.held)
+        saver = self._saver
+        copied = {held for held in self._held if saver is None or not saver.copying(held)}
+        self._held -= copied
+        return copied
+
+    def fence(self) -> None:
+        """What the engine computes next comes after the copies under way: blocks change hands."""
+        self._kv.fence()
 
     def take_unsaved(self) -> list[bytes]:
         """First-rank ids of blocks that were to be saved and are not."""
