@@ -7,6 +7,7 @@ is busy launching, and what a matrix product beside the copies loses.
 
 import statistics
 import time
+from functools import partial
 
 import torch
 
@@ -35,8 +36,8 @@ def main() -> None:
             order = torch.randperm(ENGINE_BLOCKS)[:MOVED_BLOCKS].reshape(count, per_block).tolist()
             size = sum(len(piece.memory) for piece in staging)
             moves = {
-                "out": lambda order=order, staging=staging: kv.move_out(order, staging),
-                "in": lambda order=order, staging=staging: kv.move_in(order, 0, staging),
+                "out": partial(kv.move_out, order, staging),
+                "in": partial(kv.move_in, order, 0, staging),
             }
             for direction, move in moves.items():
                 launched, took = [], []
@@ -54,7 +55,7 @@ def main() -> None:
                     f"{1e3 * statistics.median(took[1:]):.1f}; a product takes "
                     f"{_product_ms(None):.2f} ms alone, {_product_ms(move):.2f} beside it"
                 )
-            del staging
+            del staging, moves, move
         del caches, kv
         torch.cuda.empty_cache()
 
