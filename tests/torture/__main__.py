@@ -99,7 +99,8 @@ def _show(plan, result) -> None:
     state = "ok" if result.is_good else "FAILED"
     print(
         f"seed={plan.seed} {state} persistence={plan.persistence} tenants={plan.tenants} "
-        f"hot={plan.hot_blocks} cold={plan.cold_blocks}: {faults}\n"
+        f"hot={plan.hot_blocks} cold={plan.cold_blocks} flush={plan.flush_after_s} "
+        f"ttl={plan.ttl_s}: {faults}\n"
         f"    stored={result.stored} durable={result.durable} served={result.served} "
         f"rounds={result.rounds} {took} misses={dict(result.misses)}",
     )

@@ -42,7 +42,8 @@ class Model:
     `footers_damaged`: blocks whose segment's footer a fault damaged: a rebuild cannot know them.
     `taken_away`: of the damaged, blocks whose segment was deleted: nothing is there to be corrupt.
     `memory_lost`: Valkey forgot writes, so what was not durable may be gone.
-    `cold_full`: the cold quota refuses blocks, so that stored ones may be evicted for good.
+    `hot_only`: the policy or the cold quota keeps some stored blocks out of S3, so that they may be
+    evicted for good. `may_expire`: blocks have an end, which clocks may reach at any time.
     """
 
     tried: set[bytes] = field(default_factory=set)
@@ -53,7 +54,8 @@ class Model:
     footers_damaged: set[bytes] = field(default_factory=set)
     taken_away: set[bytes] = field(default_factory=set)
     memory_lost: bool = False
-    cold_full: bool = False
+    hot_only: bool = False
+    may_expire: bool = False
     wrong: list[str] = field(default_factory=list)
     served: int = 0
     misses: Counter[str] = field(default_factory=Counter)
@@ -61,7 +63,7 @@ class Model:
     def must_have(self) -> set[bytes]:
         """Blocks that must be served."""
         kept = set(self.durable)
-        if not self.memory_lost and not self.cold_full:
+        if not self.memory_lost and not self.hot_only:
             kept |= self.stored - self.damaged_hot
         if self.memory_lost:
             kept -= self.footers_damaged
@@ -69,15 +71,18 @@ class Model:
 
     def lost(self, outcomes: Mapping[bytes, str | None]) -> list[bytes]:
         """Blocks that must be served but were missed. `outcomes`: None (served) or why not."""
-        return [id_ for id_ in sorted(self.must_have()) if outcomes[id_] is not None]
+        excuses: set[str | None] = {None}
+        if self.may_expire:  # what has expired does not come back by a rebuild
+            excuses |= {"expired", "never_stored"} if self.memory_lost else {"expired"}
+        return [id_ for id_ in sorted(self.must_have()) if outcomes[id_] not in excuses]
 
     def unexplained(self, outcomes: Mapping[bytes, str | None]) -> list[bytes]:
         """Durable, damaged blocks whose miss does not say so.
 
-        Where the index was lost, or a damaged block stored again and then refused by a quota,
-        there are other reasons.
+        Where the index was lost, or a damaged block stored again and then refused by a quota or
+        expired, there are other reasons.
         """
-        if self.memory_lost or self.cold_full:
+        if self.memory_lost or self.hot_only or self.may_expire:
             return []
         damaged = (self.durable & self.damaged_cold) - self.taken_away
         return [id_ for id_ in sorted(damaged) if outcomes[id_] not in (None, "corrupt")]

@@ -26,6 +26,7 @@ READ_S = 5.0
 def run_node(wire: Connection, url: str, api_key: str, name: str, seed: int, chains: int) -> None:
     """Works until `wire` says something or closes. `chains`: the seed of the tenant's chains."""
     with connect(url, api_key, name, promote=True) as client:
+        wire.send(("ready", None))
         node = _Node(wire, client, random.Random(seed), chains)
         while not wire.poll(node.rng.uniform(0, 0.01)):
             node.step()

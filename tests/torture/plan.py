@@ -64,7 +64,10 @@ class Fault:
 
 @dataclass(frozen=True)
 class Plan:
-    """`hot_blocks`, `cold_blocks`: quotas, in blocks of 16 KiB; the mean block has 13."""
+    """`hot_blocks`, `cold_blocks`: quotas, in blocks of 16 KiB; the mean block has 13.
+
+    `flush_after_s` None: never. `ttl_s` None: no end.
+    """
 
     seed: int
     work_s: float
@@ -74,6 +77,8 @@ class Plan:
     persistence: Persistence
     hot_blocks: int
     cold_blocks: int
+    flush_after_s: int | None
+    ttl_s: int | None
     faults: tuple[Fault, ...]
 
 
@@ -106,5 +111,7 @@ def plan_trial(seed: int, *, kinds: tuple[str, ...] = tuple(FAULTS)) -> Plan:
         persistence=persistence,
         hot_blocks=rng.choice((40, 150, 1000)),
         cold_blocks=rng.choice((30, 10_000, 10_000, 10_000)),
+        flush_after_s=rng.choices((0, 1, None), (10, 2, 1))[0],
+        ttl_s=rng.choices((None, 400), (5, 1))[0],
         faults=tuple(faults),
     )

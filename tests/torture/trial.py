@@ -11,10 +11,12 @@ from uuid import uuid4
 
 from controlplane.hot import hot_tier
 from neve.keys import tenant_prefix
+from retention.services import set_policy
+from tenants.audit import SYSTEM
 from tenants.models import Tenant
 from tenants.services import create_tenant, issue_key
-from torture import node, tuning, worker
-from torture.audit import Findings, audit
+from torture import model, node, tuning, worker
+from torture.audit import Findings, audit, index_of
 from torture.crew import Crew
 from torture.faults import FAULT
 from torture.model import Model
@@ -23,6 +25,7 @@ from torture.world import World
 from workers import tasks
 
 BLOCK_BYTES = 16 << 10
+START_S = 30.0
 END_S = 3.0  # for processes to finish what they do; then they are killed
 ROUNDS = 5  # of recovery, each a minute or two later; after them all must be well
 PASS_TIME_S = tuning.GRACE_S + 10
@@ -76,6 +79,7 @@ class Trial:
         self.stopped: set[str] = set()
         self.valkey_disk_was_full = False
         self.result = Result()
+        self._ready = 0
 
     def run(self) -> Result:
         self.world.valkey.begin(self.plan.persistence)
@@ -105,10 +109,23 @@ class Trial:
                 hot_bytes=self.plan.hot_blocks * BLOCK_BYTES,
                 cold_bytes=self.plan.cold_blocks * BLOCK_BYTES,
             )
+            self._set_policy(tenant)
             _, key = issue_key(tenant=tenant, role="node", name="node")
             owner = Owner(tenant.pk, key, chains=self.plan.seed * 10 + n)
-            owner.model.cold_full = self.plan.cold_blocks * BLOCK_BYTES < 4 << 20
+            owner.model.may_expire = self.plan.ttl_s is not None
+            owner.model.hot_only = (
+                self.plan.flush_after_s is None
+                or self.plan.cold_blocks < model.CHAINS * model.CHAIN_BLOCKS
+            )
             self.tenants.append(owner)
+
+    def _set_policy(self, tenant: Tenant) -> None:
+        after_s = self.plan.flush_after_s
+        mode = "never" if after_s is None else "after" if after_s else "now"
+        set_policy(
+            tenant=tenant, actor=SYSTEM,
+            flush_mode=mode, flush_after_s=after_s or None, cold_ttl_s=self.plan.ttl_s,
+        )  # fmt: skip
 
     def _work(self) -> None:
         rng = random.Random(self.plan.seed)
@@ -123,6 +140,7 @@ class Trial:
             self.crew.start(
                 "worker", worker.run_worker, rng.getrandbits(32), tell=self._hear_worker
             )
+        self._wait_for_nodes()
         start = time.monotonic()
         with ExitStack() as faults:
             self._let_happen(start, list(self.plan.faults), faults)
@@ -131,6 +149,13 @@ class Trial:
         while self.crew.members and time.monotonic() < end:
             self.crew.hear(0.05)
         self.crew.kill_all()
+
+    def _wait_for_nodes(self) -> None:
+        end = time.monotonic() + START_S
+        while self._ready < self.plan.nodes:
+            if time.monotonic() > end:
+                raise TimeoutError("the nodes do not start")
+            self.crew.hear(0.05)
 
     def _let_happen(self, start: float, waiting: list[Fault], left: ExitStack) -> None:
         """Begins and ends faults in time, hears the processes; all faults end with `left`."""
@@ -150,17 +175,18 @@ class Trial:
 
     def _hear_node(self, owner: Owner, message: Any) -> None:
         kind, what = message
-        model = owner.model
-        if kind == "tried":
-            model.tried.update(what)
+        if kind == "ready":
+            self._ready += 1
+        elif kind == "tried":
+            owner.model.tried.update(what)
         elif kind == "stored":
-            model.stored.update(what)
+            owner.model.stored.update(what)
         elif kind == "served":
-            model.served += what
+            owner.model.served += what
         elif kind == "wrong":
-            model.wrong += [f"a node was served {id_.hex()}" for id_ in what]
+            owner.model.wrong += [f"a node was served {id_.hex()}" for id_ in what]
         elif kind == "missed":
-            model.misses.update(what)
+            owner.model.misses.update(what)
 
     def _hear_worker(self, message: Any) -> None:
         kind, what = message
@@ -183,7 +209,11 @@ class Trial:
 
     def _look(self, owner: Owner) -> bool:
         with self.world.valkey.client() as client:
+            entries = index_of(client, owner.id)
             owner.findings = audit(client, self.s3, owner.id, deleted_keys=self.deleted_keys)
+        late = [e for e in entries.values() if e.is_dirty]
+        if late and self.plan.flush_after_s is not None:
+            owner.findings.orphans.append(f"{len(late)} blocks are still not flushed")
         return not (owner.findings.drift_bytes or owner.findings.orphans)
 
     def _judge(self) -> None:
@@ -193,23 +223,23 @@ class Trial:
             outcomes = self._read_all(owner)
             tasks.reconcile()
             self._look(owner)
-            lost, model = owner.model.lost(outcomes), owner.model
+            lost, truth = owner.model.lost(outcomes), owner.model
             result = self.result
-            result.wrong += len(model.wrong)
+            result.wrong += len(truth.wrong)
             result.lost += len(lost)
             result.drift_bytes += owner.findings.drift_bytes
             result.orphans += len(owner.findings.orphans)
-            result.stored += len(model.stored)
-            result.durable += len(model.durable)
-            result.served += model.served
-            result.misses.update(model.misses)
-            result.complaints += model.wrong
+            result.stored += len(truth.stored)
+            result.durable += len(truth.durable)
+            result.served += truth.served
+            result.misses.update(truth.misses)
+            result.complaints += truth.wrong
             result.complaints += [
-                f"lost {id_.hex()} ({'durable' if id_ in model.durable else 'stored'}): "
+                f"lost {id_.hex()} ({'durable' if id_ in truth.durable else 'stored'}): "
                 f"{outcomes[id_]}"
                 for id_ in lost
             ]
-            unexplained = model.unexplained(outcomes)
+            unexplained = truth.unexplained(outcomes)
             result.orphans += len(unexplained)
             result.complaints += [
                 f"damaged {id_.hex()} is missed as {outcomes[id_]}" for id_ in unexplained

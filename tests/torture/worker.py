@@ -31,7 +31,7 @@ def run_worker(wire: Connection, seed: int) -> None:
         try:
             task()
         except Exception as error:  # as Celery would: the task failed, the worker goes on
-            wire.send(("failed", f"{task.name}: {type(error).__name__}: {error}"[:500]))
+            wire.send(("failed", f"{task.name}: {type(error).__name__}"))
     wire.send(("done",))
 
 

@@ -64,7 +64,16 @@ def test_what_was_stored_must_be_served_unless_memory_was_lost_or_s3_is_full():
     missed = dict.fromkeys((A, B, C), "evicted")
     assert Model(stored={A, B}).lost(missed) == [A, B]
     assert Model(stored={A, B}, memory_lost=True).lost(missed) == []
-    assert Model(stored={A, B}, cold_full=True).lost(missed) == []
+    assert Model(stored={A, B}, hot_only=True).lost(missed) == []
+
+
+def test_what_has_an_end_may_expire_and_nothing_else():
+    model = Model(stored={A}, durable={A}, may_expire=True)
+    assert model.lost({A: "expired"}) == []
+    assert model.lost({A: "never_stored"}) == [A]
+    model.memory_lost = True
+    assert model.lost({A: "never_stored"}) == []
+    assert model.lost({A: "corrupt"}) == [A]
 
 
 def test_only_what_was_damaged_may_be_missed_and_must_say_so():
