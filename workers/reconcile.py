@@ -3,6 +3,7 @@
 from datetime import timedelta
 
 from django.conf import settings
+from django.db.models import Q
 from django.utils import timezone
 
 from catalog.models import Job, Segment
@@ -17,10 +18,13 @@ JOBS_KEPT = timedelta(days=7)
 def remove_abandoned_segments() -> int:
     """Deletes the objects and rows of uploads that never became live. Returns how many.
 
-    Their blocks are dirty still, or went to S3 with a later flush.
+    Their blocks are dirty still, or went to S3 with a later flush. What was begun in the future was
+    begun before the clock was set back.
     """
+    now = timezone.now()
     rows = Segment.unscoped.filter(
-        state=Segment.State.UPLOADING, created_at__lt=timezone.now() - ABANDONED
+        Q(created_at__lt=now - ABANDONED) | Q(created_at__gt=now + ABANDONED),
+        state=Segment.State.UPLOADING,
     )
     removed = 0
     for row in rows:

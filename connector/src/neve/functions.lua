@@ -34,6 +34,8 @@ local BAND = 5e14 -- ranks of one priority, in units of 10 µs since 1970: enoug
 local TOMBSTONES_KEPT = 20000 -- a bucket remembers why at most so many blocks went
 local SLICE = 500 -- arguments of one redis.call: Lua's stack is bounded
 local EVICT_MOST = 10000 -- blocks that one commit may evict
+local LEASE_MOST_S = 600 -- above any lease that workers take
+local SKEW_S = 60 -- a time so little ahead is no sign of a clock that was set back
 local SWEEP_MOST = 1000 -- pins that one call may end
 
 local function now_us()
@@ -600,11 +602,26 @@ local function expire(K, A)
   return { removed, kept }
 end
 
+-- After the clock was set back: leases that end too far ahead are void, and dirty blocks that were
+-- stored "in the future" count as stored now, so that their flush comes when the policy says.
+local function end_future(K, us, most)
+  local now_s = math.floor(us / 1000000)
+  redis.call("ZREMRANGEBYSCORE", of_slot(K, "f"), now_s + LEASE_MOST_S, "+inf")
+  for _, id in ipairs(redis.call("ZRANGE", K[3], "+inf", now_s, "BYSCORE", "REV", "LIMIT", 0, most)) do
+    local e = load(K, id)
+    if e.stored <= now_s + SKEW_S then return end
+    e.stored = now_s
+    save(K, id, e)
+    redis.call("ZADD", K[3], now_s + math.max(0, terms_of(K, e.space).flush_after), id)
+  end
+end
+
 --[[ expire_due: remove blocks whose time has come, and idle ones from the hot tier.   flags: allow-oom
 ARGV: most. Returns how many it looked at: at `most` there may be more. ]]
 local function expire_due(K, A)
   local us, most = now_us(), tonumber(A[1])
   local ended = end_pins(K, us)
+  end_future(K, us, most)
   local _, _, looks = drop_due(K, us, most, math.huge)
   return ended == SWEEP_MOST and most or looks
 end

@@ -1,0 +1,67 @@
+"""Times that were taken while a clock ran ahead do not hold anything up once it is set back."""
+
+import struct
+import time
+from datetime import timedelta
+
+import pytest
+from django.conf import settings
+from django.utils import timezone
+
+from catalog.models import Segment
+from controlplane import hot
+from controlplane import s3 as bucket
+from tenants.scope import tenant_scope
+from workers.flush import Flusher
+from workers.reconcile import ABANDONED, remove_abandoned_segments
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.usefixtures("storage"),
+]
+
+AHEAD_S = 90_000
+STORED = struct.Struct("<I")
+STORED_AT = 32  # in an entry: docs/formats/hot-tier.md
+
+
+def test_blocks_stored_in_the_future_are_flushed_when_the_policy_says(world):
+    ids, until_s = world.store(3), time.time() + AHEAD_S
+    for id_ in ids:
+        entry = bytearray(hot.admin().hget(world.keys.bookkeeping[0], id_))
+        STORED.pack_into(entry, STORED_AT, int(until_s))
+        hot.admin().hset(world.keys.bookkeeping[0], id_, bytes(entry))
+    hot.admin().zadd(world.keys.bookkeeping[2], dict.fromkeys(ids, until_s))
+    assert Flusher(world.tenant.pk).run().blocks == 0
+    world.tier.expire_due()
+    assert Flusher(world.tenant.pk).run().blocks == 3
+    world.assert_readable_from_s3(ids)
+
+
+def test_blocks_that_policy_keeps_hot_for_long_wait_as_before(world):
+    ids, due_s = world.store(2), int(time.time()) + AHEAD_S
+    hot.admin().zadd(world.keys.bookkeeping[2], dict.fromkeys(ids, due_s))
+    world.tier.expire_due()
+    assert set(hot.admin().zmscore(world.keys.bookkeeping[2], ids)) == {due_s}
+
+
+def test_a_lease_that_ends_too_far_ahead_is_void(world):
+    world.store(2)
+    leased = world.tier.lease_dirty(lease_s=AHEAD_S, most_blocks=1, most_bytes=1)
+    assert Flusher(world.tenant.pk).run().blocks == 1
+    world.tier.expire_due()
+    assert Flusher(world.tenant.pk).run().blocks == len(leased) == 1
+
+
+@pytest.mark.parametrize("ahead", [1, -1])
+def test_an_upload_begun_long_ago_or_in_the_future_is_abandoned(world, ahead):
+    key = "v1/t1/abandoned.seg"
+    bucket.client().put_object(Bucket=settings.ENV.s3_bucket, Key=key, Body=b"half")
+    with tenant_scope(world.tenant.pk):
+        row = Segment.objects.create(space=world.space, object_key=key)
+    begun = timezone.now() + ahead * (ABANDONED + timedelta(minutes=1))
+    Segment.unscoped.filter(pk=row.pk).update(created_at=begun)
+    assert remove_abandoned_segments() == 1
+    listed = bucket.client().list_objects_v2(Bucket=settings.ENV.s3_bucket, Prefix=key)
+    assert listed["KeyCount"] == 0
