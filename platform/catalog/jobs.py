@@ -96,8 +96,13 @@ def job_run(job_id: UUID | str) -> Iterator[JobRun]:
 
 
 def is_waiting(kind: str, tenant_id: int | None) -> bool:
-    """Whether this kind of work failed, and its next attempt is yet to come."""
-    rows = Job.unscoped.filter(kind=kind, tenant_id=tenant_id, retry_at__gt=timezone.now())
+    """Whether this kind of work failed, and its next attempt is yet to come.
+
+    One that is further away than any pause was planned before the clock was set back.
+    """
+    now = timezone.now()
+    soon = (now, now + timedelta(seconds=LAST_RETRY_S))
+    rows = Job.unscoped.filter(kind=kind, tenant_id=tenant_id, retry_at__range=soon)
     return rows.exists()
 
 

@@ -2,6 +2,7 @@
 
 import time
 from contextlib import suppress
+from datetime import timedelta
 
 import pytest
 from celery import Celery, current_app
@@ -105,6 +106,14 @@ def test_nobody_tries_again_before_it_is_time():
     assert not jobs.is_waiting("flush", other.pk)
     assert not jobs.is_waiting("compact", tenant.pk)
     Job.unscoped.update(retry_at=timezone.now())
+    assert not jobs.is_waiting("flush", tenant.pk)
+
+
+def test_a_retry_planned_before_the_clock_was_set_back_is_not_waited_for():
+    tenant = make_tenant()
+    with pytest.raises(ZeroDivisionError), jobs.attempt("flush", tenant.pk):
+        raise ZeroDivisionError
+    Job.unscoped.update(retry_at=timezone.now() + timedelta(days=1))
     assert not jobs.is_waiting("flush", tenant.pk)
 
 
