@@ -6,7 +6,7 @@ On a machine with a GPU the copies run there as well.
 import torch
 
 from neve.errors import Misuse
-from neve.vllm.devices import gather, scatter
+from neve.vllm.devices import gather, scatter, split
 from neve.vllm.tensors import KvTensors
 
 BLOCKS, TOKENS = 16, 8
@@ -66,12 +66,14 @@ for device in DEVICES:
 
             # What a GPU's kernels do in its buffer is what the copy on the CPU gives.
             buffer = torch.empty((2, 3 * size), dtype=torch.uint8, device=device)
-            gather(reading._layers, torch.tensor([[5, 1, 9], [6, 7, 8]], device=device), buffer)
+            gather(
+                split(reading._layers), torch.tensor([[5, 1, 9], [6, 7, 8]], device=device), buffer
+            )
             for piece, row in zip(out, buffer, strict=True):
                 assert bytes(piece.memory) == row.cpu().numpy().tobytes(), (device, name, dtype)
             for tensor in target.values():
                 tensor.view(torch.uint8).zero_()
-            scatter(writing._layers, torch.tensor([[2, 3, 4]], device=device), 2, buffer[1:])
+            scatter(split(writing._layers), torch.tensor([[2, 3, 4]], device=device), 2, buffer[1:])
             for layer in source:
                 was, now = rows(source[layer], name), rows(target[layer], name)
                 assert torch.equal(now[4], was[8]), (device, name, dtype)

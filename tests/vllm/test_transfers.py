@@ -182,6 +182,41 @@ def test_from_the_first_missing_block_on_nothing_is_written_and_all_is_reported(
     assert not any(kv.blocks[40:])
 
 
+def test_waves_are_received_while_one_is_written_and_all_are_written_in_order(client):
+    kv = Kv(defers=True)
+    loader = loader_of(client, kv)
+    loader.start(load_plan(40))
+    assert len(client.open) == 3
+    client.end()
+    client.end()
+    loader.poll()
+    assert len(kv.tickets) == 1  # the second waits for the first
+    kv.run()
+    loader.poll()
+    assert len(kv.tickets) == 1
+    client.end()
+    kv.run()
+    loader.poll()
+    kv.run()
+    assert loader.poll().request_ids == {"r"}
+    assert bytes(kv.blocks[:80]) == bytes(range(1, 81))
+
+
+def test_after_a_failed_wave_the_others_give_their_staging_back(kv, client):
+    del client.store[bytes([3])]
+    loader = loader_of(client, kv, pieces=40)
+    loader.start(load_plan(40))
+    client.end()
+    assert loader.poll().failed_engine_blocks == set(range(6, 80))
+    client.end()
+    client.end()
+    loader.poll()
+    client.store[bytes([3])] = b"  "
+    loader.start(load_plan(40, request_id="next"))
+    assert [len(pairs) for _, pairs, _ in client.open] == [16, 16, 8]
+    assert run(loader, client).request_ids == {"next"}
+
+
 def test_two_loads_share_a_small_staging(kv, client):
     loader = loader_of(client, kv, pieces=2)
     loader.start(load_plan(5, request_id="a"))

@@ -1,7 +1,7 @@
 """Copies between a GPU's KV tensors and pinned staging, behind the engine's own work.
 
-Each direction has a stream and a buffer on the device. A batch is gathered into the buffer by one
-kernel a layer, and then moved as one contiguous run a block; a load goes the other way. Streams are
+Each direction has a stream and a buffer on the device. A batch is gathered into the buffer by two
+kernels a layer, then moved as one contiguous run a block; a load goes the other way. Streams are
 ordered by events; nobody ever waits for the whole device. The engine's thread only launches.
 
 The kernels are plain torch, so they run on any device (the tests run them on the CPU).
@@ -12,50 +12,59 @@ from typing import Final, Protocol
 
 import torch
 
-# The buffer of one direction: a few blocks are enough to keep the bus busy.
-_BUFFER_BYTES: Final = 64 << 20
+# The buffer of one direction: many blocks a kernel, so that launches cost little; and never more
+# than this share of what the engine left free.
+_BUFFER_BYTES: Final = 256 << 20
+_SHARE_OF_FREE: Final = 8
 
 
 class Layer(Protocol):
-    """One registered tensor as integers; its dimension `dim` counts engine blocks."""
+    """One registered tensor as integers; its dimension `dim` (0 or 1) counts engine blocks."""
 
     @property
     def tensor(self) -> torch.Tensor: ...
     @property
     def dim(self) -> int: ...
-    @property
-    def block_bytes(self) -> int: ...
 
 
-def payload_parts(
-    layers: Sequence[Layer], buffer: torch.Tensor, engine_blocks: int
-) -> Iterator[tuple[Layer, torch.Tensor]]:
-    """Every layer's part of a buffer of payloads `[blocks, bytes]`, as `[blocks, *rows]`."""
-    start = 0
+def split(layers: Sequence[Layer]) -> list[torch.Tensor]:
+    """Tensors whose first dimension counts engine blocks, in the payload's order.
+
+    `[2, blocks, ...]` becomes two: a payload has the K of all its engine blocks, then their V.
+    """
+    rows: list[torch.Tensor] = []
     for layer in layers:
-        end = start + layer.block_bytes * engine_blocks
-        shape = list(layer.tensor.shape)
-        shape[layer.dim] = engine_blocks
-        part = buffer[:, start:end].view(layer.tensor.dtype)
-        yield layer, part.unflatten(1, shape)
+        rows += [layer.tensor] if layer.dim == 0 else layer.tensor.unbind(0)
+    return rows
+
+
+def _parts(
+    tensors: Sequence[torch.Tensor], buffer: torch.Tensor, engine_blocks: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Every tensor's part of payloads `[blocks, bytes]`, as `[blocks, engine blocks, *rest]`."""
+    start = 0
+    for tensor in tensors:
+        row = tensor.shape[1:]
+        end = start + engine_blocks * row.numel() * tensor.element_size()
+        part = buffer[:, start:end].view(tensor.dtype).unflatten(1, (engine_blocks, *row))
+        yield tensor, part
         start = end
 
 
-def gather(layers: Sequence[Layer], index: torch.Tensor, buffer: torch.Tensor) -> None:
+def gather(tensors: Sequence[torch.Tensor], index: torch.Tensor, buffer: torch.Tensor) -> None:
     """Engine blocks `index` `[blocks, engine blocks of each]` into payloads, one row a block."""
-    for layer, part in payload_parts(layers, buffer, index.shape[1]):
-        for place in range(index.shape[1]):
-            rows = torch.index_select(layer.tensor, layer.dim, index[:, place])
-            part.select(layer.dim + 1, place).copy_(rows.movedim(layer.dim, 0))
+    flat = index.flatten()
+    for tensor, part in _parts(tensors, buffer, index.shape[1]):
+        part.copy_(torch.index_select(tensor, 0, flat).view(part.shape))
 
 
-def scatter(layers: Sequence[Layer], index: torch.Tensor, skip: int, buffer: torch.Tensor) -> None:
+def scatter(
+    tensors: Sequence[torch.Tensor], index: torch.Tensor, skip: int, buffer: torch.Tensor
+) -> None:
     """Payloads into engine blocks `index`, without the first `skip` of the first block."""
-    for layer, part in payload_parts(layers, buffer, index.shape[1]):
-        for place in range(index.shape[1]):
-            first = 1 if place < skip else 0
-            rows = part.select(layer.dim + 1, place)[first:].movedim(0, layer.dim)
-            layer.tensor.index_copy_(layer.dim, index[first:, place], rows)
+    flat = index.flatten()[skip:]
+    for tensor, part in _parts(tensors, buffer, index.shape[1]):
+        tensor.index_copy_(0, flat, part.flatten(0, 1)[skip:])
 
 
 class EventTicket:
@@ -76,7 +85,7 @@ class DeviceCopies:
     """Belongs to the engine's thread, whose current stream is the one that computes."""
 
     def __init__(self, layers: Sequence[Layer], device: torch.device) -> None:
-        self._layers = layers
+        self._tensors = split(layers)
         self._device = device
         self._out = torch.cuda.Stream(device)
         self._in = torch.cuda.Stream(device)
@@ -92,7 +101,7 @@ class DeviceCopies:
             for first in range(0, len(blocks), len(buffer)):
                 pieces = staging[first : first + len(buffer)]
                 rows = buffer[: len(pieces)]
-                gather(self._layers, self._index(blocks[first : first + len(buffer)]), rows)
+                gather(self._tensors, self._index(blocks[first : first + len(buffer)]), rows)
                 for piece, row in zip(pieces, rows, strict=True):
                     piece.copy_(row, non_blocking=True)
         return EventTicket(self._out)
@@ -114,7 +123,7 @@ class DeviceCopies:
                 for piece, row in zip(pieces, rows, strict=True):
                     row.copy_(piece, non_blocking=True)
                 index = self._index(blocks[first:end])
-                scatter(self._layers, index, 0 if first else skip, rows)
+                scatter(self._tensors, index, 0 if first else skip, rows)
         return EventTicket(self._in)
 
     def fence(self) -> None:
@@ -125,7 +134,8 @@ class DeviceCopies:
         """Made on the stream that uses it, which orders its users."""
         buffer = self._buffers.get(inwards)
         if buffer is None or buffer.shape[1] != payload_bytes:
-            rows = max(1, _BUFFER_BYTES // payload_bytes)
+            free_bytes, _ = torch.cuda.mem_get_info(self._device)
+            rows = max(1, min(_BUFFER_BYTES, free_bytes // _SHARE_OF_FREE) // payload_bytes)
             buffer = torch.empty((rows, payload_bytes), dtype=torch.uint8, device=self._device)
             self._buffers[inwards] = buffer
         return buffer

@@ -7,6 +7,7 @@ the first failed one are not written: the engine recomputes from there.
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Generic
@@ -20,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 # Blocks of one wave: enough to fill the wire, few enough that several loads share the staging.
 _WAVE_BLOCKS = 16
+# Waves of one load under way: while one is written into the engine, the next are received.
+_WAVES = 3
 # get_many keeps the deadline itself; this is for a client that doesn't answer at all.
 _GRACE_S = 0.5
 
@@ -39,8 +42,13 @@ class _Wave(Generic[S]):
 class _Load(Generic[S]):
     plan: LoadPlan
     deadline: float
-    next_block: int = 0
-    wave: _Wave[S] | None = None
+    asked: int = 0  # blocks that are in a wave, or were
+    loaded: int = 0
+    waves: deque[_Wave[S]] = field(default_factory=deque)
+
+    @property
+    def missing(self) -> tuple[BlockLoad, ...]:
+        return self.plan.blocks[self.loaded :]
 
 
 @dataclass
@@ -67,7 +75,7 @@ class Loader(Generic[S]):
         """Begins a load; `poll` will report its end."""
         load: _Load[S] = _Load(plan, time.monotonic() + plan.deadline_s)
         self._loads.append(load)
-        self._send_wave(load)
+        self._send_waves(load)
 
     def poll(self, wait_s: float = 0.0) -> LoadResults:
         """Moves every load on and reports those that ended; may wait when none has anything."""
@@ -84,10 +92,11 @@ class Loader(Generic[S]):
             except Exception:
                 # The engine must hear of every load's end: this one ends with what is left of it.
                 logger.exception("neve.load.broken")
-                failed = load.plan.blocks[load.next_block :]
+                failed = load.missing
             if failed is None:
                 continue
             self._loads.remove(load)
+            self._late += load.waves  # what is still received after a failure
             results.request_ids.add(load.plan.request_id)
             for block in failed:
                 results.failed_engine_blocks.update(block.written)
@@ -95,50 +104,48 @@ class Loader(Generic[S]):
 
     def _advance(self, load: _Load[S]) -> tuple[BlockLoad, ...] | None:
         """None while under way, else the blocks that were not loaded (none: all is well)."""
-        wave = load.wave
-        blocks = load.plan.blocks
-        if wave is not None:
+        now = time.monotonic()
+        while load.waves:
+            wave = load.waves[0]
             if not wave.transfer.done():
-                if time.monotonic() < load.deadline + _GRACE_S:
-                    return None
-                self._late.append(wave)
-                return blocks[load.next_block :]
+                if now < load.deadline + _GRACE_S:
+                    break
+                return load.missing
             if wave.landing is None:
                 wave.landing = self._land(wave)
             if not wave.landing.done():
-                return None  # Whatever the time: the engine's blocks are being written.
-            load.wave = None
+                break  # Whatever the time: the engine's blocks are being written.
+            load.waves.popleft()
             self._pool.give_back(wave.pieces)
-            load.next_block += wave.good
+            load.loaded += wave.good
             if wave.good < len(wave.blocks):
-                return blocks[load.next_block :]
-        if load.next_block == len(blocks):
+                return load.missing
+        if not load.missing:
             return ()
-        if time.monotonic() >= load.deadline:
-            return blocks[load.next_block :]
-        if not self._send_wave(load):
-            return blocks[load.next_block :]
-        return None
+        under_way = self._send_waves(load) if now < load.deadline else bool(load.waves)
+        return None if under_way else load.missing
 
-    def _send_wave(self, load: _Load[S]) -> bool:
+    def _send_waves(self, load: _Load[S]) -> bool:
         """Asks for the next blocks; True also when all staging is in use and it has to wait."""
-        pieces = list(self._take(len(load.plan.blocks) - load.next_block))
-        if not pieces:
-            return True
-        blocks = load.plan.blocks[load.next_block : load.next_block + len(pieces)]
-        try:
-            transfer = self._client.get_many(
-                [block.ids[self._rank] for block in blocks],
-                [piece.memory for piece in pieces],
-                locations=[block.locations[self._rank] for block in blocks],
-                deadline_s=max(0.001, load.deadline - time.monotonic()),
-            )
-        except NeveError as error:
-            logger.debug("neve.load.refused blocks=%d detail=%s", len(blocks), error)
-            self._pool.give_back(pieces)
-            return False
-        load.wave = _Wave(blocks, pieces, transfer)
-        transfer.add_done_callback(lambda _: self._arrived.set())
+        while len(load.waves) < _WAVES and load.asked < len(load.plan.blocks):
+            pieces = list(self._take(len(load.plan.blocks) - load.asked))
+            if not pieces:
+                break
+            blocks = load.plan.blocks[load.asked : load.asked + len(pieces)]
+            try:
+                transfer = self._client.get_many(
+                    [block.ids[self._rank] for block in blocks],
+                    [piece.memory for piece in pieces],
+                    locations=[block.locations[self._rank] for block in blocks],
+                    deadline_s=max(0.001, load.deadline - time.monotonic()),
+                )
+            except NeveError as error:
+                logger.debug("neve.load.refused blocks=%d detail=%s", len(blocks), error)
+                self._pool.give_back(pieces)
+                return bool(load.waves)
+            load.asked += len(pieces)
+            load.waves.append(_Wave(blocks, pieces, transfer))
+            transfer.add_done_callback(lambda _: self._arrived.set())
         return True
 
     def _take(self, wanted: int) -> Iterator[S]:

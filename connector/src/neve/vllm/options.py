@@ -31,8 +31,8 @@ class Options:
     max_chunk_tokens: int = MAX_CHUNK_TOKENS
     match_deadline_s: float = 0.2
     load_deadline_s: float = 2.0
-    load_budget_bytes: int = 128 << 20
-    save_budget_bytes: int = 256 << 20
+    load_budget_bytes: int = 512 << 20
+    save_budget_bytes: int = 1 << 30
     cold_connections: int = COLD_CONNECTIONS
 
     @classmethod
