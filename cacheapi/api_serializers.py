@@ -18,6 +18,14 @@ class QuotaSerializer(serializers.Serializer):
     cold_bytes = serializers.IntegerField()
 
 
+class RemovalSerializer(serializers.Serializer):
+    """What goes."""
+
+    contexts = serializers.IntegerField()
+    segments = serializers.IntegerField()
+    segment_bytes = serializers.IntegerField()
+
+
 class QuotaChangeSerializer(StrictSerializer):
     """What is absent stays."""
 

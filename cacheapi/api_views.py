@@ -20,6 +20,7 @@ from cacheapi.viewsets import ApiView, ReadOnlyView, TenantFilter, checked
 from catalog import contexts, usage
 from catalog.models import Context, Job, NodeSession, Segment, Space
 from catalog.sessions import live_since
+from catalog.spaces import remove_space, weight_of
 from controlplane.problems import Problem
 from tenants import services
 from tenants.models import ApiKey, AuditEvent, Tenant
@@ -33,6 +34,11 @@ RANGES = {
     "7d": (7 * 86400, 3600),
     "30d": (30 * 86400, 3600),
 }
+
+
+CONFIRM = OpenApiParameter(
+    "confirm", str, description="the name; without it the answer says what would be removed"
+)
 
 
 class ContextFilter(TenantFilter):
@@ -136,6 +142,15 @@ class TenantsView(ReadOnlyView):
         quota = services.set_quota(tenant=tenant, actor=actor(request), **{**limits, **change})
         return Response(shapes.QuotaSerializer(quota).data)
 
+    @extend_schema(parameters=[CONFIRM], responses={202: shapes.RemovalSerializer})
+    def destroy(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """Cuts the tenant off at once; all that it holds goes within minutes."""
+        tenant = self.get_object()
+        weight = weight_of(tenant.pk)
+        _require_confirmed(request, tenant.slug, weight)
+        services.remove_tenant(tenant=tenant, actor=actor(request))
+        return Response(weight, status=202)
+
 
 class SpaceFilter(TenantFilter):
     name = django_filters.CharFilter()
@@ -148,6 +163,18 @@ class SpacesView(ReadOnlyView):
     model = Space
     serializer_class = shapes.SpaceSerializer
     filterset_class = SpaceFilter
+
+    def get_permissions(self) -> Any:
+        return [Operators()] if self.action == "destroy" else super().get_permissions()
+
+    @extend_schema(parameters=[CONFIRM], responses={202: shapes.RemovalSerializer})
+    def destroy(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """Ends the space's sessions at once; its blocks, segments and contexts go in minutes."""
+        space = self.get_object()
+        weight = weight_of(space.tenant_id, space.pk)
+        _require_confirmed(request, space.name, weight)
+        remove_space(space=space, actor=actor(request))
+        return Response(weight, status=202)
 
 
 class NodeFilter(TenantFilter):
@@ -277,6 +304,15 @@ class UsageView(ApiView, APIView):
             since_ts=int(timezone.now().timestamp()) - seconds,
         )
         return Response({"resolution_s": resolution_s, "points": points})
+
+
+def _require_confirmed(request: Request, name: str, weight: dict[str, int]) -> None:
+    """Raises Problem (unconfirmed) that says how much would go."""
+    if request.query_params.get("confirm") != name:
+        facts = ", ".join(f"{count} {what}" for what, count in weight.items())
+        raise Problem(
+            "unconfirmed", f"This removes {facts}. Repeat it with ?confirm={name}.", **weight
+        )
 
 
 def _tenants_asked(request: Request) -> frozenset[int] | None:

@@ -4,6 +4,7 @@ SCHEDULE = {
     "flush": {"task": "workers.flush", "schedule": 1.0},
     "expire": {"task": "workers.expire", "schedule": 10.0},
     "retain": {"task": "workers.retain", "schedule": 5.0},
+    "remove": {"task": "workers.remove", "schedule": 10.0},
     "provision": {"task": "workers.provision", "schedule": 10.0},
     "sample": {"task": "workers.sample", "schedule": 5.0},
     "reconcile": {"task": "workers.reconcile", "schedule": 300.0},

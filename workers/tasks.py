@@ -13,13 +13,14 @@ from django.db.models import F
 from django.utils import timezone
 
 from catalog import jobs, usage
+from catalog.models import Space
 from controlplane import hot, live
 from neve.hot import Usage
 from retention.models import RetentionPolicy
 from retention.stored import Walk
 from tenants.models import Tenant
 from workers import reconcile as repairs
-from workers import recovery
+from workers import recovery, removal
 from workers import retain as claims
 from workers.flush import Flusher, FlushReport, is_worth_a_segment
 
@@ -89,6 +90,21 @@ def expire_tenant(tenant_id: int) -> None:
         pass
 
 
+@shared_task(name="workers.remove")
+def remove() -> None:
+    """What people gave up goes, with all that it holds. No Job row when there is nothing."""
+    if not jobs.is_waiting("remove_tenant", None):
+        for tenant_id in Tenant.objects.filter(is_leaving=True).values_list("pk", flat=True):
+            # Without a tenant: the row would go with it.
+            with tenant_job("remove_tenant", None) as run:
+                run.progress(1.0, blocks=removal.remove_tenant(tenant_id))
+    spaces = Space.unscoped.filter(is_leaving=True).values_list("tenant_id", "pk")
+    for tenant_id, space_id in spaces:
+        if not jobs.is_waiting("remove_space", tenant_id):
+            with tenant_job("remove_space", tenant_id) as run:
+                run.progress(1.0, blocks=removal.remove_space(tenant_id, space_id))
+
+
 @shared_task(name="workers.retain")
 def retain() -> None:
     """Stored blocks follow a policy or rules that changed. No Job row when none did."""
@@ -96,8 +112,9 @@ def retain() -> None:
         applied_generation__lt=F("generation"), tenant__is_active=True
     )
     for tenant_id in changed.values_list("tenant_id", flat=True):
-        claimed = claims.claim(tenant_id)
-        if claimed is not None:
+        if jobs.is_waiting("retain", tenant_id):
+            continue
+        if (claimed := claims.claim(tenant_id)) is not None:
             with tenant_job("retain", tenant_id) as run:
                 claims.apply(tenant_id, *claimed, progress=partial(_show_walk, run))
                 _show_walk(run, claimed[1])

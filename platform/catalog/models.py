@@ -21,6 +21,7 @@ class Space(TenantOwned):
     fingerprint = models.CharField(max_length=64, help_text="32 bytes as hex")
     identity = models.JSONField(help_text="what the node declared: neve.space.SpaceIdentity")
     chunk_tokens = models.PositiveIntegerField()
+    is_leaving = models.BooleanField(default=False, editable=False, help_text="being removed")
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta(TenantOwned.Meta):

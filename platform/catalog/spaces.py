@@ -2,11 +2,16 @@
 
 from typing import Any
 
-from catalog.models import Space
+from django.db import transaction
+from django.db.models import Count, Sum
+from django.utils import timezone
+
+from catalog.models import Context, NodeSession, Segment, Space
 from controlplane.problems import Problem
 from neve.errors import Misuse
 from neve.space import SpaceIdentity, choose_chunk_tokens
 from tenants.audit import Actor, record
+from tenants.scope import tenant_scope
 
 
 def resolve_space(
@@ -28,11 +33,13 @@ def resolve_space(
     if name is not None:
         named = Space.objects.filter(name=name).first()
         if named is not None:
+            _require_staying(named)
             _require_same_layout(named, identity, chunk_tokens)
             return named
     fingerprint = identity.fingerprint(tenant_id=tenant_id, chunk_tokens=chunk_tokens).hex()
     space = Space.objects.filter(fingerprint=fingerprint).first()
     if space is not None:
+        _require_staying(space)
         if name is not None:
             raise _clash("space", expected=space.name, got=name)
         return space
@@ -50,6 +57,40 @@ def resolve_space(
         after={"name": space.name, "fingerprint": fingerprint, "chunk_tokens": chunk_tokens},
     )
     return space
+
+
+@transaction.atomic
+def remove_space(*, space: Space, actor: Actor) -> None:
+    """Ends its sessions now; its blocks, segments, contexts and the row go by `workers.remove`."""
+    with tenant_scope(space.tenant_id):
+        Space.objects.filter(pk=space.pk).update(is_leaving=True)
+        NodeSession.objects.filter(space=space, ended_at=None).update(ended_at=timezone.now())
+    record(
+        actor=actor,
+        tenant_id=space.tenant_id,
+        action="space.remove",
+        obj=space,
+        before={"name": space.name, "fingerprint": space.fingerprint},
+    )
+
+
+def weight_of(tenant_id: int, space_id: int | None = None) -> dict[str, int]:
+    """What goes with a space, or with all spaces of the tenant."""
+    of_space = {} if space_id is None else {"space_id": space_id}
+    with tenant_scope(tenant_id):
+        contexts = Context.objects.filter(**of_space).count()
+        segments = Segment.objects.filter(**of_space)
+        sums = segments.aggregate(count=Count("pk"), size_bytes=Sum("size_bytes"))
+    return {
+        "contexts": contexts,
+        "segments": sums["count"],
+        "segment_bytes": sums["size_bytes"] or 0,
+    }
+
+
+def _require_staying(space: Space) -> None:
+    if space.is_leaving:
+        raise Problem("conflict", f"The space {space.name} is being removed: try again later.")
 
 
 def _require_same_layout(space: Space, identity: SpaceIdentity, chunk_tokens: int) -> None:

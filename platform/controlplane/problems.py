@@ -51,6 +51,11 @@ KINDS: dict[str, tuple[int, str, str]] = {
         "Node limit reached",
         "Stop a node of this tenant or raise its node limit.",
     ),
+    "unconfirmed": (
+        409,
+        "Removing needs a confirmation",
+        "Read what would be removed, and repeat the request with ?confirm=<name>.",
+    ),
     "pin-budget": (
         409,
         "The budget of pins is used up",

@@ -24,6 +24,7 @@ class Tenant(models.Model):
     name = models.CharField(max_length=200)
     node_limit = models.PositiveIntegerField(default=16)
     is_active = models.BooleanField(default=True)
+    is_leaving = models.BooleanField(default=False, editable=False, help_text="being removed")
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:

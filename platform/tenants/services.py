@@ -72,6 +72,20 @@ def change_tenant(
 
 
 @transaction.atomic
+def remove_tenant(*, tenant: Tenant, actor: Actor) -> None:
+    """Cuts it off at once; what it holds, and then the row, goes by `workers.remove`."""
+    Tenant.objects.filter(pk=tenant.pk).update(is_active=False, is_leaving=True)
+    record(
+        actor=actor,
+        tenant_id=tenant.pk,
+        action="tenant.remove",
+        obj=tenant,
+        before={"slug": tenant.slug, "name": tenant.name},
+    )
+    hot.provision_on_commit(tenant.pk)
+
+
+@transaction.atomic
 def set_quota(*, tenant: Tenant, hot_bytes: int, cold_bytes: int, actor: Actor) -> Quota:
     """Holds for the next commit of a block; a smaller one evicts as new blocks come."""
     with tenant_scope(tenant.pk):

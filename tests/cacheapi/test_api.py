@@ -197,3 +197,25 @@ class TestUsage:
         hours = team.get("/api/v1/usage?range=6h").json()
         assert (hours["resolution_s"], [p["put_blocks"] for p in hours["points"]]) == (60, [5, 3])
         assert team.get("/api/v1/usage?range=1y").json()["field"] == "range"
+
+
+class TestRemoval:
+    def test_a_space_goes_only_when_its_name_is_repeated(self, operator, tenant):
+        space = make_space(tenant)
+        make_context(space)
+        path = f"/api/v1/spaces/{space.pk}"
+        first = operator.send("delete", path)
+        assert (first.status_code, first.json()["type"]) == (409, "/problems/unconfirmed")
+        weight = {"contexts": 1, "segments": 0, "segment_bytes": 0}
+        assert first.json().items() >= weight.items()
+        assert operator.send("delete", f"{path}?confirm=another").status_code == 409
+        second = operator.send("delete", f"{path}?confirm={space.name}")
+        assert (second.status_code, second.json()) == (202, weight)
+        space.refresh_from_db()
+        assert space.is_leaving
+        assert AuditEvent.unscoped.filter(action="space.remove").exists()
+
+    def test_a_tenant_is_cut_off_at_once(self, operator, team, tenant):
+        assert operator.send("delete", "/api/v1/tenants/acme").status_code == 409
+        assert operator.send("delete", "/api/v1/tenants/acme?confirm=acme").status_code == 202
+        assert team.send("get", "/api/v1/contexts").status_code == 401

@@ -11,6 +11,7 @@ from django.core.management import CommandError, call_command
 from valkey.exceptions import AuthenticationError, NoPermissionError, ResponseError
 
 from controlplane import hot
+from neve.errors import MissReason
 from neve.hot import BlockTerms, CommitOutcome, HotTier, Location, RestoredBlock, Tier
 from neve.keys import BucketKeys
 from retention.services import set_policy
@@ -251,3 +252,36 @@ def test_quotas_that_promise_more_than_the_server_has_are_warned_of(clean_hot, c
         assert not caplog.records
         hot.warn_if_short(client, limit)
     assert "raise maxmemory" in caplog.text
+
+
+def test_a_tenant_at_its_quota_evicts_its_own_blocks_and_nobody_elses(node, clean_hot):
+    greedy, quiet = (make_tenant(hot_bytes=5 * SIZE) for _ in range(2))
+    for tenant in (greedy, quiet):
+        set_policy(tenant=tenant, actor=SYSTEM, flush_mode="never")
+    theirs = [store(node(quiet), quiet) for _ in range(5)]
+    before = clean_hot.client().dbsize()
+    own = [store(node(greedy), greedy) for _ in range(30)]
+    tier = hot.hot_tier(quiet.pk)
+    assert all(isinstance(found, Location) for found in tier.match(theirs))
+    for id_ in theirs:
+        assert node(quiet).get(BucketKeys(quiet.pk, 0).block(1, id_)) == bytes(SIZE)
+    assert tier.usage().evicted_blocks == 0
+    used = hot.hot_tier(greedy.pk).usage()
+    assert (used.hot_bytes, used.evicted_blocks) == (5 * SIZE, 25)
+    assert hot.hot_tier(greedy.pk).match(own[:25]) == [MissReason.EVICTED] * 25
+    assert clean_hot.client().dbsize() - before < 15  # its five blocks and its bookkeeping
+
+
+def test_a_tenant_whose_room_is_pinned_is_refused_with_the_reason(node):
+    full, other = (make_tenant(hot_bytes=2 * SIZE) for _ in range(2))
+    for tenant in (full, other):
+        set_policy(tenant=tenant, actor=SYSTEM, flush_mode="never")
+    pinned, theirs = [store(node(full), full) for _ in range(2)], store(node(other), other)
+    hot.hot_tier(full.pk).pin(pinned, 4_000_000_000)
+    client, id_ = node(full), os.urandom(16)
+    client.set(BucketKeys(full.pk, 0).block(1, id_), bytes(SIZE), px=60_000)
+    tier = HotTier(client.execute_command, full.pk)
+    assert tier.commit(1, [(id_, SIZE, 256)]) == [CommitOutcome.REFUSED]
+    assert tier.match([id_]) == [MissReason.QUOTA]
+    assert tier.usage().refused_bytes == SIZE
+    assert isinstance(hot.hot_tier(other.pk).match([theirs])[0], Location)

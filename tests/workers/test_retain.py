@@ -1,27 +1,21 @@
 """Stored blocks follow policy, rules and contexts, on a real Valkey and a real S3."""
 
-import os
 from datetime import timedelta
 
 import pytest
-from django.conf import settings
 from django.utils import timezone
 
 from catalog import contexts
 from catalog.models import Job
 from controlplane import hot
 from controlplane import s3 as bucket
-from neve import block, index
-from neve.block import HEADER_BYTES, BlockHeader
+from neve import index
 from neve.errors import MissReason
-from neve.hot import CommitOutcome
-from neve.index import scan
-from neve.keys import BucketKeys
 from retention import stored
 from retention.models import RetentionPolicy, RetentionRule
-from retention.services import add_rule, change_rule, remove_rule, set_policy
-from rows import make_session, make_space, make_tenant
-from tenants.audit import Actor
+from retention.services import change_rule, remove_rule
+from rows import make_space
+from tenant_world import ACTOR, SIZE, World
 from tenants.models import AuditEvent
 from tenants.scope import tenant_scope
 from workers import recovery, tasks
@@ -30,64 +24,7 @@ from workers.flush import Flusher
 
 pytestmark = [pytest.mark.integration, pytest.mark.django_db(transaction=True)]
 
-PAYLOAD_BYTES = 1000
-SIZE = HEADER_BYTES + PAYLOAD_BYTES
-ACTOR = Actor("ann", "req-1")
 HOUR, DAY = 3600, 86400
-
-
-class World:
-    """A tenant with a space, a node's way to store, and a look into the index."""
-
-    def __init__(self, **policy):
-        self.tenant = make_tenant(hot_bytes=1 << 22, cold_bytes=1 << 22)
-        self.space = make_space(self.tenant)
-        self.session = make_session(self.space)
-        self.tier = hot.hot_tier(self.tenant.pk)
-        self.set(**policy)
-
-    def set(self, **policy):
-        return set_policy(tenant=self.tenant, actor=ACTOR, **policy)
-
-    def rule(self, **fields):
-        return add_rule(tenant=self.tenant, actor=ACTOR, **fields)
-
-    def store(self, count, space=None):
-        space = space or self.space
-        tag = bytes.fromhex(space.fingerprint)[:4]
-        ids = [os.urandom(16) for _ in range(count)]
-        for id_ in ids:
-            payload = os.urandom(PAYLOAD_BYTES)
-            header = BlockHeader(id_, bytes(16), 256, len(payload), block.checksum(payload), tag)
-            key = BucketKeys(self.tenant.pk, 0).block(space.pk, id_)
-            hot.admin().set(key, block.encode_header(header) + payload, nx=True, px=60_000)
-        outcomes = self.tier.commit(space.pk, [(id_, SIZE, 256) for id_ in ids])
-        assert set(outcomes) == {CommitOutcome.STORED}
-        return ids
-
-    def record(self, name, ids, label=None, pin_s=None):
-        with tenant_scope(self.tenant.pk):
-            return contexts.record(
-                session=self.session,
-                name=name,
-                ids=ids,
-                tokens=256 * len(ids),
-                label=label,
-                pin_s=pin_s,
-                actor=ACTOR,
-            )[0]
-
-    def entries(self, ids):
-        pages = scan(hot.admin().execute_command, self.tenant.pk, settings.ENV.hot_buckets)
-        known = {entry.id: entry for page in pages for entry in page.entries}
-        return [known[id_] for id_ in ids]
-
-    def lives(self, ids):
-        """Seconds from being stored to the end, and priority; a life of 0 has no end."""
-        return [
-            (entry.expires_s - entry.stored_s if entry.expires_s else 0, entry.priority)
-            for entry in self.entries(ids)
-        ]
 
 
 @pytest.fixture(autouse=True)

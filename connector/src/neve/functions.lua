@@ -585,13 +585,13 @@ local function retain(K, A)
   end)
 end
 
---[[ expire: remove these blocks from both tiers now, except pinned ones. ARGV: ids
+--[[ expire: remove these blocks from both tiers now. ARGV: "1" (also pinned ones) or "0", ids
 Returns {removed, kept because pinned}.                                         flags: allow-oom ]]
 local function expire(K, A)
   local us, kept = now_us(), 0
-  local removed = each(K, A, 1, function(id, e)
+  local removed = each(K, A, 2, function(id, e)
     if has(e, GONE) then return false end
-    if e.pinned > us / 1000000 then
+    if e.pinned > us / 1000000 and A[1] == "0" then
       kept = kept + 1
       return false
     end

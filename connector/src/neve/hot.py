@@ -349,11 +349,11 @@ class HotTier:
         """Sets the end of pins to `until_s`, 0 meaning now. Returns how many were pinned."""
         return self._sum("unpin", ids, until_s)
 
-    def expire(self, ids: Sequence[bytes]) -> tuple[int, int]:
+    def expire(self, ids: Sequence[bytes], *, also_pinned: bool = False) -> tuple[int, int]:
         """Removes blocks from both tiers. Returns (removed, kept because pinned)."""
         removed = kept = 0
         for keys, part in self._split(ids):
-            reply = self._call("expire", keys, *part)
+            reply = self._call("expire", keys, int(also_pinned), *part)
             removed, kept = removed + reply[0], kept + reply[1]
         return removed, kept
 

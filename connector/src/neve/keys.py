@@ -43,6 +43,12 @@ class BucketKeys:
         """ZSET: when the lease of each block under flush ends."""
         return self.tag + b":f"
 
+    @property
+    def all_bookkeeping(self) -> list[bytes]:
+        """Every key of the bucket but those of blocks."""
+        pins = self.tag + b":p"
+        return [*self.bookkeeping, pins, self.live_bytes, self.leases]
+
     def block(self, space_id: int, block_id: bytes) -> bytes:
         return b"%b:b:%d:%b" % (self.tag, space_id, block_id)
 
