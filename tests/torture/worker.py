@@ -7,12 +7,21 @@ import random
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
 
+from controlplane import hot
 from neve.hot import FlushOutcome, HotTier
 from torture import tuning
 from workers import tasks
 
+
+def cool() -> None:
+    """Makes room as many new blocks would, so that blocks are read from S3."""
+    for tenant_id in tasks.active_tenants():
+        hot.hot_tier(tenant_id).evict(1 << 20)
+
+
 # Task -> how often. Beat has other intervals; here a second is a day.
 TASKS = {
+    cool: 4,
     tasks.flush: 8,
     tasks.expire: 2,
     tasks.retain: 1,
@@ -31,7 +40,7 @@ def run_worker(wire: Connection, seed: int) -> None:
         try:
             task()
         except Exception as error:  # as Celery would: the task failed, the worker goes on
-            wire.send(("failed", f"{task.name}: {type(error).__name__}"))
+            wire.send(("failed", f"{task.__name__}: {type(error).__name__}"))
     wire.send(("done",))
 
 
