@@ -7,8 +7,9 @@ from rest_framework import serializers
 
 from cacheapi.api_serializers import TenantOwnedSerializer
 from cacheapi.fields import StrictSerializer, Text, WholeNumber
+from neve.hot import MOST_WINDOW_S
 from retention.dry_run import DryRun
-from retention.models import MAX_S, FlushMode, RetentionPolicy, RetentionRule
+from retention.models import MAX_S, EvictionPolicy, FlushMode, RetentionPolicy, RetentionRule
 from retention.services import FIELDS, RULE_FIELDS
 from retention.terms import PRIORITIES
 
@@ -32,6 +33,14 @@ class PolicyChangeSerializer(StrictSerializer):
     max_age_s = WholeNumber(min_value=1, max_value=MAX_S, allow_null=True, required=False)
     priority = WholeNumber(max_value=PRIORITIES[-1], required=False, help_text="0 leaves first")
     pin_budget_bytes = WholeNumber(allow_null=True, required=False)
+    eviction = serializers.ChoiceField(
+        choices=EvictionPolicy.choices, required=False, help_text="who leaves a full hot tier first"
+    )
+    promote_window_s = WholeNumber(
+        max_value=MOST_WINDOW_S,
+        required=False,
+        help_text="a cold block read twice so close together becomes hot again; 0: never",
+    )
 
 
 class RuleSerializer(TenantOwnedSerializer):

@@ -35,11 +35,11 @@ NODE_COMMANDS = (
     *("get", "set", "strlen", "del", "unlink", "persist", "time"),
     *("hget", "hmget", "hset", "hdel", "hincrby", "hgetall", "hlen"),
     *("zadd", "zincrby", "zrem", "zrange", "zrangebyscore"),
-    *("zscore", "zmscore", "zcard", "zpopmin"),
+    *("zscore", "zmscore", "zcard", "zcount", "zpopmin"),
     *("ping", "hello", "auth", "client|setname", "client|setinfo"),
 )
 # Pins, lifetimes, flushes and restoring are the platform's: a node asks for them over HTTP.
-NODE_FUNCTIONS = ("match", "commit", "touch", "forget", "usage")
+NODE_FUNCTIONS = ("match", "commit", "touch", "promote", "forget", "usage")
 
 
 def admin() -> Valkey:
@@ -130,6 +130,8 @@ def provision_tenant(tenant: Tenant) -> None:
             cold_bytes=tenant.quota.cold_bytes,
             terms=book.policy.for_blocks(),
             spaces=book.spaces(),
+            eviction=book.eviction,
+            promote_window_s=book.promote_window_s,
         )
 
 

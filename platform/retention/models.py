@@ -8,6 +8,7 @@ from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models import Q
 
+from neve.hot import MOST_WINDOW_S, PROMOTE_WINDOW_S, Eviction
 from retention.terms import DEFAULT_PRIORITY, PRIORITIES, Rule, Terms
 from tenants.models import Tenant
 from tenants.scope import TenantOwned
@@ -23,6 +24,17 @@ class FlushMode(models.TextChoices):
     NEVER = "never", "Never flush: hot tier only"
 
 
+class EvictionPolicy(models.TextChoices):
+    """Which blocks leave a full hot tier first. Names as in benchmarks/policies.py."""
+
+    LRU = "lru", "Least recently used"
+    TWO_QUEUES = "2q", "Two queues: what nobody used again leaves first"
+
+    @property
+    def number(self) -> Eviction:
+        return Eviction[self.name]
+
+
 class RetentionPolicy(TenantOwned):
     """None means without limit. What the fields mean stands at `retention.terms.Terms`."""
 
@@ -36,6 +48,14 @@ class RetentionPolicy(TenantOwned):
     max_age_s = models.PositiveIntegerField(null=True, blank=True, validators=AT_LEAST_1)
     priority = models.PositiveSmallIntegerField(default=DEFAULT_PRIORITY, validators=PRIORITY)
     pin_budget_bytes = models.BigIntegerField(null=True, blank=True)
+    eviction = models.CharField(
+        max_length=3, choices=EvictionPolicy, default=EvictionPolicy.TWO_QUEUES
+    )
+    promote_window_s = models.PositiveIntegerField(
+        default=PROMOTE_WINDOW_S,
+        validators=[MaxValueValidator(MOST_WINDOW_S)],
+        help_text="a cold block read twice so close together becomes hot again; 0: never",
+    )
     # Grows with each change of the policy or of a rule; stored blocks follow up to `applied`.
     generation = models.PositiveIntegerField(default=1, editable=False)
     applied_generation = models.PositiveIntegerField(default=1, editable=False)
@@ -54,6 +74,10 @@ class RetentionPolicy(TenantOwned):
             models.CheckConstraint(
                 name="retention_pin_budget_not_negative",
                 condition=Q(pin_budget_bytes=None) | Q(pin_budget_bytes__gte=0),
+            ),
+            models.CheckConstraint(
+                name="retention_promote_window_noted",
+                condition=Q(promote_window_s__lte=MOST_WINDOW_S),
             ),
             models.CheckConstraint(
                 name="retention_priority_known",

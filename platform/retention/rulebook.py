@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from neve.hot import BlockTerms
-from retention.models import RetentionPolicy, RetentionRule
+from neve.hot import PROMOTE_WINDOW_S, BlockTerms, Eviction
+from retention.models import EvictionPolicy, RetentionPolicy, RetentionRule
 from retention.terms import Rule, Terms, resolve
 from tenants.scope import tenant_scope
 
@@ -12,6 +12,8 @@ from tenants.scope import tenant_scope
 class Rulebook:
     policy: Terms
     rules: tuple[Rule, ...] = ()
+    eviction: Eviction = Eviction.TWO_QUEUES
+    promote_window_s: int = PROMOTE_WINDOW_S
 
     def of_space(self, space_id: int) -> Terms:
         """What blocks of a space get while no context holds them."""
@@ -34,5 +36,10 @@ class Rulebook:
 def rulebook_of(tenant_id: int) -> Rulebook:
     """Two statements."""
     with tenant_scope(tenant_id):
-        policy = RetentionPolicy.objects.get().terms()
-        return Rulebook(policy, tuple(row.rule() for row in RetentionRule.objects.all()))
+        policy = RetentionPolicy.objects.get()
+        return Rulebook(
+            policy.terms(),
+            tuple(row.rule() for row in RetentionRule.objects.all()),
+            EvictionPolicy(policy.eviction).number,
+            policy.promote_window_s,
+        )

@@ -20,6 +20,7 @@ from neve.errors import MissReason
 from neve.hot import (
     BlockTerms,
     CommitOutcome,
+    Eviction,
     FlushOutcome,
     HotTier,
     Location,
@@ -48,7 +49,11 @@ some_ids = st.lists(st.sampled_from(IDS), min_size=1, max_size=6, unique=True)
 
 @dataclass
 class Entry:
-    """A block the index knows. `rank` is the step of its last access."""
+    """A block the index knows. `rank` is the step of its last access.
+
+    `young`: on probation. `used`: used since it was stored, and not yet flushed. `reads`: of the
+    cold copy; with the second one somebody is told to promote it.
+    """
 
     hot: bool = False
     dirty: bool = False
@@ -57,6 +62,13 @@ class Entry:
     pinned: bool = False
     rank: float = 0
     priority: int = 0
+    young: bool = False
+    used: bool = False
+    reads: int = 0
+
+    def pin(self) -> None:
+        """When its pin ends, a block has been used."""
+        self.pinned, self.young = True, False
 
 
 @dataclass
@@ -66,6 +78,7 @@ class Model:
     hot_quota: int
     cold_quota: int
     flush: bool
+    eviction: Eviction = Eviction.TWO_QUEUES
     entries: dict[bytes, Entry] = field(default_factory=dict)
     gone: dict[bytes, MissReason] = field(default_factory=dict)
     step: int = 0
@@ -75,7 +88,8 @@ class Model:
 
     def drop_hot(self, id_: bytes, reason: MissReason) -> None:
         entry = self.entries[id_]
-        entry.hot = entry.dirty = False
+        entry.hot = entry.dirty = entry.used = False
+        entry.reads = 0
         if not entry.segment:
             self.bury(id_, reason)
 
@@ -89,28 +103,56 @@ class Model:
         self.entries.pop(id_, None)
         self.gone[id_] = reason
 
-    def victims(self) -> list[bytes]:
-        """What eviction may take, in its order."""
-        evictable = [
-            (entry.priority, entry.rank, id_)
+    def evictable(self) -> dict[bytes, Entry]:
+        return {
+            id_: entry
             for id_, entry in self.entries.items()
             if entry.hot and not entry.dirty and not entry.pinned
-        ]
-        return [id_ for *_, id_ in sorted(evictable)]
+        }
+
+    def victims(self) -> list[bytes]:
+        """What eviction takes next: all of one queue, which is less than Lua takes at once."""
+        evictable = self.evictable()
+        lowest = min((entry.priority for entry in evictable.values()), default=0)
+        band = {id_: entry for id_, entry in evictable.items() if entry.priority == lowest}
+        young = [id_ for id_, entry in band.items() if entry.young]
+        share = 0.5 if self.eviction is Eviction.TWO_QUEUES else 0
+        queue = young if len(young) > share * len(band) else set(band) - set(young)
+        return sorted(queue, key=lambda id_: (self.entries[id_].rank, id_))
 
     def make_room(self, bytes_: int) -> int:
         freed = 0
-        for id_ in self.victims():
-            if freed >= bytes_:
-                break
-            freed += SIZES[id_]
-            self.drop_hot(id_, MissReason.EVICTED)
+        while freed < bytes_ and (victims := self.victims()):
+            for id_ in victims:
+                if freed < bytes_:
+                    freed += SIZES[id_]
+                    self.drop_hot(id_, MissReason.EVICTED)
         return freed
+
+    def use(self, id_: bytes) -> None:
+        entry = self.entries.get(id_)
+        if entry and entry.dirty:
+            entry.used = True
+        elif entry and entry.hot:
+            entry.rank, entry.young = self.step, False
+
+    def clean(self, entry: Entry) -> None:
+        if entry.dirty:
+            entry.rank = self.step
+            entry.young = self.eviction is Eviction.TWO_QUEUES and not (entry.used or entry.pinned)
+            entry.dirty = entry.used = False
+
+    def promote(self, id_: bytes) -> bool:
+        entry = self.entries.get(id_)
+        if not entry or entry.hot:
+            return False
+        entry.reads += 1
+        return entry.reads == 2
 
     def commit(self, id_: bytes) -> CommitOutcome:
         entry, size = self.entries.get(id_), SIZES[id_]
         if entry and entry.hot:
-            entry.rank = self.step
+            self.use(id_)
             return CommitOutcome.PRESENT
         over = self.total("hot") + size - self.hot_quota
         if over > 0 and (size > self.hot_quota or self.make_room(over) < over):
@@ -118,9 +160,12 @@ class Model:
                 self.bury(id_, MissReason.QUOTA)
             return CommitOutcome.REFUSED
         if not entry:
-            entry = self.entries[id_] = Entry(dirty=self.flush)
+            young = self.eviction is Eviction.TWO_QUEUES
+            entry = self.entries[id_] = Entry(dirty=self.flush, young=young)
             self.gone.pop(id_, None)
-        entry.hot, entry.rank = True, self.step
+        else:
+            entry.young = False
+        entry.hot, entry.rank, entry.reads = True, self.step, 0
         return CommitOutcome.STORED
 
     def flushed(self, id_: bytes, segment: int, offset: int) -> FlushOutcome:
@@ -130,7 +175,7 @@ class Model:
             return FlushOutcome.FLUSHED if same else FlushOutcome.DEAD
         if not entry:
             return FlushOutcome.DEAD
-        entry.dirty, entry.rank = False, self.step
+        self.clean(entry)
         if self.total("segment") + SIZES[id_] > self.cold_quota:
             return FlushOutcome.COLD_FULL
         entry.segment, entry.offset = segment, offset
@@ -154,14 +199,15 @@ class HotTierMachine(RuleBasedStateMachine):
             hot_bytes=self.model.hot_quota,
             cold_bytes=self.model.cold_quota,
             terms=BlockTerms(flush_after_s=0 if self.model.flush else None),
+            eviction=self.model.eviction,
         )
 
     def begin(self) -> None:
         self.model.step += 1
 
-    @rule(flush=st.booleans())
-    def change_flush_policy(self, flush):
-        self.model.flush = flush
+    @rule(flush=st.booleans(), eviction=st.sampled_from(Eviction))
+    def change_policy(self, flush, eviction):
+        self.model.flush, self.model.eviction = flush, eviction
         self.write_policy()
 
     @rule(ids=some_ids)
@@ -196,8 +242,11 @@ class HotTierMachine(RuleBasedStateMachine):
         self.begin()
         self.tier.touch(ids)
         for id_ in ids:
-            if id_ in self.model.entries:
-                self.model.entries[id_].rank = self.model.step
+            self.model.use(id_)
+
+    @rule(ids=some_ids)
+    def promote(self, ids):
+        assert self.tier.promote(ids) == [self.model.promote(id_) for id_ in ids]
 
     @rule(most=st.integers(1, 5))
     def keep_hot(self, most):
@@ -207,7 +256,7 @@ class HotTierMachine(RuleBasedStateMachine):
         ids = [block.id for block in leased]
         assert self.tier.keep_hot(ids) == len(ids)
         for id_ in ids:
-            self.model.entries[id_].dirty, self.model.entries[id_].rank = False, self.model.step
+            self.model.clean(self.model.entries[id_])
 
     @rule(most=st.integers(1, 5), torn=st.booleans(), twice=st.booleans())
     def flush(self, most, torn, twice):
@@ -262,7 +311,7 @@ class HotTierMachine(RuleBasedStateMachine):
         known = [id_ for id_ in ids if id_ in self.model.entries]
         assert self.tier.pin(ids, FAR) == len(known)
         for id_ in known:
-            self.model.entries[id_].pinned = True
+            self.model.entries[id_].pin()
 
     @rule(ids=some_ids, budget=st.integers(0, 1000))
     def pin_within_a_budget(self, ids, budget):
@@ -277,7 +326,7 @@ class HotTierMachine(RuleBasedStateMachine):
             return
         assert self.tier.pin(ids, FAR, budget_bytes=budget) == len(known)
         for id_ in known:
-            self.model.entries[id_].pinned = True
+            self.model.entries[id_].pin()
 
     @rule(ids=some_ids, budget=st.integers(0, 1000))
     def pin_what_fits_of_a_budget(self, ids, budget):
@@ -285,7 +334,7 @@ class HotTierMachine(RuleBasedStateMachine):
         for id_ in ids:
             entry = self.model.entries.get(id_)
             if entry and (entry.pinned or self.model.total("pinned") + SIZES[id_] <= budget):
-                entry.pinned = True
+                entry.pin()
                 fitting.append(id_)
         count = self.tier.pin(ids, FAR, budget_bytes=budget, as_many_as_fit=True)
         assert count == len(fitting)
@@ -301,10 +350,10 @@ class HotTierMachine(RuleBasedStateMachine):
         for id_ in known:
             entry = self.model.entries[id_]
             entry.priority = priority
-            if flush == -1 and entry.dirty:
-                entry.dirty, entry.rank = False, self.model.step
-            elif flush == 0 and entry.hot and not entry.segment:
-                entry.dirty = True
+            if flush == -1:
+                self.model.clean(entry)
+            elif flush == 0 and entry.hot and not entry.segment and not entry.dirty:
+                entry.dirty, entry.used = True, not entry.young
 
     @rule(ids=some_ids)
     def unpin(self, ids):
@@ -313,7 +362,7 @@ class HotTierMachine(RuleBasedStateMachine):
         assert self.tier.unpin(ids) == len(pinned)
         for id_ in pinned:
             entry = self.model.entries[id_]
-            entry.pinned, entry.rank = False, self.model.step
+            entry.pinned, entry.rank, entry.young = False, self.model.step, False
 
     @rule(ids=some_ids)
     def expire(self, ids):
@@ -399,7 +448,7 @@ class HotTierMachine(RuleBasedStateMachine):
         assert self.client.hlen(KEYS.bookkeeping[0]) == len(model.entries) + len(model.gone)
         assert usage.pinned_bytes == model.total("pinned")
         assert usage.pinned_blocks == sum(entry.pinned for entry in model.entries.values())
-        assert self.client.zcard(KEYS.bookkeeping[1]) == len(model.victims())
+        assert self.client.zcard(KEYS.bookkeeping[1]) == len(model.evictable())
         live = [0] * (self.segments + 1)
         for id_, entry in model.entries.items():
             live[entry.segment] += SIZES[id_] if entry.segment else 0

@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from uuid import uuid4
 
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from cache_endpoint import TENANT_ID, CacheEndpoint
 from certificates import issue, make_ca
-from chains import PAYLOAD, Chain, connect, counters
+from chains import GIB, PAYLOAD, Chain, connect, counters
 from cutting_proxy import CuttingProxy
 from neve.block import HEADER_BYTES, decode_header
 from neve.breaker import FAILURES_TO_OPEN
@@ -29,12 +30,19 @@ from neve.cold import (
     plan_ranges,
 )
 from neve.errors import MissReason
-from neve.hot import HotTier, Tier
+from neve.hot import BlockTerms, HotTier, Tier
 from neve.segment import SegmentHeader, SegmentWriter
 from servers import S3Server, ValkeyServer, wait_until
 from torture.proxy import FaultProxy
 
 SIZE = HEADER_BYTES + PAYLOAD
+
+
+def wait_until_hot(chain: Chain) -> None:
+    def is_hot() -> bool:
+        return {at.tier for at in chain.client.match(chain.ids).locations} == {Tier.HOT}
+
+    wait_until(is_hot, timeout_s=5, what="promoted")
 
 
 class Store:
@@ -148,21 +156,64 @@ class TestS3:
         assert (hot.back == hot.sent).all()
         assert counters(client)["hit_cold_blocks"] == counters(client)["hit_hot_blocks"] == 3
 
-    def test_what_was_read_cold_becomes_hot_again(self, store, endpoint):
+    def test_what_is_read_cold_a_second_time_becomes_hot_again(self, store, endpoint):
         with connect(endpoint) as client:
             chain = Chain(client, 4)
             chain.put()
             store.flush(chain)
             assert chain.get() == [None] * 4
+            assert chain.get() == [None] * 4
             chain.back[:] = 0  # the caller's memory is free again; promotion has its own copy
-            wait_until(
-                lambda: {at.tier for at in client.match(chain.ids).locations} == {Tier.HOT},
-                timeout_s=5,
-                what="promoted",
-            )
+            wait_until_hot(chain)
             assert chain.get() == [None] * 4
             assert (chain.back == chain.sent).all()
-            assert counters(client)["hit_hot_blocks"] == 4
+            totals = counters(client)
+            assert (totals["hit_cold_blocks"], totals["hit_hot_blocks"]) == (8, 4)
+            assert totals["put_blocks"] == 8  # stored and promoted, each once
+
+    def test_a_scan_that_reads_each_cold_block_once_leaves_the_hot_tier_alone(
+        self, store, endpoint, hot
+    ):
+        with connect(endpoint) as client:
+            scanned, kept = Chain(client, 12, seed=1), Chain(client, 4, seed=2)
+            scanned.put()
+            store.flush(scanned)
+            kept.put()
+            before = hot.usage()
+            assert scanned.get() == [None] * 12
+            client.close()  # with what was under way
+            assert counters(client)["put_blocks"] == 16
+        assert hot.usage() == before
+
+    def test_of_nodes_that_read_the_same_cold_blocks_one_brings_each_back(self, store, endpoint):
+        with connect(endpoint) as one, connect(endpoint) as other, connect(endpoint) as third:
+            chain = Chain(one, 8)
+            chain.put()
+            store.flush(chain)
+            assert chain.get() == [None] * 8  # the first read
+            nodes = [Chain(client, 8) for client in (one, other, third)]
+            matches = [node.client.match(node.ids) for node in nodes]  # all see them cold
+            with ThreadPoolExecutor(3) as pool:
+                outcomes = list(
+                    pool.map(lambda pair: pair[0].get(pair[1]), zip(nodes, matches, strict=True))
+                )
+            assert outcomes == [[None] * 8] * 3
+            wait_until_hot(chain)
+            for client in (one, other, third):
+                client.close()
+            stored = sum(counters(client).get("put_blocks", 0) for client in (one, other, third))
+            assert stored == 8 + 8
+
+    def test_two_cold_reads_far_apart_do_not_bring_a_block_back(self, store, endpoint, hot):
+        hot.set_policy(hot_bytes=GIB, cold_bytes=GIB, terms=BlockTerms(), promote_window_s=0)
+        with connect(endpoint) as client:
+            chain = Chain(client, 2)
+            chain.put()
+            store.flush(chain)
+            for _ in range(3):
+                assert chain.get() == [None] * 2
+            client.close()
+            assert counters(client)["put_blocks"] == 2
 
     def test_a_bad_hot_copy_is_replaced_by_the_cold_one(self, client, store, clean_hot):
         chain = Chain(client, 3)

@@ -23,6 +23,7 @@ from neve.hot import Location, Tier, decode_match
 from neve.hotpath import HotPath
 from neve.ids import ID_BYTES, BlockHasher
 from neve.loading import Loader
+from neve.promoting import Promoter
 from neve.session import Endpoint, Session
 from neve.space import MAX_CHUNK_TOKENS, SpaceIdentity
 from neve.stats import Stats
@@ -84,7 +85,7 @@ class Client:
             cold_pool=self._cold_pool,
             cold_streams=cold_connections,
             stats=self.stats,
-            promote=self._storer.promote if promote else None,
+            promoter=Promoter(self._path, self._storer.promote) if promote else None,
         )
         self._heart.start()
 
@@ -108,7 +109,7 @@ class Client:
 
         `connections`: to each Valkey, for block bytes; short calls use another one.
         `cold_connections`: to S3, which is as many ranges as are read at a time.
-        `promote`: whether blocks read from S3 are put back into the hot tier.
+        `promote`: whether blocks that are read from S3 again are put back into the hot tier.
         """
         endpoint = Endpoint(endpoint_url, api_key)
         open_session = partial(

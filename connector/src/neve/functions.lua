@@ -13,8 +13,8 @@ Derived inside, in the same slot (of_slot): the block keys of what leaves,
     :f  ZSET id -> end of the lease, s (for who flushes; nodes never need it)
 
 Ids are 16 raw bytes. Times are the server's own (TIME): one clock, whatever the nodes' clocks say.
-`:l` holds what may be evicted, in the order in which it leaves: lower priority first, then the least
-recently used. Dirty blocks are in `:d`, pinned ones in `:p`, and neither in `:l`.
+`:l` holds what may be evicted: lower priorities leave first, then those that EVICTION says, then the
+least recently used. Dirty blocks are in `:d`, pinned ones in `:p`, and neither in `:l`.
 A block is looked at again when its end comes, or when it may have been idle for too long.
 Invariants (tests/hot/test_state_machine.py): u.hot_bytes = Σ size of hot entries, u.cold_bytes = Σ size
 of cold ones = Σ of `:s`, u.dirty_bytes of dirty ones, u.pinned_bytes of those in `:p`; hot_bytes never exceeds
@@ -27,15 +27,29 @@ local EVICTED, EXPIRED, QUOTA, CORRUPT = 1, 2, 3, 4 -- why an entry is GONE; 0 i
 local STORED, PRESENT, REFUSED, MISMATCH = 0, 1, 2, 3 -- outcomes of commit
 local FLUSHED, DEAD, COLD_FULL = 0, 1, 2 -- outcomes of flushed
 
--- state, reason, 0, space, size, tokens, expires, pinned, segment, offset, stored, idle, priority, held
+-- state, reason, touched (see `promote` and `use`), space, size, tokens, expires, pinned, segment, offset,
+-- stored, idle, priority, held
 local ENTRY = "<BBHI4I4I4I4I4I4I4I4I4BB"
 local HELD = 1 -- the terms are those of contexts that hold the block, not its space's
-local BAND = 5e14 -- ranks of one priority, in units of 10 µs since 1970: enough until 2128
+-- Ranks of one priority: in its first HALF blocks on probation, in the second the others; both by last
+-- use in units of 10 µs since 1970: enough until 2049.
+local BAND, HALF = 5e14, 2.5e14
+-- Eviction policies (docs/decisions/007-eviction.md, benchmarks/policies.py) by their number in `:q`:
+-- whether a block that nobody has used since it was stored is on probation, and which share of the
+-- evictable blocks of one priority may be before they leave first. A use ends the probation.
+local EVICTION = {
+  [0] = { name = "lru", probation = false, share = 0 },
+  [1] = { name = "2q", probation = true, share = 0.5 },
+}
+-- Reads of cold blocks are noted in 15 bits, in units of TICK_S: 36 hours, then from the beginning.
+local TICK_S, TICKS, CLAIMED = 4, 32768, 32768
+local CLAIM_S = 32 -- so long nobody else is told to promote the block: longer than a read and a store
 local TOMBSTONES_KEPT = 20000 -- a bucket remembers why at most so many blocks went
 local SLICE = 500 -- arguments of one redis.call: Lua's stack is bounded
 local EVICT_MOST = 10000 -- blocks that one commit may evict
 local LEASE_MOST_S = 600 -- above any lease that workers take
 local SKEW_S = 60 -- a time so little ahead is no sign of a clock that was set back
+local EVICT_BATCH = 16 -- blocks between two looks at who leaves first
 local SWEEP_MOST = 1000 -- pins that one call may end
 
 local function now_us()
@@ -46,7 +60,7 @@ end
 local function decode(raw)
   if not raw then return nil end
   local e = {}
-  e.state, e.reason, e.reserved, e.space, e.size, e.tokens, e.expires, e.pinned, e.segment, e.offset,
+  e.state, e.reason, e.touched, e.space, e.size, e.tokens, e.expires, e.pinned, e.segment, e.offset,
     e.stored, e.idle, e.priority, e.held = struct.unpack(ENTRY, raw)
   return e
 end
@@ -56,8 +70,8 @@ local function has(e, bit_) return e ~= nil and bit.band(e.state, bit_) ~= 0 end
 local function load(K, id) return decode(redis.call("HGET", K[1], id)) end
 
 local function save(K, id, e)
-  redis.call("HSET", K[1], id, struct.pack(ENTRY, e.state, e.reason, 0, e.space, e.size, e.tokens,
-    e.expires, e.pinned, e.segment, e.offset, e.stored, e.idle, e.priority, e.held))
+  redis.call("HSET", K[1], id, struct.pack(ENTRY, e.state, e.reason, e.touched, e.space, e.size,
+    e.tokens, e.expires, e.pinned, e.segment, e.offset, e.stored, e.idle, e.priority, e.held))
 end
 
 local function count(K, name, by) redis.call("HINCRBY", K[4], name, by) end
@@ -92,24 +106,39 @@ local function is_expired(e, now_s) return e.expires > 0 and e.expires <= now_s 
 
 local function alive(e, now_s) return e ~= nil and not has(e, GONE) and not is_expired(e, now_s) end
 
-local function clean(K, id, e)
-  if has(e, DIRTY) then
-    e.state = e.state - DIRTY
-    redis.call("ZREM", K[3], id)
-    count(K, "dirty_bytes", -e.size)
-    count(K, "dirty_blocks", -1)
-  end
+local function policy(K) return EVICTION[quota(K, "eviction")] or EVICTION[0] end
+
+-- Call it for a hot, clean block. A pinned one gets its rank when its pin ends, which is a use.
+local function rank(K, id, e, us, on_probation)
+  if e.pinned > 0 then return end
+  local first = e.priority * BAND + (on_probation and 0 or HALF)
+  redis.call("ZADD", K[2], first + math.floor(us / 10), id)
 end
 
--- Call it for a hot, clean block. A pinned one gets its rank when its pin ends.
-local function rank(K, id, e, us)
-  if e.pinned == 0 then redis.call("ZADD", K[2], e.priority * BAND + math.floor(us / 10), id) end
-end
-
--- When an evictable block was used last, µs; nil for others.
+-- When an evictable block was used last, µs, and whether it is on probation; nil for others.
 local function last_use(K, id)
   local score = redis.call("ZSCORE", K[2], id)
-  return score and tonumber(score) % BAND * 10
+  if score then return tonumber(score) % HALF * 10, tonumber(score) % BAND < HALF end
+end
+
+-- Ends the flush of a dirty block: it may be evicted from now on. Save it afterwards.
+local function clean(K, id, e, us)
+  if not has(e, DIRTY) then return end
+  redis.call("ZREM", K[3], id)
+  count(K, "dirty_bytes", -e.size)
+  count(K, "dirty_blocks", -1)
+  rank(K, id, e, us, e.touched == 0 and policy(K).probation)
+  e.state, e.touched = e.state - DIRTY, 0
+end
+
+-- A use. What is dirty has no rank yet: its entry keeps that it was used, until it gets one.
+local function use(K, id, e, us)
+  if not has(e, DIRTY) then
+    rank(K, id, e, us)
+  elseif e.touched == 0 then
+    e.touched = 1
+    save(K, id, e)
+  end
 end
 
 -- Sets when the block is looked at again. Call it behind `rank`, when expires, idle or pinned changed.
@@ -165,7 +194,7 @@ end
 
 local function bury(K, id, e, reason, us)
   if e.pinned > 0 then set_pin(K, id, e, 0) end
-  e.state, e.reason, e.segment, e.offset, e.expires = GONE, reason, 0, 0, 0
+  e.state, e.reason, e.touched, e.segment, e.offset, e.expires = GONE, reason, 0, 0, 0, 0
   e.stored, e.idle, e.priority, e.held = 0, 0, 0, 0
   save(K, id, e)
   redis.call("ZREM", K[7], id)
@@ -179,12 +208,12 @@ end
 local function drop(K, id, e, tiers, reason, us)
   local freed = 0
   if has(e, HOT) and bit.band(tiers, HOT) ~= 0 then
-    clean(K, id, e)
+    clean(K, id, e, us)
     redis.call("UNLINK", block_key(K, e, id))
     redis.call("ZREM", K[2], id)
     count(K, "hot_bytes", -e.size)
     count(K, "hot_blocks", -1)
-    e.state = e.state - HOT
+    e.state, e.touched = e.state - HOT, 0
     freed = e.size
   end
   if has(e, COLD) and bit.band(tiers, COLD) ~= 0 then
@@ -229,14 +258,25 @@ local function drop_due(K, us, most, enough)
   return expired + idle, freed, looks
 end
 
--- Frees at least `bytes` of the hot tier if it can: what is due first, then in the order of `:l`.
+-- The blocks to evict next, of one priority and either on probation or not. O(log n).
+local function victims(K)
+  local first = redis.call("ZRANGE", K[2], 0, 0, "WITHSCORES")[2]
+  if not first then return {} end
+  local from = tonumber(first) - tonumber(first) % BAND
+  local young = redis.call("ZCOUNT", K[2], from, from + HALF - 1)
+  local others = redis.call("ZCOUNT", K[2], from + HALF, from + BAND - 1)
+  if young <= policy(K).share * (young + others) then from = from + HALF end
+  return redis.call("ZRANGE", K[2], from, from + HALF - 1, "BYSCORE", "LIMIT", 0, EVICT_BATCH)
+end
+
+-- Frees at least `bytes` of the hot tier if it can: what is due first, then the victims.
 -- Returns blocks, bytes.
 local function make_room(K, us, bytes)
   end_pins(K, us)
   local blocks, freed = drop_due(K, us, EVICT_MOST, bytes)
   local evicted, evicted_bytes = 0, 0
   while freed < bytes and evicted < EVICT_MOST do
-    local ids = redis.call("ZRANGE", K[2], 0, 15)
+    local ids = victims(K)
     if #ids == 0 then break end
     for _, id in ipairs(ids) do
       if freed >= bytes then break end
@@ -318,7 +358,7 @@ local function commit(K, A)
       out[n] = MISMATCH
     elseif has(e, HOT) then
       redis.call("PERSIST", key)
-      if not has(e, DIRTY) then rank(K, id, e, us) end
+      use(K, id, e, us)
       if is_expired(e, now_s) then -- stored anew: its life begins again
         e.stored, e.expires = now_s, end_of(now_s, terms.ttl, 0, 0)
         save(K, id, e)
@@ -345,11 +385,11 @@ local function commit(K, A)
         out[n] = REFUSED
       else
         if has(e, COLD) then
-          e.state = HOT + COLD
+          e.state, e.touched = HOT + COLD, 0
           rank(K, id, e, us)
         else
           redis.call("ZREM", K[6], id)
-          e = { state = HOT, reason = 0, space = space, size = size, tokens = tokens,
+          e = { state = HOT, reason = 0, touched = 0, space = space, size = size, tokens = tokens,
             expires = end_of(now_s, terms.ttl, 0, 0), pinned = 0, segment = 0, offset = 0,
             stored = now_s, idle = terms.idle, priority = terms.priority, held = 0 }
           if terms.flush_after >= 0 then
@@ -359,7 +399,7 @@ local function commit(K, A)
             count(K, "dirty_bytes", size)
             count(K, "dirty_blocks", 1)
           else
-            rank(K, id, e, us)
+            rank(K, id, e, us, policy(K).probation)
           end
         end
         save(K, id, e)
@@ -376,18 +416,46 @@ end
 
 --[[ touch: these blocks were used now. ARGV: ids. Returns 0. O(ids · log n).    flags: allow-oom ]]
 local function touch(K, A)
-  local t = math.floor(now_us() / 10)
+  local us = now_us()
+  local t = math.floor(us / 10)
   for first = 1, #A, SLICE do
     local last, ranks = math.min(first + SLICE - 1, #A), {}
     for i, score in ipairs(redis.call("ZMSCORE", K[2], unpack(A, first, last))) do
+      local id = A[first + i - 1]
       if score then
-        ranks[#ranks + 1] = tonumber(score) - tonumber(score) % BAND + t
-        ranks[#ranks + 1] = A[first + i - 1]
+        ranks[#ranks + 1] = tonumber(score) - tonumber(score) % BAND + HALF + t
+        ranks[#ranks + 1] = id
+      else
+        local e = load(K, id)
+        if has(e, DIRTY) then use(K, id, e, us) end
       end
     end
     if #ranks > 0 then redis.call("ZADD", K[2], "XX", "GT", unpack(ranks)) end
   end
   return 0
+end
+
+--[[ promote: these cold blocks are being read: which shall the caller store as hot?
+                                                                                flags: allow-oom
+ARGV: ids. Returns an array: 1 for a block that is read for the second time within `promote_window_s`
+and that nobody else was told to store in the last CLAIM_S, else 0. O(ids). ]]
+local function promote(K, A)
+  local now_s, window, out = math.floor(now_us() / 1000000), quota(K, "promote_window_s"), {}
+  local tick = math.max(1, math.floor(now_s / TICK_S) % TICKS) -- 0: not read yet
+  for n, id in ipairs(A) do
+    local e = load(K, id)
+    out[n] = 0
+    if window > 0 and alive(e, now_s) and has(e, COLD) and not has(e, HOT) then
+      local age_s = (tick - e.touched) % TICKS * TICK_S
+      local is_claimed = e.touched >= CLAIMED and age_s < CLAIM_S
+      if not is_claimed then
+        out[n] = e.touched > 0 and age_s <= window and 1 or 0
+        e.touched = tick + out[n] * CLAIMED
+        save(K, id, e)
+      end
+    end
+  end
+  return out
 end
 
 --[[ lease_dirty: gives out blocks whose flush is due, longest due first; until the lease ends nobody
@@ -439,7 +507,7 @@ local function flushed(K, A)
     if has(e, COLD) then
       if e.segment == segment and e.offset == offset then outcome = FLUSHED end
     elseif alive(e, now_s) then
-      clean(K, id, e)
+      clean(K, id, e, us)
       if used(K, "cold_bytes") + e.size <= cold_quota then
         e.state, e.segment, e.offset = e.state + COLD, segment, offset
         count(K, "cold_bytes", e.size)
@@ -451,7 +519,6 @@ local function flushed(K, A)
         outcome = COLD_FULL
       end
       save(K, id, e)
-      rank(K, id, e, us)
     end
     out[#out + 1] = outcome
   end
@@ -492,9 +559,8 @@ local function keep_hot(K, A)
   local us = now_us()
   local n = each(K, A, 1, function(id, e)
     if not has(e, DIRTY) then return false end
-    clean(K, id, e)
+    clean(K, id, e, us)
     save(K, id, e)
-    rank(K, id, e, us)
     return true
   end)
   if n > 0 then count(K, "cold_refused_blocks", n) end
@@ -555,7 +621,8 @@ local function retain(K, A)
   local function longer(a, b) return (a == 0 or b == 0) and 0 or math.max(a, b) end
   return each(K, A, 9, function(id, e)
     if has(e, GONE) then return false end
-    local used_us = has(e, HOT) and last_use(K, id)
+    local used_us, on_probation
+    if has(e, HOT) then used_us, on_probation = last_use(K, id) end
     local ends = end_of(e.stored, ttl, max_age, until_s)
     if join and e.held == HELD then
       e.expires, e.idle = longer(e.expires, ends), longer(e.idle, idle)
@@ -565,12 +632,11 @@ local function retain(K, A)
     end
     if has(e, HOT) and not has(e, COLD) and flush_after then
       if flush_after < 0 then
-        if has(e, DIRTY) then used_us = us end
-        clean(K, id, e)
+        clean(K, id, e, us)
       elseif has(e, DIRTY) then
         redis.call("ZADD", K[3], "XX", "LT", e.stored + flush_after, id)
       else
-        e.state = e.state + DIRTY
+        e.state, e.touched = e.state + DIRTY, on_probation and 0 or 1
         redis.call("ZADD", K[3], e.stored + flush_after, id)
         redis.call("ZREM", K[2], id)
         count(K, "dirty_bytes", e.size)
@@ -579,7 +645,7 @@ local function retain(K, A)
       end
     end
     save(K, id, e)
-    if used_us then rank(K, id, e, used_us) end
+    if used_us then rank(K, id, e, used_us, on_probation) end
     watch(K, id, e, now_s)
     return true
   end)
@@ -662,15 +728,14 @@ local function restore(K, A)
       e = nil
     end
     if not e and not (expires > 0 and expires <= now_s) then
-      e = { state = 0, reason = 0, space = space, size = size, tokens = tonumber(A[i + 2]),
-        expires = expires, pinned = 0, segment = 0, offset = 0, stored = stored,
+      e = { state = 0, reason = 0, touched = 0, space = space, size = size,
+        tokens = tonumber(A[i + 2]), expires = expires, pinned = 0, segment = 0, offset = 0, stored = stored,
         idle = tonumber(A[i + 6]), priority = tonumber(A[i + 7]), held = tonumber(A[i + 8]) }
     end
     if alive(e, now_s) and not has(e, COLD) and e.size == size then
-      clean(K, id, e)
+      clean(K, id, e, us)
       e.state, e.segment, e.offset = e.state + COLD, segment, tonumber(A[i + 3])
       save(K, id, e)
-      if has(e, HOT) then rank(K, id, e, us) end
       watch(K, id, e, now_s)
       count(K, "cold_bytes", size)
       count(K, "cold_blocks", 1)
@@ -684,7 +749,8 @@ end
 --[[ set_policy: writes the numbers of `:q` anew. Only the control plane's user may; a function and not
 plain commands, so that it works on a full server too.                          flags: allow-oom
 ARGV: name, value pairs: hot_bytes, cold_bytes; flush_after_s (-1: never), ttl_s, idle_s (0: none),
-priority (0 leaves first), each of which may stand again as `<name>:<space>` for one space. ]]
+priority (0 leaves first), each of which may stand again as `<name>:<space>` for one space; eviction
+(a number of EVICTION), promote_window_s (0: never). ]]
 local function set_policy(K, A)
   redis.call("UNLINK", K[5])
   for first = 1, #A, SLICE do
@@ -715,6 +781,7 @@ server.register_function { function_name = "neve_match", callback = match, flags
 server.register_function { function_name = "neve_usage", callback = usage, flags = { "no-writes" } }
 server.register_function { function_name = "neve_commit", callback = commit, flags = { "allow-oom" } }
 server.register_function { function_name = "neve_touch", callback = touch, flags = { "allow-oom" } }
+server.register_function { function_name = "neve_promote", callback = promote, flags = { "allow-oom" } }
 server.register_function { function_name = "neve_lease_dirty", callback = lease_dirty, flags = { "allow-oom" } }
 server.register_function { function_name = "neve_renew_leases", callback = renew_leases, flags = { "allow-oom" } }
 server.register_function { function_name = "neve_relocate", callback = relocate, flags = { "allow-oom" } }

@@ -56,6 +56,17 @@ class Location(NamedTuple):
         return self.segment > 0
 
 
+class Eviction(IntEnum):
+    """Which blocks leave a full hot tier first (docs/decisions/007-eviction.md)."""
+
+    LRU = 0
+    TWO_QUEUES = 1
+
+
+PROMOTE_WINDOW_S = 3600  # two reads so close bring a cold block back; see the same decision
+MOST_WINDOW_S = 86_400  # the index notes times of reads modulo 36 hours
+
+
 class OverBudget(Refused):
     """A pin asks for more than the budget of pins has left. Bytes of the bucket that refused."""
 
@@ -250,6 +261,16 @@ class HotTier:
         for keys, part in self._split(ids):
             self._call("touch", keys, *part)
 
+    def promote(self, ids: Sequence[bytes]) -> list[bool]:
+        """Notes that cold blocks are being read. Returns which the caller shall store as hot.
+
+        Those read for the second time within the tenant's window; each is told to one caller.
+        """
+        chosen: dict[bytes, bool] = {}
+        for keys, part in self._split(ids):
+            chosen.update(zip(part, map(bool, self._call("promote", keys, *part)), strict=True))
+        return [chosen[id_] for id_ in ids]
+
     def lease_dirty(self, *, lease_s: float, most_blocks: int, most_bytes: int) -> list[DirtyBlock]:
         """Blocks whose flush is due, of all buckets; one block may exceed `most_bytes`.
 
@@ -423,14 +444,19 @@ class HotTier:
         cold_bytes: int,
         terms: BlockTerms,
         spaces: Mapping[int, BlockTerms] | None = None,
+        eviction: Eviction = Eviction.TWO_QUEUES,
+        promote_window_s: int = PROMOTE_WINDOW_S,
     ) -> None:
         """Writes quotas and what new blocks get, as only the control plane may.
 
         `spaces`: by number of the space, where they differ. New blocks have no `until_s`.
+        `promote_window_s` 0: what is cold stays cold, until it is stored again.
         """
         numbers = {
             "hot_bytes": hot_bytes // len(self._keys),
             "cold_bytes": cold_bytes // len(self._keys),
+            "eviction": eviction.value,
+            "promote_window_s": promote_window_s,
         }
         for suffix, each in (("", terms), *((f":{id_}", t) for id_, t in (spaces or {}).items())):
             lives = [life for life in (each.ttl_s, each.max_age_s) if life is not None]

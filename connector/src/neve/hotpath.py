@@ -14,6 +14,7 @@ from neve import _core
 from neve.breaker import BreakerState
 from neve.errors import MissReason, NeveError, Unavailable
 from neve.hot import HotTier, Tier
+from neve.keys import BucketKeys, bucket_of
 from neve.session import Session
 from neve.status import Status
 from neve.transport import ReplyError, Transport, make_keyspace
@@ -21,6 +22,7 @@ from neve.transport import ReplyError, Transport, make_keyspace
 logger = logging.getLogger("neve.hotpath")
 
 FORGET_S: Final = 1.0
+PROMOTE_S: Final = 1.0
 _STRANGER_CODES: Final = frozenset(("WRONGPASS", "NOAUTH", "NOPERM"))
 
 
@@ -152,6 +154,28 @@ class HotPath:
             return 0
 
         HotTier(submit, self._session.tenant_id, self._session.buckets).forget(tier, ids)
+        return calls
+
+    def promote_calls(self, ids: Sequence[bytes]) -> list[tuple[list[bytes], _core.Transfer]]:
+        """Says that cold blocks are being read: ids by bucket, and the call of each under way.
+
+        Its reply holds 1 for each id that shall be stored as hot, else 0.
+        """
+        session = self._session
+        parts: dict[int, list[bytes]] = {}
+        for id_ in ids:
+            parts.setdefault(bucket_of(id_, session.buckets), []).append(id_)
+        calls = []
+        deadline = time.monotonic() + PROMOTE_S
+        for bucket, part in parts.items():
+            keys = BucketKeys(session.tenant_id, bucket).bookkeeping
+            call = self.transport.call(
+                *("FCALL", "neve_promote", len(keys)),
+                *(*keys, *part),
+                deadline=deadline,
+                idempotent=True,
+            )
+            calls.append((part, call))
         return calls
 
     def _notice(self, kinds: set[Status], trouble: str) -> None:

@@ -5,7 +5,7 @@ forgotten; when the same block also stands in S3, it is read from there.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -16,11 +16,10 @@ from neve.cold import ColdBlock, ColdReader, plan_ranges
 from neve.errors import Closed, MissReason
 from neve.hot import Location, Tier
 from neve.hotpath import HotPath
+from neve.promoting import Claims, Promoter
 from neve.stats import Stats
 from neve.timed_socket import Stop
 from neve.transfer import Job, JobPool, Transfer, Urgency
-
-Promote = Callable[[Sequence[ColdBlock]], None]
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class _Load:
 
 
 class Loader:
-    """For any thread. `promote` is given cold blocks that were read and verified."""
+    """For any thread. Without a `promoter` what is cold stays cold."""
 
     def __init__(
         self,
@@ -46,7 +45,7 @@ class Loader:
         cold_pool: JobPool,
         cold_streams: int,
         stats: Stats,
-        promote: Promote | None,
+        promoter: Promoter | None,
     ) -> None:
         self.cold_breaker = Breaker()
         self._path = path
@@ -54,7 +53,7 @@ class Loader:
         self._cold_pool = cold_pool
         self._cold_streams = cold_streams
         self._stats = stats
-        self._promote = promote
+        self._promoter = promoter
 
     def load(
         self,
@@ -137,26 +136,38 @@ class Loader:
             for i in indices
         ]
         segments = sorted({block.segment for block in blocks})
+        claims = self._promoter.ask([block.id for block in blocks]) if self._promoter else None
         jobs = [
-            self._cold_job(load, group, segments)
+            self._cold_job(load, group, segments, claims)
             for group in plan_ranges(blocks, streams=self._cold_streams)
         ]
         if jobs:
             self._cold_pool.submit(jobs, Urgency.LOAD)
 
-    def _cold_job(self, load: _Load, group: Sequence[ColdBlock], segments: Sequence[int]) -> Job:
+    def _cold_job(
+        self,
+        load: _Load,
+        group: Sequence[ColdBlock],
+        segments: Sequence[int],
+        claims: Claims | None,
+    ) -> Job:
         stop = Stop()
-        return Job(
-            lambda: self._load_cold(load, group, segments, stop), load.transfer, stop=stop.stop
-        )
+
+        def run() -> None:
+            verified = self._load_cold(load, group, segments, stop)
+            if claims:
+                claims.promote(verified)
+
+        return Job(run, load.transfer, stop=stop.stop)
 
     def _load_cold(
         self, load: _Load, group: Sequence[ColdBlock], segments: Sequence[int], stop: Stop
-    ) -> None:
+    ) -> list[ColdBlock]:
+        """Settles the group's blocks. Returns those that were read and verified."""
         if not self.cold_breaker.allow():
             for block in group:
                 load.transfer.settle(block.index, MissReason.BREAKER)
-            return
+            return []
         outcomes, trouble = self._cold.read(
             group, deadline=load.transfer.deadline, also=segments, stop=stop
         )
@@ -179,12 +190,11 @@ class Loader:
             if outcome is None:
                 load.served[block.index] = Tier.COLD
         pairs = list(zip(group, outcomes, strict=True))
-        if self._promote is not None:
-            self._promote([block for block, outcome in pairs if outcome is None])
         corrupt = [block.id for block, outcome in pairs if outcome is MissReason.CORRUPT]
         self._stats.count(corrupt=len(corrupt))
         if corrupt:
             self._path.forget(Tier.COLD, corrupt)
+        return [block for block, outcome in pairs if outcome is None]
 
     def _count(self, load: _Load, outcomes: Sequence[MissReason | None]) -> None:
         tokens = self._path.session.chunk_tokens
