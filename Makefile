@@ -48,6 +48,10 @@ torture: $(DEV) ## kill, stop, fill and damage real servers: TRIALS=50 SEED=1
 	@deploy/get valkey
 	@PYTHONPATH=.:platform:tests $(BIN)/python -m torture --trials $(or $(TRIALS),50) --seed $(or $(SEED),1)
 
+wheels: $(RUN) ## neve's source distribution and wheels into dist/, each tried with the Pythons that are here
+	@deploy/get valkey
+	@deploy/wheels $(CURDIR)/$(BIN)/python
+
 vllm: $(VLLM) ## only the environment with vLLM on CPU (1.9 GB)
 	@echo "vLLM is in .venv-vllm. Next: make test"
 

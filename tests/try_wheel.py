@@ -1,0 +1,63 @@
+"""Moves a few blocks with an installed `neve`, against a Valkey of its own: python try_wheel.py
+
+Needs nothing but the wheel and valkey-server, so it runs with Pythons that have no test tools.
+"""
+
+import os
+import platform
+import subprocess
+import tempfile
+import time
+from importlib.resources import files
+from pathlib import Path
+
+import neve.vllm  # noqa: F401 -- importable without vllm
+from neve import _core
+from neve.status import Status
+from neve.transport import Transport, ValkeyAddress, make_keyspace
+
+BLOCKS = 20
+PAYLOAD_BYTES = 1 << 20
+
+
+def move_blocks(transport: Transport) -> None:
+    deadline = time.monotonic() + 30
+    library = files("neve").joinpath("functions.lua").read_text()
+    transport.execute("FUNCTION", "LOAD", library, deadline=deadline)
+    transport.execute(
+        "HSET", "{t7.00}:q", "hot_bytes", BLOCKS * 2 * PAYLOAD_BYTES, deadline=deadline
+    )
+    keys = make_keyspace(7, 1, 1, bytes(32))
+    ids = [os.urandom(16) for _ in range(BLOCKS)]
+    sent = [os.urandom(PAYLOAD_BYTES) for _ in ids]
+    back = [bytearray(PAYLOAD_BYTES) for _ in ids]
+    put = transport.put(keys, ids, ids, [1] * BLOCKS, sent, deadline=deadline)
+    put.wait(deadline)
+    assert set(put.statuses()) == {Status.OK}, put.trouble
+    get = transport.get(keys, ids, back, deadline=deadline)
+    get.wait(deadline)
+    assert set(get.statuses()) == {Status.OK}, get.trouble
+    assert back == sent
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "socket"
+        command = ["valkey-server", "--port", "0", "--unixsocket", str(path), "--save", ""]
+        server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        try:
+            until = time.monotonic() + 20
+            while not path.exists() and time.monotonic() < until:
+                time.sleep(0.05)
+            transport = Transport(ValkeyAddress((f"unix:{path}",)))
+            move_blocks(transport)
+            transport.close()
+        finally:
+            server.kill()
+            server.wait()
+    module = Path(_core.__file__).name
+    print(f"Python {platform.python_version()}: {BLOCKS} blocks there and back with {module}")
+
+
+if __name__ == "__main__":
+    main()
