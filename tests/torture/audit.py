@@ -66,6 +66,15 @@ def audit(client: Valkey, s3: object, tenant_id: int, *, deleted_keys: set[str])
     return found
 
 
+def remains_of(client: Valkey, s3: object, tenant_id: int) -> list[str]:
+    """What is left of a tenant that was removed, but for keys that end by themselves."""
+    keys = list(client.scan_iter(b"{t%d.*" % tenant_id, count=1000))
+    left = [f"key {key!r}" for key in keys if client.pttl(key) == -1]
+    left += [f"segment {row.pk}" for row in Segment.unscoped.filter(tenant_id=tenant_id)]
+    listed = s3.list_objects_v2(Bucket=settings.ENV.s3_bucket, Prefix=tenant_prefix(tenant_id))
+    return left + [f"object {item['Key']}" for item in listed.get("Contents", [])]
+
+
 def _audit_keys(
     client: Valkey, keys: BucketKeys, entries: dict[bytes, Entry], found: Findings
 ) -> None:

@@ -10,13 +10,12 @@ from typing import Any
 from uuid import uuid4
 
 from controlplane.hot import hot_tier
-from neve.keys import tenant_prefix
 from retention.services import set_policy
 from tenants.audit import SYSTEM
 from tenants.models import Tenant
-from tenants.services import create_tenant, issue_key
+from tenants.services import create_tenant, issue_key, remove_tenant
 from torture import model, node, tuning, worker
-from torture.audit import Findings, audit, index_of
+from torture.audit import Findings, audit, index_of, remains_of
 from torture.crew import Crew
 from torture.faults import FAULT
 from torture.model import Model
@@ -91,9 +90,10 @@ class Trial:
                 self._recover()
             with self._timed("read"):
                 self._judge()
+            with self._timed("remove"):
+                self._remove()
         finally:
             self.crew.kill_all()
-            self._clear()
         return self.result
 
     def is_running(self, name: str) -> bool:
@@ -267,16 +267,17 @@ class Trial:
         assert outcomes.keys() >= owner.model.stored, "the reader died"
         return outcomes
 
-    def _clear(self) -> None:
-        """The next trial finds nothing of this one but the servers."""
+    def _remove(self) -> None:
+        """The tenants are given up; of them nothing stays, and nothing comes to the next trial."""
         self.world.clock.offset_s = 0
         for owner in self.tenants:
-            bucket = self.world.platform.bucket
-            prefix = tenant_prefix(owner.id)
-            listed = self.s3.list_objects_v2(Bucket=bucket, Prefix=prefix).get("Contents", [])
-            for item in listed:
-                self.s3.delete_object(Bucket=bucket, Key=item["Key"])
-            Tenant.objects.get(pk=owner.id).delete()
+            remove_tenant(tenant=Tenant.objects.get(pk=owner.id), actor=SYSTEM)
+        tasks.remove()
+        with self.world.valkey.client() as client:
+            for owner in self.tenants:
+                left = remains_of(client, self.s3, owner.id)
+                self.result.orphans += len(left)
+                self.result.complaints += [f"left of a removed tenant: {what}" for what in left]
 
     @contextmanager
     def _timed(self, name: str) -> Iterator[None]:

@@ -25,6 +25,7 @@ TASKS = {
     tasks.flush: 8,
     tasks.expire: 2,
     tasks.retain: 1,
+    tasks.remove: 1,
     tasks.provision: 3,
     tasks.reconcile: 2,
 }
