@@ -39,9 +39,11 @@ class World:
         return add_rule(tenant=self.tenant, actor=ACTOR, **fields)
 
     def store(self, count, space=None):
+        return self.store_as([os.urandom(16) for _ in range(count)], space)
+
+    def store_as(self, ids, space=None):
         space = space or self.space
         tag = bytes.fromhex(space.fingerprint)[:4]
-        ids = [os.urandom(16) for _ in range(count)]
         for id_ in ids:
             payload = os.urandom(PAYLOAD_BYTES)
             header = BlockHeader(id_, bytes(16), 256, len(payload), block.checksum(payload), tag)

@@ -28,10 +28,11 @@ PASS_S = 300.0
 def claim(tenant_id: int) -> tuple[int, Walk] | None:
     """The generation to apply, and how far it is. None: nothing to do, or another is at it."""
     now = timezone.now()
-    is_free = Q(applying_until=None) | Q(applying_until__lt=now)
+    # A lease that ends later than any given now is from before the clock was set back.
+    is_taken = Q(applying_until__gte=now, applying_until__lte=now + LEASE)
     with tenant_scope(tenant_id):
-        waiting = RetentionPolicy.objects.filter(is_free, applied_generation__lt=F("generation"))
-        if not waiting.update(applying_until=now + LEASE):
+        waiting = RetentionPolicy.objects.filter(applied_generation__lt=F("generation"))
+        if not waiting.exclude(is_taken).update(applying_until=now + LEASE):
             return None
         policy = RetentionPolicy.objects.get()
     return policy.generation, _resume(policy.walk, policy.generation)

@@ -78,8 +78,7 @@ def record(
             _audit(context, "context.record", actor, before=before, after=_facts(context))
 
     def settle() -> None:
-        begins = ids if is_relabelled else [id_ for id_ in ids if id_ not in known]
-        stored.hold_or_follow_later(context, begins, anew=is_relabelled)
+        stored.hold_or_follow_later(context, anew=is_relabelled)
         if context.is_pinned:
             settle_pins(
                 tenant_id=context.tenant_id,

@@ -137,11 +137,11 @@ def give(tier: HotTier, ids: Sequence[bytes], standing: Standing, *, flush: bool
     return tier.retain(ids, standing.terms, held=standing.held, join=False, flush=flush)
 
 
-def hold(context: Context, ids: Sequence[bytes] | None = None) -> int:
-    """A context begins to hold blocks (all of its chain, or `ids`): they get its terms.
+def hold(context: Context) -> int:
+    """A context holds the blocks of its chain: they get its terms, also those stored anew.
 
-    What other contexts hold already keeps whatever is more generous. Costs no reading of chains and
-    no call when contexts make no difference. Returns how many blocks the index knows.
+    What contexts hold already keeps whatever is more generous. Reads no other chains, and calls
+    nobody when contexts make no difference. Returns how many blocks the index knows.
     """
     book = rulebook_of(context.tenant_id)
     if not book.looks_at_contexts and context.extended_until is None:
@@ -151,7 +151,7 @@ def hold(context: Context, ids: Sequence[bytes] | None = None) -> int:
     )
     in_space = book.of_space(context.space_id)
     return hot.hot_tier(context.tenant_id).retain(
-        context.ids() if ids is None else ids,
+        context.ids(),
         terms,
         held=True,
         join=True,
@@ -159,9 +159,7 @@ def hold(context: Context, ids: Sequence[bytes] | None = None) -> int:
     )
 
 
-def hold_or_follow_later(
-    context: Context, ids: Sequence[bytes] | None = None, *, anew: bool = False
-) -> int:
+def hold_or_follow_later(context: Context, *, anew: bool = False) -> int:
     """`hold`, or `settle` for a context that has other terms than before (`anew`).
 
     When Valkey does not answer the next walk does it. Raises valkey's errors all the same.
@@ -169,7 +167,7 @@ def hold_or_follow_later(
     try:
         if anew:
             return settle(tenant_id=context.tenant_id, space_id=context.space_id, ids=context.ids())
-        return hold(context, ids)
+        return hold(context)
     except ValkeyError:
         with tenant_scope(context.tenant_id):
             RetentionPolicy.objects.update(generation=F("generation") + 1)

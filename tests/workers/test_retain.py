@@ -120,6 +120,18 @@ def test_a_context_gives_its_blocks_the_terms_of_its_rules(world):
     assert [e.is_dirty for e in world.entries([*plain, *scratch, *repo])] == [False, False, True]
 
 
+def test_a_block_that_is_stored_anew_gets_its_contexts_terms_with_the_next_report(world):
+    world.rule(label="agent", overrides={"cold_ttl_s": HOUR})
+    ids = world.store(2)
+    world.record("a", ids, label="agent")
+    world.tier.evict(SIZE)
+    (lost,) = [id_ for id_ in ids if world.tier.match([id_]) == [MissReason.EVICTED]]
+    world.store_as([lost])
+    assert world.lives([lost]) == [(0, 5)]
+    world.record("a", ids)
+    assert world.lives(ids) == [(HOUR, 5)] * 2
+
+
 def test_a_block_of_several_contexts_gets_the_most_generous_terms(world):
     world.rule(label="short", overrides={"cold_ttl_s": HOUR, "priority": 8})
     world.rule(label="long", overrides={"cold_ttl_s": DAY, "priority": 1})
@@ -183,6 +195,10 @@ def test_two_workers_do_not_walk_at_once_and_a_dead_ones_lease_lapses(world):
     assert claims.claim(world.tenant.pk) is None
     with tenant_scope(world.tenant.pk):
         RetentionPolicy.objects.update(applying_until=timezone.now() - timedelta(seconds=1))
+    assert claims.claim(world.tenant.pk)[0] == generation
+    with tenant_scope(world.tenant.pk):
+        far = timezone.now() + timedelta(days=1)  # given before the clock was set back
+        RetentionPolicy.objects.update(applying_until=far)
     assert claims.claim(world.tenant.pk)[0] == generation
 
 

@@ -611,7 +611,7 @@ end
 --[[ retain: gives stored blocks other terms.                                    flags: allow-oom
 ARGV: "set" or "join", held (1: a context's terms), ttl_s, max_age_s, until_s (prolonged to), idle_s,
 priority, flush_after_s ("" leaves it, -1: never), ids. 0: no limit. "join" gives a block that contexts
-hold already the more generous of both terms. Returns how many it knows. A block that is past its end
+hold already the more generous of both terms, and does nothing where that is no change. Returns how many it knows. A block that is past its end
 now is a miss at once and removed by expire_due. ]]
 local function retain(K, A)
   local us, flush_after = now_us(), tonumber(A[8])
@@ -625,8 +625,10 @@ local function retain(K, A)
     if has(e, HOT) then used_us, on_probation = last_use(K, id) end
     local ends = end_of(e.stored, ttl, max_age, until_s)
     if join and e.held == HELD then
-      e.expires, e.idle = longer(e.expires, ends), longer(e.idle, idle)
-      e.priority = math.max(e.priority, priority)
+      local expires, idle_s = longer(e.expires, ends), longer(e.idle, idle)
+      local is_higher = priority > e.priority
+      if expires == e.expires and idle_s == e.idle and not is_higher then return true end
+      e.expires, e.idle, e.priority = expires, idle_s, is_higher and priority or e.priority
     else
       e.expires, e.idle, e.priority, e.held = ends, idle, priority, tonumber(A[2])
     end
