@@ -110,10 +110,14 @@ class SegmentsView(NodeView):
         tags=["cache"],
     )
     def get(self, request: Request, session_id: UUID) -> Response:
-        """Presigned URLs of live segments of this tenant; others are absent from the answer."""
+        """Presigned URLs of this tenant's segments; unknown ones are absent from the answer.
+
+        A segment that waits for its deletion is there: who found blocks in it before they were
+        copied elsewhere still reads them.
+        """
         numbers = _segment_numbers(request.query_params.get("ids", ""))
         _open_session(session_id)
-        rows = Segment.objects.filter(pk__in=numbers, state=Segment.State.LIVE)
+        rows = Segment.objects.filter(pk__in=numbers, state__in=Segment.READABLE)
         urls = {str(row.pk): s3.presign_get(row.object_key) for row in rows}
         return Response({"segments": urls, "expires_s": s3.PRESIGNED_S})
 

@@ -143,7 +143,7 @@ class Platform:
         print("Starting web, workers, beat and the demo node ...", flush=True)
         self._start("web")
         self._wait("web", lambda: http_status(f"{self.url}/login/") == 200)
-        for name in ("flusher", "worker", "beat", "demo"):
+        for name in ("flusher", "compactor", "worker", "beat", "demo"):
             self._start(name)
         took_s = time.monotonic() - began
         print(UP.format(url=self.url, var=self.env["NEVE_VAR"], took_s=took_s), flush=True)

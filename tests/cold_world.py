@@ -26,19 +26,22 @@ class World:
         self.tenant = create_tenant(
             slug=f"t{uuid4().hex[:8]}", name="T", hot_bytes=hot_bytes, cold_bytes=cold_bytes
         )
-        identity = SpaceIdentity("m", "r", "f32", "f32", "l", 1, 16, 4096)
-        fingerprint = identity.fingerprint(tenant_id=self.tenant.pk, chunk_tokens=256)
-        with tenant_scope(self.tenant.pk):
-            self.space = Space.objects.create(
-                name="s",
-                fingerprint=fingerprint.hex(),
-                identity=identity.as_dict(),
-                chunk_tokens=256,
-            )
-        self.fingerprint = fingerprint
+        self.add_space("s")
         self.keys = BucketKeys(self.tenant.pk, 0)
         self.tier = hot.hot_tier(self.tenant.pk)
         self.payloads: dict[bytes, bytes] = {}
+
+    def add_space(self, name):
+        """Makes a space; blocks are stored into it from now on."""
+        identity = SpaceIdentity("m", name, "f32", "f32", "l", 1, 16, 4096)
+        self.fingerprint = identity.fingerprint(tenant_id=self.tenant.pk, chunk_tokens=256)
+        with tenant_scope(self.tenant.pk):
+            self.space = Space.objects.create(
+                name=name,
+                fingerprint=self.fingerprint.hex(),
+                identity=identity.as_dict(),
+                chunk_tokens=256,
+            )
 
     def store(self, count, *, parent=bytes(16), payload_bytes=PAYLOAD_BYTES):
         """Stores a chain of `count` new blocks behind `parent`; returns their ids."""

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import groupby
+from typing import TypeVar
 
 from valkey.exceptions import ValkeyError
 
@@ -22,9 +23,10 @@ from catalog.models import Space
 from controlplane.hot import hot_tier
 from neve.hot import DirtyBlock, FlushOutcome, HotTier, Tier, Usage
 from tenants.scope import tenant_scope
-from workers import hot_reading, segments, upload
-from workers.batches import cut_evenly
-from workers.hot_reading import HotReader
+from workers import hot_reading, read_ahead, segments, upload
+from workers.batches import Sized, cut_evenly
+from workers.chains import order_along_chains
+from workers.hot_reading import HotReader, LinkedBlock
 from workers.segments import StoredBlock, write_segment
 
 log = logging.getLogger("neve.flush")
@@ -36,8 +38,11 @@ GATHER_S = 5.0  # what is due waits at most so long for company
 DIRTY_SHARE = 0.25  # dirty blocks cannot be evicted: more of them than this make room scarce
 PASS_S = 30.0  # then the next pass goes on: no task runs as long as the writes do
 BUFFERS_BYTES = (
-    upload.PART_BYTES * (upload.PARTS_HELD + 1) + hot_reading.READ_BYTES * hot_reading.BATCHES_HELD
+    upload.PART_BYTES * (upload.PARTS_HELD + 1) + read_ahead.BATCH_BYTES * hot_reading.BATCHES_HELD
 )
+
+
+Block = TypeVar("Block", bound=Sized)
 
 
 @dataclass
@@ -103,23 +108,25 @@ class Flusher:
                 ids = [dirty.id for dirty in blocks]
                 self.report.unreadable_blocks += self._tier.forget(Tier.HOT, ids)
                 continue
-            for piece in cut_evenly(list(blocks), segments.MOST_BYTES):
+            ordered = order_along_chains(reader.link(list(blocks)))
+            for piece in cut_evenly(ordered, segments.MOST_BYTES):
                 if time.monotonic() >= end:
                     return
                 self._flush_segment(space, piece, reader, leases)
                 progress(self.report)
 
     def _flush_segment(
-        self, space: Space, blocks: list[DirtyBlock], reader: HotReader, leases: "Leases"
+        self, space: Space, blocks: list[LinkedBlock], reader: HotReader, leases: "Leases"
     ) -> None:
         usage = self._tier.usage()
         fitting, rest = split_at_room(blocks, usage.quota_cold_bytes - usage.cold_bytes)
         if rest:
-            self.report.refused_blocks += self._tier.keep_hot([dirty.id for dirty in rest])
+            self.report.refused_blocks += self._tier.keep_hot([block.id for block in rest])
         if not fitting:
             return
         unreadable_before = reader.unreadable_blocks
-        written = write_segment(space, leases.kept_during(reader.read(space, fitting)))
+        blocks_read = leases.kept_during(reader.read(space, fitting))
+        written = write_segment(self._tier, space, blocks_read)
         self.report.unreadable_blocks += reader.unreadable_blocks - unreadable_before
         if written is None:
             return
@@ -131,6 +138,7 @@ class Flusher:
             if outcome is FlushOutcome.FLUSHED
         ]
         segments.count_live_bytes(self._tier, [row.pk])
+        segments.find_links(self._tier, row, places)
         self.report.refused_blocks += outcomes.count(FlushOutcome.COLD_FULL)
         self.report.segments += 1
         self.report.blocks += len(live)
@@ -175,13 +183,11 @@ def is_worth_a_segment(held: Usage, now_s: float) -> bool:
     )
 
 
-def split_at_room(
-    leased: Sequence[DirtyBlock], room_bytes: int
-) -> tuple[list[DirtyBlock], list[DirtyBlock]]:
+def split_at_room(blocks: Sequence[Block], room_bytes: int) -> tuple[list[Block], list[Block]]:
     """The blocks that the cold quota has room for, in order, and those behind them."""
     used = 0
-    for n, dirty in enumerate(leased):
-        used += dirty.size_bytes
+    for n, block in enumerate(blocks):
+        used += block.size_bytes
         if used > room_bytes:
-            return list(leased[:n]), list(leased[n:])
-    return list(leased), []
+            return list(blocks[:n]), list(blocks[n:])
+    return list(blocks), []

@@ -1,4 +1,4 @@
-"""Reads leased blocks out of the hot tier, ahead of who takes them, in bounded memory."""
+"""Reads leased blocks out of the hot tier, along their chains."""
 
 import logging
 import time
@@ -10,33 +10,38 @@ from django.conf import settings
 
 from catalog.models import Space
 from neve import _core, block
-from neve.errors import Unavailable
+from neve.errors import Corrupt, Unavailable
 from neve.hot import DirtyBlock, HotTier, Tier
+from neve.keys import BucketKeys, bucket_of
 from neve.status import Status
 from neve.transport import Transport, ValkeyAddress, make_keyspace
-from workers.batches import cut_batches
+from workers.read_ahead import read_ahead
 from workers.segments import StoredBlock
 
 log = logging.getLogger("neve.flush")
 
-READ_BYTES = 8 << 20  # of one batch; a single larger block is a batch of its own
 BATCHES_HELD = 3  # one is being taken, the others are on their way
 READ_S = 30.0
 
 
-@dataclass
-class _Batch:
-    """A batch under way: `raws` are whole blocks in one buffer, `headers` 64 bytes for each."""
+@dataclass(frozen=True)
+class LinkedBlock:
+    """A leased block and its parent, or no bytes when its header is not right."""
 
-    blocks: Sequence[DirtyBlock]
-    raws: list[memoryview]
-    headers: memoryview
-    deadline: float
-    transfer: _core.Transfer
+    dirty: DirtyBlock
+    parent: bytes
+
+    @property
+    def id(self) -> bytes:
+        return self.dirty.id
+
+    @property
+    def size_bytes(self) -> int:
+        return self.dirty.size_bytes
 
 
 class HotReader:
-    """Reads for one tenant. Not for threads; call `close` in the end."""
+    """Reads for one tenant. Not for threads; call `close` in the end. Raises `Unavailable`."""
 
     def __init__(self, tenant_id: int, tier: HotTier) -> None:
         self.unreadable_blocks = 0
@@ -44,70 +49,99 @@ class HotReader:
         self._tier = tier
         self._transport = Transport(_address())
 
-    def read(self, space: Space, blocks: Sequence[DirtyBlock]) -> Iterator[StoredBlock]:
+    def link(self, blocks: Sequence[DirtyBlock]) -> list[LinkedBlock]:
+        """Looks the blocks' parents up, in the same order: reads their headers only."""
+        commands = [("GETRANGE", self._key(dirty), 0, block.HEADER_BYTES - 1) for dirty in blocks]
+        replies = self._transport.execute_many(commands, deadline=time.monotonic() + READ_S)
+        return [
+            LinkedBlock(dirty, _parent_of(reply))
+            for dirty, reply in zip(blocks, replies, strict=True)
+        ]
+
+    def read(self, space: Space, blocks: Sequence[LinkedBlock]) -> Iterator[StoredBlock]:
         """Yields the blocks of this space whose bytes are right; the index forgets the others.
 
-        The bytes of one are there until the next is asked for. Raises `Unavailable`.
+        The bytes of one are there until the next is asked for.
         """
         fingerprint = bytes.fromhex(space.fingerprint)
         keys = make_keyspace(self._tenant_id, settings.ENV.hot_buckets, space.pk, fingerprint)
-        batches = cut_batches(blocks, READ_BYTES)
-        largest = max((sum(dirty.size_bytes for dirty in batch) for batch in batches), default=0)
-        buffers = [memoryview(bytearray(largest)) for _ in range(min(BATCHES_HELD, len(batches)))]
-        ahead: list[_Batch] = []
-        try:
-            for n, batch in enumerate(batches):
-                if len(ahead) == BATCHES_HELD:
-                    yield from self._finish(ahead.pop(0))
-                ahead.append(self._start(keys, batch, buffers[n % BATCHES_HELD]))
-            while ahead:
-                yield from self._finish(ahead.pop(0))
-        finally:  # nobody writes into the buffers when they are gone
-            for late in ahead:
-                late.transfer.cancel()
-                late.transfer.wait(late.deadline + READ_S)
+
+        def start(batch: Sequence[LinkedBlock], rooms: list[memoryview]) -> "_HotReading":
+            return _HotReading(self, keys, [linked.dirty for linked in batch], rooms)
+
+        return read_ahead(blocks, start, held=BATCHES_HELD)
+
+    def _key(self, dirty: DirtyBlock) -> bytes:
+        bucket = bucket_of(dirty.id, settings.ENV.hot_buckets)
+        return BucketKeys(self._tenant_id, bucket).block(dirty.space_id, dirty.id)
+
+    def get(
+        self,
+        keys: _core.Keyspace,
+        ids: Sequence[bytes],
+        payloads: Sequence[memoryview],
+        headers: memoryview,
+    ) -> _core.Transfer:
+        return self._transport.get(
+            keys, ids, payloads, deadline=time.monotonic() + READ_S, touch=False, headers=headers
+        )
+
+    def forget(self, blocks: Sequence[DirtyBlock], why: Sequence[Status]) -> None:
+        """The index must not promise what is bad, or not there."""
+        for dirty, status in zip(blocks, why, strict=True):
+            name = status.name.lower()
+            log.warning("unreadable tenant=%s id=%s %s", self._tenant_id, dirty.id.hex(), name)
+        self.unreadable_blocks += self._tier.forget(Tier.HOT, [dirty.id for dirty in blocks])
 
     def close(self) -> None:
         self._transport.close()
 
-    def _start(
-        self, keys: _core.Keyspace, batch: Sequence[DirtyBlock], buffer: memoryview
-    ) -> _Batch:
-        raws, at = [], 0
-        for dirty in batch:
-            raws.append(buffer[at : at + dirty.size_bytes])
-            at += dirty.size_bytes
-        headers = memoryview(bytearray(block.HEADER_BYTES * len(batch)))
-        deadline = time.monotonic() + READ_S
-        transfer = self._transport.get(
-            keys,
-            [dirty.id for dirty in batch],
-            [raw[block.HEADER_BYTES :] for raw in raws],
-            deadline=deadline,
-            touch=False,
-            headers=headers,
-        )
-        return _Batch(batch, raws, headers, deadline, transfer)
 
-    def _finish(self, batch: _Batch) -> Iterator[StoredBlock]:
-        batch.transfer.wait(batch.deadline + READ_S)
-        bad = []
-        for i, (dirty, raw, said) in enumerate(
-            zip(batch.blocks, batch.raws, batch.transfer.statuses(), strict=True)
-        ):
-            status = Status(said)
+class _HotReading:
+    """One batch on its way from Valkey."""
+
+    def __init__(
+        self,
+        reader: HotReader,
+        keys: _core.Keyspace,
+        batch: Sequence[DirtyBlock],
+        rooms: list[memoryview],
+    ) -> None:
+        self._reader, self._batch, self._rooms = reader, batch, rooms
+        self._headers = memoryview(bytearray(block.HEADER_BYTES * len(batch)))
+        payloads = [room[block.HEADER_BYTES :] for room in rooms]
+        self._transfer = reader.get(keys, [d.id for d in batch], payloads, self._headers)
+
+    def blocks(self) -> Iterator[StoredBlock]:
+        self._transfer.wait(float("inf"))  # the core keeps the deadline
+        statuses = [Status(said) for said in self._transfer.statuses()]
+        bad = [n for n, s in enumerate(statuses) if s in (Status.EVICTED, Status.CORRUPT)]
+        for n, status in enumerate(statuses):
             if status is Status.OK:
-                head = batch.headers[i * block.HEADER_BYTES : (i + 1) * block.HEADER_BYTES]
-                raw[: block.HEADER_BYTES] = head
-                yield StoredBlock(block.decode_header(head), raw, dirty.expires_s, dirty.stored_s)
-            elif status in (Status.EVICTED, Status.CORRUPT):
-                name = status.name.lower()
-                log.warning("unreadable tenant=%s id=%s %s", self._tenant_id, dirty.id.hex(), name)
-                bad.append(dirty.id)
-            else:  # the server is in trouble, not the block: leases end, and it is tried again
-                raise Unavailable(f"valkey: {batch.transfer.trouble or status.name.lower()}")
+                yield self._block(n)
+            elif n not in bad:  # the server is in trouble, not the block: it is tried again
+                raise Unavailable(f"valkey: {self._transfer.trouble or status.name.lower()}")
         if bad:
-            self.unreadable_blocks += self._tier.forget(Tier.HOT, bad)
+            self._reader.forget([self._batch[n] for n in bad], [statuses[n] for n in bad])
+
+    def cancel(self) -> None:
+        self._transfer.cancel()
+        self._transfer.wait(float("inf"))
+
+    def _block(self, n: int) -> StoredBlock:
+        head = self._headers[n * block.HEADER_BYTES : (n + 1) * block.HEADER_BYTES]
+        self._rooms[n][: block.HEADER_BYTES] = head
+        dirty = self._batch[n]
+        return StoredBlock(
+            block.decode_header(head), self._rooms[n], dirty.expires_s, dirty.stored_s
+        )
+
+
+def _parent_of(head: object) -> bytes:
+    try:
+        return block.decode_header(head).parent
+    except Corrupt:  # reading it whole will tell what is wrong
+        return b""
 
 
 def _address() -> ValkeyAddress:

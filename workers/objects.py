@@ -5,7 +5,9 @@ from collections.abc import Callable
 from botocore.exceptions import ClientError
 from django.conf import settings
 
+from catalog.models import Segment
 from controlplane import s3
+from neve.errors import Corrupt
 from neve.segment import SegmentFooter, read_footer
 
 
@@ -14,6 +16,16 @@ def footer_of(object_key: str) -> SegmentFooter:
     bucket = settings.ENV.s3_bucket
     size_bytes = s3.client().head_object(Bucket=bucket, Key=object_key)["ContentLength"]
     return read_footer(_reader(object_key), size_bytes)
+
+
+def footer_of_segment(row: Segment) -> SegmentFooter:
+    """The footer of this very segment. Raises Corrupt when another object stands in its place."""
+    footer = footer_of(row.object_key)
+    if footer.header.uuid != row.uuid or footer.header.tenant_id != row.tenant_id:
+        raise Corrupt(
+            f"{row.object_key} is segment {footer.header.uuid} of tenant {footer.header.tenant_id}"
+        )
+    return footer
 
 
 def abort_uploads(object_key: str) -> int:

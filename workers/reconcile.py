@@ -7,7 +7,7 @@ from django.db.models import Q
 from django.utils import timezone
 
 from catalog.models import Job, Segment
-from controlplane import s3
+from controlplane import hot, s3
 from workers.objects import abort_uploads
 
 # A flush that is still alive after this long has lost its lease: its segment counts for nothing.
@@ -28,6 +28,7 @@ def remove_abandoned_segments() -> int:
     )
     removed = 0
     for row in rows:
+        hot.hot_tier(row.tenant_id).close_segments([row.pk])
         abort_uploads(row.object_key)
         s3.client().delete_object(Bucket=settings.ENV.s3_bucket, Key=row.object_key)
         removed += row.delete()[0]

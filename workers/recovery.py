@@ -21,7 +21,16 @@ INDEXED = "neve:indexed"
 
 def index_is_whole() -> bool:
     """Whether a rebuild finished in this run of the Valkey. Raises valkey's errors."""
-    return hot.admin().get(INDEXED) == _run_id()
+    return whole_run() is not None
+
+
+def whole_run() -> bytes | None:
+    """The id of this run of the Valkey if a rebuild finished in it. Raises valkey's errors.
+
+    What was seen between two calls that return the same id was seen in a whole index.
+    """
+    run_id = _run_id()
+    return run_id if hot.admin().get(INDEXED) == run_id else None
 
 
 def rebuild_all(

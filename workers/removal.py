@@ -26,7 +26,7 @@ def remove_space(tenant_id: int, space_id: int) -> int:
         for number, key in segments.values_list("pk", "object_key"):
             s3.client().delete_object(Bucket=settings.ENV.s3_bucket, Key=key)
             segments.filter(pk=number).delete()
-            hot.hot_tier(tenant_id).forget_segments([number])
+            hot.hot_tier(tenant_id).close_segments([number])
         # What a node stored meanwhile: it learns only at its next heartbeat that its session ended.
         removed += _remove_blocks(tenant_id, space_id)
         Space.objects.filter(pk=space_id).delete()

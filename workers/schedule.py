@@ -2,6 +2,7 @@
 
 SCHEDULE = {
     "flush": {"task": "workers.flush", "schedule": 1.0},
+    "compact": {"task": "workers.compact", "schedule": 30.0},
     "expire": {"task": "workers.expire", "schedule": 10.0},
     "retain": {"task": "workers.retain", "schedule": 5.0},
     "remove": {"task": "workers.remove", "schedule": 10.0},

@@ -6,16 +6,18 @@ A crash before the end leaves a row that never became live; reconcile removes it
 left in S3. The index does not know the segment yet: that is for the caller to say.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from uuid import uuid4
 
 from django.db import transaction
+from django.utils import timezone
 
 from catalog.models import Segment, Space
 from neve.block import BlockHeader
 from neve.errors import Corrupt
-from neve.hot import HotTier
+from neve.hot import HotTier, Location
 from neve.keys import segment_key
 from neve.segment import SegmentHeader, SegmentRow, SegmentWriter
 from workers.chains import count_runs
@@ -25,6 +27,7 @@ from workers.upload import MultipartUpload
 # Large enough that S3 reads it well in ranges and few objects hold much; small enough to write in
 # seconds. Only what is flushed by its age is smaller.
 LEAST_BYTES, MOST_BYTES = 64 << 20, 256 << 20
+LINKS_KEPT = 16  # of a segment, to those whose chains it continues most
 
 
 @dataclass(frozen=True)
@@ -38,12 +41,13 @@ class StoredBlock:
 
 
 def write_segment(
-    space: Space, blocks: Iterable[StoredBlock], *, generation: int = 0
+    tier: HotTier, space: Space, blocks: Iterable[StoredBlock], *, generation: int = 0
 ) -> tuple[Segment, Sequence[SegmentRow]] | None:
     """The live row, and the places of the blocks in it; None when there were no blocks.
 
-    Takes a block's bytes before it asks for the next one. Raises what `blocks` and S3 raise, and
-    `Corrupt` when S3 gives back another footer than was written.
+    The segment is open in the index, so that `flushed` and `relocate` may name it. Takes a block's
+    bytes before it asks for the next one. Raises what `blocks`, Valkey and S3 raise, and `Corrupt`
+    when S3 gives back another footer than was written.
     """
     uuid, fingerprint = uuid4(), bytes.fromhex(space.fingerprint)
     row: Segment = Segment.objects.create(
@@ -52,6 +56,7 @@ def write_segment(
         object_key=segment_key(space.tenant_id, fingerprint, uuid),
         generation=generation,
     )
+    tier.open_segment(row.pk)
     writer = SegmentWriter(SegmentHeader(space.tenant_id, uuid, fingerprint))
     with MultipartUpload(row.object_key) as upload:
         upload.write(writer.header.encode())
@@ -59,6 +64,7 @@ def write_segment(
             writer.add(block.header, expires_s=block.expires_s, stored_s=block.stored_s)
             upload.write(block.raw)
         if not writer.rows:
+            tier.close_segments([row.pk])
             row.delete()
             return None
         upload.write(writer.footer())
@@ -75,11 +81,26 @@ def write_segment(
 def count_live_bytes(tier: HotTier, segments: Sequence[int]) -> dict[int, int]:
     """Brings the rows' `live_bytes` up to date with the index. Returns them by segment."""
     with transaction.atomic():  # who counts later waits here, so that its number stays
-        rows = list(Segment.objects.select_for_update().filter(pk__in=segments))
-        counted = dict(
-            zip((r.pk for r in rows), tier.live_bytes([r.pk for r in rows]), strict=True)
-        )
-        for row in rows:
-            row.live_bytes = counted[row.pk]
-        Segment.objects.bulk_update(rows, ["live_bytes"], batch_size=200)
-    return counted
+        rows = list(Segment.objects.select_for_update().filter(pk__in=segments).order_by("pk"))
+        counted = tier.live_bytes([row.pk for row in rows])
+        for row, row.live_bytes in zip(rows, counted, strict=True):
+            row.counted_at = timezone.now()
+        Segment.objects.bulk_update(rows, ["live_bytes", "counted_at"], batch_size=200)
+    return {row.pk: row.live_bytes for row in rows}
+
+
+def find_links(tier: HotTier, row: Segment, places: Sequence[SegmentRow]) -> dict[int, int]:
+    """Segments with chains that go on in this one, and how many; keeps the most linked in the row.
+
+    Call it when the index knows the blocks.
+    """
+    inside = {place.id for place in places}
+    outside = sorted({place.parent for place in places} - inside)
+    found = Counter(
+        answer.segment
+        for answer in tier.match(outside)
+        if isinstance(answer, Location) and answer.is_cold and answer.segment != row.pk
+    )
+    links = dict(found.most_common(LINKS_KEPT))
+    Segment.objects.filter(pk=row.pk).update(links=links)
+    return links

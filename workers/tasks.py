@@ -22,6 +22,9 @@ from tenants.models import Tenant
 from workers import reconcile as repairs
 from workers import recovery, removal
 from workers import retain as claims
+from workers.compaction.merge import CompactReport
+from workers.compaction.run import Compactor
+from workers.compaction.sweep import sweep
 from workers.flush import Flusher, FlushReport, is_worth_a_segment
 
 log = logging.getLogger("neve.tasks")
@@ -76,6 +79,27 @@ def flush_tenant(tenant_id: int) -> None:
             run.detail(vars(report))
 
         flusher.run(leases, progress=show)
+
+
+@shared_task(name="workers.compact")
+def compact() -> None:
+    """Segments are merged, and those that nobody names are deleted. No Job row without a merge."""
+    if recovery.index_is_whole():
+        for_each_tenant("compact", compact_tenant)
+
+
+def compact_tenant(tenant_id: int) -> None:
+    sweep(hot.hot_tier(tenant_id), tenant_id)
+    compactor = Compactor(tenant_id)
+    if jobs.is_waiting("compact", tenant_id) or not (claimed := compactor.find()):
+        return
+    with tenant_job("compact", tenant_id) as run:
+
+        def show(report: CompactReport) -> None:
+            run.progress(0.5, blocks=report.blocks, bytes_=report.bytes)
+            run.detail(vars(report))
+
+        compactor.run(claimed, progress=show)
 
 
 @shared_task(name="workers.expire")

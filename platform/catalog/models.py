@@ -112,6 +112,8 @@ class Segment(TenantOwned):
         LIVE = "live"
         DELETING = "deleting"
 
+    READABLE = (State.LIVE, State.DELETING)
+
     space = models.ForeignKey(Space, on_delete=models.CASCADE, related_name="segments")
     uuid = models.UUIDField(unique=True, default=uuid4)
     object_key = models.CharField(max_length=200, unique=True)
@@ -119,12 +121,16 @@ class Segment(TenantOwned):
     blocks = models.PositiveIntegerField(default=0)
     size_bytes = models.BigIntegerField(default=0)
     live_bytes = models.BigIntegerField(default=0, help_text="when last counted")
+    counted_at = models.DateTimeField(null=True, blank=True)
     runs = models.PositiveIntegerField(
         default=0,
         help_text="pieces of its chains: blocks that do not follow their parent",
     )
+    links = models.JSONField(
+        default=dict, help_text="other segment → chains of it that go on here, when it was written"
+    )
     generation = models.PositiveSmallIntegerField(
-        default=0, help_text="0: flushed; else one more than the oldest of what it was merged from"
+        default=0, help_text="how often its blocks were merged along their chains"
     )
     leased_until = models.DateTimeField(
         null=True, blank=True, help_text="a worker merges it into another one until then"
@@ -139,6 +145,8 @@ class Segment(TenantOwned):
         indexes = [
             models.Index(fields=("tenant", "state"), name="segment_of_tenant"),
             models.Index(fields=("tenant", "state", "generation"), name="segment_by_generation"),
+            models.Index(fields=("tenant", "state", "counted_at"), name="segment_to_count"),
+            models.Index(fields=("tenant", "state", "live_bytes"), name="segment_by_live_bytes"),
         ]
 
     def __str__(self) -> str:

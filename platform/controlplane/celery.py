@@ -18,6 +18,7 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "controlplane.settings")
 
 QUEUES = {
     "data-at-risk": ("workers.flush",),
+    "speed-at-risk": ("workers.compact",),
     "room-at-risk": ("workers.expire", "workers.provision", "workers.retain", "workers.remove"),
     "view-at-risk": ("workers.sample", "workers.reconcile"),
 }

@@ -270,13 +270,14 @@ class TestHeartbeat:
 
 
 class TestSegments:
-    def test_only_live_segments_of_the_own_tenant_are_presigned(self, opened, node, tenant, s3):
+    def test_only_whole_segments_of_the_own_tenant_are_presigned(self, opened, node, tenant, s3):
         import urllib.request
 
         from django.conf import settings
 
         space = make_space(tenant, "s")
         live, dying = make_segment(space), make_segment(space, state="deleting")
+        unfinished = make_segment(space, state="uploading")
         foreign = make_segment(make_space(make_tenant(), "s"))
         from controlplane import s3 as bucket
 
@@ -284,9 +285,9 @@ class TestSegments:
         bucket.client().put_object(
             Bucket=settings.ENV.s3_bucket, Key=live.object_key, Body=b"0123456789"
         )
-        ids = f"{live.pk},{dying.pk},{foreign.pk},999999"
+        ids = f"{live.pk},{dying.pk},{unfinished.pk},{foreign.pk},999999"
         answer = node.get(f"/cache/v1/sessions/{opened['session']}/segments?ids={ids}").json()
-        assert set(answer["segments"]) == {str(live.pk)}
+        assert set(answer["segments"]) == {str(live.pk), str(dying.pk)}
         assert answer["expires_s"] == 3600
         request = urllib.request.Request(
             answer["segments"][str(live.pk)], headers={"Range": "bytes=2-4"}

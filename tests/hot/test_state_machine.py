@@ -269,6 +269,7 @@ class HotTierMachine(RuleBasedStateMachine):
         if torn or not leased:
             return
         self.segments += 1
+        self.tier.open_segment(self.segments)
         rows = [
             RestoredBlock(block.id, block.size_bytes, 16, 64 + n * 1000, block.stored_s)
             for n, block in enumerate(leased)
@@ -286,6 +287,7 @@ class HotTierMachine(RuleBasedStateMachine):
         """A worker copied blocks; `stale`: from where they no longer are, `bad`: to nowhere."""
         self.begin()
         self.segments += 1
+        self.tier.open_segment(self.segments)
         target = 0 if bad else self.segments
         moved, expected = [], []
         for n, id_ in enumerate(ids):
@@ -567,6 +569,25 @@ def test_a_lease_hides_dirty_blocks_from_other_workers_until_it_lapses(hot_clien
     second = {block.id for block in tier.lease_dirty(lease_s=60, **lease)}
     assert (len(first), len(second), first & second) == (2, 1, set())
     assert tier.lease_dirty(lease_s=60, **lease) == []
+
+
+def test_a_closed_segment_gets_no_blocks_and_one_with_blocks_is_not_closed(hot_client, tier):
+    """A worker that slept while its segment was deleted must not say that blocks stand in it."""
+    tier.set_policy(hot_bytes=1000, cold_bytes=1000, terms=BlockTerms(flush_after_s=0))
+    store(hot_client, tier, IDS[:2])
+    first, second = [(IDS[0], 64)], [(IDS[1], 64)]
+    assert tier.flushed(1, first) == [FlushOutcome.DEAD]  # never opened
+    assert tier.usage().dirty_blocks == 2
+    for segment in (1, 2, 3):
+        tier.open_segment(segment)
+    assert tier.flushed(1, first) == [FlushOutcome.FLUSHED]
+    assert tier.close_segments([1, 2, 3, 4]) == [SIZES[IDS[0]], 0, 0, 0]
+    assert tier.flushed(2, second) == [FlushOutcome.DEAD]
+    moved = [MovedBlock(IDS[0], 1, 64, 640)]
+    assert tier.relocate(3, moved) == [FlushOutcome.DEAD]
+    assert tier.match(IDS[:1])[0].segment == 1
+    tier.expire(IDS[:1])
+    assert tier.close_segments([1]) == [0]
 
 
 def test_blocks_are_leased_in_the_order_in_which_they_were_stored(hot_client, tier):

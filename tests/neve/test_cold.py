@@ -94,6 +94,7 @@ class Store:
         number = next(self.numbers)
         self.keys[number] = f"segment-{number}"
         self.s3.put_object(Bucket=self.bucket, Key=self.keys[number], Body=bytes(body))
+        self.hot.open_segment(number)
         self.hot.flushed(number, places)
         if evict:
             self.hot.evict(1 << 40)

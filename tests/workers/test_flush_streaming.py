@@ -8,7 +8,7 @@ from django.conf import settings
 
 from cold_world import World
 from controlplane import s3 as bucket
-from workers import hot_reading, upload
+from workers import hot_reading, read_ahead, upload
 from workers.flush import Flusher
 from workers.objects import abort_uploads
 from workers.upload import MultipartUpload
@@ -23,7 +23,7 @@ def small_parts(monkeypatch):
     """As small as S3 allows, so that a few MiB make many."""
     monkeypatch.setattr(upload, "PART_BYTES", 5 * MIB)
     monkeypatch.setattr(upload, "PARTS_HELD", 2)
-    monkeypatch.setattr(hot_reading, "READ_BYTES", 1 * MIB)
+    monkeypatch.setattr(read_ahead, "BATCH_BYTES", 1 * MIB)
 
 
 def unfinished_uploads(prefix):
@@ -44,7 +44,7 @@ def test_a_segment_of_many_parts_is_whole(small_parts, world):
 def test_memory_does_not_grow_with_the_backlog(small_parts):
     world = World(hot_bytes=1 << 27, cold_bytes=1 << 27)
     bound = upload.PART_BYTES * (upload.PARTS_HELD + 1)
-    bound += hot_reading.READ_BYTES * hot_reading.BATCHES_HELD
+    bound += read_ahead.BATCH_BYTES * hot_reading.BATCHES_HELD
     for _ in range(8):
         world.store(16, payload_bytes=500_000)
         world.payloads.clear()

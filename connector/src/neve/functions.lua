@@ -97,7 +97,7 @@ end
 
 local function used(K, name) return tonumber(redis.call("HGET", K[4], name) or "0") end
 
--- A segment's live bytes change. At 0 it stays in `:s` until the segment is deleted.
+-- A segment's live bytes change. At 0 it stays in `:s` until it is closed.
 local function count_live(K, segment, by) redis.call("ZINCRBY", of_slot(K, "s"), by, segment) end
 
 local function block_key(K, e, id) return string.sub(K[1], 1, -3) .. ":b:" .. e.space .. ":" .. id end
@@ -494,19 +494,42 @@ local function renew_leases(K, A)
   return 0
 end
 
+--[[ open_segment: blocks may be said to stand in this segment from now on. ARGV: segment. Returns 0.
+                                                                                flags: allow-oom ]]
+local function open_segment(K, A)
+  redis.call("ZADD", of_slot(K, "s"), "NX", 0, A[1])
+  return 0
+end
+
+--[[ close_segments: those without live bytes get no blocks any more, so that they can be deleted: a
+worker that slept for hours says `flushed` in vain. ARGV: segments      flags: allow-oom
+Returns an array: the live bytes of each; 0 is closed. ]]
+local function close_segments(K, A)
+  local out = {}
+  for i, segment in ipairs(A) do
+    out[i] = tonumber(redis.call("ZSCORE", of_slot(K, "s"), segment) or "0")
+    if out[i] == 0 then redis.call("ZREM", of_slot(K, "s"), segment) end
+  end
+  return out
+end
+
+local function is_open(K, segment) return redis.call("ZSCORE", of_slot(K, "s"), segment) ~= false end
+
 --[[ flushed: these blocks stand, verified, in a live segment.                  flags: allow-oom
 ARGV: segment number, then id, offset of each block
-Returns an array: FLUSHED, DEAD (gone meanwhile or cold elsewhere: dead bytes of the segment),
+Returns an array: FLUSHED, DEAD (gone meanwhile or cold elsewhere: dead bytes of the segment; all, if
+the segment is not open),
 COLD_FULL (the cold quota refuses it; it stays hot, clean and evictable). Repeating it is safe. ]]
 local function flushed(K, A)
   local us, out = now_us(), {}
   local now_s, segment, cold_quota = math.floor(us / 1000000), tonumber(A[1]), quota(K, "cold_bytes")
+  local open = is_open(K, segment)
   for i = 2, #A, 2 do
     local id, offset = A[i], tonumber(A[i + 1])
     local e, outcome = load(K, A[i]), DEAD
     if has(e, COLD) then
       if e.segment == segment and e.offset == offset then outcome = FLUSHED end
-    elseif alive(e, now_s) then
+    elseif open and alive(e, now_s) then
       clean(K, id, e, us)
       if used(K, "cold_bytes") + e.size <= cold_quota then
         e.state, e.segment, e.offset = e.state + COLD, segment, offset
@@ -531,10 +554,11 @@ Returns an array: FLUSHED (the index names the new place, or no cold copy any mo
 name the old one: dead bytes of the new segment). Compares and sets; repeating it is safe. ]]
 local function relocate(K, A)
   local us, out, segment = now_us(), {}, tonumber(A[1])
+  local open = segment == 0 or is_open(K, segment)
   for i = 2, #A, 4 do
     local id, offset = A[i], tonumber(A[i + 3])
     local e, outcome = load(K, id), DEAD
-    if has(e, COLD) and e.segment == tonumber(A[i + 1]) and e.offset == tonumber(A[i + 2]) then
+    if open and has(e, COLD) and e.segment == tonumber(A[i + 1]) and e.offset == tonumber(A[i + 2]) then
       if segment == 0 then
         drop(K, id, e, COLD, CORRUPT, us)
         count(K, "corrupt_blocks", 1)
@@ -787,6 +811,8 @@ server.register_function { function_name = "neve_promote", callback = promote, f
 server.register_function { function_name = "neve_lease_dirty", callback = lease_dirty, flags = { "allow-oom" } }
 server.register_function { function_name = "neve_renew_leases", callback = renew_leases, flags = { "allow-oom" } }
 server.register_function { function_name = "neve_relocate", callback = relocate, flags = { "allow-oom" } }
+server.register_function { function_name = "neve_open_segment", callback = open_segment, flags = { "allow-oom" } }
+server.register_function { function_name = "neve_close_segments", callback = close_segments, flags = { "allow-oom" } }
 server.register_function { function_name = "neve_flushed", callback = flushed, flags = { "allow-oom" } }
 server.register_function { function_name = "neve_keep_hot", callback = keep_hot, flags = { "allow-oom" } }
 server.register_function { function_name = "neve_set_policy", callback = set_policy, flags = { "allow-oom" } }

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from importlib.resources import files
 from itertools import islice
+from operator import add
 from random import sample
 from typing import Any, NamedTuple, Protocol
 
@@ -326,17 +327,17 @@ class HotTier:
                 totals[n] += int(float(score or 0))
         return totals
 
-    def emptiest_segments(self, most: int) -> list[int]:
-        """The `most` segments of each bucket with the fewest live bytes, in no order."""
-        found: set[int] = set()
+    def open_segment(self, segment: int) -> None:
+        """Lets `flushed` and `relocate` name this segment. Call it before its object is there."""
         for keys in self._keys:
-            found.update(map(int, self._execute("ZRANGE", keys.live_bytes, 0, most - 1)))
-        return sorted(found)
+            self._call("open_segment", keys, segment)
 
-    def forget_segments(self, segments: Sequence[int]) -> None:
-        """After segments were deleted: their live bytes need no counting any more."""
+    def close_segments(self, segments: Sequence[int]) -> list[int]:
+        """Ends that for those without live bytes, for good. Returns the live bytes of each."""
+        totals = [0] * len(segments)
         for keys in self._keys if segments else ():
-            self._execute("ZREM", keys.live_bytes, *segments)
+            totals = list(map(add, totals, self._call("close_segments", keys, *segments)))
+        return totals
 
     def keep_hot(self, ids: Sequence[bytes]) -> int:
         """Ends the flush of leased blocks for which S3 has no room. Returns how many were dirty."""

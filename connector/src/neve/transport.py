@@ -157,10 +157,7 @@ class Transport:
         self, *arguments: Argument, deadline: float, idempotent: bool = False
     ) -> _core.Transfer:
         """Any command that has its key (if any) first, or fourth if it is FCALL."""
-        raw = [_encode(argument) for argument in arguments]
-        at = 3 if raw[0].upper().startswith(b"FCALL") else 1
-        key = raw[at] if len(raw) > at else b""
-        return self._core.call([raw], [key], deadline, idempotent)
+        return self._call([arguments], deadline, idempotent)
 
     def execute(self, *arguments: Argument, deadline: float, idempotent: bool = False) -> object:
         """The reply of one command. Raises `ReplyError`, `Unavailable`, `DeadlineExceeded`,
@@ -168,6 +165,24 @@ class Transport:
         transfer = self.call(*arguments, deadline=deadline, idempotent=idempotent)
         transfer.wait(_FOREVER)  # the core keeps the deadline
         return reply_of(transfer)
+
+    def execute_many(
+        self,
+        commands: Sequence[Sequence[Argument]],
+        *,
+        deadline: float,
+        idempotent: bool = False,
+    ) -> list[object]:
+        """The replies of many commands, pipelined. Raises as `execute` does, for the first."""
+        transfer = self._call(commands, deadline, idempotent)
+        transfer.wait(_FOREVER)
+        return [reply_of(transfer, index) for index in range(len(commands))]
+
+    def _call(
+        self, commands: Sequence[Sequence[Argument]], deadline: float, idempotent: bool
+    ) -> _core.Transfer:
+        raw = [[_encode(argument) for argument in command] for command in commands]
+        return self._core.call(raw, [_key_of(command) for command in raw], deadline, idempotent)
 
     def when_done(self, transfer: _core.Transfer, finish: Callable[[], object]) -> None:
         """Calls `finish()` from the transport's thread, unless somebody else claims `transfer`."""
@@ -191,10 +206,10 @@ class Transport:
         self._dispatcher.close()
 
 
-def reply_of(transfer: _core.Transfer) -> object:
+def reply_of(transfer: _core.Transfer, index: int = 0) -> object:
     """The reply of a `Transport.call` that is done, or what stood in its way, raised."""
-    status = Status(transfer.statuses()[0])
-    reply = transfer.reply(0)
+    status = Status(transfer.statuses()[index])
+    reply = transfer.reply(index)
     if isinstance(reply, str):
         raise ReplyError(reply)
     if status is Status.OK:
@@ -283,6 +298,11 @@ class _Dispatcher:
 
 
 atexit.register(_Dispatcher.stop_all)
+
+
+def _key_of(command: Sequence[bytes]) -> bytes:
+    at = 3 if command[0].upper().startswith(b"FCALL") else 1
+    return command[at] if len(command) > at else b""
 
 
 def _encode(argument: Argument) -> bytes:

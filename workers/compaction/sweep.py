@@ -1,0 +1,98 @@
+"""Deletes segments that nobody names: found so twice, with a grace time in between.
+
+First the index counts no live bytes in a segment and closes it, so that it never gets any; its
+state becomes `deleting`, and readers that looked blocks up before still get them. Once their
+addresses have expired, each of its blocks is looked up: if none is there, object and row go.
+
+Nothing is concluded from an index that is not whole: both looks happen between two calls that find
+the same whole index.
+"""
+
+import logging
+from datetime import timedelta
+
+from botocore.exceptions import ClientError
+from django.conf import settings
+from django.utils import timezone
+
+from catalog.models import Segment
+from controlplane import s3
+from neve.errors import Corrupt
+from neve.hot import HotTier
+from tenants.scope import tenant_scope
+from workers import recovery, segments
+from workers.compaction import claims
+from workers.compaction.merge import live_copies
+from workers.objects import footer_of_segment, is_missing
+
+log = logging.getLogger("neve.compact")
+
+# A segment is live before the index knows its blocks: leave the writer time to say so.
+SETTLED = timedelta(minutes=10)
+GRACE = timedelta(seconds=s3.PRESIGNED_S) + timedelta(minutes=10)
+SWEEP_MOST = 500  # segments a pass
+
+
+def sweep(tier: HotTier, tenant_id: int) -> int:
+    """Both looks, at most SWEEP_MOST segments each. Returns how many were deleted."""
+    with tenant_scope(tenant_id):
+        close_empty(tier)
+        return delete_closed(tier)
+
+
+def close_empty(tier: HotTier) -> int:
+    """The first look. Returns how many segments it closed. In the tenant's scope."""
+    run = recovery.whole_run()
+    if run is None:
+        return 0
+    empty = Segment.objects.filter(
+        claims.is_free(),
+        state=Segment.State.LIVE,
+        live_bytes=0,
+        created_at__lt=timezone.now() - SETTLED,
+    )
+    numbers = list(empty.order_by("pk").values_list("pk", flat=True)[:SWEEP_MOST])
+    counted = segments.count_live_bytes(tier, numbers)
+    numbers = [number for number, bytes_ in counted.items() if bytes_ == 0]
+    found = zip(numbers, tier.close_segments(numbers), strict=True)
+    closed = [number for number, bytes_ in found if bytes_ == 0]
+    if recovery.whole_run() != run:
+        return 0
+    return Segment.objects.filter(pk__in=closed, state=Segment.State.LIVE).update(
+        state=Segment.State.DELETING, unreferenced_at=timezone.now()
+    )
+
+
+def delete_closed(tier: HotTier) -> int:
+    """The second look. Returns how many segments it deleted. In the tenant's scope."""
+    closed = Segment.objects.filter(
+        state=Segment.State.DELETING, unreferenced_at__lt=timezone.now() - GRACE
+    )
+    deleted = 0
+    for row in closed.order_by("pk")[:SWEEP_MOST]:
+        run = recovery.whole_run()
+        named = _is_named(tier, row)
+        if run is None or recovery.whole_run() != run:
+            break
+        if named:
+            log.error("segment_named_again segment=%s key=%s", row.pk, row.object_key)
+            tier.open_segment(row.pk)
+            row.state, row.unreferenced_at = Segment.State.LIVE, None
+            row.save(update_fields=["state", "unreferenced_at"])
+        else:
+            s3.client().delete_object(Bucket=settings.ENV.s3_bucket, Key=row.object_key)
+            deleted += row.delete()[0]
+    return deleted
+
+
+def _is_named(tier: HotTier, row: Segment) -> bool:
+    try:
+        footer = footer_of_segment(row)
+    except Corrupt as error:
+        log.warning("segment_lost key=%s reason=%s", row.object_key, error)
+        return False
+    except ClientError as error:
+        if is_missing(error):  # deleted before, by a worker that was killed then
+            return False
+        raise
+    return any(True for _ in live_copies(tier, [row], [footer]))
