@@ -2,8 +2,8 @@
 //
 // Addresses and lengths of buffers are taken under the GIL when a batch is submitted, and the
 // buffers are held until the batch is done. Submitting keeps the GIL: it takes microseconds, and
-// giving the GIL away would cost up to 5 ms to get it back from a busy thread (docs/decisions).
-// Waiting gives it away.
+// giving the GIL away would cost up to 5 ms to get it back from a busy thread
+// (docs/decisions/002-native-core.md). Waiting gives it away.
 
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
