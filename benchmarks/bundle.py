@@ -31,7 +31,7 @@ WHEELS = (
     *("cffi", "pycparser", "protobuf", "typing_extensions"),
 )
 FILES = (
-    *("benchmarks/*.py", "benchmarks/raw.c", "tests/cache_endpoint.py"),
+    *("benchmarks/*.py", "benchmarks/raw.c", "tests/cache_endpoint.py", "tests/certificates.py"),
     *("deploy/valkey-hot", "deploy/valkey-hot.conf", "deploy/congestion.py"),
 )
 RUN = """\
