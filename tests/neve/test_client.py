@@ -106,14 +106,14 @@ class TestRoundTrip:
         assert results == [True] * 12
 
     def test_loading_touches_so_that_the_oldest_are_evicted_first(self, clean_hot, endpoint):
-        provision(clean_hot, hot_bytes=4 * (64 + PAYLOAD))
+        provision(clean_hot, hot_bytes=5 * (64 + PAYLOAD))
         with connect(endpoint) as client:
-            used, idle, new = (Chain(client, 2, seed) for seed in (1, 2, 3))
+            used, idle, new = (Chain(client, n, seed=n) for n in (1, 4, 2))
             used.put()
             idle.put()
             used.get()
             new.put()
-            assert len(client.match(used.ids).locations) == 2
+            assert len(client.match(used.ids).locations) == 1
             assert client.match(idle.ids).miss is MissReason.EVICTED
 
 
