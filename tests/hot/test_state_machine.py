@@ -561,6 +561,53 @@ def test_joining_gives_what_is_held_the_more_generous_and_setting_gives_what_is_
     assert retain(False, ttl_s=50, idle_s=4) == (50, 4, 0)
 
 
+class TestPromotion:
+    WINDOW_S = 600
+
+    @pytest.fixture
+    def cold(self, hot_client, tier):
+        terms = BlockTerms()
+        tier.set_policy(
+            hot_bytes=1000, cold_bytes=1000, terms=terms, promote_window_s=self.WINDOW_S
+        )
+        store(hot_client, tier, IDS[:1])
+        tier.flushed(1, [(IDS[0], 64)])
+        tier.evict(1000)
+        return IDS[0]
+
+    def read_was(self, client, id_, *, s_ago):
+        """Moves the note of the last read (bytes 2 and 3 of the entry, docs/formats) back."""
+        entry = bytearray(client.hget(KEYS.bookkeeping[0], id_))
+        noted = int.from_bytes(entry[2:4], "little")
+        moved = (noted % 32768 - s_ago // 4) % 32768 + noted // 32768 * 32768
+        entry[2:4] = moved.to_bytes(2, "little")
+        client.hset(KEYS.bookkeeping[0], id_, bytes(entry))
+
+    def test_the_second_read_within_the_window_promotes(self, hot_client, tier, cold):
+        assert tier.promote([cold]) == [False]
+        self.read_was(hot_client, cold, s_ago=self.WINDOW_S - 20)
+        assert tier.promote([cold]) == [True]
+
+    def test_a_later_one_is_the_first_again(self, hot_client, tier, cold):
+        assert tier.promote([cold]) == [False]
+        self.read_was(hot_client, cold, s_ago=self.WINDOW_S + 20)
+        assert tier.promote([cold, cold]) == [False]
+        assert tier.promote([cold]) == [True]
+
+    def test_one_caller_is_told_until_its_claim_lapses(self, hot_client, tier, cold):
+        tier.promote([cold])
+        assert tier.promote([cold]) == [True]
+        assert tier.promote([cold]) == [False]
+        self.read_was(hot_client, cold, s_ago=40)
+        assert tier.promote([cold]) == [True]
+
+    def test_what_became_hot_and_cold_again_begins_anew(self, hot_client, tier, cold):
+        tier.promote([cold])
+        store(hot_client, tier, [cold])
+        tier.evict(1000)
+        assert [tier.promote([cold]), tier.promote([cold])] == [[False], [True]]
+
+
 def test_a_lease_hides_dirty_blocks_from_other_workers_until_it_lapses(hot_client, tier):
     tier.set_policy(hot_bytes=1000, cold_bytes=1000, terms=BlockTerms())
     store(hot_client, tier, IDS[:3])

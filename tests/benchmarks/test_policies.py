@@ -1,0 +1,134 @@
+"""The simulation of benchmarks/policies.py and the functions of the hot tier agree."""
+
+import random
+import re
+from itertools import chain
+
+import pytest
+
+from benchmarks.policies import (
+    FIRST_SCANNED,
+    POLICIES,
+    SCAN_BLOCKS,
+    Asked,
+    Cache,
+    Promote,
+    S3Fifo,
+    simulate,
+    with_scans,
+)
+from neve.hot import (
+    BlockTerms,
+    CommitOutcome,
+    Eviction,
+    HotTier,
+    Location,
+    Tier,
+    functions_source,
+    load_functions,
+)
+from neve.keys import BucketKeys
+from neve.replay.model import LruModel
+
+SIZE, SPACE, TENANT = 100, 3, 7
+KEYS = BucketKeys(TENANT, 0)
+NUMBERS = {"lru": Eviction.LRU, "2q": Eviction.TWO_QUEUES}
+
+
+def workload(seed: int, *, requests: int, blocks: int) -> list[tuple[int, ...]]:
+    """Runs of neighbours: some are asked for often, most once."""
+    choose = random.Random(seed)
+    starts = [min(choose.randrange(blocks), choose.randrange(blocks)) for _ in range(requests)]
+    return [tuple(range(start, start + choose.randint(1, 5))) for start in starts]
+
+
+class LuaCache:
+    """What `Cache` does, by the functions of a real server. Every block is flushed at once."""
+
+    def __init__(self, client, policy: str, most_blocks: int) -> None:
+        self.client = client
+        self.tier = HotTier(client.execute_command, TENANT)
+        self.tier.set_policy(
+            hot_bytes=SIZE * most_blocks,
+            cold_bytes=1 << 40,
+            terms=BlockTerms(),
+            eviction=NUMBERS[policy],
+        )
+        self.segments = 0
+
+    def ask(self, number: int) -> bool:
+        id_ = number.to_bytes(16, "big")
+        (found,) = self.tier.match([id_])
+        if isinstance(found, Location) and found.tier is Tier.HOT:
+            self.tier.touch([id_])
+            return True
+        if not isinstance(found, Location) or self.tier.promote([id_]) == [True]:
+            self.client.set(KEYS.block(SPACE, id_), b"x" * SIZE, nx=True, px=60_000)
+            assert self.tier.commit(SPACE, [(id_, SIZE, 16)]) == [CommitOutcome.STORED]
+            for block in self.tier.lease_dirty(lease_s=9, most_blocks=9, most_bytes=999):
+                self.segments += 1
+                self.tier.flushed(self.segments, [(block.id, 64)])
+        return False
+
+    def hot(self, numbers) -> set[int]:
+        ids = [number.to_bytes(16, "big") for number in numbers]
+        found = zip(numbers, self.tier.match(ids), strict=True)
+        return {n for n, at in found if isinstance(at, Location) and at.tier is Tier.HOT}
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("most_blocks", [3, 20])
+def test_simulation_and_functions_hold_the_same_blocks(clean_hot, policy, most_blocks):
+    requests = workload(seed=most_blocks, requests=250, blocks=60)
+    everything = sorted(set(chain.from_iterable(requests)))
+    cache = Cache(POLICIES[policy](), most_blocks)
+    with clean_hot.client() as client:
+        load_functions(client)
+        real = LuaCache(client, policy, most_blocks)
+        for n, ids in enumerate(requests):
+            assert [real.ask(id_) for id_ in ids] == [cache.ask(id_, 0) for id_ in ids], f"#{n}"
+            simulated = {id_ for id_ in everything if id_ in cache.hot}
+            assert real.hot(everything) == simulated, f"after request {n}"
+    assert 0 < len(simulated) <= most_blocks
+    assert cache.promoted > 0
+
+
+def test_the_policies_are_those_that_the_functions_name():
+    rows = re.findall(
+        r'\[(\d)\] = \{ name = "(\w+)", probation = (\w+), share = ([\d.]+) \}', functions_source()
+    )
+    named = {name: (int(n), probation == "true", float(s)) for n, name, probation, s in rows}
+    made = {name: make() for name, make in POLICIES.items()}
+    assert named == {
+        name: (NUMBERS[name].value, queues.probation, queues.share) for name, queues in made.items()
+    }
+
+
+def test_lru_agrees_with_the_exact_model_when_every_read_promotes():
+    requests = workload(seed=1, requests=2000, blocks=400)
+    cache = Cache(POLICIES["lru"](), 50, Promote.EVERY_READ)
+    exact = LruModel(50)
+    for id_ in chain.from_iterable(requests):
+        assert cache.ask(id_, 0) == bool(exact.replay([id_]))
+
+
+def test_a_scan_of_cold_blocks_changes_nothing_but_the_notes():
+    requests = [Asked(ids, 0.0) for ids in workload(seed=2, requests=3000, blocks=300)]
+    for make in (*POLICIES.values(), S3Fifo):
+        alone = simulate(Cache(make(), 40), requests)
+        assert simulate(Cache(make(), 40), with_scans(requests, was_cold=True)) == alone
+
+
+def test_scans_add_as_many_blocks_as_were_asked_for_each_once():
+    requests = [Asked(tuple(range(100)), 0.0)] * 12
+    scanned = [r for r in with_scans(requests, was_cold=False) if r.is_scan]
+    ids = list(chain.from_iterable(r.ids for r in scanned))
+    assert len(ids) == len(set(ids)) == 1200 // SCAN_BLOCKS * SCAN_BLOCKS
+    assert min(ids) >= FIRST_SCANNED
+
+
+def test_the_second_read_promotes_only_within_the_window():
+    cache = Cache(POLICIES["2q"](), 2, window_s=10)
+    cache.add_cold([1])
+    assert [cache.ask(1, at) for at in (0, 11, 21, 21)] == [False, False, False, True]
