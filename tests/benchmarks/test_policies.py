@@ -67,6 +67,7 @@ class LuaCache:
             assert self.tier.commit(SPACE, [(id_, SIZE, 16)]) == [CommitOutcome.STORED]
             for block in self.tier.lease_dirty(lease_s=9, most_blocks=9, most_bytes=999):
                 self.segments += 1
+                self.tier.open_segment(self.segments)
                 self.tier.flushed(self.segments, [(block.id, 64)])
         return False
 

@@ -30,7 +30,7 @@ from neve.hot import (
     Tier,
     load_functions,
 )
-from neve.index import scan
+from neve.index import last_used_s, scan
 from neve.keys import BucketKeys
 from retention.stored import Standing, changes_of
 from retention.terms import end_of
@@ -529,6 +529,18 @@ def test_the_functions_count_lives_as_the_platform_does(
     assert not changes_of([page[0]._replace(is_cold=True)], [Standing(terms, True)])
 
 
+def test_a_last_use_is_read_back_from_any_rank(hot_client, tier):
+    """On probation or used since, of whatever priority; None while a block cannot be evicted."""
+    store(hot_client, tier, IDS[:4])
+    tier.touch(IDS[1:2])
+    terms = BlockTerms(flush_after_s=None, priority=9)
+    tier.retain(IDS[2:3], terms, held=False, join=False, flush=False)
+    tier.pin(IDS[3:4], FAR)
+    *used, pinned = last_used_s(hot_client.execute_command, KEYS, IDS[:4])
+    assert all(abs(used_s - time.time()) < 10 for used_s in used)
+    assert pinned is None
+
+
 def test_an_idle_block_leaves_the_hot_tier_and_a_used_one_stays(hot_client, tier):
     tier.set_policy(
         hot_bytes=1000, cold_bytes=1000, terms=BlockTerms(flush_after_s=None, idle_s=100)
@@ -571,6 +583,7 @@ class TestPromotion:
             hot_bytes=1000, cold_bytes=1000, terms=terms, promote_window_s=self.WINDOW_S
         )
         store(hot_client, tier, IDS[:1])
+        tier.open_segment(1)
         tier.flushed(1, [(IDS[0], 64)])
         tier.evict(1000)
         return IDS[0]

@@ -13,7 +13,7 @@ from neve.keys import BucketKeys
 _ENTRY = struct.Struct("<BBHIIIIIIIIIBB")
 _HOT, _COLD, _DIRTY, _GONE = 1, 2, 4, 8
 PAGE_ENTRIES = 1000  # of one HSCAN: about 0.3 ms of the server's time
-BAND = 5e14  # ranks of one priority; see functions.lua
+HALF = 2.5e14  # ranks of one queue of one priority, last use in units of 10 µs; functions.lua
 
 
 class IndexEntry(NamedTuple):
@@ -73,7 +73,7 @@ def scan(
 def last_used_s(execute: Execute, keys: BucketKeys, ids: list[bytes]) -> list[int | None]:
     """When each was used last, seconds since 1970; None for what cannot be evicted now."""
     ranks = execute("ZMSCORE", keys.bookkeeping[1], *ids)
-    return [None if rank is None else int(float(rank) % BAND / 1e5) for rank in ranks]
+    return [None if rank is None else int(float(rank) % HALF / 1e5) for rank in ranks]
 
 
 def decode_entry(id_: bytes, raw: bytes) -> IndexEntry | None:
