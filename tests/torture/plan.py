@@ -100,7 +100,9 @@ def plan_trial(seed: int, *, kinds: tuple[str, ...] = tuple(FAULTS)) -> Plan:
         ),
         key=lambda fault: fault.at_s,
     )
-    if any(fault.kind == "disk_full_valkey" for fault in faults):
+    if "kill_valkey" in drawn:
+        work_s += 1  # for nodes to come back, and for a rebuild before the next flush
+    if "disk_full_valkey" in drawn:
         persistence = Persistence.LOG  # the others write nothing
     return Plan(
         seed=seed,
