@@ -26,9 +26,13 @@ from workers import tasks
 BLOCK_BYTES = 16 << 10
 START_S = 30.0
 END_S = 3.0  # for processes to finish what they do; then they are killed
-ROUNDS = 5  # of recovery, each a minute or two later; after them all must be well
+ROUNDS = 10  # of recovery, each a minute later; after them all must be well
 PASS_TIME_S = tuning.GRACE_S + 10
 READ_S = 60.0
+SCHEDULE = (
+    *(tasks.provision, tasks.flush, tasks.compact, tasks.expire, tasks.retain),
+    *(tasks.remove, tasks.reconcile, tasks.sample),
+)
 
 
 @dataclass
@@ -202,7 +206,7 @@ class Trial:
         for self.result.rounds in range(1, ROUNDS + 1):
             self.world.clock.offset_s += PASS_TIME_S
             self.world.valkey_clock.offset_s += PASS_TIME_S
-            for task in (tasks.provision, tasks.flush, tasks.expire, tasks.reconcile):
+            for task in SCHEDULE:
                 task()
             if all(self._look(owner) for owner in self.tenants):
                 break

@@ -4,11 +4,14 @@ Code and order of the steps stay as they are.
 """
 
 from datetime import timedelta
+from functools import partial
 
 from catalog import jobs
 from workers import flush, hot_reading, reconcile, segments
+from workers.compaction import claims, run, sweep
+from workers.compaction.plan import Policy
 
-GRACE_S = 120
+GRACE_S = 60
 
 
 def hurry() -> None:
@@ -17,6 +20,11 @@ def hurry() -> None:
     flush.LEASE_S = 2
     flush.PASS_S = 1
     segments.LEAST_BYTES = segments.MOST_BYTES = 256 << 10
+    run.Policy = partial(
+        Policy, least_bytes=256 << 10, most_bytes=512 << 10, fan_in=3, old_s=1, range_bytes=64 << 10
+    )
+    claims.LEASE = timedelta(seconds=2)
+    sweep.SETTLED, sweep.GRACE = timedelta(seconds=0.3), timedelta(seconds=0.7)
     hot_reading.READ_S = 5
     jobs.FIRST_RETRY_S, jobs.LAST_RETRY_S = 0.01, 0.1
     reconcile.ABANDONED = timedelta(seconds=GRACE_S)

@@ -23,6 +23,7 @@ def cool() -> None:
 TASKS = {
     cool: 4,
     tasks.flush: 8,
+    tasks.compact: 4,
     tasks.expire: 2,
     tasks.retain: 1,
     tasks.remove: 1,
