@@ -45,6 +45,7 @@ def main() -> None:
     parser.add_argument("--valkeys", type=int, nargs="*", default=(4, 8))
     parser.add_argument("--modes", nargs="*", default=("recompute", "cpu_tier", "hot"))
     parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--hot-gib", type=int, default=40, help="quota: of memory for Valkey")
     parser.add_argument("--kv-cache-dtype", default="auto")
     parser.add_argument("--no-throughput", action="store_true")
     parser.add_argument("--tiny", action="store_true", help="a tiny model: does the script work?")
@@ -89,7 +90,7 @@ def run_mode(mode: str, valkeys: int, options: argparse.Namespace) -> dict[str, 
         with kind(host="127.0.0.1", port=servers.ports[0]) as admin:
             hot = HotTier(admin.execute_command, TENANT_ID, endpoint.buckets)
             terms = BlockTerms(flush_after_s=None)
-            hot.set_policy(hot_bytes=1 << 40, cold_bytes=1 << 40, terms=terms)
+            hot.set_policy(hot_bytes=options.hot_gib << 30, cold_bytes=1 << 40, terms=terms)
         plan["neve"] = {"endpoint": endpoint.url, "api_key": API_KEY}
         return _engine(plan, options)
 
@@ -195,6 +196,7 @@ class Engine:
             saver = get_kv_transfer_group()._worker._saver
             if saver is not None and not saver.drain(120):
                 raise RuntimeError("blocks are not stored after two minutes")
+            self.ask([self.prompt(1, "a step")])  # workers let go of copied blocks in a step
         else:
             time.sleep(1.0)
         if not self.llm.reset_prefix_cache():
