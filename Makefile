@@ -4,7 +4,7 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
-.PHONY: help up install test test-fast test-core torture vllm bench-datapath bench-policies bench-ttft lint format clean distclean
+.PHONY: help up install test test-fast test-core torture vllm bench-datapath bench-tiering bench-policies bench-ttft lint format clean distclean
 
 BIN := .venv/bin
 RUN := .venv/.runtime-installed
@@ -58,6 +58,10 @@ vllm: $(VLLM) ## only the environment with vLLM on CPU (1.9 GB)
 bench-datapath: $(RUN) $(BENCH) ## neve beside its peers, into var/bench (QUICK=1: a minute; BENCH_ARGS=...)
 	@deploy/get valkey
 	$(BIN)/python benchmarks/datapath.py $(BENCH_ARGS)
+
+bench-tiering: $(RUN) ## workers and cold loads beside S3's own speed, into var/bench (QUICK=1: a minute; BENCH_ARGS=...)
+	@deploy/get valkey
+	@$(BIN)/python benchmarks/tiering.py $(BENCH_ARGS)
 
 bench-policies: $(RUN) ## eviction and promotion policies on a trace (BENCH_ARGS="--trace FILE")
 	@$(BIN)/python benchmarks/policies.py $(BENCH_ARGS)

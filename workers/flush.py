@@ -6,7 +6,7 @@ A crash at any point loses nothing: before `flushed` the blocks stay dirty and t
 segment row that never became live is removed by reconcile, and with it the object. Two workers
 never hold the same lease, and `flushed` may be repeated.
 
-Memory: `BUFFERS_BYTES` and some 600 bytes for each of LEASE_BLOCKS, whatever the backlog.
+Memory: `MEMORY_BYTES` beside what the process has anyway, whatever the backlog.
 """
 
 import logging
@@ -37,8 +37,11 @@ LEASE_S = 60  # renewed while the flush goes on; a killed worker's blocks wait s
 GATHER_S = 5.0  # what is due waits at most so long for company
 DIRTY_SHARE = 0.25  # dirty blocks cannot be evicted: more of them than this make room scarce
 PASS_S = 30.0  # then the next pass goes on: no task runs as long as the writes do
-BUFFERS_BYTES = (
-    upload.PART_BYTES * (upload.PARTS_HELD + 1) + read_ahead.BATCH_BYTES * hot_reading.BATCHES_HELD
+BLOCK_BYTES = 600  # what is known of a leased block
+MEMORY_BYTES = (
+    upload.PART_BYTES * (upload.PARTS_HELD + 1)
+    + read_ahead.BATCH_BYTES * hot_reading.BATCHES_HELD
+    + LEASE_BLOCKS * BLOCK_BYTES
 )
 
 

@@ -4,7 +4,7 @@
 
 A crash at any point loses nothing: the old segments stay until nobody names them, and a new one
 whose blocks were not relocated yet holds dead bytes only. A block that is bad in S3 (read twice) is
-not copied; the index forgets that copy. Memory: `BUFFERS_BYTES` and about 1 KiB for each block.
+not copied; the index forgets that copy. Memory: `MEMORY_BYTES` beside what the process has anyway.
 """
 
 import logging
@@ -18,7 +18,7 @@ from neve.segment import SegmentFooter, SegmentRow
 from workers import read_ahead, segments, upload
 from workers.batches import cut_evenly
 from workers.chains import order_along_chains
-from workers.compaction.plan import Merge
+from workers.compaction.plan import Merge, Policy
 from workers.compaction.source import BATCHES_HELD, ColdCopy, ColdSource
 from workers.objects import footer_of_segment
 from workers.segments import StoredBlock, write_segment
@@ -26,7 +26,12 @@ from workers.segments import StoredBlock, write_segment
 log = logging.getLogger("neve.compact")
 
 FOOTERS_AT_ONCE = 8
-BUFFERS_BYTES = upload.PART_BYTES * (upload.PARTS_HELD + 1) + read_ahead.BATCH_BYTES * BATCHES_HELD
+BLOCK_BYTES = 1024  # what is known of a block while it is merged
+MEMORY_BYTES = (
+    upload.PART_BYTES * (upload.PARTS_HELD + 1)
+    + read_ahead.BATCH_BYTES * BATCHES_HELD
+    + Policy().most_blocks * BLOCK_BYTES
+)
 
 
 @dataclass
