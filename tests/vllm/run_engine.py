@@ -5,6 +5,7 @@ Run by the vLLM interpreter. Commands:
 {"do": "generate", "requests": [{"tokens", "max_tokens", "params"?, "salt"?, "seed"?}]}   one
     batch; greedy without a seed
 {"do": "counters"}   the engine's own, since its start
+{"do": "defer_copies", "s"}   from now on, copies out of the engine's KV come so much later
 {"do": "stop"}       end the engine; another may be started
 Answers go to the process's original stdout; whatever vLLM prints goes to stderr.
 """
@@ -89,6 +90,41 @@ class Engine:
             elif name == "neve_decisions":
                 found[f"{name}.{metric.labels['decision']}"] = metric.value
         return found
+
+    def defer_copies(self, s):
+        """As on a GPU: what is saved is read after the step, and must be what it was."""
+        import threading
+
+        import torch
+
+        from neve.vllm.tensors import KvTensors
+
+        class Ticket:
+            def __init__(self, copy):
+                self._copy = copy
+                self._over = threading.Event()
+                threading.Timer(s, self._run).start()
+
+            def _run(self):
+                with torch.inference_mode():  # as the engine's thread is
+                    self._copy()
+                self._over.set()
+
+            def done(self):
+                return self._over.is_set()
+
+            def wait(self):
+                self._over.wait()
+
+        make, move_out = KvTensors.__init__, KvTensors.move_out
+
+        def deferring(self, *args, **kwargs):
+            make(self, *args, **kwargs)
+            self.defers = True
+
+        KvTensors.__init__ = deferring
+        KvTensors.move_out = lambda *args: Ticket(lambda: move_out(*args))
+        return {}
 
     def stop(self):
         from vllm.distributed import cleanup_dist_env_and_memory

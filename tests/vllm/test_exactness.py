@@ -231,3 +231,34 @@ def test_an_engine_that_cannot_go_on_from_kv_serves_without_neve(platform, engin
     assert outputs == outputs[:1] * 4
     assert '["mla"' not in platform.manage("shell", "-v", "0", "-c", SPACES)  # it never connected
     assert "neither chunked prefill nor prefix caching" in engine.log.read_text()
+
+
+def test_blocks_of_ended_requests_stay_until_they_are_copied(platform, fresh_process, models):
+    """With copies that come late (as on a GPU) and memory for two prompts at a time."""
+    asked = [ask(words(f"late {n}", 200), 2) for n in range(8)]
+    options = {
+        "endpoint": platform.url,
+        "api_key": platform.node_key,
+        "load": "always",
+        "max_chunk_tokens": CHUNK,
+        "match_deadline_s": 5,
+        "load_deadline_s": 20,
+        "revision": "late",  # a space of its own
+    }
+    tight = {"kv_cache_memory_bytes": 17 * 32 * 2048, "max_model_len": 256}
+    tight["enable_prefix_caching"] = False
+    with fresh_process("late") as process:
+        process.start(None, engine=tight)
+        expected = [process.generate(request)[0]["tokens"] for request in asked]
+        process.ask("stop")
+        process.ask("defer_copies", s=0.3)
+        process.start(options, engine=tight)
+        for request, tokens in zip(asked, expected, strict=True):
+            assert process.generate(request)[0]["tokens"] == tokens
+        process.ask("stop")
+        process.start(options, engine=tight)
+        for request, tokens in zip(asked, expected, strict=True):
+            answer = process.generate(request)[0]
+            assert answer["tokens"] == tokens
+            assert answer["params"]["neve"]["reused_tokens"] == 192
+        process.ask("stop")
