@@ -18,6 +18,8 @@ RECORDED = Path(__file__).parent / "vllm/api.json"
 BASE = "distributed/kv_transfer/kv_connector/v1/base.py"
 METRICS = "distributed/kv_transfer/kv_connector/v1/metrics.py"
 SCHEDULED = "v1/core/sched/output.py"
+OFFLOADING = "v1/kv_offload/config.py"
+TIERS = "v1/kv_offload/tiering/base.py"
 CLASSES = {
     "KVConnectorBase_V1": BASE,
     "KVConnectorRole": BASE,
@@ -38,6 +40,20 @@ CLASSES = {
     "Request": "v1/request.py",
     "BlockStored": "distributed/kv_events.py",
     "BlockRemoved": "distributed/kv_events.py",
+    "SecondaryTierManager": TIERS,
+    "SecondaryTierFactory": "v1/kv_offload/tiering/factory.py",
+    "JobMetadata": TIERS,  # until it was called TransferJob
+    "TransferJob": TIERS,
+    "JobResult": TIERS,
+    "ReqContext": "v1/kv_offload/base.py",
+    "LookupResult": "v1/kv_offload/base.py",
+    "RequestOffloadingContext": "v1/kv_offload/base.py",
+    "OffloadingSpec": "v1/kv_offload/base.py",
+    "OffloadingConfig": OFFLOADING,
+    "OffloadingGroupConfig": OFFLOADING,
+    "OffloadingCacheConfig": OFFLOADING,
+    "OffloadingModelConfig": OFFLOADING,
+    "OffloadingParallelConfig": OFFLOADING,
 }
 
 

@@ -1,7 +1,8 @@
 """A process with a vLLM engine, driven line by line: a JSON command in, a JSON answer out.
 
 Run by the vLLM interpreter. Commands:
-{"do": "start", "model", "neve": {options} | null, "policy"?, "module_path"?, "engine"?: {...}}
+{"do": "start", "model", "neve": {options} | null, "policy"?, "module_path"?, "engine"?: {...},
+    "transfer"?: {...}}   `transfer` is a whole kv_transfer_config in place of one made of the rest
 {"do": "generate", "requests": [{"tokens", "max_tokens", "params"?, "salt"?, "seed"?}]}   one
     batch; greedy without a seed
 {"do": "counters"}   the engine's own, since its start
@@ -24,12 +25,12 @@ class Engine:
     def __init__(self):
         self.llm = None
 
-    def start(self, model, neve, policy="recompute", module_path=None, engine=None):
+    def start(self, model, neve, policy="recompute", module_path=None, engine=None, transfer=None):
         from vllm import LLM
 
         if self.llm is not None:  # A test failed before it stopped its engine.
             self.stop()
-        config = None
+        config = transfer
         if neve is not None:
             config = {
                 "kv_connector": "NeveConnector",
@@ -89,6 +90,8 @@ class Engine:
                 found[name] = metric.value
             elif name == "neve_decisions":
                 found[f"{name}.{metric.labels['decision']}"] = metric.value
+            elif name in ("neve_read_bytes", "kv_offload_tiering_read_bytes"):
+                found[f"{name}.{metric.labels['tier']}"] = metric.value
         return found
 
     def defer_copies(self, s):

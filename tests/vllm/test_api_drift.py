@@ -37,6 +37,16 @@ READ = {
     "KVCacheBlocks": ["get_block_ids"],
     "KVConnectorFactory": ["register_connector", "_registry"],
     "KVConnectorRole": ["SCHEDULER", "WORKER"],
+    "SecondaryTierFactory": ["register_tier", "_registry"],
+    "JobResult": ["job_id", "success"],
+    "ReqContext": ["req_id"],
+    "LookupResult": ["HIT", "MISS", "RETRY"],
+    "OffloadingSpec": ["config"],
+    "OffloadingConfig": ["groups", "worker_kv_bytes_per_block", "model", "cache", "parallel"],
+    "OffloadingGroupConfig": ["tokens_per_block", "layer_names"],
+    "OffloadingCacheConfig": ["tokens_per_hash", "blocks_per_chunk"],
+    "OffloadingModelConfig": ["name", "dtype"],
+    "OffloadingParallelConfig": ["tp_size", "pp_size", "world_size", "pcp_size", "dcp_size"],
     "KVConnectorBase_V1": ["_connector_metadata", "_kv_transfer_config", "_kv_cache_config"],
 }
 
@@ -57,6 +67,7 @@ def overridden(file: str, name: str) -> dict[str, list[str] | str]:
 PAIRS = [
     ("connector.py", "NeveConnector", "KVConnectorBase_V1"),
     ("connector.py", "NeveWorkerMetadata", "KVConnectorWorkerMetadata"),
+    ("tier.py", "NeveTier", "SecondaryTierManager"),
     ("metrics.py", "NeveStats", "KVConnectorStats"),
     ("metrics.py", "NevePromMetrics", "KVConnectorPromMetrics"),
 ]
@@ -84,6 +95,14 @@ def test_overrides_take_what_the_release_passes(version, file, ours, theirs):
 def test_what_is_read_is_there(version):
     missing = {name: sorted(set(wanted) - set(API[version][name])) for name, wanted in READ.items()}
     assert not any(missing.values()), missing
+
+
+@pytest.mark.parametrize("version", SUPPORTED)
+def test_a_tiers_job_names_its_keys_and_rows(version):
+    (job,) = {"JobMetadata", "TransferJob"} & set(API[version])
+    fields = set(API[version][job])
+    assert {"job_id", "keys", "req_context"} < fields
+    assert len(fields & {"chunk_ids", "block_ids"}) == 1
 
 
 @pytest.mark.vllm

@@ -6,6 +6,7 @@ has a deadline; every queue has a bound. A client may be shared by threads.
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -171,6 +172,22 @@ class Client:
                 return Match(prefix, answer)
             prefix.append(answer)
         return Match(prefix, None if status is Status.OK else status.miss)
+
+    def locate(
+        self, ids: Sequence[bytes], *, deadline_s: float = MATCH_S
+    ) -> list[Location | MissReason]:
+        """Where each block is, whatever the others are. One round trip per bucket.
+
+        Unlike `match` it raises what stands in its way, a `NeveError`.
+        """
+        _check_ids(ids)
+        answers = self._path.tier(time.monotonic() + deadline_s).match(ids)
+        self.stats.count(
+            requested_blocks=len(ids), requested_tokens=len(ids) * self.session.chunk_tokens
+        )
+        for reason, blocks in Counter(a for a in answers if isinstance(a, MissReason)).items():
+            self.stats.miss(reason, blocks)
+        return answers
 
     def get_many(
         self,

@@ -2,6 +2,7 @@
 
     root  = H(fingerprint, "root",  u32 len(salt) ‖ salt ‖ u32 len(lora) ‖ lora)
     id[i] = H(fingerprint, "block", id[i-1] ‖ u32 count ‖ tokens as u32 … ‖ extra)
+    id    = H(fingerprint, "key",   key)      where an engine names blocks by hashes of its own
 
 H is BLAKE2b with a 16-byte digest, keyed by the space's fingerprint and separated by `person`.
 Integers are little-endian. Nothing depends on Python's `hash`, so ids are equal in every process.
@@ -57,6 +58,10 @@ class BlockHasher:
             parent = self._digest(b"neve.block", parent + length + body + extras.get(i, b""))
             ids.append(parent)
         return ids
+
+    def of_key(self, key: bytes) -> bytes:
+        """The id of what an engine names by `key`: a cryptographic hash of the whole prefix."""
+        return self._digest(b"neve.key", key)
 
     def _digest(self, person: bytes, data: bytes) -> bytes:
         return blake2b(data, digest_size=ID_BYTES, key=self.fingerprint, person=person).digest()

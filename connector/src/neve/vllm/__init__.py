@@ -1,7 +1,7 @@
-"""vLLM nodes: `NeveConnector`, registered by the entry point `vllm.general_plugins`.
+"""vLLM nodes: `NeveConnector` and `NeveTier`, known by the entry point `vllm.general_plugins`.
 
-Importing this package imports neither vllm nor torch. Only `connector` and `tensors` do; the other
-modules hold the engine-agnostic part: chains, plans of loads and saves, transfers.
+Importing this package imports neither vllm nor torch. Only `connector`, `tier` and `tensors` do;
+the other modules hold the engine-agnostic part: chains, plans of loads and saves, transfers.
 """
 
 from typing import Any
@@ -10,11 +10,18 @@ _MODULE = "neve.vllm.connector"
 
 
 def register() -> None:
-    """Makes `"kv_connector": "NeveConnector"` known to vLLM. May be called more than once."""
+    """Makes `"kv_connector": "NeveConnector"`, and `"type": "neve"` among the secondary tiers of
+    vLLM's own offloading, known to vLLM. May be called more than once."""
     from vllm.distributed.kv_transfer.kv_connector.factory import KVConnectorFactory
 
     if "NeveConnector" not in KVConnectorFactory._registry:
         KVConnectorFactory.register_connector("NeveConnector", _MODULE, "NeveConnector")
+    try:
+        from vllm.v1.kv_offload.tiering.factory import SecondaryTierFactory
+    except ImportError:  # a build without it still has the connector
+        return
+    if "neve" not in SecondaryTierFactory._registry:
+        SecondaryTierFactory.register_tier("neve", "neve.vllm.tier", "NeveTier")
 
 
 def __getattr__(name: str) -> Any:

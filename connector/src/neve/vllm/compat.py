@@ -4,6 +4,7 @@ Only attributes are read here: nothing is imported of vllm.
 """
 
 from collections.abc import Iterator
+from dataclasses import fields
 from typing import Any, Final
 
 # Attention whose KV is one latent vector, the same on every TP rank.
@@ -48,3 +49,15 @@ def has_token_ids(request: Any) -> bool:
         and getattr(request, "prompt_is_token_ids", None) is None
         and not getattr(request, "resumable", False)
     )
+
+
+def job_rows(job: Any) -> list[int]:
+    """The rows of vLLM's DRAM tier that a tier's job is about: `block_ids` until 0.29."""
+    rows = getattr(job, "chunk_ids", None)
+    return [int(row) for row in (job.block_ids if rows is None else rows)]
+
+
+def job_result(kind: type, **known: Any) -> Any:
+    """A tier's `JobResult` with what the release asks for; until 0.27 that is only the success."""
+    wanted = {field.name for field in fields(kind)}
+    return kind(**{name: value for name, value in known.items() if name in wanted})

@@ -8,10 +8,9 @@ A boundary: whatever goes wrong in a hook is logged once and becomes a miss, nev
 
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import wraps
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from vllm.distributed.kv_transfer.kv_connector.v1.base import (
@@ -26,6 +25,7 @@ from vllm.distributed.parallel_state import get_pp_group, get_tp_group
 import vllm
 from neve.space import SpaceIdentity
 from neve.vllm.compat import holds_latent
+from neve.vllm.guard import guarded, log_as_vllm, nothing
 from neve.vllm.identity import identify, kernel_names, why_unsupported
 from neve.vllm.metrics import NevePromMetrics, NeveStats
 from neve.vllm.options import Options
@@ -78,42 +78,6 @@ class NeveHandshake(KVConnectorHandshakeMetadata):  # type: ignore[misc]  # vllm
     defers: bool
 
 
-Hook = TypeVar("Hook", bound=Callable[..., Any])
-
-
-def _guarded(fallback: Callable[[], Any]) -> Callable[[Hook], Hook]:
-    """Turns an exception in a hook into `fallback()`; logs each hook's first with its trace."""
-
-    def decorate(hook: Hook) -> Hook:
-        @wraps(hook)
-        def call(self: "NeveConnector", *args: Any, **kwargs: Any) -> Any:
-            try:
-                return hook(self, *args, **kwargs)
-            except Exception:
-                if hook.__name__ not in self._broken:
-                    self._broken.add(hook.__name__)
-                    logger.exception("neve.hook.broken hook=%s", hook.__name__)
-                return fallback()
-
-        return cast(Hook, call)
-
-    return decorate
-
-
-def _nothing() -> None:
-    return None
-
-
-def _log_as_vllm() -> None:
-    """Neve's lines go where vLLM's go, at its level, unless somebody set it up otherwise."""
-    own, theirs = logging.getLogger("neve"), logging.getLogger("vllm")
-    if not own.handlers and own.level == logging.NOTSET:
-        own.setLevel(theirs.getEffectiveLevel())
-        own.propagate = not theirs.handlers
-        for handler in theirs.handlers:
-            own.addHandler(handler)
-
-
 class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untyped here
     """See the module. Refuses to start on a wrong configuration, and only then."""
 
@@ -121,7 +85,7 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
         self, vllm_config: "VllmConfig", role: KVConnectorRole, kv_cache_config: "KVCacheConfig"
     ) -> None:
         super().__init__(vllm_config, role, kv_cache_config)
-        _log_as_vllm()
+        log_as_vllm()
         transfer = self._kv_transfer_config
         if transfer.kv_load_failure_policy != "recompute":
             raise ValueError(
@@ -131,7 +95,6 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
                 f"--kv-transfer-config."
             )
         self._options = Options.from_config(transfer.kv_connector_extra_config)
-        self._broken: set[str] = set()
         self._scheduler: SchedulerSide | None = None
         self._worker: WorkerSide[Any] | None = None
         self._unsupported = why_unsupported(vllm_config, kv_cache_config)
@@ -144,7 +107,7 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
 
     # ---- worker side
 
-    @_guarded(_nothing)
+    @guarded(nothing)
     def register_kv_caches(self, kv_caches: dict[str, torch.Tensor]) -> None:
         if self._unsupported:
             return
@@ -172,13 +135,13 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
             shared=latent,
         )
 
-    @_guarded(_nothing)
+    @guarded(nothing)
     def get_handshake_metadata(self) -> KVConnectorHandshakeMetadata | None:
         if self._worker is None:
             return None
         return NeveHandshake(self._worker.identity.as_dict(), os.getpid(), self._worker.defers)
 
-    @_guarded(_nothing)
+    @guarded(nothing)
     def start_load_kv(self, forward_context: "ForwardContext", **kwargs: Any) -> None:
         if self._worker is not None:
             self._worker.start_loads(self._plan())
@@ -195,12 +158,12 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
     ) -> None:
         """Blocks are saved whole, in `wait_for_save`."""
 
-    @_guarded(_nothing)
+    @guarded(nothing)
     def wait_for_save(self) -> None:
         if self._worker is not None:
             self._worker.save(self._plan())
 
-    @_guarded(lambda: (None, None))
+    @guarded(lambda: (None, None))
     def get_finished(self, finished_req_ids: set[str]) -> tuple[set[str] | None, set[str] | None]:
         if self._worker is None:
             # The scheduler plans no loads until this rank has introduced itself.
@@ -208,7 +171,7 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
         plan = self._plan()
         return self._worker.take_copied(plan) or None, self._worker.poll_loads(plan) or None
 
-    @_guarded(_nothing)
+    @guarded(nothing)
     def handle_preemptions(self, kv_connector_metadata: KVConnectorMetadata) -> None:
         """Called before blocks of preempted requests are given to others."""
         if self._worker is not None:
@@ -217,7 +180,7 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
     def get_block_ids_with_load_errors(self) -> set[int]:
         return self._worker.take_failed_blocks() if self._worker is not None else set()
 
-    @_guarded(_nothing)
+    @guarded(nothing)
     def build_connector_worker_meta(self) -> KVConnectorWorkerMetadata | None:
         if self._worker is None:
             return None
@@ -235,7 +198,7 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
     ) -> None:
         self.set_xfer_handshake_metadata_pp_aware({(0, tp): m for tp, m in metadata.items()})
 
-    @_guarded(_nothing)
+    @guarded(nothing)
     def set_xfer_handshake_metadata_pp_aware(
         self, metadata: dict[tuple[int, int], KVConnectorHandshakeMetadata]
     ) -> None:
@@ -261,12 +224,12 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
             holds=any(shake.defers for shake in shakes),
         )
 
-    @_guarded(_nothing)
+    @guarded(nothing)
     def on_new_request(self, request: "Request") -> None:
         if self._scheduler is not None:
             self._scheduler.track(request)
 
-    @_guarded(lambda: (0, False))
+    @guarded(lambda: (0, False))
     def get_num_new_matched_tokens(
         self, request: "Request", num_computed_tokens: int
     ) -> tuple[int | None, bool]:
@@ -275,7 +238,7 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
         tokens = self._scheduler.matched_tokens(request, num_computed_tokens)
         return tokens, bool(tokens)
 
-    @_guarded(_nothing)
+    @guarded(nothing)
     def update_state_after_alloc(
         self, request: "Request", blocks: "KVCacheBlocks", num_external_tokens: int
     ) -> None:
@@ -283,13 +246,13 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
             (engine_blocks,) = blocks.get_block_ids()
             self._scheduler.plan_load(request.request_id, num_external_tokens, engine_blocks)
 
-    @_guarded(NeveMetadata)
+    @guarded(NeveMetadata)
     def build_connector_meta(self, scheduler_output: "SchedulerOutput") -> KVConnectorMetadata:
         if self._scheduler is None:
             return NeveMetadata()
         return NeveMetadata(self._scheduler.build_step(scheduler_output))
 
-    @_guarded(_nothing)
+    @guarded(nothing)
     def update_connector_output(self, connector_output: "KVConnectorOutput") -> None:
         if self._scheduler is None:
             return
@@ -302,7 +265,7 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
         )
         self._scheduler.note_unsaved(told.unsaved)
 
-    @_guarded(lambda: (False, None))
+    @guarded(lambda: (False, None))
     def request_finished(
         self, request: "Request", block_ids: Iterable[int]
     ) -> tuple[bool, dict[str, Any] | None]:
@@ -310,7 +273,7 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
             return False, None
         return self._scheduler.hold(request.request_id), self._scheduler.finish(request)
 
-    @_guarded(lambda: False)
+    @guarded(lambda: False)
     def reset_cache(self) -> bool:
         """The engine's weights or state changed: nothing known so far may be used again."""
         if self._scheduler is not None:
@@ -319,7 +282,7 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
 
     # ---- both
 
-    @_guarded(_nothing)
+    @guarded(nothing)
     def get_kv_connector_stats(self) -> NeveStats | None:
         side = self._worker or self._scheduler
         data = side.take_telemetry() if side is not None else None
@@ -339,7 +302,7 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
     ) -> NevePromMetrics:
         return NevePromMetrics(vllm_config, metric_types, labelnames, per_engine_labelvalues)
 
-    @_guarded(_nothing)
+    @guarded(nothing)
     def shutdown(self) -> None:
         if self._worker is not None:
             self._worker.close()

@@ -15,7 +15,7 @@ from neve.vllm.staging import Kv, S, StagingPool, Ticket
 logger = logging.getLogger(__name__)
 
 # Longer than any healthy put, shorter than what `kill` grants a process.
-_PUT_DEADLINE_S = 10.0
+PUT_DEADLINE_S = 10.0
 
 
 class Saver(Generic[S]):
@@ -79,7 +79,7 @@ class Saver(Generic[S]):
         refs = [BlockRef(s.ids[self._rank], s.parents[self._rank], s.tokens) for s in saves]
         try:
             transfer = self._client.put_many(
-                refs, [piece.memory for piece in pieces], deadline_s=_PUT_DEADLINE_S
+                refs, [piece.memory for piece in pieces], deadline_s=PUT_DEADLINE_S
             )
         except NeveError as error:
             logger.debug("neve.save.refused blocks=%d detail=%s", len(saves), error)

@@ -1,0 +1,129 @@
+"""`NeveTier`: Neve under the DRAM tier of vLLM's own `OffloadingConnector`.
+
+vLLM copies between the GPU and its pinned DRAM tier, and decides what stays there. What leaves the
+engine is stored in Neve as well; what the DRAM tier does not have is looked up there and read into
+it. All of it in the scheduler's process, from memory that all ranks share.
+
+A boundary: whatever goes wrong in a hook is logged once and becomes a miss, never an engine error.
+"""
+
+import logging
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from vllm.platforms import current_platform
+from vllm.v1.kv_offload.base import LookupResult, RequestOffloadingContext
+from vllm.v1.kv_offload.tiering.base import JobResult, SecondaryTierManager
+
+import vllm
+from neve.vllm.compat import job_result, job_rows
+from neve.vllm.guard import guarded, log_as_vllm, nothing
+from neve.vllm.link import Link
+from neve.vllm.options import Options
+from neve.vllm.tier_identity import chunk_tokens, identify_tier
+from neve.vllm.tier_store import TierStore
+from neve.vllm.worker import BOOT_WAIT_S
+
+if TYPE_CHECKING:
+    from vllm.v1.kv_offload.base import OffloadingSpec, OffloadKey, ReqContext, ScheduleEndContext
+
+logger = logging.getLogger(__name__)
+
+# A SHA-256 and vLLM's number of the KV cache group. Shorter hashes are not meant to be collision
+# resistant (`--prefix-caching-hash-algo xxhash`), and then equal keys don't prove equal tokens.
+_KEY_BYTES = 36
+
+
+class NeveTier(SecondaryTierManager):  # type: ignore[misc]  # vllm is untyped here
+    """Refuses to start on a wrong configuration, and only then."""
+
+    def __init__(
+        self,
+        offloading_spec: "OffloadingSpec",
+        primary_kv_view: memoryview,
+        tier_type: str,
+        backpressure_detector: Any = None,
+        **options: Any,
+    ) -> None:
+        more = {}
+        if backpressure_detector is not None:  # which releases before 0.31 don't know
+            more["backpressure_detector"] = backpressure_detector
+        super().__init__(offloading_spec, primary_kv_view, tier_type, **more)
+        log_as_vllm()
+        config = offloading_spec.config
+        assert primary_kv_view.strides is not None
+        row_bytes = primary_kv_view.strides[0]
+        self._tokens = chunk_tokens(config)
+        # One row is one block.
+        told = replace(Options.from_config(options), max_chunk_tokens=self._tokens)
+        engine, device = vllm.__version__, current_platform.get_device_name()
+        identity = identify_tier(config, row_bytes, told, engine=engine, device=device)
+        self._link = Link.acquire(told, identity, engine=engine)
+        self._link.wait_first_attempt(BOOT_WAIT_S)
+        self._store = TierStore(
+            lambda: self._link.client,
+            primary_kv_view.cast("B"),
+            row_bytes,
+            match_deadline_s=told.match_deadline_s,
+            load_deadline_s=told.load_deadline_s,
+        )
+
+    def on_new_request(self, req_context: "ReqContext") -> RequestOffloadingContext:
+        return RequestOffloadingContext()
+
+    @guarded(lambda: LookupResult.MISS)
+    def lookup(self, key: "OffloadKey", req_context: "ReqContext") -> LookupResult:
+        if len(key) < _KEY_BYTES:
+            return LookupResult.MISS
+        return _LOOKUP[self._store.find(req_context.req_id, key)]
+
+    @guarded(nothing)
+    def submit_load(self, job_metadata: Any) -> None:
+        self._store.load(
+            job_metadata.job_id,
+            job_metadata.req_context.req_id,
+            list(job_metadata.keys),
+            job_rows(job_metadata),
+        )
+
+    @guarded(nothing)
+    def submit_store(self, job_metadata: Any) -> None:
+        pairs = zip(job_metadata.keys, job_rows(job_metadata), strict=True)
+        good = [(key, row) for key, row in pairs if len(key) >= _KEY_BYTES]
+        keys, rows = [key for key, _ in good], [row for _, row in good]
+        request_id = job_metadata.req_context.req_id
+        self._store.store(job_metadata.job_id, request_id, keys, rows, self._tokens)
+
+    @guarded(list)
+    def get_finished_jobs(self) -> Iterable[JobResult]:
+        return [
+            job_result(
+                JobResult,
+                job_id=job.number,
+                success=len(job.good) == len(job.keys),
+                successful_keys=job.good or None,
+                transfer_time=job.took_s,
+                transfer_bytes=job.size_bytes,
+            )
+            for job in self._store.finished()
+        ]
+
+    @guarded(nothing)
+    def on_schedule_end(self, context: "ScheduleEndContext") -> None:
+        self._store.end_step()
+
+    @guarded(nothing)
+    def on_request_finished(self, req_context: "ReqContext") -> None:
+        self._store.forget(req_context.req_id)
+
+    def drain_jobs(self) -> None:
+        self._store.drain()
+
+    @guarded(nothing)
+    def shutdown(self) -> None:
+        self._store.close()
+        self._link.release()
+
+
+_LOOKUP = {True: LookupResult.HIT, False: LookupResult.MISS, None: LookupResult.RETRY}

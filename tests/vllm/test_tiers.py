@@ -1,0 +1,172 @@
+"""Neve beneath vLLM's own DRAM tier: beside it in a `MultiConnector`, and under it as `NeveTier`.
+
+vLLM refuses its DRAM tier on CPU; host_offloading.py stands in for the copies, and for them only.
+"""
+
+import random
+from pathlib import Path
+
+import pytest
+
+from neve.block import HEADER_BYTES, decode_header
+from servers import ControlPlane
+
+pytestmark = pytest.mark.vllm
+
+HERE = Path(__file__).parent
+_random = random.Random(4)
+PROMPT = [_random.randrange(256) for _ in range(280)]
+ASKED = {"tokens": PROMPT, "max_tokens": 8}
+CHUNK = 64
+HIT_TOKENS = 256
+# A chunk's KV: 4 layers of K and V, 2 heads of 32 float32.
+CHUNK_BYTES = CHUNK * 4 * 2 * 2 * 32 * 4
+NO_PREFIX_CACHE = {"enable_prefix_caching": False}
+
+
+def options(platform: ControlPlane) -> dict[str, object]:
+    return {
+        "endpoint": platform.url,
+        "api_key": platform.node_key,
+        "match_deadline_s": 5,
+        "load_deadline_s": 20,
+    }
+
+
+def dram(**more: object) -> dict[str, object]:
+    """vLLM's offloading with a DRAM tier of 8 MiB."""
+    extra = {
+        "spec_name": "HostTieringSpec",
+        "spec_module_path": "host_offloading",
+        "cpu_bytes_to_use": 8 << 20,
+        "block_size": CHUNK,
+    }
+    return {
+        "kv_connector": "OffloadingConnector",
+        "kv_role": "kv_both",
+        "kv_load_failure_policy": "recompute",
+        "kv_connector_extra_config": extra | more,
+    }
+
+
+def beside(platform: ControlPlane) -> dict[str, object]:
+    neve = {
+        "kv_connector": "NeveConnector",
+        "kv_role": "kv_both",
+        "kv_load_failure_policy": "recompute",
+        "kv_connector_extra_config": options(platform)
+        | {"max_chunk_tokens": CHUNK, "load": "always"},
+    }
+    return {
+        "kv_connector": "MultiConnector",
+        "kv_role": "kv_both",
+        "kv_load_failure_policy": "recompute",
+        "kv_connector_extra_config": {"connectors": [dram(), neve]},
+    }
+
+
+def under(platform: ControlPlane) -> dict[str, object]:
+    tier = {"type": "neve", "revision": "tiny, seed 7"} | options(platform)
+    return dram(secondary_tiers=[tier])
+
+
+def reads(platform: ControlPlane) -> int:
+    """GETs that Valkey answered."""
+    with platform.hot.client() as client:
+        return int(client.info("commandstats").get("cmdstat_get", {"calls": 0})["calls"])
+
+
+def same(outputs, reference):
+    for out, expected in zip(outputs, reference, strict=True):
+        assert out["tokens"] == expected["tokens"]
+        for step, wanted in zip(out["logprobs"], expected["logprobs"], strict=True):
+            assert step == pytest.approx(wanted, abs=1e-5)
+
+
+@pytest.fixture(scope="module")
+def process_of(fresh_process):
+    return lambda name: fresh_process(name, PYTHONPATH=str(HERE))
+
+
+@pytest.fixture(scope="module")
+def first(platform, process_of):
+    """One process computes, with Neve beside the DRAM tier and with Neve under it."""
+    with process_of("tiers-first") as process:
+        process.start(None, engine=NO_PREFIX_CACHE)
+        reference = process.generate(ASKED)
+        process.ask("stop")
+        for transfer in (beside(platform), under(platform)):
+            process.start(None, transfer=transfer, engine=NO_PREFIX_CACHE)
+            same(process.generate(ASKED), reference)
+            process.ask("stop")
+    return reference
+
+
+@pytest.fixture(scope="module")
+def second(first, process_of):
+    with process_of("tiers-second") as process:
+        yield process
+
+
+@pytest.mark.parametrize(
+    ("place", "counter"),
+    [(beside, "neve_read_bytes.hot"), (under, "kv_offload_tiering_read_bytes.1:neve")],
+)
+def test_another_process_reads_once_and_then_hits_its_dram(platform, second, first, place, counter):
+    before = reads(platform)
+    second.start(None, transfer=place(platform), engine=NO_PREFIX_CACHE)
+    outputs = second.generate(ASKED)
+    counters = second.ask("counters")
+    same(outputs, first)
+    assert outputs[0]["cached_tokens"] == HIT_TOKENS
+    assert reads(platform) == before + HIT_TOKENS // CHUNK
+    headers_bytes = counters[counter] - HIT_TOKENS // CHUNK * CHUNK_BYTES
+    assert headers_bytes in (0, HIT_TOKENS // CHUNK * 64)  # vLLM doesn't count them
+
+    again = second.generate(ASKED)
+    more = second.ask("counters")
+    second.ask("stop")
+    same(again, first)
+    assert again[0]["cached_tokens"] == HIT_TOKENS
+    assert more["external_prefix_cache_hits"] == 2 * HIT_TOKENS
+    assert more[counter] == counters[counter]
+    assert reads(platform) == before + HIT_TOKENS // CHUNK
+
+
+def stored_rows(platform: ControlPlane) -> list[bytes]:
+    """Keys of the DRAM tier's chunks, in the order of their chain."""
+    with platform.hot.client() as client:
+        keys = [key for key in client.scan_iter(count=1000) if b":b:" in key]
+        headers = {key: decode_header(client.getrange(key, 0, HEADER_BYTES - 1)) for key in keys}
+    # NeveConnector's chunks are in another space, made before.
+    spaces = {key: int(key.split(b":b:", 1)[1].split(b":", 1)[0]) for key in keys}
+    newest = max(spaces.values())
+    rows = {header.parent: key for key, header in headers.items() if spaces[key] == newest}
+    ids = {headers[key].id for key in rows.values()}
+    (parent,) = set(rows) - ids
+    chain = []
+    while parent in rows:
+        chain.append(rows[parent])
+        parent = headers[chain[-1]].id
+    return chain
+
+
+def test_a_damaged_chunk_is_computed_and_stored_again(platform, second, first):
+    third = stored_rows(platform)[2]
+    with platform.hot.client() as client:
+        client.setrange(third, HEADER_BYTES + 5000, b"damaged")
+    second.start(None, transfer=under(platform), engine=NO_PREFIX_CACHE)
+    outputs = second.generate(ASKED)
+    same(outputs, first)
+    assert outputs[0]["cached_tokens"] == 2 * CHUNK
+    second.ask("stop")  # waits for what is being stored
+    assert len(stored_rows(platform)) == HIT_TOKENS // CHUNK
+
+
+def test_without_neve_the_dram_tier_works_on(platform, second, first):
+    tier = {"type": "neve", "revision": "x", "endpoint": "http://127.0.0.1:9", "api_key": "k"}
+    second.start(None, transfer=dram(secondary_tiers=[tier]), engine=NO_PREFIX_CACHE)
+    computed, cached = second.generate(ASKED), second.generate(ASKED)
+    second.ask("stop")
+    same(computed + cached, first * 2)
+    assert [out["cached_tokens"] for out in computed + cached] == [0, HIT_TOKENS]
