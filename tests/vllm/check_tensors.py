@@ -66,18 +66,70 @@ for device in DEVICES:
 
             # What a GPU's kernels do in its buffer is what the copy on the CPU gives.
             buffer = torch.empty((2, 3 * size), dtype=torch.uint8, device=device)
-            gather(
-                split(reading._layers), torch.tensor([[5, 1, 9], [6, 7, 8]], device=device), buffer
-            )
+            index = torch.tensor([[5, 1, 9], [6, 7, 8]], device=device)
+            gather(split(reading._layers), 1, index, buffer)
             for piece, row in zip(out, buffer, strict=True):
                 assert bytes(piece.memory) == row.cpu().numpy().tobytes(), (device, name, dtype)
             for tensor in target.values():
                 tensor.view(torch.uint8).zero_()
-            scatter(split(writing._layers), torch.tensor([[2, 3, 4]], device=device), 2, buffer[1:])
+            index = torch.tensor([[2, 3, 4]], device=device)
+            scatter(split(writing._layers), 1, index, 2, buffer[1:])
             for layer in source:
                 was, now = rows(source[layer], name), rows(target[layer], name)
                 assert torch.equal(now[4], was[8]), (device, name, dtype)
                 assert now.any(dim=1).sum() <= 1, (device, name, dtype)
+
+# By KV head: what a rank with all heads writes, ranks with some of them read, and the other way.
+# Shapes for 4 heads, and the dimension that counts them.
+BY_HEAD = {
+    "heads first": ((BLOCKS, 4, TOKENS, 64), 1),
+    "split": ((BLOCKS * 2, 4, TOKENS // 2, 64), 1),
+    "flash": ((2, BLOCKS, TOKENS, 4, 32), 3),
+    "flashinfer": ((BLOCKS, 2, TOKENS, 4, 32), 3),
+    "older cpu": ((2, BLOCKS, 4, TOKENS, 32), 2),
+}
+
+
+def some_heads(caches, dim, first, count):
+    return {name: t.narrow(dim, first, count).contiguous() for name, t in caches.items()}
+
+
+for device in DEVICES:
+    for name, (shape, dim) in BY_HEAD.items():
+        for dtype in (torch.float32, torch.float8_e4m3fn):
+            source = layers(shape, dtype, device=device)
+            whole = kv(source, heads=4)
+            payload = whole.block_bytes * 3 // 4
+            assert whole.bytes_per_token == payload // 3 // TOKENS
+            out = whole.allocate(3)
+            whole.move_out([[5, 1, 9]], [out]).wait()
+            device_rows = torch.empty((1, 4 * payload), dtype=torch.uint8, device=device)
+            gather(split(whole._layers), 4, torch.tensor([[5, 1, 9]], device=device), device_rows)
+            assert device_rows.cpu().numpy().tobytes() == bytes(out.memory), (device, name)
+            for first, count in ((0, 1), (1, 2), (3, 1)):
+                target = some_heads(source, dim, first, count)
+                for tensor in target.values():
+                    tensor.view(torch.uint8).zero_()
+                part = kv(target, heads=count)
+                assert (part.layout, part.bytes_per_token) == (whole.layout, whole.bytes_per_token)
+                assert part.layout != kv(target).layout
+                wanted = out.memory[first * payload : (first + count) * payload]
+                back = part.allocate(3)
+                back.memory[:] = wanted
+                part.move_in([[2, 3, 4]], 1, [back]).wait()
+                again = part.allocate(2)
+                part.move_out([[3, 4]], [again]).wait()
+                other = some_heads(source, dim, first, count)
+                straight = kv(other, heads=count).allocate(2)
+                kv(other, heads=count).move_out([[1, 9]], [straight]).wait()
+                assert bytes(again.memory) == bytes(straight.memory), (device, name, dtype)
+                index = torch.tensor([[2, 3, 4]], device=device)
+                row = torch.frombuffer(bytearray(wanted), dtype=torch.uint8)[None].to(device)
+                for tensor in target.values():
+                    tensor.view(torch.uint8).zero_()
+                scatter(split(part._layers), count, index, 1, row)
+                part.move_out([[3, 4]], [again]).wait()
+                assert bytes(again.memory) == bytes(straight.memory), (device, name, dtype)
 
 # A batch larger than the buffer of a device goes through it in parts.
 if "cuda" in DEVICES:
@@ -119,6 +171,18 @@ assert len(found) == len(SHAPES) + 4, found
 # Layers that share one tensor are stored once.
 shared = layers(SHAPES["cpu"], torch.float32)
 assert kv(shared | {"again": shared["l0"]}).block_bytes == kv(shared).block_bytes
+
+# Heads that can't be told from tokens, or aren't there, are refused.
+for shape, heads in (
+    ((2, BLOCKS, TOKENS, TOKENS, 32), TOKENS),
+    ((BLOCKS, 2, TOKENS, 64), 4),
+    ((BLOCKS, TOKENS, 128), 1),
+):
+    try:
+        kv(layers(shape, torch.float32), heads=heads)
+    except Misuse:
+        continue
+    raise AssertionError(shape)
 
 for bad in ({}, {"l": [torch.zeros(4)]}, {"l": torch.zeros(BLOCKS + 1, 2, TOKENS, 64)}):
     try:

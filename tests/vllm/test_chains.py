@@ -28,6 +28,19 @@ def test_every_rank_has_its_own_ids():
     assert [ids[1] for ids in chain.ids] == HASHERS[1].chain(range(8), parent=HASHERS[1].root())
 
 
+def test_every_head_has_its_own_ids_that_follow_from_the_chain():
+    tokens = list(range(12))
+    chain = Chain(tokens, HASHERS, Origin(salt=b"s"), shards=3)
+    chain.extend(1)
+    chain.extend(3)
+    root = HASHERS[1].root(salt=b"s")
+    plain = HASHERS[1].chain(tokens, parent=root)
+    assert [list(ids[3:]) for ids in chain.ids] == [HASHERS[1].of_heads(id_, 3) for id_ in plain]
+    assert list(chain.parents(0)[3:]) == HASHERS[1].of_heads(root, 3)
+    assert len({id_ for ids in chain.ids for id_ in ids}) == 18
+    assert not {id_ for ids in chain.ids for id_ in ids} & set(plain)
+
+
 def test_a_chunk_follows_the_one_before():
     chain = chain_of(list(range(8)))
     assert chain.parents(1) == chain.ids[0]

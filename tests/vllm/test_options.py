@@ -29,6 +29,8 @@ def test_the_key_is_never_shown():
         ({"endpoint": "http://e", "api_key": "k", "node": 5}, "node"),
         ({"endpoint": "http://e", "api_key": "k", "max_chunk_tokens": "x"}, "max_chunk_tokens"),
         ({"endpoint": "http://e", "api_key": "k", "load": "never"}, "load"),
+        ({"endpoint": "http://e", "api_key": "k", "layout": "head"}, "layout"),
+        ({"endpoint": "http://e", "api_key": "k", "layout": []}, "layout"),
         ({"endpoint": "http://e", "api_key": "k", "load_deadline_s": 0}, "load_deadline_s"),
     ],
 )

@@ -55,7 +55,7 @@ def ranks():
     return [Rank()]
 
 
-def planner_over(links, **judge):
+def planner_over(links, *, shards=1, **judge):
     telemetry = Telemetry()
     judge = Judge(telemetry, **{"load_deadline_s": 2.0} | judge)
     return Planner(
@@ -64,6 +64,7 @@ def planner_over(links, **judge):
         match_deadline_s=0.2,
         judge=judge,
         telemetry=telemetry,
+        shards=shards,
     )
 
 
@@ -241,6 +242,27 @@ def test_with_several_ranks_the_shortest_prefix_counts():
     plan = planner.plan_load("r", 128, list(range(10)))
     assert [block.ids[1] for block in plan.blocks] == ids[:2]
     assert all(len(block.locations) == 2 for block in plan.blocks)
+
+
+def test_a_chunk_is_there_when_every_head_of_every_stage_is():
+    ranks = [Rank(0), Rank(1)]
+    chains = [rank.hasher.chain(TOKENS, parent=rank.hasher.root()) for rank in ranks]
+    ids = [
+        [id_ for plain in chain for id_ in rank.hasher.of_heads(plain, 2)]
+        for rank, chain in zip(ranks, chains, strict=True)
+    ]
+    for rank, every in zip(ranks, ids, strict=True):
+        rank.stored = dict.fromkeys(every[:6], Tier.HOT)
+    del ranks[1].stored[ids[1][5]]
+    planner = planner_over(ranks, shards=2)
+    begin(planner)
+    assert answer(planner, "r") == 128
+    assert [rank.asked for rank in ranks] == [[every] for every in ids]  # one question a space
+    plan = planner.plan_load("r", 128, list(range(10)))
+    assert [block.ids for block in plan.blocks] == [
+        (*ids[0][:2], *ids[1][:2]), (*ids[0][2:4], *ids[1][2:4])
+    ]  # fmt: skip
+    assert all(len(block.locations) == 4 for block in plan.blocks)
 
 
 def measure(judge, *, prefill_s, load_s_per_block, tier=Tier.HOT, blocks=4):

@@ -36,6 +36,9 @@ class Request:
 class Store:
     """A link and its client in one; knows what was saved."""
 
+    def wait_first_attempt(self, timeout_s):
+        pass
+
     def __init__(self):
         self.hasher = BlockHasher(b"f" * 32, CHUNK)
         self.ids = set()

@@ -1,14 +1,16 @@
-"""Which ranks store what: every one its own, or (MLA) each block once."""
+"""Which ranks store what: every one its own, or (MLA, shared heads) each block once."""
 
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
+from neve.errors import Misuse
 from neve.space import SpaceIdentity
 from neve.vllm.link import Link
 from neve.vllm.options import Options
 from neve.vllm.plan import BlockSave, StepPlan
+from neve.vllm.sharding import share_of
 from neve.vllm.worker import WorkerSide
 
 IDENTITY = SpaceIdentity(
@@ -31,12 +33,11 @@ def nodes(monkeypatch):
     return seen
 
 
-def rank(pp_rank, tp_rank, *, shared):
-    identity = replace(IDENTITY, pp_rank=pp_rank, tp_rank=0 if shared else tp_rank)
+def rank(pp_rank, tp_rank, *, latent):
+    identity = replace(IDENTITY, pp_rank=pp_rank, tp_rank=0 if latent else tp_rank)
     options = Options(endpoint="http://e", api_key="k", node="n")
-    return WorkerSide(
-        SimpleNamespace(defers=False), identity, options, engine="0", tp_rank=tp_rank, shared=shared
-    )
+    share = share_of("rank", tp_rank=tp_rank, tp_size=2, pp_rank=pp_rank, kv_heads=8, latent=latent)
+    return WorkerSide(SimpleNamespace(defers=False), identity, options, engine="0", share=share)
 
 
 def saved(worker):
@@ -45,21 +46,52 @@ def saved(worker):
 
 
 def test_every_rank_saves_all_of_its_own_kv(nodes):
-    workers = [rank(pp, tp, shared=False) for pp in (0, 1) for tp in (0, 1)]
+    workers = [rank(pp, tp, latent=False) for pp in (0, 1) for tp in (0, 1)]
     assert [saved(worker) for worker in workers] == [[0, 1, 2, 3, 4]] * 4
-    assert [worker._rank for worker in workers] == [0, 1, 2, 3]
     assert nodes == ["n"] * 4
 
 
 def test_ranks_with_the_same_kv_save_each_block_once(nodes):
-    workers = [rank(pp, tp, shared=True) for pp in (0, 1) for tp in (0, 1)]
+    workers = [rank(pp, tp, latent=True) for pp in (0, 1) for tp in (0, 1)]
     assert [saved(worker) for worker in workers] == [[0, 2, 4], [1, 3]] * 2
-    assert [worker._rank for worker in workers] == [0, 0, 1, 1]
     assert nodes == ["n", "n/tp1"] * 2  # a session has one owner
 
 
+def shares(layout, *, tp_size, pp_size=1, kv_heads=4, latent=False):
+    return [
+        share_of(layout, tp_rank=tp, tp_size=tp_size, pp_rank=pp, kv_heads=kv_heads, latent=latent)
+        for pp in range(pp_size)
+        for tp in range(tp_size)
+    ]
+
+
+def test_a_column_is_a_rank_or_a_pipeline_stage_or_a_head():
+    def columns(*args, **kwargs):
+        return [share.columns for share in shares(*args, **kwargs)]
+
+    assert columns("rank", tp_size=2, pp_size=2) == [(0,), (1,), (2,), (3,)]
+    assert columns("rank", tp_size=2, pp_size=2, latent=True) == [(0,), (0,), (1,), (1,)]
+    assert columns("canonical", tp_size=2, pp_size=2, latent=True) == [(0,), (0,), (1,), (1,)]
+    assert columns("canonical", tp_size=1) == [(0, 1, 2, 3)]
+    assert columns("canonical", tp_size=2) == [(0, 1), (2, 3)]
+    assert columns("canonical", tp_size=4) == [(0,), (1,), (2,), (3,)]
+    assert columns("canonical", tp_size=2, pp_size=2) == [(0, 1), (2, 3), (4, 5), (6, 7)]
+
+
+def test_with_more_ranks_than_heads_those_of_one_head_take_turns():
+    found = shares("canonical", tp_size=4, kv_heads=2)
+    assert [share.columns for share in found] == [(0,), (0,), (1,), (1,)]
+    assert [(share.turn, share.turns) for share in found] == [(0, 2), (1, 2)] * 2
+    assert [share.seat for share in found] == [0, 1, 2, 3]
+
+
+def test_heads_that_ranks_do_not_divide_are_refused():
+    with pytest.raises(Misuse, match="6 KV heads and 4 TP ranks"):
+        shares("canonical", tp_size=4, kv_heads=6)
+
+
 def test_an_ended_request_is_let_go_once_its_blocks_are_copied(nodes):
-    worker = rank(0, 0, shared=False)
+    worker = rank(0, 0, latent=False)
     copying = {"a"}
     worker._saver = SimpleNamespace(copying=lambda request_id: request_id in copying)
     assert worker.take_copied(StepPlan(held=["a", "b"])) == {"b"}

@@ -140,9 +140,9 @@ def client():
     return made
 
 
-def loader_of(client, kv, pieces=100):
+def loader_of(client, kv, pieces=100, columns=(0,)):
     pool = StagingPool(lambda: kv.allocate(2), pieces)
-    return Loader(client, kv, pool, rank=0)
+    return Loader(client, kv, pool, columns)
 
 
 def run(loader, client):
@@ -180,6 +180,38 @@ def test_from_the_first_missing_block_on_nothing_is_written_and_all_is_reported(
     assert run(loader, client).failed_engine_blocks == set(range(40, 80))
     assert bytes(kv.blocks[:40]) == bytes(range(1, 41))
     assert not any(kv.blocks[40:])
+
+
+def halves(count):
+    """Ids of a byte a column; a rank with the columns 1 and 2 has half a chunk in each."""
+    return [tuple(bytes([column, n]) for column in range(4)) for n in range(count)]
+
+
+def test_a_rank_loads_its_columns_up_to_the_first_chunk_that_lacks_one(kv, client):
+    ids = halves(5)
+    client.store = {ids[n][column]: bytes([10 * column + n]) for n in range(5) for column in (1, 2)}
+    del client.store[ids[3][2]]
+    locations = (Location(Tier.HOT, 65),) * 4
+    blocks = [BlockLoad(every, locations, (2 * n, 2 * n + 1), 0) for n, every in enumerate(ids)]
+    loader = loader_of(client, kv, columns=(1, 2))
+    loader.start(LoadPlan("r", 0, tuple(blocks), 5.0))
+    assert run(loader, client).failed_engine_blocks == {6, 7, 8, 9}
+    assert bytes(kv.blocks[:8]) == bytes([10, 20, 11, 21, 12, 22, 0, 0])
+
+
+def test_a_rank_saves_its_columns_and_reports_a_chunk_of_which_one_is_refused(kv, client):
+    kv.blocks[:4] = b"abcd"
+    ids = halves(2)
+    saver = saver_of(client, kv, columns=(1, 2))
+    saver.save([BlockSave("r", ids[n], ids[0], 64, (2 * n, 2 * n + 1)) for n in range(2)])
+    transfer, pairs, _ = client.open.pop()
+    assert [(block_id, bytes(half)) for block_id, half in pairs] == [
+        (ids[0][1], b"a"), (ids[0][2], b"b"), (ids[1][1], b"c"), (ids[1][2], b"d")
+    ]  # fmt: skip
+    for index in range(4):
+        transfer.settle(index, MissReason.QUOTA if index == 3 else None)
+    transfer.end_job()
+    assert saver.take_unsaved() == [ids[1][0]]
 
 
 def test_waves_are_received_while_one_is_written_and_all_are_written_in_order(client):
@@ -252,8 +284,8 @@ def saves(count):
     return [BlockSave(f"r{n}", (bytes([n]),), (b"",), 64, (2 * n, 2 * n + 1)) for n in range(count)]
 
 
-def saver_of(client, kv, pieces=100):
-    return Saver(client, kv, StagingPool(lambda: kv.allocate(2), pieces), rank=0)
+def saver_of(client, kv, pieces=100, columns=(0,)):
+    return Saver(client, kv, StagingPool(lambda: kv.allocate(2), pieces), columns)
 
 
 def test_a_save_is_a_copy_of_the_moment(kv, client):

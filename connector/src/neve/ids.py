@@ -2,6 +2,7 @@
 
     root  = H(fingerprint, "root",  u32 len(salt) ‖ salt ‖ u32 len(lora) ‖ lora)
     id[i] = H(fingerprint, "block", id[i-1] ‖ u32 count ‖ tokens as u32 … ‖ extra)
+    head  = H(fingerprint, "head",  id[i] ‖ u32 KV head)   where a chunk has a block for each head
     id    = H(fingerprint, "key",   key)      where an engine names blocks by hashes of its own
 
 H is BLAKE2b with a 16-byte digest, keyed by the space's fingerprint and separated by `person`.
@@ -62,6 +63,12 @@ class BlockHasher:
     def of_key(self, key: bytes) -> bytes:
         """The id of what an engine names by `key`: a cryptographic hash of the whole prefix."""
         return self._digest(b"neve.key", key)
+
+    def of_heads(self, id_: bytes, heads: int) -> list[bytes]:
+        """Ids of a chunk's blocks, one for each KV head; of a root: what the first ones follow."""
+        return [
+            self._digest(b"neve.head", id_ + head.to_bytes(4, "little")) for head in range(heads)
+        ]
 
     def _digest(self, person: bytes, data: bytes) -> bytes:
         return blake2b(data, digest_size=ID_BYTES, key=self.fingerprint, person=person).digest()

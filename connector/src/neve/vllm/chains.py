@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from neve.ids import BlockHasher
 
@@ -25,20 +26,29 @@ class Origin:
 
 
 class Chain:
-    """Ids per chunk, each a tuple with one id for every rank.
+    """Ids per chunk, each a tuple with one id for every column (see `neve.vllm.sharding`).
 
     `tokens` is the engine's own growing sequence (prompt, then output): it is read, never kept
     as a copy. Chunks must be asked for only once their tokens are final.
     """
 
     def __init__(
-        self, tokens: Sequence[int], hashers: Sequence[BlockHasher], origin: Origin
+        self,
+        tokens: Sequence[int],
+        hashers: Sequence[BlockHasher],
+        origin: Origin,
+        *,
+        shards: int = 1,
     ) -> None:
+        """`hashers` has one entry a space, which has `shards` columns."""
         self.tokens = tokens
         self.ids: list[tuple[bytes, ...]] = []
         self._hashers = hashers
         self._media = origin.media
-        self._root = tuple(h.root(salt=origin.salt, lora=origin.lora) for h in hashers)
+        self._shards = shards
+        # The chain of each space itself, as far as its columns' ids are known.
+        self._last = [h.root(salt=origin.salt, lora=origin.lora) for h in hashers]
+        self._root = tuple(chain.from_iterable(map(self._columns, hashers, self._last)))
         self.chunk_tokens = hashers[0].chunk_tokens
 
     def extend(self, chunks: int) -> None:
@@ -49,16 +59,19 @@ class Chain:
         size = self.chunk_tokens
         tokens = list(self.tokens[have * size : chunks * size])
         extras = self._extras(have, chunks)
-        parents = self.parents(have)
-        per_rank = [
-            hasher.chain(tokens, parent=parent, extras=extras)
-            for hasher, parent in zip(self._hashers, parents, strict=True)
-        ]
-        self.ids.extend(zip(*per_rank, strict=True))
+        per_space = []
+        for number, hasher in enumerate(self._hashers):
+            ids = hasher.chain(tokens, parent=self._last[number], extras=extras)
+            self._last[number] = ids[-1]
+            per_space.append([self._columns(hasher, id_) for id_ in ids])
+        self.ids += [tuple(chain.from_iterable(every)) for every in zip(*per_space, strict=True)]
 
     def parents(self, chunk: int) -> tuple[bytes, ...]:
-        """The ids that chunk number `chunk` follows, one for every rank."""
+        """The ids that chunk number `chunk` follows, one for every column."""
         return self.ids[chunk - 1] if chunk else self._root
+
+    def _columns(self, hasher: BlockHasher, id_: bytes) -> list[bytes]:
+        return [id_] if self._shards == 1 else hasher.of_heads(id_, self._shards)
 
     def _extras(self, first: int, end: int) -> dict[int, bytes]:
         """Chunk index relative to `first` → ids and offsets of the media that it overlaps."""

@@ -31,6 +31,7 @@ from neve.vllm.metrics import NevePromMetrics, NeveStats
 from neve.vllm.options import Options
 from neve.vllm.plan import StepPlan
 from neve.vllm.scheduler import SchedulerSide
+from neve.vllm.sharding import shards_of, share_of
 from neve.vllm.tensors import KvTensors
 from neve.vllm.worker import WorkerSide
 
@@ -111,14 +112,23 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
     def register_kv_caches(self, kv_caches: dict[str, torch.Tensor]) -> None:
         if self._unsupported:
             return
+        tp_rank, pp_rank = get_tp_group().rank_in_group, get_pp_group().rank_in_group
+        latent = holds_latent(self._kv_cache_config)
+        share = share_of(
+            self._options.layout,
+            tp_rank=tp_rank,
+            tp_size=self._vllm_config.parallel_config.tensor_parallel_size,
+            pp_rank=pp_rank,
+            kv_heads=self._kv_heads,
+            latent=latent,
+        )
         tensors = KvTensors(
             kv_caches,
             num_blocks=self._kv_cache_config.num_blocks,
             block_tokens=self._vllm_config.cache_config.block_size,
             kernels=kernel_names(self._vllm_config),
+            heads=len(share.columns) if self._shards > 1 else None,
         )
-        tp_rank, pp_rank = get_tp_group().rank_in_group, get_pp_group().rank_in_group
-        latent = holds_latent(self._kv_cache_config)
         identity = identify(
             self._vllm_config,
             tensors,
@@ -131,8 +141,7 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
             identity,
             self._options,
             engine=vllm.__version__,
-            tp_rank=tp_rank,
-            shared=latent,
+            share=share,
         )
 
     @guarded(nothing)
@@ -187,6 +196,18 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
         unsaved, timed = self._worker.take_unsaved(), self._plan().timed
         return NeveWorkerMetadata(unsaved, timed) if unsaved or timed is not None else None
 
+    @property
+    def _kv_heads(self) -> int:
+        return int(self._vllm_config.model_config.get_total_num_kv_heads())
+
+    @property
+    def _shards(self) -> int:
+        return shards_of(
+            self._options.layout,
+            kv_heads=self._kv_heads,
+            latent=holds_latent(self._kv_cache_config),
+        )
+
     def _plan(self) -> StepPlan:
         metadata = self._connector_metadata
         return metadata.plan if isinstance(metadata, NeveMetadata) else StepPlan()
@@ -215,13 +236,14 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
             return
         identities = [SpaceIdentity.from_dict(shake.identity) for shake in shakes]
         self._scheduler = SchedulerSide(
-            list(dict.fromkeys(identities)),  # ranks with the same KV share one
+            list(dict.fromkeys(identities)),  # ranks of one space share one
             self._options,
             engine=vllm.__version__,
             same_process=all(shake.pid == os.getpid() for shake in shakes),
             loads=self._kv_transfer_config.is_kv_consumer,
             saves=self._kv_transfer_config.is_kv_producer,
             holds=any(shake.defers for shake in shakes),
+            shards=self._shards,
         )
 
     @guarded(nothing)

@@ -7,8 +7,9 @@ ordered by events; nobody ever waits for the whole device. The engine's thread o
 The kernels are plain torch, so they run on any device (the tests run them on the CPU).
 """
 
+import math
 from collections.abc import Iterator, Sequence
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import torch
 
@@ -19,51 +20,73 @@ _SHARE_OF_FREE: Final = 8
 
 
 class Layer(Protocol):
-    """One registered tensor as integers; its dimension `dim` (0 or 1) counts engine blocks."""
+    """One registered tensor as integers; its dimension `dim` (0 or 1) counts engine blocks.
+
+    `head` counts KV heads, where a chunk has a payload for each of them.
+    """
 
     @property
     def tensor(self) -> torch.Tensor: ...
     @property
     def dim(self) -> int: ...
+    @property
+    def head(self) -> int | None: ...
 
 
-def split(layers: Sequence[Layer]) -> list[torch.Tensor]:
-    """Tensors whose first dimension counts engine blocks, in the payload's order.
+class Rows(NamedTuple):
+    """A tensor whose first dimension counts engine blocks; `head` as in `Layer`."""
+
+    tensor: torch.Tensor
+    head: int | None
+
+
+def split(layers: Sequence[Layer]) -> list[Rows]:
+    """What is copied, in the payload's order.
 
     `[2, blocks, ...]` becomes two: a payload has the K of all its engine blocks, then their V.
     """
-    rows: list[torch.Tensor] = []
+    rows: list[Rows] = []
     for layer in layers:
-        rows += [layer.tensor] if layer.dim == 0 else layer.tensor.unbind(0)
+        if layer.dim == 0:
+            rows.append(Rows(layer.tensor, layer.head))
+        else:
+            head = None if layer.head is None else layer.head - 1
+            rows += [Rows(tensor, head) for tensor in layer.tensor.unbind(0)]
     return rows
 
 
 def _parts(
-    tensors: Sequence[torch.Tensor], buffer: torch.Tensor, engine_blocks: int
+    every: Sequence[Rows], heads: int, buffer: torch.Tensor, engine_blocks: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Every tensor's part of payloads `[blocks, bytes]`, as `[blocks, engine blocks, *rest]`."""
+    """Every tensor's part of staging `[chunks, bytes]`, as `[chunks, engine blocks, *rest]`."""
+    payloads = buffer.unflatten(1, (heads, -1))
     start = 0
-    for tensor in tensors:
-        row = tensor.shape[1:]
-        end = start + engine_blocks * row.numel() * tensor.element_size()
-        part = buffer[:, start:end].view(tensor.dtype).unflatten(1, (engine_blocks, *row))
+    for tensor, head in every:
+        row = list(tensor.shape[1:])
+        end = start + engine_blocks * math.prod(row) * tensor.element_size() // heads
+        part = payloads[:, :, start:end].view(tensor.dtype)
+        if head is None:
+            part = part.unflatten(2, (engine_blocks, *row)).squeeze(1)
+        else:
+            del row[head - 1]
+            part = part.unflatten(2, (engine_blocks, *row)).movedim(1, head + 1)
         yield tensor, part
         start = end
 
 
-def gather(tensors: Sequence[torch.Tensor], index: torch.Tensor, buffer: torch.Tensor) -> None:
-    """Engine blocks `index` `[blocks, engine blocks of each]` into payloads, one row a block."""
+def gather(every: Sequence[Rows], heads: int, index: torch.Tensor, buffer: torch.Tensor) -> None:
+    """Engine blocks `index` `[chunks, engine blocks of each]` into staging, one row a chunk."""
     flat = index.flatten()
-    for tensor, part in _parts(tensors, buffer, index.shape[1]):
+    for tensor, part in _parts(every, heads, buffer, index.shape[1]):
         part.copy_(torch.index_select(tensor, 0, flat).view(part.shape))
 
 
 def scatter(
-    tensors: Sequence[torch.Tensor], index: torch.Tensor, skip: int, buffer: torch.Tensor
+    every: Sequence[Rows], heads: int, index: torch.Tensor, skip: int, buffer: torch.Tensor
 ) -> None:
-    """Payloads into engine blocks `index`, without the first `skip` of the first block."""
+    """Staging into engine blocks `index`, without the first `skip` of the first chunk."""
     flat = index.flatten()[skip:]
-    for tensor, part in _parts(tensors, buffer, index.shape[1]):
+    for tensor, part in _parts(every, heads, buffer, index.shape[1]):
         tensor.index_copy_(0, flat, part.flatten(0, 1)[skip:])
 
 
@@ -84,8 +107,9 @@ class EventTicket:
 class DeviceCopies:
     """Belongs to the engine's thread, whose current stream is the one that computes."""
 
-    def __init__(self, layers: Sequence[Layer], device: torch.device) -> None:
-        self._tensors = split(layers)
+    def __init__(self, layers: Sequence[Layer], device: torch.device, heads: int) -> None:
+        self._rows = split(layers)
+        self._heads = heads
         self._device = device
         self._out = torch.cuda.Stream(device)
         self._in = torch.cuda.Stream(device)
@@ -101,7 +125,8 @@ class DeviceCopies:
             for first in range(0, len(blocks), len(buffer)):
                 pieces = staging[first : first + len(buffer)]
                 rows = buffer[: len(pieces)]
-                gather(self._tensors, self._index(blocks[first : first + len(buffer)]), rows)
+                index = self._index(blocks[first : first + len(buffer)])
+                gather(self._rows, self._heads, index, rows)
                 for piece, row in zip(pieces, rows, strict=True):
                     piece.copy_(row, non_blocking=True)
         return EventTicket(self._out)
@@ -123,7 +148,7 @@ class DeviceCopies:
                 for piece, row in zip(pieces, rows, strict=True):
                     row.copy_(piece, non_blocking=True)
                 index = self._index(blocks[first:end])
-                scatter(self._tensors, index, 0 if first else skip, rows)
+                scatter(self._rows, self._heads, index, 0 if first else skip, rows)
         return EventTicket(self._in)
 
     def fence(self) -> None:

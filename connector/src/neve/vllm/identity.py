@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from neve.space import SpaceIdentity
 from neve.vllm.compat import describe_groups
 from neve.vllm.options import Options
+from neve.vllm.sharding import CANONICAL
 from neve.vllm.weights import folder_revision
 
 if TYPE_CHECKING:
@@ -60,11 +61,13 @@ def identify(
 ) -> SpaceIdentity:
     """The identity of this rank's KV. Reads the weight files' contents (sampled when large).
 
-    `tp_rank` is 0 for all ranks that hold the same KV.
+    `tp_rank` is 0 for all ranks that hold the same KV. In the canonical layout no TP size matters:
+    `tensors.layout` is of one KV head, and tells so.
     """
     model = config.model_config
     parallel = config.parallel_config
     folder = Path(model.model)
+    canonical = options.layout == CANONICAL
     return SpaceIdentity(
         model=folder.resolve().name if folder.is_dir() else str(model.model),
         revision=_revision(config, options),
@@ -74,8 +77,8 @@ def identify(
         layout_version=LAYOUT_VERSION,
         engine_block_tokens=config.cache_config.block_size,
         bytes_per_token=tensors.bytes_per_token,
-        tp_size=parallel.tensor_parallel_size,
-        tp_rank=tp_rank,
+        tp_size=1 if canonical else parallel.tensor_parallel_size,
+        tp_rank=0 if canonical else tp_rank,
         pp_size=parallel.pipeline_parallel_size,
         pp_rank=pp_rank,
     )

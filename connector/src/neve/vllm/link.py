@@ -15,6 +15,8 @@ from neve.vllm.options import Options
 
 logger = logging.getLogger(__name__)
 
+# The engine's start may wait this long for Neve, so that its first requests already hit.
+BOOT_WAIT_S = 2.0
 # How long to wait between attempts: short first, for a platform that is just starting.
 _RETRY_S = (0.5, 1.0, 2.0, 5.0, 10.0)
 # A refusal (key, node limit, clashing space) needs a person; look again at this pace.

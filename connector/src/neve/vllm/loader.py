@@ -8,14 +8,14 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Generic
 
 from neve.client import Client, Transfer
 from neve.errors import NeveError
 from neve.vllm.plan import BlockLoad, LoadPlan
-from neve.vllm.staging import Done, Kv, S, StagingPool, Ticket
+from neve.vllm.staging import Done, Kv, S, StagingPool, Ticket, payloads
 
 logger = logging.getLogger(__name__)
 
@@ -60,13 +60,15 @@ class LoadResults:
 
 
 class Loader(Generic[S]):
-    """Loads one rank's blocks. All methods belong to the engine's thread."""
+    """Loads one rank's `columns` of blocks. All methods belong to the engine's thread."""
 
-    def __init__(self, client: Client, kv: Kv[S], pool: StagingPool[S], *, rank: int) -> None:
+    def __init__(
+        self, client: Client, kv: Kv[S], pool: StagingPool[S], columns: Sequence[int]
+    ) -> None:
         self._client = client
         self._kv = kv
         self._pool = pool
-        self._rank = rank
+        self._columns = columns
         self._loads: list[_Load[S]] = []
         self._late: list[_Wave[S]] = []
         self._arrived = threading.Event()
@@ -134,9 +136,11 @@ class Loader(Generic[S]):
             blocks = load.plan.blocks[load.asked : load.asked + len(pieces)]
             try:
                 transfer = self._client.get_many(
-                    [block.ids[self._rank] for block in blocks],
-                    [piece.memory for piece in pieces],
-                    locations=[block.locations[self._rank] for block in blocks],
+                    [block.ids[column] for block in blocks for column in self._columns],
+                    payloads(pieces, len(self._columns)),
+                    locations=[
+                        block.locations[column] for block in blocks for column in self._columns
+                    ],
                     deadline_s=max(0.001, load.deadline - time.monotonic()),
                 )
             except NeveError as error:
@@ -157,11 +161,14 @@ class Loader(Generic[S]):
 
     def _land(self, wave: _Wave[S]) -> Ticket:
         """Begins to write the verified blocks up to the first failed one."""
-        for reason in wave.transfer.wait(0.0):
+        outcomes = wave.transfer.wait(0.0)
+        for number, reason in enumerate(outcomes):
             if reason is not None:
                 logger.info("neve.load.missed reason=%s", reason)
+                wave.good = number // len(self._columns)
                 break
-            wave.good += 1
+        else:
+            wave.good = len(wave.blocks)
         if wave.good == 0:
             return Done()
         # Only a load's first block may be there in part.

@@ -9,6 +9,9 @@ from typing import Any, Self
 from neve.client import COLD_CONNECTIONS
 from neve.errors import Misuse
 from neve.space import MAX_CHUNK_TOKENS
+from neve.vllm.sharding import CANONICAL, RANK
+
+_CHOICES = {"load": ("auto", "always"), "layout": (RANK, CANONICAL)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +20,8 @@ class Options:
 
     `space` names the space (default: the one of this identity). `revision` names the weights when
     they can't be told from the model folder. `load` is `auto` (load what is faster than computing
-    it) or `always`. `load_deadline_s` bounds one request's load; `load_budget_bytes` and
+    it) or `always`. `layout` is `rank` (blocks belong to one TP size) or `canonical` (one for each
+    KV head, for any TP size). `load_deadline_s` bounds one request's load; `load_budget_bytes` and
     `save_budget_bytes` bound the staging memory of each direction.
     `cold_connections`: ranges of S3 segments that are read at a time.
     """
@@ -28,6 +32,7 @@ class Options:
     space: str | None = None
     revision: str | None = None
     load: str = "auto"
+    layout: str = RANK
     max_chunk_tokens: int = MAX_CHUNK_TOKENS
     match_deadline_s: float = 0.2
     load_deadline_s: float = 2.0
@@ -55,8 +60,9 @@ class Options:
                 values.pop(name, None)
             elif not isinstance(values[name], str) or not values[name]:
                 raise Misuse(f"need a name, got {values[name]!r}", field=name)
-        if values.get("load", "auto") not in ("auto", "always"):
-            raise Misuse(f"need 'auto' or 'always', got {values['load']!r}", field="load")
+        for name, choices in _CHOICES.items():
+            if name in values and values[name] not in choices:
+                raise Misuse(f"need one of {choices}, got {values[name]!r}", field=name)
         for option in fields(cls):
             value = values.get(option.name)
             if option.type in (int, float) and value is not None:

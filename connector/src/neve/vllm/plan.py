@@ -9,7 +9,7 @@ from neve.hot import Location
 class BlockLoad:
     """One block to read and the engine blocks that its tokens fill.
 
-    `ids` and `locations` have one entry for every rank. The first `skip` engine blocks already
+    `ids` and `locations` have one entry for every column. The first `skip` engine blocks already
     hold this KV (the engine's own prefix cache) and must not be written.
     """
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, field
+from itertools import chain as chained
 
 from neve.client import Client, Match
 from neve.errors import NeveError
@@ -76,7 +77,7 @@ class Ended:
 
 
 class Planner:
-    """Knows the live requests. `links` has one entry a rank, in rank order."""
+    """Knows the live requests. `links`: one entry a space, in rank order, of `shards` columns."""
 
     def __init__(
         self,
@@ -88,7 +89,9 @@ class Planner:
         telemetry: Telemetry,
         loads: bool = True,
         saves: bool = True,
+        shards: int = 1,
     ) -> None:
+        self._shards = shards
         self._judge = judge
         self._telemetry = telemetry
         self._links = links
@@ -201,9 +204,10 @@ class Planner:
             matches = []
         lookup.future = None
         self._telemetry.sample("match_seconds", time.monotonic() - lookup.asked_at)
-        # What every rank holds: the shortest prefix of all.
-        per_rank = [match.locations for match in matches]
-        lookup.found = list(zip(*per_rank, strict=False))
+        # Chunks of which every column is there: the shortest prefix of all spaces.
+        per_space = [_rows(match.locations, self._shards) for match in matches]
+        rows = zip(*per_space, strict=False)
+        lookup.found = [tuple(chained.from_iterable(parts)) for parts in rows]
         for number, ids in enumerate(chain.ids[lookup.start :]):
             if number < len(lookup.found):
                 self._remember(ids[0])
@@ -212,14 +216,16 @@ class Planner:
         return True
 
     def _match(self, ids: Sequence[tuple[bytes, ...]]) -> list[Match]:
-        """On a look-up thread: one match a rank; none when the client is going away."""
+        """On a look-up thread: one match a space; none when the client is going away."""
+        found = []
         try:
-            return [
-                client.match([every[rank] for every in ids], deadline_s=self._match_deadline_s)
-                for rank, client in enumerate(self._clients() or ())
-            ]
+            for number, client in enumerate(self._clients() or ()):
+                columns = slice(number * self._shards, (number + 1) * self._shards)
+                asked = list(chained.from_iterable(every[columns] for every in ids))
+                found.append(client.match(asked, deadline_s=self._match_deadline_s))
         except NeveError:
             return []
+        return found
 
     # ---- loads
 
@@ -341,7 +347,9 @@ class Planner:
                 if clients is None:
                     return None
                 self._hashers = tuple(client.hasher for client in clients)
-            request.chain = Chain(request.tokens, self._hashers, request.origin)
+            request.chain = Chain(
+                request.tokens, self._hashers, request.origin, shards=self._shards
+            )
         return request.chain
 
     def _remember(self, block_id: bytes) -> None:
@@ -349,3 +357,9 @@ class Planner:
         self._known.move_to_end(block_id)
         if len(self._known) > _KNOWN_IDS:
             self._known.popitem(last=False)
+
+
+def _rows(locations: Sequence[Location], shards: int) -> list[tuple[Location, ...]]:
+    """Locations in the order of the match, a row for each chunk that is there with all shards."""
+    whole = len(locations) - len(locations) % shards
+    return [tuple(locations[n : n + shards]) for n in range(0, whole, shards)]

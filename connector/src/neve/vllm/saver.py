@@ -10,7 +10,7 @@ from typing import Generic
 from neve.client import BlockRef, Client, Transfer
 from neve.errors import NeveError
 from neve.vllm.plan import BlockSave
-from neve.vllm.staging import Kv, S, StagingPool, Ticket
+from neve.vllm.staging import Kv, S, StagingPool, Ticket, payloads
 
 logger = logging.getLogger(__name__)
 
@@ -19,18 +19,20 @@ PUT_DEADLINE_S = 10.0
 
 
 class Saver(Generic[S]):
-    """Saves one rank's blocks. `save` and `take_unsaved` belong to the engine's thread.
+    """Saves one rank's `columns`. `save` and `take_unsaved` belong to the engine's thread.
 
     When the staging budget is in use, blocks are dropped and counted: the engine never waits. Where
     copies are deferred, a thread waits for each and stores it then; until then `copying` says whose
     engine blocks are still read.
     """
 
-    def __init__(self, client: Client, kv: Kv[S], pool: StagingPool[S], *, rank: int) -> None:
+    def __init__(
+        self, client: Client, kv: Kv[S], pool: StagingPool[S], columns: Sequence[int]
+    ) -> None:
         self._client = client
         self._kv = kv
         self._pool = pool
-        self._rank = rank
+        self._columns = columns
         self._unsaved: deque[bytes] = deque()
         self._open = 0
         self._copying: Counter[str] = Counter()
@@ -76,10 +78,14 @@ class Saver(Generic[S]):
         self._store(saves, pieces)
 
     def _store(self, saves: list[BlockSave], pieces: list[S]) -> None:
-        refs = [BlockRef(s.ids[self._rank], s.parents[self._rank], s.tokens) for s in saves]
+        refs = [
+            BlockRef(save.ids[column], save.parents[column], save.tokens)
+            for save in saves
+            for column in self._columns
+        ]
         try:
             transfer = self._client.put_many(
-                refs, [piece.memory for piece in pieces], deadline_s=PUT_DEADLINE_S
+                refs, payloads(pieces, len(self._columns)), deadline_s=PUT_DEADLINE_S
             )
         except NeveError as error:
             logger.debug("neve.save.refused blocks=%d detail=%s", len(saves), error)
@@ -113,8 +119,10 @@ class Saver(Generic[S]):
     def _end(self, transfer: Transfer, saves: list[BlockSave], pieces: list[S]) -> None:
         """On an I/O thread: the buffers are ours again."""
         self._pool.give_back(pieces)
-        for save, reason in zip(saves, transfer.wait(0.0), strict=True):
-            if reason is not None:
+        size = len(self._columns)
+        outcomes = transfer.wait(0.0)
+        for number, save in enumerate(saves):
+            if outcomes[number * size : (number + 1) * size] != [None] * size:
                 self._unsaved.append(save.ids[0])
         self._close_one()
 

@@ -16,7 +16,7 @@ from neve.space import SpaceIdentity
 from neve.vllm.chains import Media, Origin
 from neve.vllm.compat import has_token_ids
 from neve.vllm.judge import Judge
-from neve.vllm.link import Link
+from neve.vllm.link import BOOT_WAIT_S, Link
 from neve.vllm.options import Options
 from neve.vllm.plan import BlockLoad, LoadPlan, StepPlan
 from neve.vllm.planner import Ended, Planner
@@ -42,14 +42,18 @@ class SchedulerSide:
         loads: bool,
         saves: bool,
         holds: bool = False,
+        shards: int = 1,
     ) -> None:
         """`holds`: workers copy behind the step, so what they save must stay in place until they
-        say so. `identities` in rank order. In a process of its own the scheduler opens its own
-        sessions, under another node name: a session has one owner."""
+        say so. `identities` in rank order, each of `shards` columns. In a process of its own the
+        scheduler opens its own sessions, under another node name: a session has one owner."""
         node = options.node if same_process else f"{options.node}/scheduler"
         self._links = [
             Link.acquire(options, identity, engine=engine, node=node) for identity in identities
         ]
+        boot = time.monotonic()
+        for link in self._links:  # already there, unless this is a process of its own
+            link.wait_first_attempt(boot + BOOT_WAIT_S - time.monotonic())
         self._options = options
         # In the workers' process they count for the client that is theirs and ours.
         self._counts = not same_process
@@ -69,7 +73,9 @@ class SchedulerSide:
             telemetry=self._telemetry,
             loads=loads,
             saves=saves,
+            shards=shards,
         )
+        self._shards = shards
         self._engine_block_tokens = identities[0].engine_block_tokens
         self._engine_blocks: dict[str, list[int]] = {}
         self._holds = holds
@@ -217,17 +223,18 @@ class SchedulerSide:
             link.release()
 
     def _report(self, ended: Ended, not_before: float) -> None:
-        """On the context thread: one context a rank, so that a pin holds all of the KV."""
+        """On the context thread: one context a space, so that a pin holds all of the KV."""
         self._pause.wait(max(0.0, not_before - time.monotonic()))
         assert ended.wish.name is not None
-        for rank, link in enumerate(self._links):
+        for number, link in enumerate(self._links):
             client = link.client
             if client is None:
                 continue
+            columns = slice(number * self._shards, (number + 1) * self._shards)
             try:
                 client.report_context(
                     ended.wish.name,
-                    [ids[rank] for ids in ended.ids],
+                    [block_id for ids in ended.ids for block_id in ids[columns]],
                     tokens=len(ended.ids) * ended.chunk_tokens,
                     label=ended.wish.label,
                     pin_s=ended.wish.pin_s,

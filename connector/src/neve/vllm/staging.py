@@ -6,9 +6,18 @@ from typing import Generic, Protocol, TypeVar
 
 
 class Staging(Protocol):
-    """Memory of exactly one block's payload."""
+    """Memory of what one rank holds of one chunk: its columns' payloads, one after the other."""
 
     memory: memoryview
+
+
+def payloads(pieces: Sequence[Staging], columns: int) -> list[memoryview]:
+    """Every piece's payloads, in the order of the columns."""
+    found = []
+    for piece in pieces:
+        size = len(piece.memory) // columns
+        found += [piece.memory[n * size : (n + 1) * size] for n in range(columns)]
+    return found
 
 
 S = TypeVar("S", bound=Staging)

@@ -3,10 +3,14 @@
 A block's payload is, for every layer in registered order, the bytes of its engine blocks one after
 the other. What the bytes of one engine block mean is the attention kernel's business: they are
 copied as they are. `layout` describes them by shape and stride, never by engine version.
+
+With `heads` a chunk's KV is cut into one payload for each KV head, which has of every layer only
+that head's bytes, in the order of the tensor's other dimensions. `layout` then tells neither how
+many heads this rank holds nor its strides: they follow the TP size, what the bytes mean does not.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 
 import torch
@@ -25,6 +29,7 @@ class _Layer:
     tensor: torch.Tensor  # integers, any shape; dimension `dim` counts engine blocks
     dim: int
     dtype: torch.dtype
+    head: int | None = None  # the dimension that counts KV heads, where payloads are one head's
 
     @property
     def block_bytes(self) -> int:
@@ -37,31 +42,45 @@ class _Layer:
         Strides at or above a block's are a matter of memory size, so they are written as `*`.
         """
         parts = []
-        edge = self.tensor.stride(self.dim)
+        edge = 0 if self.head is not None else self.tensor.stride(self.dim)
         for dim, (size, stride) in enumerate(
             zip(self.tensor.shape, self.tensor.stride(), strict=True)
         ):
             if dim == self.dim:
                 parts.append("N")
+            elif dim == self.head:
+                parts.append("H")
             else:
                 parts.append(f"{size}:{'*' if stride >= edge else stride}")
         return f"{self.dtype}[{','.join(parts)}]"
 
 
 class StagingBlock:
-    """Memory for one block's payload, and its view a layer. Made by `KvTensors.allocate`."""
+    """Memory for one chunk's payloads, and a view a layer, shaped as the layer's engine blocks.
 
-    def __init__(self, layers: Sequence[_Layer], engine_blocks: int, *, pinned: bool) -> None:
+    Made by `KvTensors.allocate`.
+    """
+
+    def __init__(
+        self, layers: Sequence[_Layer], engine_blocks: int, *, heads: int, pinned: bool
+    ) -> None:
         total = sum(layer.block_bytes for layer in layers) * engine_blocks
         self.bytes = torch.empty(total, dtype=torch.uint8, pin_memory=pinned)
         self.memory = memoryview(self.bytes.numpy())
         self.views: list[torch.Tensor] = []
+        payloads = self.bytes.view(heads, -1)
         start = 0
         for layer in layers:
-            end = start + layer.block_bytes * engine_blocks
+            end = start + layer.block_bytes * engine_blocks // heads
             shape = list(layer.tensor.shape)
             shape[layer.dim] = engine_blocks
-            self.views.append(self.bytes[start:end].view(layer.tensor.dtype).view(shape))
+            view = payloads[:, start:end].view(layer.tensor.dtype)
+            if layer.head is None:
+                view = view.view(shape)
+            else:
+                del shape[layer.head]
+                view = view.unflatten(1, shape).movedim(0, layer.head)
+            self.views.append(view)
             start = end
 
 
@@ -78,9 +97,10 @@ class KvTensors:
         num_blocks: int,
         block_tokens: int,
         kernels: Mapping[str, str] | None = None,
+        heads: int | None = None,
     ) -> None:
         """`kernels` names what wrote a layer's bytes (backend, ISA): equal shapes don't prove equal
-        meaning."""
+        meaning. `heads`: KV heads that every layer has here, when payloads are to be one head's."""
         self._layers: list[_Layer] = []
         seen = set()
         for name, tensor in kv_caches.items():
@@ -90,27 +110,37 @@ class KvTensors:
             if place in seen:  # Layers that share one KV tensor are stored once.
                 continue
             seen.add(place)
-            self._layers.append(_as_layer(name, tensor, num_blocks))
+            layer = _as_layer(name, tensor, num_blocks)
+            if heads is not None:
+                dim = _head_dim(name, tensor.shape, num_blocks, heads, block_tokens)
+                more = layer.tensor.dim() - tensor.dim()  # 1 where blocks are cut for a kernel
+                layer = replace(layer, head=dim + more)
+            self._layers.append(layer)
         if not self._layers:
             raise Misuse("the engine registered no KV tensors")
         self._device = self._layers[0].tensor.device
         self.defers = self._device.type == "cuda"
-        self._copies = DeviceCopies(self._layers, self._device) if self.defers else None
+        self._heads = heads or 1
+        self._copies = (
+            DeviceCopies(self._layers, self._device, self._heads) if self.defers else None
+        )
         self.block_bytes = sum(layer.block_bytes for layer in self._layers)
-        if self.block_bytes % block_tokens:
+        if self.block_bytes % (block_tokens * self._heads):
             raise Misuse(f"{self.block_bytes} bytes don't divide by {block_tokens} tokens")
-        self.bytes_per_token = self.block_bytes // block_tokens
+        self.bytes_per_token = self.block_bytes // (block_tokens * self._heads)  # of one payload
         every = [
             f"{layer.name}={layer.describe()}@{(kernels or {}).get(layer.name, '')}"
             for layer in self._layers
         ]
         digest = blake2b("\n".join(every).encode(), digest_size=16).hexdigest()
-        self.layout = f"{len(every)} layers, first {every[0][:400]}, all {digest}"
+        kind = "" if heads is None else "by KV head: "
+        self.layout = f"{kind}{len(every)} layers, first {every[0][:400]}, all {digest}"
         self.dtypes = ",".join(sorted({str(layer.dtype) for layer in self._layers}))
 
     def allocate(self, engine_blocks: int) -> StagingBlock:
-        """Staging for one block of `engine_blocks` engine blocks; pinned on an accelerator."""
-        return StagingBlock(self._layers, engine_blocks, pinned=self._device.type == "cuda")
+        """Staging for one chunk of `engine_blocks` engine blocks; pinned on an accelerator."""
+        pinned = self._device.type == "cuda"
+        return StagingBlock(self._layers, engine_blocks, heads=self._heads, pinned=pinned)
 
     def move_out(self, blocks: Sequence[Sequence[int]], staging: Sequence[StagingBlock]) -> Ticket:
         """Copies each block's engine blocks, of all layers, into its staging."""
@@ -158,3 +188,25 @@ def _as_layer(name: str, tensor: torch.Tensor, num_blocks: int) -> _Layer:
     if tensor.dim() > 1 and tensor.shape[:2] == (2, num_blocks):
         return _Layer(name, integers, 1, tensor.dtype)
     raise Misuse(f"layer {name}: no dimension of {tuple(tensor.shape)} counts {num_blocks} blocks")
+
+
+def _head_dim(name: str, shape: Sequence[int], num_blocks: int, heads: int, tokens: int) -> int:
+    """The dimension of a registered tensor that counts KV heads; `tokens` are an engine block's.
+
+    Engines register `[blocks, heads, tokens, content]` or, in older releases, five dimensions of
+    which the last three are tokens and heads, in either order, and the head's size.
+    """
+    if shape[0] % num_blocks == 0:
+        tokens = tokens * num_blocks // shape[0]
+    found = [
+        dim
+        for dim, other in {4: ((1, 2),), 5: ((2, 3), (3, 2))}.get(len(shape), ())
+        if (shape[dim], shape[other]) == (heads, tokens)
+    ]
+    if len(found) == 1:
+        return found[0]
+    raise Misuse(
+        f"layer {name}: can't tell {heads} KV heads from {tokens} tokens in {tuple(shape)}; "
+        f"use the layout 'rank'",
+        field="layout",
+    )

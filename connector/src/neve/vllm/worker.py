@@ -5,19 +5,18 @@ from typing import Any, Generic
 
 from neve.errors import NeveError
 from neve.space import SpaceIdentity
-from neve.vllm.link import Link
+from neve.vllm.link import BOOT_WAIT_S, Link
 from neve.vllm.loader import Loader
 from neve.vllm.options import Options
 from neve.vllm.plan import StepPlan
 from neve.vllm.planner import STEP_WAIT_S
 from neve.vllm.saver import Saver
+from neve.vllm.sharding import Share
 from neve.vllm.staging import Kv, S, StagingPool
 from neve.vllm.telemetry import Data, Telemetry
 
 logger = logging.getLogger(__name__)
 
-# The engine's start may wait this long for Neve, so that its first requests already hit.
-BOOT_WAIT_S = 2.0
 # Puts still under way at shutdown get this long.
 _DRAIN_S = 5.0
 
@@ -32,19 +31,14 @@ class WorkerSide(Generic[S]):
         options: Options,
         *,
         engine: str,
-        tp_rank: int,
-        shared: bool,
+        share: Share,
     ) -> None:
-        """`shared`: all TP ranks hold the same KV and have one identity, so they take turns in
-        saving; every one has a session of its own under another node name."""
         self.identity = identity
         self._kv = kv
         self.defers = kv.defers
         self._options = options
-        # The place of this identity among all that plans speak of.
-        self._rank = identity.pp_rank if shared else identity.pp_rank * identity.tp_size + tp_rank
-        self._turn, self._turns = (tp_rank, identity.tp_size) if shared else (0, 1)
-        node = f"{options.node}/tp{tp_rank}" if shared and tp_rank else options.node
+        self._share = share
+        node = f"{options.node}/tp{share.seat}" if share.seat else options.node
         self._link = Link.acquire(options, identity, engine=engine, node=node)
         self._link.wait_first_attempt(BOOT_WAIT_S)
         self._saver: Saver[S] | None = None
@@ -86,7 +80,7 @@ class WorkerSide(Generic[S]):
 
     def save(self, plan: StepPlan) -> None:
         """Copies the step's finished blocks out of the engine; returns before they are stored."""
-        saves = plan.saves[self._turn :: self._turns]
+        saves = plan.saves[self._share.turn :: self._share.turns]
         if not saves:
             return
         if not self._ready():
@@ -140,13 +134,7 @@ class WorkerSide(Generic[S]):
                 lambda: self._kv.allocate(engine_blocks), budget_bytes // chunk_bytes
             )
 
-        self._saver = Saver(
-            client, self._kv, pool(self._options.save_budget_bytes), rank=self._rank
-        )
-        self._loader = Loader(
-            client,
-            self._kv,
-            pool(self._options.load_budget_bytes),
-            rank=self._rank,
-        )
+        columns = self._share.columns
+        self._saver = Saver(client, self._kv, pool(self._options.save_budget_bytes), columns)
+        self._loader = Loader(client, self._kv, pool(self._options.load_budget_bytes), columns)
         return True
