@@ -25,12 +25,13 @@ from workers.flush import Flusher
 
 
 @contextmanager
-def servers() -> Iterator[None]:
+def servers(*, maxmemory: str = "1gb") -> Iterator[None]:
     """Those that testsettings.py names, and the database."""
     folder = Path(testsettings.FOLDER)
     keys = settings.ENV.s3_access_key, settings.ENV.s3_secret_key
     with (
-        ValkeyServer(folder / "hot", port=testsettings.HOT_PORT, maxmemory="1gb"),
+        ValkeyServer(folder / "hot", port=testsettings.HOT_PORT, maxmemory=maxmemory),
+        ValkeyServer(folder / "bus", port=testsettings.BUS_PORT),
         S3Server(folder / "s3", port=testsettings.S3_PORT, keys=keys),
     ):
         call_command("migrate", verbosity=0)

@@ -81,12 +81,15 @@ def write_segment(
 def count_live_bytes(tier: HotTier, segments: Sequence[int]) -> dict[int, int]:
     """Brings the rows' `live_bytes` up to date with the index. Returns them by segment."""
     with transaction.atomic():  # who counts later waits here, so that its number stays
-        rows = list(Segment.objects.select_for_update().filter(pk__in=segments).order_by("pk"))
-        counted = tier.live_bytes([row.pk for row in rows])
-        for row, row.live_bytes in zip(rows, counted, strict=True):
-            row.counted_at = timezone.now()
-        Segment.objects.bulk_update(rows, ["live_bytes", "counted_at"], batch_size=200)
-    return {row.pk: row.live_bytes for row in rows}
+        locked = Segment.objects.select_for_update().only("live_bytes", "tenant_id")
+        rows = list(locked.filter(pk__in=segments).order_by("pk"))
+        counted = dict(zip(rows, tier.live_bytes([row.pk for row in rows]), strict=True))
+        changed = [row for row, bytes_ in counted.items() if row.live_bytes != bytes_]
+        for row in changed:
+            row.live_bytes = counted[row]
+        Segment.objects.bulk_update(changed, ["live_bytes"], batch_size=200)
+        Segment.objects.filter(pk__in=[row.pk for row in rows]).update(counted_at=timezone.now())
+    return {row.pk: bytes_ for row, bytes_ in counted.items()}
 
 
 def find_links(tier: HotTier, row: Segment, places: Sequence[SegmentRow]) -> dict[int, int]:

@@ -114,11 +114,12 @@ def _scattered(facts: Sequence[Facts], policy: Policy) -> Iterator[Merge]:
 def _groups(facts: Sequence[Facts], policy: Policy) -> Iterator[list[Facts]]:
     """Neighbours in time whose live bytes make at most one full segment."""
     group: list[Facts] = []
+    bytes_ = blocks = 0
     for each in facts:
-        bytes_, blocks = _live(group) + each.live_bytes, sum(f.blocks for f in group) + each.blocks
+        bytes_, blocks = bytes_ + each.live_bytes, blocks + each.blocks
         if group and (bytes_ > policy.most_bytes or blocks > policy.most_blocks):
             yield group
-            group = []
+            group, bytes_, blocks = [], each.live_bytes, each.blocks
         group.append(each)
     if group:
         yield group
