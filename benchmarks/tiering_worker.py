@@ -27,6 +27,7 @@ from tenants.scope import tenant_scope  # noqa: E402
 from tenants.services import create_tenant, issue_key  # noqa: E402
 from workers import flush, recovery, upload  # noqa: E402
 from workers.compaction import merge, source  # noqa: E402
+from workers.compaction.plan import Policy  # noqa: E402
 from workers.compaction.run import Compactor  # noqa: E402
 from workers.flush import Flusher  # noqa: E402
 
@@ -69,8 +70,8 @@ class Bench:
             "put_streams": upload.PARTS_HELD - 1,
             "get_streams": source.STREAMS,
             "base_mib": memory_mib("VmRSS"),
-            "flush_bound_mib": flush.MEMORY_BYTES / 2**20,
-            "compact_bound_mib": merge.MEMORY_BYTES / 2**20,
+            "flush_bound_mib": flush.memory_bytes() / 2**20,
+            "compact_bound_mib": merge.memory_bytes(Policy()) / 2**20,
         }
 
     def flush(self) -> dict[str, Any]:

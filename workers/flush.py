@@ -6,7 +6,7 @@ A crash at any point loses nothing: before `flushed` the blocks stay dirty and t
 segment row that never became live is removed by reconcile, and with it the object. Two workers
 never hold the same lease, and `flushed` may be repeated.
 
-Memory: `MEMORY_BYTES` beside what the process has anyway, whatever the backlog.
+Memory: `memory_bytes()` beside what the process has anyway, whatever the backlog.
 """
 
 import logging
@@ -38,12 +38,6 @@ GATHER_S = 5.0  # what is due waits at most so long for company
 DIRTY_SHARE = 0.25  # dirty blocks cannot be evicted: more of them than this make room scarce
 PASS_S = 30.0  # then the next pass goes on: no task runs as long as the writes do
 BLOCK_BYTES = 600  # what is known of a leased block
-MEMORY_BYTES = (
-    upload.PART_BYTES * (upload.PARTS_HELD + 1)
-    + read_ahead.BATCH_BYTES * hot_reading.BATCHES_HELD
-    + LEASE_BLOCKS * BLOCK_BYTES
-)
-
 
 Block = TypeVar("Block", bound=Sized)
 
@@ -170,6 +164,12 @@ class Leases:
     def __exit__(self, *_: object) -> None:
         with suppress(ValkeyError):  # then they lapse
             self.tier.renew_leases([dirty.id for dirty in self.blocks], 0)
+
+
+def memory_bytes() -> int:
+    """The most that a flush takes beside what the process has anyway."""
+    read = read_ahead.BATCH_BYTES * hot_reading.BATCHES_HELD
+    return upload.memory_bytes() + read + LEASE_BLOCKS * BLOCK_BYTES
 
 
 def is_worth_a_segment(held: Usage, now_s: float) -> bool:

@@ -1,6 +1,6 @@
 """An S3 object written front to back in parts: what is full goes out while the next one is filled.
 
-Memory: `PARTS_HELD` parts, whatever the size of the object. S3 checks a CRC-32 of each part, so a
+Memory: `memory_bytes()`, whatever the size of the object. S3 checks a CRC-32 of each part, so a
 part that arrives changed is refused. A failed upload is aborted; that of a killed worker is ended
 by `workers.objects.abort_uploads`.
 """
@@ -109,6 +109,11 @@ class MultipartUpload:
         )
         self._done[number] = {"PartNumber": number, "ETag": answer["ETag"], "ChecksumCRC32": check}
         return part
+
+
+def memory_bytes() -> int:
+    """Of one upload: the parts, and a copy of the last one while it is cut to its size."""
+    return PART_BYTES * (PARTS_HELD + 1)
 
 
 def _crc32(data: bytearray) -> str:

@@ -3,7 +3,9 @@
 import pytest
 
 from controlplane import s3 as bucket
-from workers import recovery
+from workers import read_ahead, recovery, upload
+
+MIB = 1 << 20
 
 
 @pytest.fixture
@@ -18,3 +20,11 @@ def world(storage):
     from cold_world import World  # Django is set up by now
 
     return World()
+
+
+@pytest.fixture
+def small_parts(monkeypatch):
+    """As small as S3 allows, so that a few MiB make many."""
+    monkeypatch.setattr(upload, "PART_BYTES", 5 * MIB)
+    monkeypatch.setattr(upload, "PARTS_HELD", 2)
+    monkeypatch.setattr(read_ahead, "BATCH_BYTES", 1 * MIB)

@@ -1,14 +1,11 @@
 """A flush streams: bounded memory, checked parts, nothing left behind by an upload that failed."""
 
-import tracemalloc
-
 import pytest
 from botocore.exceptions import ClientError
 from django.conf import settings
 
-from cold_world import World
 from controlplane import s3 as bucket
-from workers import hot_reading, read_ahead, upload
+from workers import upload
 from workers.flush import Flusher
 from workers.objects import abort_uploads
 from workers.upload import MultipartUpload
@@ -16,14 +13,6 @@ from workers.upload import MultipartUpload
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("storage")]
 
 MIB = 1 << 20
-
-
-@pytest.fixture
-def small_parts(monkeypatch):
-    """As small as S3 allows, so that a few MiB make many."""
-    monkeypatch.setattr(upload, "PART_BYTES", 5 * MIB)
-    monkeypatch.setattr(upload, "PARTS_HELD", 2)
-    monkeypatch.setattr(read_ahead, "BATCH_BYTES", 1 * MIB)
 
 
 def unfinished_uploads(prefix):
@@ -39,23 +28,6 @@ def test_a_segment_of_many_parts_is_whole(small_parts, world):
     assert row.size_bytes > 3 * upload.PART_BYTES
     assert row.runs == 2  # two chains, each in one piece
     world.assert_readable_from_s3(ids)
-
-
-def test_memory_does_not_grow_with_the_backlog(small_parts):
-    world = World(hot_bytes=1 << 27, cold_bytes=1 << 27)
-    bound = upload.PART_BYTES * (upload.PARTS_HELD + 1)
-    bound += read_ahead.BATCH_BYTES * hot_reading.BATCHES_HELD
-    for _ in range(8):
-        world.store(16, payload_bytes=500_000)
-        world.payloads.clear()
-    tracemalloc.start()
-    try:
-        report = Flusher(world.tenant.pk).run()
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert report.bytes > 3 * bound
-    assert peak < bound + 2 * MIB
 
 
 def test_an_upload_that_fails_is_aborted_and_the_blocks_are_given_back(

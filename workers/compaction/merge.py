@@ -4,7 +4,7 @@
 
 A crash at any point loses nothing: the old segments stay until nobody names them, and a new one
 whose blocks were not relocated yet holds dead bytes only. A block that is bad in S3 (read twice) is
-not copied; the index forgets that copy. Memory: `MEMORY_BYTES` beside what the process has anyway.
+not copied; the index forgets that copy. Memory: `memory_bytes()` beside what the process has.
 """
 
 import logging
@@ -27,11 +27,6 @@ log = logging.getLogger("neve.compact")
 
 FOOTERS_AT_ONCE = 8
 BLOCK_BYTES = 1024  # what is known of a block while it is merged
-MEMORY_BYTES = (
-    upload.PART_BYTES * (upload.PARTS_HELD + 1)
-    + read_ahead.BATCH_BYTES * BATCHES_HELD
-    + Policy().most_blocks * BLOCK_BYTES
-)
 
 
 @dataclass
@@ -46,6 +41,12 @@ class CompactReport:
     dead_bytes: int = 0
     corrupt_blocks: int = 0
     moved_meanwhile: int = 0  # blocks that went, or went elsewhere, while they were copied
+
+
+def memory_bytes(policy: Policy) -> int:
+    """The most that a merge takes beside what the process has anyway."""
+    read = read_ahead.BATCH_BYTES * BATCHES_HELD
+    return upload.memory_bytes() + read + policy.most_blocks * BLOCK_BYTES
 
 
 def carry_out(
