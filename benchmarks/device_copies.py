@@ -32,7 +32,7 @@ def main() -> None:
         kv = KvTensors(caches, num_blocks=ENGINE_BLOCKS, block_tokens=ENGINE_BLOCK)
         for per_block in (1, 4):
             count = MOVED_BLOCKS // per_block
-            staging = [kv.allocate(per_block) for _ in range(count)]
+            staging = [kv.allocate(per_block)[0] for _ in range(count)]
             order = torch.randperm(ENGINE_BLOCKS)[:MOVED_BLOCKS].reshape(count, per_block).tolist()
             size = sum(len(piece.memory) for piece in staging)
             moves = {

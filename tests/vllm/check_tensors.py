@@ -50,10 +50,10 @@ for device in DEVICES:
             assert reading.block_bytes == size
             assert reading.bytes_per_token == size // TOKENS
             assert reading.defers == (device == "cuda")
-            out = [reading.allocate(3), reading.allocate(3)]
+            out = [reading.allocate(3)[0], reading.allocate(3)[0]]
             assert len(out[0].memory) == 3 * size
             reading.move_out([[5, 1, 9], [6, 7, 8]], out).wait()
-            back = [writing.allocate(3), writing.allocate(3)]
+            back = [writing.allocate(3)[0], writing.allocate(3)[0]]
             for piece, other in zip(out, back, strict=True):
                 other.memory[:] = piece.memory
             writing.move_in([[2, 3, 4], [10, 11, 12]], 1, back).wait()
@@ -101,7 +101,7 @@ for device in DEVICES:
             whole = kv(source, heads=4)
             payload = whole.block_bytes * 3 // 4
             assert whole.bytes_per_token == payload // 3 // TOKENS
-            out = whole.allocate(3)
+            out = whole.allocate(3)[0]
             whole.move_out([[5, 1, 9]], [out]).wait()
             device_rows = torch.empty((1, 4 * payload), dtype=torch.uint8, device=device)
             gather(split(whole._layers), 4, torch.tensor([[5, 1, 9]], device=device), device_rows)
@@ -114,13 +114,13 @@ for device in DEVICES:
                 assert (part.layout, part.bytes_per_token) == (whole.layout, whole.bytes_per_token)
                 assert part.layout != kv(target).layout
                 wanted = out.memory[first * payload : (first + count) * payload]
-                back = part.allocate(3)
+                back = part.allocate(3)[0]
                 back.memory[:] = wanted
                 part.move_in([[2, 3, 4]], 1, [back]).wait()
-                again = part.allocate(2)
+                again = part.allocate(2)[0]
                 part.move_out([[3, 4]], [again]).wait()
                 other = some_heads(source, dim, first, count)
-                straight = kv(other, heads=count).allocate(2)
+                straight = kv(other, heads=count).allocate(2)[0]
                 kv(other, heads=count).move_out([[1, 9]], [straight]).wait()
                 assert bytes(again.memory) == bytes(straight.memory), (device, name, dtype)
                 index = torch.tensor([[2, 3, 4]], device=device)
@@ -140,7 +140,7 @@ if "cuda" in DEVICES:
     for tensor in target.values():
         tensor.zero_()
     reading, writing = kv(source), kv(target)
-    out = [reading.allocate(2) for _ in range(4)]
+    out = [reading.allocate(2)[0] for _ in range(4)]
     pairs = [[0, 3], [2, 5], [4, 7], [6, 9]]
     reading.move_out(pairs, out).wait()
     writing.move_in(pairs, 1, out).wait()

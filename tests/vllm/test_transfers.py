@@ -3,6 +3,7 @@
 import threading
 import time
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 
@@ -31,8 +32,8 @@ class Kv:
         self.defers = defers
         self.tickets = []
 
-    def allocate(self, engine_blocks):
-        return Piece(memoryview(bytearray(engine_blocks)))
+    def allocate(self, engine_blocks, most=1):
+        return [Piece(memoryview(bytearray(engine_blocks))) for _ in range(min(most, 4))]
 
     def move_out(self, blocks, staging):
         return self._ticket(lambda: self._copy_out(blocks, staging))
@@ -141,7 +142,7 @@ def client():
 
 
 def loader_of(client, kv, pieces=100, columns=(0,)):
-    pool = StagingPool(lambda: kv.allocate(2), pieces)
+    pool = StagingPool(partial(kv.allocate, 2), pieces)
     return Loader(client, kv, pool, columns)
 
 
@@ -285,7 +286,7 @@ def saves(count):
 
 
 def saver_of(client, kv, pieces=100, columns=(0,)):
-    return Saver(client, kv, StagingPool(lambda: kv.allocate(2), pieces), columns)
+    return Saver(client, kv, StagingPool(partial(kv.allocate, 2), pieces), columns)
 
 
 def test_a_save_is_a_copy_of_the_moment(kv, client):
@@ -376,3 +377,12 @@ def test_a_load_that_lands_is_waited_for_beyond_its_deadline(client, monkeypatch
     assert not loader.poll().request_ids
     kv.run()
     assert not loader.poll().failed_engine_blocks
+
+
+def test_staging_made_ahead_keeps_to_its_budget():
+    pool = StagingPool(partial(Kv().allocate, 2), 10)
+    first = pool.take()
+    pool.fill()
+    assert [pool.take() is None for _ in range(10)] == [False] * 9 + [True]
+    pool.give_back([first])
+    assert pool.take() is first

@@ -11,6 +11,8 @@ from neve.planner.fit import TwoTermFit
 LEAST_PREFILL_TOKENS: Final = 64
 # The engine's first steps compile, tune and allocate.
 _WARM_UP_STEPS: Final = 2
+# A tier's first load opens connections, and may fail for that alone.
+_WARM_UP_LOADS: Final = 1
 # One sample may say at most so many times what was predicted: an engine that was stopped for a
 # while, or a burst of others' loads, must not rule what is believed of it.
 _MOST_SURPRISE: Final = 4.0
@@ -74,6 +76,7 @@ class StoreMeter:
         self._fit = TwoTermFit(fade=0.8)
         self._sampled_at = 0.0
         self._queue_bytes = 0
+        self._warm_up = _WARM_UP_LOADS
 
     def begin(self, size_bytes: int) -> int:
         """A load of so many bytes starts; returns the bytes that are under way ahead of it."""
@@ -85,6 +88,9 @@ class StoreMeter:
         """A load ended after `took_s`; 0 when that says nothing of the speed."""
         self._queue_bytes -= size_bytes
         if took_s <= 0 or size_bytes == 0:
+            return
+        if self._warm_up:
+            self._warm_up -= 1
             return
         moved = float(ahead_bytes + size_bytes)
         if terms := self._fit.solve():

@@ -49,7 +49,7 @@ class Kv(Protocol[S]):
     block_bytes: int
     defers: bool
 
-    def allocate(self, engine_blocks: int) -> S: ...
+    def allocate(self, engine_blocks: int, most: int = 1) -> Sequence[S]: ...
     def move_out(self, blocks: Sequence[Sequence[int]], staging: Sequence[S]) -> Ticket: ...
     def move_in(
         self, blocks: Sequence[Sequence[int]], skip: int, staging: Sequence[S]
@@ -58,24 +58,30 @@ class Kv(Protocol[S]):
 
 
 class StagingPool(Generic[S]):
-    """At most `limit` pieces. May be used from any thread."""
+    """At most `limit` pieces; `allocate(most)` makes one to `most`. May be used from any thread."""
 
-    def __init__(self, allocate: Callable[[], S], limit: int) -> None:
+    def __init__(self, allocate: Callable[[int], Sequence[S]], limit: int) -> None:
         self._allocate = allocate
-        self._limit = max(1, limit)
-        self._made = 0
+        self._unmade = max(1, limit)
         self._free: list[S] = []
         self._lock = threading.Lock()
 
     def take(self) -> S | None:
         """One piece, or None when all of the budget is in use."""
         with self._lock:
-            if self._free:
-                return self._free.pop()
-            if self._made == self._limit:
-                return None
-            self._made += 1
-        return self._allocate()
+            if not self._free and self._unmade:
+                self._unmade -= 1
+                self._free += self._allocate(1)
+            return self._free.pop() if self._free else None
+
+    def fill(self) -> None:
+        """Makes all that is left of the budget; until it is there, `take` has none."""
+        with self._lock:
+            unmade, self._unmade = self._unmade, 0
+        while unmade > 0:
+            pieces = self._allocate(unmade)
+            unmade -= len(pieces)
+            self.give_back(pieces)
 
     def give_back(self, pieces: Sequence[S]) -> None:
         with self._lock:

@@ -1,6 +1,8 @@
 """The worker side of one rank: its connection, its staging, its transfers."""
 
 import logging
+import threading
+from functools import partial
 from typing import Any, Generic
 
 from neve.errors import NeveError
@@ -131,10 +133,24 @@ class WorkerSide(Generic[S]):
 
         def pool(budget_bytes: int) -> StagingPool[Any]:
             return StagingPool(
-                lambda: self._kv.allocate(engine_blocks), budget_bytes // chunk_bytes
+                partial(self._kv.allocate, engine_blocks), budget_bytes // chunk_bytes
             )
 
-        columns = self._share.columns
-        self._saver = Saver(client, self._kv, pool(self._options.save_budget_bytes), columns)
-        self._loader = Loader(client, self._kv, pool(self._options.load_budget_bytes), columns)
+        loading = pool(self._options.load_budget_bytes)
+        saving = pool(self._options.save_budget_bytes)
+        if self._kv.defers:
+            threading.Thread(
+                target=_fill, args=([loading, saving],), name="neve-pin", daemon=True
+            ).start()
+        self._saver = Saver(client, self._kv, saving, self._share.columns)
+        self._loader = Loader(client, self._kv, loading, self._share.columns)
         return True
+
+
+def _fill(pools: list[StagingPool[Any]]) -> None:
+    """Pins all staging ahead of its use: that takes too long for a step."""
+    try:
+        for pool in pools:
+            pool.fill()
+    except Exception:
+        logger.exception("neve.staging.short (set smaller load_budget_bytes, save_budget_bytes)")
