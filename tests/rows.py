@@ -6,8 +6,9 @@ from typing import Any
 from uuid import uuid4
 
 from django.contrib.auth import get_user_model
+from django.utils import timezone
 
-from catalog.models import Context, Job, NodeSession, Segment, Space, UsageRollup
+from catalog.models import Context, Job, NodeSession, Round, Segment, Space, Stray, UsageRollup
 from neve.space import SpaceIdentity
 from retention import services as retention
 from tenants import services
@@ -91,6 +92,8 @@ def make_everything(tenant: Tenant, count: int = 1) -> dict[str, Any]:
                 resolution_s=10, bucket_ts=int(time.time()) // 10 * 10 - 10 * n
             )
             job = Job.objects.create(kind="flush")
+            Round.objects.get_or_create(side=Round.Side.BLOCKS)
+        Stray.objects.create(object_key=f"v1/{uuid4()}", size_bytes=1, due_at=timezone.now())
         last |= {
             "space": space,
             "node": make_session(space, f"node-{n}"),

@@ -11,11 +11,17 @@ from neve.errors import Corrupt
 from neve.segment import SegmentFooter, read_footer
 
 
-def footer_of(object_key: str) -> SegmentFooter:
+def size_of(object_key: str) -> int:
+    """Of the whole object, in bytes."""
+    answer = s3.client().head_object(Bucket=settings.ENV.s3_bucket, Key=object_key)
+    return int(answer["ContentLength"])
+
+
+def footer_of(object_key: str, size_bytes: int | None = None) -> SegmentFooter:
     """Opens a segment by ranged reads of its end. Raises Corrupt when it is no segment."""
-    bucket = settings.ENV.s3_bucket
-    size_bytes = s3.client().head_object(Bucket=bucket, Key=object_key)["ContentLength"]
-    return read_footer(_reader(object_key), size_bytes)
+    return read_footer(
+        _reader(object_key), size_of(object_key) if size_bytes is None else size_bytes
+    )
 
 
 def footer_of_segment(row: Segment) -> SegmentFooter:

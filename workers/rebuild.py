@@ -7,10 +7,10 @@ terms that policy, rules and contexts give it now, counted from when it was stor
 """
 
 import logging
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 
 from botocore.exceptions import ClientError
 from django.utils import timezone
@@ -19,14 +19,15 @@ from catalog import contexts
 from catalog.models import Context, Segment
 from controlplane.hot import hot_tier
 from neve.errors import Corrupt
-from neve.segment import SegmentFooter
+from neve.segment import SegmentFooter, SegmentRow
 from retention import stored
 from tenants.scope import tenant_scope
-from workers.objects import footer_of, is_missing
+from workers.objects import footer_of_segment, is_missing
+from workers.overlap import overlapped
 
 log = logging.getLogger("neve.rebuild")
 
-FOOTERS_AT_ONCE = 8
+FOOTERS_AT_ONCE = 16
 
 
 @dataclass
@@ -37,55 +38,99 @@ class RebuildReport:
     blocks: int = 0
     lost_segments: int = 0
 
+    @property
+    def looked_at(self) -> int:
+        return self.segments + self.lost_segments
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a rebuild goes on: segments up to number `after` are done since `begun_at`."""
+
+    begun_at: datetime
+    after: int = 0
+
+
+class Restorer:
+    """Gives one tenant's index blocks of segments, with the terms that hold now. For one worker."""
+
+    def __init__(self, tenant_id: int) -> None:
+        self.tier = hot_tier(tenant_id)
+        self._tenant_id = tenant_id
+
+    @cached_property
+    def _standing(self) -> stored.StandingTerms:
+        return stored.StandingTerms(self._tenant_id)
+
+    @cached_property
+    def _expired_at(self) -> dict[bytes, datetime]:
+        """When each block of an expired context was expired last."""
+        with tenant_scope(self._tenant_id):
+            rows = Context.objects.exclude(expired_at=None).order_by("expired_at")
+            return {id_: context.expired_at for context in rows for id_ in context.ids()}
+
+    def restore(
+        self, segment: Segment, rows: Iterable[SegmentRow], *, within_quota: bool = False
+    ) -> int:
+        """Returns how many of the blocks the index took. Raises valkey's errors.
+
+        `within_quota`: only the first ones that the cold quota has room for.
+        """
+        # What was stored again after its context expired lives; what is older doesn't.
+        expired = self._expired_at
+        own = [r for r in rows if r.id not in expired or expired[r.id] < segment.created_at]
+        if within_quota:
+            usage = self.tier.usage()
+            own = list(_fitting(own, usage.quota_cold_bytes - usage.cold_bytes))
+        terms = self._standing.of([r.id for r in own], [segment.space_id] * len(own))
+        segment_s = int(segment.created_at.timestamp())
+        blocks = [
+            stored.restored(r, each, segment_s=segment_s)
+            for r, each in zip(own, terms, strict=True)
+        ]
+        return self.tier.restore(segment.pk, segment.space_id, blocks)
+
 
 def rebuild_tenant(
-    tenant_id: int, *, progress: Callable[[int, int], None] = lambda done, total: None
+    tenant_id: int,
+    *,
+    start: Start | None = None,
+    progress: Callable[[RebuildReport, int, int], None] = lambda report, total, number: None,
 ) -> RebuildReport:
-    """Restores one tenant's index. `progress` gets (segments done, all). Raises valkey's errors."""
-    report, started = RebuildReport(), timezone.now()
-    tier, standing = hot_tier(tenant_id), stored.StandingTerms(tenant_id)
+    """Restores one tenant's index, segment by segment in the order of their numbers.
+
+    `progress` gets the report so far, how many segments there are in all, and the number of the
+    one that was done. Raises valkey's errors.
+    """
+    start = start or Start(timezone.now())
+    report, restorer = RebuildReport(), Restorer(tenant_id)
     with tenant_scope(tenant_id):
-        segments = list(Segment.objects.filter(state=Segment.State.LIVE).order_by("pk"))
-        expired = _expired_at()
-        for row, footer in _footers(segments):
+        live = Segment.objects.filter(state=Segment.State.LIVE, pk__gt=start.after)
+        segments, total = live.order_by("pk").iterator(chunk_size=1000), live.count()
+        for row, footer in overlapped(_footer, segments, at_once=FOOTERS_AT_ONCE):
             if footer is None:
                 report.lost_segments += 1
+                Segment.objects.filter(pk=row.pk, damaged_at=None).update(damaged_at=timezone.now())
             else:
-                # What was stored again after its context expired lives; what is older doesn't.
-                rows = [
-                    r for r in footer.rows if r.id not in expired or expired[r.id] < row.created_at
-                ]
-                terms = standing.of([r.id for r in rows], [row.space_id] * len(rows))
-                segment_s = int(row.created_at.timestamp())
-                blocks = [
-                    stored.restored(r, own, segment_s=segment_s)
-                    for r, own in zip(rows, terms, strict=True)
-                ]
-                report.blocks += tier.restore(row.pk, row.space_id, blocks)
+                report.blocks += restorer.restore(row, footer.rows)
                 report.segments += 1
-            progress(report.segments + report.lost_segments, len(segments))
-        stored.settle_since(tenant_id, started)
+            progress(report, total, row.pk)
+        stored.settle_since(tenant_id, start.begun_at)
         contexts.restore_pins(tenant_id)
     return report
 
 
-def _expired_at() -> dict[bytes, datetime]:
-    """When each block of an expired context was expired last."""
-    rows = Context.objects.exclude(expired_at=None).order_by("expired_at")
-    return {id_: context.expired_at for context in rows for id_ in context.ids()}
-
-
-def _footers(segments: list[Segment]) -> Iterator[tuple[Segment, SegmentFooter | None]]:
-    """Footers in the order of `segments`, fetched several at a time."""
-    with ThreadPoolExecutor(FOOTERS_AT_ONCE, thread_name_prefix="footer") as pool:
-        yield from zip(segments, pool.map(_footer, segments), strict=True)
+def _fitting(rows: Iterable[SegmentRow], room_bytes: int) -> Iterable[SegmentRow]:
+    for row in rows:
+        room_bytes -= row.length
+        if room_bytes < 0:
+            return
+        yield row
 
 
 def _footer(row: Segment) -> SegmentFooter | None:
     try:
-        footer = footer_of(row.object_key)
-        if footer.header.uuid != row.uuid or footer.header.tenant_id != row.tenant_id:
-            raise Corrupt(f"is segment {footer.header.uuid} of tenant {footer.header.tenant_id}")
+        return footer_of_segment(row)
     except Corrupt as error:
         log.warning("segment_lost key=%s reason=%s", row.object_key, error)
         return None
@@ -94,4 +139,3 @@ def _footer(row: Segment) -> SegmentFooter | None:
             raise
         log.warning("segment_lost key=%s reason=missing", row.object_key)
         return None
-    return footer

@@ -1,22 +1,28 @@
 """Notices that the hot Valkey lost its memory, and brings back what it must know.
 
 The mark is a key that only a finished rebuild writes: the id of that run of the server. A rebuild
-that dies leaves it unset, so the next tick begins again; that is safe because a rebuild may be
+that dies leaves it unset, so a later tick goes on; that is safe because a rebuild may be
 repeated. A server that was started again is rebuilt even when it kept its data: a snapshot, or a
 log that lost its last second, says nothing of what was flushed since.
 """
 
 import logging
 from collections.abc import Callable
-from functools import partial
+from datetime import datetime
+
+from django.utils import timezone
 
 from controlplane import hot
 from tenants.models import Tenant
-from workers.rebuild import RebuildReport, rebuild_tenant
+from workers.rebuild import RebuildReport, Start, rebuild_tenant
 
 log = logging.getLogger("neve.recovery")
 
 INDEXED = "neve:indexed"
+NOTES = "neve:rebuilding"
+CLAIMED = "neve:rebuilder"
+NOTED_SEGMENTS = 16  # so often a rebuild notes how far it is
+LEASE_S = 30.0  # of who rebuilds: longer than NOTED_SEGMENTS take
 
 
 def index_is_whole() -> bool:
@@ -29,30 +35,68 @@ def whole_run() -> bytes | None:
 
     What was seen between two calls that return the same id was seen in a whole index.
     """
-    run_id = _run_id()
-    return run_id if hot.admin().get(INDEXED) == run_id else None
+    run = run_id()
+    return run if hot.admin().get(INDEXED) == run else None
+
+
+def claim() -> bool:
+    """The right to rebuild, which ends LEASE_S after the last segment was done."""
+    return bool(hot.admin().set(CLAIMED, b"1", nx=True, px=int(LEASE_S * 1000)))
 
 
 def rebuild_all(
-    *, progress: Callable[[str, int, int], None] = lambda tenant, done, total: None
+    *, progress: Callable[[str, RebuildReport, int], None] = lambda tenant, report, total: None
 ) -> RebuildReport:
     """Provisions the server and rebuilds every tenant's index. Returns the sum of all tenants.
 
-    `progress` gets (tenant's slug, segments done, all segments of the tenant).
+    One that was broken off goes on behind the last segment that it noted, unless the server was
+    started again. `progress` gets the tenant's slug, what was done, and how many segments there
+    are to do.
     """
-    run_id = _run_id()
+    run = run_id()
     hot.provision()
+    notes = _Notes(run)
     total = RebuildReport()
     for tenant in Tenant.objects.order_by("pk"):
-        report = rebuild_tenant(tenant.pk, progress=partial(progress, tenant.slug))
+
+        def show(report: RebuildReport, of: int, number: int, tenant: Tenant = tenant) -> None:
+            if report.looked_at % NOTED_SEGMENTS == 0:
+                notes.write(tenant.pk, number)
+            progress(tenant.slug, report, of)
+
+        report = rebuild_tenant(tenant.pk, start=notes.read(tenant.pk), progress=show)
         total.segments += report.segments
         total.blocks += report.blocks
         total.lost_segments += report.lost_segments
-    hot.admin().set(INDEXED, run_id)
+    hot.admin().set(INDEXED, run)
+    hot.admin().unlink(NOTES, CLAIMED)
     log.info("index_rebuilt segments=%s blocks=%s lost=%s", *vars(total).values())
     return total
 
 
-def _run_id() -> bytes:
+def forget_index() -> None:
+    """The index is not whole any more, as far as anybody knows: the next tick rebuilds it."""
+    hot.admin().unlink(INDEXED, NOTES)
+
+
+def run_id() -> bytes:
     """Another one after each start of the server."""
     return str(hot.admin().info("server")["run_id"]).encode()
+
+
+class _Notes:
+    """How far a rebuild is, kept in the server that it fills; void in another run of it."""
+
+    def __init__(self, run: bytes) -> None:
+        if hot.admin().hget(NOTES, "run") != run:
+            hot.admin().unlink(NOTES)
+            begun = timezone.now().isoformat()
+            hot.admin().hset(NOTES, mapping={"run": run, "begun_at": begun})
+        self._begun_at = datetime.fromisoformat(hot.admin().hget(NOTES, "begun_at").decode())
+
+    def read(self, tenant_id: int) -> Start:
+        return Start(self._begun_at, int(hot.admin().hget(NOTES, str(tenant_id)) or 0))
+
+    def write(self, tenant_id: int, number: int) -> None:
+        hot.admin().hset(NOTES, str(tenant_id), number)
+        hot.admin().set(CLAIMED, b"1", px=int(LEASE_S * 1000))

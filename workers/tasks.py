@@ -19,13 +19,15 @@ from neve.hot import Usage
 from retention.models import RetentionPolicy
 from retention.stored import Walk
 from tenants.models import Tenant
-from workers import reconcile as repairs
 from workers import recovery, removal
 from workers import retain as claims
 from workers.compaction.merge import CompactReport
 from workers.compaction.run import Compactor
 from workers.compaction.sweep import sweep
 from workers.flush import Flusher, FlushReport, is_worth_a_segment
+from workers.rebuild import RebuildReport
+from workers.reconcile import run as repairs
+from workers.reconcile.report import Report
 
 log = logging.getLogger("neve.tasks")
 
@@ -152,10 +154,16 @@ def _show_walk(run: jobs.JobRun, walk: Walk) -> None:
 @shared_task(name="workers.provision")
 def provision() -> None:
     """A hot Valkey that lost its memory gets functions, users, quotas and the whole index back."""
-    if recovery.index_is_whole():
+    if recovery.index_is_whole() or not recovery.claim():
         return
     with tenant_job("rebuild_index", None) as run:
-        report = recovery.rebuild_all()
+
+        def show(tenant: str, report: RebuildReport, total: int) -> None:
+            if report.looked_at % recovery.NOTED_SEGMENTS == 0:
+                run.progress(report.looked_at / total, blocks=report.blocks)
+                run.detail({"tenant": tenant, **vars(report)})
+
+        report = recovery.rebuild_all(progress=show)
         run.progress(1.0, blocks=report.blocks)
         run.detail(vars(report))
 
@@ -188,9 +196,14 @@ def gauges(held: Usage, now_s: float) -> dict[str, int]:
 
 @shared_task(name="workers.reconcile")
 def reconcile() -> None:
-    """What crashes left behind, or hands changed in Valkey, is put right."""
-    hot.provision()
-    jobs.bury_lost()
-    segments, rows = repairs.remove_abandoned_segments(), repairs.prune_jobs()
-    if segments or rows:
-        log.info("reconciled abandoned_segments=%s old_jobs=%s", segments, rows)
+    """What crashes left behind, or hands changed in Valkey or S3, is found and put right."""
+    if jobs.is_waiting("reconcile", None):
+        return
+    with tenant_job("reconcile", None) as run:
+
+        def show(share: float, report: Report) -> None:
+            run.progress(share, blocks=report.looked_at["blocks"])
+            run.detail(report.as_dict())
+
+        hot.provision()
+        repairs.reconcile(active_tenants(), progress=show)

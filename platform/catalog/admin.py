@@ -1,8 +1,19 @@
 """Admin pages of the catalog: machines write these rows, so they are only shown."""
 
 from django.contrib import admin
+from django.db.models import QuerySet
+from django.http import HttpRequest
 
-from catalog.models import Context, Job, NodeSession, Segment, Space, UsageRollup
+from catalog.models import (
+    Context,
+    Job,
+    NodeSession,
+    Round,
+    Segment,
+    Space,
+    Stray,
+    UsageRollup,
+)
 from tenants.admin_site import ReadOnlyAdmin
 
 
@@ -33,11 +44,29 @@ class ContextAdmin(ReadOnlyAdmin):
 class SegmentAdmin(ReadOnlyAdmin):
     list_display = (
         *("pk", "tenant", "space", "state", "generation", "blocks", "runs"),
-        *("size_bytes", "live_bytes", "unreferenced_at"),
+        *("size_bytes", "live_bytes", "unreferenced_at", "checked_at", "readable_bytes"),
     )
     list_filter = ("state", "generation")
     list_select_related = ("tenant", "space")
     search_fields = ("object_key",)
+
+
+@admin.register(Round)
+class RoundAdmin(ReadOnlyAdmin):
+    list_display = ("side", "tenant", "begun_at", "looked_at", "ended_at", "leased_until")
+    list_filter = ("side",)
+    list_select_related = ("tenant",)
+
+
+@admin.register(Stray)
+class StrayAdmin(ReadOnlyAdmin):
+    list_display = ("object_key", "size_bytes", "found_at", "due_at", "is_unclaimed")
+    list_filter = ("is_unclaimed",)
+    search_fields = ("object_key",)
+    readonly_fields = ()
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Stray]:
+        return Stray.objects.all()
 
 
 @admin.register(UsageRollup)

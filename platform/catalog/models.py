@@ -138,6 +138,15 @@ class Segment(TenantOwned):
     unreferenced_at = models.DateTimeField(
         null=True, blank=True, help_text="when no block was found in it; deleted after a grace time"
     )
+    checked_at = models.DateTimeField(default=timezone.now, help_text="against S3")
+    damaged_at = models.DateTimeField(
+        null=True, blank=True, help_text="when its object was first found missing or damaged"
+    )
+    readable_bytes = models.BigIntegerField(
+        null=True,
+        blank=True,
+        help_text="found damaged twice: what ends before may be right; 0: gone, or another object",
+    )
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta(TenantOwned.Meta):
@@ -147,7 +156,56 @@ class Segment(TenantOwned):
             models.Index(fields=("tenant", "state", "generation"), name="segment_by_generation"),
             models.Index(fields=("tenant", "state", "counted_at"), name="segment_to_count"),
             models.Index(fields=("tenant", "state", "live_bytes"), name="segment_by_live_bytes"),
+            models.Index(fields=("state", "checked_at"), name="segment_to_check"),
         ]
+
+    def __str__(self) -> str:
+        return self.object_key
+
+
+class Round(TenantOwned):
+    """How far reconcile is on its way around one side of the storage, slice by slice."""
+
+    class Side(models.TextChoices):
+        BLOCKS = "blocks", "the index of one tenant"
+        KEYS = "keys", "all keys of the hot Valkey"
+        OBJECTS = "objects", "all objects of the S3 bucket"
+
+    tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, null=True, blank=True)
+    side = models.CharField(max_length=10, choices=Side)
+    place = models.JSONField(null=True, blank=True, help_text="where it goes on; null: anew")
+    leased_until = models.DateTimeField(null=True, blank=True, help_text="a worker is at it")
+    looked_at = models.DateTimeField(null=True, blank=True, help_text="when a slice ended")
+    begun_at = models.DateTimeField(null=True, blank=True, help_text="this round")
+    ended_at = models.DateTimeField(null=True, blank=True, help_text="the last whole round")
+
+    class Meta(TenantOwned.Meta):
+        ordering = ("side", "pk")
+        constraints = [
+            models.UniqueConstraint(fields=("tenant", "side"), name="round_once_a_tenant"),
+            models.UniqueConstraint(
+                fields=("side",), condition=Q(tenant=None), name="round_once_of_all"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.side} of {self.tenant_id or 'all'}"
+
+
+class Stray(models.Model):
+    """An S3 object that no segment's row names. It goes when it is found again much later."""
+
+    object_key = models.CharField(max_length=1024, primary_key=True)
+    size_bytes = models.BigIntegerField()
+    found_at = models.DateTimeField(default=timezone.now, help_text="first")
+    due_at = models.DateTimeField(help_text="when it is looked at again")
+    is_unclaimed = models.BooleanField(
+        default=False, help_text="a segment of a tenant or space that the database does not have"
+    )
+
+    class Meta:
+        ordering = ("found_at",)
+        indexes = [models.Index(fields=("due_at",), name="stray_due")]
 
     def __str__(self) -> str:
         return self.object_key

@@ -153,7 +153,7 @@ def acl_rules(tenant_id: int) -> list[str]:
         "on",
         f">{password(tenant_id)}",
         f"~{own}:b:*",
-        *(f"~{own}:{name}" for name in "ilduxeps"),
+        *(f"~{own}:{name}" for name in "ilduxepsr"),
         f"%R~{own}:q",
         *(f"+{command}" for command in NODE_COMMANDS),
         f"(~{own}:* {' '.join(calls)})",

@@ -16,6 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from valkey.exceptions import ResponseError
 
 from drift import assert_no_drift
+from neve.audit import BucketAudit, Checked, Drift, Superseded
 from neve.errors import MissReason
 from neve.hot import (
     BlockTerms,
@@ -98,6 +99,8 @@ class Model:
         entry.segment = entry.offset = 0
         if not entry.hot:
             self.bury(id_, reason)
+        elif self.flush and not entry.dirty:
+            entry.dirty, entry.used = True, not entry.young
 
     def bury(self, id_: bytes, reason: MissReason) -> None:
         self.entries.pop(id_, None)
@@ -192,6 +195,8 @@ class HotTierMachine(RuleBasedStateMachine):
         self.model = Model(hot_quota=1000, cold_quota=900, flush=True)
         self.segments = 0
         self.footers: list[tuple[int, list[RestoredBlock]]] = []
+        self.audit = BucketAudit(self.client.execute_command, TENANT, 0)
+        self.recount: int | None = None
         self.write_policy()
 
     def write_policy(self) -> None:
@@ -382,6 +387,53 @@ class HotTierMachine(RuleBasedStateMachine):
         assert freed_really == freed == before - self.model.total("hot")
         assert (blocks > 0) == (freed > 0)
 
+    @rule(ids=some_ids)
+    def recount_a_slice(self, ids):
+        """Of a recount that goes on while everything else happens."""
+        if self.recount is None:
+            self.recount = self.audit.begin()
+        assert self.audit.recount(self.recount, ids) == Checked(0, 0)
+
+    @rule(by=st.integers(-500, 500), what=st.sampled_from(["hot", "cold", "dirty", "pinned"]))
+    def recount_the_rest(self, by, what):
+        """However the counters drifted: they get right, and so does what they say of segments."""
+        if self.recount is None:
+            return
+        name = f"{what}_bytes"
+        said = getattr(self.tier.usage(), name)
+        self.client.hincrby(KEYS.bookkeeping[3], name, by)
+        drifts = [Drift(name, said + by, said)] if by else []
+        segment = max((entry.segment for entry in self.model.entries.values()), default=0)
+        if segment and by:
+            (live,) = self.tier.live_bytes([segment])
+            self.client.zincrby(KEYS.live_bytes, by, segment)
+            drifts.insert(0, Drift(str(segment), live + by, live))
+        self.audit.recount(self.recount, IDS)
+        assert self.audit.settle(self.recount) == drifts
+        self.recount = None
+
+    @rule(id_=st.sampled_from(IDS))
+    def lose_the_value_of_a_hot_block(self, id_):
+        self.recount = self.audit.begin()
+        is_hot = id_ in self.hot
+        self.client.delete(KEYS.block(SPACE, id_))
+        assert self.audit.recount(self.recount, [id_]) == Checked(int(is_hot), 0)
+        if is_hot:
+            self.model.drop_hot(id_, MissReason.CORRUPT)
+
+    @rule(ids=some_ids, stale=st.booleans())
+    def unplace(self, ids, stale):
+        """Blocks of a segment that nobody knows: not cold, and nothing says that they were."""
+        ((page, _),) = scan(self.client.execute_command, TENANT, 1)
+        cold = [entry for entry in page if entry.is_cold and entry.id in ids]
+        if stale:
+            cold = [entry._replace(offset=entry.offset + 1) for entry in cold]
+        assert self.audit.unplace(cold) == (0 if stale else len(cold))
+        for entry in () if stale else cold:
+            self.model.drop_cold(entry.id, MissReason.NEVER_STORED)
+            if self.model.gone.get(entry.id) is MissReason.NEVER_STORED:
+                del self.model.gone[entry.id]
+
     @rule(ids=some_ids, tier=st.sampled_from(list(Tier)))
     def forget(self, ids, tier):
         held = [
@@ -401,6 +453,10 @@ class HotTierMachine(RuleBasedStateMachine):
         """Everything in Valkey is gone; the footers bring back what was cold, and nothing else."""
         cold = {id_: entry for id_, entry in self.model.entries.items() if entry.segment}
         self.client.flushdb()
+        if self.recount is not None:
+            with pytest.raises(Superseded):
+                self.audit.settle(self.recount)
+            self.recount = None
         self.write_policy()
         self.model.gone.clear()
         self.model.entries = {
@@ -492,6 +548,65 @@ def store(client, tier, ids):
     for id_ in ids:
         client.set(KEYS.block(SPACE, id_), b"x" * SIZES[id_], nx=True, px=60_000)
     return tier.commit(SPACE, [(id_, SIZES[id_], 16) for id_ in ids])
+
+
+@pytest.mark.parametrize("reason", [MissReason.QUOTA, MissReason.EVICTED])
+def test_what_only_the_hot_tier_had_no_room_for_is_restored(hot_client, tier, reason):
+    if reason is MissReason.QUOTA:
+        tier.set_policy(hot_bytes=10, cold_bytes=1000, terms=BlockTerms(flush_after_s=None))
+    store(hot_client, tier, IDS[:1])
+    tier.evict(1000)
+    assert tier.match(IDS[:1]) == [reason]
+    assert tier.restore(1, SPACE, [RestoredBlock(IDS[0], SIZES[IDS[0]], 16, 64, stored_s=1)]) == 1
+
+
+def test_what_expired_or_was_corrupt_is_not_restored(hot_client, tier):
+    store(hot_client, tier, IDS[:2])
+    tier.expire(IDS[:1])
+    tier.forget(Tier.HOT, IDS[1:2])
+    rows = [RestoredBlock(id_, SIZES[id_], 16, 64, stored_s=1) for id_ in IDS[:2]]
+    assert tier.restore(1, SPACE, rows) == 0
+
+
+def test_a_key_without_owner_gets_an_end_and_others_keep_theirs(hot_client, tier):
+    store(hot_client, tier, IDS[:1])
+    stray, uncommitted = (KEYS.block(SPACE, id_) for id_ in IDS[1:3])
+    hot_client.set(stray, b"x")
+    hot_client.set(uncommitted, b"x", px=5000)
+    foreign_space = KEYS.block(SPACE + 1, IDS[0])
+    hot_client.set(foreign_space, b"x")
+    audit = BucketAudit(hot_client.execute_command, TENANT, 0)
+    owned = KEYS.block(SPACE, IDS[0])
+    assert audit.end_strays([owned, stray, uncommitted, foreign_space]) == 2
+    assert hot_client.pttl(owned) == -1
+    assert 0 < hot_client.pttl(uncommitted) <= 5000 < hot_client.pttl(stray) <= 60_000
+    assert 0 < hot_client.pttl(foreign_space) <= 60_000
+    assert store(hot_client, tier, IDS[1:2]) == [
+        CommitOutcome.MISMATCH
+    ]  # a value of another length
+
+
+def test_blocks_missing_in_the_sets_of_their_state_are_filed_again(hot_client, tier):
+    tier.set_policy(hot_bytes=1000, cold_bytes=1000, terms=BlockTerms(flush_after_s=None, ttl_s=99))
+    store(hot_client, tier, IDS[:2])
+    tier.pin(IDS[1:2], FAR)
+    _, ranks, _, _, _, _, looks = KEYS.bookkeeping
+    hot_client.delete(ranks, looks, KEYS.tag + b":p")
+    audit = BucketAudit(hot_client.execute_command, TENANT, 0)
+    assert audit.recount(audit.begin(), IDS[:2]) == Checked(0, 2)
+    assert hot_client.zrange(ranks, 0, -1) == IDS[:1]
+    assert hot_client.zrange(KEYS.tag + b":p", 0, -1) == IDS[1:2]
+    assert sorted(hot_client.zrange(looks, 0, -1)) == IDS[:2]
+
+
+def test_what_a_low_counter_let_in_over_the_quota_is_evicted(hot_client, tier):
+    hot_client.hset(KEYS.bookkeeping[3], "hot_bytes", -500)
+    assert set(store(hot_client, tier, IDS[:7])) == {CommitOutcome.STORED}
+    audit = BucketAudit(hot_client.execute_command, TENANT, 0)
+    number = audit.begin()
+    audit.recount(number, IDS)
+    assert [drift.name for drift in audit.settle(number)] == ["hot_bytes"]
+    assert 0 < tier.usage().hot_bytes <= 1000
 
 
 def test_a_block_past_its_lifetime_is_a_miss_with_the_reason_expired(hot_client, tier):

@@ -25,7 +25,10 @@ MAY_USE_UNSCOPED = {
     "tenants/keys.py": "a key is looked up before its tenant is known",
     "tenants/services.py": "operator keys have no tenant",
     "tenants/scope.py": "defines it",
-    "workers/reconcile.py": "looks through all tenants",
+    "workers/reconcile/leftovers.py": "looks through all tenants",
+    "workers/reconcile/objects.py": "looks through all tenants",
+    "workers/reconcile/rounds.py": "rounds of the platform have no tenant",
+    "workers/reconcile/segments.py": "looks through all tenants",
     "workers/tasks.py": "jobs of the platform have no tenant",
 }
 OWNED = [model for model in apps.get_models() if issubclass(model, TenantOwned)]

@@ -225,7 +225,7 @@ class Trial:
             self._read_all(owner)  # finds what is corrupt; the index forgets it
             hot_tier(owner.id).evict(1 << 40)
             outcomes = self._read_all(owner)
-            tasks.compact()  # counts what lives in each segment
+            tasks.reconcile()
             self._look(owner)
             lost, truth = owner.model.lost(outcomes), owner.model
             result = self.result

@@ -7,9 +7,11 @@ from datetime import timedelta
 from functools import partial
 
 from catalog import jobs
-from workers import flush, hot_reading, reconcile, segments
+from workers import flush, hot_reading, recovery, segments
 from workers.compaction import claims, run, sweep
 from workers.compaction.plan import Policy
+from workers.reconcile import leftovers, objects, rounds
+from workers.reconcile import segments as damaged
 
 GRACE_S = 60
 
@@ -27,4 +29,6 @@ def hurry() -> None:
     sweep.SETTLED, sweep.GRACE = timedelta(seconds=0.3), timedelta(seconds=0.7)
     hot_reading.READ_S = 5
     jobs.FIRST_RETRY_S, jobs.LAST_RETRY_S = 0.01, 0.1
-    reconcile.ABANDONED = timedelta(seconds=GRACE_S)
+    recovery.LEASE_S = 1.0
+    leftovers.ABANDONED = objects.GRACE = damaged.GRACE = timedelta(seconds=GRACE_S)
+    rounds.LEASE, rounds.PAUSE = timedelta(seconds=2), timedelta()

@@ -13,7 +13,7 @@ from controlplane import hot
 from controlplane import s3 as bucket
 from tenants.scope import tenant_scope
 from workers.flush import Flusher
-from workers.reconcile import ABANDONED, remove_abandoned_segments
+from workers.reconcile.leftovers import ABANDONED, remove_abandoned_segments
 
 pytestmark = [
     pytest.mark.integration,

@@ -21,7 +21,7 @@ from tenants.scope import tenant_scope
 from workers import flush, recovery, segments, tasks
 from workers.flush import Flusher
 from workers.rebuild import rebuild_tenant
-from workers.reconcile import ABANDONED, remove_abandoned_segments
+from workers.reconcile.leftovers import ABANDONED, remove_abandoned_segments
 
 pytestmark = [
     pytest.mark.integration,

@@ -12,7 +12,11 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
+from botocore.exceptions import ClientError
+from django.utils import timezone
+
 from catalog.models import Segment, Space
+from neve.errors import Corrupt
 from neve.hot import FlushOutcome, HotTier, Location, MovedBlock
 from neve.segment import SegmentFooter, SegmentRow
 from workers import read_ahead, segments, upload
@@ -20,7 +24,7 @@ from workers.batches import cut_evenly
 from workers.chains import order_along_chains
 from workers.compaction.plan import Merge, Policy
 from workers.compaction.source import BATCHES_HELD, ColdCopy, ColdSource
-from workers.objects import footer_of_segment
+from workers.objects import footer_of_segment, is_missing
 from workers.segments import StoredBlock, write_segment
 
 log = logging.getLogger("neve.compact")
@@ -64,9 +68,7 @@ def carry_out(
     is not there.
     """
     rows = list(Segment.objects.filter(pk__in=merge.segments).order_by("pk"))
-    with ThreadPoolExecutor(FOOTERS_AT_ONCE, thread_name_prefix="footer") as pool:
-        footers = list(pool.map(footer_of_segment, rows))
-    copies = list(live_copies(tier, rows, footers))
+    copies = list(live_copies(tier, rows, _footers(rows)))
     source = ColdSource({row.pk: row.object_key for row in rows})
     try:
         for part in cut_evenly(order_along_chains(copies), most_bytes):
@@ -77,6 +79,30 @@ def carry_out(
     report.merges[merge.reason] = report.merges.get(merge.reason, 0) + 1
     report.old_segments += len(rows)
     report.dead_bytes += sum(row.size_bytes for row in rows) - sum(c.size_bytes for c in copies)
+
+
+def _footers(rows: Sequence[Segment]) -> list[SegmentFooter]:
+    """A segment without a good one is merged no more, unless reconcile finds it whole."""
+    with ThreadPoolExecutor(FOOTERS_AT_ONCE, thread_name_prefix="footer") as pool:
+        opened = list(pool.map(_footer, rows))
+    bad = {
+        row.pk: each for row, each in zip(rows, opened, strict=True) if isinstance(each, Corrupt)
+    }
+    if bad:
+        Segment.objects.filter(pk__in=bad, damaged_at=None).update(damaged_at=timezone.now())
+        raise next(iter(bad.values()))
+    return [each for each in opened if isinstance(each, SegmentFooter)]
+
+
+def _footer(row: Segment) -> SegmentFooter | Corrupt:
+    try:
+        return footer_of_segment(row)
+    except Corrupt as error:
+        return error
+    except ClientError as error:
+        if is_missing(error):
+            return Corrupt(f"{row.object_key} is missing")
+        raise
 
 
 def live_copies(

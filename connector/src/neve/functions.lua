@@ -11,6 +11,7 @@ Derived inside, in the same slot (of_slot): the block keys of what leaves,
     :p  ZSET id -> end of its pin, s
     :s  ZSET segment -> bytes of it that the index names as blocks' cold copies: its live bytes
     :f  ZSET id -> end of the lease, s (for who flushes; nodes never need it)
+    :r  ZSET what a recount that goes on has counted so far (audit.lua); its "number" says which it is
 
 Ids are 16 raw bytes. Times are the server's own (TIME): one clock, whatever the nodes' clocks say.
 `:l` holds what may be evicted: lower priorities leave first, then those that EVICTION says, then the
@@ -27,7 +28,7 @@ local EVICTED, EXPIRED, QUOTA, CORRUPT = 1, 2, 3, 4 -- why an entry is GONE; 0 i
 local STORED, PRESENT, REFUSED, MISMATCH = 0, 1, 2, 3 -- outcomes of commit
 local FLUSHED, DEAD, COLD_FULL = 0, 1, 2 -- outcomes of flushed
 
--- state, reason, touched (see `promote` and `use`), space, size, tokens, expires, pinned, segment, offset,
+-- state, reason (of a block that is not gone: the number of the recount that counted it), touched (see `promote` and `use`), space, size, tokens, expires, pinned, segment, offset,
 -- stored, idle, priority, held
 local ENTRY = "<BBHI4I4I4I4I4I4I4I4I4BB"
 local HELD = 1 -- the terms are those of contexts that hold the block, not its space's
@@ -97,8 +98,28 @@ end
 
 local function used(K, name) return tonumber(redis.call("HGET", K[4], name) or "0") end
 
--- A segment's live bytes change. At 0 it stays in `:s` until it is closed.
-local function count_live(K, segment, by) redis.call("ZINCRBY", of_slot(K, "s"), by, segment) end
+-- The number of the recount that goes on; 0: none. New entries carry it: they count from the beginning.
+local function recount_number(K)
+  return tonumber(redis.call("ZSCORE", of_slot(K, "r"), "number") or "0")
+end
+
+local function is_recounted(K, e) return e.reason > 0 and e.reason == recount_number(K) end
+
+-- A block comes to (1) or leaves (-1) what is held "hot", "cold", "dirty" or "pinned".
+local function charge(K, e, what, by)
+  count(K, what .. "_bytes", by * e.size)
+  count(K, what .. "_blocks", by)
+  if is_recounted(K, e) then
+    redis.call("ZINCRBY", of_slot(K, "r"), by * e.size, what .. "_bytes")
+    redis.call("ZINCRBY", of_slot(K, "r"), by, what .. "_blocks")
+  end
+end
+
+-- So do a segment's live bytes with a cold block. At 0 it stays in `:s` until it is closed.
+local function charge_segment(K, e, segment, by)
+  redis.call("ZINCRBY", of_slot(K, "s"), by * e.size, segment)
+  if is_recounted(K, e) then redis.call("ZINCRBY", of_slot(K, "r"), by * e.size, segment) end
+end
 
 local function block_key(K, e, id) return string.sub(K[1], 1, -3) .. ":b:" .. e.space .. ":" .. id end
 
@@ -125,10 +146,18 @@ end
 local function clean(K, id, e, us)
   if not has(e, DIRTY) then return end
   redis.call("ZREM", K[3], id)
-  count(K, "dirty_bytes", -e.size)
-  count(K, "dirty_blocks", -1)
+  charge(K, e, "dirty", -1)
   rank(K, id, e, us, e.touched == 0 and policy(K).probation)
   e.state, e.touched = e.state - DIRTY, 0
+end
+
+-- A hot block must go to S3: it may not be evicted until it did. Save it afterwards.
+local function soil(K, id, e, due_s)
+  local _, on_probation = last_use(K, id)
+  e.state, e.touched = e.state + DIRTY, on_probation and 0 or 1
+  redis.call("ZADD", K[3], due_s, id)
+  redis.call("ZREM", K[2], id)
+  charge(K, e, "dirty", 1)
 end
 
 -- A use. What is dirty has no rank yet: its entry keeps that it was used, until it gets one.
@@ -169,10 +198,7 @@ local function set_pin(K, id, e, until_s)
     redis.call("ZREM", pins, id)
   end
   local by = (until_s > 0 and 1 or 0) - (e.pinned > 0 and 1 or 0)
-  if by ~= 0 then
-    count(K, "pinned_blocks", by)
-    count(K, "pinned_bytes", by * e.size)
-  end
+  if by ~= 0 then charge(K, e, "pinned", by) end
   e.pinned = until_s
 end
 
@@ -205,22 +231,23 @@ local function bury(K, id, e, reason, us)
 end
 
 -- Takes the bytes of one tier away; buries the entry when nothing is left. Returns freed hot bytes.
+-- A block that only lost its cold copy is flushed again.
 local function drop(K, id, e, tiers, reason, us)
   local freed = 0
   if has(e, HOT) and bit.band(tiers, HOT) ~= 0 then
     clean(K, id, e, us)
     redis.call("UNLINK", block_key(K, e, id))
     redis.call("ZREM", K[2], id)
-    count(K, "hot_bytes", -e.size)
-    count(K, "hot_blocks", -1)
+    charge(K, e, "hot", -1)
     e.state, e.touched = e.state - HOT, 0
     freed = e.size
   end
   if has(e, COLD) and bit.band(tiers, COLD) ~= 0 then
-    count(K, "cold_bytes", -e.size)
-    count(K, "cold_blocks", -1)
-    count_live(K, e.segment, -e.size)
+    charge(K, e, "cold", -1)
+    charge_segment(K, e, e.segment, -1)
     e.state, e.segment, e.offset = e.state - COLD, 0, 0
+    local flush_after = has(e, HOT) and terms_of(K, e.space).flush_after or -1
+    if flush_after >= 0 and not has(e, DIRTY) then soil(K, id, e, us / 1000000 + flush_after) end
   end
   if e.state == 0 then bury(K, id, e, reason, us) else save(K, id, e) end
   return freed
@@ -389,15 +416,14 @@ local function commit(K, A)
           rank(K, id, e, us)
         else
           redis.call("ZREM", K[6], id)
-          e = { state = HOT, reason = 0, touched = 0, space = space, size = size, tokens = tokens,
+          e = { state = HOT, reason = recount_number(K), touched = 0, space = space, size = size, tokens = tokens,
             expires = end_of(now_s, terms.ttl, 0, 0), pinned = 0, segment = 0, offset = 0,
             stored = now_s, idle = terms.idle, priority = terms.priority, held = 0 }
           if terms.flush_after >= 0 then
             e.state = HOT + DIRTY
             -- A chain's blocks are due in its order, so that they lie so in the segment.
             redis.call("ZADD", K[3], (us + n) / 1000000 + terms.flush_after, id)
-            count(K, "dirty_bytes", size)
-            count(K, "dirty_blocks", 1)
+            charge(K, e, "dirty", 1)
           else
             rank(K, id, e, us, policy(K).probation)
           end
@@ -405,8 +431,7 @@ local function commit(K, A)
         save(K, id, e)
         watch(K, id, e, now_s)
         redis.call("PERSIST", key)
-        count(K, "hot_bytes", size)
-        count(K, "hot_blocks", 1)
+        charge(K, e, "hot", 1)
         out[n] = STORED
       end
     end
@@ -533,9 +558,8 @@ local function flushed(K, A)
       clean(K, id, e, us)
       if used(K, "cold_bytes") + e.size <= cold_quota then
         e.state, e.segment, e.offset = e.state + COLD, segment, offset
-        count(K, "cold_bytes", e.size)
-        count(K, "cold_blocks", 1)
-        count_live(K, segment, e.size)
+        charge(K, e, "cold", 1)
+        charge_segment(K, e, segment, 1)
         outcome = FLUSHED
       else
         count(K, "cold_refused_blocks", 1)
@@ -563,8 +587,8 @@ local function relocate(K, A)
         drop(K, id, e, COLD, CORRUPT, us)
         count(K, "corrupt_blocks", 1)
       else
-        count_live(K, e.segment, -e.size)
-        count_live(K, segment, e.size)
+        charge_segment(K, e, e.segment, -1)
+        charge_segment(K, e, segment, 1)
         e.segment, e.offset = segment, offset
         save(K, id, e)
       end
@@ -662,11 +686,7 @@ local function retain(K, A)
       elseif has(e, DIRTY) then
         redis.call("ZADD", K[3], "XX", "LT", e.stored + flush_after, id)
       else
-        e.state, e.touched = e.state + DIRTY, on_probation and 0 or 1
-        redis.call("ZADD", K[3], e.stored + flush_after, id)
-        redis.call("ZREM", K[2], id)
-        count(K, "dirty_bytes", e.size)
-        count(K, "dirty_blocks", 1)
+        soil(K, id, e, e.stored + flush_after)
         used_us = nil
       end
     end
@@ -741,20 +761,23 @@ end
 ARGV: segment, space, then id, size, tokens, offset, stored_s, expires_s, idle_s, priority, held of each.
 Returns how many it took.
 What the index already knows as cold, or as gone, it keeps: recovery never brings removed data back.
-What went before it was stored (last) is another matter: an index that came back from a snapshot. ]]
+What went before it was stored (last) is another matter: an index that came back from a snapshot. So is
+what only the hot tier had no room for. ]]
 local function restore(K, A)
   local us, n = now_us(), 0
   local now_s, segment, space = math.floor(us / 1000000), tonumber(A[1]), tonumber(A[2])
   for i = 3, #A, 9 do
     local id, e = A[i], load(K, A[i])
     local size, stored, expires = tonumber(A[i + 1]), tonumber(A[i + 4]), tonumber(A[i + 5])
-    if has(e, GONE) and math.floor(tonumber(redis.call("ZSCORE", K[6], id)) / 1000000) <= stored then
+    local had_no_room = has(e, GONE) and (e.reason == QUOTA or e.reason == EVICTED)
+    if had_no_room
+      or has(e, GONE) and math.floor(tonumber(redis.call("ZSCORE", K[6], id)) / 1000000) <= stored then
       redis.call("ZREM", K[6], id)
       redis.call("HDEL", K[1], id)
       e = nil
     end
     if not e and not (expires > 0 and expires <= now_s) then
-      e = { state = 0, reason = 0, touched = 0, space = space, size = size,
+      e = { state = 0, reason = recount_number(K), touched = 0, space = space, size = size,
         tokens = tonumber(A[i + 2]), expires = expires, pinned = 0, segment = 0, offset = 0, stored = stored,
         idle = tonumber(A[i + 6]), priority = tonumber(A[i + 7]), held = tonumber(A[i + 8]) }
     end
@@ -763,9 +786,8 @@ local function restore(K, A)
       e.state, e.segment, e.offset = e.state + COLD, segment, tonumber(A[i + 3])
       save(K, id, e)
       watch(K, id, e, now_s)
-      count(K, "cold_bytes", size)
-      count(K, "cold_blocks", 1)
-      count_live(K, segment, size)
+      charge(K, e, "cold", 1)
+      charge_segment(K, e, segment, 1)
       n = n + 1
     end
   end

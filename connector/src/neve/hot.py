@@ -183,8 +183,8 @@ class AdminClient(Protocol):
 
 
 def functions_source() -> str:
-    """The Lua source of the function library."""
-    return files("neve").joinpath("functions.lua").read_text()
+    """The Lua source of the function library: what nodes and workers call, then the audit."""
+    return "".join(files("neve").joinpath(n).read_text() for n in ("functions.lua", "audit.lua"))
 
 
 def load_functions(client: AdminClient) -> None:

@@ -32,6 +32,7 @@ class IndexEntry(NamedTuple):
     idle_s: int
     priority: int
     held: bool
+    offset: int = 0
 
     def is_expired(self, now_s: float) -> bool:
         return 0 < self.expires_s <= now_s and self.pinned_s <= now_s
@@ -78,7 +79,7 @@ def last_used_s(execute: Execute, keys: BucketKeys, ids: list[bytes]) -> list[in
 
 def decode_entry(id_: bytes, raw: bytes) -> IndexEntry | None:
     """None for a block that is gone: such an entry only says why."""
-    state, _, _, space, size, _, expires, pinned, segment, _, stored, idle, priority, held = (
+    state, _, _, space, size, _, expires, pinned, segment, at, stored, idle, priority, held = (
         _ENTRY.unpack(raw)
     )
     if state & _GONE:
@@ -97,6 +98,7 @@ def decode_entry(id_: bytes, raw: bytes) -> IndexEntry | None:
         idle,
         priority,
         bool(held),
+        at,
     )
 
 

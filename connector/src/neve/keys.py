@@ -44,18 +44,26 @@ class BucketKeys:
         return self.tag + b":f"
 
     @property
+    def recounted(self) -> bytes:
+        """ZSET: what a recount that goes on has counted so far."""
+        return self.tag + b":r"
+
+    @property
     def all_bookkeeping(self) -> list[bytes]:
         """Every key of the bucket but those of blocks."""
         pins = self.tag + b":p"
-        return [*self.bookkeeping, pins, self.live_bytes, self.leases]
+        return [*self.bookkeeping, pins, self.live_bytes, self.leases, self.recounted]
 
     def block(self, space_id: int, block_id: bytes) -> bytes:
         return b"%b:b:%d:%b" % (self.tag, space_id, block_id)
 
 
+OBJECTS_PREFIX = "v1/"  # what all S3 objects of the platform begin with
+
+
 def tenant_prefix(tenant_id: int) -> str:
     """What all S3 objects of a tenant begin with."""
-    return f"v1/t{tenant_id}/"
+    return f"{OBJECTS_PREFIX}t{tenant_id}/"
 
 
 def segment_key(tenant_id: int, fingerprint: bytes, uuid: UUID) -> str:

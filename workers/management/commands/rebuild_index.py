@@ -4,6 +4,7 @@ from typing import Any
 from django.core.management.base import BaseCommand
 
 from workers import recovery
+from workers.rebuild import RebuildReport
 
 
 class Command(BaseCommand):
@@ -31,6 +32,7 @@ class Command(BaseCommand):
                 "misses and will be computed again. The log names their keys."
             )
 
-    def _progress(self, tenant: str, done: int, total: int) -> None:
-        if done % 100 == 0 or done == total:
-            self.stdout.write(f"  {tenant}: {done} of {total} segments")
+    def _progress(self, tenant: str, report: RebuildReport, total: int) -> None:
+        if report.looked_at % 100 == 0 or report.looked_at == total:
+            done = f"{report.looked_at} of {total} segments, {report.blocks} blocks"
+            self.stdout.write(f"  {tenant}: {done}")

@@ -1,4 +1,4 @@
-"""Puts right what a crash left behind. Every step may be repeated and runs beside live traffic."""
+"""Uploads of workers that were killed, and rows of old jobs. Few at any time: no slices."""
 
 from datetime import timedelta
 

@@ -1,0 +1,103 @@
+"""The index against its data: values in Valkey, segments' rows, and what the counters say.
+
+One round goes through a tenant's index bucket by bucket, and is an exact recount of each
+(`neve.audit`). A place is good for one run of the Valkey: after a restart a scan begins anew.
+"""
+
+import logging
+from typing import Any
+
+from catalog.models import Round, Segment
+from controlplane import hot
+from neve.audit import BucketAudit, Drift, Superseded
+from neve.hot import FlushOutcome, HotTier, MovedBlock
+from neve.index import BEGINNING, IndexEntry, Place
+from retention.stored import scan_tenant
+from tenants.scope import tenant_scope
+from workers import recovery
+from workers.reconcile import rounds
+from workers.reconcile.report import Report
+from workers.reconcile.rounds import Turn
+
+log = logging.getLogger("neve.reconcile")
+
+RUN_BLOCKS = 500_000  # of all tenants: about 4 s of the server's time, in calls of 1 ms
+TURN_BLOCKS = 50_000  # of one tenant; then it is the next one's turn
+
+
+def look_at_blocks(tenants: list[int], report: Report) -> None:
+    """A slice of each tenant's index, those first who waited longest. Raises valkey's errors."""
+    for tenant_id in rounds.longest_ago(Round.Side.BLOCKS, tenants):
+        if report.looked_at["blocks"] >= RUN_BLOCKS or report.is_late:
+            return
+        with rounds.turn(Round.Side.BLOCKS, tenant_id) as turn:
+            if turn is not None:
+                look_at_slice(tenant_id, turn, report)
+
+
+def look_at_slice(tenant_id: int, turn: Turn, report: Report, most: int = TURN_BLOCKS) -> None:
+    """Goes on from the turn's place through at most about `most` blocks, and moves it."""
+    tier, run = hot.hot_tier(tenant_id), recovery.run_id().decode()
+    place, number = _resume(turn.place, run)
+    looked = 0
+    try:
+        while looked < most and not report.is_late:
+            audit = BucketAudit(hot.admin().execute_command, tenant_id, place.bucket)
+            if place.cursor == 0:
+                number = audit.begin()
+            page = next(scan_tenant(tenant_id, place))
+            checked = audit.recount(number, [entry.id for entry in page.entries])
+            report.found("hot_without_data", checked.hot_without_data)
+            report.found("unfiled_blocks", checked.unfiled)
+            _check_places(tenant_id, tier, audit, page.entries, report)
+            looked += max(1, len(page.entries))
+            report.looked_at["blocks"] += len(page.entries)
+            if page.next is None or page.next.bucket != place.bucket:
+                if recovery.run_id().decode() != run:
+                    raise Superseded
+                _note(tenant_id, audit.settle(number), report)
+            if page.next is None:
+                turn.end_round()
+                return
+            place = page.next
+            turn.place = _noted(place, number, run)
+    except Superseded:  # this bucket again
+        turn.place = _noted(Place(place.bucket, 0), 0, run)
+
+
+def _check_places(
+    tenant_id: int, tier: HotTier, audit: BucketAudit, entries: list[IndexEntry], report: Report
+) -> None:
+    """Cold blocks must stand where a row says that bytes are. What moved meanwhile is left."""
+    cold = [entry for entry in entries if entry.is_cold]
+    with tenant_scope(tenant_id):
+        rows = Segment.objects.filter(pk__in={entry.segment for entry in cold})
+        readable = dict(rows.values_list("pk", "readable_bytes"))
+    unknown = [entry for entry in cold if entry.segment not in readable]
+    report.found("cold_without_segment", audit.unplace(unknown))
+    gone = [entry for entry in cold if _is_beyond(entry, readable.get(entry.segment))]
+    outcomes = tier.relocate(0, [MovedBlock(e.id, e.segment, e.offset, 0) for e in gone])
+    report.found("cold_without_data", outcomes.count(FlushOutcome.FLUSHED))
+
+
+def _is_beyond(entry: IndexEntry, readable_bytes: int | None) -> bool:
+    return readable_bytes is not None and entry.offset + entry.size_bytes > readable_bytes
+
+
+def _note(tenant_id: int, drifts: list[Drift], report: Report) -> None:
+    for drift in drifts:
+        log.warning("drift tenant=%s name=%s said=%s is=%s", tenant_id, *drift)
+        unit = "drift_blocks" if drift.name.endswith("_blocks") else "drift_bytes"
+        unit = "segment_drift_bytes" if drift.name.isdigit() else unit
+        report.found(unit, abs(drift.said - drift.is_))
+
+
+def _noted(place: Place, number: int, run: str) -> dict[str, Any]:
+    # The cursor as text: it may need all of 64 bits, more than a JSON number is safe for.
+    return {"run": run, "bucket": place.bucket, "cursor": str(place.cursor), "number": number}
+
+
+def _resume(noted: dict[str, Any] | None, run: str) -> tuple[Place, int]:
+    if noted is None or noted["run"] != run:
+        return BEGINNING, 0
+    return Place(noted["bucket"], int(noted["cursor"])), noted["number"]

@@ -1,0 +1,44 @@
+"""One run of reconcile: a slice of every side. Trouble on one side does not stop the others."""
+
+import logging
+import time
+from collections.abc import Callable
+
+from catalog import jobs
+from workers.reconcile import leftovers
+from workers.reconcile.blocks import look_at_blocks
+from workers.reconcile.keys import look_at_keys
+from workers.reconcile.objects import look_at_objects
+from workers.reconcile.report import Report
+from workers.reconcile.segments import look_at_segments
+
+log = logging.getLogger("neve.reconcile")
+
+RUN_S = 240.0
+
+
+def reconcile(
+    tenants: list[int], *, progress: Callable[[float, Report], object] = lambda share, report: None
+) -> Report:
+    """`progress` gets the share of sides that were looked at. Raises what the sides raised."""
+    report = Report(ends_at=time.monotonic() + RUN_S)
+    sides: list[Callable[[], object]] = [
+        lambda: report.found("lost_jobs", jobs.bury_lost()),
+        lambda: report.found("old_jobs", leftovers.prune_jobs()),
+        lambda: report.found("abandoned_uploads", leftovers.remove_abandoned_segments()),
+        lambda: look_at_segments(tenants, report),
+        lambda: look_at_blocks(tenants, report),
+        lambda: look_at_keys(report),
+        lambda: look_at_objects(report),
+    ]
+    failed: list[Exception] = []
+    for done, side in enumerate(sides, 1):
+        try:
+            side()
+        except Exception as error:
+            log.exception("reconcile_failed")
+            failed.append(error)
+        progress(done / len(sides), report)
+    if failed:
+        raise failed[0] if len(failed) == 1 else ExceptionGroup("several sides", failed)
+    return report

@@ -1,0 +1,106 @@
+"""Segments' rows against S3: whether the object is there, and whether the index knows its blocks.
+
+What is found damaged is looked at again after GRACE. Only then do blocks lose their places: S3 may
+have answered wrong once. `readable_bytes` says how much of the object is left; blocks beyond it are
+found by the walk through the index (`workers.reconcile.blocks`), those before it are still read.
+"""
+
+import logging
+from collections.abc import Sequence
+from datetime import timedelta
+from itertools import groupby
+
+from botocore.exceptions import ClientError
+from django.conf import settings
+from django.db.models import Q
+from django.utils import timezone
+
+from catalog.models import Segment
+from controlplane import s3
+from neve.errors import Corrupt, MissReason
+from neve.segment import SegmentFooter
+from tenants.scope import tenant_scope
+from workers import recovery
+from workers.objects import footer_of, is_missing, size_of
+from workers.overlap import overlapped
+from workers.rebuild import Restorer
+from workers.reconcile.report import Report
+from workers.segments import count_live_bytes
+
+log = logging.getLogger("neve.reconcile")
+
+RUN_SEGMENTS = 2000
+BATCH = 100
+FOOTERS_AT_ONCE = 8
+GRACE = timedelta(hours=1)
+# Why a block is missed that was not taken from the cold tier.
+_NEVER_COLD = (MissReason.NEVER_STORED, MissReason.QUOTA, MissReason.EVICTED)
+
+
+def look_at_segments(tenants: Sequence[int], report: Report, most: int = RUN_SEGMENTS) -> None:
+    """Those looked at longest ago, and what seemed damaged. Raises S3's and Valkey's errors."""
+    s3.client().head_bucket(Bucket=settings.ENV.s3_bucket)  # else every segment would be missing
+    live = Segment.unscoped.filter(state=Segment.State.LIVE, tenant_id__in=tenants)
+    is_due = Q(damaged_at__lt=timezone.now() - GRACE, readable_bytes=None)
+    rows = [*live.filter(is_due).order_by("damaged_at")[:most], *live.order_by("checked_at")[:most]]
+    unique = {row.pk: row for row in rows}
+    for tenant_id, group in groupby(
+        sorted(unique.values(), key=lambda row: row.tenant_id), key=lambda row: row.tenant_id
+    ):
+        of_tenant = list(group)
+        restorer = Restorer(tenant_id)
+        for first in range(0, len(of_tenant), BATCH):
+            if report.is_late:
+                return
+            with tenant_scope(tenant_id):
+                _look(restorer, of_tenant[first : first + BATCH], report)
+
+
+def _look(restorer: Restorer, rows: Sequence[Segment], report: Report) -> None:
+    run = recovery.whole_run()
+    for row, (footer, readable_bytes) in overlapped(_state_of, rows, at_once=FOOTERS_AT_ONCE):
+        _judge(row, readable_bytes, report)
+        if footer is not None and run is not None:
+            report.found("data_without_index", _index(restorer, row, footer))
+        report.looked_at["segments"] += 1
+    count_live_bytes(restorer.tier, [row.pk for row in rows])
+
+
+def _state_of(row: Segment) -> tuple[SegmentFooter | None, int | None]:
+    """The footer, or how many bytes of the segment are left at most."""
+    try:
+        size_bytes = size_of(row.object_key)
+        footer = footer_of(row.object_key, size_bytes)
+    except ClientError as error:
+        if is_missing(error):
+            return None, 0
+        raise
+    except Corrupt:
+        return None, min(size_bytes, row.size_bytes)
+    is_it = (footer.header.uuid, footer.header.tenant_id) == (row.uuid, row.tenant_id)
+    return (footer, None) if is_it else (None, 0)
+
+
+def _judge(row: Segment, readable_bytes: int | None, report: Report) -> None:
+    """Updates the row if it still is as it was read."""
+    now = timezone.now()
+    damaged_at, confirmed = None, None
+    if readable_bytes is not None:
+        damaged_at = row.damaged_at or now
+        is_second = damaged_at < now - GRACE or damaged_at > now + GRACE  # the clock was set back
+        confirmed = readable_bytes if is_second else row.readable_bytes
+    if confirmed is not None and row.readable_bytes is None:
+        log.warning("segment_damaged key=%s left_bytes=%s", row.object_key, confirmed)
+        report.found("segments_without_object" if confirmed == 0 else "damaged_segments")
+    Segment.objects.filter(pk=row.pk).update(
+        checked_at=now, damaged_at=damaged_at, readable_bytes=confirmed
+    )
+
+
+def _index(restorer: Restorer, row: Segment, footer: SegmentFooter) -> int:
+    """Restores what the index never heard of, as far as the cold quota has room."""
+    answers = restorer.tier.match([each.id for each in footer.rows])
+    unknown = [
+        each for each, answer in zip(footer.rows, answers, strict=True) if answer in _NEVER_COLD
+    ]
+    return restorer.restore(row, unknown, within_quota=True) if unknown else 0
