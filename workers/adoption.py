@@ -5,6 +5,7 @@ the index never heard of. Adopting what a worker gave up is harmless: what nobod
 dead, and compaction deletes a segment without live blocks.
 """
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -14,13 +15,19 @@ from django.conf import settings
 from django.db import IntegrityError, transaction
 
 from catalog.models import Segment, Space
-from controlplane import s3
+from controlplane import hot, s3
+from neve.audit import BucketAudit
 from neve.errors import Corrupt
-from neve.keys import segment_key
+from neve.keys import segment_key, tenant_prefix
 from neve.segment import SegmentFooter
+from retention.stored import scan_tenant
 from tenants.scope import tenant_scope
 from workers.chains import count_runs
 from workers.objects import footer_of, is_missing
+from workers.overlap import overlapped
+
+LOOKS_AT_ONCE = 16
+PAGE_ROWS = 1000
 
 
 class Kind(StrEnum):
@@ -88,3 +95,70 @@ def adopt(found: Found) -> Segment | None:
         row.created_at = found.stored_at or row.created_at
         row.save(update_fields=["created_at"])
         return row
+
+
+@dataclass
+class AdoptReport:
+    """Of one tenant. `forgotten`: places that the index named, of segments without rows.
+
+    `unclaimed`: segments of spaces that are not known. `rubbish`: what is no segment.
+    """
+
+    forgotten: int = 0
+    known: int = 0
+    to_look_at: int = 0
+    looked_at: int = 0
+    adopted: int = 0
+    blocks: int = 0
+    unclaimed: int = 0
+    rubbish: int = 0
+
+
+def adopt_tenant(
+    tenant_id: int, *, progress: Callable[[AdoptReport], object] = lambda report: None
+) -> AdoptReport:
+    """Rows for all segments below the tenant's prefix, whose footers are read in parallel.
+
+    What has a row is not read, so repeating it goes on. The index must count as not whole: the
+    places of segments that the database forgot are taken from it first, since new rows may get
+    their numbers. Raises what S3, Valkey and the database raise.
+    """
+    report = AdoptReport()
+    forget_unknown_places(tenant_id, report)
+    keys = list(_without_row(tenant_id, report))
+    report.to_look_at = len(keys)
+    for _, found in overlapped(look_at, keys, at_once=LOOKS_AT_ONCE):
+        report.looked_at += 1
+        if found.kind is Kind.SEGMENT:
+            row = adopt(found)
+            report.adopted += row is not None
+            report.blocks += 0 if row is None else row.blocks
+            report.unclaimed += row is None
+        elif found.kind is not Kind.GONE:
+            report.rubbish += 1
+        progress(report)
+    return report
+
+
+def forget_unknown_places(tenant_id: int, report: AdoptReport) -> None:
+    """Walks through the whole index."""
+    with tenant_scope(tenant_id):
+        known = set(Segment.objects.values_list("pk", flat=True))
+    bucket = 0
+    for page in scan_tenant(tenant_id):
+        audit = BucketAudit(hot.admin().execute_command, tenant_id, bucket)
+        unknown = (e for e in page.entries if e.is_cold and e.segment not in known)
+        report.forgotten += audit.unplace(unknown)
+        bucket = page.next.bucket if page.next else bucket
+
+
+def _without_row(tenant_id: int, report: AdoptReport) -> Iterator[str]:
+    pages = s3.client().get_paginator("list_objects_v2")
+    where = {"Bucket": settings.ENV.s3_bucket, "Prefix": tenant_prefix(tenant_id)}
+    for page in pages.paginate(**where, PaginationConfig={"PageSize": PAGE_ROWS}):
+        listed = [item["Key"] for item in page.get("Contents", ())]
+        with tenant_scope(tenant_id):
+            rows = Segment.objects.filter(object_key__in=listed)
+            named = set(rows.values_list("object_key", flat=True))
+        report.known += len(named)
+        yield from (key for key in listed if key not in named)

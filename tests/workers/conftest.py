@@ -1,6 +1,7 @@
 """Servers and a tenant for tests of the workers."""
 
 import pytest
+from django.conf import settings
 
 from controlplane import s3 as bucket
 from workers import read_ahead, recovery, upload
@@ -13,6 +14,16 @@ def storage(clean_hot, s3, valkey_bus, transactional_db):
     """An empty hot tier, provisioned and whole, and the bucket."""
     bucket.ensure_bucket()
     recovery.rebuild_all()
+
+
+@pytest.fixture
+def empty_bucket(storage):
+    """Without what other tests left in S3."""
+    where = {"Bucket": settings.ENV.s3_bucket}
+    pages = bucket.client().get_paginator("list_objects_v2")
+    for page in pages.paginate(**where):
+        for item in page.get("Contents", ()):
+            bucket.client().delete_object(**where, Key=item["Key"])
 
 
 @pytest.fixture
