@@ -47,10 +47,13 @@ def stray_key(client: Valkey, tenant_id: int, rng: random.Random) -> bool:
     return True
 
 
-def miscount(client: Valkey, tenant_id: int, rng: random.Random) -> bool:
+def miscount(client: Valkey, tenant_id: int, model: Model, rng: random.Random) -> bool:
     """Usage drift: a counter that says too much or too little."""
     name = rng.choice(("hot_bytes", "cold_bytes", "dirty_bytes", "hot_blocks", "cold_blocks"))
-    client.hincrby(BucketKeys(tenant_id, 0).tag + b":u", name, rng.randint(-5000, 50_000))
+    by = rng.randint(-5000, 50_000)
+    client.hincrby(BucketKeys(tenant_id, 0).tag + b":u", name, by)
+    if name == "cold_bytes":
+        model.uncounted_bytes += max(0, -by)
     return True
 
 
@@ -97,16 +100,15 @@ def foreign_segment(
     return _put(s3, row, foreign)
 
 
-def delete_segment(s3: Any, tenant_id: int, model: Model, rng: random.Random) -> str:
-    """Returns the key of the object that it took away, or ""."""
+def delete_segment(s3: Any, tenant_id: int, model: Model, rng: random.Random) -> bool:
     row, _, footer = _any_segment(s3, tenant_id, rng)
     if row is None:
-        return ""
+        return False
     model.damaged_cold |= {r.id for r in footer.rows}
     model.footers_damaged |= {r.id for r in footer.rows}
     model.taken_away |= {r.id for r in footer.rows}
     s3.delete_object(Bucket=settings.ENV.s3_bucket, Key=row.object_key)
-    return row.object_key
+    return True
 
 
 def stray_object(s3: Any, tenant_id: int, rng: random.Random) -> bool:

@@ -148,7 +148,7 @@ def _limit_files(pid: int, limit: str) -> None:
 @contextmanager
 def damage_hot(trial: "Trial", rng: random.Random, *, act: Callable[..., bool]) -> Iterator[bool]:
     tenant = rng.choice(trial.tenants)
-    arguments = (tenant.model, rng) if act in (damage.flip_hot, damage.lose_key) else (rng,)
+    arguments = (rng,) if act is damage.stray_key else (tenant.model, rng)
     done = False
     with suppress(ValkeyError), trial.world.valkey.client(socket_timeout=2) as client:
         done = trial.is_running("valkey") and act(client, tenant.id, *arguments)
@@ -165,8 +165,6 @@ def damage_cold(trial: "Trial", rng: random.Random, *, act: Callable[..., Any]) 
     done = None
     with suppress(ClientError, BotoCoreError):
         done = trial.is_running("s3") and act(trial.s3, tenant.id, *arguments)
-    if act is damage.delete_segment and done:
-        trial.deleted_keys.add(done)
     yield bool(done)
 
 

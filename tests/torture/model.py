@@ -41,6 +41,7 @@ class Model:
 
     `footers_damaged`: blocks whose segment's footer a fault damaged: a rebuild cannot know them.
     `taken_away`: of the damaged, blocks whose segment was deleted: nothing is there to be corrupt.
+    `uncounted_bytes`: that a fault hid from the cold quota, which may be exceeded by as much.
     `memory_lost`: Valkey forgot writes, so what was not durable may be gone.
     `hot_only`: the policy or the cold quota keeps some stored blocks out of S3, so that they may be
     evicted for good. `may_expire`: blocks have an end, which clocks may reach at any time.
@@ -53,6 +54,7 @@ class Model:
     damaged_cold: set[bytes] = field(default_factory=set)
     footers_damaged: set[bytes] = field(default_factory=set)
     taken_away: set[bytes] = field(default_factory=set)
+    uncounted_bytes: int = 0
     memory_lost: bool = False
     hot_only: bool = False
     may_expire: bool = False

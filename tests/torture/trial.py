@@ -78,7 +78,6 @@ class Trial:
         self.s3 = world.s3.client(attempts=1)
         self.crew = Crew(world.processes)
         self.tenants: list[Owner] = []
-        self.deleted_keys: set[str] = set()
         self.stopped: set[str] = set()
         self.valkey_disk_was_full = False
         self.result = Result()
@@ -214,7 +213,9 @@ class Trial:
     def _look(self, owner: Owner) -> bool:
         with self.world.valkey.client() as client:
             entries = index_of(client, owner.id)
-            owner.findings = audit(client, self.s3, owner.id, deleted_keys=self.deleted_keys)
+            owner.findings = audit(
+                client, self.s3, owner.id, uncounted_bytes=owner.model.uncounted_bytes
+            )
         late = [e for e in entries.values() if e.is_dirty]
         if late and self.plan.flush_after_s is not None:
             owner.findings.orphans.append(f"{len(late)} blocks are still not flushed")
