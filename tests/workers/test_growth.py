@@ -1,0 +1,36 @@
+"""No periodic task looks at all that is stored: what it asks for does not grow with it."""
+
+import pytest
+
+from benchmarks.growth import SEGMENT_BLOCKS, Cost, Tenant, run_task
+from workers.compaction import run
+from workers.schedule import SCHEDULE
+
+ROWS = 20  # that compaction looks at in one pass
+
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("storage")]
+
+
+@pytest.fixture(autouse=True)
+def small_slices(monkeypatch):
+    monkeypatch.setattr(run, "COUNT_MOST", ROWS)
+    monkeypatch.setattr(run, "PLAN_MOST", ROWS)
+
+
+def test_what_tasks_ask_for_does_not_grow_with_the_blocks():
+    tenant = Tenant(ends=True)
+    tenant.grow(2 * ROWS * SEGMENT_BLOCKS)
+    before = {name: run_task(name, 2) for name in SCHEDULE}
+    tenant.grow(8 * ROWS * SEGMENT_BLOCKS)
+    for name, few in before.items():
+        many = run_task(name, 2)
+        assert many.commands <= few.commands + 3, name
+        assert many.queries <= few.queries + 3, name
+        assert many.s3_requests <= few.s3_requests, name
+        assert many.kib <= 1.2 * few.kib + 2, name
+
+
+def test_the_costs_are_those_of_the_task_alone():
+    Tenant(ends=False).grow(SEGMENT_BLOCKS)
+    assert isinstance(run_task("retain", 1), Cost)
+    assert run_task("retain", 1).commands == 0
