@@ -117,10 +117,11 @@ class Bench:
             self._store(chain, 0, len(chain))
 
         def put() -> None:
-            self.raw.put(
-                "put", self.data[: self.bytes],
-                part_bytes=self.facts["part_bytes"], streams=self.facts["put_streams"],
-            )  # fmt: skip
+            for key, data in self._objects("put"):
+                self.raw.put(
+                    key, data,
+                    part_bytes=self.facts["part_bytes"], streams=self.facts["put_streams"],
+                )  # fmt: skip
 
         self._measure_worker("flush", put, is_raw_first=is_raw_first)
         return chains
@@ -137,17 +138,27 @@ class Bench:
         return chains
 
     def _compact(self, *, is_raw_first: bool) -> None:
-        spans = range(0, self.bytes, RANGE_BYTES)
-        whole = self.target[: self.bytes]
-        ranges = [("put", at, whole[at : at + RANGE_BYTES]) for at in spans]
-
         def copy() -> None:
-            self.raw.copy(
-                ranges, "copy", self.data[: self.bytes], part_bytes=self.facts["part_bytes"],
-                put_streams=self.facts["put_streams"], get_streams=self.facts["get_streams"],
-            )  # fmt: skip
+            """What `put` wrote, object by object, as a merge writes them."""
+            for (source, _), (key, data) in zip(
+                self._objects("put"), self._objects("copy"), strict=True
+            ):
+                spans = range(0, len(data), RANGE_BYTES)
+                room = self.target[: len(data)]
+                self.raw.copy(
+                    [(source, at, room[at : at + RANGE_BYTES]) for at in spans], key, data,
+                    part_bytes=self.facts["part_bytes"],
+                    put_streams=self.facts["put_streams"], get_streams=self.facts["get_streams"],
+                )  # fmt: skip
 
         self._measure_worker("compact", copy, is_raw_first=is_raw_first)
+
+    def _objects(self, name: str) -> list[tuple[str, memoryview]]:
+        """What a round moves, in objects as large as segments of it are: (key, data)."""
+        count = -(-self.bytes // self.facts["segment_bytes"])
+        share = -(-self.bytes // count)
+        whole = self.data[: self.bytes]
+        return [(f"{name}-{n}", whole[n * share : (n + 1) * share]) for n in range(count)]
 
     def _load(self, chains: list[Chain], row: Row) -> None:
         """Each context by the client and by plain sockets, which read the same ranges."""

@@ -25,7 +25,7 @@ from controlplane import hot, s3  # noqa: E402
 from tenants.models import ApiKey  # noqa: E402
 from tenants.scope import tenant_scope  # noqa: E402
 from tenants.services import create_tenant, issue_key  # noqa: E402
-from workers import flush, recovery, upload  # noqa: E402
+from workers import flush, recovery, segments, upload  # noqa: E402
 from workers.compaction import merge, source  # noqa: E402
 from workers.compaction.plan import Policy  # noqa: E402
 from workers.compaction.run import Compactor  # noqa: E402
@@ -66,6 +66,7 @@ class Bench:
         return {
             "key": key,
             "bucket": settings.ENV.s3_bucket,
+            "segment_bytes": segments.MOST_BYTES,
             "part_bytes": upload.PART_BYTES,
             "put_streams": upload.PARTS_HELD - 1,
             "get_streams": source.STREAMS,

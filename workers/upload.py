@@ -7,8 +7,7 @@ by `workers.objects.abort_uploads`.
 
 import zlib
 from base64 import b64encode
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import count
 from types import TracebackType
 from typing import Any, Self
@@ -37,7 +36,8 @@ class MultipartUpload:
         self._is_complete = False
         self._part = bytearray(PART_BYTES)
         self._filled = 0
-        self._sent: deque[Future[bytearray]] = deque()
+        self._sent: set[Future[bytearray]] = set()
+        self._spare: list[bytearray] = []
         self._numbers = count(1)
         self._done: dict[int, dict[str, Any]] = {}
         self._pool = ThreadPoolExecutor(PARTS_HELD - 1, thread_name_prefix="upload")
@@ -53,9 +53,7 @@ class MultipartUpload:
             rest = rest[n:]
             if self._filled == PART_BYTES:
                 self._send(self._part)
-                is_room = len(self._sent) < PARTS_HELD - 1
-                self._part = bytearray(PART_BYTES) if is_room else self._sent.popleft().result()
-                self._filled = 0
+                self._part, self._filled = self._next_part(), 0
 
     def complete(self) -> None:
         """The object is there when this returns, and not before. One small part takes one PUT."""
@@ -65,8 +63,8 @@ class MultipartUpload:
         else:
             if last:
                 self._send(last)
-            while self._sent:
-                self._sent.popleft().result()
+            for sent in self._sent:
+                sent.result()
             parts: Any = [self._done[number] for number in sorted(self._done)]
             s3.client().complete_multipart_upload(
                 **self._where, UploadId=self._upload_id, MultipartUpload={"Parts": parts}
@@ -94,7 +92,16 @@ class MultipartUpload:
         if self._upload_id is None:
             begun = s3.client().create_multipart_upload(**self._where, ChecksumAlgorithm="CRC32")
             self._upload_id = begun["UploadId"]
-        self._sent.append(self._pool.submit(self._put, next(self._numbers), part))
+        self._sent.add(self._pool.submit(self._put, next(self._numbers), part))
+
+    def _next_part(self) -> bytearray:
+        """A free one; waits for whichever arrives first. Raises what a part raised."""
+        if not self._spare and len(self._sent) < PARTS_HELD - 1:
+            return bytearray(PART_BYTES)
+        if not self._spare:
+            arrived, self._sent = wait(self._sent, return_when=FIRST_COMPLETED)
+            self._spare += [each.result() for each in arrived]
+        return self._spare.pop()
 
     def _put(self, number: int, part: bytearray) -> bytearray:
         """Uploads one part, in a thread of the pool; returns it for the next bytes."""

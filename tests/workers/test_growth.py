@@ -1,12 +1,16 @@
 """No periodic task looks at all that is stored: what it asks for does not grow with it."""
 
+from functools import partial
+
 import pytest
 
 from benchmarks.growth import SEGMENT_BLOCKS, Cost, Tenant, run_task
 from workers.compaction import run
+from workers.reconcile import blocks, objects, segments
+from workers.reconcile import run as reconcile
 from workers.schedule import SCHEDULE
 
-ROWS = 20  # that compaction looks at in one pass
+ROWS = 20  # that one run looks at
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("storage")]
 
@@ -15,6 +19,13 @@ pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("storage")]
 def small_slices(monkeypatch):
     monkeypatch.setattr(run, "COUNT_MOST", ROWS)
     monkeypatch.setattr(run, "PLAN_MOST", ROWS)
+    by_slices = {
+        (reconcile, "look_at_segments"): partial(segments.look_at_segments, most=ROWS),
+        (reconcile, "look_at_objects"): partial(objects.look_at_objects, most_pages=1),
+        (blocks, "look_at_slice"): partial(blocks.look_at_slice, most=ROWS * SEGMENT_BLOCKS),
+    }
+    for (module, name), act in by_slices.items():
+        monkeypatch.setattr(module, name, act)
 
 
 def test_what_tasks_ask_for_does_not_grow_with_the_blocks():
