@@ -2,10 +2,14 @@
 
 Run by the vLLM interpreter. Commands:
 {"do": "start", "model", "neve": {options} | null, "policy"?, "module_path"?, "engine"?: {...},
-    "transfer"?: {...}}   `transfer` is a whole kv_transfer_config in place of one made of the rest
+    "transfer"?: {...}, "listens"?}   `transfer` is a whole kv_transfer_config in place of one made
+    of the rest; with `listens` KV events are published, and heard here
 {"do": "generate", "requests": [{"tokens", "max_tokens", "params"?, "salt"?, "seed"?}]}   one
     batch; greedy without a seed
+{"do": "abort", "request", "after_s"}   begin a request and leave it
 {"do": "counters"}   the engine's own, since its start
+{"do": "events", "least"}   the KV events since the last time, waiting for so many
+{"do": "reset"}   the prefix cache, with the connector's
 {"do": "defer_copies", "s"}   from now on, copies out of the engine's KV come so much later
 {"do": "stop"}       end the engine; another may be started
 Answers go to the process's original stdout; whatever vLLM prints goes to stderr.
@@ -25,7 +29,16 @@ class Engine:
     def __init__(self):
         self.llm = None
 
-    def start(self, model, neve, policy="recompute", module_path=None, engine=None, transfer=None):
+    def start(
+        self,
+        model,
+        neve,
+        policy="recompute",
+        module_path=None,
+        engine=None,
+        transfer=None,
+        listens=False,
+    ):
         from vllm import LLM
 
         if self.llm is not None:  # A test failed before it stopped its engine.
@@ -48,9 +61,22 @@ class Engine:
             "seed": 0,
             "disable_log_stats": False,
         }
+        if listens:
+            options["kv_events_config"] = self._listen()
         begin = time.monotonic()
         self.llm = LLM(model=model, kv_transfer_config=config, **options | (engine or {}))
         return {"took_s": time.monotonic() - begin}
+
+    def _listen(self):
+        import zmq
+        from vllm.config import KVEventsConfig
+
+        self._events = zmq.Context.instance().socket(zmq.SUB)
+        self._events.subscribe("")
+        self._events.connect("inproc://router")
+        return KVEventsConfig(
+            enable_kv_cache_events=True, publisher="zmq", endpoint="inproc://router"
+        )
 
     def generate(self, requests):
         from vllm import SamplingParams
@@ -78,6 +104,20 @@ class Engine:
         took_s = time.monotonic() - begin
         return {"took_s": took_s, "outputs": [_plain(output) for output in outputs]}
 
+    def abort(self, request, after_s):
+        """Runs until then at most; whether the request was still without a token when it ended."""
+        from vllm import SamplingParams
+
+        engine = self.llm.llm_engine
+        params = SamplingParams(max_tokens=request["max_tokens"], temperature=0, ignore_eos=True)
+        engine.add_request("0", {"prompt_token_ids": request["tokens"]}, params)
+        answered = False
+        deadline = time.monotonic() + after_s
+        while not answered and time.monotonic() < deadline:
+            answered = any(output.outputs[0].token_ids for output in engine.step())
+        engine.abort_request(["0"])
+        return {"waited": not answered}
+
     def counters(self):
         found = {}
         for metric in self.llm.get_metrics():
@@ -93,6 +133,32 @@ class Engine:
             elif name in ("neve_read_bytes", "kv_offload_tiering_read_bytes"):
                 found[f"{name}.{metric.labels['tier']}"] = metric.value
         return found
+
+    def events(self, least):
+        """From vLLM's publisher, as a router hears them: of Neve's medium only."""
+        import msgspec
+        from vllm.distributed.kv_events import KVEventBatch
+
+        decoder = msgspec.msgpack.Decoder(KVEventBatch)
+        found = []
+        deadline = time.monotonic() + 20
+        while len(found) < least and time.monotonic() < deadline:
+            if self._events.poll(100):
+                _topic, _sequence, batch = self._events.recv_multipart()
+                events = decoder.decode(batch).events
+                found += [event for event in events if event.medium == "STORAGE"]
+        return [
+            {"kind": type(event).__name__}
+            | {
+                name: len(value) if name == "block_hashes" else value
+                for name, value in msgspec.structs.asdict(event).items()
+                if name in ("block_hashes", "token_ids", "block_size", "locality")
+            }
+            for event in found
+        ]
+
+    def reset(self):
+        return self.llm.reset_prefix_cache(reset_connector=True)
 
     def defer_copies(self, s):
         """As on a GPU: what is saved is read after the step, and must be what it was."""

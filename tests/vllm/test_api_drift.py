@@ -23,7 +23,7 @@ NEWER = {"requires_kv_delivery": "0.27.1"}
 READ = {
     "Request": [
         *("request_id", "prompt_embeds", "all_token_ids", "kv_transfer_params", "cache_salt"),
-        *("skip_reading_prefix_cache", "lora_request", "mm_features"),
+        *("skip_reading_prefix_cache", "lora_request", "mm_features", "block_hashes"),
     ],
     "NewRequestData": ["req_id", "block_ids", "num_computed_tokens"],
     "CachedRequestData": ["req_ids", "new_block_ids", "num_computed_tokens", "resumed_req_ids"],
@@ -35,6 +35,11 @@ READ = {
     "KVCacheConfig": ["num_blocks", "kv_cache_groups"],
     "KVCacheGroupSpec": ["kv_cache_spec", "layer_names"],
     "KVCacheBlocks": ["get_block_ids"],
+    "BlockStored": [
+        *("block_hashes", "parent_block_hash", "token_ids", "block_size", "lora_id", "lora_name"),
+        *("medium", "locality"),
+    ],
+    "BlockRemoved": ["block_hashes", "medium", "locality"],
     "KVConnectorFactory": ["register_connector", "_registry"],
     "KVConnectorRole": ["SCHEDULER", "WORKER"],
     "SecondaryTierFactory": ["register_tier", "_registry"],

@@ -217,6 +217,36 @@ def test_after_a_wipe_of_valkey_a_fresh_process_hits_s3(platform, fresh_process,
     assert max(differences(more, reference["more"])) < 1e-5
 
 
+def until_reused(process, request, tokens):
+    """What is computed is stored behind the step."""
+    deadline = time.monotonic() + 30
+    while process.generate(request)[0]["params"]["neve"]["reused_tokens"] != tokens:
+        assert time.monotonic() < deadline
+
+
+def test_routers_hear_what_is_stored_and_a_reset_makes_it_private(platform, reference):
+    process = reference["process"]
+    process.start(options(platform), listens=True, engine={"enable_prefix_caching": False})
+    fresh = {"tokens": [9, *LONG[:200]], "max_tokens": 1, "params": {"neve": {}}}
+    tokens = process.generate(fresh)[0]["tokens"]
+    until_reused(process, fresh, 192)
+    process.generate(fresh)  # news travel with the steps
+    heard = process.ask("events", least=3)
+    assert [event.pop("token_ids") for event in heard] == [
+        fresh["tokens"][start : start + CHUNK] for start in (0, 64, 128)
+    ]
+    stored = {"kind": "BlockStored", "block_hashes": 2, "block_size": 32, "locality": "REMOTE"}
+    assert heard == [stored] * 3
+    assert process.ask("reset") is True
+    answer = process.generate(fresh)[0]
+    assert (answer["tokens"], answer["params"]["neve"]["reused_tokens"]) == (tokens, 0)
+    until_reused(process, fresh, 192)
+    process.ask("stop")
+    process.start(options(platform))
+    assert process.generate(fresh)[0]["params"]["neve"]["reused_tokens"] == 192
+    process.ask("stop")
+
+
 def test_preemption_and_chunked_prefill_keep_the_answers(platform, reference):
     """Three long answers in a KV memory for one and a half, prefill in pieces of 96 tokens."""
     process = reference["process"]

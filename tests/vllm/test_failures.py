@@ -51,11 +51,8 @@ def expected(engine):
     return output
 
 
-@pytest.fixture
-def running(behind, engine, expected):
-    """An engine that found nothing wrong yet, and a store that has all blocks of the prompt."""
-    platform, hot, cold = behind
-    options = {
+def options(platform: ControlPlane) -> dict[str, object]:
+    return {
         "endpoint": platform.url,
         "api_key": platform.node_key,
         "load": "always",
@@ -63,7 +60,13 @@ def running(behind, engine, expected):
         "match_deadline_s": 1,
         "load_deadline_s": DEADLINE_S,
     }
-    engine.start(options, engine={"enable_prefix_caching": False})
+
+
+@pytest.fixture
+def running(behind, engine, expected):
+    """An engine that found nothing wrong yet, and a store that has all blocks of the prompt."""
+    platform, hot, cold = behind
+    engine.start(options(platform), engine={"enable_prefix_caching": False})
     until_reused(engine, BLOCKS * 64)
     yield engine
     hot.release()
@@ -126,6 +129,25 @@ def test_a_network_that_crawls_costs_the_deadline_and_changes_no_answer(behind, 
     until_reused(running, BLOCKS * 64)
 
 
+def test_a_request_that_is_aborted_while_it_loads_gives_its_memory_back(behind, running, expected):
+    """The engine has memory for one such prompt: the next must get what the aborted one held."""
+    platform, hot, _ = behind
+    running.ask("stop")
+    tight = {"kv_cache_memory_bytes": 31 * 32 * 2048, "max_model_len": 928}
+    running.start(
+        options(platform) | {"load_deadline_s": 4},
+        engine={"enable_prefix_caching": False} | tight,
+    )
+    until_reused(running, BLOCKS * 64)
+    for _ in range(2):
+        hot.bytes_per_s = 200_000
+        assert running.ask("abort", request=ASKED, after_s=1.0) == {"waited": True}
+        hot.release()
+        assert ask(running, expected) in (0, BLOCKS * 64)
+    assert running.ask("counters")["num_preemptions"] == 0
+    until_reused(running, BLOCKS * 64)
+
+
 def make_cold(platform):
     """All blocks only in S3."""
     platform.manage("flush_blocks")
@@ -151,13 +173,8 @@ def test_s3_that_goes_away_in_the_middle_of_a_load(behind, running, expected, s3
 def test_with_measured_speeds_a_crawling_store_is_left_alone(behind, engine, expected):
     """`auto`: after loads that were slower than computing, what is found is computed."""
     platform, hot, _ = behind
-    options = {
-        "endpoint": platform.url,
-        "api_key": platform.node_key,
-        "max_chunk_tokens": 64,
-        "match_deadline_s": 1,
-    }
-    engine.start(options, engine={"enable_prefix_caching": False})
+    measuring = options(platform) | {"load": "auto", "load_deadline_s": 2}
+    engine.start(measuring, engine={"enable_prefix_caching": False})
     hot.bytes_per_s = 200_000
     fresh = [
         {"tokens": [n, *PROMPT[:700]], "max_tokens": 1, "params": {"neve": {}}} for n in range(6)

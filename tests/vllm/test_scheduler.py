@@ -11,6 +11,7 @@ from neve.errors import MissReason
 from neve.hot import Location, Tier
 from neve.ids import BlockHasher
 from neve.space import SpaceIdentity
+from neve.vllm.events import Announcement, Withdrawal
 from neve.vllm.link import Link
 from neve.vllm.options import Options
 from neve.vllm.scheduler import SchedulerSide, origin_of
@@ -31,6 +32,7 @@ class Request:
     mm_features: list[Any] = field(default_factory=list)
     kv_transfer_params: dict[str, Any] | None = None
     skip_reading_prefix_cache: bool = False
+    block_hashes: list[bytes] = field(default_factory=list)
 
 
 class Store:
@@ -80,6 +82,7 @@ def side(store, monkeypatch, request):
         loads=True,
         saves=True,
         holds=request.param,
+        announces_of=2,
     )
     yield made
     made.close()
@@ -118,7 +121,7 @@ def save(side, store, request):
 
 
 def lora(name, path):
-    return SimpleNamespace(lora_name=name, lora_path=path)
+    return SimpleNamespace(lora_name=name, lora_path=path, lora_int_id=7)
 
 
 def picture(identifier, offset):
@@ -231,6 +234,56 @@ def test_where_workers_copy_behind_the_step_an_ended_request_keeps_its_blocks(si
     assert side.build_step(step()).held == []
 
 
+@pytest.mark.parametrize("side", [True], indirect=True)
+def test_an_aborted_load_is_freed_once_even_if_its_request_had_saved_before(side, store):
+    """Preempted after its saves, loading again, then aborted: vLLM frees it when the load ends."""
+    request = Request("r")
+    save(side, store, request)
+    assert matched(side, request) == 256
+    side.plan_load("r", 256, list(range(10)))
+    assert not side.hold("r")
+    side.finish(request)
+    assert side.build_step(step()).held == []
+
+
 def test_where_copies_are_done_within_the_step_nothing_is_held(side, store):
     save(side, store, Request("saves"))
     assert not side.hold("saves")
+
+
+def announced(side, plan, writers=2):
+    """All ranks stored what a step saved; what routers hear."""
+    for _ in range(writers):
+        side.note_saves(unsaved=[], stored=[save.ids[0] for save in plan.saves])
+    return side.take_news()
+
+
+def test_routers_hear_of_a_chunk_once_all_ranks_stored_it_and_when_it_is_gone(side, store):
+    request = Request("r", lora_request=lora("a", "/a"))
+    request.block_hashes = [bytes([n]) for n in range(len(TOKENS) // ENGINE_BLOCK)]
+    side.track(request)
+    plan = side.build_step(step([("r", list(range(10)), 0, False)]))
+    store.ids.update(save.ids[0] for save in plan.saves)
+    assert announced(side, plan, writers=1) == []
+    first, second, *_ = announced(side, plan, writers=1)
+    assert first == Announcement((b"\0", b"\1"), None, tuple(TOKENS[:64]), 7, "a")
+    assert (second.hashes, second.parent) == ((b"\2", b"\3"), b"\1")
+    assert side.take_news() == []
+
+    store.ids.remove(plan.saves[2].ids[0])
+    assert matched(side, Request("later", lora_request=request.lora_request)) == 128
+    side.build_step(step())
+    assert side.take_news() == [Withdrawal((b"\4", b"\5")), Withdrawal((b"\6", b"\7"))]
+
+
+def test_routers_hear_nothing_of_what_a_rank_did_not_store_or_a_reset_made_private(side, store):
+    for request_id in ("refused", "private"):
+        request = Request(request_id)
+        request.block_hashes = [bytes([n]) for n in range(len(TOKENS) // ENGINE_BLOCK)]
+        side.track(request)
+        plan = side.build_step(step([(request_id, list(range(10)), 0, False)]))
+        assert len(plan.saves) == 4
+        if request_id == "refused":
+            side.note_saves(unsaved=[save.ids[0] for save in plan.saves], stored=[])
+        assert announced(side, plan) == []
+        side.reset()

@@ -2,6 +2,8 @@
 
 import json
 import subprocess
+import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -38,6 +40,7 @@ class VllmServer(Server):
             *("--dtype", "float32", "--block-size", "32", "--max-model-len", "1024"),
             *("--kv-cache-memory-bytes", str(16 << 20)),
             *("--enforce-eager", "--no-enable-prefix-caching"),
+            *("--chat-template", "{{ messages[0].content }}"),
             # Without it vLLM kills its engine at once, and nobody ends the session.
             *("--shutdown-timeout", "10"),
             *("--kv-transfer-config", json.dumps(transfer)),
@@ -53,14 +56,26 @@ class VllmServer(Server):
         return http_status(f"{self.url}/health") == 200
 
     def complete(self, **more: object) -> dict:
-        body = {"model": "tiny", "prompt": PROMPT, "max_tokens": 8, "temperature": 0} | more
+        return json.loads(self._post("completions", {"prompt": PROMPT} | more))
+
+    def stream(self, **more: object) -> list[dict]:
+        """The events of a streamed answer."""
+        told = self._post("completions", {"prompt": PROMPT, "stream": True} | more)
+        lines = [line.removeprefix("data: ") for line in told.splitlines() if line]
+        return [json.loads(line) for line in lines if line != "[DONE]"]
+
+    def chat(self, **more: object) -> dict:
+        said = {"messages": [{"role": "user", "content": PROMPT}]}
+        return json.loads(self._post("chat/completions", said | more))
+
+    def _post(self, path: str, body: dict) -> str:
         request = urllib.request.Request(
-            f"{self.url}/v1/completions",
-            json.dumps(body).encode(),
+            f"{self.url}/v1/{path}",
+            json.dumps({"model": "tiny", "max_tokens": 8, "temperature": 0} | body).encode(),
             {"Content-Type": "application/json"},
         )
         with urllib.request.urlopen(request, timeout=60) as response:
-            return json.load(response)
+            return response.read().decode()
 
     def metric(self, name: str, **labels: str) -> float:
         """A metric's value; `labels` are those that must be there."""
@@ -129,9 +144,35 @@ def test_what_neve_did_is_among_the_metrics_of_vllm(server):
 def test_malformed_wishes_change_nothing(server):
     plain = server.complete()
     assert plain.get("kv_transfer_params") is None
-    for wish in ({"neve": 7}, {"neve": {"context": ["x"], "pin": {}, "label": 5}}, {"other": 1}):
+    deep = {"neve": {"context": {"a": [{}]}, "pin": -1, "label": "x" * 10_000, "unknown": None}}
+    for wish in ({"neve": 7}, {"neve": {"context": ["x"], "pin": {}, "label": 5}}, {"x": 1}, deep):
         answer = server.complete(kv_transfer_params=wish)
         assert answer["choices"][0]["text"] == plain["choices"][0]["text"]
+
+
+@pytest.mark.parametrize("wish", ["neve", 7, ["neve"]])
+def test_what_is_no_object_is_refused_by_vllm_itself(server, wish):
+    with pytest.raises(urllib.error.HTTPError, match="400"):
+        server.complete(kv_transfer_params=wish)
+
+
+def test_a_streamed_request_names_its_context_as_well(server, platform):
+    """vLLM's stream has no place for what was reused; the context is reported all the same."""
+    asked = {"neve": {"context": "streamed"}}
+    events = server.stream(kv_transfer_params=asked)
+    assert not any(event.get("kv_transfer_params") for event in events)
+    text = "".join(event["choices"][0]["text"] for event in events if event["choices"])
+    assert text == server.complete()["choices"][0]["text"]
+    deadline = time.monotonic() + 20
+    while "streamed" not in platform.manage("shell", "-v", "0", "-c", SHOW_CONTEXTS):
+        assert time.monotonic() < deadline
+
+
+def test_a_chat_hears_what_was_reused(server):
+    asked = {"neve": {"context": "chat"}}
+    server.chat(kv_transfer_params=asked)
+    told = server.chat(kv_transfer_params=asked)["kv_transfer_params"]["neve"]
+    assert (told["context"], told["reused_tokens"]) == ("chat", 256)
 
 
 def test_a_terminated_server_ends_its_session(server, platform):
@@ -140,6 +181,10 @@ def test_a_terminated_server_ends_its_session(server, platform):
     assert "gpu-07 ended" in platform.manage("shell", "-v", "0", "-c", SHOW_SESSIONS)
 
 
+SHOW_CONTEXTS = """
+from catalog.models import Context
+print([context.name for context in Context.unscoped.all()])
+"""
 SHOW_SESSIONS = """
 from catalog.models import NodeSession
 for session in NodeSession.unscoped.all():

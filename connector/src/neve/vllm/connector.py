@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
+from vllm.distributed.kv_events import KVCacheEvent
 from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     KVConnectorBase_V1,
     KVConnectorHandshakeMetadata,
@@ -30,6 +31,7 @@ from neve.vllm.identity import identify, kernel_names, why_unsupported
 from neve.vllm.metrics import NevePromMetrics, NeveStats
 from neve.vllm.options import Options
 from neve.vllm.plan import StepPlan
+from neve.vllm.router_events import as_event
 from neve.vllm.scheduler import SchedulerSide
 from neve.vllm.sharding import shards_of, share_of
 from neve.vllm.tensors import KvTensors
@@ -57,26 +59,28 @@ class NeveMetadata(KVConnectorMetadata):  # type: ignore[misc]  # vllm is untype
 
 @dataclass
 class NeveWorkerMetadata(KVConnectorWorkerMetadata):  # type: ignore[misc]  # vllm is untyped here
-    """Workers → scheduler: first-rank ids of blocks that some rank did not store, and the step's
-    number if it is measured."""
+    """Workers → scheduler: first ids of chunks that some rank did not store, or did (only for
+    routers), and the step's number if it is measured."""
 
     unsaved: list[bytes]
     timed: int | None = None
+    stored: list[bytes] = field(default_factory=list)
 
     def aggregate(self, other: KVConnectorWorkerMetadata) -> "NeveWorkerMetadata":
         assert isinstance(other, NeveWorkerMetadata)
         timed = self.timed if self.timed is not None else other.timed
-        return NeveWorkerMetadata(self.unsaved + other.unsaved, timed)
+        return NeveWorkerMetadata(self.unsaved + other.unsaved, timed, self.stored + other.stored)
 
 
 @dataclass
 class NeveHandshake(KVConnectorHandshakeMetadata):  # type: ignore[misc]  # vllm is untyped here
-    """Worker → scheduler, once: whose KV this rank holds, in which process, and whether it copies
-    behind the step."""
+    """Worker → scheduler, once: whose KV this rank holds, in which process, whether it copies
+    behind the step, and how many ranks hold the same KV."""
 
     identity: dict[str, Any]
     pid: int
     defers: bool
+    turns: int
 
 
 class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untyped here
@@ -148,7 +152,10 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
     def get_handshake_metadata(self) -> KVConnectorHandshakeMetadata | None:
         if self._worker is None:
             return None
-        return NeveHandshake(self._worker.identity.as_dict(), os.getpid(), self._worker.defers)
+        worker = self._worker
+        return NeveHandshake(
+            worker.identity.as_dict(), os.getpid(), worker.defers, worker.share.turns
+        )
 
     @guarded(nothing)
     def start_load_kv(self, forward_context: "ForwardContext", **kwargs: Any) -> None:
@@ -193,8 +200,14 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
     def build_connector_worker_meta(self) -> KVConnectorWorkerMetadata | None:
         if self._worker is None:
             return None
-        unsaved, timed = self._worker.take_unsaved(), self._plan().timed
-        return NeveWorkerMetadata(unsaved, timed) if unsaved or timed is not None else None
+        unsaved, stored = self._worker.take_unsaved(), self._worker.take_stored()
+        told = NeveWorkerMetadata(unsaved, self._plan().timed, stored if self._announces else [])
+        return told if told.unsaved or told.stored or told.timed is not None else None
+
+    @property
+    def _announces(self) -> bool:
+        events = self._vllm_config.kv_events_config
+        return events is not None and bool(events.enable_kv_cache_events)
 
     @property
     def _kv_heads(self) -> int:
@@ -244,6 +257,7 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
             saves=self._kv_transfer_config.is_kv_producer,
             holds=any(shake.defers for shake in shakes),
             shards=self._shards,
+            announces_of=len(shakes) // shakes[0].turns if self._announces else 0,
         )
 
     @guarded(nothing)
@@ -285,7 +299,7 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
             loaded=connector_output.finished_recving or (),
             timed=told.timed,
         )
-        self._scheduler.note_unsaved(told.unsaved)
+        self._scheduler.note_saves(unsaved=told.unsaved, stored=told.stored)
 
     @guarded(lambda: (False, None))
     def request_finished(
@@ -301,6 +315,12 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
         if self._scheduler is not None:
             self._scheduler.reset()
         return True
+
+    @guarded(tuple)
+    def take_events(self) -> Iterable[KVCacheEvent]:
+        """For routers. Neve's hot and cold tier are one medium: both can be loaded from here."""
+        news = self._scheduler.take_news() if self._scheduler is not None else ()
+        return [as_event(each, self._vllm_config.cache_config.block_size) for each in news]
 
     # ---- both
 

@@ -43,6 +43,7 @@ class BlockSave:
     parents: tuple[bytes, ...]
     tokens: int
     engine_blocks: tuple[int, ...]
+    chunk: int = 0
 
 
 @dataclass

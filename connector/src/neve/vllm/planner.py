@@ -103,6 +103,7 @@ class Planner:
         # Computed tokens from which on `plan_saves` has something to do; unknown: ask it.
         self.save_at: dict[str, int] = {}
         self._known: OrderedDict[bytes, None] = OrderedDict()
+        self._lost: list[bytes] = []
         self._hashers: tuple[BlockHasher, ...] = ()
         self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="neve-match")
         self._wait_left_s = STEP_WAIT_S
@@ -117,6 +118,10 @@ class Planner:
 
     def knows(self, request_id: str) -> bool:
         return request_id in self._requests
+
+    def is_loading(self, request_id: str) -> bool:
+        request = self._requests.get(request_id)
+        return request is not None and request.loading is not None
 
     def end(self, request_id: str) -> Ended | None:
         """Ends a request; None when it has nothing to say to Neve."""
@@ -212,7 +217,7 @@ class Planner:
             if number < len(lookup.found):
                 self._remember(ids[0])
             elif matches:
-                self._known.pop(ids[0], None)
+                self._forget(ids[0])
         return True
 
     def _match(self, ids: Sequence[tuple[bytes, ...]]) -> list[Match]:
@@ -293,7 +298,7 @@ class Planner:
             # Asking again would find the same blocks, and fail the same way, for ever.
             request.may_load = False
             for block in plan.blocks[good:]:
-                self._known.pop(block.ids[0], None)
+                self._forget(block.ids[0])
 
     # ---- saves
 
@@ -315,9 +320,8 @@ class Planner:
             ids = chain.ids[chunk]
             if ids[0] not in self._known:
                 source = tuple(engine_blocks[chunk * per_chunk : (chunk + 1) * per_chunk])
-                saves.append(
-                    BlockSave(request_id, ids, chain.parents(chunk), chain.chunk_tokens, source)
-                )
+                parents = chain.parents(chunk)
+                saves.append(BlockSave(request_id, ids, parents, chain.chunk_tokens, source, chunk))
             self._remember(ids[0])
         request.next_save = max(request.next_save, chunks)
         self.save_at[request_id] = (request.next_save + 1) * chain.chunk_tokens
@@ -327,6 +331,11 @@ class Planner:
         """Saves that were dropped or refused: may be tried again by a later request."""
         for block_id in first_rank_ids:
             self._known.pop(block_id, None)
+
+    def take_lost(self) -> list[bytes]:
+        """First ids of chunks that were stored, and are not any more."""
+        lost, self._lost = self._lost, []
+        return lost
 
     def end_step(self) -> None:
         """Called once a step, when its plan is complete."""
@@ -351,6 +360,11 @@ class Planner:
                 request.tokens, self._hashers, request.origin, shards=self._shards
             )
         return request.chain
+
+    def _forget(self, block_id: bytes) -> None:
+        if block_id in self._known:
+            del self._known[block_id]
+            self._lost.append(block_id)
 
     def _remember(self, block_id: bytes) -> None:
         self._known[block_id] = None

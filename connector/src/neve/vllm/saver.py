@@ -34,6 +34,7 @@ class Saver(Generic[S]):
         self._pool = pool
         self._columns = columns
         self._unsaved: deque[bytes] = deque()
+        self._stored: deque[bytes] = deque()
         self._open = 0
         self._copying: Counter[str] = Counter()
         self._idle = threading.Condition()
@@ -96,11 +97,12 @@ class Saver(Generic[S]):
         transfer.add_done_callback(lambda done: self._end(done, saves, pieces))
 
     def take_unsaved(self) -> list[bytes]:
-        """First-rank ids of blocks that were not stored since the last call."""
-        ids = []
-        while self._unsaved:
-            ids.append(self._unsaved.popleft())
-        return ids
+        """First ids of chunks that were not stored since the last call."""
+        return _drain(self._unsaved)
+
+    def take_stored(self) -> list[bytes]:
+        """First ids of chunks that were stored since the last call."""
+        return _drain(self._stored)
 
     @property
     def in_flight(self) -> int:
@@ -122,11 +124,15 @@ class Saver(Generic[S]):
         size = len(self._columns)
         outcomes = transfer.wait(0.0)
         for number, save in enumerate(saves):
-            if outcomes[number * size : (number + 1) * size] != [None] * size:
-                self._unsaved.append(save.ids[0])
+            is_stored = outcomes[number * size : (number + 1) * size] == [None] * size
+            (self._stored if is_stored else self._unsaved).append(save.ids[0])
         self._close_one()
 
     def _close_one(self) -> None:
         with self._idle:
             self._open -= 1
             self._idle.notify_all()
+
+
+def _drain(ids: deque[bytes]) -> list[bytes]:
+    return [ids.popleft() for _ in range(len(ids))]

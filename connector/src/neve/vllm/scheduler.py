@@ -15,10 +15,11 @@ from neve.errors import NeveError
 from neve.space import SpaceIdentity
 from neve.vllm.chains import Media, Origin
 from neve.vllm.compat import has_token_ids
+from neve.vllm.events import Announcement, Announcer, Withdrawal
 from neve.vllm.judge import Judge
 from neve.vllm.link import BOOT_WAIT_S, Link
 from neve.vllm.options import Options
-from neve.vllm.plan import BlockLoad, LoadPlan, StepPlan
+from neve.vllm.plan import BlockLoad, BlockSave, LoadPlan, StepPlan
 from neve.vllm.planner import Ended, Planner
 from neve.vllm.requests import read_wish, response_params
 from neve.vllm.telemetry import Data, Telemetry
@@ -43,10 +44,14 @@ class SchedulerSide:
         saves: bool,
         holds: bool = False,
         shards: int = 1,
+        announces_of: int = 0,
     ) -> None:
-        """`holds`: workers copy behind the step, so what they save must stay in place until they
-        say so. `identities` in rank order, each of `shards` columns. In a process of its own the
-        scheduler opens its own sessions, under another node name: a session has one owner."""
+        """`identities` in rank order, each of `shards` columns. In a process of its own the
+        scheduler opens its own sessions, under another node name: a session has one owner.
+
+        `holds`: workers copy behind the step, so what they save must stay in place until they say
+        so. `announces_of`: ranks that store a part of each chunk, if routers are to hear of it.
+        """
         node = options.node if same_process else f"{options.node}/scheduler"
         self._links = [
             Link.acquire(options, identity, engine=engine, node=node) for identity in identities
@@ -76,6 +81,8 @@ class SchedulerSide:
             shards=shards,
         )
         self._shards = shards
+        self._announcer: Announcer | None = Announcer(announces_of) if announces_of else None
+        self._requests: dict[str, Any] = {}  # vLLM's, only for announcements
         self._engine_block_tokens = identities[0].engine_block_tokens
         self._engine_blocks: dict[str, list[int]] = {}
         self._holds = holds
@@ -91,6 +98,8 @@ class SchedulerSide:
             return True
         if not has_token_ids(request):
             return False
+        if self._announcer is not None:
+            self._requests[request.request_id] = request
         self._planner.add(
             request.request_id,
             request.all_token_ids,
@@ -128,6 +137,9 @@ class SchedulerSide:
             self._plan_saves(output, step)
         except Exception:
             logger.exception("neve.save.unplanned")
+        lost = self._planner.take_lost()
+        if self._announcer is not None:
+            self._announcer.note_lost(lost)
         self._planner.end_step()
         return step
 
@@ -168,6 +180,9 @@ class SchedulerSide:
             if saves and self._holds:
                 self._saved.add(request_id)
             step.saves += saves
+            if self._announcer is not None:
+                for save in saves:
+                    self._expect(self._announcer, save)
 
     def note_results(
         self, *, failed_blocks: Iterable[int], loaded: Iterable[str], timed: int | None
@@ -178,14 +193,42 @@ class SchedulerSide:
         for request_id in loaded:
             self._planner.note_loaded(request_id)
 
-    def note_unsaved(self, ids: Iterable[bytes]) -> None:
-        self._planner.note_unsaved(ids)
+    def note_saves(self, *, unsaved: Sequence[bytes], stored: Sequence[bytes]) -> None:
+        """First ids of chunks that a rank did not store, and did."""
+        self._planner.note_unsaved(unsaved)
+        if self._announcer is not None:
+            self._announcer.note_lost(unsaved)
+            self._announcer.note_stored(stored)
+
+    def take_news(self) -> list[Announcement | Withdrawal]:
+        """What routers are to hear, since the last call."""
+        return self._announcer.take() if self._announcer is not None else []
+
+    def _expect(self, announcer: Announcer, save: BlockSave) -> None:
+        """The chunk in vLLM's terms; nothing when its hashes are not those of whole blocks."""
+        request, per_chunk = self._requests[save.request_id], len(save.engine_blocks)
+        hashes = request.block_hashes
+        if len(hashes) != len(request.all_token_ids) // self._engine_block_tokens:
+            return
+        first, lora = save.chunk * per_chunk, request.lora_request
+        tokens = slice(save.chunk * save.tokens, (save.chunk + 1) * save.tokens)
+        announcer.expect(
+            save.ids[0],
+            Announcement(
+                hashes=tuple(hashes[first : first + per_chunk]),
+                parent=hashes[first - 1] if first else None,
+                tokens=tuple(request.all_token_ids[tokens]),
+                lora_id=lora.lora_int_id if lora is not None else None,
+                lora_name=lora.lora_name if lora is not None else None,
+            ),
+        )
 
     def reset(self) -> None:
         """From now on this engine neither finds what was stored before, nor do others find what it
         stores: its weights may have been changed in place, which no fingerprint tells."""
         self._epoch = secrets.token_bytes(16)
         self._planner.reset()
+        self._announcer = None
         logger.warning("neve.reset (this engine's KV is its own until it starts anew)")
 
     def take_telemetry(self) -> Data | None:
@@ -199,12 +242,17 @@ class SchedulerSide:
         if request_id not in self._saved:
             return False
         self._saved.discard(request_id)
+        if self._planner.is_loading(request_id):
+            # It was preempted after its saves, and the blocks it has now are freed at the load's
+            # end: freeing them twice would stop the engine.
+            return False
         self._held.append(request_id)
         return True
 
     def finish(self, request: Any) -> dict[str, Any] | None:
         """Ends a request; the response's `kv_transfer_params` if the request spoke to Neve."""
         self._engine_blocks.pop(request.request_id, None)
+        self._requests.pop(request.request_id, None)
         ended = self._planner.end(request.request_id)
         if ended is None:
             return None

@@ -39,7 +39,7 @@ class WorkerSide(Generic[S]):
         self._kv = kv
         self.defers = kv.defers
         self._options = options
-        self._share = share
+        self.share = share
         node = f"{options.node}/tp{share.seat}" if share.seat else options.node
         self._link = Link.acquire(options, identity, engine=engine, node=node)
         self._link.wait_first_attempt(BOOT_WAIT_S)
@@ -82,7 +82,7 @@ class WorkerSide(Generic[S]):
 
     def save(self, plan: StepPlan) -> None:
         """Copies the step's finished blocks out of the engine; returns before they are stored."""
-        saves = plan.saves[self._share.turn :: self._share.turns]
+        saves = plan.saves[self.share.turn :: self.share.turns]
         if not saves:
             return
         if not self._ready():
@@ -107,6 +107,10 @@ class WorkerSide(Generic[S]):
         """First-rank ids of blocks that were to be saved and are not."""
         ids, self._unsaved = self._unsaved, []
         return ids + self._saver.take_unsaved() if self._saver is not None else ids
+
+    def take_stored(self) -> list[bytes]:
+        """First ids of chunks of which this rank's part was stored since the last call."""
+        return self._saver.take_stored() if self._saver is not None else []
 
     def take_telemetry(self) -> Data | None:
         """What is new since the last call, for vLLM's metrics."""
@@ -142,8 +146,8 @@ class WorkerSide(Generic[S]):
             threading.Thread(
                 target=_fill, args=([loading, saving],), name="neve-pin", daemon=True
             ).start()
-        self._saver = Saver(client, self._kv, saving, self._share.columns)
-        self._loader = Loader(client, self._kv, loading, self._share.columns)
+        self._saver = Saver(client, self._kv, saving, self.share.columns)
+        self._loader = Loader(client, self._kv, loading, self.share.columns)
         return True
 
 
