@@ -23,7 +23,7 @@ from neve.segment import SegmentFooter
 from retention.stored import scan_tenant
 from tenants.scope import tenant_scope
 from workers.chains import count_runs
-from workers.objects import footer_of, is_missing
+from workers.objects import is_missing, tail_of
 from workers.overlap import overlapped
 
 LOOKS_AT_ONCE = 16
@@ -41,7 +41,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class Found:
-    """An object in the S3 bucket. `footer`: of a segment under its own key."""
+    """An object in the S3 bucket. What follows `kind` is known of a SEGMENT only."""
 
     object_key: str
     kind: Kind
@@ -53,19 +53,18 @@ class Found:
 def look_at(object_key: str) -> Found:
     """Opens it by ranged reads of its end. Raises S3's errors."""
     try:
-        head = s3.client().head_object(Bucket=settings.ENV.s3_bucket, Key=object_key)
-        facts = (head["ContentLength"], head["LastModified"])
-        footer = footer_of(object_key, head["ContentLength"])
+        tail = tail_of(object_key)
+        footer = tail.footer()
     except Corrupt:
-        return Found(object_key, Kind.RUBBISH, *facts)
+        return Found(object_key, Kind.RUBBISH)
     except ClientError as error:
         if is_missing(error):
             return Found(object_key, Kind.GONE)
         raise
     own = footer.header
     if object_key != segment_key(own.tenant_id, own.fingerprint, own.uuid):
-        return Found(object_key, Kind.ELSEWHERE, *facts)
-    return Found(object_key, Kind.SEGMENT, *facts, footer)
+        return Found(object_key, Kind.ELSEWHERE)
+    return Found(object_key, Kind.SEGMENT, tail.size_bytes, tail.stored_at, footer)
 
 
 def adopt(found: Found) -> Segment | None:

@@ -1,6 +1,9 @@
 """Segment objects in S3, as the workers see them. Raises botocore's errors."""
 
-from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from http import HTTPStatus
+from typing import Any
 
 from botocore.exceptions import ClientError
 from django.conf import settings
@@ -8,20 +11,49 @@ from django.conf import settings
 from catalog.models import Segment
 from controlplane import s3
 from neve.errors import Corrupt
-from neve.segment import SegmentFooter, read_footer
+from neve.segment import TAIL_BYTES, SegmentFooter, read_footer
 
 
-def size_of(object_key: str) -> int:
-    """Of the whole object, in bytes."""
-    answer = s3.client().head_object(Bucket=settings.ENV.s3_bucket, Key=object_key)
-    return int(answer["ContentLength"])
+@dataclass(frozen=True)
+class Tail:
+    """The end of an object, as one ranged read gives it: TAIL_BYTES, or all if it is smaller."""
+
+    object_key: str
+    size_bytes: int
+    stored_at: datetime
+    data: bytes
+
+    def footer(self) -> SegmentFooter:
+        """Raises Corrupt when it is no segment. Reads once more where many blocks are in it."""
+        return read_footer(self._fetch, self.size_bytes)
+
+    def _fetch(self, offset: int, length: int) -> bytes:
+        begin = self.size_bytes - len(self.data)
+        if offset >= begin:
+            return self.data[offset - begin :][:length]
+        return _read(self.object_key, f"bytes={offset}-{offset + length - 1}")["Body"].read()
 
 
-def footer_of(object_key: str, size_bytes: int | None = None) -> SegmentFooter:
+def tail_of(object_key: str) -> Tail:
+    """One request. Raises Corrupt when the object is empty."""
+    try:
+        answer = _read(object_key, f"bytes=-{TAIL_BYTES}")
+    except ClientError as error:
+        if (
+            error.response["ResponseMetadata"]["HTTPStatusCode"]
+            == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
+        ):
+            raise Corrupt(f"{object_key} is empty") from error
+        raise
+    data = answer["Body"].read()
+    # What S3 gives back whole has no range.
+    size = answer.get("ContentRange", f"/{len(data)}").rpartition("/")[2]
+    return Tail(object_key, int(size), answer["LastModified"], data)
+
+
+def footer_of(object_key: str) -> SegmentFooter:
     """Opens a segment by ranged reads of its end. Raises Corrupt when it is no segment."""
-    return read_footer(
-        _reader(object_key), size_of(object_key) if size_bytes is None else size_bytes
-    )
+    return tail_of(object_key).footer()
 
 
 def footer_of_segment(row: Segment) -> SegmentFooter:
@@ -49,10 +81,5 @@ def is_missing(error: ClientError) -> bool:
     return error.response["ResponseMetadata"]["HTTPStatusCode"] == 404
 
 
-def _reader(object_key: str) -> Callable[[int, int], bytes]:
-    def fetch(offset: int, length: int) -> bytes:
-        span = f"bytes={offset}-{offset + length - 1}"
-        answer = s3.client().get_object(Bucket=settings.ENV.s3_bucket, Key=object_key, Range=span)
-        return answer["Body"].read()
-
-    return fetch
+def _read(object_key: str, span: str) -> Any:
+    return s3.client().get_object(Bucket=settings.ENV.s3_bucket, Key=object_key, Range=span)

@@ -273,6 +273,23 @@ def test_a_walk_begins_anew_when_valkey_was_started_again(world, monkeypatch):
     assert report.looked_at["blocks"] >= 300
 
 
+def test_tenants_take_turns_until_the_run_has_looked_at_enough(world, monkeypatch):
+    other = World()
+    for each in (world, other):
+        each.store(300, payload_bytes=100)
+    monkeypatch.setattr(blocks.look_at_slice, "__defaults__", (20,))
+    monkeypatch.setattr("neve.index.PAGE_ENTRIES", 10)
+    monkeypatch.setattr(blocks, "RUN_BLOCKS", 60)
+    report = Report()
+    blocks.look_at_blocks([world.tenant.pk, other.tenant.pk], report)
+    assert 60 <= report.looked_at["blocks"] < 600
+    assert Round.unscoped.filter(side="blocks", looked_at__isnull=False).count() == 2
+    monkeypatch.setattr(blocks, "RUN_BLOCKS", 10_000)
+    blocks.look_at_blocks([world.tenant.pk, other.tenant.pk], report)
+    ended = Round.unscoped.filter(side="blocks", place__isnull=True, ended_at__isnull=False)
+    assert ended.count() == 2
+
+
 def test_no_run_looks_at_more_than_its_slice(world, monkeypatch):
     world.store(100, payload_bytes=100)
     for module, name in ((blocks, "RUN_BLOCKS"), (blocks, "TURN_BLOCKS"), (keys, "RUN_KEYS")):

@@ -36,7 +36,7 @@ def turn(side: Round.Side, tenant_id: int | None = None) -> Iterator[Turn | None
     now = timezone.now()
     # What ends later than any given now is from before the clock was set back.
     is_taken = Q(leased_until__gte=now, leased_until__lte=now + LEASE)
-    is_fresh = Q(place=None, ended_at__gte=now - PAUSE, ended_at__lte=now)
+    is_fresh = Q(place__isnull=True, ended_at__gte=now - PAUSE, ended_at__lte=now)
     mine = Round.unscoped.filter(pk=row.pk).exclude(is_taken).exclude(is_fresh)
     if not mine.update(leased_until=now + LEASE):
         yield None

@@ -21,7 +21,7 @@ from neve.errors import Corrupt, MissReason
 from neve.segment import SegmentFooter
 from tenants.scope import tenant_scope
 from workers import recovery
-from workers.objects import footer_of, is_missing, size_of
+from workers.objects import is_missing, tail_of
 from workers.overlap import overlapped
 from workers.rebuild import Restorer
 from workers.reconcile.report import Report
@@ -68,9 +68,11 @@ def _look(restorer: Restorer, rows: Sequence[Segment], report: Report) -> None:
 
 def _state_of(row: Segment) -> tuple[SegmentFooter | None, int | None]:
     """The footer, or how many bytes of the segment are left at most."""
+    size_bytes = 0
     try:
-        size_bytes = size_of(row.object_key)
-        footer = footer_of(row.object_key, size_bytes)
+        tail = tail_of(row.object_key)
+        size_bytes = tail.size_bytes
+        footer = tail.footer()
     except ClientError as error:
         if is_missing(error):
             return None, 0
