@@ -2,12 +2,16 @@
 
 Run by the vLLM interpreter: `python make_model.py FOLDER SEED`. Shapes: llama (grouped
 query attention), gemma (every other layer sees a sliding window of 128 tokens), moe (4 experts, 2
-of them for a token), mla (DeepSeek's latent attention).
+of them for a token), mla (DeepSeek's latent attention). Beside them two adapters for llama: lora-a,
+lora-b.
 """
 
+import json
 import sys
+from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
@@ -56,3 +60,22 @@ for shape, config in CONFIGS.items():
     torch.manual_seed(seed)
     AutoModelForCausalLM.from_config(config).save_pretrained(f"{folder}/{shape}")
     PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(f"{folder}/{shape}")
+
+RANK = 8
+ADAPTER = {
+    "peft_type": "LORA", "task_type": "CAUSAL_LM", "bias": "none", "r": RANK,
+    "lora_alpha": 2 * RANK,
+    "target_modules": ["k_proj", "v_proj"], "base_model_name_or_path": "llama",
+}  # fmt: skip
+for number, name in enumerate(("lora-a", "lora-b")):
+    torch.manual_seed(seed + 1 + number)
+    path = Path(folder, name)
+    path.mkdir()
+    (path / "adapter_config.json").write_text(json.dumps(ADAPTER))
+    weights = {}
+    for layer in range(COMMON["num_hidden_layers"]):
+        for target in ADAPTER["target_modules"]:
+            place = f"base_model.model.model.layers.{layer}.self_attn.{target}"
+            weights[f"{place}.lora_A.weight"] = torch.randn(RANK, 64)
+            weights[f"{place}.lora_B.weight"] = torch.randn(64, RANK)
+    save_file(weights, path / "adapter_model.safetensors")

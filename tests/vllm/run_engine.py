@@ -4,8 +4,9 @@ Run by the vLLM interpreter. Commands:
 {"do": "start", "model", "neve": {options} | null, "policy"?, "module_path"?, "engine"?: {...},
     "transfer"?: {...}, "listens"?}   `transfer` is a whole kv_transfer_config in place of one made
     of the rest; with `listens` KV events are published, and heard here
-{"do": "generate", "requests": [{"tokens", "max_tokens", "params"?, "salt"?, "seed"?}]}   one
-    batch; greedy without a seed
+{"do": "generate", "requests": [{"tokens", "max_tokens", "params"?, "salt"?, "seed"?,
+    "lora"?: [name, id, path]}]}   one batch; greedy without a seed. `embeds` in place of tokens:
+    so many random vectors
 {"do": "abort", "request", "after_s"}   begin a request and leave it
 {"do": "counters"}   the engine's own, since its start
 {"do": "events", "least"}   the KV events since the last time, waiting for so many
@@ -79,6 +80,9 @@ class Engine:
         )
 
     def generate(self, requests):
+        import torch
+        from vllm.lora.request import LoRARequest
+
         from vllm import SamplingParams
 
         params = [
@@ -96,11 +100,17 @@ class Engine:
             for request in requests
         ]
         prompts = [
-            {"prompt_token_ids": r["tokens"]} | ({"cache_salt": r["salt"]} if "salt" in r else {})
+            {"prompt_embeds": torch.randn(r["embeds"], 64)}
+            if "embeds" in r
+            else {"prompt_token_ids": r["tokens"]}
+            | ({"cache_salt": r["salt"]} if "salt" in r else {})
             for r in requests
         ]
+        loras = [LoRARequest(*r["lora"]) if "lora" in r else None for r in requests]
         begin = time.monotonic()
-        outputs = self.llm.generate(prompts, params, use_tqdm=False)
+        outputs = self.llm.generate(
+            prompts, params, use_tqdm=False, lora_request=loras if any(loras) else None
+        )
         took_s = time.monotonic() - begin
         return {"took_s": took_s, "outputs": [_plain(output) for output in outputs]}
 

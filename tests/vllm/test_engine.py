@@ -217,6 +217,44 @@ def test_after_a_wipe_of_valkey_a_fresh_process_hits_s3(platform, fresh_process,
     assert max(differences(more, reference["more"])) < 1e-5
 
 
+def test_adapters_share_nothing_and_embeddings_are_left_alone(platform, reference, models):
+    """Not even two of one name: what an adapter computes is its files'."""
+    process = reference["process"]
+    adapted = {
+        "enable_prefix_caching": False,
+        "enable_lora": True,
+        "max_lora_rank": 8,
+        "enable_prompt_embeds": True,
+    }
+    plain, one, other = (
+        {"tokens": [11, *LONG[:200]], "max_tokens": 6, "params": {"neve": {}}} | more
+        for more in (
+            {},
+            {"lora": ["tuned", 1, str(models / "lora-a")]},
+            {"lora": ["tuned", 2, str(models / "lora-b")]},
+        )
+    )
+    process.start(None, engine=adapted)
+    expected = [process.generate(request)[0]["tokens"] for request in (plain, one, other)]
+    process.ask("stop")
+    assert len({tuple(tokens) for tokens in expected}) == 3
+
+    process.start(options(platform), engine=adapted)
+    for request, tokens in zip((plain, one, other), expected, strict=True):
+        answer = process.generate(request)[0]
+        assert (answer["tokens"], answer["params"]["neve"]["reused_tokens"]) == (tokens, 0)
+    for request, tokens in zip((other, one, plain), reversed(expected), strict=True):
+        assert process.generate(request)[0]["tokens"] == tokens
+        until_reused(process, request, 192)
+        assert process.generate(request)[0]["tokens"] == tokens
+    before = blocks_in(platform)
+    for _ in range(2):
+        vectors = process.generate({"embeds": 150, "max_tokens": 100, "params": {"neve": {}}})[0]
+        assert vectors["cached_tokens"] == 0
+    process.ask("stop")
+    assert len(blocks_in(platform)) == len(before)
+
+
 def until_reused(process, request, tokens):
     """What is computed is stored behind the step."""
     deadline = time.monotonic() + 30
