@@ -202,3 +202,12 @@ def test_a_store_that_was_slow_is_tried_again_after_a_while():
     meter = warm_meter()
     load(meter, 10 * BLOCK, 8.0)
     assert meter.store(3 * DOUBLING_S).seconds(10 * BLOCK) == pytest.approx(1.0)
+
+
+def test_loads_of_one_size_leave_hope_for_larger_ones():
+    meter = warm_meter()
+    load(meter, 10 * BLOCK, 1.0)
+    assert meter.store(0.0).seconds(10 * BLOCK) == pytest.approx(1.0)
+    assert meter.store(0.0).seconds(40 * BLOCK) == pytest.approx(2.5)
+    load(meter, 40 * BLOCK, 4.0)  # there was none
+    assert meter.store(0.0).seconds(80 * BLOCK) == pytest.approx(8.0, rel=0.01)

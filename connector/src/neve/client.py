@@ -40,6 +40,7 @@ logger = logging.getLogger("neve.client")
 MATCH_S: Final = 0.2
 TRANSFER_S: Final = 5.0
 # Source: "Best practices design patterns", Amazon S3 user guide: one for each 85–90 MB/s.
+CONNECTIONS: Final = 2
 COLD_CONNECTIONS: Final = 16
 PUT_BYTES_IN_FLIGHT: Final = 256 << 20
 
@@ -101,7 +102,7 @@ class Client:
         engine: Mapping[str, str],
         space: str | None = None,
         max_chunk_tokens: int = MAX_CHUNK_TOKENS,
-        connections: int = 2,
+        connections: int = CONNECTIONS,
         cold_connections: int = COLD_CONNECTIONS,
         promote: bool = True,
         put_bytes_in_flight: int = PUT_BYTES_IN_FLIGHT,

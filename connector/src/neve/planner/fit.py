@@ -7,14 +7,14 @@ _LEAST_SPREAD: Final = 0.02
 
 
 class TwoTermFit:
-    """Fits `y = a*u + b*v` with `a, b >= 0`; `u` explains all of it where they can't be told apart.
+    """Fits `y = a*u + b*v` with `a, b >= 0`; where they can't be told apart, `v` explains `share`.
 
     The variance of a sample is taken to grow with `y`: long times vary more than short ones. `fade`
     is what a sample's weight is multiplied by when the next one comes.
     """
 
-    def __init__(self, *, fade: float = 0.9) -> None:
-        self._fade = fade
+    def __init__(self, *, fade: float = 0.9, share: float = 0.0) -> None:
+        self._fade, self._share = fade, share
         self._uu = self._uv = self._vv = self._uy = self._vy = 0.0
         self.samples = 0
 
@@ -35,7 +35,9 @@ class TwoTermFit:
         alone = (self._uy / self._uu, 0.0)
         determinant = self._uu * self._vv - self._uv * self._uv
         if determinant <= _LEAST_SPREAD * self._uu * self._vv:
-            return alone
+            if self._share == 0:
+                return alone
+            return alone[0] * (1.0 - self._share), self._share * self._vy / self._vv
         a = (self._uy * self._vv - self._vy * self._uv) / determinant
         b = (self._vy * self._uu - self._uy * self._uv) / determinant
         if b < 0:

@@ -13,6 +13,9 @@ LEAST_PREFILL_TOKENS: Final = 64
 _WARM_UP_STEPS: Final = 2
 # A tier's first load opens connections, and may fail for that alone.
 _WARM_UP_LOADS: Final = 1
+# While all loads had one size, so much of their time is taken to be the same for each size: larger
+# ones must look worth trying, or they would never be measured.
+_FIXED_SHARE: Final = 0.5
 # One sample may say at most so many times what was predicted: an engine that was stopped for a
 # while, or a burst of others' loads, must not rule what is believed of it.
 _MOST_SURPRISE: Final = 4.0
@@ -73,7 +76,7 @@ class StoreMeter:
     """Bandwidth and round trip of one tier, and what is on its way from it, from whole loads."""
 
     def __init__(self) -> None:
-        self._fit = TwoTermFit(fade=0.8)
+        self._fit = TwoTermFit(fade=0.8, share=_FIXED_SHARE)
         self._sampled_at = 0.0
         self._queue_bytes = 0
         self._warm_up = _WARM_UP_LOADS

@@ -147,6 +147,7 @@ class Link:
             engine={"name": "vllm", "version": self._engine},
             space=space,
             max_chunk_tokens=self._options.max_chunk_tokens,
+            connections=self._options.connections,
             cold_connections=self._options.cold_connections,
             put_bytes_in_flight=self._options.save_budget_bytes,
         )

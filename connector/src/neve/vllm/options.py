@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
-from neve.client import COLD_CONNECTIONS
+from neve.client import COLD_CONNECTIONS, CONNECTIONS
 from neve.errors import Misuse
 from neve.space import MAX_CHUNK_TOKENS
 from neve.vllm.sharding import CANONICAL, RANK
@@ -23,7 +23,8 @@ class Options:
     it) or `always`. `layout` is `rank` (blocks belong to one TP size) or `canonical` (one for each
     KV head, for any TP size). `load_deadline_s` bounds one request's load; `load_budget_bytes` and
     `save_budget_bytes` bound the staging memory of each direction.
-    `cold_connections`: ranges of S3 segments that are read at a time.
+    `connections` to each Valkey carry block bytes; `cold_connections`: ranges of S3 segments that
+    are read at a time.
     """
 
     endpoint: str
@@ -38,6 +39,7 @@ class Options:
     load_deadline_s: float = 2.0
     load_budget_bytes: int = 512 << 20
     save_budget_bytes: int = 1 << 30
+    connections: int = CONNECTIONS
     cold_connections: int = COLD_CONNECTIONS
 
     @classmethod
