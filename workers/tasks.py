@@ -21,9 +21,9 @@ from retention.stored import Walk
 from tenants.models import Tenant
 from workers import recovery, removal
 from workers import retain as claims
+from workers.compaction import sweep
 from workers.compaction.merge import CompactReport
 from workers.compaction.run import Compactor
-from workers.compaction.sweep import sweep
 from workers.flush import Flusher, FlushReport, is_worth_a_segment
 from workers.rebuild import RebuildReport
 from workers.reconcile import run as repairs
@@ -90,8 +90,17 @@ def compact() -> None:
         for_each_tenant("compact", compact_tenant)
 
 
+def sweep_tenant(tenant_id: int) -> None:
+    if jobs.is_waiting("sweep", tenant_id) or not sweep.has_work(tenant_id):
+        return
+    with tenant_job("sweep", tenant_id) as run:
+        report = sweep.sweep(hot.hot_tier(tenant_id), tenant_id)
+        run.progress(1.0, bytes_=report.bytes)
+        run.detail(vars(report))
+
+
 def compact_tenant(tenant_id: int) -> None:
-    sweep(hot.hot_tier(tenant_id), tenant_id)
+    sweep_tenant(tenant_id)
     compactor = Compactor(tenant_id)
     if jobs.is_waiting("compact", tenant_id) or not (claimed := compactor.find()):
         return
@@ -111,9 +120,17 @@ def expire() -> None:
 
 
 def expire_tenant(tenant_id: int) -> None:
+    """No Job row when one call is enough: that comes every few seconds."""
     tier = hot.hot_tier(tenant_id)
-    while tier.expire_due(EXPIRE_BLOCKS) >= EXPIRE_BLOCKS:
-        pass
+    looks = tier.expire_due(EXPIRE_BLOCKS)
+    if looks < EXPIRE_BLOCKS or jobs.is_waiting("expire", tenant_id):
+        return
+    with tenant_job("expire", tenant_id) as run:
+        total = looks
+        while looks >= EXPIRE_BLOCKS:
+            looks = tier.expire_due(EXPIRE_BLOCKS)
+            total += looks
+            run.progress(0.5, blocks=total)
 
 
 @shared_task(name="workers.remove")

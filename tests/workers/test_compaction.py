@@ -252,7 +252,7 @@ def no_waiting(monkeypatch):
 
 
 def sweep_once(world):
-    return sweep.sweep(world.tier, world.tenant.pk)
+    return sweep.sweep(world.tier, world.tenant.pk).deleted_segments
 
 
 def stands_in_s3(row):
@@ -280,6 +280,23 @@ def test_old_segments_are_deleted_after_a_grace_time_and_not_before(world, monke
     assert not any(stands_in_s3(row) for row in old)
     assert [row.state for row in world.segments()] == ["live"]
     world.assert_readable_from_s3([id_ for chain in chains for id_ in chain])
+
+
+def test_a_sweep_has_a_job_row_when_there_is_something_to_delete(world, no_waiting):
+    flush(world, 1, 1, 1)
+    sizes = sum(row.size_bytes for row in world.segments())
+    jobs_ = Job.unscoped.filter(kind="sweep")
+    tasks.compact()
+    assert not jobs_.exists()
+    compact(world)
+    for _ in range(2):
+        tasks.compact()
+    job = jobs_.latest("created_at")
+    assert (job.state, job.bytes) == ("done", sizes)
+    assert job.detail["deleted_segments"] == 3
+    count = jobs_.count()
+    tasks.compact()
+    assert jobs_.count() == count
 
 
 def test_a_segment_that_the_index_names_is_never_deleted(world, no_waiting):

@@ -286,6 +286,18 @@ def test_expired_and_idle_blocks_leave_by_themselves(world):
     wait_until(all_gone, timeout_s=10, what="the end of the blocks")
 
 
+def test_expiring_many_blocks_has_a_job_row_and_few_have_none(world, monkeypatch):
+    monkeypatch.setattr(tasks, "EXPIRE_BLOCKS", 4)
+    for count, has_job in ((3, False), (10, True)):
+        world.store(count)
+        looks = world.keys.bookkeeping[6]
+        hot.admin().zadd(looks, dict.fromkeys(world.payloads, 0))
+        tasks.expire()
+        jobs_ = list(Job.unscoped.filter(kind="expire"))
+        assert bool(jobs_) == has_job
+    assert (jobs_[0].state, jobs_[0].blocks >= 10) == ("done", True)
+
+
 def test_a_sample_shows_what_the_tenant_holds(world):
     world.store(3)
     tasks.sample()

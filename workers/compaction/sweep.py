@@ -9,10 +9,12 @@ the same whole index.
 """
 
 import logging
+from dataclasses import dataclass
 from datetime import timedelta
 
 from botocore.exceptions import ClientError
 from django.conf import settings
+from django.db.models import QuerySet
 from django.utils import timezone
 
 from catalog.models import Segment
@@ -33,11 +35,25 @@ GRACE = timedelta(seconds=s3.PRESIGNED_S) + timedelta(minutes=10)
 SWEEP_MOST = 500  # segments a pass
 
 
-def sweep(tier: HotTier, tenant_id: int) -> int:
-    """Both looks, at most SWEEP_MOST segments each. Returns how many were deleted."""
+@dataclass
+class SweepReport:
+    """`bytes`: of the objects deleted."""
+
+    deleted_segments: int = 0
+    bytes: int = 0
+
+
+def sweep(tier: HotTier, tenant_id: int) -> SweepReport:
+    """Both looks, at most SWEEP_MOST segments each. Says what was deleted."""
     with tenant_scope(tenant_id):
         close_empty(tier)
         return delete_closed(tier)
+
+
+def has_work(tenant_id: int) -> bool:
+    """Whether a look would find a segment to close or to delete."""
+    with tenant_scope(tenant_id):
+        return _empty().exists() or _closed().exists()
 
 
 def close_empty(tier: HotTier) -> int:
@@ -45,13 +61,7 @@ def close_empty(tier: HotTier) -> int:
     run = recovery.whole_run()
     if run is None:
         return 0
-    empty = Segment.objects.filter(
-        claims.is_free(),
-        state=Segment.State.LIVE,
-        live_bytes=0,
-        created_at__lt=timezone.now() - SETTLED,
-    )
-    numbers = list(empty.order_by("pk").values_list("pk", flat=True)[:SWEEP_MOST])
+    numbers = list(_empty().order_by("pk").values_list("pk", flat=True)[:SWEEP_MOST])
     counted = segments.count_live_bytes(tier, numbers)
     numbers = [number for number, bytes_ in counted.items() if bytes_ == 0]
     found = zip(numbers, tier.close_segments(numbers), strict=True)
@@ -63,13 +73,10 @@ def close_empty(tier: HotTier) -> int:
     )
 
 
-def delete_closed(tier: HotTier) -> int:
-    """The second look. Returns how many segments it deleted. In the tenant's scope."""
-    closed = Segment.objects.filter(
-        state=Segment.State.DELETING, unreferenced_at__lt=timezone.now() - GRACE
-    )
-    deleted = 0
-    for row in closed.order_by("pk")[:SWEEP_MOST]:
+def delete_closed(tier: HotTier) -> SweepReport:
+    """The second look. In the tenant's scope."""
+    report = SweepReport()
+    for row in _closed().order_by("pk")[:SWEEP_MOST]:
         run = recovery.whole_run()
         named = _is_named(tier, row)
         if run is None or recovery.whole_run() != run:
@@ -81,8 +88,24 @@ def delete_closed(tier: HotTier) -> int:
             row.save(update_fields=["state", "unreferenced_at"])
         else:
             s3.client().delete_object(Bucket=settings.ENV.s3_bucket, Key=row.object_key)
-            deleted += row.delete()[0]
-    return deleted
+            report.deleted_segments += row.delete()[0]
+            report.bytes += row.size_bytes
+    return report
+
+
+def _empty() -> QuerySet[Segment]:
+    return Segment.objects.filter(
+        claims.is_free(),
+        state=Segment.State.LIVE,
+        live_bytes=0,
+        created_at__lt=timezone.now() - SETTLED,
+    )
+
+
+def _closed() -> QuerySet[Segment]:
+    return Segment.objects.filter(
+        state=Segment.State.DELETING, unreferenced_at__lt=timezone.now() - GRACE
+    )
 
 
 def _is_named(tier: HotTier, row: Segment) -> bool:
