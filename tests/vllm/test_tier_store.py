@@ -190,6 +190,23 @@ def test_after_draining_nothing_is_under_way(store, neve):
     assert [job.good for job in store.finished()] == [KEYS[:1]]
 
 
+def test_after_a_reset_nothing_older_is_found_and_others_dont_find_what_is_newer(store, neve):
+    store.begin("r")
+    save(store, neve, *KEYS[:2], rows=[1, 2])
+    assert found(store, *KEYS[:2]) == [True, True]
+    store.reset()
+    # Computed with the old weights in part: neither read nor stored.
+    assert store.find("r", KEYS[0]) is False
+    store.store(2, "r", KEYS[:1], [3], 64)
+    assert [job.good for job in store.finished()] == [[]]
+    store.begin("new")
+    assert found(store, *KEYS[:2], request="new") == [False, False]
+    store.store(3, "new", KEYS[:1], [3], 64)
+    neve.answer()
+    assert found(store, KEYS[0], request="another") == [True]
+    assert neve.stored[neve.hasher.of_key(KEYS[0])] == bytes([1]) * ROW  # as others see it
+
+
 # ---- identity and releases
 
 CONFIG = SimpleNamespace(

@@ -68,7 +68,9 @@ class NeveTier(SecondaryTierManager):  # type: ignore[misc]  # vllm is untyped h
             load_deadline_s=told.load_deadline_s,
         )
 
+    @guarded(RequestOffloadingContext)
     def on_new_request(self, req_context: "ReqContext") -> RequestOffloadingContext:
+        self._store.begin(req_context.req_id)
         return RequestOffloadingContext()
 
     @guarded(lambda: LookupResult.MISS)
@@ -117,7 +119,9 @@ class NeveTier(SecondaryTierManager):  # type: ignore[misc]  # vllm is untyped h
         self._store.forget(req_context.req_id)
 
     def drain_jobs(self) -> None:
-        self._store.drain()
+        """vLLM's way to say that its cache is reset, as after weights were changed in place."""
+        self._store.reset()
+        logger.warning("neve.reset (this engine's chunks are its own until it starts anew)")
 
     @guarded(nothing)
     def shutdown(self) -> None:

@@ -5,6 +5,7 @@ them and the network without a copy. Nothing here waits, except for the millisec
 """
 
 import logging
+import secrets
 import threading
 import time
 from collections import deque
@@ -24,8 +25,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class _Request:
-    """What is known of the keys a request asked for; None: not there, or not to be had."""
+    """What is known of the keys a request asked for; None: not there, or not to be had.
 
+    `stale`: begun before a reset, so it neither reads nor stores.
+    """
+
+    stale: bool = False
     places: dict[bytes, Location | None] = field(default_factory=dict)
     wanted: dict[bytes, None] = field(default_factory=dict)  # for the next question, in order
     asked: Sequence[bytes] = ()
@@ -73,14 +78,20 @@ class TierStore:
         self._ended: deque[Job] = deque()
         self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="neve-tier")
         self._wait_left_s = STEP_WAIT_S
+        self._epoch = b""
 
     # ---- look-up
+
+    def begin(self, request_id: str) -> None:
+        self._requests[request_id] = _Request()
 
     def find(self, request_id: str, key: bytes) -> bool | None:
         """Whether the chunk is stored; None: ask again in the next step."""
         if self._client() is None:
             return False
         request = self._requests.setdefault(request_id, _Request())
+        if request.stale:
+            return False
         if key not in request.places and request.answer is not None:
             self._settle(request)
         if key in request.places:
@@ -125,7 +136,7 @@ class TierStore:
         client = self._client()
         if client is None:
             return []
-        ids = [client.hasher.of_key(key) for key in keys]
+        ids = [self._id(client, key) for key in keys]
         return client.locate(ids, deadline_s=self._match_deadline_s)
 
     # ---- jobs
@@ -138,7 +149,7 @@ class TierStore:
 
         def submit(client: Client) -> Transfer:
             return client.get_many(
-                [client.hasher.of_key(key) for key in keys],
+                [self._id(client, key) for key in keys],
                 [self._row(row) for row in rows],
                 locations=places,
                 deadline_s=self._load_deadline_s,
@@ -153,15 +164,18 @@ class TierStore:
 
         A chunk's parent is what its request looked up before it: keys come in no order.
         """
-        looked_up = list(self._requests.get(request_id, _Request()).places)
+        request = self._requests.get(request_id, _Request())
+        looked_up = list(request.places)
         before = dict(zip(looked_up[1:], looked_up, strict=False))
 
         def submit(client: Client) -> Transfer:
-            hasher = client.hasher
+            if request.stale:
+                raise NeveError("computed before the reset, in part")
+            root = client.hasher.root()
             refs = [
                 BlockRef(
-                    hasher.of_key(key),
-                    hasher.of_key(before[key]) if key in before else hasher.root(),
+                    self._id(client, key),
+                    self._id(client, before[key]) if key in before else root,
                     tokens,
                 )
                 for key in keys
@@ -188,6 +202,12 @@ class TierStore:
             transfer.wait()
         with self._idle:
             self._idle.wait_for(lambda: not self._under_way, PUT_DEADLINE_S)
+
+    def reset(self) -> None:
+        """The engine's weights or state changed: from now on its chunks are its own."""
+        self.drain()
+        self._epoch = secrets.token_bytes(16)
+        self._requests = {request_id: _Request(stale=True) for request_id in self._requests}
 
     def close(self) -> None:
         """Ends what is under way and lets go of the rows."""
@@ -228,6 +248,9 @@ class TierStore:
             end([MissReason.BREAKER] * len(keys))
             return
         transfer.add_done_callback(done)
+
+    def _id(self, client: Client, key: bytes) -> bytes:
+        return client.hasher.of_key(self._epoch + key)
 
     def _row(self, number: int) -> memoryview:
         start = int(number) * self._row_bytes
