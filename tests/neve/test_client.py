@@ -63,6 +63,22 @@ class TestRoundTrip:
         assert client.stats.totals().misses == {"never_stored": 6}
         assert client.match([]) == Match()
 
+    def test_who_asks_again_is_not_counted(self, client):
+        chain = Chain(client, 10)
+        client.put_many(chain.blocks[:4], list(chain.sent[:4])).wait(5)
+        again = client.match_again(chain.ids)
+        assert again == client.match(chain.ids)
+        assert counters(client)["requested_blocks"] == 10
+        assert client.stats.totals().misses == {"never_stored": 6}
+
+    def test_each_block_is_located_whatever_the_others_are(self, client):
+        chain = Chain(client, 5)
+        client.put_many(chain.blocks[1:4:2], [chain.sent[1], chain.sent[3]]).wait(5)
+        hit, miss = Location(Tier.HOT, 64 + PAYLOAD), MissReason.NEVER_STORED
+        assert client.locate(chain.ids) == [miss, hit, miss, hit, miss]
+        assert counters(client)["requested_blocks"] == 5
+        assert client.stats.totals().misses == {"never_stored": 3}
+
     def test_buckets_share_a_chain(self, clean_hot, endpoint):
         provision(clean_hot, buckets=3)
         endpoint.buckets = 3

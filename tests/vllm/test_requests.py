@@ -2,6 +2,7 @@ import logging
 
 import pytest
 
+from neve.vllm.handover import Prefilled
 from neve.vllm.requests import ContextWish, read_wish, response_params
 
 
@@ -38,6 +39,38 @@ def test_a_malformed_name_is_ignored_with_a_warning(name, caplog):
 )
 def test_a_request_that_does_not_speak_to_neve_has_no_wish(params):
     assert read_wish(params) is None
+
+
+BLOCK = "0123456789abcdef" * 2
+
+
+def test_a_prefill_hands_over_and_its_answer_is_a_decodes_wish():
+    asked = read_wish({"do_remote_decode": True, "remote_host": None})
+    assert asked == ContextWish(hands_over=True)
+    prefilled = Prefilled(192, bytes.fromhex(BLOCK))
+    told = response_params(asked, hot_tokens=0, cold_tokens=0, prefilled=prefilled)
+    assert told["neve"]["prefilled"] == {"tokens": 192, "block": BLOCK}
+    assert read_wish(told) == ContextWish(prefilled=prefilled)
+
+
+@pytest.mark.parametrize("params", [{"neve": 7}, {"neve": None}, {"neve": {"pin": "x"}}])
+def test_a_malformed_wish_does_not_keep_a_prompt_from_being_handed_over(params):
+    assert read_wish(params | {"do_remote_decode": True}).hands_over
+    assert not read_wish({"neve": {}, "do_remote_decode": "yes"}).hands_over
+
+
+@pytest.mark.parametrize(
+    "prefilled",
+    [
+        *(7, "x", [], {}, {"tokens": 64}, {"block": BLOCK}),
+        *({"tokens": n, "block": BLOCK} for n in (0, -1, True, 1.5, "64", 1 << 40)),
+        *({"tokens": 64, "block": block} for block in ("", BLOCK[1:], BLOCK + "00", 5, "x" * 32)),
+    ],
+)
+def test_a_malformed_promise_is_ignored_with_a_warning(prefilled, caplog):
+    with caplog.at_level(logging.WARNING):
+        assert read_wish({"neve": {"prefilled": prefilled}}) == ContextWish()
+    assert "field=prefilled" in caplog.text
 
 
 def test_the_response_tells_what_was_reused_by_tier():

@@ -1,100 +1,14 @@
 """vLLM's OpenAI-compatible server: wishes of a request go in, what was reused comes out."""
 
-import json
-import subprocess
 import time
 import urllib.error
 import urllib.request
-from pathlib import Path
 
 import pytest
 
-from servers import Server, free_port, http_status
+from vllm_server import VllmServer
 
 pytestmark = pytest.mark.vllm
-
-PROMPT = "Neve keeps what was computed once. " * 8
-
-
-class VllmServer(Server):
-    """`api_server` with the engine in a process of its own, as it runs on a node."""
-
-    name = "vllm"
-    start_timeout_s = 120.0
-
-    def __init__(self, folder: Path, python: Path, model: Path, neve: dict, env: dict) -> None:
-        super().__init__(folder)
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        transfer = {
-            "kv_connector": "NeveConnector",
-            "kv_role": "kv_both",
-            "kv_load_failure_policy": "recompute",
-            "kv_connector_extra_config": neve,
-        }
-        self._env = env
-        self._command = [
-            *(str(python), "-m", "vllm.entrypoints.openai.api_server"),
-            *("--model", str(model), "--served-model-name", "tiny"),
-            *("--host", "127.0.0.1", "--port", str(self.port)),
-            *("--dtype", "float32", "--block-size", "32", "--max-model-len", "1024"),
-            *("--kv-cache-memory-bytes", str(16 << 20)),
-            *("--enforce-eager", "--no-enable-prefix-caching"),
-            *("--chat-template", "{{ messages[0].content }}"),
-            # Without it vLLM kills its engine at once, and nobody ends the session.
-            *("--shutdown-timeout", "10"),
-            *("--kv-transfer-config", json.dumps(transfer)),
-        ]
-
-    def command(self) -> list[str]:
-        return self._command
-
-    def environment(self) -> dict[str, str]:
-        return self._env
-
-    def ready(self) -> bool:
-        return http_status(f"{self.url}/health") == 200
-
-    def complete(self, **more: object) -> dict:
-        return json.loads(self._post("completions", {"prompt": PROMPT} | more))
-
-    def stream(self, **more: object) -> list[dict]:
-        """The events of a streamed answer."""
-        told = self._post("completions", {"prompt": PROMPT, "stream": True} | more)
-        lines = [line.removeprefix("data: ") for line in told.splitlines() if line]
-        return [json.loads(line) for line in lines if line != "[DONE]"]
-
-    def chat(self, **more: object) -> dict:
-        said = {"messages": [{"role": "user", "content": PROMPT}]}
-        return json.loads(self._post("chat/completions", said | more))
-
-    def _post(self, path: str, body: dict) -> str:
-        request = urllib.request.Request(
-            f"{self.url}/v1/{path}",
-            json.dumps({"model": "tiny", "max_tokens": 8, "temperature": 0} | body).encode(),
-            {"Content-Type": "application/json"},
-        )
-        with urllib.request.urlopen(request, timeout=60) as response:
-            return response.read().decode()
-
-    def metric(self, name: str, **labels: str) -> float:
-        """A metric's value; `labels` are those that must be there."""
-        with urllib.request.urlopen(f"{self.url}/metrics", timeout=10) as response:
-            for line in response.read().decode().splitlines():
-                wanted = [f'{label}="{value}"' for label, value in labels.items()]
-                if line.startswith(f"vllm:{name}{{") and all(text in line for text in wanted):
-                    return float(line.rsplit(" ", 1)[1])
-        raise AssertionError(f"no metric {name}")
-
-    def terminate(self) -> None:
-        """As an operator does; leaves no process behind."""
-        assert self.process is not None
-        self.process.terminate()
-        try:
-            self.process.wait(30)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            raise
 
 
 @pytest.fixture(scope="module")

@@ -174,6 +174,11 @@ class Client:
             prefix.append(answer)
         return Match(prefix, None if status is Status.OK else status.miss)
 
+    def match_again(self, ids: Sequence[bytes], *, deadline_s: float = MATCH_S) -> Match:
+        """`match` for who waits for blocks and asks often: not counted."""
+        _check_ids(ids)
+        return self._match(ids, time.monotonic() + deadline_s) if ids else Match()
+
     def locate(
         self, ids: Sequence[bytes], *, deadline_s: float = MATCH_S
     ) -> list[Location | MissReason]:

@@ -72,6 +72,13 @@ class Judge:
             return self._load_deadline_s
         return min(self._load_deadline_s, max(LEAST_DEADLINE_S, PATIENCE * choice.spared_s))
 
+    def patience_s(self, start: int, end: int) -> float:
+        """How long waiting for these tokens beats computing them; infinite when not known."""
+        prefill = None if self._always else self._steps.prefill()
+        if prefill is None:
+            return float("inf")
+        return max(LEAST_DEADLINE_S, PATIENCE * prefill.seconds(start, end))
+
     def note_decision(self, decision: Decision) -> None:
         self._telemetry.count("decisions", 1, decision)
 

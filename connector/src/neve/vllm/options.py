@@ -21,8 +21,9 @@ class Options:
     `space` names the space (default: the one of this identity). `revision` names the weights when
     they can't be told from the model folder. `load` is `auto` (load what is faster than computing
     it) or `always`. `layout` is `rank` (blocks belong to one TP size) or `canonical` (one for each
-    KV head, for any TP size). `load_deadline_s` bounds one request's load; `load_budget_bytes` and
-    `save_budget_bytes` bound the staging memory of each direction.
+    KV head, for any TP size). `load_deadline_s` bounds one request's load, `handover_wait_s` its
+    wait for blocks that a prefill node named; `load_budget_bytes` and `save_budget_bytes` bound the
+    staging memory of each direction.
     `connections` to each Valkey carry block bytes; `cold_connections`: ranges of S3 segments that
     are read at a time.
     """
@@ -37,6 +38,7 @@ class Options:
     max_chunk_tokens: int = MAX_CHUNK_TOKENS
     match_deadline_s: float = 0.2
     load_deadline_s: float = 2.0
+    handover_wait_s: float = 2.0
     load_budget_bytes: int = 512 << 20
     save_budget_bytes: int = 1 << 30
     connections: int = CONNECTIONS

@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from itertools import chain as chained
 
 from neve.client import Client, Match
-from neve.errors import NeveError
+from neve.errors import MissReason, NeveError
 from neve.hot import Location, Tier
 from neve.ids import BlockHasher
 from neve.planner.choice import Choice
 from neve.vllm.chains import Chain, Origin
+from neve.vllm.handover import ASK_AGAIN_S, Outcome, Wait
 from neve.vllm.judge import Judge
 from neve.vllm.link import Link
 from neve.vllm.plan import BlockLoad, BlockSave, LoadPlan
@@ -37,11 +38,13 @@ class _Lookup:
     """One question to Neve: which of the chunks from `start` on are stored?
 
     `choice`: what is done with the answer while the engine has `chosen_for` tokens itself.
+    `trouble`: the answer says nothing about what is stored.
     """
 
     start: int
     future: Future[list[Match]] | None
     asked_at: float
+    trouble: bool = False
     found: list[tuple[Location, ...]] = field(default_factory=list)
     choice: Choice | None = None
     chosen_for: int = 0
@@ -54,6 +57,7 @@ class _Request:
     tokens: Sequence[int]
     origin: Origin
     wish: ContextWish | None
+    wait: Wait | None = None
     chain: Chain | None = None
     lookup: _Lookup | None = None
     local_tokens: int = 0
@@ -87,6 +91,7 @@ class Planner:
         match_deadline_s: float,
         judge: Judge,
         telemetry: Telemetry,
+        handover_wait_s: float = 2.0,
         loads: bool = True,
         saves: bool = True,
         shards: int = 1,
@@ -97,6 +102,7 @@ class Planner:
         self._links = links
         self._engine_block_tokens = engine_block_tokens
         self._match_deadline_s = match_deadline_s
+        self._handover_wait_s = handover_wait_s
         self._loads = loads
         self._saves = saves
         self._requests: dict[str, _Request] = {}
@@ -114,7 +120,9 @@ class Planner:
         self, request_id: str, tokens: Sequence[int], origin: Origin, wish: ContextWish | None
     ) -> None:
         """Begins a request; `tokens` is the engine's own sequence and grows with the output."""
-        self._requests[request_id] = _Request(tokens, origin, wish)
+        prefilled = wish.prefilled if wish is not None else None
+        wait = Wait(prefilled) if prefilled is not None else None
+        self._requests[request_id] = _Request(tokens, origin, wish, wait)
 
     def knows(self, request_id: str) -> bool:
         return request_id in self._requests
@@ -156,30 +164,61 @@ class Planner:
     def matched_tokens(self, request_id: str, local_tokens: int) -> int | None:
         """Tokens beyond `local_tokens` (engine-block aligned) that are to be loaded from Neve.
 
-        None while the answer is outstanding, at most for the match deadline; 0 is a miss.
+        None while the answer is outstanding, at most for the match deadline, and while blocks are
+        awaited that a prefill node named; 0 is a miss. An engine that only saves asks as well, to
+        send what is missing and nothing else.
         """
         request = self._requests.get(request_id)
-        if request is None or not request.may_load or not self._loads:
+        if request is None or not request.may_load:
             return 0
         chain = self._chain(request)
         if chain is None:
             return 0
         request.local_tokens = local_tokens
         start = local_tokens // chain.chunk_tokens
+        # Others rely on what is handed over, so every block of it is asked for.
+        hands_over = request.wish is not None and request.wish.hands_over
+        first = 0 if hands_over or not self._loads else start
         lookup = request.lookup
         now = time.monotonic()
-        if lookup is None or start < lookup.start or now - lookup.asked_at > _FRESH_S:
-            count = len(request.tokens) // chain.chunk_tokens
-            if start >= count:
+        count = len(request.tokens) // chain.chunk_tokens
+        if lookup is None or first < lookup.start or now - lookup.asked_at > _FRESH_S:
+            if first >= count:
                 return 0
             chain.extend(count)
-            future = self._threads.submit(self._match, chain.ids[start:count])
-            lookup = request.lookup = _Lookup(start, future, now)
-        if lookup.future is not None and not self._settle(lookup, chain, now):
+            future = self._ask(request, chain.ids[first:count])
+            lookup = request.lookup = _Lookup(first, future, now)
+        if lookup.future is not None and not self._settle(request, lookup, chain, now):
+            return None
+        if not self._loads or start >= count:
+            return 0
+        if request.wait is not None:
+            self._await(request, request.wait, lookup, chain, now)
             return None
         choice = self._choose(request, lookup, chain.chunk_tokens)
         end = (start + choice.blocks) * chain.chunk_tokens
         return max(0, end - local_tokens) if choice.blocks else 0
+
+    def _await(
+        self, request: _Request, wait: Wait, lookup: _Lookup, chain: Chain, now: float
+    ) -> None:
+        """Named blocks may still come: they are asked for until they do or the time is up. Then
+        all is asked for a last time, and that answer counts."""
+        patience_s = self._judge.patience_s(request.local_tokens, len(request.tokens))
+        until = now + min(self._handover_wait_s, patience_s)
+        wait.begin(chain.ids, chain.chunk_tokens, until=until)
+        outcome = wait.outcome(lookup.start + len(lookup.found), now)
+        if outcome is None and lookup.trouble:
+            outcome = Outcome.LATE
+        if outcome is not None:
+            self._telemetry.count("handovers", 1, outcome)
+            request.wait = None
+        elif now < lookup.asked_at + ASK_AGAIN_S:
+            wait_s, self._wait_left_s = self._wait_left_s, 0.0
+            time.sleep(wait_s)  # as in `_settle`
+            return
+        asked = chain.ids[lookup.start : len(request.tokens) // chain.chunk_tokens]
+        lookup.future, lookup.asked_at = self._ask(request, asked), now
 
     def _choose(self, request: _Request, lookup: _Lookup, chunk_tokens: int) -> Choice:
         """How much of what was found is loaded: decided, and counted, once for a look-up."""
@@ -197,7 +236,7 @@ class Planner:
             lookup.choice, lookup.chosen_for = choice, request.local_tokens
         return lookup.choice
 
-    def _settle(self, lookup: _Lookup, chain: Chain, now: float) -> bool:
+    def _settle(self, request: _Request, lookup: _Lookup, chain: Chain, now: float) -> bool:
         """Takes the answer if it is there or the deadline has passed; waits a little, if it may."""
         assert lookup.future is not None
         wait_s, self._wait_left_s = self._wait_left_s, 0.0
@@ -208,7 +247,10 @@ class Planner:
                 return False
             matches = []
         lookup.future = None
-        self._telemetry.sample("match_seconds", time.monotonic() - lookup.asked_at)
+        misses = [match.miss for match in matches]
+        lookup.trouble = not misses or MissReason.BREAKER in misses
+        if request.wait is None:
+            self._telemetry.sample("match_seconds", time.monotonic() - lookup.asked_at)
         # Chunks of which every column is there: the shortest prefix of all spaces.
         per_space = [_rows(match.locations, self._shards) for match in matches]
         rows = zip(*per_space, strict=False)
@@ -220,14 +262,18 @@ class Planner:
                 self._forget(ids[0])
         return True
 
-    def _match(self, ids: Sequence[tuple[bytes, ...]]) -> list[Match]:
+    def _ask(self, request: _Request, ids: Sequence[tuple[bytes, ...]]) -> Future[list[Match]]:
+        return self._threads.submit(self._match, ids, counts=request.wait is None)
+
+    def _match(self, ids: Sequence[tuple[bytes, ...]], *, counts: bool) -> list[Match]:
         """On a look-up thread: one match a space; none when the client is going away."""
         found = []
         try:
             for number, client in enumerate(self._clients() or ()):
                 columns = slice(number * self._shards, (number + 1) * self._shards)
                 asked = list(chained.from_iterable(every[columns] for every in ids))
-                found.append(client.match(asked, deadline_s=self._match_deadline_s))
+                match = client.match if counts else client.match_again
+                found.append(match(asked, deadline_s=self._match_deadline_s))
         except NeveError:
             return []
         return found

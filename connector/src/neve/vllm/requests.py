@@ -2,12 +2,18 @@
 
 `{"neve": {"context": "repo-42", "pin": "2h", "label": "agent"}}`. Malformed values are reported
 and ignored: a request must never fail because of them.
+
+A proxy that splits prefill from decode sends `{"do_remote_decode": true}` with the prefill, and the
+answer's `kv_transfer_params` with the decode (vLLM's own examples do): see `neve.vllm.handover`.
 """
 
 import logging
 import re
 from dataclasses import dataclass
 from typing import Any
+
+from neve.ids import ID_BYTES
+from neve.vllm.handover import Prefilled
 
 logger = logging.getLogger(__name__)
 
@@ -17,30 +23,46 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 @dataclass(frozen=True)
 class ContextWish:
-    """The context that a request's chain is reported under; `name` None asks only for figures."""
+    """The context that a request's chain is reported under; `name` None asks only for figures.
+
+    `hands_over`: another engine goes on with this prompt. `prefilled`: one began with it.
+    """
 
     name: str | None = None
     pin_s: int | None = None
     label: str | None = None
+    hands_over: bool = False
+    prefilled: Prefilled | None = None
 
 
 def read_wish(params: object) -> ContextWish | None:
     """The request's wish, or None when it didn't speak to Neve at all."""
-    if not isinstance(params, dict) or "neve" not in params:
+    if not isinstance(params, dict):
         return None
-    wish = params["neve"]
+    hands_over = params.get("do_remote_decode") is True
+    wish = params.get("neve", {} if hands_over else None)
     if not isinstance(wish, dict):
-        _ignore("neve", wish, "an object")
-        return None
-    name = _text(wish, "context")
-    pin_s = _seconds(wish.get("pin"))
-    return ContextWish(name=name, pin_s=pin_s, label=_text(wish, "label"))
+        if "neve" in params:
+            _ignore("neve", wish, "an object")
+        return ContextWish(hands_over=True) if hands_over else None
+    return ContextWish(
+        name=_text(wish, "context"),
+        pin_s=_seconds(wish.get("pin")),
+        label=_text(wish, "label"),
+        hands_over=hands_over,
+        prefilled=_prefilled(wish.get("prefilled")),
+    )
 
 
-def response_params(wish: ContextWish, *, hot_tokens: int, cold_tokens: int) -> dict[str, Any]:
-    """The response's `kv_transfer_params`: the context, and how many prompt tokens were reused."""
+def response_params(
+    wish: ContextWish, *, hot_tokens: int, cold_tokens: int, prefilled: Prefilled | None = None
+) -> dict[str, Any]:
+    """The response's `kv_transfer_params`: the context, how many prompt tokens were reused, and
+    for the engine that goes on, which ones are stored."""
     told: dict[str, Any] = {} if wish.name is None else {"context": wish.name}
     told |= {"reused_tokens": hot_tokens + cold_tokens, "hot": hot_tokens, "cold": cold_tokens}
+    if prefilled is not None:
+        told["prefilled"] = prefilled.as_param()
     return {"neve": told}
 
 
@@ -68,6 +90,18 @@ def _seconds(value: object) -> int | None:
     if 0 < seconds < 2**31:
         return seconds
     _ignore("pin", value, 'seconds, or a number with s, m, h or d such as "2h"')
+    return None
+
+
+def _prefilled(value: object) -> Prefilled | None:
+    if value is None:
+        return None
+    if isinstance(value, dict):
+        tokens, block = value.get("tokens"), value.get("block")
+        named = isinstance(block, str) and re.fullmatch(f"[0-9a-f]{{{2 * ID_BYTES}}}", block)
+        if named and type(tokens) is int and 0 < tokens < 2**31:
+            return Prefilled(tokens, bytes.fromhex(str(block)))
+    _ignore("prefilled", value, 'what a prefill answered: {"tokens", "block"}')
     return None
 
 

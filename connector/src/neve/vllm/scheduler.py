@@ -16,6 +16,7 @@ from neve.space import SpaceIdentity
 from neve.vllm.chains import Media, Origin
 from neve.vllm.compat import has_token_ids
 from neve.vllm.events import Announcement, Announcer, Withdrawal
+from neve.vllm.handover import Prefilled
 from neve.vllm.judge import Judge
 from neve.vllm.link import BOOT_WAIT_S, Link
 from neve.vllm.options import Options
@@ -76,6 +77,7 @@ class SchedulerSide:
             match_deadline_s=options.match_deadline_s,
             judge=self._judge,
             telemetry=self._telemetry,
+            handover_wait_s=options.handover_wait_s,
             loads=loads,
             saves=saves,
             shards=shards,
@@ -258,8 +260,14 @@ class SchedulerSide:
             return None
         if ended.wish.name is not None and ended.ids:
             self._reports.submit(self._report, ended, time.monotonic() + _REPORT_DELAY_S)
+        prefilled = None
+        if ended.wish.hands_over and ended.ids:
+            prefilled = Prefilled(len(ended.ids) * ended.chunk_tokens, ended.ids[-1][0])
         return response_params(
-            ended.wish, hot_tokens=ended.hot_tokens, cold_tokens=ended.cold_tokens
+            ended.wish,
+            hot_tokens=ended.hot_tokens,
+            cold_tokens=ended.cold_tokens,
+            prefilled=prefilled,
         )
 
     def close(self) -> None:

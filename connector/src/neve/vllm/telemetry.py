@@ -33,6 +33,7 @@ COUNTERS: Final = (
     Metric("unsaved_blocks", "Blocks not stored: no staging left, or refused.", "reason"),
     Metric("corrupt_blocks", "Blocks that failed verification (and were computed)."),
     Metric("decisions", "What was done with a found prefix.", "decision"),
+    Metric("handovers", "Prompts begun on a prefill node: how waiting for it ended.", "outcome"),
 )
 GAUGES: Final = (
     Metric("loads_in_flight", "Requests that wait for their load."),

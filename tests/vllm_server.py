@@ -1,0 +1,121 @@
+"""vLLM's OpenAI-compatible server on CPU, for tests."""
+
+import json
+import subprocess
+import urllib.request
+from pathlib import Path
+
+from servers import Server, free_port, http_status
+
+PROMPT = "Neve keeps what was computed once. " * 8  # 280 tokens
+
+
+def post(url: str, path: str, **more: object) -> str:
+    """The answer to one request: greedy, of 8 tokens, unless `more` says otherwise."""
+    request = urllib.request.Request(
+        f"{url}/v1/{path}",
+        json.dumps({"model": "tiny", "max_tokens": 8, "temperature": 0} | more).encode(),
+        {"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=60) as response:
+        return response.read().decode()
+
+
+def complete(url: str, **more: object) -> dict:
+    """One completion, of PROMPT unless `more` says otherwise."""
+    return json.loads(post(url, "completions", **{"prompt": PROMPT} | more))
+
+
+def stream(url: str, **more: object) -> list[dict]:
+    """The events of a streamed completion."""
+    told = post(url, "completions", **{"prompt": PROMPT, "stream": True} | more)
+    lines = [line.removeprefix("data: ") for line in told.splitlines() if line]
+    return [json.loads(line) for line in lines if line != "[DONE]"]
+
+
+class VllmServer(Server):
+    """`api_server` with the engine in a process of its own, as it runs on a node.
+
+    `more`: further arguments. With `waits` off, entering returns at once.
+    """
+
+    name = "vllm"
+    start_timeout_s = 300.0  # a busy machine imports vLLM for long
+
+    def __init__(
+        self,
+        folder: Path,
+        python: Path,
+        model: Path,
+        neve: dict,
+        env: dict,
+        *,
+        role: str = "kv_both",
+        more: tuple[str, ...] = (),
+        waits: bool = True,
+    ) -> None:
+        super().__init__(folder)
+        self._waits = waits
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        transfer = {
+            "kv_connector": "NeveConnector",
+            "kv_role": role,
+            "kv_load_failure_policy": "recompute",
+            "kv_connector_extra_config": neve,
+        }
+        self._env = env
+        self._command = [
+            *(str(python), "-m", "vllm.entrypoints.openai.api_server"),
+            *("--model", str(model), "--served-model-name", "tiny"),
+            *("--host", "127.0.0.1", "--port", str(self.port)),
+            *("--dtype", "float32", "--block-size", "32", "--max-model-len", "1024"),
+            *("--kv-cache-memory-bytes", str(16 << 20)),
+            *("--enforce-eager", "--no-enable-prefix-caching"),
+            *("--chat-template", "{{ messages[0].content }}"),
+            # Without it vLLM kills its engine at once, and nobody ends the session.
+            *("--shutdown-timeout", "10"),
+            *("--kv-transfer-config", json.dumps(transfer)),
+            *more,
+        ]
+
+    def command(self) -> list[str]:
+        return self._command
+
+    def environment(self) -> dict[str, str]:
+        return self._env
+
+    def ready(self) -> bool:
+        return not self._waits or self.healthy()
+
+    def healthy(self) -> bool:
+        return http_status(f"{self.url}/health") == 200
+
+    def complete(self, **more: object) -> dict:
+        return complete(self.url, **more)
+
+    def stream(self, **more: object) -> list[dict]:
+        return stream(self.url, **more)
+
+    def chat(self, **more: object) -> dict:
+        said = {"messages": [{"role": "user", "content": PROMPT}]}
+        return json.loads(post(self.url, "chat/completions", **said | more))
+
+    def metric(self, name: str, **labels: str) -> float:
+        """A metric's value; `labels` are those that must be there."""
+        with urllib.request.urlopen(f"{self.url}/metrics", timeout=10) as response:
+            for line in response.read().decode().splitlines():
+                wanted = [f'{label}="{value}"' for label, value in labels.items()]
+                if line.startswith(f"vllm:{name}{{") and all(text in line for text in wanted):
+                    return float(line.rsplit(" ", 1)[1])
+        raise AssertionError(f"no metric {name}")
+
+    def terminate(self) -> None:
+        """As an operator does; leaves no process behind."""
+        assert self.process is not None
+        self.process.terminate()
+        try:
+            self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise
