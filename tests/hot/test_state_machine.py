@@ -586,6 +586,23 @@ def test_a_key_without_owner_gets_an_end_and_others_keep_theirs(hot_client, tier
     ]  # a value of another length
 
 
+def test_ids_that_no_entry_owns_leave_the_sets_and_stop_nothing(hot_client, tier):
+    """Whoever evicts, flushes, expires or ends pins meets them."""
+    tier.set_policy(hot_bytes=1000, cold_bytes=1000, terms=BlockTerms(flush_after_s=0))
+    store(hot_client, tier, IDS[:2])
+    strangers = dict.fromkeys(IDS[6:9], 0)
+    _, ranks, dirty, _, _, _, looks = KEYS.bookkeeping
+    sets = [ranks, dirty, looks, KEYS.tag + b":p"]
+    for name in sets:
+        hot_client.zadd(name, strangers)
+    leased = tier.lease_dirty(lease_s=9, most_blocks=9, most_bytes=10**9)
+    assert [block.id for block in leased] == IDS[:2]
+    tier.keep_hot(IDS[:2])
+    tier.expire_due()
+    assert tier.evict(10**9)[0] == 2
+    assert not any(hot_client.zmscore(name, list(strangers)) != [None] * 3 for name in sets)
+
+
 def test_blocks_missing_in_the_sets_of_their_state_are_filed_again(hot_client, tier):
     tier.set_policy(hot_bytes=1000, cold_bytes=1000, terms=BlockTerms(flush_after_s=None, ttl_s=99))
     store(hot_client, tier, IDS[:2])

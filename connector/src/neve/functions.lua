@@ -75,6 +75,19 @@ local function save(K, id, e)
     e.tokens, e.expires, e.pinned, e.segment, e.offset, e.stored, e.idle, e.priority, e.held))
 end
 
+-- The entry of an id that stands in a set, if it is as it should be there; an id that no such entry
+-- owns leaves the set: else whoever meets it, again and again, would fail.
+local function load_member(K, id, set, is_right)
+  local e = load(K, id)
+  if e and is_right(e) then return e end
+  redis.call("ZREM", set, id)
+end
+
+local function is_there(e) return not has(e, GONE) end
+local function is_dirty(e) return has(e, DIRTY) end
+local function is_clean(e) return has(e, HOT) and not has(e, DIRTY) end
+local function is_pinned(e) return not has(e, GONE) and e.pinned > 0 end
+
 local function count(K, name, by) redis.call("HINCRBY", K[4], name, by) end
 
 local function of_slot(K, name) return string.sub(K[1], 1, -2) .. name end
@@ -208,12 +221,14 @@ local function end_pins(K, us)
   local pins = of_slot(K, "p")
   local ids = redis.call("ZRANGE", pins, "-inf", now_s, "BYSCORE", "LIMIT", 0, SWEEP_MOST)
   for _, id in ipairs(ids) do
-    local e = load(K, id)
-    local ended_us = e.pinned * 1000000
-    set_pin(K, id, e, 0)
-    save(K, id, e)
-    if has(e, HOT) and not has(e, DIRTY) then rank(K, id, e, ended_us) end
-    watch(K, id, e, now_s)
+    local e = load_member(K, id, pins, is_pinned)
+    if e then
+      local ended_us = e.pinned * 1000000
+      set_pin(K, id, e, 0)
+      save(K, id, e)
+      if has(e, HOT) and not has(e, DIRTY) then rank(K, id, e, ended_us) end
+      watch(K, id, e, now_s)
+    end
   end
   return #ids
 end
@@ -267,9 +282,11 @@ local function drop_due(K, us, most, enough)
   local expired, idle, idle_bytes = 0, 0, 0
   for _, id in ipairs(redis.call("ZRANGE", K[7], "-inf", now_s, "BYSCORE", "LIMIT", 0, most)) do
     if freed >= enough then break end
-    local e = load(K, id)
+    local e = load_member(K, id, K[7], is_there)
     looks = looks + 1
-    if is_expired(e, now_s) then
+    if not e then
+      -- it left the set
+    elseif is_expired(e, now_s) then
       freed, expired = freed + drop(K, id, e, HOT + COLD, EXPIRED, us), expired + 1
     else
       local used_us = e.idle > 0 and last_use(K, id)
@@ -307,8 +324,11 @@ local function make_room(K, us, bytes)
     if #ids == 0 then break end
     for _, id in ipairs(ids) do
       if freed >= bytes then break end
-      local size = drop(K, id, load(K, id), HOT, EVICTED, us)
-      freed, evicted, evicted_bytes = freed + size, evicted + 1, evicted_bytes + size
+      local e = load_member(K, id, K[2], is_clean)
+      if e then
+        local size = drop(K, id, e, HOT, EVICTED, us)
+        freed, evicted, evicted_bytes = freed + size, evicted + 1, evicted_bytes + size
+      end
     end
   end
   count_evicted(K, evicted, evicted_bytes)
@@ -497,8 +517,8 @@ local function lease_dirty(K, A)
     if #ids == 0 then return out end
     local leased = redis.call("ZMSCORE", leases, unpack(ids))
     for i, id in ipairs(ids) do
-      if not leased[i] then
-        local e = load(K, id)
+      local e = not leased[i] and load_member(K, id, K[3], is_dirty)
+      if e then
         if blocks == most or bytes > 0 and bytes + e.size > most_bytes then return out end
         blocks, bytes = blocks + 1, bytes + e.size
         redis.call("ZADD", leases, now_s + tonumber(A[1]), id)
@@ -720,11 +740,13 @@ local function end_future(K, us, most)
   local now_s = math.floor(us / 1000000)
   redis.call("ZREMRANGEBYSCORE", of_slot(K, "f"), now_s + LEASE_MOST_S, "+inf")
   for _, id in ipairs(redis.call("ZRANGE", K[3], "+inf", now_s, "BYSCORE", "REV", "LIMIT", 0, most)) do
-    local e = load(K, id)
-    if e.stored <= now_s + SKEW_S then return end
-    e.stored = now_s
-    save(K, id, e)
-    redis.call("ZADD", K[3], now_s + math.max(0, terms_of(K, e.space).flush_after), id)
+    local e = load_member(K, id, K[3], is_dirty)
+    if e and e.stored <= now_s + SKEW_S then return end
+    if e then
+      e.stored = now_s
+      save(K, id, e)
+      redis.call("ZADD", K[3], now_s + math.max(0, terms_of(K, e.space).flush_after), id)
+    end
   end
 end
 
