@@ -31,6 +31,7 @@ from valkeys import Valkeys, die_with_parent, free_ports  # noqa: E402
 
 from cache_endpoint import TENANT_ID, CacheEndpoint  # noqa: E402
 from deploy.congestion import system_default  # noqa: E402
+from neve.client import CONNECTIONS  # noqa: E402
 from neve.hot import functions_source  # noqa: E402
 from neve.keys import BucketKeys  # noqa: E402
 
@@ -374,7 +375,7 @@ def read_options() -> Options:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0.1 if quick else 0.3)
     parser.add_argument("--in-flight", type=int, default=2, help="batches asked for ahead")
-    parser.add_argument("--connections", type=int, default=1, help="to each primary")
+    parser.add_argument("--connections", type=int, default=CONNECTIONS, help="to each primary")
     parser.add_argument(
         "--batch-mib", type=int, help="of one batch; default: by primaries and cores"
     )
