@@ -109,6 +109,7 @@ class AdoptReport:
     looked_at: int = 0
     adopted: int = 0
     blocks: int = 0
+    bytes: int = 0
     unclaimed: int = 0
     rubbish: int = 0
 
@@ -132,6 +133,7 @@ def adopt_tenant(
             row = adopt(found)
             report.adopted += row is not None
             report.blocks += 0 if row is None else row.blocks
+            report.bytes += 0 if row is None else row.size_bytes
             report.unclaimed += row is None
         elif found.kind is not Kind.GONE:
             report.rubbish += 1

@@ -12,6 +12,7 @@ from datetime import datetime
 
 from django.utils import timezone
 
+from catalog.jobs import JobRun
 from controlplane import hot
 from tenants.models import Tenant
 from workers.rebuild import RebuildReport, Start, rebuild_tenant
@@ -72,6 +73,13 @@ def rebuild_all(
     hot.admin().unlink(NOTES, CLAIMED)
     log.info("index_rebuilt segments=%s blocks=%s lost=%s", *vars(total).values())
     return total
+
+
+def show_in_job(run: JobRun, tenant: str, report: RebuildReport, total: int) -> None:
+    """How far a rebuild is, now and then."""
+    if report.looked_at % NOTED_SEGMENTS == 0:
+        run.progress(report.looked_at / total, blocks=report.blocks)
+        run.detail({"tenant": tenant, **vars(report)})
 
 
 def forget_index() -> None:

@@ -25,7 +25,6 @@ from workers.compaction import sweep
 from workers.compaction.merge import CompactReport
 from workers.compaction.run import Compactor
 from workers.flush import Flusher, FlushReport, is_worth_a_segment
-from workers.rebuild import RebuildReport
 from workers.reconcile import run as repairs
 from workers.reconcile.report import Report
 
@@ -174,13 +173,7 @@ def provision() -> None:
     if recovery.index_is_whole() or not recovery.claim():
         return
     with tenant_job("rebuild_index", None) as run:
-
-        def show(tenant: str, report: RebuildReport, total: int) -> None:
-            if report.looked_at % recovery.NOTED_SEGMENTS == 0:
-                run.progress(report.looked_at / total, blocks=report.blocks)
-                run.detail({"tenant": tenant, **vars(report)})
-
-        report = recovery.rebuild_all(progress=show)
+        report = recovery.rebuild_all(progress=partial(recovery.show_in_job, run))
         run.progress(1.0, blocks=report.blocks)
         run.detail(vars(report))
 

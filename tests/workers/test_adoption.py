@@ -4,7 +4,7 @@ import pytest
 from django.conf import settings
 from django.core.management import call_command
 
-from catalog.models import Segment
+from catalog.models import Job, Segment
 from cold_world import PAYLOAD_BYTES
 from controlplane import s3 as bucket
 from neve.block import HEADER_BYTES
@@ -51,6 +51,10 @@ def test_rows_and_blocks_come_back_after_the_loss_of_the_database(world, ids, ca
         facts = ("state", "blocks", "size_bytes", "space_id")
         assert [getattr(old, name) for name in facts] == [getattr(new, name) for name in facts]
     assert {old.uuid for old in before} == {new.uuid for new in world.segments()}
+    job = Job.unscoped.get(kind="adopt_segments")
+    assert (job.state, job.blocks, job.bytes > 9 * SIZE) == ("done", 9, True)
+    job = Job.unscoped.get(kind="rebuild_index")
+    assert (job.state, job.blocks) == ("done", 9)
     told = capsys.readouterr().out
     assert "adopted 3 segments with 9 blocks" in told
     assert "9 blocks had places of no segment" in told

@@ -82,6 +82,49 @@ def test_a_valkey_that_was_started_again_is_rebuilt_whatever_it_remembers(world)
     world.assert_readable_from_s3(ids)
 
 
+@pytest.fixture
+def broken_off(world, clean_hot, monkeypatch):
+    """Ids in four segments, of which a rebuild did two."""
+    ids = []
+    for _ in range(4):
+        ids += world.store(1)
+        Flusher(world.tenant.pk).run()
+    clean_hot.wipe()
+    monkeypatch.setattr(recovery, "NOTED_SEGMENTS", 1)
+
+    def die(tenant, report, total):
+        if report.segments == 2:
+            raise ConnectionError("killed")
+
+    with pytest.raises(ConnectionError):
+        recovery.rebuild_all(progress=die)
+    assert not recovery.index_is_whole()
+    return ids
+
+
+def test_a_rebuild_that_was_broken_off_goes_on(world, broken_off):
+    report = recovery.rebuild_all()
+    assert (report.segments, report.blocks) == (2, 2)
+    world.assert_readable_from_s3(broken_off)
+    assert rebuild_tenant(world.tenant.pk).segments == 4  # a later one begins anew
+
+
+def test_it_begins_anew_when_valkey_was_started_again(world, broken_off):
+    hot.admin().hset(recovery.NOTES, "run", "an earlier one")
+    assert recovery.rebuild_all().segments == 4
+    world.assert_readable_from_s3(broken_off)
+
+
+def test_one_worker_rebuilds_and_another_one_if_it_dies(world, clean_hot):
+    clean_hot.wipe()
+    assert recovery.claim()
+    tasks.provision()
+    assert not recovery.index_is_whole()
+    hot.admin().delete(recovery.CLAIMED)  # as when the lease ends
+    tasks.provision()
+    assert recovery.index_is_whole()
+
+
 def test_a_rebuild_brings_back_what_was_stored_after_it_went_and_nothing_else(world):
     earlier, later = world.store(2), world.store(2)
     Flusher(world.tenant.pk).run()

@@ -1,8 +1,10 @@
 import time
+from functools import partial
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
+from catalog import jobs
 from tenants.models import Tenant
 from workers import recovery
 from workers.adoption import AdoptReport, adopt_tenant
@@ -26,7 +28,10 @@ class Command(BaseCommand):
         recovery.forget_index()  # nothing is flushed until it is whole again
         for tenant in tenants:
             started = time.monotonic()
-            report = adopt_tenant(tenant.pk, progress=lambda r, t=tenant: self._progress(t.slug, r))
+            with jobs.attempt("adopt_segments", tenant.pk) as run:
+                report = adopt_tenant(tenant.pk, progress=partial(self._progress, tenant.slug, run))
+                run.progress(1.0, blocks=report.blocks, bytes_=report.bytes)
+                run.detail(vars(report))
             seconds = time.monotonic() - started
             self.stdout.write(
                 f"{tenant.slug}: adopted {report.adopted} segments with {report.blocks} blocks in "
@@ -42,6 +47,8 @@ class Command(BaseCommand):
                 self.stderr.write(f"{tenant.slug}: {report.rubbish} objects are no whole segments.")
         self.stdout.write("Next: manage.py rebuild_index")
 
-    def _progress(self, slug: str, report: AdoptReport) -> None:
+    def _progress(self, slug: str, run: jobs.JobRun, report: AdoptReport) -> None:
         if report.looked_at % 100 == 0:
+            run.progress(report.looked_at / report.to_look_at, blocks=report.blocks)
+            run.detail(vars(report))
             self.stdout.write(f"  {slug}: {report.looked_at} of {report.to_look_at} objects")

@@ -2,6 +2,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
+from catalog import jobs
 from tenants.models import Tenant
 from workers.flush import Flusher
 
@@ -19,6 +20,9 @@ class Command(BaseCommand):
             if not tenants:
                 raise CommandError(f"--tenant: there is no tenant {slug!r}")
         for tenant in tenants:
-            report = Flusher(tenant.pk).run()
+            with jobs.attempt("flush", tenant.pk) as run:
+                report = Flusher(tenant.pk).run()
+                run.progress(1.0, blocks=report.blocks, bytes_=report.bytes)
+                run.detail(vars(report))
             facts = " ".join(f"{name}={value}" for name, value in vars(report).items())
             self.stdout.write(f"{tenant.slug}: {facts}")

@@ -3,6 +3,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 
+from catalog import jobs
 from workers import recovery
 from workers.rebuild import RebuildReport
 
@@ -20,7 +21,15 @@ class Command(BaseCommand):
             self.stdout.write("The index is whole: nothing to rebuild.")
             return
         started = time.monotonic()
-        report = recovery.rebuild_all(progress=self._progress)
+        with jobs.attempt("rebuild_index", None) as run:
+
+            def show(tenant: str, report: RebuildReport, total: int) -> None:
+                recovery.show_in_job(run, tenant, report, total)
+                self._progress(tenant, report, total)
+
+            report = recovery.rebuild_all(progress=show)
+            run.progress(1.0, blocks=report.blocks)
+            run.detail(vars(report))
         seconds = time.monotonic() - started
         self.stdout.write(
             f"Rebuilt in {seconds:.2f} s: {report.blocks} blocks from {report.segments} segments"
