@@ -130,6 +130,25 @@ def test_the_keys_of_a_step_are_one_question(store, neve):
     assert neve.questions == [4, 1]
 
 
+def test_keys_that_come_while_an_answer_is_awaited_are_asked_for_next(store, neve):
+    neve.gate.clear()
+    store.find("r", KEYS[0])
+    store.end_step()
+    store.find("r", KEYS[1])
+    store.end_step()
+    neve.gate.set()
+    assert found(store, *KEYS[:2]) == [False, False]
+    assert neve.questions == [1, 1]
+
+
+def test_nobody_asks_for_a_request_that_ended(store, neve):
+    store.find("r", KEYS[0])
+    store.forget("r")
+    store.end_step()
+    assert found(store, KEYS[1], request="other") == [False]
+    assert neve.questions == [1]
+
+
 def test_a_chunk_follows_what_was_looked_up_before_it(store, neve):
     found(store, *KEYS[:3])
     save(store, neve, KEYS[2], KEYS[0], KEYS[3], rows=[1, 2, 3])

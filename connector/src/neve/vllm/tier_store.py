@@ -23,7 +23,7 @@ from neve.vllm.saver import PUT_DEADLINE_S
 logger = logging.getLogger(__name__)
 
 
-@dataclass
+@dataclass(eq=False)
 class _Request:
     """What is known of the keys a request asked for; None: not there, or not to be had.
 
@@ -72,6 +72,7 @@ class TierStore:
         self._match_deadline_s = match_deadline_s
         self._load_deadline_s = load_deadline_s
         self._requests: dict[str, _Request] = {}
+        self._asking: list[_Request] = []  # those that want something
         self._loads: dict[int, str] = {}
         self._under_way: dict[int, Transfer] = {}
         self._idle = threading.Condition()
@@ -97,21 +98,28 @@ class TierStore:
         if key in request.places:
             return request.places[key] is not None
         if key not in request.asked:
+            if not request.wanted:
+                self._asking.append(request)
             request.wanted[key] = None
         return None
 
     def end_step(self) -> None:
         """Asks for all keys of the step, one question for every request."""
         self._wait_left_s = STEP_WAIT_S
-        for request in self._requests.values():
-            if request.wanted and request.answer is None:
-                request.asked, request.wanted = tuple(request.wanted), {}
-                request.answer = self._threads.submit(self._locate, request.asked)
-                request.asked_at = time.monotonic()
+        asking, self._asking = self._asking, []
+        for request in asking:
+            if request.answer is not None:
+                self._asking.append(request)
+                continue
+            request.asked, request.wanted = tuple(request.wanted), {}
+            request.answer = self._threads.submit(self._locate, request.asked)
+            request.asked_at = time.monotonic()
 
     def forget(self, request_id: str) -> None:
         """The request ended."""
-        self._requests.pop(request_id, None)
+        request = self._requests.pop(request_id, None)
+        if request in self._asking:
+            self._asking.remove(request)
 
     def _settle(self, request: _Request) -> None:
         """Takes the answer if it is there or the deadline has passed; waits a little, once a step:
@@ -207,6 +215,7 @@ class TierStore:
         """The engine's weights or state changed: from now on its chunks are its own."""
         self.drain()
         self._epoch = secrets.token_bytes(16)
+        self._asking.clear()
         self._requests = {request_id: _Request(stale=True) for request_id in self._requests}
 
     def close(self) -> None:
