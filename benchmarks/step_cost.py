@@ -22,6 +22,7 @@ HOOKS = (
     *("update_connector_output", "request_finished", "on_new_request", "start_load_kv"),
     *("wait_for_layer_load", "save_kv_layer", "wait_for_save", "get_finished"),
     *("get_block_ids_with_load_errors", "build_connector_worker_meta", "get_kv_connector_stats"),
+    "take_events",
 )
 STEPS = 300
 

@@ -16,6 +16,7 @@ SHAPES = {
     "flashinfer": (BLOCKS, 2, TOKENS, 2, 32),
     "mla": (BLOCKS, TOKENS, 128),
     "split": (BLOCKS * 2, 2, TOKENS // 2, 64),
+    "odd": (BLOCKS, 3, TOKENS, 5),
 }
 
 
@@ -153,9 +154,33 @@ if "cuda" in DEVICES:
 plain = kv(layers(SHAPES["flash"], torch.float32)).layout
 more_blocks = (2, 2 * BLOCKS, TOKENS, 2, 32)
 assert kv(layers(more_blocks, torch.float32), num_blocks=2 * BLOCKS).layout == plain
-storage = torch.zeros(BLOCKS, 3, *SHAPES["cpu"][1:])
+storage = torch.zeros(BLOCKS, 4, *SHAPES["cpu"][1:])
 views = {f"l{n}": storage[:, n] for n in range(3)}
 assert kv(views).layout == kv(layers(SHAPES["cpu"], torch.float32)).layout
+
+# Where the layers of a block lie side by side, a payload is one run for each engine block.
+for device in DEVICES:
+    for order in ((0, 1, 2, 3, 4), (0, 1, 3, 2, 4)):  # in memory: heads first, tokens first
+        memory = torch.randn(BLOCKS, 3, 2, TOKENS, 64).permute(order).contiguous().to(device)
+        logical = memory.permute(order)
+        beside = kv({f"l{n}": logical[:, n] for n in range(3)})
+        assert [layer.tensor.shape for layer in beside._layers] == [(BLOCKS, 3 * 2 * TOKENS * 32)]
+        (out,) = beside.allocate(2)
+        beside.move_out([[5, 9]], [out]).wait()
+        assert bytes(out.memory) == memory[[5, 9]].cpu().numpy().tobytes()
+        row = torch.empty((1, len(out.memory)), dtype=torch.uint8, device=device)
+        index = torch.tensor([[5, 9]], device=device)
+        gather(split(beside._layers), 1, index, row)
+        assert row.cpu().numpy().tobytes() == bytes(out.memory)
+        wanted = memory[[5, 9]].clone()
+        memory.zero_()
+        beside.move_in([[3, 4]], 1, [out]).wait()
+        assert torch.equal(memory[4], wanted[1])
+        assert not memory[[3, 5, 9]].any()
+        assert beside.layout != kv({f"l{n}": logical[:, n].clone() for n in range(3)}).layout
+        turned = kv({f"l{n}": logical[:, n] for n in (1, 0, 2)})
+        assert len(turned._layers) == 3
+        assert turned.layout != beside.layout
 
 # It does say what decides the meaning of the bytes.
 found = {kv(layers(shape, torch.float32)).layout for shape in SHAPES.values()}

@@ -143,7 +143,9 @@ for c in Context.unscoped.all():
 def test_a_fresh_process_hits_the_hot_tier(platform, fresh_process, reference):
     before = blocks_in(platform)
     with fresh_process("hot") as process:
-        process.start(options(platform), module_path="neve.vllm")
+        # The CPU's kernels cannot have the layers of a block side by side: all is as before.
+        asking = options(platform) | {"cross_layer_blocks": True}
+        process.start(asking, module_path="neve.vllm")
         outputs = ask_each(process)
         counters = process.ask("counters")
         salted = process.generate({"tokens": LONG, "max_tokens": 44, "salt": "another user"})

@@ -30,6 +30,10 @@ def test_the_key_is_never_shown():
         ({"endpoint": "http://e", "api_key": "k", "max_chunk_tokens": "x"}, "max_chunk_tokens"),
         ({"endpoint": "http://e", "api_key": "k", "load": "never"}, "load"),
         ({"endpoint": "http://e", "api_key": "k", "layout": "head"}, "layout"),
+        (
+            {"endpoint": "http://e", "api_key": "k", "cross_layer_blocks": "no"},
+            "cross_layer_blocks",
+        ),
         ({"endpoint": "http://e", "api_key": "k", "layout": []}, "layout"),
         ({"endpoint": "http://e", "api_key": "k", "load_deadline_s": 0}, "load_deadline_s"),
     ],

@@ -33,14 +33,14 @@ from neve.vllm.options import Options
 from neve.vllm.plan import StepPlan
 from neve.vllm.router_events import as_event
 from neve.vllm.scheduler import SchedulerSide
-from neve.vllm.sharding import shards_of, share_of
+from neve.vllm.sharding import RANK, shards_of, share_of
 from neve.vllm.tensors import KvTensors
 from neve.vllm.worker import WorkerSide
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
     from vllm.forward_context import ForwardContext
-    from vllm.v1.attention.backend import AttentionMetadata
+    from vllm.v1.attention.backend import AttentionBackend, AttentionMetadata
     from vllm.v1.core.kv_cache_manager import KVCacheBlocks
     from vllm.v1.core.sched.output import SchedulerOutput
     from vllm.v1.kv_cache_interface import KVCacheConfig
@@ -112,8 +112,30 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
 
     # ---- worker side
 
-    @guarded(nothing)
+    @property
+    def prefer_cross_layer_blocks(self) -> bool:
+        """Asked until 0.28. The tensor then comes without its heads' place: not for `canonical`."""
+        return self._options.cross_layer_blocks and self._options.layout == RANK
+
+    @classmethod
+    def get_required_kvcache_layout(cls, vllm_config: "VllmConfig") -> str | None:
+        """From 0.29 on: one block, all layers. A wish: vLLM warns where a kernel can't."""
+        if hasattr(KVConnectorBase_V1, "prefer_cross_layer_blocks"):
+            return None  # there it means the order of heads and tokens
+        extra = vllm_config.kv_transfer_config.kv_connector_extra_config
+        return "BLHNC" if extra.get("cross_layer_blocks") else None
+
+    def register_cross_layers_kv_cache(
+        self, kv_cache: torch.Tensor, attn_backend: "type[AttentionBackend]"
+    ) -> None:
+        """In place of `register_kv_caches` where `prefer_cross_layer_blocks` was heard."""
+        self._register({"all": kv_cache}, {"all": attn_backend.get_name()})
+
     def register_kv_caches(self, kv_caches: dict[str, torch.Tensor]) -> None:
+        self._register(kv_caches, kernel_names(self._vllm_config))
+
+    @guarded(nothing)
+    def _register(self, kv_caches: dict[str, torch.Tensor], kernels: dict[str, str]) -> None:
         if self._unsupported:
             return
         tp_rank, pp_rank = get_tp_group().rank_in_group, get_pp_group().rank_in_group
@@ -130,7 +152,7 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
             kv_caches,
             num_blocks=self._kv_cache_config.num_blocks,
             block_tokens=self._vllm_config.cache_config.block_size,
-            kernels=kernel_names(self._vllm_config),
+            kernels=kernels,
             heads=len(share.columns) if self._shards > 1 else None,
         )
         identity = identify(

@@ -1,8 +1,9 @@
 """Copies between a GPU's KV tensors and pinned staging, behind the engine's own work.
 
 Each direction has a stream and a buffer on the device. A batch is gathered into the buffer by two
-kernels a layer, then moved as one contiguous run a block; a load goes the other way. Streams are
-ordered by events; nobody ever waits for the whole device. The engine's thread only launches.
+kernels a layer (one in all, where the layers of a block lie side by side), then moved as one
+contiguous run a block; a load goes the other way. Streams are ordered by events; nobody ever waits
+for the whole device. The engine's thread only launches.
 
 The kernels are plain torch, so they run on any device (the tests run them on the CPU).
 """
@@ -78,7 +79,10 @@ def gather(every: Sequence[Rows], heads: int, index: torch.Tensor, buffer: torch
     """Engine blocks `index` `[chunks, engine blocks of each]` into staging, one row a chunk."""
     flat = index.flatten()
     for tensor, part in _parts(every, heads, buffer, index.shape[1]):
-        part.copy_(torch.index_select(tensor, 0, flat).view(part.shape))
+        if part.is_contiguous():  # layers side by side: no second buffer
+            torch.index_select(tensor, 0, flat, out=part.flatten(0, 1))
+        else:
+            part.copy_(torch.index_select(tensor, 0, flat).view(part.shape))
 
 
 def scatter(

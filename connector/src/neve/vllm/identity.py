@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from neve.vllm.tensors import KvTensors
 
 # Raised when the payload's order changes (see neve.vllm.tensors).
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 # Entries of a model's configuration that say where it came from, not what it computes.
 _NOT_THE_MODEL = {"_name_or_path", "_commit_hash", "transformers_version", "torch_dtype"}
 

@@ -11,7 +11,11 @@ from neve.errors import Misuse
 from neve.space import MAX_CHUNK_TOKENS
 from neve.vllm.sharding import CANONICAL, RANK
 
-_CHOICES = {"load": ("auto", "always"), "layout": (RANK, CANONICAL)}
+_CHOICES = {
+    "load": ("auto", "always"),
+    "layout": (RANK, CANONICAL),
+    "cross_layer_blocks": (False, True),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +29,8 @@ class Options:
     wait for blocks that a prefill node named; `load_budget_bytes` and `save_budget_bytes` bound the
     staging memory of each direction.
     `connections` to each Valkey carry block bytes; `cold_connections`: ranges of S3 segments that
-    are read at a time.
+    are read at a time. `cross_layer_blocks`: ask the engine to lay the layers of a block side by
+    side, where it can.
     """
 
     endpoint: str
@@ -43,6 +48,7 @@ class Options:
     save_budget_bytes: int = 1 << 30
     connections: int = CONNECTIONS
     cold_connections: int = COLD_CONNECTIONS
+    cross_layer_blocks: bool = False
 
     @classmethod
     def from_config(

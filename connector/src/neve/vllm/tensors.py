@@ -1,8 +1,9 @@
 """Between the engine's KV tensors and staging memory.
 
 A block's payload is, for every layer in registered order, the bytes of its engine blocks one after
-the other. What the bytes of one engine block mean is the attention kernel's business: they are
-copied as they are. `layout` describes them by shape and stride, never by engine version.
+the other; where an engine lays the layers of a block side by side, it is one engine block of all
+layers after the other. What the bytes of one engine block mean is the attention kernel's business:
+they are copied as they lie. `layout` describes them by shape and stride, never by engine version.
 
 With `heads` a chunk's KV is cut into one payload for each KV head, which has of every layer only
 that head's bytes, in the order of the tensor's other dimensions. `layout` then tells neither how
@@ -119,6 +120,19 @@ class KvTensors:
             self._layers.append(layer)
         if not self._layers:
             raise Misuse("the engine registered no KV tensors")
+        every = [
+            f"{layer.name}={layer.describe()}@{(kernels or {}).get(layer.name, '')}"
+            for layer in self._layers
+        ]
+        self.dtypes = ",".join(sorted({str(layer.dtype) for layer in self._layers}))
+        kind = "" if heads is None else "by KV head: "
+        if heads is None:
+            self._layers = [_as_run(layer) for layer in self._layers]
+            joined = _joined(self._layers)
+            if joined is not None:
+                self._layers, kind = [joined], "side by side: "
+        digest = blake2b("\n".join(every).encode(), digest_size=16).hexdigest()
+        self.layout = f"{kind}{len(every)} layers, first {every[0][:400]}, all {digest}"
         self._device = self._layers[0].tensor.device
         self.defers = self._device.type == "cuda"
         self._heads = heads or 1
@@ -129,14 +143,6 @@ class KvTensors:
         if self.block_bytes % (block_tokens * self._heads):
             raise Misuse(f"{self.block_bytes} bytes don't divide by {block_tokens} tokens")
         self.bytes_per_token = self.block_bytes // (block_tokens * self._heads)  # of one payload
-        every = [
-            f"{layer.name}={layer.describe()}@{(kernels or {}).get(layer.name, '')}"
-            for layer in self._layers
-        ]
-        digest = blake2b("\n".join(every).encode(), digest_size=16).hexdigest()
-        kind = "" if heads is None else "by KV head: "
-        self.layout = f"{kind}{len(every)} layers, first {every[0][:400]}, all {digest}"
-        self.dtypes = ",".join(sorted({str(layer.dtype) for layer in self._layers}))
 
     def allocate(self, engine_blocks: int, most: int = 1) -> list[StagingBlock]:
         """Staging for one to `most` chunks of `engine_blocks` engine blocks each.
@@ -197,6 +203,44 @@ def _as_layer(name: str, tensor: torch.Tensor, num_blocks: int) -> _Layer:
     if tensor.dim() > 1 and tensor.shape[:2] == (2, num_blocks):
         return _Layer(name, integers, 1, tensor.dtype)
     raise Misuse(f"layer {name}: no dimension of {tuple(tensor.shape)} counts {num_blocks} blocks")
+
+
+def _as_run(layer: _Layer) -> _Layer:
+    """The same with every engine block (or its K, and its V) as a row of the longest integers, if
+    its bytes lie in a row: that is what devices copy fastest."""
+    tensor, first = layer.tensor, layer.dim + 1
+    inner = sorted(
+        zip(tensor.stride()[first:], tensor.shape[first:], strict=True), key=lambda each: each[0]
+    )
+    run = 1
+    for stride, size in inner:
+        if size > 1 and stride != run:
+            return layer
+        run *= size
+    rows = tensor.as_strided((*tensor.shape[:first], run), (*tensor.stride()[:first], 1))
+    for word in (torch.int64, torch.int32, torch.int16):
+        more = word.itemsize // tensor.element_size()
+        places = (run, rows.storage_offset(), *rows.stride()[:-1])
+        if more > 1 and all(place % more == 0 for place in places):
+            return replace(layer, tensor=rows.view(word))
+    return replace(layer, tensor=rows)
+
+
+def _joined(layers: Sequence[_Layer]) -> _Layer | None:
+    """All layers as one, if those of a block lie side by side in the order of `layers`."""
+    first = layers[0].tensor
+    if len(layers) < 2 or any(
+        layer.dim != 0
+        or layer.tensor.dim() != 2
+        or layer.tensor.dtype != first.dtype
+        or layer.tensor.shape != first.shape
+        or layer.tensor.stride() != (first.shape[1] * len(layers), 1)
+        or layer.tensor.data_ptr() - first.data_ptr() != number * first[0].nbytes
+        for number, layer in enumerate(layers)
+    ):
+        return None
+    shape = (first.shape[0], first.shape[1] * len(layers))
+    return replace(layers[0], tensor=first.as_strided(shape, first.stride()))
 
 
 def _head_dim(name: str, shape: Sequence[int], num_blocks: int, heads: int, tokens: int) -> int:
