@@ -13,8 +13,9 @@ from controlplane import hot
 from controlplane import s3 as bucket
 from neve.block import HEADER_BYTES
 from neve.errors import MissReason
-from neve.hot import Location
+from neve.hot import BlockTerms, Location
 from neve.keys import BucketKeys, segment_key, tenant_prefix
+from servers import wait_until
 from tenants.scope import tenant_scope
 from workers import recovery, tasks
 from workers.compaction import sweep
@@ -200,6 +201,18 @@ def test_data_that_the_index_never_heard_of_is_restored(world, cold):
     assert world.tier.match(cold) == [MissReason.NEVER_STORED] * 6
     assert reconcile()["data_without_index"] == 6
     world.assert_readable_from_s3(cold)
+
+
+def test_what_expired_so_long_ago_that_nobody_remembers_is_not_restored(world):
+    terms = BlockTerms(flush_after_s=0, ttl_s=2)
+    world.tier.set_policy(hot_bytes=1 << 26, cold_bytes=1 << 26, terms=terms)
+    ids = world.store(2)
+    Flusher(world.tenant.pk).run()
+    wait_until(lambda: world.tier.expire_due() == 2, timeout_s=10, what="the end of the blocks")
+    hot.admin().delete(*world.keys.bookkeeping[:4], world.keys.bookkeeping[5])
+    hot.provision()  # the policy has no limit any more
+    assert "data_without_index" not in reconcile()
+    assert world.tier.match(ids) == [MissReason.NEVER_STORED] * 2
 
 
 def test_rubbish_goes_when_it_is_found_again(world, cold, monkeypatch):

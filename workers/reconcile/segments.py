@@ -100,9 +100,16 @@ def _judge(row: Segment, readable_bytes: int | None, report: Report) -> None:
 
 
 def _index(restorer: Restorer, row: Segment, footer: SegmentFooter) -> int:
-    """Restores what the index never heard of, as far as the cold quota has room."""
+    """Restores what the index never heard of, as far as the cold quota has room.
+
+    Not what was past its end as it was known when the segment was written: such a block may be
+    unknown because it expired long ago.
+    """
+    now_s = timezone.now().timestamp()
     answers = restorer.tier.match([each.id for each in footer.rows])
     unknown = [
-        each for each, answer in zip(footer.rows, answers, strict=True) if answer in _NEVER_COLD
+        each
+        for each, answer in zip(footer.rows, answers, strict=True)
+        if answer in _NEVER_COLD and not 0 < each.expires_s <= now_s
     ]
     return restorer.restore(row, unknown, within_quota=True) if unknown else 0
