@@ -6,12 +6,14 @@ are one call without the GIL, so Python costs next to nothing here.
 
 import queue
 import socket
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 HEAD_BYTES = 4096
+IDLE_S = 10.0  # weed closes connections that idle for longer
 Range = tuple[str, int, memoryview]  # key, first byte, where it goes
 Task = TypeVar("Task")
 
@@ -22,6 +24,7 @@ class RawS3:
     def __init__(self, client: Any, bucket: str) -> None:
         self.client = client
         self.bucket = bucket
+        self._idle: list[_Connection] = []
 
     def put(self, key: str, data: memoryview, *, part_bytes: int, streams: int) -> None:
         """A multipart upload; the object is there when this returns."""
@@ -35,7 +38,7 @@ class RawS3:
             url = self._sign("upload_part", {**upload, "PartNumber": number})
             tags[number] = connection.put(url, data[first : first + part_bytes])
 
-        _share(parts, streams, send)
+        self._share(parts, streams, send)
         done = [{"PartNumber": number, "ETag": tags[number]} for number in sorted(tags)]
         self.client.complete_multipart_upload(**upload, MultipartUpload={"Parts": done})
 
@@ -48,7 +51,7 @@ class RawS3:
             key, first, view = span
             connection.get(urls[key], first, view)
 
-        _share(ranges, streams, receive)
+        self._share(ranges, streams, receive)
 
     def copy(
         self, source: Sequence[Range], key: str, data: memoryview, *,
@@ -60,6 +63,36 @@ class RawS3:
             self.put(key, data, part_bytes=part_bytes, streams=put_streams)
             reading.result()
 
+    def _share(
+        self, tasks: Sequence[Task], streams: int, do: "Callable[[_Connection, Task], None]"
+    ) -> None:
+        """Each stream takes the next task when it is done with one. Raises what a stream raised."""
+        waiting: queue.SimpleQueue[Task] = queue.SimpleQueue()
+        for task in tasks:
+            waiting.put(task)
+
+        def work(connection: _Connection) -> None:
+            try:
+                while True:
+                    do(connection, waiting.get_nowait())
+            except queue.Empty:
+                connection.used_at = time.monotonic()
+
+        mine = [self._take() for _ in range(streams)]
+        with ThreadPoolExecutor(streams) as pool:
+            for each in [pool.submit(work, connection) for connection in mine]:
+                each.result()
+        self._idle += mine
+
+    def _take(self) -> "_Connection":
+        while True:
+            try:
+                kept = self._idle.pop()
+            except IndexError:
+                return _Connection()
+            if time.monotonic() - kept.used_at < IDLE_S:
+                return kept
+
     def _sign(self, call: str, params: dict[str, Any]) -> str:
         return str(self.client.generate_presigned_url(call, Params=params))
 
@@ -68,6 +101,7 @@ class _Connection:
     """To the server of the first address it is given; for one thread."""
 
     def __init__(self) -> None:
+        self.used_at = 0.0
         self._sock: socket.socket | None = None
 
     def put(self, url: str, body: memoryview) -> str:
@@ -84,10 +118,6 @@ class _Connection:
         view = view[len(begun) :]
         while view:
             view = view[sock.recv_into(view, 0, socket.MSG_WAITALL) :]
-
-    def close(self) -> None:
-        if self._sock is not None:
-            self._sock.close()
 
     def _ask(self, method: str, url: str, header: str) -> socket.socket:
         parts = urlsplit(url)
@@ -114,26 +144,3 @@ class _Connection:
         if int(first.split()[1]) != wanted:
             raise ConnectionError(f"{first}: {body.decode(errors='replace')[:500]}")
         return [(k.lower(), v.strip()) for k, _, v in (x.partition(":") for x in lines)], body
-
-
-def _share(tasks: Sequence[Task], streams: int, do: Callable[[_Connection, Task], None]) -> None:
-    """Each stream takes the next task when it is done with one. Raises what a stream raised."""
-    waiting: queue.SimpleQueue[Task] = queue.SimpleQueue()
-    for task in tasks:
-        waiting.put(task)
-
-    def work() -> None:
-        connection = _Connection()
-        try:
-            while True:
-                try:
-                    task = waiting.get_nowait()
-                except queue.Empty:
-                    return
-                do(connection, task)
-        finally:
-            connection.close()
-
-    with ThreadPoolExecutor(streams) as pool:
-        for each in [pool.submit(work) for _ in range(streams)]:
-            each.result()

@@ -5,8 +5,8 @@
 
 A platform of its own on loopback: Valkey, weed, control plane. Measured are the workers' Flusher
 and Compactor in a process of their own, and the public client. The ceilings are plain sockets to
-the same weed with as many streams (raw_s3.py), in turn with what they are compared with, in each
-round. Writes JSON and a table; docs/benchmarks.md says how to read them.
+the same weed with as many streams (raw_s3.py), before and after what they are compared with.
+Writes JSON and a table; docs/benchmarks.md says how to read them.
 """
 
 import argparse
@@ -97,11 +97,11 @@ class Bench:
         chain_blocks = self.chain_blocks
         for number in range(rounds + 1):
             self._set_size(chain_blocks if number else TURNS)
-            chains = self._flush_backlog(is_raw_first=bool(number % 2))
+            chains = self._flush_backlog()
             self._clear(chains)
             chains = self._flush_in_turns()
             self._load(chains, self.rows["cold before"])
-            self._compact(is_raw_first=bool(number % 2))
+            self._compact()
             self._load(chains, self.rows["cold"])
             self._clear(chains)
             if number == 0:
@@ -111,7 +111,7 @@ class Bench:
         self.chain_blocks = chain_blocks
         self.bytes = self.chains * chain_blocks * (HEADER_BYTES + PAYLOAD_BYTES)
 
-    def _flush_backlog(self, *, is_raw_first: bool) -> list[Chain]:
+    def _flush_backlog(self) -> list[Chain]:
         chains = [[os.urandom(16) for _ in range(self.chain_blocks)] for _ in range(self.chains)]
         for chain in chains:
             self._store(chain, 0, len(chain))
@@ -123,7 +123,7 @@ class Bench:
                     part_bytes=self.facts["part_bytes"], streams=self.facts["put_streams"],
                 )  # fmt: skip
 
-        self._measure_worker("flush", put, is_raw_first=is_raw_first)
+        self._measure_worker("flush", put)
         return chains
 
     def _flush_in_turns(self) -> list[Chain]:
@@ -137,7 +137,7 @@ class Bench:
         self.worker.ask("cool")
         return chains
 
-    def _compact(self, *, is_raw_first: bool) -> None:
+    def _compact(self) -> None:
         def copy() -> None:
             """What `put` wrote, object by object, as a merge writes them."""
             for (source, _), (key, data) in zip(
@@ -151,7 +151,7 @@ class Bench:
                     put_streams=self.facts["put_streams"], get_streams=self.facts["get_streams"],
                 )  # fmt: skip
 
-        self._measure_worker("compact", copy, is_raw_first=is_raw_first)
+        self._measure_worker("compact", copy)
 
     def _objects(self, name: str) -> list[tuple[str, memoryview]]:
         """What a round moves, in objects as large as segments of it are: (key, data)."""
@@ -163,7 +163,7 @@ class Bench:
     def _load(self, chains: list[Chain], row: Row) -> None:
         """Each context by the client and by plain sockets, which read the same ranges."""
         keys = self.worker.ask("segments")
-        for number, chain in enumerate(chains):
+        for chain in chains:
             locations = self.node.match(chain, deadline_s=DEADLINE_S).locations
             if len(locations) != len(chain) or any(x.tier is not Tier.COLD for x in locations):
                 raise RuntimeError(f"{len(locations)} of {len(chain)} blocks are found, or are hot")
@@ -182,40 +182,44 @@ class Bench:
             def raw(ranges: list[Range] = ranges) -> None:
                 self.own.get(ranges, streams=COLD_CONNECTIONS)
 
-            if number % 2:
-                self._measure_raw(row, raw, row_bytes)
-            cpu_s, s3_cpu_s, began = time.process_time(), self._s3_cpu_s(), time.perf_counter()
-            transfer = self.node.get_many(chain, views, locations=locations, deadline_s=DEADLINE_S)
-            if any(transfer.wait()):
-                raise RuntimeError("a block was missed")
-            row.wall_s.append(time.perf_counter() - began)
-            row.cpu_s.append(time.process_time() - cpu_s)
-            row.s3_cpu_s.append(self._s3_cpu_s() - s3_cpu_s)
-            row.bytes.append(row_bytes)
-            row.ranges.append(len(ranges))
-            self._check(chain, views)
-            if not number % 2:
-                self._measure_raw(row, raw, row_bytes)
+            with self._beside(row, raw, row_bytes):
+                cpu_s, s3_cpu_s, began = time.process_time(), self._s3_cpu_s(), time.perf_counter()
+                transfer = self.node.get_many(
+                    chain, views, locations=locations, deadline_s=DEADLINE_S
+                )
+                missed = transfer.wait()
+                row.wall_s.append(time.perf_counter() - began)
+                row.cpu_s.append(time.process_time() - cpu_s)
+                row.s3_cpu_s.append(self._s3_cpu_s() - s3_cpu_s)
+                row.bytes.append(row_bytes)
+                row.ranges.append(len(ranges))
+                if any(missed) or not self._is_same(chain, views):
+                    raise RuntimeError("a block was missed, or came back with other bytes")
 
-    def _measure_worker(self, verb: str, raw: Callable[[], None], *, is_raw_first: bool) -> None:
+    def _measure_worker(self, verb: str, raw: Callable[[], None]) -> None:
         row = self.rows[verb]
-        if is_raw_first:
-            self._measure_raw(row, raw, self.bytes)
-        s3_cpu_s = self._s3_cpu_s()
-        answer = self.worker.ask(verb)
-        row.bytes.append(answer["bytes"])
-        row.wall_s.append(answer["wall_s"])
-        row.cpu_s.append(answer["cpu_s"])
-        row.s3_cpu_s.append(self._s3_cpu_s() - s3_cpu_s)
-        row.peak_mib.append(answer["peak_mib"])
-        if not is_raw_first:
-            self._measure_raw(row, raw, self.bytes)
+        with self._beside(row, raw, self.bytes):
+            s3_cpu_s = self._s3_cpu_s()
+            answer = self.worker.ask(verb)
+            row.bytes.append(answer["bytes"])
+            row.wall_s.append(answer["wall_s"])
+            row.cpu_s.append(answer["cpu_s"])
+            row.s3_cpu_s.append(self._s3_cpu_s() - s3_cpu_s)
+            row.peak_mib.append(answer["peak_mib"])
 
-    def _measure_raw(self, row: Row, raw: Callable[[], None], bytes_: int) -> None:
-        s3_cpu_s, began = self._s3_cpu_s(), time.perf_counter()
-        raw()
-        row.raw_gb_per_s.append(bytes_ / (time.perf_counter() - began) / 1e9)
-        row.raw_s3_cpu_s_per_gb.append((self._s3_cpu_s() - s3_cpu_s) / bytes_ * 1e9)
+    @contextmanager
+    def _beside(self, row: Row, raw: Callable[[], None], bytes_: int) -> Iterator[None]:
+        """Measures the ceiling before and after what happens inside, so that load hits both."""
+        took_s = s3_cpu_s = 0.0
+        for is_after in (False, True):
+            cpu_before, began = self._s3_cpu_s(), time.perf_counter()
+            raw()
+            took_s += time.perf_counter() - began
+            s3_cpu_s += self._s3_cpu_s() - cpu_before
+            if not is_after:
+                yield
+        row.raw_gb_per_s.append(2 * bytes_ / took_s / 1e9)
+        row.raw_s3_cpu_s_per_gb.append(s3_cpu_s / (2 * bytes_) * 1e9)
 
     def _s3_cpu_s(self) -> float:
         assert self.s3.process is not None
@@ -238,10 +242,8 @@ class Bench:
             if any(missed):
                 raise RuntimeError(f"not stored: {missed}")
 
-    def _check(self, chain: Chain, views: list[memoryview]) -> None:
-        for n, view in enumerate(views):
-            if not np.array_equal(view, self._payload(chain, n)):
-                raise RuntimeError("a block came back with other bytes")
+    def _is_same(self, chain: Chain, views: list[memoryview]) -> bool:
+        return all(np.array_equal(view, self._payload(chain, n)) for n, view in enumerate(views))
 
     def _clear(self, chains: list[Chain]) -> None:
         """Nothing is left, and weed's files become small again."""
