@@ -212,6 +212,7 @@ def main() -> None:
                 result["filled"].append((mib, speed))
                 costs = {name: asdict(run_task(name, options.runs)) for name in SCHEDULE}
                 result["tasks"].append(costs)
+                (options.out / "growth.json").write_text(json.dumps(result))
             result["bytes_of_kinds"] = bytes_of_kinds()
     finally:
         shutil.rmtree(testsettings.FOLDER, ignore_errors=True)

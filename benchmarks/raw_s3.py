@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 HEAD_BYTES = 4096
+MOST_THREADS = 64
 IDLE_S = 10.0  # weed closes connections that idle for longer
 Range = tuple[str, int, memoryview]  # key, first byte, where it goes
 Task = TypeVar("Task")
@@ -25,6 +26,7 @@ class RawS3:
         self.client = client
         self.bucket = bucket
         self._idle: list[_Connection] = []
+        self._threads = ThreadPoolExecutor(MOST_THREADS)
 
     def put(self, key: str, data: memoryview, *, part_bytes: int, streams: int) -> None:
         """A multipart upload; the object is there when this returns."""
@@ -42,8 +44,8 @@ class RawS3:
         done = [{"PartNumber": number, "ETag": tags[number]} for number in sorted(tags)]
         self.client.complete_multipart_upload(**upload, MultipartUpload={"Parts": done})
 
-    def get(self, ranges: Sequence[Range], *, streams: int) -> None:
-        """Fills each view from its object, from its first byte on."""
+    def reader(self, ranges: Sequence[Range], *, streams: int) -> Callable[[], None]:
+        """What fills each view from its object, from its first byte on; addresses are known."""
         keys = {key for key, _, _ in ranges}
         urls = {key: self._sign("get_object", {"Bucket": self.bucket, "Key": key}) for key in keys}
 
@@ -51,17 +53,16 @@ class RawS3:
             key, first, view = span
             connection.get(urls[key], first, view)
 
-        self._share(ranges, streams, receive)
+        return lambda: self._share(ranges, streams, receive)
 
     def copy(
         self, source: Sequence[Range], key: str, data: memoryview, *,
         part_bytes: int, put_streams: int, get_streams: int,
     ) -> None:  # fmt: skip
         """Reads and writes at once, as who rewrites objects does; ends when both have."""
-        with ThreadPoolExecutor(1) as pool:
-            reading = pool.submit(self.get, source, streams=get_streams)
-            self.put(key, data, part_bytes=part_bytes, streams=put_streams)
-            reading.result()
+        reading = self._threads.submit(self.reader(source, streams=get_streams))
+        self.put(key, data, part_bytes=part_bytes, streams=put_streams)
+        reading.result()
 
     def _share(
         self, tasks: Sequence[Task], streams: int, do: "Callable[[_Connection, Task], None]"
@@ -79,9 +80,8 @@ class RawS3:
                 connection.used_at = time.monotonic()
 
         mine = [self._take() for _ in range(streams)]
-        with ThreadPoolExecutor(streams) as pool:
-            for each in [pool.submit(work, connection) for connection in mine]:
-                each.result()
+        for each in [self._threads.submit(work, connection) for connection in mine]:
+            each.result()
         self._idle += mine
 
     def _take(self) -> "_Connection":

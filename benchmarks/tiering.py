@@ -179,9 +179,7 @@ class Bench:
                 view = self.target[at : at + size]
                 ranges.append((keys[str(group[0].segment)], group[0].offset, view))
 
-            def raw(ranges: list[Range] = ranges) -> None:
-                self.own.get(ranges, streams=COLD_CONNECTIONS)
-
+            raw = self.own.reader(ranges, streams=COLD_CONNECTIONS)
             with self._beside(row, raw, row_bytes):
                 cpu_s, s3_cpu_s, began = time.process_time(), self._s3_cpu_s(), time.perf_counter()
                 transfer = self.node.get_many(
