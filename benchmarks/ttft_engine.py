@@ -1,0 +1,277 @@
+"""One engine of benchmarks/ttft.py, in a process of its own: its plan comes as JSON on stdin.
+
+Run by the interpreter that has vLLM. Needs neve and, where the plan has an S3 address, valkey-py.
+"""
+
+import itertools
+import json
+import os
+import random
+import statistics
+import sys
+import tempfile
+import time
+import urllib.request
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+MODEL = {
+    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 4096,
+    "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
+    "num_key_value_heads": 8, "vocab_size": 128256, "max_position_embeddings": 131072,
+    "rope_theta": 500000.0, "rms_norm_eps": 1e-5, "hidden_act": "silu", "torch_dtype": "bfloat16",
+    "bos_token_id": 1, "eos_token_id": 2, "tie_word_embeddings": False,
+}  # fmt: skip
+TINY = {
+    "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "vocab_size": 256, "head_dim": 32,
+}  # fmt: skip
+
+
+class Engine:
+    def __init__(self, plan: dict[str, Any]) -> None:
+        from vllm import LLM, SamplingParams
+
+        self.mode = plan["mode"]
+        self._spent = {"match": 0.0, "load": 0.0}
+        self._cold = None
+        if "neve" in plan:
+            self._watch()
+            if "cold" in plan["neve"]:
+                self._cold = Cold(**plan["neve"]["cold"])
+        self._model = TINY if plan["tiny"] else {}
+        folder = Path(tempfile.mkdtemp())
+        (folder / "config.json").write_text(json.dumps(MODEL | self._model))
+        longest = max(plan["tokens"])
+        more: dict[str, Any] = {"max_num_batched_tokens": 16384, "gpu_memory_utilization": 0.88}
+        if plan["tiny"]:
+            more = {"kv_cache_memory_bytes": 256 << 20, "block_size": 32, "enforce_eager": True}
+        self.llm = LLM(
+            str(folder), load_format="dummy", skip_tokenizer_init=True, disable_log_stats=False,
+            max_model_len=longest + 4096, kv_cache_dtype=plan["kv_cache_dtype"],
+            enable_prefix_caching=self.mode != "recompute",
+            kv_transfer_config=self._transfer(plan), **more,
+        )  # fmt: skip
+        self._params = SamplingParams
+
+    def _transfer(self, plan: dict[str, Any]) -> dict[str, Any] | None:
+        if self.mode == "cpu_tier":
+            extra: dict[str, Any] = {"cpu_bytes_to_use": 24 << 30, "block_size": 16}
+            return {
+                "kv_connector": "OffloadingConnector",
+                "kv_role": "kv_both",
+                "kv_connector_extra_config": extra | {"num_cpu_blocks": 8192},
+            }
+        if "neve" not in plan:
+            return None
+        budget = 64 << 20 if plan["tiny"] else 12 << 30
+        return {
+            "kv_connector": "NeveConnector",
+            "kv_connector_module_path": "neve.vllm",
+            "kv_role": "kv_both",
+            "kv_load_failure_policy": "recompute",
+            # All of a prompt is stored before it is asked for again.
+            "kv_connector_extra_config": plan["neve"]["options"] | {"save_budget_bytes": budget},
+        }
+
+    def prompt(self, tokens: int, seed: str) -> dict[str, list[int]]:
+        vocabulary = self._model.get("vocab_size", MODEL["vocab_size"])
+        rng = random.Random(seed)
+        return {"prompt_token_ids": [rng.randrange(10, vocabulary - 10) for _ in range(tokens)]}
+
+    def ask(self, prompts: list[dict[str, list[int]]], max_tokens: int = 1) -> tuple[float, int]:
+        """(seconds, tokens that the first one reused)."""
+        params = self._params(max_tokens=max_tokens, ignore_eos=True, detokenize=False)
+        begin = time.perf_counter()
+        outputs = self.llm.generate(prompts, params, use_tqdm=False)
+        return time.perf_counter() - begin, outputs[0].num_cached_tokens or 0
+
+    def forget(self) -> None:
+        """Waits until all is stored; then the GPU holds nothing of it."""
+        if self.mode in ("hot", "cold"):
+            from vllm.distributed.kv_transfer import get_kv_transfer_group
+
+            saver = get_kv_transfer_group()._worker._saver
+            if saver is not None and not saver.drain(120):
+                raise RuntimeError("blocks are not stored after two minutes")
+            self.ask([self.prompt(1, "a step")])  # workers let go of copied blocks in a step
+            if self._cold is not None:
+                self._cold.move()
+        else:
+            time.sleep(1.0)
+        if not self.llm.reset_prefix_cache():
+            raise RuntimeError("vLLM did not reset its prefix cache")
+
+    def spent(self) -> dict[str, float]:
+        """Seconds of look-ups and loads so far."""
+        return dict(self._spent)
+
+    def _watch(self) -> None:
+        """Notes what Neve samples: vLLM's `LLM` before 0.28 drops the metrics of most steps."""
+        from neve.vllm.telemetry import Telemetry
+
+        sample = Telemetry.sample
+
+        def noting(telemetry: Telemetry, name: str, value: float) -> None:
+            if name.endswith("_seconds"):
+                self._spent[name.removesuffix("_seconds")] += value
+            sample(telemetry, name, value)
+
+        Telemetry.sample = noting  # type: ignore[method-assign]
+
+
+class Cold:
+    """Moves what is hot to S3, as a flush worker does, but for the footer, which no load reads."""
+
+    def __init__(self, ports: list[int], tenant_id: int, buckets: int, puts: list[str]) -> None:
+        from valkey import Valkey, ValkeyCluster
+
+        from neve.hot import HotTier
+
+        kind = ValkeyCluster if len(ports) > 1 else Valkey
+        self._valkey = kind(host="127.0.0.1", port=ports[0])
+        self._hot = HotTier(self._valkey.execute_command, tenant_id, buckets)
+        self._tenant_id, self._buckets = tenant_id, buckets
+        self._puts = zip(itertools.count(1), puts, strict=False)
+
+    def move(self) -> None:
+        from neve.keys import BucketKeys, bucket_of
+
+        while blocks := self._hot.lease_dirty(lease_s=60, most_blocks=512, most_bytes=64 << 20):
+            body, places = bytearray(64), []
+            for block in blocks:
+                bucket = BucketKeys(self._tenant_id, bucket_of(block.id, self._buckets))
+                places.append((block.id, len(body)))
+                body += self._valkey.get(bucket.block(block.space_id, block.id))
+            number, address = next(self._puts)
+            plain = {"Content-Type": ""}  # the address is signed for none
+            put = urllib.request.Request(address, bytes(body), plain, method="PUT")
+            urllib.request.urlopen(put, timeout=60).close()
+            self._hot.open_segment(number)
+            self._hot.flushed(number, places)
+        self._hot.evict(1 << 50)
+
+
+def measure(plan: dict[str, Any]) -> dict[str, Any]:
+    engine = Engine(plan)
+    for number in range(4):  # compiling, tuning, first pinned memory
+        engine.ask([engine.prompt(min(2048, max(plan["tokens"])), f"warm {number}")])
+    rows = []
+    for tokens in plan["tokens"]:
+        computed, stored, spent, reused = [], [], [], []
+        for number in range(plan["repeat"]):
+            prompt = engine.prompt(tokens, f"{tokens} {number}")
+            computed.append(engine.ask([prompt])[0])
+            if engine.mode == "recompute":
+                continue
+            engine.forget()
+            before = engine.spent()
+            took_s, cached = engine.ask([prompt])
+            after = engine.spent()
+            stored.append(took_s)
+            reused.append(cached)
+            spent.append({k: after[k] - before.get(k, 0.0) for k in after})
+        rows.append(
+            {
+                "tokens": tokens,
+                "computed_s": statistics.median(computed),
+                "stored": stored
+                and {
+                    "s": statistics.median(stored),
+                    "least_s": min(stored),
+                    "most_s": max(stored),
+                    "cached_tokens": min(reused),
+                    "timeline": {k: statistics.median(each[k] for each in spent) for k in spent[0]},
+                },
+            }
+        )
+    return {
+        "ttft": rows,
+        "tokens_per_s": _throughput(engine, plan["throughput"]),
+        "turns": plan["turns"] and _turns(engine, **plan["turns"]),
+        "device": _device(),
+    }
+
+
+def _throughput(engine: Engine, plan: dict[str, int] | None) -> float | None:
+    """Prompt and answer tokens a second, of prompts that nobody has seen; median of the rounds."""
+    if plan is None:
+        return None
+    found = []
+    for number in range(plan["rounds"]):
+        prompts = [
+            engine.prompt(plan["tokens"], f"throughput {number} {n}")
+            for n in range(plan["prompts"])
+        ]
+        took_s, _ = engine.ask(prompts, plan["answer"])
+        found.append(plan["prompts"] * (plan["tokens"] + plan["answer"]) / took_s)
+    return statistics.median(found)
+
+
+def _turns(
+    engine: Engine, users: int, turns: int, first: int, more: int, answer: int, per_s: float
+) -> dict[str, float]:
+    """Conversations that go round: every user's next turn begins with all of the last ones.
+
+    Users' turns are due in a fixed order at a fixed rate; a turn waits for the user's last one.
+    """
+    core = engine.llm.llm_engine
+    params = engine._params(max_tokens=answer, ignore_eos=True, detokenize=False)
+    prompts = [engine.prompt(first, f"user {user}")["prompt_token_ids"] for user in range(users)]
+    waiting = deque(
+        (number / per_s, number % users, number // users) for number in range(users * turns)
+    )
+    asked: dict[str, tuple[float, int]] = {}
+    is_busy = [False] * users
+    seen: set[str] = set()
+    first_token_s: list[float] = []
+    prompt_tokens = reused = 0
+    busy_s, began = 0.0, time.perf_counter()
+    while waiting or asked:
+        now = time.perf_counter() - began
+        while waiting and waiting[0][0] <= now and not is_busy[waiting[0][1]]:
+            due_s, user, turn = waiting.popleft()
+            name = f"turn {turn} of {user}"
+            asked[name], is_busy[user] = (due_s, user), True
+            core.add_request(name, {"prompt_token_ids": list(prompts[user])}, params)
+        if not asked:
+            time.sleep(max(0.0, waiting[0][0] - now))
+            continue
+        before = time.perf_counter()
+        outputs = core.step()
+        busy_s += time.perf_counter() - before
+        for output in outputs:
+            due_s, user = asked[output.request_id]
+            tokens = output.outputs[0].token_ids
+            if tokens and output.request_id not in seen:
+                seen.add(output.request_id)
+                first_token_s.append(time.perf_counter() - began - due_s)
+            if output.finished:
+                prompt_tokens += len(prompts[user])
+                reused += output.num_cached_tokens or 0
+                prompts[user] += [*tokens]
+                prompts[user] += engine.prompt(more, output.request_id)["prompt_token_ids"]
+                is_busy[user] = False
+                del asked[output.request_id]
+    ordered = sorted(first_token_s)
+    return {
+        "turns": len(ordered),
+        "p50_s": statistics.median(ordered),
+        "p99_s": ordered[min(len(ordered) - 1, round(0.99 * len(ordered)))],
+        "reused": reused / prompt_tokens,
+        "busy_s": busy_s,
+    }
+
+
+def _device() -> str:
+    import torch
+
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    return f"{name}, torch {torch.__version__}"
+
+
+if __name__ == "__main__":
+    answer = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what vLLM prints is no answer
+    print(json.dumps(measure(json.load(sys.stdin))), file=answer, flush=True)
