@@ -573,14 +573,17 @@ def test_a_key_without_owner_gets_an_end_and_others_keep_theirs(hot_client, tier
     stray, uncommitted = (KEYS.block(SPACE, id_) for id_ in IDS[1:3])
     hot_client.set(stray, b"x")
     hot_client.set(uncommitted, b"x", px=5000)
-    foreign_space = KEYS.block(SPACE + 1, IDS[0])
+    foreign_space, before_the_clock_was_set_back = (KEYS.block(SPACE + n, IDS[0]) for n in (1, 2))
     hot_client.set(foreign_space, b"x")
+    hot_client.set(before_the_clock_was_set_back, b"x", ex=90_000)
     audit = BucketAudit(hot_client.execute_command, TENANT, 0)
     owned = KEYS.block(SPACE, IDS[0])
-    assert audit.end_strays([owned, stray, uncommitted, foreign_space]) == 2
+    keys = [owned, stray, uncommitted, foreign_space, before_the_clock_was_set_back]
+    assert audit.end_strays(keys) == 3
     assert hot_client.pttl(owned) == -1
     assert 0 < hot_client.pttl(uncommitted) <= 5000 < hot_client.pttl(stray) <= 60_000
     assert 0 < hot_client.pttl(foreign_space) <= 60_000
+    assert 0 < hot_client.pttl(before_the_clock_was_set_back) <= 60_000
     assert store(hot_client, tier, IDS[1:2]) == [
         CommitOutcome.MISMATCH
     ]  # a value of another length

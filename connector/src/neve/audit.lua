@@ -144,15 +144,17 @@ local function unplace(K, A)
   return n
 end
 
---[[ end_strays: block keys that no entry owns and that have no end get the end of an uncommitted one: a
-commit that comes yet is in time. KEYS: 8… the block keys. Returns how many.   flags: allow-oom ]]
+--[[ end_strays: block keys that no entry owns get the end of an uncommitted one, if they have none or a
+later one (from before the clock was set back): a commit that comes yet is in time.
+KEYS: 8… the block keys. Returns how many.                                      flags: allow-oom ]]
 local function end_strays(K)
   local n = 0
   for i = 8, #K do
     local id = string.sub(K[i], -16)
     local e = load(K, id)
     local is_owned = has(e, HOT) and block_key(K, e, id) == K[i]
-    if not is_owned and redis.call("PTTL", K[i]) == -1 then
+    local left_ms = is_owned and 0 or redis.call("PTTL", K[i])
+    if left_ms == -1 or left_ms > UNCOMMITTED_MS then
       redis.call("PEXPIRE", K[i], UNCOMMITTED_MS)
       n = n + 1
     end
