@@ -19,6 +19,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("storage")]
 def small_slices(monkeypatch):
     monkeypatch.setattr(run, "COUNT_MOST", ROWS)
     monkeypatch.setattr(run, "PLAN_MOST", ROWS)
+    monkeypatch.setattr(blocks, "RUN_BLOCKS", ROWS * SEGMENT_BLOCKS)
     by_slices = {
         (reconcile, "look_at_segments"): partial(segments.look_at_segments, most=ROWS),
         (reconcile, "look_at_objects"): partial(objects.look_at_objects, most_pages=1),
