@@ -28,10 +28,14 @@ class HostWorker(OffloadingWorker):
     def __init__(self, kv_caches, blocks_per_chunk, region):
         self._blocks_per_chunk = blocks_per_chunk
         self._region = region
-        self._pairs = []  # of every tensor: its pages, and those of the DRAM tier
+        pairs = []  # of every tensor: its pages, and those of the DRAM tier
         for each in kv_caches.tensors:
             row = region.create_next_worker_view(each.page_size_bytes * blocks_per_chunk)
-            self._pairs.append((each.tensor, row, each.page_size_bytes))
+            pairs.append((each.tensor, row, each.page_size_bytes))
+        # Layers of several groups may lie in one tensor, in different blocks.
+        self._groups = [
+            [pairs[ref.tensor_idx] for ref in refs] for refs in kv_caches.group_data_refs
+        ]
         self._ended = []
 
     def submit_store(self, job_id, src_spec, dst_spec):
@@ -41,17 +45,22 @@ class HostWorker(OffloadingWorker):
         return self._copy(job_id, dst_spec, src_spec, into_row=False)
 
     def _copy(self, job_id, engine, host, *, into_row):
-        assert len(engine.group_sizes) == 1
-        first = engine.block_indices[0] % self._blocks_per_chunk
-        for n, block in enumerate(engine.block_ids.tolist(), first):
-            row = int(host.block_ids[n // self._blocks_per_chunk])
-            for tensor, rows, size in self._pairs:
-                start = n % self._blocks_per_chunk * size
-                there = rows[row, start : start + size]
-                if into_row:
-                    there.copy_(tensor[block])
-                else:
-                    tensor[block].copy_(there)
+        blocks, chunks = iter(engine.block_ids.tolist()), iter(host.block_ids.tolist())
+        for pairs, count, index in zip(
+            self._groups, engine.group_sizes, engine.block_indices, strict=True
+        ):
+            first = index % self._blocks_per_chunk
+            for n in range(first, first + count):
+                at = n % self._blocks_per_chunk
+                if n == first or at == 0:
+                    row = next(chunks)
+                block = next(blocks)
+                for tensor, rows, size in pairs:
+                    there = rows[row, at * size : (at + 1) * size]
+                    if into_row:
+                        there.copy_(tensor[block])
+                    else:
+                        tensor[block].copy_(there)
         self._ended.append(TransferResult(job_id=job_id, success=True))
         return True
 
@@ -63,5 +72,5 @@ class HostWorker(OffloadingWorker):
         pass
 
     def shutdown(self):
-        self._pairs.clear()
+        self._groups.clear()
         self._region.cleanup()

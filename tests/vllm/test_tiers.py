@@ -133,10 +133,15 @@ def test_another_process_reads_once_and_then_hits_its_dram(platform, second, fir
     assert reads(platform) == before + HIT_TOKENS // CHUNK
 
 
+def block_keys(platform: ControlPlane) -> list[bytes]:
+    with platform.hot.client() as client:
+        return [key for key in client.scan_iter(count=1000) if b":b:" in key]
+
+
 def stored_rows(platform: ControlPlane) -> list[bytes]:
     """Keys of the DRAM tier's chunks, in the order of their chain."""
     with platform.hot.client() as client:
-        keys = [key for key in client.scan_iter(count=1000) if b":b:" in key]
+        keys = block_keys(platform)
         headers = {key: decode_header(client.getrange(key, 0, HEADER_BYTES - 1)) for key in keys}
     # NeveConnector's chunks are in another space, made before.
     spaces = {key: int(key.split(b":b:", 1)[1].split(b":", 1)[0]) for key in keys}
@@ -170,3 +175,22 @@ def test_without_neve_the_dram_tier_works_on(platform, second, first):
     second.ask("stop")
     same(computed + cached, first * 2)
     assert [out["cached_tokens"] for out in computed + cached] == [0, HIT_TOKENS]
+
+
+def test_a_model_of_several_kv_cache_groups_is_loaded(platform, second, models):
+    """Every other layer sees a window of 128 tokens, and has blocks of its own."""
+    gemma = {"model": str(models / "gemma"), "engine": NO_PREFIX_CACHE}
+    asked = ASKED | {"max_tokens": 4}
+    second.start(None, **gemma)
+    alone = second.generate(asked)
+    second.ask("stop")
+    cached, before = [], len(block_keys(platform))
+    for _ in range(2):
+        second.start(None, transfer=under(platform), **gemma)
+        outputs = second.generate(asked)
+        second.ask("stop")
+        same(outputs, alone)
+        cached.append(outputs[0]["cached_tokens"])
+    assert cached == [0, HIT_TOKENS]
+    # Full attention's chunks, and of the window's those that it still sees.
+    assert len(block_keys(platform)) > before + HIT_TOKENS // CHUNK
