@@ -168,6 +168,18 @@ def test_a_damaged_chunk_is_computed_and_stored_again(platform, second, first):
     assert len(stored_rows(platform)) == HIT_TOKENS // CHUNK
 
 
+def test_after_a_reset_an_engine_finds_nothing_older(platform, second, first):
+    before = len(block_keys(platform))
+    second.start(None, transfer=under(platform), engine=NO_PREFIX_CACHE)
+    assert second.generate(ASKED)[0]["cached_tokens"] == HIT_TOKENS
+    assert second.ask("reset") is True
+    outputs = [second.generate(ASKED)[0] for _ in range(2)]
+    second.ask("stop")
+    same(outputs, first * 2)
+    assert [out["cached_tokens"] for out in outputs] == [0, HIT_TOKENS]
+    assert len(block_keys(platform)) == before + HIT_TOKENS // CHUNK
+
+
 def test_without_neve_the_dram_tier_works_on(platform, second, first):
     tier = {"type": "neve", "revision": "x", "endpoint": "http://127.0.0.1:9", "api_key": "k"}
     second.start(None, transfer=dram(secondary_tiers=[tier]), engine=NO_PREFIX_CACHE)
