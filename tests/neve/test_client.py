@@ -44,6 +44,14 @@ class TestRoundTrip:
         assert totals.misses.total() == 0
         assert totals.load_ms.total() == 1
 
+    def test_the_tokens_of_a_chunk_in_several_blocks_count_once(self, client, endpoint):
+        Chain(client, 20).put()
+        with connect(endpoint, shards=4) as other:
+            Chain(other, 20).get()
+            counted = counters(other)
+        assert counted["requested_blocks"] == counted["hit_hot_blocks"] == 20
+        assert counted["requested_tokens"] == counted["hit_hot_tokens"] == 5 * CHUNK_TOKENS
+
     def test_another_node_finds_the_blocks_and_a_second_put_stores_nothing(self, client, endpoint):
         chain = Chain(client, 3)
         chain.put()

@@ -66,9 +66,11 @@ class Client:
         cold_connections: int = COLD_CONNECTIONS,
         promote: bool = True,
         put_bytes_in_flight: int = PUT_BYTES_IN_FLIGHT,
+        shards: int = 1,
     ) -> None:
         """`reopen` makes the handshake that gave `session` again. See `connect`."""
         self.stats = Stats()
+        self._shards = shards
         self.hasher = BlockHasher(session.fingerprint, session.chunk_tokens)
         self._endpoint = endpoint
         self._transport = transport
@@ -87,6 +89,7 @@ class Client:
             cold_pool=self._cold_pool,
             cold_streams=cold_connections,
             stats=self.stats,
+            shards=shards,
             promoter=Promoter(self._path, self._storer.promote) if promote else None,
         )
         self._heart.start()
@@ -106,12 +109,14 @@ class Client:
         cold_connections: int = COLD_CONNECTIONS,
         promote: bool = True,
         put_bytes_in_flight: int = PUT_BYTES_IN_FLIGHT,
+        shards: int = 1,
     ) -> Self:
         """Makes the handshake. Raises `Refused` (fix it first) or `Unavailable` (try later).
 
         `connections`: to each Valkey, for block bytes; short calls use another one.
         `cold_connections`: to S3, which is as many ranges as are read at a time.
         `promote`: whether blocks that are read from S3 again are put back into the hot tier.
+        `shards`: blocks that one chunk is cut into, so that its tokens are counted once.
         """
         endpoint = Endpoint(endpoint_url, api_key)
         open_session = partial(
@@ -131,6 +136,7 @@ class Client:
             cold_connections=cold_connections,
             promote=promote,
             put_bytes_in_flight=put_bytes_in_flight,
+            shards=shards,
         )
 
     @property
@@ -152,7 +158,7 @@ class Client:
             return Match()
         _check_ids(ids)
         found = self._match(ids, time.monotonic() + deadline_s)
-        tokens = len(ids) * self.session.chunk_tokens
+        tokens = len(ids) * self.session.chunk_tokens // self._shards
         self.stats.count(requested_blocks=len(ids), requested_tokens=tokens)
         if found.miss is not None:
             self.stats.miss(found.miss, len(ids) - len(found.locations))

@@ -46,7 +46,10 @@ class Loader:
         cold_streams: int,
         stats: Stats,
         promoter: Promoter | None,
+        shards: int = 1,
     ) -> None:
+        """`shards`: blocks that one chunk is cut into."""
+        self._shards = shards
         self.cold_breaker = Breaker()
         self._path = path
         self._cold = cold
@@ -197,7 +200,7 @@ class Loader:
         return [block for block, outcome in pairs if outcome is None]
 
     def _count(self, load: _Load, outcomes: Sequence[MissReason | None]) -> None:
-        tokens = self._path.session.chunk_tokens
+        tokens = self._path.session.chunk_tokens // self._shards
         for i, outcome in enumerate(outcomes):
             size_bytes, tier = load.locations[i].size_bytes, load.served[i]
             if outcome is not None:

@@ -30,9 +30,10 @@ class Link:
     _shared_lock = threading.Lock()
 
     def __init__(
-        self, options: Options, identity: SpaceIdentity, *, node: str, engine: str
+        self, options: Options, identity: SpaceIdentity, *, node: str, engine: str, shards: int
     ) -> None:
         self._options = options
+        self._shards = shards
         self._identity = identity
         self._node = node
         self._engine = engine
@@ -45,18 +46,26 @@ class Link:
 
     @classmethod
     def acquire(
-        cls, options: Options, identity: SpaceIdentity, *, engine: str, node: str | None = None
+        cls,
+        options: Options,
+        identity: SpaceIdentity,
+        *,
+        engine: str,
+        node: str | None = None,
+        shards: int = 1,
     ) -> "Link":
         """The process's link for this identity; starts connecting if it is the first.
 
-        `engine` is the engine's version; `node` defaults to the option.
+        `engine` is the engine's version; `node` defaults to the option; `shards`: blocks that one
+        chunk is cut into.
         """
         node = node or options.node
         key = (cls, options, identity, node)
         with cls._shared_lock:
             link = cls._shared.get(key)
             if link is None:
-                link = cls._shared[key] = cls(options, identity, node=node, engine=engine)
+                link = cls(options, identity, node=node, engine=engine, shards=shards)
+                cls._shared[key] = link
             link._users += 1
         return link
 
@@ -150,6 +159,7 @@ class Link:
             connections=self._options.connections,
             cold_connections=self._options.cold_connections,
             put_bytes_in_flight=self._options.save_budget_bytes,
+            shards=self._shards,
         )
 
 

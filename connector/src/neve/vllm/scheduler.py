@@ -55,7 +55,8 @@ class SchedulerSide:
         """
         node = options.node if same_process else f"{options.node}/scheduler"
         self._links = [
-            Link.acquire(options, identity, engine=engine, node=node) for identity in identities
+            Link.acquire(options, identity, engine=engine, node=node, shards=shards)
+            for identity in identities
         ]
         boot = time.monotonic()
         for link in self._links:  # already there, unless this is a process of its own

@@ -19,14 +19,15 @@ CANONICAL: Final = "canonical"
 class Share:
     """One rank's part of plans.
 
-    `columns` it holds. Ranks that hold the same take turns in saving: this one `turn` of `turns`.
-    Ranks of one space have a session each, told apart by `seat`.
+    `columns` it holds; a space has `shards` of them. Ranks that hold the same take turns in saving:
+    this one `turn` of `turns`. Ranks of one space have a session each, told apart by `seat`.
     """
 
     columns: tuple[int, ...]
     turn: int = 0
     turns: int = 1
     seat: int = 0
+    shards: int = 1
 
 
 def shards_of(layout: str, *, kv_heads: int, latent: bool) -> int:
@@ -51,10 +52,17 @@ def share_of(
     if kv_heads % tp_size == 0:
         heads = kv_heads // tp_size
         start = first + tp_rank * heads
-        return Share(tuple(range(start, start + heads)), seat=tp_rank)
+        columns = tuple(range(start, start + heads))
+        return Share(columns, seat=tp_rank, shards=kv_heads)
     if tp_size % kv_heads == 0:
         same = tp_size // kv_heads
-        return Share((first + tp_rank // same,), turn=tp_rank % same, turns=same, seat=tp_rank)
+        return Share(
+            (first + tp_rank // same,),
+            turn=tp_rank % same,
+            turns=same,
+            seat=tp_rank,
+            shards=kv_heads,
+        )
     raise Misuse(
         f"{kv_heads} KV heads and {tp_size} TP ranks don't divide: use the layout '{RANK}'",
         field="layout",

@@ -41,7 +41,7 @@ class WorkerSide(Generic[S]):
         self._options = options
         self.share = share
         node = f"{options.node}/tp{share.seat}" if share.seat else options.node
-        self._link = Link.acquire(options, identity, engine=engine, node=node)
+        self._link = Link.acquire(options, identity, engine=engine, node=node, shards=share.shards)
         self._link.wait_first_attempt(BOOT_WAIT_S)
         self._saver: Saver[S] | None = None
         self._loader: Loader[S] | None = None
