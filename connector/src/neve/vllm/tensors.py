@@ -150,7 +150,7 @@ class KvTensors:
         Pinned on an accelerator, and then many at once: each pinning costs a millisecond.
         """
         size = self.block_bytes * engine_blocks
-        if not self.defers:
+        if self._copies is None:
             memory = torch.empty(size, dtype=torch.uint8)
             return [StagingBlock(memory, self._layers, engine_blocks, self._heads)]
         count = max(1, min(most, _SLAB_BYTES // size))
