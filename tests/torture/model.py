@@ -81,13 +81,13 @@ class Model:
     def unexplained(self, outcomes: Mapping[bytes, str | None]) -> list[bytes]:
         """Durable, damaged blocks whose miss does not say so.
 
-        Where the index was lost, or a damaged block stored again and then refused by a quota or
-        expired, there are other reasons.
+        A damaged block that was stored again may be refused by a quota. Where the index was lost,
+        or blocks expire or are evicted for good, there are other reasons.
         """
         if self.memory_lost or self.hot_only or self.may_expire:
             return []
         damaged = (self.durable & self.damaged_cold) - self.taken_away
-        return [id_ for id_ in sorted(damaged) if outcomes[id_] not in (None, "corrupt")]
+        return [id_ for id_ in sorted(damaged) if outcomes[id_] not in (None, "corrupt", "quota")]
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,16 @@ class TortureValkey(ValkeyServer):
             client.execute_command("SAVE")
 
 
+class TortureS3(S3Server):
+    """SeaweedFS, which once in some hundred starts after a SIGKILL does not get ready."""
+
+    def start_again(self) -> None:
+        try:
+            self.restart()
+        except TimeoutError:
+            self.restart()
+
+
 class TorturePlatform(ControlPlane):
     """The web process, which knows S3 by its proxy."""
 
@@ -70,7 +80,7 @@ class World:
     def __init__(self, folder: Path) -> None:
         self.valkey_clock = Clock(folder, "valkey")
         self.clock = Clock(folder, "python")
-        self.s3 = S3Server(folder / "s3")
+        self.s3 = TortureS3(folder / "s3")
         self.proxy = FaultProxy(self.s3.port)
         clocks = [self.valkey_clock, self.clock]
         self.platform = TorturePlatform(folder / "web", self.s3, self.proxy, clocks)
