@@ -12,6 +12,7 @@ from catalog.models import Segment
 from controlplane import hot
 from controlplane import s3 as bucket
 from tenants.scope import tenant_scope
+from workers.compaction import sweep
 from workers.flush import Flusher
 from workers.reconcile.leftovers import ABANDONED, remove_abandoned_segments
 
@@ -65,3 +66,14 @@ def test_an_upload_begun_long_ago_or_in_the_future_is_abandoned(world, ahead):
     assert remove_abandoned_segments() == 1
     listed = bucket.client().list_objects_v2(Bucket=settings.ENV.s3_bucket, Prefix=key)
     assert listed["KeyCount"] == 0
+
+
+def test_segments_closed_in_the_future_are_deleted(world):
+    ids = world.store(3)
+    Flusher(world.tenant.pk).run()
+    world.tier.expire(ids)
+    ahead = timezone.now() + timedelta(seconds=AHEAD_S)
+    Segment.unscoped.update(created_at=ahead, live_bytes=0)
+    assert sweep.sweep(world.tier, world.tenant.pk).deleted_segments == 0
+    assert Segment.unscoped.update(unreferenced_at=ahead) == 1
+    assert sweep.sweep(world.tier, world.tenant.pk).deleted_segments == 1

@@ -14,7 +14,7 @@ from datetime import timedelta
 
 from botocore.exceptions import ClientError
 from django.conf import settings
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django.utils import timezone
 
 from catalog.models import Segment
@@ -94,18 +94,18 @@ def delete_closed(tier: HotTier) -> SweepReport:
 
 
 def _empty() -> QuerySet[Segment]:
+    now = timezone.now()
+    is_settled = Q(created_at__lt=now - SETTLED) | Q(created_at__gt=now + SETTLED)  # set back
     return Segment.objects.filter(
-        claims.is_free(),
-        state=Segment.State.LIVE,
-        live_bytes=0,
-        created_at__lt=timezone.now() - SETTLED,
+        is_settled, claims.is_free(), state=Segment.State.LIVE, live_bytes=0
     )
 
 
 def _closed() -> QuerySet[Segment]:
-    return Segment.objects.filter(
-        state=Segment.State.DELETING, unreferenced_at__lt=timezone.now() - GRACE
-    )
+    now = timezone.now()
+    # What was found in the future was found before the clock was set back.
+    is_due = Q(unreferenced_at__lt=now - GRACE) | Q(unreferenced_at__gt=now + GRACE)
+    return Segment.objects.filter(is_due, state=Segment.State.DELETING)
 
 
 def _is_named(tier: HotTier, row: Segment) -> bool:
