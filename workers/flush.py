@@ -129,11 +129,10 @@ class Flusher:
             return
         row, places = written
         outcomes = self._tier.flushed(row.pk, [(place.id, place.offset) for place in places])
-        live = [
-            place
-            for place, outcome in zip(places, outcomes, strict=True)
-            if outcome is FlushOutcome.FLUSHED
-        ]
+        live, dead = [], []
+        for place, outcome in zip(places, outcomes, strict=True):
+            (live if outcome is FlushOutcome.FLUSHED else dead).append(place)
+        segments.settle(row, [place.id for place in dead])
         segments.count_live_bytes(self._tier, [row.pk])
         segments.find_links(self._tier, row, places)
         self.report.refused_blocks += outcomes.count(FlushOutcome.COLD_FULL)

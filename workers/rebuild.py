@@ -1,9 +1,11 @@
 """Recovery: the index of an emptied Valkey, rebuilt from the footers of the segments in S3.
 
 Repeating it is safe, and it runs beside live traffic: a footer adds blocks that the index does not
-know, and never brings back what the index knows as gone. What people decided is applied again from
-the database: an expired context stays expired, a pin stays a pin, and each block gets the
-terms that policy, rules and contexts give it now, counted from when it was stored.
+know, and never brings back what the index knows as gone. Segments that are not settled come last,
+and bring back no more than the cold quota has room for: nobody was told that their blocks are
+durable. What people decided is applied again from the database: an expired context stays expired, a
+pin stays a pin, and each block gets the terms that policy, rules and contexts give it now, counted
+from when it was stored.
 """
 
 import logging
@@ -11,6 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
+from itertools import chain
 
 from botocore.exceptions import ClientError
 from django.utils import timezone
@@ -78,7 +81,9 @@ class Restorer:
         """
         # What was stored again after its context expired lives; what is older doesn't.
         expired = self._expired_at
+        refused = set(map(bytes.fromhex, segment.refused))
         own = [r for r in rows if r.id not in expired or expired[r.id] < segment.created_at]
+        own = [r for r in own if r.id not in refused]
         if within_quota:
             usage = self.tier.usage()
             own = list(_fitting(own, usage.quota_cold_bytes - usage.cold_bytes))
@@ -105,16 +110,21 @@ def rebuild_tenant(
     start = start or Start(timezone.now())
     report, restorer = RebuildReport(), Restorer(tenant_id)
     with tenant_scope(tenant_id):
-        live = Segment.objects.filter(state=Segment.State.LIVE, pk__gt=start.after)
-        segments, total = live.order_by("pk").iterator(chunk_size=1000), live.count()
-        for row, footer in overlapped(_footer, segments, at_once=FOOTERS_AT_ONCE):
+        live = Segment.objects.filter(state=Segment.State.LIVE).order_by("pk")
+        settled = live.filter(indexed_at__isnull=False, pk__gt=start.after)
+        others = live.filter(indexed_at=None)
+        total, number = settled.count() + others.count(), start.after
+        in_turn = chain(settled.iterator(chunk_size=1000), others.iterator(chunk_size=1000))
+        for row, footer in overlapped(_footer, in_turn, at_once=FOOTERS_AT_ONCE):
+            is_settled = row.indexed_at is not None
             if footer is None:
                 report.lost_segments += 1
                 Segment.objects.filter(pk=row.pk, damaged_at=None).update(damaged_at=timezone.now())
             else:
-                report.blocks += restorer.restore(row, footer.rows)
+                report.blocks += restorer.restore(row, footer.rows, within_quota=not is_settled)
                 report.segments += 1
-            progress(report, total, row.pk)
+            number = row.pk if is_settled else number
+            progress(report, total, number)
         stored.settle_since(tenant_id, start.begun_at)
         contexts.restore_pins(tenant_id)
     return report

@@ -78,6 +78,17 @@ def write_segment(
     return row, writer.rows
 
 
+def settle(row: Segment, refused: Sequence[bytes]) -> None:
+    """The index has answered for all blocks of the segment; copies of `refused` are dead bytes.
+
+    A rebuild gives the index the blocks of settled segments back, and of others (their writer died
+    before this) only what the cold quota has room for.
+    """
+    Segment.objects.filter(pk=row.pk).update(
+        indexed_at=timezone.now(), refused=[id_.hex() for id_ in refused]
+    )
+
+
 def count_live_bytes(tier: HotTier, segments: Sequence[int]) -> dict[int, int]:
     """Brings the rows' `live_bytes` up to date with the index. Returns them by segment."""
     with transaction.atomic():  # who counts later waits here, so that its number stays

@@ -132,6 +132,12 @@ class Segment(TenantOwned):
     generation = models.PositiveSmallIntegerField(
         default=0, help_text="how often its blocks were merged along their chains"
     )
+    indexed_at = models.DateTimeField(
+        null=True, blank=True, help_text="when the index had answered for each of its blocks"
+    )
+    refused = models.JSONField(
+        default=list, blank=True, help_text="blocks whose copies here the index did not take then"
+    )
     leased_until = models.DateTimeField(
         null=True, blank=True, help_text="a worker merges it into another one until then"
     )

@@ -349,3 +349,33 @@ def test_a_sample_shows_what_the_tenant_holds(world):
     assert {row.resolution_s for row in rows} == {10, 60, 3600}
     assert {row.dirty_blocks for row in rows} == {3}
     assert {row.hot_used_bytes for row in rows} == {3 * (HEADER_BYTES + PAYLOAD_BYTES)}
+
+
+def test_a_rebuild_leaves_out_what_the_cold_quota_had_refused(monkeypatch, clean_hot):
+    world = World(cold_bytes=3 * (HEADER_BYTES + PAYLOAD_BYTES) + 10)
+    ids = world.store(5)
+    monkeypatch.setattr(flush, "split_at_room", lambda blocks, room_bytes: (blocks, []))
+    assert Flusher(world.tenant.pk).run().refused_blocks == 2  # found when they stood in S3
+    places = world.tier.match(ids)
+    durable = [id_ for id_, place in zip(ids, places, strict=True) if place.is_cold]
+    clean_hot.wipe()
+    hot.provision()
+    assert rebuild_tenant(world.tenant.pk).blocks == 3
+    assert world.tier.usage().cold_blocks == 3
+    world.assert_readable_from_s3(durable)
+
+
+def test_segments_of_writers_that_died_come_back_last_and_within_the_quota(clean_hot):
+    world = World(cold_bytes=3 * (HEADER_BYTES + PAYLOAD_BYTES) + 10)
+    unsettled = world.store(2)
+    Flusher(world.tenant.pk).run()
+    Segment.unscoped.update(indexed_at=None)
+    world.tier.expire(unsettled)
+    durable = world.store(2)
+    Flusher(world.tenant.pk).run()
+    clean_hot.wipe()
+    hot.provision()
+    assert rebuild_tenant(world.tenant.pk).blocks == 3
+    usage = world.tier.usage()
+    assert usage.cold_bytes <= usage.quota_cold_bytes
+    world.assert_readable_from_s3(durable)

@@ -141,6 +141,8 @@ def _write(
     row, places = written
     old = {copy.id: copy for copy in copies}
     outcomes = tier.relocate(row.pk, [_moved(old[place.id], place) for place in places])
+    answered = zip(places, outcomes, strict=True)
+    segments.settle(row, [place.id for place, what in answered if what is FlushOutcome.DEAD])
     segments.count_live_bytes(tier, [row.pk])
     segments.find_links(tier, row, places)
     report.new_segments += 1

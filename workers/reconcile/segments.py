@@ -18,6 +18,7 @@ from django.utils import timezone
 from catalog.models import Segment
 from controlplane import s3
 from neve.errors import Corrupt, MissReason
+from neve.hot import Location
 from neve.segment import SegmentFooter
 from tenants.scope import tenant_scope
 from workers import recovery
@@ -25,7 +26,7 @@ from workers.objects import is_missing, tail_of
 from workers.overlap import overlapped
 from workers.rebuild import Restorer
 from workers.reconcile.report import Report
-from workers.segments import count_live_bytes
+from workers.segments import count_live_bytes, settle
 
 log = logging.getLogger("neve.reconcile")
 
@@ -112,4 +113,11 @@ def _index(restorer: Restorer, row: Segment, footer: SegmentFooter) -> int:
         for each, answer in zip(footer.rows, answers, strict=True)
         if answer in _NEVER_COLD and not 0 < each.expires_s <= now_s
     ]
-    return restorer.restore(row, unknown, within_quota=True) if unknown else 0
+    if unknown:
+        return restorer.restore(row, unknown, within_quota=True)
+    if row.indexed_at is None and row.created_at < timezone.now() - GRACE:  # its writer died
+        named = (isinstance(each, Location) and each.segment == row.pk for each in answers)
+        settle(
+            row, [each.id for each, is_here in zip(footer.rows, named, strict=True) if not is_here]
+        )
+    return 0
