@@ -18,6 +18,8 @@ import django
 
 django.setup()
 
+from django.db import connection  # noqa: E402
+
 from catalog import jobs  # noqa: E402
 from catalog.models import Job, Segment  # noqa: E402
 from cold_world import PAYLOAD_BYTES, World  # noqa: E402
@@ -178,7 +180,7 @@ def killed() -> dict[str, object]:
 
 
 def begin() -> World:
-    Tenant.objects.update(is_active=False)  # those of other scenarios
+    Tenant.objects.update(is_active=False)  # so that workers have only this scenario's
     recovery.rebuild_all()
     world = World()
     hot.provision()
@@ -189,4 +191,10 @@ SCENARIOS = {"flush": flush_at_once, "compact": compact_at_once, "killed": kille
 
 if __name__ == "__main__":
     hurry()
-    print(json.dumps(SCENARIOS[sys.argv[1]]()))
+    active = list(Tenant.objects.filter(is_active=True).values_list("pk", flat=True))
+    connection.close()  # before workers are forked
+    try:
+        print(json.dumps(SCENARIOS[sys.argv[1]]()))
+    finally:
+        Tenant.objects.update(is_active=False)
+        Tenant.objects.filter(pk__in=active).update(is_active=True)
