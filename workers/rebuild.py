@@ -82,8 +82,11 @@ class Restorer:
         # What was stored again after its context expired lives; what is older doesn't.
         expired = self._expired_at
         refused = set(map(bytes.fromhex, segment.refused))
-        own = [r for r in rows if r.id not in expired or expired[r.id] < segment.created_at]
-        own = [r for r in own if r.id not in refused]
+        own = [
+            r
+            for r in rows
+            if r.id not in refused and (r.id not in expired or expired[r.id] < segment.created_at)
+        ]
         if within_quota:
             usage = self.tier.usage()
             own = list(_fitting(own, usage.quota_cold_bytes - usage.cold_bytes))

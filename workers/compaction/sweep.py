@@ -14,7 +14,7 @@ from datetime import timedelta
 
 from botocore.exceptions import ClientError
 from django.conf import settings
-from django.db.models import Q, QuerySet
+from django.db.models import QuerySet
 from django.utils import timezone
 
 from catalog.models import Segment
@@ -25,6 +25,7 @@ from tenants.scope import tenant_scope
 from workers import recovery, segments
 from workers.compaction import claims
 from workers.compaction.merge import live_copies
+from workers.elapsed import is_past
 from workers.objects import footer_of_segment, is_missing
 
 log = logging.getLogger("neve.compact")
@@ -94,18 +95,13 @@ def delete_closed(tier: HotTier) -> SweepReport:
 
 
 def _empty() -> QuerySet[Segment]:
-    now = timezone.now()
-    is_settled = Q(created_at__lt=now - SETTLED) | Q(created_at__gt=now + SETTLED)  # set back
     return Segment.objects.filter(
-        is_settled, claims.is_free(), state=Segment.State.LIVE, live_bytes=0
+        is_past("created_at", SETTLED), claims.is_free(), state=Segment.State.LIVE, live_bytes=0
     )
 
 
 def _closed() -> QuerySet[Segment]:
-    now = timezone.now()
-    # What was found in the future was found before the clock was set back.
-    is_due = Q(unreferenced_at__lt=now - GRACE) | Q(unreferenced_at__gt=now + GRACE)
-    return Segment.objects.filter(is_due, state=Segment.State.DELETING)
+    return Segment.objects.filter(is_past("unreferenced_at", GRACE), state=Segment.State.DELETING)
 
 
 def _is_named(tier: HotTier, row: Segment) -> bool:

@@ -3,11 +3,11 @@
 from datetime import timedelta
 
 from django.conf import settings
-from django.db.models import Q
 from django.utils import timezone
 
 from catalog.models import Job, Segment
 from controlplane import hot, s3
+from workers.elapsed import is_past
 from workers.objects import abort_uploads
 
 # A flush that is still alive after this long has lost its lease: its segment counts for nothing.
@@ -18,14 +18,10 @@ JOBS_KEPT = timedelta(days=7)
 def remove_abandoned_segments() -> int:
     """Deletes the objects and rows of uploads that never became live. Returns how many.
 
-    Their blocks are dirty still, or went to S3 with a later flush. What was begun in the future was
-    begun before the clock was set back.
+    Their blocks are dirty still, or went to S3 with a later flush.
     """
-    now = timezone.now()
-    rows = Segment.unscoped.filter(
-        Q(created_at__lt=now - ABANDONED) | Q(created_at__gt=now + ABANDONED),
-        state=Segment.State.UPLOADING,
-    )
+    is_abandoned = is_past("created_at", ABANDONED)
+    rows = Segment.unscoped.filter(is_abandoned, state=Segment.State.UPLOADING)
     removed = 0
     for row in rows:
         hot.hot_tier(row.tenant_id).close_segments([row.pk])
