@@ -166,7 +166,7 @@ class TestRefusals:
                 admin.config_set("maxmemory", clean_hot.maxmemory)
 
     def test_puts_beyond_the_bytes_in_flight_are_dropped_and_counted(self, hot, endpoint):
-        with connect(endpoint, put_bytes_in_flight=2 * (64 + PAYLOAD)) as client:
+        with connect(endpoint, put_bytes_in_flight=2 * PAYLOAD) as client:
             assert Chain(client, 5).put() == [None, None] + [MissReason.BREAKER] * 3
             assert counters(client)["dropped"] == 3
             assert Chain(client, 2, seed=2).put() == [None, None]  # the room came back
@@ -322,6 +322,23 @@ class TestTrouble:
             assert transfer.wait() == [MissReason.TIMEOUT]
         finally:
             os.kill(server.process.pid, signal.SIGCONT)
+
+    def test_puts_under_way_leave_room_for_gets(self, endpoint, server, monkeypatch):
+        monkeypatch.setattr("neve.client.GET_BYTES_IN_FLIGHT", 2 * PAYLOAD)
+        client = connect(endpoint, put_bytes_in_flight=4 * PAYLOAD)
+        chain = Chain(client, 1)
+        chain.put()
+        match = client.match(chain.ids)
+        other = Chain(client, 4, seed=2)
+        assert server.process is not None
+        os.kill(server.process.pid, signal.SIGSTOP)
+        try:
+            puts = client.put_many(other.blocks, list(other.sent), deadline_s=10)
+            assert chain.get(match, deadline_s=0.2) == [MissReason.TIMEOUT]  # it was sent
+            assert not puts.done()
+        finally:
+            os.kill(server.process.pid, signal.SIGCONT)
+            client.close(deadline_s=1)
 
     def test_kill_9_gives_misses_and_a_restart_is_provisioned_by_a_new_handshake(
         self, client, server, endpoint

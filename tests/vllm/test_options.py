@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from neve.errors import Misuse
@@ -13,6 +15,18 @@ def test_the_environment_fills_what_the_config_leaves_out():
     environ = {"NEVE_ENDPOINT": "http://env", "NEVE_API_KEY": "neve_env"}
     options = Options.from_config({"endpoint": "http://config"}, environ)
     assert (options.endpoint, options.api_key) == ("http://config", "neve_env")
+
+
+def test_saves_may_stage_two_steps_within_bounds_unless_told_otherwise():
+    options = Options.from_config({"endpoint": "http://e", "api_key": "k"}, {})
+    step_of_8b = 16_384 * 131_072
+    assert options.save_budget(step_of_8b) == 2 * step_of_8b == 4 << 30
+    assert options.save_budget(1000) == 1 << 30
+    assert options.save_budget(10 * step_of_8b) == 8 << 30
+    for told in (1e6, 100 << 30):
+        assert replace(options, save_budget_bytes=told).save_budget(step_of_8b) == told
+    read = Options.from_config({"endpoint": "e", "api_key": "k", "save_budget_bytes": 2e9}, {})
+    assert repr(read.save_budget(0)) == "2000000000"
 
 
 def test_the_key_is_never_shown():
@@ -36,6 +50,7 @@ def test_the_key_is_never_shown():
         ),
         ({"endpoint": "http://e", "api_key": "k", "layout": []}, "layout"),
         ({"endpoint": "http://e", "api_key": "k", "load_deadline_s": 0}, "load_deadline_s"),
+        ({"endpoint": "http://e", "api_key": "k", "save_budget_bytes": "1G"}, "save_budget_bytes"),
     ],
 )
 def test_a_wrong_option_is_named(extra, field):

@@ -33,11 +33,12 @@ def nodes(monkeypatch):
     return seen
 
 
-def rank(pp_rank, tp_rank, *, latent):
+def rank(pp_rank, tp_rank, *, latent, kv=None, step_tokens=128):
     identity = replace(IDENTITY, pp_rank=pp_rank, tp_rank=0 if latent else tp_rank)
     options = Options(endpoint="http://e", api_key="k", node="n")
     share = share_of("rank", tp_rank=tp_rank, tp_size=2, pp_rank=pp_rank, kv_heads=8, latent=latent)
-    return WorkerSide(SimpleNamespace(defers=False), identity, options, engine="0", share=share)
+    kv = kv or SimpleNamespace(defers=False)
+    return WorkerSide(kv, identity, options, engine="0", share=share, step_tokens=step_tokens)
 
 
 def saved(worker):
@@ -99,3 +100,23 @@ def test_an_ended_request_is_let_go_once_its_blocks_are_copied(nodes):
     copying.clear()
     assert worker.take_copied(StepPlan()) == {"a"}
     assert worker.take_copied(StepPlan()) == set()
+
+
+@pytest.mark.parametrize(("latent", "chunks"), [(False, 20), (True, 10)])
+def test_a_rank_stages_two_steps_of_what_it_saves(monkeypatch, latent, chunks):
+    """Ranks that take turns stage their turns only. A chunk has 2 engine blocks of 100 MB here."""
+    session = SimpleNamespace(chunk_tokens=64)
+    link = SimpleNamespace(
+        client=SimpleNamespace(session=session), wait_first_attempt=lambda _: None
+    )
+    monkeypatch.setattr(Link, "acquire", lambda *_, **__: link)
+    made = []
+    kv = SimpleNamespace(
+        defers=False, block_bytes=100_000_000, allocate=lambda *_: made.append(1) or [object()]
+    )
+    worker = rank(0, 0, latent=latent, kv=kv, step_tokens=10 * 64)
+    assert worker._ready()
+    pool = worker._saver._pool
+    while pool.take() is not None:
+        pass
+    assert len(made) == chunks

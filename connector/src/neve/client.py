@@ -43,6 +43,7 @@ TRANSFER_S: Final = 5.0
 CONNECTIONS: Final = 2
 COLD_CONNECTIONS: Final = 16
 PUT_BYTES_IN_FLIGHT: Final = 256 << 20
+GET_BYTES_IN_FLIGHT: Final = 4 << 30  # however many are put meanwhile
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,7 @@ class Client:
         `connections`: to each Valkey, for block bytes; short calls use another one.
         `cold_connections`: to S3, which is as many ranges as are read at a time.
         `promote`: whether blocks that are read from S3 again are put back into the hot tier.
+        `put_bytes_in_flight`: of payloads; more is dropped and counted.
         `shards`: blocks that one chunk is cut into, so that its tokens are counted once.
         """
         endpoint = Endpoint(endpoint_url, api_key)
@@ -131,7 +133,11 @@ class Client:
         return cls(
             endpoint,
             session,
-            Transport(session.valkey, connections=connections),
+            Transport(
+                session.valkey,
+                connections=connections,
+                most_bytes=GET_BYTES_IN_FLIGHT + put_bytes_in_flight,
+            ),
             reopen=open_session,
             cold_connections=cold_connections,
             promote=promote,

@@ -29,7 +29,7 @@ class BlockRef:
 
 
 class Storer:
-    """For any thread. What exceeds `most_bytes` in flight is dropped and counted, never queued."""
+    """For any thread. Payloads beyond `most_bytes` in flight are dropped and counted."""
 
     def __init__(self, path: HotPath, *, stats: Stats, most_bytes: int) -> None:
         self._path = path
@@ -44,7 +44,7 @@ class Storer:
         *,
         deadline_s: float,
     ) -> Transfer:
-        sizes = [HEADER_BYTES + len(payload) for payload in payloads]
+        sizes = [len(payload) for payload in payloads]
         count = 0 if self._path.closed_for is not None else self._store_budget.take(sizes)
         transfer = Transfer(len(blocks), time.monotonic() + deadline_s)
         for i in range(count, len(blocks)):
@@ -59,7 +59,7 @@ class Storer:
 
         Copies the payloads: the caller's buffers are free again when this returns.
         """
-        sizes = [HEADER_BYTES + len(block.payload) for block in blocks]
+        sizes = [len(block.payload) for block in blocks]
         count = 0 if self._path.closed_for is not None else self._promote_budget.take(sizes)
         if not count:
             return

@@ -77,7 +77,8 @@ def make_keyspace(
 class Transport:
     """Connections to the servers of one address. For any thread; nothing here blocks but `execute`.
 
-    `connections`: for block bytes, to each primary; short commands have another one.
+    `connections`: for block bytes, to each primary; short commands have another one. `most_bytes`:
+    of all batches under way; one more batch than that is dropped.
     Deadlines are `time.monotonic()` values. In a forked child all but `close` raises
     `RuntimeError`: make another one there.
     """
@@ -90,6 +91,7 @@ class Transport:
         io_threads: int = 0,
         connect_timeout_s: float = 1.0,
         stall_s: float = 2.0,
+        most_bytes: int = 4 << 30,
     ) -> None:
         """Connects when first asked to do something. Raises `ValueError` for unusable TLS files."""
         self._core = _core.Core(
@@ -98,6 +100,7 @@ class Transport:
             io_threads=io_threads,
             connect_timeout_s=connect_timeout_s,
             stall_s=stall_s,
+            most_bytes=most_bytes,
         )
         self._dispatcher = _Dispatcher()
 

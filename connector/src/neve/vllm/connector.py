@@ -168,6 +168,7 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
             self._options,
             engine=vllm.__version__,
             share=share,
+            step_tokens=self._vllm_config.scheduler_config.max_num_batched_tokens,
         )
 
     @guarded(nothing)

@@ -11,7 +11,7 @@ import threading
 from neve.client import Client
 from neve.errors import NeveError, Refused
 from neve.space import SpaceIdentity
-from neve.vllm.options import Options
+from neve.vllm.options import MOST_SAVE_BUDGET_BYTES, Options
 
 logger = logging.getLogger(__name__)
 
@@ -158,7 +158,8 @@ class Link:
             max_chunk_tokens=self._options.max_chunk_tokens,
             connections=self._options.connections,
             cold_connections=self._options.cold_connections,
-            put_bytes_in_flight=self._options.save_budget_bytes,
+            # What a worker gives is bounded by its staging, whose size this side may not know.
+            put_bytes_in_flight=self._options.save_budget_bytes or MOST_SAVE_BUDGET_BYTES,
             shards=self._shards,
         )
 

@@ -4,18 +4,26 @@ import os
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from neve.client import COLD_CONNECTIONS, CONNECTIONS
 from neve.errors import Misuse
 from neve.space import MAX_CHUNK_TOKENS
 from neve.vllm.sharding import CANONICAL, RANK
 
+# Two steps' blocks: those of one are sent while the next ones are copied. Less than the least is
+# not worth a second thought; the most is what a rank may pin of its host unasked.
+_STEPS_STAGED: Final = 2
+LEAST_SAVE_BUDGET_BYTES: Final = 1 << 30
+MOST_SAVE_BUDGET_BYTES: Final = 8 << 30
+
 _CHOICES = {
     "load": ("auto", "always"),
     "layout": (RANK, CANONICAL),
     "cross_layer_blocks": (False, True),
 }
+# An option's type → what its value is read as.
+_NUMBERS: Final[dict[Any, type[int] | type[float]]] = {int: int, float: float, int | None: int}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +35,7 @@ class Options:
     it) or `always`. `layout` is `rank` (blocks belong to one TP size) or `canonical` (one for each
     KV head, for any TP size). `load_deadline_s` bounds one request's load, `handover_wait_s` its
     wait for blocks that a prefill node named; `load_budget_bytes` and `save_budget_bytes` bound the
-    staging memory of each direction.
+    staging memory of each direction in one rank (None: see `save_budget`).
     `connections` to each Valkey carry block bytes; `cold_connections`: ranges of S3 segments that
     are read at a time. `cross_layer_blocks`: ask the engine to lay the layers of a block side by
     side, where it can.
@@ -45,7 +53,7 @@ class Options:
     load_deadline_s: float = 2.0
     handover_wait_s: float = 2.0
     load_budget_bytes: int = 512 << 20
-    save_budget_bytes: int = 1 << 30
+    save_budget_bytes: int | None = None
     connections: int = CONNECTIONS
     cold_connections: int = COLD_CONNECTIONS
     cross_layer_blocks: bool = False
@@ -75,8 +83,16 @@ class Options:
                 raise Misuse(f"need one of {choices}, got {values[name]!r}", field=name)
         for option in fields(cls):
             value = values.get(option.name)
-            if option.type in (int, float) and value is not None:
+            number = _NUMBERS.get(option.type)
+            if number is not None and value is not None:
                 if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
                     raise Misuse(f"need a positive number, got {value!r}", field=option.name)
-                values[option.name] = option.type(value)
+                values[option.name] = number(value)
         return cls(**values)
+
+    def save_budget(self, step_bytes: int) -> int:
+        """Most bytes that one rank stages for saves, if one step computes up to `step_bytes`."""
+        if self.save_budget_bytes is not None:
+            return self.save_budget_bytes
+        wanted = max(LEAST_SAVE_BUDGET_BYTES, _STEPS_STAGED * step_bytes)
+        return min(wanted, MOST_SAVE_BUDGET_BYTES)

@@ -20,7 +20,7 @@ import vllm
 from neve.vllm.compat import job_result, job_rows
 from neve.vllm.guard import guarded, log_as_vllm, nothing
 from neve.vllm.link import BOOT_WAIT_S, Link
-from neve.vllm.options import Options
+from neve.vllm.options import LEAST_SAVE_BUDGET_BYTES, Options
 from neve.vllm.tier_identity import chunk_tokens, identify_tier
 from neve.vllm.tier_store import TierStore
 
@@ -54,8 +54,12 @@ class NeveTier(SecondaryTierManager):  # type: ignore[misc]  # vllm is untyped h
         assert primary_kv_view.strides is not None
         row_bytes = primary_kv_view.strides[0]
         self._tokens = chunk_tokens(config)
-        # One row is one block.
-        told = replace(Options.from_config(options), max_chunk_tokens=self._tokens)
+        given = Options.from_config(options)
+        told = replace(
+            given,
+            max_chunk_tokens=self._tokens,  # one row is one block
+            save_budget_bytes=given.save_budget_bytes or LEAST_SAVE_BUDGET_BYTES,
+        )
         engine, device = vllm.__version__, current_platform.get_device_name()
         identity = identify_tier(config, row_bytes, told, engine=engine, device=device)
         self._link = Link.acquire(told, identity, engine=engine)

@@ -34,8 +34,11 @@ class WorkerSide(Generic[S]):
         *,
         engine: str,
         share: Share,
+        step_tokens: int,
     ) -> None:
+        """`step_tokens`: the most that the engine computes in one step."""
         self.identity = identity
+        self._step_tokens = step_tokens
         self._kv = kv
         self.defers = kv.defers
         self._options = options
@@ -141,7 +144,8 @@ class WorkerSide(Generic[S]):
             )
 
         loading = pool(self._options.load_budget_bytes)
-        saving = pool(self._options.save_budget_bytes)
+        step_chunks = -(-self._step_tokens // client.session.chunk_tokens)
+        saving = pool(self._options.save_budget(step_chunks * chunk_bytes // self.share.turns))
         if self._kv.defers:
             threading.Thread(
                 target=_fill, args=([loading, saving],), name="neve-pin", daemon=True
