@@ -10,7 +10,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db.models import F, Q
+from django.db.models import F
 from django.utils import timezone
 
 from controlplane import hot
@@ -19,6 +19,7 @@ from retention.models import RetentionPolicy
 from retention.stored import Walk, follow
 from tenants.models import Tenant
 from tenants.scope import tenant_scope
+from workers.elapsed import is_held
 
 LEASE = timedelta(seconds=60)
 NOTED_S = 10.0  # so often a walk notes how far it is
@@ -28,11 +29,9 @@ PASS_S = 300.0
 def claim(tenant_id: int) -> tuple[int, Walk] | None:
     """The generation to apply, and how far it is. None: nothing to do, or another is at it."""
     now = timezone.now()
-    # A lease that ends later than any given now is from before the clock was set back.
-    is_taken = Q(applying_until__gte=now, applying_until__lte=now + LEASE)
     with tenant_scope(tenant_id):
         waiting = RetentionPolicy.objects.filter(applied_generation__lt=F("generation"))
-        if not waiting.exclude(is_taken).update(applying_until=now + LEASE):
+        if not waiting.exclude(is_held("applying_until", LEASE)).update(applying_until=now + LEASE):
             return None
         policy = RetentionPolicy.objects.get()
     return policy.generation, _resume(policy.walk, policy.generation)

@@ -12,7 +12,7 @@ from catalog.models import Segment
 from controlplane import hot
 from controlplane import s3 as bucket
 from tenants.scope import tenant_scope
-from workers.compaction import sweep
+from workers.compaction import claims, sweep
 from workers.flush import Flusher
 from workers.reconcile.leftovers import ABANDONED, remove_abandoned_segments
 
@@ -23,6 +23,7 @@ pytestmark = [
 ]
 
 AHEAD_S = 90_000
+LONG = timedelta(seconds=AHEAD_S)
 STORED = struct.Struct("<I")
 STORED_AT = 32  # in an entry: docs/formats/hot-tier.md
 
@@ -72,8 +73,23 @@ def test_segments_closed_in_the_future_are_deleted(world):
     ids = world.store(3)
     Flusher(world.tenant.pk).run()
     world.tier.expire(ids)
-    ahead = timezone.now() + timedelta(seconds=AHEAD_S)
+    ahead = timezone.now() + LONG
     Segment.unscoped.update(created_at=ahead, live_bytes=0)
     assert sweep.sweep(world.tier, world.tenant.pk).deleted_segments == 0
     assert Segment.unscoped.update(unreferenced_at=ahead) == 1
     assert sweep.sweep(world.tier, world.tenant.pk).deleted_segments == 1
+
+
+@pytest.mark.parametrize(
+    ("ahead", "is_claimed"), [(claims.LEASE + timedelta(seconds=5), False), (LONG, True)]
+)
+def test_a_claim_of_segments_holds_for_its_lease_and_not_until_a_wrong_clocks_time(
+    world, ahead, is_claimed
+):
+    """A clock that is five seconds ahead is a fair one."""
+    world.store(1)
+    Flusher(world.tenant.pk).run()
+    with tenant_scope(world.tenant.pk):
+        segment = Segment.objects.get().pk
+        Segment.objects.update(leased_until=timezone.now() + ahead)
+        assert claims.claim([segment]) == is_claimed

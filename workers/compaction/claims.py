@@ -13,12 +13,13 @@ from django.db.models import Q
 from django.utils import timezone
 
 from catalog.models import Segment
+from workers.elapsed import is_held
 
 LEASE = timedelta(seconds=120)
 
 
 def is_free() -> Q:
-    return Q(leased_until=None) | Q(leased_until__lt=timezone.now())
+    return ~is_held("leased_until", LEASE)
 
 
 def claim(segments: Sequence[int]) -> bool:

@@ -13,6 +13,7 @@ from django.db.models import Q
 from django.utils import timezone
 
 from catalog.models import Round
+from workers.elapsed import is_held
 
 LEASE = timedelta(minutes=15)  # longer than Celery lets any task run
 PAUSE = timedelta(minutes=10)  # between two rounds of the same
@@ -34,9 +35,8 @@ def turn(side: Round.Side, tenant_id: int | None = None) -> Iterator[Turn | None
     """The right to go on; None: another worker has it, or the last round has just ended."""
     row, _ = Round.unscoped.get_or_create(side=side, tenant_id=tenant_id)
     now = timezone.now()
-    # What ends later than any given now is from before the clock was set back.
-    is_taken = Q(leased_until__gte=now, leased_until__lte=now + LEASE)
     is_fresh = Q(place__isnull=True, ended_at__gte=now - PAUSE, ended_at__lte=now)
+    is_taken = is_held("leased_until", LEASE)
     mine = Round.unscoped.filter(pk=row.pk).exclude(is_taken).exclude(is_fresh)
     if not mine.update(leased_until=now + LEASE):
         yield None
