@@ -12,9 +12,16 @@ from controlplane import hot
 from dashboard.access import rows_of
 from dashboard.selectors import Tenants, last_gauges
 from neve.hot import Usage
+from retention.models import EvictionPolicy, RetentionPolicy
 from tenants.models import Quota, Tenant
 
 log = logging.getLogger(__name__)
+
+LEAVES_FIRST = {
+    EvictionPolicy.LRU: "the least recently used first",
+    EvictionPolicy.TWO_QUEUES: "first those that nobody used again",
+}
+LEAVES_BY_TENANT = "in the order that each tenant's policy sets"
 
 
 @dataclass(frozen=True)
@@ -108,6 +115,12 @@ def hot_server() -> HotServer | None:
         int(told["maxmemory"]),
         str(told["maxmemory_policy"]),
     )
+
+
+def leaves_first(tenants: Tenants) -> str:
+    """Which clean blocks new ones push out of a full hot tier, in words."""
+    orders = set(rows_of(RetentionPolicy, tenants).values_list("eviction", flat=True).distinct())
+    return LEAVES_FIRST[EvictionPolicy(orders.pop())] if len(orders) == 1 else LEAVES_BY_TENANT
 
 
 def summed(uses: list[StorageUse]) -> StorageUse:

@@ -13,7 +13,7 @@ from catalog.sessions import live_since
 from dashboard import health, probes, selectors
 from dashboard.access import ALL
 from dashboard.pages import page, render_page, viewer
-from dashboard.storage import hot_server, storage_use, summed
+from dashboard.storage import hot_server, leaves_first, storage_use, summed
 from dashboard.windows import RANGES, window_of
 from tenants.models import AuditEvent
 
@@ -67,6 +67,7 @@ def tiers(request: HttpRequest) -> HttpResponse:
     )
     context = {
         "storage": summed(list(storage_use(chosen, now.timestamp()).values())),
+        "leaves_first": leaves_first(chosen),
         "server": hot_server() if seen_by.is_operator else None,
         "hot": probes.HOT.read(),
         "cold": probes.COLD.read(),

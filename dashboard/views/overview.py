@@ -12,7 +12,7 @@ from dashboard import health, probes, selectors
 from dashboard.access import ALL, Viewer, viewer_of
 from dashboard.formats import AXES
 from dashboard.pages import page, render_page, render_part, viewer
-from dashboard.storage import StorageUse, storage_use, summed
+from dashboard.storage import StorageUse, leaves_first, storage_use, summed
 from dashboard.windows import DEFAULT_RANGE, RANGES, Range, offered, window_of
 from tenants.models import Tenant
 
@@ -81,6 +81,7 @@ def _gather(seen_by: Viewer, tenant_slug: str, range_: Range, since_ts: int = 0)
         "hit_change": _change(totals, before),
         "read_rate": selectors.read_rate_now(tenants, window.now_s),
         "storage": all_storage,
+        "leaves_first": leaves_first(tenants),
         "misses": selectors.miss_shares(totals.misses),
         "top_tenants": _top_tenants(tenants, storage, selectors.hit_ratios(tenants, window)),
         "more_tenants": max(len(tenants) - TOP, 0),

@@ -8,12 +8,16 @@ from pathlib import Path
 import pytest
 from django.test import Client
 from django.urls import get_resolver, reverse
+from django.utils.html import escape
 
 from catalog.models import Context
 from dashboard.access import rows_of
+from dashboard.storage import LEAVES_BY_TENANT, LEAVES_FIRST
+from retention.models import EvictionPolicy, RetentionPolicy
 from rows import make_context, make_everything, make_session, make_space
 from tenants.keys import find_key
 from tenants.models import ApiKey
+from tenants.scope import tenant_scope
 
 pytestmark = [pytest.mark.integration, pytest.mark.django_db, pytest.mark.usefixtures("hot_tier")]
 
@@ -126,6 +130,20 @@ def test_live_numbers_begin_where_they_are_asked_to(people, acme, report):
 @pytest.mark.parametrize("query", [{"range": "2y"}, {"since": "x"}, {"tenant": "nobody"}])
 def test_nonsense_is_not_found(people, query):
     assert people["operator"].get(address("overview-data"), query).status_code == 404
+
+
+@pytest.mark.parametrize("name", ["overview", "tiers"])
+def test_what_leaves_a_full_hot_tier_is_told_as_the_policies_have_it(people, acme, globex, name):
+    def told(browser) -> set[str]:
+        text = " ".join(browser.get(address(name)).content.decode().split())
+        orders = (*LEAVES_FIRST.values(), LEAVES_BY_TENANT)
+        return {order for order in orders if escape(order) in text}
+
+    assert told(people["operator"]) == {"first those that nobody used again"}
+    with tenant_scope(acme.pk):
+        RetentionPolicy.objects.update(eviction=EvictionPolicy.LRU)
+    assert told(people["team"]) == {"the least recently used first"}
+    assert told(people["operator"]) == {LEAVES_BY_TENANT}
 
 
 def test_the_overview_asks_as_often_for_many_tenants_as_for_few(
