@@ -39,7 +39,7 @@ def main() -> int:
                 result = Trial(world, plan).run()
                 totals.update(
                     trials=1,
-                    bad=not result.is_good,
+                    bad=int(not result.is_good),
                     wrong=result.wrong,
                     lost=result.lost,
                     drift_bytes=result.drift_bytes,

@@ -87,7 +87,7 @@ def kill_s3(trial: "Trial", rng: random.Random) -> Iterator[bool]:
     try:
         yield True
     finally:
-        trial.world.s3.start_again()
+        trial.world.s3.restart()
 
 
 @contextmanager

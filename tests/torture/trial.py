@@ -222,7 +222,7 @@ class Trial:
             self.s3.put_object(**where, Body=b"x")
             self.s3.delete_object(**where)
         except (ClientError, BotoCoreError):
-            self.world.s3.start_again()
+            self.world.s3.restart()
 
     def _look(self, owner: Owner) -> bool:
         with self.world.valkey.client() as client:
