@@ -16,7 +16,7 @@ from uuid import UUID
 
 from celery import current_app
 from django.db import transaction
-from django.db.models import F
+from django.db.models import F, Q
 from django.utils import timezone
 from kombu.exceptions import OperationalError
 
@@ -137,8 +137,9 @@ def pause_s(attempts: int) -> float:
 def bury_lost() -> int:
     """Jobs whose worker was killed fail; their work is found again by itself. Returns how many."""
     now = timezone.now()
-    lost = Job.unscoped.filter(state=Job.State.RUNNING, seen_at__lt=now - LOST)
-    return lost.update(
+    # A sign from the future was given before the clock was set back.
+    is_lost = Q(seen_at__lt=now - LOST) | Q(seen_at__gt=now + LOST)
+    return Job.unscoped.filter(is_lost, state=Job.State.RUNNING).update(
         state=Job.State.FAILED, finished_at=now, error="Its worker gave no sign of life any more."
     )
 

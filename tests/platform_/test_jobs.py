@@ -140,8 +140,11 @@ def test_of_several_that_failed_at_once_one_success_ends_all(monkeypatch):
     ]
 
 
-def test_a_job_whose_worker_was_killed_is_not_shown_as_running_for_ever():
-    lost = Job.unscoped.create(kind="flush", state="running", seen_at=timezone.now() - jobs.LOST)
+@pytest.mark.parametrize("past", [1, -1])
+def test_a_job_whose_worker_was_killed_is_not_shown_as_running_for_ever(past):
+    """Nor if it was killed while a clock ran ahead."""
+    seen_at = timezone.now() - past * (jobs.LOST + timedelta(minutes=1))
+    lost = Job.unscoped.create(kind="flush", state="running", seen_at=seen_at)
     alive = Job.unscoped.create(kind="flush", state="running", seen_at=timezone.now())
     assert jobs.bury_lost() == 1
     lost.refresh_from_db(), alive.refresh_from_db()
