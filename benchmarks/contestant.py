@@ -31,13 +31,17 @@ MOST_IN_FLIGHT: Final = 4
 
 @dataclass(frozen=True)
 class Plan:
-    """What all contestants of one cell have in common. `homes`: bucket -> number of a primary."""
+    """What all contestants of one cell have in common.
+
+    `homes` and `tags`: of each bucket the number of its primary and its hash tag.
+    """
 
     block_bytes: int
     batch_blocks: int
     batches: int
     ports: list[int]
     homes: list[int]
+    tags: list[str]
     connections: int  # to each primary
     endpoint_url: str
     tenant_id: int
@@ -62,9 +66,8 @@ class Plan:
 
     def key(self, block_id: bytes) -> bytes:
         """As neve.keys.BucketKeys.block; a test compares them."""
-        return b"{t%d.%02d}:b:%d:%b" % (
-            self.tenant_id, self.bucket(block_id), self.space_id, block_id,
-        )  # fmt: skip
+        tag = self.tags[self.bucket(block_id)]
+        return b"%b:b:%d:%b" % (tag.encode(), self.space_id, block_id)
 
     def data(self) -> np.ndarray:
         """Incompressible; (blocks, block_bytes)."""

@@ -300,13 +300,14 @@ def plan_of(options: Options, valkeys: Valkeys, block_kib: int, endpoint: CacheE
     batch_bytes, data_bytes = sizes(options, len(valkeys.ports))
     data_bytes = max(data_bytes, 4 * block_bytes)
     batch_blocks = max(2, min(BATCH_BLOCKS, min(batch_bytes, data_bytes // 2) // block_bytes))
-    buckets = endpoint.buckets
+    tags = [BucketKeys(TENANT_ID, n).tag for n in range(endpoint.buckets)]
     return Plan(
         block_bytes=block_bytes,
         batch_blocks=batch_blocks,
         batches=max(1, data_bytes // block_bytes // batch_blocks),
         ports=valkeys.ports,
-        homes=[valkeys.home(BucketKeys(TENANT_ID, n).tag) for n in range(buckets)],
+        homes=[valkeys.home(tag) for tag in tags],
+        tags=[tag.decode() for tag in tags],
         connections=options.connections,
         endpoint_url=endpoint.url,
         tenant_id=TENANT_ID,

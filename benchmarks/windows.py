@@ -33,7 +33,7 @@ from neve.status import Status  # noqa: E402
 from neve.transport import make_keyspace  # noqa: E402
 
 TENANT_ID: Final = 7
-BUCKETS: Final = 16
+BUCKETS: Final = 32  # evenly over up to eight primaries
 DATA_BYTES: Final = 512 << 20
 DEADLINE_S: Final = 60.0
 

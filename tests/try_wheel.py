@@ -13,6 +13,7 @@ from pathlib import Path
 
 import neve.vllm  # noqa: F401 -- importable without vllm
 from neve import _core
+from neve.keys import BucketKeys
 from neve.status import Status
 from neve.transport import Transport, ValkeyAddress, make_keyspace
 
@@ -25,7 +26,7 @@ def move_blocks(transport: Transport) -> None:
     library = files("neve").joinpath("functions.lua").read_text()
     transport.execute("FUNCTION", "LOAD", library, deadline=deadline)
     transport.execute(
-        "HSET", "{t7.00}:q", "hot_bytes", BLOCKS * 2 * PAYLOAD_BYTES, deadline=deadline
+        "HSET", BucketKeys(7, 0).quota, "hot_bytes", BLOCKS * 2 * PAYLOAD_BYTES, deadline=deadline
     )
     keys = make_keyspace(7, 1, 1, bytes(32))
     ids = [os.urandom(16) for _ in range(BLOCKS)]

@@ -11,6 +11,7 @@ def plan(buckets: int = 16) -> Plan:
         batches=2,
         ports=[1, 2, 3, 4],
         homes=[n % 4 for n in range(buckets)],
+        tags=[BucketKeys(7, n).tag.decode() for n in range(buckets)],
         connections=1,
         endpoint_url="",
         tenant_id=7,

@@ -848,7 +848,7 @@ def test_a_tenant_without_quota_numbers_stores_nothing(hot_client):
 
 
 def test_a_caller_cannot_bring_its_own_quota(hot_client, tier):
-    forged = b"{t7.00}:mine"
+    forged = KEYS.tag + b":mine"
     hot_client.hset(forged, "hot_bytes", 10**12)
     keys = [forged if key == KEYS.quota else key for key in KEYS.bookkeeping]
     block_key = KEYS.block(SPACE, IDS[0])

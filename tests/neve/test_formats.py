@@ -10,6 +10,7 @@ from uuid import UUID
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from valkey.crc import key_slot
 
 from neve import block, segment
 from neve.block import HEADER_BYTES, BlockHeader, checksum
@@ -223,9 +224,26 @@ def test_sizes_are_those_of_the_documents():
 
 def test_keys_of_a_bucket_share_one_hash_tag():
     keys = BucketKeys(7, 3)
-    assert keys.block(12, ID) == b"{t7.03}:b:12:" + ID
-    assert all(key.startswith(b"{t7.03}:") for key in keys.bookkeeping)
+    assert keys.block(12, ID) == b"{t7.03.51}:b:12:" + ID
+    assert all(key.startswith(b"{t7.03.51}:") for key in keys.bookkeeping)
     assert segment_key(7, FINGERPRINT, UUID(int=1)).startswith("v1/t7/0001020304050607/")
+
+
+@pytest.mark.parametrize(
+    ("primaries", "buckets", "most"),
+    [(1, 4, 4), (2, 8, 4), (3, 16, 6), (4, 16, 4), (5, 32, 7), (6, 32, 6), (8, 32, 4), (16, 64, 4)],
+)
+def test_buckets_spread_evenly_over_the_primaries_of_a_cluster(primaries, buckets, most):
+    for tenant_id in range(1, 20):
+        tags = {BucketKeys(tenant_id, bucket).tag for bucket in range(buckets)}
+        homes = [key_slot(tag) * primaries // 16384 for tag in tags]
+        assert len(tags) == buckets
+        assert max(homes.count(home) for home in range(primaries)) == most
+
+
+def test_more_buckets_than_cells_have_tags_of_their_own():
+    tags = {BucketKeys(7, bucket).tag for bucket in range(600)}
+    assert len(tags) == 600
 
 
 def test_ids_spread_over_buckets():

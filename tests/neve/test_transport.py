@@ -19,6 +19,7 @@ from neve.block import HEADER_BYTES, BlockHeader, checksum, decode_header, encod
 from neve.breaker import BreakerState
 from neve.errors import Closed, DeadlineExceeded, MissReason, Unavailable
 from neve.hot import decode_match
+from neve.keys import BucketKeys
 from neve.status import Status
 from neve.transport import ReplyError, Transport, ValkeyAddress, make_keyspace
 from servers import ValkeyServer
@@ -39,7 +40,7 @@ def block_id(number: int) -> bytes:
 
 
 def key_of(id_: bytes) -> bytes:
-    return b"{t7.00}:b:12:" + id_
+    return BucketKeys(7, 0).block(12, id_)
 
 
 def block_of(id_: bytes, payload: bytes) -> bytes:

@@ -150,7 +150,7 @@ void Core::submit(Plan& plan) {
 }
 
 void Core::post(Parcel parcel) {
-  const auto thread = (parcel.primary->ordinal + parcel.lane) % threads_.size();
+  const auto thread = (parcel.primary->ordinal * lanes() + parcel.lane) % threads_.size();
   threads_[thread]->post({Message::Kind::kParcel, std::move(parcel)});
 }
 

@@ -1,16 +1,41 @@
 """The only place that builds names: keys in Valkey and object keys in S3.
 
-All keys of a bucket carry one hash tag, `{t<tenant>.<bucket>}`, so a function touches one slot.
-Ids stand in Valkey keys as their 16 raw bytes, the same bytes that are fields of the index.
+All keys of a bucket carry one hash tag, `{t<tenant>.<bucket>.<number>}`, so a function touches one
+slot. Ids stand in Valkey keys as their 16 raw bytes, the same bytes that are fields of the index.
 """
 
+from binascii import crc_hqx
 from dataclasses import dataclass
+from functools import cache
+from itertools import count
+from typing import Final
 from uuid import UUID
+
+SLOTS: Final = 16384
+CELLS: Final = 256  # what the slots are cut into to spread buckets; more buckets go round again
 
 
 def bucket_of(block_id: bytes, buckets: int) -> int:
     """The bucket of a 16-byte id: its first 4 bytes, big-endian, mod `buckets`."""
     return int.from_bytes(block_id[:4], "big") % buckets
+
+
+def slot_of(tag: bytes) -> int:
+    """The slot of keys with a hash tag; without its braces. Source: the Valkey Cluster spec."""
+    return crc_hqx(tag, 0) % SLOTS
+
+
+@cache
+def _tag(tenant_id: int, bucket: int) -> bytes:
+    """A hash tag whose slot lies in the bucket's cell.
+
+    Plain numbers do not spread: CRC16 put all 32 buckets of a tenant on four of eight primaries.
+    So the number at the end is the first that hits the cell, and cells follow each other in
+    van der Corput's order (bits reversed): any first 2^n buckets divide the slots evenly.
+    """
+    cell = int(f"{bucket % CELLS:08b}"[::-1], 2)
+    tags = (b"t%d.%02d.%d" % (tenant_id, bucket, number) for number in count())
+    return next(b"{%b}" % tag for tag in tags if slot_of(tag) * CELLS // SLOTS == cell)
 
 
 @dataclass(frozen=True)
@@ -22,7 +47,7 @@ class BucketKeys:
 
     @property
     def tag(self) -> bytes:
-        return b"{t%d.%02d}" % (self.tenant_id, self.bucket)
+        return _tag(self.tenant_id, self.bucket)
 
     @property
     def bookkeeping(self) -> tuple[bytes, ...]:
