@@ -37,7 +37,7 @@ Options completed(Options options) {
 
 Core::Core(const Options& options, const Address& address) : options_(completed(options)) {
   readdress(address);
-  for (unsigned i = 0; i < options_.io_threads; ++i) {
+  for (unsigned i = 0; i < options_.io_threads + 1; ++i) {
     threads_.push_back(std::make_unique<IoThread>(*this, io_counters_));
   }
 }
@@ -150,7 +150,9 @@ void Core::submit(Plan& plan) {
 }
 
 void Core::post(Parcel parcel) {
-  const auto thread = (parcel.primary->ordinal * lanes() + parcel.lane) % threads_.size();
+  const bool is_call = parcel.lane == lanes();
+  const auto turn = parcel.primary->ordinal * lanes() + parcel.lane;
+  const auto thread = is_call ? options_.io_threads : turn % options_.io_threads;
   threads_[thread]->post({Message::Kind::kParcel, std::move(parcel)});
 }
 

@@ -90,6 +90,7 @@ class Core final : public Router {
   // Submitters hold it shared while they post, `close` alone: nothing is posted to an ended thread.
   std::shared_mutex gate_;
   std::atomic<bool> closed_{false};  // release in close, acquire in reroute
+  // One more than move blocks: calls have a thread alone, so that a match does not wait for bytes.
   std::vector<std::unique_ptr<IoThread>> threads_;
 };
 

@@ -85,12 +85,12 @@ struct MatchPlan {
   std::vector<std::uint32_t> positions;  // and where in its reply
 };
 
-inline constexpr std::size_t kMatchRowBytes = 20;
+inline constexpr std::size_t kMatchRowBytes = 42;
 
 MatchPlan plan_match(const Keyspace& keys, std::span<const BlockId> ids, Time deadline,
                      const TopologyMap& map, std::uint32_t lanes);
 
-// Answers of the longest prefix that was found, and of the first id that was not: 20 bytes each.
+// Answers of the longest prefix that was found, and of the first id that was not: an index entry each.
 // `status` is kOk, or why the answer of the next id is not known.
 std::string matched_rows(const Batch& batch, const MatchPlan& plan, Status& status);
 

@@ -344,39 +344,30 @@ local function each(K, A, first, act)
   return n
 end
 
--- Nearly all entries asked for are alive and without an end: their answer is cut out of the entry
--- as it stands, without unpacking it. 0.3 ms for 512 ids instead of 0.8 (benchmarks/datapath.py).
-local ANSWER_HEAD = { [HOT] = "\1\0\0\0", [COLD] = "\2\0\0\0", [HOT + COLD] = "\3\0\0\0",
-  [HOT + DIRTY] = "\1\0\0\0", [HOT + COLD + DIRTY] = "\3\0\0\0" }
-local NEVER = "\0\0\0\0"
-
 --[[ match: where are these blocks?                                             flags: no-writes
 ARGV: all ("0": stop behind the first miss, "1": answer for each), ids
-Returns one string, 20 bytes an id: u8 state (HOT | COLD, 0 is a miss), u8 reason, u16 0, u32 size,
-u32 segment, u32 offset, u32 pinned until. O(ids). ]]
+Returns one string, 42 bytes an id: its entry as it stands; of a miss the state is 0, and but for the
+reason nothing else is said. O(ids); nearly all entries asked for are without an end, and go through
+without being unpacked: a string made here costs more than bytes sent. ]]
 local function match(K, A)
-  local sub, byte = string.sub, string.byte
-  local out, n, now_s = {}, 0, math.floor(now_us() / 1000000)
+  local byte, out, n, now_s = string.byte, {}, 0, math.floor(now_us() / 1000000)
   for first = 2, #A, SLICE do
     local last = math.min(first + SLICE - 1, #A)
     local found = redis.call("HMGET", K[1], unpack(A, first, last))
     for i = 1, last - first + 1 do
-      local raw = found[i]
-      local head = raw and ANSWER_HEAD[byte(raw)]
-      if head and sub(raw, 17, 20) == NEVER then -- offsets of ENTRY: size, segment + offset, pinned
-        out[n + 1], out[n + 2], out[n + 3], out[n + 4] =
-          head, sub(raw, 9, 12), sub(raw, 25, 32), sub(raw, 21, 24)
-        n = n + 4
+      local raw, endless = found[i], false
+      if raw and byte(raw) < GONE then
+        local a, b, c, d = byte(raw, 17, 20) -- `expires`
+        endless = a + b + c + d == 0
+      end
+      local e = not endless and decode(raw)
+      n = n + 1
+      if endless or alive(e, now_s) then
+        out[n] = raw
       else
-        local e = decode(raw)
-        n = n + 1
-        if alive(e, now_s) then
-          out[n] = struct.pack("<BBHI4I4I4I4", e.state % 4, 0, 0, e.size, e.segment, e.offset, e.pinned)
-        else
-          local reason = e and (has(e, GONE) and e.reason or EXPIRED) or 0
-          out[n] = struct.pack("<BBHI4I4I4I4", 0, reason, 0, 0, 0, 0, 0)
-          if A[1] == "0" then return table.concat(out) end
-        end
+        local reason = e and (has(e, GONE) and e.reason or EXPIRED) or 0
+        out[n] = string.char(0, reason) .. string.rep("\0", 40)
+        if A[1] == "0" then return table.concat(out) end
       end
     end
   end

@@ -23,8 +23,8 @@ LIBRARY = "neve"
 CALL_IDS = 1000  # ids of one function call: keeps each call short, so that others get their turn
 RETAIN_IDS = 200  # of one retain, which costs the server about 20 µs each
 PIN_IDS = 10_000  # of one pin: the budget decides on all of them at once
-_MATCH = struct.Struct("<BBHIIII")
-_HOT = 1  # bit of the state in an answer of `match`
+_MATCH = struct.Struct("<BB6xI8xIII10x")  # of an entry, as functions.lua packs it (ENTRY)
+_HOT = 1  # bit of its state
 _REASONS = (
     MissReason.NEVER_STORED,
     MissReason.EVICTED,
@@ -215,9 +215,9 @@ def commit_args(space_id: int, blocks: Iterable[tuple[bytes, int, int]]) -> list
 
 
 def decode_match(reply: bytes) -> list[Location | MissReason]:
-    """The answers of `match`, one for each 20 bytes of the reply."""
+    """The answers of `match`, one for each 42 bytes of the reply."""
     found: list[Location | MissReason] = []
-    for state, reason, _, size, segment, offset, pinned in _MATCH.iter_unpack(reply):
+    for state, reason, size, pinned, segment, offset in _MATCH.iter_unpack(reply):
         if state:
             found.append(Location(_TIERS[state & _HOT], size, segment, offset, pinned))
         else:
