@@ -204,7 +204,9 @@ class NewKeySerializer(StrictSerializer):
 
 
 class IssuedKeySerializer(KeySerializer):
-    key = serializers.CharField(help_text="the whole key: shown this once", read_only=True)
+    key = serializers.CharField(
+        help_text="the whole key: shown this once", read_only=True, allow_null=True
+    )
 
     class Meta(KeySerializer.Meta):
         fields = (*KeySerializer.Meta.fields, "key")

@@ -247,6 +247,7 @@ class KeysView(CreateModelMixin, ReadOnlyView):
     model = ApiKey
     serializer_class = shapes.KeySerializer
     filterset_class = KeyFilter
+    secret_members = ("key",)
 
     def get_permissions(self) -> Any:
         if self.action in ("create", "revoke"):
@@ -255,7 +256,7 @@ class KeysView(CreateModelMixin, ReadOnlyView):
 
     @extend_schema(request=shapes.NewKeySerializer, responses={201: shapes.IssuedKeySerializer})
     def create(self, request: Request, *args: Any, **kwargs: Any) -> Response:
-        """Issues a key. The answer holds it whole, this once."""
+        """Issues a key. The answer holds it whole, this once; a replayed answer holds null."""
         body = checked(shapes.NewKeySerializer, request)
         tenant = None
         if body["tenant"] is not None:

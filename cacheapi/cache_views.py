@@ -36,6 +36,7 @@ class NodeView(APIView):
 
     authentication_classes = (KeyAuthentication,)
     permission_classes = (Nodes,)
+    throttle_classes = ()  # a fleet's heartbeats come as often as the platform itself told them
 
     @property
     def tenant(self) -> Tenant:

@@ -1,10 +1,20 @@
-"""What the OpenAPI document says besides the views: how to authenticate, how errors look."""
+"""What the OpenAPI document says besides the views: authentication, errors, headers."""
 
 from typing import Any
 
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 
+from cacheapi.idempotency import HEADER, REPLAYED
 from controlplane.problems import CONTENT_TYPE, KINDS
+
+IDEMPOTENCY_KEY = {
+    "name": HEADER,
+    "in": "header",
+    "description": "A new one for each change, such as a UUID. Repeated within 24 hours, the same "
+    f"request with the same key gets the first one's answer again, with `{REPLAYED}: true`.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 257},
+}
+RETRY_AFTER = {"Retry-After": {"description": "seconds", "schema": {"type": "integer"}}}
 
 
 class KeyScheme(OpenApiAuthenticationExtension):
@@ -40,7 +50,21 @@ def add_problems(result: dict[str, Any], **_: Any) -> dict[str, Any]:
     }
     reference = {"$ref": "#/components/schemas/Problem"}
     answer = {"description": "refused", "content": {CONTENT_TYPE: {"schema": reference}}}
-    for path in result["paths"].values():
-        for operation in path.values():
+    for address, path in result["paths"].items():
+        for method, operation in path.items():
             operation["responses"]["default"] = answer
+            if address.startswith("/api/"):
+                _add_limits(method, operation, answer)
     return result
+
+
+def _add_limits(method: str, operation: dict[str, Any], answer: dict[str, Any]) -> None:
+    """Rate limits, and the idempotency key of what changes something."""
+    refusals = {"429": "too many requests"}
+    if method != "get":
+        operation.setdefault("parameters", []).append(IDEMPOTENCY_KEY)
+        refusals["409"] = f"conflict; or the first request with this {HEADER} is still running"
+        refusals["422"] = f"another request had this {HEADER}"
+    for status, description in refusals.items():
+        headers = {} if status == "422" else {"headers": RETRY_AFTER}
+        operation["responses"][status] = {**answer, "description": description, **headers}

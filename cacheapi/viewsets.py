@@ -9,12 +9,16 @@ from typing import Any
 import django_filters
 from django.db.models import QuerySet
 from django_filters.rest_framework import DjangoFilterBackend
+from rest_framework.exceptions import AuthenticationFailed, NotAuthenticated, Throttled
 from rest_framework.mixins import ListModelMixin, RetrieveModelMixin
 from rest_framework.pagination import CursorPagination
 from rest_framework.request import Request
+from rest_framework.response import Response
 from rest_framework.viewsets import GenericViewSet
 
 from cacheapi.access import KeyAuthentication, PersonAuthentication, Teams
+from cacheapi.idempotency import once
+from cacheapi.throttles import AddressThrottle
 from controlplane.problems import Problem
 from tenants.models import Tenant
 from tenants.scope import TenantOwned
@@ -40,6 +44,21 @@ class ApiView:
 
     authentication_classes = (KeyAuthentication, PersonAuthentication)
     permission_classes: tuple[Any, ...] = (Teams,)
+    secret_members: tuple[str, ...] = ()  # of answers: shown once, kept nowhere
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        super().initial(request, *args, **kwargs)
+        method = request.method.lower()
+        if (handler := getattr(self, method, None)) is not None:
+            setattr(self, method, once(handler, request, self.secret_members))
+
+    def handle_exception(self, exc: Exception) -> Response:
+        """Who fails to authenticate too often is told to slow down."""
+        if isinstance(exc, (AuthenticationFailed, NotAuthenticated)):
+            throttle = AddressThrottle()
+            if not throttle.allow_request(self.request, self):
+                exc = Throttled(throttle.wait())
+        return super().handle_exception(exc)
 
 
 class RowsView(ApiView, GenericViewSet):

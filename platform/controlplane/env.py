@@ -6,6 +6,7 @@ Secrets have no default: a missing one stops the boot and says how to make it.
 """
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ class Env:
     hot_tls: bool
     hot_buckets: int
     bus_url: str
+    rate_caller: str | None
+    rate_address: str | None
     s3_endpoint: str
     s3_bucket: str
     s3_access_key: str
@@ -55,6 +58,8 @@ def read() -> Env:
             hot_tls=urlsplit(hot_url).scheme in ("valkeys", "rediss"),
             hot_buckets=_at_least(env, "NEVE_HOT_BUCKETS", 1, least=1),
             bus_url=env.str("NEVE_BUS_URL", "redis://127.0.0.1:6391/0"),
+            rate_caller=_rate(env, "NEVE_RATE_CALLER", "1200/min"),
+            rate_address=_rate(env, "NEVE_RATE_ADDRESS", "600/min"),
             s3_endpoint=env.str("NEVE_S3_ENDPOINT", "http://127.0.0.1:8333"),
             s3_bucket=env.str("NEVE_S3_BUCKET", "neve"),
             s3_access_key=_secret(env, "NEVE_S3_ACCESS_KEY", least=1),
@@ -84,6 +89,13 @@ def _at_least(env: environ.Env, name: str, default: int, *, least: int) -> int:
     if value < least:
         raise ImproperlyConfigured(f"{name}={value}: needs to be {least} or more")
     return value
+
+
+def _rate(env: environ.Env, name: str, default: str) -> str | None:
+    value: str = env.str(name, default)
+    if not re.fullmatch(r"([1-9]\d*/(sec|min|hour|day))?", value):
+        raise ImproperlyConfigured(f"{name}={value}: write 1200/min (sec, hour, day), or nothing")
+    return value or None
 
 
 def _database(env: environ.Env) -> dict[str, Any]:

@@ -66,6 +66,16 @@ KINDS: dict[str, tuple[int, str, str]] = {
         "Conflict with what is there",
         "Look at the object and repeat with other values.",
     ),
+    "idempotency-in-progress": (
+        409,
+        "The first request is still running",
+        "Repeat it as it is, after as long as Retry-After says.",
+    ),
+    "idempotency-key-reused": (
+        422,
+        "The idempotency key belongs to another request",
+        "Use a new Idempotency-Key for each change; only a repetition has the same.",
+    ),
     "too-large": (413, "Request too large", "Send less at once."),
     "unsupported-media-type": (415, "Unsupported media type", "Send application/json."),
     "throttled": (429, "Too many requests", "Wait as long as Retry-After says."),
@@ -129,7 +139,7 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response | N
             headers["WWW-Authenticate"] = error.auth_header
         if getattr(error, "wait", None):
             headers["Retry-After"] = str(int(error.wait))
-    if problem.status == 503:
+    if problem.status == 503 or problem.kind == "idempotency-in-progress":
         headers["Retry-After"] = "2"
     return Response(
         problem.document(), status=problem.status, headers=headers, content_type=CONTENT_TYPE
@@ -143,6 +153,12 @@ def as_problem(error: Exception) -> Problem | None:
             return error
         case exceptions.ValidationError():
             return _malformed(error.detail)
+        case exceptions.Throttled():
+            return Problem(
+                "throttled",
+                f"Too many requests: send the next one in {error.wait} s. Who needs more asks an "
+                "operator for a higher NEVE_RATE_CALLER.",
+            )
         case exceptions.APIException() if error.status_code in _BY_STATUS:
             return Problem(_BY_STATUS[error.status_code], str(error.detail))
         case ValidationError():

@@ -1,5 +1,8 @@
 """Django settings. What differs between installations comes from `controlplane.env`."""
 
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
 from controlplane import env as environment
 
 ENV = environment.read()
@@ -99,6 +102,11 @@ REST_FRAMEWORK = {
     "DEFAULT_PERMISSION_CLASSES": ["cacheapi.access.Nobody"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_PARSER_CLASSES": ["cacheapi.parsers.BoundedJSONParser"],
+    "DEFAULT_THROTTLE_CLASSES": [
+        f"cacheapi.throttles.{who}Throttle" for who in ("Caller", "Address")
+    ],
+    "DEFAULT_THROTTLE_RATES": {"caller": ENV.rate_caller, "address": ENV.rate_address},
+    "NUM_PROXIES": 0,  # the address is the server's word: a header could name any
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
     "EXCEPTION_HANDLER": "controlplane.problems.exception_handler",
     "UNAUTHENTICATED_USER": None,
@@ -119,6 +127,17 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     # It only asks for empty querysets; `objects` refuses even those outside of a tenant scope.
     "DEFAULT_QUERY_MANAGER": "_base_manager",
+}
+
+# What all web processes count together. Only numbers: nothing is unpickled.
+CACHES = {
+    "default": {
+        "BACKEND": "django.core.cache.backends.redis.RedisCache",
+        "LOCATION": ENV.bus_url.replace("valkey", "redis", 1),
+        "KEY_PREFIX": "neve",
+        # Once more for a connection that a restarted bus has closed.
+        "OPTIONS": {"socket_timeout": 1, "retry": Retry(NoBackoff(), 1)},
+    }
 }
 
 CHANNEL_LAYERS = {

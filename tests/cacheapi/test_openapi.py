@@ -30,6 +30,22 @@ def test_every_operation_tells_how_refusals_look(client):
             assert answer["schema"]["$ref"].endswith("/Problem")
 
 
+def test_it_tells_of_rate_limits_and_idempotency_keys_where_they_are(client):
+    document = client.get("/api/v1/schema/?format=json").json()
+    for address, path in document["paths"].items():
+        for method, operation in path.items():
+            responses = operation["responses"]
+            names = {parameter["name"] for parameter in operation.get("parameters", ())}
+            is_limited = address.startswith("/api/")
+            takes_key = is_limited and method != "get"
+            assert ("429" in responses) is is_limited
+            assert ("Idempotency-Key" in names) is takes_key
+            assert ({"409", "422"} <= set(responses)) is takes_key
+            for status in set(responses) & {"409", "422", "429"}:
+                assert set(responses[status]["content"]) == {"application/problem+json"}
+    assert "Retry-After" in document["paths"]["/api/v1/usage"]["get"]["responses"]["429"]["headers"]
+
+
 def test_swagger_is_served_locally(client):
     page = client.get("/api/v1/docs/").content.decode()
     addresses = re.findall(r"(?:src|href)=\"([^\"]+)\"", page)

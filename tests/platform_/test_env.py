@@ -57,12 +57,20 @@ def test_postgresql_is_the_other_database(monkeypatch):
         ("NEVE_HEARTBEAT_S", "soon", "soon"),
         ("NEVE_HEARTBEAT_S", "0", "NEVE_HEARTBEAT_S=0"),
         ("NEVE_HOT_BUCKETS", "0", "NEVE_HOT_BUCKETS=0"),
+        ("NEVE_RATE_CALLER", "10/5min", "NEVE_RATE_CALLER=10/5min: write 1200/min"),
+        ("NEVE_RATE_ADDRESS", "0/min", "NEVE_RATE_ADDRESS=0/min"),
     ],
 )
 def test_a_wrong_value_is_named(monkeypatch, name, value, said):
     monkeypatch.setenv(name, value)
     with pytest.raises(ImproperlyConfigured, match=said):
         env.read()
+
+
+def test_an_empty_rate_is_no_limit(monkeypatch):
+    monkeypatch.setenv("NEVE_RATE_CALLER", "")
+    monkeypatch.setenv("NEVE_RATE_ADDRESS", "5/sec")
+    assert (env.read().rate_caller, env.read().rate_address) == (None, "5/sec")
 
 
 def test_nodes_are_told_the_address_of_the_hot_url_unless_seeds_are_given(monkeypatch):

@@ -11,6 +11,7 @@ from catalog.models import Job, Round, Segment, Stray
 from cold_world import PAYLOAD_BYTES, World
 from controlplane import hot
 from controlplane import s3 as bucket
+from controlplane.models import StoredAnswer
 from neve.block import HEADER_BYTES
 from neve.errors import MissReason
 from neve.hot import BlockTerms, Location
@@ -338,6 +339,14 @@ def test_who_waited_longest_comes_first(world):
         pass
     tenants = [world.tenant.pk, other.tenant.pk]
     assert rounds.longest_ago(Round.Side.BLOCKS, tenants) == tenants[::-1]
+
+
+def test_answers_that_are_older_than_a_day_go(world, cold):
+    ages = {"old": timedelta(hours=25), "young": timedelta(hours=23)}
+    for digest, age in ages.items():
+        StoredAnswer.objects.create(digest=digest, claimed_at=timezone.now() - age)
+    assert reconcile() == {"old_answers": 1}
+    assert StoredAnswer.objects.get().digest == "young"
 
 
 def test_trouble_on_one_side_does_not_stop_the_others(world, cold, monkeypatch):

@@ -8,7 +8,7 @@
 | | usage drift | counters are what an exact recount says |
 | keys | uncommitted keys without an end | they get one |
 | objects | segments without rows | adopted where their space is known, else deleted later |
-| leftovers | uploads of killed workers, rows of old jobs | ended, deleted |
+| leftovers | uploads of killed workers, rows of old jobs and stored answers | ended, deleted |
 
 Every side is looked at in slices, so a run costs about the same whatever is stored; `Round` rows
 keep the places. All of it runs beside live traffic and may be repeated and killed.

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 
 from catalog import jobs
+from controlplane import answers
 from workers.reconcile import leftovers
 from workers.reconcile.blocks import look_at_blocks
 from workers.reconcile.keys import look_at_keys
@@ -25,6 +26,7 @@ def reconcile(
     sides: list[Callable[[], object]] = [
         lambda: report.found("lost_jobs", jobs.bury_lost()),
         lambda: report.found("old_jobs", leftovers.prune_jobs()),
+        lambda: report.found("old_answers", answers.prune()),
         lambda: report.found("abandoned_uploads", leftovers.remove_abandoned_segments()),
         lambda: look_at_segments(tenants, report),
         lambda: look_at_blocks(tenants, report),

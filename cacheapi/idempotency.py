@@ -1,0 +1,64 @@
+"""`Idempotency-Key` on requests that change something: a repetition gets the first one's answer.
+
+Source: draft-ietf-httpapi-idempotency-key-header-07. Only answers of success are kept; a refusal
+frees the key, so that the request may be put right or repeated under it.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+from rest_framework.permissions import SAFE_METHODS
+from rest_framework.renderers import JSONRenderer
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from controlplane import answers
+from controlplane.problems import Problem
+
+HEADER = "Idempotency-Key"
+REPLAYED = "Idempotent-Replayed"
+# A string of RFC 9651, or, as most clients send it, the same without quotes.
+KEY = re.compile(r'(?P<quote>"?)(?P<key>[!#-\[\]-~]{1,255})(?P=quote)')
+
+Handler = Callable[..., Response]
+
+
+def once(handler: Handler, request: Request, secret_members: tuple[str, ...]) -> Handler:
+    """`handler`, or what runs it only while its answer is not known. Raises Problem (malformed).
+
+    In place of an answer's `secret_members` null is kept.
+    """
+    given = request.headers.get(HEADER)
+    if given is None or request.method in SAFE_METHODS:
+        return handler
+    if (match := KEY.fullmatch(given)) is None:
+        raise Problem(
+            "malformed", f"{HEADER}: need 1 to 255 visible ASCII characters.", field=HEADER
+        )
+
+    def answer_once(request: Request, *args: Any, **kwargs: Any) -> Response:
+        caller, key = request.user.name, match["key"]
+        row = answers.claim(caller=caller, key=key, fingerprint=_fingerprint(request))
+        if row.status is not None:
+            data = json.loads(row.body) if row.body else None
+            return Response(data, status=row.status, headers={REPLAYED: "true"})
+        try:
+            response = handler(request, *args, **kwargs)
+        except BaseException:
+            answers.release(row)
+            raise
+        secrets = {name: None for name in secret_members if name in response.data}
+        data = {**response.data, **secrets} if secrets else response.data
+        answers.keep(row, status=response.status_code, body=JSONRenderer().render(data).decode())
+        return response
+
+    return answer_once
+
+
+def _fingerprint(request: Request) -> str:
+    body = json.dumps(request.data, sort_keys=True)
+    text = f"{request.method} {request.get_full_path()}\n{body}"
+    return hashlib.sha256(text.encode()).hexdigest()

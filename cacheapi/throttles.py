@@ -1,0 +1,73 @@
+"""Rate limits of /api/v1: so many requests in a time, whichever web process answers them.
+
+Counted by valkey-bus in windows that begin at multiples of their length, with INCR, so that no
+parallel request is missed; around the turn of a window up to twice the rate passes. A bus that does
+not answer limits nobody: that is logged once, and it is asked again every `QUIET_S`.
+"""
+
+import hashlib
+import logging
+import time
+from typing import Any, ClassVar
+
+from django.core.cache import caches
+from redis.exceptions import RedisError
+from rest_framework.request import Request
+from rest_framework.throttling import SimpleRateThrottle
+
+log = logging.getLogger("neve.throttles")
+
+QUIET_S = 5.0
+
+
+class SharedThrottle(SimpleRateThrottle):
+    """Subclasses name the scope (its rate is in settings; None: no limit) and who is counted."""
+
+    # One for all threads: `caches` would connect anew for each request, which has its own thread.
+    cache = caches.create_connection("default")
+    ask_again_at: ClassVar[float | None] = None  # time.monotonic(); None: the bus answers
+
+    def allow_request(self, request: Request, view: Any) -> bool:
+        who, again_at = self.get_cache_key(request, view), SharedThrottle.ask_again_at
+        is_quiet = again_at is not None and time.monotonic() < again_at
+        if self.rate is None or who is None or is_quiet:
+            return True
+        self.now = self.timer()
+        try:
+            count = self._count(f"{self.scope}:{who}:{int(self.now // self.duration)}")
+        except (RedisError, ValueError) as error:  # ValueError: the bus was emptied in between
+            if again_at is None:
+                log.warning("rate_limits_off error=%s", error)
+            SharedThrottle.ask_again_at = time.monotonic() + QUIET_S
+            return True
+        SharedThrottle.ask_again_at = None
+        return count <= self.num_requests
+
+    def wait(self) -> float:
+        """Seconds to the next window."""
+        return self.duration - self.now % self.duration
+
+    def _count(self, key: str) -> int:
+        # Kept for two windows: it cannot end between the two commands, and never stays.
+        first = self.cache.add(key, 1, timeout=2 * self.duration)
+        return 1 if first else self.cache.incr(key)
+
+
+class CallerThrottle(SharedThrottle):
+    """An API key, or a person in all browsers. Their names are unique (`Principal.name`)."""
+
+    scope = "caller"
+
+    def get_cache_key(self, request: Request, view: Any) -> str | None:
+        if request.user is None:
+            return None
+        return hashlib.sha256(request.user.name.encode()).hexdigest()
+
+
+class AddressThrottle(SharedThrottle):
+    """Who shows no valid credentials, by address. Those who do are not held up by neighbours."""
+
+    scope = "address"
+
+    def get_cache_key(self, request: Request, view: Any) -> str | None:
+        return None if request.user is not None else self.get_ident(request)

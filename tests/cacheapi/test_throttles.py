@@ -1,0 +1,124 @@
+"""Rate limits of /api/v1: who is counted, how a refusal reads; a dead bus limits nobody."""
+
+import secrets
+
+import pytest
+from django.core.cache import caches
+from django.test import Client
+
+from cacheapi import throttles
+from cacheapi.throttles import SharedThrottle
+from rows import make_key, make_person
+
+pytestmark = [pytest.mark.integration, pytest.mark.django_db]
+
+
+@pytest.fixture(autouse=True)
+def limits(valkey_bus, monkeypatch):
+    """Three requests a day, instead of the settings' rates."""
+    rates = {"caller": "3/day", "address": "3/day"}
+    monkeypatch.setattr(SharedThrottle, "THROTTLE_RATES", rates)
+    monkeypatch.setattr(SharedThrottle, "ask_again_at", None)
+    return rates
+
+
+@pytest.fixture
+def address():
+    """One that no other test has counted."""
+    return f"2001:db8::{secrets.token_hex(2)}:{secrets.token_hex(2)}"
+
+
+def statuses(caller, path="/api/v1/contexts", count=4, **options):
+    return [caller.get(path, **options).status_code for _ in range(count)]
+
+
+def test_a_key_is_refused_beyond_its_rate_and_told_what_to_do(team):
+    assert statuses(team) == [200, 200, 200, 429]
+    answer = team.get("/api/v1/contexts")
+    assert answer["Content-Type"] == "application/problem+json"
+    assert 1 <= int(answer["Retry-After"]) <= 86400
+    problem = answer.json()
+    assert (problem["type"], problem["status"]) == ("/problems/throttled", 429)
+    assert answer["Retry-After"] in problem["detail"]
+
+
+def test_each_key_and_each_person_has_a_rate_of_its_own(team, operator, tenant):
+    assert statuses(team)[-1] == 429
+    person = make_person(secrets.token_hex(8), acme="team")
+    for other in (
+        operator,
+        Client(headers={"Authorization": f"Bearer {make_key(tenant, 'team')}"}),
+    ):
+        assert statuses(other) == [200, 200, 200, 429]
+    for _ in range(2):  # two browsers, one person
+        browser = Client()
+        browser.force_login(person)
+        assert statuses(browser, count=2)[0] == 200
+    assert statuses(browser, count=1) == [429]
+
+
+def test_changes_count_too(operator, tenant):
+    path = "/api/v1/tenants/acme/quota"
+    made = [operator.send("patch", path, {"hot_bytes": 1}).status_code for _ in range(4)]
+    assert made == [200, 200, 200, 429]
+
+
+@pytest.mark.parametrize("header", [{}, {"Authorization": "Bearer neve_x_y"}])
+def test_who_fails_to_authenticate_is_told_to_slow_down(header, address):
+    stranger = Client(headers=header, REMOTE_ADDR=address)
+    assert statuses(stranger) == [401, 401, 401, 429]
+    assert stranger.get("/api/v1/contexts")["Retry-After"]
+
+
+def test_a_good_key_is_not_held_up_by_a_neighbour_and_a_header_is_no_other_address(team, address):
+    stranger = Client(REMOTE_ADDR=address)
+    answers = [
+        stranger.get("/api/v1/jobs", headers={"X-Forwarded-For": f"192.0.2.{n}"}) for n in range(4)
+    ]
+    assert [answer.status_code for answer in answers] == [401, 401, 401, 429]
+    assert team.get("/api/v1/contexts", REMOTE_ADDR=address).status_code == 200
+
+
+def test_the_schema_which_anybody_may_read_is_limited_by_address(address):
+    seen = statuses(Client(REMOTE_ADDR=address), "/api/v1/schema/")
+    assert seen == [200, 200, 200, 429]
+
+
+def test_nodes_are_not_limited(node, handshake, clean_hot, address):
+    session = node.send("post", "/cache/v1/sessions", handshake).json()["session"]
+    for seq in range(1, 10):
+        path = f"/cache/v1/sessions/{session}/heartbeat"
+        assert node.send("post", path, {"seq": seq}).status_code == 200
+    stranger = Client(REMOTE_ADDR=address)
+    assert {stranger.post("/cache/v1/sessions").status_code for _ in range(9)} == {401}
+
+
+def test_no_rate_is_no_limit(team, limits):
+    limits["caller"] = None
+    assert set(statuses(team, count=9)) == {200}
+
+
+def test_a_dead_bus_limits_nobody_says_so_once_and_counts_when_it_is_back(
+    team, settings, monkeypatch, caplog
+):
+    live = SharedThrottle.cache
+    dead = {**settings.CACHES["default"], "LOCATION": "redis://127.0.0.1:1/0"}
+    settings.CACHES = {"default": dead}
+    monkeypatch.setattr(throttles, "QUIET_S", 0.0)
+    monkeypatch.setattr(SharedThrottle, "cache", caches.create_connection("default"))
+    assert set(statuses(team, count=6)) == {200}
+    assert caplog.text.count("rate_limits_off") == 1
+    monkeypatch.setattr(SharedThrottle, "cache", live)
+    assert statuses(team) == [200, 200, 200, 429]
+
+
+def test_a_bus_that_failed_is_left_alone_for_a_while(team, monkeypatch):
+    asked = []
+
+    def fail(key, value, timeout):
+        asked.append(key)
+        raise throttles.RedisError
+
+    monkeypatch.setattr(SharedThrottle.cache, "add", fail)
+    assert set(statuses(team, count=6)) == {200}
+    assert len(asked) == 1
