@@ -156,8 +156,8 @@ def as_problem(error: Exception) -> Problem | None:
         case exceptions.Throttled():
             return Problem(
                 "throttled",
-                f"Too many requests: send the next one in {error.wait} s. Who needs more asks an "
-                "operator for a higher NEVE_RATE_CALLER.",
+                f"Too many requests: send the next one in {error.wait} s. Who needs more asks "
+                "an operator for a higher rate.",
             )
         case exceptions.APIException() if error.status_code in _BY_STATUS:
             return Problem(_BY_STATUS[error.status_code], str(error.detail))
