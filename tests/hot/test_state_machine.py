@@ -907,3 +907,11 @@ def test_the_library_runs_on_a_cluster_node_where_all_keys_must_share_a_slot(tmp
         assert outcomes.count(CommitOutcome.STORED) > 3
         assert tier.usage().evicted_blocks > 0
         assert tier.usage().hot_bytes <= 500
+
+
+def test_the_check_after_each_test_sees_a_byte_of_drift(hot_client, tier):
+    store(hot_client, tier, IDS[:1])
+    hot_client.hincrby(KEYS.bookkeeping[3], "hot_bytes", 1)
+    with pytest.raises(AssertionError, match=f"tenant {TENANT}"):
+        assert_no_drift(hot_client)
+    hot_client.hincrby(KEYS.bookkeeping[3], "hot_bytes", -1)

@@ -16,7 +16,7 @@ from neve import block, segment
 from neve.block import HEADER_BYTES, BlockHeader, checksum
 from neve.errors import Corrupt, Misuse
 from neve.ids import BlockHasher
-from neve.keys import BucketKeys, bucket_of, segment_key
+from neve.keys import BucketKeys, bucket_of, parse_key, segment_key
 from neve.segment import SegmentHeader, SegmentWriter
 from neve.space import SpaceIdentity, choose_chunk_tokens
 
@@ -226,6 +226,9 @@ def test_keys_of_a_bucket_share_one_hash_tag():
     keys = BucketKeys(7, 3)
     assert keys.block(12, ID) == b"{t7.03.51}:b:12:" + ID
     assert all(key.startswith(b"{t7.03.51}:") for key in keys.bookkeeping)
+    assert parse_key(keys.block(12, ID)) == (keys, b"b:12:" + ID)
+    for foreign in (b"", b"x{t7.03.51}:i", b"{t7.03}:i", b"{t7.03.50}:i", b"{t7.3.51}:i"):
+        assert parse_key(foreign) is None
     assert segment_key(7, FINGERPRINT, UUID(int=1)).startswith("v1/t7/0001020304050607/")
 
 

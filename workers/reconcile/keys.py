@@ -4,19 +4,18 @@ A writer's key ends by itself unless it is committed. One without an end is give
 commit that comes yet is in time.
 """
 
-import re
 from collections import defaultdict
 
 from catalog.models import Round
 from controlplane import hot
 from neve.audit import BucketAudit
+from neve.keys import BucketKeys, parse_key
 from workers import recovery
 from workers.reconcile import rounds
 from workers.reconcile.report import Report
 
 RUN_KEYS = 500_000
 PAGE_KEYS = 1000
-_BLOCK = re.compile(rb"\{t(\d+)\.(\d+)\}:b:\d+:", re.ASCII)
 
 
 def look_at_keys(report: Report, most: int = RUN_KEYS) -> None:
@@ -39,12 +38,12 @@ def look_at_keys(report: Report, most: int = RUN_KEYS) -> None:
 
 
 def _end_strays(keys: list[bytes]) -> int:
-    by_bucket: defaultdict[tuple[int, int], list[bytes]] = defaultdict(list)
+    by_bucket: defaultdict[BucketKeys, list[bytes]] = defaultdict(list)
     for key in keys:
-        if found := _BLOCK.match(key):
-            by_bucket[int(found[1]), int(found[2])].append(key)
+        if (found := parse_key(key)) and found[1].startswith(b"b:"):
+            by_bucket[found[0]].append(key)
     execute = hot.admin().execute_command
     return sum(
-        BucketAudit(execute, tenant_id, bucket).end_strays(members)
-        for (tenant_id, bucket), members in by_bucket.items()
+        BucketAudit(execute, of.tenant_id, of.bucket).end_strays(members)
+        for of, members in by_bucket.items()
     )

@@ -4,6 +4,7 @@ All keys of a bucket carry one hash tag, `{t<tenant>.<bucket>.<number>}`, so a f
 slot. Ids stand in Valkey keys as their 16 raw bytes, the same bytes that are fields of the index.
 """
 
+import re
 from binascii import crc_hqx
 from dataclasses import dataclass
 from functools import cache
@@ -81,6 +82,17 @@ class BucketKeys:
 
     def block(self, space_id: int, block_id: bytes) -> bytes:
         return b"%b:b:%d:%b" % (self.tag, space_id, block_id)
+
+
+_TAG: Final = re.compile(rb"\{t(\d{1,10})\.(\d{2,5})\.\d+\}:", re.ASCII)
+
+
+def parse_key(key: bytes) -> tuple[BucketKeys, bytes] | None:
+    """The bucket that a key in Valkey is of, and what follows the tag; None: not one of ours."""
+    if (found := _TAG.match(key)) is None:
+        return None
+    keys = BucketKeys(int(found[1]), int(found[2]))
+    return (keys, key[found.end() :]) if key.startswith(keys.tag + b":") else None
 
 
 OBJECTS_PREFIX = "v1/"  # what all S3 objects of the platform begin with
