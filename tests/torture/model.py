@@ -39,6 +39,8 @@ def chain_tokens(seed: int, chain: int) -> list[int]:
 class Model:
     """`durable`: reported as flushed. `damaged_*`: bytes that a fault changed or took away.
 
+    `refused`: that a quota had no room for; what had gone, as it may, then says so instead.
+
     `footers_damaged`: blocks whose segment's footer a fault damaged: a rebuild cannot know them.
     `taken_away`: of the damaged, blocks whose segment was deleted: nothing is there to be corrupt.
     `uncounted_bytes`: that a fault hid from the cold quota, which may be exceeded by as much.
@@ -50,6 +52,7 @@ class Model:
     tried: set[bytes] = field(default_factory=set)
     stored: set[bytes] = field(default_factory=set)
     durable: set[bytes] = field(default_factory=set)
+    refused: set[bytes] = field(default_factory=set)
     damaged_hot: set[bytes] = field(default_factory=set)
     damaged_cold: set[bytes] = field(default_factory=set)
     footers_damaged: set[bytes] = field(default_factory=set)
@@ -74,20 +77,23 @@ class Model:
     def lost(self, outcomes: Mapping[bytes, str | None]) -> list[bytes]:
         """Blocks that must be served but were missed. `outcomes`: None (served) or why not."""
         excuses: set[str | None] = {None}
+        refused: set[bytes] = set()
         if self.may_expire:  # what has expired does not come back by a rebuild
             excuses |= {"expired", "never_stored"} if self.memory_lost else {"expired"}
-        return [id_ for id_ in sorted(self.must_have()) if outcomes[id_] not in excuses]
+            refused = {id_ for id_ in self.refused if outcomes[id_] == "quota"}
+        kept = sorted(self.must_have() - refused)
+        return [id_ for id_ in kept if outcomes[id_] not in excuses]
 
     def unexplained(self, outcomes: Mapping[bytes, str | None]) -> list[bytes]:
         """Durable, damaged blocks whose miss does not say so.
 
-        A damaged block that was stored again may be refused by a quota. Where the index was lost,
-        or blocks expire or are evicted for good, there are other reasons.
+        Where the index was lost, or blocks expire or are evicted for good, there are other reasons.
         """
         if self.memory_lost or self.hot_only or self.may_expire:
             return []
         damaged = (self.durable & self.damaged_cold) - self.taken_away
-        return [id_ for id_ in sorted(damaged) if outcomes[id_] not in (None, "corrupt", "quota")]
+        damaged -= {id_ for id_ in self.refused if outcomes[id_] == "quota"}
+        return [id_ for id_ in sorted(damaged) if outcomes[id_] not in (None, "corrupt")]
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """A node's process: puts, finds and gets random chains through the real client, and tells of it.
 
-Messages to the test: ("tried" | "stored", ids), ("served", count), ("wrong", ids), ("missed",
-{reason: count}). What was tried is told before it is done, so that a killed node leaves no secret.
+Messages to the test: ("tried" | "stored" | "refused", ids), ("served", count), ("wrong", ids),
+("missed", {reason: count}). Those refused were too many for a quota. What was tried is told before
+it is done, so that a killed node leaves no secret.
 """
 
 import random
@@ -12,7 +13,7 @@ from multiprocessing.connection import Connection
 import numpy as np
 
 from neve.client import BlockRef, Client
-from neve.errors import NeveError
+from neve.errors import MissReason, NeveError
 from neve.space import SpaceIdentity
 from torture import model
 
@@ -107,8 +108,9 @@ class _Node:
         self.wire.send(("tried", part))
         payloads = [model.payload(id_) for id_ in part]
         outcomes = self.client.put_many(blocks, payloads, deadline_s=OP_S).wait(OP_S + 5)
-        done = [id_ for id_, outcome in zip(part, outcomes, strict=True) if outcome is None]
-        self.wire.send(("stored", done))
+        for said, wanted in (("stored", None), ("refused", MissReason.QUOTA)):
+            such = [id_ for id_, outcome in zip(part, outcomes, strict=True) if outcome is wanted]
+            self.wire.send((said, such))
 
     def get(self, ids: list[bytes]) -> None:
         locations = self.client.match(ids).locations

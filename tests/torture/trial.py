@@ -187,6 +187,8 @@ class Trial:
             owner.model.tried.update(what)
         elif kind == "stored":
             owner.model.stored.update(what)
+        elif kind == "refused":
+            owner.model.refused.update(what)
         elif kind == "served":
             owner.model.served += what
         elif kind == "wrong":

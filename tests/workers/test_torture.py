@@ -78,6 +78,16 @@ def test_only_what_was_damaged_may_be_missed_and_must_say_so():
     assert model.lost({A: "corrupt", B: "corrupt"}) == [B]
     assert model.unexplained({A: "corrupt", B: None}) == []
     assert model.unexplained({A: "evicted", B: None}) == [A]
+    assert model.unexplained({A: "quota", B: None}) == [A]
+    model.refused.add(A)
+    assert model.unexplained({A: "quota", B: None}) == []
+
+
+def test_what_expired_may_be_refused_when_it_is_stored_again():
+    model = Model(stored={A, B}, refused={A}, may_expire=True)
+    assert model.lost({A: "quota", B: "quota"}) == [B]
+    model.may_expire = False
+    assert model.lost({A: "quota", B: None}) == [A]
 
 
 def test_a_damaged_footer_excuses_only_after_a_rebuild():
