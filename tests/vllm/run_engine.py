@@ -140,6 +140,8 @@ class Engine:
                 found[name] = metric.value
             elif name == "neve_decisions":
                 found[f"{name}.{metric.labels['decision']}"] = metric.value
+            elif name in ("neve_match_seconds", "neve_load_seconds"):
+                found[name] = metric.count
             elif name in ("neve_read_bytes", "kv_offload_tiering_read_bytes"):
                 found[f"{name}.{metric.labels['tier']}"] = metric.value
         return found

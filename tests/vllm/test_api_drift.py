@@ -16,7 +16,9 @@ from vllm_api import RECORDED, parameters, read_api
 API = json.loads(RECORDED.read_text())
 ROOT = Path(__file__).parents[2]
 SOURCES = ROOT / "connector/src/neve/vllm"
-SUPPORTED = ["0.26.0", "0.27.1", "0.28.0", "0.29.0", "0.30.0", "0.31.0", "0.32.0", "0.33.0"]
+SUPPORTED = [
+    *("0.26.0", "0.27.0", "0.27.1", "0.28.0", "0.29.0", "0.30.0", "0.31.0", "0.32.0", "0.33.0"),
+]
 # Overridden, but not known to the releases before: those never ask.
 NEWER = {"requires_kv_delivery": "0.27.1"}
 # Overridden, and gone from the releases after: those never ask.

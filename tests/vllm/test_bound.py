@@ -1,0 +1,218 @@
+"""How long a request waits for Neve at worst before it computes, as docs/nodes.md states it.
+
+Planner and loader run as in an engine that makes a step every few milliseconds, over a store in
+trouble and by a clock of the test's own: the time that passes is counted, not measured.
+"""
+
+import threading
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+
+from neve.client import Match
+from neve.errors import MissReason
+from neve.hot import Location, Tier
+from neve.ids import BlockHasher
+from neve.planner.measured import PrefillMeter
+from neve.vllm.chains import Origin
+from neve.vllm.handover import ASK_AGAIN_S, Prefilled
+from neve.vllm.judge import LEAST_DEADLINE_S, Judge
+from neve.vllm.loader import _GRACE_S, Loader
+from neve.vllm.planner import Planner
+from neve.vllm.requests import ContextWish
+from neve.vllm.staging import Done, StagingPool
+from neve.vllm.telemetry import Telemetry
+
+CHUNK, ENGINE_BLOCK = 64, 32
+TOKENS = [7 * i % 251 for i in range(300)]
+STEP_S = 0.005
+MATCH_S, LOAD_S, HANDOVER_S = 0.2, 2.0, 1.0
+
+
+class Clock:
+    def __init__(self):
+        self.now = 1000.0
+
+    def monotonic(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    made = Clock()
+    for module in ("planner", "loader", "judge"):
+        monkeypatch.setattr(f"neve.vllm.{module}.time", made)
+    return made
+
+
+class Transfer:
+    """Brings nothing and, if its client is any good, ends when its time is over."""
+
+    def __init__(self, clock, count, until):
+        self._clock, self._count, self._until = clock, count, until
+
+    def done(self):
+        return self._clock.now >= self._until
+
+    def wait(self, timeout_s):
+        return [MissReason.TIMEOUT] * self._count
+
+    def add_done_callback(self, callback):
+        pass
+
+
+class Store:
+    """A link and its client in one. Look-ups hang while `gate` is closed; loads bring nothing."""
+
+    def __init__(self, clock):
+        self.clock = clock
+        self.hasher = BlockHasher(b"f" * 32, CHUNK)
+        self.ids = self.hasher.chain(TOKENS, parent=self.hasher.root())
+        self.has_all = True
+        self.keeps_deadlines = True
+        self.loads = self.matches = 0
+        self.gate = threading.Event()
+        self.gate.set()
+
+    @property
+    def client(self):
+        return self
+
+    def match(self, ids, *, deadline_s):
+        self.matches += 1
+        self.gate.wait(30)
+        found = [Location(Tier.HOT, 1064) for _ in ids] if self.has_all else []
+        return Match(found, None if found else MissReason.NEVER_STORED)
+
+    match_again = match
+
+    def get_many(self, ids, buffers, *, locations, deadline_s):
+        self.loads += 1
+        until = self.clock.now + deadline_s if self.keeps_deadlines else float("inf")
+        return Transfer(self.clock, len(ids), until)
+
+
+@pytest.fixture
+def store(clock):
+    return Store(clock)
+
+
+@pytest.fixture
+def engine(clock, store):
+    """`waited_s(wish)`: how long the engine's first prompt token waits for Neve."""
+    telemetry = Telemetry()
+    judge = Judge(telemetry, load_deadline_s=LOAD_S)
+    planner = Planner(
+        [store],
+        engine_block_tokens=ENGINE_BLOCK,
+        match_deadline_s=MATCH_S,
+        judge=judge,
+        telemetry=telemetry,
+        handover_wait_s=HANDOVER_S,
+    )
+    kv = SimpleNamespace(move_in=lambda *_: Done())
+    pool = StagingPool(lambda _: [SimpleNamespace(memory=memoryview(bytearray(64)))], 8)
+    loader = Loader(store, kv, pool, (0,))
+
+    def waited_s(wish=None, during=lambda: None):
+        begin = clock.now
+        planner.add("r", TOKENS, Origin(), wish)
+        while (tokens := planner.matched_tokens("r", 0)) != 0:
+            assert clock.now - begin < 60, "it waits for ever"
+            planner.end_step()
+            clock.now += STEP_S
+            during()
+            if tokens is None:
+                continue
+            loader.start(planner.plan_load("r", tokens, list(range(10))))
+            while not (results := loader.poll()).request_ids:
+                assert clock.now - begin < 60, "it loads for ever"
+                clock.now += STEP_S
+            planner.note_failures(results.failed_engine_blocks)
+            planner.note_loaded("r")
+        return clock.now - begin
+
+    def measure(prefill_s):
+        """Seconds for 1000 tokens."""
+        judge._steps = meter = PrefillMeter()
+        for step in range(1, 6):
+            meter.begin(step, [(0, 1000)], step * 1000.0)
+            meter.end(step, step * 1000.0 + prefill_s)
+
+    def look_up():
+        return planner._requests["r"].lookup.future
+
+    yield SimpleNamespace(waited_s=waited_s, measure=measure, look_up=look_up)
+    store.gate.set()
+    planner.close()
+
+
+# A deadline is noticed in the step after it; loads begin in the step after they are planned.
+about = partial(pytest.approx, abs=3 * STEP_S)
+
+
+def test_a_look_up_that_is_not_answered_costs_its_deadline(engine, store):
+    store.gate.clear()
+    assert engine.waited_s() == about(MATCH_S)
+    assert (store.matches, store.loads) == (1, 0)
+
+
+def test_a_load_that_brings_nothing_costs_its_deadline_once(engine, store):
+    assert engine.waited_s() == about(LOAD_S)
+    assert (store.matches, store.loads) == (1, 1)
+
+
+def test_both_are_the_most(engine, store, clock):
+    """The answer comes at the last moment."""
+    store.gate.clear()
+    begin = clock.now
+
+    def during():
+        if clock.now - begin > MATCH_S - 2 * STEP_S and not store.gate.is_set():
+            store.gate.set()
+            engine.look_up().result(10)  # no time passes by the test's clock
+
+    assert engine.waited_s(during=during) == about(MATCH_S + LOAD_S)
+    assert (store.matches, store.loads) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("prefill_s", "load_s"), [(1.0, 0.256), (0.01, LEAST_DEADLINE_S), (60.0, LOAD_S)]
+)
+def test_a_load_may_take_as_long_as_computing_would(engine, prefill_s, load_s):
+    engine.measure(prefill_s)
+    assert engine.waited_s() == about(load_s)
+
+
+def test_a_client_that_is_stuck_costs_its_grace_more(engine, store):
+    store.keeps_deadlines = False
+    assert engine.waited_s() == about(LOAD_S + _GRACE_S)
+    assert store.loads == 1
+
+
+def promised(store):
+    return ContextWish(prefilled=Prefilled(4 * CHUNK, store.ids[3]))
+
+
+def test_blocks_that_a_prefill_node_named_and_did_not_send_cost_the_handovers_wait(engine, store):
+    store.has_all = False
+    assert engine.waited_s(promised(store)) == about(HANDOVER_S)
+    assert store.matches <= HANDOVER_S / ASK_AGAIN_S + 2
+    assert store.loads == 0
+
+
+def test_a_store_that_falls_silent_meanwhile_costs_two_look_ups_more(engine, store, clock):
+    """The one under way, and the last one, which counts."""
+    store.has_all = False
+    begin = clock.now
+
+    def during():
+        if clock.now - begin > HANDOVER_S - 2 * STEP_S:
+            store.gate.clear()
+
+    assert engine.waited_s(promised(store), during) == about(HANDOVER_S + 2 * MATCH_S)
+    assert store.loads == 0
