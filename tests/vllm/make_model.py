@@ -2,8 +2,8 @@
 
 Run by the vLLM interpreter: `python make_model.py FOLDER SEED`. Shapes: llama (grouped
 query attention), gemma (every other layer sees a sliding window of 128 tokens), moe (4 experts, 2
-of them for a token), mla (DeepSeek's latent attention). Beside them two adapters for llama: lora-a,
-lora-b.
+of them for a token), mla (DeepSeek's latent attention), blip (sees an image: 8 tokens ahead of the
+text). Beside them two adapters for llama: lora-a, lora-b.
 """
 
 import json
@@ -12,15 +12,20 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
+    Blip2Config,
+    Blip2ForConditionalGeneration,
+    Blip2Processor,
     DeepseekV2Config,
     Gemma3TextConfig,
     LlamaConfig,
     MixtralConfig,
+    OPTConfig,
     PreTrainedTokenizerFast,
 )
+from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
 folder, seed = sys.argv[1], int(sys.argv[2])
 COMMON = {
@@ -60,6 +65,36 @@ for shape, config in CONFIGS.items():
     torch.manual_seed(seed)
     AutoModelForCausalLM.from_config(config).save_pretrained(f"{folder}/{shape}")
     PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(f"{folder}/{shape}")
+
+SEEING = {
+    "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
+}  # fmt: skip
+IMAGE_TOKENS = 8
+words = OPTConfig(
+    vocab_size=257, hidden_size=64, ffn_dim=128, num_hidden_layers=4, num_attention_heads=2,
+    max_position_embeddings=2048, word_embed_proj_dim=64, bos_token_id=None, eos_token_id=None,
+    pad_token_id=None,
+)  # fmt: skip
+torch.manual_seed(seed)
+blip = Blip2ForConditionalGeneration(
+    Blip2Config(
+        text_config=words.to_dict(),
+        vision_config=SEEING | {"image_size": 56, "patch_size": 14},
+        qformer_config=SEEING | {"vocab_size": 257, "encoder_hidden_size": 32},
+        num_query_tokens=IMAGE_TOKENS,
+        image_token_index=256,
+    )
+)
+for weights in blip.parameters():
+    if weights.dim() > 1:
+        torch.nn.init.normal_(weights, std=COMMON["initializer_range"])
+blip.save_pretrained(f"{folder}/blip")
+tokenizer.add_special_tokens([AddedToken("<image>", special=True)])
+Blip2Processor(
+    image_processor=BlipImageProcessorPil(size={"height": 56, "width": 56}),
+    tokenizer=PreTrainedTokenizerFast(tokenizer_object=tokenizer),
+    num_query_tokens=IMAGE_TOKENS,
+).save_pretrained(f"{folder}/blip")
 
 RANK = 8
 ADAPTER = {

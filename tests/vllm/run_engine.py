@@ -5,8 +5,8 @@ Run by the vLLM interpreter. Commands:
     "transfer"?: {...}, "listens"?}   `transfer` is a whole kv_transfer_config in place of one made
     of the rest; with `listens` KV events are published, and heard here
 {"do": "generate", "requests": [{"tokens", "max_tokens", "params"?, "salt"?, "seed"?,
-    "lora"?: [name, id, path]}]}   one batch; greedy without a seed. `embeds` in place of tokens:
-    so many random vectors
+    "lora"?: [name, id, path], "image"?: colour}]}   one batch; greedy without a seed. `embeds` in
+    place of tokens: so many random vectors
 {"do": "abort", "request", "after_s"}   begin a request and leave it
 {"do": "counters"}   the engine's own, since its start
 {"do": "events", "least"}   the KV events since the last time, waiting for so many
@@ -80,7 +80,6 @@ class Engine:
         )
 
     def generate(self, requests):
-        import torch
         from vllm.lora.request import LoRARequest
 
         from vllm import SamplingParams
@@ -99,13 +98,7 @@ class Engine:
             )
             for request in requests
         ]
-        prompts = [
-            {"prompt_embeds": torch.randn(r["embeds"], 64)}
-            if "embeds" in r
-            else {"prompt_token_ids": r["tokens"]}
-            | ({"cache_salt": r["salt"]} if "salt" in r else {})
-            for r in requests
-        ]
+        prompts = [_prompt(request) for request in requests]
         loras = [LoRARequest(*r["lora"]) if "lora" in r else None for r in requests]
         begin = time.monotonic()
         outputs = self.llm.generate(
@@ -215,6 +208,20 @@ class Engine:
         cleanup_dist_env_and_memory()
         gc.collect()
         return {}
+
+
+def _prompt(request):
+    import torch
+    from PIL import Image
+
+    if "embeds" in request:
+        return {"prompt_embeds": torch.randn(request["embeds"], 64)}
+    prompt = {"prompt_token_ids": request["tokens"]}
+    if "salt" in request:
+        prompt["cache_salt"] = request["salt"]
+    if "image" in request:
+        prompt["multi_modal_data"] = {"image": Image.new("RGB", (56, 56), request["image"])}
+    return prompt
 
 
 def _plain(output):

@@ -257,6 +257,29 @@ def test_adapters_share_nothing_and_embeddings_are_left_alone(platform, referenc
     assert len(blocks_in(platform)) == len(before)
 
 
+def test_the_same_words_under_another_image_are_another_prompt(platform, reference, models):
+    """One token stands for every image, so only the image's own id tells two prompts apart."""
+    process = reference["process"]
+    seeing = {"model": str(models / "blip"), "engine": {"enable_prefix_caching": False}}
+    red, blue = (
+        {"tokens": LONG[:200], "max_tokens": 6, "params": {"neve": {}}, "image": colour}
+        for colour in ("red", "blue")
+    )
+    process.start(None, **seeing)
+    expected = [process.generate(request)[0]["tokens"] for request in (red, blue)]
+    process.ask("stop")
+    assert expected[0] != expected[1]
+
+    process.start(options(platform), **seeing)
+    for request, tokens in zip((red, blue), expected, strict=True):
+        answer = process.generate(request)[0]
+        assert (answer["tokens"], answer["params"]["neve"]["reused_tokens"]) == (tokens, 0)
+    for request, tokens in zip((red, blue), expected, strict=True):
+        until_reused(process, request, 192)
+        assert process.generate(request)[0]["tokens"] == tokens
+    process.ask("stop")
+
+
 def until_reused(process, request, tokens):
     """What is computed is stored behind the step."""
     deadline = time.monotonic() + 30

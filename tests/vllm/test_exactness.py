@@ -8,7 +8,6 @@ and nothing of the engine.
 
 import json
 import random
-import re
 import time
 
 import pytest
@@ -17,6 +16,7 @@ from neve.block import HEADER_BYTES, verify
 from neve.errors import Corrupt
 from neve.hot import HotTier
 from neve.ids import BlockHasher
+from neve.keys import parse_key
 from servers import ControlPlane
 
 pytestmark = pytest.mark.vllm
@@ -95,9 +95,9 @@ class Store:
     def evict(self, ids: set[bytes]) -> None:
         """Removes blocks as the hot tier itself does, index and all."""
         keys = self.keys()
-        tenant_id = int(re.match(rb"\{t(\d+)\.", keys[min(ids)])[1])
+        bucket, _ = parse_key(keys[min(ids)])
         with self._platform.hot.client() as client:
-            removed, _ = HotTier(client.execute_command, tenant_id).expire(sorted(ids))
+            removed, _ = HotTier(client.execute_command, bucket.tenant_id).expire(sorted(ids))
         assert removed == len(ids)
 
     def wait_for(self, ids: set[bytes]) -> None:

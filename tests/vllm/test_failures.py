@@ -72,21 +72,19 @@ def running(behind, engine, expected):
     engine.ask("stop")
 
 
-def ask(engine, expected):
+def ask(engine, expected, *, aborted=0):
     """Asks; asserts that the answer is right, and that Neve was waited for once: a look-up, a load.
 
-    How long each may take is in test_bound.py. Returns the tokens that were reused.
+    How long each may take is in test_bound.py. Loads of `aborted` requests may end meanwhile.
+    Returns the tokens that were reused.
     """
     before = engine.ask("counters")
     output = engine.generate(ASKED)[0]
     after = engine.ask("counters")
     assert output["tokens"] == expected["tokens"]
-    for waited_for in ("neve_match_seconds", "neve_load_seconds"):
-        assert after[waited_for] - before[waited_for] <= 1
-    reused = output["params"]["neve"]["reused_tokens"]
-    computed = "prompt_tokens_by_source.local_compute"
-    assert after[computed] - before[computed] == len(PROMPT) - reused
-    return reused
+    assert after["neve_match_seconds"] - before["neve_match_seconds"] <= 1
+    assert after["neve_load_seconds"] - before["neve_load_seconds"] <= 1 + aborted
+    return output["params"]["neve"]["reused_tokens"]
 
 
 def until_reused(engine, tokens):
@@ -147,7 +145,7 @@ def test_a_request_that_is_aborted_while_it_loads_gives_its_memory_back(behind, 
         hot.bytes_per_s = 200_000
         assert running.ask("abort", request=ASKED, after_s=1.0) == {"waited": True}
         hot.release()
-        assert ask(running, expected) in (0, BLOCKS * 64)
+        assert ask(running, expected, aborted=1) in (0, BLOCKS * 64)
     assert running.ask("counters")["num_preemptions"] == 0
     until_reused(running, BLOCKS * 64)
 
