@@ -1,6 +1,9 @@
+import json
 import logging
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from neve.vllm.handover import Prefilled
 from neve.vllm.requests import ContextWish, read_wish, response_params
@@ -42,6 +45,24 @@ def test_a_request_that_does_not_speak_to_neve_has_no_wish(params):
 
 
 BLOCK = "0123456789abcdef" * 2
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=8,
+)
+FIELDS = st.sampled_from(["context", "pin", "label", "prefilled", "unknown"])
+
+
+@given(JSON | st.fixed_dictionaries({"neve": JSON | st.dictionaries(FIELDS, JSON)}))
+def test_whatever_a_request_says_is_read_and_answered(params):
+    """And what is taken from it is what a context can be called."""
+    wish = read_wish(params)
+    if wish is None:
+        return
+    assert wish.name is None or 0 < len(wish.name.encode()) <= 4 * 200
+    assert wish.pin_s is None or 0 < wish.pin_s < 2**31
+    told = response_params(wish, hot_tokens=1, cold_tokens=2, prefilled=wish.prefilled)
+    assert json.loads(json.dumps(told))["neve"]["reused_tokens"] == 3
 
 
 def test_a_prefill_hands_over_and_its_answer_is_a_decodes_wish():

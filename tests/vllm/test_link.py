@@ -1,0 +1,72 @@
+"""An engine's way to the platform: whatever the endpoint does, the engine starts without it."""
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from cache_endpoint import API_KEY, CacheEndpoint
+from chains import IDENTITY, provision
+from neve.vllm import link
+from neve.vllm.link import Link
+from neve.vllm.options import Options
+from servers import wait_until
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch):
+    """Attempts follow each other at once."""
+    monkeypatch.setattr(link, "_RETRY_S", (0.01,) * 5)
+    monkeypatch.setattr(link, "_REFUSED_RETRY_S", 0.01)
+
+
+def link_to(url: str, **more: object) -> Link:
+    options = Options(endpoint=url, api_key=API_KEY, node="n", **more)
+    return Link.acquire(options, IDENTITY, engine="0")
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """The address of somebody who takes connections and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+def test_an_endpoint_that_never_answers_is_waited_for_so_long_and_no_longer(silent):
+    made = link_to(silent)
+    made.wait_first_attempt(0.05)
+    assert made.client is None
+    assert not made._tried.is_set()  # it is still under way, and nobody waits
+    made.release()
+    assert made.client is None
+
+
+@pytest.mark.parametrize("status", [503, 403])
+def test_an_endpoint_that_fails_or_refuses_is_asked_again(clean_hot, status):
+    provision(clean_hot)
+    with CacheEndpoint(f"127.0.0.1:{clean_hot.port}") as endpoint:
+        endpoint.fail = (status, {"title": "No", "status": status, "detail": "not now"})
+        made = link_to(endpoint.url)
+        made.wait_first_attempt(20)
+        assert made.client is None
+        endpoint.fail = None
+        wait_until(lambda: made.client is not None, timeout_s=20, what="a connection")
+        made.release()
+
+
+def test_the_scheduler_and_the_worker_of_one_process_have_one_session(clean_hot):
+    provision(clean_hot)
+    with CacheEndpoint(f"127.0.0.1:{clean_hot.port}") as endpoint:
+        worker, scheduler = link_to(endpoint.url), link_to(endpoint.url)
+        assert worker is scheduler
+        wait_until(lambda: worker.client is not None, timeout_s=20, what="a connection")
+        worker.release()
+        assert scheduler.client is not None
+        assert len(endpoint.opened) == len(endpoint.sessions) == 1
+        scheduler.release()
+        assert not endpoint.sessions
+        other = link_to(endpoint.url, revision="other")
+        assert other is not worker
+        other.release()
