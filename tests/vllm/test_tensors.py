@@ -6,8 +6,8 @@ import pytest
 pytestmark = pytest.mark.vllm
 
 
-def test_every_layout_is_read_and_written_block_by_block(vllm_python, engine_environment):
-    script = Path(__file__).with_name("check_tensors.py")
+def check(name, vllm_python, engine_environment):
+    script = Path(__file__).with_name(name)
     done = subprocess.run(
         [str(vllm_python), str(script)],
         env=engine_environment(),
@@ -16,3 +16,11 @@ def test_every_layout_is_read_and_written_block_by_block(vllm_python, engine_env
         check=False,
     )
     assert done.returncode == 0, done.stderr[-4000:]
+
+
+def test_every_layout_is_read_and_written_block_by_block(vllm_python, engine_environment):
+    check("check_tensors.py", vllm_python, engine_environment)
+
+
+def test_copies_are_ordered_by_streams_and_events_alone(vllm_python, engine_environment):
+    check("check_streams.py", vllm_python, engine_environment)

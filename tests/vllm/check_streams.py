@@ -1,0 +1,155 @@
+"""Copies on streams, with stand-ins for CUDA's. Run by an interpreter with torch; asserts.
+
+Every operation is put into the queue of its stream and carried out late: the engine's first or the
+copies' first, as far as waits between streams allow. What is not ordered by a wait gives wrong
+bytes. Whoever waits for the whole device fails.
+"""
+
+from contextlib import contextmanager
+from itertools import product
+
+import torch
+
+from neve.vllm import devices
+from neve.vllm.devices import DeviceCopies
+from neve.vllm.tensors import KvTensors
+
+
+class Stream:
+    """A queue of (operation, stream and length it waits for)."""
+
+    every = []
+
+    def __init__(self, device=None):
+        self.queue, self.done = [], 0
+        Stream.every.insert(0, self)  # later made ones run first: the copies'
+
+    def put(self, operation):
+        self.queue.append((operation, None))
+
+    def wait_stream(self, other):
+        self.queue.append((None, (other, len(other.queue))))
+
+    def step(self):
+        """Carries out the next operation, if nothing has to come first."""
+        if self.done == len(self.queue):
+            return False
+        operation, after = self.queue[self.done]
+        if after is not None and after[0].done < after[1]:
+            return False
+        if operation is not None:
+            operation()
+        self.done += 1
+        return True
+
+
+class Event:
+    def record(self, stream):
+        self.stream, self.place = stream, len(stream.queue)
+
+    def query(self):
+        return self.stream.done >= self.place
+
+    def synchronize(self):
+        while not self.query():
+            assert any(stream.step() for stream in Stream.every), "a stream waits for ever"
+
+
+engine = Stream()
+current = engine
+
+
+@contextmanager
+def stream(inner):
+    global current
+    before, current = current, inner
+    yield
+    current = before
+
+
+def refuse(*_):
+    raise AssertionError("waits for the whole device")
+
+
+def later(function):
+    return lambda *args: current.put(lambda: function(*args))
+
+
+class Piece:
+    """Staging whose copies to and from the device are queued as well."""
+
+    def __init__(self, memory):
+        self.memory = memory
+
+    def __len__(self):
+        return len(self.memory)
+
+    def copy_(self, row, non_blocking):
+        assert non_blocking
+        current.put(lambda: self.memory.copy_(row))
+
+
+class Buffer(torch.Tensor):
+    """Rows of the device's buffer: copying into one is queued."""
+
+    def copy_(self, piece, non_blocking=False):
+        if not isinstance(piece, Piece):
+            return super().copy_(piece)
+        assert non_blocking
+        row = self.as_subclass(torch.Tensor)
+        current.put(lambda: row.copy_(piece.memory))
+        return self
+
+
+torch.cuda.Stream, torch.cuda.Event, torch.cuda.stream = Stream, Event, stream
+torch.cuda.current_stream = lambda device: current
+torch.cuda.synchronize = torch.accelerator.synchronize = Stream.synchronize = refuse
+torch.cuda.mem_get_info = lambda device: (1 << 30, 1 << 30)
+devices.gather, devices.scatter = later(devices.gather), later(devices.scatter)
+DeviceCopies._index = lambda self, blocks: torch.tensor(blocks)
+make = DeviceCopies._buffer
+DeviceCopies._buffer = lambda self, **asked: make(self, **asked).as_subclass(Buffer)
+
+caches = {f"l{n}": torch.zeros(16, 64) for n in range(3)}
+kv = KvTensors(caches, num_blocks=16, block_tokens=8)
+copies = DeviceCopies(kv._layers, torch.device("cpu"), 1)
+
+
+def fill(block, value):
+    """What the engine computes in a step."""
+    for tensor in caches.values():
+        engine.put(lambda tensor=tensor: tensor[block].fill_(value))
+
+
+def staging(count):
+    return [Piece(torch.full((2 * kv.block_bytes,), 255, dtype=torch.uint8)) for _ in range(count)]
+
+
+def floats(piece):
+    return set(piece.memory.view(torch.float32).tolist())
+
+
+# What is saved is what the step computed, though the copy was asked for before it ran; blocks may
+# change hands after a fence, and not before. In one batch, and in parts; whoever comes first.
+for devices._BUFFER_BYTES, engine_first in product((1 << 20, 1), (True, False)):
+    for block in range(4):
+        fill(block, 1.0)
+    out = staging(2)
+    ticket = copies.move_out([[0, 1], [2, 3]], out)
+    assert not ticket.done()
+    copies.fence()
+    for block in range(4):
+        fill(block, 2.0)
+    while engine_first and engine.step():
+        pass
+    ticket.wait()
+    assert ticket.done()
+    assert [floats(piece) for piece in out] == [{1.0}, {1.0}]
+
+    # A load lands after what the engine still computes in these blocks for somebody else.
+    for block in range(4):
+        fill(block, 3.0)
+    ticket = copies.move_in([[0, 1], [2, 3]], 1, out)
+    ticket.wait()
+    assert [set(caches["l0"][block].tolist()) for block in range(4)] == [{3.0}, {1.0}, {1.0}, {1.0}]
+    copies._buffers.clear()
