@@ -99,7 +99,7 @@ World ask(Connection& connection, const TopologyMap& map, unsigned asking) {
   std::vector<Plan> plans;
   plans.push_back(plan_get(keys, gets, true, kNever, map, 1, 0));
   plans.push_back(plan_calls(calls, kNever, map, 1));
-  plans.push_back(plan_put(keys, puts, kNever, Urgency::kStore, map, 1, 0));
+  plans.push_back(plan_put(keys, puts, kNever, Urgency::kStore, map));
   for (auto& plan : plans) {
     plan.batch->publish(std::make_shared<Load>(), plan.bytes);
     world.batches.push_back(plan.batch);

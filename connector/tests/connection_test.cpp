@@ -55,7 +55,7 @@ TEST(only_a_number_of_the_commit_says_that_a_block_is_stored) {
   Pair pair;
   const std::array<std::byte, 100> payload{};
   const std::vector<PutRequest> requests(4, {BlockId{}, BlockId{}, 16, payload});
-  auto plan = plan_put(keys(), requests, kNever, Urgency::kStore, pair.map, 1, 0);
+  auto plan = plan_put(keys(), requests, kNever, Urgency::kStore, pair.map);
   pair.ask(plan);
   pair.hear("+OK\r\n+OK\r\n+OK\r\n+OK\r\n*4\r\n:0\r\n_\r\n$1\r\n0\r\n-ERR\r\n");
   CHECK(plan.batch->done());

@@ -187,10 +187,12 @@ TEST(each_put_stands_before_its_commit_on_the_same_lane) {
   const std::array<std::byte, 100> payload{};
   std::vector<PutRequest> requests;
   for (std::uint32_t i = 0; i < 2000; ++i) requests.push_back({id_of(i), id_of(0), 1, payload});
-  const auto plan = plan_put(keys, requests, kNever, Urgency::kStore, *map, 4, 0);
+  const auto plan = plan_put(keys, requests, kNever, Urgency::kStore, *map);
   const auto& batch = *plan.batch;
   std::size_t puts = 0;
+  CHECK(plan.runs.size() == 3);
   for (const auto& run : plan.runs) {
+    CHECK(run.lane == 0);
     std::set<std::uint32_t> before;
     for (const auto index : run.operations) {
       const auto& operation = batch.operations[index];

@@ -93,7 +93,7 @@ std::shared_ptr<Batch> Core::get(const Keyspace& keys, std::span<const GetReques
 std::shared_ptr<Batch> Core::put(const Keyspace& keys, std::span<const PutRequest> requests,
                                  Time deadline, Urgency urgency) {
   check_process();
-  auto plan = plan_put(keys, requests, deadline, urgency, *topology_.map(), lanes(), next_lane());
+  auto plan = plan_put(keys, requests, deadline, urgency, *topology_.map());
   submit(plan);
   return plan.batch;
 }
@@ -151,7 +151,9 @@ void Core::submit(Plan& plan) {
 
 void Core::post(Parcel parcel) {
   const bool is_call = parcel.lane == lanes();
-  const auto turn = parcel.primary->ordinal * lanes() + parcel.lane;
+  // First lanes lie on threads of their own as far as there are enough; further ones between them.
+  const auto stride = std::max(1U, options_.io_threads / lanes());
+  const auto turn = parcel.primary->ordinal + parcel.lane * stride;
   const auto thread = is_call ? options_.io_threads : turn % options_.io_threads;
   threads_[thread]->post({Message::Kind::kParcel, std::move(parcel)});
 }
@@ -190,7 +192,8 @@ void Core::reroute(const Ref& ref, const ServerError& error, Time now) {
   parcel.primary =
       asking ? topology_.primary_at(error.to) : topology_.map()->primary_of(operation.slot);
   parcel.batch = ref.batch;
-  parcel.lane = operation.kind == Kind::kCall ? lanes() : ref.index % lanes();
+  if (operation.kind == Kind::kGet) parcel.lane = ref.index % lanes();
+  if (operation.kind == Kind::kCall) parcel.lane = lanes();
   if (operation.kind == Kind::kCommit) parcel.operations = batch.groups[operation.group].puts;
   parcel.operations.push_back(ref.index);
   for (const auto index : parcel.operations) {

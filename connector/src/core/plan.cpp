@@ -159,13 +159,12 @@ Plan plan_get(const Keyspace& keys, std::span<const GetRequest> requests, bool t
 }
 
 Plan plan_put(const Keyspace& keys, std::span<const PutRequest> requests, Time deadline,
-              Urgency urgency, const TopologyMap& map, std::uint32_t lanes,
-              std::uint32_t first_lane) {
+              Urgency urgency, const TopologyMap& map) {
   Plan plan;
   plan.batch = std::make_shared<Batch>(requests.size(), deadline, urgency);
   auto& batch = *plan.batch;
   batch.tag = keys.tag;
-  batch.operations.reserve(requests.size() + lanes * map.primaries.size());
+  batch.operations.reserve(requests.size() + map.primaries.size());
   for (const auto& request : requests) {
     const auto& bucket = keys.buckets[keys.bucket_of(request.id)];
     Operation operation;
@@ -180,7 +179,7 @@ Plan plan_put(const Keyspace& keys, std::span<const PutRequest> requests, Time d
     plan.bytes += kHeaderBytes + request.payload.size();
     batch.operations.push_back(std::move(operation));
   }
-  plan.runs = spread(batch, map, lanes, first_lane);
+  plan.runs = spread(batch, map, 1, 0);
   for (auto& run : plan.runs) {
     const auto bucket_of = [&](std::uint32_t i) { return keys.bucket_of(batch.operations[i].id); };
     auto slices = by_bucket(run.operations, kCommitIds, bucket_of);

@@ -70,9 +70,10 @@ struct Plan {
 Plan plan_get(const Keyspace& keys, std::span<const GetRequest> requests, bool touch, Time deadline,
               const TopologyMap& map, std::uint32_t lanes, std::uint32_t first_lane);
 
+// All of a primary's on one lane: what a second one queues up costs both sides a quarter more
+// processor time and moves no more (docs/decisions/004-sockets.md).
 Plan plan_put(const Keyspace& keys, std::span<const PutRequest> requests, Time deadline,
-              Urgency urgency, const TopologyMap& map, std::uint32_t lanes,
-              std::uint32_t first_lane);
+              Urgency urgency, const TopologyMap& map);
 
 // Calls use the lane beside the block lanes: block bytes do not stand in their way.
 Plan plan_calls(std::vector<CallRequest> requests, Time deadline, const TopologyMap& map,
@@ -90,8 +91,8 @@ inline constexpr std::size_t kMatchRowBytes = 42;
 MatchPlan plan_match(const Keyspace& keys, std::span<const BlockId> ids, Time deadline,
                      const TopologyMap& map, std::uint32_t lanes);
 
-// Answers of the longest prefix that was found, and of the first id that was not: an index entry each.
-// `status` is kOk, or why the answer of the next id is not known.
+// Answers of the longest prefix that was found, and of the first id that was not: an index
+// entry each. `status` is kOk, or why the answer of the next id is not known.
 std::string matched_rows(const Batch& batch, const MatchPlan& plan, Status& status);
 
 }  // namespace neve
