@@ -1,6 +1,7 @@
 """Compaction on real servers: nothing lost, whatever happens meanwhile, and old segments go."""
 
 import random
+import struct
 from datetime import timedelta
 from itertools import pairwise
 
@@ -18,7 +19,7 @@ from neve.errors import MissReason
 from neve.hot import HotTier, Location
 from tenants.scope import tenant_scope
 from workers import recovery, tasks
-from workers.compaction import claims, sweep
+from workers.compaction import claims, run, sweep
 from workers.compaction.plan import Policy
 from workers.compaction.run import Compactor
 from workers.flush import Flusher
@@ -28,6 +29,8 @@ from workers.rebuild import rebuild_tenant
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("storage")]
 
 SIZE = HEADER_BYTES + PAYLOAD_BYTES
+EXPIRES = struct.Struct("<I")
+EXPIRES_AT = 16  # in an entry: docs/formats/hot-tier.md
 SMALL = Policy(least_bytes=3 * SIZE, most_bytes=6 * SIZE, range_bytes=SIZE)
 
 
@@ -208,6 +211,18 @@ def test_half_of_a_relocation_is_finished_by_the_next_merge(world, monkeypatch):
     compact(world)
     world.assert_readable_from_s3(ids)
     assert [row.live_bytes for row in live(world)] == [3 * SIZE]
+
+
+def test_segments_whose_blocks_have_just_expired_are_merged_once_in_a_pass(world, monkeypatch):
+    chains = flush(world, 1, 1, 1)
+    index = world.keys.bookkeeping[0]
+    for ids in chains:
+        entry = bytearray(hot.admin().hget(index, ids[0]))
+        EXPIRES.pack_into(entry, EXPIRES_AT, 1)
+        hot.admin().hset(index, ids[0], bytes(entry))
+    monkeypatch.setattr(run, "PASS_S", 1)
+    report = compact(world)
+    assert (report.merges, report.blocks) == ({"small": 1}, 0)
 
 
 def test_two_workers_never_merge_the_same_segment(world):

@@ -44,6 +44,9 @@ class Compactor:
         self.report = CompactReport()
         self._policy = policy or Policy()
         self._tier = hot_tier(tenant_id)
+        # Blocks past their end count as live until `expire` comes to them, but are not copied:
+        # their segments would be merged again at once, and again.
+        self._merged: set[int] = set()
 
     def find(self) -> Claimed | None:
         """The first planned merge that no other worker has; None when there is none."""
@@ -79,6 +82,7 @@ class Compactor:
                     keep=claims.keeper(merge.segments),
                 )
                 claims.release(merge.segments)
+            self._merged.update(merge.segments)
             progress(self.report)
             claimed = self.find() if time.monotonic() < end else None
         return self.report
@@ -92,7 +96,8 @@ class Compactor:
 
     def plans(self) -> Iterator[tuple[Space, Merge]]:
         """What would be merged now, most urgent first in each space. In the tenant's scope."""
-        rows = sorted(self._candidates(), key=lambda row: row.space_id)
+        candidates = (row for row in self._candidates() if row.pk not in self._merged)
+        rows = sorted(candidates, key=lambda row: row.space_id)
         for _, of_space in groupby(rows, key=lambda row: row.space_id):
             group = list(of_space)
             for merge in plan([facts(row) for row in group], self._policy):
