@@ -43,10 +43,12 @@ CORES_PER_PRIMARY: Final = 4
 BATCHES: Final = 4
 BATCH_BLOCKS: Final = 512
 OWN: Final = ("neve", "python")
+RAW: Final = ("raw", "raw-cached", "raw-single")
 PEERS: Final = ("naive", "libvalkey", "glide", "lmcache-resp")
 MATCH_CALLS: Final = 1000
 # `raw` sends from, and puts into, as much memory as the blocks have: the ceiling for moving them.
 # `raw-cached` uses so much again and again, which stays in the processor: the kernel's own ceiling.
+# `raw-single` has one stream to each primary: as many sending threads as there are Valkeys.
 CACHED_BYTES: Final = 1 << 20
 
 
@@ -154,11 +156,11 @@ class Cell:
     def _processes(self) -> Iterator[None]:
         """Starts the raw pair and all contestants; ends them."""
         with ExitStack() as stack:
-            streams = self.plan.connections * len(self.plan.ports)
             data_bytes = self.plan.blocks * self.plan.block_bytes
-            spans = {"raw": data_bytes // streams, "raw-cached": CACHED_BYTES}
             commands = {}
-            for port, (name, span) in zip(free_ports(2), spans.items(), strict=True):
+            for port, name in zip(free_ports(len(RAW)), RAW, strict=True):
+                streams = self._streams(name)
+                span = CACHED_BYTES if name == "raw-cached" else data_bytes // streams
                 serve = subprocess.Popen(
                     [self.raw, "serve", str(port), str(span)], preexec_fn=die_with_parent
                 )
@@ -197,10 +199,14 @@ class Cell:
     def _row(self, operation: str, name: str) -> Row:
         key = (operation, name)
         if key not in self.rows:
-            plan = self.plan
-            streams = plan.connections * len(plan.ports)
-            self.rows[key] = Row(len(plan.ports), plan.block_bytes >> 10, operation, name, streams)
+            kib = self.plan.block_bytes >> 10
+            streams = self._streams(name)
+            self.rows[key] = Row(len(self.plan.ports), kib, operation, name, streams)
         return self.rows[key]
+
+    def _streams(self, name: str) -> int:
+        each = 1 if name == "raw-single" else self.plan.connections
+        return each * len(self.plan.ports)
 
     def _measure(self, operation: str, name: str, *words: object, count: bool) -> None:
         before = self.valkeys.cpu_s()

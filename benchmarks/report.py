@@ -13,10 +13,14 @@ from typing import Any
 
 Row = dict[str, Any]
 Result = dict[str, Any]
-ORDER = ("raw-cached", "raw", "neve", "python", "lmcache-resp", "glide", "libvalkey", "naive")
+ORDER = (
+    "raw-cached", "raw", "raw-single", "neve", "python", "lmcache-resp", "glide", "libvalkey",
+    "naive",
+)  # fmt: skip
 COLOURS = {  # Okabe and Ito's palette, for eyes that see fewer colours
     "raw-cached": "#999999",
     "raw": "#000000",
+    "raw-single": "#555555",
     "neve": "#0072B2",
     "python": "#56B4E9",
     "lmcache-resp": "#D55E00",

@@ -28,7 +28,7 @@ MODES = ("recompute", "cpu_tier", "hot", "cold")
 LENGTHS = (2048, 8192, 16384, 32768, 65536)
 THROUGHPUT = {"prompts": 48, "tokens": 4096, "answer": 64, "rounds": 3}
 # More conversations than the GPU's memory holds (some 360 thousand tokens of 8B's KV in bf16).
-TURNS = {"users": 32, "turns": 5, "first": 12288, "more": 1024, "answer": 32, "per_s": 2.0}
+TURNS = {"users": 32, "turns": 4, "first": 12288, "more": 1024, "answer": 32, "per_s": 2.0}
 TINY = {
     "throughput": {"prompts": 4, "tokens": 300, "answer": 8, "rounds": 1},
     "turns": {"users": 3, "turns": 3, "first": 300, "more": 64, "answer": 4, "per_s": 10.0},
