@@ -9,7 +9,7 @@ Run by the vLLM interpreter. Commands:
     place of tokens: so many random vectors
 {"do": "abort", "request", "after_s"}   begin a request and leave it
 {"do": "counters"}   the engine's own, since its start
-{"do": "events", "least"}   the KV events since the last time, waiting for so many
+{"do": "events"}   the KV events since the last time, waiting a moment for more
 {"do": "reset"}   the prefix cache, with the connector's
 {"do": "defer_copies", "s"}   from now on, copies out of the engine's KV come so much later
 {"do": "stop"}       end the engine; another may be started
@@ -139,19 +139,17 @@ class Engine:
                 found[f"{name}.{metric.labels['tier']}"] = metric.value
         return found
 
-    def events(self, least):
+    def events(self):
         """From vLLM's publisher, as a router hears them: of Neve's medium only."""
         import msgspec
         from vllm.distributed.kv_events import KVEventBatch
 
         decoder = msgspec.msgpack.Decoder(KVEventBatch)
         found = []
-        deadline = time.monotonic() + 20
-        while len(found) < least and time.monotonic() < deadline:
-            if self._events.poll(100):
-                _topic, _sequence, batch = self._events.recv_multipart()
-                events = decoder.decode(batch).events
-                found += [event for event in events if event.medium == "STORAGE"]
+        while self._events.poll(100):
+            _topic, _sequence, batch = self._events.recv_multipart()
+            events = decoder.decode(batch).events
+            found += [event for event in events if event.medium == "STORAGE"]
         return [
             {"kind": type(event).__name__}
             | {
