@@ -8,7 +8,7 @@ Run by the vLLM interpreter. Commands:
     "lora"?: [name, id, path], "image"?: colour}]}   one batch; greedy without a seed. `embeds` in
     place of tokens: so many random vectors
 {"do": "abort", "request", "after_s"}   begin a request and leave it
-{"do": "counters"}   the engine's own, since its start
+{"do": "counters"}   the engine's own, since its start, and Neve's; of histograms the count
 {"do": "events"}   the KV events since the last time, waiting a moment for more
 {"do": "reset"}   the prefix cache, with the connector's
 {"do": "defer_copies", "s"}   from now on, copies out of the engine's KV come so much later
@@ -131,12 +131,12 @@ class Engine:
                 found[f"{name}.{metric.labels['source']}"] = metric.value
             elif name == "num_preemptions":
                 found[name] = metric.value
-            elif name == "neve_decisions":
-                found[f"{name}.{metric.labels['decision']}"] = metric.value
-            elif name in ("neve_match_seconds", "neve_load_seconds"):
-                found[name] = metric.count
-            elif name in ("neve_read_bytes", "kv_offload_tiering_read_bytes"):
+            elif name == "kv_offload_tiering_read_bytes":
                 found[f"{name}.{metric.labels['tier']}"] = metric.value
+            elif name.startswith("neve_"):
+                own = [v for k, v in metric.labels.items() if k not in ("model_name", "engine")]
+                value = metric.value if hasattr(metric, "value") else metric.count
+                found[".".join((name, *own))] = value
         return found
 
     def events(self):

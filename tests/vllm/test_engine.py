@@ -158,6 +158,9 @@ def test_a_fresh_process_hits_the_hot_tier(platform, fresh_process, reference):
     assert counters["prompt_tokens_by_source.external_kv_transfer"] == HIT_TOKENS - 128
     assert counters["prompt_tokens_by_source.local_cache_hit"] == 128
     assert counters["prompt_tokens_by_source.local_compute"] == PROMPT_TOKENS - HIT_TOKENS
+    assert counters["neve_hit_tokens.hot"] == HIT_TOKENS - 128
+    assert counters["neve_decisions.load_all"] == counters["neve_load_seconds"] == 3
+    assert (counters["neve_connected"], counters["neve_breaker"]) == (1, 0)
     told = {"reused_tokens": 256, "hot": 256, "cold": 0}
     assert outputs[0]["params"] == {"neve": {"context": "repo-42"} | told}
     assert outputs[1]["params"] == {"neve": told}
@@ -188,7 +191,10 @@ def test_damaged_blocks_are_misses_and_are_saved_again(platform, reference):
         wanted = reference["computed"] + reference["more"]
         assert max(differences(outputs, wanted)) < 1e-5
         assert [out["params"]["neve"]["reused_tokens"] for out in outputs[:2]] == reused
+    counters = process.ask("counters")
     process.ask("stop")
+    assert counters["neve_corrupt_blocks"] > 3
+    assert counters["neve_missed_blocks.corrupt"] > 3
 
 
 SHOW_THIRD_BLOCK = """
@@ -213,6 +219,8 @@ def test_after_a_wipe_of_valkey_a_fresh_process_hits_s3(platform, fresh_process,
     assert_hit_as_if_local(outputs, reference)
     assert counters["external_prefix_cache_hits"] == HIT_TOKENS
     assert counters["prompt_tokens_by_source.external_kv_transfer"] == HIT_TOKENS
+    assert counters["neve_hit_tokens.cold"] == HIT_TOKENS
+    assert counters["neve_read_bytes.cold"] > HIT_TOKENS * 2048
     told = outputs[0]["params"]["neve"]
     assert (told["reused_tokens"], told["hot"], told["cold"]) == (256, 0, 256)
     assert more[0]["cached_tokens"] == 320
@@ -287,6 +295,20 @@ def until_reused(process, request, tokens):
         assert time.monotonic() < deadline
 
 
+def test_what_does_not_fit_the_save_budget_is_dropped_counted_and_saved_later(platform, reference):
+    process = reference["process"]
+    one_chunk = options(platform) | {"save_budget_bytes": CHUNK * 2048}
+    process.start(one_chunk, engine={"enable_prefix_caching": False})
+    asked = {"tokens": [12, *LONG[:200]], "max_tokens": 1, "params": {"neve": {}}}
+    tokens = process.generate(asked)[0]["tokens"]
+    until_reused(process, asked, 192)
+    assert process.generate(asked)[0]["tokens"] == tokens
+    counters = process.ask("counters")
+    process.ask("stop")
+    assert counters["neve_unsaved_blocks.dropped"] >= 2
+    assert counters["neve_saves_in_flight"] == counters["neve_loads_in_flight"] == 0
+
+
 def test_routers_hear_what_is_stored_and_a_reset_makes_it_private(platform, reference):
     process = reference["process"]
     process.start(options(platform), listens=True, engine={"enable_prefix_caching": False})
@@ -352,6 +374,8 @@ def test_when_valkey_dies_the_engine_goes_on_without_it(platform, reference):
         after = process.ask("counters")
         waited = {k: after[k] - before[k] for k in ("neve_match_seconds", "neve_load_seconds")}
         assert waited == {"neve_match_seconds": 9, "neve_load_seconds": 0}
+        assert after["neve_missed_blocks.breaker"] > 0
+        assert after["neve_breaker"] in (1, 2)
         process.ask("stop")
     finally:
         platform.hot.restart()
