@@ -14,6 +14,7 @@ from torture.plan import FAULTS, plan_trial
 
 HOME = "NEVE_TORTURE_FOLDER"
 KEPT_COMPLAINTS = 12  # lines printed of one trial
+SLOW_S = 60  # trials that take longer are shown, though they did not fail
 
 
 def main() -> int:
@@ -49,7 +50,8 @@ def main() -> int:
                     served=result.served,
                 )
                 faults.update(result.faults)
-                if options.verbose or not result.is_good:
+                is_slow = sum(result.seconds.values()) > SLOW_S
+                if options.verbose or is_slow or not result.is_good:
                     _show(plan, result)
                 elif n % 10 == 9:
                     print(f"{n + 1} trials, {time.monotonic() - started:.0f} s", flush=True)

@@ -11,6 +11,7 @@ from django.utils import timezone
 from catalog.models import Segment
 from controlplane import hot
 from controlplane import s3 as bucket
+from neve.hot import Tier
 from tenants.scope import tenant_scope
 from workers.compaction import claims, sweep
 from workers.flush import Flusher
@@ -28,12 +29,16 @@ STORED = struct.Struct("<I")
 STORED_AT = 32  # in an entry: docs/formats/hot-tier.md
 
 
+def set_stored(world, id_, stored_s):
+    entry = bytearray(hot.admin().hget(world.keys.bookkeeping[0], id_))
+    STORED.pack_into(entry, STORED_AT, int(stored_s))
+    hot.admin().hset(world.keys.bookkeeping[0], id_, bytes(entry))
+
+
 def test_blocks_stored_in_the_future_are_flushed_when_the_policy_says(world):
     ids, until_s = world.store(3), time.time() + AHEAD_S
     for id_ in ids:
-        entry = bytearray(hot.admin().hget(world.keys.bookkeeping[0], id_))
-        STORED.pack_into(entry, STORED_AT, int(until_s))
-        hot.admin().hset(world.keys.bookkeeping[0], id_, bytes(entry))
+        set_stored(world, id_, until_s)
     hot.admin().zadd(world.keys.bookkeeping[2], dict.fromkeys(ids, until_s))
     assert Flusher(world.tenant.pk).run().blocks == 0
     world.tier.expire_due()
@@ -46,6 +51,34 @@ def test_blocks_that_policy_keeps_hot_for_long_wait_as_before(world):
     hot.admin().zadd(world.keys.bookkeeping[2], dict.fromkeys(ids, due_s))
     world.tier.expire_due()
     assert set(hot.admin().zmscore(world.keys.bookkeeping[2], ids)) == {due_s}
+
+
+def test_blocks_that_policy_keeps_hot_for_long_hide_none_that_were_stored_in_the_future(world):
+    (kept, late), until_s = world.store(2), time.time() + AHEAD_S
+    set_stored(world, late, until_s)
+    hot.admin().zadd(world.keys.bookkeeping[2], {kept: until_s + 1, late: until_s})
+    world.tier.expire_due()
+    assert hot.admin().zscore(world.keys.bookkeeping[2], kept) == until_s + 1
+    assert hot.admin().zscore(world.keys.bookkeeping[2], late) <= time.time()
+
+
+def test_of_many_blocks_that_wait_all_are_looked_at_sooner_or_later(world):
+    ids, until_s = world.store(5), time.time() + AHEAD_S
+    for id_ in ids:
+        set_stored(world, id_, until_s)
+    hot.admin().zadd(world.keys.bookkeeping[2], dict.fromkeys(ids, until_s))
+    for _ in ids:
+        world.tier.expire_due(1)
+    assert max(hot.admin().zmscore(world.keys.bookkeeping[2], ids)) <= time.time()
+
+
+def test_a_block_that_lost_its_cold_copy_is_due_by_when_it_was_stored(world):
+    """And not by what the clock says then, since it may run ahead."""
+    (id_,) = world.store(1)
+    Flusher(world.tenant.pk).run()
+    set_stored(world, id_, 1000)
+    assert world.tier.forget(Tier.COLD, [id_]) == 1
+    assert hot.admin().zscore(world.keys.bookkeeping[2], id_) == 1000
 
 
 def test_a_lease_that_ends_too_far_ahead_is_void(world):

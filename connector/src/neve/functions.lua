@@ -262,7 +262,7 @@ local function drop(K, id, e, tiers, reason, us)
     charge_segment(K, e, e.segment, -1)
     e.state, e.segment, e.offset = e.state - COLD, 0, 0
     local flush_after = has(e, HOT) and terms_of(K, e.space).flush_after or -1
-    if flush_after >= 0 and not has(e, DIRTY) then soil(K, id, e, us / 1000000 + flush_after) end
+    if flush_after >= 0 and not has(e, DIRTY) then soil(K, id, e, e.stored + flush_after) end
   end
   if e.state == 0 then bury(K, id, e, reason, us) else save(K, id, e) end
   return freed
@@ -727,13 +727,17 @@ end
 
 -- After the clock was set back: leases that end too far ahead are void, and dirty blocks that were
 -- stored "in the future" count as stored now, so that their flush comes when the policy says.
+-- A policy may keep blocks dirty for long: of more than `most` it looks at some, others each time.
 local function end_future(K, us, most)
   local now_s = math.floor(us / 1000000)
   redis.call("ZREMRANGEBYSCORE", of_slot(K, "f"), now_s + LEASE_MOST_S, "+inf")
-  for _, id in ipairs(redis.call("ZRANGE", K[3], "+inf", now_s, "BYSCORE", "REV", "LIMIT", 0, most)) do
+  local later = redis.call("ZCOUNT", K[3], "(" .. now_s, "+inf")
+  if later == 0 then return end
+  local first = us % math.max(1, later - most + 1)
+  local last = first + math.min(later, most) - 1
+  for _, id in ipairs(redis.call("ZRANGE", K[3], first, last, "REV")) do
     local e = load_member(K, id, K[3], is_dirty)
-    if e and e.stored <= now_s + SKEW_S then return end
-    if e then
+    if e and e.stored > now_s + SKEW_S then
       e.stored = now_s
       save(K, id, e)
       redis.call("ZADD", K[3], now_s + math.max(0, terms_of(K, e.space).flush_after), id)
