@@ -55,7 +55,9 @@ READ = {
     "OffloadingGroupConfig": ["tokens_per_block", "layer_names"],
     "OffloadingCacheConfig": ["tokens_per_hash", "blocks_per_chunk"],
     "OffloadingModelConfig": ["name", "dtype"],
-    "OffloadingParallelConfig": ["tp_size", "pp_size", "world_size", "pcp_size", "dcp_size"],
+    "OffloadingParallelConfig": [
+        *("tp_size", "pp_size", "world_size", "pcp_size", "dcp_size", "data_parallel_index"),
+    ],
     "KVConnectorBase_V1": ["_connector_metadata", "_kv_transfer_config", "_kv_cache_config"],
 }
 

@@ -29,6 +29,11 @@ def test_saves_may_stage_two_steps_within_bounds_unless_told_otherwise():
     assert repr(read.save_budget(0)) == "2000000000"
 
 
+def test_every_data_parallel_engine_has_a_name_of_its_own():
+    options = Options.from_config({"endpoint": "http://e", "api_key": "k", "node": "gpu-07"}, {})
+    assert [options.of_replica(n).node for n in range(3)] == ["gpu-07", "gpu-07/dp1", "gpu-07/dp2"]
+
+
 def test_the_key_is_never_shown():
     options = Options.from_config({"endpoint": "http://e", "api_key": "neve_x_secret"}, {})
     assert "secret" not in repr(options)

@@ -99,7 +99,8 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
                 f'computed, not fail the request. Add "kv_load_failure_policy": "recompute" to '
                 f"--kv-transfer-config."
             )
-        self._options = Options.from_config(transfer.kv_connector_extra_config)
+        options = Options.from_config(transfer.kv_connector_extra_config)
+        self._options = options.of_replica(vllm_config.parallel_config.data_parallel_index)
         self._scheduler: SchedulerSide | None = None
         self._worker: WorkerSide[Any] | None = None
         self._unsupported = why_unsupported(vllm_config, kv_cache_config)

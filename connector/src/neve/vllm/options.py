@@ -3,7 +3,7 @@
 import os
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final, Self
 
 from neve.client import COLD_CONNECTIONS, CONNECTIONS
@@ -89,6 +89,10 @@ class Options:
                     raise Misuse(f"need a positive number, got {value!r}", field=option.name)
                 values[option.name] = number(value)
         return cls(**values)
+
+    def of_replica(self, index: int) -> Self:
+        """For one of several data-parallel engines of a node: each has sessions of its own."""
+        return replace(self, node=f"{self.node}/dp{index}") if index else self
 
     def save_budget(self, step_bytes: int) -> int:
         """Most bytes that one rank stages for saves, if one step computes up to `step_bytes`."""

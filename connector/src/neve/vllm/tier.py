@@ -54,7 +54,7 @@ class NeveTier(SecondaryTierManager):  # type: ignore[misc]  # vllm is untyped h
         assert primary_kv_view.strides is not None
         row_bytes = primary_kv_view.strides[0]
         self._tokens = chunk_tokens(config)
-        given = Options.from_config(options)
+        given = Options.from_config(options).of_replica(config.parallel.data_parallel_index)
         told = replace(
             given,
             max_chunk_tokens=self._tokens,  # one row is one block
