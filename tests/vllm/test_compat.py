@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from neve.vllm.compat import describe_groups, holds_latent
+from neve.vllm.compat import describe_groups, frees_early, holds_latent
 from neve.vllm.identity import why_unsupported
 
 
@@ -55,3 +55,9 @@ def test_only_mla_everywhere_is_the_same_on_every_rank():
     assert not holds_latent(config(full))
     assert not holds_latent(config(UniformTypeKVCacheSpecs(mla, full)))
     assert not holds_latent(config())
+
+
+def test_running_requests_give_blocks_back_where_attention_has_a_window():
+    assert frees_early(config(SlidingWindowSpec()))
+    assert frees_early(config(UniformTypeKVCacheSpecs(FullAttentionSpec(), SlidingWindowSpec())))
+    assert not frees_early(config(FullAttentionSpec()))

@@ -88,7 +88,7 @@ def side(store, monkeypatch, request):
     made.close()
 
 
-def step(new=(), cached=(), tokens=300):
+def step(new=(), cached=(), tokens=300, preempted=()):
     """A step of vLLM: `new` and `cached` are (request id, engine blocks, computed, resumed)."""
     return SimpleNamespace(
         total_num_scheduled_tokens=tokens,
@@ -103,6 +103,7 @@ def step(new=(), cached=(), tokens=300):
             num_computed_tokens=[each[2] for each in cached],
             resumed_req_ids={each[0] for each in cached if each[3]},
         ),
+        preempted_req_ids=set(preempted) or None,
     )
 
 
@@ -287,3 +288,24 @@ def test_routers_hear_nothing_of_what_a_rank_did_not_store_or_a_reset_made_priva
             side.note_saves(unsaved=[save.ids[0] for save in plan.saves], stored=[])
         assert announced(side, plan) == []
         side.reset()
+
+
+def test_a_step_waits_for_copies_only_where_blocks_change_hands(side):
+    side.build_step(step([("r", [5, 6, 7, 8], 0, False)], tokens=100))
+    assert not side.build_step(step(cached=[("r", [9], 100, False)], tokens=1)).fences
+    assert side.build_step(step(preempted=["r"], tokens=0)).fences
+
+
+def test_where_running_requests_give_blocks_back_every_step_waits(store, monkeypatch):
+    monkeypatch.setattr(Link, "acquire", lambda *_, **__: store)
+    made = SchedulerSide(
+        [IDENTITY],
+        Options(endpoint="http://e", api_key="k"),
+        engine="0",
+        same_process=True,
+        loads=True,
+        saves=True,
+        frees_early=True,
+    )
+    assert made.build_step(step()).fences
+    made.close()

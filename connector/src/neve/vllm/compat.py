@@ -31,6 +31,16 @@ def describe_groups(kv_cache_config: Any) -> str:
     return "; ".join(words)
 
 
+def frees_early(kv_cache_config: Any) -> bool:
+    """Whether running requests give blocks back: those that left an attention window."""
+    return any(
+        getattr(spec, name, None)
+        for group in kv_cache_config.kv_cache_groups
+        for spec in layer_specs(group)
+        for name in ("sliding_window", "attention_chunk_size")
+    )
+
+
 def holds_latent(kv_cache_config: Any) -> bool:
     """Whether all KV is MLA's: then every TP rank holds the same bytes."""
     specs = [spec for group in kv_cache_config.kv_cache_groups for spec in layer_specs(group)]

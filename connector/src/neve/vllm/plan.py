@@ -51,6 +51,7 @@ class StepPlan:
     """One step. `idle`: no tokens are computed, so waiting for I/O hurts nobody.
 
     `held`: ended requests whose engine blocks stay theirs until the workers have copied them.
+    `fences`: what it computes may be written where blocks are still copied out of, so it waits.
     `timed`: the step's number, when the workers are to say that it is done: its time is measured.
     """
 
@@ -58,4 +59,5 @@ class StepPlan:
     saves: list[BlockSave] = field(default_factory=list)
     held: list[str] = field(default_factory=list)
     idle: bool = False
+    fences: bool = True
     timed: int | None = None

@@ -44,6 +44,7 @@ class SchedulerSide:
         loads: bool,
         saves: bool,
         holds: bool = False,
+        frees_early: bool = False,
         shards: int = 1,
         announces_of: int = 0,
     ) -> None:
@@ -51,7 +52,7 @@ class SchedulerSide:
         scheduler opens its own sessions, under another node name: a session has one owner.
 
         `holds`: workers copy behind the step, so what they save must stay in place until they say
-        so. `announces_of`: ranks that store a part of each chunk, if routers are to hear of it.
+        so. `frees_early`: running requests give blocks back. `announces_of`: ranks that store a part of each chunk, if routers are to hear of it.
         """
         node = options.node if same_process else f"{options.node}/scheduler"
         self._links = [
@@ -89,6 +90,7 @@ class SchedulerSide:
         self._engine_block_tokens = identities[0].engine_block_tokens
         self._engine_blocks: dict[str, list[int]] = {}
         self._holds = holds
+        self._frees_early = frees_early
         self._saved: set[str] = set()
         self._held: list[str] = []
         self._pending_loads: list[LoadPlan] = []
@@ -135,7 +137,12 @@ class SchedulerSide:
         """The step's loads and saves. Loads go out whatever happens to the saves."""
         loads, self._pending_loads = self._pending_loads, []
         held, self._held = self._held, []
-        step = StepPlan(loads=loads, held=held, idle=output.total_num_scheduled_tokens == 0)
+        step = StepPlan(
+            loads=loads,
+            held=held,
+            idle=output.total_num_scheduled_tokens == 0,
+            fences=self._frees_early or bool(output.preempted_req_ids),
+        )
         try:
             self._plan_saves(output, step)
         except Exception:
