@@ -215,7 +215,8 @@ def test_a_rank_saves_its_columns_and_reports_a_chunk_of_which_one_is_refused(kv
     assert saver.take_unsaved() == [ids[1][0]]
 
 
-def test_waves_are_received_while_one_is_written_and_all_are_written_in_order(client):
+def test_waves_are_received_while_one_is_written_and_all_are_written_in_order(client, monkeypatch):
+    monkeypatch.setattr("neve.vllm.loader._WAVE_BLOCKS", 16)
     kv = Kv(defers=True)
     loader = loader_of(client, kv)
     loader.start(load_plan(40))
@@ -235,7 +236,8 @@ def test_waves_are_received_while_one_is_written_and_all_are_written_in_order(cl
     assert bytes(kv.blocks[:80]) == bytes(range(1, 81))
 
 
-def test_after_a_failed_wave_the_others_give_their_staging_back(kv, client):
+def test_after_a_failed_wave_the_others_give_their_staging_back(kv, client, monkeypatch):
+    monkeypatch.setattr("neve.vllm.loader._WAVE_BLOCKS", 16)
     del client.store[bytes([3])]
     loader = loader_of(client, kv, pieces=40)
     loader.start(load_plan(40))
