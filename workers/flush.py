@@ -21,9 +21,10 @@ from valkey.exceptions import ValkeyError
 
 from catalog.models import Space
 from controlplane.hot import hot_tier
+from neve.errors import Unavailable
 from neve.hot import DirtyBlock, FlushOutcome, HotTier, Tier, Usage
 from tenants.scope import tenant_scope
-from workers import hot_reading, read_ahead, segments, upload
+from workers import hot_reading, read_ahead, recovery, segments, upload
 from workers.batches import Sized, cut_evenly
 from workers.chains import order_along_chains
 from workers.hot_reading import HotReader, LinkedBlock
@@ -76,7 +77,8 @@ class Flusher:
     ) -> FlushReport:
         """Flushes `leases` and what else is due, for PASS_S at most; `progress` per segment.
 
-        Raises what S3, Valkey or the database raise.
+        Raises what S3, Valkey or the database raise, and `Unavailable` when the index is not whole:
+        Valkey may be started again at any time.
         """
         end = time.monotonic() + PASS_S
         reader = HotReader(self.tenant_id, self._tier)
@@ -115,6 +117,7 @@ class Flusher:
     def _flush_segment(
         self, space: Space, blocks: list[LinkedBlock], reader: HotReader, leases: "Leases"
     ) -> None:
+        _require_whole_index()
         usage = self._tier.usage()
         fitting, rest = split_at_room(blocks, usage.quota_cold_bytes - usage.cold_bytes)
         if rest:
@@ -123,7 +126,7 @@ class Flusher:
             return
         unreadable_before = reader.unreadable_blocks
         blocks_read = leases.kept_during(reader.read(space, fitting))
-        written = write_segment(self._tier, space, blocks_read)
+        written = write_segment(self._tier, space, _in_a_whole_index(blocks_read))
         self.report.unreadable_blocks += reader.unreadable_blocks - unreadable_before
         if written is None:
             return
@@ -163,6 +166,18 @@ class Leases:
     def __exit__(self, *_: object) -> None:
         with suppress(ValkeyError):  # then they lapse
             self.tier.renew_leases([dirty.id for dirty in self.blocks], 0)
+
+
+def _in_a_whole_index(blocks: Iterator[StoredBlock]) -> Iterator[StoredBlock]:
+    """The same blocks, once their segment is open: an index that restarts later knows it not."""
+    _require_whole_index()
+    yield from blocks
+
+
+def _require_whole_index() -> None:
+    """An index that came back without what was flushed since has room that is not there."""
+    if not recovery.index_is_whole():
+        raise Unavailable("valkey was started again, and its index is not whole yet")
 
 
 def memory_bytes() -> int:

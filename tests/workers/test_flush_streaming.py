@@ -5,7 +5,8 @@ from botocore.exceptions import ClientError
 from django.conf import settings
 
 from controlplane import s3 as bucket
-from workers import upload
+from neve.errors import Unavailable
+from workers import recovery, upload
 from workers.flush import Flusher
 from workers.objects import abort_uploads
 from workers.upload import MultipartUpload
@@ -88,3 +89,18 @@ def test_an_object_is_what_was_written_whatever_the_pieces(small_parts, storage)
     body = got["Body"].read()
     assert len(body) == parts.size_bytes
     assert body == b"".join(pieces)
+
+
+@pytest.mark.parametrize("steps", [0, 1])
+def test_a_flush_under_way_ends_when_valkey_was_started_again(world, monkeypatch, steps):
+    """Its counters may have forgotten what fills the cold quota. `steps`: looks before that."""
+    ids, whole = world.store(2), iter([True] * steps + [False])
+    flusher = Flusher(world.tenant.pk)
+    leases = flusher.lease()
+    with monkeypatch.context() as patch:
+        patch.setattr(recovery, "index_is_whole", lambda: next(whole))
+        with pytest.raises(Unavailable):
+            flusher.run(leases)
+    assert world.tier.usage().cold_blocks == 0
+    assert Flusher(world.tenant.pk).run().blocks == 2
+    world.assert_readable_from_s3(ids)
