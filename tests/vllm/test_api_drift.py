@@ -33,7 +33,7 @@ READ = {
     "CachedRequestData": ["req_ids", "new_block_ids", "num_computed_tokens", "resumed_req_ids"],
     "SchedulerOutput": [
         *("total_num_scheduled_tokens", "num_scheduled_tokens"),
-        *("scheduled_new_reqs", "scheduled_cached_reqs"),
+        *("scheduled_new_reqs", "scheduled_cached_reqs", "preempted_req_ids"),
     ],
     "KVConnectorOutput": ["invalid_block_ids", "finished_recving", "kv_connector_worker_meta"],
     "KVCacheConfig": ["num_blocks", "kv_cache_groups"],

@@ -52,8 +52,8 @@ class SchedulerSide:
         scheduler opens its own sessions, under another node name: a session has one owner.
 
         `holds`: workers copy behind the step, so what they save must stay in place until they say
-        so. `frees_early`: running requests give blocks back. `announces_of`: ranks that store a part
-        of each chunk, if routers are to hear of it.
+        so. `frees_early`: running requests give blocks back. `announces_of`: ranks that store a
+        part of each chunk, if routers are to hear of it.
         """
         node = options.node if same_process else f"{options.node}/scheduler"
         self._links = [
