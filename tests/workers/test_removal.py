@@ -6,7 +6,6 @@ from django.utils import timezone
 
 from catalog.models import Context, Job, Segment, Space
 from catalog.spaces import remove_space
-from controlplane import hot
 from controlplane import s3 as bucket
 from controlplane.problems import Problem
 from neve.keys import tenant_prefix
@@ -15,7 +14,7 @@ from tenant_world import World
 from tenants import services
 from tenants.audit import SYSTEM
 from tenants.models import AuditEvent, Tenant
-from workers import removal, tasks
+from workers import recovery, removal, tasks
 from workers.flush import Flusher
 
 pytestmark = [pytest.mark.integration, pytest.mark.django_db(transaction=True)]
@@ -24,7 +23,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.django_db(transaction=True)]
 @pytest.fixture(autouse=True)
 def servers(clean_hot, s3):
     bucket.ensure_bucket()
-    hot.provision()
+    recovery.rebuild_all()
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ from django.utils import timezone
 
 from catalog import contexts
 from catalog.models import Job
-from controlplane import hot
 from controlplane import s3 as bucket
 from neve import index
 from neve.errors import MissReason
@@ -30,7 +29,7 @@ HOUR, DAY = 3600, 86400
 @pytest.fixture(autouse=True)
 def servers(clean_hot, s3):
     bucket.ensure_bucket()
-    hot.provision()
+    recovery.rebuild_all()
 
 
 @pytest.fixture
