@@ -1,8 +1,11 @@
 """A flush streams: bounded memory, checked parts, nothing left behind by an upload that failed."""
 
+from io import StringIO
+
 import pytest
 from botocore.exceptions import ClientError
 from django.conf import settings
+from django.core.management import call_command
 
 from controlplane import s3 as bucket
 from neve.errors import Unavailable
@@ -103,4 +106,11 @@ def test_a_flush_under_way_ends_when_valkey_was_started_again(world, monkeypatch
             flusher.run(leases)
     assert world.tier.usage().cold_blocks == 0
     assert Flusher(world.tenant.pk).run().blocks == 2
+    world.assert_readable_from_s3(ids)
+
+
+def test_the_command_flushes_on_a_server_that_no_worker_has_seen_yet(world):
+    ids = world.store(2)
+    recovery.forget_index()
+    call_command("flush_blocks", tenant=world.tenant.slug, stdout=StringIO())
     world.assert_readable_from_s3(ids)

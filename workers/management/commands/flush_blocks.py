@@ -4,6 +4,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from catalog import jobs
 from tenants.models import Tenant
+from workers import tasks
 from workers.flush import Flusher
 
 
@@ -19,6 +20,7 @@ class Command(BaseCommand):
             tenants = tenants.filter(slug=slug)
             if not tenants:
                 raise CommandError(f"--tenant: there is no tenant {slug!r}")
+        tasks.provision()  # nothing is flushed until the index is whole
         for tenant in tenants:
             with jobs.attempt("flush", tenant.pk) as run:
                 report = Flusher(tenant.pk).run()
