@@ -140,8 +140,8 @@ def engine(clock, store):
         """Seconds for 1000 tokens."""
         judge._steps = meter = PrefillMeter()
         for step in range(1, 6):
-            meter.begin(step, [(0, 1000)], step * 1000.0)
-            meter.end(step, step * 1000.0 + prefill_s)
+            meter.begin(step, [(0, 1000)])
+            meter.end(step, prefill_s)
 
     def look_up():
         return planner._requests["r"].lookup.future

@@ -131,11 +131,9 @@ def test_the_wait_ends_and_what_came_is_used(make, store):
 
 def test_nobody_waits_longer_than_computing_takes(make, store):
     planner = make()
-    now = 0.0
     for step in range(10):
-        planner._judge._steps.begin(step, [(0, 300)], now)
-        now += 0.01
-        planner._judge._steps.end(step, now)
+        planner._judge._steps.begin(step, [(0, 300)])
+        planner._judge._steps.end(step, 0.01)
     decode(planner, store)
     begin = time.monotonic()
     assert answer(planner) == 0

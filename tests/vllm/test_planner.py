@@ -263,11 +263,9 @@ def test_a_chunk_is_there_when_every_head_of_every_stage_is():
 
 def measure(judge, *, prefill_s, load_s_per_block, tier=Tier.HOT, blocks=4):
     """Teaches the judge: seconds for 1000 prompt tokens, and for each block of a load."""
-    now = 100.0
     for step in range(1, 9):
-        judge._steps.begin(step, [(0, 1000)], now)
-        now += prefill_s
-        judge._steps.end(step, now)
+        judge._steps.begin(step, [(0, 1000)])
+        judge._steps.end(step, prefill_s)
     meter = judge._stores[tier]
     size = blocks * 1064
     took_s = load_s_per_block * blocks

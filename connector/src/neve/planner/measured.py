@@ -1,6 +1,5 @@
 """The speeds that the choice needs, measured while the engine works. The caller brings the time."""
 
-from collections import deque
 from collections.abc import Iterable
 from typing import Final
 
@@ -9,6 +8,7 @@ from neve.planner.fit import TwoTermFit
 
 # A step that computes fewer prompt tokens says little about prefill: its fixed cost rules.
 LEAST_PREFILL_TOKENS: Final = 64
+_MOST_OPEN: Final = 64  # steps whose time is awaited
 # The engine's first steps compile, tune and allocate.
 _WARM_UP_STEPS: Final = 2
 # A tier's first load opens connections, and may fail for that alone.
@@ -25,18 +25,17 @@ DOUBLING_S: Final = 30.0
 
 
 class PrefillMeter:
-    """Prefill speed from the engine's steps. `begin` and `end` in the order of the steps."""
+    """Prefill speed from the engine's steps."""
 
     def __init__(self) -> None:
         self._fit = TwoTermFit()
-        self._open: deque[tuple[int, float, float, float]] = deque()
-        self._last_end = 0.0
+        self._open: dict[int, tuple[float, float]] = {}
         self._warm_up = _WARM_UP_STEPS
 
-    def begin(self, step: int, chunks: Iterable[tuple[int, int]], now: float) -> bool:
+    def begin(self, step: int, chunks: Iterable[tuple[int, int]]) -> bool:
         """A step was scheduled that computes tokens `start` to `end` of some requests.
 
-        True when it will be measured: then `end(step)` has to follow.
+        True when it is to be measured: then `end` should follow, maybe some steps later.
         """
         tokens = looked_at = 0.0
         for start, end in chunks:
@@ -44,27 +43,23 @@ class PrefillMeter:
             looked_at += pairs(start, end)
         if tokens < LEAST_PREFILL_TOKENS:
             return False
-        self._open.append((step, tokens, looked_at, now))
+        if len(self._open) == _MOST_OPEN:
+            del self._open[next(iter(self._open))]
+        self._open[step] = tokens, looked_at
         return True
 
-    def end(self, step: int | None, now: float) -> None:
-        """Some step's output arrived; `step` if it is a measured one.
-
-        Steps may be scheduled before the one ahead has ended: a step lasts from then on.
-        """
-        while step is not None and self._open and self._open[0][0] <= step:
-            number, tokens, looked_at, begun = self._open.popleft()
-            took_s = now - max(begun, self._last_end)
-            if number != step or took_s <= 0:
-                continue
-            if self._warm_up:
-                self._warm_up -= 1
-                continue
-            if self._fit.samples:
-                a, b = self._fit.solve() or (took_s, 0.0)
-                took_s = min(took_s, _MOST_SURPRISE * (a * tokens + b * looked_at) or took_s)
-            self._fit.add(tokens, looked_at, took_s)
-        self._last_end = now
+    def end(self, step: int, took_s: float) -> None:
+        """How long a step took that is measured; of several ranks the first word counts."""
+        tokens, looked_at = self._open.pop(step, (0.0, 0.0))
+        if not tokens or took_s <= 0:
+            return
+        if self._warm_up:
+            self._warm_up -= 1
+            return
+        if self._fit.samples:
+            a, b = self._fit.solve() or (took_s, 0.0)
+            took_s = min(took_s, _MOST_SURPRISE * (a * tokens + b * looked_at) or took_s)
+        self._fit.add(tokens, looked_at, took_s)
 
     def prefill(self) -> Prefill | None:
         """None until something was measured."""

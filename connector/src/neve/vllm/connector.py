@@ -60,16 +60,17 @@ class NeveMetadata(KVConnectorMetadata):  # type: ignore[misc]  # vllm is untype
 @dataclass
 class NeveWorkerMetadata(KVConnectorWorkerMetadata):  # type: ignore[misc]  # vllm is untyped here
     """Workers → scheduler: first ids of chunks that some rank did not store, or did (only for
-    routers), and the step's number if it is measured."""
+    routers), and (number, seconds) of the measured steps that are over."""
 
     unsaved: list[bytes]
-    timed: int | None = None
+    timed: list[tuple[int, float]] = field(default_factory=list)
     stored: list[bytes] = field(default_factory=list)
 
     def aggregate(self, other: KVConnectorWorkerMetadata) -> "NeveWorkerMetadata":
         assert isinstance(other, NeveWorkerMetadata)
-        timed = self.timed if self.timed is not None else other.timed
-        return NeveWorkerMetadata(self.unsaved + other.unsaved, timed, self.stored + other.stored)
+        return NeveWorkerMetadata(
+            self.unsaved + other.unsaved, self.timed + other.timed, self.stored + other.stored
+        )
 
 
 @dataclass
@@ -185,6 +186,7 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
     def start_load_kv(self, forward_context: "ForwardContext", **kwargs: Any) -> None:
         if self._worker is not None:
             self._worker.start_loads(self._plan())
+            self._worker.begin_step(self._plan())
 
     def wait_for_layer_load(self, layer_name: str) -> None:
         """All loads are asynchronous: a request runs only after its load ended."""
@@ -201,6 +203,7 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
     @guarded(nothing)
     def wait_for_save(self) -> None:
         if self._worker is not None:
+            self._worker.end_step(self._plan())
             self._worker.save(self._plan())
 
     @guarded(lambda: (None, None))
@@ -225,8 +228,9 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
         if self._worker is None:
             return None
         unsaved, stored = self._worker.take_unsaved(), self._worker.take_stored()
-        told = NeveWorkerMetadata(unsaved, self._plan().timed, stored if self._announces else [])
-        return told if told.unsaved or told.stored or told.timed is not None else None
+        timed = self._worker.take_timed()
+        told = NeveWorkerMetadata(unsaved, timed, stored if self._announces else [])
+        return told if told.unsaved or told.stored or told.timed else None
 
     @property
     def _announces(self) -> bool:

@@ -108,6 +108,20 @@ class EventTicket:
         self._event.synchronize()
 
 
+class StreamMark:
+    """When the stream that computes came so far, told by the device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._event = torch.cuda.Event(enable_timing=True)
+        self._event.record(torch.cuda.current_stream(device))
+
+    def done(self) -> bool:
+        return bool(self._event.query())
+
+    def since(self, earlier: "StreamMark") -> float:
+        return float(earlier._event.elapsed_time(self._event)) / 1000
+
+
 class DeviceCopies:
     """Belongs to the engine's thread, whose current stream is the one that computes."""
 

@@ -1,7 +1,8 @@
 """Decides for every found prefix how much of it is loaded, from speeds measured in this engine.
 
-Speeds are those that a request feels: a step's as the scheduler sees it, a load's from its plan to
-the engine's word that it ended, with staging, queueing and the steps in between.
+A step's time is what its workers measured: seen from the scheduler, steps that are launched ahead
+end in a moment. A load's is what the request feels: from its plan to the engine's word that it
+ended, with staging, queueing and the steps in between.
 """
 
 import time
@@ -109,8 +110,8 @@ class Judge:
 
     def begin_step(self, step: int, chunks: Iterable[tuple[int, int]]) -> bool:
         """See `PrefillMeter.begin`."""
-        return self._steps.begin(step, chunks, time.monotonic())
+        return self._steps.begin(step, chunks)
 
-    def end_step(self, step: int | None) -> None:
+    def end_step(self, step: int, took_s: float) -> None:
         """See `PrefillMeter.end`."""
-        self._steps.end(step, time.monotonic())
+        self._steps.end(step, took_s)

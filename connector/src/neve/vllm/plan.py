@@ -52,7 +52,7 @@ class StepPlan:
 
     `held`: ended requests whose engine blocks stay theirs until the workers have copied them.
     `fences`: what it computes may be written where blocks are still copied out of, so it waits.
-    `timed`: the step's number, when the workers are to say that it is done: its time is measured.
+    `timed`: the step's number, when the workers are to measure and say how long it took.
     """
 
     loads: list[LoadPlan] = field(default_factory=list)

@@ -38,11 +38,12 @@ class _Lookup:
     """One question to Neve: which of the chunks from `start` on are stored?
 
     `choice`: what is done with the answer while the engine has `chosen_for` tokens itself.
+    The future's answer comes with the time when it was there; engines look for it between steps.
     `trouble`: the answer says nothing about what is stored.
     """
 
     start: int
-    future: Future[list[Match]] | None
+    future: Future[tuple[list[Match], float]] | None
     asked_at: float
     trouble: bool = False
     found: list[tuple[Location, ...]] = field(default_factory=list)
@@ -241,16 +242,16 @@ class Planner:
         assert lookup.future is not None
         wait_s, self._wait_left_s = self._wait_left_s, 0.0
         try:
-            matches = lookup.future.result(timeout=wait_s)
+            matches, answered_at = lookup.future.result(timeout=wait_s)
         except FutureTimeout:
             if now - lookup.asked_at < self._match_deadline_s:
                 return False
-            matches = []
+            matches, answered_at = [], now
         lookup.future = None
         misses = [match.miss for match in matches]
         lookup.trouble = not misses or MissReason.BREAKER in misses
         if request.wait is None:
-            self._telemetry.sample("match_seconds", time.monotonic() - lookup.asked_at)
+            self._telemetry.sample("match_seconds", answered_at - lookup.asked_at)
         # Chunks of which every column is there: the shortest prefix of all spaces.
         per_space = [_rows(match.locations, self._shards) for match in matches]
         rows = zip(*per_space, strict=False)
@@ -262,8 +263,11 @@ class Planner:
                 self._forget(ids[0])
         return True
 
-    def _ask(self, request: _Request, ids: Sequence[tuple[bytes, ...]]) -> Future[list[Match]]:
-        return self._threads.submit(self._match, ids, counts=request.wait is None)
+    def _ask(
+        self, request: _Request, ids: Sequence[tuple[bytes, ...]]
+    ) -> Future[tuple[list[Match], float]]:
+        counts = request.wait is None
+        return self._threads.submit(lambda: (self._match(ids, counts=counts), time.monotonic()))
 
     def _match(self, ids: Sequence[tuple[bytes, ...]], *, counts: bool) -> list[Match]:
         """On a look-up thread: one match a space; none when the client is going away."""

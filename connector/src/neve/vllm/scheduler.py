@@ -196,10 +196,15 @@ class SchedulerSide:
                     self._expect(self._announcer, save)
 
     def note_results(
-        self, *, failed_blocks: Iterable[int], loaded: Iterable[str], timed: int | None
+        self,
+        *,
+        failed_blocks: Iterable[int],
+        loaded: Iterable[str],
+        timed: Iterable[tuple[int, float]],
     ) -> None:
-        """What the workers said about the loads, and which measured step this was, if one."""
-        self._judge.end_step(timed)
+        """What the workers said about the loads, and how long measured steps took."""
+        for step, took_s in timed:
+            self._judge.end_step(step, took_s)
         self._planner.note_failures(failed_blocks)
         for request_id in loaded:
             self._planner.note_loaded(request_id)

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 
 class Staging(Protocol):
@@ -40,6 +40,15 @@ class Done:
         pass
 
 
+class Mark(Protocol):
+    """A moment in what the engine computes."""
+
+    def done(self) -> bool: ...
+    def since(self, earlier: Any) -> float:
+        """Seconds between two moments that are `done`."""
+        ...
+
+
 class Kv(Protocol[S]):
     """The engine's KV memory: what `neve.vllm.tensors.KvTensors` is to the transfers.
 
@@ -55,6 +64,7 @@ class Kv(Protocol[S]):
         self, blocks: Sequence[Sequence[int]], skip: int, staging: Sequence[S]
     ) -> Ticket: ...
     def fence(self) -> None: ...
+    def mark(self) -> Mark: ...
 
 
 class StagingPool(Generic[S]):

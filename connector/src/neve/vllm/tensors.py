@@ -10,6 +10,7 @@ that head's bytes, in the order of the tensor's other dimensions. `layout` then 
 many heads this rank holds nor its strides: they follow the TP size, what the bytes mean does not.
 """
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
@@ -17,8 +18,8 @@ from hashlib import blake2b
 import torch
 
 from neve.errors import Misuse
-from neve.vllm.devices import DeviceCopies
-from neve.vllm.staging import Done, Ticket
+from neve.vllm.devices import DeviceCopies, StreamMark
+from neve.vllm.staging import Done, Mark, Ticket
 
 # Of pinned memory that is got at once: PyTorch rounds up to a power of two.
 _SLAB_BYTES = 256 << 20
@@ -181,10 +182,27 @@ class KvTensors:
             skip = 0
         return Done()
 
+    def mark(self) -> Mark:
+        """This moment in what the engine computes; on a device it may be still to come."""
+        return StreamMark(self._device) if self.defers else _WallMark()
+
     def fence(self) -> None:
         """What the engine computes next comes after the copies out of its blocks."""
         if self._copies is not None:
             self._copies.fence()
+
+
+class _WallMark:
+    """On the CPU, where a step is computed when its call returns."""
+
+    def __init__(self) -> None:
+        self._at = time.monotonic()
+
+    def done(self) -> bool:
+        return True
+
+    def since(self, earlier: "_WallMark") -> float:
+        return self._at - earlier._at
 
 
 def _as_layer(name: str, tensor: torch.Tensor, num_blocks: int) -> _Layer:

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from collections import deque
 from functools import partial
 from typing import Any, Generic
 
@@ -14,11 +15,12 @@ from neve.vllm.plan import StepPlan
 from neve.vllm.planner import STEP_WAIT_S
 from neve.vllm.saver import Saver
 from neve.vllm.sharding import Share
-from neve.vllm.staging import Kv, S, StagingPool
+from neve.vllm.staging import Kv, Mark, S, StagingPool
 from neve.vllm.telemetry import Data, Telemetry
 
 logger = logging.getLogger(__name__)
 
+_MOST_TIMED = 64  # steps whose end is awaited; a few, unless the device stands still
 # Puts still under way at shutdown get this long.
 _DRAIN_S = 5.0
 
@@ -53,6 +55,25 @@ class WorkerSide(Generic[S]):
         self._unsaved: list[bytes] = []
         self._held: set[str] = set()
         self._telemetry = Telemetry()
+        self._begun: Mark | None = None
+        self._timed: deque[tuple[int, Mark, Mark]] = deque(maxlen=_MOST_TIMED)
+
+    def begin_step(self, plan: StepPlan) -> None:
+        """Right before the engine computes the step."""
+        self._begun = self._kv.mark() if plan.timed is not None else None
+
+    def end_step(self, plan: StepPlan) -> None:
+        """Right behind what the engine computes: on a device it need not have begun yet."""
+        if plan.timed is not None and self._begun is not None:
+            self._timed.append((plan.timed, self._begun, self._kv.mark()))
+
+    def take_timed(self) -> list[tuple[int, float]]:
+        """(number, seconds) of measured steps that are over since the last call."""
+        over = []
+        while self._timed and self._timed[0][2].done():
+            number, begun, ended = self._timed.popleft()
+            over.append((number, ended.since(begun)))
+        return over
 
     def start_loads(self, plan: StepPlan) -> None:
         """Begins the step's loads; each is reported by `poll_loads` exactly once."""

@@ -1,0 +1,69 @@
+"""What one rank tells the scheduler of its steps."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from neve.space import SpaceIdentity
+from neve.vllm.link import Link
+from neve.vllm.options import Options
+from neve.vllm.plan import StepPlan
+from neve.vllm.sharding import share_of
+from neve.vllm.worker import WorkerSide
+
+
+class Device:
+    """Computes what was launched, and so comes to the marks, when it is told to."""
+
+    defers = True
+
+    def __init__(self):
+        self.marks = []
+
+    def mark(self):
+        self.marks.append(Mark())
+        return self.marks[-1]
+
+
+class Mark:
+    at = None
+
+    def done(self):
+        return self.at is not None
+
+    def since(self, earlier):
+        return self.at - earlier.at
+
+
+@pytest.fixture
+def device():
+    return Device()
+
+
+@pytest.fixture
+def worker(device, monkeypatch):
+    link = SimpleNamespace(client=None, wait_first_attempt=lambda _: None)
+    monkeypatch.setattr(Link, "acquire", lambda *_, **__: link)
+    identity = SpaceIdentity(
+        model="m", revision="r", dtype="d", kv_dtype="d", layout="l", layout_version=1,
+        engine_block_tokens=32, bytes_per_token=16, tp_size=1, tp_rank=0, pp_size=1, pp_rank=0,
+    )  # fmt: skip
+    share = share_of("rank", tp_rank=0, tp_size=1, pp_rank=0, kv_heads=8, latent=False)
+    options = Options(endpoint="http://e", api_key="k")
+    return WorkerSide(device, identity, options, engine="0", share=share, step_tokens=128)
+
+
+def launch(worker, timed):
+    worker.begin_step(StepPlan(timed=timed))
+    worker.end_step(StepPlan(timed=timed))
+
+
+def test_steps_are_timed_by_the_device_and_told_of_when_they_are_over(worker, device):
+    for step in (1, None, 3):
+        launch(worker, step)
+    assert worker.take_timed() == []
+    device.marks[0].at, device.marks[1].at, device.marks[2].at = 10.0, 10.5, 11.0
+    assert worker.take_timed() == [(1, 0.5)]
+    device.marks[3].at = 11.25
+    assert worker.take_timed() == [(3, 0.25)]
+    assert worker.take_timed() == []
