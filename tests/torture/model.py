@@ -77,12 +77,13 @@ class Model:
     def lost(self, outcomes: Mapping[bytes, str | None]) -> list[bytes]:
         """Blocks that must be served but were missed. `outcomes`: None (served) or why not."""
         excuses: set[str | None] = {None}
-        refused: set[bytes] = set()
+        gone: set[bytes] = set()
         if self.may_expire:  # what has expired does not come back by a rebuild
             excuses |= {"expired", "never_stored"} if self.memory_lost else {"expired"}
-            refused = {id_ for id_ in self.refused if outcomes[id_] == "quota"}
-        kept = sorted(self.must_have() - refused)
-        return [id_ for id_ in kept if outcomes[id_] not in excuses]
+            gone = {id_ for id_ in self.refused if outcomes[id_] == "quota"}
+            # Stored again, such a block has nothing but its hot copy until it is flushed.
+            gone |= {id_ for id_ in self.damaged_hot if outcomes[id_] == "corrupt"}
+        return [id_ for id_ in sorted(self.must_have() - gone) if outcomes[id_] not in excuses]
 
     def unexplained(self, outcomes: Mapping[bytes, str | None]) -> list[bytes]:
         """Durable, damaged blocks whose miss does not say so.
