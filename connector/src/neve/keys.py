@@ -5,12 +5,13 @@ slot. Ids stand in Valkey keys as their 16 raw bytes, the same bytes that are fi
 """
 
 import re
-from binascii import crc_hqx
 from dataclasses import dataclass
 from functools import cache
 from itertools import count
 from typing import Final
 from uuid import UUID
+
+from neve import _core
 
 SLOTS: Final = 16384
 CELLS: Final = 256  # what the slots are cut into to spread buckets; more buckets go round again
@@ -19,11 +20,6 @@ CELLS: Final = 256  # what the slots are cut into to spread buckets; more bucket
 def bucket_of(block_id: bytes, buckets: int) -> int:
     """The bucket of a 16-byte id: its first 4 bytes, big-endian, mod `buckets`."""
     return int.from_bytes(block_id[:4], "big") % buckets
-
-
-def slot_of(tag: bytes) -> int:
-    """The slot of keys with a hash tag; without its braces. Source: the Valkey Cluster spec."""
-    return crc_hqx(tag, 0) % SLOTS
 
 
 @cache
@@ -35,8 +31,8 @@ def _tag(tenant_id: int, bucket: int) -> bytes:
     van der Corput's order (bits reversed): any first 2^n buckets divide the slots evenly.
     """
     cell = int(f"{bucket % CELLS:08b}"[::-1], 2)
-    tags = (b"t%d.%02d.%d" % (tenant_id, bucket, number) for number in count())
-    return next(b"{%b}" % tag for tag in tags if slot_of(tag) * CELLS // SLOTS == cell)
+    tags = (b"{t%d.%02d.%d}" % (tenant_id, bucket, number) for number in count())
+    return next(tag for tag in tags if _core.slot_of(tag) * CELLS // SLOTS == cell)
 
 
 @dataclass(frozen=True)
