@@ -44,13 +44,15 @@ class Engine:
         folder = Path(tempfile.mkdtemp())
         (folder / "config.json").write_text(json.dumps(MODEL | self._model))
         longest = max(plan["tokens"])
-        more: dict[str, Any] = {"max_num_batched_tokens": 16384, "gpu_memory_utilization": 0.88}
+        more: dict[str, Any] = {
+            "max_num_batched_tokens": 16384, "max_num_seqs": 64, "gpu_memory_utilization": 0.88
+        }  # fmt: skip
         if plan["tiny"]:
             more = {"kv_cache_memory_bytes": 256 << 20, "block_size": 32, "enforce_eager": True}
         self.llm = LLM(
             str(folder), load_format="dummy", skip_tokenizer_init=True, disable_log_stats=False,
             max_model_len=longest + 4096, kv_cache_dtype=plan["kv_cache_dtype"],
-            enable_prefix_caching=self.mode != "recompute",
+            enable_prefix_caching=True,
             kv_transfer_config=self._transfer(plan), **more,
         )  # fmt: skip
         self._params = SamplingParams

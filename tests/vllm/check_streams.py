@@ -75,29 +75,24 @@ def later(function):
     return lambda *args: current.put(lambda: function(*args))
 
 
-class Piece:
-    """Staging whose copies to and from the device are queued as well."""
+class Piece(torch.Tensor):
+    """Staging, or neighbours of it: copies to and from the device are queued as well."""
 
-    def __init__(self, memory):
-        self.memory = memory
-
-    def __len__(self):
-        return len(self.memory)
-
-    def copy_(self, row, non_blocking):
+    def copy_(self, rows, non_blocking):
         assert non_blocking
-        current.put(lambda: self.memory.copy_(row))
+        memory = self.as_subclass(torch.Tensor)
+        current.put(lambda: memory.copy_(rows))
 
 
 class Buffer(torch.Tensor):
-    """Rows of the device's buffer: copying into one is queued."""
+    """Rows of the device's buffer: copying into them is queued."""
 
-    def copy_(self, piece, non_blocking=False):
-        if not isinstance(piece, Piece):
-            return super().copy_(piece)
+    def copy_(self, pieces, non_blocking=False):
+        if not isinstance(pieces, Piece):
+            return super().copy_(pieces)
         assert non_blocking
-        row = self.as_subclass(torch.Tensor)
-        current.put(lambda: row.copy_(piece.memory))
+        rows, memory = self.as_subclass(torch.Tensor), pieces.as_subclass(torch.Tensor)
+        current.put(lambda: rows.copy_(memory))
         return self
 
 
@@ -121,20 +116,23 @@ def fill(block, value):
         engine.put(lambda tensor=tensor: tensor[block].fill_(value))
 
 
-def staging(count):
-    return [Piece(torch.full((2 * kv.block_bytes,), 255, dtype=torch.uint8)) for _ in range(count)]
+def staging(order):
+    slab = torch.full((3, 2 * kv.block_bytes), 255, dtype=torch.uint8).as_subclass(Piece)
+    return [slab[number] for number in order]
 
 
 def floats(piece):
-    return set(piece.memory.view(torch.float32).tolist())
+    return set(piece.as_subclass(torch.Tensor).view(torch.float32).tolist())
 
 
 # What is saved is what the step computed, though the copy was asked for before it ran; blocks may
-# change hands after a fence, and not before. In one batch, and in parts; whoever comes first.
-for devices._BUFFER_BYTES, engine_first in product((1 << 20, 1), (True, False)):
+# change hands after a fence, and not before. In one batch, and in parts; into neighbours in
+# staging, and into others; whoever comes first.
+orders = ((0, 1), (1, 0), (0, 2))
+for devices._BUFFER_BYTES, order, engine_first in product((1 << 20, 1), orders, (True, False)):
     for block in range(4):
         fill(block, 1.0)
-    out = staging(2)
+    out = staging(order)
     ticket = copies.move_out([[0, 1], [2, 3]], out)
     assert not ticket.done()
     copies.fence()
@@ -153,3 +151,14 @@ for devices._BUFFER_BYTES, engine_first in product((1 << 20, 1), (True, False)):
     ticket.wait()
     assert [set(caches["l0"][block].tolist()) for block in range(4)] == [{3.0}, {1.0}, {1.0}, {1.0}]
     copies._buffers.clear()
+
+# Neighbours are one copy.
+slab = torch.arange(24, dtype=torch.uint8).view(6, 4)
+other = slab.clone()
+found = list(devices.runs([slab[0], slab[1], slab[2], slab[4], slab[3], other[4], other[5]]))
+assert [(at, run.tolist()) for at, run in found] == [
+    (0, slab[:3].tolist()),
+    (3, slab[4:5].tolist()),
+    (4, slab[3:4].tolist()),
+    (5, slab[4:].tolist()),
+]

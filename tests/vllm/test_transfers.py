@@ -383,8 +383,20 @@ def test_a_load_that_lands_is_waited_for_beyond_its_deadline(client, monkeypatch
 
 def test_staging_made_ahead_keeps_to_its_budget():
     pool = StagingPool(partial(Kv().allocate, 2), 10)
-    first = pool.take()
+    (first,) = pool.take(1)
     pool.fill()
-    assert [pool.take() is None for _ in range(10)] == [False] * 9 + [True]
+    assert len(pool.take(20)) == 9
+    assert pool.take(1) == []
     pool.give_back([first])
-    assert pool.take() is first
+    assert pool.take(1) == [first]
+
+
+def test_staging_that_lies_side_by_side_stays_together():
+    """The copies' kernels move neighbours at once."""
+    made = iter("abcdefgh")
+    pool = StagingPool(lambda most: [next(made) for _ in range(min(most, 4))], 8)
+    pool.fill()
+    assert (pool.take(3), pool.take(2)) == (list("fgh"), list("de"))
+    pool.give_back(list("fgh"))
+    pool.give_back(list("de"))
+    assert pool.take(5) == list("fghde")

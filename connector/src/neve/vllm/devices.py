@@ -1,9 +1,9 @@
 """Copies between a GPU's KV tensors and pinned staging, behind the engine's own work.
 
 Each direction has a stream and a buffer on the device. A batch is gathered into the buffer by two
-kernels a layer (one in all, where the layers of a block lie side by side), then moved as one
-contiguous run a block; a load goes the other way. Streams are ordered by events; nobody ever waits
-for the whole device. The engine's thread only launches.
+kernels a layer (one in all, where the layers of a block lie side by side), then moved in one copy
+for each run of neighbours in staging; a load goes the other way. Streams are ordered by events;
+nobody ever waits for the whole device. The engine's thread only launches.
 
 The kernels are plain torch, so they run on any device (the tests run them on the CPU).
 """
@@ -16,7 +16,7 @@ import torch
 
 # The buffer of one direction: many blocks a kernel, so that launches cost little; and never more
 # than this share of what the engine left free.
-_BUFFER_BYTES: Final = 256 << 20
+_BUFFER_BYTES: Final = 512 << 20
 _SHARE_OF_FREE: Final = 8
 
 
@@ -94,6 +94,23 @@ def scatter(
         tensor.index_copy_(0, flat, part.flatten(0, 1)[skip:])
 
 
+def runs(pieces: Sequence[torch.Tensor]) -> Iterator[tuple[int, torch.Tensor]]:
+    """Neighbours in memory as one tensor `[pieces, bytes]`, with the first one's number: a copy
+    each. A step of many blocks must not fill the queue of launches: the engine would stand still.
+    """
+    first, size = 0, pieces[0].numel()
+    for number in range(1, len(pieces) + 1):
+        if number == len(pieces) or not _are_neighbours(pieces[number - 1], pieces[number]):
+            yield first, pieces[first].as_strided((number - first, size), (size, 1))
+            first = number
+
+
+def _are_neighbours(piece: torch.Tensor, after: torch.Tensor) -> bool:
+    if piece.untyped_storage().data_ptr() != after.untyped_storage().data_ptr():
+        return False
+    return bool(piece.storage_offset() + piece.numel() == after.storage_offset())
+
+
 class EventTicket:
     """Done when the stream has come so far. For any thread."""
 
@@ -145,8 +162,8 @@ class DeviceCopies:
                 rows = buffer[: len(pieces)]
                 index = self._index(blocks[first : first + len(buffer)])
                 gather(self._rows, self._heads, index, rows)
-                for piece, row in zip(pieces, rows, strict=True):
-                    piece.copy_(row, non_blocking=True)
+                for at, run in runs(pieces):
+                    run.copy_(rows[at : at + len(run)], non_blocking=True)
         return EventTicket(self._out)
 
     def move_in(
@@ -163,8 +180,8 @@ class DeviceCopies:
                 end = first + len(buffer)
                 pieces = staging[first:end]
                 rows = buffer[: len(pieces)]
-                for piece, row in zip(pieces, rows, strict=True):
-                    row.copy_(piece, non_blocking=True)
+                for at, run in runs(pieces):
+                    rows[at : at + len(run)].copy_(run, non_blocking=True)
                 index = self._index(blocks[first:end])
                 scatter(self._rows, self._heads, index, 0 if first else skip, rows)
         return EventTicket(self._in)

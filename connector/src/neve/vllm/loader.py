@@ -8,7 +8,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Generic
 
@@ -130,7 +130,8 @@ class Loader(Generic[S]):
     def _send_waves(self, load: _Load[S]) -> bool:
         """Asks for the next blocks; True also when all staging is in use and it has to wait."""
         while len(load.waves) < _WAVES and load.asked < len(load.plan.blocks):
-            pieces = list(self._take(len(load.plan.blocks) - load.asked))
+            wanted = min(_WAVE_BLOCKS, len(load.plan.blocks) - load.asked)
+            pieces = self._pool.take(wanted)
             if not pieces:
                 break
             blocks = load.plan.blocks[load.asked : load.asked + len(pieces)]
@@ -151,13 +152,6 @@ class Loader(Generic[S]):
             load.waves.append(_Wave(blocks, pieces, transfer))
             transfer.add_done_callback(lambda _: self._arrived.set())
         return True
-
-    def _take(self, wanted: int) -> Iterator[S]:
-        for _ in range(min(wanted, _WAVE_BLOCKS)):
-            piece = self._pool.take()
-            if piece is None:
-                return
-            yield piece
 
     def _land(self, wave: _Wave[S]) -> Ticket:
         """Begins to write the verified blocks up to the first failed one."""

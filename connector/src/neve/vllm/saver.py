@@ -42,15 +42,11 @@ class Saver(Generic[S]):
 
     def save(self, saves: Sequence[BlockSave]) -> None:
         """Begins to copy what fits into staging; what is copied is stored as one batch."""
-        taken: list[BlockSave] = []
-        pieces: list[S] = []
-        for save in saves:
-            piece = self._pool.take()
-            if piece is None:
-                self._drop(save)
-                continue
-            taken.append(save)
-            pieces.append(piece)
+        if not saves:
+            return
+        pieces = self._pool.take(len(saves))
+        taken = list(saves[: len(pieces)])
+        self._drop(saves[len(pieces) :])
         if not taken:
             return
         ticket = self._kv.move_out([save.engine_blocks for save in taken], pieces)
@@ -114,9 +110,9 @@ class Saver(Generic[S]):
         with self._idle:
             return self._idle.wait_for(lambda: not self._open, timeout_s)
 
-    def _drop(self, save: BlockSave) -> None:
-        self._client.stats.count(dropped=1)
-        self._unsaved.append(save.ids[0])
+    def _drop(self, saves: Sequence[BlockSave]) -> None:
+        self._client.stats.count(dropped=len(saves))
+        self._unsaved.extend(save.ids[0] for save in saves)
 
     def _end(self, transfer: Transfer, saves: list[BlockSave], pieces: list[S]) -> None:
         """On an I/O thread: the buffers are ours again."""

@@ -76,13 +76,19 @@ class StagingPool(Generic[S]):
         self._free: list[S] = []
         self._lock = threading.Lock()
 
-    def take(self) -> S | None:
-        """One piece, or None when all of the budget is in use."""
+    def take(self, most: int) -> list[S]:
+        """At most so many pieces; fewer, or none, when the rest of the budget is in use.
+
+        What was made or given back together is taken together, in the same order, so that pieces
+        which lie side by side stay neighbours.
+        """
         with self._lock:
-            if not self._free and self._unmade:
+            while len(self._free) < most and self._unmade:
                 self._unmade -= 1
                 self._free += self._allocate(1)
-            return self._free.pop() if self._free else None
+            taken = self._free[-most:]
+            del self._free[-most:]
+            return taken
 
     def fill(self) -> None:
         """Makes all that is left of the budget; until it is there, `take` has none."""
