@@ -12,6 +12,7 @@ Run by the vLLM interpreter. Commands:
 {"do": "events"}   the KV events since the last time, waiting a moment for more
 {"do": "reset"}   the prefix cache, with the connector's
 {"do": "defer_copies", "s"}   from now on, copies out of the engine's KV come so much later
+{"do": "slow_down", "s"}     from now on, every step's forward takes so much longer
 {"do": "stop"}       end the engine; another may be started
 Answers go to the process's original stdout; whatever vLLM prints goes to stderr.
 """
@@ -196,6 +197,18 @@ class Engine:
 
         KvTensors.__init__ = deferring
         KvTensors.move_out = lambda *args: Ticket(lambda: move_out(*args))
+        return {}
+
+    def slow_down(self, s):
+        from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+
+        forward = GPUModelRunner._model_forward
+
+        def slowly(self, *args, **kwargs):
+            time.sleep(s)
+            return forward(self, *args, **kwargs)
+
+        GPUModelRunner._model_forward = slowly
         return {}
 
     def stop(self):

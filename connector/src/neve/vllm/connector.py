@@ -186,7 +186,6 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
     def start_load_kv(self, forward_context: "ForwardContext", **kwargs: Any) -> None:
         if self._worker is not None:
             self._worker.start_loads(self._plan())
-            self._worker.begin_step(self._plan())
 
     def wait_for_layer_load(self, layer_name: str) -> None:
         """All loads are asynchronous: a request runs only after its load ended."""
@@ -216,9 +215,13 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
 
     @guarded(nothing)
     def handle_preemptions(self, kv_connector_metadata: KVConnectorMetadata) -> None:
-        """Called before every step, also when no block changes hands."""
-        if self._worker is not None and kv_connector_metadata.plan.fences:
+        """Called before every step, also when no block changes hands. (`start_load_kv` is called
+        behind what the step computes, from 0.29 on.)"""
+        if self._worker is None:
+            return
+        if kv_connector_metadata.plan.fences:
             self._worker.fence()
+        self._worker.begin_step(kv_connector_metadata.plan)
 
     def get_block_ids_with_load_errors(self) -> set[int]:
         return self._worker.take_failed_blocks() if self._worker is not None else set()

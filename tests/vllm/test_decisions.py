@@ -1,0 +1,38 @@
+"""Load or recompute in a real engine, by what it measured itself."""
+
+import random
+
+import pytest
+
+pytestmark = pytest.mark.vllm
+
+_random = random.Random(31)
+PROMPTS = [[_random.randrange(256) for _ in range(700)] for _ in range(5)]
+REUSED = 700 // 64 * 64
+
+
+def ask(process, tokens):
+    asked = {"tokens": tokens, "max_tokens": 1, "params": {"neve": {}}}
+    return process.generate(asked)[0]["params"]["neve"]["reused_tokens"]
+
+
+def test_what_takes_a_second_to_compute_is_loaded(platform, fresh_process):
+    options = {
+        "endpoint": platform.url,
+        "api_key": platform.node_key,
+        "revision": "decisions",  # a space of its own
+        "max_chunk_tokens": 64,
+        "match_deadline_s": 5,
+        "load_deadline_s": 20,
+    }
+    with fresh_process("decisions") as process:
+        process.ask("slow_down", s=1.0)
+        process.start(options, engine={"enable_prefix_caching": False})
+        for prompt in PROMPTS:  # teaches how long computing takes
+            assert ask(process, prompt) == 0
+        # And then how long loading takes, which is tried first.
+        assert [ask(process, prompt) for prompt in PROMPTS] == [REUSED] * 5
+        counters = process.ask("counters")
+        process.ask("stop")
+    assert counters["neve_decisions.load_all"] == 5
+    assert "neve_decisions.recompute" not in counters
