@@ -159,6 +159,19 @@ def test_one_step_waits_a_millisecond_at_most_for_all_requests(planner, monkeypa
         assert unanswered.waited_s == pytest.approx(steps * STEP_WAIT_S)
 
 
+def test_the_engine_does_not_wait_while_a_long_prompt_is_hashed(planner, ranks, monkeypatch):
+    ids = ranks[0].store(4)
+    hashed, made = threading.Event(), BlockHasher.chain
+    monkeypatch.setattr(
+        BlockHasher, "chain", lambda *args, **more: hashed.wait(10) and made(*args, **more)
+    )
+    begin(planner)
+    assert planner.matched_tokens("r", 0) is None
+    hashed.set()
+    assert answer(planner, "r") == 256
+    assert [b.ids[0] for b in planner.plan_load("r", 256, list(range(16))).blocks] == ids
+
+
 def test_a_failed_load_is_not_tried_again(planner, ranks):
     ids = ranks[0].store(4)
     begin(planner)

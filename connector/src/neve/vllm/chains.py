@@ -1,5 +1,6 @@
 """The block ids of one request, computed as its tokens become known."""
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -29,7 +30,8 @@ class Chain:
     """Ids per chunk, each a tuple with one id for every column (see `neve.vllm.sharding`).
 
     `tokens` is the engine's own growing sequence (prompt, then output): it is read, never kept
-    as a copy. Chunks must be asked for only once their tokens are final.
+    as a copy. Chunks must be asked for only once their tokens are final. `extend` may be called by
+    any thread; who reads `ids` does so after an `extend` of its own.
     """
 
     def __init__(
@@ -50,21 +52,24 @@ class Chain:
         self._last = [h.root(salt=origin.salt, lora=origin.lora) for h in hashers]
         self._root = tuple(chain.from_iterable(map(self._columns, hashers, self._last)))
         self.chunk_tokens = hashers[0].chunk_tokens
+        self._growing = threading.Lock()
 
     def extend(self, chunks: int) -> None:
         """Makes the ids of the first `chunks` chunks known (no-op for those that are)."""
-        have = len(self.ids)
-        if chunks <= have:
-            return
-        size = self.chunk_tokens
-        tokens = list(self.tokens[have * size : chunks * size])
-        extras = self._extras(have, chunks)
-        per_space = []
-        for number, hasher in enumerate(self._hashers):
-            ids = hasher.chain(tokens, parent=self._last[number], extras=extras)
-            self._last[number] = ids[-1]
-            per_space.append([self._columns(hasher, id_) for id_ in ids])
-        self.ids += [tuple(chain.from_iterable(every)) for every in zip(*per_space, strict=True)]
+        with self._growing:
+            have = len(self.ids)
+            if chunks <= have:
+                return
+            size = self.chunk_tokens
+            tokens = list(self.tokens[have * size : chunks * size])
+            extras = self._extras(have, chunks)
+            per_space = []
+            for number, hasher in enumerate(self._hashers):
+                ids = hasher.chain(tokens, parent=self._last[number], extras=extras)
+                self._last[number] = ids[-1]
+                per_space.append([self._columns(hasher, id_) for id_ in ids])
+            every = zip(*per_space, strict=True)
+            self.ids += [tuple(chain.from_iterable(columns)) for columns in every]
 
     def parents(self, chunk: int) -> tuple[bytes, ...]:
         """The ids that chunk number `chunk` follows, one for every column."""

@@ -79,7 +79,7 @@ def gather(every: Sequence[Rows], heads: int, index: torch.Tensor, buffer: torch
     """Engine blocks `index` `[chunks, engine blocks of each]` into staging, one row a chunk."""
     flat = index.flatten()
     for tensor, part in _parts(every, heads, buffer, index.shape[1]):
-        if part.is_contiguous():  # layers side by side: no second buffer
+        if part.is_contiguous() or part.shape[1] == 1:  # a row each: no second buffer
             torch.index_select(tensor, 0, flat, out=part.flatten(0, 1))
         else:
             part.copy_(torch.index_select(tensor, 0, flat).view(part.shape))

@@ -186,8 +186,7 @@ class Planner:
         if lookup is None or first < lookup.start or now - lookup.asked_at > _FRESH_S:
             if first >= count:
                 return 0
-            chain.extend(count)
-            future = self._ask(request, chain.ids[first:count])
+            future = self._ask(request, chain, first)
             lookup = request.lookup = _Lookup(first, future, now)
         if lookup.future is not None and not self._settle(request, lookup, chain, now):
             return None
@@ -207,6 +206,7 @@ class Planner:
         all is asked for a last time, and that answer counts."""
         patience_s = self._judge.patience_s(request.local_tokens, len(request.tokens))
         until = now + min(self._handover_wait_s, patience_s)
+        chain.extend(len(request.tokens) // chain.chunk_tokens)
         wait.begin(chain.ids, chain.chunk_tokens, until=until)
         outcome = wait.outcome(lookup.start + len(lookup.found), now)
         if outcome is None and lookup.trouble:
@@ -218,8 +218,7 @@ class Planner:
             wait_s, self._wait_left_s = self._wait_left_s, 0.0
             time.sleep(wait_s)  # as in `_settle`
             return
-        asked = chain.ids[lookup.start : len(request.tokens) // chain.chunk_tokens]
-        lookup.future, lookup.asked_at = self._ask(request, asked), now
+        lookup.future, lookup.asked_at = self._ask(request, chain, lookup.start), now
 
     def _choose(self, request: _Request, lookup: _Lookup, chunk_tokens: int) -> Choice:
         """How much of what was found is loaded: decided, and counted, once for a look-up."""
@@ -264,10 +263,17 @@ class Planner:
         return True
 
     def _ask(
-        self, request: _Request, ids: Sequence[tuple[bytes, ...]]
+        self, request: _Request, chain: Chain, first: int
     ) -> Future[tuple[list[Match], float]]:
-        counts = request.wait is None
-        return self._threads.submit(lambda: (self._match(ids, counts=counts), time.monotonic()))
+        """Asks for the whole chunks from `first` on. Their ids are made on the look-up thread too:
+        of many requests that come at once, the first are computed while others' are made."""
+        counts, count = request.wait is None, len(request.tokens) // chain.chunk_tokens
+
+        def ask() -> tuple[list[Match], float]:
+            chain.extend(count)
+            return self._match(chain.ids[first:count], counts=counts), time.monotonic()
+
+        return self._threads.submit(ask)
 
     def _match(self, ids: Sequence[tuple[bytes, ...]], *, counts: bool) -> list[Match]:
         """On a look-up thread: one match a space; none when the client is going away."""
