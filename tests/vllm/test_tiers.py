@@ -156,6 +156,18 @@ def stored_rows(platform: ControlPlane) -> list[bytes]:
     return chain
 
 
+@pytest.mark.parametrize("place", ["top", "ours"])
+def test_beside_another_connector_recompute_is_demanded_at_the_top_and_of_ours(
+    platform, second, place
+):
+    """At the top is what vLLM goes by: it would answer a failed load with an empty text."""
+    config = beside(platform)
+    part = config if place == "top" else config["kv_connector_extra_config"]["connectors"][1]
+    del part["kv_load_failure_policy"]
+    with pytest.raises(RuntimeError, match=f'beside "kv_connector": "{part["kv_connector"]}"'):
+        second.start(None, transfer=config, engine=NO_PREFIX_CACHE)
+
+
 def test_a_damaged_chunk_is_computed_and_stored_again(platform, second, first):
     third = stored_rows(platform)[2]
     with platform.hot.client() as client:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
+from vllm.config import get_current_vllm_config_or_none
 from vllm.distributed.kv_events import KVCacheEvent
 from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     KVConnectorBase_V1,
@@ -38,7 +39,7 @@ from neve.vllm.tensors import KvTensors
 from neve.vllm.worker import WorkerSide
 
 if TYPE_CHECKING:
-    from vllm.config import VllmConfig
+    from vllm.config import KVTransferConfig, VllmConfig
     from vllm.forward_context import ForwardContext
     from vllm.v1.attention.backend import AttentionBackend, AttentionMetadata
     from vllm.v1.core.kv_cache_manager import KVCacheBlocks
@@ -93,13 +94,11 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
         super().__init__(vllm_config, role, kv_cache_config)
         log_as_vllm()
         transfer = self._kv_transfer_config
-        if transfer.kv_load_failure_policy != "recompute":
-            raise ValueError(
-                f"NeveConnector needs kv_load_failure_policy 'recompute', got "
-                f"'{transfer.kv_load_failure_policy}': a block that can't be loaded must be "
-                f'computed, not fail the request. Add "kv_load_failure_policy": "recompute" to '
-                f"--kv-transfer-config."
-            )
+        _demand_recompute(transfer)
+        # Inside of a `MultiConnector` the engine goes by what stands at the top.
+        whole = get_current_vllm_config_or_none() if role is KVConnectorRole.WORKER else None
+        if whole is not None and whole.kv_transfer_config is not None:
+            _demand_recompute(whole.kv_transfer_config)
         options = Options.from_config(transfer.kv_connector_extra_config)
         self._options = options.of_replica(vllm_config.parallel_config.data_parallel_index)
         self._scheduler: SchedulerSide | None = None
@@ -384,3 +383,13 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
         if self._scheduler is not None:
             self._scheduler.close()
             self._scheduler = None
+
+
+def _demand_recompute(transfer: "KVTransferConfig") -> None:
+    if transfer.kv_load_failure_policy != "recompute":
+        raise ValueError(
+            f"{transfer.kv_connector} needs kv_load_failure_policy 'recompute', got "
+            f"'{transfer.kv_load_failure_policy}': a block that can't be loaded must be "
+            f'computed, not fail the request. Add "kv_load_failure_policy": "recompute" to '
+            f"--kv-transfer-config, beside \"kv_connector\": \"{transfer.kv_connector}\"."
+        )
