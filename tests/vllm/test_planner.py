@@ -27,6 +27,7 @@ class Rank:
         self.hasher = BlockHasher(bytes([number]) * 32, CHUNK)
         self.stored: dict[bytes, Tier] = {}
         self.asked = []
+        self.trouble = None
         self.gate = threading.Event()
         self.gate.set()
 
@@ -37,6 +38,8 @@ class Rank:
     def match(self, ids, *, deadline_s):
         self.asked.append(list(ids))
         self.gate.wait(10)
+        if self.trouble is not None:
+            return Match([], self.trouble)
         found = []
         for block_id in ids:
             if block_id not in self.stored:
@@ -198,6 +201,37 @@ def test_what_loaded_before_the_failure_counts_as_reused(planner, ranks):
     assert (ended.hot_tokens, ended.cold_tokens) == (64, 64)
     assert told(planner, "hit_tokens") == {"hot": 64, "cold": 64}
     assert [every[0] for every in ended.ids] == ids[:2]
+
+
+@pytest.mark.parametrize("trouble", [MissReason.BREAKER, MissReason.TIMEOUT])
+def test_a_store_in_trouble_has_lost_nothing(planner, ranks, trouble):
+    """What is stored is neither sent again nor said to be gone."""
+    ids = ranks[0].store(4)
+    begin(planner)
+    assert answer(planner, "r") == 256
+    ranks[0].trouble = trouble
+    begin(planner, "next")
+    assert answer(planner, "next") == 0
+    assert planner.plan_saves("next", 300, range(10)) == []
+    assert planner.take_lost() == []
+    ranks[0].trouble = None
+    ranks[0].stored.clear()
+    begin(planner, "last")
+    assert answer(planner, "last") == 0
+    assert planner.take_lost() == ids
+
+
+def test_look_ups_that_nobody_waits_for_any_more_are_not_made(planner, ranks):
+    """Else a store that is slow for a while would have to answer them all before new ones."""
+    ranks[0].gate.clear()
+    for name in map(str, range(20)):
+        begin(planner, name, [int(name), *TOKENS])
+    for name in map(str, range(20)):
+        assert answer(planner, name) == 0
+    ranks[0].gate.set()
+    begin(planner, "next")
+    assert answer(planner, "next") == 0
+    assert len(ranks[0].asked) < 5
 
 
 def test_a_preempted_request_asks_again(planner, ranks):

@@ -29,6 +29,8 @@ from neve.vllm.telemetry import Telemetry
 _FRESH_S = 5.0
 # While only look-ups and loads wait, the engine spins: give I/O threads the GIL, once a step.
 STEP_WAIT_S = 0.001
+# Reasons for a miss that say nothing about what is stored.
+_SILENCE = frozenset((MissReason.TIMEOUT, MissReason.BREAKER))
 # Ids remembered as stored (or on their way), so that they are not saved twice: 16 MB at most.
 _KNOWN_IDS = 1 << 17
 
@@ -136,7 +138,11 @@ class Planner:
         """Ends a request; None when it has nothing to say to Neve."""
         request = self._requests.pop(request_id, None)
         self.save_at.pop(request_id, None)
-        if request is None or request.wish is None:
+        if request is None:
+            return None
+        if request.lookup is not None and request.lookup.future is not None:
+            request.lookup.future.cancel()
+        if request.wish is None:
             return None
         chain: list[tuple[bytes, ...]] = []
         for ids in request.chain.ids if request.chain else ():
@@ -245,10 +251,11 @@ class Planner:
         except FutureTimeout:
             if now - lookup.asked_at < self._match_deadline_s:
                 return False
+            lookup.future.cancel()  # if it still waits for a thread, later ones need not
             matches, answered_at = [], now
         lookup.future = None
-        misses = [match.miss for match in matches]
-        lookup.trouble = not misses or MissReason.BREAKER in misses
+        misses = {match.miss for match in matches}
+        lookup.trouble = not misses or not misses.isdisjoint(_SILENCE)
         if request.wait is None:
             self._telemetry.sample("match_seconds", answered_at - lookup.asked_at)
         # Chunks of which every column is there: the shortest prefix of all spaces.
@@ -258,7 +265,7 @@ class Planner:
         for number, ids in enumerate(chain.ids[lookup.start :]):
             if number < len(lookup.found):
                 self._remember(ids[0])
-            elif matches:
+            elif not lookup.trouble:
                 self._forget(ids[0])
         return True
 
