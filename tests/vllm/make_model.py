@@ -1,7 +1,8 @@
 """Writes tiny seeded models, each with a byte-level tokenizer, to folders named by their shape.
 
 Run by the vLLM interpreter: `python make_model.py FOLDER SEED`. Shapes: llama (grouped
-query attention), gemma (every other layer sees a sliding window of 128 tokens), moe (4 experts, 2
+query attention), gemma (every other layer sees a sliding window of 128 tokens), window (every
+layer does), moe (4 experts, 2
 of them for a token), mla (DeepSeek's latent attention), blip (sees an image: 8 tokens ahead of the
 text). Beside them two adapters for llama: lora-a, lora-b.
 """
@@ -21,6 +22,7 @@ from transformers import (
     DeepseekV2Config,
     Gemma3TextConfig,
     LlamaConfig,
+    MistralConfig,
     MixtralConfig,
     OPTConfig,
     PreTrainedTokenizerFast,
@@ -54,6 +56,7 @@ LATENT = {
 CONFIGS = {
     "llama": LlamaConfig(**COMMON),
     "gemma": Gemma3TextConfig(**COMMON, sliding_window=128, layer_types=WINDOWS),
+    "window": MistralConfig(**COMMON, sliding_window=128),
     "moe": MixtralConfig(**COMMON, num_local_experts=4, num_experts_per_tok=2),
     "mla": DeepseekV2Config(**COMMON | LATENT),
 }

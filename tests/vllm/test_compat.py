@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from neve.vllm.compat import describe_groups, frees_early, holds_latent
+from neve.vllm.compat import describe_groups, holds_latent, keeps_all
 from neve.vllm.identity import why_unsupported
 
 
@@ -57,7 +57,21 @@ def test_only_mla_everywhere_is_the_same_on_every_rank():
     assert not holds_latent(config())
 
 
-def test_running_requests_give_blocks_back_where_attention_has_a_window():
-    assert frees_early(config(SlidingWindowSpec()))
-    assert frees_early(config(UniformTypeKVCacheSpecs(FullAttentionSpec(), SlidingWindowSpec())))
-    assert not frees_early(config(FullAttentionSpec()))
+class RSWASpec(FullAttentionSpec):
+    rswa_window = 512
+
+
+def test_requests_keep_their_blocks_where_attention_is_known_to_need_them():
+    full, mla = FullAttentionSpec(), MLAAttentionSpec()
+    full.sliding_window = 512  # as vLLM has it where other layers need all
+    assert keeps_all(config(full))
+    assert keeps_all(config(UniformTypeKVCacheSpecs(full, mla)))
+    for other in (SlidingWindowSpec(), RSWASpec()):
+        assert not keeps_all(config(other))
+        assert not keeps_all(config(UniformTypeKVCacheSpecs(full, other)))
+
+
+def test_a_model_that_gives_blocks_back_is_refused_by_name_and_with_the_way_out():
+    said = why_unsupported(SimpleNamespace(), config(SlidingWindowSpec()))
+    assert "0: SlidingWindowSpec, window 512 (2 layers from l0.attn)" in said
+    assert "--disable-sliding-window" in said

@@ -294,18 +294,3 @@ def test_a_step_waits_for_copies_only_where_blocks_change_hands(side):
     side.build_step(step([("r", [5, 6, 7, 8], 0, False)], tokens=100))
     assert not side.build_step(step(cached=[("r", [9], 100, False)], tokens=1)).fences
     assert side.build_step(step(preempted=["r"], tokens=0)).fences
-
-
-def test_where_running_requests_give_blocks_back_every_step_waits(store, monkeypatch):
-    monkeypatch.setattr(Link, "acquire", lambda *_, **__: store)
-    made = SchedulerSide(
-        [IDENTITY],
-        Options(endpoint="http://e", api_key="k"),
-        engine="0",
-        same_process=True,
-        loads=True,
-        saves=True,
-        frees_early=True,
-    )
-    assert made.build_step(step()).fences
-    made.close()

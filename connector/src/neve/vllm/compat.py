@@ -9,6 +9,10 @@ from typing import Any, Final
 
 # Attention whose KV is one latent vector, the same on every TP rank.
 _LATENT: Final = frozenset(("MLAAttentionSpec", "SlidingWindowMLASpec"))
+# Attention whose blocks are a request's until it ends.
+_KEEPING: Final = frozenset(
+    ("FullAttentionSpec", "MLAAttentionSpec", "SinkFullAttentionSpec", "TQFullAttentionSpec")
+)
 
 
 def layer_specs(group: Any) -> Iterator[Any]:
@@ -31,13 +35,15 @@ def describe_groups(kv_cache_config: Any) -> str:
     return "; ".join(words)
 
 
-def frees_early(kv_cache_config: Any) -> bool:
-    """Whether running requests give blocks back: those that left an attention window."""
-    return any(
-        getattr(spec, name, None)
+def keeps_all(kv_cache_config: Any) -> bool:
+    """Whether requests keep the blocks of all their tokens until they end or are preempted.
+
+    Told by the exact class: `RSWASpec` is a `FullAttentionSpec` and gives blocks back.
+    """
+    return all(
+        type(spec).__name__ in _KEEPING
         for group in kv_cache_config.kv_cache_groups
         for spec in layer_specs(group)
-        for name in ("sliding_window", "attention_chunk_size")
     )
 
 

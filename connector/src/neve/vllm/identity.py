@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neve.space import SpaceIdentity
-from neve.vllm.compat import describe_groups
+from neve.vllm.compat import describe_groups, keeps_all
 from neve.vllm.options import Options
 from neve.vllm.sharding import CANONICAL
 from neve.vllm.weights import folder_revision
@@ -31,6 +31,12 @@ def why_unsupported(config: "VllmConfig", kv_cache_config: "KVCacheConfig") -> s
             f"the model has {groups} KV cache groups and Neve handles 1 "
             f"({describe_groups(kv_cache_config)}); "
             f"--disable-hybrid-kv-cache-manager makes them one where that is possible"
+        )
+    if not keeps_all(kv_cache_config):
+        # What a request gave back is another's by the time a block of it is copied, or asked for.
+        return (
+            f"requests give blocks back while they run ({describe_groups(kv_cache_config)}); "
+            f"--disable-sliding-window keeps them, for prompts no longer than the window"
         )
     if getattr(config.cache_config, "calculate_kv_scales", False):
         return "calculate_kv_scales makes KV depend on the first batch; use calibrated scales"

@@ -44,7 +44,6 @@ class SchedulerSide:
         loads: bool,
         saves: bool,
         holds: bool = False,
-        frees_early: bool = False,
         shards: int = 1,
         announces_of: int = 0,
     ) -> None:
@@ -52,8 +51,7 @@ class SchedulerSide:
         scheduler opens its own sessions, under another node name: a session has one owner.
 
         `holds`: workers copy behind the step, so what they save must stay in place until they say
-        so. `frees_early`: running requests give blocks back. `announces_of`: ranks that store a
-        part of each chunk, if routers are to hear of it.
+        so. `announces_of`: ranks that store a part of each chunk, if routers are to hear of it.
         """
         node = options.node if same_process else f"{options.node}/scheduler"
         self._links = [
@@ -91,7 +89,6 @@ class SchedulerSide:
         self._engine_block_tokens = identities[0].engine_block_tokens
         self._engine_blocks: dict[str, list[int]] = {}
         self._holds = holds
-        self._frees_early = frees_early
         self._saved: set[str] = set()
         self._held: list[str] = []
         self._pending_loads: list[LoadPlan] = []
@@ -142,7 +139,7 @@ class SchedulerSide:
             loads=loads,
             held=held,
             idle=output.total_num_scheduled_tokens == 0,
-            fences=self._frees_early or bool(output.preempted_req_ids),
+            fences=bool(output.preempted_req_ids),
         )
         try:
             self._plan_saves(output, step)

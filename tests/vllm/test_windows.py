@@ -1,0 +1,47 @@
+"""Models of which every layer sees a window: vLLM gives back what left it, while a request runs."""
+
+import random
+
+import pytest
+
+pytestmark = pytest.mark.vllm
+
+_random = random.Random(41)
+LONG = [_random.randrange(256) for _ in range(600)]
+SHORT = {"tokens": LONG[:300], "max_tokens": 12}
+
+
+def test_such_a_model_is_served_without_neve(platform, fresh_process, models):
+    """Of a prompt in its own cache, such an engine has only the end: the rest of its block list
+    leads nowhere, and was once stored as if it were the prompt's KV."""
+    options = {
+        "endpoint": platform.url,
+        "api_key": platform.node_key,
+        "load": "always",
+        "max_chunk_tokens": 64,
+        # One block a step: later requests, which find their prompt in the engine, save the others.
+        "save_budget_bytes": 64 * 2048,
+    }
+    windowed = {"model": str(models / "window")}
+    with fresh_process("windows") as process:
+        process.start(None, **windowed)
+        expected = process.generate(SHORT)[0]["tokens"]
+        process.ask("stop")
+        process.start(options, **windowed)
+        for n in range(12):
+            process.generate({"tokens": [*LONG, n], "max_tokens": 2})
+        process.ask("stop")
+        process.start(options, **windowed)
+        assert process.generate(SHORT)[0]["tokens"] == expected
+        process.ask("stop")
+        assert "requests give blocks back while they run" in process.log.read_text()
+
+        # The way out that the log names.
+        small = {"disable_sliding_window": True, "enable_prefix_caching": False}
+        reused = []
+        for _ in range(2):
+            process.start(options, **windowed, engine=small | {"max_model_len": 128})
+            asked = {"tokens": LONG[:100], "max_tokens": 2, "params": {"neve": {}}}
+            reused.append(process.generate(asked)[0]["params"]["neve"]["reused_tokens"])
+            process.ask("stop")
+        assert reused == [0, 64]
