@@ -88,7 +88,7 @@ def side(store, monkeypatch, request):
     made.close()
 
 
-def step(new=(), cached=(), tokens=300, preempted=()):
+def step(new=(), cached=(), tokens=300, preempted=(), drafts=()):
     """A step of vLLM: `new` and `cached` are (request id, engine blocks, computed, resumed)."""
     return SimpleNamespace(
         total_num_scheduled_tokens=tokens,
@@ -104,6 +104,7 @@ def step(new=(), cached=(), tokens=300, preempted=()):
             resumed_req_ids={each[0] for each in cached if each[3]},
         ),
         preempted_req_ids=set(preempted) or None,
+        scheduled_spec_decode_tokens={name: [-1] * (tokens - 1) for name in drafts},
     )
 
 
@@ -221,6 +222,8 @@ def test_steps_that_compute_a_prompt_are_timed(side):
     plan = side.build_step(step([("r", list(range(10)), 0, False)]))
     assert plan.timed is not None
     assert side.build_step(step(cached=[("r", [], 300, False)], tokens=1)).timed is None
+    drafted = step(cached=[("r", [], 301, False)], tokens=100, drafts=["r"])
+    assert side.build_step(drafted).timed is None  # answers, many at a time
 
 
 @pytest.mark.parametrize("side", [True], indirect=True)

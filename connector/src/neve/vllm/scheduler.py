@@ -155,13 +155,14 @@ class SchedulerSide:
         """Runs over every running request in every step: most have nothing to save."""
         self._steps += 1
         scheduled = output.num_scheduled_tokens
+        drafted = output.scheduled_spec_decode_tokens
         save_at = self._planner.save_at
         prefills: list[tuple[int, int]] = []
         due: list[tuple[str, int]] = []
 
         def note(request_id: str, start: int) -> None:
             end = start + scheduled[request_id]
-            if end - start > 1:
+            if end - start > 1 and request_id not in drafted:
                 prefills.append((start, end))
             if end >= save_at.get(request_id, end):
                 due.append((request_id, end))
