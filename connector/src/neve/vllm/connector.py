@@ -390,5 +390,5 @@ def _demand_recompute(transfer: "KVTransferConfig") -> None:
             f"{transfer.kv_connector} needs kv_load_failure_policy 'recompute', got "
             f"'{transfer.kv_load_failure_policy}': a block that can't be loaded must be "
             f'computed, not fail the request. Add "kv_load_failure_policy": "recompute" to '
-            f"--kv-transfer-config, beside \"kv_connector\": \"{transfer.kv_connector}\"."
+            f'--kv-transfer-config, beside "kv_connector": "{transfer.kv_connector}".'
         )
