@@ -2,10 +2,11 @@
 
 python -m deploy.prefill_decode_proxy --prefill http://gpu-01:8000 --decode http://gpu-02:8000
 
-Each request goes to a prefill node first, for one token; what that answers in `kv_transfer_params`
-goes with the request to a decode node, whose answer is passed on as it comes. Nodes take turns.
-Without a prefill node in reach the decode node computes the prompt. An example: it has neither keys
-nor limits, so it listens on loopback unless told otherwise. See docs/nodes.md.
+Each (chat) completion goes to a prefill node first, for one token; what that answers in
+`kv_transfer_params` goes with the request to a decode node, whose answer is passed on as it comes.
+All else goes to a decode node as it is. Nodes take turns. Without a prefill node in reach the
+decode node computes the prompt. An example: it has neither keys nor limits, so it listens on
+loopback unless told otherwise. See docs/nodes.md.
 """
 
 import argparse
@@ -31,16 +32,36 @@ class Proxy(BaseHTTPRequestHandler):
     prefill: Iterator[str]
     decode: Iterator[str]
 
+    def do_GET(self) -> None:
+        self._decode(None)
+
     def do_POST(self) -> None:
-        asked: dict[str, Any] = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if "Content-Length" not in self.headers:
+            self.send_error(411)
+            return
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        try:
+            asked = json.loads(body)
+        except ValueError:
+            asked = None
+        if self.path.endswith("/completions") and isinstance(asked, dict):
+            body = json.dumps(self._prefilled(asked)).encode()
+        self._decode(body)
+
+    def _prefilled(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """The request for the decode node; unchanged if vLLM is going to refuse it anyway."""
         params = asked.get("kv_transfer_params") or {}
-        wish = params.get("neve") or {}
+        if not isinstance(params, dict):
+            return asked
+        wish = params.get("neve", {})
         prefilled = self._begin(asked, params)
         if prefilled is not None:
-            wish = wish | {"prefilled": prefilled}
-        asked["kv_transfer_params"] = params | {"neve": wish}
+            wish = (wish if isinstance(wish, dict) else {}) | {"prefilled": prefilled}
+        return asked | {"kv_transfer_params": params | {"neve": wish}}
+
+    def _decode(self, body: bytes | None) -> None:
         try:
-            answer = self._post(next(self.decode), asked, DECODE_S)
+            answer = self._send(next(self.decode), body, DECODE_S)
         except HTTPError as refusal:  # has a status and a body as well
             self._pass_on(refusal)
         except OSError as error:
@@ -56,18 +77,19 @@ class Proxy(BaseHTTPRequestHandler):
             one["max_completion_tokens"] = 1
         prompt = {key: value for key, value in asked.items() if key not in ONLY_DECODE}
         try:
-            with self._post(next(self.prefill), prompt | one, PREFILL_S) as answer:
+            body = json.dumps(prompt | one).encode()
+            with self._send(next(self.prefill), body, PREFILL_S) as answer:
                 said = json.load(answer).get("kv_transfer_params") or {}
         except (OSError, ValueError) as error:
             logger.warning("proxy.prefill.failed detail=%s", error)
             return None
         return (said.get("neve") or {}).get("prefilled")
 
-    def _post(self, node: str, body: dict[str, Any], timeout_s: float) -> HTTPResponse:
-        headers = {"Content-Type": "application/json"}
-        if "Authorization" in self.headers:
-            headers["Authorization"] = self.headers["Authorization"]
-        request = urllib.request.Request(node + self.path, json.dumps(body).encode(), headers)
+    def _send(self, node: str, body: bytes | None, timeout_s: float) -> HTTPResponse:
+        """As the client sent it, to a node; a GET without a body."""
+        names = ("Content-Type", "Authorization")
+        headers = {name: self.headers[name] for name in names if name in self.headers}
+        request = urllib.request.Request(node + self.path, body, headers)
         response: HTTPResponse = urllib.request.urlopen(request, timeout=timeout_s)
         return response
 

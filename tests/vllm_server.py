@@ -26,10 +26,11 @@ def complete(url: str, **more: object) -> dict:
     return json.loads(post(url, "completions", **{"prompt": PROMPT} | more))
 
 
-def stream(url: str, **more: object) -> list[dict]:
-    """The events of a streamed completion."""
-    told = post(url, "completions", **{"prompt": PROMPT, "stream": True} | more)
-    lines = [line.removeprefix("data: ") for line in told.splitlines() if line]
+def stream(url: str, path: str = "completions", **more: object) -> list[dict]:
+    """The events of a streamed answer, of a completion of PROMPT unless told otherwise."""
+    asked = {"prompt": PROMPT} if path == "completions" else {}
+    told = post(url, path, **asked | {"stream": True} | more).splitlines()
+    lines = [line.removeprefix("data: ") for line in told if line.startswith("data: ")]
     return [json.loads(line) for line in lines if line != "[DONE]"]
 
 
@@ -96,6 +97,10 @@ class VllmServer(Server):
 
     def stream(self, **more: object) -> list[dict]:
         return stream(self.url, **more)
+
+    def respond(self, **more: object) -> list[dict]:
+        """The events of a streamed answer of the Responses API."""
+        return stream(self.url, "responses", input=PROMPT, **more)
 
     def chat(self, **more: object) -> dict:
         said = {"messages": [{"role": "user", "content": PROMPT}]}

@@ -68,7 +68,12 @@ def test_only_layers_with_kv_count():
 
 @pytest.mark.parametrize(
     ("change", "named"),
-    [({"num_hidden_layers": None}, "num_hidden_layers"), ({"torch_dtype": "int3"}, "int3")],
+    [
+        ({"num_hidden_layers": None}, "num_hidden_layers"),
+        ({"num_key_value_heads": "8"}, "num_key_value_heads"),
+        ({"head_dim": "x"}, "head_dim"),
+        ({"torch_dtype": "int3"}, "int3"),
+    ],
 )
 def test_what_is_not_understood_is_named(change, named):
     with pytest.raises(Misuse, match=named):
@@ -121,3 +126,10 @@ def test_the_command_prints_a_table(tmp_path):
 def test_the_command_says_what_is_wrong(tmp_path, arguments, code):
     (tmp_path / "config.json").write_text(json.dumps(LLAMA_3_8B))
     assert CliRunner().invoke(main, ["breakeven", str(tmp_path), *arguments]).exit_code == code
+
+
+def test_a_file_that_is_no_configuration_is_named(tmp_path):
+    (tmp_path / "config.json").write_text("[1]")
+    done = CliRunner().invoke(main, ["breakeven", str(tmp_path), "--prefill-tokens-per-s=1"])
+    assert (done.exit_code, type(done.exception)) == (1, SystemExit)
+    assert "config.json is no model's configuration" in done.output

@@ -414,6 +414,16 @@ class TestSession:
         assert caught.value.field == "dtype"
         assert caught.value.status == 409
 
+    def test_another_server_is_told_from_a_refusal(self, endpoint):
+        endpoint.fail = (405, {})
+        with pytest.raises(Refused, match=r"no Neve endpoint \(HTTP 405\): check the URL"):
+            connect(endpoint)
+
+    @pytest.mark.parametrize("url", ["", "127.0.0.1:8000", "neve.example", "htp://e", "http://"])
+    def test_an_address_that_cannot_be_is_misuse(self, url):
+        with pytest.raises(Misuse, match="need an address such as"):
+            Client.connect(url, API_KEY, IDENTITY, node="n", engine=ENGINE)
+
     def test_trouble_of_the_platform_is_unavailable(self, endpoint):
         endpoint.fail = (503, {"detail": "later"})
         with pytest.raises(Unavailable, match="later"):

@@ -125,6 +125,9 @@ def test_an_absent_platform_is_named_with_the_fix(nobody):
     done = neve("replay", "--endpoint", nobody, "--api-key", "k")
     assert done.exit_code == 1
     assert nobody in done.output
+    done = neve("ping", "--endpoint", nobody.removeprefix("http://"), "--api-key", "k")
+    assert done.exit_code == 1
+    assert "need an address such as http://" in done.output
 
 
 def test_an_endless_replay_waits_for_an_absent_platform_and_ends_on_sigterm(nobody, tmp_path):

@@ -4,11 +4,12 @@ import re
 import sys
 import threading
 from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import pytest
 
 from neve.hot import HotTier
-from servers import Server, answers, free_port, wait_until
+from servers import Server, answers, free_port, http_status, wait_until
 from vllm_server import VllmServer, complete, stream
 
 pytestmark = pytest.mark.vllm
@@ -18,7 +19,15 @@ PROMPT = "One computes, the other answers. " * 9
 OTHER_PROMPT = "Prefill here, decode over there. " * 9
 LATE_PROMPT = "What comes late is waited for. " * 9
 HIT_TOKENS = 256
-HANDS_OVER = {"do_remote_decode": True}
+# What vLLM's example proxies send with a prefill (toy_proxy_server.py, disagg_proxy_multiturn.py).
+HANDS_OVER = {
+    "do_remote_decode": True,
+    "do_remote_prefill": False,
+    "remote_engine_id": None,
+    "remote_block_ids": None,
+    "remote_host": None,
+    "remote_port": None,
+}
 
 
 class Proxy(Server):
@@ -115,10 +124,23 @@ def test_a_stream_passes_through(nodes, proxy):
     assert decode.metric("external_prefix_cache_hits_total") == 3 * HIT_TOKENS
 
 
-def test_a_refusal_passes_through(proxy):
+@pytest.mark.parametrize("wrong", [{"max_tokens": -5}, {"kv_transfer_params": 7}])
+def test_a_refusal_passes_through(proxy, wrong):
     with pytest.raises(HTTPError) as refused:
-        complete(proxy.url, prompt=PROMPT, max_tokens=-5)
+        complete(proxy.url, prompt=PROMPT, **wrong)
     assert refused.value.code == 400
+
+
+def test_what_is_no_prompt_is_the_decode_nodes(proxy):
+    assert http_status(f"{proxy.url}/v1/models") == 200
+    nonsense = Request(f"{proxy.url}/v1/completions", b"[1", {"Content-Type": "application/json"})
+    with pytest.raises(HTTPError, match="400"):
+        urlopen(nonsense, timeout=60)
+
+
+def test_a_malformed_wish_changes_nothing(nodes, proxy):
+    answer = complete(proxy.url, prompt=PROMPT, kv_transfer_params={"neve": 7})
+    assert text(answer) == text(nodes[1].complete(prompt=PROMPT))
 
 
 def test_a_lost_block_is_computed(platform, nodes):

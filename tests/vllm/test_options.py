@@ -25,7 +25,9 @@ def test_saves_may_stage_two_steps_within_bounds_unless_told_otherwise():
     assert options.save_budget(10 * step_of_8b) == 8 << 30
     for told in (1e6, 100 << 30):
         assert replace(options, save_budget_bytes=told).save_budget(step_of_8b) == told
-    read = Options.from_config({"endpoint": "e", "api_key": "k", "save_budget_bytes": 2e9}, {})
+    read = Options.from_config(
+        {"endpoint": "http://e", "api_key": "k", "save_budget_bytes": 2e9}, {}
+    )
     assert repr(read.save_budget(0)) == "2000000000"
 
 
@@ -43,6 +45,7 @@ def test_the_key_is_never_shown():
     ("extra", "field"),
     [
         ({}, "endpoint"),
+        ({"endpoint": "neve.example:8000", "api_key": "k"}, "endpoint"),
         ({"endpoint": "http://e"}, "api_key"),
         ({"endpoint": "http://e", "api_key": "k", "chunk": 5}, "chunk"),
         ({"endpoint": "http://e", "api_key": "k", "node": 5}, "node"),
@@ -62,3 +65,9 @@ def test_a_wrong_option_is_named(extra, field):
     with pytest.raises(Misuse) as error:
         Options.from_config(extra, {})
     assert error.value.field == field
+
+
+def test_a_misspelt_option_is_named_with_those_that_there_are():
+    """Not the one that it stands for, which is missing then."""
+    with pytest.raises(Misuse, match=r"endpont: unknown option .* known are endpoint, api_key, "):
+        Options.from_config({"endpont": "http://e", "api_key": "k"}, {})

@@ -44,6 +44,13 @@ def test_a_request_that_does_not_speak_to_neve_has_no_wish(params):
     assert read_wish(params) is None
 
 
+def test_a_word_that_means_nothing_is_ignored_with_a_warning(caplog):
+    with caplog.at_level(logging.WARNING):
+        assert read_wish({"neve": {"contxt": "x", "label": "agent"}}) == ContextWish(label="agent")
+    assert "field='contxt'" in caplog.text
+    assert "context or pin or label" in caplog.text
+
+
 BLOCK = "0123456789abcdef" * 2
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -65,13 +72,15 @@ def test_whatever_a_request_says_is_read_and_answered(params):
     assert json.loads(json.dumps(told))["neve"]["reused_tokens"] == 3
 
 
-def test_a_prefill_hands_over_and_its_answer_is_a_decodes_wish():
+def test_a_prefill_hands_over_and_its_answer_is_a_decodes_wish(caplog):
     asked = read_wish({"do_remote_decode": True, "remote_host": None})
     assert asked == ContextWish(hands_over=True)
     prefilled = Prefilled(192, bytes.fromhex(BLOCK))
     told = response_params(asked, hot_tokens=0, cold_tokens=0, prefilled=prefilled)
     assert told["neve"]["prefilled"] == {"tokens": 192, "block": BLOCK}
-    assert read_wish(told) == ContextWish(prefilled=prefilled)
+    with caplog.at_level(logging.WARNING):
+        assert read_wish(told) == ContextWish(prefilled=prefilled)
+    assert not caplog.text
 
 
 @pytest.mark.parametrize("params", [{"neve": 7}, {"neve": None}, {"neve": {"pin": "x"}}])

@@ -24,7 +24,8 @@ def server(platform, vllm_python, model, engine_environment, tmp_path_factory):
         "load_deadline_s": 20,
     }
     folder = tmp_path_factory.mktemp("server")
-    with VllmServer(folder, vllm_python, model, neve, env) as running:
+    more = ("--enable-prompt-tokens-details",)
+    with VllmServer(folder, vllm_python, model, neve, env, more=more) as running:
         yield running
 
 
@@ -53,6 +54,10 @@ def test_what_neve_did_is_among_the_metrics_of_vllm(server):
     assert server.metric("neve_load_seconds_count") >= 1
     assert server.metric("neve_match_seconds_count") >= 2
     assert server.metric("neve_loads_in_flight") == 0
+    # Also what never happened is known: alerts on rates need the zero.
+    assert server.metric("neve_hit_tokens_total", tier="cold") == 0
+    assert server.metric("neve_missed_blocks_total", reason="fingerprint") == 0
+    assert server.metric("neve_handovers_total", outcome="late") == 0
 
 
 def test_malformed_wishes_change_nothing(server):
@@ -71,15 +76,24 @@ def test_what_is_no_object_is_refused_by_vllm_itself(server, wish):
 
 
 def test_a_streamed_request_names_its_context_as_well(server, platform):
-    """vLLM's stream has no place for what was reused; the context is reported all the same."""
+    """vLLM's stream has no place for what was reused, but its usage tells how much it was."""
     asked = {"neve": {"context": "streamed"}}
-    events = server.stream(kv_transfer_params=asked)
+    events = server.stream(kv_transfer_params=asked, stream_options={"include_usage": True})
     assert not any(event.get("kv_transfer_params") for event in events)
+    assert events[-1]["usage"]["prompt_tokens_details"]["cached_tokens"] == 256
     text = "".join(event["choices"][0]["text"] for event in events if event["choices"])
     assert text == server.complete()["choices"][0]["text"]
     deadline = time.monotonic() + 20
     while "streamed" not in platform.manage("shell", "-v", "0", "-c", SHOW_CONTEXTS):
         assert time.monotonic() < deadline
+
+
+def test_a_streamed_response_hears_what_was_reused(server):
+    asked = {"kv_transfer_params": {"neve": {"context": "response"}}}
+    for _ in range(2):
+        last = server.respond(**asked)[-1]
+    told = last["response"]["kv_transfer_params"]["neve"]
+    assert (told["context"], told["reused_tokens"]) == ("response", 256)
 
 
 def test_a_chat_hears_what_was_reused(server):

@@ -26,6 +26,7 @@ from neve.planner.command import breakeven
 from neve.replay.command import ReplayOptions, replay_workload
 from neve.replay.generator import Workload
 from neve.replay.report import format_table
+from neve.session import check_url
 
 EXIT_WRONG_BLOCK = 2
 EXIT_USAGE = 64  # EX_USAGE of sysexits.h; click's own 2 is taken
@@ -247,7 +248,7 @@ def _credentials(
             "no API key: set NEVE_API_KEY or give --api-key-file; keys of role node are issued on "
             "the dashboard, and `make up` keeps the demo node's in var/demo.key"
         )
-    return endpoint, api_key
+    return check_url(endpoint), api_key
 
 
 @contextmanager

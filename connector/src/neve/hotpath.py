@@ -183,7 +183,8 @@ class HotPath:
             self._ask_rehandshake()
         is_open = self.breaker is not BreakerState.CLOSED
         if is_open and not self._was_open:
-            logger.warning("neve.hot.breaker_open detail=%s", trouble)
+            said = trouble or " ".join(sorted(kind.name.lower() for kind in kinds))
+            logger.warning("neve.hot.breaker_open detail=%s", said)
         self._was_open = is_open
 
 

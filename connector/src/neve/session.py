@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import urllib3
 
-from neve.errors import Refused, Unavailable
+from neve.errors import Misuse, Refused, Unavailable
 from neve.space import MAX_CHUNK_TOKENS, SpaceIdentity
 from neve.transport import ValkeyAddress
 
@@ -67,6 +67,19 @@ class Session:
         return session
 
 
+def check_url(url: str) -> str:
+    """The endpoint's address as it is used. Raises `Misuse` where no platform can be at it."""
+    try:
+        parsed = urllib3.util.parse_url(url)
+    except urllib3.exceptions.LocationParseError:
+        parsed = urllib3.util.Url()
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise Misuse(
+            f"need an address such as http://127.0.0.1:8000, got {url!r}", field="endpoint"
+        )
+    return url.rstrip("/")
+
+
 class Endpoint:
     """Calls of `/cache/v1`. For any thread.
 
@@ -75,7 +88,7 @@ class Endpoint:
     """
 
     def __init__(self, url: str, api_key: str, timeout_s: float = 3.0) -> None:
-        self.url = url.rstrip("/")
+        self.url = check_url(url)
         self._headers = {"Authorization": f"Bearer {api_key}", "Accept": "application/json"}
         self._timeout_s = timeout_s
         self._pool = urllib3.PoolManager(maxsize=4)
@@ -176,8 +189,8 @@ def _problem(url: str, status: int, problem: Mapping[str, Any]) -> Refused | Una
         return Unavailable(f"{url}: {detail}")
     if status == 401:
         return Refused(f"{url} does not accept the API key: check it ({detail})", status=status)
-    if status == 404 and not problem:
-        return Refused(f"{url} is no Neve endpoint: check the URL", status=status)
+    if not problem:  # Neve itself says what is wrong
+        return Refused(f"{url} is no Neve endpoint (HTTP {status}): check the URL", status=status)
     if "expected" in problem or "got" in problem:
         detail += f" (expected {problem.get('expected')!r}, got {problem.get('got')!r})"
     field = problem.get("field")

@@ -70,12 +70,15 @@ def model_kv(config: Mapping[str, Any], *, kv_dtype: str = "auto") -> ModelKv:
     attention_heads = _number(config, "num_attention_heads", "n_head")
     if config.get("multi_query"):
         heads = 1
+    elif config.get("num_key_value_heads"):
+        heads = _number(config, "num_key_value_heads")
     else:
-        heads = int(config.get("num_key_value_heads") or attention_heads)
-    head_dim = config.get("head_dim") or (
-        _number(config, "hidden_size", "n_embd") // attention_heads
-    )
-    return ModelKv(layers, heads, 2 * int(head_dim), False, element_bytes)
+        heads = attention_heads
+    if config.get("head_dim"):
+        head_dim = _number(config, "head_dim")
+    else:
+        head_dim = _number(config, "hidden_size", "n_embd") // attention_heads
+    return ModelKv(layers, heads, 2 * head_dim, False, element_bytes)
 
 
 @dataclass(frozen=True)

@@ -89,6 +89,8 @@ def breakeven(
             config = json.loads(file.read_text())
         except (OSError, ValueError) as error:
             raise Misuse(f"cannot read {file}: {error}") from error
+        if not isinstance(config, dict):
+            raise Misuse(f"{file} is no model's configuration: no JSON object")
         kv = model_kv(config, kv_dtype=kv_dtype)
         name = (config.get("architectures") or [config.get("model_type", "model")])[0]
         click.echo(f"{path}: {name}, {_shape(kv)}, {kv.bytes_per_token:,} bytes a token")

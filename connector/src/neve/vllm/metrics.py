@@ -64,10 +64,11 @@ class NevePromMetrics(KVConnectorPromMetrics):  # type: ignore[misc]  # vllm is 
             m.name: register(Histogram, m, buckets=telemetry.BUCKETS_S)
             for m in telemetry.HISTOGRAMS
         }
-        for engine in per_engine_labelvalues:  # zero is known before the first request
+        for engine in per_engine_labelvalues:
+            # Zero is known before the first request: rate() does not see a counter's first value.
             for metric in (*telemetry.COUNTERS, *telemetry.GAUGES, *telemetry.HISTOGRAMS):
-                if metric.label is None:
-                    self._of(engine, metric.name)
+                for value in metric.values:
+                    self._of(engine, metric.name, value)
 
     def observe(self, transfer_stats_data: dict[str, Any], engine_idx: int = 0) -> None:
         """Called in the process that serves `/metrics`, for every step that had news."""

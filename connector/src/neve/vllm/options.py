@@ -8,6 +8,7 @@ from typing import Any, Final, Self
 
 from neve.client import COLD_CONNECTIONS, CONNECTIONS
 from neve.errors import Misuse
+from neve.session import check_url
 from neve.space import MAX_CHUNK_TOKENS
 from neve.vllm.sharding import CANONICAL, RANK
 
@@ -65,14 +66,18 @@ class Options:
         """Reads the extra config. Raises `Misuse` naming the option that is missing or wrong."""
         environ = os.environ if environ is None else environ
         values = dict(extra)
+        names = [option.name for option in fields(cls)]
+        for unknown in sorted(set(values) - set(names)):  # first: it may be a name misspelt
+            raise Misuse(
+                f"unknown option in kv_connector_extra_config; known are {', '.join(names)}",
+                field=unknown,
+            )
         for name in ("endpoint", "api_key"):
             variable = f"NEVE_{name.upper()}"
             values.setdefault(name, environ.get(variable))
             if not isinstance(values[name], str) or not values[name]:
                 raise Misuse(f"set it in kv_connector_extra_config or as {variable}", field=name)
-        unknown = sorted(set(values) - {option.name for option in fields(cls)})
-        if unknown:
-            raise Misuse("unknown option in kv_connector_extra_config", field=unknown[0])
+        check_url(values["endpoint"])
         for name in ("node", "space", "revision"):
             if values.get(name) is None:
                 values.pop(name, None)

@@ -19,6 +19,9 @@ logger = logging.getLogger(__name__)
 
 MAX_NAME_CHARS = 200
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_WISHES = ("context", "pin", "label")
+# Further words of a prefill's answer, which proxies pass on as it is.
+_ANSWERS = ("prefilled", "reused_tokens", "hot", "cold")
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,9 @@ def read_wish(params: object) -> ContextWish | None:
         if "neve" in params:
             _ignore("neve", wish, "an object")
         return ContextWish(hands_over=True) if hands_over else None
+    unknown = [key for key in wish if key not in _WISHES + _ANSWERS]
+    if unknown:
+        _ignore(f"{unknown[0]!r:.80}", wish[unknown[0]], " or ".join(_WISHES))
     return ContextWish(
         name=_text(wish, "context"),
         pin_s=_seconds(wish.get("pin")),

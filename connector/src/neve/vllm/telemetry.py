@@ -5,35 +5,54 @@ the process that serves `/metrics`. So all data are plain dicts of strings and n
 """
 
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
 from neve.breaker import BreakerState
 from neve.client import Client
+from neve.errors import MissReason
+from neve.hot import Tier
+from neve.planner.choice import Decision
+from neve.vllm.handover import Outcome
 
 Data = dict[str, Any]  # {"counters": {name: {label: n}}, "gauges": same, "samples": {name: [...]}}
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric; `label` names its only label, if it has one."""
+    """One metric; `label` names its only label, if it has one, and `values` are what it may be."""
 
     name: str
     help: str
     label: str | None = None
+    values: Iterable[str] = ("",)
 
 
 COUNTERS: Final = (
-    Metric("hit_tokens", "Tokens loaded into the engine instead of being computed.", "tier"),
-    Metric("read_bytes", "Bytes loaded and verified.", "tier"),
+    Metric("hit_tokens", "Tokens loaded into the engine instead of being computed.", "tier", Tier),
+    Metric("read_bytes", "Bytes loaded and verified.", "tier", Tier),
     Metric("written_bytes", "Bytes stored into the hot tier."),
     Metric(
-        "missed_blocks", "Blocks asked for and not loaded, by the first one's reason.", "reason"
+        "missed_blocks",
+        "Blocks asked for and not loaded, by the first one's reason.",
+        "reason",
+        MissReason,
     ),
-    Metric("unsaved_blocks", "Blocks not stored: no staging left, or refused.", "reason"),
+    Metric(
+        "unsaved_blocks",
+        "Blocks not stored: no staging left, or refused.",
+        "reason",
+        ("dropped", "refused"),
+    ),
     Metric("corrupt_blocks", "Blocks that failed verification (and were computed)."),
-    Metric("decisions", "What was done with a found prefix.", "decision"),
-    Metric("handovers", "Prompts begun on a prefill node: how waiting for it ended.", "outcome"),
+    Metric("decisions", "What was done with a found prefix.", "decision", Decision),
+    Metric(
+        "handovers",
+        "Prompts begun on a prefill node: how waiting for it ended.",
+        "outcome",
+        Outcome,
+    ),
 )
 GAUGES: Final = (
     Metric("loads_in_flight", "Requests that wait for their load."),
