@@ -11,7 +11,7 @@ Run by the vLLM interpreter. Commands:
 {"do": "counters"}   the engine's own, since its start, and Neve's; of histograms the count
 {"do": "events"}   the KV events since the last time, waiting a moment for more
 {"do": "reset"}   the prefix cache, with the connector's
-{"do": "defer_copies", "s"}   from now on, copies out of the engine's KV come so much later
+{"do": "defer_copies", "s"}   from now on, copies out of and into the engine's KV come so much later
 {"do": "slow_down", "s"}     from now on, every step's forward takes so much longer
 {"do": "stop"}       end the engine; another may be started
 Answers go to the process's original stdout; whatever vLLM prints goes to stderr.
@@ -165,12 +165,13 @@ class Engine:
         return self.llm.reset_prefix_cache(reset_connector=True)
 
     def defer_copies(self, s):
-        """As on a GPU: what is saved is read after the step, and must be what it was."""
+        """As on a GPU: what is saved is read after the step, what is loaded is written after it,
+        and only a fence makes what is computed wait for what is read."""
         import threading
 
         import torch
 
-        from neve.vllm.tensors import KvTensors
+        from neve.vllm.tensors import KvTensors, _WallMark
 
         class Ticket:
             def __init__(self, copy):
@@ -189,14 +190,26 @@ class Engine:
             def wait(self):
                 self._over.wait()
 
-        make, move_out = KvTensors.__init__, KvTensors.move_out
+        make, move_out, move_in = KvTensors.__init__, KvTensors.move_out, KvTensors.move_in
+        reading = []
 
         def deferring(self, *args, **kwargs):
             make(self, *args, **kwargs)
             self.defers = True
 
+        def late_out(*args):
+            reading.append(Ticket(lambda: move_out(*args)))
+            return reading[-1]
+
+        def fence(_):
+            while reading:
+                reading.pop().wait()
+
         KvTensors.__init__ = deferring
-        KvTensors.move_out = lambda *args: Ticket(lambda: move_out(*args))
+        KvTensors.move_out = late_out
+        KvTensors.move_in = lambda *args: Ticket(lambda: move_in(*args))
+        KvTensors.fence = fence
+        KvTensors.mark = lambda _: _WallMark()
         return {}
 
     def slow_down(self, s):

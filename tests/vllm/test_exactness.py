@@ -288,3 +288,24 @@ def test_blocks_of_ended_requests_stay_until_they_are_copied(platform, fresh_pro
             assert answer["tokens"] == tokens
             assert answer["params"]["neve"]["reused_tokens"] == 192
         process.ask("stop")
+
+
+def test_blocks_of_preempted_requests_change_hands_once_they_are_copied(platform, fresh_process):
+    """With copies that come late, and memory for one and a half of three answers at a time."""
+    asked = [ask(words(f"preempted {n}", 201), 150) for n in range(3)]
+    late = options(platform, revision="preempted")
+    tight = {"kv_cache_memory_bytes": 17 * 32 * 2048, "max_model_len": 400}
+    tight |= {"max_num_batched_tokens": 96, "enable_prefix_caching": False}
+    with fresh_process("preempted") as process:
+        process.start(None, engine=tight)
+        expected = [output["tokens"] for output in process.generate(*asked)]
+        process.ask("stop")
+        process.ask("defer_copies", s=1.0)
+        for reused in (0, 3 * 192):
+            process.start(late, engine=tight)
+            outputs = process.generate(*asked)
+            counters = process.ask("counters")
+            process.ask("stop")
+            assert [output["tokens"] for output in outputs] == expected
+            assert counters["num_preemptions"] > 0
+            assert counters["external_prefix_cache_hits"] >= reused
