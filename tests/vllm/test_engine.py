@@ -288,6 +288,25 @@ def test_the_same_words_under_another_image_are_another_prompt(platform, referen
     process.ask("stop")
 
 
+def test_images_that_the_engine_only_counts_are_left_alone(platform, reference, models):
+    """Without a cache for them it names the first image of every process alike."""
+    process = reference["process"]
+    uncached = {"enable_prefix_caching": False, "mm_processor_cache_gb": 0}
+    seeing = {"model": str(models / "blip"), "engine": uncached}
+    red, blue = (
+        {"tokens": [3, *LONG[:200]], "max_tokens": 6, "params": {"neve": {}}, "image": colour}
+        for colour in ("red", "blue")
+    )
+    process.start(None, **seeing)
+    expected = [process.generate(request)[0]["tokens"] for request in (red, blue)]
+    process.ask("stop")
+    assert expected[0] != expected[1]
+    for request, tokens in zip((red, blue), expected, strict=True):
+        process.start(options(platform), **seeing)
+        assert process.generate(request)[0]["tokens"] == tokens
+        process.ask("stop")
+
+
 def until_reused(process, request, tokens):
     """What is computed is stored behind the step."""
     deadline = time.monotonic() + 30

@@ -55,6 +55,15 @@ def holds_latent(kv_cache_config: Any) -> bool:
     )
 
 
+def names_media(config: Any) -> bool:
+    """Whether images and other media are named by their content. Where the engine has no cache for
+    them it counts them instead, from one in every process."""
+    media = config.model_config.multimodal_config
+    if media is None or config.cache_config.enable_prefix_caching:
+        return True
+    return bool(getattr(media, "mm_processor_cache_gb", 0))
+
+
 def has_token_ids(request: Any) -> bool:
     """Whether a request's KV follows from token ids that don't change under us.
 

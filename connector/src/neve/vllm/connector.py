@@ -26,7 +26,7 @@ from vllm.distributed.parallel_state import get_pp_group, get_tp_group
 
 import vllm
 from neve.space import SpaceIdentity
-from neve.vllm.compat import holds_latent
+from neve.vllm.compat import holds_latent, names_media
 from neve.vllm.guard import guarded, log_as_vllm, nothing
 from neve.vllm.identity import identify, kernel_names, why_unsupported
 from neve.vllm.metrics import NevePromMetrics, NeveStats
@@ -286,6 +286,7 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
             loads=self._kv_transfer_config.is_kv_consumer,
             saves=self._kv_transfer_config.is_kv_producer,
             holds=any(shake.defers for shake in shakes),
+            names_media=names_media(self._vllm_config),
             shards=self._shards,
             announces_of=len(shakes) // shakes[0].turns if self._announces else 0,
         )

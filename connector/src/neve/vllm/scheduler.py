@@ -44,6 +44,7 @@ class SchedulerSide:
         loads: bool,
         saves: bool,
         holds: bool = False,
+        names_media: bool = True,
         shards: int = 1,
         announces_of: int = 0,
     ) -> None:
@@ -51,7 +52,8 @@ class SchedulerSide:
         scheduler opens its own sessions, under another node name: a session has one owner.
 
         `holds`: workers copy behind the step, so what they save must stay in place until they say
-        so. `announces_of`: ranks that store a part of each chunk, if routers are to hear of it.
+        so. `names_media`: see `compat`. `announces_of`: ranks that store a part of each chunk, if
+        routers are to hear of it.
         """
         node = options.node if same_process else f"{options.node}/scheduler"
         self._links = [
@@ -89,6 +91,7 @@ class SchedulerSide:
         self._engine_block_tokens = identities[0].engine_block_tokens
         self._engine_blocks: dict[str, list[int]] = {}
         self._holds = holds
+        self._names_media = names_media
         self._saved: set[str] = set()
         self._held: list[str] = []
         self._pending_loads: list[LoadPlan] = []
@@ -99,7 +102,7 @@ class SchedulerSide:
         """Begins a vLLM request if it can be cached at all; True when it is tracked."""
         if self._planner.knows(request.request_id):
             return True
-        if not has_token_ids(request):
+        if not has_token_ids(request) or (request.mm_features and not self._names_media):
             return False
         if self._announcer is not None:
             self._requests[request.request_id] = request
