@@ -11,6 +11,7 @@ from django.test import Client
 from catalog.models import Context, NodeSession, UsageRollup
 from neve.hot import HotTier
 from neve.space import SpaceIdentity
+from neve.vllm import requests
 from rows import make_key, make_segment, make_space, make_tenant
 from tenants import services
 from tenants.audit import SYSTEM
@@ -322,6 +323,17 @@ class TestContexts:
             context = Context.objects.get()
         assert context.is_pinned
         assert context.ids()[2] == b"\xab" * 16
+
+    def test_the_longest_wishes_that_the_connector_reads_are_taken(self, opened, node):
+        asked = {
+            "context": "n" * requests.MAX_NAME_CHARS,
+            "label": "l" * requests.MAX_LABEL_CHARS,
+            "pin": requests.MAX_PIN_S,
+        }
+        wish = requests.read_wish({"neve": asked})
+        body = self.body(opened, name=wish.name, label=wish.label, pin_s=wish.pin_s)
+        assert list(asked.values()) == [wish.name, wish.label, wish.pin_s]
+        assert node.send("post", "/cache/v1/contexts", body).status_code == 201
 
     @pytest.mark.parametrize(
         ("field", "value"),

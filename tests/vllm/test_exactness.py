@@ -17,6 +17,7 @@ from neve.errors import Corrupt
 from neve.hot import HotTier
 from neve.ids import BlockHasher
 from neve.keys import parse_key
+from neve.planner.breakeven import model_kv
 from servers import ControlPlane
 
 pytestmark = pytest.mark.vllm
@@ -67,7 +68,8 @@ from catalog.models import Space
 import json
 for s in Space.unscoped.all():
     if not s.identity["revision"].startswith("set:"):  # those are of tests that want their own
-        print(json.dumps([s.identity["model"], s.identity["dtype"], s.pk, s.fingerprint]))
+        of = s.identity
+        print(json.dumps([of["model"], of["dtype"], s.pk, s.fingerprint, of["bytes_per_token"]]))
 """
 
 
@@ -77,8 +79,8 @@ class Store:
     def __init__(self, platform: ControlPlane, model: str, dtype: str) -> None:
         self._platform = platform
         rows = map(json.loads, platform.manage("shell", "-v", "0", "-c", SPACES).splitlines())
-        ((space, fingerprint),) = [
-            (pk, fp) for name, kind, pk, fp in rows if (name, kind) == (model, f"torch.{dtype}")
+        ((space, fingerprint, self.bytes_per_token),) = [
+            row[2:] for row in rows if row[:2] == [model, f"torch.{dtype}"]
         ]
         self._mark = f":b:{space}:".encode()
         self._hasher = BlockHasher(bytes.fromhex(fingerprint), CHUNK)
@@ -219,6 +221,8 @@ def test_answers_and_hits_are_as_predicted(platform, engine, models, shape, dtyp
     # An empty store, then a full one.
     hits, reused = check(())
     assert hits == reused > 0
+    config = json.loads((models / shape / "config.json").read_text())
+    assert store.bytes_per_token == model_kv(config, kv_dtype=dtype).bytes_per_token
     everything = store.keys()
     hits, full = check(everything)
     assert hits == full > 2000

@@ -22,7 +22,8 @@ def test_a_pin_is_seconds_or_has_a_unit(pin, seconds):
 
 
 @pytest.mark.parametrize(
-    "pin", [0, -1, True, "soon", "2w", [], {}, float("nan"), float("inf"), 1 << 60, "99999999999d"]
+    "pin",
+    [0, -1, True, "soon", "2w", [], {}, float("nan"), float("inf"), 1 << 60, "9999999999d", "366d"],
 )
 def test_a_malformed_pin_is_ignored_with_a_warning(pin, caplog):
     with caplog.at_level(logging.WARNING):
@@ -30,11 +31,15 @@ def test_a_malformed_pin_is_ignored_with_a_warning(pin, caplog):
     assert "field=pin" in caplog.text
 
 
-@pytest.mark.parametrize("name", ["", 7, ["x"], "x" * 201, "a\nb"])
+@pytest.mark.parametrize("name", ["", " ", 7, ["x"], "x" * 201, "a\nb"])
 def test_a_malformed_name_is_ignored_with_a_warning(name, caplog):
     with caplog.at_level(logging.WARNING):
         assert read_wish({"neve": {"context": name}}) == ContextWish()
     assert "field=context" in caplog.text
+
+
+def test_a_label_has_a_length_of_its_own_and_both_are_trimmed():
+    assert read_wish({"neve": {"context": " x ", "label": "l" * 101}}) == ContextWish(name="x")
 
 
 @pytest.mark.parametrize(
@@ -67,7 +72,7 @@ def test_whatever_a_request_says_is_read_and_answered(params):
     if wish is None:
         return
     assert wish.name is None or 0 < len(wish.name.encode()) <= 4 * 200
-    assert wish.pin_s is None or 0 < wish.pin_s < 2**31
+    assert wish.pin_s is None or 0 < wish.pin_s <= 365 * 86400
     told = response_params(wish, hot_tokens=1, cold_tokens=2, prefilled=wish.prefilled)
     assert json.loads(json.dumps(told))["neve"]["reused_tokens"] == 3
 

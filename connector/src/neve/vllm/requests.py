@@ -17,7 +17,10 @@ from neve.vllm.handover import Prefilled
 
 logger = logging.getLogger(__name__)
 
+# What the platform takes (cacheapi.cache_serializers): more would cost the whole context.
 MAX_NAME_CHARS = 200
+MAX_LABEL_CHARS = 100
+MAX_PIN_S = 365 * 86400
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _WISHES = ("context", "pin", "label")
 # Further words of a prefill's answer, which proxies pass on as it is.
@@ -52,9 +55,9 @@ def read_wish(params: object) -> ContextWish | None:
     if unknown:
         _ignore(f"{unknown[0]!r:.80}", wish[unknown[0]], " or ".join(_WISHES))
     return ContextWish(
-        name=_text(wish, "context"),
+        name=_text(wish, "context", MAX_NAME_CHARS),
         pin_s=_seconds(wish.get("pin")),
-        label=_text(wish, "label"),
+        label=_text(wish, "label", MAX_LABEL_CHARS),
         hands_over=hands_over,
         prefilled=_prefilled(wish.get("prefilled")),
     )
@@ -72,13 +75,13 @@ def response_params(
     return {"neve": told}
 
 
-def _text(wish: dict[str, Any], key: str) -> str | None:
+def _text(wish: dict[str, Any], key: str, most: int) -> str | None:
     value = wish.get(key)
     if value is None:
         return None
-    if isinstance(value, str) and 0 < len(value) <= MAX_NAME_CHARS and value.isprintable():
-        return value
-    _ignore(key, value, f"1 to {MAX_NAME_CHARS} printable characters")
+    if isinstance(value, str) and 0 < len(value.strip()) <= most and value.isprintable():
+        return value.strip()
+    _ignore(key, value, f"1 to {most} printable characters")
     return None
 
 
@@ -93,9 +96,9 @@ def _seconds(value: object) -> int | None:
         seconds = int(value)
     else:
         seconds = 0
-    if 0 < seconds < 2**31:
+    if 0 < seconds <= MAX_PIN_S:
         return seconds
-    _ignore("pin", value, 'seconds, or a number with s, m, h or d such as "2h"')
+    _ignore("pin", value, 'seconds, or a number with s, m, h or d such as "2h"; 365d at most')
     return None
 
 

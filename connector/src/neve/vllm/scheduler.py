@@ -5,30 +5,25 @@ Uses vLLM's objects by their attributes only, so it imports nothing of it.
 
 import logging
 import secrets
-import threading
 import time
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from neve.errors import NeveError
 from neve.space import SpaceIdentity
 from neve.vllm.chains import Media, Origin
 from neve.vllm.compat import has_token_ids
+from neve.vllm.contexts import ContextReports
 from neve.vllm.events import Announcement, Announcer, Withdrawal
 from neve.vllm.handover import Prefilled
 from neve.vllm.judge import Judge
 from neve.vllm.link import BOOT_WAIT_S, Link
 from neve.vllm.options import Options
 from neve.vllm.plan import BlockLoad, BlockSave, LoadPlan, StepPlan
-from neve.vllm.planner import Ended, Planner
+from neve.vllm.planner import Planner
 from neve.vllm.requests import read_wish, response_params
 from neve.vllm.telemetry import Data, Telemetry
 
 logger = logging.getLogger(__name__)
-
-# A context is reported when the puts of its last blocks have had this long to be committed.
-_REPORT_DELAY_S = 0.5
 
 
 class SchedulerSide:
@@ -95,8 +90,7 @@ class SchedulerSide:
         self._saved: set[str] = set()
         self._held: list[str] = []
         self._pending_loads: list[LoadPlan] = []
-        self._reports = ThreadPoolExecutor(max_workers=1, thread_name_prefix="neve-context")
-        self._pause = threading.Event()
+        self._reports = ContextReports(self._links, shards)
 
     def track(self, request: Any) -> bool:
         """Begins a vLLM request if it can be cached at all; True when it is tracked."""
@@ -274,7 +268,7 @@ class SchedulerSide:
         if ended is None:
             return None
         if ended.wish.name is not None and ended.ids:
-            self._reports.submit(self._report, ended, time.monotonic() + _REPORT_DELAY_S)
+            self._reports.add(ended)
         prefilled = None
         if ended.wish.hands_over and ended.ids:
             prefilled = Prefilled(len(ended.ids) * ended.chunk_tokens, ended.ids[-1][0])
@@ -287,31 +281,10 @@ class SchedulerSide:
 
     def close(self) -> None:
         """Sends the contexts that still wait, then ends the connections."""
-        self._pause.set()
-        self._reports.shutdown(wait=True)
+        self._reports.close()
         self._planner.close()
         for link in self._links:
             link.release()
-
-    def _report(self, ended: Ended, not_before: float) -> None:
-        """On the context thread: one context a space, so that a pin holds all of the KV."""
-        self._pause.wait(max(0.0, not_before - time.monotonic()))
-        assert ended.wish.name is not None
-        for number, link in enumerate(self._links):
-            client = link.client
-            if client is None:
-                continue
-            columns = slice(number * self._shards, (number + 1) * self._shards)
-            try:
-                client.report_context(
-                    ended.wish.name,
-                    [block_id for ids in ended.ids for block_id in ids[columns]],
-                    tokens=len(ended.ids) * ended.chunk_tokens,
-                    label=ended.wish.label,
-                    pin_s=ended.wish.pin_s,
-                )
-            except NeveError as error:
-                logger.warning("neve.context.unreported name=%s detail=%s", ended.wish.name, error)
 
 
 def origin_of(request: Any, epoch: bytes = b"") -> Origin:

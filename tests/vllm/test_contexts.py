@@ -1,0 +1,134 @@
+"""Contexts on their way to the platform, which may be away."""
+
+import threading
+import time
+
+import pytest
+
+from neve.errors import Refused, Unavailable
+from neve.vllm import contexts
+from neve.vllm.contexts import ContextReports
+from neve.vllm.planner import Ended
+from neve.vllm.requests import ContextWish
+from servers import wait_until
+
+
+class Platform:
+    """A link and its client in one. `trouble` is raised in place of an answer."""
+
+    def __init__(self):
+        self.client = self
+        self.trouble = None
+        self.asked = 0
+        self.told = []
+
+    def report_context(self, name, ids, *, tokens, label, pin_s):
+        self.asked += 1
+        if self.trouble is not None:
+            raise self.trouble
+        self.told.append((name, ids, tokens, label, pin_s))
+
+
+@pytest.fixture
+def platform(monkeypatch):
+    monkeypatch.setattr(contexts, "DELAY_S", 0.0)
+    monkeypatch.setattr(contexts, "RETRY_S", 0.02)
+    return Platform()
+
+
+@pytest.fixture
+def reports(platform):
+    made = ContextReports([platform], shards=1)
+    yield made
+    made.close()
+
+
+def ended(name):
+    wish = ContextWish(name=name, pin_s=60, label="agent")
+    return Ended(wish, hot_tokens=0, cold_tokens=0, ids=[(b"a",), (b"b",)], chunk_tokens=64)
+
+
+def names(platform):
+    return [told[0] for told in platform.told]
+
+
+def test_a_context_is_told_with_its_chain(platform, reports):
+    reports.add(ended("x"))
+    wait_until(lambda: platform.told, timeout_s=20, what="a report")
+    assert platform.told == [("x", [b"a", b"b"], 128, "agent", 60)]
+
+
+def test_every_space_hears_of_its_own_columns(platform):
+    other = Platform()
+    reports = ContextReports([platform, other], shards=2)
+    ids = [(b"a", b"b", b"c", b"d")]
+    reports.add(Ended(ContextWish(name="x"), 0, 0, ids, 64))
+    reports.close()
+    assert [told[1] for told in platform.told + other.told] == [[b"a", b"b"], [b"c", b"d"]]
+
+
+def test_contexts_wait_in_order_for_a_platform_that_is_away(platform, reports, caplog):
+    platform.trouble = Unavailable("away")
+    for name in "xyz":
+        reports.add(ended(name))
+    wait_until(lambda: platform.asked > 3, timeout_s=20, what="tries")
+    platform.trouble = None
+    wait_until(lambda: len(platform.told) == 3, timeout_s=20, what="reports")
+    assert names(platform) == ["x", "y", "z"]
+    assert caplog.text.count("neve.context.kept") == 1
+
+
+@pytest.mark.parametrize("trouble", [Refused("no such session"), RuntimeError("a bug")])
+def test_what_is_refused_is_not_repeated_and_holds_up_nobody(platform, reports, trouble):
+    platform.trouble = trouble
+    reports.add(ended("x"))
+    wait_until(lambda: platform.asked, timeout_s=20, what="a try")
+    platform.trouble = None
+    reports.add(ended("y"))
+    wait_until(lambda: platform.told, timeout_s=20, what="a report")
+    assert (names(platform), platform.asked) == (["y"], 2)
+
+
+def test_so_many_wait_and_the_oldest_are_dropped(platform, reports, monkeypatch):
+    monkeypatch.setattr(contexts, "MOST_WAITING", 2)
+    platform.trouble = Unavailable("away")
+    for name in "wxyz":
+        reports.add(ended(name))
+    asked = platform.asked
+    wait_until(lambda: platform.asked > asked + 1, timeout_s=20, what="another try")
+    platform.trouble = None
+    wait_until(lambda: len(platform.told) == 2, timeout_s=20, what="reports")
+    assert names(platform) == ["y", "z"]
+
+
+def test_an_engine_that_ends_sends_what_waits_without_delay(platform, monkeypatch):
+    monkeypatch.setattr(contexts, "DELAY_S", 1000.0)
+    reports = ContextReports([platform], shards=1)
+    for name in "xy":
+        reports.add(ended(name))
+    reports.close()
+    assert names(platform) == ["x", "y"]
+
+
+def test_an_engine_that_ends_asks_an_absent_platform_once(platform, monkeypatch, caplog):
+    monkeypatch.setattr(contexts, "DELAY_S", 1000.0)
+    platform.trouble = Unavailable("away")
+    reports = ContextReports([platform], shards=1)
+    for name in "xyz":
+        reports.add(ended(name))
+    reports.close()
+    assert platform.asked == 1
+    assert "neve.context.dropped at_shutdown=3" in caplog.text
+
+
+def test_an_engine_that_ends_does_not_wait_for_an_answer_for_ever(platform, monkeypatch):
+    monkeypatch.setattr(contexts, "CLOSE_S", 0.05)
+    answer = threading.Event()
+    monkeypatch.setattr(platform, "report_context", lambda *_, **__: answer.wait())
+    reports = ContextReports([platform], shards=1)
+    reports.add(ended("x"))
+    begin = time.monotonic()
+    reports.close()
+    assert not answer.is_set()
+    assert time.monotonic() - begin < 60
+    answer.set()
