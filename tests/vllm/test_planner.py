@@ -243,6 +243,16 @@ def test_a_preempted_request_asks_again(planner, ranks):
     assert answer(planner, "r") == 256
 
 
+def test_what_a_preempted_request_loads_again_was_reused_once(planner, ranks):
+    ranks[0].store(4)
+    begin(planner, wish=ContextWish())
+    for _ in range(2):
+        assert answer(planner, "r") == 256
+        planner.plan_load("r", 256, range(10))
+        planner.note_loaded("r")
+    assert planner.end("r").hot_tokens == 256
+
+
 def test_what_was_not_stored_may_be_saved_by_the_next_request(planner):
     begin(planner)
     saves = planner.plan_saves("r", 300, range(10))

@@ -55,7 +55,9 @@ class _Lookup:
 
 @dataclass
 class _Request:
-    """One live request. `reused` is tokens that were really loaded, by tier."""
+    """One live request. `reused`: chunk → tier and tokens that were really loaded of it. A
+    preempted request loads again what it had, which counts once.
+    """
 
     tokens: Sequence[int]
     origin: Origin
@@ -69,7 +71,7 @@ class _Request:
     may_load: bool = True
     may_save: bool = True
     next_save: int = 0
-    reused: dict[Tier, int] = field(default_factory=dict)
+    reused: dict[int, tuple[Tier, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -151,8 +153,8 @@ class Planner:
             chain.append(ids)
         return Ended(
             wish=request.wish,
-            hot_tokens=request.reused.get(Tier.HOT, 0),
-            cold_tokens=request.reused.get(Tier.COLD, 0),
+            hot_tokens=sum(n for tier, n in request.reused.values() if tier is Tier.HOT),
+            cold_tokens=sum(n for tier, n in request.reused.values() if tier is Tier.COLD),
             ids=chain,
             chunk_tokens=self._hashers[0].chunk_tokens if self._hashers else 0,
         )
@@ -352,10 +354,10 @@ class Planner:
         self._judge.end_load(request_id, filled=request.failed_chunk is None)
         plan, request.loading = request.loading, None
         good = len(plan.blocks) if request.failed_chunk is None else request.failed_chunk
-        for block in plan.blocks[:good]:
+        for chunk, block in enumerate(plan.blocks[:good], plan.first_chunk):
             tier = block.locations[0].tier
             tokens = len(block.written) * self._engine_block_tokens
-            request.reused[tier] = request.reused.get(tier, 0) + tokens
+            request.reused[chunk] = tier, tokens
             self._telemetry.count("hit_tokens", tokens, tier)
         if good < len(plan.blocks):
             # Asking again would find the same blocks, and fail the same way, for ever.
