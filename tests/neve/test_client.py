@@ -424,6 +424,12 @@ class TestSession:
         with pytest.raises(Misuse, match="need an address such as"):
             Client.connect(url, API_KEY, IDENTITY, node="n", engine=ENGINE)
 
+    def test_a_key_is_taken_from_a_file_with_a_line_end_and_never_shown(self, endpoint):
+        Client.connect(endpoint.url, API_KEY + "\n", IDENTITY, node="n", engine=ENGINE).close()
+        with pytest.raises(Misuse) as caught:
+            Client.connect(endpoint.url, "neve_a\nsecret", IDENTITY, node="n", engine=ENGINE)
+        assert "secret" not in str(caught.value)
+
     def test_trouble_of_the_platform_is_unavailable(self, endpoint):
         endpoint.fail = (503, {"detail": "later"})
         with pytest.raises(Unavailable, match="later"):

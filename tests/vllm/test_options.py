@@ -36,6 +36,17 @@ def test_every_data_parallel_engine_has_a_name_of_its_own():
     assert [options.of_replica(n).node for n in range(3)] == ["gpu-07", "gpu-07/dp1", "gpu-07/dp2"]
 
 
+def test_a_key_from_a_file_with_a_line_end_is_the_key():
+    assert Options.from_config({"endpoint": "http://e/", "api_key": "k\n"}, {}).api_key == "k"
+
+
+@pytest.mark.parametrize("key", ["se\ncret", "secret ☃", "\n", "two secrets"])
+def test_what_cannot_be_a_key_is_refused_and_not_shown(key):
+    with pytest.raises(Misuse, match="api_key") as error:
+        Options.from_config({"endpoint": "http://e", "api_key": key}, {})
+    assert "secret" not in str(error.value)
+
+
 def test_the_key_is_never_shown():
     options = Options.from_config({"endpoint": "http://e", "api_key": "neve_x_secret"}, {})
     assert "secret" not in repr(options)

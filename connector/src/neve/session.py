@@ -4,6 +4,7 @@ Control traffic only; block bytes never pass here. One HTTP request each, on the
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -80,6 +81,15 @@ def check_url(url: str) -> str:
     return url.rstrip("/")
 
 
+def check_key(api_key: str) -> str:
+    """The key without a file's white space. Raises `Misuse`, which does not show it: otherwise the
+    HTTP library refuses the header, and shows it."""
+    key = api_key.strip()
+    if not re.fullmatch(r"[!-~]+", key):
+        raise Misuse("is empty, or has characters that no key has", field="api_key")
+    return key
+
+
 class Endpoint:
     """Calls of `/cache/v1`. For any thread.
 
@@ -89,7 +99,7 @@ class Endpoint:
 
     def __init__(self, url: str, api_key: str, timeout_s: float = 3.0) -> None:
         self.url = check_url(url)
-        self._headers = {"Authorization": f"Bearer {api_key}", "Accept": "application/json"}
+        self._headers = {"Authorization": f"Bearer {check_key(api_key)}", "Accept": "application/json"}
         self._timeout_s = timeout_s
         self._pool = urllib3.PoolManager(maxsize=4)
         # Only a connection that was never made is tried again: nothing is done twice.

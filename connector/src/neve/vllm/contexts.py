@@ -23,7 +23,7 @@ RETRY_S: Final = 2.0
 # Of 32k tokens each about 15 MB: their ids.
 MOST_WAITING: Final = 1000
 # An engine that ends waits so long for the contexts that are left, and the call under way.
-CLOSE_S: Final = 4.0
+CLOSE_S: Final = 2.0
 
 
 class ContextReports:

@@ -8,7 +8,7 @@ from typing import Any, Final, Self
 
 from neve.client import COLD_CONNECTIONS, CONNECTIONS
 from neve.errors import Misuse
-from neve.session import check_url
+from neve.session import check_key, check_url
 from neve.space import MAX_CHUNK_TOKENS
 from neve.vllm.sharding import CANONICAL, RANK
 
@@ -77,7 +77,8 @@ class Options:
             values.setdefault(name, environ.get(variable))
             if not isinstance(values[name], str) or not values[name]:
                 raise Misuse(f"set it in kv_connector_extra_config or as {variable}", field=name)
-        check_url(values["endpoint"])
+        values["endpoint"] = check_url(values["endpoint"])
+        values["api_key"] = check_key(values["api_key"])
         for name in ("node", "space", "revision"):
             if values.get(name) is None:
                 values.pop(name, None)
