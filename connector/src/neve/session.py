@@ -99,7 +99,8 @@ class Endpoint:
 
     def __init__(self, url: str, api_key: str, timeout_s: float = 3.0) -> None:
         self.url = check_url(url)
-        self._headers = {"Authorization": f"Bearer {check_key(api_key)}", "Accept": "application/json"}
+        key = check_key(api_key)
+        self._headers = {"Authorization": f"Bearer {key}", "Accept": "application/json"}
         self._timeout_s = timeout_s
         self._pool = urllib3.PoolManager(maxsize=4)
         # Only a connection that was never made is tried again: nothing is done twice.
