@@ -311,6 +311,18 @@ def test_beyond_the_budget_blocks_are_dropped_and_counted(kv, client):
     assert saver.take_unsaved() == []
 
 
+def test_blocks_that_cannot_be_copied_are_dropped_and_give_their_staging_back(kv, client):
+    saver = saver_of(client, kv, pieces=2)
+    copy, kv.move_out = kv.move_out, lambda *_: 1 / 0
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            saver.save(saves(2))
+        assert saver.take_unsaved() == [bytes([0]), bytes([1])]
+    kv.move_out = copy
+    saver.save(saves(2))
+    assert saver.take_unsaved() == []
+
+
 def test_a_refused_save_is_reported(kv, client):
     saver = saver_of(client, kv)
     saver.save(saves(2))

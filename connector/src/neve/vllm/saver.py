@@ -49,7 +49,12 @@ class Saver(Generic[S]):
         self._drop(saves[len(pieces) :])
         if not taken:
             return
-        ticket = self._kv.move_out([save.engine_blocks for save in taken], pieces)
+        try:
+            ticket = self._kv.move_out([save.engine_blocks for save in taken], pieces)
+        except Exception:  # the device has no memory left: these are lost, what comes later is not
+            self._pool.give_back(pieces)
+            self._drop(taken)
+            raise
         with self._idle:
             self._open += 1
         if self._copies is None:
