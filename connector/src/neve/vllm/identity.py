@@ -113,6 +113,10 @@ def _settings_digest(config: "VllmConfig") -> str:
     """16 bytes in hex over the model's configuration after overrides, and the speculator's."""
     settings: dict[str, Any] = {"quantization": str(config.model_config.quantization)}
     settings["model"] = _plain(config.model_config.hf_config)
+    media = getattr(config.model_config, "multimodal_config", None)
+    if media is not None and media.mm_processor_kwargs:
+        # Media are named by their content before it is resized, cropped, normalized.
+        settings["media"] = media.mm_processor_kwargs
     speculative = config.speculative_config
     if speculative is not None:
         # A drafter's layers are among the KV tensors.
