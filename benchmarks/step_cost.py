@@ -20,7 +20,8 @@ ROOT = Path(__file__).parent.parent
 HOOKS = (
     *("get_num_new_matched_tokens", "update_state_after_alloc", "build_connector_meta"),
     *("update_connector_output", "request_finished", "on_new_request", "start_load_kv"),
-    *("wait_for_layer_load", "save_kv_layer", "wait_for_save", "get_finished"),
+    *("handle_preemptions", "wait_for_layer_load", "save_kv_layer", "wait_for_save"),
+    "get_finished",
     *("get_block_ids_with_load_errors", "build_connector_worker_meta", "get_kv_connector_stats"),
     "take_events",
 )
@@ -129,9 +130,9 @@ def _hooks_when_idle(scheduler_side, worker_side) -> dict[str, float]:
     hooks = []
     for _ in range(STEPS):
         begin = time.perf_counter()
-        worker_side.bind_connector_metadata(
-            scheduler_side.build_connector_meta(SchedulerOutput.make_empty())
-        )
+        told = scheduler_side.build_connector_meta(SchedulerOutput.make_empty())
+        worker_side.handle_preemptions(told)
+        worker_side.bind_connector_metadata(told)
         worker_side.start_load_kv(None)
         worker_side.wait_for_save()
         worker_side.get_finished(set())

@@ -34,7 +34,7 @@ READ = {
     "SchedulerOutput": [
         *("total_num_scheduled_tokens", "num_scheduled_tokens"),
         *("scheduled_new_reqs", "scheduled_cached_reqs", "preempted_req_ids"),
-        "scheduled_spec_decode_tokens",
+        *("scheduled_spec_decode_tokens", "scheduled_encoder_inputs"),
     ],
     "KVConnectorOutput": ["invalid_block_ids", "finished_recving", "kv_connector_worker_meta"],
     "KVCacheConfig": ["num_blocks", "kv_cache_groups"],

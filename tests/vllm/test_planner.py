@@ -160,6 +160,10 @@ def test_one_step_waits_a_millisecond_at_most_for_all_requests(planner, monkeypa
         assert all(planner.matched_tokens(name, 0) is None for name in map(str, range(50)))
         planner.end_step()
         assert unanswered.waited_s == pytest.approx(steps * STEP_WAIT_S)
+    # While something is computed nobody waits for a look-up.
+    planner.end_step(idle=False)
+    assert planner.matched_tokens("0", 0) is None
+    assert unanswered.waited_s == pytest.approx(3 * STEP_WAIT_S)
 
 
 def test_the_engine_does_not_wait_while_a_long_prompt_is_hashed(planner, ranks, monkeypatch):
@@ -239,7 +243,7 @@ def test_a_preempted_request_asks_again(planner, ranks):
     assert answer(planner, "r") == 0
     planner.plan_saves("r", 300, range(10))
     ranks[0].store(4)
-    planner._requests["r"].lookup.asked_at -= 10  # the preemption comes later
+    planner.note_preempted(["r", "unknown"])
     assert answer(planner, "r") == 256
 
 

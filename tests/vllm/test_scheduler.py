@@ -88,7 +88,7 @@ def side(store, monkeypatch, request):
     made.close()
 
 
-def step(new=(), cached=(), tokens=300, preempted=(), drafts=()):
+def step(new=(), cached=(), tokens=300, preempted=(), drafts=(), encoded=()):
     """A step of vLLM: `new` and `cached` are (request id, engine blocks, computed, resumed)."""
     return SimpleNamespace(
         total_num_scheduled_tokens=tokens,
@@ -104,6 +104,7 @@ def step(new=(), cached=(), tokens=300, preempted=(), drafts=()):
             resumed_req_ids={each[0] for each in cached if each[3]},
         ),
         preempted_req_ids=set(preempted) or None,
+        scheduled_encoder_inputs={name: [0] for name in encoded},
         scheduled_spec_decode_tokens={name: [-1] * (tokens - 1) for name in drafts},
     )
 
@@ -222,6 +223,8 @@ def test_steps_that_compute_a_prompt_are_timed(side):
     plan = side.build_step(step([("r", list(range(10)), 0, False)]))
     assert plan.timed is not None
     assert side.build_step(step(cached=[("r", [], 300, False)], tokens=1)).timed is None
+    seeing = step(cached=[("r", [], 0, True)], encoded=["r"])
+    assert side.build_step(seeing).timed is None
     drafted = step(cached=[("r", [], 301, False)], tokens=100, drafts=["r"])
     assert side.build_step(drafted).timed is None  # answers, many at a time
 
@@ -291,6 +294,23 @@ def test_routers_hear_nothing_of_what_a_rank_did_not_store_or_a_reset_made_priva
             side.note_saves(unsaved=[save.ids[0] for save in plan.saves], stored=[])
         assert announced(side, plan) == []
         side.reset()
+
+
+@pytest.mark.parametrize("preempted", [False, True])
+def test_a_preempted_request_finds_what_it_saved_itself(side, store, preempted):
+    request = Request("r")
+    assert matched(side, request) == 0
+    save(side, store, request)
+    side.build_step(step(preempted=["r"] if preempted else ()))
+    assert matched(side, request) == (256 if preempted else 0)
+
+
+@pytest.mark.parametrize("tokens", [0, 5])
+def test_only_a_step_that_computes_nothing_waits_for_look_ups(side, monkeypatch, tokens):
+    told = []
+    monkeypatch.setattr(side._planner, "end_step", lambda *, idle: told.append(idle))
+    side.build_step(step(tokens=tokens))
+    assert told == [tokens == 0]
 
 
 def test_a_step_waits_for_copies_only_where_blocks_change_hands(side):

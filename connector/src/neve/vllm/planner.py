@@ -159,6 +159,12 @@ class Planner:
             chunk_tokens=self._hashers[0].chunk_tokens if self._hashers else 0,
         )
 
+    def note_preempted(self, request_ids: Iterable[str]) -> None:
+        """These lost their engine blocks: what was found before they ran is out of date."""
+        for request_id in request_ids:
+            if request_id in self._requests:
+                self._requests[request_id].lookup = None
+
     def reset(self) -> None:
         """Forgets what is stored; live requests neither load nor save any more."""
         self._known.clear()
@@ -402,9 +408,10 @@ class Planner:
         lost, self._lost = self._lost, []
         return lost
 
-    def end_step(self) -> None:
-        """Called once a step, when its plan is complete."""
-        self._wait_left_s = STEP_WAIT_S
+    def end_step(self, *, idle: bool = True) -> None:
+        """Called once a step, when its plan is complete. `idle`: it computes nothing, so the next
+        one may wait for look-ups."""
+        self._wait_left_s = STEP_WAIT_S if idle else 0.0
 
     # ---- inside
 

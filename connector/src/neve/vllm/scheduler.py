@@ -145,7 +145,8 @@ class SchedulerSide:
         lost = self._planner.take_lost()
         if self._announcer is not None:
             self._announcer.note_lost(lost)
-        self._planner.end_step()
+        self._planner.note_preempted(output.preempted_req_ids or ())
+        self._planner.end_step(idle=step.idle)
         return step
 
     def _plan_saves(self, output: Any, step: StepPlan) -> None:
@@ -177,7 +178,9 @@ class SchedulerSide:
             elif blocks:
                 self._engine_blocks.setdefault(request_id, []).extend(blocks[0])
             note(request_id, start)
-        if prefills and self._judge.begin_step(self._steps, prefills):
+        # Where media are encoded, most of the step's time may be for that.
+        plain = prefills and not output.scheduled_encoder_inputs
+        if plain and self._judge.begin_step(self._steps, prefills):
             step.timed = self._steps
         for request_id, end in due:
             # Drafts that may be rejected are among the scheduled tokens; the planner counts only
