@@ -87,3 +87,28 @@ def test_every_figure_has_a_metric():
     data = side.take()
     assert data["counters"].keys() <= {metric.name for metric in telemetry.COUNTERS}
     assert data["gauges"].keys() <= {metric.name for metric in telemetry.GAUGES}
+
+
+def test_gauges_of_all_sides_are_one_and_the_worst_counts():
+    ranks, scheduler = {"a": Telemetry(), "b": Telemetry()}, Telemetry()
+
+    def told():
+        scheduler.note_others(
+            {n: news for n, rank in ranks.items() if (news := rank.take_gauges())}
+        )
+        data = scheduler.take()
+        return {name: by[""] for name, by in data["gauges"].items()} if data else {}
+
+    scheduler.gauge("loads_in_flight", 3)
+    for rank in ranks.values():
+        rank.gauge("connected", 1)
+        rank.gauge("breaker", 2)
+        rank.gauge("saves_in_flight", 4)
+        assert rank.take(gauges=False) is None
+    assert told() == {"loads_in_flight": 3, "connected": 1, "breaker": 2, "saves_in_flight": 8}
+    ranks["a"].gauge("breaker", 0)
+    ranks["b"].gauge("connected", 0)
+    assert told() == {"connected": 0}
+    ranks["b"].gauge("breaker", 0)
+    assert told() == {"breaker": 0}
+    assert told() == {}

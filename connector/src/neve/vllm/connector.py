@@ -61,16 +61,20 @@ class NeveMetadata(KVConnectorMetadata):  # type: ignore[misc]  # vllm is untype
 @dataclass
 class NeveWorkerMetadata(KVConnectorWorkerMetadata):  # type: ignore[misc]  # vllm is untyped here
     """Workers → scheduler: first ids of chunks that some rank did not store, or did (only for
-    routers), and (number, seconds) of the measured steps that are over."""
+    routers), (number, seconds) of the measured steps that are over, and each rank's gauges."""
 
     unsaved: list[bytes]
     timed: list[tuple[int, float]] = field(default_factory=list)
     stored: list[bytes] = field(default_factory=list)
+    gauges: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def aggregate(self, other: KVConnectorWorkerMetadata) -> "NeveWorkerMetadata":
         assert isinstance(other, NeveWorkerMetadata)
         return NeveWorkerMetadata(
-            self.unsaved + other.unsaved, self.timed + other.timed, self.stored + other.stored
+            self.unsaved + other.unsaved,
+            self.timed + other.timed,
+            self.stored + other.stored,
+            self.gauges | other.gauges,
         )
 
 
@@ -230,9 +234,9 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
         if self._worker is None:
             return None
         unsaved, stored = self._worker.take_unsaved(), self._worker.take_stored()
-        timed = self._worker.take_timed()
-        told = NeveWorkerMetadata(unsaved, timed, stored if self._announces else [])
-        return told if told.unsaved or told.stored or told.timed else None
+        timed, gauges = self._worker.take_timed(), self._worker.take_gauges()
+        told = NeveWorkerMetadata(unsaved, timed, stored if self._announces else [], gauges)
+        return told if told.unsaved or told.stored or told.timed or told.gauges else None
 
     @property
     def _announces(self) -> bool:
@@ -331,6 +335,7 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
             timed=told.timed,
         )
         self._scheduler.note_saves(unsaved=told.unsaved, stored=told.stored)
+        self._scheduler.note_gauges(told.gauges)
 
     @guarded(lambda: (False, None))
     def request_finished(

@@ -6,7 +6,7 @@ Uses vLLM's objects by their attributes only, so it imports nothing of it.
 import logging
 import secrets
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from neve.space import SpaceIdentity
@@ -213,6 +213,10 @@ class SchedulerSide:
         if self._announcer is not None:
             self._announcer.note_lost(unsaved)
             self._announcer.note_stored(stored)
+
+    def note_gauges(self, gauges: Mapping[str, dict[str, float]]) -> None:
+        """What the workers' gauges changed to, by worker."""
+        self._telemetry.note_others(gauges)
 
     def take_news(self) -> list[Announcement | Withdrawal]:
         """What routers are to hear, since the last call."""

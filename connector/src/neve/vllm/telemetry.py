@@ -5,7 +5,7 @@ the process that serves `/metrics`. So all data are plain dicts of strings and n
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -21,12 +21,16 @@ Data = dict[str, Any]  # {"counters": {name: {label: n}}, "gauges": same, "sampl
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric; `label` names its only label, if it has one, and `values` are what it may be."""
+    """One metric; `label` names its only label, if it has one, and `values` are what it may be.
+
+    `fold`: what a gauge is when scheduler and workers say different things.
+    """
 
     name: str
     help: str
     label: str | None = None
     values: Iterable[str] = ("",)
+    fold: Callable[[Iterable[float]], float] = sum
 
 
 COUNTERS: Final = (
@@ -57,9 +61,10 @@ COUNTERS: Final = (
 GAUGES: Final = (
     Metric("loads_in_flight", "Requests that wait for their load."),
     Metric("saves_in_flight", "Batches on their way into the hot tier."),
-    Metric("breaker", "Of the hot tier: 0 closed, 1 half open, 2 open."),
-    Metric("connected", "1 while the engine is connected to Neve."),
+    Metric("breaker", "Of the hot tier: 0 closed, 1 half open, 2 open; of all ranks.", fold=max),
+    Metric("connected", "1 while all ranks of the engine are connected to Neve.", fold=min),
 )
+_FOLDS: Final = {metric.name: metric.fold for metric in GAUGES}
 HISTOGRAMS: Final = (
     Metric("match_seconds", "From a request's first look-up to its answer."),
     Metric("load_seconds", "From a load's plan to its end, well or not."),
@@ -84,6 +89,8 @@ class Telemetry:
     def __init__(self) -> None:
         self._counters: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self._gauges: dict[str, float] = {}
+        self._others: dict[str, dict[str, float]] = {}
+        self._moved = False
         self._told: dict[str, float] = {}
         self._samples: defaultdict[str, list[float]] = defaultdict(list)
         self._seen: Counter[str] = Counter()
@@ -98,7 +105,9 @@ class Telemetry:
             self._samples[name].append(value)
 
     def gauge(self, name: str, value: float) -> None:
-        self._gauges[name] = value
+        if self._gauges.get(name) != value:
+            self._gauges[name] = value
+            self._moved = True
 
     def read(self, client: Client | None) -> None:
         """Takes over what `client` counted since the last time. Cheap while it counted nothing."""
@@ -119,15 +128,35 @@ class Telemetry:
             self.count("missed_blocks", blocks - self._seen[key], str(reason))
             self._seen[key] = blocks
 
-    def take(self) -> Data | None:
+    def note_others(self, gauges: Mapping[str, dict[str, float]]) -> None:
+        """What other sides' `take_gauges` said, by side."""
+        for side, values in gauges.items():
+            self._others.setdefault(side, {}).update(values)
+            self._moved = True
+
+    def take_gauges(self) -> dict[str, float]:
+        """Gauges that changed, for the side that folds them: `take` leaves them out then."""
+        if not self._moved:
+            return {}
+        self._moved = False
+        every = (self._gauges, *self._others.values())
+        folded = {
+            name: fold(said[name] for said in every if name in said)
+            for name, fold in _FOLDS.items()
+            if any(name in said for said in every)
+        }
+        news = {name: value for name, value in folded.items() if self._told.get(name) != value}
+        self._told |= news
+        return news
+
+    def take(self, *, gauges: bool = True) -> Data | None:
         """What is new, or None when nothing is."""
-        gauges = {n: {"": v} for n, v in self._gauges.items() if self._told.get(n) != v}
-        if not gauges and not self._counters and not self._samples:
+        news = self.take_gauges() if gauges else {}
+        if not news and not self._counters and not self._samples:
             return None
-        self._told |= self._gauges
         data = {
             "counters": {name: dict(by_label) for name, by_label in self._counters.items()},
-            "gauges": gauges,
+            "gauges": {name: {"": value} for name, value in news.items()},
             "samples": dict(self._samples),
         }
         self._counters.clear()

@@ -1,6 +1,7 @@
 """The worker side of one rank: its connection, its staging, its transfers."""
 
 import logging
+import secrets
 import threading
 from collections import deque
 from functools import partial
@@ -55,6 +56,7 @@ class WorkerSide(Generic[S]):
         self._unsaved: list[bytes] = []
         self._held: set[str] = set()
         self._telemetry = Telemetry()
+        self._name = secrets.token_hex(4)
         self._begun: Mark | None = None
         self._timed: deque[tuple[int, Mark, Mark]] = deque(maxlen=_MOST_TIMED)
 
@@ -137,11 +139,16 @@ class WorkerSide(Generic[S]):
         return self._saver.take_stored() if self._saver is not None else []
 
     def take_telemetry(self) -> Data | None:
-        """What is new since the last call, for vLLM's metrics."""
+        """What is new since the last call, for vLLM's metrics; gauges go by `take_gauges`."""
         self._telemetry.read(self._link.client)
         if self._saver is not None:
             self._telemetry.gauge("saves_in_flight", self._saver.in_flight)
-        return self._telemetry.take()
+        return self._telemetry.take(gauges=False)
+
+    def take_gauges(self) -> dict[str, dict[str, float]]:
+        """This rank's gauges that changed, by its name; the scheduler makes one of all ranks'."""
+        news = self._telemetry.take_gauges()
+        return {self._name: news} if news else {}
 
     def close(self) -> None:
         """Waits for the puts under way, up to a bound, and ends the connection."""
