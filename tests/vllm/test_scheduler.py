@@ -246,6 +246,7 @@ def test_an_aborted_load_is_freed_once_even_if_its_request_had_saved_before(side
     """Preempted after its saves, loading again, then aborted: vLLM frees it when the load ends."""
     request = Request("r")
     save(side, store, request)
+    side.build_step(step(preempted=["r"]))
     assert matched(side, request) == 256
     side.plan_load("r", 256, list(range(10)))
     assert not side.hold("r")

@@ -132,10 +132,6 @@ class Planner:
     def knows(self, request_id: str) -> bool:
         return request_id in self._requests
 
-    def is_loading(self, request_id: str) -> bool:
-        request = self._requests.get(request_id)
-        return request is not None and request.loading is not None
-
     def end(self, request_id: str) -> Ended | None:
         """Ends a request; None when it has nothing to say to Neve."""
         request = self._requests.pop(request_id, None)

@@ -138,6 +138,11 @@ class SchedulerSide:
             idle=output.total_num_scheduled_tokens == 0,
             fences=bool(output.preempted_req_ids),
         )
+        # Their blocks are others' by now, behind a fence. Should they be loaded again, by whatever
+        # connector, and aborted, the engine frees them itself: twice would stop it.
+        preempted = output.preempted_req_ids or ()
+        self._saved.difference_update(preempted)
+        self._planner.note_preempted(preempted)
         try:
             self._plan_saves(output, step)
         except Exception:
@@ -145,7 +150,6 @@ class SchedulerSide:
         lost = self._planner.take_lost()
         if self._announcer is not None:
             self._announcer.note_lost(lost)
-        self._planner.note_preempted(output.preempted_req_ids or ())
         self._planner.end_step(idle=step.idle)
         return step
 
@@ -260,10 +264,6 @@ class SchedulerSide:
         if request_id not in self._saved:
             return False
         self._saved.discard(request_id)
-        if self._planner.is_loading(request_id):
-            # It was preempted after its saves, and the blocks it has now are freed at the load's
-            # end: freeing them twice would stop the engine.
-            return False
         self._held.append(request_id)
         return True
 
