@@ -32,6 +32,7 @@ from neve.cold import (
 from neve.errors import MissReason
 from neve.hot import BlockTerms, HotTier, Tier
 from neve.segment import SegmentHeader, SegmentWriter
+from proxy import Proxy
 from servers import S3Server, ValkeyServer, wait_until
 from torture.proxy import FaultProxy
 
@@ -305,6 +306,22 @@ class TestS3:
             os.kill(s3.process.pid, signal.SIGCONT)
         assert chain.get() == [None] * 2
         assert (chain.back == chain.sent).all()
+
+    def test_a_slow_s3_is_not_taken_for_a_broken_one(self, hot, endpoint, store, s3):
+        """What came in time came well; ranges whose turn never came say nothing."""
+        with Proxy(s3.port) as way, connect(endpoint, promote=False, cold_connections=2) as client:
+            chain = Chain(client, 400)
+            chain.put()
+            number = store.flush(chain)
+            endpoint.segment_url = lambda _: store.url(
+                number, endpoint=f"http://127.0.0.1:{way.port}"
+            )
+            way.bytes_per_s = 20e6
+            for _ in range(FAILURES_TO_OPEN + 1):
+                outcomes = chain.get(deadline_s=0.5)
+                assert set(outcomes) == {None, MissReason.TIMEOUT}
+            way.release()
+            assert chain.get() == [None] * 400
 
     def test_cancelling_a_load_frees_its_buffers_soon(self, client, store, s3):
         chain = Chain(client, 60)

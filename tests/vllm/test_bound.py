@@ -19,6 +19,7 @@ from neve.vllm.chains import Origin
 from neve.vllm.handover import ASK_AGAIN_S, Prefilled
 from neve.vllm.judge import LEAST_DEADLINE_S, Judge
 from neve.vllm.loader import _GRACE_S, Loader
+from neve.vllm.plan import BlockLoad, LoadPlan
 from neve.vllm.planner import Planner
 from neve.vllm.requests import ContextWish
 from neve.vllm.staging import Done, StagingPool
@@ -216,3 +217,26 @@ def test_a_store_that_falls_silent_meanwhile_costs_two_look_ups_more(engine, sto
 
     assert engine.waited_s(promised(store), during) == about(HANDOVER_S + 2 * MATCH_S)
     assert store.loads == 0
+
+
+def test_a_store_that_cannot_keep_up_is_left_alone_after_two_loads(clock):
+    """Whatever their lengths: what came until they ran out of time says how fast it is. It is half
+    as fast as computing here."""
+    judge = Judge(Telemetry(), load_deadline_s=60.0)
+    for step in range(1, 6):
+        judge._steps.begin(step, [(0, 1000)])
+        judge._steps.end(step, 1000 / 32_000)
+    loads = []
+    for number, chunks in enumerate((32, 64, 128, 256, 512, 64)):
+        found = [(Location(Tier.COLD, 1 << 20, 7, 64),)] * chunks
+        choice = judge.weigh(
+            found, first_chunk=0, chunk_tokens=CHUNK, local_tokens=0, prompt_tokens=chunks * CHUNK
+        )
+        if not choice.blocks:
+            continue
+        blocks = tuple(BlockLoad((b"",), at, (0, 1), 0) for at in found[: choice.blocks])
+        judge.begin_load(LoadPlan(str(number), 0, blocks, judge.deadline_s(choice)))
+        clock.now += judge.deadline_s(choice)
+        judge.end_load(str(number), int(judge.deadline_s(choice) / (2 * CHUNK / 32_000)))
+        loads.append(chunks)
+    assert loads == [32, 64]

@@ -82,15 +82,18 @@ class StoreMeter:
         self._queue_bytes += size_bytes
         return ahead
 
-    def end(self, size_bytes: int, ahead_bytes: int, took_s: float, now: float) -> None:
-        """A load ended after `took_s`; 0 when that says nothing of the speed."""
+    def end(
+        self, size_bytes: int, ahead_bytes: int, took_s: float, now: float, came: float = 1.0
+    ) -> None:
+        """A load ended after `took_s`; 0 when that says nothing of the speed. `came`: the share of
+        its bytes that were there when it ran out of time."""
         self._queue_bytes -= size_bytes
         if took_s <= 0 or size_bytes == 0:
             return
         if self._warm_up:
             self._warm_up -= 1
             return
-        moved = float(ahead_bytes + size_bytes)
+        moved = ahead_bytes + came * size_bytes
         if terms := self._fit.solve():
             took_s = min(took_s, _MOST_SURPRISE * (terms[0] * moved + terms[1]))
         self._fit.add(moved, 1.0, took_s)

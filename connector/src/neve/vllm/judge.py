@@ -24,6 +24,7 @@ LEAST_DEADLINE_S: Final = 0.1
 
 @dataclass
 class _Load:
+    blocks: int
     size_bytes: dict[Tier, int]
     ahead_bytes: dict[Tier, int]
     deadline_s: float
@@ -88,23 +89,27 @@ class Judge:
         for block in plan.blocks:
             size_bytes[block.locations[0].tier] += sum(at.size_bytes for at in block.locations)
         ahead = {tier: meter.begin(size_bytes[tier]) for tier, meter in self._stores.items()}
-        self._loads[plan.request_id] = _Load(size_bytes, ahead, plan.deadline_s, time.monotonic())
+        self._loads[plan.request_id] = _Load(
+            len(plan.blocks), size_bytes, ahead, plan.deadline_s, time.monotonic()
+        )
         self._telemetry.gauge("loads_in_flight", len(self._loads))
 
-    def end_load(self, request_id: str, *, filled: bool) -> None:
-        """All ranks ended the load, well (`filled`) or not."""
+    def end_load(self, request_id: str, loaded: int | None) -> None:
+        """All ranks ended the load and filled its first `loaded` blocks; None: nobody knows."""
         load = self._loads.pop(request_id, None)
         if load is None:
             return
         now = time.monotonic()
         took_s = now - load.begun
-        # A load that failed shows a speed only if it ran out of time. One from both tiers shows
-        # the slower one's, and nothing of the other's.
-        telling = filled or took_s >= load.deadline_s
+        # A load that failed shows a speed only if it ran out of time: of what came until then, and
+        # that is taken to be a block at least. One from both tiers shows the slower one's, and
+        # nothing of the other's.
+        telling = loaded is not None and (loaded == load.blocks or took_s >= load.deadline_s)
+        came = max(1, loaded or 0) / load.blocks
         slower = Tier.COLD if load.size_bytes[Tier.COLD] else Tier.HOT
         for tier, meter in self._stores.items():
             sample_s = took_s if telling and tier is slower else 0.0
-            meter.end(load.size_bytes[tier], load.ahead_bytes[tier], sample_s, now)
+            meter.end(load.size_bytes[tier], load.ahead_bytes[tier], sample_s, now, came)
         self._telemetry.sample("load_seconds", took_s)
         self._telemetry.gauge("loads_in_flight", len(self._loads))
 

@@ -351,11 +351,11 @@ class Planner:
         """All ranks ended this request's load (well or not)."""
         request = self._requests.get(request_id)
         if request is None or request.loading is None:
-            self._judge.end_load(request_id, filled=False)  # aborted meanwhile
+            self._judge.end_load(request_id, None)  # aborted meanwhile
             return
-        self._judge.end_load(request_id, filled=request.failed_chunk is None)
         plan, request.loading = request.loading, None
         good = len(plan.blocks) if request.failed_chunk is None else request.failed_chunk
+        self._judge.end_load(request_id, good)
         for chunk, block in enumerate(plan.blocks[:good], plan.first_chunk):
             tier = block.locations[0].tier
             tokens = len(block.written) * self._engine_block_tokens
