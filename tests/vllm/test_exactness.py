@@ -22,7 +22,7 @@ from servers import ControlPlane
 
 pytestmark = pytest.mark.vllm
 
-CHUNK = 64
+CHUNK, ENGINE_BLOCK = 64, 32
 # What rounding may do: recomputing a tail has other shapes than computing all.
 LOGPROB_BOUND = {"float32": 1e-4, "bfloat16": 0.25}
 
@@ -121,16 +121,45 @@ def _is_whole(value: bytes | None, block_id: bytes) -> bool:
     return True
 
 
+class PrefixCache:
+    """What the engine itself keeps: whole blocks of all it computed or loaded, by their prefix."""
+
+    def __init__(self) -> None:
+        self._prefixes: set[tuple[object, ...]] = set()
+
+    def add(self, tokens, salt=None) -> None:
+        ends = range(ENGINE_BLOCK, len(tokens) + 1, ENGINE_BLOCK)
+        self._prefixes.update((salt, *tokens[:end]) for end in ends)
+
+    def tokens(self, tokens, salt=None) -> int:
+        """Found there: never the last token, which has to be computed for an answer."""
+        found = 0
+        while found + ENGINE_BLOCK < len(tokens):
+            if (salt, *tokens[: found + ENGINE_BLOCK]) not in self._prefixes:
+                break
+            found += ENGINE_BLOCK
+        return found
+
+
 def run(
-    process, store=None, held=frozenset(), damaged=frozenset(), cold=frozenset(), *, evicts=False
+    process,
+    store=None,
+    held=frozenset(),
+    damaged=frozenset(),
+    cold=frozenset(),
+    *,
+    evicts=False,
+    caches=False,
 ):
     """The script's outputs. With `store`: asserts every hit.
 
     `held` can be loaded at first, `damaged` is there and bad: a block that is never read stays so,
     because storing it again finds one of its name. `cold` are in S3, and hot again only if
     they are read twice. With `evicts` the hot tier loses every fourth block between two batches;
-    those that this engine stored or found are stored again only once it has missed them.
+    those that this engine stored or found are stored again only once it has missed them. With
+    `caches` the engine has a prefix cache of its own, which comes first.
     """
+    own = PrefixCache()
     held, damaged, unmissed = set(held), set(damaged), set()
     known = set()
     outputs = []
@@ -156,13 +185,18 @@ def run(
             ids = store.chain(request["tokens"], request.get("salt"))
             found = next((n for n, id_ in enumerate(ids) if id_ not in held), len(ids))
             read = next((n for n, id_ in enumerate(ids) if id_ not in held | damaged), len(ids))
-            assert answer["params"]["neve"]["reused_tokens"] == found * CHUNK
+            local = own.tokens(request["tokens"], request.get("salt")) if caches else 0
+            reused = max(0, found * CHUNK - local)
+            assert answer["params"]["neve"]["reused_tokens"] == reused
+            if caches:  # vLLM also counts what it had hoped to load
+                assert answer["cached_tokens"] == local + reused
             damaged.difference_update(ids[:read])
             unmissed.difference_update(ids)
             known.update(ids[:found])
             # The last sampled token was never computed.
             everything = request["tokens"] + answer["tokens"][:-1]
             computed.update(store.chain(everything, request.get("salt")))
+            own.add(everything, request.get("salt"))
         computed -= damaged | unmissed
         held |= computed
         known |= computed
@@ -207,12 +241,13 @@ def test_answers_and_hits_are_as_predicted(platform, engine, models, shape, dtyp
     engine.ask("stop")
     store = None
 
-    def check(held, damaged=(), cold=frozenset(), **more):
+    def check(held, damaged=(), cold=frozenset(), *, caches=False, **more):
         """Runs on a fresh engine. Returns the tokens that were found, and loaded."""
         nonlocal store
-        engine.start(options(platform), model=str(models / shape), engine=plain)
+        own = plain | {"enable_prefix_caching": caches}
+        engine.start(options(platform), model=str(models / shape), engine=own)
         store = store or Store(platform, shape, dtype)
-        outputs = run(engine, store, held, damaged, cold, **more)
+        outputs = run(engine, store, held, damaged, cold, caches=caches, **more)
         assert_same(outputs, reference, dtype)
         hits = engine.ask("counters")["external_prefix_cache_hits"]
         engine.ask("stop")
@@ -226,6 +261,10 @@ def test_answers_and_hits_are_as_predicted(platform, engine, models, shape, dtyp
     everything = store.keys()
     hits, full = check(everything)
     assert hits == full > 2000
+
+    # The same with the engine's own cache above it: Neve gives what that one lacks.
+    hits, reused = check(everything, caches=True)
+    assert 0 < hits == reused < full
 
     # Some blocks are gone without the index knowing: they are found, then missed, then there again.
     gone = random.Random(1).sample(sorted(everything), len(everything) // 4)
