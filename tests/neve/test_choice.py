@@ -16,7 +16,7 @@ BLOCK = 1 << 20  # bytes of 100 tokens
 PREFILL = Prefill.at(1000)  # 0.1 s a block
 
 
-def weigh(tiers, *, prefill=PREFILL, end=None, start=0, **stores):
+def weigh(tiers, *, prefill=PREFILL, end=None, start=0, hopes=None, **stores):
     return choose(
         tiers,
         block_bytes=BLOCK,
@@ -25,6 +25,7 @@ def weigh(tiers, *, prefill=PREFILL, end=None, start=0, **stores):
         end=end or 100 * len(tiers) + 50,
         prefill=prefill,
         stores={Tier(name): store for name, store in stores.items()},
+        hopes=hopes and {Tier(name): store for name, store in hopes.items()},
     )
 
 
@@ -68,6 +69,17 @@ def test_what_the_engine_has_itself_is_no_gain():
 def test_what_was_never_measured_is_tried():
     assert weigh(HOT * 10, prefill=None, hot=Store(1)).decision is Decision.LOAD_ALL
     assert weigh(COLD * 10, hot=Store(1)).decision is Decision.LOAD_ALL
+
+
+def test_a_store_that_was_too_slow_is_tried_with_a_tenth_of_what_is_to_be_computed():
+    slow, fast = Store(5 * BLOCK), Store(100 * BLOCK)
+    trial = weigh(HOT * 40, hot=slow, hopes={"hot": fast})
+    assert (trial.blocks, trial.decision) == (5, Decision.LOAD_PREFIX)
+    assert trial.spared_s == pytest.approx(0.5)
+    assert weigh(HOT * 40, hot=slow, hopes={"hot": Store(9 * BLOCK)}).blocks == 0
+    tail = weigh(HOT * 20 + COLD * 20, hot=fast, cold=slow, hopes={"hot": fast, "cold": fast})
+    assert tail.blocks == 26  # one cold block comes while the hot ones do
+    assert weigh(HOT * 40, hot=fast, hopes={"hot": Store(900 * BLOCK)}).blocks == 40
 
 
 rates = st.floats(1e4, 1e11)

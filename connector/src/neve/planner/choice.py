@@ -10,6 +10,8 @@ from neve.planner.breakeven import Prefill, Store
 
 # A load must promise to be better by this share: predictions are not exact.
 MARGIN: Final = 0.05
+# Of what computing would take: what may be lost where a tier is tried that was too slow before.
+TRIAL: Final = 0.1
 
 
 class Decision(StrEnum):
@@ -38,27 +40,39 @@ def choose(
     end: int,
     prefill: Prefill | None,
     stores: Mapping[Tier, Store],
+    hopes: Mapping[Tier, Store] | None = None,
 ) -> Choice:
     """Which first blocks of the found ones to load, so that the first token comes soonest.
 
     `tiers` and `block_ends` (in tokens) describe the found blocks, tokens `start` to `end` are the
-    engine's to get. Tiers are read side by side. What was never measured is taken to be fast:
-    only by trying is it measured.
+    engine's to get. Tiers are read side by side: `stores` are as they were measured, `hopes` as
+    they may be by now. What is worth loading only if these come true is tried in a small part. What
+    was never measured is taken to be fast: only by trying is it measured.
     """
     everything = len(tiers)
     if prefill is None:
         return Choice(everything, Decision.LOAD_ALL)
     recompute_s = prefill.seconds(start, end)
-    best, best_s = 0, recompute_s * (1.0 - MARGIN)
-    size_bytes = dict.fromkeys(Tier, 0)
-    for number, (tier, block_end) in enumerate(zip(tiers, block_ends, strict=True), 1):
-        size_bytes[tier] += block_bytes
-        load_s = max((store.seconds(size_bytes[t]) for t, store in stores.items()), default=0.0)
-        total_s = load_s + prefill.seconds(min(block_end, end), end)
-        if total_s <= best_s:
-            best, best_s = number, total_s
+
+    def soonest(stores: Mapping[Tier, Store]) -> int:
+        best, best_s = 0, recompute_s * (1.0 - MARGIN)
+        size_bytes = dict.fromkeys(Tier, 0)
+        for number, (tier, block_end) in enumerate(zip(tiers, block_ends, strict=True), 1):
+            size_bytes[tier] += block_bytes
+            load_s = max((store.seconds(size_bytes[t]) for t, store in stores.items()), default=0.0)
+            total_s = load_s + prefill.seconds(min(block_end, end), end)
+            if total_s <= best_s:
+                best, best_s = number, total_s
+        return best
+
+    def spared_s(blocks: int) -> float:
+        return prefill.seconds(start, min(block_ends[blocks - 1], end)) if blocks else 0.0
+
+    best, hoped = soonest(stores), soonest(hopes or stores)
+    enough_s = spared_s(best) + TRIAL * recompute_s
+    while best < hoped and spared_s(best) < enough_s:
+        best += 1
     if best == 0:
         return Choice(0, Decision.RECOMPUTE)
-    spared_s = prefill.seconds(start, min(block_ends[best - 1], end))
     decision = Decision.LOAD_ALL if best == everything else Decision.LOAD_PREFIX
-    return Choice(best, decision, spared_s)
+    return Choice(best, decision, spared_s(best))

@@ -99,8 +99,12 @@ class StoreMeter:
         self._fit.add(moved, 1.0, took_s)
         self._sampled_at = now
 
+    def measured(self) -> Store | None:
+        """The tier as it was at the last sample; None until something was measured."""
+        return self.store(self._sampled_at)
+
     def store(self, now: float) -> Store | None:
-        """The tier as it is believed to be now; None until something was measured."""
+        """The tier as it may be now: the longer ago it was measured, the faster."""
         terms = self._fit.solve()
         if terms is None:
             return None

@@ -57,7 +57,8 @@ class Judge:
         if self._always or not found:
             return Choice(len(found), Decision.LOAD_ALL)
         now = time.monotonic()
-        stores = {tier: meter.store(now) for tier, meter in self._stores.items()}
+        stores = {tier: meter.measured() for tier, meter in self._stores.items()}
+        hopes = {tier: meter.store(now) for tier, meter in self._stores.items()}
         return choose(
             [locations[0].tier for locations in found],
             block_bytes=sum(location.size_bytes for location in found[0]),
@@ -66,6 +67,7 @@ class Judge:
             end=prompt_tokens,
             prefill=self._steps.prefill(),
             stores={tier: store for tier, store in stores.items() if store is not None},
+            hopes={tier: store for tier, store in hopes.items() if store is not None},
         )
 
     def deadline_s(self, choice: Choice) -> float:
