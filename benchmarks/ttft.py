@@ -26,9 +26,10 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 MODES = ("recompute", "cpu_tier", "hot", "cold")
 LENGTHS = (2048, 8192, 16384, 32768, 65536)
-THROUGHPUT = {"prompts": 48, "tokens": 4096, "answer": 64, "rounds": 3}
+THROUGHPUT = {"prompts": 48, "tokens": 4096, "answer": 64, "rounds": 5}
 # More conversations than the GPU's memory holds (some 360 thousand tokens of 8B's KV in bf16).
-TURNS = {"users": 32, "turns": 4, "first": 12288, "more": 1024, "answer": 32, "per_s": 2.0}
+USERS = 32
+TURNS = {"users": USERS, "turns": 4, "first": 12288, "more": 1024, "answer": 32, "per_s": 2.0}
 TINY = {
     "throughput": {"prompts": 4, "tokens": 300, "answer": 8, "rounds": 1},
     "turns": {"users": 3, "turns": 3, "first": 300, "more": 64, "answer": 4, "per_s": 10.0},
@@ -48,6 +49,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--load", default="auto", help="always: also what is faster to compute")
     parser.add_argument("--hot-gib", type=int, default=40, help="quota: of memory for Valkey")
+    parser.add_argument("--users", type=int, default=USERS, help="of the conversations")
     parser.add_argument("--kv-cache-dtype", default="auto")
     parser.add_argument("--no-throughput", action="store_true")
     parser.add_argument("--no-turns", action="store_true")
@@ -72,7 +74,7 @@ def run_mode(mode: str, valkeys: int, options: argparse.Namespace) -> dict[str, 
         "repeat": options.repeat,
         "kv_cache_dtype": options.kv_cache_dtype,
         "throughput": None if options.no_throughput else THROUGHPUT,
-        "turns": None if options.no_turns else TURNS,
+        "turns": None if options.no_turns else TURNS | {"users": options.users},
         "tiny": options.tiny,
     }
     if options.tiny:
@@ -101,13 +103,14 @@ def start_servers(
     endpoint = stack.enter_context(CacheEndpoint(f"127.0.0.1:{servers.ports[0]}"))
     endpoint.buckets = 1 if valkeys == 1 else 4 * valkeys  # as the platform does
     known: dict[str, Any] = {
+        "hot": {"ports": servers.ports, "tenant_id": TENANT_ID, "buckets": endpoint.buckets},
         "options": {
             "endpoint": endpoint.url,
             "api_key": API_KEY,
             "connections": options.connections,
             "load": options.load,
             "load_deadline_s": 60.0,
-        }
+        },
     }
     if mode == "cold":
         from servers import S3Server
@@ -120,12 +123,7 @@ def start_servers(
             return str(signer.generate_presigned_url(method, Params=where, ExpiresIn=7200))
 
         endpoint.segment_url = address
-        known["cold"] = {
-            "ports": servers.ports,
-            "tenant_id": TENANT_ID,
-            "buckets": endpoint.buckets,
-            "puts": [address(number, "put_object") for number in range(1, 1001)],
-        }
+        known["puts"] = [address(number, "put_object") for number in range(1, 1001)]
     kind = ValkeyCluster if servers.is_cluster else Valkey
     with kind(host="127.0.0.1", port=servers.ports[0]) as admin:
         hot = HotTier(admin.execute_command, TENANT_ID, endpoint.buckets)
@@ -172,8 +170,11 @@ def table(result: dict[str, Any]) -> str:
                 )
                 line += "".join(f", {k} {v:.3f} s" for k, v in stored["timeline"].items())
             lines.append(line)
-        if figures["tokens_per_s"]:
-            lines.append(f"  nothing stored: {figures['tokens_per_s']:.0f} tokens/s")
+        if speed := figures["tokens_per_s"]:
+            lines.append(
+                f"  nothing stored: {speed['median']:.0f} tokens/s "
+                f"({speed['least']:.0f} … {speed['most']:.0f})"
+            )
         if turns := figures["turns"]:
             lines.append(
                 f"  {turns['turns']} turns: first token p50 {turns['p50_s']:.3f} s, "

@@ -1,6 +1,6 @@
 """One engine of benchmarks/ttft.py, in a process of its own: its plan comes as JSON on stdin.
 
-Run by the interpreter that has vLLM. Needs neve and, where the plan has an S3 address, valkey-py.
+Run by the interpreter that has vLLM. Needs neve and, where the plan names Valkeys, valkey-py.
 """
 
 import itertools
@@ -14,6 +14,7 @@ import threading
 import time
 import urllib.request
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +37,10 @@ class Engine:
 
         self.mode = plan["mode"]
         self._spent = {"match": 0.0, "load": 0.0}
-        self._cold = None
+        self._tiers = None
         if "neve" in plan:
             self._watch()
-            if "cold" in plan["neve"]:
-                self._cold = Cold(**plan["neve"]["cold"])
+            self._tiers = Tiers(**plan["neve"]["hot"], puts=plan["neve"].get("puts", ()))
         self._model = TINY if plan["tiny"] else {}
         folder = Path(tempfile.mkdtemp())
         (folder / "config.json").write_text(json.dumps(MODEL | self._model))
@@ -99,12 +99,18 @@ class Engine:
             if saver is not None and not saver.drain(120):
                 raise RuntimeError("blocks are not stored after two minutes")
             self.ask([self.prompt(1, "a step")])  # workers let go of copied blocks in a step
-            if self._cold is not None:
-                self._cold.move()
+            if self.mode == "cold":
+                self._tiers.move_to_s3()
         else:
             time.sleep(1.0)
         if not self.llm.reset_prefix_cache():
             raise RuntimeError("vLLM did not reset its prefix cache")
+
+    def begin_anew(self) -> None:
+        """What was stored so far leaves room for what comes."""
+        self.forget()
+        if self._tiers is not None:
+            self._tiers.clear()
 
     def spent(self) -> dict[str, float]:
         """Seconds of look-ups and loads so far."""
@@ -124,10 +130,10 @@ class Engine:
         Telemetry.sample = noting  # type: ignore[method-assign]
 
 
-class Cold:
-    """Moves what is hot to S3, as a flush worker does, but for the footer, which no load reads."""
+class Tiers:
+    """The store that Neve's engine writes to, from a worker's side."""
 
-    def __init__(self, ports: list[int], tenant_id: int, buckets: int, puts: list[str]) -> None:
+    def __init__(self, ports: list[int], tenant_id: int, buckets: int, puts: Sequence[str]) -> None:
         from valkey import Valkey, ValkeyCluster
 
         from neve.hot import HotTier
@@ -138,7 +144,11 @@ class Cold:
         self._tenant_id, self._buckets = tenant_id, buckets
         self._puts = zip(itertools.count(1), puts, strict=False)
 
-    def move(self) -> None:
+    def clear(self) -> None:
+        self._hot.evict(1 << 50)
+
+    def move_to_s3(self) -> None:
+        """As a flush worker does, but for the footer, which no load reads."""
         from neve.keys import BucketKeys, bucket_of
 
         while blocks := self._hot.lease_dirty(lease_s=60, most_blocks=512, most_bytes=64 << 20):
@@ -153,7 +163,7 @@ class Cold:
             urllib.request.urlopen(put, timeout=60).close()
             self._hot.open_segment(number)
             self._hot.flushed(number, places)
-        self._hot.evict(1 << 50)
+        self.clear()
 
 
 def measure(plan: dict[str, Any]) -> dict[str, Any]:
@@ -163,6 +173,9 @@ def measure(plan: dict[str, Any]) -> dict[str, Any]:
     for thread in threading.enumerate():  # pins staging in the engine's first seconds
         if thread.name == "neve-pin":
             thread.join()
+    for number in range(4 if engine.mode != "recompute" else 0):  # first loads, which are measured
+        engine.forget()
+        engine.ask([engine.prompt(min(2048, max(plan["tokens"])), f"warm {number}")])
     rows = []
     for tokens in plan["tokens"]:
         computed, stored, spent, reused = [], [], [], []
@@ -200,8 +213,8 @@ def measure(plan: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _throughput(engine: Engine, plan: dict[str, int] | None) -> float | None:
-    """Prompt and answer tokens a second, of prompts that nobody has seen; median of the rounds."""
+def _throughput(engine: Engine, plan: dict[str, int] | None) -> dict[str, float] | None:
+    """Prompt and answer tokens a second, of prompts that nobody has seen, over the rounds."""
     if plan is None:
         return None
     found = []
@@ -212,7 +225,7 @@ def _throughput(engine: Engine, plan: dict[str, int] | None) -> float | None:
         ]
         took_s, _ = engine.ask(prompts, plan["answer"])
         found.append(plan["prompts"] * (plan["tokens"] + plan["answer"]) / took_s)
-    return statistics.median(found)
+    return {"median": statistics.median(found), "least": min(found), "most": max(found)}
 
 
 def _turns(
@@ -222,6 +235,7 @@ def _turns(
 
     Users' turns are due in a fixed order at a fixed rate; a turn waits for the user's last one.
     """
+    engine.begin_anew()
     core = engine.llm.llm_engine
     params = engine._params(max_tokens=answer, ignore_eos=True, detokenize=False)
     prompts = [engine.prompt(first, f"user {user}")["prompt_token_ids"] for user in range(users)]
