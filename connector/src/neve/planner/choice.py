@@ -3,7 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
+
+import numpy as np
 
 from neve.hot import Tier
 from neve.planner.breakeven import Prefill, Store
@@ -50,28 +52,32 @@ def choose(
     was never measured is taken to be fast: only by trying is it measured.
     """
     everything = len(tiers)
-    if prefill is None:
+    if prefill is None or not everything:
         return Choice(everything, Decision.LOAD_ALL)
     recompute_s = prefill.seconds(start, end)
+    # By how many blocks are loaded; arrays, since a long prompt has thousands.
+    counts = {tier: np.cumsum([each is tier for each in tiers]) for tier in stores}
+    until: Any = np.minimum(block_ends, end)
+    left_s: Any = prefill.seconds(until, end)
 
     def soonest(stores: Mapping[Tier, Store]) -> int:
-        best, best_s = 0, recompute_s * (1.0 - MARGIN)
-        size_bytes = dict.fromkeys(Tier, 0)
-        for number, (tier, block_end) in enumerate(zip(tiers, block_ends, strict=True), 1):
-            size_bytes[tier] += block_bytes
-            load_s = max((store.seconds(size_bytes[t]) for t, store in stores.items()), default=0.0)
-            total_s = load_s + prefill.seconds(min(block_end, end), end)
-            if total_s <= best_s:
-                best, best_s = number, total_s
-        return best
+        total_s = left_s
+        for tier, store in stores.items():
+            load_s = (
+                store.seconds(block_bytes) + (counts[tier] - 1) * block_bytes / store.bytes_per_s
+            )
+            total_s = np.maximum(total_s, left_s + np.where(counts[tier], load_s, 0.0))
+        best = everything - int(np.argmin(total_s[::-1]))  # of equals the last
+        return best if total_s[best - 1] <= recompute_s * (1.0 - MARGIN) else 0
 
     def spared_s(blocks: int) -> float:
         return prefill.seconds(start, min(block_ends[blocks - 1], end)) if blocks else 0.0
 
-    best, hoped = soonest(stores), soonest(hopes or stores)
-    enough_s = spared_s(best) + TRIAL * recompute_s
-    while best < hoped and spared_s(best) < enough_s:
-        best += 1
+    best = soonest(stores)
+    if hopes and best < everything:
+        hoped, enough_s = soonest(hopes), spared_s(best) + TRIAL * recompute_s
+        while best < hoped and spared_s(best) < enough_s:
+            best += 1
     if best == 0:
         return Choice(0, Decision.RECOMPUTE)
     decision = Decision.LOAD_ALL if best == everything else Decision.LOAD_PREFIX
