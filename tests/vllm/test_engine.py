@@ -133,6 +133,14 @@ def test_the_context_named_by_a_request_is_on_the_platform(platform):
     assert "repo-42|agent|5|True" in listed
 
 
+def test_an_engine_that_is_just_dropped_reports_its_contexts(platform, fresh_process):
+    with fresh_process("dropped") as process:
+        process.start(options(platform))
+        dropped = {"neve": {"context": "dropped"}}
+        process.generate({"tokens": ALIGNED, "max_tokens": 1, "params": dropped})
+    assert "dropped||4|False" in platform.manage("shell", "-v", "0", "-c", SHOW_CONTEXTS)
+
+
 SHOW_CONTEXTS = """
 from catalog.models import Context
 for c in Context.unscoped.all():

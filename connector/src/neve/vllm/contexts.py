@@ -3,6 +3,7 @@
 The engine only hands them over. One thread sends them in order; `MOST_WAITING` may wait.
 """
 
+import atexit
 import logging
 import threading
 import time
@@ -37,6 +38,7 @@ class ContextReports:
         self._end: float | None = None  # when to give up, once closing
         self._thread = threading.Thread(target=self._run, name="neve-context", daemon=True)
         self._thread.start()
+        atexit.register(self.close)  # engines that run inside one process are often just dropped
 
     def add(self, ended: Ended) -> None:
         """Never waits. `ended.wish` has a name."""
@@ -48,7 +50,8 @@ class ContextReports:
             self._change.notify()
 
     def close(self) -> None:
-        """Sends what waits, as far as that works within `CLOSE_S`."""
+        """Sends what waits, as far as that works within `CLOSE_S`. May be called again."""
+        atexit.unregister(self.close)
         with self._change:
             self._end = time.monotonic() + CLOSE_S
             self._change.notify()
