@@ -357,6 +357,7 @@ def test_only_the_worthy_part_of_a_prefix_is_loaded(planner, ranks, judge):
     measure(judge, prefill_s=1.0, load_s_per_block=5.0, tier=Tier.COLD)
     begin(planner)
     assert answer(planner, "r") == 192
+    assert not (planner._telemetry.take() or {"counters": {}})["counters"].get("decisions")
     plan = planner.plan_load("r", 192, list(range(10)))
     assert [block.ids[0] for block in plan.blocks] == ids[:3]
     assert told(planner, "decisions") == {Decision.LOAD_PREFIX: 1}

@@ -16,7 +16,7 @@ from neve.client import Client, Match
 from neve.errors import MissReason, NeveError
 from neve.hot import Location, Tier
 from neve.ids import BlockHasher
-from neve.planner.choice import Choice
+from neve.planner.choice import Choice, Decision
 from neve.vllm.chains import Chain, Origin
 from neve.vllm.handover import ASK_AGAIN_S, Outcome, Wait
 from neve.vllm.judge import Judge
@@ -231,7 +231,8 @@ class Planner:
         lookup.future, lookup.asked_at = self._ask(request, chain, lookup.start), now
 
     def _choose(self, request: _Request, lookup: _Lookup, chunk_tokens: int) -> Choice:
-        """How much of what was found is loaded: decided, and counted, once for a look-up."""
+        """How much of what was found is loaded: decided once for a look-up. That it is computed is
+        counted here; a load once it is planned, since the engine may know a nearer place."""
         if lookup.choice is None or lookup.chosen_for != request.local_tokens:
             first = request.local_tokens // chunk_tokens
             choice = self._judge.weigh(
@@ -241,7 +242,8 @@ class Planner:
                 local_tokens=request.local_tokens,
                 prompt_tokens=len(request.tokens),
             )
-            if lookup.choice is None and lookup.found:
+            recompute = choice.decision is Decision.RECOMPUTE
+            if recompute and lookup.choice is None:
                 self._judge.note_decision(choice.decision)
             lookup.choice, lookup.chosen_for = choice, request.local_tokens
         return lookup.choice
@@ -329,6 +331,7 @@ class Planner:
                     skip=skip,
                 )
             )
+        self._judge.note_decision(lookup.choice.decision)
         deadline_s = self._judge.deadline_s(lookup.choice)
         request.loading = LoadPlan(request_id, first, tuple(blocks), deadline_s)
         request.failed_chunk = None
