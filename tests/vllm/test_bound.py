@@ -5,6 +5,7 @@ trouble and by a clock of the test's own: the time that passes is counted, not m
 """
 
 import threading
+import time
 from functools import partial
 from types import SimpleNamespace
 
@@ -119,12 +120,20 @@ def engine(clock, store):
     pool = StagingPool(lambda _: [SimpleNamespace(memory=memoryview(bytearray(64)))], 8)
     loader = Loader(store, kv, pool, (0,))
 
+    def until_begun():
+        """A look-up's thread runs; no time passes by the test's clock until then."""
+        lookup, end = planner._requests["r"].lookup, time.monotonic() + 10
+        while lookup is not None and lookup.future is not None and lookup.begun_at is None:
+            assert time.monotonic() < end, "its turn never came"
+            time.sleep(0.0001)
+
     def waited_s(wish=None, during=lambda: None):
         begin = clock.now
         planner.add("r", TOKENS, Origin(), wish)
         while (tokens := planner.matched_tokens("r", 0)) != 0:
             assert clock.now - begin < 60, "it waits for ever"
             planner.end_step()
+            until_begun()
             clock.now += STEP_S
             during()
             if tokens is None:

@@ -10,6 +10,7 @@ from neve.errors import MissReason
 from neve.hot import Location, Tier
 from neve.ids import BlockHasher
 from neve.planner.choice import Decision
+from neve.planner.measured import PrefillMeter
 from neve.vllm.chains import Origin
 from neve.vllm.judge import LEAST_DEADLINE_S, Judge
 from neve.vllm.planner import STEP_WAIT_S, Planner
@@ -91,6 +92,20 @@ def answer(planner, request_id, local_tokens=0):
     raise AssertionError("no answer")
 
 
+def answer_at_once(planner, count, tokens_of):
+    """`answer` of requests that come in one step."""
+    answers = dict.fromkeys(map(str, range(count)))
+    for name in answers:
+        begin(planner, name, tokens_of(int(name)))
+    end = time.monotonic() + 20
+    while None in answers.values():
+        assert time.monotonic() < end, "no answer"
+        for name, known in answers.items():
+            answers[name] = planner.matched_tokens(name, 0) if known is None else known
+        planner.end_step()
+    return list(answers.values())
+
+
 def told(planner, name):
     """What vLLM's metrics would hear of one counter."""
     return planner._telemetry.take()["counters"][name]
@@ -153,7 +168,7 @@ class Unanswered:
 
 def test_one_step_waits_a_millisecond_at_most_for_all_requests(planner, monkeypatch):
     unanswered = Unanswered()
-    monkeypatch.setattr(planner, "_ask", lambda *_: unanswered)
+    monkeypatch.setattr(planner._threads, "submit", lambda _: unanswered)
     for name in map(str, range(50)):
         begin(planner, name, [int(name), *TOKENS])
     for steps in (1, 2, 3):
@@ -228,14 +243,40 @@ def test_a_store_in_trouble_has_lost_nothing(planner, ranks, trouble):
 def test_look_ups_that_nobody_waits_for_any_more_are_not_made(planner, ranks):
     """Else a store that is slow for a while would have to answer them all before new ones."""
     ranks[0].gate.clear()
-    for name in map(str, range(20)):
-        begin(planner, name, [int(name), *TOKENS])
-    for name in map(str, range(20)):
-        assert answer(planner, name) == 0
+    answers = answer_at_once(planner, 20, lambda n: [n, *TOKENS])
+    assert answers == [0] * 20
     ranks[0].gate.set()
     begin(planner, "next")
     assert answer(planner, "next") == 0
     assert len(ranks[0].asked) < 5
+
+
+def test_of_many_requests_that_come_at_once_the_last_wait_for_their_turn(planner, ranks):
+    """Each answer takes a tenth of the deadline, all together more than two of it."""
+    match = ranks[0].match
+    ranks[0].store(4)
+
+    def slowly(ids, *, deadline_s):
+        time.sleep(0.02)
+        return match(ids, deadline_s=deadline_s)
+
+    ranks[0].match = slowly
+    assert answer_at_once(planner, 50, lambda _: TOKENS) == [256] * 50
+
+
+def test_nobody_waits_for_a_turn_longer_than_computing_takes(planner, ranks, judge):
+    measure(judge, prefill_s=0.5, load_s_per_block=1e-6)  # 0.15 s for such a prompt
+    ranks[0].gate.clear()
+    for name in "abc":  # two begin
+        begin(planner, name)
+        assert planner.matched_tokens(name, 0) is None
+    last = planner._requests["c"].lookup
+    patience_s = planner._answer_by(planner._requests["c"], last) - last.asked_at
+    assert patience_s == pytest.approx(0.2)  # the deadline at least
+    judge._steps = PrefillMeter()
+    measure(judge, prefill_s=2.0, load_s_per_block=1e-6)
+    patience_s = planner._answer_by(planner._requests["c"], last) - last.asked_at
+    assert patience_s == pytest.approx(0.6)
 
 
 def test_a_preempted_request_asks_again(planner, ranks):

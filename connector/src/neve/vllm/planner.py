@@ -31,6 +31,8 @@ _FRESH_S = 5.0
 STEP_WAIT_S = 0.001
 # Reasons for a miss that say nothing about what is stored.
 _SILENCE = frozenset((MissReason.TIMEOUT, MissReason.BREAKER))
+# A look-up whose turn has not come may wait for so many times the match deadline.
+_MOST_TURNS = 5.0
 # Ids remembered as stored (or on their way), so that they are not saved twice: 16 MB at most.
 _KNOWN_IDS = 1 << 17
 
@@ -41,12 +43,14 @@ class _Lookup:
 
     `choice`: what is done with the answer while the engine has `chosen_for` tokens itself.
     The future's answer comes with the time when it was there; engines look for it between steps.
-    `trouble`: the answer says nothing about what is stored.
+    `begun_at`: when it went out; None until its turn came. `trouble`: the answer says nothing about
+    what is stored.
     """
 
     start: int
-    future: Future[tuple[list[Match], float]] | None
     asked_at: float
+    future: Future[tuple[list[Match], float]] | None = None
+    begun_at: float | None = None
     trouble: bool = False
     found: list[tuple[Location, ...]] = field(default_factory=list)
     choice: Choice | None = None
@@ -175,8 +179,8 @@ class Planner:
     def matched_tokens(self, request_id: str, local_tokens: int) -> int | None:
         """Tokens beyond `local_tokens` (engine-block aligned) that are to be loaded from Neve.
 
-        None while the answer is outstanding, at most for the match deadline, and while blocks are
-        awaited that a prefill node named; 0 is a miss. An engine that only saves asks as well, to
+        None while the answer is outstanding (see `_answer_by`), and while blocks are awaited that a
+        prefill node named; 0 is a miss. An engine that only saves asks as well, to
         send what is missing and nothing else.
         """
         request = self._requests.get(request_id)
@@ -196,8 +200,8 @@ class Planner:
         if lookup is None or first < lookup.start or now - lookup.asked_at > _FRESH_S:
             if first >= count:
                 return 0
-            future = self._ask(request, chain, first)
-            lookup = request.lookup = _Lookup(first, future, now)
+            lookup = request.lookup = _Lookup(first, now)
+            self._ask(request, lookup, chain)
         if lookup.future is not None and not self._settle(request, lookup, chain, now):
             return None
         if not self._loads or start >= count:
@@ -228,7 +232,8 @@ class Planner:
             wait_s, self._wait_left_s = self._wait_left_s, 0.0
             time.sleep(wait_s)  # as in `_settle`
             return
-        lookup.future, lookup.asked_at = self._ask(request, chain, lookup.start), now
+        lookup.asked_at = now
+        self._ask(request, lookup, chain)
 
     def _choose(self, request: _Request, lookup: _Lookup, chunk_tokens: int) -> Choice:
         """How much of what was found is loaded: decided once for a look-up. That it is computed is
@@ -255,7 +260,7 @@ class Planner:
         try:
             matches, answered_at = lookup.future.result(timeout=wait_s)
         except FutureTimeout:
-            if now - lookup.asked_at < self._match_deadline_s:
+            if now < self._answer_by(request, lookup):
                 return False
             lookup.future.cancel()  # if it still waits for a thread, later ones need not
             matches, answered_at = [], now
@@ -275,18 +280,28 @@ class Planner:
                 self._forget(ids[0])
         return True
 
-    def _ask(
-        self, request: _Request, chain: Chain, first: int
-    ) -> Future[tuple[list[Match], float]]:
-        """Asks for the whole chunks from `first` on. Their ids are made on the look-up thread too:
-        of many requests that come at once, the first are computed while others' are made."""
+    def _answer_by(self, request: _Request, lookup: _Lookup) -> float:
+        """When nobody waits for the answer any more. Of many that come at once, the last may wait
+        for their turn as long as computing would take, within bounds."""
+        if lookup.begun_at is not None:
+            return lookup.begun_at + self._match_deadline_s
+        patience_s = self._judge.patience_s(request.local_tokens, len(request.tokens))
+        turns = min(_MOST_TURNS, max(1.0, patience_s / self._match_deadline_s))
+        return lookup.asked_at + turns * self._match_deadline_s
+
+    def _ask(self, request: _Request, lookup: _Lookup, chain: Chain) -> None:
+        """Asks for the whole chunks from the look-up's start on. Their ids are made on the look-up
+        thread too: of many requests that come at once, the first are computed while others' are
+        made."""
         counts, count = request.wait is None, len(request.tokens) // chain.chunk_tokens
+        lookup.begun_at = None
 
         def ask() -> tuple[list[Match], float]:
             chain.extend(count)
-            return self._match(chain.ids[first:count], counts=counts), time.monotonic()
+            lookup.begun_at = time.monotonic()
+            return self._match(chain.ids[lookup.start : count], counts=counts), time.monotonic()
 
-        return self._threads.submit(ask)
+        lookup.future = self._threads.submit(ask)
 
     def _match(self, ids: Sequence[tuple[bytes, ...]], *, counts: bool) -> list[Match]:
         """On a look-up thread: one match a space; none when the client is going away."""
