@@ -7,7 +7,8 @@ needs weed and boto3 too. It needs no network. The model has Llama-3-8B's shape 
 so the answers mean nothing and the times do. Each mode is an engine in a process of its own
 (ttft_engine.py); the servers run on the same host, so GPU, client and servers share its memory and
 cores. For every length and mode: the median of `--repeat` prompts, the least and the most, and
-where a load's time went (look-up, load; the rest is the engine's). Then the throughput of prompts
+where a load's time went: look-up, receiving, copying what came last into the GPU, and the engine's
+own (scheduling, hashing, the tokens that are left). Then the throughput of prompts
 that nobody stored: what writing behind costs. Then conversations whose turns come at a fixed rate:
 the time to the first token over all turns, the share of prompt tokens that were reused, and the
 seconds that the engine was busy.

@@ -36,7 +36,7 @@ class Engine:
         from vllm import LLM, SamplingParams
 
         self.mode = plan["mode"]
-        self._spent = {"match": 0.0, "load": 0.0}
+        self._spent: dict[str, float] = {}
         self._tiers = None
         if "neve" in plan:
             self._watch()
@@ -113,21 +113,35 @@ class Engine:
             self._tiers.clear()
 
     def spent(self) -> dict[str, float]:
-        """Seconds of look-ups and loads so far."""
+        """Seconds so far, by what Neve did."""
         return dict(self._spent)
 
     def _watch(self) -> None:
-        """Notes what Neve samples: vLLM's `LLM` before 0.28 drops the metrics of most steps."""
+        """Notes what Neve samples: vLLM's `LLM` before 0.28 drops the metrics of most steps. A load
+        is received until its last blocks are there, then what is left of them is copied."""
+        from neve.vllm.loader import Loader
         from neve.vllm.telemetry import Telemetry
 
-        sample = Telemetry.sample
+        self._spent |= dict.fromkeys(("look-up", "receive", "copy"), 0.0)
+        sample, land = Telemetry.sample, Loader._land
+        landed_at = 0.0
+
+        def landing(loader: Any, wave: Any) -> Any:
+            nonlocal landed_at
+            landed_at = time.monotonic()
+            return land(loader, wave)
 
         def noting(telemetry: Telemetry, name: str, value: float) -> None:
-            if name.endswith("_seconds"):
-                self._spent[name.removesuffix("_seconds")] += value
+            if name == "match_seconds":
+                self._spent["look-up"] += value
+            if name == "load_seconds":
+                copying_s = min(value, time.monotonic() - landed_at)
+                self._spent["receive"] += value - copying_s
+                self._spent["copy"] += copying_s
             sample(telemetry, name, value)
 
         Telemetry.sample = noting  # type: ignore[method-assign]
+        Loader._land = landing  # type: ignore[method-assign]
 
 
 class Tiers:
@@ -190,7 +204,8 @@ def measure(plan: dict[str, Any]) -> dict[str, Any]:
             after = engine.spent()
             stored.append(took_s)
             reused.append(cached)
-            spent.append({k: after[k] - before.get(k, 0.0) for k in after})
+            parts = {part: after[part] - before[part] for part in after}
+            spent.append(parts | {"engine": took_s - sum(parts.values())})
         rows.append(
             {
                 "tokens": tokens,
