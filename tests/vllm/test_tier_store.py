@@ -29,6 +29,7 @@ class Neve:
         self.parents = {}
         self.questions = []
         self.trouble = None
+        self.takes_s = 0.0
         self.gate = threading.Event()
         self.gate.set()
         self._open = []
@@ -36,6 +37,7 @@ class Neve:
     def locate(self, ids, *, deadline_s):
         self.gate.wait(10)
         self.questions.append(len(ids))
+        time.sleep(self.takes_s)
         if self.trouble is not None:
             raise self.trouble
         hit = Location(Tier.HOT, 64 + ROW)
@@ -139,6 +141,43 @@ def test_keys_that_come_while_an_answer_is_awaited_are_asked_for_next(store, nev
     neve.gate.set()
     assert found(store, *KEYS[:2]) == [False, False]
     assert neve.questions == [1, 1]
+
+
+@pytest.fixture
+def hasty(neve):
+    """A store whose questions may take a fifth of a second."""
+    made = TierStore(
+        lambda: neve, memoryview(bytearray(ROW)), ROW, match_deadline_s=0.2, load_deadline_s=5
+    )
+    yield made
+    neve.gate.set()
+    made.close()
+
+
+def at_once(store, count):
+    """What is found for requests that come in one step."""
+    answers = dict.fromkeys(map(str, range(count)))
+    end = time.monotonic() + 20
+    while None in answers.values():
+        assert time.monotonic() < end, "no answer"
+        for name, known in answers.items():
+            answers[name] = store.find(name, KEYS[0]) if known is None else known
+        store.end_step()
+    return list(answers.values())
+
+
+def test_of_many_requests_that_come_at_once_the_last_wait_for_their_turn(hasty, neve):
+    neve.stored[neve.hasher.of_key(KEYS[0])] = bytes(ROW)
+    neve.takes_s = 0.02
+    assert at_once(hasty, 50) == [True] * 50
+
+
+def test_questions_that_nobody_waits_for_any_more_are_not_asked(hasty, neve):
+    neve.gate.clear()
+    assert at_once(hasty, 20) == [False] * 20
+    neve.gate.set()
+    assert found(hasty, KEYS[1], request="next") == [False]
+    assert len(neve.questions) < 5
 
 
 def test_nobody_asks_for_a_request_that_ended(store, neve):

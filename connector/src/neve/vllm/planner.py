@@ -32,7 +32,7 @@ STEP_WAIT_S = 0.001
 # Reasons for a miss that say nothing about what is stored.
 _SILENCE = frozenset((MissReason.TIMEOUT, MissReason.BREAKER))
 # A look-up whose turn has not come may wait for so many times the match deadline.
-_MOST_TURNS = 5.0
+MOST_TURNS = 5.0
 # Ids remembered as stored (or on their way), so that they are not saved twice: 16 MB at most.
 _KNOWN_IDS = 1 << 17
 
@@ -286,7 +286,7 @@ class Planner:
         if lookup.begun_at is not None:
             return lookup.begun_at + self._match_deadline_s
         patience_s = self._judge.patience_s(request.local_tokens, len(request.tokens))
-        turns = min(_MOST_TURNS, max(1.0, patience_s / self._match_deadline_s))
+        turns = min(MOST_TURNS, max(1.0, patience_s / self._match_deadline_s))
         return lookup.asked_at + turns * self._match_deadline_s
 
     def _ask(self, request: _Request, lookup: _Lookup, chain: Chain) -> None:

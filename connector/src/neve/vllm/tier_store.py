@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from neve.client import BlockRef, Client, Transfer
 from neve.errors import MissReason, NeveError
 from neve.hot import Location
-from neve.vllm.planner import STEP_WAIT_S
+from neve.vllm.planner import MOST_TURNS, STEP_WAIT_S
 from neve.vllm.saver import PUT_DEADLINE_S
 
 logger = logging.getLogger(__name__)
@@ -27,7 +27,8 @@ logger = logging.getLogger(__name__)
 class _Request:
     """What is known of the keys a request asked for; None: not there, or not to be had.
 
-    `stale`: begun before a reset, so it neither reads nor stores.
+    `stale`: begun before a reset, so it neither reads nor stores. `begun_at`: when the question
+    under way went out; None until its turn came.
     """
 
     stale: bool = False
@@ -36,6 +37,7 @@ class _Request:
     asked: Sequence[bytes] = ()
     answer: Future[list[Location | MissReason]] | None = None
     asked_at: float = 0.0
+    begun_at: float | None = None
 
 
 @dataclass(frozen=True)
@@ -112,12 +114,16 @@ class TierStore:
                 self._asking.append(request)
                 continue
             request.asked, request.wanted = tuple(request.wanted), {}
-            request.answer = self._threads.submit(self._locate, request.asked)
-            request.asked_at = time.monotonic()
+            request.asked_at, request.begun_at = time.monotonic(), None
+            request.answer = self._threads.submit(self._locate, request, request.asked)
 
     def forget(self, request_id: str) -> None:
         """The request ended."""
         request = self._requests.pop(request_id, None)
+        if request is None:
+            return
+        if request.answer is not None:
+            request.answer.cancel()
         if request in self._asking:
             self._asking.remove(request)
 
@@ -130,8 +136,11 @@ class TierStore:
         try:
             answers = request.answer.result(timeout=wait_s)
         except FutureTimeout:
-            if time.monotonic() - request.asked_at < self._match_deadline_s:
+            waited_s = time.monotonic() - (request.begun_at or request.asked_at)
+            turns = 1.0 if request.begun_at is not None else MOST_TURNS
+            if waited_s < turns * self._match_deadline_s:
                 return
+            request.answer.cancel()
         except Exception as error:
             logger.debug("neve.tier.unanswered detail=%s", error)
         request.places.update(dict.fromkeys(request.asked))
@@ -139,8 +148,9 @@ class TierStore:
             request.places[key] = found if isinstance(found, Location) else None
         request.asked, request.answer = (), None
 
-    def _locate(self, keys: Sequence[bytes]) -> list[Location | MissReason]:
+    def _locate(self, request: _Request, keys: Sequence[bytes]) -> list[Location | MissReason]:
         """On a look-up thread."""
+        request.begun_at = time.monotonic()
         client = self._client()
         if client is None:
             return []
