@@ -276,6 +276,22 @@ def test_a_client_that_never_answers_fails_the_load_and_keeps_its_buffers(kv, cl
     assert run(loader, client).request_ids == {"next"}
 
 
+def test_a_load_that_cannot_begin_is_none_and_keeps_no_staging(kv, client, monkeypatch):
+    """As one that could not be planned: whoever began it reports its end, and nobody else."""
+    monkeypatch.setattr("neve.vllm.loader._WAVE_BLOCKS", 2)
+    loader = loader_of(client, kv, pieces=4)
+    good = load_plan(4)
+    blank = BlockLoad((), (), (8, 9), 0)
+    for _ in range(3):
+        with pytest.raises(IndexError):
+            loader.start(LoadPlan("r", 0, (*good.blocks[:2], blank), 5.0))
+        client.end()  # the first wave
+        assert loader.poll().request_ids == set()
+    loader.start(good)
+    assert [len(pairs) for _, pairs, _ in client.open] == [2, 2]
+    assert run(loader, client).failed_engine_blocks == set()
+
+
 def test_a_closed_client_fails_the_load_at_once(kv, client):
     client.closed = True
     loader = loader_of(client, kv)

@@ -74,10 +74,14 @@ class Loader(Generic[S]):
         self._arrived = threading.Event()
 
     def start(self, plan: LoadPlan) -> None:
-        """Begins a load; `poll` will report its end."""
+        """Begins a load; `poll` will report its end. What raises here has ended already."""
         load: _Load[S] = _Load(plan, time.monotonic() + plan.deadline_s)
+        try:
+            self._send_waves(load)
+        except Exception:
+            self._late += load.waves
+            raise
         self._loads.append(load)
-        self._send_waves(load)
 
     def poll(self, wait_s: float = 0.0) -> LoadResults:
         """Moves every load on and reports those that ended; may wait when none has anything."""
@@ -148,6 +152,9 @@ class Loader(Generic[S]):
                 logger.debug("neve.load.refused blocks=%d detail=%s", len(blocks), error)
                 self._pool.give_back(pieces)
                 return bool(load.waves)
+            except Exception:
+                self._pool.give_back(pieces)
+                raise
             load.asked += len(pieces)
             load.waves.append(_Wave(blocks, pieces, transfer))
             transfer.add_done_callback(lambda _: self._arrived.set())
