@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 
 import pytest
@@ -69,6 +70,9 @@ def test_the_key_is_never_shown():
         ),
         ({"endpoint": "http://e", "api_key": "k", "layout": []}, "layout"),
         ({"endpoint": "http://e", "api_key": "k", "load_deadline_s": 0}, "load_deadline_s"),
+        ({"endpoint": "http://e", "api_key": "k", "load_deadline_s": math.nan}, "load_deadline_s"),
+        ({"endpoint": "http://e", "api_key": "k", "match_deadline_s": 1e999}, "match_deadline_s"),
+        ({"endpoint": "http://e", "api_key": "k", "connections": 0.5}, "connections"),
         ({"endpoint": "http://e", "api_key": "k", "save_budget_bytes": "1G"}, "save_budget_bytes"),
     ],
 )

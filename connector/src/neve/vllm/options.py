@@ -1,5 +1,6 @@
 """What a node is told: the options of `kv_connector_extra_config`, with environment fallbacks."""
 
+import math
 import os
 import socket
 from collections.abc import Mapping
@@ -91,8 +92,10 @@ class Options:
             value = values.get(option.name)
             number = _NUMBERS.get(option.type)
             if number is not None and value is not None:
-                if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
-                    raise Misuse(f"need a positive number, got {value!r}", field=option.name)
+                is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+                if not is_number or not 0 < value < math.inf or number(value) != value:
+                    kind = "whole number" if number is int else "number"
+                    raise Misuse(f"need a positive {kind}, got {value!r}", field=option.name)
                 values[option.name] = number(value)
         return cls(**values)
 
