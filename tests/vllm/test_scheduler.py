@@ -242,6 +242,15 @@ def test_where_workers_copy_behind_the_step_an_ended_request_keeps_its_blocks(si
 
 
 @pytest.mark.parametrize("side", [True], indirect=True)
+def test_what_is_held_is_told_of_whatever_goes_wrong_with_the_answer(side, store, monkeypatch):
+    request = Request("r")
+    save(side, store, request)
+    monkeypatch.setattr(side._planner, "end", lambda _: 1 / 0)
+    assert side.end(request) == (True, None)
+    assert side.build_step(step()).held == ["r"]
+
+
+@pytest.mark.parametrize("side", [True], indirect=True)
 def test_an_aborted_load_is_freed_once_even_if_its_request_had_saved_before(side, store):
     """Preempted after its saves, loading again, then aborted: vLLM frees it when the load ends."""
     request = Request("r")

@@ -343,7 +343,7 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
     ) -> tuple[bool, dict[str, Any] | None]:
         if self._scheduler is None:
             return False, None
-        return self._scheduler.hold(request.request_id), self._scheduler.finish(request)
+        return self._scheduler.end(request)
 
     @guarded(lambda: False)
     def reset_cache(self) -> bool:

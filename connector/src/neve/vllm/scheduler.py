@@ -259,6 +259,16 @@ class SchedulerSide:
             self._telemetry.read(self._links[0].client)
         return self._telemetry.take()
 
+    def end(self, request: Any) -> tuple[bool, dict[str, Any] | None]:
+        """See `hold` and `finish`. What is held is told of in any case: the engine would stop at
+        the word that nobody reads blocks any more which it did not know to be held."""
+        held = self.hold(request.request_id)
+        try:
+            return held, self.finish(request)
+        except Exception:
+            logger.exception("neve.request.unfinished")
+            return held, None
+
     def hold(self, request_id: str) -> bool:
         """Whether an ended request's engine blocks must not be freed before the workers say so."""
         if request_id not in self._saved:
