@@ -130,15 +130,19 @@ def floats(piece):
 # staging, and into others; whoever comes first.
 orders = ((0, 1), (1, 0), (0, 2))
 for devices._BUFFER_BYTES, order, engine_first in product((1 << 20, 1), orders, (True, False)):
+    others = Stream()  # of another connector, which waits for nobody
     for block in range(4):
         fill(block, 1.0)
     out = staging(order)
     ticket = copies.move_out([[0, 1], [2, 3]], out)
     assert not ticket.done()
     copies.fence()
+    others.put(lambda: [tensor.fill_(9.0) for tensor in caches.values()])
     for block in range(4):
         fill(block, 2.0)
     while engine_first and engine.step():
+        pass
+    while others.step():
         pass
     ticket.wait()
     assert ticket.done()

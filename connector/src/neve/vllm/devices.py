@@ -3,7 +3,7 @@
 Each direction has a stream and a buffer on the device. A batch is gathered into the buffer by two
 kernels a layer (one in all, where the layers of a block lie side by side), then moved in one copy
 for each run of neighbours in staging; a load goes the other way. Streams are ordered by events;
-nobody ever waits for the whole device. The engine's thread only launches.
+nobody ever waits for the whole device. The engine's thread only launches, but for `fence`.
 
 The kernels are plain torch, so they run on any device (the tests run them on the CPU).
 """
@@ -187,8 +187,10 @@ class DeviceCopies:
         return EventTicket(self._in)
 
     def fence(self) -> None:
-        """What is computed from now on comes after the copies under way. The host doesn't wait."""
-        torch.cuda.current_stream(self._device).wait_stream(self._out)
+        """Blocks out of which copies are under way may change hands after this. The host waits for
+        them: another connector may load into these blocks, by streams that wait for nobody (as
+        vLLM's own do, v1/kv_offload/cpu/gpu_worker.py)."""
+        EventTicket(self._out).wait()
 
     def _buffer(self, *, inwards: bool, payload_bytes: int) -> torch.Tensor:
         """Made on the stream that uses it, which orders its users."""

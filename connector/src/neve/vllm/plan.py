@@ -51,7 +51,7 @@ class StepPlan:
     """One step. `idle`: no tokens are computed, so waiting for I/O hurts nobody.
 
     `held`: ended requests whose engine blocks stay theirs until the workers have copied them.
-    `fences`: what it computes may be written where blocks are still copied out of, so it waits.
+    `fences`: blocks change hands that may still be copied out of, so those copies are waited for.
     `timed`: the step's number, when the workers are to measure and say how long it took.
     """
 

@@ -187,7 +187,7 @@ class KvTensors:
         return StreamMark(self._device) if self.defers else _WallMark()
 
     def fence(self) -> None:
-        """What the engine computes next comes after the copies out of its blocks."""
+        """Waits for the copies out of the engine's blocks: some change hands."""
         if self._copies is not None:
             self._copies.fence()
 

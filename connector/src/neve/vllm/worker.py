@@ -126,7 +126,7 @@ class WorkerSide(Generic[S]):
         return copied
 
     def fence(self) -> None:
-        """What the engine computes next comes after the copies under way: blocks change hands."""
+        """Waits for the copies out of engine blocks that are under way: some change hands."""
         self._kv.fence()
 
     def take_unsaved(self) -> list[bytes]:
