@@ -1,9 +1,10 @@
 """Copies between a GPU's KV tensors and pinned staging, behind the engine's own work.
 
-Each direction has a stream and a buffer on the device. A batch is gathered into the buffer by two
-kernels a layer (one in all, where the layers of a block lie side by side), then moved in one copy
-for each run of neighbours in staging; a load goes the other way. Streams are ordered by events;
-nobody ever waits for the whole device. The engine's thread only launches, but for `fence`.
+Each direction has a stream and a buffer on the device. A batch is gathered into the buffer by one
+kernel a layer, two where a chunk is several engine blocks (one in all, where the layers of a block
+lie side by side), then moved in one copy for each run of neighbours in staging; a load goes the
+other way. Streams are ordered by events; nobody ever waits for the whole device. The engine's
+thread only launches, but for `fence`.
 
 The kernels are plain torch, so they run on any device (the tests run them on the CPU).
 """
