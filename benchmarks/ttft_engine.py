@@ -15,6 +15,7 @@ import time
 import urllib.request
 from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -162,22 +163,32 @@ class Tiers:
         self._hot.evict(1 << 50)
 
     def move_to_s3(self) -> None:
-        """As a flush worker does, but for the footer, which no load reads."""
+        """As flush workers do, but for the footer, which no load reads."""
+        with ThreadPoolExecutor(8) as pool:
+            moving = []
+            while blocks := self._hot.lease_dirty(
+                lease_s=600, most_blocks=512, most_bytes=64 << 20
+            ):
+                moving.append(pool.submit(self._move, blocks, *next(self._puts)))
+            for moved in moving:
+                number, places = moved.result()
+                self._hot.open_segment(number)
+                self._hot.flushed(number, places)
+        self.clear()
+
+    def _move(self, blocks: Sequence[Any], number: int, address: str) -> Any:
+        """One segment's number, and where in it the blocks are."""
         from neve.keys import BucketKeys, bucket_of
 
-        while blocks := self._hot.lease_dirty(lease_s=60, most_blocks=512, most_bytes=64 << 20):
-            body, places = bytearray(64), []
-            for block in blocks:
-                bucket = BucketKeys(self._tenant_id, bucket_of(block.id, self._buckets))
-                places.append((block.id, len(body)))
-                body += self._valkey.get(bucket.block(block.space_id, block.id))
-            number, address = next(self._puts)
-            plain = {"Content-Type": ""}  # the address is signed for none
-            put = urllib.request.Request(address, bytes(body), plain, method="PUT")
-            urllib.request.urlopen(put, timeout=60).close()
-            self._hot.open_segment(number)
-            self._hot.flushed(number, places)
-        self.clear()
+        body, places = bytearray(64), []
+        for block in blocks:
+            bucket = BucketKeys(self._tenant_id, bucket_of(block.id, self._buckets))
+            places.append((block.id, len(body)))
+            body += self._valkey.get(bucket.block(block.space_id, block.id))
+        plain = {"Content-Type": ""}  # the address is signed for none
+        put = urllib.request.Request(address, bytes(body), plain, method="PUT")
+        urllib.request.urlopen(put, timeout=60).close()
+        return number, places
 
 
 def measure(plan: dict[str, Any]) -> dict[str, Any]:
