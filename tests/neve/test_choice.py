@@ -1,6 +1,7 @@
 """How much of a found prefix is loaded, and the measurements that decide it."""
 
 import random
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -16,7 +17,7 @@ BLOCK = 1 << 20  # bytes of 100 tokens
 PREFILL = Prefill.at(1000)  # 0.1 s a block
 
 
-def weigh(tiers, *, prefill=PREFILL, end=None, start=0, hopes=None, **stores):
+def weigh(tiers, *, prefill=PREFILL, end=None, start=0, hopes=None, trial_s=0.0, **stores):
     return choose(
         tiers,
         block_bytes=BLOCK,
@@ -26,6 +27,7 @@ def weigh(tiers, *, prefill=PREFILL, end=None, start=0, hopes=None, **stores):
         prefill=prefill,
         stores={Tier(name): store for name, store in stores.items()},
         hopes=hopes and {Tier(name): store for name, store in hopes.items()},
+        trial_s=trial_s,
     )
 
 
@@ -71,15 +73,20 @@ def test_what_was_never_measured_is_tried():
     assert weigh(COLD * 10, hot=Store(1)).decision is Decision.LOAD_ALL
 
 
-def test_a_store_that_was_too_slow_is_tried_with_a_tenth_of_what_is_to_be_computed():
+def test_a_store_that_was_too_slow_is_tried_with_what_may_be_lost():
     slow, fast = Store(5 * BLOCK), Store(100 * BLOCK)
-    trial = weigh(HOT * 40, hot=slow, hopes={"hot": fast})
-    assert (trial.blocks, trial.decision) == (5, Decision.LOAD_PREFIX)
-    assert trial.spared_s == pytest.approx(0.5)
-    assert weigh(HOT * 40, hot=slow, hopes={"hot": Store(9 * BLOCK)}).blocks == 0
-    tail = weigh(HOT * 20 + COLD * 20, hot=fast, cold=slow, hopes={"hot": fast, "cold": fast})
+    trial = partial(weigh, HOT * 40, trial_s=0.41)
+    chosen = trial(hot=slow, hopes={"hot": fast})
+    assert (chosen.blocks, chosen.decision) == (5, Decision.LOAD_PREFIX)
+    assert chosen.spared_s == chosen.tried_s == pytest.approx(0.5)
+    assert weigh(HOT * 40, hot=slow, hopes={"hot": fast}).blocks == 0
+    assert trial(hot=slow, hopes={"hot": Store(9 * BLOCK)}).blocks == 0
+    known = trial(hot=fast, hopes={"hot": Store(900 * BLOCK)})
+    assert (known.blocks, known.tried_s) == (40, 0.0)
+    hopes = {"hot": fast, "cold": fast}
+    tail = weigh(HOT * 20 + COLD * 20, hot=fast, cold=slow, hopes=hopes, trial_s=0.41)
     assert tail.blocks == 26  # one cold block comes while the hot ones do
-    assert weigh(HOT * 40, hot=fast, hopes={"hot": Store(900 * BLOCK)}).blocks == 40
+    assert tail.tried_s == pytest.approx(0.5)
 
 
 rates = st.floats(1e4, 1e11)
@@ -224,3 +231,12 @@ def test_loads_of_one_size_leave_hope_for_larger_ones():
     assert meter.store(0.0).seconds(40 * BLOCK) == pytest.approx(2.5)
     load(meter, 40 * BLOCK, 4.0)  # there was none
     assert meter.store(0.0).seconds(80 * BLOCK) == pytest.approx(8.0, rel=0.01)
+
+
+def test_loads_that_run_out_of_time_leave_no_hope_for_larger_ones():
+    """All of them took as long as they might, whatever came: that is no round trip."""
+    meter = warm_meter()
+    for size, came in ((10 * BLOCK, 0.5), (40 * BLOCK, 0.1), (20 * BLOCK, 0.3)):
+        meter.end(size, meter.begin(size), 1.0, 0.0, came)
+    assert meter.store(0.0).bytes_per_s == pytest.approx(5 * BLOCK, rel=0.1)
+    assert meter.store(0.0).round_trip_s == 0.0

@@ -4,6 +4,7 @@ Planner and loader run as in an engine that makes a step every few milliseconds,
 trouble and by a clock of the test's own: the time that passes is counted, not measured.
 """
 
+import random
 import threading
 import time
 from functools import partial
@@ -18,7 +19,7 @@ from neve.ids import BlockHasher
 from neve.planner.measured import PrefillMeter
 from neve.vllm.chains import Origin
 from neve.vllm.handover import ASK_AGAIN_S, Prefilled
-from neve.vllm.judge import LEAST_DEADLINE_S, Judge
+from neve.vllm.judge import LEAST_DEADLINE_S, TRIAL, Judge
 from neve.vllm.loader import _GRACE_S, Loader
 from neve.vllm.plan import BlockLoad, LoadPlan
 from neve.vllm.planner import Planner
@@ -228,24 +229,69 @@ def test_a_store_that_falls_silent_meanwhile_costs_two_look_ups_more(engine, sto
     assert store.loads == 0
 
 
-def test_a_store_that_cannot_keep_up_is_left_alone_after_two_loads(clock):
+def ask(judge, clock, chunks, computing_s, loading_s):
+    """A prompt of so many cold chunks: the seconds until its first token. A chunk takes so long."""
+    found = [(Location(Tier.COLD, 1 << 20, 7, 64),)] * chunks
+    begin = clock.now
+    choice = judge.weigh(
+        found, first_chunk=0, chunk_tokens=CHUNK, local_tokens=0, prompt_tokens=chunks * CHUNK
+    )
+    judge.note_decision(choice)
+    came = 0
+    if choice.blocks:
+        blocks = tuple(BlockLoad((b"",), at, (0, 1), 0) for at in found[: choice.blocks])
+        plan = LoadPlan("r", 0, blocks, judge.deadline_s(choice))
+        judge.begin_load(plan)
+        came = min(choice.blocks, int(plan.deadline_s / loading_s))
+        clock.now += min(plan.deadline_s, choice.blocks * loading_s)
+        judge.end_load("r", came)
+    if came < chunks:
+        took_s = (chunks - came) * computing_s
+        judge.begin_step(1, [(came * CHUNK, chunks * CHUNK)])
+        judge.end_step(1, took_s)
+        clock.now += took_s
+    return clock.now - begin
+
+
+@pytest.fixture
+def judge(clock):
+    made = Judge(Telemetry(), load_deadline_s=60.0)
+    for step in range(1, 6):
+        made.begin_step(step, [(0, 1000)])
+        made.end_step(step, 1000 / CHUNK * COMPUTING_S)
+    return made
+
+
+COMPUTING_S = 0.002
+
+
+def test_a_store_that_cannot_keep_up_is_left_alone_after_two_loads(judge, clock):
     """Whatever their lengths: what came until they ran out of time says how fast it is. It is half
     as fast as computing here."""
-    judge = Judge(Telemetry(), load_deadline_s=60.0)
-    for step in range(1, 6):
-        judge._steps.begin(step, [(0, 1000)])
-        judge._steps.end(step, 1000 / 32_000)
-    loads = []
-    for number, chunks in enumerate((32, 64, 128, 256, 512, 64)):
-        found = [(Location(Tier.COLD, 1 << 20, 7, 64),)] * chunks
-        choice = judge.weigh(
-            found, first_chunk=0, chunk_tokens=CHUNK, local_tokens=0, prompt_tokens=chunks * CHUNK
-        )
-        if not choice.blocks:
-            continue
-        blocks = tuple(BlockLoad((b"",), at, (0, 1), 0) for at in found[: choice.blocks])
-        judge.begin_load(LoadPlan(str(number), 0, blocks, judge.deadline_s(choice)))
-        clock.now += judge.deadline_s(choice)
-        judge.end_load(str(number), int(judge.deadline_s(choice) / (2 * CHUNK / 32_000)))
-        loads.append(chunks)
-    assert loads == [32, 64]
+    lengths = (32, 64, 128, 256, 512, 64)
+    took_s = [ask(judge, clock, chunks, COMPUTING_S, 2 * COMPUTING_S) for chunks in lengths]
+    loaded = [s > 1.2 * n * COMPUTING_S for n, s in zip(lengths, took_s, strict=True)]
+    assert loaded == [True, True, False, False, False, False]
+
+
+def test_trying_a_store_that_stays_slow_costs_three_hundredths(judge, clock):
+    for _ in range(2):
+        ask(judge, clock, 64, COMPUTING_S, 50 * COMPUTING_S)
+    rng, took_s, computing_s, trials = random.Random(5), 0.0, 0.0, 0
+    for _ in range(2000):
+        chunks = rng.choice((32, 64, 512, 1024))
+        one_s = ask(judge, clock, chunks, COMPUTING_S, 3 * COMPUTING_S)
+        took_s, computing_s = took_s + one_s, computing_s + chunks * COMPUTING_S
+        trials += one_s > 1.001 * chunks * COMPUTING_S
+        clock.now += rng.choice((0.0, 60.0))  # its speed may have changed meanwhile
+    assert trials > 10
+    assert took_s < (1 + TRIAL) * computing_s + LEAST_DEADLINE_S
+
+
+def test_a_store_that_is_well_again_is_used_again(judge, clock):
+    for _ in range(8):
+        ask(judge, clock, 64, COMPUTING_S, 50 * COMPUTING_S)
+    for _ in range(60):
+        took_s = ask(judge, clock, 64, COMPUTING_S, COMPUTING_S / 5)
+        clock.now += 20.0
+    assert took_s == pytest.approx(64 * COMPUTING_S / 5)

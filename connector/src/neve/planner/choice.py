@@ -12,8 +12,6 @@ from neve.planner.breakeven import Prefill, Store
 
 # A load must promise to be better by this share: predictions are not exact.
 MARGIN: Final = 0.05
-# Of what computing would take: what may be lost where a tier is tried that was too slow before.
-TRIAL: Final = 0.1
 
 
 class Decision(StrEnum):
@@ -26,11 +24,13 @@ class Decision(StrEnum):
 
 @dataclass(frozen=True)
 class Choice:
-    """Load the first `blocks`. `spared_s`: computing what they hold would take (0: unknown)."""
+    """Load the first `blocks`. `spared_s`: computing what they hold would take (0: unknown);
+    `tried_s`: so much of it is loaded only to see how fast its tier is by now."""
 
     blocks: int
     decision: Decision
     spared_s: float = 0.0
+    tried_s: float = 0.0
 
 
 def choose(
@@ -43,13 +43,15 @@ def choose(
     prefill: Prefill | None,
     stores: Mapping[Tier, Store],
     hopes: Mapping[Tier, Store] | None = None,
+    trial_s: float = 0.0,
 ) -> Choice:
     """Which first blocks of the found ones to load, so that the first token comes soonest.
 
     `tiers` and `block_ends` (in tokens) describe the found blocks, tokens `start` to `end` are the
     engine's to get. Tiers are read side by side: `stores` are as they were measured, `hopes` as
-    they may be by now. What is worth loading only if these come true is tried in a small part. What
-    was never measured is taken to be fast: only by trying is it measured.
+    they may be by now. What is worth loading only if these come true is tried in a small part,
+    which the engine would compute in `trial_s`. What was never measured is taken to be fast: only
+    by trying is it measured.
     """
     everything = len(tiers)
     if prefill is None or not everything:
@@ -73,12 +75,12 @@ def choose(
     def spared_s(blocks: int) -> float:
         return prefill.seconds(start, min(block_ends[blocks - 1], end)) if blocks else 0.0
 
-    best = soonest(stores)
-    if hopes and best < everything:
-        hoped, enough_s = soonest(hopes), spared_s(best) + TRIAL * recompute_s
+    best = known = soonest(stores)
+    if hopes and trial_s and best < everything:
+        hoped, enough_s = soonest(hopes), spared_s(best) + trial_s
         while best < hoped and spared_s(best) < enough_s:
             best += 1
     if best == 0:
         return Choice(0, Decision.RECOMPUTE)
     decision = Decision.LOAD_ALL if best == everything else Decision.LOAD_PREFIX
-    return Choice(best, decision, spared_s(best))
+    return Choice(best, decision, spared_s(best), spared_s(best) - spared_s(known))

@@ -7,7 +7,8 @@ _LEAST_SPREAD: Final = 0.02
 
 
 class TwoTermFit:
-    """Fits `y = a*u + b*v` with `a, b >= 0`; where they can't be told apart, `v` explains `share`.
+    """Fits `y = a*u + b*v` with `a, b >= 0`; where they can't be told apart, `v` explains `share`
+    of the samples that have any.
 
     The variance of a sample is taken to grow with `y`: long times vary more than short ones. `fade`
     is what a sample's weight is multiplied by when the next one comes.
@@ -35,7 +36,7 @@ class TwoTermFit:
         alone = (self._uy / self._uu, 0.0)
         determinant = self._uu * self._vv - self._uv * self._uv
         if determinant <= _LEAST_SPREAD * self._uu * self._vv:
-            if self._share == 0:
+            if self._share == 0 or self._vv == 0:
                 return alone
             return alone[0] * (1.0 - self._share), self._share * self._vy / self._vv
         a = (self._uy * self._vv - self._vy * self._uv) / determinant

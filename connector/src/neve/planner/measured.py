@@ -48,18 +48,22 @@ class PrefillMeter:
         self._open[step] = tokens, looked_at
         return True
 
-    def end(self, step: int, took_s: float) -> None:
-        """How long a step took that is measured; of several ranks the first word counts."""
+    def end(self, step: int, took_s: float) -> bool:
+        """How long a step took that is measured; of several ranks the first word counts.
+
+        True when it was taken for a measurement.
+        """
         tokens, looked_at = self._open.pop(step, (0.0, 0.0))
         if not tokens or took_s <= 0:
-            return
+            return False
         if self._warm_up:
             self._warm_up -= 1
-            return
+            return False
         if self._fit.samples:
             a, b = self._fit.solve() or (took_s, 0.0)
             took_s = min(took_s, _MOST_SURPRISE * (a * tokens + b * looked_at) or took_s)
         self._fit.add(tokens, looked_at, took_s)
+        return True
 
     def prefill(self) -> Prefill | None:
         """None until something was measured."""
@@ -86,7 +90,8 @@ class StoreMeter:
         self, size_bytes: int, ahead_bytes: int, took_s: float, now: float, came: float = 1.0
     ) -> None:
         """A load ended after `took_s`; 0 when that says nothing of the speed. `came`: the share of
-        its bytes that were there when it ran out of time."""
+        its bytes that were there when it ran out of time. Such a load tells nothing of a fixed
+        part: many that have one deadline would look like one."""
         self._queue_bytes -= size_bytes
         if took_s <= 0 or size_bytes == 0:
             return
@@ -96,7 +101,7 @@ class StoreMeter:
         moved = ahead_bytes + came * size_bytes
         if terms := self._fit.solve():
             took_s = min(took_s, _MOST_SURPRISE * (terms[0] * moved + terms[1]))
-        self._fit.add(moved, 1.0, took_s)
+        self._fit.add(moved, float(came == 1.0), took_s)
         self._sampled_at = now
 
     def measured(self) -> Store | None:

@@ -20,6 +20,8 @@ from neve.vllm.telemetry import Telemetry
 PATIENCE: Final = 1.0
 # Shorter deadlines would be missed by the steps in between alone.
 LEAST_DEADLINE_S: Final = 0.1
+# Of the time that computing took: what may be lost by trying tiers that were too slow before.
+TRIAL: Final = 0.03
 
 
 @dataclass
@@ -43,6 +45,7 @@ class Judge:
         self._steps = PrefillMeter()
         self._stores = {tier: StoreMeter() for tier in Tier}
         self._loads: dict[str, _Load] = {}
+        self._trials_left_s = 0.0
 
     def weigh(
         self,
@@ -59,15 +62,19 @@ class Judge:
         now = time.monotonic()
         stores = {tier: meter.measured() for tier, meter in self._stores.items()}
         hopes = {tier: meter.store(now) for tier, meter in self._stores.items()}
+        prefill = self._steps.prefill()
+        recompute_s = prefill.seconds(local_tokens, prompt_tokens) if prefill else 0.0
+        trial_s = max(LEAST_DEADLINE_S, TRIAL * recompute_s)
         return choose(
             [locations[0].tier for locations in found],
             block_bytes=sum(location.size_bytes for location in found[0]),
             block_ends=[(first_chunk + n) * chunk_tokens for n in range(1, len(found) + 1)],
             start=local_tokens,
             end=prompt_tokens,
-            prefill=self._steps.prefill(),
+            prefill=prefill,
             stores={tier: store for tier, store in stores.items() if store is not None},
             hopes={tier: store for tier, store in hopes.items() if store is not None},
+            trial_s=trial_s if trial_s <= self._trials_left_s else 0.0,
         )
 
     def deadline_s(self, choice: Choice) -> float:
@@ -83,8 +90,10 @@ class Judge:
             return float("inf")
         return max(LEAST_DEADLINE_S, PATIENCE * prefill.seconds(start, end))
 
-    def note_decision(self, decision: Decision) -> None:
-        self._telemetry.count("decisions", 1, decision)
+    def note_decision(self, choice: Choice) -> None:
+        self._telemetry.count("decisions", 1, choice.decision)
+        if choice.tried_s:
+            self._trials_left_s -= max(LEAST_DEADLINE_S, choice.tried_s)
 
     def begin_load(self, plan: LoadPlan) -> None:
         size_bytes = dict.fromkeys(Tier, 0)
@@ -121,4 +130,5 @@ class Judge:
 
     def end_step(self, step: int, took_s: float) -> None:
         """See `PrefillMeter.end`."""
-        self._steps.end(step, took_s)
+        if self._steps.end(step, took_s):
+            self._trials_left_s += TRIAL * took_s

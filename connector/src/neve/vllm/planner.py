@@ -249,7 +249,7 @@ class Planner:
             )
             recompute = choice.decision is Decision.RECOMPUTE
             if recompute and lookup.choice is None:
-                self._judge.note_decision(choice.decision)
+                self._judge.note_decision(choice)
             lookup.choice, lookup.chosen_for = choice, request.local_tokens
         return lookup.choice
 
@@ -346,7 +346,7 @@ class Planner:
                     skip=skip,
                 )
             )
-        self._judge.note_decision(lookup.choice.decision)
+        self._judge.note_decision(lookup.choice)
         deadline_s = self._judge.deadline_s(lookup.choice)
         request.loading = LoadPlan(request_id, first, tuple(blocks), deadline_s)
         request.failed_chunk = None
