@@ -11,7 +11,7 @@ where a load's time went: look-up, receiving, copying what came last into the GP
 own (scheduling, hashing, the tokens that are left). Then the throughput of prompts
 that nobody stored: what writing behind costs. Then conversations whose turns come at a fixed rate:
 the time to the first token over all turns, the share of prompt tokens that were reused, and the
-seconds that the engine was busy.
+GPU's seconds in forward passes.
 """
 
 import argparse
@@ -180,7 +180,7 @@ def table(result: dict[str, Any]) -> str:
             lines.append(
                 f"  {turns['turns']} turns: first token p50 {turns['p50_s']:.3f} s, "
                 f"p99 {turns['p99_s']:.3f} s; {turns['reused']:.0%} of prompt tokens reused; "
-                f"engine busy {turns['busy_s']:.1f} s"
+                f"{turns['gpu_s']:.1f} s of forward passes"
             )
     return "\n".join(lines)
 
