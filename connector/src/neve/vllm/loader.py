@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 # Blocks of one wave: enough to fill the wire, few enough that several loads share the staging.
 _WAVE_BLOCKS = 32
 # Waves of one load under way: while one is written into the engine, the next are received.
-_WAVES = 4
+_WAVES = 8
 # get_many keeps the deadline itself; this is for a client that doesn't answer at all.
 _GRACE_S = 0.5
 

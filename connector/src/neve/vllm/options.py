@@ -54,7 +54,7 @@ class Options:
     match_deadline_s: float = 0.2
     load_deadline_s: float = 2.0
     handover_wait_s: float = 2.0
-    load_budget_bytes: int = 512 << 20
+    load_budget_bytes: int = 1 << 30
     save_budget_bytes: int | None = None
     connections: int = CONNECTIONS
     cold_connections: int = COLD_CONNECTIONS
