@@ -10,7 +10,8 @@ from dashboard.selectors import Totals
 from dashboard.storage import StorageUse
 from tenants.models import Tenant
 
-DIRTY_LATE_S = 300  # a backlog older than this means that flushing does not keep up
+# A due flush begins within seconds and takes half a minute at most (workers.flush: PASS_S).
+FLUSH_LATE_S = 45
 COLD_FULL = 0.9  # nothing leaves the cold tier by itself to make room
 
 
@@ -119,10 +120,9 @@ def assess(
         *_tenants(tenants, storage),
     ]
     oldest_s = all_storage.dirty_oldest_s
-    if oldest_s is not None and oldest_s > DIRTY_LATE_S:
-        attention.append(
-            Attention(f"oldest unflushed block is {duration_quantity(oldest_s)} old", "tiers")
-        )
+    if oldest_s is not None and oldest_s > FLUSH_LATE_S:
+        words = f"no flush for {duration_quantity(oldest_s)} although blocks are due"
+        attention.append(Attention(words, "jobs"))
     if totals.put_refused:
         attention.append(
             Attention(f"{count_quantity(totals.put_refused)} blocks refused over quota", "tenants")
@@ -159,7 +159,7 @@ def _facts(
         facts.append(Fact("nothing unflushed", True))
     elif storage.dirty_oldest_s is not None:
         oldest = duration_quantity(storage.dirty_oldest_s)
-        facts.append(Fact(f"oldest dirty {oldest}", storage.dirty_oldest_s <= DIRTY_LATE_S))
+        facts.append(Fact(f"oldest dirty {oldest}", storage.dirty_oldest_s <= FLUSH_LATE_S))
     return facts
 
 

@@ -87,7 +87,7 @@ def storage_use(tenants: Tenants, now_s: float) -> dict[int, StorageUse]:
                 usage.cold_bytes,
                 usage.dirty_bytes,
                 usage.dirty_blocks,
-                oldest_s if usage.dirty_blocks else None,
+                _late_s(usage, now_s),
                 *limits,
             )
     return used
@@ -147,6 +147,11 @@ def _usage(tenant: Tenant) -> Usage | None:
     except (ValkeyError, OSError):
         log.warning("hot tier does not tell usage", extra={"tenant": tenant.pk}, exc_info=True)
         return None
+
+
+def _late_s(usage: Usage, now_s: float) -> float | None:
+    """For how many seconds the oldest flush has been due; None when nothing is dirty."""
+    return None if usage.oldest_due_s is None else max(0.0, now_s - usage.oldest_due_s)
 
 
 def _ratio(used: int | None, limit: int | None) -> float | None:

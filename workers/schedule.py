@@ -1,4 +1,7 @@
-"""When beat starts which task. Seconds; each task finds its own work and may run twice at once."""
+"""When beat starts which task. Seconds; each task finds its own work and may run twice at once.
+
+A tick that waits for a worker is not joined by a second one (`controlplane.ticks`).
+"""
 
 SCHEDULE = {
     "flush": {"task": "workers.flush", "schedule": 1.0},
@@ -10,6 +13,3 @@ SCHEDULE = {
     "sample": {"task": "workers.sample", "schedule": 5.0},
     "reconcile": {"task": "workers.reconcile", "schedule": 300.0},
 }
-# A tick that no worker took in time is dropped: the next one does its work.
-for entry in SCHEDULE.values():
-    entry["options"] = {"expires": entry["schedule"]}

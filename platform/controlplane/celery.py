@@ -53,6 +53,8 @@ def configure() -> dict[str, object]:
         "task_default_queue": "view-at-risk",
         "task_routes": {task: {"queue": name} for name, tasks in QUEUES.items() for task in tasks},
         "beat_schedule": _schedule(),
+        "beat_scheduler": "controlplane.ticks:TickScheduler",
+        "imports": ["controlplane.ticks"],
     }
 
 

@@ -80,7 +80,10 @@ def test_what_is_not_known_yet_is_not_broken():
         ({"nodes": rows(session("gpu-07", heard_s=200))}, "gpu-07 silent for 3 min"),
         ({"nodes": rows(session("gpu-07", breaker="half_open"))}, "gpu-07 breaker half open"),
         ({"use": StorageUse(0, 93, 0, 0, None, 100, 100)}, "acme at 93.0 % of cold"),
-        ({"use": StorageUse(1, 0, 1, 1, 600.0, 100, 100)}, "oldest unflushed block is 10 min old"),
+        (
+            {"use": StorageUse(1, 0, 1, 1, 46.0, 100, 100)},
+            "no flush for 46 s although blocks are due",
+        ),
         ({"failed_jobs": 2}, "2 jobs failed"),
     ],
 )
