@@ -4,15 +4,21 @@ A hint is only `{"seq": n}`: a lost one costs nothing but a moment, and no numbe
 can leak through it.
 """
 
+import logging
+from contextlib import suppress
 from typing import Any
 
 from channels.db import database_sync_to_async
 from channels.generic.websocket import AsyncJsonWebsocketConsumer
+from redis.exceptions import RedisError
 
 from dashboard.access import viewer_of
 
+log = logging.getLogger("neve.live")
+
 ALL_TENANTS = "usage"
 SIGNED_OUT = 4401  # close code; the page then goes to the login
+TRY_AGAIN = 1013  # close code (RFC 6455's registry); the page reconnects by itself
 
 
 def group_of(tenant_id: int) -> str:
@@ -22,8 +28,17 @@ def group_of(tenant_id: int) -> str:
 class UsageConsumer(AsyncJsonWebsocketConsumer):
     """Joins the groups of the tenants that the signed-in person sees."""
 
+    joined: tuple[str, ...] = ()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """A bus that stops answering ends the socket with one line in the log; pages come back."""
+        try:
+            await super().__call__(scope, receive, send)
+        except RedisError as error:
+            log.warning("live_socket_closed error=%s", type(error).__name__)
+            await self.close(TRY_AGAIN)
+
     async def connect(self) -> None:
-        self.joined: list[str] = []
         # Accepted before refused: a browser shows a page only the close code of an open socket.
         await self.accept()
         user = self.scope.get("user")
@@ -32,17 +47,18 @@ class UsageConsumer(AsyncJsonWebsocketConsumer):
             return
         viewer = await database_sync_to_async(viewer_of)(user)
         self.joined = (
-            [ALL_TENANTS]
+            (ALL_TENANTS,)
             if viewer.is_operator
-            else [group_of(tenant.pk) for tenant in viewer.tenants]
+            else tuple(group_of(tenant.pk) for tenant in viewer.tenants)
         )
         for group in self.joined:
             await self.channel_layer.group_add(group, self.channel_name)
         await self.send_json({"hello": True})
 
     async def disconnect(self, code: int) -> None:
-        for group in self.joined:
-            await self.channel_layer.group_discard(group, self.channel_name)
+        with suppress(RedisError):  # memberships end by themselves
+            for group in self.joined:
+                await self.channel_layer.group_discard(group, self.channel_name)
 
     async def receive_json(self, content: Any, **_: Any) -> None:
         """Pages only listen."""

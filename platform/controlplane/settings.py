@@ -133,7 +133,7 @@ SPECTACULAR_SETTINGS = {
 CACHES = {
     "default": {
         "BACKEND": "django.core.cache.backends.redis.RedisCache",
-        "LOCATION": ENV.bus_url.replace("valkey", "redis", 1),
+        "LOCATION": ENV.bus_url,
         "KEY_PREFIX": "neve",
         # Once more for a connection that a restarted bus has closed.
         "OPTIONS": {"socket_timeout": 1, "retry": Retry(NoBackoff(), 1)},
@@ -144,7 +144,9 @@ CHANNEL_LAYERS = {
     "default": {
         "BACKEND": "channels_redis.core.RedisChannelLayer",
         "CONFIG": {
-            "hosts": [{"address": ENV.bus_url, "socket_connect_timeout": 1}],
+            # Longer than the 5 s that one of its blocking reads takes (`brpop_timeout`), which is
+            # also redis-py's own timeout: the two would end an idle socket again and again.
+            "hosts": [{"address": ENV.bus_url, "socket_connect_timeout": 1, "socket_timeout": 15}],
             "prefix": "neve",
             "expiry": 10,
         },

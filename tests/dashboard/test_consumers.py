@@ -1,6 +1,7 @@
 """Hints reach those who may see the tenant, over the real bus."""
 
 import json
+import logging
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from channels.db import database_sync_to_async
 from django.contrib.auth.models import AnonymousUser
 
 from catalog.sessions import Heartbeat, record_heartbeat
-from dashboard.consumers import SIGNED_OUT, UsageConsumer
+from dashboard.consumers import SIGNED_OUT, TRY_AGAIN, UsageConsumer
 from rows import make_person, make_session, make_space, make_tenant
 from tenants.scope import tenant_scope
 
@@ -70,3 +71,31 @@ async def test_a_heartbeat_is_a_hint_to_those_who_see_the_tenant(valkey_bus):
     assert await sockets["other"].receive_nothing(0.5)
     for socket in sockets.values():
         await socket.leave()
+
+
+async def test_an_idle_socket_stays_open(valkey_bus):
+    """Longer than a blocking read of the bus and redis-py's own timeout, 5 s each."""
+    acme, session, people = await stage()
+    socket = await Socket.open(people["operator"])
+    assert await socket.hear() == {"hello": True}
+    assert await socket.receive_nothing(6.5, 0.1)
+    await beat(acme, session)
+    assert set(await socket.hear()) == {"seq"}
+    await socket.leave()
+
+
+async def test_a_bus_that_stops_asks_the_page_to_come_back(valkey_bus, caplog):
+    _, _, people = await stage()
+    socket = await Socket.open(people["operator"])
+    assert await socket.hear() == {"hello": True}
+    with caplog.at_level(logging.WARNING, "neve.live"):
+        valkey_bus.kill()
+        try:
+            closed = await socket.receive_output(20)
+            again = await Socket.open(people["operator"])
+            assert (await again.receive_output(20))["code"] == TRY_AGAIN
+        finally:
+            valkey_bus.restart()
+    assert (closed["type"], closed["code"]) == ("websocket.close", TRY_AGAIN)
+    assert "live_socket_closed" in caplog.text
+    await socket.wait(5)
