@@ -17,7 +17,7 @@ import psutil
 from botocore.exceptions import BotoCoreError, ClientError
 
 ROOT = Path(__file__).resolve().parents[1]
-VAR = Path(os.environ.get("NEVE_VAR") or ROOT / "var")
+VAR = ROOT / (os.environ.get("NEVE_VAR") or "var")  # as `controlplane.env` reads it
 
 PORTS = {
     "NEVE_WEB_PORT": 8000,
@@ -55,11 +55,10 @@ def prepare() -> dict[str, str]:
         env[name] = str(_port(name, env.get(name) or str(default)))
     where = {
         "NEVE_HOT_URL": f"valkey://:{env['NEVE_HOT_PASSWORD']}@127.0.0.1:{env['NEVE_HOT_PORT']}/0",
-        "NEVE_BUS_URL": f"redis://:{env['NEVE_BUS_PASSWORD']}@127.0.0.1:{env['NEVE_BUS_PORT']}/0",
+        "NEVE_BUS_URL": f"valkey://:{env['NEVE_BUS_PASSWORD']}@127.0.0.1:{env['NEVE_BUS_PORT']}/0",
         "NEVE_S3_ENDPOINT": f"http://127.0.0.1:{env['NEVE_S3_PORT']}",
     }
     env.update(where)
-    env.setdefault("NEVE_DATABASE_URL", f"sqlite:///{VAR}/neve.sqlite3")
     _write_private(VAR / "env", "".join(f"{k}={v}\n" for k, v in {**saved, **where}.items()))
     _write_servers(env)
     python_path = f"{ROOT}{os.pathsep}{ROOT / 'platform'}"

@@ -4,6 +4,7 @@ Queues are named by the harm that a delay does. The beat schedule stands in `wor
 """
 
 import os
+import ssl
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -31,7 +32,13 @@ def configure() -> dict[str, object]:
     from django.conf import settings
 
     return {
-        "broker_url": settings.ENV.bus_url.replace("valkey", "redis", 1),
+        "broker_url": settings.ENV.bus_url,
+        # kombu would check no certificate of a rediss:// broker.
+        "broker_use_ssl": (
+            {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_check_hostname": True}
+            if settings.ENV.bus_url.startswith("rediss:")
+            else False
+        ),
         "broker_connection_retry_on_startup": True,
         # Longer than any task may run: otherwise a running task is delivered a second time.
         "broker_transport_options": {

@@ -16,7 +16,8 @@ import environ
 from django.core.exceptions import ImproperlyConfigured
 
 ROOT = Path(__file__).resolve().parents[2]
-VAR = Path(os.environ.get("NEVE_VAR") or ROOT / "var")
+VAR = ROOT / (os.environ.get("NEVE_VAR") or "var")  # one folder, whatever the working directory
+BUS_SCHEMES = {"redis": "redis", "valkey": "redis", "rediss": "rediss", "valkeys": "rediss"}
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Env:
     hot_seeds: list[str]
     hot_tls: bool
     hot_buckets: int
-    bus_url: str
+    bus_url: str  # redis:// or rediss://, as redis-py, Celery and Channels want it
     rate_caller: str | None
     rate_address: str | None
     s3_endpoint: str
@@ -57,7 +58,7 @@ def read() -> Env:
             hot_seeds=env.list("NEVE_HOT_SEEDS", default=[]) or [_host_port(hot_url)],
             hot_tls=urlsplit(hot_url).scheme in ("valkeys", "rediss"),
             hot_buckets=_at_least(env, "NEVE_HOT_BUCKETS", 1, least=1),
-            bus_url=env.str("NEVE_BUS_URL", "redis://127.0.0.1:6391/0"),
+            bus_url=_bus_url(env.str("NEVE_BUS_URL", "valkey://127.0.0.1:6391/0")),
             rate_caller=_rate(env, "NEVE_RATE_CALLER", "1200/min"),
             rate_address=_rate(env, "NEVE_RATE_ADDRESS", "600/min"),
             s3_endpoint=env.str("NEVE_S3_ENDPOINT", "http://127.0.0.1:8333"),
@@ -99,8 +100,12 @@ def _rate(env: environ.Env, name: str, default: str) -> str | None:
 
 
 def _database(env: environ.Env) -> dict[str, Any]:
-    raw = env.str("NEVE_DATABASE_URL", "sqlite:///var/neve.sqlite3")
-    database: dict[str, Any] = environ.Env.db_url_config(raw)
+    raw = env.str("NEVE_DATABASE_URL", "")
+    database: dict[str, Any] = (
+        environ.Env.db_url_config(raw)
+        if raw
+        else {"ENGINE": "django.db.backends.sqlite3", "NAME": str(VAR / "neve.sqlite3")}
+    )
     engine = database["ENGINE"].rsplit(".", 1)[-1]
     if engine == "sqlite3":
         name = database["NAME"]
@@ -120,6 +125,16 @@ def _database(env: environ.Env) -> dict[str, Any]:
             f"NEVE_DATABASE_URL uses {engine}; use sqlite:///path or postgres://user:pw@host/name"
         )
     return database
+
+
+def _bus_url(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in BUS_SCHEMES or not parts.hostname:
+        raise ImproperlyConfigured(
+            f"NEVE_BUS_URL is {parts.scheme!r}…; use valkey://:password@host:port/0, or valkeys:// "
+            "for TLS (redis:// and rediss:// mean the same)"
+        )
+    return f"{BUS_SCHEMES[parts.scheme]}{url[len(parts.scheme) :]}"
 
 
 def _host_port(url: str) -> str:

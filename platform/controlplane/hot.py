@@ -49,7 +49,9 @@ def admin() -> Valkey:
 
 @cache
 def _client(url: str) -> Valkey:
-    return Valkey.from_url(url, socket_connect_timeout=2, socket_timeout=5)
+    # valkey-py checks by itself who signed a certificate, but not whose it is.
+    tls = {"ssl_check_hostname": True} if settings.ENV.hot_tls else {}
+    return Valkey.from_url(url, socket_connect_timeout=2, socket_timeout=5, **tls)
 
 
 def hot_tier(tenant_id: int) -> HotTier:

@@ -1,6 +1,10 @@
 """What `make up` prepares in var/, and how it refuses ports."""
 
+import json
+import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -67,3 +71,21 @@ def test_a_port_that_is_no_number_is_refused(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("NEVE_WEB_PORT", "http")
     with pytest.raises(installation.CannotStart, match="NEVE_WEB_PORT=http"):
         installation.prepare()
+
+
+def test_manage_py_uses_the_database_of_make_up(tmp_path: Path) -> None:
+    """Each in a process of its own, told of the folder by NEVE_VAR alone."""
+    others = {name: value for name, value in os.environ.items() if not name.startswith("NEVE_")}
+    folder = tmp_path / "data"
+    prepare = "from deploy.installation import prepare; import json; print(json.dumps(prepare()))"
+
+    def run(env: dict[str, str], *command: str) -> str:
+        done = [sys.executable, *command]
+        return subprocess.check_output(done, cwd=installation.ROOT, env=env, text=True)
+
+    manual = others | {"NEVE_VAR": str(folder)}
+    of_up = json.loads(run(manual, "-c", prepare))
+    show = "from django.conf import settings; print(settings.DATABASES['default']['NAME'])"
+    shell = ("manage.py", "shell", "--no-imports", "-v0", "-c", show)
+    found = {run(env, *shell).strip() for env in (of_up, manual)}
+    assert found == {str(folder / "neve.sqlite3")}

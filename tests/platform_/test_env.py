@@ -42,6 +42,25 @@ def test_sqlite_waits_for_its_lock_and_a_relative_path_is_below_the_root(monkeyp
     assert database["OPTIONS"]["timeout"] == 20
 
 
+def test_the_database_lies_in_var_also_for_who_runs_manage_py_alone(monkeypatch, no_file):
+    monkeypatch.delenv("NEVE_DATABASE_URL")
+    assert env.read().database["NAME"] == str(no_file / "neve.sqlite3")
+
+
+@pytest.mark.parametrize(
+    ("given", "used"),
+    [
+        ("valkey://:pw@bus:1/0", "redis://:pw@bus:1/0"),
+        ("redis://bus:1/0", "redis://bus:1/0"),
+        ("valkeys://bus:1/0", "rediss://bus:1/0"),
+        ("rediss://bus:1/0", "rediss://bus:1/0"),
+    ],
+)
+def test_celery_and_channels_get_the_one_scheme_that_they_know(monkeypatch, given, used):
+    monkeypatch.setenv("NEVE_BUS_URL", given)
+    assert env.read().bus_url == used
+
+
 def test_postgresql_is_the_other_database(monkeypatch):
     monkeypatch.setenv("NEVE_DATABASE_URL", "postgres://neve:pw@db:5432/neve")
     assert env.read().database["ENGINE"].endswith("postgresql")
@@ -54,6 +73,8 @@ def test_postgresql_is_the_other_database(monkeypatch):
     ("name", "value", "said"),
     [
         ("NEVE_HOT_URL", "http://x:1", "NEVE_HOT_URL"),
+        ("NEVE_BUS_URL", "http://x:1", "NEVE_BUS_URL is 'http'…; use valkey://"),
+        ("NEVE_BUS_URL", "x:6391", "NEVE_BUS_URL"),
         ("NEVE_HEARTBEAT_S", "soon", "soon"),
         ("NEVE_HEARTBEAT_S", "0", "NEVE_HEARTBEAT_S=0"),
         ("NEVE_HOT_BUCKETS", "0", "NEVE_HOT_BUCKETS=0"),
