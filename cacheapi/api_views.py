@@ -19,7 +19,7 @@ from cacheapi.access import Operators, actor
 from cacheapi.viewsets import ApiView, ReadOnlyView, TenantFilter, checked
 from catalog import contexts, usage
 from catalog.models import Context, Job, NodeSession, Segment, Space
-from catalog.sessions import live_since
+from catalog.sessions import cut_session, live_since
 from catalog.spaces import remove_space, weight_of
 from controlplane.problems import Problem
 from tenants import services
@@ -194,6 +194,16 @@ class NodesView(ReadOnlyView):
     lookup_field = "uuid"
     serializer_class = shapes.NodeSerializer
     filterset_class = NodeFilter
+
+    def get_permissions(self) -> Any:
+        return [Operators()] if self.action == "end" else super().get_permissions()
+
+    @extend_schema(request=None, responses=shapes.NodeSerializer)
+    @action(methods=["post"], detail=True)
+    def end(self, request: Request, uuid: str) -> Response:
+        """Ends the session and its Valkey access at once; revoke the key to keep the node out."""
+        cut_session(session=self.get_object(), actor=actor(request))
+        return Response(shapes.NodeSerializer(self.get_object()).data)
 
 
 class SegmentFilter(TenantFilter):

@@ -4,6 +4,7 @@ from typing import Any
 from uuid import UUID
 
 from django.conf import settings
+from django.db import transaction
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -25,7 +26,7 @@ from catalog import contexts, sessions
 from catalog.models import NodeSession, Segment
 from controlplane import hot, s3
 from controlplane.problems import Problem
-from tenants.models import Tenant
+from tenants.models import ApiKey, Tenant
 from tenants.scope import tenant_scope
 
 MOST_SEGMENTS = 1000
@@ -41,6 +42,10 @@ class NodeView(APIView):
     @property
     def tenant(self) -> Tenant:
         return self.request.user.tenant
+
+    @property
+    def key(self) -> ApiKey:
+        return self.request.auth
 
     def dispatch(self, request: Any, *args: Any, **kwargs: Any) -> Any:
         # The scope is entered in `initial`, once the key is known, and left here.
@@ -64,23 +69,29 @@ class SessionsView(NodeView):
         body = checked(HandshakeSerializer, request)
         with hot.required():
             hot.provision_tenant(self.tenant)
-        session = sessions.open_session(
-            tenant=self.tenant,
-            node=body["node"],
-            engine=body["engine"],
-            identity=body["identity"],
-            space_name=body["space"],
-            max_chunk_tokens=body["max_chunk_tokens"],
-            actor=actor(request),
-        )
+        # The session holds the tenant's lock until its user is there: whoever revokes the key
+        # meanwhile removes the user afterwards.
+        with transaction.atomic():
+            session = sessions.open_session(
+                tenant=self.tenant,
+                key=self.key,
+                node=body["node"],
+                engine=body["engine"],
+                identity=body["identity"],
+                space_name=body["space"],
+                max_chunk_tokens=body["max_chunk_tokens"],
+                actor=actor(request),
+            )
+            with hot.required():
+                hot.provision_user(self.key)
         answer = {
             "session": session.pk,
             "tenant": self.tenant,
             "space": session.space,
             "buckets": settings.ENV.hot_buckets,
-            "valkey": topology.valkey_address(self.tenant),
-            "s3": topology.s3_location(self.tenant),
-            **topology.current_numbers(self.tenant),
+            "valkey": topology.valkey_address(self.key),
+            "s3": topology.s3_location(self.tenant.pk),
+            **topology.current_numbers(self.key),
         }
         return Response(SessionSerializer(answer).data, status=201)
 
@@ -101,7 +112,7 @@ class HeartbeatView(NodeView):
         """Counts since the last heartbeat; the answer holds what may have changed."""
         body = checked(HeartbeatSerializer, request)
         sessions.record_heartbeat(session_id=session_id, heartbeat=sessions.Heartbeat(**body))
-        return Response(topology.current_numbers(self.tenant))
+        return Response(topology.current_numbers(self.key))
 
 
 class SegmentsView(NodeView):

@@ -9,36 +9,36 @@ from django.conf import settings
 from controlplane import hot
 from neve.keys import tenant_prefix
 from retention.models import RetentionPolicy
-from tenants.models import Tenant
+from tenants.models import ApiKey
 
 
-def valkey_address(tenant: Tenant) -> dict[str, Any]:
+def valkey_address(key: ApiKey) -> dict[str, Any]:
     return {
         "seeds": settings.ENV.hot_seeds,
         "tls": settings.ENV.hot_tls,
-        "username": hot.username(tenant.pk),
-        "password": hot.password(tenant.pk),
+        "username": hot.username(key),
+        "password": hot.password(key),
     }
 
 
-def s3_location(tenant: Tenant) -> dict[str, Any]:
+def s3_location(tenant_id: int) -> dict[str, Any]:
     return {
         "endpoint": settings.ENV.s3_endpoint,
         "bucket": settings.ENV.s3_bucket,
-        "prefix": tenant_prefix(tenant.pk),
+        "prefix": tenant_prefix(tenant_id),
     }
 
 
-def topology_hash(tenant: Tenant) -> str:
+def topology_hash(key: ApiKey) -> str:
     """Changes when a node needs a new handshake: other servers, other buckets, another password."""
-    parts = [valkey_address(tenant), s3_location(tenant), settings.ENV.hot_buckets]
+    parts = [valkey_address(key), s3_location(key.tenant_id), settings.ENV.hot_buckets]
     return blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
-def current_numbers(tenant: Tenant) -> dict[str, Any]:
+def current_numbers(key: ApiKey) -> dict[str, Any]:
     """Inside the tenant's scope: what may change while a session lasts."""
     return {
         "policy": RetentionPolicy.objects.get().as_dict(),
         "heartbeat_s": settings.ENV.heartbeat_s,
-        "topology": topology_hash(tenant),
+        "topology": topology_hash(key),
     }

@@ -12,8 +12,8 @@ from celery import shared_task
 from django.db.models import F
 from django.utils import timezone
 
-from catalog import jobs, usage
-from catalog.models import Space
+from catalog import jobs, sessions, usage
+from catalog.models import NodeSession, Space
 from controlplane import hot, live
 from neve.hot import Usage
 from retention.models import RetentionPolicy
@@ -169,13 +169,24 @@ def _show_walk(run: jobs.JobRun, walk: Walk) -> None:
 
 @shared_task(name="workers.provision")
 def provision() -> None:
-    """A hot Valkey that lost its memory gets functions, users, quotas and the whole index back."""
+    """A hot Valkey that lost its memory gets functions, users, quotas and the whole index back.
+
+    Users and sessions of keys that have expired, or whose user a revocation could not remove, end.
+    """
+    end_unusable()
     if recovery.index_is_whole() or not recovery.claim():
         return
     with tenant_job("rebuild_index", None) as run:
         report = recovery.rebuild_all(progress=partial(recovery.show_in_job, run))
         run.progress(1.0, blocks=report.blocks)
         run.detail(vars(report))
+
+
+def end_unusable() -> None:
+    hot.remove_stale_users()
+    expired = NodeSession.unscoped.filter(ended_at=None, key__expires_at__lte=timezone.now())
+    for tenant_id, key_id in set(expired.values_list("tenant_id", "key_id")):
+        sessions.end_all(tenant_id=tenant_id, key_id=key_id)
 
 
 @shared_task(name="workers.sample")

@@ -14,7 +14,9 @@ from catalog.models import (
     Stray,
     UsageRollup,
 )
+from catalog.sessions import cut_session
 from tenants.admin_site import ReadOnlyAdmin
+from tenants.audit import actor_of
 
 
 @admin.register(Space)
@@ -26,10 +28,16 @@ class SpaceAdmin(ReadOnlyAdmin):
 
 @admin.register(NodeSession)
 class NodeSessionAdmin(ReadOnlyAdmin):
-    list_display = ("node", "tenant", "space", "last_heartbeat_at", "ended_at", "breaker")
+    list_display = ("node", "tenant", "space", "key", "last_heartbeat_at", "ended_at", "breaker")
     list_filter = ("breaker",)
-    list_select_related = ("tenant", "space")
+    list_select_related = ("tenant", "space", "key")
     search_fields = ("node",)
+    actions = ("end",)
+
+    @admin.action(description="End the chosen sessions", permissions=["view"])
+    def end(self, request: HttpRequest, queryset: QuerySet[NodeSession]) -> None:
+        for session in queryset:
+            cut_session(session=session, actor=actor_of(request))
 
 
 @admin.register(Context)

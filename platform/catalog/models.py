@@ -6,7 +6,7 @@ from django.db import models
 from django.db.models import F, Q
 from django.utils import timezone
 
-from tenants.models import Tenant
+from tenants.models import ApiKey, Tenant
 from tenants.scope import TenantOwned
 
 ID_BYTES = 16
@@ -45,6 +45,9 @@ class NodeSession(TenantOwned):
 
     uuid = models.UUIDField(primary_key=True, default=uuid4, editable=False)
     space = models.ForeignKey(Space, on_delete=models.CASCADE, related_name="sessions")
+    key = models.ForeignKey(
+        ApiKey, on_delete=models.SET_NULL, null=True, editable=False, related_name="sessions"
+    )
     node = models.CharField(max_length=100)
     engine = models.JSONField(default=dict, help_text='{"name": "vllm", "version": "…"}')
     opened_at = models.DateTimeField(default=timezone.now)

@@ -7,17 +7,18 @@ from uuid import UUID
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import QuerySet
+from django.db.models import F, QuerySet
 from django.utils import timezone
 
 from catalog import usage
 from catalog.models import NodeSession
 from catalog.spaces import resolve_space
-from controlplane import live
+from controlplane import hot, live
 from controlplane.problems import Problem
 from neve.space import SpaceIdentity
-from tenants.audit import Actor
-from tenants.models import Tenant
+from tenants.audit import Actor, record
+from tenants.keys import usable_node_keys
+from tenants.models import ApiKey, Tenant
 from tenants.scope import tenant_scope
 
 
@@ -36,6 +37,7 @@ class Heartbeat:
 def open_session(
     *,
     tenant: Tenant,
+    key: ApiKey | None = None,
     node: str,
     engine: dict[str, Any],
     identity: SpaceIdentity,
@@ -45,10 +47,14 @@ def open_session(
 ) -> NodeSession:
     """Replaces this node's older session of the same space; a node counts once, however many
     spaces (ranks) it serves and processes it has ("gpu-07/scheduler" is a part of "gpu-07").
-    Raises Problem: fingerprint-clash, node-limit.
+    `key`: the node's; None for sessions that no key opened.
+    Raises Problem: fingerprint-clash, node-limit, unauthorized (the key was revoked meanwhile).
     """
-    # The lock makes two handshakes of one tenant count one after the other.
+    # The lock makes two handshakes of one tenant count one after the other, and makes a revocation
+    # either end this session or be seen here.
     tenant = Tenant.objects.select_for_update().get(pk=tenant.pk)
+    if key is not None and not usable_node_keys().filter(pk=key.pk).exists():
+        raise Problem("unauthorized", "The API key is unknown, revoked or expired.")
     with tenant_scope(tenant.pk):
         live = live_sessions().values_list("node", flat=True)
         others = {host_of(name) for name in live} - {host_of(node)}
@@ -69,7 +75,7 @@ def open_session(
         now = timezone.now()
         NodeSession.objects.filter(node=node, space=space, ended_at=None).update(ended_at=now)
         return NodeSession.objects.create(
-            space=space, node=node, engine=engine, opened_at=now, last_heartbeat_at=now
+            space=space, key=key, node=node, engine=engine, opened_at=now, last_heartbeat_at=now
         )
 
 
@@ -102,11 +108,59 @@ def record_heartbeat(*, session_id: UUID, heartbeat: Heartbeat) -> NodeSession:
     return session
 
 
+@transaction.atomic
 def end_session(*, session_id: UUID) -> None:
-    """Inside the tenant's scope. Ending twice changes nothing. Raises Problem (not-found)."""
-    found = NodeSession.objects.filter(pk=session_id)
-    if not found.filter(ended_at=None).update(ended_at=timezone.now()) and not found.exists():
+    """The node is leaving. The key's Valkey user goes with its last open session.
+
+    Inside the tenant's scope. Ending twice changes nothing. Raises Problem (not-found).
+    """
+    session = NodeSession.objects.select_related("key").filter(pk=session_id).first()
+    if session is None:
         raise Problem("not-found", "This session is unknown.")
+    Tenant.objects.select_for_update().get(pk=session.tenant_id)  # see open_session
+    if not NodeSession.objects.filter(pk=session_id, ended_at=None).update(ended_at=timezone.now()):
+        return
+    key = session.key
+    if key is not None and not NodeSession.objects.filter(key=key, ended_at=None).exists():
+        hot.remove_users_on_commit(key)
+
+
+@transaction.atomic
+def cut_session(*, session: NodeSession, actor: Actor) -> None:
+    """Ends a session and its Valkey access at once, whatever the node does.
+
+    The key's other nodes make a new handshake, as this one may: to keep it out, revoke its key.
+    Ending twice changes nothing.
+    """
+    Tenant.objects.select_for_update().get(pk=session.tenant_id)
+    with tenant_scope(session.tenant_id):
+        found = NodeSession.objects.filter(pk=session.pk, ended_at=None)
+        if not found.update(ended_at=timezone.now()):
+            return
+        record(
+            actor=actor,
+            tenant_id=session.tenant_id,
+            action="session.end",
+            obj=session,
+            before={"node": session.node},
+        )
+        if session.key is not None:
+            ApiKey.objects.filter(pk=session.key.pk).update(hot_generation=F("hot_generation") + 1)
+            hot.remove_users_on_commit(session.key)
+
+
+@transaction.atomic
+def end_all(*, tenant_id: int, key_id: int | None = None) -> int:
+    """Ends the open sessions of a tenant, or of one of its keys. Returns how many there were.
+
+    Inside a transaction that takes their Valkey users too.
+    """
+    Tenant.objects.select_for_update().get(pk=tenant_id)
+    with tenant_scope(tenant_id):
+        rows = NodeSession.objects.filter(ended_at=None)
+        if key_id is not None:
+            rows = rows.filter(key_id=key_id)
+        return rows.update(ended_at=timezone.now())
 
 
 def live_after_s() -> int:

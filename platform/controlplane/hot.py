@@ -1,13 +1,15 @@
-"""The hot Valkey as its administrator: functions, the tenants' ACL users, their quota numbers.
+"""The hot Valkey as its administrator: functions, an ACL user per node key, quota numbers.
 
-Everything here may be repeated: a restarted Valkey forgets its ACL users, so the boot, a tenant's
-change and each handshake provision anew.
+Everything here may be repeated: a restarted Valkey forgets its ACL users, so the boot and each
+handshake provision anew. Users of keys that are no longer usable are removed at once, and again by
+`remove_stale_users`, should Valkey have been down.
 """
 
 import hashlib
 import hmac
 import logging
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -21,7 +23,8 @@ from valkey.exceptions import ValkeyError
 from controlplane.problems import Problem
 from neve.hot import LIBRARY, HotTier, load_functions
 from retention.rulebook import rulebook_of
-from tenants.models import Tenant
+from tenants.keys import usable_node_keys
+from tenants.models import ApiKey, Tenant
 from tenants.scope import tenant_scope
 
 log = logging.getLogger("neve.hot")
@@ -68,19 +71,24 @@ def required() -> Iterator[None]:
         raise Problem("hot-tier-unavailable", "The hot tier did not answer.") from error
 
 
-def username(tenant_id: int) -> str:
-    return f"t{tenant_id}"
+def username(key: ApiKey) -> str:
+    return f"t{key.tenant_id}.k{key.pk}"
 
 
-def password(tenant_id: int) -> str:
-    """Derived, not stored: any web process can make the tenant's Valkey user again."""
-    return hmac.new(
-        settings.ENV.key_pepper.encode(), b"valkey:%d" % tenant_id, hashlib.sha256
-    ).hexdigest()
+_USERNAME = re.compile(r"t(\d+)(\.k\d+)?")  # without a key: as earlier releases made them
+
+
+def password(key: ApiKey) -> str:
+    """Derived, not stored: any web process can make the key's Valkey user again.
+
+    `hot_generation` changes the password without a change of the key.
+    """
+    what = f"valkey:{key.tenant_id}:{key.pk}:{key.hot_generation}"
+    return hmac.new(settings.ENV.key_pepper.encode(), what.encode(), hashlib.sha256).hexdigest()
 
 
 def provision() -> int:
-    """Functions, and every tenant's user and numbers. Returns the number of tenants.
+    """Functions, every tenant's numbers and all users. Returns the number of tenants.
 
     Raises ImproperlyConfigured when the Valkey evicts on its own, with the command that fixes it.
     """
@@ -90,6 +98,9 @@ def provision() -> int:
     tenants = list(Tenant.objects.all())
     for tenant in tenants:
         provision_tenant(tenant)
+    for key in usable_node_keys():
+        provision_user(key)
+    remove_stale_users()
     warn_if_short(client, sum(tenant.quota.hot_bytes for tenant in tenants if tenant.is_active))
     return len(tenants)
 
@@ -117,14 +128,13 @@ def require_noeviction(client: Any) -> None:
 
 
 def provision_tenant(tenant: Tenant) -> None:
-    """The tenant's ACL user, limited to its own keys, and its numbers in `:q`."""
+    """The functions, and the tenant's numbers in `:q`. An inactive tenant's users are removed."""
     client = admin()
     if not tenant.is_active:
-        client.execute_command("ACL", "DELUSER", username(tenant.pk))
+        remove_users(name for name, owner in _node_users() if owner == tenant.pk)
         return
     if not client.execute_command("FUNCTION", "LIST", "LIBRARYNAME", LIBRARY):
         load_functions(client)
-    client.execute_command("ACL", "SETUSER", username(tenant.pk), *acl_rules(tenant.pk))
     book = rulebook_of(tenant.pk)
     with tenant_scope(tenant.pk):
         hot_tier(tenant.pk).set_policy(
@@ -137,7 +147,32 @@ def provision_tenant(tenant: Tenant) -> None:
         )
 
 
-def acl_rules(tenant_id: int) -> list[str]:
+def provision_user(key: ApiKey) -> None:
+    """The ACL user of a usable node key. Connections that it has already go on."""
+    admin().execute_command("ACL", "SETUSER", username(key), *acl_rules(key))
+
+
+def remove_users(names: Iterable[str]) -> int:
+    """Valkey ends the connections of these users at once. Returns how many there were."""
+    names = list(names)
+    return int(admin().execute_command("ACL", "DELUSER", *names)) if names else 0
+
+
+def remove_stale_users() -> int:
+    """Removes the users of revoked, expired and unknown keys. Returns how many there were."""
+    there = {name for name, _ in _node_users()}  # before the keys: a new key's user is no stranger
+    return remove_users(there - {username(key) for key in usable_node_keys()})
+
+
+def _node_users() -> Iterator[tuple[str, int]]:
+    """Name and tenant of each ACL user that the platform made for nodes."""
+    for raw in admin().execute_command("ACL", "USERS"):
+        name = raw.decode() if isinstance(raw, bytes) else str(raw)
+        if found := _USERNAME.fullmatch(name):
+            yield name, int(found[1])
+
+
+def acl_rules(key: ApiKey) -> list[str]:
     """`:q` can be read, never written: the server refuses it inside of functions too.
 
     Calling a function counts as writing all its KEYS, `:q` among them; so the call itself, and only
@@ -149,11 +184,11 @@ def acl_rules(tenant_id: int) -> list[str]:
     recounts.
     """
     calls = (f"+{call}|neve_{name}" for call in ("fcall", "fcall_ro") for name in NODE_FUNCTIONS)
-    own = f"{{t{tenant_id}.*}}"
+    own = f"{{t{key.tenant_id}.*}}"
     return [
         "reset",
         "on",
-        f">{password(tenant_id)}",
+        f">{password(key)}",
         f"~{own}:b:*",
         *(f"~{own}:{name}" for name in "ilduxepsr"),
         f"%R~{own}:q",
@@ -164,11 +199,19 @@ def acl_rules(tenant_id: int) -> list[str]:
 
 def provision_on_commit(tenant_id: int) -> None:
     """After the transaction; a Valkey that is down does not undo what people decided."""
+    _on_commit("provision", tenant_id, lambda: provision_tenant(Tenant.objects.get(pk=tenant_id)))
 
+
+def remove_users_on_commit(key: ApiKey) -> None:
+    """After the transaction. Should Valkey be down, `remove_stale_users` does it later."""
+    _on_commit("remove_users", key.tenant_id, lambda: remove_users([username(key)]))
+
+
+def _on_commit(action: str, tenant_id: int | None, act: Callable[[], object]) -> None:
     def apply() -> None:
         try:
-            provision_tenant(Tenant.objects.get(pk=tenant_id))
+            act()
         except ValkeyError as error:
-            log.warning("provision_failed tenant=%s error=%s", tenant_id, error)
+            log.warning("%s_failed tenant=%s error=%s", action, tenant_id, error)
 
     transaction.on_commit(apply)

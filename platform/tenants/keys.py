@@ -10,7 +10,7 @@ import string
 from datetime import timedelta
 
 from django.conf import settings
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 from django.utils import timezone
 
 from tenants.models import ApiKey
@@ -52,6 +52,15 @@ def find_key(plaintext: str) -> ApiKey | None:
         return None
     _note_use(key)
     return key
+
+
+def usable_node_keys() -> QuerySet[ApiKey]:
+    """Of all tenants: the keys that nodes may use now, in the hot tier too."""
+    unexpired = Q(expires_at=None) | Q(expires_at__gt=timezone.now())
+    keys: QuerySet[ApiKey] = ApiKey.unscoped.filter(
+        unexpired, role=ApiKey.Role.NODE, revoked_at=None, tenant__is_active=True
+    )
+    return keys
 
 
 def _note_use(key: ApiKey) -> None:

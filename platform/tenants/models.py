@@ -73,6 +73,9 @@ class ApiKey(TenantOwned):
     last_used_at = models.DateTimeField(null=True, blank=True)
     expires_at = models.DateTimeField(null=True, blank=True)
     revoked_at = models.DateTimeField(null=True, blank=True)
+    hot_generation = models.PositiveIntegerField(
+        default=0, editable=False, help_text="changes the password of the key's Valkey user"
+    )
 
     class Meta(TenantOwned.Meta):
         ordering = ("-created_at", "-pk")

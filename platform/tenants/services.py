@@ -5,6 +5,7 @@ from datetime import datetime
 from django.db import transaction
 from django.utils import timezone
 
+from catalog import sessions
 from controlplane import hot
 from retention.models import RetentionPolicy
 from tenants import keys
@@ -57,7 +58,7 @@ def create_tenant(
 def change_tenant(
     *, tenant: Tenant, name: str, node_limit: int, is_active: bool, actor: Actor
 ) -> Tenant:
-    """An inactive tenant's keys and its Valkey user stop working at once."""
+    """An inactive tenant's keys, sessions and Valkey users end at once."""
     row = Tenant.objects.select_for_update().get(pk=tenant.pk)
     before = {"name": row.name, "node_limit": row.node_limit, "is_active": row.is_active}
     row.name, row.node_limit, row.is_active = name, node_limit, is_active
@@ -67,6 +68,8 @@ def change_tenant(
     record(
         actor=actor, tenant_id=row.pk, action="tenant.change", obj=row, before=before, after=after
     )
+    if not is_active:
+        sessions.end_all(tenant_id=row.pk)
     hot.provision_on_commit(row.pk)
     return row
 
@@ -82,6 +85,7 @@ def remove_tenant(*, tenant: Tenant, actor: Actor) -> None:
         obj=tenant,
         before={"slug": tenant.slug, "name": tenant.name},
     )
+    sessions.end_all(tenant_id=tenant.pk)
     hot.provision_on_commit(tenant.pk)
 
 
@@ -142,7 +146,7 @@ def issue_key(
 
 @transaction.atomic
 def revoke_key(*, key: ApiKey, actor: Actor) -> ApiKey:
-    """Refused from the next request on. Revoking twice changes nothing."""
+    """Ends its sessions and its Valkey user at once. Revoking twice changes nothing."""
     row = ApiKey.unscoped.select_for_update().get(pk=key.pk)
     if row.revoked_at is None:
         row.revoked_at = timezone.now()
@@ -155,4 +159,7 @@ def revoke_key(*, key: ApiKey, actor: Actor) -> ApiKey:
             before={"revoked_at": None},
             after={"revoked_at": row.revoked_at.isoformat()},
         )
+        if row.role == ApiKey.Role.NODE:
+            sessions.end_all(tenant_id=row.tenant_id, key_id=row.pk)
+            hot.remove_users_on_commit(row)
     return row

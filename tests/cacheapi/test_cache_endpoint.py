@@ -16,6 +16,7 @@ from rows import make_key, make_segment, make_space, make_tenant
 from tenants import services
 from tenants.audit import SYSTEM
 from tenants.keys import find_key
+from tenants.models import ApiKey
 from tenants.scope import tenant_scope
 
 pytestmark = [pytest.mark.integration, pytest.mark.django_db(transaction=True)]
@@ -51,7 +52,8 @@ class TestHandshake:
         assert opened["buckets"] == 1
         assert opened["valkey"]["seeds"] == settings.ENV.hot_seeds
         assert opened["valkey"]["tls"] is False
-        assert opened["valkey"]["username"] == f"t{tenant.pk}"
+        key = ApiKey.unscoped.get(role="node")
+        assert opened["valkey"]["username"] == f"t{tenant.pk}.k{key.pk}"
         assert opened["s3"] == {
             "endpoint": settings.ENV.s3_endpoint,
             "bucket": "neve-tests",

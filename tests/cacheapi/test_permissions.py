@@ -41,6 +41,7 @@ TABLE = {
     ("api:space-detail", "delete"): OPERATE,
     ("api:node-list", "get"): LOOK,
     ("api:node-detail", "get"): LOOK,
+    ("api:node-end", "post"): OPERATE,
     ("api:segment-list", "get"): LOOK,
     ("api:segment-detail", "get"): LOOK,
     ("api:job-list", "get"): LOOK,

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+import urllib3
 
 from chains import ENGINE, IDENTITY, Chain, counters
 from neve.client import Client
@@ -17,16 +18,27 @@ from servers import ControlPlane, wait_until
 pytestmark = pytest.mark.integration
 
 
+ISSUE_KEYS = """
+from tenants.models import Tenant
+from tenants.services import issue_key
+node, secret = issue_key(tenant=Tenant.objects.get(slug="demo"), role="node", name="second")
+print(issue_key(tenant=None, role="operator", name="ops")[1], node.pk, secret)
+"""
+
+
+def connect(control_plane: ControlPlane, key: str, node: str) -> Client:
+    return Client.connect(control_plane.url, key, IDENTITY, node=node, engine=ENGINE, promote=False)
+
+
+def post(control_plane: ControlPlane, key: str, path: str) -> None:
+    headers = {"Authorization": f"Bearer {key}"}
+    answer = urllib3.request("POST", f"{control_plane.url}/api/v1/{path}", headers=headers)
+    assert answer.status == 200, answer.data
+
+
 @pytest.fixture
 def client(control_plane: ControlPlane) -> Iterator[Client]:
-    with Client.connect(
-        control_plane.url,
-        control_plane.node_key,
-        IDENTITY,
-        node="gpu-1",
-        engine=ENGINE,
-        promote=False,
-    ) as client:
+    with connect(control_plane, control_plane.node_key, "gpu-1") as client:
         yield client
 
 
@@ -94,3 +106,35 @@ def test_after_a_restart_of_valkey_the_handshake_provisions_it(client, control_p
     assert chain.put() == [None] * 3
     assert chain.get() == [None] * 3
     assert (chain.back == chain.sent).all()
+
+
+def test_access_that_ends_ends_at_once_and_other_nodes_go_on(client, control_plane):
+    """A revoked key's node serves without Neve; one whose session was ended comes back."""
+    made = control_plane.manage("shell", "-v", "0", "-c", ISSUE_KEYS).split()
+    operator, (number, other_key) = made[0], made[1:]
+    chain = Chain(client, 6, seed=14)
+    chain.put()
+    with connect(control_plane, other_key, "gpu-2") as other:
+        theirs = Chain(other, 6, seed=14)
+        assert theirs.get() == [None] * 6
+        post(control_plane, operator, f"keys/{number}/revoke")
+        assert chain.get() == [None] * 6
+        wait_until(
+            lambda: other.match(theirs.ids).miss is MissReason.BREAKER,
+            timeout_s=10,
+            what="cut off",
+        )
+        assert theirs.put() == [MissReason.BREAKER] * 6
+        assert chain.get() == [None] * 6
+
+    with connect(control_plane, control_plane.node_key, "gpu-3") as sibling:
+        ended = client.session
+        post(control_plane, operator, f"nodes/{ended.id}/end")
+        stranger = Transport(ended.valkey)
+        with pytest.raises(ReplyError, match="WRONGPASS"):
+            stranger.execute("PING", deadline=time.monotonic() + 5)
+        stranger.close()
+        for node in (client, sibling):
+            again = Chain(node, 6, seed=14)
+            wait_until(lambda: again.get() == [None] * 6, timeout_s=10, what="served again")  # noqa: B023
+            assert node.session.valkey.password != ended.valkey.password

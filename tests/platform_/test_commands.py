@@ -48,9 +48,7 @@ def test_the_first_run_makes_everything_and_shows_credentials(bootstrap):
     assert (quota.hot_bytes, quota.cold_bytes) == (256 << 20, 4 << 30)
     bucket.client().head_bucket(Bucket=settings.ENV.s3_bucket)
     users = hot.admin().execute_command("ACL", "USERS")
-    assert f"t{key.tenant_id}".encode() in [
-        u if isinstance(u, bytes) else u.encode() for u in users
-    ]
+    assert hot.username(key).encode() in [u if isinstance(u, bytes) else u.encode() for u in users]
 
 
 def test_the_second_run_changes_nothing_and_shows_nothing(bootstrap):

@@ -19,7 +19,8 @@ from rows import make_tenant
 from servers import ValkeyServer
 from tenants import services
 from tenants.audit import SYSTEM
-from tenants.models import Quota, Tenant
+from tenants.keys import usable_node_keys
+from tenants.models import ApiKey, Quota, Tenant
 
 pytestmark = [pytest.mark.integration, pytest.mark.django_db(transaction=True)]
 
@@ -31,16 +32,24 @@ def node(clean_hot):
     """Makes a tenant and connects as one of its nodes."""
     made = []
 
-    def connect(tenant: Tenant):
-        client = clean_hot.client(
-            username=hot.username(tenant.pk), password=hot.password(tenant.pk)
-        )
+    def connect(tenant: Tenant, key: ApiKey | None = None):
+        key = key or key_of(tenant)
+        client = clean_hot.client(username=hot.username(key), password=hot.password(key))
         made.append(client)
         return client
 
     yield connect
     for client in made:
         client.close()
+
+
+def key_of(tenant: Tenant) -> ApiKey:
+    """The tenant's first node key, which has its Valkey user once it is issued."""
+    key = usable_node_keys().filter(tenant=tenant).order_by("pk").first()
+    if key is None:
+        key, _ = services.issue_key(tenant=tenant, role="node", name="node")
+        hot.provision_user(key)
+    return key
 
 
 def store(client, tenant: Tenant) -> bytes:
@@ -118,7 +127,7 @@ def test_tenant_1_does_not_reach_tenant_12(node):
     Tenant.objects.filter(pk=high.pk).update(slug="high")
     assert not any(
         rule.startswith(("~", "%")) and f"{{t{low.pk}.*}}" not in rule
-        for rule in hot.acl_rules(low.pk)
+        for rule in hot.acl_rules(key_of(low))
     )
     with pytest.raises(NoPermissionError):
         node(low).get(f"{{t{low.pk}0.00}}:i")
@@ -180,12 +189,13 @@ def test_nothing_but_the_data_path_is_allowed(node):
 
 def test_provisioning_repeats_and_repairs_a_restarted_valkey(node, clean_hot):
     tenant = make_tenant()
+    key_of(tenant)
     assert hot.provision() == 1
     assert hot.provision() == 1
     clean_hot.wipe()
     with pytest.raises(AuthenticationError):
         node(tenant).ping()
-    hot.provision_tenant(tenant)  # what a handshake does: functions, user, quota
+    hot.provision()
     store(node(tenant), tenant)
 
 
@@ -195,7 +205,7 @@ def test_provisioning_again_leaves_connected_nodes_alone(node):
     for _ in range(3):
         connection.send_command("STRLEN", BucketKeys(tenant.pk, 0).block(1, b"i" * 16))
         assert connection.read_response() == 0
-        hot.provision_tenant(tenant)
+        hot.provision()
 
 
 def test_a_quota_change_holds_for_the_next_commit(node):

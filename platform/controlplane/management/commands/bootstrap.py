@@ -46,9 +46,9 @@ class Command(BaseCommand):
         tenant = Tenant.objects.filter(slug=DEMO_SLUG).first() or services.create_tenant(
             slug=DEMO_SLUG, name="Demo", hot_bytes=DEMO_HOT_BYTES, cold_bytes=DEMO_COLD_BYTES
         )
-        call_command("provision", stdout=self.stdout)
         self._operator()
         self._demo_key(tenant, settings.VAR / "demo.key")
+        call_command("provision", stdout=self.stdout)  # last: the demo key's user comes with it
 
     def _operator(self) -> None:
         given = os.environ.get("NEVE_OPERATOR_PASSWORD")
