@@ -1,21 +1,39 @@
-"""Signing in and out."""
+"""Signing in and out: the one door, also of the admin."""
 
+import math
+from typing import Any
+
+from django.contrib.auth.forms import AuthenticationForm
 from django.contrib.auth.views import LoginView, LogoutView
-from django.http import HttpRequest, HttpResponseBase
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.urls import reverse_lazy
+from django.utils import timezone
 
 from dashboard.pages import theme_of, with_policy
 
 
+class Door(LoginView):
+    template_name = "dashboard/login.html"
+    redirect_authenticated_user = True
+    next_page = reverse_lazy("dashboard:overview")
+
+    def get_context_data(self, **context: Any) -> dict[str, Any]:
+        return super().get_context_data(theme=theme_of(self.request), **context)
+
+    def form_invalid(self, form: AuthenticationForm) -> HttpResponse:
+        """429 while too many passwords were wrong (`tenants.signing_in`)."""
+        until = getattr(self.request, "locked_until", None)
+        if until is None:
+            return super().form_invalid(form)
+        wait_s = max(math.ceil((until - timezone.now()).total_seconds()), 1)
+        context = self.get_context_data(form=form, wait_minutes=math.ceil(wait_s / 60))
+        headers = {"Retry-After": str(wait_s)}
+        return self.render_to_response(context, status=429, headers=headers)
+
+
 @with_policy
 def sign_in(request: HttpRequest) -> HttpResponseBase:
-    view = LoginView.as_view(
-        template_name="dashboard/login.html",
-        redirect_authenticated_user=True,
-        extra_context={"theme": theme_of(request)},
-        next_page=reverse_lazy("dashboard:overview"),
-    )
-    return view(request)
+    return Door.as_view()(request)
 
 
 @with_policy

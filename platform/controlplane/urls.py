@@ -4,6 +4,7 @@ from django.contrib import admin
 from django.urls import include, path, re_path
 
 from controlplane import problems
+from controlplane.doors import admin_login
 from controlplane.health import healthz
 
 admin.site.site_header = "Neve"
@@ -15,6 +16,7 @@ urlpatterns = [
     path("healthz", healthz, name="healthz"),
     path("problems/<slug:kind>", problems.explain, name="problem"),
     re_path(r"^(?:api|cache)/", problems.unknown_address),
+    path("admin/login/", admin_login),
     path("admin/", admin.site.urls),
     path("", include("dashboard.urls")),
 ]

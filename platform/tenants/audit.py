@@ -6,6 +6,7 @@ from typing import Any
 from django.db.models import Model
 from django.http import HttpRequest
 
+from controlplane.requests import current_request
 from tenants.models import AuditEvent
 
 
@@ -25,6 +26,12 @@ def actor_of(request: HttpRequest) -> Actor:
     return Actor(request.user.get_username() or "anonymous", getattr(request, "request_id", ""))
 
 
+def current_actor() -> Actor:
+    """Who sent the request that this thread answers; SYSTEM for commands and tasks."""
+    request = current_request()
+    return SYSTEM if request is None or not hasattr(request, "user") else actor_of(request)
+
+
 def record(
     *,
     actor: Actor,
@@ -33,8 +40,13 @@ def record(
     obj: Model,
     before: dict[str, Any] | None = None,
     after: dict[str, Any] | None = None,
-) -> AuditEvent:
-    """`before` and `after` hold JSON values of what changed; never secrets."""
+) -> AuditEvent | None:
+    """`before` and `after` hold JSON values of what changed; never secrets.
+
+    A change that changes nothing leaves no event, and returns None.
+    """
+    if before is not None and before == after:
+        return None
     return AuditEvent.unscoped.create(
         tenant_id=tenant_id,
         actor_name=actor.name[:200],

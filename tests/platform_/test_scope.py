@@ -25,6 +25,7 @@ MAY_USE_UNSCOPED = {
     "tenants/keys.py": "a key is looked up before its tenant is known",
     "tenants/services.py": "operator keys have no tenant",
     "tenants/scope.py": "defines it",
+    "tenants/signing_in.py": "attempts to sign in belong to no tenant",
     "workers/reconcile/leftovers.py": "looks through all tenants",
     "workers/reconcile/objects.py": "looks through all tenants",
     "workers/reconcile/rounds.py": "rounds of the platform have no tenant",

@@ -1,0 +1,97 @@
+"""Passwords: who may try one, and the audit of all that were tried.
+
+Every password goes through this backend, wherever it was typed. An attempt is written before its
+password is checked, so that many at once cannot slip past the limit. Refused attempts write
+nothing: repeating them lengthens neither the audit trail nor the lock.
+"""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.contrib.auth.backends import ModelBackend
+from django.contrib.auth.base_user import AbstractBaseUser
+from django.core.exceptions import PermissionDenied
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from django.utils import timezone
+
+from tenants.models import AuditEvent
+
+WINDOW = timedelta(minutes=10)
+MOST_OF_NAME = 10  # wrong passwords of one name from one address in WINDOW
+MOST_OF_ADDRESS = 100  # of all names from one address in WINDOW
+
+TRYING, GOOD, BAD = "login.try", "login", "login.fail"
+
+
+class SignInBackend(ModelBackend):
+    """Django's accounts. A refusal stands in `request.locked_until`, for the page that asked."""
+
+    def authenticate(
+        self,
+        request: HttpRequest | None,
+        username: str | None = None,
+        password: str | None = None,
+        **others: Any,
+    ) -> AbstractBaseUser | None:
+        """Raises PermissionDenied while too many passwords were wrong."""
+        if username is None or password is None:
+            return None
+        address = request.META.get("REMOTE_ADDR", "") if request is not None else ""
+        _refuse_locked(request, username, address)
+        attempt = AuditEvent.unscoped.create(
+            actor_name=username[:200],
+            request_id=getattr(request, "request_id", ""),
+            action=TRYING,
+            object_type="address",
+            object_id=address[:64],
+        )
+        try:
+            _refuse_locked(request, username, address, attempt=attempt)
+        except PermissionDenied:
+            attempt.delete()
+            raise
+        user = super().authenticate(request, username=username, password=password, **others)
+        attempt.action = BAD if user is None else GOOD
+        attempt.save(update_fields=["action"])
+        return user
+
+
+def locked_until(
+    username: str, address: str, *, attempt: AuditEvent | None = None
+) -> datetime | None:
+    """When the next password of this name may come from this address; None: now.
+
+    `attempt` is not counted, nor what came after it.
+    """
+    now = timezone.now()
+    # One whose process died stays a try, and counts as wrong.
+    tried: QuerySet[AuditEvent] = AuditEvent.unscoped.filter(
+        tenant=None,
+        at__gt=now - WINDOW,
+        action__in=(TRYING, BAD),
+        object_type="address",
+        object_id=address[:64],
+    )
+    if attempt is not None:
+        tried = tried.filter(pk__lt=attempt.pk)
+    ends = []
+    for rows, most in (
+        (tried.filter(actor_name=username[:200]), MOST_OF_NAME),
+        (tried, MOST_OF_ADDRESS),
+    ):
+        times = list(rows.order_by("-at").values_list("at", flat=True)[:most])
+        if len(times) == most:
+            ends.append(times[-1] + WINDOW)
+    return max(ends, default=None)
+
+
+def _refuse_locked(
+    request: HttpRequest | None, username: str, address: str, *, attempt: AuditEvent | None = None
+) -> None:
+    until = locked_until(username, address, attempt=attempt)
+    if until is None:
+        return
+    if request is not None:
+        request.locked_until = until  # type: ignore[attr-defined]
+    raise PermissionDenied("too many wrong passwords")
