@@ -6,7 +6,7 @@ from typing import Any
 from django.utils import timezone
 from rest_framework import serializers
 
-from cacheapi.fields import StrictSerializer, Text, WholeNumber
+from cacheapi.fields import Moment, StrictSerializer, Text, WholeNumber
 from catalog.models import Context, Job, NodeSession, Segment, Space
 from tenants.models import ApiKey, AuditEvent, Tenant
 
@@ -110,7 +110,7 @@ class ContextDetailSerializer(ContextSerializer):
 class PinSerializer(StrictSerializer):
     """Exactly one of the two."""
 
-    until = serializers.DateTimeField(required=False)
+    until = Moment(required=False)
     for_s = WholeNumber(min_value=1, max_value=MAX_FOR_S, required=False)
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
@@ -123,10 +123,6 @@ class PinSerializer(StrictSerializer):
 
 class ExtendSerializer(StrictSerializer):
     for_s = WholeNumber(min_value=1, max_value=MAX_FOR_S)
-
-
-class EmptySerializer(StrictSerializer):
-    """No members."""
 
 
 class PinnedSerializer(serializers.Serializer):
@@ -190,7 +186,7 @@ class NewKeySerializer(StrictSerializer):
     name = Text(max_length=100)
     role = serializers.ChoiceField(choices=ApiKey.Role.choices)
     tenant = Text(allow_null=True, default=None, help_text="slug; null for an operator key")
-    expires_at = serializers.DateTimeField(allow_null=True, default=None)
+    expires_at = Moment(allow_null=True, default=None)
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         is_operator = attrs["role"] == ApiKey.Role.OPERATOR

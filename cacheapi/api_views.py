@@ -16,7 +16,8 @@ from rest_framework.views import APIView
 
 from cacheapi import api_serializers as shapes
 from cacheapi.access import Operators, actor
-from cacheapi.viewsets import ApiView, ReadOnlyView, TenantFilter, checked
+from cacheapi.queries import Flag, RowNumber, Text, flag
+from cacheapi.viewsets import SLUG, UUID, ApiView, ReadOnlyView, TenantFilter, checked, no_body
 from catalog import contexts, usage
 from catalog.models import Context, Job, NodeSession, Segment, Space
 from catalog.sessions import cut_session, live_since
@@ -42,13 +43,11 @@ CONFIRM = OpenApiParameter(
 
 
 class ContextFilter(TenantFilter):
-    name = django_filters.CharFilter(help_text="exact name")
-    search = django_filters.CharFilter(
-        field_name="name", lookup_expr="icontains", help_text="part of the name"
-    )
-    label = django_filters.CharFilter()
-    space = django_filters.NumberFilter(field_name="space_id", help_text="number of the space")
-    pinned = django_filters.BooleanFilter(method="filter_pinned")
+    name = Text(help_text="exact name")
+    search = Text(field_name="name", lookup_expr="icontains", help_text="part of the name")
+    label = Text()
+    space = RowNumber(field_name="space_id", help_text="number of the space")
+    pinned = Flag(method="filter_pinned")
 
     def filter_pinned(self, rows: QuerySet, name: str, value: bool) -> QuerySet:
         pinned = Q(pinned_until__gt=timezone.now())
@@ -60,24 +59,28 @@ class ContextsView(ReadOnlyView):
 
     model = Context
     lookup_field = "uuid"
+    lookup_value_regex = UUID
+    orderings = ("-created_at", "updated_at", "name")
+    query = {"retrieve": ("blocks",)}
     defer = ("chain",)
     serializer_class = shapes.ContextSerializer
     filterset_class = ContextFilter
 
     @extend_schema(
         parameters=[
-            OpenApiParameter("blocks", OpenApiTypes.BOOL, description="1: list block by block")
+            OpenApiParameter("blocks", OpenApiTypes.BOOL, description="list block by block")
         ],
         responses=shapes.ContextDetailSerializer,
     )
     def retrieve(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         """With its residency: how many blocks are hot, cold, lost."""
+        with_blocks = flag(request, "blocks")
         context = self.get_object()
         try:
             residency = asdict(contexts.residency(context))
         except Problem:
             residency = None
-        if residency and request.query_params.get("blocks") not in ("1", "true"):
+        if residency and not with_blocks:
             del residency["blocks"]
         context.residency = residency
         return Response(shapes.ContextDetailSerializer(context).data)
@@ -96,6 +99,7 @@ class ContextsView(ReadOnlyView):
     def unpin(self, request: Request, uuid: str) -> Response:
         """Lets go; blocks that another pinned context shares stay pinned."""
         context = self.object_to_change()
+        no_body(request)
         contexts.unpin(context=context, actor=actor(request))
         return Response({"pinned_until": None, "kept": 0})
 
@@ -104,6 +108,7 @@ class ContextsView(ReadOnlyView):
     def expire(self, request: Request, uuid: str) -> Response:
         """Removes the blocks from both tiers now, except those that another context pins."""
         context = self.object_to_change()
+        no_body(request)
         expired, kept = contexts.expire(context=context, actor=actor(request))
         return Response({"expired": expired, "kept_pinned": kept})
 
@@ -118,8 +123,8 @@ class ContextsView(ReadOnlyView):
 
 
 class TenantListFilter(django_filters.FilterSet):
-    slug = django_filters.CharFilter()
-    is_active = django_filters.BooleanFilter()
+    slug = Text()
+    is_active = Flag()
 
 
 class TenantsView(ReadOnlyView):
@@ -131,6 +136,9 @@ class TenantsView(ReadOnlyView):
     serializer_class = shapes.TenantSerializer
     filterset_class = TenantListFilter
     lookup_field = "slug"
+    lookup_value_regex = SLUG
+    orderings = ("slug", "created_at")
+    query = {"destroy": ("confirm",)}
 
     @extend_schema(request=shapes.QuotaChangeSerializer, responses=shapes.QuotaSerializer)
     @action(methods=["patch"], detail=True)
@@ -146,6 +154,7 @@ class TenantsView(ReadOnlyView):
     def destroy(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         """Cuts the tenant off at once; all that it holds goes within minutes."""
         tenant = self.get_object()
+        no_body(request)
         weight = weight_of(tenant.pk)
         _require_confirmed(request, tenant.slug, weight)
         services.remove_tenant(tenant=tenant, actor=actor(request))
@@ -153,8 +162,8 @@ class TenantsView(ReadOnlyView):
 
 
 class SpaceFilter(TenantFilter):
-    name = django_filters.CharFilter()
-    fingerprint = django_filters.CharFilter()
+    name = Text()
+    fingerprint = Text()
 
 
 class SpacesView(ReadOnlyView):
@@ -163,6 +172,8 @@ class SpacesView(ReadOnlyView):
     model = Space
     serializer_class = shapes.SpaceSerializer
     filterset_class = SpaceFilter
+    orderings = ("-created_at", "name")
+    query = {"destroy": ("confirm",)}
 
     def get_permissions(self) -> Any:
         return [Operators()] if self.action == "destroy" else super().get_permissions()
@@ -171,6 +182,7 @@ class SpacesView(ReadOnlyView):
     def destroy(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         """Ends the space's sessions at once; its blocks, segments and contexts go in minutes."""
         space = self.get_object()
+        no_body(request)
         weight = weight_of(space.tenant_id, space.pk)
         _require_confirmed(request, space.name, weight)
         remove_space(space=space, actor=actor(request))
@@ -178,9 +190,9 @@ class SpacesView(ReadOnlyView):
 
 
 class NodeFilter(TenantFilter):
-    node = django_filters.CharFilter()
-    space = django_filters.NumberFilter(field_name="space_id")
-    live = django_filters.BooleanFilter(method="filter_live", help_text="with young heartbeats")
+    node = Text()
+    space = RowNumber(field_name="space_id")
+    live = Flag(method="filter_live", help_text="with young heartbeats")
 
     def filter_live(self, rows: QuerySet, name: str, value: bool) -> QuerySet:
         live = Q(ended_at=None, last_heartbeat_at__gt=live_since())
@@ -192,6 +204,8 @@ class NodesView(ReadOnlyView):
 
     model = NodeSession
     lookup_field = "uuid"
+    lookup_value_regex = UUID
+    orderings = ("-opened_at", "last_heartbeat_at")
     serializer_class = shapes.NodeSerializer
     filterset_class = NodeFilter
 
@@ -207,7 +221,7 @@ class NodesView(ReadOnlyView):
 
 
 class SegmentFilter(TenantFilter):
-    space = django_filters.NumberFilter(field_name="space_id")
+    space = RowNumber(field_name="space_id")
     state = django_filters.ChoiceFilter(choices=Segment.State.choices)
 
 
@@ -215,12 +229,13 @@ class SegmentsView(ReadOnlyView):
     """S3 objects full of blocks."""
 
     model = Segment
+    orderings = ("-id", "size_bytes")
     serializer_class = shapes.SegmentSerializer
     filterset_class = SegmentFilter
 
 
 class JobFilter(TenantFilter):
-    kind = django_filters.CharFilter()
+    kind = Text()
     state = django_filters.ChoiceFilter(choices=Job.State.choices)
 
 
@@ -229,20 +244,22 @@ class JobsView(ReadOnlyView):
 
     model = Job
     lookup_field = "uuid"
+    lookup_value_regex = UUID
     serializer_class = shapes.JobSerializer
     filterset_class = JobFilter
 
 
 class AuditFilter(TenantFilter):
-    action = django_filters.CharFilter()
-    actor = django_filters.CharFilter(field_name="actor_name")
-    object_id = django_filters.CharFilter()
+    action = Text()
+    actor = Text(field_name="actor_name")
+    object_id = Text()
 
 
 class AuditView(ReadOnlyView):
     """Who changed what."""
 
     model = AuditEvent
+    orderings = ("-at",)
     serializer_class = shapes.AuditSerializer
     filterset_class = AuditFilter
 
@@ -287,7 +304,9 @@ class KeysView(CreateModelMixin, ReadOnlyView):
     @action(methods=["post"], detail=True)
     def revoke(self, request: Request, pk: str) -> Response:
         """The key is refused from now on."""
-        key = services.revoke_key(key=self.get_object(), actor=actor(request))
+        key = self.get_object()
+        no_body(request)
+        key = services.revoke_key(key=key, actor=actor(request))
         return Response(shapes.KeySerializer(key).data)
 
 
@@ -303,6 +322,8 @@ class KeysView(CreateModelMixin, ReadOnlyView):
 )
 class UsageView(ApiView, APIView):
     """Counters over time, summed over tenants."""
+
+    query = {"get": ("range", "tenant")}
 
     def get(self, request: Request) -> Response:
         range_ = request.query_params.get("range", "15m")

@@ -5,7 +5,7 @@ from typing import Any
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
-from cacheapi.fields import BlockIds, Counts, StrictSerializer, Text, WholeNumber
+from cacheapi.fields import BlockIds, Counts, StrictSerializer, Text, Uuid, WholeNumber
 from catalog.models import NodeSession
 from neve.errors import MissReason, Misuse
 from neve.space import MAX_CHUNK_TOKENS, SpaceIdentity
@@ -60,7 +60,7 @@ class HeartbeatSerializer(StrictSerializer):
 
 
 class ContextReportSerializer(StrictSerializer):
-    session = serializers.UUIDField()
+    session = Uuid()
     name = Text(max_length=200)
     block_ids = BlockIds()
     tokens = WholeNumber(min_value=1)

@@ -21,7 +21,8 @@ from cacheapi.cache_serializers import (
     SegmentsSerializer,
     SessionSerializer,
 )
-from cacheapi.viewsets import checked
+from cacheapi.queries import StrictQuery
+from cacheapi.viewsets import checked, no_body
 from catalog import contexts, sessions
 from catalog.models import NodeSession, Segment
 from controlplane import hot, s3
@@ -32,7 +33,7 @@ from tenants.scope import tenant_scope
 MOST_SEGMENTS = 1000
 
 
-class NodeView(APIView):
+class NodeView(StrictQuery, APIView):
     """Node keys only; each handler runs in the scope of the key's tenant."""
 
     authentication_classes = (KeyAuthentication,)
@@ -100,6 +101,7 @@ class SessionView(NodeView):
     @extend_schema(responses={204: None}, tags=["cache"])
     def delete(self, request: Request, session_id: UUID) -> Response:
         """Ends a session: the node is leaving."""
+        no_body(request)
         sessions.end_session(session_id=session_id)
         return Response(status=204)
 
@@ -116,6 +118,8 @@ class HeartbeatView(NodeView):
 
 
 class SegmentsView(NodeView):
+    query = {"get": ("ids",)}
+
     @extend_schema(
         parameters=[OpenApiParameter("ids", str, required=True, description="1,2,3")],
         responses={200: SegmentsSerializer},

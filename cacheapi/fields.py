@@ -1,6 +1,13 @@
-"""JSON members, checked strictly: a number is a number, and what is unknown is refused by name."""
+"""JSON members, checked strictly: a number is a number, and what is unknown is refused by name.
 
+`cacheapi.parsers` has refused lone surrogates, NUL and numbers without an end in any member before.
+"""
+
+import re
+from datetime import datetime
+from difflib import get_close_matches
 from typing import Any
+from uuid import UUID
 
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
@@ -29,15 +36,65 @@ class Text(serializers.CharField):
         return super().to_internal_value(data)
 
 
+class Flag(serializers.BooleanField):
+    """true or false as JSON writes them: neither "false" nor 0."""
+
+    def to_internal_value(self, data: Any) -> bool:
+        if type(data) is not bool:
+            raise serializers.ValidationError(f"need true or false, got {_shown(data)}")
+        return data
+
+
+# Source: RFC 3339; the offset is needed, since nobody knows the time zone of who leaves it out.
+_MOMENT = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+
+
+class Moment(serializers.DateTimeField):
+    """A time with its offset from UTC (RFC 3339): neither a date alone nor a local time."""
+
+    def to_internal_value(self, data: Any) -> datetime:
+        if not isinstance(data, str) or not _MOMENT.fullmatch(data):
+            raise serializers.ValidationError(
+                f"need a time such as 2027-01-31T18:00:00Z, got {_shown(data)}"
+            )
+        try:
+            moment: datetime = super().to_internal_value(data.upper())
+        except OverflowError:  # an offset that leads out of the years 1 to 9999
+            raise serializers.ValidationError(f"need a time, got {_shown(data)}") from None
+        return moment
+
+
+class Uuid(serializers.UUIDField):
+    """A UUID as the platform writes it: neither a number nor without hyphens."""
+
+    def to_internal_value(self, data: Any) -> UUID:
+        if not isinstance(data, str) or len(data) != 36:
+            raise serializers.ValidationError(f"need a UUID, got {_shown(data)}")
+        found: UUID = super().to_internal_value(data)
+        return found
+
+
 class StrictSerializer(serializers.Serializer):
     """Refuses members that it does not know: a misspelt one would be lost in silence."""
 
     def to_internal_value(self, data: Any) -> Any:
-        values = super().to_internal_value(data)
-        unknown = sorted(set(data) - set(self.fields))
-        if unknown:
-            raise serializers.ValidationError({unknown[0]: "unknown member, remove it"})
-        return values
+        if isinstance(data, dict):
+            for name in sorted(set(data) - set(self.fields)):
+                raise serializers.ValidationError({name: unknown(name, self.fields, "member")})
+        return super().to_internal_value(data)
+
+
+class EmptySerializer(StrictSerializer):
+    """The body of an action without one: nothing, or {}."""
+
+
+def unknown(name: str, known: Any, kind: str) -> str:
+    """What to say about a name that nobody knows: the nearest known one, or all of them."""
+    nearest = get_close_matches(name, known, n=1)
+    if nearest:
+        return f"unknown {kind}; did you mean {nearest[0]}?"
+    names = ", ".join(sorted(known))
+    return f"unknown {kind}; known are: {names}" if names else f"unknown {kind}, remove it"
 
 
 @extend_schema_field({"type": "object", "additionalProperties": {"type": "integer"}})

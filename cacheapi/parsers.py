@@ -1,6 +1,11 @@
-"""JSON bodies with a bound: DRF reads the stream itself, past Django's own limit."""
+"""JSON bodies with a bound: DRF reads the stream itself, past Django's own limit.
+
+What no database and no log takes (RFC 7493 forbids it too) is refused here, for all bodies at once:
+text that is not UTF-8, lone surrogates, NUL, numbers beyond a double, a member that occurs twice.
+"""
 
 import json
+import math
 from typing import Any
 
 from rest_framework.exceptions import ParseError
@@ -20,9 +25,52 @@ class BoundedJSONParser(BaseParser):
         if len(raw) > MAX_BODY_BYTES:
             raise Problem("too-large", f"A body has at most {MAX_BODY_BYTES} bytes.")
         try:
-            return json.loads(raw, parse_constant=_no_constant)
+            text = raw.decode()
+            body = json.loads(
+                text,
+                parse_constant=_no_constant,
+                parse_float=_finite,
+                object_pairs_hook=_once_each,
+            )
+            if "\\u" in text:  # only an escape can make a surrogate or NUL
+                _require_plain_text(body, "")
         except (ValueError, RecursionError) as error:
             raise ParseError(f"The body is not JSON: {error}") from error
+        return body
+
+
+def _require_plain_text(value: Any, path: str) -> None:
+    """Raises Problem (malformed) naming the member."""
+    if isinstance(value, str):
+        if "\0" in value or any("\ud800" <= char <= "\udfff" for char in value):
+            raise Problem(
+                "malformed",
+                f"{path or 'body'}: has NUL or half a surrogate pair: {ascii(value)[:60]}",
+                **({"field": path} if path else {}),
+            )
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            _require_plain_text(name, path)
+            _require_plain_text(inner, f"{path}.{name}".strip("."))
+    elif isinstance(value, list):
+        for inner in value:
+            _require_plain_text(inner, path)
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the member {ascii(twice)[:60]} occurs twice")
+    return members
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"{text[:40]} is beyond a double")
+    return value
 
 
 def _no_constant(name: str) -> Any:

@@ -3,7 +3,6 @@
 from dataclasses import asdict
 from typing import Any
 
-import django_filters
 from drf_spectacular.utils import extend_schema
 from rest_framework.decorators import action
 from rest_framework.request import Request
@@ -11,7 +10,8 @@ from rest_framework.response import Response
 
 from cacheapi import retention_serializers as shapes
 from cacheapi.access import Operators, actor
-from cacheapi.viewsets import ReadOnlyView, TenantFilter, checked
+from cacheapi.queries import RowNumber, Text
+from cacheapi.viewsets import SLUG, ReadOnlyView, TenantFilter, checked, no_body
 from catalog.models import Space
 from controlplane import hot
 from controlplane.problems import Problem
@@ -29,6 +29,8 @@ class PoliciesView(ReadOnlyView):
     serializer_class = shapes.PolicySerializer
     lookup_field = "tenant__slug"
     lookup_url_kwarg = "tenant"
+    lookup_value_regex = SLUG
+    orderings = ("id",)
 
     def get_permissions(self) -> Any:
         return [Operators()] if self.action == "partial_update" else super().get_permissions()
@@ -59,14 +61,15 @@ class PoliciesView(ReadOnlyView):
 
 
 class RuleFilter(TenantFilter):
-    space = django_filters.NumberFilter(field_name="space_id", help_text="number of the space")
-    label = django_filters.CharFilter()
+    space = RowNumber(field_name="space_id", help_text="number of the space")
+    label = Text()
 
 
 class RulesView(ReadOnlyView):
     """Other values for the blocks of a space, a label, or contexts by name."""
 
     model = RetentionRule
+    orderings = ("id",)
     serializer_class = shapes.RuleSerializer
     filterset_class = RuleFilter
 
@@ -96,7 +99,9 @@ class RulesView(ReadOnlyView):
     @extend_schema(responses={204: None})
     def destroy(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         """Removes a rule; its blocks follow what is left."""
-        services.remove_rule(rule=self.get_object(), actor=actor(request))
+        rule = self.get_object()
+        no_body(request)
+        services.remove_rule(rule=rule, actor=actor(request))
         return Response(status=204)
 
 

@@ -8,38 +8,33 @@ from typing import Any
 
 import django_filters
 from django.db.models import QuerySet
-from django_filters.rest_framework import DjangoFilterBackend
 from rest_framework.exceptions import AuthenticationFailed, NotAuthenticated, Throttled
 from rest_framework.mixins import ListModelMixin, RetrieveModelMixin
-from rest_framework.pagination import CursorPagination
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.viewsets import GenericViewSet
 
 from cacheapi.access import KeyAuthentication, PersonAuthentication, Teams
+from cacheapi.fields import EmptySerializer
 from cacheapi.idempotency import once
+from cacheapi.queries import Filters, Pages, StrictQuery, Text
 from cacheapi.throttles import AddressThrottle
 from controlplane.problems import Problem
 from tenants.models import Tenant
 from tenants.scope import TenantOwned
 
-
-class Pages(CursorPagination):
-    page_size = 50
-    max_page_size = 500
-    page_size_query_param = "page_size"
-
-    def get_ordering(self, request: Any, queryset: QuerySet, view: Any) -> tuple[str, ...]:
-        return tuple(queryset.model._meta.ordering)
+# What addresses name rows by. Anything else is no address: no database is asked for it.
+UUID = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+SLUG = "[a-z][a-z0-9-]{0,39}"
 
 
 class TenantFilter(django_filters.FilterSet):
     """Filters that every list has."""
 
-    tenant = django_filters.CharFilter(field_name="tenant__slug", help_text="slug of the tenant")
+    tenant = Text(field_name="tenant__slug", help_text="slug of the tenant")
 
 
-class ApiView:
+class ApiView(StrictQuery):
     """Keys and signed-in people; nodes have no business here."""
 
     authentication_classes = (KeyAuthentication, PersonAuthentication)
@@ -65,8 +60,10 @@ class RowsView(ApiView, GenericViewSet):
     model: type[TenantOwned] | type[Tenant]
     select: tuple[str, ...] = ("tenant",)
     defer: tuple[str, ...] = ()
+    orderings: tuple[str, ...] = ("-created_at",)  # sort keys; the default comes first
+    lookup_value_regex = "[1-9][0-9]{0,17}"
     pagination_class = Pages
-    filter_backends = (DjangoFilterBackend,)
+    filter_backends = (Filters,)
     filterset_class: Any = TenantFilter
 
     def get_queryset(self) -> QuerySet:
@@ -95,3 +92,8 @@ def checked(serializer: Any, request: Request) -> dict[str, Any]:
     body = serializer(data=request.data)
     body.is_valid(raise_exception=True)
     return dict(body.validated_data)
+
+
+def no_body(request: Request) -> None:
+    """For changes without members: who sends some expects them to count. Raises as `checked`."""
+    checked(EmptySerializer, request)

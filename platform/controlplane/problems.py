@@ -76,6 +76,11 @@ KINDS: dict[str, tuple[int, str, str]] = {
         "The idempotency key belongs to another request",
         "Use a new Idempotency-Key for each change; only a repetition has the same.",
     ),
+    "length-required": (
+        411,
+        "Length required",
+        "Send the body with a Content-Length instead of in chunks.",
+    ),
     "too-large": (413, "Request too large", "Send less at once."),
     "unsupported-media-type": (415, "Unsupported media type", "Send application/json."),
     "throttled": (429, "Too many requests", "Wait as long as Retry-After says."),

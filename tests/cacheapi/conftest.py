@@ -24,8 +24,9 @@ class Caller(Client):
         super().__init__(headers={"Authorization": f"Bearer {key}"} if key else {})
 
     def send(self, method: str, path: str, body: Any = None, **kwargs: Any):
-        if body is not None:
-            kwargs |= {"data": body, "content_type": "application/json"}
+        if body is None:  # no body at all, where `post` would send an empty form
+            return self.generic(method.upper(), path, **kwargs)
+        kwargs |= {"data": body, "content_type": "application/json"}
         return getattr(self, method.lower())(path, **kwargs)
 
 

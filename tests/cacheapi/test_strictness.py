@@ -1,0 +1,269 @@
+"""What a request says is read whole or refused by name: query strings, bodies, addresses."""
+
+import base64
+import json
+import re
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from django.test import Client
+from drf_spectacular.generators import SchemaGenerator
+
+from catalog.models import Context
+from rows import make_context, make_everything, make_key, make_space, make_tenant
+from tenants.models import ApiKey, AuditEvent
+
+pytestmark = [pytest.mark.integration, pytest.mark.django_db]
+
+HUGE = 9223372036854775808
+
+
+def refused(answer, field):
+    assert answer.status_code == 400, answer.content
+    problem = answer.json()
+    assert problem["field"] == field
+    assert problem["detail"].startswith(f"{field}: ")
+    return problem["detail"]
+
+
+def operations():
+    """(method, path, parameters in the query) of each documented operation."""
+    for path, methods in SchemaGenerator().get_schema(request=None, public=True)["paths"].items():
+        for method, operation in methods.items():
+            parameters = operation.get("parameters", ())
+            query = {each["name"] for each in parameters if each["in"] == "query"}
+            yield method, path, query
+
+
+@pytest.fixture
+def world(operator, node):
+    """Sends to an operation's address, filled with rows that exist, as who may."""
+    tenant = make_tenant("filled")
+    rows = make_everything(tenant)
+    rows["audit"] = AuditEvent.unscoped.filter(tenant=tenant).first()
+    of_node = Client(headers={"Authorization": f"Bearer {make_key(tenant, 'node')}"})
+
+    def send(method, path, query="", **options):
+        resource = path.split("/")[3]
+        one = {"policies": "policy", "audit": "audit"}.get(resource, resource.rstrip("s"))
+        row = rows["node"] if resource == "sessions" else rows.get(one)
+        key = "filled" if resource in ("tenants", "policies") else getattr(row, "pk", "")
+        caller = of_node if path.startswith("/cache/") else operator
+        return caller.generic(method.upper(), re.sub(r"{.*?}", str(key), path) + query, **options)
+
+    return send
+
+
+class TestEveryOperation:
+    def test_refuses_a_parameter_that_it_does_not_know(self, world):
+        for method, path, known in operations():
+            assert "lable" not in known
+            answer = world(method, path, "?lable=old")
+            detail = refused(answer, "lable")
+            assert ("label" in known) == ("did you mean label?" in detail)
+
+    def test_takes_the_parameters_that_are_documented(self, world):
+        for method, path, known in operations():
+            for name in known:
+                answer = world(method, path, f"?{name}=")
+                assert "is empty" in refused(answer, name), (method, path)
+
+    def test_refuses_a_member_that_it_does_not_know_and_what_is_no_json(self, world):
+        for method, path, _ in operations():
+            if method == "get":
+                continue
+            sent = {"content_type": "application/json"}
+            refused(world(method, path, data=json.dumps({"surprise": 1}), **sent), "surprise")
+            broken = world(method, path, data='{"at": ', **sent)
+            assert (broken.status_code, broken.json()["type"]) == (400, "/problems/malformed")
+            assert world(method, path, data="a=1", content_type="text/plain").status_code == 415
+
+
+class TestQueries:
+    @pytest.mark.parametrize(
+        ("query", "field"),
+        [
+            ("pinned=ture", "pinned"),
+            ("pinned=", "pinned"),
+            ("label=", "label"),
+            ("label=a&label=b", "label"),
+            ("label=%00", "label"),
+            (f"name={'n' * 201}", "name"),
+            ("ordering=size", "ordering"),
+            ("ordering=-updated_at,name", "ordering"),
+            ("page_size=-1", "page_size"),
+            ("page_size=0", "page_size"),
+            ("page_size=501", "page_size"),
+            ("page_size=1e2", "page_size"),
+            ("space=x", "space"),
+            ("space=1.5", "space"),
+            ("space=0", "space"),
+            (f"space={HUGE}", "space"),
+            ("cursor=x", "cursor"),
+            ("cursor=cD0yMDI2", "cursor"),
+            ("cursor=bz01", "cursor"),
+            ("format=json", "format"),
+        ],
+    )
+    def test_what_can_not_be_read_is_refused_by_name(self, team, tenant, query, field):
+        make_context(make_space(tenant))
+        refused(team.get(f"/api/v1/contexts?{query}"), field)
+
+    @pytest.mark.parametrize("resource", ["contexts", "nodes", "segments", "rules"])
+    def test_numbers_that_no_row_can_have(self, team, resource):
+        refused(team.get(f"/api/v1/{resource}?space={HUGE}"), "space")
+        assert team.get(f"/api/v1/{resource}?space={HUGE - 1}").json()["results"] == []
+        assert team.get(f"/api/v1/{resource}/{HUGE}").status_code == 404
+        assert team.get(f"/api/v1/{resource}/%00").status_code == 404
+
+    def test_a_detail_and_usage_are_as_strict(self, team, tenant):
+        context = make_context(make_space(tenant))
+        refused(team.get(f"/api/v1/contexts/{context.pk}?blocks=yes"), "blocks")
+        refused(team.get("/api/v1/usage?range=15m&range=1h"), "range")
+        refused(team.get("/api/v1/usage?tenant=%00"), "tenant")
+
+    def test_a_cursor_belongs_to_one_list_and_one_order(self, team, tenant):
+        space = make_space(tenant)
+        [make_context(space, f"c{n}") for n in range(3)]
+        following = team.get("/api/v1/contexts?page_size=1").json()["next"]
+        cursor = parse_qs(urlsplit(following).query)["cursor"][0]
+        refused(team.get(f"/api/v1/contexts?ordering=name&cursor={cursor}"), "cursor")
+        refused(team.get(f"/api/v1/jobs?cursor={cursor}"), "cursor")
+        for position in ("yesterday", 5, [], "9" * 30):
+            forged = ["catalog.context -created_at", 0, False, position]
+            text = base64.urlsafe_b64encode(json.dumps(forged).encode()).decode()
+            refused(team.get("/api/v1/contexts", {"cursor": text}), "cursor")
+        for offset in (-1, 1.5, True, HUGE):
+            forged = ["catalog.segment -pk", offset, False, None]
+            text = base64.urlsafe_b64encode(json.dumps(forged).encode()).decode()
+            refused(team.get("/api/v1/segments", {"cursor": text}), "cursor")
+
+    def test_an_order_is_asked_for_by_name(self, team, tenant):
+        space = make_space(tenant)
+        [make_context(space, name) for name in ("b", "c", "a")]
+
+        def names(query):
+            return [row["name"] for row in team.get(f"/api/v1/contexts{query}").json()["results"]]
+
+        assert names("") == ["a", "c", "b"]  # the newest first
+        assert names("?ordering=name") == ["a", "b", "c"]
+        assert names("?ordering=-name") == ["c", "b", "a"]
+
+
+class TestWalks:
+    def test_a_walk_sees_each_row_once_while_rows_change(self, team, tenant):
+        space = make_space(tenant)
+        made = [make_context(space, f"c{n}") for n in range(9)]
+        seen, path = [], "/api/v1/contexts?page_size=2"
+        while path:
+            page = team.get(path).json()
+            seen += [row["name"] for row in page["results"]]
+            for context in made:  # all are in use meanwhile
+                beat = {"updated_at": context.updated_at.replace(year=2030 + len(seen))}
+                Context.unscoped.filter(pk=context.pk).update(**beat)
+            path = page["next"]
+        assert sorted(seen) == [f"c{n}" for n in range(9)]
+
+    @pytest.mark.parametrize(
+        "resource", ["contexts", "nodes", "segments", "jobs", "audit", "keys", "spaces", "rules",
+                     "policies", "tenants"]
+    )  # fmt: skip
+    def test_every_list_is_walked_forth_and_back(self, operator, resource):
+        for _ in range(2):
+            make_everything(make_tenant())
+        whole = operator.get(f"/api/v1/{resource}").json()["results"]
+        assert len(whole) > 1
+        for ordering in operations_of(resource):
+            path = f"/api/v1/{resource}?page_size=1&ordering={ordering}"
+            forth, pages = [], []
+            while path:
+                page = operator.get(path).json()
+                forth, pages, path = forth + page["results"], [*pages, page], page["next"]
+            assert len(forth) == len(whole), ordering
+            assert all(row in forth for row in whole)
+            before = operator.get(pages[-1]["previous"]).json()
+            assert before["results"] == pages[-2]["results"]
+
+
+def operations_of(resource):
+    """The orderings that are documented for a list."""
+    paths = SchemaGenerator().get_schema(request=None, public=True)["paths"]
+    for parameter in paths[f"/api/v1/{resource}"]["get"]["parameters"]:
+        if parameter["name"] == "ordering":
+            return parameter["schema"]["enum"]
+    raise AssertionError(f"{resource} documents no ordering")
+
+
+class TestBodies:
+    @pytest.mark.parametrize(
+        ("action", "body", "field"),
+        [
+            ("expire", {"at": "2027-01-01T00:00:00Z"}, "at"),
+            ("unpin", {"until": "2027-01-01T00:00:00Z"}, "until"),
+            ("pin", {"until": "2027-01-01"}, "until"),
+            ("pin", {"until": "2027-01-01T00:00:00"}, "until"),
+            ("pin", {"until": "0001-01-01T00:00:00+23:59"}, "until"),
+            ("pin", {"until": 1893456000}, "until"),
+            ("extend", {"for_s": 1.0}, "for_s"),
+            ("extend", {"for_s": True}, "for_s"),
+            ("extend", {"for_s": HUGE}, "for_s"),
+        ],
+    )
+    def test_an_action_does_nothing_when_its_body_is_not_understood(
+        self, team, tenant, action, body, field
+    ):
+        context = make_context(make_space(tenant))
+        refused(team.send("post", f"/api/v1/contexts/{context.pk}/{action}", body), field)
+        row = Context.unscoped.get(pk=context.pk)
+        assert (row.expired_at, row.pinned_until, row.extended_until) == (None, None, None)
+
+    def test_a_key_stays_when_its_revocation_is_not_understood(self, operator, tenant):
+        make_key(tenant, "team")
+        key = ApiKey.unscoped.get(tenant=tenant)
+        answer = operator.send("post", f"/api/v1/keys/{key.pk}/revoke", {"at": "tomorrow"})
+        refused(answer, "at")
+        assert ApiKey.unscoped.get(pk=key.pk).revoked_at is None
+
+    @pytest.mark.parametrize(
+        "raw",
+        [
+            b'{"for_s": 1e999}',
+            b'{"for_s": 5, "for_s": 6}',
+            b'{"for_s": 5, "x\\ud800": 1}',
+            b'{"x": "\xff"}',
+            b'{"x": "\xed\xa0\x80"}',
+            b"[" * 100_000,
+            b"9" * 5000,
+        ],
+    )
+    def test_text_and_numbers_that_nothing_can_store(self, team, tenant, raw):
+        context = make_context(make_space(tenant))
+        path = f"/api/v1/contexts/{context.pk}/extend"
+        answer = team.generic("POST", path, data=raw, content_type="application/json")
+        assert (answer.status_code, answer.json()["type"]) == (400, "/problems/malformed")
+
+    def test_a_body_in_chunks_is_refused_instead_of_not_read(self, team, tenant):
+        context = make_context(make_space(tenant))
+        path = f"/api/v1/contexts/{context.pk}/expire"
+        answer = team.generic("POST", path, headers={"Transfer-Encoding": "chunked"})
+        assert answer.status_code == 411
+
+
+@pytest.mark.parametrize("bad", ["\ud800", "a\0b"])
+def test_text_of_a_node_that_nothing_can_store_is_named(node, handshake, bad):
+    """In any member of any body, also as a member's name."""
+
+    def send(body, path="/cache/v1/sessions"):
+        return node.generic("POST", path, data=json.dumps(body), content_type="application/json")
+
+    refused(send(handshake | {"node": bad}), "node")
+    refused(send(handshake | {"engine": {"name": bad, "version": "1"}}), "engine.name")
+    for name in ("model", "revision", "layout"):
+        identity = handshake["identity"] | {name: bad}
+        refused(send(handshake | {"identity": identity}), f"identity.{name}")
+    strange = send({"seq": 1, "load_ms": {bad: 1}}, f"/cache/v1/sessions/{make_uuid()}/heartbeat")
+    refused(strange, "load_ms")
+
+
+def make_uuid():
+    return "6f1ad33f-9d20-4ae2-a2c6-8e0fd9c2a3b1"
