@@ -23,6 +23,7 @@ help: ## list the targets
 
 up: $(RUN) ## install what is missing and run the platform on this machine
 	@deploy/get valkey
+	@deploy/get openssl
 	@exec $(BIN)/python -m deploy.up
 
 install: $(RUN) ## only install the Python environment

@@ -16,7 +16,6 @@ import statistics
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -248,8 +247,7 @@ class Bench:
         for chain in chains:
             self.worker.ask("forget", *(id_.hex() for id_ in chain))
         self.worker.ask("clear")
-        vacuum = f"http://127.0.0.1:{self.s3.port + 2}/vol/vacuum?garbageThreshold=0.001"
-        urllib.request.urlopen(vacuum).read()
+        self.s3.shell("lock", "volume.vacuum -garbageThreshold=0.001", timeout_s=300)
 
 
 def table(result: dict[str, Any]) -> str:

@@ -256,6 +256,27 @@ class S3Server(Server):
         self.client().create_bucket(Bucket=name)
         return name
 
+    @property
+    def keys(self) -> Path:
+        """The folder with the keys of the inner ports."""
+        return self.folder
+
+    def shell(self, *commands: str, keys: Path | None = None, timeout_s: float = 30) -> str:
+        """SeaweedFS's own administration, with other `keys` as a stranger; what it printed.
+
+        Raises subprocess.TimeoutExpired: it waits for ever for a master that refuses it.
+        """
+        keys = keys or self.keys
+        command = [str(ROOT / ".venv/bin/weed"), f"-config_dir={keys}", "shell"]
+        command += [f"-master=127.0.0.1:{self.port + 2}.{self.port + 3}"]
+        command += [f"-filer=127.0.0.1:{self.port + 6}.{self.port + 7}"]
+        done = subprocess.run(
+            command, input="\n".join(commands) + "\n", text=True, timeout=timeout_s, cwd=keys,
+            env={"HOME": str(keys), "PATH": os.environ["PATH"]},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        return done.stdout
+
     def ready(self) -> bool:
         return answers(self.port) and s3_works(self._probe)
 
