@@ -1,9 +1,9 @@
-"""Background work: the Job row is the status. `enqueue` starts a task for somebody who asked;
-`attempt` is for work that a task found by itself.
+"""Background work: the Job row is the status. What kinds there are stands in `catalog.kinds`.
 
-A failed attempt is repeated in the same row, later each time; until then nobody tries that kind of
-work for that tenant, so that trouble in storage meets few attempts instead of one a second.
-Tasks are called by name (`workers.<kind>`), since nothing in `platform/` imports the workers.
+`enqueue` asks for a job: its row is there at once, its message carries the row's id only, and a
+failed attempt is sent again, later each time, until REQUEST_ATTEMPTS. `attempt` is for work that a
+tick found: a failed attempt is repeated in the same row for ever, and until then no tick tries that
+kind of work for that tenant, so that trouble in storage meets few attempts instead of one a second.
 """
 
 import logging
@@ -20,20 +20,30 @@ from django.db.models import F, Q
 from django.utils import timezone
 from kombu.exceptions import OperationalError
 
+from catalog.kinds import REQUEST_ATTEMPTS, kind_of
 from catalog.models import Job
 
 log = logging.getLogger("neve.jobs")
 
 FIRST_RETRY_S, LAST_RETRY_S = 1.0, 60.0
 LOST = timedelta(minutes=16)  # without a sign of life: longer than Celery lets any task run
+UNSENT = timedelta(seconds=60)  # a queued job's message may be lost after so long
+LOG_LINES = 200  # a job keeps its last ones
 
 
 class JobDone(Exception):
-    """The job was done before: a message that was delivered twice. Nothing is left to do."""
+    """The job ended before, or runs elsewhere: a message that came twice. Nothing is left to do."""
+
+
+class JobCancelled(Exception):
+    """Somebody asked to end this job: raised from its next sign of life."""
 
 
 class JobRun:
-    """A running job's own way to tell how far it is."""
+    """A running job's own way to tell how far it is. Each call is a sign of life.
+
+    Every method raises JobCancelled once somebody cancelled the job: let it pass.
+    """
 
     def __init__(self, job: Job) -> None:
         self.job = job
@@ -42,68 +52,128 @@ class JobRun:
         self, fraction: float, *, blocks: int | None = None, bytes_: int | None = None
     ) -> None:
         """`fraction` is 0 to 1; `blocks` and `bytes_` are totals so far."""
-        fields: dict[str, Any] = {"progress": fraction, "seen_at": timezone.now()}
+        fields: dict[str, Any] = {"progress": fraction}
         if blocks is not None:
             fields["blocks"] = blocks
         if bytes_ is not None:
             fields["bytes"] = bytes_
-        Job.unscoped.filter(pk=self.job.pk).update(**fields)
+        self._note(**fields)
 
     def detail(self, report: dict[str, Any]) -> None:
         """Facts of the kind of work, shown as they are."""
-        Job.unscoped.filter(pk=self.job.pk).update(detail=report, seen_at=timezone.now())
+        self._note(detail=report)
+
+    def log(self, words: str) -> None:
+        """Adds a line to the job's log, which keeps the last LOG_LINES."""
+        line = {"at": timezone.now().isoformat(timespec="milliseconds"), "words": words}
+        self.job.log = [*self.job.log, line][-LOG_LINES:]
+        self._note(log=self.job.log)
+
+    def _note(self, **fields: Any) -> None:
+        row = Job.unscoped.filter(pk=self.job.pk)
+        row.update(seen_at=timezone.now(), **fields)
+        if self.job.is_requested and row.filter(cancel_asked_at__isnull=False).exists():
+            raise JobCancelled
 
 
-def enqueue(kind: str, *, tenant_id: int | None = None, **ids: int | str) -> Job:
-    """Makes the row now and starts `workers.<kind>(job_id=…, **ids)` on commit.
+def enqueue(
+    kind: str, *, tenant_id: int | None = None, by: str = "", **arguments: int | str
+) -> Job:
+    """Asks for a job: makes its row now and sends `workers.<kind>(job_id=…)` on commit.
 
-    A broker that is down fails the job, not the caller.
+    `by` names who asked. A broker that is down delays the job, and does not fail the caller.
+    Raises BadRequest for a kind, tenant or argument that no job can have.
     """
-    job: Job = Job.unscoped.create(kind=kind, tenant_id=tenant_id, detail=ids)
-
-    def send() -> None:
-        try:
-            current_app.send_task(f"workers.{kind}", kwargs={"job_id": str(job.pk), **ids})
-        except OperationalError as error:
-            log.warning("enqueue_failed job=%s error=%s", job.pk, error)
-            Job.unscoped.filter(pk=job.pk).update(
-                state=Job.State.FAILED,
-                finished_at=timezone.now(),
-                error="The broker did not take the task: is valkey-bus up?",
-            )
-
-    transaction.on_commit(send)
+    kind_of(kind).check(tenant_id, arguments)
+    job: Job = Job.unscoped.create(
+        kind=kind, tenant_id=tenant_id, arguments=arguments, is_requested=True, requested_by=by
+    )
+    transaction.on_commit(lambda: _send(job))
     return job
 
 
-@contextmanager
-def job_run(job_id: UUID | str) -> Iterator[JobRun]:
-    """Marks the job running, then done, or failed with the error, which it raises again.
+def cancel(job: Job) -> bool:
+    """Ends a requested job: a waiting one now, a running one at its next sign of life.
 
-    A redelivered job (its worker died) runs anew. Raises JobDone when it is done already.
+    False: it ended before, or nobody asked for it (a tick would find its work again).
     """
-    with transaction.atomic():
-        job: Job = Job.unscoped.select_for_update().get(pk=job_id)
-        if job.state == Job.State.DONE:
-            raise JobDone(str(job_id))
-        Job.unscoped.filter(pk=job_id).update(**_begun())
+    mine = Job.unscoped.filter(pk=job.pk, is_requested=True)
+    now = timezone.now()
+    waits = Q(state=Job.State.QUEUED) | Q(state=Job.State.FAILED, retry_at__isnull=False)
+    if mine.filter(waits).update(state=Job.State.CANCELLED, finished_at=now, retry_at=None):
+        return True
+    return bool(mine.filter(state=Job.State.RUNNING).update(cancel_asked_at=now))
+
+
+def retry(job: Job) -> bool:
+    """Runs a requested job that failed or was cancelled once more, from the beginning."""
+    over = Job.unscoped.filter(
+        pk=job.pk, is_requested=True, state__in=(Job.State.FAILED, Job.State.CANCELLED)
+    )
+    fields = {"state": Job.State.QUEUED, "attempts": 0, "retry_at": None, "cancel_asked_at": None}
+    if not over.update(**fields):
+        return False
+    transaction.on_commit(lambda: _send(job))
+    return True
+
+
+def send_again() -> int:
+    """Requests whose pause after a failure is over, or whose message may be lost. How many."""
+    now = timezone.now()
+    unsent = Q(state=Job.State.QUEUED) & ~Q(sent_at__range=(now - UNSENT, now + UNSENT))
+    to_retry = Q(state=Job.State.FAILED, retry_at__isnull=False) & ~Q(
+        retry_at__range=(now, now + timedelta(seconds=LAST_RETRY_S))
+    )
+    found = list(Job.unscoped.filter(unsent | to_retry, is_requested=True)[:100])
+    for job in found:
+        _send(job)
+    return len(found)
+
+
+def _send(job: Job) -> None:
+    """A second message does no harm: `job_run` takes a job once."""
+    try:
+        current_app.send_task(f"workers.{job.kind}", kwargs={"job_id": str(job.pk)})
+    except OperationalError as error:
+        log.warning("enqueue_failed job=%s error=%s", job.pk, error)
+    else:
+        Job.unscoped.filter(pk=job.pk).update(sent_at=timezone.now())
+
+
+@contextmanager
+def job_run(job_id: UUID | str, *, is_redelivered: bool = False) -> Iterator[JobRun]:
+    """Runs a requested job: marks it running, then done, cancelled, or failed with the error,
+    which it raises again; `send_again` repeats it then.
+
+    Raises JobDone when it ended before or another worker has it. `is_redelivered`: that worker
+    died, says the broker, so the job runs anew.
+    """
+    takes = (Job.State.QUEUED, Job.State.FAILED)
+    takes += (Job.State.RUNNING,) if is_redelivered else ()
+    if not Job.unscoped.filter(pk=job_id, state__in=takes).update(**_begun()):
+        raise JobDone(str(job_id))
+    job: Job = Job.unscoped.get(pk=job_id)
     try:
         yield JobRun(job)
+    except JobCancelled:
+        _finish(job_id, state=Job.State.CANCELLED)
     except BaseException as error:
-        _finish(job_id, state=Job.State.FAILED, error=_told(error))
+        is_over = job.attempts >= REQUEST_ATTEMPTS
+        retry_at = None if is_over else timezone.now() + timedelta(seconds=pause_s(job.attempts))
+        _finish(job_id, state=Job.State.FAILED, error=_told(error), retry_at=retry_at)
         raise
-    _finish(job_id, state=Job.State.DONE, progress=1.0)
+    else:
+        _finish(job_id, state=Job.State.DONE, progress=1.0)
 
 
 def is_waiting(kind: str, tenant_id: int | None) -> bool:
-    """Whether this kind of work failed, and its next attempt is yet to come.
+    """Whether this kind of work, found by a tick, failed, and its next attempt is yet to come.
 
     One that is further away than any pause was planned before the clock was set back.
     """
     now = timezone.now()
     soon = (now, now + timedelta(seconds=LAST_RETRY_S))
-    rows = Job.unscoped.filter(kind=kind, tenant_id=tenant_id, retry_at__range=soon)
-    return rows.exists()
+    return _found(kind, tenant_id).filter(retry_at__range=soon).exists()
 
 
 @contextmanager
@@ -122,9 +192,7 @@ def attempt(kind: str, tenant_id: int | None) -> Iterator[JobRun]:
         _finish(job.pk, state=Job.State.FAILED, error=_told(error), retry_at=retry_at)
         raise
     # What failed beside it needs no attempt of its own any more.
-    Job.unscoped.filter(kind=kind, tenant_id=tenant_id, retry_at__isnull=False).update(
-        retry_at=None
-    )
+    _found(kind, tenant_id).filter(retry_at__isnull=False).update(retry_at=None)
     _finish(job.pk, state=Job.State.DONE, progress=1.0)
 
 
@@ -135,20 +203,29 @@ def pause_s(attempts: int) -> float:
 
 
 def bury_lost() -> int:
-    """Jobs whose worker was killed fail; their work is found again by itself. Returns how many."""
+    """Jobs whose worker was killed fail; found work is found again by itself, a request is sent
+    again. Returns how many."""
     now = timezone.now()
     # A sign from the future was given before the clock was set back.
     is_lost = Q(seen_at__lt=now - LOST) | Q(seen_at__gt=now + LOST)
-    return Job.unscoped.filter(is_lost, state=Job.State.RUNNING).update(
-        state=Job.State.FAILED, finished_at=now, error="Its worker gave no sign of life any more."
-    )
+    lost = Job.unscoped.filter(is_lost, state=Job.State.RUNNING)
+    failed = {
+        "state": Job.State.FAILED,
+        "finished_at": now,
+        "error": "Its worker gave no sign of life any more.",
+    }
+    to_retry = lost.filter(is_requested=True, attempts__lt=REQUEST_ATTEMPTS)
+    return to_retry.update(retry_at=now, **failed) + lost.update(**failed)
+
+
+def _found(kind: str, tenant_id: int | None) -> Any:
+    """Rows of work that ticks found."""
+    return Job.unscoped.filter(kind=kind, tenant_id=tenant_id, is_requested=False)
 
 
 def _failed_before(kind: str, tenant_id: int | None) -> Job | None:
     """The row of a failed attempt, taken for the next one; None: none, or another took it."""
-    failed = Job.unscoped.filter(
-        kind=kind, tenant_id=tenant_id, state=Job.State.FAILED, retry_at__isnull=False
-    ).first()
+    failed = _found(kind, tenant_id).filter(state=Job.State.FAILED, retry_at__isnull=False).first()
     if failed is None:
         return None
     mine = Job.unscoped.filter(pk=failed.pk, state=Job.State.FAILED, attempts=failed.attempts)

@@ -271,6 +271,7 @@ class Job(TenantOwned):
         RUNNING = "running"
         DONE = "done"
         FAILED = "failed"
+        CANCELLED = "cancelled"
 
     uuid = models.UUIDField(primary_key=True, default=uuid4, editable=False)
     tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, null=True, blank=True)
@@ -279,7 +280,11 @@ class Job(TenantOwned):
     progress = models.FloatField(default=0, help_text="0 to 1")
     blocks = models.BigIntegerField(default=0)
     bytes = models.BigIntegerField(default=0)
-    detail = models.JSONField(default=dict)
+    arguments = models.JSONField(default=dict, help_text="of a request, by name")
+    is_requested = models.BooleanField(default=False, help_text="not found by a tick")
+    requested_by = models.CharField(max_length=200, blank=True)
+    detail = models.JSONField(default=dict, help_text="facts of the kind of work")
+    log = models.JSONField(default=list, help_text='lines: {"at": time, "words": text}')
     error = models.TextField(blank=True)
     attempts = models.PositiveIntegerField(default=0)
     created_at = models.DateTimeField(default=timezone.now)
@@ -289,6 +294,8 @@ class Job(TenantOwned):
     retry_at = models.DateTimeField(
         null=True, blank=True, help_text="failed, and not tried again before"
     )
+    sent_at = models.DateTimeField(null=True, blank=True, help_text="a request's last message")
+    cancel_asked_at = models.DateTimeField(null=True, blank=True)
 
     class Meta(TenantOwned.Meta):
         ordering = ("-created_at", "-pk")
@@ -298,6 +305,9 @@ class Job(TenantOwned):
                 fields=("kind", "tenant"), condition=Q(retry_at__isnull=False), name="job_to_retry"
             ),
             models.Index(fields=("seen_at",), condition=Q(state="running"), name="job_running"),
+            models.Index(
+                fields=("state",), condition=Q(is_requested=True), name="job_requested_state"
+            ),
         ]
 
     def __str__(self) -> str:

@@ -61,7 +61,7 @@ def resolve_space(
 
 @transaction.atomic
 def remove_space(*, space: Space, actor: Actor) -> None:
-    """Ends its sessions now; its blocks, segments, contexts and the row go by `workers.remove`."""
+    """Ends its sessions now; its data and its row go by `workers.remove_space`."""
     with tenant_scope(space.tenant_id):
         Space.objects.filter(pk=space.pk).update(is_leaving=True)
         NodeSession.objects.filter(space=space, ended_at=None).update(ended_at=timezone.now())

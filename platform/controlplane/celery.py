@@ -1,6 +1,6 @@
 """The Celery app: a broker on the bus Valkey, no result backend (a Job row is the status).
 
-Queues are named by the harm that a delay does. The beat schedule stands in `workers.schedule`.
+Which kinds of work there are, and their queues, stands in `catalog.kinds`.
 """
 
 import os
@@ -17,19 +17,14 @@ for source_root in (Path(__file__).resolve().parents[2], Path(__file__).resolve(
         sys.path.append(str(source_root))
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "controlplane.settings")
 
-QUEUES = {
-    "data-at-risk": ("workers.flush",),
-    "speed-at-risk": ("workers.compact",),
-    "room-at-risk": ("workers.expire", "workers.provision", "workers.retain", "workers.remove"),
-    "view-at-risk": ("workers.sample", "workers.reconcile"),
-}
-
 app = Celery("neve")
 
 
 def configure() -> dict[str, object]:
     """All of Celery's settings; asked for when Celery first needs one."""
     from django.conf import settings
+
+    from catalog.kinds import KINDS, QUEUES
 
     return {
         "broker_url": settings.ENV.bus_url,
@@ -58,7 +53,7 @@ def configure() -> dict[str, object]:
         "task_publish_retry": False,
         "task_queues": [Queue(name) for name in QUEUES],
         "task_default_queue": "view-at-risk",
-        "task_routes": {task: {"queue": name} for name, tasks in QUEUES.items() for task in tasks},
+        "task_routes": {kind.task: {"queue": kind.queue} for kind in KINDS.values()},
         "beat_schedule": _schedule(),
         "beat_scheduler": "controlplane.ticks:TickScheduler",
         "imports": ["controlplane.ticks"],

@@ -76,7 +76,7 @@ def change_tenant(
 
 @transaction.atomic
 def remove_tenant(*, tenant: Tenant, actor: Actor) -> None:
-    """Cuts it off at once; what it holds, and then the row, goes by `workers.remove`."""
+    """Cuts it off at once; what it holds, and then the row, goes by `workers.remove_tenant`."""
     Tenant.objects.filter(pk=tenant.pk).update(is_active=False, is_leaving=True)
     record(
         actor=actor,

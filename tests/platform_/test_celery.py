@@ -1,8 +1,11 @@
 """Celery as STYLE.md wants it: late acks, no prefetch, no result backend, queues named by harm."""
 
+from importlib import import_module
+
 from celery.schedules import maybe_schedule
 
-from controlplane.celery import QUEUES, app
+from catalog.kinds import KINDS, QUEUES
+from controlplane.celery import app
 from workers.schedule import SCHEDULE
 
 
@@ -16,10 +19,14 @@ def test_a_task_that_dies_is_delivered_again_and_no_result_is_kept():
     assert conf.task_time_limit < conf.broker_transport_options["visibility_timeout"]
 
 
-def test_every_scheduled_task_has_a_queue_and_a_time():
+def test_every_kind_has_a_task_a_queue_and_a_time():
+    import_module("workers.tasks")
     assert app.conf.beat_schedule == SCHEDULE
-    routed = {task for tasks in QUEUES.values() for task in tasks}
-    assert {entry["task"] for entry in SCHEDULE.values()} <= routed
+    assert {queue.name for queue in app.conf.task_queues} == set(QUEUES)
+    bound = {name for name in app.tasks if name.startswith("workers.")}
+    assert bound == {kind.task for kind in KINDS.values()}
+    for kind in KINDS.values():
+        assert kind.queue in QUEUES
+        assert app.conf.task_routes[kind.task] == {"queue": kind.queue}
     for entry in SCHEDULE.values():
         assert maybe_schedule(entry["schedule"]).run_every.total_seconds() > 0
-    assert {queue.name for queue in app.conf.task_queues} == set(QUEUES)

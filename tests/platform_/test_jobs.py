@@ -10,6 +10,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from catalog import jobs
+from catalog.kinds import REQUEST_ATTEMPTS, BadRequest
 from catalog.models import Job
 from controlplane.celery import configure
 from rows import make_tenant
@@ -26,26 +27,54 @@ def sent(monkeypatch):
     return calls
 
 
-def test_a_task_starts_on_commit_and_gets_ids_only(sent):
-    tenant = make_tenant()
+@pytest.fixture
+def tenant():
+    return make_tenant()
+
+
+@pytest.fixture
+def job(sent, tenant):
+    return jobs.enqueue("flush", tenant_id=tenant.pk)
+
+
+def test_a_task_starts_on_commit_and_gets_the_id_of_its_row(sent, tenant):
     with transaction.atomic():
-        job = jobs.enqueue("flush", tenant_id=tenant.pk, space_id=3)
+        job = jobs.enqueue("remove_space", tenant_id=tenant.pk, by="ann", space_id=3)
         assert sent == []
-    assert sent == [("workers.flush", {"kwargs": {"job_id": str(job.pk), "space_id": 3}})]
+    assert sent == [("workers.remove_space", {"kwargs": {"job_id": str(job.pk)}})]
     job.refresh_from_db()
-    assert (job.state, job.tenant_id, job.detail) == ("queued", tenant.pk, {"space_id": 3})
+    assert (job.state, job.tenant_id, job.requested_by) == ("queued", tenant.pk, "ann")
+    assert job.arguments == {"space_id": 3}
 
 
-def test_a_rolled_back_change_starts_nothing(sent):
+@pytest.mark.parametrize(
+    ("kind", "has_tenant", "arguments", "words"),
+    [
+        ("flusch", True, {}, "kind: there is no 'flusch'"),
+        ("flush", False, {}, "tenant: a flush job needs one"),
+        ("reconcile", True, {}, "tenant: a reconcile job is of the whole platform"),
+        ("flush", True, {"space_id": 3}, "arguments.space_id: unknown; flush has: none"),
+        ("remove_space", True, {}, "arguments.space_id: needs to be int"),
+        ("remove_space", True, {"space_id": True}, "arguments.space_id: needs to be int"),
+    ],
+)
+def test_a_request_that_no_worker_could_answer_is_refused(
+    sent, tenant, kind, has_tenant, arguments, words
+):
+    with pytest.raises(BadRequest, match=words):
+        jobs.enqueue(kind, tenant_id=tenant.pk if has_tenant else None, **arguments)
+    assert not Job.unscoped.exists()
+
+
+def test_a_rolled_back_change_starts_nothing(sent, tenant):
     with transaction.atomic():
-        jobs.enqueue("flush")
+        jobs.enqueue("flush", tenant_id=tenant.pk)
         transaction.set_rollback(True)
     assert sent == []
     assert not Job.unscoped.exists()
 
 
-def test_a_run_tells_its_progress_and_ends_done(sent):
-    job = jobs.enqueue("flush")
+def test_a_run_tells_its_progress_and_ends_done(job):
     with jobs.job_run(job.pk) as run:
         job.refresh_from_db()
         assert (job.state, job.finished_at) == ("running", None)
@@ -57,8 +86,7 @@ def test_a_run_tells_its_progress_and_ends_done(sent):
     assert job.started_at <= job.finished_at
 
 
-def test_a_failed_run_keeps_the_error_and_may_run_again(sent):
-    job = jobs.enqueue("flush")
+def test_a_failed_run_keeps_the_error_and_may_run_again(job):
     with pytest.raises(ZeroDivisionError), jobs.job_run(job.pk):
         raise ZeroDivisionError("oh")
     job.refresh_from_db()
@@ -69,12 +97,81 @@ def test_a_failed_run_keeps_the_error_and_may_run_again(sent):
     assert (job.state, job.error) == ("done", "")
 
 
-def test_a_job_that_is_done_does_not_run_again(sent):
-    job = jobs.enqueue("flush")
+def test_a_job_that_is_done_does_not_run_again(job):
     with jobs.job_run(job.pk):
         pass
     with pytest.raises(jobs.JobDone), jobs.job_run(job.pk):
         pytest.fail("ran twice")
+
+
+def test_a_job_runs_once_although_its_message_came_twice(job):
+    with jobs.job_run(job.pk):
+        with pytest.raises(jobs.JobDone), jobs.job_run(job.pk):
+            pytest.fail("ran twice at once")
+        with jobs.job_run(job.pk, is_redelivered=True):  # the broker says that the first one died
+            pass
+
+
+def test_a_failed_request_is_sent_again_until_it_is_given_up(job, sent, monkeypatch):
+    monkeypatch.setattr(jobs, "FIRST_RETRY_S", 0)
+    for attempt in range(1, REQUEST_ATTEMPTS + 1):
+        assert len(sent) == attempt
+        with pytest.raises(ZeroDivisionError), jobs.job_run(job.pk):
+            raise ZeroDivisionError
+        jobs.send_again()
+    job.refresh_from_db()
+    assert (job.state, job.attempts, job.retry_at) == ("failed", REQUEST_ATTEMPTS, None)
+    assert len(sent) == REQUEST_ATTEMPTS
+    assert jobs.retry(job)
+    assert len(sent) == REQUEST_ATTEMPTS + 1
+
+
+def test_a_failed_request_does_not_stop_the_work_that_ticks_find(job, tenant):
+    with pytest.raises(ZeroDivisionError), jobs.job_run(job.pk):
+        raise ZeroDivisionError
+    assert not jobs.is_waiting("flush", tenant.pk)
+    with jobs.attempt("flush", tenant.pk) as run:
+        assert run.job.pk != job.pk
+
+
+def test_a_request_whose_message_was_lost_is_sent_again(job, sent):
+    assert jobs.send_again() == 0
+    Job.unscoped.update(sent_at=timezone.now() - 2 * jobs.UNSENT)
+    assert jobs.send_again() == 1
+    assert len(sent) == 2
+
+
+def test_a_waiting_job_is_cancelled_at_once(job):
+    assert jobs.cancel(job)
+    with pytest.raises(jobs.JobDone), jobs.job_run(job.pk):
+        pytest.fail("ran although it was cancelled")
+    job.refresh_from_db()
+    assert job.state == "cancelled"
+    assert not jobs.cancel(job)
+    assert jobs.retry(job)
+
+
+def test_a_running_job_ends_at_its_next_sign_of_life(job):
+    with jobs.job_run(job.pk) as run:
+        assert jobs.cancel(job)
+        run.progress(0.5)
+        pytest.fail("went on although it was cancelled")
+    job.refresh_from_db()
+    assert (job.state, job.progress, job.error) == ("cancelled", 0.5, "")
+
+
+def test_work_that_a_tick_found_cannot_be_cancelled(tenant):
+    with jobs.attempt("flush", tenant.pk) as run:
+        assert not jobs.cancel(run.job)
+
+
+def test_a_job_keeps_the_last_lines_of_its_log(job, monkeypatch):
+    monkeypatch.setattr(jobs, "LOG_LINES", 2)
+    with jobs.job_run(job.pk) as run:
+        for words in ("one", "two", "three"):
+            run.log(words)
+    job.refresh_from_db()
+    assert [line["words"] for line in job.log] == ["two", "three"]
 
 
 def test_work_that_failed_goes_on_in_its_row_until_it_is_done(monkeypatch):
@@ -152,13 +249,19 @@ def test_a_job_whose_worker_was_killed_is_not_shown_as_running_for_ever(past):
     assert "no sign of life" in lost.error
 
 
-def test_a_broker_that_is_down_fails_the_job_quickly_and_not_the_caller(monkeypatch):
+def test_a_request_whose_worker_was_killed_is_sent_again(job, sent):
+    Job.unscoped.update(state="running", seen_at=timezone.now() - 2 * jobs.LOST)
+    assert jobs.bury_lost() == 1
+    assert jobs.send_again() == 1
+
+
+def test_a_broker_that_is_down_delays_the_job_and_not_the_caller(monkeypatch, tenant, sent):
     app = Celery("lonely", set_as_current=False)
     app.conf.update({**configure(), "broker_url": "redis://127.0.0.1:1/0"})
-    monkeypatch.setattr(jobs, "current_app", app)
-    began = time.monotonic()
-    job = jobs.enqueue("flush")
-    job.refresh_from_db()
-    assert job.state == "failed"
-    assert "valkey-bus" in job.error
-    assert time.monotonic() - began < 5
+    with monkeypatch.context() as patch:
+        patch.setattr(jobs, "current_app", app)
+        began = time.monotonic()
+        jobs.enqueue("flush", tenant_id=tenant.pk)
+        assert time.monotonic() - began < 5
+    assert jobs.send_again() == 1
+    assert len(sent) == 1

@@ -126,7 +126,7 @@ def test_an_expired_key_ends_and_so_does_what_a_valkey_that_was_down_kept(clean_
     settings.ENV = env
     assert revoked.is_served()
     hot.admin().execute_command("ACL", "SETUSER", f"t{tenant.pk}")  # of an earlier release
-    tasks.end_unusable()
+    tasks.end_access()
     expired.assert_cut_off()
     revoked.assert_cut_off()
     assert fine.is_served()

@@ -30,8 +30,8 @@ ROUNDS = 10  # of recovery, each a minute later; after them all must be well
 PASS_TIME_S = tuning.GRACE_S + 10
 READ_S = 60.0
 SCHEDULE = (
-    *(tasks.provision, tasks.flush, tasks.compact, tasks.expire, tasks.retain),
-    *(tasks.remove, tasks.reconcile, tasks.sample),
+    *(tasks.rebuild_index, tasks.flush, tasks.sweep, tasks.compact, tasks.expire, tasks.retain),
+    *(tasks.remove_space, tasks.remove_tenant, tasks.reconcile, tasks.sample),
 )
 
 
@@ -104,7 +104,7 @@ class Trial:
         return getattr(self.world, name).process is not None and name not in self.stopped
 
     def _settle(self) -> None:
-        tasks.provision()
+        tasks.rebuild_index()
         for n in range(self.plan.tenants):
             tenant = create_tenant(
                 slug=f"t{uuid4().hex[:12]}",
@@ -291,7 +291,8 @@ class Trial:
         self.world.clock.offset_s = 0
         for owner in self.tenants:
             remove_tenant(tenant=Tenant.objects.get(pk=owner.id), actor=SYSTEM)
-        tasks.remove()
+        tasks.remove_space()
+        tasks.remove_tenant()
         with self.world.valkey.client() as client:
             for owner in self.tenants:
                 left = remains_of(client, self.s3, owner.id)

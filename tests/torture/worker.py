@@ -11,11 +11,12 @@ from controlplane import hot
 from neve.hot import FlushOutcome, HotTier
 from torture import tuning
 from workers import tasks
+from workers.kinds import active_tenants
 
 
 def cool() -> None:
     """Makes room as many new blocks would, so that blocks are read from S3."""
-    for tenant_id in tasks.active_tenants():
+    for tenant_id, _ in active_tenants():
         hot.hot_tier(tenant_id).evict(1 << 20)
 
 
@@ -23,11 +24,13 @@ def cool() -> None:
 TASKS = {
     cool: 4,
     tasks.flush: 8,
+    tasks.sweep: 4,
     tasks.compact: 4,
     tasks.expire: 2,
     tasks.retain: 1,
-    tasks.remove: 1,
-    tasks.provision: 3,
+    tasks.remove_space: 1,
+    tasks.remove_tenant: 1,
+    tasks.rebuild_index: 3,
     tasks.reconcile: 2,
 }
 

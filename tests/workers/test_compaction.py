@@ -301,15 +301,18 @@ def test_a_sweep_has_a_job_row_when_there_is_something_to_delete(world, no_waiti
     flush(world, 1, 1, 1)
     sizes = sum(row.size_bytes for row in world.segments())
     jobs_ = Job.unscoped.filter(kind="sweep")
+    tasks.sweep()
     tasks.compact()
     assert not jobs_.exists()
     compact(world)
     for _ in range(2):
+        tasks.sweep()
         tasks.compact()
     job = jobs_.latest("created_at")
     assert (job.state, job.bytes) == ("done", sizes)
     assert job.detail["deleted_segments"] == 3
     count = jobs_.count()
+    tasks.sweep()
     tasks.compact()
     assert jobs_.count() == count
 
@@ -362,14 +365,17 @@ def test_a_worker_that_slept_while_its_segment_was_closed_loses_no_block(
 
 
 def test_the_task_merges_with_a_job_row_and_sweeps_without(world, monkeypatch):
+    tasks.sweep()
     tasks.compact()
     assert not Job.unscoped.filter(kind="compact").exists()
     chains = flush(world, *[1] * 8)  # eight are merged however small
+    tasks.sweep()
     tasks.compact()
     job = Job.unscoped.get(kind="compact")
     assert (job.state, job.blocks, job.tenant_id) == ("done", 8, world.tenant.pk)
     assert job.detail["merges"] == {"small": 1}
     monkeypatch.setattr(sweep, "SETTLED", timedelta(0))
+    tasks.sweep()
     tasks.compact()
     assert Job.unscoped.filter(kind="compact").count() == 1
     assert Segment.unscoped.filter(state="deleting").count() == 8

@@ -62,12 +62,12 @@ def test_the_worker_notices_a_lost_valkey_by_itself(world, clean_hot):
     ids = world.store(4)
     Flusher(world.tenant.pk).run()
     clean_hot.wipe()
-    tasks.provision()
+    tasks.rebuild_index()
     assert recovery.index_is_whole()
     world.assert_readable_from_s3(ids)
     job = Job.unscoped.get(kind="rebuild_index")
     assert (job.state, job.blocks) == ("done", 4)
-    tasks.provision()
+    tasks.rebuild_index()
     assert Job.unscoped.filter(kind="rebuild_index").count() == 1
 
 
@@ -77,7 +77,7 @@ def test_a_valkey_that_was_started_again_is_rebuilt_whatever_it_remembers(world)
     hot.admin().set(recovery.INDEXED, "of an earlier run")
     hot.admin().delete(*world.keys.bookkeeping, world.keys.live_bytes)  # as before the flush
     assert not recovery.index_is_whole()
-    tasks.provision()
+    tasks.rebuild_index()
     assert recovery.index_is_whole()
     world.assert_readable_from_s3(ids)
 
@@ -118,10 +118,10 @@ def test_it_begins_anew_when_valkey_was_started_again(world, broken_off):
 def test_one_worker_rebuilds_and_another_one_if_it_dies(world, clean_hot):
     clean_hot.wipe()
     assert recovery.claim()
-    tasks.provision()
+    tasks.rebuild_index()
     assert not recovery.index_is_whole()
     hot.admin().delete(recovery.CLAIMED)  # as when the lease ends
-    tasks.provision()
+    tasks.rebuild_index()
     assert recovery.index_is_whole()
 
 
@@ -145,7 +145,7 @@ def test_a_flush_waits_for_the_rebuild(world, clean_hot, monkeypatch):
     world.store(1)
     tasks.flush()
     assert world.tier.usage().dirty_blocks == 1
-    tasks.provision()
+    tasks.rebuild_index()
     tasks.flush()
     assert world.tier.usage().dirty_blocks == 0
 

@@ -156,7 +156,9 @@ def test_a_row_without_object_is_confirmed_then_its_blocks_are_stored_anew(world
     assert world.tier.usage().dirty_blocks == 6
     Flusher(world.tenant.pk).run()
     world.assert_readable_from_s3(cold)
+    tasks.sweep()
     tasks.compact()
+    tasks.sweep()
     tasks.compact()
     assert row.pk not in [left.pk for left in world.segments()]
 
@@ -190,6 +192,7 @@ def test_a_damaged_segment_is_not_merged_and_stops_no_other_merge(world, cold):
     (row,) = world.segments()
     put(row.object_key, b"no segment")
     world.tier.expire(cold[:4])  # now it is worth a merge
+    tasks.sweep()
     tasks.compact()
     (row,) = world.segments()
     assert row.damaged_at is not None

@@ -47,7 +47,8 @@ def test_a_removed_space_takes_its_blocks_segments_and_contexts_along(world):
     before = world.tier.usage()
     assert (before.cold_blocks, before.pinned_blocks) == (6, 2)
     remove_space(space=world.space, actor=SYSTEM)
-    tasks.remove()
+    tasks.remove_space()
+    tasks.remove_tenant()
     usage = world.tier.usage()
     assert (usage.hot_blocks, usage.cold_blocks, usage.dirty_blocks) == (2, 2, 0)
     assert usage.pinned_bytes == 0
@@ -58,7 +59,8 @@ def test_a_removed_space_takes_its_blocks_segments_and_contexts_along(world):
     assert Space.unscoped.get() == other
     job = Job.unscoped.get(kind="remove_space")
     assert (job.state, job.blocks) == ("done", 5)
-    tasks.remove()
+    tasks.remove_space()
+    tasks.remove_tenant()
     assert Job.unscoped.filter(kind="remove_space").count() == 1
 
 
@@ -69,7 +71,8 @@ def test_a_node_does_not_come_back_to_a_space_that_leaves(world):
     with pytest.raises(Problem) as refusal:
         world.open_session()
     assert refusal.value.kind == "conflict"
-    tasks.remove()
+    tasks.remove_space()
+    tasks.remove_tenant()
     assert world.open_session().space_id != world.space.pk
 
 
@@ -82,13 +85,15 @@ def test_a_removal_that_died_goes_on(world, monkeypatch):
         raise ConnectionError("S3 went away")
 
     monkeypatch.setattr(bucket.client(), "delete_object", die)
-    tasks.remove()
+    tasks.remove_space()
+    tasks.remove_tenant()
     assert Job.unscoped.get(kind="remove_space").state == "failed"
     assert Space.unscoped.exists()
     assert world.tier.usage().cold_bytes == 0  # refunded as the blocks left
     monkeypatch.undo()
     Job.unscoped.update(retry_at=timezone.now())  # the pause is over
-    tasks.remove()
+    tasks.remove_space()
+    tasks.remove_tenant()
     assert not Space.unscoped.exists()
     assert objects(world.tenant) == []
 
@@ -102,7 +107,8 @@ def test_a_removed_tenant_leaves_nothing_but_its_audit_trail(world, clean_hot):
     make_context(world.space)
     tenant_id = world.tenant.pk
     services.remove_tenant(tenant=world.tenant, actor=SYSTEM)
-    tasks.remove()
+    tasks.remove_space()
+    tasks.remove_tenant()
     with clean_hot.client() as client:
         assert list(client.scan_iter(match=f"{{t{tenant_id}.*")) == []
         assert f"t{tenant_id}".encode() not in client.execute_command("ACL", "USERS")

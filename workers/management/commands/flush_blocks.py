@@ -20,7 +20,7 @@ class Command(BaseCommand):
             tenants = tenants.filter(slug=slug)
             if not tenants:
                 raise CommandError(f"--tenant: there is no tenant {slug!r}")
-        tasks.provision()  # nothing is flushed until the index is whole
+        tasks.rebuild_index()  # nothing is flushed until the index is whole
         for tenant in tenants:
             with jobs.attempt("flush", tenant.pk) as run:
                 report = Flusher(tenant.pk).run()

@@ -1,0 +1,126 @@
+"""The kinds of background work, each declared once: for beat, for those who ask, and for workers.
+
+`workers.tasks` binds a function to each kind. Beat's tick of a kind looks for tenants with work and
+makes a Job row only where there is some; a request (`catalog.jobs.enqueue`) has its row from the
+beginning. Queues are named by the harm that a delay does.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+QUEUES = ("data-at-risk", "speed-at-risk", "room-at-risk", "view-at-risk")
+REQUEST_ATTEMPTS = 5  # after these failures a request stays failed; ticks try for ever
+
+
+class BadRequest(ValueError):
+    """A kind, tenant or argument that no job can have. `name` says which field is wrong."""
+
+    def __init__(self, name: str, words: str) -> None:
+        super().__init__(f"{name}: {words}")
+        self.name = name
+
+
+@dataclass(frozen=True)
+class Kind:
+    """`every_s` None: no ticks, runs only on request. `arguments`: what a request gives by name.
+
+    `is_offered`: operators may request it by REST; other kinds are requested by the platform.
+    """
+
+    name: str
+    queue: str
+    about: str
+    every_s: float | None = None
+    of_tenant: bool = True
+    arguments: Mapping[str, type] = field(default_factory=dict)
+    is_offered: bool = True
+
+    @property
+    def task(self) -> str:
+        return f"workers.{self.name}"
+
+    def check(self, tenant_id: int | None, arguments: Mapping[str, Any]) -> None:
+        """Raises BadRequest unless a job of this kind can have these."""
+        if self.of_tenant and tenant_id is None:
+            raise BadRequest("tenant", f"a {self.name} job needs one.")
+        if not self.of_tenant and tenant_id is not None:
+            raise BadRequest("tenant", f"a {self.name} job is of the whole platform.")
+        for name in arguments.keys() - self.arguments.keys():
+            known = ", ".join(sorted(self.arguments)) or "none"
+            raise BadRequest(f"arguments.{name}", f"unknown; {self.name} has: {known}.")
+        for name, type_ in self.arguments.items():
+            if type(arguments.get(name)) is not type_:
+                raise BadRequest(f"arguments.{name}", f"needs to be {type_.__name__}.")
+
+
+FLUSH = Kind("flush", "data-at-risk", "Write due blocks of the hot tier to S3.", 1.0)
+SWEEP = Kind("sweep", "speed-at-risk", "Delete segments in which nothing is alive.", 30.0)
+COMPACT = Kind("compact", "speed-at-risk", "Merge small, scattered or half dead segments.", 30.0)
+EXPIRE = Kind("expire", "room-at-risk", "Remove expired blocks, and idle ones from hot.", 10.0)
+RETAIN = Kind("retain", "room-at-risk", "Give stored blocks a changed policy's terms.", 5.0)
+REMOVE_TENANT = Kind(
+    "remove_tenant",
+    "room-at-risk",
+    "Delete a tenant that was given up, with all its data.",
+    10.0,
+    of_tenant=False,  # the row would go with the tenant
+    arguments={"leaving_id": int},
+    is_offered=False,
+)
+REMOVE_SPACE = Kind(
+    "remove_space",
+    "room-at-risk",
+    "Delete a space that was given up, with all its data.",
+    10.0,
+    arguments={"space_id": int},
+    is_offered=False,
+)
+REBUILD_INDEX = Kind(
+    "rebuild_index",
+    "room-at-risk",
+    "Build the index of an emptied Valkey again from segment footers.",
+    10.0,
+    of_tenant=False,
+)
+END_ACCESS = Kind(
+    "end_access",
+    "room-at-risk",
+    "End Valkey users and sessions of keys that expired or were revoked meanwhile.",
+    10.0,
+    of_tenant=False,
+    is_offered=False,
+)
+SAMPLE = Kind(
+    "sample", "view-at-risk", "Record what a tenant holds for the charts.", 5.0, is_offered=False
+)
+RECONCILE = Kind(
+    "reconcile",
+    "view-at-risk",
+    "Find and repair what crashes and hands left in Valkey, S3 and the database.",
+    300.0,
+    of_tenant=False,
+)
+HOUSEKEEPING = Kind(
+    "housekeeping",
+    "view-at-risk",
+    "Send requested jobs again whose message or worker was lost, and delete old rows.",
+    10.0,
+    of_tenant=False,
+    is_offered=False,
+)
+
+KINDS = {
+    kind.name: kind
+    for kind in (
+        *(FLUSH, SWEEP, COMPACT, EXPIRE, RETAIN, REMOVE_TENANT, REMOVE_SPACE),
+        *(REBUILD_INDEX, END_ACCESS, SAMPLE, RECONCILE, HOUSEKEEPING),
+    )
+}
+
+
+def kind_of(name: str) -> Kind:
+    """Raises BadRequest, which lists the kinds."""
+    if name not in KINDS:
+        raise BadRequest("kind", f"there is no {name!r}; kinds are {', '.join(sorted(KINDS))}.")
+    return KINDS[name]
