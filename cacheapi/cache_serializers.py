@@ -91,6 +91,7 @@ class S3Location(serializers.Serializer):
     endpoint = serializers.CharField()
     bucket = serializers.CharField()
     prefix = serializers.CharField()
+    probe = serializers.CharField(help_text="presigned URL of an object that anybody may read")
 
 
 class PolicyNumbers(serializers.Serializer):

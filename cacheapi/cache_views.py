@@ -91,7 +91,7 @@ class SessionsView(NodeView):
             "space": session.space,
             "buckets": settings.ENV.hot_buckets,
             "valkey": topology.valkey_address(self.key),
-            "s3": topology.s3_location(self.tenant.pk),
+            "s3": topology.s3_location(self.tenant.pk) | {"probe": s3.presign_get(s3.PROBE_KEY)},
             **topology.current_numbers(self.key),
         }
         return Response(SessionSerializer(answer).data, status=201)

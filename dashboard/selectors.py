@@ -44,6 +44,8 @@ MISS_WORDS = {
     "timeout": ("Timeout", "storage answered too late"),
     "breaker": ("Breaker open", "the node is serving without Neve"),
     "corrupt": ("Corrupt", "failed verification and was dropped"),
+    "clock": ("Clock", "S3's clock and the platform's differ: set both by NTP"),
+    "denied": ("Denied", "S3 refuses what the platform signs: check its S3 key and region"),
 }
 
 

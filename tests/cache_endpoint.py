@@ -36,6 +36,7 @@ class CacheEndpoint:
         self.fail: tuple[int, dict[str, Any]] | None = None
         self.on_open: Callable[[], None] = lambda: None
         self.segment_url: Callable[[int], str | None] = lambda number: None
+        self.address_s = 3600.0
         self.segment_calls: list[list[int]] = []
         self.opened: list[dict[str, Any]] = []
         self.sessions: dict[str, int] = {}  # id -> last counted seq
@@ -79,7 +80,7 @@ class CacheEndpoint:
             numbers = [int(number) for number in found[3].split(",")]
             self.segment_calls.append(numbers)
             urls = {str(n): url for n in numbers if (url := self.segment_url(n)) is not None}
-            return 200, {"segments": urls, "expires_s": 3600}
+            return 200, {"segments": urls, "expires_s": self.address_s}
         if body["seq"] > self.sessions[found[1]]:
             self.sessions[found[1]] = body["seq"]
             self.heartbeats.append(body)

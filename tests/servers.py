@@ -246,7 +246,9 @@ class S3Server(Server):
             aws_secret_access_key=self.secret_key,
             region_name=self.region,
             config=Config(
-                retries={"total_max_attempts": attempts}, s3={"addressing_style": "path"}
+                signature_version="s3v4",  # as the platform signs
+                retries={"total_max_attempts": attempts},
+                s3={"addressing_style": "path"},
             ),
         )
 

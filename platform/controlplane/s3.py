@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 else:
     S3Client = Any
 
-PRESIGNED_S = 3600
+# Nodes renew what they use with their heartbeats; a revoked key's node reads on for no longer.
+PRESIGNED_S = 300
+# Not below neve.keys.OBJECTS_PREFIX: it belongs to no tenant. `neve ping` reads it.
+PROBE_KEY = "probe"
 
 
 def client() -> S3Client:
@@ -56,6 +59,11 @@ def ensure_bucket() -> bool:
         client().create_bucket(Bucket=bucket)
         return True
     return False
+
+
+def ensure_probe() -> None:
+    """Writes the object that `neve ping` reads. May be repeated."""
+    client().put_object(Bucket=settings.ENV.s3_bucket, Key=PROBE_KEY, Body=b"neve")
 
 
 def presign_get(object_key: str) -> str:

@@ -2,11 +2,13 @@
 
 import itertools
 import os
+import re
 import signal
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
 
@@ -265,6 +267,49 @@ class TestS3:
         time.sleep(2.1)  # S3 counts whole seconds
         assert chain.get() == [None, None]
         assert endpoint.segment_calls == [[1], [1]]
+
+    def test_a_used_address_is_renewed_behind_a_heartbeat(self, client, store, endpoint):
+        """Addresses live for minutes: no load shall wait for another one."""
+        chain = Chain(client, 2)
+        chain.put()
+        store.flush(chain)
+        endpoint.address_s = 0.2
+        assert chain.get() == [None, None]
+        wait_until(lambda: len(endpoint.segment_calls) == 2, timeout_s=5, what="renewed")
+        seen = len(endpoint.heartbeats)
+        wait_until(lambda: len(endpoint.heartbeats) > seen + 4, timeout_s=5, what="beats")
+        assert endpoint.segment_calls == [[1], [1]]  # nobody used it since
+
+    @pytest.mark.parametrize(
+        ("trouble", "reason", "cause"),
+        [
+            ("behind", MissReason.CLOCK, r"Request has expired.* ahead of .* by 36\d\d s"),
+            ("forged", MissReason.DENIED, "SignatureDoesNotMatch.*NEVE_S3_SECRET_KEY"),
+        ],
+    )
+    def test_a_refused_address_has_its_own_reason_and_its_cause_in_the_log(
+        self, client, store, endpoint, monkeypatch, caplog, trouble, reason, cause
+    ):
+        chain = Chain(client, 2)
+        chain.put()
+        store.flush(chain)
+
+        def refused(number: int) -> str:
+            if trouble == "forged":
+                return store.url(number).replace("Signature=", "Signature=0")
+            with monkeypatch.context() as clock:
+                now = datetime.now(UTC) - timedelta(hours=1)
+                clock.setattr("botocore.auth.get_current_datetime", lambda: now)
+                return store.url(number)
+
+        endpoint.segment_url = refused
+        for _ in range(FAILURES_TO_OPEN + 1):
+            assert chain.get() == [reason] * 2
+        (line,) = [r.getMessage() for r in caplog.records if "neve.cold.trouble" in r.message][:1]
+        assert re.search(rf"reason={reason} .*{cause}", line)
+        assert sum("neve.cold.trouble" in r.message for r in caplog.records) <= 2
+        endpoint.segment_url = store.url
+        wait_until(lambda: chain.get() == [None] * 2, timeout_s=10, what="read again")
 
     def test_a_segment_that_is_gone_is_an_evicted_miss(self, client, store, endpoint):
         chain = Chain(client, 2)

@@ -3,24 +3,29 @@
 import itertools
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from chains import ENGINE, IDENTITY
 from neve.cli import main
 from neve.client import BlockRef, Client
+from neve.ping import check_s3
 from neve.replay.command import make_identity
 from neve.replay.generator import Generator, Workload
 from neve.replay.payload import Payloads
 from neve.replay.trace import tokens_of
+from neve.session import Endpoint
 from servers import ControlPlane
 
 KV_BYTES = 64
@@ -147,6 +152,23 @@ def test_ping_finds_everything_well_and_a_wrong_key_wrong(control_plane):
     assert done.exit_code == 1
     assert "FAIL  key" in done.output
     assert "fix:" in done.output
+
+
+@pytest.mark.integration
+def test_ping_reads_s3_as_nodes_do_and_says_why_that_fails(control_plane):
+    endpoint = Endpoint(control_plane.url, control_plane.node_key)
+    session = endpoint.open_session(IDENTITY, node="n", engine=ENGINE)
+    endpoint.end_session(session.id)
+    assert check_s3(session).ok
+    signed = re.search(r"X-Amz-Date=(\w+)", session.s3["probe"])[1]
+    for old, new, reason, fix in (
+        ("X-Amz-Signature=", "X-Amz-Signature=0", "denied", "NEVE_S3_SECRET_KEY"),
+        (signed, "20200101T000000Z", "clock", "by NTP"),
+    ):
+        probe = session.s3["probe"].replace(old, new)
+        check = check_s3(replace(session, s3={**session.s3, "probe": probe}))
+        assert f"reason {reason}" in check.detail
+        assert fix in check.fix
 
 
 @pytest.mark.integration

@@ -61,19 +61,22 @@ class Breaker:
             self._failures = 0
             self._pause_s = FIRST_PAUSE_S
 
-    def fail(self) -> None:
+    def fail(self) -> bool:
+        """Returns whether this failure opened it, after it was closed."""
         with self._lock:
             self._failures += 1
             now = time.monotonic()
             if self._state is BreakerState.OPEN and now < self._until:
-                return  # asked before it opened
-            if self._state is BreakerState.CLOSED and self._failures < FAILURES_TO_OPEN:
-                return
-            if self._state is BreakerState.CLOSED:
+                return False  # asked before it opened
+            was_closed = self._state is BreakerState.CLOSED
+            if was_closed and self._failures < FAILURES_TO_OPEN:
+                return False
+            if was_closed:
                 self._pause_s = FIRST_PAUSE_S
             self._state = BreakerState.OPEN
             self._until = now + self._pause_s
             self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
+            return was_closed
 
     def forgive(self) -> None:
         """The question ended without saying anything of the storage; the next one may probe."""

@@ -39,6 +39,7 @@ logger = logging.getLogger("neve.client")
 
 MATCH_S: Final = 0.2
 TRANSFER_S: Final = 5.0
+RENEW_S: Final = 3.0  # for addresses of segments, behind a heartbeat
 # Source: "Best practices design patterns", Amazon S3 user guide: one for each 85–90 MB/s.
 CONNECTIONS: Final = 2
 COLD_CONNECTIONS: Final = 16
@@ -76,12 +77,18 @@ class Client:
         self._endpoint = endpoint
         self._transport = transport
         self._path = HotPath(transport, session, self._ask_rehandshake)
-        self._heart = Heart(endpoint, reopen, self._path, self.stats)
         self._cold_pool = JobPool(cold_connections, "neve-cold")
         self._cold = ColdReader(
             lambda segments, timeout_s: endpoint.segment_urls(
                 self.session.id, segments, timeout_s=timeout_s
             )
+        )
+        self._heart = Heart(
+            endpoint,
+            reopen,
+            self._path,
+            self.stats,
+            after_beat=lambda: self._cold.renew_addresses(RENEW_S),
         )
         self._storer = Storer(self._path, stats=self.stats, most_bytes=put_bytes_in_flight)
         self._loader = Loader(

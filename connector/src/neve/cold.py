@@ -11,11 +11,13 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from enum import Enum, auto
 from typing import Final
+from urllib.parse import parse_qs, urlsplit
 
 from neve.block import HEADER_BYTES, verify
-from neve.errors import Corrupt, DeadlineExceeded, MissReason, NeveError, Unavailable
+from neve.errors import Corrupt, DeadlineExceeded, MissReason, NeveError, Refused, Unavailable
 from neve.ranged_get import Connection, Connections, Head, StaleConnection
 from neve.timed_socket import Stop, seconds_left, tls_context
 
@@ -28,6 +30,8 @@ LEAST_RANGE_BYTES: Final = 4 << 20
 MOST_TRIES: Final = 4  # of one range, where S3 was busy or the connection broke
 FIRST_PAUSE_S: Final = 0.05
 _URL_MARGIN_S: Final = 30.0
+_MOST_RENEWED: Final = 1000  # segments that the platform answers for in one request
+_SKEW_S: Final = 60.0  # clocks that differ by less are no reason to refuse an address
 
 # Addresses of segments and their lifetime in seconds; the second argument bounds the wait.
 SegmentUrls = Callable[[Sequence[int], float], tuple[dict[int, str], float]]
@@ -111,6 +115,47 @@ def pause_s(tries: int, retry_after_s: float) -> float:
     return max(retry_after_s, FIRST_PAUSE_S * 2.0 ** (tries - 1) * random.uniform(0.5, 1.0))
 
 
+class AddressRefused(Refused):
+    """S3 answered, and refuses addresses that the control plane signs. `reason`: CLOCK, DENIED."""
+
+    def __init__(self, detail: str, *, reason: MissReason, status: int) -> None:
+        super().__init__(detail, status=status)
+        self.reason = reason
+
+
+def refusal(url: str, head: Head) -> AddressRefused:
+    """Why S3 answered 400, 401 or 403 to an address that was signed just before."""
+    said = f"S3 answered {head.status} {head.code}".rstrip()
+    said += f" ({head.message})" if head.message else ""
+    ahead_s = _ahead_s(url, head)
+    if head.code == "RequestTimeTooSkewed" or (ahead_s is not None and abs(ahead_s) > _SKEW_S):
+        where = "" if ahead_s is None else f" by {abs(ahead_s):.0f} s"
+        order = "behind" if ahead_s is not None and ahead_s < 0 else "ahead of"
+        detail = (
+            f"{said}: its clock is {order} that of the control plane{where}, which signs the "
+            "addresses: set both by NTP"
+        )
+        return AddressRefused(detail, reason=MissReason.CLOCK, status=head.status)
+    detail = (
+        f"{said}: check NEVE_S3_ACCESS_KEY, NEVE_S3_SECRET_KEY and NEVE_S3_REGION of the control "
+        "plane, and what that key may read"
+    )
+    return AddressRefused(detail, reason=MissReason.DENIED, status=head.status)
+
+
+def _ahead_s(url: str, head: Head) -> float | None:
+    """How far S3's clock is ahead of the one that signed `url` just before; None: unknown.
+
+    Source: "Authenticating requests: using query parameters", Amazon S3 API reference.
+    """
+    signed = parse_qs(urlsplit(url).query).get("X-Amz-Date", [""])[0]
+    try:
+        at = datetime.strptime(signed, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC).timestamp()
+    except ValueError:
+        return None
+    return None if head.date_s is None else head.date_s - at
+
+
 class ColdReader:
     """Ranged GETs over kept connections. For any thread.
 
@@ -149,9 +194,34 @@ class ColdReader:
         except NeveError as error:
             trouble = error
         late = stop.stopped or isinstance(trouble, DeadlineExceeded)
-        rest = MissReason.TIMEOUT if late else MissReason.BREAKER
+        rest = MissReason.TIMEOUT if late else reason_of(trouble)
         outcomes += [rest] * (len(group) - len(outcomes))
         return outcomes, None if stop.stopped else trouble
+
+    def renew_addresses(self, timeout_s: float) -> None:
+        """Fetches anew, in one request, those that were used lately and end soon.
+
+        So that no load waits for it. Raises `Unavailable`, `Refused`.
+        """
+        self._addresses.renew(timeout_s)
+
+    def probe(self, url: str, deadline: float) -> None:
+        """Reads the first byte behind a presigned address. Raises what stands in the way:
+        `AddressRefused`, `Unavailable`, `DeadlineExceeded`."""
+        try:
+            with self.connections.take(url) as (connection, target):
+                connection.open(deadline)
+                head = connection.get(target, 0, 0)
+                if head.status == 206:
+                    connection.read_into(memoryview(bytearray(1)))
+        except TimeoutError as error:
+            raise DeadlineExceeded(f"S3: {error}") from error
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise Unavailable(f"S3: {type(error).__name__}: {error}") from error
+        if head.status in (400, 401, 403):
+            raise refusal(url, head)
+        if head.status != 206:
+            raise Unavailable(f"S3 answered {head.status} {head.code}".rstrip())
 
     def close(self) -> None:
         self.connections.close()
@@ -201,8 +271,15 @@ class ColdReader:
                 if tries == MOST_TRIES or wait_s >= seconds_left(deadline):
                     raise Unavailable(said)
                 stop.pause(wait_s)
+            elif step is Next.NEW_ADDRESS and head.status in (400, 401, 403):
+                raise refusal(url, head)
             elif step is not Next.READ:
                 raise Unavailable(said)
+
+
+def reason_of(trouble: NeveError | None) -> MissReason:
+    """Why blocks were missed that this trouble kept from being read."""
+    return trouble.reason if isinstance(trouble, AddressRefused) else MissReason.BREAKER
 
 
 def _fill(
@@ -230,12 +307,22 @@ def _fill(
             outcomes.append(None)
 
 
+@dataclass(slots=True)
+class _Address:
+    """Until `until` it is used, from `renew_at` on it is renewed if it was used. Monotonic, s."""
+
+    url: str
+    renew_at: float
+    until: float
+    used: bool = False
+
+
 class _Addresses:
     """Presigned addresses, each kept until shortly before it expires. For any thread."""
 
     def __init__(self, segment_urls: SegmentUrls) -> None:
         self._segment_urls = segment_urls
-        self._known: dict[int, tuple[str, float]] = {}
+        self._known: dict[int, _Address] = {}
         self._lock = threading.Lock()
 
     def find(self, segment: int, also: Sequence[int], deadline: float) -> str | None:
@@ -247,19 +334,35 @@ class _Addresses:
             raise DeadlineExceeded("no segment address in time")
         try:
             now = time.monotonic()
-            self._known = {n: known for n, known in self._known.items() if known[1] >= now}
+            self._known = {n: known for n, known in self._known.items() if known.until >= now}
             if segment not in self._known:
                 unknown = {segment, *also} - set(self._known)
-                urls, lifetime_s = self._segment_urls(sorted(unknown), seconds_left(deadline))
-                until = now + max(0.0, lifetime_s - _URL_MARGIN_S)
-                self._known.update((number, (url, until)) for number, url in urls.items())
+                self._keep(*self._segment_urls(sorted(unknown), seconds_left(deadline)), now)
             known = self._known.get(segment)
-            return None if known is None else known[0]
+            if known is None:
+                return None
+            known.used = True
+            return known.url
         finally:
             self._lock.release()
+
+    def renew(self, timeout_s: float) -> None:
+        """Asks without the lock: meanwhile loads use what is known."""
+        with self._lock:
+            now = time.monotonic()
+            due = [n for n, known in self._known.items() if known.used and known.renew_at <= now]
+        if due:
+            answer = self._segment_urls(sorted(due)[:_MOST_RENEWED], timeout_s)
+            with self._lock:
+                self._keep(*answer, now)
+
+    def _keep(self, urls: dict[int, str], lifetime_s: float, asked_at: float) -> None:
+        until = asked_at + max(0.0, lifetime_s - _URL_MARGIN_S)
+        renew_at = asked_at + lifetime_s / 2
+        self._known.update((n, _Address(url, renew_at, until)) for n, url in urls.items())
 
     def forget(self, segment: int, url: str) -> None:
         """Drops `url`, unless another thread has got a newer one meanwhile."""
         with self._lock:
-            if segment in self._known and self._known[segment][0] == url:
+            if segment in self._known and self._known[segment].url == url:
                 del self._known[segment]

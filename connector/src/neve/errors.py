@@ -17,6 +17,8 @@ class MissReason(StrEnum):
     TIMEOUT = "timeout"
     BREAKER = "breaker"
     CORRUPT = "corrupt"
+    CLOCK = "clock"
+    DENIED = "denied"
 
 
 class NeveError(Exception):

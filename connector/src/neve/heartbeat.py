@@ -32,11 +32,15 @@ class Heart:
         reopen: Callable[[], Session],
         path: HotPath,
         stats: Stats,
+        *,
+        after_beat: Callable[[], None] = lambda: None,
     ) -> None:
+        """`after_beat` is called from the thread, behind each heartbeat that was answered."""
         self._endpoint = endpoint
         self._reopen = reopen
         self._path = path
         self._stats = stats
+        self._after_beat = after_beat
         self._wake = threading.Event()
         self._stopping = False
         self._wants_handshake = False
@@ -78,8 +82,10 @@ class Heart:
             try:
                 if self._wants_handshake:
                     self._handshake()
-                else:
-                    self._beat()
+                elif self._beat():
+                    self._after_beat()
+            except NeveError as error:
+                logger.info("neve.heartbeat.renewal_failed detail=%s", error)
             except Exception:  # a boundary: the heart must go on beating
                 logger.exception("neve.heartbeat.failed")
 

@@ -4,6 +4,7 @@ A block counts as filled only after its id, length and checksum were verified. A
 forgotten; when the same block also stands in S3, it is read from there.
 """
 
+import logging
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -13,14 +14,16 @@ from typing import Final
 from neve import _core
 from neve.block import HEADER_BYTES
 from neve.breaker import Breaker
-from neve.cold import ColdBlock, ColdReader, plan_ranges
-from neve.errors import Closed, DeadlineExceeded, MissReason
+from neve.cold import ColdBlock, ColdReader, plan_ranges, reason_of
+from neve.errors import Closed, DeadlineExceeded, MissReason, NeveError
 from neve.hot import Location, Tier
 from neve.hotpath import HotPath
 from neve.promoting import Claims, Promoter
 from neve.stats import Stats
 from neve.timed_socket import Stop
 from neve.transfer import Job, JobPool, Transfer, Urgency
+
+logger = logging.getLogger("neve.loading")
 
 # A range that S3 is given less time for says nothing of S3: its turn came when the load was late.
 FAIR_S: Final = 0.05
@@ -55,6 +58,7 @@ class Loader:
         """`shards`: blocks that one chunk is cut into."""
         self._shards = shards
         self.cold_breaker = Breaker()
+        self._cold_trouble = MissReason.BREAKER  # why blocks are missed while it is open
         self._path = path
         self._cold = cold
         self._cold_pool = cold_pool
@@ -173,7 +177,7 @@ class Loader:
         """Settles the group's blocks. Returns those that were read and verified."""
         if not self.cold_breaker.allow():
             for block in group:
-                load.transfer.settle(block.index, MissReason.BREAKER)
+                load.transfer.settle(block.index, self._cold_trouble)
             return []
         given_s = load.transfer.deadline - time.monotonic()
         outcomes, trouble = self._cold.read(
@@ -190,10 +194,11 @@ class Loader:
         late = isinstance(trouble, DeadlineExceeded)
         if (trouble is None and not stop.stopped) or (late and None in outcomes):
             self.cold_breaker.succeed()  # what came in time was well
+            self._cold_trouble = MissReason.BREAKER
         elif stop.stopped or (late and given_s < FAIR_S):
             self.cold_breaker.forgive()
         else:
-            self.cold_breaker.fail()
+            self._note_trouble(trouble)
         for block, outcome in zip(group, outcomes, strict=True):
             load.transfer.settle(block.index, outcome)
             if outcome is None:
@@ -204,6 +209,14 @@ class Loader:
         if corrupt:
             self._path.forget(Tier.COLD, corrupt)
         return [block for block, outcome in pairs if outcome is None]
+
+    def _note_trouble(self, trouble: NeveError | None) -> None:
+        """Logs the first of its kind, and the breaker's opening; not each load that fails."""
+        reason = reason_of(trouble)
+        is_news = self.cold_breaker.fail() or reason not in (MissReason.BREAKER, self._cold_trouble)
+        self._cold_trouble = reason
+        if is_news:
+            logger.warning("neve.cold.trouble reason=%s detail=%s", reason, trouble)
 
     def _count(self, load: _Load, outcomes: Sequence[MissReason | None]) -> None:
         tokens = self._path.session.chunk_tokens // self._shards

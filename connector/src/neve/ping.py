@@ -2,12 +2,14 @@
 
 import secrets
 import socket
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import urllib3
 
 from neve.client import BlockRef, Client
+from neve.cold import AddressRefused, ColdReader
 from neve.errors import NeveError, Refused, Unavailable
 from neve.replay.report import format_bytes
 from neve.session import Session
@@ -137,17 +139,26 @@ def check_block(client: Client) -> Check:
 
 
 def check_s3(session: Session) -> Check:
-    """Whether S3 can be reached. What a node reads there it reads over presigned addresses."""
+    """Reads through a presigned address, as a node reads cold blocks."""
     url = str(session.s3.get("endpoint"))
+    probe = session.s3.get("probe")
+    if not isinstance(probe, str):
+        return Check("s3", f"{url}: no address to try", "use the same version of neve on both")
+    reader = ColdReader(lambda numbers, timeout_s: ({}, 0.0))
     try:
-        status = _get(url).status
-    except (urllib3.exceptions.HTTPError, ValueError) as error:
+        reader.probe(probe, time.monotonic() + TIMEOUT_S)
+    except AddressRefused as error:
+        return Check("s3", f"{url}: presigned address refused, reason {error.reason}", str(error))
+    except NeveError as error:
         return Check(
-            "s3", f"{url}: {_cause(error)}", "check NEVE_S3_ENDPOINT of the platform and S3's log"
+            "s3",
+            f"{url}: {error}",
+            "check NEVE_S3_ENDPOINT of the platform and S3's log; `manage.py bootstrap` writes the "
+            "object that is read here",
         )
-    if status >= 500:
-        return Check("s3", f"{url} answers HTTP {status}", "look at the log of the S3 server")
-    return Check("s3", f"{url} answers; bucket {session.s3.get('bucket')}")
+    finally:
+        reader.close()
+    return Check("s3", f"{url} answers through a presigned address; bucket {session.s3['bucket']}")
 
 
 def _get(url: str) -> urllib3.BaseHTTPResponse:

@@ -5,12 +5,14 @@ says why). What the bytes mean, and what to try again, is `neve.cold`'s business
 """
 
 import http.client
+import re
 import ssl
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -19,16 +21,23 @@ from neve.timed_socket import TimedSocket, connect
 
 _IDLE_S: Final = 15.0  # SeaweedFS and S3 close connections that idle for 20 s and more
 _ERROR_BODY_BYTES: Final = 64 << 10
+_READ_OF_ERROR_BYTES: Final = 4 << 10  # its code and message stand at the beginning
 
 
 @dataclass(frozen=True)
 class Head:
-    """Of an answer. `first`, `last`: the bytes that follow, inclusive, when `status` is 206."""
+    """Of an answer. `first`, `last`: the bytes that follow, inclusive, when `status` is 206.
+
+    `code`, `message`: of S3's error document, or "". `date_s`: the server's clock, s since 1970.
+    """
 
     status: int
     first: int | None = None
     last: int | None = None
     retry_after_s: float = 0.0
+    code: str = ""
+    message: str = ""
+    date_s: float | None = None
 
 
 class StaleConnection(Exception):
@@ -81,7 +90,16 @@ class Connection(http.client.HTTPConnection):
         self._answer = answer
         begin, end = content_range(answer.getheader("Content-Range"))
         later = answer.getheader("Retry-After", "")
-        return Head(answer.status, begin, end, float(later) if later.isdecimal() else 0.0)
+        code, message = error_of(answer) if answer.status >= 400 else ("", "")
+        return Head(
+            answer.status,
+            begin,
+            end,
+            retry_after_s=float(later) if later.isdecimal() else 0.0,
+            code=code,
+            message=message,
+            date_s=_seconds(answer.getheader("Date")),
+        )
 
     def read_into(self, view: memoryview) -> None:
         """Fills `view` with what comes next. Raises IncompleteRead when the answer ends before."""
@@ -169,6 +187,27 @@ class Connections:
             if not self._closed:
                 self._kept.setdefault(connection.origin, []).append(connection)
             return not self._closed
+
+
+def error_of(answer: http.client.HTTPResponse) -> tuple[str, str]:
+    """Code and message of S3's error document; empty where there is none, or it breaks off.
+
+    Source: "Error responses", Amazon S3 API reference.
+    """
+    try:
+        text = answer.read(_READ_OF_ERROR_BYTES).decode(errors="replace")
+    except (OSError, http.client.HTTPException, DeadlineExceeded):
+        return "", ""
+    found = (re.search(rf"<{name}>([^<]{{1,300}})</{name}>", text) for name in ("Code", "Message"))
+    code, message = (match[1] if match else "" for match in found)
+    return code, message
+
+
+def _seconds(date: str | None) -> float | None:
+    try:
+        return parsedate_to_datetime(date or "").timestamp()
+    except (ValueError, OverflowError):
+        return None
 
 
 def content_range(text: str | None) -> tuple[int | None, int | None]:

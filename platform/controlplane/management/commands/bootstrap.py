@@ -35,6 +35,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         try:
             made = s3.ensure_bucket()
+            s3.ensure_probe()
         except (BotoCoreError, ClientError) as error:
             raise CommandError(f"The S3 of NEVE_S3_ENDPOINT does not answer: {error}") from error
         settings.STATIC_ROOT.mkdir(parents=True, exist_ok=True)  # or WhiteNoise warns at each start
