@@ -7,6 +7,7 @@ from django.utils import timezone
 from rest_framework import serializers
 
 from cacheapi.fields import Moment, StrictSerializer, Text, WholeNumber
+from catalog.kinds import KINDS
 from catalog.models import Context, Job, NodeSession, Segment, Space
 from tenants.models import ApiKey, AuditEvent, Tenant
 
@@ -158,8 +159,16 @@ class JobSerializer(TenantOwnedSerializer):
         fields = (
             *("id", "tenant", "kind", "state", "progress", "blocks", "bytes", "detail", "error"),
             *("attempts", "created_at", "started_at", "finished_at", "retry_at", "duration_s"),
+            *("is_requested", "requested_by", "arguments", "log"),
         )
         read_only_fields = fields
+
+
+class NewJobSerializer(StrictSerializer):
+    kind = serializers.ChoiceField(
+        choices=[(kind.name, kind.about) for kind in KINDS.values() if kind.is_offered]
+    )
+    tenant = Text(required=False, help_text="slug; kinds of the whole platform have none")
 
 
 class AuditSerializer(TenantOwnedSerializer):

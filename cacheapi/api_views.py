@@ -1,5 +1,6 @@
 """/api/v1 for teams and operators. Views check and answer; services change."""
 
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -18,12 +19,13 @@ from cacheapi import api_serializers as shapes
 from cacheapi.access import Operators, actor
 from cacheapi.queries import Flag, RowNumber, Text, flag
 from cacheapi.viewsets import SLUG, UUID, ApiView, ReadOnlyView, TenantFilter, checked, no_body
-from catalog import contexts, usage
+from catalog import contexts, jobs, usage
 from catalog.models import Context, Job, NodeSession, Segment, Space
 from catalog.sessions import cut_session, live_since
 from catalog.spaces import remove_space, weight_of
 from controlplane.problems import Problem
 from tenants import services
+from tenants.audit import Actor
 from tenants.models import ApiKey, AuditEvent, Tenant
 
 # range → (seconds, resolution): at most 1,500 points
@@ -239,14 +241,53 @@ class JobFilter(TenantFilter):
     state = django_filters.ChoiceFilter(choices=Job.State.choices)
 
 
-class JobsView(ReadOnlyView):
-    """Background work."""
+class JobsView(CreateModelMixin, ReadOnlyView):
+    """Background work: what ticks found, and what somebody asked for."""
 
     model = Job
     lookup_field = "uuid"
     lookup_value_regex = UUID
     serializer_class = shapes.JobSerializer
     filterset_class = JobFilter
+
+    def get_permissions(self) -> Any:
+        changes = self.action in ("create", "cancel", "retry")
+        return [Operators()] if changes else super().get_permissions()
+
+    @extend_schema(request=shapes.NewJobSerializer, responses={201: shapes.JobSerializer})
+    def create(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """Asks a worker for a job, such as compacting a tenant now. Follow its address."""
+        body = checked(shapes.NewJobSerializer, request)
+        tenant = None
+        if "tenant" in body:
+            tenant = Tenant.objects.filter(slug=body["tenant"], is_active=True).first()
+            if tenant is None:
+                words = f"tenant: there is no active tenant {body['tenant']!r}."
+                raise Problem("malformed", words, field="tenant")
+        asked_by = actor(request)
+        job = jobs.request(kind=body["kind"], tenant=tenant, actor=asked_by)
+        return Response(shapes.JobSerializer(job).data, status=201)
+
+    @extend_schema(request=None, responses=shapes.JobSerializer)
+    @action(methods=["post"], detail=True)
+    def cancel(self, request: Request, uuid: str) -> Response:
+        """Ends a requested job: a waiting one now, a running one at its next step."""
+        no_body(request)
+        return self._changed(jobs.cancel_by, "was requested by nobody, or has ended")
+
+    @extend_schema(request=None, responses=shapes.JobSerializer)
+    @action(methods=["post"], detail=True)
+    def retry(self, request: Request, uuid: str) -> Response:
+        """Runs a requested job that failed or was cancelled once more."""
+        no_body(request)
+        return self._changed(jobs.retry_by, "has not failed, or was requested by nobody")
+
+    def _changed(self, change: Callable[[Job, Actor], bool], refusal: str) -> Response:
+        job = self.get_object()
+        if not change(job, actor(self.request)):
+            raise Problem("conflict", f"This {job.kind} job is {job.state} and {refusal}.")
+        job.refresh_from_db()
+        return Response(shapes.JobSerializer(job).data)
 
 
 class AuditFilter(TenantFilter):

@@ -20,8 +20,12 @@ from django.db.models import F, Q
 from django.utils import timezone
 from kombu.exceptions import OperationalError
 
-from catalog.kinds import REQUEST_ATTEMPTS, kind_of
+from catalog.kinds import REQUEST_ATTEMPTS, BadRequest, kind_of
 from catalog.models import Job
+from controlplane.problems import Problem
+from tenants.audit import Actor
+from tenants.audit import record as audit
+from tenants.models import Tenant
 
 log = logging.getLogger("neve.jobs")
 
@@ -115,6 +119,38 @@ def retry(job: Job) -> bool:
         return False
     transaction.on_commit(lambda: _send(job))
     return True
+
+
+@transaction.atomic
+def request(*, kind: str, tenant: Tenant | None, actor: Actor) -> Job:
+    """`enqueue` for a person or a key, audited. Raises Problem (malformed)."""
+    try:
+        job = enqueue(kind, tenant_id=tenant.pk if tenant else None, by=actor.name)
+    except BadRequest as error:
+        raise Problem("malformed", str(error), field=error.name) from error
+    _audit(job, "job.request", actor)
+    return job
+
+
+@transaction.atomic
+def cancel_by(job: Job, actor: Actor) -> bool:
+    """`cancel`, audited."""
+    if done := cancel(job):
+        _audit(job, "job.cancel", actor)
+    return done
+
+
+@transaction.atomic
+def retry_by(job: Job, actor: Actor) -> bool:
+    """`retry`, audited."""
+    if done := retry(job):
+        _audit(job, "job.retry", actor)
+    return done
+
+
+def _audit(job: Job, action: str, actor: Actor) -> None:
+    after = {"kind": job.kind, "arguments": job.arguments}
+    audit(actor=actor, tenant_id=job.tenant_id, action=action, obj=job, before=None, after=after)
 
 
 def send_again() -> int:

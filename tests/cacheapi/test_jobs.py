@@ -1,0 +1,77 @@
+"""Operators ask for background work, follow it, and end it."""
+
+import pytest
+from celery import current_app
+from django.test import Client
+
+from catalog import jobs
+from catalog.models import Job
+from rows import make_key, make_tenant
+from tenants.models import AuditEvent
+
+pytestmark = [pytest.mark.integration, pytest.mark.django_db(transaction=True)]
+
+
+@pytest.fixture
+def sent(monkeypatch):
+    calls = []
+    monkeypatch.setattr(current_app, "send_task", lambda name, **kwargs: calls.append(name))
+    return calls
+
+
+@pytest.fixture
+def operator(sent):
+    make_tenant("acme")
+    return Client(headers={"Authorization": f"Bearer {make_key(None, 'operator')}"})
+
+
+def ask(client, **body):
+    return client.post("/api/v1/jobs", body, content_type="application/json")
+
+
+def test_compacting_now_is_a_job_with_an_address(operator, sent):
+    answer = ask(operator, kind="compact", tenant="acme")
+    assert answer.status_code == 201, answer.content
+    job = answer.json()
+    assert (job["state"], job["tenant"], job["is_requested"]) == ("queued", "acme", True)
+    assert sent == ["workers.compact"]
+    assert operator.get(f"/api/v1/jobs/{job['id']}").json() == job
+    assert AuditEvent.unscoped.get(action="job.request").actor_name == job["requested_by"]
+
+
+def act(client, address):
+    return client.post(address, content_type="application/json")
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"kind": "compakt", "tenant": "acme"}, "kind"),
+        ({"kind": "remove_tenant"}, "kind"),
+        ({"kind": "compact"}, "tenant"),
+        ({"kind": "compact", "tenant": "nobody"}, "tenant"),
+        ({"kind": "reconcile", "tenant": "acme"}, "tenant"),
+        ({"kind": "reconcile", "now": True}, "now"),
+    ],
+)
+def test_a_job_that_cannot_be_is_refused_by_name(operator, sent, body, field):
+    answer = ask(operator, **body)
+    assert (answer.status_code, answer.json()["field"]) == (400, field)
+    assert sent == []
+
+
+def test_a_job_is_cancelled_and_tried_again(operator, sent):
+    address = f"/api/v1/jobs/{ask(operator, kind='reconcile').json()['id']}"
+    assert act(operator, f"{address}/retry").status_code == 409
+    assert act(operator, f"{address}/cancel").json()["state"] == "cancelled"
+    refused = act(operator, f"{address}/cancel")
+    assert (refused.status_code, refused.json()["type"]) == (409, "/problems/conflict")
+    assert act(operator, f"{address}/retry").json()["state"] == "queued"
+    assert len(sent) == 2
+
+
+def test_what_a_tick_found_is_neither_cancelled_nor_tried_again(operator):
+    with jobs.attempt("reconcile", None):
+        job = Job.unscoped.get()
+        assert act(operator, f"/api/v1/jobs/{job.pk}/cancel").status_code == 409
+        assert act(operator, f"/api/v1/jobs/{job.pk}/retry").status_code == 409
