@@ -137,6 +137,8 @@ TEST(errors_say_what_to_do) {
   CHECK(read_error("TRYAGAIN wait", asked).kind == ErrorKind::kTryAgain);
   CHECK(read_error("CLUSTERDOWN x", asked).kind == ErrorKind::kLater);
   CHECK(read_error("OOM x", asked).kind == ErrorKind::kQuota);
+  CHECK(read_error("TOOMANY x", asked).kind == ErrorKind::kMisuse);
+  CHECK(read_error("BADKEYS x", asked).kind == ErrorKind::kMisuse);
   CHECK(read_error("NOPERM x", asked).kind == ErrorKind::kRefused);
   CHECK(read_error("ERR Function not found", asked).kind == ErrorKind::kRefused);
 }

@@ -14,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chains import provision
+from cutting_proxy import CuttingProxy
 from neve import _core
 from neve.block import HEADER_BYTES, BlockHeader, checksum, decode_header, encode_header
 from neve.breaker import BreakerState
-from neve.errors import Closed, DeadlineExceeded, MissReason, Unavailable
+from neve.errors import Closed, DeadlineExceeded, MissReason, Misuse, Unavailable
 from neve.hot import decode_match
 from neve.keys import BucketKeys
 from neve.status import Status
@@ -504,3 +505,26 @@ class TestBadServers:
         with answering(say) as transport:
             (status,) = get(transport, [block_id(1)], [bytearray(10)], deadline=soon(5))
             assert status not in (Status.OK, Status.TIMEOUT)
+
+
+def test_a_connection_that_died_without_a_word_does_not_cost_the_deadline(clean_hot):
+    provision(clean_hot)
+    with CuttingProxy(clean_hot.port, ()) as proxy:
+        transport = Transport(ValkeyAddress((f"127.0.0.1:{proxy.port}",)), connections=1)
+        assert put(transport, [block_id(1)], [b"x" * MIB]) == [Status.OK]
+        assert get(transport, [block_id(1)], [bytearray(MIB)]) == [Status.OK]
+        proxy.fall_silent()
+        assert get(transport, [block_id(1)], [bytearray(MIB)]) == [Status.OK]
+        transport.close()
+
+
+def test_a_call_that_a_function_refuses_is_misuse_and_opens_no_breaker(transport):
+    keys = BucketKeys(7, 0).bookkeeping
+    for _ in range(20):
+        with pytest.raises(Misuse, match="TOOMANY"):
+            transport.execute(
+                "FCALL", "neve_touch", 7, *keys, *[block_id(1)] * 1001, deadline=soon()
+            )
+        with pytest.raises(Misuse, match="BADKEYS"):
+            transport.execute("FCALL", "neve_touch", 7, *reversed(keys), deadline=soon())
+    assert transport.breaker is BreakerState.CLOSED

@@ -69,6 +69,9 @@ Status Connection::status_of(const Ref& ref, ErrorKind kind, std::string_view te
       return Status::kQuota;
     case ErrorKind::kCorrupt:
       return Status::kCorrupt;
+    case ErrorKind::kMisuse:  // the call is wrong, not the server
+      primary_->breaker.succeed();
+      return Status::kError;
     case ErrorKind::kRefused:
       primary_->breaker.fail(ref.batch->serial, now);
       return Status::kRefused;

@@ -128,6 +128,8 @@ ServerError read_error(std::string_view text, const Endpoint& asked) {
     error.kind = ErrorKind::kQuota;
   } else if (code == "WRONGTYPE") {
     error.kind = ErrorKind::kCorrupt;
+  } else if (code == "TOOMANY" || code == "BADKEYS") {
+    error.kind = ErrorKind::kMisuse;
   } else if (code == "WRONGPASS" || code == "NOAUTH" || code == "NOPERM") {
     error.kind = ErrorKind::kRefused;
   } else {

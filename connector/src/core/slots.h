@@ -46,6 +46,7 @@ enum class ErrorKind : std::uint8_t {
   kLater,     // nobody serves the slot now, or a replica answered: ask again soon, but not for long
   kQuota,     // the server is full
   kCorrupt,   // another type of value stands there
+  kMisuse,    // a function refuses the call as a whole: more than a client ever sends
   kRefused,   // the server does not know us, or our functions
   kOther,
 };

@@ -162,9 +162,9 @@ local function end_strays(K)
   return n
 end
 
-server.register_function { function_name = "neve_recount_begin", callback = recount_begin, flags = { "allow-oom" } }
-server.register_function { function_name = "neve_recount", callback = recount, flags = { "allow-oom" } }
-server.register_function { function_name = "neve_recount_segments", callback = recount_segments, flags = { "allow-oom" } }
-server.register_function { function_name = "neve_recount_end", callback = recount_end, flags = { "allow-oom" } }
-server.register_function { function_name = "neve_unplace", callback = unplace, flags = { "allow-oom" } }
-server.register_function { function_name = "neve_end_strays", callback = end_strays, flags = { "allow-oom" } }
+register("recount_begin", recount_begin, "allow-oom", 0, 0, 0)
+register("recount", recount, "allow-oom", 1, 1, CALL_MOST)
+register("recount_segments", recount_segments, "allow-oom", 1, 1, CALL_MOST)
+register("recount_end", recount_end, "allow-oom", 1, 0, 0)
+register("unplace", unplace, "allow-oom", 0, 3, CALL_MOST)
+register("end_strays", end_strays, "allow-oom", 0, 0, CALL_MOST, true)

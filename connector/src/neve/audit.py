@@ -61,8 +61,9 @@ class BucketAudit:
         """Once all blocks were counted: sets segments and counters right. Raises `Superseded`."""
         found: list[Drift] = []
         for zset in (self._keys.live_bytes, self._keys.recounted):
-            for segments in self._members(zset):
-                found += _drifts(self._call("recount_segments", number, *segments))
+            for page in self._members(zset):
+                for segments in _slices(page, CALL_KEYS):
+                    found += _drifts(self._call("recount_segments", number, *segments))
         return found + _drifts(self._call("recount_end", number))
 
     def unplace(self, blocks: Iterable[IndexEntry]) -> int:

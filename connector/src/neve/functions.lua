@@ -21,6 +21,8 @@ Invariants (tests/hot/test_state_machine.py): u.hot_bytes = Σ size of hot entri
 of cold ones = Σ of `:s`, u.dirty_bytes of dirty ones, u.pinned_bytes of those in `:p`; hot_bytes never exceeds
 q.hot_bytes by a commit, pinned_bytes never the budget by a pin.
 Functions that free memory carry `allow-oom`: a full server must still let them run.
+A call holds up all tenants, so `register` gives each function a bound on what one call may bring: above
+it the function does nothing and answers TOOMANY, to KEYS that are not one bucket's BADKEYS.
 ]]
 
 local HOT, COLD, DIRTY, GONE = 1, 2, 4, 8
@@ -47,11 +49,45 @@ local TICK_S, TICKS, CLAIMED = 4, 32768, 32768
 local CLAIM_S = 32 -- so long nobody else is told to promote the block: longer than a read and a store
 local TOMBSTONES_KEPT = 20000 -- a bucket remembers why at most so many blocks went
 local SLICE = 500 -- arguments of one redis.call: Lua's stack is bounded
-local EVICT_MOST = 10000 -- blocks that one commit may evict
+local EVICT_MOST = 10000 -- blocks that one call may evict, however many it commits
+local CALL_MOST = 1000 -- ids of one call: neve.hot.CALL_IDS
+local PIN_MOST = 10000 -- of one pin: the budget decides on all of them at once
+local POLICY_MOST = 20000 -- name, value pairs of set_policy: five for each space with its own terms
+local ID_BYTES = 16
+local BOOKKEEPING = { "i", "l", "d", "u", "q", "x", "e" } -- KEYS 1 to 7 of every function
 local LEASE_MOST_S = 600 -- above any lease that workers take
 local SKEW_S = 60 -- a time so little ahead is no sign of a clock that was set back
 local EVICT_BATCH = 16 -- blocks between two looks at who leaves first
 local SWEEP_MOST = 1000 -- pins that one call may end
+
+-- Registers a function that refuses, before anything else, what its clients never send. ARGV are
+-- `before` values, then `each` for every id (segment, pair), of which there may be `most`. Block keys
+-- stand behind the bookkeeping's if `has_blocks`, one for each id, or instead of ids if `each` is 0.
+-- KEYS 1 to 7 must be those of one bucket: a caller may only read its `:q`, for example, and must not
+-- put a key of its own in that place.
+local function register(name, callback, flag, before, each, most, has_blocks)
+  local function refuse(code, words) return redis.error_reply(code .. " neve_" .. name .. ": " .. words) end
+  local function bounded(K, A)
+    local blocks, ids = #K - #BOOKKEEPING, each > 0 and (#A - before) / each or 0
+    if math.max(blocks, ids) > most then
+      return refuse("TOOMANY", "a call takes " .. most .. " at most")
+    end
+    if #A < before or ids ~= math.floor(ids) or (each == 0 and #A > before) then
+      return refuse("TOOMANY", "ARGV are " .. before .. " values, then " .. each .. " for each id")
+    end
+    if blocks < 0 or (not has_blocks and blocks > 0) or (has_blocks and each > 0 and blocks ~= ids) then
+      return refuse("BADKEYS", "not as many KEYS as it takes")
+    end
+    local tag = string.sub(K[1], 1, -2)
+    for n = 1, #BOOKKEEPING do
+      if K[n] ~= tag .. BOOKKEEPING[n] then
+        return refuse("BADKEYS", "KEYS[" .. n .. "] is not this bucket's :" .. BOOKKEEPING[n])
+      end
+    end
+    return callback(K, A)
+  end
+  server.register_function { function_name = "neve_" .. name, callback = bounded, flags = { flag } }
+end
 
 local function now_us()
   local t = redis.call("TIME")
@@ -92,11 +128,7 @@ local function count(K, name, by) redis.call("HINCRBY", K[4], name, by) end
 
 local function of_slot(K, name) return string.sub(K[1], 1, -2) .. name end
 
--- A caller may read its `:q` only, so it must not put a key of its own in that place.
-local function numbers(K, ...)
-  if K[5] ~= of_slot(K, "q") then error("KEYS[5] is not this bucket's :q") end
-  return redis.call("HMGET", K[5], ...)
-end
+local function numbers(K, ...) return redis.call("HMGET", K[5], ...) end
 
 local function quota(K, name) return tonumber(numbers(K, name)[1] or "0") end
 
@@ -313,13 +345,14 @@ local function victims(K)
   return redis.call("ZRANGE", K[2], from, from + HALF - 1, "BYSCORE", "LIMIT", 0, EVICT_BATCH)
 end
 
--- Frees at least `bytes` of the hot tier if it can: what is due first, then the victims.
--- Returns blocks, bytes.
+-- Frees at least `bytes` of the hot tier if it can: what is due first, then the victims; in all of a
+-- call EVICT_MOST blocks. Returns blocks, bytes.
 local function make_room(K, us, bytes)
-  end_pins(K, us)
-  local blocks, freed = drop_due(K, us, EVICT_MOST, bytes)
+  K.room = K.room or { left = EVICT_MOST, pins_ended = end_pins(K, us) }
+  local blocks, freed, looks = drop_due(K, us, K.room.left, bytes)
+  K.room.left = K.room.left - looks
   local evicted, evicted_bytes = 0, 0
-  while freed < bytes and evicted < EVICT_MOST do
+  while freed < bytes and evicted < K.room.left do
     local ids = victims(K)
     if #ids == 0 then break end
     for _, id in ipairs(ids) do
@@ -331,6 +364,7 @@ local function make_room(K, us, bytes)
       end
     end
   end
+  K.room.left = K.room.left - evicted
   count_evicted(K, evicted, evicted_bytes)
   return blocks + evicted, freed
 end
@@ -378,12 +412,19 @@ end
                                                                                 flags: allow-oom
 KEYS: 8… the block keys; ARGV: space, then id, size, tokens of each block (size: of the whole value)
 Returns an array: STORED, PRESENT (already there), REFUSED (quota), MISMATCH (no or another value).
-O(blocks + evicted · log n); evicts at most EVICT_MOST blocks for each block committed. ]]
+BADKEYS, before anything is done, when a block key is not that of its id: what stands there would be in
+nobody's books. O(blocks + evicted · log n); evicts at most EVICT_MOST blocks. ]]
 local function commit(K, A)
   local us, out = now_us(), {}
   local now_s = math.floor(us / 1000000)
   local hot_quota, space = quota(K, "hot_bytes"), tonumber(A[1])
   local terms = terms_of(K, A[1])
+  local prefix = string.sub(K[1], 1, -3) .. ":b:" .. A[1] .. ":"
+  for n = 1, #K - 7 do
+    if #A[3 * n - 1] ~= ID_BYTES or K[7 + n] ~= prefix .. A[3 * n - 1] then
+      return redis.error_reply("BADKEYS neve_commit: KEYS[" .. 7 + n .. "] is not the key of its id")
+    end
+  end
   for n = 1, #K - 7 do
     local key, id = K[7 + n], A[3 * n - 1]
     local size, tokens = tonumber(A[3 * n]), tonumber(A[3 * n + 1])
@@ -841,25 +882,25 @@ local function usage(K)
   return out
 end
 
--- Written out: no loop is available while a library loads.
-server.register_function { function_name = "neve_match", callback = match, flags = { "no-writes" } }
-server.register_function { function_name = "neve_usage", callback = usage, flags = { "no-writes" } }
-server.register_function { function_name = "neve_commit", callback = commit, flags = { "allow-oom" } }
-server.register_function { function_name = "neve_touch", callback = touch, flags = { "allow-oom" } }
-server.register_function { function_name = "neve_promote", callback = promote, flags = { "allow-oom" } }
-server.register_function { function_name = "neve_lease_dirty", callback = lease_dirty, flags = { "allow-oom" } }
-server.register_function { function_name = "neve_renew_leases", callback = renew_leases, flags = { "allow-oom" } }
-server.register_function { function_name = "neve_relocate", callback = relocate, flags = { "allow-oom" } }
-server.register_function { function_name = "neve_open_segment", callback = open_segment, flags = { "allow-oom" } }
-server.register_function { function_name = "neve_close_segments", callback = close_segments, flags = { "allow-oom" } }
-server.register_function { function_name = "neve_flushed", callback = flushed, flags = { "allow-oom" } }
-server.register_function { function_name = "neve_keep_hot", callback = keep_hot, flags = { "allow-oom" } }
-server.register_function { function_name = "neve_set_policy", callback = set_policy, flags = { "allow-oom" } }
-server.register_function { function_name = "neve_pin", callback = pin, flags = { "allow-oom" } }
-server.register_function { function_name = "neve_unpin", callback = unpin, flags = { "allow-oom" } }
-server.register_function { function_name = "neve_expire", callback = expire, flags = { "allow-oom" } }
-server.register_function { function_name = "neve_retain", callback = retain, flags = { "allow-oom" } }
-server.register_function { function_name = "neve_expire_due", callback = expire_due, flags = { "allow-oom" } }
-server.register_function { function_name = "neve_evict", callback = evict, flags = { "allow-oom" } }
-server.register_function { function_name = "neve_forget", callback = forget, flags = { "allow-oom" } }
-server.register_function { function_name = "neve_restore", callback = restore, flags = { "allow-oom" } }
+-- Written out: no loop is available while a library loads. Behind the flag: see `register`.
+register("match", match, "no-writes", 1, 1, CALL_MOST)
+register("usage", usage, "no-writes", 0, 0, 0)
+register("commit", commit, "allow-oom", 1, 3, CALL_MOST, true)
+register("touch", touch, "allow-oom", 0, 1, CALL_MOST)
+register("promote", promote, "allow-oom", 0, 1, CALL_MOST)
+register("lease_dirty", lease_dirty, "allow-oom", 3, 0, 0)
+register("renew_leases", renew_leases, "allow-oom", 1, 1, CALL_MOST)
+register("relocate", relocate, "allow-oom", 1, 4, CALL_MOST)
+register("open_segment", open_segment, "allow-oom", 1, 0, 0)
+register("close_segments", close_segments, "allow-oom", 0, 1, CALL_MOST)
+register("flushed", flushed, "allow-oom", 1, 2, CALL_MOST)
+register("keep_hot", keep_hot, "allow-oom", 0, 1, CALL_MOST)
+register("set_policy", set_policy, "allow-oom", 0, 2, POLICY_MOST)
+register("pin", pin, "allow-oom", 3, 1, PIN_MOST)
+register("unpin", unpin, "allow-oom", 1, 1, CALL_MOST)
+register("expire", expire, "allow-oom", 1, 1, CALL_MOST)
+register("retain", retain, "allow-oom", 8, 1, CALL_MOST)
+register("expire_due", expire_due, "allow-oom", 1, 0, 0)
+register("evict", evict, "allow-oom", 1, 0, 0)
+register("forget", forget, "allow-oom", 1, 1, CALL_MOST)
+register("restore", restore, "allow-oom", 2, 9, CALL_MOST)

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from importlib.resources import files
 from itertools import islice
-from operator import add
 from random import sample
 from typing import Any, NamedTuple, Protocol
 
@@ -20,9 +19,9 @@ from neve.keys import BucketKeys, bucket_of
 Execute = Callable[..., Any]  # execute(*args) -> reply, ints and bytes in lists
 
 LIBRARY = "neve"
-CALL_IDS = 1000  # ids of one function call: keeps each call short, so that others get their turn
+CALL_IDS = 1000  # ids of one call, so that others get their turn; more are refused (CALL_MOST)
 RETAIN_IDS = 200  # of one retain, which costs the server about 20 µs each
-PIN_IDS = 10_000  # of one pin: the budget decides on all of them at once
+PIN_IDS = 10_000  # of one pin: the budget decides on all of them at once (PIN_MOST)
 _MATCH = struct.Struct("<BB6xI8xIII10x")  # of an entry, as functions.lua packs it (ENTRY)
 _HOT = 1  # bit of its state
 _REASONS = (
@@ -322,9 +321,11 @@ class HotTier:
     def live_bytes(self, segments: Sequence[int]) -> list[int]:
         """How many bytes of each segment the index names; 0 for what it does not know."""
         totals = [0] * len(segments)
-        for keys in self._keys if segments else ():
-            for n, score in enumerate(self._execute("ZMSCORE", keys.live_bytes, *segments)):
-                totals[n] += int(float(score or 0))
+        for keys in self._keys:
+            for first in range(0, len(segments), CALL_IDS):
+                part = segments[first : first + CALL_IDS]
+                for n, score in enumerate(self._execute("ZMSCORE", keys.live_bytes, *part), first):
+                    totals[n] += int(float(score or 0))
         return totals
 
     def open_segment(self, segment: int) -> None:
@@ -335,8 +336,11 @@ class HotTier:
     def close_segments(self, segments: Sequence[int]) -> list[int]:
         """Ends that for those without live bytes, for good. Returns the live bytes of each."""
         totals = [0] * len(segments)
-        for keys in self._keys if segments else ():
-            totals = list(map(add, totals, self._call("close_segments", keys, *segments)))
+        for keys in self._keys:
+            for first in range(0, len(segments), CALL_IDS):
+                part = segments[first : first + CALL_IDS]
+                for n, bytes_ in enumerate(self._call("close_segments", keys, *part), first):
+                    totals[n] += bytes_
         return totals
 
     def keep_hot(self, ids: Sequence[bytes]) -> int:

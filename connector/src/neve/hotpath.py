@@ -13,7 +13,7 @@ from typing import Any, Final
 from neve import _core
 from neve.breaker import BreakerState
 from neve.errors import MissReason, NeveError, Unavailable
-from neve.hot import HotTier, Tier
+from neve.hot import CALL_IDS, HotTier, Tier
 from neve.keys import BucketKeys, bucket_of
 from neve.session import Session
 from neve.status import Status
@@ -167,15 +167,17 @@ class HotPath:
             parts.setdefault(bucket_of(id_, session.buckets), []).append(id_)
         calls = []
         deadline = time.monotonic() + PROMOTE_S
-        for bucket, part in parts.items():
+        for bucket, members in parts.items():
             keys = BucketKeys(session.tenant_id, bucket).bookkeeping
-            call = self.transport.call(
-                *("FCALL", "neve_promote", len(keys)),
-                *(*keys, *part),
-                deadline=deadline,
-                idempotent=True,
-            )
-            calls.append((part, call))
+            for first in range(0, len(members), CALL_IDS):
+                part = members[first : first + CALL_IDS]
+                call = self.transport.call(
+                    *("FCALL", "neve_promote", len(keys)),
+                    *(*keys, *part),
+                    deadline=deadline,
+                    idempotent=True,
+                )
+                calls.append((part, call))
         return calls
 
     def _notice(self, kinds: set[Status], trouble: str) -> None:

@@ -16,7 +16,7 @@ from typing import Final
 
 from neve import _core
 from neve.breaker import BreakerState
-from neve.errors import Closed, DeadlineExceeded, NeveError, Unavailable
+from neve.errors import Closed, DeadlineExceeded, Misuse, NeveError, Unavailable
 from neve.keys import BucketKeys
 from neve.status import Status
 
@@ -24,6 +24,7 @@ logger = logging.getLogger("neve.transport")
 
 Argument = bytes | str | int | float
 _FOREVER: Final = float("inf")
+_MISUSE: Final = ("TOOMANY ", "BADKEYS ")  # how functions.lua refuses a call as a whole
 _BREAKERS: Final = (BreakerState.CLOSED, BreakerState.OPEN, BreakerState.HALF_OPEN)
 
 
@@ -163,8 +164,8 @@ class Transport:
         return self._call([arguments], deadline, idempotent)
 
     def execute(self, *arguments: Argument, deadline: float, idempotent: bool = False) -> object:
-        """The reply of one command. Raises `ReplyError`, `Unavailable`, `DeadlineExceeded`,
-        `Closed`."""
+        """The reply of one command. Raises `ReplyError`, `Misuse`, `Unavailable`,
+        `DeadlineExceeded`, `Closed`."""
         transfer = self.call(*arguments, deadline=deadline, idempotent=idempotent)
         transfer.wait(_FOREVER)  # the core keeps the deadline
         return reply_of(transfer)
@@ -210,10 +211,15 @@ class Transport:
 
 
 def reply_of(transfer: _core.Transfer, index: int = 0) -> object:
-    """The reply of a `Transport.call` that is done, or what stood in its way, raised."""
+    """The reply of a `Transport.call` that is done, or what stood in its way, raised.
+
+    `Misuse`: a function refuses what no client sends; the server is well.
+    """
     status = Status(transfer.statuses()[index])
     reply = transfer.reply(index)
     if isinstance(reply, str):
+        if reply.startswith(_MISUSE):
+            raise Misuse(reply)
         raise ReplyError(reply)
     if status is Status.OK:
         return reply
