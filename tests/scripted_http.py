@@ -8,6 +8,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Self
 
+import silence
+
 Answer = bytes | Callable[[socket.socket], object]
 
 
@@ -38,6 +40,11 @@ class ScriptedHttp:
             with suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
             sock.close()
+
+    def fall_silent(self) -> None:
+        """Connections of until now are dead, and nobody is told."""
+        for sock in self._open:
+            silence.fall_silent(sock)
 
     @property
     def ranges(self) -> list[tuple[int, int]]:

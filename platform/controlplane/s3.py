@@ -35,6 +35,7 @@ def _client(endpoint: str, region: str, access_key: str, secret_key: str) -> S3C
         aws_secret_access_key=secret_key,
         config=Config(
             signature_version="s3v4",
+            tcp_keepalive=True,
             connect_timeout=2,
             read_timeout=10,
             retries={"max_attempts": 2},

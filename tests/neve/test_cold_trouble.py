@@ -89,6 +89,16 @@ def test_blocks_land_in_their_own_buffers_and_the_connection_is_kept(segment):
         assert f"Host: 127.0.0.1:{server.port}\r\n".encode() in server.requests[0]
 
 
+def test_a_connection_that_died_without_a_word_does_not_cost_the_deadline(segment):
+    with ScriptedHttp(segment.partial()) as server:
+        reader, blocks = ColdReader(Platform(server.url)), segment.blocks()
+        assert read(reader, segment.blocks()) == ([None] * 3, None)
+        server.fall_silent()
+        assert read(reader, blocks) == ([None] * 3, None)
+        assert segment.is_in(blocks)
+        assert server.connections == 2
+
+
 def test_what_lies_between_blocks_is_thrown_away(segment):
     with ScriptedHttp(segment.partial()) as server:
         blocks = segment.blocks()

@@ -81,6 +81,18 @@ void choose_congestion_control(int fd) {
   }
 }
 
+// A firewall or NAT that forgot the connection says nothing: without these a request would wait for
+// its whole deadline. An idle connection is asked for a sign of life before NATs forget it (most
+// keep 60 s); what was sent and is not acknowledged by the other kernel, however busy its program
+// is, has this long. neve/timed_socket.py has the same numbers.
+void notice_silence(int fd) {
+  set_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
+  set_option(fd, IPPROTO_TCP, TCP_KEEPIDLE, 15);
+  set_option(fd, IPPROTO_TCP, TCP_KEEPINTVL, 2);
+  set_option(fd, IPPROTO_TCP, TCP_KEEPCNT, 3);
+  set_option(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, 1500);
+}
+
 }  // namespace
 
 Resolver::Resolver(Endpoint endpoint) : endpoint_(std::move(endpoint)) {
@@ -118,7 +130,7 @@ Descriptor begin_connect(const SocketAddress& address, bool avoid_bbr) {
   if (!fd.is_open()) return fd;
   if (family != AF_UNIX) {
     set_option(fd.get(), IPPROTO_TCP, TCP_NODELAY, 1);
-    set_option(fd.get(), SOL_SOCKET, SO_KEEPALIVE, 1);
+    notice_silence(fd.get());
     if (avoid_bbr) choose_congestion_control(fd.get());
   }
   const auto* generic = reinterpret_cast<const sockaddr*>(&address.storage);

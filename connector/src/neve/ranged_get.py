@@ -4,6 +4,7 @@ http.client of the standard library over sockets that keep time (docs/decisions/
 says why). What the bytes mean, and what to try again, is `neve.cold`'s business.
 """
 
+import errno
 import http.client
 import re
 import ssl
@@ -83,8 +84,8 @@ class Connection(http.client.HTTPConnection):
         try:
             self.request("GET", target, headers={"Range": span, "Accept-Encoding": "identity"})
             answer = self.getresponse()
-        except (ConnectionError, ssl.SSLEOFError) as error:
-            if self.used_at is None:
+        except (OSError, ssl.SSLEOFError) as error:
+            if self.used_at is None or not _is_lost(error):
                 raise
             raise StaleConnection from error
         self._answer = answer
@@ -208,6 +209,12 @@ def _seconds(date: str | None) -> float | None:
         return parsedate_to_datetime(date or "").timestamp()
     except (ValueError, OverflowError):
         return None
+
+
+def _is_lost(error: OSError) -> bool:
+    """The connection is gone, as opposed to a deadline that ran out (without a number)."""
+    lost = isinstance(error, ConnectionError | ssl.SSLEOFError)
+    return lost or error.errno == errno.ETIMEDOUT
 
 
 def content_range(text: str | None) -> tuple[int | None, int | None]:
