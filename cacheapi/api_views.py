@@ -218,7 +218,9 @@ class NodesView(ReadOnlyView):
     @action(methods=["post"], detail=True)
     def end(self, request: Request, uuid: str) -> Response:
         """Ends the session and its Valkey access at once; revoke the key to keep the node out."""
-        cut_session(session=self.get_object(), actor=actor(request))
+        session = self.get_object()
+        no_body(request)
+        cut_session(session=session, actor=actor(request))
         return Response(shapes.NodeSerializer(self.get_object()).data)
 
 

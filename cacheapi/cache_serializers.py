@@ -9,7 +9,7 @@ from cacheapi.fields import BlockIds, Counts, StrictSerializer, Text, Uuid, Whol
 from catalog.models import NodeSession
 from neve.errors import MissReason, Misuse
 from neve.space import MAX_CHUNK_TOKENS, SpaceIdentity
-from neve.stats import COUNTERS
+from neve.stats import COUNTERS, LOAD_NAMES
 
 
 @extend_schema_field(
@@ -53,7 +53,7 @@ class HeartbeatSerializer(StrictSerializer):
     seq = WholeNumber(min_value=1)
     counters = Counts(COUNTERS, default=dict)
     misses = Counts(tuple(MissReason), default=dict)
-    load_ms = Counts(default=dict, help_text="loads by upper bound, in ms")
+    load_ms = Counts(LOAD_NAMES, default=dict, help_text="loads by upper bound, in ms")
     breaker = serializers.ChoiceField(
         choices=NodeSession.Breaker.choices, default=NodeSession.Breaker.CLOSED
     )

@@ -4,10 +4,12 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from catalog.models import NodeSession
+from catalog.usage import known
 from dashboard.formats import clock_text, count_quantity, duration_quantity, percent_quantity
 from dashboard.probes import Answer
 from dashboard.selectors import Totals
 from dashboard.storage import StorageUse
+from neve.stats import COUNTERS
 from tenants.models import Tenant
 
 # A due flush begins within seconds and takes half a minute at most (workers.flush: PASS_S).
@@ -62,21 +64,24 @@ class NodeRow:
         return {"live": "● live", "silent": "▲ silent", "ended": "○ ended"}[self.state]
 
     @property
+    def totals(self) -> dict[str, int]:
+        return {**dict.fromkeys(COUNTERS, 0), **known(self.session.totals, COUNTERS)}
+
+    @property
     def requested_tokens(self) -> int:
-        return int(self.session.totals.get("requested_tokens", 0))
+        return self.totals["requested_tokens"]
 
     @property
     def dropped(self) -> int:
-        return int(self.session.totals.get("dropped", 0))
+        return self.totals["dropped"]
 
     @property
     def read_bytes(self) -> int:
-        totals = self.session.totals
-        return int(totals.get("hot_read_bytes", 0) + totals.get("cold_read_bytes", 0))
+        return self.totals["hot_read_bytes"] + self.totals["cold_read_bytes"]
 
     @property
     def written_bytes(self) -> int:
-        return int(self.session.totals.get("hot_write_bytes", 0))
+        return self.totals["hot_write_bytes"]
 
     @property
     def breaker_words(self) -> str:
@@ -87,7 +92,7 @@ def node_rows(sessions: list[NodeSession], *, live_since: datetime) -> list[Node
     """The worst first. A session that said nothing since `live_since` is silent."""
     rows = []
     for session in sessions:
-        totals = session.totals
+        totals = known(session.totals, COUNTERS)
         requested = totals.get("requested_tokens", 0)
         hits = totals.get("hit_hot_tokens", 0) + totals.get("hit_cold_tokens", 0)
         if session.ended_at is not None:

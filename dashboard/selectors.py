@@ -9,12 +9,15 @@ from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from django.db.models import F, Max, Min, Q, Sum
+from django.db.models import Max, Min, Q
 
 from catalog.models import Job, NodeSession, Segment, UsageRollup
+from catalog.usage import bounded_sum, known
 from dashboard.access import Viewer, rows_of
 from dashboard.histograms import Percentile, merge, percentile
 from dashboard.windows import Window
+from neve.errors import MissReason
+from neve.stats import LOAD_NAMES
 from tenants.models import Tenant
 
 Tenants = tuple[Tenant, ...]
@@ -143,28 +146,29 @@ def totals(tenants: Tenants, window: Window) -> Totals:
     rows = _buckets(tenants, window)
     sums = rows.aggregate(
         newest=Max("bucket_ts"),
-        **{name: Sum(name, default=0) for name in (*_SUMMED, *_SUMMED_BLOCKS)},
+        **{f"sum_{name}": bounded_sum(name, default=0.0) for name in (*_SUMMED, *_SUMMED_BLOCKS)},
     )
+    counted = {name: int(sums[f"sum_{name}"]) for name in (*_SUMMED, *_SUMMED_BLOCKS)}
     misses: Counter[str] = Counter()
     histograms = []
     for missed, histogram in rows.order_by().values_list("misses", "load_ms").iterator():
-        misses.update(missed)
-        histograms.append(histogram)
+        misses.update(known(missed, MissReason))
+        histograms.append(known(histogram, LOAD_NAMES))
     load_ms = merge(histograms)
     return Totals(
         reported=sums["newest"] is not None,
-        requested_tokens=sums["requested_tokens"],
-        hit_hot_tokens=sums["hit_hot_tokens"],
-        hit_cold_tokens=sums["hit_cold_tokens"],
-        requested_blocks=sums["requested_blocks"],
-        hit_hot_blocks=sums["hit_hot_blocks"],
-        hit_cold_blocks=sums["hit_cold_blocks"],
-        read_bytes=sums["hot_read_bytes"] + sums["cold_read_bytes"],
+        requested_tokens=counted["requested_tokens"],
+        hit_hot_tokens=counted["hit_hot_tokens"],
+        hit_cold_tokens=counted["hit_cold_tokens"],
+        requested_blocks=counted["requested_blocks"],
+        hit_hot_blocks=counted["hit_hot_blocks"],
+        hit_cold_blocks=counted["hit_cold_blocks"],
+        read_bytes=counted["hot_read_bytes"] + counted["cold_read_bytes"],
         load_p50=percentile(load_ms, 0.5),
         load_p99=percentile(load_ms, 0.99),
         misses=dict(misses),
-        put_refused=sums["put_refused"],
-        corrupt=sums["corrupt"],
+        put_refused=counted["put_refused"],
+        corrupt=counted["corrupt"],
     )
 
 
@@ -174,7 +178,7 @@ def read_rate_now(tenants: Tenants, now_s: float) -> float | None:
     found = (
         rows_of(UsageRollup, tenants)
         .filter(resolution_s=10, bucket_ts__gte=end_ts - RATE_NOW_S, bucket_ts__lt=end_ts)
-        .aggregate(read=Sum(F("hot_read_bytes") + F("cold_read_bytes")), first=Min("bucket_ts"))
+        .aggregate(read=bounded_sum("hot_read_bytes", "cold_read_bytes"), first=Min("bucket_ts"))
     )
     if found["first"] is None:
         return None
@@ -185,10 +189,10 @@ def series(tenants: Tenants, window: Window) -> Series:
     """The window's steps. One that has barely begun is left out: its rate would be noise."""
     sums: dict[int, dict[str, int]] = {}
     rows = _buckets(tenants, window).order_by().values("bucket_ts")
-    for row in rows.annotate(**{f"sum_{name}": Sum(name) for name in _SUMMED}):
+    for row in rows.annotate(**{f"sum_{name}": bounded_sum(name) for name in _SUMMED}):
         summed = sums.setdefault(window.step_of(row["bucket_ts"]), dict.fromkeys(_SUMMED, 0))
         for name in _SUMMED:
-            summed[name] += row[f"sum_{name}"]
+            summed[name] += int(row[f"sum_{name}"])
     flushed = _flushed_bytes(tenants, window)
     found = Series([], [], [], [], [], [], [], [])
     for ts in window.steps():
@@ -230,7 +234,8 @@ def hit_ratios(tenants: Tenants, window: Window) -> dict[int, float]:
         .order_by()
         .values("tenant_id")
         .annotate(
-            requested=Sum("requested_tokens"), hit=Sum(F("hit_hot_tokens") + F("hit_cold_tokens"))
+            requested=bounded_sum("requested_tokens"),
+            hit=bounded_sum("hit_hot_tokens", "hit_cold_tokens"),
         )
         .filter(requested__gt=0)
     )

@@ -13,7 +13,7 @@ from dashboard.access import rows_of
 from dashboard.selectors import Tenants, last_gauges
 from neve.hot import Usage
 from retention.models import EvictionPolicy, RetentionPolicy
-from tenants.models import Quota, Tenant
+from tenants.models import Quota
 
 log = logging.getLogger(__name__)
 
@@ -69,8 +69,17 @@ def storage_use(tenants: Tenants, now_s: float) -> dict[int, StorageUse]:
     for tenant in tenants:
         quota, gauge = quotas.get(tenant.pk), gauges.get(tenant.pk, {})
         limits = (quota.hot_bytes, quota.cold_bytes) if quota else (None, None)
-        usage = _usage(tenant) if answers else None
-        answers = usage is not None
+        usage = None
+        if answers:
+            try:
+                usage = hot.hot_tier(tenant.pk).usage()
+            except (ValkeyError, OSError):
+                log.warning(
+                    "hot tier does not tell usage", extra={"tenant": tenant.pk}, exc_info=True
+                )
+                answers = False
+            except ValueError:  # the tenant wrote other things there: the others' stand
+                log.warning("hot_usage_unreadable tenant=%s", tenant.pk, exc_info=True)
         oldest_s = gauge.get("dirty_oldest_s")
         if usage is None:
             used[tenant.pk] = StorageUse(
@@ -141,17 +150,11 @@ def summed(uses: list[StorageUse]) -> StorageUse:
     )
 
 
-def _usage(tenant: Tenant) -> Usage | None:
-    try:
-        return hot.hot_tier(tenant.pk).usage()
-    except (ValkeyError, OSError):
-        log.warning("hot tier does not tell usage", extra={"tenant": tenant.pk}, exc_info=True)
-        return None
-
-
 def _late_s(usage: Usage, now_s: float) -> float | None:
     """For how many seconds the oldest flush has been due; None when nothing is dirty."""
-    return None if usage.oldest_due_s is None else max(0.0, now_s - usage.oldest_due_s)
+    # A tenant may have written any time there, also an infinite one.
+    due_s = usage.oldest_due_s
+    return None if due_s is None or due_s != due_s else min(max(0.0, now_s - due_s), now_s)
 
 
 def _ratio(used: int | None, limit: int | None) -> float | None:

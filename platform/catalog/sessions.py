@@ -16,6 +16,7 @@ from catalog.spaces import resolve_space
 from controlplane import hot, live
 from controlplane.problems import Problem
 from neve.space import SpaceIdentity
+from neve.stats import COUNTERS
 from tenants.audit import Actor, record
 from tenants.keys import usable_node_keys
 from tenants.models import ApiKey, Tenant
@@ -95,7 +96,7 @@ def record_heartbeat(*, session_id: UUID, heartbeat: Heartbeat) -> NodeSession:
     session.breaker = heartbeat.breaker
     if heartbeat.seq > session.last_seq:
         session.last_seq = heartbeat.seq
-        session.totals = usage.add(session.totals, heartbeat.counters)
+        session.totals = usage.add(usage.known(session.totals, COUNTERS), heartbeat.counters)
         usage.record_deltas(
             tenant_id=session.tenant_id,
             at=now,

@@ -2,18 +2,25 @@
 
 Times are the control plane's own clock. Rows are locked in the order of `RESOLUTIONS_S`, so that
 concurrent heartbeats wait for each other and lose nothing.
+
+A tenant's numbers must not take down a page or a sum over tenants: each stops at `MOST_COUNT`, when
+it is written and, for rows that have more, when it is read; only known names are read.
 """
 
-from collections.abc import Collection, Mapping
+import operator
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime, timedelta
+from functools import reduce
 from typing import Any
 
 from django.db import transaction
-from django.db.models import Max, Sum
+from django.db.models import BigIntegerField, Case, F, FloatField, Max, Sum, Value, When
+from django.db.models.functions import Cast
 from django.utils import timezone
 
 from catalog.models import GAUGES, RESOLUTIONS_S, UsageRollup
-from neve.stats import COUNTERS
+from neve.errors import MissReason
+from neve.stats import COUNTERS, LOAD_NAMES, MOST_COUNT
 from tenants.scope import tenant_scope
 
 # How long buckets of a resolution are kept; the coarsest stay.
@@ -22,7 +29,36 @@ KEPT = {10: timedelta(hours=6), 60: timedelta(days=14)}
 
 def add(total: Mapping[str, int], delta: Mapping[str, int]) -> dict[str, int]:
     """Sums by name."""
-    return {name: total.get(name, 0) + delta.get(name, 0) for name in {**total, **delta}}
+    return {name: bounded(total.get(name, 0) + delta.get(name, 0)) for name in {**total, **delta}}
+
+
+def bounded(count: int) -> int:
+    return max(0, min(count, MOST_COUNT))
+
+
+def known(stored: object, names: Iterable[str]) -> dict[str, int]:
+    """What a JSON column holds under these names; whatever is no count is left out."""
+    if not isinstance(stored, Mapping):
+        return {}
+    counts = ((name, stored.get(name)) for name in names)
+    return {name: bounded(count) for name, count in counts if type(count) is int}
+
+
+def bounded_sum(*names: str, **options: Any) -> Sum:
+    """Sums columns of counts over rows, as a float: sums of integers overflow, and then raise."""
+    columns = [
+        Cast(
+            Case(
+                When(**{f"{name}__gt": MOST_COUNT}, then=Value(MOST_COUNT)),
+                When(**{f"{name}__lt": 0}, then=Value(0)),
+                default=F(name),
+                output_field=BigIntegerField(),
+            ),
+            FloatField(),
+        )
+        for name in names
+    ]
+    return Sum(reduce(operator.add, columns), **options)
 
 
 @transaction.atomic
@@ -39,9 +75,9 @@ def record_deltas(
         return
     for row in _locked_buckets(tenant_id, at):
         for name, delta in counters.items():
-            setattr(row, name, getattr(row, name) + delta)
-        row.misses = add(row.misses, misses)
-        row.load_ms = add(row.load_ms, load_ms)
+            setattr(row, name, bounded(getattr(row, name) + delta))
+        row.misses = add(known(row.misses, MissReason), misses)
+        row.load_ms = add(known(row.load_ms, LOAD_NAMES), load_ms)
         with tenant_scope(tenant_id):
             row.save(update_fields=[*counters, "misses", "load_ms"])
 
@@ -51,7 +87,8 @@ def record_gauges(*, tenant_id: int, at: datetime, gauges: Mapping[str, int]) ->
     """What a tenant holds right now (names of GAUGES): the last sample of a bucket stays."""
     for row in _locked_buckets(tenant_id, at):
         for name in GAUGES:
-            setattr(row, name, gauges.get(name))
+            gauge = gauges.get(name)
+            setattr(row, name, None if gauge is None else bounded(gauge))
         with tenant_scope(tenant_id):
             row.save(update_fields=list(GAUGES))
 
@@ -81,17 +118,23 @@ def series(
     rows = UsageRollup.unscoped.filter(resolution_s=resolution_s, bucket_ts__gte=since_ts)
     if tenant_ids is not None:
         rows = rows.filter(tenant_id__in=tenant_ids)
-    points = {
-        point["bucket_ts"]: {**point, "misses": {}, "load_ms": {}}
-        for point in rows.order_by("bucket_ts")
+    summed = [name for name in (*COUNTERS, *GAUGES) if name != "dirty_oldest_s"]
+    points: dict[int, dict[str, Any]] = {}
+    for sums in (
+        rows.order_by("bucket_ts")
         .values("bucket_ts")
-        .annotate(**{name: Sum(name) for name in (*COUNTERS, *GAUGES) if name != "dirty_oldest_s"})
+        .annotate(**{f"sum_{name}": bounded_sum(name) for name in summed})
         .annotate(dirty_oldest_s=Max("dirty_oldest_s"))
-    }
+    ):
+        point = {"bucket_ts": sums["bucket_ts"], "dirty_oldest_s": sums["dirty_oldest_s"]}
+        for name in summed:
+            total = sums[f"sum_{name}"]
+            point[name] = None if total is None else int(total)
+        points[sums["bucket_ts"]] = {**point, "misses": {}, "load_ms": {}}
     for bucket_ts, misses, load_ms in rows.values_list("bucket_ts", "misses", "load_ms"):
         point = points[bucket_ts]
-        point["misses"] = add(point["misses"], misses)
-        point["load_ms"] = add(point["load_ms"], load_ms)
+        point["misses"] = add(point["misses"], known(misses, MissReason))
+        point["load_ms"] = add(point["load_ms"], known(load_ms, LOAD_NAMES))
     return list(points.values())
 
 

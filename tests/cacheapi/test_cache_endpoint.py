@@ -222,6 +222,19 @@ class TestHeartbeat:
         assert (row.misses, row.load_ms) == ({"evicted": 3}, {"<=1": 4, "<=5": 1})
         assert NodeSession.unscoped.get().breaker == "half_open"
 
+    def test_the_most_that_it_may_count_hurts_no_total_and_no_later_one(
+        self, opened, node, operator, valkey_bus
+    ):
+        most = dict.fromkeys(("hot_read_bytes", "cold_read_bytes", "put_blocks"), 2**53)
+        for seq in range(1, 4):
+            body = {"seq": seq, "counters": most, "misses": {"evicted": 2**53}}
+            assert self.beat(node, opened, **body).status_code == 200
+        row = UsageRollup.unscoped.get(resolution_s=3600)
+        assert (row.put_blocks, row.misses) == (2**53, {"evicted": 2**53})
+        assert NodeSession.unscoped.get().totals["put_blocks"] == 2**53
+        points = operator.get("/api/v1/usage?range=30d").json()["points"]
+        assert [point["put_blocks"] for point in points] == [2**53]
+
     def test_a_bus_that_is_down_does_not_fail_it(self, opened, node, settings, monkeypatch):
         from channels.layers import channel_layers
 
@@ -253,7 +266,12 @@ class TestHeartbeat:
             ("counters.put_blocks", {"counters": {"put_blocks": -1}}),
             ("counters.put_blocks", {"counters": {"put_blocks": 1.5}}),
             ("misses.bad_luck", {"misses": {"bad_luck": 1}}),
+            ("counters.put_blocks", {"counters": {"put_blocks": 2**53 + 1}}),
+            ("counters.put_blocks", {"counters": {"put_blocks": True}}),
+            ("misses.evicted", {"misses": {"evicted": 2**63 - 1}}),
             ("load_ms.<=1", {"load_ms": {"<=1": "many"}}),
+            ("load_ms.<=abc", {"load_ms": {"<=abc": 1}}),
+            ("load_ms.<=3", {"load_ms": {"<=3": 1}}),
             ("breaker", {"breaker": "ajar"}),
             ("extra", {"extra": 1}),
         ],

@@ -10,9 +10,11 @@ from django.test import Client
 from django.urls import get_resolver, reverse
 from django.utils.html import escape
 
-from catalog.models import Context
+from catalog.models import GAUGES, Context, NodeSession, UsageRollup
 from dashboard.access import rows_of
 from dashboard.storage import LEAVES_BY_TENANT, LEAVES_FIRST
+from neve.keys import BucketKeys
+from neve.stats import COUNTERS
 from retention.models import EvictionPolicy, RetentionPolicy
 from rows import make_context, make_everything, make_session, make_space
 from tenants.keys import find_key
@@ -271,3 +273,39 @@ def test_plotly_is_served_from_its_package(client):
     assert answer["Content-Encoding"] == "gzip"
     assert "immutable" in answer["Cache-Control"]
     assert b"plotly.js v" in client.get(reverse("dashboard:plotly")).content[:200]
+
+
+def test_rows_and_counters_that_no_node_could_have_counted_take_no_page_down(
+    people, acme, globex, report, clean_hot
+):
+    """As an older version stored them, or a tenant wrote them into its own part of Valkey."""
+    now, space = time.time(), make_space(acme)
+    for tenant in (acme, globex):
+        report(tenant, now, requested_tokens=100, hit_hot_tokens=50)
+    session = make_session(space)
+    NodeSession.unscoped.filter(pk=session.pk).update(
+        totals={"requested_tokens": "many", "hot_read_bytes": 10**40, "dropped": None}
+    )
+    big = dict.fromkeys((*COUNTERS, *GAUGES), 2**63 - 1)
+    big["hit_hot_tokens"] = -(2**63)
+    UsageRollup.unscoped.update(
+        **big,
+        misses={"evicted": 10**30, "quota": "few", "<=x": -1},
+        load_ms={"<=abc": 1, "<=inf": 5, "<=1": 2**70},
+    )
+    with clean_hot.client() as client:
+        dirty, usage = BucketKeys(acme.pk, 0).bookkeeping[2:4]
+        client.hset(usage, mapping={"hot_bytes": "1e400", "dirty_blocks": "x"})
+        client.zadd(dirty, {b"x" * 16: float("-inf")})
+    for name in (*PAGES, "overview-data"):
+        for window in ("15m", "7d"):
+            answer = people["operator"].get(address(name), {"range": window})
+            assert answer.status_code == 200, name
+    for range_ in ("15m", "6h", "30d"):
+        answer = people["operator"].get("/api/v1/usage", {"range": range_})
+        assert answer.status_code == 200
+        (point,) = answer.json()["points"]
+        assert point["misses"] == {"evicted": 2**53}
+        assert point["put_blocks"] == 2 * 2**53
+    report(acme, now, put_blocks=1, misses={"evicted": 1}, load_ms={"<=1": 1})  # heartbeats go on
+    clean_hot.wipe()

@@ -1,5 +1,6 @@
 """`platform/` is a source root and no package, so the standard library's modules stay reachable."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,3 +20,11 @@ def test_the_standard_librarys_platform_and_uuid_import_from_the_repository_root
             cwd=ROOT, env={"PYTHONPATH": path}, capture_output=True, text=True, check=True,
         )  # fmt: skip
         assert str(ROOT) not in done.stdout
+
+
+def test_the_format_of_the_hot_tier_names_the_functions_that_nodes_may_call():
+    from controlplane.hot import NODE_FUNCTIONS
+
+    text = (ROOT / "docs/formats/hot-tier.md").read_text()
+    sentence = text.split("A node's user may call ", 1)[1].split(" and no other function", 1)[0]
+    assert tuple(re.findall(r"`(\w+)`", sentence)) == NODE_FUNCTIONS

@@ -29,7 +29,9 @@ COUNTERS: Final = (
     "corrupt",
 )
 LOAD_MS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
-_LOAD_NAMES: Final = (*(f"<={bound}" for bound in LOAD_MS), "+Inf")
+LOAD_NAMES: Final = (*(f"<={bound}" for bound in LOAD_MS), "+Inf")
+# The most that a heartbeat may count of anything: beyond any node, and exact in a double.
+MOST_COUNT: Final = 2**53
 
 
 @dataclass
@@ -75,7 +77,7 @@ class Stats:
 
     def load(self, duration_s: float) -> None:
         """One `get_many` from call to completion."""
-        name = _LOAD_NAMES[bisect_left(LOAD_MS, duration_s * 1000)]
+        name = LOAD_NAMES[bisect_left(LOAD_MS, duration_s * 1000)]
         self._add(Counts(load_ms=Counter({name: 1})))
 
     def totals(self) -> Counts:
