@@ -14,6 +14,7 @@ from controlplane import hot, live
 from neve.hot import Usage
 from retention.models import RetentionPolicy
 from retention.stored import Walk
+from tenants import key_use
 from tenants.models import Tenant
 from workers import recovery, removal
 from workers import retain as claims
@@ -203,7 +204,9 @@ def reconcile(job: Opener, tenant_id: None) -> None:
 
 @does(kinds.HOUSEKEEPING)
 def housekeeping(job: Opener, tenant_id: None) -> None:
-    """Requests whose message or worker was lost go on; old roll-ups are deleted. No Job row."""
+    """Requests whose message or worker was lost go on, keys' last uses are written down, and old
+    roll-ups are deleted. No Job row."""
     jobs.bury_lost()
     jobs.send_again()
     usage.prune()
+    key_use.write_down()

@@ -115,7 +115,7 @@ def _database(env: environ.Env) -> dict[str, Any]:
         # IMMEDIATE: a transaction takes the write lock first, and waits instead of failing.
         database["OPTIONS"] = {
             "transaction_mode": "IMMEDIATE",
-            "timeout": 20,
+            "timeout": env.int("NEVE_DATABASE_WAIT_S", 20),
             "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
         }
     elif engine == "postgresql":

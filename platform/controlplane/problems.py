@@ -14,6 +14,7 @@ from django.core.exceptions import (
     SuspiciousOperation,
     ValidationError,
 )
+from django.db import DatabaseError, InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.views import defaults
 from django.views.decorators.csrf import csrf_exempt
@@ -85,6 +86,12 @@ KINDS: dict[str, tuple[int, str, str]] = {
     "unsupported-media-type": (415, "Unsupported media type", "Send application/json."),
     "throttled": (429, "Too many requests", "Wait as long as Retry-After says."),
     "internal": (500, "Internal error", "Report it with the X-Request-ID of the response."),
+    "database-unavailable": (
+        503,
+        "Database unavailable",
+        "Repeat it after as long as Retry-After says. If it stays: does PostgreSQL answer, or "
+        "which process holds SQLite's write lock?",
+    ),
     "hot-tier-unavailable": (
         503,
         "Hot tier unavailable",
@@ -144,8 +151,7 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response | N
             headers["WWW-Authenticate"] = error.auth_header
         if getattr(error, "wait", None):
             headers["Retry-After"] = str(int(error.wait))
-    if problem.status == 503 or problem.kind == "idempotency-in-progress":
-        headers["Retry-After"] = "2"
+    headers |= _retry_after(problem)
     return Response(
         problem.document(), status=problem.status, headers=headers, content_type=CONTENT_TYPE
     )
@@ -177,6 +183,9 @@ def as_problem(error: Exception) -> Problem | None:
             return Problem("too-large", str(error))
         case SuspiciousOperation():
             return Problem("malformed", str(error))
+        case OperationalError() | InterfaceError():  # no connection, or no write lock in time
+            log.warning("database_unavailable error=%s", error)
+            return Problem("database-unavailable", "The database did not answer in time.")
         case _:
             return None
 
@@ -192,7 +201,7 @@ class ProblemMiddleware:
 
     def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
         if not request.path.startswith(PREFIXES):
-            return None
+            return _busy_page(error)
         problem = as_problem(error)
         if problem is None:
             log.error(
@@ -206,7 +215,28 @@ class ProblemMiddleware:
 
 
 def respond(problem: Problem) -> HttpResponse:
-    return JsonResponse(problem.document(), status=problem.status, content_type=CONTENT_TYPE)
+    return JsonResponse(
+        problem.document(),
+        status=problem.status,
+        headers=_retry_after(problem),
+        content_type=CONTENT_TYPE,
+    )
+
+
+def _busy_page(error: Exception) -> HttpResponse | None:
+    """What a browser gets while the database does not answer; None for other errors."""
+    problem = as_problem(error) if isinstance(error, DatabaseError) else None
+    if problem is None:
+        return None
+    text = f"{problem.detail} Reload this page in a moment.\n"
+    return HttpResponse(
+        text, status=problem.status, headers=_retry_after(problem), content_type="text/plain"
+    )
+
+
+def _retry_after(problem: Problem) -> dict[str, str]:
+    waits = problem.status == 503 or problem.kind == "idempotency-in-progress"
+    return {"Retry-After": "2"} if waits else {}
 
 
 @csrf_exempt

@@ -7,18 +7,17 @@ import hashlib
 import hmac
 import secrets
 import string
-from datetime import timedelta
 
 from django.conf import settings
 from django.db.models import Q, QuerySet
 from django.utils import timezone
 
+from tenants import key_use
 from tenants.models import ApiKey
 
 ALPHABET = string.ascii_letters + string.digits
 PREFIX_CHARS = 10
 SECRET_CHARS = 40
-LAST_USED_EVERY = timedelta(minutes=1)
 
 
 def make_plaintext() -> tuple[str, str, str]:
@@ -50,7 +49,7 @@ def find_key(plaintext: str) -> ApiKey | None:
         return None
     if key.tenant is not None and not key.tenant.is_active:
         return None
-    _note_use(key)
+    key_use.note(key)
     return key
 
 
@@ -61,12 +60,3 @@ def usable_node_keys() -> QuerySet[ApiKey]:
         unexpired, role=ApiKey.Role.NODE, revoked_at=None, tenant__is_active=True
     )
     return keys
-
-
-def _note_use(key: ApiKey) -> None:
-    """At most one write a minute, whatever the traffic."""
-    now = timezone.now()
-    if key.last_used_at is not None and key.last_used_at > now - LAST_USED_EVERY:
-        return
-    stale = Q(last_used_at=None) | Q(last_used_at__lte=now - LAST_USED_EVERY)
-    ApiKey.unscoped.filter(stale, pk=key.pk).update(last_used_at=now)

@@ -25,7 +25,7 @@ LISTS = (
 @pytest.fixture
 def count(operator):
     def statements(path):
-        operator.get(path)  # the first use of a key writes last_used_at
+        operator.get(path)  # what a process asks once
         with CaptureQueriesContext(
             connection,
         ) as queries:
