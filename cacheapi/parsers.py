@@ -12,6 +12,7 @@ from rest_framework.exceptions import ParseError
 from rest_framework.parsers import BaseParser
 
 from controlplane.problems import Problem
+from neve.space import is_plain
 
 # A context of 100,000 blocks (25 million tokens) has 3.5 MB of ids.
 MAX_BODY_BYTES = 4 << 20
@@ -42,7 +43,7 @@ class BoundedJSONParser(BaseParser):
 def _require_plain_text(value: Any, path: str) -> None:
     """Raises Problem (malformed) naming the member."""
     if isinstance(value, str):
-        if "\0" in value or any("\ud800" <= char <= "\udfff" for char in value):
+        if not is_plain(value):
             raise Problem(
                 "malformed",
                 f"{path or 'body'}: has NUL or half a surrogate pair: {ascii(value)[:60]}",

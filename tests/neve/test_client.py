@@ -463,6 +463,26 @@ class TestSession:
         assert sum(sum(beat["load_ms"].values()) for beat in endpoint.heartbeats) == 2
         assert endpoint.sessions == {}
 
+    def test_counts_that_are_refused_are_left_out_and_the_session_stays(
+        self, client, endpoint, caplog
+    ):
+        answer = endpoint.answer
+
+        def refuse_counts(method, path, key, body):
+            if path.endswith("/heartbeat") and body["counters"]:
+                return 400, {"detail": "counters.put_blocks: unknown", "field": "counters"}
+            return answer(method, path, key, body)
+
+        endpoint.answer = refuse_counts
+        assert Chain(client, 2).put() == [None, None]
+        wait_until(lambda: "counts_lost" in caplog.text, timeout_s=10, what="a refusal")
+        beats = len(endpoint.heartbeats)
+        wait_until(lambda: len(endpoint.heartbeats) > beats + 2, timeout_s=10, what="beats")
+        assert len(endpoint.opened) == 1
+        endpoint.answer = answer
+        assert Chain(client, 3).put() == [None] * 3
+        wait_until(lambda: endpoint.counted("put_blocks") > 0, timeout_s=10, what="counted")
+
     def test_an_unknown_session_is_opened_anew_without_losing_counts(self, client, endpoint):
         Chain(client, 2).put()
         endpoint.sessions.clear()

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from uuid import UUID
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -37,6 +38,31 @@ def identity(**changes: object) -> SpaceIdentity:
     fields = {"model": "m", "revision": "r", "dtype": "bf16", "kv_dtype": "auto", "layout": "l"}
     numbers = {"layout_version": 1, "engine_block_tokens": 16, "bytes_per_token": 4096}
     return SpaceIdentity.from_dict({**fields, **numbers, **changes})
+
+
+@pytest.mark.parametrize("bad", [1.5, True, "1", None, -1, 2**32, 2**70])
+def test_only_integers_are_token_ids(bad):
+    """numpy alone takes the first three for token 1: the id of another prompt."""
+    hasher = BlockHasher(FINGERPRINT, 2)
+    for tokens in ([1, bad], (bad, bad), np.array([bad, bad])):
+        with pytest.raises(Misuse) as caught:
+            hasher.chain(tokens, parent=hasher.root())
+        assert caught.value.field == "tokens"
+
+
+def test_token_ids_are_integers_of_any_kind():
+    hasher = BlockHasher(FINGERPRINT, 2)
+    ids = hasher.chain([1, 2, 3, 4], parent=hasher.root())
+    for tokens in ((1, 2, 3, 4), range(1, 5), np.array([1, 2, 3, 4], "<u2"), [*np.arange(1, 5)]):
+        assert hasher.chain(tokens, parent=hasher.root()) == ids
+
+
+@pytest.mark.parametrize("bad", ["\ud800", "a\0b"])
+def test_an_identity_holds_only_text_that_can_be_stored(bad):
+    for name in ("model", "revision", "dtype", "kv_dtype", "layout"):
+        with pytest.raises(Misuse) as caught:
+            identity(**{name: bad})
+        assert caught.value.field == name
 
 
 def test_the_documented_block_is_what_the_module_writes_and_reads():

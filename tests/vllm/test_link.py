@@ -56,6 +56,18 @@ def test_an_endpoint_that_fails_or_refuses_is_asked_again(clean_hot, status):
         made.release()
 
 
+def test_what_only_another_configuration_can_mend_is_tried_once(clean_hot, caplog):
+    provision(clean_hot)
+    with CacheEndpoint(f"127.0.0.1:{clean_hot.port}") as endpoint:
+        endpoint.fail = (400, {"detail": "node: has NUL", "field": "node", "status": 400})
+        made = link_to(endpoint.url)
+        made._thread.join(20)
+        assert not made._thread.is_alive()
+        assert "given_up field=node" in caplog.text
+        assert made.client is None
+        made.release()
+
+
 def test_the_scheduler_and_the_worker_of_one_process_have_one_session(clean_hot):
     provision(clean_hot)
     with CacheEndpoint(f"127.0.0.1:{clean_hot.port}") as endpoint:

@@ -43,6 +43,11 @@ class Refused(NeveError):
         self.detail = detail
         self.status = status
 
+    @property
+    def is_malformed(self) -> bool:
+        """The request itself is wrong (see `field`): no person at the platform can help it."""
+        return self.status in (400, 422)
+
 
 class Unavailable(NeveError):
     """A server could not be reached or is not ready: serve without Neve and try again later."""

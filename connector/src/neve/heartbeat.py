@@ -108,6 +108,11 @@ class Heart:
         try:
             answer = self._endpoint.heartbeat(session.id, report)
         except Refused as error:
+            if error.is_malformed and any(self._undelivered.as_dict().values()):
+                # Sent again they would be refused again; without them the session stays live.
+                logger.error("neve.heartbeat.counts_lost detail=%s", error)
+                self._undelivered = Counts()
+                return self._beat()
             if error.status != 404:
                 self._suspend(error)
             self.ask_rehandshake()

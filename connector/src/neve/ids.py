@@ -43,14 +43,11 @@ class BlockHasher:
         """Ids of the whole chunks of `tokens`, which follow `parent`; a partial tail gets none.
 
         `extras` maps a chunk's index in `tokens` to what else decides its KV (multimodal ids with
-        their offsets). Raises `Misuse` when a token is not in 0 … 2³²-1.
+        their offsets). Raises `Misuse` when a token is no integer in 0 … 2³²-1.
         """
         extras = extras or {}
         count = len(tokens) // self.chunk_tokens
-        whole = np.asarray(tokens[: count * self.chunk_tokens], dtype=np.int64)
-        if whole.size and (whole.min() < 0 or whole.max() > 0xFFFFFFFF):
-            raise Misuse("token ids must be within 0 … 2³²-1", field="tokens")
-        packed = whole.astype("<u4").tobytes()
+        packed = _packed(tokens[: count * self.chunk_tokens])
         width = 4 * self.chunk_tokens
         length = self.chunk_tokens.to_bytes(4, "little")
         ids = []
@@ -72,3 +69,20 @@ class BlockHasher:
 
     def _digest(self, person: bytes, data: bytes) -> bytes:
         return blake2b(data, digest_size=ID_BYTES, key=self.fingerprint, person=person).digest()
+
+
+def _packed(tokens: Sequence[int]) -> bytes:
+    """u32 each. numpy alone would take 1.5, True and "1" for token 1: another prompt's id."""
+    if not isinstance(tokens, np.ndarray):
+        for kind in set(map(type, tokens)):
+            if kind is not int and not issubclass(kind, np.integer):
+                raise Misuse(f"token ids must be integers, got a {kind.__name__}", field="tokens")
+    elif tokens.size and tokens.dtype.kind not in "iu":
+        raise Misuse(f"token ids must be integers, got {tokens.dtype}", field="tokens")
+    try:
+        whole = np.asarray(tokens, dtype=np.int64)
+    except OverflowError:
+        raise Misuse("token ids must be within 0 … 2³²-1", field="tokens") from None
+    if whole.size and (whole.min() < 0 or whole.max() > 0xFFFFFFFF):
+        raise Misuse("token ids must be within 0 … 2³²-1", field="tokens")
+    return whole.astype("<u4").tobytes()

@@ -49,6 +49,8 @@ class SpaceIdentity:
                 )
             if isinstance(value, str) and not 0 < len(value) <= 1024:
                 raise Misuse(f"need 1 to 1024 characters, got {len(value)}", field=field.name)
+            if isinstance(value, str) and not is_plain(value):
+                raise Misuse(f"has NUL or half a surrogate pair: {value!a:.60}", field=field.name)
             least = 0 if field.name in ("tp_rank", "pp_rank", "layout_version") else 1
             if isinstance(value, int) and not least <= value < 2**31:
                 raise Misuse(f"need {least} … 2³¹-1, got {value}", field=field.name)
@@ -65,7 +67,7 @@ class SpaceIdentity:
         known = {field.name for field in fields(cls)}
         unknown = sorted(set(raw) - known)
         if unknown:
-            raise Misuse("unknown field, remove it", field=str(unknown[0]))
+            raise Misuse("unknown field, remove it", field=str(unknown[0])[:60])
         optional = {"tp_size", "tp_rank", "pp_size", "pp_rank"}
         missing = sorted(known - optional - set(raw))
         if missing:
@@ -84,6 +86,11 @@ class SpaceIdentity:
         everything = {**self.as_dict(), "tenant_id": tenant_id, "chunk_tokens": chunk_tokens}
         canonical = json.dumps(everything, sort_keys=True, separators=(",", ":")).encode()
         return blake2b(canonical, digest_size=32, person=b"neve.space").digest()
+
+
+def is_plain(text: str) -> bool:
+    """Whether databases, logs and UTF-8 can take it: no NUL, no half of a surrogate pair."""
+    return "\0" not in text and not any("\ud800" <= char <= "\udfff" for char in text)
 
 
 def choose_chunk_tokens(

@@ -52,9 +52,9 @@ class Counts:
         return Counts(self.counters.copy(), self.misses.copy(), self.load_ms.copy())
 
     def as_dict(self) -> dict[str, Any]:
-        """The heartbeat's three objects."""
+        """The heartbeat's three objects; what is 0 is left out."""
         return {
-            "counters": {name: self.counters[name] for name in COUNTERS},
+            "counters": {name: count for name in COUNTERS if (count := self.counters[name])},
             "misses": {str(name): count for name, count in self.misses.items() if count},
             "load_ms": {name: count for name, count in self.load_ms.items() if count},
         }

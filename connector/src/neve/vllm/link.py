@@ -9,7 +9,7 @@ import logging
 import threading
 
 from neve.client import Client
-from neve.errors import NeveError, Refused
+from neve.errors import Misuse, NeveError, Refused
 from neve.space import SpaceIdentity
 from neve.vllm.options import MOST_SAVE_BUDGET_BYTES, Options
 
@@ -19,7 +19,8 @@ logger = logging.getLogger(__name__)
 BOOT_WAIT_S = 2.0
 # How long to wait between attempts: short first, for a platform that is just starting.
 _RETRY_S = (0.5, 1.0, 2.0, 5.0, 10.0)
-# A refusal (key, node limit, clashing space) needs a person; look again at this pace.
+# A refusal (key, node limit, clashing space) needs a person; look again at this pace. One of what
+# this node says (a name with half a surrogate pair) needs another configuration: it is the last.
 _REFUSED_RETRY_S = 30.0
 
 
@@ -122,6 +123,13 @@ class Link:
                         said,
                     )
                 refused = isinstance(error, Refused)
+                if isinstance(error, Misuse) or (isinstance(error, Refused) and error.is_malformed):
+                    logger.error(
+                        "neve.connect.given_up field=%s (change it, and start the engine again)",
+                        error.field,
+                    )
+                    self._tried.set()
+                    return
                 pause_s = _REFUSED_RETRY_S if refused else _RETRY_S[min(attempt, 4)]
                 attempt += 1
             except Exception:

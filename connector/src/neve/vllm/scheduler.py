@@ -308,14 +308,19 @@ def origin_of(request: Any, epoch: bytes = b"") -> Origin:
     """What decides the request's KV besides its tokens. `epoch`: see `SchedulerSide.reset`."""
     lora = request.lora_request
     return Origin(
-        salt=epoch + (request.cache_salt or "").encode(),
-        lora=f"{lora.lora_name}\0{lora.lora_path}".encode() if lora is not None else b"",
+        salt=epoch + _bytes(request.cache_salt or ""),
+        lora=_bytes(f"{lora.lora_name}\0{lora.lora_path}") if lora is not None else b"",
         media=tuple(
             Media(
-                identifier=feature.identifier.encode(),
+                identifier=_bytes(feature.identifier),
                 offset=feature.mm_position.offset,
                 length=feature.mm_position.length,
             )
             for feature in request.mm_features or ()
         ),
     )
+
+
+def _bytes(text: str) -> bytes:
+    """UTF-8. Half a surrogate pair has none, and must not stop the engine: it passes as it is."""
+    return text.encode("utf-8", "surrogatepass")
