@@ -2,10 +2,15 @@
 
 from typing import Any
 
-from drf_spectacular.extensions import OpenApiAuthenticationExtension
+from drf_spectacular.extensions import (
+    OpenApiAuthenticationExtension,
+    OpenApiSerializerExtension,
+    OpenApiSerializerFieldExtension,
+)
 
 from cacheapi.idempotency import HEADER, REPLAYED
 from controlplane.problems import CONTENT_TYPE, KINDS
+from neve.stats import MOST_COUNT
 
 IDEMPOTENCY_KEY = {
     "name": HEADER,
@@ -31,6 +36,26 @@ class PersonScheme(OpenApiAuthenticationExtension):
 
     def get_security_definition(self, auto_schema: Any) -> dict[str, str]:
         return {"type": "apiKey", "in": "cookie", "name": "sessionid"}
+
+
+class StrictBody(OpenApiSerializerExtension):
+    """Unknown members are refused."""
+
+    target_class = "cacheapi.fields.StrictSerializer"
+    match_subclasses = True
+
+    def map_serializer(self, auto_schema: Any, direction: Any) -> dict[str, Any]:
+        mapped = auto_schema._map_serializer(self.target, direction, bypass_extensions=True)
+        return {**mapped, "additionalProperties": False}
+
+
+class CountsByName(OpenApiSerializerFieldExtension):
+    target_class = "cacheapi.fields.Counts"
+
+    def map_serializer_field(self, auto_schema: Any, direction: Any) -> dict[str, Any]:
+        count = {"type": "integer", "minimum": 0, "maximum": MOST_COUNT}
+        names = {str(name): count for name in self.target.names}
+        return {"type": "object", "properties": names, "additionalProperties": False}
 
 
 def add_problems(result: dict[str, Any], **_: Any) -> dict[str, Any]:
