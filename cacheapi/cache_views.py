@@ -22,6 +22,7 @@ from cacheapi.cache_serializers import (
     SessionSerializer,
 )
 from cacheapi.queries import StrictQuery
+from cacheapi.throttles import NodeThrottle, SlowDown
 from cacheapi.viewsets import checked, no_body
 from catalog import contexts, sessions
 from catalog.models import NodeSession, Segment
@@ -33,12 +34,12 @@ from tenants.scope import tenant_scope
 MOST_SEGMENTS = 1000
 
 
-class NodeView(StrictQuery, APIView):
+class NodeView(SlowDown, StrictQuery, APIView):
     """Node keys only; each handler runs in the scope of the key's tenant."""
 
     authentication_classes = (KeyAuthentication,)
     permission_classes = (Nodes,)
-    throttle_classes = ()  # a fleet's heartbeats come as often as the platform itself told them
+    throttle_classes = (NodeThrottle,)
 
     @property
     def tenant(self) -> Tenant:

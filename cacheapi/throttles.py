@@ -1,4 +1,4 @@
-"""Rate limits of /api/v1: so many requests in a time, whichever web process answers them.
+"""Rate limits of the APIs: so many requests in a time, whichever web process answers them.
 
 Counted by valkey-bus in windows that begin at multiples of their length, with INCR, so that no
 parallel request is missed; around the turn of a window up to twice the rate passes. A bus that does
@@ -12,7 +12,9 @@ from typing import Any, ClassVar
 
 from django.core.cache import caches
 from redis.exceptions import RedisError
+from rest_framework.exceptions import AuthenticationFailed, NotAuthenticated, Throttled
 from rest_framework.request import Request
+from rest_framework.response import Response
 from rest_framework.throttling import SimpleRateThrottle
 
 log = logging.getLogger("neve.throttles")
@@ -64,6 +66,16 @@ class CallerThrottle(SharedThrottle):
         return hashlib.sha256(request.user.name.encode()).hexdigest()
 
 
+class NodeThrottle(SharedThrottle):
+    """A node key, which all nodes of a tenant may share; each kind of request for itself, so that
+    a flood of contexts makes no session silent."""
+
+    scope = "node"
+
+    def get_cache_key(self, request: Request, view: Any) -> str:
+        return f"{type(view).__name__}:{request.auth.pk}"
+
+
 class AddressThrottle(SharedThrottle):
     """Who shows no valid credentials, by address. Those who do are not held up by neighbours."""
 
@@ -71,3 +83,15 @@ class AddressThrottle(SharedThrottle):
 
     def get_cache_key(self, request: Request, view: Any) -> str | None:
         return None if request.user is not None else self.get_ident(request)
+
+
+class SlowDown:
+    """For views: who fails to authenticate too often is told to slow down."""
+
+    def handle_exception(self, exc: Exception) -> Response:
+        if isinstance(exc, (AuthenticationFailed, NotAuthenticated)):
+            throttle = AddressThrottle()
+            if not throttle.allow_request(self.request, self):  # type: ignore[attr-defined]
+                exc = Throttled(throttle.wait())
+        answer: Response = super().handle_exception(exc)  # type: ignore[misc]
+        return answer

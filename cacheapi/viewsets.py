@@ -8,17 +8,15 @@ from typing import Any
 
 import django_filters
 from django.db.models import QuerySet
-from rest_framework.exceptions import AuthenticationFailed, NotAuthenticated, Throttled
 from rest_framework.mixins import ListModelMixin, RetrieveModelMixin
 from rest_framework.request import Request
-from rest_framework.response import Response
 from rest_framework.viewsets import GenericViewSet
 
 from cacheapi.access import KeyAuthentication, PersonAuthentication, Teams
 from cacheapi.fields import EmptySerializer
 from cacheapi.idempotency import once
 from cacheapi.queries import Filters, Pages, StrictQuery, Text
-from cacheapi.throttles import AddressThrottle
+from cacheapi.throttles import SlowDown
 from controlplane.problems import Problem
 from tenants.models import Tenant
 from tenants.scope import TenantOwned
@@ -34,7 +32,7 @@ class TenantFilter(django_filters.FilterSet):
     tenant = Text(field_name="tenant__slug", help_text="slug of the tenant")
 
 
-class ApiView(StrictQuery):
+class ApiView(SlowDown, StrictQuery):
     """Keys and signed-in people; nodes have no business here."""
 
     authentication_classes = (KeyAuthentication, PersonAuthentication)
@@ -46,14 +44,6 @@ class ApiView(StrictQuery):
         method = request.method.lower()
         if (handler := getattr(self, method, None)) is not None:
             setattr(self, method, once(handler, request, self.secret_members))
-
-    def handle_exception(self, exc: Exception) -> Response:
-        """Who fails to authenticate too often is told to slow down."""
-        if isinstance(exc, (AuthenticationFailed, NotAuthenticated)):
-            throttle = AddressThrottle()
-            if not throttle.allow_request(self.request, self):
-                exc = Throttled(throttle.wait())
-        return super().handle_exception(exc)
 
 
 class RowsView(ApiView, GenericViewSet):

@@ -34,6 +34,7 @@ class Env:
     bus_url: str  # redis:// or rediss://, as redis-py, Celery and Channels want it
     rate_caller: str | None
     rate_address: str | None
+    rate_node: str | None
     s3_endpoint: str
     s3_bucket: str
     s3_access_key: str
@@ -61,6 +62,7 @@ def read() -> Env:
             bus_url=_bus_url(env.str("NEVE_BUS_URL", "valkey://127.0.0.1:6391/0")),
             rate_caller=_rate(env, "NEVE_RATE_CALLER", "1200/min"),
             rate_address=_rate(env, "NEVE_RATE_ADDRESS", "600/min"),
+            rate_node=_rate(env, "NEVE_RATE_NODE", "12000/min"),
             s3_endpoint=env.str("NEVE_S3_ENDPOINT", "http://127.0.0.1:8333"),
             s3_bucket=env.str("NEVE_S3_BUCKET", "neve"),
             s3_access_key=_secret(env, "NEVE_S3_ACCESS_KEY", least=1),

@@ -106,7 +106,11 @@ REST_FRAMEWORK = {
     "DEFAULT_THROTTLE_CLASSES": [
         f"cacheapi.throttles.{who}Throttle" for who in ("Caller", "Address")
     ],
-    "DEFAULT_THROTTLE_RATES": {"caller": ENV.rate_caller, "address": ENV.rate_address},
+    "DEFAULT_THROTTLE_RATES": {
+        "caller": ENV.rate_caller,
+        "address": ENV.rate_address,
+        "node": ENV.rate_node,
+    },
     "NUM_PROXIES": 0,  # the address is the server's word: a header could name any
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
     "EXCEPTION_HANDLER": "controlplane.problems.exception_handler",

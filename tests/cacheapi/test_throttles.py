@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.django_db]
 @pytest.fixture(autouse=True)
 def limits(valkey_bus, monkeypatch):
     """Three requests a day, instead of the settings' rates."""
-    rates = {"caller": "3/day", "address": "3/day"}
+    rates = {"caller": "3/day", "address": "3/day", "node": "3/day"}
     monkeypatch.setattr(SharedThrottle, "THROTTLE_RATES", rates)
     monkeypatch.setattr(SharedThrottle, "ask_again_at", None)
     return rates
@@ -84,13 +84,25 @@ def test_the_schema_which_anybody_may_read_is_limited_by_address(address):
     assert seen == [200, 200, 200, 429]
 
 
-def test_nodes_are_not_limited(node, handshake, clean_hot, address):
-    session = node.send("post", "/cache/v1/sessions", handshake).json()["session"]
-    for seq in range(1, 10):
+def test_a_node_key_is_limited_in_each_kind_of_request(node, tenant, handshake, clean_hot):
+    def beat(caller, session, seq):
         path = f"/cache/v1/sessions/{session}/heartbeat"
-        assert node.send("post", path, {"seq": seq}).status_code == 200
+        return caller.send("post", path, {"seq": seq})
+
+    opened = [node.send("post", "/cache/v1/sessions", handshake) for _ in range(4)]
+    assert [answer.status_code for answer in opened] == [201, 201, 201, 429]
+    assert opened[3]["Retry-After"]
+    session = opened[2].json()["session"]
+    beats = [beat(node, session, seq).status_code for seq in range(1, 5)]
+    assert beats == [200, 200, 200, 429]  # handshakes have not used them up
+    other = type(node)(make_key(tenant, "node"))
+    assert beat(other, session, 5).status_code == 200
+
+
+def test_who_has_no_key_of_a_node_is_limited_by_address(address):
     stranger = Client(REMOTE_ADDR=address)
-    assert {stranger.post("/cache/v1/sessions").status_code for _ in range(9)} == {401}
+    seen = [stranger.post("/cache/v1/sessions").status_code for _ in range(4)]
+    assert seen == [401, 401, 401, 429]
 
 
 def test_no_rate_is_no_limit(team, limits):
