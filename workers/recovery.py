@@ -1,11 +1,13 @@
 """Notices that the hot Valkey lost its memory, and brings back what it must know.
 
-The mark is a key that only a finished rebuild writes: the id of that run of the server. A rebuild
+The mark is a key that only a finished rebuild writes: the id of that run of the server, and of the
+name that the books have. A rebuild
 that dies leaves it unset, so a later tick goes on; that is safe because a rebuild may be
 repeated. A server that was started again is rebuilt even when it kept its data: a snapshot, or a
 log that lost its last second, says nothing of what was flushed since.
 """
 
+import hashlib
 import logging
 from collections.abc import Callable
 from datetime import datetime
@@ -14,6 +16,7 @@ from django.utils import timezone
 
 from catalog.jobs import JobRun
 from controlplane import hot
+from neve.keys import books_name
 from tenants.models import Tenant
 from workers.rebuild import RebuildReport, Start, rebuild_tenant
 
@@ -37,7 +40,7 @@ def whole_run() -> bytes | None:
     What was seen between two calls that return the same id was seen in a whole index.
     """
     run = run_id()
-    return run if hot.admin().get(INDEXED) == run else None
+    return run if hot.admin().get(INDEXED) == _mark(run) else None
 
 
 def claim() -> bool:
@@ -69,7 +72,7 @@ def rebuild_all(
         total.segments += report.segments
         total.blocks += report.blocks
         total.lost_segments += report.lost_segments
-    hot.admin().set(INDEXED, run)
+    hot.admin().set(INDEXED, _mark(run))
     hot.admin().unlink(NOTES, CLAIMED)
     log.info("index_rebuilt segments=%s blocks=%s lost=%s", *vars(total).values())
     return total
@@ -85,6 +88,11 @@ def show_in_job(run: JobRun, tenant: str, report: RebuildReport, total: int) -> 
 def forget_index() -> None:
     """The index is not whole any more, as far as anybody knows: the next tick rebuilds it."""
     hot.admin().unlink(INDEXED, NOTES)
+
+
+def _mark(run: bytes) -> bytes:
+    """Books under another name are as good as none."""
+    return run + b" " + hashlib.sha256(books_name()).hexdigest()[:16].encode()
 
 
 def run_id() -> bytes:

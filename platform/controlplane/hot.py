@@ -22,6 +22,7 @@ from valkey.exceptions import ValkeyError
 
 from controlplane.problems import Problem
 from neve.hot import LIBRARY, HotTier, load_functions
+from neve.keys import books_name
 from retention.rulebook import rulebook_of
 from tenants.keys import usable_node_keys
 from tenants.models import ApiKey, Tenant
@@ -33,13 +34,13 @@ log = logging.getLogger("neve.hot")
 # index takes the rest. Source: jemalloc, size classes (four to each doubling).
 MEMORY_PER_BYTE = 1.3
 
-# What a node needs: its own calls, and what the functions that it calls run in its name.
-NODE_COMMANDS = (
-    *("get", "set", "strlen", "del", "unlink", "persist", "time"),
-    *("hget", "hmget", "hset", "hdel", "hincrby", "hgetall", "hlen"),
-    *("zadd", "zincrby", "zrem", "zrange", "zrangebyscore"),
-    *("zscore", "zmscore", "zcard", "zcount", "zpopmin"),
-    *("ping", "hello", "auth", "client|setname", "client|setinfo"),
+# What a node needs: its own calls, and what the functions that it calls run in its name. Each costs
+# the server as little as one key does: no command here takes many keys of blocks.
+NODE_COMMANDS = ("ping", "hello", "auth", "client|setname", "client|setinfo", "time")
+BLOCK_COMMANDS = ("get", "set", "strlen", "persist", "pexpire")
+BOOK_COMMANDS = (
+    *("hget", "hmget", "hset", "hdel", "hincrby", "hgetall"),
+    *("zadd", "zincrby", "zrem", "zrange", "zscore", "zmscore", "zcard", "zcount", "zpopmin"),
 )
 # Pins, lifetimes, flushes and restoring are the platform's: a node asks for them over HTTP.
 NODE_FUNCTIONS = ("match", "commit", "touch", "promote", "forget", "usage")
@@ -173,28 +174,31 @@ def _node_users() -> Iterator[tuple[str, int]]:
 
 
 def acl_rules(key: ApiKey) -> list[str]:
-    """`:q` can be read, never written: the server refuses it inside of functions too.
+    """What a node may do by itself: read and write single blocks, and call NODE_FUNCTIONS.
 
-    Calling a function counts as writing all its KEYS, `:q` among them; so the call itself, and only
-    it, is granted on all the tenant's keys by a selector of its own, for NODE_FUNCTIONS.
+    Functions run with the rights of their caller, so it has the right to write its tenant's books,
+    too, but not the name of any (`neve.keys.hide_books`). `:q` can be read, never written.
+    Calling a function counts as writing all its KEYS; so the call itself, and only it, is granted
+    on all the tenant's keys by a selector of its own.
 
-    Tenants are kept apart, quotas from being raised, pins from being taken. Not kept from: a
-    hostile node of a tenant can damage that tenant's own index and miscount its usage, since
-    functions run with the rights of their caller, so it may write those keys itself. Reconcile
-    recounts.
+    Valkey cannot ask that a SET has an end, or that somebody commits it: `workers.watch` finds
+    bytes that are in no books.
     """
     calls = (f"+{call}|neve_{name}" for call in ("fcall", "fcall_ro") for name in NODE_FUNCTIONS)
-    own = f"{{t{key.tenant_id}.*}}"
+    own, books = f"{{t{key.tenant_id}.*}}", books_name().decode()
     return [
         "reset",
         "on",
         f">{password(key)}",
-        f"~{own}:b:*",
-        *(f"~{own}:{name}" for name in "ilduxepsr"),
-        f"%R~{own}:q",
         *(f"+{command}" for command in NODE_COMMANDS),
+        f"(~{own}:b:* {_grant(BLOCK_COMMANDS)})",
+        f"(~{own}:{books}[ilduxepsr] %R~{own}:{books}q {_grant(BOOK_COMMANDS)})",
         f"(~{own}:* {' '.join(calls)})",
     ]
+
+
+def _grant(commands: Iterable[str]) -> str:
+    return " ".join(f"+{command}" for command in commands)
 
 
 def provision_on_commit(tenant_id: int) -> None:

@@ -595,7 +595,7 @@ def test_ids_that_no_entry_owns_leave_the_sets_and_stop_nothing(hot_client, tier
     store(hot_client, tier, IDS[:2])
     strangers = dict.fromkeys(IDS[6:9], 0)
     _, ranks, dirty, _, _, _, looks = KEYS.bookkeeping
-    sets = [ranks, dirty, looks, KEYS.tag + b":p"]
+    sets = [ranks, dirty, looks, KEYS.pins]
     for name in sets:
         hot_client.zadd(name, strangers)
     leased = tier.lease_dirty(lease_s=9, most_blocks=9, most_bytes=10**9)
@@ -611,11 +611,11 @@ def test_blocks_missing_in_the_sets_of_their_state_are_filed_again(hot_client, t
     store(hot_client, tier, IDS[:2])
     tier.pin(IDS[1:2], FAR)
     _, ranks, _, _, _, _, looks = KEYS.bookkeeping
-    hot_client.delete(ranks, looks, KEYS.tag + b":p")
+    hot_client.delete(ranks, looks, KEYS.pins)
     audit = BucketAudit(hot_client.execute_command, TENANT, 0)
     assert audit.recount(audit.begin(), IDS[:2]) == Checked(0, 2)
     assert hot_client.zrange(ranks, 0, -1) == IDS[:1]
-    assert hot_client.zrange(KEYS.tag + b":p", 0, -1) == IDS[1:2]
+    assert hot_client.zrange(KEYS.pins, 0, -1) == IDS[1:2]
     assert sorted(hot_client.zrange(looks, 0, -1)) == IDS[:2]
 
 

@@ -37,7 +37,7 @@ def index_of(client: Valkey, tenant_id: int) -> dict[bytes, Entry]:
     """The living entries of a tenant with one bucket."""
     keys = BucketKeys(tenant_id, 0)
     entries = {}
-    for id_, raw in client.hgetall(keys.tag + b":i").items():
+    for id_, raw in client.hgetall(keys.bookkeeping[0]).items():
         state, _, _, space, size, _, _, pinned_s, segment, _ = _ENTRY.unpack_from(raw)
         if not state & _GONE:
             flags = (bool(flag) for flag in (state & _HOT, state & _COLD, state & _DIRTY, pinned_s))
@@ -50,7 +50,9 @@ def audit(client: Valkey, s3: object, tenant_id: int, *, uncounted_bytes: int = 
     found = Findings()
     keys = BucketKeys(tenant_id, 0)
     entries = index_of(client, tenant_id)
-    said = {k.decode(): int(v) for k, v in client.hgetall(keys.tag + b":u").items() if v.isdigit()}
+    said = {
+        k.decode(): int(v) for k, v in client.hgetall(keys.bookkeeping[3]).items() if v.isdigit()
+    }
     for name, total in sums(entries.values()).items():
         found.drift(f":u {name}", said.get(name, 0), total)
     quota = {k.decode(): v for k, v in client.hgetall(keys.quota).items()}
@@ -92,15 +94,16 @@ def _audit_keys(
 def _audit_sets(
     client: Valkey, keys: BucketKeys, entries: dict[bytes, Entry], found: Findings
 ) -> None:
+    _, ranks, dirty, *_ = keys.bookkeeping
     should = {
-        b":l": {
+        ranks: {
             id_ for id_, e in entries.items() if e.is_hot and not e.is_dirty and not e.is_pinned
         },
-        b":d": {id_ for id_, e in entries.items() if e.is_dirty},
-        b":p": {id_ for id_, e in entries.items() if e.is_pinned},
+        dirty: {id_ for id_, e in entries.items() if e.is_dirty},
+        keys.pins: {id_ for id_, e in entries.items() if e.is_pinned},
     }
     for name, ids in should.items():
-        has = set(client.zrange(keys.tag + name, 0, -1))
+        has = set(client.zrange(name, 0, -1))
         for id_ in has ^ ids:
             which = "missing in" if id_ in ids else "too much in"
             found.orphans.append(f"{which} {name.decode()}: {id_.hex()}")

@@ -51,7 +51,7 @@ def miscount(client: Valkey, tenant_id: int, model: Model, rng: random.Random) -
     """Usage drift: a counter that says too much or too little."""
     name = rng.choice(("hot_bytes", "cold_bytes", "dirty_bytes", "hot_blocks", "cold_blocks"))
     by = rng.randint(-5000, 50_000)
-    client.hincrby(BucketKeys(tenant_id, 0).tag + b":u", name, by)
+    client.hincrby(BucketKeys(tenant_id, 0).bookkeeping[3], name, by)
     if name == "cold_bytes":
         model.uncounted_bytes += max(0, -by)
     return True

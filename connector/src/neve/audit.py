@@ -75,7 +75,7 @@ class BucketAudit:
 
     def end_strays(self, block_keys: Iterable[bytes]) -> int:
         """Block keys without owner and end get an end. Returns how many."""
-        keys = self._keys.bookkeeping
+        keys = self._keys.arguments
         return sum(
             self._execute("FCALL", "neve_end_strays", len(keys) + len(part), *keys, *part)
             for part in _slices(block_keys, CALL_KEYS)
@@ -94,7 +94,7 @@ class BucketAudit:
                 yield segments
 
     def _call(self, name: str, *args: Any) -> Any:
-        return self._execute("FCALL", f"neve_{name}", 7, *self._keys.bookkeeping, *args)
+        return self._execute("FCALL", f"neve_{name}", 7, *self._keys.arguments, *args)
 
 
 def _drifts(reply: list[Any]) -> list[Drift]:

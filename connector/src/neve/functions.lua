@@ -2,7 +2,8 @@
 --[[
 Neve's hot tier: every change of the block index, in functions that each run atomically on one bucket.
 
-KEYS of every function (neve/keys.py builds them, all in one hash slot):
+KEYS of every function (neve/keys.py builds them, all in one hash slot) name a bucket's books, which
+stand under other names (BOOKS) that nodes do not know:
   1 :i  HASH id -> packed entry          5 :q  HASH quotas and retention numbers (set_policy)
   2 :l  ZSET id -> rank                  6 :x  ZSET id -> when it went, µs (tombstones)
   3 :d  ZSET id -> flush due, s          7 :e  ZSET id -> when to look at it again, s
@@ -54,6 +55,10 @@ local CALL_MOST = 1000 -- ids of one call: neve.hot.CALL_IDS
 local PIN_MOST = 10000 -- of one pin: the budget decides on all of them at once
 local POLICY_MOST = 20000 -- name, value pairs of set_policy: five for each space with its own terms
 local ID_BYTES = 16
+-- What stands before the letter of a book in its key. Functions run with their caller's rights, so a
+-- node has the right to write the books; it must not be able to name them. Filled in by
+-- neve.hot.functions_source.
+local BOOKS = ""
 local BOOKKEEPING = { "i", "l", "d", "u", "q", "x", "e" } -- KEYS 1 to 7 of every function
 local LEASE_MOST_S = 600 -- above any lease that workers take
 local SKEW_S = 60 -- a time so little ahead is no sign of a clock that was set back
@@ -63,8 +68,7 @@ local SWEEP_MOST = 1000 -- pins that one call may end
 -- Registers a function that refuses, before anything else, what its clients never send. ARGV are
 -- `before` values, then `each` for every id (segment, pair), of which there may be `most`. Block keys
 -- stand behind the bookkeeping's if `has_blocks`, one for each id, or instead of ids if `each` is 0.
--- KEYS 1 to 7 must be those of one bucket: a caller may only read its `:q`, for example, and must not
--- put a key of its own in that place.
+-- KEYS 1 to 7 must be those of one bucket; the function gets its books instead, and `tag`.
 local function register(name, callback, flag, before, each, most, has_blocks)
   local function refuse(code, words) return redis.error_reply(code .. " neve_" .. name .. ": " .. words) end
   local function bounded(K, A)
@@ -78,13 +82,16 @@ local function register(name, callback, flag, before, each, most, has_blocks)
     if blocks < 0 or (not has_blocks and blocks > 0) or (has_blocks and each > 0 and blocks ~= ids) then
       return refuse("BADKEYS", "not as many KEYS as it takes")
     end
-    local tag = string.sub(K[1], 1, -2)
-    for n = 1, #BOOKKEEPING do
-      if K[n] ~= tag .. BOOKKEEPING[n] then
-        return refuse("BADKEYS", "KEYS[" .. n .. "] is not this bucket's :" .. BOOKKEEPING[n])
+    local tag = string.match(K[1], "^{t%d+%.%d+%.%d+}:") or ""
+    local books = { tag = tag }
+    for n, name in ipairs(BOOKKEEPING) do
+      books[n] = tag .. BOOKS .. name
+      if K[n] ~= tag .. name and K[n] ~= books[n] then
+        return refuse("BADKEYS", "KEYS[" .. n .. "] is not this bucket's :" .. name)
       end
     end
-    return callback(K, A)
+    for n = #BOOKKEEPING + 1, #K do books[n] = K[n] end
+    return callback(books, A)
   end
   server.register_function { function_name = "neve_" .. name, callback = bounded, flags = { flag } }
 end
@@ -126,7 +133,7 @@ local function is_pinned(e) return not has(e, GONE) and e.pinned > 0 end
 
 local function count(K, name, by) redis.call("HINCRBY", K[4], name, by) end
 
-local function of_slot(K, name) return string.sub(K[1], 1, -2) .. name end
+local function of_slot(K, name) return K.tag .. BOOKS .. name end
 
 local function numbers(K, ...) return redis.call("HMGET", K[5], ...) end
 
@@ -166,7 +173,10 @@ local function charge_segment(K, e, segment, by)
   if is_recounted(K, e) then redis.call("ZINCRBY", of_slot(K, "r"), by * e.size, segment) end
 end
 
-local function block_key(K, e, id) return string.sub(K[1], 1, -3) .. ":b:" .. e.space .. ":" .. id end
+local function block_key(K, e, id) return K.tag .. "b:" .. e.space .. ":" .. id end
+
+-- As UNLINK does (lazyfree-lazy-expire), but a node that may do it to one key may not to a million.
+local function remove_block(key) redis.call("PEXPIRE", key, 0) end
 
 local function is_expired(e, now_s) return e.expires > 0 and e.expires <= now_s and e.pinned <= now_s end
 
@@ -283,7 +293,7 @@ local function drop(K, id, e, tiers, reason, us)
   local freed = 0
   if has(e, HOT) and bit.band(tiers, HOT) ~= 0 then
     clean(K, id, e, us)
-    redis.call("UNLINK", block_key(K, e, id))
+    remove_block(block_key(K, e, id))
     redis.call("ZREM", K[2], id)
     charge(K, e, "hot", -1)
     e.state, e.touched = e.state - HOT, 0
@@ -419,7 +429,7 @@ local function commit(K, A)
   local now_s = math.floor(us / 1000000)
   local hot_quota, space = quota(K, "hot_bytes"), tonumber(A[1])
   local terms = terms_of(K, A[1])
-  local prefix = string.sub(K[1], 1, -3) .. ":b:" .. A[1] .. ":"
+  local prefix = K.tag .. "b:" .. A[1] .. ":"
   for n = 1, #K - 7 do
     if #A[3 * n - 1] ~= ID_BYTES or K[7 + n] ~= prefix .. A[3 * n - 1] then
       return redis.error_reply("BADKEYS neve_commit: KEYS[" .. 7 + n .. "] is not the key of its id")
@@ -433,7 +443,7 @@ local function commit(K, A)
       drop(K, id, e, COLD, EXPIRED, us)
     end
     if redis.call("STRLEN", key) ~= size or (has(e, HOT) and e.size ~= size) then
-      if not has(e, HOT) then redis.call("UNLINK", key) end
+      if not has(e, HOT) then remove_block(key) end
       out[n] = MISMATCH
     elseif has(e, HOT) then
       redis.call("PERSIST", key)
@@ -455,7 +465,7 @@ local function commit(K, A)
         end
       end
       if over > 0 then
-        redis.call("UNLINK", key)
+        remove_block(key)
         count(K, "refused_blocks", 1)
         count(K, "refused_bytes", size)
         if not has(e, COLD) then

@@ -14,7 +14,7 @@ from random import sample
 from typing import Any, NamedTuple, Protocol
 
 from neve.errors import MissReason, Misuse, Refused
-from neve.keys import BucketKeys, bucket_of
+from neve.keys import BucketKeys, books_name, bucket_of
 
 Execute = Callable[..., Any]  # execute(*args) -> reply, ints and bytes in lists
 
@@ -182,8 +182,12 @@ class AdminClient(Protocol):
 
 
 def functions_source() -> str:
-    """The Lua source of the function library: what nodes and workers call, then the audit."""
-    return "".join(files("neve").joinpath(n).read_text() for n in ("functions.lua", "audit.lua"))
+    """The Lua source of the function library: what nodes and workers call, then the audit.
+
+    The names of the books stand in it (`neve.keys.hide_books`).
+    """
+    source = "".join(files("neve").joinpath(n).read_text() for n in ("functions.lua", "audit.lua"))
+    return source.replace('local BOOKS = ""', f'local BOOKS = "{books_name().decode()}"', 1)
 
 
 def load_functions(client: AdminClient) -> None:
@@ -252,7 +256,7 @@ class HotTier:
             block_keys = [keys.block(space_id, id_) for id_ in part]
             args = commit_args(space_id, (by_id[id_] for id_ in part))
             reply = self._execute(
-                "FCALL", "neve_commit", 7 + len(part), *keys.bookkeeping, *block_keys, *args
+                "FCALL", "neve_commit", 7 + len(part), *keys.arguments, *block_keys, *args
             )
             outcomes.update(zip(part, map(CommitOutcome, reply), strict=True))
         return [outcomes[block[0]] for block in blocks]
@@ -485,7 +489,7 @@ class HotTier:
                 yield self._keys[bucket], part
 
     def _call(self, name: str, keys: BucketKeys, *args: Any) -> Any:
-        return self._execute("FCALL", f"neve_{name}", 7, *keys.bookkeeping, *args)
+        return self._execute("FCALL", f"neve_{name}", 7, *keys.arguments, *args)
 
     def _sum(self, name: str, ids: Sequence[bytes], *first: Any) -> int:
         return sum(self._call(name, keys, *first, *part) for keys, part in self._split(ids))

@@ -168,7 +168,7 @@ class HotPath:
         calls = []
         deadline = time.monotonic() + PROMOTE_S
         for bucket, members in parts.items():
-            keys = BucketKeys(session.tenant_id, bucket).bookkeeping
+            keys = BucketKeys(session.tenant_id, bucket).arguments
             for first in range(0, len(members), CALL_IDS):
                 part = members[first : first + CALL_IDS]
                 call = self.transport.call(

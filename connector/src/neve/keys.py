@@ -13,6 +13,7 @@ from uuid import UUID
 
 from neve import _core
 
+_BOOKS: Final = (b"i", b"l", b"d", b"u", b"q", b"x", b"e")
 SLOTS: Final = 16384
 CELLS: Final = 256  # what the slots are cut into to spread buckets; more buckets go round again
 
@@ -35,9 +36,28 @@ def _tag(tenant_id: int, bucket: int) -> bytes:
     return next(tag for tag in tags if _core.slot_of(tag) * CELLS // SLOTS == cell)
 
 
+_books_name = b""
+
+
+def hide_books(secret: str) -> None:
+    """From now on this process knows a bucket's books by the name that its server gave them.
+
+    Functions run with their caller's rights, so whoever may call them may also write what they
+    write. But only the server's functions and the platform know the name: a node that could say
+    it might charge, miscount or fill its index by hand. Nodes never call this. "" hides nothing.
+    """
+    global _books_name
+    _books_name = secret.encode() + b":" if secret else b""
+
+
+def books_name() -> bytes:
+    """What stands between a bucket's tag and the letter of a book."""
+    return _books_name
+
+
 @dataclass(frozen=True)
 class BucketKeys:
-    """Keys of one bucket of one tenant."""
+    """Keys of one bucket of one tenant. Its books are all but blocks."""
 
     tenant_id: int
     bucket: int
@@ -47,34 +67,46 @@ class BucketKeys:
         return _tag(self.tenant_id, self.bucket)
 
     @property
+    def arguments(self) -> tuple[bytes, ...]:
+        """What each function takes as KEYS[1..7]: it finds the books by them."""
+        return tuple(self.tag + b":" + letter for letter in _BOOKS)
+
+    @property
     def bookkeeping(self) -> tuple[bytes, ...]:
-        """Index, LRU, dirty, usage, quota, gone, expiry: what each function takes as KEYS[1..7]."""
-        return tuple(self.tag + b":" + name for name in (b"i", b"l", b"d", b"u", b"q", b"x", b"e"))
+        """Index, LRU, dirty, usage, quota, gone, expiry, where they stand (`hide_books`)."""
+        return tuple(map(self._book, _BOOKS))
 
     @property
     def quota(self) -> bytes:
-        return self.tag + b":q"
+        return self._book(b"q")
 
     @property
     def live_bytes(self) -> bytes:
         """ZSET: live bytes of each segment."""
-        return self.tag + b":s"
+        return self._book(b"s")
 
     @property
     def leases(self) -> bytes:
         """ZSET: when the lease of each block under flush ends."""
-        return self.tag + b":f"
+        return self._book(b"f")
 
     @property
     def recounted(self) -> bytes:
         """ZSET: what a recount that goes on has counted so far."""
-        return self.tag + b":r"
+        return self._book(b"r")
+
+    @property
+    def pins(self) -> bytes:
+        """ZSET: the end of each pin."""
+        return self._book(b"p")
 
     @property
     def all_bookkeeping(self) -> list[bytes]:
         """Every key of the bucket but those of blocks."""
-        pins = self.tag + b":p"
-        return [*self.bookkeeping, pins, self.live_bytes, self.leases, self.recounted]
+        return [*self.bookkeeping, self.pins, self.live_bytes, self.leases, self.recounted]
+
+    def _book(self, letter: bytes) -> bytes:
+        return self.tag + b":" + _books_name + letter
 
     def block(self, space_id: int, block_id: bytes) -> bytes:
         return b"%b:b:%d:%b" % (self.tag, space_id, block_id)

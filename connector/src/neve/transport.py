@@ -71,7 +71,7 @@ def make_keyspace(
 ) -> _core.Keyspace:
     """The keys of one space in all of a tenant's buckets, as the core uses them."""
     keys = [BucketKeys(tenant_id, bucket) for bucket in range(buckets)]
-    names = [(each.block(space_id, b""), list(each.bookkeeping)) for each in keys]
+    names = [(each.block(space_id, b""), list(each.arguments)) for each in keys]
     return _core.Keyspace(space_id, fingerprint[:4], names)
 
 
