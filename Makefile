@@ -4,7 +4,7 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
-.PHONY: help up install test test-fast test-core torture vllm bench-datapath bench-tiering bench-policies bench-ttft lint format clean distclean
+.PHONY: openapi help up install test test-fast test-core torture vllm bench-datapath bench-tiering bench-policies bench-ttft lint format clean distclean
 
 BIN := .venv/bin
 RUN := .venv/.runtime-installed
@@ -14,6 +14,7 @@ BENCH := .venv-bench/.installed
 CORE := connector/pyproject.toml connector/CMakeLists.txt $(wildcard connector/src/core/*.*)
 CORES := $(shell nproc 2>/dev/null || echo 2)
 FUZZ_S ?= 20
+NONE := 00000000000000000000000000000000
 PIP := -m pip --disable-pip-version-check install --quiet
 
 help: ## list the targets
@@ -76,6 +77,10 @@ lint: $(DEV) ## ruff, mypy, import contracts
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	PYTHONPATH=.:platform $(BIN)/lint-imports
+
+openapi: $(RUN) ## write docs/openapi.json anew, after a change of the API
+	@NEVE_VAR=$$(mktemp -d) NEVE_SECRET_KEY=$(NONE) NEVE_KEY_PEPPER=$(NONE) NEVE_S3_ACCESS_KEY=x NEVE_S3_SECRET_KEY=x \
+		$(BIN)/python manage.py spectacular --format openapi-json --fail-on-warn --file docs/openapi.json
 
 format: $(DEV) ## let ruff rewrite the sources
 	$(BIN)/ruff check --fix

@@ -6,18 +6,23 @@ from typing import Any
 
 import django_filters
 from django.db.models import Q, QuerySet
+from django.http import HttpResponse
+from django.http.response import HttpResponseBase
 from django.utils import timezone
+from django.utils.cache import get_conditional_response
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_view
 from rest_framework.decorators import action
 from rest_framework.mixins import CreateModelMixin
+from rest_framework.permissions import AllowAny
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from cacheapi import api_serializers as shapes
+from cacheapi import openapi
 from cacheapi.access import Operators, actor
-from cacheapi.queries import Flag, RowNumber, Text, flag
+from cacheapi.queries import Flag, RowNumber, StrictQuery, Text, flag
 from cacheapi.viewsets import SLUG, UUID, ApiView, ReadOnlyView, TenantFilter, checked, no_body
 from catalog import contexts, jobs, usage
 from catalog.models import Context, Job, NodeSession, Segment, Space
@@ -379,6 +384,20 @@ class UsageView(ApiView, APIView):
             since_ts=int(timezone.now().timestamp()) - seconds,
         )
         return Response({"resolution_s": resolution_s, "points": points})
+
+
+class SchemaView(StrictQuery, APIView):
+    """The description of both APIs, for anybody."""
+
+    authentication_classes = ()
+    permission_classes = (AllowAny,)
+
+    @extend_schema(exclude=True)
+    def get(self, request: Request) -> HttpResponseBase:
+        raw, etag = openapi.document()
+        response = HttpResponse(raw, content_type="application/json")
+        response["ETag"], response["Cache-Control"] = etag, "max-age=300"
+        return get_conditional_response(request._request, etag=etag, response=response)
 
 
 def _require_confirmed(request: Request, name: str, weight: dict[str, int]) -> None:

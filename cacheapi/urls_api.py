@@ -1,7 +1,7 @@
 """Addresses of /api/v1: no trailing slash, except the two pages."""
 
 from django.urls import path
-from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
+from drf_spectacular.views import SpectacularSwaggerSplitView
 from rest_framework.routers import SimpleRouter
 
 from cacheapi import api_views as views
@@ -22,7 +22,7 @@ router.register("keys", views.KeysView, basename="key")
 app_name = "api"
 urlpatterns = [
     path("usage", views.UsageView.as_view(), name="usage"),
-    path("schema/", SpectacularAPIView.as_view(), name="schema"),
+    path("schema/", views.SchemaView.as_view(), name="schema"),
     path("docs/", SpectacularSwaggerSplitView.as_view(url_name="api:schema"), name="docs"),
     *router.urls,
 ]

@@ -2,10 +2,14 @@
 
 import re
 from io import StringIO
+from pathlib import Path
 
 import pytest
 from django.contrib.staticfiles import finders
 from django.core.management import call_command
+from drf_spectacular.generators import SchemaGenerator
+
+ROOT = Path(__file__).resolve().parents[2]
 
 pytestmark = [pytest.mark.integration, pytest.mark.django_db]
 
@@ -14,8 +18,23 @@ def test_the_schema_is_valid_without_a_warning():
     call_command("spectacular", validate=True, fail_on_warn=True, stdout=StringIO())
 
 
+def test_the_committed_document_is_what_the_platform_serves(client):
+    served = client.get("/api/v1/schema/")
+    assert served["Content-Type"] == "application/json"
+    committed = (ROOT / "docs/openapi.json").read_text()
+    assert served.content.decode() == committed, "the API has changed: `make openapi`"
+
+
+def test_it_is_built_once_and_sent_once(client, monkeypatch):
+    first = client.get("/api/v1/schema/")
+    monkeypatch.setattr(SchemaGenerator, "get_schema", None)
+    assert client.get("/api/v1/schema/").content == first.content
+    again = client.get("/api/v1/schema/", headers={"If-None-Match": first["ETag"]})
+    assert (again.status_code, again.content) == (304, b"")
+
+
 def test_it_names_both_apis_and_how_to_authenticate(client):
-    document = client.get("/api/v1/schema/?format=json").json()
+    document = client.get("/api/v1/schema/").json()
     assert "/api/v1/contexts/{uuid}/pin" in document["paths"]
     assert "/cache/v1/sessions" in document["paths"]
     assert document["components"]["securitySchemes"]["apiKey"]["scheme"] == "bearer"
@@ -23,7 +42,7 @@ def test_it_names_both_apis_and_how_to_authenticate(client):
 
 
 def test_every_operation_tells_how_refusals_look(client):
-    document = client.get("/api/v1/schema/?format=json").json()
+    document = client.get("/api/v1/schema/").json()
     for path in document["paths"].values():
         for operation in path.values():
             answer = operation["responses"]["default"]["content"]["application/problem+json"]
@@ -31,7 +50,7 @@ def test_every_operation_tells_how_refusals_look(client):
 
 
 def test_it_tells_of_rate_limits_and_idempotency_keys_where_they_are(client):
-    document = client.get("/api/v1/schema/?format=json").json()
+    document = client.get("/api/v1/schema/").json()
     for address, path in document["paths"].items():
         for method, operation in path.items():
             responses = operation["responses"]
