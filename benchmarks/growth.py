@@ -41,7 +41,7 @@ from catalog.models import Round, Segment  # noqa: E402
 from cold_world import World  # noqa: E402
 from controlplane import hot, s3  # noqa: E402
 from neve.block import HEADER_BYTES  # noqa: E402
-from neve.hot import RestoredBlock  # noqa: E402
+from neve.hot import BlockTerms, RestoredBlock  # noqa: E402
 from neve.ids import ID_BYTES  # noqa: E402
 from tenants.scope import tenant_scope  # noqa: E402
 from workers.schedule import SCHEDULE  # noqa: E402
@@ -126,7 +126,8 @@ def bytes_of_kinds() -> dict[str, float]:
         for _ in range(SAMPLE_BLOCKS // 1000):
             ids = world.store(1000, payload_bytes=payload_bytes)
             if flushed:
-                world.tier.keep_hot(ids)
+                no_flush = BlockTerms(flush_after_s=None)
+                world.tier.retain(ids, no_flush, held=False, join=False, flush=True)
         value_bytes = HEADER_BYTES + payload_bytes
         found[name] = (index_bytes() - before) / SAMPLE_BLOCKS - value_bytes
     return found

@@ -9,7 +9,14 @@ from cacheapi.api_serializers import TenantOwnedSerializer
 from cacheapi.fields import StrictSerializer, Text, WholeNumber
 from neve.hot import MOST_WINDOW_S
 from retention.dry_run import DryRun
-from retention.models import MAX_S, EvictionPolicy, FlushMode, RetentionPolicy, RetentionRule
+from retention.models import (
+    MAX_S,
+    ColdFull,
+    EvictionPolicy,
+    FlushMode,
+    RetentionPolicy,
+    RetentionRule,
+)
 from retention.services import FIELDS, RULE_FIELDS
 from retention.terms import PRIORITIES
 
@@ -40,6 +47,9 @@ class PolicyChangeSerializer(StrictSerializer):
         max_value=MOST_WINDOW_S,
         required=False,
         help_text="a cold block read twice so close together becomes hot again; 0: never",
+    )
+    cold_full = serializers.ChoiceField(
+        choices=ColdFull.choices, required=False, help_text="when the cold quota is used up"
     )
 
 

@@ -9,7 +9,9 @@ from neve.index import recount
 from neve.keys import parse_key
 
 COUNTED = [
-    f"{what}_{unit}" for what in ("hot", "cold", "dirty", "pinned") for unit in ("bytes", "blocks")
+    f"{what}_{unit}"
+    for what in ("hot", "cold", "dirty", "pinned", "unstored")
+    for unit in ("bytes", "blocks")
 ]
 
 

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import TypeVar
 
 from valkey.exceptions import ValkeyError
 
@@ -25,7 +24,7 @@ from neve.errors import Unavailable
 from neve.hot import DirtyBlock, FlushOutcome, HotTier, Tier, Usage
 from tenants.scope import tenant_scope
 from workers import hot_reading, read_ahead, recovery, segments, upload
-from workers.batches import Sized, cut_evenly
+from workers.batches import cut_evenly
 from workers.chains import order_along_chains
 from workers.hot_reading import HotReader, LinkedBlock
 from workers.segments import StoredBlock, write_segment
@@ -40,17 +39,22 @@ DIRTY_SHARE = 0.25  # dirty blocks cannot be evicted: more of them than this mak
 PASS_S = 30.0  # then the next pass goes on: no task runs as long as the writes do
 BLOCK_BYTES = 600  # what is known of a leased block
 
-Block = TypeVar("Block", bound=Sized)
-
 
 @dataclass
 class FlushReport:
-    """What one pass did. `refused_blocks`: the cold quota had no room for them."""
+    """What one pass did.
+
+    `refused_blocks`: the cold quota had no room for them. `evicted_blocks`: left the cold tier to
+    make room.
+    """
 
     segments: int = 0
     blocks: int = 0
     bytes: int = 0
     refused_blocks: int = 0
+    refused_bytes: int = 0
+    evicted_blocks: int = 0
+    evicted_bytes: int = 0
     unreadable_blocks: int = 0
 
 
@@ -118,10 +122,15 @@ class Flusher:
         self, space: Space, blocks: list[LinkedBlock], reader: HotReader, leases: "Leases"
     ) -> None:
         _require_whole_index()
-        usage = self._tier.usage()
-        fitting, rest = split_at_room(blocks, usage.quota_cold_bytes - usage.cold_bytes)
-        if rest:
-            self.report.refused_blocks += self._tier.keep_hot([block.id for block in rest])
+        admission = self._tier.admit([(block.id, block.size_bytes) for block in blocks])
+        self.report.evicted_blocks += admission.evicted_blocks
+        self.report.evicted_bytes += admission.evicted_bytes
+        fitting = []
+        for block, fits in zip(blocks, admission.fits, strict=True):
+            if fits:
+                fitting.append(block)
+            else:
+                self._count_refused(block.size_bytes)
         if not fitting:
             return
         unreadable_before = reader.unreadable_blocks
@@ -135,13 +144,18 @@ class Flusher:
         live, dead = [], []
         for place, outcome in zip(places, outcomes, strict=True):
             (live if outcome is FlushOutcome.FLUSHED else dead).append(place)
+            if outcome is FlushOutcome.COLD_FULL:
+                self._count_refused(place.length)
         segments.settle(row, [place.id for place in dead])
         segments.count_live_bytes(self._tier, [row.pk])
         segments.find_links(self._tier, row, places)
-        self.report.refused_blocks += outcomes.count(FlushOutcome.COLD_FULL)
         self.report.segments += 1
         self.report.blocks += len(live)
         self.report.bytes += sum(place.length for place in live)
+
+    def _count_refused(self, size_bytes: int) -> None:
+        self.report.refused_blocks += 1
+        self.report.refused_bytes += size_bytes
 
 
 @dataclass
@@ -198,13 +212,3 @@ def is_worth_a_segment(held: Usage, now_s: float) -> bool:
         or held.oldest_due_s <= now_s - GATHER_S
         or held.dirty_bytes >= held.quota_hot_bytes * DIRTY_SHARE
     )
-
-
-def split_at_room(blocks: Sequence[Block], room_bytes: int) -> tuple[list[Block], list[Block]]:
-    """The blocks that the cold quota has room for, in order, and those behind them."""
-    used = 0
-    for n, block in enumerate(blocks):
-        used += block.size_bytes
-        if used > room_bytes:
-            return list(blocks[:n]), list(blocks[n:])
-    return list(blocks), []

@@ -145,6 +145,7 @@ def provision_tenant(tenant: Tenant) -> None:
             spaces=book.spaces(),
             eviction=book.eviction,
             promote_window_s=book.promote_window_s,
+            cold_evicts=book.cold_evicts,
         )
 
 
@@ -192,7 +193,7 @@ def acl_rules(key: ApiKey) -> list[str]:
         f">{password(key)}",
         *(f"+{command}" for command in NODE_COMMANDS),
         f"(~{own}:b:* {_grant(BLOCK_COMMANDS)})",
-        f"(~{own}:{books}[ilduxepsr] %R~{own}:{books}q {_grant(BOOK_COMMANDS)})",
+        f"(~{own}:{books}[ilduxepsrc] %R~{own}:{books}q {_grant(BOOK_COMMANDS)})",
         f"(~{own}:* {' '.join(calls)})",
     ]
 

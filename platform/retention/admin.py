@@ -54,7 +54,7 @@ def _told(tenant_id: int, book: Rulebook) -> ValidationError:
 class RetentionPolicyAdmin(_DryRunAdmin):
     list_display = (
         *("tenant", "flush_mode", "flush_after_s", "hot_idle_s", "cold_ttl_s", "max_age_s"),
-        *("priority", "pin_budget_bytes", "is_applied"),
+        *("priority", "pin_budget_bytes", "cold_full", "is_applied"),
     )
     list_select_related = ("tenant",)
 

@@ -35,6 +35,13 @@ class EvictionPolicy(models.TextChoices):
         return Eviction[self.name]
 
 
+class ColdFull(models.TextChoices):
+    """What becomes of new blocks when the cold quota is used up."""
+
+    EVICT = "evict", "Make room: the longest unread leave"
+    REFUSE = "refuse", "Refuse new blocks"
+
+
 class RetentionPolicy(TenantOwned):
     """None means without limit. What the fields mean stands at `retention.terms.Terms`."""
 
@@ -55,6 +62,12 @@ class RetentionPolicy(TenantOwned):
         default=PROMOTE_WINDOW_S,
         validators=[MaxValueValidator(MOST_WINDOW_S)],
         help_text="a cold block read twice so close together becomes hot again; 0: never",
+    )
+    cold_full = models.CharField(
+        max_length=6,
+        choices=ColdFull,
+        default=ColdFull.EVICT,
+        help_text="when the cold quota is used up",
     )
     # Grows with each change of the policy or of a rule; stored blocks follow up to `applied`.
     generation = models.PositiveIntegerField(default=1, editable=False)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from neve.hot import PROMOTE_WINDOW_S, BlockTerms, Eviction
-from retention.models import EvictionPolicy, RetentionPolicy, RetentionRule
+from retention.models import ColdFull, EvictionPolicy, RetentionPolicy, RetentionRule
 from retention.terms import Rule, Terms, resolve
 from tenants.scope import tenant_scope
 
@@ -14,6 +14,7 @@ class Rulebook:
     rules: tuple[Rule, ...] = ()
     eviction: Eviction = Eviction.TWO_QUEUES
     promote_window_s: int = PROMOTE_WINDOW_S
+    cold_evicts: bool = True
 
     def of_space(self, space_id: int) -> Terms:
         """What blocks of a space get while no context holds them."""
@@ -42,4 +43,5 @@ def rulebook_of(tenant_id: int) -> Rulebook:
             tuple(row.rule() for row in RetentionRule.objects.all()),
             EvictionPolicy(policy.eviction).number,
             policy.promote_window_s,
+            policy.cold_full == ColdFull.EVICT,
         )

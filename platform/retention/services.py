@@ -18,7 +18,7 @@ from tenants.scope import tenant_scope
 
 FIELDS = (
     *("flush_mode", "flush_after_s", "hot_idle_s", "cold_ttl_s", "max_age_s", "priority"),
-    *("pin_budget_bytes", "eviction", "promote_window_s"),
+    *("pin_budget_bytes", "eviction", "promote_window_s", "cold_full"),
 )
 RULE_FIELDS = ("space", "label", "context", "order", "overrides")
 MOST_RULES = 100  # of a tenant; each change of a label or a context's name matches them all

@@ -13,9 +13,18 @@ KEYS = BucketKeys(TENANT, 0)
 ID = b"i" * 16
 # Values before the ids, values for each id, most ids. Of those without ids: no more values.
 SHAPES = {
-    **dict.fromkeys(("touch", "promote", "keep_hot", "close_segments"), ((), 1, CALL_IDS)),
+    **dict.fromkeys(("touch", "promote", "close_segments"), ((), 1, CALL_IDS)),
     **dict.fromkeys(
-        ("match", "renew_leases", "unpin", "expire", "forget", "recount", "recount_segments"),
+        (
+            "match",
+            "admit",
+            "renew_leases",
+            "unpin",
+            "expire",
+            "forget",
+            "recount",
+            "recount_segments",
+        ),
         (("1",), 1, CALL_IDS),
     ),
     "pin": (("1", "-1", "all"), 1, PIN_IDS),

@@ -53,7 +53,9 @@ class Entry:
     """A block the index knows. `rank` is the step of its last access.
 
     `young`: on probation. `used`: used since it was stored, and not yet flushed. `reads`: of the
-    cold copy; with the second one somebody is told to promote it.
+    cold copy; with the second one somebody is told to promote it. `read_rank`: the step of the last
+    read, or use of the hot copy. `refused`, `let_go`: hot and clean without a cold copy, since the
+    cold tier had no room for it, or evicted it.
     """
 
     hot: bool = False
@@ -66,6 +68,9 @@ class Entry:
     young: bool = False
     used: bool = False
     reads: int = 0
+    read_rank: float = 0
+    refused: bool = False
+    let_go: bool = False
 
     def pin(self) -> None:
         """When its pin ends, a block has been used."""
@@ -79,6 +84,7 @@ class Model:
     hot_quota: int
     cold_quota: int
     flush: bool
+    cold_evicts: bool = True
     eviction: Eviction = Eviction.TWO_QUEUES
     entries: dict[bytes, Entry] = field(default_factory=dict)
     gone: dict[bytes, MissReason] = field(default_factory=dict)
@@ -89,7 +95,11 @@ class Model:
 
     def drop_hot(self, id_: bytes, reason: MissReason) -> None:
         entry = self.entries[id_]
-        entry.hot = entry.dirty = entry.used = False
+        if reason is MissReason.EVICTED and entry.refused:
+            reason = MissReason.UNFLUSHED
+        elif reason is MissReason.EVICTED and entry.let_go:
+            reason = MissReason.EVICTED_COLD
+        entry.hot = entry.dirty = entry.used = entry.refused = entry.let_go = False
         entry.reads = 0
         if not entry.segment:
             self.bury(id_, reason)
@@ -99,8 +109,45 @@ class Model:
         entry.segment = entry.offset = 0
         if not entry.hot:
             self.bury(id_, reason)
+        elif reason is MissReason.EVICTED_COLD:
+            entry.let_go = True
         elif self.flush and not entry.dirty:
-            entry.dirty, entry.used = True, not entry.young
+            self.soil(entry)
+
+    def soil(self, entry: Entry) -> None:
+        entry.dirty, entry.used = True, not entry.young
+        entry.refused = entry.let_go = False
+
+    def refuse(self, entry: Entry) -> None:
+        entry.refused, entry.let_go = True, False
+
+    def has_cold_room(self, bytes_: int, priority: int) -> bool:
+        """Evicts what is not pinned nor of a higher priority, the longest unread first."""
+        if self.cold_evicts and bytes_ <= self.cold_quota:
+            victims = sorted(
+                (
+                    id_
+                    for id_, e in self.entries.items()
+                    if e.segment and not e.pinned and e.priority <= priority
+                ),
+                key=lambda id_: (self.entries[id_].priority, self.entries[id_].read_rank, id_),
+            )
+            while victims and self.total("segment") + bytes_ > self.cold_quota:
+                self.drop_cold(victims.pop(0), MissReason.EVICTED_COLD)
+        return self.total("segment") + bytes_ <= self.cold_quota
+
+    def admit(self, ids: list[bytes]) -> list[bool]:
+        """Of leased blocks."""
+        taken, fits = 0, []
+        for id_ in ids:
+            entry = self.entries[id_]
+            fits.append(self.has_cold_room(taken + SIZES[id_], entry.priority))
+            if fits[-1]:
+                taken += SIZES[id_]
+            else:
+                self.clean(entry)
+                self.refuse(entry)
+        return fits
 
     def bury(self, id_: bytes, reason: MissReason) -> None:
         self.entries.pop(id_, None)
@@ -134,6 +181,8 @@ class Model:
 
     def use(self, id_: bytes) -> None:
         entry = self.entries.get(id_)
+        if entry:
+            entry.read_rank = self.step
         if entry and entry.dirty:
             entry.used = True
         elif entry and entry.hot:
@@ -147,6 +196,8 @@ class Model:
 
     def promote(self, id_: bytes) -> bool:
         entry = self.entries.get(id_)
+        if entry:
+            entry.read_rank = self.step
         if not entry or entry.hot:
             return False
         entry.reads += 1
@@ -169,6 +220,7 @@ class Model:
         else:
             entry.young = False
         entry.hot, entry.rank, entry.reads = True, self.step, 0
+        entry.read_rank = self.step
         return CommitOutcome.STORED
 
     def flushed(self, id_: bytes, segment: int, offset: int) -> FlushOutcome:
@@ -178,10 +230,13 @@ class Model:
             return FlushOutcome.FLUSHED if same else FlushOutcome.DEAD
         if not entry:
             return FlushOutcome.DEAD
+        fits = self.has_cold_room(SIZES[id_], entry.priority)
         self.clean(entry)
-        if self.total("segment") + SIZES[id_] > self.cold_quota:
+        if not fits:
+            self.refuse(entry)
             return FlushOutcome.COLD_FULL
-        entry.segment, entry.offset = segment, offset
+        entry.segment, entry.offset, entry.read_rank = segment, offset, self.step
+        entry.refused = entry.let_go = False
         return FlushOutcome.FLUSHED
 
 
@@ -205,36 +260,36 @@ class HotTierMachine(RuleBasedStateMachine):
             cold_bytes=self.model.cold_quota,
             terms=BlockTerms(flush_after_s=0 if self.model.flush else None),
             eviction=self.model.eviction,
+            cold_evicts=self.model.cold_evicts,
         )
 
     def begin(self) -> None:
         self.model.step += 1
 
-    @rule(flush=st.booleans(), eviction=st.sampled_from(Eviction))
-    def change_policy(self, flush, eviction):
+    @rule(flush=st.booleans(), eviction=st.sampled_from(Eviction), cold_evicts=st.booleans())
+    def change_policy(self, flush, eviction, cold_evicts):
         self.model.flush, self.model.eviction = flush, eviction
+        self.model.cold_evicts = cold_evicts
         self.write_policy()
 
     @rule(ids=some_ids)
     def put(self, ids):
         self.begin()
-        found = self.hot
         for id_ in ids:
             self.client.set(KEYS.block(SPACE, id_), b"x" * SIZES[id_], nx=True, px=60_000)
         outcomes = self.tier.commit(SPACE, [(id_, SIZES[id_], 16) for id_ in ids])
-        for id_, outcome in zip(ids, outcomes, strict=True):
-            if id_ in found and id_ not in self.hot:
-                # SET NX left the block alone, then an earlier block of the batch evicted it.
-                assert outcome is CommitOutcome.MISMATCH
-            else:
-                assert outcome is self.model.commit(id_)
+        # What is there is used before the others make room for themselves.
+        found = self.hot
+        in_turn = sorted(ids, key=lambda id_: id_ not in found)
+        expected = {id_: self.model.commit(id_) for id_ in in_turn}
+        assert outcomes == [expected[id_] for id_ in ids]
 
     @rule(ids=some_ids)
     def commit_without_values(self, ids):
         self.begin()
         ids = [id_ for id_ in ids if id_ not in self.hot]
         outcomes = self.tier.commit(SPACE, [(id_, SIZES[id_], 16) for id_ in ids])
-        assert set(outcomes) <= {CommitOutcome.MISMATCH}
+        assert set(outcomes) <= {CommitOutcome.VANISHED}
 
     @rule(id_=st.sampled_from(IDS))
     def commit_a_value_of_another_length(self, id_):
@@ -251,26 +306,28 @@ class HotTierMachine(RuleBasedStateMachine):
 
     @rule(ids=some_ids)
     def promote(self, ids):
+        self.begin()
         assert self.tier.promote(ids) == [self.model.promote(id_) for id_ in ids]
 
-    @rule(most=st.integers(1, 5))
-    def keep_hot(self, most):
-        """A worker leases, and S3 has no room."""
-        self.begin()
-        leased = self.tier.lease_dirty(lease_s=0, most_blocks=most, most_bytes=10**9)
-        ids = [block.id for block in leased]
-        assert self.tier.keep_hot(ids) == len(ids)
-        for id_ in ids:
-            self.model.clean(self.model.entries[id_])
+    @rule(most=st.integers(1, 5), admits=st.booleans(), torn=st.booleans(), twice=st.booleans())
+    def flush(self, most, admits, torn, twice):
+        """A worker leases and uploads; `torn` dies before it says so, `twice` says it twice.
 
-    @rule(most=st.integers(1, 5), torn=st.booleans(), twice=st.booleans())
-    def flush(self, most, torn, twice):
-        """A worker leases and uploads; `torn` dies before it says so, `twice` says it twice."""
+        Where another worker took the room that was made for it, that is as if it had not asked
+        (`admits`).
+        """
         self.begin()
         leased = self.tier.lease_dirty(lease_s=0, most_blocks=most, most_bytes=10**9)
         dirty = {id_ for id_, entry in self.model.entries.items() if entry.dirty}
         assert {block.id for block in leased} <= dirty
         assert len(leased) == min(most, len(dirty))
+        if admits and leased:
+            before = {id_ for id_, entry in self.model.entries.items() if entry.segment}
+            admission = self.tier.admit([(block.id, block.size_bytes) for block in leased])
+            assert admission.fits == self.model.admit([block.id for block in leased])
+            after = {id_ for id_, entry in self.model.entries.items() if entry.segment}
+            assert admission.evicted_blocks == len(before - after)
+            leased = [b for b, fits in zip(leased, admission.fits, strict=True) if fits]
         if torn or not leased:
             return
         self.segments += 1
@@ -312,6 +369,18 @@ class HotTierMachine(RuleBasedStateMachine):
             assert self.tier.relocate(target, moved) == expected
         rows = [RestoredBlock(b.id, SIZES[b.id], 16, b.new) for b in moved]
         self.footers.append((target, [] if bad else rows))
+
+    @rule(cold_quota=st.integers(300, 1500))
+    def change_the_cold_quota(self, cold_quota):
+        """What is over a lowered one leaves soon, if the policy evicts, but for what is pinned."""
+        self.begin()
+        over = self.model.total("segment") - cold_quota
+        if over > 0 and not self.model.cold_evicts:
+            return
+        self.model.cold_quota = cold_quota
+        self.write_policy()
+        self.tier.expire_due()
+        self.model.has_cold_room(0, 9)
 
     @rule(ids=some_ids)
     def pin(self, ids):
@@ -360,7 +429,7 @@ class HotTierMachine(RuleBasedStateMachine):
             if flush == -1:
                 self.model.clean(entry)
             elif flush == 0 and entry.hot and not entry.segment and not entry.dirty:
-                entry.dirty, entry.used = True, not entry.young
+                self.model.soil(entry)
 
     @rule(ids=some_ids)
     def unpin(self, ids):
@@ -370,6 +439,7 @@ class HotTierMachine(RuleBasedStateMachine):
         for id_ in pinned:
             entry = self.model.entries[id_]
             entry.pinned, entry.rank, entry.young = False, self.model.step, False
+            entry.read_rank = self.model.step
 
     @rule(ids=some_ids)
     def expire(self, ids):
@@ -498,7 +568,11 @@ class HotTierMachine(RuleBasedStateMachine):
     def accounting_has_no_drift(self):
         usage, model = self.tier.usage(), self.model
         assert usage.hot_bytes == model.total("hot") <= model.hot_quota
-        assert usage.cold_bytes == model.total("segment") <= model.cold_quota
+        assert usage.cold_bytes == model.total("segment")
+        pinned = sum(SIZES[id_] for id_, e in model.entries.items() if e.segment and e.pinned)
+        assert usage.cold_bytes <= max(model.cold_quota, pinned)
+        assert usage.unstored_bytes == model.total("refused")
+        assert usage.unstored_blocks == sum(entry.refused for entry in model.entries.values())
         assert usage.dirty_bytes == model.total("dirty")
         assert usage.hot_blocks == sum(entry.hot for entry in model.entries.values())
         assert usage.cold_blocks == sum(entry.segment > 0 for entry in model.entries.values())
@@ -507,6 +581,8 @@ class HotTierMachine(RuleBasedStateMachine):
         assert usage.pinned_bytes == model.total("pinned")
         assert usage.pinned_blocks == sum(entry.pinned for entry in model.entries.values())
         assert self.client.zcard(KEYS.bookkeeping[1]) == len(model.evictable())
+        unpinned = {id_ for id_, e in model.entries.items() if e.segment and not e.pinned}
+        assert set(self.client.zrange(KEYS.cold_ranks, 0, -1)) == unpinned
         live = [0] * (self.segments + 1)
         for id_, entry in model.entries.items():
             live[entry.segment] += SIZES[id_] if entry.segment else 0
@@ -589,18 +665,134 @@ def test_a_key_without_owner_gets_an_end_and_others_keep_theirs(hot_client, tier
     ]  # a value of another length
 
 
+def test_what_a_batch_finds_there_is_not_evicted_for_its_other_blocks(hot_client, tier):
+    """A full tier, and a batch of new blocks before the one that leaves next."""
+    stay = [id_ for id_ in IDS if SIZES[id_] == 300]
+    tier.set_policy(hot_bytes=1200, cold_bytes=0, terms=BlockTerms(flush_after_s=None))
+    assert set(store(hot_client, tier, stay)) == {CommitOutcome.STORED}
+    new = [id_ for id_ in IDS if SIZES[id_] == 100]
+    outcomes = store(hot_client, tier, [*new, stay[0]])
+    assert outcomes == [CommitOutcome.STORED] * len(new) + [CommitOutcome.PRESENT]
+    assert isinstance(tier.match(stay[:1])[0], Location)
+
+
+def flush(client, tier, ids, segment):
+    """Stores blocks and says that they stand in a segment."""
+    store(client, tier, ids)
+    fits = tier.admit([(id_, SIZES[id_]) for id_ in ids]).fits
+    admitted = [id_ for id_, fit in zip(ids, fits, strict=True) if fit]
+    tier.open_segment(segment)
+    tier.flushed(segment, [(id_, 64 + 1000 * n) for n, id_ in enumerate(admitted)])
+    return fits
+
+
+class TestAFullColdTier:
+    """Of 600 bytes, filled by three blocks of 200 in the order of their ids."""
+
+    TERMS = BlockTerms(flush_after_s=0)
+    OLD = [id_ for id_ in IDS if SIZES[id_] == 200][:3]
+    NEW = [id_ for id_ in IDS if SIZES[id_] == 200][3]
+
+    @pytest.fixture
+    def full(self, hot_client, tier):
+        self.set_policy(tier)
+        for n, id_ in enumerate(self.OLD):
+            assert flush(hot_client, tier, [id_], n + 1) == [True]
+        return tier
+
+    def set_policy(self, tier, **numbers):
+        numbers = {"cold_bytes": 600, "terms": self.TERMS} | numbers
+        tier.set_policy(hot_bytes=10_000, **numbers)
+
+    def misses(self, tier):
+        """After all hot copies went: only what is cold is found."""
+        tier.evict(10_000)
+        found = tier.match([*self.OLD, self.NEW])
+        return [None if isinstance(each, Location) else each for each in found]
+
+    def test_the_longest_unread_makes_room(self, hot_client, full):
+        full.touch(self.OLD[:1])  # a use of the hot copy
+        full.evict(10_000)
+        full.promote(self.OLD[1:2])  # a read of the cold one
+        assert flush(hot_client, full, [self.NEW], 9) == [True]
+        assert self.misses(full) == [None, None, MissReason.EVICTED_COLD, None]
+        used = full.usage()
+        assert (used.cold_bytes, used.cold_evicted_blocks, used.cold_evicted_bytes) == (600, 1, 200)
+        assert used.cold_refused_blocks == used.lost_blocks == 0
+
+    def test_what_is_hot_and_loses_its_cold_copy_is_not_flushed_again(self, hot_client, full):
+        assert flush(hot_client, full, [self.NEW], 9) == [True]
+        assert full.usage().dirty_blocks == 0
+        assert isinstance(full.match(self.OLD[:1])[0], Location)
+        assert self.misses(full) == [MissReason.EVICTED_COLD, None, None, None]
+
+    def test_a_lower_priority_leaves_first_and_makes_no_room_for_itself(self, hot_client, full):
+        for id_, priority in zip(self.OLD, (5, 4, 5), strict=True):
+            terms = BlockTerms(flush_after_s=0, priority=priority)
+            full.retain([id_], terms, held=False, join=False, flush=False)
+        self.set_policy(full, terms=BlockTerms(flush_after_s=0, priority=3))
+        assert flush(hot_client, full, [self.NEW], 9) == [False]
+        terms = BlockTerms(flush_after_s=0, priority=5)
+        full.retain([self.NEW], terms, held=False, join=False, flush=True)
+        assert flush(hot_client, full, [self.NEW], 10) == [True]
+        assert self.misses(full) == [None, MissReason.EVICTED_COLD, None, None]
+
+    def test_pins_stay_whatever_happens(self, hot_client, full):
+        full.pin(self.OLD, FAR)
+        assert flush(hot_client, full, [self.NEW], 9) == [False]
+        assert self.misses(full) == [None, None, None, MissReason.UNFLUSHED]
+        full.unpin(self.OLD[1:2])
+        assert flush(hot_client, full, [self.NEW], 10) == [True]
+        assert self.misses(full) == [None, MissReason.EVICTED_COLD, None, None]
+
+    def test_what_is_past_its_end_leaves_before_all_others(self, hot_client, full):
+        terms = BlockTerms(flush_after_s=0, ttl_s=1, priority=9)
+        full.retain(self.OLD[2:], terms, held=False, join=False, flush=False)
+        deadline = time.monotonic() + 5
+        while full.match(self.OLD[2:]) != [MissReason.EXPIRED] and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert flush(hot_client, full, [self.NEW], 9) == [True]
+        assert self.misses(full) == [None, None, MissReason.EXPIRED, None]
+
+    def test_a_policy_may_refuse_and_what_it_refused_is_told_apart(self, hot_client, full):
+        self.set_policy(full, cold_evicts=False)
+        assert flush(hot_client, full, [self.NEW], 9) == [False]
+        used = full.usage()
+        assert (used.cold_refused_blocks, used.cold_evicted_blocks, used.dirty_blocks) == (1, 0, 0)
+        assert (used.unstored_blocks, used.unstored_bytes, used.lost_blocks) == (1, 200, 0)
+        assert self.misses(full) == [None, None, None, MissReason.UNFLUSHED]
+        used = full.usage()
+        assert (used.unstored_blocks, used.lost_blocks, used.lost_bytes) == (0, 1, 200)
+
+    def test_a_lower_quota_holds_soon(self, full):
+        self.set_policy(full, cold_bytes=250)
+        full.expire_due()
+        assert self.misses(full)[:3] == [*[MissReason.EVICTED_COLD] * 2, None]
+
+    def test_a_rebuild_keeps_the_newest_that_the_quota_has_room_for(self, hot_client, full):
+        """Footers name what was evicted, too."""
+        hot_client.flushdb()
+        self.set_policy(full, cold_bytes=400)
+        for stored_s, id_ in ((3, self.OLD[0]), (1, self.OLD[1]), (2, self.OLD[2])):
+            full.restore(stored_s, SPACE, [RestoredBlock(id_, 200, 16, 64, stored_s=stored_s)])
+        assert self.misses(full)[:3] == [None, MissReason.EVICTED_COLD, None]
+
+
 def test_ids_that_no_entry_owns_leave_the_sets_and_stop_nothing(hot_client, tier):
     """Whoever evicts, flushes, expires or ends pins meets them."""
-    tier.set_policy(hot_bytes=1000, cold_bytes=1000, terms=BlockTerms(flush_after_s=0))
+    tier.set_policy(hot_bytes=1000, cold_bytes=150, terms=BlockTerms(flush_after_s=0))
     store(hot_client, tier, IDS[:2])
     strangers = dict.fromkeys(IDS[6:9], 0)
     _, ranks, dirty, _, _, _, looks = KEYS.bookkeeping
-    sets = [ranks, dirty, looks, KEYS.pins]
+    sets = [ranks, dirty, looks, KEYS.pins, KEYS.cold_ranks]
     for name in sets:
         hot_client.zadd(name, strangers)
     leased = tier.lease_dirty(lease_s=9, most_blocks=9, most_bytes=10**9)
     assert [block.id for block in leased] == IDS[:2]
-    tier.keep_hot(IDS[:2])
+    tier.open_segment(1)
+    assert tier.flushed(1, [(IDS[0], 64)]) == [FlushOutcome.FLUSHED]
+    assert tier.admit([(IDS[1], SIZES[IDS[1]])]).fits == [False]  # larger than the quota
+    tier.set_policy(hot_bytes=1000, cold_bytes=50, terms=BlockTerms(flush_after_s=0))
     tier.expire_due()
     assert tier.evict(10**9)[0] == 2
     assert not any(hot_client.zmscore(name, list(strangers)) != [None] * 3 for name in sets)
@@ -611,9 +803,11 @@ def test_blocks_missing_in_the_sets_of_their_state_are_filed_again(hot_client, t
     store(hot_client, tier, IDS[:2])
     tier.pin(IDS[1:2], FAR)
     _, ranks, _, _, _, _, looks = KEYS.bookkeeping
-    hot_client.delete(ranks, looks, KEYS.pins)
+    tier.restore(1, SPACE, [RestoredBlock(IDS[0], SIZES[IDS[0]], 16, 64)])
+    hot_client.delete(ranks, looks, KEYS.pins, KEYS.cold_ranks)
     audit = BucketAudit(hot_client.execute_command, TENANT, 0)
     assert audit.recount(audit.begin(), IDS[:2]) == Checked(0, 2)
+    assert hot_client.zrange(KEYS.cold_ranks, 0, -1) == IDS[:1]
     assert hot_client.zrange(ranks, 0, -1) == IDS[:1]
     assert hot_client.zrange(KEYS.pins, 0, -1) == IDS[1:2]
     assert sorted(hot_client.zrange(looks, 0, -1)) == IDS[:2]
@@ -685,7 +879,7 @@ def test_an_idle_block_leaves_the_hot_tier_and_a_used_one_stays(hot_client, tier
     hot_client.zadd(access, {IDS[0]: 0})  # used in 1970
     hot_client.zadd(looks, dict.fromkeys(IDS[:2], 0))
     assert tier.expire_due() == 2
-    assert tier.match(IDS[:1]) == [MissReason.EVICTED]
+    assert tier.match(IDS[:1]) == [MissReason.IDLE]
     assert isinstance(tier.match(IDS[1:2])[0], Location)
     due_s = hot_client.zscore(looks, IDS[1]) - time.time()
     assert 90 < due_s < 110  # looked at again when it may be idle

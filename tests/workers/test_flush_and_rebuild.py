@@ -15,8 +15,10 @@ from controlplane import hot
 from controlplane import s3 as bucket
 from neve.block import HEADER_BYTES
 from neve.errors import MissReason
-from neve.hot import BlockTerms, Location, Tier
+from neve.hot import Admission, BlockTerms, HotTier, Location, Tier
+from retention import services as retention
 from servers import wait_until
+from tenants.audit import SYSTEM
 from tenants.scope import tenant_scope
 from workers import flush, recovery, segments, tasks
 from workers.flush import Flusher
@@ -28,6 +30,8 @@ pytestmark = [
     pytest.mark.django_db(transaction=True),
     pytest.mark.usefixtures("storage"),
 ]
+
+ROOM_FOR_3 = 3 * (HEADER_BYTES + PAYLOAD_BYTES) + 10  # bytes of blocks
 
 
 def test_a_flush_moves_dirty_blocks_to_s3_and_makes_them_clean(world):
@@ -206,17 +210,59 @@ def test_flushes_at_the_same_time_never_take_the_same_block(world):
     )
 
 
-def test_the_cold_quota_is_hard_and_refused_blocks_stay_hot_and_evictable():
-    world = World(cold_bytes=3 * (HEADER_BYTES + PAYLOAD_BYTES) + 10)
-    ids = world.store(5)
+def refuse_when_full(world):
+    retention.set_policy(tenant=world.tenant, actor=SYSTEM, cold_full="refuse")
+
+
+def test_a_policy_that_refuses_keeps_the_oldest_and_tells_the_refused_apart():
+    world = World(cold_bytes=ROOM_FOR_3)
+    refuse_when_full(world)
+    world.store(3)
+    Flusher(world.tenant.pk).run()
+    new = world.store(2)
     report = Flusher(world.tenant.pk).run()
-    assert (report.blocks, report.refused_blocks) == (3, 2)
+    assert (report.segments, report.blocks, report.refused_blocks) == (0, 0, 2)
+    assert report.refused_bytes == 2 * (HEADER_BYTES + PAYLOAD_BYTES)
     usage = world.tier.usage()
     assert usage.cold_bytes <= usage.quota_cold_bytes
-    assert (usage.dirty_blocks, usage.hot_blocks) == (0, 5)
+    assert (usage.dirty_blocks, usage.hot_blocks, usage.unstored_blocks) == (0, 5, 2)
     world.tier.evict(1 << 40)
-    answers = world.tier.match(ids)
-    assert [a for a in answers if a is MissReason.EVICTED] == [MissReason.EVICTED] * 2
+    assert world.tier.match(new) == [MissReason.UNFLUSHED] * 2
+    usage = world.tier.usage()
+    assert (usage.unstored_blocks, usage.lost_blocks) == (0, 2)
+
+
+def test_a_full_cold_tier_keeps_the_newest_and_refuses_nothing():
+    """Twice as much as the cold quota goes through; what a node reads meanwhile stays."""
+    world = World(cold_bytes=ROOM_FOR_3)
+    read, *others = world.store(3)
+    Flusher(world.tenant.pk).run()
+    for _ in range(3):
+        world.tier.evict(1 << 40)
+        world.tier.promote([read])
+        new = world.store(1)
+        report = Flusher(world.tenant.pk).run()
+        assert (report.blocks, report.refused_blocks, report.evicted_blocks) == (1, 0, 1)
+    usage = world.tier.usage()
+    assert usage.cold_bytes <= usage.quota_cold_bytes
+    assert (usage.cold_blocks, usage.cold_evicted_blocks, usage.lost_blocks) == (3, 3, 0)
+    world.tier.evict(1 << 40)
+    assert world.tier.match(others) == [MissReason.EVICTED_COLD] * 2
+    world.assert_readable_from_s3([read, *new])
+
+
+def test_a_rebuild_holds_the_cold_quota_where_segments_name_what_was_evicted(clean_hot):
+    world = World(cold_bytes=ROOM_FOR_3)
+    world.store(3)
+    Flusher(world.tenant.pk).run()
+    new = world.store(2)
+    Flusher(world.tenant.pk).run()
+    clean_hot.wipe()
+    hot.provision()
+    rebuild_tenant(world.tenant.pk)
+    usage = world.tier.usage()
+    assert usage.cold_bytes <= usage.quota_cold_bytes
+    world.assert_readable_from_s3(new)
 
 
 def test_a_block_that_went_bad_in_valkey_is_not_flushed(world):
@@ -352,9 +398,11 @@ def test_a_sample_shows_what_the_tenant_holds(world):
 
 
 def test_a_rebuild_leaves_out_what_the_cold_quota_had_refused(monkeypatch, clean_hot):
-    world = World(cold_bytes=3 * (HEADER_BYTES + PAYLOAD_BYTES) + 10)
+    world = World(cold_bytes=ROOM_FOR_3)
+    refuse_when_full(world)
     ids = world.store(5)
-    monkeypatch.setattr(flush, "split_at_room", lambda blocks, room_bytes: (blocks, []))
+    everything = lambda tier, blocks: Admission([True] * len(blocks), 0, 0)  # noqa: E731
+    monkeypatch.setattr(HotTier, "admit", everything)
     assert Flusher(world.tenant.pk).run().refused_blocks == 2  # found when they stood in S3
     places = world.tier.match(ids)
     durable = [id_ for id_, place in zip(ids, places, strict=True) if place.is_cold]
@@ -366,7 +414,7 @@ def test_a_rebuild_leaves_out_what_the_cold_quota_had_refused(monkeypatch, clean
 
 
 def test_segments_of_writers_that_died_come_back_last_and_within_the_quota(clean_hot):
-    world = World(cold_bytes=3 * (HEADER_BYTES + PAYLOAD_BYTES) + 10)
+    world = World(cold_bytes=ROOM_FOR_3)
     unsettled = world.store(2)
     Flusher(world.tenant.pk).run()
     Segment.unscoped.update(indexed_at=None)

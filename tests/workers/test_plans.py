@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from neve.hot import DirtyBlock, Usage
 from workers.batches import cut_batches, cut_evenly
-from workers.flush import GATHER_S, is_worth_a_segment, split_at_room
+from workers.flush import GATHER_S, is_worth_a_segment
 from workers.segments import LEAST_BYTES
 
 NOW = 1_000_000.0
@@ -26,13 +26,6 @@ LARGE = 1 << 40
 )
 def test_a_flush_waits_for_a_full_segment_but_not_for_long(held, worth):
     assert is_worth_a_segment(held, NOW) is worth
-
-
-def test_a_flush_takes_what_the_cold_quota_has_room_for_in_order():
-    leased = [DirtyBlock(bytes([n]), 1, 100, 16, 0, 0) for n in range(4)]
-    assert split_at_room(leased, 250) == (leased[:2], leased[2:])
-    assert split_at_room(leased, 400) == (leased, [])
-    assert split_at_room(leased, 0) == ([], leased)
 
 
 def dirty(sizes):

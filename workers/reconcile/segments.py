@@ -35,7 +35,10 @@ BATCH = 100
 FOOTERS_AT_ONCE = 8
 GRACE = timedelta(hours=1)
 # Why a block is missed that was not taken from the cold tier.
-_NEVER_COLD = (MissReason.NEVER_STORED, MissReason.QUOTA, MissReason.EVICTED)
+_NEVER_COLD = (
+    *(MissReason.NEVER_STORED, MissReason.QUOTA, MissReason.EVICTED, MissReason.IDLE),
+    MissReason.UNFLUSHED,
+)
 
 
 def look_at_segments(tenants: Sequence[int], report: Report, most: int = RUN_SEGMENTS) -> None:

@@ -11,7 +11,7 @@ namespace {
 using resp::Type;
 
 // Numbers that neve_commit answers for each block; see functions.lua.
-constexpr std::int64_t kStored = 0, kPresent = 1, kRefused = 2, kMismatch = 3;
+constexpr std::int64_t kStored = 0, kPresent = 1, kRefused = 2, kMismatch = 3, kVanished = 4;
 constexpr std::int64_t kNoAnswer = -1;
 
 }  // namespace
@@ -153,6 +153,9 @@ void Connection::answer_commit(const Ref& ref, const resp::Reply& reply, Time no
           break;
         case kMismatch:
           status = put == Status::kOk ? Status::kCorrupt : put;
+          break;
+        case kVanished:
+          status = put == Status::kOk ? Status::kEvicted : put;
           break;
         default:
           status = Status::kError;

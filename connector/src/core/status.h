@@ -11,7 +11,7 @@ namespace neve {
 enum class Status : std::uint8_t {
   kOk = 0,           // loaded and verified; stored; answered
   kPresent = 1,      // put: an equal block was there already
-  kEvicted = 2,      // get: no such key
+  kEvicted = 2,      // get: no such key; put: it went between SET and commit
   kCorrupt = 3,      // the value is not the block it should be
   kQuota = 4,        // put: refused by the tenant's quota, or the server is full
   kTimeout = 5,      // the deadline passed

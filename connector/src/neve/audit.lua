@@ -10,7 +10,7 @@ recount has counted so far (`charge`), too. In the end `:r` is what the counters
 A walk that was broken off must begin anew with another number: the server refuses the old one.
 ]]
 
-local HELD_AS = { "hot", "cold", "dirty", "pinned" }
+local HELD_AS = { "hot", "cold", "dirty", "pinned", "unstored" }
 local RECOUNTS = 255 -- numbers fit one byte; 0 is an entry that was never counted
 local SUPERSEDED = -1
 local UNCOMMITTED_MS = 60000 -- what a writer gives a block until its commit
@@ -37,6 +37,11 @@ local function file(K, id, e, us)
     end
   elseif is_ranked then
     redis.call("ZREM", K[2], id)
+    added = added + 1
+  end
+  local is_cold_ranked = redis.call("ZSCORE", cold_ranks(K), id) ~= false
+  if is_cold_ranked ~= (has(e, COLD) and e.pinned == 0) then
+    if is_cold_ranked then redis.call("ZREM", cold_ranks(K), id) else rank_cold(K, id, e, us) end
     added = added + 1
   end
   if (e.expires > 0 or e.idle > 0 and has(e, HOT)) and not redis.call("ZSCORE", K[7], id) then
@@ -68,7 +73,8 @@ local function recount(K, A)
     end
     if file(K, id, e, us) then unfiled = unfiled + 1 end
     if e.reason ~= number then
-      local is_held = { hot = has(e, HOT), cold = has(e, COLD), dirty = has(e, DIRTY), pinned = e.pinned > 0 }
+      local is_held = { hot = has(e, HOT), cold = has(e, COLD), dirty = has(e, DIRTY), pinned = e.pinned > 0,
+        unstored = has(e, UNSTORED) }
       for what, holds in pairs(is_held) do
         if holds then
           add(what .. "_bytes", e.size)
@@ -104,7 +110,7 @@ local function recount_segments(K, A)
 end
 
 --[[ recount_end: so are the counters, and the recount is over. ARGV: number     flags: allow-oom
-What a counter that said too little let in over the hot quota is evicted.
+What a counter that said too little let in over a quota is evicted.
 Returns a flat array: name, said, is, of each that was wrong; {SUPERSEDED}. ]]
 local function recount_end(K, A)
   local out = {}
@@ -122,6 +128,7 @@ local function recount_end(K, A)
   redis.call("UNLINK", of_slot(K, "r"))
   local over = used(K, "hot_bytes") - quota(K, "hot_bytes")
   if over > 0 then make_room(K, now_us(), over) end
+  trim_cold(K, now_us())
   return out
 end
 

@@ -19,6 +19,9 @@ class MissReason(StrEnum):
     CORRUPT = "corrupt"
     CLOCK = "clock"
     DENIED = "denied"
+    IDLE = "idle"
+    EVICTED_COLD = "evicted_cold"
+    UNFLUSHED = "unflushed"
 
 
 class NeveError(Exception):

@@ -11,24 +11,32 @@ stand under other names (BOOKS) that nodes do not know:
 Derived inside, in the same slot (of_slot): the block keys of what leaves,
     :p  ZSET id -> end of its pin, s
     :s  ZSET segment -> bytes of it that the index names as blocks' cold copies: its live bytes
+    :c  ZSET id -> rank in the cold tier: what may be evicted from it
     :f  ZSET id -> end of the lease, s (for who flushes; nodes never need it)
     :r  ZSET what a recount that goes on has counted so far (audit.lua); its "number" says which it is
 
 Ids are 16 raw bytes. Times are the server's own (TIME): one clock, whatever the nodes' clocks say.
 `:l` holds what may be evicted: lower priorities leave first, then those that EVICTION says, then the
 least recently used. Dirty blocks are in `:d`, pinned ones in `:p`, and neither in `:l`.
+`:c` holds the cold blocks that are not pinned: lower priorities leave first, then the longest unread,
+where a use of the hot copy counts as a read (docs/decisions/013-cold-eviction.md).
 A block is looked at again when its end comes, or when it may have been idle for too long.
 Invariants (tests/hot/test_state_machine.py): u.hot_bytes = Σ size of hot entries, u.cold_bytes = Σ size
-of cold ones = Σ of `:s`, u.dirty_bytes of dirty ones, u.pinned_bytes of those in `:p`; hot_bytes never exceeds
-q.hot_bytes by a commit, pinned_bytes never the budget by a pin.
+of cold ones = Σ of `:s`, u.dirty_bytes of dirty ones, u.pinned_bytes of those in `:p`, u.unstored_bytes of
+UNSTORED ones; hot_bytes never exceeds q.hot_bytes by a commit, cold_bytes never q.cold_bytes by a flush,
+pinned_bytes never the budget by a pin.
 Functions that free memory carry `allow-oom`: a full server must still let them run.
 A call holds up all tenants, so `register` gives each function a bound on what one call may bring: above
 it the function does nothing and answers TOOMANY, to KEYS that are not one bucket's BADKEYS.
 ]]
 
 local HOT, COLD, DIRTY, GONE = 1, 2, 4, 8
-local EVICTED, EXPIRED, QUOTA, CORRUPT = 1, 2, 3, 4 -- why an entry is GONE; 0 is "never stored"
-local STORED, PRESENT, REFUSED, MISMATCH = 0, 1, 2, 3 -- outcomes of commit
+-- Of a hot, clean block without a cold copy: the cold tier had no room for it, or let its copy go.
+local UNSTORED, LET_GO = 16, 32
+-- Why an entry is GONE; 0 is "never stored". EVICTED: the hot tier was full, and the policy flushes no such
+-- block. UNFLUSHED: its flush had been refused. COLD_EVICTED: the cold tier was full.
+local EVICTED, EXPIRED, QUOTA, CORRUPT, IDLE, COLD_EVICTED, UNFLUSHED = 1, 2, 3, 4, 5, 6, 7
+local STORED, PRESENT, REFUSED, MISMATCH, VANISHED = 0, 1, 2, 3, 4 -- outcomes of commit
 local FLUSHED, DEAD, COLD_FULL = 0, 1, 2 -- outcomes of flushed
 
 -- state, reason (of a block that is not gone: the number of the recount that counted it), touched (see `promote` and `use`), space, size, tokens, expires, pinned, segment, offset,
@@ -63,6 +71,7 @@ local BOOKKEEPING = { "i", "l", "d", "u", "q", "x", "e" } -- KEYS 1 to 7 of ever
 local LEASE_MOST_S = 600 -- above any lease that workers take
 local SKEW_S = 60 -- a time so little ahead is no sign of a clock that was set back
 local EVICT_BATCH = 16 -- blocks between two looks at who leaves first
+local MOST_PRIORITY = 255 -- of one byte
 local SWEEP_MOST = 1000 -- pins that one call may end
 
 -- Registers a function that refuses, before anything else, what its clients never send. ARGV are
@@ -129,6 +138,7 @@ end
 local function is_there(e) return not has(e, GONE) end
 local function is_dirty(e) return has(e, DIRTY) end
 local function is_clean(e) return has(e, HOT) and not has(e, DIRTY) end
+local function is_cold(e) return has(e, COLD) end
 local function is_pinned(e) return not has(e, GONE) and e.pinned > 0 end
 
 local function count(K, name, by) redis.call("HINCRBY", K[4], name, by) end
@@ -136,6 +146,8 @@ local function count(K, name, by) redis.call("HINCRBY", K[4], name, by) end
 local function of_slot(K, name) return K.tag .. BOOKS .. name end
 
 local function numbers(K, ...) return redis.call("HMGET", K[5], ...) end
+
+local function cold_ranks(K) return of_slot(K, "c") end
 
 local function quota(K, name) return tonumber(numbers(K, name)[1] or "0") end
 
@@ -191,6 +203,12 @@ local function rank(K, id, e, us, on_probation)
   redis.call("ZADD", K[2], first + math.floor(us / 10), id)
 end
 
+-- When a cold block was read or used last. A pinned one gets its rank when its pin ends.
+local function rank_cold(K, id, e, us)
+  if not has(e, COLD) or e.pinned > 0 then return end
+  redis.call("ZADD", cold_ranks(K), e.priority * BAND + HALF + math.floor(us / 10), id)
+end
+
 -- When an evictable block was used last, µs, and whether it is on probation; nil for others.
 local function last_use(K, id)
   local score = redis.call("ZSCORE", K[2], id)
@@ -206,8 +224,22 @@ local function clean(K, id, e, us)
   e.state, e.touched = e.state - DIRTY, 0
 end
 
+-- The cold tier has no room for a hot, clean block. Save it afterwards.
+local function refuse_cold(K, e)
+  if has(e, UNSTORED) then return end
+  e.state = e.state + UNSTORED - (has(e, LET_GO) and LET_GO or 0)
+  charge(K, e, "unstored", 1)
+end
+
+-- Nor is that so any more: it goes to S3 (again), stands there, or leaves. Save it afterwards.
+local function end_refusal(K, e)
+  if has(e, UNSTORED) then charge(K, e, "unstored", -1) end
+  e.state = e.state - bit.band(e.state, UNSTORED + LET_GO)
+end
+
 -- A hot block must go to S3: it may not be evicted until it did. Save it afterwards.
 local function soil(K, id, e, due_s)
+  end_refusal(K, e)
   local _, on_probation = last_use(K, id)
   e.state, e.touched = e.state + DIRTY, on_probation and 0 or 1
   redis.call("ZADD", K[3], due_s, id)
@@ -217,6 +249,7 @@ end
 
 -- A use. What is dirty has no rank yet: its entry keeps that it was used, until it gets one.
 local function use(K, id, e, us)
+  rank_cold(K, id, e, us)
   if not has(e, DIRTY) then
     rank(K, id, e, us)
   elseif e.touched == 0 then
@@ -249,6 +282,7 @@ local function set_pin(K, id, e, until_s)
   if until_s > 0 then
     redis.call("ZADD", pins, until_s, id)
     redis.call("ZREM", K[2], id)
+    redis.call("ZREM", cold_ranks(K), id)
   else
     redis.call("ZREM", pins, id)
   end
@@ -269,6 +303,7 @@ local function end_pins(K, us)
       set_pin(K, id, e, 0)
       save(K, id, e)
       if has(e, HOT) and not has(e, DIRTY) then rank(K, id, e, ended_us) end
+      rank_cold(K, id, e, ended_us)
       watch(K, id, e, now_s)
     end
   end
@@ -288,7 +323,7 @@ local function bury(K, id, e, reason, us)
 end
 
 -- Takes the bytes of one tier away; buries the entry when nothing is left. Returns freed hot bytes.
--- A block that only lost its cold copy is flushed again.
+-- A block that only lost its cold copy is flushed again, unless the cold tier let it go.
 local function drop(K, id, e, tiers, reason, us)
   local freed = 0
   if has(e, HOT) and bit.band(tiers, HOT) ~= 0 then
@@ -296,24 +331,40 @@ local function drop(K, id, e, tiers, reason, us)
     remove_block(block_key(K, e, id))
     redis.call("ZREM", K[2], id)
     charge(K, e, "hot", -1)
+    if reason == EVICTED or reason == IDLE then
+      if has(e, UNSTORED) then
+        reason = UNFLUSHED
+        count(K, "lost_blocks", 1)
+        count(K, "lost_bytes", e.size)
+      elseif has(e, LET_GO) then
+        reason = COLD_EVICTED
+      end
+    end
+    end_refusal(K, e)
     e.state, e.touched = e.state - HOT, 0
     freed = e.size
   end
   if has(e, COLD) and bit.band(tiers, COLD) ~= 0 then
     charge(K, e, "cold", -1)
     charge_segment(K, e, e.segment, -1)
+    redis.call("ZREM", cold_ranks(K), id)
     e.state, e.segment, e.offset = e.state - COLD, 0, 0
     local flush_after = has(e, HOT) and terms_of(K, e.space).flush_after or -1
-    if flush_after >= 0 and not has(e, DIRTY) then soil(K, id, e, e.stored + flush_after) end
+    if has(e, HOT) and reason == COLD_EVICTED then
+      e.state = e.state + LET_GO
+    elseif flush_after >= 0 and not has(e, DIRTY) then
+      soil(K, id, e, e.stored + flush_after)
+    end
   end
   if e.state == 0 then bury(K, id, e, reason, us) else save(K, id, e) end
   return freed
 end
 
-local function count_evicted(K, blocks, bytes)
+-- `what`: "evicted" or "idle" from the hot tier, "cold_evicted" from the cold one.
+local function count_left(K, what, blocks, bytes)
   if blocks > 0 then
-    count(K, "evicted_blocks", blocks)
-    count(K, "evicted_bytes", bytes)
+    count(K, what .. "_blocks", blocks)
+    count(K, what .. "_bytes", bytes)
   end
 end
 
@@ -333,14 +384,14 @@ local function drop_due(K, us, most, enough)
     else
       local used_us = e.idle > 0 and last_use(K, id)
       if used_us and math.floor(used_us / 1000000) + e.idle <= now_s then
-        local size = drop(K, id, e, HOT, EVICTED, us)
+        local size = drop(K, id, e, HOT, IDLE, us)
         freed, idle, idle_bytes = freed + size, idle + 1, idle_bytes + size
       end
       if not has(e, GONE) then watch(K, id, e, now_s) end
     end
   end
   if expired > 0 then count(K, "expired_blocks", expired) end
-  count_evicted(K, idle, idle_bytes)
+  count_left(K, "idle", idle, idle_bytes)
   return expired + idle, freed, looks
 end
 
@@ -375,8 +426,55 @@ local function make_room(K, us, bytes)
     end
   end
   K.room.left = K.room.left - evicted
-  count_evicted(K, evicted, evicted_bytes)
+  count_left(K, "evicted", evicted, evicted_bytes)
   return blocks + evicted, freed
+end
+
+local function cold_evicts(K) return quota(K, "cold_evicts") == 1 end
+
+-- Frees the cold tier until it holds at most `most` bytes, or only pinned blocks and such of a higher
+-- priority than `priority` are left: what is due first, then the longest unread. All turns of one call
+-- together evict at most EVICT_MOST blocks. Returns blocks and bytes evicted. Entries loaded before may be
+-- stale afterwards.
+local function make_cold_room(K, us, most, priority)
+  local blocks, bytes, most_rank = 0, 0, (priority + 1) * BAND
+  if used(K, "cold_bytes") <= most then return 0, 0 end
+  if not K.cold_room then
+    K.cold_room = { left = EVICT_MOST }
+    end_pins(K, us)
+    drop_due(K, us, SWEEP_MOST, math.huge)
+  end
+  while used(K, "cold_bytes") > most and blocks < K.cold_room.left do
+    local ids = redis.call("ZRANGE", cold_ranks(K), "-inf", "(" .. string.format("%.0f", most_rank),
+      "BYSCORE", "LIMIT", 0, EVICT_BATCH)
+    if #ids == 0 then break end
+    for _, id in ipairs(ids) do
+      if used(K, "cold_bytes") <= most then break end
+      local e = load_member(K, id, cold_ranks(K), is_cold)
+      if e then
+        drop(K, id, e, COLD, COLD_EVICTED, us)
+        blocks, bytes = blocks + 1, bytes + e.size
+      end
+    end
+  end
+  K.cold_room.left = K.cold_room.left - blocks
+  count_left(K, "cold_evicted", blocks, bytes)
+  return blocks, bytes
+end
+
+-- Whether the cold tier has room for `bytes` of a block's priority, made if the policy evicts.
+-- Returns blocks and bytes evicted, too. What is larger than the quota never fits: nothing leaves for it.
+local function has_cold_room(K, us, bytes, priority)
+  local cold_quota, blocks, freed = quota(K, "cold_bytes"), 0, 0
+  if bytes <= cold_quota and cold_evicts(K) then
+    blocks, freed = make_cold_room(K, us, cold_quota - bytes, priority)
+  end
+  return used(K, "cold_bytes") + bytes <= cold_quota, blocks, freed
+end
+
+-- Brings a cold tier that holds more than its quota (it was lowered, or a rebuild found more) below it.
+local function trim_cold(K, us)
+  if cold_evicts(K) then make_cold_room(K, us, quota(K, "cold_bytes"), MOST_PRIORITY) end
 end
 
 local function each(K, A, first, act)
@@ -400,7 +498,7 @@ local function match(K, A)
     local found = redis.call("HMGET", K[1], unpack(A, first, last))
     for i = 1, last - first + 1 do
       local raw, endless = found[i], false
-      if raw and byte(raw) < GONE then
+      if raw and byte(raw) % (2 * GONE) < GONE then
         local a, b, c, d = byte(raw, 17, 20) -- `expires`
         endless = a + b + c + d == 0
       end
@@ -421,7 +519,9 @@ end
 --[[ commit: makes blocks visible that were SET just before, or refuses and deletes them.
                                                                                 flags: allow-oom
 KEYS: 8… the block keys; ARGV: space, then id, size, tokens of each block (size: of the whole value)
-Returns an array: STORED, PRESENT (already there), REFUSED (quota), MISMATCH (no or another value).
+Returns an array: STORED, PRESENT (already there), REFUSED (quota), MISMATCH (another value), VANISHED (no
+value: it was evicted, or refused to another writer, between SET and commit: store it again).
+What is there already is used before the others make room, so that they do not evict it.
 BADKEYS, before anything is done, when a block key is not that of its id: what stands there would be in
 nobody's books. O(blocks + evicted · log n); evicts at most EVICT_MOST blocks. ]]
 local function commit(K, A)
@@ -435,25 +535,37 @@ local function commit(K, A)
       return redis.error_reply("BADKEYS neve_commit: KEYS[" .. 7 + n .. "] is not the key of its id")
     end
   end
+  local function is_present(n)
+    local key, id, size = K[7 + n], A[3 * n - 1], tonumber(A[3 * n])
+    local e = load(K, id)
+    if not has(e, HOT) or e.size ~= size or redis.call("STRLEN", key) ~= size then return false end
+    redis.call("PERSIST", key)
+    use(K, id, e, us)
+    if is_expired(e, now_s) then -- stored anew: its life begins again
+      e.stored, e.expires = now_s, end_of(now_s, terms.ttl, 0, 0)
+      save(K, id, e)
+      watch(K, id, e, now_s)
+    end
+    out[n] = PRESENT
+    return true
+  end
+  local rest = {}
   for n = 1, #K - 7 do
+    if not is_present(n) then rest[#rest + 1] = n end
+  end
+  for _, n in ipairs(rest) do
     local key, id = K[7 + n], A[3 * n - 1]
     local size, tokens = tonumber(A[3 * n]), tonumber(A[3 * n + 1])
     local e = load(K, id)
     if e and not has(e, GONE) and is_expired(e, now_s) and not has(e, HOT) then
       drop(K, id, e, COLD, EXPIRED, us)
     end
-    if redis.call("STRLEN", key) ~= size or (has(e, HOT) and e.size ~= size) then
+    local length = redis.call("STRLEN", key)
+    if length ~= size or (has(e, HOT) and e.size ~= size) then
       if not has(e, HOT) then remove_block(key) end
-      out[n] = MISMATCH
-    elseif has(e, HOT) then
-      redis.call("PERSIST", key)
-      use(K, id, e, us)
-      if is_expired(e, now_s) then -- stored anew: its life begins again
-        e.stored, e.expires = now_s, end_of(now_s, terms.ttl, 0, 0)
-        save(K, id, e)
-        watch(K, id, e, now_s)
-      end
-      out[n] = PRESENT
+      out[n] = length == 0 and VANISHED or MISMATCH
+    elseif is_present(n) then
+      -- the same id twice in one call
     else
       local over = used(K, "hot_bytes") + size - hot_quota
       if over > 0 then
@@ -476,6 +588,7 @@ local function commit(K, A)
         if has(e, COLD) then
           e.state, e.touched = HOT + COLD, 0
           rank(K, id, e, us)
+          rank_cold(K, id, e, us)
         else
           redis.call("ZREM", K[6], id)
           e = { state = HOT, reason = recount_number(K), touched = 0, space = space, size = size, tokens = tokens,
@@ -514,10 +627,13 @@ local function touch(K, A)
         ranks[#ranks + 1] = id
       else
         local e = load(K, id)
-        if has(e, DIRTY) then use(K, id, e, us) end
+        if has(e, DIRTY) then use(K, id, e, us) else rank_cold(K, id, e, us) end
       end
     end
-    if #ranks > 0 then redis.call("ZADD", K[2], "XX", "GT", unpack(ranks)) end
+    if #ranks > 0 then
+      redis.call("ZADD", K[2], "XX", "GT", unpack(ranks))
+      redis.call("ZADD", cold_ranks(K), "XX", "GT", unpack(ranks))
+    end
   end
   return 0
 end
@@ -527,11 +643,13 @@ end
 ARGV: ids. Returns an array: 1 for a block that is read for the second time within `promote_window_s`
 and that nobody else was told to store in the last CLAIM_S, else 0. O(ids). ]]
 local function promote(K, A)
-  local now_s, window, out = math.floor(now_us() / 1000000), quota(K, "promote_window_s"), {}
+  local us, window, out = now_us(), quota(K, "promote_window_s"), {}
+  local now_s = math.floor(us / 1000000)
   local tick = math.max(1, math.floor(now_s / TICK_S) % TICKS) -- 0: not read yet
   for n, id in ipairs(A) do
     local e = load(K, id)
     out[n] = 0
+    if alive(e, now_s) then rank_cold(K, id, e, us) end
     if window > 0 and alive(e, now_s) and has(e, COLD) and not has(e, HOT) then
       local age_s = (tick - e.touched) % TICKS * TICK_S
       local is_claimed = e.touched >= CLAIMED and age_s < CLAIM_S
@@ -602,32 +720,70 @@ end
 
 local function is_open(K, segment) return redis.call("ZSCORE", of_slot(K, "s"), segment) ~= false end
 
+--[[ admit: which of these leased blocks shall be written to S3? Makes room for them in the cold tier if the
+policy evicts; the others stay hot, clean and evictable, and are known as refused.  flags: allow-oom
+ARGV: bytes admitted before for the same segment, ids
+Returns an array: blocks and bytes evicted from the cold tier, then 1 (write it) or 0 of each id.
+O(ids + evicted · log n). ]]
+local function admit(K, A)
+  local us, taken, out = now_us(), tonumber(A[1]), { 0, 0 }
+  for i = 2, #A do
+    local e = load(K, A[i])
+    out[i + 1] = 1 -- also of what went meanwhile: whoever reads it finds out
+    if has(e, DIRTY) then
+      local fits, blocks, bytes = has_cold_room(K, us, taken + e.size, e.priority)
+      out[1], out[2] = out[1] + blocks, out[2] + bytes
+      if fits then
+        taken = taken + e.size
+      else
+        e = load(K, A[i]) -- making room may have changed it
+        if has(e, DIRTY) then
+          clean(K, A[i], e, us)
+          refuse_cold(K, e)
+          save(K, A[i], e)
+          count(K, "cold_refused_blocks", 1)
+        end
+        out[i + 1] = 0
+      end
+    end
+  end
+  return out
+end
+
 --[[ flushed: these blocks stand, verified, in a live segment.                  flags: allow-oom
 ARGV: segment number, then id, offset of each block
 Returns an array: FLUSHED, DEAD (gone meanwhile or cold elsewhere: dead bytes of the segment; all, if
 the segment is not open),
-COLD_FULL (the cold quota refuses it; it stays hot, clean and evictable). Repeating it is safe. ]]
+COLD_FULL (the cold tier has no room and makes none; the block stays hot, clean and evictable, and is
+known as refused). Repeating it is safe. ]]
 local function flushed(K, A)
   local us, out = now_us(), {}
-  local now_s, segment, cold_quota = math.floor(us / 1000000), tonumber(A[1]), quota(K, "cold_bytes")
+  local now_s, segment = math.floor(us / 1000000), tonumber(A[1])
   local open = is_open(K, segment)
   for i = 2, #A, 2 do
     local id, offset = A[i], tonumber(A[i + 1])
-    local e, outcome = load(K, A[i]), DEAD
+    local e, outcome = load(K, id), DEAD
     if has(e, COLD) then
       if e.segment == segment and e.offset == offset then outcome = FLUSHED end
     elseif open and alive(e, now_s) then
-      clean(K, id, e, us)
-      if used(K, "cold_bytes") + e.size <= cold_quota then
-        e.state, e.segment, e.offset = e.state + COLD, segment, offset
-        charge(K, e, "cold", 1)
-        charge_segment(K, e, segment, 1)
-        outcome = FLUSHED
-      else
-        count(K, "cold_refused_blocks", 1)
-        outcome = COLD_FULL
+      local fits = has_cold_room(K, us, e.size, e.priority)
+      e = load(K, id) -- making room may have changed it
+      if alive(e, now_s) then
+        clean(K, id, e, us)
+        if fits then
+          end_refusal(K, e)
+          e.state, e.segment, e.offset = e.state + COLD, segment, offset
+          charge(K, e, "cold", 1)
+          charge_segment(K, e, segment, 1)
+          rank_cold(K, id, e, us)
+          outcome = FLUSHED
+        else
+          refuse_cold(K, e)
+          count(K, "cold_refused_blocks", 1)
+          outcome = COLD_FULL
+        end
+        save(K, id, e)
       end
-      save(K, id, e)
     end
     out[#out + 1] = outcome
   end
@@ -661,20 +817,6 @@ local function relocate(K, A)
     out[#out + 1] = outcome
   end
   return out
-end
-
---[[ keep_hot: S3 has no room for these leased blocks; they stay hot, clean and evictable. ARGV: ids
-Returns how many.                                                               flags: allow-oom ]]
-local function keep_hot(K, A)
-  local us = now_us()
-  local n = each(K, A, 1, function(id, e)
-    if not has(e, DIRTY) then return false end
-    clean(K, id, e, us)
-    save(K, id, e)
-    return true
-  end)
-  if n > 0 then count(K, "cold_refused_blocks", n) end
-  return n
 end
 
 --[[ pin: keep these blocks at least until then, within a budget.                flags: allow-oom
@@ -713,6 +855,7 @@ local function unpin(K, A)
     set_pin(K, id, e, until_s > now_s and until_s or 0)
     save(K, id, e)
     if has(e, HOT) and not has(e, DIRTY) then rank(K, id, e, us) end
+    rank_cold(K, id, e, us)
     watch(K, id, e, now_s)
     return true
   end)
@@ -732,6 +875,7 @@ local function retain(K, A)
   return each(K, A, 9, function(id, e)
     if has(e, GONE) then return false end
     local used_us, on_probation
+    local read = redis.call("ZSCORE", cold_ranks(K), id)
     if has(e, HOT) then used_us, on_probation = last_use(K, id) end
     local ends = end_of(e.stored, ttl, max_age, until_s)
     if join and e.held == HELD then
@@ -754,6 +898,7 @@ local function retain(K, A)
     end
     save(K, id, e)
     if used_us then rank(K, id, e, used_us, on_probation) end
+    if read then rank_cold(K, id, e, tonumber(read) % HALF * 10) end
     watch(K, id, e, now_s)
     return true
   end)
@@ -796,13 +941,15 @@ local function end_future(K, us, most)
   end
 end
 
---[[ expire_due: remove blocks whose time has come, and idle ones from the hot tier.   flags: allow-oom
+--[[ expire_due: remove blocks whose time has come, idle ones from the hot tier, and what a cold tier holds
+over its quota since that was lowered.                                          flags: allow-oom
 ARGV: most. Returns how many it looked at: at `most` there may be more. ]]
 local function expire_due(K, A)
   local us, most = now_us(), tonumber(A[1])
   local ended = end_pins(K, us)
   end_future(K, us, most)
   local _, _, looks = drop_due(K, us, most, math.huge)
+  trim_cold(K, us)
   return ended == SWEEP_MOST and most or looks
 end
 
@@ -830,14 +977,17 @@ ARGV: segment, space, then id, size, tokens, offset, stored_s, expires_s, idle_s
 Returns how many it took.
 What the index already knows as cold, or as gone, it keeps: recovery never brings removed data back.
 What went before it was stored (last) is another matter: an index that came back from a snapshot. So is
-what only the hot tier had no room for. ]]
+what only the hot tier had no room for. Segments hold what the cold tier let go, too: of more than its quota
+the longest unread leaves at once. Reads are forgotten: the time of storing counts, in whole seconds, and of
+one second the later segment. ]]
 local function restore(K, A)
   local us, n = now_us(), 0
   local now_s, segment, space = math.floor(us / 1000000), tonumber(A[1]), tonumber(A[2])
   for i = 3, #A, 9 do
     local id, e = A[i], load(K, A[i])
     local size, stored, expires = tonumber(A[i + 1]), tonumber(A[i + 4]), tonumber(A[i + 5])
-    local had_no_room = has(e, GONE) and (e.reason == QUOTA or e.reason == EVICTED)
+    local had_no_room = has(e, GONE)
+      and (e.reason == QUOTA or e.reason == EVICTED or e.reason == IDLE or e.reason == UNFLUSHED)
     if had_no_room
       or has(e, GONE) and math.floor(tonumber(redis.call("ZSCORE", K[6], id)) / 1000000) <= stored then
       redis.call("ZREM", K[6], id)
@@ -851,20 +1001,23 @@ local function restore(K, A)
     end
     if alive(e, now_s) and not has(e, COLD) and e.size == size then
       clean(K, id, e, us)
+      end_refusal(K, e)
       e.state, e.segment, e.offset = e.state + COLD, segment, tonumber(A[i + 3])
       save(K, id, e)
+      rank_cold(K, id, e, has(e, HOT) and us or stored * 1000000 + segment % 100000 * 10)
       watch(K, id, e, now_s)
       charge(K, e, "cold", 1)
       charge_segment(K, e, segment, 1)
       n = n + 1
     end
   end
+  trim_cold(K, us)
   return n
 end
 
 --[[ set_policy: writes the numbers of `:q` anew. Only the control plane's user may; a function and not
 plain commands, so that it works on a full server too.                          flags: allow-oom
-ARGV: name, value pairs: hot_bytes, cold_bytes; flush_after_s (-1: never), ttl_s, idle_s (0: none),
+ARGV: name, value pairs: hot_bytes, cold_bytes, cold_evicts (1: a full cold tier evicts, 0: it refuses); flush_after_s (-1: never), ttl_s, idle_s (0: none),
 priority (0 leaves first), each of which may stand again as `<name>:<space>` for one space; eviction
 (a number of EVICTION), promote_window_s (0: never). ]]
 local function set_policy(K, A)
@@ -904,7 +1057,7 @@ register("relocate", relocate, "allow-oom", 1, 4, CALL_MOST)
 register("open_segment", open_segment, "allow-oom", 1, 0, 0)
 register("close_segments", close_segments, "allow-oom", 0, 1, CALL_MOST)
 register("flushed", flushed, "allow-oom", 1, 2, CALL_MOST)
-register("keep_hot", keep_hot, "allow-oom", 0, 1, CALL_MOST)
+register("admit", admit, "allow-oom", 1, 1, CALL_MOST)
 register("set_policy", set_policy, "allow-oom", 0, 2, POLICY_MOST)
 register("pin", pin, "allow-oom", 3, 1, PIN_MOST)
 register("unpin", unpin, "allow-oom", 1, 1, CALL_MOST)

@@ -30,6 +30,9 @@ _REASONS = (
     MissReason.EXPIRED,
     MissReason.QUOTA,
     MissReason.CORRUPT,
+    MissReason.IDLE,
+    MissReason.EVICTED_COLD,
+    MissReason.UNFLUSHED,
 )
 
 
@@ -85,6 +88,7 @@ class CommitOutcome(IntEnum):
     PRESENT = 1
     REFUSED = 2
     MISMATCH = 3
+    VANISHED = 4
 
 
 class FlushOutcome(IntEnum):
@@ -105,6 +109,18 @@ class DirtyBlock:
     tokens: int
     expires_s: int
     stored_s: int
+
+
+@dataclass(frozen=True)
+class Admission:
+    """`fits`: for each block asked about, whether it shall be written to S3.
+
+    `evicted_blocks`, `evicted_bytes`: what left the cold tier for them.
+    """
+
+    fits: list[bool]
+    evicted_blocks: int
+    evicted_bytes: int
 
 
 @dataclass(frozen=True)
@@ -153,7 +169,12 @@ class BlockTerms:
 
 @dataclass(frozen=True)
 class Usage:
-    """What a tenant holds, in blocks and bytes, summed over its buckets. Counters grow only."""
+    """What a tenant holds, in blocks and bytes, summed over its buckets. Counters grow only.
+
+    `unstored`: hot blocks that the cold tier refused. Counters: `evicted` from a full hot tier,
+    `idle` by the idle rule, `cold_evicted` from a full cold tier, `cold_refused` by it, `lost`:
+    refused blocks that left the hot tier later.
+    """
 
     hot_bytes: int = 0
     hot_blocks: int = 0
@@ -163,13 +184,21 @@ class Usage:
     dirty_blocks: int = 0
     pinned_bytes: int = 0
     pinned_blocks: int = 0
+    unstored_bytes: int = 0
+    unstored_blocks: int = 0
     evicted_blocks: int = 0
     evicted_bytes: int = 0
+    idle_blocks: int = 0
+    idle_bytes: int = 0
     expired_blocks: int = 0
     refused_blocks: int = 0
     refused_bytes: int = 0
     corrupt_blocks: int = 0
     cold_refused_blocks: int = 0
+    cold_evicted_blocks: int = 0
+    cold_evicted_bytes: int = 0
+    lost_blocks: int = 0
+    lost_bytes: int = 0
     quota_hot_bytes: int = 0
     quota_cold_bytes: int = 0
     oldest_due_s: float | None = field(default=None)
@@ -347,9 +376,22 @@ class HotTier:
                     totals[n] += bytes_
         return totals
 
-    def keep_hot(self, ids: Sequence[bytes]) -> int:
-        """Ends the flush of leased blocks for which S3 has no room. Returns how many were dirty."""
-        return self._sum("keep_hot", ids)
+    def admit(self, blocks: Sequence[tuple[bytes, int]]) -> Admission:
+        """Whether the cold tier has room for leased blocks, (id, size_bytes), of one new segment.
+
+        Room is made where the policy evicts. The flush of the others ends: they stay hot, clean and
+        evictable, and are known as refused.
+        """
+        sizes = dict(blocks)
+        fits: dict[bytes, bool] = {}
+        evicted_blocks = evicted_bytes = 0
+        taken: dict[BucketKeys, int] = {}
+        for keys, part in self._split(sizes):
+            reply = self._call("admit", keys, taken.get(keys, 0), *part)
+            evicted_blocks, evicted_bytes = evicted_blocks + reply[0], evicted_bytes + reply[1]
+            fits.update(zip(part, map(bool, reply[2:]), strict=True))
+            taken[keys] = taken.get(keys, 0) + sum(sizes[id_] for id_ in part if fits[id_])
+        return Admission([fits[id_] for id_, _ in blocks], evicted_blocks, evicted_bytes)
 
     def pin(
         self,
@@ -455,15 +497,18 @@ class HotTier:
         spaces: Mapping[int, BlockTerms] | None = None,
         eviction: Eviction = Eviction.TWO_QUEUES,
         promote_window_s: int = PROMOTE_WINDOW_S,
+        cold_evicts: bool = True,
     ) -> None:
         """Writes quotas and what new blocks get, as only the control plane may.
 
         `spaces`: by number of the space, where they differ. New blocks have no `until_s`.
-        `promote_window_s` 0: what is cold stays cold, until it is stored again.
+        `promote_window_s` 0: what is cold stays cold, until it is stored again. `cold_evicts`: a
+        full cold tier makes room for new blocks; else it refuses them.
         """
         numbers = {
             "hot_bytes": hot_bytes // len(self._keys),
             "cold_bytes": cold_bytes // len(self._keys),
+            "cold_evicts": int(cold_evicts),
             "eviction": eviction.value,
             "promote_window_s": promote_window_s,
         }

@@ -11,13 +11,16 @@ from neve.hot import Execute, Usage
 from neve.keys import BucketKeys
 
 _ENTRY = struct.Struct("<BBHIIIIIIIIIBB")
-_HOT, _COLD, _DIRTY, _GONE = 1, 2, 4, 8
+_HOT, _COLD, _DIRTY, _GONE, _UNSTORED = 1, 2, 4, 8, 16
 PAGE_ENTRIES = 1000  # of one HSCAN: about 0.3 ms of the server's time
 HALF = 2.5e14  # ranks of one queue of one priority, last use in units of 10 µs; functions.lua
 
 
 class IndexEntry(NamedTuple):
-    """One block that the index knows, alive or past its end. Times: seconds since 1970."""
+    """One block that the index knows, alive or past its end. Times: seconds since 1970.
+
+    `is_unstored`: only hot, since the cold tier refused it.
+    """
 
     id: bytes
     is_hot: bool
@@ -33,6 +36,7 @@ class IndexEntry(NamedTuple):
     priority: int
     held: bool
     offset: int = 0
+    is_unstored: bool = False
 
     def is_expired(self, now_s: float) -> bool:
         return 0 < self.expires_s <= now_s and self.pinned_s <= now_s
@@ -99,16 +103,18 @@ def decode_entry(id_: bytes, raw: bytes) -> IndexEntry | None:
         priority,
         bool(held),
         at,
+        bool(state & _UNSTORED),
     )
 
 
 def recount(execute: Execute, tenant_id: int, buckets: int) -> Usage:
     """What the usage counters must say, added up from the index; exact while nobody writes."""
-    sums = dict.fromkeys(("hot", "cold", "dirty", "pinned"), 0)
+    sums = dict.fromkeys(("hot", "cold", "dirty", "pinned", "unstored"), 0)
     blocks = dict(sums)
     for page in scan(execute, tenant_id, buckets):
         for entry in page.entries:
-            states = (entry.is_hot, entry.is_cold, entry.is_dirty, entry.pinned_s > 0)
+            held = (entry.is_hot, entry.is_cold, entry.is_dirty, entry.pinned_s > 0)
+            states = (*held, entry.is_unstored)
             for name, holds in zip(sums, states, strict=True):
                 sums[name] += holds * entry.size_bytes
                 blocks[name] += holds

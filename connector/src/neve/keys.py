@@ -91,6 +91,11 @@ class BucketKeys:
         return self._book(b"f")
 
     @property
+    def cold_ranks(self) -> bytes:
+        """ZSET: rank of each block that may be evicted from the cold tier."""
+        return self._book(b"c")
+
+    @property
     def recounted(self) -> bytes:
         """ZSET: what a recount that goes on has counted so far."""
         return self._book(b"r")
@@ -103,7 +108,8 @@ class BucketKeys:
     @property
     def all_bookkeeping(self) -> list[bytes]:
         """Every key of the bucket but those of blocks."""
-        return [*self.bookkeeping, self.pins, self.live_bytes, self.leases, self.recounted]
+        own = (self.pins, self.live_bytes, self.leases, self.recounted, self.cold_ranks)
+        return [*self.bookkeeping, *own]
 
     def _book(self, letter: bytes) -> bytes:
         return self.tag + b":" + _books_name + letter

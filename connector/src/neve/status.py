@@ -11,7 +11,7 @@ class Status(IntEnum):
 
     OK = 0
     PRESENT = 1  # a put: an equal block was there already
-    EVICTED = 2  # a get: no such key
+    EVICTED = 2  # a get: no such key; a put: it went between SET and commit
     CORRUPT = 3
     QUOTA = 4
     TIMEOUT = 5
