@@ -230,16 +230,27 @@ class UsagePointSerializer(serializers.Serializer):
     cold_read_bytes = serializers.IntegerField()
     hot_write_bytes = serializers.IntegerField()
     put_blocks = serializers.IntegerField()
+    promoted_blocks = serializers.IntegerField(help_text="brought back from the cold tier")
+    promoted_bytes = serializers.IntegerField(help_text="of hot_write_bytes")
     put_refused = serializers.IntegerField()
     dropped = serializers.IntegerField()
     corrupt = serializers.IntegerField()
     misses = serializers.DictField(child=serializers.IntegerField())
     load_ms = serializers.DictField(child=serializers.IntegerField())
+    drops = serializers.DictField(
+        child=serializers.IntegerField(), help_text="why `dropped` were not stored"
+    )
+    cold_refused_blocks = serializers.IntegerField(help_text="the cold tier had no room for them")
+    cold_evicted_blocks = serializers.IntegerField(help_text="made room in the cold tier")
+    lost_blocks = serializers.IntegerField(help_text="refused by the cold tier, then gone from hot")
     hot_used_bytes = serializers.IntegerField(allow_null=True)
     cold_used_bytes = serializers.IntegerField(allow_null=True)
     dirty_bytes = serializers.IntegerField(allow_null=True)
     dirty_blocks = serializers.IntegerField(allow_null=True)
     dirty_oldest_s = serializers.IntegerField(allow_null=True)
+    unstored_blocks = serializers.IntegerField(
+        allow_null=True, help_text="hot blocks that the cold tier refused"
+    )
 
 
 class UsageSerializer(serializers.Serializer):

@@ -54,6 +54,7 @@ class HeartbeatSerializer(StrictSerializer):
     counters = Counts(COUNTERS, default=dict)
     misses = Counts(tuple(MissReason), default=dict)
     load_ms = Counts(LOAD_NAMES, default=dict, help_text="loads by upper bound, in ms")
+    drops = Counts(tuple(MissReason), default=dict, help_text="blocks not stored, by reason")
     breaker = serializers.ChoiceField(
         choices=NodeSession.Breaker.choices, default=NodeSession.Breaker.CLOSED
     )

@@ -9,7 +9,7 @@ from django.db.models import F
 from django.utils import timezone
 
 from catalog import jobs, kinds, sessions, usage
-from catalog.models import NodeSession, Space
+from catalog.models import TIER_COUNTERS, NodeSession, Space
 from controlplane import hot, live
 from neve.hot import Usage
 from retention.models import RetentionPolicy
@@ -172,6 +172,8 @@ def sample(job: Opener, tenant_id: int) -> None:
     now = timezone.now()
     held = hot.hot_tier(tenant_id).usage()
     usage.record_gauges(tenant_id=tenant_id, at=now, gauges=gauges(held, now.timestamp()))
+    totals = {name: getattr(held, name) for name in TIER_COUNTERS}
+    usage.record_tier_totals(tenant_id=tenant_id, at=now, totals=totals)
     live.announce_usage_on_commit(tenant_id)
 
 
@@ -184,6 +186,7 @@ def gauges(held: Usage, now_s: float) -> dict[str, int]:
         "dirty_bytes": held.dirty_bytes,
         "dirty_blocks": held.dirty_blocks,
         "dirty_oldest_s": oldest_s,
+        "unstored_blocks": held.unstored_blocks,
     }
 
 

@@ -10,7 +10,12 @@ from tenants.models import ApiKey, Tenant
 from tenants.scope import TenantOwned
 
 ID_BYTES = 16
-GAUGES = ("hot_used_bytes", "cold_used_bytes", "dirty_bytes", "dirty_blocks", "dirty_oldest_s")
+GAUGES = (
+    *("hot_used_bytes", "cold_used_bytes", "dirty_bytes", "dirty_blocks", "dirty_oldest_s"),
+    "unstored_blocks",
+)
+# What the tiers themselves counted, sampled: `neve.hot.Usage` has them since the server's start.
+TIER_COUNTERS = ("cold_refused_blocks", "cold_evicted_blocks", "lost_blocks")
 RESOLUTIONS_S = (10, 60, 3600)
 
 
@@ -239,16 +244,26 @@ class UsageRollup(TenantOwned):
     cold_read_bytes = models.BigIntegerField(default=0)
     hot_write_bytes = models.BigIntegerField(default=0)
     put_blocks = models.BigIntegerField(default=0)
+    promoted_blocks = models.BigIntegerField(default=0)
+    promoted_bytes = models.BigIntegerField(default=0)
     put_refused = models.BigIntegerField(default=0)
     dropped = models.BigIntegerField(default=0)
     corrupt = models.BigIntegerField(default=0)
     misses = models.JSONField(default=dict, help_text="MissReason → blocks")
     load_ms = models.JSONField(default=dict, help_text="histogram: upper bound → loads")
+    drops = models.JSONField(default=dict, help_text="MissReason → blocks that were not stored")
+    cold_refused_blocks = models.BigIntegerField(default=0)
+    cold_evicted_blocks = models.BigIntegerField(default=0)
+    lost_blocks = models.BigIntegerField(default=0, help_text="refused, then gone from hot")
     hot_used_bytes = models.BigIntegerField(null=True, blank=True)
     cold_used_bytes = models.BigIntegerField(null=True, blank=True)
     dirty_bytes = models.BigIntegerField(null=True, blank=True)
     dirty_blocks = models.BigIntegerField(null=True, blank=True)
     dirty_oldest_s = models.BigIntegerField(null=True, blank=True)
+    unstored_blocks = models.BigIntegerField(null=True, blank=True)
+    tier_totals = models.JSONField(
+        null=True, blank=True, help_text="TIER_COUNTERS as last sampled; of the coarsest only"
+    )
 
     class Meta(TenantOwned.Meta):
         ordering = ("-bucket_ts", "-pk")

@@ -1,6 +1,6 @@
 """Node sessions: handshake, heartbeat, end. A session is live while its heartbeats are young."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -32,6 +32,7 @@ class Heartbeat:
     misses: dict[str, int]
     load_ms: dict[str, int]
     breaker: str
+    drops: dict[str, int] = field(default_factory=dict)
 
 
 @transaction.atomic
@@ -103,6 +104,7 @@ def record_heartbeat(*, session_id: UUID, heartbeat: Heartbeat) -> NodeSession:
             counters=heartbeat.counters,
             misses=heartbeat.misses,
             load_ms=heartbeat.load_ms,
+            drops=heartbeat.drops,
         )
     session.save(update_fields=["last_heartbeat_at", "breaker", "last_seq", "totals"])
     live.announce_usage_on_commit(session.tenant_id)

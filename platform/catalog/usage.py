@@ -18,11 +18,18 @@ from django.db.models import BigIntegerField, Case, F, FloatField, Max, Sum, Val
 from django.db.models.functions import Cast
 from django.utils import timezone
 
-from catalog.models import GAUGES, RESOLUTIONS_S, UsageRollup
+from catalog.models import GAUGES, RESOLUTIONS_S, TIER_COUNTERS, UsageRollup
 from neve.errors import MissReason
 from neve.stats import COUNTERS, LOAD_NAMES, MOST_COUNT
 from tenants.scope import tenant_scope
 
+# Objects of counts in a roll-up, and the names that they may have.
+BY_NAME: dict[str, Collection[str]] = {
+    "misses": MissReason,
+    "load_ms": LOAD_NAMES,
+    "drops": MissReason,
+}
+_SUMMED = [n for n in (*COUNTERS, *TIER_COUNTERS, *GAUGES) if n != "dirty_oldest_s"]
 # How long buckets of a resolution are kept; the coarsest stay.
 KEPT = {10: timedelta(hours=6), 60: timedelta(days=14)}
 
@@ -69,17 +76,20 @@ def record_deltas(
     counters: Mapping[str, int],
     misses: Mapping[str, int],
     load_ms: Mapping[str, int],
+    drops: Mapping[str, int] | None = None,
 ) -> None:
-    """Counters are names of COUNTERS; `load_ms` is a histogram, upper bound → loads."""
-    if not any((*counters.values(), *misses.values(), *load_ms.values())):
+    """Counters are names of COUNTERS; `load_ms` is a histogram, upper bound → loads; `misses` and
+    `drops` are in blocks by MissReason."""
+    drops = drops or {}
+    if not any((*counters.values(), *misses.values(), *load_ms.values(), *drops.values())):
         return
     for row in _locked_buckets(tenant_id, at):
         for name, delta in counters.items():
             setattr(row, name, bounded(getattr(row, name) + delta))
-        row.misses = add(known(row.misses, MissReason), misses)
-        row.load_ms = add(known(row.load_ms, LOAD_NAMES), load_ms)
+        for name, more in (("misses", misses), ("load_ms", load_ms), ("drops", drops)):
+            setattr(row, name, add(known(getattr(row, name), BY_NAME[name]), more))
         with tenant_scope(tenant_id):
-            row.save(update_fields=[*counters, "misses", "load_ms"])
+            row.save(update_fields=[*counters, *BY_NAME])
 
 
 @transaction.atomic
@@ -91,6 +101,27 @@ def record_gauges(*, tenant_id: int, at: datetime, gauges: Mapping[str, int]) ->
             setattr(row, name, None if gauge is None else bounded(gauge))
         with tenant_scope(tenant_id):
             row.save(update_fields=list(GAUGES))
+
+
+@transaction.atomic
+def record_tier_totals(*, tenant_id: int, at: datetime, totals: Mapping[str, int]) -> None:
+    """What the tiers counted (TIER_COUNTERS) since the last sample. `totals` are those since the
+    hot server's start: smaller ones than before began anew from 0."""
+    rows = _locked_buckets(tenant_id, at)
+    with tenant_scope(tenant_id):
+        sampled = UsageRollup.objects.filter(
+            resolution_s=RESOLUTIONS_S[-1], tier_totals__isnull=False
+        )
+        newest = sampled.order_by("-bucket_ts").values_list("tier_totals", flat=True).first()
+        last, now = known(newest, TIER_COUNTERS), known(totals, TIER_COUNTERS)
+        for row in rows:
+            for name, total in now.items():
+                before = last.get(name, 0)
+                delta = total - before if total >= before else total
+                setattr(row, name, bounded(getattr(row, name) + delta))
+            if row.resolution_s == RESOLUTIONS_S[-1]:
+                row.tier_totals = now
+            row.save(update_fields=[*TIER_COUNTERS, "tier_totals"])
 
 
 def _locked_buckets(tenant_id: int, at: datetime) -> list[UsageRollup]:
@@ -118,23 +149,22 @@ def series(
     rows = UsageRollup.unscoped.filter(resolution_s=resolution_s, bucket_ts__gte=since_ts)
     if tenant_ids is not None:
         rows = rows.filter(tenant_id__in=tenant_ids)
-    summed = [name for name in (*COUNTERS, *GAUGES) if name != "dirty_oldest_s"]
     points: dict[int, dict[str, Any]] = {}
     for sums in (
         rows.order_by("bucket_ts")
         .values("bucket_ts")
-        .annotate(**{f"sum_{name}": bounded_sum(name) for name in summed})
+        .annotate(**{f"sum_{name}": bounded_sum(name) for name in _SUMMED})
         .annotate(dirty_oldest_s=Max("dirty_oldest_s"))
     ):
         point = {"bucket_ts": sums["bucket_ts"], "dirty_oldest_s": sums["dirty_oldest_s"]}
-        for name in summed:
+        for name in _SUMMED:
             total = sums[f"sum_{name}"]
             point[name] = None if total is None else int(total)
-        points[sums["bucket_ts"]] = {**point, "misses": {}, "load_ms": {}}
-    for bucket_ts, misses, load_ms in rows.values_list("bucket_ts", "misses", "load_ms"):
+        points[sums["bucket_ts"]] = {**point, **{name: {} for name in BY_NAME}}
+    for bucket_ts, *values in rows.values_list("bucket_ts", *BY_NAME):
         point = points[bucket_ts]
-        point["misses"] = add(point["misses"], known(misses, MissReason))
-        point["load_ms"] = add(point["load_ms"], known(load_ms, LOAD_NAMES))
+        for (name, names), value in zip(BY_NAME.items(), values, strict=True):
+            point[name] = add(point[name], known(value, names))
     return list(points.values())
 
 

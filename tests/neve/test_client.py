@@ -4,7 +4,9 @@ import os
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -153,6 +155,23 @@ class TestRefusals:
             assert client.match(more.ids).miss is MissReason.QUOTA
             assert counters(client)["put_refused"] == 1
 
+    def test_what_another_writer_pushes_out_before_the_commit_is_not_corrupt(
+        self, clean_hot, endpoint
+    ):
+        """Two nodes store the same chain into a tier that has room for a third of it."""
+        hot = provision(clean_hot, hot_bytes=4 * (64 + PAYLOAD))
+        outcomes: Counter[MissReason | None] = Counter()
+        with connect(endpoint) as one, connect(endpoint) as other, ThreadPoolExecutor(2) as pool:
+            chains = [Chain(client, 12) for client in (one, other)]
+            for _ in range(40):
+                for each in pool.map(Chain.put, chains):
+                    outcomes.update(each)
+            dropped = one.stats.totals().drops + other.stats.totals().drops
+        assert outcomes.keys() <= {None, MissReason.EVICTED}
+        assert outcomes[None] > 12 * 40
+        assert dropped.total() == outcomes[MissReason.EVICTED]
+        assert hot.usage().hot_blocks == 4
+
     def test_a_server_without_memory_refuses_and_keeps_the_breaker_closed(
         self, clean_hot, endpoint
     ):
@@ -169,6 +188,7 @@ class TestRefusals:
         with connect(endpoint, put_bytes_in_flight=2 * PAYLOAD) as client:
             assert Chain(client, 5).put() == [None, None] + [MissReason.BREAKER] * 3
             assert counters(client)["dropped"] == 3
+            assert client.stats.totals().drops == {"breaker": 3}
             assert Chain(client, 2, seed=2).put() == [None, None]  # the room came back
 
     def test_calls_that_cannot_be_right_are_misuse(self, client):

@@ -173,7 +173,8 @@ class TestS3:
             assert (chain.back == chain.sent).all()
             totals = counters(client)
             assert (totals["hit_cold_blocks"], totals["hit_hot_blocks"]) == (8, 4)
-            assert totals["put_blocks"] == 8  # stored and promoted, each once
+            assert (totals["put_blocks"], totals["promoted_blocks"]) == (4, 4)
+            assert totals["promoted_bytes"] == totals["hot_write_bytes"] / 2
 
     def test_a_scan_that_reads_each_cold_block_once_leaves_the_hot_tier_alone(
         self, store, endpoint, hot
@@ -205,8 +206,9 @@ class TestS3:
             wait_until_hot(chain)
             for client in (one, other, third):
                 client.close()
-            stored = sum(counters(client).get("put_blocks", 0) for client in (one, other, third))
-            assert stored == 8 + 8
+            clients = (one, other, third)
+            promoted = sum(counters(client).get("promoted_blocks", 0) for client in clients)
+            assert (counters(one)["put_blocks"], promoted) == (8, 8)
 
     def test_two_cold_reads_far_apart_do_not_bring_a_block_back(self, store, endpoint, hot):
         hot.set_policy(hot_bytes=GIB, cold_bytes=GIB, terms=BlockTerms(), promote_window_s=0)

@@ -99,7 +99,7 @@ def test_a_policy_is_changed_here_and_a_wrong_one_is_explained(operator, tenant)
     assert wrong.status_code == 200
     assert wrong.context["errors"]
     numbers = {"flush_after_s": 30, "priority": 7, "promote_window_s": 60}
-    right = {"flush_mode": "after", "eviction": "lru", **numbers}
+    right = {"flush_mode": "after", "eviction": "lru", "cold_full": "refuse", **numbers}
     assert operator.post(page, right).status_code == 302
     policy.refresh_from_db()
     assert policy.as_dict()["flush_after_s"] == 30
@@ -159,6 +159,7 @@ def test_a_space_of_another_tenant_is_no_condition(operator, tenant):
 def test_a_dry_run_is_shown_and_saves_nothing(operator, tenant, clean_hot):
     policy = tenant.retention
     form = {"flush_mode": "now", "eviction": "2q", "priority": 5, "promote_window_s": 60}
+    form |= {"cold_full": "evict"}
     form |= {"max_age_s": 60, "_dry_run": "1"}
     answer = operator.post(url(type(policy), "change", policy.pk), form)
     assert answer.status_code == 200

@@ -3,6 +3,9 @@
 A lookup of n blocks that finds a prefix of p asks for n (`requested`); blocks count as hits of
 their tier once they were loaded and verified; the n-p others count as misses under the reason of
 the first of them, and a block that was found but not loaded counts under its own reason.
+
+`put_blocks` are those that the engine stored; cold blocks brought back into the hot tier are
+`promoted_blocks`. Both count in `hot_write_bytes`. `drops` say why the `dropped` were not stored.
 """
 
 import threading
@@ -24,6 +27,8 @@ COUNTERS: Final = (
     "cold_read_bytes",
     "hot_write_bytes",
     "put_blocks",
+    "promoted_blocks",
+    "promoted_bytes",
     "put_refused",
     "dropped",
     "corrupt",
@@ -36,27 +41,33 @@ MOST_COUNT: Final = 2**53
 
 @dataclass
 class Counts:
-    """Counters by name, misses in blocks by reason, loads by duration (each in one bucket)."""
+    """Counters by name, misses and drops in blocks by reason, loads by duration, each in one
+    bucket."""
 
     counters: Counter[str] = field(default_factory=Counter)
     misses: Counter[str] = field(default_factory=Counter)
     load_ms: Counter[str] = field(default_factory=Counter)
+    drops: Counter[str] = field(default_factory=Counter)
 
     def __iadd__(self, other: "Counts") -> "Counts":
         self.counters.update(other.counters)
         self.misses.update(other.misses)
         self.load_ms.update(other.load_ms)
+        self.drops.update(other.drops)
         return self
 
     def copy(self) -> "Counts":
-        return Counts(self.counters.copy(), self.misses.copy(), self.load_ms.copy())
+        return Counts(
+            self.counters.copy(), self.misses.copy(), self.load_ms.copy(), self.drops.copy()
+        )
 
     def as_dict(self) -> dict[str, Any]:
-        """The heartbeat's three objects; what is 0 is left out."""
+        """The heartbeat's objects; what is 0 is left out."""
         return {
             "counters": {name: count for name in COUNTERS if (count := self.counters[name])},
             "misses": {str(name): count for name, count in self.misses.items() if count},
             "load_ms": {name: count for name, count in self.load_ms.items() if count},
+            "drops": {str(name): count for name, count in self.drops.items() if count},
         }
 
 
@@ -74,6 +85,10 @@ class Stats:
 
     def miss(self, reason: MissReason, blocks: int = 1) -> None:
         self._add(Counts(misses=Counter({reason.value: blocks})))
+
+    def drop(self, reason: MissReason, blocks: int = 1) -> None:
+        """Blocks that were not stored, but for those that a quota refused."""
+        self._add(Counts(drops=Counter({reason.value: blocks})))
 
     def load(self, duration_s: float) -> None:
         """One `get_many` from call to completion."""

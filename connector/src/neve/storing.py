@@ -2,7 +2,8 @@
 
 import threading
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -51,6 +52,7 @@ class Storer:
             transfer.settle(i, self._path.closed_for or MissReason.BREAKER)
         taken = sum(sizes[:count])
         transfer.before_done(lambda _: self._store_budget.give_back(taken))
+        transfer.before_done(self._count_lost)
         self._submit(transfer, blocks[:count], payloads[:count], Urgency.STORE)
         return transfer
 
@@ -79,35 +81,66 @@ class Storer:
         urgency: Urgency,
     ) -> None:
         """Ends the transfer's submission; its blocks beyond `blocks` are settled already."""
-        transfer.before_done(self._count_lost)
         if blocks:
-            native = self._path.put(
-                [block.id for block in blocks],
-                [block.parent for block in blocks],
-                [block.tokens for block in blocks],
-                payloads,
-                deadline=transfer.deadline,
-                urgency=urgency,
-            )
-            transfer.add_native(
-                self._path.transport, native, lambda done: self._end(transfer, payloads, done)
-            )
+            self._put(transfer, dict(enumerate(zip(blocks, payloads, strict=True))), urgency)
         transfer.end_job()
 
-    def _end(
-        self, transfer: Transfer, payloads: Sequence[memoryview], done: _core.Transfer
+    def _put(
+        self,
+        transfer: Transfer,
+        items: Mapping[int, tuple[BlockRef, memoryview]],
+        urgency: Urgency,
+        *,
+        again: bool = False,
     ) -> None:
+        """A native part for the blocks and payloads at these places of the transfer."""
+        blocks = [block for block, _ in items.values()]
+        native = self._path.put(
+            [block.id for block in blocks],
+            [block.parent for block in blocks],
+            [block.tokens for block in blocks],
+            [payload for _, payload in items.values()],
+            deadline=transfer.deadline,
+            urgency=urgency,
+        )
+        transfer.add_native(
+            self._path.transport,
+            native,
+            lambda done: self._end(transfer, items, urgency, again, done),
+        )
+
+    def _end(
+        self,
+        transfer: Transfer,
+        items: Mapping[int, tuple[BlockRef, memoryview]],
+        urgency: Urgency,
+        was_again: bool,
+        done: _core.Transfer,
+    ) -> None:
+        """Settles blocks. What went between SET and commit (evicted, or refused to another writer)
+        is stored once more."""
         stored = stored_bytes = 0
-        for i, (status, payload) in enumerate(zip(self._path.judge(done), payloads, strict=True)):
+        vanished = {}
+        for (i, item), status in zip(items.items(), self._path.judge(done), strict=True):
             transfer.settle(i, status.miss)
             if status is Status.OK:
-                stored, stored_bytes = stored + 1, stored_bytes + HEADER_BYTES + len(payload)
-        self._stats.count(put_blocks=stored, hot_write_bytes=stored_bytes)
+                stored, stored_bytes = stored + 1, stored_bytes + HEADER_BYTES + len(item[1])
+            elif status is Status.EVICTED:
+                vanished[i] = item
+        if urgency is Urgency.PROMOTE:
+            self._stats.count(promoted_blocks=stored, promoted_bytes=stored_bytes)
+        else:
+            self._stats.count(put_blocks=stored)
+        self._stats.count(hot_write_bytes=stored_bytes)
+        if vanished and not was_again:
+            self._put(transfer, vanished, urgency, again=True)
 
     def _count_lost(self, outcomes: Sequence[MissReason | None]) -> None:
-        refused = outcomes.count(MissReason.QUOTA)
-        lost = sum(outcome is not None for outcome in outcomes) - refused
-        self._stats.count(put_refused=refused, dropped=lost)
+        lost = Counter(outcome for outcome in outcomes if outcome is not None)
+        refused = lost.pop(MissReason.QUOTA, 0)
+        self._stats.count(put_refused=refused, dropped=lost.total())
+        for reason, blocks in lost.items():
+            self._stats.drop(reason, blocks)
 
 
 class _Budget:
