@@ -61,7 +61,8 @@ class Probe:
 
 
 def _ask_hot() -> str:
-    hot.admin().ping()
+    for client in hot.primaries():
+        client.ping()
     return "ok"
 
 

@@ -104,7 +104,7 @@ def storage_use(tenants: Tenants, now_s: float) -> dict[int, StorageUse]:
 
 @dataclass(frozen=True)
 class HotServer:
-    """What Valkey tells of itself. `max_bytes` 0 is no limit."""
+    """What Valkey tells of itself, all primaries summed. `max_bytes` 0 is no limit."""
 
     version: str
     used_bytes: int
@@ -115,13 +115,13 @@ class HotServer:
 def hot_server() -> HotServer | None:
     """None when it does not answer."""
     try:
-        told = hot.admin().info()
+        told, memory = hot.primaries()[0].info(), hot.memory()
     except (ValkeyError, OSError):
         return None
     return HotServer(
         str(told.get("valkey_version", told.get("redis_version", ""))),
-        int(told["used_memory"]),
-        int(told["maxmemory"]),
+        memory.used_bytes,
+        memory.max_bytes,
         str(told["maxmemory_policy"]),
     )
 

@@ -58,9 +58,9 @@ def make_space(tenant: Tenant, name: str = "space") -> Space:
         )
 
 
-def make_session(space: Space, node: str = "node-1") -> NodeSession:
+def make_session(space: Space, node: str = "node-1", **fields: Any) -> NodeSession:
     with tenant_scope(space.tenant_id):
-        return NodeSession.objects.create(space=space, node=node)
+        return NodeSession.objects.create(space=space, node=node, **fields)
 
 
 def make_context(space: Space, name: str = "ctx", ids: list[bytes] | None = None) -> Context:

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from django.conf import settings
+from valkey.connection import parse_url
 
 from catalog.models import Space
+from controlplane.env import each_url
 from neve import _core, block
 from neve.errors import Corrupt, Unavailable
 from neve.hot import DirtyBlock, HotTier, Tier
@@ -146,7 +148,12 @@ def _parent_of(head: object) -> bytes:
 
 def _address() -> ValkeyAddress:
     """The hot Valkey as the services know it."""
-    url = urlsplit(settings.ENV.hot_url)
+    urls = each_url(settings.ENV.hot_url)
+    login = parse_url(urls[0])
+    hosts = [urlsplit(url) for url in urls]
     return ValkeyAddress(
-        (f"{url.hostname}:{url.port or 6379}",), settings.ENV.hot_tls, url.username, url.password
+        tuple(f"{host.hostname}:{host.port or 6379}" for host in hosts),
+        settings.ENV.hot_tls,
+        login.get("username"),
+        login.get("password"),
     )

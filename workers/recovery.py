@@ -4,7 +4,8 @@ The mark is a key that only a finished rebuild writes: the id of that run of the
 name that the books have. A rebuild
 that dies leaves it unset, so a later tick goes on; that is safe because a rebuild may be
 repeated. A server that was started again is rebuilt even when it kept its data: a snapshot, or a
-log that lost its last second, says nothing of what was flushed since.
+log that lost its last second, says nothing of what was flushed since. So is a cluster after a
+failover: a replica may have missed the last changes of its primary.
 """
 
 import hashlib
@@ -15,7 +16,7 @@ from datetime import datetime
 from django.utils import timezone
 
 from catalog.jobs import JobRun
-from controlplane import hot
+from controlplane import hot, hot_servers
 from neve.keys import books_name
 from tenants.models import Tenant
 from workers.rebuild import RebuildReport, Start, rebuild_tenant
@@ -96,8 +97,8 @@ def _mark(run: bytes) -> bytes:
 
 
 def run_id() -> bytes:
-    """Another one after each start of the server."""
-    return str(hot.admin().info("server")["run_id"]).encode()
+    """Another one after each start of a server, and after a failover in a cluster."""
+    return hot_servers.run_id()
 
 
 class _Notes:

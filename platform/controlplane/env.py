@@ -56,7 +56,8 @@ def read() -> Env:
             key_pepper=_secret(env, "NEVE_KEY_PEPPER"),
             database=_database(env),
             hot_url=hot_url,
-            hot_seeds=env.list("NEVE_HOT_SEEDS", default=[]) or [_host_port(hot_url)],
+            hot_seeds=env.list("NEVE_HOT_SEEDS", default=[])
+            or [_host_port(each) for each in each_url(hot_url)],
             hot_tls=urlsplit(hot_url).scheme in ("valkeys", "rediss"),
             hot_buckets=_at_least(env, "NEVE_HOT_BUCKETS", 1, least=1),
             bus_url=_bus_url(env.str("NEVE_BUS_URL", "valkey://127.0.0.1:6391/0")),
@@ -137,6 +138,13 @@ def _bus_url(url: str) -> str:
             "for TLS (redis:// and rediss:// mean the same)"
         )
     return f"{BUS_SCHEMES[parts.scheme]}{url[len(parts.scheme) :]}"
+
+
+def each_url(url: str) -> list[str]:
+    """`valkey://:password@a:1,b:2/0`, which names several servers, as one URL for each."""
+    parts = urlsplit(url)
+    login, at, hosts = parts.netloc.rpartition("@")
+    return [parts._replace(netloc=f"{login}{at}{host}").geturl() for host in hosts.split(",")]
 
 
 def _host_port(url: str) -> str:

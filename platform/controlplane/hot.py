@@ -2,7 +2,7 @@
 
 Everything here may be repeated: a restarted Valkey forgets its ACL users, so the boot and each
 handshake provision anew. Users of keys that are no longer usable are removed at once, and again by
-`remove_stale_users`, should Valkey have been down.
+`align_users`, should Valkey have been down.
 """
 
 import hashlib
@@ -11,15 +11,15 @@ import logging
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import cache
 from typing import Any
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.db import transaction
-from valkey import Valkey
+from django.db.models import QuerySet, Sum
 from valkey.exceptions import ValkeyError
 
+from controlplane.hot_servers import admin, is_cluster, memory, on_each, primaries, servers
 from controlplane.problems import Problem
 from neve.hot import LIBRARY, HotTier, load_functions
 from neve.keys import books_name
@@ -46,20 +46,13 @@ BOOK_COMMANDS = (
 NODE_FUNCTIONS = ("match", "commit", "touch", "promote", "forget", "usage")
 
 
-def admin() -> Valkey:
-    """The administrator's client, shared by all threads. Raises valkey's errors, within 5 s."""
-    return _client(settings.ENV.hot_url)
-
-
-@cache
-def _client(url: str) -> Valkey:
-    # valkey-py checks by itself who signed a certificate, but not whose it is.
-    tls = {"ssl_check_hostname": True} if settings.ENV.hot_tls else {}
-    return Valkey.from_url(url, socket_connect_timeout=2, socket_timeout=5, **tls)
-
-
 def hot_tier(tenant_id: int) -> HotTier:
-    return HotTier(admin().execute_command, tenant_id, settings.ENV.hot_buckets)
+    """Connects when it is first asked something."""
+
+    def execute(*args: Any) -> Any:
+        return admin().execute_command(*args)
+
+    return HotTier(execute, tenant_id, settings.ENV.hot_buckets)
 
 
 @contextmanager
@@ -91,24 +84,44 @@ def password(key: ApiKey) -> str:
 def provision() -> int:
     """Functions, every tenant's numbers and all users. Returns the number of tenants.
 
-    Raises ImproperlyConfigured when the Valkey evicts on its own, with the command that fixes it.
+    Raises ImproperlyConfigured when a Valkey evicts on its own, with the command that fixes it.
     """
-    client = admin()
-    require_noeviction(client)
-    load_functions(client)
+    require_noeviction()
+    load_missing_functions()
     tenants = list(Tenant.objects.all())
     for tenant in tenants:
         provision_tenant(tenant)
-    for key in usable_node_keys():
+    for key in _keys_in_use():
         provision_user(key)
-    remove_stale_users()
-    warn_if_short(client, sum(tenant.quota.hot_bytes for tenant in tenants if tenant.is_active))
+    align_users()
+    warn_if_short(promised_bytes())
+    if is_cluster() and settings.ENV.hot_buckets < len(primaries()):
+        log.warning(
+            "hot_buckets_few buckets=%s primaries=%s: set NEVE_HOT_BUCKETS, or a tenant's blocks "
+            "stand on some of the primaries only",
+            *(settings.ENV.hot_buckets, len(primaries())),
+        )
     return len(tenants)
 
 
-def warn_if_short(client: Any, quota_bytes: int) -> None:
-    """Says so when hot quotas promise more than the server has: writes would fail for everybody."""
-    limit = client.info("memory")["maxmemory"]
+def promised_bytes(*, without: int | None = None) -> int:
+    """The sum of active tenants' hot quotas, perhaps `without` one of them."""
+    rows = Tenant.objects.filter(is_active=True).exclude(pk=without)
+    return int(rows.aggregate(total=Sum("quota__hot_bytes"))["total"] or 0)
+
+
+def capacity_bytes() -> int | None:
+    """How many bytes of blocks the servers have room for in all; None without a limit.
+
+    Raises valkey's errors.
+    """
+    limit = memory().max_bytes
+    return int(limit / MEMORY_PER_BYTE) if limit else None
+
+
+def warn_if_short(quota_bytes: int) -> None:
+    """Says so when hot quotas promise more than the servers have: writes fail for everybody."""
+    limit = memory().max_bytes
     needed = int(quota_bytes * MEMORY_PER_BYTE)
     if 0 < limit < needed:
         log.warning(
@@ -117,25 +130,32 @@ def warn_if_short(client: Any, quota_bytes: int) -> None:
         )
 
 
-def require_noeviction(client: Any) -> None:
-    policy = client.info("memory")["maxmemory_policy"]
-    if policy != "noeviction":
-        where = client.connection_pool.connection_kwargs
-        raise ImproperlyConfigured(
-            f"The hot Valkey has maxmemory-policy {policy}, so it would drop blocks behind Neve's "
-            f"back. Fix it with:\n  valkey-cli -h {where.get('host')} -p {where.get('port')} "
-            "--askpass CONFIG SET maxmemory-policy noeviction"
-        )
+def require_noeviction() -> None:
+    for client in servers():
+        policy = client.info("memory")["maxmemory_policy"]
+        if policy != "noeviction":
+            where = client.connection_pool.connection_kwargs
+            raise ImproperlyConfigured(
+                f"The hot Valkey has maxmemory-policy {policy}, so it would drop blocks behind "
+                f"Neve's back. Fix it with:\n  valkey-cli -h {where.get('host')} "
+                f"-p {where.get('port')} --askpass CONFIG SET maxmemory-policy noeviction"
+            )
+
+
+def load_missing_functions() -> None:
+    """Into each primary; replicas have them from theirs."""
+    for client in primaries():
+        load_functions(client)
 
 
 def provision_tenant(tenant: Tenant) -> None:
     """The functions, and the tenant's numbers in `:q`. An inactive tenant's users are removed."""
-    client = admin()
     if not tenant.is_active:
         remove_users(name for name, owner in _node_users() if owner == tenant.pk)
         return
-    if not client.execute_command("FUNCTION", "LIST", "LIBRARYNAME", LIBRARY):
-        load_functions(client)
+    for client in primaries():
+        if not client.execute_command("FUNCTION", "LIST", "LIBRARYNAME", LIBRARY):
+            load_functions(client)
     book = rulebook_of(tenant.pk)
     with tenant_scope(tenant.pk):
         hot_tier(tenant.pk).set_policy(
@@ -150,26 +170,58 @@ def provision_tenant(tenant: Tenant) -> None:
 
 
 def provision_user(key: ApiKey) -> None:
-    """The ACL user of a usable node key. Connections that it has already go on."""
-    admin().execute_command("ACL", "SETUSER", username(key), *acl_rules(key))
+    """The ACL user of a usable node key. Connections that it has already go on.
+
+    On replicas too: one that becomes a primary knows its users.
+    """
+    command = ("ACL", "SETUSER", username(key), *acl_rules(key))
+    on_each(servers(), lambda client: client.execute_command(*command))
 
 
 def remove_users(names: Iterable[str]) -> int:
     """Valkey ends the connections of these users at once. Returns how many there were."""
-    names = list(names)
-    return int(admin().execute_command("ACL", "DELUSER", *names)) if names else 0
+    if not (names := list(names)):
+        return 0
+    command = ("ACL", "DELUSER", *names)
+    everywhere = servers(failed=True)  # it may still serve those that reach it
+    return max(on_each(everywhere, lambda client: client.execute_command(*command)))
 
 
-def remove_stale_users() -> int:
-    """Removes the users of revoked, expired and unknown keys. Returns how many there were."""
-    there = {name for name, _ in _node_users()}  # before the keys: a new key's user is no stranger
-    return remove_users(there - {username(key) for key in usable_node_keys()})
+def align_users() -> int:
+    """Removes users of revoked, expired and unknown keys; adds those that a server lacks.
+
+    Returns how many it removed. A server that was away, or is new in the cluster, is put right.
+    """
+    # Users before keys: a new key's user is no stranger, a revoked key's does not come back.
+    there = on_each(servers(), lambda client: (client, _users_of(client)))
+    usable = {username(key) for key in usable_node_keys()}
+    used = {username(key): key for key in _keys_in_use()}
+    removed: set[str] = set()
+    for client, names in there:
+        if stale := names - usable:
+            client.execute_command("ACL", "DELUSER", *stale)
+            removed |= stale
+        for name in used.keys() - names:
+            client.execute_command("ACL", "SETUSER", name, *acl_rules(used[name]))
+    return len(removed)
+
+
+def _keys_in_use() -> QuerySet[ApiKey]:
+    """Node keys with an open session: others get their user with the next handshake."""
+    open_sessions = usable_node_keys().filter(sessions__isnull=False, sessions__ended_at=None)
+    return open_sessions.distinct()
+
+
+def _users_of(client: Any) -> set[str]:
+    """The ACL users that the platform made for nodes in this server."""
+    raw = client.execute_command("ACL", "USERS")
+    names = (name.decode() if isinstance(name, bytes) else str(name) for name in raw)
+    return {name for name in names if _USERNAME.fullmatch(name)}
 
 
 def _node_users() -> Iterator[tuple[str, int]]:
-    """Name and tenant of each ACL user that the platform made for nodes."""
-    for raw in admin().execute_command("ACL", "USERS"):
-        name = raw.decode() if isinstance(raw, bytes) else str(raw)
+    """Name and tenant of each of them, in any server."""
+    for name in set().union(*on_each(servers(), _users_of)):
         if found := _USERNAME.fullmatch(name):
             yield name, int(found[1])
 
@@ -208,7 +260,7 @@ def provision_on_commit(tenant_id: int) -> None:
 
 
 def remove_users_on_commit(key: ApiKey) -> None:
-    """After the transaction. Should Valkey be down, `remove_stale_users` does it later."""
+    """After the transaction. Should Valkey be down, `align_users` does it later."""
     _on_commit("remove_users", key.tenant_id, lambda: remove_users([username(key)]))
 
 

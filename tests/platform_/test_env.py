@@ -97,5 +97,8 @@ def test_an_empty_rate_is_no_limit(monkeypatch):
 def test_nodes_are_told_the_address_of_the_hot_url_unless_seeds_are_given(monkeypatch):
     monkeypatch.setenv("NEVE_HOT_URL", "valkeys://:pw@cache:7000/0")
     assert (env.read().hot_seeds, env.read().hot_tls) == (["cache:7000"], True)
+    monkeypatch.setenv("NEVE_HOT_URL", "valkey://u:p%2C@a:7000,b,[::1]:7002/0")
+    assert env.read().hot_seeds == ["a:7000", "b:6379", "::1:7002"]
+    assert env.each_url(env.read().hot_url)[2] == "valkey://u:p%2C@[::1]:7002/0"
     monkeypatch.setenv("NEVE_HOT_SEEDS", "a:1,b:2")
     assert env.read().hot_seeds == ["a:1", "b:2"]

@@ -16,12 +16,13 @@ from neve.errors import MissReason
 from neve.hot import BlockTerms, CommitOutcome, HotTier, Location, RestoredBlock, Tier
 from neve.keys import BucketKeys
 from retention.services import set_policy
-from rows import make_tenant
+from rows import make_session, make_space, make_tenant
 from servers import ValkeyServer
 from tenants import services
 from tenants.audit import SYSTEM
 from tenants.keys import usable_node_keys
 from tenants.models import ApiKey, Quota, Tenant
+from tenants.scope import tenant_scope
 
 pytestmark = [pytest.mark.integration, pytest.mark.django_db(transaction=True)]
 
@@ -50,6 +51,8 @@ def key_of(tenant: Tenant) -> ApiKey:
     if key is None:
         key, _ = services.issue_key(tenant=tenant, role="node", name="node")
         hot.provision_user(key)
+        with tenant_scope(tenant.pk):
+            make_session(make_space(tenant, f"of {key.pk}"), key=key)
     return key
 
 
@@ -290,9 +293,9 @@ def test_a_valkey_that_evicts_is_refused_with_the_command_that_fixes_it(settings
 def test_quotas_that_promise_more_than_the_server_has_are_warned_of(clean_hot, caplog):
     with clean_hot.client() as client:
         limit = client.info("memory")["maxmemory"]
-        hot.warn_if_short(client, int(limit / 1.4))
+        hot.warn_if_short(int(limit / 1.4))
         assert not caplog.records
-        hot.warn_if_short(client, limit)
+        hot.warn_if_short(limit)
     assert "raise maxmemory" in caplog.text
 
 

@@ -7,7 +7,7 @@ commit that comes yet is in time.
 from collections import defaultdict
 
 from catalog.models import Round
-from controlplane import hot
+from controlplane import hot, hot_servers
 from neve.audit import BucketAudit
 from neve.keys import BucketKeys, parse_key
 from workers import recovery
@@ -25,16 +25,19 @@ def look_at_keys(report: Report, most: int = RUN_KEYS) -> None:
             return
         run, looked = recovery.run_id().decode(), 0
         place = turn.place if turn.place and turn.place["run"] == run else {"cursor": "0"}
-        cursor = int(place["cursor"])
+        cursor, number = int(place["cursor"]), int(place.get("primary", 0))
+        primaries = hot_servers.primaries()
         while looked < most and not report.is_late:
-            cursor, keys = hot.admin().scan(cursor, count=PAGE_KEYS)
+            cursor, keys = primaries[number].scan(cursor, count=PAGE_KEYS)
             report.found("stray_keys", _end_strays(keys))
             looked += max(1, len(keys))
             report.looked_at["keys"] += len(keys)
             if cursor == 0:
+                number += 1
+            if number == len(primaries):
                 turn.end_round()
                 return
-            turn.place = {"run": run, "cursor": str(cursor)}
+            turn.place = {"run": run, "primary": number, "cursor": str(cursor)}
 
 
 def _end_strays(keys: list[bytes]) -> int:

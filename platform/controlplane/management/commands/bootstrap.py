@@ -42,7 +42,7 @@ class Command(BaseCommand):
         self.stdout.write(
             f"S3 bucket {settings.ENV.s3_bucket}: {'made' if made else 'there already'}"
         )
-        if options["touch_memory"] and (touched := touch_memory(hot.admin())):
+        if options["touch_memory"] and (touched := sum(map(touch_memory, hot.primaries()))):
             self.stdout.write(f"Hot Valkey: took {touched >> 20} MiB of memory")
         tenant = Tenant.objects.filter(slug=DEMO_SLUG).first() or services.create_tenant(
             slug=DEMO_SLUG, name="Demo", hot_bytes=DEMO_HOT_BYTES, cold_bytes=DEMO_COLD_BYTES
