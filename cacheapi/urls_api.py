@@ -1,5 +1,6 @@
 """Addresses of /api/v1: no trailing slash, except the two pages."""
 
+from csp.decorators import csp_update
 from django.urls import path
 from drf_spectacular.views import SpectacularSwaggerSplitView
 from rest_framework.routers import SimpleRouter
@@ -19,10 +20,14 @@ router.register("policies", PoliciesView, basename="policy")
 router.register("rules", RulesView, basename="rule")
 router.register("keys", views.KeysView, basename="key")
 
+docs = csp_update({"img-src": "data:"})(  # Swagger's icons
+    SpectacularSwaggerSplitView.as_view(url_name="api:schema", template_name="cacheapi/docs.html")
+)
+
 app_name = "api"
 urlpatterns = [
     path("usage", views.UsageView.as_view(), name="usage"),
     path("schema/", views.SchemaView.as_view(), name="schema"),
-    path("docs/", SpectacularSwaggerSplitView.as_view(url_name="api:schema"), name="docs"),
+    path("docs/", docs, name="docs"),
     *router.urls,
 ]

@@ -142,11 +142,12 @@ class Platform:
         self._manage("rebuild_index", "--if-lost")
         print("Starting web, workers, beat and the demo node ...", flush=True)
         self._start("web")
-        self._wait("web", lambda: http_status(f"{self.url}/login/") == 200)
+        self._wait("web", lambda: http_status(f"{self.url}/healthz") == 200)
         for name in ("flusher", "compactor", "worker", "beat", "demo"):
             self._start(name)
         took_s = time.monotonic() - began
-        print(UP.format(url=self.url, var=self.env["NEVE_VAR"], took_s=took_s), flush=True)
+        url = (self.env.get("NEVE_URL") or self.url).rstrip("/")
+        print(UP.format(url=url, var=self.env["NEVE_VAR"], took_s=took_s), flush=True)
 
     def watch(self) -> None:
         """Says now and then how it goes, until Stop."""

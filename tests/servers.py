@@ -346,7 +346,7 @@ class ControlPlane(Server):
         return [sys.executable, "-m", "uvicorn", "controlplane.asgi:application", *options]
 
     def ready(self) -> bool:
-        return http_status(f"{self.url}/login/") == 200
+        return http_status(f"{self.url}/healthz") == 200
 
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.urls import reverse_lazy
 from django.utils import timezone
 
-from dashboard.pages import theme_of, with_policy
+from dashboard.pages import theme_of
 
 
 class Door(LoginView):
@@ -31,11 +31,9 @@ class Door(LoginView):
         return self.render_to_response(context, status=429, headers=headers)
 
 
-@with_policy
 def sign_in(request: HttpRequest) -> HttpResponseBase:
     return Door.as_view()(request)
 
 
-@with_policy
 def sign_out(request: HttpRequest) -> HttpResponseBase:
     return LogoutView.as_view(next_page=reverse_lazy("dashboard:login"))(request)

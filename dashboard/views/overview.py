@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from django.conf import settings
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.http import require_GET
 
@@ -42,9 +43,7 @@ def overview_data(request: HttpRequest) -> JsonResponse:
     tables = TABLES if request.GET.get("tables") == "1" else ()
     parts = {name: render_part(request, name, context) for name in (*PARTS, *tables)}
     answer = {**context["chart"], "parts": parts, "is_empty": context["is_empty"]}
-    response = JsonResponse(answer)
-    response.headers["Cache-Control"] = "no-store"
-    return response
+    return JsonResponse(answer)
 
 
 def _gather(seen_by: Viewer, tenant_slug: str, range_: Range, since_ts: int = 0) -> dict[str, Any]:
@@ -96,6 +95,7 @@ def _gather(seen_by: Viewer, tenant_slug: str, range_: Range, since_ts: int = 0)
             "series": asdict(series.since(since_ts)),
         },
         "axes": AXES,
+        "endpoint": settings.ENV.url.geturl(),
     }
 
 

@@ -10,13 +10,18 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import environ
 from django.core.exceptions import ImproperlyConfigured
 
 ROOT = Path(__file__).resolve().parents[2]
 VAR = ROOT / (os.environ.get("NEVE_VAR") or "var")  # one folder, whatever the working directory
+# First parts of the platform's own paths: a prefix of that name could not be told from them.
+OWN_PATHS = {
+    *("api", "cache", "healthz", "problems", "admin", "static", "ws", "login", "logout"),
+    *("dashboard", "tenants", "nodes", "tiers", "jobs", "audit", "contexts", "keys"),
+}
 BUS_SCHEMES = {"redis": "redis", "valkey": "redis", "rediss": "rediss", "valkeys": "rediss"}
 
 
@@ -40,6 +45,7 @@ class Env:
     s3_access_key: str
     s3_secret_key: str
     s3_region: str
+    url: SplitResult  # what people and nodes call; all empty: the address of each request
     hosts: list[str]
     debug: bool
     heartbeat_s: int
@@ -69,6 +75,7 @@ def read() -> Env:
             s3_access_key=_secret(env, "NEVE_S3_ACCESS_KEY", least=1),
             s3_secret_key=_secret(env, "NEVE_S3_SECRET_KEY", least=1),
             s3_region=env.str("NEVE_S3_REGION", "us-east-1"),
+            url=_public_url(env.str("NEVE_URL", "")),
             hosts=env.list("NEVE_HOSTS", default=["127.0.0.1", "localhost", "[::1]"]),
             debug=env.bool("NEVE_DEBUG", False),
             heartbeat_s=_at_least(env, "NEVE_HEARTBEAT_S", 2, least=1),
@@ -128,6 +135,30 @@ def _database(env: environ.Env) -> dict[str, Any]:
             f"NEVE_DATABASE_URL uses {engine}; use sqlite:///path or postgres://user:pw@host/name"
         )
     return database
+
+
+def _public_url(raw: str) -> SplitResult:
+    """`path` is "" or begins with a slash and ends without."""
+    if not raw:
+        return urlsplit("")
+    url = urlsplit(raw.rstrip("/"))
+    if (
+        url.scheme not in ("http", "https")
+        or not url.hostname
+        or url.query or url.fragment or url.username
+        or not re.fullmatch(r"(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*", url.path)
+        or (url.port is not None and url.port < 1)  # `port` raises ValueError for no number
+    ):  # fmt: skip
+        raise ImproperlyConfigured(
+            f"NEVE_URL={raw}: write the address that people and nodes use, such as "
+            "https://kv.example.com or https://example.com:8443/neve"
+        )
+    first = url.path.split("/")[1] if url.path else ""
+    if first in OWN_PATHS:
+        raise ImproperlyConfigured(
+            f"NEVE_URL={raw}: the prefix may not begin with /{first}, a path of the platform's own"
+        )
+    return url
 
 
 def _bus_url(url: str) -> str:

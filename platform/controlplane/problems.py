@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from django.core.exceptions import (
+    DisallowedHost,
     PermissionDenied,
     RequestDataTooBig,
     SuspiciousOperation,
@@ -16,6 +17,7 @@ from django.core.exceptions import (
 )
 from django.db import DatabaseError, InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from django.urls import get_script_prefix
 from django.views import defaults
 from django.views.decorators.csrf import csrf_exempt
 from rest_framework import exceptions
@@ -29,6 +31,12 @@ PREFIXES = ("/api/", "/cache/")
 # kind → status, title, what to do
 KINDS: dict[str, tuple[int, str, str]] = {
     "malformed": (400, "Malformed request", "Correct the member that `field` names."),
+    "unknown-host": (
+        400,
+        "Unknown host",
+        "Set NEVE_URL of the platform to the address that people and nodes use, or add the host "
+        "to NEVE_HOSTS.",
+    ),
     "unauthorized": (
         401,
         "Unknown credentials",
@@ -132,7 +140,7 @@ class Problem(Exception):
     def document(self) -> dict[str, Any]:
         status, title, _ = KINDS[self.kind]
         return {
-            "type": f"/problems/{self.kind}",
+            "type": f"{get_script_prefix()}problems/{self.kind}",
             "title": title,
             "status": status,
             "detail": self.detail,
@@ -200,7 +208,7 @@ class ProblemMiddleware:
         return self.get_response(request)
 
     def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
-        if not request.path.startswith(PREFIXES):
+        if not request.path_info.startswith(PREFIXES):
             return _busy_page(error)
         problem = as_problem(error)
         if problem is None:
@@ -258,14 +266,33 @@ def explain(request: HttpRequest, kind: str) -> HttpResponse:
 
 def _page(kind: str, default: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
     def page(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        if request.path.startswith(PREFIXES):
+        if request.path_info.startswith(PREFIXES):
             return respond(Problem(kind, KINDS[kind][2]))
         return default(request, *args, **kwargs)
 
     return page
 
 
-bad_request = _page("malformed", defaults.bad_request)
+def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
+    if isinstance(exception, DisallowedHost):
+        return unknown_host(request)
+    return _page("malformed", defaults.bad_request)(request, exception)
+
+
+def unknown_host(request: HttpRequest) -> HttpResponse:
+    """For scripts a document, for people words; both name the setting that is wrong."""
+    host = request.META.get("HTTP_HOST", "")[:255]
+    detail = (
+        f"The platform does not answer as {host!r}. If that is its right name, add it to "
+        "NEVE_HOSTS of the platform, or set NEVE_URL to the address that people and nodes use."
+    )
+    problem = Problem("unknown-host", detail, host=host)
+    if request.path_info.startswith(PREFIXES):
+        return respond(problem)
+    plain = "text/plain; charset=utf-8"
+    return HttpResponse(f"{detail}\n", status=problem.status, content_type=plain)
+
+
 forbidden = _page("forbidden", defaults.permission_denied)
 not_found = _page("not-found", defaults.page_not_found)
 server_error = _page("internal", defaults.server_error)

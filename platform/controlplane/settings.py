@@ -1,5 +1,8 @@
 """Django settings. What differs between installations comes from `controlplane.env`."""
 
+import re
+
+from csp import constants as csp
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -11,8 +14,29 @@ VAR = environment.VAR
 
 SECRET_KEY = ENV.secret_key
 DEBUG = ENV.debug
-ALLOWED_HOSTS = ENV.hosts
-CSRF_TRUSTED_ORIGINS = [f"https://{host}" for host in ENV.hosts if host != "*"]
+
+# What stands in front (`controlplane.front`). An https NEVE_URL says that TLS ends there.
+IS_TLS = ENV.url.scheme == "https"
+FORCE_SCRIPT_NAME = ENV.url.path or None
+ALLOWED_HOSTS = [*ENV.hosts, *([ENV.url.hostname] if ENV.url.hostname else [])]
+CSRF_TRUSTED_ORIGINS = [
+    f"https://*{host}" if host.startswith(".") else f"https://{host}"
+    for host in ALLOWED_HOSTS
+    if host != "*"
+]
+if ENV.url.netloc:
+    CSRF_TRUSTED_ORIGINS.append(f"{ENV.url.scheme}://{ENV.url.netloc}")
+SESSION_COOKIE_PATH = CSRF_COOKIE_PATH = f"{ENV.url.path}/"
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = IS_TLS
+if IS_TLS:
+    # Whoever reaches the port without the proxy and claims to use TLS deceives only themselves.
+    SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+    SECURE_SSL_REDIRECT = True
+    # Nodes on the same host (the demo) speak to the port itself, and would send their key again.
+    SECURE_REDIRECT_EXEMPT = [rf"^({re.escape(ENV.url.path[1:])}/)?cache/v1/"]
+    SECURE_HSTS_SECONDS = 365 * 86_400
+# HSTS for other names of the domain, and its preload lists, are for who owns the domain.
+SILENCED_SYSTEM_CHECKS = ["security.W005", "security.W021"]
 
 INSTALLED_APPS = [
     "django.contrib.admin",
@@ -22,6 +46,7 @@ INSTALLED_APPS = [
     "django.contrib.messages",
     "whitenoise.runserver_nostatic",
     "django.contrib.staticfiles",
+    "csp",
     "django_htmx",
     "django_filters",
     "rest_framework",
@@ -39,6 +64,9 @@ INSTALLED_APPS = [
 
 MIDDLEWARE = [
     "controlplane.requests.RequestIdMiddleware",
+    "csp.middleware.CSPMiddleware",
+    "controlplane.front.SecretsMiddleware",
+    "controlplane.health.HealthMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -72,13 +100,27 @@ DATABASES = {"default": ENV.database}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 AUTHENTICATION_BACKENDS = ["tenants.signing_in.SignInBackend"]
-LOGIN_URL = "/login/"
-LOGIN_REDIRECT_URL = "/"
-LOGOUT_REDIRECT_URL = "/login/"
+LOGIN_URL = "dashboard:login"
+LOGIN_REDIRECT_URL = "dashboard:overview"
+LOGOUT_REDIRECT_URL = "dashboard:login"
 SESSION_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SAMESITE = "Lax"
 SECURE_CONTENT_TYPE_NOSNIFF = True
 X_FRAME_OPTIONS = "DENY"
+# Of every answer, the admin's and errors included. Scripts and styles: from this host, or with the
+# answer's nonce (`request.csp_nonce`); no inline handlers, no style attributes, no other hosts.
+CONTENT_SECURITY_POLICY = {
+    "DIRECTIVES": {
+        "default-src": [csp.NONE],
+        "script-src": [csp.SELF, csp.NONCE],
+        "style-src": [csp.SELF, csp.NONCE],
+        "img-src": [csp.SELF],
+        "connect-src": [csp.SELF],
+        "form-action": [csp.SELF],
+        "base-uri": [csp.NONE],
+        "frame-ancestors": [csp.NONE],
+    },
+}
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator"},
     {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
@@ -88,7 +130,7 @@ LANGUAGE_CODE = "en"
 TIME_ZONE = "UTC"
 USE_TZ = True
 
-STATIC_URL = "static/"
+STATIC_URL = f"{ENV.url.path}/static/"
 STATIC_ROOT = VAR / "static"
 # Assets are found in the apps themselves, so `make up` needs no collectstatic; a production
 # image runs it to get the compressed copies.

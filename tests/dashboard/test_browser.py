@@ -17,20 +17,15 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, Playwright, expect, sync_playwright
 
+from chromium import CHROMIUM, FLAGS, PAGES
 from rows import IDENTITY
 from servers import ROOT, ControlPlane, Server, wait_until
 
 pytestmark = pytest.mark.browser
 
-CHROMIUM = "/usr/bin/chromium"
-FLAGS = (
-    *("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync"),
-    *("--disable-background-networking", "--disable-component-update"),
-)
 PICTURES = ROOT / "var"
 WAIT_MS = 30_000
 expect.set_options(timeout=WAIT_MS)
-PAGES = ("", "nodes/", "tiers/", "tenants/", "contexts/", "keys/", "jobs/", "audit/")
 
 
 @pytest.fixture(scope="module")

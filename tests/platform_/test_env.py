@@ -1,7 +1,10 @@
 """A wrong environment stops the boot, and the message says which variable and how to fix it."""
 
+import re
+
 import pytest
 from django.core.exceptions import ImproperlyConfigured
+from django.urls import get_resolver
 
 from controlplane import env
 
@@ -75,6 +78,10 @@ def test_postgresql_is_the_other_database(monkeypatch):
         ("NEVE_HOT_URL", "http://x:1", "NEVE_HOT_URL"),
         ("NEVE_BUS_URL", "http://x:1", "NEVE_BUS_URL is 'http'…; use valkey://"),
         ("NEVE_BUS_URL", "x:6391", "NEVE_BUS_URL"),
+        ("NEVE_URL", "kv.example.com", "NEVE_URL=kv.example.com: write the address"),
+        ("NEVE_URL", "https://kv.example.com/?a=1", "NEVE_URL"),
+        ("NEVE_URL", "https://kv.example.com:web/", "NEVE_|web"),
+        ("NEVE_URL", "https://kv.example.com/api/x", "may not begin with /api"),
         ("NEVE_HEARTBEAT_S", "soon", "soon"),
         ("NEVE_HEARTBEAT_S", "0", "NEVE_HEARTBEAT_S=0"),
         ("NEVE_HOT_BUCKETS", "0", "NEVE_HOT_BUCKETS=0"),
@@ -86,6 +93,27 @@ def test_a_wrong_value_is_named(monkeypatch, name, value, said):
     monkeypatch.setenv(name, value)
     with pytest.raises(ImproperlyConfigured, match=said):
         env.read()
+
+
+@pytest.mark.parametrize(
+    ("given", "origin", "prefix"),
+    [
+        ("", "", ""),
+        ("https://kv.example.com/", "kv.example.com", ""),
+        ("http://kv.example.com:8080/gpu/neve/", "kv.example.com:8080", "/gpu/neve"),
+    ],
+)
+def test_the_public_address_has_a_host_and_a_prefix(monkeypatch, given, origin, prefix):
+    monkeypatch.setenv("NEVE_URL", given)
+    assert (env.read().url.netloc, env.read().url.path) == (origin, prefix)
+
+
+def test_no_path_of_the_platform_may_be_a_prefix():
+    """A first part that is missing in OWN_PATHS could be cut off as if it were the prefix."""
+    firsts = {str(one.pattern).strip("^/$").split("/")[0] for one in get_resolver().url_patterns}
+    dashboard = get_resolver("dashboard.urls").url_patterns
+    firsts |= {str(one.pattern).split("/")[0] for one in dashboard}
+    assert {first for first in firsts if re.fullmatch(r"[a-z]+", first)} <= env.OWN_PATHS
 
 
 def test_an_empty_rate_is_no_limit(monkeypatch):

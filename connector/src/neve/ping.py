@@ -74,8 +74,9 @@ def run_checks(url: str, api_key: str) -> Iterator[Check]:
 
 
 def check_endpoint(url: str) -> Check:
+    """Whether a platform answers there, and knows itself by that name."""
     try:
-        answer = _get(url)
+        answer = _get(f"{url.rstrip('/')}/cache/v1/")
     except (urllib3.exceptions.HTTPError, ValueError) as error:
         return Check(
             "endpoint",
@@ -84,6 +85,13 @@ def check_endpoint(url: str) -> Check:
         )
     if answer.status >= 500:
         return Check("endpoint", f"{url} answers HTTP {answer.status}", "look at the web log")
+    if b"/unknown-host" in answer.data:
+        return Check(
+            "endpoint",
+            f"{url}: the platform does not know this host name as its own",
+            "on the platform: add the name to NEVE_HOSTS, or set NEVE_URL to the address that "
+            "nodes use, and start it again",
+        )
     return Check("endpoint", f"{url} answers")
 
 

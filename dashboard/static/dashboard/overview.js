@@ -76,7 +76,7 @@ for (const table of page.querySelectorAll("[data-table]")) {
   table.addEventListener("toggle", () => table.open && live.want());
 }
 const live = new Live({
-  path: "/ws/usage",
+  path: page.dataset.socket,
   refresh,
   onSignedOut: signIn,
   onState({ state, words: said }) {
