@@ -17,7 +17,7 @@ from drf_spectacular.generators import SchemaGenerator
 from drf_spectacular.renderers import OpenApiJsonRenderer
 
 from cacheapi.idempotency import HEADER, REPLAYED
-from controlplane.problems import CONTENT_TYPE, KINDS
+from controlplane.problems import CONTENT_TYPE, KINDS, Problem
 from neve.stats import MOST_COUNT
 
 IDEMPOTENCY_KEY = {
@@ -73,7 +73,10 @@ def add_problems(result: dict[str, Any], **_: Any) -> dict[str, Any]:
         "description": "RFC 9457. Some kinds have more members: expected, got, node_limit, errors, "
         "budget_bytes, used_bytes, asked_bytes.",
         "properties": {
-            "type": {"type": "string", "enum": [f"/problems/{kind}" for kind in KINDS]},
+            "type": {
+                "type": "string",
+                "enum": [Problem(kind, "").document()["type"] for kind in KINDS],
+            },
             "title": {"type": "string"},
             "status": {"type": "integer"},
             "detail": {"type": "string"},

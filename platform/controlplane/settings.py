@@ -164,6 +164,7 @@ SPECTACULAR_SETTINGS = {
     "DESCRIPTION": "Govern contexts, tenants and usage of a KV-cache platform.",
     "VERSION": "1",
     "SCHEMA_PATH_PREFIX": r"/(api|cache)/v1",
+    "SERVERS": [{"url": ENV.url.path}] if ENV.url.path else [],
     "SERVE_INCLUDE_SCHEMA": False,
     "COMPONENT_SPLIT_REQUEST": True,
     "POSTPROCESSING_HOOKS": [

@@ -1,5 +1,6 @@
 """A real proxy in front: TLS, another port, a path prefix that it hands on or cuts off."""
 
+import json
 import re
 import ssl
 import subprocess
@@ -182,6 +183,8 @@ def test_links_of_the_api_name_the_public_address(front, control_plane):
     assert status == 200
     assert f'"next":"{base}/api/v1/keys?' in body.replace(" ", "")
     assert headers["cache-control"] == "no-store"
+    _, _, schema = ask(f"{base}/api/v1/schema/", caddy.folder / "ca.crt")
+    assert json.loads(schema)["servers"] == [{"url": "/neve"}]
     status, _, body = ask(f"{base}/api/v1/nothing", caddy.folder / "ca.crt")
     assert '"type": "/neve/problems/not-found"' in body
 
