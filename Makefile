@@ -4,7 +4,7 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
-.PHONY: openapi help up install test test-fast test-core torture vllm bench-datapath bench-tiering bench-policies bench-ttft lint format clean distclean
+.PHONY: openapi help up install test test-postgres test-fast test-core torture vllm bench-datapath bench-tiering bench-policies bench-ttft lint format clean distclean
 
 BIN := .venv/bin
 RUN := .venv/.runtime-installed
@@ -34,6 +34,12 @@ test: $(DEV) $(VLLM) lint test-core ## all tests: the core, unit, real servers, 
 	@deploy/get valkey
 	@deploy/get chromium
 	$(BIN)/python -m pytest
+
+test-postgres: $(DEV) ## tests of platform, API, dashboard and workers on PostgreSQL
+	@deploy/get valkey
+	@deploy/get chromium
+	@deploy/get postgres
+	PYTHONPATH=.:tests $(BIN)/python -m on_postgres $(PYTEST_ARGS)
 
 test-fast: $(DEV) ## unit tests only, no servers
 	$(BIN)/python -m pytest -m unit

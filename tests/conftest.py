@@ -65,7 +65,8 @@ def s3() -> Iterator[S3Server]:
 @pytest.fixture(scope="session")
 def control_plane(s3: S3Server) -> Iterator[ControlPlane]:
     """A live platform with servers of its own; `with control_plane.workers():` adds Celery."""
-    with ControlPlane(Path(testsettings.FOLDER, "control_plane"), s3) as server:
+    folder = Path(testsettings.FOLDER, "control_plane")
+    with ControlPlane(folder, s3, postgres_url=testsettings.POSTGRES_URL) as server:
         yield server
 
 

@@ -289,16 +289,30 @@ class S3Server(Server):
     stop = kill
 
 
+def new_database(postgres_url: str) -> str:
+    """Makes an empty database with a new name on that server and returns its URL."""
+    import psycopg  # benchmarks on a GPU's host run without it
+
+    name = f"web_{secrets.token_hex(6)}"
+    with psycopg.connect(postgres_url, autocommit=True) as server:
+        server.execute(f"CREATE DATABASE {name}")
+    return f"{postgres_url.rpartition('/')[0]}/{name}"
+
+
 class ControlPlane(Server):
     """The web process over its own database, hot Valkey and bus, and a bucket of `s3`.
 
+    The database is SQLite, or a new one on the PostgreSQL of `postgres_url`.
     `operator` is (user name, password); `node_key` the demo tenant's API key of role node.
     """
 
     name = "web"
 
-    def __init__(self, folder: Path, s3: S3Server, *, maxmemory: str = "256mb") -> None:
+    def __init__(
+        self, folder: Path, s3: S3Server, *, maxmemory: str = "256mb", postgres_url: str = ""
+    ) -> None:
         super().__init__(folder)
+        self.postgres_url = postgres_url
         self.s3 = s3
         self.hot = ValkeyServer(folder / "hot", maxmemory=maxmemory)
         self.bus = ValkeyServer(folder / "bus")
@@ -307,6 +321,7 @@ class ControlPlane(Server):
         self.bucket = f"web-{secrets.token_hex(6)}"
         self.operator = ("operator", secrets.token_hex(8))
         self.node_key = ""
+        self.database_url = f"sqlite:///{folder}/neve.sqlite3"
         self.settings: dict[str, str] = {}  # more of its environment, without NEVE_
         self._secrets = {name: secrets.token_hex(32) for name in ("SECRET_KEY", "KEY_PEPPER")}
 
@@ -315,7 +330,7 @@ class ControlPlane(Server):
         own = {
             **self._secrets,
             "VAR": str(self.folder),
-            "DATABASE_URL": f"sqlite:///{self.folder}/neve.sqlite3",
+            "DATABASE_URL": self.database_url,
             "HOT_URL": self.hot.url,
             "BUS_URL": f"redis://127.0.0.1:{self.bus.port}/0",
             "S3_ENDPOINT": self.s3.endpoint,
@@ -353,6 +368,8 @@ class ControlPlane(Server):
         try:
             self.hot.__enter__()
             self.bus.__enter__()
+            if self.postgres_url:
+                self.database_url = new_database(self.postgres_url)
             self.manage("migrate", "--verbosity", "0")
             self.manage("bootstrap")
             self.node_key = (self.folder / "demo.key").read_text().strip()

@@ -15,6 +15,7 @@ FOLDER = tempfile.mkdtemp(prefix="neve-tests-")
 HOT_PORT = free_port()
 BUS_PORT = free_port()
 S3_PORT = free_port(8)
+POSTGRES_URL = os.environ.get("NEVE_TEST_DATABASE_URL", "")  # on_postgres.py sets it
 
 for name in [name for name in os.environ if name.startswith("NEVE_") and "TEST" not in name]:
     del os.environ[name]  # a developer's own environment must not steer the tests
@@ -23,7 +24,7 @@ os.environ.update(
     NEVE_VAR=FOLDER,
     NEVE_SECRET_KEY=secrets.token_hex(32),
     NEVE_KEY_PEPPER=secrets.token_hex(32),
-    NEVE_DATABASE_URL=os.environ.get("NEVE_TEST_DATABASE_URL", f"sqlite:///{FOLDER}/neve.sqlite3"),
+    NEVE_DATABASE_URL=POSTGRES_URL or f"sqlite:///{FOLDER}/neve.sqlite3",
     NEVE_HOT_URL=f"valkey://127.0.0.1:{HOT_PORT}/0",
     NEVE_BUS_URL=f"redis://127.0.0.1:{BUS_PORT}/0",
     NEVE_S3_ENDPOINT=f"http://127.0.0.1:{S3_PORT}",

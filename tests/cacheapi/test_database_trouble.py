@@ -9,7 +9,12 @@ from contextlib import closing, contextmanager
 
 import pytest
 
-pytestmark = pytest.mark.integration
+import testsettings
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.skipif(bool(testsettings.POSTGRES_URL), reason="PostgreSQL has no such lock"),
+]
 
 NODE_WAITS_S = 3.0  # neve.session
 

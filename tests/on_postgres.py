@@ -1,0 +1,87 @@
+"""Runs pytest over a PostgreSQL server of its own: `python -m on_postgres [pytest's arguments]`.
+
+The server lives in a temporary folder, listens on a free port of loopback, and ends with the run.
+PostgreSQL refuses to run as root; then it runs as `nobody`.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import psycopg
+
+from servers import ROOT, Server, free_port
+
+TESTED = ("tests/platform_", "tests/cacheapi", "tests/dashboard", "tests/workers")
+NOBODY = "65534"
+
+
+def binaries() -> Path:
+    """Of the newest PostgreSQL here. Raises SystemExit, which says how to get one."""
+    if found := shutil.which("initdb"):
+        return Path(found).parent
+    newest = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    if not newest:
+        raise SystemExit("No PostgreSQL here. Run: deploy/get postgres")
+    return newest[-1].parent
+
+
+class PostgresServer(Server):
+    name = "postgres"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.port = free_port()
+        self.url = f"postgres://neve@127.0.0.1:{self.port}/postgres"
+        self._as = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+        if os.geteuid() != 0:
+            self._as = []
+
+    def initialize(self) -> None:
+        """Makes an empty cluster whose user `neve` needs no password from loopback."""
+        if self._as:
+            os.chown(self.folder, int(NOBODY), int(NOBODY))
+        data = str(self.folder / "data")
+        options = ["-D", data, "-U", "neve", "-A", "trust", "--no-sync", "--encoding=UTF8"]
+        command = [*self._as, str(binaries() / "initdb"), *options]
+        done = subprocess.run(command, cwd="/", capture_output=True, text=True)
+        if done.returncode != 0:
+            raise SystemExit(f"initdb failed:\n{done.stdout}{done.stderr}")
+
+    def command(self) -> list[str]:
+        options = {
+            "port": self.port,
+            "listen_addresses": "127.0.0.1",
+            "unix_socket_directories": self.folder,
+            "fsync": "off",
+            "max_connections": 200,
+        }
+        given = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
+        return [*self._as, str(binaries() / "postgres"), "-D", str(self.folder / "data"), *given]
+
+    def ready(self) -> bool:
+        with suppress(psycopg.OperationalError), psycopg.connect(self.url, connect_timeout=2):
+            return True
+        return False
+
+
+def main(arguments: Sequence[str]) -> int:
+    with tempfile.TemporaryDirectory(prefix="neve-postgres-") as folder:
+        server = PostgresServer(Path(folder))
+        server.folder.chmod(0o711)
+        server.initialize()
+        with server:
+            return subprocess.call(
+                [sys.executable, "-m", "pytest", *(arguments or TESTED)],
+                cwd=ROOT,
+                env=os.environ | {"NEVE_TEST_DATABASE_URL": server.url},
+            )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
