@@ -6,15 +6,20 @@ that an operator adds there stay. The process environment wins over it.
 
 import json
 import os
+import re
 import secrets
 import socket
 import urllib.error
 import urllib.request
+from collections.abc import MutableMapping
+from itertools import starmap
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import psutil
 from botocore.exceptions import BotoCoreError, ClientError
+from dotenv import dotenv_values
 
 ROOT = Path(__file__).resolve().parents[1]
 VAR = ROOT / (os.environ.get("NEVE_VAR") or "var")  # as `controlplane.env` reads it
@@ -26,6 +31,7 @@ PORTS = {
     "NEVE_S3_PORT": 8333,
 }
 S3_PORTS = 8  # deploy/weed listens on its port and the seven after it
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 SECRETS = {
     "NEVE_SECRET_KEY": 32,
     "NEVE_KEY_PEPPER": 32,
@@ -54,23 +60,41 @@ def prepare() -> dict[str, str]:
     for name, default in PORTS.items():
         env[name] = str(_port(name, env.get(name) or str(default)))
     where = {
-        "NEVE_HOT_URL": f"valkey://:{env['NEVE_HOT_PASSWORD']}@127.0.0.1:{env['NEVE_HOT_PORT']}/0",
-        "NEVE_BUS_URL": f"valkey://:{env['NEVE_BUS_PASSWORD']}@127.0.0.1:{env['NEVE_BUS_PORT']}/0",
+        **{f"NEVE_{name}_URL": _valkey_url(env, name) for name in ("HOT", "BUS")},
         "NEVE_S3_ENDPOINT": f"http://127.0.0.1:{env['NEVE_S3_PORT']}",
     }
     env.update(where)
-    _write_private(VAR / "env", "".join(f"{k}={v}\n" for k, v in {**saved, **where}.items()))
+    _write_private(VAR / "env", "".join(starmap(_env_line, {**saved, **where}.items())))
     _write_servers(env)
     python_path = f"{ROOT}{os.pathsep}{ROOT / 'platform'}"
     own = {"NEVE_VAR": str(VAR), "PYTHONPATH": python_path, "PYTHONUNBUFFERED": "1"}
+    spare_proxies(os.environ)
     return {**os.environ, **env, **own, "DJANGO_SETTINGS_MODULE": "controlplane.settings"}
 
 
+def _valkey_url(env: dict[str, str], name: str) -> str:
+    password = quote(env[f"NEVE_{name}_PASSWORD"], safe="")
+    return f"valkey://:{password}@127.0.0.1:{env[f'NEVE_{name}_PORT']}/0"
+
+
 def read_env(path: Path) -> dict[str, str]:
-    """KEY=VALUE lines, in order; {} without the file."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    pairs = (line.partition("=") for line in lines if "=" in line and not line.startswith("#"))
-    return {key.strip(): value.strip() for key, _, value in pairs}
+    """The lines of an env file, as `controlplane.env` reads them; {} without the file."""
+    return {k: v for k, v in dotenv_values(path, interpolate=False).items() if v is not None}
+
+
+def _env_line(name: str, value: str) -> str:
+    """Read back as it was, whatever characters the value has."""
+    if re.fullmatch(r"[\w:/.,@%+=-]*", value):
+        return f"{name}={value}\n"
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"{name}='{escaped}'\n"
+
+
+def spare_proxies(environment: MutableMapping[str, str]) -> None:
+    """Programs on this machine reach each other without the proxy that http_proxy names."""
+    for name in ("no_proxy", "NO_PROXY"):
+        hosts = [environment[name]] if environment.get(name) else []
+        environment[name] = ",".join([*hosts, *LOOPBACK])
 
 
 def refuse_taken_ports(env: dict[str, str]) -> None:
@@ -133,14 +157,20 @@ def _write_servers(env: dict[str, str]) -> None:
         folder.mkdir(exist_ok=True)
         _write_private(
             VAR / f"valkey-{name}.conf",
-            f'include "{ROOT}/deploy/valkey-{name}.conf"\n'
-            f'dir "{folder}"\n'
+            f"include {_quoted(f'{ROOT}/deploy/valkey-{name}.conf')}\n"
+            f"dir {_quoted(str(folder))}\n"
             f"port {env[f'NEVE_{name.upper()}_PORT']}\n"
-            f"requirepass {env[f'NEVE_{name.upper()}_PASSWORD']}\n{options}",
+            f"requirepass {_quoted(env[f'NEVE_{name.upper()}_PASSWORD'])}\n{options}",
         )
     (VAR / "s3").mkdir(exist_ok=True)
     identity = s3_identity(env["NEVE_S3_ACCESS_KEY"], env["NEVE_S3_SECRET_KEY"])
     _write_private(VAR / "s3/s3.json", json.dumps(identity))
+
+
+def _quoted(value: str) -> str:
+    """As valkey.conf wants it. Source: Valkey, sdssplitargs."""
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
 
 
 def _write_private(path: Path, text: str) -> None:

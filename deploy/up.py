@@ -58,8 +58,8 @@ def main() -> int:
     try:
         env = prepare()
         refuse_taken_ports(env)
-        with tempfile.TemporaryDirectory(prefix="neve-") as folder:
-            # Not in var/: a socket's path may have 107 characters.
+        # Neither in var/ nor in TMPDIR: a socket's path may have 107 characters.
+        with tempfile.TemporaryDirectory(prefix="neve-", dir="/tmp") as folder:
             env["NEVE_SUPERVISOR_SOCKET"] = f"{folder}/supervisor.sock"
             _run(env)
     except Stop:

@@ -14,6 +14,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 import environ
 from django.core.exceptions import ImproperlyConfigured
+from dotenv import dotenv_values
 
 ROOT = Path(__file__).resolve().parents[2]
 VAR = ROOT / (os.environ.get("NEVE_VAR") or "var")  # one folder, whatever the working directory
@@ -53,8 +54,12 @@ class Env:
 
 def read() -> Env:
     """Raises ImproperlyConfigured naming the variable and the fix."""
-    environ.Env.read_env(str(VAR / "env"), overwrite=False) if (VAR / "env").is_file() else None
+    saved = dotenv_values(VAR / "env", interpolate=False)
+    given = {name: value or "" for name, value in saved.items()} | os.environ
     env = environ.Env()
+    # A password may begin with "$": escaped here, it is not taken for another variable's name.
+    env.escape_proxy = True
+    env.ENVIRON = {name: value.replace("$", r"\$") for name, value in given.items()}
     hot_url = env.str("NEVE_HOT_URL", "valkey://127.0.0.1:6390/0")
     try:
         return Env(

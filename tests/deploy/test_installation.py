@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import valkey
 
 from deploy import installation
-from servers import free_port
+from servers import free_port, wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -89,3 +90,35 @@ def test_manage_py_uses_the_database_of_make_up(tmp_path: Path) -> None:
     shell = ("manage.py", "shell", "--no-imports", "-v0", "-c", show)
     found = {run(env, *shell).strip() for env in (of_up, manual)}
     assert found == {str(folder / "neve.sqlite3")}
+
+
+PASSWORDS = ["a@b/c#d%e", "$HOME", 'it\'s "quoted" \\', "'single'"]
+
+
+@pytest.mark.parametrize("password", PASSWORDS)
+def test_a_password_may_have_any_characters(
+    empty_var: Path, monkeypatch: pytest.MonkeyPatch, password: str
+) -> None:
+    """Valkey, `make up` and `manage.py` understand the same."""
+    installation.prepare()
+    with (empty_var / "env").open("a") as file:
+        file.write(installation._env_line("NEVE_HOT_PASSWORD", password))
+    env = installation.prepare()
+    assert env["NEVE_HOT_PASSWORD"] == password
+    port = free_port()
+    conf = empty_var / "valkey-hot.conf"
+    with subprocess.Popen(["valkey-server", str(conf), "--port", str(port)]) as server:
+        try:
+            wait_until(lambda: installation.answers(port), timeout_s=20, what="valkey")
+            url = env["NEVE_HOT_URL"].replace(env["NEVE_HOT_PORT"], str(port))
+            with valkey.Valkey.from_url(url) as client:
+                assert client.ping()
+        finally:
+            server.terminate()
+    others = {name: value for name, value in os.environ.items() if not name.startswith("NEVE_")}
+    show = "from django.conf import settings; print(settings.ENV.hot_url)"
+    command = [sys.executable, "manage.py", "shell", "--no-imports", "-v0", "-c", show]
+    of_manage = subprocess.check_output(
+        command, cwd=installation.ROOT, env=others | {"NEVE_VAR": str(empty_var)}, text=True
+    )
+    assert of_manage.strip() == env["NEVE_HOT_URL"]

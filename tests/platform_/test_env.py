@@ -34,7 +34,16 @@ def test_the_file_fills_in_what_the_environment_leaves_open(monkeypatch, no_file
     (no_file / "env").write_text("NEVE_S3_BUCKET=from-file\nNEVE_S3_REGION=from-file\n")
     read = env.read()
     assert (read.s3_bucket, read.s3_region) == ("from-environment", "from-file")
+
+
+def test_values_of_the_file_may_be_quoted_and_begin_with_a_dollar(monkeypatch, no_file):
+    monkeypatch.delenv("NEVE_S3_SECRET_KEY")
     monkeypatch.delenv("NEVE_S3_REGION")
+    (no_file / "env").write_text(
+        "NEVE_S3_SECRET_KEY='$NEVE_S3_BUCKET # \\$'\nNEVE_S3_REGION=\"a b\"\n"
+    )
+    read = env.read()
+    assert (read.s3_secret_key, read.s3_region) == ("$NEVE_S3_BUCKET # \\$", "a b")
 
 
 def test_sqlite_waits_for_its_lock_and_a_relative_path_is_below_the_root(monkeypatch):
