@@ -54,7 +54,11 @@ class Bench:
 
     def __init__(self, hot_bytes: int, cold_bytes: int) -> None:
         self.tenant = create_tenant(
-            slug="bench", name="Bench", hot_bytes=hot_bytes, cold_bytes=cold_bytes
+            slug="bench",
+            name="Bench",
+            hot_bytes=hot_bytes,
+            cold_bytes=cold_bytes,
+            overcommit=True,
         )
         self.tenant_id = self.tenant.pk
         recovery.rebuild_all()

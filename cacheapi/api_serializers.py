@@ -6,7 +6,7 @@ from typing import Any
 from django.utils import timezone
 from rest_framework import serializers
 
-from cacheapi.fields import Moment, StrictSerializer, Text, WholeNumber
+from cacheapi.fields import Flag, Moment, StrictSerializer, Text, WholeNumber
 from catalog.kinds import KINDS
 from catalog.models import Context, Job, NodeSession, Segment, Space
 from tenants.models import ApiKey, AuditEvent, Tenant
@@ -32,9 +32,12 @@ class QuotaChangeSerializer(StrictSerializer):
 
     hot_bytes = WholeNumber(required=False)
     cold_bytes = WholeNumber(required=False)
+    overcommit = Flag(
+        required=False, help_text="promise more hot memory than the servers have; default false"
+    )
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
-        if not attrs:
+        if not attrs.keys() - {"overcommit"}:
             raise serializers.ValidationError("give hot_bytes, cold_bytes or both")
         return attrs
 

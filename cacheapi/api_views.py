@@ -150,7 +150,7 @@ class TenantsView(ReadOnlyView):
     @extend_schema(request=shapes.QuotaChangeSerializer, responses=shapes.QuotaSerializer)
     @action(methods=["patch"], detail=True)
     def quota(self, request: Request, slug: str) -> Response:
-        """Sets hard limits; what is absent stays."""
+        """Sets hard limits; what is absent stays. All hot quotas must fit the hot tier's memory."""
         tenant = self.get_object()
         change = checked(shapes.QuotaChangeSerializer, request)
         limits = {"hot_bytes": tenant.quota.hot_bytes, "cold_bytes": tenant.quota.cold_bytes}

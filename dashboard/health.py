@@ -5,7 +5,13 @@ from datetime import datetime
 
 from catalog.models import NodeSession
 from catalog.usage import known
-from dashboard.formats import clock_text, count_quantity, duration_quantity, percent_quantity
+from dashboard.formats import (
+    bytes_quantity,
+    clock_text,
+    count_quantity,
+    duration_quantity,
+    percent_quantity,
+)
 from dashboard.probes import Answer
 from dashboard.selectors import Totals
 from dashboard.storage import StorageUse
@@ -15,6 +21,7 @@ from tenants.models import Tenant
 # A due flush begins within seconds and takes half a minute at most (workers.flush: PASS_S).
 FLUSH_LATE_S = 45
 COLD_FULL = 0.9  # nothing leaves the cold tier by itself to make room
+HOT_FULL = 0.95  # only where quotas promise more than the memory: then puts fail
 
 
 @dataclass(frozen=True)
@@ -124,6 +131,12 @@ def assess(
         *_nodes(nodes, now),
         *_tenants(tenants, storage),
     ]
+    if all_storage.is_short and (all_storage.hot_ratio or 0) >= HOT_FULL:
+        held, promised = all_storage.hot_limit_bytes, all_storage.hot_quota_bytes
+        words = (
+            f"hot memory is full at {bytes_quantity(held)} of {bytes_quantity(promised)} promised"
+        )
+        attention.append(Attention(words, "tiers"))
     oldest_s = all_storage.dirty_oldest_s
     if oldest_s is not None and oldest_s > FLUSH_LATE_S:
         words = f"no flush for {duration_quantity(oldest_s)} although blocks are due"

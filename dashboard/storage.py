@@ -26,7 +26,11 @@ LEAVES_BY_TENANT = "in the order that each tenant's policy sets"
 
 @dataclass(frozen=True)
 class StorageUse:
-    """Bytes and blocks that one tenant (or several, summed) holds against its quota."""
+    """Bytes and blocks that one tenant (or several, summed) holds against its quota.
+
+    `hot_room_bytes`: what the servers have left for everybody, where they were promised to more
+    than they can hold; None where quotas hold.
+    """
 
     hot_bytes: int | None
     cold_bytes: int | None
@@ -35,10 +39,23 @@ class StorageUse:
     dirty_oldest_s: float | None
     hot_quota_bytes: int | None
     cold_quota_bytes: int | None
+    hot_room_bytes: int | None = None
+
+    @property
+    def hot_limit_bytes(self) -> int | None:
+        """The quota, or less where memory ends before it."""
+        if None in (self.hot_room_bytes, self.hot_bytes, self.hot_quota_bytes):
+            return self.hot_quota_bytes
+        return min(self.hot_quota_bytes, self.hot_bytes + self.hot_room_bytes)
+
+    @property
+    def is_short(self) -> bool:
+        """Whether memory ends before the quota does."""
+        return self.hot_limit_bytes != self.hot_quota_bytes
 
     @property
     def hot_ratio(self) -> float | None:
-        return _ratio(self.hot_bytes, self.hot_quota_bytes)
+        return _ratio(self.hot_bytes, self.hot_limit_bytes)
 
     @property
     def cold_ratio(self) -> float | None:
@@ -46,8 +63,8 @@ class StorageUse:
 
     @property
     def dirty_ratio(self) -> float | None:
-        """Not yet in S3, as a share of the hot quota."""
-        return _ratio(self.dirty_bytes, self.hot_quota_bytes)
+        """Not yet in S3, as a share of the hot limit."""
+        return _ratio(self.dirty_bytes, self.hot_limit_bytes)
 
     @property
     def clean_ratio(self) -> float | None:
@@ -65,7 +82,11 @@ def storage_use(tenants: Tenants, now_s: float) -> dict[int, StorageUse]:
     quotas = {quota.tenant_id: quota for quota in rows_of(Quota, tenants)}
     gauges = last_gauges(tenants, now_s)
     used: dict[int, StorageUse] = {}
-    answers = True
+    answers, room_bytes = True, None
+    try:
+        room_bytes = hot.scarce_room_bytes()
+    except (ValkeyError, OSError):
+        answers = False
     for tenant in tenants:
         quota, gauge = quotas.get(tenant.pk), gauges.get(tenant.pk, {})
         limits = (quota.hot_bytes, quota.cold_bytes) if quota else (None, None)
@@ -98,6 +119,7 @@ def storage_use(tenants: Tenants, now_s: float) -> dict[int, StorageUse]:
                 usage.dirty_blocks,
                 _late_s(usage, now_s),
                 *limits,
+                hot_room_bytes=room_bytes,
             )
     return used
 
@@ -147,6 +169,7 @@ def summed(uses: list[StorageUse]) -> StorageUse:
         max((use.dirty_oldest_s for use in uses if use.dirty_oldest_s is not None), default=None),
         add([use.hot_quota_bytes for use in uses]),
         add([use.cold_quota_bytes for use in uses]),
+        min((use.hot_room_bytes for use in uses if use.hot_room_bytes is not None), default=None),
     )
 
 

@@ -24,7 +24,11 @@ class World:
 
     def __init__(self, *, hot_bytes=1 << 26, cold_bytes=1 << 26):
         self.tenant = create_tenant(
-            slug=f"t{uuid4().hex[:8]}", name="T", hot_bytes=hot_bytes, cold_bytes=cold_bytes
+            slug=f"t{uuid4().hex[:8]}",
+            name="T",
+            hot_bytes=hot_bytes,
+            cold_bytes=cold_bytes,
+            overcommit=True,
         )
         self.add_space("s")
         self.keys = BucketKeys(self.tenant.pk, 0)

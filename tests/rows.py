@@ -30,6 +30,10 @@ IDENTITY = {
 
 def make_tenant(slug: str | None = None, **fields: Any) -> Tenant:
     slug = slug or f"t{uuid4().hex[:10]}"
+    fields = {
+        "overcommit": True,
+        **fields,
+    }  # a test's server is small
     return services.create_tenant(slug=slug, name=slug.title(), **fields)
 
 

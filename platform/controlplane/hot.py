@@ -119,6 +119,17 @@ def capacity_bytes() -> int | None:
     return int(limit / MEMORY_PER_BYTE) if limit else None
 
 
+def scarce_room_bytes() -> int | None:
+    """How many bytes of blocks still fit, where quotas promise more than there is; None elsewhere.
+
+    Raises valkey's errors.
+    """
+    held = memory()
+    if not held.max_bytes or promised_bytes() * MEMORY_PER_BYTE <= held.max_bytes:
+        return None
+    return int(max(0, held.max_bytes - held.used_bytes) / MEMORY_PER_BYTE)
+
+
 def warn_if_short(quota_bytes: int) -> None:
     """Says so when hot quotas promise more than the servers have: writes fail for everybody."""
     limit = memory().max_bytes

@@ -60,6 +60,12 @@ KINDS: dict[str, tuple[int, str, str]] = {
         "Node limit reached",
         "Stop a node of this tenant or raise its node limit.",
     ),
+    "hot-overcommit": (
+        409,
+        "Hot quotas would exceed the memory",
+        "Ask for less, lower other tenants' quotas, or raise `maxmemory` of the hot tier. An "
+        'operator may promise more than there is with `"overcommit": true`.',
+    ),
     "unconfirmed": (
         409,
         "Removing needs a confirmation",

@@ -2,14 +2,68 @@
 
 from typing import Any
 
+from django import forms
 from django.contrib import admin
+from django.db import transaction
 from django.forms import ModelForm
 from django.http import HttpRequest
 
+from controlplane.problems import Problem
 from tenants import services
 from tenants.admin_site import ReadOnlyAdmin, TenantOwnedAdmin
 from tenants.audit import actor_of
 from tenants.models import ApiKey, AuditEvent, Membership, Quota, Tenant
+from tenants.room import require_room
+
+
+class PromiseForm(forms.ModelForm):
+    """Refuses, before anything is saved, what would promise more hot memory than there is."""
+
+    overcommit = forms.BooleanField(
+        required=False,
+        label="Promise more than there is",
+        help_text="Hot quotas may then exceed the memory of the hot tier: one tenant's blocks can "
+        "take the room of another's.",
+    )
+
+    def clean(self) -> dict[str, Any]:
+        found: dict[str, Any] = super().clean() or self.cleaned_data
+        if not self.errors:
+            try:
+                with transaction.atomic():
+                    self.check_room(overcommit=found["overcommit"])
+            except Problem as refusal:
+                raise forms.ValidationError(refusal.detail) from refusal
+        return found
+
+    def check_room(self, *, overcommit: bool) -> None:
+        """Raises Problem (hot-overcommit)."""
+        raise NotImplementedError
+
+
+class TenantForm(PromiseForm):
+    def check_room(self, *, overcommit: bool) -> None:
+        tenant = self.instance
+        if not self.cleaned_data["is_active"]:
+            return
+        if tenant.pk is None:
+            services.default_hot_bytes(overcommit=overcommit)
+        elif "is_active" in self.changed_data:
+            require_room(
+                tenant.quota.hot_bytes, tenant_id=tenant.pk, held_bytes=0, overcommit=overcommit
+            )
+
+
+class QuotaForm(PromiseForm):
+    def check_room(self, *, overcommit: bool) -> None:
+        tenant = self.instance.tenant
+        if tenant.is_active:
+            require_room(
+                self.cleaned_data["hot_bytes"],
+                tenant_id=tenant.pk,
+                held_bytes=self.initial["hot_bytes"],
+                overcommit=overcommit,
+            )
 
 
 class MembershipInline(admin.TabularInline):
@@ -20,6 +74,7 @@ class MembershipInline(admin.TabularInline):
 
 @admin.register(Tenant)
 class TenantAdmin(admin.ModelAdmin):
+    form = TenantForm
     list_display = ("slug", "name", "node_limit", "is_active", "created_at")
     search_fields = ("slug", "name")
     inlines = (MembershipInline,)
@@ -37,6 +92,7 @@ class TenantAdmin(admin.ModelAdmin):
                 name=obj.name,
                 node_limit=obj.node_limit,
                 is_active=obj.is_active,
+                overcommit=form.cleaned_data["overcommit"],
                 actor=actor_of(request),
             )
             return
@@ -45,6 +101,7 @@ class TenantAdmin(admin.ModelAdmin):
             name=obj.name,
             node_limit=obj.node_limit,
             is_active=obj.is_active,
+            overcommit=form.cleaned_data["overcommit"],
             actor=actor_of(request),
         )
         obj.pk, obj.created_at = made.pk, made.created_at
@@ -53,6 +110,7 @@ class TenantAdmin(admin.ModelAdmin):
 
 @admin.register(Quota)
 class QuotaAdmin(TenantOwnedAdmin):
+    form = QuotaForm
     list_display = ("tenant", "hot_bytes", "cold_bytes")
     list_select_related = ("tenant",)
 
@@ -61,6 +119,7 @@ class QuotaAdmin(TenantOwnedAdmin):
             tenant=obj.tenant,
             hot_bytes=obj.hot_bytes,
             cold_bytes=obj.cold_bytes,
+            overcommit=form.cleaned_data["overcommit"],
             actor=actor_of(request),
         )
 

@@ -11,9 +11,10 @@ from retention.models import RetentionPolicy
 from tenants import keys
 from tenants.audit import SYSTEM, Actor, record
 from tenants.models import ApiKey, Quota, Tenant
+from tenants.room import fitting_bytes, require_room
 from tenants.scope import tenant_scope
 
-DEFAULT_HOT_BYTES = 1 << 30
+DEFAULT_HOT_BYTES = 1 << 30  # or what fits
 DEFAULT_COLD_BYTES = 16 << 30
 
 
@@ -22,19 +23,26 @@ def create_tenant(
     *,
     slug: str,
     name: str,
-    hot_bytes: int = DEFAULT_HOT_BYTES,
+    hot_bytes: int | None = None,
     cold_bytes: int = DEFAULT_COLD_BYTES,
     node_limit: int = 16,
     is_active: bool = True,
+    overcommit: bool = False,
     actor: Actor = SYSTEM,
 ) -> Tenant:
-    """With its quota and policy; its Valkey user comes on commit, or at its first handshake.
+    """With its quota and policy.
 
-    Raises ValidationError for a bad or taken slug.
+    `hot_bytes` None: 1 GiB, or half of what the hot tier has left. `overcommit`: promise more than
+    it has. Raises ValidationError for a bad or taken slug, Problem (hot-overcommit).
     """
     tenant = Tenant(slug=slug, name=name, node_limit=node_limit, is_active=is_active)
     tenant.full_clean()
     tenant.save()
+    if hot_bytes is None:
+        hot_bytes = default_hot_bytes(overcommit=overcommit)
+    beyond = require_room(
+        hot_bytes if is_active else 0, tenant_id=tenant.pk, held_bytes=0, overcommit=overcommit
+    )
     with tenant_scope(tenant.pk):
         Quota.objects.create(hot_bytes=hot_bytes, cold_bytes=cold_bytes)
         RetentionPolicy.objects.create()
@@ -48,23 +56,43 @@ def create_tenant(
             "node_limit": node_limit,
             "hot_bytes": hot_bytes,
             "cold_bytes": cold_bytes,
+            **beyond,
         },
     )
     hot.provision_on_commit(tenant.pk)
     return tenant
 
 
+def default_hot_bytes(*, overcommit: bool = False) -> int:
+    """What a new tenant gets. Raises Problem (hot-overcommit) when next to nothing is left."""
+    return DEFAULT_HOT_BYTES if overcommit else fitting_bytes(DEFAULT_HOT_BYTES, share=0.5)
+
+
 @transaction.atomic
 def change_tenant(
-    *, tenant: Tenant, name: str, node_limit: int, is_active: bool, actor: Actor
+    *,
+    tenant: Tenant,
+    name: str,
+    node_limit: int,
+    is_active: bool,
+    overcommit: bool = False,
+    actor: Actor,
 ) -> Tenant:
-    """An inactive tenant's keys, sessions and Valkey users end at once."""
+    """An inactive tenant's keys, sessions and Valkey users end at once.
+
+    Raises Problem (hot-overcommit) when its quota does not fit any more as it becomes active.
+    """
     row = Tenant.objects.select_for_update().get(pk=tenant.pk)
     before = {"name": row.name, "node_limit": row.node_limit, "is_active": row.is_active}
+    beyond = {}
+    if is_active and not row.is_active:
+        beyond = require_room(
+            row.quota.hot_bytes, tenant_id=row.pk, held_bytes=0, overcommit=overcommit
+        )
     row.name, row.node_limit, row.is_active = name, node_limit, is_active
     row.full_clean()
     row.save()
-    after = {"name": name, "node_limit": node_limit, "is_active": is_active}
+    after = {"name": name, "node_limit": node_limit, "is_active": is_active, **beyond}
     record(
         actor=actor, tenant_id=row.pk, action="tenant.change", obj=row, before=before, after=after
     )
@@ -90,11 +118,22 @@ def remove_tenant(*, tenant: Tenant, actor: Actor) -> None:
 
 
 @transaction.atomic
-def set_quota(*, tenant: Tenant, hot_bytes: int, cold_bytes: int, actor: Actor) -> Quota:
-    """Holds for the next commit of a block; a smaller one evicts as new blocks come."""
+def set_quota(
+    *, tenant: Tenant, hot_bytes: int, cold_bytes: int, overcommit: bool = False, actor: Actor
+) -> Quota:
+    """Holds for the next commit of a block; a smaller one evicts as new blocks come.
+
+    Raises Problem (hot-overcommit).
+    """
     with tenant_scope(tenant.pk):
         quota = Quota.objects.select_for_update().get()
         before = {"hot_bytes": quota.hot_bytes, "cold_bytes": quota.cold_bytes}
+        beyond = require_room(
+            hot_bytes if tenant.is_active else 0,
+            tenant_id=tenant.pk,
+            held_bytes=quota.hot_bytes,
+            overcommit=overcommit,
+        )
         quota.hot_bytes, quota.cold_bytes = hot_bytes, cold_bytes
         quota.full_clean(validate_unique=False)
         quota.save()
@@ -104,7 +143,7 @@ def set_quota(*, tenant: Tenant, hot_bytes: int, cold_bytes: int, actor: Actor) 
         action="quota.set",
         obj=quota,
         before=before,
-        after={"hot_bytes": hot_bytes, "cold_bytes": cold_bytes},
+        after={"hot_bytes": hot_bytes, "cold_bytes": cold_bytes, **beyond},
     )
     hot.provision_on_commit(tenant.pk)
     return quota

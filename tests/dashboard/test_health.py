@@ -79,6 +79,10 @@ def test_what_is_not_known_yet_is_not_broken():
         ({"workers": Answer(False, "", NOW)}, "no worker answers since 12:03:00 UTC"),
         ({"nodes": rows(session("gpu-07", heard_s=200))}, "gpu-07 silent for 3 min"),
         ({"nodes": rows(session("gpu-07", breaker="half_open"))}, "gpu-07 breaker half open"),
+        (
+            {"use": StorageUse(70, 0, 0, 0, None, 100, 100, hot_room_bytes=2)},
+            "hot memory is full at 72 B of 100 B promised",
+        ),
         ({"use": StorageUse(0, 93, 0, 0, None, 100, 100)}, "acme at 93.0 % of cold"),
         (
             {"use": StorageUse(1, 0, 1, 1, 46.0, 100, 100)},

@@ -111,6 +111,7 @@ class Trial:
                 name=f"{self.plan.seed}.{n}",
                 hot_bytes=self.plan.hot_blocks * BLOCK_BYTES,
                 cold_bytes=self.plan.cold_blocks * BLOCK_BYTES,
+                overcommit=True,  # tenants of earlier trials are there still
             )
             self._set_policy(tenant)
             _, key = issue_key(tenant=tenant, role="node", name="node")

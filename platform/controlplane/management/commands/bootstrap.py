@@ -12,10 +12,12 @@ from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from controlplane import hot, s3
+from controlplane.problems import Problem
 from neve.hot_memory import touch_memory
 from tenants import services
 from tenants.keys import find_key
 from tenants.models import ApiKey, Tenant
+from tenants.room import fitting_bytes
 
 DEMO_SLUG = "demo"
 DEMO_HOT_BYTES = 256 << 20
@@ -44,12 +46,19 @@ class Command(BaseCommand):
         )
         if options["touch_memory"] and (touched := sum(map(touch_memory, hot.primaries()))):
             self.stdout.write(f"Hot Valkey: took {touched >> 20} MiB of memory")
-        tenant = Tenant.objects.filter(slug=DEMO_SLUG).first() or services.create_tenant(
-            slug=DEMO_SLUG, name="Demo", hot_bytes=DEMO_HOT_BYTES, cold_bytes=DEMO_COLD_BYTES
-        )
+        tenant = Tenant.objects.filter(slug=DEMO_SLUG).first() or self._demo_tenant()
         self._operator()
         self._demo_key(tenant, settings.VAR / "demo.key")
         call_command("provision", stdout=self.stdout)  # last: the demo key's user comes with it
+
+    def _demo_tenant(self) -> Tenant:
+        try:
+            hot_bytes = fitting_bytes(DEMO_HOT_BYTES)
+        except Problem as error:
+            raise CommandError(f"There is no room for the demo tenant. {error}") from error
+        return services.create_tenant(
+            slug=DEMO_SLUG, name="Demo", hot_bytes=hot_bytes, cold_bytes=DEMO_COLD_BYTES
+        )
 
     def _operator(self) -> None:
         given = os.environ.get("NEVE_OPERATOR_PASSWORD")
