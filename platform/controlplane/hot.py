@@ -19,6 +19,7 @@ from django.db import transaction
 from django.db.models import QuerySet, Sum
 from valkey.exceptions import ValkeyError
 
+from controlplane.hot_bounds import missing_bounds
 from controlplane.hot_servers import admin, is_cluster, memory, on_each, primaries, servers
 from controlplane.problems import Problem
 from neve.hot import LIBRARY, HotTier, load_functions
@@ -87,6 +88,7 @@ def provision() -> int:
     Raises ImproperlyConfigured when a Valkey evicts on its own, with the command that fixes it.
     """
     require_noeviction()
+    warn_if_unbounded()
     load_missing_functions()
     tenants = list(Tenant.objects.all())
     for tenant in tenants:
@@ -145,11 +147,10 @@ def require_noeviction() -> None:
     for client in servers():
         policy = client.info("memory")["maxmemory_policy"]
         if policy != "noeviction":
-            where = client.connection_pool.connection_kwargs
             raise ImproperlyConfigured(
                 f"The hot Valkey has maxmemory-policy {policy}, so it would drop blocks behind "
-                f"Neve's back. Fix it with:\n  valkey-cli -h {where.get('host')} "
-                f"-p {where.get('port')} --askpass CONFIG SET maxmemory-policy noeviction"
+                f"Neve's back. Fix it with:\n  "
+                f"{_config_set(client, 'maxmemory-policy', 'noeviction')}"
             )
 
 
@@ -157,6 +158,20 @@ def load_missing_functions() -> None:
     """Into each primary; replicas have them from theirs."""
     for client in primaries():
         load_functions(client)
+
+
+def warn_if_unbounded() -> None:
+    """Says so when one client could take what all share, with the command that ends it."""
+    for client in servers():
+        for option, value in missing_bounds(client).items():
+            fix = _config_set(client, option, value)
+            log.warning("hot_clients_unbounded option=%s: run\n  %s", option, fix)
+
+
+def _config_set(client: Any, option: str, value: str) -> str:
+    where = client.connection_pool.connection_kwargs
+    host, port = where.get("host"), where.get("port")
+    return f"valkey-cli -h {host} -p {port} --askpass CONFIG SET {option} {value}"
 
 
 def provision_tenant(tenant: Tenant) -> None:
@@ -248,7 +263,7 @@ def acl_rules(key: ApiKey) -> list[str]:
     Valkey cannot ask that a SET has an end, or that somebody commits it: `workers.watch` finds
     bytes that are in no books.
     """
-    calls = (f"+{call}|neve_{name}" for call in ("fcall", "fcall_ro") for name in NODE_FUNCTIONS)
+    calls = (f"+fcall|neve_{name}" for name in NODE_FUNCTIONS)
     own, books = f"{{t{key.tenant_id}.*}}", books_name().decode()
     return [
         "reset",

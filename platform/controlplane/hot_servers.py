@@ -21,10 +21,13 @@ from valkey.exceptions import TimeoutError as ValkeyTimeoutError
 from valkey.exceptions import ValkeyClusterException
 
 from controlplane.env import each_url
+from neve.timed_socket import SILENCE
 
 log = logging.getLogger("neve.hot")
 
 Answer = TypeVar("Answer")
+# Our connections have it. Nobody can name himself before AUTH (workers.watch).
+PLATFORM_NAME = "neve-platform"
 _KINDS = {"master", "fail", "slotless"}
 _AWAY = (ValkeyConnectionError, ValkeyTimeoutError)
 
@@ -124,7 +127,14 @@ def _client_of(url: str, tls: bool, host: str, port: int) -> Valkey:
 def _options(tls: bool) -> dict[str, Any]:
     # valkey-py checks by itself who signed a certificate, but not whose it is.
     checks = {"ssl_check_hostname": True} if tls else {}
-    return {"socket_connect_timeout": 2, "socket_timeout": 5, **checks}
+    return {
+        "socket_connect_timeout": 2,
+        "socket_timeout": 5,
+        "socket_keepalive": True,
+        "socket_keepalive_options": dict(SILENCE),
+        "client_name": PLATFORM_NAME,
+        **checks,
+    }
 
 
 def on_each(clients: Sequence[Any], act: Callable[[Any], Answer]) -> list[Answer]:

@@ -132,3 +132,12 @@ def test_one_call_evicts_a_bounded_number_however_many_it_commits(call, clean_ho
             client.set(KEYS.block(SPACE, id_), b"x" * 999_000, px=60_000)
         tier.commit(SPACE, [(id_, 999_000, 16) for id_ in large])
         assert tier.usage().evicted_blocks == 10_000
+
+
+def test_a_call_that_no_client_sends_by_mistake_is_counted(call, clean_hot):
+    usage = BucketKeys(TENANT, 0).bookkeeping[3]
+    with clean_hot.client() as client:
+        for ids, abused in ((2000, None), (100_001, b"1"), (100_001, b"2")):
+            with pytest.raises(ResponseError, match="TOOMANY"):
+                call("match", args=["0", *[ID] * ids])
+            assert client.hget(usage, "abused_calls") == abused

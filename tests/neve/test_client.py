@@ -177,12 +177,14 @@ class TestRefusals:
     ):
         provision(clean_hot)
         with clean_hot.client() as admin, connect(endpoint) as client:
+            admin.config_set("maxmemory-clients", "25mb")  # not a tenth of what follows
             admin.config_set("maxmemory", "1mb")
             try:
                 assert set(Chain(client, 5).put()) == {MissReason.QUOTA}
                 assert client.breaker is BreakerState.CLOSED
             finally:
                 admin.config_set("maxmemory", clean_hot.maxmemory)
+                admin.config_set("maxmemory-clients", "10%")
 
     def test_puts_beyond_the_bytes_in_flight_are_dropped_and_counted(self, hot, endpoint):
         with connect(endpoint, put_bytes_in_flight=2 * PAYLOAD) as client:

@@ -528,3 +528,12 @@ def test_a_call_that_a_function_refuses_is_misuse_and_opens_no_breaker(transport
         with pytest.raises(Misuse, match="BADKEYS"):
             transport.execute("FCALL", "neve_touch", 7, *reversed(keys), deadline=soon())
     assert transport.breaker is BreakerState.CLOSED
+
+
+def test_a_large_put_is_committed_in_parts(clean_hot, transport):
+    """What is not yet committed is in nobody's quota, so it must not be much."""
+    with clean_hot.client() as admin:
+        ids = [block_id(n) for n in range(40)]
+        before = admin.info("commandstats").get("cmdstat_fcall", {"calls": 0})["calls"]
+        assert set(put(transport, ids, [b"x" * MIB] * 40)) == {Status.OK}
+        assert admin.info("commandstats")["cmdstat_fcall"]["calls"] - before == 5

@@ -290,6 +290,35 @@ def test_a_valkey_that_evicts_is_refused_with_the_command_that_fixes_it(settings
         hot.provision()
 
 
+def test_a_valkey_whose_clients_may_take_all_is_warned_of_with_the_commands(clean_hot, caplog):
+    with clean_hot.client() as client:
+        hot.warn_if_unbounded()
+        assert not caplog.records
+        before = client.config_get("*")
+        unbound = {
+            "maxmemory-clients": "0",
+            "proto-max-bulk-len": "512mb",
+            "client-query-buffer-limit": "1gb",
+            "client-output-buffer-limit": "normal 0 0 0",
+            "timeout": "0",
+            "tcp-keepalive": "0",
+        }
+        try:
+            for name, value in unbound.items():
+                client.config_set(name, value)
+            hot.warn_if_unbounded()
+            said = caplog.text
+            for name in unbound:
+                fix = re.search(rf"--askpass CONFIG SET {name} \"?([^\"\n]+)", said)
+                client.config_set(name, fix[1])
+            caplog.clear()
+            hot.warn_if_unbounded()
+            assert not caplog.records
+        finally:
+            for name in unbound:
+                client.config_set(name, before[name])
+
+
 def test_quotas_that_promise_more_than_the_server_has_are_warned_of(clean_hot, caplog):
     with clean_hot.client() as client:
         limit = client.info("memory")["maxmemory"]

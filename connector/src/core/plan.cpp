@@ -11,6 +11,9 @@ namespace {
 // A run keeps one connection busy: below this, a second connection gains less than it costs.
 constexpr std::size_t kLeastRunBytes = std::size_t{1} << 20;
 constexpr std::size_t kCommitIds = 256;  // ids of one function call: keeps each call short
+// What is SET and not yet committed is in nobody's quota: the platform cuts tenants off that hold
+// much of it (workers/watch). A commit costs as much as 20 kB of payload.
+constexpr std::size_t kCommitBytes = std::size_t{8} << 20;
 constexpr std::size_t kMatchIds = 1000;
 
 std::string_view as_text(const BlockId& id) { return command::as_text(id); }
@@ -57,23 +60,33 @@ std::vector<Run> spread(const Batch& batch, const TopologyMap& map, std::uint32_
   return runs;
 }
 
-// Operations of a run by bucket, in slices of at most `most`.
-template <typename BucketOf>
+// Operations of a run by bucket, in slices of at most `most`. A slice that has `most_bytes` by
+// `bytes_of` takes no more.
+template <typename BucketOf, typename BytesOf>
 std::vector<std::pair<std::size_t, std::vector<std::uint32_t>>> by_bucket(
-    const std::vector<std::uint32_t>& operations, std::size_t most, BucketOf bucket_of) {
+    const std::vector<std::uint32_t>& operations, std::size_t most, BucketOf bucket_of,
+    std::size_t most_bytes, BytesOf bytes_of) {
   std::vector<std::pair<std::size_t, std::vector<std::uint32_t>>> slices;
-  std::map<std::size_t, std::size_t> open;  // bucket -> its slice that still has room
+  std::map<std::size_t, std::pair<std::size_t, std::size_t>> open;  // bucket -> slice, its bytes
   for (const auto index : operations) {
     const auto bucket = bucket_of(index);
     const auto at = open.find(bucket);
-    if (at == open.end() || slices[at->second].second.size() == most) {
-      open[bucket] = slices.size();
+    if (at == open.end() || slices[at->second.first].second.size() == most ||
+        at->second.second >= most_bytes) {
+      open[bucket] = {slices.size(), bytes_of(index)};
       slices.push_back({bucket, {index}});
     } else {
-      slices[at->second].second.push_back(index);
+      slices[at->second.first].second.push_back(index);
+      at->second.second += bytes_of(index);
     }
   }
   return slices;
+}
+
+template <typename BucketOf>
+auto by_bucket(const std::vector<std::uint32_t>& operations, std::size_t most,
+               BucketOf bucket_of) {
+  return by_bucket(operations, most, bucket_of, 1, [](std::uint32_t) { return std::size_t{0}; });
 }
 
 std::string block_key(const Bucket& bucket, const BlockId& id) {
@@ -182,7 +195,8 @@ Plan plan_put(const Keyspace& keys, std::span<const PutRequest> requests, Time d
   plan.runs = spread(batch, map, 1, 0);
   for (auto& run : plan.runs) {
     const auto bucket_of = [&](std::uint32_t i) { return keys.bucket_of(batch.operations[i].id); };
-    auto slices = by_bucket(run.operations, kCommitIds, bucket_of);
+    const auto bytes_of = [&](std::uint32_t i) { return batch.operations[i].payload_bytes; };
+    auto slices = by_bucket(run.operations, kCommitIds, bucket_of, kCommitBytes, bytes_of);
     run.operations.clear();
     for (auto& [number, puts] : slices) {
       const auto& bucket = keys.buckets[number];

@@ -62,6 +62,9 @@ local EVICT_MOST = 10000 -- blocks that one call may evict, however many it comm
 local CALL_MOST = 1000 -- ids of one call: neve.hot.CALL_IDS
 local PIN_MOST = 10000 -- of one pin: the budget decides on all of them at once
 local POLICY_MOST = 20000 -- name, value pairs of set_policy: five for each space with its own terms
+-- Even the refusal of a call takes as long as Lua takes to see what it brings: 0.3 s for a million
+-- values. No client sends so many by mistake: they are counted, and the tenant is cut off.
+local ABUSE = 100000
 local ID_BYTES = 16
 -- What stands before the letter of a book in its key. Functions run with their caller's rights, so a
 -- node has the right to write the books; it must not be able to name them. Filled in by
@@ -82,7 +85,9 @@ local function register(name, callback, flag, before, each, most, has_blocks)
   local function refuse(code, words) return redis.error_reply(code .. " neve_" .. name .. ": " .. words) end
   local function bounded(K, A)
     local blocks, ids = #K - #BOOKKEEPING, each > 0 and (#A - before) / each or 0
+    local tag = string.match(K[1] or "", "^{t%d+%.%d+%.%d+}:") or ""
     if math.max(blocks, ids) > most then
+      if #K + #A > ABUSE then redis.call("HINCRBY", tag .. BOOKS .. "u", "abused_calls", 1) end
       return refuse("TOOMANY", "a call takes " .. most .. " at most")
     end
     if #A < before or ids ~= math.floor(ids) or (each == 0 and #A > before) then
@@ -91,7 +96,6 @@ local function register(name, callback, flag, before, each, most, has_blocks)
     if blocks < 0 or (not has_blocks and blocks > 0) or (has_blocks and each > 0 and blocks ~= ids) then
       return refuse("BADKEYS", "not as many KEYS as it takes")
     end
-    local tag = string.match(K[1], "^{t%d+%.%d+%.%d+}:") or ""
     local books = { tag = tag }
     for n, name in ipairs(BOOKKEEPING) do
       books[n] = tag .. BOOKS .. name
@@ -486,7 +490,7 @@ local function each(K, A, first, act)
   return n
 end
 
---[[ match: where are these blocks?                                             flags: no-writes
+--[[ match: where are these blocks?                                             flags: allow-oom
 ARGV: all ("0": stop behind the first miss, "1": answer for each), ids
 Returns one string, 42 bytes an id: its entry as it stands; of a miss the state is 0, and but for the
 reason nothing else is said. O(ids); nearly all entries asked for are without an end, and go through
@@ -1029,7 +1033,7 @@ local function set_policy(K, A)
 end
 
 --[[ usage: counters of `:u`, numbers of `:q` with the prefix "quota_", and "oldest_due_s" (the earliest
-flush due, absent when nothing is dirty). Returns a flat array name, value.      flags: no-writes ]]
+flush due, absent when nothing is dirty). Returns a flat array name, value.      flags: allow-oom ]]
 local function usage(K)
   local out = redis.call("HGETALL", K[4])
   local numbers = redis.call("HGETALL", K[5])
@@ -1046,8 +1050,8 @@ local function usage(K)
 end
 
 -- Written out: no loop is available while a library loads. Behind the flag: see `register`.
-register("match", match, "no-writes", 1, 1, CALL_MOST)
-register("usage", usage, "no-writes", 0, 0, 0)
+register("match", match, "allow-oom", 1, 1, CALL_MOST)
+register("usage", usage, "allow-oom", 0, 0, 0)
 register("commit", commit, "allow-oom", 1, 3, CALL_MOST, true)
 register("touch", touch, "allow-oom", 0, 1, CALL_MOST)
 register("promote", promote, "allow-oom", 0, 1, CALL_MOST)

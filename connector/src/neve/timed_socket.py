@@ -17,7 +17,8 @@ from neve.errors import DeadlineExceeded, Unavailable
 # Read ahead of what was asked for, and thus copied: little, since payloads follow.
 _AHEAD_BYTES: Final = 1024
 _NAME_LIFE_S: Final = 30.0
-_SILENCE: Final = tuple(
+# How long silence is borne (`notice_silence`); for other sockets of ours too.
+SILENCE: Final = tuple(
     (getattr(socket, name), value)
     for name, value in (
         ("TCP_KEEPIDLE", 15),
@@ -171,7 +172,7 @@ def notice_silence(sock: socket.socket) -> None:
     and is not acknowledged by the other kernel has 1.5 s. core/socket.cpp has the same numbers.
     """
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in _SILENCE:
+    for option, value in SILENCE:
         with suppress(OSError):  # an option that this kernel lacks only costs time
             sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
