@@ -73,6 +73,7 @@ bench-tiering: $(RUN) ## workers and cold loads beside S3's own speed, into var/
 
 bench-policies: $(RUN) ## eviction and promotion policies on a trace (BENCH_ARGS="--trace FILE")
 	@$(BIN)/python benchmarks/policies.py $(BENCH_ARGS)
+	@$(BIN)/python benchmarks/cold_eviction.py
 
 bench-ttft: ## time to the first token on this host's GPU (PYTHON=one with vLLM, neve, valkey; BENCH_ARGS=...)
 	@deploy/get valkey

@@ -16,7 +16,7 @@ from torture.model import Entry, sums
 
 UNCOMMITTED_MS = 60_000
 _ENTRY = struct.Struct("<BBHIIIIIII")
-_HOT, _COLD, _DIRTY, _GONE = 1, 2, 4, 8
+_HOT, _COLD, _DIRTY, _GONE, _UNSTORED = 1, 2, 4, 8, 16
 
 
 @dataclass
@@ -41,7 +41,7 @@ def index_of(client: Valkey, tenant_id: int) -> dict[bytes, Entry]:
         state, _, _, space, size, _, _, pinned_s, segment, _ = _ENTRY.unpack_from(raw)
         if not state & _GONE:
             flags = (bool(flag) for flag in (state & _HOT, state & _COLD, state & _DIRTY, pinned_s))
-            entries[id_] = Entry(*flags, space, size, segment)
+            entries[id_] = Entry(*flags, space, size, segment, bool(state & _UNSTORED))
     return entries
 
 
@@ -101,6 +101,7 @@ def _audit_sets(
         },
         dirty: {id_ for id_, e in entries.items() if e.is_dirty},
         keys.pins: {id_ for id_, e in entries.items() if e.is_pinned},
+        keys.cold_ranks: {id_ for id_, e in entries.items() if e.is_cold and not e.is_pinned},
     }
     for name, ids in should.items():
         has = set(client.zrange(name, 0, -1))

@@ -46,7 +46,8 @@ class Model:
     `uncounted_bytes`: that a fault hid from the cold quota, which may be exceeded by as much.
     `memory_lost`: Valkey forgot writes, so what was not durable may be gone.
     `hot_only`: the policy or the cold quota keeps some stored blocks out of S3, so that they may be
-    evicted for good. `may_expire`: blocks have an end, which clocks may reach at any time.
+    evicted for good. `cold_evicts`: a full cold tier lets durable blocks go. `may_expire`: blocks
+    have an end, which clocks may reach at any time.
     """
 
     tried: set[bytes] = field(default_factory=set)
@@ -60,6 +61,7 @@ class Model:
     uncounted_bytes: int = 0
     memory_lost: bool = False
     hot_only: bool = False
+    cold_evicts: bool = False
     may_expire: bool = False
     wrong: list[str] = field(default_factory=list)
     served: int = 0
@@ -78,8 +80,13 @@ class Model:
         """Blocks that must be served but were missed. `outcomes`: None (served) or why not."""
         excuses: set[str | None] = {None}
         gone: set[bytes] = set()
+        if self.cold_evicts:
+            # A segment that nobody names is deleted, and with it goes what a rebuild would know.
+            excuses |= {"evicted_cold", "never_stored"} if self.memory_lost else {"evicted_cold"}
+            excuses.add("unflushed")  # stored again, when only pinned blocks were cold
         if self.may_expire:  # what has expired does not come back by a rebuild
             excuses |= {"expired", "never_stored"} if self.memory_lost else {"expired"}
+        if self.may_expire or self.cold_evicts:
             gone = {id_ for id_ in self.refused if outcomes[id_] == "quota"}
             # Stored again, such a block has nothing but its hot copy until it is flushed.
             gone |= {id_ for id_ in self.damaged_hot if outcomes[id_] == "corrupt"}
@@ -108,6 +115,7 @@ class Entry:
     space_id: int
     size_bytes: int
     segment: int
+    is_unstored: bool = False
 
 
 def sums(entries: Iterable[Entry]) -> dict[str, int]:
@@ -119,6 +127,7 @@ def sums(entries: Iterable[Entry]) -> dict[str, int]:
             ("cold", entry.is_cold),
             ("dirty", entry.is_dirty),
             ("pinned", entry.is_pinned),
+            ("unstored", entry.is_unstored),
         ):
             totals[f"{what}_bytes"] += entry.size_bytes * has
             totals[f"{what}_blocks"] += has

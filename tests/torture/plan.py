@@ -66,7 +66,7 @@ class Fault:
 class Plan:
     """`hot_blocks`, `cold_blocks`: quotas, in blocks of 16 KiB; the mean block has 13.
 
-    `flush_after_s` None: never. `ttl_s` None: no end.
+    `flush_after_s` None: never. `ttl_s` None: no end. `cold_full`: of the retention policy.
     """
 
     seed: int
@@ -79,6 +79,7 @@ class Plan:
     cold_blocks: int
     flush_after_s: int | None
     ttl_s: int | None
+    cold_full: str
     faults: tuple[Fault, ...]
 
 
@@ -115,5 +116,6 @@ def plan_trial(seed: int, *, kinds: tuple[str, ...] = tuple(FAULTS)) -> Plan:
         cold_blocks=rng.choice((30, 10_000, 10_000, 10_000)),
         flush_after_s=rng.choices((0, 1, None), (10, 2, 1))[0],
         ttl_s=rng.choices((None, 400), (5, 1))[0],
+        cold_full=rng.choices(("evict", "refuse"), (3, 1))[0],
         faults=tuple(faults),
     )

@@ -117,10 +117,9 @@ class Trial:
             _, key = issue_key(tenant=tenant, role="node", name="node")
             owner = Owner(tenant.pk, key, chains=self.plan.seed * 10 + n)
             owner.model.may_expire = self.plan.ttl_s is not None
-            owner.model.hot_only = (
-                self.plan.flush_after_s is None
-                or self.plan.cold_blocks < model.CHAINS * model.CHAIN_BLOCKS
-            )
+            is_cold_small = self.plan.cold_blocks < model.CHAINS * model.CHAIN_BLOCKS
+            owner.model.hot_only = self.plan.flush_after_s is None or is_cold_small
+            owner.model.cold_evicts = is_cold_small and self.plan.cold_full == "evict"
             self.tenants.append(owner)
 
     def _set_policy(self, tenant: Tenant) -> None:
@@ -129,6 +128,7 @@ class Trial:
         set_policy(
             tenant=tenant, actor=SYSTEM,
             flush_mode=mode, flush_after_s=after_s or None, cold_ttl_s=self.plan.ttl_s,
+            cold_full=self.plan.cold_full,
         )  # fmt: skip
 
     def _work(self) -> None:

@@ -90,6 +90,12 @@ def test_what_expired_may_be_refused_when_it_is_stored_again():
     assert model.lost({A: "quota", B: None}) == [A]
 
 
+def test_a_full_cold_tier_may_let_durable_blocks_go_and_says_so():
+    model = Model(stored={A, B}, durable={A, B}, hot_only=True, cold_evicts=True)
+    assert model.lost({A: "evicted_cold", B: None}) == []
+    assert model.lost({A: "never_stored", B: "evicted"}) == [A, B]
+
+
 def test_a_damaged_footer_excuses_only_after_a_rebuild():
     model = Model(stored={A}, durable={A}, footers_damaged={A})
     assert model.lost({A: "never_stored"}) == [A]
@@ -105,4 +111,5 @@ def test_counters_are_sums_over_the_index():
     assert sums(entries) == {
         "hot_bytes": 107, "hot_blocks": 2, "cold_bytes": 100, "cold_blocks": 1,
         "dirty_bytes": 7, "dirty_blocks": 1, "pinned_bytes": 100, "pinned_blocks": 1,
+        "unstored_bytes": 0, "unstored_blocks": 0,
     }  # fmt: skip
