@@ -147,7 +147,7 @@ def forget_unknown_places(tenant_id: int, report: AdoptReport) -> None:
         known = set(Segment.objects.values_list("pk", flat=True))
     bucket = 0
     for page in scan_tenant(tenant_id):
-        audit = BucketAudit(hot.admin().execute_command, tenant_id, bucket)
+        audit = BucketAudit(hot.execute, tenant_id, bucket)
         unknown = (e for e in page.entries if e.is_cold and e.segment not in known)
         report.forgotten += audit.unplace(unknown)
         bucket = page.next.bucket if page.next else bucket

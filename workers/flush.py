@@ -121,7 +121,7 @@ class Flusher:
     def _flush_segment(
         self, space: Space, blocks: list[LinkedBlock], reader: HotReader, leases: "Leases"
     ) -> None:
-        _require_whole_index()
+        _require_whole_index(self.tenant_id)
         admission = self._tier.admit([(block.id, block.size_bytes) for block in blocks])
         self.report.evicted_blocks += admission.evicted_blocks
         self.report.evicted_bytes += admission.evicted_bytes
@@ -135,7 +135,7 @@ class Flusher:
             return
         unreadable_before = reader.unreadable_blocks
         blocks_read = leases.kept_during(reader.read(space, fitting))
-        written = write_segment(self._tier, space, _in_a_whole_index(blocks_read))
+        written = write_segment(self._tier, space, self._in_a_whole_index(blocks_read))
         self.report.unreadable_blocks += reader.unreadable_blocks - unreadable_before
         if written is None:
             return
@@ -156,6 +156,11 @@ class Flusher:
     def _count_refused(self, size_bytes: int) -> None:
         self.report.refused_blocks += 1
         self.report.refused_bytes += size_bytes
+
+    def _in_a_whole_index(self, blocks: Iterator[StoredBlock]) -> Iterator[StoredBlock]:
+        """Once their segment is open: an index that restarts later does not know it."""
+        _require_whole_index(self.tenant_id)
+        yield from blocks
 
 
 @dataclass
@@ -182,15 +187,9 @@ class Leases:
             self.tier.renew_leases([dirty.id for dirty in self.blocks], 0)
 
 
-def _in_a_whole_index(blocks: Iterator[StoredBlock]) -> Iterator[StoredBlock]:
-    """The same blocks, once their segment is open: an index that restarts later knows it not."""
-    _require_whole_index()
-    yield from blocks
-
-
-def _require_whole_index() -> None:
+def _require_whole_index(tenant_id: int) -> None:
     """An index that came back without what was flushed since has room that is not there."""
-    if not recovery.index_is_whole():
+    if not recovery.index_is_whole(tenant_id):
         raise Unavailable("valkey was started again, and its index is not whole yet")
 
 

@@ -16,7 +16,7 @@ from neve.errors import Corrupt, Unavailable
 from neve.hot import DirtyBlock, HotTier, Tier
 from neve.keys import BucketKeys, bucket_of
 from neve.status import Status
-from neve.transport import Transport, ValkeyAddress, make_keyspace
+from neve.transport import ReplyError, Transport, ValkeyAddress, make_keyspace
 from workers.read_ahead import read_ahead
 from workers.segments import StoredBlock
 
@@ -52,13 +52,34 @@ class HotReader:
         self._transport = Transport(_address())
 
     def link(self, blocks: Sequence[DirtyBlock]) -> list[LinkedBlock]:
-        """Looks the blocks' parents up, in the same order: reads their headers only."""
-        commands = [("GETRANGE", self._key(dirty), 0, block.HEADER_BYTES - 1) for dirty in blocks]
-        replies = self._transport.execute_many(commands, deadline=time.monotonic() + READ_S)
+        """Looks the blocks' parents up, in the same order: reads their headers only.
+
+        The index forgets blocks whose values have another length than it says: an entry that a
+        tenant's hands wrote must not make the worker take gigabytes of memory.
+        """
+        heads = self._ask(
+            [("GETRANGE", self._key(dirty), 0, block.HEADER_BYTES - 1) for dirty in blocks]
+        )
+        lengths = self._ask([("STRLEN", self._key(dirty)) for dirty in blocks])
+        found = list(zip(blocks, heads, lengths, strict=True))
+        if bad := [dirty for dirty, _, length in found if length != dirty.size_bytes]:
+            self.forget(bad, [Status.CORRUPT] * len(bad))
         return [
-            LinkedBlock(dirty, _parent_of(reply))
-            for dirty, reply in zip(blocks, replies, strict=True)
+            LinkedBlock(dirty, _parent_of(head))
+            for dirty, head, length in found
+            if length == dirty.size_bytes
         ]
+
+    def _ask(self, commands: Sequence[tuple[str | bytes | int, ...]]) -> list[object]:
+        """The replies; None where the server refuses the command: the key holds no string."""
+        deadline = time.monotonic() + READ_S
+        try:
+            return self._transport.execute_many(commands, deadline=deadline)
+        except ReplyError:
+            if len(commands) == 1:
+                return [None]
+        half = len(commands) // 2
+        return self._ask(commands[:half]) + self._ask(commands[half:])
 
     def read(self, space: Space, blocks: Sequence[LinkedBlock]) -> Iterator[StoredBlock]:
         """Yields the blocks of this space whose bytes are right; the index forgets the others.
@@ -142,7 +163,7 @@ class _HotReading:
 def _parent_of(head: object) -> bytes:
     try:
         return block.decode_header(head).parent
-    except Corrupt:  # reading it whole will tell what is wrong
+    except (Corrupt, TypeError):  # reading it whole will tell what is wrong
         return b""
 
 

@@ -41,6 +41,11 @@ class RebuildReport:
     blocks: int = 0
     lost_segments: int = 0
 
+    def add(self, other: "RebuildReport") -> None:
+        self.segments += other.segments
+        self.blocks += other.blocks
+        self.lost_segments += other.lost_segments
+
     @property
     def looked_at(self) -> int:
         return self.segments + self.lost_segments

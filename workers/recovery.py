@@ -12,8 +12,10 @@ import hashlib
 import logging
 from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 
 from django.utils import timezone
+from valkey.exceptions import ResponseError
 
 from catalog.jobs import JobRun
 from controlplane import hot, hot_servers
@@ -30,18 +32,62 @@ NOTED_SEGMENTS = 16  # so often a rebuild notes how far it is
 LEASE_S = 30.0  # of who rebuilds: longer than NOTED_SEGMENTS take
 
 
-def index_is_whole() -> bool:
-    """Whether a rebuild finished in this run of the Valkey. Raises valkey's errors."""
-    return whole_run() is not None
+def index_is_whole(tenant_id: int | None = None) -> bool:
+    """Whether a rebuild finished in this run of the Valkey. Raises valkey's errors.
+
+    With a tenant: and its own index was not lost since, nor left out.
+    """
+    return whole_run(tenant_id) is not None
 
 
-def whole_run() -> bytes | None:
+def whole_run(tenant_id: int | None = None) -> bytes | None:
     """The id of this run of the Valkey if a rebuild finished in it. Raises valkey's errors.
 
     What was seen between two calls that return the same id was seen in a whole index.
     """
     run = run_id()
-    return run if hot.admin().get(INDEXED) == _mark(run) else None
+    if hot.admin().get(INDEXED) != _mark(run):
+        return None
+    is_lost = tenant_id is not None and hot.admin().sismember(hot.INDEX_LOST, str(tenant_id))
+    return None if is_lost else run
+
+
+def lost_tenants() -> list[int]:
+    """Tenants whose own index is to be rebuilt, though the server lost nothing.
+
+    What their hands did to it (`hot.mend`), or what stopped its rebuild.
+    """
+    return sorted(int(id_) for id_ in hot.admin().smembers(hot.INDEX_LOST))
+
+
+def rebuild_lost(
+    *, progress: Callable[[str, RebuildReport, int], None] = lambda tenant, report, total: None
+) -> RebuildReport:
+    """Rebuilds the indexes of `lost_tenants`. Returns the sum. Raises what went wrong, last."""
+    total, errors = RebuildReport(), []
+    for tenant_id in lost_tenants():
+        tenant = Tenant.objects.filter(pk=tenant_id).first()
+        try:
+            if tenant is not None:
+                show = partial(_show_one, progress, tenant.slug)
+                total.add(rebuild_tenant(tenant_id, progress=show))
+            hot.admin().srem(hot.INDEX_LOST, tenant_id)
+        except Exception as error:
+            log.exception("rebuild_failed tenant=%s", tenant_id)
+            errors.append(error)
+    if errors:
+        raise errors[0] if len(errors) == 1 else ExceptionGroup("of several tenants", errors)
+    return total
+
+
+def _show_one(
+    progress: Callable[[str, RebuildReport, int], None],
+    slug: str,
+    report: RebuildReport,
+    total: int,
+    number: int,
+) -> None:
+    progress(slug, report, total)
 
 
 def claim() -> bool:
@@ -56,7 +102,7 @@ def rebuild_all(
 
     One that was broken off goes on behind the last segment that it noted, unless the server was
     started again. `progress` gets the tenant's slug, what was done, and how many segments there
-    are to do.
+    are to do. A tenant whose index Valkey refuses to take is left for `rebuild_lost`.
     """
     run = run_id()
     hot.provision()
@@ -69,10 +115,12 @@ def rebuild_all(
                 notes.write(tenant.pk, number)
             progress(tenant.slug, report, of)
 
-        report = rebuild_tenant(tenant.pk, start=notes.read(tenant.pk), progress=show)
-        total.segments += report.segments
-        total.blocks += report.blocks
-        total.lost_segments += report.lost_segments
+        try:
+            total.add(rebuild_tenant(tenant.pk, start=notes.read(tenant.pk), progress=show))
+            hot.admin().srem(hot.INDEX_LOST, tenant.pk)
+        except ResponseError:
+            log.exception("rebuild_failed tenant=%s", tenant.pk)
+            hot.admin().sadd(hot.INDEX_LOST, tenant.pk)
     hot.admin().set(INDEXED, _mark(run))
     hot.admin().unlink(NOTES, CLAIMED)
     log.info("index_rebuilt segments=%s blocks=%s lost=%s", *vars(total).values())

@@ -32,7 +32,10 @@ EXPIRE_BLOCKS = 1000  # of one function call: others get their turn in between
 def tenants_of_a_whole_index() -> list[Target]:
     """None until the index knows what stands in S3: before, it cannot say whether the cold quota
     has room, nor what is alive in a segment."""
-    return active_tenants() if recovery.index_is_whole() else []
+    if not recovery.index_is_whole():
+        return []
+    lost = set(recovery.lost_tenants())
+    return [target for target in active_tenants() if target[0] not in lost]
 
 
 @does(kinds.FLUSH, find=tenants_of_a_whole_index)
@@ -84,8 +87,10 @@ def compact(job: Opener, tenant_id: int) -> None:
 def expire(job: Opener, tenant_id: int) -> None:
     """Blocks past their lifetime go from both tiers, idle ones from the hot tier.
 
-    No Job row when one call is enough: that comes every few seconds.
+    No Job row when one call is enough: that comes every few seconds. Bookkeeping that the tenant's
+    own hands damaged is mended with it.
     """
+    hot.mend_tenant(tenant_id)
     tier = hot.hot_tier(tenant_id)
     looks = tier.expire_due(EXPIRE_BLOCKS)
     if looks < EXPIRE_BLOCKS or job.is_waiting():
@@ -147,11 +152,15 @@ def _show_walk(run: jobs.JobRun, walk: Walk) -> None:
 
 @does(kinds.REBUILD_INDEX)
 def rebuild_index(job: Opener, tenant_id: None) -> None:
-    """A hot Valkey that lost its memory gets functions, users, quotas and the whole index back."""
-    if recovery.index_is_whole() or not recovery.claim():
+    """A hot Valkey that lost its memory gets functions, users, quotas and the whole index back;
+    so does a tenant whose own index was lost."""
+    rebuild = recovery.rebuild_lost if recovery.index_is_whole() else recovery.rebuild_all
+    if rebuild is recovery.rebuild_lost and (job.is_waiting() or not recovery.lost_tenants()):
+        return
+    if not recovery.claim():
         return
     with job() as run:
-        report = recovery.rebuild_all(progress=partial(recovery.show_in_job, run))
+        report = rebuild(progress=partial(recovery.show_in_job, run))
         run.progress(1.0, blocks=report.blocks)
         run.detail(vars(report))
 

@@ -9,7 +9,7 @@ import hashlib
 import hmac
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,13 +17,14 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.db import transaction
 from django.db.models import QuerySet, Sum
-from valkey.exceptions import ValkeyError
+from valkey.exceptions import ResponseError, ValkeyError
 
 from controlplane.hot_bounds import missing_bounds
 from controlplane.hot_servers import admin, is_cluster, memory, on_each, primaries, servers
 from controlplane.problems import Problem
+from neve.audit import BucketAudit, Mended
 from neve.hot import LIBRARY, HotTier, load_functions
-from neve.keys import books_name
+from neve.keys import BucketKeys, books_name, parse_key
 from retention.rulebook import rulebook_of
 from tenants.keys import usable_node_keys
 from tenants.models import ApiKey, Tenant
@@ -47,12 +48,57 @@ BOOK_COMMANDS = (
 NODE_FUNCTIONS = ("match", "commit", "touch", "promote", "forget", "usage")
 
 
-def hot_tier(tenant_id: int) -> HotTier:
-    """Connects when it is first asked something."""
+INDEX_LOST = "neve:lost"  # SET: tenants whose index is to be restored from their segments
 
-    def execute(*args: Any) -> Any:
+
+def execute(*args: Any) -> Any:
+    """One command about one bucket. Raises valkey's errors.
+
+    A tenant's hands reach its own bookkeeping. Where they make the command fail, the bucket is
+    mended, and the command repeated once: no task and no page fails by what one tenant wrote.
+    """
+    try:
+        return admin().execute_command(*args)
+    except ResponseError as error:
+        keys = _bucket_of(args)
+        if keys is None or not _DAMAGE.search(str(error)):
+            raise
+        mend(keys)
         return admin().execute_command(*args)
 
+
+# Errors of commands on a key of another type, and of functions that met what no function writes.
+_DAMAGE = re.compile(
+    r"WRONGTYPE|wrong kind of value|^(?!OOM|NOPERM|MISCONF|READONLY).*user_function"
+)
+
+
+def _bucket_of(args: Sequence[Any]) -> BucketKeys | None:
+    """The bucket of the first key that a command names."""
+    names = (found for arg in args if isinstance(arg, bytes) and (found := parse_key(arg)))
+    return next((keys for keys, _ in names), None)
+
+
+def mend(keys: BucketKeys) -> Mended:
+    """Removes what makes functions fail on this bucket (`neve.audit`). Raises valkey's errors."""
+    mended = BucketAudit(admin().execute_command, keys.tenant_id, keys.bucket).mend()
+    if mended.keys or mended.values:
+        log.warning(
+            "bucket_mended tenant=%s bucket=%s keys=%s values=%s index_lost=%s",
+            *(keys.tenant_id, keys.bucket, mended.keys, mended.values, mended.index_lost),
+        )
+    if mended.index_lost:
+        admin().sadd(INDEX_LOST, keys.tenant_id)
+    return mended
+
+
+def mend_tenant(tenant_id: int) -> None:
+    """All its buckets: a millisecond each."""
+    for bucket in range(settings.ENV.hot_buckets):
+        mend(BucketKeys(tenant_id, bucket))
+
+
+def hot_tier(tenant_id: int) -> HotTier:
     return HotTier(execute, tenant_id, settings.ENV.hot_buckets)
 
 
@@ -92,7 +138,10 @@ def provision() -> int:
     load_missing_functions()
     tenants = list(Tenant.objects.all())
     for tenant in tenants:
-        provision_tenant(tenant)
+        try:
+            provision_tenant(tenant)
+        except ResponseError:  # what one tenant holds stops nobody else
+            log.exception("provision_failed tenant=%s", tenant.pk)
     for key in _keys_in_use():
         provision_user(key)
     align_users()
@@ -262,6 +311,7 @@ def acl_rules(key: ApiKey) -> list[str]:
 
     Valkey cannot ask that a SET has an end, or that somebody commits it: `workers.watch` finds
     bytes that are in no books.
+    What stands in the books all the same and makes the platform's calls fail is mended (`execute`).
     """
     calls = (f"+fcall|neve_{name}" for name in NODE_FUNCTIONS)
     own, books = f"{{t{key.tenant_id}.*}}", books_name().decode()

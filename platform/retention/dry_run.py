@@ -115,7 +115,7 @@ def _last_used(tenant_id: int, entries: Sequence[IndexEntry]) -> list[int | None
     if not entries:
         return []
     keys = BucketKeys(tenant_id, bucket_of(entries[0].id, settings.ENV.hot_buckets))
-    return last_used_s(hot.admin().execute_command, keys, [entry.id for entry in entries])
+    return last_used_s(hot.execute, keys, [entry.id for entry in entries])
 
 
 def _contexts_with(tenant_id: int, ids: Sequence[bytes]) -> int:

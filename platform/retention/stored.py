@@ -7,7 +7,7 @@ not rewritten; their footers say when a block was stored, and a rebuild asks her
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -193,6 +193,11 @@ def settle(*, tenant_id: int, space_id: int, ids: Sequence[bytes]) -> int:
     )
 
 
-def scan_tenant(tenant_id: int, start: Place = BEGINNING) -> Iterator[Page]:
+def scan_tenant(
+    tenant_id: int,
+    start: Place = BEGINNING,
+    *,
+    damaged: Callable[[bytes], object] = lambda field: None,
+) -> Iterator[Page]:
     """Pages of the tenant's index: `neve.index.scan`."""
-    return scan(hot.admin().execute_command, tenant_id, settings.ENV.hot_buckets, start)
+    return scan(hot.execute, tenant_id, settings.ENV.hot_buckets, start, damaged=damaged)

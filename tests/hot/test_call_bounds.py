@@ -13,7 +13,7 @@ KEYS = BucketKeys(TENANT, 0)
 ID = b"i" * 16
 # Values before the ids, values for each id, most ids. Of those without ids: no more values.
 SHAPES = {
-    **dict.fromkeys(("touch", "promote", "close_segments"), ((), 1, CALL_IDS)),
+    **dict.fromkeys(("touch", "promote", "close_segments", "discard"), ((), 1, CALL_IDS)),
     **dict.fromkeys(
         (
             "match",
@@ -34,7 +34,7 @@ SHAPES = {
     "restore": (("1", "3"), 9, CALL_IDS),
     "retain": (("set", *"0000000"), 1, CALL_IDS),
     "set_policy": ((), 2, 20_000),
-    **dict.fromkeys(("usage", "recount_begin"), ((), 0, 0)),
+    **dict.fromkeys(("usage", "recount_begin", "mend"), ((), 0, 0)),
     **dict.fromkeys(("open_segment", "expire_due", "evict", "recount_end"), (("1",), 0, 0)),
     "lease_dirty": (("1", "1", "1"), 0, 0),
 }

@@ -16,6 +16,7 @@ from tenants.scope import tenant_scope
 from workers.compaction import claims, sweep
 from workers.flush import Flusher
 from workers.reconcile.leftovers import ABANDONED, remove_abandoned_segments
+from workers.reconcile.report import Report
 
 pytestmark = [
     pytest.mark.integration,
@@ -97,7 +98,9 @@ def test_an_upload_begun_long_ago_or_in_the_future_is_abandoned(world, ahead):
         row = Segment.objects.create(space=world.space, object_key=key)
     begun = timezone.now() + ahead * (ABANDONED + timedelta(minutes=1))
     Segment.unscoped.filter(pk=row.pk).update(created_at=begun)
-    assert remove_abandoned_segments() == 1
+    report = Report()
+    remove_abandoned_segments(report)
+    assert report.repaired == {"abandoned_uploads": 1}
     listed = bucket.client().list_objects_v2(Bucket=settings.ENV.s3_bucket, Prefix=key)
     assert listed["KeyCount"] == 0
 

@@ -101,7 +101,7 @@ def test_a_flush_under_way_ends_when_valkey_was_started_again(world, monkeypatch
     flusher = Flusher(world.tenant.pk)
     leases = flusher.lease()
     with monkeypatch.context() as patch:
-        patch.setattr(recovery, "index_is_whole", lambda: next(whole))
+        patch.setattr(recovery, "index_is_whole", lambda tenant_id: next(whole))
         with pytest.raises(Unavailable):
             flusher.run(leases)
     assert world.tier.usage().cold_blocks == 0

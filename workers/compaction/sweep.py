@@ -59,7 +59,7 @@ def has_work(tenant_id: int) -> bool:
 
 def close_empty(tier: HotTier) -> int:
     """The first look. Returns how many segments it closed. In the tenant's scope."""
-    run = recovery.whole_run()
+    run = recovery.whole_run(tier.tenant_id)
     if run is None:
         return 0
     numbers = list(_empty().order_by("pk").values_list("pk", flat=True)[:SWEEP_MOST])
@@ -67,7 +67,7 @@ def close_empty(tier: HotTier) -> int:
     numbers = [number for number, bytes_ in counted.items() if bytes_ == 0]
     found = zip(numbers, tier.close_segments(numbers), strict=True)
     closed = [number for number, bytes_ in found if bytes_ == 0]
-    if recovery.whole_run() != run:
+    if recovery.whole_run(tier.tenant_id) != run:
         return 0
     return Segment.objects.filter(pk__in=closed, state=Segment.State.LIVE).update(
         state=Segment.State.DELETING, unreferenced_at=timezone.now()
@@ -78,9 +78,9 @@ def delete_closed(tier: HotTier) -> SweepReport:
     """The second look. In the tenant's scope."""
     report = SweepReport()
     for row in _closed().order_by("pk")[:SWEEP_MOST]:
-        run = recovery.whole_run()
+        run = recovery.whole_run(tier.tenant_id)
         named = _is_named(tier, row)
-        if run is None or recovery.whole_run() != run:
+        if run is None or recovery.whole_run(tier.tenant_id) != run:
             break
         if named:
             log.error("segment_named_again segment=%s key=%s", row.pk, row.object_key)

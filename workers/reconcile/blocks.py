@@ -8,11 +8,15 @@ import logging
 from collections import deque
 from typing import Any
 
+from django.conf import settings
+from valkey.exceptions import ResponseError
+
 from catalog.models import Round, Segment
 from controlplane import hot
 from neve.audit import BucketAudit, Drift, Superseded
 from neve.hot import FlushOutcome, HotTier, MovedBlock
 from neve.index import BEGINNING, IndexEntry, Place
+from neve.keys import BucketKeys
 from retention.stored import scan_tenant
 from tenants.scope import tenant_scope
 from workers import recovery
@@ -29,12 +33,15 @@ TURN_BLOCKS = 50_000  # of one tenant; then it is the next one's turn
 def look_at_blocks(tenants: list[int], report: Report) -> None:
     """Slices of the tenants' indexes by turns, for those first who waited longest.
 
-    Raises valkey's errors.
+    One tenant's trouble is noted in the report.
     """
     waiting = deque(rounds.longest_ago(Round.Side.BLOCKS, tenants))
     while waiting and report.looked_at["blocks"] < RUN_BLOCKS and not report.is_late:
         tenant_id = waiting.popleft()
-        with rounds.turn(Round.Side.BLOCKS, tenant_id) as turn:
+        with (
+            report.apart(f"blocks of tenant {tenant_id}"),
+            rounds.turn(Round.Side.BLOCKS, tenant_id) as turn,
+        ):
             if turn is not None:
                 look_at_slice(tenant_id, turn, report)
                 if turn.place is not None:
@@ -42,16 +49,24 @@ def look_at_blocks(tenants: list[int], report: Report) -> None:
 
 
 def look_at_slice(tenant_id: int, turn: Turn, report: Report, most: int = TURN_BLOCKS) -> None:
-    """Goes on from the turn's place through at most about `most` blocks, and moves it."""
+    """Goes on from the turn's place through at most about `most` blocks, and moves it.
+
+    A bucket that fails in spite of being mended is passed over until the next round.
+    """
     tier, run = hot.hot_tier(tenant_id), recovery.run_id().decode()
     place, number = _resume(turn.place, run)
     looked = 0
     try:
         while looked < most and not report.is_late:
-            audit = BucketAudit(hot.admin().execute_command, tenant_id, place.bucket)
+            audit = BucketAudit(hot.execute, tenant_id, place.bucket)
             if place.cursor == 0:
+                mended = hot.mend(BucketKeys(tenant_id, place.bucket))
+                report.found("damaged_keys", mended.keys)
+                report.found("damaged_counters", mended.values)
                 number = audit.begin()
-            page = next(scan_tenant(tenant_id, place))
+            damaged: list[bytes] = []
+            page = next(scan_tenant(tenant_id, place, damaged=damaged.append))
+            report.found("damaged_entries", audit.discard(damaged))
             checked = audit.recount(number, [entry.id for entry in page.entries])
             report.found("hot_without_data", checked.hot_without_data)
             report.found("unfiled_blocks", checked.unfiled)
@@ -69,6 +84,12 @@ def look_at_slice(tenant_id: int, turn: Turn, report: Report, most: int = TURN_B
             turn.place = _noted(place, number, run)
     except Superseded:  # this bucket again
         turn.place = _noted(Place(place.bucket, 0), 0, run)
+    except ResponseError:
+        if place.bucket + 1 < settings.ENV.hot_buckets:
+            turn.place = _noted(Place(place.bucket + 1, 0), 0, run)
+        else:
+            turn.end_round()
+        raise
 
 
 def _check_places(

@@ -29,7 +29,7 @@ def look_at_keys(report: Report, most: int = RUN_KEYS) -> None:
         primaries = hot_servers.primaries()
         while looked < most and not report.is_late:
             cursor, keys = primaries[number].scan(cursor, count=PAGE_KEYS)
-            report.found("stray_keys", _end_strays(keys))
+            _end_strays(keys, report)
             looked += max(1, len(keys))
             report.looked_at["keys"] += len(keys)
             if cursor == 0:
@@ -40,13 +40,12 @@ def look_at_keys(report: Report, most: int = RUN_KEYS) -> None:
             turn.place = {"run": run, "primary": number, "cursor": str(cursor)}
 
 
-def _end_strays(keys: list[bytes]) -> int:
+def _end_strays(keys: list[bytes], report: Report) -> None:
     by_bucket: defaultdict[BucketKeys, list[bytes]] = defaultdict(list)
     for key in keys:
         if (found := parse_key(key)) and found[1].startswith(b"b:"):
             by_bucket[found[0]].append(key)
-    execute = hot.admin().execute_command
-    return sum(
-        BucketAudit(execute, of.tenant_id, of.bucket).end_strays(members)
-        for of, members in by_bucket.items()
-    )
+    for of, members in by_bucket.items():
+        with report.apart(f"keys of tenant {of.tenant_id} bucket {of.bucket}"):
+            audit = BucketAudit(hot.execute, of.tenant_id, of.bucket)
+            report.found("stray_keys", audit.end_strays(members))

@@ -9,26 +9,26 @@ from catalog.models import Job, Segment
 from controlplane import hot, s3
 from workers.elapsed import is_past
 from workers.objects import abort_uploads
+from workers.reconcile.report import Report
 
 # A flush that is still alive after this long has lost its lease: its segment counts for nothing.
 ABANDONED = timedelta(hours=1)
 JOBS_KEPT = timedelta(days=7)
 
 
-def remove_abandoned_segments() -> int:
-    """Deletes the objects and rows of uploads that never became live. Returns how many.
+def remove_abandoned_segments(report: Report) -> None:
+    """Deletes the objects and rows of uploads that never became live.
 
     Their blocks are dirty still, or went to S3 with a later flush.
     """
     is_abandoned = is_past("created_at", ABANDONED)
     rows = Segment.unscoped.filter(is_abandoned, state=Segment.State.UPLOADING)
-    removed = 0
     for row in rows:
-        hot.hot_tier(row.tenant_id).close_segments([row.pk])
-        abort_uploads(row.object_key)
-        s3.client().delete_object(Bucket=settings.ENV.s3_bucket, Key=row.object_key)
-        removed += row.delete()[0]
-    return removed
+        with report.apart(f"upload {row.object_key}"):
+            hot.hot_tier(row.tenant_id).close_segments([row.pk])
+            abort_uploads(row.object_key)
+            s3.client().delete_object(Bucket=settings.ENV.s3_bucket, Key=row.object_key)
+            report.found("abandoned_uploads", row.delete()[0])
 
 
 def prune_jobs() -> int:

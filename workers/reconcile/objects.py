@@ -63,7 +63,8 @@ def judge_strays(report: Report) -> None:
     rest = [stray for stray in due if stray.object_key not in named]
     keys = {stray.object_key: stray for stray in rest}
     for key, found in overlapped(adoption.look_at, keys, at_once=LOOKS_AT_ONCE):
-        _judge(keys[key], found, report)
+        with report.apart(f"object {key}"):
+            _judge(keys[key], found, report)
 
 
 def end_uploads(report: Report) -> None:

@@ -1,8 +1,13 @@
-"""What a run of reconcile did: counts for its Job row."""
+"""What a run of reconcile did: counts for its Job row, and the errors that it went on after."""
 
+import logging
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+
+log = logging.getLogger("neve.reconcile")
 
 
 @dataclass
@@ -11,6 +16,7 @@ class Report:
 
     looked_at: Counter[str] = field(default_factory=Counter)
     repaired: Counter[str] = field(default_factory=Counter)
+    errors: list[Exception] = field(default_factory=list)
     ends_at: float = float("inf")  # time.monotonic(); then the next run goes on
 
     @property
@@ -21,6 +27,20 @@ class Report:
         """Nothing is noted of what is not wrong."""
         if count:
             self.repaired[what] += count
+
+    @contextmanager
+    def apart(self, what: str) -> Iterator[None]:
+        """Trouble inside is noted, and stops nothing behind it."""
+        try:
+            yield
+        except Exception as error:
+            log.exception("reconcile_failed at=%s", what)
+            self.errors.append(error)
+
+    def raise_errors(self) -> None:
+        if self.errors:
+            several = ExceptionGroup("in several places", self.errors)
+            raise self.errors[0] if len(self.errors) == 1 else several
 
     def as_dict(self) -> dict[str, dict[str, int]]:
         return {"looked_at": dict(self.looked_at), "repaired": dict(self.repaired)}

@@ -42,14 +42,15 @@ def turn(side: Round.Side, tenant_id: int | None = None) -> Iterator[Turn | None
         yield None
         return
     row.refresh_from_db()
-    given = Turn(row.place, row.place is None)
+    given, has_failed = Turn(row.place, row.place is None), True
     row.begun_at = now if given.is_new else row.begun_at
     try:
         yield given
+        has_failed = False
     finally:
         ended = timezone.now()
         row.place, row.looked_at, row.leased_until = given.place, ended, None
-        if given.place is None:
+        if given.place is None and not has_failed:  # a first slice that failed is no round
             row.ended_at = ended
         row.save(update_fields=["place", "begun_at", "looked_at", "ended_at", "leased_until"])
 

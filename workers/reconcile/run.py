@@ -1,4 +1,7 @@
-"""One run of reconcile: a slice of every side. Trouble on one side does not stop the others."""
+"""One run of reconcile: a slice of every side.
+
+Trouble on one side, of one tenant or in one bucket does not stop the others.
+"""
 
 import logging
 import time
@@ -27,20 +30,15 @@ def reconcile(
         lambda: report.found("lost_jobs", jobs.bury_lost()),
         lambda: report.found("old_jobs", leftovers.prune_jobs()),
         lambda: report.found("old_answers", answers.prune()),
-        lambda: report.found("abandoned_uploads", leftovers.remove_abandoned_segments()),
+        lambda: leftovers.remove_abandoned_segments(report),
         lambda: look_at_segments(tenants, report),
         lambda: look_at_blocks(tenants, report),
         lambda: look_at_keys(report),
         lambda: look_at_objects(report),
     ]
-    failed: list[Exception] = []
     for done, side in enumerate(sides, 1):
-        try:
+        with report.apart(f"side {done}"):
             side()
-        except Exception as error:
-            log.exception("reconcile_failed")
-            failed.append(error)
         progress(done / len(sides), report)
-    if failed:
-        raise failed[0] if len(failed) == 1 else ExceptionGroup("several sides", failed)
+    report.raise_errors()
     return report

@@ -42,7 +42,10 @@ _NEVER_COLD = (
 
 
 def look_at_segments(tenants: Sequence[int], report: Report, most: int = RUN_SEGMENTS) -> None:
-    """Those looked at longest ago, and what seemed damaged. Raises S3's and Valkey's errors."""
+    """Those looked at longest ago, and what seemed damaged. Raises S3's errors.
+
+    One tenant's trouble is noted in the report.
+    """
     s3.client().head_bucket(Bucket=settings.ENV.s3_bucket)  # else every segment would be missing
     live = Segment.unscoped.filter(state=Segment.State.LIVE, tenant_id__in=tenants)
     is_due = Q(damaged_at__lt=timezone.now() - GRACE, readable_bytes=None)
@@ -51,17 +54,20 @@ def look_at_segments(tenants: Sequence[int], report: Report, most: int = RUN_SEG
     for tenant_id, group in groupby(
         sorted(unique.values(), key=lambda row: row.tenant_id), key=lambda row: row.tenant_id
     ):
-        of_tenant = list(group)
-        restorer = Restorer(tenant_id)
-        for first in range(0, len(of_tenant), BATCH):
-            if report.is_late:
-                return
-            with tenant_scope(tenant_id):
-                _look(restorer, of_tenant[first : first + BATCH], report)
+        with report.apart(f"segments of tenant {tenant_id}"), tenant_scope(tenant_id):
+            _look_at_all(tenant_id, list(group), report)
+
+
+def _look_at_all(tenant_id: int, rows: Sequence[Segment], report: Report) -> None:
+    restorer = Restorer(tenant_id)
+    for first in range(0, len(rows), BATCH):
+        if report.is_late:
+            return
+        _look(restorer, rows[first : first + BATCH], report)
 
 
 def _look(restorer: Restorer, rows: Sequence[Segment], report: Report) -> None:
-    run = recovery.whole_run()
+    run = recovery.whole_run(rows[0].tenant_id)
     for row, (footer, readable_bytes) in overlapped(_state_of, rows, at_once=FOOTERS_AT_ONCE):
         _judge(row, readable_bytes, report)
         if footer is not None and run is not None:

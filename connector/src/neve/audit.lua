@@ -15,6 +15,64 @@ local RECOUNTS = 255 -- numbers fit one byte; 0 is an entry that was never count
 local SUPERSEDED = -1
 local UNCOMMITTED_MS = 60000 -- what a writer gives a block until its commit
 
+-- What a bucket's bookkeeping is made of. `:q` is written by the platform alone.
+local TYPES = { i = "hash", l = "zset", d = "zset", u = "hash", x = "zset", e = "zset", p = "zset", s = "zset",
+  f = "zset", r = "zset", c = "zset" }
+local MOST = 1e17 -- above any rank, time in µs and sum of bytes
+local COUNTERS_MOST = 1000 -- fields of `:u`; functions make about 30
+
+--[[ mend: bookkeeping that makes functions fail is removed: keys of another type, scores and counters
+that no function writes. A recount files and counts anew what they held; what the index held is
+restored from the segments.                                                     flags: allow-oom
+Returns {1 if the index itself is lost, else 0; keys removed; scores and counters removed}.
+O(counters + removed · log n). ]]
+local function mend(K)
+  local keys, values, is_lost = 0, 0, 0
+  local function remove(name)
+    redis.call("UNLINK", of_slot(K, name))
+    keys = keys + 1
+    if name == "i" then is_lost = 1 end
+  end
+  for name, right in pairs(TYPES) do
+    local key = of_slot(K, name)
+    local is = redis.call("TYPE", key).ok
+    if is ~= "none" and is ~= right then
+      remove(name)
+    elseif is == "zset" then
+      values = values + redis.call("ZREMRANGEBYSCORE", key, "-inf", "(0")
+        + redis.call("ZREMRANGEBYSCORE", key, MOST, "+inf")
+    end
+  end
+  if redis.call("HLEN", K[4]) > COUNTERS_MOST then remove("u") end
+  local counters = redis.call("HGETALL", K[4])
+  for i = 1, #counters, 2 do
+    local value = counters[i + 1]
+    if not string.find(value, "^%-?%d+$") or math.abs(tonumber(value)) > MOST then
+      values = values + redis.call("HDEL", K[4], counters[i])
+    end
+  end
+  if keys + values > 0 then count(K, "mended", keys + values) end
+  return { is_lost, keys, values }
+end
+
+--[[ discard: what stands under these fields of the index and is no entry is removed. ARGV: fields
+Returns how many.                                                               flags: allow-oom ]]
+local function discard(K, A)
+  local n = 0
+  for _, field in ipairs(A) do
+    local raw = redis.call("HGET", K[1], field)
+    if raw and (#field ~= ID_BYTES or not is_sound(raw)) then
+      redis.call("HDEL", K[1], field)
+      for name, type_ in pairs(TYPES) do
+        if type_ == "zset" and name ~= "s" and name ~= "r" then redis.call("ZREM", of_slot(K, name), field) end
+      end
+      n = n + 1
+    end
+  end
+  if n > 0 then count(K, "mended", n) end
+  return n
+end
+
 --[[ recount_begin: begins a recount, whatever went on. Returns its number.      flags: allow-oom ]]
 local function recount_begin(K)
   local number = used(K, "recounts") % RECOUNTS + 1
@@ -63,7 +121,7 @@ local function recount(K, A)
     if has(e, GONE) then return false end
     if has(e, HOT) then
       local key = block_key(K, e, id)
-      if redis.call("STRLEN", key) == e.size then
+      if redis.pcall("STRLEN", key) == e.size then -- an error: no string stands there
         redis.call("PERSIST", key)
       else
         lost = lost + 1
@@ -169,6 +227,8 @@ local function end_strays(K)
   return n
 end
 
+register("mend", mend, "allow-oom", 0, 0, 0)
+register("discard", discard, "allow-oom", 0, 1, CALL_MOST)
 register("recount_begin", recount_begin, "allow-oom", 0, 0, 0)
 register("recount", recount, "allow-oom", 1, 1, CALL_MOST)
 register("recount_segments", recount_segments, "allow-oom", 1, 1, CALL_MOST)

@@ -36,12 +36,29 @@ class Checked(NamedTuple):
     unfiled: int
 
 
+class Mended(NamedTuple):
+    """What `mend` removed. `index_lost`: the index itself; restore it from the segments."""
+
+    index_lost: bool
+    keys: int
+    values: int
+
+
 class BucketAudit:
     """Raises what `execute` raises."""
 
     def __init__(self, execute: Execute, tenant_id: int, bucket: int) -> None:
         self._execute = execute
         self._keys = BucketKeys(tenant_id, bucket)
+
+    def mend(self) -> Mended:
+        """Removes bookkeeping that makes functions fail: the other calls work afterwards."""
+        lost, keys, values = self._call("mend")
+        return Mended(bool(lost), int(keys), int(values))
+
+    def discard(self, fields: Iterable[bytes]) -> int:
+        """Removes what stands in the index and is no entry (`scan` tells). Returns how many."""
+        return sum(self._call("discard", *part) for part in _slices(fields, CALL_BLOCKS))
 
     def begin(self) -> int:
         """Begins a recount, whatever went on. Returns its number."""

@@ -42,6 +42,9 @@ local FLUSHED, DEAD, COLD_FULL = 0, 1, 2 -- outcomes of flushed
 -- state, reason (of a block that is not gone: the number of the recount that counted it), touched (see `promote` and `use`), space, size, tokens, expires, pinned, segment, offset,
 -- stored, idle, priority, held
 local ENTRY = "<BBHI4I4I4I4I4I4I4I4I4BB"
+local ENTRY_BYTES = 42
+-- What `state` may say. A tenant's own hands may write anything into its `:i`: all else counts as not there.
+local SOUND = { [HOT] = true, [COLD] = true, [HOT + COLD] = true, [HOT + DIRTY] = true, [GONE] = true }
 local HELD = 1 -- the terms are those of contexts that hold the block, not its space's
 -- Ranks of one priority: in its first HALF blocks on probation, in the second the others; both by last
 -- use in units of 10 µs since 1970: enough until 2049.
@@ -114,8 +117,10 @@ local function now_us()
   return tonumber(t[1]) * 1000000 + tonumber(t[2])
 end
 
+local function is_sound(raw) return #raw == ENTRY_BYTES and SOUND[bit.band(string.byte(raw), 15)] == true end
+
 local function decode(raw)
-  if not raw then return nil end
+  if not raw or not is_sound(raw) then return nil end
   local e = {}
   e.state, e.reason, e.touched, e.space, e.size, e.tokens, e.expires, e.pinned, e.segment, e.offset,
     e.stored, e.idle, e.priority, e.held = struct.unpack(ENTRY, raw)
@@ -502,7 +507,7 @@ local function match(K, A)
     local found = redis.call("HMGET", K[1], unpack(A, first, last))
     for i = 1, last - first + 1 do
       local raw, endless = found[i], false
-      if raw and byte(raw) % (2 * GONE) < GONE then
+      if raw and is_sound(raw) and byte(raw) % (2 * GONE) < GONE then
         local a, b, c, d = byte(raw, 17, 20) -- `expires`
         endless = a + b + c + d == 0
       end
@@ -993,7 +998,7 @@ local function restore(K, A)
     local had_no_room = has(e, GONE)
       and (e.reason == QUOTA or e.reason == EVICTED or e.reason == IDLE or e.reason == UNFLUSHED)
     if had_no_room
-      or has(e, GONE) and math.floor(tonumber(redis.call("ZSCORE", K[6], id)) / 1000000) <= stored then
+      or has(e, GONE) and math.floor(tonumber(redis.call("ZSCORE", K[6], id) or "0") / 1000000) <= stored then
       redis.call("ZREM", K[6], id)
       redis.call("HDEL", K[1], id)
       e = nil

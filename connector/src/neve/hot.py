@@ -22,6 +22,7 @@ LIBRARY = "neve"
 CALL_IDS = 1000  # ids of one call, so that others get their turn; more are refused (CALL_MOST)
 RETAIN_IDS = 200  # of one retain, which costs the server about 20 µs each
 PIN_IDS = 10_000  # of one pin: the budget decides on all of them at once (PIN_MOST)
+MOST_TS = 2.0**32  # of an entry's times
 _MATCH = struct.Struct("<BB6xI8xIII10x")  # of an entry, as functions.lua packs it (ENTRY)
 _HOT = 1  # bit of its state
 _REASONS = (
@@ -199,6 +200,7 @@ class Usage:
     cold_evicted_bytes: int = 0
     lost_blocks: int = 0
     lost_bytes: int = 0
+    mended: int = 0  # damaged pieces of bookkeeping that were removed (audit.lua)
     quota_hot_bytes: int = 0
     quota_cold_bytes: int = 0
     oldest_due_s: float | None = field(default=None)
@@ -228,6 +230,15 @@ def load_functions(client: AdminClient) -> None:
     held = client.execute_command("FUNCTION", "LIST", "LIBRARYNAME", LIBRARY, "WITHCODE")
     if source.encode() not in _strings(held):
         client.execute_command("FUNCTION", "LOAD", "REPLACE", source)
+
+
+def _counted(value: bytes | str) -> int:
+    """A counter; 0 for what no function wrote: a tenant's hands reach its own counters."""
+    try:
+        number = int(value)
+    except ValueError:
+        return 0
+    return number if abs(number) < 1 << 60 else 0
 
 
 def _strings(reply: Any) -> Iterator[bytes]:
@@ -263,6 +274,7 @@ class HotTier:
     def __init__(self, execute: Execute, tenant_id: int, buckets: int = 1) -> None:
         if buckets < 1:
             raise Misuse(f"need at least 1, got {buckets}", field="buckets")
+        self.tenant_id = tenant_id
         self._execute = execute
         self._keys = [BucketKeys(tenant_id, bucket) for bucket in range(buckets)]
 
@@ -483,9 +495,10 @@ class HotTier:
             for name, value in zip(reply, reply, strict=True):
                 key = name.decode() if isinstance(name, bytes) else name
                 if key == "oldest_due_s":
-                    totals[key] = min(float(value), totals.get(key, float(value)))
+                    due_s = min(max(float(value), 0.0), MOST_TS)
+                    totals[key] = min(due_s, totals.get(key, due_s))
                 elif key in Usage.__dataclass_fields__:
-                    totals[key] = totals.get(key, 0) + int(value)
+                    totals[key] = totals.get(key, 0) + _counted(value)
         return Usage(**totals)
 
     def set_policy(

@@ -4,7 +4,8 @@ For workers and tests; nodes ask with `match`. docs/formats/hot-tier.md specifie
 """
 
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from math import isinf
 from typing import NamedTuple
 
 from neve.hot import Execute, Usage
@@ -13,6 +14,8 @@ from neve.keys import BucketKeys
 _ENTRY = struct.Struct("<BBHIIIIIIIIIBB")
 _HOT, _COLD, _DIRTY, _GONE, _UNSTORED = 1, 2, 4, 8, 16
 PAGE_ENTRIES = 1000  # of one HSCAN: about 0.3 ms of the server's time
+ID_BYTES = 16
+_SOUND = {_HOT, _COLD, _HOT | _COLD, _HOT | _DIRTY, _GONE}  # functions.lua: SOUND
 HALF = 2.5e14  # ranks of one queue of one priority, last use in units of 10 µs; functions.lua
 
 
@@ -60,14 +63,27 @@ BEGINNING = Place(0, 0)
 
 
 def scan(
-    execute: Execute, tenant_id: int, buckets: int, start: Place = BEGINNING
+    execute: Execute,
+    tenant_id: int,
+    buckets: int,
+    start: Place = BEGINNING,
+    *,
+    damaged: Callable[[bytes], object] = lambda field: None,
 ) -> Iterator[Page]:
-    """Pages of an index. What is there throughout comes, perhaps twice."""
+    """Pages of an index. What is there throughout comes, perhaps twice.
+
+    `damaged` gets each field that holds no entry, as a tenant's own hands may leave it.
+    """
     place: Place | None = start
     while place is not None:
         index = BucketKeys(tenant_id, place.bucket).bookkeeping[0]
         cursor, items = execute("HSCAN", index, place.cursor, "COUNT", PAGE_ENTRIES)
-        entries = [entry for id_, raw in _pairs(items) if (entry := decode_entry(id_, raw))]
+        entries = []
+        for id_, raw in _pairs(items):
+            if not is_sound(id_, raw):
+                damaged(id_)
+            elif entry := decode_entry(id_, raw):
+                entries.append(entry)
         if int(cursor):
             place = Place(place.bucket, int(cursor))
         else:
@@ -78,7 +94,17 @@ def scan(
 def last_used_s(execute: Execute, keys: BucketKeys, ids: list[bytes]) -> list[int | None]:
     """When each was used last, seconds since 1970; None for what cannot be evicted now."""
     ranks = execute("ZMSCORE", keys.bookkeeping[1], *ids)
-    return [None if rank is None else int(float(rank) % HALF / 1e5) for rank in ranks]
+    return [_used_s(rank) for rank in ranks]
+
+
+def _used_s(rank: bytes | float | None) -> int | None:
+    """A rank without end is none: a tenant's hands reach its own sets."""
+    return None if rank is None or isinf(float(rank)) else int(float(rank) % HALF / 1e5)
+
+
+def is_sound(id_: bytes, raw: bytes) -> bool:
+    """Whether the functions can have written it."""
+    return len(id_) == ID_BYTES and len(raw) == _ENTRY.size and raw[0] & 15 in _SOUND
 
 
 def decode_entry(id_: bytes, raw: bytes) -> IndexEntry | None:
