@@ -22,13 +22,17 @@ from tenants.models import ApiKey, Membership, Tenant
 
 @dataclass(frozen=True)
 class Principal:
-    """`tenant_ids` None means all. `role` is a key's role; people are "team" or "operator"."""
+    """`tenant_ids` None means all. `role` is a key's role; people are "team" or "operator".
+
+    `id` stays when the name changes: `key:7`, `user:3`.
+    """
 
     name: str
     role: str
     tenant_ids: frozenset[int] | None
     writable_ids: frozenset[int] | None
     tenant: Tenant | None = None
+    id: str = ""
 
     is_authenticated = True
 
@@ -43,14 +47,23 @@ class Principal:
 def principal_of_user(user: Any) -> Principal:
     """Staff are operators; other people have the tenants that they are members of."""
     if user.is_staff:
-        return Principal(user.get_username(), ApiKey.Role.OPERATOR, None, None)
+        return Principal(
+            user.get_username(), ApiKey.Role.OPERATOR, None, None, id=f"user:{user.pk}"
+        )
     roles = dict(user.memberships.filter(tenant__is_active=True).values_list("tenant_id", "role"))
     writable = frozenset(id_ for id_, role in roles.items() if role == Membership.Role.TEAM)
-    return Principal(user.get_username(), ApiKey.Role.TEAM, frozenset(roles), writable)
+    return Principal(
+        user.get_username(), ApiKey.Role.TEAM, frozenset(roles), writable, id=f"user:{user.pk}"
+    )
 
 
 def actor(request: Request) -> Actor:
-    return Actor(request.user.name, getattr(request._request, "request_id", ""))
+    return Actor(
+        request.user.name,
+        getattr(request._request, "request_id", ""),
+        id=request.user.id,
+        is_operator=request.user.is_operator,
+    )
 
 
 class KeyAuthentication(BaseAuthentication):
@@ -65,7 +78,7 @@ class KeyAuthentication(BaseAuthentication):
             raise AuthenticationFailed("The API key is unknown, revoked or expired.")
         ids = None if key.tenant_id is None else frozenset({key.tenant_id})
         name = f"key:{key.name} (neve_{key.prefix})"
-        return Principal(name, key.role, ids, ids, key.tenant), key
+        return Principal(name, key.role, ids, ids, key.tenant, id=f"key:{key.pk}"), key
 
     def authenticate_header(self, request: Request) -> str:
         return 'Bearer realm="neve"'

@@ -8,15 +8,29 @@ from rest_framework import serializers
 
 from cacheapi.fields import Flag, Moment, StrictSerializer, Text, WholeNumber
 from catalog.kinds import KINDS
-from catalog.models import Context, Job, NodeSession, Segment, Space
+from catalog.limits import limit_of
+from catalog.models import Context, Job, NodeSession, Pin, Segment, Space
 from tenants.models import ApiKey, AuditEvent, Tenant
 
 MAX_FOR_S = 365 * 86400
 
 
+class Limit(serializers.IntegerField):
+    """What holds: the quota's own number, or else the settings'."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(source="*", read_only=True, **kwargs)
+
+    def to_representation(self, value: Any) -> int:
+        return limit_of(value, str(self.field_name))
+
+
 class QuotaSerializer(serializers.Serializer):
     hot_bytes = serializers.IntegerField()
     cold_bytes = serializers.IntegerField()
+    space_limit = Limit(help_text="spaces")
+    context_limit = Limit(help_text="contexts")
+    context_block_limit = Limit(help_text="blocks of one context")
 
 
 class RemovalSerializer(serializers.Serializer):
@@ -27,6 +41,11 @@ class RemovalSerializer(serializers.Serializer):
     segment_bytes = serializers.IntegerField()
 
 
+class RowLimit(WholeNumber):
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(max_value=2**31 - 1, required=False, allow_null=True, **kwargs)
+
+
 class QuotaChangeSerializer(StrictSerializer):
     """What is absent stays."""
 
@@ -35,10 +54,14 @@ class QuotaChangeSerializer(StrictSerializer):
     overcommit = Flag(
         required=False, help_text="promise more hot memory than the servers have; default false"
     )
+    space_limit = RowLimit(help_text="spaces; null: the default")
+    context_limit = RowLimit(help_text="contexts; null: the default")
+    context_block_limit = RowLimit(help_text="blocks of one context; null: the default")
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         if not attrs.keys() - {"overcommit"}:
-            raise serializers.ValidationError("give hot_bytes, cold_bytes or both")
+            names = ", ".join(name for name in self.fields if name != "overcommit")
+            raise serializers.ValidationError(f"give at least one of {names}")
         return attrs
 
 
@@ -92,33 +115,61 @@ class BlockResidence(serializers.Serializer):
     id = serializers.CharField(help_text="32 hex digits")
     tier = serializers.CharField(allow_null=True, help_text="hot, cold, or null: lost")
     reason = serializers.CharField(allow_null=True, help_text="why it is lost")
+    is_durable = serializers.BooleanField(help_text="whether a copy stands in S3")
+    size_bytes = serializers.IntegerField(help_text="0: lost")
 
 
 class ResidencySerializer(serializers.Serializer):
-    hot = serializers.IntegerField()
-    cold = serializers.IntegerField()
-    lost = serializers.IntegerField()
+    """Each block is hot, cold or lost. A chunk of tokens is where the worst of its blocks is."""
+
+    hot = serializers.IntegerField(help_text="blocks in Valkey, whether or not in S3 as well")
+    cold = serializers.IntegerField(help_text="blocks in S3 only")
+    lost = serializers.IntegerField(help_text="blocks that are stored nowhere")
+    durable = serializers.IntegerField(help_text="blocks in S3, whether or not in Valkey as well")
+    hot_bytes = serializers.IntegerField()
+    cold_bytes = serializers.IntegerField()
+    durable_bytes = serializers.IntegerField()
+    hot_tokens = serializers.IntegerField()
+    cold_tokens = serializers.IntegerField()
+    lost_tokens = serializers.IntegerField()
+    durable_tokens = serializers.IntegerField()
+    usable_tokens = serializers.IntegerField(
+        help_text="from the beginning to the first lost block: what a request can load"
+    )
     blocks = BlockResidence(many=True, required=False)
 
 
+class PinRowSerializer(serializers.ModelSerializer):
+    """A pin and who set it."""
+
+    owner = serializers.CharField(source="owner_name", read_only=True)
+
+    class Meta:
+        model = Pin
+        fields = ("id", "owner", "reason", "until", "created_at")
+        read_only_fields = fields
+
+
 class ContextDetailSerializer(ContextSerializer):
+    pins = PinRowSerializer(many=True, source="live_pins", help_text="those that have not ended")
     residency = ResidencySerializer(
         read_only=True, allow_null=True, help_text="null while the hot tier does not answer"
     )
 
     class Meta(ContextSerializer.Meta):
-        fields = (*ContextSerializer.Meta.fields, "residency")
+        fields = (*ContextSerializer.Meta.fields, "pins", "residency")
         read_only_fields = fields
 
 
 class PinSerializer(StrictSerializer):
-    """Exactly one of the two."""
+    """Exactly one of `until` and `for_s`."""
 
     until = Moment(required=False)
     for_s = WholeNumber(min_value=1, max_value=MAX_FOR_S, required=False)
+    reason = Text(max_length=200, required=False, help_text="shown to others")
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
-        if len(attrs) != 1:
+        if len({"until", "for_s"} & set(attrs)) != 1:
             raise serializers.ValidationError({"until": "give either until or for_s"})
         if "for_s" in attrs:
             attrs["until"] = timezone.now() + timedelta(seconds=attrs["for_s"])
@@ -129,18 +180,50 @@ class ExtendSerializer(StrictSerializer):
     for_s = WholeNumber(min_value=1, max_value=MAX_FOR_S)
 
 
+class UnpinSerializer(StrictSerializer):
+    """Without members: your own pin. Operators may name any, or all."""
+
+    pin = WholeNumber(min_value=1, required=False, help_text="number of the pin")
+    all = Flag(default=False, help_text="those of everybody")
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        if "pin" in attrs and attrs["all"]:
+            raise serializers.ValidationError({"all": "give either pin or all"})
+        return attrs
+
+
+class ExpireSerializer(StrictSerializer):
+    dry_run = Flag(default=False, help_text="true: say what would go, change nothing")
+
+
 class PinnedSerializer(serializers.Serializer):
-    pinned_until = serializers.DateTimeField(allow_null=True)
-    kept = serializers.IntegerField(help_text="blocks that are there to be kept")
+    pin = PinRowSerializer(help_text="yours")
+    pinned_until = serializers.DateTimeField(help_text="the latest end of all pins")
+    kept = serializers.IntegerField(help_text="blocks that are pinned now")
+    lost = serializers.IntegerField(help_text="blocks that are stored nowhere any more")
+
+
+class UnpinnedSerializer(serializers.Serializer):
+    removed = serializers.IntegerField(help_text="pins that ended")
+    pinned_until = serializers.DateTimeField(
+        allow_null=True, help_text="the latest end of the pins that stay; null: none stays"
+    )
+    kept = serializers.IntegerField(help_text="blocks that other pins keep")
 
 
 class ExpiredSerializer(serializers.Serializer):
-    expired = serializers.IntegerField(help_text="blocks removed")
-    kept_pinned = serializers.IntegerField(help_text="blocks kept, since another context pins them")
+    dry_run = serializers.BooleanField(help_text="whether nothing was changed")
+    removed = serializers.IntegerField(help_text="blocks that leave both tiers")
+    removed_bytes = serializers.IntegerField()
+    shared = serializers.IntegerField(help_text="blocks that stay: other contexts hold them")
+    shared_bytes = serializers.IntegerField()
+    pinned = serializers.IntegerField(help_text="of the shared ones: pinned by another context")
+    lost = serializers.IntegerField(help_text="blocks that were gone before")
 
 
 class ExtendedSerializer(serializers.Serializer):
     extended = serializers.IntegerField(help_text="blocks that live so long now")
+    lost = serializers.IntegerField(help_text="blocks that are stored nowhere any more")
 
 
 class SegmentSerializer(TenantOwnedSerializer):

@@ -24,7 +24,7 @@ from cacheapi import openapi
 from cacheapi.access import Operators, actor
 from cacheapi.queries import Flag, RowNumber, StrictQuery, Text, flag
 from cacheapi.viewsets import SLUG, UUID, ApiView, ReadOnlyView, TenantFilter, checked, no_body
-from catalog import contexts, jobs, usage
+from catalog import contexts, jobs, pins, usage
 from catalog.models import Context, Job, NodeSession, Segment, Space
 from catalog.sessions import cut_session, live_since
 from catalog.spaces import remove_space, weight_of
@@ -80,7 +80,7 @@ class ContextsView(ReadOnlyView):
         responses=shapes.ContextDetailSerializer,
     )
     def retrieve(self, request: Request, *args: Any, **kwargs: Any) -> Response:
-        """With its residency: how many blocks are hot, cold, lost."""
+        """With its pins, and its residency: what of it is hot, cold, lost, durable."""
         with_blocks = flag(request, "blocks")
         context = self.get_object()
         try:
@@ -89,35 +89,56 @@ class ContextsView(ReadOnlyView):
             residency = None
         if residency and not with_blocks:
             del residency["blocks"]
-        context.residency = residency
+        context.residency, context.live_pins = residency, pins.live_of(context)
         return Response(shapes.ContextDetailSerializer(context).data)
+
+    @extend_schema(request=None, responses={204: None})
+    def destroy(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """Forgets the context and its pins. Its blocks stay, as long as the terms of the other
+        contexts that hold them say, or else those of their space."""
+        context = self.object_to_change()
+        no_body(request)
+        contexts.delete(context=context, actor=actor(request))
+        return Response(status=204)
 
     @extend_schema(request=shapes.PinSerializer, responses=shapes.PinnedSerializer)
     @action(methods=["post"], detail=True)
     def pin(self, request: Request, uuid: str) -> Response:
-        """Keeps the blocks until then, whatever the quota pressure."""
+        """Keeps the blocks until then, whatever the quota pressure. The pin is yours: it replaces
+        the one that you had, and the latest end of all pins counts."""
         context = self.object_to_change()
-        until = checked(shapes.PinSerializer, request)["until"]
-        kept = contexts.pin(context=context, until=until, actor=actor(request))
-        return Response(shapes.PinnedSerializer({"pinned_until": until, "kept": kept}).data)
+        body = checked(shapes.PinSerializer, request)
+        pinned = pins.pin(
+            context=context,
+            until=body["until"],
+            reason=body.get("reason", ""),
+            actor=actor(request),
+        )
+        return Response(shapes.PinnedSerializer(pinned).data)
 
-    @extend_schema(request=None, responses=shapes.PinnedSerializer)
+    @extend_schema(request=shapes.UnpinSerializer, responses=shapes.UnpinnedSerializer)
     @action(methods=["post"], detail=True)
     def unpin(self, request: Request, uuid: str) -> Response:
-        """Lets go; blocks that another pinned context shares stay pinned."""
+        """Ends your pin; blocks that another pin keeps stay pinned."""
         context = self.object_to_change()
-        no_body(request)
-        contexts.unpin(context=context, actor=actor(request))
-        return Response({"pinned_until": None, "kept": 0})
+        body = checked(shapes.UnpinSerializer, request)
+        unpinned = pins.unpin(
+            context=context,
+            pin_id=body.get("pin"),
+            everybody=body["all"],
+            actor=actor(request),
+        )
+        return Response(shapes.UnpinnedSerializer(unpinned).data)
 
-    @extend_schema(request=None, responses=shapes.ExpiredSerializer)
+    @extend_schema(request=shapes.ExpireSerializer, responses=shapes.ExpiredSerializer)
     @action(methods=["post"], detail=True)
     def expire(self, request: Request, uuid: str) -> Response:
-        """Removes the blocks from both tiers now, except those that another context pins."""
+        """Removes the blocks from both tiers now, except those that another unexpired context
+        holds. `dry_run` says which, and changes nothing."""
         context = self.object_to_change()
-        no_body(request)
-        expired, kept = contexts.expire(context=context, actor=actor(request))
-        return Response({"expired": expired, "kept_pinned": kept})
+        dry_run = checked(shapes.ExpireSerializer, request)["dry_run"]
+        expiry = contexts.expire(context=context, dry_run=dry_run, actor=actor(request))
+        return Response(shapes.ExpiredSerializer({**asdict(expiry), "dry_run": dry_run}).data)
 
     @extend_schema(request=shapes.ExtendSerializer, responses=shapes.ExtendedSerializer)
     @action(methods=["post"], detail=True)
@@ -126,7 +147,7 @@ class ContextsView(ReadOnlyView):
         context = self.object_to_change()
         for_s = checked(shapes.ExtendSerializer, request)["for_s"]
         extended = contexts.extend(context=context, for_s=for_s, actor=actor(request))
-        return Response({"extended": extended})
+        return Response(shapes.ExtendedSerializer(extended).data)
 
 
 class TenantListFilter(django_filters.FilterSet):

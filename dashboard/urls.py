@@ -20,6 +20,7 @@ urlpatterns = [
     path("contexts/<uuid:uuid>/pin", contexts.pin, name="context-pin"),
     path("contexts/<uuid:uuid>/unpin", contexts.unpin, name="context-unpin"),
     path("contexts/<uuid:uuid>/expire", contexts.expire, name="context-expire"),
+    path("contexts/<uuid:uuid>/delete", contexts.delete, name="context-delete"),
     path("keys/", keys.keys, name="keys"),
     path("keys/<int:key_id>/revoke", keys.revoke, name="key-revoke"),
 ]

@@ -18,7 +18,7 @@ from itertools import chain
 from botocore.exceptions import ClientError
 from django.utils import timezone
 
-from catalog import contexts
+from catalog import pins
 from catalog.models import Context, Segment
 from controlplane.hot import hot_tier
 from neve.errors import Corrupt
@@ -72,10 +72,18 @@ class Restorer:
 
     @cached_property
     def _expired_at(self) -> dict[bytes, datetime]:
-        """When each block of an expired context was expired last."""
+        """When each block of an expired context was expired last, unless another context holds it:
+        expiring one spares what others hold."""
         with tenant_scope(self._tenant_id):
             rows = Context.objects.exclude(expired_at=None).order_by("expired_at")
-            return {id_: context.expired_at for context in rows for id_ in context.ids()}
+            expired = {id_: context.expired_at for context in rows for id_ in context.ids()}
+            others = Context.objects.filter(
+                expired_at=None, root__in=rows.order_by().values("root")
+            )
+            for context in others.iterator(chunk_size=100):
+                for id_ in context.ids():
+                    expired.pop(id_, None)
+        return expired
 
     def restore(
         self, segment: Segment, rows: Iterable[SegmentRow], *, within_quota: bool = False
@@ -134,7 +142,7 @@ def rebuild_tenant(
             number = row.pk if is_settled else number
             progress(report, total, number)
         stored.settle_since(tenant_id, start.begun_at)
-        contexts.restore_pins(tenant_id)
+        pins.restore(tenant_id)
     return report
 
 

@@ -1,7 +1,8 @@
 """Contexts: where their blocks are, and the actions on them. Without JavaScript an action reloads
 the page; with htmx it swaps the one row."""
 
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -13,7 +14,8 @@ from django.utils import timezone
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from catalog import contexts as service
-from catalog.models import Context
+from catalog import pins
+from catalog.models import Context, Pin
 from controlplane.problems import Problem
 from dashboard.access import ALL
 from dashboard.pages import page, render_page, render_part, viewer
@@ -34,9 +36,9 @@ def contexts(request: HttpRequest) -> HttpResponse:
     page_ = Paginator(found.select_related("tenant", "space"), ROWS).get_page(
         request.GET.get("page")
     )
-    rows, answers = [], True
+    rows, answers, pins_of = [], True, _live_pins(request, page_)
     for context in page_:
-        row = _row(request, context, ask=answers)
+        row = _row(request, context, pins_of[context.pk], ask=answers)
         answers = row["residency"] is not None
         rows.append(row)
     return render_page(request, "contexts", {"page": page_, "rows": rows, "search": search})
@@ -45,10 +47,11 @@ def contexts(request: HttpRequest) -> HttpResponse:
 @page
 @require_POST
 def pin(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    """Their own pin, as long from now as PIN_FOR."""
     return _act(
         request,
         uuid,
-        lambda context: service.pin(
+        lambda context: pins.pin(
             context=context, until=timezone.now() + PIN_FOR, actor=actor_of(request)
         ),
     )
@@ -57,8 +60,12 @@ def pin(request: HttpRequest, uuid: UUID) -> HttpResponse:
 @page
 @require_POST
 def unpin(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    """Ends their own pin; with `all` everybody's, which only operators may."""
+    everybody = "all" in request.POST
     return _act(
-        request, uuid, lambda context: service.unpin(context=context, actor=actor_of(request))
+        request,
+        uuid,
+        lambda context: pins.unpin(context=context, everybody=everybody, actor=actor_of(request)),
     )
 
 
@@ -70,10 +77,26 @@ def expire(request: HttpRequest, uuid: UUID) -> HttpResponse:
         return _act(
             request, uuid, lambda context: service.expire(context=context, actor=actor_of(request))
         )
-    row = _row(request, _changeable(request, uuid))
-    if is_htmx(request):
-        return HttpResponse(render_part(request, "context_expire", {"row": row}))
-    return render_page(request, "contexts", {"rows": [row], "is_asking": True})
+    context, expiry, error = _changeable(request, uuid), None, ""
+    try:
+        expiry = service.expire(context=context, dry_run=True, actor=actor_of(request))
+    except Problem as problem:
+        error = problem.detail
+    return _ask(request, "context_expire", context, {"expiry": expiry, "error": error})
+
+
+@page
+@require_http_methods(["GET", "POST"])
+def delete(request: HttpRequest, uuid: UUID) -> HttpResponse:
+    """GET says what it does and asks; POST does it, and the row is gone."""
+    context = _changeable(request, uuid)
+    if request.method == "GET":
+        return _ask(request, "context_delete", context, {})
+    try:
+        service.delete(context=context, actor=actor_of(request))
+    except Problem as problem:
+        return _show(request, context, problem.detail)
+    return HttpResponse() if is_htmx(request) else redirect("dashboard:contexts")
 
 
 def is_htmx(request: HttpRequest) -> bool:
@@ -88,11 +111,32 @@ def _act(request: HttpRequest, uuid: UUID, action: Callable[[Context], object]) 
     except Problem as problem:
         error = problem.detail
     context.refresh_from_db()
+    return _show(request, context, error)
+
+
+def _show(request: HttpRequest, context: Context, error: str) -> HttpResponse:
     if is_htmx(request):
-        return HttpResponse(
-            render_part(request, "context_row", {"row": _row(request, context), "error": error})
-        )
+        row = _row(request, context, pins.live_of(context))
+        return HttpResponse(render_part(request, "context_row", {"row": row, "error": error}))
     return redirect("dashboard:contexts")
+
+
+def _ask(request: HttpRequest, part: str, context: Context, facts: dict[str, Any]) -> HttpResponse:
+    """A question in the place of the row, or alone on the page."""
+    row = _row(request, context, pins.live_of(context))
+    if is_htmx(request):
+        return HttpResponse(render_part(request, part, {"row": row, **facts}))
+    question = f"dashboard/parts/{part}.html"
+    return render_page(request, "contexts", {"row": row, "question": question, **facts})
+
+
+def _live_pins(request: HttpRequest, shown: Iterable[Context]) -> dict[UUID, list[Pin]]:
+    """Of all contexts of a page, in one statement."""
+    found: defaultdict[UUID, list[Pin]] = defaultdict(list)
+    live = viewer(request).rows(Pin).filter(context__in=list(shown), until__gt=timezone.now())
+    for row in live:
+        found[row.context_id].append(row)
+    return found
 
 
 def _changeable(request: HttpRequest, uuid: UUID) -> Context:
@@ -105,7 +149,9 @@ def _changeable(request: HttpRequest, uuid: UUID) -> Context:
     return context
 
 
-def _row(request: HttpRequest, context: Context, *, ask: bool = True) -> dict[str, Any]:
+def _row(
+    request: HttpRequest, context: Context, live_pins: list[Pin], *, ask: bool = True
+) -> dict[str, Any]:
     """`residency` is None when the hot tier does not answer (or was not asked)."""
     residency = None
     if ask:
@@ -113,16 +159,15 @@ def _row(request: HttpRequest, context: Context, *, ask: bool = True) -> dict[st
             residency = service.residency(context)
         except Problem:
             residency = None
-    block_bytes = context.space.chunk_tokens * context.space.identity.get("bytes_per_token", 0)
-    blocks = max(context.blocks, 1)
+    blocks, me = max(context.blocks, 1), actor_of(request)
     return {
         "context": context,
         "residency": residency,
         "hot_ratio": residency.hot / blocks if residency else None,
         "cold_ratio": residency.cold / blocks if residency else None,
         "lost_ratio": residency.lost / blocks if residency else None,
-        "present_blocks": residency.hot + residency.cold if residency else context.blocks,
-        "present_bytes": (residency.hot + residency.cold if residency else context.blocks)
-        * block_bytes,
+        "pins": live_pins,
+        "has_own_pin": any(pin.owner == me.owner for pin in live_pins),
+        "may_unpin_all": me.is_operator and any(pin.owner != me.owner for pin in live_pins),
         "may_change": viewer(request).may_change(context.tenant_id),
     }

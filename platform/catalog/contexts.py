@@ -1,45 +1,81 @@
-"""Named contexts: record, pin, unpin, expire, extend, and where their blocks are.
+"""Named contexts: record, expire, extend, delete, and where their blocks are.
 
-Pins and extensions are intent and stand in the database. The ends of pins in Valkey are derived
-from it by `settle_pins`, the terms of blocks by `retention.stored`; both may be repeated at any
-time (after a failure, after `rebuild_index`).
+Extensions are intent and stand in the database, as pins do (`catalog.pins`). The terms of blocks
+are derived from them by `retention.stored`, which may be repeated at any time (after a failure,
+after `rebuild_index`).
 """
 
 import logging
-from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from django.db import transaction
 from django.utils import timezone
 from valkey.exceptions import ValkeyError
 
-from catalog.models import Context, NodeSession
+from catalog import context_rows as rows
+from catalog import limits, pins
+from catalog.chains import Chain
+from catalog.models import Context, NodeSession, Pin
 from controlplane import hot
-from controlplane.problems import Problem
 from neve.errors import MissReason
-from neve.hot import HotTier, OverBudget, Tier
+from neve.hot import Location, Tier
 from retention import stored
-from retention.rulebook import Rulebook, rulebook_of
 from tenants.audit import Actor
-from tenants.audit import record as audit
 from tenants.scope import tenant_scope
 
 log = logging.getLogger("neve.contexts")
 
-MAX_PIN = timedelta(days=365)
+Answer = Location | MissReason
 
 
 @dataclass(frozen=True)
 class Residency:
-    """Where the blocks of a context are, counted, and one by one in the order of its chain."""
+    """Where the blocks of a context are, counted, and one by one in the order of its chain.
+
+    Each block is hot (whether or not it is cold as well), cold only, or lost. Durable ones stand
+    in S3. Tokens count whole chunks: a chunk is where the worst of its blocks is, and `usable` are
+    those before the first lost one.
+    """
 
     hot: int = 0
     cold: int = 0
     lost: int = 0
+    durable: int = 0
+    hot_bytes: int = 0
+    cold_bytes: int = 0
+    durable_bytes: int = 0
+    hot_tokens: int = 0
+    cold_tokens: int = 0
+    lost_tokens: int = 0
+    durable_tokens: int = 0
+    usable_tokens: int = 0
     blocks: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Expiry:
+    """What leaves both tiers, and what stays since another unexpired context holds it.
+
+    `pinned` of the shared blocks are kept by another context's pin. `lost` ones were gone before.
+    """
+
+    removed: int
+    removed_bytes: int
+    shared: int
+    shared_bytes: int
+    pinned: int
+    lost: int
+
+
+@dataclass(frozen=True)
+class Extended:
+    """`extended` blocks live so long now; `lost` of the chain are stored nowhere any more."""
+
+    extended: int
+    lost: int
 
 
 def record(
@@ -58,16 +94,14 @@ def record(
     the budget of pins allows; a label of None keeps the old one. A new pin over the budget is
     refused as a whole, and the context recorded. Valkey being down is no failure: the blocks'
     terms are settled later, pins by the next change of a pin or rebuild.
+    Raises Problem (limit-reached): one context more, or blocks of this one.
     """
+    limits.require_context_blocks(len(ids))
     now = timezone.now()
     with transaction.atomic():
-        context, created = Context.objects.select_for_update().get_or_create(
-            space_id=session.space_id,
-            name=name,
-            defaults={"chain": b"".join(ids), "blocks": len(ids), "tokens": tokens},
-        )
-        before = None if created else _facts(context)
-        known = set() if created else set(context.ids())
+        context, created = _found_or_made(session, name, ids, tokens)
+        before = None if created else rows.facts(context)
+        old_ids = [] if created else context.ids()
         is_relabelled = not created and label is not None and label != context.label
         context.chain, context.blocks, context.tokens = b"".join(ids), len(ids), tokens
         context.label = context.label if label is None else label
@@ -75,94 +109,111 @@ def record(
         context.save()
         # Not each request that an agent adds to its context: what somebody decided.
         if created:
-            _audit(context, "context.record", actor, before=before, after=_facts(context))
+            rows.note(context, "context.record", actor, before=before, after=rows.facts(context))
 
     def settle() -> None:
         stored.hold_or_follow_later(context, anew=is_relabelled)
         if context.is_pinned:
-            settle_pins(
+            pins.settle(
                 tenant_id=context.tenant_id,
                 space_id=context.space_id,
-                ids=[*ids, *(known - set(ids))],
+                chains=[ids, old_ids],
             )
 
     transaction.on_commit(settle, robust=True)
     if pin_s is not None:
-        _pin_for(context, pin_s, actor)
+        pins.pin_for(context, pin_s, actor)
     return context, created
 
 
-def pin(*, context: Context, until: datetime, actor: Actor) -> int:
-    """Sets the end of the pin. Returns how many of its blocks are there to be kept.
+def expire(*, context: Context, actor: Actor, dry_run: bool = False) -> Expiry:
+    """Ends the context with its pins; removes the blocks that no other context holds, at once.
 
-    Raises Problem: malformed (`until`), pin-budget (then nothing changes), hot-tier-unavailable
-    (the pin is noted and applied later, as far as the budget allows).
+    A context that is recorded meanwhile may find them gone, as if it had come just after.
+    `dry_run`: says what would go, and changes nothing.
+    Raises Problem: pinned-by-others (unless the actor is an operator), hot-tier-unavailable (the
+    context is expired; repeat it to remove the blocks).
     """
-    now = timezone.now()
-    if not now < until <= now + MAX_PIN:
-        raise Problem(
-            "malformed",
-            f"until: needs to lie within the next {MAX_PIN.days} days, got {until.isoformat()}.",
-            field="until",
-        )
-    budget = rulebook_of(context.tenant_id).of_context(
-        context.space_id, context.label, context.name
-    )
-    try:
-        with transaction.atomic():
-            row = _change(context, "context.pin", actor, pinned_until=until)
-            _charge_pin(row, until, budget.pin_budget_bytes)
-    except OverBudget as refusal:
-        _apply(context)  # what other buckets had granted
-        raise Problem(
-            "pin-budget",
-            f"pin_budget_bytes: {refusal.detail}",
-            field="pin_budget_bytes",
-            budget_bytes=refusal.budget_bytes,
-            used_bytes=refusal.used_bytes,
-            asked_bytes=refusal.asked_bytes,
-        ) from refusal
-    return _apply(row)
-
-
-def unpin(*, context: Context, actor: Actor) -> None:
-    """Blocks that another pinned context shares stay pinned as long as that one asks.
-
-    Raises Problem (hot-tier-unavailable).
-    """
-    _apply(_change(context, "context.unpin", actor, pinned_until=None))
-
-
-def expire(*, context: Context, actor: Actor) -> tuple[int, int]:
-    """Takes the context's own pin away and removes its blocks from both tiers, at once.
-
-    Returns (blocks removed, blocks kept because another context pins them).
-    Raises Problem (hot-tier-unavailable).
-    """
-    row = _change(
-        context,
-        "context.expire",
-        actor,
-        pinned_until=None,
-        extended_until=None,
-        expired_at=timezone.now(),
-    )
-    _apply(row)
+    if dry_run:
+        with tenant_scope(context.tenant_id):
+            pins.require_no_others(context, actor)
+        with hot.required():
+            return _Parting(context).expiry()
+    with rows.changing(context) as row:
+        pins.require_no_others(row, actor)
+        before, was_extended = rows.facts(row), row.extended_until is not None
+        Pin.objects.filter(context=row).delete()
+        row.pinned_until = row.extended_until = None
+        row.expired_at = timezone.now()
+        row.save(update_fields=["pinned_until", "extended_until", "expired_at"])
+        rows.note(row, "context.expire", actor, before=before, after=rows.facts(row))
+    pins.settle_of(row)
     with hot.required():
-        return hot.hot_tier(row.tenant_id).expire(row.ids())
+        # After the row says so: of two that expire at once, the later one finds no sharer.
+        parting = _Parting(row)
+        parting.remove()
+        stored.settle_or_follow_later(
+            tenant_id=row.tenant_id,
+            space_id=row.space_id,
+            root=row.ids()[0],
+            ids=parting.shared,
+            was_extended=was_extended,
+        )
+    return parting.expiry()
 
 
-def extend(*, context: Context, for_s: int, actor: Actor) -> int:
-    """Lets the blocks live at least that long from now, in both tiers. Returns how many do.
+def extend(*, context: Context, for_s: int, actor: Actor) -> Extended:
+    """Lets the blocks live at least that long from now, in both tiers.
 
     It is noted in the database, so it also holds after a rebuild of the index.
-    Raises Problem (hot-tier-unavailable): it is noted then and holds from the next walk on.
+    Raises Problem: context-gone (expired, or no block of it is stored: nothing changes then),
+    hot-tier-unavailable (it is noted and holds from the next walk on).
     """
-    until = timezone.now() + timedelta(seconds=for_s)
-    until = max(until, context.extended_until or until)
-    row = _change(context, "context.extend", actor, extended_until=until, updated_at=timezone.now())
+    until, failure = timezone.now() + timedelta(seconds=for_s), None
+    with rows.changing(context) as row:
+        rows.require_unexpired(row)
+        before = rows.facts(row)
+        row.extended_until = max(until, row.extended_until or until)
+        row.updated_at = timezone.now()
+        row.save(update_fields=["extended_until", "updated_at"])
+        rows.note(row, "context.extend", actor, before=before, after=rows.facts(row))
+        try:
+            there = stored.hold_or_follow_later(row)
+        except ValkeyError as error:  # noted all the same
+            failure, there = error, 0
+        if there == 0 and failure is None:
+            raise rows.lost(row)
     with hot.required():
-        return stored.hold_or_follow_later(row)
+        if failure is not None:
+            raise failure
+    return Extended(there, row.blocks - there)
+
+
+def delete(*, context: Context, actor: Actor) -> None:
+    """Forgets the name, its pins and its extension. Its blocks stay, with the terms of the contexts
+    that still hold them, or else of their space.
+
+    Valkey being down is no failure: terms follow by the next walk, pins end at their time.
+    Raises Problem (pinned-by-others) unless the actor is an operator.
+    """
+    with rows.changing(context) as row:
+        pins.require_no_others(row, actor)
+        tenant_id, space_id, ids = row.tenant_id, row.space_id, row.ids()
+        was_pinned, was_extended = row.is_pinned, row.extended_until is not None
+        rows.note(row, "context.delete", actor, before=rows.facts(row), after=None)
+        row.delete()
+    try:
+        if was_pinned:
+            pins.settle(tenant_id=tenant_id, space_id=space_id, chains=[ids])
+        stored.settle_or_follow_later(
+            tenant_id=tenant_id,
+            space_id=space_id,
+            root=ids[0],
+            ids=ids,
+            was_extended=was_extended,
+        )
+    except ValkeyError as error:
+        log.warning("deleted_context_not_settled context=%s error=%s", context.pk, error)
 
 
 def residency(context: Context) -> Residency:
@@ -170,129 +221,123 @@ def residency(context: Context) -> Residency:
     ids = context.ids()
     with hot.required():
         answers = hot.hot_tier(context.tenant_id).match(ids)
-    blocks = [_residence(id_, answer) for id_, answer in zip(ids, answers, strict=True)]
-    tiers = [block["tier"] for block in blocks]
-    return Residency(tiers.count("hot"), tiers.count("cold"), tiers.count(None), blocks)
-
-
-def settle_pins(*, tenant_id: int, space_id: int, ids: Iterable[bytes]) -> int:
-    """Makes the ends of the blocks' pins what the pinned contexts of the space say: the latest.
-
-    What was granted and has no room in the budget any more (a chain grew) is pinned from its root
-    on as far as there is. Repeatable. Returns how many blocks are pinned. Raises valkey's errors.
-    """
-    until_of = dict.fromkeys(ids, 0)
-    tier, book = hot.hot_tier(tenant_id), rulebook_of(tenant_id)
-    with tenant_scope(tenant_id):
-        pinned = Context.objects.filter(space_id=space_id, pinned_until__gt=timezone.now())
-        for context in pinned.order_by("created_at", "pk"):
-            until_s = int(context.pinned_until.timestamp())
-            shared = [id_ for id_ in context.ids() if id_ in until_of]
-            _pin_again(tier, book, context, shared)
-            for id_ in shared:
-                until_of[id_] = max(until_of[id_], until_s)
-    groups: defaultdict[int, list[bytes]] = defaultdict(list)
-    for id_, until_s in until_of.items():
-        groups[until_s].append(id_)
-    tier.unpin(groups.pop(0, []))
-    return sum(tier.unpin(members, until_s) for until_s, members in groups.items())
-
-
-def restore_pins(tenant_id: int) -> None:
-    """After the index was rebuilt. Inside the tenant's scope. Raises valkey's errors."""
-    tier, book = hot.hot_tier(tenant_id), rulebook_of(tenant_id)
-    pinned = Context.objects.filter(pinned_until__gt=timezone.now())
-    for context in pinned.order_by("created_at", "pk").iterator(chunk_size=100):
-        _pin_again(tier, book, context, context.ids())
-
-
-def _pin_again(tier: HotTier, book: Rulebook, context: Context, ids: list[bytes]) -> None:
-    terms = book.of_context(context.space_id, context.label, context.name)
-    tier.pin(
-        ids,
-        int(context.pinned_until.timestamp()),
-        budget_bytes=terms.pin_budget_bytes,
-        as_many_as_fit=True,
+    found = [answer for answer in answers if isinstance(answer, Location)]
+    hot_ones = [answer for answer in found if answer.tier is Tier.HOT]
+    cold_ones = [answer for answer in found if answer.tier is Tier.COLD]
+    durable = [answer for answer in found if answer.is_cold]
+    return Residency(
+        hot=len(hot_ones),
+        cold=len(cold_ones),
+        lost=len(answers) - len(found),
+        durable=len(durable),
+        hot_bytes=sum(each.size_bytes for each in hot_ones),
+        cold_bytes=sum(each.size_bytes for each in cold_ones),
+        durable_bytes=sum(each.size_bytes for each in durable),
+        **_tokens(context, answers),
+        blocks=[_residence(id_, answer) for id_, answer in zip(ids, answers, strict=True)],
     )
 
 
-def _charge_pin(context: Context, until: datetime, budget_bytes: int | None) -> None:
-    """Raises OverBudget. A hot tier that does not answer is no refusal."""
-    try:
-        hot.hot_tier(context.tenant_id).pin(
-            context.ids(), int(until.timestamp()), budget_bytes=budget_bytes
+class _Parting:
+    """The blocks of a context that nobody else holds, and those that other contexts hold."""
+
+    def __init__(self, context: Context) -> None:
+        """Reads the contexts of the same root. Raises valkey's errors."""
+        self._tier = hot.hot_tier(context.tenant_id)
+        ids = list(dict.fromkeys(context.ids()))
+        is_shared, is_pinned = [False] * len(ids), [False] * len(ids)
+        chain, now = Chain(ids), timezone.now()
+        for other, pinned_until in _sharers(context):
+            for place in chain.shared_with(other):
+                is_shared[place] = True
+                is_pinned[place] |= pinned_until is not None and pinned_until > now
+        found = self._found(ids)
+        self._sizes = found
+        self.own = [id_ for id_, held in zip(ids, is_shared, strict=True) if not held]
+        self.shared = [id_ for id_, held in zip(ids, is_shared, strict=True) if held]
+        self._pinned = sum(id_ in found for id_, held in zip(ids, is_pinned, strict=True) if held)
+        self._blocks = len(ids)
+
+    def remove(self) -> None:
+        kept = self._tier.expire(self.own)[1]
+        if kept:  # recorded and pinned since the contexts were read
+            stay = self._found(self.own)
+            self.shared += stay
+            self.own = [id_ for id_ in self.own if id_ not in stay]
+            self._pinned += len(stay)
+
+    def expiry(self) -> Expiry:
+        own = [self._sizes[id_] for id_ in self.own if id_ in self._sizes]
+        shared = [self._sizes[id_] for id_ in self.shared if id_ in self._sizes]
+        return Expiry(
+            removed=len(own),
+            removed_bytes=sum(own),
+            shared=len(shared),
+            shared_bytes=sum(shared),
+            pinned=self._pinned,
+            lost=self._blocks - len(self._sizes),
         )
-    except ValkeyError as error:
-        log.warning("pin_not_applied context=%s error=%s", context.pk, error)
+
+    def _found(self, ids: Sequence[bytes]) -> dict[bytes, int]:
+        """Sizes in bytes of those that are stored."""
+        answers = zip(ids, self._tier.match(ids), strict=True)
+        return {id_: found.size_bytes for id_, found in answers if isinstance(found, Location)}
 
 
-def _pin_for(context: Context, for_s: int, actor: Actor) -> None:
-    """The pin that a node's request asked for; never shorter than the one there is."""
-    until = timezone.now() + timedelta(seconds=for_s)
-    until = max(until, context.pinned_until or until)
-    try:
-        pin(context=context, until=until, actor=actor)
-    except Problem as problem:
-        log.warning("pin_refused context=%s reason=%s", context.pk, problem.detail)
-        if problem.kind == "pin-budget":
-            _audit(context, "context.pin_refused", actor, before=None, after=problem.members)
-    context.refresh_from_db(fields=["pinned_until"])
-
-
-def _apply(context: Context) -> int:
-    with hot.required():
-        return settle_pins(
-            tenant_id=context.tenant_id, space_id=context.space_id, ids=context.ids()
-        )
-
-
-@transaction.atomic
-def _change(context: Context, action: str, actor: Actor, **fields: Any) -> Context:
+def _sharers(context: Context) -> Iterator[tuple[bytes, Any]]:
+    """Chain and end of the pin of every other context that may hold blocks of this one."""
     with tenant_scope(context.tenant_id):
-        row: Context = Context.objects.select_for_update().get(pk=context.pk)
-        before = _facts(row)
-        for name, value in fields.items():
-            setattr(row, name, value)
-        row.save(update_fields=list(fields))
-        _audit(row, action, actor, before=before, after=_facts(row))
-    return row
+        others = Context.objects.filter(
+            space_id=context.space_id, root=context.ids()[0], expired_at=None
+        ).exclude(pk=context.pk)
+        found = others.order_by().values_list("chain", "pinned_until")
+        yield from found.iterator(chunk_size=100)
 
 
-def _facts(context: Context) -> dict[str, Any]:
-    def iso(at: datetime | None) -> str | None:
-        return at.isoformat() if at else None
-
-    return {
-        "name": context.name,
-        "label": context.label,
-        "blocks": context.blocks,
-        "tokens": context.tokens,
-        "pinned_until": iso(context.pinned_until),
-        "extended_until": iso(context.extended_until),
-        "expired_at": iso(context.expired_at),
-    }
-
-
-def _audit(
-    context: Context,
-    action: str,
-    actor: Actor,
-    *,
-    before: dict[str, Any] | None,
-    after: dict[str, Any],
-) -> None:
-    audit(
-        actor=actor,
-        tenant_id=context.tenant_id,
-        action=action,
-        obj=context,
-        before=before,
-        after=after,
+def _found_or_made(
+    session: NodeSession, name: str, ids: list[bytes], tokens: int
+) -> tuple[Context, bool]:
+    """The row, locked. Raises Problem (limit-reached) for one more than the tenant may have."""
+    locked = Context.objects.select_for_update()
+    known = locked.filter(space_id=session.space_id, name=name).first()
+    if known is not None:
+        return known, False
+    limits.require_room_for_context()
+    made: tuple[Context, bool] = locked.get_or_create(
+        space_id=session.space_id,
+        name=name,
+        defaults={"chain": b"".join(ids), "blocks": len(ids), "tokens": tokens},
     )
+    return made
 
 
-def _residence(id_: bytes, answer: Any) -> dict[str, Any]:
+def _tokens(context: Context, answers: Sequence[Answer]) -> dict[str, int]:
+    """Tokens by residence. A chunk has as many blocks in a row as the space has shards of it."""
+    chunks = max(1, round(context.tokens / context.space.chunk_tokens))
+    shards = len(answers) // chunks if len(answers) % chunks == 0 else 1
+    each = context.tokens * shards / max(1, len(answers))  # tokens of a chunk
+    totals = dict.fromkeys(("hot", "cold", "lost", "durable", "usable"), 0.0)
+    is_whole = True
+    for first in range(0, len(answers), max(1, shards)):
+        chunk = answers[first : first + max(1, shards)]
+        found = [answer for answer in chunk if isinstance(answer, Location)]
+        if len(found) < len(chunk):
+            totals["lost"], is_whole = totals["lost"] + each, False
+            continue
+        is_hot = all(answer.tier is Tier.HOT for answer in found)
+        totals["hot" if is_hot else "cold"] += each
+        totals["durable"] += each * all(answer.is_cold for answer in found)
+        totals["usable"] += each * is_whole
+    return {f"{name}_tokens": round(total) for name, total in totals.items()}
+
+
+def _residence(id_: bytes, answer: Answer) -> dict[str, Any]:
     if isinstance(answer, MissReason):
-        return {"id": id_.hex(), "tier": None, "reason": answer.value}
-    tier: Tier = answer.tier
-    return {"id": id_.hex(), "tier": tier.value, "reason": None}
+        return {
+            "id": id_.hex(), "tier": None, "reason": answer.value,
+            "is_durable": False, "size_bytes": 0,
+        }  # fmt: skip
+    return {
+        "id": id_.hex(), "tier": answer.tier.value, "reason": None,
+        "is_durable": answer.is_cold, "size_bytes": answer.size_bytes,
+    }  # fmt: skip

@@ -50,7 +50,8 @@ def open_session(
     """Replaces this node's older session of the same space; a node counts once, however many
     spaces (ranks) it serves and processes it has ("gpu-07/scheduler" is a part of "gpu-07").
     `key`: the node's; None for sessions that no key opened.
-    Raises Problem: fingerprint-clash, node-limit, unauthorized (the key was revoked meanwhile).
+    Raises Problem: fingerprint-clash, node-limit, limit-reached, unauthorized (the key was revoked
+    meanwhile).
     """
     # The lock makes two handshakes of one tenant count one after the other, and makes a revocation
     # either end this session or be seen here.

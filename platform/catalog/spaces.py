@@ -6,6 +6,7 @@ from django.db import transaction
 from django.db.models import Count, Sum
 from django.utils import timezone
 
+from catalog import limits
 from catalog.models import Context, NodeSession, Segment, Space
 from controlplane.problems import Problem
 from neve.errors import Misuse
@@ -25,7 +26,7 @@ def resolve_space(
     """Inside the tenant's scope and a transaction that locks the tenant.
 
     A named space keeps the layout and chunk size that its first node gave it.
-    Raises Problem (fingerprint-clash) naming the first field that differs.
+    Raises Problem: fingerprint-clash naming the first field that differs; limit-reached.
     """
     chunk_tokens = choose_chunk_tokens(
         identity.engine_block_tokens, identity.bytes_per_token, max_chunk_tokens=max_chunk_tokens
@@ -43,6 +44,7 @@ def resolve_space(
         if name is not None:
             raise _clash("space", expected=space.name, got=name)
         return space
+    limits.require_room_for_space()
     space = Space.objects.create(
         name=name or f"{identity.model.rstrip('/').rsplit('/', 1)[-1][:150]}-{fingerprint[:8]}",
         fingerprint=fingerprint,

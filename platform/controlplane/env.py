@@ -50,6 +50,12 @@ class Env:
     hosts: list[str]
     debug: bool
     heartbeat_s: int
+    space_limit: int
+    context_limit: int
+    context_block_limit: int
+    keep_sessions_days: int
+    keep_contexts_days: int
+    keep_audit_days: int
 
 
 def read() -> Env:
@@ -84,6 +90,12 @@ def read() -> Env:
             hosts=env.list("NEVE_HOSTS", default=["127.0.0.1", "localhost", "[::1]"]),
             debug=env.bool("NEVE_DEBUG", False),
             heartbeat_s=_at_least(env, "NEVE_HEARTBEAT_S", 2, least=1),
+            space_limit=_at_least(env, "NEVE_SPACE_LIMIT", 100, least=1),
+            context_limit=_at_least(env, "NEVE_CONTEXT_LIMIT", 10_000, least=1),
+            context_block_limit=_at_least(env, "NEVE_CONTEXT_BLOCK_LIMIT", 32_768, least=1),
+            keep_sessions_days=_at_least(env, "NEVE_KEEP_SESSIONS_DAYS", 30, least=0),
+            keep_contexts_days=_at_least(env, "NEVE_KEEP_CONTEXTS_DAYS", 30, least=0),
+            keep_audit_days=_at_least(env, "NEVE_KEEP_AUDIT_DAYS", 365, least=0),
         )
     except ValueError as error:
         raise ImproperlyConfigured(f"A NEVE_ variable has a wrong value: {error}") from error

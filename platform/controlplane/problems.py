@@ -76,6 +76,22 @@ KINDS: dict[str, tuple[int, str, str]] = {
         "The budget of pins is used up",
         "Unpin other contexts, wait for pins to end, or have `pin_budget_bytes` raised.",
     ),
+    "context-gone": (
+        409,
+        "The context's blocks are gone",
+        "Nothing is left to keep. A request that names the context stores its blocks and records "
+        "it anew.",
+    ),
+    "pinned-by-others": (
+        409,
+        "Pinned by others",
+        "Wait until the pins that `pins` lists end, or ask their owners or an operator.",
+    ),
+    "limit-reached": (
+        409,
+        "A limit of the tenant is reached",
+        "Delete what is no longer needed, or have the limit that `limit` names raised.",
+    ),
     "conflict": (
         409,
         "Conflict with what is there",

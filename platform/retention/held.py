@@ -71,16 +71,20 @@ class HeldTerms:
         ]
 
 
-def held_terms(tenant_id: int, book: Rulebook, *, space_id: int | None = None) -> HeldTerms:
-    """Of all contexts of the tenant, or of one space. Reads only chains that make a difference."""
+def held_terms(
+    tenant_id: int, book: Rulebook, *, root: tuple[int, bytes] | None = None
+) -> HeldTerms:
+    """Of all contexts of the tenant, or of those of a space that begin with one `root`: no others
+    share blocks with them. Reads only chains that make a difference.
+    """
     with tenant_scope(tenant_id):
         contexts = Context.objects.filter(expired_at=None)
-        if space_id is not None:
-            contexts = contexts.filter(space_id=space_id)
+        if root is not None:
+            contexts = contexts.filter(space_id=root[0], root=root[1])
         if not book.looks_at_contexts:
-            # One extended context makes the others of its space count: the most generous wins.
-            extended = contexts.filter(extended_until__gt=timezone.now()).values("space_id")
-            contexts = contexts.filter(space_id__in=extended)
+            # One extended context makes those count that share its blocks: the most generous wins.
+            extended = contexts.filter(extended_until__gt=timezone.now())
+            contexts = contexts.filter(root__in=extended.values("root"))
         rows = contexts.order_by().values_list(
             "space_id", "label", "name", "extended_until", "chain"
         )

@@ -8,6 +8,7 @@ not rewritten; their footers say when a block was stored, and a rebuild asks her
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -93,7 +94,7 @@ def settle_since(tenant_id: int, started: datetime) -> None:
     with tenant_scope(tenant_id):
         recent = Context.objects.filter(updated_at__gte=started - OVERLAP)
         for context in recent.iterator(chunk_size=100):
-            settle(tenant_id=tenant_id, space_id=context.space_id, ids=context.ids())
+            _settle_chain(context)
 
 
 def changes_of(
@@ -164,23 +165,47 @@ def hold_or_follow_later(context: Context, *, anew: bool = False) -> int:
 
     When Valkey does not answer the next walk does it. Raises valkey's errors all the same.
     """
-    try:
+    with _or_by_the_next_walk(context.tenant_id):
         if anew:
-            return settle(tenant_id=context.tenant_id, space_id=context.space_id, ids=context.ids())
+            return _settle_chain(context)
         return hold(context)
+
+
+def settle_or_follow_later(
+    *, tenant_id: int, space_id: int, root: bytes, ids: Sequence[bytes], was_extended: bool
+) -> None:
+    """`settle` for blocks that a context held which is gone, unless it made no difference.
+
+    When Valkey does not answer the next walk does it. Raises valkey's errors all the same.
+    """
+    if ids and (was_extended or rulebook_of(tenant_id).looks_at_contexts):
+        with _or_by_the_next_walk(tenant_id):
+            settle(tenant_id=tenant_id, space_id=space_id, root=root, ids=ids)
+
+
+def _settle_chain(context: Context) -> int:
+    ids = context.ids()
+    return settle(tenant_id=context.tenant_id, space_id=context.space_id, root=ids[0], ids=ids)
+
+
+@contextmanager
+def _or_by_the_next_walk(tenant_id: int) -> Iterator[None]:
+    try:
+        yield
     except ValkeyError:
-        with tenant_scope(context.tenant_id):
+        with tenant_scope(tenant_id):
             RetentionPolicy.objects.update(generation=F("generation") + 1)
         raise
 
 
-def settle(*, tenant_id: int, space_id: int, ids: Sequence[bytes]) -> int:
+def settle(*, tenant_id: int, space_id: int, root: bytes, ids: Sequence[bytes]) -> int:
     """Gives blocks exactly what the contexts of their space say now: also less than before.
 
-    Reads the chains of the space. Returns how many blocks the index knows.
+    `ids`: of a chain that begins with `root`; the other chains that do are read. Returns how many
+    blocks the index knows.
     """
     book = rulebook_of(tenant_id)
-    held = held_terms(tenant_id, book, space_id=space_id)
+    held = held_terms(tenant_id, book, root=(space_id, root))
     in_space = book.of_space(space_id)
     groups: defaultdict[Standing, list[bytes]] = defaultdict(list)
     for id_, terms in zip(ids, held.of(ids), strict=True):

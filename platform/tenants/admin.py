@@ -111,7 +111,7 @@ class TenantAdmin(admin.ModelAdmin):
 @admin.register(Quota)
 class QuotaAdmin(TenantOwnedAdmin):
     form = QuotaForm
-    list_display = ("tenant", "hot_bytes", "cold_bytes")
+    list_display = ("tenant", "hot_bytes", "cold_bytes", *Quota.ROW_LIMITS)
     list_select_related = ("tenant",)
 
     def save_model(self, request: HttpRequest, obj: Quota, form: ModelForm, change: bool) -> None:
@@ -121,6 +121,7 @@ class QuotaAdmin(TenantOwnedAdmin):
             cold_bytes=obj.cold_bytes,
             overcommit=form.cleaned_data["overcommit"],
             actor=actor_of(request),
+            **{name: getattr(obj, name) for name in Quota.ROW_LIMITS},
         )
 
 

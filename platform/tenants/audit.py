@@ -12,18 +12,33 @@ from tenants.models import AuditEvent
 
 @dataclass(frozen=True)
 class Actor:
-    """Who changes something: a copied name, and the request that asked for it."""
+    """Who changes something: a copied name, and the request that asked for it.
+
+    `id` stays when the name changes (`key:7`, `user:3`): it is what pins belong to.
+    """
 
     name: str
     request_id: str = ""
+    id: str = ""
+    is_operator: bool = False
+
+    @property
+    def owner(self) -> str:
+        return self.id or self.name[:200]
 
 
-SYSTEM = Actor("system")
+SYSTEM = Actor("system", id="system", is_operator=True)
 
 
 def actor_of(request: HttpRequest) -> Actor:
     """The signed-in person of a browser request. API requests carry their own (`cacheapi`)."""
-    return Actor(request.user.get_username() or "anonymous", getattr(request, "request_id", ""))
+    user = request.user
+    return Actor(
+        user.get_username() or "anonymous",
+        getattr(request, "request_id", ""),
+        id=f"user:{user.pk}" if user.pk else "",
+        is_operator=bool(getattr(user, "is_staff", False)),
+    )
 
 
 def current_actor() -> Actor:

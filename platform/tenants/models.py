@@ -92,11 +92,22 @@ class ApiKey(TenantOwned):
 
 
 class Quota(TenantOwned):
-    """Hard limits of one tenant, in bytes. 0 refuses every write."""
+    """Hard limits of one tenant. Bytes: 0 refuses every write. Rows: None takes the settings'."""
+
+    ROW_LIMITS = ("space_limit", "context_limit", "context_block_limit")
 
     tenant = models.OneToOneField(Tenant, on_delete=models.CASCADE, related_name="quota")
     hot_bytes = models.BigIntegerField()
     cold_bytes = models.BigIntegerField()
+    space_limit = models.PositiveIntegerField(
+        null=True, blank=True, help_text="spaces; empty: NEVE_SPACE_LIMIT"
+    )
+    context_limit = models.PositiveIntegerField(
+        null=True, blank=True, help_text="contexts; empty: NEVE_CONTEXT_LIMIT"
+    )
+    context_block_limit = models.PositiveIntegerField(
+        null=True, blank=True, help_text="blocks of one context; empty: NEVE_CONTEXT_BLOCK_LIMIT"
+    )
 
     class Meta(TenantOwned.Meta):
         ordering = ("tenant",)

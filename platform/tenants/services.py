@@ -119,22 +119,32 @@ def remove_tenant(*, tenant: Tenant, actor: Actor) -> None:
 
 @transaction.atomic
 def set_quota(
-    *, tenant: Tenant, hot_bytes: int, cold_bytes: int, overcommit: bool = False, actor: Actor
+    *,
+    tenant: Tenant,
+    hot_bytes: int,
+    cold_bytes: int,
+    overcommit: bool = False,
+    actor: Actor,
+    **limits: int | None,
 ) -> Quota:
     """Holds for the next commit of a block; a smaller one evicts as new blocks come.
 
+    `limits`: names of Quota.ROW_LIMITS; None takes the settings' number, what is absent stays.
     Raises Problem (hot-overcommit).
     """
     with tenant_scope(tenant.pk):
         quota = Quota.objects.select_for_update().get()
-        before = {"hot_bytes": quota.hot_bytes, "cold_bytes": quota.cold_bytes}
+        changed = {name: most for name, most in limits.items() if getattr(quota, name) != most}
+        fields = {"hot_bytes": hot_bytes, "cold_bytes": cold_bytes, **changed}
+        before = {name: getattr(quota, name) for name in fields}
         beyond = require_room(
             hot_bytes if tenant.is_active else 0,
             tenant_id=tenant.pk,
             held_bytes=quota.hot_bytes,
             overcommit=overcommit,
         )
-        quota.hot_bytes, quota.cold_bytes = hot_bytes, cold_bytes
+        for name, value in fields.items():
+            setattr(quota, name, value)
         quota.full_clean(validate_unique=False)
         quota.save()
     record(
@@ -143,7 +153,7 @@ def set_quota(
         action="quota.set",
         obj=quota,
         before=before,
-        after={"hot_bytes": hot_bytes, "cold_bytes": cold_bytes, **beyond},
+        after={**fields, **beyond},
     )
     hot.provision_on_commit(tenant.pk)
     return quota

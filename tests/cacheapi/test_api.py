@@ -10,7 +10,7 @@ from catalog import usage
 from catalog.models import Context
 from controlplane import hot
 from neve.keys import BucketKeys
-from rows import make_context, make_everything, make_space, make_tenant
+from rows import make_context, make_everything, make_key, make_space, make_tenant
 from tenants.keys import find_key
 from tenants.models import AuditEvent, Quota
 
@@ -84,7 +84,13 @@ class TestContexts:
     def test_the_detail_tells_the_residency(self, team, context):
         path = f"/api/v1/contexts/{context.pk}"
         short = team.get(path).json()
-        assert short["residency"] == {"hot": 2, "cold": 0, "lost": 1}
+        assert short["residency"] == {
+            **{"hot": 2, "cold": 0, "lost": 1, "durable": 0},
+            **{"hot_bytes": 200, "cold_bytes": 0, "durable_bytes": 0},
+            **{"hot_tokens": 512, "cold_tokens": 0, "lost_tokens": 256, "durable_tokens": 0},
+            "usable_tokens": 512,
+        }
+        assert short["pins"] == []
         blocks = team.get(f"{path}?blocks=1").json()["residency"]["blocks"]
         assert [block["tier"] for block in blocks] == ["hot", "hot", None]
         assert blocks[2]["reason"] == "never_stored"
@@ -98,10 +104,24 @@ class TestContexts:
         assert pinned.json()["pinned_until"] > timezone.now().isoformat()
         until = (timezone.now() + timedelta(hours=1)).isoformat()
         assert team.send("post", f"{path}/pin", {"until": until}).status_code == 200
-        assert team.send("post", f"{path}/unpin").json() == {"pinned_until": None, "kept": 0}
-        assert team.send("post", f"{path}/extend", {"for_s": 60}).json() == {"extended": 2}
-        assert team.send("post", f"{path}/expire").json() == {"expired": 2, "kept_pinned": 0}
-        assert team.get(path).json()["residency"] == {"hot": 0, "cold": 0, "lost": 3}
+        assert team.send("post", f"{path}/unpin").json() == {
+            **{"removed": 1, "pinned_until": None, "kept": 0}
+        }
+        assert team.send("post", f"{path}/extend", {"for_s": 60}).json() == {
+            **{"extended": 2, "lost": 1}
+        }
+        sharer = make_context(context.space, "repo-43", context.ids()[:1])
+        numbers = {"removed": 1, "removed_bytes": 100, "shared": 1, "shared_bytes": 100}
+        numbers |= {"pinned": 0, "lost": 1}
+        preview = team.send("post", f"{path}/expire", {"dry_run": True})
+        assert preview.json() == {"dry_run": True, **numbers}
+        assert team.get(path).json()["expired_at"] is None
+        assert team.send("post", f"{path}/expire").json() == {"dry_run": False, **numbers}
+        residency = team.get(path).json()["residency"]
+        assert (residency["hot"], residency["lost"]) == (1, 2)
+        assert team.get(f"/api/v1/contexts/{sharer.pk}").json()["residency"]["hot"] == 1
+        gone = team.send("post", f"{path}/pin", {"for_s": 600})
+        assert (gone.status_code, gone.json()["type"]) == (409, "/problems/context-gone")
         event = AuditEvent.unscoped.filter(action="context.expire").get()
         assert event.actor_name.startswith("key:team key (neve_")
         assert event.request_id
@@ -124,6 +144,30 @@ class TestContexts:
         assert answer.status_code == 400
         assert answer.json()["field"] == field
 
+    def test_pins_belong_to_who_set_them(self, team, operator, tenant, context):
+        path = f"/api/v1/contexts/{context.pk}"
+        day = team.send("post", f"{path}/pin", {"for_s": 86400, "reason": "release 4"}).json()
+        other = type(team)(make_key(tenant, "team"))
+        short = other.send("post", f"{path}/pin", {"for_s": 5}).json()
+        assert short["pinned_until"] == day["pin"]["until"] == day["pinned_until"]
+        assert [row["reason"] for row in team.get(path).json()["pins"]] == ["release 4", ""]
+        assert other.send("post", f"{path}/expire").json()["type"] == "/problems/pinned-by-others"
+        assert other.delete(path).status_code == 409
+        for body in ({"all": True}, {"pin": day["pin"]["id"]}):
+            assert other.send("post", f"{path}/unpin", body).status_code == 403
+        left = other.send("post", f"{path}/unpin").json()
+        assert left == {"removed": 1, "pinned_until": day["pinned_until"], "kept": 2}
+        left = operator.send("post", f"{path}/unpin", {"all": True}).json()
+        assert left == {"removed": 1, "pinned_until": None, "kept": 0}
+        assert team.send("post", f"{path}/unpin", {"pin": 99}).json()["field"] == "pin"
+
+    def test_a_context_is_deleted_once(self, team, context):
+        path = f"/api/v1/contexts/{context.pk}"
+        assert team.delete(path).status_code == 204
+        assert team.get(path).status_code == 404
+        assert team.delete(path).status_code == 404
+        assert hot.hot_tier(context.tenant_id).usage().hot_blocks == 2
+
     def test_without_the_hot_tier_residency_is_unknown_and_actions_are_503(
         self, team, context, settings
     ):
@@ -138,10 +182,18 @@ class TestContexts:
 class TestTenants:
     def test_an_operator_sets_a_part_of_a_quota(self, operator, tenant):
         answer = operator.send("patch", "/api/v1/tenants/acme/quota", {"hot_bytes": 77})
-        assert answer.json() == {"hot_bytes": 77, "cold_bytes": 16 << 30}
+        assert answer.json() == {
+            **{"hot_bytes": 77, "cold_bytes": 16 << 30},
+            **{"space_limit": 100, "context_limit": 10_000, "context_block_limit": 32_768},
+        }
+        body = {"context_limit": 5}
+        assert operator.send("patch", "/api/v1/tenants/acme/quota", body).json()["hot_bytes"] == 77
+        body = {"context_limit": None, "space_limit": 3}
+        answer = operator.send("patch", "/api/v1/tenants/acme/quota", body).json()
+        assert (answer["space_limit"], answer["context_limit"]) == (3, 10_000)
         assert Quota.unscoped.get(tenant=tenant).hot_bytes == 77
         assert operator.get("/api/v1/tenants/acme").json()["quota"]["hot_bytes"] == 77
-        assert AuditEvent.unscoped.get(action="quota.set").before["hot_bytes"] == 1 << 30
+        assert AuditEvent.unscoped.filter(action="quota.set").last().before["hot_bytes"] == 1 << 30
 
     @pytest.mark.parametrize(
         "body", [{}, {"hot_bytes": -1}, {"hot_bytes": "1"}, {"hot_bytes": 1 << 63}, {"warm": 1}]

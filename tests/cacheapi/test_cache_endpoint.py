@@ -16,7 +16,7 @@ from rows import make_key, make_segment, make_space, make_tenant
 from tenants import services
 from tenants.audit import SYSTEM
 from tenants.keys import find_key
-from tenants.models import ApiKey
+from tenants.models import ApiKey, Quota
 from tenants.scope import tenant_scope
 
 pytestmark = [pytest.mark.integration, pytest.mark.django_db(transaction=True)]
@@ -62,6 +62,13 @@ class TestHandshake:
         }
         assert opened["policy"] == {"flush_after_s": 0, "hot_idle_s": None, "cold_ttl_s": None}
         assert opened["heartbeat_s"] == 1
+
+    def test_a_tenant_has_so_many_spaces(self, opened, node, handshake, settings):
+        settings.ENV = replace(settings.ENV, space_limit=1)
+        assert node.send("post", "/cache/v1/sessions", handshake).status_code == 201
+        other = handshake | {"identity": handshake["identity"] | {"model": "another"}}
+        problem = refused(node.send("post", "/cache/v1/sessions", other), 409, "limit-reached")
+        assert (problem["limit"], problem["most"]) == ("space_limit", 1)
 
     def test_the_valkey_user_works_at_once(self, opened, clean_hot, tenant):
         address = opened["valkey"]
@@ -344,6 +351,30 @@ class TestContexts:
             context = Context.objects.get()
         assert context.is_pinned
         assert context.ids()[2] == b"\xab" * 16
+
+    @pytest.mark.parametrize(("limit", "most"), [("context_limit", 2), ("context_block_limit", 1)])
+    def test_a_limit_of_the_tenant_is_named_with_its_number(
+        self, opened, node, tenant, settings, limit, most
+    ):
+        settings.ENV = replace(settings.ENV, **{limit: most})
+        bodies = [self.body(opened, name=f"c{n}") for n in range(3)]
+        answers = [node.send("post", "/cache/v1/contexts", body) for body in bodies]
+        problem = refused(answers[-1], 409, "limit-reached")
+        assert (problem["limit"], problem["most"]) == (limit, most)
+        assert f"the limit is {most}" in problem["detail"]
+        if limit == "context_limit":  # what is there already is recorded as before
+            assert node.send("post", "/cache/v1/contexts", bodies[0]).status_code == 200
+        with tenant_scope(tenant.pk):
+            Quota.objects.update(**{limit: 4})
+        assert node.send("post", "/cache/v1/contexts", bodies[-1]).status_code == 201
+
+    def test_a_requests_pin_belongs_to_the_nodes_key(self, opened, node, team, tenant):
+        made = node.send("post", "/cache/v1/contexts", self.body(opened, pin_s=7200)).json()
+        path = f"/api/v1/contexts/{made['id']}"
+        (pin,) = team.get(path).json()["pins"]
+        assert pin["owner"].startswith("key:node key")
+        assert team.send("post", f"{path}/unpin").json()["removed"] == 0
+        assert team.send("post", f"{path}/expire").json()["pins"][0]["owner"] == pin["owner"]
 
     def test_the_longest_wishes_that_the_connector_reads_are_taken(self, opened, node):
         asked = {

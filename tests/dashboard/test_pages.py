@@ -11,8 +11,10 @@ from django.urls import get_resolver, reverse
 from django.utils.html import escape
 
 from catalog.models import GAUGES, Context, NodeSession, UsageRollup
+from controlplane import hot
 from dashboard.access import rows_of
 from dashboard.storage import LEAVES_BY_TENANT, LEAVES_FIRST
+from neve.hot import BlockTerms
 from neve.keys import BucketKeys
 from neve.stats import COUNTERS
 from retention.models import EvictionPolicy, RetentionPolicy
@@ -158,7 +160,18 @@ def test_the_overview_asks_as_often_for_many_tenants_as_for_few(
 
 
 def context_of(tenant) -> Context:
+    """Nothing of it is stored."""
     return make_context(make_space(tenant, f"s-{tenant.slug}"))
+
+
+def stored_context_of(tenant) -> Context:
+    context = context_of(tenant)
+    for id_ in context.ids():
+        hot.admin().set(BucketKeys(tenant.pk, 0).block(context.space_id, id_), b"x" * 9, px=60_000)
+    tier = hot.hot_tier(tenant.pk)
+    tier.set_policy(hot_bytes=1 << 20, cold_bytes=0, terms=BlockTerms())
+    tier.commit(context.space_id, [(id_, 9, 256) for id_ in context.ids()])
+    return context
 
 
 def act(browser, action: str, context, **headers):
@@ -168,7 +181,7 @@ def act(browser, action: str, context, **headers):
 
 
 def test_a_team_member_pins_and_unpins(people, acme):
-    context = context_of(acme)
+    context = stored_context_of(acme)
     answer = act(people["team"], "pin", context, HX_Request="true")
     assert "for 1" in answer.content.decode()  # 119 minutes are left
     context.refresh_from_db()
@@ -178,26 +191,67 @@ def test_a_team_member_pins_and_unpins(people, acme):
     assert not context.is_pinned
 
 
-def test_expire_says_first_how_much_it_touches(people, acme):
-    context = context_of(acme)
+def test_a_pin_shows_whose_it_is_and_ends_by_its_owner_or_an_operator(people, acme):
+    context = stored_context_of(acme)
+    act(people["operator"], "pin", context)
+    text = people["team"].get("/contexts/").content.decode()
+    assert "operator" in text
+    assert "Unpin" not in text
+    refused = act(people["team"], "expire", context, HX_Request="true").content.decode()
+    assert "is pinned by operator until" in refused
+    act(people["team"], "pin", context)
+    shown = people["operator"].get("/contexts/").content.decode()
+    assert "Unpin all" in shown
+    act(people["team"], "unpin", context)
+    context.refresh_from_db()
+    assert context.is_pinned
+    url = reverse("dashboard:context-unpin", kwargs={"uuid": context.pk})
+    act(people["team"], "pin", context)
+    answer = people["team"].post(url, {"all": "1"}, headers={"HX-Request": "true"})
+    assert "only operators" in answer.content.decode()
+    people["operator"].post(url, {"all": "1"})
+    context.refresh_from_db()
+    assert not context.is_pinned
+
+
+def test_expire_says_first_how_much_it_touches_and_what_others_hold(people, acme):
+    context = stored_context_of(acme)
+    make_context(context.space, "sharer", context.ids()[:1])
     url = reverse("dashboard:context-expire", kwargs={"uuid": context.pk})
     for headers in ({}, {"HX-Request": "true"}):
-        asked = people["team"].get(url, headers=headers)
-        assert "Removes 0 blocks" in " ".join(asked.content.decode().split())
+        asked = people["team"].get(url, headers=headers).content.decode()
+        told = " ".join(re.sub(r"<[^>]+>", "", asked).split())
+        assert "Removes 2 blocks (18 B) of 3 from both tiers" in told
+        assert "1 block (9 B) stays since other contexts hold it" in told
     context.refresh_from_db()
     assert context.expired_at is None
     assert people["team"].post(url).status_code == 302
     context.refresh_from_db()
     assert context.expired_at is not None
+    told = act(people["team"], "pin", context, HX_Request="true").content.decode()
+    assert "was expired at" in told
 
 
-@pytest.mark.parametrize("action", ["pin", "unpin", "expire"])
+def test_a_context_is_deleted_after_a_question(people, acme):
+    context = context_of(acme)
+    url = reverse("dashboard:context-delete", kwargs={"uuid": context.pk})
+    for headers in ({}, {"HX-Request": "true"}):
+        assert (
+            f"Delete {context.name}?" in people["team"].get(url, headers=headers).content.decode()
+        )
+    assert rows_of(Context, (acme,)).exists()
+    answer = act(people["team"], "delete", context, HX_Request="true")
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert not rows_of(Context, (acme,)).exists()
+
+
+@pytest.mark.parametrize("action", ["pin", "unpin", "expire", "delete"])
 def test_viewers_and_strangers_change_nothing(people, acme, globex, action):
     mine, theirs = context_of(acme), context_of(globex)
     assert act(people["viewer"], action, mine).status_code == 404
     assert act(people["stranger"], action, mine).status_code == 404
     assert act(people["team"], action, theirs).status_code == 404
-    assert not rows_of(Context, (acme, globex)).filter(expired_at__isnull=False).exists()
+    assert rows_of(Context, (acme, globex)).filter(expired_at=None).count() == 2
 
 
 def test_actions_need_the_csrf_token(people, acme):

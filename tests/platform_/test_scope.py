@@ -49,7 +49,7 @@ def test_only_listed_files_name_the_bypass():
 def test_what_belongs_to_a_tenant_is_guarded():
     names = {model.__name__ for model in OWNED}
     assert names >= {
-        *("Space", "NodeSession", "Context", "Segment", "UsageRollup", "Job"),
+        *("Space", "NodeSession", "Context", "Pin", "Segment", "UsageRollup", "Job"),
         *("ApiKey", "Quota", "AuditEvent", "RetentionPolicy"),
     }
 

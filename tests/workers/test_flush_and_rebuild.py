@@ -164,6 +164,10 @@ def test_a_rebuild_keeps_what_people_decided(world, clean_hot):
         Context.objects.create(name="a", chain=b"".join(pinned), pinned_until=far, **fields)
         gone = {"expired_at": timezone.now()}
         Context.objects.create(name="b", chain=b"".join(expired), **fields, **gone)
+        # It shared two blocks with another context: expiring it spared them.
+        Context.objects.create(
+            name="c", chain=b"".join([*pinned[:2], expired[0]]), **fields, **gone
+        )
     clean_hot.wipe()
     recovery.rebuild_all()
     assert all(p.pinned_until_s == int(far.timestamp()) for p in world.tier.match(pinned))

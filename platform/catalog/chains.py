@@ -1,0 +1,29 @@
+"""Which blocks of one chain stand in another one."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from catalog.models import ID_BYTES
+
+_ID = np.dtype(f"S{ID_BYTES}")  # compares as bytes; both sides are padded alike
+
+
+class Chain:
+    """Block ids, each once, sorted for looking up the ids of many other chains."""
+
+    def __init__(self, ids: Sequence[bytes]) -> None:
+        """`ids`: 16 bytes each, at least one."""
+        table = np.frombuffer(b"".join(ids), _ID)
+        self._order = np.argsort(table, kind="stable")
+        self._table = table[self._order]
+
+    def shared_with(self, other: bytes) -> npt.NDArray[np.intp]:
+        """Positions of own ids that stand in `other`, in its order. O(other · log own).
+
+        `other`: ids in a row, as `Context.chain` has them.
+        """
+        ids = np.frombuffer(other, _ID)
+        places = np.minimum(np.searchsorted(self._table, ids), len(self._table) - 1)
+        return self._order[places[self._table[places] == ids]]

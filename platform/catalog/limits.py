@@ -1,0 +1,47 @@
+"""How many rows one tenant may have: its quota's limits, or else the settings'.
+
+All inside the tenant's scope. Raises Problem (limit-reached), which names the limit and the number.
+"""
+
+from django.conf import settings
+from django.db.models import QuerySet
+
+from catalog.models import Context, Space
+from controlplane.problems import Problem
+from tenants.models import Quota
+
+
+def require_room_for_space() -> None:
+    """The caller holds the tenant's lock, so that two handshakes count one after the other."""
+    _require_room("space_limit", Space.objects.all(), Quota.objects.get())
+
+
+def require_room_for_context() -> None:
+    """Inside a transaction, which holds the tenant's quota from here on."""
+    quota = Quota.objects.select_for_update().get()
+    _require_room("context_limit", Context.objects.all(), quota)
+
+
+def require_context_blocks(blocks: int) -> None:
+    most = limit_of(Quota.objects.get(), "context_block_limit")
+    if blocks > most:
+        raise _reached(
+            "context_block_limit", most, f"The context has {blocks} blocks and the limit is {most}."
+        )
+
+
+def limit_of(quota: Quota, name: str) -> int:
+    """`name`: space_limit, context_limit or context_block_limit."""
+    own: int | None = getattr(quota, name)
+    return int(getattr(settings.ENV, name)) if own is None else own
+
+
+def _require_room(name: str, rows: QuerySet, quota: Quota) -> None:
+    most, there = limit_of(quota, name), rows.count()
+    if there >= most:
+        what = name.removesuffix("_limit") + "s"
+        raise _reached(name, most, f"The tenant has {there} {what} and the limit is {most}.")
+
+
+def _reached(name: str, most: int, detail: str) -> Problem:
+    return Problem("limit-reached", f"{name}: {detail}", limit=name, most=most)
