@@ -16,7 +16,7 @@ from retention.models import RetentionPolicy
 from retention.stored import Walk
 from tenants import key_use
 from tenants.models import Tenant
-from workers import recovery, removal
+from workers import pruning, recovery, removal
 from workers import retain as claims
 from workers.compaction import sweep as sweeping
 from workers.compaction.merge import CompactReport
@@ -197,6 +197,16 @@ def gauges(held: Usage, now_s: float) -> dict[str, int]:
         "dirty_oldest_s": oldest_s,
         "unstored_blocks": held.unstored_blocks,
     }
+
+
+@does(kinds.PRUNE)
+def prune(job: Opener, tenant_id: None) -> None:
+    """Rows that are older than the settings keep them are deleted. No Job row when none is."""
+    if job.is_waiting() or not pruning.has_work():
+        return
+    with job() as run:
+        run.detail(pruning.prune())
+        run.progress(1.0)
 
 
 @does(kinds.RECONCILE)

@@ -101,6 +101,13 @@ RECONCILE = Kind(
     300.0,
     of_tenant=False,
 )
+PRUNE = Kind(
+    "prune",
+    "view-at-risk",
+    "Delete ended sessions, expired contexts and audit events that are older than their limits.",
+    60.0,
+    of_tenant=False,
+)
 HOUSEKEEPING = Kind(
     "housekeeping",
     "view-at-risk",
@@ -114,7 +121,7 @@ KINDS = {
     kind.name: kind
     for kind in (
         *(FLUSH, SWEEP, COMPACT, EXPIRE, RETAIN, REMOVE_TENANT, REMOVE_SPACE),
-        *(REBUILD_INDEX, END_ACCESS, SAMPLE, RECONCILE, HOUSEKEEPING),
+        *(REBUILD_INDEX, END_ACCESS, SAMPLE, RECONCILE, PRUNE, HOUSEKEEPING),
     )
 }
 

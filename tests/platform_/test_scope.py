@@ -27,6 +27,7 @@ MAY_USE_UNSCOPED = {
     "tenants/services.py": "operator keys have no tenant",
     "tenants/scope.py": "defines it",
     "tenants/signing_in.py": "attempts to sign in belong to no tenant",
+    "workers/pruning.py": "looks through all tenants",
     "workers/reconcile/leftovers.py": "looks through all tenants",
     "workers/reconcile/objects.py": "looks through all tenants",
     "workers/reconcile/rounds.py": "rounds of the platform have no tenant",

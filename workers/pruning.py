@@ -1,0 +1,52 @@
+"""Rows that nobody needs any more: ended sessions, expired contexts, ended pins, old audit events.
+
+How long each kind is kept is a setting (NEVE_KEEP_…_DAYS; 0: for ever). At most SLICE rows of a
+kind go at once, so that a transaction is short; the next tick goes on.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+
+from django.conf import settings
+from django.db.models import Q, QuerySet
+from django.utils import timezone
+
+from catalog.models import Context, NodeSession, Pin
+from tenants.models import AuditEvent
+
+SLICE = 1000
+
+
+def has_work() -> bool:
+    return any(rows.exists() for rows in _due().values())
+
+
+def prune() -> dict[str, int]:
+    """Returns how many rows of each kind went."""
+    return {name: _delete(rows) for name, rows in _due().items()}
+
+
+def _delete(rows: QuerySet) -> int:
+    numbers = list(rows.values_list("pk", flat=True)[:SLICE])
+    # Again by what makes it due: a context may have been recorded anew. Without its chain.
+    return int(rows.filter(pk__in=numbers).only("pk").delete()[1].get(rows.model._meta.label, 0))
+
+
+def _due() -> Mapping[str, QuerySet]:
+    """What may go, by kind."""
+    due: dict[str, QuerySet] = {"pins": Pin.unscoped.filter(until__lt=timezone.now())}
+    if before := _before(settings.ENV.keep_sessions_days):
+        # A node that died never ended its session.
+        is_silent = Q(ended_at=None, last_heartbeat_at__lt=before)
+        due["sessions"] = NodeSession.unscoped.filter(Q(ended_at__lt=before) | is_silent)
+    if before := _before(settings.ENV.keep_contexts_days):
+        due["contexts"] = Context.unscoped.filter(expired_at__lt=before)
+    if before := _before(settings.ENV.keep_audit_days):
+        # By number, since no index is on the time alone; both grow together.
+        oldest = AuditEvent.unscoped.order_by("pk").values_list("pk", flat=True).first() or 0
+        due["audit_events"] = AuditEvent.unscoped.filter(at__lt=before, pk__lt=oldest + SLICE)
+    return {name: rows.order_by() for name, rows in due.items()}
+
+
+def _before(days: int) -> datetime | None:
+    return timezone.now() - timedelta(days=days) if days else None
