@@ -43,6 +43,11 @@ class EngineSerializer(StrictSerializer):
 
 class HandshakeSerializer(StrictSerializer):
     node = Text(max_length=100)
+    instance = Text(
+        max_length=64,
+        default="",
+        help_text="tells engines of one name apart: only the same one replaces a live session",
+    )
     engine = EngineSerializer()
     identity = Identity()
     space = Text(max_length=200, allow_null=True, default=None)

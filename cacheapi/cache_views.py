@@ -78,6 +78,7 @@ class SessionsView(NodeView):
                 tenant=self.tenant,
                 key=self.key,
                 node=body["node"],
+                instance=body["instance"],
                 engine=body["engine"],
                 identity=body["identity"],
                 space_name=body["space"],

@@ -167,12 +167,14 @@ def rebuild_index(job: Opener, tenant_id: None) -> None:
 
 @does(kinds.END_ACCESS)
 def end_access(job: Opener, tenant_id: None) -> None:
-    """Users and sessions end whose key has expired, or whose user a revocation could not remove.
-    No Job row."""
+    """Users and sessions end whose key has expired, or whose user a revocation could not remove,
+    and sessions of engines that crashed and came back. No Job row."""
     hot.align_users()
     expired = NodeSession.unscoped.filter(ended_at=None, key__expires_at__lte=timezone.now())
     for owner_id, key_id in set(expired.values_list("tenant_id", "key_id")):
         sessions.end_all(tenant_id=owner_id, key_id=key_id)
+    for owner_id in active_tenants():
+        sessions.end_replaced(tenant_id=owner_id)
 
 
 @does(kinds.SAMPLE)

@@ -55,6 +55,9 @@ class NodeSession(TenantOwned):
         ApiKey, on_delete=models.SET_NULL, null=True, editable=False, related_name="sessions"
     )
     node = models.CharField(max_length=100)
+    instance = models.CharField(
+        max_length=64, blank=True, help_text="which engine of this name; empty: it did not say"
+    )
     engine = models.JSONField(default=dict, help_text='{"name": "vllm", "version": "…"}')
     opened_at = models.DateTimeField(default=timezone.now)
     last_heartbeat_at = models.DateTimeField(default=timezone.now)

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import F, QuerySet
+from django.db.models import Exists, F, OuterRef, Q, QuerySet
 from django.utils import timezone
 
 from catalog import usage
@@ -41,14 +41,19 @@ def open_session(
     tenant: Tenant,
     key: ApiKey | None = None,
     node: str,
+    instance: str = "",
     engine: dict[str, Any],
     identity: SpaceIdentity,
     space_name: str | None,
     max_chunk_tokens: int,
     actor: Actor,
 ) -> NodeSession:
-    """Replaces this node's older session of the same space; a node counts once, however many
-    spaces (ranks) it serves and processes it has ("gpu-07/scheduler" is a part of "gpu-07").
+    """Replaces this engine's older session of the same space, and silent ones of its name.
+
+    Another engine of the same name keeps its session: two that replaced each other's would both
+    make handshakes for ever. A node counts once, however many spaces (ranks) it serves and
+    processes it has ("gpu-07/scheduler" is a part of "gpu-07").
+    `instance`: tells engines of one name apart.
     `key`: the node's; None for sessions that no key opened.
     Raises Problem: fingerprint-clash, node-limit, limit-reached, unauthorized (the key was revoked
     meanwhile).
@@ -76,9 +81,18 @@ def open_session(
             actor=actor,
         )
         now = timezone.now()
-        NodeSession.objects.filter(node=node, space=space, ended_at=None).update(ended_at=now)
+        own_or_silent = Q(instance=instance) | Q(last_heartbeat_at__lte=live_since())
+        NodeSession.objects.filter(own_or_silent, node=node, space=space, ended_at=None).update(
+            ended_at=now
+        )
         return NodeSession.objects.create(
-            space=space, key=key, node=node, engine=engine, opened_at=now, last_heartbeat_at=now
+            space=space,
+            key=key,
+            node=node,
+            instance=instance,
+            engine=engine,
+            opened_at=now,
+            last_heartbeat_at=now,
         )
 
 
@@ -151,6 +165,24 @@ def cut_session(*, session: NodeSession, actor: Actor) -> None:
         if session.key is not None:
             ApiKey.objects.filter(pk=session.key.pk).update(hot_generation=F("hot_generation") + 1)
             hot.remove_users_on_commit(session.key)
+
+
+def end_replaced(*, tenant_id: int) -> int:
+    """Ends silent sessions whose node has a later one of the same space: of engines that crashed.
+
+    Returns how many there were.
+    """
+    with tenant_scope(tenant_id):
+        later = NodeSession.objects.filter(
+            node=OuterRef("node"),
+            space=OuterRef("space"),
+            ended_at=None,
+            opened_at__gt=OuterRef("opened_at"),
+        )
+        silent = NodeSession.objects.filter(ended_at=None, last_heartbeat_at__lte=live_since())
+        replaced = list(silent.filter(Exists(later)).values_list("pk", flat=True))
+        ended: int = NodeSession.objects.filter(pk__in=replaced).update(ended_at=timezone.now())
+        return ended
 
 
 @transaction.atomic

@@ -512,6 +512,13 @@ class TestSession:
         wait_until(lambda: client.session.id != first, timeout_s=10, what="a new session")
         wait_until(lambda: endpoint.counted("put_blocks") == 2, timeout_s=10, what="counted")
 
+    def test_an_engine_says_in_each_handshake_which_of_its_name_it_is(self, client, endpoint):
+        endpoint.sessions.clear()
+        wait_until(lambda: len(endpoint.opened) == 2, timeout_s=10, what="renewed")
+        with connect(endpoint):
+            first, again, other = (body["instance"] for body in endpoint.opened)
+        assert first == again != other
+
     def test_another_topology_renews_the_handshake(self, client, endpoint):
         wait_until(lambda: len(endpoint.heartbeats) > 1, timeout_s=5, what="a heartbeat")
         endpoint.topology, endpoint.space_id = "two", 13

@@ -17,10 +17,11 @@ from tenants.scope import tenant_scope
 pytestmark = [pytest.mark.integration, pytest.mark.django_db]
 
 
-def open_session(tenant, node="n1", *, space=None, max_chunk_tokens=256, **identity):
+def open_session(tenant, node="n1", *, instance="", space=None, max_chunk_tokens=256, **identity):
     return sessions.open_session(
         tenant=tenant,
         node=node,
+        instance=instance,
         engine={"name": "vllm", "version": "1"},
         identity=SpaceIdentity.from_dict({**IDENTITY, **identity}),
         space_name=space,
@@ -100,14 +101,45 @@ def test_a_node_counts_once_and_replaces_its_own_session():
     assert refusal.value.members == {"node_limit": 1}
 
 
+def fall_silent(session):
+    long_ago = timezone.now() - timedelta(seconds=sessions.live_after_s() + 1)
+    NodeSession.unscoped.filter(pk=session.pk).update(last_heartbeat_at=long_ago)
+
+
+def test_engines_of_one_name_leave_each_other_their_sessions():
+    tenant = make_tenant(node_limit=1)
+    first, second = (open_session(tenant, instance=name) for name in ("a", "b"))
+    assert beat(first)
+    assert beat(second)
+    again = open_session(tenant, instance="a")  # the same engine, after its session was lost
+    with pytest.raises(Problem, match="open a new one"):
+        beat(first)
+    with tenant_scope(tenant.pk):
+        assert set(sessions.live_sessions()) == {second, again}
+
+
+def test_a_session_of_a_crash_ends_once_it_is_silent_and_another_is_there():
+    tenant = make_tenant()
+    crashed, alone = open_session(tenant, instance="a"), open_session(tenant, "n2", instance="x")
+    after = open_session(tenant, instance="b")  # too soon to know that "a" is gone
+    assert sessions.end_replaced(tenant_id=tenant.pk) == 0
+    fall_silent(crashed)
+    fall_silent(alone)
+    assert sessions.end_replaced(tenant_id=tenant.pk) == 1
+    open_ones = set(NodeSession.unscoped.filter(ended_at=None))
+    assert open_ones == {alone, after}  # nobody came in place of the lonely one: it is missed
+    open_session(tenant, "n2", instance="y")
+    alone.refresh_from_db()
+    assert alone.ended_at is not None
+
+
 def test_silent_and_ended_nodes_do_not_count():
     tenant = make_tenant(node_limit=1)
     old = open_session(tenant, "n1")
     with tenant_scope(tenant.pk):
         sessions.end_session(session_id=old.pk)
     silent = open_session(tenant, "n2")
-    long_ago = timezone.now() - timedelta(seconds=sessions.live_after_s() + 1)
-    NodeSession.unscoped.filter(pk=silent.pk).update(last_heartbeat_at=long_ago)
+    fall_silent(silent)
     open_session(tenant, "n3")
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, Self
+from uuid import uuid4
 
 import numpy as np
 
@@ -132,6 +133,7 @@ class Client:
             endpoint.open_session,
             identity,
             node=node,
+            instance=uuid4().hex,
             engine=engine,
             space=space,
             max_chunk_tokens=max_chunk_tokens,

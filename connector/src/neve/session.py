@@ -112,14 +112,17 @@ class Endpoint:
         *,
         node: str,
         engine: Mapping[str, str],
+        instance: str | None = None,
         space: str | None = None,
         max_chunk_tokens: int = MAX_CHUNK_TOKENS,
     ) -> Session:
+        """`instance`: the same in each handshake of an engine, another one in another engine."""
         answer = self._request(
             "POST",
             "/cache/v1/sessions",
             {
                 "node": node,
+                **({} if instance is None else {"instance": instance}),
                 "engine": dict(engine),
                 "identity": identity.as_dict(),
                 "space": space,
