@@ -1,5 +1,12 @@
-"""API keys: operators make and revoke them; a secret is shown once, in the answer that made it."""
+"""API keys: operators make and revoke them; a secret is shown once, in the answer that made it.
 
+A form makes one key, also when its page is loaded again: each has a token of its own, claimed as an
+Idempotency-Key is. So a secret need not be kept for a redirect.
+"""
+
+import hashlib
+import json
+import secrets
 from datetime import datetime, timedelta
 
 from django.core.exceptions import ValidationError
@@ -9,6 +16,8 @@ from django.shortcuts import get_object_or_404, redirect
 from django.utils import timezone
 from django.views.decorators.http import require_http_methods
 
+from controlplane import answers
+from controlplane.problems import Problem
 from dashboard.pages import page, render_page, viewer
 from tenants.audit import actor_of
 from tenants.models import ApiKey
@@ -23,14 +32,17 @@ MOST_DAYS = 3650
 def keys(request: HttpRequest) -> HttpResponse:
     context: dict[str, object] = {}
     if request.method == "POST":
+        _require_operator(request)
         try:
-            context["made"], context["secret"] = _make(request)
+            context = _make_once(request)
         except ValidationError as error:
-            context["error"] = " ".join(error.messages)
-            context["typed"] = request.POST
+            context = {"error": " ".join(error.messages), "typed": request.POST}
+        except Problem as problem:
+            context = {"error": f"This form was sent before. {problem.detail}"}
     found = viewer(request).rows_with_platform(ApiKey).select_related("tenant")
     context["rows"] = Paginator(found, ROWS).get_page(request.GET.get("page"))
     context["now"] = timezone.now()
+    context["once"] = secrets.token_urlsafe(16)
     return render_page(request, "keys", context, status=400 if "error" in context else 200)
 
 
@@ -46,8 +58,27 @@ def revoke(request: HttpRequest, key_id: int) -> HttpResponse:
     return render_page(request, "keys", {"asking": key, "rows": [key], "now": timezone.now()})
 
 
+def _make_once(request: HttpRequest) -> dict[str, object]:
+    """What the page says. Raises ValidationError; Problem when the form was sent with other words,
+    or is still being answered."""
+    sent = {name: value for name, value in request.POST.items() if name != "csrfmiddlewaretoken"}
+    claimed = answers.claim(
+        caller=f"person:{request.user.pk}",
+        key=request.POST.get("once") or secrets.token_urlsafe(16),
+        fingerprint=hashlib.sha256(json.dumps(sent, sort_keys=True).encode()).hexdigest(),
+    )
+    if claimed.status is not None:
+        return {"made_before": claimed.body}
+    try:
+        key, secret = _make(request)
+    except BaseException:
+        answers.release(claimed)
+        raise
+    answers.keep(claimed, status=201, body=key.name)
+    return {"made": key, "secret": secret}
+
+
 def _make(request: HttpRequest) -> tuple[ApiKey, str]:
-    _require_operator(request)
     form = request.POST
     role, name = form.get("role", ""), form.get("name", "").strip()
     if role not in ApiKey.Role.values:

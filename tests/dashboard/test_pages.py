@@ -283,6 +283,23 @@ def test_a_new_key_is_shown_once_and_works(people, acme):
     assert find_key(secret) is None
 
 
+def test_a_page_that_is_loaded_again_makes_no_second_key(people):
+    browser = people["operator"]
+    once = re.search(r'name="once" value="([^"]+)"', browser.get("/keys/").content.decode())[1]
+    form = {"name": "gpu pool", "role": "node", "tenant": "nobody", "days": "", "once": once}
+    assert browser.post("/keys/", form).status_code == 400  # a refused form may be corrected
+    form["tenant"] = "acme"
+    assert b"data-secret" in browser.post("/keys/", form).content
+    again = browser.post("/keys/", form)
+    assert again.status_code == 200
+    assert "“gpu pool” was made before" in again.content.decode()
+    assert b"data-secret" not in again.content
+    other = browser.post("/keys/", form | {"name": "other"})
+    assert other.status_code == 400
+    assert b"This form was sent before" in other.content
+    assert ApiKey.unscoped.count() == 1
+
+
 @pytest.mark.parametrize(
     "wrong", [{"name": " "}, {"role": "root"}, {"tenant": "nobody"}, {"days": "soon"}]
 )
