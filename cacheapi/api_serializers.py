@@ -306,7 +306,8 @@ class IssuedKeySerializer(KeySerializer):
 
 class UsagePointSerializer(serializers.Serializer):
     bucket_ts = serializers.IntegerField(help_text="first second of the bucket, Unix time")
-    requested_tokens = serializers.IntegerField()
+    requested_tokens = serializers.IntegerField(help_text="of prompts, in whole blocks")
+    tail_tokens = serializers.IntegerField(help_text="of prompts, after their last whole blocks")
     hit_hot_tokens = serializers.IntegerField()
     hit_cold_tokens = serializers.IntegerField()
     requested_blocks = serializers.IntegerField()

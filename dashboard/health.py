@@ -75,8 +75,8 @@ class NodeRow:
         return {**dict.fromkeys(COUNTERS, 0), **known(self.session.totals, COUNTERS)}
 
     @property
-    def requested_tokens(self) -> int:
-        return self.totals["requested_tokens"]
+    def prompt_tokens(self) -> int:
+        return self.totals["requested_tokens"] + self.totals["tail_tokens"]
 
     @property
     def dropped(self) -> int:
@@ -100,7 +100,7 @@ def node_rows(sessions: list[NodeSession], *, live_since: datetime) -> list[Node
     rows = []
     for session in sessions:
         totals = known(session.totals, COUNTERS)
-        requested = totals.get("requested_tokens", 0)
+        requested = totals.get("requested_tokens", 0) + totals.get("tail_tokens", 0)
         hits = totals.get("hit_hot_tokens", 0) + totals.get("hit_cold_tokens", 0)
         if session.ended_at is not None:
             state = "ended"

@@ -25,6 +25,7 @@ Tenants = tuple[Tenant, ...]
 RATE_NOW_S = 60  # "now" of a rate: long enough to be calm, short enough to be now
 _SUMMED = (
     "requested_tokens",
+    "tail_tokens",
     "hit_hot_tokens",
     "hit_cold_tokens",
     "hot_read_bytes",
@@ -69,6 +70,7 @@ class Totals:
     misses: dict[str, int]
     put_refused: int
     corrupt: int
+    tail_tokens: int = 0
 
     @property
     def hit_tokens(self) -> int:
@@ -76,6 +78,16 @@ class Totals:
 
     @property
     def hit_ratio(self) -> float | None:
+        """Of all prompt tokens, also those after a prompt's last whole block: as `neve replay`."""
+        return self.hit_tokens / self.prompt_tokens if self.prompt_tokens else None
+
+    @property
+    def prompt_tokens(self) -> int:
+        return self.requested_tokens + self.tail_tokens
+
+    @property
+    def block_hit_ratio(self) -> float | None:
+        """Of the tokens that blocks can hold."""
         return self.hit_tokens / self.requested_tokens if self.requested_tokens else None
 
     @property
@@ -158,6 +170,7 @@ def totals(tenants: Tenants, window: Window) -> Totals:
     return Totals(
         reported=sums["newest"] is not None,
         requested_tokens=counted["requested_tokens"],
+        tail_tokens=counted["tail_tokens"],
         hit_hot_tokens=counted["hit_hot_tokens"],
         hit_cold_tokens=counted["hit_cold_tokens"],
         requested_blocks=counted["requested_blocks"],
@@ -234,7 +247,7 @@ def hit_ratios(tenants: Tenants, window: Window) -> dict[int, float]:
         .order_by()
         .values("tenant_id")
         .annotate(
-            requested=bounded_sum("requested_tokens"),
+            requested=bounded_sum("requested_tokens", "tail_tokens"),
             hit=bounded_sum("hit_hot_tokens", "hit_cold_tokens"),
         )
         .filter(requested__gt=0)
@@ -284,7 +297,13 @@ def _buckets(tenants: Tenants, window: Window) -> Any:
 
 
 def _recomputed(step: dict[str, int]) -> int:
-    return max(step["requested_tokens"] - step["hit_hot_tokens"] - step["hit_cold_tokens"], 0)
+    return max(
+        step["requested_tokens"]
+        + step["tail_tokens"]
+        - step["hit_hot_tokens"]
+        - step["hit_cold_tokens"],
+        0,
+    )
 
 
 def _flushed_bytes(tenants: Tenants, window: Window) -> dict[int, int]:

@@ -290,7 +290,8 @@ class UsageRollup(TenantOwned):
 
     resolution_s = models.PositiveIntegerField(choices=[(r, f"{r} s") for r in RESOLUTIONS_S])
     bucket_ts = models.BigIntegerField()
-    requested_tokens = models.BigIntegerField(default=0)
+    requested_tokens = models.BigIntegerField(default=0, help_text="in whole blocks")
+    tail_tokens = models.BigIntegerField(default=0, help_text="after prompts' last whole blocks")
     hit_hot_tokens = models.BigIntegerField(default=0)
     hit_cold_tokens = models.BigIntegerField(default=0)
     requested_blocks = models.BigIntegerField(default=0)

@@ -42,6 +42,13 @@ def test_totals_sum_tenants_and_heartbeats(acme, globex, report):
     assert selectors.totals((acme,), window()).requested_tokens == 200
 
 
+def test_the_hit_rate_is_of_whole_prompts_and_of_whole_blocks(acme, report):
+    report(acme, START - 30, requested_tokens=80, tail_tokens=20, hit_hot_tokens=40)
+    found = selectors.totals((acme,), window())
+    assert (found.prompt_tokens, found.hit_ratio, found.block_hit_ratio) == (100, 0.4, 0.5)
+    assert selectors.hit_ratios((acme,), window()) == {acme.pk: 0.4}
+
+
 def test_what_lies_before_the_window_is_the_window_before(acme, report):
     report(acme, START - 1200, requested_tokens=10, hit_hot_tokens=1)
     report(acme, START - 20, requested_tokens=10, hit_hot_tokens=5)

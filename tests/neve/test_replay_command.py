@@ -195,6 +195,24 @@ def test_a_replay_in_an_unlimited_cache_hits_what_the_ideal_one_hits(control_pla
 
 
 @pytest.mark.integration
+def test_client_and_dashboard_agree_on_the_hit_rate(control_plane, tmp_path):
+    """Both of all prompt tokens, also of those after a prompt's last whole block."""
+    once = ["--requests", "30", "--salt", "agree", "--node", "agree", "--concurrency", "1"]
+    told = replay(control_plane, tmp_path / "agree.json", *once)
+    code = (
+        "import json; from catalog.models import NodeSession as N; from dashboard.health import "
+        "node_rows; from datetime import datetime, UTC; "
+        "rows = node_rows(list(N.unscoped.filter(node='agree')), live_since=datetime.now(UTC)); "
+        "print(json.dumps([rows[0].prompt_tokens, rows[0].totals, rows[0].hit_ratio]))"
+    )
+    shell = control_plane.manage("shell", "--no-imports", "-v0", "-c", code)
+    prompt_tokens, totals, hit_ratio = json.loads(shell.splitlines()[-1])
+    assert totals["tail_tokens"] > 0
+    assert prompt_tokens == told["tokens"]["asked"]
+    assert hit_ratio == told["tokens"]["hit_rate"] > 0
+
+
+@pytest.mark.integration
 def test_conversations_become_contexts_and_traces_are_replayed(control_plane, tmp_path):
     replay(control_plane, tmp_path / "g.json", "--requests", "30", "--generate", "agents")
     code = (

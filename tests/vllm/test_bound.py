@@ -17,6 +17,7 @@ from neve.errors import MissReason
 from neve.hot import Location, Tier
 from neve.ids import BlockHasher
 from neve.planner.measured import PrefillMeter
+from neve.stats import Stats
 from neve.vllm.chains import Origin
 from neve.vllm.handover import ASK_AGAIN_S, Prefilled
 from neve.vllm.judge import LEAST_DEADLINE_S, TRIAL, Judge
@@ -70,6 +71,8 @@ class Transfer:
 
 class Store:
     """A link and its client in one. Look-ups hang while `gate` is closed; loads bring nothing."""
+
+    stats = Stats()
 
     def __init__(self, clock):
         self.clock = clock

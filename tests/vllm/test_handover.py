@@ -8,6 +8,7 @@ from neve.client import Match
 from neve.errors import MissReason
 from neve.hot import Location, Tier
 from neve.ids import BlockHasher
+from neve.stats import Stats
 from neve.vllm.chains import Origin
 from neve.vllm.handover import Prefilled
 from neve.vllm.judge import LEAST_DEADLINE_S, Judge
@@ -22,6 +23,8 @@ HANDS_OVER = ContextWish(hands_over=True)
 
 class Store:
     """A link and its client in one."""
+
+    stats = Stats()
 
     def __init__(self):
         self.hasher = BlockHasher(b"f" * 32, CHUNK)

@@ -11,6 +11,7 @@ from neve.hot import Location, Tier
 from neve.ids import BlockHasher
 from neve.planner.choice import Decision
 from neve.planner.measured import PrefillMeter
+from neve.stats import Stats
 from neve.vllm.chains import Origin
 from neve.vllm.judge import LEAST_DEADLINE_S, Judge
 from neve.vllm.planner import STEP_WAIT_S, Planner
@@ -23,6 +24,8 @@ TOKENS = [7 * i % 251 for i in range(300)]
 
 class Rank:
     """A link and its client in one."""
+
+    stats = Stats()
 
     def __init__(self, number=0):
         self.hasher = BlockHasher(bytes([number]) * 32, CHUNK)

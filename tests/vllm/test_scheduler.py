@@ -11,6 +11,7 @@ from neve.errors import MissReason
 from neve.hot import Location, Tier
 from neve.ids import BlockHasher
 from neve.space import SpaceIdentity
+from neve.stats import Stats
 from neve.vllm.events import Announcement, Withdrawal
 from neve.vllm.link import Link
 from neve.vllm.options import Options
@@ -37,6 +38,8 @@ class Request:
 
 class Store:
     """A link and its client in one; knows what was saved."""
+
+    stats = Stats()
 
     def wait_first_attempt(self, timeout_s):
         pass

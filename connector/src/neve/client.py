@@ -164,11 +164,16 @@ class Client:
         """Of the hot tier."""
         return self._path.breaker
 
-    def match(self, ids: Sequence[bytes], *, deadline_s: float = MATCH_S) -> Match:
+    def match(
+        self, ids: Sequence[bytes], *, tail_tokens: int = 0, deadline_s: float = MATCH_S
+    ) -> Match:
         """Where the longest stored prefix of a chain is. One round trip per bucket.
 
-        Never raises on trouble: then nothing is found, for the reason TIMEOUT or BREAKER.
+        `tail_tokens`: of the prompt, after its last whole block; they are only counted. Never
+        raises on trouble: then nothing is found, for the reason TIMEOUT or BREAKER.
         """
+        if tail_tokens:
+            self.stats.count(tail_tokens=tail_tokens)
         if not ids:
             return Match()
         _check_ids(ids)

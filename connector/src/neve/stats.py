@@ -4,6 +4,9 @@ A lookup of n blocks that finds a prefix of p asks for n (`requested`); blocks c
 their tier once they were loaded and verified; the n-p others count as misses under the reason of
 the first of them, and a block that was found but not loaded counts under its own reason.
 
+What a prompt has after its last whole block, which no block can hold, are `tail_tokens`. The hit
+rate of prompts is hits ÷ (`requested_tokens` + `tail_tokens`), in the dashboard as in a replay.
+
 `put_blocks` are those that the engine stored; cold blocks brought back into the hot tier are
 `promoted_blocks`. Both count in `hot_write_bytes`. `drops` say why the `dropped` were not stored.
 """
@@ -18,6 +21,7 @@ from neve.errors import MissReason, Misuse
 
 COUNTERS: Final = (
     "requested_tokens",
+    "tail_tokens",
     "hit_hot_tokens",
     "hit_cold_tokens",
     "requested_blocks",

@@ -91,7 +91,7 @@ def format_table(summary: dict[str, Any]) -> str:
     rows = [
         ("requests", f"{summary['requests']:,} in {summary['wall_s']:.1f} s"),
         ("tokens asked", f"{tokens['asked']:,}"),
-        ("tokens loaded", f"{tokens['hit']:,}  ({format_share(tokens['hit_rate'])})"),
+        ("tokens loaded", f"{tokens['hit']:,}  ({format_share(tokens['hit_rate'])} of prompts)"),
         (
             "blocks asked",
             f"{blocks['asked']:,}  of {blocks['chunk_tokens']} tokens, "

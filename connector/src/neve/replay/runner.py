@@ -183,7 +183,8 @@ class Runner:
     def _load(self, lane: Lane, ids: list[bytes], request: Request) -> Outcome:
         """Loads and checks the longest prefix there is. Raises `WrongBlock`."""
         started = time.perf_counter()
-        match = self._client.match(ids, deadline_s=MATCH_S)
+        tail_tokens = request.input_tokens - len(ids) * self._chunk_tokens
+        match = self._client.match(ids, tail_tokens=tail_tokens, deadline_s=MATCH_S)
         load_s = time.perf_counter() - started
         missed = match.miss
         hits: Counter[Tier] = Counter()

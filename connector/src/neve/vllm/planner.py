@@ -74,6 +74,7 @@ class _Request:
     failed_chunk: int | None = None
     may_load: bool = True
     may_save: bool = True
+    is_tail_counted: bool = False
     next_save: int = 0
     reused: dict[int, tuple[Tier, int]] = field(default_factory=dict)
 
@@ -199,6 +200,7 @@ class Planner:
         count = len(request.tokens) // chain.chunk_tokens
         if lookup is None or first < lookup.start or now - lookup.asked_at > _FRESH_S:
             if first >= count:
+                self._count_tail(request, chain)
                 return 0
             lookup = request.lookup = _Lookup(first, now)
             self._ask(request, lookup, chain)
@@ -298,10 +300,20 @@ class Planner:
 
         def ask() -> tuple[list[Match], float]:
             chain.extend(count)
+            if counts:
+                self._count_tail(request, chain)
             lookup.begun_at = time.monotonic()
             return self._match(chain.ids[lookup.start : count], counts=counts), time.monotonic()
 
         lookup.future = self._threads.submit(ask)
+
+    def _count_tail(self, request: _Request, chain: Chain) -> None:
+        """Once a request: tokens after the last whole chunk, for the hit rate of whole prompts."""
+        tail_tokens = len(request.tokens) % chain.chunk_tokens
+        if tail_tokens and not request.is_tail_counted:
+            request.is_tail_counted = True
+            for client in self._clients() or ():
+                client.stats.count(tail_tokens=tail_tokens)
 
     def _match(self, ids: Sequence[tuple[bytes, ...]], *, counts: bool) -> list[Match]:
         """On a look-up thread: one match a space; none when the client is going away."""
