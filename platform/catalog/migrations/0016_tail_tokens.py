@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('catalog', '0010_tier_counters'),
+        ('catalog', '0015_session_instance'),
     ]
 
     operations = [
