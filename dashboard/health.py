@@ -21,6 +21,10 @@ from tenants.models import Tenant
 # A due flush begins within seconds and takes half a minute at most (workers.flush: PASS_S).
 FLUSH_LATE_S = 45
 COLD_FULL = 0.9  # nothing leaves the cold tier by itself to make room
+REFUSED_ADDRESS = {
+    "clock": "S3's clock and the platform's differ",
+    "denied": "S3 refuses what the platform signs",
+}
 HOT_FULL = 0.95  # only where quotas promise more than the memory: then puts fail
 
 
@@ -145,6 +149,9 @@ def assess(
         attention.append(
             Attention(f"{count_quantity(totals.put_refused)} blocks refused over quota", "tenants")
         )
+    for reason, words in REFUSED_ADDRESS.items():
+        if missed := totals.misses.get(reason):
+            attention.append(Attention(f"{count_quantity(missed)} blocks missed: {words}", "nodes"))
     if totals.corrupt:
         attention.append(
             Attention(f"{count_quantity(totals.corrupt)} blocks failed verification", "nodes")

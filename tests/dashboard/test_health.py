@@ -96,9 +96,10 @@ def test_trouble_is_said_in_words(changes, words):
 
 
 def test_refused_and_corrupt_blocks_need_somebody():
-    totals = Totals(True, 100, 60, 10, 10, 6, 1, 0, None, None, {}, 12, 3)
+    totals = Totals(True, 100, 60, 10, 10, 6, 1, 0, None, None, {"clock": 5, "evicted": 9}, 12, 3)
     assert attention(totals=totals) == [
         "12 blocks refused over quota",
+        "5 blocks missed: S3's clock and the platform's differ",
         "3 blocks failed verification",
     ]
 

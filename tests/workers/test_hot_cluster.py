@@ -12,6 +12,8 @@ from catalog.models import Segment
 from chains import ENGINE, IDENTITY, Chain
 from cluster import Cluster
 from controlplane import hot
+from dashboard import probes
+from dashboard.storage import hot_server, storage_use
 from neve.client import Client
 from neve.errors import MissReason
 from neve.hot import Tier
@@ -87,6 +89,15 @@ def test_the_platform_serves_flushes_recovers_and_survives_a_failover(
         assert hot.hot_tier(tenant.pk).usage().quota_hot_bytes == (
             Quota.unscoped.get(tenant=tenant).hot_bytes
         )
+
+        memory, room = hot_server(), hot.capacity_bytes()
+        assert memory.max_bytes == 3 * (512 << 20)  # of all primaries
+        assert room == int(memory.max_bytes / hot.MEMORY_PER_BYTE)
+        assert (
+            storage_use((tenant,), 0)[tenant.pk].hot_bytes
+            == hot.hot_tier(tenant.pk).usage().hot_bytes
+        )
+        assert probes.HOT.ask().is_well
 
         assert Flusher(tenant.pk).run().blocks == COUNT
         assert Segment.unscoped.aggregate(Sum("blocks"))["blocks__sum"] == COUNT
