@@ -119,7 +119,7 @@ class Cold:
 
 
 class BlockLazy(Cold):
-    """The longest unread block. Segments are merged only to hold SLACK × quota, the deadest first."""
+    """The longest unread block; segments are merged to hold SLACK × quota, the deadest first."""
 
     SLACK = 1.2
 

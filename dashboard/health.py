@@ -16,11 +16,12 @@ from dashboard.probes import Answer
 from dashboard.selectors import Totals
 from dashboard.storage import StorageUse
 from neve.stats import COUNTERS
+from retention.models import ColdFull
 from tenants.models import Tenant
 
 # A due flush begins within seconds and takes half a minute at most (workers.flush: PASS_S).
 FLUSH_LATE_S = 45
-COLD_FULL = 0.9  # nothing leaves the cold tier by itself to make room
+COLD_FULL = 0.9  # where the policy refuses: nothing leaves by itself to make room
 REFUSED_ADDRESS = {
     "clock": "S3's clock and the platform's differ",
     "denied": "S3 refuses what the platform signs",
@@ -149,6 +150,11 @@ def assess(
         attention.append(
             Attention(f"{count_quantity(totals.put_refused)} blocks refused over quota", "tenants")
         )
+    if totals.cold_refused_blocks:
+        words = f"{count_quantity(totals.cold_refused_blocks)} blocks refused by the cold tier"
+        if totals.lost_blocks:
+            words += f", {count_quantity(totals.lost_blocks)} lost"
+        attention.append(Attention(words, "tenants"))
     for reason, words in REFUSED_ADDRESS.items():
         if missed := totals.misses.get(reason):
             attention.append(Attention(f"{count_quantity(missed)} blocks missed: {words}", "nodes"))
@@ -220,8 +226,9 @@ def _nodes(nodes: list[NodeRow], now: datetime) -> list[Attention]:
 def _tenants(tenants: tuple[Tenant, ...], storage: dict[int, StorageUse]) -> list[Attention]:
     found = []
     for tenant in tenants:
-        ratio = storage[tenant.pk].cold_ratio
-        if ratio is not None and ratio >= COLD_FULL:
+        use = storage[tenant.pk]
+        ratio = use.cold_ratio
+        if use.cold_full == ColdFull.REFUSE and ratio is not None and ratio >= COLD_FULL:
             words = f"{tenant.slug} at {percent_quantity(ratio)} of cold"
             found.append(Attention(words, "tenants"))
     return found

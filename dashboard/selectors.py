@@ -11,7 +11,7 @@ from typing import Any
 
 from django.db.models import Max, Min, Q
 
-from catalog.models import Job, NodeSession, Segment, UsageRollup
+from catalog.models import GAUGES, TIER_COUNTERS, Job, NodeSession, Segment, UsageRollup
 from catalog.usage import bounded_sum, known
 from dashboard.access import Viewer, rows_of
 from dashboard.histograms import Percentile, merge, percentile
@@ -38,10 +38,14 @@ _SUMMED_BLOCKS = (
     "hit_cold_blocks",
     "put_refused",
     "corrupt",
+    *TIER_COUNTERS,
 )
 MISS_WORDS = {
     "never_stored": ("Never stored", "first time seen: nothing to fix"),
-    "evicted": ("Evicted", "the hot tier was full: raise the hot quota"),
+    "evicted": ("Evicted hot", "the hot tier was full, without a cold copy: raise the hot quota"),
+    "evicted_cold": ("Evicted cold", "the cold tier was full: raise the cold quota"),
+    "unflushed": ("Not flushed", "the cold tier refused it: raise the cold quota, end pins"),
+    "idle": ("Idle", "the idle rule removed it, without a cold copy: flush it, or set hot_idle_s"),
     "expired": ("Expired", "retention or a person ended it"),
     "quota": ("Over quota", "refused when it was stored"),
     "fingerprint": ("Fingerprint", "stored by another model or layout"),
@@ -71,6 +75,9 @@ class Totals:
     put_refused: int
     corrupt: int
     tail_tokens: int = 0
+    cold_refused_blocks: int = 0
+    cold_evicted_blocks: int = 0
+    lost_blocks: int = 0
 
     @property
     def hit_tokens(self) -> int:
@@ -182,6 +189,7 @@ def totals(tenants: Tenants, window: Window) -> Totals:
         misses=dict(misses),
         put_refused=counted["put_refused"],
         corrupt=counted["corrupt"],
+        **{name: counted[name] for name in TIER_COUNTERS},
     )
 
 
@@ -261,7 +269,7 @@ def last_gauges(tenants: Tenants, now_s: float) -> dict[int, dict[str, int | Non
         rows_of(UsageRollup, tenants)
         .filter(resolution_s=10, bucket_ts__gte=int(now_s) - 300, hot_used_bytes__isnull=False)
         .order_by("bucket_ts")
-        .values("tenant_id", "hot_used_bytes", "cold_used_bytes", "dirty_blocks", "dirty_oldest_s")
+        .values("tenant_id", *GAUGES)
     )
     return {row["tenant_id"]: row for row in rows}
 

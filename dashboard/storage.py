@@ -12,7 +12,7 @@ from controlplane import hot
 from dashboard.access import rows_of
 from dashboard.selectors import Tenants, last_gauges
 from neve.hot import Usage
-from retention.models import EvictionPolicy, RetentionPolicy
+from retention.models import ColdFull, EvictionPolicy, RetentionPolicy
 from tenants.models import Quota
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,8 @@ class StorageUse:
     """Bytes and blocks that one tenant (or several, summed) holds against its quota.
 
     `hot_room_bytes`: what the servers have left for everybody, where they were promised to more
-    than they can hold; None where quotas hold.
+    than they can hold; None where quotas hold. `unstored_blocks`: hot ones that the cold tier
+    refused. `cold_full`: what a full cold tier does, a ColdFull or "mixed".
     """
 
     hot_bytes: int | None
@@ -40,6 +41,8 @@ class StorageUse:
     hot_quota_bytes: int | None
     cold_quota_bytes: int | None
     hot_room_bytes: int | None = None
+    unstored_blocks: int | None = None
+    cold_full: str = ColdFull.EVICT
 
     @property
     def hot_limit_bytes(self) -> int | None:
@@ -81,6 +84,7 @@ def storage_use(tenants: Tenants, now_s: float) -> dict[int, StorageUse]:
     """By tenant id. One round trip a tenant."""
     quotas = {quota.tenant_id: quota for quota in rows_of(Quota, tenants)}
     gauges = last_gauges(tenants, now_s)
+    policies = dict(rows_of(RetentionPolicy, tenants).values_list("tenant_id", "cold_full"))
     used: dict[int, StorageUse] = {}
     answers, room_bytes = True, None
     try:
@@ -110,6 +114,8 @@ def storage_use(tenants: Tenants, now_s: float) -> dict[int, StorageUse]:
                 gauge.get("dirty_blocks"),
                 oldest_s,
                 *limits,
+                unstored_blocks=gauge.get("unstored_blocks"),
+                cold_full=policies.get(tenant.pk, ColdFull.EVICT),
             )
         else:
             used[tenant.pk] = StorageUse(
@@ -120,6 +126,8 @@ def storage_use(tenants: Tenants, now_s: float) -> dict[int, StorageUse]:
                 _late_s(usage, now_s),
                 *limits,
                 hot_room_bytes=room_bytes,
+                unstored_blocks=usage.unstored_blocks,
+                cold_full=policies.get(tenant.pk, ColdFull.EVICT),
             )
     return used
 
@@ -161,6 +169,7 @@ def summed(uses: list[StorageUse]) -> StorageUse:
         known = [value for value in values if value is not None]
         return sum(known) if known else None
 
+    kinds = {use.cold_full for use in uses} or {ColdFull.EVICT}
     return StorageUse(
         add([use.hot_bytes for use in uses]),
         add([use.cold_bytes for use in uses]),
@@ -170,6 +179,8 @@ def summed(uses: list[StorageUse]) -> StorageUse:
         add([use.hot_quota_bytes for use in uses]),
         add([use.cold_quota_bytes for use in uses]),
         min((use.hot_room_bytes for use in uses if use.hot_room_bytes is not None), default=None),
+        add([use.unstored_blocks for use in uses]),
+        kinds.pop() if len(kinds) == 1 else "mixed",
     )
 
 

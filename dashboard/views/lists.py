@@ -12,12 +12,19 @@ from catalog.models import Job, NodeSession, Segment
 from catalog.sessions import live_since
 from dashboard import health, probes, selectors
 from dashboard.access import ALL
+from dashboard.formats import count_quantity
 from dashboard.pages import page, render_page, viewer
 from dashboard.storage import hot_server, leaves_first, storage_use, summed
 from dashboard.windows import RANGES, window_of
 from tenants.models import AuditEvent
 
 ROWS = 50
+# Members of a job's report → what they mean.
+NOTES = {
+    "refused_blocks": "refused: the cold tier is full",
+    "unreadable_blocks": "lost: unreadable",
+    "evicted_blocks": "evicted from the cold tier for others",
+}
 
 
 @page
@@ -83,7 +90,19 @@ def tiers(request: HttpRequest) -> HttpResponse:
 def jobs(request: HttpRequest) -> HttpResponse:
     found = viewer(request).rows_with_platform(Job).select_related("tenant")
     context = {"workers": probes.WORKERS.read(), **_rows(request, found)}
+    for job in context["rows"]:
+        job.notes = _notes(job.detail)
     return render_page(request, "jobs", context)
+
+
+def _notes(detail: Any) -> list[str]:
+    """What a job could not do although it is done, and what it cost; from its report."""
+    counts = detail if isinstance(detail, dict) else {}
+    return [
+        f"{count_quantity(count)} blocks {words}"
+        for name, words in NOTES.items()
+        if type(count := counts.get(name)) is int and count > 0
+    ]
 
 
 @page

@@ -62,8 +62,8 @@ def test_all_well_says_what_was_checked():
     ]
 
 
-def test_a_full_hot_tier_is_how_a_cache_works():
-    assert health(use=StorageUse(100, 0, 0, 0, None, 100, 100)).is_well
+def test_full_tiers_that_evict_are_how_a_cache_works():
+    assert health(use=StorageUse(100, 100, 0, 0, None, 100, 100)).is_well
 
 
 def test_what_is_not_known_yet_is_not_broken():
@@ -83,7 +83,10 @@ def test_what_is_not_known_yet_is_not_broken():
             {"use": StorageUse(70, 0, 0, 0, None, 100, 100, hot_room_bytes=2)},
             "hot memory is full at 72 B of 100 B promised",
         ),
-        ({"use": StorageUse(0, 93, 0, 0, None, 100, 100)}, "acme at 93.0 % of cold"),
+        (
+            {"use": StorageUse(0, 93, 0, 0, None, 100, 100, cold_full="refuse")},
+            "acme at 93.0 % of cold",
+        ),
         (
             {"use": StorageUse(1, 0, 1, 1, 46.0, 100, 100)},
             "no flush for 46 s although blocks are due",
@@ -102,6 +105,12 @@ def test_refused_and_corrupt_blocks_need_somebody():
         "5 blocks missed: S3's clock and the platform's differ",
         "3 blocks failed verification",
     ]
+
+
+def test_what_the_cold_tier_refused_needs_somebody_and_says_what_was_lost():
+    counts = {"cold_refused_blocks": 22, "cold_evicted_blocks": 99, "lost_blocks": 5}
+    totals = Totals(True, 100, 60, 10, 10, 6, 1, 0, None, None, {}, 0, 0, **counts)
+    assert attention(totals=totals) == ["22 blocks refused by the cold tier, 5 lost"]
 
 
 def test_nodes_are_worst_first_and_those_that_left_are_last():
@@ -125,6 +134,11 @@ def test_a_sum_is_unknown_only_where_all_are():
     )
     assert (both.hot_bytes, both.hot_ratio, both.dirty_oldest_s) == (40, 0.4, 9.0)
     assert both.clean_ratio == pytest.approx(0.36)
+    assert (both.unstored_blocks, both.cold_full) == (None, "evict")
+    refusing = StorageUse(0, 0, 0, 0, None, 1, 1, unstored_blocks=3, cold_full="refuse")
+    assert (summed([refusing, both]).unstored_blocks, summed([refusing, both]).cold_full) == (
+        *(3, "mixed"),
+    )
 
 
 def test_a_probe_remembers_since_when():

@@ -10,7 +10,7 @@ from django.test import Client
 from django.urls import get_resolver, reverse
 from django.utils.html import escape
 
-from catalog.models import GAUGES, Context, NodeSession, UsageRollup
+from catalog.models import GAUGES, Context, Job, NodeSession, UsageRollup
 from controlplane import hot
 from dashboard.access import rows_of
 from dashboard.storage import LEAVES_BY_TENANT, LEAVES_FIRST
@@ -149,6 +149,26 @@ def test_what_leaves_a_full_hot_tier_is_told_as_the_policies_have_it(people, acm
         RetentionPolicy.objects.update(eviction=EvictionPolicy.LRU)
     assert told(people["team"]) == {"the least recently used first"}
     assert told(people["operator"]) == {LEAVES_BY_TENANT}
+
+
+@pytest.mark.parametrize("name", ["overview", "tiers"])
+def test_what_becomes_of_new_blocks_in_a_full_cold_tier_is_told(people, acme, globex, name):
+    def told(browser) -> str:
+        return " ".join(browser.get(address(name)).content.decode().split())
+
+    assert "When full, new blocks push out the longest unread." in told(people["operator"])
+    with tenant_scope(acme.pk):
+        RetentionPolicy.objects.update(cold_full="refuse")
+    assert "Flushes are refused at 100 %." in told(people["team"])
+    assert "as each tenant&#x27;s policy sets" in told(people["operator"]).replace("'", "&#x27;")
+
+
+def test_a_flush_that_was_refused_says_so_in_the_list_of_jobs(people, acme):
+    detail = {"refused_blocks": 22_093, "evicted_blocks": 0, "strange": "value"}
+    Job.unscoped.create(kind="flush", tenant=acme, state="done", detail=detail)
+    page = people["operator"].get(address("jobs")).content.decode()
+    assert "blocks refused: the cold tier is full" in page
+    assert "evicted" not in page
 
 
 def test_the_overview_asks_as_often_for_many_tenants_as_for_few(

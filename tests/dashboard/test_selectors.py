@@ -9,6 +9,7 @@ from catalog.usage import record_gauges
 from dashboard import selectors
 from dashboard.access import rows_of
 from dashboard.windows import RANGES, window_of
+from neve.errors import MissReason
 from rows import make_segment, make_session, make_space
 
 pytestmark = [pytest.mark.integration, pytest.mark.django_db]
@@ -110,6 +111,13 @@ def test_shares_of_misses_begin_with_the_largest():
     ]
     assert shares[1].of_largest == pytest.approx(1 / 3)
     assert selectors.miss_shares({}) == []
+
+
+def test_each_reason_of_a_miss_has_words_and_a_lever():
+    assert selectors.MISS_WORDS.keys() == set(MissReason)
+    assert all(label and hint for label, hint in selectors.MISS_WORDS.values())
+    labels = [label for label, _ in selectors.MISS_WORDS.values()]
+    assert len(set(labels)) == len(labels)
 
 
 def test_hit_ratios_by_tenant(acme, globex, report):

@@ -6,7 +6,7 @@ import pytest
 from django.utils import timezone
 
 from catalog import usage
-from catalog.models import UsageRollup
+from catalog.models import TIER_COUNTERS, UsageRollup
 from rows import make_tenant
 
 pytestmark = [pytest.mark.integration, pytest.mark.django_db]
@@ -59,3 +59,30 @@ def test_fine_buckets_are_pruned_and_hours_stay():
     assert usage.prune() == 3
     kept = sorted(UsageRollup.unscoped.values_list("resolution_s", flat=True))
     assert kept == [10, 60, 60, 3600, 3600, 3600]
+
+
+def test_what_the_tiers_count_is_told_since_the_last_sample():
+    """Also when the hot server begins anew at 0, and when a tenant wrote nonsense there."""
+    tenant, later = make_tenant(), AT + timedelta(seconds=10)
+
+    def sample(at, *totals):
+        named = dict(zip(TIER_COUNTERS, totals, strict=True))
+        usage.record_tier_totals(tenant_id=tenant.pk, at=at, totals=named)
+
+    for at, *totals in ((AT, 5, 100, 0), (AT, 7, 100, 1), (later, 9, 130, 1), (later, 2, 3, 2**70)):
+        sample(at, *totals)
+    points = usage.series(tenant_ids=None, resolution_s=10, since_ts=0)
+    counted = [[point[name] for name in TIER_COUNTERS] for point in points]
+    assert counted[0] == [7, 100, 1]
+    assert counted[1][:2] == [2 + 2, 30 + 3]
+    assert UsageRollup.unscoped.get(resolution_s=3600).cold_evicted_blocks == 133
+
+
+def test_drops_are_added_up_by_reason():
+    tenant = make_tenant()
+    for drops in ({"breaker": 3}, {"breaker": 1, "evicted": 2}):
+        usage.record_deltas(
+            tenant_id=tenant.pk, at=AT, counters={}, misses={}, load_ms={}, drops=drops
+        )
+    (point,) = usage.series(tenant_ids=None, resolution_s=60, since_ts=0)
+    assert point["drops"] == {"breaker": 4, "evicted": 2}

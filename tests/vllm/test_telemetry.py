@@ -35,7 +35,8 @@ def test_what_the_client_counted_is_taken_over_once():
     side, client = Telemetry(), Client()
     for _ in range(2):
         client.stats.count(hot_read_bytes=10, cold_read_bytes=5, hot_write_bytes=7, dropped=2)
-        client.stats.count(put_refused=1, corrupt=1)
+        client.stats.count(put_refused=1, corrupt=1, promoted_blocks=4)
+        client.stats.drop(MissReason.TIMEOUT, 2)
         client.stats.miss(MissReason.EVICTED, 3)
         side.read(client)
         side.read(client)
@@ -43,6 +44,8 @@ def test_what_the_client_counted_is_taken_over_once():
             "read_bytes": {"hot": 10, "cold": 5},
             "written_bytes": {"": 7},
             "unsaved_blocks": {"dropped": 2, "refused": 1},
+            "dropped_blocks": {"timeout": 2},
+            "promoted_blocks": {"": 4},
             "corrupt_blocks": {"": 1},
             "missed_blocks": {"evicted": 3},
         }

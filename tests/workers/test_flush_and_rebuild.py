@@ -240,6 +240,24 @@ def test_a_policy_that_refuses_keeps_the_oldest_and_tells_the_refused_apart():
     assert (usage.unstored_blocks, usage.lost_blocks) == (0, 2)
 
 
+def test_a_flush_that_was_refused_says_so_in_its_row_and_in_the_usage():
+    world = World(cold_bytes=ROOM_FOR_3)
+    refuse_when_full(world)
+    world.store(4)
+    hot.admin().zadd(world.keys.bookkeeping[2], dict.fromkeys(world.payloads, 1))
+    tasks.flush()
+    job = Job.unscoped.get(kind="flush")
+    assert (job.state, job.blocks) == ("done", 3)
+    size = HEADER_BYTES + PAYLOAD_BYTES
+    assert (job.detail["refused_blocks"], job.detail["refused_bytes"]) == (1, size)
+    tasks.sample()
+    world.tier.evict(1 << 40)
+    tasks.sample()
+    rows = UsageRollup.unscoped.filter(tenant=world.tenant, resolution_s=3600)
+    row = rows.values("cold_refused_blocks", "cold_evicted_blocks", "lost_blocks").get()
+    assert row == {"cold_refused_blocks": 1, "cold_evicted_blocks": 0, "lost_blocks": 1}
+
+
 def test_a_full_cold_tier_keeps_the_newest_and_refuses_nothing():
     """Twice as much as the cold quota goes through; what a node reads meanwhile stays."""
     world = World(cold_bytes=ROOM_FOR_3)

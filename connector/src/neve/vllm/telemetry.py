@@ -49,6 +49,8 @@ COUNTERS: Final = (
         "reason",
         ("dropped", "refused"),
     ),
+    Metric("dropped_blocks", "Blocks that storage did not take, by reason.", "reason", MissReason),
+    Metric("promoted_blocks", "Cold blocks brought back into the hot tier."),
     Metric("corrupt_blocks", "Blocks that failed verification (and were computed)."),
     Metric("decisions", "What was done with a found prefix.", "decision", Decision),
     Metric(
@@ -77,6 +79,7 @@ _FROM_STATS: Final = (
     ("written_bytes", "", "hot_write_bytes"),
     ("unsaved_blocks", "dropped", "dropped"),
     ("unsaved_blocks", "refused", "put_refused"),
+    ("promoted_blocks", "", "promoted_blocks"),
     ("corrupt_blocks", "", "corrupt"),
 )
 # A histogram's samples kept between two steps; beyond, an engine that never takes them forgets.
@@ -123,10 +126,11 @@ class Telemetry:
         for name, label, counter in _FROM_STATS:
             self.count(name, totals.counters[counter] - self._seen[counter], label)
             self._seen[counter] = totals.counters[counter]
-        for reason, blocks in totals.misses.items():
-            key = f"miss {reason}"
-            self.count("missed_blocks", blocks - self._seen[key], str(reason))
-            self._seen[key] = blocks
+        for name, by_reason in (("missed_blocks", totals.misses), ("dropped_blocks", totals.drops)):
+            for reason, blocks in by_reason.items():
+                key = f"{name} {reason}"
+                self.count(name, blocks - self._seen[key], str(reason))
+                self._seen[key] = blocks
 
     def note_others(self, gauges: Mapping[str, dict[str, float]]) -> None:
         """What other sides' `take_gauges` said, by side."""
