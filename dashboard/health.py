@@ -226,6 +226,11 @@ def _nodes(nodes: list[NodeRow], now: datetime) -> list[Attention]:
 def _tenants(tenants: tuple[Tenant, ...], storage: dict[int, StorageUse]) -> list[Attention]:
     found = []
     for tenant in tenants:
+        if tenant.cut_off_at is not None:
+            since = clock_text(tenant.cut_off_at)
+            words = f"{tenant.slug} cut off since {since} UTC: {tenant.cut_off_reason}"
+            found.append(Attention(words, "tenants"))
+    for tenant in tenants:
         use = storage[tenant.pk]
         ratio = use.cold_ratio
         if use.cold_full == ColdFull.REFUSE and ratio is not None and ratio >= COLD_FULL:

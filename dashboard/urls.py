@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from dashboard.views import assets, contexts, keys, lists, login, overview
+from dashboard.views import assets, contexts, keys, let_in, lists, login, overview
 
 app_name = "dashboard"
 urlpatterns = [
@@ -12,6 +12,7 @@ urlpatterns = [
     path("login/", login.sign_in, name="login"),
     path("logout/", login.sign_out, name="logout"),
     path("tenants/", lists.tenants, name="tenants"),
+    path("tenants/<int:tenant_id>/let-in", let_in.let_in, name="tenant-let-in"),
     path("nodes/", lists.nodes, name="nodes"),
     path("tiers/", lists.tiers, name="tiers"),
     path("jobs/", lists.jobs, name="jobs"),

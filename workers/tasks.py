@@ -16,7 +16,7 @@ from retention.models import RetentionPolicy
 from retention.stored import Walk
 from tenants import key_use
 from tenants.models import Tenant
-from workers import pruning, recovery, removal
+from workers import pruning, rebuild, recovery, removal
 from workers import retain as claims
 from workers.compaction import sweep as sweeping
 from workers.compaction.merge import CompactReport
@@ -25,6 +25,7 @@ from workers.flush import Flusher, FlushReport, is_worth_a_segment
 from workers.kinds import Opener, Target, active_tenants, does
 from workers.reconcile import run as repairs
 from workers.reconcile.report import Report
+from workers.watch import run as watching
 
 EXPIRE_BLOCKS = 1000  # of one function call: others get their turn in between
 
@@ -163,6 +164,21 @@ def rebuild_index(job: Opener, tenant_id: None) -> None:
         report = rebuild(progress=partial(recovery.show_in_job, run))
         run.progress(1.0, blocks=report.blocks)
         run.detail(vars(report))
+
+
+@does(kinds.REBUILD_TENANT, find=lambda: [])
+def rebuild_tenant(job: Opener, tenant_id: int) -> None:
+    """Only on request: what the index knows already stays as it is."""
+    with job() as run:
+        report = rebuild.rebuild_tenant(tenant_id)
+        run.progress(1.0, blocks=report.blocks)
+        run.detail(vars(report))
+
+
+@does(kinds.WATCH)
+def watch(job: Opener, tenant_id: None) -> None:
+    """Who takes the hot tier from the others is cut off. No Job row: the audit trail tells."""
+    watching.look()
 
 
 @does(kinds.END_ACCESS)

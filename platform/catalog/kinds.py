@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-QUEUES = ("data-at-risk", "speed-at-risk", "room-at-risk", "view-at-risk")
+QUEUES = ("neighbours-at-risk", "data-at-risk", "speed-at-risk", "room-at-risk", "view-at-risk")
 REQUEST_ATTEMPTS = 5  # after these failures a request stays failed; ticks try for ever
 
 
@@ -54,6 +54,14 @@ class Kind:
                 raise BadRequest(f"arguments.{name}", f"needs to be {type_.__name__}.")
 
 
+WATCH = Kind(
+    "watch",
+    "neighbours-at-risk",
+    "Cut off tenants that take more of the hot tier than their share.",
+    2.0,
+    of_tenant=False,
+    is_offered=False,
+)
 FLUSH = Kind("flush", "data-at-risk", "Write due blocks of the hot tier to S3.", 1.0)
 SWEEP = Kind("sweep", "speed-at-risk", "Delete segments in which nothing is alive.", 30.0)
 COMPACT = Kind("compact", "speed-at-risk", "Merge small, scattered or half dead segments.", 30.0)
@@ -75,6 +83,11 @@ REMOVE_SPACE = Kind(
     10.0,
     arguments={"space_id": int},
     is_offered=False,
+)
+REBUILD_TENANT = Kind(
+    "rebuild_tenant",
+    "room-at-risk",
+    "Build one tenant's index again from segment footers.",
 )
 REBUILD_INDEX = Kind(
     "rebuild_index",
@@ -120,6 +133,7 @@ HOUSEKEEPING = Kind(
 KINDS = {
     kind.name: kind
     for kind in (
+        *(WATCH, REBUILD_TENANT),
         *(FLUSH, SWEEP, COMPACT, EXPIRE, RETAIN, REMOVE_TENANT, REMOVE_SPACE),
         *(REBUILD_INDEX, END_ACCESS, SAMPLE, RECONCILE, PRUNE, HOUSEKEEPING),
     )

@@ -55,12 +55,17 @@ def open_session(
     processes it has ("gpu-07/scheduler" is a part of "gpu-07").
     `instance`: tells engines of one name apart.
     `key`: the node's; None for sessions that no key opened.
-    Raises Problem: fingerprint-clash, node-limit, limit-reached, unauthorized (the key was revoked
-    meanwhile).
+    Raises Problem: fingerprint-clash, node-limit, limit-reached, tenant-cut-off, unauthorized (the
+    key was revoked meanwhile).
     """
     # The lock makes two handshakes of one tenant count one after the other, and makes a revocation
     # either end this session or be seen here.
     tenant = Tenant.objects.select_for_update().get(pk=tenant.pk)
+    if tenant.cut_off_at is not None:
+        raise Problem(
+            "tenant-cut-off",
+            f"Nodes of {tenant.slug} are kept out of the hot tier: {tenant.cut_off_reason}.",
+        )
     if key is not None and not usable_node_keys().filter(pk=key.pk).exists():
         raise Problem("unauthorized", "The API key is unknown, revoked or expired.")
     with tenant_scope(tenant.pk):

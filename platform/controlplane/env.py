@@ -37,6 +37,8 @@ class Env:
     hot_seeds: list[str]
     hot_tls: bool
     hot_buckets: int
+    hot_connections: int  # of one tenant
+    hot_uncommitted_mib: int  # of one tenant, at least
     bus_url: str  # redis:// or rediss://, as redis-py, Celery and Channels want it
     rate_caller: str | None
     rate_address: str | None
@@ -77,6 +79,8 @@ def read() -> Env:
             or [_host_port(each) for each in each_url(hot_url)],
             hot_tls=urlsplit(hot_url).scheme in ("valkeys", "rediss"),
             hot_buckets=_at_least(env, "NEVE_HOT_BUCKETS", 1, least=1),
+            hot_connections=_at_least(env, "NEVE_HOT_CONNECTIONS", 1000, least=8),
+            hot_uncommitted_mib=_at_least(env, "NEVE_HOT_UNCOMMITTED_MIB", 32, least=1),
             bus_url=_bus_url(env.str("NEVE_BUS_URL", "valkey://127.0.0.1:6391/0")),
             rate_caller=_rate(env, "NEVE_RATE_CALLER", "1200/min"),
             rate_address=_rate(env, "NEVE_RATE_ADDRESS", "600/min"),

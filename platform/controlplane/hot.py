@@ -119,6 +119,12 @@ def username(key: ApiKey) -> str:
 _USERNAME = re.compile(r"t(\d+)(\.k\d+)?")  # without a key: as earlier releases made them
 
 
+def tenant_of(username: str) -> int | None:
+    """Whose node has this Valkey user; None: nobody's."""
+    found = _USERNAME.fullmatch(username)
+    return int(found[1]) if found else None
+
+
 def password(key: ApiKey) -> str:
     """Derived, not stored: any web process can make the key's Valkey user again.
 
@@ -224,9 +230,13 @@ def _config_set(client: Any, option: str, value: str) -> str:
 
 
 def provision_tenant(tenant: Tenant) -> None:
-    """The functions, and the tenant's numbers in `:q`. An inactive tenant's users are removed."""
-    if not tenant.is_active:
+    """The functions, and the tenant's numbers in `:q`.
+
+    Users of a tenant that is inactive or cut off are removed.
+    """
+    if not tenant.is_active or tenant.cut_off_at is not None:
         remove_users(name for name, owner in _node_users() if owner == tenant.pk)
+    if not tenant.is_active:
         return
     for client in primaries():
         if not client.execute_command("FUNCTION", "LIST", "LIBRARYNAME", LIBRARY):

@@ -43,6 +43,12 @@ KINDS: dict[str, tuple[int, str, str]] = {
         "Send `Authorization: Bearer neve_…` with a key that is neither revoked nor expired.",
     ),
     "forbidden": (403, "Not allowed", "Use a key or an account with the role that this needs."),
+    "tenant-cut-off": (
+        403,
+        "The tenant is cut off",
+        "Its nodes took what belongs to others. Find out which and why; then an operator lets the "
+        "tenant in again, on the page Tenants or with `manage.py let_in`.",
+    ),
     "not-found": (
         404,
         "Not found",

@@ -75,7 +75,7 @@ class MembershipInline(admin.TabularInline):
 @admin.register(Tenant)
 class TenantAdmin(admin.ModelAdmin):
     form = TenantForm
-    list_display = ("slug", "name", "node_limit", "is_active", "created_at")
+    list_display = ("slug", "name", "node_limit", "is_active", "cut_off_at", "created_at")
     search_fields = ("slug", "name")
     inlines = (MembershipInline,)
 

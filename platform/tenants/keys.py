@@ -57,6 +57,10 @@ def usable_node_keys() -> QuerySet[ApiKey]:
     """Of all tenants: the keys that nodes may use now, in the hot tier too."""
     unexpired = Q(expires_at=None) | Q(expires_at__gt=timezone.now())
     keys: QuerySet[ApiKey] = ApiKey.unscoped.filter(
-        unexpired, role=ApiKey.Role.NODE, revoked_at=None, tenant__is_active=True
+        unexpired,
+        role=ApiKey.Role.NODE,
+        revoked_at=None,
+        tenant__is_active=True,
+        tenant__cut_off_at=None,
     )
     return keys

@@ -25,6 +25,13 @@ class Tenant(models.Model):
     node_limit = models.PositiveIntegerField(default=16)
     is_active = models.BooleanField(default=True)
     is_leaving = models.BooleanField(default=False, editable=False, help_text="being removed")
+    cut_off_at = models.DateTimeField(
+        null=True,
+        blank=True,
+        editable=False,
+        help_text="its nodes harmed others: they are kept out",
+    )
+    cut_off_reason = models.CharField(max_length=200, blank=True, editable=False)
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:

@@ -103,6 +103,51 @@ def change_tenant(
 
 
 @transaction.atomic
+def cut_off(*, tenant: Tenant, reason: str, actor: Actor = SYSTEM) -> bool:
+    """Keeps a tenant's nodes out of the hot tier until `let_in`; its people and data stay.
+
+    Its sessions and Valkey users end at once. False when it is cut off already.
+    """
+    row = Tenant.objects.select_for_update().get(pk=tenant.pk)
+    if row.cut_off_at is not None:
+        hot.provision_on_commit(row.pk)
+        return False
+    row.cut_off_at, row.cut_off_reason = timezone.now(), reason[:200]
+    row.save(update_fields=["cut_off_at", "cut_off_reason"])
+    sessions.end_all(tenant_id=row.pk)
+    record(
+        actor=actor,
+        tenant_id=row.pk,
+        action="tenant.cut_off",
+        obj=row,
+        before={"cut_off_at": None},
+        after={"cut_off_at": row.cut_off_at.isoformat(), "reason": row.cut_off_reason},
+    )
+    hot.provision_on_commit(row.pk)
+    return True
+
+
+@transaction.atomic
+def let_in(*, tenant: Tenant, actor: Actor) -> bool:
+    """Ends `cut_off`: nodes get in with their next handshake. False when it is not cut off."""
+    row = Tenant.objects.select_for_update().get(pk=tenant.pk)
+    if row.cut_off_at is None:
+        return False
+    before = {"cut_off_at": row.cut_off_at.isoformat(), "reason": row.cut_off_reason}
+    row.cut_off_at, row.cut_off_reason = None, ""
+    row.save(update_fields=["cut_off_at", "cut_off_reason"])
+    record(
+        actor=actor,
+        tenant_id=row.pk,
+        action="tenant.let_in",
+        obj=row,
+        before=before,
+        after={"cut_off_at": None},
+    )
+    return True
+
+
+@transaction.atomic
 def remove_tenant(*, tenant: Tenant, actor: Actor) -> None:
     """Cuts it off at once; what it holds, and then the row, goes by `workers.remove_tenant`."""
     Tenant.objects.filter(pk=tenant.pk).update(is_active=False, is_leaving=True)

@@ -98,6 +98,11 @@ def test_trouble_is_said_in_words(changes, words):
     assert attention(**changes) == [words]
 
 
+def test_a_tenant_that_was_cut_off_waits_for_somebody():
+    gone = Tenant(pk=7, slug="acme", cut_off_at=NOW, cut_off_reason="96 MiB in the hot tier")
+    assert attention(tenants=(gone,)) == ["acme cut off since 12:03:00 UTC: 96 MiB in the hot tier"]
+
+
 def test_refused_and_corrupt_blocks_need_somebody():
     totals = Totals(True, 100, 60, 10, 10, 6, 1, 0, None, None, {"clock": 5, "evicted": 9}, 12, 3)
     assert attention(totals=totals) == [

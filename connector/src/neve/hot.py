@@ -174,7 +174,8 @@ class Usage:
 
     `unstored`: hot blocks that the cold tier refused. Counters: `evicted` from a full hot tier,
     `idle` by the idle rule, `cold_evicted` from a full cold tier, `cold_refused` by it, `lost`:
-    refused blocks that left the hot tier later.
+    refused blocks that left the hot tier later, `abused`: calls that brought more than any client
+    sends by mistake.
     """
 
     hot_bytes: int = 0
@@ -200,6 +201,7 @@ class Usage:
     cold_evicted_bytes: int = 0
     lost_blocks: int = 0
     lost_bytes: int = 0
+    abused_calls: int = 0
     mended: int = 0  # damaged pieces of bookkeeping that were removed (audit.lua)
     quota_hot_bytes: int = 0
     quota_cold_bytes: int = 0

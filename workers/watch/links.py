@@ -1,0 +1,112 @@
+"""Clients of a hot server: who has too many connections or too much in buffers. Mostly pure."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from controlplane.hot import tenant_of
+from controlplane.hot_servers import PLATFORM_NAME
+
+MIB = 1 << 20
+STRANGER_IDLE_S = 10  # a connection that does not log in: nodes do it with their first bytes
+STRANGER_COMMANDS = ("NULL", "auth", "hello")
+EXCESSIVE = 1.5  # so far above its limit a tenant is not by mistake
+
+
+@dataclass(frozen=True)
+class Link:
+    """One line of CLIENT LIST. `tenant_id` None: the administrator, or nobody yet."""
+
+    number: int
+    tenant_id: int | None
+    is_platforms: bool
+    idle_s: int
+    command: str
+    bytes: int
+
+    @classmethod
+    def of(cls, told: dict[str, Any]) -> "Link":
+        return cls(
+            int(told["id"]),
+            tenant_of(str(told.get("user", ""))),
+            told.get("name") == PLATFORM_NAME,
+            int(told["idle"]),
+            str(told.get("cmd", "")),
+            int(told.get("tot-mem", 0)),
+        )
+
+    @property
+    def is_stranger(self) -> bool:
+        return self.tenant_id is None and not self.is_platforms
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one tenant may have of one server; strangers together have as many connections."""
+
+    connections: int
+    bytes: int
+
+    @classmethod
+    def of(cls, *, connections: int, max_clients: int, max_memory: int) -> "Share":
+        """Never more than a quarter of the connections, or a twentieth of the memory."""
+        room = max_memory // 20 if max_memory else 1024 * MIB
+        return cls(min(connections, max(1, max_clients // 4)), max(64 * MIB, room))
+
+
+@dataclass
+class Verdict:
+    """`kill`: numbers of connections. `excessive`: why, by tenant."""
+
+    kill: set[int] = field(default_factory=set)
+    excessive: dict[int, str] = field(default_factory=dict)
+
+
+def judge(links: Iterable[Link], share: Share) -> Verdict:
+    """The newest connections above a share go, then the largest until the others' bytes fit."""
+    verdict, strangers = Verdict(), []
+    by_tenant: defaultdict[int, list[Link]] = defaultdict(list)
+    for link in links:
+        if link.tenant_id is not None:
+            by_tenant[link.tenant_id].append(link)
+        elif link.is_stranger:
+            strangers.append(link)
+    for tenant_id, own in by_tenant.items():
+        over = set(_newest(own, share.connections))
+        held = sum(link.bytes for link in own)
+        if len(own) > EXCESSIVE * share.connections:
+            verdict.excessive[tenant_id] = (
+                f"{len(own)} connections, its share is {share.connections}"
+            )
+        elif held > EXCESSIVE * share.bytes:
+            verdict.excessive[tenant_id] = (
+                f"{held // MIB} MiB in buffers, its share is {share.bytes // MIB} MiB"
+            )
+        left = sum(link.bytes for link in own if link.number not in over)
+        for link in sorted(own, key=lambda link: link.bytes, reverse=True):
+            if left <= share.bytes:
+                break
+            if link.number not in over:
+                over.add(link.number)
+                left -= link.bytes
+        verdict.kill |= over
+    verdict.kill.update(
+        link.number
+        for link in strangers
+        if link.idle_s >= STRANGER_IDLE_S and link.command in STRANGER_COMMANDS
+    )
+    verdict.kill.update(_newest(strangers, share.connections))
+    return verdict
+
+
+def _newest(links: list[Link], most: int) -> list[int]:
+    return sorted(link.number for link in links)[most:]
+
+
+def kill(client: Any, numbers: Iterable[int]) -> int:
+    """Returns how many there were. Raises valkey's errors."""
+    pipe = client.pipeline(transaction=False)
+    for number in numbers:
+        pipe.execute_command("CLIENT", "KILL", "ID", number)
+    return sum(int(gone) for gone in pipe.execute())

@@ -1,0 +1,176 @@
+"""One look at the hot tier every few seconds, and what follows from it.
+
+What a look must remember until the next stands in its process; another process begins anew, which
+costs one more look.
+"""
+
+import logging
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from django.conf import settings
+from valkey.exceptions import ResponseError
+
+from catalog import jobs
+from controlplane import hot, hot_servers
+from neve.hot import Usage
+from tenants import services
+from tenants.models import Quota, Tenant
+from workers.watch import links, weights
+
+log = logging.getLogger("neve.watch")
+
+MIB = 1 << 20
+LOOK_S = 4.0
+SLOW_KEYS = 10_000  # of one look, when nothing is suspicious: about 1 % of one server's time
+FAST_KEYS = 2_000_000
+STRIKES = 2  # what stands in two looks was no coincidence
+
+
+@dataclass
+class Memory:
+    """Between two looks."""
+
+    round: weights.Round | None = None
+    strikes: Counter[int] = field(default_factory=Counter)  # rounds a tenant was too heavy in
+    linked: Counter[int] = field(default_factory=Counter)  # looks in which it had too many links
+    abused: dict[int, int] = field(default_factory=dict)
+    usual_bytes: int = 0  # memory beside booked blocks, when nobody was too heavy
+    usual_booked: int = 0
+    cleaning: set[int] = field(default_factory=set)
+
+
+@dataclass(frozen=True)
+class Held:
+    """What the books say of one tenant, and what it may hold in all."""
+
+    booked_bytes: int
+    limit_bytes: int
+    abused_calls: int
+
+
+MEMORY = Memory()
+
+
+def look(memory: Memory = MEMORY) -> None:
+    """Raises valkey's errors."""
+    until = time.monotonic() + LOOK_S
+    found: dict[int, str] = {}
+    held = _held()
+    _look_at_links(memory, found)
+    _look_at_calls(memory, held, found)
+    _look_at_bytes(memory, held, found, until)
+    for tenant_id, why in found.items():
+        _cut_off(memory, tenant_id, why)
+    for tenant_id in tuple(memory.cleaning):
+        _clean(memory, tenant_id, held)
+
+
+def _held() -> dict[int, Held]:
+    quotas = {quota.tenant_id: quota for quota in Quota.unscoped.all()}
+    held = {}
+    for tenant_id, quota in quotas.items():
+        try:
+            usage = hot.hot_tier(tenant_id).usage()
+        except ResponseError:  # damaged books of one tenant: reconcile's
+            log.exception("books_unreadable tenant=%s", tenant_id)
+            usage = Usage()
+        room = max(settings.ENV.hot_uncommitted_mib * MIB, quota.hot_bytes // 4)
+        books = (quota.hot_bytes + quota.cold_bytes) // 64  # 300 bytes for each block
+        limit = max(quota.hot_bytes, usage.hot_bytes) + room + books
+        held[tenant_id] = Held(usage.hot_bytes, limit, usage.abused_calls)
+    return held
+
+
+def _look_at_links(memory: Memory, found: dict[int, str]) -> None:
+    excessive: dict[int, str] = {}
+    for client in hot_servers.servers():
+        told = client.info()
+        share = links.Share.of(
+            connections=settings.ENV.hot_connections,
+            max_clients=int(told["maxclients"]),
+            max_memory=int(told["maxmemory"]),
+        )
+        verdict = links.judge(map(links.Link.of, client.client_list()), share)
+        if verdict.kill:
+            count = links.kill(client, verdict.kill)
+            log.warning("connections_ended count=%s why=%s", count, verdict.excessive)
+        excessive |= verdict.excessive
+    memory.linked = Counter({t: memory.linked[t] + 1 for t in excessive})
+    found |= {t: why for t, why in excessive.items() if memory.linked[t] >= STRIKES}
+
+
+def _look_at_calls(memory: Memory, held: dict[int, Held], found: dict[int, str]) -> None:
+    for tenant_id, each in held.items():
+        before = memory.abused.get(tenant_id, each.abused_calls)
+        memory.abused[tenant_id] = each.abused_calls
+        if each.abused_calls > before:
+            found[tenant_id] = "a call with more than 100,000 values, which no client sends"
+
+
+def _look_at_bytes(
+    memory: Memory, held: dict[int, Held], found: dict[int, str], until: float
+) -> None:
+    beside, booked = _memory_beside(), sum(each.booked_bytes for each in held.values())
+    grown = max(settings.ENV.hot_uncommitted_mib * MIB // 2, (booked - memory.usual_booked) // 3)
+    hurry = beside - booked > memory.usual_bytes + grown or bool(memory.strikes)
+    memory.round = memory.round or weights.Round()
+    try:
+        is_around = memory.round.go_on(most_keys=FAST_KEYS if hurry else SLOW_KEYS, until=until)
+    except Exception:
+        memory.round = None
+        raise
+    if not is_around:
+        return
+    weighed, memory.round = memory.round.held, None
+    heavy = {
+        tenant_id: bytes_
+        for tenant_id, bytes_ in weighed.items()
+        if tenant_id in held and bytes_ > held[tenant_id].limit_bytes
+    }
+    memory.strikes = Counter({tenant_id: memory.strikes[tenant_id] + 1 for tenant_id in heavy})
+    if not heavy:
+        memory.usual_bytes, memory.usual_booked = beside - booked, booked
+    for tenant_id, bytes_ in heavy.items():
+        if memory.strikes[tenant_id] >= STRIKES:
+            limit = held[tenant_id].limit_bytes
+            found[tenant_id] = f"{bytes_ // MIB} MiB in the hot tier, the limit is {limit // MIB}"
+
+
+def _memory_beside() -> int:
+    """Of all primaries, without the server itself and its clients' buffers."""
+    told: list[dict[str, Any]] = [client.info("memory") for client in hot_servers.primaries()]
+    return sum(
+        int(each["used_memory"])
+        - int(each.get("used_memory_startup", 0))
+        - int(each.get("mem_clients_normal", 0))
+        for each in told
+    )
+
+
+def _cut_off(memory: Memory, tenant_id: int, why: str) -> None:
+    tenant = Tenant.objects.filter(pk=tenant_id).first()
+    if tenant is None:
+        return
+    if services.cut_off(tenant=tenant, reason=why):
+        log.error("tenant_cut_off tenant=%s why=%s", tenant.slug, why)
+    memory.cleaning.add(tenant_id)
+
+
+def _clean(memory: Memory, tenant_id: int, held: dict[int, Held]) -> None:
+    """What it left outside of the books goes; were the books themselves too heavy, they too."""
+    keys, bytes_, is_done = weights.remove_junk(tenant_id, until=time.monotonic() + LOOK_S)
+    if keys:
+        log.warning("junk_removed tenant=%s keys=%s bytes=%s", tenant_id, keys, bytes_)
+    if not is_done:
+        return
+    memory.cleaning.discard(tenant_id)
+    memory.strikes.pop(tenant_id, None)
+    limit = held[tenant_id].limit_bytes if tenant_id in held else 0
+    if weights.held_bytes(tenant_id) > limit:
+        log.error("books_removed tenant=%s", tenant_id)
+        weights.remove_all(tenant_id)
+        hot.provision_tenant(Tenant.objects.get(pk=tenant_id))
+        jobs.enqueue("rebuild_tenant", tenant_id=tenant_id)
