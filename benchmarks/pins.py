@@ -2,17 +2,17 @@
 
     .venv/bin/python benchmarks/pins.py [--others 0,300,3000] [--blocks 100] [--rounds 20]
 
-Prints CPU ms of the process (the best of `--rounds`: others use the machine as well) and calls to
-Valkey for one pin, on a real Valkey and the database that the tests use. The other contexts hold
-chains of as many blocks. "apart": they share nothing with the pinned one. "shared": all begin with
-the same half, as requests with one system prompt do.
+Prints CPU ms of the process (the best of `--rounds`: others use the machine as well) and functions
+called in Valkey for one pin and its end, on a real Valkey and the database that the tests use. The
+other contexts hold chains of as many blocks. "apart": they share nothing with the pinned one.
+"shared": all begin with the same half, as requests with one system prompt do.
 """
 
 import argparse
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -73,17 +73,21 @@ def context_among(others: int, blocks: int, *, are_shared: bool) -> Context:
     return make_context(space, "own", ids)
 
 
-def measure(context: Context, rounds: int) -> tuple[float, int]:
-    """CPU ms of the cheapest pin, and how many functions it called in Valkey."""
-    best, calls = float("inf"), 0
-    for n in range(rounds):
-        before = function_calls()
-        began = time.process_time()
-        until = timezone.now() + timedelta(hours=1 + n)
-        pins.pin(context=context, until=until, actor=ACTOR)
-        best = min(best, 1e3 * (time.process_time() - began))
-        calls = function_calls() - before
-    return best, calls
+def measure(context: Context, rounds: int) -> dict[str, tuple[float, int]]:
+    """CPU ms of the cheapest pin and of the cheapest unpin, and how many functions it called."""
+    until = timezone.now() + timedelta(days=2)  # later than the others: each end is to be found
+    changes: dict[str, Callable[[], object]] = {
+        "pin": lambda: pins.pin(context=context, until=until, actor=ACTOR),
+        "unpin": lambda: pins.unpin(context=context, actor=ACTOR),
+    }
+    best = dict.fromkeys(changes, (float("inf"), 0))
+    for _ in range(rounds):
+        for name, change in changes.items():
+            calls, began = function_calls(), time.process_time()
+            change()
+            cpu_ms = 1e3 * (time.process_time() - began)
+            best[name] = min(best[name], (cpu_ms, function_calls() - calls))
+    return best
 
 
 def function_calls() -> int:
@@ -102,13 +106,19 @@ def main() -> None:
     with ValkeyServer(Path(testsettings.FOLDER, "hot"), port=testsettings.HOT_PORT):
         hot.provision()
         print(f"chains of {asked.blocks} blocks")
-        print(f"{'other pinned contexts':>22} {'CPU ms':>8} {'calls':>5}")
+        print(f"{'other pinned contexts':>22} {'pin: ms':>8} calls {'unpin: ms':>9} calls")
         for are_shared in (False, True):
             for others in map(int, asked.others.split(",")):
                 own = context_among(others, asked.blocks, are_shared=are_shared)
-                cpu_ms, calls = measure(own, asked.rounds)
+                (pin_ms, asked_by_pin), (unpin_ms, asked_by_unpin) = measure(
+                    own, asked.rounds
+                ).values()
                 name = "shared" if are_shared else "apart"
-                print(f"{others:>15} {name:>6} {cpu_ms:>8.1f} {calls:>5}", flush=True)
+                print(
+                    f"{others:>15} {name:>6} {pin_ms:>8.1f} {asked_by_pin:>5}"
+                    f" {unpin_ms:>9.1f} {asked_by_unpin:>5}",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

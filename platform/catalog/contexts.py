@@ -114,11 +114,7 @@ def record(
     def settle() -> None:
         stored.hold_or_follow_later(context, anew=is_relabelled)
         if context.is_pinned:
-            pins.settle(
-                tenant_id=context.tenant_id,
-                space_id=context.space_id,
-                chains=[ids, old_ids],
-            )
+            pins.follow_chain(context, old_ids)
 
     transaction.on_commit(settle, robust=True)
     if pin_s is not None:

@@ -192,6 +192,20 @@ def settle(*, tenant_id: int, space_id: int, chains: Sequence[list[bytes]]) -> i
     return sum(tier.unpin(members, end_s) for end_s, members in groups.items())
 
 
+def follow_chain(context: Context, old_ids: list[bytes]) -> None:
+    """After a pinned context was recorded anew: its pin goes over to its new chain.
+
+    Other contexts are read only when blocks left the chain. Raises valkey's errors.
+    """
+    ids = context.ids()
+    if not set(old_ids) <= set(ids):
+        settle(tenant_id=context.tenant_id, space_id=context.space_id, chains=[ids, old_ids])
+        return
+    terms = rulebook_of(context.tenant_id).of_context(context.space_id, context.label, context.name)
+    end_s = int(context.pinned_until.timestamp())
+    _grant(hot.hot_tier(context.tenant_id), ids, end_s, terms.pin_budget_bytes)
+
+
 def restore(tenant_id: int) -> None:
     """After the index was rebuilt. Inside the tenant's scope. Raises valkey's errors."""
     tier, book = hot.hot_tier(tenant_id), rulebook_of(tenant_id)
@@ -220,7 +234,7 @@ def _pin(
     try:
         with rows.changing(context) as row:
             rows.require_unexpired(row)
-            before = rows.facts(row)
+            before, ended_at = rows.facts(row), row.pinned_until
             own, _ = Pin.objects.update_or_create(
                 context=row,
                 owner=actor.owner,
@@ -229,7 +243,7 @@ def _pin(
             note_end(row)
             after = {**rows.facts(row), "pin": described(own)}
             rows.note(row, "context.pin", actor, before=before, after=after)
-            there = _charge(row, until, terms.pin_budget_bytes)
+            there = _charge(row, terms.pin_budget_bytes)
             if there == 0 and must_be_there:
                 raise rows.lost(row)
     except OverBudget as refusal:
@@ -242,18 +256,24 @@ def _pin(
             used_bytes=refusal.used_bytes,
             asked_bytes=refusal.asked_bytes,
         ) from refusal
-    kept = settle_of(row)
-    return Pinned(own, row.pinned_until, kept, row.blocks - (kept if there is None else there))
+    # Valkey keeps the later end of each block: the other contexts matter only when one is to fall.
+    falls = ended_at is not None and row.pinned_until < ended_at
+    if there is None or falls:
+        kept = settle_of(row)
+        there = kept if there is None else there
+    else:
+        kept = there
+    return Pinned(own, row.pinned_until, kept, row.blocks - there)
 
 
-def _charge(context: Context, until: datetime, budget_bytes: int | None) -> int | None:
+def _charge(context: Context, budget_bytes: int | None) -> int | None:
     """How many blocks of the context are there to be kept; None: the hot tier does not answer.
 
     Raises OverBudget.
     """
     try:
         return hot.hot_tier(context.tenant_id).pin(
-            context.ids(), int(until.timestamp()), budget_bytes=budget_bytes
+            context.ids(), int(context.pinned_until.timestamp()), budget_bytes=budget_bytes
         )
     except ValkeyError as error:
         log.warning("pin_not_applied context=%s error=%s", context.pk, error)

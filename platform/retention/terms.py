@@ -85,7 +85,7 @@ def resolve(
     values: dict[str, int | None] = {}
     for rule in sorted(matching, key=lambda rule: (-rule.specificity, rule.order)):
         values = {**rule.values, **values}
-    return replace(policy, **values)
+    return replace(policy, **values) if values else policy
 
 
 def end_of(terms: BlockTerms, stored_s: int) -> int:

@@ -440,7 +440,7 @@ def test_residency_says_what_is_durable_in_tokens_and_bytes(world):
     assert (found.durable_tokens, found.usable_tokens) == (256, 512)
 
 
-def test_a_pin_reads_the_contexts_of_its_root_and_asks_for_each_block_once(world, monkeypatch):
+def test_a_pin_reads_no_other_context_and_its_end_those_of_the_same_root(world, monkeypatch):
     system_prompt, ids = world.store(1), world.store(2)
     for n in range(12):
         world.record(f"same root {n}", [*system_prompt, os.urandom(16)], pin_s=600)
@@ -456,7 +456,10 @@ def test_a_pin_reads_the_contexts_of_its_root_and_asks_for_each_block_once(world
     monkeypatch.setattr(
         hot.admin(), "execute_command", lambda *args: (calls.append(args[1]), execute(*args))[1]
     )
-    assert pins.pin(context=context, until=in_minutes(5), actor=ACTOR).kept == 3
-    assert len(chains) == 13
-    assert calls.count("neve_pin") <= 4
+    assert pins.pin(context=context, until=in_minutes(20), actor=ACTOR).kept == 3
+    assert world.pins([*system_prompt, *ids]) == [20, 20, 20]
+    assert (chains, calls.count("neve_pin")) == ([], 1)
+    pins.pin(context=context, until=in_minutes(5), actor=ACTOR)
     assert world.pins([*system_prompt, *ids]) == [10, 5, 5]
+    assert len(chains) == 13
+    assert calls.count("neve_pin") <= 4  # for each block once, however many contexts share it
