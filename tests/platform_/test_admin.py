@@ -56,7 +56,7 @@ def test_lists_searches_and_details_open(operator, model):
 
 def test_a_tenant_made_here_has_quota_policy_and_audit(operator):
     form = {
-        "slug": "new", "name": "New", "node_limit": 3, "is_active": "on",
+        "slug": "new", "name": "New", "node_limit": 3, "is_active": "on", "overcommit": "on",
         "memberships-TOTAL_FORMS": 0, "memberships-INITIAL_FORMS": 0,
     }  # fmt: skip
     answer = operator.post(url(Tenant, "add"), form)
