@@ -66,6 +66,8 @@ class CacheEndpoint:
         if (method, path) == ("POST", "/cache/v1/sessions"):
             return 201, self._open(body)
         if (method, path) == ("POST", "/cache/v1/contexts"):
+            if body["session"] not in self.sessions:
+                return 404, {"title": "Not found", "status": 404, "detail": "no such session"}
             self.contexts.append(body)
             return 201, {"id": "c-1", "blocks": len(body["block_ids"])}
         found = re.fullmatch(

@@ -550,6 +550,16 @@ class TestSession:
             }
         ]
 
+    def test_a_context_that_meets_a_session_being_renewed_is_to_be_told_again(self, endpoint):
+        endpoint.heartbeat_s = 60  # nothing else notices
+        with connect(endpoint) as client:
+            old = client.session.id
+            endpoint.sessions.clear()
+            with pytest.raises(Unavailable, match="renewed"):
+                client.report_context("repo-42", [], tokens=0)
+            wait_until(lambda: client.session.id != old, timeout_s=10, what="renewed")
+            assert client.report_context("repo-42", [], tokens=0) == "c-1"
+
     def test_close_stores_what_was_submitted_and_later_calls_find_nothing(self, endpoint, hot):
         client = connect(endpoint)
         chain = Chain(client, 30)

@@ -19,7 +19,7 @@ from neve import _core
 from neve.block import MAX_PAYLOAD_BYTES, Buffer
 from neve.breaker import BreakerState
 from neve.cold import ColdReader
-from neve.errors import MissReason, Misuse
+from neve.errors import MissReason, Misuse, Refused, Unavailable
 from neve.heartbeat import Heart
 from neve.hot import Location, Tier, decode_match
 from neve.hotpath import HotPath
@@ -283,7 +283,8 @@ class Client:
     ) -> str:
         """Tells the platform which chain a named context is. Returns the context's id.
 
-        One HTTP request. Raises `Refused` or `Unavailable`.
+        One HTTP request. Raises `Refused` or `Unavailable`; that also where the session has ended
+        and is being renewed: the ids stay what they are, so say it again later.
         """
         context = {
             "session": self.session.id,
@@ -293,7 +294,13 @@ class Client:
             "label": label,
             "pin_s": pin_s,
         }
-        return str(self._endpoint.record_context(context).get("id", ""))
+        try:
+            return str(self._endpoint.record_context(context).get("id", ""))
+        except Refused as error:
+            if error.status != 404:
+                raise
+            self._heart.ask_rehandshake()
+            raise Unavailable(f"the session is being renewed ({error})") from error
 
     def close(self, *, deadline_s: float = TRANSFER_S) -> None:
         """Finishes what is under way within `deadline_s`; ends the session with the last counters.
