@@ -67,7 +67,8 @@ class NodeRow:
     def rank(self) -> tuple[int, str]:
         if self.state == "silent":
             return 0, self.session.node
-        if self.state == "live" and self.session.breaker != NodeSession.Breaker.CLOSED:
+        is_well = self.session.breaker == NodeSession.Breaker.CLOSED and not self.is_alone
+        if self.state == "live" and not is_well:
             return 1, self.session.node
         return (2 if self.state == "live" else 3), self.session.node
 
@@ -86,6 +87,11 @@ class NodeRow:
     @property
     def dropped(self) -> int:
         return self.totals["dropped"]
+
+    @property
+    def is_alone(self) -> bool:
+        """Found KV that it computes otherwise: since then it neither loads nor saves."""
+        return self.totals["differing_blocks"] > 0
 
     @property
     def read_bytes(self) -> int:
@@ -213,6 +219,9 @@ def _servers(hot: Answer, cold: Answer, workers: Answer) -> list[Attention]:
 def _nodes(nodes: list[NodeRow], now: datetime) -> list[Attention]:
     found = []
     for row in nodes:
+        if row.is_alone and row.state != "ended":
+            words = f"{row.session.node} serves alone: stored KV is not what it computes"
+            found.append(Attention(words, "nodes"))
         silent_s = (now - row.session.last_heartbeat_at).total_seconds()
         if row.state == "silent":
             found.append(

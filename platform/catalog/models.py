@@ -306,6 +306,8 @@ class UsageRollup(TenantOwned):
     put_refused = models.BigIntegerField(default=0)
     dropped = models.BigIntegerField(default=0)
     corrupt = models.BigIntegerField(default=0)
+    compared_blocks = models.BigIntegerField(default=0)
+    differing_blocks = models.BigIntegerField(default=0)
     misses = models.JSONField(default=dict, help_text="MissReason → blocks")
     load_ms = models.JSONField(default=dict, help_text="histogram: upper bound → loads")
     drops = models.JSONField(default=dict, help_text="MissReason → blocks that were not stored")

@@ -18,13 +18,25 @@ ACME = Tenant(pk=7, slug="acme")
 EMPTY = StorageUse(0, 0, 0, 0, None, 100, 100)
 
 
-def session(node: str, *, heard_s: float = 1, ended: bool = False, breaker: str = "closed"):
+def session(
+    node: str,
+    *,
+    heard_s: float = 1,
+    ended: bool = False,
+    breaker: str = "closed",
+    differing: int = 0,
+):
     return NodeSession(
         node=node,
         breaker=breaker,
         last_heartbeat_at=NOW - timedelta(seconds=heard_s),
         ended_at=NOW if ended else None,
-        totals={"requested_tokens": 10, "hit_hot_tokens": 3, "hit_cold_tokens": 2},
+        totals={
+            "requested_tokens": 10,
+            "hit_hot_tokens": 3,
+            "hit_cold_tokens": 2,
+            "differing_blocks": differing,
+        },
     )
 
 
@@ -79,6 +91,10 @@ def test_what_is_not_known_yet_is_not_broken():
         ({"workers": Answer(False, "", NOW)}, "no worker answers since 12:03:00 UTC"),
         ({"nodes": rows(session("gpu-07", heard_s=200))}, "gpu-07 silent for 3 min"),
         ({"nodes": rows(session("gpu-07", breaker="half_open"))}, "gpu-07 breaker half open"),
+        (
+            {"nodes": rows(session("gpu-07", differing=1))},
+            "gpu-07 serves alone: stored KV is not what it computes",
+        ),
         (
             {"use": StorageUse(70, 0, 0, 0, None, 100, 100, hot_room_bytes=2)},
             "hot memory is full at 72 B of 100 B promised",

@@ -36,6 +36,8 @@ COUNTERS: Final = (
     "put_refused",
     "dropped",
     "corrupt",
+    "compared_blocks",
+    "differing_blocks",
 )
 LOAD_MS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 LOAD_NAMES: Final = (*(f"<={bound}" for bound in LOAD_MS), "+Inf")
