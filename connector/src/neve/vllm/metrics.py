@@ -66,7 +66,8 @@ class NevePromMetrics(KVConnectorPromMetrics):  # type: ignore[misc]  # vllm is 
         }
         for engine in per_engine_labelvalues:
             # Zero is known before the first request: rate() does not see a counter's first value.
-            for metric in (*telemetry.COUNTERS, *telemetry.GAUGES, *telemetry.HISTOGRAMS):
+            # Gauges are not known before the engine's first step: no zero stands for that.
+            for metric in (*telemetry.COUNTERS, *telemetry.HISTOGRAMS):
                 for value in metric.values:
                     self._of(engine, metric.name, value)
 
