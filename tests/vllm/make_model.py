@@ -3,7 +3,8 @@
 Run by the vLLM interpreter: `python make_model.py FOLDER SEED`. Shapes: llama (grouped
 query attention), gemma (every other layer sees a sliding window of 128 tokens), window (every
 layer does), moe (4 experts, 2
-of them for a token), mla (DeepSeek's latent attention), blip (sees an image: 8 tokens ahead of the
+of them for a token), mla (DeepSeek's latent attention), longrope (other positions from 1024 tokens
+on), bert (no KV at all), mamba (a state in place of KV), blip (sees an image: 8 tokens ahead of the
 text). Beside them two adapters for llama: lora-a, lora-b.
 """
 
@@ -16,15 +17,19 @@ from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
+    BertConfig,
+    BertModel,
     Blip2Config,
     Blip2ForConditionalGeneration,
     Blip2Processor,
     DeepseekV2Config,
     Gemma3TextConfig,
     LlamaConfig,
+    Mamba2Config,
     MistralConfig,
     MixtralConfig,
     OPTConfig,
+    Phi3Config,
     PreTrainedTokenizerFast,
 )
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
@@ -59,7 +64,23 @@ CONFIGS = {
     "window": MistralConfig(**COMMON, sliding_window=128),
     "moe": MixtralConfig(**COMMON, num_local_experts=4, num_experts_per_tok=2),
     "mla": DeepseekV2Config(**COMMON | LATENT),
-}
+    "longrope": Phi3Config(
+        **COMMON | {"hidden_size": 128},
+        original_max_position_embeddings=1024,
+        rope_scaling={
+            "rope_type": "longrope",
+            "short_factor": [1.0 + 0.05 * n for n in range(16)],
+            "long_factor": [2.0 + 1.5 * n for n in range(16)],
+            "original_max_position_embeddings": 1024,
+            "rope_theta": 10000.0,
+        },
+    ),
+    "mamba": Mamba2Config(
+        vocab_size=256, hidden_size=128, num_hidden_layers=2, num_heads=8, head_dim=32,
+        state_size=16, n_groups=1, bos_token_id=None, eos_token_id=None, pad_token_id=None,
+        initializer_range=0.2, dtype="float32",
+    ),
+}  # fmt: skip
 alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
 tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
 tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -68,6 +89,13 @@ for shape, config in CONFIGS.items():
     torch.manual_seed(seed)
     AutoModelForCausalLM.from_config(config).save_pretrained(f"{folder}/{shape}")
     PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(f"{folder}/{shape}")
+BertModel(
+    BertConfig(
+        vocab_size=256, hidden_size=64, intermediate_size=128, num_hidden_layers=2,
+        num_attention_heads=2, max_position_embeddings=512,
+    )
+).save_pretrained(f"{folder}/bert")  # fmt: skip
+PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(f"{folder}/bert")
 
 SEEING = {
     "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,

@@ -11,6 +11,9 @@ Run by the vLLM interpreter. Commands:
 {"do": "counters"}   the engine's own, since its start, and Neve's; of histograms the count
 {"do": "events"}   the KV events since the last time, waiting a moment for more
 {"do": "reset"}   the prefix cache, with the connector's
+{"do": "sleep"}   pause and go on, as sleep level 1 does; no request is under way
+{"do": "change_weights"}   in place; of two calls the second undoes the first
+{"do": "embed", "tokens"}   the size of what a pooling model makes of them
 {"do": "defer_copies", "s"}   from now on, copies out of and into the engine's KV come so much later
 {"do": "slow_down", "s"}     from now on, every step's forward takes so much longer
 {"do": "stop"}       end the engine; another may be started
@@ -163,6 +166,26 @@ class Engine:
 
     def reset(self):
         return self.llm.reset_prefix_cache(reset_connector=True)
+
+    def sleep(self):
+        """Level 1 to the scheduler and all caches. What it does to a GPU's memory no CPU can."""
+        core = self.llm.llm_engine.engine_core.engine_core
+        core.pause_scheduler()
+        core.resume_scheduler()
+        return {}
+
+    def change_weights(self):
+        def negate(model):
+            for name, weights in model.named_parameters():
+                if name.endswith("embed_tokens.weight"):
+                    weights.data.neg_()
+
+        self.llm.apply_model(negate)
+        return {}
+
+    def embed(self, tokens):
+        found = self.llm.embed({"prompt_token_ids": tokens}, use_tqdm=False)
+        return {"size": len(found[0].outputs.embedding)}
 
     def defer_copies(self, s):
         """As on a GPU: what is saved is read after the step, what is loaded is written after it,

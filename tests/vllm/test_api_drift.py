@@ -28,6 +28,7 @@ READ = {
     "Request": [
         *("request_id", "prompt_embeds", "all_token_ids", "kv_transfer_params", "cache_salt"),
         *("skip_reading_prefix_cache", "lora_request", "mm_features", "block_hashes"),
+        "num_prompt_tokens",
     ],
     "NewRequestData": ["req_id", "block_ids", "num_computed_tokens"],
     "CachedRequestData": ["req_ids", "new_block_ids", "num_computed_tokens", "resumed_req_ids"],
@@ -78,6 +79,7 @@ def overridden(file: str, name: str) -> dict[str, list[str] | str]:
 
 PAIRS = [
     ("connector.py", "NeveConnector", "KVConnectorBase_V1"),
+    ("connector.py", "_WithoutKv", "SupportsHMA"),
     ("connector.py", "NeveWorkerMetadata", "KVConnectorWorkerMetadata"),
     ("tier.py", "NeveTier", "SecondaryTierManager"),
     ("metrics.py", "NeveStats", "KVConnectorStats"),

@@ -14,6 +14,10 @@ class SlidingWindowSpec:
     sliding_window = 512
 
 
+class MambaSpec:
+    pass
+
+
 class MLAAttentionSpec(FullAttentionSpec):
     pass
 
@@ -64,14 +68,26 @@ class RSWASpec(FullAttentionSpec):
 def test_requests_keep_their_blocks_where_attention_is_known_to_need_them():
     full, mla = FullAttentionSpec(), MLAAttentionSpec()
     full.sliding_window = 512  # as vLLM has it where other layers need all
-    assert keeps_all(config(full))
-    assert keeps_all(config(UniformTypeKVCacheSpecs(full, mla)))
+    assert keeps_all(config(full), 513)
+    assert keeps_all(config(UniformTypeKVCacheSpecs(full, mla)), 513)
     for other in (SlidingWindowSpec(), RSWASpec()):
-        assert not keeps_all(config(other))
-        assert not keeps_all(config(UniformTypeKVCacheSpecs(full, other)))
+        assert not keeps_all(config(other), 513)
+        assert not keeps_all(config(UniformTypeKVCacheSpecs(full, other)), 513)
+    # A window that no request outgrows.
+    assert keeps_all(config(SlidingWindowSpec()), 512)
+    assert not keeps_all(config(RSWASpec()), 512)
 
 
 def test_a_model_that_gives_blocks_back_is_refused_by_name_and_with_the_way_out():
-    said = why_unsupported(SimpleNamespace(), config(SlidingWindowSpec()))
+    model = SimpleNamespace(max_model_len=1024)
+    said = why_unsupported(SimpleNamespace(model_config=model), config(SlidingWindowSpec()))
     assert "0: SlidingWindowSpec, window 512 (2 layers from l0.attn)" in said
     assert "--disable-sliding-window" in said
+
+
+def test_a_model_without_kv_or_with_a_state_is_refused_without_advice_that_does_not_help():
+    assert "keeps no KV" in why_unsupported(SimpleNamespace(), config())
+    for groups in ((MambaSpec(),), (FullAttentionSpec(), MambaSpec())):
+        said = why_unsupported(SimpleNamespace(), config(*groups))
+        assert "running state" in said
+        assert "--disable" not in said

@@ -18,7 +18,13 @@ def test_engines_of_one_server_do_not_replace_each_other(
     platform, vllm_python, model, engine_environment, tmp_path_factory
 ):
     env = engine_environment(VLLM_ENABLE_V1_MULTIPROCESSING="1", NEVE_API_KEY=platform.node_key)
-    neve = {"endpoint": platform.url, "node": "gpu-08", "load": "always", "max_chunk_tokens": 64}
+    neve = {
+        "endpoint": platform.url,
+        "node": "gpu-08",
+        "load": "always",
+        "canary": 0,
+        "max_chunk_tokens": 64,
+    }
     neve |= {"match_deadline_s": 5, "load_deadline_s": 20, "revision": "data parallel"}
     folder = tmp_path_factory.mktemp("replicas")
     with VllmServer(

@@ -51,7 +51,13 @@ class Proxy(Server):
 def nodes(platform, vllm_python, model, engine_environment, tmp_path_factory):
     """The prefill and the decode server. Prompts are computed in pieces of 128 tokens."""
     env = engine_environment(VLLM_ENABLE_V1_MULTIPROCESSING="1", NEVE_API_KEY=platform.node_key)
-    neve = {"load": "always", "max_chunk_tokens": 64, "match_deadline_s": 5, "load_deadline_s": 20}
+    neve = {
+        "load": "always",
+        "canary": 0,
+        "max_chunk_tokens": 64,
+        "match_deadline_s": 5,
+        "load_deadline_s": 20,
+    }
     neve |= {"endpoint": platform.url, "handover_wait_s": 20}
 
     def server(role, waits):

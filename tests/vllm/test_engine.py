@@ -33,6 +33,7 @@ def options(platform: ControlPlane) -> dict[str, object]:
     """Hits that neither a busy test machine nor a tiny model's speed turns into misses."""
     return {
         "load": "always",
+        "canary": 0,
         "endpoint": platform.url,
         "api_key": platform.node_key,
         "max_chunk_tokens": CHUNK,

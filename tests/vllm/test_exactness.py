@@ -37,6 +37,7 @@ def options(platform, **more):
         "endpoint": platform.url,
         "api_key": platform.node_key,
         "load": "always",
+        "canary": 0,
         "max_chunk_tokens": CHUNK,
         "match_deadline_s": 5,
         "load_deadline_s": 20,

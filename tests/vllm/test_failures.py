@@ -55,6 +55,7 @@ def options(platform: ControlPlane) -> dict[str, object]:
         "endpoint": platform.url,
         "api_key": platform.node_key,
         "load": "always",
+        "canary": 0,
         "max_chunk_tokens": 64,
         "match_deadline_s": 1,
         "load_deadline_s": DEADLINE_S,

@@ -32,6 +32,7 @@ def test_both_stages_save_and_load_their_layers(platform, fresh_process):
         "endpoint": platform.url,
         "api_key": platform.node_key,
         "load": "always",
+        "canary": 0,
         "revision": "in stages",
         "max_chunk_tokens": 64,
         "match_deadline_s": 5,

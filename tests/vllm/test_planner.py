@@ -12,6 +12,7 @@ from neve.ids import BlockHasher
 from neve.planner.choice import Decision
 from neve.planner.measured import PrefillMeter
 from neve.stats import Stats
+from neve.vllm.canary import Canary, Verdict
 from neve.vllm.chains import Origin
 from neve.vllm.judge import LEAST_DEADLINE_S, Judge
 from neve.vllm.planner import STEP_WAIT_S, Planner
@@ -62,7 +63,7 @@ def ranks():
     return [Rank()]
 
 
-def planner_over(links, *, shards=1, **judge):
+def planner_over(links, *, shards=1, canary=None, **judge):
     telemetry = Telemetry()
     judge = Judge(telemetry, **{"load_deadline_s": 2.0} | judge)
     return Planner(
@@ -71,6 +72,7 @@ def planner_over(links, *, shards=1, **judge):
         match_deadline_s=0.2,
         judge=judge,
         telemetry=telemetry,
+        canary=canary,
         shards=shards,
     )
 
@@ -471,3 +473,77 @@ def test_always_loads_whatever_is_found_within_the_deadline(ranks):
     assert answer(planner, "r") == 256
     assert planner.plan_load("r", 256, list(range(10))).deadline_s == 2.0
     planner.close()
+
+
+@pytest.fixture
+def careful(ranks):
+    """Two ranks hold a part of each block; one in three found prefixes is compared."""
+    telemetry = Telemetry()
+    made = planner_over(ranks, canary=Canary(3, 2, telemetry))
+    yield made
+    made.close()
+
+
+def compared(planner, request_id, tokens=TOKENS):
+    """Computes the whole prompt; what is to be compared of it."""
+    planner.add(request_id, tokens, Origin(), None)
+    assert answer(planner, request_id) == 0
+    saves = planner.plan_saves(request_id, len(tokens), range(10))
+    assert all(save.stored for save in saves)  # nothing is stored behind what is doubted
+    return saves
+
+
+def test_the_first_prefix_of_others_is_computed_and_compared_before_any_is_loaded(careful, ranks):
+    ids = ranks[0].store(4)
+    first, last = compared(careful, "canary")
+    assert (first.ids, last.ids) == ((ids[0],), (ids[3],))
+    assert last.engine_blocks == (6, 7)
+    assert compared(careful, "meanwhile") == []
+    careful.note_compared([(ids[0], Verdict.SAME), (ids[3], Verdict.SAME)])
+    assert compared(careful, "half of the ranks said so") == []
+    careful.note_compared([(ids[0], Verdict.SAME)])
+    found = []
+    for number in range(6):
+        careful.add(f"later {number}", TOKENS, Origin(), None)
+        found.append(answer(careful, f"later {number}"))
+    assert sorted(found) == [0, 0, 256, 256, 256, 256]  # one in three
+
+
+def test_a_comparison_that_did_not_take_place_is_made_up_for(careful, ranks):
+    ids = ranks[0].store(4)
+    assert len(compared(careful, "not fetched")) == 2
+    careful.note_compared([(ids[0], Verdict.UNKNOWN), (ids[3], Verdict.UNKNOWN)])
+    careful.add("aborted", TOKENS, Origin(), None)
+    assert answer(careful, "aborted") == 0
+    careful.end("aborted")
+    assert len(compared(careful, "then")) == 2
+
+
+def test_what_the_engine_stored_itself_proves_nothing(careful, ranks):
+    careful.add("own", TOKENS, Origin(), None)
+    assert answer(careful, "own") == 0
+    assert len(careful.plan_saves("own", len(TOKENS), range(10))) == 4
+    ranks[0].store(4)
+    careful.add("again", TOKENS, Origin(), None)
+    assert answer(careful, "again") == 256
+
+
+def test_an_engine_that_computes_something_else_serves_alone(careful, ranks):
+    ids = ranks[0].store(4)
+    compared(careful, "canary")
+    careful.add("running", [9, *TOKENS], Origin(), None)
+    careful.note_compared([(ids[0], Verdict.SAME), (ids[0], Verdict.SAME), (ids[3], Verdict.OTHER)])
+    for tokens in (TOKENS, [8, *TOKENS]):
+        assert compared(careful, f"{tokens[0]}", tokens) == []
+    assert careful.plan_saves("running", 300, range(10)) == []
+
+
+def test_after_a_preemption_only_tokens_of_the_prompt_count_as_reused(planner, ranks):
+    ranks[0].store(4)
+    prompt = list(TOKENS[:150])
+    planner.add("r", prompt, Origin(), ContextWish())
+    prompt += TOKENS[150:]  # the answer, which is stored as well
+    assert answer(planner, "r") == 256
+    planner.plan_load("r", 256, range(10))
+    planner.note_loaded("r")
+    assert planner.end("r").hot_tokens == 150

@@ -15,7 +15,7 @@ from neve.stats import Stats
 from neve.vllm.events import Announcement, Withdrawal
 from neve.vllm.link import Link
 from neve.vllm.options import Options
-from neve.vllm.scheduler import SchedulerSide, origin_of
+from neve.vllm.scheduler import SchedulerSide
 
 CHUNK, ENGINE_BLOCK = 64, 32
 TOKENS = [7 * i % 251 for i in range(300)]
@@ -34,6 +34,19 @@ class Request:
     kv_transfer_params: dict[str, Any] | None = None
     skip_reading_prefix_cache: bool = False
     block_hashes: list[bytes] = field(default_factory=list)
+
+    def __post_init__(self):
+        self.num_prompt_tokens = len(self.all_token_ids)
+
+
+class Adapters:
+    """Their path stands for their content; the one without a path is never read to the end."""
+
+    def name(self, lora):
+        return lora.lora_path.encode() or True
+
+    def close(self):
+        pass
 
 
 class Store:
@@ -77,15 +90,18 @@ def store():
 def side(store, monkeypatch, request):
     """The parameter: whether workers copy behind the step."""
     monkeypatch.setattr(Link, "acquire", lambda *_, **__: store)
+    monkeypatch.setattr("neve.vllm.scheduler.Adapters", Adapters)
     made = SchedulerSide(
         [IDENTITY],
-        Options(endpoint="http://e", api_key="k", load="always", match_deadline_s=5),
+        Options(endpoint="http://e", api_key="k", load="always", match_deadline_s=5, canary=0),
         engine="0",
         same_process=True,
         loads=True,
         saves=True,
         holds=request.param,
         announces_of=2,
+        ranks=2,
+        parts=2,
     )
     yield made
     made.close()
@@ -140,7 +156,6 @@ OTHERS = [
     {"cache_salt": "s"},
     {"lora_request": lora("a", "/a")},
     {"lora_request": lora("a", "/b")},
-    {"lora_request": lora("b", "/a")},
     {"mm_features": [picture("p", 10)]},
     {"mm_features": [picture("q", 10)]},
     {"mm_features": [picture("p", 11)]},
@@ -199,19 +214,39 @@ def test_a_preempted_request_comes_back_in_other_blocks(side, store, as_new):
     assert [each.engine_blocks for each in plan.saves] == [(22, 23), (24, 25), (26, 27)]
 
 
-def test_after_a_reset_nothing_is_found_and_nobody_else_finds_it(side, store):
+def test_after_a_reset_kv_is_shared_with_engines_of_the_same_weights_only(side, store):
     before = Request("before")
     save(side, store, before)
     running = Request("running", [3, *TOKENS])
     side.track(running)
     side.reset()
-    assert matched(side, Request("after")) == 0
+    assert matched_after_reset(side, Request("after"), b"", b"other") == 0
     assert save(side, store, Request("after")) == 4
     assert matched(side, Request("again")) == 256
     # Computed with the old weights in part: it must not be saved.
     assert save(side, store, running) == 0
     assert matched(side, running) == 0
-    assert origin_of(before) != origin_of(before, b"epoch")
+    # Where the weights come to be the same, whatever they were before, KV is the same.
+    for digests, found in (((b"third", b""), 0), ((b"other", b""), 256), ((b"", b""), 256)):
+        side.reset()
+        assert matched_after_reset(side, Request(f"{digests}"), *digests) == found
+
+
+def matched_after_reset(side, request, *digests):
+    """The request waits for what both workers say of their weights, also if one is late."""
+    assert side.matched_tokens(request, 0) is None
+    asked = side.build_step(step(tokens=0)).weigh
+    side.note_weights({"a": (asked, digests[0]), "b": (asked - 1, b"of the reset before")})
+    assert side.matched_tokens(request, 0) is None
+    side.note_weights({"b": (asked, digests[1])})
+    return matched(side, request)
+
+
+def test_a_request_does_not_wait_for_ever_for_its_adapter_or_the_workers(side, monkeypatch):
+    monkeypatch.setattr("neve.vllm.scheduler.MOST_UNDECIDED_S", 0.0)
+    assert matched(side, Request("unread", lora_request=lora("a", ""))) == 0
+    side.reset()
+    assert matched(side, Request("unsaid")) == 0
 
 
 def test_a_load_that_could_not_be_planned_fails_instead_of_hanging(side):
@@ -307,6 +342,7 @@ def test_routers_hear_nothing_of_what_a_rank_did_not_store_or_a_reset_made_priva
             side.note_saves(unsaved=[save.ids[0] for save in plan.saves], stored=[])
         assert announced(side, plan) == []
         side.reset()
+        side.note_weights({rank: (side.build_step(step()).weigh, b"other") for rank in "ab"})
 
 
 @pytest.mark.parametrize("preempted", [False, True])

@@ -19,6 +19,7 @@ def server(platform, vllm_python, model, engine_environment, tmp_path_factory):
         "endpoint": platform.url,
         "node": "gpu-07",
         "load": "always",
+        "canary": 0,
         "max_chunk_tokens": 64,
         "match_deadline_s": 5,
         "load_deadline_s": 20,

@@ -32,6 +32,7 @@ def options(platform: ControlPlane, layout: str) -> dict[str, object]:
         "api_key": platform.node_key,
         "layout": layout,
         "load": "always",
+        "canary": 0,
         "revision": "tensor parallel",  # spaces of their own
         "max_chunk_tokens": 64,
         "match_deadline_s": 5,

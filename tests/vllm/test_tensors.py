@@ -22,5 +22,13 @@ def test_every_layout_is_read_and_written_block_by_block(vllm_python, engine_env
     check("check_tensors.py", vllm_python, engine_environment)
 
 
+def test_kv_is_told_apart_by_more_than_rounding(vllm_python, engine_environment):
+    check("check_rounding.py", vllm_python, engine_environment)
+
+
+def test_every_setting_of_vllm_counts_or_is_harmless_for_a_reason(vllm_python, engine_environment):
+    check("check_settings.py", vllm_python, engine_environment)
+
+
 def test_copies_are_ordered_by_streams_and_events_alone(vllm_python, engine_environment):
     check("check_streams.py", vllm_python, engine_environment)

@@ -55,7 +55,7 @@ def beside(platform: ControlPlane) -> dict[str, object]:
         "kv_role": "kv_both",
         "kv_load_failure_policy": "recompute",
         "kv_connector_extra_config": options(platform)
-        | {"max_chunk_tokens": CHUNK, "load": "always"},
+        | {"max_chunk_tokens": CHUNK, "load": "always", "canary": 0},
     }
     return {
         "kv_connector": "MultiConnector",

@@ -36,12 +36,33 @@ def test_such_a_model_is_served_without_neve(platform, fresh_process, models):
         process.ask("stop")
         assert "requests give blocks back while they run" in process.log.read_text()
 
-        # The way out that the log names.
-        small = {"disable_sliding_window": True, "enable_prefix_caching": False}
+        # The ways out that the log names: no prompt outgrows the window.
+        small = {"max_model_len": 128, "enable_prefix_caching": False}
         reused = []
-        for _ in range(2):
-            process.start(options, **windowed, engine=small | {"max_model_len": 128})
+        for disabled in (False, False, True, True):
+            process.start(
+                options | {"canary": 0},
+                **windowed,
+                engine=small | {"disable_sliding_window": disabled},
+            )
             asked = {"tokens": LONG[:100], "max_tokens": 2, "params": {"neve": {}}}
             reused.append(process.generate(asked)[0]["params"]["neve"]["reused_tokens"])
             process.ask("stop")
-        assert reused == [0, 64]
+        assert reused[1] == reused[3] == 64
+
+
+def test_models_without_kv_are_served_and_said_to_have_none(platform, fresh_process, models):
+    neve = {"endpoint": platform.url, "api_key": platform.node_key}
+    with fresh_process("without-kv") as process:
+        process.start(
+            neve, model=str(models / "bert"), engine={"runner": "pooling", "max_model_len": 512}
+        )
+        assert process.ask("embed", tokens=LONG[:300])["size"] == 64
+        process.ask("stop")
+        process.start(neve, model=str(models / "mamba"))
+        assert len(process.generate(SHORT)[0]["tokens"]) == 12
+        process.ask("stop")
+        said = process.log.read_text()
+    assert "the model keeps no KV" in said
+    assert "layers keep a running state in place of KV" in said
+    assert "--disable" not in said

@@ -1,7 +1,7 @@
 """vLLM nodes: `NeveConnector` and `NeveTier`, known by the entry point `vllm.general_plugins`.
 
-Importing this package imports neither vllm nor torch. Only `connector`, `tier` and `tensors` do;
-the other modules hold the engine-agnostic part: chains, plans of loads and saves, transfers.
+Importing this package imports neither vllm nor torch. Only `connector`, `tier`, `tensors`, `built`
+and `rounding` do; the other modules hold the engine-agnostic part: chains, plans, transfers.
 """
 
 from typing import Any

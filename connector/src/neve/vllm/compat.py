@@ -13,6 +13,8 @@ _LATENT: Final = frozenset(("MLAAttentionSpec", "SlidingWindowMLASpec"))
 _KEEPING: Final = frozenset(
     ("FullAttentionSpec", "MLAAttentionSpec", "SinkFullAttentionSpec", "TQFullAttentionSpec")
 )
+# Attention that needs only a window's tokens, and gives the blocks behind it back.
+_WINDOWED: Final = frozenset(("SlidingWindowSpec", "SlidingWindowMLASpec"))
 
 
 def layer_specs(group: Any) -> Iterator[Any]:
@@ -35,13 +37,25 @@ def describe_groups(kv_cache_config: Any) -> str:
     return "; ".join(words)
 
 
-def keeps_all(kv_cache_config: Any) -> bool:
-    """Whether requests keep the blocks of all their tokens until they end or are preempted.
+def keeps_state(kv_cache_config: Any) -> bool:
+    """Whether some layers keep a running state (Mamba, linear attention) instead of KV."""
+    return any(
+        "Mamba" in base.__name__
+        for group in kv_cache_config.kv_cache_groups
+        for spec in layer_specs(group)
+        for base in type(spec).__mro__
+    )
+
+
+def keeps_all(kv_cache_config: Any, longest: int) -> bool:
+    """Whether requests of up to `longest` tokens keep the blocks of all of them until they end or
+    are preempted.
 
     Told by the exact class: `RSWASpec` is a `FullAttentionSpec` and gives blocks back.
     """
     return all(
         type(spec).__name__ in _KEEPING
+        or (type(spec).__name__ in _WINDOWED and spec.sliding_window >= longest)
         for group in kv_cache_config.kv_cache_groups
         for spec in layer_specs(group)
     )

@@ -21,11 +21,15 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     KVConnectorMetadata,
     KVConnectorRole,
     KVConnectorWorkerMetadata,
+    SupportsHMA,
 )
 from vllm.distributed.parallel_state import get_pp_group, get_tp_group
 
 import vllm
+from neve.errors import Misuse
 from neve.space import SpaceIdentity
+from neve.vllm.built import BuiltModel
+from neve.vllm.canary import Verdict
 from neve.vllm.compat import holds_latent, names_media
 from neve.vllm.guard import guarded, log_as_vllm, nothing
 from neve.vllm.identity import identify, kernel_names, why_unsupported
@@ -61,12 +65,15 @@ class NeveMetadata(KVConnectorMetadata):  # type: ignore[misc]  # vllm is untype
 @dataclass
 class NeveWorkerMetadata(KVConnectorWorkerMetadata):  # type: ignore[misc]  # vllm is untyped here
     """Workers → scheduler: first ids of chunks that some rank did not store, or did (only for
-    routers), (number, seconds) of the measured steps that are over, and each rank's gauges."""
+    routers), (number, seconds) of the measured steps that are over, each rank's gauges, what came
+    of blocks that were compared (see `canary`), and of weights after a reset, by rank."""
 
     unsaved: list[bytes]
     timed: list[tuple[int, float]] = field(default_factory=list)
     stored: list[bytes] = field(default_factory=list)
     gauges: dict[str, dict[str, float]] = field(default_factory=dict)
+    compared: list[tuple[bytes, Verdict]] = field(default_factory=list)
+    weights: dict[str, tuple[int, bytes]] = field(default_factory=dict)
 
     def aggregate(self, other: KVConnectorWorkerMetadata) -> "NeveWorkerMetadata":
         assert isinstance(other, NeveWorkerMetadata)
@@ -75,6 +82,8 @@ class NeveWorkerMetadata(KVConnectorWorkerMetadata):  # type: ignore[misc]  # vl
             self.timed + other.timed,
             self.stored + other.stored,
             self.gauges | other.gauges,
+            self.compared + other.compared,
+            self.weights | other.weights,
         )
 
 
@@ -92,6 +101,14 @@ class NeveHandshake(KVConnectorHandshakeMetadata):  # type: ignore[misc]  # vllm
 class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untyped here
     """See the module. Refuses to start on a wrong configuration, and only then."""
 
+    def __new__(
+        cls, vllm_config: "VllmConfig", role: KVConnectorRole, kv_cache_config: "KVCacheConfig"
+    ) -> "NeveConnector":
+        # vLLM takes a connector that does not support several groups to have one: not none.
+        without = not kv_cache_config.kv_cache_groups and not issubclass(cls, SupportsHMA)
+        made: NeveConnector = super().__new__(_WithoutKv if without else cls)
+        return made
+
     def __init__(
         self, vllm_config: "VllmConfig", role: KVConnectorRole, kv_cache_config: "KVCacheConfig"
     ) -> None:
@@ -103,7 +120,9 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
         whole = get_current_vllm_config_or_none() if role is KVConnectorRole.WORKER else None
         if whole is not None and whole.kv_transfer_config is not None:
             _demand_recompute(whole.kv_transfer_config)
-        options = Options.from_config(transfer.kv_connector_extra_config)
+        options = Options.from_config(
+            transfer.kv_connector_extra_config, engine_id=transfer.engine_id
+        )
         self._options = options.of_replica(vllm_config.parallel_config.data_parallel_index)
         self._scheduler: SchedulerSide | None = None
         self._worker: WorkerSide[Any] | None = None
@@ -159,14 +178,22 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
             block_tokens=self._vllm_config.cache_config.block_size,
             kernels=kernels,
             heads=len(share.columns) if self._shards > 1 else None,
+            cache_dtype=str(self._vllm_config.cache_config.cache_dtype),
         )
-        identity = identify(
-            self._vllm_config,
-            tensors,
-            self._options,
-            tp_rank=0 if latent else tp_rank,
-            pp_rank=pp_rank,
-        )
+        layers = self._vllm_config.compilation_config.static_forward_context
+        built = BuiltModel.holding(layers.values())
+        try:
+            identity = identify(
+                self._vllm_config,
+                tensors,
+                self._options,
+                built,
+                tp_rank=0 if latent else tp_rank,
+                pp_rank=pp_rank,
+            )
+        except Misuse as misuse:
+            logger.error("neve.unidentified detail=%s (serving without Neve)", misuse)
+            return
         self._worker = WorkerSide(
             tensors,
             identity,
@@ -174,6 +201,7 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
             engine=vllm.__version__,
             share=share,
             step_tokens=self._vllm_config.scheduler_config.max_num_batched_tokens,
+            weights=built.weights,
         )
 
     @guarded(nothing)
@@ -189,6 +217,7 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
     def start_load_kv(self, forward_context: "ForwardContext", **kwargs: Any) -> None:
         if self._worker is not None:
             self._worker.start_loads(self._plan())
+            self._worker.weigh(self._plan())
 
     def wait_for_layer_load(self, layer_name: str) -> None:
         """All loads are asynchronous: a request runs only after its load ended."""
@@ -234,9 +263,15 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
         if self._worker is None:
             return None
         unsaved, stored = self._worker.take_unsaved(), self._worker.take_stored()
-        timed, gauges = self._worker.take_timed(), self._worker.take_gauges()
-        told = NeveWorkerMetadata(unsaved, timed, stored if self._announces else [], gauges)
-        return told if told.unsaved or told.stored or told.timed or told.gauges else None
+        told = NeveWorkerMetadata(
+            unsaved,
+            timed=self._worker.take_timed(),
+            stored=stored if self._announces else [],
+            gauges=self._worker.take_gauges(),
+            compared=self._worker.take_compared(),
+            weights=self._worker.take_weights(),
+        )
+        return told if any(vars(told).values()) else None
 
     @property
     def _announces(self) -> bool:
@@ -275,6 +310,8 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
         wanted = parallel.tensor_parallel_size * parallel.pipeline_parallel_size
         shakes = [shake for shake in ranks if isinstance(shake, NeveHandshake)]
         if len(shakes) != wanted:
+            if self._unsupported:
+                return  # which was said
             logger.warning(
                 "neve.handshake.incomplete ranks=%d of=%d (serving without Neve)",
                 len(shakes),
@@ -293,6 +330,8 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
             names_media=names_media(self._vllm_config),
             shards=self._shards,
             announces_of=len(shakes) // shakes[0].turns if self._announces else 0,
+            ranks=len(shakes),
+            parts=len(shakes) // shakes[0].turns,
         )
 
     @guarded(nothing)
@@ -336,6 +375,8 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
         )
         self._scheduler.note_saves(unsaved=told.unsaved, stored=told.stored)
         self._scheduler.note_gauges(told.gauges)
+        self._scheduler.note_compared(told.compared)
+        self._scheduler.note_weights(told.weights)
 
     @guarded(lambda: (False, None))
     def request_finished(
@@ -388,6 +429,15 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
         if self._scheduler is not None:
             self._scheduler.close()
             self._scheduler = None
+
+
+class _WithoutKv(NeveConnector, SupportsHMA):  # type: ignore[misc]  # vllm is untyped here
+    """For a model that keeps no KV."""
+
+    def request_finished_all_groups(
+        self, request: "Request", block_ids: tuple[list[int], ...]
+    ) -> tuple[bool, dict[str, Any] | None]:
+        return False, None
 
 
 def _demand_recompute(transfer: "KVTransferConfig") -> None:

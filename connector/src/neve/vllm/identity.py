@@ -1,13 +1,16 @@
 """What this node declares about itself, from vLLM's configuration and the registered KV tensors."""
 
 import json
+import re
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
+from neve.errors import Misuse
 from neve.space import SpaceIdentity
-from neve.vllm.compat import describe_groups, keeps_all
+from neve.vllm.compat import describe_groups, keeps_all, keeps_state
 from neve.vllm.options import Options
+from neve.vllm.settings import LAYERLESS_DRAFTERS, deciding_settings
 from neve.vllm.sharding import CANONICAL
 from neve.vllm.weights import folder_revision
 
@@ -15,28 +18,40 @@ if TYPE_CHECKING:
     from vllm.config import VllmConfig
     from vllm.v1.kv_cache_interface import KVCacheConfig
 
+    from neve.vllm.built import BuiltModel
     from neve.vllm.tensors import KvTensors
 
 # Raised when the payload's order changes (see neve.vllm.tensors).
 LAYOUT_VERSION = 2
-# Entries of a model's configuration that say where it came from, not what it computes.
-_NOT_THE_MODEL = {"_name_or_path", "_commit_hash", "transformers_version", "torch_dtype"}
+# `--load-format` values whose weights are the files of the model's folder, or of its hub's commit.
+_READ_FROM_FOLDERS: Final = frozenset(
+    """auto hf safetensors fastsafetensors instanttensor pt npcache mistral gguf bitsandbytes
+    sharded_state runai_streamer runai_streamer_sharded""".split()  # noqa: SIM905
+)
 
 
 def why_unsupported(config: "VllmConfig", kv_cache_config: "KVCacheConfig") -> str | None:
     """Why this engine can't use Neve, in words for its operator; None when it can."""
     groups = len(kv_cache_config.kv_cache_groups)
+    if groups == 0:
+        return "the model keeps no KV (it only encodes), so there is nothing to share"
+    if keeps_state(kv_cache_config):
+        return (
+            f"layers keep a running state in place of KV, which Neve does not store "
+            f"({describe_groups(kv_cache_config)})"
+        )
     if groups != 1:
         return (
             f"the model has {groups} KV cache groups and Neve handles 1 "
             f"({describe_groups(kv_cache_config)}); "
             f"--disable-hybrid-kv-cache-manager makes them one where that is possible"
         )
-    if not keeps_all(kv_cache_config):
+    if not keeps_all(kv_cache_config, config.model_config.max_model_len):
         # What a request gave back is another's by the time a block of it is copied, or asked for.
         return (
             f"requests give blocks back while they run ({describe_groups(kv_cache_config)}); "
-            f"--disable-sliding-window keeps them, for prompts no longer than the window"
+            f"--max-model-len or --disable-sliding-window keeps them, for prompts no longer than "
+            f"the window"
         )
     if getattr(config.cache_config, "calculate_kv_scales", False):
         return "calculate_kv_scales makes KV depend on the first batch; use calibrated scales"
@@ -63,9 +78,17 @@ def kernel_names(config: "VllmConfig") -> dict[str, str]:
 
 
 def identify(
-    config: "VllmConfig", tensors: "KvTensors", options: Options, *, tp_rank: int, pp_rank: int
+    config: "VllmConfig",
+    tensors: "KvTensors",
+    options: Options,
+    built: "BuiltModel",
+    *,
+    tp_rank: int,
+    pp_rank: int,
 ) -> SpaceIdentity:
     """The identity of this rank's KV. Reads the weight files' contents (sampled when large).
+
+    Raises `Misuse` when the weights can't be told.
 
     `tp_rank` is 0 for all ranks that hold the same KV. In the canonical layout no TP size matters:
     `tensors.layout` is of one KV head, and tells so.
@@ -76,7 +99,7 @@ def identify(
     canonical = options.layout == CANONICAL
     return SpaceIdentity(
         model=folder.resolve().name if folder.is_dir() else str(model.model),
-        revision=_revision(config, options),
+        revision=_revision(config, options, built),
         dtype=str(model.dtype),
         kv_dtype=f"{config.cache_config.cache_dtype}:{tensors.dtypes}",
         layout=tensors.layout,
@@ -90,54 +113,58 @@ def identify(
     )
 
 
-def _revision(config: "VllmConfig", options: Options) -> str:
-    """Names the weights and every setting that changes what they compute."""
-    model = config.model_config
-    load = config.load_config
+def _revision(config: "VllmConfig", options: Options, built: "BuiltModel") -> str:
+    """Names the weights and everything else that changes what they compute. Raises `Misuse`."""
+    model, load, speculative = config.model_config, config.load_config, config.speculative_config
+    weights = _weights(model, load, options)
+    decides: dict[str, Any] = {
+        "settings": deciding_settings(config),
+        "built": built.describe(),
+    }
+    layers = getattr(speculative, "method", None) not in LAYERLESS_DRAFTERS
+    draft = getattr(speculative, "draft_model_config", None) if layers else None
+    if draft is not None and draft.model != model.model:
+        decides["drafter"] = _weights(draft, load, options)
+    canonical = json.dumps(decides, sort_keys=True)
+    return f"{weights} settings:{blake2b(canonical.encode(), digest_size=16).hexdigest()}"
+
+
+def _weights(model: Any, load: Any, options: Options) -> str:
+    """Names the weights by their content or commit. Raises `Misuse` where neither can be seen."""
     load_format = str(getattr(load.load_format, "value", load.load_format))
-    folder = Path(model.model)
     if load_format == "dummy":
-        weights = f"dummy:seed={model.seed}"
-    elif options.revision is not None:
-        weights = f"set:{options.revision}"
-    elif commit := getattr(model.hf_config, "_commit_hash", None):
-        weights = f"commit:{commit}"
-    elif folder.is_dir():
-        weights = f"files:{folder_revision(folder)}"
+        return f"dummy:seed={model.seed}"
+    if options.revision is not None:
+        return f"set:{options.revision}"
+    place, why = Path(model.model), ""
+    elsewhere = getattr(model, "model_weights", "") or ""
+    if load_format not in _READ_FROM_FOLDERS:
+        why = f"--load-format {load_format} may read them from anywhere"
+    elif elsewhere and elsewhere != model.model:
+        why = f"they come from {elsewhere}"
+    elif place.exists():
+        content = folder_revision(place)
+        if content is not None:
+            return f"files:{content}"
+        why = f"no weight file lies in {place}"
     else:
-        weights = f"name:{model.revision or 'main'}"
-    return f"{weights} settings:{_settings_digest(config)}"
+        commit = _commit(model)
+        if commit is not None:
+            return f"commit:{commit}"
+        why = f"of {model.model} no commit is known"
+    raise Misuse(
+        f"can't tell which weights this engine has ({why}), and engines with other weights must "
+        f"not share KV: name them in kv_connector_extra_config, with another name whenever they "
+        f"change",
+        field="revision",
+    )
 
 
-def _settings_digest(config: "VllmConfig") -> str:
-    """16 bytes in hex over the model's configuration after overrides, and the speculator's."""
-    settings: dict[str, Any] = {"quantization": str(config.model_config.quantization)}
-    settings["model"] = _plain(config.model_config.hf_config)
-    media = getattr(config.model_config, "multimodal_config", None)
-    if media is not None and media.mm_processor_kwargs:
-        # Media are named by their content before it is resized, cropped, normalized.
-        settings["media"] = media.mm_processor_kwargs
-    speculative = config.speculative_config
-    if speculative is not None:
-        # A drafter's layers are among the KV tensors.
-        draft = getattr(speculative, "draft_model_config", None)
-        settings["speculative"] = [
-            str(speculative.method),
-            str(speculative.model),
-            _plain(draft.hf_config) if draft is not None else None,
-        ]
-    canonical = json.dumps(settings, sort_keys=True, default=str)
-    return blake2b(canonical.encode(), digest_size=16).hexdigest()
-
-
-def _plain(hf_config: Any) -> Any:
-    """The configuration as plain data without what names its origin, at every depth."""
-
-    def strip(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {str(k): strip(v) for k, v in value.items() if k not in _NOT_THE_MODEL}
-        if isinstance(value, (list, tuple)):
-            return [strip(item) for item in value]
-        return value
-
-    return strip(hf_config.to_dict())
+def _commit(model: Any) -> str | None:
+    """The commit of a model from a hub; a branch or tag may move."""
+    if not getattr(model, "hf_config_path", None):
+        commit = getattr(model.hf_config, "_commit_hash", None)
+        if commit is not None:
+            return str(commit)
+    revision = str(model.revision or "")
+    return revision if re.fullmatch("[0-9a-f]{40}", revision) else None

@@ -5,12 +5,14 @@ import os
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from hashlib import blake2b
 from typing import Any, Final, Self
 
 from neve.client import COLD_CONNECTIONS, CONNECTIONS
 from neve.errors import Misuse
 from neve.session import check_key, check_url
 from neve.space import MAX_CHUNK_TOKENS
+from neve.vllm.canary import DEFAULT_EVERY
 from neve.vllm.sharding import CANONICAL, RANK
 
 # Two steps' blocks: those of one are sent while the next ones are copied. Less than the least is
@@ -28,6 +30,9 @@ _CHOICES = {
 _NUMBERS: Final[dict[Any, type[int] | type[float]]] = {int: int, float: float, int | None: int}
 
 
+_MAY_BE_ZERO: Final = frozenset(("canary",))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """Endpoint and key are all a node needs; the rest has defaults.
@@ -40,7 +45,8 @@ class Options:
     staging memory of each direction in one rank (None: see `save_budget`).
     `connections` to each Valkey carry block bytes; `cold_connections`: ranges of S3 segments that
     are read at a time. `cross_layer_blocks`: ask the engine to lay the layers of a block side by
-    side, where it can.
+    side, where it can. `canary`: one in so many found prefixes is computed as well and compared; 0:
+    none is.
     """
 
     endpoint: str
@@ -59,12 +65,21 @@ class Options:
     connections: int = CONNECTIONS
     cold_connections: int = COLD_CONNECTIONS
     cross_layer_blocks: bool = False
+    canary: int = DEFAULT_EVERY
 
     @classmethod
     def from_config(
-        cls, extra: Mapping[str, Any], environ: Mapping[str, str] | None = None
+        cls,
+        extra: Mapping[str, Any],
+        environ: Mapping[str, str] | None = None,
+        *,
+        engine_id: str | None = None,
     ) -> Self:
-        """Reads the extra config. Raises `Misuse` naming the option that is missing or wrong."""
+        """Reads the extra config. Raises `Misuse` naming the option that is missing or wrong.
+
+        `engine_id`: of this engine alone (vLLM's), for a default name that no other engine of this
+        host has. Engines of one host count as one node.
+        """
         environ = os.environ if environ is None else environ
         values = dict(extra)
         names = [option.name for option in fields(cls)]
@@ -93,10 +108,14 @@ class Options:
             number = _NUMBERS.get(option.type)
             if number is not None and value is not None:
                 is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-                if not is_number or not 0 < value < math.inf or number(value) != value:
+                least = 0 if option.name in _MAY_BE_ZERO else math.nextafter(0, 1)
+                if not is_number or not least <= value < math.inf or number(value) != value:
                     kind = "whole number" if number is int else "number"
                     raise Misuse(f"need a positive {kind}, got {value!r}", field=option.name)
                 values[option.name] = number(value)
+        if engine_id and "node" not in values:
+            mark = blake2b(engine_id.encode(), digest_size=4).hexdigest()
+            values["node"] = f"{socket.gethostname()}/{mark}"
         return cls(**values)
 
     def of_replica(self, index: int) -> Self:

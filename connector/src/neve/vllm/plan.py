@@ -36,7 +36,10 @@ class LoadPlan:
 
 @dataclass(frozen=True)
 class BlockSave:
-    """One block to copy out of `engine_blocks` in this step, after the forward."""
+    """One block to copy out of `engine_blocks` in this step, after the forward.
+
+    `stored`: it was found in Neve; what is computed is compared with that, not stored.
+    """
 
     request_id: str
     ids: tuple[bytes, ...]
@@ -44,6 +47,7 @@ class BlockSave:
     tokens: int
     engine_blocks: tuple[int, ...]
     chunk: int = 0
+    stored: tuple[Location, ...] = ()
 
 
 @dataclass
@@ -53,6 +57,7 @@ class StepPlan:
     `held`: ended requests whose engine blocks stay theirs until the workers have copied them.
     `fences`: blocks change hands that may still be copied out of, so those copies are waited for.
     `timed`: the step's number, when the workers are to measure and say how long it took.
+    `weigh`: grows by one after every reset; then workers say whether their weights are the same.
     """
 
     loads: list[LoadPlan] = field(default_factory=list)
@@ -61,3 +66,4 @@ class StepPlan:
     idle: bool = False
     fences: bool = True
     timed: int | None = None
+    weigh: int = 0

@@ -17,6 +17,7 @@ from neve.errors import MissReason, NeveError
 from neve.hot import Location, Tier
 from neve.ids import BlockHasher
 from neve.planner.choice import Choice, Decision
+from neve.vllm.canary import Canary, Verdict
 from neve.vllm.chains import Chain, Origin
 from neve.vllm.handover import ASK_AGAIN_S, Outcome, Wait
 from neve.vllm.judge import Judge
@@ -44,7 +45,7 @@ class _Lookup:
     `choice`: what is done with the answer while the engine has `chosen_for` tokens itself.
     The future's answer comes with the time when it was there; engines look for it between steps.
     `begun_at`: when it went out; None until its turn came. `trouble`: the answer says nothing about
-    what is stored.
+    what is stored. `strange`: other engines' blocks are among the found, once they are `counted`.
     """
 
     start: int
@@ -55,12 +56,16 @@ class _Lookup:
     found: list[tuple[Location, ...]] = field(default_factory=list)
     choice: Choice | None = None
     chosen_for: int = 0
+    counted: bool = False
+    strange: bool = False
 
 
 @dataclass
 class _Request:
     """One live request. `reused`: chunk → tier and tokens that were really loaded of it. A
-    preempted request loads again what it had, which counts once.
+    preempted request loads again what it had, which counts once. `compared`: found chunks that are
+    still to be compared with what this engine computes (see `neve.vllm.canary`); such a request
+    `computes` everything. What is `doubted` is not continued in the store before the first verdict.
     """
 
     tokens: Sequence[int]
@@ -77,6 +82,10 @@ class _Request:
     is_tail_counted: bool = False
     next_save: int = 0
     reused: dict[int, tuple[Tier, int]] = field(default_factory=dict)
+    prompt_tokens: int = 0
+    compared: dict[int, tuple[Location, ...]] = field(default_factory=dict)
+    computes: bool = False
+    doubted: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,6 +110,7 @@ class Planner:
         match_deadline_s: float,
         judge: Judge,
         telemetry: Telemetry,
+        canary: Canary | None = None,
         handover_wait_s: float = 2.0,
         loads: bool = True,
         saves: bool = True,
@@ -109,6 +119,7 @@ class Planner:
         self._shards = shards
         self._judge = judge
         self._telemetry = telemetry
+        self._canary = canary or Canary(0, 1, telemetry)
         self._links = links
         self._engine_block_tokens = engine_block_tokens
         self._match_deadline_s = match_deadline_s
@@ -118,7 +129,8 @@ class Planner:
         self._requests: dict[str, _Request] = {}
         # Computed tokens from which on `plan_saves` has something to do; unknown: ask it.
         self.save_at: dict[str, int] = {}
-        self._known: OrderedDict[bytes, None] = OrderedDict()
+        # First ids of chunks that are stored, as far as is known → whether this engine stored them.
+        self._known: OrderedDict[bytes, bool] = OrderedDict()
         self._lost: list[bytes] = []
         self._hashers: tuple[BlockHasher, ...] = ()
         self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="neve-match")
@@ -127,12 +139,22 @@ class Planner:
     # ---- requests come and go
 
     def add(
-        self, request_id: str, tokens: Sequence[int], origin: Origin, wish: ContextWish | None
+        self,
+        request_id: str,
+        tokens: Sequence[int],
+        origin: Origin,
+        wish: ContextWish | None,
+        *,
+        prompt_tokens: int | None = None,
     ) -> None:
-        """Begins a request; `tokens` is the engine's own sequence and grows with the output."""
+        """Begins a request; `tokens` is the engine's own sequence and grows with the output, from
+        the `prompt_tokens` on (default: those of now)."""
         prefilled = wish.prefilled if wish is not None else None
         wait = Wait(prefilled) if prefilled is not None else None
-        self._requests[request_id] = _Request(tokens, origin, wish, wait)
+        prompt_tokens = len(tokens) if prompt_tokens is None else prompt_tokens
+        self._requests[request_id] = _Request(
+            tokens, origin, wish, wait, prompt_tokens=prompt_tokens
+        )
 
     def knows(self, request_id: str) -> bool:
         return request_id in self._requests
@@ -143,6 +165,8 @@ class Planner:
         self.save_at.pop(request_id, None)
         if request is None:
             return None
+        if request.compared:
+            self._canary.drop()
         if request.lookup is not None and request.lookup.future is not None:
             request.lookup.future.cancel()
         if request.wish is None:
@@ -171,6 +195,22 @@ class Planner:
         self._known.clear()
         for request in self._requests.values():
             request.may_load = request.may_save = False
+            if request.compared:
+                request.compared.clear()
+                self._canary.drop()
+
+    def note_compared(self, verdicts: Iterable[tuple[bytes, Verdict]]) -> None:
+        """What ranks said of blocks that were computed and fetched, by first id. When one differs,
+        nothing is loaded or saved any more."""
+        self._canary.note(verdicts)
+        if self._canary.alone:
+            self._loads = self._saves = False
+            self.reset()
+
+    def pause(self) -> None:
+        """Gives other threads the GIL, at most once a step, and only while nothing is computed."""
+        wait_s, self._wait_left_s = self._wait_left_s, 0.0
+        time.sleep(wait_s)
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -185,7 +225,7 @@ class Planner:
         send what is missing and nothing else.
         """
         request = self._requests.get(request_id)
-        if request is None or not request.may_load:
+        if request is None or not request.may_load or self._canary.alone:
             return 0
         chain = self._chain(request)
         if chain is None:
@@ -211,9 +251,30 @@ class Planner:
         if request.wait is not None:
             self._await(request, request.wait, lookup, chain, now)
             return None
+        if self._computes(request, lookup, chain, start):
+            return 0
         choice = self._choose(request, lookup, chain.chunk_tokens)
         end = (start + choice.blocks) * chain.chunk_tokens
         return max(0, end - local_tokens) if choice.blocks else 0
+
+    def _computes(self, request: _Request, lookup: _Lookup, chain: Chain, start: int) -> bool:
+        """Whether nothing of what was found is loaded: it is compared, or nothing was compared yet.
+        What this engine stored itself proves nothing."""
+        if request.computes:
+            return True
+        if not lookup.counted:
+            lookup.counted = True
+            numbers = range(start, lookup.start + len(lookup.found))
+            others = [n for n in numbers if not self._known.get(chain.ids[n][0])]
+            lookup.strange = bool(others)
+            if others and self._canary.picks():
+                request.computes = request.doubted = True
+                request.compared = {
+                    n: lookup.found[n - lookup.start] for n in (others[0], others[-1])
+                }
+                return True
+        request.doubted = lookup.strange and self._canary.closed
+        return request.doubted
 
     def _await(
         self, request: _Request, wait: Wait, lookup: _Lookup, chain: Chain, now: float
@@ -231,8 +292,7 @@ class Planner:
             self._telemetry.count("handovers", 1, outcome)
             request.wait = None
         elif now < lookup.asked_at + ASK_AGAIN_S:
-            wait_s, self._wait_left_s = self._wait_left_s, 0.0
-            time.sleep(wait_s)  # as in `_settle`
+            self.pause()
             return
         lookup.asked_at = now
         self._ask(request, lookup, chain)
@@ -386,10 +446,13 @@ class Planner:
         plan, request.loading = request.loading, None
         good = len(plan.blocks) if request.failed_chunk is None else request.failed_chunk
         self._judge.end_load(request_id, good)
+        size = self._hashers[0].chunk_tokens
         for chunk, block in enumerate(plan.blocks[:good], plan.first_chunk):
             tier = block.locations[0].tier
             tokens = len(block.written) * self._engine_block_tokens
-            request.reused[chunk] = tier, tokens
+            # After a preemption its own answer is loaded as well, which is no part of the prompt.
+            answer = max(0, (chunk + 1) * size - request.prompt_tokens)
+            request.reused[chunk] = tier, max(0, tokens - answer)
             self._telemetry.count("hit_tokens", tokens, tier)
         if good < len(plan.blocks):
             # Asking again would find the same blocks, and fail the same way, for ever.
@@ -404,7 +467,11 @@ class Planner:
     ) -> list[BlockSave]:
         """Whole chunks among the first `computed_tokens` that nobody saved or found yet."""
         request = self._requests.get(request_id)
-        if request is None or not request.may_save or not self._saves:
+        if request is None:
+            return []
+        doubted = request.doubted and self._canary.closed
+        saves_new = request.may_save and self._saves and not doubted
+        if not (saves_new or request.compared):
             return []
         chain = self._chain(request)
         if chain is None:
@@ -415,11 +482,18 @@ class Planner:
         saves = []
         for chunk in range(request.next_save, chunks):
             ids = chain.ids[chunk]
-            if ids[0] not in self._known:
+            stored = request.compared.pop(chunk, ())
+            saved = saves_new and ids[0] not in self._known
+            if saved or stored:
                 source = tuple(engine_blocks[chunk * per_chunk : (chunk + 1) * per_chunk])
                 parents = chain.parents(chunk)
-                saves.append(BlockSave(request_id, ids, parents, chain.chunk_tokens, source, chunk))
-            self._remember(ids[0])
+                saves.append(
+                    BlockSave(
+                        request_id, ids, parents, chain.chunk_tokens, source, chunk, tuple(stored)
+                    )
+                )
+            if saves_new:
+                self._remember(ids[0], own=saved and not stored)
         request.next_save = max(request.next_save, chunks)
         self.save_at[request_id] = (request.next_save + 1) * chain.chunk_tokens
         return saves
@@ -464,8 +538,8 @@ class Planner:
             del self._known[block_id]
             self._lost.append(block_id)
 
-    def _remember(self, block_id: bytes) -> None:
-        self._known[block_id] = None
+    def _remember(self, block_id: bytes, *, own: bool = False) -> None:
+        self._known[block_id] = own or self._known.get(block_id, False)
         self._known.move_to_end(block_id)
         if len(self._known) > _KNOWN_IDS:
             self._known.popitem(last=False)

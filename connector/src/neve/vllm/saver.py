@@ -9,6 +9,8 @@ from typing import Generic
 
 from neve.client import BlockRef, Client, Transfer
 from neve.errors import NeveError
+from neve.vllm.canary import Verdict
+from neve.vllm.comparing import Comparer
 from neve.vllm.plan import BlockSave
 from neve.vllm.staging import Kv, S, StagingPool, Ticket, payloads
 
@@ -33,6 +35,7 @@ class Saver(Generic[S]):
         self._kv = kv
         self._pool = pool
         self._columns = columns
+        self._comparer = Comparer(client, kv, pool, columns)
         self._unsaved: deque[bytes] = deque()
         self._stored: deque[bytes] = deque()
         self._open = 0
@@ -80,6 +83,15 @@ class Saver(Generic[S]):
         self._store(saves, pieces)
 
     def _store(self, saves: list[BlockSave], pieces: list[S]) -> None:
+        if any(save.stored for save in saves):
+            for save, piece in zip(saves, pieces, strict=True):
+                if save.stored:
+                    self._comparer.compare(save, piece)
+            rest = [n for n, save in enumerate(saves) if not save.stored]
+            saves, pieces = [saves[n] for n in rest], [pieces[n] for n in rest]
+            if not saves:
+                self._close_one()
+                return
         refs = [
             BlockRef(save.ids[column], save.parents[column], save.tokens)
             for save in saves
@@ -105,6 +117,10 @@ class Saver(Generic[S]):
         """First ids of chunks that were stored since the last call."""
         return _drain(self._stored)
 
+    def take_compared(self) -> list[tuple[bytes, Verdict]]:
+        """See `Comparer.take`."""
+        return self._comparer.take()
+
     @property
     def in_flight(self) -> int:
         """Batches that were begun and are not stored yet."""
@@ -116,8 +132,13 @@ class Saver(Generic[S]):
             return self._idle.wait_for(lambda: not self._open, timeout_s)
 
     def _drop(self, saves: Sequence[BlockSave]) -> None:
-        self._client.stats.count(dropped=len(saves))
-        self._unsaved.extend(save.ids[0] for save in saves)
+        lost = [save.ids[0] for save in saves if not save.stored]
+        if lost:
+            self._client.stats.count(dropped=len(lost))
+            self._unsaved.extend(lost)
+        for save in saves:
+            if save.stored:
+                self._comparer.skip(save)
 
     def _end(self, transfer: Transfer, saves: list[BlockSave], pieces: list[S]) -> None:
         """On an I/O thread: the buffers are ours again."""

@@ -4,12 +4,14 @@ Uses vLLM's objects by their attributes only, so it imports nothing of it.
 """
 
 import logging
-import secrets
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from hashlib import blake2b
+from typing import Any, Final
 
 from neve.space import SpaceIdentity
+from neve.vllm.adapters import Adapters
+from neve.vllm.canary import Canary, Verdict
 from neve.vllm.chains import Media, Origin
 from neve.vllm.compat import has_token_ids
 from neve.vllm.contexts import ContextReports
@@ -24,6 +26,9 @@ from neve.vllm.requests import read_wish, response_params
 from neve.vllm.telemetry import Data, Telemetry
 
 logger = logging.getLogger(__name__)
+
+# A request waits so long for its adapter's name, and after a reset for the workers' word.
+MOST_UNDECIDED_S: Final = 5.0
 
 
 class SchedulerSide:
@@ -42,13 +47,15 @@ class SchedulerSide:
         names_media: bool = True,
         shards: int = 1,
         announces_of: int = 0,
+        ranks: int = 1,
+        parts: int = 1,
     ) -> None:
         """`identities` in rank order, each of `shards` columns. In a process of its own the
         scheduler opens its own sessions, under another node name: a session has one owner.
 
         `holds`: workers copy behind the step, so what they save must stay in place until they say
-        so. `names_media`: see `compat`. `announces_of`: ranks that store a part of each chunk, if
-        routers are to hear of it.
+        so. `names_media`: see `compat`. `ranks`: workers; `parts`: those that hold a part of each
+        chunk; `announces_of`: the same, if routers are to hear of it.
         """
         node = options.node if same_process else f"{options.node}/scheduler"
         self._links = [
@@ -68,19 +75,27 @@ class SchedulerSide:
             always=options.load == "always",
         )
         self._steps = 0
-        self._epoch = b""
+        # Names the weights where they are not those of the start; None: not compared yet.
+        self._epoch: bytes | None = b""
+        self._ranks = ranks
+        self._weigh = 0
+        self._weights: dict[str, bytes] = {}
+        self._adapters = Adapters()
+        self._undecided: dict[str, float] = {}
         self._planner = Planner(
             self._links,
             engine_block_tokens=identities[0].engine_block_tokens,
             match_deadline_s=options.match_deadline_s,
             judge=self._judge,
             telemetry=self._telemetry,
+            canary=Canary(options.canary, parts, self._telemetry),
             handover_wait_s=options.handover_wait_s,
             loads=loads,
             saves=saves,
             shards=shards,
         )
         self._shards = shards
+        self._announces_of = announces_of
         self._announcer: Announcer | None = Announcer(announces_of) if announces_of else None
         self._requests: dict[str, Any] = {}  # vLLM's, only for announcements
         self._engine_block_tokens = identities[0].engine_block_tokens
@@ -92,25 +107,41 @@ class SchedulerSide:
         self._pending_loads: list[LoadPlan] = []
         self._reports = ContextReports(self._links, shards)
 
-    def track(self, request: Any) -> bool:
-        """Begins a vLLM request if it can be cached at all; True when it is tracked."""
+    def track(self, request: Any) -> bool | None:
+        """Begins a vLLM request if it can be cached at all; True when it is tracked, None as long
+        as its adapter's files are read or the workers compare their weights."""
         if self._planner.knows(request.request_id):
             return True
         if not has_token_ids(request) or (request.mm_features and not self._names_media):
             return False
+        lora = request.lora_request
+        adapter = self._adapters.name(lora) if lora is not None else b""
+        if adapter is False:
+            return False
+        if adapter is True or self._epoch is None:
+            return None
         if self._announcer is not None:
             self._requests[request.request_id] = request
         self._planner.add(
             request.request_id,
             request.all_token_ids,
-            origin_of(request, self._epoch),
+            origin_of(request, adapter, self._epoch),
             read_wish(request.kv_transfer_params),
+            prompt_tokens=request.num_prompt_tokens,
         )
         return True
 
     def matched_tokens(self, request: Any, local_tokens: int) -> int | None:
         """See `Planner.matched_tokens`."""
-        if request.skip_reading_prefix_cache or not self.track(request):
+        if request.skip_reading_prefix_cache:
+            return 0
+        tracked = self.track(request)
+        if tracked is None:
+            now = time.monotonic()
+            if now < self._undecided.setdefault(request.request_id, now + MOST_UNDECIDED_S):
+                self._planner.pause()
+                return None
+        if not tracked:
             return 0
         return self._planner.matched_tokens(request.request_id, local_tokens)
 
@@ -137,6 +168,7 @@ class SchedulerSide:
             held=held,
             idle=output.total_num_scheduled_tokens == 0,
             fences=bool(output.preempted_req_ids),
+            weigh=self._weigh,
         )
         # Their blocks are others' by now, behind a fence. Should they be loaded again, by whatever
         # connector, and aborted, the engine frees them itself: twice would stop it.
@@ -195,7 +227,8 @@ class SchedulerSide:
             step.saves += saves
             if self._announcer is not None:
                 for save in saves:
-                    self._expect(self._announcer, save)
+                    if not save.stored:
+                        self._expect(self._announcer, save)
 
     def note_results(
         self,
@@ -217,6 +250,28 @@ class SchedulerSide:
         if self._announcer is not None:
             self._announcer.note_lost(unsaved)
             self._announcer.note_stored(stored)
+
+    def note_compared(self, verdicts: Sequence[tuple[bytes, Verdict]]) -> None:
+        """What workers said of blocks that were computed and fetched: see `neve.vllm.canary`."""
+        self._planner.note_compared(verdicts)
+
+    def note_weights(self, told: Mapping[str, tuple[int, bytes]]) -> None:
+        """What workers, by name, say of their weights after a reset (its number): nothing if they
+        are those of the start, else their digest. KV is found and shared again once all did: with
+        every engine of the same weights."""
+        for worker, (number, digest) in told.items():
+            if number == self._weigh:
+                self._weights[worker] = digest
+        if self._epoch is not None or len(self._weights) < self._ranks:
+            return
+        digests = sorted(self._weights.values())
+        self._epoch = blake2b(b"".join(digests), digest_size=16).digest() if any(digests) else b""
+        if not self._epoch and self._announces_of:
+            self._announcer = Announcer(self._announces_of)
+        logger.warning(
+            "neve.reset.done weights=%s",
+            "changed (KV is shared with engines of the same weights)" if self._epoch else "same",
+        )
 
     def note_gauges(self, gauges: Mapping[str, dict[str, float]]) -> None:
         """What the workers' gauges changed to, by worker."""
@@ -246,12 +301,13 @@ class SchedulerSide:
         )
 
     def reset(self) -> None:
-        """From now on this engine neither finds what was stored before, nor do others find what it
-        stores: its weights may have been changed in place, which no fingerprint tells."""
-        self._epoch = secrets.token_bytes(16)
+        """The weights may have been changed in place, which no fingerprint tells: nothing is found
+        or stored until the workers compared them, in the next step."""
+        self._epoch = None
+        self._weigh += 1
+        self._weights.clear()
         self._planner.reset()
         self._announcer = None
-        logger.warning("neve.reset (this engine's KV is its own until it starts anew)")
 
     def take_telemetry(self) -> Data | None:
         """What is new since the last call, for vLLM's metrics."""
@@ -280,6 +336,7 @@ class SchedulerSide:
     def finish(self, request: Any) -> dict[str, Any] | None:
         """Ends a request; the response's `kv_transfer_params` if the request spoke to Neve."""
         self._engine_blocks.pop(request.request_id, None)
+        self._undecided.pop(request.request_id, None)
         self._requests.pop(request.request_id, None)
         ended = self._planner.end(request.request_id)
         if ended is None:
@@ -300,16 +357,17 @@ class SchedulerSide:
         """Sends the contexts that still wait, then ends the connections."""
         self._reports.close()
         self._planner.close()
+        self._adapters.close()
         for link in self._links:
             link.release()
 
 
-def origin_of(request: Any, epoch: bytes = b"") -> Origin:
-    """What decides the request's KV besides its tokens. `epoch`: see `SchedulerSide.reset`."""
-    lora = request.lora_request
+def origin_of(request: Any, adapter: bytes = b"", epoch: bytes = b"") -> Origin:
+    """What decides the request's KV besides its tokens. `adapter` names its LoRA adapter by
+    content, `epoch` the weights if they are not those of the start."""
     return Origin(
         salt=epoch + _bytes(request.cache_salt or ""),
-        lora=_bytes(f"{lora.lora_name}\0{lora.lora_path}") if lora is not None else b"",
+        lora=adapter,
         media=tuple(
             Media(
                 identifier=_bytes(feature.identifier),

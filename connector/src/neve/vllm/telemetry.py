@@ -52,6 +52,12 @@ COUNTERS: Final = (
     Metric("dropped_blocks", "Blocks that storage did not take, by reason.", "reason", MissReason),
     Metric("promoted_blocks", "Cold blocks brought back into the hot tier."),
     Metric("corrupt_blocks", "Blocks that failed verification (and were computed)."),
+    Metric(
+        "compared_blocks",
+        "Blocks that were computed and fetched, by what came of comparing them.",
+        "verdict",
+        ("same", "other", "unknown"),
+    ),
     Metric("decisions", "What was done with a found prefix.", "decision", Decision),
     Metric(
         "handovers",
@@ -64,6 +70,7 @@ GAUGES: Final = (
     Metric("loads_in_flight", "Requests that wait for their load."),
     Metric("saves_in_flight", "Batches on their way into the hot tier."),
     Metric("breaker", "Of the hot tier: 0 closed, 1 half open, 2 open; of all ranks.", fold=max),
+    Metric("alone", "1 once KV from Neve was not what this engine computes: it serves alone."),
     Metric("connected", "1 while all ranks of the engine are connected to Neve.", fold=min),
 )
 _FOLDS: Final = {metric.name: metric.fold for metric in GAUGES}

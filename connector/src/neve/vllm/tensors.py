@@ -11,7 +11,7 @@ many heads this rank holds nor its strides: they follow the TP size, what the by
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 
@@ -19,6 +19,7 @@ import torch
 
 from neve.errors import Misuse
 from neve.vllm.devices import DeviceCopies, StreamMark
+from neve.vllm.rounding import LayerFormat, first_difference, number_type
 from neve.vllm.staging import Done, Mark, Ticket
 
 # Of pinned memory that is got at once: PyTorch rounds up to a power of two.
@@ -101,9 +102,11 @@ class KvTensors:
         block_tokens: int,
         kernels: Mapping[str, str] | None = None,
         heads: int | None = None,
+        cache_dtype: str = "auto",
     ) -> None:
         """`kernels` names what wrote a layer's bytes (backend, ISA): equal shapes don't prove equal
-        meaning. `heads`: KV heads that every layer has here, when payloads are to be one head's."""
+        meaning. `heads`: KV heads that every layer has here, when payloads are to be one head's.
+        `cache_dtype`: the engine's name for what it keeps in tensors of bytes."""
         self._layers: list[_Layer] = []
         seen = set()
         for name, tensor in kv_caches.items():
@@ -123,6 +126,14 @@ class KvTensors:
             raise Misuse("the engine registered no KV tensors")
         every = [
             f"{layer.name}={layer.describe()}@{(kernels or {}).get(layer.name, '')}"
+            for layer in self._layers
+        ]
+        self._formats = [
+            LayerFormat(
+                layer.name,
+                tuple(size for dim, size in enumerate(layer.tensor.shape) if dim != layer.dim),
+                number_type(layer.dtype, cache_dtype),
+            )
             for layer in self._layers
         ]
         self.dtypes = ",".join(sorted({str(layer.dtype) for layer in self._layers}))
@@ -181,6 +192,27 @@ class KvTensors:
                 layer.tensor.index_copy_(layer.dim, index, part)
             skip = 0
         return Done()
+
+    def compare(self, computed: StagingBlock, stored: StagingBlock) -> str | None:
+        """In words, in which layer the two differ by more than rounding, and where to look; None:
+        in none."""
+        return first_difference(
+            self._formats, self._layer_bytes(computed), self._layer_bytes(stored)
+        )
+
+    def _layer_bytes(self, piece: StagingBlock) -> Iterator[torch.Tensor]:
+        """Each layer's part of a staging, in one row."""
+        if len(self._layers) < len(self._formats):  # side by side
+            count = len(self._formats)
+            of_blocks = piece.bytes.view(-1, count, self.block_bytes // count)
+            yield from (part.flatten() for part in of_blocks.unbind(1))
+            return
+        by_head = piece.bytes.view(self._heads, -1)
+        engine_blocks, start = piece.bytes.numel() // self.block_bytes, 0
+        for layer in self._layers:
+            size = layer.block_bytes * engine_blocks // self._heads
+            yield by_head[:, start : start + size].flatten()
+            start += size
 
     def mark(self) -> Mark:
         """This moment in what the engine computes; on a device it may be still to come."""

@@ -20,10 +20,17 @@ _SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 _HEADER_LIMIT_BYTES = 100_000_000
 
 
-def folder_revision(folder: Path, *, full_hash_bytes: int = FULL_HASH_BYTES) -> str:
-    """16 bytes in hex over the weight files' names, sizes and contents (sampled when large)."""
-    files = sorted(p for p in folder.iterdir() if p.suffix in _SUFFIXES and p.is_file())
-    files += sorted(folder.glob("*.index.json"))
+def folder_revision(folder: Path, *, full_hash_bytes: int = FULL_HASH_BYTES) -> str | None:
+    """16 bytes in hex over the weight files' names, sizes and contents (sampled when large), and
+    the model's own code if it has some. `folder` may be a weight file itself.
+
+    None when there is no weight file: then nothing is known of the weights.
+    """
+    every = [folder] if folder.is_file() else sorted(folder.iterdir())
+    files = [path for path in every if path.suffix in _SUFFIXES and path.is_file()]
+    if not files:
+        return None
+    files += [path for path in every if path.name.endswith((".index.json", ".py"))]
     total = sum(path.stat().st_size for path in files)
     digest = blake2b(digest_size=16)
     for path in files:

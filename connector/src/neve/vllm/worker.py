@@ -4,11 +4,13 @@ import logging
 import secrets
 import threading
 from collections import deque
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Generic
 
 from neve.errors import NeveError
 from neve.space import SpaceIdentity
+from neve.vllm.canary import Verdict
 from neve.vllm.link import BOOT_WAIT_S, Link
 from neve.vllm.loader import Loader
 from neve.vllm.options import Options
@@ -38,8 +40,10 @@ class WorkerSide(Generic[S]):
         engine: str,
         share: Share,
         step_tokens: int,
+        weights: Callable[[], bytes] = bytes,
     ) -> None:
-        """`step_tokens`: the most that the engine computes in one step."""
+        """`step_tokens`: the most that the engine computes in one step. `weights`: names the
+        model's weights as they are now."""
         self.identity = identity
         self._step_tokens = step_tokens
         self._kv = kv
@@ -49,11 +53,16 @@ class WorkerSide(Generic[S]):
         node = f"{options.node}/tp{share.seat}" if share.seat else options.node
         self._link = Link.acquire(options, identity, engine=engine, node=node, shards=share.shards)
         self._link.wait_first_attempt(BOOT_WAIT_S)
+        self._weights = weights
+        self._first_weights = weights()
+        self._weighed = 0
+        self._weights_news: tuple[int, bytes] | None = None
         self._saver: Saver[S] | None = None
         self._loader: Loader[S] | None = None
         self._failed_blocks: set[int] = set()
         self._ended: set[str] = set()
         self._unsaved: list[bytes] = []
+        self._uncompared: list[bytes] = []
         self._held: set[str] = set()
         self._telemetry = Telemetry()
         self._name = secrets.token_hex(4)
@@ -112,7 +121,8 @@ class WorkerSide(Generic[S]):
         if not saves:
             return
         if not self._ready():
-            self._unsaved.extend(save.ids[0] for save in saves)
+            self._unsaved.extend(save.ids[0] for save in saves if not save.stored)
+            self._uncompared.extend(save.ids[0] for save in saves if save.stored)
             return
         assert self._saver is not None
         self._saver.save(saves)
@@ -137,6 +147,29 @@ class WorkerSide(Generic[S]):
     def take_stored(self) -> list[bytes]:
         """First ids of chunks of which this rank's part was stored since the last call."""
         return self._saver.take_stored() if self._saver is not None else []
+
+    def weigh(self, plan: StepPlan) -> None:
+        """Compares the weights with those of the start, once after every reset."""
+        if plan.weigh <= self._weighed:
+            return
+        self._weighed = plan.weigh
+        try:
+            now = self._weights()
+        except Exception:  # then they are like nobody's
+            logger.exception("neve.weights.unreadable")
+            now = secrets.token_bytes(16)
+        self._weights_news = plan.weigh, b"" if now == self._first_weights else now
+
+    def take_weights(self) -> dict[str, tuple[int, bytes]]:
+        """By this worker's name: the reset's number, and the weights' digest if they are others."""
+        news, self._weights_news = self._weights_news, None
+        return {self._name: news} if news is not None else {}
+
+    def take_compared(self) -> list[tuple[bytes, Verdict]]:
+        """Blocks that were computed and fetched: their first ids, and whether both are the same."""
+        unseen, self._uncompared = self._uncompared, []
+        found = [(block_id, Verdict.UNKNOWN) for block_id in unseen]
+        return found + self._saver.take_compared() if self._saver is not None else found
 
     def take_telemetry(self) -> Data | None:
         """What is new since the last call, for vLLM's metrics; gauges go by `take_gauges`."""

@@ -1,0 +1,97 @@
+"""Whether two computations of the same KV differ by more than rounding."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+
+# A number is off when it differs by more than so many rounding steps of its dtype, of the layer's
+# root mean square. Batches of other shapes differ by less than one step in most places.
+_STEPS: Final = 16
+_LEAST: Final = 1e-3  # float32 that passed through faster kernels (TF32)
+_MOST: Final = 0.25  # float8
+# A layer differs when more than this share of its numbers is off. Below, single tokens may have
+# gone to another expert.
+SHARE: Final = 1 / 8
+# Packed formats have no rounding step; of theirs, bytes are compared.
+_SHARE_OF_BYTES: Final = 1 / 2
+_FLOAT8: Final = {
+    "fp8": torch.float8_e4m3fn,
+    "fp8_e4m3": torch.float8_e4m3fn,
+    "fp8_e5m2": torch.float8_e5m2,
+}
+
+
+@dataclass(frozen=True)
+class LayerFormat:
+    """`inner`: shape of one engine block, as it was registered. `dtype` is None where bytes are
+    packed in a way not known here."""
+
+    name: str
+    inner: tuple[int, ...]
+    dtype: torch.dtype | None
+
+
+def number_type(dtype: torch.dtype, cache_dtype: str) -> torch.dtype | None:
+    """What a KV tensor's numbers are; vLLM registers float8 as bytes."""
+    return dtype if dtype.is_floating_point else _FLOAT8.get(cache_dtype)
+
+
+def first_difference(
+    layers: Sequence[LayerFormat], computed: Iterator[torch.Tensor], stored: Iterator[torch.Tensor]
+) -> str | None:
+    """The first layer in which the two differ by more than rounding, in words, and where to look.
+
+    `computed` and `stored` have the bytes (uint8) of every layer, in order.
+    """
+    for number, (layer, mine, theirs) in enumerate(zip(layers, computed, stored, strict=True)):
+        if torch.equal(mine, theirs):
+            continue
+        if layer.dtype is None:
+            share, most = float((mine != theirs).float().mean()), _SHARE_OF_BYTES
+            keys = False
+        else:
+            off = _off(mine.view(layer.dtype).float(), theirs.view(layer.dtype).float(), layer)
+            share, most = float(off.float().mean()), SHARE
+            keys = _only_keys(off, layer.inner)
+        if share > most:
+            return (
+                f"layer={layer.name} off={share:.0%} part={'keys' if keys else 'keys and values'} "
+                f"look_at={_advice(number, keys)!r}"
+            )
+    return None
+
+
+def tolerance(dtype: torch.dtype) -> float:
+    """Of the root mean square."""
+    return float(min(_MOST, max(_LEAST, _STEPS * torch.finfo(dtype).eps)))
+
+
+def _off(mine: torch.Tensor, theirs: torch.Tensor, layer: LayerFormat) -> torch.Tensor:
+    assert layer.dtype is not None
+    scale = max(float(each.square().mean().sqrt()) for each in (mine, theirs))
+    # Not "greater than": a NaN is off, unless both are.
+    near = (mine - theirs).abs() <= tolerance(layer.dtype) * scale
+    return ~(near | (mine.isnan() & theirs.isnan()))
+
+
+def _only_keys(off: torch.Tensor, inner: Sequence[int]) -> bool:
+    """Whether keys are off and values are not. Kernels put keys before values, but each at another
+    depth: of the whole, of an engine block, of a head, of a token."""
+    for size in (off.numel(), *(math.prod(inner[depth:]) for depth in range(len(inner)))):
+        if size % 2 or off.numel() % size:
+            continue
+        keys, values = off.view(-1, 2, size // 2).float().mean(dim=(0, 2)).tolist()
+        if keys > SHARE and values < keys / 4:
+            return True
+    return False
+
+
+def _advice(number: int, keys: bool) -> str:
+    if keys:
+        return "positions: RoPE parameters, --max-model-len, --hf-overrides"
+    if number == 0:
+        return "weights: revision, quantization, adapters, --model-impl"
+    return "what lies between layers: attention backend, quantization, --model-impl"

@@ -1,0 +1,101 @@
+"""KvTensors.compare over layouts and dtypes. Run by an interpreter with torch; asserts."""
+
+import torch
+
+from neve.vllm.tensors import KvTensors
+
+BLOCKS, TOKENS, HEADS, SIZE = 8, 16, 2, 32
+# In which part of a block each kernel keeps keys.
+KEYS = {
+    "flash": ((2, BLOCKS, TOKENS, HEADS, SIZE), lambda t: t[0]),
+    "flashinfer": ((BLOCKS, 2, TOKENS, HEADS, SIZE), lambda t: t[:, 0]),
+    "content": ((BLOCKS, HEADS, TOKENS, 2 * SIZE), lambda t: t[..., :SIZE]),
+    "cpu": (
+        (BLOCKS, HEADS, TOKENS, 2 * SIZE),
+        lambda t: t.view(BLOCKS, HEADS, 2, TOKENS, SIZE)[:, :, 0],
+    ),
+}
+
+
+def computed(shape, dtype, change=lambda _number, _tensor: None):
+    torch.manual_seed(3)
+    made = {}
+    for number in range(3):
+        exact = torch.randn(shape)
+        # Another order of additions: off by a rounding step or two.
+        other = exact * (1 + torch.randn(shape) * torch.finfo(dtype).eps)
+        made[number] = exact.to(dtype), other
+        change(number, other)
+    return (
+        {f"layer.{n}": exact for n, (exact, _) in made.items()},
+        {f"layer.{n}": other.to(dtype) for n, (_, other) in made.items()},
+    )
+
+
+def compare(pair, *, heads=None, cache_dtype="auto", joined=False):
+    pieces = []
+    for caches in pair:
+        if joined:  # the layers of a block side by side
+            every = torch.stack([t.flatten(1) for t in caches.values()], dim=1)
+            caches = {name: every[:, n] for n, name in enumerate(caches)}
+        kv = KvTensors(
+            caches, num_blocks=BLOCKS, block_tokens=TOKENS, heads=heads, cache_dtype=cache_dtype
+        )
+        assert kv.layout.startswith("side by side") == joined
+        pieces += kv.allocate(2)
+        kv.move_out([[3, 5]], pieces[-1:]).wait()
+    return kv.compare(*pieces)
+
+
+def other_positions(part):
+    """In the second layer, keys are turned by another angle; later ones follow from that."""
+
+    def change(number, tensor):
+        if number == 1:
+            keys = part(tensor)
+            keys.copy_(keys * 0.6 + keys.roll(1, -1) * 0.8)
+        elif number == 2:
+            tensor.mul_(1.5)
+
+    return change
+
+
+def other_weights(_number, tensor):
+    tensor.mul_(1.4)
+
+
+def another_expert(number, tensor):
+    """One token of sixteen went elsewhere."""
+    if number:
+        tensor[:, :, 7] *= -2
+
+
+for kind, (shape, part) in KEYS.items():
+    for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn):
+        assert compare(computed(shape, dtype)) is None, (kind, dtype)
+        said = compare(computed(shape, dtype, other_weights))
+        assert said.startswith("layer=layer.0 "), said
+        assert "revision, quantization" in said
+        said = compare(computed(shape, dtype, other_positions(part)))
+        assert said.startswith("layer=layer.1 "), said
+        assert "part=keys look_at='positions: RoPE" in said, (kind, dtype, said)
+
+shape, part = KEYS["content"]
+assert compare(computed(shape, torch.bfloat16, another_expert)) is None
+assert compare(computed(shape, torch.bfloat16), heads=HEADS) is None
+assert "layer.0" in compare(computed(shape, torch.bfloat16, other_weights), heads=HEADS)
+for change, wanted in ((other_weights, "layer.0"), (other_positions(part), "layer.1")):
+    assert wanted in compare(computed(shape, torch.bfloat16, change), joined=True)
+assert compare(computed(shape, torch.bfloat16), joined=True) is None
+
+# vLLM keeps float8 in tensors of bytes, and packed numbers as well.
+for cache_dtype in ("fp8", "packed"):
+    for change in (None, other_weights):
+        pair = computed(shape, torch.float8_e4m3fn, *([change] if change else []))
+        as_bytes = [{n: t.view(torch.uint8) for n, t in caches.items()} for caches in pair]
+        assert (compare(as_bytes, cache_dtype=cache_dtype) is None) == (change is None), cache_dtype
+
+# Not a number is nobody's number.
+exact, other = computed(shape, torch.float32)
+other["layer.2"][:] = float("nan")
+assert "layer.2" in compare((exact, other))

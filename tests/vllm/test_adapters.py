@@ -1,0 +1,64 @@
+"""Adapters are named by what is in their files."""
+
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from neve.vllm.adapters import Adapters
+
+
+@pytest.fixture
+def adapters():
+    made = Adapters()
+    yield made
+    made.close()
+
+
+def write(folder, weights=b"weights", rank=8):
+    folder.mkdir(exist_ok=True)
+    (folder / "adapter_model.safetensors").write_bytes(len(b"{}").to_bytes(8, "little") + b"{}")
+    (folder / "adapter_model.bin").write_bytes(weights)
+    (folder / "adapter_config.json").write_text(f'{{"r": {rank}}}')
+    return folder
+
+
+def named(adapters, folder, number=1, **more):
+    lora = SimpleNamespace(lora_name="a", lora_path=str(folder), lora_int_id=number, **more)
+    deadline = time.monotonic() + 10
+    while (name := adapters.name(lora)) is True:
+        assert time.monotonic() < deadline
+    return name
+
+
+def test_the_name_is_the_contents(adapters, tmp_path):
+    one = named(adapters, write(tmp_path / "one"))
+    assert named(adapters, write(tmp_path / "same")) == one
+    others = [
+        named(adapters, write(tmp_path / "weights", weights=b"wEights")),
+        named(adapters, write(tmp_path / "rank", rank=4)),
+        named(adapters, tmp_path / "one", is_3d_lora_weight=True, number=2),
+    ]
+    assert len({one, *others}) == 4
+
+
+def test_one_whose_files_changed_since_it_was_read_has_no_name_until_it_has_another_id(
+    adapters, tmp_path
+):
+    folder = write(tmp_path / "a")
+    first = named(adapters, folder)
+    write(folder, weights=b"retrained")
+    assert named(adapters, folder) is False
+    write(folder)  # as it was: what the engine has is not known any more
+    assert named(adapters, folder) is False
+    assert named(adapters, folder, number=2) == first
+
+
+@pytest.mark.parametrize("more", [{}, {"tensorizer_config_dict": {"uri": "s3://b/a"}}])
+def test_one_without_files_to_read_has_no_name_as_long_as_it_has_none(adapters, tmp_path, more):
+    folder = tmp_path / "a"
+    if more:
+        write(folder)
+    assert named(adapters, folder, **more) is False
+    write(folder)
+    assert (named(adapters, folder, **more) is False) == bool(more)
