@@ -332,6 +332,12 @@ class UsagePointSerializer(serializers.Serializer):
     lost_blocks = serializers.IntegerField(help_text="refused by the cold tier, then gone from hot")
     hot_used_bytes = serializers.IntegerField(allow_null=True)
     cold_used_bytes = serializers.IntegerField(allow_null=True)
+    cold_dead_bytes = serializers.IntegerField(
+        allow_null=True, help_text="of segments in S3, until they are merged"
+    )
+    cold_waiting_bytes = serializers.IntegerField(
+        allow_null=True, help_text="of segments in S3 that nobody names, until they are deleted"
+    )
     dirty_bytes = serializers.IntegerField(allow_null=True)
     dirty_blocks = serializers.IntegerField(allow_null=True)
     dirty_oldest_s = serializers.IntegerField(allow_null=True)

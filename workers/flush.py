@@ -26,6 +26,7 @@ from tenants.scope import tenant_scope
 from workers import hot_reading, read_ahead, recovery, segments, upload
 from workers.batches import cut_evenly
 from workers.chains import order_along_chains
+from workers.compaction.room import make_room_to_flush
 from workers.hot_reading import HotReader, LinkedBlock
 from workers.segments import StoredBlock, write_segment
 
@@ -45,7 +46,7 @@ class FlushReport:
     """What one pass did.
 
     `refused_blocks`: the cold quota had no room for them. `evicted_blocks`: left the cold tier to
-    make room.
+    make room. `waiting_blocks`: stay dirty until compaction has freed space in the object store.
     """
 
     segments: int = 0
@@ -56,6 +57,7 @@ class FlushReport:
     evicted_blocks: int = 0
     evicted_bytes: int = 0
     unreadable_blocks: int = 0
+    waiting_blocks: int = 0
 
 
 class Flusher:
@@ -92,7 +94,8 @@ class Flusher:
                 while leases:
                     with leases:
                         self._flush(leases, reader, end, progress)
-                    leases = self.lease() if time.monotonic() < end else None
+                    is_over = time.monotonic() >= end or self.report.waiting_blocks > 0
+                    leases = None if is_over else self.lease()
         finally:
             reader.close()
         return self.report
@@ -112,9 +115,13 @@ class Flusher:
                 self.report.unreadable_blocks += self._tier.forget(Tier.HOT, ids)
                 continue
             ordered = order_along_chains(reader.link(list(blocks)))
-            for piece in cut_evenly(ordered, segments.MOST_BYTES):
+            quota_bytes = self._tier.usage().quota_cold_bytes
+            for piece in cut_evenly(ordered, segments.most_bytes(quota_bytes)):
                 if time.monotonic() >= end:
                     return
+                if not make_room_to_flush(self._tier, sum(block.size_bytes for block in piece)):
+                    self.report.waiting_blocks += len(piece)
+                    continue
                 self._flush_segment(space, piece, reader, leases)
                 progress(self.report)
 
@@ -135,7 +142,12 @@ class Flusher:
             return
         unreadable_before = reader.unreadable_blocks
         blocks_read = leases.kept_during(reader.read(space, fitting))
-        written = write_segment(self._tier, space, self._in_a_whole_index(blocks_read))
+        written = write_segment(
+            self._tier,
+            space,
+            self._in_a_whole_index(blocks_read),
+            expected_bytes=sum(block.size_bytes for block in fitting),
+        )
         self.report.unreadable_blocks += reader.unreadable_blocks - unreadable_before
         if written is None:
             return
@@ -207,7 +219,7 @@ def is_worth_a_segment(held: Usage, now_s: float) -> bool:
     if held.oldest_due_s is None or held.oldest_due_s > now_s:
         return False
     return (
-        held.dirty_bytes >= segments.LEAST_BYTES
+        held.dirty_bytes >= segments.least_bytes(held.quota_cold_bytes)
         or held.oldest_due_s <= now_s - GATHER_S
         or held.dirty_bytes >= held.quota_hot_bytes * DIRTY_SHARE
     )

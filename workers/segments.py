@@ -27,7 +27,18 @@ from workers.upload import MultipartUpload
 # Large enough that S3 reads it well in ranges and few objects hold much; small enough to write in
 # seconds. Only what is flushed by its age is smaller.
 LEAST_BYTES, MOST_BYTES = 64 << 20, 256 << 20
+QUOTA_SHARE, FLOOR_BYTES = 32, 8 << 20  # so that merges fit beside a full cold quota
 LINKS_KEPT = 16  # of a segment, to those whose chains it continues most
+
+
+def most_bytes(quota_bytes: int) -> int:
+    """The largest segment of a tenant with this cold quota; a single block may exceed it."""
+    return min(MOST_BYTES, max(quota_bytes // QUOTA_SHARE, FLOOR_BYTES))
+
+
+def least_bytes(quota_bytes: int) -> int:
+    """The smallest segment that is worth flushing at once, and not merged for its size."""
+    return min(LEAST_BYTES, most_bytes(quota_bytes) // 4)
 
 
 @dataclass(frozen=True)
@@ -41,10 +52,16 @@ class StoredBlock:
 
 
 def write_segment(
-    tier: HotTier, space: Space, blocks: Iterable[StoredBlock], *, generation: int = 0
+    tier: HotTier,
+    space: Space,
+    blocks: Iterable[StoredBlock],
+    *,
+    expected_bytes: int,
+    generation: int = 0,
 ) -> tuple[Segment, Sequence[SegmentRow]] | None:
     """The live row, and the places of the blocks in it; None when there were no blocks.
 
+    Until it is live the row's size says `expected_bytes`: room that others must not take.
     The segment is open in the index, so that `flushed` and `relocate` may name it. Takes a block's
     bytes before it asks for the next one. Raises what `blocks`, Valkey and S3 raise, and `Corrupt`
     when S3 gives back another footer than was written.
@@ -54,6 +71,7 @@ def write_segment(
         space=space,
         uuid=uuid,
         object_key=segment_key(space.tenant_id, fingerprint, uuid),
+        size_bytes=expected_bytes,
         generation=generation,
     )
     tier.open_segment(row.pk)

@@ -10,6 +10,7 @@ from django.utils import timezone
 
 from catalog import jobs, kinds, sessions, usage
 from catalog.models import TIER_COUNTERS, NodeSession, Space
+from catalog.occupancy import Occupancy, occupancy
 from controlplane import hot, live
 from neve.hot import Usage
 from retention.models import RetentionPolicy
@@ -20,6 +21,7 @@ from workers import pruning, rebuild, recovery, removal
 from workers import retain as claims
 from workers.compaction import sweep as sweeping
 from workers.compaction.merge import CompactReport
+from workers.compaction.room import room_of
 from workers.compaction.run import Compactor
 from workers.flush import Flusher, FlushReport, is_worth_a_segment
 from workers.kinds import Opener, Target, active_tenants, does
@@ -61,10 +63,14 @@ def flush(job: Opener, tenant_id: int) -> None:
 @does(kinds.SWEEP, find=tenants_of_a_whole_index)
 def sweep(job: Opener, tenant_id: int) -> None:
     """Segments that nobody names are deleted."""
-    if job.is_waiting() or not sweeping.has_work(tenant_id):
+    if job.is_waiting():
+        return
+    tier = hot.hot_tier(tenant_id)
+    is_pressed = room_of(tier).is_pressed
+    if not sweeping.has_work(tenant_id, is_pressed=is_pressed):
         return
     with job() as run:
-        report = sweeping.sweep(hot.hot_tier(tenant_id), tenant_id)
+        report = sweeping.sweep(tier, tenant_id, is_pressed=is_pressed)
         run.progress(1.0, bytes_=report.bytes)
         run.detail(vars(report))
 
@@ -197,19 +203,21 @@ def end_access(job: Opener, tenant_id: None) -> None:
 def sample(job: Opener, tenant_id: int) -> None:
     """What a tenant holds goes into the usage roll-ups."""
     now = timezone.now()
-    held = hot.hot_tier(tenant_id).usage()
-    usage.record_gauges(tenant_id=tenant_id, at=now, gauges=gauges(held, now.timestamp()))
+    held, taken = hot.hot_tier(tenant_id).usage(), occupancy(tenant_id)
+    usage.record_gauges(tenant_id=tenant_id, at=now, gauges=gauges(held, taken, now.timestamp()))
     totals = {name: getattr(held, name) for name in TIER_COUNTERS}
     usage.record_tier_totals(tenant_id=tenant_id, at=now, totals=totals)
     live.announce_usage_on_commit(tenant_id)
 
 
-def gauges(held: Usage, now_s: float) -> dict[str, int]:
+def gauges(held: Usage, taken: Occupancy, now_s: float) -> dict[str, int]:
     """The gauges of a usage roll-up. A flush that is not yet due counts as 0 s old."""
     oldest_s = 0 if held.oldest_due_s is None else max(0, int(now_s - held.oldest_due_s))
     return {
         "hot_used_bytes": held.hot_bytes,
         "cold_used_bytes": held.cold_bytes,
+        "cold_dead_bytes": taken.dead_bytes,
+        "cold_waiting_bytes": taken.waiting_bytes,
         "dirty_bytes": held.dirty_bytes,
         "dirty_blocks": held.dirty_blocks,
         "dirty_oldest_s": oldest_s,

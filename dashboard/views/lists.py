@@ -9,6 +9,7 @@ from django.http import HttpRequest, HttpResponse
 from django.views.decorators.http import require_GET
 
 from catalog.models import Job, NodeSession, Segment
+from catalog.occupancy import occupancies
 from catalog.sessions import live_since
 from dashboard import health, probes, selectors
 from dashboard.access import ALL
@@ -72,7 +73,11 @@ def tiers(request: HttpRequest) -> HttpResponse:
     sums = segments.exclude(state=Segment.State.DELETING).aggregate(
         segments=Count("pk"), blocks=Sum("blocks"), size=Sum("size_bytes"), live=Sum("live_bytes")
     )
+    taken = occupancies([tenant.pk for tenant in chosen]).values()
     context = {
+        "live_bytes": sum(each.live_bytes for each in taken),
+        "dead_bytes": sum(each.dead_bytes for each in taken),
+        "waiting_bytes": sum(each.waiting_bytes for each in taken),
         "storage": summed(list(storage_use(chosen, now.timestamp()).values())),
         "leaves_first": leaves_first(chosen),
         "server": hot_server() if seen_by.is_operator else None,

@@ -13,7 +13,7 @@ from tenants.scope import TenantOwned
 ID_BYTES = 16
 GAUGES = (
     *("hot_used_bytes", "cold_used_bytes", "dirty_bytes", "dirty_blocks", "dirty_oldest_s"),
-    "unstored_blocks",
+    *("unstored_blocks", "cold_dead_bytes", "cold_waiting_bytes"),
 )
 # What the tiers themselves counted, sampled: `neve.hot.Usage` has them since the server's start.
 TIER_COUNTERS = ("cold_refused_blocks", "cold_evicted_blocks", "lost_blocks")
@@ -316,6 +316,8 @@ class UsageRollup(TenantOwned):
     lost_blocks = models.BigIntegerField(default=0, help_text="refused, then gone from hot")
     hot_used_bytes = models.BigIntegerField(null=True, blank=True)
     cold_used_bytes = models.BigIntegerField(null=True, blank=True)
+    cold_dead_bytes = models.BigIntegerField(null=True, blank=True)
+    cold_waiting_bytes = models.BigIntegerField(null=True, blank=True)
     dirty_bytes = models.BigIntegerField(null=True, blank=True)
     dirty_blocks = models.BigIntegerField(null=True, blank=True)
     dirty_oldest_s = models.BigIntegerField(null=True, blank=True)

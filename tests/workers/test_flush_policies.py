@@ -3,6 +3,7 @@
 import pytest
 from django.utils import timezone
 
+from catalog.occupancy import Occupancy
 from controlplane import hot
 from neve.keys import BucketKeys
 from rows import make_space
@@ -45,7 +46,7 @@ def test_each_space_is_flushed_when_its_policy_says(world):
     assert held.dirty_blocks == 2
     assert 0 <= held.oldest_due_s - now_s - LATE_S < 60
     assert not is_worth_a_segment(held, now_s)
-    assert tasks.gauges(held, now_s)["dirty_oldest_s"] == 0
+    assert tasks.gauges(held, Occupancy(), now_s)["dirty_oldest_s"] == 0
 
 
 def test_what_was_due_long_enough_is_flushed_however_little(world):
@@ -53,6 +54,9 @@ def test_what_was_due_long_enough_is_flushed_however_little(world):
     tasks.flush()
     assert [e.is_cold for e in world.entries(ids)] == [False] * 2
     make_due(world, ids[:1])
-    assert tasks.gauges(world.tier.usage(), timezone.now().timestamp())["dirty_oldest_s"] >= 5
+    assert (
+        tasks.gauges(world.tier.usage(), Occupancy(), timezone.now().timestamp())["dirty_oldest_s"]
+        >= 5
+    )
     tasks.flush()
     assert [e.is_cold for e in world.entries(ids)] == [True, False]

@@ -9,7 +9,7 @@ from django.core.management import call_command
 
 from controlplane import s3 as bucket
 from neve.errors import Unavailable
-from workers import recovery, upload
+from workers import recovery, segments, upload
 from workers.flush import Flusher
 from workers.objects import abort_uploads
 from workers.upload import MultipartUpload
@@ -24,7 +24,8 @@ def unfinished_uploads(prefix):
     return listed.get("Uploads", [])
 
 
-def test_a_segment_of_many_parts_is_whole(small_parts, world):
+def test_a_segment_of_many_parts_is_whole(small_parts, world, monkeypatch):
+    monkeypatch.setattr(segments, "FLOOR_BYTES", 64 * MIB)  # the tenant's quota is small
     ids = world.store(40, payload_bytes=300_000) + world.store(3, payload_bytes=1_700_000)
     report = Flusher(world.tenant.pk).run()
     assert (report.segments, report.blocks) == (1, 43)

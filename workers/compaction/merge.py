@@ -129,7 +129,13 @@ def _write(
     keep: Callable[[], None],
 ) -> None:
     blocks = _kept_during(source.read(copies), keep)
-    written = write_segment(tier, space, blocks, generation=merge.generation)
+    written = write_segment(
+        tier,
+        space,
+        blocks,
+        expected_bytes=sum(copy.size_bytes for copy in copies),
+        generation=merge.generation,
+    )
     bad, source.bad = source.bad, []
     if bad:
         for copy in bad:

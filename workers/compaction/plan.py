@@ -77,8 +77,10 @@ def plan(facts: Sequence[Facts], policy: Policy = Policy()) -> list[Merge]:
 
 def _dead(facts: Sequence[Facts], policy: Policy) -> Iterator[Merge]:
     dead = [each for each in facts if _is_dead(each, policy)]
-    for group in _groups(dead, policy):
-        yield _merge(group, Reason.DEAD)
+    merges = [_merge(group, Reason.DEAD) for group in _groups(dead, policy)]
+    sizes = {each.number: each.size_bytes for each in dead}
+    # First what frees most for what it copies.
+    yield from sorted(merges, key=lambda m: m.live_bytes / sum(sizes[n] for n in m.segments))
 
 
 def _is_dead(each: Facts, policy: Policy) -> bool:

@@ -17,9 +17,10 @@ from catalog.models import Segment, Space
 from controlplane.hot import hot_tier
 from tenants.scope import tenant_scope
 from workers import segments
-from workers.compaction import claims
+from workers.compaction import claims, sweep
 from workers.compaction.merge import CompactReport, carry_out
 from workers.compaction.plan import Facts, Merge, Policy, plan
+from workers.compaction.room import Room, room_of
 
 log = logging.getLogger("neve.compact")
 
@@ -42,8 +43,8 @@ class Compactor:
     def __init__(self, tenant_id: int, policy: Policy | None = None) -> None:
         self.tenant_id = tenant_id
         self.report = CompactReport()
-        self._policy = policy or Policy()
         self._tier = hot_tier(tenant_id)
+        self._given = policy
         # Blocks past their end count as live until `expire` comes to them, but are not copied:
         # their segments would be merged again at once, and again.
         self._merged: set[int] = set()
@@ -52,8 +53,9 @@ class Compactor:
         """The first planned merge that no other worker has; None when there is none."""
         with tenant_scope(self.tenant_id):
             self.count()
-            for space, merge in self.plans():
-                if claims.claim(merge.segments):
+            room = room_of(self._tier)
+            for space, merge in self.plans(room):
+                if room.has_room_to_merge(merge.live_bytes) and claims.claim(merge.segments):
                     return Claimed(space, merge)
         return None
 
@@ -78,10 +80,13 @@ class Compactor:
                     claimed.space,
                     merge,
                     self.report,
-                    most_bytes=self._policy.most_bytes,
+                    most_bytes=self._policy(room_of(self._tier)).most_bytes,
                     keep=claims.keeper(merge.segments),
                 )
                 claims.release(merge.segments)
+                if room_of(self._tier).is_pressed:
+                    sweep.close_empty(self._tier)
+                    sweep.delete_closed(self._tier, is_pressed=True)
             self._merged.update(merge.segments)
             progress(self.report)
             claimed = self.find() if time.monotonic() < end else None
@@ -94,21 +99,25 @@ class Compactor:
         numbers = oldest.values_list("pk", flat=True)[:COUNT_MOST]
         segments.count_live_bytes(self._tier, list(numbers))
 
-    def plans(self) -> Iterator[tuple[Space, Merge]]:
+    def plans(self, room: Room | None = None) -> Iterator[tuple[Space, Merge]]:
         """What would be merged now, most urgent first in each space. In the tenant's scope."""
-        candidates = (row for row in self._candidates() if row.pk not in self._merged)
+        policy = self._policy(room or room_of(self._tier))
+        candidates = (row for row in self._candidates(policy) if row.pk not in self._merged)
         rows = sorted(candidates, key=lambda row: row.space_id)
         for _, of_space in groupby(rows, key=lambda row: row.space_id):
             group = list(of_space)
-            for merge in plan([facts(row) for row in group], self._policy):
+            for merge in plan([facts(row) for row in group], policy):
                 yield group[0].space, merge
 
-    def _candidates(self) -> set[Segment]:
+    def _policy(self, room: Room) -> Policy:
+        return self._given or room.policy()
+
+    def _candidates(self, policy: Policy) -> set[Segment]:
         live = Segment.objects.filter(claims.is_free(), state=Segment.State.LIVE)
         live = live.filter(live_bytes__gt=0, damaged_at=None).select_related("space")
-        is_dead = Q(live_bytes__lte=F("size_bytes") * (1 - self._policy.dead_share))
-        found = set(live.filter(is_dead | Q(live_bytes__lt=self._policy.least_bytes))[:PLAN_MOST])
-        for generation in range(self._policy.generations):
+        is_dead = Q(live_bytes__lte=F("size_bytes") * (1 - policy.dead_share))
+        found = set(live.filter(is_dead | Q(live_bytes__lt=policy.least_bytes))[:PLAN_MOST])
+        for generation in range(policy.generations):
             found.update(live.filter(generation=generation)[:PLAN_MOST])
         return found
 

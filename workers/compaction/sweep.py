@@ -14,7 +14,7 @@ from datetime import timedelta
 
 from botocore.exceptions import ClientError
 from django.conf import settings
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django.utils import timezone
 
 from catalog.models import Segment
@@ -33,6 +33,9 @@ log = logging.getLogger("neve.compact")
 # A segment is live before the index knows its blocks: leave the writer time to say so.
 SETTLED = timedelta(minutes=10)
 GRACE = timedelta(seconds=s3.PRESIGNED_S) + timedelta(minutes=10)
+# Where room is scarce (workers.compaction.room): longer than any load takes from its look-up on. A
+# later reader misses the block (404, "evicted"); the next look-up names the new place.
+PRESSED_GRACE = timedelta(seconds=30)
 SWEEP_MOST = 500  # segments a pass
 
 
@@ -44,17 +47,17 @@ class SweepReport:
     bytes: int = 0
 
 
-def sweep(tier: HotTier, tenant_id: int) -> SweepReport:
+def sweep(tier: HotTier, tenant_id: int, *, is_pressed: bool = False) -> SweepReport:
     """Both looks, at most SWEEP_MOST segments each. Says what was deleted."""
     with tenant_scope(tenant_id):
         close_empty(tier)
-        return delete_closed(tier)
+        return delete_closed(tier, is_pressed=is_pressed)
 
 
-def has_work(tenant_id: int) -> bool:
+def has_work(tenant_id: int, *, is_pressed: bool = False) -> bool:
     """Whether a look would find a segment to close or to delete."""
     with tenant_scope(tenant_id):
-        return _empty().exists() or _closed().exists()
+        return _empty().exists() or _closed(is_pressed).exists()
 
 
 def close_empty(tier: HotTier) -> int:
@@ -74,10 +77,10 @@ def close_empty(tier: HotTier) -> int:
     )
 
 
-def delete_closed(tier: HotTier) -> SweepReport:
+def delete_closed(tier: HotTier, *, is_pressed: bool = False) -> SweepReport:
     """The second look. In the tenant's scope."""
     report = SweepReport()
-    for row in _closed().order_by("pk")[:SWEEP_MOST]:
+    for row in _closed(is_pressed).order_by("pk")[:SWEEP_MOST]:
         run = recovery.whole_run(tier.tenant_id)
         named = _is_named(tier, row)
         if run is None or recovery.whole_run(tier.tenant_id) != run:
@@ -95,13 +98,13 @@ def delete_closed(tier: HotTier) -> SweepReport:
 
 
 def _empty() -> QuerySet[Segment]:
-    return Segment.objects.filter(
-        is_past("created_at", SETTLED), claims.is_free(), state=Segment.State.LIVE, live_bytes=0
-    )
+    is_told = Q(indexed_at__isnull=False) | is_past("created_at", SETTLED)
+    return Segment.objects.filter(is_told, claims.is_free(), state=Segment.State.LIVE, live_bytes=0)
 
 
-def _closed() -> QuerySet[Segment]:
-    return Segment.objects.filter(is_past("unreferenced_at", GRACE), state=Segment.State.DELETING)
+def _closed(is_pressed: bool) -> QuerySet[Segment]:
+    grace = min(GRACE, PRESSED_GRACE) if is_pressed else GRACE
+    return Segment.objects.filter(is_past("unreferenced_at", grace), state=Segment.State.DELETING)
 
 
 def _is_named(tier: HotTier, row: Segment) -> bool:
