@@ -4,7 +4,7 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
-.PHONY: openapi help up install test test-postgres test-fast test-core torture vllm bench-datapath bench-tiering bench-policies bench-ttft lint format clean distclean
+.PHONY: openapi fuzz-api help up install test test-postgres test-fast test-core torture vllm bench-datapath bench-tiering bench-policies bench-ttft lint format clean distclean
 
 BIN := .venv/bin
 RUN := .venv/.runtime-installed
@@ -55,6 +55,10 @@ test-core: $(RUN) ## the C++ core: plain, with sanitizers, then fuzzed (FUZZ_S=2
 torture: $(DEV) ## kill, stop, fill and damage real servers: TRIALS=50 SEED=1
 	@deploy/get valkey
 	@PYTHONPATH=.:platform:tests $(BIN)/python -m torture --trials $(or $(TRIALS),50) --seed $(or $(SEED),1)
+
+fuzz-api: $(DEV) ## Schemathesis on both APIs with keys of each role: EXAMPLES=100 SEED=1
+	@deploy/get valkey
+	@PYTHONPATH=.:platform:tests $(BIN)/python -m fuzz_api --examples $(or $(EXAMPLES),100) --seed $(or $(SEED),1)
 
 wheels: $(RUN) ## neve's source distribution and wheels into dist/, each tried with the Pythons that are here
 	@deploy/get valkey

@@ -46,9 +46,13 @@ class RowLimit(WholeNumber):
         super().__init__(max_value=2**31 - 1, required=False, allow_null=True, **kwargs)
 
 
+_LIMITS = ("hot_bytes", "cold_bytes", "space_limit", "context_limit", "context_block_limit")
+
+
 class QuotaChangeSerializer(StrictSerializer):
     """What is absent stays."""
 
+    schema = {"anyOf": [{"required": [name]} for name in _LIMITS]}
     hot_bytes = WholeNumber(required=False)
     cold_bytes = WholeNumber(required=False)
     overcommit = Flag(
@@ -59,9 +63,8 @@ class QuotaChangeSerializer(StrictSerializer):
     context_block_limit = RowLimit(help_text="blocks of one context; null: the default")
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
-        if not attrs.keys() - {"overcommit"}:
-            names = ", ".join(name for name in self.fields if name != "overcommit")
-            raise serializers.ValidationError(f"give at least one of {names}")
+        if not attrs.keys() & set(_LIMITS):
+            raise serializers.ValidationError(f"give at least one of {', '.join(_LIMITS)}")
         return attrs
 
 
@@ -164,6 +167,7 @@ class ContextDetailSerializer(ContextSerializer):
 class PinSerializer(StrictSerializer):
     """Exactly one of `until` and `for_s`."""
 
+    schema = {"oneOf": [{"required": ["until"]}, {"required": ["for_s"]}]}
     until = Moment(required=False)
     for_s = WholeNumber(min_value=1, max_value=MAX_FOR_S, required=False)
     reason = Text(max_length=200, required=False, help_text="shown to others")
@@ -183,6 +187,7 @@ class ExtendSerializer(StrictSerializer):
 class UnpinSerializer(StrictSerializer):
     """Without members: your own pin. Operators may name any, or all."""
 
+    schema = {"not": {"required": ["pin", "all"], "properties": {"all": {"enum": [True]}}}}
     pin = WholeNumber(min_value=1, required=False, help_text="number of the pin")
     all = Flag(default=False, help_text="those of everybody")
 

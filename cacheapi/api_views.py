@@ -22,7 +22,7 @@ from rest_framework.views import APIView
 from cacheapi import api_serializers as shapes
 from cacheapi import openapi
 from cacheapi.access import Operators, actor
-from cacheapi.queries import Flag, RowNumber, StrictQuery, Text, flag
+from cacheapi.queries import TEXT, Flag, RowNumber, StrictQuery, Text, flag
 from cacheapi.viewsets import SLUG, UUID, ApiView, ReadOnlyView, TenantFilter, checked, no_body
 from catalog import contexts, jobs, pins, usage
 from catalog.models import Context, Job, NodeSession, Segment, Space
@@ -45,7 +45,7 @@ RANGES = {
 
 
 CONFIRM = OpenApiParameter(
-    "confirm", str, description="the name; without it the answer says what would be removed"
+    "confirm", TEXT, description="the name; without it the answer says what would be removed"
 )
 
 
@@ -68,7 +68,7 @@ class ContextsView(ReadOnlyView):
     lookup_field = "uuid"
     lookup_value_regex = UUID
     orderings = ("-created_at", "updated_at", "name")
-    query = {"retrieve": ("blocks",)}
+    takes = {"retrieve": ("blocks",)}
     defer = ("chain",)
     serializer_class = shapes.ContextSerializer
     filterset_class = ContextFilter
@@ -166,7 +166,7 @@ class TenantsView(ReadOnlyView):
     lookup_field = "slug"
     lookup_value_regex = SLUG
     orderings = ("slug", "created_at")
-    query = {"destroy": ("confirm",)}
+    takes = {"destroy": ("confirm",)}
 
     @extend_schema(request=shapes.QuotaChangeSerializer, responses=shapes.QuotaSerializer)
     @action(methods=["patch"], detail=True)
@@ -201,7 +201,7 @@ class SpacesView(ReadOnlyView):
     serializer_class = shapes.SpaceSerializer
     filterset_class = SpaceFilter
     orderings = ("-created_at", "name")
-    query = {"destroy": ("confirm",)}
+    takes = {"destroy": ("confirm",)}
 
     def get_permissions(self) -> Any:
         return [Operators()] if self.action == "destroy" else super().get_permissions()
@@ -383,7 +383,7 @@ class KeysView(CreateModelMixin, ReadOnlyView):
     get=extend_schema(
         parameters=[
             OpenApiParameter("range", str, enum=list(RANGES), default="15m"),
-            OpenApiParameter("tenant", str, description="slug; absent: all that you may see"),
+            OpenApiParameter("tenant", TEXT, description="slug; absent: all that you may see"),
         ],
         responses=shapes.UsageSerializer,
         operation_id="usage",
@@ -392,7 +392,7 @@ class KeysView(CreateModelMixin, ReadOnlyView):
 class UsageView(ApiView, APIView):
     """Counters over time, summed over tenants."""
 
-    query = {"get": ("range", "tenant")}
+    takes = {"get": ("range", "tenant")}
 
     def get(self, request: Request) -> Response:
         range_ = request.query_params.get("range", "15m")

@@ -1,24 +1,32 @@
 """Bodies of the cache endpoint. Every wrong member is named; bounds stand where the member does."""
 
+from dataclasses import MISSING, Field, fields
 from typing import Any
 
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
-from cacheapi.fields import BlockIds, Counts, StrictSerializer, Text, Uuid, WholeNumber
+from cacheapi.fields import NO_NUL, BlockIds, Counts, StrictSerializer, Text, Uuid, WholeNumber
 from catalog.models import NodeSession
 from neve.errors import MissReason, Misuse
 from neve.space import MAX_CHUNK_TOKENS, SpaceIdentity
 from neve.stats import COUNTERS, LOAD_NAMES
 
 
+def _member(field: Field) -> dict[str, Any]:
+    """A field of SpaceIdentity in the OpenAPI document."""
+    if field.type is int:
+        least = SpaceIdentity.least(field.name)
+        return {"type": "integer", "minimum": least, "maximum": 2**31 - 1}
+    return {"type": "string", "minLength": 1, "maxLength": 1024, "pattern": NO_NUL}
+
+
 @extend_schema_field(
     {
         "type": "object",
-        "properties": {
-            name: {"type": "integer" if kind is int else "string"}
-            for name, kind in SpaceIdentity.__annotations__.items()
-        },
+        "properties": {field.name: _member(field) for field in fields(SpaceIdentity)},
+        "required": [field.name for field in fields(SpaceIdentity) if field.default is MISSING],
+        "additionalProperties": False,
     }
 )
 class Identity(serializers.Field):

@@ -120,10 +120,17 @@ class HeartbeatView(NodeView):
 
 
 class SegmentsView(NodeView):
-    query = {"get": ("ids",)}
+    takes = {"get": ("ids",)}
 
     @extend_schema(
-        parameters=[OpenApiParameter("ids", str, required=True, description="1,2,3")],
+        parameters=[
+            OpenApiParameter(
+                "ids",
+                {"type": "string", "pattern": "^[0-9]{1,18}(,[0-9]{1,18})*$"},
+                required=True,
+                description="1,2,3",
+            )
+        ],
         responses={200: SegmentsSerializer},
         tags=["cache"],
     )

@@ -15,6 +15,9 @@ from rest_framework import serializers
 from neve.stats import MOST_COUNT
 
 MAX_INT = 2**63 - 1
+# Patterns of the OpenAPI document: text without NUL, and not only white space.
+NO_NUL = r"^[^\u0000]*$"
+NOT_BLANK = r"^[^\u0000]*[^\s\u0000][^\u0000]*$"
 
 
 class WholeNumber(serializers.IntegerField):

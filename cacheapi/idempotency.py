@@ -21,7 +21,8 @@ from controlplane.problems import Problem
 HEADER = "Idempotency-Key"
 REPLAYED = "Idempotent-Replayed"
 # A string of RFC 9651, or, as most clients send it, the same without quotes.
-KEY = re.compile(r'(?P<quote>"?)(?P<key>[!#-\[\]-~]{1,255})(?P=quote)')
+PATTERN = r'([!#-\[\]-~]{1,255}|"[!#-\[\]-~]{1,255}")'
+KEY = re.compile(PATTERN)
 
 Handler = Callable[..., Response]
 
@@ -40,7 +41,7 @@ def once(handler: Handler, request: Request, secret_members: tuple[str, ...]) ->
         )
 
     def answer_once(request: Request, *args: Any, **kwargs: Any) -> Response:
-        caller, key = request.user.name, match["key"]
+        caller, key = request.user.name, match[0].strip('"')
         row = answers.claim(caller=caller, key=key, fingerprint=_fingerprint(request))
         if row.status is not None:
             data = json.loads(row.body) if row.body else None

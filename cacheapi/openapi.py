@@ -16,7 +16,8 @@ from drf_spectacular.extensions import (
 from drf_spectacular.generators import SchemaGenerator
 from drf_spectacular.renderers import OpenApiJsonRenderer
 
-from cacheapi.idempotency import HEADER, REPLAYED
+from cacheapi.fields import NO_NUL, NOT_BLANK
+from cacheapi.idempotency import HEADER, PATTERN, REPLAYED
 from controlplane.problems import CONTENT_TYPE, KINDS, Problem
 from neve.stats import MOST_COUNT
 
@@ -25,7 +26,7 @@ IDEMPOTENCY_KEY = {
     "in": "header",
     "description": "A new one for each change, such as a UUID. Repeated within 24 hours, the same "
     f"request with the same key gets the first one's answer again, with `{REPLAYED}: true`.",
-    "schema": {"type": "string", "minLength": 1, "maxLength": 257},
+    "schema": {"type": "string", "pattern": rf"^{PATTERN}$"},
 }
 RETRY_AFTER = {"Retry-After": {"description": "seconds", "schema": {"type": "integer"}}}
 
@@ -54,7 +55,15 @@ class StrictBody(OpenApiSerializerExtension):
 
     def map_serializer(self, auto_schema: Any, direction: Any) -> dict[str, Any]:
         mapped = auto_schema._map_serializer(self.target, direction, bypass_extensions=True)
-        return {**mapped, "additionalProperties": False}
+        return {**mapped, "additionalProperties": False, **getattr(self.target, "schema", {})}
+
+
+class PlainText(OpenApiSerializerFieldExtension):
+    target_class = "cacheapi.fields.Text"
+
+    def map_serializer_field(self, auto_schema: Any, direction: Any) -> dict[str, Any]:
+        mapped = auto_schema._map_serializer_field(self.target, direction, bypass_extensions=True)
+        return {**mapped, "pattern": NO_NUL if self.target.allow_blank else NOT_BLANK}
 
 
 class CountsByName(OpenApiSerializerFieldExtension):
@@ -84,11 +93,16 @@ def add_problems(result: dict[str, Any], **_: Any) -> dict[str, Any]:
         },
         "required": ["type", "title", "status", "detail"],
     }
+    schemas = result["components"]["schemas"]
     reference = {"$ref": "#/components/schemas/Problem"}
     answer = {"description": "refused", "content": {CONTENT_TYPE: {"schema": reference}}}
     for address, path in result["paths"].items():
         for method, operation in path.items():
             operation["responses"]["default"] = answer
+            if body := operation.get("requestBody"):
+                name = body["content"]["application/json"]["schema"]["$ref"].rsplit("/", 1)[1]
+                needs = {"required", "minProperties", "oneOf", "anyOf"} & set(schemas[name])
+                body["required"] = bool(needs)
             if address.startswith("/api/"):
                 _add_limits(method, operation, answer)
     return result

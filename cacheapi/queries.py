@@ -1,7 +1,7 @@
 """Query strings, as strict as bodies: what is unknown or unreadable is refused by name.
 
 A script that expires what it lists must not expire everything because of a misspelt filter. What an
-operation takes is declared once: in a view's `query`, and for lists by its filters and its pages.
+operation takes is declared once: in a view's `takes`, and for lists by its filters and its pages.
 """
 
 import base64
@@ -20,11 +20,12 @@ from rest_framework.pagination import Cursor, CursorPagination
 from rest_framework.request import Request
 from rest_framework.utils.urls import replace_query_param
 
-from cacheapi.fields import MAX_INT, unknown
+from cacheapi.fields import MAX_INT, NOT_BLANK, unknown
 from controlplane.problems import Problem
 
 FLAGS = {"true": True, "1": True, "false": False, "0": False}
 MOST_CHARACTERS = 200  # of a text: no name is longer
+TEXT = {"type": "string", "minLength": 1, "maxLength": MOST_CHARACTERS, "pattern": NOT_BLANK}
 # Source: CursorPagination.offset_cutoff
 MOST_OFFSET = 1000
 
@@ -36,11 +37,11 @@ def malformed(name: str, detail: str) -> Problem:
 class StrictQuery:
     """For views: refuses parameters that the operation does not take, before it runs."""
 
-    query: Mapping[str, tuple[str, ...]] = {}  # action or method → names, besides those of lists
+    takes: Mapping[str, tuple[str, ...]] = {}  # action or method → names, besides those of lists
 
     def query_names(self) -> tuple[str, ...]:
         action = getattr(self, "action", None) or self.request.method.lower()  # type: ignore[attr-defined]
-        names = self.query.get("get" if action == "head" else action, ())
+        names = self.takes.get("get" if action == "head" else action, ())
         if action != "list":
             return names
         filters = self.filterset_class.base_filters  # type: ignore[attr-defined]
@@ -51,7 +52,8 @@ class StrictQuery:
         if "Transfer-Encoding" in request.headers and "Content-Length" not in request.headers:
             # DRF takes it for no body: an action would do what the body did not say.
             raise Problem("length-required", "Send the body with its Content-Length.")
-        if request.method != "OPTIONS":
+        is_served = hasattr(self, request.method.lower())  # else it is 405, whatever it asks
+        if is_served and request.method != "OPTIONS":
             require_known(request.query_params, self.query_names())
 
 
@@ -113,7 +115,7 @@ class RowNumber(django_filters.NumberFilter):
 
 
 class Text(django_filters.CharFilter):
-    schema = {"type": "string", "minLength": 1, "maxLength": MOST_CHARACTERS}
+    schema = TEXT
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, max_length=MOST_CHARACTERS, **kwargs)

@@ -11,6 +11,7 @@ from neve.hot import MOST_WINDOW_S
 from retention.dry_run import DryRun
 from retention.models import (
     MAX_S,
+    OVERRIDES,
     ColdFull,
     EvictionPolicy,
     FlushMode,
@@ -53,6 +54,16 @@ class PolicyChangeSerializer(StrictSerializer):
     )
 
 
+class OverridesSerializer(PolicyChangeSerializer):
+    """Fields of the policy that a rule replaces; null is without limit."""
+
+    schema = {"minProperties": 1}
+
+    def get_fields(self) -> Any:
+        allowed = ("flush_mode", *OVERRIDES)
+        return {name: field for name, field in super().get_fields().items() if name in allowed}
+
+
 class RuleSerializer(TenantOwnedSerializer):
     class Meta:
         model = RetentionRule
@@ -63,21 +74,21 @@ class RuleSerializer(TenantOwnedSerializer):
 class RuleChangeSerializer(StrictSerializer):
     """What is absent stays. At least one of space, label and context is needed."""
 
-    space = WholeNumber(allow_null=True, required=False, help_text="number of the space")
+    space = WholeNumber(
+        min_value=1, allow_null=True, required=False, help_text="number of the space"
+    )
     label = Text(max_length=100, allow_blank=True, required=False)
     context = Text(
         max_length=200, allow_blank=True, required=False, help_text="a name, or a pattern: repo-*"
     )
     order = WholeNumber(max_value=MAX_S, required=False, help_text="lower wins between equals")
-    overrides = serializers.DictField(
-        required=False, help_text="fields of the policy; null is without limit"
-    )
+    overrides = OverridesSerializer(required=False)
 
 
 class RuleValuesSerializer(RuleChangeSerializer):
     """A whole rule."""
 
-    overrides = serializers.DictField(help_text="fields of the policy; null is without limit")
+    overrides = OverridesSerializer()
 
 
 class NewRuleSerializer(RuleValuesSerializer):

@@ -16,7 +16,7 @@ from typing import Any
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.db import transaction
-from django.db.models import QuerySet, Sum
+from django.db.models import QuerySet
 from valkey.exceptions import ResponseError, ValkeyError
 
 from controlplane.hot_bounds import missing_bounds
@@ -164,7 +164,8 @@ def provision() -> int:
 def promised_bytes(*, without: int | None = None) -> int:
     """The sum of active tenants' hot quotas, perhaps `without` one of them."""
     rows = Tenant.objects.filter(is_active=True).exclude(pk=without)
-    return int(rows.aggregate(total=Sum("quota__hot_bytes"))["total"] or 0)
+    # Here, not in the database, whose sum of integers may overflow and then raises.
+    return sum(quota or 0 for quota in rows.values_list("quota__hot_bytes", flat=True))
 
 
 def capacity_bytes() -> int | None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from django.core.exceptions import (
     DisallowedHost,
+    ObjectDoesNotExist,
     PermissionDenied,
     RequestDataTooBig,
     SuspiciousOperation,
@@ -211,7 +212,8 @@ def as_problem(error: Exception) -> Problem | None:
         case ValidationError():
             detail = error.message_dict if hasattr(error, "error_dict") else error.messages
             return _malformed(detail)
-        case Http404():
+        # A row that another request removed since this one found it counts as never there.
+        case Http404() | ObjectDoesNotExist():
             return Problem("not-found", "There is no such object.")
         case PermissionDenied():
             return Problem("forbidden", str(error) or "This needs another role.")

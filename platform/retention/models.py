@@ -101,6 +101,13 @@ class RetentionPolicy(TenantOwned):
     def __str__(self) -> str:
         return f"retention of tenant {self.tenant_id}"
 
+    def clean(self) -> None:
+        """Raises ValidationError by name where the constraint says only that it is violated."""
+        if (self.flush_mode == FlushMode.AFTER) != (self.flush_after_s is not None):
+            raise ValidationError(
+                {"flush_after_s": "belongs to flush_mode after, and is needed there"}
+            )
+
     @property
     def is_applied(self) -> bool:
         """Whether stored blocks follow the last change by now."""
@@ -153,7 +160,10 @@ class RetentionRule(TenantOwned):
         return " ".join(f"{name}={value}" for name, value in conditions.items() if value)
 
     def clean(self) -> None:
-        """Raises ValidationError for `overrides` that no policy could have, or a strange space."""
+        """Raises ValidationError without a condition, for another tenant's space, and for
+        `overrides` that no policy could have."""
+        if self.space is None and not self.label and not self.context:
+            raise ValidationError({"space": "a rule needs a condition: give space, label or context"})
         if self.space is not None and self.space.tenant_id != self.tenant_id:
             raise ValidationError({"space": "is no space of this tenant"})
         check_overrides(self.overrides)

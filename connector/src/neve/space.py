@@ -44,20 +44,25 @@ class SpaceIdentity:
             # bool is an int to isinstance, and never a size.
             if type(value) is not field.type:
                 raise Misuse(
-                    f"need {getattr(field.type, '__name__', field.type)}, got {value!r}",
+                    f"need {getattr(field.type, '__name__', field.type)}, got {value!r:.60}",
                     field=field.name,
                 )
             if isinstance(value, str) and not 0 < len(value) <= 1024:
                 raise Misuse(f"need 1 to 1024 characters, got {len(value)}", field=field.name)
             if isinstance(value, str) and not is_plain(value):
                 raise Misuse(f"has NUL or half a surrogate pair: {value!a:.60}", field=field.name)
-            least = 0 if field.name in ("tp_rank", "pp_rank", "layout_version") else 1
+            least = self.least(field.name)
             if isinstance(value, int) and not least <= value < 2**31:
                 raise Misuse(f"need {least} … 2³¹-1, got {value}", field=field.name)
         for kind in ("tp", "pp"):
             rank, size = getattr(self, f"{kind}_rank"), getattr(self, f"{kind}_size")
             if rank >= size:
                 raise Misuse(f"must be below {kind}_size={size}, got {rank}", field=f"{kind}_rank")
+
+    @staticmethod
+    def least(name: str) -> int:
+        """The least value of a number."""
+        return 0 if name in ("tp_rank", "pp_rank", "layout_version") else 1
 
     @classmethod
     def from_dict(cls, raw: object) -> Self:

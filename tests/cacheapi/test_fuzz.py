@@ -1,0 +1,32 @@
+"""Schemathesis finds nothing: a short form with a fixed seed; `make fuzz-api` is the long one."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import testsettings
+from fuzz_api import PATHS, fuzz, keys_of, unlimited
+from servers import ControlPlane
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(scope="module")
+def platform(s3) -> Iterator[tuple[ControlPlane, dict[str, Any]]]:
+    server = ControlPlane(Path(testsettings.FOLDER, "fuzzed"), s3)
+    server.settings |= unlimited()
+    with server:
+        yield server, keys_of(server)
+
+
+@pytest.mark.parametrize("role", PATHS)
+def test_no_request_is_answered_otherwise_than_documented(platform, tmp_path, role):
+    """No 5xx; every answer is as the committed schema says; what breaks the schema is refused."""
+    server, keys = platform
+    # What is systematic takes a minute for the other two: `make fuzz-api`.
+    phases = "coverage" if role == "node" else "fuzzing,stateful"
+    report = fuzz(tmp_path, server.url, keys, role, examples=2, seed=1, phases=phases)
+    assert report.is_clean, report.output
+    assert report.cases >= 100

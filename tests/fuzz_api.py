@@ -1,0 +1,145 @@
+"""Schemathesis against a live platform: `python -m fuzz_api --cases 2000 --seed 1`.
+
+All its checks, with an operator's, a team's and a node's key, by the committed docs/openapi.json.
+Prints what each run says; exit code 1 when one found something. `tests/cacheapi/test_fuzz.py` runs
+a short form in CI.
+
+Must not be here: exceptions for findings. They are mended in the platform or in its schema.
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from servers import ROOT, ControlPlane, S3Server
+
+# key's role → the paths that it is for; what a node's key may not do is one permission for all
+PATHS = {"operator": "^/api/v1/", "team": "^/api/v1/", "node": "^/cache/v1/"}
+SEED_ROWS = """
+import json
+from catalog.kinds import KINDS
+from rows import make_everything, make_tenant
+from tenants.models import ApiKey
+from tenants.services import issue_key
+tenant = make_tenant("fuzzed")
+rows = make_everything(tenant, 2)
+told = {"session": str(rows["node"].pk)}
+told["of_all_tenants"] = [kind.name for kind in KINDS.values() if not kind.of_tenant]
+for role in ("operator", "team", "node"):
+    owner = None if role == "operator" else tenant
+    key, told[role] = issue_key(tenant=owner, role=role, name="fuzz")
+    told[role + "_id"] = key.pk
+print("TOLD" + json.dumps(told))
+"""
+
+
+@dataclass(frozen=True)
+class Report:
+    role: str
+    cases: int
+    is_clean: bool
+    output: str
+
+
+def keys_of(platform: ControlPlane) -> dict[str, Any]:
+    """Makes a tenant with rows of each kind; keys by role, their numbers by role + "_id"."""
+    code = f"import sys; sys.path.append({str(ROOT / 'tests')!r})\n{SEED_ROWS}"
+    output = platform.manage("shell", "--no-imports", "-v0", "-c", code)
+    told: dict[str, Any] = json.loads(re.findall(r"^TOLD(.*)$", output, re.M)[-1])
+    return told
+
+
+def fuzz(
+    folder: Path,
+    url: str,
+    keys: dict[str, Any],
+    role: str,
+    *,
+    examples: int,
+    seed: int,
+    phases: str = "coverage,fuzzing,stateful",
+) -> Report:
+    """Runs Schemathesis with one key; at most `examples` cases an operation and phase."""
+    command = [
+        *(
+            str(Path(sys.executable).with_name("schemathesis")),
+            "run",
+            str(ROOT / "docs/openapi.json"),
+        ),
+        *("--url", url, "--header", f"Authorization: Bearer {keys[role]}", "--checks", "all"),
+        *("--include-path-regex", PATHS[role], "--max-examples", str(examples)),
+        *(
+            "--phases",
+            phases,
+            "--seed",
+            str(seed),
+            "--workers",
+            "2",
+            "--continue-on-failure",
+            "--no-color",
+        ),
+        *("--suppress-health-check", "all", "--generation-database", "none"),
+    ]
+    environment = {
+        **os.environ,
+        "SCHEMATHESIS_HOOKS": "fuzz_hooks",
+        "PYTHONPATH": str(ROOT / "tests"),
+        "NEVE_FUZZ": json.dumps(keys),
+    }
+    done = subprocess.run(
+        command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
+    )  # fmt: skip
+    found = re.search(r"^\s*(\d[\d,]*) generated", done.stdout, re.M)
+    cases = int(found[1].replace(",", "")) if found else 0
+    # Of its own faults it shows whole source files.
+    output = "\n".join(line[:2000] for line in done.stdout.splitlines())
+    return Report(role, cases, done.returncode == 0, output)
+
+
+def main() -> int:
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--examples", type=int, default=100, help="an operation and phase")
+    options.add_argument("--cases", type=int, default=2000, help="least cases, over all keys")
+    options.add_argument("--seed", type=int, default=1)
+    options.add_argument("--only", choices=PATHS)
+    chosen = options.parse_args()
+    with tempfile.TemporaryDirectory(prefix="neve-fuzz-") as folder:
+        with S3Server(Path(folder, "s3")) as s3:
+            platform = ControlPlane(Path(folder, "platform"), s3)
+            platform.settings |= unlimited()
+            with platform:
+                keys = keys_of(platform)
+                reports = []
+                for role in [chosen.only] if chosen.only else PATHS:
+                    report = fuzz(
+                        Path(folder),
+                        platform.url,
+                        keys,
+                        role,
+                        examples=chosen.examples,
+                        seed=chosen.seed,
+                    )
+                    reports.append(report)
+                    print(f"=== {role}: {report.cases} cases\n{report.output}", flush=True)
+                errors = [x for x in platform.log.read_text().splitlines() if "ERROR" in x]
+                print("\n".join(errors[:40]))
+    cases = sum(report.cases for report in reports)
+    is_clean = all(report.is_clean for report in reports)
+    print(f"{cases} cases, {'nothing found' if is_clean else 'see above'}")
+    return 0 if is_clean and cases >= chosen.cases else 1
+
+
+def unlimited() -> dict[str, Any]:
+    return dict.fromkeys(("RATE_CALLER", "RATE_ADDRESS", "RATE_NODE"), "")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
