@@ -163,7 +163,7 @@ class RetentionRule(TenantOwned):
         """Raises ValidationError without a condition, for another tenant's space, and for
         `overrides` that no policy could have."""
         if self.space is None and not self.label and not self.context:
-            raise ValidationError({"space": "a rule needs a condition: give space, label or context"})
+            raise ValidationError({"space": "no condition: give space, label or context"})
         if self.space is not None and self.space.tenant_id != self.tenant_id:
             raise ValidationError({"space": "is no space of this tenant"})
         check_overrides(self.overrides)
