@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('catalog', '0016_tail_tokens'),
+        ('catalog', '0017_compared_blocks'),
     ]
 
     operations = [
