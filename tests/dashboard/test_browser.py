@@ -18,6 +18,8 @@ import pytest
 from playwright.sync_api import Browser, Page, Playwright, expect, sync_playwright
 
 from chromium import CHROMIUM, FLAGS, PAGES
+from neve.hot import HotTier
+from neve.keys import BucketKeys
 from rows import IDENTITY
 from servers import ROOT, ControlPlane, Server, wait_until
 
@@ -94,11 +96,14 @@ class Node:
     name: str
     seq: int = 0
     session: str = ""
+    tenant_id: int = 0
+    space_id: int = 0
 
     def connect(self) -> "Node":
         body = {"node": self.name, "engine": {"name": "test", "version": "1"}, "space": None}
         answer = self._post("sessions", {**body, "identity": IDENTITY, "max_chunk_tokens": 256})
         self.session = answer["session"]
+        self.tenant_id, self.space_id = answer["tenant"]["id"], answer["space"]["id"]
         return self
 
     def beat(self, *, breaker: str = "closed", misses: Any = None, **counters: int) -> None:
@@ -106,8 +111,15 @@ class Node:
         body = {"seq": self.seq, "counters": counters, "misses": misses or {}, "load_ms": {}}
         self._post(f"sessions/{self.session}/heartbeat", {**body, "breaker": breaker})
 
-    def report_context(self, name: str) -> None:
+    def report_context(self, name: str, *, stored: int = 0) -> None:
+        """Of four blocks, of which the first `stored` are there."""
         ids = [secrets.token_hex(16) for _ in range(4)]
+        with self.platform.hot.client() as client:
+            blocks = [(bytes.fromhex(id_), 100, 256) for id_ in ids[:stored]]
+            for id_, size_bytes, _ in blocks:
+                key = BucketKeys(self.tenant_id, 0).block(self.space_id, id_)
+                client.set(key, bytes(size_bytes), px=60_000)
+            HotTier(client.execute_command, self.tenant_id).commit(self.space_id, blocks)
         body = {"session": self.session, "name": name, "block_ids": ids, "tokens": 1024}
         self._post("contexts", body)
 
@@ -260,7 +272,7 @@ def test_signed_out_elsewhere_the_page_goes_to_the_door(open_page, control_plane
 def test_a_context_is_pinned_and_expired_in_its_row(open_page, control_plane, node):
     watched = open_page()
     page, name = watched.page, f"repo-{secrets.token_hex(3)}"
-    node.report_context(name)
+    node.report_context(name, stored=3)
     page.goto(f"{control_plane.url}/contexts/")
     page.evaluate("window.isTheSamePage = true")
     row = page.locator("tr", has_text=name)
@@ -270,8 +282,13 @@ def test_a_context_is_pinned_and_expired_in_its_row(open_page, control_plane, no
     expect(row.get_by_role("button", name="Unpin")).to_have_count(0)
     row.get_by_text("Expire…").click()
     expect(row).to_contain_text(f"Expire {name}?")
-    row.get_by_role("button", name="Expire 0 blocks").click()
+    row.get_by_role("button", name="Expire 3 blocks").click()
     expect(row).to_contain_text("expired")
+    row.get_by_role("button", name="Pin 2 h").click()
+    expect(row.get_by_role("alert")).to_contain_text("was expired at")
+    row.get_by_text("Delete…").click()
+    row.get_by_role("button", name="Delete the context").click()
+    expect(page.locator("tr", has_text=name)).to_have_count(0)
     assert page.evaluate("window.isTheSamePage")
     assert watched.errors == []
 
