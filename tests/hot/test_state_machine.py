@@ -769,6 +769,14 @@ class TestAFullColdTier:
         full.expire_due()
         assert self.misses(full)[:3] == [*[MissReason.EVICTED_COLD] * 2, None]
 
+    def test_of_much_that_is_over_a_lower_quota_each_call_takes_a_part(self, full):
+        ids = [n.to_bytes(16, "big") for n in range(2500)]
+        self.set_policy(full, cold_bytes=1 << 20)
+        full.restore(9, SPACE, [RestoredBlock(id_, 10, 16, 64, stored_s=9) for id_ in ids])
+        self.set_policy(full, cold_bytes=0)
+        assert [full.expire_due(50) for _ in range(3)] == [50, 50, 0]
+        assert full.usage().cold_blocks == 0
+
     def test_a_rebuild_keeps_the_newest_that_the_quota_has_room_for(self, hot_client, full):
         """Footers name what was evicted, too."""
         hot_client.flushdb()

@@ -448,17 +448,17 @@ local function cold_evicts(K) return quota(K, "cold_evicts") == 1 end
 local function make_cold_room(K, us, most, priority)
   local blocks, bytes, most_rank = 0, 0, (priority + 1) * BAND
   if used(K, "cold_bytes") <= most then return 0, 0 end
-  if not K.cold_room then
-    K.cold_room = { left = EVICT_MOST }
+  if not K.cold_left then
+    K.cold_left = EVICT_MOST
     end_pins(K, us)
     drop_due(K, us, SWEEP_MOST, math.huge)
   end
-  while used(K, "cold_bytes") > most and blocks < K.cold_room.left do
+  while used(K, "cold_bytes") > most and blocks < K.cold_left do
     local ids = redis.call("ZRANGE", cold_ranks(K), "-inf", "(" .. string.format("%.0f", most_rank),
       "BYSCORE", "LIMIT", 0, EVICT_BATCH)
     if #ids == 0 then break end
     for _, id in ipairs(ids) do
-      if used(K, "cold_bytes") <= most then break end
+      if used(K, "cold_bytes") <= most or blocks == K.cold_left then break end
       local e = load_member(K, id, cold_ranks(K), is_cold)
       if e then
         drop(K, id, e, COLD, COLD_EVICTED, us)
@@ -466,7 +466,7 @@ local function make_cold_room(K, us, most, priority)
       end
     end
   end
-  K.cold_room.left = K.cold_room.left - blocks
+  K.cold_left = K.cold_left - blocks
   count_left(K, "cold_evicted", blocks, bytes)
   return blocks, bytes
 end
@@ -481,9 +481,12 @@ local function has_cold_room(K, us, bytes, priority)
   return used(K, "cold_bytes") + bytes <= cold_quota, blocks, freed
 end
 
--- Brings a cold tier that holds more than its quota (it was lowered, or a rebuild found more) below it.
+-- Brings a cold tier that holds more than its quota (it was lowered, or a rebuild found more) below it, by
+-- SWEEP_MOST blocks. Returns whether more may have to leave.
 local function trim_cold(K, us)
-  if cold_evicts(K) then make_cold_room(K, us, quota(K, "cold_bytes"), MOST_PRIORITY) end
+  if not cold_evicts(K) then return false end
+  K.cold_left = SWEEP_MOST
+  return make_cold_room(K, us, quota(K, "cold_bytes"), MOST_PRIORITY) == SWEEP_MOST
 end
 
 local function each(K, A, first, act)
@@ -958,8 +961,8 @@ local function expire_due(K, A)
   local ended = end_pins(K, us)
   end_future(K, us, most)
   local _, _, looks = drop_due(K, us, most, math.huge)
-  trim_cold(K, us)
-  return ended == SWEEP_MOST and most or looks
+  local is_over = trim_cold(K, us)
+  return (ended == SWEEP_MOST or is_over) and most or looks
 end
 
 --[[ evict: free hot bytes. ARGV: bytes. Returns {blocks, bytes} removed.       flags: allow-oom ]]

@@ -462,7 +462,8 @@ class HotTier:
         )
 
     def expire_due(self, most: int = 1000) -> int:
-        """Removes blocks whose time has come, looking at at most `most` of each bucket.
+        """Removes blocks whose time has come, looking at at most `most` of each bucket; so it does
+        with what is over a lowered cold quota, if the policy evicts.
 
         Returns how many it looked at: below `most` nothing is left to do for now.
         """
