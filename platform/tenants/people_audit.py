@@ -69,7 +69,7 @@ def _saved(
         return
     if before is None:
         after.pop(PASSWORD, None)
-        _record(instance, "create", None, after)
+        _record(instance, "create", None, {k: v for k, v in after.items() if v != ""})
         return
     changed = {name for name in after if before[name] != after[name]}
     if update_fields is not None:

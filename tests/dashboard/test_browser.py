@@ -11,6 +11,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -316,6 +317,49 @@ def test_everybody_can_read_and_reach_everything(open_page, control_plane, node,
         if path in ("contexts/", "tiers/"):
             page.screenshot(path=PICTURES / f"test-{path[:-1]}-{scheme}.png")
     assert watched.errors == []
+
+
+def axe(page: Page, **options: Any) -> list[str]:
+    """What axe-core finds on the page as it is: rule, how grave, and the first element."""
+    if not page.evaluate("'axe' in window"):
+        page.evaluate(files("axe_playwright_python").joinpath("axe.min.js").read_text())
+    run = "options => axe.run(document, { resultTypes: ['violations'], ...options })"
+    return [
+        f"{found['impact']} {found['id']}: {found['nodes'][0]['html'][:200]}"
+        for found in page.evaluate(run, options)["violations"]
+    ]
+
+
+def test_axe_finds_nothing_on_any_page_at_any_width(open_page, control_plane, node):
+    """All rules at the widths of a phone, a tablet and a desk; in dark those of colour."""
+    node.beat(requested_tokens=100, hit_hot_tokens=1, misses={"evicted": 3}, breaker="open")
+    node.report_context(f"repo-{secrets.token_hex(3)}")
+    page = open_page(color_scheme="light").page
+    page.goto(f"{control_plane.url}/contexts/")
+    expire = page.locator("a.danger").first.get_attribute("href")
+    page.goto(f"{control_plane.url}/keys/")
+    revoke = page.locator("a.danger").first.get_attribute("href")
+    paths = [*(f"/{path}" for path in PAGES), expire, revoke]
+    found = {}
+
+    def look(path: str) -> None:
+        for width in (390, 800, 1440):
+            page.set_viewport_size({"width": width, "height": 900})
+            found[path, width, "light"] = axe(page)
+        page.emulate_media(color_scheme="dark")
+        colours = {"type": "rule", "values": ["color-contrast", "link-in-text-block"]}
+        found[path, 1440, "dark"] = axe(page, runOnly=colours)
+        page.emulate_media(color_scheme="light")
+
+    for path in paths:
+        page.goto(f"{control_plane.url}{path}")
+        look(path)
+    page.keyboard.press("?")
+    look("help")
+    page.context.clear_cookies()
+    page.goto(f"{control_plane.url}/login/")
+    look("/login/")
+    assert {where: what for where, what in found.items() if what} == {}
 
 
 def test_the_keyboard_goes_everywhere(open_page, control_plane):
