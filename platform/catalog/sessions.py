@@ -137,15 +137,12 @@ def end_session(*, session_id: UUID) -> None:
 
     Inside the tenant's scope. Ending twice changes nothing. Raises Problem (not-found).
     """
-    session = NodeSession.objects.select_related("key").filter(pk=session_id).first()
+    session = NodeSession.objects.filter(pk=session_id).first()
     if session is None:
         raise Problem("not-found", "This session is unknown.")
     Tenant.objects.select_for_update().get(pk=session.tenant_id)  # see open_session
-    if not NodeSession.objects.filter(pk=session_id, ended_at=None).update(ended_at=timezone.now()):
-        return
-    key = session.key
-    if key is not None and not NodeSession.objects.filter(key=key, ended_at=None).exists():
-        hot.remove_users_on_commit(key)
+    if NodeSession.objects.filter(pk=session_id, ended_at=None).update(ended_at=timezone.now()):
+        hot.remove_unused_users_on_commit([session.key_id])
 
 
 @transaction.atomic

@@ -8,6 +8,7 @@ from django.utils import timezone
 
 from catalog import limits
 from catalog.models import Context, NodeSession, Segment, Space
+from controlplane import hot
 from controlplane.problems import Problem
 from neve.errors import Misuse
 from neve.space import SpaceIdentity, choose_chunk_tokens
@@ -63,10 +64,14 @@ def resolve_space(
 
 @transaction.atomic
 def remove_space(*, space: Space, actor: Actor) -> None:
-    """Ends its sessions now; its data and its row go by `workers.remove_space`."""
+    """Ends its sessions now, and Valkey users that served it only; its data and its row go by
+    `workers.remove_space`."""
     with tenant_scope(space.tenant_id):
         Space.objects.filter(pk=space.pk).update(is_leaving=True)
-        NodeSession.objects.filter(space=space, ended_at=None).update(ended_at=timezone.now())
+        sessions = NodeSession.objects.filter(space=space, ended_at=None)
+        keys = set(sessions.values_list("key_id", flat=True))
+        sessions.update(ended_at=timezone.now())
+    hot.remove_unused_users_on_commit(keys)
     record(
         actor=actor,
         tenant_id=space.tenant_id,

@@ -351,6 +351,13 @@ def remove_users_on_commit(key: ApiKey) -> None:
     _on_commit("remove_users", key.tenant_id, lambda: remove_users([username(key)]))
 
 
+def remove_unused_users_on_commit(key_ids: Iterable[int | None]) -> None:
+    """After the transaction that ended sessions: users of these keys that have no open one."""
+    keys = usable_node_keys().filter(pk__in=[pk for pk in key_ids if pk is not None])
+    for key in keys.exclude(pk__in=_keys_in_use().values("pk")):
+        remove_users_on_commit(key)
+
+
 def _on_commit(action: str, tenant_id: int | None, act: Callable[[], object]) -> None:
     def apply() -> None:
         try:

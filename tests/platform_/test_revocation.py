@@ -7,7 +7,7 @@ import pytest
 import valkey
 from django.utils import timezone
 
-from catalog import sessions
+from catalog import sessions, spaces
 from catalog.models import NodeSession
 from controlplane import hot
 from controlplane.problems import Problem
@@ -86,7 +86,11 @@ def remove(node):
     services.remove_tenant(tenant=node.tenant, actor=SYSTEM)
 
 
-@pytest.mark.parametrize("end", [revoke, cut, leave, deactivate, remove])
+def remove_its_space(node):
+    spaces.remove_space(space=node.session.space, actor=SYSTEM)
+
+
+@pytest.mark.parametrize("end", [revoke, cut, leave, deactivate, remove, remove_its_space])
 def test_its_user_connections_and_sessions_end_and_nobody_elses(clean_hot, end):
     tenant = make_tenant()
     node, sibling = Node(tenant, clean_hot), Node(tenant, clean_hot)
@@ -94,7 +98,7 @@ def test_its_user_connections_and_sessions_end_and_nobody_elses(clean_hot, end):
     assert sibling.login["password"] != node.login["password"]
     end(node)
     node.assert_cut_off()
-    if end in (deactivate, remove):
+    if end in (deactivate, remove, remove_its_space):  # which the sibling serves too
         sibling.assert_cut_off()
     else:
         assert sibling.is_served()
