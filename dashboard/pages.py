@@ -8,7 +8,8 @@ from functools import wraps
 from typing import Any
 
 from django.contrib.auth.decorators import login_required
-from django.http import HttpRequest, HttpResponse, HttpResponseBase
+from django.core.paginator import Page, Paginator
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import render
 from django.template import loader
 from django.urls import reverse, reverse_lazy
@@ -26,16 +27,36 @@ _NAVIGATION = (
 View = Callable[..., HttpResponseBase]
 
 
-def page(view: View) -> View:
-    """A view for people: signed in, with `request.viewer`."""
+def page(*takes: str) -> Callable[[View], View]:
+    """A view for people: signed in, with `request.viewer`. `takes`: what its query string may
+    hold; with a misspelt filter, what follows would be done to more than was meant (404)."""
 
-    @login_required(login_url=LOGIN_URL)
-    @wraps(view)
-    def seen(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        request.viewer = viewer_of(request.user)  # type: ignore[attr-defined]
-        return view(request, *args, **kwargs)
+    def decorate(view: View) -> View:
+        @login_required(login_url=LOGIN_URL)
+        @wraps(view)
+        def seen(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+            require_known(request, takes)
+            request.viewer = viewer_of(request.user)  # type: ignore[attr-defined]
+            return view(request, *args, **kwargs)
 
-    return seen
+        return seen
+
+    return decorate
+
+
+def require_known(request: HttpRequest, takes: tuple[str, ...]) -> None:
+    """Raises Http404 for a parameter that is unknown or given twice. Forms send empty ones."""
+    for name, values in request.GET.lists():
+        if name not in takes or len(values) > 1:
+            raise Http404("unknown parameter, or given twice")
+
+
+def part_of(request: HttpRequest, found: Any, rows: int) -> Page[Any]:
+    """The rows of the page that is asked for, or of the last. Raises Http404 for no number."""
+    asked = request.GET.get("page", "1")
+    if not (asked.isascii() and asked.isdigit() and len(asked) < 10):
+        raise Http404("page is a number")
+    return Paginator(found, rows).get_page(asked)
 
 
 def viewer(request: HttpRequest) -> Viewer:

@@ -7,7 +7,6 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from django.core.paginator import Paginator
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect
 from django.utils import timezone
@@ -18,14 +17,14 @@ from catalog import pins
 from catalog.models import Context, Pin
 from controlplane.problems import Problem
 from dashboard.access import ALL
-from dashboard.pages import page, render_page, render_part, viewer
+from dashboard.pages import page, part_of, render_page, render_part, viewer
 from tenants.audit import actor_of
 
 ROWS = 25  # each costs a round trip for its residency
 PIN_FOR = timedelta(hours=2)
 
 
-@page
+@page("tenant", "q", "page")
 @require_GET
 def contexts(request: HttpRequest) -> HttpResponse:
     seen_by = viewer(request)
@@ -33,9 +32,7 @@ def contexts(request: HttpRequest) -> HttpResponse:
     search = request.GET.get("q", "").strip()
     if search:
         found = found.filter(name__icontains=search)
-    page_ = Paginator(found.select_related("tenant", "space"), ROWS).get_page(
-        request.GET.get("page")
-    )
+    page_ = part_of(request, found.select_related("tenant", "space"), ROWS)
     rows, answers, pins_of = [], True, _live_pins(request, page_)
     for context in page_:
         row = _row(request, context, pins_of[context.pk], ask=answers)
@@ -44,7 +41,7 @@ def contexts(request: HttpRequest) -> HttpResponse:
     return render_page(request, "contexts", {"page": page_, "rows": rows, "search": search})
 
 
-@page
+@page()
 @require_POST
 def pin(request: HttpRequest, uuid: UUID) -> HttpResponse:
     """Their own pin, as long from now as PIN_FOR."""
@@ -57,7 +54,7 @@ def pin(request: HttpRequest, uuid: UUID) -> HttpResponse:
     )
 
 
-@page
+@page()
 @require_POST
 def unpin(request: HttpRequest, uuid: UUID) -> HttpResponse:
     """Ends their own pin; with `all` everybody's, which only operators may."""
@@ -69,7 +66,7 @@ def unpin(request: HttpRequest, uuid: UUID) -> HttpResponse:
     )
 
 
-@page
+@page()
 @require_http_methods(["GET", "POST"])
 def expire(request: HttpRequest, uuid: UUID) -> HttpResponse:
     """GET says how much it touches and asks; POST does it."""
@@ -85,7 +82,7 @@ def expire(request: HttpRequest, uuid: UUID) -> HttpResponse:
     return _ask(request, "context_expire", context, {"expiry": expiry, "error": error})
 
 
-@page
+@page()
 @require_http_methods(["GET", "POST"])
 def delete(request: HttpRequest, uuid: UUID) -> HttpResponse:
     """GET says what it does and asks; POST does it, and the row is gone."""

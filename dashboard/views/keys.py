@@ -10,7 +10,6 @@ import secrets
 from datetime import datetime, timedelta
 
 from django.core.exceptions import ValidationError
-from django.core.paginator import Paginator
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect
 from django.utils import timezone
@@ -18,7 +17,7 @@ from django.views.decorators.http import require_http_methods
 
 from controlplane import answers
 from controlplane.problems import Problem
-from dashboard.pages import page, render_page, viewer
+from dashboard.pages import page, part_of, render_page, viewer
 from tenants.audit import actor_of
 from tenants.models import ApiKey
 from tenants.services import issue_key, revoke_key
@@ -27,7 +26,7 @@ ROWS = 50
 MOST_DAYS = 3650
 
 
-@page
+@page("page")
 @require_http_methods(["GET", "POST"])
 def keys(request: HttpRequest) -> HttpResponse:
     context: dict[str, object] = {}
@@ -40,13 +39,13 @@ def keys(request: HttpRequest) -> HttpResponse:
         except Problem as problem:
             context = {"error": f"This form was sent before. {problem.detail}"}
     found = viewer(request).rows_with_platform(ApiKey).select_related("tenant")
-    context["rows"] = Paginator(found, ROWS).get_page(request.GET.get("page"))
+    context["rows"] = part_of(request, found, ROWS)
     context["now"] = timezone.now()
     context["once"] = secrets.token_urlsafe(16)
     return render_page(request, "keys", context, status=400 if "error" in context else 200)
 
 
-@page
+@page()
 @require_http_methods(["GET", "POST"])
 def revoke(request: HttpRequest, key_id: int) -> HttpResponse:
     """GET says what stops and asks; POST does it."""

@@ -10,7 +10,7 @@ from tenants.models import Tenant
 from tenants.services import let_in as let_tenant_in
 
 
-@page
+@page()
 @require_POST
 def let_in(request: HttpRequest, tenant_id: int) -> HttpResponse:
     if not viewer(request).is_operator:

@@ -3,7 +3,6 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from django.core.paginator import Paginator
 from django.db.models import Count, QuerySet, Sum
 from django.http import HttpRequest, HttpResponse
 from django.views.decorators.http import require_GET
@@ -14,7 +13,7 @@ from catalog.sessions import live_since
 from dashboard import health, probes, selectors
 from dashboard.access import ALL
 from dashboard.formats import count_quantity
-from dashboard.pages import page, render_page, viewer
+from dashboard.pages import page, part_of, render_page, viewer
 from dashboard.storage import hot_server, leaves_first, storage_use, summed
 from dashboard.windows import RANGES, window_of
 from tenants.models import AuditEvent
@@ -28,7 +27,7 @@ NOTES = {
 }
 
 
-@page
+@page()
 @require_GET
 def tenants(request: HttpRequest) -> HttpResponse:
     seen_by, now = viewer(request), datetime.now(UTC)
@@ -54,7 +53,7 @@ def tenants(request: HttpRequest) -> HttpResponse:
     return render_page(request, "tenants", {"rows": rows})
 
 
-@page
+@page("tenant")
 @require_GET
 def nodes(request: HttpRequest) -> HttpResponse:
     seen_by, now = viewer(request), datetime.now(UTC)
@@ -64,7 +63,7 @@ def nodes(request: HttpRequest) -> HttpResponse:
     return render_page(request, "nodes", {"rows": rows})
 
 
-@page
+@page("tenant", "page")
 @require_GET
 def tiers(request: HttpRequest) -> HttpResponse:
     seen_by, now = viewer(request), datetime.now(UTC)
@@ -90,7 +89,7 @@ def tiers(request: HttpRequest) -> HttpResponse:
     return render_page(request, "tiers", context)
 
 
-@page
+@page("page")
 @require_GET
 def jobs(request: HttpRequest) -> HttpResponse:
     found = viewer(request).rows_with_platform(Job).select_related("tenant")
@@ -110,7 +109,7 @@ def _notes(detail: Any) -> list[str]:
     ]
 
 
-@page
+@page("page")
 @require_GET
 def audit(request: HttpRequest) -> HttpResponse:
     found = viewer(request).rows_with_platform(AuditEvent).select_related("tenant")
@@ -131,5 +130,5 @@ def _changes(before: dict[str, Any], after: dict[str, Any]) -> list[tuple[str, A
 
 
 def _rows(request: HttpRequest, found: QuerySet[Any]) -> dict[str, Any]:
-    rows = Paginator(found, ROWS).get_page(request.GET.get("page"))
+    rows = part_of(request, found, ROWS)
     return {"rows": rows}

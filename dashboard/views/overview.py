@@ -12,7 +12,7 @@ from catalog.sessions import live_since
 from dashboard import health, probes, selectors
 from dashboard.access import ALL, Viewer, viewer_of
 from dashboard.formats import AXES
-from dashboard.pages import page, render_page, render_part, viewer
+from dashboard.pages import page, render_page, render_part, require_known, viewer
 from dashboard.storage import StorageUse, leaves_first, storage_use, summed
 from dashboard.windows import DEFAULT_RANGE, RANGES, Range, offered, window_of
 from tenants.models import Tenant
@@ -22,7 +22,7 @@ TABLES = ("token_table", "byte_table")
 TOP = 5
 
 
-@page
+@page("tenant", "range")
 @require_GET
 def overview(request: HttpRequest) -> HttpResponse:
     seen_by, range_ = viewer(request), _range(request)
@@ -35,6 +35,7 @@ def overview_data(request: HttpRequest) -> JsonResponse:
     """Steps from `since` on, and the parts of the page, rendered. 401 when signed out."""
     if not request.user.is_authenticated:
         return JsonResponse({"detail": "signed out"}, status=401)
+    require_known(request, ("tenant", "range", "since", "tables"))
     since_ts = _since(request)
     context = _gather(
         viewer_of(request.user), request.GET.get("tenant", ALL), _range(request), since_ts
