@@ -23,7 +23,7 @@ help: ## list the targets
 	@echo "Start with: make up"
 
 up: $(RUN) ## install what is missing and run the platform on this machine
-	@deploy/get valkey
+	@PATH="$(CURDIR)/$(BIN):$$PATH" deploy/get valkey
 	@deploy/get openssl
 	@exec $(BIN)/python -m deploy.up
 
@@ -34,10 +34,10 @@ test: $(DEV) $(VLLM) lint test-core ## all tests: the core, unit, real servers, 
 	@deploy/get valkey
 	@deploy/get chromium
 	$(BIN)/python -m pytest
+	@$(MAKE) test-postgres
 
 test-postgres: $(DEV) ## tests of platform, API, dashboard and workers on PostgreSQL
 	@deploy/get valkey
-	@deploy/get chromium
 	@deploy/get postgres
 	PYTHONPATH=.:tests $(BIN)/python -m on_postgres $(PYTEST_ARGS)
 
@@ -83,11 +83,12 @@ bench-ttft: ## time to the first token on this host's GPU (PYTHON=one with vLLM,
 	@deploy/get valkey
 	$(or $(PYTHON),python3) benchmarks/ttft.py $(BENCH_ARGS)
 
-lint: $(DEV) ## ruff, mypy, import contracts
+lint: $(DEV) ## ruff, mypy, import contracts, compose's schema
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	PYTHONPATH=.:platform $(BIN)/lint-imports
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 
 openapi: $(RUN) ## write docs/openapi.json anew, after a change of the API
 	@NEVE_VAR=$$(mktemp -d) NEVE_SECRET_KEY=$(NONE) NEVE_KEY_PEPPER=$(NONE) NEVE_S3_ACCESS_KEY=x NEVE_S3_SECRET_KEY=x \
@@ -119,6 +120,7 @@ endef
 $(RUN): requirements.txt $(CORE) | .venv/bin/python
 	@echo "Installing the platform (about a minute the first time) ..."
 	@$(BIN)/python $(PIP) -r requirements.txt
+	@deploy/get valkey9 $(BIN)/python || true
 	@deploy/get compiler $(BIN)/python
 	@$(BIN)/python $(PIP) --no-deps --no-build-isolation --editable connector
 	@touch $@

@@ -9,6 +9,7 @@ import os
 import re
 import secrets
 import socket
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import MutableMapping
@@ -68,6 +69,7 @@ def prepare() -> dict[str, str]:
     _write_servers(env)
     python_path = f"{ROOT}{os.pathsep}{ROOT / 'platform'}"
     own = {"NEVE_VAR": str(VAR), "PYTHONPATH": python_path, "PYTHONUNBUFFERED": "1"}
+    own["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     spare_proxies(os.environ)
     return {**os.environ, **env, **own, "DJANGO_SETTINGS_MODULE": "controlplane.settings"}
 

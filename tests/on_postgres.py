@@ -1,5 +1,8 @@
 """Runs pytest over a PostgreSQL server of its own: `python -m on_postgres [pytest's arguments]`.
 
+Valkey is the one beside this Python, if there is one (9.1, `deploy/get valkey9`): the other tests run
+on PATH's.
+
 The server lives in a temporary folder, listens on a free port of loopback, and ends with the run.
 PostgreSQL refuses to run as root; then it runs as `nobody`.
 """
@@ -17,7 +20,11 @@ import psycopg
 
 from servers import ROOT, Server, free_port
 
-TESTED = ("tests/platform_", "tests/cacheapi", "tests/dashboard", "tests/workers")
+TESTED = (
+    *("tests/platform_", "tests/cacheapi", "tests/dashboard", "tests/workers", "tests/hot"),
+    "--ignore=tests/workers/test_torture.py",  # has platforms and databases of its own
+    *("-m", "not browser"),
+)
 NOBODY = "65534"
 
 
@@ -76,10 +83,11 @@ def main(arguments: Sequence[str]) -> int:
         server.folder.chmod(0o711)
         server.initialize()
         with server:
+            programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
             return subprocess.call(
                 [sys.executable, "-m", "pytest", *(arguments or TESTED)],
                 cwd=ROOT,
-                env=os.environ | {"NEVE_TEST_DATABASE_URL": server.url},
+                env=os.environ | {"NEVE_TEST_DATABASE_URL": server.url, "PATH": programs},
             )
 
 
