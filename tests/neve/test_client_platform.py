@@ -138,3 +138,13 @@ def test_access_that_ends_ends_at_once_and_other_nodes_go_on(client, control_pla
             again = Chain(node, 6, seed=14)
             wait_until(lambda: again.get() == [None] * 6, timeout_s=10, what="served again")  # noqa: B023
             assert node.session.valkey.password != ended.valkey.password
+
+
+def test_two_engines_of_one_name_keep_a_session_each(client, control_plane):
+    with connect(control_plane, control_plane.node_key, "gpu-1") as twin:
+        before = [node.session.id for node in (client, twin)]
+        for _ in range(3):
+            for node in (client, twin):
+                seen = node.session  # each heartbeat's answer makes another one
+                wait_until(lambda: node.session is not seen, timeout_s=20, what="a beat")  # noqa: B023
+        assert [node.session.id for node in (client, twin)] == before
