@@ -8,7 +8,7 @@ from uuid import uuid4
 from django.contrib.auth import get_user_model
 from django.utils import timezone
 
-from catalog.models import Context, Job, NodeSession, Round, Segment, Space, Stray, UsageRollup
+from catalog.models import Context, Job, NodeSession, Pin, Round, Segment, Space, Stray, UsageRollup
 from neve.space import SpaceIdentity
 from retention import services as retention
 from tenants import services
@@ -98,10 +98,13 @@ def make_everything(tenant: Tenant, count: int = 1) -> dict[str, Any]:
             job = Job.objects.create(kind="flush")
             Round.objects.get_or_create(side=Round.Side.BLOCKS)
         Stray.objects.create(object_key=f"v1/{uuid4()}", size_bytes=1, due_at=timezone.now())
+        context = make_context(space)
+        with tenant_scope(tenant.pk):  # ended: it keeps nobody from changing the context
+            Pin.objects.create(context=context, owner="key:0", until=timezone.now())
         last |= {
             "space": space,
             "node": make_session(space, f"node-{n}"),
-            "context": make_context(space),
+            "context": context,
             "segment": make_segment(space),
             "job": job,
             "key": key,

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 from django.conf import settings
-from django.db.models import Q, QuerySet
+from django.db.models import QuerySet
 from django.utils import timezone
 
 from catalog.models import Context, NodeSession, Pin
@@ -36,9 +36,11 @@ def _due() -> Mapping[str, QuerySet]:
     """What may go, by kind."""
     due: dict[str, QuerySet] = {"pins": Pin.unscoped.filter(until__lt=timezone.now())}
     if before := _before(settings.ENV.keep_sessions_days):
-        # A node that died never ended its session.
-        is_silent = Q(ended_at=None, last_heartbeat_at__lt=before)
-        due["sessions"] = NodeSession.unscoped.filter(Q(ended_at__lt=before) | is_silent)
+        due["sessions"] = NodeSession.unscoped.filter(ended_at__lt=before)
+        # Of nodes that died.
+        due["silent_sessions"] = NodeSession.unscoped.filter(
+            ended_at=None, last_heartbeat_at__lt=before
+        )
     if before := _before(settings.ENV.keep_contexts_days):
         due["contexts"] = Context.unscoped.filter(expired_at__lt=before)
     if before := _before(settings.ENV.keep_audit_days):

@@ -8,6 +8,7 @@ from catalog.models import (
     Context,
     Job,
     NodeSession,
+    Pin,
     Round,
     Segment,
     Space,
@@ -46,6 +47,13 @@ class ContextAdmin(ReadOnlyAdmin):
     list_select_related = ("tenant", "space")
     search_fields = ("name", "label")
     exclude = ("chain",)
+
+
+@admin.register(Pin)
+class PinAdmin(ReadOnlyAdmin):
+    list_display = ("context", "tenant", "owner_name", "reason", "until", "created_at")
+    list_select_related = ("tenant", "context")
+    search_fields = ("owner_name", "reason")
 
 
 @admin.register(Segment)

@@ -62,15 +62,17 @@ def test_what_is_older_than_the_settings_goes_and_the_rest_stays(rows):
     assert pins == {"key:1"}
     assert events == {"1"}
     job = Job.unscoped.get(kind="prune")
-    assert job.detail == {"pins": 1, "sessions": 2, "contexts": 1, "audit_events": 1}
+    assert job.detail == {
+        **{"pins": 1, "sessions": 1, "silent_sessions": 1, "contexts": 1, "audit_events": 1}
+    }
     tasks.prune()
     assert Job.unscoped.filter(kind="prune").count() == 1
 
 
 def test_a_slice_bounds_what_goes_at_once(rows, monkeypatch):
     monkeypatch.setattr(pruning, "SLICE", 1)
-    assert pruning.prune()["sessions"] == 1
-    assert pruning.prune()["sessions"] == 1
+    NodeSession.unscoped.update(ended_at=days_ago(40))
+    assert [pruning.prune()["sessions"] for _ in range(6)] == [1, 1, 1, 1, 1, 0]
     assert not pruning.has_work()
 
 
