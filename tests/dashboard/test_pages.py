@@ -125,8 +125,8 @@ def test_live_numbers_begin_where_they_are_asked_to(people, acme, report):
     whole = browser.get(address("overview-data")).json()
     since = whole["series"]["ts"][-2]
     part = browser.get(address("overview-data"), {"since": since}).json()
-    assert part["series"]["ts"] == whole["series"]["ts"][-len(part["series"]["ts"]) :]
-    assert len(part["series"]["ts"]) in (2, 3)
+    assert part["series"]["ts"][:2] == whole["series"]["ts"][-2:]
+    assert len(part["series"]["ts"]) in (2, 3)  # a step may have begun in between
     assert "token_table" not in part["parts"]
     with_tables = browser.get(address("overview-data"), {"since": since, "tables": 1}).json()
     assert with_tables["parts"]["token_table"].count("<tr>") > 80
