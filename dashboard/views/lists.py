@@ -22,6 +22,7 @@ ROWS = 50
 # Members of a job's report → what they mean.
 NOTES = {
     "refused_blocks": "refused: the cold tier is full",
+    "waiting_blocks": "waiting: segments take all that the quota lets them",
     "unreadable_blocks": "lost: unreadable",
     "evicted_blocks": "evicted from the cold tier for others",
 }
