@@ -4,7 +4,7 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
-.PHONY: openapi fuzz-api help up install test test-postgres test-fast test-core torture vllm bench-datapath bench-tiering bench-policies bench-ttft lint format clean distclean
+.PHONY: openapi fuzz-api help up install test test-postgres test-fast test-core torture vllm bench-datapath bench-tiering bench-policies day bench-ttft lint format clean distclean
 
 BIN := .venv/bin
 RUN := .venv/.runtime-installed
@@ -78,6 +78,10 @@ bench-tiering: $(RUN) ## workers and cold loads beside S3's own speed, into var/
 bench-policies: $(RUN) ## eviction and promotion policies on a trace (BENCH_ARGS="--trace FILE")
 	@$(BIN)/python benchmarks/policies.py $(BENCH_ARGS)
 	@$(BIN)/python benchmarks/cold_eviction.py
+
+day: $(RUN) ## a day of `make up` in ten minutes: what its disk holds at most (BENCH_ARGS="--minutes 10")
+	@deploy/get valkey
+	@$(BIN)/python benchmarks/day.py $(BENCH_ARGS)
 
 bench-ttft: ## time to the first token on this host's GPU (PYTHON=one with vLLM, neve, valkey; BENCH_ARGS=...)
 	@deploy/get valkey
