@@ -6,7 +6,10 @@ import pytest
 from django.test import Client
 
 from cacheapi import cache_views
+from cacheapi.retention_views import RulesView
 from controlplane import problems
+from retention.models import RetentionRule
+from rows import make_everything
 
 pytestmark = [pytest.mark.integration, pytest.mark.django_db]
 
@@ -56,6 +59,21 @@ def test_a_bug_is_500_without_its_text(node, handshake, monkeypatch, settings, c
     problem = document(answer, 500)
     assert "secret" not in str(problem)
     assert answer["X-Request-ID"] in caplog.text
+
+
+def test_a_row_that_another_request_removed_meanwhile_is_404(operator, tenant, monkeypatch):
+    """Between the look at it and the lock for its change."""
+    rule = make_everything(tenant)["rule"]
+    find = RulesView.get_object
+
+    def find_and_lose(view):
+        found = find(view)
+        RetentionRule.unscoped.filter(pk=found.pk).delete()
+        return found
+
+    monkeypatch.setattr(RulesView, "get_object", find_and_lose)
+    answer = operator.send("patch", f"/api/v1/rules/{rule.pk}", {"order": 3})
+    assert document(answer, 404)["type"] == "/problems/not-found"
 
 
 def test_a_request_keeps_its_callers_id_when_it_is_a_plain_one(client):
