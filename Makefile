@@ -4,7 +4,7 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
-.PHONY: openapi fuzz-api help up install test test-postgres test-fast test-core torture vllm bench-datapath bench-tiering bench-policies day bench-ttft lint format clean distclean
+.PHONY: openapi fuzz-api help up install test test-postgres test-fast test-core torture attack vllm bench-datapath bench-tiering bench-policies day bench-ttft lint format clean distclean
 
 BIN := .venv/bin
 RUN := .venv/.runtime-installed
@@ -51,6 +51,10 @@ test-core: $(RUN) ## the C++ core: plain, with sanitizers, then fuzzed (FUZZ_S=2
 		echo "Core: $$kind"; cmake --preset $$kind -DNEVE_FUZZ_S=$(FUZZ_S) --log-level=WARNING >/dev/null; \
 		cmake --build --preset $$kind --parallel $(CORES) -- --quiet; \
 		ctest --preset $$kind --parallel $(CORES); done
+
+attack: $(DEV) ## what a hostile tenant does to its neighbour, before and now: ATTACK_ARGS="--seconds 30"
+	@deploy/get valkey
+	@PYTHONPATH=.:platform:tests $(BIN)/python -m attacks $(ATTACK_ARGS)
 
 torture: $(DEV) ## kill, stop, fill and damage real servers: TRIALS=50 SEED=1
 	@deploy/get valkey

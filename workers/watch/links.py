@@ -10,6 +10,7 @@ from controlplane.hot_servers import PLATFORM_NAME
 
 MIB = 1 << 20
 STRANGER_IDLE_S = 10  # a connection that does not log in: nodes do it with their first bytes
+STRANGERS = 128  # that log in at the same time; idle ones together push others out of the memory
 STRANGER_COMMANDS = ("NULL", "auth", "hello")
 EXCESSIVE = 1.5  # so far above its limit a tenant is not by mistake
 
@@ -43,7 +44,7 @@ class Link:
 
 @dataclass(frozen=True)
 class Share:
-    """What one tenant may have of one server; strangers together have as many connections."""
+    """What one tenant may have of one server."""
 
     connections: int
     bytes: int
@@ -96,7 +97,8 @@ def judge(links: Iterable[Link], share: Share) -> Verdict:
         for link in strangers
         if link.idle_s >= STRANGER_IDLE_S and link.command in STRANGER_COMMANDS
     )
-    verdict.kill.update(_newest(strangers, share.connections))
+    strangers.sort(key=lambda link: link.idle_s)  # those that log in right now come first
+    verdict.kill.update(link.number for link in strangers[STRANGERS:])
     return verdict
 
 

@@ -26,6 +26,7 @@ MIB = 1 << 20
 LOOK_S = 4.0
 SLOW_KEYS = 10_000  # of one look, when nothing is suspicious: about 1 % of one server's time
 FAST_KEYS = 2_000_000
+LINKED_S = 60.0  # it comes back after each look, but needs time for thousands of connections
 STRIKES = 2  # what stands in two looks was no coincidence
 
 
@@ -35,7 +36,7 @@ class Memory:
 
     round: weights.Round | None = None
     strikes: Counter[int] = field(default_factory=Counter)  # rounds a tenant was too heavy in
-    linked: Counter[int] = field(default_factory=Counter)  # looks in which it had too many links
+    linked: dict[int, list[float]] = field(default_factory=dict)  # when it had too many links
     abused: dict[int, int] = field(default_factory=dict)
     usual_bytes: int = 0  # memory beside booked blocks, when nobody was too heavy
     usual_booked: int = 0
@@ -98,8 +99,12 @@ def _look_at_links(memory: Memory, found: dict[int, str]) -> None:
             count = links.kill(client, verdict.kill)
             log.warning("connections_ended count=%s why=%s", count, verdict.excessive)
         excessive |= verdict.excessive
-    memory.linked = Counter({t: memory.linked[t] + 1 for t in excessive})
-    found |= {t: why for t, why in excessive.items() if memory.linked[t] >= STRIKES}
+    now = time.monotonic()
+    for tenant_id, why in excessive.items():
+        lately = [at for at in memory.linked.get(tenant_id, ()) if at > now - LINKED_S]
+        memory.linked[tenant_id] = [*lately, now]
+        if len(lately) + 1 >= STRIKES:
+            found[tenant_id] = why
 
 
 def _look_at_calls(memory: Memory, held: dict[int, Held], found: dict[int, str]) -> None:
@@ -156,6 +161,7 @@ def _cut_off(memory: Memory, tenant_id: int, why: str) -> None:
         return
     if services.cut_off(tenant=tenant, reason=why):
         log.error("tenant_cut_off tenant=%s why=%s", tenant.slug, why)
+    memory.linked.pop(tenant_id, None)
     memory.cleaning.add(tenant_id)
 
 

@@ -1,0 +1,139 @@
+"""What can be done with a node key and a socket. Each attack goes on until `stop`."""
+
+import socket
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from threading import Event, Thread
+
+from valkey import Valkey
+from valkey.exceptions import ValkeyError
+
+from chains import ENGINE, IDENTITY
+from neve.client import Client
+from neve.keys import BucketKeys
+
+MIB = 1 << 20
+
+
+class Hostile:
+    """A tenant's node, and what it knows from its handshake."""
+
+    def __init__(self, url: str, key: str) -> None:
+        self._client = Client.connect(
+            url, key, IDENTITY, node="hostile", engine=ENGINE, promote=False
+        )
+        session = self._client.session
+        self.tenant_id = session.tenant_id
+        self.keys = BucketKeys(session.tenant_id, 0)
+        self.space_id = session.space_id
+        self.user, self.password = session.valkey.username, session.valkey.password
+        host, _, port = session.valkey.seeds[0].rpartition(":")
+        self.where = host, int(port)
+
+    def close(self) -> None:
+        with suppress(Exception):  # it may have been cut off
+            self._client.close()
+
+    def connect(self) -> Valkey:
+        return Valkey(*self.where, username=self.user, password=self.password, socket_timeout=30)
+
+    def dial(self, stack: ExitStack, *, login: bool = True) -> socket.socket:
+        sock = stack.enter_context(socket.create_connection(self.where, timeout=5))
+        if login:
+            sock.sendall(f"AUTH {self.user} {self.password}\r\n".encode())
+            sock.recv(100)
+        return sock
+
+    # Each returns when `stop` is set; errors mean that somebody defends himself.
+
+    def ask_for_millions(self, stop: Event) -> None:
+        # As bytes, once: a client that made them anew would take the neighbour's turns in Python.
+        keys = b"".join(b"$%d\r\n%b\r\n" % (len(key), key) for key in self.keys.arguments)
+        ids = b"".join(b"$16\r\n%b\r\n" % n.to_bytes(16, "big") for n in range(2_000_000))
+        head = b"*2000011\r\n$5\r\nFCALL\r\n$10\r\nneve_match\r\n$1\r\n7\r\n"
+        with ExitStack() as stack:
+            while not stop.is_set():
+                try:
+                    sock = self.dial(stack)
+                    sock.settimeout(30)
+                    while not stop.is_set():
+                        sock.sendall(head + keys + b"$1\r\n1\r\n" + ids)
+                        if not sock.recv(1 << 16):
+                            break
+                except OSError:
+                    stop.wait(0.1)
+
+    def store_junk(self, stop: Event) -> None:
+        value, numbers = bytes(MIB), iter(range(1 << 40))
+        self._repeat(stop, lambda c: c.set(self.keys.tag + b":b:junk%d" % next(numbers), value))
+
+    def fill_the_index(self, stop: Event) -> None:
+        value, numbers = bytes(MIB), iter(range(1 << 40))
+        index = self.keys.arguments[0]
+        self._repeat(stop, lambda c: c.hset(index, b"junk%d" % next(numbers), value))
+
+    def hold_connections(self, stop: Event) -> None:
+        """10,000, half of them logged in, and each that is closed is opened again."""
+        with ExitStack() as stack:
+            held: list[socket.socket] = []
+            while not stop.wait(0.5):
+                held = [sock for sock in held if _is_open(sock)]
+                with suppress(OSError):
+                    while len(held) < 10_000 and not stop.is_set():
+                        held.append(self.dial(stack, login=len(held) % 2 == 0))
+
+    def announce_much(self, stop: Event) -> None:
+        """8 SETs of 500 MB, of which a byte never comes."""
+        head = b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$%d\r\n" % (500 * MIB)
+        with ExitStack() as stack:
+            while not stop.is_set():
+                with suppress(OSError):
+                    for _ in range(8):
+                        self.dial(stack).sendall(head + bytes(100_000))
+                stop.wait(2)
+
+    def read_nothing(self, stop: Event) -> None:
+        """Asks for 1 MiB again and again on 8 connections, and reads none of it."""
+        key = self.keys.block(self.space_id, b"r" * 16)
+        ask = b"*2\r\n$3\r\nGET\r\n$%d\r\n%b\r\n" % (len(key), key)
+        with ExitStack() as stack:
+            while not stop.is_set():
+                with suppress(OSError, ValkeyError):
+                    self.connect().set(key, bytes(MIB), px=60_000)
+                    for _ in range(8):
+                        self.dial(stack).sendall(ask * 60)
+                stop.wait(1)
+
+    def _repeat(self, stop: Event, act: Callable[[Valkey], object]) -> None:
+        client = self.connect()
+        while not stop.is_set():
+            try:
+                act(client)
+            except (ValkeyError, OSError):
+                stop.wait(0.1)
+
+
+def _is_open(sock: socket.socket) -> bool:
+    sock.setblocking(False)
+    try:
+        return sock.recv(100) != b""
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+
+
+ATTACKS: dict[str, Callable[[Hostile, Event], None]] = {
+    "2,000,000 ids in a call": Hostile.ask_for_millions,
+    "SET of 1 MiB without an end": Hostile.store_junk,
+    "HSET of 1 MiB into its index": Hostile.fill_the_index,
+    "10,000 idle connections": Hostile.hold_connections,
+    "8 SETs of announced 500 MB": Hostile.announce_much,
+    "8 readers that do not read": Hostile.read_nothing,
+}
+
+
+def begin(attack: Callable[[Hostile, Event], None], hostile: Hostile, stop: Event) -> Thread:
+    thread = Thread(target=attack, args=(hostile, stop), daemon=True)
+    thread.start()
+    return thread
