@@ -17,13 +17,14 @@ KEYS = {
 }
 
 
-def computed(shape, dtype, change=lambda _number, _tensor: None):
+def computed(shape, dtype, change=lambda _number, _tensor: None, rounds=None):
     torch.manual_seed(3)
+    eps = torch.finfo(rounds or dtype).eps
     made = {}
     for number in range(3):
         exact = torch.randn(shape)
         # Another order of additions: off by a rounding step or two.
-        other = exact * (1 + torch.randn(shape) * torch.finfo(dtype).eps)
+        other = exact * (1 + torch.randn(shape) * eps)
         made[number] = exact.to(dtype), other
         change(number, other)
     return (
@@ -91,7 +92,9 @@ assert compare(computed(shape, torch.bfloat16), joined=True) is None
 # vLLM keeps float8 in tensors of bytes, and packed numbers as well.
 for cache_dtype in ("fp8", "packed"):
     for change in (None, other_weights):
-        pair = computed(shape, torch.float8_e4m3fn, *([change] if change else []))
+        changes = {"change": change} if change else {}
+        # What was computed in bfloat16 is rounded to the same float8, mostly.
+        pair = computed(shape, torch.float8_e4m3fn, **changes, rounds=torch.bfloat16)
         as_bytes = [{n: t.view(torch.uint8) for n, t in caches.items()} for caches in pair]
         assert (compare(as_bytes, cache_dtype=cache_dtype) is None) == (change is None), cache_dtype
 

@@ -5,8 +5,8 @@ Run by the vLLM interpreter. Commands:
     "transfer"?: {...}, "listens"?}   `transfer` is a whole kv_transfer_config in place of one made
     of the rest; with `listens` KV events are published, and heard here
 {"do": "generate", "requests": [{"tokens", "max_tokens", "params"?, "salt"?, "seed"?,
-    "lora"?: [name, id, path], "image"?: colour}]}   one batch; greedy without a seed. `embeds` in
-    place of tokens: so many random vectors
+    "lora"?: [name, id, path], "image"?: colour, "regex"?}]}
+    one batch; greedy without a seed. `embeds` in place of tokens: so many random vectors
 {"do": "abort", "request", "after_s"}   begin a request and leave it
 {"do": "counters"}   the engine's own, since its start, and Neve's; of histograms the count
 {"do": "events"}   the KV events since the last time, waiting a moment for more
@@ -85,6 +85,7 @@ class Engine:
 
     def generate(self, requests):
         from vllm.lora.request import LoRARequest
+        from vllm.sampling_params import StructuredOutputsParams
 
         from vllm import SamplingParams
 
@@ -96,6 +97,9 @@ class Engine:
                 logprobs=3,
                 ignore_eos=True,
                 detokenize=False,
+                structured_outputs=StructuredOutputsParams(regex=request["regex"])
+                if "regex" in request
+                else None,
                 extra_args={"kv_transfer_params": request["params"]}
                 if "params" in request
                 else None,

@@ -323,6 +323,37 @@ def until_reused(process, request, tokens):
         assert time.monotonic() < deadline
 
 
+def test_structured_answers_and_drafts_leave_the_same_kv(platform, reference):
+    """Drafts that were rejected and tokens that a grammar forbade are in no block."""
+    process = reference["process"]
+    own = options(platform) | {"revision": "drafts"}
+    plain = {"enable_prefix_caching": False}
+    drafts = {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 3}
+    asked = [
+        {"tokens": LONG[:200], "max_tokens": 70, "params": {"neve": {}}, "regex": "[a-f]{500}"},
+        {"tokens": LONG[:7] * 30, "max_tokens": 70, "params": {"neve": {}}},
+    ]
+    process.start(None, engine=plain)
+    expected = [output["tokens"] for output in process.generate(*asked)]
+    process.ask("stop")
+    assert len(set(expected[0])) <= 6
+    process.start(own, engine=plain | {"speculative_config": drafts})
+    assert [output["tokens"] for output in process.generate(*asked)] == expected
+    for request, tokens in zip(asked, expected, strict=True):
+        # The answer's tokens are found as well: a conversation goes on.
+        more = {"tokens": request["tokens"] + tokens, "max_tokens": 1, "params": {"neve": {}}}
+        until_reused(process, more, 256)
+    process.ask("stop")
+    process.start(own, engine=plain)
+    for request, tokens in zip(asked, expected, strict=True):
+        answer = process.generate(request)[0]
+        assert (answer["tokens"], answer["params"]["neve"]["reused_tokens"]) == (tokens, 192)
+        more = {"tokens": request["tokens"] + tokens, "max_tokens": 20, "params": {"neve": {}}}
+        loaded = process.generate(more)[0]["tokens"]
+        assert process.generate(more | {"salt": "computed"})[0]["tokens"] == loaded
+    process.ask("stop")
+
+
 def test_what_does_not_fit_the_save_budget_is_dropped_counted_and_saved_later(platform, reference):
     process = reference["process"]
     one_chunk = options(platform) | {"save_budget_bytes": CHUNK * 2048}

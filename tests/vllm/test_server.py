@@ -31,6 +31,8 @@ def server(platform, vllm_python, model, engine_environment, tmp_path_factory):
 
 
 def test_a_request_names_its_context_and_hears_what_was_reused(server):
+    with pytest.raises(AssertionError, match="no metric"):
+        server.metric("neve_connected")  # not known yet, which no zero may say
     asked = {"neve": {"context": "repo-7", "label": "agent"}}
     first = server.complete(kv_transfer_params=asked)
     assert first["kv_transfer_params"]["neve"]["reused_tokens"] == 0

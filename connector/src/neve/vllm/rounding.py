@@ -50,13 +50,13 @@ def first_difference(
         if torch.equal(mine, theirs):
             continue
         if layer.dtype is None:
-            share, most = float((mine != theirs).float().mean()), _SHARE_OF_BYTES
-            keys = False
+            off, most = mine != theirs, _SHARE_OF_BYTES
         else:
             off = _off(mine.view(layer.dtype).float(), theirs.view(layer.dtype).float(), layer)
-            share, most = float(off.float().mean()), SHARE
-            keys = _only_keys(off, layer.inner)
+            most = SHARE
+        share = int(off.sum()) / off.numel()
         if share > most:
+            keys = layer.dtype is not None and _only_keys(off, layer.inner)
             return (
                 f"layer={layer.name} off={share:.0%} part={'keys' if keys else 'keys and values'} "
                 f"look_at={_advice(number, keys)!r}"
