@@ -335,11 +335,13 @@ def test_axe_finds_nothing_on_any_page_at_any_width(open_page, control_plane, no
     node.beat(requested_tokens=100, hit_hot_tokens=1, misses={"evicted": 3}, breaker="open")
     node.report_context(f"repo-{secrets.token_hex(3)}")
     page = open_page(color_scheme="light").page
-    page.goto(f"{control_plane.url}/contexts/")
-    expire = page.locator("a.danger").first.get_attribute("href")
-    page.goto(f"{control_plane.url}/keys/")
-    revoke = page.locator("a.danger").first.get_attribute("href")
-    paths = [*(f"/{path}" for path in PAGES), expire, revoke]
+    asking = {}  # the pages that ask before they act, by their verb
+    for path in ("contexts", "keys"):
+        page.goto(f"{control_plane.url}/{path}/")
+        links = page.eval_on_selector_all("a.danger", "all => all.map(a => a.pathname)")
+        asking |= {link.rsplit("/", 1)[1]: link for link in links}
+    assert {"expire", "revoke"} <= asking.keys()
+    paths = [*(f"/{path}" for path in PAGES), *asking.values()]
     found = {}
 
     def look(path: str) -> None:
