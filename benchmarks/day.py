@@ -136,11 +136,11 @@ def replay(web: ControlPlane, s3: S3Server, scale: int, times: float, requests: 
     try:
         for kinds in queues:
             command = ["setpriv", "--pdeathsig", "KILL", *worker, "run", str(times), *kinds.split()]
-            pipe = subprocess.PIPE if "sweep" in kinds else subprocess.DEVNULL
+            pipe = subprocess.PIPE if "sample" in kinds else subprocess.DEVNULL
             started.append(
                 subprocess.Popen(command, env=env, cwd=ROOT, stdout=pipe, stderr=errors, text=True)
             )
-        threads.append(threading.Thread(target=watch.listen, args=(started[1],), daemon=True))
+        threads.append(threading.Thread(target=watch.listen, args=(started[2],), daemon=True))
         for thread in threads:
             thread.start()
         rate = RATE * times / scale

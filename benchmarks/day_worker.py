@@ -3,8 +3,8 @@
     python benchmarks/day_worker.py prepare COLD_BYTES HOT_BYTES   (with a platform's environment)
     python benchmarks/day_worker.py run TIMES KIND...              until it is killed
 
-`run` says once a second, as a line of JSON, what the tenant's segments take, if SWEEP is among its
-kinds: they are counted by the same process, so no two of them write the same lines.
+`run` says once a second, as a line of JSON, what the tenant's segments take, if `sample` is among
+its kinds.
 """
 
 import json
@@ -57,7 +57,7 @@ def run(times: float, names: list[str]) -> None:
             if now >= due[name]:
                 getattr(tasks, name)()
                 due[name] = time.monotonic() + max((KINDS[name].every_s or 1.0) / times, LEAST_S)
-        if "sweep" in names and now >= tell_at:
+        if "sample" in names and now >= tell_at:
             tell_at = now + 1.0
             print(json.dumps(facts()), flush=True)
         time.sleep(0.02)

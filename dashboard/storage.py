@@ -30,7 +30,8 @@ class StorageUse:
 
     `hot_room_bytes`: what the servers have left for everybody, where they were promised to more
     than they can hold; None where quotas hold. `unstored_blocks`: hot ones that the cold tier
-    refused. `cold_full`: what a full cold tier does, a ColdFull or "mixed".
+    refused. `mended`: damaged pieces of its bookkeeping that were removed, since Valkey's start.
+    `cold_full`: what a full cold tier does, a ColdFull or "mixed".
     """
 
     hot_bytes: int | None
@@ -43,6 +44,7 @@ class StorageUse:
     hot_room_bytes: int | None = None
     unstored_blocks: int | None = None
     cold_full: str = ColdFull.EVICT
+    mended: int = 0
 
     @property
     def hot_limit_bytes(self) -> int | None:
@@ -128,6 +130,7 @@ def storage_use(tenants: Tenants, now_s: float) -> dict[int, StorageUse]:
                 hot_room_bytes=room_bytes,
                 unstored_blocks=usage.unstored_blocks,
                 cold_full=policies.get(tenant.pk, ColdFull.EVICT),
+                mended=usage.mended,
             )
     return used
 
@@ -181,6 +184,7 @@ def summed(uses: list[StorageUse]) -> StorageUse:
         min((use.hot_room_bytes for use in uses if use.hot_room_bytes is not None), default=None),
         add([use.unstored_blocks for use in uses]),
         kinds.pop() if len(kinds) == 1 else "mixed",
+        sum(use.mended for use in uses),
     )
 
 

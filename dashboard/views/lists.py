@@ -103,11 +103,20 @@ def jobs(request: HttpRequest) -> HttpResponse:
 def _notes(detail: Any) -> list[str]:
     """What a job could not do although it is done, and what it cost; from its report."""
     counts = detail if isinstance(detail, dict) else {}
-    return [
+    notes = [
         f"{count_quantity(count)} blocks {words}"
         for name, words in NOTES.items()
         if type(count := counts.get(name)) is int and count > 0
     ]
+    repaired = counts.get("repaired")
+    damaged = [
+        count
+        for name, count in (repaired.items() if isinstance(repaired, dict) else ())
+        if name.startswith("damaged_") and type(count) is int
+    ]
+    if damaged:
+        notes.append(f"{count_quantity(sum(damaged))} damaged pieces of an index repaired")
+    return notes
 
 
 @page("page")

@@ -18,7 +18,7 @@ from neve.hot import BlockTerms
 from neve.keys import BucketKeys
 from neve.stats import COUNTERS
 from retention.models import EvictionPolicy, RetentionPolicy
-from rows import make_context, make_everything, make_session, make_space
+from rows import make_context, make_everything, make_segment, make_session, make_space
 from tenants.keys import find_key
 from tenants.models import ApiKey
 from tenants.scope import tenant_scope
@@ -169,6 +169,29 @@ def test_a_flush_that_was_refused_says_so_in_the_list_of_jobs(people, acme):
     page = people["operator"].get(address("jobs")).content.decode()
     assert "blocks refused: the cold tier is full" in page
     assert "evicted" not in page
+
+
+def test_damage_that_was_repaired_is_told(people, acme):
+    repaired = {"damaged_keys": 1, "damaged_entries": 3, "stray_keys": 9}
+    Job.unscoped.create(kind="reconcile", state="done", detail={"repaired": repaired})
+    page = people["operator"].get(address("jobs")).content.decode()
+    assert "4 damaged pieces of an index repaired" in page
+    assert "Repaired" not in people["operator"].get(address("tiers")).content.decode()
+    hot.admin().set(BucketKeys(acme.pk, 0).live_bytes, b"no sorted set")
+    hot.mend_tenant(acme.pk)
+    page = " ".join(people["team"].get(address("tiers")).content.decode().split())
+    assert "<dt>Repaired</dt><dd>1 " in page
+
+
+def test_what_segments_take_is_told_in_three_parts(people, acme, globex):
+    space = make_space(acme)
+    make_segment(space, size_bytes=5 << 20, live_bytes=3 << 20)
+    make_segment(space, size_bytes=7 << 20, state="deleting")
+    make_segment(make_space(globex), size_bytes=1 << 20, live_bytes=0)
+    for name, dead in (("team", 2), ("operator", 3)):
+        page = people[name].get(address("tiers")).content.decode()
+        told = re.sub(r"<[^>]*>|\s+", " ", page.split("In S3", 1)[1])
+        assert re.match(rf"\s*3\S* +MiB +live, +{dead}\S* +MiB +dead, +7\S* +MiB +waiting", told)
 
 
 def test_the_overview_asks_as_often_for_many_tenants_as_for_few(
