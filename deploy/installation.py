@@ -152,7 +152,9 @@ def _port(name: str, value: str) -> int:
 
 def _write_servers(env: dict[str, str]) -> None:
     for name, options in {
-        "hot": f"maxmemory {env.get('NEVE_HOT_MAXMEMORY', '512mb')}\n",
+        # An idle connection holds 17 KiB: so many fit into the clients' share of 512 MiB, a tenth.
+        # More would push those with blocks on their way out of it.
+        "hot": f"maxmemory {env.get('NEVE_HOT_MAXMEMORY', '512mb')}\nmaxclients 2000\n",
         "bus": "",
     }.items():
         folder = VAR / f"valkey-{name}"

@@ -10,9 +10,11 @@ failover: a replica may have missed the last changes of its primary.
 
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from functools import partial
+from itertools import islice
+from typing import Any
 
 from django.utils import timezone
 from valkey.exceptions import ResponseError
@@ -105,6 +107,7 @@ def rebuild_all(
     are to do. A tenant whose index Valkey refuses to take is left for `rebuild_lost`.
     """
     run = run_id()
+    _remove_renamed(run)
     hot.provision()
     notes = _Notes(run)
     total = RebuildReport()
@@ -137,6 +140,27 @@ def show_in_job(run: JobRun, tenant: str, report: RebuildReport, total: int) -> 
 def forget_index() -> None:
     """The index is not whole any more, as far as anybody knows: the next tick rebuilds it."""
     hot.admin().unlink(INDEXED, NOTES)
+
+
+def _remove_renamed(run: bytes) -> None:
+    """Books that got another name are nobody's, and so are their blocks: they would fill the
+    server beside the new ones. After a new pepper, or an update from when nodes knew the name."""
+    mark = hot.admin().get(INDEXED)
+    if mark is None or not mark.startswith(run) or mark == _mark(run):
+        return
+    log.warning("books_renamed: the hot tier begins empty")
+    for client in hot_servers.primaries():
+        for keys in _batched(client.scan_iter(match="{t*}:*", count=1000), 1000):
+            pipe = client.pipeline(transaction=False)
+            for key in keys:
+                pipe.unlink(key)
+            pipe.execute()
+
+
+def _batched(items: Iterable[Any], most: int) -> Iterator[list[Any]]:
+    rest = iter(items)
+    while part := list(islice(rest, most)):
+        yield part
 
 
 def _mark(run: bytes) -> bytes:

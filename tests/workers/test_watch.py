@@ -13,6 +13,7 @@ from valkey.exceptions import ConnectionError as ValkeyConnectionError
 from catalog.models import Job
 from controlplane import hot
 from controlplane.problems import Problem
+from neve.errors import MissReason
 from neve.hot import CommitOutcome, HotTier, Location
 from neve.keys import BucketKeys
 from rows import make_session
@@ -20,6 +21,7 @@ from tenant_world import World
 from tenants import services
 from tenants.audit import SYSTEM
 from tenants.models import AuditEvent, Tenant
+from workers import recovery
 from workers.watch import run
 from workers.watch.links import Link, Share, judge
 
@@ -136,6 +138,23 @@ def test_books_that_tiny_blocks_fill_are_built_anew(pair, memory):
     assert greedy.cut_off_reason
     assert greedy.tier.usage().hot_blocks == 0
     assert Job.unscoped.get(kind="rebuild_tenant").tenant_id == greedy.tenant.pk
+
+
+def test_books_that_got_another_name_are_nobodys_and_go_with_their_blocks(pair, memory):
+    """As after an update, or with a new pepper, of a Valkey that ran on."""
+    node, _ = pair
+    ids = node.store(5)
+    hot.admin().set(recovery.INDEXED, recovery.run_id() + b" of another name")
+    assert not recovery.index_is_whole()
+    for n in range(20):
+        hot.admin().set(node.keys.tag + b":b:old%d" % n, bytes(MIB))
+    look(memory)
+    assert node.cut_off_reason == ""  # nobody's fault
+    recovery.rebuild_all()
+    assert recovery.index_is_whole()
+    assert list(hot.admin().scan_iter(match=node.keys.tag + b":b:*")) == []
+    assert set(node.tier.match(ids)) == {MissReason.NEVER_STORED}
+    assert node.put() is CommitOutcome.STORED
 
 
 def test_a_tenant_that_is_cut_off_stays_out_until_it_is_let_in(pair, memory):

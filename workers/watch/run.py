@@ -18,6 +18,7 @@ from controlplane import hot, hot_servers
 from neve.hot import Usage
 from tenants import services
 from tenants.models import Quota, Tenant
+from workers import recovery
 from workers.watch import links, weights
 
 log = logging.getLogger("neve.watch")
@@ -130,6 +131,9 @@ def _look_at_bytes(
     if not is_around:
         return
     weighed, memory.round = memory.round.held, None
+    if not recovery.index_is_whole():  # until then blocks may be in no books, and nobody's fault
+        memory.strikes.clear()
+        return
     heavy = {
         tenant_id: bytes_
         for tenant_id, bytes_ in weighed.items()
