@@ -1,7 +1,7 @@
 """Runs pytest over a PostgreSQL server of its own: `python -m on_postgres [pytest's arguments]`.
 
-Valkey is the one beside this Python, if there is one (9.1, `deploy/get valkey9`): the other tests run
-on PATH's.
+Valkey is the one beside this Python, if there is one (9.1, `deploy/get valkey9`); the other tests
+run on PATH's.
 
 The server lives in a temporary folder, listens on a free port of loopback, and ends with the run.
 PostgreSQL refuses to run as root; then it runs as `nobody`.
