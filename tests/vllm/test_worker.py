@@ -40,8 +40,22 @@ def device():
     return Device()
 
 
+class Weights:
+    now = b"as loaded"
+
+    def read(self):
+        if self.now is None:
+            raise RuntimeError("no such kernel")
+        return self.now
+
+
 @pytest.fixture
-def worker(device, monkeypatch):
+def weights():
+    return Weights()
+
+
+@pytest.fixture
+def worker(device, monkeypatch, weights):
     link = SimpleNamespace(client=None, wait_first_attempt=lambda _: None)
     monkeypatch.setattr(Link, "acquire", lambda *_, **__: link)
     identity = SpaceIdentity(
@@ -50,7 +64,9 @@ def worker(device, monkeypatch):
     )  # fmt: skip
     share = share_of("rank", tp_rank=0, tp_size=1, pp_rank=0, kv_heads=8, latent=False)
     options = Options(endpoint="http://e", api_key="k")
-    return WorkerSide(device, identity, options, engine="0", share=share, step_tokens=128)
+    return WorkerSide(
+        device, identity, options, engine="0", share=share, step_tokens=128, weights=weights.read
+    )
 
 
 def launch(worker, timed):
@@ -67,3 +83,21 @@ def test_steps_are_timed_by_the_device_and_told_of_when_they_are_over(worker, de
     device.marks[3].at = 11.25
     assert worker.take_timed() == [(3, 0.25)]
     assert worker.take_timed() == []
+
+
+def test_weights_are_compared_once_after_every_reset(worker, weights):
+    def told(weigh):
+        worker.weigh(StepPlan(weigh=weigh))
+        return list(worker.take_weights().values())
+
+    assert told(0) == []
+    assert told(1) == [(1, b"")]
+    weights.now = b"updated"
+    assert told(1) == []
+    assert told(2) == [(2, b"updated")]
+    weights.now = b"as loaded"
+    assert told(3) == [(3, b"")]
+    weights.now = None  # what can't be read is like nobody's
+    (number, first), (_, second) = told(4) + told(5)
+    assert number == 4
+    assert len({first, second, b""}) == 3

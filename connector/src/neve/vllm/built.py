@@ -82,6 +82,8 @@ class BuiltModel:
         with torch.inference_mode():
             for module in self._modules():
                 for name, weight in module.named_parameters(recurse=False):
+                    if weight.is_meta:
+                        continue
                     seen = weight if weight.numel() else _answer(module)
                     digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
                     for total in _sums(seen):

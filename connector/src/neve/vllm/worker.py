@@ -54,7 +54,7 @@ class WorkerSide(Generic[S]):
         self._link = Link.acquire(options, identity, engine=engine, node=node, shards=share.shards)
         self._link.wait_first_attempt(BOOT_WAIT_S)
         self._weights = weights
-        self._first_weights = weights()
+        self._first_weights = self._read_weights()
         self._weighed = 0
         self._weights_news: tuple[int, bytes] | None = None
         self._saver: Saver[S] | None = None
@@ -153,12 +153,15 @@ class WorkerSide(Generic[S]):
         if plan.weigh <= self._weighed:
             return
         self._weighed = plan.weigh
-        try:
-            now = self._weights()
-        except Exception:  # then they are like nobody's
-            logger.exception("neve.weights.unreadable")
-            now = secrets.token_bytes(16)
+        now = self._read_weights()
         self._weights_news = plan.weigh, b"" if now == self._first_weights else now
+
+    def _read_weights(self) -> bytes:
+        try:
+            return self._weights()
+        except Exception:  # then they are like nobody's: after a reset, KV is this engine's alone
+            logger.warning("neve.weights.unreadable", exc_info=True)
+            return secrets.token_bytes(16)
 
     def take_weights(self) -> dict[str, tuple[int, bytes]]:
         """By this worker's name: the reset's number, and the weights' digest if they are others."""
