@@ -1,12 +1,14 @@
 """The whole control plane on a real Valkey Cluster: from bootstrap to a failover and back."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from django.core.management import call_command
 from django.db.models import Sum
+from valkey.exceptions import ResponseError
 
 from catalog.models import Segment
 from chains import ENGINE, IDENTITY, Chain
@@ -17,6 +19,7 @@ from dashboard.storage import hot_server, storage_use
 from neve.client import Client
 from neve.errors import MissReason
 from neve.hot import Tier
+from neve.keys import BucketKeys
 from servers import wait_until
 from tenants import services
 from tenants.audit import SYSTEM
@@ -24,6 +27,7 @@ from tenants.models import ApiKey, Quota, Tenant
 from workers import recovery
 from workers.flush import Flusher
 from workers.reconcile.run import reconcile
+from workers.watch import run as watching
 
 pytestmark = [pytest.mark.integration, pytest.mark.django_db(transaction=True)]
 
@@ -68,6 +72,19 @@ def blocks_of(cluster: Cluster, tenant: Tenant) -> list[int]:
         with node.client() as client:
             counts.append(sum(1 for _ in client.scan_iter(match=f"{{t{tenant.pk}.*}}:b:*")))
     return counts
+
+
+def store_junk(cluster: Cluster, key: ApiKey) -> None:
+    """More than its quota, on each primary in turn, as its node may."""
+    size = Quota.unscoped.get(tenant=key.tenant).hot_bytes // 10
+    with ExitStack() as stack:
+        for n in range(18):
+            tag = BucketKeys(key.tenant_id, n).tag
+            for node in cluster.primaries():
+                login = {"username": hot.username(key), "password": hot.password(key)}
+                client = stack.enter_context(node.client(**login))
+                with suppress(ResponseError):  # MOVED
+                    client.set(tag + b":b:junk", bytes(size))
 
 
 def test_the_platform_serves_flushes_recovers_and_survives_a_failover(
@@ -128,6 +145,19 @@ def test_the_platform_serves_flushes_recovers_and_survives_a_failover(
         assert not recovery.index_is_whole()
         recovery.rebuild_all()
         wait_until(lambda: chain.get() == [None] * COUNT, timeout_s=20, what="rebuilt")
+
+        seen = watching.Memory()
+        for _ in range(4):
+            watching.look(seen)
+        assert Tenant.objects.get(pk=tenant.pk).cut_off_at is None
+        held = sum(blocks_of(cluster, tenant))
+        store_junk(cluster, key)
+        for _ in range(4):
+            watching.look(seen)
+        assert Tenant.objects.get(pk=tenant.pk).cut_off_at is not None
+        assert sum(blocks_of(cluster, tenant)) == held  # its own are still there
+        services.let_in(tenant=tenant, actor=SYSTEM)
+        hot.provision_user(key)
 
         services.revoke_key(key=key, actor=SYSTEM)
         for node in cluster.nodes:

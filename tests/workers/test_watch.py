@@ -127,6 +127,7 @@ def test_a_lower_quota_makes_nobody_guilty(pair, memory):
 
 def test_books_that_tiny_blocks_fill_are_built_anew(pair, memory):
     greedy, _ = pair
+    services.set_quota(tenant=greedy.tenant, hot_bytes=MIB, cold_bytes=0, actor=SYSTEM)
     for first in range(0, 30_000, 1000):
         ids = [n.to_bytes(16, "big") for n in range(first, first + 1000)]
         pipe = hot.admin().pipeline(transaction=False)
