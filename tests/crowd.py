@@ -39,8 +39,8 @@ POLICY = Policy(least_bytes=4 * SIZE, most_bytes=8 * SIZE, range_bytes=2 * SIZE,
 
 
 def hurry(lease_s: int) -> None:
-    """Small segments, so that seconds hold what hours do. A lease that lapses on a busy machine lets
-    another worker flush the same blocks, so only who is killed has short ones."""
+    """Small segments, so that seconds hold what hours do. A lease that lapses on a busy machine
+    lets another worker flush the same blocks, so only who is killed has short ones."""
     flush.GATHER_S, flush.LEASE_S, flush.LEASE_BYTES, flush.PASS_S = 0, lease_s, 40 * SIZE, 2
     segments.LEAST_BYTES, segments.MOST_BYTES = 4 * SIZE, 8 * SIZE
     sweep.SETTLED = sweep.GRACE = timedelta(seconds=1)
