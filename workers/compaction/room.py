@@ -17,7 +17,7 @@ from workers.compaction.plan import Policy
 
 MOST, PRESSED = 1.5, 1.2
 BASE_BYTES = 128 << 20
-PRESSED_DEAD_SHARE = 0.1  # at 1.2 times the quota a sixth is dead or waiting
+LEAST_DEAD_SHARE = 0.1  # a merge copies nine bytes to free one
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,13 @@ class Room:
         """What to merge now."""
         most = segments.most_bytes(self.quota_bytes)
         least = segments.least_bytes(self.quota_bytes)
-        if self.is_pressed:
-            return Policy(least_bytes=least, most_bytes=most, dead_share=PRESSED_DEAD_SHARE)
-        return Policy(least_bytes=least, most_bytes=most)
+        merged = self.taken.live_bytes + self.taken.dead_bytes
+        if merged < self._beyond(PRESSED):
+            return Policy(least_bytes=least, most_bytes=most)
+        # Some segment has at least the mean share; merging others would copy more than it frees.
+        mean = self.taken.dead_bytes / merged if merged else 0.0
+        dead_share = min(max(mean, LEAST_DEAD_SHARE), Policy().dead_share)
+        return Policy(least_bytes=least, most_bytes=most, dead_share=dead_share)
 
 
 def room_of(tier: HotTier) -> Room:
