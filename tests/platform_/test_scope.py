@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MAY_USE_UNSCOPED = {
     "cacheapi/viewsets.py": "restricts to the caller's tenants in one place",
     "catalog/jobs.py": "jobs of the platform have no tenant",
+    "catalog/occupancy.py": "sums over the tenants that it is asked for",
     "catalog/usage.py": "sums over tenants; prunes",
     "dashboard/access.py": "restricts to the viewer's tenants in one place",
     "retention/admin.py": "operators choose among all spaces",
@@ -33,6 +34,7 @@ MAY_USE_UNSCOPED = {
     "workers/reconcile/rounds.py": "rounds of the platform have no tenant",
     "workers/reconcile/segments.py": "looks through all tenants",
     "workers/tasks.py": "jobs of the platform have no tenant",
+    "workers/watch/run.py": "weighs all tenants of one server",
 }
 OWNED = [model for model in apps.get_models() if issubclass(model, TenantOwned)]
 
