@@ -19,11 +19,12 @@ from django.db import transaction
 from django.db.models import QuerySet
 from valkey.exceptions import ResponseError, ValkeyError
 
-from controlplane.hot_bounds import missing_bounds
+from controlplane.hot_bounds import keep_no_logs, missing_bounds
 from controlplane.hot_servers import admin, is_cluster, memory, on_each, primaries, servers
 from controlplane.problems import Problem
 from neve.audit import BucketAudit, Mended
 from neve.hot import LIBRARY, HotTier, load_functions
+from neve.ids import ID_BYTES
 from neve.keys import BucketKeys, books_name, parse_key
 from retention.rulebook import rulebook_of
 from tenants.keys import usable_node_keys
@@ -38,7 +39,8 @@ MEMORY_PER_BYTE = 1.3
 
 # What a node needs: its own calls, and what the functions that it calls run in its name. Each costs
 # the server as little as one key does: no command here takes many keys of blocks.
-NODE_COMMANDS = ("ping", "hello", "auth", "client|setname", "client|setinfo", "time")
+# A name of a connection is memory that nobody counts; HELLO takes one all the same (workers.watch).
+NODE_COMMANDS = ("ping", "hello", "auth", "time")
 BLOCK_COMMANDS = ("get", "set", "strlen", "persist", "pexpire")
 BOOK_COMMANDS = (
     *("hget", "hmget", "hset", "hdel", "hincrby", "hgetall"),
@@ -140,6 +142,8 @@ def provision() -> int:
     Raises ImproperlyConfigured when a Valkey evicts on its own, with the command that fixes it.
     """
     require_noeviction()
+    for client in servers():
+        keep_no_logs(client)
     warn_if_unbounded()
     load_missing_functions()
     tenants = list(Tenant.objects.all())
@@ -320,21 +324,44 @@ def acl_rules(key: ApiKey) -> list[str]:
     Calling a function counts as writing all its KEYS; so the call itself, and only it, is granted
     on all the tenant's keys by a selector of its own.
 
+    Blocks' keys are as long as `neve.keys` makes them: names take memory too, and the platform
+    reads them all. `:me` tells the functions whose call it is that brings no KEYS.
+
     Valkey cannot ask that a SET has an end, or that somebody commits it: `workers.watch` finds
     bytes that are in no books.
     What stands in the books all the same and makes the platform's calls fail is mended (`execute`).
     """
     calls = (f"+fcall|neve_{name}" for name in NODE_FUNCTIONS)
     own, books = f"{{t{key.tenant_id}.*}}", books_name().decode()
+    blocks = " ".join(f"~{pattern}" for pattern in _block_patterns(key.tenant_id))
+    calls_on = " ".join(f"~{tag}:?" for tag in _tag_patterns(key.tenant_id))
     return [
         "reset",
         "on",
         f">{password(key)}",
         *(f"+{command}" for command in NODE_COMMANDS),
-        f"(~{own}:b:* {_grant(BLOCK_COMMANDS)})",
+        f"({blocks} {_grant(BLOCK_COMMANDS)})",
         f"(~{own}:{books}[ilduxepsrc] %R~{own}:{books}q {_grant(BOOK_COMMANDS)})",
-        f"(~{own}:* {' '.join(calls)})",
+        f"({calls_on} {blocks} {' '.join(calls)})",
+        f"(~{{t{key.tenant_id}.}}:me +strlen)",
     ]
+
+
+def _tag_patterns(tenant_id: int) -> list[str]:
+    """Of the tags of a tenant's buckets: as many as they have lengths, at most a handful."""
+    tags = [BucketKeys(tenant_id, n).tag.decode() for n in range(settings.ENV.hot_buckets)]
+    if len(tags) == 1:
+        return tags
+    own = f"{{t{tenant_id}."
+    shapes = (tag.removeprefix(own)[:-1].split(".") for tag in tags)
+    return sorted({f"{own}{'?' * len(a)}.{'?' * len(b)}}}" for a, b in shapes})
+
+
+def _block_patterns(tenant_id: int) -> list[str]:
+    """For each length that a space's number may have: an entry of the index gives it 32 bits."""
+    digits = range(1, len(str(1 << 32)) + 1)
+    tags = _tag_patterns(tenant_id)
+    return [f"{tag}:b:{'?' * n}:{'?' * ID_BYTES}" for n in digits for tag in tags]
 
 
 def _grant(commands: Iterable[str]) -> str:

@@ -3,10 +3,13 @@
 deploy/valkey-hot.conf sets it, with the reasons; an operator's own Valkey may lack it.
 """
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
 from valkey.exceptions import ResponseError
+
+log = logging.getLogger("neve.hot")
 
 MIB = 1 << 20
 
@@ -22,6 +25,28 @@ _WANTED: dict[str, tuple[str, Callable[[str], bool]]] = {
     "timeout": ("300", lambda value: 0 < int(value) <= 3600),
     "tcp-keepalive": ("60", lambda value: 0 < int(value) <= 300),
 }
+
+
+# Servers keep the last entries of these whole, with names of connections and keys of up to 64 MiB, in
+# memory that is missing for blocks and that counts as nobody's. The latter two exist from 8.1 on.
+_LOGS = {
+    "acllog-max-len": "0",
+    "slowlog-max-len": "0",
+    "commandlog-large-request-max-len": "0",
+    "commandlog-large-reply-max-len": "0",
+}
+
+
+def keep_no_logs(client: Any) -> None:
+    """Ends and empties the server's own logs of commands. Raises valkey's connection errors."""
+    try:
+        for option, value in _LOGS.items():
+            if client.config_get(option).get(option, value) != value:
+                client.config_set(option, value)
+        client.execute_command("ACL", "LOG", "RESET")
+        client.slowlog_reset()
+    except ResponseError as error:
+        log.warning("hot_logs_unbounded error=%s", error)
 
 
 def missing_bounds(client: Any) -> dict[str, str]:

@@ -65,7 +65,10 @@ class Hostile:
 
     def store_junk(self, stop: Event) -> None:
         value, numbers = bytes(MIB), iter(range(1 << 40))
-        self._repeat(stop, lambda c: c.set(self.keys.tag + b":b:junk%d" % next(numbers), value))
+        self._repeat(stop, lambda c: c.set(self._junk(next(numbers)), value))
+
+    def _junk(self, number: int) -> bytes:
+        return self.keys.block(1, b"junk%012d" % number)
 
     def fill_the_index(self, stop: Event) -> None:
         value, numbers = bytes(MIB), iter(range(1 << 40))

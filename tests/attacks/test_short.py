@@ -28,7 +28,7 @@ def test_a_tenant_that_fills_the_server_is_stopped_and_its_neighbour_goes_on(tmp
         attack = ATTACKS["SET of 1 MiB without an end"]
         _, hostile = arena.fight(attack, Event(), until=goes_on)
         with arena.platform.hot.client() as admin:
-            junk = f"{{t{hostile.tenant_id}.*}}:b:junk*"
+            junk = f"{{t{hostile.tenant_id}.*}}:b:1:junk*"
             wait_until(
                 lambda: not list(admin.scan_iter(match=junk)), timeout_s=30, what="removed junk"
             )

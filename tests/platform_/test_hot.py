@@ -130,7 +130,7 @@ def test_tenant_1_does_not_reach_tenant_12(node):
     low, high = make_tenant(), make_tenant()
     Tenant.objects.filter(pk=high.pk).update(slug="high")
     assert not any(
-        f"{{t{low.pk}.*}}" not in pattern
+        not re.match(rf"[^~]*~{{t{low.pk}\.[^~]*$", pattern)
         for rule in hot.acl_rules(key_of(low))
         for pattern in re.findall(r"~\S+", rule)
     )
@@ -192,6 +192,43 @@ def test_a_node_cannot_name_its_own_books(node):
         with pytest.raises(NoPermissionError):
             client.execute_command(*command)
     assert hot.hot_tier(tenant.pk).usage().hot_bytes == SIZE
+
+
+@pytest.mark.parametrize("buckets", [1, 32])
+def test_a_name_of_a_key_is_as_long_as_a_block_s(node, settings, buckets):
+    """Names take memory, and the platform reads them a thousand at a time."""
+    settings.ENV = replace(settings.ENV, hot_buckets=buckets)
+    tenant = make_tenant()
+    client = node(tenant)
+    for bucket in range(buckets):
+        keys = BucketKeys(tenant.pk, bucket)
+        for space in (1, 12, 4_294_967_295):
+            key = keys.block(space, b"*\r\n \0?" + os.urandom(10))
+            assert client.set(key, b"x", px=60_000)
+            assert client.get(key) == b"x"
+        client.execute_command("FCALL", "neve_usage", 7, *keys.arguments)
+        for key in (
+            keys.tag + b":b:1:" + b"k" * 1000,
+            keys.tag[:-1] + b"0" * 99 + b"}:b:1:" + b"k" * 16,
+        ):
+            with pytest.raises(NoPermissionError):
+                client.set(key, b"x", px=60_000)
+
+
+def test_what_a_server_notes_of_commands_takes_nobodys_memory(node):
+    admin = hot.admin()
+    for option in ("acllog-max-len", "slowlog-max-len"):
+        admin.config_set(option, 128)  # as a server of one's own has it
+    hot.provision()
+    client = node(make_tenant())
+    before = admin.info("memory")["used_memory"]
+    for n in range(16):
+        with pytest.raises(NoPermissionError):
+            client.get(b"%d" % n + bytes(4 << 20))
+        with pytest.raises(AuthenticationError):
+            client.execute_command("AUTH", b"%d" % n + bytes(4 << 20), "x")
+    client.close()
+    assert admin.info("memory")["used_memory"] < before + (16 << 20)
 
 
 def test_nothing_but_the_data_path_is_allowed(node):

@@ -79,12 +79,12 @@ def store_junk(cluster: Cluster, key: ApiKey) -> None:
     size = Quota.unscoped.get(tenant=key.tenant).hot_bytes // 10
     with ExitStack() as stack:
         for n in range(18):
-            tag = BucketKeys(key.tenant_id, n).tag
+            junk = BucketKeys(key.tenant_id, n).block(1, b"junk".ljust(16))
             for node in cluster.primaries():
                 login = {"username": hot.username(key), "password": hot.password(key)}
                 client = stack.enter_context(node.client(**login))
                 with suppress(ResponseError):  # MOVED
-                    client.set(tag + b":b:junk", bytes(size))
+                    client.set(junk, bytes(size))
 
 
 def test_the_platform_serves_flushes_recovers_and_survives_a_failover(
