@@ -3,7 +3,15 @@
 import pytest
 from valkey.exceptions import ResponseError
 
-from neve.hot import CALL_IDS, PIN_IDS, BlockTerms, HotTier, functions_source, load_functions
+from neve.hot import (
+    CALL_IDS,
+    PIN_IDS,
+    BlockTerms,
+    HotTier,
+    abused_calls,
+    functions_source,
+    load_functions,
+)
 from neve.keys import BucketKeys
 
 pytestmark = pytest.mark.integration
@@ -65,7 +73,7 @@ def test_every_function_has_a_bound(clean_hot):
     with clean_hot.client() as client:
         load_functions(client)
         library = client.execute_command("FUNCTION", "LIST", "LIBRARYNAME", "neve")
-        assert str(library).count("neve_") == len(registered())
+        assert str(library).count("neve_") == len(registered()) + 1  # neve_abused takes nothing
     assert registered() == SHAPES.keys() | TAKE_BLOCK_KEYS
 
 
@@ -135,9 +143,37 @@ def test_one_call_evicts_a_bounded_number_however_many_it_commits(call, clean_ho
 
 
 def test_a_call_that_no_client_sends_by_mistake_is_counted(call, clean_hot):
-    usage = BucketKeys(TENANT, 0).bookkeeping[3]
     with clean_hot.client() as client:
-        for ids, abused in ((2000, None), (100_001, b"1"), (100_001, b"2")):
+        before = abused_calls(client).get(TENANT, 0)
+        for ids, abused in ((2000, 0), (100_001, 1), (100_001, 2)):
             with pytest.raises(ResponseError, match="TOOMANY"):
                 call("match", args=["0", *[ID] * ids])
-            assert client.hget(usage, "abused_calls") == abused
+            assert abused_calls(client).get(TENANT, 0) == before + abused
+
+
+@pytest.mark.parametrize(
+    ("space", "size", "tokens"),
+    [
+        (b"03", b"1", b"16"),
+        (b"3e0", b"1", b"16"),
+        (b"nan", b"1", b"16"),
+        (b"4294967296", b"1", b"16"),
+        (b"3", b"0x1", b"16"),
+        (b"3", b"1", b"x"),
+        (b"3", b"1", b"-1"),
+        (b"3", b"1", b"nan"),
+    ],
+)
+def test_a_commit_of_what_is_no_number_leaves_nothing(call, clean_hot, space, size, tokens):
+    key = KEYS.tag + b":b:" + space + b":" + ID
+    with clean_hot.client() as client:
+        client.set(key, b"x", px=60_000)
+        with pytest.raises(ResponseError, match="BADKEYS"):
+            call("commit", [key], [space, ID, size, tokens])
+        assert not client.exists(KEYS.bookkeeping[0])
+
+
+def test_a_block_of_no_bytes_gets_no_entry(call, clean_hot):
+    assert call("commit", [KEYS.block(SPACE, ID)], [SPACE, ID, 0, 16]) == [4]  # VANISHED
+    with clean_hot.client() as client:
+        assert not client.exists(KEYS.bookkeeping[0])

@@ -88,8 +88,8 @@ def test_bytes_in_nobodys_books_are_found_and_removed(pair, memory):
     own = greedy.store(3)
     client = greedy.connect()
     for n in range(20):
-        client.set(greedy.keys.tag + b":b:junk%d" % n, bytes(MIB))  # without an end
-    client.set(b"{t%d.elsewhere}:b:junk" % greedy.tenant.pk, bytes(MIB))
+        client.set(greedy.keys.block(1, b"junk%012d" % n), bytes(MIB))  # without an end
+    hot.admin().set(b"{t%d.elsewhere}:b:junk" % greedy.tenant.pk, bytes(MIB))
     look(memory)
     assert "the limit is 6" in greedy.cut_off_reason
     with pytest.raises(NODE_LOST):
@@ -176,16 +176,50 @@ def test_a_tenant_that_is_cut_off_stays_out_until_it_is_let_in(pair, memory):
     assert greedy.cut_off_reason == ""
 
 
-def test_a_call_that_holds_everybody_up_is_the_last_one(pair, memory):
+@pytest.mark.parametrize("function", ["match", "usage"])
+@pytest.mark.parametrize("keys", ["own", "none"])
+def test_a_call_that_holds_everybody_up_is_the_last_one(pair, memory, function, keys):
     greedy, quiet = pair
     look(memory, 1)
+    brought = greedy.keys.arguments if keys == "own" else ()
     with pytest.raises(ResponseError, match="TOOMANY"):
-        HotTier(greedy.connect().execute_command, greedy.tenant.pk)._call(
-            "match", greedy.keys, "0", *[bytes(16)] * 100_001
+        greedy.connect().execute_command(
+            "FCALL", f"neve_{function}", len(brought), *brought, *[bytes(16)] * 100_001
         )
     look(memory, 1)
     assert "100,000 values" in greedy.cut_off_reason
     assert quiet.cut_off_reason == ""
+
+
+def test_keys_of_no_bytes_weigh_what_they_take(pair, memory):
+    greedy, quiet = pair
+    services.set_quota(tenant=greedy.tenant, hot_bytes=MIB, cold_bytes=0, actor=SYSTEM)
+    pipe = greedy.connect().pipeline(transaction=False)
+    for n in range(40_000):
+        pipe.set(greedy.keys.block(1, b"%016d" % n), b"")
+    pipe.execute()
+    look(memory)
+    assert "the limit is 3" in greedy.cut_off_reason
+    assert not list(hot.admin().scan_iter(match=greedy.keys.tag + b":b:*"))
+    assert quiet.cut_off_reason == ""
+
+
+@pytest.mark.parametrize("count", [1, 15])
+def test_a_connection_with_a_long_name_cuts_off(pair, memory, count):
+    """15 of 10 MiB make a list of clients that the server sends nobody."""
+    greedy, quiet = pair
+    assert quiet.connect().ping()
+    name = b"n" * (10 * MIB if count > 1 else 2000)
+    before = hot.admin().info("memory")["used_memory"]
+    with ExitStack() as stack:
+        for _ in range(count):
+            client = stack.enter_context(greedy.connect())
+            client.execute_command("HELLO", "2", "SETNAME", name)
+        look(memory, 1)
+    assert "name" in greedy.cut_off_reason
+    assert quiet.cut_off_reason == ""
+    assert quiet.put() is CommitOutcome.STORED
+    assert hot.admin().info("memory")["used_memory"] < before + 20 * MIB
 
 
 def test_connections_above_the_share_end_and_far_above_it_the_tenant_is_cut_off(pair, memory):

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from valkey.exceptions import ConnectionError as ValkeyConnectionError
+
 from controlplane.hot import tenant_of
 from controlplane.hot_servers import PLATFORM_NAME
 
@@ -12,6 +14,8 @@ MIB = 1 << 20
 STRANGER_IDLE_S = 10  # a connection that does not log in: nodes do it with their first bytes
 STRANGERS = 128  # that log in at the same time; idle ones together push others out of the memory
 STRANGER_COMMANDS = ("NULL", "auth", "hello")
+NAME_BYTES = 1024  # of a connection's name and library: nodes give none
+UNCOUNTED_BYTES = 16 * MIB  # that the end of a tenant's connections gave back: never by chance
 EXCESSIVE = 1.5  # so far above its limit a tenant is not by mistake
 
 
@@ -25,6 +29,7 @@ class Link:
     idle_s: int
     command: str
     bytes: int
+    name_bytes: int = 0  # Valkey counts them as nobody's
 
     @classmethod
     def of(cls, told: dict[str, Any]) -> "Link":
@@ -35,6 +40,7 @@ class Link:
             int(told["idle"]),
             str(told.get("cmd", "")),
             int(told.get("tot-mem", 0)),
+            sum(len(str(told.get(what, ""))) for what in ("name", "lib-name", "lib-ver")),
         )
 
     @property
@@ -58,10 +64,11 @@ class Share:
 
 @dataclass
 class Verdict:
-    """`kill`: numbers of connections. `excessive`: why, by tenant."""
+    """`kill`: numbers of connections. `excessive`, `deliberate`: why, by tenant."""
 
     kill: set[int] = field(default_factory=set)
     excessive: dict[int, str] = field(default_factory=dict)
+    deliberate: dict[int, str] = field(default_factory=dict)  # once is enough
 
 
 def judge(links: Iterable[Link], share: Share) -> Verdict:
@@ -75,6 +82,11 @@ def judge(links: Iterable[Link], share: Share) -> Verdict:
             strangers.append(link)
     for tenant_id, own in by_tenant.items():
         over = set(_newest(own, share.connections))
+        named = [link for link in own if link.name_bytes > NAME_BYTES]
+        if named:
+            longest = max(link.name_bytes for link in named)
+            verdict.deliberate[tenant_id] = f"a connection with a name of {longest} bytes"
+            over |= {link.number for link in named}
         held = sum(link.bytes for link in own)
         if len(own) > EXCESSIVE * share.connections:
             verdict.excessive[tenant_id] = (
@@ -100,6 +112,41 @@ def judge(links: Iterable[Link], share: Share) -> Verdict:
     strangers.sort(key=lambda link: link.idle_s)  # those that log in right now come first
     verdict.kill.update(link.number for link in strangers[STRANGERS:])
     return verdict
+
+
+def told(client: Any) -> list[dict[str, Any]] | None:
+    """All clients; None: their names make a list that the server sends nobody."""
+    with client.client() as one:
+        one.execute_command("CLIENT", "NO-EVICT", "ON")
+        try:
+            return list(one.client_list())
+        except ValkeyConnectionError:
+            if one.ping():  # it is there, and sends anything else
+                return None
+            raise
+
+
+def end_unlisted(client: Any) -> dict[int, str]:
+    """For want of a list: ends all nodes' connections, tenant by tenant, and looks who held much.
+
+    Nodes connect again. Returns why, by tenant.
+    """
+    users = [name.decode() for name in client.execute_command("ACL", "USERS")]
+    why = {}
+    for tenant_id in {found for name in users if (found := tenant_of(name)) is not None}:
+        before = _uncounted(client)
+        for name in users:
+            if tenant_of(name) == tenant_id:
+                client.execute_command("CLIENT", "KILL", "USER", name)
+        held = before - _uncounted(client)
+        if held > UNCOUNTED_BYTES:
+            why[tenant_id] = f"connections with names of {held // MIB} MiB"
+    return why
+
+
+def _uncounted(client: Any) -> int:
+    held = client.info("memory")
+    return int(held["used_memory"]) - int(held.get("mem_clients_normal", 0))
 
 
 def _newest(links: list[Link], most: int) -> list[int]:

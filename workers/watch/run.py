@@ -7,6 +7,7 @@ costs one more look.
 import logging
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +16,7 @@ from valkey.exceptions import ResponseError
 
 from catalog import jobs
 from controlplane import hot, hot_servers
-from neve.hot import Usage
+from neve.hot import Usage, abused_calls
 from tenants import services
 from tenants.models import Quota, Tenant
 from workers import recovery
@@ -38,7 +39,7 @@ class Memory:
     round: weights.Round | None = None
     strikes: Counter[int] = field(default_factory=Counter)  # rounds a tenant was too heavy in
     linked: dict[int, list[float]] = field(default_factory=dict)  # when it had too many links
-    abused: dict[int, int] = field(default_factory=dict)
+    abused: Counter[int] | None = None  # calls that no client sends, by tenant
     usual_bytes: int = 0  # memory beside booked blocks, when nobody was too heavy
     usual_booked: int = 0
     cleaning: set[int] = field(default_factory=set)
@@ -50,7 +51,6 @@ class Held:
 
     booked_bytes: int
     limit_bytes: int
-    abused_calls: int
 
 
 MEMORY = Memory()
@@ -62,7 +62,7 @@ def look(memory: Memory = MEMORY) -> None:
     found: dict[int, str] = {}
     held = _held()
     _look_at_links(memory, found)
-    _look_at_calls(memory, held, found)
+    _look_at_calls(memory, found)
     _look_at_bytes(memory, held, found, until)
     for tenant_id, why in found.items():
         _cut_off(memory, tenant_id, why)
@@ -82,7 +82,7 @@ def _held() -> dict[int, Held]:
         room = max(settings.ENV.hot_uncommitted_mib * MIB, quota.hot_bytes // 4)
         books = (quota.hot_bytes + quota.cold_bytes) // 64  # 300 bytes for each block
         limit = max(quota.hot_bytes, usage.hot_bytes) + room + books
-        held[tenant_id] = Held(usage.hot_bytes, limit, usage.abused_calls)
+        held[tenant_id] = Held(usage.hot_bytes, limit)
     return held
 
 
@@ -95,10 +95,17 @@ def _look_at_links(memory: Memory, found: dict[int, str]) -> None:
             max_clients=int(told["maxclients"]),
             max_memory=int(told["maxmemory"]),
         )
-        verdict = links.judge(map(links.Link.of, client.client_list()), share)
+        if (clients := links.told(client)) is None:
+            why = links.end_unlisted(client)
+            log.error("connections_unlisted why=%s", why)
+            found |= why
+            continue
+        verdict = links.judge(map(links.Link.of, clients), share)
+        found |= verdict.deliberate
         if verdict.kill:
             count = links.kill(client, verdict.kill)
-            log.warning("connections_ended count=%s why=%s", count, verdict.excessive)
+            why = verdict.excessive | verdict.deliberate
+            log.warning("connections_ended count=%s why=%s", count, why)
         excessive |= verdict.excessive
     now = time.monotonic()
     for tenant_id, why in excessive.items():
@@ -108,12 +115,14 @@ def _look_at_links(memory: Memory, found: dict[int, str]) -> None:
             found[tenant_id] = why
 
 
-def _look_at_calls(memory: Memory, held: dict[int, Held], found: dict[int, str]) -> None:
-    for tenant_id, each in held.items():
-        before = memory.abused.get(tenant_id, each.abused_calls)
-        memory.abused[tenant_id] = each.abused_calls
-        if each.abused_calls > before:
-            found[tenant_id] = "a call with more than 100,000 values, which no client sends"
+def _look_at_calls(memory: Memory, found: dict[int, str]) -> None:
+    abused: Counter[int] = Counter()
+    for client in hot_servers.primaries():
+        with suppress(ResponseError):  # started again, and its functions are not there yet
+            abused.update(abused_calls(client))
+    for tenant_id in abused - memory.abused if memory.abused is not None else ():
+        found[tenant_id] = "a call with more than 100,000 values, which no client sends"
+    memory.abused = abused
 
 
 def _look_at_bytes(

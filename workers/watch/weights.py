@@ -15,6 +15,7 @@ from neve.keys import BucketKeys, parse_key
 PAGE_KEYS = 1000
 _OWNER = re.compile(rb"\{t(\d{1,18})\.")
 _ID_BYTES = 16
+_KEY_BYTES = 100  # what a key takes beside its value; blocks' names have a bounded length
 
 
 class Round:
@@ -40,7 +41,7 @@ class Round:
         owned = [(int(found[1]), key) for key in keys if (found := _OWNER.match(key))]
         sizes = _sizes(self._clients[0], [key for _, key in owned])
         for (tenant_id, _), size in zip(owned, sizes, strict=True):
-            self.held[tenant_id] += size
+            self.held[tenant_id] += size + _KEY_BYTES
 
 
 def _sizes(client: Any, keys: list[bytes]) -> list[int]:
@@ -81,7 +82,7 @@ def remove_all(tenant_id: int) -> None:
 def held_bytes(tenant_id: int) -> int:
     """Raises valkey's errors."""
     return sum(
-        sum(_sizes(client, keys))
+        sum(_sizes(client, keys)) + len(keys) * _KEY_BYTES
         for client in hot_servers.primaries()
         for keys in _pages(client, tenant_id)
     )

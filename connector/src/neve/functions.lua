@@ -68,6 +68,8 @@ local POLICY_MOST = 20000 -- name, value pairs of set_policy: five for each spac
 -- Even the refusal of a call takes as long as Lua takes to see what it brings: 0.3 s for a million
 -- values. No client sends so many by mistake: they are counted, and the tenant is cut off.
 local ABUSE = 100000
+local TENANTS_MOST = 10000 -- that `caller` looks through: 10 ms
+local abused = {} -- such calls by tenant, since this server loaded the library
 local ID_BYTES = 16
 -- What stands before the letter of a book in its key. Functions run with their caller's rights, so a
 -- node has the right to write the books; it must not be able to name them. Filled in by
@@ -80,6 +82,18 @@ local EVICT_BATCH = 16 -- blocks between two looks at who leaves first
 local MOST_PRIORITY = 255 -- of one byte
 local SWEEP_MOST = 1000 -- pins that one call may end
 
+-- Whose node calls; nil: the platform, or nobody that can be told. Valkey has checked that KEYS are the
+-- tenant's own. A call may come without any, but only the tenant may ask for the length of its `:me`.
+local function caller(K)
+  local tenant = string.match(K[1] or "", "^{t(%d+)%.")
+  if tenant then return tonumber(tenant) end
+  local function may_be(n) return server.acl_check_cmd("STRLEN", "{t" .. n .. ".}:me") end
+  if may_be(0) then return nil end
+  for n = 1, TENANTS_MOST do
+    if may_be(n) then return n end
+  end
+end
+
 -- Registers a function that refuses, before anything else, what its clients never send. ARGV are
 -- `before` values, then `each` for every id (segment, pair), of which there may be `most`. Block keys
 -- stand behind the bookkeeping's if `has_blocks`, one for each id, or instead of ids if `each` is 0.
@@ -89,8 +103,11 @@ local function register(name, callback, flag, before, each, most, has_blocks)
   local function bounded(K, A)
     local blocks, ids = #K - #BOOKKEEPING, each > 0 and (#A - before) / each or 0
     local tag = string.match(K[1] or "", "^{t%d+%.%d+%.%d+}:") or ""
+    if #K + #A > ABUSE then
+      local tenant = caller(K)
+      if tenant then abused[tenant] = (abused[tenant] or 0) + 1 end
+    end
     if math.max(blocks, ids) > most then
-      if #K + #A > ABUSE then redis.call("HINCRBY", tag .. BOOKS .. "u", "abused_calls", 1) end
       return refuse("TOOMANY", "a call takes " .. most .. " at most")
     end
     if #A < before or ids ~= math.floor(ids) or (each == 0 and #A > before) then
@@ -115,6 +132,12 @@ end
 local function now_us()
   local t = redis.call("TIME")
   return tonumber(t[1]) * 1000000 + tonumber(t[2])
+end
+
+-- As `neve` writes them, and an entry holds: "05", "1e3" and "nan" would make an entry whose block key is
+-- another one, or end a function halfway.
+local function is_number(text)
+  return #text <= 10 and string.find(text, "^%d+$") ~= nil and tostring(tonumber(text)) == text and tonumber(text) < 2 ^ 32
 end
 
 local function is_sound(raw) return #raw == ENTRY_BYTES and SOUND[bit.band(string.byte(raw), 15)] == true end
@@ -542,9 +565,13 @@ local function commit(K, A)
   local hot_quota, space = quota(K, "hot_bytes"), tonumber(A[1])
   local terms = terms_of(K, A[1])
   local prefix = K.tag .. "b:" .. A[1] .. ":"
+  if not is_number(A[1]) then return redis.error_reply("BADKEYS neve_commit: the space is no number") end
   for n = 1, #K - 7 do
     if #A[3 * n - 1] ~= ID_BYTES or K[7 + n] ~= prefix .. A[3 * n - 1] then
       return redis.error_reply("BADKEYS neve_commit: KEYS[" .. 7 + n .. "] is not the key of its id")
+    end
+    if not is_number(A[3 * n]) or not is_number(A[3 * n + 1]) then
+      return redis.error_reply("BADKEYS neve_commit: sizes and tokens are numbers of 32 bits")
     end
   end
   local function is_present(n)
@@ -573,7 +600,7 @@ local function commit(K, A)
       drop(K, id, e, COLD, EXPIRED, us)
     end
     local length = redis.call("STRLEN", key)
-    if length ~= size or (has(e, HOT) and e.size ~= size) then
+    if length == 0 or length ~= size or (has(e, HOT) and e.size ~= size) then
       if not has(e, HOT) then remove_block(key) end
       out[n] = length == 0 and VANISHED or MISMATCH
     elseif is_present(n) then
@@ -1056,6 +1083,18 @@ local function usage(K)
   end
   return out
 end
+
+--[[ abused: calls that brought more than ABUSE values, since this server loaded the library. Takes no
+KEYS: ask each primary. Returns a flat array: tenant, calls.                     flags: no-writes ]]
+local function tell_abused()
+  local out = {}
+  for tenant, calls in pairs(abused) do
+    out[#out + 1] = tenant
+    out[#out + 1] = calls
+  end
+  return out
+end
+server.register_function { function_name = "neve_abused", callback = tell_abused, flags = { "no-writes" } }
 
 -- Written out: no loop is available while a library loads. Behind the flag: see `register`.
 register("match", match, "allow-oom", 1, 1, CALL_MOST)
