@@ -27,8 +27,8 @@ _WANTED: dict[str, tuple[str, Callable[[str], bool]]] = {
 }
 
 
-# Servers keep the last entries of these whole, with names of connections and keys of up to 64 MiB, in
-# memory that is missing for blocks and that counts as nobody's. The latter two exist from 8.1 on.
+# Servers keep the last entries of these whole, with names of connections and keys of up to
+# 64 MiB, in memory that blocks lack and that counts as nobody's. The latter two: from 8.1 on.
 _LOGS = {
     "acllog-max-len": "0",
     "slowlog-max-len": "0",
