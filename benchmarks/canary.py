@@ -12,8 +12,8 @@ from collections.abc import Callable
 
 import torch
 
-from neve.vllm.canary import DEFAULT_EVERY
-from neve.vllm.tensors import KvTensors
+from neve.engine.canary import DEFAULT_EVERY
+from neve.engine.device.tensors import KvTensors
 
 LAYERS, HEADS, TOKENS, SIZE, BLOCKS = 32, 8, 16, 128, 64
 

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from neve.hot import PROMOTE_WINDOW_S
+from neve.index.tier import PROMOTE_WINDOW_S
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 

@@ -45,14 +45,14 @@ from obstore.store import HTTPStore, S3Store  # noqa: E402
 from valkeys import free_ports, run_s  # noqa: E402
 
 from certificates import issue, make_ca  # noqa: E402
-from neve.block import HEADER_BYTES, BlockHeader, checksum, encode_header  # noqa: E402
-from neve.cold import ColdBlock, ColdReader, plan_ranges  # noqa: E402
-from neve.transfer import Job, JobPool, Transfer, Urgency  # noqa: E402
+from neve.datapath.cold import ColdBlock, ColdReader, plan_ranges  # noqa: E402
+from neve.datapath.transfer import Job, JobPool, Transfer, Urgency  # noqa: E402
+from neve.formats.block import HEADER_BYTES, BlockHeader, checksum, encode_header  # noqa: E402
 from servers import S3Server  # noqa: E402
 
 KEY = "segment"
 BLOCK_BYTES = 2 << 20  # with its header
-PIECE_BYTES = 1 << 18  # as neve.cold read before
+PIECE_BYTES = 1 << 18  # as neve.datapath.cold read before
 DEADLINE_S = 60.0
 
 Ranges = list[tuple[int, int]]  # first byte, number of bytes
@@ -193,7 +193,7 @@ class ObstorePresigned(Obstore):
 
 
 class Urllib3(Reader):
-    """urllib3, pieces copied into the buffer: what neve.cold did."""
+    """urllib3, pieces copied into the buffer: what neve.datapath.cold did."""
 
     def open(self) -> None:
         self.pool = urllib3.PoolManager(

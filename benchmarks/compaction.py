@@ -34,10 +34,10 @@ import testsettings  # noqa: E402
 
 django.setup()
 
-from neve import cold  # noqa: E402
-from neve.block import HEADER_BYTES  # noqa: E402
-from neve.client import COLD_CONNECTIONS  # noqa: E402
-from neve.cold import ColdBlock, plan_ranges  # noqa: E402
+from neve.datapath import cold  # noqa: E402
+from neve.datapath.client import COLD_CONNECTIONS  # noqa: E402
+from neve.datapath.cold import ColdBlock, plan_ranges  # noqa: E402
+from neve.formats.block import HEADER_BYTES  # noqa: E402
 from neve.replay.trace import TRACE_BLOCK_TOKENS, Request, read_trace  # noqa: E402
 from workers import flush, segments  # noqa: E402
 from workers.batches import cut_batches, cut_evenly  # noqa: E402

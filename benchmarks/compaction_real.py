@@ -13,9 +13,9 @@ from django.core.management import call_command
 import testsettings
 from cold_world import World as Tenant
 from controlplane import hot, s3
-from neve import block
-from neve.block import HEADER_BYTES, BlockHeader
-from neve.hot import CommitOutcome, Location
+from neve.formats import block
+from neve.formats.block import HEADER_BYTES, BlockHeader
+from neve.index.tier import CommitOutcome, Location
 from servers import S3Server, ValkeyServer
 from tenants.scope import tenant_scope
 from workers import recovery

@@ -61,11 +61,11 @@ class Plan:
         return [b"".join(numbers.choices(letters, k=16)) for _ in range(count)]
 
     def bucket(self, block_id: bytes) -> int:
-        """As neve.keys.bucket_of; a test compares them."""
+        """As neve.formats.keys.bucket_of; a test compares them."""
         return int.from_bytes(block_id[:4], "big") % len(self.homes)
 
     def key(self, block_id: bytes) -> bytes:
-        """As neve.keys.BucketKeys.block; a test compares them."""
+        """As neve.formats.keys.BucketKeys.block; a test compares them."""
         tag = self.tags[self.bucket(block_id)]
         return b"%b:b:%d:%b" % (tag.encode(), self.space_id, block_id)
 

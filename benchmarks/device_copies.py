@@ -11,7 +11,7 @@ from functools import partial
 
 import torch
 
-from neve.vllm.tensors import KvTensors
+from neve.engine.device.tensors import KvTensors
 
 LAYERS, HEADS, WIDTH, ENGINE_BLOCK = 32, 8, 128, 16
 ENGINE_BLOCKS = 4096  # 64 Ki tokens, 8 GiB

@@ -7,7 +7,7 @@ Each configuration of the server gets the same blocks in four states of its memo
     reused   all blocks were freed (FLUSHALL ASYNC) a moment ago
     purged   freed, and the allocator gave the memory back (FLUSHALL SYNC does that)
     idle     freed, then nothing happened for --idle-s: longer than jemalloc's decay of 10 s
-    touched  another process that has just started, and called neve.hot_memory.touch_memory
+    touched  another process that has just started, and called neve.index.hot_memory.touch_memory
 It prints GB/s, the server's page faults for each block and its system seconds for each GB. One
 connection, no checksum: the server is what is measured. docs/decisions/003-first-touch.md.
 """
@@ -27,7 +27,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 from python_transport import Call, Put, SocketTransport, ValkeyAddress  # noqa: E402
 from valkeys import Valkeys, server_numbers  # noqa: E402
 
-from neve.hot_memory import touch_memory  # noqa: E402
+from neve.index.hot_memory import touch_memory  # noqa: E402
 
 KEEP = "dirty_decay_ms:-1,muzzy_decay_ms:-1"
 OVERSIZE = "oversize_threshold:0"

@@ -40,9 +40,9 @@ from django.utils import timezone  # noqa: E402
 from catalog.models import Round, Segment  # noqa: E402
 from cold_world import World  # noqa: E402
 from controlplane import hot, s3  # noqa: E402
-from neve.block import HEADER_BYTES  # noqa: E402
-from neve.hot import BlockTerms, RestoredBlock  # noqa: E402
-from neve.ids import ID_BYTES  # noqa: E402
+from neve.formats.block import HEADER_BYTES  # noqa: E402
+from neve.formats.ids import ID_BYTES  # noqa: E402
+from neve.index.tier import BlockTerms, RestoredBlock  # noqa: E402
 from tenants.scope import tenant_scope  # noqa: E402
 from workers.schedule import SCHEDULE  # noqa: E402
 

@@ -8,12 +8,12 @@ import numpy as np
 from contestant import MATCH_PAYLOAD_BYTES, Contestant, Plan
 from python_transport import Call, Get, Put, SocketTransport, ValkeyAddress
 
-from neve.block import HEADER_BYTES, BlockHeader, checksum, encode_header, verify
-from neve.client import BlockRef, Client
+from neve.datapath.client import BlockRef, Client
 from neve.errors import NeveError
-from neve.hot import Location, Tier, commit_args, decode_match
-from neve.keys import BucketKeys
-from neve.space import SpaceIdentity
+from neve.formats.block import HEADER_BYTES, BlockHeader, checksum, encode_header, verify
+from neve.formats.keys import BucketKeys
+from neve.formats.space import SpaceIdentity
+from neve.index.tier import Location, Tier, commit_args, decode_match
 
 DEADLINE_S = 60.0
 TOKENS = 256

@@ -31,7 +31,7 @@ from django.utils import timezone  # noqa: E402
 from catalog import pins  # noqa: E402
 from catalog.models import Context  # noqa: E402
 from controlplane import hot  # noqa: E402
-from neve.keys import BucketKeys  # noqa: E402
+from neve.formats.keys import BucketKeys  # noqa: E402
 from rows import make_context, make_space, make_tenant  # noqa: E402
 from servers import ValkeyServer  # noqa: E402
 from tenant_world import ACTOR  # noqa: E402

@@ -3,8 +3,8 @@
     .venv/bin/python benchmarks/policies.py [--trace FILE] [--blocks 1000,10000]
 
 A pure simulation, one block a block. The policies of POLICIES are those that `EVICTION` of
-connector/src/neve/functions.lua names, and tests/benchmarks/test_policies.py drives both with the
-same blocks; REFERENCES are only here. Why which was chosen: docs/decisions/007-eviction.md.
+connector/src/neve/index/functions.lua names, and tests/benchmarks/test_policies.py drives both with
+the same blocks; REFERENCES are only here. Why which was chosen: docs/decisions/007-eviction.md.
 
 What is simulated: a request asks for its blocks in order. Those that are hot are used, those that
 are cold are read from S3 and promoted as the rule says, the others are computed, stored as hot, and
@@ -24,7 +24,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
-from neve.hot import PROMOTE_WINDOW_S
+from neve.index.tier import PROMOTE_WINDOW_S
 from neve.replay.generator import Generator, Workload
 from neve.replay.trace import read_trace
 

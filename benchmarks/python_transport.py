@@ -23,7 +23,7 @@ WINDOW_BYTES: Final = 8 << 20
 # Sent and not yet answered. Small replies to this many commands fit in the socket's buffers, so we
 # may send without reading and neither side waits for the other for ever.
 WINDOW_COMMANDS: Final = 512
-MAX_BULK_BYTES: Final = 80 << 20  # above neve.block.MAX_PAYLOAD_BYTES and any index reply
+MAX_BULK_BYTES: Final = 80 << 20  # above neve.formats.block.MAX_PAYLOAD_BYTES and any index reply
 MAX_ITEMS: Final = 1 << 20
 MAX_DEPTH: Final = 8
 _BUFFER_BYTES: Final = 16 << 10

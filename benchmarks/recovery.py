@@ -33,9 +33,9 @@ from django.conf import settings  # noqa: E402
 from catalog.models import Segment  # noqa: E402
 from cold_world import World  # noqa: E402
 from controlplane import hot, s3  # noqa: E402
-from neve.block import BlockHeader  # noqa: E402
-from neve.keys import segment_key  # noqa: E402
-from neve.segment import SegmentHeader, SegmentWriter  # noqa: E402
+from neve.formats.block import BlockHeader  # noqa: E402
+from neve.formats.keys import segment_key  # noqa: E402
+from neve.formats.segment import SegmentHeader, SegmentWriter  # noqa: E402
 from tenants.scope import tenant_scope  # noqa: E402
 from workers import recovery  # noqa: E402
 from workers.adoption import adopt_tenant  # noqa: E402

@@ -31,10 +31,10 @@ from datapath import Child  # noqa: E402
 from raw_s3 import Range, RawS3  # noqa: E402
 from valkeys import run_s  # noqa: E402
 
-from neve.block import HEADER_BYTES  # noqa: E402
-from neve.client import COLD_CONNECTIONS, BlockRef, Client, Tier  # noqa: E402
-from neve.cold import RANGE_BYTES, ColdBlock, plan_ranges  # noqa: E402
-from neve.space import SpaceIdentity  # noqa: E402
+from neve.datapath.client import COLD_CONNECTIONS, BlockRef, Client, Tier  # noqa: E402
+from neve.datapath.cold import RANGE_BYTES, ColdBlock, plan_ranges  # noqa: E402
+from neve.formats.block import HEADER_BYTES  # noqa: E402
+from neve.formats.space import SpaceIdentity  # noqa: E402
 from servers import ControlPlane, S3Server  # noqa: E402
 
 PAYLOAD_BYTES = 2 << 20

@@ -95,7 +95,7 @@ def start_servers(
     from valkeys import Valkeys
 
     from cache_endpoint import API_KEY, TENANT_ID, CacheEndpoint
-    from neve.hot import BlockTerms, HotTier, load_functions
+    from neve.index.tier import BlockTerms, HotTier, load_functions
 
     of_valkey = dict(word.split("=", 1) for word in options.valkey_options)
     servers = stack.enter_context(Valkeys(valkeys, options=of_valkey))

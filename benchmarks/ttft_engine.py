@@ -159,8 +159,8 @@ class Engine:
     def _watch(self) -> None:
         """Notes what Neve samples: vLLM's `LLM` before 0.28 drops the metrics of most steps. A load
         is received until its last blocks are there, then what is left of them is copied."""
-        from neve.vllm.loader import Loader
-        from neve.vllm.telemetry import Telemetry
+        from neve.engine.loader import Loader
+        from neve.engine.telemetry import Telemetry
 
         self._spent |= dict.fromkeys(("look-up", "receive", "copy"), 0.0)
         sample, land = Telemetry.sample, Loader._land
@@ -190,7 +190,7 @@ class Tiers:
     def __init__(self, ports: list[int], tenant_id: int, buckets: int, puts: Sequence[str]) -> None:
         from valkey import Valkey, ValkeyCluster
 
-        from neve.hot import HotTier
+        from neve.index.tier import HotTier
 
         kind = ValkeyCluster if len(ports) > 1 else Valkey
         self._valkey = kind(host="127.0.0.1", port=ports[0])
@@ -217,7 +217,7 @@ class Tiers:
 
     def _move(self, blocks: Sequence[Any], number: int, address: str) -> Any:
         """One segment's number, and where in it the blocks are."""
-        from neve.keys import BucketKeys, bucket_of
+        from neve.formats.keys import BucketKeys, bucket_of
 
         body, places = bytearray(64), []
         for block in blocks:

@@ -9,8 +9,8 @@ from rest_framework import serializers
 from cacheapi.fields import NO_NUL, BlockIds, Counts, StrictSerializer, Text, Uuid, WholeNumber
 from catalog.models import NodeSession
 from neve.errors import MissReason, Misuse
-from neve.space import MAX_CHUNK_TOKENS, SpaceIdentity
-from neve.stats import COUNTERS, LOAD_NAMES
+from neve.formats.space import MAX_CHUNK_TOKENS, SpaceIdentity
+from neve.node.stats import COUNTERS, LOAD_NAMES
 
 
 def _member(field: Field) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def _member(field: Field) -> dict[str, Any]:
     }
 )
 class Identity(serializers.Field):
-    """What neve.space.SpaceIdentity says it is."""
+    """What neve.formats.space.SpaceIdentity says it is."""
 
     def to_internal_value(self, data: Any) -> SpaceIdentity:
         try:

@@ -12,7 +12,7 @@ from uuid import UUID
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
-from neve.stats import MOST_COUNT
+from neve.node.stats import MOST_COUNT
 
 MAX_INT = 2**63 - 1
 # Patterns of the OpenAPI document: text without NUL, and not only white space.

@@ -19,7 +19,7 @@ from drf_spectacular.renderers import OpenApiJsonRenderer
 from cacheapi.fields import NO_NUL, NOT_BLANK
 from cacheapi.idempotency import HEADER, PATTERN, REPLAYED
 from controlplane.problems import CONTENT_TYPE, KINDS, Problem
-from neve.stats import MOST_COUNT
+from neve.node.stats import MOST_COUNT
 
 IDEMPOTENCY_KEY = {
     "name": HEADER,

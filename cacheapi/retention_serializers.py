@@ -7,7 +7,7 @@ from rest_framework import serializers
 
 from cacheapi.api_serializers import TenantOwnedSerializer
 from cacheapi.fields import StrictSerializer, Text, WholeNumber
-from neve.hot import MOST_WINDOW_S
+from neve.index.tier import MOST_WINDOW_S
 from retention.dry_run import DryRun
 from retention.models import (
     MAX_S,

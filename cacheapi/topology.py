@@ -7,7 +7,7 @@ from typing import Any
 from django.conf import settings
 
 from controlplane import hot
-from neve.keys import tenant_prefix
+from neve.formats.keys import tenant_prefix
 from retention.models import RetentionPolicy
 from tenants.models import ApiKey
 

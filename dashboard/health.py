@@ -15,7 +15,7 @@ from dashboard.formats import (
 from dashboard.probes import Answer
 from dashboard.selectors import Totals
 from dashboard.storage import StorageUse
-from neve.stats import COUNTERS
+from neve.node.stats import COUNTERS
 from retention.models import ColdFull
 from tenants.models import Tenant
 

@@ -17,7 +17,7 @@ from dashboard.access import Viewer, rows_of
 from dashboard.histograms import Percentile, merge, percentile
 from dashboard.windows import Window
 from neve.errors import MissReason
-from neve.stats import LOAD_NAMES
+from neve.node.stats import LOAD_NAMES
 from tenants.models import Tenant
 
 Tenants = tuple[Tenant, ...]

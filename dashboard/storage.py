@@ -11,7 +11,7 @@ from valkey.exceptions import ValkeyError
 from controlplane import hot
 from dashboard.access import rows_of
 from dashboard.selectors import Tenants, last_gauges
-from neve.hot import Usage
+from neve.index.tier import Usage
 from retention.models import ColdFull, EvictionPolicy, RetentionPolicy
 from tenants.models import Quota
 

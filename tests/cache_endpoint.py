@@ -12,7 +12,7 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
-from neve.space import SpaceIdentity, choose_chunk_tokens
+from neve.formats.space import SpaceIdentity, choose_chunk_tokens
 
 API_KEY = "neve_test_secret"
 TENANT_ID = 7

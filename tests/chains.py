@@ -3,11 +3,11 @@
 import numpy as np
 
 from cache_endpoint import API_KEY, TENANT_ID, CacheEndpoint
-from neve.client import BlockRef, Client, Match
+from neve.datapath.client import BlockRef, Client, Match
 from neve.errors import MissReason
-from neve.hot import BlockTerms, HotTier, load_functions
-from neve.keys import BucketKeys, bucket_of
-from neve.space import SpaceIdentity
+from neve.formats.keys import BucketKeys, bucket_of
+from neve.formats.space import SpaceIdentity
+from neve.index.tier import BlockTerms, HotTier, load_functions
 from servers import ValkeyServer
 
 IDENTITY = SpaceIdentity(

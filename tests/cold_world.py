@@ -8,11 +8,11 @@ from django.conf import settings
 from catalog.models import Segment, Space
 from controlplane import hot
 from controlplane import s3 as bucket
-from neve import block
-from neve.block import HEADER_BYTES, BlockHeader
-from neve.hot import CommitOutcome, Location
-from neve.keys import BucketKeys
-from neve.space import SpaceIdentity
+from neve.formats import block
+from neve.formats.block import HEADER_BYTES, BlockHeader
+from neve.formats.keys import BucketKeys
+from neve.formats.space import SpaceIdentity
+from neve.index.tier import CommitOutcome, Location
 from tenants.scope import tenant_scope
 from tenants.services import create_tenant
 

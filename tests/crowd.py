@@ -24,8 +24,8 @@ from catalog import jobs  # noqa: E402
 from catalog.models import Job, Segment  # noqa: E402
 from cold_world import PAYLOAD_BYTES, World  # noqa: E402
 from controlplane import hot  # noqa: E402
-from neve.block import HEADER_BYTES  # noqa: E402
-from neve.hot import Location  # noqa: E402
+from neve.formats.block import HEADER_BYTES  # noqa: E402
+from neve.index.tier import Location  # noqa: E402
 from tenants.models import Tenant  # noqa: E402
 from tenants.scope import tenant_scope  # noqa: E402
 from workers import flush, recovery, segments, tasks  # noqa: E402

@@ -4,9 +4,9 @@ from collections import defaultdict
 
 from valkey import Valkey
 
-from neve.hot import HotTier
-from neve.index import recount
-from neve.keys import parse_key
+from neve.formats.keys import parse_key
+from neve.index.scan import recount
+from neve.index.tier import HotTier
 
 COUNTED = [
     f"{what}_{unit}"

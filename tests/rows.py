@@ -9,7 +9,7 @@ from django.contrib.auth import get_user_model
 from django.utils import timezone
 
 from catalog.models import Context, Job, NodeSession, Pin, Round, Segment, Space, Stray, UsageRollup
-from neve.space import SpaceIdentity
+from neve.formats.space import SpaceIdentity
 from retention import services as retention
 from tenants import services
 from tenants.audit import SYSTEM

@@ -6,12 +6,12 @@ from django.conf import settings
 
 from catalog import contexts, sessions
 from controlplane import hot
-from neve import block
-from neve.block import HEADER_BYTES, BlockHeader
-from neve.hot import CommitOutcome
-from neve.index import scan
-from neve.keys import BucketKeys
-from neve.space import SpaceIdentity
+from neve.formats import block
+from neve.formats.block import HEADER_BYTES, BlockHeader
+from neve.formats.keys import BucketKeys
+from neve.formats.space import SpaceIdentity
+from neve.index.scan import scan
+from neve.index.tier import CommitOutcome
 from retention.services import add_rule, set_policy
 from rows import make_session, make_space, make_tenant
 from tenants.audit import Actor

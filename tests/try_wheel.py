@@ -13,9 +13,10 @@ from pathlib import Path
 
 import neve.vllm  # noqa: F401 -- importable without vllm
 from neve import _core
-from neve.keys import BucketKeys
-from neve.status import Status
-from neve.transport import Transport, ValkeyAddress, make_keyspace
+from neve.datapath.status import Status
+from neve.datapath.transport import Transport, make_keyspace
+from neve.formats.keys import BucketKeys
+from neve.node.address import ValkeyAddress
 
 BLOCKS = 20
 PAYLOAD_BYTES = 1 << 20
@@ -23,7 +24,7 @@ PAYLOAD_BYTES = 1 << 20
 
 def move_blocks(transport: Transport) -> None:
     deadline = time.monotonic() + 30
-    library = files("neve").joinpath("functions.lua").read_text()
+    library = files("neve.index").joinpath("functions.lua").read_text()
     transport.execute("FUNCTION", "LOAD", library, deadline=deadline)
     transport.execute(
         "HSET", BucketKeys(7, 0).quota, "hot_bytes", BLOCKS * 2 * PAYLOAD_BYTES, deadline=deadline

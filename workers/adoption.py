@@ -16,10 +16,10 @@ from django.db import IntegrityError, transaction
 
 from catalog.models import Segment, Space
 from controlplane import hot, s3
-from neve.audit import BucketAudit
 from neve.errors import Corrupt
-from neve.keys import segment_key, tenant_prefix
-from neve.segment import SegmentFooter
+from neve.formats.keys import segment_key, tenant_prefix
+from neve.formats.segment import SegmentFooter
+from neve.index.recount import BucketAudit
 from retention.stored import scan_tenant
 from tenants.scope import tenant_scope
 from workers.chains import count_runs

@@ -21,7 +21,7 @@ from valkey.exceptions import ValkeyError
 from catalog.models import Space
 from controlplane.hot import hot_tier
 from neve.errors import Unavailable
-from neve.hot import DirtyBlock, FlushOutcome, HotTier, Tier, Usage
+from neve.index.tier import DirtyBlock, FlushOutcome, HotTier, Tier, Usage
 from tenants.scope import tenant_scope
 from workers import hot_reading, read_ahead, recovery, segments, upload
 from workers.batches import cut_evenly

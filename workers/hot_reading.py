@@ -11,12 +11,14 @@ from valkey.connection import parse_url
 
 from catalog.models import Space
 from controlplane.env import each_url
-from neve import _core, block
+from neve import _core
+from neve.datapath.status import Status
+from neve.datapath.transport import ReplyError, Transport, make_keyspace
 from neve.errors import Corrupt, Unavailable
-from neve.hot import DirtyBlock, HotTier, Tier
-from neve.keys import BucketKeys, bucket_of
-from neve.status import Status
-from neve.transport import ReplyError, Transport, ValkeyAddress, make_keyspace
+from neve.formats import block
+from neve.formats.keys import BucketKeys, bucket_of
+from neve.index.tier import DirtyBlock, HotTier, Tier
+from neve.node.address import ValkeyAddress
 from workers.read_ahead import read_ahead
 from workers.segments import StoredBlock
 

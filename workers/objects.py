@@ -11,7 +11,7 @@ from django.conf import settings
 from catalog.models import Segment
 from controlplane import s3
 from neve.errors import Corrupt
-from neve.segment import TAIL_BYTES, SegmentFooter, read_footer
+from neve.formats.segment import TAIL_BYTES, SegmentFooter, read_footer
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from catalog import pins
 from catalog.models import Context, Segment
 from controlplane.hot import hot_tier
 from neve.errors import Corrupt
-from neve.segment import SegmentFooter, SegmentRow
+from neve.formats.segment import SegmentFooter, SegmentRow
 from retention import stored
 from tenants.scope import tenant_scope
 from workers.objects import footer_of_segment, is_missing

@@ -21,7 +21,7 @@ from valkey.exceptions import ResponseError
 
 from catalog.jobs import JobRun
 from controlplane import hot, hot_servers
-from neve.keys import books_name
+from neve.formats.keys import books_name
 from tenants.models import Tenant
 from workers.rebuild import RebuildReport, Start, rebuild_tenant
 

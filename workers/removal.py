@@ -10,7 +10,7 @@ from django.conf import settings
 
 from catalog.models import Segment, Space
 from controlplane import hot, s3
-from neve.keys import BucketKeys, tenant_prefix
+from neve.formats.keys import BucketKeys, tenant_prefix
 from retention.stored import scan_tenant
 from tenants.models import Tenant
 from tenants.scope import tenant_scope

@@ -14,7 +14,7 @@ from django.db.models import F
 from django.utils import timezone
 
 from controlplane import hot
-from neve.index import BEGINNING, Place
+from neve.index.scan import BEGINNING, Place
 from retention.models import RetentionPolicy
 from retention.stored import Walk, follow
 from tenants.models import Tenant

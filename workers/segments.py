@@ -15,11 +15,11 @@ from django.db import transaction
 from django.utils import timezone
 
 from catalog.models import Segment, Space
-from neve.block import BlockHeader
 from neve.errors import Corrupt
-from neve.hot import HotTier, Location
-from neve.keys import segment_key
-from neve.segment import SegmentHeader, SegmentRow, SegmentWriter
+from neve.formats.block import BlockHeader
+from neve.formats.keys import segment_key
+from neve.formats.segment import SegmentHeader, SegmentRow, SegmentWriter
+from neve.index.tier import HotTier, Location
 from workers.chains import count_runs
 from workers.objects import footer_of
 from workers.upload import MultipartUpload

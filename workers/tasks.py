@@ -12,7 +12,7 @@ from catalog import jobs, kinds, sessions, usage
 from catalog.models import TIER_COUNTERS, NodeSession, Space
 from catalog.occupancy import Occupancy, occupancy
 from controlplane import hot, live
-from neve.hot import Usage
+from neve.index.tier import Usage
 from retention.models import RetentionPolicy
 from retention.stored import Walk
 from tenants import key_use

@@ -16,7 +16,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from django.conf import settings
 
 from controlplane import s3
-from neve.block import Buffer
+from neve.formats.block import Buffer
 
 # Of each part but the last: some S3 want them equal, all want 5 MiB at least and 10,000 at most.
 PART_BYTES = 16 << 20

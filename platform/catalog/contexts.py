@@ -21,7 +21,7 @@ from catalog.chains import Chain
 from catalog.models import Context, NodeSession, Pin
 from controlplane import hot
 from neve.errors import MissReason
-from neve.hot import Location, Tier
+from neve.index.tier import Location, Tier
 from retention import stored
 from tenants.audit import Actor
 from tenants.scope import tenant_scope

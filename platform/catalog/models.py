@@ -15,7 +15,8 @@ GAUGES = (
     *("hot_used_bytes", "cold_used_bytes", "dirty_bytes", "dirty_blocks", "dirty_oldest_s"),
     *("unstored_blocks", "cold_dead_bytes", "cold_waiting_bytes"),
 )
-# What the tiers themselves counted, sampled: `neve.hot.Usage` has them since the server's start.
+# What the tiers themselves counted, sampled: `neve.index.tier.Usage` has them since the server's
+# start.
 TIER_COUNTERS = ("cold_refused_blocks", "cold_evicted_blocks", "lost_blocks")
 RESOLUTIONS_S = (10, 60, 3600)
 
@@ -25,7 +26,9 @@ class Space(TenantOwned):
 
     name = models.CharField(max_length=200)
     fingerprint = models.CharField(max_length=64, help_text="32 bytes as hex")
-    identity = models.JSONField(help_text="what the node declared: neve.space.SpaceIdentity")
+    identity = models.JSONField(
+        help_text="what the node declared: neve.formats.space.SpaceIdentity"
+    )
     chunk_tokens = models.PositiveIntegerField()
     is_leaving = models.BooleanField(default=False, editable=False, help_text="being removed")
     created_at = models.DateTimeField(auto_now_add=True)

@@ -22,7 +22,7 @@ from catalog.chains import Chain
 from catalog.models import Context, Pin
 from controlplane import hot
 from controlplane.problems import Problem
-from neve.hot import HotTier, OverBudget
+from neve.index.tier import HotTier, OverBudget
 from retention.rulebook import rulebook_of
 from tenants.audit import Actor
 from tenants.scope import tenant_scope

@@ -15,8 +15,8 @@ from catalog.models import NodeSession
 from catalog.spaces import resolve_space
 from controlplane import hot, live
 from controlplane.problems import Problem
-from neve.space import SpaceIdentity
-from neve.stats import COUNTERS
+from neve.formats.space import SpaceIdentity
+from neve.node.stats import COUNTERS
 from tenants.audit import Actor, record
 from tenants.keys import usable_node_keys
 from tenants.models import ApiKey, Tenant

@@ -11,7 +11,7 @@ from catalog.models import Context, NodeSession, Segment, Space
 from controlplane import hot
 from controlplane.problems import Problem
 from neve.errors import Misuse
-from neve.space import SpaceIdentity, choose_chunk_tokens
+from neve.formats.space import SpaceIdentity, choose_chunk_tokens
 from tenants.audit import Actor, record
 from tenants.scope import tenant_scope
 

@@ -20,7 +20,7 @@ from django.utils import timezone
 
 from catalog.models import GAUGES, RESOLUTIONS_S, TIER_COUNTERS, UsageRollup
 from neve.errors import MissReason
-from neve.stats import COUNTERS, LOAD_NAMES, MOST_COUNT
+from neve.node.stats import COUNTERS, LOAD_NAMES, MOST_COUNT
 from tenants.scope import tenant_scope
 
 # Objects of counts in a roll-up, and the names that they may have.

@@ -4,7 +4,7 @@ import hmac
 from django.apps import AppConfig
 from django.conf import settings
 
-from neve.keys import hide_books
+from neve.formats.keys import hide_books
 
 
 class ControlplaneConfig(AppConfig):

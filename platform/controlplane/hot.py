@@ -22,10 +22,10 @@ from valkey.exceptions import ResponseError, ValkeyError
 from controlplane.hot_bounds import keep_no_logs, missing_bounds
 from controlplane.hot_servers import admin, is_cluster, memory, on_each, primaries, servers
 from controlplane.problems import Problem
-from neve.audit import BucketAudit, Mended
-from neve.hot import LIBRARY, HotTier, load_functions
-from neve.ids import ID_BYTES
-from neve.keys import BucketKeys, books_name, parse_key
+from neve.formats.ids import ID_BYTES
+from neve.formats.keys import BucketKeys, books_name, parse_key
+from neve.index.recount import BucketAudit, Mended
+from neve.index.tier import LIBRARY, HotTier, load_functions
 from retention.rulebook import rulebook_of
 from tenants.keys import usable_node_keys
 from tenants.models import ApiKey, Tenant
@@ -82,7 +82,10 @@ def _bucket_of(args: Sequence[Any]) -> BucketKeys | None:
 
 
 def mend(keys: BucketKeys) -> Mended:
-    """Removes what makes functions fail on this bucket (`neve.audit`). Raises valkey's errors."""
+    """Removes what makes functions fail on this bucket (`neve.index.recount`).
+
+    Raises valkey's errors.
+    """
     mended = BucketAudit(admin().execute_command, keys.tenant_id, keys.bucket).mend()
     if mended.keys or mended.values:
         log.warning(
@@ -320,12 +323,12 @@ def acl_rules(key: ApiKey) -> list[str]:
     """What a node may do by itself: read and write single blocks, and call NODE_FUNCTIONS.
 
     Functions run with the rights of their caller, so it has the right to write its tenant's books,
-    too, but not the name of any (`neve.keys.hide_books`). `:q` can be read, never written.
+    too, but not the name of any (`neve.formats.keys.hide_books`). `:q` can be read, never written.
     Calling a function counts as writing all its KEYS; so the call itself, and only it, is granted
     on all the tenant's keys by a selector of its own.
 
-    Blocks' keys are as long as `neve.keys` makes them: names take memory too, and the platform
-    reads them all. `:me` tells the functions whose call it is that brings no KEYS.
+    Blocks' keys are as long as `neve.formats.keys` makes them: names take memory too, and the
+    platform reads them all. `:me` tells the functions whose call it is that brings no KEYS.
 
     Valkey cannot ask that a SET has an end, or that somebody commits it: `workers.watch` finds
     bytes that are in no books.

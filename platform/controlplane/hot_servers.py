@@ -21,7 +21,7 @@ from valkey.exceptions import TimeoutError as ValkeyTimeoutError
 from valkey.exceptions import ValkeyClusterException
 
 from controlplane.env import each_url
-from neve.timed_socket import SILENCE
+from neve.datapath.timed_socket import SILENCE
 
 log = logging.getLogger("neve.hot")
 

@@ -16,7 +16,7 @@ else:
 
 # Nodes renew what they use with their heartbeats; a revoked key's node reads on for no longer.
 PRESIGNED_S = 300
-# Not below neve.keys.OBJECTS_PREFIX: it belongs to no tenant. `neve ping` reads it.
+# Not below neve.formats.keys.OBJECTS_PREFIX: it belongs to no tenant. `neve ping` reads it.
 PROBE_KEY = "probe"
 
 

@@ -10,8 +10,8 @@ from django.utils import timezone
 
 from catalog.models import ID_BYTES, Context
 from controlplane import hot
-from neve.index import IndexEntry, last_used_s
-from neve.keys import BucketKeys, bucket_of
+from neve.formats.keys import BucketKeys, bucket_of
+from neve.index.scan import IndexEntry, last_used_s
 from retention.models import RetentionPolicy, RetentionRule
 from retention.rulebook import Rulebook, rulebook_of
 from retention.services import put

@@ -11,7 +11,7 @@ import numpy as np
 from django.utils import timezone
 
 from catalog.models import ID_BYTES, Context
-from neve.hot import BlockTerms
+from neve.index.tier import BlockTerms
 from retention.rulebook import Rulebook
 from retention.terms import most_generous
 from tenants.scope import tenant_scope

@@ -8,7 +8,7 @@ from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models import Q
 
-from neve.hot import MOST_WINDOW_S, PROMOTE_WINDOW_S, Eviction
+from neve.index.tier import MOST_WINDOW_S, PROMOTE_WINDOW_S, Eviction
 from retention.terms import DEFAULT_PRIORITY, PRIORITIES, Rule, Terms
 from tenants.models import Tenant
 from tenants.scope import TenantOwned

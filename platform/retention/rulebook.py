@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from neve.hot import PROMOTE_WINDOW_S, BlockTerms, Eviction
+from neve.index.tier import PROMOTE_WINDOW_S, BlockTerms, Eviction
 from retention.models import ColdFull, EvictionPolicy, RetentionPolicy, RetentionRule
 from retention.terms import Rule, Terms, resolve
 from tenants.scope import tenant_scope

@@ -19,9 +19,9 @@ from valkey.exceptions import ValkeyError
 
 from catalog.models import Context
 from controlplane import hot
-from neve.hot import BlockTerms, HotTier, RestoredBlock
-from neve.index import BEGINNING, IndexEntry, Page, Place, scan
-from neve.segment import SegmentRow
+from neve.formats.segment import SegmentRow
+from neve.index.scan import BEGINNING, IndexEntry, Page, Place, scan
+from neve.index.tier import BlockTerms, HotTier, RestoredBlock
 from retention.held import HeldTerms, context_terms, held_terms
 from retention.models import RetentionPolicy
 from retention.rulebook import Rulebook, rulebook_of
@@ -224,5 +224,5 @@ def scan_tenant(
     *,
     damaged: Callable[[bytes], object] = lambda field: None,
 ) -> Iterator[Page]:
-    """Pages of the tenant's index: `neve.index.scan`."""
+    """Pages of the tenant's index: `neve.index.scan.scan`."""
     return scan(hot.execute, tenant_id, settings.ENV.hot_buckets, start, damaged=damaged)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import reduce
 
-from neve.hot import BlockTerms
+from neve.index.tier import BlockTerms
 
 PRIORITIES = range(10)  # 0 leaves first
 DEFAULT_PRIORITY = 5

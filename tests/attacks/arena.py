@@ -9,7 +9,7 @@ from typing import Any
 
 from attacks.hostile import Hostile, begin
 from attacks.neighbour import Neighbour
-from neve import hot
+from neve.index import tier
 from servers import ControlPlane, S3Server, Worker
 
 QUOTA_BYTES = 64 << 20
@@ -91,7 +91,7 @@ class Arena:
         with self.platform.hot.client(socket_timeout=60) as admin:
             for key in admin.scan_iter(match=f"{{t{tenant_id}.*}}:b:*", count=1000):
                 admin.unlink(key)
-            admin.unlink(*hot.BucketKeys(tenant_id, 0).arguments)
+            admin.unlink(*tier.BucketKeys(tenant_id, 0).arguments)
         if self.cut_off()[0] is not None:
             self.platform.manage("let_in", "hostile")
 
@@ -107,7 +107,7 @@ class Arena:
     @staticmethod
     def _library(admin: Any) -> str:
         told = admin.execute_command("FUNCTION", "LIST", "LIBRARYNAME", "neve", "WITHCODE")
-        return next(text for text in hot._strings(told) if b"#!lua" in text).decode()
+        return next(text for text in tier._strings(told) if b"#!lua" in text).decode()
 
     def _shell(self, code: str) -> list[str]:
         return self.platform.manage("shell", "--no-imports", "-v0", "-c", code).splitlines()

@@ -9,8 +9,8 @@ from valkey import Valkey
 from valkey.exceptions import ValkeyError
 
 from chains import ENGINE, IDENTITY
-from neve.client import Client
-from neve.keys import BucketKeys
+from neve.datapath.client import Client
+from neve.formats.keys import BucketKeys
 
 MIB = 1 << 20
 

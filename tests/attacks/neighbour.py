@@ -6,7 +6,7 @@ from threading import Event, Thread
 from typing import Self
 
 from chains import ENGINE, IDENTITY, Chain
-from neve.client import Client
+from neve.datapath.client import Client
 
 WAIT_S = 10.0
 BLOCKS = 4

@@ -6,8 +6,8 @@ import pytest
 
 from benchmarks.cold_eviction import POLICIES, Block, Tiers, simulate
 from benchmarks.policies import Asked
-from neve.hot import BlockTerms, CommitOutcome, HotTier, Location, load_functions
-from neve.keys import BucketKeys
+from neve.formats.keys import BucketKeys
+from neve.index.tier import BlockTerms, CommitOutcome, HotTier, Location, load_functions
 
 SIZE, SPACE, TENANT, QUOTA = 100, 3, 7, 10
 KEYS = BucketKeys(TENANT, 0)

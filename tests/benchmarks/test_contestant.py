@@ -1,7 +1,7 @@
 """Peers that know nothing of neve read the very blocks that neve stores."""
 
 from benchmarks.contestant import Plan
-from neve.keys import BucketKeys, bucket_of
+from neve.formats.keys import BucketKeys, bucket_of
 
 
 def plan(buckets: int = 16) -> Plan:

@@ -17,7 +17,8 @@ from benchmarks.policies import (
     simulate,
     with_scans,
 )
-from neve.hot import (
+from neve.formats.keys import BucketKeys
+from neve.index.tier import (
     BlockTerms,
     CommitOutcome,
     Eviction,
@@ -27,7 +28,6 @@ from neve.hot import (
     functions_source,
     load_functions,
 )
-from neve.keys import BucketKeys
 from neve.replay.model import LruModel
 
 SIZE, SPACE, TENANT = 100, 3, 7

@@ -9,9 +9,9 @@ import pytest
 from django.test import Client
 
 from catalog.models import Context, NodeSession, UsageRollup
-from neve.hot import HotTier
-from neve.space import SpaceIdentity
-from neve.vllm import requests
+from neve.engine import requests
+from neve.formats.space import SpaceIdentity
+from neve.index.tier import HotTier
 from rows import make_key, make_segment, make_space, make_tenant
 from tenants import services
 from tenants.audit import SYSTEM

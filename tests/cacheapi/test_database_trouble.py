@@ -16,7 +16,7 @@ pytestmark = [
     pytest.mark.skipif(bool(testsettings.POSTGRES_URL), reason="PostgreSQL has no such lock"),
 ]
 
-NODE_WAITS_S = 3.0  # neve.session
+NODE_WAITS_S = 3.0  # neve.node.session
 
 
 def ask(control_plane, method, path, key, body=None):

@@ -6,8 +6,8 @@ import pytest
 
 from cacheapi import retention_views
 from controlplane import hot
-from neve.hot import CommitOutcome
-from neve.keys import BucketKeys
+from neve.formats.keys import BucketKeys
+from neve.index.tier import CommitOutcome
 from retention.models import RetentionPolicy, RetentionRule
 from rows import make_context, make_space, make_tenant
 from tenants.models import AuditEvent

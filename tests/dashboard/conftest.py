@@ -9,7 +9,7 @@ from django.test import Client
 
 from catalog.usage import record_deltas
 from dashboard import probes
-from neve.hot import load_functions
+from neve.index.tier import load_functions
 from rows import make_person, make_tenant
 
 

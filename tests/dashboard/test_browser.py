@@ -19,8 +19,8 @@ import pytest
 from playwright.sync_api import Browser, Page, Playwright, expect, sync_playwright
 
 from chromium import CHROMIUM, FLAGS, PAGES
-from neve.hot import HotTier
-from neve.keys import BucketKeys
+from neve.formats.keys import BucketKeys
+from neve.index.tier import HotTier
 from rows import IDENTITY
 from servers import ROOT, ControlPlane, Server, wait_until
 

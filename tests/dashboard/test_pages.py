@@ -14,9 +14,9 @@ from catalog.models import GAUGES, Context, Job, NodeSession, UsageRollup
 from controlplane import hot
 from dashboard.access import rows_of
 from dashboard.storage import LEAVES_BY_TENANT, LEAVES_FIRST
-from neve.hot import BlockTerms
-from neve.keys import BucketKeys
-from neve.stats import COUNTERS
+from neve.formats.keys import BucketKeys
+from neve.index.tier import BlockTerms
+from neve.node.stats import COUNTERS
 from retention.models import EvictionPolicy, RetentionPolicy
 from rows import make_context, make_everything, make_segment, make_session, make_space
 from tenants.keys import find_key

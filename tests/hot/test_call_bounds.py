@@ -3,7 +3,8 @@
 import pytest
 from valkey.exceptions import ResponseError
 
-from neve.hot import (
+from neve.formats.keys import BucketKeys
+from neve.index.tier import (
     CALL_IDS,
     PIN_IDS,
     BlockTerms,
@@ -12,7 +13,6 @@ from neve.hot import (
     functions_source,
     load_functions,
 )
-from neve.keys import BucketKeys
 
 pytestmark = pytest.mark.integration
 

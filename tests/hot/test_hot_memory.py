@@ -2,7 +2,7 @@
 
 import pytest
 
-from neve.hot_memory import PIECE_BYTES, touch_memory
+from neve.index.hot_memory import PIECE_BYTES, touch_memory
 
 pytestmark = pytest.mark.integration
 

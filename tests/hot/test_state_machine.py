@@ -16,9 +16,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from valkey.exceptions import ResponseError
 
 from drift import assert_no_drift
-from neve.audit import BucketAudit, Checked, Drift, Superseded
 from neve.errors import MissReason
-from neve.hot import (
+from neve.formats.keys import BucketKeys
+from neve.index.recount import BucketAudit, Checked, Drift, Superseded
+from neve.index.scan import last_used_s, scan
+from neve.index.tier import (
     BlockTerms,
     CommitOutcome,
     Eviction,
@@ -31,8 +33,6 @@ from neve.hot import (
     Tier,
     load_functions,
 )
-from neve.index import last_used_s, scan
-from neve.keys import BucketKeys
 from retention.stored import Standing, changes_of
 from retention.terms import end_of
 from servers import ValkeyServer

@@ -6,8 +6,8 @@ import pytest
 
 from cache_endpoint import CacheEndpoint
 from chains import connect, provision
-from neve.client import Client
-from neve.hot import HotTier
+from neve.datapath.client import Client
+from neve.index.tier import HotTier
 from servers import ValkeyServer
 
 

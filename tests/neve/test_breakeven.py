@@ -6,7 +6,7 @@ import math
 import pytest
 from click.testing import CliRunner
 
-from neve.cli import main
+from neve.cli.main import main
 from neve.errors import Misuse
 from neve.planner.breakeven import (
     Prefill,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neve.hot import Tier
+from neve.index.tier import Tier
 from neve.planner.breakeven import Prefill, Store, pairs
 from neve.planner.choice import Decision, choose
 from neve.planner.fit import TwoTermFit

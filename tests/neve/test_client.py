@@ -14,11 +14,11 @@ import pytest
 
 from cache_endpoint import API_KEY, CacheEndpoint
 from chains import CHUNK_TOKENS, ENGINE, IDENTITY, PAYLOAD, Chain, connect, counters, provision
-from neve.breaker import BreakerState
-from neve.client import Client, Match
+from neve.datapath.breaker import BreakerState
+from neve.datapath.client import Client, Match
 from neve.errors import DeadlineExceeded, MissReason, Misuse, Refused, Unavailable
-from neve.hot import Location, Tier
-from neve.keys import bucket_of
+from neve.formats.keys import bucket_of
+from neve.index.tier import Location, Tier
 from servers import ValkeyServer, wait_until
 
 pytestmark = pytest.mark.integration
@@ -346,7 +346,7 @@ class TestTrouble:
             os.kill(server.process.pid, signal.SIGCONT)
 
     def test_puts_under_way_leave_room_for_gets(self, endpoint, server, monkeypatch):
-        monkeypatch.setattr("neve.client.GET_BYTES_IN_FLIGHT", 2 * PAYLOAD)
+        monkeypatch.setattr("neve.datapath.client.GET_BYTES_IN_FLIGHT", 2 * PAYLOAD)
         client = connect(endpoint, put_bytes_in_flight=4 * PAYLOAD)
         chain = Chain(client, 1)
         chain.put()

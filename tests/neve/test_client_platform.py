@@ -7,12 +7,12 @@ import pytest
 import urllib3
 
 from chains import ENGINE, IDENTITY, Chain, counters
-from neve.client import Client
+from neve.datapath.client import Client
+from neve.datapath.transport import ReplyError, Transport
 from neve.errors import MissReason, Refused
-from neve.hot import HotTier, Tier
-from neve.session import Endpoint
-from neve.stats import Stats
-from neve.transport import ReplyError, Transport
+from neve.index.tier import HotTier, Tier
+from neve.node.session import Endpoint
+from neve.node.stats import Stats
 from servers import ControlPlane, wait_until
 
 pytestmark = pytest.mark.integration

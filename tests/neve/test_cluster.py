@@ -11,10 +11,11 @@ import pytest
 
 from cluster import Cluster, ClusterNode
 from neve import _core
-from neve.hot import decode_match
-from neve.keys import BucketKeys, bucket_of
-from neve.status import Status
-from neve.transport import Transport, ValkeyAddress, make_keyspace
+from neve.datapath.status import Status
+from neve.datapath.transport import Transport, make_keyspace
+from neve.formats.keys import BucketKeys, bucket_of
+from neve.index.tier import decode_match
+from neve.node.address import ValkeyAddress
 from servers import wait_until
 
 pytestmark = pytest.mark.integration

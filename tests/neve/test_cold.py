@@ -20,10 +20,9 @@ from cache_endpoint import TENANT_ID, CacheEndpoint
 from certificates import issue, make_ca
 from chains import GIB, PAYLOAD, Chain, connect, counters
 from cutting_proxy import CuttingProxy
-from neve.block import HEADER_BYTES, decode_header
-from neve.breaker import FAILURES_TO_OPEN
-from neve.client import Client
-from neve.cold import (
+from neve.datapath.breaker import FAILURES_TO_OPEN
+from neve.datapath.client import Client
+from neve.datapath.cold import (
     GAP_BYTES,
     LEAST_RANGE_BYTES,
     RANGE_BYTES,
@@ -32,8 +31,9 @@ from neve.cold import (
     plan_ranges,
 )
 from neve.errors import MissReason
-from neve.hot import BlockTerms, HotTier, Tier
-from neve.segment import SegmentHeader, SegmentWriter
+from neve.formats.block import HEADER_BYTES, decode_header
+from neve.formats.segment import SegmentHeader, SegmentWriter
+from neve.index.tier import BlockTerms, HotTier, Tier
 from proxy import Proxy
 from servers import S3Server, ValkeyServer, wait_until
 from torture.proxy import FaultProxy

@@ -11,12 +11,20 @@ from pathlib import Path
 import pytest
 
 from certificates import issue, make_ca
-from neve.block import HEADER_BYTES, BlockHeader, checksum, encode_header
-from neve.cold import MOST_TRIES, AddressRefused, ColdBlock, ColdReader, Next, judge, pause_s
+from neve.datapath.cold import (
+    MOST_TRIES,
+    AddressRefused,
+    ColdBlock,
+    ColdReader,
+    Next,
+    judge,
+    pause_s,
+)
+from neve.datapath.ranged_get import Head, content_range
+from neve.datapath.timed_socket import Stop
 from neve.errors import DeadlineExceeded, MissReason, Refused, Unavailable
-from neve.ranged_get import Head, content_range
-from neve.session import Endpoint
-from neve.timed_socket import Stop
+from neve.formats.block import HEADER_BYTES, BlockHeader, checksum, encode_header
+from neve.node.session import Endpoint
 from scripted_http import ScriptedHttp, answer, partial
 from servers import wait_until
 

@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from valkey.crc import key_slot
 
-from neve import block, segment
-from neve.block import HEADER_BYTES, BlockHeader, checksum
 from neve.errors import Corrupt, Misuse
-from neve.ids import BlockHasher
-from neve.keys import BucketKeys, bucket_of, parse_key, segment_key
-from neve.segment import SegmentHeader, SegmentWriter
-from neve.space import SpaceIdentity, choose_chunk_tokens
+from neve.formats import block, segment
+from neve.formats.block import HEADER_BYTES, BlockHeader, checksum
+from neve.formats.ids import BlockHasher
+from neve.formats.keys import BucketKeys, bucket_of, parse_key, segment_key
+from neve.formats.segment import SegmentHeader, SegmentWriter
+from neve.formats.space import SpaceIdentity, choose_chunk_tokens
 
 FORMATS = Path(__file__).parents[2] / "docs" / "formats"
 FINGERPRINT = bytes(range(32))
@@ -146,7 +146,7 @@ def test_a_payload_without_bytes_is_misuse():
 
 def test_ids_do_not_depend_on_the_hash_seed_of_the_process():
     script = (
-        "from neve.ids import BlockHasher as H; h = H(bytes(range(32)), 4);"
+        "from neve.formats.ids import BlockHasher as H; h = H(bytes(range(32)), 4);"
         "print([i.hex() for i in h.chain(range(8), parent=h.root(salt=b's', lora=b'l'))])"
     )
     runs = [

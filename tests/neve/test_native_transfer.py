@@ -10,7 +10,7 @@ import pytest
 
 from chains import PAYLOAD, Chain, connect
 from neve import _core
-from neve.client import Client
+from neve.datapath.client import Client
 
 pytestmark = pytest.mark.integration
 

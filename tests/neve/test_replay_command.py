@@ -18,14 +18,14 @@ import pytest
 from click.testing import CliRunner, Result
 
 from chains import ENGINE, IDENTITY
-from neve.cli import main
-from neve.client import BlockRef, Client
-from neve.ping import check_s3
-from neve.replay.command import make_identity
+from neve.cli.main import main
+from neve.cli.ping import check_s3
+from neve.cli.replay import make_identity
+from neve.datapath.client import BlockRef, Client
+from neve.node.session import Endpoint
 from neve.replay.generator import Generator, Workload
 from neve.replay.payload import Payloads
 from neve.replay.trace import tokens_of
-from neve.session import Endpoint
 from servers import ControlPlane
 
 KV_BYTES = 64

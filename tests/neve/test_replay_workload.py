@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neve.errors import Misuse
-from neve.ids import BlockHasher
+from neve.formats.ids import BlockHasher
 from neve.replay.generator import OPEN_CONVERSATIONS, Generator, Workload
 from neve.replay.model import LruModel
 from neve.replay.payload import Payloads

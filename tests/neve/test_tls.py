@@ -11,10 +11,11 @@ import pytest
 
 from certificates import issue, make_ca
 from chains import provision
+from neve.datapath.status import Status
+from neve.datapath.transport import Transport, make_keyspace
 from neve.errors import Unavailable
-from neve.hot import HotTier
-from neve.status import Status
-from neve.transport import TlsSettings, Transport, ValkeyAddress, make_keyspace
+from neve.index.tier import HotTier
+from neve.node.address import TlsSettings, ValkeyAddress
 from servers import ValkeyServer, free_port
 
 pytestmark = pytest.mark.integration

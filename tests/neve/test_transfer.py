@@ -3,10 +3,10 @@ import time
 
 import pytest
 
-from neve.breaker import Breaker, BreakerState
+from neve.datapath.breaker import Breaker, BreakerState
+from neve.datapath.transfer import Job, JobPool, Transfer, Urgency
 from neve.errors import Closed, DeadlineExceeded, MissReason, Misuse
-from neve.stats import Stats
-from neve.transfer import Job, JobPool, Transfer, Urgency
+from neve.node.stats import Stats
 
 
 def soon(seconds: float = 5.0) -> float:
@@ -95,7 +95,7 @@ class TestBreaker:
     @pytest.fixture
     def clock(self, monkeypatch: pytest.MonkeyPatch) -> list[float]:
         now = [100.0]
-        monkeypatch.setattr("neve.breaker.time.monotonic", lambda: now[0])
+        monkeypatch.setattr("neve.datapath.breaker.time.monotonic", lambda: now[0])
         return now
 
     def fail(self, breaker: Breaker, times: int) -> None:

@@ -16,13 +16,14 @@ from hypothesis import strategies as st
 from chains import provision
 from cutting_proxy import CuttingProxy
 from neve import _core
-from neve.block import HEADER_BYTES, BlockHeader, checksum, decode_header, encode_header
-from neve.breaker import BreakerState
+from neve.datapath.breaker import BreakerState
+from neve.datapath.status import Status
+from neve.datapath.transport import ReplyError, Transport, make_keyspace
 from neve.errors import Closed, DeadlineExceeded, MissReason, Misuse, Unavailable
-from neve.hot import decode_match
-from neve.keys import BucketKeys
-from neve.status import Status
-from neve.transport import ReplyError, Transport, ValkeyAddress, make_keyspace
+from neve.formats.block import HEADER_BYTES, BlockHeader, checksum, decode_header, encode_header
+from neve.formats.keys import BucketKeys
+from neve.index.tier import decode_match
+from neve.node.address import ValkeyAddress
 from servers import ValkeyServer
 
 MIB = 1 << 20

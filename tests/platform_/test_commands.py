@@ -11,7 +11,7 @@ from django.core.management import CommandError, call_command
 
 from controlplane import hot
 from controlplane import s3 as bucket
-from neve.hot import LIBRARY
+from neve.index.tier import LIBRARY
 from tenants import services
 from tenants.audit import SYSTEM
 from tenants.keys import find_key

@@ -14,8 +14,8 @@ from catalog.models import Context, Pin
 from controlplane import hot
 from controlplane.problems import Problem
 from neve.errors import MissReason
-from neve.hot import BlockTerms, CommitOutcome, Location, Tier
-from neve.keys import BucketKeys, bucket_of
+from neve.formats.keys import BucketKeys, bucket_of
+from neve.index.tier import BlockTerms, CommitOutcome, Location, Tier
 from retention.services import add_rule, set_policy
 from rows import make_session, make_space, make_tenant
 from servers import wait_until

@@ -6,8 +6,8 @@ from io import StringIO
 import pytest
 from django.core.management import CommandError, call_command
 
-from neve.hot import BlockTerms
-from neve.index import IndexEntry
+from neve.index.scan import IndexEntry
+from neve.index.tier import BlockTerms
 from retention.dry_run import effect_on
 from retention.stored import Standing
 from rows import make_space, make_tenant

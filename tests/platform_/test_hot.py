@@ -13,8 +13,8 @@ from valkey.exceptions import AuthenticationError, NoPermissionError, ResponseEr
 
 from controlplane import hot
 from neve.errors import MissReason
-from neve.hot import BlockTerms, CommitOutcome, HotTier, Location, RestoredBlock, Tier
-from neve.keys import BucketKeys
+from neve.formats.keys import BucketKeys
+from neve.index.tier import BlockTerms, CommitOutcome, HotTier, Location, RestoredBlock, Tier
 from retention.services import set_policy
 from rows import make_session, make_space, make_tenant
 from servers import ValkeyServer

@@ -11,7 +11,7 @@ from catalog import sessions, spaces
 from catalog.models import NodeSession
 from controlplane import hot
 from controlplane.problems import Problem
-from neve.space import SpaceIdentity
+from neve.formats.space import SpaceIdentity
 from rows import IDENTITY, make_tenant
 from tenants import services
 from tenants.audit import SYSTEM

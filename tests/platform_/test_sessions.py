@@ -8,7 +8,7 @@ from django.utils import timezone
 from catalog import sessions
 from catalog.models import NodeSession, Space, UsageRollup
 from controlplane.problems import Problem
-from neve.space import SpaceIdentity
+from neve.formats.space import SpaceIdentity
 from rows import IDENTITY, make_tenant
 from tenants.audit import SYSTEM
 from tenants.models import AuditEvent

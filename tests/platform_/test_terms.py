@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neve.hot import BlockTerms
+from neve.index.tier import BlockTerms
 from retention.terms import Rule, Terms, end_of, most_generous, resolve
 
 NAMES = [field.name for field in fields(Terms)]

@@ -11,7 +11,7 @@ from django.conf import settings
 from valkey import Valkey
 
 from catalog.models import Segment
-from neve.keys import BucketKeys, tenant_prefix
+from neve.formats.keys import BucketKeys, tenant_prefix
 from torture.model import Entry, sums
 
 UNCOMMITTED_MS = 60_000

@@ -13,8 +13,8 @@ from valkey import Valkey
 
 from catalog.models import Segment
 from neve.errors import Corrupt
-from neve.keys import BucketKeys, tenant_prefix
-from neve.segment import SegmentFooter, read_footer
+from neve.formats.keys import BucketKeys, tenant_prefix
+from neve.formats.segment import SegmentFooter, read_footer
 from torture.audit import index_of
 from torture.model import Model
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from hashlib import shake_128
 
-from neve.block import HEADER_BYTES
+from neve.formats.block import HEADER_BYTES
 
 CHUNK_TOKENS = 256
 CHAINS = 12  # of a tenant; all its nodes work on the same ones

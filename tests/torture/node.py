@@ -12,9 +12,9 @@ from multiprocessing.connection import Connection
 
 import numpy as np
 
-from neve.client import BlockRef, Client
+from neve.datapath.client import BlockRef, Client
 from neve.errors import MissReason, NeveError
-from neve.space import SpaceIdentity
+from neve.formats.space import SpaceIdentity
 from torture import model
 
 IDENTITY = SpaceIdentity("torture", "1", "f32", "f32", "torture", 1, 16, 64)

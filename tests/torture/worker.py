@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from multiprocessing.connection import Connection
 
 from controlplane import hot
-from neve.hot import FlushOutcome, HotTier
+from neve.index.tier import FlushOutcome, HotTier
 from torture import tuning
 from workers import tasks
 from workers.kinds import active_tenants

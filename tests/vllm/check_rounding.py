@@ -2,7 +2,7 @@
 
 import torch
 
-from neve.vllm.tensors import KvTensors
+from neve.engine.device.tensors import KvTensors
 
 BLOCKS, TOKENS, HEADS, SIZE = 8, 16, 2, 32
 # In which part of a block each kernel keeps keys.

@@ -10,9 +10,9 @@ from itertools import product
 
 import torch
 
-from neve.vllm import devices
-from neve.vllm.devices import DeviceCopies
-from neve.vllm.tensors import KvTensors
+from neve.engine.device import devices
+from neve.engine.device.devices import DeviceCopies
+from neve.engine.device.tensors import KvTensors
 
 
 class Stream:

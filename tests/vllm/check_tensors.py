@@ -5,9 +5,9 @@ On a machine with a GPU the copies run there as well.
 
 import torch
 
+from neve.engine.device.devices import gather, scatter, split
+from neve.engine.device.tensors import KvTensors
 from neve.errors import Misuse
-from neve.vllm.devices import gather, scatter, split
-from neve.vllm.tensors import KvTensors
 
 BLOCKS, TOKENS = 16, 8
 SHAPES = {
@@ -134,7 +134,7 @@ for device in DEVICES:
 
 # A batch larger than the buffer of a device goes through it in parts.
 if "cuda" in DEVICES:
-    from neve.vllm import devices
+    from neve.engine.device import devices
 
     devices._BUFFER_BYTES = 1
     source, target = (layers(SHAPES["flash"], torch.bfloat16, device="cuda") for _ in range(2))

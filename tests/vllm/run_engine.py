@@ -198,7 +198,7 @@ class Engine:
 
         import torch
 
-        from neve.vllm.tensors import KvTensors, _WallMark
+        from neve.engine.device.tensors import KvTensors, _WallMark
 
         class Ticket:
             def __init__(self, copy):

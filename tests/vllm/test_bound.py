@@ -12,21 +12,21 @@ from types import SimpleNamespace
 
 import pytest
 
-from neve.client import Match
+from neve.datapath.client import Match
+from neve.engine.chains import Origin
+from neve.engine.handover import ASK_AGAIN_S, Prefilled
+from neve.engine.judge import LEAST_DEADLINE_S, TRIAL, Judge
+from neve.engine.loader import _GRACE_S, Loader
+from neve.engine.plan import BlockLoad, LoadPlan
+from neve.engine.planner import Planner
+from neve.engine.requests import ContextWish
+from neve.engine.staging import Done, StagingPool
+from neve.engine.telemetry import Telemetry
 from neve.errors import MissReason
-from neve.hot import Location, Tier
-from neve.ids import BlockHasher
+from neve.formats.ids import BlockHasher
+from neve.index.tier import Location, Tier
+from neve.node.stats import Stats
 from neve.planner.measured import PrefillMeter
-from neve.stats import Stats
-from neve.vllm.chains import Origin
-from neve.vllm.handover import ASK_AGAIN_S, Prefilled
-from neve.vllm.judge import LEAST_DEADLINE_S, TRIAL, Judge
-from neve.vllm.loader import _GRACE_S, Loader
-from neve.vllm.plan import BlockLoad, LoadPlan
-from neve.vllm.planner import Planner
-from neve.vllm.requests import ContextWish
-from neve.vllm.staging import Done, StagingPool
-from neve.vllm.telemetry import Telemetry
 
 CHUNK, ENGINE_BLOCK = 64, 32
 TOKENS = [7 * i % 251 for i in range(300)]
@@ -49,7 +49,7 @@ class Clock:
 def clock(monkeypatch):
     made = Clock()
     for module in ("planner", "loader", "judge"):
-        monkeypatch.setattr(f"neve.vllm.{module}.time", made)
+        monkeypatch.setattr(f"neve.engine.{module}.time", made)
     return made
 
 

@@ -1,7 +1,7 @@
 import pytest
 
-from neve.ids import BlockHasher
-from neve.vllm.chains import Chain, Media, Origin
+from neve.engine.chains import Chain, Media, Origin
+from neve.formats.ids import BlockHasher
 
 HASHERS = [BlockHasher(bytes([rank]) * 32, 4) for rank in range(2)]
 

@@ -4,11 +4,11 @@ import threading
 
 import pytest
 
+from neve.engine import contexts
+from neve.engine.contexts import ContextReports
+from neve.engine.planner import Ended
+from neve.engine.requests import ContextWish
 from neve.errors import Refused, Unavailable
-from neve.vllm import contexts
-from neve.vllm.contexts import ContextReports
-from neve.vllm.planner import Ended
-from neve.vllm.requests import ContextWish
 from servers import wait_until
 
 

@@ -8,7 +8,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from neve.hot import HotTier
+from neve.index.tier import HotTier
 from servers import Server, answers, free_port, http_status, wait_until
 from vllm_server import VllmServer, complete, stream
 

@@ -4,8 +4,8 @@ import re
 from dataclasses import MISSING, fields
 from pathlib import Path
 
-from neve.vllm import telemetry
-from neve.vllm.options import Options
+from neve.engine import telemetry
+from neve.engine.options import Options
 
 OPTIONS_HEAD = "| option | default | what |"
 METRICS_HEAD = "| metric `vllm:neve_...` | what |"

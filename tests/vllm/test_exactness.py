@@ -12,11 +12,11 @@ import time
 
 import pytest
 
-from neve.block import HEADER_BYTES, verify
 from neve.errors import Corrupt
-from neve.hot import HotTier
-from neve.ids import BlockHasher
-from neve.keys import parse_key
+from neve.formats.block import HEADER_BYTES, verify
+from neve.formats.ids import BlockHasher
+from neve.formats.keys import parse_key
+from neve.index.tier import HotTier
 from neve.planner.breakeven import model_kv
 from servers import ControlPlane
 

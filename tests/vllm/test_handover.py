@@ -4,17 +4,17 @@ import time
 
 import pytest
 
-from neve.client import Match
+from neve.datapath.client import Match
+from neve.engine.chains import Origin
+from neve.engine.handover import Prefilled
+from neve.engine.judge import LEAST_DEADLINE_S, Judge
+from neve.engine.planner import Planner
+from neve.engine.requests import ContextWish
+from neve.engine.telemetry import Telemetry
 from neve.errors import MissReason
-from neve.hot import Location, Tier
-from neve.ids import BlockHasher
-from neve.stats import Stats
-from neve.vllm.chains import Origin
-from neve.vllm.handover import Prefilled
-from neve.vllm.judge import LEAST_DEADLINE_S, Judge
-from neve.vllm.planner import Planner
-from neve.vllm.requests import ContextWish
-from neve.vllm.telemetry import Telemetry
+from neve.formats.ids import BlockHasher
+from neve.index.tier import Location, Tier
+from neve.node.stats import Stats
 
 CHUNK, ENGINE_BLOCK = 64, 32
 TOKENS = [7 * i % 251 for i in range(300)]

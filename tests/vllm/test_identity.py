@@ -5,10 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from neve.engine.options import Options
+from neve.engine.sharding import CANONICAL
 from neve.errors import Misuse
 from neve.vllm.identity import identify
-from neve.vllm.options import Options
-from neve.vllm.sharding import CANONICAL
 
 
 class HfConfig:

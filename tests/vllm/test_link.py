@@ -7,9 +7,9 @@ import pytest
 
 from cache_endpoint import API_KEY, CacheEndpoint
 from chains import IDENTITY, provision
-from neve.vllm import link
-from neve.vllm.link import Link
-from neve.vllm.options import Options
+from neve.engine import link
+from neve.engine.link import Link
+from neve.engine.options import Options
 from servers import wait_until
 
 pytestmark = pytest.mark.integration

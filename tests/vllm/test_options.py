@@ -3,8 +3,8 @@ from dataclasses import replace
 
 import pytest
 
+from neve.engine.options import Options
 from neve.errors import Misuse
-from neve.vllm.options import Options
 
 
 def test_endpoint_and_key_are_enough():

@@ -5,19 +5,19 @@ import time
 
 import pytest
 
-from neve.client import Match
+from neve.datapath.client import Match
+from neve.engine.canary import Canary, Verdict
+from neve.engine.chains import Origin
+from neve.engine.judge import LEAST_DEADLINE_S, Judge
+from neve.engine.planner import STEP_WAIT_S, Planner
+from neve.engine.requests import ContextWish
+from neve.engine.telemetry import Telemetry
 from neve.errors import MissReason
-from neve.hot import Location, Tier
-from neve.ids import BlockHasher
+from neve.formats.ids import BlockHasher
+from neve.index.tier import Location, Tier
+from neve.node.stats import Stats
 from neve.planner.choice import Decision
 from neve.planner.measured import PrefillMeter
-from neve.stats import Stats
-from neve.vllm.canary import Canary, Verdict
-from neve.vllm.chains import Origin
-from neve.vllm.judge import LEAST_DEADLINE_S, Judge
-from neve.vllm.planner import STEP_WAIT_S, Planner
-from neve.vllm.requests import ContextWish
-from neve.vllm.telemetry import Telemetry
 
 CHUNK, ENGINE_BLOCK = 64, 32
 TOKENS = [7 * i % 251 for i in range(300)]

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neve.vllm.handover import Prefilled
-from neve.vllm.requests import ContextWish, read_wish, response_params
+from neve.engine.handover import Prefilled
+from neve.engine.requests import ContextWish, read_wish, response_params
 
 
 def test_a_request_names_its_context_pin_and_label():

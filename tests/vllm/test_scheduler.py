@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
-from neve.client import Match
+from neve.datapath.client import Match
+from neve.engine.events import Announcement, Withdrawal
+from neve.engine.link import Link
+from neve.engine.options import Options
 from neve.errors import MissReason
-from neve.hot import Location, Tier
-from neve.ids import BlockHasher
-from neve.space import SpaceIdentity
-from neve.stats import Stats
-from neve.vllm.events import Announcement, Withdrawal
-from neve.vllm.link import Link
-from neve.vllm.options import Options
+from neve.formats.ids import BlockHasher
+from neve.formats.space import SpaceIdentity
+from neve.index.tier import Location, Tier
+from neve.node.stats import Stats
 from neve.vllm.scheduler import SchedulerSide
 
 CHUNK, ENGINE_BLOCK = 64, 32

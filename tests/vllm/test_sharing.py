@@ -5,13 +5,13 @@ from types import SimpleNamespace
 
 import pytest
 
+from neve.engine.link import Link
+from neve.engine.options import Options
+from neve.engine.plan import BlockSave, StepPlan
+from neve.engine.sharding import share_of
+from neve.engine.worker import WorkerSide
 from neve.errors import Misuse
-from neve.space import SpaceIdentity
-from neve.vllm.link import Link
-from neve.vllm.options import Options
-from neve.vllm.plan import BlockSave, StepPlan
-from neve.vllm.sharding import share_of
-from neve.vllm.worker import WorkerSide
+from neve.formats.space import SpaceIdentity
 
 IDENTITY = SpaceIdentity(
     model="m", revision="r", dtype="d", kv_dtype="d", layout="l", layout_version=1,

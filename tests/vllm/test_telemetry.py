@@ -2,11 +2,11 @@
 
 import json
 
-from neve.breaker import BreakerState
+from neve.datapath.breaker import BreakerState
+from neve.engine import telemetry
+from neve.engine.telemetry import Telemetry
 from neve.errors import MissReason
-from neve.stats import Stats
-from neve.vllm import telemetry
-from neve.vllm.telemetry import Telemetry
+from neve.node.stats import Stats
 
 
 class Client:

@@ -7,14 +7,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from neve.client import Transfer
+from neve.datapath.client import Transfer
+from neve.engine.options import Options
+from neve.engine.tier_store import TierStore
 from neve.errors import MissReason, Misuse, Unavailable
-from neve.hot import Location, Tier
-from neve.ids import BlockHasher
+from neve.formats.ids import BlockHasher
+from neve.index.tier import Location, Tier
 from neve.vllm.compat import job_result, job_rows
-from neve.vllm.options import Options
 from neve.vllm.tier_identity import identify_tier
-from neve.vllm.tier_store import TierStore
 
 ROW = 16
 KEYS = [bytes([n]) * 36 for n in range(4)]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from neve.block import HEADER_BYTES, decode_header
+from neve.formats.block import HEADER_BYTES, decode_header
 from servers import ControlPlane
 
 pytestmark = pytest.mark.vllm

@@ -7,14 +7,14 @@ from functools import partial
 
 import pytest
 
+from neve.datapath.transfer import Transfer
+from neve.engine.loader import Loader
+from neve.engine.plan import BlockLoad, BlockSave, LoadPlan
+from neve.engine.saver import Saver
+from neve.engine.staging import StagingPool
 from neve.errors import Closed, MissReason
-from neve.hot import Location, Tier
-from neve.stats import Stats
-from neve.transfer import Transfer
-from neve.vllm.loader import Loader
-from neve.vllm.plan import BlockLoad, BlockSave, LoadPlan
-from neve.vllm.saver import Saver
-from neve.vllm.staging import StagingPool
+from neve.index.tier import Location, Tier
+from neve.node.stats import Stats
 
 
 @dataclass
@@ -216,7 +216,7 @@ def test_a_rank_saves_its_columns_and_reports_a_chunk_of_which_one_is_refused(kv
 
 
 def test_waves_are_received_while_one_is_written_and_all_are_written_in_order(client, monkeypatch):
-    monkeypatch.setattr("neve.vllm.loader._WAVE_BLOCKS", 16)
+    monkeypatch.setattr("neve.engine.loader._WAVE_BLOCKS", 16)
     kv = Kv(defers=True)
     loader = loader_of(client, kv)
     loader.start(load_plan(40))
@@ -237,7 +237,7 @@ def test_waves_are_received_while_one_is_written_and_all_are_written_in_order(cl
 
 
 def test_after_a_failed_wave_the_others_give_their_staging_back(kv, client, monkeypatch):
-    monkeypatch.setattr("neve.vllm.loader._WAVE_BLOCKS", 16)
+    monkeypatch.setattr("neve.engine.loader._WAVE_BLOCKS", 16)
     del client.store[bytes([3])]
     loader = loader_of(client, kv, pieces=40)
     loader.start(load_plan(40))
@@ -263,7 +263,7 @@ def test_two_loads_share_a_small_staging(kv, client):
 
 
 def test_a_client_that_never_answers_fails_the_load_and_keeps_its_buffers(kv, client, monkeypatch):
-    monkeypatch.setattr("neve.vllm.loader._GRACE_S", 0.0)
+    monkeypatch.setattr("neve.engine.loader._GRACE_S", 0.0)
     loader = loader_of(client, kv, pieces=1)
     loader.start(load_plan(2, deadline_s=0.05))
     end = time.monotonic() + 5
@@ -278,7 +278,7 @@ def test_a_client_that_never_answers_fails_the_load_and_keeps_its_buffers(kv, cl
 
 def test_a_load_that_cannot_begin_is_none_and_keeps_no_staging(kv, client, monkeypatch):
     """As one that could not be planned: whoever began it reports its end, and nobody else."""
-    monkeypatch.setattr("neve.vllm.loader._WAVE_BLOCKS", 2)
+    monkeypatch.setattr("neve.engine.loader._WAVE_BLOCKS", 2)
     loader = loader_of(client, kv, pieces=4)
     good = load_plan(4)
     blank = BlockLoad((), (), (8, 9), 0)
@@ -397,7 +397,7 @@ def test_a_deferred_load_ends_when_it_has_landed(client):
 
 def test_a_load_that_lands_is_waited_for_beyond_its_deadline(client, monkeypatch):
     """Engine blocks that are still being written must not be given to anybody."""
-    monkeypatch.setattr("neve.vllm.loader._GRACE_S", 0.0)
+    monkeypatch.setattr("neve.engine.loader._GRACE_S", 0.0)
     kv = Kv(defers=True)
     loader = loader_of(client, kv, pieces=1)
     loader.start(load_plan(1, deadline_s=0.05))

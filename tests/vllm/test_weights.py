@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from neve.vllm.weights import folder_revision
+from neve.engine.weights import folder_revision
 
 
 def write_safetensors(path, tensors):

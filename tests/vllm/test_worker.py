@@ -4,12 +4,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from neve.space import SpaceIdentity
-from neve.vllm.link import Link
-from neve.vllm.options import Options
-from neve.vllm.plan import StepPlan
-from neve.vllm.sharding import share_of
-from neve.vllm.worker import WorkerSide
+from neve.engine.link import Link
+from neve.engine.options import Options
+from neve.engine.plan import StepPlan
+from neve.engine.sharding import share_of
+from neve.engine.worker import WorkerSide
+from neve.formats.space import SpaceIdentity
 
 
 class Device:

@@ -7,8 +7,8 @@ from django.core.management import call_command
 from catalog.models import Job, Segment
 from cold_world import PAYLOAD_BYTES
 from controlplane import s3 as bucket
-from neve.block import HEADER_BYTES
-from neve.keys import tenant_prefix
+from neve.formats.block import HEADER_BYTES
+from neve.formats.keys import tenant_prefix
 from tenants.scope import tenant_scope
 from workers import adoption, recovery
 from workers.adoption import adopt_tenant

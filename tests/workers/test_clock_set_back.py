@@ -11,7 +11,7 @@ from django.utils import timezone
 from catalog.models import Segment
 from controlplane import hot
 from controlplane import s3 as bucket
-from neve.hot import Tier
+from neve.index.tier import Tier
 from tenants.scope import tenant_scope
 from workers.compaction import claims, sweep
 from workers.flush import Flusher

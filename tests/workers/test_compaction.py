@@ -14,9 +14,9 @@ from catalog.models import Job, Segment
 from cold_world import PAYLOAD_BYTES, World
 from controlplane import hot
 from controlplane import s3 as bucket
-from neve.block import HEADER_BYTES
 from neve.errors import MissReason
-from neve.hot import HotTier, Location
+from neve.formats.block import HEADER_BYTES
+from neve.index.tier import HotTier, Location
 from tenants.scope import tenant_scope
 from workers import recovery, tasks
 from workers.compaction import claims, run, sweep
@@ -176,7 +176,7 @@ def test_a_merge_that_dies_at_any_point_loses_nothing(world, monkeypatch):
         ("workers.compaction.merge.write_segment", die),
         ("workers.upload.MultipartUpload.complete", die),
         ("workers.segments.footer_of", die),
-        ("neve.hot.HotTier.relocate", die),
+        ("neve.index.tier.HotTier.relocate", die),
         ("workers.segments.find_links", die),
     ]
     for where, act in points:

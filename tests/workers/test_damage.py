@@ -15,10 +15,10 @@ from catalog.models import Job, Round, UsageRollup
 from cold_world import World
 from controlplane import hot
 from drift import assert_no_drift
-from neve import block
-from neve.block import HEADER_BYTES, BlockHeader
-from neve.hot import CommitOutcome
-from neve.keys import BucketKeys, bucket_of
+from neve.formats import block
+from neve.formats.block import HEADER_BYTES, BlockHeader
+from neve.formats.keys import BucketKeys, bucket_of
+from neve.index.tier import CommitOutcome
 from retention.dry_run import dry_run, proposed_rulebook
 from retention.models import RetentionPolicy
 from workers import recovery, tasks

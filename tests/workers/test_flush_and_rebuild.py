@@ -13,9 +13,9 @@ from catalog.models import Context, Job, Segment, UsageRollup
 from cold_world import PAYLOAD_BYTES, World
 from controlplane import hot
 from controlplane import s3 as bucket
-from neve.block import HEADER_BYTES
 from neve.errors import MissReason
-from neve.hot import Admission, BlockTerms, HotTier, Location, Tier
+from neve.formats.block import HEADER_BYTES
+from neve.index.tier import Admission, BlockTerms, HotTier, Location, Tier
 from retention import services as retention
 from servers import wait_until
 from tenants.audit import SYSTEM

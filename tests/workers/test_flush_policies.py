@@ -5,7 +5,7 @@ from django.utils import timezone
 
 from catalog.occupancy import Occupancy
 from controlplane import hot
-from neve.keys import BucketKeys
+from neve.formats.keys import BucketKeys
 from rows import make_space
 from tenant_world import World
 from workers import tasks

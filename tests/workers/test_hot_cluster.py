@@ -16,10 +16,10 @@ from cluster import Cluster
 from controlplane import hot
 from dashboard import probes
 from dashboard.storage import hot_server, storage_use
-from neve.client import Client
+from neve.datapath.client import Client
 from neve.errors import MissReason
-from neve.hot import Tier
-from neve.keys import BucketKeys
+from neve.formats.keys import BucketKeys
+from neve.index.tier import Tier
 from servers import wait_until
 from tenants import services
 from tenants.audit import SYSTEM

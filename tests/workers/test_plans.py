@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neve.hot import DirtyBlock, Usage
+from neve.index.tier import DirtyBlock, Usage
 from workers.batches import cut_batches, cut_evenly
 from workers.flush import GATHER_S, is_worth_a_segment
 from workers.segments import LEAST_BYTES

@@ -12,10 +12,10 @@ from cold_world import PAYLOAD_BYTES, World
 from controlplane import hot
 from controlplane import s3 as bucket
 from controlplane.models import StoredAnswer
-from neve.block import HEADER_BYTES
 from neve.errors import MissReason
-from neve.hot import BlockTerms, Location
-from neve.keys import BucketKeys, segment_key, tenant_prefix
+from neve.formats.block import HEADER_BYTES
+from neve.formats.keys import BucketKeys, segment_key, tenant_prefix
+from neve.index.tier import BlockTerms, Location
 from servers import wait_until
 from tenants.scope import tenant_scope
 from workers import recovery, tasks
@@ -264,7 +264,7 @@ def test_a_walk_in_slices_is_exact_beside_traffic(world, monkeypatch):
     counters = world.keys.bookkeeping[3]
     before = world.tier.usage()
     hot.admin().hincrby(counters, "hot_bytes", 1000)
-    monkeypatch.setattr("neve.index.PAGE_ENTRIES", 10)
+    monkeypatch.setattr("neve.index.scan.PAGE_ENTRIES", 10)
     turn, report, slices = Turn(None, True), Report(), 0
     while slices == 0 or turn.place is not None:
         blocks.look_at_slice(world.tenant.pk, turn, report, most=40)
@@ -279,7 +279,7 @@ def test_a_walk_in_slices_is_exact_beside_traffic(world, monkeypatch):
 
 def test_a_walk_begins_anew_when_valkey_was_started_again(world, monkeypatch):
     world.store(300, payload_bytes=100)
-    monkeypatch.setattr("neve.index.PAGE_ENTRIES", 10)
+    monkeypatch.setattr("neve.index.scan.PAGE_ENTRIES", 10)
     turn = Turn(None, True)
     blocks.look_at_slice(world.tenant.pk, turn, Report(), most=40)
     assert turn.place["cursor"] != "0"
@@ -295,7 +295,7 @@ def test_tenants_take_turns_until_the_run_has_looked_at_enough(world, monkeypatc
     for each in (world, other):
         each.store(300, payload_bytes=100)
     monkeypatch.setattr(blocks.look_at_slice, "__defaults__", (20,))
-    monkeypatch.setattr("neve.index.PAGE_ENTRIES", 10)
+    monkeypatch.setattr("neve.index.scan.PAGE_ENTRIES", 10)
     monkeypatch.setattr(blocks, "RUN_BLOCKS", 60)
     report = Report()
     blocks.look_at_blocks([world.tenant.pk, other.tenant.pk], report)

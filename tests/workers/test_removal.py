@@ -8,7 +8,7 @@ from catalog.models import Context, Job, Segment, Space
 from catalog.spaces import remove_space
 from controlplane import s3 as bucket
 from controlplane.problems import Problem
-from neve.keys import tenant_prefix
+from neve.formats.keys import tenant_prefix
 from rows import make_context, make_space
 from tenant_world import World
 from tenants import services

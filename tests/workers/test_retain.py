@@ -8,8 +8,8 @@ from django.utils import timezone
 from catalog import contexts
 from catalog.models import Job
 from controlplane import s3 as bucket
-from neve import index
 from neve.errors import MissReason
+from neve.index import scan
 from retention import stored
 from retention.models import RetentionPolicy, RetentionRule
 from retention.services import change_rule, remove_rule
@@ -216,7 +216,7 @@ def test_a_change_while_a_walk_goes_on_is_walked_again(world):
 
 def test_a_long_walk_goes_on_pass_after_pass_until_all_follow(world, monkeypatch):
     ids = world.store(600)  # a large hash comes in pages
-    monkeypatch.setattr(index, "PAGE_ENTRIES", 50)
+    monkeypatch.setattr(scan, "PAGE_ENTRIES", 50)
     monkeypatch.setattr(claims, "PASS_S", 0)
     world.set(priority=8)
     passes = 0
@@ -230,7 +230,7 @@ def test_a_long_walk_goes_on_pass_after_pass_until_all_follow(world, monkeypatch
 
 def test_a_walk_that_was_not_finished_counts_for_nothing_after_another_change(world, monkeypatch):
     ids = world.store(600)
-    monkeypatch.setattr(index, "PAGE_ENTRIES", 50)
+    monkeypatch.setattr(scan, "PAGE_ENTRIES", 50)
     monkeypatch.setattr(claims, "PASS_S", 0)
     world.set(priority=8)
     claims.apply(world.tenant.pk, *claims.claim(world.tenant.pk))

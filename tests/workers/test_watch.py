@@ -14,8 +14,8 @@ from catalog.models import Job
 from controlplane import hot
 from controlplane.problems import Problem
 from neve.errors import MissReason
-from neve.hot import CommitOutcome, HotTier, Location
-from neve.keys import BucketKeys
+from neve.formats.keys import BucketKeys
+from neve.index.tier import CommitOutcome, HotTier, Location
 from rows import make_session
 from tenant_world import World
 from tenants import services

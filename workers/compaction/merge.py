@@ -17,8 +17,8 @@ from django.utils import timezone
 
 from catalog.models import Segment, Space
 from neve.errors import Corrupt
-from neve.hot import FlushOutcome, HotTier, Location, MovedBlock
-from neve.segment import SegmentFooter, SegmentRow
+from neve.formats.segment import SegmentFooter, SegmentRow
+from neve.index.tier import FlushOutcome, HotTier, Location, MovedBlock
 from workers import read_ahead, segments, upload
 from workers.batches import cut_evenly
 from workers.chains import order_along_chains

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from neve.cold import RANGE_BYTES
+from neve.datapath.cold import RANGE_BYTES
 from workers import segments
 
 

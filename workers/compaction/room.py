@@ -10,7 +10,7 @@ of dead ones always fits.
 from dataclasses import dataclass
 
 from catalog.occupancy import Occupancy, occupancy
-from neve.hot import HotTier
+from neve.index.tier import HotTier
 from workers import segments
 from workers.compaction import sweep
 from workers.compaction.plan import Policy

@@ -6,10 +6,10 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 from controlplane import s3
-from neve import block
-from neve.cold import ColdBlock, ColdReader, plan_ranges
+from neve.datapath.cold import ColdBlock, ColdReader, plan_ranges
 from neve.errors import Corrupt, MissReason
-from neve.segment import SegmentRow
+from neve.formats import block
+from neve.formats.segment import SegmentRow
 from workers.read_ahead import read_ahead
 from workers.segments import StoredBlock
 

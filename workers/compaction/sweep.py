@@ -20,7 +20,7 @@ from django.utils import timezone
 from catalog.models import Segment
 from controlplane import s3
 from neve.errors import Corrupt
-from neve.hot import HotTier
+from neve.index.tier import HotTier
 from tenants.scope import tenant_scope
 from workers import recovery, segments
 from workers.compaction import claims

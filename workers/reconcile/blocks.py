@@ -1,7 +1,8 @@
 """The index against its data: values in Valkey, segments' rows, and what the counters say.
 
 One round goes through a tenant's index bucket by bucket, and is an exact recount of each
-(`neve.audit`). A place is good for one run of the Valkey: after a restart a scan begins anew.
+(`neve.index.recount`). A place is good for one run of the Valkey: after a restart a scan begins
+anew.
 """
 
 import logging
@@ -13,10 +14,10 @@ from valkey.exceptions import ResponseError
 
 from catalog.models import Round, Segment
 from controlplane import hot
-from neve.audit import BucketAudit, Drift, Superseded
-from neve.hot import FlushOutcome, HotTier, MovedBlock
-from neve.index import BEGINNING, IndexEntry, Place
-from neve.keys import BucketKeys
+from neve.formats.keys import BucketKeys
+from neve.index.recount import BucketAudit, Drift, Superseded
+from neve.index.scan import BEGINNING, IndexEntry, Place
+from neve.index.tier import FlushOutcome, HotTier, MovedBlock
 from retention.stored import scan_tenant
 from tenants.scope import tenant_scope
 from workers import recovery

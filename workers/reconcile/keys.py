@@ -8,8 +8,8 @@ from collections import defaultdict
 
 from catalog.models import Round
 from controlplane import hot, hot_servers
-from neve.audit import BucketAudit
-from neve.keys import BucketKeys, parse_key
+from neve.formats.keys import BucketKeys, parse_key
+from neve.index.recount import BucketAudit
 from workers import recovery
 from workers.reconcile import rounds
 from workers.reconcile.report import Report

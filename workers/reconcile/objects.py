@@ -16,7 +16,7 @@ from django.utils import timezone
 
 from catalog.models import Round, Segment, Stray
 from controlplane import s3
-from neve.keys import OBJECTS_PREFIX
+from neve.formats.keys import OBJECTS_PREFIX
 from workers import adoption
 from workers.adoption import Found, Kind
 from workers.overlap import overlapped

@@ -18,8 +18,8 @@ from django.utils import timezone
 from catalog.models import Segment
 from controlplane import s3
 from neve.errors import Corrupt, MissReason
-from neve.hot import Location
-from neve.segment import SegmentFooter
+from neve.formats.segment import SegmentFooter
+from neve.index.tier import Location
 from tenants.scope import tenant_scope
 from workers import recovery
 from workers.objects import is_missing, tail_of

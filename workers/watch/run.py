@@ -16,7 +16,7 @@ from valkey.exceptions import ResponseError
 
 from catalog import jobs
 from controlplane import hot, hot_servers
-from neve.hot import Usage, abused_calls
+from neve.index.tier import Usage, abused_calls
 from tenants import services
 from tenants.models import Quota, Tenant
 from workers import recovery

@@ -9,8 +9,8 @@ from typing import Any
 from django.conf import settings
 
 from controlplane import hot_servers
-from neve.index import decode_entry
-from neve.keys import BucketKeys, parse_key
+from neve.formats.keys import BucketKeys, parse_key
+from neve.index.scan import decode_entry
 
 PAGE_KEYS = 1000
 _OWNER = re.compile(rb"\{t(\d{1,18})\.")

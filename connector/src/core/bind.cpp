@@ -353,7 +353,7 @@ struct PyCore {
 NB_MODULE(_core, m) {
   using namespace neve;
   nb::set_leak_warnings(false);  // daemon threads may hold transfers when the interpreter ends
-  m.doc() = "Neve's data path: I/O threads that never take the GIL. Use neve.transport.";
+  m.doc() = "Neve's data path: I/O threads that never take the GIL. Use neve.datapath.transport.";
 
   m.def(
       "statuses",

@@ -1,6 +1,6 @@
 // Builds batches: the operations of loads, stores and look-ups in one tenant's keys. Pure.
 //
-// Arguments of the functions are laid out as connector/src/neve/functions.lua says.
+// Arguments of the functions are laid out as connector/src/neve/index/functions.lua says.
 #pragma once
 
 #include <cstddef>

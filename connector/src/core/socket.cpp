@@ -84,7 +84,7 @@ void choose_congestion_control(int fd) {
 // A firewall or NAT that forgot the connection says nothing: without these a request would wait for
 // its whole deadline. An idle connection is asked for a sign of life before NATs forget it (most
 // keep 60 s); what was sent and is not acknowledged by the other kernel, however busy its program
-// is, has this long. neve/timed_socket.py has the same numbers.
+// is, has this long. neve/datapath/timed_socket.py has the same numbers.
 void notice_silence(int fd) {
   set_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
   set_option(fd, IPPROTO_TCP, TCP_KEEPIDLE, 15);

@@ -1,4 +1,5 @@
-// What became of one block or one command. Mirrored by neve.status.Status; a test compares both.
+// What became of one block or one command. Mirrored by neve.datapath.status.Status; a test
+// compares both.
 #pragma once
 
 #include <array>

@@ -1,5 +1,5 @@
 """`python -m neve` is the command `neve`."""
 
-from neve.cli import main
+from neve.cli.main import main
 
 main(prog_name="neve")

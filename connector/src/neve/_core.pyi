@@ -1,5 +1,5 @@
 """
-Neve's data path: I/O threads that never take the GIL. Use neve.transport.
+Neve's data path: I/O threads that never take the GIL. Use neve.datapath.transport.
 """
 
 from collections.abc import Sequence

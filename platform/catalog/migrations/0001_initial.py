@@ -22,7 +22,7 @@ class Migration(migrations.Migration):
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
                 ('name', models.CharField(max_length=200)),
                 ('fingerprint', models.CharField(help_text='32 bytes as hex', max_length=64)),
-                ('identity', models.JSONField(help_text='what the node declared: neve.space.SpaceIdentity')),
+                ('identity', models.JSONField(help_text='what the node declared: neve.formats.space.SpaceIdentity')),
                 ('chunk_tokens', models.PositiveIntegerField()),
                 ('created_at', models.DateTimeField(auto_now_add=True)),
                 ('tenant', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, to='tenants.tenant')),

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from neve.hot import Tier
+from neve.index.tier import Tier
 from neve.planner.breakeven import Prefill, Store
 
 # A load must promise to be better by this share: predictions are not exact.

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from neve.errors import Misuse
-from neve.ids import ID_BYTES
+from neve.formats.ids import ID_BYTES
 
 WORD_BYTES = 8
 # Small enough for a shared L3 cache, and larger than any one block.

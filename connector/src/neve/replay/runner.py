@@ -15,10 +15,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from neve.breaker import BreakerState
-from neve.client import BlockRef, Client, Transfer
+from neve.datapath.breaker import BreakerState
+from neve.datapath.client import BlockRef, Client, Transfer
 from neve.errors import DeadlineExceeded, MissReason, NeveError, Unavailable
-from neve.hot import Tier
+from neve.index.tier import Tier
 from neve.replay.model import LruModel
 from neve.replay.payload import Buffer, Payloads
 from neve.replay.report import Progress

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from neve.errors import MissReason
-from neve.hot import Tier
+from neve.index.tier import Tier
 from neve.replay.model import LruModel
 
 # Percentiles are those of the latest loads, so that an endless replay stays small.

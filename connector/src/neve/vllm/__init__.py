@@ -1,7 +1,7 @@
 """vLLM nodes: `NeveConnector` and `NeveTier`, known by the entry point `vllm.general_plugins`.
 
-Importing this package imports neither vllm nor torch. Only `connector`, `tier`, `tensors`, `built`
-and `rounding` do; the other modules hold the engine-agnostic part: chains, plans, transfers.
+Importing this package imports neither vllm nor torch; `connector`, `tier`, `metrics`, `built` and
+`router_events` do. Code that needs nothing of vLLM belongs in `neve.engine`.
 """
 
 from typing import Any

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from neve.vllm.weights import folder_revision
+from neve.engine.weights import folder_revision
 
 logger = logging.getLogger(__name__)
 
-# Larger adapters are sampled (see `neve.vllm.weights`): hashing takes 1 s/GB.
+# Larger adapters are sampled (see `neve.engine.weights`): hashing takes 1 s/GB.
 FULL_HASH_BYTES: Final = 1 << 30
 # Its content counts as well: rank, scale, which layers.
 _CONFIG: Final = "adapter_config.json"

@@ -26,21 +26,21 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
 from vllm.distributed.parallel_state import get_pp_group, get_tp_group
 
 import vllm
+from neve.engine.canary import Verdict
+from neve.engine.device.tensors import KvTensors
+from neve.engine.options import Options
+from neve.engine.plan import StepPlan
+from neve.engine.sharding import RANK, shards_of, share_of
+from neve.engine.worker import WorkerSide
 from neve.errors import Misuse
-from neve.space import SpaceIdentity
+from neve.formats.space import SpaceIdentity
 from neve.vllm.built import BuiltModel
-from neve.vllm.canary import Verdict
 from neve.vllm.compat import holds_latent, names_media
 from neve.vllm.guard import guarded, log_as_vllm, nothing
 from neve.vllm.identity import identify, kernel_names, why_unsupported
 from neve.vllm.metrics import NevePromMetrics, NeveStats
-from neve.vllm.options import Options
-from neve.vllm.plan import StepPlan
 from neve.vllm.router_events import as_event
 from neve.vllm.scheduler import SchedulerSide
-from neve.vllm.sharding import RANK, shards_of, share_of
-from neve.vllm.tensors import KvTensors
-from neve.vllm.worker import WorkerSide
 
 if TYPE_CHECKING:
     from vllm.config import KVTransferConfig, VllmConfig

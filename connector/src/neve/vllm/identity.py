@@ -6,22 +6,22 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from neve.engine.options import Options
+from neve.engine.sharding import CANONICAL
+from neve.engine.weights import folder_revision
 from neve.errors import Misuse
-from neve.space import SpaceIdentity
+from neve.formats.space import SpaceIdentity
 from neve.vllm.compat import describe_groups, keeps_all, keeps_state
-from neve.vllm.options import Options
 from neve.vllm.settings import LAYERLESS_DRAFTERS, deciding_settings
-from neve.vllm.sharding import CANONICAL
-from neve.vllm.weights import folder_revision
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
     from vllm.v1.kv_cache_interface import KVCacheConfig
 
+    from neve.engine.device.tensors import KvTensors
     from neve.vllm.built import BuiltModel
-    from neve.vllm.tensors import KvTensors
 
-# Raised when the payload's order changes (see neve.vllm.tensors).
+# Raised when the payload's order changes (see neve.engine.device.tensors).
 LAYOUT_VERSION = 2
 # `--load-format` values whose weights are the files of the model's folder, or of its hub's commit.
 _READ_FROM_FOLDERS: Final = frozenset(

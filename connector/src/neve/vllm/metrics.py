@@ -12,8 +12,8 @@ from vllm.distributed.kv_transfer.kv_connector.v1.metrics import (
     KVConnectorStats,
 )
 
-from neve.vllm import telemetry
-from neve.vllm.telemetry import Metric
+from neve.engine import telemetry
+from neve.engine.telemetry import Metric
 
 PREFIX = "vllm:neve_"
 

@@ -3,7 +3,7 @@
 from vllm.distributed.kv_events import BlockRemoved, BlockStored, KVCacheEvent
 from vllm.v1.core.kv_cache_utils import maybe_convert_block_hash
 
-from neve.vllm.events import Announcement, Withdrawal
+from neve.engine.events import Announcement, Withdrawal
 
 # vLLM's word for what is behind GPU and CPU memory; a literal, since 0.26 has no constant for it.
 MEDIUM = "STORAGE"

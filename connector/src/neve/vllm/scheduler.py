@@ -9,21 +9,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any, Final
 
-from neve.space import SpaceIdentity
+from neve.engine.canary import Canary, Verdict
+from neve.engine.chains import Media, Origin
+from neve.engine.contexts import ContextReports
+from neve.engine.events import Announcement, Announcer, Withdrawal
+from neve.engine.handover import Prefilled
+from neve.engine.judge import Judge
+from neve.engine.link import BOOT_WAIT_S, Link
+from neve.engine.options import Options
+from neve.engine.plan import BlockLoad, BlockSave, LoadPlan, StepPlan
+from neve.engine.planner import Planner
+from neve.engine.requests import read_wish, response_params
+from neve.engine.telemetry import Data, Telemetry
+from neve.formats.space import SpaceIdentity
 from neve.vllm.adapters import Adapters
-from neve.vllm.canary import Canary, Verdict
-from neve.vllm.chains import Media, Origin
 from neve.vllm.compat import has_token_ids
-from neve.vllm.contexts import ContextReports
-from neve.vllm.events import Announcement, Announcer, Withdrawal
-from neve.vllm.handover import Prefilled
-from neve.vllm.judge import Judge
-from neve.vllm.link import BOOT_WAIT_S, Link
-from neve.vllm.options import Options
-from neve.vllm.plan import BlockLoad, BlockSave, LoadPlan, StepPlan
-from neve.vllm.planner import Planner
-from neve.vllm.requests import read_wish, response_params
-from neve.vllm.telemetry import Data, Telemetry
 
 logger = logging.getLogger(__name__)
 
@@ -252,7 +252,7 @@ class SchedulerSide:
             self._announcer.note_stored(stored)
 
     def note_compared(self, verdicts: Sequence[tuple[bytes, Verdict]]) -> None:
-        """What workers said of blocks that were computed and fetched: see `neve.vllm.canary`."""
+        """What workers said of blocks that were computed and fetched: see `neve.engine.canary`."""
         self._planner.note_compared(verdicts)
 
     def note_weights(self, told: Mapping[str, tuple[int, bytes]]) -> None:

@@ -7,10 +7,10 @@ that share blocks by accident would answer with wrong tokens.
 from hashlib import blake2b
 from typing import Any
 
-from neve.block import MAX_PAYLOAD_BYTES
+from neve.engine.options import Options
 from neve.errors import Misuse
-from neve.space import SpaceIdentity
-from neve.vllm.options import Options
+from neve.formats.block import MAX_PAYLOAD_BYTES
+from neve.formats.space import SpaceIdentity
 
 # Raised when the meaning of a row's bytes changes.
 LAYOUT_VERSION = 1

@@ -13,7 +13,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from controlplane import hot, s3
 from controlplane.problems import Problem
-from neve.hot_memory import touch_memory
+from neve.index.hot_memory import touch_memory
 from tenants import services
 from tenants.keys import find_key
 from tenants.models import ApiKey, Tenant

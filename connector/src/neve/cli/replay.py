@@ -1,0 +1,190 @@
+"""Puts a replay together: connect, choose the workload and the ideal cache, run, sum up."""
+
+import itertools
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from neve.datapath.client import Client
+from neve.datapath.usage import read_usage
+from neve.errors import NeveError, Unavailable
+from neve.formats.block import HEADER_BYTES
+from neve.formats.space import SpaceIdentity
+from neve.node.session import Session
+from neve.replay.generator import Generator, Workload
+from neve.replay.model import LruModel
+from neve.replay.report import Progress, make_progress
+from neve.replay.runner import Pace, Runner, Settings, WrongBlock
+from neve.replay.trace import Request, read_trace
+
+ENGINE = {"name": "replay", "version": "1"}
+GENERATED_REQUESTS = 200
+MOST_CONNECTIONS = 4
+# Of a pause between two passes of a repeated trace.
+_PASS_GAP_MS = 1000.0
+_CONNECT_AGAIN_S = (1.0, 2.0, 5.0, 10.0)
+
+
+@dataclass(frozen=True)
+class ReplayOptions:
+    """What to replay, as the command line says it. `trace` wins over `workload` and `seed`."""
+
+    trace: Path | None
+    workload: Workload
+    seed: int
+    requests: int | None
+    kv_bytes_per_token: int
+    max_chunk_tokens: int
+    concurrency: int
+    speed: float | None
+    rate_per_s: float | None
+    loop: bool
+    model: str
+    space: str | None
+    node: str
+    salt: str
+    prefill_tokens_per_s: float | None
+    capacity: int | None
+    quiet: bool
+
+
+def replay_workload(
+    endpoint: str, api_key: str, options: ReplayOptions, *, stop: threading.Event
+) -> dict[str, Any] | None:
+    """Runs a replay and returns its summary; None when `stop` came before Neve did.
+
+    What ended it too early stands in the summary as "error", a wrong block as "wrong_blocks".
+    Raises `Misuse` for a bad trace, `Refused` and `Unavailable` when connecting fails.
+    """
+    requests, total = open_workload(options)
+    progress = make_progress(total=total, quiet=options.quiet)
+    try:
+        client = _connect(endpoint, api_key, options, progress, stop)
+        if client is None:
+            return None
+        try:
+            return _run(client, requests, options, progress, stop)
+        finally:
+            client.close()
+    finally:
+        progress.close()
+
+
+def open_workload(options: ReplayOptions) -> tuple[Iterable[Request], int | None]:
+    """The requests, and how many there are (None: no end)."""
+    count = options.requests
+    if options.trace is not None:
+        recorded = read_trace(options.trace, limit=None if options.loop else count)
+        if not options.loop:
+            return recorded, len(recorded)
+        return itertools.islice(repeat_trace(recorded), count), count
+    if count is None and not options.loop:
+        count = GENERATED_REQUESTS
+    return itertools.islice(Generator(options.workload, seed=options.seed), count), count
+
+
+def repeat_trace(recorded: list[Request]) -> Iterator[Request]:
+    """The trace over and over; each pass begins after the one before it ended."""
+    length_ms = recorded[-1].timestamp_ms + _PASS_GAP_MS
+    for turn in itertools.count():
+        for request in recorded:
+            yield replace(request, timestamp_ms=request.timestamp_ms + turn * length_ms)
+
+
+def make_identity(model: str, kv_bytes_per_token: int) -> SpaceIdentity:
+    """The KV layout of a replay: a space that no engine shares."""
+    return SpaceIdentity(
+        model=model,
+        revision="replay",
+        dtype="bfloat16",
+        kv_dtype="auto",
+        layout="replay",
+        layout_version=1,
+        engine_block_tokens=16,
+        bytes_per_token=kv_bytes_per_token,
+    )
+
+
+def _connect(
+    endpoint: str,
+    api_key: str,
+    options: ReplayOptions,
+    progress: Progress,
+    stop: threading.Event,
+) -> Client | None:
+    """A connected client. With `loop` it waits for Neve; None when `stop` was set meanwhile."""
+    identity = make_identity(options.model, options.kv_bytes_per_token)
+    waits_s = itertools.chain(_CONNECT_AGAIN_S, itertools.repeat(_CONNECT_AGAIN_S[-1]))
+    while not stop.is_set():
+        try:
+            return Client.connect(
+                endpoint,
+                api_key,
+                identity,
+                node=options.node,
+                engine=ENGINE,
+                space=options.space,
+                max_chunk_tokens=options.max_chunk_tokens,
+                connections=min(options.concurrency, MOST_CONNECTIONS),
+            )
+        except Unavailable as error:
+            if not options.loop:
+                raise
+            wait_s = next(waits_s)
+            progress.say(f"replay: Neve is away ({error}); trying again in {wait_s:.0f} s")
+            stop.wait(wait_s)
+    return None
+
+
+def _run(
+    client: Client,
+    requests: Iterable[Request],
+    options: ReplayOptions,
+    progress: Progress,
+    stop: threading.Event,
+) -> dict[str, Any]:
+    session = client.session
+    progress.say(
+        f"replay: tenant {session.tenant_slug}, space {session.space_name}, "
+        f"blocks of {session.chunk_tokens} tokens"
+    )
+    block_bytes = HEADER_BYTES + session.chunk_tokens * options.kv_bytes_per_token
+    capacity_bytes = options.capacity or _quota_bytes(session, progress)
+    capacity_blocks = capacity_bytes // block_bytes if capacity_bytes else None
+    ideal = LruModel(capacity_blocks) if capacity_blocks else None
+    # Without a limit the model of an endless replay would grow without end.
+    unbounded = None if options.loop and options.requests is None else LruModel(None)
+    runner = Runner(
+        client,
+        Settings(
+            concurrency=options.concurrency,
+            pace=Pace(rate_per_s=options.rate_per_s, speed=options.speed),
+            salt=options.salt.encode(),
+            prefill_tokens_per_s=options.prefill_tokens_per_s,
+            give_up_s=None if options.loop else Settings.give_up_s,
+        ),
+        progress,
+        ideal=ideal,
+        unbounded=unbounded,
+        stop=stop,
+    )
+    error: Exception | None = None
+    try:
+        runner.run(requests)
+    except (WrongBlock, Unavailable) as caught:
+        error = caught
+    settings = {**asdict(options), "trace": options.trace and str(options.trace)}
+    summary = runner.tally.summary(ideal=ideal, unbounded=unbounded)
+    return {"settings": settings, "error": str(error) if error else None, **summary}
+
+
+def _quota_bytes(session: Session, progress: Progress) -> int | None:
+    """The tenant's hot and cold quota together, which an ideal cache would fill with all it has."""
+    try:
+        usage = read_usage(session)
+    except NeveError as error:
+        progress.say(f"replay: the quota is unknown ({error}); give --capacity to compare")
+        return None
+    return usage.quota_hot_bytes + usage.quota_cold_bytes

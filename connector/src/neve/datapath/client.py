@@ -1,0 +1,343 @@
+"""The node's client: find, load and store KV blocks by their ids.
+
+Trouble in the storage is never an exception here: it is a miss with a reason. Every call that waits
+has a deadline; every queue has a bound. A client may be shared by threads.
+"""
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final, Self
+from uuid import uuid4
+
+import numpy as np
+
+from neve import _core
+from neve.datapath.breaker import BreakerState
+from neve.datapath.cold import ColdReader
+from neve.datapath.hotpath import HotPath
+from neve.datapath.loading import Loader
+from neve.datapath.promoting import Promoter
+from neve.datapath.status import Status
+from neve.datapath.storing import BlockRef, Storer
+from neve.datapath.transfer import JobPool, Transfer
+from neve.datapath.transport import Transport
+from neve.errors import MissReason, Misuse, Refused, Unavailable
+from neve.formats.block import MAX_PAYLOAD_BYTES, Buffer
+from neve.formats.ids import ID_BYTES, BlockHasher
+from neve.formats.space import MAX_CHUNK_TOKENS, SpaceIdentity
+from neve.index.tier import Location, Tier, decode_match
+from neve.node.heartbeat import Heart
+from neve.node.session import Endpoint, Session
+from neve.node.stats import Stats
+
+__all__ = ["BlockRef", "Client", "Location", "Match", "Tier", "Transfer", "connect"]
+
+logger = logging.getLogger("neve.client")
+
+MATCH_S: Final = 0.2
+TRANSFER_S: Final = 5.0
+RENEW_S: Final = 3.0  # for addresses of segments, behind a heartbeat
+# Source: "Best practices design patterns", Amazon S3 user guide: one for each 85–90 MB/s.
+CONNECTIONS: Final = 2
+COLD_CONNECTIONS: Final = 16
+PUT_BYTES_IN_FLIGHT: Final = 256 << 20
+GET_BYTES_IN_FLIGHT: Final = 4 << 30  # however many are put meanwhile
+
+
+@dataclass(frozen=True)
+class Match:
+    """`locations`: of the consecutive prefix. `miss`: why the next block is missing, or None."""
+
+    locations: list[Location] = field(default_factory=list)
+    miss: MissReason | None = None
+
+
+class Client:
+    """One node's view of one space. Make it with `connect`; `close` it when done."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        session: Session,
+        transport: Transport,
+        *,
+        reopen: Callable[[], Session],
+        cold_connections: int = COLD_CONNECTIONS,
+        promote: bool = True,
+        put_bytes_in_flight: int = PUT_BYTES_IN_FLIGHT,
+        shards: int = 1,
+    ) -> None:
+        """`reopen` makes the handshake that gave `session` again. See `connect`."""
+        self.stats = Stats()
+        self._shards = shards
+        self.hasher = BlockHasher(session.fingerprint, session.chunk_tokens)
+        self._endpoint = endpoint
+        self._transport = transport
+        self._path = HotPath(transport, session, self._ask_rehandshake)
+        self._cold_pool = JobPool(cold_connections, "neve-cold")
+        self._cold = ColdReader(
+            lambda segments, timeout_s: endpoint.segment_urls(
+                self.session.id, segments, timeout_s=timeout_s
+            )
+        )
+        self._heart = Heart(
+            endpoint,
+            reopen,
+            self._path,
+            self.stats,
+            after_beat=lambda: self._cold.renew_addresses(RENEW_S),
+        )
+        self._storer = Storer(self._path, stats=self.stats, most_bytes=put_bytes_in_flight)
+        self._loader = Loader(
+            self._path,
+            self._cold,
+            cold_pool=self._cold_pool,
+            cold_streams=cold_connections,
+            stats=self.stats,
+            shards=shards,
+            promoter=Promoter(self._path, self._storer.promote) if promote else None,
+        )
+        self._heart.start()
+
+    @classmethod
+    def connect(
+        cls,
+        endpoint_url: str,
+        api_key: str,
+        identity: SpaceIdentity,
+        *,
+        node: str,
+        engine: Mapping[str, str],
+        space: str | None = None,
+        max_chunk_tokens: int = MAX_CHUNK_TOKENS,
+        connections: int = CONNECTIONS,
+        cold_connections: int = COLD_CONNECTIONS,
+        promote: bool = True,
+        put_bytes_in_flight: int = PUT_BYTES_IN_FLIGHT,
+        shards: int = 1,
+    ) -> Self:
+        """Makes the handshake. Raises `Refused` (fix it first) or `Unavailable` (try later).
+
+        `connections`: to each Valkey, for block bytes; short calls use another one.
+        `cold_connections`: to S3, which is as many ranges as are read at a time.
+        `promote`: whether blocks that are read from S3 again are put back into the hot tier.
+        `put_bytes_in_flight`: of payloads; more is dropped and counted.
+        `shards`: blocks that one chunk is cut into, so that its tokens are counted once.
+        """
+        endpoint = Endpoint(endpoint_url, api_key)
+        open_session = partial(
+            endpoint.open_session,
+            identity,
+            node=node,
+            instance=uuid4().hex,
+            engine=engine,
+            space=space,
+            max_chunk_tokens=max_chunk_tokens,
+        )
+        session = open_session()
+        return cls(
+            endpoint,
+            session,
+            Transport(
+                session.valkey,
+                connections=connections,
+                most_bytes=GET_BYTES_IN_FLIGHT + put_bytes_in_flight,
+            ),
+            reopen=open_session,
+            cold_connections=cold_connections,
+            promote=promote,
+            put_bytes_in_flight=put_bytes_in_flight,
+            shards=shards,
+        )
+
+    @property
+    def session(self) -> Session:
+        """The session of now; a renewed handshake gives another one."""
+        return self._path.session
+
+    @property
+    def breaker(self) -> BreakerState:
+        """Of the hot tier."""
+        return self._path.breaker
+
+    def match(
+        self, ids: Sequence[bytes], *, tail_tokens: int = 0, deadline_s: float = MATCH_S
+    ) -> Match:
+        """Where the longest stored prefix of a chain is. One round trip per bucket.
+
+        `tail_tokens`: of the prompt, after its last whole block; they are only counted. Never
+        raises on trouble: then nothing is found, for the reason TIMEOUT or BREAKER.
+        """
+        if tail_tokens:
+            self.stats.count(tail_tokens=tail_tokens)
+        if not ids:
+            return Match()
+        _check_ids(ids)
+        found = self._match(ids, time.monotonic() + deadline_s)
+        tokens = len(ids) * self.session.chunk_tokens // self._shards
+        self.stats.count(requested_blocks=len(ids), requested_tokens=tokens)
+        if found.miss is not None:
+            self.stats.miss(found.miss, len(ids) - len(found.locations))
+        return found
+
+    def _match(self, ids: Sequence[bytes], deadline: float) -> Match:
+        if self._path.suspended_for is not None:
+            return Match(miss=self._path.suspended_for)
+        try:
+            status, rows = self._path.match(ids, deadline=deadline)
+            answers = decode_match(rows)
+        except Exception:  # a boundary: an answer that cannot be read must not stop the engine
+            logger.exception("neve.match.unreadable")
+            return Match(miss=MissReason.BREAKER)
+        prefix: list[Location] = []
+        for answer in answers:
+            if isinstance(answer, MissReason):
+                return Match(prefix, answer)
+            prefix.append(answer)
+        return Match(prefix, None if status is Status.OK else status.miss)
+
+    def match_again(self, ids: Sequence[bytes], *, deadline_s: float = MATCH_S) -> Match:
+        """`match` for who waits for blocks and asks often: not counted."""
+        _check_ids(ids)
+        return self._match(ids, time.monotonic() + deadline_s) if ids else Match()
+
+    def locate(
+        self, ids: Sequence[bytes], *, deadline_s: float = MATCH_S
+    ) -> list[Location | MissReason]:
+        """Where each block is, whatever the others are. One round trip per bucket.
+
+        Unlike `match` it raises what stands in its way, a `NeveError`.
+        """
+        _check_ids(ids)
+        answers = self._path.tier(time.monotonic() + deadline_s).match(ids)
+        self.stats.count(
+            requested_blocks=len(ids), requested_tokens=len(ids) * self.session.chunk_tokens
+        )
+        for reason, blocks in Counter(a for a in answers if isinstance(a, MissReason)).items():
+            self.stats.miss(reason, blocks)
+        return answers
+
+    def get_many(
+        self,
+        ids: Sequence[bytes],
+        buffers: Sequence[Buffer],
+        *,
+        locations: Sequence[Location],
+        deadline_s: float = TRANSFER_S,
+    ) -> Transfer:
+        """Loads blocks that `match` found into `buffers`; returns at once.
+
+        Each buffer is writable, contiguous, exactly one payload long, and belongs to the client
+        until the transfer is done. Where the outcome is not None it may hold garbage. Raises
+        `Misuse` only.
+        """
+        if not len(ids) == len(buffers) == len(locations):
+            raise Misuse(
+                f"need one of each, got {len(ids)} ids, {len(buffers)} buffers, "
+                f"{len(locations)} locations"
+            )
+        _check_ids(ids)
+        payloads = [_flat(buffer) for buffer in buffers]
+        if any(payload.readonly for payload in payloads):
+            raise Misuse("must be writable", field="buffers")
+        return self._loader.load(ids, payloads, locations, deadline_s=deadline_s)
+
+    def put_many(
+        self,
+        blocks: Sequence[BlockRef],
+        buffers: Sequence[Buffer],
+        *,
+        deadline_s: float = TRANSFER_S,
+    ) -> Transfer:
+        """Stores one payload for each block; returns at once. Raises `Misuse` only.
+
+        Outcomes: None (stored, or already there), QUOTA (the tenant's or the server's memory is
+        full), BREAKER (not tried: storage in trouble, or too many bytes in flight), TIMEOUT,
+        CORRUPT (another value stands there). Buffers must not change until the transfer is done.
+        """
+        if len(blocks) != len(buffers):
+            raise Misuse(f"need one of each, got {len(blocks)} blocks, {len(buffers)} buffers")
+        _check_ids([block.id for block in blocks])
+        _check_ids([block.parent for block in blocks])
+        payloads = [_flat(buffer) for buffer in buffers]
+        if not all(0 < len(payload) <= MAX_PAYLOAD_BYTES for payload in payloads):
+            raise Misuse(f"need 1 … {MAX_PAYLOAD_BYTES} bytes", field="buffers")
+        return self._storer.store(blocks, payloads, deadline_s=deadline_s)
+
+    def forget(self, ids: Sequence[bytes], *, tier: Tier = Tier.HOT) -> None:
+        """Drops bad copies of one tier from the index, as far as that is possible now."""
+        self._path.forget(tier, ids)
+
+    def report_context(
+        self,
+        name: str,
+        ids: Sequence[bytes],
+        *,
+        tokens: int,
+        label: str | None = None,
+        pin_s: float | None = None,
+    ) -> str:
+        """Tells the platform which chain a named context is. Returns the context's id.
+
+        One HTTP request. Raises `Refused` or `Unavailable`; that also where the session has ended
+        and is being renewed: the ids stay what they are, so say it again later.
+        """
+        context = {
+            "session": self.session.id,
+            "name": name,
+            "block_ids": [id_.hex() for id_ in ids],
+            "tokens": tokens,
+            "label": label,
+            "pin_s": pin_s,
+        }
+        try:
+            return str(self._endpoint.record_context(context).get("id", ""))
+        except Refused as error:
+            if error.status != 404:
+                raise
+            self._heart.ask_rehandshake()
+            raise Unavailable(f"the session is being renewed ({error})") from error
+
+    def close(self, *, deadline_s: float = TRANSFER_S) -> None:
+        """Finishes what is under way within `deadline_s`; ends the session with the last counters.
+
+        Later calls find and store nothing.
+        """
+        deadline = time.monotonic() + deadline_s
+        self._cold_pool.close(deadline)
+        self._transport.drain(deadline)
+        self._heart.stop(max(0.0, deadline - time.monotonic()) + 1.0)
+        self._transport.close()
+        self._cold.close()
+        self._endpoint.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _ask_rehandshake(self) -> None:
+        self._heart.ask_rehandshake()
+
+
+connect = Client.connect
+
+
+def _check_ids(ids: Sequence[bytes]) -> None:
+    if not all(len(id_) == ID_BYTES for id_ in ids):
+        raise Misuse(f"must have {ID_BYTES} bytes each", field="ids")
+
+
+def _flat(buffer: Buffer) -> memoryview:
+    """The bytes of what has the buffer protocol, or of a tensor that speaks DLPack."""
+    try:
+        if hasattr(buffer, "__dlpack__") and not isinstance(buffer, np.ndarray):
+            return _core.view(buffer, True).data
+        return memoryview(buffer).cast("B")
+    except (TypeError, ValueError) as error:
+        raise Misuse(f"need contiguous memory: {error}", field="buffers") from error

@@ -1,0 +1,368 @@
+"""Reads blocks out of S3 segments: presigned addresses, few large ranged GETs, all verified.
+
+Planning is pure (`plan_ranges`), and so is what to do about an answer (`judge`); `ColdReader` does
+it. What to count and whom to tell of corrupt blocks is `neve.datapath.client`'s business.
+"""
+
+import http.client
+import random
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import Enum, auto
+from typing import Final
+from urllib.parse import parse_qs, urlsplit
+
+from neve.datapath.ranged_get import Connection, Connections, Head, StaleConnection
+from neve.datapath.timed_socket import Stop, seconds_left, tls_context
+from neve.errors import Corrupt, DeadlineExceeded, MissReason, NeveError, Refused, Unavailable
+from neve.formats.block import HEADER_BYTES, verify
+
+# Reading a gap is cheaper than another request up to about what S3 sends in one request's latency.
+GAP_BYTES: Final = 256 << 10
+# Source: "Best practices design patterns", Amazon S3 user guide: ranges of 8–16 MB.
+RANGE_BYTES: Final = 16 << 20
+# Smaller ones would wait longer for their first byte than for the rest.
+LEAST_RANGE_BYTES: Final = 4 << 20
+MOST_TRIES: Final = 4  # of one range, where S3 was busy or the connection broke
+FIRST_PAUSE_S: Final = 0.05
+_URL_MARGIN_S: Final = 30.0
+_MOST_RENEWED: Final = 1000  # segments that the platform answers for in one request
+_SKEW_S: Final = 60.0  # clocks that differ by less are no reason to refuse an address
+
+# Addresses of segments and their lifetime in seconds; the second argument bounds the wait.
+SegmentUrls = Callable[[Sequence[int], float], tuple[dict[int, str], float]]
+
+
+@dataclass(slots=True)
+class ColdBlock:
+    """A block to read. `index` is the caller's; the 64 bytes at `offset` go to `header`."""
+
+    index: int
+    id: bytes
+    segment: int
+    offset: int
+    payload: memoryview
+    header: bytearray = field(default_factory=lambda: bytearray(HEADER_BYTES))
+
+    @property
+    def end(self) -> int:
+        return self.offset + HEADER_BYTES + len(self.payload)
+
+
+def plan_ranges(blocks: Iterable[ColdBlock], *, streams: int = 1) -> list[list[ColdBlock]]:
+    """Groups of blocks that one request reads: neighbours in one segment, 16 MiB at most.
+
+    Gaps are read over up to 256 KiB each and, in one group, as many bytes as its blocks have.
+    Groups are smaller when `streams` requests at a time would otherwise have nothing to do.
+    """
+    ordered = sorted(blocks, key=lambda block: (block.segment, block.offset))
+    share = sum(block.end - block.offset for block in ordered) // streams
+    most = min(RANGE_BYTES, max(LEAST_RANGE_BYTES, share))
+    groups: list[list[ColdBlock]] = []
+    wanted = 0  # bytes of the last group's blocks
+    for block in ordered:
+        size = block.end - block.offset
+        last = groups[-1] if groups else None
+        if (
+            last is not None
+            and last[-1].segment == block.segment
+            and 0 <= block.offset - last[-1].end <= GAP_BYTES
+            and block.end - last[0].offset <= min(most, 2 * (wanted + size))
+        ):
+            last.append(block)
+            wanted += size
+        else:
+            groups.append([block])
+            wanted = size
+    return groups
+
+
+class Next(Enum):
+    """What to do about an answer."""
+
+    READ = auto()
+    GONE = auto()  # no such segment
+    SHORT = auto()  # the segment ends before these blocks
+    NEW_ADDRESS = auto()  # this one has expired, or leads elsewhere
+    LATER = auto()  # S3 is busy, or has trouble of its own
+    GIVE_UP = auto()
+
+
+# 400: an expired session token, among others. Source: "Error responses", Amazon S3 API reference.
+_NEXT: Final = {
+    **dict.fromkeys((301, 302, 303, 307, 308, 400, 401, 403), Next.NEW_ADDRESS),
+    **dict.fromkeys((408, 429, 500, 502, 503, 504), Next.LATER),
+    404: Next.GONE,
+    416: Next.SHORT,
+}
+
+
+def judge(head: Head, first: int, last: int) -> Next:
+    """An answer to a GET of the bytes `first` … `last`. It may have fewer, at the object's end."""
+    if head.status != 206:
+        return _NEXT.get(head.status, Next.GIVE_UP)
+    if head.first != first or head.last is None or not first <= head.last <= last:
+        return Next.GIVE_UP  # other bytes than we asked for, or nobody knows which
+    return Next.READ
+
+
+def pause_s(tries: int, retry_after_s: float) -> float:
+    """How long to wait after so many tries: twice as long each time, spread by chance."""
+    return max(retry_after_s, FIRST_PAUSE_S * 2.0 ** (tries - 1) * random.uniform(0.5, 1.0))
+
+
+class AddressRefused(Refused):
+    """S3 answered, and refuses addresses that the control plane signs. `reason`: CLOCK, DENIED."""
+
+    def __init__(self, detail: str, *, reason: MissReason, status: int) -> None:
+        super().__init__(detail, status=status)
+        self.reason = reason
+
+
+def refusal(url: str, head: Head) -> AddressRefused:
+    """Why S3 answered 400, 401 or 403 to an address that was signed just before."""
+    said = f"S3 answered {head.status} {head.code}".rstrip()
+    said += f" ({head.message})" if head.message else ""
+    ahead_s = _ahead_s(url, head)
+    if head.code == "RequestTimeTooSkewed" or (ahead_s is not None and abs(ahead_s) > _SKEW_S):
+        where = "" if ahead_s is None else f" by {abs(ahead_s):.0f} s"
+        order = "behind" if ahead_s is not None and ahead_s < 0 else "ahead of"
+        detail = (
+            f"{said}: its clock is {order} that of the control plane{where}, which signs the "
+            "addresses: set both by NTP"
+        )
+        return AddressRefused(detail, reason=MissReason.CLOCK, status=head.status)
+    detail = (
+        f"{said}: check NEVE_S3_ACCESS_KEY, NEVE_S3_SECRET_KEY and NEVE_S3_REGION of the control "
+        "plane, and what that key may read"
+    )
+    return AddressRefused(detail, reason=MissReason.DENIED, status=head.status)
+
+
+def _ahead_s(url: str, head: Head) -> float | None:
+    """How far S3's clock is ahead of the one that signed `url` just before; None: unknown.
+
+    Source: "Authenticating requests: using query parameters", Amazon S3 API reference.
+    """
+    signed = parse_qs(urlsplit(url).query).get("X-Amz-Date", [""])[0]
+    try:
+        at = datetime.strptime(signed, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC).timestamp()
+    except ValueError:
+        return None
+    return None if head.date_s is None else head.date_s - at
+
+
+class ColdReader:
+    """Ranged GETs over kept connections. For any thread.
+
+    `segment_urls(numbers, timeout_s)` gives presigned addresses and their lifetime in seconds; it
+    may raise `Unavailable` or `Refused`. `context`: for https; by default the host's authorities.
+    """
+
+    def __init__(self, segment_urls: SegmentUrls, *, context: ssl.SSLContext | None = None) -> None:
+        self._addresses = _Addresses(segment_urls)
+        self.connections = Connections(context or tls_context())
+
+    def read(
+        self,
+        group: Sequence[ColdBlock],
+        *,
+        deadline: float,
+        also: Sequence[int] = (),
+        stop: Stop | None = None,
+    ) -> tuple[list[MissReason | None], NeveError | None]:
+        """Fills the payloads of one group of `plan_ranges`.
+
+        Returns None or why not for each block, and the trouble that ended the reading early, if
+        any: it speaks of the storage, not of the blocks. Never raises it.
+        `also`: segments that will be asked for next, so that one request gets all addresses.
+        `stop` ends it early: the rest is missed by TIMEOUT, and nobody is to blame.
+        """
+        outcomes: list[MissReason | None] = []
+        stop = stop or Stop()
+        trouble: NeveError | None = None
+        try:
+            self._read(group, outcomes, deadline, also, stop)
+        except TimeoutError as error:
+            trouble = DeadlineExceeded(f"S3: {error}")
+        except (ValueError, http.client.InvalidURL) as error:
+            trouble = Unavailable(f"S3: no address to read from: {error}")
+        except NeveError as error:
+            trouble = error
+        late = stop.stopped or isinstance(trouble, DeadlineExceeded)
+        rest = MissReason.TIMEOUT if late else reason_of(trouble)
+        outcomes += [rest] * (len(group) - len(outcomes))
+        return outcomes, None if stop.stopped else trouble
+
+    def renew_addresses(self, timeout_s: float) -> None:
+        """Fetches anew, in one request, those that were used lately and end soon.
+
+        So that no load waits for it. Raises `Unavailable`, `Refused`.
+        """
+        self._addresses.renew(timeout_s)
+
+    def probe(self, url: str, deadline: float) -> None:
+        """Reads the first byte behind a presigned address. Raises what stands in the way:
+        `AddressRefused`, `Unavailable`, `DeadlineExceeded`."""
+        try:
+            with self.connections.take(url) as (connection, target):
+                connection.open(deadline)
+                head = connection.get(target, 0, 0)
+                if head.status == 206:
+                    connection.read_into(memoryview(bytearray(1)))
+        except TimeoutError as error:
+            raise DeadlineExceeded(f"S3: {error}") from error
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise Unavailable(f"S3: {type(error).__name__}: {error}") from error
+        if head.status in (400, 401, 403):
+            raise refusal(url, head)
+        if head.status != 206:
+            raise Unavailable(f"S3 answered {head.status} {head.code}".rstrip())
+
+    def close(self) -> None:
+        self.connections.close()
+
+    def _read(
+        self,
+        group: Sequence[ColdBlock],
+        outcomes: list[MissReason | None],
+        deadline: float,
+        also: Sequence[int],
+        stop: Stop,
+    ) -> None:
+        """Appends to `outcomes` block by block, so that a new try goes on where one ended."""
+        segment, renewed, tries = group[0].segment, False, 0
+        while not stop.stopped and (rest := group[len(outcomes) :]):
+            url = self._addresses.find(segment, also, deadline)
+            if url is None:
+                outcomes += [MissReason.EVICTED] * len(rest)
+                return
+            retry_after_s, said = 0.0, ""
+            try:
+                with self.connections.take(url) as (connection, target):
+                    sock = connection.open(deadline)
+                    with stop.watching(sock):
+                        head = connection.get(target, rest[0].offset, rest[-1].end - 1)
+                        step = judge(head, rest[0].offset, rest[-1].end - 1)
+                        if step is Next.READ:
+                            _fill(connection, rest, head, outcomes)
+                retry_after_s, said = head.retry_after_s, f"S3 answered {head.status}"
+            except StaleConnection:
+                continue
+            except (TimeoutError, http.client.InvalidURL):
+                raise
+            except (OSError, http.client.HTTPException) as error:
+                step, said = Next.LATER, f"S3: {type(error).__name__}: {error}"
+            if step is Next.GONE:
+                self._addresses.forget(segment, url)
+                outcomes += [MissReason.EVICTED] * len(rest)
+            elif step is Next.SHORT:
+                outcomes += [MissReason.CORRUPT] * len(rest)
+            elif step is Next.NEW_ADDRESS and not renewed:
+                self._addresses.forget(segment, url)
+                renewed = True
+            elif step is Next.LATER:
+                tries += 1
+                wait_s = pause_s(tries, retry_after_s)
+                if tries == MOST_TRIES or wait_s >= seconds_left(deadline):
+                    raise Unavailable(said)
+                stop.pause(wait_s)
+            elif step is Next.NEW_ADDRESS and head.status in (400, 401, 403):
+                raise refusal(url, head)
+            elif step is not Next.READ:
+                raise Unavailable(said)
+
+
+def reason_of(trouble: NeveError | None) -> MissReason:
+    """Why blocks were missed that this trouble kept from being read."""
+    return trouble.reason if isinstance(trouble, AddressRefused) else MissReason.BREAKER
+
+
+def _fill(
+    connection: Connection,
+    blocks: Sequence[ColdBlock],
+    head: Head,
+    outcomes: list[MissReason | None],
+) -> None:
+    """Every payload goes into its own buffer; what lies between them is thrown away."""
+    at = blocks[0].offset
+    for block in blocks:
+        if head.last is None or block.end - 1 > head.last:
+            outcomes.append(MissReason.CORRUPT)
+            continue
+        if block.offset > at:
+            connection.read_into(memoryview(bytearray(block.offset - at)))
+        connection.read_into(memoryview(block.header))
+        connection.read_into(block.payload)
+        at = block.end
+        try:
+            verify(block.header, block.payload, expect_id=block.id)
+        except Corrupt:
+            outcomes.append(MissReason.CORRUPT)
+        else:
+            outcomes.append(None)
+
+
+@dataclass(slots=True)
+class _Address:
+    """Until `until` it is used, from `renew_at` on it is renewed if it was used. Monotonic, s."""
+
+    url: str
+    renew_at: float
+    until: float
+    used: bool = False
+
+
+class _Addresses:
+    """Presigned addresses, each kept until shortly before it expires. For any thread."""
+
+    def __init__(self, segment_urls: SegmentUrls) -> None:
+        self._segment_urls = segment_urls
+        self._known: dict[int, _Address] = {}
+        self._lock = threading.Lock()
+
+    def find(self, segment: int, also: Sequence[int], deadline: float) -> str | None:
+        """None when there is no such segment. Raises `Unavailable`, `Refused`, `DeadlineExceeded`.
+
+        One request at a time; it asks for those of `also` as well that are not known.
+        """
+        if not self._lock.acquire(timeout=seconds_left(deadline)):
+            raise DeadlineExceeded("no segment address in time")
+        try:
+            now = time.monotonic()
+            self._known = {n: known for n, known in self._known.items() if known.until >= now}
+            if segment not in self._known:
+                unknown = {segment, *also} - set(self._known)
+                self._keep(*self._segment_urls(sorted(unknown), seconds_left(deadline)), now)
+            known = self._known.get(segment)
+            if known is None:
+                return None
+            known.used = True
+            return known.url
+        finally:
+            self._lock.release()
+
+    def renew(self, timeout_s: float) -> None:
+        """Asks without the lock: meanwhile loads use what is known."""
+        with self._lock:
+            now = time.monotonic()
+            due = [n for n, known in self._known.items() if known.used and known.renew_at <= now]
+        if due:
+            answer = self._segment_urls(sorted(due)[:_MOST_RENEWED], timeout_s)
+            with self._lock:
+                self._keep(*answer, now)
+
+    def _keep(self, urls: dict[int, str], lifetime_s: float, asked_at: float) -> None:
+        until = asked_at + max(0.0, lifetime_s - _URL_MARGIN_S)
+        renew_at = asked_at + lifetime_s / 2
+        self._known.update((n, _Address(url, renew_at, until)) for n, url in urls.items())
+
+    def forget(self, segment: int, url: str) -> None:
+        """Drops `url`, unless another thread has got a newer one meanwhile."""
+        with self._lock:
+            if segment in self._known and self._known[segment].url == url:
+                del self._known[segment]

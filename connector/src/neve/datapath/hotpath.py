@@ -1,0 +1,199 @@
+"""The way to the hot tier: what a node asks of Valkey, and what each kind of trouble means.
+
+Everything that a node asks of Valkey passes here, so that trouble is judged in one place. Breakers
+are the transport's, one for each primary.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from neve import _core
+from neve.datapath.breaker import BreakerState
+from neve.datapath.status import Status
+from neve.datapath.transport import ReplyError, Transport, make_keyspace
+from neve.errors import MissReason, NeveError, Unavailable
+from neve.formats.keys import BucketKeys, bucket_of
+from neve.index.tier import CALL_IDS, HotTier, Tier
+from neve.node.session import Session
+
+logger = logging.getLogger("neve.hotpath")
+
+FORGET_S: Final = 1.0
+PROMOTE_S: Final = 1.0
+_STRANGER_CODES: Final = frozenset(("WRONGPASS", "NOAUTH", "NOPERM"))
+
+
+def is_stranger(error: object) -> bool:
+    """Valkey does not know us or our functions: it was restarted and must be provisioned anew."""
+    return isinstance(error, ReplyError) and (
+        error.code in _STRANGER_CODES or "function not found" in str(error).lower()
+    )
+
+
+class HotPath:
+    """For any thread. `ask_rehandshake` is called (often) while Valkey does not know us."""
+
+    def __init__(
+        self, transport: Transport, session: Session, ask_rehandshake: Callable[[], None]
+    ) -> None:
+        self.transport = transport
+        self._session = session
+        self._keys = _keyspace(session)
+        self._ask_rehandshake = ask_rehandshake
+        self._lock = threading.Lock()
+        self._suspended: MissReason | None = None
+        self._was_open = False
+
+    @property
+    def session(self) -> Session:
+        return self._session
+
+    @property
+    def breaker(self) -> BreakerState:
+        return self.transport.breaker
+
+    @property
+    def closed_for(self) -> MissReason | None:
+        """Why asking makes no sense now; None when it does. Takes no probe of the breaker."""
+        if self._suspended is not None:
+            return self._suspended
+        return MissReason.BREAKER if self.transport.refuses else None
+
+    @property
+    def suspended_for(self) -> MissReason | None:
+        """Why nothing is asked until another session is adopted; None: it is."""
+        return self._suspended
+
+    def adopt(self, session: Session) -> None:
+        """Goes on with the address and credentials of another session."""
+        with self._lock:
+            self._session = session
+            self._keys = _keyspace(session)
+            self.transport.readdress(session.valkey)
+            self._suspended = None
+
+    def refresh(self, session: Session) -> None:
+        """The same session with other policy numbers."""
+        with self._lock:
+            self._session = session
+
+    def suspend(self, reason: MissReason) -> None:
+        """Serves nothing until another session is adopted."""
+        self._suspended = reason
+
+    def get(
+        self, ids: Sequence[bytes], payloads: Sequence[memoryview], *, deadline: float
+    ) -> _core.Transfer:
+        """Loads and touches blocks. Pass what comes of it to `judge`."""
+        return self.transport.get(self._keys, ids, payloads, deadline=deadline)
+
+    def put(
+        self,
+        ids: Sequence[bytes],
+        parents: Sequence[bytes],
+        tokens: Sequence[int],
+        payloads: Sequence[memoryview],
+        *,
+        deadline: float,
+        urgency: int,
+    ) -> _core.Transfer:
+        """Stores and commits blocks. Pass what comes of it to `judge`."""
+        return self.transport.put(
+            self._keys, ids, parents, tokens, payloads, deadline=deadline, urgency=urgency
+        )
+
+    def match(self, ids: Sequence[bytes], *, deadline: float) -> tuple[Status, bytes]:
+        """Rows for `decode_match`, up to the first miss, and what stood in the way of more."""
+        if self._suspended is not None:
+            return Status.BREAKER, b""
+        status, rows, trouble = self.transport.match(self._keys, ids, deadline=deadline)
+        if status is not Status.OK:
+            self._notice({status}, trouble)
+        return status, rows
+
+    def judge(self, done: _core.Transfer) -> list[Status]:
+        """Statuses of a transfer that is done; sees to trouble that concerns the server."""
+        raw = done.statuses()
+        kinds = {Status(value) for value in set(raw)}
+        if not kinds <= _UNREMARKABLE:
+            self._notice(kinds, done.trouble)
+        return [Status(value) for value in raw]
+
+    def tier(self, deadline: float) -> HotTier:
+        """Typed calls of the index that end by `deadline` and raise what stands in their way."""
+
+        def execute(*args: bytes | str | int | float) -> Any:
+            if self._suspended is not None:
+                raise Unavailable("suspended")
+            try:
+                return self.transport.execute(*args, deadline=deadline, idempotent=True)
+            except ReplyError as error:
+                if is_stranger(error):
+                    self._ask_rehandshake()
+                raise
+
+        return HotTier(execute, self._session.tenant_id, self._session.buckets)
+
+    def forget(self, tier: Tier, ids: Sequence[bytes]) -> None:
+        """Drops bad copies from the index, as far as that is possible now. Never raises trouble."""
+        try:
+            self.tier(time.monotonic() + FORGET_S).forget(tier, ids)
+        except NeveError as error:
+            logger.warning("neve.hot.forget_failed blocks=%d detail=%s", len(ids), error)
+
+    def forget_calls(self, tier: Tier, ids: Sequence[bytes]) -> list[_core.Transfer]:
+        """`forget` under way, one call for each bucket that has any of `ids`."""
+        calls: list[_core.Transfer] = []
+        deadline = time.monotonic() + FORGET_S
+
+        def submit(*args: bytes | str | int | float) -> int:
+            calls.append(self.transport.call(*args, deadline=deadline, idempotent=True))
+            return 0
+
+        HotTier(submit, self._session.tenant_id, self._session.buckets).forget(tier, ids)
+        return calls
+
+    def promote_calls(self, ids: Sequence[bytes]) -> list[tuple[list[bytes], _core.Transfer]]:
+        """Says that cold blocks are being read: ids by bucket, and the call of each under way.
+
+        Its reply holds 1 for each id that shall be stored as hot, else 0.
+        """
+        session = self._session
+        parts: dict[int, list[bytes]] = {}
+        for id_ in ids:
+            parts.setdefault(bucket_of(id_, session.buckets), []).append(id_)
+        calls = []
+        deadline = time.monotonic() + PROMOTE_S
+        for bucket, members in parts.items():
+            keys = BucketKeys(session.tenant_id, bucket).arguments
+            for first in range(0, len(members), CALL_IDS):
+                part = members[first : first + CALL_IDS]
+                call = self.transport.call(
+                    *("FCALL", "neve_promote", len(keys)),
+                    *(*keys, *part),
+                    deadline=deadline,
+                    idempotent=True,
+                )
+                calls.append((part, call))
+        return calls
+
+    def _notice(self, kinds: set[Status], trouble: str) -> None:
+        if Status.REFUSED in kinds:
+            self._ask_rehandshake()
+        is_open = self.breaker is not BreakerState.CLOSED
+        if is_open and not self._was_open:
+            said = trouble or " ".join(sorted(kind.name.lower() for kind in kinds))
+            logger.warning("neve.hot.breaker_open detail=%s", said)
+        self._was_open = is_open
+
+
+_UNREMARKABLE: Final = frozenset(
+    (Status.OK, Status.PRESENT, Status.EVICTED, Status.CORRUPT, Status.QUOTA)
+)
+
+
+def _keyspace(session: Session) -> _core.Keyspace:
+    return make_keyspace(session.tenant_id, session.buckets, session.space_id, session.fingerprint)

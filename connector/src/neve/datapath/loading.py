@@ -1,0 +1,235 @@
+"""Loads blocks into the caller's buffers: hot ones from Valkey, cold ones from S3.
+
+A block counts as filled only after its id, length and checksum were verified. A bad copy is
+forgotten; when the same block also stands in S3, it is read from there.
+"""
+
+import logging
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+from neve import _core
+from neve.datapath.breaker import Breaker
+from neve.datapath.cold import ColdBlock, ColdReader, plan_ranges, reason_of
+from neve.datapath.hotpath import HotPath
+from neve.datapath.promoting import Claims, Promoter
+from neve.datapath.timed_socket import Stop
+from neve.datapath.transfer import Job, JobPool, Transfer, Urgency
+from neve.errors import Closed, DeadlineExceeded, MissReason, NeveError
+from neve.formats.block import HEADER_BYTES
+from neve.index.tier import Location, Tier
+from neve.node.stats import Stats
+
+logger = logging.getLogger("neve.loading")
+
+# A range that S3 is given less time for says nothing of S3: its turn came when the load was late.
+FAIR_S: Final = 0.05
+
+
+@dataclass(frozen=True)
+class _Load:
+    """One `get_many`. `served` says from which tier each block came, once it did."""
+
+    ids: Sequence[bytes]
+    payloads: Sequence[memoryview]
+    locations: Sequence[Location]
+    transfer: Transfer
+    served: list[Tier | None]
+    started: float
+
+
+class Loader:
+    """For any thread. Without a `promoter` what is cold stays cold."""
+
+    def __init__(
+        self,
+        path: HotPath,
+        cold: ColdReader,
+        *,
+        cold_pool: JobPool,
+        cold_streams: int,
+        stats: Stats,
+        promoter: Promoter | None,
+        shards: int = 1,
+    ) -> None:
+        """`shards`: blocks that one chunk is cut into."""
+        self._shards = shards
+        self.cold_breaker = Breaker()
+        self._cold_trouble = MissReason.BREAKER  # why blocks are missed while it is open
+        self._path = path
+        self._cold = cold
+        self._cold_pool = cold_pool
+        self._cold_streams = cold_streams
+        self._stats = stats
+        self._promoter = promoter
+
+    def load(
+        self,
+        ids: Sequence[bytes],
+        payloads: Sequence[memoryview],
+        locations: Sequence[Location],
+        *,
+        deadline_s: float,
+    ) -> Transfer:
+        started = time.monotonic()
+        transfer = Transfer(len(ids), started + deadline_s)
+        load = _Load(ids, payloads, locations, transfer, [None] * len(ids), started)
+        transfer.before_done(lambda outcomes: self._count(load, outcomes))
+        hot, cold = [], []
+        for i, (location, payload) in enumerate(zip(locations, payloads, strict=True)):
+            if location.size_bytes != HEADER_BYTES + len(payload):
+                transfer.settle(i, MissReason.CORRUPT)
+            elif location.tier is Tier.HOT:
+                hot.append(i)
+            else:
+                cold.append(i)
+        if hot:
+            self._submit_hot(load, hot)
+        with suppress(Closed):  # then the jobs were given up: misses
+            self._submit_cold(load, cold)
+        transfer.end_job()
+        return transfer
+
+    def _submit_hot(self, load: _Load, indices: Sequence[int]) -> None:
+        suspended = self._path.suspended_for
+        if suspended is not None:
+            for i in indices:
+                load.transfer.settle(i, suspended)
+            return
+        native = self._path.get(
+            [load.ids[i] for i in indices],
+            [load.payloads[i] for i in indices],
+            deadline=load.transfer.deadline,
+        )
+        load.transfer.add_native(
+            self._path.transport, native, lambda done: self._end_hot(load, indices, done)
+        )
+
+    def _end_hot(self, load: _Load, indices: Sequence[int], done: _core.Transfer) -> None:
+        corrupt, vanished, again = [], [], []
+        for i, status in zip(indices, self._path.judge(done), strict=True):
+            outcome = status.miss
+            load.transfer.settle(i, outcome)
+            if outcome is None:
+                load.served[i] = Tier.HOT
+            if outcome is MissReason.CORRUPT:
+                corrupt.append(load.ids[i])
+            if outcome is MissReason.EVICTED:
+                vanished.append(load.ids[i])
+            if outcome in (MissReason.CORRUPT, MissReason.EVICTED) and load.locations[i].is_cold:
+                again.append(i)
+        with suppress(Closed):
+            self._submit_cold(load, again)
+        self._stats.count(corrupt=len(corrupt))
+        self._forget_hot(load, [*corrupt, *vanished])
+
+    def _forget_hot(self, load: _Load, ids: Sequence[bytes]) -> None:
+        """The index must not promise what is bad, or (an index gone wrong) not there.
+
+        Not waited for here, where the transport calls back; the transfer ends after it.
+        """
+        if ids:
+            for native in self._path.forget_calls(Tier.HOT, ids):
+                load.transfer.add_native(self._path.transport, native, self._path.judge)
+
+    def _submit_cold(self, load: _Load, indices: Sequence[int]) -> None:
+        blocks = [
+            ColdBlock(
+                index=i,
+                id=load.ids[i],
+                segment=load.locations[i].segment,
+                offset=load.locations[i].offset,
+                payload=load.payloads[i],
+            )
+            for i in indices
+        ]
+        segments = sorted({block.segment for block in blocks})
+        claims = self._promoter.ask([block.id for block in blocks]) if self._promoter else None
+        jobs = [
+            self._cold_job(load, group, segments, claims)
+            for group in plan_ranges(blocks, streams=self._cold_streams)
+        ]
+        if jobs:
+            self._cold_pool.submit(jobs, Urgency.LOAD)
+
+    def _cold_job(
+        self,
+        load: _Load,
+        group: Sequence[ColdBlock],
+        segments: Sequence[int],
+        claims: Claims | None,
+    ) -> Job:
+        stop = Stop()
+
+        def run() -> None:
+            verified = self._load_cold(load, group, segments, stop)
+            if claims:
+                claims.promote(verified)
+
+        return Job(run, load.transfer, stop=stop.stop)
+
+    def _load_cold(
+        self, load: _Load, group: Sequence[ColdBlock], segments: Sequence[int], stop: Stop
+    ) -> list[ColdBlock]:
+        """Settles the group's blocks. Returns those that were read and verified."""
+        if not self.cold_breaker.allow():
+            for block in group:
+                load.transfer.settle(block.index, self._cold_trouble)
+            return []
+        given_s = load.transfer.deadline - time.monotonic()
+        outcomes, trouble = self._cold.read(
+            group, deadline=load.transfer.deadline, also=segments, stop=stop
+        )
+        # Bytes can go bad on their way: only what is bad twice is given up for good.
+        bad = [n for n, outcome in enumerate(outcomes) if outcome is MissReason.CORRUPT]
+        if bad and trouble is None and not stop.stopped:
+            again, trouble = self._cold.read(
+                [group[n] for n in bad], deadline=load.transfer.deadline, stop=stop
+            )
+            for n, outcome in zip(bad, again, strict=True):
+                outcomes[n] = outcome
+        late = isinstance(trouble, DeadlineExceeded)
+        if (trouble is None and not stop.stopped) or (late and None in outcomes):
+            self.cold_breaker.succeed()  # what came in time was well
+            self._cold_trouble = MissReason.BREAKER
+        elif stop.stopped or (late and given_s < FAIR_S):
+            self.cold_breaker.forgive()
+        else:
+            self._note_trouble(trouble)
+        for block, outcome in zip(group, outcomes, strict=True):
+            load.transfer.settle(block.index, outcome)
+            if outcome is None:
+                load.served[block.index] = Tier.COLD
+        pairs = list(zip(group, outcomes, strict=True))
+        corrupt = [block.id for block, outcome in pairs if outcome is MissReason.CORRUPT]
+        self._stats.count(corrupt=len(corrupt))
+        if corrupt:
+            self._path.forget(Tier.COLD, corrupt)
+        return [block for block, outcome in pairs if outcome is None]
+
+    def _note_trouble(self, trouble: NeveError | None) -> None:
+        """Logs the first of its kind, and the breaker's opening; not each load that fails."""
+        reason = reason_of(trouble)
+        is_news = self.cold_breaker.fail() or reason not in (MissReason.BREAKER, self._cold_trouble)
+        self._cold_trouble = reason
+        if is_news:
+            logger.warning("neve.cold.trouble reason=%s detail=%s", reason, trouble)
+
+    def _count(self, load: _Load, outcomes: Sequence[MissReason | None]) -> None:
+        tokens = self._path.session.chunk_tokens // self._shards
+        for i, outcome in enumerate(outcomes):
+            size_bytes, tier = load.locations[i].size_bytes, load.served[i]
+            if outcome is not None:
+                self._stats.miss(outcome)
+            elif tier is Tier.HOT:
+                self._stats.count(
+                    hit_hot_blocks=1, hit_hot_tokens=tokens, hot_read_bytes=size_bytes
+                )
+            else:
+                self._stats.count(
+                    hit_cold_blocks=1, hit_cold_tokens=tokens, cold_read_bytes=size_bytes
+                )
+        self._stats.load(time.monotonic() - load.started)

@@ -1,0 +1,61 @@
+"""Brings cold blocks back into the hot tier: those read for the second time, each by one node.
+
+The index decides (`promote` in functions.lua). It is asked while the bytes are on their way from
+S3, so a load waits for no answer that comes in time.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from neve import _core
+from neve.datapath.cold import ColdBlock
+from neve.datapath.hotpath import HotPath
+from neve.datapath.transport import reply_of
+from neve.errors import NeveError
+
+ANSWER_S: Final = 0.05  # how long to wait for an answer once the bytes are there
+
+Store = Callable[[Sequence[ColdBlock]], None]
+
+
+class Promoter:
+    """For any thread. `store` is given verified cold blocks that shall become hot."""
+
+    def __init__(self, path: HotPath, store: Store) -> None:
+        self._path = path
+        self._store = store
+
+    def ask(self, ids: Sequence[bytes]) -> "Claims":
+        """Tells the index that these cold blocks are being read. Waits for nothing."""
+        closed = not ids or self._path.closed_for is not None
+        return Claims([] if closed else self._path.promote_calls(ids), self._store)
+
+
+class Claims:
+    """The answers of one `ask`. A claim that is not used lapses by itself."""
+
+    def __init__(
+        self, calls: Sequence[tuple[Sequence[bytes], _core.Transfer]], store: Store
+    ) -> None:
+        self._calls = calls
+        self._store = store
+
+    def promote(self, blocks: Sequence[ColdBlock]) -> None:
+        """Stores as hot those of the blocks, read and verified, that this node was told to."""
+        chosen = self._chosen() if blocks else set()
+        wanted = [block for block in blocks if block.id in chosen]
+        if wanted:
+            self._store(wanted)
+
+    def _chosen(self) -> set[bytes]:
+        chosen: set[bytes] = set()
+        until = time.monotonic() + ANSWER_S
+        for ids, call in self._calls:
+            try:
+                answers = reply_of(call) if call.wait(until) else []
+            except NeveError:  # nothing is lost: what is cold stays cold
+                continue
+            if isinstance(answers, list):
+                chosen.update(id_ for id_, answer in zip(ids, answers, strict=False) if answer)
+        return chosen

@@ -1,0 +1,94 @@
+"""The block ids of one request, computed as its tokens become known."""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+from neve.formats.ids import BlockHasher
+
+
+@dataclass(frozen=True)
+class Media:
+    """One multimodal item: its content's id and the prompt positions it fills."""
+
+    identifier: bytes
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What decides a request's KV besides its tokens."""
+
+    salt: bytes = b""
+    lora: bytes = b""
+    media: tuple[Media, ...] = ()
+
+
+class Chain:
+    """Ids per chunk, each a tuple with one id for every column (see `neve.engine.sharding`).
+
+    `tokens` is the engine's own growing sequence (prompt, then output): it is read, never kept
+    as a copy. Chunks must be asked for only once their tokens are final. `extend` may be called by
+    any thread; who reads `ids` does so after an `extend` of its own.
+    """
+
+    def __init__(
+        self,
+        tokens: Sequence[int],
+        hashers: Sequence[BlockHasher],
+        origin: Origin,
+        *,
+        shards: int = 1,
+    ) -> None:
+        """`hashers` has one entry a space, which has `shards` columns."""
+        self.tokens = tokens
+        self.ids: list[tuple[bytes, ...]] = []
+        self._hashers = hashers
+        self._media = origin.media
+        self._shards = shards
+        # The chain of each space itself, as far as its columns' ids are known.
+        self._last = [h.root(salt=origin.salt, lora=origin.lora) for h in hashers]
+        self._root = tuple(chain.from_iterable(map(self._columns, hashers, self._last)))
+        self.chunk_tokens = hashers[0].chunk_tokens
+        self._growing = threading.Lock()
+
+    def extend(self, chunks: int) -> None:
+        """Makes the ids of the first `chunks` chunks known (no-op for those that are)."""
+        with self._growing:
+            have = len(self.ids)
+            if chunks <= have:
+                return
+            size = self.chunk_tokens
+            tokens = list(self.tokens[have * size : chunks * size])
+            extras = self._extras(have, chunks)
+            per_space = []
+            for number, hasher in enumerate(self._hashers):
+                ids = hasher.chain(tokens, parent=self._last[number], extras=extras)
+                self._last[number] = ids[-1]
+                per_space.append([self._columns(hasher, id_) for id_ in ids])
+            every = zip(*per_space, strict=True)
+            self.ids += [tuple(chain.from_iterable(columns)) for columns in every]
+
+    def parents(self, chunk: int) -> tuple[bytes, ...]:
+        """The ids that chunk number `chunk` follows, one for every column."""
+        return self.ids[chunk - 1] if chunk else self._root
+
+    def _columns(self, hasher: BlockHasher, id_: bytes) -> list[bytes]:
+        return [id_] if self._shards == 1 else hasher.of_heads(id_, self._shards)
+
+    def _extras(self, first: int, end: int) -> dict[int, bytes]:
+        """Chunk index relative to `first` → ids and offsets of the media that it overlaps."""
+        extras: dict[int, bytes] = {}
+        for item in self._media:
+            packed = (
+                len(item.identifier).to_bytes(4, "little")
+                + item.identifier
+                + item.offset.to_bytes(8, "little")
+                + item.length.to_bytes(8, "little")
+            )
+            last = (item.offset + max(item.length, 1) - 1) // self.chunk_tokens
+            for chunk in range(max(item.offset // self.chunk_tokens, first), min(last + 1, end)):
+                extras[chunk - first] = extras.get(chunk - first, b"") + packed
+        return extras

@@ -1,0 +1,87 @@
+"""Worker side of the canary: fetch a block that was computed as well, and compare the two."""
+
+import logging
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, Generic
+
+from neve.datapath.client import Client, Transfer
+from neve.engine.canary import Verdict
+from neve.engine.plan import BlockSave
+from neve.engine.staging import Kv, S, StagingPool, payloads
+
+logger = logging.getLogger(__name__)
+
+# Nobody waits for it.
+FETCH_DEADLINE_S: Final = 10.0
+
+
+class Comparer(Generic[S]):
+    """Compares one rank's `columns`. `compare` may be called by any thread, and never waits."""
+
+    def __init__(
+        self, client: Client, kv: Kv[S], pool: StagingPool[S], columns: Sequence[int]
+    ) -> None:
+        self._client = client
+        self._kv = kv
+        self._pool = pool
+        self._columns = columns
+        self._verdicts: deque[tuple[bytes, Verdict]] = deque()
+        self._thread = ThreadPoolExecutor(1, "neve-canary")
+
+    def compare(self, save: BlockSave, computed: S) -> None:
+        """`computed` holds what the engine computed; it is given back to the pool at the end."""
+        pieces = [computed]
+        try:
+            pieces += self._pool.take(1)
+            if len(pieces) < 2:
+                raise BufferError("no staging is left")
+            transfer = self._client.get_many(
+                [save.ids[column] for column in self._columns],
+                payloads(pieces[1:], len(self._columns)),
+                locations=[save.stored[column] for column in self._columns],
+                deadline_s=FETCH_DEADLINE_S,
+            )
+        except Exception as error:
+            logger.info("neve.canary.skipped detail=%s", error)
+            self._end(save, pieces, Verdict.UNKNOWN)
+            return
+        transfer.add_done_callback(
+            lambda done: self._thread.submit(self._judge, done, save, pieces)
+        )
+
+    def skip(self, save: BlockSave) -> None:
+        """This block was not copied out of the engine."""
+        self._verdicts.append((save.ids[0], Verdict.UNKNOWN))
+
+    def take(self) -> list[tuple[bytes, Verdict]]:
+        """First ids of blocks, and what became of comparing them, since the last call."""
+        return [self._verdicts.popleft() for _ in range(len(self._verdicts))]
+
+    def _judge(self, transfer: Transfer, save: BlockSave, pieces: list[S]) -> None:
+        """On the canary's thread."""
+        verdict = Verdict.UNKNOWN
+        try:
+            if transfer.wait(0.0) == [None] * len(self._columns):
+                difference = self._kv.compare(*pieces)
+                verdict = Verdict.SAME if difference is None else Verdict.OTHER
+                if difference is not None:
+                    logger.error(
+                        "neve.canary.differs tokens=%d..%d %s (serving without Neve until the "
+                        "engine starts anew; the stored KV is of an engine that computes something "
+                        "else under the same identity)",
+                        save.chunk * save.tokens,
+                        (save.chunk + 1) * save.tokens,
+                        difference,
+                    )
+        except Exception:
+            logger.exception("neve.canary.broken")
+        self._end(save, pieces, verdict)
+
+    def _end(self, save: BlockSave, pieces: list[S], verdict: Verdict) -> None:
+        self._pool.give_back(pieces)
+        if verdict is not Verdict.UNKNOWN:
+            other = int(verdict is Verdict.OTHER)
+            self._client.stats.count(compared_blocks=1, differing_blocks=other)
+        self._verdicts.append((save.ids[0], verdict))

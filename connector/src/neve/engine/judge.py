@@ -1,0 +1,134 @@
+"""Decides for every found prefix how much of it is loaded, from speeds measured in this engine.
+
+A step's time is what its workers measured: seen from the scheduler, steps that are launched ahead
+end in a moment. A load's is what the request feels: from its plan to the engine's word that it
+ended, with staging, queueing and the steps in between.
+"""
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from neve.engine.plan import LoadPlan
+from neve.engine.telemetry import Telemetry
+from neve.index.tier import Location, Tier
+from neve.planner.choice import Choice, Decision, choose
+from neve.planner.measured import PrefillMeter, StoreMeter
+
+# A load may take so many times what computing its tokens would: then the engine computes them.
+PATIENCE: Final = 1.0
+# Shorter deadlines would be missed by the steps in between alone.
+LEAST_DEADLINE_S: Final = 0.1
+# Of the time that computing took: what may be lost by trying tiers that were too slow before.
+TRIAL: Final = 0.03
+
+
+@dataclass
+class _Load:
+    blocks: int
+    size_bytes: dict[Tier, int]
+    ahead_bytes: dict[Tier, int]
+    deadline_s: float
+    begun: float
+
+
+class Judge:
+    """Belongs to the scheduler's thread. `always`: load whatever is found, within the deadline."""
+
+    def __init__(
+        self, telemetry: Telemetry, *, load_deadline_s: float, always: bool = False
+    ) -> None:
+        self._telemetry = telemetry
+        self._load_deadline_s = load_deadline_s
+        self._always = always
+        self._steps = PrefillMeter()
+        self._stores = {tier: StoreMeter() for tier in Tier}
+        self._loads: dict[str, _Load] = {}
+        self._trials_left_s = 0.0
+
+    def weigh(
+        self,
+        found: Sequence[tuple[Location, ...]],
+        *,
+        first_chunk: int,
+        chunk_tokens: int,
+        local_tokens: int,
+        prompt_tokens: int,
+    ) -> Choice:
+        """How many of the `found` chunks (from `first_chunk` on) are worth loading."""
+        if self._always or not found:
+            return Choice(len(found), Decision.LOAD_ALL)
+        now = time.monotonic()
+        stores = {tier: meter.measured() for tier, meter in self._stores.items()}
+        hopes = {tier: meter.store(now) for tier, meter in self._stores.items()}
+        prefill = self._steps.prefill()
+        recompute_s = prefill.seconds(local_tokens, prompt_tokens) if prefill else 0.0
+        trial_s = max(LEAST_DEADLINE_S, TRIAL * recompute_s)
+        return choose(
+            [locations[0].tier for locations in found],
+            block_bytes=sum(location.size_bytes for location in found[0]),
+            block_ends=[(first_chunk + n) * chunk_tokens for n in range(1, len(found) + 1)],
+            start=local_tokens,
+            end=prompt_tokens,
+            prefill=prefill,
+            stores={tier: store for tier, store in stores.items() if store is not None},
+            hopes={tier: store for tier, store in hopes.items() if store is not None},
+            trial_s=trial_s if trial_s <= self._trials_left_s else 0.0,
+        )
+
+    def deadline_s(self, choice: Choice) -> float:
+        """For a load so chosen: never longer than computing the same, as far as that is known."""
+        if choice.spared_s == 0:
+            return self._load_deadline_s
+        return min(self._load_deadline_s, max(LEAST_DEADLINE_S, PATIENCE * choice.spared_s))
+
+    def patience_s(self, start: int, end: int) -> float:
+        """How long waiting for these tokens beats computing them; infinite when not known."""
+        prefill = None if self._always else self._steps.prefill()
+        if prefill is None:
+            return float("inf")
+        return max(LEAST_DEADLINE_S, PATIENCE * prefill.seconds(start, end))
+
+    def note_decision(self, choice: Choice) -> None:
+        self._telemetry.count("decisions", 1, choice.decision)
+        if choice.tried_s:
+            self._trials_left_s -= max(LEAST_DEADLINE_S, choice.tried_s)
+
+    def begin_load(self, plan: LoadPlan) -> None:
+        size_bytes = dict.fromkeys(Tier, 0)
+        for block in plan.blocks:
+            size_bytes[block.locations[0].tier] += sum(at.size_bytes for at in block.locations)
+        ahead = {tier: meter.begin(size_bytes[tier]) for tier, meter in self._stores.items()}
+        self._loads[plan.request_id] = _Load(
+            len(plan.blocks), size_bytes, ahead, plan.deadline_s, time.monotonic()
+        )
+        self._telemetry.gauge("loads_in_flight", len(self._loads))
+
+    def end_load(self, request_id: str, loaded: int | None) -> None:
+        """All ranks ended the load and filled its first `loaded` blocks; None: nobody knows."""
+        load = self._loads.pop(request_id, None)
+        if load is None:
+            return
+        now = time.monotonic()
+        took_s = now - load.begun
+        # A load that failed shows a speed only if it ran out of time: of what came until then, and
+        # that is taken to be a block at least. One from both tiers shows the slower one's, and
+        # nothing of the other's.
+        telling = loaded is not None and (loaded == load.blocks or took_s >= load.deadline_s)
+        came = max(1, loaded or 0) / load.blocks
+        slower = Tier.COLD if load.size_bytes[Tier.COLD] else Tier.HOT
+        for tier, meter in self._stores.items():
+            sample_s = took_s if telling and tier is slower else 0.0
+            meter.end(load.size_bytes[tier], load.ahead_bytes[tier], sample_s, now, came)
+        self._telemetry.sample("load_seconds", took_s)
+        self._telemetry.gauge("loads_in_flight", len(self._loads))
+
+    def begin_step(self, step: int, chunks: Iterable[tuple[int, int]]) -> bool:
+        """See `PrefillMeter.begin`."""
+        return self._steps.begin(step, chunks)
+
+    def end_step(self, step: int, took_s: float) -> None:
+        """See `PrefillMeter.end`."""
+        if self._steps.end(step, took_s):
+            self._trials_left_s += TRIAL * took_s

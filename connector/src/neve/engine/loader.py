@@ -1,0 +1,186 @@
+"""Worker side of loading: read a request's blocks in waves, put the verified ones into the engine.
+
+Each load ends exactly once, well or with the engine blocks that it could not fill. Blocks after
+the first failed one are not written: the engine recomputes from there.
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Generic
+
+from neve.datapath.client import Client, Transfer
+from neve.engine.plan import BlockLoad, LoadPlan
+from neve.engine.staging import Done, Kv, S, StagingPool, Ticket, payloads
+from neve.errors import NeveError
+
+logger = logging.getLogger(__name__)
+
+# Blocks of one wave: enough to fill the wire, few enough that several loads share the staging.
+_WAVE_BLOCKS = 32
+# Waves of one load under way: while one is written into the engine, the next are received.
+_WAVES = 8
+# get_many keeps the deadline itself; this is for a client that doesn't answer at all.
+_GRACE_S = 0.5
+
+
+@dataclass
+class _Wave(Generic[S]):
+    """Blocks on their way into staging, and then (`landing`) the first `good` into the engine."""
+
+    blocks: tuple[BlockLoad, ...]
+    pieces: list[S]
+    transfer: Transfer
+    landing: Ticket | None = None
+    good: int = 0
+
+
+@dataclass
+class _Load(Generic[S]):
+    plan: LoadPlan
+    deadline: float
+    asked: int = 0  # blocks that are in a wave, or were
+    loaded: int = 0
+    waves: deque[_Wave[S]] = field(default_factory=deque)
+
+    @property
+    def missing(self) -> tuple[BlockLoad, ...]:
+        return self.plan.blocks[self.loaded :]
+
+
+@dataclass
+class LoadResults:
+    """Loads that ended, and the engine blocks that some of them could not fill."""
+
+    request_ids: set[str] = field(default_factory=set)
+    failed_engine_blocks: set[int] = field(default_factory=set)
+
+
+class Loader(Generic[S]):
+    """Loads one rank's `columns` of blocks. All methods belong to the engine's thread."""
+
+    def __init__(
+        self, client: Client, kv: Kv[S], pool: StagingPool[S], columns: Sequence[int]
+    ) -> None:
+        self._client = client
+        self._kv = kv
+        self._pool = pool
+        self._columns = columns
+        self._loads: list[_Load[S]] = []
+        self._late: list[_Wave[S]] = []
+        self._arrived = threading.Event()
+
+    def start(self, plan: LoadPlan) -> None:
+        """Begins a load; `poll` will report its end. What raises here has ended already."""
+        load: _Load[S] = _Load(plan, time.monotonic() + plan.deadline_s)
+        try:
+            self._send_waves(load)
+        except Exception:
+            self._late += load.waves
+            raise
+        self._loads.append(load)
+
+    def poll(self, wait_s: float = 0.0) -> LoadResults:
+        """Moves every load on and reports those that ended; may wait when none has anything."""
+        if not self._loads and not self._late:
+            return LoadResults()
+        if wait_s > 0:
+            self._arrived.wait(wait_s)
+        self._arrived.clear()
+        self._reclaim_late()
+        results = LoadResults()
+        for load in list(self._loads):
+            try:
+                failed = self._advance(load)
+            except Exception:
+                # The engine must hear of every load's end: this one ends with what is left of it.
+                logger.exception("neve.load.broken")
+                failed = load.missing
+            if failed is None:
+                continue
+            self._loads.remove(load)
+            self._late += load.waves  # what is still received after a failure
+            results.request_ids.add(load.plan.request_id)
+            for block in failed:
+                results.failed_engine_blocks.update(block.written)
+        return results
+
+    def _advance(self, load: _Load[S]) -> tuple[BlockLoad, ...] | None:
+        """None while under way, else the blocks that were not loaded (none: all is well)."""
+        now = time.monotonic()
+        while load.waves:
+            wave = load.waves[0]
+            if not wave.transfer.done():
+                if now < load.deadline + _GRACE_S:
+                    break
+                return load.missing
+            if wave.landing is None:
+                wave.landing = self._land(wave)
+            if not wave.landing.done():
+                break  # Whatever the time: the engine's blocks are being written.
+            load.waves.popleft()
+            self._pool.give_back(wave.pieces)
+            load.loaded += wave.good
+            if wave.good < len(wave.blocks):
+                return load.missing
+        if not load.missing:
+            return ()
+        under_way = self._send_waves(load) if now < load.deadline else bool(load.waves)
+        return None if under_way else load.missing
+
+    def _send_waves(self, load: _Load[S]) -> bool:
+        """Asks for the next blocks; True also when all staging is in use and it has to wait."""
+        while len(load.waves) < _WAVES and load.asked < len(load.plan.blocks):
+            wanted = min(_WAVE_BLOCKS, len(load.plan.blocks) - load.asked)
+            pieces = self._pool.take(wanted)
+            if not pieces:
+                break
+            blocks = load.plan.blocks[load.asked : load.asked + len(pieces)]
+            try:
+                transfer = self._client.get_many(
+                    [block.ids[column] for block in blocks for column in self._columns],
+                    payloads(pieces, len(self._columns)),
+                    locations=[
+                        block.locations[column] for block in blocks for column in self._columns
+                    ],
+                    deadline_s=max(0.001, load.deadline - time.monotonic()),
+                )
+            except NeveError as error:
+                logger.debug("neve.load.refused blocks=%d detail=%s", len(blocks), error)
+                self._pool.give_back(pieces)
+                return bool(load.waves)
+            except Exception:
+                self._pool.give_back(pieces)
+                raise
+            load.asked += len(pieces)
+            load.waves.append(_Wave(blocks, pieces, transfer))
+            transfer.add_done_callback(lambda _: self._arrived.set())
+        return True
+
+    def _land(self, wave: _Wave[S]) -> Ticket:
+        """Begins to write the verified blocks up to the first failed one."""
+        outcomes = wave.transfer.wait(0.0)
+        for number, reason in enumerate(outcomes):
+            if reason is not None:
+                logger.info("neve.load.missed reason=%s", reason)
+                wave.good = number // len(self._columns)
+                break
+        else:
+            wave.good = len(wave.blocks)
+        if wave.good == 0:
+            return Done()
+        # Only a load's first block may be there in part.
+        return self._kv.move_in(
+            [block.engine_blocks for block in wave.blocks[: wave.good]],
+            wave.blocks[0].skip,
+            wave.pieces[: wave.good],
+        )
+
+    def _reclaim_late(self) -> None:
+        """Staging of abandoned waves is ours again only once their transfer is done."""
+        for wave in [wave for wave in self._late if wave.transfer.done()]:
+            self._late.remove(wave)
+            self._pool.give_back(wave.pieces)

@@ -1,0 +1,130 @@
+"""What a node is told: the options of `kv_connector_extra_config`, with environment fallbacks."""
+
+import math
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from hashlib import blake2b
+from typing import Any, Final, Self
+
+from neve.datapath.client import COLD_CONNECTIONS, CONNECTIONS
+from neve.engine.canary import DEFAULT_EVERY
+from neve.engine.sharding import CANONICAL, RANK
+from neve.errors import Misuse
+from neve.formats.space import MAX_CHUNK_TOKENS
+from neve.node.session import check_key, check_url
+
+# Two steps' blocks: those of one are sent while the next ones are copied. Less than the least is
+# not worth a second thought; the most is what a rank may pin of its host unasked.
+_STEPS_STAGED: Final = 2
+LEAST_SAVE_BUDGET_BYTES: Final = 1 << 30
+MOST_SAVE_BUDGET_BYTES: Final = 8 << 30
+
+_CHOICES = {
+    "load": ("auto", "always"),
+    "layout": (RANK, CANONICAL),
+    "cross_layer_blocks": (False, True),
+}
+# An option's type → what its value is read as.
+_NUMBERS: Final[dict[Any, type[int] | type[float]]] = {int: int, float: float, int | None: int}
+
+
+_MAY_BE_ZERO: Final = frozenset(("canary",))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Endpoint and key are all a node needs; the rest has defaults.
+
+    `space` names the space (default: the one of this identity). `revision` names the weights when
+    they can't be told from the model folder. `load` is `auto` (load what is faster than computing
+    it) or `always`. `layout` is `rank` (blocks belong to one TP size) or `canonical` (one for each
+    KV head, for any TP size). `load_deadline_s` bounds one request's load, `handover_wait_s` its
+    wait for blocks that a prefill node named; `load_budget_bytes` and `save_budget_bytes` bound the
+    staging memory of each direction in one rank (None: see `save_budget`).
+    `connections` to each Valkey carry block bytes; `cold_connections`: ranges of S3 segments that
+    are read at a time. `cross_layer_blocks`: ask the engine to lay the layers of a block side by
+    side, where it can. `canary`: one in so many found prefixes is computed as well and compared; 0:
+    none is.
+    """
+
+    endpoint: str
+    api_key: str = field(repr=False)
+    node: str = field(default_factory=socket.gethostname)
+    space: str | None = None
+    revision: str | None = None
+    load: str = "auto"
+    layout: str = RANK
+    max_chunk_tokens: int = MAX_CHUNK_TOKENS
+    match_deadline_s: float = 0.2
+    load_deadline_s: float = 2.0
+    handover_wait_s: float = 2.0
+    load_budget_bytes: int = 1 << 30
+    save_budget_bytes: int | None = None
+    connections: int = CONNECTIONS
+    cold_connections: int = COLD_CONNECTIONS
+    cross_layer_blocks: bool = False
+    canary: int = DEFAULT_EVERY
+
+    @classmethod
+    def from_config(
+        cls,
+        extra: Mapping[str, Any],
+        environ: Mapping[str, str] | None = None,
+        *,
+        engine_id: str | None = None,
+    ) -> Self:
+        """Reads the extra config. Raises `Misuse` naming the option that is missing or wrong.
+
+        `engine_id`: of this engine alone (vLLM's), for a default name that no other engine of this
+        host has. Engines of one host count as one node.
+        """
+        environ = os.environ if environ is None else environ
+        values = dict(extra)
+        names = [option.name for option in fields(cls)]
+        for unknown in sorted(set(values) - set(names)):  # first: it may be a name misspelt
+            raise Misuse(
+                f"unknown option in kv_connector_extra_config; known are {', '.join(names)}",
+                field=unknown,
+            )
+        for name in ("endpoint", "api_key"):
+            variable = f"NEVE_{name.upper()}"
+            values.setdefault(name, environ.get(variable))
+            if not isinstance(values[name], str) or not values[name]:
+                raise Misuse(f"set it in kv_connector_extra_config or as {variable}", field=name)
+        values["endpoint"] = check_url(values["endpoint"])
+        values["api_key"] = check_key(values["api_key"])
+        for name in ("node", "space", "revision"):
+            if values.get(name) is None:
+                values.pop(name, None)
+            elif not isinstance(values[name], str) or not values[name]:
+                raise Misuse(f"need a name, got {values[name]!r}", field=name)
+        for name, choices in _CHOICES.items():
+            if name in values and values[name] not in choices:
+                raise Misuse(f"need one of {choices}, got {values[name]!r}", field=name)
+        for option in fields(cls):
+            value = values.get(option.name)
+            number = _NUMBERS.get(option.type)
+            if number is not None and value is not None:
+                is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+                least = 0 if option.name in _MAY_BE_ZERO else math.nextafter(0, 1)
+                if not is_number or not least <= value < math.inf or number(value) != value:
+                    kind = "whole number" if number is int else "number"
+                    raise Misuse(f"need a positive {kind}, got {value!r}", field=option.name)
+                values[option.name] = number(value)
+        if engine_id and "node" not in values:
+            mark = blake2b(engine_id.encode(), digest_size=4).hexdigest()
+            values["node"] = f"{socket.gethostname()}/{mark}"
+        return cls(**values)
+
+    def of_replica(self, index: int) -> Self:
+        """For one of several data-parallel engines of a node: each has sessions of its own."""
+        return replace(self, node=f"{self.node}/dp{index}") if index else self
+
+    def save_budget(self, step_bytes: int) -> int:
+        """Most bytes that one rank stages for saves, if one step computes up to `step_bytes`."""
+        if self.save_budget_bytes is not None:
+            return self.save_budget_bytes
+        wanted = max(LEAST_SAVE_BUDGET_BYTES, _STEPS_STAGED * step_bytes)
+        return min(wanted, MOST_SAVE_BUDGET_BYTES)

@@ -1,0 +1,118 @@
+"""What a request asks of Neve in its `kv_transfer_params`, and what it is told back.
+
+`{"neve": {"context": "repo-42", "pin": "2h", "label": "agent"}}`. Malformed values are reported
+and ignored: a request must never fail because of them.
+
+A proxy that splits prefill from decode sends `{"do_remote_decode": true}` with the prefill, and the
+answer's `kv_transfer_params` with the decode (vLLM's own examples do): see `neve.engine.handover`.
+"""
+
+import logging
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from neve.engine.handover import Prefilled
+from neve.formats.ids import ID_BYTES
+
+logger = logging.getLogger(__name__)
+
+# What the platform takes (cacheapi.cache_serializers): more would cost the whole context.
+MAX_NAME_CHARS = 200
+MAX_LABEL_CHARS = 100
+MAX_PIN_S = 365 * 86400
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_WISHES = ("context", "pin", "label")
+# Further words of a prefill's answer, which proxies pass on as it is.
+_ANSWERS = ("prefilled", "reused_tokens", "hot", "cold")
+
+
+@dataclass(frozen=True)
+class ContextWish:
+    """The context that a request's chain is reported under; `name` None asks only for figures.
+
+    `hands_over`: another engine goes on with this prompt. `prefilled`: one began with it.
+    """
+
+    name: str | None = None
+    pin_s: int | None = None
+    label: str | None = None
+    hands_over: bool = False
+    prefilled: Prefilled | None = None
+
+
+def read_wish(params: object) -> ContextWish | None:
+    """The request's wish, or None when it didn't speak to Neve at all."""
+    if not isinstance(params, dict):
+        return None
+    hands_over = params.get("do_remote_decode") is True
+    wish = params.get("neve", {} if hands_over else None)
+    if not isinstance(wish, dict):
+        if "neve" in params:
+            _ignore("neve", wish, "an object")
+        return ContextWish(hands_over=True) if hands_over else None
+    unknown = [key for key in wish if key not in _WISHES + _ANSWERS]
+    if unknown:
+        _ignore(f"{unknown[0]!r:.80}", wish[unknown[0]], " or ".join(_WISHES))
+    return ContextWish(
+        name=_text(wish, "context", MAX_NAME_CHARS),
+        pin_s=_seconds(wish.get("pin")),
+        label=_text(wish, "label", MAX_LABEL_CHARS),
+        hands_over=hands_over,
+        prefilled=_prefilled(wish.get("prefilled")),
+    )
+
+
+def response_params(
+    wish: ContextWish, *, hot_tokens: int, cold_tokens: int, prefilled: Prefilled | None = None
+) -> dict[str, Any]:
+    """The response's `kv_transfer_params`: the context, how many prompt tokens were reused, and
+    for the engine that goes on, which ones are stored."""
+    told: dict[str, Any] = {} if wish.name is None else {"context": wish.name}
+    told |= {"reused_tokens": hot_tokens + cold_tokens, "hot": hot_tokens, "cold": cold_tokens}
+    if prefilled is not None:
+        told["prefilled"] = prefilled.as_param()
+    return {"neve": told}
+
+
+def _text(wish: dict[str, Any], key: str, most: int) -> str | None:
+    value = wish.get(key)
+    if value is None:
+        return None
+    if isinstance(value, str) and 0 < len(value.strip()) <= most and value.isprintable():
+        return value.strip()
+    _ignore(key, value, f"1 to {most} printable characters")
+    return None
+
+
+def _seconds(value: object) -> int | None:
+    """`7200`, `"7200"`, `"90s"`, `"30m"`, `"2h"`, `"1d"` as whole seconds; None when not sane."""
+    if value is None:
+        return None
+    if isinstance(value, str):
+        parts = re.fullmatch(r"([0-9]{1,9})([smhd]?)", value.strip())
+        seconds = int(parts[1]) * _SECONDS[parts[2] or "s"] if parts else 0
+    elif isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 2**31:
+        seconds = int(value)
+    else:
+        seconds = 0
+    if 0 < seconds <= MAX_PIN_S:
+        return seconds
+    _ignore("pin", value, 'seconds, or a number with s, m, h or d such as "2h"; 365d at most')
+    return None
+
+
+def _prefilled(value: object) -> Prefilled | None:
+    if value is None:
+        return None
+    if isinstance(value, dict):
+        tokens, block = value.get("tokens"), value.get("block")
+        named = isinstance(block, str) and re.fullmatch(f"[0-9a-f]{{{2 * ID_BYTES}}}", block)
+        if named and type(tokens) is int and 0 < tokens < 2**31:
+            return Prefilled(tokens, bytes.fromhex(str(block)))
+    _ignore("prefilled", value, 'what a prefill answered: {"tokens", "block"}')
+    return None
+
+
+def _ignore(key: str, value: object, wanted: str) -> None:
+    logger.warning("neve.request.ignored field=%s got=%.80r need=%s", key, value, wanted)

@@ -1,0 +1,179 @@
+"""A segment: one S3 object with many blocks of one space. Specified in docs/formats/segment.md.
+
+    header (64) ‖ blocks, as stored ‖ footer: header again (64) ‖ columns (64 a row) ‖ trailer (24)
+
+Little-endian. One tail read opens the footer, and the footer alone rebuilds the index. A segment is
+written once; what does not end in a valid trailer is not a segment.
+"""
+
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from uuid import UUID
+
+import numpy as np
+
+from neve.errors import Corrupt, Misuse
+from neve.formats.block import HEADER_BYTES, BlockHeader, Buffer, checksum
+
+MAGIC = b"NVSG"
+END_MAGIC = b"NVSGFOOT"
+VERSION = 2  # version 1 has no column stored_s; it is read, not written
+MAX_SEGMENT_BYTES = (4 << 30) - 1  # offsets stand as u32 in the index
+MAX_ROWS = 1 << 20
+TAIL_BYTES = 64 << 10  # first guess of a tail read: about 1,000 blocks
+
+_HEADER = struct.Struct("<4sHHII16s32s")
+_TRAILER = struct.Struct("<IIQ8s")
+_COLUMNS = (
+    ("id", "V16"),
+    ("parent", "V16"),
+    ("offset", "<u8"),
+    ("length", "<u4"),
+    ("tokens", "<u4"),
+    ("checksum", "<u8"),
+    ("expires_s", "<u4"),
+    ("stored_s", "<u4"),
+)
+_COLUMNS_OF = {1: _COLUMNS[:-1], VERSION: _COLUMNS}
+ROW_BYTES = {
+    version: sum(np.dtype(dtype).itemsize for _, dtype in columns)
+    for version, columns in _COLUMNS_OF.items()
+}
+
+Fetch = Callable[[int, int], bytes]  # fetch(offset, length): a ranged read of the object
+
+
+@dataclass(frozen=True)
+class SegmentHeader:
+    """Whose segment it is. `fingerprint`: 32 bytes, of the space."""
+
+    tenant_id: int
+    uuid: UUID
+    fingerprint: bytes
+
+    def encode(self) -> bytes:
+        return _HEADER.pack(MAGIC, VERSION, 0, self.tenant_id, 0, self.uuid.bytes, self.fingerprint)
+
+    @classmethod
+    def decode(cls, raw: Buffer) -> "SegmentHeader":
+        """Raises `Corrupt` when `raw` does not begin with a header of this version."""
+        if len(raw) < HEADER_BYTES:
+            raise Corrupt(f"segment header has {len(raw)} of {HEADER_BYTES} bytes")
+        magic, version, _, tenant_id, _, uuid, fingerprint = _HEADER.unpack_from(raw)
+        if magic != MAGIC or version not in _COLUMNS_OF:
+            raise Corrupt(f"not a segment of version {VERSION}: magic {magic!r}, version {version}")
+        return cls(tenant_id, UUID(bytes=uuid), fingerprint)
+
+
+@dataclass(frozen=True)
+class SegmentRow:
+    """One block: `length` counts its header; `checksum` is the payload's.
+
+    `stored_s`: when it was committed, seconds since 1970; lifetimes count from there, also after a
+    rebuild. `expires_s`: its end as known when the segment was written, 0: none.
+    """
+
+    id: bytes
+    parent: bytes
+    offset: int
+    length: int
+    tokens: int
+    checksum: int
+    expires_s: int = 0
+    stored_s: int = 0
+
+
+@dataclass
+class SegmentWriter:
+    """Lays out a segment. The caller writes `header.encode()`, each block, then `footer()`.
+
+    Not for threads. `size_bytes` is where the next block goes.
+    """
+
+    header: SegmentHeader
+    rows: list[SegmentRow] = field(default_factory=list)
+    size_bytes: int = HEADER_BYTES
+
+    def add(self, block: BlockHeader, *, expires_s: int = 0, stored_s: int = 0) -> SegmentRow:
+        """Gives the next block its place. Raises `Misuse` when of another space or too much."""
+        if block.space_tag != self.header.fingerprint[:4]:
+            raise Misuse("is of another space", field="block")
+        length = HEADER_BYTES + block.payload_bytes
+        full = len(self.rows) >= MAX_ROWS or self.size_bytes + length > MAX_SEGMENT_BYTES
+        if full:
+            raise Misuse(f"segment is full with {len(self.rows)} blocks", field="block")
+        row = SegmentRow(
+            block.id,
+            block.parent,
+            self.size_bytes,
+            length,
+            block.tokens,
+            block.payload_checksum,
+            expires_s,
+            stored_s,
+        )
+        self.rows.append(row)
+        self.size_bytes += length
+        return row
+
+    def footer(self) -> bytes:
+        """The bytes behind the last block."""
+        columns = b"".join(
+            np.array([getattr(row, name) for row in self.rows], dtype=dtype).tobytes()
+            for name, dtype in _COLUMNS
+        )
+        body = self.header.encode() + columns
+        return body + _TRAILER.pack(len(self.rows), len(body), checksum(body), END_MAGIC)
+
+
+@dataclass(frozen=True)
+class SegmentFooter:
+    header: SegmentHeader
+    rows: Sequence[SegmentRow]
+
+
+def read_footer(fetch: Fetch, size_bytes: int) -> SegmentFooter:
+    """Reads a footer by one tail read (two when it is large) of an object of `size_bytes`.
+
+    Raises `Corrupt` when the object is cut, foreign or changed; what `fetch` raises passes through.
+    """
+    least = 2 * HEADER_BYTES + _TRAILER.size
+    if size_bytes < least:
+        raise Corrupt(f"object of {size_bytes} bytes is shorter than an empty segment ({least})")
+    length = min(TAIL_BYTES, size_bytes)
+    tail = fetch(size_bytes - length, length)
+    rows, body_bytes, body_sum, magic = _TRAILER.unpack(tail[-_TRAILER.size :])
+    if magic != END_MAGIC:
+        raise Corrupt("no footer at the end: the object is cut or no segment")
+    footer_bytes = body_bytes + _TRAILER.size
+    if rows > MAX_ROWS or body_bytes > HEADER_BYTES + rows * ROW_BYTES[VERSION]:
+        raise Corrupt(f"footer of {body_bytes} bytes cannot hold {rows} rows")
+    if HEADER_BYTES + footer_bytes > size_bytes:
+        raise Corrupt(f"footer of {footer_bytes} bytes is larger than the object")
+    if footer_bytes > length:
+        tail = fetch(size_bytes - footer_bytes, footer_bytes)
+    body = tail[-footer_bytes : -_TRAILER.size]
+    if len(body) != body_bytes or checksum(body) != body_sum:
+        raise Corrupt("footer checksum differs")
+    header = SegmentHeader.decode(body)
+    version = int.from_bytes(body[4:6], "little")
+    if body_bytes != HEADER_BYTES + rows * ROW_BYTES[version]:
+        raise Corrupt(f"footer of {body_bytes} bytes does not hold {rows} rows")
+    return SegmentFooter(
+        header, _decode_rows(body[HEADER_BYTES:], rows, size_bytes, _COLUMNS_OF[version])
+    )
+
+
+def _decode_rows(
+    raw: bytes, count: int, size_bytes: int, layout: Sequence[tuple[str, str]]
+) -> list[SegmentRow]:
+    columns, at = [], 0
+    for _, dtype in layout:
+        column = np.frombuffer(raw, dtype=dtype, count=count, offset=at)
+        at += column.nbytes
+        columns.append([item.tobytes() for item in column] if dtype == "V16" else column.tolist())
+    rows = [SegmentRow(*values) for values in zip(*columns, strict=True)]
+    if any(row.offset < HEADER_BYTES or row.offset + row.length > size_bytes for row in rows):
+        raise Corrupt("a row points outside of the object")
+    return rows

@@ -1,0 +1,158 @@
+"""The entries of the block index as Python sees them: read in slices, never all at once.
+
+For workers and tests; nodes ask with `match`. docs/formats/hot-tier.md specifies the entry.
+"""
+
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from math import isinf
+from typing import NamedTuple
+
+from neve.formats.keys import BucketKeys
+from neve.index.tier import Execute, Usage
+
+_ENTRY = struct.Struct("<BBHIIIIIIIIIBB")
+_HOT, _COLD, _DIRTY, _GONE, _UNSTORED = 1, 2, 4, 8, 16
+PAGE_ENTRIES = 1000  # of one HSCAN: about 0.3 ms of the server's time
+ID_BYTES = 16
+_SOUND = {_HOT, _COLD, _HOT | _COLD, _HOT | _DIRTY, _GONE}  # functions.lua: SOUND
+HALF = 2.5e14  # ranks of one queue of one priority, last use in units of 10 µs; functions.lua
+
+
+class IndexEntry(NamedTuple):
+    """One block that the index knows, alive or past its end. Times: seconds since 1970.
+
+    `is_unstored`: only hot, since the cold tier refused it.
+    """
+
+    id: bytes
+    is_hot: bool
+    is_cold: bool
+    is_dirty: bool
+    space_id: int
+    size_bytes: int
+    expires_s: int
+    pinned_s: int
+    segment: int
+    stored_s: int
+    idle_s: int
+    priority: int
+    held: bool
+    offset: int = 0
+    is_unstored: bool = False
+
+    def is_expired(self, now_s: float) -> bool:
+        return 0 < self.expires_s <= now_s and self.pinned_s <= now_s
+
+
+class Page(NamedTuple):
+    """About PAGE_ENTRIES blocks of one bucket, and where the next page begins; None: nowhere."""
+
+    entries: list[IndexEntry]
+    next: "Place | None"
+
+
+class Place(NamedTuple):
+    """Where a scan goes on, also in another process."""
+
+    bucket: int
+    cursor: int
+
+
+BEGINNING = Place(0, 0)
+
+
+def scan(
+    execute: Execute,
+    tenant_id: int,
+    buckets: int,
+    start: Place = BEGINNING,
+    *,
+    damaged: Callable[[bytes], object] = lambda field: None,
+) -> Iterator[Page]:
+    """Pages of an index. What is there throughout comes, perhaps twice.
+
+    `damaged` gets each field that holds no entry, as a tenant's own hands may leave it.
+    """
+    place: Place | None = start
+    while place is not None:
+        index = BucketKeys(tenant_id, place.bucket).bookkeeping[0]
+        cursor, items = execute("HSCAN", index, place.cursor, "COUNT", PAGE_ENTRIES)
+        entries = []
+        for id_, raw in _pairs(items):
+            if not is_sound(id_, raw):
+                damaged(id_)
+            elif entry := decode_entry(id_, raw):
+                entries.append(entry)
+        if int(cursor):
+            place = Place(place.bucket, int(cursor))
+        else:
+            place = Place(place.bucket + 1, 0) if place.bucket + 1 < buckets else None
+        yield Page(entries, place)
+
+
+def last_used_s(execute: Execute, keys: BucketKeys, ids: list[bytes]) -> list[int | None]:
+    """When each was used last, seconds since 1970; None for what cannot be evicted now."""
+    ranks = execute("ZMSCORE", keys.bookkeeping[1], *ids)
+    return [_used_s(rank) for rank in ranks]
+
+
+def _used_s(rank: bytes | float | None) -> int | None:
+    """A rank without end is none: a tenant's hands reach its own sets."""
+    return None if rank is None or isinf(float(rank)) else int(float(rank) % HALF / 1e5)
+
+
+def is_sound(id_: bytes, raw: bytes) -> bool:
+    """Whether the functions can have written it."""
+    return len(id_) == ID_BYTES and len(raw) == _ENTRY.size and raw[0] & 15 in _SOUND
+
+
+def decode_entry(id_: bytes, raw: bytes) -> IndexEntry | None:
+    """None for a block that is gone: such an entry only says why."""
+    state, _, _, space, size, _, expires, pinned, segment, at, stored, idle, priority, held = (
+        _ENTRY.unpack(raw)
+    )
+    if state & _GONE:
+        return None
+    return IndexEntry(
+        id_,
+        bool(state & _HOT),
+        bool(state & _COLD),
+        bool(state & _DIRTY),
+        space,
+        size,
+        expires,
+        pinned,
+        segment,
+        stored,
+        idle,
+        priority,
+        bool(held),
+        at,
+        bool(state & _UNSTORED),
+    )
+
+
+def recount(execute: Execute, tenant_id: int, buckets: int) -> Usage:
+    """What the usage counters must say, added up from the index; exact while nobody writes."""
+    sums = dict.fromkeys(("hot", "cold", "dirty", "pinned", "unstored"), 0)
+    blocks = dict(sums)
+    for page in scan(execute, tenant_id, buckets):
+        for entry in page.entries:
+            held = (entry.is_hot, entry.is_cold, entry.is_dirty, entry.pinned_s > 0)
+            states = (*held, entry.is_unstored)
+            for name, holds in zip(sums, states, strict=True):
+                sums[name] += holds * entry.size_bytes
+                blocks[name] += holds
+    return Usage(
+        **{f"{name}_bytes": count for name, count in sums.items()},
+        **{f"{name}_blocks": count for name, count in blocks.items()},
+    )
+
+
+def _pairs(items: Mapping[bytes, bytes] | list[bytes]) -> Iterator[tuple[bytes, bytes]]:
+    """valkey-py makes a mapping of what the server sends as a flat array."""
+    if isinstance(items, Mapping):
+        return iter(items.items())
+    values = iter(items)
+    return zip(values, values, strict=True)

@@ -1,0 +1,564 @@
+"""The hot tier's index: typed calls of the function library `functions.lua`.
+
+Works over anything that executes one command, so nodes use it over their own transport and the
+control plane over valkey-py. Block bytes do not pass here: `neve.datapath.client` moves them.
+"""
+
+import struct
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum, StrEnum
+from importlib.resources import files
+from itertools import islice
+from random import sample
+from typing import Any, NamedTuple, Protocol
+
+from neve.errors import MissReason, Misuse, Refused
+from neve.formats.keys import BucketKeys, books_name, bucket_of
+
+Execute = Callable[..., Any]  # execute(*args) -> reply, ints and bytes in lists
+
+LIBRARY = "neve"
+CALL_IDS = 1000  # ids of one call, so that others get their turn; more are refused (CALL_MOST)
+RETAIN_IDS = 200  # of one retain, which costs the server about 20 µs each
+PIN_IDS = 10_000  # of one pin: the budget decides on all of them at once (PIN_MOST)
+MOST_TS = 2.0**32  # of an entry's times
+_MATCH = struct.Struct("<BB6xI8xIII10x")  # of an entry, as functions.lua packs it (ENTRY)
+_HOT = 1  # bit of its state
+_REASONS = (
+    MissReason.NEVER_STORED,
+    MissReason.EVICTED,
+    MissReason.EXPIRED,
+    MissReason.QUOTA,
+    MissReason.CORRUPT,
+    MissReason.IDLE,
+    MissReason.EVICTED_COLD,
+    MissReason.UNFLUSHED,
+)
+
+
+class Tier(StrEnum):
+    HOT = "hot"
+    COLD = "cold"
+
+
+_TIERS = (Tier.COLD, Tier.HOT)  # by the bit _HOT of an entry's state
+
+
+class Location(NamedTuple):
+    """Where a block is. `size_bytes` counts its header; `segment` is 0 unless it is (also) cold."""
+
+    tier: Tier
+    size_bytes: int
+    segment: int = 0
+    offset: int = 0
+    pinned_until_s: int = 0
+
+    @property
+    def is_cold(self) -> bool:
+        """A copy stands in S3, whether or not the block is hot as well."""
+        return self.segment > 0
+
+
+class Eviction(IntEnum):
+    """Which blocks leave a full hot tier first (docs/decisions/007-eviction.md)."""
+
+    LRU = 0
+    TWO_QUEUES = 1
+
+
+PROMOTE_WINDOW_S = 3600  # two reads so close bring a cold block back; see the same decision
+MOST_WINDOW_S = 86_400  # the index notes times of reads modulo 36 hours
+
+
+class OverBudget(Refused):
+    """A pin asks for more than the budget of pins has left. Bytes of the bucket that refused."""
+
+    def __init__(self, *, budget_bytes: int, used_bytes: int, asked_bytes: int) -> None:
+        super().__init__(
+            f"pins hold {used_bytes} of {budget_bytes} bytes; {asked_bytes} more were asked for",
+            field="pin_budget_bytes",
+        )
+        self.budget_bytes = budget_bytes
+        self.used_bytes = used_bytes
+        self.asked_bytes = asked_bytes
+
+
+class CommitOutcome(IntEnum):
+    STORED = 0
+    PRESENT = 1
+    REFUSED = 2
+    MISMATCH = 3
+    VANISHED = 4
+
+
+class FlushOutcome(IntEnum):
+    """What `flushed` and `relocate` say of a block: whether the index names its new copy."""
+
+    FLUSHED = 0
+    DEAD = 1
+    COLD_FULL = 2
+
+
+@dataclass(frozen=True)
+class DirtyBlock:
+    """A leased block: `size_bytes` is the whole value, header included; `expires_s` 0: no end."""
+
+    id: bytes
+    space_id: int
+    size_bytes: int
+    tokens: int
+    expires_s: int
+    stored_s: int
+
+
+@dataclass(frozen=True)
+class Admission:
+    """`fits`: for each block asked about, whether it shall be written to S3.
+
+    `evicted_blocks`, `evicted_bytes`: what left the cold tier for them.
+    """
+
+    fits: list[bool]
+    evicted_blocks: int
+    evicted_bytes: int
+
+
+@dataclass(frozen=True)
+class MovedBlock:
+    """A cold block and its places: offset `old` of `old_segment`, `new` of another one."""
+
+    id: bytes
+    old_segment: int
+    old: int
+    new: int
+
+
+@dataclass(frozen=True)
+class RestoredBlock:
+    """A block that a segment's footer names, and the terms that hold for it now.
+
+    `expires_s` is 0 when it has no end. `held`: the terms are those of contexts.
+    """
+
+    id: bytes
+    size_bytes: int
+    tokens: int
+    offset: int
+    stored_s: int = 0
+    expires_s: int = 0
+    idle_s: int = 0
+    priority: int = 0
+    held: bool = False
+
+
+@dataclass(frozen=True)
+class BlockTerms:
+    """How long blocks stay, as the functions count it. None: never flush, no limit.
+
+    `ttl_s` and `max_age_s` count from commit. The end of a block is its time to live, prolonged to
+    `until_s` (seconds since 1970), and never behind its greatest age. `priority`: 0 leaves first.
+    """
+
+    flush_after_s: int | None = 0
+    ttl_s: int | None = None
+    max_age_s: int | None = None
+    idle_s: int | None = None
+    priority: int = 0
+    until_s: int = 0
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a tenant holds, in blocks and bytes, summed over its buckets. Counters grow only.
+
+    `unstored`: hot blocks that the cold tier refused. Counters: `evicted` from a full hot tier,
+    `idle` by the idle rule, `cold_evicted` from a full cold tier, `cold_refused` by it, `lost`:
+    refused blocks that left the hot tier later.
+    """
+
+    hot_bytes: int = 0
+    hot_blocks: int = 0
+    cold_bytes: int = 0
+    cold_blocks: int = 0
+    dirty_bytes: int = 0
+    dirty_blocks: int = 0
+    pinned_bytes: int = 0
+    pinned_blocks: int = 0
+    unstored_bytes: int = 0
+    unstored_blocks: int = 0
+    evicted_blocks: int = 0
+    evicted_bytes: int = 0
+    idle_blocks: int = 0
+    idle_bytes: int = 0
+    expired_blocks: int = 0
+    refused_blocks: int = 0
+    refused_bytes: int = 0
+    corrupt_blocks: int = 0
+    cold_refused_blocks: int = 0
+    cold_evicted_blocks: int = 0
+    cold_evicted_bytes: int = 0
+    lost_blocks: int = 0
+    lost_bytes: int = 0
+    mended: int = 0  # damaged pieces of bookkeeping that were removed (recount.lua)
+    quota_hot_bytes: int = 0
+    quota_cold_bytes: int = 0
+    oldest_due_s: float | None = field(default=None)
+
+
+class AdminClient(Protocol):
+    """The part of valkey-py's client that loading the library needs."""
+
+    def execute_command(self, *args: Any) -> Any: ...
+
+
+def functions_source() -> str:
+    """The Lua source of the function library: what nodes and workers call, then the audit.
+
+    The names of the books stand in it (`neve.formats.keys.hide_books`).
+    """
+    here = files("neve.index")
+    source = "".join(here.joinpath(n).read_text() for n in ("functions.lua", "recount.lua"))
+    return source.replace('local BOOKS = ""', f'local BOOKS = "{books_name().decode()}"', 1)
+
+
+def load_functions(client: AdminClient) -> None:
+    """Loads the library unless it is there already. On a cluster call it for each primary.
+
+    A full server refuses to load, so nothing is loaded without need.
+    """
+    source = functions_source()
+    held = client.execute_command("FUNCTION", "LIST", "LIBRARYNAME", LIBRARY, "WITHCODE")
+    if source.encode() not in _strings(held):
+        client.execute_command("FUNCTION", "LOAD", "REPLACE", source)
+
+
+def abused_calls(client: AdminClient) -> dict[int, int]:
+    """Calls with more values than any client sends by mistake, by tenant, on this primary.
+
+    Counted since it loaded the library.
+    """
+    told = [int(value) for value in client.execute_command("FCALL", "neve_abused", 0)]
+    return dict(zip(told[::2], told[1::2], strict=True))
+
+
+def _counted(value: bytes | str) -> int:
+    """A counter; 0 for what no function wrote: a tenant's hands reach its own counters."""
+    try:
+        number = int(value)
+    except ValueError:
+        return 0
+    return number if abs(number) < 1 << 60 else 0
+
+
+def _strings(reply: Any) -> Iterator[bytes]:
+    """The strings anywhere in a reply: RESP2 and RESP3 shape FUNCTION LIST differently."""
+    if isinstance(reply, Mapping):
+        reply = list(reply.values())
+    if isinstance(reply, list):
+        for item in reply:
+            yield from _strings(item)
+    else:
+        yield reply if isinstance(reply, bytes) else str(reply).encode()
+
+
+def commit_args(space_id: int, blocks: Iterable[tuple[bytes, int, int]]) -> list[Any]:
+    """ARGV of `commit`: blocks are (id, size_bytes, tokens) in the order of their keys."""
+    return [space_id, *(value for block in blocks for value in block)]
+
+
+def decode_match(reply: bytes) -> list[Location | MissReason]:
+    """The answers of `match`, one for each 42 bytes of the reply."""
+    found: list[Location | MissReason] = []
+    for state, reason, size, pinned, segment, offset in _MATCH.iter_unpack(reply):
+        if state:
+            found.append(Location(_TIERS[state & _HOT], size, segment, offset, pinned))
+        else:
+            found.append(_REASONS[reason])
+    return found
+
+
+class HotTier:
+    """One tenant's index. Raises what `execute` raises; a batch of no ids makes no call."""
+
+    def __init__(self, execute: Execute, tenant_id: int, buckets: int = 1) -> None:
+        if buckets < 1:
+            raise Misuse(f"need at least 1, got {buckets}", field="buckets")
+        self.tenant_id = tenant_id
+        self._execute = execute
+        self._keys = [BucketKeys(tenant_id, bucket) for bucket in range(buckets)]
+
+    def match(self, ids: Sequence[bytes]) -> list[Location | MissReason]:
+        """An answer for every id, in order (the whole residency, not only the prefix)."""
+        answers: dict[bytes, Location | MissReason] = {}
+        for keys, part in self._split(ids):
+            answers.update(
+                zip(part, decode_match(self._call("match", keys, "1", *part)), strict=True)
+            )
+        return [answers[id_] for id_ in ids]
+
+    def commit(
+        self, space_id: int, blocks: Sequence[tuple[bytes, int, int]]
+    ) -> list[CommitOutcome]:
+        """Makes (id, size_bytes, tokens) visible; their values must have been SET just before."""
+        by_id = {block[0]: block for block in blocks}
+        outcomes: dict[bytes, CommitOutcome] = {}
+        for keys, part in self._split([block[0] for block in blocks]):
+            block_keys = [keys.block(space_id, id_) for id_ in part]
+            args = commit_args(space_id, (by_id[id_] for id_ in part))
+            reply = self._execute(
+                "FCALL", "neve_commit", 7 + len(part), *keys.arguments, *block_keys, *args
+            )
+            outcomes.update(zip(part, map(CommitOutcome, reply), strict=True))
+        return [outcomes[block[0]] for block in blocks]
+
+    def touch(self, ids: Sequence[bytes]) -> None:
+        for keys, part in self._split(ids):
+            self._call("touch", keys, *part)
+
+    def promote(self, ids: Sequence[bytes]) -> list[bool]:
+        """Notes that cold blocks are being read. Returns which the caller shall store as hot.
+
+        Those read for the second time within the tenant's window; each is told to one caller.
+        """
+        chosen: dict[bytes, bool] = {}
+        for keys, part in self._split(ids):
+            chosen.update(zip(part, map(bool, self._call("promote", keys, *part)), strict=True))
+        return [chosen[id_] for id_ in ids]
+
+    def lease_dirty(self, *, lease_s: float, most_blocks: int, most_bytes: int) -> list[DirtyBlock]:
+        """Blocks whose flush is due, of all buckets; one block may exceed `most_bytes`.
+
+        Begins with any bucket, so that no bucket waits for the others.
+        """
+        leased: list[DirtyBlock] = []
+        bytes_ = 0
+        for keys in sample(self._keys, len(self._keys)):
+            while (blocks := min(most_blocks - len(leased), CALL_IDS)) > 0 and bytes_ < most_bytes:
+                reply = self._call("lease_dirty", keys, lease_s, blocks, most_bytes - bytes_)
+                values = iter(reply)
+                rows = zip(*[values] * 6, strict=True)
+                part = [DirtyBlock(id_, *map(int, numbers)) for id_, *numbers in rows]
+                leased += part
+                bytes_ += sum(block.size_bytes for block in part)
+                if len(part) < blocks:
+                    break
+        return leased
+
+    def renew_leases(self, ids: Sequence[bytes], lease_s: float) -> None:
+        """Leases of blocks that were not flushed yet end `lease_s` from now; 0 gives them back."""
+        self._sum("renew_leases", ids, lease_s)
+
+    def flushed(self, segment: int, blocks: Sequence[tuple[bytes, int]]) -> list[FlushOutcome]:
+        """Says that (id, offset) stand verified in a segment."""
+        offsets = dict(blocks)
+        outcomes: dict[bytes, FlushOutcome] = {}
+        for keys, part in self._split([id_ for id_, _ in blocks]):
+            args = [value for id_ in part for value in (id_, offsets[id_])]
+            reply = self._call("flushed", keys, segment, *args)
+            outcomes.update(zip(part, map(FlushOutcome, reply), strict=True))
+        return [outcomes[id_] for id_, _ in blocks]
+
+    def relocate(self, segment: int, blocks: Sequence[MovedBlock]) -> list[FlushOutcome]:
+        """Says that blocks stand, verified, in `segment` too; 0: nowhere, the old copy is bad.
+
+        Only a block that the index still names at its old place is moved (or forgotten).
+        """
+        by_id = {block.id: block for block in blocks}
+        outcomes: dict[bytes, FlushOutcome] = {}
+        for keys, part in self._split(by_id):
+            moved = [by_id[id_] for id_ in part]
+            args = [value for m in moved for value in (m.id, m.old_segment, m.old, m.new)]
+            reply = self._call("relocate", keys, segment, *args)
+            outcomes.update(zip(part, map(FlushOutcome, reply), strict=True))
+        return [outcomes[block.id] for block in blocks]
+
+    def live_bytes(self, segments: Sequence[int]) -> list[int]:
+        """How many bytes of each segment the index names; 0 for what it does not know."""
+        totals = [0] * len(segments)
+        for keys in self._keys:
+            for first in range(0, len(segments), CALL_IDS):
+                part = segments[first : first + CALL_IDS]
+                for n, score in enumerate(self._execute("ZMSCORE", keys.live_bytes, *part), first):
+                    totals[n] += int(float(score or 0))
+        return totals
+
+    def open_segment(self, segment: int) -> None:
+        """Lets `flushed` and `relocate` name this segment. Call it before its object is there."""
+        for keys in self._keys:
+            self._call("open_segment", keys, segment)
+
+    def close_segments(self, segments: Sequence[int]) -> list[int]:
+        """Ends that for those without live bytes, for good. Returns the live bytes of each."""
+        totals = [0] * len(segments)
+        for keys in self._keys:
+            for first in range(0, len(segments), CALL_IDS):
+                part = segments[first : first + CALL_IDS]
+                for n, bytes_ in enumerate(self._call("close_segments", keys, *part), first):
+                    totals[n] += bytes_
+        return totals
+
+    def admit(self, blocks: Sequence[tuple[bytes, int]]) -> Admission:
+        """Whether the cold tier has room for leased blocks, (id, size_bytes), of one new segment.
+
+        Room is made where the policy evicts. The flush of the others ends: they stay hot, clean and
+        evictable, and are known as refused.
+        """
+        sizes = dict(blocks)
+        fits: dict[bytes, bool] = {}
+        evicted_blocks = evicted_bytes = 0
+        taken: dict[BucketKeys, int] = {}
+        for keys, part in self._split(sizes):
+            reply = self._call("admit", keys, taken.get(keys, 0), *part)
+            evicted_blocks, evicted_bytes = evicted_blocks + reply[0], evicted_bytes + reply[1]
+            fits.update(zip(part, map(bool, reply[2:]), strict=True))
+            taken[keys] = taken.get(keys, 0) + sum(sizes[id_] for id_ in part if fits[id_])
+        return Admission([fits[id_] for id_, _ in blocks], evicted_blocks, evicted_bytes)
+
+    def pin(
+        self,
+        ids: Sequence[bytes],
+        until_s: int,
+        *,
+        budget_bytes: int | None = None,
+        as_many_as_fit: bool = False,
+    ) -> int:
+        """Keeps blocks at least until then (seconds since 1970). Returns how many it found.
+
+        `budget_bytes`: the most that all pins of the tenant may hold with these. Raises
+        `OverBudget` when that is too little; what was pinned before that, in other buckets and
+        slices of PIN_IDS, the caller undoes. Or pins only the first blocks, `as_many_as_fit`.
+        """
+        budget = -1 if budget_bytes is None else budget_bytes // len(self._keys)
+        pinned = 0
+        for keys, part in self._split(ids, PIN_IDS):
+            mode = "fit" if as_many_as_fit else "all"
+            count, used, asked = self._call("pin", keys, until_s, budget, mode, *part)
+            if count < 0:
+                raise OverBudget(budget_bytes=budget, used_bytes=used, asked_bytes=asked)
+            pinned += count
+        return pinned
+
+    def unpin(self, ids: Sequence[bytes], until_s: int = 0) -> int:
+        """Sets the end of pins to `until_s`, 0 meaning now. Returns how many were pinned."""
+        return self._sum("unpin", ids, until_s)
+
+    def expire(self, ids: Sequence[bytes], *, also_pinned: bool = False) -> tuple[int, int]:
+        """Removes blocks from both tiers. Returns (removed, kept because pinned)."""
+        removed = kept = 0
+        for keys, part in self._split(ids):
+            reply = self._call("expire", keys, int(also_pinned), *part)
+            removed, kept = removed + reply[0], kept + reply[1]
+        return removed, kept
+
+    def retain(
+        self, ids: Sequence[bytes], terms: BlockTerms, *, held: bool, join: bool, flush: bool
+    ) -> int:
+        """Gives blocks these terms. Returns how many it knows.
+
+        `held`: a context's terms, else their space's. `join`: what contexts hold already gets the
+        more generous of both. `flush`: also what `flush_after_s` says, for blocks not yet cold.
+        """
+        due = -1 if terms.flush_after_s is None else terms.flush_after_s
+        numbers = (
+            *("join" if join else "set", int(held), terms.ttl_s or 0, terms.max_age_s or 0),
+            *(terms.until_s, terms.idle_s or 0, terms.priority, due if flush else ""),
+        )
+        return sum(
+            self._call("retain", keys, *numbers, *part)
+            for keys, part in self._split(ids, RETAIN_IDS)
+        )
+
+    def expire_due(self, most: int = 1000) -> int:
+        """Removes blocks whose time has come, looking at at most `most` of each bucket; so it does
+        with what is over a lowered cold quota, if the policy evicts.
+
+        Returns how many it looked at: below `most` nothing is left to do for now.
+        """
+        return sum(self._call("expire_due", keys, most) for keys in self._keys)
+
+    def evict(self, bytes_per_bucket: int) -> tuple[int, int]:
+        """Frees hot bytes, in the order of removal. Returns (blocks, bytes) removed."""
+        replies = [self._call("evict", keys, bytes_per_bucket) for keys in self._keys]
+        return sum(reply[0] for reply in replies), sum(reply[1] for reply in replies)
+
+    def forget(self, tier: Tier, ids: Sequence[bytes]) -> int:
+        """Drops bad or lost copies of one tier. Returns how many there were."""
+        return self._sum("forget", ids, tier.value)
+
+    def restore(self, segment: int, space_id: int, blocks: Sequence[RestoredBlock]) -> int:
+        """Indexes a segment's blocks again. Returns how many the index did not know."""
+        by_id = {block.id: block for block in blocks}
+        taken = 0
+        for keys, part in self._split(list(by_id)):
+            args: list[Any] = []
+            for id_ in part:
+                block = by_id[id_]
+                args += (id_, block.size_bytes, block.tokens, block.offset, block.stored_s)
+                args += (block.expires_s, block.idle_s, block.priority, int(block.held))
+            taken += self._call("restore", keys, segment, space_id, *args)
+        return taken
+
+    def usage(self) -> Usage:
+        totals: dict[str, Any] = {}
+        for keys in self._keys:
+            reply = iter(self._call("usage", keys))
+            for name, value in zip(reply, reply, strict=True):
+                key = name.decode() if isinstance(name, bytes) else name
+                if key == "oldest_due_s":
+                    due_s = min(max(float(value), 0.0), MOST_TS)
+                    totals[key] = min(due_s, totals.get(key, due_s))
+                elif key in Usage.__dataclass_fields__:
+                    totals[key] = totals.get(key, 0) + _counted(value)
+        return Usage(**totals)
+
+    def set_policy(
+        self,
+        *,
+        hot_bytes: int,
+        cold_bytes: int,
+        terms: BlockTerms,
+        spaces: Mapping[int, BlockTerms] | None = None,
+        eviction: Eviction = Eviction.TWO_QUEUES,
+        promote_window_s: int = PROMOTE_WINDOW_S,
+        cold_evicts: bool = True,
+    ) -> None:
+        """Writes quotas and what new blocks get, as only the control plane may.
+
+        `spaces`: by number of the space, where they differ. New blocks have no `until_s`.
+        `promote_window_s` 0: what is cold stays cold, until it is stored again. `cold_evicts`: a
+        full cold tier makes room for new blocks; else it refuses them.
+        """
+        numbers = {
+            "hot_bytes": hot_bytes // len(self._keys),
+            "cold_bytes": cold_bytes // len(self._keys),
+            "cold_evicts": int(cold_evicts),
+            "eviction": eviction.value,
+            "promote_window_s": promote_window_s,
+        }
+        for suffix, each in (("", terms), *((f":{id_}", t) for id_, t in (spaces or {}).items())):
+            lives = [life for life in (each.ttl_s, each.max_age_s) if life is not None]
+            due = -1 if each.flush_after_s is None else each.flush_after_s
+            numbers |= {f"flush_after_s{suffix}": due, f"ttl_s{suffix}": min(lives, default=0)}
+            numbers |= {f"idle_s{suffix}": each.idle_s or 0, f"priority{suffix}": each.priority}
+        flat = [value for item in numbers.items() for value in item]
+        for keys in self._keys:
+            self._call("set_policy", keys, *flat)
+
+    def _split(
+        self, ids: Iterable[bytes], most: int = CALL_IDS
+    ) -> Iterator[tuple[BucketKeys, list[bytes]]]:
+        """Ids by bucket, each once, in slices that keep a call short."""
+        buckets: dict[int, dict[bytes, None]] = {}
+        for id_ in ids:
+            buckets.setdefault(bucket_of(id_, len(self._keys)), {})[id_] = None
+        for bucket, members in buckets.items():
+            rest = iter(members)
+            while part := list(islice(rest, most)):
+                yield self._keys[bucket], part
+
+    def _call(self, name: str, keys: BucketKeys, *args: Any) -> Any:
+        return self._execute("FCALL", f"neve_{name}", 7, *keys.arguments, *args)
+
+    def _sum(self, name: str, ids: Sequence[bytes], *first: Any) -> int:
+        return sum(self._call(name, keys, *first, *part) for keys, part in self._split(ids))

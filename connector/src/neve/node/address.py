@@ -1,0 +1,33 @@
+"""Where a tenant's Valkey is, as the handshake says it and as the transport uses it."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class TlsSettings:
+    """`ca_file` None: the host's own authorities. `server_name` None: the host we connect to.
+
+    `certificate_file` and `key_file` (PEM) are for servers that ask who we are.
+    """
+
+    ca_file: str | None = None
+    server_name: str | None = None
+    certificate_file: str | None = None
+    key_file: str | None = None
+
+
+@dataclass(frozen=True)
+class ValkeyAddress:
+    """Where the tenant's blocks are, and who we are there.
+
+    `seeds`: "host:port" or "unix:/path", alternatives of one server, or some of a cluster's.
+    `tls`: True is the same as `TlsSettings()`.
+    """
+
+    seeds: tuple[str, ...]
+    tls: bool | TlsSettings = False
+    username: str | None = None
+    password: str | None = None
+
+    def __repr__(self) -> str:
+        return f"ValkeyAddress(seeds={self.seeds}, username={self.username!r})"

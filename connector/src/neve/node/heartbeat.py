@@ -1,0 +1,194 @@
+"""Keeps a node's session alive: heartbeats with counters, and a new handshake when one is needed.
+
+A delta that was not delivered is kept and sent again under its old number, so that the platform
+counts it once. While the platform is away the data path goes on with what it has.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from enum import StrEnum
+from typing import Any, Final, Protocol
+
+from neve.errors import MissReason, NeveError, Refused
+from neve.node.session import Endpoint, Session
+from neve.node.stats import Counts, Stats
+
+logger = logging.getLogger("neve.heartbeat")
+
+_FIRST_PAUSE_S: Final = 1.0
+_LONGEST_PAUSE_S: Final = 30.0
+_CALM_S: Final = 60.0  # after that a need for a handshake is a new one, not the old one repeated
+
+
+class SessionUser(Protocol):
+    """The data path that works with the session: `neve.datapath.hotpath.HotPath`."""
+
+    @property
+    def session(self) -> Session: ...
+    @property
+    def breaker(self) -> StrEnum: ...
+    def refresh(self, session: Session) -> None:
+        """The same session with other policy numbers."""
+
+    def adopt(self, session: Session) -> None:
+        """Goes on with the address and credentials of another session."""
+
+    def suspend(self, reason: MissReason) -> None:
+        """Serves nothing until another session is adopted."""
+
+
+class Heart:
+    """One daemon thread. `reopen` makes the handshake again."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        reopen: Callable[[], Session],
+        path: SessionUser,
+        stats: Stats,
+        *,
+        after_beat: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`after_beat` is called from the thread, behind each heartbeat that was answered."""
+        self._endpoint = endpoint
+        self._reopen = reopen
+        self._path = path
+        self._stats = stats
+        self._after_beat = after_beat
+        self._wake = threading.Event()
+        self._stopping = False
+        self._wants_handshake = False
+        self._handshake_pause_s = _FIRST_PAUSE_S
+        self._last_handshake = float("-inf")
+        self._seq = 0
+        self._undelivered: Counts | None = None
+        self._topology: str | None = None
+        self._thread = threading.Thread(target=self._run, name="neve-heart", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def ask_rehandshake(self) -> None:
+        """Wants a new session soon. Cheap, may be called often."""
+        if not self._wants_handshake:
+            self._wants_handshake = True
+            self._wake.set()
+
+    def stop(self, timeout_s: float) -> None:
+        """Ends the thread, then sends the last counters and ends the session, if that works."""
+        self._stopping = True
+        self._wake.set()
+        self._thread.join(timeout_s)
+        if self._thread.is_alive():
+            return
+        if self._beat():
+            try:
+                self._endpoint.end_session(self._path.session.id)
+            except NeveError as error:
+                logger.info("neve.session.end_failed detail=%s", error)
+
+    def _run(self) -> None:
+        while not self._stopping:
+            self._wake.wait(self._pause_s())
+            self._wake.clear()
+            if self._stopping:
+                return
+            try:
+                if self._wants_handshake:
+                    self._handshake()
+                elif self._beat():
+                    self._after_beat()
+            except NeveError as error:
+                logger.info("neve.heartbeat.renewal_failed detail=%s", error)
+            except Exception:  # a boundary: the heart must go on beating
+                logger.exception("neve.heartbeat.failed")
+
+    def _pause_s(self) -> float:
+        if not self._wants_handshake:
+            return self._path.session.heartbeat_s
+        return max(0.0, self._last_handshake + self._handshake_pause_s - time.monotonic())
+
+    def _beat(self) -> bool:
+        """Sends one delta. Returns whether it was counted."""
+        if self._undelivered is None:
+            self._undelivered = self._stats.take()
+            self._seq += 1
+        session = self._path.session
+        report: dict[str, Any] = {
+            "seq": self._seq,
+            **self._undelivered.as_dict(),
+            "breaker": self._path.breaker.value,
+        }
+        try:
+            answer = self._endpoint.heartbeat(session.id, report)
+        except Refused as error:
+            if error.is_malformed and any(self._undelivered.as_dict().values()):
+                # Sent again they would be refused again; without them the session stays live.
+                logger.error("neve.heartbeat.counts_lost detail=%s", error)
+                self._undelivered = Counts()
+                return self._beat()
+            if error.status != 404:
+                self._suspend(error)
+            self.ask_rehandshake()
+            return False
+        except NeveError as error:
+            logger.info("neve.heartbeat.kept detail=%s", error)
+            return False
+        self._undelivered = None
+        self._adjust(session, answer)
+        return True
+
+    def _adjust(self, session: Session, answer: dict[str, Any]) -> None:
+        """Takes over what the platform changed."""
+        policy, heartbeat_s = answer.get("policy"), answer.get("heartbeat_s")
+        if isinstance(policy, dict):
+            session = replace(session, policy=policy)
+        if isinstance(heartbeat_s, int | float) and heartbeat_s > 0:
+            session = replace(session, heartbeat_s=float(heartbeat_s))
+        self._path.refresh(session)
+        topology = answer.get("topology")
+        if self._topology is not None and topology != self._topology:
+            self.ask_rehandshake()
+        self._topology = topology
+
+    def _handshake(self) -> None:
+        now = time.monotonic()
+        due = self._last_handshake + self._handshake_pause_s
+        if now < due:
+            return  # woken early, for another reason
+        calm = now - self._last_handshake > _CALM_S
+        self._handshake_pause_s = (
+            _FIRST_PAUSE_S if calm else min(2 * self._handshake_pause_s, _LONGEST_PAUSE_S)
+        )
+        self._last_handshake = now
+        old = self._path.session
+        try:
+            session = self._reopen()
+        except Refused as error:
+            self._suspend(error)
+            return
+        except NeveError as error:
+            logger.info("neve.handshake.failed detail=%s", error)
+            return
+        if (session.fingerprint, session.chunk_tokens) != (old.fingerprint, old.chunk_tokens):
+            # Ids of this process are made with the old fingerprint: they would never match.
+            logger.error(
+                "neve.handshake.other_space old=%s new=%s", old.space_name, session.space_name
+            )
+            self._path.suspend(MissReason.FINGERPRINT)
+            return
+        self._wants_handshake = False
+        self._topology = None
+        if self._undelivered is not None:
+            self._seq = 1  # goes to the new session as its first
+        else:
+            self._seq = 0
+        self._path.adopt(session)
+        logger.info("neve.handshake.renewed space=%s", session.space_name)
+
+    def _suspend(self, error: Refused) -> None:
+        logger.error("neve.session.refused detail=%s (serving without Neve)", error)
+        self._path.suspend(MissReason.BREAKER)

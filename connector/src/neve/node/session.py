@@ -1,0 +1,211 @@
+"""The cache endpoint of the control plane: handshake, heartbeats, contexts, segment addresses.
+
+Control traffic only; block bytes never pass here. One HTTP request each, on the caller's thread.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import urllib3
+
+from neve.errors import Misuse, Refused, Unavailable
+from neve.formats.space import MAX_CHUNK_TOKENS, SpaceIdentity
+from neve.node.address import ValkeyAddress
+
+
+@dataclass(frozen=True)
+class Session:
+    """What the handshake gave. `fingerprint`: 32 bytes, checked against our own computation."""
+
+    id: str
+    tenant_id: int
+    tenant_slug: str
+    space_id: int
+    space_name: str
+    fingerprint: bytes
+    chunk_tokens: int
+    buckets: int
+    valkey: ValkeyAddress
+    s3: dict[str, Any]
+    policy: dict[str, Any]
+    heartbeat_s: float
+    identity: SpaceIdentity
+
+    @classmethod
+    def from_answer(cls, answer: Mapping[str, Any], identity: SpaceIdentity) -> Self:
+        """Raises `Refused` when the platform's fingerprint is not the one we compute."""
+        tenant, space, valkey = answer["tenant"], answer["space"], answer["valkey"]
+        session = cls(
+            id=str(answer["session"]),
+            tenant_id=int(tenant["id"]),
+            tenant_slug=str(tenant["slug"]),
+            space_id=int(space["id"]),
+            space_name=str(space["name"]),
+            fingerprint=bytes.fromhex(space["fingerprint"]),
+            chunk_tokens=int(space["chunk_tokens"]),
+            buckets=int(answer["buckets"]),
+            valkey=ValkeyAddress(
+                seeds=tuple(valkey["seeds"]),
+                tls=bool(valkey.get("tls", False)),
+                username=valkey.get("username"),
+                password=valkey.get("password"),
+            ),
+            s3=dict(answer.get("s3") or {}),
+            policy=dict(answer.get("policy") or {}),
+            heartbeat_s=float(answer["heartbeat_s"]),
+            identity=identity,
+        )
+        own = identity.fingerprint(tenant_id=session.tenant_id, chunk_tokens=session.chunk_tokens)
+        if own != session.fingerprint:
+            raise Refused(
+                f"the platform computes {session.fingerprint.hex()}, this node {own.hex()}: "
+                "use the same version of neve on both",
+                field="fingerprint",
+            )
+        return session
+
+
+def check_url(url: str) -> str:
+    """The endpoint's address as it is used. Raises `Misuse` where no platform can be at it."""
+    try:
+        parsed = urllib3.util.parse_url(url)
+    except urllib3.exceptions.LocationParseError:
+        parsed = urllib3.util.Url()
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise Misuse(
+            f"need an address such as http://127.0.0.1:8000, got {url!r}", field="endpoint"
+        )
+    return url.rstrip("/")
+
+
+def check_key(api_key: str) -> str:
+    """The key without a file's white space. Raises `Misuse`, which does not show it: otherwise the
+    HTTP library refuses the header, and shows it."""
+    key = api_key.strip()
+    if not re.fullmatch(r"[!-~]+", key):
+        raise Misuse("is empty, or has characters that no key has", field="api_key")
+    return key
+
+
+class Endpoint:
+    """Calls of `/cache/v1`. For any thread.
+
+    All raise `Refused` (the platform said no: repeating won't help) and `Unavailable` (it could not
+    be reached, or is in trouble: try later).
+    """
+
+    def __init__(self, url: str, api_key: str, timeout_s: float = 3.0) -> None:
+        self.url = check_url(url)
+        key = check_key(api_key)
+        self._headers = {"Authorization": f"Bearer {key}", "Accept": "application/json"}
+        self._timeout_s = timeout_s
+        self._pool = urllib3.PoolManager(maxsize=4)
+        # Only a connection that was never made is tried again: nothing is done twice.
+        self._retries = urllib3.Retry(1, connect=1, read=0, redirect=0, status=0, other=0)
+
+    def open_session(
+        self,
+        identity: SpaceIdentity,
+        *,
+        node: str,
+        engine: Mapping[str, str],
+        instance: str | None = None,
+        space: str | None = None,
+        max_chunk_tokens: int = MAX_CHUNK_TOKENS,
+    ) -> Session:
+        """`instance`: the same in each handshake of an engine, another one in another engine."""
+        answer = self._request(
+            "POST",
+            "/cache/v1/sessions",
+            {
+                "node": node,
+                **({} if instance is None else {"instance": instance}),
+                "engine": dict(engine),
+                "identity": identity.as_dict(),
+                "space": space,
+                "max_chunk_tokens": max_chunk_tokens,
+            },
+        )
+        try:
+            return Session.from_answer(answer, identity)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise Unavailable(f"{self.url}: the handshake's answer misses {error}") from error
+
+    def heartbeat(self, session_id: str, report: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns policy, heartbeat_s, topology. `Refused` with status 404: open a new session."""
+        return self._request("POST", f"/cache/v1/sessions/{session_id}/heartbeat", report)
+
+    def end_session(self, session_id: str) -> None:
+        self._request("DELETE", f"/cache/v1/sessions/{session_id}")
+
+    def segment_urls(
+        self, session_id: str, segments: Sequence[int], *, timeout_s: float
+    ) -> tuple[dict[int, str], float]:
+        """Presigned GET addresses of this tenant's live segments, and for how many seconds."""
+        path = f"/cache/v1/sessions/{session_id}/segments?ids={','.join(map(str, segments))}"
+        answer = self._request("GET", path, timeout_s=timeout_s)
+        try:
+            urls = {int(number): str(url) for number, url in answer["segments"].items()}
+            return urls, float(answer["expires_s"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise Unavailable(f"{self.url}: the list of segments misses {error}") from error
+
+    def record_context(self, context: Mapping[str, Any]) -> dict[str, Any]:
+        return self._request("POST", "/cache/v1/contexts", context)
+
+    def close(self) -> None:
+        self._pool.clear()
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        *,
+        timeout_s: float | None = None,
+    ) -> dict[str, Any]:
+        """`timeout_s`: shorter than usual, and without a second try to connect."""
+        headers = dict(self._headers)
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+        try:
+            response = self._pool.request(
+                method,
+                self.url + path,
+                headers=headers,
+                body=None if body is None else json.dumps(body).encode(),
+                timeout=urllib3.Timeout(total=min(self._timeout_s, timeout_s or self._timeout_s)),
+                retries=self._retries if timeout_s is None else False,
+            )
+        except urllib3.exceptions.HTTPError as error:
+            raise Unavailable(f"{self.url} cannot be reached: {error}") from error
+        answer = _parse(response.data)
+        if 200 <= response.status < 300:
+            return answer
+        raise _problem(self.url, response.status, answer)
+
+
+def _parse(data: bytes) -> dict[str, Any]:
+    try:
+        answer = json.loads(data) if data else {}
+    except ValueError:
+        return {}
+    return answer if isinstance(answer, dict) else {}
+
+
+def _problem(url: str, status: int, problem: Mapping[str, Any]) -> Refused | Unavailable:
+    """The error that a problem document (RFC 9457) stands for."""
+    detail = str(problem.get("detail") or problem.get("title") or f"HTTP {status}")
+    if status >= 500 or status in (408, 425, 429):
+        return Unavailable(f"{url}: {detail}")
+    if status == 401:
+        return Refused(f"{url} does not accept the API key: check it ({detail})", status=status)
+    if not problem:  # Neve itself says what is wrong
+        return Refused(f"{url} is no Neve endpoint (HTTP {status}): check the URL", status=status)
+    if "expected" in problem or "got" in problem:
+        detail += f" (expected {problem.get('expected')!r}, got {problem.get('got')!r})"
+    field = problem.get("field")
+    return Refused(detail, field=None if field is None else str(field), status=status)
