@@ -81,3 +81,4 @@ def _ask_workers() -> str:
 HOT = Probe("valkey-hot", _ask_hot, every_s=5)
 COLD = Probe("s3", _ask_cold, every_s=15)
 WORKERS = Probe("workers", _ask_workers, every_s=15)
+ALL = (HOT, COLD, WORKERS)

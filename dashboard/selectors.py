@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from django.db.models import Max, Min, Q
+from django.db.models import Count, Max, Min, Q
 
 from catalog.models import GAUGES, TIER_COUNTERS, Job, NodeSession, Segment, UsageRollup
 from catalog.usage import bounded_sum, known
@@ -288,8 +288,19 @@ def sessions(tenants: Tenants, *, now: datetime) -> list[NodeSession]:
 
 def failed_jobs(seen_by: Viewer, *, now: datetime) -> int:
     """Jobs that failed in the last hour."""
-    rows = seen_by.rows_with_platform(Job)
-    return rows.filter(state=Job.State.FAILED, finished_at__gte=now - timedelta(hours=1)).count()
+    return seen_by.rows_with_platform(Job).filter(_failed_lately(now)).count()
+
+
+def jobs_by_kind(seen_by: Viewer, *, now: datetime) -> Counter[tuple[str, str]]:
+    """(kind, state) → jobs that wait, run, or failed in the last hour. One query."""
+    open_ = Q(state__in=(Job.State.QUEUED, Job.State.RUNNING))
+    rows = seen_by.rows_with_platform(Job).filter(open_ | _failed_lately(now)).order_by()
+    found = rows.values_list("kind", "state").annotate(jobs=Count("pk"))
+    return Counter({(kind, state): jobs for kind, state, jobs in found})
+
+
+def _failed_lately(now: datetime) -> Q:
+    return Q(state=Job.State.FAILED, finished_at__gte=now - timedelta(hours=1))
 
 
 def has_ever_connected(tenants: Tenants) -> bool:

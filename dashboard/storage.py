@@ -31,7 +31,8 @@ class StorageUse:
     `hot_room_bytes`: what the servers have left for everybody, where they were promised to more
     than they can hold; None where quotas hold. `unstored_blocks`: hot ones that the cold tier
     refused. `mended`: damaged pieces of its bookkeeping that were removed, since Valkey's start.
-    `cold_full`: what a full cold tier does, a ColdFull or "mixed".
+    `cold_full`: what a full cold tier does, a ColdFull or "mixed". `is_told`: by Valkey, just now;
+    else it is what the newest roll-up has.
     """
 
     hot_bytes: int | None
@@ -45,6 +46,7 @@ class StorageUse:
     unstored_blocks: int | None = None
     cold_full: str = ColdFull.EVICT
     mended: int = 0
+    is_told: bool = False
 
     @property
     def hot_limit_bytes(self) -> int | None:
@@ -82,15 +84,17 @@ class StorageUse:
         return (self.hot_bytes or 0) + (self.cold_bytes or 0)
 
 
-def storage_use(tenants: Tenants, now_s: float) -> dict[int, StorageUse]:
-    """By tenant id. One round trip a tenant."""
+def storage_use(
+    tenants: Tenants, now_s: float, *, hot_answers: bool = True
+) -> dict[int, StorageUse]:
+    """By tenant id. One round trip a tenant; none to a Valkey that is known to be down."""
     quotas = {quota.tenant_id: quota for quota in rows_of(Quota, tenants)}
     gauges = last_gauges(tenants, now_s)
     policies = dict(rows_of(RetentionPolicy, tenants).values_list("tenant_id", "cold_full"))
     used: dict[int, StorageUse] = {}
-    answers, room_bytes = True, None
+    answers, room_bytes = hot_answers, None
     try:
-        room_bytes = hot.scarce_room_bytes()
+        room_bytes = hot.scarce_room_bytes() if answers else None
     except (ValkeyError, OSError):
         answers = False
     for tenant in tenants:
@@ -131,6 +135,7 @@ def storage_use(tenants: Tenants, now_s: float) -> dict[int, StorageUse]:
                 unstored_blocks=usage.unstored_blocks,
                 cold_full=policies.get(tenant.pk, ColdFull.EVICT),
                 mended=usage.mended,
+                is_told=True,
             )
     return used
 

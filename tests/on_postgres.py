@@ -21,7 +21,8 @@ import psycopg
 from servers import ROOT, Server, free_port
 
 TESTED = (
-    *("tests/platform_", "tests/cacheapi", "tests/dashboard", "tests/workers", "tests/hot"),
+    *("tests/platform_", "tests/cacheapi", "tests/dashboard", "tests/metrics", "tests/workers"),
+    "tests/hot",
     "--ignore=tests/workers/test_torture.py",  # has platforms and databases of its own
     *("-m", "not browser"),
 )

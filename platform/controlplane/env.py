@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 VAR = ROOT / (os.environ.get("NEVE_VAR") or "var")  # one folder, whatever the working directory
 # First parts of the platform's own paths: a prefix of that name could not be told from them.
 OWN_PATHS = {
-    *("api", "cache", "healthz", "problems", "admin", "static", "ws", "login", "logout"),
+    *("api", "cache", "healthz", "metrics", "problems", "admin", "static", "ws", "login", "logout"),
     *("dashboard", "tenants", "nodes", "tiers", "jobs", "audit", "contexts", "keys"),
 }
 BUS_SCHEMES = {"redis": "redis", "valkey": "redis", "rediss": "rediss", "valkeys": "rediss"}

@@ -1,4 +1,4 @@
-"""Errors as RFC 9457 problem documents: one shape for everything under /api and /cache.
+"""Errors as RFC 9457 problem documents: one shape for all that programs call.
 
 Services raise `Problem`; whatever else goes wrong is turned into one at the boundary, logged once.
 `KINDS` is the registry: a kind's page, /problems/<kind>, says what to do about it.
@@ -27,7 +27,7 @@ from rest_framework.response import Response
 log = logging.getLogger("neve.problems")
 
 CONTENT_TYPE = "application/problem+json"
-PREFIXES = ("/api/", "/cache/")
+PREFIXES = ("/api/", "/cache/", "/metrics")  # of programs; the rest are pages for people
 
 # kind → status, title, what to do
 KINDS: dict[str, tuple[int, str, str]] = {

@@ -1,4 +1,4 @@
-"""All addresses: the dashboard at the root, REST, the cache endpoint, the admin."""
+"""All addresses: the dashboard at the root, REST, the cache endpoint, metrics, the admin."""
 
 from django.contrib import admin
 from django.urls import include, path, re_path
@@ -13,6 +13,7 @@ admin.site.site_title = "Neve admin"
 urlpatterns = [
     path("api/v1/", include("cacheapi.urls_api")),
     path("cache/v1/", include("cacheapi.urls_cache")),
+    path("metrics", include("metrics.urls")),
     path("healthz", healthz, name="healthz"),
     path("problems/<slug:kind>", problems.explain, name="problem"),
     re_path(r"^(?:api|cache)/", problems.unknown_address),

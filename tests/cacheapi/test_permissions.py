@@ -17,6 +17,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.django_db]
 
 METHODS = ("get", "post", "put", "patch", "delete")
 ANYBODY = {"api:schema", "api:docs"}
+PLAIN = {"api:usage", "cache:sessions", "cache:contexts", "metrics:scrape"}  # name no row
 LOOK, ACT, OPERATE = "tovms", "toms", "os"
 
 TABLE = {
@@ -25,6 +26,7 @@ TABLE = {
     ("cache:heartbeat", "post"): "n",
     ("cache:segments", "get"): "n",
     ("cache:contexts", "post"): "n",
+    ("metrics:scrape", "get"): "to",
     ("api:usage", "get"): LOOK,
     ("api:context-list", "get"): LOOK,
     ("api:context-detail", "get"): LOOK,
@@ -69,14 +71,14 @@ TABLE = {
 
 
 def routes():
-    """(name, pattern, callback) of every route below /api and /cache."""
+    """(name, pattern, callback) of every route below /api, /cache and /metrics."""
 
     def walk(resolver, prefix, namespace):
         for entry in resolver.url_patterns:
             text = prefix + str(entry.pattern)
             if isinstance(entry, URLResolver):
                 yield from walk(entry, text, entry.namespace or namespace)
-            elif isinstance(entry, URLPattern) and namespace in ("api", "cache"):
+            elif isinstance(entry, URLPattern) and namespace in ("api", "cache", "metrics"):
                 yield f"{namespace}:{entry.name}", entry.callback
 
     yield from walk(get_resolver(), "", None)
@@ -134,7 +136,7 @@ def address(name, rows):
     from django.urls import reverse
 
     kind = name.split(":")[1].split("-")[0]
-    if name.endswith("-list") or name in ("api:usage", "cache:sessions", "cache:contexts"):
+    if name.endswith("-list") or name in PLAIN:
         return reverse(name)
     if name.startswith("cache:"):
         return reverse(name, args=[rows["node"].pk]) + "?ids=1"

@@ -101,7 +101,7 @@ def test_only_registered_kinds_are_raised():
     import re
 
     used = set()
-    for folder in ("platform", "cacheapi", "dashboard", "workers"):
+    for folder in ("platform", "cacheapi", "dashboard", "metrics", "workers"):
         for path in (ROOT / folder).rglob("*.py"):
             used |= set(re.findall(r"Problem\(\s*\"([a-z-]+)\"", path.read_text()))
     assert used

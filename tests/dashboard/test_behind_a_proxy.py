@@ -187,6 +187,10 @@ def test_links_of_the_api_name_the_public_address(front, control_plane):
     assert json.loads(schema)["servers"] == [{"url": "/neve"}]
     status, _, body = ask(f"{base}/api/v1/nothing", caddy.folder / "ca.crt")
     assert '"type": "/neve/problems/not-found"' in body
+    status, _, body = ask(f"{base}/metrics", caddy.folder / "ca.crt", **bearer)
+    assert (status, "neve_jobs{" in body) == (200, True)
+    status, _, body = ask(f"{base}/metrics", caddy.folder / "ca.crt")
+    assert (status, json.loads(body)["type"]) == (401, "/neve/problems/unauthorized")
 
 
 def test_plain_http_is_sent_to_tls_and_tls_is_to_stay(front):

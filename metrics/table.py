@@ -1,0 +1,301 @@
+"""What GET /metrics tells, one row a metric: name, type, help, and where the number comes from.
+
+Counters are what nodes and tiers counted since 00:00 UTC, from the roll-ups of an hour: they begin
+at 0 each day, which Prometheus takes for a restart. `neve_tenant_mended_entries_total` begins at 0
+with Valkey. Everything else is a gauge. None is unknown, and left out.
+
+Labels hold slugs of tenants and names from this code; never text from nodes.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from catalog.kinds import KINDS
+from catalog.models import Job, NodeSession
+from catalog.occupancy import Occupancy
+from dashboard.health import NodeRow
+from dashboard.probes import Answer
+from dashboard.storage import HotServer, StorageUse
+from neve.errors import MissReason
+from tenants.models import Tenant
+
+Number = float | None
+
+
+@dataclass(frozen=True)
+class TenantFacts:
+    """`counted`: today's sums (catalog.usage.counted_since). `nodes`: open and lately ended."""
+
+    tenant: Tenant
+    use: StorageUse
+    counted: Mapping[str, Any]
+    occupied: Occupancy
+    nodes: list[NodeRow]
+
+    def live(self) -> list[NodeRow]:
+        return [row for row in self.nodes if row.state == "live"]
+
+
+@dataclass(frozen=True)
+class PlatformFacts:
+    """`server` None: Valkey does not answer. `jobs` by (kind, state)."""
+
+    answers: Mapping[str, Answer]
+    server: HotServer | None
+    promised_bytes: int
+    jobs: Counter[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """`read` gives a number or, with `by` as the names of labels, numbers by their values."""
+
+    name: str
+    type: Literal["gauge", "counter"]
+    help: str
+    read: Callable[[Any], Number | Mapping[tuple[str, ...], Number]]
+    by: tuple[str, ...] = ()
+
+    def samples(self, facts: object) -> Iterator[tuple[dict[str, str], Number]]:
+        """(labels, number) of one tenant, or of the platform."""
+        found = self.read(facts)
+        numbers = found if isinstance(found, Mapping) else {(): found}
+        for values, number in numbers.items():
+            yield dict(zip(self.by, values, strict=True)), number
+
+
+def _told(read: Callable[[StorageUse], Number]) -> Callable[[TenantFacts], Number]:
+    """What Valkey holds: only as it says now, not as it was sampled before."""
+    return lambda facts: read(facts.use) if facts.use.is_told else None
+
+
+def _counted(name: str) -> Callable[[TenantFacts], Number]:
+    return lambda facts: facts.counted[name]
+
+
+def _by_reason(name: str) -> Callable[[TenantFacts], Mapping[tuple[str, ...], Number]]:
+    """Also those that did not happen yet: Prometheus sees no increase in a series' first value."""
+    return lambda facts: {(str(why),): facts.counted[name].get(why, 0) for why in MissReason}
+
+
+def _segments(facts: TenantFacts) -> Mapping[tuple[str, ...], Number]:
+    held = facts.occupied
+    return {
+        ("live",): held.live_bytes,
+        ("dead",): held.dead_bytes,
+        ("waiting",): held.waiting_bytes,
+    }
+
+
+def _hits(facts: TenantFacts) -> Mapping[tuple[str, ...], Number]:
+    return {(tier,): facts.counted[f"hit_{tier}_tokens"] for tier in ("hot", "cold")}
+
+
+def _nodes(facts: TenantFacts) -> Mapping[tuple[str, ...], Number]:
+    states = Counter(row.state for row in facts.nodes)
+    return {(state,): states[state] for state in ("live", "silent")}
+
+
+def _open_breakers(facts: TenantFacts) -> Number:
+    return sum(row.session.breaker != NodeSession.Breaker.CLOSED for row in facts.live())
+
+
+def _up(facts: PlatformFacts) -> Mapping[tuple[str, ...], Number]:
+    return {(name,): answer.is_well for name, answer in facts.answers.items()}
+
+
+def _jobs(facts: PlatformFacts) -> Mapping[tuple[str, ...], Number]:
+    states = (Job.State.QUEUED, Job.State.RUNNING, Job.State.FAILED)
+    return {
+        (kind, state.value): facts.jobs[kind, state.value] for kind in KINDS for state in states
+    }
+
+
+TENANT = (
+    Row(
+        "neve_tenant_hot_used_bytes",
+        "gauge",
+        "Bytes of blocks in the hot tier.",
+        _told(lambda use: use.hot_bytes),
+    ),
+    Row(
+        "neve_tenant_hot_quota_bytes",
+        "gauge",
+        "Most bytes that the tenant may hold in the hot tier.",
+        lambda facts: facts.use.hot_quota_bytes,
+    ),
+    Row(
+        "neve_tenant_cold_used_bytes",
+        "gauge",
+        "Bytes of blocks in the cold tier.",
+        _told(lambda use: use.cold_bytes),
+    ),
+    Row(
+        "neve_tenant_cold_quota_bytes",
+        "gauge",
+        "Most bytes that the tenant may hold in the cold tier.",
+        lambda facts: facts.use.cold_quota_bytes,
+    ),
+    Row(
+        "neve_tenant_segment_bytes",
+        "gauge",
+        "Bytes of segments in S3: live blocks, dead ones, and segments waiting for deletion.",
+        _segments,
+        by=("state",),
+    ),
+    Row(
+        "neve_tenant_dirty_bytes",
+        "gauge",
+        "Bytes of hot blocks that are to be flushed to S3.",
+        _told(lambda use: use.dirty_bytes),
+    ),
+    Row(
+        "neve_tenant_dirty_blocks",
+        "gauge",
+        "Hot blocks that are to be flushed to S3.",
+        _told(lambda use: use.dirty_blocks),
+    ),
+    Row(
+        "neve_tenant_flush_late_seconds",
+        "gauge",
+        "For how long the oldest flush has been due; 0: none is.",
+        _told(lambda use: use.dirty_oldest_s or 0),
+    ),
+    Row(
+        "neve_tenant_unstored_blocks",
+        "gauge",
+        "Hot blocks that the cold tier refused: lost once they leave the hot tier.",
+        _told(lambda use: use.unstored_blocks),
+    ),
+    Row(
+        "neve_tenant_cold_refused_blocks",
+        "counter",
+        "Blocks that the full cold tier refused.",
+        _counted("cold_refused_blocks"),
+    ),
+    Row(
+        "neve_tenant_cold_evicted_blocks",
+        "counter",
+        "Blocks that left the full cold tier for others.",
+        _counted("cold_evicted_blocks"),
+    ),
+    Row(
+        "neve_tenant_lost_blocks",
+        "counter",
+        "Blocks that the cold tier refused and that left the hot tier later.",
+        _counted("lost_blocks"),
+    ),
+    Row(
+        "neve_tenant_put_refused_blocks",
+        "counter",
+        "Blocks that the hot quota refused.",
+        _counted("put_refused"),
+    ),
+    Row(
+        "neve_tenant_dropped_blocks",
+        "counter",
+        "Blocks that nodes did not store for another reason than a quota.",
+        _by_reason("drops"),
+        by=("reason",),
+    ),
+    Row(
+        "neve_tenant_missed_blocks",
+        "counter",
+        "Blocks that nodes asked for and did not get.",
+        _by_reason("misses"),
+        by=("reason",),
+    ),
+    Row(
+        "neve_tenant_requested_tokens",
+        "counter",
+        "Tokens of prompts in whole blocks.",
+        _counted("requested_tokens"),
+    ),
+    Row(
+        "neve_tenant_tail_tokens",
+        "counter",
+        "Tokens of prompts after their last whole block, which no block can hold.",
+        _counted("tail_tokens"),
+    ),
+    Row(
+        "neve_tenant_hit_tokens",
+        "counter",
+        "Tokens that nodes loaded instead of computing them.",
+        _hits,
+        by=("tier",),
+    ),
+    Row(
+        "neve_tenant_promoted_blocks",
+        "counter",
+        "Cold blocks that nodes brought back into the hot tier.",
+        _counted("promoted_blocks"),
+    ),
+    Row(
+        "neve_tenant_corrupt_blocks",
+        "counter",
+        "Blocks that failed verification on a node.",
+        _counted("corrupt"),
+    ),
+    Row(
+        "neve_tenant_mended_entries",
+        "counter",
+        "Damaged pieces of the index's bookkeeping that were removed.",
+        _told(lambda use: use.mended),
+    ),
+    Row(
+        "neve_tenant_nodes",
+        "gauge",
+        "Nodes with an open session, by whether they send heartbeats.",
+        _nodes,
+        by=("state",),
+    ),
+    Row(
+        "neve_tenant_open_breakers",
+        "gauge",
+        "Live nodes whose breaker is not closed: they serve without Neve.",
+        _open_breakers,
+    ),
+    Row(
+        "neve_tenant_cut_off",
+        "gauge",
+        "1: the tenant's nodes harmed others and are kept out.",
+        lambda facts: facts.tenant.cut_off_at is not None,
+    ),
+)
+
+PLATFORM = (
+    Row(
+        "neve_up",
+        "gauge",
+        "1: valkey-hot, S3 or a worker answered when it was asked last.",
+        _up,
+        by=("server",),
+    ),
+    Row(
+        "neve_hot_memory_used_bytes",
+        "gauge",
+        "Memory that valkey-hot uses, all primaries.",
+        lambda facts: facts.server and facts.server.used_bytes,
+    ),
+    Row(
+        "neve_hot_memory_max_bytes",
+        "gauge",
+        "Limit of that memory (maxmemory); absent without one.",
+        lambda facts: (facts.server and facts.server.max_bytes) or None,
+    ),
+    Row(
+        "neve_hot_promised_bytes",
+        "gauge",
+        "Sum of active tenants' hot quotas.",
+        lambda facts: facts.promised_bytes,
+    ),
+    Row(
+        "neve_jobs",
+        "gauge",
+        "Jobs that are queued, that run, and that failed in the last hour.",
+        _jobs,
+        by=("kind", "state"),
+    ),
+)

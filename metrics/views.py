@@ -1,0 +1,44 @@
+"""Who may scrape: an operator's key gets everything, a team's key the series of its own tenant."""
+
+from typing import Any
+
+from django.http import HttpResponse
+from drf_spectacular.utils import extend_schema
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from rest_framework.negotiation import BaseContentNegotiation
+from rest_framework.request import Request
+from rest_framework.views import APIView
+
+from cacheapi.access import KeyAuthentication, Principal, Teams
+from cacheapi.queries import StrictQuery
+from cacheapi.throttles import SlowDown
+from dashboard.access import Viewer
+from metrics.scrape import Scrape
+from tenants.models import Tenant
+
+
+class AnyAccepted(BaseContentNegotiation):
+    """There is one format, which every version of Prometheus reads; refusals are JSON."""
+
+    def select_renderer(self, request: Request, renderers: Any, format_suffix: Any = None) -> Any:
+        return renderers[0], renderers[0].media_type
+
+
+@extend_schema(exclude=True)
+class MetricsView(SlowDown, StrictQuery, APIView):
+    """Keys only: Prometheus has no browser session."""
+
+    authentication_classes = (KeyAuthentication,)
+    permission_classes = (Teams,)
+    content_negotiation_class = AnyAccepted
+
+    def get(self, request: Request) -> HttpResponse:
+        text = generate_latest(Scrape(_viewer(request.user)))
+        return HttpResponse(text, content_type=CONTENT_TYPE_PLAIN_0_0_4)
+
+
+def _viewer(principal: Principal) -> Viewer:
+    tenants = Tenant.objects.order_by("slug")
+    if principal.tenant_ids is not None:
+        tenants = tenants.filter(pk__in=principal.tenant_ids)
+    return Viewer(principal.name, principal.is_operator, tuple(tenants), frozenset())
