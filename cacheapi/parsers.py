@@ -6,6 +6,7 @@ text that is not UTF-8, lone surrogates, NUL, numbers beyond a double, a member 
 
 import json
 import math
+from collections import Counter
 from typing import Any
 
 from rest_framework.exceptions import ParseError
@@ -61,8 +62,7 @@ def _require_plain_text(value: Any, path: str) -> None:
 def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
         raise ValueError(f"the member {ascii(twice)[:60]} occurs twice")
     return members
 

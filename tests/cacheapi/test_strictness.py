@@ -267,3 +267,12 @@ def test_text_of_a_node_that_nothing_can_store_is_named(node, handshake, bad):
 
 def make_uuid():
     return "6f1ad33f-9d20-4ae2-a2c6-8e0fd9c2a3b1"
+
+
+def test_one_of_many_members_that_occurs_twice_is_found_at_once(operator):
+    """Looking for it name by name took an hour of a web process for a body of 2 MB."""
+    members = [*(f'"{n:x}":0' for n in range(200_000)), f'"{199_999:x}":0']
+    body = "{" + ",".join(members) + "}"
+    answer = operator.post("/api/v1/keys", body, content_type="application/json")
+    assert answer.status_code == 400
+    assert "30d3f occurs twice" in answer.json()["detail"].replace("'", "")
