@@ -9,9 +9,10 @@ from neve.index.tier import (
     PIN_IDS,
     BlockTerms,
     HotTier,
-    abused_calls,
+    Taken,
     functions_source,
     load_functions,
+    taken,
 )
 
 pytestmark = pytest.mark.integration
@@ -73,7 +74,7 @@ def test_every_function_has_a_bound(clean_hot):
     with clean_hot.client() as client:
         load_functions(client)
         library = client.execute_command("FUNCTION", "LIST", "LIBRARYNAME", "neve")
-        assert str(library).count("neve_") == len(registered()) + 1  # neve_abused takes nothing
+        assert str(library).count("neve_") == len(registered()) + 1  # neve_taken takes none of it
     assert registered() == SHAPES.keys() | TAKE_BLOCK_KEYS
 
 
@@ -144,11 +145,11 @@ def test_one_call_evicts_a_bounded_number_however_many_it_commits(call, clean_ho
 
 def test_a_call_that_no_client_sends_by_mistake_is_counted(call, clean_hot):
     with clean_hot.client() as client:
-        before = abused_calls(client).get(TENANT, 0)
+        before = taken(client).get(TENANT, Taken()).abused_calls
         for ids, abused in ((2000, 0), (100_001, 1), (100_001, 2)):
             with pytest.raises(ResponseError, match="TOOMANY"):
                 call("match", args=["0", *[ID] * ids])
-            assert abused_calls(client).get(TENANT, 0) == before + abused
+            assert taken(client).get(TENANT, Taken()).abused_calls == before + abused
 
 
 @pytest.mark.parametrize(

@@ -191,6 +191,25 @@ def test_a_call_that_holds_everybody_up_is_the_last_one(pair, memory, function, 
     assert quiet.cut_off_reason == ""
 
 
+def test_calls_that_take_the_server_s_time_from_others_cut_off(pair, memory, monkeypatch):
+    greedy, quiet = pair
+    clock = iter(range(1000))  # a look every 0.2 s
+    monkeypatch.setattr(run, "_now_s", lambda: next(clock) / 5)
+    ids, client = [os.urandom(16) for _ in range(1000)], greedy.connect()
+    hogs = HotTier(client.execute_command, greedy.tenant.pk)
+    for is_alone in (True, False):
+        for _ in range(run.BUSY_LOOKS):
+            run.look(memory)
+            assert greedy.cut_off_reason == ""
+            for _ in range(220):
+                hogs.match(ids)
+            if not is_alone:
+                assert quiet.put() is CommitOutcome.STORED
+    run.look(memory)
+    assert "of a hot server's time" in greedy.cut_off_reason
+    assert quiet.cut_off_reason == ""
+
+
 def test_keys_of_no_bytes_weigh_what_they_take(pair, memory):
     greedy, quiet = pair
     services.set_quota(tenant=greedy.tenant, hot_bytes=MIB, cold_bytes=0, actor=SYSTEM)

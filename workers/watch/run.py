@@ -7,7 +7,6 @@ costs one more look.
 import logging
 import time
 from collections import Counter
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +15,7 @@ from valkey.exceptions import ResponseError
 
 from catalog import jobs
 from controlplane import hot, hot_servers
-from neve.index.tier import Usage, abused_calls
+from neve.index.tier import Taken, Usage, taken
 from tenants import services
 from tenants.models import Quota, Tenant
 from workers import recovery
@@ -29,6 +28,9 @@ LOOK_S = 4.0
 SLOW_KEYS = 10_000  # of one look, when nothing is suspicious: about 1 % of one server's time
 FAST_KEYS = 2_000_000
 LINKED_S = 60.0  # it comes back after each look, but needs time for thousands of connections
+# Of a server that moves blocks at full speed calls take a tenth of the time; look-ups of a thousand
+# ids from a hundred connections take all of it, and others' calls wait for a hundred of them.
+BUSY, BUSY_LOOKS = 0.5, 4
 STRIKES = 2  # what stands in two looks was no coincidence
 
 
@@ -39,7 +41,8 @@ class Memory:
     round: weights.Round | None = None
     strikes: Counter[int] = field(default_factory=Counter)  # rounds a tenant was too heavy in
     linked: dict[int, list[float]] = field(default_factory=dict)  # when it had too many links
-    abused: Counter[int] | None = None  # calls that no client sends, by tenant
+    taken: dict[str, tuple[float, dict[int, Taken]]] = field(default_factory=dict)  # and when
+    busy: Counter[int] = field(default_factory=Counter)  # looks in a row above BUSY
     usual_bytes: int = 0  # memory beside booked blocks, when nobody was too heavy
     usual_booked: int = 0
     cleaning: set[int] = field(default_factory=set)
@@ -116,13 +119,40 @@ def _look_at_links(memory: Memory, found: dict[int, str]) -> None:
 
 
 def _look_at_calls(memory: Memory, found: dict[int, str]) -> None:
-    abused: Counter[int] = Counter()
+    busy: dict[int, float] = {}
     for client in hot_servers.primaries():
-        with suppress(ResponseError):  # started again, and its functions are not there yet
-            abused.update(abused_calls(client))
-    for tenant_id in abused - memory.abused if memory.abused is not None else ():
-        found[tenant_id] = "a call with more than 100,000 values, which no client sends"
-    memory.abused = abused
+        at = client.connection_pool.connection_kwargs
+        where, now = f"{at.get('host')}:{at.get('port')}", _now_s()
+        try:
+            is_ = taken(client)
+        except ResponseError:  # started again, and its functions are not there yet
+            continue
+        then, was = memory.taken.get(where, (now, is_))
+        memory.taken[where] = now, is_
+        for tenant_id, each in is_.items():
+            if each.abused_calls > was.get(tenant_id, Taken()).abused_calls:
+                found[tenant_id] = "a call with more than 100,000 values, which no client sends"
+        for tenant_id, share in shares(was, is_, now - then).items():
+            busy[tenant_id] = max(share, busy.get(tenant_id, 0.0))
+    memory.busy = Counter({tenant_id: memory.busy[tenant_id] + 1 for tenant_id in busy})
+    for tenant_id, share in busy.items():
+        if memory.busy[tenant_id] >= BUSY_LOOKS:
+            found[tenant_id] = f"calls that take {share:.0%} of a hot server's time from others"
+
+
+def _now_s() -> float:
+    return time.monotonic()
+
+
+def shares(was: dict[int, Taken], is_: dict[int, Taken], seconds: float) -> dict[int, float]:
+    """Of a server's time, by tenant: those above BUSY, if others call it too; pure."""
+    spent = {
+        tenant_id: each.spent_s - was.get(tenant_id, Taken()).spent_s
+        for tenant_id, each in is_.items()
+    }
+    if seconds <= 0 or sum(each > 0 for each in spent.values()) < 2:
+        return {}
+    return {tenant_id: s / seconds for tenant_id, s in spent.items() if s > BUSY * seconds}
 
 
 def _look_at_bytes(

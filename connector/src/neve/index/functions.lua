@@ -70,6 +70,12 @@ local POLICY_MOST = 20000 -- name, value pairs of set_policy: five for each spac
 local ABUSE = 100000
 local TENANTS_MOST = 10000 -- that `caller` looks through: 10 ms
 local abused = {} -- such calls by tenant, since this server loaded the library
+-- What nodes' calls cost the server, roughly: µs for each value that they bring, for each call, and for
+-- each block that one evicts. Not measured call by call: no clock here runs on during a call, and counts
+-- this thread alone.
+local COST_US = { match = 0.5, usage = 0.5, commit = 2.5, touch = 2, promote = 5, forget = 10 }
+local CALL_US, EVICTION_US = 10, 15
+local spent_us = {} -- by tenant, since this server loaded the library
 local ID_BYTES = 16
 -- What stands before the letter of a book in its key. Functions run with their caller's rights, so a
 -- node has the right to write the books; it must not be able to name them. Filled in by
@@ -82,17 +88,20 @@ local EVICT_BATCH = 16 -- blocks between two looks at who leaves first
 local MOST_PRIORITY = 255 -- of one byte
 local SWEEP_MOST = 1000 -- pins that one call may end
 
+local function is_platform() return server.acl_check_cmd("STRLEN", "{t0.}:me") end
+
 -- Whose node calls; nil: the platform, or nobody that can be told. Valkey has checked that KEYS are the
 -- tenant's own. A call may come without any, but only the tenant may ask for the length of its `:me`.
 local function caller(K)
   local tenant = string.match(K[1] or "", "^{t(%d+)%.")
   if tenant then return tonumber(tenant) end
-  local function may_be(n) return server.acl_check_cmd("STRLEN", "{t" .. n .. ".}:me") end
-  if may_be(0) then return nil end
+  if is_platform() then return nil end
   for n = 1, TENANTS_MOST do
-    if may_be(n) then return n end
+    if server.acl_check_cmd("STRLEN", "{t" .. n .. ".}:me") then return n end
   end
 end
+
+local function spend(tenant, us) spent_us[tenant] = (spent_us[tenant] or 0) + us end
 
 -- Registers a function that refuses, before anything else, what its clients never send. ARGV are
 -- `before` values, then `each` for every id (segment, pair), of which there may be `most`. Block keys
@@ -103,9 +112,12 @@ local function register(name, callback, flag, before, each, most, has_blocks)
   local function bounded(K, A)
     local blocks, ids = #K - #BOOKKEEPING, each > 0 and (#A - before) / each or 0
     local tag = string.match(K[1] or "", "^{t%d+%.%d+%.%d+}:") or ""
-    if #K + #A > ABUSE then
-      local tenant = caller(K)
-      if tenant then abused[tenant] = (abused[tenant] or 0) + 1 end
+    local tenant = caller(K)
+    if tenant and #K + #A > ABUSE then abused[tenant] = (abused[tenant] or 0) + 1 end
+    if tenant and COST_US[name] and not is_platform() then
+      spend(tenant, CALL_US + (#K + #A) * COST_US[name])
+    else
+      tenant = nil
     end
     if math.max(blocks, ids) > most then
       return refuse("TOOMANY", "a call takes " .. most .. " at most")
@@ -124,7 +136,9 @@ local function register(name, callback, flag, before, each, most, has_blocks)
       end
     end
     for n = #BOOKKEEPING + 1, #K do books[n] = K[n] end
-    return callback(books, A)
+    local answer = callback(books, A)
+    if tenant and books.room then spend(tenant, (EVICT_MOST - books.room.left) * EVICTION_US) end
+    return answer
   end
   server.register_function { function_name = "neve_" .. name, callback = bounded, flags = { flag } }
 end
@@ -1084,17 +1098,19 @@ local function usage(K)
   return out
 end
 
---[[ abused: calls that brought more than ABUSE values, since this server loaded the library. Takes no
-KEYS: ask each primary. Returns a flat array: tenant, calls.                     flags: no-writes ]]
-local function tell_abused()
-  local out = {}
-  for tenant, calls in pairs(abused) do
-    out[#out + 1] = tenant
-    out[#out + 1] = calls
+--[[ taken: what calls of each tenant took of this server since it loaded the library. Takes no KEYS: ask
+each primary. Returns a flat array: tenant, calls with more than ABUSE values, µs (COST_US).
+                                                                                flags: no-writes ]]
+local function taken()
+  local out, tenants = {}, {}
+  for tenant in pairs(abused) do tenants[tenant] = true end
+  for tenant in pairs(spent_us) do tenants[tenant] = true end
+  for tenant in pairs(tenants) do
+    for _, value in ipairs({ tenant, abused[tenant] or 0, math.floor(spent_us[tenant] or 0) }) do out[#out + 1] = value end
   end
   return out
 end
-server.register_function { function_name = "neve_abused", callback = tell_abused, flags = { "no-writes" } }
+server.register_function { function_name = "neve_taken", callback = taken, flags = { "no-writes" } }
 
 -- Written out: no loop is available while a library loads. Behind the flag: see `register`.
 register("match", match, "allow-oom", 1, 1, CALL_MOST)

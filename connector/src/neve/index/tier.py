@@ -233,13 +233,23 @@ def load_functions(client: AdminClient) -> None:
         client.execute_command("FUNCTION", "LOAD", "REPLACE", source)
 
 
-def abused_calls(client: AdminClient) -> dict[int, int]:
-    """Calls with more values than any client sends by mistake, by tenant, on this primary.
+@dataclass(frozen=True)
+class Taken:
+    """What a tenant's calls took of one primary since it loaded the library.
 
-    Counted since it loaded the library.
+    `abused_calls`: with more values than any client sends by mistake. `spent_s`: of its time,
+    a rough sum.
     """
-    told = [int(value) for value in client.execute_command("FCALL", "neve_abused", 0)]
-    return dict(zip(told[::2], told[1::2], strict=True))
+
+    abused_calls: int = 0
+    spent_s: float = 0.0
+
+
+def taken(client: AdminClient) -> dict[int, Taken]:
+    """By tenant. Raises valkey's errors: ResponseError where the library is not loaded."""
+    told = [int(value) for value in client.execute_command("FCALL", "neve_taken", 0)]
+    rows = zip(told[::3], told[1::3], told[2::3], strict=True)
+    return {tenant: Taken(calls, us / 1e6) for tenant, calls, us in rows}
 
 
 def _counted(value: bytes | str) -> int:
