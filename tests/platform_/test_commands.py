@@ -101,3 +101,7 @@ def test_a_hot_tier_that_is_down_is_named(settings, db):
     settings.ENV = replace(settings.ENV, hot_url="valkey://127.0.0.1:1/0")
     with pytest.raises(CommandError, match="NEVE_HOT_URL\\) does not answer"):
         call_command("provision")
+
+
+def test_no_model_is_without_its_migration():
+    call_command("makemigrations", check=True, dry_run=True)
