@@ -4,13 +4,14 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
-.PHONY: openapi fuzz-api help up install test test-postgres test-fast test-core torture attack vllm bench-datapath bench-tiering bench-policies day bench-ttft lint format clean distclean
+.PHONY: docs openapi fuzz-api help up install test test-postgres test-fast test-core torture attack vllm bench-datapath bench-tiering bench-policies day bench-ttft lint format clean distclean
 
 BIN := .venv/bin
 RUN := .venv/.runtime-installed
 DEV := .venv/.dev-installed
 VLLM := .venv-vllm/.installed
 BENCH := .venv-bench/.installed
+DOCS := .venv-docs/.installed
 CORE := connector/pyproject.toml connector/CMakeLists.txt $(wildcard connector/src/core/*.*)
 CORES := $(shell nproc 2>/dev/null || echo 2)
 FUZZ_S ?= 20
@@ -102,6 +103,10 @@ openapi: $(RUN) ## write docs/openapi.json anew, after a change of the API
 	@NEVE_VAR=$$(mktemp -d) NEVE_SECRET_KEY=$(NONE) NEVE_KEY_PEPPER=$(NONE) NEVE_S3_ACCESS_KEY=x NEVE_S3_SECRET_KEY=x \
 		$(BIN)/python manage.py spectacular --format openapi-json --fail-on-warn --file docs/openapi.json
 
+docs: $(DOCS) ## the documents as a site with search in var/site; a broken link fails
+	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet
+	@echo "Open var/site/index.html"
+
 format: $(DEV) ## let ruff rewrite the sources
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
@@ -111,7 +116,7 @@ clean: ## remove caches and var/ (all data of this platform)
 	@echo "Removed. Next: make up begins with empty data"
 
 distclean: clean ## also remove the Python environments
-	rm -rf .venv .venv-vllm .venv-bench
+	rm -rf .venv .venv-vllm .venv-bench .venv-docs
 
 # The first interpreter that is new enough and can make environments; installs one where apt can.
 define find_python
@@ -120,7 +125,7 @@ for name in python3.11 python3.12 python3.13 python3; do \
 		&& { echo $$name; exit; }; done; exit 1
 endef
 
-.venv/bin/python .venv-vllm/bin/python .venv-bench/bin/python:
+.venv/bin/python .venv-vllm/bin/python .venv-bench/bin/python .venv-docs/bin/python:
 	@python=$$($(find_python)) || { deploy/get python && python=$$($(find_python)); } \
 		|| { echo "Neve needs Python 3.11 or newer with venv; found: $$(python3 --version 2>&1)"; exit 1; }; \
 	echo "Making $(@D:/bin=) with $$python"; $$python -m venv --clear $(@D:/bin=)
@@ -149,4 +154,9 @@ $(VLLM): tests/vllm/requirements.txt $(CORE) | .venv-vllm/bin/python
 $(BENCH): benchmarks/requirements.txt | .venv-bench/bin/python
 	@echo "Installing peers for the benchmarks ..."
 	@.venv-bench/bin/python $(PIP) --no-deps -r benchmarks/requirements.txt
+	@touch $@
+
+$(DOCS): requirements-docs.txt | .venv-docs/bin/python
+	@echo "Installing what builds the site ..."
+	@.venv-docs/bin/python $(PIP) --no-deps -r requirements-docs.txt
 	@touch $@

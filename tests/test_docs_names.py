@@ -12,7 +12,7 @@ PAGES = ("docs/architecture.md", "CONTRIBUTING.md", "SECURITY.md")
 SOURCES = ("connector/src", "platform", ".")
 PACKAGES = {
     *("neve", "catalog", "controlplane", "retention", "tenants"),
-    *("cacheapi", "dashboard", "workers", "deploy"),
+    *("cacheapi", "dashboard", "metrics", "workers", "deploy"),
 }
 FILE = re.compile(r"[\w.-]+(/[\w.-]+)+/?|[\w-]+\.(py|toml|yml|txt|md)")
 DOTTED = re.compile(r"([a-z_]\w*)(\.\w+)+")
