@@ -105,7 +105,7 @@ openapi: $(RUN) ## write docs/openapi.json anew, after a change of the API
 
 docs: $(DOCS) ## the documents as a site with search in var/site; a broken link fails
 	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet
-	@echo "Open var/site/index.html"
+	@echo "Built. Next: python3 -m http.server --bind 127.0.0.1 --directory var/site 8080"
 
 format: $(DEV) ## let ruff rewrite the sources
 	$(BIN)/ruff check --fix
