@@ -6,7 +6,7 @@ from typing import Any
 from django.utils import timezone
 from rest_framework import serializers
 
-from cacheapi.fields import Flag, Moment, StrictSerializer, Text, WholeNumber
+from cacheapi.fields import Choice, Flag, Moment, StrictSerializer, Text, WholeNumber
 from catalog.kinds import KINDS
 from catalog.limits import limit_of
 from catalog.models import Context, Job, NodeSession, Pin, Segment, Space
@@ -256,9 +256,7 @@ class JobSerializer(TenantOwnedSerializer):
 
 
 class NewJobSerializer(StrictSerializer):
-    kind = serializers.ChoiceField(
-        choices=[(kind.name, kind.about) for kind in KINDS.values() if kind.is_offered]
-    )
+    kind = Choice(choices=[(kind.name, kind.about) for kind in KINDS.values() if kind.is_offered])
     tenant = Text(required=False, help_text="slug; kinds of the whole platform have none")
 
 
@@ -284,7 +282,7 @@ class KeySerializer(TenantOwnedSerializer):
 
 class NewKeySerializer(StrictSerializer):
     name = Text(max_length=100)
-    role = serializers.ChoiceField(choices=ApiKey.Role.choices)
+    role = Choice(choices=ApiKey.Role.choices)
     tenant = Text(allow_null=True, default=None, help_text="slug; null for an operator key")
     expires_at = Moment(allow_null=True, default=None)
 

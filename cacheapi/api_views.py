@@ -301,19 +301,21 @@ class JobsView(CreateModelMixin, ReadOnlyView):
     def cancel(self, request: Request, uuid: str) -> Response:
         """Ends a requested job: a waiting one now, a running one at its next step."""
         no_body(request)
-        return self._changed(jobs.cancel_by, "was requested by nobody, or has ended")
+        return self._changed(jobs.cancel_by, "what has ended cannot be cancelled")
 
     @extend_schema(request=None, responses=shapes.JobSerializer)
     @action(methods=["post"], detail=True)
     def retry(self, request: Request, uuid: str) -> Response:
         """Runs a requested job that failed or was cancelled once more."""
         no_body(request)
-        return self._changed(jobs.retry_by, "has not failed, or was requested by nobody")
+        return self._changed(jobs.retry_by, "only what failed or was cancelled runs again")
 
     def _changed(self, change: Callable[[Job, Actor], bool], refusal: str) -> Response:
         job = self.get_object()
         if not change(job, actor(self.request)):
-            raise Problem("conflict", f"This {job.kind} job is {job.state} and {refusal}.")
+            if not job.is_requested:
+                refusal = "only jobs that somebody requested can be cancelled or retried"
+            raise Problem("conflict", f"This {job.kind} job is {job.state}: {refusal}.")
         job.refresh_from_db()
         return Response(shapes.JobSerializer(job).data)
 

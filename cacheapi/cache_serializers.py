@@ -6,7 +6,16 @@ from typing import Any
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
-from cacheapi.fields import NO_NUL, BlockIds, Counts, StrictSerializer, Text, Uuid, WholeNumber
+from cacheapi.fields import (
+    NO_NUL,
+    BlockIds,
+    Choice,
+    Counts,
+    StrictSerializer,
+    Text,
+    Uuid,
+    WholeNumber,
+)
 from catalog.models import NodeSession
 from neve.errors import MissReason, Misuse
 from neve.formats.space import MAX_CHUNK_TOKENS, SpaceIdentity
@@ -68,9 +77,7 @@ class HeartbeatSerializer(StrictSerializer):
     misses = Counts(tuple(MissReason), default=dict)
     load_ms = Counts(LOAD_NAMES, default=dict, help_text="loads by upper bound, in ms")
     drops = Counts(tuple(MissReason), default=dict, help_text="blocks not stored, by reason")
-    breaker = serializers.ChoiceField(
-        choices=NodeSession.Breaker.choices, default=NodeSession.Breaker.CLOSED
-    )
+    breaker = Choice(choices=NodeSession.Breaker.choices, default=NodeSession.Breaker.CLOSED)
 
 
 class ContextReportSerializer(StrictSerializer):

@@ -50,6 +50,16 @@ class Flag(serializers.BooleanField):
         return data
 
 
+class Choice(serializers.ChoiceField):
+    """One of some words; a refusal lists them."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        if not isinstance(data, str) or data not in self.choices:
+            words = ", ".join(map(str, self.choices))
+            raise serializers.ValidationError(f"need one of {words}, got {_shown(data)}")
+        return super().to_internal_value(data)
+
+
 # Source: RFC 3339; the offset is needed, since nobody knows the time zone of who leaves it out.
 _MOMENT = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 
@@ -81,6 +91,8 @@ class Uuid(serializers.UUIDField):
 
 class StrictSerializer(serializers.Serializer):
     """Refuses members that it does not know: a misspelt one would be lost in silence."""
+
+    default_error_messages = {"invalid": "need a JSON object, got a {datatype}"}
 
     def to_internal_value(self, data: Any) -> Any:
         if isinstance(data, dict):

@@ -6,7 +6,7 @@ from typing import Any
 from rest_framework import serializers
 
 from cacheapi.api_serializers import TenantOwnedSerializer
-from cacheapi.fields import StrictSerializer, Text, WholeNumber
+from cacheapi.fields import Choice, StrictSerializer, Text, WholeNumber
 from neve.index.tier import MOST_WINDOW_S
 from retention.dry_run import DryRun
 from retention.models import (
@@ -34,14 +34,14 @@ class PolicySerializer(TenantOwnedSerializer):
 class PolicyChangeSerializer(StrictSerializer):
     """What is absent stays; null is without limit."""
 
-    flush_mode = serializers.ChoiceField(choices=FlushMode.choices, required=False)
+    flush_mode = Choice(choices=FlushMode.choices, required=False)
     flush_after_s = WholeNumber(max_value=MAX_S, allow_null=True, required=False)
     hot_idle_s = WholeNumber(min_value=1, max_value=MAX_S, allow_null=True, required=False)
     cold_ttl_s = WholeNumber(min_value=1, max_value=MAX_S, allow_null=True, required=False)
     max_age_s = WholeNumber(min_value=1, max_value=MAX_S, allow_null=True, required=False)
     priority = WholeNumber(max_value=PRIORITIES[-1], required=False, help_text="0 leaves first")
     pin_budget_bytes = WholeNumber(allow_null=True, required=False)
-    eviction = serializers.ChoiceField(
+    eviction = Choice(
         choices=EvictionPolicy.choices, required=False, help_text="who leaves a full hot tier first"
     )
     promote_window_s = WholeNumber(
@@ -49,7 +49,7 @@ class PolicyChangeSerializer(StrictSerializer):
         required=False,
         help_text="a cold block read twice so close together becomes hot again; 0: never",
     )
-    cold_full = serializers.ChoiceField(
+    cold_full = Choice(
         choices=ColdFull.choices, required=False, help_text="when the cold quota is used up"
     )
 

@@ -207,6 +207,13 @@ def as_problem(error: Exception) -> Problem | None:
                 f"Too many requests: send the next one in {error.wait} s. Who needs more asks "
                 "an operator for a higher rate.",
             )
+        case exceptions.NotAuthenticated():
+            return Problem("unauthorized", f"There are no credentials. {KINDS['unauthorized'][2]}")
+        case exceptions.UnsupportedMediaType():
+            return Problem(
+                "unsupported-media-type",
+                "Send JSON, with the header Content-Type: application/json.",
+            )
         case exceptions.APIException() if error.status_code in _BY_STATUS:
             return Problem(_BY_STATUS[error.status_code], str(error.detail))
         case ValidationError():
@@ -281,6 +288,7 @@ def _retry_after(problem: Problem) -> dict[str, str]:
 def unknown_address(request: HttpRequest) -> HttpResponse:
     """Catches what no route under /api and /cache takes, also while DEBUG shows its own pages."""
     hint = " Addresses here end without a slash." if request.path.endswith("/") else ""
+    hint += f" All addresses: {get_script_prefix()}api/v1/docs/"
     return respond(Problem("not-found", f"There is nothing at {request.path}.{hint}"))
 
 

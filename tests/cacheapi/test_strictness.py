@@ -217,6 +217,10 @@ class TestBodies:
         row = Context.unscoped.get(pk=context.pk)
         assert (row.expired_at, row.pinned_until, row.extended_until) == (None, None, None)
 
+    def test_a_word_of_a_few_is_refused_with_the_few(self, operator):
+        answer = operator.send("post", "/api/v1/jobs", {"kind": "compct"})
+        assert re.search(r"need one of .*\bcompact\b", refused(answer, "kind"))
+
     def test_a_key_stays_when_its_revocation_is_not_understood(self, operator, tenant):
         make_key(tenant, "team")
         key = ApiKey.unscoped.get(tenant=tenant)
