@@ -19,10 +19,10 @@ from click.testing import CliRunner, Result
 
 from chains import ENGINE, IDENTITY
 from neve.cli.main import main
-from neve.cli.ping import check_s3
+from neve.cli.ping import _fix_of_refusal, check_s3
 from neve.cli.replay import make_identity
 from neve.datapath.client import BlockRef, Client
-from neve.node.session import Endpoint
+from neve.node.session import Endpoint, _problem
 from neve.replay.generator import Generator, Workload
 from neve.replay.payload import Payloads
 from neve.replay.trace import tokens_of
@@ -152,6 +152,13 @@ def test_ping_finds_everything_well_and_a_wrong_key_wrong(control_plane):
     assert done.exit_code == 1
     assert "FAIL  key" in done.output
     assert "fix:" in done.output
+
+
+@pytest.mark.unit
+def test_ping_tells_a_tenant_that_was_cut_off_from_a_key_of_another_role():
+    for kind, fix in (("tenant-cut-off", "lets the tenant in"), ("forbidden", "role node")):
+        refusal = _problem("http://x", 403, {"type": f"/neve/problems/{kind}", "detail": "no"})
+        assert fix in _fix_of_refusal(refusal)
 
 
 @pytest.mark.integration

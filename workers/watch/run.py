@@ -184,7 +184,9 @@ def _look_at_bytes(
     for tenant_id, bytes_ in heavy.items():
         if memory.strikes[tenant_id] >= STRIKES:
             limit = held[tenant_id].limit_bytes
-            found[tenant_id] = f"{bytes_ // MIB} MiB in the hot tier, the limit is {limit // MIB}"
+            found[tenant_id] = (
+                f"{bytes_ // MIB} MiB in the hot tier, the limit is {limit // MIB} MiB"
+            )
 
 
 def _memory_beside() -> int:

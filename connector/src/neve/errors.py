@@ -40,11 +40,19 @@ class Misuse(NeveError):
 class Refused(NeveError):
     """The platform said no (key, quota, node limit, fingerprint): repeating the call won't help."""
 
-    def __init__(self, detail: str, *, field: str | None = None, status: int | None = None) -> None:
+    def __init__(
+        self,
+        detail: str,
+        *,
+        field: str | None = None,
+        status: int | None = None,
+        kind: str | None = None,
+    ) -> None:
         super().__init__(f"{field}: {detail}" if field else detail)
         self.field = field
         self.detail = detail
         self.status = status
+        self.kind = kind  # the last word of the problem's type, such as "tenant-cut-off"
 
     @property
     def is_malformed(self) -> bool:

@@ -181,11 +181,13 @@ def _cause(error: Exception) -> str:
 
 
 def _fix_of_refusal(error: NeveError) -> str:
-    status = error.status if isinstance(error, Refused) else None
+    status, kind = (error.status, error.kind) if isinstance(error, Refused) else (None, None)
     if isinstance(error, Unavailable):
         return "the platform is not ready: look at the web log"
     if status == 401:
         return "use a key of role node that is neither revoked nor expired (dashboard, API keys)"
+    if kind == "tenant-cut-off":
+        return "find out which node took too much; then an operator lets the tenant in again"
     if status == 403:
         return "this key has another role: nodes need one of role node"
     if status == 409:

@@ -208,4 +208,5 @@ def _problem(url: str, status: int, problem: Mapping[str, Any]) -> Refused | Una
     if "expected" in problem or "got" in problem:
         detail += f" (expected {problem.get('expected')!r}, got {problem.get('got')!r})"
     field = problem.get("field")
-    return Refused(detail, field=None if field is None else str(field), status=status)
+    kind = str(problem.get("type", "")).rpartition("/")[2] or None
+    return Refused(detail, field=None if field is None else str(field), status=status, kind=kind)
