@@ -23,18 +23,19 @@ from tenants.models import Tenant
 FLUSH_LATE_S = 45
 COLD_FULL = 0.9  # where the policy refuses: nothing leaves by itself to make room
 REFUSED_ADDRESS = {
-    "clock": "S3's clock and the platform's differ",
-    "denied": "S3 refuses what the platform signs",
+    "clock": ("S3's clock and the platform's differ", "set both by NTP"),
+    "denied": ("S3 refuses what the platform signs", "check the NEVE_S3_ settings"),
 }
 HOT_FULL = 0.95  # only where quotas promise more than the memory: then puts fail
 
 
 @dataclass(frozen=True)
 class Attention:
-    """One thing that needs a person; `page` is where to look."""
+    """One thing that needs a person; `page` is where to look, `remedy` what to do."""
 
     words: str
     page: str
+    remedy: str
 
 
 @dataclass(frozen=True)
@@ -147,31 +148,34 @@ def assess(
         words = (
             f"hot memory is full at {bytes_quantity(held)} of {bytes_quantity(promised)} promised"
         )
-        attention.append(Attention(words, "tiers"))
+        remedy = "lower hot quotas, or raise the hot tier's maxmemory"
+        attention.append(Attention(words, "tiers", remedy))
     oldest_s = all_storage.dirty_oldest_s
     if oldest_s is not None and oldest_s > FLUSH_LATE_S:
         words = f"no flush for {duration_quantity(oldest_s)} although blocks are due"
-        attention.append(Attention(words, "jobs"))
+        remedy = "do flusher and beat run? Jobs has the last error"
+        attention.append(Attention(words, "jobs", remedy))
     if totals.put_refused:
-        attention.append(
-            Attention(f"{count_quantity(totals.put_refused)} blocks refused over quota", "tenants")
-        )
+        words = f"{count_quantity(totals.put_refused)} blocks refused over quota"
+        remedy = "is the flusher behind? else raise the full tenant's hot quota"
+        attention.append(Attention(words, "tenants", remedy))
     if totals.cold_refused_blocks:
         words = f"{count_quantity(totals.cold_refused_blocks)} blocks refused by the cold tier"
         if totals.lost_blocks:
             words += f", {count_quantity(totals.lost_blocks)} lost"
-        attention.append(Attention(words, "tenants"))
-    for reason, words in REFUSED_ADDRESS.items():
+        remedy = "raise the cold quota, unpin, or let the policy evict (cold full)"
+        attention.append(Attention(words, "tenants", remedy))
+    for reason, (words, remedy) in REFUSED_ADDRESS.items():
         if missed := totals.misses.get(reason):
-            attention.append(Attention(f"{count_quantity(missed)} blocks missed: {words}", "nodes"))
+            words = f"{count_quantity(missed)} blocks missed: {words}"
+            attention.append(Attention(words, "nodes", remedy))
     if totals.corrupt:
-        attention.append(
-            Attention(f"{count_quantity(totals.corrupt)} blocks failed verification", "nodes")
-        )
+        words = f"{count_quantity(totals.corrupt)} blocks failed verification"
+        remedy = "nodes compute them again; if it goes on, look at the logs of the nodes"
+        attention.append(Attention(words, "nodes", remedy))
     if failed_jobs:
-        attention.append(
-            Attention(f"{failed_jobs} job{'s' if failed_jobs > 1 else ''} failed", "jobs")
-        )
+        words = f"{failed_jobs} job{'s' if failed_jobs > 1 else ''} failed"
+        attention.append(Attention(words, "jobs", "the error stands in the job's row"))
     return Health(_facts(nodes, hot, cold, workers, all_storage), attention)
 
 
@@ -206,11 +210,16 @@ def _words(answer: Answer) -> str:
 
 def _servers(hot: Answer, cold: Answer, workers: Answer) -> list[Attention]:
     return [
-        Attention(f"{what} since {clock_text(answer.since)} UTC", page)
-        for what, answer, page in (
-            ("hot tier does not answer", hot, "tiers"),
-            ("S3 does not answer", cold, "tiers"),
-            ("no worker answers", workers, "jobs"),
+        Attention(f"{what} since {clock_text(answer.since)} UTC", page, remedy)
+        for what, answer, page, remedy in (
+            (
+                "hot tier does not answer",
+                hot,
+                "tiers",
+                "start valkey-hot; until then nodes compute",
+            ),
+            ("S3 does not answer", cold, "tiers", "start it; until then cold blocks are misses"),
+            ("no worker answers", workers, "jobs", "start one; until then nothing is flushed"),
         )
         if answer.is_well is False
     ]
@@ -221,14 +230,15 @@ def _nodes(nodes: list[NodeRow], now: datetime) -> list[Attention]:
     for row in nodes:
         if row.is_alone and row.state != "ended":
             words = f"{row.session.node} serves alone: stored KV is not what it computes"
-            found.append(Attention(words, "nodes"))
+            remedy = "neve.canary.differs in its log names what to look at"
+            found.append(Attention(words, "nodes", remedy))
         silent_s = (now - row.session.last_heartbeat_at).total_seconds()
         if row.state == "silent":
-            found.append(
-                Attention(f"{row.session.node} silent for {duration_quantity(silent_s)}", "nodes")
-            )
+            words = f"{row.session.node} silent for {duration_quantity(silent_s)}"
+            found.append(Attention(words, "nodes", "does it run, and reach this platform?"))
         elif row.state == "live" and row.session.breaker != NodeSession.Breaker.CLOSED:
-            found.append(Attention(f"{row.session.node} breaker {row.breaker_words}", "nodes"))
+            words = f"{row.session.node} breaker {row.breaker_words}"
+            found.append(Attention(words, "nodes", "run neve ping on that host"))
     return found
 
 
@@ -238,11 +248,12 @@ def _tenants(tenants: tuple[Tenant, ...], storage: dict[int, StorageUse]) -> lis
         if tenant.cut_off_at is not None:
             since = clock_text(tenant.cut_off_at)
             words = f"{tenant.slug} cut off since {since} UTC: {tenant.cut_off_reason}"
-            found.append(Attention(words, "tenants"))
+            found.append(Attention(words, "tenants", "let it in again there, once you know why"))
     for tenant in tenants:
         use = storage[tenant.pk]
         ratio = use.cold_ratio
         if use.cold_full == ColdFull.REFUSE and ratio is not None and ratio >= COLD_FULL:
             words = f"{tenant.slug} at {percent_quantity(ratio)} of cold"
-            found.append(Attention(words, "tenants"))
+            remedy = "raise its cold quota, or let its policy evict (cold full)"
+            found.append(Attention(words, "tenants", remedy))
     return found

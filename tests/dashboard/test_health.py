@@ -62,7 +62,9 @@ def health(**changes):
 
 
 def attention(**changes) -> list[str]:
-    words = [item.words for item in health(**changes).attention]
+    found = health(**changes).attention
+    assert all(item.remedy for item in found)  # each says what to do
+    words = [item.words for item in found]
     return [text.replace("\N{NO-BREAK SPACE}", " ") for text in words]
 
 
