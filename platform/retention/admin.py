@@ -1,16 +1,16 @@
 """Admin pages of policies and rules, with a dry run before saving."""
 
-from dataclasses import asdict
 from typing import Any
 
 from django.contrib import admin
 from django.core.exceptions import ValidationError
 from django.db.models import Field, QuerySet
 from django.forms import ModelChoiceField, ModelForm
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from valkey.exceptions import ValkeyError
 
 from catalog.models import Space
+from neve.replay.report import format_bytes
 from retention import services
 from retention.dry_run import MOST_BLOCKS, dry_run, proposed_rulebook
 from retention.models import RetentionPolicy, RetentionRule
@@ -29,13 +29,24 @@ class _DryRunAdmin(TenantOwnedAdmin):
         """The tenant, and its rulebook with this row as it stands in the form."""
         raise NotImplementedError
 
+    def render_change_form(
+        self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> HttpResponse:
+        form = context["adminform"].form
+        if getattr(form, "has_told", False):  # the dry run's answer is no error to correct
+            context |= {"errors": None, "told": form.non_field_errors()}
+        return super().render_change_form(request, context, *args, **kwargs)
+
     def get_form(self, request: HttpRequest, obj: Any = None, **kwargs: Any) -> type[ModelForm]:
         proposed = self.proposed
 
         class DryRunForm(super().get_form(request, obj, **kwargs)):
+            has_told = False
+
             def _post_clean(self) -> None:
                 super()._post_clean()
                 if "_dry_run" in request.POST and not self.errors:
+                    self.has_told = True
                     self.add_error(None, _told(*proposed(self.instance)))
 
         return DryRunForm
@@ -46,12 +57,30 @@ def _told(tenant_id: int, book: Rulebook) -> ValidationError:
         report = dry_run(tenant_id, book, most_blocks=MOST_BLOCKS)
     except ValkeyError:
         return ValidationError("Dry run: the hot tier did not answer. Nothing was saved.")
-    facts = ", ".join(f"{name} {value}" for name, value in asdict(report).items())
-    return ValidationError(f"Dry run, nothing was saved. This would go at once: {facts}")
+    hot, cold = format_bytes(report.removed_hot_bytes), format_bytes(report.removed_cold_bytes)
+    seen = "all" if report.is_complete else "the first"
+    return ValidationError(
+        f"Dry run, nothing was saved. Saving this would remove {report.removed_blocks} blocks at "
+        f"once ({hot} hot, {cold} cold) and take {report.cooled_blocks} idle ones "
+        f"({format_bytes(report.cooled_bytes)}) out of the hot tier; {report.contexts} contexts "
+        f"would lose blocks. It looked at {seen} {report.looked_at} blocks."
+    )
 
 
 @admin.register(RetentionPolicy)
 class RetentionPolicyAdmin(_DryRunAdmin):
+    hints = {
+        "flush_after_s": "seconds; only for “Flush after some seconds”",
+        "hot_idle_s": "seconds; unused for so long, a block leaves the hot tier. Empty: no limit",
+        "cold_ttl_s": "seconds that a block lives after it was stored, in either tier. "
+        "Empty: no limit",
+        "max_age_s": "seconds; the end that only a pin prolongs. Empty: no limit",
+        "priority": "0 to 9: the lower leaves first",
+        "pin_budget_bytes": "bytes that all pins may hold together; 1 GiB is 1073741824. "
+        "Empty: no limit",
+        "promote_window_s": "seconds; a cold block that is read twice so close together becomes "
+        "hot again. 0: never",
+    }
     list_display = (
         *("tenant", "flush_mode", "flush_after_s", "hot_idle_s", "cold_ttl_s", "max_age_s"),
         *("priority", "pin_budget_bytes", "cold_full", "is_applied"),

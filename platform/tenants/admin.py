@@ -9,6 +9,7 @@ from django.forms import ModelForm
 from django.http import HttpRequest
 
 from controlplane.problems import Problem
+from neve.replay.report import format_bytes
 from tenants import services
 from tenants.admin_site import ReadOnlyAdmin, TenantOwnedAdmin
 from tenants.audit import actor_of
@@ -111,8 +112,24 @@ class TenantAdmin(admin.ModelAdmin):
 @admin.register(Quota)
 class QuotaAdmin(TenantOwnedAdmin):
     form = QuotaForm
-    list_display = ("tenant", "hot_bytes", "cold_bytes", *Quota.ROW_LIMITS)
+    list_display = ("tenant", "hot", "cold", *Quota.ROW_LIMITS)
     list_select_related = ("tenant",)
+    hints = {
+        "hot_bytes": "of blocks in Valkey; 1 GiB is 1073741824",
+        "cold_bytes": "of live blocks in S3, which may take 1.5 times as much; 1 GiB is 1073741824",
+        "space_limit": "most spaces; empty: as the setting NEVE_SPACE_LIMIT says",
+        "context_limit": "most contexts; empty: as the setting NEVE_CONTEXT_LIMIT says",
+        "context_block_limit": "most blocks of one context; empty: as the setting "
+        "NEVE_CONTEXT_BLOCK_LIMIT says",
+    }
+
+    @admin.display(description="hot", ordering="hot_bytes")
+    def hot(self, obj: Quota) -> str:
+        return format_bytes(obj.hot_bytes)
+
+    @admin.display(description="cold", ordering="cold_bytes")
+    def cold(self, obj: Quota) -> str:
+        return format_bytes(obj.cold_bytes)
 
     def save_model(self, request: HttpRequest, obj: Quota, form: ModelForm, change: bool) -> None:
         services.set_quota(

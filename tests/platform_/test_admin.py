@@ -164,7 +164,8 @@ def test_a_dry_run_is_shown_and_saves_nothing(operator, tenant, clean_hot):
     answer = operator.post(url(type(policy), "change", policy.pk), form)
     assert answer.status_code == 200
     assert "Dry run, nothing was saved" in answer.content.decode()
-    assert "removed_blocks 0" in answer.content.decode()
+    assert "would remove 0 blocks" in answer.content.decode()
+    assert "Please correct" not in answer.content.decode()
     policy.refresh_from_db()
     assert policy.max_age_s is None
     rule = {"tenant": tenant.pk, "label": "a", "order": 0, "overrides": '{"priority": 1}'}
