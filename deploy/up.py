@@ -40,8 +40,8 @@ STATUS_EVERY_S = 30
 UP = """
 Neve is up after {took_s:.0f} s: {url}/
 
-  1. Open {url}/ and log in as "operator". The password was printed at the first
-     start only; a new one: .venv/bin/python manage.py changepassword operator
+  1. Open {url}/ and log in as "operator". The first start printed the password
+     above, once; a new one: .venv/bin/python manage.py changepassword operator
   2. The demo node replays a workload: watch the hit rate rise on the overview page.
   3. Connect a vLLM node: docs/nodes.md. REST for teams: {url}/api/v1/docs/
   Logs: {var}/log/. Ctrl-C stops everything; the data stays in {var}/.
@@ -105,7 +105,10 @@ def _run(env: dict[str, str]) -> None:
         supervisord.terminate()
         supervisord.wait()
         remove_s3_sockets(int(env["NEVE_S3_PORT"]))
-        print("All stopped. The data stays in var/; `make up` goes on with it.", flush=True)
+        print(
+            f"All stopped. The data stays in {env['NEVE_VAR']}/; `make up` goes on with it.",
+            flush=True,
+        )
 
 
 class Platform:
