@@ -99,7 +99,7 @@ class RetentionPolicy(TenantOwned):
         ]
 
     def __str__(self) -> str:
-        return f"retention of tenant {self.tenant_id}"
+        return f"retention of {self.tenant.slug}"
 
     def clean(self) -> None:
         """Raises ValidationError by name where the constraint says only that it is violated."""

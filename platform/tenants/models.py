@@ -125,7 +125,7 @@ class Quota(TenantOwned):
         ]
 
     def __str__(self) -> str:
-        return f"quota of tenant {self.tenant_id}"
+        return f"quota of {self.tenant.slug}"
 
 
 class AuditEvent(TenantOwned):

@@ -26,7 +26,10 @@ class Command(BaseCommand):
         parser.add_argument("--theme", choices=("light", "dark"), default="light")
         parser.add_argument("--chromium", default="/usr/bin/chromium")
         parser.add_argument("--width", type=int, default=1440)
-        parser.add_argument("--height", type=int, default=900)
+        parser.add_argument("--height", type=int, default=810)
+        parser.add_argument(
+            "--scale", type=float, default=1.25, help="2 is sharper, and over 250 KB large"
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         operator = get_user_model().objects.filter(is_staff=True, is_active=True).first()
@@ -46,7 +49,7 @@ class Command(BaseCommand):
 
     def _take(
         self, session_key: str, *, url: str, out: str, path: str, theme: str, chromium: str,
-        width: int, height: int, **_: Any,
+        width: int, height: int, scale: float, **_: Any,
     ) -> None:  # fmt: skip
         from playwright.sync_api import sync_playwright
 
@@ -55,7 +58,7 @@ class Command(BaseCommand):
             browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
             context = browser.new_context(
                 viewport={"width": width, "height": height},
-                device_scale_factor=2,
+                device_scale_factor=scale,
                 color_scheme="dark" if theme == "dark" else "light",
             )
             context.add_cookies(
