@@ -248,7 +248,11 @@ def _tenants(tenants: tuple[Tenant, ...], storage: dict[int, StorageUse]) -> lis
         if tenant.cut_off_at is not None:
             since = clock_text(tenant.cut_off_at)
             words = f"{tenant.slug} cut off since {since} UTC: {tenant.cut_off_reason}"
-            found.append(Attention(words, "tenants", "let it in again there, once you know why"))
+            found.append(
+                Attention(
+                    words, "tenants", "once you know why, let it in again on the page Tenants"
+                )
+            )
     for tenant in tenants:
         use = storage[tenant.pk]
         ratio = use.cold_ratio
