@@ -46,7 +46,7 @@ Keyspace make_keys() {
   Keyspace keys;
   keys.space_id = 1;
   for (int i = 0; i < 3; ++i) {
-    const std::string tag = "{t7.0" + std::to_string(i) + "}:";
+    const std::string tag = "{t7." + std::to_string(i) + ".0}:";
     Bucket bucket;
     bucket.block_prefix = tag + "b:1:";
     bucket.slot = slot_of(bucket.block_prefix);
@@ -72,7 +72,7 @@ void insist(Core& core, const std::vector<std::string>& arguments) {
 void provision(Core& core) {
   insist(core, {"FUNCTION", "LOAD", "REPLACE", read_file(NEVE_FUNCTIONS)});
   for (int i = 0; i < 3; ++i) {
-    insist(core, {"HSET", "{t7.0" + std::to_string(i) + "}:q", "hot_bytes", "1000000000",
+    insist(core, {"HSET", "{t7." + std::to_string(i) + ".0}:q", "hot_bytes", "1000000000",
                   "cold_bytes", "0", "flush_after_s", "-1", "ttl_s", "0"});
   }
 }
