@@ -250,7 +250,7 @@ class JobSerializer(TenantOwnedSerializer):
         fields = (
             *("id", "tenant", "kind", "state", "progress", "blocks", "bytes", "detail", "error"),
             *("attempts", "created_at", "started_at", "finished_at", "retry_at", "duration_s"),
-            *("is_requested", "requested_by", "arguments", "log"),
+            *("is_requested", "requested_by", "cancel_asked_at", "arguments", "log"),
         )
         read_only_fields = fields
 

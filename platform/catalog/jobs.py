@@ -114,7 +114,10 @@ def retry(job: Job) -> bool:
     over = Job.unscoped.filter(
         pk=job.pk, is_requested=True, state__in=(Job.State.FAILED, Job.State.CANCELLED)
     )
-    fields = {"state": Job.State.QUEUED, "attempts": 0, "retry_at": None, "cancel_asked_at": None}
+    fields = {
+        **{"state": Job.State.QUEUED, "attempts": 0, "progress": 0.0, "error": ""},
+        **dict.fromkeys(("retry_at", "cancel_asked_at", "finished_at"), None),
+    }
     if not over.update(**fields):
         return False
     transaction.on_commit(lambda: _send(job))

@@ -70,6 +70,16 @@ def test_a_job_is_cancelled_and_tried_again(operator, sent):
     assert len(sent) == 2
 
 
+def test_a_running_job_shows_that_it_is_to_end(operator):
+    job = Job.unscoped.get(pk=ask(operator, kind="reconcile").json()["id"])
+    with jobs.job_run(job.pk) as run:
+        answer = act(operator, f"/api/v1/jobs/{job.pk}/cancel").json()
+        assert (answer["state"], answer["cancel_asked_at"] is not None) == ("running", True)
+        run.progress(0.5)
+    answer = act(operator, f"/api/v1/jobs/{job.pk}/retry").json()
+    assert (answer["finished_at"], answer["cancel_asked_at"], answer["progress"]) == (None, None, 0)
+
+
 def test_what_a_tick_found_is_neither_cancelled_nor_tried_again(operator):
     with jobs.attempt("reconcile", None):
         job = Job.unscoped.get()
