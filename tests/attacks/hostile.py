@@ -67,6 +67,41 @@ class Hostile:
         value, numbers = bytes(MIB), iter(range(1 << 40))
         self._repeat(stop, lambda c: c.set(self._junk(next(numbers)), value))
 
+    def look_up_without_pause(self, stop: Event) -> None:
+        """100 connections, each with 50 look-ups of 1,000 ids ahead."""
+        values = [b"FCALL", b"neve_match", b"7", *self.keys.arguments, b"1"]
+        values += [n.to_bytes(16, "big") for n in range(1000)]
+        call = b"*%d\r\n" % len(values) + b"".join(b"$%d\r\n%b\r\n" % (len(v), v) for v in values)
+        with ExitStack() as stack:
+            while not stop.is_set():
+                with suppress(OSError):
+                    socks = [self.dial(stack) for _ in range(100)]
+                    while not stop.wait(0.01):
+                        for sock in socks:
+                            sock.setblocking(False)
+                            with suppress(BlockingIOError):
+                                sock.sendall(call * 50)
+                            with suppress(BlockingIOError):
+                                if not sock.recv(1 << 22):
+                                    raise ConnectionResetError
+                stop.wait(1)
+
+    def name_connections(self, stop: Event) -> None:
+        """By 16 MiB each, which Valkey counts as nobody's."""
+        name = b"n" * (16 * MIB)
+        with ExitStack() as stack:
+            while not stop.is_set():
+                with suppress(OSError):
+                    for _ in range(20):
+                        head = b"*4\r\n$5\r\nHELLO\r\n$1\r\n2\r\n$7\r\nSETNAME\r\n"
+                        self.dial(stack).sendall(head + b"$%d\r\n%b\r\n" % (len(name), name))
+                stop.wait(1)
+
+    def be_refused(self, stop: Event) -> None:
+        """Reads of keys with names of 16 MiB, which are not its own: logs keep them."""
+        name, numbers = bytes(16 * MIB), iter(range(1 << 40))
+        self._repeat(stop, lambda c: c.get(b"%d" % next(numbers) + name))
+
     def _junk(self, number: int) -> bytes:
         return self.keys.block(1, b"junk%012d" % number)
 
@@ -133,6 +168,9 @@ ATTACKS: dict[str, Callable[[Hostile, Event], None]] = {
     "10,000 idle connections": Hostile.hold_connections,
     "8 SETs of announced 500 MB": Hostile.announce_much,
     "8 readers that do not read": Hostile.read_nothing,
+    "look-ups without a pause": Hostile.look_up_without_pause,
+    "connections' names of 16 MiB": Hostile.name_connections,
+    "refused names of 16 MiB": Hostile.be_refused,
 }
 
 

@@ -30,7 +30,8 @@ FAST_KEYS = 2_000_000
 LINKED_S = 60.0  # it comes back after each look, but needs time for thousands of connections
 # Of a server that moves blocks at full speed calls take a tenth of the time; look-ups of a thousand
 # ids from a hundred connections take all of it, and others' calls wait for a hundred of them.
-BUSY, BUSY_LOOKS = 0.5, 4
+BUSY, BUSY_S = 0.5, 5.0
+WAIT_S = 0.2  # that two short commands of the watch itself took
 STRIKES = 2  # what stands in two looks was no coincidence
 
 
@@ -41,8 +42,10 @@ class Memory:
     round: weights.Round | None = None
     strikes: Counter[int] = field(default_factory=Counter)  # rounds a tenant was too heavy in
     linked: dict[int, list[float]] = field(default_factory=dict)  # when it had too many links
-    taken: dict[str, tuple[float, dict[int, Taken]]] = field(default_factory=dict)  # and when
-    busy: Counter[int] = field(default_factory=Counter)  # looks in a row above BUSY
+    # By server: when, what each tenant's calls took, and CPU seconds of its main thread.
+    taken: dict[str, tuple[float, dict[int, Taken], float]] = field(default_factory=dict)
+    busy: dict[int, float] = field(default_factory=dict)  # since when a tenant was above BUSY
+    connected: set[int] = field(default_factory=set)  # tenants with a connection
     usual_bytes: int = 0  # memory beside booked blocks, when nobody was too heavy
     usual_booked: int = 0
     cleaning: set[int] = field(default_factory=set)
@@ -63,9 +66,13 @@ def look(memory: Memory = MEMORY) -> None:
     """Raises valkey's errors."""
     until = time.monotonic() + LOOK_S
     found: dict[int, str] = {}
+    # First, and with one command: while somebody takes all of a server's time, each needs a second.
+    _look_at_calls(memory, found)
+    for tenant_id, why in found.items():
+        _cut_off(memory, tenant_id, why)
+    found.clear()
     held = _held()
     _look_at_links(memory, found)
-    _look_at_calls(memory, found)
     _look_at_bytes(memory, held, found, until)
     for tenant_id, why in found.items():
         _cut_off(memory, tenant_id, why)
@@ -91,6 +98,7 @@ def _held() -> dict[int, Held]:
 
 def _look_at_links(memory: Memory, found: dict[int, str]) -> None:
     excessive: dict[int, str] = {}
+    connected: set[int] = set()
     for client in hot_servers.servers():
         told = client.info()
         share = links.Share.of(
@@ -103,13 +111,16 @@ def _look_at_links(memory: Memory, found: dict[int, str]) -> None:
             log.error("connections_unlisted why=%s", why)
             found |= why
             continue
-        verdict = links.judge(map(links.Link.of, clients), share)
+        all_links = [links.Link.of(each) for each in clients]
+        connected |= {link.tenant_id for link in all_links if link.tenant_id is not None}
+        verdict = links.judge(all_links, share)
         found |= verdict.deliberate
         if verdict.kill:
             count = links.kill(client, verdict.kill)
             why = verdict.excessive | verdict.deliberate
             log.warning("connections_ended count=%s why=%s", count, why)
         excessive |= verdict.excessive
+    memory.connected = connected
     now = time.monotonic()
     for tenant_id, why in excessive.items():
         lately = [at for at in memory.linked.get(tenant_id, ()) if at > now - LINKED_S]
@@ -119,24 +130,31 @@ def _look_at_links(memory: Memory, found: dict[int, str]) -> None:
 
 
 def _look_at_calls(memory: Memory, found: dict[int, str]) -> None:
-    busy: dict[int, float] = {}
+    busy: dict[int, tuple[float, float]] = {}  # share, since
     for client in hot_servers.primaries():
         at = client.connection_pool.connection_kwargs
-        where, now = f"{at.get('host')}:{at.get('port')}", _now_s()
+        where, begun = f"{at.get('host')}:{at.get('port')}", _now_s()
         try:
             is_ = taken(client)
         except ResponseError:  # started again, and its functions are not there yet
             continue
-        then, was = memory.taken.get(where, (now, is_))
-        memory.taken[where] = now, is_
+        cpu, now = client.info("cpu"), _now_s()
+        cpu_s = float(cpu["used_cpu_user_main_thread"]) + float(cpu["used_cpu_sys_main_thread"])
+        then, was, cpu_s_then = memory.taken.get(where, (now, is_, cpu_s))
+        memory.taken[where] = now, is_, cpu_s
+        # Who waits for its turn meets a server without time to give: on a busy host that has less
+        # than the clock says.
+        had_s = min(now - then, cpu_s - cpu_s_then) if now - begun > WAIT_S else now - then
         for tenant_id, each in is_.items():
             if each.abused_calls > was.get(tenant_id, Taken()).abused_calls:
                 found[tenant_id] = "a call with more than 100,000 values, which no client sends"
-        for tenant_id, share in shares(was, is_, now - then).items():
-            busy[tenant_id] = max(share, busy.get(tenant_id, 0.0))
-    memory.busy = Counter({tenant_id: memory.busy[tenant_id] + 1 for tenant_id in busy})
-    for tenant_id, share in busy.items():
-        if memory.busy[tenant_id] >= BUSY_LOOKS:
+        for tenant_id, share in shares(was, is_, had_s).items():
+            busy[tenant_id] = max((share, then), busy.get(tenant_id, (0.0, then)))
+    memory.busy = {
+        tenant_id: memory.busy.get(tenant_id, then) for tenant_id, (_, then) in busy.items()
+    }
+    for tenant_id, (share, _) in busy.items():
+        if _now_s() - memory.busy[tenant_id] >= BUSY_S and memory.connected - {tenant_id}:
             found[tenant_id] = f"calls that take {share:.0%} of a hot server's time from others"
 
 
@@ -145,12 +163,12 @@ def _now_s() -> float:
 
 
 def shares(was: dict[int, Taken], is_: dict[int, Taken], seconds: float) -> dict[int, float]:
-    """Of a server's time, by tenant: those above BUSY, if others call it too; pure."""
+    """Of a server's time, by tenant: those above BUSY; pure."""
     spent = {
         tenant_id: each.spent_s - was.get(tenant_id, Taken()).spent_s
         for tenant_id, each in is_.items()
     }
-    if seconds <= 0 or sum(each > 0 for each in spent.values()) < 2:
+    if seconds <= 0:
         return {}
     return {tenant_id: s / seconds for tenant_id, s in spent.items() if s > BUSY * seconds}
 
