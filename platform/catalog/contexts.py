@@ -94,9 +94,9 @@ def record(
     the budget of pins allows; a label of None keeps the old one. A new pin over the budget is
     refused as a whole, and the context recorded. Valkey being down is no failure: the blocks'
     terms are settled later, pins by the next change of a pin or rebuild.
-    Raises Problem (limit-reached): one context more, or blocks of this one.
+    Raises Problem (limit-reached): one context more, or blocks of this one or of all.
     """
-    limits.require_context_blocks(len(ids))
+    limits.require_context_blocks(session.space_id, name, len(ids))
     now = timezone.now()
     with transaction.atomic():
         context, created = _found_or_made(session, name, ids, tokens)

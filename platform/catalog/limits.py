@@ -4,7 +4,7 @@ All inside the tenant's scope. Raises Problem (limit-reached), which names the l
 """
 
 from django.conf import settings
-from django.db.models import QuerySet
+from django.db.models import QuerySet, Sum
 
 from catalog.models import Context, Space
 from controlplane.problems import Problem
@@ -22,11 +22,25 @@ def require_room_for_context() -> None:
     _require_room("context_limit", Context.objects.all(), quota)
 
 
-def require_context_blocks(blocks: int) -> None:
-    most = limit_of(Quota.objects.get(), "context_block_limit")
+def require_context_blocks(space_id: int, name: str, blocks: int) -> None:
+    """Of this context (`context_block_limit`), and of all together (`context_blocks_limit`)."""
+    quota = Quota.objects.get()
+    most = limit_of(quota, "context_block_limit")
     if blocks > most:
         raise _reached(
             "context_block_limit", most, f"The context has {blocks} blocks and the limit is {most}."
+        )
+    most = settings.ENV.context_blocks_limit
+    if blocks * limit_of(quota, "context_limit") <= most:
+        return  # as many contexts as there may be, all as long as this one, stay below it
+    there = Context.objects.aggregate(all=Sum("blocks"))["all"] or 0
+    known = Context.objects.filter(space_id=space_id, name=name).values_list("blocks", flat=True)
+    before = known.first() or 0
+    if blocks > before and there - before + blocks > most:
+        raise _reached(
+            "context_blocks_limit",
+            most,
+            f"All contexts would have {there - before + blocks} blocks and the limit is {most}.",
         )
 
 

@@ -22,6 +22,8 @@ from tenants.keys import usable_node_keys
 from tenants.models import ApiKey, Tenant
 from tenants.scope import tenant_scope
 
+PROCESSES_MOST = 256  # live sessions of one node: its processes, each with the spaces it serves
+
 
 @dataclass(frozen=True)
 class Heartbeat:
@@ -76,6 +78,13 @@ def open_session(
                 "node-limit",
                 f"{len(others)} nodes are connected and the limit of {tenant.slug} is "
                 f"{tenant.node_limit}.",
+                node_limit=tenant.node_limit,
+            )
+        if sum(host_of(name) == host_of(node) for name in live) >= PROCESSES_MOST:
+            raise Problem(
+                "node-limit",
+                f"{host_of(node)} has {PROCESSES_MOST} live sessions, the most that one node may "
+                "have: end processes of it, or name engines of other hosts otherwise.",
                 node_limit=tenant.node_limit,
             )
         space = resolve_space(

@@ -368,6 +368,14 @@ class TestContexts:
             Quota.objects.update(**{limit: 4})
         assert node.send("post", "/cache/v1/contexts", bodies[-1]).status_code == 201
 
+    def test_all_contexts_of_a_tenant_have_so_many_blocks_together(self, opened, node, settings):
+        settings.ENV = replace(settings.ENV, context_blocks_limit=4)
+        bodies = [self.body(opened, name=f"c{n}") for n in range(3)]  # of two blocks each
+        answers = [node.send("post", "/cache/v1/contexts", body) for body in bodies]
+        problem = refused(answers[-1], 409, "limit-reached")
+        assert (problem["limit"], problem["most"]) == ("context_blocks_limit", 4)
+        assert node.send("post", "/cache/v1/contexts", bodies[0]).status_code == 200
+
     def test_a_requests_pin_belongs_to_the_nodes_key(self, opened, node, team, tenant):
         made = node.send("post", "/cache/v1/contexts", self.body(opened, pin_s=7200)).json()
         path = f"/api/v1/contexts/{made['id']}"

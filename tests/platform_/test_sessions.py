@@ -101,6 +101,17 @@ def test_a_node_counts_once_and_replaces_its_own_session():
     assert refusal.value.members == {"node_limit": 1}
 
 
+def test_a_node_has_so_many_live_sessions(monkeypatch):
+    monkeypatch.setattr(sessions, "PROCESSES_MOST", 2)
+    tenant = make_tenant(node_limit=3)
+    for name in ("n1/0", "n1/1"):
+        open_session(tenant, name)
+    with pytest.raises(Problem, match="n1 has 2 live sessions") as refusal:
+        open_session(tenant, "n1/2")
+    assert refusal.value.kind == "node-limit"
+    open_session(tenant, "n2")
+
+
 def fall_silent(session):
     long_ago = timezone.now() - timedelta(seconds=sessions.live_after_s() + 1)
     NodeSession.unscoped.filter(pk=session.pk).update(last_heartbeat_at=long_ago)
