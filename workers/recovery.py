@@ -94,7 +94,7 @@ def _show_one(
 
 def claim() -> bool:
     """The right to rebuild, which ends LEASE_S after the last segment was done."""
-    return bool(hot.admin().set(CLAIMED, b"1", nx=True, px=int(LEASE_S * 1000)))
+    return bool(hot.note("SET", CLAIMED, b"1", "NX", "PX", int(LEASE_S * 1000)))
 
 
 def rebuild_all(
@@ -123,8 +123,8 @@ def rebuild_all(
             hot.admin().srem(hot.INDEX_LOST, tenant.pk)
         except ResponseError:
             log.exception("rebuild_failed tenant=%s", tenant.pk)
-            hot.admin().sadd(hot.INDEX_LOST, tenant.pk)
-    hot.admin().set(INDEXED, _mark(run))
+            hot.note("SADD", hot.INDEX_LOST, tenant.pk)
+    hot.note("SET", INDEXED, _mark(run))
     hot.admin().unlink(NOTES, CLAIMED)
     log.info("index_rebuilt segments=%s blocks=%s lost=%s", *vars(total).values())
     return total
@@ -180,12 +180,12 @@ class _Notes:
         if hot.admin().hget(NOTES, "run") != run:
             hot.admin().unlink(NOTES)
             begun = timezone.now().isoformat()
-            hot.admin().hset(NOTES, mapping={"run": run, "begun_at": begun})
+            hot.note("HSET", NOTES, "run", run, "begun_at", begun)
         self._begun_at = datetime.fromisoformat(hot.admin().hget(NOTES, "begun_at").decode())
 
     def read(self, tenant_id: int) -> Start:
         return Start(self._begun_at, int(hot.admin().hget(NOTES, str(tenant_id)) or 0))
 
     def write(self, tenant_id: int, number: int) -> None:
-        hot.admin().hset(NOTES, str(tenant_id), number)
-        hot.admin().set(CLAIMED, b"1", px=int(LEASE_S * 1000))
+        hot.note("HSET", NOTES, tenant_id, number)
+        hot.note("SET", CLAIMED, b"1", "PX", int(LEASE_S * 1000))

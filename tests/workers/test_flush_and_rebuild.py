@@ -76,6 +76,22 @@ def test_the_worker_notices_a_lost_valkey_by_itself(world, clean_hot):
     assert Job.unscoped.filter(kind="rebuild_index").count() == 1
 
 
+def test_a_full_valkey_is_rebuilt_as_well(world, clean_hot):
+    """Else who fills it before the rebuild would stop it, and with it the watch, for ever."""
+    ids = world.store(4)
+    Flusher(world.tenant.pk).run()
+    recovery.forget_index()
+    hot.admin().delete(*world.keys.bookkeeping, world.keys.live_bytes)
+    hot.provision()  # its numbers
+    hot.admin().config_set("maxmemory", "1mb")
+    try:
+        tasks.rebuild_index()
+        assert recovery.index_is_whole()
+    finally:
+        hot.admin().config_set("maxmemory", clean_hot.maxmemory)
+    world.assert_readable_from_s3(ids)
+
+
 def test_a_valkey_that_was_started_again_is_rebuilt_whatever_it_remembers(world):
     ids = world.store(2)
     Flusher(world.tenant.pk).run()
