@@ -70,6 +70,9 @@ def prepare() -> dict[str, str]:
     python_path = f"{ROOT}{os.pathsep}{ROOT / 'platform'}"
     own = {"NEVE_VAR": str(VAR), "PYTHONPATH": python_path, "PYTHONUNBUFFERED": "1"}
     own["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    # Without a proxy in front, nobody on this machine may say that he comes from elsewhere.
+    in_front = "127.0.0.1" if env.get("NEVE_URL") else ""
+    own["FORWARDED_ALLOW_IPS"] = os.environ.get("FORWARDED_ALLOW_IPS", in_front)
     spare_proxies(os.environ)
     return {**os.environ, **env, **own, "DJANGO_SETTINGS_MODULE": "controlplane.settings"}
 

@@ -49,6 +49,16 @@ def test_manage_py_finds_the_ports_of_the_last_start(
     assert "@127.0.0.1:7777/0" in installation.read_env(empty_var / "env")["NEVE_HOT_URL"]
 
 
+def test_only_a_proxy_in_front_may_say_where_a_request_comes_from(
+    empty_var: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert installation.prepare()["FORWARDED_ALLOW_IPS"] == ""
+    monkeypatch.setenv("NEVE_URL", "https://neve.example/")
+    assert installation.prepare()["FORWARDED_ALLOW_IPS"] == "127.0.0.1"
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", "10.0.0.7")
+    assert installation.prepare()["FORWARDED_ALLOW_IPS"] == "10.0.0.7"
+
+
 def test_a_taken_port_is_named_with_its_holder_and_the_variable() -> None:
     with socket.create_server(("127.0.0.1", free_port())) as holder:
         port = holder.getsockname()[1]
