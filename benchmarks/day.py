@@ -3,11 +3,11 @@
     make day [BENCH_ARGS="--scale 8 --share 0.2 --minutes 10"]
 
 The demo of deploy/supervisord.conf writes about 1.5 MiB of new KV a request, twice a second: 249
-GiB a day, 62 times its cold quota. Here everything is `scale` times smaller (quotas, requests, and
+GiB a day, 83 times its cold quota. Here everything is `scale` times smaller (quotas, requests, and
 so bytes) and as much faster as the minutes ask for: intervals, graces and SeaweedFS's
 vacuum are shortened alike. Servers, client, tasks and compaction are the real ones; a block has its
 real size. `share`: of the day. The disk is full of what is evicted again after two turnovers of the
-quota, so a share of 0.1 (6 turnovers) shows as high a mark as all of it.
+quota, so a share of 0.1 (8 turnovers) shows as high a mark as all of it.
 
 What SeaweedFS has not vacuumed yet does not shrink with the scale: its vacuum takes seconds however
 small the quota. So the printed sum for a day multiplies what Neve stores by `scale`, and takes what
@@ -32,7 +32,7 @@ from servers import ControlPlane, S3Server, wait_until  # noqa: E402
 
 DAY_S, RATE = 86_400, 2.0  # requests a second: deploy/supervisord.conf
 DAY_REQUESTS = int(DAY_S * RATE)
-COLD_BYTES, HOT_BYTES = 4 << 30, 256 << 20  # the demo tenant's: bootstrap
+COLD_BYTES, HOT_BYTES = 3 << 30, 256 << 20  # the demo tenant's: bootstrap
 MIB, GIB = 1 << 20, 1 << 30
 GOAL_BYTES = 8 * GIB
 NEVE = Path(sys.executable).with_name("neve")

@@ -47,7 +47,7 @@ def test_the_first_run_makes_everything_and_shows_credentials(bootstrap):
     assert (key.role, key.tenant.slug) == ("node", "demo")
     quota = Quota.unscoped.get(tenant=key.tenant)
     room = hot.capacity_bytes() >> 20 << 20  # the demo would have 256 MiB, and the server less
-    assert (quota.hot_bytes, quota.cold_bytes) == (room, 4 << 30)
+    assert (quota.hot_bytes, quota.cold_bytes) == (room, 3 << 30)
     bucket.client().head_bucket(Bucket=settings.ENV.s3_bucket)
     assert hot.admin().execute_command("FUNCTION", "LIST", "LIBRARYNAME", LIBRARY)
 
