@@ -21,9 +21,8 @@ from tenants.room import fitting_bytes
 
 DEMO_SLUG = "demo"
 DEMO_HOT_BYTES = 256 << 20
-DEMO_COLD_BYTES = 3 << 30  # on disk 1.5 times that and what is not vacuumed yet: below 8 GiB
-    3 << 30
-)  # on disk 1.5 times that, and what SeaweedFS has not vacuumed: below 8 GiB
+# On disk 1.5 times that, and what SeaweedFS has not vacuumed: below 8 GiB.
+DEMO_COLD_BYTES = 3 << 30
 
 
 class Command(BaseCommand):
