@@ -35,6 +35,10 @@ UNSENT = timedelta(seconds=60)  # a queued job's message may be lost after so lo
 LOG_LINES = 200  # a job keeps its last ones
 
 
+# Requests that are to run: for the first time, or again after a failure that was not the last.
+_WAITS = Q(state=Job.State.QUEUED) | Q(state=Job.State.FAILED, retry_at__isnull=False)
+
+
 class JobDone(Exception):
     """The job ended before, or runs elsewhere: a message that came twice. Nothing is left to do."""
 
@@ -103,8 +107,7 @@ def cancel(job: Job) -> bool:
     """
     mine = Job.unscoped.filter(pk=job.pk, is_requested=True)
     now = timezone.now()
-    waits = Q(state=Job.State.QUEUED) | Q(state=Job.State.FAILED, retry_at__isnull=False)
-    if mine.filter(waits).update(state=Job.State.CANCELLED, finished_at=now, retry_at=None):
+    if mine.filter(_WAITS).update(state=Job.State.CANCELLED, finished_at=now, retry_at=None):
         return True
     return bool(mine.filter(state=Job.State.RUNNING).update(cancel_asked_at=now))
 
@@ -184,12 +187,11 @@ def job_run(job_id: UUID | str, *, is_redelivered: bool = False) -> Iterator[Job
     """Runs a requested job: marks it running, then done, cancelled, or failed with the error,
     which it raises again; `send_again` repeats it then.
 
-    Raises JobDone when it ended before or another worker has it. `is_redelivered`: that worker
-    died, says the broker, so the job runs anew.
+    Raises JobDone when it ended before, its last attempt failed, or another worker has it.
+    `is_redelivered`: that worker died, says the broker, so the job runs anew.
     """
-    takes = (Job.State.QUEUED, Job.State.FAILED)
-    takes += (Job.State.RUNNING,) if is_redelivered else ()
-    if not Job.unscoped.filter(pk=job_id, state__in=takes).update(**_begun()):
+    takes = _WAITS | Q(state=Job.State.RUNNING) if is_redelivered else _WAITS
+    if not Job.unscoped.filter(takes, pk=job_id).update(**_begun()):
         raise JobDone(str(job_id))
     job: Job = Job.unscoped.get(pk=job_id)
     try:

@@ -122,6 +122,8 @@ def test_a_failed_request_is_sent_again_until_it_is_given_up(job, sent, monkeypa
     job.refresh_from_db()
     assert (job.state, job.attempts, job.retry_at) == ("failed", REQUEST_ATTEMPTS, None)
     assert len(sent) == REQUEST_ATTEMPTS
+    with pytest.raises(jobs.JobDone), jobs.job_run(job.pk):  # a second message of an attempt
+        pytest.fail("ran although it was given up")
     assert jobs.retry(job)
     assert len(sent) == REQUEST_ATTEMPTS + 1
 
