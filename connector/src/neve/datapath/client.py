@@ -257,7 +257,8 @@ class Client:
 
         Outcomes: None (stored, or already there), QUOTA (the tenant's or the server's memory is
         full), BREAKER (not tried: storage in trouble, or too many bytes in flight), TIMEOUT,
-        CORRUPT (another value stands there). Buffers must not change until the transfer is done.
+        CORRUPT (another value stands there), EVICTED (twice another writer's commit pushed it out
+        before its own). Buffers must not change until the transfer is done.
         """
         if len(blocks) != len(buffers):
             raise Misuse(f"need one of each, got {len(blocks)} blocks, {len(buffers)} buffers")
