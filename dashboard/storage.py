@@ -11,7 +11,6 @@ from valkey.exceptions import ValkeyError
 from controlplane import hot
 from dashboard.access import rows_of
 from dashboard.selectors import Tenants, last_gauges
-from neve.index.tier import Usage
 from retention.models import ColdFull, EvictionPolicy, RetentionPolicy
 from tenants.models import Quota
 
@@ -129,7 +128,7 @@ def storage_use(
                 usage.cold_bytes,
                 usage.dirty_bytes,
                 usage.dirty_blocks,
-                _late_s(usage, now_s),
+                usage.flush_late_s(now_s),
                 *limits,
                 hot_room_bytes=room_bytes,
                 unstored_blocks=usage.unstored_blocks,
@@ -191,13 +190,6 @@ def summed(uses: list[StorageUse]) -> StorageUse:
         kinds.pop() if len(kinds) == 1 else "mixed",
         sum(use.mended for use in uses),
     )
-
-
-def _late_s(usage: Usage, now_s: float) -> float | None:
-    """For how many seconds the oldest flush has been due; None when nothing is dirty."""
-    # A tenant may have written any time there, also an infinite one.
-    due_s = usage.oldest_due_s
-    return None if due_s is None or due_s != due_s else min(max(0.0, now_s - due_s), now_s)
 
 
 def _ratio(used: int | None, limit: int | None) -> float | None:

@@ -212,7 +212,6 @@ def sample(job: Opener, tenant_id: int) -> None:
 
 def gauges(held: Usage, taken: Occupancy, now_s: float) -> dict[str, int]:
     """The gauges of a usage roll-up. A flush that is not yet due counts as 0 s old."""
-    oldest_s = 0 if held.oldest_due_s is None else max(0, int(now_s - held.oldest_due_s))
     return {
         "hot_used_bytes": held.hot_bytes,
         "cold_used_bytes": held.cold_bytes,
@@ -220,7 +219,7 @@ def gauges(held: Usage, taken: Occupancy, now_s: float) -> dict[str, int]:
         "cold_waiting_bytes": taken.waiting_bytes,
         "dirty_bytes": held.dirty_bytes,
         "dirty_blocks": held.dirty_blocks,
-        "dirty_oldest_s": oldest_s,
+        "dirty_oldest_s": int(held.flush_late_s(now_s) or 0),
         "unstored_blocks": held.unstored_blocks,
     }
 

@@ -205,6 +205,10 @@ class Usage:
     quota_cold_bytes: int = 0
     oldest_due_s: float | None = field(default=None)
 
+    def flush_late_s(self, now_s: float) -> float | None:
+        """For how many seconds the oldest flush has been due; None when nothing is dirty."""
+        return None if self.oldest_due_s is None else max(0.0, now_s - self.oldest_due_s)
+
 
 class AdminClient(Protocol):
     """The part of valkey-py's client that loading the library needs."""
@@ -516,7 +520,8 @@ class HotTier:
             for name, value in zip(reply, reply, strict=True):
                 key = name.decode() if isinstance(name, bytes) else name
                 if key == "oldest_due_s":
-                    due_s = min(max(float(value), 0.0), MOST_TS)
+                    # A tenant may have written any time there; of NaN the first argument stays.
+                    due_s = min(max(0.0, float(value)), MOST_TS)
                     totals[key] = min(due_s, totals.get(key, due_s))
                 elif key in Usage.__dataclass_fields__:
                     totals[key] = totals.get(key, 0) + _counted(value)
