@@ -31,7 +31,7 @@ up: $(RUN) ## install what is missing and run the platform on this machine
 install: $(RUN) ## only install the Python environment
 	@echo "Installed in .venv. Next: make up"
 
-test: $(DEV) $(VLLM) lint test-core ## all tests: the core, unit, real servers, browser, vLLM on CPU
+test: $(DEV) $(VLLM) lint docs test-core ## all tests: the core, unit, real servers, browser, vLLM on CPU
 	@deploy/get valkey
 	@deploy/get chromium
 	$(BIN)/python -m pytest

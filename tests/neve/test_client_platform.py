@@ -1,7 +1,12 @@
 """The client against the whole platform: web process, its Valkey with ACL users, S3, workers."""
 
+import os
+import re
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import urllib3
@@ -148,3 +153,21 @@ def test_two_engines_of_one_name_keep_a_session_each(client, control_plane):
                 seen = node.session  # each heartbeat's answer makes another one
                 wait_until(lambda: node.session is not seen, timeout_s=20, what="a beat")  # noqa: B023
         assert [node.session.id for node in (client, twin)] == before
+
+
+def test_the_example_on_the_distribution_s_page_stores_and_loads(control_plane):
+    page = Path(__file__).parents[2] / "connector" / "README.md"
+    (example,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    access = {"NEVE_ENDPOINT": control_plane.url, "NEVE_API_KEY": control_plane.node_key}
+    done = subprocess.run(
+        [sys.executable, "-c", example],
+        env=os.environ | access,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert done.stdout.splitlines() == [
+        "stored: [None, None]",
+        "loaded: [None, None] equal: True",
+    ]
