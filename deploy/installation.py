@@ -134,7 +134,9 @@ def _holder(port: int) -> str:
     """ " by NAME (pid N)", or nothing when this user may not see it."""
     try:
         for link in psutil.net_connections("tcp"):
-            if link.status == psutil.CONN_LISTEN and link.laddr.port == port and link.pid:
+            if link.status != psutil.CONN_LISTEN or not link.laddr or not link.pid:
+                continue
+            if link.laddr.port == port:
                 process = psutil.Process(link.pid)
                 return f" by {process.name()} (pid {link.pid}, in {process.cwd()})"
     except psutil.Error:
