@@ -4,7 +4,9 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
-.PHONY: docs openapi fuzz-api help up install test test-postgres test-fast test-core torture attack vllm bench-datapath bench-tiering bench-policies day bench-ttft lint format clean distclean
+LINTS := lint-python lint-types lint-imports lint-shell lint-compose
+
+.PHONY: docs openapi fuzz-api help up install test test-postgres test-fast test-core torture attack vllm bench-datapath bench-tiering bench-policies day bench-ttft lint $(LINTS) format clean distclean
 
 BIN := .venv/bin
 RUN := .venv/.runtime-installed
@@ -16,6 +18,7 @@ CORE := connector/pyproject.toml connector/CMakeLists.txt $(wildcard connector/s
 CORES := $(shell nproc 2>/dev/null || echo 2)
 FUZZ_S ?= 20
 NONE := 00000000000000000000000000000000
+SCRIPTS := $(shell grep -lE '^\#!.*\bsh$$|^\#!.*\bbash$$' .ci/* deploy/*)
 PIP := -m pip --disable-pip-version-check install --quiet
 
 help: ## list the targets
@@ -92,11 +95,23 @@ bench-ttft: ## time to the first token on this host's GPU (PYTHON=one with vLLM,
 	@deploy/get valkey
 	$(or $(PYTHON),python3) benchmarks/ttft.py $(BENCH_ARGS)
 
-lint: $(DEV) ## ruff, mypy, import contracts, compose's schema
+lint: $(DEV) ## every check of the sources: style, types, contracts, scripts
+	@$(MAKE) --jobs $(CORES) --output-sync $(LINTS)
+
+lint-python: $(DEV)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+
+lint-types: $(DEV)
 	$(BIN)/mypy
+
+lint-imports: $(DEV)
 	PYTHONPATH=.:platform $(BIN)/lint-imports
+
+lint-shell: $(DEV)
+	$(BIN)/shellcheck $(SCRIPTS)
+
+lint-compose: $(DEV)
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 
 openapi: $(RUN) ## write docs/openapi.json anew, after a change of the API
