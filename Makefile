@@ -4,7 +4,7 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
-LINTS := lint-python lint-types lint-imports lint-shell lint-compose
+LINTS := lint-python lint-types lint-imports lint-web lint-shell lint-compose
 
 .PHONY: docs openapi fuzz-api help up install test test-postgres test-fast test-core torture attack vllm bench-datapath bench-tiering bench-policies day bench-ttft lint $(LINTS) format clean distclean
 
@@ -95,7 +95,7 @@ bench-ttft: ## time to the first token on this host's GPU (PYTHON=one with vLLM,
 	@deploy/get valkey
 	$(or $(PYTHON),python3) benchmarks/ttft.py $(BENCH_ARGS)
 
-lint: $(DEV) ## every check of the sources: style, types, contracts, scripts
+lint: $(DEV) ## every check of the sources: style, types, contracts, pages, scripts
 	@$(MAKE) --jobs $(CORES) --output-sync $(LINTS)
 
 lint-python: $(DEV)
@@ -107,6 +107,9 @@ lint-types: $(DEV)
 
 lint-imports: $(DEV)
 	PYTHONPATH=.:platform $(BIN)/lint-imports
+
+lint-web: $(DEV)
+	$(BIN)/oxlint --deny-warnings dashboard/static
 
 lint-shell: $(DEV)
 	$(BIN)/shellcheck $(SCRIPTS)

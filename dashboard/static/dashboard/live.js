@@ -40,8 +40,8 @@ export class Live {
     url.protocol = url.protocol.replace("http", "ws");
     const socket = new WebSocket(url);
     this.socket = socket;
-    socket.onmessage = (event) => this.hear(JSON.parse(event.data));
-    socket.onclose = (event) => this.lose(event.code);
+    socket.addEventListener("message", (event) => this.hear(JSON.parse(event.data)));
+    socket.addEventListener("close", (event) => this.lose(event.code));
   }
 
   hear(message) {
@@ -90,7 +90,7 @@ export class Live {
         await this.refresh();
         this.truthAt = Date.now();
         if (this.isOpen) this.downSince = null;
-      } catch (error) {
+      } catch {
         this.downSince ??= new Date();
         this.isWanted = this.isOpen;
       } finally {
