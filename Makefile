@@ -110,6 +110,7 @@ lint-imports: $(DEV)
 
 lint-web: $(DEV)
 	$(BIN)/oxlint --deny-warnings dashboard/static
+	$(BIN)/djlint --lint --quiet cacheapi dashboard platform
 
 lint-shell: $(DEV)
 	$(BIN)/shellcheck $(SCRIPTS)
