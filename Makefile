@@ -43,7 +43,7 @@ test: $(DEV) $(VLLM) lint docs test-core ## all tests: the core, unit, real serv
 test-postgres: $(DEV) ## tests of platform, API, dashboard and workers on PostgreSQL
 	@deploy/get valkey
 	@deploy/get postgres
-	PYTHONPATH=.:tests $(BIN)/python -m on_postgres $(PYTEST_ARGS)
+	PYTHONPATH=.:tests $(BIN)/python -m support.on_postgres $(PYTEST_ARGS)
 
 test-fast: $(DEV) ## unit tests only, no servers
 	$(BIN)/python -m pytest -m unit
@@ -66,7 +66,7 @@ torture: $(DEV) ## kill, stop, fill and damage real servers: TRIALS=50 SEED=1
 
 fuzz-api: $(DEV) ## Schemathesis on both APIs with keys of each role: EXAMPLES=20 SEED=1
 	@deploy/get valkey
-	@PYTHONPATH=.:platform:tests $(BIN)/python -m fuzz_api --examples $(or $(EXAMPLES),20) --seed $(or $(SEED),1)
+	@PYTHONPATH=.:platform:tests $(BIN)/python -m support.fuzz_api --examples $(or $(EXAMPLES),20) --seed $(or $(SEED),1)
 
 wheels: $(RUN) ## neve's source distribution and wheels into dist/, each tried with the Pythons that are here
 	@deploy/get valkey

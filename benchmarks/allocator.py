@@ -23,7 +23,7 @@ import valkey
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from servers import free_port, wait_until  # noqa: E402
+from support.servers import free_port, wait_until  # noqa: E402
 
 HEADER = 64
 HELD = 400 << 20

@@ -31,7 +31,8 @@ WHEELS = (
     *("cffi", "pycparser", "protobuf", "typing_extensions"),
 )
 FILES = (
-    *("benchmarks/*.py", "benchmarks/raw.c", "tests/cache_endpoint.py", "tests/certificates.py"),
+    *("benchmarks/*.py", "benchmarks/raw.c", "tests/support/__init__.py"),
+    *("tests/support/cache_endpoint.py", "tests/support/certificates.py"),
     *("deploy/valkey-hot", "deploy/valkey-hot.conf", "deploy/congestion.py"),
 )
 RUN = """\

@@ -21,7 +21,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "platform"), str(ROOT / "tests")]
 
-from servers import ControlPlane, S3Server  # noqa: E402
+from support.servers import ControlPlane, S3Server  # noqa: E402
 
 BLOCK_BYTES = 64 + 256 * 64  # header, and 256 tokens of 64 bytes
 HOT_BLOCKS, COLD_BLOCKS = 1_000, 3_000

@@ -44,11 +44,11 @@ from datapath import Child, compile_raw  # noqa: E402
 from obstore.store import HTTPStore, S3Store  # noqa: E402
 from valkeys import free_ports, run_s  # noqa: E402
 
-from certificates import issue, make_ca  # noqa: E402
 from neve.datapath.cold import ColdBlock, ColdReader, plan_ranges  # noqa: E402
 from neve.datapath.transfer import Job, JobPool, Transfer, Urgency  # noqa: E402
 from neve.formats.block import HEADER_BYTES, BlockHeader, checksum, encode_header  # noqa: E402
-from servers import S3Server  # noqa: E402
+from support.certificates import issue, make_ca  # noqa: E402
+from support.servers import S3Server  # noqa: E402
 
 KEY = "segment"
 BLOCK_BYTES = 2 << 20  # with its header

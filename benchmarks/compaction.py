@@ -30,7 +30,7 @@ import django
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "platform"), str(ROOT / "tests")]
 
-import testsettings  # noqa: E402
+from support import testsettings  # noqa: E402
 
 django.setup()
 

@@ -10,13 +10,13 @@ from compaction import Block, Place
 from django.conf import settings
 from django.core.management import call_command
 
-import testsettings
-from cold_world import World as Tenant
 from controlplane import hot, s3
 from neve.formats import block
 from neve.formats.block import HEADER_BYTES, BlockHeader
 from neve.index.tier import CommitOutcome, Location
-from servers import S3Server, ValkeyServer
+from support import testsettings
+from support.cold_world import World as Tenant
+from support.servers import S3Server, ValkeyServer
 from tenants.scope import tenant_scope
 from workers import recovery
 from workers.compaction.plan import Policy

@@ -28,7 +28,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from servers import ControlPlane, S3Server, wait_until  # noqa: E402
+from support.servers import ControlPlane, S3Server, wait_until  # noqa: E402
 
 DAY_S, RATE = 86_400, 2.0  # requests a second: deploy/supervisord.conf
 DAY_REQUESTS = int(DAY_S * RATE)

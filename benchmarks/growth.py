@@ -29,7 +29,7 @@ import django
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "platform"), str(ROOT / "tests"), str(ROOT / "benchmarks")]
 
-import testsettings  # noqa: E402
+from support import testsettings  # noqa: E402
 
 django.setup()
 
@@ -38,11 +38,11 @@ from django.db import connection  # noqa: E402
 from django.utils import timezone  # noqa: E402
 
 from catalog.models import Round, Segment  # noqa: E402
-from cold_world import World  # noqa: E402
 from controlplane import hot, s3  # noqa: E402
 from neve.formats.block import HEADER_BYTES  # noqa: E402
 from neve.formats.ids import ID_BYTES  # noqa: E402
 from neve.index.tier import BlockTerms, RestoredBlock  # noqa: E402
+from support.cold_world import World  # noqa: E402
 from tenants.scope import tenant_scope  # noqa: E402
 from workers.schedule import SCHEDULE  # noqa: E402
 

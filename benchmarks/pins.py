@@ -21,7 +21,7 @@ import django
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "platform"), str(ROOT / "tests")]
 
-import testsettings  # noqa: E402
+from support import testsettings  # noqa: E402
 
 django.setup()
 
@@ -32,9 +32,9 @@ from catalog import pins  # noqa: E402
 from catalog.models import Context  # noqa: E402
 from controlplane import hot  # noqa: E402
 from neve.formats.keys import BucketKeys  # noqa: E402
-from rows import make_context, make_space, make_tenant  # noqa: E402
-from servers import ValkeyServer  # noqa: E402
-from tenant_world import ACTOR  # noqa: E402
+from support.rows import make_context, make_space, make_tenant  # noqa: E402
+from support.servers import ValkeyServer  # noqa: E402
+from support.tenant_world import ACTOR  # noqa: E402
 from tenants.scope import tenant_scope  # noqa: E402
 
 SIZE_BYTES = 1000

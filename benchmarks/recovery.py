@@ -23,7 +23,7 @@ import django
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "platform"), str(ROOT / "tests"), str(ROOT / "benchmarks")]
 
-import testsettings  # noqa: E402
+from support import testsettings  # noqa: E402
 
 django.setup()
 
@@ -31,11 +31,11 @@ from compaction_real import servers  # noqa: E402
 from django.conf import settings  # noqa: E402
 
 from catalog.models import Segment  # noqa: E402
-from cold_world import World  # noqa: E402
 from controlplane import hot, s3  # noqa: E402
 from neve.formats.block import BlockHeader  # noqa: E402
 from neve.formats.keys import segment_key  # noqa: E402
 from neve.formats.segment import SegmentHeader, SegmentWriter  # noqa: E402
+from support.cold_world import World  # noqa: E402
 from tenants.scope import tenant_scope  # noqa: E402
 from workers import recovery  # noqa: E402
 from workers.adoption import adopt_tenant  # noqa: E402

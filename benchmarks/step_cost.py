@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the figures here")
     arguments = parser.parse_args()
     sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-    from servers import ControlPlane, S3Server
+    from support.servers import ControlPlane, S3Server
 
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder, "llama")

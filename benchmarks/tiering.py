@@ -35,7 +35,7 @@ from neve.datapath.client import COLD_CONNECTIONS, BlockRef, Client, Tier  # noq
 from neve.datapath.cold import RANGE_BYTES, ColdBlock, plan_ranges  # noqa: E402
 from neve.formats.block import HEADER_BYTES  # noqa: E402
 from neve.formats.space import SpaceIdentity  # noqa: E402
-from servers import ControlPlane, S3Server  # noqa: E402
+from support.servers import ControlPlane, S3Server  # noqa: E402
 
 PAYLOAD_BYTES = 2 << 20
 TURNS = 8  # in each, all contexts grow, and then they are flushed

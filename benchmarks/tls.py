@@ -28,12 +28,12 @@ from datapath import Child, numbers  # noqa: E402
 from valkeys import Valkeys, free_ports  # noqa: E402
 from windows import cpu_s  # noqa: E402
 
-from certificates import issue, make_ca  # noqa: E402
 from neve import _core  # noqa: E402
 from neve.datapath.status import Status  # noqa: E402
 from neve.datapath.transport import make_keyspace  # noqa: E402
 from neve.formats.keys import BucketKeys  # noqa: E402
 from neve.index.tier import functions_source  # noqa: E402
+from support.certificates import issue, make_ca  # noqa: E402
 
 TENANT_ID: Final = 7
 BATCHES: Final = 4

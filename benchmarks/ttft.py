@@ -94,8 +94,8 @@ def start_servers(
     from valkey import Valkey, ValkeyCluster
     from valkeys import Valkeys
 
-    from cache_endpoint import API_KEY, TENANT_ID, CacheEndpoint
     from neve.index.tier import BlockTerms, HotTier, load_functions
+    from support.cache_endpoint import API_KEY, TENANT_ID, CacheEndpoint
 
     of_valkey = dict(word.split("=", 1) for word in options.valkey_options)
     servers = stack.enter_context(Valkeys(valkeys, options=of_valkey))
@@ -114,7 +114,7 @@ def start_servers(
         },
     }
     if mode == "cold":
-        from servers import S3Server
+        from support.servers import S3Server
 
         s3 = stack.enter_context(S3Server(Path(stack.enter_context(tempfile.TemporaryDirectory()))))
         bucket, signer = s3.bucket(), s3.client()

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-import testsettings
-from drift import assert_no_drift
-from servers import ROOT, ControlPlane, S3Server, ValkeyServer
+from support import testsettings
+from support.drift import assert_no_drift
+from support.servers import ROOT, ControlPlane, S3Server, ValkeyServer
 
 KINDS = ("integration", "browser", "vllm")
 VLLM_PYTHON = Path(os.environ.get("NEVE_TEST_VLLM_PYTHON", ROOT / ".venv-vllm/bin/python"))

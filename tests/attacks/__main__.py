@@ -10,7 +10,7 @@ from threading import Event
 from attacks.arena import Arena
 from attacks.hostile import ATTACKS
 from attacks.neighbour import Neighbour
-from servers import S3Server
+from support.servers import S3Server
 
 COLUMNS = "{:30} {:7} {:>7} {:>8} {:>11} {:>13} {:>12}  {}"
 

@@ -10,7 +10,7 @@ from typing import Any
 from attacks.hostile import Hostile, begin
 from attacks.neighbour import Neighbour
 from neve.index import tier
-from servers import ControlPlane, S3Server, Worker
+from support.servers import ControlPlane, S3Server, Worker
 
 QUOTA_BYTES = 64 << 20
 MAXMEMORY = "384mb"

@@ -8,9 +8,9 @@ from threading import Event, Thread
 from valkey import Valkey
 from valkey.exceptions import ValkeyError
 
-from chains import ENGINE, IDENTITY
 from neve.datapath.client import Client
 from neve.formats.keys import BucketKeys
+from support.chains import ENGINE, IDENTITY
 
 MIB = 1 << 20
 

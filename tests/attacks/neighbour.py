@@ -5,8 +5,8 @@ from collections import Counter
 from threading import Event, Thread
 from typing import Self
 
-from chains import ENGINE, IDENTITY, Chain
 from neve.datapath.client import Client
+from support.chains import ENGINE, IDENTITY, Chain
 
 WAIT_S = 10.0
 BLOCKS = 4

@@ -7,7 +7,7 @@ import pytest
 
 from attacks.arena import Arena
 from attacks.hostile import ATTACKS
-from servers import wait_until
+from support.servers import wait_until
 
 pytestmark = pytest.mark.integration
 

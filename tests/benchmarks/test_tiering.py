@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from servers import ROOT
+from support.servers import ROOT
 
 LINE = (
     r"tiering flush_vs_raw=\d+\.\d\d compact_vs_raw=\d+\.\d\d cold_vs_raw=\d+\.\d\d "

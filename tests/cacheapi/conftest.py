@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from django.test import Client
 
-from rows import IDENTITY, make_key, make_tenant
+from support.rows import IDENTITY, make_key, make_tenant
 from tenants.models import Tenant
 
 HANDSHAKE = {

@@ -10,7 +10,7 @@ from catalog import usage
 from catalog.models import Context
 from controlplane import hot
 from neve.formats.keys import BucketKeys
-from rows import make_context, make_everything, make_key, make_space, make_tenant
+from support.rows import make_context, make_everything, make_key, make_space, make_tenant
 from tenants.keys import find_key
 from tenants.models import AuditEvent, Quota
 

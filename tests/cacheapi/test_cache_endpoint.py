@@ -12,7 +12,7 @@ from catalog.models import Context, NodeSession, UsageRollup
 from neve.engine import requests
 from neve.formats.space import SpaceIdentity
 from neve.index.tier import HotTier
-from rows import make_key, make_segment, make_space, make_tenant
+from support.rows import make_key, make_segment, make_space, make_tenant
 from tenants import services
 from tenants.audit import SYSTEM
 from tenants.keys import find_key

@@ -9,7 +9,7 @@ from contextlib import closing, contextmanager
 
 import pytest
 
-import testsettings
+from support import testsettings
 
 pytestmark = [
     pytest.mark.integration,

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-import testsettings
-from fuzz_api import PATHS, fuzz, keys_of, unlimited
-from servers import ControlPlane
+from support import testsettings
+from support.fuzz_api import PATHS, fuzz, keys_of, unlimited
+from support.servers import ControlPlane
 
 pytestmark = pytest.mark.integration
 

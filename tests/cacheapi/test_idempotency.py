@@ -10,7 +10,7 @@ from controlplane import answers
 from controlplane.models import StoredAnswer
 from retention.models import RetentionRule
 from retention.services import add_rule
-from rows import make_key
+from support.rows import make_key
 from tenants.models import ApiKey, AuditEvent
 
 pytestmark = [pytest.mark.integration, pytest.mark.django_db]

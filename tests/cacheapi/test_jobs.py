@@ -6,7 +6,7 @@ from django.test import Client
 
 from catalog import jobs
 from catalog.models import Job
-from rows import make_key, make_tenant
+from support.rows import make_key, make_tenant
 from tenants.models import AuditEvent
 
 pytestmark = [pytest.mark.integration, pytest.mark.django_db(transaction=True)]

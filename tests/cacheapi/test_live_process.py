@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from servers import ControlPlane
+from support.servers import ControlPlane
 
 pytestmark = pytest.mark.integration
 

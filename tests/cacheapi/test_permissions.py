@@ -11,7 +11,7 @@ import pytest
 from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver
 
-from rows import make_context, make_everything, make_key, make_person, make_tenant
+from support.rows import make_context, make_everything, make_key, make_person, make_tenant
 
 pytestmark = [pytest.mark.integration, pytest.mark.django_db]
 

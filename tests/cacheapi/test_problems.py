@@ -9,7 +9,7 @@ from cacheapi import cache_views
 from cacheapi.retention_views import RulesView
 from controlplane import problems
 from retention.models import RetentionRule
-from rows import make_everything
+from support.rows import make_everything
 
 pytestmark = [pytest.mark.integration, pytest.mark.django_db]
 

@@ -11,7 +11,7 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
-from rows import make_everything
+from support.rows import make_everything
 
 pytestmark = [pytest.mark.integration, pytest.mark.django_db]
 

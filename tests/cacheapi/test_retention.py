@@ -9,7 +9,7 @@ from controlplane import hot
 from neve.formats.keys import BucketKeys
 from neve.index.tier import CommitOutcome
 from retention.models import RetentionPolicy, RetentionRule
-from rows import make_context, make_space, make_tenant
+from support.rows import make_context, make_space, make_tenant
 from tenants.models import AuditEvent
 
 pytestmark = [pytest.mark.integration, pytest.mark.django_db]

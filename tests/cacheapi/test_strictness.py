@@ -10,7 +10,7 @@ from django.test import Client
 from drf_spectacular.generators import SchemaGenerator
 
 from catalog.models import Context
-from rows import make_context, make_everything, make_key, make_space, make_tenant
+from support.rows import make_context, make_everything, make_key, make_space, make_tenant
 from tenants.models import ApiKey, AuditEvent
 
 pytestmark = [pytest.mark.integration, pytest.mark.django_db]

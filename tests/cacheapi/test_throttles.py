@@ -8,7 +8,7 @@ from django.test import Client
 
 from cacheapi import throttles
 from cacheapi.throttles import SharedThrottle
-from rows import make_key, make_person
+from support.rows import make_key, make_person
 
 pytestmark = [pytest.mark.integration, pytest.mark.django_db]
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import urllib3
 
-import testsettings
 from deploy.installation import http_status
-from servers import ControlPlane, Server, free_port
+from support import testsettings
+from support.servers import ControlPlane, Server, free_port
 
 pytestmark = pytest.mark.integration
 

@@ -10,7 +10,7 @@ from django.test import Client
 from catalog.usage import record_deltas
 from dashboard import probes
 from neve.index.tier import load_functions
-from rows import make_person, make_tenant
+from support.rows import make_person, make_tenant
 
 
 @pytest.fixture(autouse=True)

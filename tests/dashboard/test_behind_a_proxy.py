@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect, sync_playwright
 
-from certificates import issue, make_ca
-from chromium import CHROMIUM, FLAGS, PAGES
-from servers import ControlPlane, Server, free_port, http_status
+from support.certificates import issue, make_ca
+from support.chromium import CHROMIUM, FLAGS, PAGES
+from support.servers import ControlPlane, Server, free_port, http_status
 
 pytestmark = pytest.mark.browser
 

@@ -18,11 +18,11 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, Playwright, expect, sync_playwright
 
-from chromium import CHROMIUM, FLAGS, PAGES
 from neve.formats.keys import BucketKeys
 from neve.index.tier import HotTier
-from rows import IDENTITY
-from servers import ROOT, ControlPlane, Server, wait_until
+from support.chromium import CHROMIUM, FLAGS, PAGES
+from support.rows import IDENTITY
+from support.servers import ROOT, ControlPlane, Server, wait_until
 
 pytestmark = pytest.mark.browser
 

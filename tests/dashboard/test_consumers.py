@@ -11,7 +11,7 @@ from django.contrib.auth.models import AnonymousUser
 
 from catalog.sessions import Heartbeat, record_heartbeat
 from dashboard.consumers import SIGNED_OUT, TRY_AGAIN, UsageConsumer
-from rows import make_person, make_session, make_space, make_tenant
+from support.rows import make_person, make_session, make_space, make_tenant
 from tenants.scope import tenant_scope
 
 pytestmark = [pytest.mark.integration, pytest.mark.django_db(transaction=True)]

@@ -18,7 +18,7 @@ from neve.formats.keys import BucketKeys
 from neve.index.tier import BlockTerms
 from neve.node.stats import COUNTERS
 from retention.models import EvictionPolicy, RetentionPolicy
-from rows import make_context, make_everything, make_segment, make_session, make_space
+from support.rows import make_context, make_everything, make_segment, make_session, make_space
 from tenants.keys import find_key
 from tenants.models import ApiKey
 from tenants.scope import tenant_scope

@@ -10,7 +10,7 @@ from dashboard import selectors
 from dashboard.access import rows_of
 from dashboard.windows import RANGES, window_of
 from neve.errors import MissReason
-from rows import make_segment, make_session, make_space
+from support.rows import make_segment, make_session, make_space
 
 pytestmark = [pytest.mark.integration, pytest.mark.django_db]
 

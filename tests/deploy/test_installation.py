@@ -11,7 +11,7 @@ import pytest
 import valkey
 
 from deploy import installation
-from servers import free_port, wait_until
+from support.servers import free_port, wait_until
 
 
 @pytest.fixture(autouse=True)

@@ -15,9 +15,9 @@ import psutil
 import pytest
 import yaml
 
-from certificates import make_ca
 from deploy.installation import ROOT
-from servers import S3Server
+from support.certificates import make_ca
+from support.servers import S3Server
 
 pytestmark = pytest.mark.integration
 

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 from valkey.exceptions import ResponseError
 
-from drift import assert_no_drift
 from neve.errors import MissReason
 from neve.formats.keys import BucketKeys
 from neve.index.recount import BucketAudit, Checked, Drift, Superseded
@@ -35,7 +34,8 @@ from neve.index.tier import (
 )
 from retention.stored import Standing, changes_of
 from retention.terms import end_of
-from servers import ValkeyServer
+from support.drift import assert_no_drift
+from support.servers import ValkeyServer
 
 pytestmark = pytest.mark.integration
 

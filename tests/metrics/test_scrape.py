@@ -18,7 +18,14 @@ from controlplane import hot
 from dashboard import probes
 from metrics.table import PLATFORM, TENANT
 from neve.errors import MissReason
-from rows import make_everything, make_key, make_segment, make_session, make_space, make_tenant
+from support.rows import (
+    make_everything,
+    make_key,
+    make_segment,
+    make_session,
+    make_space,
+    make_tenant,
+)
 from tenants.scope import tenant_scope
 
 pytestmark = [pytest.mark.integration, pytest.mark.django_db]

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from cache_endpoint import CacheEndpoint
-from chains import connect, provision
 from neve.datapath.client import Client
 from neve.index.tier import HotTier
-from servers import ValkeyServer
+from support.cache_endpoint import CacheEndpoint
+from support.chains import connect, provision
+from support.servers import ValkeyServer
 
 
 @pytest.fixture

@@ -12,14 +12,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cache_endpoint import API_KEY, CacheEndpoint
-from chains import CHUNK_TOKENS, ENGINE, IDENTITY, PAYLOAD, Chain, connect, counters, provision
 from neve.datapath.breaker import BreakerState
 from neve.datapath.client import Client, Match
 from neve.errors import DeadlineExceeded, MissReason, Misuse, Refused, Unavailable
 from neve.formats.keys import bucket_of
 from neve.index.tier import Location, Tier
-from servers import ValkeyServer, wait_until
+from support.cache_endpoint import API_KEY, CacheEndpoint
+from support.chains import (
+    CHUNK_TOKENS,
+    ENGINE,
+    IDENTITY,
+    PAYLOAD,
+    Chain,
+    connect,
+    counters,
+    provision,
+)
+from support.servers import ValkeyServer, wait_until
 
 pytestmark = pytest.mark.integration
 

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 import urllib3
 
-from chains import ENGINE, IDENTITY, Chain, counters
 from neve.datapath.client import Client
 from neve.datapath.transport import ReplyError, Transport
 from neve.errors import MissReason, Refused
 from neve.index.tier import HotTier, Tier
 from neve.node.session import Endpoint
 from neve.node.stats import Stats
-from servers import ControlPlane, wait_until
+from support.chains import ENGINE, IDENTITY, Chain, counters
+from support.servers import ControlPlane, wait_until
 
 pytestmark = pytest.mark.integration
 

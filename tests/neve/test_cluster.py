@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cluster import Cluster, ClusterNode
 from neve import _core
 from neve.datapath.status import Status
 from neve.datapath.transport import Transport, make_keyspace
 from neve.formats.keys import BucketKeys, bucket_of
 from neve.index.tier import decode_match
 from neve.node.address import ValkeyAddress
-from servers import wait_until
+from support.cluster import Cluster, ClusterNode
+from support.servers import wait_until
 
 pytestmark = pytest.mark.integration
 

@@ -16,10 +16,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cache_endpoint import TENANT_ID, CacheEndpoint
-from certificates import issue, make_ca
-from chains import GIB, PAYLOAD, Chain, connect, counters
-from cutting_proxy import CuttingProxy
 from neve.datapath.breaker import FAILURES_TO_OPEN
 from neve.datapath.client import Client
 from neve.datapath.cold import (
@@ -34,8 +30,12 @@ from neve.errors import MissReason
 from neve.formats.block import HEADER_BYTES, decode_header
 from neve.formats.segment import SegmentHeader, SegmentWriter
 from neve.index.tier import BlockTerms, HotTier, Tier
-from proxy import Proxy
-from servers import S3Server, ValkeyServer, wait_until
+from support.cache_endpoint import TENANT_ID, CacheEndpoint
+from support.certificates import issue, make_ca
+from support.chains import GIB, PAYLOAD, Chain, connect, counters
+from support.cutting_proxy import CuttingProxy
+from support.proxy import Proxy
+from support.servers import S3Server, ValkeyServer, wait_until
 from torture.proxy import FaultProxy
 
 SIZE = HEADER_BYTES + PAYLOAD

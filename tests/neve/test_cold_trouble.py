@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from certificates import issue, make_ca
 from neve.datapath.cold import (
     MOST_TRIES,
     AddressRefused,
@@ -25,8 +24,9 @@ from neve.datapath.timed_socket import Stop
 from neve.errors import DeadlineExceeded, MissReason, Refused, Unavailable
 from neve.formats.block import HEADER_BYTES, BlockHeader, checksum, encode_header
 from neve.node.session import Endpoint
-from scripted_http import ScriptedHttp, answer, partial
-from servers import wait_until
+from support.certificates import issue, make_ca
+from support.scripted_http import ScriptedHttp, answer, partial
+from support.servers import wait_until
 
 PAYLOAD = 3000
 SIZE = HEADER_BYTES + PAYLOAD

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from chains import PAYLOAD, Chain, connect
 from neve import _core
 from neve.datapath.client import Client
+from support.chains import PAYLOAD, Chain, connect
 
 pytestmark = pytest.mark.integration
 

@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from chains import ENGINE, IDENTITY
 from neve.cli.main import main
 from neve.cli.ping import _fix_of_refusal, check_s3
 from neve.cli.replay import make_identity
@@ -26,7 +25,8 @@ from neve.node.session import Endpoint, _problem
 from neve.replay.generator import Generator, Workload
 from neve.replay.payload import Payloads
 from neve.replay.trace import tokens_of
-from servers import ControlPlane
+from support.chains import ENGINE, IDENTITY
+from support.servers import ControlPlane
 
 KV_BYTES = 64
 SMALL = ["--kv-bytes-per-token", str(KV_BYTES), "--quiet"]

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from certificates import issue, make_ca
-from chains import provision
 from neve.datapath.status import Status
 from neve.datapath.transport import Transport, make_keyspace
 from neve.errors import Unavailable
 from neve.index.tier import HotTier
 from neve.node.address import TlsSettings, ValkeyAddress
-from servers import ValkeyServer, free_port
+from support.certificates import issue, make_ca
+from support.chains import provision
+from support.servers import ValkeyServer, free_port
 
 pytestmark = pytest.mark.integration
 

@@ -13,8 +13,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chains import provision
-from cutting_proxy import CuttingProxy
 from neve import _core
 from neve.datapath.breaker import BreakerState
 from neve.datapath.status import Status
@@ -24,7 +22,9 @@ from neve.formats.block import HEADER_BYTES, BlockHeader, checksum, decode_heade
 from neve.formats.keys import BucketKeys
 from neve.index.tier import decode_match
 from neve.node.address import ValkeyAddress
-from servers import ValkeyServer
+from support.chains import provision
+from support.cutting_proxy import CuttingProxy
+from support.servers import ValkeyServer
 
 MIB = 1 << 20
 FINGERPRINT = bytes(range(32))

@@ -6,7 +6,7 @@ from django.test import Client
 from django.urls import reverse
 
 from retention.models import RetentionRule
-from rows import make_everything, make_person, make_tenant
+from support.rows import make_everything, make_person, make_tenant
 from tenants.models import AuditEvent, Quota, Tenant
 from tenants.scope import TenantOwned
 

@@ -17,8 +17,8 @@ from neve.errors import MissReason
 from neve.formats.keys import BucketKeys, bucket_of
 from neve.index.tier import BlockTerms, CommitOutcome, Location, Tier
 from retention.services import add_rule, set_policy
-from rows import make_session, make_space, make_tenant
-from servers import wait_until
+from support.rows import make_session, make_space, make_tenant
+from support.servers import wait_until
 from tenants import services
 from tenants.audit import Actor
 from tenants.models import AuditEvent

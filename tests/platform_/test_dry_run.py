@@ -10,7 +10,7 @@ from neve.index.scan import IndexEntry
 from neve.index.tier import BlockTerms
 from retention.dry_run import effect_on
 from retention.stored import Standing
-from rows import make_space, make_tenant
+from support.rows import make_space, make_tenant
 
 NOW = 1_000_000
 

@@ -4,7 +4,7 @@ import pytest
 from django.test import Client
 
 from controlplane.front import Front
-from rows import make_person
+from support.rows import make_person
 
 pytestmark = [
     *(pytest.mark.integration, pytest.mark.django_db),

@@ -16,8 +16,8 @@ from neve.errors import MissReason
 from neve.formats.keys import BucketKeys
 from neve.index.tier import BlockTerms, CommitOutcome, HotTier, Location, RestoredBlock, Tier
 from retention.services import set_policy
-from rows import make_session, make_space, make_tenant
-from servers import ValkeyServer
+from support.rows import make_session, make_space, make_tenant
+from support.servers import ValkeyServer
 from tenants import services
 from tenants.audit import SYSTEM
 from tenants.keys import usable_node_keys

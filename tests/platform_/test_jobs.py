@@ -13,7 +13,7 @@ from catalog import jobs
 from catalog.kinds import REQUEST_ATTEMPTS, BadRequest
 from catalog.models import Job
 from controlplane.celery import configure
-from rows import make_tenant
+from support.rows import make_tenant
 
 pytestmark = [pytest.mark.integration, pytest.mark.django_db(transaction=True)]
 

@@ -6,7 +6,7 @@ import pytest
 from django.core.exceptions import ValidationError
 from django.utils import timezone
 
-from rows import make_key, make_tenant
+from support.rows import make_key, make_tenant
 from tenants import key_use, keys, services
 from tenants.audit import SYSTEM
 from tenants.keys import find_key

@@ -14,7 +14,7 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from rows import make_person, make_tenant
+from support.rows import make_person, make_tenant
 from tenants import signing_in
 from tenants.models import AuditEvent, Membership, Tenant
 

@@ -12,7 +12,7 @@ from catalog.models import NodeSession
 from controlplane import hot
 from controlplane.problems import Problem
 from neve.formats.space import SpaceIdentity
-from rows import IDENTITY, make_tenant
+from support.rows import IDENTITY, make_tenant
 from tenants import services
 from tenants.audit import SYSTEM
 from tenants.models import ApiKey, AuditEvent

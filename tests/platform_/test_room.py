@@ -7,7 +7,7 @@ from django.urls import reverse
 from controlplane import hot
 from controlplane.problems import Problem
 from dashboard.storage import storage_use, summed
-from rows import make_key, make_person
+from support.rows import make_key, make_person
 from tenants import services
 from tenants.audit import SYSTEM
 from tenants.models import AuditEvent, Quota, Tenant

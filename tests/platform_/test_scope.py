@@ -8,7 +8,7 @@ import pytest
 from django.apps import apps
 
 from catalog.models import Job, Space
-from rows import make_space, make_tenant
+from support.rows import make_space, make_tenant
 from tenants.scope import OutsideTenantScope, TenantOwned, tenant_scope
 
 ROOT = Path(__file__).resolve().parents[2]

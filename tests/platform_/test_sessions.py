@@ -9,7 +9,7 @@ from catalog import sessions
 from catalog.models import NodeSession, Space, UsageRollup
 from controlplane.problems import Problem
 from neve.formats.space import SpaceIdentity
-from rows import IDENTITY, make_tenant
+from support.rows import IDENTITY, make_tenant
 from tenants.audit import SYSTEM
 from tenants.models import AuditEvent
 from tenants.scope import tenant_scope

@@ -6,7 +6,7 @@ from django.db import IntegrityError
 
 from retention.models import RetentionPolicy
 from retention.services import set_policy
-from rows import make_tenant
+from support.rows import make_tenant
 from tenants import services
 from tenants.audit import SYSTEM
 from tenants.models import AuditEvent, Quota, Tenant

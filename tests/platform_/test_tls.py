@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from certificates import issue, make_ca
-from servers import PYTHON_ENV, ROOT, ValkeyServer, free_port
+from support.certificates import issue, make_ca
+from support.servers import PYTHON_ENV, ROOT, ValkeyServer, free_port
 
 pytestmark = pytest.mark.integration
 

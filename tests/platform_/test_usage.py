@@ -7,7 +7,7 @@ from django.utils import timezone
 
 from catalog import usage
 from catalog.models import TIER_COUNTERS, UsageRollup
-from rows import make_tenant
+from support.rows import make_tenant
 
 pytestmark = [pytest.mark.integration, pytest.mark.django_db]
 

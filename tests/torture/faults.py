@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from botocore.exceptions import BotoCoreError, ClientError
 from valkey.exceptions import ValkeyError
 
-from servers import Server
+from support.servers import Server
 from torture import damage
 from torture.clock import Clock
 from torture.plan import FAULTS, Persistence

@@ -11,7 +11,7 @@ from typing import Self
 
 import urllib3
 
-from servers import ROOT, ControlPlane, S3Server, ValkeyServer
+from support.servers import ROOT, ControlPlane, S3Server, ValkeyServer
 from torture.clock import Clock
 from torture.plan import Persistence
 from torture.proxy import FaultProxy

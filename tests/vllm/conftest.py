@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import pytest
 
-from servers import ControlPlane, S3Server
+from support.servers import ControlPlane, S3Server
 
 HERE = Path(__file__).parent
 ENGINE_ENV = {

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from vllm_api import RECORDED, parameters, read_api
+from support.vllm_api import RECORDED, parameters, read_api
 
 API = json.loads(RECORDED.read_text())
 ROOT = Path(__file__).parents[2]

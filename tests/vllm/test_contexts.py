@@ -9,7 +9,7 @@ from neve.engine.contexts import ContextReports
 from neve.engine.planner import Ended
 from neve.engine.requests import ContextWish
 from neve.errors import Refused, Unavailable
-from servers import wait_until
+from support.servers import wait_until
 
 
 class Platform:

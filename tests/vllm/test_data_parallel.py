@@ -2,8 +2,8 @@
 
 import pytest
 
-from servers import wait_until
-from vllm_server import VllmServer
+from support.servers import wait_until
+from support.vllm_server import VllmServer
 
 pytestmark = pytest.mark.vllm
 

@@ -9,8 +9,8 @@ from urllib.request import Request, urlopen
 import pytest
 
 from neve.index.tier import HotTier
-from servers import Server, answers, free_port, http_status, wait_until
-from vllm_server import VllmServer, complete, stream
+from support.servers import Server, answers, free_port, http_status, wait_until
+from support.vllm_server import VllmServer, complete, stream
 
 pytestmark = pytest.mark.vllm
 

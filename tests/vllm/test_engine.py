@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from servers import ControlPlane
+from support.servers import ControlPlane
 
 pytestmark = pytest.mark.vllm
 

@@ -18,7 +18,7 @@ from neve.formats.ids import BlockHasher
 from neve.formats.keys import parse_key
 from neve.index.tier import HotTier
 from neve.planner.breakeven import model_kv
-from servers import ControlPlane
+from support.servers import ControlPlane
 
 pytestmark = pytest.mark.vllm
 

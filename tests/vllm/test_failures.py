@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from proxy import Proxy
-from servers import ControlPlane, S3Server
+from support.proxy import Proxy
+from support.servers import ControlPlane, S3Server
 
 pytestmark = pytest.mark.vllm
 

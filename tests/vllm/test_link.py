@@ -5,12 +5,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from cache_endpoint import API_KEY, CacheEndpoint
-from chains import IDENTITY, provision
 from neve.engine import link
 from neve.engine.link import Link
 from neve.engine.options import Options
-from servers import wait_until
+from support.cache_endpoint import API_KEY, CacheEndpoint
+from support.chains import IDENTITY, provision
+from support.servers import wait_until
 
 pytestmark = pytest.mark.integration
 

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from servers import wait_until
+from support.servers import wait_until
 
 pytestmark = pytest.mark.vllm
 

@@ -6,7 +6,7 @@ import urllib.request
 
 import pytest
 
-from vllm_server import VllmServer
+from support.vllm_server import VllmServer
 
 pytestmark = pytest.mark.vllm
 

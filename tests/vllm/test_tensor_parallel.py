@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from servers import ControlPlane
+from support.servers import ControlPlane
 
 pytestmark = pytest.mark.vllm
 

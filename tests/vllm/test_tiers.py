@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from neve.formats.block import HEADER_BYTES, decode_header
-from servers import ControlPlane
+from support.servers import ControlPlane
 
 pytestmark = pytest.mark.vllm
 

@@ -28,7 +28,7 @@ def empty_bucket(storage):
 
 @pytest.fixture
 def world(storage):
-    from cold_world import World  # Django is set up by now
+    from support.cold_world import World  # Django is set up by now
 
     return World()
 

@@ -5,10 +5,10 @@ from django.conf import settings
 from django.core.management import call_command
 
 from catalog.models import Job, Segment
-from cold_world import PAYLOAD_BYTES
 from controlplane import s3 as bucket
 from neve.formats.block import HEADER_BYTES
 from neve.formats.keys import tenant_prefix
+from support.cold_world import PAYLOAD_BYTES
 from tenants.scope import tenant_scope
 from workers import adoption, recovery
 from workers.adoption import adopt_tenant

@@ -11,12 +11,12 @@ from django.conf import settings
 from django.utils import timezone
 
 from catalog.models import Job, Segment
-from cold_world import PAYLOAD_BYTES, World
 from controlplane import hot
 from controlplane import s3 as bucket
 from neve.errors import MissReason
 from neve.formats.block import HEADER_BYTES
 from neve.index.tier import HotTier, Location
+from support.cold_world import PAYLOAD_BYTES, World
 from tenants.scope import tenant_scope
 from workers import recovery, tasks
 from workers.compaction import claims, run, sweep

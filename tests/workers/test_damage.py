@@ -12,15 +12,15 @@ import pytest
 from django.conf import settings
 
 from catalog.models import Job, Round, UsageRollup
-from cold_world import World
 from controlplane import hot
-from drift import assert_no_drift
 from neve.formats import block
 from neve.formats.block import HEADER_BYTES, BlockHeader
 from neve.formats.keys import BucketKeys, bucket_of
 from neve.index.tier import CommitOutcome
 from retention.dry_run import dry_run, proposed_rulebook
 from retention.models import RetentionPolicy
+from support.cold_world import World
+from support.drift import assert_no_drift
 from workers import recovery, tasks
 from workers.flush import Flusher
 from workers.reconcile import blocks, rounds

@@ -10,14 +10,14 @@ from django.utils import timezone
 
 from catalog import jobs
 from catalog.models import Context, Job, Segment, UsageRollup
-from cold_world import PAYLOAD_BYTES, World
 from controlplane import hot
 from controlplane import s3 as bucket
 from neve.errors import MissReason
 from neve.formats.block import HEADER_BYTES
 from neve.index.tier import Admission, BlockTerms, HotTier, Location, Tier
 from retention import services as retention
-from servers import wait_until
+from support.cold_world import PAYLOAD_BYTES, World
+from support.servers import wait_until
 from tenants.audit import SYSTEM
 from tenants.scope import tenant_scope
 from workers import flush, recovery, segments, tasks

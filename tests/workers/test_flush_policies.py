@@ -6,8 +6,8 @@ from django.utils import timezone
 from catalog.occupancy import Occupancy
 from controlplane import hot
 from neve.formats.keys import BucketKeys
-from rows import make_space
-from tenant_world import World
+from support.rows import make_space
+from support.tenant_world import World
 from workers import tasks
 from workers.flush import GATHER_S, Flusher, is_worth_a_segment
 

@@ -11,8 +11,6 @@ from django.db.models import Sum
 from valkey.exceptions import ResponseError
 
 from catalog.models import Segment
-from chains import ENGINE, IDENTITY, Chain
-from cluster import Cluster
 from controlplane import hot
 from dashboard import probes
 from dashboard.storage import hot_server, storage_use
@@ -20,7 +18,9 @@ from neve.datapath.client import Client
 from neve.errors import MissReason
 from neve.formats.keys import BucketKeys
 from neve.index.tier import Tier
-from servers import wait_until
+from support.chains import ENGINE, IDENTITY, Chain
+from support.cluster import Cluster
+from support.servers import wait_until
 from tenants import services
 from tenants.audit import SYSTEM
 from tenants.models import ApiKey, Quota, Tenant

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from cold_world import World
+from support.cold_world import World
 from workers import flush
 from workers.compaction import merge
 from workers.compaction.plan import Policy

@@ -6,20 +6,20 @@ import sys
 
 import pytest
 
-from servers import ROOT
+from support.servers import ROOT
 
 pytestmark = pytest.mark.integration
 
 
 @pytest.fixture
 def crowd(control_plane):
-    """Runs a scenario of crowd.py; returns its facts."""
+    """Runs a scenario of support/crowd.py; returns its facts."""
 
     def run(scenario):
         environment = control_plane.environment()
         environment["PYTHONPATH"] += f":{ROOT / 'tests'}"
         done = subprocess.run(
-            [sys.executable, "-m", "crowd", scenario],
+            [sys.executable, "-m", "support.crowd", scenario],
             cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-4000:]

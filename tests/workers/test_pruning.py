@@ -7,7 +7,7 @@ import pytest
 from django.utils import timezone
 
 from catalog.models import Context, Job, NodeSession, Pin
-from rows import make_context, make_session, make_space, make_tenant
+from support.rows import make_context, make_session, make_space, make_tenant
 from tenants.models import AuditEvent
 from tenants.scope import tenant_scope
 from workers import pruning, tasks

@@ -8,7 +8,6 @@ from django.conf import settings
 from django.utils import timezone
 
 from catalog.models import Job, Round, Segment, Stray
-from cold_world import PAYLOAD_BYTES, World
 from controlplane import hot
 from controlplane import s3 as bucket
 from controlplane.models import StoredAnswer
@@ -16,7 +15,8 @@ from neve.errors import MissReason
 from neve.formats.block import HEADER_BYTES
 from neve.formats.keys import BucketKeys, segment_key, tenant_prefix
 from neve.index.tier import BlockTerms, Location
-from servers import wait_until
+from support.cold_world import PAYLOAD_BYTES, World
+from support.servers import wait_until
 from tenants.scope import tenant_scope
 from workers import recovery, tasks
 from workers.compaction import sweep

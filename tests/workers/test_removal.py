@@ -9,8 +9,8 @@ from catalog.spaces import remove_space
 from controlplane import s3 as bucket
 from controlplane.problems import Problem
 from neve.formats.keys import tenant_prefix
-from rows import make_context, make_space
-from tenant_world import World
+from support.rows import make_context, make_space
+from support.tenant_world import World
 from tenants import services
 from tenants.audit import SYSTEM
 from tenants.models import AuditEvent, Tenant

@@ -13,8 +13,8 @@ from neve.index import scan
 from retention import stored
 from retention.models import RetentionPolicy, RetentionRule
 from retention.services import change_rule, remove_rule
-from rows import make_space
-from tenant_world import ACTOR, SIZE, World
+from support.rows import make_space
+from support.tenant_world import ACTOR, SIZE, World
 from tenants.models import AuditEvent
 from tenants.scope import tenant_scope
 from workers import recovery, tasks

@@ -7,9 +7,9 @@ from django.conf import settings
 
 from catalog.models import Job, Segment
 from catalog.occupancy import Occupancy, occupancy
-from cold_world import World
 from controlplane import s3 as bucket
 from neve.formats.keys import tenant_prefix
+from support.cold_world import World
 from tenants.scope import tenant_scope
 from workers import segments, tasks
 from workers.compaction import room, sweep

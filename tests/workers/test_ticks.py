@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from servers import Server, wait_until
+from support.servers import Server, wait_until
 from torture.clock import Clock
 
 pytestmark = pytest.mark.integration

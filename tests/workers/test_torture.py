@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from servers import PYTHON_ENV, ROOT
+from support.servers import PYTHON_ENV, ROOT
 from torture.model import Entry, Model, payload, payload_bytes, sums
 from torture.plan import FAULTS, Persistence, plan_trial
 

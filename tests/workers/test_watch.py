@@ -16,8 +16,8 @@ from controlplane.problems import Problem
 from neve.errors import MissReason
 from neve.formats.keys import BucketKeys
 from neve.index.tier import CommitOutcome, HotTier, Location
-from rows import make_session
-from tenant_world import World
+from support.rows import make_session
+from support.tenant_world import World
 from tenants import services
 from tenants.audit import SYSTEM
 from tenants.models import AuditEvent, Tenant

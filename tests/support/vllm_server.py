@@ -5,7 +5,7 @@ import subprocess
 import urllib.request
 from pathlib import Path
 
-from servers import Server, free_port, http_status
+from support.servers import Server, free_port, http_status
 
 PROMPT = "Neve keeps what was computed once. " * 8  # 280 tokens
 

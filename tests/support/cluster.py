@@ -11,7 +11,7 @@ from typing import Any, Self
 import valkey
 
 from neve.index.tier import BlockTerms, HotTier, load_functions
-from servers import ValkeyServer, free_port, wait_until
+from support.servers import ValkeyServer, free_port, wait_until
 
 NODE_TIMEOUT_MS = 1000  # a dead primary is replaced about two of these later
 PRIMARIES = 3

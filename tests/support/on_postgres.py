@@ -1,4 +1,4 @@
-"""Runs pytest over a PostgreSQL server of its own: `python -m on_postgres [pytest's arguments]`.
+"""Runs pytest over a PostgreSQL of its own: `python -m support.on_postgres [pytest's arguments]`.
 
 Valkey is the one beside this Python, if there is one (9.1, `deploy/get valkey9`); the other tests
 run on PATH's.
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psycopg
 
-from servers import ROOT, Server, free_port
+from support.servers import ROOT, Server, free_port
 
 TESTED = (
     *("tests/platform_", "tests/cacheapi", "tests/dashboard", "tests/metrics", "tests/workers"),

@@ -9,7 +9,7 @@ import os
 import secrets
 import tempfile
 
-from servers import free_port
+from support.servers import free_port
 
 FOLDER = tempfile.mkdtemp(prefix="neve-tests-")
 HOT_PORT = free_port()

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Self
 
-import silence
+from support import silence
 
 Answer = bytes | Callable[[socket.socket], object]
 

@@ -13,7 +13,7 @@ from neve.formats.space import SpaceIdentity
 from neve.index.scan import scan
 from neve.index.tier import CommitOutcome
 from retention.services import add_rule, set_policy
-from rows import make_session, make_space, make_tenant
+from support.rows import make_session, make_space, make_tenant
 from tenants.audit import Actor
 from tenants.scope import tenant_scope
 

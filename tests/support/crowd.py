@@ -1,4 +1,4 @@
-"""Several worker processes at once: `python -m crowd flush|compact|killed`, prints facts as JSON.
+"""Several workers at once: `python -m support.crowd flush|compact|killed`, prints facts as JSON.
 
 A program of its own, since it needs a database that processes share: tests/workers/test_parallel.py
 runs it. The children are forked before any connection is open.
@@ -22,10 +22,10 @@ from django.db import connection  # noqa: E402
 
 from catalog import jobs  # noqa: E402
 from catalog.models import Job, Segment  # noqa: E402
-from cold_world import PAYLOAD_BYTES, World  # noqa: E402
 from controlplane import hot  # noqa: E402
 from neve.formats.block import HEADER_BYTES  # noqa: E402
 from neve.index.tier import Location  # noqa: E402
+from support.cold_world import PAYLOAD_BYTES, World  # noqa: E402
 from tenants.models import Tenant  # noqa: E402
 from tenants.scope import tenant_scope  # noqa: E402
 from workers import flush, recovery, segments, tasks  # noqa: E402

