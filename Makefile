@@ -4,7 +4,7 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
-LINTS := lint-python lint-types lint-imports lint-web lint-shell lint-compose
+LINTS := lint-python lint-types lint-imports lint-web lint-shell lint-lua lint-compose
 
 .PHONY: docs openapi fuzz-api help up install test test-postgres test-fast test-core torture attack vllm bench-datapath bench-tiering bench-policies day bench-ttft lint $(LINTS) format clean distclean
 
@@ -114,6 +114,12 @@ lint-web: $(DEV)
 
 lint-shell: $(DEV)
 	$(BIN)/shellcheck $(SCRIPTS)
+
+# The library as Valkey gets it: its parts share their local names.
+lint-lua: $(DEV)
+	@deploy/get luacheck
+	$(BIN)/python -c 'import neve.index.tier as tier; print(tier.functions_source(), end="")' \
+		| luacheck --quiet --no-color --filename neve.lua -
 
 lint-compose: $(DEV)
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
