@@ -9,7 +9,7 @@ import pytest
 from django.test import Client
 
 from catalog.models import Context, NodeSession, UsageRollup
-from neve.engine import requests
+from neve.engine import params
 from neve.formats.space import SpaceIdentity
 from neve.index.tier import HotTier
 from support.rows import make_key, make_segment, make_space, make_tenant
@@ -386,13 +386,13 @@ class TestContexts:
 
     def test_the_longest_wishes_that_the_connector_reads_are_taken(self, opened, node):
         asked = {
-            "context": "n" * requests.MAX_NAME_CHARS,
-            "label": "l" * requests.MAX_LABEL_CHARS,
-            "pin": requests.MAX_PIN_S,
+            "context": "n" * params.MAX_NAME_CHARS,
+            "label": "l" * params.MAX_LABEL_CHARS,
+            "pin": params.MAX_PIN_S,
         }
-        wish = requests.read_wish({"neve": asked})
-        body = self.body(opened, name=wish.name, label=wish.label, pin_s=wish.pin_s)
-        assert list(asked.values()) == [wish.name, wish.label, wish.pin_s]
+        asked_for = params.read_params({"neve": asked})
+        body = self.body(opened, name=asked_for.name, label=asked_for.label, pin_s=asked_for.pin_s)
+        assert list(asked.values()) == [asked_for.name, asked_for.label, asked_for.pin_s]
         assert node.send("post", "/cache/v1/contexts", body).status_code == 201
 
     @pytest.mark.parametrize(

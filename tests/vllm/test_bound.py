@@ -15,12 +15,12 @@ import pytest
 from neve.datapath.client import Match
 from neve.engine.chains import Origin
 from neve.engine.handover import ASK_AGAIN_S, Prefilled
-from neve.engine.judge import LEAST_DEADLINE_S, TRIAL, Judge
-from neve.engine.loader import _GRACE_S, Loader
-from neve.engine.plan import BlockLoad, LoadPlan
+from neve.engine.load_policy import LEAST_DEADLINE_S, TRIAL, LoadPolicy
+from neve.engine.loader import _GRACE_S, BlockLoader
+from neve.engine.params import RequestParams
 from neve.engine.planner import Planner
-from neve.engine.requests import ContextWish
 from neve.engine.staging import Done, StagingPool
+from neve.engine.step import BlockLoad, LoadPlan
 from neve.engine.telemetry import Telemetry
 from neve.errors import MissReason
 from neve.formats.ids import BlockHasher
@@ -48,7 +48,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     made = Clock()
-    for module in ("planner", "loader", "judge"):
+    for module in ("planner", "loader", "load_policy"):
         monkeypatch.setattr(f"neve.engine.{module}.time", made)
     return made
 
@@ -111,7 +111,7 @@ def store(clock):
 def engine(clock, store):
     """`waited_s(wish)`: how long the engine's first prompt token waits for Neve."""
     telemetry = Telemetry()
-    judge = Judge(telemetry, load_deadline_s=LOAD_S)
+    judge = LoadPolicy(telemetry, load_deadline_s=LOAD_S)
     planner = Planner(
         [store],
         engine_block_tokens=ENGINE_BLOCK,
@@ -122,7 +122,7 @@ def engine(clock, store):
     )
     kv = SimpleNamespace(move_in=lambda *_: Done())
     pool = StagingPool(lambda _: [SimpleNamespace(memory=memoryview(bytearray(64)))], 8)
-    loader = Loader(store, kv, pool, (0,))
+    loader = BlockLoader(store, kv, pool, (0,))
 
     def until_begun():
         """A look-up's thread runs; no time passes by the test's clock until then."""
@@ -209,7 +209,7 @@ def test_a_client_that_is_stuck_costs_its_grace_more(engine, store):
 
 
 def promised(store):
-    return ContextWish(prefilled=Prefilled(4 * CHUNK, store.ids[3]))
+    return RequestParams(prefilled=Prefilled(4 * CHUNK, store.ids[3]))
 
 
 def test_blocks_that_a_prefill_node_named_and_did_not_send_cost_the_handovers_wait(engine, store):
@@ -258,7 +258,7 @@ def ask(judge, clock, chunks, loading_s):
 
 @pytest.fixture
 def judge(clock):
-    made = Judge(Telemetry(), load_deadline_s=60.0)
+    made = LoadPolicy(Telemetry(), load_deadline_s=60.0)
     for step in range(1, 6):
         made.begin_step(step, [(0, 1000)])
         made.end_step(step, 1000 / CHUNK * COMPUTING_S)

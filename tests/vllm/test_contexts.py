@@ -6,8 +6,8 @@ import pytest
 
 from neve.engine import contexts
 from neve.engine.contexts import ContextReports
-from neve.engine.planner import Ended
-from neve.engine.requests import ContextWish
+from neve.engine.params import RequestParams
+from neve.engine.planner import FinishedRequest
 from neve.errors import Refused, Unavailable
 from support.servers import wait_until
 
@@ -43,8 +43,10 @@ def reports(platform):
 
 
 def ended(name):
-    wish = ContextWish(name=name, pin_s=60, label="agent")
-    return Ended(wish, hot_tokens=0, cold_tokens=0, ids=[(b"a",), (b"b",)], chunk_tokens=64)
+    wish = RequestParams(name=name, pin_s=60, label="agent")
+    return FinishedRequest(
+        wish, hot_tokens=0, cold_tokens=0, ids=[(b"a",), (b"b",)], chunk_tokens=64
+    )
 
 
 def names(platform):
@@ -61,7 +63,7 @@ def test_every_space_hears_of_its_own_columns(platform):
     other = Platform()
     reports = ContextReports([platform, other], shards=2)
     ids = [(b"a", b"b", b"c", b"d")]
-    reports.add(Ended(ContextWish(name="x"), 0, 0, ids, 64))
+    reports.add(FinishedRequest(RequestParams(name="x"), 0, 0, ids, 64))
     reports.close()
     assert [told[1] for told in platform.told + other.told] == [[b"a", b"b"], [b"c", b"d"]]
 

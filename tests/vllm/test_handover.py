@@ -7,9 +7,9 @@ import pytest
 from neve.datapath.client import Match
 from neve.engine.chains import Origin
 from neve.engine.handover import Prefilled
-from neve.engine.judge import LEAST_DEADLINE_S, Judge
+from neve.engine.load_policy import LEAST_DEADLINE_S, LoadPolicy
+from neve.engine.params import RequestParams
 from neve.engine.planner import Planner
-from neve.engine.requests import ContextWish
 from neve.engine.telemetry import Telemetry
 from neve.errors import MissReason
 from neve.formats.ids import BlockHasher
@@ -18,7 +18,7 @@ from neve.node.stats import Stats
 
 CHUNK, ENGINE_BLOCK = 64, 32
 TOKENS = [7 * i % 251 for i in range(300)]
-HANDS_OVER = ContextWish(hands_over=True)
+HANDS_OVER = RequestParams(hands_over=True)
 
 
 class Store:
@@ -71,7 +71,7 @@ def make(store):
                 [store],
                 engine_block_tokens=ENGINE_BLOCK,
                 match_deadline_s=5,
-                judge=Judge(telemetry, load_deadline_s=2.0),
+                judge=LoadPolicy(telemetry, load_deadline_s=2.0),
                 telemetry=telemetry,
                 handover_wait_s=wait_s,
                 **role,
@@ -100,7 +100,7 @@ def outcomes(planner):
 
 def decode(planner, store, chunks=4, **changed):
     prefilled = Prefilled(**{"tokens": chunks * CHUNK, "block": store.ids[chunks - 1]} | changed)
-    planner.add("r", TOKENS, Origin(), ContextWish(prefilled=prefilled))
+    planner.add("r", TOKENS, Origin(), RequestParams(prefilled=prefilled))
 
 
 def test_named_blocks_that_are_still_on_their_way_are_waited_for(make, store):

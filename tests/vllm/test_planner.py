@@ -8,9 +8,9 @@ import pytest
 from neve.datapath.client import Match
 from neve.engine.canary import Canary, Verdict
 from neve.engine.chains import Origin
-from neve.engine.judge import LEAST_DEADLINE_S, Judge
+from neve.engine.load_policy import LEAST_DEADLINE_S, LoadPolicy
+from neve.engine.params import RequestParams
 from neve.engine.planner import STEP_WAIT_S, Planner
-from neve.engine.requests import ContextWish
 from neve.engine.telemetry import Telemetry
 from neve.errors import MissReason
 from neve.formats.ids import BlockHasher
@@ -65,7 +65,7 @@ def ranks():
 
 def planner_over(links, *, shards=1, canary=None, **judge):
     telemetry = Telemetry()
-    judge = Judge(telemetry, **{"load_deadline_s": 2.0} | judge)
+    judge = LoadPolicy(telemetry, **{"load_deadline_s": 2.0} | judge)
     return Planner(
         links,
         engine_block_tokens=ENGINE_BLOCK,
@@ -215,7 +215,7 @@ def test_what_loaded_before_the_failure_counts_as_reused(planner, ranks):
     ids = ranks[0].store(1)
     ranks[0].store(4, Tier.COLD)
     ranks[0].stored[ids[0]] = Tier.HOT
-    begin(planner, wish=ContextWish("c"))
+    begin(planner, wish=RequestParams("c"))
     assert answer(planner, "r") == 256
     plan = planner.plan_load("r", 256, list(range(10)))
     planner.note_failures(plan.blocks[3].written)
@@ -295,7 +295,7 @@ def test_a_preempted_request_asks_again(planner, ranks):
 
 def test_what_a_preempted_request_loads_again_was_reused_once(planner, ranks):
     ranks[0].store(4)
-    begin(planner, wish=ContextWish())
+    begin(planner, wish=RequestParams())
     for _ in range(2):
         assert answer(planner, "r") == 256
         planner.plan_load("r", 256, range(10))
@@ -329,7 +329,7 @@ def test_without_a_connection_nothing_is_asked_loaded_or_saved():
         client = None
 
     planner = planner_over([Down()])
-    begin(planner, wish=ContextWish("c"))
+    begin(planner, wish=RequestParams("c"))
     assert planner.matched_tokens("r", 0) == 0
     assert planner.plan_saves("r", 300, range(10)) == []
     assert planner.end("r").ids == []
@@ -541,7 +541,7 @@ def test_an_engine_that_computes_something_else_serves_alone(careful, ranks):
 def test_after_a_preemption_only_tokens_of_the_prompt_count_as_reused(planner, ranks):
     ranks[0].store(4)
     prompt = list(TOKENS[:150])
-    planner.add("r", prompt, Origin(), ContextWish())
+    planner.add("r", prompt, Origin(), RequestParams())
     prompt += TOKENS[150:]  # the answer, which is stored as well
     assert answer(planner, "r") == 256
     planner.plan_load("r", 256, range(10))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from neve.datapath.client import Match
-from neve.engine.events import Announcement, Withdrawal
+from neve.engine.events import ChunkRemoved, ChunkStored
 from neve.engine.link import Link
 from neve.engine.options import Options
 from neve.errors import MissReason
@@ -39,7 +39,7 @@ class Request:
         self.num_prompt_tokens = len(self.all_token_ids)
 
 
-class Adapters:
+class LoraContents:
     """Their path stands for their content; the one without a path is never read to the end."""
 
     def name(self, lora):
@@ -90,7 +90,7 @@ def store():
 def side(store, monkeypatch, request):
     """The parameter: whether workers copy behind the step."""
     monkeypatch.setattr(Link, "acquire", lambda *_, **__: store)
-    monkeypatch.setattr("neve.vllm.scheduler.Adapters", Adapters)
+    monkeypatch.setattr("neve.vllm.scheduler.LoraContents", LoraContents)
     made = SchedulerSide(
         [IDENTITY],
         Options(endpoint="http://e", api_key="k", load="always", match_deadline_s=5, canary=0),
@@ -321,14 +321,14 @@ def test_routers_hear_of_a_chunk_once_all_ranks_stored_it_and_when_it_is_gone(si
     store.ids.update(save.ids[0] for save in plan.saves)
     assert announced(side, plan, writers=1) == []
     first, second, *_ = announced(side, plan, writers=1)
-    assert first == Announcement((b"\0", b"\1"), None, tuple(TOKENS[:64]), 7, "a")
+    assert first == ChunkStored((b"\0", b"\1"), None, tuple(TOKENS[:64]), 7, "a")
     assert (second.hashes, second.parent) == ((b"\2", b"\3"), b"\1")
     assert side.take_news() == []
 
     store.ids.remove(plan.saves[2].ids[0])
     assert matched(side, Request("later", lora_request=request.lora_request)) == 128
     side.build_step(step())
-    assert side.take_news() == [Withdrawal((b"\4", b"\5")), Withdrawal((b"\6", b"\7"))]
+    assert side.take_news() == [ChunkRemoved((b"\4", b"\5")), ChunkRemoved((b"\6", b"\7"))]
 
 
 def test_routers_hear_nothing_of_what_a_rank_did_not_store_or_a_reset_made_private(side, store):

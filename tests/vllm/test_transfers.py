@@ -1,4 +1,4 @@
-"""Loader and saver over a client whose transfers end when the test says so."""
+"""BlockLoader and saver over a client whose transfers end when the test says so."""
 
 import threading
 import time
@@ -8,10 +8,10 @@ from functools import partial
 import pytest
 
 from neve.datapath.transfer import Transfer
-from neve.engine.loader import Loader
-from neve.engine.plan import BlockLoad, BlockSave, LoadPlan
-from neve.engine.saver import Saver
+from neve.engine.loader import BlockLoader
+from neve.engine.saver import BlockSaver
 from neve.engine.staging import StagingPool
+from neve.engine.step import BlockLoad, BlockSave, LoadPlan
 from neve.errors import Closed, MissReason
 from neve.index.tier import Location, Tier
 from neve.node.stats import Stats
@@ -143,7 +143,7 @@ def client():
 
 def loader_of(client, kv, pieces=100, columns=(0,)):
     pool = StagingPool(partial(kv.allocate, 2), pieces)
-    return Loader(client, kv, pool, columns)
+    return BlockLoader(client, kv, pool, columns)
 
 
 def run(loader, client):
@@ -304,7 +304,7 @@ def saves(count):
 
 
 def saver_of(client, kv, pieces=100, columns=(0,)):
-    return Saver(client, kv, StagingPool(partial(kv.allocate, 2), pieces), columns)
+    return BlockSaver(client, kv, StagingPool(partial(kv.allocate, 2), pieces), columns)
 
 
 def test_a_save_is_a_copy_of_the_moment(kv, client):

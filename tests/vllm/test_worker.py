@@ -6,8 +6,8 @@ import pytest
 
 from neve.engine.link import Link
 from neve.engine.options import Options
-from neve.engine.plan import StepPlan
 from neve.engine.sharding import share_of
+from neve.engine.step import StepPlan
 from neve.engine.worker import WorkerSide
 from neve.formats.space import SpaceIdentity
 

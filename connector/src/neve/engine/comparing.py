@@ -8,8 +8,8 @@ from typing import Final, Generic
 
 from neve.datapath.client import Client, Transfer
 from neve.engine.canary import Verdict
-from neve.engine.plan import BlockSave
 from neve.engine.staging import Kv, S, StagingPool, payloads
+from neve.engine.step import BlockSave
 
 logger = logging.getLogger(__name__)
 

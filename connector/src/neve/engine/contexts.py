@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from neve.engine.link import Link
-from neve.engine.planner import Ended
+from neve.engine.planner import FinishedRequest
 from neve.errors import NeveError, Unavailable
 
 logger = logging.getLogger(__name__)
@@ -33,14 +33,14 @@ class ContextReports:
     def __init__(self, links: Sequence[Link], shards: int) -> None:
         self._links = links
         self._shards = shards
-        self._waiting: deque[tuple[float, Ended]] = deque()
+        self._waiting: deque[tuple[float, FinishedRequest]] = deque()
         self._change = threading.Condition()
         self._end: float | None = None  # when to give up, once closing
         self._thread = threading.Thread(target=self._run, name="neve-context", daemon=True)
         self._thread.start()
         atexit.register(self.close)  # engines that run inside one process are often just dropped
 
-    def add(self, ended: Ended) -> None:
+    def add(self, ended: FinishedRequest) -> None:
         """Never waits. `ended.wish` has a name."""
         with self._change:
             if len(self._waiting) == MOST_WAITING:
@@ -79,7 +79,7 @@ class ContextReports:
                 if self._waiting and self._waiting[0] is ended:
                     self._waiting.popleft()
 
-    def _next(self, pause_s: float) -> tuple[float, Ended] | None:
+    def _next(self, pause_s: float) -> tuple[float, FinishedRequest] | None:
         """The oldest one when it is due, not before `pause_s`; None: no more. While closing nothing
         is waited for, and nobody is asked again who was away."""
         begin = time.monotonic() + pause_s
@@ -94,7 +94,7 @@ class ContextReports:
                     return self._waiting[0]
                 self._change.wait(None if due is None else due - now)
 
-    def _send(self, ended: Ended) -> None:
+    def _send(self, ended: FinishedRequest) -> None:
         """One context a space, so that a pin holds all of the KV. May be repeated."""
         assert ended.wish.name is not None
         for number, link in enumerate(self._links):

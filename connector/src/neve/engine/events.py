@@ -15,7 +15,7 @@ _MOST: Final = 1 << 16
 
 
 @dataclass(frozen=True)
-class Announcement:
+class ChunkStored:
     """One chunk that is stored; `hashes` are the engine's own, one for each of its blocks."""
 
     hashes: tuple[bytes, ...]
@@ -26,23 +26,23 @@ class Announcement:
 
 
 @dataclass(frozen=True)
-class Withdrawal:
+class ChunkRemoved:
     """One chunk that is not stored any more."""
 
     hashes: tuple[bytes, ...]
 
 
-class Announcer:
+class RouterEvents:
     """Belongs to the scheduler's thread. Chunks are named by their first block's id."""
 
     def __init__(self, writers: int) -> None:
         """`writers`: ranks that store a part of each chunk."""
         self._writers = writers
-        self._expected: OrderedDict[bytes, tuple[Announcement, int]] = OrderedDict()
+        self._expected: OrderedDict[bytes, tuple[ChunkStored, int]] = OrderedDict()
         self._announced: OrderedDict[bytes, tuple[bytes, ...]] = OrderedDict()
-        self._news: list[Announcement | Withdrawal] = []
+        self._news: list[ChunkStored | ChunkRemoved] = []
 
-    def expect(self, block_id: bytes, announcement: Announcement) -> None:
+    def expect(self, block_id: bytes, announcement: ChunkStored) -> None:
         """The chunk's parts are on their way."""
         self._expected[block_id] = announcement, self._writers
         if len(self._expected) > _MOST:
@@ -68,9 +68,9 @@ class Announcer:
             self._expected.pop(block_id, None)
             hashes = self._announced.pop(block_id, None)
             if hashes is not None:
-                self._news.append(Withdrawal(hashes))
+                self._news.append(ChunkRemoved(hashes))
 
-    def take(self) -> list[Announcement | Withdrawal]:
+    def take(self) -> list[ChunkStored | ChunkRemoved]:
         """What is new since the last call, in order."""
         news, self._news = self._news, []
         return news

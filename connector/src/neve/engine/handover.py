@@ -26,13 +26,13 @@ class Prefilled:
         return {"tokens": self.tokens, "block": self.block.hex()}
 
 
-class Outcome(StrEnum):
+class HandoverOutcome(StrEnum):
     COMPLETE = "complete"
     LATE = "late"
     STRANGE = "strange"  # of another chain than the request's
 
 
-class Wait:
+class HandoverWait:
     """One request's wait for the blocks that `prefilled` names."""
 
     def __init__(self, prefilled: Prefilled) -> None:
@@ -48,11 +48,11 @@ class Wait:
             if 0 < chunks <= len(ids) and ids[chunks - 1][0] == self._prefilled.block:
                 self._chunks = chunks
 
-    def outcome(self, found_chunks: int, now: float) -> Outcome | None:
+    def outcome(self, found_chunks: int, now: float) -> HandoverOutcome | None:
         """How it ended, when so many chunks from the start are found or need not be; None: on."""
         assert self._until is not None
         if not self._chunks:
-            return Outcome.STRANGE
+            return HandoverOutcome.STRANGE
         if found_chunks >= self._chunks:
-            return Outcome.COMPLETE
-        return Outcome.LATE if now >= self._until else None
+            return HandoverOutcome.COMPLETE
+        return HandoverOutcome.LATE if now >= self._until else None

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import Generic
 
 from neve.datapath.client import Client, Transfer
-from neve.engine.plan import BlockLoad, LoadPlan
 from neve.engine.staging import Done, Kv, S, StagingPool, Ticket, payloads
+from neve.engine.step import BlockLoad, LoadPlan
 from neve.errors import NeveError
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class _Wave(Generic[S]):
 
 
 @dataclass
-class _Load(Generic[S]):
+class _ActiveLoad(Generic[S]):
     plan: LoadPlan
     deadline: float
     asked: int = 0  # blocks that are in a wave, or were
@@ -59,7 +59,7 @@ class LoadResults:
     failed_engine_blocks: set[int] = field(default_factory=set)
 
 
-class Loader(Generic[S]):
+class BlockLoader(Generic[S]):
     """Loads one rank's `columns` of blocks. All methods belong to the engine's thread."""
 
     def __init__(
@@ -69,13 +69,13 @@ class Loader(Generic[S]):
         self._kv = kv
         self._pool = pool
         self._columns = columns
-        self._loads: list[_Load[S]] = []
+        self._loads: list[_ActiveLoad[S]] = []
         self._late: list[_Wave[S]] = []
         self._arrived = threading.Event()
 
     def start(self, plan: LoadPlan) -> None:
         """Begins a load; `poll` will report its end. What raises here has ended already."""
-        load: _Load[S] = _Load(plan, time.monotonic() + plan.deadline_s)
+        load: _ActiveLoad[S] = _ActiveLoad(plan, time.monotonic() + plan.deadline_s)
         try:
             self._send_waves(load)
         except Exception:
@@ -108,7 +108,7 @@ class Loader(Generic[S]):
                 results.failed_engine_blocks.update(block.written)
         return results
 
-    def _advance(self, load: _Load[S]) -> tuple[BlockLoad, ...] | None:
+    def _advance(self, load: _ActiveLoad[S]) -> tuple[BlockLoad, ...] | None:
         """None while under way, else the blocks that were not loaded (none: all is well)."""
         now = time.monotonic()
         while load.waves:
@@ -131,7 +131,7 @@ class Loader(Generic[S]):
         under_way = self._send_waves(load) if now < load.deadline else bool(load.waves)
         return None if under_way else load.missing
 
-    def _send_waves(self, load: _Load[S]) -> bool:
+    def _send_waves(self, load: _ActiveLoad[S]) -> bool:
         """Asks for the next blocks; True also when all staging is in use and it has to wait."""
         while len(load.waves) < _WAVES and load.asked < len(load.plan.blocks):
             wanted = min(_WAVE_BLOCKS, len(load.plan.blocks) - load.asked)

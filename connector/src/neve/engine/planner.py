@@ -15,11 +15,11 @@ from itertools import chain as chained
 from neve.datapath.client import Client, Match
 from neve.engine.canary import Canary, Verdict
 from neve.engine.chains import Chain, Origin
-from neve.engine.handover import ASK_AGAIN_S, Outcome, Wait
-from neve.engine.judge import Judge
+from neve.engine.handover import ASK_AGAIN_S, HandoverOutcome, HandoverWait
 from neve.engine.link import Link
-from neve.engine.plan import BlockLoad, BlockSave, LoadPlan
-from neve.engine.requests import ContextWish
+from neve.engine.load_policy import LoadPolicy
+from neve.engine.params import RequestParams
+from neve.engine.step import BlockLoad, BlockSave, LoadPlan
 from neve.engine.telemetry import Telemetry
 from neve.errors import MissReason, NeveError
 from neve.formats.ids import BlockHasher
@@ -70,8 +70,8 @@ class _Request:
 
     tokens: Sequence[int]
     origin: Origin
-    wish: ContextWish | None
-    wait: Wait | None = None
+    wish: RequestParams | None
+    wait: HandoverWait | None = None
     chain: Chain | None = None
     lookup: _Lookup | None = None
     local_tokens: int = 0
@@ -89,10 +89,10 @@ class _Request:
 
 
 @dataclass(frozen=True)
-class Ended:
+class FinishedRequest:
     """What is left of a request that ended: what it reused, and its stored chain for a context."""
 
-    wish: ContextWish
+    wish: RequestParams
     hot_tokens: int
     cold_tokens: int
     ids: list[tuple[bytes, ...]]
@@ -108,7 +108,7 @@ class Planner:
         *,
         engine_block_tokens: int,
         match_deadline_s: float,
-        judge: Judge,
+        judge: LoadPolicy,
         telemetry: Telemetry,
         canary: Canary | None = None,
         handover_wait_s: float = 2.0,
@@ -143,14 +143,14 @@ class Planner:
         request_id: str,
         tokens: Sequence[int],
         origin: Origin,
-        wish: ContextWish | None,
+        wish: RequestParams | None,
         *,
         prompt_tokens: int | None = None,
     ) -> None:
         """Begins a request; `tokens` is the engine's own sequence and grows with the output, from
         the `prompt_tokens` on (default: those of now)."""
         prefilled = wish.prefilled if wish is not None else None
-        wait = Wait(prefilled) if prefilled is not None else None
+        wait = HandoverWait(prefilled) if prefilled is not None else None
         prompt_tokens = len(tokens) if prompt_tokens is None else prompt_tokens
         self._requests[request_id] = _Request(
             tokens, origin, wish, wait, prompt_tokens=prompt_tokens
@@ -159,7 +159,7 @@ class Planner:
     def knows(self, request_id: str) -> bool:
         return request_id in self._requests
 
-    def end(self, request_id: str) -> Ended | None:
+    def end(self, request_id: str) -> FinishedRequest | None:
         """Ends a request; None when it has nothing to say to Neve."""
         request = self._requests.pop(request_id, None)
         self.save_at.pop(request_id, None)
@@ -176,7 +176,7 @@ class Planner:
             if ids[0] not in self._known:
                 break
             chain.append(ids)
-        return Ended(
+        return FinishedRequest(
             wish=request.wish,
             hot_tokens=sum(n for tier, n in request.reused.values() if tier is Tier.HOT),
             cold_tokens=sum(n for tier, n in request.reused.values() if tier is Tier.COLD),
@@ -277,7 +277,7 @@ class Planner:
         return request.doubted
 
     def _await(
-        self, request: _Request, wait: Wait, lookup: _Lookup, chain: Chain, now: float
+        self, request: _Request, wait: HandoverWait, lookup: _Lookup, chain: Chain, now: float
     ) -> None:
         """Named blocks may still come: they are asked for until they do or the time is up. Then
         all is asked for a last time, and that answer counts."""
@@ -287,7 +287,7 @@ class Planner:
         wait.begin(chain.ids, chain.chunk_tokens, until=until)
         outcome = wait.outcome(lookup.start + len(lookup.found), now)
         if outcome is None and lookup.trouble:
-            outcome = Outcome.LATE
+            outcome = HandoverOutcome.LATE
         if outcome is not None:
             self._telemetry.count("handovers", 1, outcome)
             request.wait = None

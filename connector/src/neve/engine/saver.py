@@ -10,8 +10,8 @@ from typing import Generic
 from neve.datapath.client import BlockRef, Client, Transfer
 from neve.engine.canary import Verdict
 from neve.engine.comparing import Comparer
-from neve.engine.plan import BlockSave
 from neve.engine.staging import Kv, S, StagingPool, Ticket, payloads
+from neve.engine.step import BlockSave
 from neve.errors import NeveError
 
 logger = logging.getLogger(__name__)
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 PUT_DEADLINE_S = 10.0
 
 
-class Saver(Generic[S]):
+class BlockSaver(Generic[S]):
     """Saves one rank's `columns`. `save` and `take_unsaved` belong to the engine's thread.
 
     When the staging budget is in use, blocks are dropped and counted: the engine never waits. Where

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from neve.datapath.breaker import BreakerState
 from neve.datapath.client import Client
-from neve.engine.handover import Outcome
+from neve.engine.handover import HandoverOutcome
 from neve.errors import MissReason
 from neve.index.tier import Tier
 from neve.planner.choice import Decision
@@ -63,7 +63,7 @@ COUNTERS: Final = (
         "handovers",
         "Prompts begun on a prefill node: how waiting for it ended.",
         "outcome",
-        Outcome,
+        HandoverOutcome,
     ),
 )
 GAUGES: Final = (

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
-class _Request:
+class _TierRequest:
     """What is known of the keys a request asked for; None: not there, or not to be had.
 
     `stale`: begun before a reset, so it neither reads nor stores. `begun_at`: when the question
@@ -41,7 +41,7 @@ class _Request:
 
 
 @dataclass(frozen=True)
-class Job:
+class TierJob:
     """A load or store that ended; `good` are the keys of which that is true."""
 
     number: int
@@ -73,12 +73,12 @@ class TierStore:
         self._row_bytes = row_bytes
         self._match_deadline_s = match_deadline_s
         self._load_deadline_s = load_deadline_s
-        self._requests: dict[str, _Request] = {}
-        self._asking: list[_Request] = []  # those that want something
+        self._requests: dict[str, _TierRequest] = {}
+        self._asking: list[_TierRequest] = []  # those that want something
         self._loads: dict[int, str] = {}
         self._under_way: dict[int, Transfer] = {}
         self._idle = threading.Condition()
-        self._ended: deque[Job] = deque()
+        self._ended: deque[TierJob] = deque()
         self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="neve-tier")
         self._wait_left_s = STEP_WAIT_S
         self._epoch = b""
@@ -86,13 +86,13 @@ class TierStore:
     # ---- look-up
 
     def begin(self, request_id: str) -> None:
-        self._requests[request_id] = _Request()
+        self._requests[request_id] = _TierRequest()
 
     def find(self, request_id: str, key: bytes) -> bool | None:
         """Whether the chunk is stored; None: ask again in the next step."""
         if self._client() is None:
             return False
-        request = self._requests.setdefault(request_id, _Request())
+        request = self._requests.setdefault(request_id, _TierRequest())
         if request.stale:
             return False
         if key not in request.places and request.answer is not None:
@@ -127,7 +127,7 @@ class TierStore:
         if request in self._asking:
             self._asking.remove(request)
 
-    def _settle(self, request: _Request) -> None:
+    def _settle(self, request: _TierRequest) -> None:
         """Takes the answer if it is there or the deadline has passed; waits a little, once a step:
         an engine in which only look-ups wait spins, and I/O threads need the GIL."""
         assert request.answer is not None
@@ -148,7 +148,7 @@ class TierStore:
             request.places[key] = found if isinstance(found, Location) else None
         request.asked, request.answer = (), None
 
-    def _locate(self, request: _Request, keys: Sequence[bytes]) -> list[Location | MissReason]:
+    def _locate(self, request: _TierRequest, keys: Sequence[bytes]) -> list[Location | MissReason]:
         """On a look-up thread."""
         request.begun_at = time.monotonic()
         client = self._client()
@@ -161,7 +161,7 @@ class TierStore:
 
     def load(self, job: int, request_id: str, keys: Sequence[bytes], rows: Sequence[int]) -> None:
         """Reads chunks that `find` found into `rows`. What fails is not found any more."""
-        request = self._requests.get(request_id, _Request())
+        request = self._requests.get(request_id, _TierRequest())
         places = [place for key in keys if (place := request.places.get(key)) is not None]
         self._loads[job] = request_id
 
@@ -182,7 +182,7 @@ class TierStore:
 
         A chunk's parent is what its request looked up before it: keys come in no order.
         """
-        request = self._requests.get(request_id, _Request())
+        request = self._requests.get(request_id, _TierRequest())
         looked_up = list(request.places)
         before = dict(zip(looked_up[1:], looked_up, strict=False))
 
@@ -203,7 +203,7 @@ class TierStore:
 
         self._begin(job, keys, submit)
 
-    def finished(self) -> list[Job]:
+    def finished(self) -> list[TierJob]:
         """Jobs that ended since the last call."""
         for transfer in tuple(self._under_way.values()):
             transfer.done()  # gives up what waited for too long
@@ -226,7 +226,7 @@ class TierStore:
         self.drain()
         self._epoch = secrets.token_bytes(16)
         self._asking.clear()
-        self._requests = {request_id: _Request(stale=True) for request_id in self._requests}
+        self._requests = {request_id: _TierRequest(stale=True) for request_id in self._requests}
 
     def close(self) -> None:
         """Ends what is under way and lets go of the rows."""
@@ -240,7 +240,7 @@ class TierStore:
         def end(outcomes: Sequence[MissReason | None]) -> None:
             good = [key for key, bad in zip(keys, outcomes, strict=False) if bad is None]
             took_s = time.monotonic() - started
-            self._ended.append(Job(job, keys, good, len(good) * self._row_bytes, took_s))
+            self._ended.append(TierJob(job, keys, good, len(good) * self._row_bytes, took_s))
 
         def done(transfer: Transfer) -> None:
             """On an I/O thread."""

@@ -10,13 +10,13 @@ from typing import Any, Generic
 
 from neve.engine.canary import Verdict
 from neve.engine.link import BOOT_WAIT_S, Link
-from neve.engine.loader import Loader
+from neve.engine.loader import BlockLoader
 from neve.engine.options import Options
-from neve.engine.plan import StepPlan
 from neve.engine.planner import STEP_WAIT_S
-from neve.engine.saver import Saver
+from neve.engine.saver import BlockSaver
 from neve.engine.sharding import Share
 from neve.engine.staging import Kv, Mark, S, StagingPool
+from neve.engine.step import StepPlan
 from neve.engine.telemetry import Data, Telemetry
 from neve.errors import NeveError
 from neve.formats.space import SpaceIdentity
@@ -57,8 +57,8 @@ class WorkerSide(Generic[S]):
         self._first_weights = self._read_weights()
         self._weighed = 0
         self._weights_news: tuple[int, bytes] | None = None
-        self._saver: Saver[S] | None = None
-        self._loader: Loader[S] | None = None
+        self._saver: BlockSaver[S] | None = None
+        self._loader: BlockLoader[S] | None = None
         self._failed_blocks: set[int] = set()
         self._ended: set[str] = set()
         self._unsaved: list[bytes] = []
@@ -214,8 +214,8 @@ class WorkerSide(Generic[S]):
             threading.Thread(
                 target=_fill, args=([loading, saving],), name="neve-pin", daemon=True
             ).start()
-        self._saver = Saver(client, self._kv, saving, self.share.columns)
-        self._loader = Loader(client, self._kv, loading, self.share.columns)
+        self._saver = BlockSaver(client, self._kv, saving, self.share.columns)
+        self._loader = BlockLoader(client, self._kv, loading, self.share.columns)
         return True
 
 

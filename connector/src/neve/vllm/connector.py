@@ -28,15 +28,15 @@ from vllm.distributed.parallel_state import get_pp_group, get_tp_group
 import vllm
 from neve.engine.canary import Verdict
 from neve.engine.device.tensors import KvTensors
+from neve.engine.guard import guarded, log_as_vllm, nothing
 from neve.engine.options import Options
-from neve.engine.plan import StepPlan
 from neve.engine.sharding import RANK, shards_of, share_of
+from neve.engine.step import StepPlan
 from neve.engine.worker import WorkerSide
 from neve.errors import Misuse
 from neve.formats.space import SpaceIdentity
 from neve.vllm.built import BuiltModel
 from neve.vllm.compat import holds_latent, names_media
-from neve.vllm.guard import guarded, log_as_vllm, nothing
 from neve.vllm.identity import identify, kernel_names, why_unsupported
 from neve.vllm.metrics import NevePromMetrics, NeveStats
 from neve.vllm.router_events import as_event

@@ -3,17 +3,17 @@
 from vllm.distributed.kv_events import BlockRemoved, BlockStored, KVCacheEvent
 from vllm.v1.core.kv_cache_utils import maybe_convert_block_hash
 
-from neve.engine.events import Announcement, Withdrawal
+from neve.engine.events import ChunkRemoved, ChunkStored
 
 # vLLM's word for what is behind GPU and CPU memory; a literal, since 0.26 has no constant for it.
 MEDIUM = "STORAGE"
 LOCALITY = "REMOTE"
 
 
-def as_event(news: Announcement | Withdrawal, block_tokens: int) -> KVCacheEvent:
+def as_event(news: ChunkStored | ChunkRemoved, block_tokens: int) -> KVCacheEvent:
     """`block_tokens`: of an engine block. Hashes are bytes or integers, as in vLLM's own events."""
     hashes = [maybe_convert_block_hash(each) for each in news.hashes]
-    if isinstance(news, Withdrawal):
+    if isinstance(news, ChunkRemoved):
         return BlockRemoved(block_hashes=hashes, medium=MEDIUM, locality=LOCALITY)
     parent = maybe_convert_block_hash(news.parent) if news.parent is not None else None
     return BlockStored(

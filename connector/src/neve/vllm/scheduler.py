@@ -12,17 +12,17 @@ from typing import Any, Final
 from neve.engine.canary import Canary, Verdict
 from neve.engine.chains import Media, Origin
 from neve.engine.contexts import ContextReports
-from neve.engine.events import Announcement, Announcer, Withdrawal
+from neve.engine.events import ChunkRemoved, ChunkStored, RouterEvents
 from neve.engine.handover import Prefilled
-from neve.engine.judge import Judge
 from neve.engine.link import BOOT_WAIT_S, Link
+from neve.engine.load_policy import LoadPolicy
+from neve.engine.lora import LoraContents
 from neve.engine.options import Options
-from neve.engine.plan import BlockLoad, BlockSave, LoadPlan, StepPlan
+from neve.engine.params import read_params, response_params
 from neve.engine.planner import Planner
-from neve.engine.requests import read_wish, response_params
+from neve.engine.step import BlockLoad, BlockSave, LoadPlan, StepPlan
 from neve.engine.telemetry import Data, Telemetry
 from neve.formats.space import SpaceIdentity
-from neve.vllm.adapters import Adapters
 from neve.vllm.compat import has_token_ids
 
 logger = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ class SchedulerSide:
         # In the workers' process they count for the client that is theirs and ours.
         self._counts = not same_process
         self._telemetry = Telemetry()
-        self._judge = Judge(
+        self._judge = LoadPolicy(
             self._telemetry,
             load_deadline_s=options.load_deadline_s,
             always=options.load == "always",
@@ -80,7 +80,7 @@ class SchedulerSide:
         self._ranks = ranks
         self._weigh = 0
         self._weights: dict[str, bytes] = {}
-        self._adapters = Adapters()
+        self._loras = LoraContents()
         self._undecided: dict[str, float] = {}
         self._planner = Planner(
             self._links,
@@ -96,7 +96,7 @@ class SchedulerSide:
         )
         self._shards = shards
         self._announces_of = announces_of
-        self._announcer: Announcer | None = Announcer(announces_of) if announces_of else None
+        self._announcer: RouterEvents | None = RouterEvents(announces_of) if announces_of else None
         self._requests: dict[str, Any] = {}  # vLLM's, only for announcements
         self._engine_block_tokens = identities[0].engine_block_tokens
         self._engine_blocks: dict[str, list[int]] = {}
@@ -115,7 +115,7 @@ class SchedulerSide:
         if not has_token_ids(request) or (request.mm_features and not self._names_media):
             return False
         lora = request.lora_request
-        adapter = self._adapters.name(lora) if lora is not None else b""
+        adapter = self._loras.name(lora) if lora is not None else b""
         if adapter is False:
             return False
         if adapter is True or self._epoch is None:
@@ -126,7 +126,7 @@ class SchedulerSide:
             request.request_id,
             request.all_token_ids,
             origin_of(request, adapter, self._epoch),
-            read_wish(request.kv_transfer_params),
+            read_params(request.kv_transfer_params),
             prompt_tokens=request.num_prompt_tokens,
         )
         return True
@@ -267,7 +267,7 @@ class SchedulerSide:
         digests = sorted(self._weights.values())
         self._epoch = blake2b(b"".join(digests), digest_size=16).digest() if any(digests) else b""
         if not self._epoch and self._announces_of:
-            self._announcer = Announcer(self._announces_of)
+            self._announcer = RouterEvents(self._announces_of)
         logger.warning(
             "neve.reset.done weights=%s",
             "changed (KV is shared with engines of the same weights)" if self._epoch else "same",
@@ -277,11 +277,11 @@ class SchedulerSide:
         """What the workers' gauges changed to, by worker."""
         self._telemetry.note_others(gauges)
 
-    def take_news(self) -> list[Announcement | Withdrawal]:
+    def take_news(self) -> list[ChunkStored | ChunkRemoved]:
         """What routers are to hear, since the last call."""
         return self._announcer.take() if self._announcer is not None else []
 
-    def _expect(self, announcer: Announcer, save: BlockSave) -> None:
+    def _expect(self, announcer: RouterEvents, save: BlockSave) -> None:
         """The chunk in vLLM's terms; nothing when its hashes are not those of whole blocks."""
         request, per_chunk = self._requests[save.request_id], len(save.engine_blocks)
         hashes = request.block_hashes
@@ -291,7 +291,7 @@ class SchedulerSide:
         tokens = slice(save.chunk * save.tokens, (save.chunk + 1) * save.tokens)
         announcer.expect(
             save.ids[0],
-            Announcement(
+            ChunkStored(
                 hashes=tuple(hashes[first : first + per_chunk]),
                 parent=hashes[first - 1] if first else None,
                 tokens=tuple(request.all_token_ids[tokens]),
@@ -357,7 +357,7 @@ class SchedulerSide:
         """Sends the contexts that still wait, then ends the connections."""
         self._reports.close()
         self._planner.close()
-        self._adapters.close()
+        self._loras.close()
         for link in self._links:
             link.release()
 

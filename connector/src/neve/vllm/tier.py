@@ -17,11 +17,11 @@ from vllm.v1.kv_offload.base import LookupResult, RequestOffloadingContext
 from vllm.v1.kv_offload.tiering.base import JobResult, SecondaryTierManager
 
 import vllm
+from neve.engine.guard import guarded, log_as_vllm, nothing
 from neve.engine.link import BOOT_WAIT_S, Link
 from neve.engine.options import LEAST_SAVE_BUDGET_BYTES, Options
 from neve.engine.tier_store import TierStore
 from neve.vllm.compat import job_result, job_rows
-from neve.vllm.guard import guarded, log_as_vllm, nothing
 from neve.vllm.tier_identity import chunk_tokens, identify_tier
 
 if TYPE_CHECKING:

@@ -1,16 +1,16 @@
-"""Adapters are named by what is in their files."""
+"""LoraContents are named by what is in their files."""
 
 import time
 from types import SimpleNamespace
 
 import pytest
 
-from neve.vllm.adapters import Adapters
+from neve.engine.lora import LoraContents
 
 
 @pytest.fixture
 def adapters():
-    made = Adapters()
+    made = LoraContents()
     yield made
     made.close()
 

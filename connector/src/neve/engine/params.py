@@ -28,7 +28,7 @@ _ANSWERS = ("prefilled", "reused_tokens", "hot", "cold")
 
 
 @dataclass(frozen=True)
-class ContextWish:
+class RequestParams:
     """The context that a request's chain is reported under; `name` None asks only for figures.
 
     `hands_over`: another engine goes on with this prompt. `prefilled`: one began with it.
@@ -41,7 +41,7 @@ class ContextWish:
     prefilled: Prefilled | None = None
 
 
-def read_wish(params: object) -> ContextWish | None:
+def read_params(params: object) -> RequestParams | None:
     """The request's wish, or None when it didn't speak to Neve at all."""
     if not isinstance(params, dict):
         return None
@@ -50,11 +50,11 @@ def read_wish(params: object) -> ContextWish | None:
     if not isinstance(wish, dict):
         if "neve" in params:
             _ignore("neve", wish, "an object")
-        return ContextWish(hands_over=True) if hands_over else None
+        return RequestParams(hands_over=True) if hands_over else None
     unknown = [key for key in wish if key not in _WISHES + _ANSWERS]
     if unknown:
         _ignore(f"{unknown[0]!r:.80}", wish[unknown[0]], " or ".join(_WISHES))
-    return ContextWish(
+    return RequestParams(
         name=_text(wish, "context", MAX_NAME_CHARS),
         pin_s=_seconds(wish.get("pin")),
         label=_text(wish, "label", MAX_LABEL_CHARS),
@@ -64,7 +64,7 @@ def read_wish(params: object) -> ContextWish | None:
 
 
 def response_params(
-    wish: ContextWish, *, hot_tokens: int, cold_tokens: int, prefilled: Prefilled | None = None
+    wish: RequestParams, *, hot_tokens: int, cold_tokens: int, prefilled: Prefilled | None = None
 ) -> dict[str, Any]:
     """The response's `kv_transfer_params`: the context, how many prompt tokens were reused, and
     for the engine that goes on, which ones are stored."""

@@ -6,19 +6,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neve.engine.handover import Prefilled
-from neve.engine.requests import ContextWish, read_wish, response_params
+from neve.engine.params import RequestParams, read_params, response_params
 
 
 def test_a_request_names_its_context_pin_and_label():
-    wish = read_wish({"neve": {"context": "repo-42", "pin": "2h", "label": "agent"}})
-    assert wish == ContextWish(name="repo-42", pin_s=7200, label="agent")
+    wish = read_params({"neve": {"context": "repo-42", "pin": "2h", "label": "agent"}})
+    assert wish == RequestParams(name="repo-42", pin_s=7200, label="agent")
 
 
 @pytest.mark.parametrize(
     ("pin", "seconds"), [(7200, 7200), ("7200", 7200), ("90s", 90), ("30m", 1800), ("1d", 86400)]
 )
 def test_a_pin_is_seconds_or_has_a_unit(pin, seconds):
-    assert read_wish({"neve": {"context": "x", "pin": pin}}).pin_s == seconds
+    assert read_params({"neve": {"context": "x", "pin": pin}}).pin_s == seconds
 
 
 @pytest.mark.parametrize(
@@ -27,31 +27,33 @@ def test_a_pin_is_seconds_or_has_a_unit(pin, seconds):
 )
 def test_a_malformed_pin_is_ignored_with_a_warning(pin, caplog):
     with caplog.at_level(logging.WARNING):
-        assert read_wish({"neve": {"context": "x", "pin": pin}}) == ContextWish(name="x")
+        assert read_params({"neve": {"context": "x", "pin": pin}}) == RequestParams(name="x")
     assert "field=pin" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["", " ", 7, ["x"], "x" * 201, "a\nb"])
 def test_a_malformed_name_is_ignored_with_a_warning(name, caplog):
     with caplog.at_level(logging.WARNING):
-        assert read_wish({"neve": {"context": name}}) == ContextWish()
+        assert read_params({"neve": {"context": name}}) == RequestParams()
     assert "field=context" in caplog.text
 
 
 def test_a_label_has_a_length_of_its_own_and_both_are_trimmed():
-    assert read_wish({"neve": {"context": " x ", "label": "l" * 101}}) == ContextWish(name="x")
+    assert read_params({"neve": {"context": " x ", "label": "l" * 101}}) == RequestParams(name="x")
 
 
 @pytest.mark.parametrize(
     "params", [None, {}, {"do_remote_prefill": True}, {"neve": "x"}, "neve", 7]
 )
 def test_a_request_that_does_not_speak_to_neve_has_no_wish(params):
-    assert read_wish(params) is None
+    assert read_params(params) is None
 
 
 def test_a_word_that_means_nothing_is_ignored_with_a_warning(caplog):
     with caplog.at_level(logging.WARNING):
-        assert read_wish({"neve": {"contxt": "x", "label": "agent"}}) == ContextWish(label="agent")
+        assert read_params({"neve": {"contxt": "x", "label": "agent"}}) == RequestParams(
+            label="agent"
+        )
     assert "field='contxt'" in caplog.text
     assert "context or pin or label" in caplog.text
 
@@ -68,7 +70,7 @@ FIELDS = st.sampled_from(["context", "pin", "label", "prefilled", "unknown"])
 @given(JSON | st.fixed_dictionaries({"neve": JSON | st.dictionaries(FIELDS, JSON)}))
 def test_whatever_a_request_says_is_read_and_answered(params):
     """And what is taken from it is what a context can be called."""
-    wish = read_wish(params)
+    wish = read_params(params)
     if wish is None:
         return
     assert wish.name is None or 0 < len(wish.name.encode()) <= 4 * 200
@@ -78,20 +80,20 @@ def test_whatever_a_request_says_is_read_and_answered(params):
 
 
 def test_a_prefill_hands_over_and_its_answer_is_a_decodes_wish(caplog):
-    asked = read_wish({"do_remote_decode": True, "remote_host": None})
-    assert asked == ContextWish(hands_over=True)
+    asked = read_params({"do_remote_decode": True, "remote_host": None})
+    assert asked == RequestParams(hands_over=True)
     prefilled = Prefilled(192, bytes.fromhex(BLOCK))
     told = response_params(asked, hot_tokens=0, cold_tokens=0, prefilled=prefilled)
     assert told["neve"]["prefilled"] == {"tokens": 192, "block": BLOCK}
     with caplog.at_level(logging.WARNING):
-        assert read_wish(told) == ContextWish(prefilled=prefilled)
+        assert read_params(told) == RequestParams(prefilled=prefilled)
     assert not caplog.text
 
 
 @pytest.mark.parametrize("params", [{"neve": 7}, {"neve": None}, {"neve": {"pin": "x"}}])
 def test_a_malformed_wish_does_not_keep_a_prompt_from_being_handed_over(params):
-    assert read_wish(params | {"do_remote_decode": True}).hands_over
-    assert not read_wish({"neve": {}, "do_remote_decode": "yes"}).hands_over
+    assert read_params(params | {"do_remote_decode": True}).hands_over
+    assert not read_params({"neve": {}, "do_remote_decode": "yes"}).hands_over
 
 
 @pytest.mark.parametrize(
@@ -104,10 +106,10 @@ def test_a_malformed_wish_does_not_keep_a_prompt_from_being_handed_over(params):
 )
 def test_a_malformed_promise_is_ignored_with_a_warning(prefilled, caplog):
     with caplog.at_level(logging.WARNING):
-        assert read_wish({"neve": {"prefilled": prefilled}}) == ContextWish()
+        assert read_params({"neve": {"prefilled": prefilled}}) == RequestParams()
     assert "field=prefilled" in caplog.text
 
 
 def test_the_response_tells_what_was_reused_by_tier():
-    told = response_params(ContextWish(name="repo-42"), hot_tokens=64, cold_tokens=128)
+    told = response_params(RequestParams(name="repo-42"), hot_tokens=64, cold_tokens=128)
     assert told == {"neve": {"context": "repo-42", "reused_tokens": 192, "hot": 64, "cold": 128}}

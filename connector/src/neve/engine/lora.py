@@ -33,7 +33,7 @@ class _Adapter:
     spoilt: bool = False
 
 
-class Adapters:
+class LoraContents:
     """Belongs to the scheduler's thread. Adapters are told apart by the engine's id and path."""
 
     def __init__(self, find: Callable[[str], Path | None] | None = None) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from neve.engine.plan import LoadPlan
+from neve.engine.step import LoadPlan
 from neve.engine.telemetry import Telemetry
 from neve.index.tier import Location, Tier
 from neve.planner.choice import Choice, Decision, choose
@@ -25,7 +25,7 @@ TRIAL: Final = 0.03
 
 
 @dataclass
-class _Load:
+class _TimedLoad:
     blocks: int
     size_bytes: dict[Tier, int]
     ahead_bytes: dict[Tier, int]
@@ -33,7 +33,7 @@ class _Load:
     begun: float
 
 
-class Judge:
+class LoadPolicy:
     """Belongs to the scheduler's thread. `always`: load whatever is found, within the deadline."""
 
     def __init__(
@@ -44,7 +44,7 @@ class Judge:
         self._always = always
         self._steps = PrefillMeter()
         self._stores = {tier: StoreMeter() for tier in Tier}
-        self._loads: dict[str, _Load] = {}
+        self._loads: dict[str, _TimedLoad] = {}
         self._trials_left_s = 0.0
 
     def weigh(
@@ -100,7 +100,7 @@ class Judge:
         for block in plan.blocks:
             size_bytes[block.locations[0].tier] += sum(at.size_bytes for at in block.locations)
         ahead = {tier: meter.begin(size_bytes[tier]) for tier, meter in self._stores.items()}
-        self._loads[plan.request_id] = _Load(
+        self._loads[plan.request_id] = _TimedLoad(
             len(plan.blocks), size_bytes, ahead, plan.deadline_s, time.monotonic()
         )
         self._telemetry.gauge("loads_in_flight", len(self._loads))
