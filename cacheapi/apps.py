@@ -5,4 +5,4 @@ class CacheapiConfig(AppConfig):
     name = "cacheapi"
 
     def ready(self) -> None:
-        from cacheapi import openapi  # noqa: F401  registers how to describe authentication
+        from cacheapi.base import openapi  # noqa: F401  registers how to describe authentication

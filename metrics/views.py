@@ -9,9 +9,9 @@ from rest_framework.negotiation import BaseContentNegotiation
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
-from cacheapi.access import KeyAuthentication, Principal, Teams
-from cacheapi.queries import StrictQuery
-from cacheapi.throttles import SlowDown
+from cacheapi.base.access import KeyAuthentication, Principal, Teams
+from cacheapi.base.queries import StrictQuery
+from cacheapi.base.throttles import SlowDown
 from dashboard.access import Viewer
 from metrics.scrape import Scrape
 from tenants.models import Tenant

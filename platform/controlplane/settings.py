@@ -142,11 +142,11 @@ STORAGES = {
 
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": [],
-    "DEFAULT_PERMISSION_CLASSES": ["cacheapi.access.Nobody"],
+    "DEFAULT_PERMISSION_CLASSES": ["cacheapi.base.access.Nobody"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
-    "DEFAULT_PARSER_CLASSES": ["cacheapi.parsers.BoundedJSONParser"],
+    "DEFAULT_PARSER_CLASSES": ["cacheapi.base.parsers.BoundedJSONParser"],
     "DEFAULT_THROTTLE_CLASSES": [
-        f"cacheapi.throttles.{who}Throttle" for who in ("Caller", "Address")
+        f"cacheapi.base.throttles.{who}Throttle" for who in ("Caller", "Address")
     ],
     "DEFAULT_THROTTLE_RATES": {
         "caller": ENV.rate_caller,
@@ -169,7 +169,7 @@ SPECTACULAR_SETTINGS = {
     "COMPONENT_SPLIT_REQUEST": True,
     "POSTPROCESSING_HOOKS": [
         "drf_spectacular.hooks.postprocess_schema_enums",
-        "cacheapi.openapi.add_problems",
+        "cacheapi.base.openapi.add_problems",
     ],
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",

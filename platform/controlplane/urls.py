@@ -11,8 +11,8 @@ admin.site.site_header = "Neve"
 admin.site.site_title = "Neve admin"
 
 urlpatterns = [
-    path("api/v1/", include("cacheapi.urls_api")),
-    path("cache/v1/", include("cacheapi.urls_cache")),
+    path("api/v1/", include("cacheapi.teams.urls")),
+    path("cache/v1/", include("cacheapi.nodes.urls")),
     path("metrics", include("metrics.urls")),
     path("healthz", healthz, name="healthz"),
     path("problems/<slug:kind>", problems.explain, name="problem"),

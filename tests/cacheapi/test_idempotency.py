@@ -5,9 +5,9 @@ from datetime import timedelta
 import pytest
 from django.utils import timezone
 
-from cacheapi import retention_views
 from controlplane import answers
 from controlplane.models import StoredAnswer
+from retention import services
 from retention.models import RetentionRule
 from retention.services import add_rule
 from support.rows import make_key
@@ -96,7 +96,7 @@ def test_while_the_first_is_running_a_repetition_is_409(add, monkeypatch):
         inside.append(add())
         return add_rule(**fields)
 
-    monkeypatch.setattr(retention_views.services, "add_rule", slow)
+    monkeypatch.setattr(services, "add_rule", slow)
     assert add().status_code == 201
     (early,) = inside
     assert early.status_code == 409
@@ -114,7 +114,7 @@ def test_a_refusal_frees_the_key(add):
 def test_a_bug_frees_the_key(add, operator, monkeypatch):
     operator.raise_request_exception = False
     with monkeypatch.context() as patch:
-        patch.setattr(retention_views.services, "add_rule", lambda **fields: 1 / 0)
+        patch.setattr(services, "add_rule", lambda **fields: 1 / 0)
         assert add().status_code == 500
     assert add().status_code == 201
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from django.test import Client
 
-from cacheapi import cache_views
-from cacheapi.retention_views import RulesView
+from cacheapi.nodes import sessions
+from cacheapi.teams.rules import RulesView
 from controlplane import problems
 from retention.models import RetentionRule
 from support.rows import make_everything
@@ -53,7 +53,7 @@ def test_a_bug_is_500_without_its_text(node, handshake, monkeypatch, settings, c
     def fail(*args, **kwargs):
         raise RuntimeError("the secret of the bug")
 
-    monkeypatch.setattr(cache_views, "checked", fail)
+    monkeypatch.setattr(sessions, "checked", fail)
     node.raise_request_exception = False
     answer = node.send("post", "/cache/v1/sessions", handshake)
     problem = document(answer, 500)

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from cacheapi import retention_views
+from cacheapi.teams import policies
 from controlplane import hot
 from neve.formats.keys import BucketKeys
 from neve.index.tier import CommitOutcome
@@ -162,7 +162,7 @@ class TestDryRun:
 
     def test_a_large_index_is_looked_at_in_part(self, team, tenant, monkeypatch):
         store(tenant, make_space(tenant), 3)
-        monkeypatch.setattr(retention_views, "MOST_BLOCKS", 0)
+        monkeypatch.setattr(policies, "MOST_BLOCKS", 0)
         answer = team.send("post", f"{POLICY}/dry-run", {})
         assert answer.json()["is_complete"] is False
 

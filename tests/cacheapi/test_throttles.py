@@ -6,8 +6,8 @@ import pytest
 from django.core.cache import caches
 from django.test import Client
 
-from cacheapi import throttles
-from cacheapi.throttles import SharedThrottle
+from cacheapi.base import throttles
+from cacheapi.base.throttles import SharedThrottle
 from support.rows import make_key, make_person
 
 pytestmark = [pytest.mark.integration, pytest.mark.django_db]

@@ -17,7 +17,7 @@ from neve.formats.ids import ID_BYTES
 
 logger = logging.getLogger(__name__)
 
-# What the platform takes (cacheapi.cache_serializers): more would cost the whole context.
+# What the platform takes (cacheapi.nodes.contexts): more would cost the whole context.
 MAX_NAME_CHARS = 200
 MAX_LABEL_CHARS = 100
 MAX_PIN_S = 365 * 86400

@@ -1,22 +1,24 @@
-"""Bodies of the cache endpoint. Every wrong member is named; bounds stand where the member does."""
+"""A node's session: handshake, heartbeat, end."""
 
 from dataclasses import MISSING, Field, fields
 from typing import Any
+from uuid import UUID
 
-from drf_spectacular.utils import extend_schema_field
+from django.conf import settings
+from django.db import transaction
+from drf_spectacular.utils import extend_schema, extend_schema_field
 from rest_framework import serializers
+from rest_framework.request import Request
+from rest_framework.response import Response
 
-from cacheapi.fields import (
-    NO_NUL,
-    BlockIds,
-    Choice,
-    Counts,
-    StrictSerializer,
-    Text,
-    Uuid,
-    WholeNumber,
-)
+from cacheapi.base.access import actor
+from cacheapi.base.fields import NO_NUL, Choice, Counts, StrictSerializer, Text, WholeNumber
+from cacheapi.base.viewsets import checked, no_body
+from cacheapi.nodes import topology
+from cacheapi.nodes.view import NodeView
+from catalog import sessions
 from catalog.models import NodeSession
+from controlplane import hot, s3
 from neve.errors import MissReason, Misuse
 from neve.formats.space import MAX_CHUNK_TOKENS, SpaceIdentity
 from neve.node.stats import COUNTERS, LOAD_NAMES
@@ -71,24 +73,6 @@ class HandshakeSerializer(StrictSerializer):
     max_chunk_tokens = WholeNumber(min_value=1, max_value=4096, default=MAX_CHUNK_TOKENS)
 
 
-class HeartbeatSerializer(StrictSerializer):
-    seq = WholeNumber(min_value=1)
-    counters = Counts(COUNTERS, default=dict)
-    misses = Counts(tuple(MissReason), default=dict)
-    load_ms = Counts(LOAD_NAMES, default=dict, help_text="loads by upper bound, in ms")
-    drops = Counts(tuple(MissReason), default=dict, help_text="blocks not stored, by reason")
-    breaker = Choice(choices=NodeSession.Breaker.choices, default=NodeSession.Breaker.CLOSED)
-
-
-class ContextReportSerializer(StrictSerializer):
-    session = Uuid()
-    name = Text(max_length=200)
-    block_ids = BlockIds()
-    tokens = WholeNumber(min_value=1)
-    label = Text(max_length=100, allow_null=True, allow_blank=True, default=None)
-    pin_s = WholeNumber(min_value=1, max_value=365 * 86400, allow_null=True, default=None)
-
-
 class TenantRef(serializers.Serializer):
     id = serializers.IntegerField()
     slug = serializers.CharField()
@@ -133,20 +117,71 @@ class SessionSerializer(serializers.Serializer):
     topology = serializers.CharField()
 
 
+class HeartbeatSerializer(StrictSerializer):
+    seq = WholeNumber(min_value=1)
+    counters = Counts(COUNTERS, default=dict)
+    misses = Counts(tuple(MissReason), default=dict)
+    load_ms = Counts(LOAD_NAMES, default=dict, help_text="loads by upper bound, in ms")
+    drops = Counts(tuple(MissReason), default=dict, help_text="blocks not stored, by reason")
+    breaker = Choice(choices=NodeSession.Breaker.choices, default=NodeSession.Breaker.CLOSED)
+
+
 class HeartbeatAnswerSerializer(serializers.Serializer):
     policy = PolicyNumbers()
     heartbeat_s = serializers.IntegerField()
     topology = serializers.CharField(help_text="when it changes, open a new session")
 
 
-class SegmentsSerializer(serializers.Serializer):
-    segments = serializers.DictField(child=serializers.CharField(), help_text="number → URL")
-    expires_s = serializers.IntegerField()
+class SessionsView(NodeView):
+    @extend_schema(request=HandshakeSerializer, responses={201: SessionSerializer}, tags=["cache"])
+    def post(self, request: Request) -> Response:
+        """Handshake: which space this node's KV belongs to, and where its blocks live."""
+        body = checked(HandshakeSerializer, request)
+        with hot.required():
+            hot.provision_tenant(self.tenant)
+        # The session holds the tenant's lock until its user is there: whoever revokes the key
+        # meanwhile removes the user afterwards.
+        with transaction.atomic():
+            session = sessions.open_session(
+                tenant=self.tenant,
+                key=self.key,
+                node=body["node"],
+                instance=body["instance"],
+                engine=body["engine"],
+                identity=body["identity"],
+                space_name=body["space"],
+                max_chunk_tokens=body["max_chunk_tokens"],
+                actor=actor(request),
+            )
+            with hot.required():
+                hot.provision_user(self.key)
+        answer = {
+            "session": session.pk,
+            "tenant": self.tenant,
+            "space": session.space,
+            "buckets": settings.ENV.hot_buckets,
+            "valkey": topology.valkey_address(self.key),
+            "s3": topology.s3_location(self.tenant.pk) | {"probe": s3.presign_get(s3.PROBE_KEY)},
+            **topology.current_numbers(self.key),
+        }
+        return Response(SessionSerializer(answer).data, status=201)
 
 
-class ContextRef(serializers.Serializer):
-    id = serializers.UUIDField(source="pk")
-    blocks = serializers.IntegerField()
-    pinned_until = serializers.DateTimeField(
-        allow_null=True, help_text="null: not pinned, also when the budget of pins refused it"
+class SessionView(NodeView):
+    @extend_schema(responses={204: None}, tags=["cache"])
+    def delete(self, request: Request, session_id: UUID) -> Response:
+        """Ends a session: the node is leaving."""
+        no_body(request)
+        sessions.end_session(session_id=session_id)
+        return Response(status=204)
+
+
+class HeartbeatView(NodeView):
+    @extend_schema(
+        request=HeartbeatSerializer, responses={200: HeartbeatAnswerSerializer}, tags=["cache"]
     )
+    def post(self, request: Request, session_id: UUID) -> Response:
+        """Counts since the last heartbeat; the answer holds what may have changed."""
+        body = checked(HeartbeatSerializer, request)
+        sessions.record_heartbeat(session_id=session_id, heartbeat=sessions.Heartbeat(**body))
+        return Response(topology.current_numbers(self.key))

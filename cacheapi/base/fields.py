@@ -1,6 +1,6 @@
 """JSON members, checked strictly: a number is a number, and what is unknown is refused by name.
 
-`cacheapi.parsers` has refused lone surrogates, NUL and numbers without an end in any member before.
+Lone surrogates, NUL and infinite numbers never come here: `cacheapi.base.parsers` refuses them.
 """
 
 import re

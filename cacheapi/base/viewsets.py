@@ -6,17 +6,19 @@ owns does not exist (404). Methods that a view does not name are 405.
 
 from typing import Any
 
-import django_filters
 from django.db.models import QuerySet
+from rest_framework import serializers
 from rest_framework.mixins import ListModelMixin, RetrieveModelMixin
 from rest_framework.request import Request
 from rest_framework.viewsets import GenericViewSet
 
-from cacheapi.access import KeyAuthentication, PersonAuthentication, Teams
-from cacheapi.fields import EmptySerializer
-from cacheapi.idempotency import once
-from cacheapi.queries import Filters, Pages, StrictQuery, Text
-from cacheapi.throttles import SlowDown
+from cacheapi.base.access import KeyAuthentication, PersonAuthentication, Teams
+from cacheapi.base.fields import EmptySerializer
+from cacheapi.base.filters import Filters, TenantFilter
+from cacheapi.base.idempotency import once
+from cacheapi.base.pages import Pages
+from cacheapi.base.queries import StrictQuery
+from cacheapi.base.throttles import SlowDown
 from controlplane.problems import Problem
 from tenants.models import Tenant
 from tenants.scope import TenantOwned
@@ -26,10 +28,10 @@ UUID = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 SLUG = "[a-z][a-z0-9-]{0,39}"
 
 
-class TenantFilter(django_filters.FilterSet):
-    """Filters that every list has."""
+class TenantOwnedSerializer(serializers.ModelSerializer):
+    """Shows the tenant by its slug; the view selects it along."""
 
-    tenant = Text(field_name="tenant__slug", help_text="slug of the tenant")
+    tenant = serializers.CharField(source="tenant.slug", allow_null=True, read_only=True)
 
 
 class ApiView(SlowDown, StrictQuery):

@@ -16,8 +16,8 @@ from drf_spectacular.extensions import (
 from drf_spectacular.generators import SchemaGenerator
 from drf_spectacular.renderers import OpenApiJsonRenderer
 
-from cacheapi.fields import NO_NUL, NOT_BLANK
-from cacheapi.idempotency import HEADER, PATTERN, REPLAYED
+from cacheapi.base.fields import NO_NUL, NOT_BLANK
+from cacheapi.base.idempotency import HEADER, PATTERN, REPLAYED
 from controlplane.problems import CONTENT_TYPE, KINDS, Problem
 from neve.node.stats import MOST_COUNT
 
@@ -32,7 +32,7 @@ RETRY_AFTER = {"Retry-After": {"description": "seconds", "schema": {"type": "int
 
 
 class KeyScheme(OpenApiAuthenticationExtension):
-    target_class = "cacheapi.access.KeyAuthentication"
+    target_class = "cacheapi.base.access.KeyAuthentication"
     name = "apiKey"
 
     def get_security_definition(self, auto_schema: Any) -> dict[str, str]:
@@ -40,7 +40,7 @@ class KeyScheme(OpenApiAuthenticationExtension):
 
 
 class PersonScheme(OpenApiAuthenticationExtension):
-    target_class = "cacheapi.access.PersonAuthentication"
+    target_class = "cacheapi.base.access.PersonAuthentication"
     name = "session"
 
     def get_security_definition(self, auto_schema: Any) -> dict[str, str]:
@@ -50,7 +50,7 @@ class PersonScheme(OpenApiAuthenticationExtension):
 class StrictBody(OpenApiSerializerExtension):
     """Unknown members are refused."""
 
-    target_class = "cacheapi.fields.StrictSerializer"
+    target_class = "cacheapi.base.fields.StrictSerializer"
     match_subclasses = True
 
     def map_serializer(self, auto_schema: Any, direction: Any) -> dict[str, Any]:
@@ -59,7 +59,7 @@ class StrictBody(OpenApiSerializerExtension):
 
 
 class PlainText(OpenApiSerializerFieldExtension):
-    target_class = "cacheapi.fields.Text"
+    target_class = "cacheapi.base.fields.Text"
 
     def map_serializer_field(self, auto_schema: Any, direction: Any) -> dict[str, Any]:
         mapped = auto_schema._map_serializer_field(self.target, direction, bypass_extensions=True)
@@ -67,7 +67,7 @@ class PlainText(OpenApiSerializerFieldExtension):
 
 
 class CountsByName(OpenApiSerializerFieldExtension):
-    target_class = "cacheapi.fields.Counts"
+    target_class = "cacheapi.base.fields.Counts"
 
     def map_serializer_field(self, auto_schema: Any, direction: Any) -> dict[str, Any]:
         count = {"type": "integer", "minimum": 0, "maximum": MOST_COUNT}

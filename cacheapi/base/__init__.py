@@ -1,0 +1,1 @@
+"""Parts of both APIs: who asks, bodies, query strings, limits, the OpenAPI document."""

@@ -1,0 +1,68 @@
+"""Query strings, as strict as bodies: what is unknown or unreadable is refused by name.
+
+A script that expires what it lists must not expire everything because of a misspelt filter. What an
+operation takes is declared once: in a view's `takes`, and for lists by its filters and its pages.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rest_framework.request import Request
+
+from cacheapi.base.fields import NOT_BLANK, unknown
+from controlplane.problems import Problem
+
+FLAGS = {"true": True, "1": True, "false": False, "0": False}
+MOST_CHARACTERS = 200  # of a text: no name is longer
+TEXT = {"type": "string", "minLength": 1, "maxLength": MOST_CHARACTERS, "pattern": NOT_BLANK}
+
+
+def malformed(name: str, detail: str) -> Problem:
+    return Problem("malformed", f"{name}: {detail}", field=name)
+
+
+class StrictQuery:
+    """For views: refuses parameters that the operation does not take, before it runs."""
+
+    takes: Mapping[str, tuple[str, ...]] = {}  # action or method → names, besides those of lists
+
+    def query_names(self) -> tuple[str, ...]:
+        action = getattr(self, "action", None) or self.request.method.lower()  # type: ignore[attr-defined]
+        names = self.takes.get("get" if action == "head" else action, ())
+        if action != "list":
+            return names
+        filters = self.filterset_class.base_filters  # type: ignore[attr-defined]
+        return (*names, *filters, *self.pagination_class.names)  # type: ignore[attr-defined]
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        super().initial(request, *args, **kwargs)  # type: ignore[misc]
+        if "Transfer-Encoding" in request.headers and "Content-Length" not in request.headers:
+            # DRF takes it for no body: an action would do what the body did not say.
+            raise Problem("length-required", "Send the body with its Content-Length.")
+        is_served = hasattr(self, request.method.lower())  # else it is 405, whatever it asks
+        if is_served and request.method != "OPTIONS":
+            require_known(request.query_params, self.query_names())
+
+
+def require_known(given: Any, names: tuple[str, ...]) -> None:
+    """Raises Problem (malformed) naming the first parameter that is unknown, empty or repeated."""
+    for name, values in given.lists():
+        shown = name if name.isprintable() else ascii(name)
+        if name not in names:
+            raise malformed(shown, unknown(name, names, "parameter"))
+        if len(values) > 1:
+            raise malformed(name, "is given more than once")
+        if not values[0].strip():
+            raise malformed(name, "is empty: give a value, or leave it out")
+        if "\0" in values[0]:
+            raise malformed(name, "has a NUL character")
+
+
+def flag(request: Request, name: str, default: bool = False) -> bool:
+    """A parameter that is true or false. Raises Problem (malformed)."""
+    text = request.query_params.get(name)
+    if text is None:
+        return default
+    if text not in FLAGS:
+        raise malformed(name, f"need true or false, got {text[:60]!r}")
+    return FLAGS[text]

@@ -1,0 +1,50 @@
+"""Contexts that requests named, reported by nodes."""
+
+from drf_spectacular.utils import extend_schema
+from rest_framework import serializers
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from cacheapi.base.access import actor
+from cacheapi.base.fields import BlockIds, StrictSerializer, Text, Uuid, WholeNumber
+from cacheapi.base.viewsets import checked
+from cacheapi.nodes.view import NodeView, open_session
+from catalog import contexts
+
+
+class ContextReportSerializer(StrictSerializer):
+    session = Uuid()
+    name = Text(max_length=200)
+    block_ids = BlockIds()
+    tokens = WholeNumber(min_value=1)
+    label = Text(max_length=100, allow_null=True, allow_blank=True, default=None)
+    pin_s = WholeNumber(min_value=1, max_value=365 * 86400, allow_null=True, default=None)
+
+
+class ContextRef(serializers.Serializer):
+    id = serializers.UUIDField(source="pk")
+    blocks = serializers.IntegerField()
+    pinned_until = serializers.DateTimeField(
+        allow_null=True, help_text="null: not pinned, also when the budget of pins refused it"
+    )
+
+
+class ContextsView(NodeView):
+    @extend_schema(
+        request=ContextReportSerializer,
+        responses={200: ContextRef, 201: ContextRef},
+        tags=["cache"],
+    )
+    def post(self, request: Request) -> Response:
+        """A finished request's chain, under the name that the request carried."""
+        body = checked(ContextReportSerializer, request)
+        context, created = contexts.record(
+            session=open_session(body["session"]),
+            name=body["name"],
+            ids=body["block_ids"],
+            tokens=body["tokens"],
+            label=body["label"],
+            pin_s=body["pin_s"],
+            actor=actor(request),
+        )
+        return Response(ContextRef(context).data, status=201 if created else 200)

@@ -1,0 +1,59 @@
+"""Where a session reads segments: presigned addresses."""
+
+from uuid import UUID
+
+from drf_spectacular.utils import OpenApiParameter, extend_schema
+from rest_framework import serializers
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from cacheapi.nodes.view import NodeView, open_session
+from catalog.models import Segment
+from controlplane import s3
+from controlplane.problems import Problem
+
+MOST_SEGMENTS = 1000
+
+
+class SegmentsSerializer(serializers.Serializer):
+    segments = serializers.DictField(child=serializers.CharField(), help_text="number → URL")
+    expires_s = serializers.IntegerField()
+
+
+class SegmentsView(NodeView):
+    takes = {"get": ("ids",)}
+
+    @extend_schema(
+        parameters=[
+            OpenApiParameter(
+                "ids",
+                {"type": "string", "pattern": "^[0-9]{1,18}(,[0-9]{1,18})*$"},
+                required=True,
+                description="1,2,3",
+            )
+        ],
+        responses={200: SegmentsSerializer},
+        tags=["cache"],
+    )
+    def get(self, request: Request, session_id: UUID) -> Response:
+        """Presigned URLs of this tenant's segments; unknown ones are absent from the answer.
+
+        A segment that waits for its deletion is there: who found blocks in it before they were
+        copied elsewhere still reads them.
+        """
+        numbers = _segment_numbers(request.query_params.get("ids", ""))
+        open_session(session_id)
+        rows = Segment.objects.filter(pk__in=numbers, state__in=Segment.READABLE)
+        urls = {str(row.pk): s3.presign_get(row.object_key) for row in rows}
+        return Response({"segments": urls, "expires_s": s3.PRESIGNED_S})
+
+
+def _segment_numbers(text: str) -> list[int]:
+    parts = text.split(",")
+    if not all(part.isascii() and part.isdigit() and len(part) < 19 for part in parts):
+        raise Problem("malformed", f"ids: need numbers like 1,2,3, got {text[:60]!r}.", field="ids")
+    if len(parts) > MOST_SEGMENTS:
+        raise Problem(
+            "malformed", f"ids: need at most {MOST_SEGMENTS}, got {len(parts)}.", field="ids"
+        )
+    return [int(part) for part in parts]

@@ -1,0 +1,256 @@
+"""/api/v1/contexts: named chains of blocks, their residency, their pins."""
+
+from dataclasses import asdict
+from datetime import timedelta
+from typing import Any
+
+from django.db.models import Q, QuerySet
+from django.utils import timezone
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, extend_schema
+from rest_framework import serializers
+from rest_framework.decorators import action
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from cacheapi.base.access import actor
+from cacheapi.base.fields import Flag, Moment, StrictSerializer, Text, WholeNumber
+from cacheapi.base.filters import FlagFilter, RowFilter, TenantFilter, TextFilter
+from cacheapi.base.queries import flag
+from cacheapi.base.viewsets import UUID, ReadOnlyView, TenantOwnedSerializer, checked, no_body
+from catalog import contexts, pins
+from catalog.models import Context, Pin
+from controlplane.problems import Problem
+
+
+class ContextFilter(TenantFilter):
+    name = TextFilter(help_text="exact name")
+    search = TextFilter(field_name="name", lookup_expr="icontains", help_text="part of the name")
+    label = TextFilter()
+    space = RowFilter(field_name="space_id", help_text="number of the space")
+    pinned = FlagFilter(method="filter_pinned")
+
+    def filter_pinned(self, rows: QuerySet, name: str, value: bool) -> QuerySet:
+        pinned = Q(pinned_until__gt=timezone.now())
+        return rows.filter(pinned) if value else rows.exclude(pinned)
+
+
+class ContextSerializer(TenantOwnedSerializer):
+    id = serializers.UUIDField(source="pk", read_only=True)
+
+    class Meta:
+        model = Context
+        fields = (
+            *("id", "tenant", "space", "name", "label", "blocks", "tokens", "pinned_until"),
+            *("extended_until", "expired_at", "created_at", "updated_at"),
+        )
+        read_only_fields = fields
+
+
+class BlockResidence(serializers.Serializer):
+    id = serializers.CharField(help_text="32 hex digits")
+    tier = serializers.CharField(allow_null=True, help_text="hot, cold, or null: lost")
+    reason = serializers.CharField(allow_null=True, help_text="why it is lost")
+    is_durable = serializers.BooleanField(help_text="whether a copy stands in S3")
+    size_bytes = serializers.IntegerField(help_text="0: lost")
+
+
+class ResidencySerializer(serializers.Serializer):
+    """Each block is hot, cold or lost. A chunk of tokens is where the worst of its blocks is."""
+
+    hot = serializers.IntegerField(help_text="blocks in Valkey, whether or not in S3 as well")
+    cold = serializers.IntegerField(help_text="blocks in S3 only")
+    lost = serializers.IntegerField(help_text="blocks that are stored nowhere")
+    durable = serializers.IntegerField(help_text="blocks in S3, whether or not in Valkey as well")
+    hot_bytes = serializers.IntegerField()
+    cold_bytes = serializers.IntegerField()
+    durable_bytes = serializers.IntegerField()
+    hot_tokens = serializers.IntegerField()
+    cold_tokens = serializers.IntegerField()
+    lost_tokens = serializers.IntegerField()
+    durable_tokens = serializers.IntegerField()
+    usable_tokens = serializers.IntegerField(
+        help_text="from the beginning to the first lost block: what a request can load"
+    )
+    blocks = BlockResidence(many=True, required=False)
+
+
+class PinRowSerializer(serializers.ModelSerializer):
+    """A pin and who set it."""
+
+    owner = serializers.CharField(source="owner_name", read_only=True)
+
+    class Meta:
+        model = Pin
+        fields = ("id", "owner", "reason", "until", "created_at")
+        read_only_fields = fields
+
+
+class ContextDetailSerializer(ContextSerializer):
+    pins = PinRowSerializer(many=True, source="live_pins", help_text="those that have not ended")
+    residency = ResidencySerializer(
+        read_only=True, allow_null=True, help_text="null while the hot tier does not answer"
+    )
+
+    class Meta(ContextSerializer.Meta):
+        fields = (*ContextSerializer.Meta.fields, "pins", "residency")
+        read_only_fields = fields
+
+
+MAX_FOR_S = 365 * 86400
+
+
+class PinSerializer(StrictSerializer):
+    """Exactly one of `until` and `for_s`."""
+
+    schema = {"oneOf": [{"required": ["until"]}, {"required": ["for_s"]}]}
+    until = Moment(required=False)
+    for_s = WholeNumber(min_value=1, max_value=MAX_FOR_S, required=False)
+    reason = Text(max_length=200, required=False, help_text="shown to others")
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        if len({"until", "for_s"} & set(attrs)) != 1:
+            raise serializers.ValidationError({"until": "give either until or for_s"})
+        if "for_s" in attrs:
+            attrs["until"] = timezone.now() + timedelta(seconds=attrs["for_s"])
+        return attrs
+
+
+class PinnedSerializer(serializers.Serializer):
+    pin = PinRowSerializer(help_text="yours")
+    pinned_until = serializers.DateTimeField(help_text="the latest end of all pins")
+    kept = serializers.IntegerField(help_text="blocks that are pinned now")
+    lost = serializers.IntegerField(help_text="blocks that are stored nowhere any more")
+
+
+class UnpinSerializer(StrictSerializer):
+    """Without members: your own pin. Operators may name any, or all."""
+
+    schema = {"not": {"required": ["pin", "all"], "properties": {"all": {"enum": [True]}}}}
+    pin = WholeNumber(min_value=1, required=False, help_text="number of the pin")
+    all = Flag(default=False, help_text="those of everybody")
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        if "pin" in attrs and attrs["all"]:
+            raise serializers.ValidationError({"all": "give either pin or all"})
+        return attrs
+
+
+class UnpinnedSerializer(serializers.Serializer):
+    removed = serializers.IntegerField(help_text="pins that ended")
+    pinned_until = serializers.DateTimeField(
+        allow_null=True, help_text="the latest end of the pins that stay; null: none stays"
+    )
+    kept = serializers.IntegerField(help_text="blocks that other pins keep")
+
+
+class ExpireSerializer(StrictSerializer):
+    dry_run = Flag(default=False, help_text="true: say what would go, change nothing")
+
+
+class ExpiredSerializer(serializers.Serializer):
+    dry_run = serializers.BooleanField(help_text="whether nothing was changed")
+    removed = serializers.IntegerField(help_text="blocks that leave both tiers")
+    removed_bytes = serializers.IntegerField()
+    shared = serializers.IntegerField(help_text="blocks that stay: other contexts hold them")
+    shared_bytes = serializers.IntegerField()
+    pinned = serializers.IntegerField(help_text="of the shared ones: pinned by another context")
+    lost = serializers.IntegerField(help_text="blocks that were gone before")
+
+
+class ExtendSerializer(StrictSerializer):
+    for_s = WholeNumber(min_value=1, max_value=MAX_FOR_S)
+
+
+class ExtendedSerializer(serializers.Serializer):
+    extended = serializers.IntegerField(help_text="blocks that live so long now")
+    lost = serializers.IntegerField(help_text="blocks that are stored nowhere any more")
+
+
+class ContextsView(ReadOnlyView):
+    """Named chains of blocks."""
+
+    model = Context
+    lookup_field = "uuid"
+    lookup_value_regex = UUID
+    orderings = ("-created_at", "updated_at", "name")
+    takes = {"retrieve": ("blocks",)}
+    defer = ("chain",)
+    serializer_class = ContextSerializer
+    filterset_class = ContextFilter
+
+    @extend_schema(
+        parameters=[
+            OpenApiParameter("blocks", OpenApiTypes.BOOL, description="list block by block")
+        ],
+        responses=ContextDetailSerializer,
+    )
+    def retrieve(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """With its pins, and its residency: what of it is hot, cold, lost, durable."""
+        with_blocks = flag(request, "blocks")
+        context = self.get_object()
+        try:
+            residency = asdict(contexts.residency(context))
+        except Problem:
+            residency = None
+        if residency and not with_blocks:
+            del residency["blocks"]
+        context.residency, context.live_pins = residency, pins.live_of(context)
+        return Response(ContextDetailSerializer(context).data)
+
+    @extend_schema(request=None, responses={204: None})
+    def destroy(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """Forgets the context and its pins. Its blocks stay, as long as the terms of the other
+        contexts that hold them say, or else those of their space."""
+        context = self.object_to_change()
+        no_body(request)
+        contexts.delete(context=context, actor=actor(request))
+        return Response(status=204)
+
+    @extend_schema(request=PinSerializer, responses=PinnedSerializer)
+    @action(methods=["post"], detail=True)
+    def pin(self, request: Request, uuid: str) -> Response:
+        """Keeps the blocks until then, whatever the quota pressure. The pin is yours: it replaces
+        the one that you had, and the latest end of all pins counts."""
+        context = self.object_to_change()
+        body = checked(PinSerializer, request)
+        pinned = pins.pin(
+            context=context,
+            until=body["until"],
+            reason=body.get("reason", ""),
+            actor=actor(request),
+        )
+        return Response(PinnedSerializer(pinned).data)
+
+    @extend_schema(request=UnpinSerializer, responses=UnpinnedSerializer)
+    @action(methods=["post"], detail=True)
+    def unpin(self, request: Request, uuid: str) -> Response:
+        """Ends your pin; blocks that another pin keeps stay pinned."""
+        context = self.object_to_change()
+        body = checked(UnpinSerializer, request)
+        unpinned = pins.unpin(
+            context=context,
+            pin_id=body.get("pin"),
+            everybody=body["all"],
+            actor=actor(request),
+        )
+        return Response(UnpinnedSerializer(unpinned).data)
+
+    @extend_schema(request=ExpireSerializer, responses=ExpiredSerializer)
+    @action(methods=["post"], detail=True)
+    def expire(self, request: Request, uuid: str) -> Response:
+        """Removes the blocks from both tiers now, except those that another unexpired context
+        holds. `dry_run` says which, and changes nothing."""
+        context = self.object_to_change()
+        dry_run = checked(ExpireSerializer, request)["dry_run"]
+        expiry = contexts.expire(context=context, dry_run=dry_run, actor=actor(request))
+        return Response(ExpiredSerializer({**asdict(expiry), "dry_run": dry_run}).data)
+
+    @extend_schema(request=ExtendSerializer, responses=ExtendedSerializer)
+    @action(methods=["post"], detail=True)
+    def extend(self, request: Request, uuid: str) -> Response:
+        """Lets the blocks live at least that long from now."""
+        context = self.object_to_change()
+        for_s = checked(ExtendSerializer, request)["for_s"]
+        extended = contexts.extend(context=context, for_s=for_s, actor=actor(request))
+        return Response(ExtendedSerializer(extended).data)

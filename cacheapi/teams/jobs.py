@@ -1,0 +1,98 @@
+"""/api/v1/jobs: background work."""
+
+from collections.abc import Callable
+from typing import Any
+
+import django_filters
+from drf_spectacular.utils import extend_schema
+from rest_framework import serializers
+from rest_framework.decorators import action
+from rest_framework.mixins import CreateModelMixin
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from cacheapi.base.access import Operators, actor
+from cacheapi.base.fields import Choice, StrictSerializer, Text
+from cacheapi.base.filters import TenantFilter, TextFilter
+from cacheapi.base.viewsets import UUID, ReadOnlyView, TenantOwnedSerializer, checked, no_body
+from catalog import jobs
+from catalog.kinds import KINDS
+from catalog.models import Job
+from controlplane.problems import Problem
+from tenants.audit import Actor
+from tenants.models import Tenant
+
+
+class JobSerializer(TenantOwnedSerializer):
+    id = serializers.UUIDField(source="pk", read_only=True)
+    duration_s = serializers.FloatField(read_only=True, allow_null=True)
+
+    class Meta:
+        model = Job
+        fields = (
+            *("id", "tenant", "kind", "state", "progress", "blocks", "bytes", "detail", "error"),
+            *("attempts", "created_at", "started_at", "finished_at", "retry_at", "duration_s"),
+            *("is_requested", "requested_by", "cancel_asked_at", "arguments", "log"),
+        )
+        read_only_fields = fields
+
+
+class NewJobSerializer(StrictSerializer):
+    kind = Choice(choices=[(kind.name, kind.about) for kind in KINDS.values() if kind.is_offered])
+    tenant = Text(required=False, help_text="slug; kinds of the whole platform have none")
+
+
+class JobFilter(TenantFilter):
+    kind = TextFilter()
+    state = django_filters.ChoiceFilter(choices=Job.State.choices)
+
+
+class JobsView(CreateModelMixin, ReadOnlyView):
+    """Background work: what ticks found, and what somebody asked for."""
+
+    model = Job
+    lookup_field = "uuid"
+    lookup_value_regex = UUID
+    serializer_class = JobSerializer
+    filterset_class = JobFilter
+
+    def get_permissions(self) -> Any:
+        changes = self.action in ("create", "cancel", "retry")
+        return [Operators()] if changes else super().get_permissions()
+
+    @extend_schema(request=NewJobSerializer, responses={201: JobSerializer})
+    def create(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """Asks a worker for a job, such as compacting a tenant now. Follow its address."""
+        body = checked(NewJobSerializer, request)
+        tenant = None
+        if "tenant" in body:
+            tenant = Tenant.objects.filter(slug=body["tenant"], is_active=True).first()
+            if tenant is None:
+                words = f"tenant: there is no active tenant {body['tenant']!r}."
+                raise Problem("malformed", words, field="tenant")
+        asked_by = actor(request)
+        job = jobs.request(kind=body["kind"], tenant=tenant, actor=asked_by)
+        return Response(JobSerializer(job).data, status=201)
+
+    @extend_schema(request=None, responses=JobSerializer)
+    @action(methods=["post"], detail=True)
+    def cancel(self, request: Request, uuid: str) -> Response:
+        """Ends a requested job: a waiting one now, a running one at its next step."""
+        no_body(request)
+        return self._changed(jobs.cancel_by, "what has ended cannot be cancelled")
+
+    @extend_schema(request=None, responses=JobSerializer)
+    @action(methods=["post"], detail=True)
+    def retry(self, request: Request, uuid: str) -> Response:
+        """Runs a requested job that failed or was cancelled once more."""
+        no_body(request)
+        return self._changed(jobs.retry_by, "only what failed or was cancelled runs again")
+
+    def _changed(self, change: Callable[[Job, Actor], bool], refusal: str) -> Response:
+        job = self.get_object()
+        if not change(job, actor(self.request)):
+            if not job.is_requested:
+                refusal = "only jobs that somebody requested can be cancelled or retried"
+            raise Problem("conflict", f"This {job.kind} job is {job.state}: {refusal}.")
+        job.refresh_from_db()
+        return Response(JobSerializer(job).data)

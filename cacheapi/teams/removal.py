@@ -1,0 +1,29 @@
+"""Removing a tenant or a space: first how much would go, then the confirmation."""
+
+from drf_spectacular.utils import OpenApiParameter
+from rest_framework import serializers
+from rest_framework.request import Request
+
+from cacheapi.base.queries import TEXT
+from controlplane.problems import Problem
+
+CONFIRM = OpenApiParameter(
+    "confirm", TEXT, description="the name; without it the answer says what would be removed"
+)
+
+
+class RemovalSerializer(serializers.Serializer):
+    """What goes."""
+
+    contexts = serializers.IntegerField()
+    segments = serializers.IntegerField()
+    segment_bytes = serializers.IntegerField()
+
+
+def require_confirmed(request: Request, name: str, weight: dict[str, int]) -> None:
+    """Raises Problem (unconfirmed) that says how much would go."""
+    if request.query_params.get("confirm") != name:
+        facts = ", ".join(f"{count} {what}" for what, count in weight.items())
+        raise Problem(
+            "unconfirmed", f"This removes {facts}. Repeat it with ?confirm={name}.", **weight
+        )

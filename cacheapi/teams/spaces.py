@@ -1,0 +1,49 @@
+"""/api/v1/spaces: KV layouts."""
+
+from typing import Any
+
+from drf_spectacular.utils import extend_schema
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from cacheapi.base.access import Operators, actor
+from cacheapi.base.filters import TenantFilter, TextFilter
+from cacheapi.base.viewsets import ReadOnlyView, TenantOwnedSerializer, no_body
+from cacheapi.teams.removal import CONFIRM, RemovalSerializer, require_confirmed
+from catalog.models import Space
+from catalog.spaces import remove_space, weight_of
+
+
+class SpaceSerializer(TenantOwnedSerializer):
+    class Meta:
+        model = Space
+        fields = ("id", "tenant", "name", "fingerprint", "chunk_tokens", "identity", "created_at")
+        read_only_fields = fields
+
+
+class SpaceFilter(TenantFilter):
+    name = TextFilter()
+    fingerprint = TextFilter()
+
+
+class SpacesView(ReadOnlyView):
+    """KV layouts."""
+
+    model = Space
+    serializer_class = SpaceSerializer
+    filterset_class = SpaceFilter
+    orderings = ("-created_at", "name")
+    takes = {"destroy": ("confirm",)}
+
+    def get_permissions(self) -> Any:
+        return [Operators()] if self.action == "destroy" else super().get_permissions()
+
+    @extend_schema(parameters=[CONFIRM], responses={202: RemovalSerializer})
+    def destroy(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """Ends the space's sessions at once; its blocks, segments and contexts go in minutes."""
+        space = self.get_object()
+        no_body(request)
+        weight = weight_of(space.tenant_id, space.pk)
+        require_confirmed(request, space.name, weight)
+        remove_space(space=space, actor=actor(request))
+        return Response(weight, status=202)

@@ -1,0 +1,41 @@
+"""Shapes of retention terms: the fields of a policy, and those that a rule replaces."""
+
+from typing import Any
+
+from cacheapi.base.fields import Choice, StrictSerializer, WholeNumber
+from neve.index.tier import MOST_WINDOW_S
+from retention.models import MAX_S, OVERRIDES, ColdFull, EvictionPolicy, FlushMode
+from retention.terms import PRIORITIES
+
+
+class PolicyChangeSerializer(StrictSerializer):
+    """What is absent stays; null is without limit."""
+
+    flush_mode = Choice(choices=FlushMode.choices, required=False)
+    flush_after_s = WholeNumber(max_value=MAX_S, allow_null=True, required=False)
+    hot_idle_s = WholeNumber(min_value=1, max_value=MAX_S, allow_null=True, required=False)
+    cold_ttl_s = WholeNumber(min_value=1, max_value=MAX_S, allow_null=True, required=False)
+    max_age_s = WholeNumber(min_value=1, max_value=MAX_S, allow_null=True, required=False)
+    priority = WholeNumber(max_value=PRIORITIES[-1], required=False, help_text="0 leaves first")
+    pin_budget_bytes = WholeNumber(allow_null=True, required=False)
+    eviction = Choice(
+        choices=EvictionPolicy.choices, required=False, help_text="who leaves a full hot tier first"
+    )
+    promote_window_s = WholeNumber(
+        max_value=MOST_WINDOW_S,
+        required=False,
+        help_text="a cold block read twice so close together becomes hot again; 0: never",
+    )
+    cold_full = Choice(
+        choices=ColdFull.choices, required=False, help_text="when the cold quota is used up"
+    )
+
+
+class OverridesSerializer(PolicyChangeSerializer):
+    """Fields of the policy that a rule replaces; null is without limit."""
+
+    schema = {"minProperties": 1}
+
+    def get_fields(self) -> Any:
+        allowed = ("flush_mode", *OVERRIDES)
+        return {name: field for name, field in super().get_fields().items() if name in allowed}

@@ -1,0 +1,43 @@
+"""Addresses of /api/v1: no trailing slash, except the two pages."""
+
+from csp.decorators import csp_update
+from django.urls import path
+from drf_spectacular.views import SpectacularSwaggerSplitView
+from rest_framework.routers import SimpleRouter
+
+from cacheapi.teams.audit import AuditView
+from cacheapi.teams.contexts import ContextsView
+from cacheapi.teams.jobs import JobsView
+from cacheapi.teams.keys import KeysView
+from cacheapi.teams.nodes import NodesView
+from cacheapi.teams.policies import PoliciesView
+from cacheapi.teams.rules import RulesView
+from cacheapi.teams.schema import SchemaView
+from cacheapi.teams.segments import SegmentsView
+from cacheapi.teams.spaces import SpacesView
+from cacheapi.teams.tenants import TenantsView
+from cacheapi.teams.usage import UsageView
+
+router = SimpleRouter(trailing_slash=False)
+router.register("contexts", ContextsView, basename="context")
+router.register("tenants", TenantsView, basename="tenant")
+router.register("spaces", SpacesView, basename="space")
+router.register("nodes", NodesView, basename="node")
+router.register("segments", SegmentsView, basename="segment")
+router.register("jobs", JobsView, basename="job")
+router.register("audit", AuditView, basename="audit")
+router.register("policies", PoliciesView, basename="policy")
+router.register("rules", RulesView, basename="rule")
+router.register("keys", KeysView, basename="key")
+
+docs = csp_update({"img-src": "data:"})(  # Swagger's icons
+    SpectacularSwaggerSplitView.as_view(url_name="api:schema", template_name="cacheapi/docs.html")
+)
+
+app_name = "api"
+urlpatterns = [
+    path("usage", UsageView.as_view(), name="usage"),
+    path("schema/", SchemaView.as_view(), name="schema"),
+    path("docs/", docs, name="docs"),
+    *router.urls,
+]
