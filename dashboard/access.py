@@ -13,10 +13,10 @@ from django.db.models import Q, QuerySet
 from django.http import Http404
 
 from tenants.models import Membership, Tenant
-from tenants.scope import TenantOwned
+from tenants.scope import TenantScoped
 
 ALL = "all"
-Row = TypeVar("Row", bound=TenantOwned)
+Row = TypeVar("Row", bound=TenantScoped)
 
 
 @dataclass(frozen=True)

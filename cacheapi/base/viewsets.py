@@ -21,7 +21,7 @@ from cacheapi.base.queries import StrictQuery
 from cacheapi.base.throttles import SlowDown
 from controlplane.problems import Problem
 from tenants.models import Tenant
-from tenants.scope import TenantOwned
+from tenants.scope import TenantScoped
 
 # What addresses name rows by. Anything else is no address: no database is asked for it.
 UUID = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
@@ -49,7 +49,7 @@ class ApiView(SlowDown, StrictQuery):
 
 
 class RowsView(ApiView, GenericViewSet):
-    model: type[TenantOwned] | type[Tenant]
+    model: type[TenantScoped] | type[Tenant]
     select: tuple[str, ...] = ("tenant",)
     defer: tuple[str, ...] = ()
     orderings: tuple[str, ...] = ("-created_at",)  # sort keys; the default comes first

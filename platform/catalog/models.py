@@ -8,7 +8,7 @@ from django.db.models.functions import Substr
 from django.utils import timezone
 
 from tenants.models import ApiKey, Tenant
-from tenants.scope import TenantOwned
+from tenants.scope import TenantOwned, TenantScoped
 
 ID_BYTES = 16
 GAUGES = (
@@ -236,7 +236,7 @@ class Segment(TenantOwned):
         return self.object_key
 
 
-class Round(TenantOwned):
+class Round(TenantScoped):
     """How far reconcile is on its way around one side of the storage, slice by slice."""
 
     class Side(models.TextChoices):
@@ -252,7 +252,7 @@ class Round(TenantOwned):
     begun_at = models.DateTimeField(null=True, blank=True, help_text="this round")
     ended_at = models.DateTimeField(null=True, blank=True, help_text="the last whole round")
 
-    class Meta(TenantOwned.Meta):
+    class Meta(TenantScoped.Meta):
         ordering = ("side", "pk")
         constraints = [
             models.UniqueConstraint(fields=("tenant", "side"), name="round_once_a_tenant"),
@@ -342,7 +342,7 @@ class UsageRollup(TenantOwned):
         return f"usage of {self.tenant_id} at {self.bucket_ts} ({self.resolution_s} s)"
 
 
-class Job(TenantOwned):
+class Job(TenantScoped):
     """One piece of background work. The row is the status: there is no result backend."""
 
     class State(models.TextChoices):
@@ -376,7 +376,7 @@ class Job(TenantOwned):
     sent_at = models.DateTimeField(null=True, blank=True, help_text="a request's last message")
     cancel_asked_at = models.DateTimeField(null=True, blank=True)
 
-    class Meta(TenantOwned.Meta):
+    class Meta(TenantScoped.Meta):
         ordering = ("-created_at", "-pk")
         indexes = [
             models.Index(F("created_at").desc(), name="job_recent"),

@@ -5,7 +5,7 @@ from django.core.validators import RegexValidator
 from django.db import models
 from django.db.models import F, Q
 
-from tenants.scope import TenantOwned
+from tenants.scope import TenantOwned, TenantScoped
 
 
 class Tenant(models.Model):
@@ -63,7 +63,7 @@ class Membership(models.Model):
         return f"{self.user} in {self.tenant} as {self.role}"
 
 
-class ApiKey(TenantOwned):
+class ApiKey(TenantScoped):
     """A key is a searchable prefix and a secret; only the secret's keyed hash is stored."""
 
     class Role(models.TextChoices):
@@ -84,7 +84,7 @@ class ApiKey(TenantOwned):
         default=0, editable=False, help_text="changes the password of the key's Valkey user"
     )
 
-    class Meta(TenantOwned.Meta):
+    class Meta(TenantScoped.Meta):
         ordering = ("-created_at", "-pk")
         constraints = [
             models.CheckConstraint(
@@ -128,7 +128,7 @@ class Quota(TenantOwned):
         return f"quota of {self.tenant.slug}"
 
 
-class AuditEvent(TenantOwned):
+class AuditEvent(TenantScoped):
     """Who changed what, from what, to what. Names are copied, so that it outlives its actors."""
 
     tenant = models.ForeignKey(Tenant, on_delete=models.SET_NULL, null=True, blank=True)
@@ -141,7 +141,7 @@ class AuditEvent(TenantOwned):
     before = models.JSONField(null=True, blank=True)
     after = models.JSONField(null=True, blank=True)
 
-    class Meta(TenantOwned.Meta):
+    class Meta(TenantScoped.Meta):
         ordering = ("-at", "-pk")
         indexes = [models.Index(F("tenant"), F("at").desc(), name="audit_of_tenant")]
 

@@ -8,9 +8,11 @@ A row of another tenant cannot be saved inside a scope.
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self, TypeVar
 
 from django.db import models
+
+Row = TypeVar("Row", bound="TenantScoped")
 
 _tenant_id: ContextVar[int | None] = ContextVar("neve_tenant_id", default=None)
 
@@ -37,13 +39,13 @@ def current_tenant_id() -> int:
     return tenant_id
 
 
-class ScopedQuerySet(models.QuerySet):
+class ScopedQuerySet(models.QuerySet[Row]):
     """A queryset whose new rows belong to the scope's tenant."""
 
-    def create(self, **fields: Any) -> Any:
+    def create(self, **fields: Any) -> Row:
         return super().create(**_own(fields))
 
-    def bulk_create(self, objs: Iterable[Any], *args: Any, **kwargs: Any) -> list[Any]:
+    def bulk_create(self, objs: Iterable[Row], *args: Any, **kwargs: Any) -> list[Row]:
         rows = list(objs)
         for row in rows:
             row.check_scope()
@@ -55,18 +57,19 @@ class ScopedQuerySet(models.QuerySet):
         return super().update(**fields)
 
 
-class ScopedManager(models.Manager.from_queryset(ScopedQuerySet)):
-    def get_queryset(self) -> ScopedQuerySet:
-        return super().get_queryset().filter(tenant_id=current_tenant_id())
+class ScopedManager(models.Manager[Row]):
+    def get_queryset(self) -> ScopedQuerySet[Row]:
+        rows = ScopedQuerySet[Row](self.model, using=self._db)
+        return rows.filter(tenant_id=current_tenant_id())
 
 
-class TenantOwned(models.Model):
-    """A row that belongs to one tenant."""
+class TenantScoped(models.Model):
+    """A row with a field `tenant`, which may be null: then it is the platform's own."""
 
-    tenant = models.ForeignKey("tenants.Tenant", on_delete=models.CASCADE)
+    tenant_id: int | None
 
-    objects: ClassVar[ScopedManager] = ScopedManager()
-    unscoped: ClassVar[models.Manager] = models.Manager()
+    objects: ClassVar[ScopedManager[Self]] = ScopedManager()
+    unscoped = models.Manager()
 
     class Meta:
         abstract = True
@@ -81,6 +84,15 @@ class TenantOwned(models.Model):
         scope = _tenant_id.get()
         if scope is not None and self.tenant_id != scope:
             raise OutsideTenantScope(f"row of tenant {self.tenant_id} in the scope of {scope}")
+
+
+class TenantOwned(TenantScoped):
+    """A row that belongs to one tenant."""
+
+    tenant = models.ForeignKey("tenants.Tenant", on_delete=models.CASCADE)
+
+    class Meta(TenantScoped.Meta):
+        abstract = True
 
 
 def _own(fields: dict[str, Any]) -> dict[str, Any]:

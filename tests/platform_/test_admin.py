@@ -8,7 +8,7 @@ from django.urls import reverse
 from retention.models import RetentionRule
 from support.rows import make_everything, make_person, make_tenant
 from tenants.models import AuditEvent, Quota, Tenant
-from tenants.scope import TenantOwned
+from tenants.scope import TenantScoped
 
 pytestmark = [pytest.mark.integration, pytest.mark.django_db]
 
@@ -46,7 +46,7 @@ def test_all_models_of_the_platform_have_a_page():
 
 @pytest.mark.parametrize("model", OURS, ids=lambda model: model.__name__)
 def test_lists_searches_and_details_open(operator, model):
-    rows = model.unscoped if issubclass(model, TenantOwned) else model._default_manager
+    rows = model.unscoped if issubclass(model, TenantScoped) else model._default_manager
     assert operator.get(url(model, "changelist")).status_code == 200
     if admin.site._registry[model].search_fields:
         assert operator.get(url(model, "changelist"), {"q": "a"}).status_code == 200

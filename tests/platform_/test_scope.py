@@ -9,7 +9,7 @@ from django.apps import apps
 
 from catalog.models import Job, Space
 from support.rows import make_space, make_tenant
-from tenants.scope import OutsideTenantScope, TenantOwned, tenant_scope
+from tenants.scope import OutsideTenantScope, TenantScoped, tenant_scope
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -36,7 +36,7 @@ MAY_USE_UNSCOPED = {
     "workers/tasks.py": "jobs of the platform have no tenant",
     "workers/watch/run.py": "weighs all tenants of one server",
 }
-OWNED = [model for model in apps.get_models() if issubclass(model, TenantOwned)]
+OWNED = [model for model in apps.get_models() if issubclass(model, TenantScoped)]
 
 
 def test_only_listed_files_name_the_bypass():
