@@ -119,7 +119,7 @@ def test_an_engine_that_ends_asks_an_absent_platform_once(platform, monkeypatch,
         reports.add(ended(name))
     reports.close()
     assert platform.asked == 1
-    assert "neve.context.dropped at_shutdown=3" in caplog.text
+    assert "neve.context.left count=3" in caplog.text
 
 
 def test_an_engine_that_ends_does_not_wait_for_an_answer_for_ever(platform, monkeypatch):

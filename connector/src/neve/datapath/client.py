@@ -4,7 +4,6 @@ Trouble in the storage is never an exception here: it is a miss with a reason. E
 has a deadline; every queue has a bound. A client may be shared by threads.
 """
 
-import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +14,7 @@ from uuid import uuid4
 
 import numpy as np
 
-from neve import _core
+from neve import _core, log_events
 from neve.datapath.breaker import BreakerState
 from neve.datapath.cold import ColdReader
 from neve.datapath.hotpath import HotPath
@@ -35,8 +34,6 @@ from neve.node.session import Endpoint, Session
 from neve.node.stats import Stats
 
 __all__ = ["BlockRef", "Client", "Location", "Match", "Tier", "Transfer", "connect"]
-
-logger = logging.getLogger("neve.client")
 
 MATCH_S: Final = 0.2
 TRANSFER_S: Final = 5.0
@@ -191,7 +188,7 @@ class Client:
             status, rows = self._path.match(ids, deadline=deadline)
             answers = decode_match(rows)
         except Exception:  # a boundary: an answer that cannot be read must not stop the engine
-            logger.exception("neve.match.unreadable")
+            log_events.MATCH_UNREADABLE.log(exc_info=True)
             return Match(miss=MissReason.BREAKER)
         prefix: list[Location] = []
         for answer in answers:

@@ -4,13 +4,12 @@ Everything that a node asks of Valkey passes here, so that trouble is judged in 
 are the transport's, one for each primary.
 """
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from neve import _core
+from neve import _core, log_events
 from neve.datapath.breaker import BreakerState
 from neve.datapath.status import Status
 from neve.datapath.transport import ReplyError, Transport, make_keyspace
@@ -18,8 +17,6 @@ from neve.errors import MissReason, NeveError, Unavailable
 from neve.formats.keys import BucketKeys, bucket_of
 from neve.index.tier import CALL_IDS, HotTier, Tier
 from neve.node.session import Session
-
-logger = logging.getLogger("neve.hotpath")
 
 FORGET_S: Final = 1.0
 PROMOTE_S: Final = 1.0
@@ -142,7 +139,7 @@ class HotPath:
         try:
             self.tier(time.monotonic() + FORGET_S).forget(tier, ids)
         except NeveError as error:
-            logger.warning("neve.hot.forget_failed blocks=%d detail=%s", len(ids), error)
+            log_events.HOT_FORGET_FAILED.log(blocks=len(ids), detail=error)
 
     def forget_calls(self, tier: Tier, ids: Sequence[bytes]) -> list[_core.Transfer]:
         """`forget` under way, one call for each bucket that has any of `ids`."""
@@ -186,7 +183,7 @@ class HotPath:
         is_open = self.breaker is not BreakerState.CLOSED
         if is_open and not self._was_open:
             said = trouble or " ".join(sorted(kind.name.lower() for kind in kinds))
-            logger.warning("neve.hot.breaker_open detail=%s", said)
+            log_events.HOT_BREAKER_OPEN.log(detail=said)
         self._was_open = is_open
 
 

@@ -4,14 +4,13 @@ A block counts as filled only after its id, length and checksum were verified. A
 forgotten; when the same block also stands in S3, it is read from there.
 """
 
-import logging
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
-from neve import _core
+from neve import _core, log_events
 from neve.datapath.breaker import Breaker
 from neve.datapath.cold import ColdBlock, ColdReader, plan_ranges, reason_of
 from neve.datapath.hotpath import HotPath
@@ -22,8 +21,6 @@ from neve.errors import Closed, DeadlineExceeded, MissReason, NeveError
 from neve.formats.block import HEADER_BYTES
 from neve.index.tier import Location, Tier
 from neve.node.stats import Stats
-
-logger = logging.getLogger("neve.loading")
 
 # A range that S3 is given less time for says nothing of S3: its turn came when the load was late.
 FAIR_S: Final = 0.05
@@ -216,7 +213,7 @@ class Loader:
         is_news = self.cold_breaker.fail() or reason not in (MissReason.BREAKER, self._cold_trouble)
         self._cold_trouble = reason
         if is_news:
-            logger.warning("neve.cold.trouble reason=%s detail=%s", reason, trouble)
+            log_events.COLD_TROUBLE.log(reason=reason, detail=trouble)
 
     def _count(self, load: _Load, outcomes: Sequence[MissReason | None]) -> None:
         tokens = self._path.session.chunk_tokens // self._shards

@@ -9,7 +9,6 @@ thread. Blocks are settled exactly once; once a transfer is done, nobody touches
 import asyncio
 import heapq
 import itertools
-import logging
 import threading
 import time
 import weakref
@@ -17,11 +16,10 @@ from collections.abc import Callable, Generator, Iterable
 from enum import IntEnum
 from typing import Any, Final
 
-from neve import _core
+from neve import _core, log_events
 from neve.datapath.transport import Transport
 from neve.errors import Closed, DeadlineExceeded, MissReason
 
-logger = logging.getLogger("neve.transfer")
 _IDLE_S = 30.0  # a thread without work ends after that
 _FOREVER: Final = float("inf")
 
@@ -244,7 +242,7 @@ def _call(callback: Callable[[Any], object], argument: object) -> None:
     try:
         callback(argument)
     except Exception:
-        logger.exception("neve.transfer.callback_failed")
+        log_events.TRANSFER_CALLBACK_FAILED.log(exc_info=True)
 
 
 class Urgency(IntEnum):
@@ -280,7 +278,7 @@ class Job:
         try:
             self._run()
         except Exception:  # a boundary: a broken job is a miss, its thread goes on
-            logger.exception("neve.transfer.job_failed")
+            log_events.TRANSFER_JOB_FAILED.log(exc_info=True)
         finally:
             self._end()
 

@@ -6,21 +6,18 @@ batches are done. It knows nothing of miss reasons or statistics: that is `neve.
 """
 
 import atexit
-import logging
 import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from neve import _core
+from neve import _core, log_events
 from neve.datapath.breaker import BreakerState
 from neve.datapath.status import Status
 from neve.errors import Closed, DeadlineExceeded, Misuse, NeveError, Unavailable
 from neve.formats.keys import BucketKeys
 from neve.node.address import TlsSettings, ValkeyAddress
-
-logger = logging.getLogger("neve.transport")
 
 Argument = bytes | str | int | float
 _FOREVER: Final = float("inf")
@@ -263,7 +260,7 @@ class _Dispatcher:
             try:
                 found[1]()
             except Exception:  # a boundary: one broken callback must not stop the others
-                logger.exception("neve.transport.callback_failed")
+                log_events.TRANSPORT_CALLBACK_FAILED.log(exc_info=True)
             finally:
                 self.unwatch(found[0])
 

@@ -1,17 +1,15 @@
 """Worker side of the canary: fetch a block that was computed as well, and compare the two."""
 
-import logging
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Generic
 
+from neve import log_events
 from neve.datapath.client import Client, Transfer
 from neve.engine.canary import Verdict
 from neve.engine.staging import Kv, S, StagingPool, payloads
 from neve.engine.step import BlockSave
-
-logger = logging.getLogger(__name__)
 
 # Nobody waits for it.
 FETCH_DEADLINE_S: Final = 10.0
@@ -44,7 +42,7 @@ class Comparer(Generic[S]):
                 deadline_s=FETCH_DEADLINE_S,
             )
         except Exception as error:
-            logger.info("neve.canary.skipped detail=%s", error)
+            log_events.CANARY_SKIPPED.log(detail=error)
             self._end(save, pieces, Verdict.UNKNOWN)
             return
         transfer.add_done_callback(
@@ -67,16 +65,13 @@ class Comparer(Generic[S]):
                 difference = self._kv.compare(*pieces)
                 verdict = Verdict.SAME if difference is None else Verdict.OTHER
                 if difference is not None:
-                    logger.error(
-                        "neve.canary.differs tokens=%d..%d %s (serving without Neve until the "
-                        "engine starts anew; the stored KV is of an engine that computes something "
-                        "else under the same identity)",
-                        save.chunk * save.tokens,
-                        (save.chunk + 1) * save.tokens,
-                        difference,
+                    log_events.CANARY_DIFFERS.log(
+                        first_token=save.chunk * save.tokens,
+                        end_token=(save.chunk + 1) * save.tokens,
+                        difference=difference,
                     )
         except Exception:
-            logger.exception("neve.canary.broken")
+            log_events.CANARY_BROKEN.log(exc_info=True)
         self._end(save, pieces, verdict)
 
     def _end(self, save: BlockSave, pieces: list[S], verdict: Verdict) -> None:

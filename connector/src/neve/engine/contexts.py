@@ -4,18 +4,16 @@ The engine only hands them over. One thread sends them in order; `MOST_WAITING` 
 """
 
 import atexit
-import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
+from neve import log_events
 from neve.engine.link import Link
 from neve.engine.planner import FinishedRequest
 from neve.errors import NeveError, Unavailable
-
-logger = logging.getLogger(__name__)
 
 # A context is reported when the puts of its last blocks have had this long to be committed.
 DELAY_S: Final = 0.5
@@ -45,7 +43,7 @@ class ContextReports:
         with self._change:
             if len(self._waiting) == MOST_WAITING:
                 self._waiting.popleft()
-                logger.warning("neve.context.dropped waiting=%d", MOST_WAITING)
+                log_events.CONTEXT_DROPPED.log(waiting=MOST_WAITING)
             self._waiting.append((time.monotonic() + DELAY_S, ended))
             self._change.notify()
 
@@ -57,7 +55,7 @@ class ContextReports:
             self._change.notify()
         self._thread.join(CLOSE_S)
         if self._waiting:
-            logger.warning("neve.context.dropped at_shutdown=%d", len(self._waiting))
+            log_events.CONTEXT_LEFT.log(count=len(self._waiting))
 
     def _run(self) -> None:
         away = False
@@ -67,14 +65,14 @@ class ContextReports:
                 away = False
             except Unavailable as error:
                 if not away:
-                    logger.warning("neve.context.kept detail=%s", error)
+                    log_events.CONTEXT_KEPT.log(detail=error)
                 away = True
                 continue
             except NeveError as error:
                 name = ended[1].wish.name
-                logger.warning("neve.context.unreported name=%s detail=%s", name, error)
+                log_events.CONTEXT_UNREPORTED.log(name=name, detail=error)
             except Exception:
-                logger.exception("neve.context.broken")
+                log_events.CONTEXT_BROKEN.log(exc_info=True)
             with self._change:
                 if self._waiting and self._waiting[0] is ended:
                     self._waiting.popleft()

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, TypeVar, cast
 
-logger = logging.getLogger(__name__)
+from neve import log_events
 
 Hook = TypeVar("Hook", bound=Callable[..., Any])
 
@@ -22,7 +22,7 @@ def guarded(fallback: Callable[[], Any]) -> Callable[[Hook], Hook]:
                 broken = self.__dict__.setdefault("_broken_hooks", set())
                 if hook.__name__ not in broken:
                     broken.add(hook.__name__)
-                    logger.exception("neve.hook.broken hook=%s", hook.__name__)
+                    log_events.HOOK_BROKEN.log(hook=hook.__name__, exc_info=True)
                 return fallback()
 
         return cast(Hook, call)

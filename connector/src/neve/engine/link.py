@@ -5,15 +5,13 @@ the worker of one process share the client, so that a node opens one session a s
 """
 
 import atexit
-import logging
 import threading
 
+from neve import log_events
 from neve.datapath.client import Client
 from neve.engine.options import MOST_SAVE_BUDGET_BYTES, Options
 from neve.errors import Misuse, NeveError, Refused
 from neve.formats.space import SpaceIdentity
-
-logger = logging.getLogger(__name__)
 
 # The engine's start may wait this long for Neve, so that its first requests already hit.
 BOOT_WAIT_S = 2.0
@@ -116,24 +114,20 @@ class Link:
             except NeveError as error:
                 if str(error) != said:
                     said = str(error)
-                    logger.warning(
-                        "neve.connect.failed endpoint=%s kind=%s detail=%s (serving without Neve)",
-                        self._options.endpoint,
-                        type(error).__name__,
-                        said,
+                    log_events.CONNECT_FAILED.log(
+                        endpoint=self._options.endpoint,
+                        kind=type(error).__name__,
+                        detail=said,
                     )
                 refused = isinstance(error, Refused)
                 if isinstance(error, Misuse) or (isinstance(error, Refused) and error.is_malformed):
-                    logger.error(
-                        "neve.connect.given_up field=%s (change it, and start the engine again)",
-                        error.field,
-                    )
+                    log_events.CONNECT_GIVEN_UP.log(field=error.field)
                     self._tried.set()
                     return
                 pause_s = _REFUSED_RETRY_S if refused else _RETRY_S[min(attempt, 4)]
                 attempt += 1
             except Exception:
-                logger.exception("neve.connect.broken endpoint=%s", self._options.endpoint)
+                log_events.CONNECT_BROKEN.log(endpoint=self._options.endpoint, exc_info=True)
                 pause_s = _REFUSED_RETRY_S
             else:
                 self._client = client
@@ -141,10 +135,9 @@ class Link:
                 if self._closing.is_set():
                     self._client = None
                     client.close()
-                logger.info(
-                    "neve.connect.ok space=%s chunk_tokens=%d",
-                    client.session.space_name,
-                    client.session.chunk_tokens,
+                log_events.CONNECT_OK.log(
+                    space=client.session.space_name,
+                    chunk_tokens=client.session.chunk_tokens,
                 )
                 return
             self._tried.set()

@@ -4,7 +4,6 @@ Each load ends exactly once, well or with the engine blocks that it could not fi
 the first failed one are not written: the engine recomputes from there.
 """
 
-import logging
 import threading
 import time
 from collections import deque
@@ -12,12 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Generic
 
+from neve import log_events
 from neve.datapath.client import Client, Transfer
 from neve.engine.staging import Done, Kv, S, StagingPool, Ticket, payloads
 from neve.engine.step import BlockLoad, LoadPlan
 from neve.errors import NeveError
-
-logger = logging.getLogger(__name__)
 
 # Blocks of one wave: enough to fill the wire, few enough that several loads share the staging.
 _WAVE_BLOCKS = 32
@@ -97,7 +95,7 @@ class BlockLoader(Generic[S]):
                 failed = self._advance(load)
             except Exception:
                 # The engine must hear of every load's end: this one ends with what is left of it.
-                logger.exception("neve.load.broken")
+                log_events.LOAD_BROKEN.log(exc_info=True)
                 failed = load.missing
             if failed is None:
                 continue
@@ -149,7 +147,7 @@ class BlockLoader(Generic[S]):
                     deadline_s=max(0.001, load.deadline - time.monotonic()),
                 )
             except NeveError as error:
-                logger.debug("neve.load.refused blocks=%d detail=%s", len(blocks), error)
+                log_events.LOAD_REFUSED.log(blocks=len(blocks), detail=error)
                 self._pool.give_back(pieces)
                 return bool(load.waves)
             except Exception:
@@ -165,7 +163,7 @@ class BlockLoader(Generic[S]):
         outcomes = wave.transfer.wait(0.0)
         for number, reason in enumerate(outcomes):
             if reason is not None:
-                logger.info("neve.load.missed reason=%s", reason)
+                log_events.LOAD_MISSED.log(reason=reason)
                 wave.good = number // len(self._columns)
                 break
         else:

@@ -5,7 +5,6 @@ own. Files that change later may or may not be what the engine uses: from then o
 served without Neve, until the adapter is loaded under another id or the engine starts anew.
 """
 
-import logging
 import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from neve import log_events
 from neve.engine.weights import folder_revision
-
-logger = logging.getLogger(__name__)
 
 # Larger adapters are sampled (see `neve.engine.weights`): hashing takes 1 s/GB.
 FULL_HASH_BYTES: Final = 1 << 30
@@ -57,22 +55,12 @@ class LoraContents:
             del self._adapters[key]  # it may be there at the next request
             if key not in self._told:
                 self._told.add(key)
-                logger.warning(
-                    "neve.lora.unseen name=%s path=%s (no weight files to read there: its requests "
-                    "are served without Neve; load the adapter from a folder on this host)",
-                    lora.lora_name,
-                    lora.lora_path,
-                )
+                log_events.LORA_UNSEEN.log(name=lora.lora_name, path=lora.lora_path)
             return False
         folder, files, content = read
         if not adapter.spoilt and _files(folder) != files:
             adapter.spoilt = True
-            logger.warning(
-                "neve.lora.changed name=%s path=%s (its requests are served without Neve until it "
-                "is loaded under another id or the engine starts anew)",
-                lora.lora_name,
-                lora.lora_path,
-            )
+            log_events.LORA_CHANGED.log(name=lora.lora_name, path=lora.lora_path)
         return False if adapter.spoilt else content
 
     def close(self) -> None:

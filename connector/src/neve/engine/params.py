@@ -7,15 +7,13 @@ A proxy that splits prefill from decode sends `{"do_remote_decode": true}` with 
 answer's `kv_transfer_params` with the decode (vLLM's own examples do): see `neve.engine.handover`.
 """
 
-import logging
 import re
 from dataclasses import dataclass
 from typing import Any
 
+from neve import log_events
 from neve.engine.handover import Prefilled
 from neve.formats.ids import ID_BYTES
-
-logger = logging.getLogger(__name__)
 
 # What the platform takes (cacheapi.nodes.contexts): more would cost the whole context.
 MAX_NAME_CHARS = 200
@@ -53,7 +51,7 @@ def read_params(params: object) -> RequestParams | None:
         return RequestParams(hands_over=True) if hands_over else None
     unknown = [key for key in wish if key not in _WISHES + _ANSWERS]
     if unknown:
-        _ignore(f"{unknown[0]!r:.80}", wish[unknown[0]], " or ".join(_WISHES))
+        _ignore(f"{unknown[0]!s:.80}", wish[unknown[0]], " or ".join(_WISHES))
     return RequestParams(
         name=_text(wish, "context", MAX_NAME_CHARS),
         pin_s=_seconds(wish.get("pin")),
@@ -115,4 +113,4 @@ def _prefilled(value: object) -> Prefilled | None:
 
 
 def _ignore(key: str, value: object, wanted: str) -> None:
-    logger.warning("neve.request.ignored field=%s got=%.80r need=%s", key, value, wanted)
+    log_events.REQUEST_IGNORED.log(field=key, got=f"{value!r:.80}", need=wanted)

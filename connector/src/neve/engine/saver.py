@@ -1,20 +1,18 @@
 """Worker side of saving: begin to copy blocks in the step, send them behind it."""
 
-import logging
 import threading
 from collections import Counter, deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Generic
 
+from neve import log_events
 from neve.datapath.client import BlockRef, Client, Transfer
 from neve.engine.canary import Verdict
 from neve.engine.comparing import Comparer
 from neve.engine.staging import Kv, S, StagingPool, Ticket, payloads
 from neve.engine.step import BlockSave
 from neve.errors import NeveError
-
-logger = logging.getLogger(__name__)
 
 # Longer than any healthy put, shorter than what `kill` grants a process.
 PUT_DEADLINE_S = 10.0
@@ -102,7 +100,7 @@ class BlockSaver(Generic[S]):
                 refs, payloads(pieces, len(self._columns)), deadline_s=PUT_DEADLINE_S
             )
         except NeveError as error:
-            logger.debug("neve.save.refused blocks=%d detail=%s", len(saves), error)
+            log_events.SAVE_REFUSED.log(blocks=len(saves), detail=error)
             self._pool.give_back(pieces)
             self._unsaved.extend(save.ids[0] for save in saves)
             self._close_one()

@@ -4,7 +4,6 @@ The engine-agnostic part of `NeveTier`: its buffers are rows of the DRAM tier, s
 them and the network without a copy. Nothing here waits, except for the millisecond it says.
 """
 
-import logging
 import secrets
 import threading
 import time
@@ -14,13 +13,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, field
 
+from neve import log_events
 from neve.datapath.client import BlockRef, Client, Transfer
 from neve.engine.planner import MOST_TURNS, STEP_WAIT_S
 from neve.engine.saver import PUT_DEADLINE_S
 from neve.errors import MissReason, NeveError
 from neve.index.tier import Location
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
@@ -142,7 +140,7 @@ class TierStore:
                 return
             request.answer.cancel()
         except Exception as error:
-            logger.debug("neve.tier.unanswered detail=%s", error)
+            log_events.TIER_UNANSWERED.log(detail=error)
         request.places.update(dict.fromkeys(request.asked))
         for key, found in zip(request.asked, answers, strict=False):
             request.places[key] = found if isinstance(found, Location) else None
@@ -256,14 +254,10 @@ class TierStore:
             transfer = self._under_way[job] = submit(client)
         except Exception as error:
             # The engine waits for every job's end, so one that can't begin has ended.
-            known = isinstance(error, NeveError)
-            logger.log(
-                logging.DEBUG if known else logging.ERROR,
-                "neve.tier.refused chunks=%d detail=%s",
-                len(keys),
-                error,
-                exc_info=not known,
-            )
+            if isinstance(error, NeveError):
+                log_events.TIER_REFUSED.log(chunks=len(keys), detail=error)
+            else:
+                log_events.TIER_BROKEN.log(chunks=len(keys), exc_info=True)
             end([MissReason.BREAKER] * len(keys))
             return
         transfer.add_done_callback(done)

@@ -1,6 +1,5 @@
 """The worker side of one rank: its connection, its staging, its transfers."""
 
-import logging
 import secrets
 import threading
 from collections import deque
@@ -8,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Generic
 
+from neve import log_events
 from neve.engine.canary import Verdict
 from neve.engine.link import BOOT_WAIT_S, Link
 from neve.engine.loader import BlockLoader
@@ -20,8 +20,6 @@ from neve.engine.step import StepPlan
 from neve.engine.telemetry import Data, Telemetry
 from neve.errors import NeveError
 from neve.formats.space import SpaceIdentity
-
-logger = logging.getLogger(__name__)
 
 _MOST_TIMED = 64  # steps whose end is awaited; a few, unless the device stands still
 # Puts still under way at shutdown get this long.
@@ -95,7 +93,7 @@ class WorkerSide(Generic[S]):
                 assert self._loader is not None
                 self._loader.start(load)
             except Exception as error:
-                logger.warning("neve.load.failed request=%s detail=%s", load.request_id, error)
+                log_events.LOAD_FAILED.log(request=load.request_id, detail=error)
                 self._ended.add(load.request_id)
                 for block in load.blocks:
                     self._failed_blocks.update(block.written)
@@ -160,7 +158,7 @@ class WorkerSide(Generic[S]):
         try:
             return self._weights()
         except Exception:  # then they are like nobody's: after a reset, KV is this engine's alone
-            logger.warning("neve.weights.unreadable", exc_info=True)
+            log_events.WEIGHTS_UNREADABLE.log(exc_info=True)
             return secrets.token_bytes(16)
 
     def take_weights(self) -> dict[str, tuple[int, bytes]]:
@@ -189,7 +187,7 @@ class WorkerSide(Generic[S]):
     def close(self) -> None:
         """Waits for the puts under way, up to a bound, and ends the connection."""
         if self._saver is not None and not self._saver.drain(_DRAIN_S):
-            logger.warning("neve.shutdown.puts_left")
+            log_events.SHUTDOWN_PUTS_LEFT.log()
         self._link.release()
 
     def _ready(self) -> bool:
@@ -225,4 +223,4 @@ def _fill(pools: list[StagingPool[Any]]) -> None:
         for pool in pools:
             pool.fill()
     except Exception:
-        logger.exception("neve.staging.short (set smaller load_budget_bytes, save_budget_bytes)")
+        log_events.STAGING_SHORT.log(exc_info=True)

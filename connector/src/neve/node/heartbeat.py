@@ -4,7 +4,6 @@ A delta that was not delivered is kept and sent again under its old number, so t
 counts it once. While the platform is away the data path goes on with what it has.
 """
 
-import logging
 import threading
 import time
 from collections.abc import Callable
@@ -12,11 +11,10 @@ from dataclasses import replace
 from enum import StrEnum
 from typing import Any, Final, Protocol
 
+from neve import log_events
 from neve.errors import MissReason, NeveError, Refused
 from neve.node.session import Endpoint, Session
 from neve.node.stats import Counts, Stats
-
-logger = logging.getLogger("neve.heartbeat")
 
 _FIRST_PAUSE_S: Final = 1.0
 _LONGEST_PAUSE_S: Final = 30.0
@@ -88,7 +86,7 @@ class Heart:
             try:
                 self._endpoint.end_session(self._path.session.id)
             except NeveError as error:
-                logger.info("neve.session.end_failed detail=%s", error)
+                log_events.SESSION_END_FAILED.log(detail=error)
 
     def _run(self) -> None:
         while not self._stopping:
@@ -102,9 +100,9 @@ class Heart:
                 elif self._beat():
                     self._after_beat()
             except NeveError as error:
-                logger.info("neve.heartbeat.renewal_failed detail=%s", error)
+                log_events.HEARTBEAT_RENEWAL_FAILED.log(detail=error)
             except Exception:  # a boundary: the heart must go on beating
-                logger.exception("neve.heartbeat.failed")
+                log_events.HEARTBEAT_FAILED.log(exc_info=True)
 
     def _pause_s(self) -> float:
         if not self._wants_handshake:
@@ -127,7 +125,7 @@ class Heart:
         except Refused as error:
             if error.is_malformed and any(self._undelivered.as_dict().values()):
                 # Sent again they would be refused again; without them the session stays live.
-                logger.error("neve.heartbeat.counts_lost detail=%s", error)
+                log_events.HEARTBEAT_COUNTS_LOST.log(detail=error)
                 self._undelivered = Counts()
                 return self._beat()
             if error.status != 404:
@@ -135,7 +133,7 @@ class Heart:
             self.ask_rehandshake()
             return False
         except NeveError as error:
-            logger.info("neve.heartbeat.kept detail=%s", error)
+            log_events.HEARTBEAT_KEPT.log(detail=error)
             return False
         self._undelivered = None
         self._adjust(session, answer)
@@ -171,13 +169,11 @@ class Heart:
             self._suspend(error)
             return
         except NeveError as error:
-            logger.info("neve.handshake.failed detail=%s", error)
+            log_events.HANDSHAKE_FAILED.log(detail=error)
             return
         if (session.fingerprint, session.chunk_tokens) != (old.fingerprint, old.chunk_tokens):
             # Ids of this process are made with the old fingerprint: they would never match.
-            logger.error(
-                "neve.handshake.other_space old=%s new=%s", old.space_name, session.space_name
-            )
+            log_events.HANDSHAKE_OTHER_SPACE.log(old=old.space_name, new=session.space_name)
             self._path.suspend(MissReason.FINGERPRINT)
             return
         self._wants_handshake = False
@@ -187,8 +183,8 @@ class Heart:
         else:
             self._seq = 0
         self._path.adopt(session)
-        logger.info("neve.handshake.renewed space=%s", session.space_name)
+        log_events.HANDSHAKE_RENEWED.log(space=session.space_name)
 
     def _suspend(self, error: Refused) -> None:
-        logger.error("neve.session.refused detail=%s (serving without Neve)", error)
+        log_events.SESSION_REFUSED.log(detail=error)
         self._path.suspend(MissReason.BREAKER)

@@ -6,7 +6,6 @@ metadata; the worker's identity reaches the scheduler through the handshake meta
 A boundary: whatever goes wrong in a hook is logged once and becomes a miss, never an engine error.
 """
 
-import logging
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
 from vllm.distributed.parallel_state import get_pp_group, get_tp_group
 
 import vllm
+from neve import log_events
 from neve.engine.canary import Verdict
 from neve.engine.device.tensors import KvTensors
 from neve.engine.guard import guarded, log_as_vllm, nothing
@@ -51,8 +51,6 @@ if TYPE_CHECKING:
     from vllm.v1.kv_cache_interface import KVCacheConfig
     from vllm.v1.outputs import KVConnectorOutput
     from vllm.v1.request import Request
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -128,7 +126,7 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
         self._worker: WorkerSide[Any] | None = None
         self._unsupported = why_unsupported(vllm_config, kv_cache_config)
         if self._unsupported and role is KVConnectorRole.SCHEDULER:
-            logger.warning("neve.unsupported detail=%s (serving without Neve)", self._unsupported)
+            log_events.UNSUPPORTED.log(detail=self._unsupported)
 
     @property
     def requires_kv_delivery(self) -> bool:
@@ -192,7 +190,7 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
                 pp_rank=pp_rank,
             )
         except Misuse as misuse:
-            logger.error("neve.unidentified detail=%s (serving without Neve)", misuse)
+            log_events.UNIDENTIFIED.log(detail=misuse)
             return
         self._worker = WorkerSide(
             tensors,
@@ -312,11 +310,7 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
         if len(shakes) != wanted:
             if self._unsupported:
                 return  # which was said
-            logger.warning(
-                "neve.handshake.incomplete ranks=%d of=%d (serving without Neve)",
-                len(shakes),
-                wanted,
-            )
+            log_events.HANDSHAKE_INCOMPLETE.log(ranks=len(shakes), wanted=wanted)
             return
         identities = [SpaceIdentity.from_dict(shake.identity) for shake in shakes]
         self._scheduler = SchedulerSide(

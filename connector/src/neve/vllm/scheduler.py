@@ -3,12 +3,12 @@
 Uses vLLM's objects by their attributes only, so it imports nothing of it.
 """
 
-import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any, Final
 
+from neve import log_events
 from neve.engine.canary import Canary, Verdict
 from neve.engine.chains import Media, Origin
 from neve.engine.contexts import ContextReports
@@ -24,8 +24,6 @@ from neve.engine.step import BlockLoad, BlockSave, LoadPlan, StepPlan
 from neve.engine.telemetry import Data, Telemetry
 from neve.formats.space import SpaceIdentity
 from neve.vllm.compat import has_token_ids
-
-logger = logging.getLogger(__name__)
 
 # A request waits so long for its adapter's name, and after a reset for the workers' word.
 MOST_UNDECIDED_S: Final = 5.0
@@ -153,7 +151,7 @@ class SchedulerSide:
             load = self._planner.plan_load(request_id, external_tokens, engine_blocks)
         except Exception:
             # The engine waits for this load from now on, so one that must fail is sent.
-            logger.exception("neve.load.unplanned")
+            log_events.LOAD_UNPLANNED.log(exc_info=True)
             count = -(-external_tokens // self._engine_block_tokens)
             blank = BlockLoad((), (), tuple(engine_blocks[-count:]), 0)
             load = LoadPlan(request_id, 0, (blank,), self._options.load_deadline_s)
@@ -178,7 +176,7 @@ class SchedulerSide:
         try:
             self._plan_saves(output, step)
         except Exception:
-            logger.exception("neve.save.unplanned")
+            log_events.SAVE_UNPLANNED.log(exc_info=True)
         lost = self._planner.take_lost()
         if self._announcer is not None:
             self._announcer.note_lost(lost)
@@ -268,10 +266,7 @@ class SchedulerSide:
         self._epoch = blake2b(b"".join(digests), digest_size=16).digest() if any(digests) else b""
         if not self._epoch and self._announces_of:
             self._announcer = RouterEvents(self._announces_of)
-        logger.warning(
-            "neve.reset.done weights=%s",
-            "changed (KV is shared with engines of the same weights)" if self._epoch else "same",
-        )
+        log_events.RESET_DONE.log(weights="changed" if self._epoch else "same")
 
     def note_gauges(self, gauges: Mapping[str, dict[str, float]]) -> None:
         """What the workers' gauges changed to, by worker."""
@@ -322,7 +317,7 @@ class SchedulerSide:
         try:
             return held, self.finish(request)
         except Exception:
-            logger.exception("neve.request.unfinished")
+            log_events.REQUEST_UNFINISHED.log(exc_info=True)
             return held, None
 
     def hold(self, request_id: str) -> bool:

@@ -7,7 +7,6 @@ it. All of it in the scheduler's process, from memory that all ranks share.
 A boundary: whatever goes wrong in a hook is logged once and becomes a miss, never an engine error.
 """
 
-import logging
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from vllm.v1.kv_offload.base import LookupResult, RequestOffloadingContext
 from vllm.v1.kv_offload.tiering.base import JobResult, SecondaryTierManager
 
 import vllm
+from neve import log_events
 from neve.engine.guard import guarded, log_as_vllm, nothing
 from neve.engine.link import BOOT_WAIT_S, Link
 from neve.engine.options import LEAST_SAVE_BUDGET_BYTES, Options
@@ -26,8 +26,6 @@ from neve.vllm.tier_identity import chunk_tokens, identify_tier
 
 if TYPE_CHECKING:
     from vllm.v1.kv_offload.base import OffloadingSpec, OffloadKey, ReqContext, ScheduleEndContext
-
-logger = logging.getLogger(__name__)
 
 # A SHA-256 and vLLM's number of the KV cache group. Shorter hashes are not meant to be collision
 # resistant (`--prefix-caching-hash-algo xxhash`), and then equal keys don't prove equal tokens.
@@ -125,7 +123,7 @@ class NeveTier(SecondaryTierManager):  # type: ignore[misc]  # vllm is untyped h
     def drain_jobs(self) -> None:
         """vLLM's way to say that its cache is reset, as after weights were changed in place."""
         self._store.reset()
-        logger.warning("neve.reset (this engine's chunks are its own until it starts anew)")
+        log_events.RESET_ALONE.log()
 
     @guarded(nothing)
     def shutdown(self) -> None:

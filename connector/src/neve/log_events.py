@@ -1,0 +1,462 @@
+"""Neve's log events: one table of them, and the one way to log.
+
+`EVENT.log(field=value)` writes one line, `neve.load.failed request=r1 detail='timed out'`, to the
+logger `neve.load`, at the event's level. Tests hold each call against this table, and
+docs/events.md is made from it (`make reference`). The platform's own table is `base.log_events`.
+
+Must not be here: libraries beside Python's own; prompts, keys and signed addresses as fields.
+"""
+
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from logging import DEBUG, ERROR, INFO, WARNING
+
+_SECRETS = (
+    (re.compile(r"\b(neve_[a-z0-9]{10})_[A-Za-z0-9]{8,}"), r"\1_[secret]"),
+    (re.compile(r"[?&]X-Amz-[^\s\"'<>\\]*", re.IGNORECASE), "?[signature]"),
+    (re.compile(r"\b(Bearer|Basic) +[^\s\"'\\]+", re.IGNORECASE), r"\1 [secret]"),
+    (re.compile(r"(\w://[^\s/@:\"']*:)[^\s/@\"']+@"), r"\1[secret]@"),
+    (re.compile(r"\b((?:session|csrf)\w*=)\w{16,}"), r"\1[secret]"),
+)
+_NEEDS_QUOTES = re.compile(r"[\s=\"']")
+
+
+def redact(text: str) -> str:
+    """`text` without API keys' secrets, signatures of presigned URLs, credentials of
+    Authorization headers and URLs, and session cookies."""
+    for pattern, instead in _SECRETS:
+        text = pattern.sub(instead, text)
+    return text
+
+
+@dataclass(frozen=True)
+class LogEvent:
+    """`fields`: the names that each line of this event carries. `effect`: said in each line."""
+
+    name: str
+    level: int
+    fields: tuple[str, ...]
+    meaning: str
+    remedy: str
+    effect: str = ""
+
+    def log(self, *, exc_info: bool = False, **fields: object) -> None:
+        """Writes one line. `exc_info`: with the traceback of the exception being handled.
+
+        Any thread; the values are rendered only if a handler takes the line.
+        """
+        logger = logging.getLogger(self.name.rpartition(".")[0] or "neve")
+        line = LogLine(self, fields)
+        logger.log(self.level, "%s", line, exc_info=exc_info, stacklevel=2)
+
+
+@dataclass(frozen=True)
+class LogLine:
+    """What a log record of an event carries as its one argument: structured handlers read it."""
+
+    event: LogEvent
+    fields: Mapping[str, object]
+
+    def __str__(self) -> str:
+        values = {name: str(value) for name, value in self.fields.items()}
+        words = [
+            f"{name}={repr(value) if _NEEDS_QUOTES.search(value) else value}"
+            for name, value in values.items()
+        ]
+        effect = [f"({self.event.effect})"] if self.event.effect else []
+        return redact(" ".join([self.event.name, *words, *effect]))
+
+
+def events_of(module: Mapping[str, object]) -> dict[str, LogEvent]:
+    """The events among a module's constants, by the constants' names."""
+    return {name: value for name, value in module.items() if isinstance(value, LogEvent)}
+
+
+# ---- node: session and heartbeat
+
+HANDSHAKE_FAILED = LogEvent(
+    "neve.handshake.failed",
+    INFO,
+    ("detail",),
+    "A new handshake failed; it is repeated with the next heartbeat.",
+    "Nothing, unless it stays: does the node reach the cache endpoint?",
+)
+HANDSHAKE_OTHER_SPACE = LogEvent(
+    "neve.handshake.other_space",
+    ERROR,
+    ("old", "new"),
+    "The platform answered a new handshake with another space than before.",
+    "Start the engine again: its block ids belong to the old space.",
+    effect="serving without Neve",
+)
+HANDSHAKE_RENEWED = LogEvent(
+    "neve.handshake.renewed",
+    INFO,
+    ("space",),
+    "The node opened a new session, after a change of its key, its topology or the platform.",
+    "Nothing.",
+)
+SESSION_REFUSED = LogEvent(
+    "neve.session.refused",
+    ERROR,
+    ("detail",),
+    "The platform refused this node's session: its key, its tenant or its space.",
+    "Do as `detail` says; usually issue another key, or let the tenant in again.",
+    effect="serving without Neve",
+)
+SESSION_END_FAILED = LogEvent(
+    "neve.session.end_failed",
+    INFO,
+    ("detail",),
+    "A stopping node could not tell the platform that its session ends.",
+    "Nothing: the session counts as silent after three heartbeats.",
+)
+HEARTBEAT_KEPT = LogEvent(
+    "neve.heartbeat.kept",
+    INFO,
+    ("detail",),
+    "A heartbeat did not get through; its counts go with the next one.",
+    "Nothing, unless it stays: does the node reach the cache endpoint?",
+)
+HEARTBEAT_COUNTS_LOST = LogEvent(
+    "neve.heartbeat.counts_lost",
+    ERROR,
+    ("detail",),
+    "The platform refused a heartbeat's counts as malformed; the node dropped them.",
+    "Use versions of node and platform that fit each other; report it otherwise.",
+)
+HEARTBEAT_RENEWAL_FAILED = LogEvent(
+    "neve.heartbeat.renewal_failed",
+    INFO,
+    ("detail",),
+    "A heartbeat or its handshake failed; it is tried again.",
+    "Nothing, unless it stays.",
+)
+HEARTBEAT_FAILED = LogEvent(
+    "neve.heartbeat.failed",
+    ERROR,
+    (),
+    "A bug in the heartbeat's thread; the thread goes on.",
+    "Report it with the traceback.",
+)
+
+# ---- datapath
+
+MATCH_UNREADABLE = LogEvent(
+    "neve.match.unreadable",
+    ERROR,
+    (),
+    "Valkey's answer to a look-up could not be decoded; the look-up is a miss.",
+    "Look whether the functions in valkey-hot are this version's (`manage.py provision`).",
+)
+TRANSPORT_CALLBACK_FAILED = LogEvent(
+    "neve.transport.callback_failed",
+    ERROR,
+    (),
+    "A bug in a callback of the transport; other callbacks go on.",
+    "Report it with the traceback.",
+)
+TRANSFER_CALLBACK_FAILED = LogEvent(
+    "neve.transfer.callback_failed",
+    ERROR,
+    (),
+    "A bug in a callback of a transfer; the transfer itself ended.",
+    "Report it with the traceback.",
+)
+TRANSFER_JOB_FAILED = LogEvent(
+    "neve.transfer.job_failed",
+    ERROR,
+    (),
+    "A bug in a job of the transfer threads; its blocks are misses.",
+    "Report it with the traceback.",
+)
+HOT_FORGET_FAILED = LogEvent(
+    "neve.hot.forget_failed",
+    WARNING,
+    ("blocks", "detail"),
+    "Blocks that failed verification could not be taken out of the index.",
+    "Nothing: the next node that reads them tries again.",
+)
+HOT_BREAKER_OPEN = LogEvent(
+    "neve.hot.breaker_open",
+    WARNING,
+    ("detail",),
+    "Too many calls of valkey-hot failed: the node asks nothing of it for a while.",
+    "Look at valkey-hot and at the network between; the breaker closes by itself.",
+)
+COLD_TROUBLE = LogEvent(
+    "neve.cold.trouble",
+    WARNING,
+    ("reason", "detail"),
+    "Reads from S3 failed; said once for each reason.",
+    "Look at S3: does the node reach `NEVE_S3_ENDPOINT`? Its blocks are misses meanwhile.",
+)
+
+# ---- engine: connection
+
+CONNECT_OK = LogEvent(
+    "neve.connect.ok",
+    INFO,
+    ("space", "chunk_tokens"),
+    "The engine is connected and uses this space.",
+    "Nothing.",
+)
+CONNECT_FAILED = LogEvent(
+    "neve.connect.failed",
+    WARNING,
+    ("endpoint", "kind", "detail"),
+    "The engine has no connection yet; it is tried again. Said once for each cause.",
+    "Do as `detail` says: address, key, network.",
+    effect="serving without Neve",
+)
+CONNECT_GIVEN_UP = LogEvent(
+    "neve.connect.given_up",
+    ERROR,
+    ("field",),
+    "The platform refuses the engine's configuration, so it is not asked again.",
+    "Change the option that `field` names, and start the engine again.",
+    effect="change it, and start the engine again",
+)
+CONNECT_BROKEN = LogEvent(
+    "neve.connect.broken",
+    ERROR,
+    ("endpoint",),
+    "A bug while connecting; it is tried again.",
+    "Report it with the traceback.",
+)
+REQUEST_IGNORED = LogEvent(
+    "neve.request.ignored",
+    WARNING,
+    ("field", "got", "need"),
+    "A field of a request's `kv_transfer_params` is malformed and was ignored.",
+    "Have the program that sends the requests corrected.",
+)
+
+# ---- engine: loads, saves, contexts
+
+LOAD_FAILED = LogEvent(
+    "neve.load.failed",
+    WARNING,
+    ("request", "detail"),
+    "A load could not begin; the engine computes its tokens.",
+    "Nothing, unless it stays.",
+)
+LOAD_BROKEN = LogEvent(
+    "neve.load.broken",
+    ERROR,
+    (),
+    "A bug in a load; the engine computes its tokens.",
+    "Report it with the traceback.",
+)
+LOAD_REFUSED = LogEvent(
+    "neve.load.refused",
+    DEBUG,
+    ("blocks", "detail"),
+    "The client took no more blocks of a load, as while its breaker is open.",
+    "Nothing: the reason is counted as a miss.",
+)
+LOAD_MISSED = LogEvent(
+    "neve.load.missed",
+    INFO,
+    ("reason",),
+    "A block that was found was missed when it was loaded.",
+    "Nothing: the reason is counted as a miss.",
+)
+LOAD_UNPLANNED = LogEvent(
+    "neve.load.unplanned",
+    ERROR,
+    (),
+    "A bug while a load was planned; the engine computes its tokens.",
+    "Report it with the traceback.",
+)
+SAVE_REFUSED = LogEvent(
+    "neve.save.refused",
+    DEBUG,
+    ("blocks", "detail"),
+    "The client took no blocks to store, as while its breaker is open.",
+    "Nothing: they are counted as dropped.",
+)
+SAVE_UNPLANNED = LogEvent(
+    "neve.save.unplanned",
+    ERROR,
+    (),
+    "A bug while a step's saves were planned; nothing of that step is stored.",
+    "Report it with the traceback.",
+)
+REQUEST_UNFINISHED = LogEvent(
+    "neve.request.unfinished",
+    ERROR,
+    (),
+    "A bug at a request's end; the request was answered, its context is not recorded.",
+    "Report it with the traceback.",
+)
+HOOK_BROKEN = LogEvent(
+    "neve.hook.broken",
+    ERROR,
+    ("hook",),
+    "A bug in a hook that the engine calls; said once for each hook.",
+    "Report it with the traceback.",
+)
+SHUTDOWN_PUTS_LEFT = LogEvent(
+    "neve.shutdown.puts_left",
+    WARNING,
+    (),
+    "The engine stopped before its last blocks were stored.",
+    "Nothing: they are computed again when they are needed.",
+)
+STAGING_SHORT = LogEvent(
+    "neve.staging.short",
+    ERROR,
+    (),
+    "The host has no memory for the staging buffers.",
+    "Set smaller `load_budget_bytes` and `save_budget_bytes`.",
+    effect="set smaller load_budget_bytes, save_budget_bytes",
+)
+CONTEXT_KEPT = LogEvent(
+    "neve.context.kept",
+    WARNING,
+    ("detail",),
+    "The platform is away; contexts wait on the node and are sent later.",
+    "Look why the node does not reach the cache endpoint.",
+)
+CONTEXT_DROPPED = LogEvent(
+    "neve.context.dropped",
+    WARNING,
+    ("waiting",),
+    "Too many contexts waited for the platform: the oldest is not recorded.",
+    "Look why the node does not reach the cache endpoint.",
+)
+CONTEXT_LEFT = LogEvent(
+    "neve.context.left",
+    WARNING,
+    ("count",),
+    "The engine stopped while contexts waited for the platform: they are not recorded.",
+    "Nothing: a request that names a context records it anew.",
+)
+CONTEXT_UNREPORTED = LogEvent(
+    "neve.context.unreported",
+    WARNING,
+    ("name", "detail"),
+    "The platform refused to record a context.",
+    "Do as `detail` says; often a limit of the tenant is reached.",
+)
+CONTEXT_BROKEN = LogEvent(
+    "neve.context.broken",
+    ERROR,
+    (),
+    "A bug while a context was sent; it is not recorded.",
+    "Report it with the traceback.",
+)
+
+# ---- engine: identity of the KV
+
+CANARY_SKIPPED = LogEvent(
+    "neve.canary.skipped",
+    INFO,
+    ("detail",),
+    "Stored KV could not be fetched for a comparison with what this engine computes.",
+    "Nothing: another chunk is compared later.",
+)
+CANARY_DIFFERS = LogEvent(
+    "neve.canary.differs",
+    ERROR,
+    ("first_token", "end_token", "difference"),
+    "This engine computes other KV than what is stored under the same identity.",
+    "Find out in what the engines differ (model files, kernels, options), and remove the space.",
+    effect="serving without Neve until the engine starts anew",
+)
+CANARY_BROKEN = LogEvent(
+    "neve.canary.broken",
+    ERROR,
+    (),
+    "A bug while stored KV was compared.",
+    "Report it with the traceback.",
+)
+WEIGHTS_UNREADABLE = LogEvent(
+    "neve.weights.unreadable",
+    WARNING,
+    (),
+    "The engine's weights could not be read after a reset: its KV is shared with nobody.",
+    "Start the engine anew, if others should use its KV.",
+)
+RESET_DONE = LogEvent(
+    "neve.reset.done",
+    WARNING,
+    ("weights",),
+    "The engine reset its cache; `weights` says whether its weights are others now.",
+    "Nothing. KV of changed weights is shared with engines that have the same ones.",
+)
+RESET_ALONE = LogEvent(
+    "neve.reset",
+    WARNING,
+    (),
+    "The engine reset its cache, and the tier under it cannot see whether weights changed.",
+    "Start the engine anew, if others should use its KV.",
+    effect="this engine's chunks are its own until it starts anew",
+)
+LORA_UNSEEN = LogEvent(
+    "neve.lora.unseen",
+    WARNING,
+    ("name", "path"),
+    "A LoRA adapter's weights are in no file of this host.",
+    "Load the adapter from a folder on this host.",
+    effect="its requests are served without Neve",
+)
+LORA_CHANGED = LogEvent(
+    "neve.lora.changed",
+    WARNING,
+    ("name", "path"),
+    "A LoRA adapter's files changed while it was loaded.",
+    "Load it under another id, or start the engine anew.",
+    effect="its requests are served without Neve",
+)
+UNSUPPORTED = LogEvent(
+    "neve.unsupported",
+    WARNING,
+    ("detail",),
+    "The engine's configuration is one that Neve does not serve.",
+    "Do as `detail` says, or leave the connector out.",
+    effect="serving without Neve",
+)
+UNIDENTIFIED = LogEvent(
+    "neve.unidentified",
+    ERROR,
+    ("detail",),
+    "What decides this engine's KV could not be found out.",
+    "Do as `detail` says, and start the engine again.",
+    effect="serving without Neve",
+)
+HANDSHAKE_INCOMPLETE = LogEvent(
+    "neve.handshake.incomplete",
+    WARNING,
+    ("ranks", "wanted"),
+    "Not all ranks of the engine have told their identity.",
+    "Look at the other ranks' log lines; then start the engine again.",
+    effect="serving without Neve",
+)
+
+# ---- engine: tier under its own memory
+
+TIER_UNANSWERED = LogEvent(
+    "neve.tier.unanswered",
+    DEBUG,
+    ("detail",),
+    "A look-up got no answer in time; its chunks are misses.",
+    "Nothing.",
+)
+TIER_REFUSED = LogEvent(
+    "neve.tier.refused",
+    DEBUG,
+    ("chunks", "detail"),
+    "The client took no chunks of a job, as while its breaker is open.",
+    "Nothing.",
+)
+TIER_BROKEN = LogEvent(
+    "neve.tier.broken",
+    ERROR,
+    ("chunks",),
+    "A bug at a job's begin; its chunks are misses.",
+    "Report it with the traceback.",
+)
