@@ -195,7 +195,7 @@ def end_access(job: Opener, tenant_id: None) -> None:
     expired = NodeSession.unscoped.filter(ended_at=None, key__expires_at__lte=timezone.now())
     for owner_id, key_id in set(expired.values_list("tenant_id", "key_id")):
         sessions.end_all(tenant_id=owner_id, key_id=key_id)
-    for owner_id in active_tenants():
+    for owner_id, _ in active_tenants():
         sessions.end_replaced(tenant_id=owner_id)
 
 

@@ -13,6 +13,7 @@ from support.rows import IDENTITY, make_tenant
 from tenants.audit import SYSTEM
 from tenants.models import AuditEvent
 from tenants.scope import tenant_scope
+from workers import tasks
 
 pytestmark = [pytest.mark.integration, pytest.mark.django_db]
 
@@ -142,6 +143,15 @@ def test_a_session_of_a_crash_ends_once_it_is_silent_and_another_is_there():
     open_session(tenant, "n2", instance="y")
     alone.refresh_from_db()
     assert alone.ended_at is not None
+
+
+def test_a_tick_ends_the_sessions_of_crashes(clean_hot):
+    tenant = make_tenant()
+    crashed = open_session(tenant, instance="a")
+    after = open_session(tenant, instance="b")
+    fall_silent(crashed)
+    tasks.end_access()
+    assert list(NodeSession.unscoped.filter(ended_at=None)) == [after]
 
 
 def test_silent_and_ended_nodes_do_not_count():
