@@ -10,7 +10,7 @@ from valkey.exceptions import ValkeyError
 
 from controlplane import hot
 from dashboard.access import rows_of
-from dashboard.selectors import Tenants, last_gauges
+from dashboard.usage import Tenants, last_gauges
 from retention.models import ColdFull, EvictionPolicy, RetentionPolicy
 from tenants.models import Quota
 

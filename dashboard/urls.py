@@ -2,21 +2,30 @@
 
 from django.urls import path
 
-from dashboard.views import assets, contexts, keys, let_in, lists, login, overview
+from dashboard import assets
+from dashboard.pages.audit.view import audit
+from dashboard.pages.contexts import view as contexts
+from dashboard.pages.jobs.view import jobs
+from dashboard.pages.keys import view as keys
+from dashboard.pages.login import view as login
+from dashboard.pages.nodes.view import nodes
+from dashboard.pages.overview.view import overview, overview_data
+from dashboard.pages.tenants.view import let_in, tenants
+from dashboard.pages.tiers.view import tiers
 
 app_name = "dashboard"
 urlpatterns = [
-    path("", overview.overview, name="overview"),
-    path("dashboard/data/overview.json", overview.overview_data, name="overview-data"),
+    path("", overview, name="overview"),
+    path("dashboard/data/overview.json", overview_data, name="overview-data"),
     path(f"dashboard/plotly-{assets.PLOTLY_VERSION}.min.js", assets.plotly, name="plotly"),
     path("login/", login.sign_in, name="login"),
     path("logout/", login.sign_out, name="logout"),
-    path("tenants/", lists.tenants, name="tenants"),
-    path("tenants/<int:tenant_id>/let-in", let_in.let_in, name="tenant-let-in"),
-    path("nodes/", lists.nodes, name="nodes"),
-    path("tiers/", lists.tiers, name="tiers"),
-    path("jobs/", lists.jobs, name="jobs"),
-    path("audit/", lists.audit, name="audit"),
+    path("tenants/", tenants, name="tenants"),
+    path("tenants/<int:tenant_id>/let-in", let_in, name="tenant-let-in"),
+    path("nodes/", nodes, name="nodes"),
+    path("tiers/", tiers, name="tiers"),
+    path("jobs/", jobs, name="jobs"),
+    path("audit/", audit, name="audit"),
     path("contexts/", contexts.contexts, name="contexts"),
     path("contexts/<uuid:uuid>/pin", contexts.pin, name="context-pin"),
     path("contexts/<uuid:uuid>/unpin", contexts.unpin, name="context-unpin"),

@@ -15,9 +15,10 @@ from catalog.occupancy import occupancies
 from catalog.sessions import live_since
 from catalog.usage import counted_since
 from controlplane import hot
-from dashboard import probes, selectors
+from dashboard import probes
 from dashboard.access import Viewer
-from dashboard.health import NodeRow, node_rows
+from dashboard.pages.jobs.selector import jobs_by_kind
+from dashboard.pages.nodes.selector import NodeRow, node_rows, sessions
 from dashboard.storage import hot_server, storage_use
 from metrics.table import PLATFORM, TENANT, PlatformFacts, Row, TenantFacts
 
@@ -42,7 +43,7 @@ class Scrape(Collector):
                 answers={probe.name: probe.read() for probe in probes.ALL},
                 server=server,
                 promised_bytes=hot.promised_bytes(),
-                jobs=selectors.jobs_by_kind(self.seen_by, now=now),
+                jobs=jobs_by_kind(self.seen_by, now=now),
             )
             yield from (_family(row, [({}, platform)]) for row in PLATFORM)
 
@@ -54,7 +55,7 @@ def _tenants(seen_by: Viewer, now: datetime, *, hot_answers: bool) -> Iterator[T
     counted = counted_since(tenant_ids=ids, since_ts=int(now_s) - int(now_s) % DAY_S)
     occupied = occupancies(ids)
     nodes: defaultdict[int, list[NodeRow]] = defaultdict(list)
-    for row in node_rows(selectors.sessions(tenants, now=now), live_since=live_since()):
+    for row in node_rows(sessions(tenants, now=now), live_since=live_since()):
         nodes[row.session.tenant_id].append(row)
     for tenant in tenants:
         id_ = tenant.pk

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from catalog.kinds import KINDS
 from catalog.models import Job, NodeSession
 from catalog.occupancy import Occupancy
-from dashboard.health import NodeRow
+from dashboard.pages.nodes.selector import NodeRow
 from dashboard.probes import Answer
 from dashboard.storage import HotServer, StorageUse
 from neve.errors import MissReason

@@ -85,6 +85,7 @@ ASGI_APPLICATION = "controlplane.asgi.application"
 TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [ROOT / "dashboard"],  # "pages/keys/page.html" stands in dashboard/pages/keys
         "APP_DIRS": True,
         "OPTIONS": {
             "context_processors": [

@@ -5,10 +5,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from catalog.models import NodeSession
-from dashboard.health import assess, node_rows
+from dashboard.pages.nodes.selector import node_rows
+from dashboard.pages.overview.health import assess
 from dashboard.probes import Answer, Probe
-from dashboard.selectors import Totals
 from dashboard.storage import StorageUse, summed
+from dashboard.usage import Totals
 from tenants.models import Tenant
 
 NOW = datetime(2026, 3, 1, 12, 3, tzinfo=UTC)

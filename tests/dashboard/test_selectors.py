@@ -6,8 +6,10 @@ import pytest
 
 from catalog.models import Segment
 from catalog.usage import record_gauges
-from dashboard import selectors
+from dashboard import usage
 from dashboard.access import rows_of
+from dashboard.pages.nodes.selector import sessions
+from dashboard.pages.overview import selector
 from dashboard.windows import RANGES, window_of
 from neve.errors import MissReason
 from support.rows import make_segment, make_session, make_space
@@ -23,49 +25,49 @@ def window(name: str = "15m"):
 
 
 def test_nothing_reported_is_unknown(acme):
-    found = selectors.totals((acme,), window())
+    found = usage.totals((acme,), window())
     assert not found.reported
     assert found.hit_ratio is None
     assert found.load_p99 is None
-    assert selectors.read_rate_now((acme,), NOW_S) is None
-    assert set(selectors.series((acme,), window()).hot_tokens) == {None}
+    assert selector.read_rate_now((acme,), NOW_S) is None
+    assert set(selector.series((acme,), window()).hot_tokens) == {None}
 
 
 def test_totals_sum_tenants_and_heartbeats(acme, globex, report):
     report(acme, START - 30, requested_tokens=100, hit_hot_tokens=40, misses={"evicted": 2})
     report(acme, START - 10, requested_tokens=100, hit_cold_tokens=20, load_ms={"<=10": 4})
     report(globex, START - 10, requested_tokens=200, hit_hot_tokens=100, misses={"evicted": 1})
-    found = selectors.totals((acme, globex), window())
+    found = usage.totals((acme, globex), window())
     assert (found.requested_tokens, found.hit_tokens) == (400, 160)
     assert found.hit_ratio == 0.4
     assert found.misses == {"evicted": 3}
     assert found.load_p99.milliseconds == pytest.approx(9.9)
-    assert selectors.totals((acme,), window()).requested_tokens == 200
+    assert usage.totals((acme,), window()).requested_tokens == 200
 
 
 def test_the_hit_rate_is_of_whole_prompts_and_of_whole_blocks(acme, report):
     report(acme, START - 30, requested_tokens=80, tail_tokens=20, hit_hot_tokens=40)
-    found = selectors.totals((acme,), window())
+    found = usage.totals((acme,), window())
     assert (found.prompt_tokens, found.hit_ratio, found.block_hit_ratio) == (100, 0.4, 0.5)
-    assert selectors.hit_ratios((acme,), window()) == {acme.pk: 0.4}
+    assert usage.hit_ratios((acme,), window()) == {acme.pk: 0.4}
 
 
 def test_what_lies_before_the_window_is_the_window_before(acme, report):
     report(acme, START - 1200, requested_tokens=10, hit_hot_tokens=1)
     report(acme, START - 20, requested_tokens=10, hit_hot_tokens=5)
-    assert selectors.totals((acme,), window()).hit_ratio == 0.5
-    assert selectors.totals((acme,), window().previous()).hit_ratio == 0.1
+    assert usage.totals((acme,), window()).hit_ratio == 0.5
+    assert usage.totals((acme,), window().previous()).hit_ratio == 0.1
 
 
 @pytest.mark.parametrize("name", RANGES)
 def test_every_range_holds_the_same_tokens(acme, report, name):
     report(acme, START - 100, requested_tokens=70, hit_hot_tokens=30)
-    assert selectors.totals((acme,), window(name)).requested_tokens == 70
+    assert usage.totals((acme,), window(name)).requested_tokens == 70
 
 
 def test_series_are_rates_by_step_and_silent_steps_are_unknown(acme, report):
     report(acme, START - 20, requested_tokens=1000, hit_hot_tokens=300, hit_cold_tokens=200)
-    found = selectors.series((acme,), window())
+    found = selector.series((acme,), window())
     at = found.ts.index(START - 20)
     assert found.hot_tokens[at] == 30
     assert found.cold_tokens[at] == 20
@@ -77,7 +79,7 @@ def test_series_are_rates_by_step_and_silent_steps_are_unknown(acme, report):
 def test_several_buckets_make_one_step(acme, report):
     report(acme, START - 120, hot_read_bytes=6_000)
     report(acme, START - 60, hot_read_bytes=6_000)
-    found = selectors.series((acme,), window("6h"))
+    found = selector.series((acme,), window("6h"))
     assert found.hot_read_bytes[found.ts.index(START - 120)] == 100
 
 
@@ -85,13 +87,13 @@ def test_segments_are_the_writes_of_the_cold_tier(acme):
     segment = make_segment(make_space(acme), size_bytes=5_000)
     at = datetime.fromtimestamp(START - 20, UTC)
     rows_of(Segment, (acme,)).filter(pk=segment.pk).update(created_at=at)
-    found = selectors.series((acme,), window())
+    found = selector.series((acme,), window())
     assert found.cold_write_bytes[found.ts.index(START - 20)] == 500
 
 
 def test_since_gives_only_the_later_steps(acme, report):
     report(acme, START - 20, requested_tokens=1)
-    whole = selectors.series((acme,), window())
+    whole = selector.series((acme,), window())
     late = whole.since(START - 20)
     assert late.ts == [START - 20, START - 10]
     assert late.recomputed_tokens == whole.recomputed_tokens[-2:]
@@ -100,29 +102,29 @@ def test_since_gives_only_the_later_steps(acme, report):
 def test_the_rate_now_counts_whole_buckets_since_the_first(acme, report):
     report(acme, START - 20, hot_read_bytes=300, cold_read_bytes=100)
     report(acme, START + 1, hot_read_bytes=999_999)  # still running
-    assert selectors.read_rate_now((acme,), NOW_S) == 20
+    assert selector.read_rate_now((acme,), NOW_S) == 20
 
 
 def test_shares_of_misses_begin_with_the_largest():
-    shares = selectors.miss_shares({"evicted": 1, "never_stored": 3, "quota": 0})
+    shares = selector.miss_shares({"evicted": 1, "never_stored": 3, "quota": 0})
     assert [(miss.reason, miss.share) for miss in shares] == [
         ("never_stored", 0.75),
         ("evicted", 0.25),
     ]
     assert shares[1].of_largest == pytest.approx(1 / 3)
-    assert selectors.miss_shares({}) == []
+    assert selector.miss_shares({}) == []
 
 
 def test_each_reason_of_a_miss_has_words_and_a_lever():
-    assert selectors.MISS_WORDS.keys() == set(MissReason)
-    assert all(label and hint for label, hint in selectors.MISS_WORDS.values())
-    labels = [label for label, _ in selectors.MISS_WORDS.values()]
+    assert selector.MISS_WORDS.keys() == set(MissReason)
+    assert all(label and hint for label, hint in selector.MISS_WORDS.values())
+    labels = [label for label, _ in selector.MISS_WORDS.values()]
     assert len(set(labels)) == len(labels)
 
 
 def test_hit_ratios_by_tenant(acme, globex, report):
     report(acme, START - 20, requested_tokens=10, hit_hot_tokens=5)
-    assert selectors.hit_ratios((acme, globex), window()) == {acme.pk: 0.5}
+    assert usage.hit_ratios((acme, globex), window()) == {acme.pk: 0.5}
 
 
 def test_gauges_are_the_newest_that_are_known(acme, report):
@@ -133,7 +135,7 @@ def test_gauges_are_the_newest_that_are_known(acme, report):
             gauges={"hot_used_bytes": 1, "dirty_blocks": dirty},
         )
     report(acme, START - 5, requested_tokens=1)  # a bucket without gauges
-    assert selectors.last_gauges((acme,), NOW_S)[acme.pk]["dirty_blocks"] == 7
+    assert usage.last_gauges((acme,), NOW_S)[acme.pk]["dirty_blocks"] == 7
 
 
 def test_sessions_that_left_long_ago_are_not_listed(acme):
@@ -148,4 +150,4 @@ def test_sessions_that_left_long_ago_are_not_listed(acme):
         session = make_session(space, node)
         session.ended_at, session.last_heartbeat_at = ended, heard
         session.save()
-    assert {row.node for row in selectors.sessions((acme,), now=now)} == {"open", "left"}
+    assert {row.node for row in sessions((acme,), now=now)} == {"open", "left"}

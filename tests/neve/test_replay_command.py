@@ -207,8 +207,8 @@ def test_client_and_dashboard_agree_on_the_hit_rate(control_plane, tmp_path):
     once = ["--requests", "30", "--salt", "agree", "--node", "agree", "--concurrency", "1"]
     told = replay(control_plane, tmp_path / "agree.json", *once)
     code = (
-        "import json; from catalog.models import NodeSession as N; from dashboard.health import "
-        "node_rows; from datetime import datetime, UTC; "
+        "import json; from catalog.models import NodeSession as N; "
+        "from dashboard.pages.nodes.selector import node_rows; from datetime import datetime, UTC; "
         "rows = node_rows(list(N.unscoped.filter(node='agree')), live_since=datetime.now(UTC)); "
         "print(json.dumps([rows[0].prompt_tokens, rows[0].totals, rows[0].hit_ratio]))"
     )

@@ -9,16 +9,22 @@ from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.http import require_GET
 
 from catalog.sessions import live_since
-from dashboard import health, probes, selectors
+from dashboard import probes, usage
 from dashboard.access import ALL, Viewer, viewer_of
 from dashboard.formats import AXES
-from dashboard.pages import page, render_page, render_part, require_known, viewer
+from dashboard.page import page, render_page, render_part, require_known, viewer
+from dashboard.pages.jobs.selector import failed_jobs
+from dashboard.pages.nodes.selector import node_rows, sessions
+from dashboard.pages.overview import health, selector
 from dashboard.storage import StorageUse, leaves_first, storage_use, summed
 from dashboard.windows import DEFAULT_RANGE, RANGES, Range, offered, window_of
 from tenants.models import Tenant
 
-PARTS = ("health", "tiles", "misses", "fullness", "top_tenants", "node_table", "first_steps")
-TABLES = ("token_table", "byte_table")
+PARTS = {
+    name: f"pages/overview/{name}.html"
+    for name in ("health", "tiles", "misses", "top_tenants", "node_table", "first_steps")
+} | {"fullness": "parts/fullness.html"}
+TABLES = {name: f"pages/overview/{name}.html" for name in ("token_table", "byte_table")}
 TOP = 5
 
 
@@ -41,8 +47,8 @@ def overview_data(request: HttpRequest) -> JsonResponse:
         viewer_of(request.user), request.GET.get("tenant", ALL), _range(request), since_ts
     )
     # The tables behind the charts are long: they are sent whole, and only while one is open.
-    tables = TABLES if request.GET.get("tables") == "1" else ()
-    parts = {name: render_part(request, name, context) for name in (*PARTS, *tables)}
+    templates = PARTS | (TABLES if request.GET.get("tables") == "1" else {})
+    parts = {name: render_part(request, each, context) for name, each in templates.items()}
     answer = {**context["chart"], "parts": parts, "is_empty": context["is_empty"]}
     return JsonResponse(answer)
 
@@ -51,11 +57,11 @@ def _gather(seen_by: Viewer, tenant_slug: str, range_: Range, since_ts: int = 0)
     tenants = seen_by.choose(tenant_slug)
     now = datetime.now(UTC)
     window = window_of(range_, now.timestamp())
-    totals = selectors.totals(tenants, window)
-    before = selectors.totals(tenants, window.previous())
+    totals = usage.totals(tenants, window)
+    before = usage.totals(tenants, window.previous())
     storage = storage_use(tenants, window.now_s)
     all_storage = summed(list(storage.values()))
-    nodes = health.node_rows(selectors.sessions(tenants, now=now), live_since=live_since())
+    nodes = node_rows(sessions(tenants, now=now), live_since=live_since())
     assessment = health.assess(
         nodes=nodes,
         hot=probes.HOT.read(),
@@ -65,25 +71,25 @@ def _gather(seen_by: Viewer, tenant_slug: str, range_: Range, since_ts: int = 0)
         all_storage=all_storage,
         tenants=tenants,
         totals=totals,
-        failed_jobs=selectors.failed_jobs(seen_by, now=now),
+        failed_jobs=failed_jobs(seen_by, now=now),
         now=now,
     )
-    series = selectors.series(tenants, window)
+    series = selector.series(tenants, window)
     return {
         "viewer": seen_by,
         "now": now,
         "tenant": tenant_slug,
         "range": range_,
-        "ranges": offered(selectors.oldest_bucket_ts(tenants), window.now_s),
-        "is_empty": not selectors.has_ever_connected(tenants),
+        "ranges": offered(selector.oldest_bucket_ts(tenants), window.now_s),
+        "is_empty": not selector.has_ever_connected(tenants),
         "health": assessment,
         "totals": totals,
         "hit_change": _change(totals, before),
-        "read_rate": selectors.read_rate_now(tenants, window.now_s),
+        "read_rate": selector.read_rate_now(tenants, window.now_s),
         "storage": all_storage,
         "leaves_first": leaves_first(tenants),
-        "misses": selectors.miss_shares(totals.misses),
-        "top_tenants": _top_tenants(tenants, storage, selectors.hit_ratios(tenants, window)),
+        "misses": selector.miss_shares(totals.misses),
+        "top_tenants": _top_tenants(tenants, storage, usage.hit_ratios(tenants, window)),
         "more_tenants": max(len(tenants) - TOP, 0),
         "nodes": nodes[:TOP],
         "more_nodes": max(len(nodes) - TOP, 0),
@@ -110,14 +116,14 @@ class TenantRow:
 
 
 def _top_tenants(
-    tenants: selectors.Tenants, storage: dict[int, StorageUse], hit_ratios: dict[int, float]
+    tenants: usage.Tenants, storage: dict[int, StorageUse], hit_ratios: dict[int, float]
 ) -> list[TenantRow]:
     """Those that hold the most bytes."""
     rows = [TenantRow(one, storage[one.pk], hit_ratios.get(one.pk)) for one in tenants]
     return sorted(rows, key=lambda row: (-row.use.held_bytes, row.tenant.slug))[:TOP]
 
 
-def _change(totals: selectors.Totals, before: selectors.Totals) -> float | None:
+def _change(totals: usage.Totals, before: usage.Totals) -> float | None:
     if totals.hit_ratio is None or before.hit_ratio is None:
         return None
     return totals.hit_ratio - before.hit_ratio

@@ -93,13 +93,13 @@ def base_context(request: HttpRequest, name: str = "") -> dict[str, Any]:
 def render_page(
     request: HttpRequest, name: str, context: dict[str, Any], *, status: int = 200
 ) -> HttpResponse:
-    """`name` is the page's in the navigation, its URL's and its template's."""
+    """`name`: of the page in the navigation, of its URL and of its folder."""
     seen_by = viewer(request)
     chosen = request.GET.get("tenant", ALL)
     base = {"viewer": seen_by, "tenant": chosen, "all": ALL, **base_context(request, name)}
-    return render(request, f"dashboard/{name}.html", base | context, status=status)
+    return render(request, f"pages/{name}/page.html", base | context, status=status)
 
 
-def render_part(request: HttpRequest, name: str, context: dict[str, Any]) -> str:
+def render_part(request: HttpRequest, template: str, context: dict[str, Any]) -> str:
     """One part of a page, as htmx and the live updates swap it in."""
-    return loader.render_to_string(f"dashboard/parts/{name}.html", context, request=request)
+    return loader.render_to_string(template, context, request=request)

@@ -9,11 +9,11 @@ from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.urls import reverse_lazy
 from django.utils import timezone
 
-from dashboard.pages import theme_of
+from dashboard.page import theme_of
 
 
 class Door(LoginView):
-    template_name = "dashboard/login.html"
+    template_name = "pages/login/page.html"
     redirect_authenticated_user = True
     next_page = reverse_lazy("dashboard:overview")
 

@@ -17,7 +17,7 @@ from catalog import pins
 from catalog.models import Context, Pin
 from controlplane.problems import Problem
 from dashboard.access import ALL
-from dashboard.pages import page, part_of, render_page, render_part, viewer
+from dashboard.page import page, part_of, render_page, render_part, viewer
 from tenants.audit import actor_of
 
 ROWS = 25  # each costs a round trip for its residency
@@ -79,7 +79,7 @@ def expire(request: HttpRequest, uuid: UUID) -> HttpResponse:
         expiry = service.expire(context=context, dry_run=True, actor=actor_of(request))
     except Problem as problem:
         error = problem.detail
-    return _ask(request, "context_expire", context, {"expiry": expiry, "error": error})
+    return _ask(request, "pages/contexts/expire.html", context, {"expiry": expiry, "error": error})
 
 
 @page()
@@ -88,7 +88,7 @@ def delete(request: HttpRequest, uuid: UUID) -> HttpResponse:
     """GET says what it does and asks; POST does it, and the row is gone."""
     context = _changeable(request, uuid)
     if request.method == "GET":
-        return _ask(request, "context_delete", context, {})
+        return _ask(request, "pages/contexts/delete.html", context, {})
     try:
         service.delete(context=context, actor=actor_of(request))
     except Problem as problem:
@@ -114,17 +114,20 @@ def _act(request: HttpRequest, uuid: UUID, action: Callable[[Context], object]) 
 def _show(request: HttpRequest, context: Context, error: str) -> HttpResponse:
     if is_htmx(request):
         row = _row(request, context, pins.live_of(context))
-        return HttpResponse(render_part(request, "context_row", {"row": row, "error": error}))
+        return HttpResponse(
+            render_part(request, "pages/contexts/row.html", {"row": row, "error": error})
+        )
     return redirect("dashboard:contexts")
 
 
-def _ask(request: HttpRequest, part: str, context: Context, facts: dict[str, Any]) -> HttpResponse:
+def _ask(
+    request: HttpRequest, template: str, context: Context, facts: dict[str, Any]
+) -> HttpResponse:
     """A question in the place of the row, or alone on the page."""
     row = _row(request, context, pins.live_of(context))
     if is_htmx(request):
-        return HttpResponse(render_part(request, part, {"row": row, **facts}))
-    question = f"dashboard/parts/{part}.html"
-    return render_page(request, "contexts", {"row": row, "question": question, **facts})
+        return HttpResponse(render_part(request, template, {"row": row, **facts}))
+    return render_page(request, "contexts", {"row": row, "question": template, **facts})
 
 
 def _live_pins(request: HttpRequest, shown: Iterable[Context]) -> dict[UUID, list[Pin]]:

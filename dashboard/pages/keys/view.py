@@ -17,7 +17,7 @@ from django.views.decorators.http import require_http_methods
 
 from controlplane import answers
 from controlplane.problems import Problem
-from dashboard.pages import page, part_of, render_page, viewer
+from dashboard.page import page, part_of, render_page, viewer
 from tenants.audit import actor_of
 from tenants.models import ApiKey
 from tenants.services import issue_key, revoke_key

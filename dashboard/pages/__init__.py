@@ -1,0 +1,1 @@
+"""A folder a page: its view, its selector (what it reads), its templates."""

@@ -1,0 +1,163 @@
+"""What nodes counted, summed over a window and over tenants, from the roll-ups.
+
+None means unknown (nobody reported), 0 means none.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from django.db.models import Max
+
+from catalog.models import GAUGES, TIER_COUNTERS, UsageRollup
+from catalog.usage import bounded_sum, known
+from dashboard.access import rows_of
+from dashboard.histograms import Percentile, merge, percentile
+from dashboard.windows import Window
+from neve.errors import MissReason
+from neve.node.stats import LOAD_NAMES
+from tenants.models import Tenant
+
+Tenants = tuple[Tenant, ...]
+
+
+SUMMED = (
+    "requested_tokens",
+    "tail_tokens",
+    "hit_hot_tokens",
+    "hit_cold_tokens",
+    "hot_read_bytes",
+    "cold_read_bytes",
+    "hot_write_bytes",
+)
+
+
+SUMMED_BLOCKS = (
+    "requested_blocks",
+    "hit_hot_blocks",
+    "hit_cold_blocks",
+    "put_refused",
+    "corrupt",
+    *TIER_COUNTERS,
+)
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Sums over a window. `reported` is False when no node reported in it."""
+
+    reported: bool
+    requested_tokens: int
+    hit_hot_tokens: int
+    hit_cold_tokens: int
+    requested_blocks: int
+    hit_hot_blocks: int
+    hit_cold_blocks: int
+    read_bytes: int
+    load_p50: Percentile | None
+    load_p99: Percentile | None
+    misses: dict[str, int]
+    put_refused: int
+    corrupt: int
+    tail_tokens: int = 0
+    cold_refused_blocks: int = 0
+    cold_evicted_blocks: int = 0
+    lost_blocks: int = 0
+
+    @property
+    def hit_tokens(self) -> int:
+        return self.hit_hot_tokens + self.hit_cold_tokens
+
+    @property
+    def hit_ratio(self) -> float | None:
+        """Of all prompt tokens, also those after a prompt's last whole block: as `neve replay`."""
+        return self.hit_tokens / self.prompt_tokens if self.prompt_tokens else None
+
+    @property
+    def prompt_tokens(self) -> int:
+        return self.requested_tokens + self.tail_tokens
+
+    @property
+    def block_hit_ratio(self) -> float | None:
+        """Of the tokens that blocks can hold."""
+        return self.hit_tokens / self.requested_tokens if self.requested_tokens else None
+
+    @property
+    def hot_block_ratio(self) -> float | None:
+        return self.hit_hot_blocks / self.requested_blocks if self.requested_blocks else None
+
+    @property
+    def cold_block_ratio(self) -> float | None:
+        return self.hit_cold_blocks / self.requested_blocks if self.requested_blocks else None
+
+    @property
+    def missed_block_ratio(self) -> float | None:
+        if not self.requested_blocks:
+            return None
+        return max(1 - (self.hit_hot_blocks + self.hit_cold_blocks) / self.requested_blocks, 0)
+
+
+def totals(tenants: Tenants, window: Window) -> Totals:
+    rows = buckets(tenants, window)
+    sums = rows.aggregate(
+        newest=Max("bucket_ts"),
+        **{f"sum_{name}": bounded_sum(name, default=0.0) for name in (*SUMMED, *SUMMED_BLOCKS)},
+    )
+    counted = {name: int(sums[f"sum_{name}"]) for name in (*SUMMED, *SUMMED_BLOCKS)}
+    misses: Counter[str] = Counter()
+    histograms = []
+    for missed, histogram in rows.order_by().values_list("misses", "load_ms").iterator():
+        misses.update(known(missed, MissReason))
+        histograms.append(known(histogram, LOAD_NAMES))
+    load_ms = merge(histograms)
+    return Totals(
+        reported=sums["newest"] is not None,
+        requested_tokens=counted["requested_tokens"],
+        tail_tokens=counted["tail_tokens"],
+        hit_hot_tokens=counted["hit_hot_tokens"],
+        hit_cold_tokens=counted["hit_cold_tokens"],
+        requested_blocks=counted["requested_blocks"],
+        hit_hot_blocks=counted["hit_hot_blocks"],
+        hit_cold_blocks=counted["hit_cold_blocks"],
+        read_bytes=counted["hot_read_bytes"] + counted["cold_read_bytes"],
+        load_p50=percentile(load_ms, 0.5),
+        load_p99=percentile(load_ms, 0.99),
+        misses=dict(misses),
+        put_refused=counted["put_refused"],
+        corrupt=counted["corrupt"],
+        **{name: counted[name] for name in TIER_COUNTERS},
+    )
+
+
+def hit_ratios(tenants: Tenants, window: Window) -> dict[int, float]:
+    """Hit rate by tenant id, of those that requested anything."""
+    rows = (
+        buckets(tenants, window)
+        .order_by()
+        .values("tenant_id")
+        .annotate(
+            requested=bounded_sum("requested_tokens", "tail_tokens"),
+            hit=bounded_sum("hit_hot_tokens", "hit_cold_tokens"),
+        )
+        .filter(requested__gt=0)
+    )
+    return {row["tenant_id"]: row["hit"] / row["requested"] for row in rows}
+
+
+def last_gauges(tenants: Tenants, now_s: float) -> dict[int, dict[str, int | None]]:
+    """The newest gauges of each tenant out of the last minutes of 10 s roll-ups."""
+    rows = (
+        rows_of(UsageRollup, tenants)
+        .filter(resolution_s=10, bucket_ts__gte=int(now_s) - 300, hot_used_bytes__isnull=False)
+        .order_by("bucket_ts")
+        .values("tenant_id", *GAUGES)
+    )
+    return {row["tenant_id"]: row for row in rows}
+
+
+def buckets(tenants: Tenants, window: Window) -> Any:
+    return rows_of(UsageRollup, tenants).filter(
+        resolution_s=window.range.resolution_s,
+        bucket_ts__gte=window.start_ts,
+        bucket_ts__lt=window.end_ts,
+    )
