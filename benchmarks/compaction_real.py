@@ -2,42 +2,18 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
 
-from compaction import Block, Place
-from django.conf import settings
-from django.core.management import call_command
-
-from controlplane import hot, s3
+from controlplane import hot
 from neve.formats import block
 from neve.formats.block import HEADER_BYTES, BlockHeader
 from neve.index.tier import CommitOutcome, Location
-from support import testsettings
+from neve.planner.simulate.segments import Block, Place
 from support.cold_world import World as Tenant
-from support.servers import S3Server, ValkeyServer
 from tenants.scope import tenant_scope
-from workers import recovery
 from workers.compaction.plan import Policy
 from workers.compaction.run import Compactor
 from workers.flush import Flusher
-
-
-@contextmanager
-def servers(*, maxmemory: str = "1gb") -> Iterator[None]:
-    """Those that testsettings.py names, and the database."""
-    folder = Path(testsettings.FOLDER)
-    keys = settings.ENV.s3_access_key, settings.ENV.s3_secret_key
-    with (
-        ValkeyServer(folder / "hot", port=testsettings.HOT_PORT, maxmemory=maxmemory),
-        ValkeyServer(folder / "bus", port=testsettings.BUS_PORT),
-        S3Server(folder / "s3", port=testsettings.S3_PORT, keys=keys),
-    ):
-        call_command("migrate", verbosity=0)
-        s3.ensure_bucket()
-        recovery.rebuild_all()
-        yield
 
 
 class Real:

@@ -92,7 +92,7 @@ class Row:
 
 
 class Child:
-    """A contestant's process; see contestant.py. `skipped` says why there is none."""
+    """A contestant's process; see contestant_process.py. `skipped` says why there is none."""
 
     def __init__(self, name: str, command: list[str], environment: dict[str, str]) -> None:
         self.name = name
@@ -170,8 +170,8 @@ class Cell:
                 commands[name] = [str(self.raw), "client", *map(str, sizes)]
             time.sleep(0.1)
             for name in self.options.contestants:
-                commands[name] = [self._python(name), str(ROOT / "benchmarks/contestant.py"), name]
-                commands[name].append(self.plan.to_json())
+                program = str(ROOT / "benchmarks/contestant_process.py")
+                commands[name] = [self._python(name), program, name, self.plan.to_json()]
             children = {}
             for name, command in commands.items():
                 children[name] = Child(name, command, self._environment(name))

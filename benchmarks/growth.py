@@ -33,7 +33,6 @@ from support import testsettings  # noqa: E402
 
 django.setup()
 
-from compaction_real import servers  # noqa: E402
 from django.db import connection  # noqa: E402
 from django.utils import timezone  # noqa: E402
 
@@ -43,6 +42,7 @@ from neve.formats.block import HEADER_BYTES  # noqa: E402
 from neve.formats.ids import ID_BYTES  # noqa: E402
 from neve.index.tier import BlockTerms, RestoredBlock  # noqa: E402
 from support.cold_world import World  # noqa: E402
+from support.platform_servers import platform_servers  # noqa: E402
 from tenants.scope import tenant_scope  # noqa: E402
 from workers.schedule import SCHEDULE  # noqa: E402
 
@@ -208,7 +208,7 @@ def main() -> None:
     logging.getLogger("neve").setLevel(logging.ERROR)
     result: dict = {"blocks": sizes, "filled": [], "tasks": []}  # type: ignore[type-arg]
     try:
-        with servers(maxmemory=f"{max(sizes) * 400 + (64 << 20)}"):
+        with platform_servers(maxmemory=f"{max(sizes) * 400 + (64 << 20)}"):
             tenant, empty = Tenant(ends=True), index_bytes()
             for size in sizes:
                 speed = tenant.grow(size)

@@ -6,7 +6,7 @@
      memory of its own, touched before. After a put it answers one byte.
    raw client PORT STREAMS BLOCK_BYTES BLOCKS
      Reads lines "get SECONDS IN_FLIGHT" and "put SECONDS IN_FLIGHT" from stdin and answers each
-     with a line of JSON, as benchmarks/contestant.py does. A batch is BLOCKS blocks, shared among
+     with a line of JSON, as benchmarks/contestant_process.py does. A batch is BLOCKS blocks, shared among
      STREAMS sockets with a thread each; IN_FLIGHT batches are asked for ahead.
 
    No checksum, no protocol beyond the request, nothing allocated while it runs. */

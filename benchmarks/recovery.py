@@ -27,7 +27,6 @@ from support import testsettings  # noqa: E402
 
 django.setup()
 
-from compaction_real import servers  # noqa: E402
 from django.conf import settings  # noqa: E402
 
 from catalog.models import Segment  # noqa: E402
@@ -36,6 +35,7 @@ from neve.formats.block import BlockHeader  # noqa: E402
 from neve.formats.keys import segment_key  # noqa: E402
 from neve.formats.segment import SegmentHeader, SegmentWriter  # noqa: E402
 from support.cold_world import World  # noqa: E402
+from support.platform_servers import platform_servers  # noqa: E402
 from tenants.scope import tenant_scope  # noqa: E402
 from workers import recovery  # noqa: E402
 from workers.adoption import adopt_tenant  # noqa: E402
@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=64, help="of each segment")
     options = parser.parse_args()
     logging.disable(logging.CRITICAL)
-    with folder(), servers():
+    with folder(), platform_servers():
         world = World(cold_bytes=1 << 40)
         hot.provision()
         with ThreadPoolExecutor(PUTS_AT_ONCE) as pool:

@@ -1,7 +1,8 @@
 """The trace benchmark's placement is that of the workers; its figures count what they say."""
 
-from benchmarks.compaction import Case, Simulated, blocks_of, chain_of, measure, play, stages
-from neve.replay.trace import Request
+from benchmarks.compaction import Case, measure, schedule, simulated, stages
+from neve.planner.simulate.requests import BlockRequest
+from neve.planner.simulate.segments import chain_of, play, stored_blocks
 from workers import segments
 from workers.compaction.plan import Policy
 
@@ -11,7 +12,7 @@ SIZE = BLOCK_BYTES + 64
 
 
 def request(at_s, *numbers):
-    return Request(timestamp_ms=at_s * 1000, input_tokens=512, output_tokens=1, hash_ids=numbers)
+    return BlockRequest(numbers, at_s)
 
 
 def growing(chains=4, turns=8, step=8):
@@ -24,7 +25,9 @@ def growing(chains=4, turns=8, step=8):
 
 
 def test_blocks_are_stored_once_behind_their_parents_as_prefill_computes_them():
-    stored = blocks_of([request(1, 5, 6), request(2, 5, 7)], BLOCK_BYTES, tokens_per_s=1024)
+    stored = stored_blocks(
+        [request(1, 5, 6), request(2, 5, 7)], payload_bytes=BLOCK_BYTES, block_s=0.5
+    )
     ids = [chain_of(request(0, number))[0] for number in (5, 6, 7)]
     assert [(at_s, block.id) for at_s, block in stored] == list(
         zip((1.5, 2, 2.5), ids, strict=True)
@@ -34,11 +37,11 @@ def test_blocks_are_stored_once_behind_their_parents_as_prefill_computes_them():
 
 def test_merging_needs_fewer_gets_and_keeps_every_block_in_a_place_of_its_own():
     requests = growing()
-    stored = blocks_of(requests, BLOCK_BYTES, tokens_per_s=1e9)
+    stored = stored_blocks(requests, payload_bytes=BLOCK_BYTES, block_s=1e-6)
     policy = Policy(range_bytes=64 * MIB)
-    scattered, merged = Simulated(policy), Simulated(policy)
-    play(scattered, stored, compacts=False)
-    play(merged, stored, compacts=True)
+    scattered, merged = simulated(policy), simulated(policy)
+    play(scattered, stored, schedule(), compacts=False)
+    play(merged, stored, schedule(), compacts=True)
     last = requests[-1:]
     before = measure("", scattered, last, BLOCK_BYTES)
     after = measure("", merged, last, BLOCK_BYTES)
@@ -52,7 +55,7 @@ def test_merging_needs_fewer_gets_and_keeps_every_block_in_a_place_of_its_own():
 
 def test_expired_blocks_are_dead_until_their_segments_are_merged():
     case = Case(BLOCK_BYTES, expired=0.5, tokens_per_s=1e9)
-    flushed, flushed_expired, _, merged_expired = stages(Simulated, growing(), case)
+    flushed, flushed_expired, _, merged_expired = stages(simulated, growing(), case)
     assert flushed.dead_bytes == flushed.segments * 64  # their headers
     assert flushed_expired.live_bytes == merged_expired.live_bytes < flushed.live_bytes
     assert flushed_expired.dead_bytes > merged_expired.dead_bytes
@@ -60,6 +63,7 @@ def test_expired_blocks_are_dead_until_their_segments_are_merged():
 
 
 def test_the_limits_are_those_of_the_workers():
-    world = Simulated(Policy())
-    play(world, blocks_of(growing(), BLOCK_BYTES, 1e9), compacts=True)
+    world = simulated(Policy())
+    stored = stored_blocks(growing(), payload_bytes=BLOCK_BYTES, block_s=1e-6)
+    play(world, stored, schedule(), compacts=True)
     assert world.held()[0] >= world.held()[1] // segments.MOST_BYTES

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from neve.errors import Misuse
 from neve.formats.ids import BlockHasher
+from neve.planner.simulate.lru import LruModel
 from neve.replay.generator import OPEN_CONVERSATIONS, Generator, Workload
-from neve.replay.model import LruModel
 from neve.replay.payload import Payloads
 from neve.replay.trace import TRACE_BLOCK_TOKENS, Request, parse_request, read_trace, tokens_of
 

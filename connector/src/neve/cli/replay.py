@@ -13,8 +13,8 @@ from neve.errors import NeveError, Unavailable
 from neve.formats.block import HEADER_BYTES
 from neve.formats.space import SpaceIdentity
 from neve.node.session import Session
+from neve.planner.simulate.lru import LruModel
 from neve.replay.generator import Generator, Workload
-from neve.replay.model import LruModel
 from neve.replay.report import Progress, make_progress
 from neve.replay.runner import Pace, Runner, Settings, WrongBlock
 from neve.replay.trace import Request, read_trace

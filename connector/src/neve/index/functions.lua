@@ -49,7 +49,7 @@ local HELD = 1 -- the terms are those of contexts that hold the block, not its s
 -- Ranks of one priority: in its first HALF blocks on probation, in the second the others; both by last
 -- use in units of 10 µs since 1970: enough until 2049.
 local BAND, HALF = 5e14, 2.5e14
--- Eviction policies (docs/decisions/007-eviction.md, benchmarks/policies.py) by their number in `:q`:
+-- Eviction policies (docs/decisions/007-eviction.md, neve.planner.simulate.hot) by their number in `:q`:
 -- whether a block that nobody has used since it was stored is on probation, and which share of the
 -- evictable blocks of one priority may be before they leave first. A use ends the probation.
 local EVICTION = {

@@ -19,7 +19,7 @@ from neve.datapath.breaker import BreakerState
 from neve.datapath.client import BlockRef, Client, Transfer
 from neve.errors import DeadlineExceeded, MissReason, NeveError, Unavailable
 from neve.index.tier import Tier
-from neve.replay.model import LruModel
+from neve.planner.simulate.lru import LruModel
 from neve.replay.payload import Buffer, Payloads
 from neve.replay.report import Progress
 from neve.replay.tally import Outcome, Tally

@@ -13,7 +13,7 @@ from typing import Any
 
 from neve.errors import MissReason
 from neve.index.tier import Tier
-from neve.replay.model import LruModel
+from neve.planner.simulate.lru import LruModel
 
 # Percentiles are those of the latest loads, so that an endless replay stays small.
 LOADS_KEPT = 20_000

@@ -1,13 +1,13 @@
-"""The simulation of benchmarks/cold_eviction.py and the functions of the hot tier agree."""
+"""The simulated cold tier and the index's functions hold the same blocks."""
 
 import random
 
 import pytest
 
-from benchmarks.cold_eviction import POLICIES, Block, Tiers, simulate
-from benchmarks.policies import Asked
 from neve.formats.keys import BucketKeys
 from neve.index.tier import BlockTerms, CommitOutcome, HotTier, Location, load_functions
+from neve.planner.simulate.cold import POLICIES, Block, Tiers, simulate
+from neve.planner.simulate.requests import BlockRequest
 
 SIZE, SPACE, TENANT, QUOTA = 100, 3, 7, 10
 KEYS = BucketKeys(TENANT, 0)
@@ -46,7 +46,9 @@ def test_simulation_and_functions_keep_the_same_cold_blocks(clean_hot):
 def test_every_eviction_finds_more_than_refusing():
     """A working set that moves on; each block is asked for three times."""
     requests = [
-        Asked(tuple(range(10 * n, 10 * n + 10)), float(n)) for n in range(200) for _ in range(3)
+        BlockRequest(tuple(range(10 * n, 10 * n + 10)), float(n))
+        for n in range(200)
+        for _ in range(3)
     ]
     hits = {name: simulate(Tiers(make(50), 10), requests) for name, make in POLICIES.items()}
     refused = hits.pop("refuse")

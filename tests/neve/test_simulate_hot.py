@@ -1,4 +1,4 @@
-"""The simulation of benchmarks/policies.py and the functions of the hot tier agree."""
+"""The simulated hot tier and the index's functions hold the same blocks."""
 
 import random
 import re
@@ -6,17 +6,6 @@ from itertools import chain
 
 import pytest
 
-from benchmarks.policies import (
-    FIRST_SCANNED,
-    POLICIES,
-    SCAN_BLOCKS,
-    Asked,
-    Cache,
-    Promote,
-    S3Fifo,
-    simulate,
-    with_scans,
-)
 from neve.formats.keys import BucketKeys
 from neve.index.tier import (
     BlockTerms,
@@ -28,7 +17,10 @@ from neve.index.tier import (
     functions_source,
     load_functions,
 )
-from neve.replay.model import LruModel
+from neve.planner.simulate import hot
+from neve.planner.simulate.hot import POLICIES, ByPriority, Promote, S3Fifo, simulate
+from neve.planner.simulate.lru import LruModel
+from neve.planner.simulate.requests import FIRST_SCANNED, SCAN_BLOCKS, BlockRequest, with_scans
 
 SIZE, SPACE, TENANT = 100, 3, 7
 KEYS = BucketKeys(TENANT, 0)
@@ -43,17 +35,19 @@ def workload(seed: int, *, requests: int, blocks: int) -> list[tuple[int, ...]]:
 
 
 class LuaCache:
-    """What `Cache` does, by the functions of a real server. Every block is flushed at once."""
+    """Does by a real server's functions what a simulated `HotTier` does; flushes blocks at once."""
 
-    def __init__(self, client, policy: str, most_blocks: int) -> None:
+    def __init__(self, client, policy: str, most_blocks: int, priorities: int) -> None:
         self.client = client
         self.tier = HotTier(client.execute_command, TENANT)
         self.tier.set_policy(
             hot_bytes=SIZE * most_blocks,
             cold_bytes=1 << 40,
             terms=BlockTerms(),
+            spaces={SPACE + n: BlockTerms(priority=n) for n in range(priorities)},
             eviction=NUMBERS[policy],
         )
+        self.priorities = priorities
         self.segments = 0
 
     def ask(self, number: int) -> bool:
@@ -63,8 +57,9 @@ class LuaCache:
             self.tier.touch([id_])
             return True
         if not isinstance(found, Location) or self.tier.promote([id_]) == [True]:
-            self.client.set(KEYS.block(SPACE, id_), b"x" * SIZE, nx=True, px=60_000)
-            assert self.tier.commit(SPACE, [(id_, SIZE, 16)]) == [CommitOutcome.STORED]
+            space = SPACE + number % self.priorities
+            self.client.set(KEYS.block(space, id_), b"x" * SIZE, nx=True, px=60_000)
+            assert self.tier.commit(space, [(id_, SIZE, 16)]) == [CommitOutcome.STORED]
             for block in self.tier.lease_dirty(lease_s=9, most_blocks=9, most_bytes=999):
                 self.segments += 1
                 self.tier.open_segment(self.segments)
@@ -79,17 +74,18 @@ class LuaCache:
 
 @pytest.mark.integration
 @pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize("most_blocks", [3, 20])
-def test_simulation_and_functions_hold_the_same_blocks(clean_hot, policy, most_blocks):
+@pytest.mark.parametrize(("most_blocks", "priorities"), [(3, 1), (20, 1), (20, 3)])
+def test_simulation_and_functions_hold_the_same_blocks(clean_hot, policy, most_blocks, priorities):
     requests = workload(seed=most_blocks, requests=250, blocks=60)
     everything = sorted(set(chain.from_iterable(requests)))
-    cache = Cache(POLICIES[policy](), most_blocks)
+    blocks = ByPriority(POLICIES[policy], lambda id_: id_ % priorities)
+    cache = hot.HotTier(blocks, most_blocks)
     with clean_hot.client() as client:
         load_functions(client)
-        real = LuaCache(client, policy, most_blocks)
+        real = LuaCache(client, policy, most_blocks, priorities)
         for n, ids in enumerate(requests):
             assert [real.ask(id_) for id_ in ids] == [cache.ask(id_, 0) for id_ in ids], f"#{n}"
-            simulated = {id_ for id_ in everything if id_ in cache.hot}
+            simulated = {id_ for id_ in everything if id_ in cache.blocks}
             assert real.hot(everything) == simulated, f"after request {n}"
     assert 0 < len(simulated) <= most_blocks
     assert cache.promoted > 0
@@ -108,21 +104,21 @@ def test_the_policies_are_those_that_the_functions_name():
 
 def test_lru_agrees_with_the_exact_model_when_every_read_promotes():
     requests = workload(seed=1, requests=2000, blocks=400)
-    cache = Cache(POLICIES["lru"](), 50, Promote.EVERY_READ)
+    cache = hot.HotTier(POLICIES["lru"](), 50, Promote.EVERY_READ)
     exact = LruModel(50)
     for id_ in chain.from_iterable(requests):
         assert cache.ask(id_, 0) == bool(exact.replay([id_]))
 
 
 def test_a_scan_of_cold_blocks_changes_nothing_but_the_notes():
-    requests = [Asked(ids, 0.0) for ids in workload(seed=2, requests=3000, blocks=300)]
+    requests = [BlockRequest(ids, 0.0) for ids in workload(seed=2, requests=3000, blocks=300)]
     for make in (*POLICIES.values(), S3Fifo):
-        alone = simulate(Cache(make(), 40), requests)
-        assert simulate(Cache(make(), 40), with_scans(requests, was_cold=True)) == alone
+        alone = simulate(hot.HotTier(make(), 40), requests)
+        assert simulate(hot.HotTier(make(), 40), with_scans(requests, was_cold=True)) == alone
 
 
 def test_scans_add_as_many_blocks_as_were_asked_for_each_once():
-    requests = [Asked(tuple(range(100)), 0.0)] * 12
+    requests = [BlockRequest(tuple(range(100)), 0.0)] * 12
     scanned = [r for r in with_scans(requests, was_cold=False) if r.is_scan]
     ids = list(chain.from_iterable(r.ids for r in scanned))
     assert len(ids) == len(set(ids)) == 1200 // SCAN_BLOCKS * SCAN_BLOCKS
@@ -130,6 +126,6 @@ def test_scans_add_as_many_blocks_as_were_asked_for_each_once():
 
 
 def test_the_second_read_promotes_only_within_the_window():
-    cache = Cache(POLICIES["2q"](), 2, window_s=10)
+    cache = hot.HotTier(POLICIES["2q"](), 2, window_s=10)
     cache.add_cold([1])
     assert [cache.ask(1, at) for at in (0, 11, 21, 21)] == [False, False, False, True]

@@ -1,0 +1,33 @@
+"""What simulated tiers are asked for."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+SCAN_BLOCKS = 240  # of one scan
+FIRST_SCANNED = 1 << 62  # ids of scanned blocks start here; a trace has none so high
+
+
+@dataclass(frozen=True)
+class BlockRequest:
+    """Asks for `ids`, a chain's blocks in order, at `at_s` seconds.
+
+    `is_scan`: each of its blocks is asked for once, and no hit is expected. `was_cold`: its blocks
+    stood in S3 before; else they are unknown.
+    """
+
+    ids: tuple[int, ...]
+    at_s: float
+    is_scan: bool = False
+    was_cold: bool = False
+
+
+def with_scans(requests: Iterable[BlockRequest], *, was_cold: bool) -> Iterator[BlockRequest]:
+    """Adds scans of SCAN_BLOCKS: in total as many blocks again as the requests ask for."""
+    owed, next_id = 0, FIRST_SCANNED
+    for request in requests:
+        yield request
+        owed += len(request.ids)
+        while owed >= SCAN_BLOCKS:
+            ids = tuple(range(next_id, next_id + SCAN_BLOCKS))
+            yield BlockRequest(ids, request.at_s, is_scan=True, was_cold=was_cold)
+            owed, next_id = owed - SCAN_BLOCKS, next_id + SCAN_BLOCKS
