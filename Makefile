@@ -4,7 +4,7 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
-LINTS := lint-python lint-types lint-imports lint-web lint-shell lint-lua lint-compose
+LINTS := lint-python lint-types lint-imports lint-docs lint-web lint-shell lint-lua lint-compose
 
 .PHONY: docs openapi fuzz-api help up install test test-postgres test-fast test-core torture attack vllm bench-datapath bench-tiering bench-policies day bench-ttft lint $(LINTS) format clean distclean
 
@@ -108,6 +108,9 @@ lint-types: $(DEV)
 lint-imports: $(DEV)
 	PYTHONPATH=.:platform $(BIN)/lint-imports
 
+lint-docs: $(DEV)
+	$(BIN)/rumdl check --quiet .
+
 lint-web: $(DEV)
 	$(BIN)/oxlint --deny-warnings dashboard/static
 	$(BIN)/djlint --lint --quiet cacheapi dashboard platform
@@ -132,12 +135,13 @@ docs: $(DOCS) ## the documents as a site with search in var/site; a broken link 
 	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet
 	@echo "Built. Next: python3 -m http.server --bind 127.0.0.1 --directory var/site 8080"
 
-format: $(DEV) ## let ruff rewrite the sources
+format: $(DEV) ## rewrite the sources and the lines of the documents
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+	$(BIN)/rumdl fmt --quiet .
 
 clean: ## remove caches and var/ (all data of this platform)
-	rm -rf var .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf var .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .rumdl_cache
 	@echo "Removed. Next: make up begins with empty data"
 
 distclean: clean ## also remove the Python environments
