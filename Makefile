@@ -81,7 +81,7 @@ bench-datapath: $(RUN) $(BENCH) ## neve beside its peers, into var/bench (QUICK=
 
 bench-tiering: $(RUN) ## workers and cold loads beside S3's own speed, into var/bench (QUICK=1: a minute; BENCH_ARGS=...)
 	@deploy/get valkey
-	@$(BIN)/python benchmarks/tiering.py $(BENCH_ARGS)
+	@$(BIN)/python benchmarks/tiering_speed.py $(BENCH_ARGS)
 
 bench-policies: $(RUN) ## eviction and promotion policies on a trace (BENCH_ARGS="--trace FILE")
 	@$(BIN)/python benchmarks/policies.py $(BENCH_ARGS)

@@ -47,8 +47,8 @@ def main() -> None:
 
 def run(platform: ControlPlane, policy: str, seconds: float, rate: float) -> None:
     """One tenant, stored into and read from until the time is over."""
-    from controlplane.hot import hot_tier
     from retention.services import set_policy
+    from storage.hot import hot_tier
     from tenants.audit import SYSTEM
     from tenants.services import create_tenant, issue_key
 
@@ -117,8 +117,8 @@ def _counted(tenant_id: int) -> dict[str, Any]:
 
 
 def _work(stop: threading.Event) -> None:
+    from tiering.compaction import sweep
     from workers import tasks
-    from workers.compaction import sweep
 
     sweep.PRESSED_GRACE /= 10  # as everything else here: ten times as fast as the demo
     tasks.rebuild_index()

@@ -45,10 +45,10 @@ from neve.planner.simulate.segments import (  # noqa: E402
     stored_blocks,
 )
 from neve.replay.trace import TRACE_BLOCK_TOKENS, read_trace  # noqa: E402
-from workers import flush, segments  # noqa: E402
-from workers.batches import cut_batches, cut_evenly  # noqa: E402
-from workers.chains import order_along_chains  # noqa: E402
-from workers.compaction.plan import Policy, plan  # noqa: E402
+from tiering import flush, segments  # noqa: E402
+from tiering.batches import cut_batches, cut_evenly  # noqa: E402
+from tiering.chains import order_along_chains  # noqa: E402
+from tiering.compaction.plan import Policy, plan  # noqa: E402
 from workers.schedule import SCHEDULE  # noqa: E402
 
 SCALE = 128  # blocks of 16 KiB instead of 2 MiB on real servers, and all limits smaller as well

@@ -4,16 +4,16 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 
-from controlplane import hot
 from neve.formats import block
 from neve.formats.block import HEADER_BYTES, BlockHeader
 from neve.index.tier import CommitOutcome, Location
 from neve.planner.simulate.segments import Block, Place
+from storage import hot
 from support.cold_world import World as Tenant
 from tenants.scope import tenant_scope
-from workers.compaction.plan import Policy
-from workers.compaction.run import Compactor
-from workers.flush import Flusher
+from tiering.compaction.plan import Policy
+from tiering.compaction.run import Compactor
+from tiering.flush import Flusher
 
 
 class Real:

@@ -21,12 +21,13 @@ from django.db.models import Count, Sum  # noqa: E402
 from catalog.kinds import KINDS  # noqa: E402
 from catalog.models import Job, Segment  # noqa: E402
 from catalog.occupancy import occupancy  # noqa: E402
-from controlplane import hot  # noqa: E402
+from storage import hot  # noqa: E402
 from tenants.models import Quota, Tenant  # noqa: E402
 from tenants.scope import tenant_scope  # noqa: E402
-from workers import flush, recovery, tasks  # noqa: E402
-from workers.compaction import sweep  # noqa: E402
-from workers.reconcile import rounds  # noqa: E402
+from tiering import flush, recovery  # noqa: E402
+from tiering.compaction import sweep  # noqa: E402
+from tiering.reconcile import rounds  # noqa: E402
+from workers import tasks  # noqa: E402
 
 LEAST_S = 0.25  # between two runs of a kind: what looks around must not take the whole processor
 

@@ -37,10 +37,10 @@ from django.db import connection  # noqa: E402
 from django.utils import timezone  # noqa: E402
 
 from catalog.models import Round, Segment  # noqa: E402
-from controlplane import hot, s3  # noqa: E402
 from neve.formats.block import HEADER_BYTES  # noqa: E402
 from neve.formats.ids import ID_BYTES  # noqa: E402
 from neve.index.tier import BlockTerms, RestoredBlock  # noqa: E402
+from storage import hot, s3  # noqa: E402
 from support.cold_world import World  # noqa: E402
 from support.platform_servers import platform_servers  # noqa: E402
 from tenants.scope import tenant_scope  # noqa: E402

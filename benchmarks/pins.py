@@ -28,10 +28,10 @@ django.setup()
 from django.core.management import call_command  # noqa: E402
 from django.utils import timezone  # noqa: E402
 
-from catalog import pins  # noqa: E402
 from catalog.models import Context  # noqa: E402
-from controlplane import hot  # noqa: E402
+from contexts import pins  # noqa: E402
 from neve.formats.keys import BucketKeys  # noqa: E402
+from storage import hot  # noqa: E402
 from support.rows import make_context, make_space, make_tenant  # noqa: E402
 from support.servers import ValkeyServer  # noqa: E402
 from support.tenant_world import ACTOR  # noqa: E402

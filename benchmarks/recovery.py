@@ -30,16 +30,16 @@ django.setup()
 from django.conf import settings  # noqa: E402
 
 from catalog.models import Segment  # noqa: E402
-from controlplane import hot, s3  # noqa: E402
 from neve.formats.block import BlockHeader  # noqa: E402
 from neve.formats.keys import segment_key  # noqa: E402
 from neve.formats.segment import SegmentHeader, SegmentWriter  # noqa: E402
+from storage import hot, s3  # noqa: E402
 from support.cold_world import World  # noqa: E402
 from support.platform_servers import platform_servers  # noqa: E402
 from tenants.scope import tenant_scope  # noqa: E402
-from workers import recovery  # noqa: E402
-from workers.adoption import adopt_tenant  # noqa: E402
-from workers.reconcile import run  # noqa: E402
+from tiering import recovery  # noqa: E402
+from tiering.adoption import adopt_tenant  # noqa: E402
+from tiering.reconcile import run  # noqa: E402
 
 PUTS_AT_ONCE = 8
 

@@ -1,4 +1,4 @@
-"""A worker's process for benchmarks/tiering.py: the real Flusher and Compactor of one tenant.
+"""A worker's process for benchmarks/tiering_speed.py: the real Flusher and Compactor of one tenant.
 
     python benchmarks/tiering_worker.py HOT_BYTES COLD_BYTES     (with a platform's environment)
 
@@ -21,15 +21,15 @@ django.setup()
 from django.conf import settings  # noqa: E402
 
 from catalog.models import Segment  # noqa: E402
-from controlplane import hot, s3  # noqa: E402
+from storage import hot, s3  # noqa: E402
 from tenants.models import ApiKey  # noqa: E402
 from tenants.scope import tenant_scope  # noqa: E402
 from tenants.services import create_tenant, issue_key  # noqa: E402
-from workers import flush, recovery, segments, upload  # noqa: E402
-from workers.compaction import merge, source  # noqa: E402
-from workers.compaction.plan import Policy  # noqa: E402
-from workers.compaction.run import Compactor  # noqa: E402
-from workers.flush import Flusher  # noqa: E402
+from tiering import flush, recovery, segments, upload  # noqa: E402
+from tiering.compaction import merge, source  # noqa: E402
+from tiering.compaction.plan import Policy  # noqa: E402
+from tiering.compaction.run import Compactor  # noqa: E402
+from tiering.flush import Flusher  # noqa: E402
 
 SELF = Path("/proc/self")
 

@@ -13,8 +13,8 @@ from time import monotonic
 
 from django.conf import settings
 
-from controlplane import hot, s3
 from controlplane.celery import app as celery_app
+from storage import hot, s3
 
 log = logging.getLogger(__name__)
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from valkey.exceptions import ValkeyError
 
-from controlplane import hot
 from dashboard.access import rows_of
 from dashboard.usage import Tenants, last_gauges
 from retention.models import ColdFull, EvictionPolicy, RetentionPolicy
+from storage import hot
 from tenants.models import Quota
 
 log = logging.getLogger(__name__)

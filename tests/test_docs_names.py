@@ -11,8 +11,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("docs/architecture.md", "CONTRIBUTING.md", "SECURITY.md")
 SOURCES = ("connector/src", "platform", ".")
 PACKAGES = {
-    *("neve", "catalog", "controlplane", "retention", "tenants"),
-    *("cacheapi", "dashboard", "metrics", "workers", "deploy"),
+    *("neve", "base", "storage", "tenants", "catalog", "retention", "contexts", "tiering"),
+    *("controlplane", "metrics", "cacheapi", "dashboard", "workers", "deploy"),
 }
 FILE = re.compile(r"[\w.-]+(/[\w.-]+)+/?|[\w-]+\.(py|toml|yml|txt|md)")
 DOTTED = re.compile(r"([a-z_]\w*)(\.\w+)+")

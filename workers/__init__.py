@@ -1,1 +1,1 @@
-"""What runs behind the platform: flush, expire, sample, provision, reconcile, rebuild."""
+"""The Celery shell: which function of the platform each kind of background work calls."""

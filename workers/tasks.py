@@ -8,26 +8,27 @@ from functools import partial
 from django.db.models import F
 from django.utils import timezone
 
+from base import live
 from catalog import jobs, kinds, sessions, usage
 from catalog.models import TIER_COUNTERS, NodeSession, Space
 from catalog.occupancy import Occupancy, occupancy
-from controlplane import hot, live
+from contexts.stored import Walk
 from neve.index.tier import Usage
 from retention.models import RetentionPolicy
-from retention.stored import Walk
+from storage import hot
 from tenants import key_use
 from tenants.models import Tenant
-from workers import pruning, rebuild, recovery, removal
-from workers import retain as claims
-from workers.compaction import sweep as sweeping
-from workers.compaction.merge import CompactReport
-from workers.compaction.room import room_of
-from workers.compaction.run import Compactor
-from workers.flush import Flusher, FlushReport, is_worth_a_segment
+from tiering import pruning, rebuild, recovery, removal
+from tiering import retain as claims
+from tiering.compaction import sweep as sweeping
+from tiering.compaction.merge import CompactReport
+from tiering.compaction.room import room_of
+from tiering.compaction.run import Compactor
+from tiering.flush import Flusher, FlushReport, is_worth_a_segment
+from tiering.reconcile import run as repairs
+from tiering.reconcile.report import Report
+from tiering.watch import run as watching
 from workers.kinds import Opener, Target, active_tenants, does
-from workers.reconcile import run as repairs
-from workers.reconcile.report import Report
-from workers.watch import run as watching
 
 EXPIRE_BLOCKS = 1000  # of one function call: others get their turn in between
 

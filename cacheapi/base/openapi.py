@@ -16,9 +16,9 @@ from drf_spectacular.extensions import (
 from drf_spectacular.generators import SchemaGenerator
 from drf_spectacular.renderers import OpenApiJsonRenderer
 
+from base.problems import CONTENT_TYPE, KINDS, Problem
 from cacheapi.base.fields import NO_NUL, NOT_BLANK
 from cacheapi.base.idempotency import HEADER, PATTERN, REPLAYED
-from controlplane.problems import CONTENT_TYPE, KINDS, Problem
 from neve.node.stats import MOST_COUNT
 
 IDEMPOTENCY_KEY = {

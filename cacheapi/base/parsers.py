@@ -12,7 +12,7 @@ from typing import Any
 from rest_framework.exceptions import ParseError
 from rest_framework.parsers import BaseParser
 
-from controlplane.problems import Problem
+from base.problems import Problem
 from neve.formats.space import is_plain
 
 # A context of 100,000 blocks (25 million tokens) has 3.5 MB of ids.

@@ -9,8 +9,8 @@ from typing import Any
 
 from rest_framework.request import Request
 
+from base.problems import Problem
 from cacheapi.base.fields import NOT_BLANK, unknown
-from controlplane.problems import Problem
 
 FLAGS = {"true": True, "1": True, "false": False, "0": False}
 MOST_CHARACTERS = 200  # of a text: no name is longer

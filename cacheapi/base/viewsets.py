@@ -12,6 +12,7 @@ from rest_framework.mixins import ListModelMixin, RetrieveModelMixin
 from rest_framework.request import Request
 from rest_framework.viewsets import GenericViewSet
 
+from base.problems import Problem
 from cacheapi.base.access import KeyAuthentication, PersonAuthentication, Teams
 from cacheapi.base.fields import EmptySerializer
 from cacheapi.base.filters import Filters, TenantFilter
@@ -19,7 +20,6 @@ from cacheapi.base.idempotency import once
 from cacheapi.base.pages import Pages
 from cacheapi.base.queries import StrictQuery
 from cacheapi.base.throttles import SlowDown
-from controlplane.problems import Problem
 from tenants.models import Tenant
 from tenants.scope import TenantScoped
 

@@ -9,7 +9,7 @@ from cacheapi.base.access import actor
 from cacheapi.base.fields import BlockIds, StrictSerializer, Text, Uuid, WholeNumber
 from cacheapi.base.viewsets import checked
 from cacheapi.nodes.view import NodeView, open_session
-from catalog import contexts
+from contexts import services as contexts
 
 
 class ContextReportSerializer(StrictSerializer):

@@ -7,10 +7,10 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from base.problems import Problem
 from cacheapi.nodes.view import NodeView, open_session
 from catalog.models import Segment
-from controlplane import s3
-from controlplane.problems import Problem
+from storage import s3
 
 MOST_SEGMENTS = 1000
 

@@ -18,10 +18,10 @@ from cacheapi.nodes import topology
 from cacheapi.nodes.view import NodeView
 from catalog import sessions
 from catalog.models import NodeSession
-from controlplane import hot, s3
 from neve.errors import MissReason, Misuse
 from neve.formats.space import MAX_CHUNK_TOKENS, SpaceIdentity
 from neve.node.stats import COUNTERS, LOAD_NAMES
+from storage import hot, s3
 
 
 def _member(field: Field) -> dict[str, Any]:

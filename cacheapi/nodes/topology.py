@@ -6,9 +6,9 @@ from typing import Any
 
 from django.conf import settings
 
-from controlplane import hot
 from neve.formats.keys import tenant_prefix
 from retention.models import RetentionPolicy
+from storage import hot
 from tenants.models import ApiKey
 
 

@@ -6,11 +6,11 @@ from uuid import UUID
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
+from base.problems import Problem
 from cacheapi.base.access import KeyAuthentication, Nodes
 from cacheapi.base.queries import StrictQuery
 from cacheapi.base.throttles import NodeThrottle, SlowDown
 from catalog.models import NodeSession
-from controlplane.problems import Problem
 from tenants.models import ApiKey, Tenant
 from tenants.scope import tenant_scope
 

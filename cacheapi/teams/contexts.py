@@ -13,14 +13,15 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from base.problems import Problem
 from cacheapi.base.access import actor
 from cacheapi.base.fields import Flag, Moment, StrictSerializer, Text, WholeNumber
 from cacheapi.base.filters import FlagFilter, RowFilter, TenantFilter, TextFilter
 from cacheapi.base.queries import flag
 from cacheapi.base.viewsets import UUID, ReadOnlyView, TenantOwnedSerializer, checked, no_body
-from catalog import contexts, pins
 from catalog.models import Context, Pin
-from controlplane.problems import Problem
+from contexts import pins
+from contexts import services as contexts
 
 
 class ContextFilter(TenantFilter):

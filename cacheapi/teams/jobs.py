@@ -11,6 +11,7 @@ from rest_framework.mixins import CreateModelMixin
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from base.problems import Problem
 from cacheapi.base.access import Operators, actor
 from cacheapi.base.fields import Choice, StrictSerializer, Text
 from cacheapi.base.filters import TenantFilter, TextFilter
@@ -18,7 +19,6 @@ from cacheapi.base.viewsets import UUID, ReadOnlyView, TenantOwnedSerializer, ch
 from catalog import jobs
 from catalog.kinds import KINDS
 from catalog.models import Job
-from controlplane.problems import Problem
 from tenants.audit import Actor
 from tenants.models import Tenant
 

@@ -11,11 +11,11 @@ from rest_framework.mixins import CreateModelMixin
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from base.problems import Problem
 from cacheapi.base.access import Operators, actor
 from cacheapi.base.fields import Choice, Moment, StrictSerializer, Text
 from cacheapi.base.filters import TenantFilter
 from cacheapi.base.viewsets import ReadOnlyView, TenantOwnedSerializer, checked, no_body
-from controlplane.problems import Problem
 from tenants import services
 from tenants.models import ApiKey, Tenant
 

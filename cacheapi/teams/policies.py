@@ -14,11 +14,11 @@ from cacheapi.base.fields import StrictSerializer
 from cacheapi.base.viewsets import SLUG, ReadOnlyView, TenantOwnedSerializer, checked
 from cacheapi.teams.rules import RuleValuesSerializer, _with_space
 from cacheapi.teams.terms import PolicyChangeSerializer
-from controlplane import hot
+from contexts.dry_run import MOST_BLOCKS, DryRun, dry_run, proposed_rulebook
 from retention import services
-from retention.dry_run import MOST_BLOCKS, DryRun, dry_run, proposed_rulebook
 from retention.models import RetentionPolicy
 from retention.services import FIELDS
+from storage import hot
 from tenants.models import Tenant
 
 

@@ -4,8 +4,8 @@ from drf_spectacular.utils import OpenApiParameter
 from rest_framework import serializers
 from rest_framework.request import Request
 
+from base.problems import Problem
 from cacheapi.base.queries import TEXT
-from controlplane.problems import Problem
 
 CONFIRM = OpenApiParameter(
     "confirm", TEXT, description="the name; without it the answer says what would be removed"

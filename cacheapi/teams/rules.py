@@ -6,13 +6,13 @@ from drf_spectacular.utils import extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from base.problems import Problem
 from cacheapi.base.access import Operators, actor
 from cacheapi.base.fields import StrictSerializer, Text, WholeNumber
 from cacheapi.base.filters import RowFilter, TenantFilter, TextFilter
 from cacheapi.base.viewsets import ReadOnlyView, TenantOwnedSerializer, checked, no_body
 from cacheapi.teams.terms import OverridesSerializer
 from catalog.models import Space
-from controlplane.problems import Problem
 from retention import services
 from retention.models import MAX_S, RetentionRule
 from retention.services import RULE_FIELDS

@@ -7,10 +7,10 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from base.problems import Problem
 from cacheapi.base.queries import TEXT
 from cacheapi.base.viewsets import ApiView
 from catalog import usage
-from controlplane.problems import Problem
 from tenants.models import Tenant
 
 # range → (seconds, resolution): at most 1,500 points

@@ -20,9 +20,9 @@ from django.db.models import F, Q
 from django.utils import timezone
 from kombu.exceptions import OperationalError
 
+from base.problems import Problem
 from catalog.kinds import REQUEST_ATTEMPTS, BadRequest, kind_of
 from catalog.models import Job
-from controlplane.problems import Problem
 from tenants.audit import Actor
 from tenants.audit import record as audit
 from tenants.models import Tenant

@@ -6,8 +6,8 @@ All inside the tenant's scope. Raises Problem (limit-reached), which names the l
 from django.conf import settings
 from django.db.models import QuerySet, Sum
 
+from base.problems import Problem
 from catalog.models import Context, Space
-from controlplane.problems import Problem
 from tenants.models import Quota
 
 

@@ -10,13 +10,14 @@ from django.db import transaction
 from django.db.models import Exists, F, OuterRef, Q, QuerySet
 from django.utils import timezone
 
+from base import live
+from base.problems import Problem
 from catalog import usage
 from catalog.models import NodeSession
 from catalog.spaces import resolve_space
-from controlplane import hot, live
-from controlplane.problems import Problem
 from neve.formats.space import SpaceIdentity
 from neve.node.stats import COUNTERS
+from storage import hot
 from tenants.audit import Actor, record
 from tenants.keys import usable_node_keys
 from tenants.models import ApiKey, Tenant

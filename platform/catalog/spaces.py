@@ -6,12 +6,12 @@ from django.db import transaction
 from django.db.models import Count, Sum
 from django.utils import timezone
 
+from base.problems import Problem
 from catalog import limits
 from catalog.models import Context, NodeSession, Segment, Space
-from controlplane import hot
-from controlplane.problems import Problem
 from neve.errors import Misuse
 from neve.formats.space import SpaceIdentity, choose_chunk_tokens
+from storage import hot
 from tenants.audit import Actor, record
 from tenants.scope import tenant_scope
 

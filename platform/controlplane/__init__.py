@@ -1,4 +1,4 @@
-"""The Django project: settings, urls, ASGI, Celery, and the platform's two storage clients."""
+"""The Django project: settings, urls, ASGI, Celery."""
 
 from controlplane.celery import app as celery_app
 

@@ -16,6 +16,8 @@ import environ
 from django.core.exceptions import ImproperlyConfigured
 from dotenv import dotenv_values
 
+from storage.addresses import each_url
+
 ROOT = Path(__file__).resolve().parents[2]
 VAR = ROOT / (os.environ.get("NEVE_VAR") or "var")  # one folder, whatever the working directory
 # First parts of the platform's own paths: a prefix of that name could not be told from them.
@@ -192,13 +194,6 @@ def _bus_url(url: str) -> str:
             "for TLS (redis:// and rediss:// mean the same)"
         )
     return f"{BUS_SCHEMES[parts.scheme]}{url[len(parts.scheme) :]}"
-
-
-def each_url(url: str) -> list[str]:
-    """`valkey://:password@a:1,b:2/0`, which names several servers, as one URL for each."""
-    parts = urlsplit(url)
-    login, at, hosts = parts.netloc.rpartition("@")
-    return [parts._replace(netloc=f"{login}{at}{host}").geturl() for host in hosts.split(",")]
 
 
 def _host_port(url: str) -> str:

@@ -53,17 +53,20 @@ INSTALLED_APPS = [
     "drf_spectacular",
     "drf_spectacular_sidecar",
     "channels",
-    "controlplane",
+    "base",
+    "storage",
     "tenants",
-    "retention",
     "catalog",
+    "retention",
+    "contexts",
+    "tiering",
     "cacheapi",
     "dashboard",
     "workers",
 ]
 
 MIDDLEWARE = [
-    "controlplane.requests.RequestIdMiddleware",
+    "base.requests.RequestIdMiddleware",
     "csp.middleware.CSPMiddleware",
     "controlplane.front.SecretsMiddleware",
     "controlplane.health.HealthMiddleware",
@@ -76,7 +79,7 @@ MIDDLEWARE = [
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
-    "controlplane.problems.ProblemMiddleware",
+    "base.problems.ProblemMiddleware",
 ]
 
 ROOT_URLCONF = "controlplane.urls"
@@ -156,7 +159,7 @@ REST_FRAMEWORK = {
     },
     "NUM_PROXIES": 0,  # the address is the server's word: a header could name any
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
-    "EXCEPTION_HANDLER": "controlplane.problems.exception_handler",
+    "EXCEPTION_HANDLER": "base.problems.exception_handler",
     "UNAUTHENTICATED_USER": None,
     "TEST_REQUEST_DEFAULT_FORMAT": "json",
 }

@@ -10,8 +10,8 @@ from django.db import transaction
 from django.db.models import F
 from django.forms.models import model_to_dict
 
-from controlplane import hot
 from retention.models import RetentionPolicy, RetentionRule
+from storage import hot
 from tenants.audit import Actor, record
 from tenants.models import Tenant
 from tenants.scope import tenant_scope

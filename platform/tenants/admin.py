@@ -8,7 +8,7 @@ from django.db import transaction
 from django.forms import ModelForm
 from django.http import HttpRequest
 
-from controlplane.problems import Problem
+from base.problems import Problem
 from neve.replay.report import format_bytes
 from tenants import services
 from tenants.admin_site import ReadOnlyAdmin, TenantOwnedAdmin

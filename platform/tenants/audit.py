@@ -6,7 +6,7 @@ from typing import Any
 from django.db.models import Model
 from django.http import HttpRequest
 
-from controlplane.requests import current_request
+from base.requests import current_request
 from tenants.models import AuditEvent
 
 

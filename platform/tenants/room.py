@@ -9,8 +9,8 @@ from typing import Any
 
 from valkey.exceptions import ValkeyError
 
-from controlplane import hot
-from controlplane.problems import Problem
+from base.problems import Problem
+from storage import hot
 from tenants.models import Tenant
 
 log = logging.getLogger("neve.room")

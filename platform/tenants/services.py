@@ -6,8 +6,8 @@ from django.db import transaction
 from django.utils import timezone
 
 from catalog import sessions
-from controlplane import hot
 from retention.models import RetentionPolicy
+from storage import hot
 from tenants import keys
 from tenants.audit import SYSTEM, Actor, record
 from tenants.models import ApiKey, Quota, Tenant

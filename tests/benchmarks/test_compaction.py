@@ -3,8 +3,8 @@
 from benchmarks.compaction import Case, measure, schedule, simulated, stages
 from neve.planner.simulate.requests import BlockRequest
 from neve.planner.simulate.segments import chain_of, play, stored_blocks
-from workers import segments
-from workers.compaction.plan import Policy
+from tiering import segments
+from tiering.compaction.plan import Policy
 
 MIB = 1 << 20
 BLOCK_BYTES = 2 * MIB

@@ -18,7 +18,7 @@ LINE = (
 @pytest.mark.integration
 def test_a_small_run_ends_with_the_headline(tmp_path):
     done = subprocess.run(
-        [sys.executable, "benchmarks/tiering.py", "--mib", "64", "--out", str(tmp_path)],
+        [sys.executable, "benchmarks/tiering_speed.py", "--mib", "64", "--out", str(tmp_path)],
         cwd=ROOT,
         env={**os.environ, "QUICK": "1"},
         capture_output=True,

@@ -8,8 +8,8 @@ from django.utils import timezone
 
 from catalog import usage
 from catalog.models import Context
-from controlplane import hot
 from neve.formats.keys import BucketKeys
+from storage import hot
 from support.rows import make_context, make_everything, make_key, make_space, make_tenant
 from tenants.keys import find_key
 from tenants.models import AuditEvent, Quota

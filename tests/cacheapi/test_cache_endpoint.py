@@ -245,7 +245,7 @@ class TestHeartbeat:
     def test_a_bus_that_is_down_does_not_fail_it(self, opened, node, settings, monkeypatch):
         from channels.layers import channel_layers
 
-        from controlplane import live
+        from base import live
 
         monkeypatch.setattr(live, "_quiet_until", 0.0)
         nowhere = {"hosts": [{"address": "redis://127.0.0.1:1/0"}]}
@@ -308,7 +308,7 @@ class TestSegments:
         live, dying = make_segment(space), make_segment(space, state="deleting")
         unfinished = make_segment(space, state="uploading")
         foreign = make_segment(make_space(make_tenant(), "s"))
-        from controlplane import s3 as bucket
+        from storage import s3 as bucket
 
         bucket.ensure_bucket()
         bucket.client().put_object(

@@ -5,8 +5,8 @@ from datetime import timedelta
 import pytest
 from django.utils import timezone
 
-from controlplane import answers
-from controlplane.models import StoredAnswer
+from base import answers
+from base.models import StoredAnswer
 from retention import services
 from retention.models import RetentionRule
 from retention.services import add_rule

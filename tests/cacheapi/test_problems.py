@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from django.test import Client
 
+from base import problems
 from cacheapi.nodes import sessions
 from cacheapi.teams.rules import RulesView
-from controlplane import problems
 from retention.models import RetentionRule
 from support.rows import make_everything
 

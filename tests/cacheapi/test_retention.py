@@ -5,10 +5,10 @@ import os
 import pytest
 
 from cacheapi.teams import policies
-from controlplane import hot
 from neve.formats.keys import BucketKeys
 from neve.index.tier import CommitOutcome
 from retention.models import RetentionPolicy, RetentionRule
+from storage import hot
 from support.rows import make_context, make_space, make_tenant
 from tenants.models import AuditEvent
 

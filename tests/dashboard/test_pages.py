@@ -11,13 +11,13 @@ from django.urls import get_resolver, reverse
 from django.utils.html import escape
 
 from catalog.models import GAUGES, Context, Job, NodeSession, UsageRollup
-from controlplane import hot
 from dashboard.access import rows_of
 from dashboard.storage import LEAVES_BY_TENANT, LEAVES_FIRST
 from neve.formats.keys import BucketKeys
 from neve.index.tier import BlockTerms
 from neve.node.stats import COUNTERS
 from retention.models import EvictionPolicy, RetentionPolicy
+from storage import hot
 from support.rows import make_context, make_everything, make_segment, make_session, make_space
 from tenants.keys import find_key
 from tenants.models import ApiKey

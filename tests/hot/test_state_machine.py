@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 from valkey.exceptions import ResponseError
 
+from contexts.stored import Standing, changes_of
 from neve.errors import MissReason
 from neve.formats.keys import BucketKeys
 from neve.index.recount import BucketAudit, Checked, Drift, Superseded
@@ -32,7 +33,6 @@ from neve.index.tier import (
     Tier,
     load_functions,
 )
-from retention.stored import Standing, changes_of
 from retention.terms import end_of
 from support.drift import assert_no_drift
 from support.servers import ValkeyServer

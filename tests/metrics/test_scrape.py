@@ -14,10 +14,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from catalog.models import Job
 from catalog.usage import record_deltas, record_tier_totals
-from controlplane import hot
 from dashboard import probes
 from metrics.table import PLATFORM, TENANT
 from neve.errors import MissReason
+from storage import hot
 from support.rows import (
     make_everything,
     make_key,

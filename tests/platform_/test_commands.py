@@ -9,9 +9,9 @@ from django.conf import settings
 from django.contrib.auth import authenticate
 from django.core.management import CommandError, call_command
 
-from controlplane import hot
-from controlplane import s3 as bucket
 from neve.index.tier import LIBRARY
+from storage import hot
+from storage import s3 as bucket
 from tenants import services
 from tenants.audit import SYSTEM
 from tenants.keys import find_key

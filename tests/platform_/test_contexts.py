@@ -8,15 +8,16 @@ import pytest
 from django.conf import settings
 from django.utils import timezone
 
-from catalog import contexts, pins
-from catalog.chains import Chain
+from base.problems import Problem
 from catalog.models import Context, Pin
-from controlplane import hot
-from controlplane.problems import Problem
+from contexts import pins
+from contexts import services as contexts
+from contexts.chains import Chain
 from neve.errors import MissReason
 from neve.formats.keys import BucketKeys, bucket_of
 from neve.index.tier import BlockTerms, CommitOutcome, Location, Tier
 from retention.services import add_rule, set_policy
+from storage import hot
 from support.rows import make_session, make_space, make_tenant
 from support.servers import wait_until
 from tenants import services

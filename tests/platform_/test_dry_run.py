@@ -6,10 +6,10 @@ from io import StringIO
 import pytest
 from django.core.management import CommandError, call_command
 
+from contexts.dry_run import effect_on
+from contexts.stored import Standing
 from neve.index.scan import IndexEntry
 from neve.index.tier import BlockTerms
-from retention.dry_run import effect_on
-from retention.stored import Standing
 from support.rows import make_space, make_tenant
 
 NOW = 1_000_000

@@ -7,6 +7,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.urls import get_resolver
 
 from controlplane import env
+from storage.addresses import each_url
 
 
 @pytest.fixture(autouse=True)
@@ -136,6 +137,6 @@ def test_nodes_are_told_the_address_of_the_hot_url_unless_seeds_are_given(monkey
     assert (env.read().hot_seeds, env.read().hot_tls) == (["cache:7000"], True)
     monkeypatch.setenv("NEVE_HOT_URL", "valkey://u:p%2C@a:7000,b,[::1]:7002/0")
     assert env.read().hot_seeds == ["a:7000", "b:6379", "::1:7002"]
-    assert env.each_url(env.read().hot_url)[2] == "valkey://u:p%2C@[::1]:7002/0"
+    assert each_url(env.read().hot_url)[2] == "valkey://u:p%2C@[::1]:7002/0"
     monkeypatch.setenv("NEVE_HOT_SEEDS", "a:1,b:2")
     assert env.read().hot_seeds == ["a:1", "b:2"]

@@ -11,11 +11,11 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management import CommandError, call_command
 from valkey.exceptions import AuthenticationError, NoPermissionError, ResponseError
 
-from controlplane import hot
 from neve.errors import MissReason
 from neve.formats.keys import BucketKeys
 from neve.index.tier import BlockTerms, CommitOutcome, HotTier, Location, RestoredBlock, Tier
 from retention.services import set_policy
+from storage import hot
 from support.rows import make_session, make_space, make_tenant
 from support.servers import ValkeyServer
 from tenants import services

@@ -23,7 +23,7 @@ def test_the_standard_librarys_platform_and_uuid_import_from_the_repository_root
 
 
 def test_the_format_of_the_hot_tier_names_the_functions_that_nodes_may_call():
-    from controlplane.hot import NODE_FUNCTIONS
+    from storage.hot import NODE_FUNCTIONS
 
     text = (ROOT / "docs/formats/hot-tier.md").read_text()
     sentence = text.split("A node's user may call ", 1)[1].split(" and no other function", 1)[0]

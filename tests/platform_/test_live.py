@@ -6,7 +6,7 @@ import pytest
 from asgiref.sync import async_to_sync
 from channels.layers import get_channel_layer
 
-from controlplane import live
+from base import live
 
 pytestmark = [pytest.mark.integration, pytest.mark.django_db(transaction=True)]
 

@@ -7,11 +7,11 @@ import pytest
 import valkey
 from django.utils import timezone
 
+from base.problems import Problem
 from catalog import sessions, spaces
 from catalog.models import NodeSession
-from controlplane import hot
-from controlplane.problems import Problem
 from neve.formats.space import SpaceIdentity
+from storage import hot
 from support.rows import IDENTITY, make_tenant
 from tenants import services
 from tenants.audit import SYSTEM

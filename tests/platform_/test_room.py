@@ -4,9 +4,9 @@ import pytest
 from django.test import Client
 from django.urls import reverse
 
-from controlplane import hot
-from controlplane.problems import Problem
+from base.problems import Problem
 from dashboard.storage import storage_use, summed
+from storage import hot
 from support.rows import make_key, make_person
 from tenants import services
 from tenants.audit import SYSTEM

@@ -5,9 +5,9 @@ from datetime import timedelta
 import pytest
 from django.utils import timezone
 
+from base.problems import Problem
 from catalog import sessions
 from catalog.models import NodeSession, Space, UsageRollup
-from controlplane.problems import Problem
 from neve.formats.space import SpaceIdentity
 from support.rows import IDENTITY, make_tenant
 from tenants.audit import SYSTEM

@@ -18,7 +18,7 @@ CLIENTS = """
 import asyncio, json, logging
 from channels.layers import get_channel_layer
 from django.core.cache import cache
-from controlplane import hot
+from storage import hot
 from controlplane.celery import app
 logging.disable()
 async def channels():

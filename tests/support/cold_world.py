@@ -6,13 +6,13 @@ from uuid import uuid4
 from django.conf import settings
 
 from catalog.models import Segment, Space
-from controlplane import hot
-from controlplane import s3 as bucket
 from neve.formats import block
 from neve.formats.block import HEADER_BYTES, BlockHeader
 from neve.formats.keys import BucketKeys
 from neve.formats.space import SpaceIdentity
 from neve.index.tier import CommitOutcome, Location
+from storage import hot
+from storage import s3 as bucket
 from tenants.scope import tenant_scope
 from tenants.services import create_tenant
 

@@ -22,16 +22,17 @@ from django.db import connection  # noqa: E402
 
 from catalog import jobs  # noqa: E402
 from catalog.models import Job, Segment  # noqa: E402
-from controlplane import hot  # noqa: E402
 from neve.formats.block import HEADER_BYTES  # noqa: E402
 from neve.index.tier import Location  # noqa: E402
+from storage import hot  # noqa: E402
 from support.cold_world import PAYLOAD_BYTES, World  # noqa: E402
 from tenants.models import Tenant  # noqa: E402
 from tenants.scope import tenant_scope  # noqa: E402
-from workers import flush, recovery, segments, tasks  # noqa: E402
-from workers.compaction import claims, sweep  # noqa: E402
-from workers.compaction.plan import Policy  # noqa: E402
-from workers.compaction.run import Compactor  # noqa: E402
+from tiering import flush, recovery, segments  # noqa: E402
+from tiering.compaction import claims, sweep  # noqa: E402
+from tiering.compaction.plan import Policy  # noqa: E402
+from tiering.compaction.run import Compactor  # noqa: E402
+from workers import tasks  # noqa: E402
 
 WORKERS = 3
 SIZE = HEADER_BYTES + PAYLOAD_BYTES

@@ -10,10 +10,10 @@ from pathlib import Path
 from django.conf import settings
 from django.core.management import call_command
 
-from controlplane import s3
+from storage import s3
 from support import testsettings
 from support.servers import S3Server, ValkeyServer
-from workers import recovery
+from tiering import recovery
 
 
 @contextmanager

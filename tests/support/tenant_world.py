@@ -4,8 +4,8 @@ import os
 
 from django.conf import settings
 
-from catalog import contexts, sessions
-from controlplane import hot
+from catalog import sessions
+from contexts import services as contexts
 from neve.formats import block
 from neve.formats.block import HEADER_BYTES, BlockHeader
 from neve.formats.keys import BucketKeys
@@ -13,6 +13,7 @@ from neve.formats.space import SpaceIdentity
 from neve.index.scan import scan
 from neve.index.tier import CommitOutcome
 from retention.services import add_rule, set_policy
+from storage import hot
 from support.rows import make_session, make_space, make_tenant
 from tenants.audit import Actor
 from tenants.scope import tenant_scope

@@ -6,7 +6,7 @@ import django
 
 django.setup()
 
-from controlplane import s3  # noqa: E402
+from storage import s3  # noqa: E402
 from torture import node, worker  # noqa: E402, F401
 
 logging.disable(logging.CRITICAL)  # trouble is the purpose, and failures are told over the wire

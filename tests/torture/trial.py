@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
 
-from controlplane.hot import hot_tier
 from retention.services import set_policy
+from storage.hot import hot_tier
 from tenants.audit import SYSTEM
 from tenants.models import Tenant
 from tenants.services import create_tenant, issue_key, remove_tenant

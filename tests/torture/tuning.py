@@ -7,11 +7,11 @@ from datetime import timedelta
 from functools import partial
 
 from catalog import jobs
-from workers import flush, hot_reading, recovery, segments
-from workers.compaction import claims, run, sweep
-from workers.compaction.plan import Policy
-from workers.reconcile import leftovers, objects, rounds
-from workers.reconcile import segments as damaged
+from tiering import flush, hot_reading, recovery, segments
+from tiering.compaction import claims, run, sweep
+from tiering.compaction.plan import Policy
+from tiering.reconcile import leftovers, objects, rounds
+from tiering.reconcile import segments as damaged
 
 GRACE_S = 60
 

@@ -7,8 +7,8 @@ import random
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
 
-from controlplane import hot
 from neve.index.tier import FlushOutcome, HotTier
+from storage import hot
 from torture import tuning
 from workers import tasks
 from workers.kinds import active_tenants

@@ -3,8 +3,8 @@
 import pytest
 from django.conf import settings
 
-from controlplane import s3 as bucket
-from workers import read_ahead, recovery, upload
+from storage import s3 as bucket
+from tiering import read_ahead, recovery, upload
 
 MIB = 1 << 20
 

@@ -5,14 +5,14 @@ from django.conf import settings
 from django.core.management import call_command
 
 from catalog.models import Job, Segment
-from controlplane import s3 as bucket
 from neve.formats.block import HEADER_BYTES
 from neve.formats.keys import tenant_prefix
+from storage import s3 as bucket
 from support.cold_world import PAYLOAD_BYTES
 from tenants.scope import tenant_scope
-from workers import adoption, recovery
-from workers.adoption import adopt_tenant
-from workers.flush import Flusher
+from tiering import adoption, recovery
+from tiering.adoption import adopt_tenant
+from tiering.flush import Flusher
 
 pytestmark = [
     pytest.mark.integration,

@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.chains import count_runs, order_along_chains
+from tiering.chains import count_runs, order_along_chains
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,14 @@ from django.conf import settings
 from django.utils import timezone
 
 from catalog.models import Segment
-from controlplane import hot
-from controlplane import s3 as bucket
 from neve.index.tier import Tier
+from storage import hot
+from storage import s3 as bucket
 from tenants.scope import tenant_scope
-from workers.compaction import claims, sweep
-from workers.flush import Flusher
-from workers.reconcile.leftovers import ABANDONED, remove_abandoned_segments
-from workers.reconcile.report import Report
+from tiering.compaction import claims, sweep
+from tiering.flush import Flusher
+from tiering.reconcile.leftovers import ABANDONED, remove_abandoned_segments
+from tiering.reconcile.report import Report
 
 pytestmark = [
     pytest.mark.integration,

@@ -11,20 +11,21 @@ from django.conf import settings
 from django.utils import timezone
 
 from catalog.models import Job, Segment
-from controlplane import hot
-from controlplane import s3 as bucket
 from neve.errors import MissReason
 from neve.formats.block import HEADER_BYTES
 from neve.index.tier import HotTier, Location
+from storage import hot
+from storage import s3 as bucket
 from support.cold_world import PAYLOAD_BYTES, World
 from tenants.scope import tenant_scope
-from workers import recovery, tasks
-from workers.compaction import claims, run, sweep
-from workers.compaction.plan import Policy
-from workers.compaction.run import Compactor
-from workers.flush import Flusher
-from workers.objects import footer_of
-from workers.rebuild import rebuild_tenant
+from tiering import recovery
+from tiering.compaction import claims, run, sweep
+from tiering.compaction.plan import Policy
+from tiering.compaction.run import Compactor
+from tiering.flush import Flusher
+from tiering.objects import footer_of
+from tiering.rebuild import rebuild_tenant
+from workers import tasks
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("storage")]
 
@@ -173,11 +174,11 @@ def test_a_merge_that_dies_at_any_point_loses_nothing(world, monkeypatch):
         raise ConnectionError("killed")
 
     points = [
-        ("workers.compaction.merge.write_segment", die),
-        ("workers.upload.MultipartUpload.complete", die),
-        ("workers.segments.footer_of", die),
+        ("tiering.compaction.merge.write_segment", die),
+        ("tiering.upload.MultipartUpload.complete", die),
+        ("tiering.segments.footer_of", die),
         ("neve.index.tier.HotTier.relocate", die),
-        ("workers.segments.find_links", die),
+        ("tiering.segments.find_links", die),
     ]
     for where, act in points:
         with monkeypatch.context() as broken:

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.compaction.plan import Facts, Merge, Policy, Reason, plan
+from tiering.compaction.plan import Facts, Merge, Policy, Reason, plan
 
 # Sizes of a hundredth of life's, which is easier to read: 64 … 256.
 POLICY = Policy(least_bytes=64, most_bytes=256, range_bytes=16)

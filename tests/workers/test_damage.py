@@ -12,19 +12,20 @@ import pytest
 from django.conf import settings
 
 from catalog.models import Job, Round, UsageRollup
-from controlplane import hot
+from contexts.dry_run import dry_run, proposed_rulebook
 from neve.formats import block
 from neve.formats.block import HEADER_BYTES, BlockHeader
 from neve.formats.keys import BucketKeys, bucket_of
 from neve.index.tier import CommitOutcome
-from retention.dry_run import dry_run, proposed_rulebook
 from retention.models import RetentionPolicy
+from storage import hot
 from support.cold_world import World
 from support.drift import assert_no_drift
-from workers import recovery, tasks
-from workers.flush import Flusher
-from workers.reconcile import blocks, rounds
-from workers.reconcile.report import Report
+from tiering import recovery
+from tiering.flush import Flusher
+from tiering.reconcile import blocks, rounds
+from tiering.reconcile.report import Report
+from workers import tasks
 from workers.schedule import SCHEDULE
 
 pytestmark = [pytest.mark.integration, pytest.mark.django_db(transaction=True)]
@@ -136,7 +137,7 @@ def two_buckets(world, monkeypatch):
     """`world` only brings the servers, provisioned and whole."""
     monkeypatch.setattr(settings, "ENV", replace(settings.ENV, hot_buckets=2))
     monkeypatch.setattr(rounds, "PAUSE", rounds.PAUSE * 0)
-    monkeypatch.setattr("workers.flush.GATHER_S", -1.0)
+    monkeypatch.setattr("tiering.flush.GATHER_S", -1.0)
 
 
 def run_the_schedule():

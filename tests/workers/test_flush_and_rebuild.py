@@ -10,21 +10,22 @@ from django.utils import timezone
 
 from catalog import jobs
 from catalog.models import Context, Job, Segment, UsageRollup
-from controlplane import hot
-from controlplane import s3 as bucket
 from neve.errors import MissReason
 from neve.formats.block import HEADER_BYTES
 from neve.index.tier import Admission, BlockTerms, HotTier, Location, Tier
 from retention import services as retention
+from storage import hot
+from storage import s3 as bucket
 from support.cold_world import PAYLOAD_BYTES, World
 from support.servers import wait_until
 from tenants.audit import SYSTEM
 from tenants.scope import tenant_scope
-from workers import flush, recovery, segments, tasks
-from workers.flush import Flusher
-from workers.rebuild import rebuild_tenant
-from workers.reconcile.leftovers import ABANDONED, remove_abandoned_segments
-from workers.reconcile.report import Report
+from tiering import flush, recovery, segments
+from tiering.flush import Flusher
+from tiering.rebuild import rebuild_tenant
+from tiering.reconcile.leftovers import ABANDONED, remove_abandoned_segments
+from tiering.reconcile.report import Report
+from workers import tasks
 
 pytestmark = [
     pytest.mark.integration,

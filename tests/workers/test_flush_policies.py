@@ -4,12 +4,12 @@ import pytest
 from django.utils import timezone
 
 from catalog.occupancy import Occupancy
-from controlplane import hot
 from neve.formats.keys import BucketKeys
+from storage import hot
 from support.rows import make_space
 from support.tenant_world import World
+from tiering.flush import GATHER_S, Flusher, is_worth_a_segment
 from workers import tasks
-from workers.flush import GATHER_S, Flusher, is_worth_a_segment
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("storage")]
 

@@ -7,12 +7,12 @@ from botocore.exceptions import ClientError
 from django.conf import settings
 from django.core.management import call_command
 
-from controlplane import s3 as bucket
 from neve.errors import Unavailable
-from workers import recovery, segments, upload
-from workers.flush import Flusher
-from workers.objects import abort_uploads
-from workers.upload import MultipartUpload
+from storage import s3 as bucket
+from tiering import recovery, segments, upload
+from tiering.flush import Flusher
+from tiering.objects import abort_uploads
+from tiering.upload import MultipartUpload
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("storage")]
 

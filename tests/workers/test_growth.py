@@ -5,9 +5,9 @@ from functools import partial
 import pytest
 
 from benchmarks.growth import SEGMENT_BLOCKS, Cost, Tenant, run_task
-from workers.compaction import run
-from workers.reconcile import blocks, objects, segments
-from workers.reconcile import run as reconcile
+from tiering.compaction import run
+from tiering.reconcile import blocks, objects, segments
+from tiering.reconcile import run as reconcile
 from workers.schedule import SCHEDULE
 
 ROWS = 20  # that one run looks at

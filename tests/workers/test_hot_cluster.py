@@ -11,23 +11,23 @@ from django.db.models import Sum
 from valkey.exceptions import ResponseError
 
 from catalog.models import Segment
-from controlplane import hot
 from dashboard import probes
 from dashboard.storage import hot_server, storage_use
 from neve.datapath.client import Client
 from neve.errors import MissReason
 from neve.formats.keys import BucketKeys
 from neve.index.tier import Tier
+from storage import hot
 from support.chains import ENGINE, IDENTITY, Chain
 from support.cluster import Cluster
 from support.servers import wait_until
 from tenants import services
 from tenants.audit import SYSTEM
 from tenants.models import ApiKey, Quota, Tenant
-from workers import recovery
-from workers.flush import Flusher
-from workers.reconcile.run import reconcile
-from workers.watch import run as watching
+from tiering import recovery
+from tiering.flush import Flusher
+from tiering.reconcile.run import reconcile
+from tiering.watch import run as watching
 
 pytestmark = [pytest.mark.integration, pytest.mark.django_db(transaction=True)]
 

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from support.cold_world import World
-from workers import flush
-from workers.compaction import merge
-from workers.compaction.plan import Policy
-from workers.compaction.run import Compactor
-from workers.flush import Flusher
+from tiering import flush
+from tiering.compaction import merge
+from tiering.compaction.plan import Policy
+from tiering.compaction.run import Compactor
+from tiering.flush import Flusher
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("storage", "small_parts")]
 

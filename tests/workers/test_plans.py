@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neve.index.tier import DirtyBlock, Usage
-from workers.batches import cut_batches, cut_evenly
-from workers.flush import GATHER_S, is_worth_a_segment
-from workers.segments import LEAST_BYTES
+from tiering.batches import cut_batches, cut_evenly
+from tiering.flush import GATHER_S, is_worth_a_segment
+from tiering.segments import LEAST_BYTES
 
 NOW = 1_000_000.0
 LARGE = 1 << 40

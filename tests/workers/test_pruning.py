@@ -10,7 +10,8 @@ from catalog.models import Context, Job, NodeSession, Pin
 from support.rows import make_context, make_session, make_space, make_tenant
 from tenants.models import AuditEvent
 from tenants.scope import tenant_scope
-from workers import pruning, tasks
+from tiering import pruning
+from workers import tasks
 
 pytestmark = [pytest.mark.integration, pytest.mark.django_db(transaction=True)]
 

@@ -7,25 +7,26 @@ import pytest
 from django.conf import settings
 from django.utils import timezone
 
+from base.models import StoredAnswer
 from catalog.models import Job, Round, Segment, Stray
-from controlplane import hot
-from controlplane import s3 as bucket
-from controlplane.models import StoredAnswer
 from neve.errors import MissReason
 from neve.formats.block import HEADER_BYTES
 from neve.formats.keys import BucketKeys, segment_key, tenant_prefix
 from neve.index.tier import BlockTerms, Location
+from storage import hot
+from storage import s3 as bucket
 from support.cold_world import PAYLOAD_BYTES, World
 from support.servers import wait_until
 from tenants.scope import tenant_scope
-from workers import recovery, tasks
-from workers.compaction import sweep
-from workers.compaction.run import Compactor
-from workers.flush import Flusher
-from workers.reconcile import blocks, keys, objects, rounds
-from workers.reconcile import segments as damaged
-from workers.reconcile.report import Report
-from workers.reconcile.rounds import Turn
+from tiering import recovery
+from tiering.compaction import sweep
+from tiering.compaction.run import Compactor
+from tiering.flush import Flusher
+from tiering.reconcile import blocks, keys, objects, rounds
+from tiering.reconcile import segments as damaged
+from tiering.reconcile.report import Report
+from tiering.reconcile.rounds import Turn
+from workers import tasks
 
 pytestmark = [
     pytest.mark.integration,
@@ -356,7 +357,7 @@ def test_trouble_on_one_side_does_not_stop_the_others(world, cold, monkeypatch):
     def fail(*args, **kwargs):
         raise ConnectionError("S3 is away")
 
-    monkeypatch.setattr("workers.reconcile.run.look_at_segments", fail)
+    monkeypatch.setattr("tiering.reconcile.run.look_at_segments", fail)
     stray = world.keys.block(world.space.pk, b"?" * 16)
     hot.admin().set(stray, b"x")
     tasks.reconcile()

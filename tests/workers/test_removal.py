@@ -4,18 +4,19 @@ import pytest
 from django.conf import settings
 from django.utils import timezone
 
+from base.problems import Problem
 from catalog.models import Context, Job, Segment, Space
 from catalog.spaces import remove_space
-from controlplane import s3 as bucket
-from controlplane.problems import Problem
 from neve.formats.keys import tenant_prefix
+from storage import s3 as bucket
 from support.rows import make_context, make_space
 from support.tenant_world import World
 from tenants import services
 from tenants.audit import SYSTEM
 from tenants.models import AuditEvent, Tenant
-from workers import recovery, removal, tasks
-from workers.flush import Flusher
+from tiering import recovery, removal
+from tiering.flush import Flusher
+from workers import tasks
 
 pytestmark = [pytest.mark.integration, pytest.mark.django_db(transaction=True)]
 

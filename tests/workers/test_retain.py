@@ -5,21 +5,22 @@ from datetime import timedelta
 import pytest
 from django.utils import timezone
 
-from catalog import contexts
 from catalog.models import Job
-from controlplane import s3 as bucket
+from contexts import services as contexts
+from contexts import stored
 from neve.errors import MissReason
 from neve.index import scan
-from retention import stored
 from retention.models import RetentionPolicy, RetentionRule
 from retention.services import change_rule, remove_rule
+from storage import s3 as bucket
 from support.rows import make_space
 from support.tenant_world import ACTOR, SIZE, World
 from tenants.models import AuditEvent
 from tenants.scope import tenant_scope
-from workers import recovery, tasks
-from workers import retain as claims
-from workers.flush import Flusher
+from tiering import recovery
+from tiering import retain as claims
+from tiering.flush import Flusher
+from workers import tasks
 
 pytestmark = [pytest.mark.integration, pytest.mark.django_db(transaction=True)]
 

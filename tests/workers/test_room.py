@@ -7,16 +7,17 @@ from django.conf import settings
 
 from catalog.models import Job, Segment
 from catalog.occupancy import Occupancy, occupancy
-from controlplane import s3 as bucket
 from neve.formats.keys import tenant_prefix
+from storage import s3 as bucket
 from support.cold_world import World
 from tenants.scope import tenant_scope
-from workers import segments, tasks
-from workers.compaction import room, sweep
-from workers.compaction.plan import Facts, plan
-from workers.compaction.room import Room
-from workers.compaction.run import Compactor
-from workers.flush import Flusher
+from tiering import segments
+from tiering.compaction import room, sweep
+from tiering.compaction.plan import Facts, plan
+from tiering.compaction.room import Room
+from tiering.compaction.run import Compactor
+from tiering.flush import Flusher
+from workers import tasks
 
 pytestmark = [
     pytest.mark.integration,
@@ -32,7 +33,7 @@ def small(storage, monkeypatch):
     """A tenant with a cold quota of 32 blocks, and bounds that are as small."""
     monkeypatch.setattr(room, "BASE_BYTES", 0)
     monkeypatch.setattr(segments, "FLOOR_BYTES", 1)
-    monkeypatch.setattr("workers.flush.GATHER_S", -1.0)
+    monkeypatch.setattr("tiering.flush.GATHER_S", -1.0)
     return World(hot_bytes=QUOTA, cold_bytes=QUOTA)
 
 

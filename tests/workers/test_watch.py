@@ -10,20 +10,20 @@ from django.core.management import CommandError, call_command
 from valkey.exceptions import AuthenticationError, ResponseError
 from valkey.exceptions import ConnectionError as ValkeyConnectionError
 
+from base.problems import Problem
 from catalog.models import Job
-from controlplane import hot
-from controlplane.problems import Problem
 from neve.errors import MissReason
 from neve.formats.keys import BucketKeys
 from neve.index.tier import CommitOutcome, HotTier, Location
+from storage import hot
 from support.rows import make_session
 from support.tenant_world import World
 from tenants import services
 from tenants.audit import SYSTEM
 from tenants.models import AuditEvent, Tenant
-from workers import recovery
-from workers.watch import run
-from workers.watch.links import Link, Share, judge
+from tiering import recovery
+from tiering.watch import run
+from tiering.watch.links import Link, Share, judge
 
 pytestmark = pytest.mark.integration
 

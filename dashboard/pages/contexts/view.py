@@ -12,10 +12,10 @@ from django.shortcuts import get_object_or_404, redirect
 from django.utils import timezone
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
-from catalog import contexts as service
-from catalog import pins
+from base.problems import Problem
 from catalog.models import Context, Pin
-from controlplane.problems import Problem
+from contexts import pins
+from contexts import services as service
 from dashboard.access import ALL
 from dashboard.page import page, part_of, render_page, render_part, viewer
 from tenants.audit import actor_of

@@ -15,8 +15,8 @@ from django.shortcuts import get_object_or_404, redirect
 from django.utils import timezone
 from django.views.decorators.http import require_http_methods
 
-from controlplane import answers
-from controlplane.problems import Problem
+from base import answers
+from base.problems import Problem
 from dashboard.page import page, part_of, render_page, viewer
 from tenants.audit import actor_of
 from tenants.models import ApiKey

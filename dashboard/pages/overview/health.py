@@ -18,7 +18,7 @@ from dashboard.usage import Totals
 from retention.models import ColdFull
 from tenants.models import Tenant
 
-# A due flush begins within seconds and takes half a minute at most (workers.flush: PASS_S).
+# A due flush begins within seconds and takes half a minute at most (tiering.flush: PASS_S).
 FLUSH_LATE_S = 45
 COLD_FULL = 0.9  # where the policy refuses: nothing leaves by itself to make room
 REFUSED_ADDRESS = {

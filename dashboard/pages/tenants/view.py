@@ -49,7 +49,7 @@ def tenants(request: HttpRequest) -> HttpResponse:
 @page()
 @require_POST
 def let_in(request: HttpRequest, tenant_id: int) -> HttpResponse:
-    """The way back for a tenant whose nodes were cut off (`workers.watch`)."""
+    """The way back for a tenant whose nodes were cut off (`tiering.watch`)."""
     if not viewer(request).is_operator:
         raise Http404("operators only")
     let_tenant_in(tenant=get_object_or_404(Tenant, pk=tenant_id), actor=actor_of(request))

@@ -1,0 +1,73 @@
+"""Answers kept for a day under the client's Idempotency-Key, so that a repetition gets the same.
+
+In the database, not the cache: a key must hold while valkey-bus is down or has lost its memory, and
+the primary key lets only one of several requests in. Must not be here: HTTP, secrets.
+"""
+
+import hashlib
+from datetime import timedelta
+
+from django.db import IntegrityError
+from django.db.models import QuerySet
+from django.utils import timezone
+
+from base.models import StoredAnswer
+from base.problems import Problem
+
+KEPT = timedelta(hours=24)
+# No request takes so long: its process was killed, and nobody knows how far it came.
+LOST = timedelta(minutes=5)
+
+
+def claim(*, caller: str, key: str, fingerprint: str) -> StoredAnswer:
+    """The answer there is, or a new row without `status`: then the caller does the work, and calls
+    `keep` or `release`.
+
+    Raises Problem: idempotency-key-reused, idempotency-in-progress.
+    """
+    digest = hashlib.sha256(f"{caller}\0{key}".encode()).hexdigest()
+    now = timezone.now()
+    fresh = {"fingerprint": fingerprint, "claimed_at": now, "status": None, "body": ""}
+    try:
+        row, is_new = StoredAnswer.objects.get_or_create(digest=digest, defaults=fresh)
+    except IntegrityError as error:  # another had it, and released it in the meantime
+        raise _in_progress() from error
+    age = now - row.claimed_at
+    if is_new:
+        return row
+    if age > KEPT or (row.status is None and age > LOST):
+        if not _mine(row).update(**fresh):
+            raise _in_progress()
+        return StoredAnswer(digest=digest, **fresh)
+    if row.fingerprint != fingerprint:
+        raise Problem(
+            "idempotency-key-reused",
+            "Idempotency-Key: another request was sent with this key in the last 24 hours.",
+            field="Idempotency-Key",
+        )
+    if row.status is None:
+        raise _in_progress()
+    return row
+
+
+def keep(row: StoredAnswer, *, status: int, body: str) -> None:
+    _mine(row).update(status=status, body=body)
+
+
+def release(row: StoredAnswer) -> None:
+    """The request was refused: the key may be used again."""
+    _mine(row).delete()
+
+
+def prune() -> int:
+    """Deletes rows that are past their day. Returns how many. For reconcile."""
+    return StoredAnswer.objects.filter(claimed_at__lt=timezone.now() - KEPT).delete()[0]
+
+
+def _mine(row: StoredAnswer) -> QuerySet[StoredAnswer]:
+    """The row, unless another request took it over since."""
+    return StoredAnswer.objects.filter(pk=row.pk, claimed_at=row.claimed_at)
+
+
+def _in_progress() -> Problem:
+    return Problem("idempotency-in-progress", "The first request with this key is still running.")

@@ -1,0 +1,134 @@
+"""Dry run: what a change of policy or rules would remove, before it is saved. Only reads."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from django.conf import settings
+from django.utils import timezone
+
+from catalog.models import ID_BYTES, Context
+from contexts.stored import Standing, StandingTerms, scan_tenant
+from neve.formats.keys import BucketKeys, bucket_of
+from neve.index.scan import IndexEntry, last_used_s
+from retention.models import RetentionPolicy, RetentionRule
+from retention.rulebook import Rulebook, rulebook_of
+from retention.services import put
+from retention.terms import end_of
+from storage import hot
+from tenants.models import Tenant
+from tenants.scope import tenant_scope
+
+MOST_BLOCKS = 200_000  # that one request looks at, some seconds; the command has no limit
+
+
+@dataclass
+class DryRun:
+    """What would go at once. `is_complete`: all blocks were looked at, else it is at least so much.
+
+    Removed blocks leave both tiers; cooled ones only the hot tier, since they were idle for too
+    long. `contexts` would lose blocks. Pinned blocks stay until their pins end, and do not count.
+    """
+
+    looked_at: int = 0
+    is_complete: bool = True
+    removed_blocks: int = 0
+    removed_hot_bytes: int = 0
+    removed_cold_bytes: int = 0
+    cooled_blocks: int = 0
+    cooled_bytes: int = 0
+    contexts: int = 0
+
+
+def proposed_rulebook(
+    tenant: Tenant,
+    *,
+    policy: dict[str, Any] | None = None,
+    rules: Sequence[dict[str, Any]] | None = None,
+) -> Rulebook:
+    """The tenant's rulebook as it would be: `policy` changes what it names; `rules` replace all.
+
+    Raises ValidationError as saving them would.
+    """
+    book = rulebook_of(tenant.pk)
+    with tenant_scope(tenant.pk):
+        row = RetentionPolicy.objects.get()
+        put(row, policy or {})
+        row.full_clean(validate_unique=False, validate_constraints=True)
+        proposed = [RetentionRule(tenant=tenant, **fields) for fields in rules or ()]
+        for rule in proposed:
+            rule.full_clean(validate_unique=False, validate_constraints=True)
+    kept = book.rules if rules is None else tuple(rule.rule() for rule in proposed)
+    return Rulebook(row.terms(), kept)
+
+
+def dry_run(tenant_id: int, book: Rulebook, *, most_blocks: int | None = None) -> DryRun:
+    """Walks the tenant's index once. Raises valkey's errors."""
+    report, now_s = DryRun(), timezone.now().timestamp()
+    standing = StandingTerms(tenant_id, book)
+    removed: list[bytes] = []
+    for page in scan_tenant(tenant_id):
+        if most_blocks is not None and report.looked_at >= most_blocks:
+            report.is_complete = False
+            break
+        entries = page.entries
+        owners = standing.of([e.id for e in entries], [e.space_id for e in entries])
+        ends, cools = effect_on(entries, owners, _last_used(tenant_id, entries), now_s)
+        report.looked_at += len(entries)
+        report.removed_blocks += len(ends)
+        report.removed_hot_bytes += sum(e.size_bytes for e in ends if e.is_hot)
+        report.removed_cold_bytes += sum(e.size_bytes for e in ends if e.is_cold)
+        report.cooled_blocks += len(cools)
+        report.cooled_bytes += sum(e.size_bytes for e in cools)
+        removed += (e.id for e in ends)
+    report.contexts = _contexts_with(tenant_id, removed)
+    return report
+
+
+def effect_on(
+    entries: Sequence[IndexEntry],
+    standings: Sequence[Standing],
+    last_used: Sequence[int | None],
+    now_s: float,
+) -> tuple[list[IndexEntry], list[IndexEntry]]:
+    """Which blocks of a page would be removed, and which would only leave the hot tier; pure.
+
+    `last_used`: seconds since 1970; None for what cannot be evicted now. What is past its end
+    already goes with or without the change, and is in neither.
+    """
+    removed, cooled = [], []
+    for entry, standing, used_s in zip(entries, standings, last_used, strict=True):
+        if entry.is_expired(now_s) or entry.pinned_s > now_s:
+            continue
+        terms = standing.terms
+        is_idle = used_s is not None and terms.idle_s and used_s + terms.idle_s <= now_s
+        if 0 < end_of(terms, entry.stored_s) <= now_s or (is_idle and not entry.is_cold):
+            removed.append(entry)
+        elif is_idle:
+            cooled.append(entry)
+    return removed, cooled
+
+
+def _last_used(tenant_id: int, entries: Sequence[IndexEntry]) -> list[int | None]:
+    """Of blocks of one bucket, as a page has them."""
+    if not entries:
+        return []
+    keys = BucketKeys(tenant_id, bucket_of(entries[0].id, settings.ENV.hot_buckets))
+    return last_used_s(hot.execute, keys, [entry.id for entry in entries])
+
+
+def _contexts_with(tenant_id: int, ids: Sequence[bytes]) -> int:
+    """How many contexts hold any of these blocks."""
+    if not ids:
+        return 0
+    kind = np.dtype(f"S{ID_BYTES}")
+    wanted = np.sort(np.frombuffer(b"".join(ids), kind))
+    with tenant_scope(tenant_id):
+        chains = Context.objects.order_by().values_list("chain", flat=True)
+        count = 0
+        for chain in chains.iterator(chunk_size=100):
+            own = np.frombuffer(bytes(chain), kind)
+            places = np.minimum(np.searchsorted(wanted, own), len(wanted) - 1)
+            count += bool((wanted[places] == own).any())
+    return count

@@ -1,0 +1,289 @@
+"""Pins of contexts: who keeps which blocks until when.
+
+A pin belongs to who set it; a context is pinned until its latest pin ends. Pins are intent and
+stand in the database. The ends of pins in Valkey are derived from it by `settle`, which may be
+repeated at any time (after a failure, after `rebuild_index`).
+"""
+
+import logging
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import numpy as np
+from django.db.models import Max
+from django.utils import timezone
+from valkey.exceptions import ValkeyError
+
+from base.problems import Problem
+from catalog.models import Context, Pin
+from contexts import rows
+from contexts.chains import Chain
+from neve.index.tier import HotTier, OverBudget
+from retention.rulebook import rulebook_of
+from storage import hot
+from tenants.audit import Actor
+from tenants.scope import tenant_scope
+
+log = logging.getLogger("neve.contexts")
+
+MAX_PIN = timedelta(days=365)
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """`kept` blocks are pinned; `lost` of the chain are stored nowhere any more."""
+
+    pin: Pin
+    pinned_until: datetime
+    kept: int
+    lost: int
+
+
+@dataclass(frozen=True)
+class Unpinned:
+    """`removed` pins; `kept` blocks that other pins keep, and the latest end of this context's."""
+
+    removed: int
+    pinned_until: datetime | None
+    kept: int
+
+
+def pin(*, context: Context, until: datetime, actor: Actor, reason: str = "") -> Pinned:
+    """Sets the end of the actor's own pin; pins of others stay as they are.
+
+    Raises Problem: malformed (`until`), context-gone (expired, or no block of it is stored),
+    pin-budget (then nothing changes), hot-tier-unavailable (the pin is noted and applied later, as
+    far as the budget allows).
+    """
+    return _pin(context, until, actor, reason, must_be_there=True)
+
+
+def pin_for(context: Context, for_s: int, actor: Actor) -> None:
+    """The pin that a node's request asked for; never shorter than the one that it has.
+
+    Not refused for blocks that are still on their way; what the budget refuses is only noted.
+    """
+    until = timezone.now() + timedelta(seconds=for_s)
+    with tenant_scope(context.tenant_id):
+        own = Pin.objects.filter(context=context, owner=actor.owner).first()
+    until = max(until, own.until if own else until)
+    try:
+        _pin(context, until, actor, own.reason if own else "", must_be_there=False)
+    except Problem as problem:
+        log.warning("pin_refused context=%s reason=%s", context.pk, problem.detail)
+        if problem.kind == "pin-budget":
+            rows.note(context, "context.pin_refused", actor, before=None, after=problem.members)
+    context.refresh_from_db(fields=["pinned_until"])
+
+
+def unpin(
+    *, context: Context, actor: Actor, pin_id: int | None = None, everybody: bool = False
+) -> Unpinned:
+    """Removes the actor's own pin; an operator may name any, or remove those of everybody.
+
+    Blocks that another pin keeps, of this context or of one that shares them, stay pinned.
+    Raises Problem: not-found (`pin`), forbidden, hot-tier-unavailable (done, and applied later).
+    """
+    with rows.changing(context) as row:
+        before = rows.facts(row)
+        mine = Pin.objects.filter(context=row)
+        if everybody:
+            _require_operator(actor, "all")
+        elif pin_id is not None:
+            mine = mine.filter(pk=pin_id)
+            if (found := mine.first()) is None:
+                raise Problem("not-found", f"pin: this context has no pin {pin_id}.", field="pin")
+            if found.owner != actor.owner:
+                _require_operator(actor, "pin")
+        else:
+            mine = mine.filter(owner=actor.owner)
+        removed = [described(each) for each in mine]
+        mine.delete()
+        if removed:
+            note_end(row)
+            after = {**rows.facts(row), "removed": removed}
+            rows.note(row, "context.unpin", actor, before=before, after=after)
+    kept = settle_of(row)
+    return Unpinned(len(removed), row.pinned_until if row.is_pinned else None, kept)
+
+
+def require_no_others(context: Context, actor: Actor) -> None:
+    """Raises Problem (pinned-by-others) unless the actor may end every pin of the context."""
+    if actor.is_operator:
+        return
+    others = [described(each) for each in live_of(context) if each.owner != actor.owner]
+    if others:
+        names = ", ".join(f"{each['owner']} until {each['until']}" for each in others)
+        raise Problem(
+            "pinned-by-others", f"The context {context.name} is pinned by {names}.", pins=others
+        )
+
+
+def live_of(context: Context) -> list[Pin]:
+    """Pins that have not ended, the latest end first."""
+    with tenant_scope(context.tenant_id):
+        return list(Pin.objects.filter(context=context, until__gt=timezone.now()))
+
+
+def described(row: Pin) -> dict[str, Any]:
+    return {
+        "id": row.pk,
+        "owner": row.owner_name,
+        "reason": row.reason,
+        "until": row.until.isoformat(),
+    }
+
+
+def note_end(context: Context) -> None:
+    """After its pins changed, inside the transaction: the latest end; ended pins go."""
+    now = timezone.now()
+    pins = Pin.objects.filter(context=context)
+    pins.filter(until__lte=now).delete()
+    context.pinned_until = pins.aggregate(latest=Max("until"))["latest"]
+    context.save(update_fields=["pinned_until"])
+
+
+def settle_of(context: Context) -> int:
+    """`settle` for the context's chain. Raises Problem (hot-tier-unavailable)."""
+    with hot.required():
+        return settle(
+            tenant_id=context.tenant_id, space_id=context.space_id, chains=[context.ids()]
+        )
+
+
+def settle(*, tenant_id: int, space_id: int, chains: Sequence[list[bytes]]) -> int:
+    """Makes the ends of the blocks' pins what the pinned contexts say: the latest.
+
+    Reads the pinned contexts that share a root with one of the `chains`. What was granted and has
+    no room in the budget any more (a chain grew) is pinned from its root on as far as there is.
+    Repeatable. Returns how many blocks are pinned. Raises valkey's errors.
+    """
+    ids = list(dict.fromkeys(id_ for chain in chains for id_ in chain))
+    tier, book = hot.hot_tier(tenant_id), rulebook_of(tenant_id)
+    own = Chain(ids)
+    until_s, asked = np.zeros(len(ids), np.int64), np.full(len(ids), -1.0)
+    grants: list[tuple[list[bytes], int, int | None]] = []
+    with tenant_scope(tenant_id):
+        pinned = Context.objects.filter(
+            space_id=space_id,
+            root__in={chain[0] for chain in chains if chain},
+            pinned_until__gt=timezone.now(),
+        ).order_by("created_at", "pk")
+        found = pinned.values_list("label", "name", "pinned_until", "chain")
+        for label, name, until, chain in found.iterator(chunk_size=100):
+            places, end_s = own.shared_with(chain), int(until.timestamp())
+            until_s[places] = np.maximum(until_s[places], end_s)
+            budget_bytes = book.of_context(space_id, label, name).pin_budget_bytes
+            # What an older context asked for within as large a budget has its answer.
+            budget = np.inf if budget_bytes is None else budget_bytes
+            new = places[asked[places] < budget]
+            asked[new] = budget
+            if len(new):
+                grants.append(([ids[place] for place in new], end_s, budget_bytes))
+    tier.unpin([ids[place] for place in np.flatnonzero(until_s == 0)])
+    for members, end_s, budget_bytes in grants:
+        _grant(tier, members, end_s, budget_bytes)
+    groups: defaultdict[int, list[bytes]] = defaultdict(list)
+    for place in np.flatnonzero(until_s):
+        groups[int(until_s[place])].append(ids[place])
+    return sum(tier.unpin(members, end_s) for end_s, members in groups.items())
+
+
+def follow_chain(context: Context, old_ids: list[bytes]) -> None:
+    """After a pinned context was recorded anew: its pin goes over to its new chain.
+
+    Other contexts are read only when blocks left the chain. Raises valkey's errors.
+    """
+    ids = context.ids()
+    if not set(old_ids) <= set(ids):
+        settle(tenant_id=context.tenant_id, space_id=context.space_id, chains=[ids, old_ids])
+        return
+    terms = rulebook_of(context.tenant_id).of_context(context.space_id, context.label, context.name)
+    end_s = int(context.pinned_until.timestamp())
+    _grant(hot.hot_tier(context.tenant_id), ids, end_s, terms.pin_budget_bytes)
+
+
+def restore(tenant_id: int) -> None:
+    """After the index was rebuilt. Inside the tenant's scope. Raises valkey's errors."""
+    tier, book = hot.hot_tier(tenant_id), rulebook_of(tenant_id)
+    pinned = Context.objects.filter(pinned_until__gt=timezone.now())
+    for context in pinned.order_by("created_at", "pk").iterator(chunk_size=100):
+        terms = book.of_context(context.space_id, context.label, context.name)
+        end_s = int(context.pinned_until.timestamp())
+        _grant(tier, context.ids(), end_s, terms.pin_budget_bytes)
+
+
+def _grant(tier: HotTier, ids: list[bytes], end_s: int, budget_bytes: int | None) -> None:
+    tier.pin(ids, end_s, budget_bytes=budget_bytes, as_many_as_fit=True)
+
+
+def _pin(
+    context: Context, until: datetime, actor: Actor, reason: str, *, must_be_there: bool
+) -> Pinned:
+    now = timezone.now()
+    if not now < until <= now + MAX_PIN:
+        raise Problem(
+            "malformed",
+            f"until: needs to lie within the next {MAX_PIN.days} days, got {until.isoformat()}.",
+            field="until",
+        )
+    terms = rulebook_of(context.tenant_id).of_context(context.space_id, context.label, context.name)
+    try:
+        with rows.changing(context) as row:
+            rows.require_unexpired(row)
+            before, ended_at = rows.facts(row), row.pinned_until
+            own, _ = Pin.objects.update_or_create(
+                context=row,
+                owner=actor.owner,
+                defaults={"until": until, "reason": reason, "owner_name": actor.name[:200]},
+            )
+            note_end(row)
+            after = {**rows.facts(row), "pin": described(own)}
+            rows.note(row, "context.pin", actor, before=before, after=after)
+            there = _charge(row, terms.pin_budget_bytes)
+            if there == 0 and must_be_there:
+                raise rows.lost(row)
+    except OverBudget as refusal:
+        settle_of(context)  # what other buckets had granted
+        raise Problem(
+            "pin-budget",
+            f"pin_budget_bytes: {refusal.detail}",
+            field="pin_budget_bytes",
+            budget_bytes=refusal.budget_bytes,
+            used_bytes=refusal.used_bytes,
+            asked_bytes=refusal.asked_bytes,
+        ) from refusal
+    # Valkey keeps the later end of each block: the other contexts matter only when one is to fall.
+    falls = ended_at is not None and row.pinned_until < ended_at
+    if there is None or falls:
+        kept = settle_of(row)
+        there = kept if there is None else there
+    else:
+        kept = there
+    return Pinned(own, row.pinned_until, kept, row.blocks - there)
+
+
+def _charge(context: Context, budget_bytes: int | None) -> int | None:
+    """How many blocks of the context are there to be kept; None: the hot tier does not answer.
+
+    Raises OverBudget.
+    """
+    try:
+        return hot.hot_tier(context.tenant_id).pin(
+            context.ids(), int(context.pinned_until.timestamp()), budget_bytes=budget_bytes
+        )
+    except ValkeyError as error:
+        log.warning("pin_not_applied context=%s error=%s", context.pk, error)
+        return None
+
+
+def _require_operator(actor: Actor, member: str) -> None:
+    if not actor.is_operator:
+        raise Problem(
+            "forbidden",
+            f"{member}: only operators remove pins of others. Leave it out to remove your own.",
+            field=member,
+        )

@@ -1,0 +1,81 @@
+"""Rows of contexts as services change them: locked, checked, with an audit event."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
+
+from django.db import transaction
+
+from base.problems import Problem
+from catalog.models import Context
+from tenants.audit import Actor, record
+from tenants.scope import tenant_scope
+
+
+@contextmanager
+def changing(context: Context) -> Iterator[Context]:
+    """The row as it is now, locked, inside its tenant's scope and one transaction.
+
+    Raises Problem (not-found) when it was deleted meanwhile.
+    """
+    with tenant_scope(context.tenant_id), transaction.atomic():
+        row = Context.objects.select_for_update().filter(pk=context.pk).first()
+        if row is None:
+            raise Problem("not-found", "This context was deleted.")
+        yield row
+
+
+def require_unexpired(context: Context) -> None:
+    """Raises Problem (context-gone)."""
+    if context.expired_at is not None:
+        raise Problem(
+            "context-gone",
+            f"The context {context.name} was expired at {context.expired_at.isoformat()}.",
+            state="expired",
+            expired_at=context.expired_at.isoformat(),
+        )
+
+
+def lost(context: Context) -> Problem:
+    """The refusal for a context of which no block is stored."""
+    return Problem(
+        "context-gone",
+        f"None of the {context.blocks} blocks of the context {context.name} is stored any more.",
+        state="lost",
+        lost=context.blocks,
+    )
+
+
+def facts(context: Context) -> dict[str, Any]:
+    def iso(at: datetime | None) -> str | None:
+        return at.isoformat() if at else None
+
+    return {
+        "name": context.name,
+        "label": context.label,
+        "blocks": context.blocks,
+        "tokens": context.tokens,
+        "pinned_until": iso(context.pinned_until),
+        "extended_until": iso(context.extended_until),
+        "expired_at": iso(context.expired_at),
+    }
+
+
+def note(
+    context: Context,
+    action: str,
+    actor: Actor,
+    *,
+    before: dict[str, Any] | None,
+    after: dict[str, Any] | None,
+) -> None:
+    """Into the audit trail."""
+    record(
+        actor=actor,
+        tenant_id=context.tenant_id,
+        action=action,
+        obj=context,
+        before=before,
+        after=after,
+    )

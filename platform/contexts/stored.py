@@ -1,0 +1,228 @@
+"""Stored blocks follow their policy: what each one's terms are now, and giving them to the index.
+
+Blocks carry their terms in the index, so a change of policy, rules or labels must reach them there:
+`follow` walks a tenant's index once, in slices, and changes only entries that differ. Segments are
+not rewritten; their footers say when a block was stored, and a rebuild asks here for the rest.
+"""
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from django.conf import settings
+from django.db.models import F
+from django.utils import timezone
+from valkey.exceptions import ValkeyError
+
+from catalog.models import Context
+from contexts.held import HeldTerms, context_terms, held_terms
+from neve.formats.segment import SegmentRow
+from neve.index.scan import BEGINNING, IndexEntry, Page, Place, scan
+from neve.index.tier import BlockTerms, HotTier, RestoredBlock
+from retention.models import RetentionPolicy
+from retention.rulebook import Rulebook, rulebook_of
+from retention.terms import end_of
+from storage import hot
+from tenants.scope import tenant_scope
+
+log = logging.getLogger("neve.retention")
+
+# A context that was written while a walk read the others may have been overlooked; it is held anew.
+OVERLAP = timedelta(minutes=1)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Whose terms a block has: those of contexts that hold it, or of its space."""
+
+    terms: BlockTerms
+    held: bool
+
+
+class StandingTerms:
+    """Answers for any block of a tenant, as policy, rules and contexts are at the moment."""
+
+    def __init__(self, tenant_id: int, book: Rulebook | None = None) -> None:
+        self.book = book or rulebook_of(tenant_id)
+        self.held: HeldTerms = held_terms(tenant_id, self.book)
+        self._default = Standing(self.book.policy.for_blocks(), False)
+        self._spaces = {id_: Standing(terms, False) for id_, terms in self.book.spaces().items()}
+
+    def of(self, ids: Sequence[bytes], space_ids: Iterable[int]) -> list[Standing]:
+        """In the order of `ids`, each of the space at the same place."""
+        return [
+            self._spaces.get(space_id, self._default) if terms is None else Standing(terms, True)
+            for terms, space_id in zip(self.held.of(ids), space_ids, strict=True)
+        ]
+
+
+@dataclass
+class Walk:
+    """How far a walk is. `blocks` were looked at, `changed` got other terms; `next` None: all."""
+
+    started_at: datetime = field(default_factory=timezone.now)
+    blocks: int = 0
+    changed: int = 0
+    next: Place | None = BEGINNING
+
+
+def follow(tenant_id: int, walk: Walk) -> Iterator[Walk]:
+    """Gives every stored block the terms that hold for it now; yields `walk` after each slice.
+
+    It may end behind any slice and be gone on with later, by another process; it runs beside live
+    traffic. Raises valkey's errors.
+    """
+    tier, standing = hot.hot_tier(tenant_id), StandingTerms(tenant_id)
+    for page in scan_tenant(tenant_id, walk.next or BEGINNING):
+        entries = page.entries
+        own = standing.of([e.id for e in entries], [e.space_id for e in entries])
+        for wanted, ids in changes_of(entries, own).items():
+            give(tier, ids, wanted, flush=True)
+            walk.changed += len(ids)
+        walk.blocks += len(entries)
+        walk.next = page.next
+        if walk.next is None:
+            settle_since(tenant_id, walk.started_at)
+        yield walk
+
+
+def settle_since(tenant_id: int, started: datetime) -> None:
+    """At the end of a walk: contexts written while it went, which it may have overlooked."""
+    with tenant_scope(tenant_id):
+        recent = Context.objects.filter(updated_at__gte=started - OVERLAP)
+        for context in recent.iterator(chunk_size=100):
+            _settle_chain(context)
+
+
+def changes_of(
+    entries: Sequence[IndexEntry], standings: Sequence[Standing]
+) -> dict[Standing, list[bytes]]:
+    """Which blocks need other terms than their entries say; pure.
+
+    The entry does not tell when a flush is due, so blocks that are only hot are always told anew.
+    """
+    changes: defaultdict[Standing, list[bytes]] = defaultdict(list)
+    for entry, standing in zip(entries, standings, strict=True):
+        terms = standing.terms
+        wanted = (end_of(terms, entry.stored_s), terms.idle_s or 0, terms.priority, standing.held)
+        differs = wanted != (entry.expires_s, entry.idle_s, entry.priority, entry.held)
+        is_flushed = entry.is_cold or (terms.flush_after_s is None and not entry.is_dirty)
+        if differs or not is_flushed:
+            changes[standing].append(entry.id)
+    return changes
+
+
+def restored(row: SegmentRow, own: Standing, *, segment_s: int) -> RestoredBlock:
+    """A block of a footer, with its terms as they are now. `segment_s`: when it was written; pure.
+
+    The footer's own expiry is what was known then, and counts no more.
+    """
+    stored_s = row.stored_s or segment_s
+    return RestoredBlock(
+        row.id,
+        row.length,
+        row.tokens,
+        row.offset,
+        stored_s,
+        expires_s=end_of(own.terms, stored_s),
+        idle_s=own.terms.idle_s or 0,
+        priority=own.terms.priority,
+        held=own.held,
+    )
+
+
+def give(tier: HotTier, ids: Sequence[bytes], standing: Standing, *, flush: bool) -> int:
+    return tier.retain(ids, standing.terms, held=standing.held, join=False, flush=flush)
+
+
+def hold(context: Context) -> int:
+    """A context holds the blocks of its chain: they get its terms, also those stored anew.
+
+    What contexts hold already keeps whatever is more generous. Reads no other chains, and calls
+    nobody when contexts make no difference. Returns how many blocks the index knows.
+    """
+    book = rulebook_of(context.tenant_id)
+    if not book.looks_at_contexts and context.extended_until is None:
+        return 0
+    terms = context_terms(
+        book, context.space_id, context.label, context.name, context.extended_until
+    )
+    in_space = book.of_space(context.space_id)
+    return hot.hot_tier(context.tenant_id).retain(
+        context.ids(),
+        terms,
+        held=True,
+        join=True,
+        flush=terms.flush_after_s != in_space.flush_after_s,
+    )
+
+
+def hold_or_follow_later(context: Context, *, anew: bool = False) -> int:
+    """`hold`, or `settle` for a context that has other terms than before (`anew`).
+
+    When Valkey does not answer the next walk does it. Raises valkey's errors all the same.
+    """
+    with _or_by_the_next_walk(context.tenant_id):
+        if anew:
+            return _settle_chain(context)
+        return hold(context)
+
+
+def settle_or_follow_later(
+    *, tenant_id: int, space_id: int, root: bytes, ids: Sequence[bytes], was_extended: bool
+) -> None:
+    """`settle` for blocks that a context held which is gone, unless it made no difference.
+
+    When Valkey does not answer the next walk does it. Raises valkey's errors all the same.
+    """
+    if ids and (was_extended or rulebook_of(tenant_id).looks_at_contexts):
+        with _or_by_the_next_walk(tenant_id):
+            settle(tenant_id=tenant_id, space_id=space_id, root=root, ids=ids)
+
+
+def _settle_chain(context: Context) -> int:
+    ids = context.ids()
+    return settle(tenant_id=context.tenant_id, space_id=context.space_id, root=ids[0], ids=ids)
+
+
+@contextmanager
+def _or_by_the_next_walk(tenant_id: int) -> Iterator[None]:
+    try:
+        yield
+    except ValkeyError:
+        with tenant_scope(tenant_id):
+            RetentionPolicy.objects.update(generation=F("generation") + 1)
+        raise
+
+
+def settle(*, tenant_id: int, space_id: int, root: bytes, ids: Sequence[bytes]) -> int:
+    """Gives blocks exactly what the contexts of their space say now: also less than before.
+
+    `ids`: of a chain that begins with `root`; the other chains that do are read. Returns how many
+    blocks the index knows.
+    """
+    book = rulebook_of(tenant_id)
+    held = held_terms(tenant_id, book, root=(space_id, root))
+    in_space = book.of_space(space_id)
+    groups: defaultdict[Standing, list[bytes]] = defaultdict(list)
+    for id_, terms in zip(ids, held.of(ids), strict=True):
+        own = Standing(in_space.for_blocks(), False) if terms is None else Standing(terms, True)
+        groups[own].append(id_)
+    tier = hot.hot_tier(tenant_id)
+    return sum(
+        give(tier, members, own, flush=own.terms.flush_after_s != in_space.flush_after_s)
+        for own, members in groups.items()
+    )
+
+
+def scan_tenant(
+    tenant_id: int,
+    start: Place = BEGINNING,
+    *,
+    damaged: Callable[[bytes], object] = lambda field: None,
+) -> Iterator[Page]:
+    """Pages of the tenant's index: `neve.index.scan.scan`."""
+    return scan(hot.execute, tenant_id, settings.ENV.hot_buckets, start, damaged=damaged)

@@ -1,0 +1,73 @@
+"""One scrape: asks the database a bounded number of queries, whatever the number of tenants, and
+Valkey once a tenant; then reads the table.
+
+What Valkey holds is left out while it does not answer: an old number would look like a new one.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from catalog.occupancy import occupancies
+from catalog.sessions import live_since
+from catalog.usage import counted_since
+from dashboard import probes
+from dashboard.access import Viewer
+from dashboard.pages.jobs.selector import jobs_by_kind
+from dashboard.pages.nodes.selector import NodeRow, node_rows, sessions
+from dashboard.storage import hot_server, storage_use
+from metrics.table import PLATFORM, TENANT, PlatformFacts, Row, TenantFacts
+from storage import hot
+
+FAMILIES = {"gauge": GaugeMetricFamily, "counter": CounterMetricFamily}
+DAY_S = 86_400
+
+
+class Scrape(Collector):
+    """Asks when it is collected. Series of the platform are for operators only."""
+
+    def __init__(self, seen_by: Viewer) -> None:
+        self.seen_by = seen_by
+
+    def collect(self) -> Iterator[Metric]:
+        now = datetime.now(UTC)
+        server = hot_server()
+        tenants = list(_tenants(self.seen_by, now, hot_answers=server is not None))
+        labelled = [({"tenant": facts.tenant.slug}, facts) for facts in tenants]
+        yield from (_family(row, labelled) for row in TENANT)
+        if self.seen_by.is_operator:
+            platform = PlatformFacts(
+                answers={probe.name: probe.read() for probe in probes.ALL},
+                server=server,
+                promised_bytes=hot.promised_bytes(),
+                jobs=jobs_by_kind(self.seen_by, now=now),
+            )
+            yield from (_family(row, [({}, platform)]) for row in PLATFORM)
+
+
+def _tenants(seen_by: Viewer, now: datetime, *, hot_answers: bool) -> Iterator[TenantFacts]:
+    tenants, now_s = seen_by.tenants, now.timestamp()
+    ids = [tenant.pk for tenant in tenants]
+    uses = storage_use(tenants, now_s, hot_answers=hot_answers)
+    counted = counted_since(tenant_ids=ids, since_ts=int(now_s) - int(now_s) % DAY_S)
+    occupied = occupancies(ids)
+    nodes: defaultdict[int, list[NodeRow]] = defaultdict(list)
+    for row in node_rows(sessions(tenants, now=now), live_since=live_since()):
+        nodes[row.session.tenant_id].append(row)
+    for tenant in tenants:
+        id_ = tenant.pk
+        yield TenantFacts(tenant, uses[id_], counted[id_], occupied[id_], nodes[id_])
+
+
+def _family(row: Row, labelled: Iterable[tuple[dict[str, str], object]]) -> Metric:
+    """A family without samples where all is unknown."""
+    family = FAMILIES[row.type](row.name, row.help)
+    suffix = "_total" if row.type == "counter" else ""
+    for labels, facts in labelled:
+        for more, value in row.samples(facts):
+            if value is not None:
+                family.add_sample(f"{family.name}{suffix}", labels | more, float(value))
+    return family

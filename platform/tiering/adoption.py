@@ -1,0 +1,165 @@
+"""Segments in S3 that have no row get one: after the loss of the database, or of a row.
+
+The footer says whose the segment is; its space must be known. The caller restores the blocks that
+the index never heard of. Adopting what a worker gave up is harmless: what nobody names in it is
+dead, and compaction deletes a segment without live blocks.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from botocore.exceptions import ClientError
+from django.conf import settings
+from django.db import IntegrityError, transaction
+
+from catalog.models import Segment, Space
+from contexts.stored import scan_tenant
+from neve.errors import Corrupt
+from neve.formats.keys import segment_key, tenant_prefix
+from neve.formats.segment import SegmentFooter
+from neve.index.recount import BucketAudit
+from storage import hot, s3
+from tenants.scope import tenant_scope
+from tiering.chains import count_runs
+from tiering.objects import is_missing, tail_of
+from tiering.overlap import overlapped
+
+LOOKS_AT_ONCE = 16
+PAGE_ROWS = 1000
+
+
+class Kind(StrEnum):
+    """What an object without a row is."""
+
+    SEGMENT = "segment"
+    RUBBISH = "rubbish"  # no segment, or one that was damaged
+    ELSEWHERE = "elsewhere"  # a segment under another key than its own
+    GONE = "gone"
+
+
+@dataclass(frozen=True)
+class Found:
+    """An object in the S3 bucket. What follows `kind` is known of a SEGMENT only."""
+
+    object_key: str
+    kind: Kind
+    size_bytes: int = 0
+    stored_at: datetime | None = None
+    footer: SegmentFooter | None = None
+
+
+def look_at(object_key: str) -> Found:
+    """Opens it by ranged reads of its end. Raises S3's errors."""
+    try:
+        tail = tail_of(object_key)
+        footer = tail.footer()
+    except Corrupt:
+        return Found(object_key, Kind.RUBBISH)
+    except ClientError as error:
+        if is_missing(error):
+            return Found(object_key, Kind.GONE)
+        raise
+    own = footer.header
+    if object_key != segment_key(own.tenant_id, own.fingerprint, own.uuid):
+        return Found(object_key, Kind.ELSEWHERE)
+    return Found(object_key, Kind.SEGMENT, tail.size_bytes, tail.stored_at, footer)
+
+
+def adopt(found: Found) -> Segment | None:
+    """The new row of a segment; None: its tenant or space is not known, or it has a row already."""
+    assert found.footer is not None
+    own = found.footer.header
+    with tenant_scope(own.tenant_id):
+        space = Space.objects.filter(
+            fingerprint=own.fingerprint.hex(), is_leaving=False, tenant__is_leaving=False
+        ).first()
+        if space is None:
+            return None
+        try:
+            with transaction.atomic():
+                row: Segment = Segment.objects.create(
+                    space=space,
+                    uuid=own.uuid,
+                    object_key=found.object_key,
+                    state=Segment.State.LIVE,
+                    blocks=len(found.footer.rows),
+                    size_bytes=found.size_bytes,
+                    runs=count_runs(found.footer.rows),
+                )
+        except IntegrityError:
+            return None
+        # It is as old as its object: what people did since then holds for its blocks.
+        row.created_at = found.stored_at or row.created_at
+        row.save(update_fields=["created_at"])
+        return row
+
+
+@dataclass
+class AdoptReport:
+    """Of one tenant. `forgotten`: places that the index named, of segments without rows.
+
+    `unclaimed`: segments of spaces that are not known. `rubbish`: what is no segment.
+    """
+
+    forgotten: int = 0
+    known: int = 0
+    to_look_at: int = 0
+    looked_at: int = 0
+    adopted: int = 0
+    blocks: int = 0
+    bytes: int = 0
+    unclaimed: int = 0
+    rubbish: int = 0
+
+
+def adopt_tenant(
+    tenant_id: int, *, progress: Callable[[AdoptReport], object] = lambda report: None
+) -> AdoptReport:
+    """Rows for all segments below the tenant's prefix, whose footers are read in parallel.
+
+    What has a row is not read, so repeating it goes on. The index must count as not whole: the
+    places of segments that the database forgot are taken from it first, since new rows may get
+    their numbers. Raises what S3, Valkey and the database raise.
+    """
+    report = AdoptReport()
+    forget_unknown_places(tenant_id, report)
+    keys = list(_without_row(tenant_id, report))
+    report.to_look_at = len(keys)
+    for _, found in overlapped(look_at, keys, at_once=LOOKS_AT_ONCE):
+        report.looked_at += 1
+        if found.kind is Kind.SEGMENT:
+            row = adopt(found)
+            report.adopted += row is not None
+            report.blocks += 0 if row is None else row.blocks
+            report.bytes += 0 if row is None else row.size_bytes
+            report.unclaimed += row is None
+        elif found.kind is not Kind.GONE:
+            report.rubbish += 1
+        progress(report)
+    return report
+
+
+def forget_unknown_places(tenant_id: int, report: AdoptReport) -> None:
+    """Walks through the whole index."""
+    with tenant_scope(tenant_id):
+        known = set(Segment.objects.values_list("pk", flat=True))
+    bucket = 0
+    for page in scan_tenant(tenant_id):
+        audit = BucketAudit(hot.execute, tenant_id, bucket)
+        unknown = (e for e in page.entries if e.is_cold and e.segment not in known)
+        report.forgotten += audit.unplace(unknown)
+        bucket = page.next.bucket if page.next else bucket
+
+
+def _without_row(tenant_id: int, report: AdoptReport) -> Iterator[str]:
+    pages = s3.client().get_paginator("list_objects_v2")
+    where = {"Bucket": settings.ENV.s3_bucket, "Prefix": tenant_prefix(tenant_id)}
+    for page in pages.paginate(**where, PaginationConfig={"PageSize": PAGE_ROWS}):
+        listed = [item["Key"] for item in page.get("Contents", ())]
+        with tenant_scope(tenant_id):
+            rows = Segment.objects.filter(object_key__in=listed)
+            named = set(rows.values_list("object_key", flat=True))
+        report.known += len(named)
+        yield from (key for key in listed if key not in named)

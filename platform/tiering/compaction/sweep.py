@@ -1,0 +1,120 @@
+"""Deletes segments that nobody names: found so twice, with a grace time in between.
+
+First the index counts no live bytes in a segment and closes it, so that it never gets any; its
+state becomes `deleting`, and readers that looked blocks up before still get them. Once their
+addresses have expired, each of its blocks is looked up: if none is there, object and row go.
+
+Nothing is concluded from an index that is not whole: both looks happen between two calls that find
+the same whole index.
+"""
+
+import logging
+from dataclasses import dataclass
+from datetime import timedelta
+
+from botocore.exceptions import ClientError
+from django.conf import settings
+from django.db.models import Q, QuerySet
+from django.utils import timezone
+
+from catalog.models import Segment
+from neve.errors import Corrupt
+from neve.index.tier import HotTier
+from storage import s3
+from tenants.scope import tenant_scope
+from tiering import recovery, segments
+from tiering.compaction import claims
+from tiering.compaction.merge import live_copies
+from tiering.elapsed import is_past
+from tiering.objects import footer_of_segment, is_missing
+
+log = logging.getLogger("neve.compact")
+
+# A segment is live before the index knows its blocks: leave the writer time to say so.
+SETTLED = timedelta(minutes=10)
+GRACE = timedelta(seconds=s3.PRESIGNED_S) + timedelta(minutes=10)
+# Where room is scarce (tiering.compaction.room): longer than any load takes from its look-up on. A
+# later reader misses the block (404, "evicted"); the next look-up names the new place.
+PRESSED_GRACE = timedelta(seconds=30)
+SWEEP_MOST = 500  # segments a pass
+
+
+@dataclass
+class SweepReport:
+    """`bytes`: of the objects deleted."""
+
+    deleted_segments: int = 0
+    bytes: int = 0
+
+
+def sweep(tier: HotTier, tenant_id: int, *, is_pressed: bool = False) -> SweepReport:
+    """Both looks, at most SWEEP_MOST segments each. Says what was deleted."""
+    with tenant_scope(tenant_id):
+        close_empty(tier)
+        return delete_closed(tier, is_pressed=is_pressed)
+
+
+def has_work(tenant_id: int, *, is_pressed: bool = False) -> bool:
+    """Whether a look would find a segment to close or to delete."""
+    with tenant_scope(tenant_id):
+        return _empty().exists() or _closed(is_pressed).exists()
+
+
+def close_empty(tier: HotTier) -> int:
+    """The first look. Returns how many segments it closed. In the tenant's scope."""
+    run = recovery.whole_run(tier.tenant_id)
+    if run is None:
+        return 0
+    numbers = list(_empty().order_by("pk").values_list("pk", flat=True)[:SWEEP_MOST])
+    counted = segments.count_live_bytes(tier, numbers)
+    numbers = [number for number, bytes_ in counted.items() if bytes_ == 0]
+    found = zip(numbers, tier.close_segments(numbers), strict=True)
+    closed = [number for number, bytes_ in found if bytes_ == 0]
+    if recovery.whole_run(tier.tenant_id) != run:
+        return 0
+    return Segment.objects.filter(pk__in=closed, state=Segment.State.LIVE).update(
+        state=Segment.State.DELETING, unreferenced_at=timezone.now()
+    )
+
+
+def delete_closed(tier: HotTier, *, is_pressed: bool = False) -> SweepReport:
+    """The second look. In the tenant's scope."""
+    report = SweepReport()
+    for row in _closed(is_pressed).order_by("pk")[:SWEEP_MOST]:
+        run = recovery.whole_run(tier.tenant_id)
+        named = _is_named(tier, row)
+        if run is None or recovery.whole_run(tier.tenant_id) != run:
+            break
+        if named:
+            log.error("segment_named_again segment=%s key=%s", row.pk, row.object_key)
+            tier.open_segment(row.pk)
+            row.state, row.unreferenced_at = Segment.State.LIVE, None
+            row.save(update_fields=["state", "unreferenced_at"])
+        else:
+            s3.client().delete_object(Bucket=settings.ENV.s3_bucket, Key=row.object_key)
+            report.deleted_segments += row.delete()[0]
+            report.bytes += row.size_bytes
+    return report
+
+
+def _empty() -> QuerySet[Segment]:
+    is_told = Q(indexed_at__isnull=False) | is_past("created_at", SETTLED)
+    return Segment.objects.filter(is_told, claims.is_free(), state=Segment.State.LIVE, live_bytes=0)
+
+
+def _closed(is_pressed: bool) -> QuerySet[Segment]:
+    grace = min(GRACE, PRESSED_GRACE) if is_pressed else GRACE
+    return Segment.objects.filter(is_past("unreferenced_at", grace), state=Segment.State.DELETING)
+
+
+def _is_named(tier: HotTier, row: Segment) -> bool:
+    try:
+        footer = footer_of_segment(row)
+    except Corrupt as error:
+        log.warning("segment_lost key=%s reason=%s", row.object_key, error)
+        return False
+    except ClientError as error:
+        if is_missing(error):  # deleted before, by a worker that was killed then
+            return False
+        raise
+    return any(True for _ in live_copies(tier, [row], [footer]))

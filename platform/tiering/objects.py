@@ -1,0 +1,85 @@
+"""Segment objects in S3, as the workers see them. Raises botocore's errors."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from http import HTTPStatus
+from typing import Any
+
+from botocore.exceptions import ClientError
+from django.conf import settings
+
+from catalog.models import Segment
+from neve.errors import Corrupt
+from neve.formats.segment import TAIL_BYTES, SegmentFooter, read_footer
+from storage import s3
+
+
+@dataclass(frozen=True)
+class Tail:
+    """The end of an object, as one ranged read gives it: TAIL_BYTES, or all if it is smaller."""
+
+    object_key: str
+    size_bytes: int
+    stored_at: datetime
+    data: bytes
+
+    def footer(self) -> SegmentFooter:
+        """Raises Corrupt when it is no segment. Reads once more where many blocks are in it."""
+        return read_footer(self._fetch, self.size_bytes)
+
+    def _fetch(self, offset: int, length: int) -> bytes:
+        begin = self.size_bytes - len(self.data)
+        if offset >= begin:
+            return self.data[offset - begin :][:length]
+        return _read(self.object_key, f"bytes={offset}-{offset + length - 1}")["Body"].read()
+
+
+def tail_of(object_key: str) -> Tail:
+    """One request. Raises Corrupt when the object is empty."""
+    try:
+        answer = _read(object_key, f"bytes=-{TAIL_BYTES}")
+    except ClientError as error:
+        if (
+            error.response["ResponseMetadata"]["HTTPStatusCode"]
+            == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
+        ):
+            raise Corrupt(f"{object_key} is empty") from error
+        raise
+    data = answer["Body"].read()
+    # What S3 gives back whole has no range.
+    size = answer.get("ContentRange", f"/{len(data)}").rpartition("/")[2]
+    return Tail(object_key, int(size), answer["LastModified"], data)
+
+
+def footer_of(object_key: str) -> SegmentFooter:
+    """Opens a segment by ranged reads of its end. Raises Corrupt when it is no segment."""
+    return tail_of(object_key).footer()
+
+
+def footer_of_segment(row: Segment) -> SegmentFooter:
+    """The footer of this very segment. Raises Corrupt when another object stands in its place."""
+    footer = footer_of(row.object_key)
+    if footer.header.uuid != row.uuid or footer.header.tenant_id != row.tenant_id:
+        raise Corrupt(
+            f"{row.object_key} is segment {footer.header.uuid} of tenant {footer.header.tenant_id}"
+        )
+    return footer
+
+
+def abort_uploads(object_key: str) -> int:
+    """Ends unfinished multipart uploads of this object: S3 keeps their parts. Returns how many."""
+    where = {"Bucket": settings.ENV.s3_bucket}
+    listed = s3.client().list_multipart_uploads(**where, Prefix=object_key)
+    uploads = [each for each in listed.get("Uploads", ()) if each["Key"] == object_key]
+    for upload in uploads:
+        s3.client().abort_multipart_upload(**where, Key=object_key, UploadId=upload["UploadId"])
+    return len(uploads)
+
+
+def is_missing(error: ClientError) -> bool:
+    """The object is not there, as opposed to S3 being in trouble."""
+    return error.response["ResponseMetadata"]["HTTPStatusCode"] == 404
+
+
+def _read(object_key: str, span: str) -> Any:
+    return s3.client().get_object(Bucket=settings.ENV.s3_bucket, Key=object_key, Range=span)

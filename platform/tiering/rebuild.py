@@ -1,0 +1,166 @@
+"""Recovery: the index of an emptied Valkey, rebuilt from the footers of the segments in S3.
+
+Repeating it is safe, and it runs beside live traffic: a footer adds blocks that the index does not
+know, and never brings back what the index knows as gone. Segments that are not settled come last,
+and bring back no more than the cold quota has room for: nobody was told that their blocks are
+durable. What people decided is applied again from the database: an expired context stays expired, a
+pin stays a pin, and each block gets the terms that policy, rules and contexts give it now, counted
+from when it was stored.
+"""
+
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from itertools import chain
+
+from botocore.exceptions import ClientError
+from django.utils import timezone
+
+from catalog.models import Context, Segment
+from contexts import pins, stored
+from neve.errors import Corrupt
+from neve.formats.segment import SegmentFooter, SegmentRow
+from storage.hot import hot_tier
+from tenants.scope import tenant_scope
+from tiering.objects import footer_of_segment, is_missing
+from tiering.overlap import overlapped
+
+log = logging.getLogger("neve.rebuild")
+
+FOOTERS_AT_ONCE = 16
+
+
+@dataclass
+class RebuildReport:
+    """`lost_segments`: rows whose object is missing, cut or foreign. Their blocks are misses."""
+
+    segments: int = 0
+    blocks: int = 0
+    lost_segments: int = 0
+
+    def add(self, other: "RebuildReport") -> None:
+        self.segments += other.segments
+        self.blocks += other.blocks
+        self.lost_segments += other.lost_segments
+
+    @property
+    def looked_at(self) -> int:
+        return self.segments + self.lost_segments
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a rebuild goes on: segments up to number `after` are done since `begun_at`."""
+
+    begun_at: datetime
+    after: int = 0
+
+
+class Restorer:
+    """Gives one tenant's index blocks of segments, with the terms that hold now. For one worker."""
+
+    def __init__(self, tenant_id: int) -> None:
+        self.tier = hot_tier(tenant_id)
+        self._tenant_id = tenant_id
+
+    @cached_property
+    def _standing(self) -> stored.StandingTerms:
+        return stored.StandingTerms(self._tenant_id)
+
+    @cached_property
+    def _expired_at(self) -> dict[bytes, datetime]:
+        """When each block of an expired context was expired last, unless another context holds it:
+        expiring one spares what others hold."""
+        with tenant_scope(self._tenant_id):
+            rows = Context.objects.exclude(expired_at=None).order_by("expired_at")
+            expired = {id_: context.expired_at for context in rows for id_ in context.ids()}
+            others = Context.objects.filter(
+                expired_at=None, root__in=rows.order_by().values("root")
+            )
+            for context in others.iterator(chunk_size=100):
+                for id_ in context.ids():
+                    expired.pop(id_, None)
+        return expired
+
+    def restore(
+        self, segment: Segment, rows: Iterable[SegmentRow], *, within_quota: bool = False
+    ) -> int:
+        """Returns how many of the blocks the index took. Raises valkey's errors.
+
+        `within_quota`: only the first ones that the cold quota has room for.
+        """
+        # What was stored again after its context expired lives; what is older doesn't.
+        expired = self._expired_at
+        refused = set(map(bytes.fromhex, segment.refused))
+        own = [
+            r
+            for r in rows
+            if r.id not in refused and (r.id not in expired or expired[r.id] < segment.created_at)
+        ]
+        if within_quota:
+            usage = self.tier.usage()
+            own = list(_fitting(own, usage.quota_cold_bytes - usage.cold_bytes))
+        terms = self._standing.of([r.id for r in own], [segment.space_id] * len(own))
+        segment_s = int(segment.created_at.timestamp())
+        blocks = [
+            stored.restored(r, each, segment_s=segment_s)
+            for r, each in zip(own, terms, strict=True)
+        ]
+        return self.tier.restore(segment.pk, segment.space_id, blocks)
+
+
+def rebuild_tenant(
+    tenant_id: int,
+    *,
+    start: Start | None = None,
+    progress: Callable[[RebuildReport, int, int], None] = lambda report, total, number: None,
+) -> RebuildReport:
+    """Restores one tenant's index, segment by segment in the order of their numbers.
+
+    `progress` gets the report so far, how many segments there are in all, and the number of the
+    one that was done. Raises valkey's errors.
+    """
+    start = start or Start(timezone.now())
+    report, restorer = RebuildReport(), Restorer(tenant_id)
+    with tenant_scope(tenant_id):
+        live = Segment.objects.filter(state=Segment.State.LIVE).order_by("pk")
+        settled = live.filter(indexed_at__isnull=False, pk__gt=start.after)
+        others = live.filter(indexed_at=None)
+        total, number = settled.count() + others.count(), start.after
+        in_turn = chain(settled.iterator(chunk_size=1000), others.iterator(chunk_size=1000))
+        for row, footer in overlapped(_footer, in_turn, at_once=FOOTERS_AT_ONCE):
+            is_settled = row.indexed_at is not None
+            if footer is None:
+                report.lost_segments += 1
+                Segment.objects.filter(pk=row.pk, damaged_at=None).update(damaged_at=timezone.now())
+            else:
+                report.blocks += restorer.restore(row, footer.rows, within_quota=not is_settled)
+                report.segments += 1
+            number = row.pk if is_settled else number
+            progress(report, total, number)
+        stored.settle_since(tenant_id, start.begun_at)
+        pins.restore(tenant_id)
+    return report
+
+
+def _fitting(rows: Iterable[SegmentRow], room_bytes: int) -> Iterable[SegmentRow]:
+    for row in rows:
+        room_bytes -= row.length
+        if room_bytes < 0:
+            return
+        yield row
+
+
+def _footer(row: Segment) -> SegmentFooter | None:
+    try:
+        return footer_of_segment(row)
+    except Corrupt as error:
+        log.warning("segment_lost key=%s reason=%s", row.object_key, error)
+        return None
+    except ClientError as error:
+        if not is_missing(error):
+            raise
+        log.warning("segment_lost key=%s reason=missing", row.object_key)
+        return None

@@ -1,0 +1,132 @@
+"""Segments' rows against S3: whether the object is there, and whether the index knows its blocks.
+
+What is found damaged is looked at again after GRACE. Only then do blocks lose their places: S3 may
+have answered wrong once. `readable_bytes` says how much of the object is left; blocks beyond it are
+found by the walk through the index (`tiering.reconcile.blocks`), those before it are still read.
+"""
+
+import logging
+from collections.abc import Sequence
+from datetime import timedelta
+from itertools import groupby
+
+from botocore.exceptions import ClientError
+from django.conf import settings
+from django.db.models import Q
+from django.utils import timezone
+
+from catalog.models import Segment
+from neve.errors import Corrupt, MissReason
+from neve.formats.segment import SegmentFooter
+from neve.index.tier import Location
+from storage import s3
+from tenants.scope import tenant_scope
+from tiering import recovery
+from tiering.objects import is_missing, tail_of
+from tiering.overlap import overlapped
+from tiering.rebuild import Restorer
+from tiering.reconcile.report import Report
+from tiering.segments import count_live_bytes, settle
+
+log = logging.getLogger("neve.reconcile")
+
+RUN_SEGMENTS = 2000
+BATCH = 100
+FOOTERS_AT_ONCE = 8
+GRACE = timedelta(hours=1)
+# Why a block is missed that was not taken from the cold tier.
+_NEVER_COLD = (
+    *(MissReason.NEVER_STORED, MissReason.QUOTA, MissReason.EVICTED, MissReason.IDLE),
+    MissReason.UNFLUSHED,
+)
+
+
+def look_at_segments(tenants: Sequence[int], report: Report, most: int = RUN_SEGMENTS) -> None:
+    """Those looked at longest ago, and what seemed damaged. Raises S3's errors.
+
+    One tenant's trouble is noted in the report.
+    """
+    s3.client().head_bucket(Bucket=settings.ENV.s3_bucket)  # else every segment would be missing
+    live = Segment.unscoped.filter(state=Segment.State.LIVE, tenant_id__in=tenants)
+    is_due = Q(damaged_at__lt=timezone.now() - GRACE, readable_bytes=None)
+    rows = [*live.filter(is_due).order_by("damaged_at")[:most], *live.order_by("checked_at")[:most]]
+    unique = {row.pk: row for row in rows}
+    for tenant_id, group in groupby(
+        sorted(unique.values(), key=lambda row: row.tenant_id), key=lambda row: row.tenant_id
+    ):
+        with report.apart(f"segments of tenant {tenant_id}"), tenant_scope(tenant_id):
+            _look_at_all(tenant_id, list(group), report)
+
+
+def _look_at_all(tenant_id: int, rows: Sequence[Segment], report: Report) -> None:
+    restorer = Restorer(tenant_id)
+    for first in range(0, len(rows), BATCH):
+        if report.is_late:
+            return
+        _look(restorer, rows[first : first + BATCH], report)
+
+
+def _look(restorer: Restorer, rows: Sequence[Segment], report: Report) -> None:
+    run = recovery.whole_run(rows[0].tenant_id)
+    for row, (footer, readable_bytes) in overlapped(_state_of, rows, at_once=FOOTERS_AT_ONCE):
+        _judge(row, readable_bytes, report)
+        if footer is not None and run is not None:
+            report.found("data_without_index", _index(restorer, row, footer))
+        report.looked_at["segments"] += 1
+    count_live_bytes(restorer.tier, [row.pk for row in rows])
+
+
+def _state_of(row: Segment) -> tuple[SegmentFooter | None, int | None]:
+    """The footer, or how many bytes of the segment are left at most."""
+    size_bytes = 0
+    try:
+        tail = tail_of(row.object_key)
+        size_bytes = tail.size_bytes
+        footer = tail.footer()
+    except ClientError as error:
+        if is_missing(error):
+            return None, 0
+        raise
+    except Corrupt:
+        return None, min(size_bytes, row.size_bytes)
+    is_it = (footer.header.uuid, footer.header.tenant_id) == (row.uuid, row.tenant_id)
+    return (footer, None) if is_it else (None, 0)
+
+
+def _judge(row: Segment, readable_bytes: int | None, report: Report) -> None:
+    """Updates the row if it still is as it was read."""
+    now = timezone.now()
+    damaged_at, confirmed = None, None
+    if readable_bytes is not None:
+        damaged_at = row.damaged_at or now
+        is_second = damaged_at < now - GRACE or damaged_at > now + GRACE  # the clock was set back
+        confirmed = readable_bytes if is_second else row.readable_bytes
+    if confirmed is not None and row.readable_bytes is None:
+        log.warning("segment_damaged key=%s left_bytes=%s", row.object_key, confirmed)
+        report.found("segments_without_object" if confirmed == 0 else "damaged_segments")
+    Segment.objects.filter(pk=row.pk).update(
+        checked_at=now, damaged_at=damaged_at, readable_bytes=confirmed
+    )
+
+
+def _index(restorer: Restorer, row: Segment, footer: SegmentFooter) -> int:
+    """Restores what the index never heard of, as far as the cold quota has room.
+
+    Not what was past its end as it was known when the segment was written: such a block may be
+    unknown because it expired long ago.
+    """
+    now_s = timezone.now().timestamp()
+    answers = restorer.tier.match([each.id for each in footer.rows])
+    unknown = [
+        each
+        for each, answer in zip(footer.rows, answers, strict=True)
+        if answer in _NEVER_COLD and not 0 < each.expires_s <= now_s
+    ]
+    if unknown:
+        return restorer.restore(row, unknown, within_quota=True)
+    if row.indexed_at is None and row.created_at < timezone.now() - GRACE:  # its writer died
+        named = (isinstance(each, Location) and each.segment == row.pk for each in answers)
+        settle(
+            row, [each.id for each, is_here in zip(footer.rows, named, strict=True) if not is_here]
+        )
+    return 0

@@ -1,0 +1,191 @@
+"""Notices that the hot Valkey lost its memory, and brings back what it must know.
+
+The mark is a key that only a finished rebuild writes: the id of that run of the server, and of the
+name that the books have. A rebuild
+that dies leaves it unset, so a later tick goes on; that is safe because a rebuild may be
+repeated. A server that was started again is rebuilt even when it kept its data: a snapshot, or a
+log that lost its last second, says nothing of what was flushed since. So is a cluster after a
+failover: a replica may have missed the last changes of its primary.
+"""
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
+from functools import partial
+from itertools import islice
+from typing import Any
+
+from django.utils import timezone
+from valkey.exceptions import ResponseError
+
+from catalog.jobs import JobRun
+from neve.formats.keys import books_name
+from storage import hot, hot_servers
+from tenants.models import Tenant
+from tiering.rebuild import RebuildReport, Start, rebuild_tenant
+
+log = logging.getLogger("neve.recovery")
+
+INDEXED = "neve:indexed"
+NOTES = "neve:rebuilding"
+CLAIMED = "neve:rebuilder"
+NOTED_SEGMENTS = 16  # so often a rebuild notes how far it is
+LEASE_S = 30.0  # of who rebuilds: longer than NOTED_SEGMENTS take
+
+
+def index_is_whole(tenant_id: int | None = None) -> bool:
+    """Whether a rebuild finished in this run of the Valkey. Raises valkey's errors.
+
+    With a tenant: and its own index was not lost since, nor left out.
+    """
+    return whole_run(tenant_id) is not None
+
+
+def whole_run(tenant_id: int | None = None) -> bytes | None:
+    """The id of this run of the Valkey if a rebuild finished in it. Raises valkey's errors.
+
+    What was seen between two calls that return the same id was seen in a whole index.
+    """
+    run = run_id()
+    if hot.admin().get(INDEXED) != _mark(run):
+        return None
+    is_lost = tenant_id is not None and hot.admin().sismember(hot.INDEX_LOST, str(tenant_id))
+    return None if is_lost else run
+
+
+def lost_tenants() -> list[int]:
+    """Tenants whose own index is to be rebuilt, though the server lost nothing.
+
+    What their hands did to it (`hot.mend`), or what stopped its rebuild.
+    """
+    return sorted(int(id_) for id_ in hot.admin().smembers(hot.INDEX_LOST))
+
+
+def rebuild_lost(
+    *, progress: Callable[[str, RebuildReport, int], None] = lambda tenant, report, total: None
+) -> RebuildReport:
+    """Rebuilds the indexes of `lost_tenants`. Returns the sum. Raises what went wrong, last."""
+    total, errors = RebuildReport(), []
+    for tenant_id in lost_tenants():
+        tenant = Tenant.objects.filter(pk=tenant_id).first()
+        try:
+            if tenant is not None:
+                show = partial(_show_one, progress, tenant.slug)
+                total.add(rebuild_tenant(tenant_id, progress=show))
+            hot.admin().srem(hot.INDEX_LOST, tenant_id)
+        except Exception as error:
+            log.exception("rebuild_failed tenant=%s", tenant_id)
+            errors.append(error)
+    if errors:
+        raise errors[0] if len(errors) == 1 else ExceptionGroup("of several tenants", errors)
+    return total
+
+
+def _show_one(
+    progress: Callable[[str, RebuildReport, int], None],
+    slug: str,
+    report: RebuildReport,
+    total: int,
+    number: int,
+) -> None:
+    progress(slug, report, total)
+
+
+def claim() -> bool:
+    """The right to rebuild, which ends LEASE_S after the last segment was done."""
+    return bool(hot.note("SET", CLAIMED, b"1", "NX", "PX", int(LEASE_S * 1000)))
+
+
+def rebuild_all(
+    *, progress: Callable[[str, RebuildReport, int], None] = lambda tenant, report, total: None
+) -> RebuildReport:
+    """Provisions the server and rebuilds every tenant's index. Returns the sum of all tenants.
+
+    One that was broken off goes on behind the last segment that it noted, unless the server was
+    started again. `progress` gets the tenant's slug, what was done, and how many segments there
+    are to do. A tenant whose index Valkey refuses to take is left for `rebuild_lost`.
+    """
+    run = run_id()
+    _remove_renamed(run)
+    hot.provision()
+    notes = _Notes(run)
+    total = RebuildReport()
+    for tenant in Tenant.objects.order_by("pk"):
+
+        def show(report: RebuildReport, of: int, number: int, tenant: Tenant = tenant) -> None:
+            if report.looked_at % NOTED_SEGMENTS == 0:
+                notes.write(tenant.pk, number)
+            progress(tenant.slug, report, of)
+
+        try:
+            total.add(rebuild_tenant(tenant.pk, start=notes.read(tenant.pk), progress=show))
+            hot.admin().srem(hot.INDEX_LOST, tenant.pk)
+        except ResponseError:
+            log.exception("rebuild_failed tenant=%s", tenant.pk)
+            hot.note("SADD", hot.INDEX_LOST, tenant.pk)
+    hot.note("SET", INDEXED, _mark(run))
+    hot.admin().unlink(NOTES, CLAIMED)
+    log.info("index_rebuilt segments=%s blocks=%s lost=%s", *vars(total).values())
+    return total
+
+
+def show_in_job(run: JobRun, tenant: str, report: RebuildReport, total: int) -> None:
+    """How far a rebuild is, now and then."""
+    if report.looked_at % NOTED_SEGMENTS == 0:
+        run.progress(report.looked_at / total, blocks=report.blocks)
+        run.detail({"tenant": tenant, **vars(report)})
+
+
+def forget_index() -> None:
+    """The index is not whole any more, as far as anybody knows: the next tick rebuilds it."""
+    hot.admin().unlink(INDEXED, NOTES)
+
+
+def _remove_renamed(run: bytes) -> None:
+    """Books that got another name are nobody's, and so are their blocks: they would fill the
+    server beside the new ones. After a new pepper, or an update from when nodes knew the name."""
+    mark = hot.admin().get(INDEXED)
+    if mark is None or not mark.startswith(run) or mark == _mark(run):
+        return
+    log.warning("books_renamed: the hot tier begins empty")
+    for client in hot_servers.primaries():
+        for keys in _batched(client.scan_iter(match="{t*}:*", count=1000), 1000):
+            pipe = client.pipeline(transaction=False)
+            for key in keys:
+                pipe.unlink(key)
+            pipe.execute()
+
+
+def _batched(items: Iterable[Any], most: int) -> Iterator[list[Any]]:
+    rest = iter(items)
+    while part := list(islice(rest, most)):
+        yield part
+
+
+def _mark(run: bytes) -> bytes:
+    """Books under another name are as good as none."""
+    return run + b" " + hashlib.sha256(books_name()).hexdigest()[:16].encode()
+
+
+def run_id() -> bytes:
+    """Another one after each start of a server, and after a failover in a cluster."""
+    return hot_servers.run_id()
+
+
+class _Notes:
+    """How far a rebuild is, kept in the server that it fills; void in another run of it."""
+
+    def __init__(self, run: bytes) -> None:
+        if hot.admin().hget(NOTES, "run") != run:
+            hot.admin().unlink(NOTES)
+            begun = timezone.now().isoformat()
+            hot.note("HSET", NOTES, "run", run, "begun_at", begun)
+        self._begun_at = datetime.fromisoformat(hot.admin().hget(NOTES, "begun_at").decode())
+
+    def read(self, tenant_id: int) -> Start:
+        return Start(self._begun_at, int(hot.admin().hget(NOTES, str(tenant_id)) or 0))
+
+    def write(self, tenant_id: int, number: int) -> None:
+        hot.note("HSET", NOTES, tenant_id, number)
+        hot.note("SET", CLAIMED, b"1", "PX", int(LEASE_S * 1000))

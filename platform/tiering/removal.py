@@ -1,0 +1,65 @@
+"""Removing a space or a tenant that people gave up: blocks, then segments, then rows.
+
+Each step may be repeated, and the row goes last: what a crash leaves is found again by its mark.
+Bytes are refunded as blocks leave the index, one by one, so quotas are right at any moment.
+"""
+
+import logging
+
+from django.conf import settings
+
+from catalog.models import Segment, Space
+from contexts.stored import scan_tenant
+from neve.formats.keys import BucketKeys, tenant_prefix
+from storage import hot, s3
+from tenants.models import Tenant
+from tenants.scope import tenant_scope
+
+log = logging.getLogger("neve.removal")
+
+
+def remove_space(tenant_id: int, space_id: int) -> int:
+    """Returns how many blocks left the index. Raises what Valkey, S3 or the database raise."""
+    removed = _remove_blocks(tenant_id, space_id)
+    with tenant_scope(tenant_id):
+        segments = Segment.objects.filter(space_id=space_id)
+        for number, key in segments.values_list("pk", "object_key"):
+            s3.client().delete_object(Bucket=settings.ENV.s3_bucket, Key=key)
+            segments.filter(pk=number).delete()
+            hot.hot_tier(tenant_id).close_segments([number])
+        # What a node stored meanwhile: it learns only at its next heartbeat that its session ended.
+        removed += _remove_blocks(tenant_id, space_id)
+        Space.objects.filter(pk=space_id).delete()
+    log.info("space_removed tenant=%s space=%s blocks=%s", tenant_id, space_id, removed)
+    return removed
+
+
+def remove_tenant(tenant_id: int) -> int:
+    """Returns how many blocks left the index. Its audit trail stays, without the tenant."""
+    with tenant_scope(tenant_id):
+        spaces = list(Space.objects.values_list("pk", flat=True))
+    removed = sum(remove_space(tenant_id, space_id) for space_id in spaces)
+    removed += _remove_blocks(tenant_id, None)
+    for bucket in range(settings.ENV.hot_buckets):
+        hot.admin().unlink(*BucketKeys(tenant_id, bucket).all_bookkeeping)
+    _delete_objects(tenant_prefix(tenant_id))
+    Tenant.objects.filter(pk=tenant_id).delete()
+    log.info("tenant_removed tenant=%s blocks=%s", tenant_id, removed)
+    return removed
+
+
+def _remove_blocks(tenant_id: int, space_id: int | None) -> int:
+    """Of one space, or of all. Pins do not keep them."""
+    tier, removed = hot.hot_tier(tenant_id), 0
+    for page in scan_tenant(tenant_id):
+        ids = [e.id for e in page.entries if space_id in (None, e.space_id)]
+        removed += tier.expire(ids, also_pinned=True)[0]
+    return removed
+
+
+def _delete_objects(prefix: str) -> None:
+    """Everything below one tenant's prefix, with or without a row."""
+    pages = s3.client().get_paginator("list_objects_v2")
+    for page in pages.paginate(Bucket=settings.ENV.s3_bucket, Prefix=prefix):
+        for item in page.get("Contents", ()):
+            s3.client().delete_object(Bucket=settings.ENV.s3_bucket, Key=item["Key"])

@@ -1,0 +1,95 @@
+"""After a change of policy or rules: one walk through the tenant's index, by one worker at a time.
+
+The policy's `generation` says that there is work, `applied_generation` that it was done; a change
+while a walk goes on is walked again. `walk` is how far it is: a pass ends after PASS_S, or with its
+worker, whose lease lapses, and the next one goes on from there.
+"""
+
+import time
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db.models import F
+from django.utils import timezone
+
+from contexts.stored import Walk, follow
+from neve.index.scan import BEGINNING, Place
+from retention.models import RetentionPolicy
+from storage import hot
+from tenants.models import Tenant
+from tenants.scope import tenant_scope
+from tiering.elapsed import is_held
+
+LEASE = timedelta(seconds=60)
+NOTED_S = 10.0  # so often a walk notes how far it is
+PASS_S = 300.0
+
+
+def claim(tenant_id: int) -> tuple[int, Walk] | None:
+    """The generation to apply, and how far it is. None: nothing to do, or another is at it."""
+    now = timezone.now()
+    with tenant_scope(tenant_id):
+        waiting = RetentionPolicy.objects.filter(applied_generation__lt=F("generation"))
+        if not waiting.exclude(is_held("applying_until", LEASE)).update(applying_until=now + LEASE):
+            return None
+        policy = RetentionPolicy.objects.get()
+    return policy.generation, _resume(policy.walk, policy.generation)
+
+
+def apply(
+    tenant_id: int,
+    generation: int,
+    walk: Walk,
+    *,
+    progress: Callable[[Walk], object] = lambda walk: None,
+) -> None:
+    """Goes on with the walk that `claim` gave out, to its end or for PASS_S.
+
+    Raises valkey's errors; then it is tried again when the lease has lapsed.
+    """
+    end, note_at = time.monotonic() + PASS_S, time.monotonic() + NOTED_S
+    hot.provision_tenant(Tenant.objects.get(pk=tenant_id))  # should Valkey have been down
+    for _ in follow(tenant_id, walk):
+        now = time.monotonic()
+        if now >= end:
+            break
+        if now >= note_at and walk.next is not None:
+            note_at = now + NOTED_S
+            noted = _noted(walk, generation)
+            _save(tenant_id, walk=noted, applying_until=timezone.now() + LEASE)
+            progress(walk)
+    if walk.next is None:
+        _save(tenant_id, walk=None, applying_until=None, applied_generation=generation)
+    else:
+        _save(tenant_id, walk=_noted(walk, generation), applying_until=None)
+
+
+def _save(tenant_id: int, **fields: Any) -> None:
+    with tenant_scope(tenant_id):
+        RetentionPolicy.objects.update(**fields)
+
+
+def _noted(walk: Walk, generation: int) -> dict[str, Any]:
+    # The cursor as text: it may need all of 64 bits, more than a JSON number is safe for.
+    bucket, cursor = walk.next or BEGINNING
+    return {
+        "generation": generation,
+        "started_at": walk.started_at.isoformat(),
+        "blocks": walk.blocks,
+        "changed": walk.changed,
+        "bucket": bucket,
+        "cursor": str(cursor),
+    }
+
+
+def _resume(noted: dict[str, Any] | None, generation: int) -> Walk:
+    """A walk for another generation counts for nothing."""
+    if noted is None or noted["generation"] != generation:
+        return Walk()
+    return Walk(
+        datetime.fromisoformat(noted["started_at"]),
+        noted["blocks"],
+        noted["changed"],
+        Place(noted["bucket"], int(noted["cursor"])),
+    )
