@@ -45,7 +45,7 @@ from obstore.store import HTTPStore, S3Store  # noqa: E402
 from valkeys import free_ports, run_s  # noqa: E402
 
 from neve.datapath.cold import ColdBlock, ColdReader, plan_ranges  # noqa: E402
-from neve.datapath.transfer import Job, JobPool, Transfer, Urgency  # noqa: E402
+from neve.datapath.transfer import JobPool, PoolJob, Transfer, Urgency  # noqa: E402
 from neve.formats.block import HEADER_BYTES, BlockHeader, checksum, encode_header  # noqa: E402
 from support.certificates import issue, make_ca  # noqa: E402
 from support.servers import S3Server  # noqa: E402
@@ -124,7 +124,7 @@ class Neve(Reader):
         ]
         transfer = Transfer(len(blocks), time.monotonic() + DEADLINE_S)
         groups = plan_ranges(blocks, streams=self.place.streams)
-        jobs = [Job(partial(self._read, group, transfer), transfer) for group in groups]
+        jobs = [PoolJob(partial(self._read, group, transfer), transfer) for group in groups]
         self.pool.submit(jobs, Urgency.LOAD)
         transfer.end_job()
         if any(transfer.wait()):

@@ -57,15 +57,15 @@ def load(port: int, ca: str | None, connections: int, block_bytes: int, data_byt
         first = number % BATCHES * size
         return ids[first : first + size]
 
-    def put(number: int) -> _core.Transfer:
+    def put(number: int) -> _core.Batch:
         rows, until = list(sent), time.monotonic() + DEADLINE_S
-        return core.put(keys, batch(number), [bytes(16)] * size, [256] * size, rows, until)
+        return core.put(keys, batch(number), [bytes(16)] * size, [256] * size, rows, deadline=until)
 
-    def get(number: int) -> _core.Transfer:
+    def get(number: int) -> _core.Batch:
         rows = list(back[number % IN_FLIGHT])
-        return core.get(keys, batch(number), rows, time.monotonic() + DEADLINE_S)
+        return core.get(keys, batch(number), rows, deadline=time.monotonic() + DEADLINE_S)
 
-    def finish(transfer: _core.Transfer) -> None:
+    def finish(transfer: _core.Batch) -> None:
         transfer.wait(float("inf"))
         if set(transfer.statuses()) != {Status.OK}:
             raise RuntimeError(f"{transfer.trouble} {set(transfer.statuses())}")
@@ -76,7 +76,7 @@ def load(port: int, ca: str | None, connections: int, block_bytes: int, data_byt
         start = get if verb == "get" else put
         end = time.perf_counter() + (float(seconds[0]) if seconds else 0.0)
         cpu, began, count = cpu_s(), time.perf_counter(), 0
-        under_way: list[_core.Transfer] = []
+        under_way: list[_core.Batch] = []
         while under_way or count == 0:
             while len(under_way) < IN_FLIGHT and (
                 time.perf_counter() < end if seconds else count < BATCHES

@@ -70,12 +70,14 @@ def load(setting: Setting, ports: list[int], block_bytes: int) -> None:
     batches = len(ids) // size
     buffers = np.full((setting.in_flight, size, block_bytes), 1, dtype=np.uint8)
 
-    def start(number: int) -> _core.Transfer:
+    def start(number: int) -> _core.Batch:
         first = number % batches * size
         rows = list(buffers[number % setting.in_flight])
-        return core.get(keys, ids[first : first + size], rows, time.monotonic() + DEADLINE_S)
+        return core.get(
+            keys, ids[first : first + size], rows, deadline=time.monotonic() + DEADLINE_S
+        )
 
-    def finish(transfer: _core.Transfer) -> None:
+    def finish(transfer: _core.Batch) -> None:
         transfer.wait(float("inf"))
         if set(transfer.statuses()) != {Status.OK}:
             raise RuntimeError(f"{transfer.trouble} {set(transfer.statuses())}")
@@ -84,7 +86,7 @@ def load(setting: Setting, ports: list[int], block_bytes: int) -> None:
         payload = np.random.default_rng(0).integers(0, 256, block_bytes, dtype=np.uint8)
         for id_ in ids:
             until = time.monotonic() + DEADLINE_S
-            finish(core.put(keys, [id_], [bytes(16)], [256], [payload], until))
+            finish(core.put(keys, [id_], [bytes(16)], [256], [payload], deadline=until))
         return {}
 
     def get(seconds: float) -> dict[str, Any]:

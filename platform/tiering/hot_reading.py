@@ -106,7 +106,7 @@ class HotReader:
         ids: Sequence[bytes],
         payloads: Sequence[memoryview],
         headers: memoryview,
-    ) -> _core.Transfer:
+    ) -> _core.Batch:
         return self._transport.get(
             keys, ids, payloads, deadline=time.monotonic() + READ_S, touch=False, headers=headers
         )

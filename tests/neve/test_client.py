@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from neve.datapath.breaker import BreakerState
 from neve.datapath.client import Client, Match
+from neve.datapath.status import BreakerState
 from neve.errors import DeadlineExceeded, MissReason, Misuse, Refused, Unavailable
 from neve.formats.keys import bucket_of
 from neve.index.tier import Location, Tier

@@ -71,7 +71,7 @@ class Blocks:
         return len([row for row in decode_match(rows) if not isinstance(row, str)])
 
 
-def ended(transfer: _core.Transfer) -> list[Status]:
+def ended(transfer: _core.Batch) -> list[Status]:
     assert transfer.wait(soon(30))
     return [Status(value) for value in transfer.statuses()]
 
@@ -136,11 +136,11 @@ def test_slots_are_those_of_the_server(cluster):
 def test_blocks_are_striped_over_all_primaries(cluster, transport):
     blocks = Blocks(transport)
     assert blocks.put() == [Status.OK] * COUNT
-    assert transport._core.counters()["primaries"] == 3
-    before = transport._core.counters()["retried"]
+    assert transport.counters()["primaries"] == 3
+    before = transport.counters()["retried"]
     assert blocks.get() == [Status.OK] * COUNT
     assert blocks.found() == COUNT
-    assert transport._core.counters()["retried"] == before  # the map is known: nothing is sent on
+    assert transport.counters()["retried"] == before  # the map is known: nothing is sent on
     assert len({node_of(cluster, bucket_of(id_, BUCKETS)).port for id_ in blocks.ids}) == 3
 
 

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neve.datapath.breaker import FAILURES_TO_OPEN
+from neve._core import FAILURES_TO_OPEN
 from neve.datapath.client import Client
 from neve.datapath.cold import (
     GAP_BYTES,

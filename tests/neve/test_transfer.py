@@ -3,8 +3,9 @@ import time
 
 import pytest
 
-from neve.datapath.breaker import Breaker, BreakerState
-from neve.datapath.transfer import Job, JobPool, Transfer, Urgency
+from neve._core import Breaker
+from neve.datapath.status import BreakerState
+from neve.datapath.transfer import JobPool, PoolJob, Transfer, Urgency
 from neve.errors import Closed, DeadlineExceeded, MissReason, Misuse
 from neve.node.stats import Stats
 
@@ -42,9 +43,9 @@ class TestTransfer:
             release.wait(5)
             transfer.settle(0, None)
 
-        pool.submit([Job(run, transfer)], Urgency.LOAD)
+        pool.submit([PoolJob(run, transfer)], Urgency.LOAD)
         started.wait(5)
-        pool.submit([Job(lambda: transfer.settle(1, None), transfer)], Urgency.LOAD)
+        pool.submit([PoolJob(lambda: transfer.settle(1, None), transfer)], Urgency.LOAD)
         transfer.end_job()
         with pytest.raises(DeadlineExceeded):
             transfer.wait(0.3)
@@ -55,7 +56,7 @@ class TestTransfer:
     def test_a_broken_job_leaves_its_blocks_missed(self):
         pool = JobPool(1, "test")
         transfer = Transfer(1, soon())
-        pool.submit([Job(lambda: 1 // 0, transfer)], Urgency.LOAD)
+        pool.submit([PoolJob(lambda: 1 // 0, transfer)], Urgency.LOAD)
         transfer.end_job()
         assert transfer.wait(5) == [MissReason.TIMEOUT]
         assert pool.close(soon())
@@ -64,100 +65,100 @@ class TestTransfer:
 class TestJobPool:
     def test_loads_overtake_stores(self):
         pool, order, gate = JobPool(1, "test"), [], threading.Event()
-        pool.submit([Job(lambda: gate.wait(5))], Urgency.LOAD)
-        pool.submit([Job(lambda: order.append("promote"))], Urgency.PROMOTE)
-        pool.submit([Job(lambda: order.append("store"))], Urgency.STORE)
-        pool.submit([Job(lambda: order.append("load"))], Urgency.LOAD)
+        pool.submit([PoolJob(lambda: gate.wait(5))], Urgency.LOAD)
+        pool.submit([PoolJob(lambda: order.append("promote"))], Urgency.PROMOTE)
+        pool.submit([PoolJob(lambda: order.append("store"))], Urgency.STORE)
+        pool.submit([PoolJob(lambda: order.append("load"))], Urgency.LOAD)
         gate.set()
         assert pool.close(soon())
         assert order == ["load", "store", "promote"]
 
     def test_jobs_run_side_by_side_up_to_the_limit(self):
         pool, together = JobPool(3, "test"), threading.Barrier(3)
-        pool.submit([Job(lambda: together.wait(5)) for _ in range(3)], Urgency.LOAD)
+        pool.submit([PoolJob(lambda: together.wait(5)) for _ in range(3)], Urgency.LOAD)
         assert pool.close(soon())
         assert not together.broken
 
     def test_closing_gives_up_what_takes_too_long(self):
         pool, gate = JobPool(1, "test"), threading.Event()
         transfer = Transfer(1, soon(60))
-        pool.submit([Job(lambda: gate.wait(5))], Urgency.LOAD)
-        pool.submit([Job(lambda: None, transfer)], Urgency.LOAD)
+        pool.submit([PoolJob(lambda: gate.wait(5))], Urgency.LOAD)
+        pool.submit([PoolJob(lambda: None, transfer)], Urgency.LOAD)
         transfer.end_job()
         assert not pool.close(soon(0.05))
         assert transfer.wait(0) == [MissReason.TIMEOUT]
         gate.set()
         with pytest.raises(Closed):
-            pool.submit([Job(lambda: None)], Urgency.LOAD)
+            pool.submit([PoolJob(lambda: None)], Urgency.LOAD)
+
+
+class Clock:
+    """A breaker, and the time that it is told."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.breaker = Breaker()
+
+    def allow(self) -> bool:
+        return self.breaker.allow(self.now)
+
+    def fail(self) -> bool:
+        return self.breaker.fail(self.now)
+
+    def fail_asked(self, times: int) -> list[bool]:
+        """Whether each of so many failures opened it."""
+        return [self.allow() and self.fail() for _ in range(times)]
 
 
 class TestBreaker:
     @pytest.fixture
-    def clock(self, monkeypatch: pytest.MonkeyPatch) -> list[float]:
-        now = [100.0]
-        monkeypatch.setattr("neve.datapath.breaker.time.monotonic", lambda: now[0])
-        return now
+    def at(self) -> Clock:
+        return Clock()
 
-    def fail(self, breaker: Breaker, times: int) -> None:
-        for _ in range(times):
-            assert breaker.allow()
-            breaker.fail()
+    def test_three_failures_in_a_row_open_it_and_one_probe_closes_it(self, at):
+        at.fail_asked(2)
+        at.breaker.succeed()
+        assert at.fail_asked(3) == [False, False, True]
+        assert at.breaker.state == BreakerState.OPEN
+        assert not at.allow()
+        at.now += 1.0
+        assert at.allow()
+        assert at.breaker.state == BreakerState.HALF_OPEN
+        assert not at.allow()
+        at.breaker.succeed()
+        assert at.breaker.state == BreakerState.CLOSED
+        assert at.allow()
 
-    def test_three_failures_in_a_row_open_it_and_one_probe_closes_it(self, clock):
-        breaker = Breaker()
-        self.fail(breaker, 2)
-        breaker.succeed()
-        self.fail(breaker, 3)
-        assert breaker.state is BreakerState.OPEN
-        assert not breaker.allow()
-        clock[0] += 1.0
-        assert breaker.allow()
-        assert breaker.state is BreakerState.HALF_OPEN
-        assert not breaker.allow()
-        breaker.succeed()
-        assert breaker.state is BreakerState.CLOSED
-        assert breaker.allow()
-
-    def test_pauses_grow_to_thirty_seconds_and_begin_anew_after_success(self, clock):
-        breaker = Breaker()
-        self.fail(breaker, 3)
+    def test_pauses_grow_to_thirty_seconds_and_begin_anew_after_success(self, at):
+        at.fail_asked(3)
         for pause_s in (1, 2, 4, 8, 16, 30, 30):
-            clock[0] += pause_s - 0.001
-            assert not breaker.allow()
-            clock[0] += 0.001
-            assert breaker.allow()
-            breaker.fail()
-        clock[0] += 30
-        assert breaker.allow()
-        breaker.succeed()
-        self.fail(breaker, 3)
-        clock[0] += 1
-        assert breaker.allow()
+            at.now += pause_s - 2**-10
+            assert not at.allow()
+            at.now += 2**-10
+            assert at.allow()
+            at.fail()
+        at.now += 30
+        assert at.allow()
+        at.breaker.succeed()
+        at.fail_asked(3)
+        at.now += 1
+        assert at.allow()
 
-    def test_failures_of_questions_asked_before_it_opened_do_not_prolong_the_pause(self, clock):
-        breaker = Breaker()
-        self.fail(breaker, 3)
+    def test_failures_of_questions_asked_before_it_opened_do_not_prolong_the_pause(self, at):
+        at.fail_asked(3)
         for _ in range(10):
-            breaker.fail()
-        clock[0] += 1
-        assert breaker.allow()
+            at.fail()
+        at.now += 1
+        assert at.allow()
 
-    def test_a_probe_that_says_nothing_makes_room_for_another(self, clock):
-        breaker = Breaker()
-        self.fail(breaker, 3)
-        clock[0] += 1
-        assert breaker.allow()
-        breaker.forgive()
-        assert breaker.allow()
-        clock[0] += 10  # its caller died
-        assert breaker.allow()
-
-    def test_news_end_the_pause(self, clock):
-        breaker = Breaker()
-        self.fail(breaker, 3)
-        breaker.probe_now()
-        assert not breaker.is_open
-        assert breaker.allow()
+    def test_a_probe_that_says_nothing_makes_room_for_another(self, at):
+        at.fail_asked(3)
+        at.now += 1
+        assert at.allow()
+        at.breaker.forgive()
+        assert at.allow()
+        at.now += 10  # its caller died
+        assert at.allow()
 
 
 class TestStats:

@@ -14,8 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neve import _core
-from neve.datapath.breaker import BreakerState
-from neve.datapath.status import Status
+from neve.datapath.status import BreakerState, Status
 from neve.datapath.transport import ReplyError, Transport, make_keyspace
 from neve.errors import Closed, DeadlineExceeded, MissReason, Misuse, Unavailable
 from neve.formats.block import HEADER_BYTES, BlockHeader, checksum, decode_header, encode_header
@@ -62,7 +61,7 @@ def get(
     return ended(transport.get(KEYS, ids, payloads, deadline=deadline or soon()))
 
 
-def ended(transfer: _core.Transfer) -> list[Status]:
+def ended(transfer: _core.Batch) -> list[Status]:
     assert transfer.wait(soon(30))
     return [Status(value) for value in transfer.statuses()]
 
@@ -475,7 +474,7 @@ class TestBadServers:
                 KEYS, [block_id(1)], [bytearray(10)], deadline=soon(5), touch=False
             )
             assert ended(transfer) == [Status.UNAVAILABLE]
-            assert transport._core.counters()["connections_opened"] == 2  # it was tried again
+            assert transport.counters()["connections_opened"] == 2  # it was tried again
 
     @pytest.mark.parametrize("step", [1, 2, 3, 7, 70, 80, 1000])
     def test_replies_may_be_cut_anywhere(self, step: int):

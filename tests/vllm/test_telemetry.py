@@ -2,7 +2,7 @@
 
 import json
 
-from neve.datapath.breaker import BreakerState
+from neve.datapath.status import BreakerState
 from neve.engine import telemetry
 from neve.engine.telemetry import Telemetry
 from neve.errors import MissReason

@@ -131,12 +131,12 @@ nb::object to_python(const resp::Reply& reply) {
 }
 
 // A batch as Python holds it, with the memory it uses.
-class Transfer {
+class PyBatch {
  public:
-  Transfer(std::shared_ptr<Core> core, std::shared_ptr<Batch> batch, std::vector<Memory> memory)
+  PyBatch(std::shared_ptr<Core> core, std::shared_ptr<Batch> batch, std::vector<Memory> memory)
       : core_(std::move(core)), batch_(std::move(batch)), memory_(std::move(memory)) {}
-  Transfer(Transfer&&) = default;
-  ~Transfer() {
+  PyBatch(PyBatch&&) = default;
+  ~PyBatch() {
     // Dropped under way: nobody may touch the memory once it is released. In a forked child nobody
     // does, and nobody would ever end the wait.
     if (batch_ && !done()) {
@@ -204,10 +204,10 @@ class Transfer {
   std::vector<Memory> memory_;
 };
 
-class MatchTransfer : public Transfer {
+class PyMatchBatch : public PyBatch {
  public:
-  MatchTransfer(std::shared_ptr<Core> core, MatchPlan plan)
-      : Transfer(std::move(core), plan.plan.batch, {}), plan_(std::move(plan)) {}
+  PyMatchBatch(std::shared_ptr<Core> core, MatchPlan plan)
+      : PyBatch(std::move(core), plan.plan.batch, {}), plan_(std::move(plan)) {}
 
   std::pair<int, nb::bytes> rows() const {
     Status status = Status::kPending;
@@ -254,11 +254,27 @@ Address make_address(std::vector<std::string> seeds, std::optional<std::string> 
   return address;
 }
 
-// What Python calls Core. Shared with its transfers, which may outlive it.
+nb::str name_of(BreakerState state) {
+  switch (state) {
+    case BreakerState::kClosed:
+      return nb::str("closed");
+    case BreakerState::kOpen:
+      return nb::str("open");
+    case BreakerState::kHalfOpen:
+      break;
+  }
+  return nb::str("half_open");
+}
+
+Time time_or_now(std::optional<double> seconds) {
+  return seconds ? time_from_seconds(*seconds) : Clock::now();
+}
+
+// What Python calls Core. Shared with its batches, which may outlive it.
 struct PyCore {
   std::shared_ptr<Core> core;
 
-  Transfer get(const std::shared_ptr<Keyspace>& keys, const Ids& ids, const Buffers& buffers,
+  PyBatch get(const std::shared_ptr<Keyspace>& keys, const Ids& ids, const Buffers& buffers,
                double deadline, bool touch, std::optional<nb::object> headers) const {
     std::vector<Memory> memory;
     std::vector<GetRequest> requests;
@@ -280,7 +296,7 @@ struct PyCore {
     return {core, std::move(batch), std::move(memory)};
   }
 
-  Transfer put(const std::shared_ptr<Keyspace>& keys, const Ids& ids, const Ids& parents,
+  PyBatch put(const std::shared_ptr<Keyspace>& keys, const Ids& ids, const Ids& parents,
                const std::vector<std::uint32_t>& tokens, const Buffers& buffers, double deadline,
                unsigned urgency) const {
     std::vector<Memory> memory;
@@ -305,7 +321,7 @@ struct PyCore {
     return {core, std::move(batch), std::move(memory)};
   }
 
-  Transfer call(const std::vector<std::vector<nb::bytes>>& commands,
+  PyBatch call(const std::vector<std::vector<nb::bytes>>& commands,
                 const std::vector<nb::bytes>& keys, double deadline, bool idempotent) const {
     if (commands.size() != keys.size()) throw nb::value_error("need one key for each command");
     std::vector<CallRequest> requests;
@@ -320,7 +336,7 @@ struct PyCore {
     return {core, core->call(std::move(requests), time_from_seconds(deadline)), {}};
   }
 
-  MatchTransfer match(const std::shared_ptr<Keyspace>& keys, const Ids& ids,
+  PyMatchBatch match(const std::shared_ptr<Keyspace>& keys, const Ids& ids,
                       double deadline) const {
     std::vector<BlockId> wanted;
     for (nb::handle id : ids) wanted.push_back(fixed_bytes<16>(id, "an id"));
@@ -364,7 +380,7 @@ NB_MODULE(_core, m) {
         }
         return statuses;
       },
-      "Names of the bytes that `Transfer.statuses` gives.");
+      "Names of the bytes that `Batch.statuses` gives.");
   m.attr("CHECKSUM_KERNEL") = checksum_kernel_name();
   m.def("checksum", [](nb::handle data) { return checksum(Memory(data, false).bytes()); }, "data"_a,
         "XXH3-64 of contiguous memory.");
@@ -381,6 +397,27 @@ NB_MODULE(_core, m) {
 
   // What OpenSSL or its files refuse is a ValueError that says which.
   nb::exception<TlsError>(m, "TlsError", PyExc_ValueError);
+
+  m.attr("FAILURES_TO_OPEN") = kFailuresToOpen;
+  nb::class_<Breaker>(
+      m, "Breaker",
+      "Opens after three failures in a row, for 1 s growing to 30 s; then lets one probe through.\n\n"
+      "For any thread. Each `allow()` that was True is followed by one of `succeed`, `fail` or\n"
+      "`forgive`. `now`: a monotonic time, for tests.")
+      .def(nb::init<>())
+      .def(
+          "allow", [](Breaker& self, std::optional<double> now) { return self.allow(time_or_now(now)); },
+          "now"_a = nb::none(),
+          "Whether to ask now. The first True after a pause is the probe, and the only one.")
+      .def("succeed", &Breaker::succeed)
+      .def(
+          "fail",
+          [](Breaker& self, std::optional<double> now) { return self.fail(0, time_or_now(now)); },
+          "now"_a = nb::none(), "Whether this failure opened it, after it was closed.")
+      .def("forgive", &Breaker::forgive,
+           "The question ended without saying anything of the server; the next one may probe.")
+      .def_prop_ro("state", [](const Breaker& self) { return name_of(self.state()); },
+                   "closed, open or half_open.");
 
   nb::class_<Keyspace>(m, "Keyspace", "One space's keys in one tenant's buckets. Immutable.")
       .def(nb::new_(&make_keyspace), "space_id"_a, "tag"_a, "buckets"_a,
@@ -400,21 +437,21 @@ NB_MODULE(_core, m) {
       .def("stop", &CompletionQueue::stop)
       .def_prop_ro("stopped", &CompletionQueue::stopped);
 
-  nb::class_<Transfer>(m, "Transfer", "A batch under way. Holds its buffers until it is done.")
-      .def_prop_ro("serial", &Transfer::serial)
-      .def("done", &Transfer::done)
-      .def("wait", &Transfer::wait, "until"_a, "Whether it was done by `until`, a monotonic time.")
-      .def("wait_claim", &Transfer::wait_claim, "until"_a,
+  nb::class_<PyBatch>(m, "Batch", "A batch under way. Holds its buffers until it is done.")
+      .def_prop_ro("serial", &PyBatch::serial)
+      .def("done", &PyBatch::done)
+      .def("wait", &PyBatch::wait, "until"_a, "Whether it was done by `until`, a monotonic time.")
+      .def("wait_claim", &PyBatch::wait_claim, "until"_a,
            "(done, ours): waits, and claims it then. No queue is told while somebody waits so.")
-      .def("claim", &Transfer::claim, "True for the first caller only: who finishes up.")
-      .def("cancel", &Transfer::cancel, "Ends it soon; `wait` says when its buffers are free.")
-      .def("statuses", &Transfer::statuses, "One byte of `statuses` for each block or command.")
-      .def("reply", &Transfer::reply, "index"_a, "Of a command: bytes are values, str is an error.")
-      .def("notify", &Transfer::notify, "queue"_a)
-      .def_prop_ro("trouble", &Transfer::trouble, "The first error that was met, or empty.");
+      .def("claim", &PyBatch::claim, "True for the first caller only: who finishes up.")
+      .def("cancel", &PyBatch::cancel, "Ends it soon; `wait` says when its buffers are free.")
+      .def("statuses", &PyBatch::statuses, "One byte of `statuses` for each block or command.")
+      .def("reply", &PyBatch::reply, "index"_a, "Of a command: bytes are values, str is an error.")
+      .def("notify", &PyBatch::notify, "queue"_a)
+      .def_prop_ro("trouble", &PyBatch::trouble, "The first error that was met, or empty.");
 
-  nb::class_<MatchTransfer, Transfer>(m, "MatchTransfer")
-      .def("rows", &MatchTransfer::rows,
+  nb::class_<PyMatchBatch, PyBatch>(m, "MatchBatch")
+      .def("rows", &PyMatchBatch::rows,
            "(status, rows of neve_match): the prefix that was found, and the miss behind it.");
 
   nb::class_<PyCore>(m, "Core", "Connections to the servers of one address, and their threads.")
@@ -443,23 +480,29 @@ NB_MODULE(_core, m) {
           "window_bytes"_a = Options{}.window_bytes, "most_bytes"_a = Options{}.most_bytes,
           "connect_timeout_s"_a = 1.0, "stall_s"_a = 2.0)
       .def(
-          "readdress",
+          "move_to",
           [](PyCore& self, std::vector<std::string> seeds, std::optional<std::string> username,
              std::optional<std::string> password, std::optional<TlsFields> tls) {
             self.core->readdress(make_address(std::move(seeds), std::move(username),
                                               std::move(password), std::move(tls)));
           },
-          "seeds"_a, "username"_a = nb::none(), "password"_a = nb::none(), "tls"_a = nb::none())
-      .def("get", &PyCore::get, "keys"_a, "ids"_a, "buffers"_a, "deadline"_a, "touch"_a = true,
-           "headers"_a = nb::none())
+          "seeds"_a, "username"_a = nb::none(), "password"_a = nb::none(), "tls"_a = nb::none(),
+          "Uses other servers or credentials for all that is submitted from now on.")
+      .def("get", &PyCore::get, "keys"_a, "ids"_a, "buffers"_a, nb::kw_only(), "deadline"_a,
+           "touch"_a = true, "headers"_a = nb::none(),
+           "Loads blocks into writable buffers, each as long as its payload, and verifies them.\n\n"
+           "`headers` receives 64 bytes for each block that is OK. Raises `ValueError`.")
       .def("put", &PyCore::put, "keys"_a, "ids"_a, "parents"_a, "tokens"_a, "buffers"_a,
-           "deadline"_a, "urgency"_a = 1)
-      .def("call", &PyCore::call, "commands"_a, "keys"_a, "deadline"_a, "idempotent"_a = false)
-      .def("match", &PyCore::match, "keys"_a, "ids"_a, "deadline"_a)
+           nb::kw_only(), "deadline"_a, "urgency"_a = 1,
+           "Stores blocks and commits them. `urgency`: 0 as urgent as loads, 2 after all else.")
+      .def("submit", &PyCore::call, "commands"_a, "keys"_a, nb::kw_only(), "deadline"_a,
+           "idempotent"_a = false, "Commands, each for the primary that has its key.")
+      .def("look_up", &PyCore::match, "keys"_a, "ids"_a, nb::kw_only(), "deadline"_a,
+           "A chain: what is stored of it, up to the first miss.")
       .def("close", &PyCore::close)
       .def("counters", &PyCore::counters)
-      .def_prop_ro("breaker", [](const PyCore& self) { return static_cast<int>(self.core->breaker()); },
-                   "0 closed, 1 open, 2 half open: open only when no primary would be asked.")
+      .def_prop_ro("breaker", [](const PyCore& self) { return name_of(self.core->breaker()); },
+                   "Of all primaries: open only when none of them would be asked.")
       .def_prop_ro("refuses", [](const PyCore& self) { return self.core->refuses(); },
-                   "Whether every primary's breaker is open now.");
+                   "Whether all breakers are open now. Takes no probe.");
 }

@@ -5,7 +5,6 @@
 namespace neve {
 namespace {
 
-constexpr int kFailuresToOpen = 3;
 constexpr Duration kFirstPause = std::chrono::seconds(1);
 constexpr Duration kLongestPause = std::chrono::seconds(30);
 // A probe whose end nobody reported must not keep the breaker half open for ever.
@@ -32,17 +31,19 @@ void Breaker::succeed() {
   calm_.store(true, std::memory_order_relaxed);
 }
 
-void Breaker::fail(std::uint64_t serial, Time now) {
+bool Breaker::fail(std::uint64_t serial, Time now) {
   const std::lock_guard lock(mutex_);
-  if (serial == last_serial_) return;
+  if (serial != 0 && serial == last_serial_) return false;
   last_serial_ = serial;
   calm_.store(false, std::memory_order_relaxed);
   ++failures_;
-  if (state_ == BreakerState::kOpen && now < until_) return;  // asked before it opened
-  if (state_ == BreakerState::kClosed && failures_ < kFailuresToOpen) return;
+  if (state_ == BreakerState::kOpen && now < until_) return false;  // asked before it opened
+  const bool was_closed = state_ == BreakerState::kClosed;
+  if (was_closed && failures_ < kFailuresToOpen) return false;
   state_ = BreakerState::kOpen;
   until_ = now + pause_;
   pause_ = std::min(2 * pause_, kLongestPause);
+  return was_closed;
 }
 
 void Breaker::forgive() {

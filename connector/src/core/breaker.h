@@ -1,4 +1,4 @@
-// Stops asking a primary that is in trouble, and finds out when it is well again. For any thread.
+// Stops asking a server that is in trouble, and finds out when it is well again. For any thread.
 #pragma once
 
 #include <atomic>
@@ -9,16 +9,20 @@
 
 namespace neve {
 
+inline constexpr int kFailuresToOpen = 3;
+
 enum class BreakerState : std::uint8_t { kClosed, kOpen, kHalfOpen };
 
-// Opens after three failures in a row, for 1 s growing to 30 s; then lets one probe through.
+// Opens after three failures in a row, for 1 s growing to 30 s; then lets one probe through. Each
+// `allow` that was true is followed by one of `succeed`, `fail` or `forgive`.
 class Breaker {
  public:
   // Whether to ask now. The first true after a pause is the probe, and the only one.
   bool allow(Time now);
   void succeed();
-  // `serial` names the batch that failed: what its several connections suffer counts once.
-  void fail(std::uint64_t serial, Time now);
+  // Whether this failure opened it, after it was closed. Failures of one `serial` (a batch on several
+  // connections) count once; 0 names no batch.
+  bool fail(std::uint64_t serial, Time now);
   // The question ended without saying anything of the server; the next one may probe.
   void forgive();
   BreakerState state() const;

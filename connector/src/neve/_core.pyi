@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 
 def statuses() -> dict[str, int]:
-    """Names of the bytes that `Transfer.statuses` gives."""
+    """Names of the bytes that `Batch.statuses` gives."""
 
 CHECKSUM_KERNEL: str = 'avx2'
 
@@ -25,6 +25,37 @@ def slot_of(key: bytes) -> int:
 
 class TlsError(ValueError):
     pass
+
+FAILURES_TO_OPEN: int = 3
+
+class Breaker:
+    """
+    Opens after three failures in a row, for 1 s growing to 30 s; then lets one probe through.
+
+    For any thread. Each `allow()` that was True is followed by one of `succeed`, `fail` or
+    `forgive`. `now`: a monotonic time, for tests.
+    """
+
+    def __init__(self) -> None: ...
+
+    def allow(self, now: float | None = None) -> bool:
+        """
+        Whether to ask now. The first True after a pause is the probe, and the only one.
+        """
+
+    def succeed(self) -> None: ...
+
+    def fail(self, now: float | None = None) -> bool:
+        """Whether this failure opened it, after it was closed."""
+
+    def forgive(self) -> None:
+        """
+        The question ended without saying anything of the server; the next one may probe.
+        """
+
+    @property
+    def state(self) -> str:
+        """closed, open or half_open."""
 
 class Keyspace:
     """One space's keys in one tenant's buckets. Immutable."""
@@ -53,7 +84,7 @@ class CompletionQueue:
     @property
     def stopped(self) -> bool: ...
 
-class Transfer:
+class Batch:
     """A batch under way. Holds its buffers until it is done."""
 
     @property
@@ -87,7 +118,7 @@ class Transfer:
     def trouble(self) -> str:
         """The first error that was met, or empty."""
 
-class MatchTransfer(Transfer):
+class MatchBatch(Batch):
     def rows(self) -> tuple[int, bytes]:
         """
         (status, rows of neve_match): the prefix that was found, and the miss behind it.
@@ -98,26 +129,37 @@ class Core:
 
     def __init__(self, seeds: Sequence[str], username: str | None = None, password: str | None = None, tls: dict[str, str] | None = None, *, io_threads: int = 0, lanes: int = 2, window_bytes: int = 4194304, most_bytes: int = 4294967296, connect_timeout_s: float = 1.0, stall_s: float = 2.0) -> None: ...
 
-    def readdress(self, seeds: Sequence[str], username: str | None = None, password: str | None = None, tls: dict[str, str] | None = None) -> None: ...
+    def move_to(self, seeds: Sequence[str], username: str | None = None, password: str | None = None, tls: dict[str, str] | None = None) -> None:
+        """
+        Uses other servers or credentials for all that is submitted from now on.
+        """
 
-    def get(self, keys: Keyspace, ids: Sequence[bytes], buffers: Sequence[object], deadline: float, touch: bool = True, headers: object | None = None) -> Transfer: ...
+    def get(self, keys: Keyspace, ids: Sequence[bytes], buffers: Sequence[object], *, deadline: float, touch: bool = True, headers: object | None = None) -> Batch:
+        """
+        Loads blocks into writable buffers, each as long as its payload, and verifies them.
 
-    def put(self, keys: Keyspace, ids: Sequence[bytes], parents: Sequence[bytes], tokens: Sequence[int], buffers: Sequence[object], deadline: float, urgency: int = 1) -> Transfer: ...
+        `headers` receives 64 bytes for each block that is OK. Raises `ValueError`.
+        """
 
-    def call(self, commands: Sequence[Sequence[bytes]], keys: Sequence[bytes], deadline: float, idempotent: bool = False) -> Transfer: ...
+    def put(self, keys: Keyspace, ids: Sequence[bytes], parents: Sequence[bytes], tokens: Sequence[int], buffers: Sequence[object], *, deadline: float, urgency: int = 1) -> Batch:
+        """
+        Stores blocks and commits them. `urgency`: 0 as urgent as loads, 2 after all else.
+        """
 
-    def match(self, keys: Keyspace, ids: Sequence[bytes], deadline: float) -> MatchTransfer: ...
+    def submit(self, commands: Sequence[Sequence[bytes]], keys: Sequence[bytes], *, deadline: float, idempotent: bool = False) -> Batch:
+        """Commands, each for the primary that has its key."""
+
+    def look_up(self, keys: Keyspace, ids: Sequence[bytes], *, deadline: float) -> MatchBatch:
+        """A chain: what is stored of it, up to the first miss."""
 
     def close(self) -> None: ...
 
     def counters(self) -> dict[str, int]: ...
 
     @property
-    def breaker(self) -> int:
-        """
-        0 closed, 1 open, 2 half open: open only when no primary would be asked.
-        """
+    def breaker(self) -> str:
+        """Of all primaries: open only when none of them would be asked."""
 
     @property
     def refuses(self) -> bool:
-        """Whether every primary's breaker is open now."""
+        """Whether all breakers are open now. Takes no probe."""

@@ -22,7 +22,7 @@ from neve.planner.breakeven import (
 _GB = 1e9  # network bandwidth is decimal, as everywhere
 
 
-class Speed(click.ParamType[tuple[int | None, float]]):
+class PrefillSpeed(click.ParamType[tuple[int | None, float]]):
     """`40000` (tokens/s at any length) or `40285@2048` (measured with prompts of 2048 tokens)."""
 
     name = "rate[@tokens]"
@@ -45,7 +45,7 @@ class Speed(click.ParamType[tuple[int | None, float]]):
 @click.option(
     "--prefill-tokens-per-s",
     "speeds",
-    type=Speed(),
+    type=PrefillSpeed(),
     multiple=True,
     required=True,
     help="Measured prefill speed; with @TOKENS several times for several prompt lengths.",

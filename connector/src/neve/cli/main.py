@@ -48,7 +48,7 @@ class Size(click.ParamType[int]):
         return size
 
 
-class Speed(click.ParamType[float | None]):
+class ReplaySpeed(click.ParamType[float | None]):
     """`max` (None), or by how much faster than recorded: 1x, 10x."""
 
     name = "max|1x|10x"
@@ -150,7 +150,11 @@ def ping(endpoint: str | None, api_key: str | None, api_key_file: Path | None) -
 @click.option("--max-chunk-tokens", type=click.IntRange(min=16), default=256, show_default=True)
 @click.option("--concurrency", type=click.IntRange(1, 32), default=4, show_default=True)
 @click.option(
-    "--speed", type=Speed(), default="max", show_default=True, help="Of the workload's own times."
+    "--speed",
+    type=ReplaySpeed(),
+    default="max",
+    show_default=True,
+    help="Of the workload's own times.",
 )
 @click.option(
     "--rate",

@@ -15,13 +15,12 @@ from uuid import uuid4
 import numpy as np
 
 from neve import _core, log_events
-from neve.datapath.breaker import BreakerState
 from neve.datapath.cold import ColdReader
-from neve.datapath.hotpath import HotPath
+from neve.datapath.hotpath import BlockRef, HotPath
 from neve.datapath.loading import Loader
 from neve.datapath.promoting import Promoter
-from neve.datapath.status import Status
-from neve.datapath.storing import BlockRef, Storer
+from neve.datapath.status import BreakerState, Status
+from neve.datapath.storing import Storer
 from neve.datapath.transfer import JobPool, Transfer
 from neve.datapath.transport import Transport
 from neve.errors import MissReason, Misuse, Refused, Unavailable

@@ -7,20 +7,33 @@ are the transport's, one for each primary.
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from neve import _core, log_events
-from neve.datapath.breaker import BreakerState
-from neve.datapath.status import Status
+from neve.datapath.status import BreakerState, Status
+from neve.datapath.transfer import Transfer, Urgency
 from neve.datapath.transport import ReplyError, Transport, make_keyspace
 from neve.errors import MissReason, NeveError, Unavailable
 from neve.formats.keys import BucketKeys, bucket_of
 from neve.index.tier import CALL_IDS, HotTier, Tier
 from neve.node.session import Session
 
+# Told what became of each block, once, by whoever notices first that the part is done.
+Settle = Callable[[list[Status]], object]
+
 FORGET_S: Final = 1.0
 PROMOTE_S: Final = 1.0
 _STRANGER_CODES: Final = frozenset(("WRONGPASS", "NOAUTH", "NOPERM"))
+
+
+@dataclass(frozen=True)
+class BlockRef:
+    """A block to store: its id and its parent's (16 bytes each), and its tokens."""
+
+    id: bytes
+    parent: bytes
+    tokens: int
 
 
 def is_stranger(error: object) -> bool:
@@ -36,7 +49,7 @@ class HotPath:
     def __init__(
         self, transport: Transport, session: Session, ask_rehandshake: Callable[[], None]
     ) -> None:
-        self.transport = transport
+        self._transport = transport
         self._session = session
         self._keys = _keyspace(session)
         self._ask_rehandshake = ask_rehandshake
@@ -50,14 +63,14 @@ class HotPath:
 
     @property
     def breaker(self) -> BreakerState:
-        return self.transport.breaker
+        return self._transport.breaker
 
     @property
     def closed_for(self) -> MissReason | None:
         """Why asking makes no sense now; None when it does. Takes no probe of the breaker."""
         if self._suspended is not None:
             return self._suspended
-        return MissReason.BREAKER if self.transport.refuses else None
+        return MissReason.BREAKER if self._transport.refuses else None
 
     @property
     def suspended_for(self) -> MissReason | None:
@@ -69,7 +82,7 @@ class HotPath:
         with self._lock:
             self._session = session
             self._keys = _keyspace(session)
-            self.transport.readdress(session.valkey)
+            self._transport.readdress(session.valkey)
             self._suspended = None
 
     def refresh(self, session: Session) -> None:
@@ -82,42 +95,47 @@ class HotPath:
         self._suspended = reason
 
     def get(
-        self, ids: Sequence[bytes], payloads: Sequence[memoryview], *, deadline: float
-    ) -> _core.Transfer:
-        """Loads and touches blocks. Pass what comes of it to `judge`."""
-        return self.transport.get(self._keys, ids, payloads, deadline=deadline)
+        self,
+        transfer: Transfer,
+        ids: Sequence[bytes],
+        payloads: Sequence[memoryview],
+        settle: Settle,
+    ) -> None:
+        """Loads and touches blocks, as a part of `transfer`."""
+        deadline = transfer.deadline
+        self._add(
+            transfer, self._transport.get(self._keys, ids, payloads, deadline=deadline), settle
+        )
 
     def put(
         self,
-        ids: Sequence[bytes],
-        parents: Sequence[bytes],
-        tokens: Sequence[int],
+        transfer: Transfer,
+        blocks: Sequence[BlockRef],
         payloads: Sequence[memoryview],
+        settle: Settle,
         *,
-        deadline: float,
-        urgency: int,
-    ) -> _core.Transfer:
-        """Stores and commits blocks. Pass what comes of it to `judge`."""
-        return self.transport.put(
-            self._keys, ids, parents, tokens, payloads, deadline=deadline, urgency=urgency
+        urgency: Urgency,
+    ) -> None:
+        """Stores and commits blocks, as a part of `transfer`."""
+        batch = self._transport.put(
+            self._keys,
+            [block.id for block in blocks],
+            [block.parent for block in blocks],
+            [block.tokens for block in blocks],
+            payloads,
+            deadline=transfer.deadline,
+            urgency=urgency,
         )
+        self._add(transfer, batch, settle)
 
     def match(self, ids: Sequence[bytes], *, deadline: float) -> tuple[Status, bytes]:
         """Rows for `decode_match`, up to the first miss, and what stood in the way of more."""
         if self._suspended is not None:
             return Status.BREAKER, b""
-        status, rows, trouble = self.transport.match(self._keys, ids, deadline=deadline)
+        status, rows, trouble = self._transport.match(self._keys, ids, deadline=deadline)
         if status is not Status.OK:
             self._notice({status}, trouble)
         return status, rows
-
-    def judge(self, done: _core.Transfer) -> list[Status]:
-        """Statuses of a transfer that is done; sees to trouble that concerns the server."""
-        raw = done.statuses()
-        kinds = {Status(value) for value in set(raw)}
-        if not kinds <= _UNREMARKABLE:
-            self._notice(kinds, done.trouble)
-        return [Status(value) for value in raw]
 
     def tier(self, deadline: float) -> HotTier:
         """Typed calls of the index that end by `deadline` and raise what stands in their way."""
@@ -126,7 +144,7 @@ class HotPath:
             if self._suspended is not None:
                 raise Unavailable("suspended")
             try:
-                return self.transport.execute(*args, deadline=deadline, idempotent=True)
+                return self._transport.execute(*args, deadline=deadline, idempotent=True)
             except ReplyError as error:
                 if is_stranger(error):
                     self._ask_rehandshake()
@@ -141,19 +159,18 @@ class HotPath:
         except NeveError as error:
             log_events.HOT_FORGET_FAILED.log(blocks=len(ids), detail=error)
 
-    def forget_calls(self, tier: Tier, ids: Sequence[bytes]) -> list[_core.Transfer]:
-        """`forget` under way, one call for each bucket that has any of `ids`."""
-        calls: list[_core.Transfer] = []
+    def forget_within(self, transfer: Transfer, tier: Tier, ids: Sequence[bytes]) -> None:
+        """`forget` as a part of `transfer`: waits for nothing here; the transfer ends after it."""
         deadline = time.monotonic() + FORGET_S
 
         def submit(*args: bytes | str | int | float) -> int:
-            calls.append(self.transport.call(*args, deadline=deadline, idempotent=True))
+            call = self._transport.call(*args, deadline=deadline, idempotent=True)
+            self._add(transfer, call, lambda statuses: None)
             return 0
 
         HotTier(submit, self._session.tenant_id, self._session.buckets).forget(tier, ids)
-        return calls
 
-    def promote_calls(self, ids: Sequence[bytes]) -> list[tuple[list[bytes], _core.Transfer]]:
+    def promote_calls(self, ids: Sequence[bytes]) -> list[tuple[list[bytes], _core.Batch]]:
         """Says that cold blocks are being read: ids by bucket, and the call of each under way.
 
         Its reply holds 1 for each id that shall be stored as hot, else 0.
@@ -168,7 +185,7 @@ class HotPath:
             keys = BucketKeys(session.tenant_id, bucket).arguments
             for first in range(0, len(members), CALL_IDS):
                 part = members[first : first + CALL_IDS]
-                call = self.transport.call(
+                call = self._transport.call(
                     *("FCALL", "neve_promote", len(keys)),
                     *(*keys, *part),
                     deadline=deadline,
@@ -176,6 +193,17 @@ class HotPath:
                 )
                 calls.append((part, call))
         return calls
+
+    def _add(self, transfer: Transfer, batch: _core.Batch, settle: Settle) -> None:
+        transfer.add_native(self._transport, batch, lambda done: settle(self._judge(done)))
+
+    def _judge(self, done: _core.Batch) -> list[Status]:
+        """Statuses of a batch that is done; sees to trouble that concerns the server."""
+        raw = done.statuses()
+        kinds = {Status(value) for value in set(raw)}
+        if not kinds <= _UNREMARKABLE:
+            self._notice(kinds, done.trouble)
+        return [Status(value) for value in raw]
 
     def _notice(self, kinds: set[Status], trouble: str) -> None:
         if Status.REFUSED in kinds:

@@ -10,13 +10,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
-from neve import _core, log_events
-from neve.datapath.breaker import Breaker
+from neve import log_events
+from neve._core import Breaker
 from neve.datapath.cold import ColdBlock, ColdReader, plan_ranges, reason_of
 from neve.datapath.hotpath import HotPath
 from neve.datapath.promoting import Claims, Promoter
+from neve.datapath.status import Status
 from neve.datapath.timed_socket import Stop
-from neve.datapath.transfer import Job, JobPool, Transfer, Urgency
+from neve.datapath.transfer import JobPool, PoolJob, Transfer, Urgency
 from neve.errors import Closed, DeadlineExceeded, MissReason, NeveError
 from neve.formats.block import HEADER_BYTES
 from neve.index.tier import Location, Tier
@@ -27,7 +28,7 @@ FAIR_S: Final = 0.05
 
 
 @dataclass(frozen=True)
-class _Load:
+class _Batch:
     """One `get_many`. `served` says from which tier each block came, once it did."""
 
     ids: Sequence[bytes]
@@ -73,7 +74,7 @@ class Loader:
     ) -> Transfer:
         started = time.monotonic()
         transfer = Transfer(len(ids), started + deadline_s)
-        load = _Load(ids, payloads, locations, transfer, [None] * len(ids), started)
+        load = _Batch(ids, payloads, locations, transfer, [None] * len(ids), started)
         transfer.before_done(lambda outcomes: self._count(load, outcomes))
         hot, cold = [], []
         for i, (location, payload) in enumerate(zip(locations, payloads, strict=True)):
@@ -90,24 +91,22 @@ class Loader:
         transfer.end_job()
         return transfer
 
-    def _submit_hot(self, load: _Load, indices: Sequence[int]) -> None:
+    def _submit_hot(self, load: _Batch, indices: Sequence[int]) -> None:
         suspended = self._path.suspended_for
         if suspended is not None:
             for i in indices:
                 load.transfer.settle(i, suspended)
             return
-        native = self._path.get(
+        self._path.get(
+            load.transfer,
             [load.ids[i] for i in indices],
             [load.payloads[i] for i in indices],
-            deadline=load.transfer.deadline,
-        )
-        load.transfer.add_native(
-            self._path.transport, native, lambda done: self._end_hot(load, indices, done)
+            lambda statuses: self._end_hot(load, indices, statuses),
         )
 
-    def _end_hot(self, load: _Load, indices: Sequence[int], done: _core.Transfer) -> None:
+    def _end_hot(self, load: _Batch, indices: Sequence[int], statuses: Sequence[Status]) -> None:
         corrupt, vanished, again = [], [], []
-        for i, status in zip(indices, self._path.judge(done), strict=True):
+        for i, status in zip(indices, statuses, strict=True):
             outcome = status.miss
             load.transfer.settle(i, outcome)
             if outcome is None:
@@ -121,18 +120,11 @@ class Loader:
         with suppress(Closed):
             self._submit_cold(load, again)
         self._stats.count(corrupt=len(corrupt))
-        self._forget_hot(load, [*corrupt, *vanished])
+        # The index must not promise what is bad, or (an index gone wrong) not there.
+        if wrong := [*corrupt, *vanished]:
+            self._path.forget_within(load.transfer, Tier.HOT, wrong)
 
-    def _forget_hot(self, load: _Load, ids: Sequence[bytes]) -> None:
-        """The index must not promise what is bad, or (an index gone wrong) not there.
-
-        Not waited for here, where the transport calls back; the transfer ends after it.
-        """
-        if ids:
-            for native in self._path.forget_calls(Tier.HOT, ids):
-                load.transfer.add_native(self._path.transport, native, self._path.judge)
-
-    def _submit_cold(self, load: _Load, indices: Sequence[int]) -> None:
+    def _submit_cold(self, load: _Batch, indices: Sequence[int]) -> None:
         blocks = [
             ColdBlock(
                 index=i,
@@ -154,11 +146,11 @@ class Loader:
 
     def _cold_job(
         self,
-        load: _Load,
+        load: _Batch,
         group: Sequence[ColdBlock],
         segments: Sequence[int],
         claims: Claims | None,
-    ) -> Job:
+    ) -> PoolJob:
         stop = Stop()
 
         def run() -> None:
@@ -166,10 +158,10 @@ class Loader:
             if claims:
                 claims.promote(verified)
 
-        return Job(run, load.transfer, stop=stop.stop)
+        return PoolJob(run, load.transfer, stop=stop.stop)
 
     def _load_cold(
-        self, load: _Load, group: Sequence[ColdBlock], segments: Sequence[int], stop: Stop
+        self, load: _Batch, group: Sequence[ColdBlock], segments: Sequence[int], stop: Stop
     ) -> list[ColdBlock]:
         """Settles the group's blocks. Returns those that were read and verified."""
         if not self.cold_breaker.allow():
@@ -215,7 +207,7 @@ class Loader:
         if is_news:
             log_events.COLD_TROUBLE.log(reason=reason, detail=trouble)
 
-    def _count(self, load: _Load, outcomes: Sequence[MissReason | None]) -> None:
+    def _count(self, load: _Batch, outcomes: Sequence[MissReason | None]) -> None:
         tokens = self._path.session.chunk_tokens // self._shards
         for i, outcome in enumerate(outcomes):
             size_bytes, tier = load.locations[i].size_bytes, load.served[i]

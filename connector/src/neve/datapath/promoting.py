@@ -35,9 +35,7 @@ class Promoter:
 class Claims:
     """The answers of one `ask`. A claim that is not used lapses by itself."""
 
-    def __init__(
-        self, calls: Sequence[tuple[Sequence[bytes], _core.Transfer]], store: Store
-    ) -> None:
+    def __init__(self, calls: Sequence[tuple[Sequence[bytes], _core.Batch]], store: Store) -> None:
         self._calls = calls
         self._store = store
 

@@ -1,9 +1,17 @@
-"""What became of each block, as the native core says it. Mirrors connector/src/core/status.h."""
+"""The native core's words: what became of a block (core/status.h), how a breaker stands."""
 
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 from typing import Final
 
 from neve.errors import MissReason
+
+
+class BreakerState(StrEnum):
+    """As `neve._core.Breaker.state` says it."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half_open"
 
 
 class Status(IntEnum):

@@ -4,12 +4,10 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
-from neve import _core
 from neve.datapath.cold import ColdBlock
-from neve.datapath.hotpath import HotPath
+from neve.datapath.hotpath import BlockRef, HotPath
 from neve.datapath.status import Status
 from neve.datapath.transfer import Transfer, Urgency
 from neve.errors import MissReason
@@ -18,15 +16,6 @@ from neve.node.stats import Stats
 
 PROMOTE_BYTES: Final = 64 << 20  # copies of cold blocks that wait to become hot
 PROMOTE_S: Final = 10.0
-
-
-@dataclass(frozen=True)
-class BlockRef:
-    """A block to store: its id and its parent's (16 bytes each), and its tokens."""
-
-    id: bytes
-    parent: bytes
-    tokens: int
 
 
 class Storer:
@@ -94,19 +83,12 @@ class Storer:
         again: bool = False,
     ) -> None:
         """A native part for the blocks and payloads at these places of the transfer."""
-        blocks = [block for block, _ in items.values()]
-        native = self._path.put(
-            [block.id for block in blocks],
-            [block.parent for block in blocks],
-            [block.tokens for block in blocks],
+        self._path.put(
+            transfer,
+            [block for block, _ in items.values()],
             [payload for _, payload in items.values()],
-            deadline=transfer.deadline,
+            lambda statuses: self._end(transfer, items, urgency, again, statuses),
             urgency=urgency,
-        )
-        transfer.add_native(
-            self._path.transport,
-            native,
-            lambda done: self._end(transfer, items, urgency, again, done),
         )
 
     def _end(
@@ -115,13 +97,13 @@ class Storer:
         items: Mapping[int, tuple[BlockRef, memoryview]],
         urgency: Urgency,
         was_again: bool,
-        done: _core.Transfer,
+        statuses: Sequence[Status],
     ) -> None:
         """Settles blocks. What went between SET and commit (evicted, or refused to another writer)
         is stored once more."""
         stored = stored_bytes = 0
         vanished = {}
-        for (i, item), status in zip(items.items(), self._path.judge(done), strict=True):
+        for (i, item), status in zip(items.items(), statuses, strict=True):
             transfer.settle(i, status.miss)
             if status is Status.OK:
                 stored, stored_bytes = stored + 1, stored_bytes + HEADER_BYTES + len(item[1])

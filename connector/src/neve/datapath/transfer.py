@@ -39,7 +39,7 @@ class Transfer:
         self._condition = threading.Condition()
         self._open = 1  # parts not ended, and the batch's own submission
         self._is_done = False
-        self._jobs: list[Job] = []
+        self._jobs: list[PoolJob] = []
         self._parts: list[_Part] = []
         self._hooks: list[Callable[[Outcomes], object]] = []
         self._callbacks: list[Callable[[Transfer], object]] = []
@@ -121,8 +121,8 @@ class Transfer:
     def add_native(
         self,
         transport: Transport,
-        native: _core.Transfer,
-        finish: Callable[[_core.Transfer], object],
+        native: _core.Batch,
+        finish: Callable[[_core.Batch], object],
     ) -> None:
         """A part that the core carries out; `finish(native)` runs once, soon after it is done."""
         part = _Part(self, transport, native, finish)
@@ -131,7 +131,7 @@ class Transfer:
             self._open += 1
         transport.when_done(native, part.finish)
 
-    def add_job(self, job: "Job") -> None:
+    def add_job(self, job: "PoolJob") -> None:
         with self._condition:
             self._jobs.append(job)
             self._open += 1
@@ -189,8 +189,8 @@ class _Part:
         self,
         transfer: Transfer,
         transport: Transport,
-        native: _core.Transfer,
-        finish: Callable[[_core.Transfer], object],
+        native: _core.Batch,
+        finish: Callable[[_core.Batch], object],
     ) -> None:
         self.native = native
         self._transfer = transfer
@@ -253,7 +253,7 @@ class Urgency(IntEnum):
     PROMOTE = 2
 
 
-class Job:
+class PoolJob:
     """A part of a transfer. Runs once or is given up once, never both."""
 
     def __init__(
@@ -309,13 +309,13 @@ class JobPool:
         self._most = threads
         self._name = name
         self._condition = threading.Condition()
-        self._queue: list[tuple[int, int, Job]] = []
+        self._queue: list[tuple[int, int, PoolJob]] = []
         self._numbers = itertools.count()
         self._threads = 0
         self._idle = 0
         self._closed = False
 
-    def submit(self, jobs: Iterable[Job], urgency: Urgency) -> None:
+    def submit(self, jobs: Iterable[PoolJob], urgency: Urgency) -> None:
         """Raises `Closed` after `close`; the jobs are then given up."""
         jobs = list(jobs)
         with self._condition:

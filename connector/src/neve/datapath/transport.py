@@ -1,8 +1,8 @@
 """Moves commands and block bytes between this process and its Valkey servers.
 
-A thin layer over the native core (`neve._core`), which does everything that takes time in threads
-that never hold the GIL. Here: addresses, errors as exceptions, and one thread that calls back when
-batches are done. It knows nothing of miss reasons or statistics: that is `neve.datapath.client`.
+The native core (`neve._core`) does all that takes time, in threads that never hold the GIL. Added
+here: addresses, errors as exceptions, and one thread that calls back when batches are done. Miss
+reasons and statistics are the business of `neve.datapath.client`.
 """
 
 import atexit
@@ -13,8 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from neve import _core, log_events
-from neve.datapath.breaker import BreakerState
-from neve.datapath.status import Status
+from neve.datapath.status import BreakerState, Status
 from neve.errors import Closed, DeadlineExceeded, Misuse, NeveError, Unavailable
 from neve.formats.keys import BucketKeys
 from neve.node.address import TlsSettings, ValkeyAddress
@@ -22,7 +21,6 @@ from neve.node.address import TlsSettings, ValkeyAddress
 Argument = bytes | str | int | float
 _FOREVER: Final = float("inf")
 _MISUSE: Final = ("TOOMANY ", "BADKEYS ")  # how functions.lua refuses a call as a whole
-_BREAKERS: Final = (BreakerState.CLOSED, BreakerState.OPEN, BreakerState.HALF_OPEN)
 
 
 class ReplyError(NeveError):
@@ -42,11 +40,10 @@ def make_keyspace(
     return _core.Keyspace(space_id, fingerprint[:4], names)
 
 
-class Transport:
-    """Connections to the servers of one address. For any thread; nothing here blocks but `execute`.
+class Transport(_core.Core):
+    """Connections to the servers of one address. For any thread; nothing here blocks but `execute`,
+    `execute_many` and `match`.
 
-    `connections`: for block bytes, to each primary; short commands have another one. `most_bytes`:
-    of all batches under way; one more batch than that is dropped.
     Deadlines are `time.monotonic()` values. In a forked child all but `close` raises
     `RuntimeError`: make another one there.
     """
@@ -61,8 +58,12 @@ class Transport:
         stall_s: float = 2.0,
         most_bytes: int = 4 << 30,
     ) -> None:
-        """Connects when first asked to do something. Raises `ValueError` for unusable TLS files."""
-        self._core = _core.Core(
+        """Connects when first asked to do something. Raises `ValueError` for unusable TLS files.
+
+        `connections`: for block bytes, to each primary; short commands have another one.
+        `most_bytes`: of all batches under way; one more batch than that is dropped.
+        """
+        super().__init__(
             *_native(address),
             lanes=connections,
             io_threads=io_threads,
@@ -74,43 +75,7 @@ class Transport:
 
     @property
     def breaker(self) -> BreakerState:
-        """Of all primaries: open only when none of them would be asked."""
-        return _BREAKERS[self._core.breaker]
-
-    @property
-    def refuses(self) -> bool:
-        """Whether all breakers are open now. Takes no probe."""
-        return self._core.refuses
-
-    def get(
-        self,
-        keys: _core.Keyspace,
-        ids: Sequence[bytes],
-        buffers: Sequence[object],
-        *,
-        deadline: float,
-        touch: bool = True,
-        headers: bytearray | memoryview | None = None,
-    ) -> _core.Transfer:
-        """Loads blocks into writable buffers of exactly their payloads' size, verified.
-
-        `headers` receives 64 bytes for each block that is OK. Statuses: see `Status`.
-        """
-        return self._core.get(keys, ids, buffers, deadline, touch, headers)
-
-    def put(
-        self,
-        keys: _core.Keyspace,
-        ids: Sequence[bytes],
-        parents: Sequence[bytes],
-        tokens: Sequence[int],
-        buffers: Sequence[object],
-        *,
-        deadline: float,
-        urgency: int = 1,
-    ) -> _core.Transfer:
-        """Stores blocks and commits them. `urgency`: 0 as urgent as loads, 2 after all else."""
-        return self._core.put(keys, ids, parents, tokens, buffers, deadline, urgency)
+        return BreakerState(super().breaker)
 
     def match(
         self, keys: _core.Keyspace, ids: Sequence[bytes], *, deadline: float
@@ -119,23 +84,21 @@ class Transport:
 
         The rows end behind the first miss. One round trip, whatever the number of buckets.
         """
-        transfer = self._core.match(keys, ids, deadline)
-        transfer.wait(_FOREVER)
-        status, rows = transfer.rows()
-        return Status(status), rows, transfer.trouble
+        batch = self.look_up(keys, ids, deadline=deadline)
+        batch.wait(_FOREVER)
+        status, rows = batch.rows()
+        return Status(status), rows, batch.trouble
 
-    def call(
-        self, *arguments: Argument, deadline: float, idempotent: bool = False
-    ) -> _core.Transfer:
+    def call(self, *arguments: Argument, deadline: float, idempotent: bool = False) -> _core.Batch:
         """Any command that has its key (if any) first, or fourth if it is FCALL."""
         return self._call([arguments], deadline, idempotent)
 
     def execute(self, *arguments: Argument, deadline: float, idempotent: bool = False) -> object:
         """The reply of one command. Raises `ReplyError`, `Misuse`, `Unavailable`,
         `DeadlineExceeded`, `Closed`."""
-        transfer = self.call(*arguments, deadline=deadline, idempotent=idempotent)
-        transfer.wait(_FOREVER)  # the core keeps the deadline
-        return reply_of(transfer)
+        batch = self.call(*arguments, deadline=deadline, idempotent=idempotent)
+        batch.wait(_FOREVER)  # the core keeps the deadline
+        return reply_of(batch)
 
     def execute_many(
         self,
@@ -145,52 +108,53 @@ class Transport:
         idempotent: bool = False,
     ) -> list[object]:
         """The replies of many commands, pipelined. Raises as `execute` does, for the first."""
-        transfer = self._call(commands, deadline, idempotent)
-        transfer.wait(_FOREVER)
-        return [reply_of(transfer, index) for index in range(len(commands))]
+        batch = self._call(commands, deadline, idempotent)
+        batch.wait(_FOREVER)
+        return [reply_of(batch, index) for index in range(len(commands))]
 
     def _call(
         self, commands: Sequence[Sequence[Argument]], deadline: float, idempotent: bool
-    ) -> _core.Transfer:
+    ) -> _core.Batch:
         raw = [[_encode(argument) for argument in command] for command in commands]
-        return self._core.call(raw, [_key_of(command) for command in raw], deadline, idempotent)
+        keys = [_key_of(command) for command in raw]
+        return self.submit(raw, keys, deadline=deadline, idempotent=idempotent)
 
-    def when_done(self, transfer: _core.Transfer, finish: Callable[[], object]) -> None:
-        """Calls `finish()` from the transport's thread, unless somebody else claims `transfer`."""
-        self._dispatcher.watch(transfer, finish)
+    def when_done(self, batch: _core.Batch, finish: Callable[[], object]) -> None:
+        """Calls `finish()` from the transport's thread, unless somebody else claims `batch`."""
+        self._dispatcher.watch(batch, finish)
 
-    def unwatch(self, transfer: _core.Transfer) -> None:
-        """For who claimed a transfer of `when_done`."""
-        self._dispatcher.unwatch(transfer)
+    def unwatch(self, batch: _core.Batch) -> None:
+        """For whoever claimed a batch of `when_done`."""
+        self._dispatcher.unwatch(batch)
 
     def readdress(self, address: ValkeyAddress) -> None:
         """Uses other servers or credentials for whatever starts from now on."""
-        self._core.readdress(*_native(address))
+        self.move_to(*_native(address))
 
     def drain(self, deadline: float) -> None:
-        """Waits for the transfers of `when_done` to be finished."""
+        """Waits for the batches of `when_done` to be finished."""
         self._dispatcher.drain(deadline)
 
     def close(self) -> None:
         """Ends what is under way as CLOSED, and the threads."""
-        self._core.close()
+        super().close()
         self._dispatcher.close()
 
 
-def reply_of(transfer: _core.Transfer, index: int = 0) -> object:
+def reply_of(batch: _core.Batch, index: int = 0) -> object:
     """The reply of a `Transport.call` that is done, or what stood in its way, raised.
 
     `Misuse`: a function refuses what no client sends; the server is well.
     """
-    status = Status(transfer.statuses()[index])
-    reply = transfer.reply(index)
+    status = Status(batch.statuses()[index])
+    reply = batch.reply(index)
     if isinstance(reply, str):
         if reply.startswith(_MISUSE):
             raise Misuse(reply)
         raise ReplyError(reply)
     if status is Status.OK:
         return reply
-    trouble = transfer.trouble or status.name.lower()
+    trouble = batch.trouble or status.name.lower()
     if status is Status.REFUSED:
         raise ReplyError(trouble)
     if status in (Status.TIMEOUT, Status.CANCELLED):
@@ -201,7 +165,7 @@ def reply_of(transfer: _core.Transfer, index: int = 0) -> object:
 
 
 class _Dispatcher:
-    """One daemon thread, woken once for a burst of finished transfers. Started when first needed.
+    """One daemon thread, woken once for a burst of finished batches. Started when first needed.
 
     What waiters or event loops claimed before never wakes it, so it costs no turn of the GIL.
     """
@@ -211,25 +175,25 @@ class _Dispatcher:
     def __init__(self) -> None:
         self._queue = _core.CompletionQueue()
         self._condition = threading.Condition()
-        self._watched: dict[int, tuple[_core.Transfer, Callable[[], object]]] = {}
+        self._watched: dict[int, tuple[_core.Batch, Callable[[], object]]] = {}
         self._thread: threading.Thread | None = None
         self._closed = False
 
-    def watch(self, transfer: _core.Transfer, finish: Callable[[], object]) -> None:
+    def watch(self, batch: _core.Batch, finish: Callable[[], object]) -> None:
         with self._condition:
-            self._watched[transfer.serial] = (transfer, finish)
+            self._watched[batch.serial] = (batch, finish)
             if self._thread is None and not self._closed:
                 self._all.add(self)
                 self._thread = threading.Thread(target=self._run, name="neve-done", daemon=True)
                 self._thread.start()
             closed = self._closed
-        transfer.notify(self._queue)
-        if closed:  # the transfer is done already, and no thread is there any more
+        batch.notify(self._queue)
+        if closed:  # the batch is done already, and no thread is there any more
             self._finish(self._queue.take())
 
-    def unwatch(self, transfer: _core.Transfer) -> None:
+    def unwatch(self, batch: _core.Batch) -> None:
         with self._condition:
-            self._watched.pop(transfer.serial, None)
+            self._watched.pop(batch.serial, None)
             self._condition.notify_all()
 
     def drain(self, deadline: float) -> None:

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from neve.datapath.breaker import BreakerState
 from neve.datapath.client import Client
+from neve.datapath.status import BreakerState
 from neve.engine.handover import HandoverOutcome
 from neve.errors import MissReason
 from neve.index.tier import Tier

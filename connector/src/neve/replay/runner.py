@@ -15,14 +15,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from neve.datapath.breaker import BreakerState
 from neve.datapath.client import BlockRef, Client, Transfer
+from neve.datapath.status import BreakerState
 from neve.errors import DeadlineExceeded, MissReason, NeveError, Unavailable
 from neve.index.tier import Tier
 from neve.planner.simulate.lru import LruModel
 from neve.replay.payload import Buffer, Payloads
 from neve.replay.report import Progress
-from neve.replay.tally import Outcome, Tally
+from neve.replay.tally import RequestOutcome, Tally
 from neve.replay.trace import Request, tokens_of
 
 # Bytes that one lane loads or stores at a time.
@@ -180,7 +180,7 @@ class Runner:
         finally:
             self._lanes.put(lane)
 
-    def _load(self, lane: Lane, ids: list[bytes], request: Request) -> Outcome:
+    def _load(self, lane: Lane, ids: list[bytes], request: Request) -> RequestOutcome:
         """Loads and checks the longest prefix there is. Raises `WrongBlock`."""
         started = time.perf_counter()
         tail_tokens = request.input_tokens - len(ids) * self._chunk_tokens
@@ -205,7 +205,7 @@ class Runner:
             if loaded < len(part):
                 missed = outcomes[loaded]
                 break
-        return Outcome(
+        return RequestOutcome(
             input_tokens=request.input_tokens,
             asked_blocks=len(ids),
             hit_blocks=dict(hits),

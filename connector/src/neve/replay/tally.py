@@ -20,7 +20,7 @@ LOADS_KEPT = 20_000
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RequestOutcome:
     """What loading one request's prompt gave."""
 
     input_tokens: int
@@ -54,7 +54,7 @@ class Tally:
         self.verified_blocks = 0
         self.wrong_blocks = 0
 
-    def add(self, outcome: Outcome, put: Counter[MissReason | None]) -> None:
+    def add(self, outcome: RequestOutcome, put: Counter[MissReason | None]) -> None:
         """Counts a request; `put` says how many of its blocks were stored (None), or why not."""
         with self._lock:
             self.requests += 1
