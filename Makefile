@@ -121,7 +121,7 @@ lint-shell: $(DEV)
 # The library as Valkey gets it: its parts share their local names.
 lint-lua: $(DEV)
 	@deploy/get luacheck
-	$(BIN)/python -c 'import neve.index.tier as tier; print(tier.functions_source(), end="")' \
+	$(BIN)/python -c 'import neve.index.library as library; print(library.functions_source(), end="")' \
 		| luacheck --quiet --no-color --filename neve.lua -
 
 lint-compose: $(DEV)

@@ -32,7 +32,7 @@ from valkeys import Valkeys, die_with_parent, free_ports  # noqa: E402
 from deploy.congestion import system_default  # noqa: E402
 from neve.datapath.client import CONNECTIONS  # noqa: E402
 from neve.formats.keys import BucketKeys  # noqa: E402
-from neve.index.tier import functions_source  # noqa: E402
+from neve.index.library import functions_source  # noqa: E402
 from support.cache_endpoint import TENANT_ID, CacheEndpoint  # noqa: E402
 
 BUCKETS_PER_PRIMARY: Final = 4  # on a cluster, as the control plane gives them

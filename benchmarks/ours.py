@@ -13,6 +13,7 @@ from neve.errors import NeveError
 from neve.formats.block import HEADER_BYTES, BlockHeader, checksum, encode_header, verify
 from neve.formats.keys import BucketKeys
 from neve.formats.space import SpaceIdentity
+from neve.index.library import call
 from neve.index.tier import Location, Tier, commit_args, decode_match
 
 DEADLINE_S = 60.0
@@ -122,8 +123,7 @@ class PythonTransport(Contestant):
 
     def match(self, ids: list[bytes]) -> None:
         """One bucket only, as a node of one Valkey has it."""
-        call = Call(("FCALL", "neve_match", 7, *self._bucket(0).bookkeeping, "1", *ids))
-        (reply,) = self._run(0, [call])
+        (reply,) = self._run(0, [Call(tuple(call("match", self._bucket(0), "1", *ids)))])
         assert isinstance(reply, bytes)
         if not all(isinstance(answer, Location) for answer in decode_match(reply)):
             raise RuntimeError("match did not find all")
@@ -149,7 +149,7 @@ class PythonTransport(Contestant):
             for n, i in enumerate(rows)
         ]
         touches = [
-            Call(("FCALL", "neve_touch", 7, *self._bucket(bucket).bookkeeping, *ids))
+            Call(tuple(call("touch", self._bucket(bucket), *ids)))
             for bucket, ids in self._by_bucket([self.ids[i] for i in rows]).items()
         ]
         self._run(home, [*gets, *touches])
@@ -166,10 +166,11 @@ class PythonTransport(Contestant):
             operations.append(Put(self.plan.key(id_), encode_header(header), payload))
         size = HEADER_BYTES + len(payloads[0])
         for bucket, part in self._by_bucket(ids).items():
-            keys = [*self._bucket(bucket).bookkeeping, *map(self.plan.key, part)]
+            keys = tuple(map(self.plan.key, part))
             blocks = [(id_, size, TOKENS) for id_ in part]
             args = commit_args(self.plan.space_id, blocks)
-            operations.append(Call(("FCALL", "neve_commit", len(keys), *keys, *args)))
+            command = call("commit", self._bucket(bucket), *args, blocks=keys)
+            operations.append(Call(tuple(command)))
         self._run(home, operations)
 
     def _run(self, home: int, operations: Sequence[Get | Put | Call]) -> list[object]:

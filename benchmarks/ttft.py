@@ -94,7 +94,8 @@ def start_servers(
     from valkey import Valkey, ValkeyCluster
     from valkeys import Valkeys
 
-    from neve.index.tier import BlockTerms, HotTier, load_functions
+    from neve.index.library import load_functions
+    from neve.index.tier import BlockTerms, HotTier
     from support.cache_endpoint import API_KEY, TENANT_ID, CacheEndpoint
 
     of_valkey = dict(word.split("=", 1) for word in options.valkey_options)

@@ -30,7 +30,7 @@ from neve import _core  # noqa: E402
 from neve.datapath.status import Status  # noqa: E402
 from neve.datapath.transport import make_keyspace  # noqa: E402
 from neve.formats.keys import BucketKeys  # noqa: E402
-from neve.index.tier import functions_source  # noqa: E402
+from neve.index.library import functions_source  # noqa: E402
 
 TENANT_ID: Final = 7
 BUCKETS: Final = 32  # evenly over up to eight primaries

@@ -47,19 +47,19 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   }
   Status status = Status::kPending;
   const auto rows = matched_rows(batch, plan, status);
-  CLAIM(rows.size() % kMatchRowBytes == 0);
-  const auto count = rows.size() / kMatchRowBytes;
+  CLAIM(rows.size() % kEntryBytes == 0);
+  const auto count = rows.size() / kEntryBytes;
   CLAIM(count <= ids.size());
   std::vector<std::size_t> seen(keys.buckets.size());  // rows of each bucket so far
   for (std::size_t i = 0; i < count; ++i) {
     const auto& call = batch.operations[plan.calls[i]];
     CLAIM(call.status == Status::kOk);
-    const auto at = seen[keys.bucket_of(ids[i])]++ * kMatchRowBytes;
-    CLAIM(rows.substr(i * kMatchRowBytes, kMatchRowBytes) ==
-          call.reply.text.substr(at, kMatchRowBytes));
-    CLAIM((rows[i * kMatchRowBytes] != 0) || i + 1 == count);
+    const auto at = seen[keys.bucket_of(ids[i])]++ * kEntryBytes;
+    CLAIM(rows.substr(i * kEntryBytes, kEntryBytes) ==
+          call.reply.text.substr(at, kEntryBytes));
+    CLAIM((rows[i * kEntryBytes] != 0) || i + 1 == count);
   }
-  const bool ends_in_miss = count > 0 && rows[(count - 1) * kMatchRowBytes] == 0;
+  const bool ends_in_miss = count > 0 && rows[(count - 1) * kEntryBytes] == 0;
   if (count < ids.size()) CLAIM(ends_in_miss || status != Status::kOk);
   if (ends_in_miss || count == ids.size()) CLAIM(status == Status::kOk);
   return 0;

@@ -69,8 +69,17 @@ void insist(Core& core, const std::vector<std::string>& arguments) {
   }
 }
 
+// As neve.index.library puts it together.
+std::string functions_source() {
+  const std::string folder = std::string(NEVE_FUNCTIONS) + "/";
+  std::istringstream names(read_file(folder + "order.txt"));
+  std::string source = "#!lua name=neve\n";
+  for (std::string name; names >> name;) source += read_file(folder + name + ".lua");
+  return source;
+}
+
 void provision(Core& core) {
-  insist(core, {"FUNCTION", "LOAD", "REPLACE", read_file(NEVE_FUNCTIONS)});
+  insist(core, {"FUNCTION", "LOAD", "REPLACE", functions_source()});
   for (int i = 0; i < 3; ++i) {
     insist(core, {"HSET", "{t7." + std::to_string(i) + ".0}:q", "hot_bytes", "1000000000",
                   "cold_bytes", "0", "flush_after_s", "-1", "ttl_s", "0"});
@@ -142,7 +151,7 @@ TEST(blocks_come_back_and_are_matched) {
   const auto match = core.match(keys, blocks.ids, Clock::now() + 5s, plan);
   match->wait_until(kNever);
   Status status = Status::kPending;
-  CHECK(matched_rows(*match, plan, status).size() == 24 * kMatchRowBytes);
+  CHECK(matched_rows(*match, plan, status).size() == 24 * kEntryBytes);
   CHECK(status == Status::kOk);
   CHECK(core.counters().bytes_waiting == 0);
 }

@@ -91,7 +91,7 @@ def resolve(
 def end_of(terms: BlockTerms, stored_s: int) -> int:
     """When a block that was stored then ends, seconds since 1970; 0: never.
 
-    The same as `end_of` of functions.lua.
+    The same as `end_of` of functions/entries.lua.
     """
     ends = max(stored_s + terms.ttl_s, terms.until_s) if terms.ttl_s else 0
     oldest = stored_s + terms.max_age_s if terms.max_age_s else 0

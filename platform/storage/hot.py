@@ -22,8 +22,9 @@ from valkey.exceptions import ResponseError, ValkeyError
 from base.problems import Problem
 from neve.formats.ids import ID_BYTES
 from neve.formats.keys import BucketKeys, books_name, parse_key
+from neve.index.library import LIBRARY, load_functions
 from neve.index.recount import BucketAudit, Mended
-from neve.index.tier import LIBRARY, HotTier, load_functions
+from neve.index.tier import HotTier
 from retention.rulebook import rulebook_of
 from storage.hot_bounds import keep_no_logs, missing_bounds
 from storage.hot_servers import admin, is_cluster, memory, on_each, primaries, servers

@@ -9,7 +9,8 @@ from typing import Any
 
 from attacks.hostile import Hostile, begin
 from attacks.neighbour import Neighbour
-from neve.index import tier
+from neve.formats.keys import BucketKeys
+from neve.index import library
 from support.servers import ControlPlane, S3Server, Worker
 
 QUOTA_BYTES = 64 << 20
@@ -91,7 +92,7 @@ class Arena:
         with self.platform.hot.client(socket_timeout=60) as admin:
             for key in admin.scan_iter(match=f"{{t{tenant_id}.*}}:b:*", count=1000):
                 admin.unlink(key)
-            admin.unlink(*tier.BucketKeys(tenant_id, 0).arguments)
+            admin.unlink(*BucketKeys(tenant_id, 0).arguments)
         if self.cut_off()[0] is not None:
             self.platform.manage("let_in", "hostile")
 
@@ -101,13 +102,15 @@ class Arena:
                 admin.config_set(option, value)
             rules = ["reset", "on", f">{hostile.password}", f"~{{t{hostile.tenant_id}.*", "+@all"]
             admin.execute_command("ACL", "SETUSER", hostile.user, *rules)
-            source = self._library(admin).replace("CALL_MOST = 1000", "CALL_MOST = 1e9", 1)
+            source = self._library(admin).replace(
+                "CALL_MOST, PIN_MOST = 1000,", "CALL_MOST, PIN_MOST = 1e9,", 1
+            )
             admin.execute_command("FUNCTION", "LOAD", "REPLACE", source)
 
     @staticmethod
     def _library(admin: Any) -> str:
         told = admin.execute_command("FUNCTION", "LIST", "LIBRARYNAME", "neve", "WITHCODE")
-        return next(text for text in tier._strings(told) if b"#!lua" in text).decode()
+        return next(text for text in library._strings(told) if b"#!lua" in text).decode()
 
     def _shell(self, code: str) -> list[str]:
         return self.platform.manage("shell", "--no-imports", "-v0", "-c", code).splitlines()

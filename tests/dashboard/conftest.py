@@ -9,7 +9,7 @@ from django.test import Client
 
 from catalog.usage import record_deltas
 from dashboard import probes
-from neve.index.tier import load_functions
+from neve.index.library import load_functions
 from support.rows import make_person, make_tenant
 
 

@@ -4,16 +4,8 @@ import pytest
 from valkey.exceptions import ResponseError
 
 from neve.formats.keys import BucketKeys
-from neve.index.tier import (
-    CALL_IDS,
-    PIN_IDS,
-    BlockTerms,
-    HotTier,
-    Taken,
-    functions_source,
-    load_functions,
-    taken,
-)
+from neve.index.library import Taken, functions_source, load_functions, taken
+from neve.index.tier import CALL_IDS, PIN_IDS, BlockTerms, HotTier
 
 pytestmark = pytest.mark.integration
 

@@ -18,6 +18,7 @@ from valkey.exceptions import ResponseError
 from contexts.stored import Standing, changes_of
 from neve.errors import MissReason
 from neve.formats.keys import BucketKeys
+from neve.index.library import load_functions
 from neve.index.recount import BucketAudit, Checked, Drift, Superseded
 from neve.index.scan import last_used_s, scan
 from neve.index.tier import (
@@ -31,7 +32,6 @@ from neve.index.tier import (
     OverBudget,
     RestoredBlock,
     Tier,
-    load_functions,
 )
 from retention.terms import end_of
 from support.drift import assert_no_drift

@@ -5,7 +5,8 @@ import random
 import pytest
 
 from neve.formats.keys import BucketKeys
-from neve.index.tier import BlockTerms, CommitOutcome, HotTier, Location, load_functions
+from neve.index.library import load_functions
+from neve.index.tier import BlockTerms, CommitOutcome, HotTier, Location
 from neve.planner.simulate.cold import POLICIES, Block, Tiers, simulate
 from neve.planner.simulate.requests import BlockRequest
 

@@ -7,16 +7,8 @@ from itertools import chain
 import pytest
 
 from neve.formats.keys import BucketKeys
-from neve.index.tier import (
-    BlockTerms,
-    CommitOutcome,
-    Eviction,
-    HotTier,
-    Location,
-    Tier,
-    functions_source,
-    load_functions,
-)
+from neve.index.library import functions_source, load_functions
+from neve.index.tier import BlockTerms, CommitOutcome, Eviction, HotTier, Location, Tier
 from neve.planner.simulate import hot
 from neve.planner.simulate.hot import POLICIES, ByPriority, Promote, S3Fifo, simulate
 from neve.planner.simulate.lru import LruModel

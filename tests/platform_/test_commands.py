@@ -9,7 +9,7 @@ from django.conf import settings
 from django.contrib.auth import authenticate
 from django.core.management import CommandError, call_command
 
-from neve.index.tier import LIBRARY
+from neve.index.library import LIBRARY
 from storage import hot
 from storage import s3 as bucket
 from tenants import services

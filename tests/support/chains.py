@@ -6,7 +6,8 @@ from neve.datapath.client import BlockRef, Client, Match
 from neve.errors import MissReason
 from neve.formats.keys import BucketKeys, bucket_of
 from neve.formats.space import SpaceIdentity
-from neve.index.tier import BlockTerms, HotTier, load_functions
+from neve.index.library import load_functions
+from neve.index.tier import BlockTerms, HotTier
 from support.cache_endpoint import API_KEY, TENANT_ID, CacheEndpoint
 from support.servers import ValkeyServer
 

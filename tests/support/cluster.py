@@ -10,7 +10,8 @@ from typing import Any, Self
 
 import valkey
 
-from neve.index.tier import BlockTerms, HotTier, load_functions
+from neve.index.library import load_functions
+from neve.index.tier import BlockTerms, HotTier
 from support.servers import ValkeyServer, free_port, wait_until
 
 NODE_TIMEOUT_MS = 1000  # a dead primary is replaced about two of these later

@@ -8,7 +8,6 @@ import platform
 import subprocess
 import tempfile
 import time
-from importlib.resources import files
 from pathlib import Path
 
 import neve.vllm  # noqa: F401 -- importable without vllm
@@ -16,6 +15,7 @@ from neve import _core
 from neve.datapath.status import Status
 from neve.datapath.transport import Transport, make_keyspace
 from neve.formats.keys import BucketKeys
+from neve.index.library import functions_source
 from neve.node.address import ValkeyAddress
 
 BLOCKS = 20
@@ -24,8 +24,7 @@ PAYLOAD_BYTES = 1 << 20
 
 def move_blocks(transport: Transport) -> None:
     deadline = time.monotonic() + 30
-    library = files("neve.index").joinpath("functions.lua").read_text()
-    transport.execute("FUNCTION", "LOAD", library, deadline=deadline)
+    transport.execute("FUNCTION", "LOAD", functions_source(), deadline=deadline)
     transport.execute(
         "HSET", BucketKeys(7, 0).quota, "hot_bytes", BLOCKS * 2 * PAYLOAD_BYTES, deadline=deadline
     )

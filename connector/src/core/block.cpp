@@ -14,8 +14,6 @@ static_assert(std::endian::native == std::endian::little, "the format is little-
 constexpr std::array<std::byte, 8> kStart{std::byte{'N'}, std::byte{'V'}, std::byte{'B'},
                                           std::byte{'1'}, std::byte{1},   std::byte{0},
                                           std::byte{1},   std::byte{0}};  // magic, version 1, XXH3-64
-constexpr std::size_t kIdAt = 8, kParentAt = 24, kTokensAt = 40, kSizeAt = 44, kSumAt = 48,
-                      kTagAt = 56, kCheckAt = 60;
 
 template <typename T>
 void put(RawHeader out, std::size_t at, const T& value) {
@@ -28,7 +26,7 @@ void take(ConstRawHeader raw, std::size_t at, T& value) {
 }
 
 std::uint32_t header_check(ConstRawHeader raw) {
-  return static_cast<std::uint32_t>(checksum(raw.first<kCheckAt>()));
+  return static_cast<std::uint32_t>(checksum(raw.first<kHeaderChecksumAt>()));
 }
 
 }  // namespace
@@ -38,24 +36,24 @@ void encode_header(const BlockHeader& header, RawHeader out) {
   put(out, kIdAt, header.id);
   put(out, kParentAt, header.parent);
   put(out, kTokensAt, header.tokens);
-  put(out, kSizeAt, header.payload_bytes);
-  put(out, kSumAt, header.payload_checksum);
-  put(out, kTagAt, header.tag);
-  put(out, kCheckAt, header_check(out));
+  put(out, kPayloadBytesAt, header.payload_bytes);
+  put(out, kPayloadChecksumAt, header.payload_checksum);
+  put(out, kSpaceTagAt, header.tag);
+  put(out, kHeaderChecksumAt, header_check(out));
 }
 
 std::optional<BlockHeader> decode_header(ConstRawHeader raw) {
   if (!std::equal(kStart.begin(), kStart.end(), raw.begin())) return std::nullopt;
   std::uint32_t check = 0;
-  take(raw, kCheckAt, check);
+  take(raw, kHeaderChecksumAt, check);
   if (check != header_check(raw)) return std::nullopt;
   BlockHeader header;
   take(raw, kIdAt, header.id);
   take(raw, kParentAt, header.parent);
   take(raw, kTokensAt, header.tokens);
-  take(raw, kSizeAt, header.payload_bytes);
-  take(raw, kSumAt, header.payload_checksum);
-  take(raw, kTagAt, header.tag);
+  take(raw, kPayloadBytesAt, header.payload_bytes);
+  take(raw, kPayloadChecksumAt, header.payload_checksum);
+  take(raw, kSpaceTagAt, header.tag);
   if (header.payload_bytes == 0 || header.payload_bytes > kMaxPayloadBytes) return std::nullopt;
   return header;
 }

@@ -7,10 +7,9 @@
 #include <optional>
 #include <span>
 
-namespace neve {
+#include "layout.h"
 
-inline constexpr std::size_t kHeaderBytes = 64;
-inline constexpr std::size_t kMaxPayloadBytes = std::size_t{64} << 20;
+namespace neve {
 
 using BlockId = std::array<std::byte, 16>;
 using SpaceTag = std::array<std::byte, 4>;

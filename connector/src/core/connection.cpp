@@ -20,8 +20,6 @@ constexpr std::size_t kEncodeAheadBytes = 512 << 10;
 constexpr std::size_t kVectors = 64;
 constexpr Duration kResolvePoll = std::chrono::milliseconds(5);
 constexpr std::string_view kAsking = "*1\r\n$6\r\nASKING\r\n";
-// A block whose commit never comes expires by itself after so many milliseconds.
-constexpr std::string_view kPutEnd = "\r\n$2\r\nNX\r\n$2\r\nPX\r\n$5\r\n60000\r\n";
 
 static_assert(kTextBytes > resp::kMaxLineBytes);
 
@@ -271,7 +269,11 @@ void Connection::encode_put(Operation& operation, const Batch& batch) {
   command::length(out, kHeaderBytes + payload.size());
   out += command::as_text(header);
   outbox_.borrow(payload);
-  outbox_.text() += kPutEnd;
+  auto& end = outbox_.text();
+  end += "\r\n";
+  for (const std::string_view word : {std::string_view("NX"), std::string_view("PX"), kUncommittedMs}) {
+    command::argument(end, word);
+  }
 }
 
 void Connection::flush(Time now) {

@@ -10,8 +10,6 @@ namespace {
 
 using resp::Type;
 
-// Numbers that neve_commit answers for each block; see functions.lua.
-constexpr std::int64_t kStored = 0, kPresent = 1, kRefused = 2, kMismatch = 3, kVanished = 4;
 constexpr std::int64_t kNoAnswer = -1;
 
 }  // namespace

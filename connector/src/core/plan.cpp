@@ -14,7 +14,6 @@ constexpr std::size_t kCommitIds = 256;  // ids of one function call: keeps each
 // What is SET and not yet committed is in nobody's quota: the platform cuts tenants off that hold
 // much of it (workers/watch). A commit costs as much as 20 kB of payload.
 constexpr std::size_t kCommitBytes = std::size_t{8} << 20;
-constexpr std::size_t kMatchIds = 1000;
 
 std::string_view as_text(const BlockId& id) { return command::as_text(id); }
 
@@ -160,7 +159,7 @@ Plan plan_get(const Keyspace& keys, std::span<const GetRequest> requests, bool t
   if (!touch) return plan;
   for (auto& run : plan.runs) {
     const auto bucket_of = [&](std::uint32_t i) { return keys.bucket_of(batch.operations[i].id); };
-    for (const auto& [number, gets] : by_bucket(run.operations, kMatchIds, bucket_of)) {
+    for (const auto& [number, gets] : by_bucket(run.operations, kCallIds, bucket_of)) {
       Operation operation;
       operation.idempotent = true;
       operation.slot = keys.buckets[number].slot;
@@ -244,7 +243,7 @@ MatchPlan plan_match(const Keyspace& keys, std::span<const BlockId> ids, Time de
   match.positions.resize(ids.size());
   std::vector<CallRequest> requests;
   const auto bucket_of = [&](std::uint32_t i) { return keys.bucket_of(ids[i]); };
-  for (const auto& [number, slice] : by_bucket(all, kMatchIds, bucket_of)) {
+  for (const auto& [number, slice] : by_bucket(all, kCallIds, bucket_of)) {
     const auto& bucket = keys.buckets[number];
     CallRequest request;
     request.slot = bucket.slot;
@@ -269,17 +268,17 @@ std::string matched_rows(const Batch& batch, const MatchPlan& plan, Status& stat
   status = Status::kOk;
   for (std::size_t i = 0; i < plan.calls.size(); ++i) {
     const auto& call = batch.operations[plan.calls[i]];
-    const auto at = plan.positions[i] * kMatchRowBytes;
+    const auto at = plan.positions[i] * kEntryBytes;
     if (call.status != Status::kOk) {
       status = call.status;
       break;
     }
-    if (call.reply.type != resp::Type::kBulk || at + kMatchRowBytes > call.reply.text.size()) {
+    if (call.reply.type != resp::Type::kBulk || at + kEntryBytes > call.reply.text.size()) {
       status = Status::kError;  // only ids behind a miss may lack an answer
       break;
     }
-    rows.append(call.reply.text, at, kMatchRowBytes);
-    if (rows[rows.size() - kMatchRowBytes] == 0) break;  // the state: neither hot nor cold
+    rows.append(call.reply.text, at, kEntryBytes);
+    if (rows[rows.size() - kEntryBytes] == 0) break;  // the state: neither hot nor cold
   }
   return rows;
 }

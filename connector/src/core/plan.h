@@ -1,6 +1,6 @@
 // Builds batches: the operations of loads, stores and look-ups in one tenant's keys. Pure.
 //
-// Arguments of the functions are laid out as connector/src/neve/index/functions.lua says.
+// Arguments of the functions are laid out as connector/src/neve/index/functions says.
 #pragma once
 
 #include <cstddef>
@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "batch.h"
+#include "layout.h"
 #include "topology.h"
 
 namespace neve {
@@ -23,8 +24,6 @@ struct Bucket {
   std::string bookkeeping;   // KEYS[1..7] of every function, encoded
   std::uint16_t slot = 0;
 };
-
-inline constexpr std::size_t kBookkeepingKeys = 7;
 
 struct Keyspace {
   std::uint32_t space_id = 0;
@@ -85,8 +84,6 @@ struct MatchPlan {
   std::vector<std::uint32_t> calls;      // for each id the operation that answers for it
   std::vector<std::uint32_t> positions;  // and where in its reply
 };
-
-inline constexpr std::size_t kMatchRowBytes = 42;
 
 MatchPlan plan_match(const Keyspace& keys, std::span<const BlockId> ids, Time deadline,
                      const TopologyMap& map, std::uint32_t lanes);

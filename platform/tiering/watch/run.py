@@ -14,7 +14,8 @@ from django.conf import settings
 from valkey.exceptions import ResponseError
 
 from catalog import jobs
-from neve.index.tier import Taken, Usage, taken
+from neve.index.library import Taken, taken
+from neve.index.tier import Usage
 from storage import hot, hot_servers
 from tenants import services
 from tenants.models import Quota, Tenant

@@ -16,6 +16,7 @@ from neve.datapath.transfer import Transfer, Urgency
 from neve.datapath.transport import ReplyError, Transport, make_keyspace
 from neve.errors import MissReason, NeveError, Unavailable
 from neve.formats.keys import BucketKeys, bucket_of
+from neve.index.library import call
 from neve.index.tier import CALL_IDS, HotTier, Tier
 from neve.node.session import Session
 
@@ -182,16 +183,12 @@ class HotPath:
         calls = []
         deadline = time.monotonic() + PROMOTE_S
         for bucket, members in parts.items():
-            keys = BucketKeys(session.tenant_id, bucket).arguments
+            keys = BucketKeys(session.tenant_id, bucket)
             for first in range(0, len(members), CALL_IDS):
                 part = members[first : first + CALL_IDS]
-                call = self._transport.call(
-                    *("FCALL", "neve_promote", len(keys)),
-                    *(*keys, *part),
-                    deadline=deadline,
-                    idempotent=True,
-                )
-                calls.append((part, call))
+                command = call("promote", keys, *part)
+                asked = self._transport.call(*command, deadline=deadline, idempotent=True)
+                calls.append((part, asked))
         return calls
 
     def _add(self, transfer: Transfer, batch: _core.Batch, settle: Settle) -> None:

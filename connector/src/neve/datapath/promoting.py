@@ -1,6 +1,6 @@
 """Brings cold blocks back into the hot tier: those read for the second time, each by one node.
 
-The index decides (`promote` in functions.lua). It is asked while the bytes are on their way from
+The index decides (`neve_promote`). It is asked while the bytes are on their way from
 S3, so a load waits for no answer that comes in time.
 """
 

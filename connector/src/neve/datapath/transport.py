@@ -20,7 +20,7 @@ from neve.node.address import TlsSettings, ValkeyAddress
 
 Argument = bytes | str | int | float
 _FOREVER: Final = float("inf")
-_MISUSE: Final = ("TOOMANY ", "BADKEYS ")  # how functions.lua refuses a call as a whole
+_MISUSE: Final = ("TOOMANY ", "BADKEYS ")  # how functions refuse a call as a whole
 
 
 class ReplyError(NeveError):

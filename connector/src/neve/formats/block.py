@@ -19,8 +19,22 @@ VERSION = 1
 XXH3_64 = 1
 HEADER_BYTES = 64
 MAX_PAYLOAD_BYTES = 64 << 20
+UNCOMMITTED_MS = 60_000  # a value in Valkey whose commit never comes expires by itself
 
-_FIELDS = struct.Struct("<4sHH16s16sIIQ4s")  # the first 60 bytes
+# Name and code of `struct` of each field; src/core/layout.h has their offsets.
+FIELDS = (
+    ("magic", "4s"),
+    ("version", "H"),
+    ("checksum_kind", "H"),
+    ("id", "16s"),
+    ("parent", "16s"),
+    ("tokens", "I"),
+    ("payload_bytes", "I"),
+    ("payload_checksum", "Q"),
+    ("space_tag", "4s"),
+    ("header_checksum", "I"),
+)
+_FIELDS = struct.Struct("<" + "".join(code for _, code in FIELDS[:-1]))  # all that the last covers
 _CHECK = struct.Struct("<I")
 
 

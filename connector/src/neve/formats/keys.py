@@ -13,7 +13,14 @@ from uuid import UUID
 
 from neve import _core
 
-_BOOKS: Final = (b"i", b"l", b"d", b"u", b"q", b"x", b"e")
+# The books of a bucket by the letter of their key: the type in Valkey. The first seven are KEYS of
+# every function, the others those that functions derive.
+BOOKS: Final = {
+    **{"i": "hash", "l": "zset", "d": "zset", "u": "hash", "q": "hash", "x": "zset", "e": "zset"},
+    **{"p": "zset", "s": "zset", "f": "zset", "r": "zset", "c": "zset"},
+}
+KEY_BOOKS: Final = tuple(BOOKS)[:7]
+_KEY_BOOKS: Final = tuple(letter.encode() for letter in KEY_BOOKS)
 SLOTS: Final = 16384
 CELLS: Final = 256  # what the slots are cut into to spread buckets; more buckets go round again
 
@@ -69,12 +76,12 @@ class BucketKeys:
     @property
     def arguments(self) -> tuple[bytes, ...]:
         """What each function takes as KEYS[1..7]: it finds the books by them."""
-        return tuple(self.tag + b":" + letter for letter in _BOOKS)
+        return tuple(self.tag + b":" + letter for letter in _KEY_BOOKS)
 
     @property
     def bookkeeping(self) -> tuple[bytes, ...]:
         """Index, LRU, dirty, usage, quota, gone, expiry, where they stand (`hide_books`)."""
-        return tuple(map(self._book, _BOOKS))
+        return tuple(map(self._book, _KEY_BOOKS))
 
     @property
     def quota(self) -> bytes:

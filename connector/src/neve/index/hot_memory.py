@@ -9,7 +9,7 @@ what it has, as deploy/valkey-hot makes it. For the administrator; nodes may not
 import time
 from typing import Final
 
-from neve.index.tier import AdminClient
+from neve.index.library import AdminClient
 
 PIECE_BYTES: Final = 32 << 20  # one command touches so much: 3 ms, or 0.3 s where a host must help
 # The server grows a string by 1 MiB more than asked (SDS_MAX_PREALLOC), and keeps its own notes.

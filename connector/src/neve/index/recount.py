@@ -1,4 +1,4 @@
-"""Checking one bucket's index against what is there: typed calls of `recount.lua`.
+"""Checks one bucket's index: typed calls of functions/recount.lua and repair.lua.
 
 For workers, as administrator; nodes may call none of it. A recount is exact beside live traffic, so
 it may go on for hours in slices.
@@ -9,6 +9,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from neve.formats.keys import BucketKeys
+from neve.index.library import call
 from neve.index.scan import IndexEntry
 from neve.index.tier import Execute
 
@@ -92,9 +93,8 @@ class BucketAudit:
 
     def end_strays(self, block_keys: Iterable[bytes]) -> int:
         """Block keys without owner and end get an end. Returns how many."""
-        keys = self._keys.arguments
         return sum(
-            self._execute("FCALL", "neve_end_strays", len(keys) + len(part), *keys, *part)
+            self._execute(*call("end_strays", self._keys, blocks=tuple(part)))
             for part in _slices(block_keys, CALL_KEYS)
         )
 
@@ -111,7 +111,7 @@ class BucketAudit:
                 yield segments
 
     def _call(self, name: str, *args: Any) -> Any:
-        return self._execute("FCALL", f"neve_{name}", 7, *self._keys.arguments, *args)
+        return self._execute(*call(name, self._keys, *args))
 
 
 def _drifts(reply: list[Any]) -> list[Drift]:

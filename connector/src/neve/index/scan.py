@@ -3,20 +3,22 @@
 For workers and tests; nodes ask with `match`. docs/formats/hot-tier.md specifies the entry.
 """
 
-import struct
 from collections.abc import Callable, Iterator, Mapping
 from math import isinf
 from typing import NamedTuple
 
+from neve.formats.ids import ID_BYTES
 from neve.formats.keys import BucketKeys
+from neve.index.entry import HALF, RANK_US, State, reading
+from neve.index.entry import is_sound as is_sound_entry
 from neve.index.tier import Execute, Usage
 
-_ENTRY = struct.Struct("<BBHIIIIIIIIIBB")
-_HOT, _COLD, _DIRTY, _GONE, _UNSTORED = 1, 2, 4, 8, 16
 PAGE_ENTRIES = 1000  # of one HSCAN: about 0.3 ms of the server's time
-ID_BYTES = 16
-_SOUND = {_HOT, _COLD, _HOT | _COLD, _HOT | _DIRTY, _GONE}  # functions.lua: SOUND
-HALF = 2.5e14  # ranks of one queue of one priority, last use in units of 10 µs; functions.lua
+_HOT, _COLD, _DIRTY, _GONE, _UNSTORED, _ = map(int, State)
+_READ = reading(
+    *("state", "space", "size", "expires", "pinned", "segment", "offset", "stored", "idle"),
+    *("priority", "held"),
+)
 
 
 class IndexEntry(NamedTuple):
@@ -99,18 +101,18 @@ def last_used_s(execute: Execute, keys: BucketKeys, ids: list[bytes]) -> list[in
 
 def _used_s(rank: bytes | float | None) -> int | None:
     """A rank without end is none: a tenant's hands reach its own sets."""
-    return None if rank is None or isinf(float(rank)) else int(float(rank) % HALF / 1e5)
+    return None if rank is None or isinf(float(rank)) else int(float(rank) % HALF * RANK_US / 1e6)
 
 
 def is_sound(id_: bytes, raw: bytes) -> bool:
-    """Whether the functions can have written it."""
-    return len(id_) == ID_BYTES and len(raw) == _ENTRY.size and raw[0] & 15 in _SOUND
+    """Whether functions can have written it."""
+    return len(id_) == ID_BYTES and is_sound_entry(raw)
 
 
 def decode_entry(id_: bytes, raw: bytes) -> IndexEntry | None:
     """None for a block that is gone: such an entry only says why."""
-    state, _, _, space, size, _, expires, pinned, segment, at, stored, idle, priority, held = (
-        _ENTRY.unpack(raw)
+    state, space, size, expires, pinned, segment, at, stored, idle, priority, held = _READ.unpack(
+        raw
     )
     if state & _GONE:
         return None

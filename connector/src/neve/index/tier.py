@@ -1,48 +1,34 @@
-"""The hot tier's index: typed calls of the function library `functions.lua`.
+"""The hot tier's index: typed calls of its function library (`neve.index.library`).
 
 Works over anything that executes one command, so nodes use it over their own transport and the
 control plane over valkey-py. Block bytes do not pass here: `neve.datapath.client` moves them.
 """
 
-import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
-from importlib.resources import files
 from itertools import islice
 from random import sample
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from neve.errors import MissReason, Misuse, Refused
-from neve.formats.keys import BucketKeys, books_name, bucket_of
+from neve.formats.keys import BucketKeys, bucket_of
+from neve.index.entry import REASONS, State, reading
+from neve.index.library import call
 
 Execute = Callable[..., Any]  # execute(*args) -> reply, ints and bytes in lists
 
-LIBRARY = "neve"
-CALL_IDS = 1000  # ids of one call, so that others get their turn; more are refused (CALL_MOST)
+CALL_IDS = 1000  # ids of one call, so that others get their turn; functions refuse more
 RETAIN_IDS = 200  # of one retain, which costs the server about 20 µs each
-PIN_IDS = 10_000  # of one pin: the budget decides on all of them at once (PIN_MOST)
+PIN_IDS = 10_000  # of one pin: the budget decides on all of them at once
 MOST_TS = 2.0**32  # of an entry's times
-_MATCH = struct.Struct("<BB6xI8xIII10x")  # of an entry, as functions.lua packs it (ENTRY)
-_HOT = 1  # bit of its state
-_REASONS = (
-    MissReason.NEVER_STORED,
-    MissReason.EVICTED,
-    MissReason.EXPIRED,
-    MissReason.QUOTA,
-    MissReason.CORRUPT,
-    MissReason.IDLE,
-    MissReason.EVICTED_COLD,
-    MissReason.UNFLUSHED,
-)
+_MATCH = reading("state", "reason", "size", "pinned", "segment", "offset")
+_HOT = int(State.HOT)
 
 
 class Tier(StrEnum):
     HOT = "hot"
     COLD = "cold"
-
-
-_TIERS = (Tier.COLD, Tier.HOT)  # by the bit _HOT of an entry's state
 
 
 class Location(NamedTuple):
@@ -200,7 +186,7 @@ class Usage:
     cold_evicted_bytes: int = 0
     lost_blocks: int = 0
     lost_bytes: int = 0
-    mended: int = 0  # damaged pieces of bookkeeping that were removed (recount.lua)
+    mended: int = 0  # damaged pieces of bookkeeping that were removed (repair.lua)
     quota_hot_bytes: int = 0
     quota_cold_bytes: int = 0
     oldest_due_s: float | None = field(default=None)
@@ -208,52 +194,6 @@ class Usage:
     def flush_late_s(self, now_s: float) -> float | None:
         """For how many seconds the oldest flush has been due; None when nothing is dirty."""
         return None if self.oldest_due_s is None else max(0.0, now_s - self.oldest_due_s)
-
-
-class AdminClient(Protocol):
-    """The part of valkey-py's client that loading the library needs."""
-
-    def execute_command(self, *args: Any) -> Any: ...
-
-
-def functions_source() -> str:
-    """The Lua source of the function library: what nodes and workers call, then the audit.
-
-    The names of the books stand in it (`neve.formats.keys.hide_books`).
-    """
-    here = files("neve.index")
-    source = "".join(here.joinpath(n).read_text() for n in ("functions.lua", "recount.lua"))
-    return source.replace('local BOOKS = ""', f'local BOOKS = "{books_name().decode()}"', 1)
-
-
-def load_functions(client: AdminClient) -> None:
-    """Loads the library unless it is there already. On a cluster call it for each primary.
-
-    A full server refuses to load, so nothing is loaded without need.
-    """
-    source = functions_source()
-    held = client.execute_command("FUNCTION", "LIST", "LIBRARYNAME", LIBRARY, "WITHCODE")
-    if source.encode() not in _strings(held):
-        client.execute_command("FUNCTION", "LOAD", "REPLACE", source)
-
-
-@dataclass(frozen=True)
-class Taken:
-    """What a tenant's calls took of one primary since it loaded the library.
-
-    `abused_calls`: with more values than any client sends by mistake. `spent_s`: of its time,
-    a rough sum.
-    """
-
-    abused_calls: int = 0
-    spent_s: float = 0.0
-
-
-def taken(client: AdminClient) -> dict[int, Taken]:
-    """By tenant. Raises valkey's errors: ResponseError where the library is not loaded."""
-    told = [int(value) for value in client.execute_command("FCALL", "neve_taken", 0)]
-    rows = zip(told[::3], told[1::3], told[2::3], strict=True)
-    return {tenant: Taken(calls, us / 1e6) for tenant, calls, us in rows}
 
 
 def _counted(value: bytes | str) -> int:
@@ -265,30 +205,20 @@ def _counted(value: bytes | str) -> int:
     return number if abs(number) < 1 << 60 else 0
 
 
-def _strings(reply: Any) -> Iterator[bytes]:
-    """The strings anywhere in a reply: RESP2 and RESP3 shape FUNCTION LIST differently."""
-    if isinstance(reply, Mapping):
-        reply = list(reply.values())
-    if isinstance(reply, list):
-        for item in reply:
-            yield from _strings(item)
-    else:
-        yield reply if isinstance(reply, bytes) else str(reply).encode()
-
-
 def commit_args(space_id: int, blocks: Iterable[tuple[bytes, int, int]]) -> list[Any]:
     """ARGV of `commit`: blocks are (id, size_bytes, tokens) in the order of their keys."""
     return [space_id, *(value for block in blocks for value in block)]
 
 
 def decode_match(reply: bytes) -> list[Location | MissReason]:
-    """The answers of `match`, one for each 42 bytes of the reply."""
+    """The answers of `match`: an entry for each id, in turn."""
     found: list[Location | MissReason] = []
     for state, reason, size, pinned, segment, offset in _MATCH.iter_unpack(reply):
         if state:
-            found.append(Location(_TIERS[state & _HOT], size, segment, offset, pinned))
+            tier = Tier.HOT if state & _HOT else Tier.COLD
+            found.append(Location(tier, size, segment, offset, pinned))
         else:
-            found.append(_REASONS[reason])
+            found.append(REASONS[reason])
     return found
 
 
@@ -318,11 +248,9 @@ class HotTier:
         by_id = {block[0]: block for block in blocks}
         outcomes: dict[bytes, CommitOutcome] = {}
         for keys, part in self._split([block[0] for block in blocks]):
-            block_keys = [keys.block(space_id, id_) for id_ in part]
+            block_keys = tuple(keys.block(space_id, id_) for id_ in part)
             args = commit_args(space_id, (by_id[id_] for id_ in part))
-            reply = self._execute(
-                "FCALL", "neve_commit", 7 + len(part), *keys.arguments, *block_keys, *args
-            )
+            reply = self._execute(*call("commit", keys, *args, blocks=block_keys))
             outcomes.update(zip(part, map(CommitOutcome, reply), strict=True))
         return [outcomes[block[0]] for block in blocks]
 
@@ -573,7 +501,7 @@ class HotTier:
                 yield self._keys[bucket], part
 
     def _call(self, name: str, keys: BucketKeys, *args: Any) -> Any:
-        return self._execute("FCALL", f"neve_{name}", 7, *keys.arguments, *args)
+        return self._execute(*call(name, keys, *args))
 
     def _sum(self, name: str, ids: Sequence[bytes], *first: Any) -> int:
         return sum(self._call(name, keys, *first, *part) for keys, part in self._split(ids))
