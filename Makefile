@@ -17,7 +17,6 @@ DOCS := .venv-docs/.installed
 CORE := connector/pyproject.toml connector/CMakeLists.txt $(wildcard connector/src/core/*.*)
 CORES := $(shell nproc 2>/dev/null || echo 2)
 FUZZ_S ?= 20
-NONE := 00000000000000000000000000000000
 SCRIPTS := $(shell grep -lE '^\#!.*\bsh$$|^\#!.*\bbash$$' .ci/* deploy/*)
 PIP := -m pip --disable-pip-version-check install --quiet
 
@@ -128,7 +127,7 @@ lint-compose: $(DEV)
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 
 openapi: $(RUN) ## write docs/openapi.json anew, after a change of the API
-	@NEVE_VAR=$$(mktemp -d) NEVE_SECRET_KEY=$(NONE) NEVE_KEY_PEPPER=$(NONE) NEVE_S3_ACCESS_KEY=x NEVE_S3_SECRET_KEY=x \
+	@DJANGO_SETTINGS_MODULE=deploy.bare_settings \
 		$(BIN)/python manage.py spectacular --format openapi-json --fail-on-warn --file docs/openapi.json
 
 docs: $(DOCS) ## the documents as a site with search in var/site; a broken link fails

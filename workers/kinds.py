@@ -6,7 +6,7 @@ One tenant's trouble does not stop the others: it is logged, and the tenant's Jo
 import logging
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 from celery import Task, shared_task
 
@@ -17,6 +17,7 @@ from tenants.models import Tenant
 
 log = logging.getLogger("neve.tasks")
 
+AnyTask: TypeAlias = "Task[..., object]"
 Target = tuple[int | None, dict[str, Any]]  # a tenant's id (None: the platform), and arguments
 
 
@@ -41,12 +42,15 @@ class Opener:
         return jobs.attempt(self._kind.name, self._tenant_id)
 
 
-class Work(Protocol):
-    def __call__(self, job: Opener, tenant_id: int | None, /, **arguments: Any) -> object: ...
+Work = Callable[..., object]  # called with an Opener, a Target's id and its arguments by name
+
+
+def active_ids() -> list[int]:
+    return list(Tenant.objects.filter(is_active=True).values_list("pk", flat=True))
 
 
 def active_tenants() -> list[Target]:
-    return [(id_, {}) for id_ in Tenant.objects.filter(is_active=True).values_list("pk", flat=True)]
+    return [(id_, {}) for id_ in active_ids()]
 
 
 def the_platform() -> list[Target]:
@@ -55,13 +59,13 @@ def the_platform() -> list[Target]:
 
 def does(
     kind: Kind, *, find: Callable[[], Iterable[Target]] | None = None
-) -> Callable[[Work], Task]:
+) -> Callable[[Work], AnyTask]:
     """The function below is this kind of work, for one target a call. `find` lists the targets of
     a tick: every active tenant, or the platform, if None."""
     targets = find or (active_tenants if kind.of_tenant else the_platform)
 
-    def bind(work: Work) -> Task:
-        def run(task: Task, job_id: str | None = None) -> None:
+    def bind(work: Work) -> AnyTask:
+        def run(task: AnyTask, job_id: str | None = None) -> None:
             if job_id is None:
                 _tick(kind, work, targets())
             else:
@@ -99,5 +103,5 @@ def _logged(run: jobs.JobRun) -> Any:
     run.log("Done.")
 
 
-def _is_redelivered(task: Task) -> bool:
+def _is_redelivered(task: AnyTask) -> bool:
     return bool((task.request.delivery_info or {}).get("redelivered"))

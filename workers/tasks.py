@@ -28,7 +28,7 @@ from tiering.flush import Flusher, FlushReport, is_worth_a_segment
 from tiering.reconcile import run as repairs
 from tiering.reconcile.report import Report
 from tiering.watch import run as watching
-from workers.kinds import Opener, Target, active_tenants, does
+from workers.kinds import Opener, Target, active_ids, active_tenants, does
 
 EXPIRE_BLOCKS = 1000  # of one function call: others get their turn in between
 
@@ -196,7 +196,7 @@ def end_access(job: Opener, tenant_id: None) -> None:
     expired = NodeSession.unscoped.filter(ended_at=None, key__expires_at__lte=timezone.now())
     for owner_id, key_id in set(expired.values_list("tenant_id", "key_id")):
         sessions.end_all(tenant_id=owner_id, key_id=key_id)
-    for owner_id, _ in active_tenants():
+    for owner_id in active_ids():
         sessions.end_replaced(tenant_id=owner_id)
 
 
@@ -247,7 +247,7 @@ def reconcile(job: Opener, tenant_id: None) -> None:
             run.detail(report.as_dict())
 
         hot.provision()
-        repairs.reconcile([id_ for id_, _ in active_tenants()], progress=show)
+        repairs.reconcile(active_ids(), progress=show)
 
 
 @does(kinds.HOUSEKEEPING)

@@ -184,10 +184,10 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response | N
         return None
     headers = {}
     if isinstance(error, exceptions.APIException):
-        if getattr(error, "auth_header", None):
-            headers["WWW-Authenticate"] = error.auth_header
-        if getattr(error, "wait", None):
-            headers["Retry-After"] = str(int(error.wait))
+        if login := getattr(error, "auth_header", None):
+            headers["WWW-Authenticate"] = login
+        if wait_s := getattr(error, "wait", None):
+            headers["Retry-After"] = str(int(wait_s))
     headers |= _retry_after(problem)
     return Response(
         problem.document(), status=problem.status, headers=headers, content_type=CONTENT_TYPE
@@ -202,10 +202,11 @@ def as_problem(error: Exception) -> Problem | None:
         case exceptions.ValidationError():
             return _malformed(error.detail)
         case exceptions.Throttled():
+            wait_s = error.wait  # type: ignore[attr-defined]  # not in the stubs
             return Problem(
                 "throttled",
-                f"Too many requests: send the next one in {error.wait} s. Who needs more asks "
-                "an operator for a higher rate.",
+                f"Too many requests: send the next one in {wait_s} s. Who needs more asks an "
+                "operator for a higher rate.",
             )
         case exceptions.NotAuthenticated():
             return Problem("unauthorized", f"There are no credentials. {KINDS['unauthorized'][2]}")

@@ -28,11 +28,12 @@ class RequestIdMiddleware:
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         given = request.headers.get("X-Request-ID", "")
-        request.request_id = given if PLAIN.fullmatch(given) else uuid4().hex
+        request_id = given if PLAIN.fullmatch(given) else uuid4().hex
+        request.request_id = request_id  # type: ignore[attr-defined]  # others read it by `getattr`
         token = _current.set(request)
         try:
             response = self.get_response(request)
         finally:
             _current.reset(token)
-        response["X-Request-ID"] = request.request_id
+        response["X-Request-ID"] = request_id
         return response

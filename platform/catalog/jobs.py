@@ -16,7 +16,7 @@ from uuid import UUID
 
 from celery import current_app
 from django.db import transaction
-from django.db.models import F, Q
+from django.db.models import F, Q, QuerySet
 from django.utils import timezone
 from kombu.exceptions import OperationalError
 
@@ -259,9 +259,9 @@ def bury_lost() -> int:
     return to_retry.update(retry_at=now, **failed) + lost.update(**failed)
 
 
-def _found(kind: str, tenant_id: int | None) -> Any:
+def _found(kind: str, tenant_id: int | None) -> QuerySet[Job]:
     """Rows of work that ticks found."""
-    return Job.unscoped.filter(kind=kind, tenant_id=tenant_id, is_requested=False)
+    return Job.unscoped.filter(kind=kind, tenant=tenant_id, is_requested=False)
 
 
 def _failed_before(kind: str, tenant_id: int | None) -> Job | None:

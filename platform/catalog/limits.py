@@ -3,6 +3,8 @@
 All inside the tenant's scope. Raises Problem (limit-reached), which names the limit and the number.
 """
 
+from typing import Any
+
 from django.conf import settings
 from django.db.models import QuerySet, Sum
 
@@ -50,7 +52,7 @@ def limit_of(quota: Quota, name: str) -> int:
     return int(getattr(settings.ENV, name)) if own is None else own
 
 
-def _require_room(name: str, rows: QuerySet, quota: Quota) -> None:
+def _require_room(name: str, rows: QuerySet[Any], quota: Quota) -> None:
     most, there = limit_of(quota, name), rows.count()
     if there >= most:
         what = name.removesuffix("_limit") + "s"

@@ -143,6 +143,11 @@ class Context(TenantOwned):
         chain = bytes(self.chain)
         return [chain[i : i + ID_BYTES] for i in range(0, len(chain), ID_BYTES)]
 
+    def pin_end_s(self) -> int:
+        """Of a pinned context."""
+        assert self.pinned_until is not None
+        return int(self.pinned_until.timestamp())
+
     @property
     def is_pinned(self) -> bool:
         return self.pinned_until is not None and self.pinned_until > timezone.now()

@@ -25,9 +25,9 @@ from tenants.scope import tenant_scope
 
 # Objects of counts in a roll-up, and the names that they may have.
 BY_NAME: dict[str, Collection[str]] = {
-    "misses": MissReason,
+    "misses": frozenset(MissReason),
     "load_ms": LOAD_NAMES,
-    "drops": MissReason,
+    "drops": frozenset(MissReason),
 }
 _SUMMED = [n for n in (*COUNTERS, *TIER_COUNTERS, *GAUGES) if n != "dirty_oldest_s"]
 # How long buckets of a resolution are kept; the coarsest stay.

@@ -37,10 +37,13 @@ class _DryRunAdmin(TenantOwnedAdmin):
             context |= {"errors": None, "told": form.non_field_errors()}
         return super().render_change_form(request, context, *args, **kwargs)
 
-    def get_form(self, request: HttpRequest, obj: Any = None, **kwargs: Any) -> type[ModelForm]:
+    def get_form(
+        self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any
+    ) -> type[ModelForm]:
         proposed = self.proposed
+        form = super().get_form(request, obj, change, **kwargs)
 
-        class DryRunForm(super().get_form(request, obj, **kwargs)):
+        class DryRunForm(form):  # type: ignore[misc, valid-type]  # Django makes it per request
             has_told = False
 
             def _post_clean(self) -> None:

@@ -19,11 +19,12 @@ class Chain:
         self._order = np.argsort(table, kind="stable")
         self._table = table[self._order]
 
-    def shared_with(self, other: bytes) -> npt.NDArray[np.intp]:
+    def shared_with(self, other: bytes | memoryview) -> npt.NDArray[np.intp]:
         """Positions of own ids that stand in `other`, in its order. O(other · log own).
 
         `other`: ids in a row, as `Context.chain` has them.
         """
         ids = np.frombuffer(other, _ID)
         places = np.minimum(np.searchsorted(self._table, ids), len(self._table) - 1)
-        return self._order[places[self._table[places] == ids]]
+        found: npt.NDArray[np.intp] = self._order[places[self._table[places] == ids]]
+        return found

@@ -174,6 +174,7 @@ def settle(*, tenant_id: int, space_id: int, chains: Sequence[list[bytes]]) -> i
         ).order_by("created_at", "pk")
         found = pinned.values_list("label", "name", "pinned_until", "chain")
         for label, name, until, chain in found.iterator(chunk_size=100):
+            assert until is not None  # the filter says so
             places, end_s = own.shared_with(chain), int(until.timestamp())
             until_s[places] = np.maximum(until_s[places], end_s)
             budget_bytes = book.of_context(space_id, label, name).pin_budget_bytes
@@ -202,7 +203,7 @@ def follow_chain(context: Context, old_ids: list[bytes]) -> None:
         settle(tenant_id=context.tenant_id, space_id=context.space_id, chains=[ids, old_ids])
         return
     terms = rulebook_of(context.tenant_id).of_context(context.space_id, context.label, context.name)
-    end_s = int(context.pinned_until.timestamp())
+    end_s = context.pin_end_s()
     _grant(hot.hot_tier(context.tenant_id), ids, end_s, terms.pin_budget_bytes)
 
 
@@ -212,7 +213,7 @@ def restore(tenant_id: int) -> None:
     pinned = Context.objects.filter(pinned_until__gt=timezone.now())
     for context in pinned.order_by("created_at", "pk").iterator(chunk_size=100):
         terms = book.of_context(context.space_id, context.label, context.name)
-        end_s = int(context.pinned_until.timestamp())
+        end_s = context.pin_end_s()
         _grant(tier, context.ids(), end_s, terms.pin_budget_bytes)
 
 
@@ -257,13 +258,15 @@ def _pin(
             asked_bytes=refusal.asked_bytes,
         ) from refusal
     # Valkey keeps the later end of each block: the other contexts matter only when one is to fall.
-    falls = ended_at is not None and row.pinned_until < ended_at
+    pinned_until = row.pinned_until
+    assert pinned_until is not None
+    falls = ended_at is not None and pinned_until < ended_at
     if there is None or falls:
         kept = settle_of(row)
         there = kept if there is None else there
     else:
         kept = there
-    return Pinned(own, row.pinned_until, kept, row.blocks - there)
+    return Pinned(own, pinned_until, kept, row.blocks - there)
 
 
 def _charge(context: Context, budget_bytes: int | None) -> int | None:
@@ -273,7 +276,7 @@ def _charge(context: Context, budget_bytes: int | None) -> int | None:
     """
     try:
         return hot.hot_tier(context.tenant_id).pin(
-            context.ids(), int(context.pinned_until.timestamp()), budget_bytes=budget_bytes
+            context.ids(), context.pin_end_s(), budget_bytes=budget_bytes
         )
     except ValkeyError as error:
         log.warning("pin_not_applied context=%s error=%s", context.pk, error)

@@ -8,7 +8,7 @@ after `rebuild_index`).
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import transaction
@@ -279,7 +279,7 @@ class _Parting:
         return {id_: found.size_bytes for id_, found in answers if isinstance(found, Location)}
 
 
-def _sharers(context: Context) -> Iterator[tuple[bytes, Any]]:
+def _sharers(context: Context) -> Iterator[tuple[bytes | memoryview, datetime | None]]:
     """Chain and end of the pin of every other context that may hold blocks of this one."""
     with tenant_scope(context.tenant_id):
         others = Context.objects.filter(

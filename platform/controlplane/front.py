@@ -13,7 +13,7 @@ from django.http import HttpRequest, HttpResponse
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
+App = Callable[..., Awaitable[None]]  # of a Scope, a Receive and a Send
 
 MISMATCH = (
     "uvicorn was started with --root-path {root}, but NEVE_URL has the path prefix {prefix!r}. Set "

@@ -9,6 +9,7 @@ from typing import Any
 
 from celery import Task, current_app
 from celery.beat import PersistentScheduler, ScheduleEntry
+from celery.schedules import schedule
 from celery.signals import task_prerun
 
 BEAT_HEADER = "celery_beat_task"  # what beat adds to its messages (celery.beat, since 5.4)
@@ -22,8 +23,11 @@ class TickScheduler(PersistentScheduler):
         self, entry: ScheduleEntry, producer: Any = None, advance: bool = True, **kwargs: Any
     ) -> Any:
         """None, and nothing sent, while a tick of this task waits."""
-        every_s = entry.schedule.run_every.total_seconds()
-        if _note_waiting(entry.task, max(LOST_S, 3 * int(every_s))):
+        task, every = entry.task, entry.schedule
+        assert task is not None
+        assert isinstance(every, schedule)  # workers.schedule makes no other
+        every_s = every.run_every.total_seconds()  # type: ignore[attr-defined]  # not in the stubs
+        if _note_waiting(task, max(LOST_S, 3 * int(every_s))):
             return super().apply_async(entry, producer=producer, advance=advance, **kwargs)
         if advance:
             self.reserve(entry)
@@ -31,7 +35,7 @@ class TickScheduler(PersistentScheduler):
 
 
 @task_prerun.connect(dispatch_uid="controlplane.ticks")
-def _forget_waiting(task: Task, **kwargs: Any) -> None:
+def _forget_waiting(task: Task[..., object], **kwargs: Any) -> None:
     if task.request.headers and task.request.headers.get(BEAT_HEADER):
         with current_app.connection_or_acquire() as bus:
             bus.default_channel.client.delete(_key(task.name))

@@ -64,7 +64,7 @@ def _tenants(seen_by: Viewer, now: datetime, *, hot_answers: bool) -> Iterator[T
 
 def _family(row: Row, labelled: Iterable[tuple[dict[str, str], object]]) -> Metric:
     """A family without samples where all is unknown."""
-    family = FAMILIES[row.type](row.name, row.help)
+    family: Metric = FAMILIES[row.type](row.name, row.help)
     suffix = "_total" if row.type == "counter" else ""
     for labels, facts in labelled:
         for more, value in row.samples(facts):

@@ -85,7 +85,8 @@ def resolve(
     values: dict[str, int | None] = {}
     for rule in sorted(matching, key=lambda rule: (-rule.specificity, rule.order)):
         values = {**rule.values, **values}
-    return replace(policy, **values) if values else policy
+    # A rule names fields of Terms only, each with a value of its type.
+    return replace(policy, **values) if values else policy  # type: ignore[arg-type]
 
 
 def end_of(terms: BlockTerms, stored_s: int) -> int:

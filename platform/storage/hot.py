@@ -179,7 +179,9 @@ def provision() -> int:
 
 def promised_bytes(*, without: int | None = None) -> int:
     """The sum of active tenants' hot quotas, perhaps `without` one of them."""
-    rows = Tenant.objects.filter(is_active=True).exclude(pk=without)
+    rows = Tenant.objects.filter(is_active=True)
+    if without is not None:
+        rows = rows.exclude(pk=without)
     # Here, not in the database, whose sum of integers may overflow and then raises.
     return sum(quota or 0 for quota in rows.values_list("quota__hot_bytes", flat=True))
 
@@ -286,7 +288,7 @@ def remove_users(names: Iterable[str]) -> int:
         return 0
     command = ("ACL", "DELUSER", *names)
     everywhere = servers(failed=True)  # it may still serve those that reach it
-    return max(on_each(everywhere, lambda client: client.execute_command(*command)))
+    return max(on_each(everywhere, lambda client: int(client.execute_command(*command))))
 
 
 def align_users() -> int:
@@ -344,6 +346,7 @@ def acl_rules(key: ApiKey) -> list[str]:
     What stands in the books all the same and makes the platform's calls fail is mended (`execute`).
     """
     calls = (f"+fcall|neve_{name}" for name in NODE_FUNCTIONS)
+    assert key.tenant_id is not None  # a node's key
     own, books = f"{{t{key.tenant_id}.*}}", books_name().decode()
     blocks = " ".join(f"~{pattern}" for pattern in _block_patterns(key.tenant_id))
     calls_on = " ".join(f"~{tag}:?" for tag in _tag_patterns(key.tenant_id))

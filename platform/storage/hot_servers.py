@@ -37,12 +37,12 @@ class Cluster(ValkeyCluster):
 
     def determine_slot(self, *args: Any) -> int:
         if args[0] in ("FCALL", "FCALL_RO") and int(args[2]) > 0:
-            return int(self.keyslot(args[3]))
-        return int(super().determine_slot(*args))
+            return int(self.keyslot(args[3]))  # type: ignore[no-untyped-call]  # valkey's
+        return int(super().determine_slot(*args))  # type: ignore[no-untyped-call]  # valkey's
 
     def execute_command(self, *args: Any, **kwargs: Any) -> Any:
         try:
-            return super().execute_command(*args, **kwargs)
+            return super().execute_command(*args, **kwargs)  # type: ignore[no-untyped-call]  # valkey's
         except ValkeyClusterException as error:
             raise ValkeyConnectionError(str(error)) from error
 
@@ -61,11 +61,13 @@ def admin() -> Any:
 
 
 @cache
-def _connect(url: str, tls: bool) -> Valkey | Cluster:
+def _connect(url: str, tls: bool) -> Any:
     """Asks the first server that answers whether it is part of a cluster."""
     trouble: Exception | None = None
     for one in (urls := each_url(url)):
-        client = Valkey.from_url(one, **_options(tls))
+        client: Any = Valkey.from_url(
+            one, **_options(tls)
+        )  # its answers are typed as awaitable too
         try:
             if not client.info("cluster")["cluster_enabled"]:
                 return client

@@ -4,7 +4,7 @@ Tenant-owned rows are read through `unscoped`. Whoever changes one does it throu
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from django.contrib import admin
 from django.db.models import Field, Model, QuerySet
@@ -14,16 +14,17 @@ from django.http import HttpRequest
 class TenantOwnedAdmin(admin.ModelAdmin):
     """Changes existing rows, in `save_model` of the subclass; their tenant is fixed."""
 
-    readonly_fields: tuple[str, ...] = ("tenant",)
-    hints: Mapping[str, str] = {}  # what stands below a field
+    readonly_fields: ClassVar[tuple[str, ...]] = ("tenant",)
+    hints: ClassVar[Mapping[str, str]] = {}  # what stands below a field
 
     def formfield_for_dbfield(self, db_field: Field, request: HttpRequest, **kwargs: Any) -> Any:
         if (hint := self.hints.get(db_field.name)) is not None:
             kwargs["help_text"] = hint
         return super().formfield_for_dbfield(db_field, request, **kwargs)
 
-    def get_queryset(self, request: HttpRequest) -> QuerySet:
-        return self.model.unscoped.order_by(*self.model._meta.ordering)
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        rows: QuerySet[Any] = self.model.unscoped.order_by(*self.model._meta.ordering)
+        return rows
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False

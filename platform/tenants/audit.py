@@ -67,7 +67,7 @@ def record(
         actor_name=actor.name[:200],
         request_id=actor.request_id,
         action=action,
-        object_type=obj._meta.model_name,
+        object_type=obj._meta.model_name or "",
         object_id=str(obj.pk),
         before=before,
         after=after,

@@ -253,7 +253,7 @@ def revoke_key(*, key: ApiKey, actor: Actor) -> ApiKey:
             before={"revoked_at": None},
             after={"revoked_at": row.revoked_at.isoformat()},
         )
-        if row.role == ApiKey.Role.NODE:
+        if row.role == ApiKey.Role.NODE and row.tenant_id is not None:
             sessions.end_all(tenant_id=row.tenant_id, key_id=row.pk)
             hot.remove_users_on_commit(row)
     return row

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.contrib.auth.backends import ModelBackend
-from django.contrib.auth.base_user import AbstractBaseUser
+from django.contrib.auth.models import User
 from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.http import HttpRequest
@@ -33,7 +33,7 @@ class SignInBackend(ModelBackend):
         username: str | None = None,
         password: str | None = None,
         **others: Any,
-    ) -> AbstractBaseUser | None:
+    ) -> User | None:
         """Raises PermissionDenied while too many passwords were wrong."""
         if username is None or password is None:
             return None

@@ -155,8 +155,11 @@ def forget_unknown_places(tenant_id: int, report: AdoptReport) -> None:
 
 def _without_row(tenant_id: int, report: AdoptReport) -> Iterator[str]:
     pages = s3.client().get_paginator("list_objects_v2")
-    where = {"Bucket": settings.ENV.s3_bucket, "Prefix": tenant_prefix(tenant_id)}
-    for page in pages.paginate(**where, PaginationConfig={"PageSize": PAGE_ROWS}):
+    for page in pages.paginate(
+        Bucket=settings.ENV.s3_bucket,
+        Prefix=tenant_prefix(tenant_id),
+        PaginationConfig={"PageSize": PAGE_ROWS},
+    ):
         listed = [item["Key"] for item in page.get("Contents", ())]
         with tenant_scope(tenant_id):
             rows = Segment.objects.filter(object_key__in=listed)

@@ -35,7 +35,7 @@ def order_along_chains(blocks: Sequence[Block]) -> list[Block]:
     """
     known = {block.id for block in blocks}
     children: dict[bytes, list[Block]] = defaultdict(list)
-    roots = []
+    roots: list[Block] = []
     for block in blocks:
         (children[block.parent] if block.parent in known else roots).append(block)
     below = _walk(roots, children)

@@ -20,6 +20,7 @@ from valkey.exceptions import ValkeyError
 
 from catalog.models import Space
 from neve.errors import Unavailable
+from neve.formats.segment import SegmentRow
 from neve.index.tier import DirtyBlock, FlushOutcome, HotTier, Tier, Usage
 from storage.hot import hot_tier
 from tenants.scope import tenant_scope
@@ -153,7 +154,8 @@ class Flusher:
             return
         row, places = written
         outcomes = self._tier.flushed(row.pk, [(place.id, place.offset) for place in places])
-        live, dead = [], []
+        live: list[SegmentRow] = []
+        dead: list[SegmentRow] = []
         for place, outcome in zip(places, outcomes, strict=True):
             (live if outcome is FlushOutcome.FLUSHED else dead).append(place)
             if outcome is FlushOutcome.COLD_FULL:

@@ -31,7 +31,9 @@ class Tail:
         begin = self.size_bytes - len(self.data)
         if offset >= begin:
             return self.data[offset - begin :][:length]
-        return _read(self.object_key, f"bytes={offset}-{offset + length - 1}")["Body"].read()
+        answer = _read(self.object_key, f"bytes={offset}-{offset + length - 1}")
+        data: bytes = answer["Body"].read()
+        return data
 
 
 def tail_of(object_key: str) -> Tail:
@@ -68,11 +70,13 @@ def footer_of_segment(row: Segment) -> SegmentFooter:
 
 def abort_uploads(object_key: str) -> int:
     """Ends unfinished multipart uploads of this object: S3 keeps their parts. Returns how many."""
-    where = {"Bucket": settings.ENV.s3_bucket}
-    listed = s3.client().list_multipart_uploads(**where, Prefix=object_key)
+    bucket = settings.ENV.s3_bucket
+    listed = s3.client().list_multipart_uploads(Bucket=bucket, Prefix=object_key)
     uploads = [each for each in listed.get("Uploads", ()) if each["Key"] == object_key]
     for upload in uploads:
-        s3.client().abort_multipart_upload(**where, Key=object_key, UploadId=upload["UploadId"])
+        s3.client().abort_multipart_upload(
+            Bucket=bucket, Key=object_key, UploadId=upload["UploadId"]
+        )
     return len(uploads)
 
 

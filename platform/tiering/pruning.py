@@ -6,6 +6,7 @@ kind go at once, so that a transaction is short; the next tick goes on.
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
+from typing import Any
 
 from django.conf import settings
 from django.db.models import QuerySet
@@ -26,15 +27,15 @@ def prune() -> dict[str, int]:
     return {name: _delete(rows) for name, rows in _due().items()}
 
 
-def _delete(rows: QuerySet) -> int:
+def _delete(rows: QuerySet[Any]) -> int:
     numbers = list(rows.values_list("pk", flat=True)[:SLICE])
     # Again by what makes it due: a context may have been recorded anew. Without its chain.
     return int(rows.filter(pk__in=numbers).only("pk").delete()[1].get(rows.model._meta.label, 0))
 
 
-def _due() -> Mapping[str, QuerySet]:
+def _due() -> Mapping[str, QuerySet[Any]]:
     """What may go, by kind."""
-    due: dict[str, QuerySet] = {"pins": Pin.unscoped.filter(until__lt=timezone.now())}
+    due: dict[str, QuerySet[Any]] = {"pins": Pin.unscoped.filter(until__lt=timezone.now())}
     if before := _before(settings.ENV.keep_sessions_days):
         due["sessions"] = NodeSession.unscoped.filter(ended_at__lt=before)
         # Of nodes that died.

@@ -75,7 +75,12 @@ class Restorer:
         expiring one spares what others hold."""
         with tenant_scope(self._tenant_id):
             rows = Context.objects.exclude(expired_at=None).order_by("expired_at")
-            expired = {id_: context.expired_at for context in rows for id_ in context.ids()}
+            expired = {
+                id_: context.expired_at
+                for context in rows
+                if context.expired_at is not None
+                for id_ in context.ids()
+            }
             others = Context.objects.filter(
                 expired_at=None, root__in=rows.order_by().values("root")
             )

@@ -48,9 +48,11 @@ def whole_run(tenant_id: int | None = None) -> bytes | None:
     What was seen between two calls that return the same id was seen in a whole index.
     """
     run = run_id()
-    if hot.admin().get(INDEXED) != _mark(run):
+    if hot_servers.admin().get(INDEXED) != _mark(run):
         return None
-    is_lost = tenant_id is not None and hot.admin().sismember(hot.INDEX_LOST, str(tenant_id))
+    is_lost = tenant_id is not None and hot_servers.admin().sismember(
+        hot.INDEX_LOST, str(tenant_id)
+    )
     return None if is_lost else run
 
 
@@ -59,7 +61,7 @@ def lost_tenants() -> list[int]:
 
     What their hands did to it (`hot.mend`), or what stopped its rebuild.
     """
-    return sorted(int(id_) for id_ in hot.admin().smembers(hot.INDEX_LOST))
+    return sorted(int(id_) for id_ in hot_servers.admin().smembers(hot.INDEX_LOST))
 
 
 def rebuild_lost(
@@ -73,7 +75,7 @@ def rebuild_lost(
             if tenant is not None:
                 show = partial(_show_one, progress, tenant.slug)
                 total.add(rebuild_tenant(tenant_id, progress=show))
-            hot.admin().srem(hot.INDEX_LOST, tenant_id)
+            hot_servers.admin().srem(hot.INDEX_LOST, tenant_id)
         except Exception as error:
             log.exception("rebuild_failed tenant=%s", tenant_id)
             errors.append(error)
@@ -120,12 +122,12 @@ def rebuild_all(
 
         try:
             total.add(rebuild_tenant(tenant.pk, start=notes.read(tenant.pk), progress=show))
-            hot.admin().srem(hot.INDEX_LOST, tenant.pk)
+            hot_servers.admin().srem(hot.INDEX_LOST, tenant.pk)
         except ResponseError:
             log.exception("rebuild_failed tenant=%s", tenant.pk)
             hot.note("SADD", hot.INDEX_LOST, tenant.pk)
     hot.note("SET", INDEXED, _mark(run))
-    hot.admin().unlink(NOTES, CLAIMED)
+    hot_servers.admin().unlink(NOTES, CLAIMED)
     log.info("index_rebuilt segments=%s blocks=%s lost=%s", *vars(total).values())
     return total
 
@@ -139,13 +141,13 @@ def show_in_job(run: JobRun, tenant: str, report: RebuildReport, total: int) -> 
 
 def forget_index() -> None:
     """The index is not whole any more, as far as anybody knows: the next tick rebuilds it."""
-    hot.admin().unlink(INDEXED, NOTES)
+    hot_servers.admin().unlink(INDEXED, NOTES)
 
 
 def _remove_renamed(run: bytes) -> None:
     """Books that got another name are nobody's, and so are their blocks: they would fill the
     server beside the new ones. After a new pepper, or an update from when nodes knew the name."""
-    mark = hot.admin().get(INDEXED)
+    mark = hot_servers.admin().get(INDEXED)
     if mark is None or not mark.startswith(run) or mark == _mark(run):
         return
     log.warning("books_renamed: the hot tier begins empty")
@@ -177,14 +179,16 @@ class _Notes:
     """How far a rebuild is, kept in the server that it fills; void in another run of it."""
 
     def __init__(self, run: bytes) -> None:
-        if hot.admin().hget(NOTES, "run") != run:
-            hot.admin().unlink(NOTES)
+        if hot_servers.admin().hget(NOTES, "run") != run:
+            hot_servers.admin().unlink(NOTES)
             begun = timezone.now().isoformat()
             hot.note("HSET", NOTES, "run", run, "begun_at", begun)
-        self._begun_at = datetime.fromisoformat(hot.admin().hget(NOTES, "begun_at").decode())
+        self._begun_at = datetime.fromisoformat(
+            hot_servers.admin().hget(NOTES, "begun_at").decode()
+        )
 
     def read(self, tenant_id: int) -> Start:
-        return Start(self._begun_at, int(hot.admin().hget(NOTES, str(tenant_id)) or 0))
+        return Start(self._begun_at, int(hot_servers.admin().hget(NOTES, str(tenant_id)) or 0))
 
     def write(self, tenant_id: int, number: int) -> None:
         hot.note("HSET", NOTES, tenant_id, number)

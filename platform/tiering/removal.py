@@ -11,7 +11,7 @@ from django.conf import settings
 from catalog.models import Segment, Space
 from contexts.stored import scan_tenant
 from neve.formats.keys import BucketKeys, tenant_prefix
-from storage import hot, s3
+from storage import hot, hot_servers, s3
 from tenants.models import Tenant
 from tenants.scope import tenant_scope
 
@@ -41,7 +41,7 @@ def remove_tenant(tenant_id: int) -> int:
     removed = sum(remove_space(tenant_id, space_id) for space_id in spaces)
     removed += _remove_blocks(tenant_id, None)
     for bucket in range(settings.ENV.hot_buckets):
-        hot.admin().unlink(*BucketKeys(tenant_id, bucket).all_bookkeeping)
+        hot_servers.admin().unlink(*BucketKeys(tenant_id, bucket).all_bookkeeping)
     _delete_objects(tenant_prefix(tenant_id))
     Tenant.objects.filter(pk=tenant_id).delete()
     log.info("tenant_removed tenant=%s blocks=%s", tenant_id, removed)

@@ -59,7 +59,7 @@ class MultipartUpload:
         """The object is there when this returns, and not before. One small part takes one PUT."""
         last = bytearray(memoryview(self._part)[: self._filled])
         if self._upload_id is None:
-            s3.client().put_object(**self._where, Body=last, ChecksumCRC32=_crc32(last))
+            s3.client().put_object(**self._where, Body=bytes(last), ChecksumCRC32=_crc32(last))
         else:
             if last:
                 self._send(last)
@@ -111,7 +111,7 @@ class MultipartUpload:
             **self._where,
             UploadId=upload_id,
             PartNumber=number,
-            Body=part,
+            Body=part,  # type: ignore[arg-type]  # botocore takes a bytearray, uncopied
             ChecksumCRC32=check,
         )
         self._done[number] = {"PartNumber": number, "ETag": answer["ETag"], "ChecksumCRC32": check}

@@ -69,13 +69,16 @@ def judge_strays(report: Report) -> None:
 
 def end_uploads(report: Report) -> None:
     """Aborts multipart uploads without a row: S3 keeps their parts. A page of them."""
-    where = {"Bucket": settings.ENV.s3_bucket}
-    listed = s3.client().list_multipart_uploads(**where, Prefix=OBJECTS_PREFIX).get("Uploads", ())
+    bucket = settings.ENV.s3_bucket
+    answer = s3.client().list_multipart_uploads(Bucket=bucket, Prefix=OBJECTS_PREFIX)
+    listed = answer.get("Uploads", ())
     old = [each for each in listed if each["Initiated"] < timezone.now() - GRACE]
     named = _named(each["Key"] for each in old)
     for each in old:
         if each["Key"] not in named:
-            s3.client().abort_multipart_upload(**where, Key=each["Key"], UploadId=each["UploadId"])
+            s3.client().abort_multipart_upload(
+                Bucket=bucket, Key=each["Key"], UploadId=each["UploadId"]
+            )
             report.found("unfinished_uploads")
 
 

@@ -33,7 +33,8 @@ class Turn:
 @contextmanager
 def turn(side: Round.Side, tenant_id: int | None = None) -> Iterator[Turn | None]:
     """The right to go on; None: another worker has it, or the last round has just ended."""
-    row, _ = Round.unscoped.get_or_create(side=side, tenant_id=tenant_id)
+    # The plugin of mypy does not see that the key may be null.
+    row, _ = Round.unscoped.get_or_create(side=side, tenant_id=tenant_id)  # type: ignore[misc]
     now = timezone.now()
     is_fresh = Q(place__isnull=True, ended_at__gte=now - PAUSE, ended_at__lte=now)
     is_taken = is_held("leased_until", LEASE)
@@ -57,10 +58,7 @@ def turn(side: Round.Side, tenant_id: int | None = None) -> Iterator[Turn | None
 
 def longest_ago(side: Round.Side, tenants: Sequence[int]) -> list[int]:
     """These tenants, those first who waited longest for a turn."""
-    looked = dict(
-        Round.unscoped.filter(side=side, looked_at__isnull=False).values_list(
-            "tenant_id", "looked_at"
-        )
-    )
+    rows = Round.unscoped.filter(side=side).values_list("tenant_id", "looked_at")
+    looked = {tenant: at for tenant, at in rows if at is not None}
     first = [tenant for tenant in tenants if tenant not in looked]
     return first + sorted((t for t in tenants if t in looked), key=lambda t: looked[t])

@@ -108,9 +108,9 @@ def _look_at_links(memory: Memory, found: dict[int, str]) -> None:
             max_memory=int(told["maxmemory"]),
         )
         if (clients := links.told(client)) is None:
-            why = links.end_unlisted(client)
-            log.error("connections_unlisted why=%s", why)
-            found |= why
+            unlisted = links.end_unlisted(client)
+            log.error("connections_unlisted why=%s", unlisted)
+            found |= unlisted
             continue
         all_links = [links.Link.of(each) for each in clients]
         connected |= {link.tenant_id for link in all_links if link.tenant_id is not None}
@@ -118,8 +118,8 @@ def _look_at_links(memory: Memory, found: dict[int, str]) -> None:
         found |= verdict.deliberate
         if verdict.kill:
             count = links.kill(client, verdict.kill)
-            why = verdict.excessive | verdict.deliberate
-            log.warning("connections_ended count=%s why=%s", count, why)
+            reasons = verdict.excessive | verdict.deliberate
+            log.warning("connections_ended count=%s why=%s", count, reasons)
         excessive |= verdict.excessive
     memory.connected = connected
     now = time.monotonic()

@@ -13,7 +13,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from base.problems import Problem
 from neve.index.hot_memory import touch_memory
-from storage import hot, s3
+from storage import hot_servers, s3
 from tenants import services
 from tenants.keys import find_key
 from tenants.models import ApiKey, Tenant
@@ -45,7 +45,8 @@ class Command(BaseCommand):
         self.stdout.write(
             f"S3 bucket {settings.ENV.s3_bucket}: {'made' if made else 'there already'}"
         )
-        if options["touch_memory"] and (touched := sum(map(touch_memory, hot.primaries()))):
+        servers = hot_servers.primaries() if options["touch_memory"] else []
+        if touched := sum(touch_memory(each) for each in servers):
             self.stdout.write(f"Hot Valkey: took {touched >> 20} MiB of memory")
         tenant = Tenant.objects.filter(slug=DEMO_SLUG).first() or self._demo_tenant()
         self._operator()
