@@ -21,6 +21,7 @@ from django.db.models import Count, Sum  # noqa: E402
 from catalog.kinds import KINDS  # noqa: E402
 from catalog.models import Job, Segment  # noqa: E402
 from catalog.occupancy import occupancy  # noqa: E402
+from retention import provisioning  # noqa: E402
 from storage import hot  # noqa: E402
 from tenants.models import Quota, Tenant  # noqa: E402
 from tenants.scope import tenant_scope  # noqa: E402
@@ -36,7 +37,7 @@ def prepare(cold_bytes: int, hot_bytes: int) -> None:
     tenant = Tenant.objects.get()
     with tenant_scope(tenant.pk):
         Quota.objects.update(cold_bytes=cold_bytes, hot_bytes=hot_bytes)
-    hot.provision_tenant(Tenant.objects.get())
+    provisioning.provision_tenant(Tenant.objects.get())
     recovery.rebuild_all()
 
 

@@ -31,6 +31,7 @@ from django.utils import timezone  # noqa: E402
 from catalog.models import Context  # noqa: E402
 from contexts import pins  # noqa: E402
 from neve.formats.keys import BucketKeys  # noqa: E402
+from retention import provisioning  # noqa: E402
 from storage import hot  # noqa: E402
 from support.rows import make_context, make_space, make_tenant  # noqa: E402
 from support.servers import ValkeyServer  # noqa: E402
@@ -104,7 +105,7 @@ def main() -> None:
     asked = parser.parse_args()
     call_command("migrate", verbosity=0)
     with ValkeyServer(Path(testsettings.FOLDER, "hot"), port=testsettings.HOT_PORT):
-        hot.provision()
+        provisioning.provision()
         print(f"chains of {asked.blocks} blocks")
         print(f"{'other pinned contexts':>22} {'pin: ms':>8} calls {'unpin: ms':>9} calls")
         for are_shared in (False, True):

@@ -33,6 +33,7 @@ from catalog.models import Segment  # noqa: E402
 from neve.formats.block import BlockHeader  # noqa: E402
 from neve.formats.keys import segment_key  # noqa: E402
 from neve.formats.segment import SegmentHeader, SegmentWriter  # noqa: E402
+from retention import provisioning  # noqa: E402
 from storage import hot, s3  # noqa: E402
 from support.cold_world import World  # noqa: E402
 from support.platform_servers import platform_servers  # noqa: E402
@@ -83,7 +84,7 @@ def main() -> None:
     logging.disable(logging.CRITICAL)
     with folder(), platform_servers():
         world = World(cold_bytes=1 << 40)
-        hot.provision()
+        provisioning.provision()
         with ThreadPoolExecutor(PUTS_AT_ONCE) as pool:
             list(pool.map(lambda _: put_segment(world, options.blocks), range(options.segments)))
         blocks = options.segments * options.blocks

@@ -14,7 +14,7 @@ from time import monotonic
 from django.conf import settings
 
 from controlplane.celery import app as celery_app
-from storage import hot, s3
+from storage import hot_servers, s3
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class Probe:
 
 
 def _ask_hot() -> str:
-    for client in hot.primaries():
+    for client in hot_servers.primaries():
         client.ping()
     return "ok"
 

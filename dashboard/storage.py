@@ -11,8 +11,9 @@ from valkey.exceptions import ValkeyError
 from dashboard.access import rows_of
 from dashboard.usage import Tenants, last_gauges
 from retention.models import ColdFull, EvictionPolicy, RetentionPolicy
-from storage import hot
+from storage import hot, hot_servers
 from tenants.models import Quota
+from tenants.room import scarce_room_bytes
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +94,7 @@ def storage_use(
     used: dict[int, StorageUse] = {}
     answers, room_bytes = hot_answers, None
     try:
-        room_bytes = hot.scarce_room_bytes() if answers else None
+        room_bytes = scarce_room_bytes() if answers else None
     except (ValkeyError, OSError):
         answers = False
     for tenant in tenants:
@@ -152,7 +153,7 @@ class HotServer:
 def hot_server() -> HotServer | None:
     """None when it does not answer."""
     try:
-        told, memory = hot.primaries()[0].info(), hot.memory()
+        told, memory = hot_servers.primaries()[0].info(), hot_servers.memory()
     except (ValkeyError, OSError):
         return None
     return HotServer(

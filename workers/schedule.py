@@ -1,6 +1,6 @@
 """When beat starts which task. Seconds; each task finds its own work and may run twice at once.
 
-A tick that waits for a worker is not joined by a second one (`controlplane.ticks`).
+A tick that waits for a worker is not joined by a second one (`workers.ticks`).
 """
 
 from catalog.kinds import KINDS

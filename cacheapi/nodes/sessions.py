@@ -16,11 +16,12 @@ from cacheapi.base.fields import NO_NUL, Choice, Counts, StrictSerializer, Text,
 from cacheapi.base.viewsets import checked, no_body
 from cacheapi.nodes import topology
 from cacheapi.nodes.view import NodeView
-from catalog import sessions
+from catalog import hot_access, sessions
 from catalog.models import NodeSession
 from neve.errors import MissReason, Misuse
 from neve.formats.space import MAX_CHUNK_TOKENS, SpaceIdentity
 from neve.node.stats import COUNTERS, LOAD_NAMES
+from retention import provisioning
 from storage import hot, s3
 
 
@@ -138,7 +139,7 @@ class SessionsView(NodeView):
         """Handshake: which space this node's KV belongs to, and where its blocks live."""
         body = checked(HandshakeSerializer, request)
         with hot.required():
-            hot.provision_tenant(self.tenant)
+            provisioning.provision_tenant(self.tenant)
         # The session holds the tenant's lock until its user is there: whoever revokes the key
         # meanwhile removes the user afterwards.
         with transaction.atomic():
@@ -154,7 +155,7 @@ class SessionsView(NodeView):
                 actor=actor(request),
             )
             with hot.required():
-                hot.provision_user(self.key)
+                hot_access.provision_user(self.key)
         answer = {
             "session": session.pk,
             "tenant": self.tenant,

@@ -6,9 +6,9 @@ from typing import Any
 
 from django.conf import settings
 
+from catalog import hot_access
 from neve.formats.keys import tenant_prefix
 from retention.models import RetentionPolicy
-from storage import hot
 from tenants.models import ApiKey
 
 
@@ -16,8 +16,7 @@ def valkey_address(key: ApiKey) -> dict[str, Any]:
     return {
         "seeds": settings.ENV.hot_seeds,
         "tls": settings.ENV.hot_tls,
-        "username": hot.username(key),
-        "password": hot.password(key),
+        **hot_access.user_of(key).login,
     }
 
 

@@ -12,12 +12,11 @@ from django.utils import timezone
 
 from base import live
 from base.problems import Problem
-from catalog import usage
+from catalog import hot_access, usage
 from catalog.models import NodeSession
 from catalog.spaces import resolve_space
 from neve.formats.space import SpaceIdentity
 from neve.node.stats import COUNTERS
-from storage import hot
 from tenants.audit import Actor, record
 from tenants.keys import usable_node_keys
 from tenants.models import ApiKey, Tenant
@@ -152,7 +151,7 @@ def end_session(*, session_id: UUID) -> None:
         raise Problem("not-found", "This session is unknown.")
     Tenant.objects.select_for_update().get(pk=session.tenant_id)  # see open_session
     if NodeSession.objects.filter(pk=session_id, ended_at=None).update(ended_at=timezone.now()):
-        hot.remove_unused_users_on_commit([session.key_id])
+        hot_access.remove_unused_users_on_commit([session.key_id])
 
 
 @transaction.atomic
@@ -176,7 +175,7 @@ def cut_session(*, session: NodeSession, actor: Actor) -> None:
         )
         if session.key is not None:
             ApiKey.objects.filter(pk=session.key.pk).update(hot_generation=F("hot_generation") + 1)
-            hot.remove_users_on_commit(session.key)
+            hot_access.remove_user_on_commit(session.key)
 
 
 def end_replaced(*, tenant_id: int) -> int:
@@ -197,11 +196,18 @@ def end_replaced(*, tenant_id: int) -> int:
         return ended
 
 
+def end_access(*, tenant_id: int, key: ApiKey | None, **_: object) -> None:
+    """Receives `tenants.announcements.access_ended`. A tenant's users go when it is provisioned."""
+    end_all(tenant_id=tenant_id, key_id=None if key is None else key.pk)
+    if key is not None:
+        hot_access.remove_user_on_commit(key)
+
+
 @transaction.atomic
 def end_all(*, tenant_id: int, key_id: int | None = None) -> int:
     """Ends the open sessions of a tenant, or of one of its keys. Returns how many there were.
 
-    Inside a transaction that takes their Valkey users too.
+    Their Valkey users are the caller's to remove.
     """
     Tenant.objects.select_for_update().get(pk=tenant_id)
     with tenant_scope(tenant_id):

@@ -8,10 +8,10 @@ from django.utils import timezone
 
 from base.problems import Problem
 from catalog import limits
+from catalog.hot_access import remove_unused_users_on_commit
 from catalog.models import Context, NodeSession, Segment, Space
 from neve.errors import Misuse
 from neve.formats.space import SpaceIdentity, choose_chunk_tokens
-from storage import hot
 from tenants.audit import Actor, record
 from tenants.scope import tenant_scope
 
@@ -71,7 +71,7 @@ def remove_space(*, space: Space, actor: Actor) -> None:
         sessions = NodeSession.objects.filter(space=space, ended_at=None)
         keys = set(sessions.values_list("key_id", flat=True))
         sessions.update(ended_at=timezone.now())
-    hot.remove_unused_users_on_commit(keys)
+    remove_unused_users_on_commit(keys)
     record(
         actor=actor,
         tenant_id=space.tenant_id,

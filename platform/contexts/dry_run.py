@@ -9,7 +9,7 @@ from django.conf import settings
 from django.utils import timezone
 
 from catalog.models import ID_BYTES, Context
-from contexts.stored import Standing, StandingTerms, scan_tenant
+from contexts.stored import Standing, StandingTerms
 from neve.formats.keys import BucketKeys, bucket_of
 from neve.index.scan import IndexEntry, last_used_s
 from retention.models import RetentionPolicy, RetentionRule
@@ -17,6 +17,7 @@ from retention.rulebook import Rulebook, rulebook_of
 from retention.services import put
 from retention.terms import end_of
 from storage import hot
+from storage.hot import scan_tenant
 from tenants.models import Tenant
 from tenants.scope import tenant_scope
 

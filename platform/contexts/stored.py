@@ -7,12 +7,11 @@ not rewritten; their footers say when a block was stored, and a rebuild asks her
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from django.conf import settings
 from django.db.models import F
 from django.utils import timezone
 from valkey.exceptions import ValkeyError
@@ -20,12 +19,13 @@ from valkey.exceptions import ValkeyError
 from catalog.models import Context
 from contexts.held import HeldTerms, context_terms, held_terms
 from neve.formats.segment import SegmentRow
-from neve.index.scan import BEGINNING, IndexEntry, Page, Place, scan
+from neve.index.scan import BEGINNING, IndexEntry, Place
 from neve.index.tier import BlockTerms, HotTier, RestoredBlock
 from retention.models import RetentionPolicy
 from retention.rulebook import Rulebook, rulebook_of
 from retention.terms import end_of
 from storage import hot
+from storage.hot import scan_tenant
 from tenants.scope import tenant_scope
 
 log = logging.getLogger("neve.retention")
@@ -216,13 +216,3 @@ def settle(*, tenant_id: int, space_id: int, root: bytes, ids: Sequence[bytes]) 
         give(tier, members, own, flush=own.terms.flush_after_s != in_space.flush_after_s)
         for own, members in groups.items()
     )
-
-
-def scan_tenant(
-    tenant_id: int,
-    start: Place = BEGINNING,
-    *,
-    damaged: Callable[[bytes], object] = lambda field: None,
-) -> Iterator[Page]:
-    """Pages of the tenant's index: `neve.index.scan.scan`."""
-    return scan(hot.execute, tenant_id, settings.ENV.hot_buckets, start, damaged=damaged)

@@ -55,8 +55,8 @@ def configure() -> dict[str, object]:
         "task_default_queue": "view-at-risk",
         "task_routes": {kind.task: {"queue": kind.queue} for kind in KINDS.values()},
         "beat_schedule": _schedule(),
-        "beat_scheduler": "controlplane.ticks:TickScheduler",
-        "imports": ["controlplane.ticks"],
+        "beat_scheduler": "workers.ticks:TickScheduler",
+        "imports": ["workers.ticks"],
     }
 
 

@@ -20,7 +20,7 @@ from dashboard.pages.jobs.selector import jobs_by_kind
 from dashboard.pages.nodes.selector import NodeRow, node_rows, sessions
 from dashboard.storage import hot_server, storage_use
 from metrics.table import PLATFORM, TENANT, PlatformFacts, Row, TenantFacts
-from storage import hot
+from tenants.room import promised_bytes
 
 FAMILIES = {"gauge": GaugeMetricFamily, "counter": CounterMetricFamily}
 DAY_S = 86_400
@@ -42,7 +42,7 @@ class Scrape(Collector):
             platform = PlatformFacts(
                 answers={probe.name: probe.read() for probe in probes.ALL},
                 server=server,
-                promised_bytes=hot.promised_bytes(),
+                promised_bytes=promised_bytes(),
                 jobs=jobs_by_kind(self.seen_by, now=now),
             )
             yield from (_family(row, [({}, platform)]) for row in PLATFORM)

@@ -11,7 +11,7 @@ from django.db.models import F
 from django.forms.models import model_to_dict
 
 from retention.models import RetentionPolicy, RetentionRule
-from storage import hot
+from retention.provisioning import provision_on_commit
 from tenants.audit import Actor, record
 from tenants.models import Tenant
 from tenants.scope import tenant_scope
@@ -22,6 +22,12 @@ FIELDS = (
 )
 RULE_FIELDS = ("space", "label", "context", "order", "overrides")
 MOST_RULES = 100  # of a tenant; each change of a label or a context's name matches them all
+
+
+def create_policy(*, tenant_id: int, **_: object) -> None:
+    """Receives `tenants.announcements.tenant_created`."""
+    with tenant_scope(tenant_id):
+        RetentionPolicy.objects.create()
 
 
 @transaction.atomic
@@ -100,7 +106,7 @@ def _renew(tenant_id: int) -> None:
     """New blocks get the new terms on commit of this transaction; stored ones by the next walk."""
     with tenant_scope(tenant_id):
         RetentionPolicy.objects.update(generation=F("generation") + 1)
-    hot.provision_on_commit(tenant_id)
+    provision_on_commit(tenant_id)
 
 
 def _audit(

@@ -11,6 +11,7 @@ from valkey.exceptions import ValkeyError
 
 from base.problems import Problem
 from storage import hot
+from storage.hot_servers import memory
 from tenants.models import Tenant
 
 log = logging.getLogger("neve.room")
@@ -37,7 +38,27 @@ def read_room(*, without: int | None = None) -> Room | None:
     except ValkeyError as error:  # a Valkey that is down does not stop what people decide
         log.warning("hot_room_unknown error=%s", error)
         return None
-    return None if capacity is None else Room(capacity, hot.promised_bytes(without=without))
+    return None if capacity is None else Room(capacity, promised_bytes(without=without))
+
+
+def promised_bytes(*, without: int | None = None) -> int:
+    """The sum of active tenants' hot quotas, perhaps `without` one of them."""
+    rows = Tenant.objects.filter(is_active=True)
+    if without is not None:
+        rows = rows.exclude(pk=without)
+    # Here, not in the database, whose sum of integers may overflow and then raises.
+    return sum(quota or 0 for quota in rows.values_list("quota__hot_bytes", flat=True))
+
+
+def scarce_room_bytes() -> int | None:
+    """How many bytes of blocks still fit, where quotas promise more than there is; None elsewhere.
+
+    Raises valkey's errors.
+    """
+    used = memory()
+    if not used.max_bytes or promised_bytes() * hot.MEMORY_PER_BYTE <= used.max_bytes:
+        return None
+    return int(max(0, used.max_bytes - used.used_bytes) / hot.MEMORY_PER_BYTE)
 
 
 def require_room(

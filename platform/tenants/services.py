@@ -5,10 +5,8 @@ from datetime import datetime
 from django.db import transaction
 from django.utils import timezone
 
-from catalog import sessions
-from retention.models import RetentionPolicy
-from storage import hot
 from tenants import keys
+from tenants.announcements import access_ended, tenant_changed, tenant_created
 from tenants.audit import SYSTEM, Actor, record
 from tenants.models import ApiKey, Quota, Tenant
 from tenants.room import fitting_bytes, require_room
@@ -30,7 +28,7 @@ def create_tenant(
     overcommit: bool = False,
     actor: Actor = SYSTEM,
 ) -> Tenant:
-    """With its quota and policy.
+    """With its quota, and with whatever the apps above give to a new tenant.
 
     `hot_bytes` None: 1 GiB, or half of what the hot tier has left. `overcommit`: promise more than
     it has. Raises ValidationError for a bad or taken slug, Problem (hot-overcommit).
@@ -45,7 +43,7 @@ def create_tenant(
     )
     with tenant_scope(tenant.pk):
         Quota.objects.create(hot_bytes=hot_bytes, cold_bytes=cold_bytes)
-        RetentionPolicy.objects.create()
+    tenant_created.send(Tenant, tenant_id=tenant.pk)
     record(
         actor=actor,
         tenant_id=tenant.pk,
@@ -59,7 +57,7 @@ def create_tenant(
             **beyond,
         },
     )
-    hot.provision_on_commit(tenant.pk)
+    tenant_changed.send(Tenant, tenant_id=tenant.pk)
     return tenant
 
 
@@ -97,8 +95,8 @@ def change_tenant(
         actor=actor, tenant_id=row.pk, action="tenant.change", obj=row, before=before, after=after
     )
     if not is_active:
-        sessions.end_all(tenant_id=row.pk)
-    hot.provision_on_commit(row.pk)
+        access_ended.send(Tenant, tenant_id=row.pk, key=None)
+    tenant_changed.send(Tenant, tenant_id=row.pk)
     return row
 
 
@@ -110,11 +108,11 @@ def cut_off(*, tenant: Tenant, reason: str, actor: Actor = SYSTEM) -> bool:
     """
     row = Tenant.objects.select_for_update().get(pk=tenant.pk)
     if row.cut_off_at is not None:
-        hot.provision_on_commit(row.pk)
+        tenant_changed.send(Tenant, tenant_id=row.pk)
         return False
     row.cut_off_at, row.cut_off_reason = timezone.now(), reason[:200]
     row.save(update_fields=["cut_off_at", "cut_off_reason"])
-    sessions.end_all(tenant_id=row.pk)
+    access_ended.send(Tenant, tenant_id=row.pk, key=None)
     record(
         actor=actor,
         tenant_id=row.pk,
@@ -123,7 +121,7 @@ def cut_off(*, tenant: Tenant, reason: str, actor: Actor = SYSTEM) -> bool:
         before={"cut_off_at": None},
         after={"cut_off_at": row.cut_off_at.isoformat(), "reason": row.cut_off_reason},
     )
-    hot.provision_on_commit(row.pk)
+    tenant_changed.send(Tenant, tenant_id=row.pk)
     return True
 
 
@@ -158,8 +156,8 @@ def remove_tenant(*, tenant: Tenant, actor: Actor) -> None:
         obj=tenant,
         before={"slug": tenant.slug, "name": tenant.name},
     )
-    sessions.end_all(tenant_id=tenant.pk)
-    hot.provision_on_commit(tenant.pk)
+    access_ended.send(Tenant, tenant_id=tenant.pk, key=None)
+    tenant_changed.send(Tenant, tenant_id=tenant.pk)
 
 
 @transaction.atomic
@@ -200,7 +198,7 @@ def set_quota(
         before=before,
         after={**fields, **beyond},
     )
-    hot.provision_on_commit(tenant.pk)
+    tenant_changed.send(Tenant, tenant_id=tenant.pk)
     return quota
 
 
@@ -254,6 +252,5 @@ def revoke_key(*, key: ApiKey, actor: Actor) -> ApiKey:
             after={"revoked_at": row.revoked_at.isoformat()},
         )
         if row.role == ApiKey.Role.NODE and row.tenant_id is not None:
-            sessions.end_all(tenant_id=row.tenant_id, key_id=row.pk)
-            hot.remove_users_on_commit(row)
+            access_ended.send(Tenant, tenant_id=row.tenant_id, key=row)
     return row

@@ -15,12 +15,12 @@ from django.conf import settings
 from django.db import IntegrityError, transaction
 
 from catalog.models import Segment, Space
-from contexts.stored import scan_tenant
 from neve.errors import Corrupt
 from neve.formats.keys import segment_key, tenant_prefix
 from neve.formats.segment import SegmentFooter
 from neve.index.recount import BucketAudit
 from storage import hot, s3
+from storage.hot import scan_tenant
 from tenants.scope import tenant_scope
 from tiering.chains import count_runs
 from tiering.objects import is_missing, tail_of

@@ -21,6 +21,7 @@ from valkey.exceptions import ResponseError
 
 from catalog.jobs import JobRun
 from neve.formats.keys import books_name
+from retention import provisioning
 from storage import hot, hot_servers
 from tenants.models import Tenant
 from tiering.rebuild import RebuildReport, Start, rebuild_tenant
@@ -110,7 +111,7 @@ def rebuild_all(
     """
     run = run_id()
     _remove_renamed(run)
-    hot.provision()
+    provisioning.provision()
     notes = _Notes(run)
     total = RebuildReport()
     for tenant in Tenant.objects.order_by("pk"):

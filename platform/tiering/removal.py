@@ -9,9 +9,9 @@ import logging
 from django.conf import settings
 
 from catalog.models import Segment, Space
-from contexts.stored import scan_tenant
 from neve.formats.keys import BucketKeys, tenant_prefix
 from storage import hot, hot_servers, s3
+from storage.hot import scan_tenant
 from tenants.models import Tenant
 from tenants.scope import tenant_scope
 

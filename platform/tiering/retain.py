@@ -15,8 +15,8 @@ from django.utils import timezone
 
 from contexts.stored import Walk, follow
 from neve.index.scan import BEGINNING, Place
+from retention import provisioning
 from retention.models import RetentionPolicy
-from storage import hot
 from tenants.models import Tenant
 from tenants.scope import tenant_scope
 from tiering.elapsed import is_held
@@ -49,7 +49,7 @@ def apply(
     Raises valkey's errors; then it is tried again when the lease has lapsed.
     """
     end, note_at = time.monotonic() + PASS_S, time.monotonic() + NOTED_S
-    hot.provision_tenant(Tenant.objects.get(pk=tenant_id))  # should Valkey have been down
+    provisioning.provision_tenant(Tenant.objects.get(pk=tenant_id))  # should Valkey have been down
     for _ in follow(tenant_id, walk):
         now = time.monotonic()
         if now >= end:

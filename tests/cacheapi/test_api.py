@@ -9,6 +9,7 @@ from django.utils import timezone
 from catalog import usage
 from catalog.models import Context
 from neve.formats.keys import BucketKeys
+from retention import provisioning
 from storage import hot
 from support.rows import make_context, make_everything, make_key, make_space, make_tenant
 from tenants.keys import find_key
@@ -73,7 +74,7 @@ class TestLists:
 class TestContexts:
     @pytest.fixture
     def context(self, clean_hot, tenant):
-        hot.provision_tenant(tenant)
+        provisioning.provision_tenant(tenant)
         ids = [os.urandom(16) for _ in range(3)]
         space = make_space(tenant)
         for id_ in ids[:2]:

@@ -7,6 +7,7 @@ import pytest
 from cacheapi.teams import policies
 from neve.formats.keys import BucketKeys
 from neve.index.tier import CommitOutcome
+from retention import provisioning
 from retention.models import RetentionPolicy, RetentionRule
 from storage import hot
 from support.rows import make_context, make_space, make_tenant
@@ -40,7 +41,7 @@ def age(tenant, ids, seconds):
 
 @pytest.fixture
 def tenant(clean_hot, tenant):
-    hot.provision_tenant(tenant)
+    provisioning.provision_tenant(tenant)
     return tenant
 
 

@@ -17,7 +17,7 @@ from catalog.usage import record_deltas, record_tier_totals
 from dashboard import probes
 from metrics.table import PLATFORM, TENANT
 from neve.errors import MissReason
-from storage import hot
+from neve.index.library import load_functions
 from support.rows import (
     make_everything,
     make_key,
@@ -77,7 +77,7 @@ def operator(db):
 @pytest.fixture
 def functions(clean_hot):
     with clean_hot.client() as client:
-        hot.load_functions(client)
+        load_functions(client)
     return clean_hot
 
 

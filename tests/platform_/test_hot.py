@@ -11,11 +11,13 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management import CommandError, call_command
 from valkey.exceptions import AuthenticationError, NoPermissionError, ResponseError
 
+from catalog import hot_access
 from neve.errors import MissReason
 from neve.formats.keys import BucketKeys
 from neve.index.tier import BlockTerms, CommitOutcome, HotTier, Location, RestoredBlock, Tier
+from retention import provisioning
 from retention.services import set_policy
-from storage import hot
+from storage import hot, hot_setup
 from support.rows import make_session, make_space, make_tenant
 from support.servers import ValkeyServer
 from tenants import services
@@ -36,7 +38,7 @@ def node(clean_hot):
 
     def connect(tenant: Tenant, key: ApiKey | None = None):
         key = key or key_of(tenant)
-        client = clean_hot.client(username=hot.username(key), password=hot.password(key))
+        client = clean_hot.client(**hot_access.user_of(key).login)
         made.append(client)
         return client
 
@@ -50,7 +52,7 @@ def key_of(tenant: Tenant) -> ApiKey:
     key = usable_node_keys().filter(tenant=tenant).order_by("pk").first()
     if key is None:
         key, _ = services.issue_key(tenant=tenant, role="node", name="node")
-        hot.provision_user(key)
+        hot_access.provision_user(key)
         with tenant_scope(tenant.pk):
             make_session(make_space(tenant, f"of {key.pk}"), key=key)
     return key
@@ -131,7 +133,7 @@ def test_tenant_1_does_not_reach_tenant_12(node):
     Tenant.objects.filter(pk=high.pk).update(slug="high")
     assert not any(
         not re.match(rf"[^~]*~{{t{low.pk}\.[^~]*$", pattern)
-        for rule in hot.acl_rules(key_of(low))
+        for rule in hot_access.user_of(key_of(low)).rules()
         for pattern in re.findall(r"~\S+", rule)
     )
     with pytest.raises(NoPermissionError):
@@ -185,7 +187,7 @@ def test_a_node_cannot_name_its_own_books(node):
         ("DEL", keys.block(1, id_)),
         ("FUNCTION", "DUMP"),
         ("FUNCTION", "LIST", "WITHCODE"),
-        ("ACL", "GETUSER", hot.username(key_of(tenant))),
+        ("ACL", "GETUSER", hot_access.user_of(key_of(tenant)).name),
         ("ACL", "LOG"),
         ("SLOWLOG", "GET"),
     ):
@@ -219,7 +221,7 @@ def test_what_a_server_notes_of_commands_takes_nobodys_memory(node):
     admin = hot.admin()
     for option in ("acllog-max-len", "slowlog-max-len"):
         admin.config_set(option, 128)  # as a server of one's own has it
-    hot.provision()
+    provisioning.provision()
     client = node(make_tenant())
     before = admin.info("memory")["used_memory"]
     for n in range(16):
@@ -262,12 +264,12 @@ def test_nothing_but_the_data_path_is_allowed(node):
 def test_provisioning_repeats_and_repairs_a_restarted_valkey(node, clean_hot):
     tenant = make_tenant()
     key_of(tenant)
-    assert hot.provision() == 1
-    assert hot.provision() == 1
+    assert provisioning.provision() == 1
+    assert provisioning.provision() == 1
     clean_hot.wipe()
     with pytest.raises(AuthenticationError):
         node(tenant).ping()
-    hot.provision()
+    provisioning.provision()
     store(node(tenant), tenant)
 
 
@@ -277,7 +279,7 @@ def test_provisioning_again_leaves_connected_nodes_alone(node):
     for _ in range(3):
         connection.send_command("STRLEN", BucketKeys(tenant.pk, 0).block(1, b"i" * 16))
         assert connection.read_response() == 0
-        hot.provision()
+        provisioning.provision()
 
 
 def test_a_quota_change_holds_for_the_next_commit(node):
@@ -319,17 +321,17 @@ def test_a_valkey_that_evicts_is_refused_with_the_command_that_fixes_it(settings
             "CONFIG SET maxmemory-policy noeviction"
         )
         with pytest.raises(ImproperlyConfigured, match=fix):
-            hot.provision()
+            provisioning.provision()
         with pytest.raises(CommandError, match="allkeys-lru"):
             call_command("provision")
         with server.client() as client:
             client.config_set("maxmemory-policy", "noeviction")
-        hot.provision()
+        provisioning.provision()
 
 
 def test_a_valkey_whose_clients_may_take_all_is_warned_of_with_the_commands(clean_hot, caplog):
     with clean_hot.client() as client:
-        hot.warn_if_unbounded()
+        hot_setup.warn_if_unbounded()
         assert not caplog.records
         before = client.config_get("*")
         unbound = {
@@ -343,13 +345,13 @@ def test_a_valkey_whose_clients_may_take_all_is_warned_of_with_the_commands(clea
         try:
             for name, value in unbound.items():
                 client.config_set(name, value)
-            hot.warn_if_unbounded()
+            hot_setup.warn_if_unbounded()
             said = caplog.text
             for name in unbound:
                 fix = re.search(rf"--askpass CONFIG SET {name} \"?([^\"\n]+)", said)
                 client.config_set(name, fix[1])
             caplog.clear()
-            hot.warn_if_unbounded()
+            hot_setup.warn_if_unbounded()
             assert not caplog.records
         finally:
             for name in unbound:
@@ -359,9 +361,9 @@ def test_a_valkey_whose_clients_may_take_all_is_warned_of_with_the_commands(clea
 def test_quotas_that_promise_more_than_the_server_has_are_warned_of(clean_hot, caplog):
     with clean_hot.client() as client:
         limit = client.info("memory")["maxmemory"]
-        hot.warn_if_short(int(limit / 1.4))
+        hot_setup.warn_if_short(int(limit / 1.4))
         assert not caplog.records
-        hot.warn_if_short(limit)
+        hot_setup.warn_if_short(limit)
     assert "raise maxmemory" in caplog.text
 
 

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -10,6 +11,17 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def test_platform_is_no_package():
     assert not (ROOT / "platform/__init__.py").exists()
+
+
+def test_every_package_has_its_rung_on_the_ladder():
+    """As `exhaustive` would demand, which layers of top-level packages do not have."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    ladder = next(c for c in settings["contracts"] if "ladder" in c["name"])
+    rungs = {name for layer in ladder["layers"] for name in layer.split(" | ")}
+    packages = {file.parent.name for file in ROOT.glob("platform/*/__init__.py")}
+    assert rungs == packages | {"neve", "cacheapi", "dashboard", "workers"}
+    assert rungs == set(settings["root_packages"])
+    assert "ignore_imports" not in ladder
 
 
 def test_the_standard_librarys_platform_and_uuid_import_from_the_repository_root():
@@ -23,7 +35,7 @@ def test_the_standard_librarys_platform_and_uuid_import_from_the_repository_root
 
 
 def test_the_format_of_the_hot_tier_names_the_functions_that_nodes_may_call():
-    from storage.hot import NODE_FUNCTIONS
+    from storage.hot_users import NODE_FUNCTIONS
 
     text = (ROOT / "docs/formats/hot-tier.md").read_text()
     sentence = text.split("A node's user may call ", 1)[1].split(" and no other function", 1)[0]

@@ -8,7 +8,7 @@ import valkey
 from django.utils import timezone
 
 from base.problems import Problem
-from catalog import sessions, spaces
+from catalog import hot_access, sessions, spaces
 from catalog.models import NodeSession
 from neve.formats.space import SpaceIdentity
 from storage import hot
@@ -30,9 +30,9 @@ class Node:
     def __init__(self, tenant, server):
         self.tenant = tenant
         self.key, _ = services.issue_key(tenant=tenant, role="node", name="node")
-        hot.provision_user(self.key)
+        hot_access.provision_user(self.key)
         self.session = self.open()
-        self.login = {"username": hot.username(self.key), "password": hot.password(self.key)}
+        self.login = hot_access.user_of(self.key).login
         self.server = server
         self.connection = server.client(**self.login).connection_pool.get_connection("PING")
         assert self.is_served()
@@ -110,11 +110,9 @@ def test_a_session_that_was_cut_leaves_no_password_behind(clean_hot):
     cut(node)
     cut(node)  # changes nothing
     node.key.refresh_from_db()
-    hot.provision_user(node.key)  # the next handshake
+    hot_access.provision_user(node.key)  # the next handshake
     node.assert_cut_off()
-    with clean_hot.client(
-        username=hot.username(node.key), password=hot.password(node.key)
-    ) as client:
+    with clean_hot.client(**hot_access.user_of(node.key).login) as client:
         assert client.ping()
     assert AuditEvent.unscoped.filter(action="session.end").count() == 1
 
@@ -135,7 +133,7 @@ def test_an_expired_key_ends_and_so_does_what_a_valkey_that_was_down_kept(clean_
     revoked.assert_cut_off()
     assert fine.is_served()
     users = [name.decode() for name in hot.admin().execute_command("ACL", "USERS")]
-    assert set(users) == {"default", hot.username(fine.key)}
+    assert set(users) == {"default", hot_access.user_of(fine.key).name}
     assert NodeSession.unscoped.filter(ended_at=None).count() == 1
 
 

@@ -33,7 +33,8 @@ MAY_USE_UNSCOPED = {
     "tiering/reconcile/objects.py": "looks through all tenants",
     "tiering/reconcile/rounds.py": "rounds of the platform have no tenant",
     "tiering/reconcile/segments.py": "looks through all tenants",
-    "workers/tasks.py": "jobs of the platform have no tenant",
+    "tiering/upkeep.py": "looks through all tenants",
+    "tiering/work.py": "looks through all tenants",
     "tiering/watch/run.py": "weighs all tenants of one server",
 }
 OWNED = [model for model in apps.get_models() if issubclass(model, TenantScoped)]

@@ -24,7 +24,7 @@ from catalog import jobs  # noqa: E402
 from catalog.models import Job, Segment  # noqa: E402
 from neve.formats.block import HEADER_BYTES  # noqa: E402
 from neve.index.tier import Location  # noqa: E402
-from storage import hot  # noqa: E402
+from retention import provisioning  # noqa: E402
 from support.cold_world import PAYLOAD_BYTES, World  # noqa: E402
 from tenants.models import Tenant  # noqa: E402
 from tenants.scope import tenant_scope  # noqa: E402
@@ -185,7 +185,7 @@ def begin() -> World:
     Tenant.objects.update(is_active=False)  # so that workers have only this scenario's
     recovery.rebuild_all()
     world = World()
-    hot.provision()
+    provisioning.provision()
     return world
 
 

@@ -7,11 +7,11 @@ import random
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
 
+from catalog.targets import active_tenants
 from neve.index.tier import FlushOutcome, HotTier
 from storage import hot
 from torture import tuning
 from workers import tasks
-from workers.kinds import active_tenants
 
 
 def cool() -> None:

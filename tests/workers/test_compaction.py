@@ -14,6 +14,7 @@ from catalog.models import Job, Segment
 from neve.errors import MissReason
 from neve.formats.block import HEADER_BYTES
 from neve.index.tier import HotTier, Location
+from retention import provisioning
 from storage import hot
 from storage import s3 as bucket
 from support.cold_world import PAYLOAD_BYTES, World
@@ -336,7 +337,7 @@ def test_a_segment_that_the_index_names_is_never_deleted(world, no_waiting):
 def test_a_lost_index_deletes_nothing(world, no_waiting, clean_hot):
     (ids,) = flush(world, 2)
     clean_hot.wipe()
-    hot.provision()
+    provisioning.provision()
     assert sweep_once(world) == 0
     Segment.unscoped.update(live_bytes=0)
     assert sweep_once(world) == 0

@@ -13,6 +13,7 @@ from catalog.models import Context, Job, Segment, UsageRollup
 from neve.errors import MissReason
 from neve.formats.block import HEADER_BYTES
 from neve.index.tier import Admission, BlockTerms, HotTier, Location, Tier
+from retention import provisioning
 from retention import services as retention
 from storage import hot
 from storage import s3 as bucket
@@ -20,7 +21,7 @@ from support.cold_world import PAYLOAD_BYTES, World
 from support.servers import wait_until
 from tenants.audit import SYSTEM
 from tenants.scope import tenant_scope
-from tiering import flush, recovery, segments
+from tiering import flush, recovery, segments, work
 from tiering.flush import Flusher
 from tiering.rebuild import rebuild_tenant
 from tiering.reconcile.leftovers import ABANDONED, remove_abandoned_segments
@@ -83,7 +84,7 @@ def test_a_full_valkey_is_rebuilt_as_well(world, clean_hot):
     Flusher(world.tenant.pk).run()
     recovery.forget_index()
     hot.admin().delete(*world.keys.bookkeeping, world.keys.live_bytes)
-    hot.provision()  # its numbers
+    provisioning.provision()  # its numbers
     hot.admin().config_set("maxmemory", "1mb")
     try:
         tasks.rebuild_index()
@@ -163,7 +164,7 @@ def test_a_flush_waits_for_the_rebuild(world, clean_hot, monkeypatch):
     """Else it would charge a cold quota that says nothing of what stands in S3 already."""
     monkeypatch.setattr(flush, "GATHER_S", 0)
     clean_hot.wipe()
-    hot.provision()
+    provisioning.provision()
     world.store(1)
     tasks.flush()
     assert world.tier.usage().dirty_blocks == 1
@@ -301,7 +302,7 @@ def test_a_rebuild_holds_the_cold_quota_where_segments_name_what_was_evicted(cle
     new = world.store(2)
     Flusher(world.tenant.pk).run()
     clean_hot.wipe()
-    hot.provision()
+    provisioning.provision()
     rebuild_tenant(world.tenant.pk)
     usage = world.tier.usage()
     assert usage.cold_bytes <= usage.quota_cold_bytes
@@ -419,7 +420,7 @@ def test_expired_and_idle_blocks_leave_by_themselves(world):
 
 
 def test_expiring_many_blocks_has_a_job_row_and_few_have_none(world, monkeypatch):
-    monkeypatch.setattr(tasks, "EXPIRE_BLOCKS", 4)
+    monkeypatch.setattr(work, "EXPIRE_BLOCKS", 4)
     for count, has_job in ((3, False), (10, True)):
         world.store(count)
         looks = world.keys.bookkeeping[6]
@@ -450,7 +451,7 @@ def test_a_rebuild_leaves_out_what_the_cold_quota_had_refused(monkeypatch, clean
     places = world.tier.match(ids)
     durable = [id_ for id_, place in zip(ids, places, strict=True) if place.is_cold]
     clean_hot.wipe()
-    hot.provision()
+    provisioning.provision()
     assert rebuild_tenant(world.tenant.pk).blocks == 3
     assert world.tier.usage().cold_blocks == 3
     world.assert_readable_from_s3(durable)
@@ -465,7 +466,7 @@ def test_segments_of_writers_that_died_come_back_last_and_within_the_quota(clean
     durable = world.store(2)
     Flusher(world.tenant.pk).run()
     clean_hot.wipe()
-    hot.provision()
+    provisioning.provision()
     assert rebuild_tenant(world.tenant.pk).blocks == 3
     usage = world.tier.usage()
     assert usage.cold_bytes <= usage.quota_cold_bytes

@@ -8,6 +8,7 @@ from neve.formats.keys import BucketKeys
 from storage import hot
 from support.rows import make_space
 from support.tenant_world import World
+from tiering import upkeep
 from tiering.flush import GATHER_S, Flusher, is_worth_a_segment
 from workers import tasks
 
@@ -46,7 +47,7 @@ def test_each_space_is_flushed_when_its_policy_says(world):
     assert held.dirty_blocks == 2
     assert 0 <= held.oldest_due_s - now_s - LATE_S < 60
     assert not is_worth_a_segment(held, now_s)
-    assert tasks.gauges(held, Occupancy(), now_s)["dirty_oldest_s"] == 0
+    assert upkeep.gauges(held, Occupancy(), now_s)["dirty_oldest_s"] == 0
 
 
 def test_what_was_due_long_enough_is_flushed_however_little(world):
@@ -55,7 +56,7 @@ def test_what_was_due_long_enough_is_flushed_however_little(world):
     assert [e.is_cold for e in world.entries(ids)] == [False] * 2
     make_due(world, ids[:1])
     assert (
-        tasks.gauges(world.tier.usage(), Occupancy(), timezone.now().timestamp())["dirty_oldest_s"]
+        upkeep.gauges(world.tier.usage(), Occupancy(), timezone.now().timestamp())["dirty_oldest_s"]
         >= 5
     )
     tasks.flush()

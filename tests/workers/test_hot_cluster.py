@@ -10,6 +10,7 @@ from django.core.management import call_command
 from django.db.models import Sum
 from valkey.exceptions import ResponseError
 
+from catalog import hot_access
 from catalog.models import Segment
 from dashboard import probes
 from dashboard.storage import hot_server, storage_use
@@ -81,7 +82,7 @@ def store_junk(cluster: Cluster, key: ApiKey) -> None:
         for n in range(18):
             junk = BucketKeys(key.tenant_id, n).block(1, b"junk".ljust(16))
             for node in cluster.primaries():
-                login = {"username": hot.username(key), "password": hot.password(key)}
+                login = hot_access.user_of(key).login
                 client = stack.enter_context(node.client(**login))
                 with suppress(ResponseError):  # MOVED
                     client.set(junk, bytes(size))
@@ -157,7 +158,7 @@ def test_the_platform_serves_flushes_recovers_and_survives_a_failover(
         assert Tenant.objects.get(pk=tenant.pk).cut_off_at is not None
         assert sum(blocks_of(cluster, tenant)) == held  # its own are still there
         services.let_in(tenant=tenant, actor=SYSTEM)
-        hot.provision_user(key)
+        hot_access.provision_user(key)
 
         services.revoke_key(key=key, actor=SYSTEM)
         for node in cluster.nodes:

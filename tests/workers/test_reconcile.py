@@ -13,6 +13,7 @@ from neve.errors import MissReason
 from neve.formats.block import HEADER_BYTES
 from neve.formats.keys import BucketKeys, segment_key, tenant_prefix
 from neve.index.tier import BlockTerms, Location
+from retention import provisioning
 from storage import hot
 from storage import s3 as bucket
 from support.cold_world import PAYLOAD_BYTES, World
@@ -215,7 +216,7 @@ def test_what_expired_so_long_ago_that_nobody_remembers_is_not_restored(world):
     Flusher(world.tenant.pk).run()
     wait_until(lambda: world.tier.expire_due() == 2, timeout_s=10, what="the end of the blocks")
     hot.admin().delete(*world.keys.bookkeeping[:4], world.keys.bookkeeping[5])
-    hot.provision()  # the policy has no limit any more
+    provisioning.provision()  # the policy has no limit any more
     assert "data_without_index" not in reconcile()
     assert world.tier.match(ids) == [MissReason.NEVER_STORED] * 2
 

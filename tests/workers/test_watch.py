@@ -11,10 +11,12 @@ from valkey.exceptions import AuthenticationError, ResponseError
 from valkey.exceptions import ConnectionError as ValkeyConnectionError
 
 from base.problems import Problem
+from catalog import hot_access
 from catalog.models import Job
 from neve.errors import MissReason
 from neve.formats.keys import BucketKeys
 from neve.index.tier import CommitOutcome, HotTier, Location
+from retention import provisioning
 from storage import hot
 from support.rows import make_session
 from support.tenant_world import World
@@ -55,7 +57,7 @@ class Node(World):
         super().__init__(flush_mode="never")
         self.key, _ = services.issue_key(tenant=self.tenant, role="node", name="node")
         make_session(self.space, key=self.key)
-        hot.provision_user(self.key)
+        hot_access.provision_user(self.key)
         self.keys = BucketKeys(self.tenant.pk, 0)
 
     def connect(self):
@@ -63,8 +65,7 @@ class Node(World):
         return type(hot.admin())(
             where["host"],
             where["port"],
-            username=hot.username(self.key),
-            password=hot.password(self.key),
+            **hot_access.user_of(self.key).login,
         )
 
     def put(self):
@@ -161,7 +162,7 @@ def test_books_that_got_another_name_are_nobodys_and_go_with_their_blocks(pair, 
 def test_a_tenant_that_is_cut_off_stays_out_until_it_is_let_in(pair, memory):
     greedy, _ = pair
     services.cut_off(tenant=greedy.tenant, reason="a test")
-    hot.provision()
+    provisioning.provision()
     with pytest.raises(NODE_LOST):
         greedy.connect().ping()
     with pytest.raises(Problem, match="a test"):
@@ -170,7 +171,7 @@ def test_a_tenant_that_is_cut_off_stays_out_until_it_is_let_in(pair, memory):
     with pytest.raises(CommandError, match="not cut off"):
         call_command("let_in", greedy.tenant.slug)
     greedy.open_session()
-    hot.provision_user(greedy.key)
+    hot_access.provision_user(greedy.key)
     assert greedy.put() is CommitOutcome.STORED
     look(memory)
     assert greedy.cut_off_reason == ""
@@ -271,7 +272,7 @@ def test_connections_above_the_share_end_and_far_above_it_the_tenant_is_cut_off(
 
 
 def _count(node):
-    name = hot.username(node.key)
+    name = hot_access.user_of(node.key).name
     return sum(client["user"] == name for client in hot.admin().client_list())
 
 

@@ -13,12 +13,12 @@ from django.conf import settings
 from valkey.exceptions import ResponseError
 
 from catalog.models import Round, Segment
-from contexts.stored import scan_tenant
 from neve.formats.keys import BucketKeys
 from neve.index.recount import BucketAudit, Drift, Superseded
 from neve.index.scan import BEGINNING, IndexEntry, Place
 from neve.index.tier import FlushOutcome, HotTier, MovedBlock
 from storage import hot
+from storage.hot import scan_tenant
 from tenants.scope import tenant_scope
 from tiering import recovery
 from tiering.reconcile import rounds

@@ -7,8 +7,8 @@ from typing import Any
 
 from valkey.exceptions import ConnectionError as ValkeyConnectionError
 
-from storage.hot import tenant_of
 from storage.hot_servers import PLATFORM_NAME
+from storage.hot_users import tenant_of
 
 MIB = 1 << 20
 STRANGER_IDLE_S = 10  # a connection that does not log in: nodes do it with their first bytes

@@ -16,6 +16,7 @@ from valkey.exceptions import ResponseError
 from catalog import jobs
 from neve.index.library import Taken, taken
 from neve.index.tier import Usage
+from retention import provisioning
 from storage import hot, hot_servers
 from tenants import services
 from tenants.models import Quota, Tenant
@@ -242,5 +243,5 @@ def _clean(memory: Memory, tenant_id: int, held: dict[int, Held]) -> None:
     if weights.held_bytes(tenant_id) > limit:
         log.error("books_removed tenant=%s", tenant_id)
         weights.remove_all(tenant_id)
-        hot.provision_tenant(Tenant.objects.get(pk=tenant_id))
+        provisioning.provision_tenant(Tenant.objects.get(pk=tenant_id))
         jobs.enqueue("rebuild_tenant", tenant_id=tenant_id)

@@ -6,7 +6,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError
 from valkey.exceptions import ValkeyError
 
-from storage import hot
+from retention import provisioning
 
 
 class Command(BaseCommand):
@@ -14,7 +14,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
-            tenants = hot.provision()
+            tenants = provisioning.provision()
         except ImproperlyConfigured as error:
             raise CommandError(str(error)) from error
         except ValkeyError as error:

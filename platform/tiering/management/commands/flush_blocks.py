@@ -2,10 +2,11 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from catalog import jobs
+from catalog import jobs, kinds
+from catalog.targets import Opener
 from tenants.models import Tenant
+from tiering import work
 from tiering.flush import Flusher
-from workers import tasks
 
 
 class Command(BaseCommand):
@@ -20,7 +21,9 @@ class Command(BaseCommand):
             tenants = tenants.filter(slug=slug)
             if not tenants:
                 raise CommandError(f"--tenant: there is no tenant {slug!r}")
-        tasks.rebuild_index()  # nothing is flushed until the index is whole
+        work.rebuild_index(
+            Opener(kinds.REBUILD_INDEX, None), None
+        )  # nothing is flushed until the index is whole
         for tenant in tenants:
             with jobs.attempt("flush", tenant.pk) as run:
                 report = Flusher(tenant.pk).run()

@@ -34,7 +34,7 @@ class TickScheduler(PersistentScheduler):
         return None
 
 
-@task_prerun.connect(dispatch_uid="controlplane.ticks")
+@task_prerun.connect(dispatch_uid="workers.ticks")
 def _forget_waiting(task: Task[..., object], **kwargs: Any) -> None:
     if task.request.headers and task.request.headers.get(BEAT_HEADER):
         with current_app.connection_or_acquire() as bus:
