@@ -159,11 +159,11 @@ class Engine:
     def _watch(self) -> None:
         """Notes what Neve samples: vLLM's `LLM` before 0.28 drops the metrics of most steps. A load
         is received until its last blocks are there, then what is left of them is copied."""
-        from neve.engine.loader import Loader
+        from neve.engine.loader import BlockLoader
         from neve.engine.telemetry import Telemetry
 
         self._spent |= dict.fromkeys(("look-up", "receive", "copy"), 0.0)
-        sample, land = Telemetry.sample, Loader._land
+        sample, land = Telemetry.sample, BlockLoader._land
         landed_at = 0.0
 
         def landing(loader: Any, wave: Any) -> Any:
@@ -181,7 +181,7 @@ class Engine:
             sample(telemetry, name, value)
 
         Telemetry.sample = noting  # type: ignore[method-assign]
-        Loader._land = landing  # type: ignore[method-assign]
+        BlockLoader._land = landing  # type: ignore[method-assign]
 
 
 class Tiers:

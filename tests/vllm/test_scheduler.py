@@ -8,17 +8,14 @@ import pytest
 
 from neve.datapath.client import Match
 from neve.engine.events import ChunkRemoved, ChunkStored
-from neve.engine.link import Link
 from neve.engine.options import Options
+from neve.engine.scheduler import SchedulerSide
 from neve.errors import MissReason
 from neve.formats.ids import BlockHasher
-from neve.formats.space import SpaceIdentity
 from neve.index.tier import Location, Tier
 from neve.node.stats import Stats
-from neve.vllm.scheduler import SchedulerSide
-
-CHUNK, ENGINE_BLOCK = 64, 32
-TOKENS = [7 * i % 251 for i in range(300)]
+from neve.vllm.scheduler import VllmScheduling
+from support.engine_side import CHUNK, ENGINE_BLOCK, TOKENS, note
 
 
 @dataclass
@@ -39,11 +36,11 @@ class Request:
         self.num_prompt_tokens = len(self.all_token_ids)
 
 
-class LoraContents:
-    """Their path stands for their content; the one without a path is never read to the end."""
+class Loras:
+    """Adapters' paths stand for their content; one without a path is never read to the end."""
 
-    def name(self, lora):
-        return lora.lora_path.encode() or True
+    def content(self, lora):
+        return lora.path.encode() or None
 
     def close(self):
         pass
@@ -53,9 +50,6 @@ class Store:
     """A link and its client in one; knows what was saved."""
 
     stats = Stats()
-
-    def wait_first_attempt(self, timeout_s):
-        pass
 
     def __init__(self):
         self.hasher = BlockHasher(b"f" * 32, CHUNK)
@@ -74,36 +68,25 @@ class Store:
         pass
 
 
-IDENTITY = SpaceIdentity(
-    model="m", revision="r", dtype="d", kv_dtype="d", layout="l", layout_version=1,
-    engine_block_tokens=ENGINE_BLOCK, bytes_per_token=16,
-    tp_size=1, tp_rank=0, pp_size=1, pp_rank=0,
-)  # fmt: skip
-
-
 @pytest.fixture
 def store():
     return Store()
 
 
 @pytest.fixture(params=[False])
-def side(store, monkeypatch, request):
+def side(store, request):
     """The parameter: whether workers copy behind the step."""
-    monkeypatch.setattr(Link, "acquire", lambda *_, **__: store)
-    monkeypatch.setattr("neve.vllm.scheduler.LoraContents", LoraContents)
     made = SchedulerSide(
-        [IDENTITY],
+        [store],
         Options(endpoint="http://e", api_key="k", load="always", match_deadline_s=5, canary=0),
-        engine="0",
-        same_process=True,
-        loads=True,
-        saves=True,
-        holds=request.param,
-        announces_of=2,
+        engine_block_tokens=ENGINE_BLOCK,
         ranks=2,
         parts=2,
+        defers=request.param,
+        announces=True,
+        loras=Loras(),
     )
-    yield made
+    yield VllmScheduling(made, names_media=True)
     made.close()
 
 
@@ -136,7 +119,7 @@ def matched(side, request):
 
 def save(side, store, request):
     """The request is computed in one step; what it saves is stored."""
-    side.track(request)
+    side.begin(request)
     plan = side.build_step(step([(request.request_id, list(range(10)), 0, False)]))
     store.ids.update(save.ids[0] for save in plan.saves)
     return len(plan.saves)
@@ -183,10 +166,11 @@ def test_a_request_without_lasting_token_ids_is_left_alone(side, store, name):
     save(side, store, Request("plain"))
     request = Request("r")
     setattr(request, name, True)
-    assert not side.track(request)
+    side.begin(request)
+    assert not side.side.knows("r")
     assert matched(side, request) == 0
     assert save(side, store, request) == 0
-    assert side.finish(request) is None
+    assert side.side.end("r") == (False, None)
 
 
 def test_a_request_that_must_not_read_caches_still_saves(side, store):
@@ -197,7 +181,7 @@ def test_a_request_that_must_not_read_caches_still_saves(side, store):
 
 
 def test_a_prompt_computed_in_pieces_is_saved_block_by_block(side, store):
-    side.track(Request())
+    side.begin(Request())
     first = side.build_step(step([("r", [5, 6, 7, 8], 0, False)], tokens=100))
     assert [each.engine_blocks for each in first.saves] == [(5, 6)]
     second = side.build_step(step(cached=[("r", [9, 10], 100, False)], tokens=100))
@@ -207,7 +191,7 @@ def test_a_prompt_computed_in_pieces_is_saved_block_by_block(side, store):
 @pytest.mark.parametrize("as_new", [True, False])
 def test_a_preempted_request_comes_back_in_other_blocks(side, store, as_new):
     """Its old blocks belong to others by then; runners differ in how they announce it."""
-    side.track(Request())
+    side.begin(Request())
     side.build_step(step([("r", [5, 6, 7, 8], 0, False)], tokens=100))
     back = ("r", list(range(20, 30)), 0, True)
     plan = side.build_step(step([back]) if as_new else step(cached=[back]))
@@ -218,8 +202,8 @@ def test_after_a_reset_kv_is_shared_with_engines_of_the_same_weights_only(side, 
     before = Request("before")
     save(side, store, before)
     running = Request("running", [3, *TOKENS])
-    side.track(running)
-    side.reset()
+    side.begin(running)
+    side.side.reset()
     assert matched_after_reset(side, Request("after"), b"", b"other") == 0
     assert save(side, store, Request("after")) == 4
     assert matched(side, Request("again")) == 256
@@ -228,36 +212,36 @@ def test_after_a_reset_kv_is_shared_with_engines_of_the_same_weights_only(side, 
     assert matched(side, running) == 0
     # Where the weights come to be the same, whatever they were before, KV is the same.
     for digests, found in (((b"third", b""), 0), ((b"other", b""), 256), ((b"", b""), 256)):
-        side.reset()
+        side.side.reset()
         assert matched_after_reset(side, Request(f"{digests}"), *digests) == found
 
 
 def matched_after_reset(side, request, *digests):
     """The request waits for what both workers say of their weights, also if one is late."""
     assert side.matched_tokens(request, 0) is None
-    asked = side.build_step(step(tokens=0)).weigh
-    side.note_weights({"a": (asked, digests[0]), "b": (asked - 1, b"of the reset before")})
+    asked = side.build_step(step(tokens=0)).weights_check
+    note(side.side, weights={"a": (asked, digests[0]), "b": (asked - 1, b"of the reset before")})
     assert side.matched_tokens(request, 0) is None
-    side.note_weights({"b": (asked, digests[1])})
+    note(side.side, weights={"b": (asked, digests[1])})
     return matched(side, request)
 
 
 def test_a_request_does_not_wait_for_ever_for_its_adapter_or_the_workers(side, monkeypatch):
-    monkeypatch.setattr("neve.vllm.scheduler.MOST_UNDECIDED_S", 0.0)
+    monkeypatch.setattr("neve.engine.admission.MOST_PENDING_S", 0.0)
     assert matched(side, Request("unread", lora_request=lora("a", ""))) == 0
-    side.reset()
+    side.side.reset()
     assert matched(side, Request("unsaid")) == 0
 
 
 def test_a_load_that_could_not_be_planned_fails_instead_of_hanging(side):
-    side.plan_load("unknown", 100, list(range(10)))
+    side.side.plan_load("unknown", 100, [list(range(10))])
     (load,) = side.build_step(step()).loads
     assert load.request_id == "unknown"
     assert load.blocks[0].written == (6, 7, 8, 9)
 
 
 def test_steps_that_compute_a_prompt_are_timed(side):
-    side.track(Request())
+    side.begin(Request())
     plan = side.build_step(step([("r", list(range(10)), 0, False)]))
     assert plan.timed is not None
     assert side.build_step(step(cached=[("r", [], 300, False)], tokens=1)).timed is None
@@ -272,20 +256,20 @@ def test_where_workers_copy_behind_the_step_an_ended_request_keeps_its_blocks(si
     request, short = Request("saves"), Request("short", TOKENS[:40])
     save(side, store, request)
     save(side, store, short)
-    assert side.hold("saves")
-    assert not side.hold("saves")
-    assert not side.hold("short")  # nothing of it is copied
-    assert side.build_step(step()).held == ["saves"]
-    assert side.build_step(step()).held == []
+    assert side.side.end("saves")[0]
+    assert not side.side.end("saves")[0]
+    assert not side.side.end("short")[0]  # nothing of it is copied
+    assert side.build_step(step()).delayed_frees == ["saves"]
+    assert side.build_step(step()).delayed_frees == []
 
 
 @pytest.mark.parametrize("side", [True], indirect=True)
-def test_what_is_held_is_told_of_whatever_goes_wrong_with_the_answer(side, store, monkeypatch):
+def test_a_delayed_free_is_reported_whatever_goes_wrong_with_the_response(side, store, monkeypatch):
     request = Request("r")
     save(side, store, request)
-    monkeypatch.setattr(side._planner, "end", lambda _: 1 / 0)
-    assert side.end(request) == (True, None)
-    assert side.build_step(step()).held == ["r"]
+    monkeypatch.setattr(side.side, "_finish", lambda _: 1 / 0)
+    assert side.side.end("r") == (True, None)
+    assert side.build_step(step()).delayed_frees == ["r"]
 
 
 @pytest.mark.parametrize("side", [True], indirect=True)
@@ -295,54 +279,56 @@ def test_an_aborted_load_is_freed_once_even_if_its_request_had_saved_before(side
     save(side, store, request)
     side.build_step(step(preempted=["r"]))
     assert matched(side, request) == 256
-    side.plan_load("r", 256, list(range(10)))
-    assert not side.hold("r")
-    side.finish(request)
-    assert side.build_step(step()).held == []
+    side.side.plan_load("r", 256, [list(range(10))])
+    assert not side.side.end("r")[0]
+    assert side.build_step(step()).delayed_frees == []
 
 
-def test_where_copies_are_done_within_the_step_nothing_is_held(side, store):
+def test_where_copies_are_done_within_the_step_no_free_is_delayed(side, store):
     save(side, store, Request("saves"))
-    assert not side.hold("saves")
+    assert not side.side.end("saves")[0]
 
 
-def announced(side, plan, writers=2):
+def events(side, plan, ranks=2):
     """All ranks stored what a step saved; what routers hear."""
-    for _ in range(writers):
-        side.note_saves(unsaved=[], stored=[save.ids[0] for save in plan.saves])
-    return side.take_news()
+    for _ in range(ranks):
+        note(side.side, stored=[save.ids[0] for save in plan.saves])
+    return side.side.take_events()
 
 
 def test_routers_hear_of_a_chunk_once_all_ranks_stored_it_and_when_it_is_gone(side, store):
     request = Request("r", lora_request=lora("a", "/a"))
     request.block_hashes = [bytes([n]) for n in range(len(TOKENS) // ENGINE_BLOCK)]
-    side.track(request)
+    side.begin(request)
     plan = side.build_step(step([("r", list(range(10)), 0, False)]))
     store.ids.update(save.ids[0] for save in plan.saves)
-    assert announced(side, plan, writers=1) == []
-    first, second, *_ = announced(side, plan, writers=1)
+    assert events(side, plan, ranks=1) == []
+    first, second, *_ = events(side, plan, ranks=1)
     assert first == ChunkStored((b"\0", b"\1"), None, tuple(TOKENS[:64]), 7, "a")
     assert (second.hashes, second.parent) == ((b"\2", b"\3"), b"\1")
-    assert side.take_news() == []
+    assert side.side.take_events() == []
 
     store.ids.remove(plan.saves[2].ids[0])
     assert matched(side, Request("later", lora_request=request.lora_request)) == 128
     side.build_step(step())
-    assert side.take_news() == [ChunkRemoved((b"\4", b"\5")), ChunkRemoved((b"\6", b"\7"))]
+    assert side.side.take_events() == [ChunkRemoved((b"\4", b"\5")), ChunkRemoved((b"\6", b"\7"))]
 
 
 def test_routers_hear_nothing_of_what_a_rank_did_not_store_or_a_reset_made_private(side, store):
     for request_id in ("refused", "private"):
         request = Request(request_id)
         request.block_hashes = [bytes([n]) for n in range(len(TOKENS) // ENGINE_BLOCK)]
-        side.track(request)
+        side.begin(request)
         plan = side.build_step(step([(request_id, list(range(10)), 0, False)]))
         assert len(plan.saves) == 4
         if request_id == "refused":
-            side.note_saves(unsaved=[save.ids[0] for save in plan.saves], stored=[])
-        assert announced(side, plan) == []
-        side.reset()
-        side.note_weights({rank: (side.build_step(step()).weigh, b"other") for rank in "ab"})
+            note(side.side, unsaved=[save.ids[0] for save in plan.saves])
+        assert events(side, plan) == []
+        side.side.reset()
+        note(
+            side.side,
+            weights={rank: (side.build_step(step()).weights_check, b"other") for rank in "ab"},
+        )
 
 
 @pytest.mark.parametrize("preempted", [False, True])
@@ -356,10 +342,10 @@ def test_a_preempted_request_finds_what_it_saved_itself(side, store, preempted):
 
 @pytest.mark.parametrize("tokens", [0, 5])
 def test_only_a_step_that_computes_nothing_waits_for_look_ups(side, monkeypatch, tokens):
-    told = []
-    monkeypatch.setattr(side._planner, "end_step", lambda *, idle: told.append(idle))
+    seen = []
+    monkeypatch.setattr(side.side.lookups, "end_step", lambda *, idle: seen.append(idle))
     side.build_step(step(tokens=tokens))
-    assert told == [tokens == 0]
+    assert seen == [tokens == 0]
 
 
 def test_a_step_waits_for_copies_only_where_blocks_change_hands(side):

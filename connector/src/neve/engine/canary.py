@@ -1,12 +1,12 @@
-"""Compares KV from Neve with KV that this engine computes itself, now and then.
+"""Now and then compares KV from Neve with KV that this engine computes itself.
 
-No list of settings proves that two engines compute the same KV. So the first prefix of other
-engines' blocks that is found is computed as if it were not there, and fetched as well: until both
-are the same, nothing is loaded. Later, one in `every` such prefixes is. When they differ, the
-engine serves alone until it starts anew: it neither loads nor saves.
+No list of settings proves that two engines compute the same KV. So the first found prefix with
+blocks of other engines is computed as if it were a miss, and its blocks are fetched too: nothing is
+loaded until both are the same. Later, one in `every` such prefixes is compared. If they differ, the
+engine serves alone until it is restarted: it neither loads nor saves.
 
-At most two blocks of a prefix are fetched, the first and the last. What it costs is that the prefix
-is computed: one in `every` of what Neve would have spared.
+At most two blocks of a prefix are fetched, the first and the last. The cost is one prefix in
+`every` that is computed instead of loaded.
 """
 
 from collections import Counter
@@ -20,7 +20,7 @@ DEFAULT_EVERY: Final = 1000
 
 
 class Verdict(StrEnum):
-    """`UNKNOWN`: it could not be fetched, or there was no staging."""
+    """`UNKNOWN`: the block could not be fetched, or no staging was free."""
 
     SAME = "same"
     OTHER = "other"
@@ -40,12 +40,11 @@ class Canary:
         self._due = every > 0
         self._found = 0
         self._same: Counter[bytes] = Counter()
-        self.closed = every > 0  # until the first one was the same
-        self.alone = False  # one was another
+        self.closed = every > 0  # until a first comparison was the same on every part
+        self.alone = False  # once a block differed
 
     def picks(self) -> bool:
-        """Of a prefix that was found, with other engines' blocks: whether it is compared. Asked
-        once for each."""
+        """Whether to compare a found prefix with blocks of other engines. Called once for each."""
         if not self._every or self.alone:
             return False
         self._found += 1
@@ -55,11 +54,12 @@ class Canary:
         return True
 
     def drop(self) -> None:
-        """A comparison that was picked does not take place."""
+        """A picked comparison does not take place: the next prefix is picked instead, while
+        `closed`."""
         self._due = self._due or self.closed
 
     def note(self, verdicts: Iterable[tuple[bytes, Verdict]]) -> None:
-        """What the ranks said, by a block's first id."""
+        """Verdicts of ranks, by the first id of a chunk."""
         for block_id, verdict in verdicts:
             self._telemetry.count("compared_blocks", 1, verdict)
             if verdict is Verdict.OTHER:

@@ -1,4 +1,4 @@
-"""Worker side of the canary: fetch a block that was computed as well, and compare the two."""
+"""Worker side of the canary: fetches blocks that the engine computed too, and compares them."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -8,10 +8,11 @@ from typing import Final, Generic
 from neve import log_events
 from neve.datapath.client import Client, Transfer
 from neve.engine.canary import Verdict
-from neve.engine.staging import Kv, S, StagingPool, payloads
+from neve.engine.contract import Kv, S
+from neve.engine.staging import StagingPool, payloads
 from neve.engine.step import BlockSave
 
-# Nobody waits for it.
+# No request waits for a comparison.
 FETCH_DEADLINE_S: Final = 10.0
 
 
@@ -29,7 +30,7 @@ class Comparer(Generic[S]):
         self._thread = ThreadPoolExecutor(1, "neve-canary")
 
     def compare(self, save: BlockSave, computed: S) -> None:
-        """`computed` holds what the engine computed; it is given back to the pool at the end."""
+        """`computed`: the engine's own KV of this block; goes back to the pool at the end."""
         pieces = [computed]
         try:
             pieces += self._pool.take(1)
@@ -46,18 +47,18 @@ class Comparer(Generic[S]):
             self._end(save, pieces, Verdict.UNKNOWN)
             return
         transfer.add_done_callback(
-            lambda done: self._thread.submit(self._judge, done, save, pieces)
+            lambda done: self._thread.submit(self._compare, done, save, pieces)
         )
 
     def skip(self, save: BlockSave) -> None:
-        """This block was not copied out of the engine."""
+        """The block could not be copied out of the engine."""
         self._verdicts.append((save.ids[0], Verdict.UNKNOWN))
 
     def take(self) -> list[tuple[bytes, Verdict]]:
-        """First ids of blocks, and what became of comparing them, since the last call."""
+        """First ids and verdicts of comparisons that ended since the last call."""
         return [self._verdicts.popleft() for _ in range(len(self._verdicts))]
 
-    def _judge(self, transfer: Transfer, save: BlockSave, pieces: list[S]) -> None:
+    def _compare(self, transfer: Transfer, save: BlockSave, pieces: list[S]) -> None:
         """On the canary's thread."""
         verdict = Verdict.UNKNOWN
         try:

@@ -1,6 +1,6 @@
-"""Tells the platform of ended requests that named a context; keeps them while it is away.
+"""Reports finished requests that named a context to the platform; keeps reports while it is away.
 
-The engine only hands them over. One thread sends them in order; `MOST_WAITING` may wait.
+The engine's thread only queues them. One thread sends them in order; `MOST_WAITING` may wait.
 """
 
 import atexit
@@ -8,47 +8,57 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from neve import log_events
 from neve.engine.link import Link
-from neve.engine.planner import FinishedRequest
+from neve.engine.params import RequestParams
 from neve.errors import NeveError, Unavailable
 
-# A context is reported when the puts of its last blocks have had this long to be committed.
+# A context is reported this long after its request, so that its last blocks are committed.
 DELAY_S: Final = 0.5
-# How long an absent platform is left alone.
+# How long an unreachable platform is left alone.
 RETRY_S: Final = 2.0
-# Of 32k tokens each about 15 MB: their ids.
+# 15 MB of ids if each report has 32k tokens.
 MOST_WAITING: Final = 1000
-# An engine that ends waits so long for the contexts that are left, and the call under way.
+# On shutdown, waiting reports and the call under way get this long.
 CLOSE_S: Final = 2.0
 
 
+@dataclass(frozen=True)
+class FinishedRequest:
+    """A finished request's stored chain: one tuple of ids a chunk, one id a column."""
+
+    params: RequestParams
+    ids: list[tuple[bytes, ...]]
+    chunk_tokens: int
+
+
 class ContextReports:
-    """`add` and `close` belong to the engine's thread. `links`, `shards`: as the planner's."""
+    """`add` and `close` belong to the engine's thread. `links`, `shards`: see `RequestTable`."""
 
     def __init__(self, links: Sequence[Link], shards: int) -> None:
         self._links = links
         self._shards = shards
-        self._waiting: deque[tuple[float, FinishedRequest]] = deque()
+        self._waiting: deque[tuple[float, FinishedRequest]] = deque()  # each with when it is due
         self._change = threading.Condition()
-        self._end: float | None = None  # when to give up, once closing
+        self._end: float | None = None  # once closing: when to give up
         self._thread = threading.Thread(target=self._run, name="neve-context", daemon=True)
         self._thread.start()
-        atexit.register(self.close)  # engines that run inside one process are often just dropped
+        atexit.register(self.close)  # engines inside one process are often just dropped
 
-    def add(self, ended: FinishedRequest) -> None:
-        """Never waits. `ended.wish` has a name."""
+    def add(self, finished: FinishedRequest) -> None:
+        """Never waits; a full queue drops its oldest. `finished.params` has a name."""
         with self._change:
             if len(self._waiting) == MOST_WAITING:
                 self._waiting.popleft()
                 log_events.CONTEXT_DROPPED.log(waiting=MOST_WAITING)
-            self._waiting.append((time.monotonic() + DELAY_S, ended))
+            self._waiting.append((time.monotonic() + DELAY_S, finished))
             self._change.notify()
 
     def close(self) -> None:
-        """Sends what waits, as far as that works within `CLOSE_S`. May be called again."""
+        """Sends waiting reports, as far as that works within `CLOSE_S`. May be called again."""
         atexit.unregister(self.close)
         with self._change:
             self._end = time.monotonic() + CLOSE_S
@@ -59,9 +69,9 @@ class ContextReports:
 
     def _run(self) -> None:
         away = False
-        while (ended := self._next(RETRY_S if away else 0.0)) is not None:
+        while (entry := self._next(RETRY_S if away else 0.0)) is not None:
             try:
-                self._send(ended[1])
+                self._send(entry[1])
                 away = False
             except Unavailable as error:
                 if not away:
@@ -69,17 +79,19 @@ class ContextReports:
                 away = True
                 continue
             except NeveError as error:
-                name = ended[1].wish.name
+                name = entry[1].params.name
                 log_events.CONTEXT_UNREPORTED.log(name=name, detail=error)
             except Exception:
                 log_events.CONTEXT_BROKEN.log(exc_info=True)
             with self._change:
-                if self._waiting and self._waiting[0] is ended:
+                if self._waiting and self._waiting[0] is entry:
                     self._waiting.popleft()
 
     def _next(self, pause_s: float) -> tuple[float, FinishedRequest] | None:
-        """The oldest one when it is due, not before `pause_s`; None: no more. While closing nothing
-        is waited for, and nobody is asked again who was away."""
+        """Waits for the oldest entry to be due, and for `pause_s`; None: no more will be sent.
+
+        While closing, nothing is waited for, and an unreachable platform is not asked again.
+        """
         begin = time.monotonic() + pause_s
         with self._change:
             while True:
@@ -92,18 +104,19 @@ class ContextReports:
                     return self._waiting[0]
                 self._change.wait(None if due is None else due - now)
 
-    def _send(self, ended: FinishedRequest) -> None:
+    def _send(self, finished: FinishedRequest) -> None:
         """One context a space, so that a pin holds all of the KV. May be repeated."""
-        assert ended.wish.name is not None
+        params = finished.params
+        assert params.name is not None
         for number, link in enumerate(self._links):
             client = link.client
             if client is None:
                 continue
             columns = slice(number * self._shards, (number + 1) * self._shards)
             client.report_context(
-                ended.wish.name,
-                [block_id for ids in ended.ids for block_id in ids[columns]],
-                tokens=len(ended.ids) * ended.chunk_tokens,
-                label=ended.wish.label,
-                pin_s=ended.wish.pin_s,
+                params.name,
+                [block_id for ids in finished.ids for block_id in ids[columns]],
+                tokens=len(finished.ids) * finished.chunk_tokens,
+                label=params.label,
+                pin_s=params.pin_s,
             )

@@ -1,8 +1,8 @@
-"""Which prefixes Neve holds, in the engine's own terms, for routers that listen to its KV events.
+"""Which prefixes Neve holds, in the engine's own hashes, for routers that listen to its KV events.
 
-A chunk is announced when every rank has stored its part, and withdrawn when a look-up or a load of
-this engine finds that it is gone. What other nodes store they announce themselves; what leaves Neve
-unseen by this engine is not withdrawn: a router may be promised too much, never told wrong tokens.
+A chunk is reported stored when every rank stored its part, and removed when a look-up or load of
+this engine finds it gone. Other nodes report what they store. A chunk that leaves Neve unseen by
+this engine is not reported: a router may then expect a hit too many, never wrong tokens.
 """
 
 from collections import OrderedDict
@@ -10,13 +10,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-# Chunks that can be withdrawn, and that are on their way: beyond, the oldest are forgotten.
+from neve.engine.step import BlockSave
+from neve.engine.table import Request
+
+# Chunks whose removal can be reported, and chunks being stored: the oldest beyond are forgotten.
 _MOST: Final = 1 << 16
 
 
 @dataclass(frozen=True)
 class ChunkStored:
-    """One chunk that is stored; `hashes` are the engine's own, one for each of its blocks."""
+    """`hashes`: the engine's own, one for each engine block. `parent`: the hash before them."""
 
     hashes: tuple[bytes, ...]
     parent: bytes | None
@@ -27,50 +30,60 @@ class ChunkStored:
 
 @dataclass(frozen=True)
 class ChunkRemoved:
-    """One chunk that is not stored any more."""
-
     hashes: tuple[bytes, ...]
 
 
 class RouterEvents:
     """Belongs to the scheduler's thread. Chunks are named by their first block's id."""
 
-    def __init__(self, writers: int) -> None:
-        """`writers`: ranks that store a part of each chunk."""
-        self._writers = writers
-        self._expected: OrderedDict[bytes, tuple[ChunkStored, int]] = OrderedDict()
-        self._announced: OrderedDict[bytes, tuple[bytes, ...]] = OrderedDict()
-        self._news: list[ChunkStored | ChunkRemoved] = []
+    def __init__(self, parts: int) -> None:
+        """`parts`: ranks that store a part of each chunk."""
+        self._parts = parts
+        self._saving: OrderedDict[bytes, tuple[ChunkStored, int]] = OrderedDict()
+        self._stored: OrderedDict[bytes, tuple[bytes, ...]] = OrderedDict()
+        self._events: list[ChunkStored | ChunkRemoved] = []
 
-    def expect(self, block_id: bytes, announcement: ChunkStored) -> None:
-        """The chunk's parts are on their way."""
-        self._expected[block_id] = announcement, self._writers
-        if len(self._expected) > _MOST:
-            self._expected.popitem(last=False)
+    def expect(self, request: Request, save: BlockSave) -> None:
+        """The chunk is being saved. No event comes of it if the engine has no hashes of whole
+        engine blocks."""
+        per_chunk, hashes = len(save.engine_blocks), request.engine.engine_hashes()
+        if len(hashes) != len(request.tokens) * per_chunk // save.tokens:
+            return
+        first, lora = save.chunk * per_chunk, request.engine.lora
+        event = ChunkStored(
+            hashes=tuple(hashes[first : first + per_chunk]),
+            parent=hashes[first - 1] if first else None,
+            tokens=tuple(request.tokens[save.chunk * save.tokens : (save.chunk + 1) * save.tokens]),
+            lora_id=lora.id if lora is not None else None,
+            lora_name=lora.name if lora is not None else None,
+        )
+        self._saving[save.ids[0]] = event, self._parts
+        if len(self._saving) > _MOST:
+            self._saving.popitem(last=False)
 
     def note_stored(self, ids: Iterable[bytes]) -> None:
-        """One writer's words: each id once for every writer that stored its part."""
+        """Each id once for every rank that stored its part."""
         for block_id in ids:
-            announcement, missing = self._expected.pop(block_id, (None, 0))
-            if announcement is None:
+            event, missing = self._saving.pop(block_id, (None, 0))
+            if event is None:
                 continue
             if missing > 1:
-                self._expected[block_id] = announcement, missing - 1
+                self._saving[block_id] = event, missing - 1
                 continue
-            self._news.append(announcement)
-            self._announced[block_id] = announcement.hashes
-            if len(self._announced) > _MOST:
-                self._announced.popitem(last=False)
+            self._events.append(event)
+            self._stored[block_id] = event.hashes
+            if len(self._stored) > _MOST:
+                self._stored.popitem(last=False)
 
     def note_lost(self, ids: Iterable[bytes]) -> None:
-        """These are not stored: never were, or not any more."""
+        """These chunks were never stored, or are gone."""
         for block_id in ids:
-            self._expected.pop(block_id, None)
-            hashes = self._announced.pop(block_id, None)
+            self._saving.pop(block_id, None)
+            hashes = self._stored.pop(block_id, None)
             if hashes is not None:
-                self._news.append(ChunkRemoved(hashes))
+                self._events.append(ChunkRemoved(hashes))
 
     def take(self) -> list[ChunkStored | ChunkRemoved]:
-        """What is new since the last call, in order."""
-        news, self._news = self._news, []
-        return news
+        """Events since the last call, in order."""
+        events, self._events = self._events, []
+        return events

@@ -1,4 +1,4 @@
-"""The boundary to the engine: no hook ever raises, and Neve's log lines go where vLLM's go."""
+"""The boundary to the engine: no hook raises, and Neve logs where the engine logs."""
 
 import logging
 from collections.abc import Callable
@@ -11,7 +11,7 @@ Hook = TypeVar("Hook", bound=Callable[..., Any])
 
 
 def guarded(fallback: Callable[[], Any]) -> Callable[[Hook], Hook]:
-    """Turns an exception in a hook into `fallback()`; logs an object's first of each hook."""
+    """Turns an exception in a hook into `fallback()`; logs the first of each hook and object."""
 
     def decorate(hook: Hook) -> Hook:
         @wraps(hook)
@@ -34,9 +34,10 @@ def nothing() -> None:
     return None
 
 
-def log_as_vllm() -> None:
-    """Neve's lines go where vLLM's go, at its level, unless somebody set it up otherwise."""
-    own, theirs = logging.getLogger("neve"), logging.getLogger("vllm")
+def log_as(engine: str) -> None:
+    """Sends Neve's log where the logger `engine` sends its own, at its level, unless Neve's logger
+    is already set up."""
+    own, theirs = logging.getLogger("neve"), logging.getLogger(engine)
     if not own.handlers and own.level == logging.NOTSET:
         own.setLevel(theirs.getEffectiveLevel())
         own.propagate = not theirs.handlers

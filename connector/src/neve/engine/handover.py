@@ -1,8 +1,8 @@
-"""Prefill on one engine, decode on another: what the first one promises, how long the other waits.
+"""Prefill on one engine, decode on another: the decode node waits for the prefill's blocks.
 
-Blocks are stored behind the step, so a decode request may come before the last of them are there.
-The prefill's answer names them by their last one, and the decode node asks for them again for a
-bounded time. Nothing is promised for ever: what doesn't come is computed.
+Blocks are stored behind the step, so a decode request may arrive before the last of them. The
+prefill's response names the chain by its last block, and the decode node looks it up again for a
+bounded time. Blocks that don't arrive are computed.
 """
 
 from collections.abc import Sequence
@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
-# While a request waits, Neve is asked where its blocks are this often.
+# How often a waiting request's blocks are looked up.
 ASK_AGAIN_S: Final = 0.005
 
 
 @dataclass(frozen=True)
 class Prefilled:
-    """`tokens` from a prompt's start whose blocks are stored or on their way; `block` is the
-    last one's id, so that nobody waits for blocks of another prompt, model or layout."""
+    """The first `tokens` of a prompt are stored or on their way. `block`: the id of their last
+    block, so that nobody waits for blocks of another prompt, model or layout."""
 
     tokens: int
     block: bytes
@@ -27,9 +27,11 @@ class Prefilled:
 
 
 class HandoverOutcome(StrEnum):
+    """How a wait ended; the values are a metric's labels."""
+
     COMPLETE = "complete"
     LATE = "late"
-    STRANGE = "strange"  # of another chain than the request's
+    STRANGE = "strange"  # the block is not of the request's chain
 
 
 class HandoverWait:
@@ -49,7 +51,7 @@ class HandoverWait:
                 self._chunks = chunks
 
     def outcome(self, found_chunks: int, now: float) -> HandoverOutcome | None:
-        """How it ended, when so many chunks from the start are found or need not be; None: on."""
+        """How the wait ended, if the first `found_chunks` are found or local; None: it goes on."""
         assert self._until is not None
         if not self._chunks:
             return HandoverOutcome.STRANGE

@@ -1,11 +1,12 @@
 """One rank's connection to Neve, made in the background and shared within a process.
 
-The engine starts whether or not Neve answers: `client` is None until it does. The scheduler and
-the worker of one process share the client, so that a node opens one session a space.
+The engine starts whether or not Neve answers: `client` is None until it does. Scheduler and worker
+of one process share the client, so that a node opens one session a space.
 """
 
 import atexit
 import threading
+from typing import NamedTuple
 
 from neve import log_events
 from neve.datapath.client import Client
@@ -17,9 +18,16 @@ from neve.formats.space import SpaceIdentity
 BOOT_WAIT_S = 2.0
 # How long to wait between attempts: short first, for a platform that is just starting.
 _RETRY_S = (0.5, 1.0, 2.0, 5.0, 10.0)
-# A refusal (key, node limit, clashing space) needs a person; look again at this pace. One of what
-# this node says (a name with half a surrogate pair) needs another configuration: it is the last.
+# A refusal (key, node limit, clashing space) needs a person; try again at this pace. A malformed
+# request (a name with half a surrogate pair) needs another configuration: it is not tried again.
 _REFUSED_RETRY_S = 30.0
+
+
+class Engine(NamedTuple):
+    """The engine that an adapter belongs to, as the platform shows it."""
+
+    name: str
+    version: str
 
 
 class Link:
@@ -29,7 +37,7 @@ class Link:
     _shared_lock = threading.Lock()
 
     def __init__(
-        self, options: Options, identity: SpaceIdentity, *, node: str, engine: str, shards: int
+        self, options: Options, identity: SpaceIdentity, *, node: str, engine: Engine, shards: int
     ) -> None:
         self._options = options
         self._shards = shards
@@ -49,14 +57,13 @@ class Link:
         options: Options,
         identity: SpaceIdentity,
         *,
-        engine: str,
+        engine: Engine,
         node: str | None = None,
         shards: int = 1,
     ) -> "Link":
         """The process's link for this identity; starts connecting if it is the first.
 
-        `engine` is the engine's version; `node` defaults to the option; `shards`: blocks that one
-        chunk is cut into.
+        `node` defaults to the option; `shards`: blocks that one chunk is cut into.
         """
         node = node or options.node
         key = (cls, options, identity, node)
@@ -106,18 +113,18 @@ class Link:
             link._close()
 
     def _connect(self) -> None:
-        said = ""
+        detail = ""
         attempt = 0
         while not self._closing.is_set():
             try:
                 client = self._open()
             except NeveError as error:
-                if str(error) != said:
-                    said = str(error)
+                if str(error) != detail:
+                    detail = str(error)
                     log_events.CONNECT_FAILED.log(
                         endpoint=self._options.endpoint,
                         kind=type(error).__name__,
-                        detail=said,
+                        detail=detail,
                     )
                 refused = isinstance(error, Refused)
                 if isinstance(error, Misuse) or (isinstance(error, Refused) and error.is_malformed):
@@ -154,12 +161,12 @@ class Link:
             self._options.api_key,
             identity,
             node=self._node,
-            engine={"name": "vllm", "version": self._engine},
+            engine=self._engine._asdict(),
             space=space,
             max_chunk_tokens=self._options.max_chunk_tokens,
             connections=self._options.connections,
             cold_connections=self._options.cold_connections,
-            # What a worker gives is bounded by its staging, whose size this side may not know.
+            # A worker's staging bounds its puts, but the scheduler may not know its size.
             put_bytes_in_flight=self._options.save_budget_bytes or MOST_SAVE_BUDGET_BYTES,
             shards=self._shards,
         )

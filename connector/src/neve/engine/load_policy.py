@@ -1,8 +1,8 @@
-"""Decides for every found prefix how much of it is loaded, from speeds measured in this engine.
+"""Load or recompute: decides how much of each found prefix to load, from speeds measured here.
 
-A step's time is what its workers measured: seen from the scheduler, steps that are launched ahead
-end in a moment. A load's is what the request feels: from its plan to the engine's word that it
-ended, with staging, queueing and the steps in between.
+Workers measure how long a step takes: the scheduler can't, because steps are launched ahead. A
+load's time is what its request waits: from its plan to the engine's report that it ended, with
+staging, queueing and the steps in between.
 """
 
 import time
@@ -16,16 +16,18 @@ from neve.index.tier import Location, Tier
 from neve.planner.choice import Choice, Decision, choose
 from neve.planner.measured import PrefillMeter, StoreMeter
 
-# A load may take so many times what computing its tokens would: then the engine computes them.
+# A load may take this many times as long as computing its tokens; then the engine computes them.
 PATIENCE: Final = 1.0
-# Shorter deadlines would be missed by the steps in between alone.
+# The steps in between alone would miss a shorter deadline.
 LEAST_DEADLINE_S: Final = 0.1
-# Of the time that computing took: what may be lost by trying tiers that were too slow before.
+# Share of the computing time that may be spent on trying tiers that were too slow before.
 TRIAL: Final = 0.03
 
 
 @dataclass
 class _TimedLoad:
+    """`ahead_bytes`: by tier, bytes that were under way when the load began."""
+
     blocks: int
     size_bytes: dict[Tier, int]
     ahead_bytes: dict[Tier, int]
@@ -34,7 +36,7 @@ class _TimedLoad:
 
 
 class LoadPolicy:
-    """Belongs to the scheduler's thread. `always`: load whatever is found, within the deadline."""
+    """Belongs to the scheduler's thread. `always`: load every found prefix, within the deadline."""
 
     def __init__(
         self, telemetry: Telemetry, *, load_deadline_s: float, always: bool = False
@@ -47,7 +49,7 @@ class LoadPolicy:
         self._loads: dict[str, _TimedLoad] = {}
         self._trials_left_s = 0.0
 
-    def weigh(
+    def choose(
         self,
         found: Sequence[tuple[Location, ...]],
         *,
@@ -78,13 +80,14 @@ class LoadPolicy:
         )
 
     def deadline_s(self, choice: Choice) -> float:
-        """For a load so chosen: never longer than computing the same, as far as that is known."""
+        """Deadline of the chosen load: at most `load_deadline_s`, and no longer than computing the
+        same tokens, if prefill was measured."""
         if choice.spared_s == 0:
             return self._load_deadline_s
         return min(self._load_deadline_s, max(LEAST_DEADLINE_S, PATIENCE * choice.spared_s))
 
     def patience_s(self, start: int, end: int) -> float:
-        """How long waiting for these tokens beats computing them; infinite when not known."""
+        """How long waiting for tokens `start` to `end` beats computing them; inf if unknown."""
         prefill = None if self._always else self._steps.prefill()
         if prefill is None:
             return float("inf")
@@ -106,20 +109,20 @@ class LoadPolicy:
         self._telemetry.gauge("loads_in_flight", len(self._loads))
 
     def end_load(self, request_id: str, loaded: int | None) -> None:
-        """All ranks ended the load and filled its first `loaded` blocks; None: nobody knows."""
+        """Every rank ended the load and filled its first `loaded` blocks; None: unknown."""
         load = self._loads.pop(request_id, None)
         if load is None:
             return
         now = time.monotonic()
         took_s = now - load.begun
-        # A load that failed shows a speed only if it ran out of time: of what came until then, and
-        # that is taken to be a block at least. One from both tiers shows the slower one's, and
-        # nothing of the other's.
-        telling = loaded is not None and (loaded == load.blocks or took_s >= load.deadline_s)
+        # Use a failed load as a speed sample only if it timed out; assume at least one block
+        # arrived. A load from both tiers is a sample of the slower one only.
+        timed_out = took_s >= load.deadline_s
+        is_sample = loaded is not None and (loaded == load.blocks or timed_out)
         came = max(1, loaded or 0) / load.blocks
         slower = Tier.COLD if load.size_bytes[Tier.COLD] else Tier.HOT
         for tier, meter in self._stores.items():
-            sample_s = took_s if telling and tier is slower else 0.0
+            sample_s = took_s if is_sample and tier is slower else 0.0
             meter.end(load.size_bytes[tier], load.ahead_bytes[tier], sample_s, now, came)
         self._telemetry.sample("load_seconds", took_s)
         self._telemetry.gauge("loads_in_flight", len(self._loads))

@@ -13,7 +13,8 @@ from typing import Generic
 
 from neve import log_events
 from neve.datapath.client import Client, Transfer
-from neve.engine.staging import Done, Kv, S, StagingPool, Ticket, payloads
+from neve.engine.contract import Kv, S, Ticket
+from neve.engine.staging import Done, StagingPool, payloads
 from neve.engine.step import BlockLoad, LoadPlan
 from neve.errors import NeveError
 

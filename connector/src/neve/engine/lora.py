@@ -1,8 +1,8 @@
-"""Names LoRA adapters by their files' content, so that one that was trained anew is another.
+"""Names LoRA adapters by their files' content, so that a retrained adapter is another one.
 
 The engine reads an adapter's files once, when it is first used; so does this, on a thread of its
-own. Files that change later may or may not be what the engine uses: from then on its requests are
-served without Neve, until the adapter is loaded under another id or the engine starts anew.
+own. If files change later, nobody knows which version the engine uses: from then on the adapter's
+requests are served without Neve, until it is loaded under another id or the engine is restarted.
 """
 
 import os
@@ -10,68 +10,68 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from neve import log_events
+from neve.engine.step import Lora
 from neve.engine.weights import folder_revision
 
 # Larger adapters are sampled (see `neve.engine.weights`): hashing takes 1 s/GB.
 FULL_HASH_BYTES: Final = 1 << 30
-# Its content counts as well: rank, scale, which layers.
+# Part of the content: rank, scale, which layers.
 _CONFIG: Final = "adapter_config.json"
 
-_Files = tuple[tuple[str, int, int, int], ...]
+_Files = tuple[tuple[str, int, int, int], ...]  # name, size, mtime in ns, inode
 
 
 @dataclass
 class _Adapter:
-    """`content` is None for one that can't be read; `files`: as they were when they were read."""
+    """`read`: folder, its files' state and the content; None if they can't be read. `has_changed`:
+    the files were changed after they were read."""
 
-    found: "Future[tuple[Path, _Files, bytes] | None]"
-    spoilt: bool = False
+    read: "Future[tuple[Path, _Files, bytes] | None]"
+    has_changed: bool = False
 
 
 class LoraContents:
     """Belongs to the scheduler's thread. Adapters are told apart by the engine's id and path."""
 
     def __init__(self, find: Callable[[str], Path | None] | None = None) -> None:
-        """`find`: an adapter's folder by its path or its name on a hub."""
+        """`find`: an adapter's folder, from its path or its name on a hub."""
         self._find = find or find_folder
         self._adapters: dict[tuple[int, str], _Adapter] = {}
-        self._told: set[tuple[int, str]] = set()
-        self._reader = ThreadPoolExecutor(1, "neve-adapter")
+        self._warned: set[tuple[int, str]] = set()
+        self._reader = ThreadPoolExecutor(1, "neve-lora")
 
-    def name(self, lora: Any) -> bytes | bool:
-        """The name of what `lora` (vLLM's `LoRARequest`) computes; True while it is still read,
-        False when it can't be told: then the request is to be served without Neve."""
-        key = (int(lora.lora_int_id), str(lora.lora_path))
+    def content(self, lora: Lora) -> bytes | None:
+        """Names what `lora` computes. None while its files are being read; b"" if the content is
+        unknown: then its requests are to be served without Neve."""
+        key = (lora.id, lora.path)
         adapter = self._adapters.get(key)
         if adapter is None:
             adapter = self._adapters[key] = _Adapter(self._reader.submit(self._read, lora))
-        if not adapter.found.done():
-            return True
-        read = adapter.found.result()
+        if not adapter.read.done():
+            return None
+        read = adapter.read.result()
         if read is None:
-            del self._adapters[key]  # it may be there at the next request
-            if key not in self._told:
-                self._told.add(key)
-                log_events.LORA_UNSEEN.log(name=lora.lora_name, path=lora.lora_path)
-            return False
+            del self._adapters[key]  # the next request tries again
+            if key not in self._warned:
+                self._warned.add(key)
+                log_events.LORA_UNSEEN.log(name=lora.name, path=lora.path)
+            return b""
         folder, files, content = read
-        if not adapter.spoilt and _files(folder) != files:
-            adapter.spoilt = True
-            log_events.LORA_CHANGED.log(name=lora.lora_name, path=lora.lora_path)
-        return False if adapter.spoilt else content
+        if not adapter.has_changed and _files(folder) != files:
+            adapter.has_changed = True
+            log_events.LORA_CHANGED.log(name=lora.name, path=lora.path)
+        return b"" if adapter.has_changed else content
 
     def close(self) -> None:
         self._reader.shutdown(wait=False, cancel_futures=True)
 
-    def _read(self, lora: Any) -> tuple[Path, _Files, bytes] | None:
-        """On the reader's thread. None when there are no weight files that can be read."""
+    def _read(self, lora: Lora) -> tuple[Path, _Files, bytes] | None:
+        """On the reader's thread. None if there are no weight files that can be read."""
         try:
-            folder = None
-            if not getattr(lora, "tensorizer_config_dict", None):
-                folder = self._find(str(lora.lora_path))
+            folder = self._find(lora.path) if lora.is_readable else None
             if folder is None:
                 return None
             files = _files(folder)
@@ -82,12 +82,12 @@ class LoraContents:
                 return None
         except (OSError, ValueError):
             return None
-        layout = b"3d" if getattr(lora, "is_3d_lora_weight", False) else b""
+        layout = b"3d" if lora.is_3d else b""
         return folder, files, b"\0".join((content.encode(), settings, layout))
 
 
 def find_folder(path: str) -> Path | None:
-    """The folder, or where the hub's copy of that name lies on this host."""
+    """The folder, or where this host keeps the hub's copy of that name."""
     folder = Path(path).expanduser()
     if folder.is_dir():
         return folder

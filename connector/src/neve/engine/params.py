@@ -1,10 +1,10 @@
-"""What a request asks of Neve in its `kv_transfer_params`, and what it is told back.
+"""What a request asks of Neve in its `kv_transfer_params`, and what the response says in its own.
 
-`{"neve": {"context": "repo-42", "pin": "2h", "label": "agent"}}`. Malformed values are reported
-and ignored: a request must never fail because of them.
+`{"neve": {"context": "repo-42", "pin": "2h", "label": "agent"}}`. Malformed values are logged and
+ignored: they must never fail a request.
 
 A proxy that splits prefill from decode sends `{"do_remote_decode": true}` with the prefill, and the
-answer's `kv_transfer_params` with the decode (vLLM's own examples do): see `neve.engine.handover`.
+response's `kv_transfer_params` with the decode (as vLLM's examples do): see `neve.engine.handover`.
 """
 
 import re
@@ -15,21 +15,21 @@ from neve import log_events
 from neve.engine.handover import Prefilled
 from neve.formats.ids import ID_BYTES
 
-# What the platform takes (cacheapi.nodes.contexts): more would cost the whole context.
+# What the platform accepts (cacheapi.cache_serializers): a longer name would lose the context.
 MAX_NAME_CHARS = 200
 MAX_LABEL_CHARS = 100
 MAX_PIN_S = 365 * 86400
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_WISHES = ("context", "pin", "label")
-# Further words of a prefill's answer, which proxies pass on as it is.
-_ANSWERS = ("prefilled", "reused_tokens", "hot", "cold")
+_ASKED = ("context", "pin", "label")
+# Further members of a prefill's response, which proxies pass on unchanged.
+_ANSWERED = ("prefilled", "reused_tokens", "hot", "cold")
 
 
 @dataclass(frozen=True)
 class RequestParams:
-    """The context that a request's chain is reported under; `name` None asks only for figures.
+    """`name`: the context that the request's chain is reported under; None asks only for figures.
 
-    `hands_over`: another engine goes on with this prompt. `prefilled`: one began with it.
+    `hands_over`: another engine continues with this prompt. `prefilled`: another one began it.
     """
 
     name: str | None = None
@@ -40,41 +40,41 @@ class RequestParams:
 
 
 def read_params(params: object) -> RequestParams | None:
-    """The request's wish, or None when it didn't speak to Neve at all."""
+    """Reads `kv_transfer_params`; None if they ask nothing of Neve."""
     if not isinstance(params, dict):
         return None
     hands_over = params.get("do_remote_decode") is True
-    wish = params.get("neve", {} if hands_over else None)
-    if not isinstance(wish, dict):
+    asked = params.get("neve", {} if hands_over else None)
+    if not isinstance(asked, dict):
         if "neve" in params:
-            _ignore("neve", wish, "an object")
+            _ignore("neve", asked, "an object")
         return RequestParams(hands_over=True) if hands_over else None
-    unknown = [key for key in wish if key not in _WISHES + _ANSWERS]
+    unknown = [key for key in asked if key not in _ASKED + _ANSWERED]
     if unknown:
-        _ignore(f"{unknown[0]!s:.80}", wish[unknown[0]], " or ".join(_WISHES))
+        _ignore(f"{unknown[0]!s:.80}", asked[unknown[0]], " or ".join(_ASKED))
     return RequestParams(
-        name=_text(wish, "context", MAX_NAME_CHARS),
-        pin_s=_seconds(wish.get("pin")),
-        label=_text(wish, "label", MAX_LABEL_CHARS),
+        name=_text(asked, "context", MAX_NAME_CHARS),
+        pin_s=_seconds(asked.get("pin")),
+        label=_text(asked, "label", MAX_LABEL_CHARS),
         hands_over=hands_over,
-        prefilled=_prefilled(wish.get("prefilled")),
+        prefilled=_prefilled(asked.get("prefilled")),
     )
 
 
 def response_params(
-    wish: RequestParams, *, hot_tokens: int, cold_tokens: int, prefilled: Prefilled | None = None
+    params: RequestParams, *, hot_tokens: int, cold_tokens: int, prefilled: Prefilled | None = None
 ) -> dict[str, Any]:
-    """The response's `kv_transfer_params`: the context, how many prompt tokens were reused, and
-    for the engine that goes on, which ones are stored."""
-    told: dict[str, Any] = {} if wish.name is None else {"context": wish.name}
-    told |= {"reused_tokens": hot_tokens + cold_tokens, "hot": hot_tokens, "cold": cold_tokens}
+    """The response's `kv_transfer_params`: the context, how many prompt tokens were loaded from
+    each tier, and for the engine that continues, which blocks are stored."""
+    answer: dict[str, Any] = {} if params.name is None else {"context": params.name}
+    answer |= {"reused_tokens": hot_tokens + cold_tokens, "hot": hot_tokens, "cold": cold_tokens}
     if prefilled is not None:
-        told["prefilled"] = prefilled.as_param()
-    return {"neve": told}
+        answer["prefilled"] = prefilled.as_param()
+    return {"neve": answer}
 
 
-def _text(wish: dict[str, Any], key: str, most: int) -> str | None:
-    value = wish.get(key)
+def _text(asked: dict[str, Any], key: str, most: int) -> str | None:
+    value = asked.get(key)
     if value is None:
         return None
     if isinstance(value, str) and 0 < len(value.strip()) <= most and value.isprintable():
@@ -84,7 +84,7 @@ def _text(wish: dict[str, Any], key: str, most: int) -> str | None:
 
 
 def _seconds(value: object) -> int | None:
-    """`7200`, `"7200"`, `"90s"`, `"30m"`, `"2h"`, `"1d"` as whole seconds; None when not sane."""
+    """Whole seconds of `7200`, `"7200"`, `"90s"`, `"30m"`, `"2h"` or `"1d"`; None if malformed."""
     if value is None:
         return None
     if isinstance(value, str):

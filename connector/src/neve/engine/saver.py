@@ -10,7 +10,8 @@ from neve import log_events
 from neve.datapath.client import BlockRef, Client, Transfer
 from neve.engine.canary import Verdict
 from neve.engine.comparing import Comparer
-from neve.engine.staging import Kv, S, StagingPool, Ticket, payloads
+from neve.engine.contract import Kv, S, Ticket
+from neve.engine.staging import StagingPool, payloads
 from neve.engine.step import BlockSave
 from neve.errors import NeveError
 

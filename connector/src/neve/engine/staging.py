@@ -1,33 +1,19 @@
-"""Staging memory with a budget: blocks are reused, because getting (pinned) memory is slow."""
+"""Staging memory with a budget. Pieces are reused, because getting (pinned) memory is slow."""
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic
 
-
-class Staging(Protocol):
-    """Memory of what one rank holds of one chunk: its columns' payloads, one after the other."""
-
-    memory: memoryview
+from neve.engine.contract import S, Staging
 
 
 def payloads(pieces: Sequence[Staging], columns: int) -> list[memoryview]:
-    """Every piece's payloads, in the order of the columns."""
+    """The payloads of all pieces, one for each column, piece by piece."""
     found = []
     for piece in pieces:
         size = len(piece.memory) // columns
         found += [piece.memory[n * size : (n + 1) * size] for n in range(columns)]
     return found
-
-
-S = TypeVar("S", bound=Staging)
-
-
-class Ticket(Protocol):
-    """A copy between the engine's memory and staging that may still be under way."""
-
-    def done(self) -> bool: ...
-    def wait(self) -> None: ...
 
 
 class Done:
@@ -40,37 +26,6 @@ class Done:
         pass
 
 
-class Mark(Protocol):
-    """A moment in what the engine computes."""
-
-    def done(self) -> bool: ...
-    def since(self, earlier: Any) -> float:
-        """Seconds between two moments that are `done`."""
-        ...
-
-
-class Kv(Protocol[S]):
-    """The engine's KV memory: what `neve.engine.device.tensors.KvTensors` is to the transfers.
-
-    `defers`: copies may outlive the call, so sources and targets must be held until the ticket.
-    """
-
-    block_bytes: int
-    defers: bool
-
-    def allocate(self, engine_blocks: int, most: int = 1) -> Sequence[S]: ...
-    def move_out(self, blocks: Sequence[Sequence[int]], staging: Sequence[S]) -> Ticket: ...
-    def move_in(
-        self, blocks: Sequence[Sequence[int]], skip: int, staging: Sequence[S]
-    ) -> Ticket: ...
-    def fence(self) -> None: ...
-    def compare(self, computed: S, stored: S) -> object | None:
-        """In words, where the two differ by more than rounding; None: nowhere."""
-        ...
-
-    def mark(self) -> Mark: ...
-
-
 class StagingPool(Generic[S]):
     """At most `limit` pieces; `allocate(most)` makes one to `most`. May be used from any thread."""
 
@@ -81,10 +36,10 @@ class StagingPool(Generic[S]):
         self._lock = threading.Lock()
 
     def take(self, most: int) -> list[S]:
-        """At most so many pieces; fewer, or none, when the rest of the budget is in use.
+        """Up to `most` pieces; fewer, or none, when the rest of the budget is in use.
 
-        What was made or given back together is taken together, in the same order, so that pieces
-        which lie side by side stay neighbours.
+        Pieces that were made or given back together are taken together, in the same order, so that
+        neighbours in memory stay neighbours.
         """
         with self._lock:
             while len(self._free) < most and self._unmade:
@@ -95,7 +50,7 @@ class StagingPool(Generic[S]):
             return taken
 
     def fill(self) -> None:
-        """Makes all that is left of the budget; until it is there, `take` has none."""
+        """Makes the rest of the budget now; meanwhile `take` makes none."""
         with self._lock:
             unmade, self._unmade = self._unmade, 0
         while unmade > 0:

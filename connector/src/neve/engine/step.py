@@ -1,8 +1,57 @@
-"""What the scheduler side tells the worker side to move in one step. Pickled between processes."""
+"""What the two sides and the engine tell each other about requests and steps: plain data, pickled.
 
+The engine → scheduler side: `NewRequest`, `Scheduled`. Scheduler → workers, every step: `StepPlan`.
+Workers → scheduler: `RankInfo` once, `WorkerReport` after steps.
+"""
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+from neve.engine.canary import Verdict
+from neve.engine.chains import Media
+from neve.engine.params import RequestParams
 from neve.index.tier import Location
+
+
+@dataclass(frozen=True)
+class Lora:
+    """The LoRA adapter of a request, by the engine's id, its name and where its files are.
+
+    `is_readable`: its files can be read as a folder. `is_3d`: one of its layouts that changes what
+    the same files compute.
+    """
+
+    id: int
+    name: str
+    path: str
+    is_readable: bool = True
+    is_3d: bool = False
+
+
+@dataclass(frozen=True)
+class NewRequest:
+    """A request whose KV follows from token ids.
+
+    `tokens`: the engine's own sequence, prompt and then output, which grows; it is never copied.
+    `engine_hashes`: the engine's block hashes so far, for routers that listen to its KV events.
+    """
+
+    request_id: str
+    tokens: Sequence[int]
+    prompt_tokens: int
+    salt: bytes = b""
+    lora: Lora | None = None
+    media: tuple[Media, ...] = ()
+    params: RequestParams | None = None
+    engine_hashes: Callable[[], Sequence[bytes]] = tuple
+
+
+# Tokens of one request that a step computes: (request id, start, end, blocks, replaces, drafts).
+# `blocks`: for each KV cache group the engine blocks that the request got since its last step, or,
+# if `replaces` (its first step, or the first after a preemption), all of them. `drafts`: some
+# tokens are speculative and may be rejected. A plain tuple: a step may have a thousand.
+Scheduled = tuple[str, int, int, Sequence[Sequence[int]], bool, bool]
 
 
 @dataclass(frozen=True)
@@ -38,7 +87,7 @@ class LoadPlan:
 class BlockSave:
     """One block to copy out of `engine_blocks` in this step, after the forward.
 
-    `stored`: it was found in Neve; what is computed is compared with that, not stored.
+    `stored`: where Neve has this block; then it is compared with what was computed, not stored.
     """
 
     request_id: str
@@ -52,18 +101,66 @@ class BlockSave:
 
 @dataclass
 class StepPlan:
-    """One step. `idle`: no tokens are computed, so waiting for I/O hurts nobody.
+    """One step. `idle`: no tokens are computed, so waiting for I/O delays nobody.
 
-    `held`: ended requests whose engine blocks stay theirs until the workers have copied them.
-    `fences`: blocks change hands that may still be copied out of, so those copies are waited for.
-    `timed`: the step's number, when the workers are to measure and say how long it took.
-    `weigh`: grows by one after every reset; then workers say whether their weights are the same.
+    `delayed_frees`: ended requests whose engine blocks stay allocated until workers copied them.
+    `fences`: blocks that may still be copied out of change hands, so those copies are waited for.
+    `timed`: the step's number if workers measure how long it takes, else None.
+    `weights_check`: grows by one after every reset; then workers compare their weights with those
+    of the start.
     """
 
     loads: list[LoadPlan] = field(default_factory=list)
     saves: list[BlockSave] = field(default_factory=list)
-    held: list[str] = field(default_factory=list)
+    delayed_frees: list[str] = field(default_factory=list)
     idle: bool = False
     fences: bool = True
     timed: int | None = None
-    weigh: int = 0
+    weights_check: int = 0
+
+
+@dataclass(frozen=True)
+class RankInfo:
+    """One rank describes itself to the scheduler side.
+
+    `identity`: `SpaceIdentity.as_dict()` of its KV. `pid`: its process. `defers`: it copies behind
+    the step (`Kv.defers`). `turns`: ranks that hold the same KV and save it by turns.
+    """
+
+    identity: dict[str, Any]
+    pid: int
+    defers: bool
+    turns: int
+
+
+@dataclass
+class WorkerReport:
+    """News of one or more workers.
+
+    `unsaved`, `stored`: first ids of chunks that a rank did not store, or did. `timed`: number and
+    seconds of measured steps. `gauges`: by worker. `compared`: first ids of blocks that were both
+    computed and fetched, with the verdict. `weights`: by worker, the number of a weights check and
+    a digest, empty if the weights are those of the start.
+    """
+
+    unsaved: list[bytes] = field(default_factory=list)
+    stored: list[bytes] = field(default_factory=list)
+    timed: list[tuple[int, float]] = field(default_factory=list)
+    gauges: dict[str, dict[str, float]] = field(default_factory=dict)
+    compared: list[tuple[bytes, Verdict]] = field(default_factory=list)
+    weights: dict[str, tuple[int, bytes]] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        """Whether there is any news."""
+        return any(vars(self).values())
+
+    def merged(self, other: "WorkerReport") -> "WorkerReport":
+        """The news of both."""
+        return WorkerReport(
+            self.unsaved + other.unsaved,
+            self.stored + other.stored,
+            self.timed + other.timed,
+            self.gauges | other.gauges,
+            self.compared + other.compared,
+            self.weights | other.weights,
+        )

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from neve import log_events
 from neve.datapath.client import BlockRef, Client, Transfer
-from neve.engine.planner import MOST_TURNS, STEP_WAIT_S
+from neve.engine.lookups import MOST_TURNS, STEP_WAIT_S
 from neve.engine.saver import PUT_DEADLINE_S
 from neve.errors import MissReason, NeveError
 from neve.index.tier import Location

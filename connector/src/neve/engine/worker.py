@@ -1,5 +1,10 @@
-"""The worker side of one rank: its connection, its staging, its transfers."""
+"""The worker side of one rank: its connection, its staging, its transfers.
 
+Belongs to the worker's thread. `neve.engine.contract.Working` says what each call means and in
+which order an adapter makes them.
+"""
+
+import os
 import secrets
 import threading
 from collections import deque
@@ -9,25 +14,27 @@ from typing import Any, Generic
 
 from neve import log_events
 from neve.engine.canary import Verdict
-from neve.engine.link import BOOT_WAIT_S, Link
+from neve.engine.contract import Kv, Mark, S
+from neve.engine.link import BOOT_WAIT_S, Engine, Link
 from neve.engine.loader import BlockLoader
+from neve.engine.lookups import STEP_WAIT_S
 from neve.engine.options import Options
-from neve.engine.planner import STEP_WAIT_S
 from neve.engine.saver import BlockSaver
 from neve.engine.sharding import Share
-from neve.engine.staging import Kv, Mark, S, StagingPool
-from neve.engine.step import StepPlan
+from neve.engine.staging import StagingPool
+from neve.engine.step import RankInfo, StepPlan, WorkerReport
 from neve.engine.telemetry import Data, Telemetry
 from neve.errors import NeveError
 from neve.formats.space import SpaceIdentity
 
-_MOST_TIMED = 64  # steps whose end is awaited; a few, unless the device stands still
+_MOST_TIMED = 64  # measured steps that may be under way: far more than any healthy device has
 # Puts still under way at shutdown get this long.
 _DRAIN_S = 5.0
 
 
 class WorkerSide(Generic[S]):
-    """Belongs to the engine's thread. Without a connection every load fails at once."""
+    """One per rank: answers `neve.engine.contract.Working`. While Neve is not connected, every load
+    fails at once."""
 
     def __init__(
         self,
@@ -35,60 +42,54 @@ class WorkerSide(Generic[S]):
         identity: SpaceIdentity,
         options: Options,
         *,
-        engine: str,
+        engine: Engine,
         share: Share,
         step_tokens: int,
         weights: Callable[[], bytes] = bytes,
     ) -> None:
-        """`step_tokens`: the most that the engine computes in one step. `weights`: names the
+        """`step_tokens`: the most that the engine computes in one step. `weights`: a digest of the
         model's weights as they are now."""
-        self.identity = identity
+        self._identity = identity
         self._step_tokens = step_tokens
         self._kv = kv
-        self.defers = kv.defers
         self._options = options
-        self.share = share
+        self._share = share
         node = f"{options.node}/tp{share.seat}" if share.seat else options.node
         self._link = Link.acquire(options, identity, engine=engine, node=node, shards=share.shards)
         self._link.wait_first_attempt(BOOT_WAIT_S)
         self._weights = weights
         self._first_weights = self._read_weights()
-        self._weighed = 0
-        self._weights_news: tuple[int, bytes] | None = None
+        self._checks = 0  # weights checks that were made
+        self._checked: tuple[int, bytes] | None = None  # the last one's result, until reported
         self._saver: BlockSaver[S] | None = None
         self._loader: BlockLoader[S] | None = None
         self._failed_blocks: set[int] = set()
-        self._ended: set[str] = set()
+        self._ended: set[str] = set()  # loads that ended before they began
         self._unsaved: list[bytes] = []
         self._uncompared: list[bytes] = []
-        self._held: set[str] = set()
+        self._delayed_frees: set[str] = set()
         self._telemetry = Telemetry()
         self._name = secrets.token_hex(4)
         self._begun: Mark | None = None
         self._timed: deque[tuple[int, Mark, Mark]] = deque(maxlen=_MOST_TIMED)
 
+    def describe(self) -> RankInfo:
+        """For `SchedulerSide.connect`."""
+        return RankInfo(
+            self._identity.as_dict(), os.getpid(), self._kv.defers, turns=self._share.turns
+        )
+
+    # ---- one step
+
     def begin_step(self, plan: StepPlan) -> None:
-        """Right before the engine computes the step."""
+        if plan.fences:
+            self._kv.fence()
         self._begun = self._kv.mark() if plan.timed is not None else None
 
-    def end_step(self, plan: StepPlan) -> None:
-        """Right behind what the engine computes: on a device it need not have begun yet."""
-        if plan.timed is not None and self._begun is not None:
-            self._timed.append((plan.timed, self._begun, self._kv.mark()))
-
-    def take_timed(self) -> list[tuple[int, float]]:
-        """(number, seconds) of measured steps that are over since the last call."""
-        over = []
-        while self._timed and self._timed[0][2].done():
-            number, begun, ended = self._timed.popleft()
-            over.append((number, ended.since(begun)))
-        return over
-
     def start_loads(self, plan: StepPlan) -> None:
-        """Begins the step's loads; each is reported by `poll_loads` exactly once."""
         for load in plan.loads:
             try:
-                if not self._ready():
+                if not self._is_ready():
                     raise NeveError("this rank is not connected")
                 assert self._loader is not None
                 self._loader.start(load)
@@ -97,9 +98,30 @@ class WorkerSide(Generic[S]):
                 self._ended.add(load.request_id)
                 for block in load.blocks:
                     self._failed_blocks.update(block.written)
+        self._check_weights(plan)
+
+    def end_step(self, plan: StepPlan) -> None:
+        if plan.timed is not None and self._begun is not None:
+            self._timed.append((plan.timed, self._begun, self._kv.mark()))
+        saves = plan.saves[self._share.turn :: self._share.turns]
+        if not saves:
+            return
+        if not self._is_ready():
+            self._unsaved.extend(save.ids[0] for save in saves if not save.stored)
+            self._uncompared.extend(save.ids[0] for save in saves if save.stored)
+            return
+        assert self._saver is not None
+        self._saver.save(saves)
+
+    def take_copied(self, plan: StepPlan) -> set[str]:
+        self._delayed_frees.update(plan.delayed_frees)
+        saver = self._saver
+        copied = {each for each in self._delayed_frees if saver is None or not saver.copying(each)}
+        self._delayed_frees -= copied
+        return copied
 
     def poll_loads(self, plan: StepPlan) -> set[str]:
-        """Requests whose load ended. Waits up to a millisecond while nothing is computed."""
+        """See `Working`. Waits up to a millisecond if the step computes nothing."""
         ended, self._ended = self._ended, set()
         if self._loader is not None:
             wait_s = STEP_WAIT_S if plan.idle and not ended else 0.0
@@ -109,80 +131,40 @@ class WorkerSide(Generic[S]):
         return ended
 
     def take_failed_blocks(self) -> set[int]:
-        """Engine blocks that loads ended by the last `poll_loads` did not fill."""
         failed, self._failed_blocks = self._failed_blocks, set()
         return failed
 
-    def save(self, plan: StepPlan) -> None:
-        """Copies the step's finished blocks out of the engine; returns before they are stored."""
-        saves = plan.saves[self.share.turn :: self.share.turns]
-        if not saves:
-            return
-        if not self._ready():
-            self._unsaved.extend(save.ids[0] for save in saves if not save.stored)
-            self._uncompared.extend(save.ids[0] for save in saves if save.stored)
-            return
-        assert self._saver is not None
-        self._saver.save(saves)
+    def report(self) -> WorkerReport:
+        report = WorkerReport(unsaved=self._unsaved, timed=self._take_timed())
+        report.compared = [(block_id, Verdict.UNKNOWN) for block_id in self._uncompared]
+        self._unsaved, self._uncompared = [], []
+        if self._saver is not None:
+            report.unsaved += self._saver.take_unsaved()
+            report.stored = self._saver.take_stored()
+            report.compared += self._saver.take_compared()
+        if gauges := self._telemetry.take_gauges():
+            report.gauges = {self._name: gauges}
+        if self._checked is not None:
+            report.weights = {self._name: self._checked}
+            self._checked = None
+        return report
 
-    def take_copied(self, plan: StepPlan) -> set[str]:
-        """Ended requests that the scheduler holds and whose engine blocks nobody reads any more."""
-        self._held.update(plan.held)
-        saver = self._saver
-        copied = {held for held in self._held if saver is None or not saver.copying(held)}
-        self._held -= copied
-        return copied
+    def _take_timed(self) -> list[tuple[int, float]]:
+        """Number and seconds of measured steps that ended since the last call."""
+        over = []
+        while self._timed and self._timed[0][2].done():
+            number, begun, ended = self._timed.popleft()
+            over.append((number, ended.since(begun)))
+        return over
 
-    def fence(self) -> None:
-        """Waits for the copies out of engine blocks that are under way: some change hands."""
-        self._kv.fence()
-
-    def take_unsaved(self) -> list[bytes]:
-        """First-rank ids of blocks that were to be saved and are not."""
-        ids, self._unsaved = self._unsaved, []
-        return ids + self._saver.take_unsaved() if self._saver is not None else ids
-
-    def take_stored(self) -> list[bytes]:
-        """First ids of chunks of which this rank's part was stored since the last call."""
-        return self._saver.take_stored() if self._saver is not None else []
-
-    def weigh(self, plan: StepPlan) -> None:
-        """Compares the weights with those of the start, once after every reset."""
-        if plan.weigh <= self._weighed:
-            return
-        self._weighed = plan.weigh
-        now = self._read_weights()
-        self._weights_news = plan.weigh, b"" if now == self._first_weights else now
-
-    def _read_weights(self) -> bytes:
-        try:
-            return self._weights()
-        except Exception:  # then they are like nobody's: after a reset, KV is this engine's alone
-            log_events.WEIGHTS_UNREADABLE.log(exc_info=True)
-            return secrets.token_bytes(16)
-
-    def take_weights(self) -> dict[str, tuple[int, bytes]]:
-        """By this worker's name: the reset's number, and the weights' digest if they are others."""
-        news, self._weights_news = self._weights_news, None
-        return {self._name: news} if news is not None else {}
-
-    def take_compared(self) -> list[tuple[bytes, Verdict]]:
-        """Blocks that were computed and fetched: their first ids, and whether both are the same."""
-        unseen, self._uncompared = self._uncompared, []
-        found = [(block_id, Verdict.UNKNOWN) for block_id in unseen]
-        return found + self._saver.take_compared() if self._saver is not None else found
+    # ---- the rank
 
     def take_telemetry(self) -> Data | None:
-        """What is new since the last call, for vLLM's metrics; gauges go by `take_gauges`."""
+        """Figures since the last call, for the engine's metrics; gauges go with `report`."""
         self._telemetry.read(self._link.client)
         if self._saver is not None:
             self._telemetry.gauge("saves_in_flight", self._saver.in_flight)
         return self._telemetry.take(gauges=False)
-
-    def take_gauges(self) -> dict[str, dict[str, float]]:
-        """This rank's gauges that changed, by its name; the scheduler makes one of all ranks'."""
-        news = self._telemetry.take_gauges()
-        return {self._name: news} if news else {}
 
     def close(self) -> None:
         """Waits for the puts under way, up to a bound, and ends the connection."""
@@ -190,14 +172,29 @@ class WorkerSide(Generic[S]):
             log_events.SHUTDOWN_PUTS_LEFT.log()
         self._link.release()
 
-    def _ready(self) -> bool:
-        """Whether Neve is connected; makes the transfers when it first is."""
+    def _check_weights(self, plan: StepPlan) -> None:
+        """Once after every reset: compares the weights with those of the start."""
+        if plan.weights_check <= self._checks:
+            return
+        self._checks = plan.weights_check
+        now = self._read_weights()
+        self._checked = plan.weights_check, b"" if now == self._first_weights else now
+
+    def _read_weights(self) -> bytes:
+        try:
+            return self._weights()
+        except Exception:  # a digest that no engine shares: after a reset, KV is this engine's own
+            log_events.WEIGHTS_UNREADABLE.log(exc_info=True)
+            return secrets.token_bytes(16)
+
+    def _is_ready(self) -> bool:
+        """Whether Neve is connected; makes loader and saver when it is for the first time."""
         if self._loader is not None:
             return True
         client = self._link.client
         if client is None:
             return False
-        engine_blocks = client.session.chunk_tokens // self.identity.engine_block_tokens
+        engine_blocks = client.session.chunk_tokens // self._identity.engine_block_tokens
         chunk_bytes = engine_blocks * self._kv.block_bytes
 
         def pool(budget_bytes: int) -> StagingPool[Any]:
@@ -207,13 +204,13 @@ class WorkerSide(Generic[S]):
 
         loading = pool(self._options.load_budget_bytes)
         step_chunks = -(-self._step_tokens // client.session.chunk_tokens)
-        saving = pool(self._options.save_budget(step_chunks * chunk_bytes // self.share.turns))
+        saving = pool(self._options.save_budget(step_chunks * chunk_bytes // self._share.turns))
         if self._kv.defers:
             threading.Thread(
                 target=_fill, args=([loading, saving],), name="neve-pin", daemon=True
             ).start()
-        self._saver = BlockSaver(client, self._kv, saving, self.share.columns)
-        self._loader = BlockLoader(client, self._kv, loading, self.share.columns)
+        self._saver = BlockSaver(client, self._kv, saving, self._share.columns)
+        self._loader = BlockLoader(client, self._kv, loading, self._share.columns)
         return True
 
 

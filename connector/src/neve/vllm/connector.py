@@ -1,12 +1,11 @@
-"""`NeveConnector`: vLLM's hooks, each a few lines over the planner and the transfers.
+"""`NeveConnector`: vLLM's hooks, each a few lines over `neve.engine`.
 
-vLLM makes one object for the scheduler and one for every worker. They share nothing but the step's
-metadata; the worker's identity reaches the scheduler through the handshake metadata.
+vLLM makes one object for the scheduler and one for every worker. They exchange only metadata: the
+handshake's once, the step's in both directions.
 
-A boundary: whatever goes wrong in a hook is logged once and becomes a miss, never an engine error.
+A boundary: an exception in a hook is logged once and becomes a miss, never an engine error.
 """
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -26,21 +25,21 @@ from vllm.distributed.parallel_state import get_pp_group, get_tp_group
 
 import vllm
 from neve import log_events
-from neve.engine.canary import Verdict
 from neve.engine.device.tensors import KvTensors
-from neve.engine.guard import guarded, log_as_vllm, nothing
+from neve.engine.guard import guarded, log_as, nothing
+from neve.engine.link import Engine
 from neve.engine.options import Options
+from neve.engine.scheduler import SchedulerSide
 from neve.engine.sharding import RANK, shards_of, share_of
-from neve.engine.step import StepPlan
+from neve.engine.step import RankInfo, StepPlan, WorkerReport
 from neve.engine.worker import WorkerSide
 from neve.errors import Misuse
-from neve.formats.space import SpaceIdentity
 from neve.vllm.built import BuiltModel
 from neve.vllm.compat import holds_latent, names_media
 from neve.vllm.identity import identify, kernel_names, why_unsupported
 from neve.vllm.metrics import NevePromMetrics, NeveStats
 from neve.vllm.router_events import as_event
-from neve.vllm.scheduler import SchedulerSide
+from neve.vllm.scheduler import VllmScheduling
 
 if TYPE_CHECKING:
     from vllm.config import KVTransferConfig, VllmConfig
@@ -52,6 +51,8 @@ if TYPE_CHECKING:
     from vllm.v1.outputs import KVConnectorOutput
     from vllm.v1.request import Request
 
+_ENGINE = Engine("vllm", vllm.__version__)
+
 
 @dataclass
 class NeveMetadata(KVConnectorMetadata):  # type: ignore[misc]  # vllm is untyped here
@@ -62,47 +63,29 @@ class NeveMetadata(KVConnectorMetadata):  # type: ignore[misc]  # vllm is untype
 
 @dataclass
 class NeveWorkerMetadata(KVConnectorWorkerMetadata):  # type: ignore[misc]  # vllm is untyped here
-    """Workers → scheduler: first ids of chunks that some rank did not store, or did (only for
-    routers), (number, seconds) of the measured steps that are over, each rank's gauges, what came
-    of blocks that were compared (see `canary`), and of weights after a reset, by rank."""
+    """Workers → scheduler, after steps with news; vLLM merges the ranks'."""
 
-    unsaved: list[bytes]
-    timed: list[tuple[int, float]] = field(default_factory=list)
-    stored: list[bytes] = field(default_factory=list)
-    gauges: dict[str, dict[str, float]] = field(default_factory=dict)
-    compared: list[tuple[bytes, Verdict]] = field(default_factory=list)
-    weights: dict[str, tuple[int, bytes]] = field(default_factory=dict)
+    report: WorkerReport = field(default_factory=WorkerReport)
 
     def aggregate(self, other: KVConnectorWorkerMetadata) -> "NeveWorkerMetadata":
         assert isinstance(other, NeveWorkerMetadata)
-        return NeveWorkerMetadata(
-            self.unsaved + other.unsaved,
-            self.timed + other.timed,
-            self.stored + other.stored,
-            self.gauges | other.gauges,
-            self.compared + other.compared,
-            self.weights | other.weights,
-        )
+        return NeveWorkerMetadata(self.report.merged(other.report))
 
 
 @dataclass
 class NeveHandshake(KVConnectorHandshakeMetadata):  # type: ignore[misc]  # vllm is untyped here
-    """Worker → scheduler, once: whose KV this rank holds, in which process, whether it copies
-    behind the step, and how many ranks hold the same KV."""
+    """Worker → scheduler, once."""
 
-    identity: dict[str, Any]
-    pid: int
-    defers: bool
-    turns: int
+    rank: RankInfo
 
 
 class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untyped here
-    """See the module. Refuses to start on a wrong configuration, and only then."""
+    """Refuses to start on a wrong configuration, and only then."""
 
     def __new__(
         cls, vllm_config: "VllmConfig", role: KVConnectorRole, kv_cache_config: "KVCacheConfig"
     ) -> "NeveConnector":
-        # vLLM takes a connector that does not support several groups to have one: not none.
+        # A connector without `SupportsHMA` must have exactly one KV cache group: not none either.
         without = not kv_cache_config.kv_cache_groups and not issubclass(cls, SupportsHMA)
         made: NeveConnector = super().__new__(_WithoutKv if without else cls)
         return made
@@ -111,10 +94,10 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
         self, vllm_config: "VllmConfig", role: KVConnectorRole, kv_cache_config: "KVCacheConfig"
     ) -> None:
         super().__init__(vllm_config, role, kv_cache_config)
-        log_as_vllm()
+        log_as("vllm")
         transfer = self._kv_transfer_config
         _demand_recompute(transfer)
-        # Inside of a `MultiConnector` the engine goes by what stands at the top.
+        # Inside a `MultiConnector`, vLLM follows the policy of the outermost configuration.
         whole = get_current_vllm_config_or_none() if role is KVConnectorRole.WORKER else None
         if whole is not None and whole.kv_transfer_config is not None:
             _demand_recompute(whole.kv_transfer_config)
@@ -122,7 +105,7 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
             transfer.kv_connector_extra_config, engine_id=transfer.engine_id
         )
         self._options = options.of_replica(vllm_config.parallel_config.data_parallel_index)
-        self._scheduler: SchedulerSide | None = None
+        self._scheduler: VllmScheduling | None = None
         self._worker: WorkerSide[Any] | None = None
         self._unsupported = why_unsupported(vllm_config, kv_cache_config)
         if self._unsupported and role is KVConnectorRole.SCHEDULER:
@@ -136,21 +119,21 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
 
     @property
     def prefer_cross_layer_blocks(self) -> bool:
-        """Asked until 0.28. The tensor then comes without its heads' place: not for `canonical`."""
+        """Asked until 0.28. Such a tensor does not tell its head dimension: not for `canonical`."""
         return self._options.cross_layer_blocks and self._options.layout == RANK
 
     @classmethod
     def get_required_kvcache_layout(cls, vllm_config: "VllmConfig") -> str | None:
-        """From 0.29 on: one block, all layers. A wish: vLLM warns where a kernel can't."""
+        """From 0.29 on: one block, all layers. A preference: vLLM warns if a kernel can't."""
         if hasattr(KVConnectorBase_V1, "prefer_cross_layer_blocks"):
-            return None  # there it means the order of heads and tokens
+            return None  # until 0.28 this names the order of heads and tokens
         extra = vllm_config.kv_transfer_config.kv_connector_extra_config
         return "BLHNC" if extra.get("cross_layer_blocks") else None
 
     def register_cross_layers_kv_cache(
         self, kv_cache: torch.Tensor, attn_backend: "type[AttentionBackend]"
     ) -> None:
-        """In place of `register_kv_caches` where `prefer_cross_layer_blocks` was heard."""
+        """Called instead of `register_kv_caches` if vLLM followed `prefer_cross_layer_blocks`."""
         self._register({"all": kv_cache}, {"all": attn_backend.get_name()})
 
     def register_kv_caches(self, kv_caches: dict[str, torch.Tensor]) -> None:
@@ -196,7 +179,7 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
             tensors,
             identity,
             self._options,
-            engine=vllm.__version__,
+            engine=_ENGINE,
             share=share,
             step_tokens=self._vllm_config.scheduler_config.max_num_batched_tokens,
             weights=built.weights,
@@ -204,18 +187,12 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
 
     @guarded(nothing)
     def get_handshake_metadata(self) -> KVConnectorHandshakeMetadata | None:
-        if self._worker is None:
-            return None
-        worker = self._worker
-        return NeveHandshake(
-            worker.identity.as_dict(), os.getpid(), worker.defers, worker.share.turns
-        )
+        return NeveHandshake(self._worker.describe()) if self._worker is not None else None
 
     @guarded(nothing)
     def start_load_kv(self, forward_context: "ForwardContext", **kwargs: Any) -> None:
         if self._worker is not None:
             self._worker.start_loads(self._plan())
-            self._worker.weigh(self._plan())
 
     def wait_for_layer_load(self, layer_name: str) -> None:
         """All loads are asynchronous: a request runs only after its load ended."""
@@ -233,25 +210,21 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
     def wait_for_save(self) -> None:
         if self._worker is not None:
             self._worker.end_step(self._plan())
-            self._worker.save(self._plan())
 
     @guarded(lambda: (None, None))
     def get_finished(self, finished_req_ids: set[str]) -> tuple[set[str] | None, set[str] | None]:
         if self._worker is None:
-            # The scheduler plans no loads until this rank has introduced itself.
+            # The scheduler plans no loads until this rank has described itself.
             return None, None
         plan = self._plan()
         return self._worker.take_copied(plan) or None, self._worker.poll_loads(plan) or None
 
     @guarded(nothing)
     def handle_preemptions(self, kv_connector_metadata: KVConnectorMetadata) -> None:
-        """Called before every step, also when no block changes hands. (`start_load_kv` is called
-        behind what the step computes, from 0.29 on.)"""
-        if self._worker is None:
-            return
-        if kv_connector_metadata.plan.fences:
-            self._worker.fence()
-        self._worker.begin_step(kv_connector_metadata.plan)
+        """Called before every step, also when no block changes hands. (From 0.29 on
+        `start_load_kv` is called behind the step's computation.)"""
+        if self._worker is not None:
+            self._worker.begin_step(kv_connector_metadata.plan)
 
     def get_block_ids_with_load_errors(self) -> set[int]:
         return self._worker.take_failed_blocks() if self._worker is not None else set()
@@ -260,16 +233,10 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
     def build_connector_worker_meta(self) -> KVConnectorWorkerMetadata | None:
         if self._worker is None:
             return None
-        unsaved, stored = self._worker.take_unsaved(), self._worker.take_stored()
-        told = NeveWorkerMetadata(
-            unsaved,
-            timed=self._worker.take_timed(),
-            stored=stored if self._announces else [],
-            gauges=self._worker.take_gauges(),
-            compared=self._worker.take_compared(),
-            weights=self._worker.take_weights(),
-        )
-        return told if any(vars(told).values()) else None
+        report = self._worker.report()
+        if not self._announces:
+            report.stored.clear()
+        return NeveWorkerMetadata(report) if report else None
 
     @property
     def _announces(self) -> bool:
@@ -309,29 +276,24 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
         shakes = [shake for shake in ranks if isinstance(shake, NeveHandshake)]
         if len(shakes) != wanted:
             if self._unsupported:
-                return  # which was said
+                return  # logged at the start
             log_events.HANDSHAKE_INCOMPLETE.log(ranks=len(shakes), wanted=wanted)
             return
-        identities = [SpaceIdentity.from_dict(shake.identity) for shake in shakes]
-        self._scheduler = SchedulerSide(
-            list(dict.fromkeys(identities)),  # ranks of one space share one
+        side = SchedulerSide.connect(
+            [shake.rank for shake in shakes],
             self._options,
-            engine=vllm.__version__,
-            same_process=all(shake.pid == os.getpid() for shake in shakes),
+            engine=_ENGINE,
+            shards=self._shards,
             loads=self._kv_transfer_config.is_kv_consumer,
             saves=self._kv_transfer_config.is_kv_producer,
-            holds=any(shake.defers for shake in shakes),
-            names_media=names_media(self._vllm_config),
-            shards=self._shards,
-            announces_of=len(shakes) // shakes[0].turns if self._announces else 0,
-            ranks=len(shakes),
-            parts=len(shakes) // shakes[0].turns,
+            announces=self._announces,
         )
+        self._scheduler = VllmScheduling(side, names_media=names_media(self._vllm_config))
 
     @guarded(nothing)
     def on_new_request(self, request: "Request") -> None:
         if self._scheduler is not None:
-            self._scheduler.track(request)
+            self._scheduler.begin(request)
 
     @guarded(lambda: (0, False))
     def get_num_new_matched_tokens(
@@ -347,8 +309,9 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
         self, request: "Request", blocks: "KVCacheBlocks", num_external_tokens: int
     ) -> None:
         if self._scheduler is not None and num_external_tokens > 0:
-            (engine_blocks,) = blocks.get_block_ids()
-            self._scheduler.plan_load(request.request_id, num_external_tokens, engine_blocks)
+            self._scheduler.side.plan_load(
+                request.request_id, num_external_tokens, blocks.get_block_ids()
+            )
 
     @guarded(NeveMetadata)
     def build_connector_meta(self, scheduler_output: "SchedulerOutput") -> KVConnectorMetadata:
@@ -360,17 +323,13 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
     def update_connector_output(self, connector_output: "KVConnectorOutput") -> None:
         if self._scheduler is None:
             return
-        worker = connector_output.kv_connector_worker_meta
-        told = worker if isinstance(worker, NeveWorkerMetadata) else NeveWorkerMetadata([])
-        self._scheduler.note_results(
+        metadata = connector_output.kv_connector_worker_meta
+        report = metadata.report if isinstance(metadata, NeveWorkerMetadata) else WorkerReport()
+        self._scheduler.side.note_results(
+            report,
             failed_blocks=connector_output.invalid_block_ids or (),
             loaded=connector_output.finished_recving or (),
-            timed=told.timed,
         )
-        self._scheduler.note_saves(unsaved=told.unsaved, stored=told.stored)
-        self._scheduler.note_gauges(told.gauges)
-        self._scheduler.note_compared(told.compared)
-        self._scheduler.note_weights(told.weights)
 
     @guarded(lambda: (False, None))
     def request_finished(
@@ -378,26 +337,26 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
     ) -> tuple[bool, dict[str, Any] | None]:
         if self._scheduler is None:
             return False, None
-        return self._scheduler.end(request)
+        return self._scheduler.side.end(request.request_id)
 
     @guarded(lambda: False)
     def reset_cache(self) -> bool:
-        """The engine's weights or state changed: nothing known so far may be used again."""
+        """The engine's weights or state may have changed."""
         if self._scheduler is not None:
-            self._scheduler.reset()
+            self._scheduler.side.reset()
         return True
 
     @guarded(tuple)
     def take_events(self) -> Iterable[KVCacheEvent]:
-        """For routers. Neve's hot and cold tier are one medium: both can be loaded from here."""
-        news = self._scheduler.take_news() if self._scheduler is not None else ()
-        return [as_event(each, self._vllm_config.cache_config.block_size) for each in news]
+        """For routers. Hot and cold tier are one medium: this engine can load from both."""
+        events = self._scheduler.side.take_events() if self._scheduler is not None else ()
+        return [as_event(event, self._vllm_config.cache_config.block_size) for event in events]
 
     # ---- both
 
     @guarded(nothing)
     def get_kv_connector_stats(self) -> NeveStats | None:
-        side = self._worker or self._scheduler
+        side = self._worker or (self._scheduler.side if self._scheduler is not None else None)
         data = side.take_telemetry() if side is not None else None
         return NeveStats(data) if data is not None else None
 
@@ -421,7 +380,7 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
             self._worker.close()
             self._worker = None
         if self._scheduler is not None:
-            self._scheduler.close()
+            self._scheduler.side.close()
             self._scheduler = None
 
 

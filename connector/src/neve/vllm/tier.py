@@ -17,8 +17,8 @@ from vllm.v1.kv_offload.tiering.base import JobResult, SecondaryTierManager
 
 import vllm
 from neve import log_events
-from neve.engine.guard import guarded, log_as_vllm, nothing
-from neve.engine.link import BOOT_WAIT_S, Link
+from neve.engine.guard import guarded, log_as, nothing
+from neve.engine.link import BOOT_WAIT_S, Engine, Link
 from neve.engine.options import LEAST_SAVE_BUDGET_BYTES, Options
 from neve.engine.tier_store import TierStore
 from neve.vllm.compat import job_result, job_rows
@@ -47,27 +47,27 @@ class NeveTier(SecondaryTierManager):  # type: ignore[misc]  # vllm is untyped h
         if backpressure_detector is not None:  # which releases before 0.31 don't know
             more["backpressure_detector"] = backpressure_detector
         super().__init__(offloading_spec, primary_kv_view, tier_type, **more)
-        log_as_vllm()
+        log_as("vllm")
         config = offloading_spec.config
         assert primary_kv_view.strides is not None
         row_bytes = primary_kv_view.strides[0]
         self._tokens = chunk_tokens(config)
         given = Options.from_config(options).of_replica(config.parallel.data_parallel_index)
-        told = replace(
+        settings = replace(
             given,
             max_chunk_tokens=self._tokens,  # one row is one block
             save_budget_bytes=given.save_budget_bytes or LEAST_SAVE_BUDGET_BYTES,
         )
         engine, device = vllm.__version__, current_platform.get_device_name()
-        identity = identify_tier(config, row_bytes, told, engine=engine, device=device)
-        self._link = Link.acquire(told, identity, engine=engine)
+        identity = identify_tier(config, row_bytes, settings, engine=engine, device=device)
+        self._link = Link.acquire(settings, identity, engine=Engine("vllm", engine))
         self._link.wait_first_attempt(BOOT_WAIT_S)
         self._store = TierStore(
             lambda: self._link.client,
             primary_kv_view.cast("B"),
             row_bytes,
-            match_deadline_s=told.match_deadline_s,
-            load_deadline_s=told.load_deadline_s,
+            match_deadline_s=settings.match_deadline_s,
+            load_deadline_s=settings.load_deadline_s,
         )
 
     @guarded(RequestOffloadingContext)

@@ -17,9 +17,10 @@ from hashlib import blake2b
 
 import torch
 
+from neve.engine.contract import Mark, Ticket
 from neve.engine.device.devices import DeviceCopies, StreamMark
 from neve.engine.device.rounding import LayerFormat, first_difference, number_type
-from neve.engine.staging import Done, Mark, Ticket
+from neve.engine.staging import Done
 from neve.errors import Misuse
 
 # Of pinned memory that is got at once: PyTorch rounds up to a power of two.

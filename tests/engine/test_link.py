@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from neve.engine import link
-from neve.engine.link import Link
+from neve.engine.link import Engine, Link
 from neve.engine.options import Options
 from support.cache_endpoint import API_KEY, CacheEndpoint
 from support.chains import IDENTITY, provision
@@ -24,7 +24,7 @@ def soon(monkeypatch):
 
 def link_to(url: str, **more: object) -> Link:
     options = Options(endpoint=url, api_key=API_KEY, node="n", **more)
-    return Link.acquire(options, IDENTITY, engine="0")
+    return Link.acquire(options, IDENTITY, engine=Engine("test", "0"))
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from neve.engine.link import Link
+from neve.engine.link import Engine, Link
 from neve.engine.options import Options
 from neve.engine.sharding import share_of
 from neve.engine.step import StepPlan
@@ -19,6 +19,9 @@ class Device:
 
     def __init__(self):
         self.marks = []
+
+    def fence(self):
+        pass
 
     def mark(self):
         self.marks.append(Mark())
@@ -65,7 +68,13 @@ def worker(device, monkeypatch, weights):
     share = share_of("rank", tp_rank=0, tp_size=1, pp_rank=0, kv_heads=8, latent=False)
     options = Options(endpoint="http://e", api_key="k")
     return WorkerSide(
-        device, identity, options, engine="0", share=share, step_tokens=128, weights=weights.read
+        device,
+        identity,
+        options,
+        engine=Engine("test", "0"),
+        share=share,
+        step_tokens=128,
+        weights=weights.read,
     )
 
 
@@ -77,27 +86,27 @@ def launch(worker, timed):
 def test_steps_are_timed_by_the_device_and_told_of_when_they_are_over(worker, device):
     for step in (1, None, 3):
         launch(worker, step)
-    assert worker.take_timed() == []
+    assert worker.report().timed == []
     device.marks[0].at, device.marks[1].at, device.marks[2].at = 10.0, 10.5, 11.0
-    assert worker.take_timed() == [(1, 0.5)]
+    assert worker.report().timed == [(1, 0.5)]
     device.marks[3].at = 11.25
-    assert worker.take_timed() == [(3, 0.25)]
-    assert worker.take_timed() == []
+    assert worker.report().timed == [(3, 0.25)]
+    assert worker.report().timed == []
 
 
 def test_weights_are_compared_once_after_every_reset(worker, weights):
-    def told(weigh):
-        worker.weigh(StepPlan(weigh=weigh))
-        return list(worker.take_weights().values())
+    def reported(check):
+        worker.start_loads(StepPlan(weights_check=check))
+        return list(worker.report().weights.values())
 
-    assert told(0) == []
-    assert told(1) == [(1, b"")]
+    assert reported(0) == []
+    assert reported(1) == [(1, b"")]
     weights.now = b"updated"
-    assert told(1) == []
-    assert told(2) == [(2, b"updated")]
+    assert reported(1) == []
+    assert reported(2) == [(2, b"updated")]
     weights.now = b"as loaded"
-    assert told(3) == [(3, b"")]
+    assert reported(3) == [(3, b"")]
     weights.now = None  # what can't be read is like nobody's
-    (number, first), (_, second) = told(4) + told(5)
+    (number, first), (_, second) = reported(4) + reported(5)
     assert number == 4
     assert len({first, second, b""}) == 3

@@ -1,11 +1,11 @@
-"""LoraContents are named by what is in their files."""
+"""LoRA adapters are named by what is in their files."""
 
 import time
-from types import SimpleNamespace
 
 import pytest
 
 from neve.engine.lora import LoraContents
+from neve.engine.step import Lora
 
 
 @pytest.fixture
@@ -24,9 +24,9 @@ def write(folder, weights=b"weights", rank=8):
 
 
 def named(adapters, folder, number=1, **more):
-    lora = SimpleNamespace(lora_name="a", lora_path=str(folder), lora_int_id=number, **more)
+    lora = Lora(number, "a", str(folder), **more)
     deadline = time.monotonic() + 10
-    while (name := adapters.name(lora)) is True:
+    while (name := adapters.content(lora)) is None:
         assert time.monotonic() < deadline
     return name
 
@@ -37,7 +37,7 @@ def test_the_name_is_the_contents(adapters, tmp_path):
     others = [
         named(adapters, write(tmp_path / "weights", weights=b"wEights")),
         named(adapters, write(tmp_path / "rank", rank=4)),
-        named(adapters, tmp_path / "one", is_3d_lora_weight=True, number=2),
+        named(adapters, tmp_path / "one", is_3d=True, number=2),
     ]
     assert len({one, *others}) == 4
 
@@ -48,17 +48,17 @@ def test_one_whose_files_changed_since_it_was_read_has_no_name_until_it_has_anot
     folder = write(tmp_path / "a")
     first = named(adapters, folder)
     write(folder, weights=b"retrained")
-    assert named(adapters, folder) is False
+    assert named(adapters, folder) == b""
     write(folder)  # as it was: what the engine has is not known any more
-    assert named(adapters, folder) is False
+    assert named(adapters, folder) == b""
     assert named(adapters, folder, number=2) == first
 
 
-@pytest.mark.parametrize("more", [{}, {"tensorizer_config_dict": {"uri": "s3://b/a"}}])
+@pytest.mark.parametrize("more", [{}, {"is_readable": False}])
 def test_one_without_files_to_read_has_no_name_as_long_as_it_has_none(adapters, tmp_path, more):
     folder = tmp_path / "a"
     if more:
         write(folder)
-    assert named(adapters, folder, **more) is False
+    assert named(adapters, folder, **more) == b""
     write(folder)
-    assert (named(adapters, folder, **more) is False) == bool(more)
+    assert (named(adapters, folder, **more) == b"") == bool(more)

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from neve.engine.link import Link
+from neve.engine.link import Engine, Link
 from neve.engine.options import Options
 from neve.engine.sharding import share_of
 from neve.engine.step import BlockSave, StepPlan
@@ -38,12 +38,14 @@ def rank(pp_rank, tp_rank, *, latent, kv=None, step_tokens=128):
     options = Options(endpoint="http://e", api_key="k", node="n")
     share = share_of("rank", tp_rank=tp_rank, tp_size=2, pp_rank=pp_rank, kv_heads=8, latent=latent)
     kv = kv or SimpleNamespace(defers=False)
-    return WorkerSide(kv, identity, options, engine="0", share=share, step_tokens=step_tokens)
+    return WorkerSide(
+        kv, identity, options, engine=Engine("test", "0"), share=share, step_tokens=step_tokens
+    )
 
 
 def saved(worker):
-    worker.save(StepPlan(saves=SAVES))
-    return [block_id[0] for block_id in worker.take_unsaved()]
+    worker.end_step(StepPlan(saves=SAVES))
+    return [block_id[0] for block_id in worker.report().unsaved]
 
 
 def test_every_rank_saves_all_of_its_own_kv(nodes):
@@ -95,7 +97,7 @@ def test_an_ended_request_is_let_go_once_its_blocks_are_copied(nodes):
     worker = rank(0, 0, latent=False)
     copying = {"a"}
     worker._saver = SimpleNamespace(copying=lambda request_id: request_id in copying)
-    assert worker.take_copied(StepPlan(held=["a", "b"])) == {"b"}
+    assert worker.take_copied(StepPlan(delayed_frees=["a", "b"])) == {"b"}
     assert worker.take_copied(StepPlan()) == set()
     copying.clear()
     assert worker.take_copied(StepPlan()) == {"a"}
@@ -115,5 +117,5 @@ def test_a_rank_stages_two_steps_of_what_it_saves(monkeypatch, latent, chunks):
         defers=False, block_bytes=100_000_000, allocate=lambda *_: made.append(1) or [object()]
     )
     worker = rank(0, 0, latent=latent, kv=kv, step_tokens=10 * 64)
-    assert worker._ready()
+    assert worker._is_ready()
     assert len(worker._saver._pool.take(100)) == len(made) == chunks

@@ -1,7 +1,7 @@
 """How long a request waits for Neve at worst before it computes, as docs/nodes.md states it.
 
-Planner and loader run as in an engine that makes a step every few milliseconds, over a store in
-trouble and by a clock of the test's own: the time that passes is counted, not measured.
+Scheduler side and loader run as in an engine that makes a step every few milliseconds, over a store
+in trouble and by a clock of the test's own: the time that passes is counted, not measured.
 """
 
 import random
@@ -13,12 +13,10 @@ from types import SimpleNamespace
 import pytest
 
 from neve.datapath.client import Match
-from neve.engine.chains import Origin
 from neve.engine.handover import ASK_AGAIN_S, Prefilled
 from neve.engine.load_policy import LEAST_DEADLINE_S, TRIAL, LoadPolicy
 from neve.engine.loader import _GRACE_S, BlockLoader
 from neve.engine.params import RequestParams
-from neve.engine.planner import Planner
 from neve.engine.staging import Done, StagingPool
 from neve.engine.step import BlockLoad, LoadPlan
 from neve.engine.telemetry import Telemetry
@@ -27,9 +25,8 @@ from neve.formats.ids import BlockHasher
 from neve.index.tier import Location, Tier
 from neve.node.stats import Stats
 from neve.planner.measured import PrefillMeter
+from support.engine_side import CHUNK, TOKENS, begin, note, side_over
 
-CHUNK, ENGINE_BLOCK = 64, 32
-TOKENS = [7 * i % 251 for i in range(300)]
 STEP_S = 0.005
 MATCH_S, LOAD_S, HANDOVER_S = 0.2, 2.0, 1.0
 
@@ -48,7 +45,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     made = Clock()
-    for module in ("planner", "loader", "load_policy"):
+    for module in ("lookups", "loader", "load_policy"):
         monkeypatch.setattr(f"neve.engine.{module}.time", made)
     return made
 
@@ -88,6 +85,9 @@ class Store:
     def client(self):
         return self
 
+    def release(self):
+        pass
+
     def match(self, ids, *, deadline_s):
         self.matches += 1
         self.gate.wait(30)
@@ -109,16 +109,9 @@ def store(clock):
 
 @pytest.fixture
 def engine(clock, store):
-    """`waited_s(wish)`: how long the engine's first prompt token waits for Neve."""
-    telemetry = Telemetry()
-    judge = LoadPolicy(telemetry, load_deadline_s=LOAD_S)
-    planner = Planner(
-        [store],
-        engine_block_tokens=ENGINE_BLOCK,
-        match_deadline_s=MATCH_S,
-        judge=judge,
-        telemetry=telemetry,
-        handover_wait_s=HANDOVER_S,
+    """`waited_s(params)`: how long the engine's first prompt token waits for Neve."""
+    side = side_over(
+        [store], match_deadline_s=MATCH_S, load_deadline_s=LOAD_S, handover_wait_s=HANDOVER_S
     )
     kv = SimpleNamespace(move_in=lambda *_: Done())
     pool = StagingPool(lambda _: [SimpleNamespace(memory=memoryview(bytearray(64)))], 8)
@@ -126,43 +119,42 @@ def engine(clock, store):
 
     def until_begun():
         """A look-up's thread runs; no time passes by the test's clock until then."""
-        lookup, end = planner._requests["r"].lookup, time.monotonic() + 10
+        lookup, end = side._table.requests["r"].lookup, time.monotonic() + 10
         while lookup is not None and lookup.future is not None and lookup.begun_at is None:
             assert time.monotonic() < end, "its turn never came"
             time.sleep(0.0001)
 
-    def waited_s(wish=None, during=lambda: None):
-        begin = clock.now
-        planner.add("r", TOKENS, Origin(), wish)
-        while (tokens := planner.matched_tokens("r", 0)) != 0:
-            assert clock.now - begin < 60, "it waits for ever"
-            planner.end_step()
+    def waited_s(params=None, during=lambda: None):
+        started = clock.now
+        begin(side, params=params)
+        while (tokens := side.matched_tokens("r", 0)) != 0:
+            assert clock.now - started < 60, "it waits for ever"
+            side.lookups.end_step(idle=True)
             until_begun()
             clock.now += STEP_S
             during()
             if tokens is None:
                 continue
-            loader.start(planner.plan_load("r", tokens, list(range(10))))
+            loader.start(side.loads.plan("r", tokens, list(range(10))))
             while not (results := loader.poll()).request_ids:
-                assert clock.now - begin < 60, "it loads for ever"
+                assert clock.now - started < 60, "it loads for ever"
                 clock.now += STEP_S
-            planner.note_failures(results.failed_engine_blocks)
-            planner.note_loaded("r")
-        return clock.now - begin
+            note(side, failed=results.failed_engine_blocks, loaded=["r"])
+        return clock.now - started
 
     def measure(prefill_s):
         """Seconds for 1000 tokens."""
-        judge._steps = meter = PrefillMeter()
+        side._policy._steps = meter = PrefillMeter()
         for step in range(1, 6):
             meter.begin(step, [(0, 1000)])
             meter.end(step, prefill_s)
 
     def look_up():
-        return planner._requests["r"].lookup.future
+        return side._table.requests["r"].lookup.future
 
     yield SimpleNamespace(waited_s=waited_s, measure=measure, look_up=look_up)
     store.gate.set()
-    planner.close()
+    side.close()
 
 
 # A deadline is noticed in the step after it; loads begin in the step after they are planned.
@@ -232,32 +224,32 @@ def test_a_store_that_falls_silent_meanwhile_costs_two_look_ups_more(engine, sto
     assert store.loads == 0
 
 
-def ask(judge, clock, chunks, loading_s):
+def ask(policy, clock, chunks, loading_s):
     """A prompt of so many cold chunks, each loaded in so long: the seconds to its first token."""
     found = [(Location(Tier.COLD, 1 << 20, 7, 64),)] * chunks
     begin = clock.now
-    choice = judge.weigh(
+    choice = policy.choose(
         found, first_chunk=0, chunk_tokens=CHUNK, local_tokens=0, prompt_tokens=chunks * CHUNK
     )
-    judge.note_decision(choice)
+    policy.note_decision(choice)
     came = 0
     if choice.blocks:
         blocks = tuple(BlockLoad((b"",), at, (0, 1), 0) for at in found[: choice.blocks])
-        plan = LoadPlan("r", 0, blocks, judge.deadline_s(choice))
-        judge.begin_load(plan)
+        plan = LoadPlan("r", 0, blocks, policy.deadline_s(choice))
+        policy.begin_load(plan)
         came = min(choice.blocks, int(plan.deadline_s / loading_s))
         clock.now += min(plan.deadline_s, choice.blocks * loading_s)
-        judge.end_load("r", came)
+        policy.end_load("r", came)
     if came < chunks:
         took_s = (chunks - came) * COMPUTING_S
-        judge.begin_step(1, [(came * CHUNK, chunks * CHUNK)])
-        judge.end_step(1, took_s)
+        policy.begin_step(1, [(came * CHUNK, chunks * CHUNK)])
+        policy.end_step(1, took_s)
         clock.now += took_s
     return clock.now - begin
 
 
 @pytest.fixture
-def judge(clock):
+def policy(clock):
     made = LoadPolicy(Telemetry(), load_deadline_s=60.0)
     for step in range(1, 6):
         made.begin_step(step, [(0, 1000)])
@@ -268,22 +260,22 @@ def judge(clock):
 COMPUTING_S = 0.002
 
 
-def test_a_store_that_cannot_keep_up_is_left_alone_after_two_loads(judge, clock):
+def test_a_store_that_cannot_keep_up_is_left_alone_after_two_loads(policy, clock):
     """Whatever their lengths: what came until they ran out of time says how fast it is. It is half
     as fast as computing here."""
     lengths = (32, 64, 128, 256, 512, 64)
-    took_s = [ask(judge, clock, chunks, 2 * COMPUTING_S) for chunks in lengths]
+    took_s = [ask(policy, clock, chunks, 2 * COMPUTING_S) for chunks in lengths]
     loaded = [s > 1.001 * n * COMPUTING_S for n, s in zip(lengths, took_s, strict=True)]
     assert loaded == [True, True, False, False, False, False]
 
 
-def test_trying_a_store_that_stays_slow_costs_three_hundredths(judge, clock):
+def test_trying_a_store_that_stays_slow_costs_three_hundredths(policy, clock):
     for _ in range(2):
-        ask(judge, clock, 64, 50 * COMPUTING_S)
+        ask(policy, clock, 64, 50 * COMPUTING_S)
     rng, took_s, computing_s, trials = random.Random(5), 0.0, 0.0, 0
     for _ in range(2000):
         chunks = rng.choice((32, 64, 512, 1024))
-        one_s = ask(judge, clock, chunks, 3 * COMPUTING_S)
+        one_s = ask(policy, clock, chunks, 3 * COMPUTING_S)
         took_s, computing_s = took_s + one_s, computing_s + chunks * COMPUTING_S
         trials += one_s > 1.001 * chunks * COMPUTING_S
         clock.now += rng.choice((0.0, 60.0))  # its speed may have changed meanwhile
@@ -291,10 +283,10 @@ def test_trying_a_store_that_stays_slow_costs_three_hundredths(judge, clock):
     assert took_s < (1 + TRIAL) * computing_s + LEAST_DEADLINE_S
 
 
-def test_a_store_that_is_well_again_is_used_again(judge, clock):
+def test_a_store_that_is_well_again_is_used_again(policy, clock):
     for _ in range(8):
-        ask(judge, clock, 64, 50 * COMPUTING_S)
+        ask(policy, clock, 64, 50 * COMPUTING_S)
     for _ in range(60):
-        took_s = ask(judge, clock, 64, COMPUTING_S / 5)
+        took_s = ask(policy, clock, 64, COMPUTING_S / 5)
         clock.now += 20.0
     assert took_s == pytest.approx(64 * COMPUTING_S / 5)

@@ -5,9 +5,8 @@ import threading
 import pytest
 
 from neve.engine import contexts
-from neve.engine.contexts import ContextReports
+from neve.engine.contexts import ContextReports, FinishedRequest
 from neve.engine.params import RequestParams
-from neve.engine.planner import FinishedRequest
 from neve.errors import Refused, Unavailable
 from support.servers import wait_until
 
@@ -43,10 +42,8 @@ def reports(platform):
 
 
 def ended(name):
-    wish = RequestParams(name=name, pin_s=60, label="agent")
-    return FinishedRequest(
-        wish, hot_tokens=0, cold_tokens=0, ids=[(b"a",), (b"b",)], chunk_tokens=64
-    )
+    params = RequestParams(name=name, pin_s=60, label="agent")
+    return FinishedRequest(params, [(b"a",), (b"b",)], chunk_tokens=64)
 
 
 def names(platform):
@@ -63,7 +60,7 @@ def test_every_space_hears_of_its_own_columns(platform):
     other = Platform()
     reports = ContextReports([platform, other], shards=2)
     ids = [(b"a", b"b", b"c", b"d")]
-    reports.add(FinishedRequest(RequestParams(name="x"), 0, 0, ids, 64))
+    reports.add(FinishedRequest(RequestParams(name="x"), ids, 64))
     reports.close()
     assert [told[1] for told in platform.told + other.told] == [[b"a", b"b"], [b"c", b"d"]]
 

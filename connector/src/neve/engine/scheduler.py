@@ -1,0 +1,334 @@
+"""The scheduler side of an adapter: what is looked up, loaded and saved in each step.
+
+Belongs to the scheduler's thread. `neve.engine.contract.Scheduling` says what each call means and
+in which order an adapter makes them.
+"""
+
+import os
+import time
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, Self
+
+from neve import log_events
+from neve.engine.admission import Admission
+from neve.engine.canary import Canary, Verdict
+from neve.engine.contexts import ContextReports, FinishedRequest
+from neve.engine.events import ChunkRemoved, ChunkStored, RouterEvents
+from neve.engine.handover import Prefilled
+from neve.engine.link import BOOT_WAIT_S, Engine, Link
+from neve.engine.load_policy import LoadPolicy
+from neve.engine.loads import Loads
+from neve.engine.lookups import Lookups
+from neve.engine.lora import LoraContents
+from neve.engine.options import Options
+from neve.engine.params import response_params
+from neve.engine.resets import Resets
+from neve.engine.saves import Saves
+from neve.engine.step import (
+    BlockLoad,
+    LoadPlan,
+    NewRequest,
+    RankInfo,
+    Scheduled,
+    StepPlan,
+    WorkerReport,
+)  # fmt: skip
+from neve.engine.table import RequestTable
+from neve.engine.telemetry import Data, Telemetry
+from neve.formats.space import SpaceIdentity
+from neve.index.tier import Tier
+
+
+class SchedulerSide:
+    """One per engine: answers `neve.engine.contract.Scheduling`.
+
+    Its parts work over one table of requests: `lookups`, `loads`, `saves`.
+    """
+
+    def __init__(
+        self,
+        links: Sequence[Link],
+        options: Options,
+        *,
+        engine_block_tokens: int,
+        shards: int = 1,
+        ranks: int = 1,
+        parts: int = 1,
+        loads: bool = True,
+        saves: bool = True,
+        defers: bool = False,
+        announces: bool = False,
+        owns_links: bool = False,
+        loras: LoraContents | None = None,
+    ) -> None:
+        """See `connect`. `ranks`: workers; `parts`: those that store a part of each chunk.
+        `owns_links`: their clients are not a worker's, so this side counts their figures."""
+        self._options = options
+        self._links = links
+        self._owns_links = owns_links
+        self._defers = defers
+        self._telemetry = Telemetry()
+        self._resets = Resets(ranks)
+        self._loras = loras or LoraContents()
+        self._canary = Canary(options.canary, parts, self._telemetry)
+        self._policy = LoadPolicy(
+            self._telemetry,
+            load_deadline_s=options.load_deadline_s,
+            always=options.load == "always",
+        )
+        self._table = RequestTable(links, engine_block_tokens=engine_block_tokens, shards=shards)
+        self._admission = Admission(self._table, self._loras, self._resets)
+        self.lookups = Lookups(
+            self._table,
+            self._policy,
+            self._canary,
+            self._telemetry,
+            match_deadline_s=options.match_deadline_s,
+            handover_wait_s=options.handover_wait_s,
+            loads=loads,
+        )
+        self.loads = Loads(self._table, self._policy, self._telemetry)
+        self.saves = Saves(self._table, self._canary, saves=saves)
+        self._reports = ContextReports(links, shards)
+        self._event_parts = parts if announces else 0
+        self._events: RouterEvents | None = RouterEvents(parts) if announces else None
+        self._steps = 0
+        self._planned: list[LoadPlan] = []  # loads that go out with the next step
+        self._saving: set[str] = set()  # requests whose blocks workers may still copy
+        self._delayed_frees: list[str] = []
+
+    @classmethod
+    def connect(
+        cls,
+        ranks: Sequence[RankInfo],
+        options: Options,
+        *,
+        engine: Engine,
+        shards: int,
+        loads: bool = True,
+        saves: bool = True,
+        announces: bool = False,
+    ) -> Self:
+        """`ranks` in order: all TP ranks of a pipeline stage, then the next stage. `shards`: see
+        `neve.engine.sharding`. `loads`, `saves`: the engine's role. `announces`: routers listen to
+        its KV events. Waits for the first connection, up to `BOOT_WAIT_S`.
+        """
+        identities = [SpaceIdentity.from_dict(rank.identity) for rank in ranks]
+        same_process = all(rank.pid == os.getpid() for rank in ranks)
+        # A session has one owner: a scheduler in a process of its own opens others.
+        node = options.node if same_process else f"{options.node}/scheduler"
+        links = [
+            Link.acquire(options, identity, engine=engine, node=node, shards=shards)
+            for identity in dict.fromkeys(identities)  # ranks of one space share a link
+        ]
+        boot = time.monotonic()
+        for link in links:
+            link.wait_first_attempt(boot + BOOT_WAIT_S - time.monotonic())
+        return cls(
+            links,
+            options,
+            engine_block_tokens=identities[0].engine_block_tokens,
+            shards=shards,
+            ranks=len(ranks),
+            parts=len(ranks) // ranks[0].turns,
+            loads=loads,
+            saves=saves,
+            defers=any(rank.defers for rank in ranks),
+            announces=announces,
+            owns_links=not same_process,
+        )
+
+    # ---- a request's life
+
+    def knows(self, request_id: str) -> bool:
+        return self._admission.knows(request_id)
+
+    def begin(self, request: NewRequest) -> None:
+        self._admission.begin(request)
+
+    def matched_tokens(self, request_id: str, local_tokens: int) -> int | None:
+        if self._admission.is_pending(request_id):
+            self.lookups.pause()
+            return None
+        return self.lookups.matched_tokens(request_id, local_tokens)
+
+    def plan_load(
+        self, request_id: str, external_tokens: int, engine_blocks: Sequence[Sequence[int]]
+    ) -> None:
+        (blocks,) = engine_blocks
+        try:
+            load = self.loads.plan(request_id, external_tokens, blocks)
+        except Exception:
+            # From now on the engine waits for this load's end: send one that fails.
+            log_events.LOAD_UNPLANNED.log(exc_info=True)
+            count = -(-external_tokens // self._table.engine_block_tokens)
+            blank = BlockLoad((), (), tuple(blocks[-count:]), 0)
+            load = LoadPlan(request_id, 0, (blank,), self._options.load_deadline_s)
+        self._planned.append(load)
+
+    def end(self, request_id: str) -> tuple[bool, dict[str, Any] | None]:
+        # Always report delayed frees, even if `_finish` fails: engines abort when workers release
+        # blocks that the scheduler never marked as held.
+        delays_free = self._delays_free(request_id)
+        try:
+            return delays_free, self._finish(request_id)
+        except Exception:
+            log_events.REQUEST_UNFINISHED.log(exc_info=True)
+            return delays_free, None
+
+    def _delays_free(self, request_id: str) -> bool:
+        if request_id not in self._saving:
+            return False
+        self._saving.discard(request_id)
+        self._delayed_frees.append(request_id)
+        return True
+
+    def _finish(self, request_id: str) -> dict[str, Any] | None:
+        """Forgets the request; the response's parameters if it named any of Neve."""
+        self._admission.drop(request_id)
+        self._table.engine_blocks.pop(request_id, None)
+        self.saves.due_at.pop(request_id, None)
+        request = self._table.requests.pop(request_id, None)
+        if request is None:
+            return None
+        if request.to_compare:
+            self._canary.drop()
+        if request.lookup is not None and request.lookup.future is not None:
+            request.lookup.future.cancel()
+        params = request.params
+        if params is None:
+            return None
+        ids = self._table.stored_ids(request)
+        chunk_tokens = request.chain.chunk_tokens if request.chain is not None else 0
+        prefilled = None
+        if ids and params.name is not None:
+            self._reports.add(FinishedRequest(params, ids, chunk_tokens))
+        if ids and params.hands_over:
+            prefilled = Prefilled(len(ids) * chunk_tokens, ids[-1][0])
+        return response_params(
+            params,
+            hot_tokens=request.reused_tokens(Tier.HOT),
+            cold_tokens=request.reused_tokens(Tier.COLD),
+            prefilled=prefilled,
+        )
+
+    # ---- steps
+
+    def build_step(
+        self,
+        scheduled: Iterable[Scheduled],
+        *,
+        computes: bool,
+        preempted: Collection[str] = (),
+        encodes_media: bool = False,
+    ) -> StepPlan:
+        """See `Scheduling`. Loads go out even if planning the saves fails."""
+        step = StepPlan(
+            loads=self._planned,
+            delayed_frees=self._delayed_frees,
+            idle=not computes,
+            fences=bool(preempted),
+            weights_check=self._resets.number,
+        )
+        self._planned, self._delayed_frees = [], []
+        # Preempted requests no longer own their blocks. Drop our hold: if such a request is loaded
+        # again and aborted, the engine frees its blocks itself, and a second free would crash it.
+        self._saving.difference_update(preempted)
+        for request_id in preempted:  # found before it ran: out of date
+            if request_id in self._table.requests:
+                self._table.requests[request_id].lookup = None
+        try:
+            self._plan_saves(step, scheduled, encodes_media=encodes_media)
+        except Exception:
+            log_events.SAVE_UNPLANNED.log(exc_info=True)
+        lost = self._table.stored.take_lost()
+        if self._events is not None:
+            self._events.note_lost(lost)
+        self.lookups.end_step(idle=step.idle)
+        return step
+
+    def _plan_saves(
+        self, step: StepPlan, scheduled: Iterable[Scheduled], *, encodes_media: bool
+    ) -> None:
+        """Runs over every request of every step; most have nothing to save."""
+        self._steps += 1
+        due_at = self.saves.due_at
+        prefills: list[tuple[int, int]] = []
+        due: list[tuple[str, int]] = []
+        for request_id, start, end, blocks, replaces, drafts in scheduled:
+            if replaces or blocks:
+                self._table.put_blocks(request_id, blocks, replaces=replaces)
+            if end - start > 1 and not drafts:
+                prefills.append((start, end))
+            if end >= due_at.get(request_id, end):
+                due.append((request_id, end))
+        # Encoding media may take most of a step's time, so such steps don't show prefill speed.
+        timeable = prefills and not encodes_media
+        if timeable and self._policy.begin_step(self._steps, prefills):
+            step.timed = self._steps
+        for request_id, end in due:
+            saves = self.saves.plan(request_id, end, self._table.engine_blocks[request_id][0])
+            if saves and self._defers:
+                self._saving.add(request_id)
+            step.saves += saves
+            if self._events is not None:
+                for save in saves:
+                    if not save.stored:
+                        self._events.expect(self._table.requests[request_id], save)
+
+    def note_results(
+        self, report: WorkerReport, *, failed_blocks: Iterable[int], loaded: Iterable[str]
+    ) -> None:
+        for step, took_s in report.timed:
+            self._policy.end_step(step, took_s)
+        self.loads.note_failures(failed_blocks)
+        for request_id in loaded:
+            self.loads.note_ended(request_id)
+        self.saves.note_unsaved(report.unsaved)
+        if self._events is not None:
+            self._events.note_lost(report.unsaved)
+            self._events.note_stored(report.stored)
+        self._telemetry.note_others(report.gauges)
+        self._note_compared(report.compared)
+        if self._resets.note(report.weights) and not self._resets.epoch and self._event_parts:
+            self._events = RouterEvents(self._event_parts)
+
+    def _note_compared(self, verdicts: Iterable[tuple[bytes, Verdict]]) -> None:
+        """When a compared block differs, nothing is loaded or saved any more."""
+        self._canary.note(verdicts)
+        if self._canary.alone:
+            self._forget_stored()
+
+    # ---- the whole engine
+
+    def reset(self) -> None:
+        self._resets.begin()
+        self._forget_stored()
+        self._events = None
+
+    def _forget_stored(self) -> None:
+        """Live requests neither load nor save any more: their KV may be of other weights."""
+        self._table.stored.clear()
+        for request in self._table.requests.values():
+            request.may_load = request.may_save = False
+            if request.to_compare:
+                request.to_compare.clear()
+                self._canary.drop()
+
+    def take_telemetry(self) -> Data | None:
+        """Figures since the last call, for the engine's metrics."""
+        if self._owns_links:
+            self._telemetry.read(self._links[0].client)
+        return self._telemetry.take()
+
+    def take_events(self) -> list[ChunkStored | ChunkRemoved]:
+        """Events for routers since the last call, in order."""
+        return self._events.take() if self._events is not None else []
+
+    def close(self) -> None:
+        """Sends the contexts that still wait, then ends the connections."""
+        self._reports.close()
+        self.lookups.close()
+        self._loras.close()
+        for link in self._links:
+            link.release()

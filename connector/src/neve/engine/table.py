@@ -1,0 +1,181 @@
+"""The live requests of one engine, and which chunks are known to be stored.
+
+`lookups`, `loads` and `saves` each work on their part of a request here. Belongs to the scheduler's
+thread.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+from neve.datapath.client import Client, Match
+from neve.engine.chains import Chain, Origin
+from neve.engine.handover import HandoverWait
+from neve.engine.link import Link
+from neve.engine.params import RequestParams
+from neve.engine.step import LoadPlan, NewRequest
+from neve.formats.ids import BlockHasher
+from neve.index.tier import Location, Tier
+from neve.planner.choice import Choice
+
+# Ids remembered as stored (or on their way), so that they are not saved twice: 16 MB at most.
+_MOST_STORED_IDS = 1 << 17
+
+
+@dataclass
+class Lookup:
+    """One question to Neve: which of the chunks from `start` on are stored?
+
+    `future`: the matches, one a space, and when they arrived. `begun_at`: when the question was
+    sent; None while it waits for a thread. `failed`: the answer says nothing about what is stored.
+    `choice`: how much of `found` is loaded, decided for a local hit of `chosen_for` tokens.
+    `has_foreign`: `found` holds blocks of other engines; None until that was checked.
+    """
+
+    start: int
+    asked_at: float
+    future: Future[tuple[list[Match], float]] | None = None
+    begun_at: float | None = None
+    failed: bool = False
+    found: list[tuple[Location, ...]] = field(default_factory=list)
+    choice: Choice | None = None
+    chosen_for: int = 0
+    has_foreign: bool | None = None
+
+
+@dataclass
+class Request:
+    """One live request.
+
+    `engine`: as the adapter described it. `handover`: its wait for blocks that a prefill node
+    named. `loading`, `failed_chunk`: its load under way, and the first chunk that a rank could not
+    fill. `next_save`: the first chunk that is not yet saved or found. `reused`: chunk → tier and
+    prompt tokens loaded from it; a chunk loaded again after a preemption counts once.
+
+    The canary (see `neve.engine.canary`): `to_compare` are found chunks that are computed as well
+    and compared; then the request `computes_all`. Until the first verdict, chunks behind
+    `unproven` ones are not saved.
+    """
+
+    engine: NewRequest
+    origin: Origin
+    handover: HandoverWait | None = None
+    chain: Chain | None = None
+    lookup: Lookup | None = None
+    local_tokens: int = 0
+    loading: LoadPlan | None = None
+    failed_chunk: int | None = None
+    may_load: bool = True
+    may_save: bool = True
+    is_tail_counted: bool = False
+    next_save: int = 0
+    reused: dict[int, tuple[Tier, int]] = field(default_factory=dict)
+    to_compare: dict[int, tuple[Location, ...]] = field(default_factory=dict)
+    computes_all: bool = False
+    unproven: bool = False
+
+    @property
+    def tokens(self) -> Sequence[int]:
+        """The engine's own sequence: prompt and output so far."""
+        return self.engine.tokens
+
+    @property
+    def params(self) -> RequestParams | None:
+        return self.engine.params
+
+    def reused_tokens(self, tier: Tier) -> int:
+        """Prompt tokens that were loaded from `tier`."""
+        return sum(tokens for place, tokens in self.reused.values() if place is tier)
+
+
+class StoredChunks:
+    """First ids of chunks that this engine knows to be stored; the oldest are forgotten."""
+
+    def __init__(self) -> None:
+        self._own: OrderedDict[bytes, bool] = OrderedDict()  # id → whether this engine stored it
+        self._lost: list[bytes] = []
+
+    def __contains__(self, block_id: bytes) -> bool:
+        return block_id in self._own
+
+    def is_own(self, block_id: bytes) -> bool:
+        """Whether this engine stored the chunk itself."""
+        return self._own.get(block_id, False)
+
+    def add(self, block_id: bytes, *, own: bool = False) -> None:
+        self._own[block_id] = own or self.is_own(block_id)
+        self._own.move_to_end(block_id)
+        if len(self._own) > _MOST_STORED_IDS:
+            self._own.popitem(last=False)
+
+    def lose(self, block_id: bytes) -> None:
+        """The chunk turned out to be gone."""
+        if self._own.pop(block_id, None) is not None:
+            self._lost.append(block_id)
+
+    def discard(self, block_ids: Iterable[bytes]) -> None:
+        """These were never stored: a later request may save them."""
+        for block_id in block_ids:
+            self._own.pop(block_id, None)
+
+    def take_lost(self) -> list[bytes]:
+        """Chunks that were stored and turned out to be gone since the last call."""
+        lost, self._lost = self._lost, []
+        return lost
+
+    def clear(self) -> None:
+        self._own.clear()
+
+
+class RequestTable:
+    """`links`: one a space, in rank order; each space has `shards` columns.
+
+    `engine_blocks`: for each request, also those that Neve leaves alone, one list of engine blocks
+    for each KV cache group.
+    """
+
+    def __init__(self, links: Sequence[Link], *, engine_block_tokens: int, shards: int = 1) -> None:
+        self.links = links
+        self.engine_block_tokens = engine_block_tokens
+        self.shards = shards
+        self.requests: dict[str, Request] = {}
+        self.stored = StoredChunks()
+        self.engine_blocks: dict[str, list[list[int]]] = {}
+        self._hashers: tuple[BlockHasher, ...] = ()
+
+    def clients(self) -> list[Client] | None:
+        """One a space; None unless all are connected. May be called from any thread."""
+        clients = [link.client for link in self.links]
+        present = [client for client in clients if client is not None]
+        return present if present and len(present) == len(clients) else None
+
+    def chain_of(self, request: Request) -> Chain | None:
+        """The request's chain; None until every space is connected for the first time."""
+        if request.chain is None:
+            if not self._hashers:
+                clients = self.clients()
+                if clients is None:
+                    return None
+                self._hashers = tuple(client.hasher for client in clients)
+            request.chain = Chain(request.tokens, self._hashers, request.origin, shards=self.shards)
+        return request.chain
+
+    def stored_ids(self, request: Request) -> list[tuple[bytes, ...]]:
+        """The request's chain up to its first chunk that is not known to be stored."""
+        ids: list[tuple[bytes, ...]] = []
+        for every in request.chain.ids if request.chain is not None else ():
+            if every[0] not in self.stored:
+                break
+            ids.append(every)
+        return ids
+
+    def put_blocks(
+        self, request_id: str, blocks: Sequence[Sequence[int]], *, replaces: bool
+    ) -> None:
+        """The request got these engine blocks, besides or instead of those that it had."""
+        if replaces or request_id not in self.engine_blocks:
+            self.engine_blocks[request_id] = [list(group) for group in blocks]
+            return
+        for own, more in zip(self.engine_blocks[request_id], blocks, strict=True):
+            own += more

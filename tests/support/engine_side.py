@@ -1,0 +1,76 @@
+"""A scheduler side over stand-ins for links, and what an engine would learn from it."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from neve.engine.options import Options
+from neve.engine.params import RequestParams
+from neve.engine.scheduler import SchedulerSide
+from neve.engine.step import NewRequest, WorkerReport
+
+CHUNK, ENGINE_BLOCK = 64, 32
+TOKENS = [7 * i % 251 for i in range(300)]
+
+
+def side_over(
+    links: Sequence[Any],
+    *,
+    shards: int = 1,
+    parts: int = 1,
+    loads: bool = True,
+    saves: bool = True,
+    **options: Any,
+) -> SchedulerSide:
+    """`links`: each a link and its client in one."""
+    given = {"endpoint": "http://e", "api_key": "k", "match_deadline_s": 0.2, "canary": 0}
+    return SchedulerSide(
+        links,
+        Options(**given | options),
+        engine_block_tokens=ENGINE_BLOCK,
+        shards=shards,
+        parts=parts,
+        loads=loads,
+        saves=saves,
+    )
+
+
+def begin(
+    side: SchedulerSide,
+    request_id: str = "r",
+    tokens: Sequence[int] = TOKENS,
+    params: RequestParams | None = None,
+    prompt_tokens: int | None = None,
+) -> None:
+    count = len(tokens) if prompt_tokens is None else prompt_tokens
+    side.begin(NewRequest(request_id, tokens, count, params=params))
+
+
+def answer(side: SchedulerSide, request_id: str = "r", local_tokens: int = 0) -> int:
+    """What the engine learns in the end, asking in every step."""
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        tokens = side.matched_tokens(request_id, local_tokens)
+        side.lookups.end_step(idle=True)
+        if tokens is not None:
+            return tokens
+    raise AssertionError("no answer")
+
+
+def end(side: SchedulerSide, request_id: str = "r") -> dict[str, Any]:
+    """Neve's part of the response's parameters."""
+    _, params = side.end(request_id)
+    assert params is not None
+    return params["neve"]
+
+
+def note(
+    side: SchedulerSide, *, failed: Sequence[int] = (), loaded: Any = (), **report: Any
+) -> None:
+    """What workers report after a step."""
+    side.note_results(WorkerReport(**report), failed_blocks=failed, loaded=loaded)
+
+
+def counted(side: SchedulerSide, name: str) -> dict[str, int]:
+    """One counter of the engine's metrics since the last call, by label."""
+    return side.take_telemetry()["counters"].get(name, {})
