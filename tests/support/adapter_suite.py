@@ -1,0 +1,197 @@
+"""The conformance suite of engine adapters: subclass `AdapterSuite` with a fixture `lab`.
+
+Each test says what the engine's users see: the tokens are those of the engine alone, and what was
+stored is reused. `Lab` is all that the suite needs of an engine and its store.
+"""
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+CHUNK = 64  # tokens of a block here
+
+
+@dataclass(frozen=True)
+class Prompt:
+    tokens: Sequence[int]
+    max_tokens: int = 4
+    salt: str = ""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """`reused`: prompt tokens that were loaded from Neve."""
+
+    tokens: Sequence[int]
+    reused: int
+
+
+class Serving(Protocol):
+    """A running engine."""
+
+    def answer(self, *prompts: Prompt) -> list[Answer]:
+        """Serves the prompts at once, to their end and until all of it is stored."""
+        ...
+
+    def abort(self, prompt: Prompt) -> None:
+        """Begins the prompt and drops it while its load is under way."""
+        ...
+
+    def violations(self) -> list[str]:
+        """What `ContractWatch` saw, and what is left unfinished."""
+        ...
+
+
+class Lab(Protocol):
+    """Makes engines of one kind over one store, which is empty at a test's start."""
+
+    def serve(
+        self, *, neve: bool = True, crowded: bool = False, defers: bool = False
+    ) -> AbstractContextManager[Serving]:
+        """A fresh engine. `crowded`: so little KV memory that requests of one test are preempted.
+        `defers`: copies out of KV memory are late."""
+        ...
+
+    def lose_blocks(self) -> None:
+        """Every second stored block is gone, and the index does not know it."""
+        ...
+
+    def spoil_blocks(self) -> None:
+        """One byte of every second stored block is another."""
+        ...
+
+    def stall(self) -> AbstractContextManager[None]:
+        """Meanwhile the store does not answer."""
+        ...
+
+
+def prompt(length: int, seed: int = 1, **more: Any) -> Prompt:
+    return Prompt([random.Random(seed).randrange(250) for _ in range(length)], **more)
+
+
+class AdapterSuite:
+    """Each test fails an adapter that breaks one promise of docs/engine-adapters.md."""
+
+    @staticmethod
+    def alone(lab: Lab, *prompts: Prompt) -> list[Sequence[int]]:
+        """What the engine says without Neve."""
+        with lab.serve(neve=False) as engine:
+            return [answer.tokens for answer in engine.answer(*prompts)]
+
+    @staticmethod
+    @contextmanager
+    def serving(lab: Lab, **situation: bool) -> Iterator[Serving]:
+        """An engine that keeps the contract while it serves."""
+        with lab.serve(**situation) as engine:
+            yield engine
+            violations = engine.violations()
+            assert not violations, "\n".join(violations)
+
+    def store(self, lab: Lab, *prompts: Prompt, **situation: bool) -> list[Sequence[int]]:
+        """What an engine says that computes and stores the prompts."""
+        with self.serving(lab, **situation) as engine:
+            answers = engine.answer(*prompts)
+        assert {answer.reused for answer in answers} == {0}
+        return [answer.tokens for answer in answers]
+
+    def load(self, lab: Lab, *prompts: Prompt, **situation: bool) -> tuple[list[Any], list[int]]:
+        """What a fresh engine says, and how many tokens of each prompt it reused."""
+        with self.serving(lab, **situation) as engine:
+            answers = engine.answer(*prompts)
+        return [answer.tokens for answer in answers], [answer.reused for answer in answers]
+
+    def test_a_fresh_engine_reuses_what_another_stored(self, lab: Lab) -> None:
+        asked = prompt(3 * CHUNK + 20), prompt(2 * CHUNK + 1, 2), prompt(CHUNK - 1, 3)
+        expected = self.alone(lab, *asked)
+        assert self.store(lab, *asked) == expected
+        assert self.load(lab, *asked) == (expected, [3 * CHUNK, 2 * CHUNK, 0])
+
+    def test_a_prompt_of_whole_chunks_still_gets_its_first_token(self, lab: Lab) -> None:
+        asked = prompt(2 * CHUNK)
+        expected = self.alone(lab, asked)
+        self.store(lab, asked)
+        tokens, (reused,) = self.load(lab, asked)
+        assert tokens == expected
+        assert CHUNK < reused <= 2 * CHUNK
+
+    def test_the_answer_is_stored_with_its_prompt(self, lab: Lab) -> None:
+        first = prompt(CHUNK + 10, max_tokens=CHUNK)
+        (answer,) = self.store(lab, first)
+        next_turn = Prompt([*first.tokens, *answer, *range(30)])
+        expected = self.alone(lab, next_turn)
+        assert self.load(lab, next_turn) == (expected, [2 * CHUNK])
+
+    def test_what_the_engine_has_itself_is_kept(self, lab: Lab) -> None:
+        """Its own prefix ends inside of a chunk: the rest of the chunk is loaded."""
+        long = prompt(3 * CHUNK + 5)
+        short = Prompt(long.tokens[: CHUNK + CHUNK // 2 + 1], max_tokens=1)
+        expected = self.alone(lab, long)
+        self.store(lab, long)
+        with self.serving(lab) as engine:
+            engine.answer(short)
+            (answer,) = engine.answer(long)
+        assert answer.tokens == expected[0]
+        assert 0 < answer.reused <= 2 * CHUNK
+
+    def test_kv_of_another_salt_is_not_found(self, lab: Lab) -> None:
+        plain, salted = prompt(2 * CHUNK + 5), prompt(2 * CHUNK + 5, salt="s")
+        expected = self.alone(lab, salted)
+        self.store(lab, plain)
+        assert self.load(lab, salted) == (expected, [0])
+        assert self.load(lab, salted)[1] == [2 * CHUNK]
+
+    def test_lost_blocks_are_computed(self, lab: Lab) -> None:
+        asked = prompt(4 * CHUNK + 5), prompt(4 * CHUNK + 9, 2)
+        expected = self.alone(lab, *asked)
+        self.store(lab, *asked)
+        lab.lose_blocks()
+        tokens, reused = self.load(lab, *asked)
+        assert tokens == expected
+        assert sum(reused) < 8 * CHUNK
+
+    def test_spoilt_blocks_are_computed(self, lab: Lab) -> None:
+        asked = prompt(4 * CHUNK + 5), prompt(4 * CHUNK + 9, 2)
+        expected = self.alone(lab, *asked)
+        self.store(lab, *asked)
+        lab.spoil_blocks()
+        tokens, reused = self.load(lab, *asked)
+        assert tokens == expected
+        assert sum(reused) < 8 * CHUNK
+
+    def test_a_store_that_stalls_stops_no_request(self, lab: Lab) -> None:
+        asked = prompt(2 * CHUNK + 5), prompt(CHUNK + 9, 2)
+        expected = self.alone(lab, *asked)
+        with self.serving(lab) as engine, lab.stall():
+            assert [answer.tokens for answer in engine.answer(*asked)] == expected
+
+    def test_preempted_requests_say_the_same_and_store_nothing_wrong(self, lab: Lab) -> None:
+        asked = [prompt(2 * CHUNK + 9 * n, n, max_tokens=CHUNK) for n in range(1, 6)]
+        expected = self.alone(lab, *asked)
+        assert self.store_crowded(lab, asked) == expected
+        tokens, reused = self.load(lab, *asked)
+        assert tokens == expected
+        assert sum(reused) > 0
+        assert self.load(lab, *asked, crowded=True)[0] == expected
+
+    def store_crowded(self, lab: Lab, asked: Sequence[Prompt]) -> list[Sequence[int]]:
+        """A preempted request may find what it stored itself."""
+        with self.serving(lab, crowded=True, defers=True) as engine:
+            return [answer.tokens for answer in engine.answer(*asked)]
+
+    def test_blocks_are_reused_only_after_they_were_copied_out(self, lab: Lab) -> None:
+        asked = [prompt(2 * CHUNK + 5, n) for n in range(1, 13)]
+        expected = self.alone(lab, *asked)
+        with self.serving(lab, crowded=True, defers=True) as engine:
+            assert [answer.tokens for answer in engine.answer(*asked)] == expected
+        assert self.load(lab, *asked)[0] == expected
+
+    def test_an_aborted_load_leaves_nothing_behind(self, lab: Lab) -> None:
+        asked, other = prompt(4 * CHUNK + 5), prompt(3 * CHUNK, 2)
+        expected = self.alone(lab, asked, other)
+        self.store(lab, asked)
+        with self.serving(lab, defers=True) as engine:
+            engine.abort(asked)
+            answers = engine.answer(other, asked)
+        assert [answer.tokens for answer in answers] == expected[::-1]
