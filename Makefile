@@ -103,6 +103,7 @@ lint-python: $(DEV)
 
 lint-types: $(DEV)
 	$(BIN)/mypy
+	$(BIN)/mypy --config-file tests/mypy.ini
 
 lint-imports: $(DEV)
 	PYTHONPATH=.:platform $(BIN)/lint-imports

@@ -135,7 +135,7 @@ def bytes_of_kinds() -> dict[str, float]:
 
 def run_task(name: str, runs: int) -> Cost:
     """The median of some runs, after one to warm up. Nothing rests: each run does what it may."""
-    module, _, function = SCHEDULE[name]["task"].rpartition(".")
+    module, _, function = str(SCHEDULE[name]["task"]).rpartition(".")
     task = getattr(import_module(f"{module}.tasks"), function)
     costs = [_run_once(task) for _ in range(runs + 1)][1:]
     return Cost(*(statistics.median(getattr(c, f.name) for c in costs) for f in fields(Cost)))

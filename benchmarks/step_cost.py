@@ -79,7 +79,7 @@ def measure(model: str, options: dict | None) -> dict[str, dict[str, float]]:
     """In a process with vLLM: medians in µs by the number of running requests."""
     from vllm.distributed.kv_transfer import get_kv_transfer_group, has_kv_transfer_group
 
-    from vllm import LLM, SamplingParams
+    from vllm import LLM, SamplingParams  # type: ignore[attr-defined]  # it is not tests/vllm
 
     transfer = options and {
         "kv_connector": "NeveConnector",

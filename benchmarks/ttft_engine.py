@@ -72,7 +72,7 @@ class Passes:
 
 class Engine:
     def __init__(self, plan: dict[str, Any]) -> None:
-        from vllm import LLM, SamplingParams
+        from vllm import LLM, SamplingParams  # type: ignore[attr-defined]  # it is not tests/vllm
 
         self.mode = plan["mode"]
         self._spent: dict[str, float] = {}

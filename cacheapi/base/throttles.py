@@ -27,6 +27,8 @@ class SharedThrottle(SimpleRateThrottle):
 
     # One for all threads: `caches` would connect anew for each request, which has its own thread.
     cache = caches.create_connection("default")
+    duration: int  # seconds; the base sets both where there is a rate
+    num_requests: int
     ask_again_at: ClassVar[float | None] = None  # time.monotonic(); None: the bus answers
 
     def allow_request(self, request: Request, view: Any) -> bool:

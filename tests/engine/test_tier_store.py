@@ -88,7 +88,7 @@ def neve():
 def store(neve):
     memory = bytearray(b"".join(bytes([n]) * ROW for n in range(8)))
     made = TierStore(lambda: neve, memoryview(memory), ROW, match_deadline_s=5, load_deadline_s=5)
-    made.memory = memory
+    made.memory = memory  # type: ignore[attr-defined]  # for the tests
     yield made
     neve.answer()
     made.close()

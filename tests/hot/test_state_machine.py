@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -241,7 +242,7 @@ class Model:
 
 
 class HotTierMachine(RuleBasedStateMachine):
-    client = None  # set by the test, one server for all examples
+    client: Any = None  # set by the test, one server for all examples
 
     def __init__(self) -> None:
         super().__init__()

@@ -6,6 +6,7 @@ docs/formats/hot-tier.md.
 
 import struct
 from dataclasses import dataclass, field
+from typing import Any
 
 from django.conf import settings
 from valkey import Valkey
@@ -40,12 +41,14 @@ def index_of(client: Valkey, tenant_id: int) -> dict[bytes, Entry]:
     for id_, raw in client.hgetall(keys.bookkeeping[0]).items():
         state, _, _, space, size, _, _, pinned_s, segment, _ = _ENTRY.unpack_from(raw)
         if not state & _GONE:
-            flags = (bool(flag) for flag in (state & _HOT, state & _COLD, state & _DIRTY, pinned_s))
-            entries[id_] = Entry(*flags, space, size, segment, bool(state & _UNSTORED))
+            entries[id_] = Entry(
+                *(bool(state & _HOT), bool(state & _COLD), bool(state & _DIRTY), bool(pinned_s)),
+                *(space, size, segment, bool(state & _UNSTORED)),
+            )
     return entries
 
 
-def audit(client: Valkey, s3: object, tenant_id: int, *, uncounted_bytes: int = 0) -> Findings:
+def audit(client: Valkey, s3: Any, tenant_id: int, *, uncounted_bytes: int = 0) -> Findings:
     """Runs while nothing else does. `uncounted_bytes`: that a fault hid from the cold quota."""
     found = Findings()
     keys = BucketKeys(tenant_id, 0)
@@ -66,7 +69,7 @@ def audit(client: Valkey, s3: object, tenant_id: int, *, uncounted_bytes: int = 
     return found
 
 
-def remains_of(client: Valkey, s3: object, tenant_id: int) -> list[str]:
+def remains_of(client: Valkey, s3: Any, tenant_id: int) -> list[str]:
     """What is left of a tenant that was removed, but for keys that end by themselves."""
     keys = list(client.scan_iter(b"{t%d.*" % tenant_id, count=1000))
     left = [f"key {key!r}" for key in keys if client.pttl(key) == -1]
@@ -111,7 +114,7 @@ def _audit_sets(
 
 
 def _audit_segments(
-    s3: object,
+    s3: Any,
     tenant_id: int,
     entries: dict[bytes, Entry],
     found: Findings,

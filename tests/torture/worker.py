@@ -6,6 +6,7 @@ Tells ("durable", ids) once a flush was acknowledged.
 import random
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
+from typing import Any
 
 from catalog.targets import active_tenants
 from neve.index.tier import FlushOutcome, HotTier
@@ -21,7 +22,7 @@ def cool() -> None:
 
 
 # Task -> how often. Beat has other intervals; here a second is a day.
-TASKS = {
+TASKS: dict[Any, int] = {
     cool: 4,
     tasks.flush: 8,
     tasks.sweep: 4,

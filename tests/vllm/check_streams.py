@@ -98,7 +98,7 @@ class Buffer(torch.Tensor):
 
 torch.cuda.Stream, torch.cuda.Event, torch.cuda.stream = Stream, Event, stream
 torch.cuda.current_stream = lambda device: current
-torch.cuda.synchronize = torch.accelerator.synchronize = Stream.synchronize = refuse
+torch.cuda.synchronize = torch.accelerator.synchronize = Stream.synchronize = refuse  # type: ignore[attr-defined]
 torch.cuda.mem_get_info = lambda device: (1 << 30, 1 << 30)
 devices.gather, devices.scatter = later(devices.gather), later(devices.scatter)
 DeviceCopies._index = lambda self, blocks: torch.tensor(blocks)

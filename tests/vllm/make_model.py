@@ -11,6 +11,7 @@ text). Beside them two adapters for llama: lora-a, lora-b.
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -128,7 +129,7 @@ Blip2Processor(
 ).save_pretrained(f"{folder}/blip")
 
 RANK = 8
-ADAPTER = {
+ADAPTER: dict[str, Any] = {
     "peft_type": "LORA", "task_type": "CAUSAL_LM", "bias": "none", "r": RANK,
     "lora_alpha": 2 * RANK,
     "target_modules": ["k_proj", "v_proj"], "base_model_name_or_path": "llama",

@@ -44,7 +44,7 @@ class Engine:
         transfer=None,
         listens=False,
     ):
-        from vllm import LLM
+        from vllm import LLM  # type: ignore[attr-defined]  # mypy takes tests/vllm for it
 
         if self.llm is not None:  # A test failed before it stopped its engine.
             self.stop()
@@ -87,7 +87,7 @@ class Engine:
         from vllm.lora.request import LoRARequest
         from vllm.sampling_params import StructuredOutputsParams
 
-        from vllm import SamplingParams
+        from vllm import SamplingParams  # type: ignore[attr-defined]  # it is not tests/vllm
 
         params = [
             SamplingParams(
@@ -117,7 +117,7 @@ class Engine:
 
     def abort(self, request, after_s):
         """Runs until then at most; whether the request was still without a token when it ended."""
-        from vllm import SamplingParams
+        from vllm import SamplingParams  # type: ignore[attr-defined]  # it is not tests/vllm
 
         engine = self.llm.llm_engine
         params = SamplingParams(max_tokens=request["max_tokens"], temperature=0, ignore_eos=True)

@@ -67,7 +67,7 @@ class RSWASpec(FullAttentionSpec):
 
 def test_requests_keep_their_blocks_where_attention_is_known_to_need_them():
     full, mla = FullAttentionSpec(), MLAAttentionSpec()
-    full.sliding_window = 512  # as vLLM has it where other layers need all
+    full.sliding_window = 512  # type: ignore[attr-defined]  # as vLLM has it where other layers need all
     assert keeps_all(config(full), 513)
     assert keeps_all(config(UniformTypeKVCacheSpecs(full, mla)), 513)
     for other in (SlidingWindowSpec(), RSWASpec()):

@@ -65,7 +65,7 @@ def backlog():
             world.store(16, payload_bytes=MIB // 2 - 64)
             world.payloads.clear()
 
-    world.store_backlog = store
+    world.store_backlog = store  # type: ignore[attr-defined]  # for the tests
     return world
 
 
