@@ -6,7 +6,7 @@
 MAKEFLAGS += --no-print-directory
 LINTS := lint-python lint-types lint-imports lint-docs lint-web lint-shell lint-lua lint-compose
 
-.PHONY: docs openapi fuzz-api help up install test test-postgres test-fast test-core torture attack vllm bench-datapath bench-tiering bench-policies day bench-ttft lint $(LINTS) format clean distclean
+.PHONY: docs openapi reference fuzz-api help up install test test-postgres test-fast test-core torture attack vllm bench-datapath bench-tiering bench-policies day bench-ttft lint $(LINTS) format clean distclean
 
 BIN := .venv/bin
 RUN := .venv/.runtime-installed
@@ -130,6 +130,10 @@ lint-compose: $(DEV)
 openapi: $(RUN) ## write docs/openapi.json anew, after a change of the API
 	@DJANGO_SETTINGS_MODULE=deploy.bare_settings \
 		$(BIN)/python manage.py spectacular --format openapi-json --fail-on-warn --file docs/openapi.json
+
+reference: $(RUN) ## write docs/events.md and docs/metrics.md anew, after a change of their tables
+	@DJANGO_SETTINGS_MODULE=deploy.bare_settings \
+		$(BIN)/python manage.py shell --no-imports -v0 -c "from deploy import reference; reference.write()"
 
 docs: $(DOCS) ## the documents as a site with search in var/site; a broken link fails
 	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet

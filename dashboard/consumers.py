@@ -4,7 +4,6 @@ A hint is only `{"seq": n}`: a lost one costs nothing but a moment, and no numbe
 can leak through it.
 """
 
-import logging
 from contextlib import suppress
 from typing import Any
 
@@ -12,9 +11,8 @@ from channels.db import database_sync_to_async
 from channels.generic.websocket import AsyncJsonWebsocketConsumer
 from redis.exceptions import RedisError
 
+from base import log_events
 from dashboard.access import viewer_of
-
-log = logging.getLogger("neve.live")
 
 ALL_TENANTS = "usage"
 SIGNED_OUT = 4401  # close code; the page then goes to the login
@@ -35,7 +33,7 @@ class UsageConsumer(AsyncJsonWebsocketConsumer):
         try:
             await super().__call__(scope, receive, send)
         except RedisError as error:
-            log.warning("live_socket_closed error=%s", type(error).__name__)
+            log_events.LIVE_SOCKET_CLOSED.log(error=type(error).__name__)
             await self.close(TRY_AGAIN)
 
     async def connect(self) -> None:

@@ -4,7 +4,6 @@ A page reads the last answer and, when that has aged, starts a new question. Unk
 first answer came.
 """
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -13,10 +12,9 @@ from time import monotonic
 
 from django.conf import settings
 
+from base import log_events
 from controlplane.celery import app as celery_app
 from storage import hot_servers, s3
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ class Probe:
         try:
             answer = Answer(True, self._ask(), datetime.now(UTC))
         except Exception as error:  # whatever it is, the page says "does not answer"
-            log.warning("probe failed", extra={"probe": self.name}, exc_info=True)
+            log_events.PROBE_FAILED.log(probe=self.name, exc_info=True)
             answer = Answer(False, type(error).__name__, datetime.now(UTC))
         with self._lock:
             if answer.is_well is self._answer.is_well:

@@ -3,19 +3,17 @@
 Falls back to the gauges of the newest roll-up when Valkey does not answer, and to unknown.
 """
 
-import logging
 from dataclasses import dataclass
 
 from valkey.exceptions import ValkeyError
 
+from base import log_events
 from dashboard.access import rows_of
 from dashboard.usage import Tenants, last_gauges
 from retention.models import ColdFull, EvictionPolicy, RetentionPolicy
 from storage import hot, hot_servers
 from tenants.models import Quota
 from tenants.room import scarce_room_bytes
-
-log = logging.getLogger(__name__)
 
 LEAVES_FIRST = {
     EvictionPolicy.LRU: "the least recently used first",
@@ -105,12 +103,10 @@ def storage_use(
             try:
                 usage = hot.hot_tier(tenant.pk).usage()
             except (ValkeyError, OSError):
-                log.warning(
-                    "hot tier does not tell usage", extra={"tenant": tenant.pk}, exc_info=True
-                )
+                log_events.HOT_USAGE_UNKNOWN.log(tenant_id=tenant.pk, exc_info=True)
                 answers = False
             except ValueError:  # the tenant wrote other things there: the others' stand
-                log.warning("hot_usage_unreadable tenant=%s", tenant.pk, exc_info=True)
+                log_events.HOT_USAGE_UNREADABLE.log(tenant_id=tenant.pk, exc_info=True)
         oldest_s = gauge.get("dirty_oldest_s")
         if usage is None:
             used[tenant.pk] = StorageUse(

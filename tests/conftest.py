@@ -4,11 +4,14 @@ valkey_hot, valkey_bus, s3   the servers that Django's settings of the tests poi
 clean_hot                    valkey_hot, wiped before the test, recounted after it
 control_plane                the web process with database, Valkeys and bucket of its own
 vllm_python                  the interpreter that has vLLM
+log_lines                    lines as the platform writes them, so far
 """
 
+import io
+import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -75,3 +78,15 @@ def vllm_python() -> Path:
     if not VLLM_PYTHON.exists():
         pytest.fail(f"{VLLM_PYTHON} is missing: run `make vllm`")
     return VLLM_PYTHON
+
+
+@pytest.fixture
+def log_lines() -> Iterator[Callable[[], list[str]]]:
+    """Call it for the lines that this test's process logged so far, in the console's form."""
+    from base.logs import LineFormatter
+
+    handler = logging.StreamHandler(io.StringIO())
+    handler.setFormatter(LineFormatter("console"))
+    logging.getLogger().addHandler(handler)
+    yield lambda: handler.stream.getvalue().splitlines()
+    logging.getLogger().removeHandler(handler)

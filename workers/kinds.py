@@ -3,20 +3,19 @@
 One tenant's trouble does not stop the others: it is logged, and the tenant's Job row says failed.
 """
 
-import logging
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 from celery import Task, shared_task
+from structlog.contextvars import bound_contextvars
 
+from base import log_events
+from base.counting import TASK_FAILURES
 from catalog import jobs
 from catalog.kinds import Kind
 from catalog.models import Job
 from catalog.targets import Opener, Target, active_tenants, the_platform
-
-log = logging.getLogger("neve.tasks")
-
 
 AnyTask: TypeAlias = "Task[..., object]"
 Work = Callable[..., object]  # called with an Opener, a Target's id and its arguments by name
@@ -42,20 +41,28 @@ def does(kind: Kind, work: Work, *, find: Callable[[], Iterable[Target]] | None 
 def _tick(kind: Kind, work: Work, targets: Iterable[Target]) -> None:
     for tenant_id, arguments in targets:
         try:
-            work(Opener(kind, tenant_id), tenant_id, **arguments)
+            with bound_contextvars(**_tenant(tenant_id)):
+                work(Opener(kind, tenant_id), tenant_id, **arguments)
         except Exception:
-            log.exception("task_failed task=%s tenant=%s", kind.name, tenant_id)
+            log_events.TASK_FAILED.log(kind=kind.name, tenant_id=tenant_id, exc_info=True)
+            TASK_FAILURES.add(kind.name)
 
 
 def _answer(kind: Kind, work: Work, job_id: str, *, is_redelivered: bool) -> None:
     """Errors end in the job's row and in the log, not in the task."""
     try:
         with jobs.job_run(job_id, is_redelivered=is_redelivered) as run, _logged(run):
-            work(Opener(kind, run.job.tenant_id, run), run.job.tenant_id, **run.job.arguments)
+            with bound_contextvars(**_tenant(run.job.tenant_id)):
+                work(Opener(kind, run.job.tenant_id, run), run.job.tenant_id, **run.job.arguments)
     except (jobs.JobDone, Job.DoesNotExist):  # another message's, or removed with its tenant
-        log.info("job_over job=%s", job_id)
+        log_events.JOB_OVER.log(job=job_id)
     except Exception:
-        log.exception("job_failed job=%s kind=%s", job_id, kind.name)
+        log_events.JOB_FAILED.log(job=job_id, kind=kind.name, exc_info=True)
+        TASK_FAILURES.add(kind.name)
+
+
+def _tenant(tenant_id: int | None) -> dict[str, int]:
+    return {} if tenant_id is None else {"tenant_id": tenant_id}
 
 
 @contextmanager

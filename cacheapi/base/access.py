@@ -14,6 +14,7 @@ from rest_framework.authentication import (
 from rest_framework.exceptions import AuthenticationFailed
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
+from structlog.contextvars import bind_contextvars
 
 from tenants.audit import Actor
 from tenants.keys import find_key
@@ -76,6 +77,9 @@ class KeyAuthentication(BaseAuthentication):
         key = find_key(plaintext.strip())
         if key is None:
             raise AuthenticationFailed("The API key is unknown, revoked or expired.")
+        bind_contextvars(key=key.prefix)
+        if key.tenant is not None:
+            bind_contextvars(tenant=key.tenant.slug, tenant_id=key.tenant_id)
         ids = None if key.tenant_id is None else frozenset({key.tenant_id})
         name = f"key:{key.name} (neve_{key.prefix})"
         return Principal(name, key.role, ids, ids, key.tenant, id=f"key:{key.pk}"), key
@@ -89,7 +93,10 @@ class PersonAuthentication(SessionAuthentication):
 
     def authenticate(self, request: Request) -> tuple[Principal, None] | None:
         found = super().authenticate(request)
-        return None if found is None else (principal_of_user(found[0]), None)
+        if found is None:
+            return None
+        bind_contextvars(user=found[0].pk)
+        return principal_of_user(found[0]), None
 
 
 class Nobody(BasePermission):

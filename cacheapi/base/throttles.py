@@ -6,7 +6,6 @@ not answer limits nobody: that is logged once, and it is asked again every `QUIE
 """
 
 import hashlib
-import logging
 import time
 from typing import Any, ClassVar
 
@@ -17,7 +16,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.throttling import SimpleRateThrottle
 
-log = logging.getLogger("neve.throttles")
+from base import log_events
 
 QUIET_S = 5.0
 
@@ -41,7 +40,7 @@ class SharedThrottle(SimpleRateThrottle):
             count = self._count(f"{self.scope}:{who}:{int(self.now // self.duration)}")
         except (RedisError, ValueError) as error:  # ValueError: the bus was emptied in between
             if again_at is None:
-                log.warning("rate_limits_off error=%s", error)
+                log_events.RATE_LIMITS_OFF.log(error=error)
             SharedThrottle.ask_again_at = time.monotonic() + QUIET_S
             return True
         SharedThrottle.ask_again_at = None

@@ -5,6 +5,7 @@ from uuid import UUID
 
 from rest_framework.request import Request
 from rest_framework.views import APIView
+from structlog.contextvars import bind_contextvars
 
 from base.problems import Problem
 from cacheapi.base.access import KeyAuthentication, Nodes
@@ -41,6 +42,8 @@ class NodeView(SlowDown, StrictQuery, APIView):
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         super().initial(request, *args, **kwargs)
+        if session_id := kwargs.get("session_id"):
+            bind_contextvars(session=str(session_id))
         self.scope = tenant_scope(self.tenant.pk)
         self.scope.__enter__()
 
@@ -49,4 +52,5 @@ def open_session(session_id: UUID) -> NodeSession:
     session = NodeSession.objects.filter(pk=session_id, ended_at=None).first()
     if session is None:
         raise Problem("not-found", "This session is unknown or has ended: open a new one.")
+    bind_contextvars(session=str(session.pk), node=session.node)
     return session

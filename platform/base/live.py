@@ -5,14 +5,13 @@ A hint may be lost. A bus that is down costs one heartbeat in `QUIET_S` at most
 """
 
 import asyncio
-import logging
 import time
 
 from asgiref.sync import async_to_sync
 from channels.layers import get_channel_layer
 from django.db import transaction
 
-log = logging.getLogger("neve.live")
+from base import log_events
 
 WAIT_S = 1.0
 QUIET_S = 5.0
@@ -41,4 +40,4 @@ def _announce(tenant_id: int) -> None:
         async_to_sync(send)()
     except Exception as error:  # whatever the layer raises, a heartbeat does not fail for a hint
         _quiet_until = time.monotonic() + QUIET_S
-        log.warning("hint_failed error=%s", type(error).__name__)
+        log_events.HINT_FAILED.log(error=type(error).__name__)

@@ -4,7 +4,6 @@ Services raise `Problem`; whatever else goes wrong is turned into one at the bou
 `KINDS` is the registry: a kind's page, /problems/<kind>, says what to do about it.
 """
 
-import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -24,7 +23,7 @@ from django.views.decorators.csrf import csrf_exempt
 from rest_framework import exceptions
 from rest_framework.response import Response
 
-log = logging.getLogger("neve.problems")
+from base import log_events
 
 CONTENT_TYPE = "application/problem+json"
 PREFIXES = ("/api/", "/cache/", "/metrics")  # of programs; the rest are pages for people
@@ -230,7 +229,7 @@ def as_problem(error: Exception) -> Problem | None:
         case SuspiciousOperation():
             return Problem("malformed", str(error))
         case OperationalError() | InterfaceError():  # no connection, or no write lock in time
-            log.warning("database_unavailable error=%s", error)
+            log_events.DATABASE_UNAVAILABLE.log(error=error)
             return Problem("database-unavailable", "The database did not answer in time.")
         case _:
             return None
@@ -250,12 +249,7 @@ class ProblemMiddleware:
             return _busy_page(error)
         problem = as_problem(error)
         if problem is None:
-            log.error(
-                "request_failed request_id=%s path=%s",
-                getattr(request, "request_id", ""),
-                request.path,
-                exc_info=error,
-            )
+            log_events.REQUEST_FAILED.log(path=request.path, exc_info=error)
             problem = Problem("internal", "The platform failed to answer.")
         return respond(problem)
 

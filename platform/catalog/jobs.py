@@ -6,7 +6,6 @@ tick found: a failed attempt is repeated in the same row for ever, and until the
 kind of work for that tenant, so that trouble in storage meets few attempts instead of one a second.
 """
 
-import logging
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,14 +19,13 @@ from django.db.models import F, Q, QuerySet
 from django.utils import timezone
 from kombu.exceptions import OperationalError
 
+from base import log_events
 from base.problems import Problem
 from catalog.kinds import REQUEST_ATTEMPTS, BadRequest, kind_of
 from catalog.models import Job
 from tenants.audit import Actor
 from tenants.audit import record as audit
 from tenants.models import Tenant
-
-log = logging.getLogger("neve.jobs")
 
 FIRST_RETRY_S, LAST_RETRY_S = 1.0, 60.0
 LOST = timedelta(minutes=16)  # without a sign of life: longer than Celery lets any task run
@@ -177,7 +175,7 @@ def _send(job: Job) -> None:
     try:
         current_app.send_task(f"workers.{job.kind}", kwargs={"job_id": str(job.pk)})
     except OperationalError as error:
-        log.warning("enqueue_failed job=%s error=%s", job.pk, error)
+        log_events.ENQUEUE_FAILED.log(job=job.pk, error=error)
     else:
         Job.unscoped.filter(pk=job.pk).update(sent_at=timezone.now())
 

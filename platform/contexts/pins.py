@@ -5,7 +5,6 @@ stand in the database. The ends of pins in Valkey are derived from it by `settle
 repeated at any time (after a failure, after `rebuild_index`).
 """
 
-import logging
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from django.db.models import Max
 from django.utils import timezone
 from valkey.exceptions import ValkeyError
 
+from base import log_events
 from base.problems import Problem
 from catalog.models import Context, Pin
 from contexts import rows
@@ -26,8 +26,6 @@ from retention.rulebook import rulebook_of
 from storage import hot
 from tenants.audit import Actor
 from tenants.scope import tenant_scope
-
-log = logging.getLogger("neve.contexts")
 
 MAX_PIN = timedelta(days=365)
 
@@ -73,7 +71,7 @@ def pin_for(context: Context, for_s: int, actor: Actor) -> None:
     try:
         _pin(context, until, actor, own.reason if own else "", must_be_there=False)
     except Problem as problem:
-        log.warning("pin_refused context=%s reason=%s", context.pk, problem.detail)
+        log_events.PIN_REFUSED.log(context=context.pk, reason=problem.detail)
         if problem.kind == "pin-budget":
             rows.note(context, "context.pin_refused", actor, before=None, after=problem.members)
     context.refresh_from_db(fields=["pinned_until"])
@@ -279,7 +277,7 @@ def _charge(context: Context, budget_bytes: int | None) -> int | None:
             context.ids(), context.pin_end_s(), budget_bytes=budget_bytes
         )
     except ValkeyError as error:
-        log.warning("pin_not_applied context=%s error=%s", context.pk, error)
+        log_events.PIN_NOT_APPLIED.log(context=context.pk, error=error)
         return None
 
 

@@ -5,7 +5,6 @@ are derived from them by `contexts.stored`, which may be repeated at any time (a
 after `rebuild_index`).
 """
 
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -15,6 +14,7 @@ from django.db import transaction
 from django.utils import timezone
 from valkey.exceptions import ValkeyError
 
+from base import log_events
 from catalog import limits
 from catalog.models import Context, NodeSession, Pin
 from contexts import pins, rows, stored
@@ -24,8 +24,6 @@ from neve.index.tier import Location, Tier
 from storage import hot
 from tenants.audit import Actor
 from tenants.scope import tenant_scope
-
-log = logging.getLogger("neve.contexts")
 
 Answer = Location | MissReason
 
@@ -208,7 +206,7 @@ def delete(*, context: Context, actor: Actor) -> None:
             was_extended=was_extended,
         )
     except ValkeyError as error:
-        log.warning("deleted_context_not_settled context=%s error=%s", context.pk, error)
+        log_events.DELETED_CONTEXT_NOT_SETTLED.log(context=context.pk, error=error)
 
 
 def residency(context: Context) -> Residency:

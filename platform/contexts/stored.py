@@ -5,7 +5,6 @@ Blocks carry their terms in the index, so a change of policy, rules or labels mu
 not rewritten; their footers say when a block was stored, and a rebuild asks here for the rest.
 """
 
-import logging
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,8 +26,6 @@ from retention.terms import end_of
 from storage import hot
 from storage.hot import scan_tenant
 from tenants.scope import tenant_scope
-
-log = logging.getLogger("neve.retention")
 
 # A context that was written while a walk read the others may have been overlooked; it is held anew.
 OVERLAP = timedelta(minutes=1)

@@ -12,6 +12,10 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "controlplane.settings")
 # A node waits 3 s for an answer. Without SQLite's write lock by then it is told to come again.
 os.environ.setdefault("NEVE_DATABASE_WAIT_S", "2")
 
+from base import tracing  # noqa: E402
+
+tracing.start("neve-web")  # before Django reads its middleware
+
 from django.core.asgi import get_asgi_application  # noqa: E402
 
 http = get_asgi_application()  # before anything that imports models
@@ -20,7 +24,9 @@ from channels.auth import AuthMiddlewareStack  # noqa: E402
 from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
 from channels.security.websocket import AllowedHostsOriginValidator  # noqa: E402
 
+from base.counting import PROCESS  # noqa: E402
 from controlplane.front import Front  # noqa: E402
+from controlplane.observing import ObservedSockets  # noqa: E402
 
 # By name, since nothing in `platform/` imports what stands above it.
 routes = import_module("dashboard.routing").websocket_urlpatterns
@@ -29,7 +35,11 @@ application = Front(
     ProtocolTypeRouter(
         {
             "http": http,
-            "websocket": AllowedHostsOriginValidator(AuthMiddlewareStack(URLRouter(routes))),
+            "websocket": ObservedSockets(
+                AllowedHostsOriginValidator(AuthMiddlewareStack(URLRouter(routes)))
+            ),
         }
     )
 )
+
+PROCESS.start()

@@ -17,6 +17,8 @@ for source_root in (Path(__file__).resolve().parents[2], Path(__file__).resolve(
         sys.path.append(str(source_root))
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "controlplane.settings")
 
+import_module("controlplane.observing")  # listens to Celery's signals
+
 app = Celery("neve")
 
 

@@ -53,6 +53,7 @@ class Env:
     url: SplitResult  # what people and nodes call; all empty: the address of each request
     hosts: list[str]
     debug: bool
+    log_format: str  # "console" or "json"
     heartbeat_s: int
     space_limit: int
     context_limit: int
@@ -61,6 +62,14 @@ class Env:
     keep_sessions_days: int
     keep_contexts_days: int
     keep_audit_days: int
+
+    def secrets(self) -> list[str]:
+        """Values that no log line may show, as they are written in settings and in URLs."""
+        urls = (self.hot_url, self.bus_url)
+        found = {self.secret_key, self.key_pepper, self.s3_secret_key}
+        found |= {urlsplit(url).password or "" for url in urls}
+        found |= {self.database.get("PASSWORD") or ""}
+        return [value for value in found if len(value) >= 8]  # a shorter one would blot out words
 
 
 def read() -> Env:
@@ -96,6 +105,7 @@ def read() -> Env:
             url=_public_url(env.str("NEVE_URL", "")),
             hosts=env.list("NEVE_HOSTS", default=["127.0.0.1", "localhost", "[::1]"]),
             debug=env.bool("NEVE_DEBUG", False),
+            log_format=_one_of(env, "NEVE_LOG_FORMAT", "console", "json"),
             heartbeat_s=_at_least(env, "NEVE_HEARTBEAT_S", 2, least=1),
             space_limit=_at_least(env, "NEVE_SPACE_LIMIT", 100, least=1),
             context_limit=_at_least(env, "NEVE_CONTEXT_LIMIT", 10_000, least=1),
@@ -124,6 +134,14 @@ def _at_least(env: environ.Env, name: str, default: int, *, least: int) -> int:
     value: int = env.int(name, default)
     if value < least:
         raise ImproperlyConfigured(f"{name}={value}: needs to be {least} or more")
+    return value
+
+
+def _one_of(env: environ.Env, name: str, *choices: str) -> str:
+    """The first choice is the default."""
+    value: str = env.str(name, choices[0])
+    if value not in choices:
+        raise ImproperlyConfigured(f"{name}={value}: write {' or '.join(choices)}")
     return value
 
 

@@ -6,6 +6,7 @@ from csp import constants as csp
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from base import logs
 from controlplane import env as environment
 
 ENV = environment.read()
@@ -205,11 +206,4 @@ CHANNEL_LAYERS = {
     }
 }
 
-LOGGING = {
-    "version": 1,
-    "disable_existing_loggers": False,
-    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
-    "root": {"handlers": ["stderr"], "level": "INFO"},
-    "loggers": {"django": {"handlers": ["stderr"], "level": "INFO", "propagate": False}},
-}
+LOGGING = logs.config(ENV.log_format)

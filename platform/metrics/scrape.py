@@ -4,13 +4,23 @@ Valkey once a tenant; then reads the table.
 What Valkey holds is left out while it does not answer: an old number would look like a new one.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
+from base import counting
+from base.counting import BUCKETS_S, Timing
+from catalog.kinds import QUEUES
 from catalog.occupancy import occupancies
 from catalog.sessions import live_since
 from catalog.usage import counted_since
@@ -19,10 +29,14 @@ from dashboard.access import Viewer
 from dashboard.pages.jobs.selector import jobs_by_kind
 from dashboard.pages.nodes.selector import NodeRow, node_rows, sessions
 from dashboard.storage import hot_server, storage_use
-from metrics.table import PLATFORM, TENANT, PlatformFacts, Row, TenantFacts
+from metrics.table import PLATFORM, TENANT, Found, PlatformFacts, Row, TenantFacts
 from tenants.room import promised_bytes
 
-FAMILIES = {"gauge": GaugeMetricFamily, "counter": CounterMetricFamily}
+FAMILIES = {
+    "gauge": GaugeMetricFamily,
+    "counter": CounterMetricFamily,
+    "histogram": HistogramMetricFamily,
+}
 DAY_S = 86_400
 
 
@@ -44,6 +58,7 @@ class Scrape(Collector):
                 server=server,
                 promised_bytes=promised_bytes(),
                 jobs=jobs_by_kind(self.seen_by, now=now),
+                bus=counting.read(QUEUES),
             )
             yield from (_family(row, [({}, platform)]) for row in PLATFORM)
 
@@ -65,9 +80,19 @@ def _tenants(seen_by: Viewer, now: datetime, *, hot_answers: bool) -> Iterator[T
 def _family(row: Row, labelled: Iterable[tuple[dict[str, str], object]]) -> Metric:
     """A family without samples where all is unknown."""
     family: Metric = FAMILIES[row.type](row.name, row.help)
-    suffix = "_total" if row.type == "counter" else ""
     for labels, facts in labelled:
-        for more, value in row.samples(facts):
-            if value is not None:
-                family.add_sample(f"{family.name}{suffix}", labels | more, float(value))
+        for more, found in row.samples(facts):
+            for suffix, part, number in _parts(row, found):
+                family.add_sample(f"{family.name}{suffix}", labels | more | part, number)
     return family
+
+
+def _parts(row: Row, found: Found) -> Iterator[tuple[str, dict[str, str], float]]:
+    """(end of the name, more labels, number) of each sample; none where the number is unknown."""
+    if isinstance(found, Timing):
+        for number, most_s in zip(found.buckets, (*BUCKETS_S, math.inf), strict=True):
+            yield "_bucket", {"le": floatToGoString(most_s)}, number
+        yield "_count", {}, found.buckets[-1]
+        yield "_sum", {}, found.sum_s
+    elif found is not None:
+        yield "_total" if row.type == "counter" else "", {}, float(found)

@@ -1,17 +1,21 @@
 """What GET /metrics tells, one row a metric: name, type, help, and where the number comes from.
 
-Counters are what nodes and tiers counted since 00:00 UTC, from the roll-ups of an hour: they begin
-at 0 each day, which Prometheus takes for a restart. `neve_tenant_mended_entries_total` begins at 0
-with Valkey. Everything else is a gauge. None is unknown, and left out.
+Tenants' counters are what nodes and tiers counted since 00:00 UTC, from the roll-ups of an hour:
+they begin at 0 each day, which Prometheus takes for a restart. `neve_tenant_mended_entries_total`
+begins at 0 with valkey-hot; what web and workers count (`base.counting`), with valkey-bus.
+None is unknown, and left out. docs/metrics.md is made from this table (`make reference`).
 
-Labels hold slugs of tenants and names from this code; never text from nodes.
+Labels hold slugs of tenants and names from this code; never text from nodes or requests.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from logging import WARNING
 from typing import Any, Literal
 
+from base import counting, log_events
+from base.counting import BusFacts, Counted, Timed, Timing
 from catalog.kinds import KINDS
 from catalog.models import Job, NodeSession
 from catalog.occupancy import Occupancy
@@ -19,9 +23,11 @@ from dashboard.pages.nodes.selector import NodeRow
 from dashboard.probes import Answer
 from dashboard.storage import HotServer, StorageUse
 from neve.errors import MissReason
+from neve.log_events import events_of
 from tenants.models import Tenant
 
 Number = float | None
+Found = Number | Timing
 
 
 @dataclass(frozen=True)
@@ -40,25 +46,29 @@ class TenantFacts:
 
 @dataclass(frozen=True)
 class PlatformFacts:
-    """`server` None: Valkey does not answer. `jobs` by (kind, state)."""
+    """`server`, `bus` None: that Valkey does not answer. `jobs` by (kind, state)."""
 
     answers: Mapping[str, Answer]
     server: HotServer | None
     promised_bytes: int
     jobs: Counter[tuple[str, str]]
+    bus: BusFacts | None
 
 
 @dataclass(frozen=True)
 class Row:
-    """`read` gives a number or, with `by` as the names of labels, numbers by their values."""
+    """`read` gives a number or, with `by` as the names of labels, numbers by their values.
+
+    A histogram's are `Timing`s.
+    """
 
     name: str
-    type: Literal["gauge", "counter"]
+    type: Literal["gauge", "counter", "histogram"]
     help: str
-    read: Callable[[Any], Number | Mapping[tuple[str, ...], Number]]
+    read: Callable[[Any], Found | Mapping[tuple[str, ...], Found]]
     by: tuple[str, ...] = ()
 
-    def samples(self, facts: object) -> Iterator[tuple[dict[str, str], Number]]:
+    def samples(self, facts: object) -> Iterator[tuple[dict[str, str], Found]]:
         """(labels, number) of one tenant, or of the platform."""
         found = self.read(facts)
         numbers = found if isinstance(found, Mapping) else {(): found}
@@ -112,6 +122,27 @@ def _jobs(facts: PlatformFacts) -> Mapping[tuple[str, ...], Number]:
         (kind, state.value): facts.jobs[kind, state.value] for kind in KINDS for state in states
     }
 
+
+def _on_bus(
+    counted: Counted | Timed, *, also: Iterable[str] = ()
+) -> Callable[[PlatformFacts], Mapping[tuple[str, ...], Any]]:
+    """What processes counted. `also`: values of the label that begin at 0."""
+
+    def read(facts: PlatformFacts) -> Mapping[tuple[str, ...], Any]:
+        if facts.bus is None:
+            return {}
+        if isinstance(counted, Timed):
+            return facts.bus.timed(counted)
+        return {(value,): 0.0 for value in also} | facts.bus.counted(counted)
+
+    return read
+
+
+def _queues(facts: PlatformFacts) -> Mapping[tuple[str, ...], Number]:
+    return {} if facts.bus is None else {(name,): n for name, n in facts.bus.queues.items()}
+
+
+_WARNINGS = [event.name for event in events_of(vars(log_events)).values() if event.level >= WARNING]
 
 TENANT = (
     Row(
@@ -297,5 +328,53 @@ PLATFORM = (
         "Jobs that are queued, that run, and that failed in the last hour.",
         _jobs,
         by=("kind", "state"),
+    ),
+    Row(
+        "neve_queue_messages",
+        "gauge",
+        "Messages that wait for a worker.",
+        _queues,
+        by=("queue",),
+    ),
+    Row(
+        "neve_task_seconds",
+        "histogram",
+        "How long runs of background work took, ticks and jobs.",
+        _on_bus(counting.TASK_SECONDS),
+        by=counting.TASK_SECONDS.by,
+    ),
+    Row(
+        "neve_task_failures",
+        "counter",
+        "Background work that failed, for one tenant or for the platform.",
+        _on_bus(counting.TASK_FAILURES, also=KINDS),
+        by=counting.TASK_FAILURES.by,
+    ),
+    Row(
+        "neve_web_requests",
+        "counter",
+        "HTTP requests that were answered.",
+        _on_bus(counting.WEB_REQUESTS),
+        by=counting.WEB_REQUESTS.by,
+    ),
+    Row(
+        "neve_web_request_seconds",
+        "histogram",
+        "How long HTTP requests took, to the first byte of the answer.",
+        _on_bus(counting.WEB_SECONDS),
+        by=counting.WEB_SECONDS.by,
+    ),
+    Row(
+        "neve_web_sockets",
+        "gauge",
+        "Open WebSockets of all web processes.",
+        lambda facts: facts.bus and facts.bus.sockets,
+    ),
+    Row(
+        "neve_log_events",
+        "counter",
+        "Warnings and errors logged by web and workers; `other`: those of libraries.",
+        _on_bus(counting.LOG_EVENTS, also=[*_WARNINGS, counting.OTHER]),
+        by=counting.LOG_EVENTS.by,
     ),
 )

@@ -4,10 +4,9 @@ Everything here may be repeated. A Valkey that restarted has lost the numbers: t
 handshake provision anew.
 """
 
-import logging
-
 from valkey.exceptions import ResponseError
 
+from base import log_events
 from catalog.hot_access import align_users, keys_in_use, provision_user
 from retention.rulebook import rulebook_of
 from storage import hot
@@ -16,8 +15,6 @@ from storage.hot_users import remove_users_of
 from tenants.models import Tenant
 from tenants.room import promised_bytes
 from tenants.scope import tenant_scope
-
-log = logging.getLogger("neve.hot")
 
 
 def provision() -> int:
@@ -32,7 +29,7 @@ def provision() -> int:
         try:
             provision_tenant(tenant)
         except ResponseError:  # what one tenant holds stops nobody else
-            log.exception("provision_failed tenant=%s", tenant.pk)
+            log_events.PROVISION_FAILED.log(tenant_id=tenant.pk, exc_info=True)
     for key in keys_in_use():
         provision_user(key)
     align_users()

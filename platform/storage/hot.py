@@ -4,7 +4,6 @@ Servers one by one: `storage.hot_servers`. Their configuration: `storage.hot_set
 `storage.hot_users`.
 """
 
-import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,14 +13,13 @@ from django.conf import settings
 from django.db import transaction
 from valkey.exceptions import ResponseError, ValkeyError
 
+from base import log_events
 from base.problems import Problem
 from neve.formats.keys import BucketKeys, parse_key
 from neve.index.recount import BucketAudit, Mended
 from neve.index.scan import BEGINNING, Page, Place, scan
 from neve.index.tier import HotTier
 from storage.hot_servers import admin, memory
-
-log = logging.getLogger("neve.hot")
 
 # Values of a power of two plus a header fall into jemalloc's next size class, a quarter larger; the
 # index takes the rest. Source: jemalloc, size classes (four to each doubling).
@@ -87,9 +85,12 @@ def mend(keys: BucketKeys) -> Mended:
     """
     mended = BucketAudit(admin().execute_command, keys.tenant_id, keys.bucket).mend()
     if mended.keys or mended.values:
-        log.warning(
-            "bucket_mended tenant=%s bucket=%s keys=%s values=%s index_lost=%s",
-            *(keys.tenant_id, keys.bucket, mended.keys, mended.values, mended.index_lost),
+        log_events.BUCKET_MENDED.log(
+            tenant_id=keys.tenant_id,
+            bucket=keys.bucket,
+            keys=mended.keys,
+            values=mended.values,
+            index_lost=mended.index_lost,
         )
     if mended.index_lost:
         note("SADD", INDEX_LOST, keys.tenant_id)
@@ -117,7 +118,7 @@ def required() -> Iterator[None]:
     try:
         yield
     except ValkeyError as error:
-        log.warning("hot_tier_unavailable error=%s", error)
+        log_events.HOT_TIER_UNAVAILABLE.log(error=error)
         raise Problem("hot-tier-unavailable", "The hot tier did not answer.") from error
 
 
@@ -128,6 +129,6 @@ def on_commit(action: str, tenant_id: int | None, act: Callable[[], object]) -> 
         try:
             act()
         except ValkeyError as error:
-            log.warning("%s_failed tenant=%s error=%s", action, tenant_id, error)
+            log_events.HOT_CHANGE_FAILED.log(action=action, tenant_id=tenant_id, error=error)
 
     transaction.on_commit(apply)

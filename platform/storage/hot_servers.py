@@ -4,7 +4,6 @@ Commands with keys go through `admin`, which finds the primary of their slot. Wh
 keeps to itself, such as ACL users, functions and memory, is asked for server by server.
 """
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -20,10 +19,9 @@ from valkey.exceptions import ConnectionError as ValkeyConnectionError
 from valkey.exceptions import TimeoutError as ValkeyTimeoutError
 from valkey.exceptions import ValkeyClusterException
 
+from base import log_events
 from neve.datapath.timed_socket import SILENCE
 from storage.addresses import each_url
-
-log = logging.getLogger("neve.hot")
 
 Answer = TypeVar("Answer")
 # Our connections have it. Nobody can name himself before AUTH (tiering.watch).
@@ -148,7 +146,7 @@ def on_each(clients: Sequence[Any], act: Callable[[Any], Answer]) -> list[Answer
         except _AWAY as error:
             trouble.append(error)
             if len(clients) > 1:
-                log.warning("hot_server_away error=%s", error)
+                log_events.HOT_SERVER_AWAY.log(error=error)
     if not answers:
         raise trouble[0]
     return answers

@@ -3,7 +3,6 @@
 deploy/valkey-hot.conf sets the options, with the reasons; an operator's own Valkey may lack them.
 """
 
-import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -11,11 +10,10 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from valkey.exceptions import ResponseError
 
+from base import log_events
 from neve.index.library import LIBRARY, load_functions
 from storage.hot import MEMORY_PER_BYTE
 from storage.hot_servers import is_cluster, memory, primaries, servers
-
-log = logging.getLogger("neve.hot")
 
 MIB = 1 << 20
 
@@ -55,11 +53,7 @@ def prepare_servers() -> None:
     for client in primaries():  # replicas have the functions from theirs
         load_functions(client)
     if is_cluster() and settings.ENV.hot_buckets < len(primaries()):
-        log.warning(
-            "hot_buckets_few buckets=%s primaries=%s: set NEVE_HOT_BUCKETS, or a tenant's blocks "
-            "stand on some of the primaries only",
-            *(settings.ENV.hot_buckets, len(primaries())),
-        )
+        log_events.HOT_BUCKETS_FEW.log(buckets=settings.ENV.hot_buckets, primaries=len(primaries()))
 
 
 def load_missing_functions() -> None:
@@ -90,7 +84,7 @@ def keep_no_logs(client: Any) -> None:
         client.execute_command("ACL", "LOG", "RESET")
         client.slowlog_reset()
     except ResponseError as error:
-        log.warning("hot_logs_unbounded error=%s", error)
+        log_events.HOT_LOGS_UNBOUNDED.log(error=error)
 
 
 def warn_if_unbounded() -> None:
@@ -98,7 +92,7 @@ def warn_if_unbounded() -> None:
     for client in servers():
         for option, value in _missing_bounds(client).items():
             fix = _config_set(client, option, value)
-            log.warning("hot_clients_unbounded option=%s: run\n  %s", option, fix)
+            log_events.HOT_CLIENTS_UNBOUNDED.log(option=option, fix=fix)
 
 
 def warn_if_short(quota_bytes: int) -> None:
@@ -106,10 +100,7 @@ def warn_if_short(quota_bytes: int) -> None:
     limit = memory().max_bytes
     needed = int(quota_bytes * MEMORY_PER_BYTE)
     if 0 < limit < needed:
-        log.warning(
-            "hot_memory_short maxmemory=%s quotas=%s: raise maxmemory to %s or lower the quotas",
-            *(limit, quota_bytes, needed),
-        )
+        log_events.HOT_MEMORY_SHORT.log(maxmemory=limit, quotas=quota_bytes, needed=needed)
 
 
 def _missing_bounds(client: Any) -> dict[str, str]:

@@ -4,7 +4,6 @@ A request that reads must not need the database's write lock, which another proc
 that is down loses the note; the key's next use a minute later notes it again.
 """
 
-import logging
 import time
 from datetime import datetime
 
@@ -13,9 +12,8 @@ from django.db.models import Q
 from django.utils import timezone
 from redis.exceptions import RedisError
 
+from base import log_events
 from tenants.models import ApiKey
-
-log = logging.getLogger("neve.keys")
 
 NOTE_EVERY_S = 60.0  # a process notes a key at most so often
 KEPT_S = 86400  # a worker that was away so long has missed the note
@@ -35,7 +33,7 @@ def note(key: ApiKey) -> None:
     try:
         _notes.set(_name(key.prefix), timezone.now().isoformat(), KEPT_S)
     except RedisError as error:
-        log.warning("key_use_not_noted key=%s error=%s", key.prefix, error)
+        log_events.KEY_USE_NOT_NOTED.log(key=key.prefix, error=error)
 
 
 def write_down() -> int:

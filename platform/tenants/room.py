@@ -3,18 +3,16 @@
 A sum that does not fit lets one tenant's blocks take the room that another one was promised.
 """
 
-import logging
 from dataclasses import dataclass
 from typing import Any
 
 from valkey.exceptions import ValkeyError
 
+from base import log_events
 from base.problems import Problem
 from storage import hot
 from storage.hot_servers import memory
 from tenants.models import Tenant
-
-log = logging.getLogger("neve.room")
 
 LEAST_DEFAULT_BYTES = 16 << 20  # below that a tenant is not worth making without being asked
 
@@ -36,7 +34,7 @@ def read_room(*, without: int | None = None) -> Room | None:
     try:
         capacity = hot.capacity_bytes()
     except ValkeyError as error:  # a Valkey that is down does not stop what people decide
-        log.warning("hot_room_unknown error=%s", error)
+        log_events.HOT_ROOM_UNKNOWN.log(error=error)
         return None
     return None if capacity is None else Room(capacity, promised_bytes(without=without))
 

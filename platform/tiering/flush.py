@@ -9,7 +9,6 @@ never hold the same lease, and `flushed` may be repeated.
 Memory: `memory_bytes()` beside what the process has anyway, whatever the backlog.
 """
 
-import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -30,8 +29,6 @@ from tiering.chains import order_along_chains
 from tiering.compaction.room import make_room_to_flush
 from tiering.hot_reading import HotReader, LinkedBlock
 from tiering.segments import StoredBlock, write_segment
-
-log = logging.getLogger("neve.flush")
 
 # Of one pass over the tenant's spaces: several segments, so that many spaces fill theirs too.
 LEASE_BYTES, LEASE_BLOCKS = 1 << 30, 4096

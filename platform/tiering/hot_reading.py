@@ -1,6 +1,5 @@
 """Reads leased blocks out of the hot tier, along their chains."""
 
-import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from urllib.parse import urlsplit
 from django.conf import settings
 from valkey.connection import parse_url
 
+from base import log_events
 from catalog.models import Space
 from neve import _core
 from neve.datapath.status import Status
@@ -21,8 +21,6 @@ from neve.node.address import ValkeyAddress
 from storage.addresses import each_url
 from tiering.read_ahead import read_ahead
 from tiering.segments import StoredBlock
-
-log = logging.getLogger("neve.flush")
 
 BATCHES_HELD = 3  # one is being taken, the others are on their way
 READ_S = 30.0
@@ -114,8 +112,9 @@ class HotReader:
     def forget(self, blocks: Sequence[DirtyBlock], why: Sequence[Status]) -> None:
         """The index must not promise what is bad, or not there."""
         for dirty, status in zip(blocks, why, strict=True):
-            name = status.name.lower()
-            log.warning("unreadable tenant=%s id=%s %s", self._tenant_id, dirty.id.hex(), name)
+            log_events.BLOCK_UNREADABLE.log(
+                tenant_id=self._tenant_id, id=dirty.id.hex(), status=status.name.lower()
+            )
         self.unreadable_blocks += self._tier.forget(Tier.HOT, [dirty.id for dirty in blocks])
 
     def close(self) -> None:

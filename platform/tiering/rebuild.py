@@ -8,7 +8,6 @@ pin stays a pin, and each block gets the terms that policy, rules and contexts g
 from when it was stored.
 """
 
-import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,6 +17,7 @@ from itertools import chain
 from botocore.exceptions import ClientError
 from django.utils import timezone
 
+from base import log_events
 from catalog.models import Context, Segment
 from contexts import pins, stored
 from neve.errors import Corrupt
@@ -26,8 +26,6 @@ from storage.hot import hot_tier
 from tenants.scope import tenant_scope
 from tiering.objects import footer_of_segment, is_missing
 from tiering.overlap import overlapped
-
-log = logging.getLogger("neve.rebuild")
 
 FOOTERS_AT_ONCE = 16
 
@@ -162,10 +160,10 @@ def _footer(row: Segment) -> SegmentFooter | None:
     try:
         return footer_of_segment(row)
     except Corrupt as error:
-        log.warning("segment_lost key=%s reason=%s", row.object_key, error)
+        log_events.SEGMENT_LOST.log(object=row.object_key, reason=error)
         return None
     except ClientError as error:
         if not is_missing(error):
             raise
-        log.warning("segment_lost key=%s reason=missing", row.object_key)
+        log_events.SEGMENT_LOST.log(object=row.object_key, reason="missing")
         return None

@@ -9,7 +9,6 @@ failover: a replica may have missed the last changes of its primary.
 """
 
 import hashlib
-import logging
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from functools import partial
@@ -19,14 +18,13 @@ from typing import Any
 from django.utils import timezone
 from valkey.exceptions import ResponseError
 
+from base import log_events
 from catalog.jobs import JobRun
 from neve.formats.keys import books_name
 from retention import provisioning
 from storage import hot, hot_servers
 from tenants.models import Tenant
 from tiering.rebuild import RebuildReport, Start, rebuild_tenant
-
-log = logging.getLogger("neve.recovery")
 
 INDEXED = "neve:indexed"
 NOTES = "neve:rebuilding"
@@ -78,7 +76,7 @@ def rebuild_lost(
                 total.add(rebuild_tenant(tenant_id, progress=show))
             hot_servers.admin().srem(hot.INDEX_LOST, tenant_id)
         except Exception as error:
-            log.exception("rebuild_failed tenant=%s", tenant_id)
+            log_events.REBUILD_FAILED.log(tenant_id=tenant_id, exc_info=True)
             errors.append(error)
     if errors:
         raise errors[0] if len(errors) == 1 else ExceptionGroup("of several tenants", errors)
@@ -125,11 +123,13 @@ def rebuild_all(
             total.add(rebuild_tenant(tenant.pk, start=notes.read(tenant.pk), progress=show))
             hot_servers.admin().srem(hot.INDEX_LOST, tenant.pk)
         except ResponseError:
-            log.exception("rebuild_failed tenant=%s", tenant.pk)
+            log_events.REBUILD_FAILED.log(tenant_id=tenant.pk, exc_info=True)
             hot.note("SADD", hot.INDEX_LOST, tenant.pk)
     hot.note("SET", INDEXED, _mark(run))
     hot_servers.admin().unlink(NOTES, CLAIMED)
-    log.info("index_rebuilt segments=%s blocks=%s lost=%s", *vars(total).values())
+    log_events.INDEX_REBUILT.log(
+        segments=total.segments, blocks=total.blocks, lost=total.lost_segments
+    )
     return total
 
 
@@ -151,7 +151,7 @@ def _remove_renamed(run: bytes) -> None:
     mark = hot_servers.admin().get(INDEXED)
     if mark is None or not mark.startswith(run) or mark == _mark(run):
         return
-    log.warning("books_renamed: the hot tier begins empty")
+    log_events.BOOKS_RENAMED.log()
     for client in hot_servers.primaries():
         for keys in _batched(client.scan_iter(match="{t*}:*", count=1000), 1000):
             pipe = client.pipeline(transaction=False)

@@ -4,18 +4,15 @@ Each step may be repeated, and the row goes last: what a crash leaves is found a
 Bytes are refunded as blocks leave the index, one by one, so quotas are right at any moment.
 """
 
-import logging
-
 from django.conf import settings
 
+from base import log_events
 from catalog.models import Segment, Space
 from neve.formats.keys import BucketKeys, tenant_prefix
 from storage import hot, hot_servers, s3
 from storage.hot import scan_tenant
 from tenants.models import Tenant
 from tenants.scope import tenant_scope
-
-log = logging.getLogger("neve.removal")
 
 
 def remove_space(tenant_id: int, space_id: int) -> int:
@@ -30,7 +27,7 @@ def remove_space(tenant_id: int, space_id: int) -> int:
         # What a node stored meanwhile: it learns only at its next heartbeat that its session ended.
         removed += _remove_blocks(tenant_id, space_id)
         Space.objects.filter(pk=space_id).delete()
-    log.info("space_removed tenant=%s space=%s blocks=%s", tenant_id, space_id, removed)
+    log_events.SPACE_REMOVED.log(tenant_id=tenant_id, space_id=space_id, blocks=removed)
     return removed
 
 
@@ -44,7 +41,7 @@ def remove_tenant(tenant_id: int) -> int:
         hot_servers.admin().unlink(*BucketKeys(tenant_id, bucket).all_bookkeeping)
     _delete_objects(tenant_prefix(tenant_id))
     Tenant.objects.filter(pk=tenant_id).delete()
-    log.info("tenant_removed tenant=%s blocks=%s", tenant_id, removed)
+    log_events.TENANT_REMOVED.log(tenant_id=tenant_id, blocks=removed)
     return removed
 
 

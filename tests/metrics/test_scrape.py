@@ -1,9 +1,7 @@
 """GET /metrics as Prometheus's own parser reads it."""
 
-import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 from django.db import connection
@@ -15,7 +13,6 @@ from prometheus_client.parser import text_string_to_metric_families
 from catalog.models import Job
 from catalog.usage import record_deltas, record_tier_totals
 from dashboard import probes
-from metrics.table import PLATFORM, TENANT
 from neve.errors import MissReason
 from neve.index.library import load_functions
 from support.rows import (
@@ -29,8 +26,6 @@ from support.rows import (
 from tenants.scope import tenant_scope
 
 pytestmark = [pytest.mark.integration, pytest.mark.django_db]
-
-OPERATORS_GUIDE = Path(__file__).resolve().parents[2] / "docs/operators.md"
 
 
 def scraper(of, role) -> Client:
@@ -188,9 +183,3 @@ def test_a_scrape_costs_the_same_statements_whatever_the_number_of_tenants(
     for _ in range(4):
         make_everything(make_tenant(), 2)
     assert statements() == few < 16
-
-
-def test_the_operators_guide_names_each_metric():
-    told = set(re.findall(r"`(neve_[a-z_]+)(?:\{[a-z, ]+\})?` \|", OPERATORS_GUIDE.read_text()))
-    real = {row.name + ("_total" if row.type == "counter" else "") for row in (*TENANT, *PLATFORM)}
-    assert told == real

@@ -94,6 +94,7 @@ def test_postgresql_is_the_other_database(monkeypatch):
         ("NEVE_URL", "https://kv.example.com/api/x", "may not begin with /api"),
         ("NEVE_HEARTBEAT_S", "soon", "soon"),
         ("NEVE_HEARTBEAT_S", "0", "NEVE_HEARTBEAT_S=0"),
+        ("NEVE_LOG_FORMAT", "xml", "NEVE_LOG_FORMAT=xml: write console or json"),
         ("NEVE_HOT_BUCKETS", "0", "NEVE_HOT_BUCKETS=0"),
         ("NEVE_RATE_CALLER", "10/5min", "NEVE_RATE_CALLER=10/5min: write 1200/min"),
         ("NEVE_RATE_ADDRESS", "0/min", "NEVE_RATE_ADDRESS=0/min"),

@@ -348,7 +348,7 @@ def test_a_valkey_whose_clients_may_take_all_is_warned_of_with_the_commands(clea
             hot_setup.warn_if_unbounded()
             said = caplog.text
             for name in unbound:
-                fix = re.search(rf"--askpass CONFIG SET {name} \"?([^\"\n]+)", said)
+                fix = re.search(rf"--askpass CONFIG SET {name} \"?([^\"'\n]+)", said)
                 client.config_set(name, fix[1])
             caplog.clear()
             hot_setup.warn_if_unbounded()

@@ -42,8 +42,9 @@ class LogEvent:
     remedy: str
     effect: str = ""
 
-    def log(self, *, exc_info: bool = False, **fields: object) -> None:
-        """Writes one line. `exc_info`: with the traceback of the exception being handled.
+    def log(self, *, exc_info: bool | BaseException = False, **fields: object) -> None:
+        """Writes one line. `exc_info`: with the traceback of the exception being handled, or of
+        the one given.
 
         Any thread; the values are rendered only if a handler takes the line.
         """

@@ -7,7 +7,6 @@ whose blocks were not relocated yet holds dead bytes only. A block that is bad i
 not copied; the index forgets that copy. Memory: `memory_bytes()` beside what the process has.
 """
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -15,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from botocore.exceptions import ClientError
 from django.utils import timezone
 
+from base import log_events
 from catalog.models import Segment, Space
 from neve.errors import Corrupt
 from neve.formats.segment import SegmentFooter, SegmentRow
@@ -26,8 +26,6 @@ from tiering.compaction.plan import Merge, Policy
 from tiering.compaction.source import BATCHES_HELD, ColdCopy, ColdSource
 from tiering.objects import footer_of_segment, is_missing
 from tiering.segments import StoredBlock, write_segment
-
-log = logging.getLogger("neve.compact")
 
 FOOTERS_AT_ONCE = 8
 BLOCK_BYTES = 1024  # what is known of a block while it is merged
@@ -139,7 +137,7 @@ def _write(
     bad, source.bad = source.bad, []
     if bad:
         for copy in bad:
-            log.warning("corrupt segment=%s id=%s", copy.segment, copy.id.hex())
+            log_events.BLOCK_CORRUPT.log(segment=copy.segment, id=copy.id.hex())
         gone = [MovedBlock(copy.id, copy.segment, copy.row.offset, 0) for copy in bad]
         report.corrupt_blocks += tier.relocate(0, gone).count(FlushOutcome.FLUSHED)
     if written is None:

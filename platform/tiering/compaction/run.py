@@ -4,7 +4,6 @@ What a pass looks at is bounded, however many segments there are: it counts the 
 counted longest ago, and plans with the mostly dead, the small and the latest ones.
 """
 
-import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,8 +20,6 @@ from tiering.compaction import claims, sweep
 from tiering.compaction.merge import CompactReport, carry_out
 from tiering.compaction.plan import Facts, Merge, Policy, plan
 from tiering.compaction.room import Room, room_of
-
-log = logging.getLogger("neve.compact")
 
 COUNT_MOST = 2000  # segments a pass; 40,000 are counted within 20 passes
 PLAN_MOST = 2000  # of those with little alive, and of the latest of each generation

@@ -8,7 +8,6 @@ Nothing is concluded from an index that is not whole: both looks happen between 
 the same whole index.
 """
 
-import logging
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -17,6 +16,7 @@ from django.conf import settings
 from django.db.models import Q, QuerySet
 from django.utils import timezone
 
+from base import log_events
 from catalog.models import Segment
 from neve.errors import Corrupt
 from neve.index.tier import HotTier
@@ -27,8 +27,6 @@ from tiering.compaction import claims
 from tiering.compaction.merge import live_copies
 from tiering.elapsed import is_past
 from tiering.objects import footer_of_segment, is_missing
-
-log = logging.getLogger("neve.compact")
 
 # A segment is live before the index knows its blocks: leave the writer time to say so.
 SETTLED = timedelta(minutes=10)
@@ -86,7 +84,7 @@ def delete_closed(tier: HotTier, *, is_pressed: bool = False) -> SweepReport:
         if run is None or recovery.whole_run(tier.tenant_id) != run:
             break
         if named:
-            log.error("segment_named_again segment=%s key=%s", row.pk, row.object_key)
+            log_events.SEGMENT_NAMED_AGAIN.log(segment=row.pk, object=row.object_key)
             tier.open_segment(row.pk)
             row.state, row.unreferenced_at = Segment.State.LIVE, None
             row.save(update_fields=["state", "unreferenced_at"])
@@ -111,7 +109,7 @@ def _is_named(tier: HotTier, row: Segment) -> bool:
     try:
         footer = footer_of_segment(row)
     except Corrupt as error:
-        log.warning("segment_lost key=%s reason=%s", row.object_key, error)
+        log_events.SEGMENT_LOST.log(object=row.object_key, reason=error)
         return False
     except ClientError as error:
         if is_missing(error):  # deleted before, by a worker that was killed then

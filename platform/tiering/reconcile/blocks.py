@@ -5,13 +5,13 @@ One round goes through a tenant's index bucket by bucket, and is an exact recoun
 anew.
 """
 
-import logging
 from collections import deque
 from typing import Any
 
 from django.conf import settings
 from valkey.exceptions import ResponseError
 
+from base import log_events
 from catalog.models import Round, Segment
 from neve.formats.keys import BucketKeys
 from neve.index.recount import BucketAudit, Drift, Superseded
@@ -24,8 +24,6 @@ from tiering import recovery
 from tiering.reconcile import rounds
 from tiering.reconcile.report import Report
 from tiering.reconcile.rounds import Turn
-
-log = logging.getLogger("neve.reconcile")
 
 RUN_BLOCKS = 500_000  # of all tenants; benchmarks/recovery.py
 TURN_BLOCKS = 50_000  # of one tenant; then it is the next one's turn
@@ -114,7 +112,9 @@ def _is_beyond(entry: IndexEntry, readable_bytes: int | None) -> bool:
 
 def _note(tenant_id: int, drifts: list[Drift], report: Report) -> None:
     for drift in drifts:
-        log.warning("drift tenant=%s name=%s said=%s is=%s", tenant_id, *drift)
+        log_events.DRIFT.log(
+            tenant_id=tenant_id, name=drift.name, counted=drift.said, found=drift.is_
+        )
         unit = "drift_blocks" if drift.name.endswith("_blocks") else "drift_bytes"
         unit = "segment_drift_bytes" if drift.name.isdigit() else unit
         report.found(unit, abs(drift.said - drift.is_))

@@ -6,7 +6,6 @@ space is adopted; what is no segment is deleted; a segment of nobody known waits
 should the database come back, or a node whose handshake makes the space.
 """
 
-import logging
 from collections.abc import Iterable
 from datetime import timedelta
 
@@ -14,6 +13,7 @@ from django.conf import settings
 from django.db.models import Q
 from django.utils import timezone
 
+from base import log_events
 from catalog.models import Round, Segment, Stray
 from neve.formats.keys import OBJECTS_PREFIX
 from storage import s3
@@ -23,8 +23,6 @@ from tiering.overlap import overlapped
 from tiering.rebuild import Restorer
 from tiering.reconcile import rounds
 from tiering.reconcile.report import Report
-
-log = logging.getLogger("neve.reconcile")
 
 GRACE = timedelta(hours=1)
 UNCLAIMED_KEPT = timedelta(days=7)
@@ -96,7 +94,7 @@ def _named(keys: Iterable[str]) -> set[str]:
 
 def _judge(stray: Stray, found: Found, report: Report) -> None:
     if found.kind is Kind.SEGMENT and (row := adoption.adopt(found)) is not None:
-        log.warning("segment_adopted segment=%s key=%s", row.pk, row.object_key)
+        log_events.SEGMENT_ADOPTED.log(segment=row.pk, object=row.object_key)
         report.found("segments_without_row")
         assert found.footer is not None
         restored = Restorer(row.tenant_id).restore(row, found.footer.rows, within_quota=True)
@@ -114,6 +112,6 @@ def _judge(stray: Stray, found: Found, report: Report) -> None:
 
 
 def _delete(stray: Stray, report: Report) -> None:
-    log.warning("stray_deleted key=%s bytes=%s", stray.object_key, stray.size_bytes)
+    log_events.STRAY_DELETED.log(object=stray.object_key, bytes=stray.size_bytes)
     s3.client().delete_object(Bucket=settings.ENV.s3_bucket, Key=stray.object_key)
     report.found("stray_objects")

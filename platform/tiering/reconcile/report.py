@@ -1,13 +1,12 @@
 """What a run of reconcile did: counts for its Job row, and the errors that it went on after."""
 
-import logging
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-log = logging.getLogger("neve.reconcile")
+from base import log_events
 
 
 @dataclass
@@ -34,7 +33,7 @@ class Report:
         try:
             yield
         except Exception as error:
-            log.exception("reconcile_failed at=%s", what)
+            log_events.RECONCILE_FAILED.log(at=what, exc_info=True)
             self.errors.append(error)
 
     def raise_errors(self) -> None:

@@ -3,7 +3,6 @@
 Trouble on one side, of one tenant or in one bucket does not stop the others.
 """
 
-import logging
 import time
 from collections.abc import Callable
 
@@ -15,8 +14,6 @@ from tiering.reconcile.keys import look_at_keys
 from tiering.reconcile.objects import look_at_objects
 from tiering.reconcile.report import Report
 from tiering.reconcile.segments import look_at_segments
-
-log = logging.getLogger("neve.reconcile")
 
 RUN_S = 240.0
 

@@ -5,7 +5,6 @@ have answered wrong once. `readable_bytes` says how much of the object is left; 
 found by the walk through the index (`tiering.reconcile.blocks`), those before it are still read.
 """
 
-import logging
 from collections.abc import Sequence
 from datetime import timedelta
 from itertools import groupby
@@ -15,6 +14,7 @@ from django.conf import settings
 from django.db.models import Q
 from django.utils import timezone
 
+from base import log_events
 from catalog.models import Segment
 from neve.errors import Corrupt, MissReason
 from neve.formats.segment import SegmentFooter
@@ -27,8 +27,6 @@ from tiering.overlap import overlapped
 from tiering.rebuild import Restorer
 from tiering.reconcile.report import Report
 from tiering.segments import count_live_bytes, settle
-
-log = logging.getLogger("neve.reconcile")
 
 RUN_SEGMENTS = 2000
 BATCH = 100
@@ -102,7 +100,7 @@ def _judge(row: Segment, readable_bytes: int | None, report: Report) -> None:
         is_second = damaged_at < now - GRACE or damaged_at > now + GRACE  # the clock was set back
         confirmed = readable_bytes if is_second else row.readable_bytes
     if confirmed is not None and row.readable_bytes is None:
-        log.warning("segment_damaged key=%s left_bytes=%s", row.object_key, confirmed)
+        log_events.SEGMENT_DAMAGED.log(object=row.object_key, left_bytes=confirmed)
         report.found("segments_without_object" if confirmed == 0 else "damaged_segments")
     Segment.objects.filter(pk=row.pk).update(
         checked_at=now, damaged_at=damaged_at, readable_bytes=confirmed

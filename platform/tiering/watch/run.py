@@ -4,7 +4,6 @@ What a look must remember until the next stands in its process; another process 
 costs one more look.
 """
 
-import logging
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import Any
 from django.conf import settings
 from valkey.exceptions import ResponseError
 
+from base import log_events
 from catalog import jobs
 from neve.index.library import Taken, taken
 from neve.index.tier import Usage
@@ -22,8 +22,6 @@ from tenants import services
 from tenants.models import Quota, Tenant
 from tiering import recovery
 from tiering.watch import links, weights
-
-log = logging.getLogger("neve.watch")
 
 MIB = 1 << 20
 LOOK_S = 4.0
@@ -89,7 +87,7 @@ def _held() -> dict[int, Held]:
         try:
             usage = hot.hot_tier(tenant_id).usage()
         except ResponseError:  # damaged books of one tenant: reconcile's
-            log.exception("books_unreadable tenant=%s", tenant_id)
+            log_events.BOOKS_UNREADABLE.log(tenant_id=tenant_id, exc_info=True)
             usage = Usage()
         room = max(settings.ENV.hot_uncommitted_mib * MIB, quota.hot_bytes // 4)
         books = (quota.hot_bytes + quota.cold_bytes) // 64  # 300 bytes for each block
@@ -110,7 +108,7 @@ def _look_at_links(memory: Memory, found: dict[int, str]) -> None:
         )
         if (clients := links.told(client)) is None:
             unlisted = links.end_unlisted(client)
-            log.error("connections_unlisted why=%s", unlisted)
+            log_events.CONNECTIONS_UNLISTED.log(why=unlisted)
             found |= unlisted
             continue
         all_links = [links.Link.of(each) for each in clients]
@@ -120,7 +118,7 @@ def _look_at_links(memory: Memory, found: dict[int, str]) -> None:
         if verdict.kill:
             count = links.kill(client, verdict.kill)
             reasons = verdict.excessive | verdict.deliberate
-            log.warning("connections_ended count=%s why=%s", count, reasons)
+            log_events.CONNECTIONS_ENDED.log(count=count, why=reasons)
         excessive |= verdict.excessive
     memory.connected = connected
     now = time.monotonic()
@@ -225,7 +223,7 @@ def _cut_off(memory: Memory, tenant_id: int, why: str) -> None:
     if tenant is None:
         return
     if services.cut_off(tenant=tenant, reason=why):
-        log.error("tenant_cut_off tenant=%s why=%s", tenant.slug, why)
+        log_events.TENANT_CUT_OFF.log(tenant=tenant.slug, why=why)
     memory.linked.pop(tenant_id, None)
     memory.cleaning.add(tenant_id)
 
@@ -234,14 +232,14 @@ def _clean(memory: Memory, tenant_id: int, held: dict[int, Held]) -> None:
     """What it left outside of the books goes; were the books themselves too heavy, they too."""
     keys, bytes_, is_done = weights.remove_junk(tenant_id, until=time.monotonic() + LOOK_S)
     if keys:
-        log.warning("junk_removed tenant=%s keys=%s bytes=%s", tenant_id, keys, bytes_)
+        log_events.JUNK_REMOVED.log(tenant_id=tenant_id, keys=keys, bytes=bytes_)
     if not is_done:
         return
     memory.cleaning.discard(tenant_id)
     memory.strikes.pop(tenant_id, None)
     limit = held[tenant_id].limit_bytes if tenant_id in held else 0
     if weights.held_bytes(tenant_id) > limit:
-        log.error("books_removed tenant=%s", tenant_id)
+        log_events.BOOKS_REMOVED.log(tenant_id=tenant_id)
         weights.remove_all(tenant_id)
         provisioning.provision_tenant(Tenant.objects.get(pk=tenant_id))
         jobs.enqueue("rebuild_tenant", tenant_id=tenant_id)
