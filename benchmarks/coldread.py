@@ -113,7 +113,7 @@ class Neve(Reader):
         self.pool = JobPool(self.place.streams, "cold")
         self.reader = ColdReader(
             lambda numbers, timeout_s: (dict.fromkeys(numbers, self.url), 3600.0),
-            context=self.place.context(),
+            ca_file=str(self.place.ca or ""),
         )
 
     def read_all(self, ranges: Ranges, target: memoryview) -> None:

@@ -55,6 +55,17 @@ SLOTS = [
 ]
 
 
+HEADS = [
+    b"HTTP/1.1 206 -\r\nContent-Length: 10\r\nContent-Range: bytes 0-9/99\r\n\r\n0123",
+    b"HTTP/1.1 503 Slow Down\r\nRetry-After: 7\r\nTransfer-Encoding: chunked\r\n\r\n",
+    b"HTTP/1.0 200 OK\r\nConnection: keep-alive, close\r\nDate: Sun, 29 Nov 2026\r\n\r\n",
+    b"HTTP/1.1 200 x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+    b"HTTP/1.1 204 -\r\nX:\r\n: y\r\n\r\n",
+    b"https://s3.test:8333/bucket/key?X-Amz-Date=20261129T140000Z&X-Amz-Signature=0#part",
+    b"[::1]:9/x?y",
+]
+
+
 def header(payload_bytes: int) -> bytes:
     """A right block header; layout: docs/formats/block.md."""
     start = b"NVB1" + struct.pack("<HH", 1, 1) + bytes(range(16)) + bytes(range(16, 32))
@@ -115,6 +126,7 @@ def main() -> None:
         "slots": SLOTS,
         "match": matches(),
         "connection": connections(),
+        "http": [bytes([step]) + head for step, head in enumerate(HEADS)],
     }
     for name, each in inputs.items():
         folder = CORPUS / name

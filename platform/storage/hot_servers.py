@@ -20,7 +20,7 @@ from valkey.exceptions import TimeoutError as ValkeyTimeoutError
 from valkey.exceptions import ValkeyClusterException
 
 from base import log_events
-from neve.datapath.timed_socket import SILENCE
+from neve import _core
 from storage.addresses import each_url
 
 Answer = TypeVar("Answer")
@@ -131,7 +131,7 @@ def _options(tls: bool) -> dict[str, Any]:
         "socket_connect_timeout": 2,
         "socket_timeout": 5,
         "socket_keepalive": True,
-        "socket_keepalive_options": dict(SILENCE),
+        "socket_keepalive_options": _core.silence_options(),
         "client_name": PLATFORM_NAME,
         **checks,
     }

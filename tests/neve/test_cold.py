@@ -430,7 +430,7 @@ class TestS3:
                 for i, (id_, place) in enumerate(zip(chain.ids, places, strict=True))
             ]
             assert reader.read(blocks, deadline=time.monotonic() + 5) == ([None, None], None)
-            assert reader.connections.count() == 1
+            assert reader.kept_connections == 1
 
 
 @pytest.fixture(scope="module")

@@ -12,17 +12,20 @@
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/string_view.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
 #include <cstring>
 #include <memory>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
 #include "command.h"
 #include "core.h"
+#include "ranged_get.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -363,6 +366,53 @@ struct PyCore {
   }
 };
 
+using WantedBlocks = nb::typed<
+    nb::sequence, nb::typed<nb::tuple, nb::int_, nb::bytes, nb::object, nb::object>>;
+
+Answer get_range(RangedGets& self, const std::string& url, std::uint64_t first, std::uint64_t last,
+                 const WantedBlocks& blocks, double deadline, Stop& stop) {
+  std::vector<Memory> memory;
+  std::vector<WantedBlock> wanted;
+  memory.reserve(2 * nb::len(blocks));
+  for (nb::handle item : blocks) {
+    const auto [offset, id, header, payload] =
+        nb::cast<std::tuple<std::uint64_t, nb::object, nb::object, nb::object>>(item);
+    const auto head = memory.emplace_back(header, true).bytes();
+    if (head.size() != kHeaderBytes) throw nb::value_error("need 64 bytes for a header");
+    wanted.push_back({offset, fixed_bytes<16>(id, "an id"), head.data(),
+                      memory.emplace_back(payload, true).bytes()});
+    const auto& block = wanted.back();
+    const auto least = wanted.size() > 1 ? wanted[wanted.size() - 2].end() : first;
+    if (block.payload.empty() || block.payload.size() > kMaxPayloadBytes || block.offset < least ||
+        block.end() - 1 > last) {
+      throw nb::value_error("blocks must be in order and within the range");
+    }
+  }
+  if (last < first) throw nb::value_error("blocks must be in order and within the range");
+  const nb::gil_scoped_release release;
+  return self.get(url, {first, last}, wanted, time_from_seconds(deadline), stop);
+}
+
+const char* name_of(Failure failure) {
+  switch (failure) {
+    case Failure::kNone:
+      return "";
+    case Failure::kAddress:
+      return "address";
+    case Failure::kUnreachable:
+      return "unreachable";
+    case Failure::kBroken:
+      return "broken";
+    case Failure::kLate:
+      return "late";
+    case Failure::kStopped:
+      break;
+  }
+  return "stopped";
+}
+
+nb::bytes bytes_of(std::string_view text) { return nb::bytes(text.data(), text.size()); }
+
 }  // namespace
 }  // namespace neve
 
@@ -381,6 +431,14 @@ NB_MODULE(_core, m) {
         return statuses;
       },
       "Names of the bytes that `Batch.statuses` gives.");
+  m.def(
+      "silence_options",
+      [] {
+        nb::typed<nb::dict, nb::int_, nb::int_> options;
+        for (const auto& [name, value] : silence_options()) options[nb::int_(name)] = value;
+        return options;
+      },
+      "Options of TCP with which a connection that died silently fails in seconds.");
   m.attr("CHECKSUM_KERNEL") = checksum_kernel_name();
   m.def("checksum", [](nb::handle data) { return checksum(Memory(data, false).bytes()); }, "data"_a,
         "XXH3-64 of contiguous memory.");
@@ -505,4 +563,39 @@ NB_MODULE(_core, m) {
                    "Of all primaries: open only when none of them would be asked.")
       .def_prop_ro("refuses", [](const PyCore& self) { return self.core->refuses(); },
                    "Whether all breakers are open now. Takes no probe.");
+
+  nb::class_<Stop>(m, "Stop", "Ends a read from another thread. One read at a time may have it.")
+      .def(nb::init<>())
+      .def("stop", &Stop::stop, "What is under way ends soon, what would begin does not.")
+      .def_prop_ro("stopped", &Stop::stopped)
+      .def("pause", [](Stop& self, double until) { self.pause(time_from_seconds(until)); },
+           "until"_a, nb::call_guard<nb::gil_scoped_release>(), "Sleeps, but not beyond `stop`.");
+
+  nb::class_<Answer>(m, "Answer", "What came of a ranged GET.")
+      .def_prop_ro("failure", [](const Answer& self) { return nb::str(name_of(self.failure)); },
+                   "Empty: the server answered. Else address, unreachable, broken, late, stopped.")
+      .def_ro("trouble", &Answer::trouble, "The failure in words.")
+      .def_prop_ro("status", [](const Answer& self) { return self.head.status; }, "0: none came.")
+      .def_ro("fits", &Answer::fits, "206, and the range that was asked for or its beginning.")
+      .def_prop_ro("retry_after_s", [](const Answer& self) { return self.head.retry_after_s; })
+      .def_prop_ro("date", [](const Answer& self) { return bytes_of(self.head.date); })
+      .def_prop_ro("error", [](const Answer& self) { return bytes_of(self.error); },
+                   "How the body of an answer begins that does not fit; at most 4 KiB.")
+      .def_prop_ro(
+          "blocks",
+          [](const Answer& self) {
+            return nb::bytes(self.blocks.data(), self.blocks.size());
+          },
+          "OK or CORRUPT of `statuses` for each block, as far as they were read.");
+
+  nb::class_<RangedGets>(m, "RangedGets", "Ranged GETs over kept connections. For any thread.")
+      .def(nb::init<std::string>(), "ca_file"_a = "",
+           "`ca_file`: of who signs the servers' certificates; empty: the host's authorities.")
+      .def("get", &get_range, "url"_a, "first"_a, "last"_a, "blocks"_a, nb::kw_only(),
+           "deadline"_a, "stop"_a,
+           "Reads the bytes `first` … `last`, without the GIL. `blocks`, in order: offset, id, and\n"
+           "writable memory for header (64 bytes) and payload of each. Raises `ValueError`.")
+      .def_prop_ro("kept", &RangedGets::kept, "Connections that nobody uses now.")
+      .def("close", &RangedGets::close,
+           "Ends connections that nobody uses; the others end after their use.");
 }

@@ -6,6 +6,7 @@
 #include <netinet/tcp.h>
 #include <sys/un.h>
 
+#include <array>
 #include <cerrno>
 #include <cstring>
 #include <string_view>
@@ -81,19 +82,12 @@ void choose_congestion_control(int fd) {
   }
 }
 
-// A firewall or NAT that forgot the connection says nothing: without these a request would wait for
-// its whole deadline. An idle connection is asked for a sign of life before NATs forget it (most
-// keep 60 s); what was sent and is not acknowledged by the other kernel, however busy its program
-// is, has this long. neve/datapath/timed_socket.py has the same numbers.
-void notice_silence(int fd) {
-  set_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
-  set_option(fd, IPPROTO_TCP, TCP_KEEPIDLE, 15);
-  set_option(fd, IPPROTO_TCP, TCP_KEEPINTVL, 2);
-  set_option(fd, IPPROTO_TCP, TCP_KEEPCNT, 3);
-  set_option(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, 1500);
-}
+constexpr std::array<std::pair<int, int>, 4> kSilence{{
+    {TCP_KEEPIDLE, 15}, {TCP_KEEPINTVL, 2}, {TCP_KEEPCNT, 3}, {TCP_USER_TIMEOUT, 1500}}};
 
 }  // namespace
+
+std::span<const std::pair<int, int>> silence_options() { return kSilence; }
 
 Resolver::Resolver(Endpoint endpoint) : endpoint_(std::move(endpoint)) {
   if (const auto literal = literal_address(endpoint_)) {
@@ -119,9 +113,18 @@ std::optional<std::vector<SocketAddress>> Resolver::addresses(Time now) {
       // A failed look-up counts for the connection that asked for it, no longer.
       state->until = Clock::now() + (state->found.empty() ? std::chrono::milliseconds(50) : kNameLife);
       state->running = false;
+      state->ended.notify_all();
     }).detach();
   }
   return std::nullopt;
+}
+
+std::optional<std::vector<SocketAddress>> Resolver::wait(Time until) {
+  while (true) {
+    if (auto found = addresses(Clock::now())) return found;
+    std::unique_lock lock(state_->mutex);
+    if (!state_->ended.wait_until(lock, until, [this] { return !state_->running; })) return {};
+  }
 }
 
 Descriptor begin_connect(const SocketAddress& address, bool avoid_bbr) {
@@ -130,7 +133,8 @@ Descriptor begin_connect(const SocketAddress& address, bool avoid_bbr) {
   if (!fd.is_open()) return fd;
   if (family != AF_UNIX) {
     set_option(fd.get(), IPPROTO_TCP, TCP_NODELAY, 1);
-    notice_silence(fd.get());
+    set_option(fd.get(), SOL_SOCKET, SO_KEEPALIVE, 1);
+    for (const auto& [name, value] : kSilence) set_option(fd.get(), IPPROTO_TCP, name, value);
     if (avoid_bbr) choose_congestion_control(fd.get());
   }
   const auto* generic = reinterpret_cast<const sockaddr*>(&address.storage);

@@ -3,10 +3,13 @@
 
 #include <sys/socket.h>
 
+#include <condition_variable>
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "clock.h"
@@ -14,6 +17,12 @@
 #include "slots.h"
 
 namespace neve {
+
+// How long silence is borne, as options of TCP (IPPROTO_TCP) and their values. A firewall or NAT that
+// forgot the connection says nothing: without these a request would wait for its whole deadline. An
+// idle connection is asked for a sign of life before NATs forget it (most keep 60 s); what was sent
+// and is not acknowledged by the other kernel, however busy its program is, has 1.5 s.
+std::span<const std::pair<int, int>> silence_options();
 
 struct SocketAddress {
   sockaddr_storage storage{};
@@ -29,11 +38,14 @@ class Resolver {
   // Nothing while the look-up runs; then what it found, perhaps no address at all. Results of names
   // are used for 30 s.
   std::optional<std::vector<SocketAddress>> addresses(Time now);
+  // The same, once the look-up has ended; nothing if it still runs at `until`.
+  std::optional<std::vector<SocketAddress>> wait(Time until);
   const Endpoint& endpoint() const { return endpoint_; }
 
  private:
   struct State {
     std::mutex mutex;
+    std::condition_variable ended;
     bool running = false;
     bool known = false;
     Time until{};

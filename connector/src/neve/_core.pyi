@@ -12,6 +12,11 @@ from numpy.typing import NDArray
 def statuses() -> dict[str, int]:
     """Names of the bytes that `Batch.statuses` gives."""
 
+def silence_options() -> dict[int, int]:
+    """
+    Options of TCP with which a connection that died silently fails in seconds.
+    """
+
 CHECKSUM_KERNEL: str = 'avx2'
 
 def checksum(data: object) -> int:
@@ -163,3 +168,73 @@ class Core:
     @property
     def refuses(self) -> bool:
         """Whether all breakers are open now. Takes no probe."""
+
+class Stop:
+    """Ends a read from another thread. One read at a time may have it."""
+
+    def __init__(self) -> None: ...
+
+    def stop(self) -> None:
+        """What is under way ends soon, what would begin does not."""
+
+    @property
+    def stopped(self) -> bool: ...
+
+    def pause(self, until: float) -> None:
+        """Sleeps, but not beyond `stop`."""
+
+class Answer:
+    """What came of a ranged GET."""
+
+    @property
+    def failure(self) -> str:
+        """
+        Empty: the server answered. Else address, unreachable, broken, late, stopped.
+        """
+
+    @property
+    def trouble(self) -> str:
+        """The failure in words."""
+
+    @property
+    def status(self) -> int:
+        """0: none came."""
+
+    @property
+    def fits(self) -> bool:
+        """206, and the range that was asked for or its beginning."""
+
+    @property
+    def retry_after_s(self) -> int: ...
+
+    @property
+    def date(self) -> bytes: ...
+
+    @property
+    def error(self) -> bytes:
+        """How the body of an answer begins that does not fit; at most 4 KiB."""
+
+    @property
+    def blocks(self) -> bytes:
+        """OK or CORRUPT of `statuses` for each block, as far as they were read."""
+
+class RangedGets:
+    """Ranged GETs over kept connections. For any thread."""
+
+    def __init__(self, ca_file: str = '') -> None:
+        """
+        `ca_file`: of who signs the servers' certificates; empty: the host's authorities.
+        """
+
+    def get(self, url: str, first: int, last: int, blocks: Sequence[tuple[int, bytes, object, object]], *, deadline: float, stop: Stop) -> Answer:
+        """
+        Reads the bytes `first` … `last`, without the GIL. `blocks`, in order: offset, id, and
+        writable memory for header (64 bytes) and payload of each. Raises `ValueError`.
+        """
+
+    @property
+    def kept(self) -> int:
+        """Connections that nobody uses now."""
+
+    def close(self) -> None:
+        """Ends connections that nobody uses; the others end after their use."""

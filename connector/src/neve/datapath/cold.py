@@ -1,25 +1,26 @@
 """Reads blocks out of S3 segments: presigned addresses, few large ranged GETs, all verified.
 
-Planning is pure (`plan_ranges`), and so is what to do about an answer (`judge`); `ColdReader` does
-it. What to count and whom to tell of corrupt blocks is `neve.datapath.client`'s business.
+Planning is pure (`plan_ranges`), and so is the next step after an answer (`next_step`). The bytes
+are moved and verified by the core (`neve._core.RangedGets`), without the GIL. Counting, and telling
+the index of corrupt blocks, is the business of `neve.datapath.client`.
 """
 
-import http.client
 import random
-import ssl
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from enum import Enum, auto
 from typing import Final
 from urllib.parse import parse_qs, urlsplit
 
-from neve.datapath.ranged_get import Connection, Connections, Head, StaleConnection
-from neve.datapath.timed_socket import Stop, seconds_left, tls_context
-from neve.errors import Corrupt, DeadlineExceeded, MissReason, NeveError, Refused, Unavailable
-from neve.formats.block import HEADER_BYTES, verify
+from neve import _core
+from neve.datapath.status import Status
+from neve.errors import DeadlineExceeded, MissReason, NeveError, Refused, Unavailable
+from neve.formats.block import HEADER_BYTES
 
 # Reading a gap is cheaper than another request up to about what S3 sends in one request's latency.
 GAP_BYTES: Final = 256 << 10
@@ -82,9 +83,9 @@ def plan_ranges(blocks: Iterable[ColdBlock], *, streams: int = 1) -> list[list[C
 
 
 class Next(Enum):
-    """What to do about an answer."""
+    """What to do after an answer."""
 
-    READ = auto()
+    DONE = auto()
     GONE = auto()  # no such segment
     SHORT = auto()  # the segment ends before these blocks
     NEW_ADDRESS = auto()  # this one has expired, or leads elsewhere
@@ -99,15 +100,12 @@ _NEXT: Final = {
     404: Next.GONE,
     416: Next.SHORT,
 }
+_REFUSED: Final = (400, 401, 403)
 
 
-def judge(head: Head, first: int, last: int) -> Next:
-    """An answer to a GET of the bytes `first` … `last`. It may have fewer, at the object's end."""
-    if head.status != 206:
-        return _NEXT.get(head.status, Next.GIVE_UP)
-    if head.first != first or head.last is None or not first <= head.last <= last:
-        return Next.GIVE_UP  # other bytes than we asked for, or nobody knows which
-    return Next.READ
+def next_step(status: int, *, fits: bool) -> Next:
+    """`fits`: the answer has the bytes that were asked for, or the first of them."""
+    return Next.DONE if fits else _NEXT.get(status, Next.GIVE_UP)
 
 
 def pause_s(tries: int, retry_after_s: float) -> float:
@@ -123,27 +121,39 @@ class AddressRefused(Refused):
         self.reason = reason
 
 
-def refusal(url: str, head: Head) -> AddressRefused:
+def refusal(url: str, answer: _core.Answer) -> AddressRefused:
     """Why S3 answered 400, 401 or 403 to an address that was signed just before."""
-    said = f"S3 answered {head.status} {head.code}".rstrip()
-    said += f" ({head.message})" if head.message else ""
-    ahead_s = _ahead_s(url, head)
-    if head.code == "RequestTimeTooSkewed" or (ahead_s is not None and abs(ahead_s) > _SKEW_S):
+    code, message = error_of(answer.error)
+    said = f"S3 answered {answer.status} {code}".rstrip()
+    said += f" ({message})" if message else ""
+    ahead_s = _ahead_s(url, answer.date)
+    if code == "RequestTimeTooSkewed" or (ahead_s is not None and abs(ahead_s) > _SKEW_S):
         where = "" if ahead_s is None else f" by {abs(ahead_s):.0f} s"
         order = "behind" if ahead_s is not None and ahead_s < 0 else "ahead of"
         detail = (
             f"{said}: its clock is {order} that of the control plane{where}, which signs the "
             "addresses: set both by NTP"
         )
-        return AddressRefused(detail, reason=MissReason.CLOCK, status=head.status)
+        return AddressRefused(detail, reason=MissReason.CLOCK, status=answer.status)
     detail = (
         f"{said}: check NEVE_S3_ACCESS_KEY, NEVE_S3_SECRET_KEY and NEVE_S3_REGION of the control "
         "plane, and what that key may read"
     )
-    return AddressRefused(detail, reason=MissReason.DENIED, status=head.status)
+    return AddressRefused(detail, reason=MissReason.DENIED, status=answer.status)
 
 
-def _ahead_s(url: str, head: Head) -> float | None:
+def error_of(document: bytes) -> tuple[str, str]:
+    """Code and message of S3's error document; empty where there is none, or it breaks off.
+
+    Source: "Error responses", Amazon S3 API reference.
+    """
+    text = document.decode(errors="replace")
+    found = (re.search(rf"<{name}>([^<]{{1,300}})</{name}>", text) for name in ("Code", "Message"))
+    code, message = (match[1] if match else "" for match in found)
+    return code, message
+
+
+def _ahead_s(url: str, date: bytes) -> float | None:
     """How far S3's clock is ahead of the one that signed `url` just before; None: unknown.
 
     Source: "Authenticating requests: using query parameters", Amazon S3 API reference.
@@ -151,21 +161,26 @@ def _ahead_s(url: str, head: Head) -> float | None:
     signed = parse_qs(urlsplit(url).query).get("X-Amz-Date", [""])[0]
     try:
         at = datetime.strptime(signed, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC).timestamp()
-    except ValueError:
+        return parsedate_to_datetime(date.decode("latin-1")).timestamp() - at
+    except (ValueError, OverflowError):
         return None
-    return None if head.date_s is None else head.date_s - at
 
 
 class ColdReader:
     """Ranged GETs over kept connections. For any thread.
 
     `segment_urls(numbers, timeout_s)` gives presigned addresses and their lifetime in seconds; it
-    may raise `Unavailable` or `Refused`. `context`: for https; by default the host's authorities.
+    may raise `Unavailable` or `Refused`. `ca_file`: for https; by default the host's authorities,
+    or those of SSL_CERT_FILE and SSL_CERT_DIR.
     """
 
-    def __init__(self, segment_urls: SegmentUrls, *, context: ssl.SSLContext | None = None) -> None:
+    def __init__(self, segment_urls: SegmentUrls, *, ca_file: str = "") -> None:
         self._addresses = _Addresses(segment_urls)
-        self.connections = Connections(context or tls_context())
+        self._gets = _core.RangedGets(ca_file)
+
+    @property
+    def kept_connections(self) -> int:
+        return self._gets.kept
 
     def read(
         self,
@@ -173,24 +188,20 @@ class ColdReader:
         *,
         deadline: float,
         also: Sequence[int] = (),
-        stop: Stop | None = None,
+        stop: _core.Stop | None = None,
     ) -> tuple[list[MissReason | None], NeveError | None]:
         """Fills the payloads of one group of `plan_ranges`.
 
-        Returns None or why not for each block, and the trouble that ended the reading early, if
-        any: it speaks of the storage, not of the blocks. Never raises it.
+        Returns None or the reason of a miss for each block, and the trouble that ended the reading
+        early, if any: it concerns the storage, not the blocks. Never raises it.
         `also`: segments that will be asked for next, so that one request gets all addresses.
-        `stop` ends it early: the rest is missed by TIMEOUT, and nobody is to blame.
+        `stop` ends it early: the rest is missed by TIMEOUT, without trouble.
         """
         outcomes: list[MissReason | None] = []
-        stop = stop or Stop()
+        stop = stop or _core.Stop()
         trouble: NeveError | None = None
         try:
             self._read(group, outcomes, deadline, also, stop)
-        except TimeoutError as error:
-            trouble = DeadlineExceeded(f"S3: {error}")
-        except (ValueError, http.client.InvalidURL) as error:
-            trouble = Unavailable(f"S3: no address to read from: {error}")
         except NeveError as error:
             trouble = error
         late = stop.stopped or isinstance(trouble, DeadlineExceeded)
@@ -199,7 +210,7 @@ class ColdReader:
         return outcomes, None if stop.stopped else trouble
 
     def renew_addresses(self, timeout_s: float) -> None:
-        """Fetches anew, in one request, those that were used lately and end soon.
+        """Fetches anew, in one request, addresses that were used lately and end soon.
 
         So that no load waits for it. Raises `Unavailable`, `Refused`.
         """
@@ -208,23 +219,16 @@ class ColdReader:
     def probe(self, url: str, deadline: float) -> None:
         """Reads the first byte behind a presigned address. Raises what stands in the way:
         `AddressRefused`, `Unavailable`, `DeadlineExceeded`."""
-        try:
-            with self.connections.take(url) as (connection, target):
-                connection.open(deadline)
-                head = connection.get(target, 0, 0)
-                if head.status == 206:
-                    connection.read_into(memoryview(bytearray(1)))
-        except TimeoutError as error:
-            raise DeadlineExceeded(f"S3: {error}") from error
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            raise Unavailable(f"S3: {type(error).__name__}: {error}") from error
-        if head.status in (400, 401, 403):
-            raise refusal(url, head)
-        if head.status != 206:
-            raise Unavailable(f"S3 answered {head.status} {head.code}".rstrip())
+        answer = self._gets.get(url, 0, 0, [], deadline=deadline, stop=_core.Stop())
+        if answer.failure:
+            raise _trouble_of(answer)
+        if answer.status in _REFUSED:
+            raise refusal(url, answer)
+        if not answer.fits:
+            raise Unavailable(f"S3 answered {answer.status} {error_of(answer.error)[0]}".rstrip())
 
     def close(self) -> None:
-        self.connections.close()
+        self._gets.close()
 
     def _read(
         self,
@@ -232,7 +236,7 @@ class ColdReader:
         outcomes: list[MissReason | None],
         deadline: float,
         also: Sequence[int],
-        stop: Stop,
+        stop: _core.Stop,
     ) -> None:
         """Appends to `outcomes` block by block, so that a new try goes on where one ended."""
         segment, renewed, tries = group[0].segment, False, 0
@@ -241,22 +245,15 @@ class ColdReader:
             if url is None:
                 outcomes += [MissReason.EVICTED] * len(rest)
                 return
-            retry_after_s, said = 0.0, ""
-            try:
-                with self.connections.take(url) as (connection, target):
-                    sock = connection.open(deadline)
-                    with stop.watching(sock):
-                        head = connection.get(target, rest[0].offset, rest[-1].end - 1)
-                        step = judge(head, rest[0].offset, rest[-1].end - 1)
-                        if step is Next.READ:
-                            _fill(connection, rest, head, outcomes)
-                retry_after_s, said = head.retry_after_s, f"S3 answered {head.status}"
-            except StaleConnection:
-                continue
-            except (TimeoutError, http.client.InvalidURL):
-                raise
-            except (OSError, http.client.HTTPException) as error:
-                step, said = Next.LATER, f"S3: {type(error).__name__}: {error}"
+            wanted = [(block.offset, block.id, block.header, block.payload) for block in rest]
+            first, last = rest[0].offset, rest[-1].end - 1
+            answer = self._gets.get(url, first, last, wanted, deadline=deadline, stop=stop)
+            outcomes += [Status(each).miss for each in answer.blocks]
+            if answer.failure == "stopped":
+                return
+            if answer.failure not in ("", "broken"):
+                raise _trouble_of(answer)
+            step = Next.LATER if answer.failure else next_step(answer.status, fits=answer.fits)
             if step is Next.GONE:
                 self._addresses.forget(segment, url)
                 outcomes += [MissReason.EVICTED] * len(rest)
@@ -267,44 +264,28 @@ class ColdReader:
                 renewed = True
             elif step is Next.LATER:
                 tries += 1
-                wait_s = pause_s(tries, retry_after_s)
+                wait_s = pause_s(tries, answer.retry_after_s)
                 if tries == MOST_TRIES or wait_s >= seconds_left(deadline):
-                    raise Unavailable(said)
-                stop.pause(wait_s)
-            elif step is Next.NEW_ADDRESS and head.status in (400, 401, 403):
-                raise refusal(url, head)
-            elif step is not Next.READ:
-                raise Unavailable(said)
+                    raise _trouble_of(answer)
+                stop.pause(time.monotonic() + wait_s)
+            elif step is Next.NEW_ADDRESS and answer.status in _REFUSED:
+                raise refusal(url, answer)
+            elif step is not Next.DONE:
+                raise _trouble_of(answer)
+
+
+def _trouble_of(answer: _core.Answer) -> NeveError:
+    """What kept the bytes from coming."""
+    if answer.failure == "late":
+        return DeadlineExceeded(f"S3: {answer.trouble}")
+    return Unavailable(
+        f"S3: {answer.trouble}" if answer.failure else f"S3 answered {answer.status}"
+    )
 
 
 def reason_of(trouble: NeveError | None) -> MissReason:
     """Why blocks were missed that this trouble kept from being read."""
     return trouble.reason if isinstance(trouble, AddressRefused) else MissReason.BREAKER
-
-
-def _fill(
-    connection: Connection,
-    blocks: Sequence[ColdBlock],
-    head: Head,
-    outcomes: list[MissReason | None],
-) -> None:
-    """Every payload goes into its own buffer; what lies between them is thrown away."""
-    at = blocks[0].offset
-    for block in blocks:
-        if head.last is None or block.end - 1 > head.last:
-            outcomes.append(MissReason.CORRUPT)
-            continue
-        if block.offset > at:
-            connection.read_into(memoryview(bytearray(block.offset - at)))
-        connection.read_into(memoryview(block.header))
-        connection.read_into(block.payload)
-        at = block.end
-        try:
-            verify(block.header, block.payload, expect_id=block.id)
-        except Corrupt:
-            outcomes.append(MissReason.CORRUPT)
-        else:
-            outcomes.append(None)
 
 
 @dataclass(slots=True)
@@ -366,3 +347,11 @@ class _Addresses:
         with self._lock:
             if segment in self._known and self._known[segment].url == url:
                 del self._known[segment]
+
+
+def seconds_left(deadline: float) -> float:
+    """More than 0. Raises `DeadlineExceeded`."""
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise DeadlineExceeded("S3 did not answer in time")
+    return left

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from neve import log_events
-from neve._core import Breaker
+from neve._core import Breaker, Stop
 from neve.datapath.cold import ColdBlock, ColdReader, plan_ranges, reason_of
 from neve.datapath.hotpath import HotPath
 from neve.datapath.promoting import Claims, Promoter
 from neve.datapath.status import Status
-from neve.datapath.timed_socket import Stop
 from neve.datapath.transfer import JobPool, PoolJob, Transfer, Urgency
 from neve.errors import Closed, DeadlineExceeded, MissReason, NeveError
 from neve.formats.block import HEADER_BYTES
