@@ -6,7 +6,8 @@
 MAKEFLAGS += --no-print-directory
 LINTS := lint-python lint-types lint-imports lint-docs lint-web lint-shell lint-lua lint-compose
 
-.PHONY: docs openapi reference fuzz-api help up install test test-postgres test-fast test-core torture attack vllm bench-datapath bench-tiering bench-policies day bench-ttft lint $(LINTS) format clean distclean
+# Every target but files.
+.PHONY: $(shell sed -n 's/^\([a-z][a-z-]*\):.*/\1/p' $(firstword $(MAKEFILE_LIST)))
 
 BIN := .venv/bin
 RUN := .venv/.runtime-installed
