@@ -123,7 +123,7 @@ class PythonTransport(Contestant):
 
     def match(self, ids: list[bytes]) -> None:
         """One bucket only, as a node of one Valkey has it."""
-        (reply,) = self._run(0, [Call(tuple(call("match", self._bucket(0), "1", *ids)))])
+        (reply,) = self._run(0, [Call(tuple(call("locate", self._bucket(0), "1", *ids)))])
         assert isinstance(reply, bytes)
         if not all(isinstance(answer, Location) for answer in decode_match(reply)):
             raise RuntimeError("match did not find all")

@@ -9,6 +9,7 @@ date.
 
 import struct
 import textwrap
+from collections.abc import Sequence
 from enum import IntEnum, IntFlag
 from pathlib import Path
 
@@ -26,7 +27,6 @@ def lua() -> str:
     """Constants, and functions that unpack and pack an entry."""
     books = ", ".join(f'{name} = "{kind}"' for name, kind in BOOKS.items() if name != "q")
     places = ", ".join(f"[{int(place)}] = true" for place in sorted(entry.PLACES))
-    names = [field.name for field in entry.FIELDS]
     lines = [
         f"-- {_WRITTEN}",
         "",
@@ -47,20 +47,16 @@ def lua() -> str:
         "local BOOKKEEPING = { " + ", ".join(f'"{name}"' for name in KEY_BOOKS) + " }",
         *_wrapped("local BOOK_TYPES = { " + books + " }"),
         "",
-        "-- An entry. EXPIRES_AT: the first byte of `expires`, counted from 1.",
+        "-- An entry, and one of version 1. In both `expires` begins at byte EXPIRES_AT, from 1.",
         f'local ENTRY, ENTRY_BYTES = "{_lua_format(entry.ENTRY)}", {entry.ENTRY.size}',
+        f'local ENTRY_1, ENTRY_1_BYTES = "{_lua_format(entry.ENTRY_1)}", {entry.ENTRY_1.size}',
         f"local EXPIRES_AT = {_offset('expires') + 1}",
         *_empty(),
         "",
-        "local function unpack_entry(raw)",
-        *_wrapped(f"  local {', '.join(names)} = struct.unpack(ENTRY, raw)"),
-        *_wrapped(f"  return {{ {', '.join(f'{name} = {name}' for name in names)} }}"),
-        "end",
-        "",
-        "local function pack_entry(e)",
-        *_wrapped(f"  return struct.pack(ENTRY, {', '.join(f'e.{name}' for name in names)})"),
-        "end",
-        "",
+        *_unpacking("unpack_entry", "ENTRY", entry.FIELDS),
+        *_packing("pack_entry", "ENTRY", entry.FIELDS),
+        *_unpacking("unpack_entry_1", "ENTRY_1", entry.FIELDS_1),
+        *_packing("pack_entry_1", "ENTRY_1", entry.FIELDS_1),
     ]
     return "\n".join(lines)
 
@@ -123,6 +119,27 @@ def _wrapped(line: str) -> list[str]:
     whole = line.replace(" = ", "\xa0=\xa0").replace("{ ", "{\xa0").replace(" }", "\xa0}")
     return [
         part.replace("\xa0", " ") for part in textwrap.wrap(whole, 100, subsequent_indent=indent)
+    ]
+
+
+def _unpacking(function: str, packed: str, fields: Sequence[entry.Field]) -> list[str]:
+    names = [field.name for field in fields]
+    values = {field.name: field.name if field.name in names else "0" for field in entry.FIELDS}
+    return [
+        f"local function {function}(raw)",
+        *_wrapped(f"  local {', '.join(names)} = struct.unpack({packed}, raw)"),
+        *_wrapped(f"  return {{ {', '.join(f'{k} = {v}' for k, v in values.items())} }}"),
+        "end",
+        "",
+    ]
+
+
+def _packing(function: str, packed: str, fields: Sequence[entry.Field]) -> list[str]:
+    return [
+        f"local function {function}(e)",
+        *_wrapped(f"  return struct.pack({packed}, {', '.join(f'e.{f.name}' for f in fields)})"),
+        "end",
+        "",
     ]
 
 

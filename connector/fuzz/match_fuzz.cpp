@@ -1,4 +1,4 @@
-// Rows of neve_match: whatever the servers answer, what is reported is a prefix that was found, cut
+// Rows of neve_locate: whatever the servers answer, what is reported is a prefix that was found, cut
 // out of the right replies, and at most one miss behind it.
 
 #include "input.h"

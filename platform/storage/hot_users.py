@@ -23,7 +23,8 @@ BOOK_COMMANDS = (
     *("zadd", "zincrby", "zrem", "zrange", "zscore", "zmscore", "zcard", "zcount", "zpopmin"),
 )
 # Pins, lifetimes, flushes and restoring are the platform's: a node asks for them over HTTP.
-NODE_FUNCTIONS = ("match", "commit", "touch", "promote", "forget", "usage")
+# `match`: for nodes of release 0.2.0.
+NODE_FUNCTIONS = ("locate", "match", "commit", "touch", "promote", "forget", "usage")
 
 _NAME = re.compile(r"t(\d+)(\.k\d+)?")  # without a key: as earlier releases made them
 

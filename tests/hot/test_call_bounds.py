@@ -17,6 +17,7 @@ SHAPES = {
     **dict.fromkeys(("touch", "promote", "close_segments", "discard"), ((), 1, CALL_IDS)),
     **dict.fromkeys(
         (
+            "locate",
             "match",
             "admit",
             "renew_leases",

@@ -19,6 +19,7 @@ from valkey.exceptions import ResponseError
 from contexts.stored import Standing, changes_of
 from neve.errors import MissReason
 from neve.formats.keys import BucketKeys
+from neve.index.entry import ENTRY
 from neve.index.library import load_functions
 from neve.index.recount import BucketAudit, Checked, Drift, Superseded
 from neve.index.scan import last_used_s, scan
@@ -37,6 +38,7 @@ from neve.index.tier import (
 from retention.terms import end_of
 from support.drift import assert_no_drift
 from support.servers import ValkeyServer
+from support.version_1 import as_version_1
 
 pytestmark = pytest.mark.integration
 
@@ -284,6 +286,14 @@ class HotTierMachine(RuleBasedStateMachine):
         in_turn = sorted(ids, key=lambda id_: id_ not in found)
         expected = {id_: self.model.commit(id_) for id_ in in_turn}
         assert outcomes == [expected[id_] for id_ in ids]
+
+    @rule(ids=some_ids)
+    def find_entries_of_version_1(self, ids):
+        """As the release before left them."""
+        for id_ in ids:
+            raw = self.client.hget(KEYS.bookkeeping[0], id_)
+            if raw and len(raw) == ENTRY.size:
+                self.client.hset(KEYS.bookkeeping[0], id_, as_version_1(raw))
 
     @rule(ids=some_ids)
     def commit_without_values(self, ids):

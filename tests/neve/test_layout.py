@@ -11,6 +11,8 @@ from neve.formats import block
 from neve.formats.keys import BOOKS
 from neve.index import entry
 from neve.index.library import functions_source
+from neve.index.scan import IndexEntry, decode_entry
+from neve.index.tier import Location, Tier, decode_match
 
 ROOT = Path(__file__).parents[2]
 GENERATOR = ROOT / "connector/generate_layout.py"
@@ -53,6 +55,27 @@ def test_the_document_has_the_fields_of_an_entry():
         at += field.bytes
     assert rows("**Entry**", 4) == expected
     assert f"entry of {at} bytes" in HOT_TIER.read_text()
+
+
+def test_the_documents_entries_are_what_the_scan_reads():
+    example = HOT_TIER.read_text().split("**Entry**")[1].split("```")[1]
+    dirty, cold = (
+        bytes.fromhex("".join(line[4:] for line in part.splitlines()))
+        for part in example.strip().split("\n\n")
+    )
+    common = {"space_id": 3, "size_bytes": 1_000_064, "expires_s": 0, "pinned_s": 0, "idle_s": 0}
+    common |= {"stored_s": 1_800_000_000, "priority": 0, "held": False}
+    id_ = bytes(16)
+    assert decode_entry(id_, dirty) == IndexEntry(
+        id_, is_hot=True, is_cold=False, is_dirty=True, segment=0, **common
+    )
+    assert decode_entry(id_, cold) == IndexEntry(
+        id_, is_hot=False, is_cold=True, is_dirty=False, segment=9, offset=64, **common
+    )
+    assert decode_match(dirty + cold) == [
+        Location(Tier.HOT, 1_000_064),
+        Location(Tier.COLD, 1_000_064, 9, 64),
+    ]
 
 
 def test_the_document_has_states_and_reasons():

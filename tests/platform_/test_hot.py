@@ -119,6 +119,7 @@ def test_another_tenants_keys_are_out_of_reach(node):
         ("DEL", keys.block(1, id_)),
         ("HGETALL", keys.bookkeeping[0]),
         ("HGETALL", keys.quota),
+        ("FCALL", "neve_locate", 7, *keys.bookkeeping, "1", id_),
         ("FCALL", "neve_match", 7, *keys.bookkeeping, "1", id_),
         ("FCALL_RO", "neve_usage", 7, *keys.bookkeeping),
     ):

@@ -37,6 +37,6 @@ def test_the_standard_librarys_platform_and_uuid_import_from_the_repository_root
 def test_the_format_of_the_hot_tier_names_the_functions_that_nodes_may_call():
     from storage.hot_users import NODE_FUNCTIONS
 
-    text = (ROOT / "docs/formats/hot-tier.md").read_text()
+    text = " ".join((ROOT / "docs/formats/hot-tier.md").read_text().split())
     sentence = text.split("A node's user may call ", 1)[1].split(" and no other function", 1)[0]
     assert tuple(re.findall(r"`(\w+)`", sentence)) == NODE_FUNCTIONS

@@ -510,7 +510,7 @@ NB_MODULE(_core, m) {
 
   nb::class_<PyMatchBatch, PyBatch>(m, "MatchBatch")
       .def("rows", &PyMatchBatch::rows,
-           "(status, rows of neve_match): the prefix that was found, and the miss behind it.");
+           "(status, rows of neve_locate): the prefix that was found, and the miss behind it.");
 
   nb::class_<PyCore>(m, "Core", "Connections to the servers of one address, and their threads.")
       .def(

@@ -22,7 +22,7 @@ inline constexpr std::size_t kSpaceTagAt = 56;
 inline constexpr std::size_t kHeaderChecksumAt = 60;
 
 // An entry of the index, whose first byte is its state: 0 is a miss.
-inline constexpr std::size_t kEntryBytes = 42;
+inline constexpr std::size_t kEntryBytes = 53;
 
 // Calls of the functions: KEYS before those of blocks, and the most ids.
 inline constexpr std::size_t kBookkeepingKeys = 7;

@@ -248,7 +248,7 @@ MatchPlan plan_match(const Keyspace& keys, std::span<const BlockId> ids, Time de
     CallRequest request;
     request.slot = bucket.slot;
     request.idempotent = true;
-    function_head(request.command, "neve_match", kBookkeepingKeys, 1 + slice.size());
+    function_head(request.command, "neve_locate", kBookkeepingKeys, 1 + slice.size());
     request.command += bucket.bookkeeping;
     command::argument(request.command, std::string_view("0"));  // stop behind the first miss
     std::uint32_t position = 0;

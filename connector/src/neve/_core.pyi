@@ -126,7 +126,7 @@ class Batch:
 class MatchBatch(Batch):
     def rows(self) -> tuple[int, bytes]:
         """
-        (status, rows of neve_match): the prefix that was found, and the miss behind it.
+        (status, rows of neve_locate): the prefix that was found, and the miss behind it.
         """
 
 class Core:

@@ -22,6 +22,7 @@ class MissReason(StrEnum):
     IDLE = "idle"
     EVICTED_COLD = "evicted_cold"
     UNFLUSHED = "unflushed"
+    UNSUPPORTED = "unsupported"  # its kind or codec is of a newer version of Neve
 
 
 class NeveError(Exception):

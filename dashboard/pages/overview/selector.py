@@ -23,6 +23,7 @@ MISS_WORDS = {
     "evicted": ("Evicted hot", "the hot tier was full, without a cold copy: raise the hot quota"),
     "evicted_cold": ("Evicted cold", "the cold tier was full: raise the cold quota"),
     "unflushed": ("Not flushed", "the cold tier refused it: raise the cold quota, end pins"),
+    "unsupported": ("Unsupported", "stored by a newer version of Neve: update the node"),
     "idle": ("Idle", "the idle rule removed it, without a cold copy: flush it, or set hot_idle_s"),
     "expired": ("Expired", "retention or a person ended it"),
     "quota": ("Over quota", "refused when it was stored"),

@@ -52,7 +52,8 @@ REASONS: Final = (
     MissReason.UNFLUSHED,
 )
 
-FIELDS: Final = (
+# Version 1 is read wherever it still stands, and never written. Nodes of release 0.2.0 read it.
+FIELDS_1: Final = (
     Field("state", "B", "bits, below"),
     Field(
         "reason",
@@ -72,6 +73,15 @@ FIELDS: Final = (
     Field("priority", "B", "0 leaves first"),
     Field("held", "B", "1: contexts' terms hold for it, not its space's"),
 )
+FIELDS: Final = (
+    *(field for field in FIELDS_1 if field.name != "offset"),
+    Field("kind", "B", "0: KV of a whole prefix; 1: of a piece (reserved)"),
+    Field("hot_codec", "B", "how the value in Valkey is encoded; 0: not at all (others reserved)"),
+    Field("cold_codec", "B", "how the cold copy is encoded; 0: not at all (others reserved)"),
+    Field("cold_size", "I", "bytes of the cold copy, header included; 0: as `size`"),
+    Field("offset", "Q", "of the cold copy in the segment"),
+)
+ENTRY_1: Final = struct.Struct("<" + "".join(field.code for field in FIELDS_1))
 ENTRY: Final = struct.Struct("<" + "".join(field.code for field in FIELDS))
 
 # Ranks, in `:l` and `:c`: priority × BAND + (HALF unless on probation) + last use in units of
@@ -82,11 +92,20 @@ RANK_US: Final = 10
 
 
 def reading(*names: str) -> struct.Struct:
-    """Unpacks these fields of an entry, in the order of `FIELDS`, and skips the others."""
+    """Unpacks these fields of an entry, named in the order of `FIELDS`, and skips the others."""
+    assert names == tuple(field.name for field in FIELDS if field.name in names)
     codes = (f.code if f.name in names else f"{f.bytes}x" for f in FIELDS)
     return struct.Struct("<" + "".join(codes))
 
 
 def is_sound(raw: bytes) -> bool:
-    """Whether functions can have written the entry."""
-    return len(raw) == ENTRY.size and raw[0] & PLACE_BITS in PLACES
+    """Whether functions of this version or of version 1 can have written the entry."""
+    return len(raw) in (ENTRY.size, ENTRY_1.size) and raw[0] & PLACE_BITS in PLACES
+
+
+def as_current(raw: bytes) -> bytes:
+    """An entry of version 1 in the form of today's; any other as it is."""
+    if len(raw) != ENTRY_1.size:
+        return raw
+    values = dict(zip((f.name for f in FIELDS_1), ENTRY_1.unpack(raw), strict=True))
+    return ENTRY.pack(*(values.get(field.name, 0) for field in FIELDS))

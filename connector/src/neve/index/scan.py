@@ -9,15 +9,15 @@ from typing import NamedTuple
 
 from neve.formats.ids import ID_BYTES
 from neve.formats.keys import BucketKeys
-from neve.index.entry import HALF, RANK_US, State, reading
+from neve.index.entry import HALF, RANK_US, State, as_current, reading
 from neve.index.entry import is_sound as is_sound_entry
 from neve.index.tier import Execute, Usage
 
 PAGE_ENTRIES = 1000  # of one HSCAN: about 0.3 ms of the server's time
 _HOT, _COLD, _DIRTY, _GONE, _UNSTORED, _ = map(int, State)
 _READ = reading(
-    *("state", "space", "size", "expires", "pinned", "segment", "offset", "stored", "idle"),
-    *("priority", "held"),
+    *("state", "space", "size", "expires", "pinned", "segment", "stored", "idle", "priority"),
+    *("held", "offset"),
 )
 
 
@@ -111,8 +111,8 @@ def is_sound(id_: bytes, raw: bytes) -> bool:
 
 def decode_entry(id_: bytes, raw: bytes) -> IndexEntry | None:
     """None for a block that is gone: such an entry only says why."""
-    state, space, size, expires, pinned, segment, at, stored, idle, priority, held = _READ.unpack(
-        raw
+    state, space, size, expires, pinned, segment, stored, idle, priority, held, at = _READ.unpack(
+        as_current(raw)
     )
     if state & _GONE:
         return None

@@ -22,8 +22,11 @@ CALL_IDS = 1000  # ids of one call, so that others get their turn; functions ref
 RETAIN_IDS = 200  # of one retain, which costs the server about 20 µs each
 PIN_IDS = 10_000  # of one pin: the budget decides on all of them at once
 MOST_TS = 2.0**32  # of an entry's times
-_MATCH = reading("state", "reason", "size", "pinned", "segment", "offset")
-_HOT = int(State.HOT)
+_ROW = reading(
+    *("state", "reason", "size", "pinned", "segment"),
+    *("kind", "hot_codec", "cold_codec", "offset"),
+)
+_HOT, _COLD = int(State.HOT), int(State.COLD)
 
 
 class Tier(StrEnum):
@@ -211,12 +214,24 @@ def commit_args(space_id: int, blocks: Iterable[tuple[bytes, int, int]]) -> list
 
 
 def decode_match(reply: bytes) -> list[Location | MissReason]:
-    """The answers of `match`: an entry for each id, in turn."""
+    """The answers of `locate`: an entry for each id, in turn.
+
+    A copy of a codec that this version does not know is left out. A block without another copy, or
+    of an unknown kind, is a miss by UNSUPPORTED.
+    """
     found: list[Location | MissReason] = []
-    for state, reason, size, pinned, segment, offset in _MATCH.iter_unpack(reply):
+    for state, reason, size, pinned, segment, kind, hot_codec, cold_codec, at in _ROW.iter_unpack(
+        reply
+    ):
+        if kind or hot_codec or cold_codec:
+            state &= ~(_HOT if hot_codec or kind else 0) & ~(_COLD if cold_codec or kind else 0)
+            segment, at = (segment, at) if state & _COLD else (0, 0)
+            if not state & (_HOT | _COLD):
+                found.append(MissReason.UNSUPPORTED)
+                continue
         if state:
             tier = Tier.HOT if state & _HOT else Tier.COLD
-            found.append(Location(tier, size, segment, offset, pinned))
+            found.append(Location(tier, size, segment, at, pinned))
         else:
             found.append(REASONS[reason])
     return found
@@ -237,7 +252,7 @@ class HotTier:
         answers: dict[bytes, Location | MissReason] = {}
         for keys, part in self._split(ids):
             answers.update(
-                zip(part, decode_match(self._call("match", keys, "1", *part)), strict=True)
+                zip(part, decode_match(self._call("locate", keys, "1", *part)), strict=True)
             )
         return [answers[id_] for id_ in ids]
 

@@ -15,7 +15,9 @@ local abused = {} -- such calls by tenant, since this server loaded the library
 -- What nodes' calls cost the server, roughly: µs for each value that they bring, for each call, and
 -- for each block that one evicts. Not measured call by call: no clock here runs on during a call,
 -- and counts this thread alone.
-local COST_US = { match = 0.5, usage = 0.5, commit = 2.5, touch = 2, promote = 5, forget = 10 }
+local COST_US = {
+  locate = 0.5, match = 2, usage = 0.5, commit = 2.5, touch = 2, promote = 5, forget = 10,
+}
 local CALL_US, EVICTION_US = 10, 15
 local spent_us = {} -- by tenant, since this server loaded the library
 

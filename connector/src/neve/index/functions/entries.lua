@@ -3,12 +3,15 @@
 local HELD = 1 -- the terms are those of contexts that hold the block, not its space's
 
 local function is_sound(raw)
-  return #raw == ENTRY_BYTES and PLACES[bit.band(string.byte(raw), PLACE_BITS)] == true
+  return (#raw == ENTRY_BYTES or #raw == ENTRY_1_BYTES)
+    and PLACES[bit.band(string.byte(raw), PLACE_BITS)] == true
 end
 
--- Nil for what no function wrote: a tenant's own hands may write anything into its `:i`.
+-- Nil for bytes that no function wrote: a tenant's own hands may write anything into its `:i`. An
+-- entry of version 1 becomes one of today's when it is saved.
 local function decode(raw)
-  if raw and is_sound(raw) then return unpack_entry(raw) end
+  if not raw or not is_sound(raw) then return nil end
+  return #raw == ENTRY_BYTES and unpack_entry(raw) or unpack_entry_1(raw)
 end
 
 local function load(K, id) return decode(redis.call("HGET", K[1], id)) end

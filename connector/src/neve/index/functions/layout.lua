@@ -18,21 +18,38 @@ local BOOKKEEPING = { "i", "l", "d", "u", "q", "x", "e" }
 local BOOK_TYPES = { i = "hash", l = "zset", d = "zset", u = "hash", x = "zset", e = "zset",
   p = "zset", s = "zset", f = "zset", r = "zset", c = "zset" }
 
--- An entry. EXPIRES_AT: the first byte of `expires`, counted from 1.
-local ENTRY, ENTRY_BYTES = "<BBHI4I4I4I4I4I4I4I4I4BB", 42
+-- An entry, and one of version 1. In both `expires` begins at byte EXPIRES_AT, from 1.
+local ENTRY, ENTRY_BYTES = "<BBHI4I4I4I4I4I4I4I4BBBBBI4I8", 53
+local ENTRY_1, ENTRY_1_BYTES = "<BBHI4I4I4I4I4I4I4I4I4BB", 42
 local EXPIRES_AT = 17
 local EMPTY = "\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0" ..
-  "\0\0"
+  "\0\0\0\0\0\0\0\0\0\0\0\0\0"
 
 local function unpack_entry(raw)
-  local state, reason, touched, space, size, tokens, expires, pinned, segment, offset, stored, idle,
-    priority, held = struct.unpack(ENTRY, raw)
+  local state, reason, touched, space, size, tokens, expires, pinned, segment, stored, idle,
+    priority, held, kind, hot_codec, cold_codec, cold_size, offset = struct.unpack(ENTRY, raw)
   return { state = state, reason = reason, touched = touched, space = space, size = size,
-    tokens = tokens, expires = expires, pinned = pinned, segment = segment, offset = offset,
-    stored = stored, idle = idle, priority = priority, held = held }
+    tokens = tokens, expires = expires, pinned = pinned, segment = segment, stored = stored,
+    idle = idle, priority = priority, held = held, kind = kind, hot_codec = hot_codec,
+    cold_codec = cold_codec, cold_size = cold_size, offset = offset }
 end
 
 local function pack_entry(e)
   return struct.pack(ENTRY, e.state, e.reason, e.touched, e.space, e.size, e.tokens, e.expires,
+    e.pinned, e.segment, e.stored, e.idle, e.priority, e.held, e.kind, e.hot_codec, e.cold_codec,
+    e.cold_size, e.offset)
+end
+
+local function unpack_entry_1(raw)
+  local state, reason, touched, space, size, tokens, expires, pinned, segment, offset, stored, idle,
+    priority, held = struct.unpack(ENTRY_1, raw)
+  return { state = state, reason = reason, touched = touched, space = space, size = size,
+    tokens = tokens, expires = expires, pinned = pinned, segment = segment, stored = stored,
+    idle = idle, priority = priority, held = held, kind = 0, hot_codec = 0, cold_codec = 0,
+    cold_size = 0, offset = offset }
+end
+
+local function pack_entry_1(e)
+  return struct.pack(ENTRY_1, e.state, e.reason, e.touched, e.space, e.size, e.tokens, e.expires,
     e.pinned, e.segment, e.offset, e.stored, e.idle, e.priority, e.held)
 end

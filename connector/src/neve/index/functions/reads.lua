@@ -13,35 +13,60 @@ local function is_endless(raw)
   return a + b + c + d == 0
 end
 
---[[ match: where are these blocks?
-KEYS     the books
-ARGV     all ("0": stop after the first miss, "1": answer for each), ids
-Returns  string, ENTRY_BYTES for each id: its entry. Of a miss the state is 0, the reason is set,
-         and all else is 0
-Flags    allow-oom
-Worst    O(ids); about 0.5 µs each
-]]
-local function match(K, A)
+-- A row for a node that knows version 1; nil: it says nothing of codecs and kinds, nor of an offset
+-- so large.
+local function row_of_version_1(e)
+  local is_plain = e.kind + e.hot_codec + e.cold_codec == 0
+  if is_plain and e.offset < 2 ^ 32 then return pack_entry_1(e) end
+end
+
+-- The answers of `locate`, or of `match`: a row of `row_bytes` for each id. `pack_row` makes one of
+-- an entry of another version.
+local function rows(K, A, row_bytes, pack_row)
   local out, n, now_s = {}, 0, math.floor(now_us() / 1000000)
   for first = 2, #A, SLICE do
     local last = math.min(first + SLICE - 1, #A)
     local found = redis.call("HMGET", K[1], unpack(A, first, last))
     for i = 1, last - first + 1 do
-      local raw = found[i]
-      local endless = raw and is_endless(raw)
-      local e = not endless and decode(raw)
-      n = n + 1
-      if endless or e and is_alive(e, now_s) then
-        out[n] = raw
-      else
-        local reason = e and (has(e, GONE) and e.reason or EXPIRED) or 0
-        out[n] = string.char(0, reason) .. string.sub(EMPTY, 3)
-        if A[1] == "0" then return table.concat(out) end
+      local raw, row, reason = found[i], nil, 0
+      if raw and #raw == row_bytes and is_endless(raw) then
+        row = raw
+      elseif raw then
+        local e = decode(raw)
+        if is_alive(e, now_s) then
+          row, reason = #raw == row_bytes and raw or pack_row(e), CORRUPT
+        elseif e then
+          reason = has(e, GONE) and e.reason or EXPIRED
+        end
       end
+      n = n + 1
+      out[n] = row or string.char(0, reason) .. string.sub(EMPTY, 3, row_bytes)
+      if not row and A[1] == "0" then return table.concat(out) end
     end
   end
   return table.concat(out)
 end
+
+--[[ locate: where are these blocks?
+KEYS     the books
+ARGV     all ("0": stop after the first miss, "1": answer for each), ids
+Returns  string, ENTRY_BYTES for each id: its entry. Of a miss the state is 0, the reason is set,
+         and all else is 0
+Flags    allow-oom
+Worst    O(ids); about 0.5 µs each, 3 µs for one of version 1
+]]
+local function locate(K, A) return rows(K, A, ENTRY_BYTES, pack_entry) end
+register("locate", locate, { before = 1, each = 1, most = CALL_MOST })
+
+--[[ match: the same for nodes of release 0.2.0. A block that they cannot read is a miss by
+`corrupt`.
+KEYS     the books
+ARGV     all, ids, as for `locate`
+Returns  string, ENTRY_1_BYTES for each id: its entry in the form of version 1
+Flags    allow-oom
+Worst    O(ids); about 3 µs each
+]]
+local function match(K, A) return rows(K, A, ENTRY_1_BYTES, row_of_version_1) end
 register("match", match, { before = 1, each = 1, most = CALL_MOST })
 
 -- The rank of a block of this score that is used now, and not on probation (any more).

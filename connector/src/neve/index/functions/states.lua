@@ -111,7 +111,7 @@ local function drop_hot(K, id, e, reason, us)
     end
   end
   end_refusal(K, e)
-  e.state, e.touched = e.state - HOT, 0
+  e.state, e.touched, e.hot_codec = e.state - HOT, 0, 0
   return reason
 end
 
@@ -122,6 +122,7 @@ local function drop_cold(K, id, e, reason)
   charge_segment(K, e, e.segment, -1)
   redis.call("ZREM", cold_ranks(K), id)
   e.state, e.segment, e.offset = e.state - COLD, 0, 0
+  e.cold_codec, e.cold_size = 0, 0
   local flush_after = has(e, HOT) and terms_of(K, e.space).flush_after or -1
   if has(e, HOT) and reason == EVICTED_COLD then
     e.state = e.state + LET_GO
