@@ -12,7 +12,7 @@ from channels.generic.websocket import AsyncJsonWebsocketConsumer
 from redis.exceptions import RedisError
 
 from base import log_events
-from dashboard.access import viewer_of
+from tenants.principal import principal_of_person
 
 ALL_TENANTS = "usage"
 SIGNED_OUT = 4401  # close code; the page then goes to the login
@@ -43,12 +43,9 @@ class UsageConsumer(AsyncJsonWebsocketConsumer):
         if user is None or not user.is_authenticated:
             await self.close(SIGNED_OUT)
             return
-        viewer = await database_sync_to_async(viewer_of)(user)
-        self.joined = (
-            (ALL_TENANTS,)
-            if viewer.is_operator
-            else tuple(group_of(tenant.pk) for tenant in viewer.tenants)
-        )
+        person = await database_sync_to_async(principal_of_person)(user)
+        ids = person.tenant_ids
+        self.joined = (ALL_TENANTS,) if ids is None else tuple(map(group_of, ids))
         for group in self.joined:
             await self.channel_layer.group_add(group, self.channel_name)
         await self.send_json({"hello": True})

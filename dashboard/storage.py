@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from valkey.exceptions import ValkeyError
 
 from base import log_events
-from dashboard.access import rows_of
 from dashboard.usage import Tenants, last_gauges
 from retention.models import ColdFull, EvictionPolicy, RetentionPolicy
 from storage import hot, hot_servers
 from tenants.models import Quota
+from tenants.principal import rows_of
 from tenants.room import scarce_room_bytes
 
 LEAVES_FIRST = {

@@ -11,12 +11,12 @@ from django.db.models import Max
 
 from catalog.models import GAUGES, TIER_COUNTERS, UsageRollup
 from catalog.usage import bounded_sum, known
-from dashboard.access import rows_of
+from catalog.windows import Window
 from dashboard.histograms import Percentile, merge, percentile
-from dashboard.windows import Window
 from neve.errors import MissReason
 from neve.node.stats import LOAD_NAMES
 from tenants.models import Tenant
+from tenants.principal import rows_of
 
 Tenants = tuple[Tenant, ...]
 

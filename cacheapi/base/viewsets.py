@@ -13,7 +13,7 @@ from rest_framework.request import Request
 from rest_framework.viewsets import GenericViewSet
 
 from base.problems import Problem
-from cacheapi.base.access import KeyAuthentication, PersonAuthentication, Teams
+from cacheapi.base.access import KeyAuthentication, Operators, PersonAuthentication, Teams
 from cacheapi.base.fields import EmptySerializer
 from cacheapi.base.filters import Filters, TenantFilter
 from cacheapi.base.idempotency import once
@@ -50,6 +50,7 @@ class ApiView(SlowDown, StrictQuery):
 
 class RowsView(ApiView, GenericViewSet):
     model: type[TenantScoped] | type[Tenant]
+    operators_only: tuple[str, ...] = ()  # actions
     select: tuple[str, ...] = ("tenant",)
     defer: tuple[str, ...] = ()
     orderings: tuple[str, ...] = ("-created_at",)  # sort keys; the default comes first
@@ -58,14 +59,16 @@ class RowsView(ApiView, GenericViewSet):
     filter_backends = (Filters,)
     filterset_class: Any = TenantFilter
 
+    def get_permissions(self) -> Any:
+        return [Operators()] if self.action in self.operators_only else super().get_permissions()
+
     def get_queryset(self) -> QuerySet:
-        rows = getattr(self.model, "unscoped", self.model._default_manager)
-        if getattr(self, "swagger_fake_view", False):
-            return rows.none()
-        visible = self.request.user.tenant_ids
-        owner = "pk__in" if self.model is Tenant else "tenant_id__in"
-        found = rows.all() if visible is None else rows.filter(**{owner: visible})
-        return found.select_related(*self.select).defer(*self.defer)
+        if getattr(self, "swagger_fake_view", False):  # the OpenAPI document asks, nobody else
+            return self.model._base_manager.none()
+        return self.visible().select_related(*self.select).defer(*self.defer)
+
+    def visible(self) -> QuerySet:
+        return self.request.user.rows(self.model)
 
     def object_to_change(self) -> Any:
         """The row of this address. Raises Problem (forbidden) for people who may only look."""

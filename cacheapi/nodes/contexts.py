@@ -5,11 +5,11 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from cacheapi.base.access import actor
 from cacheapi.base.fields import BlockIds, StrictSerializer, Text, Uuid, WholeNumber
 from cacheapi.base.viewsets import checked
 from cacheapi.nodes.view import NodeView, open_session
 from contexts import services as contexts
+from tenants.principal import actor_of
 
 
 class ContextReportSerializer(StrictSerializer):
@@ -45,6 +45,6 @@ class ContextsView(NodeView):
             tokens=body["tokens"],
             label=body["label"],
             pin_s=body["pin_s"],
-            actor=actor(request),
+            actor=actor_of(request),
         )
         return Response(ContextRef(context).data, status=201 if created else 200)

@@ -11,7 +11,6 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from cacheapi.base.access import actor
 from cacheapi.base.fields import NO_NUL, Choice, Counts, StrictSerializer, Text, WholeNumber
 from cacheapi.base.viewsets import checked, no_body
 from cacheapi.nodes import topology
@@ -23,6 +22,7 @@ from neve.formats.space import MAX_CHUNK_TOKENS, SpaceIdentity
 from neve.node.stats import COUNTERS, LOAD_NAMES
 from retention import provisioning
 from storage import hot, s3
+from tenants.principal import actor_of
 
 
 def _member(field: Field) -> dict[str, Any]:
@@ -152,7 +152,7 @@ class SessionsView(NodeView):
                 identity=body["identity"],
                 space_name=body["space"],
                 max_chunk_tokens=body["max_chunk_tokens"],
-                actor=actor(request),
+                actor=actor_of(request),
             )
             with hot.required():
                 hot_access.provision_user(self.key)

@@ -25,7 +25,7 @@ class NodeView(SlowDown, StrictQuery, APIView):
 
     @property
     def tenant(self) -> Tenant:
-        return self.request.user.tenant
+        return self.key.tenant
 
     @property
     def key(self) -> ApiKey:

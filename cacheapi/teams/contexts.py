@@ -14,7 +14,6 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from base.problems import Problem
-from cacheapi.base.access import actor
 from cacheapi.base.fields import Flag, Moment, StrictSerializer, Text, WholeNumber
 from cacheapi.base.filters import FlagFilter, RowFilter, TenantFilter, TextFilter
 from cacheapi.base.queries import flag
@@ -22,6 +21,7 @@ from cacheapi.base.viewsets import UUID, ReadOnlyView, TenantOwnedSerializer, ch
 from catalog.models import Context, Pin
 from contexts import pins
 from contexts import services as contexts
+from tenants.principal import actor_of
 
 
 class ContextFilter(TenantFilter):
@@ -205,7 +205,7 @@ class ContextsView(ReadOnlyView):
         contexts that hold them say, or else those of their space."""
         context = self.object_to_change()
         no_body(request)
-        contexts.delete(context=context, actor=actor(request))
+        contexts.delete(context=context, actor=actor_of(request))
         return Response(status=204)
 
     @extend_schema(request=PinSerializer, responses=PinnedSerializer)
@@ -219,7 +219,7 @@ class ContextsView(ReadOnlyView):
             context=context,
             until=body["until"],
             reason=body.get("reason", ""),
-            actor=actor(request),
+            actor=actor_of(request),
         )
         return Response(PinnedSerializer(pinned).data)
 
@@ -233,7 +233,7 @@ class ContextsView(ReadOnlyView):
             context=context,
             pin_id=body.get("pin"),
             everybody=body["all"],
-            actor=actor(request),
+            actor=actor_of(request),
         )
         return Response(UnpinnedSerializer(unpinned).data)
 
@@ -244,7 +244,7 @@ class ContextsView(ReadOnlyView):
         holds. `dry_run` says which, and changes nothing."""
         context = self.object_to_change()
         dry_run = checked(ExpireSerializer, request)["dry_run"]
-        expiry = contexts.expire(context=context, dry_run=dry_run, actor=actor(request))
+        expiry = contexts.expire(context=context, dry_run=dry_run, actor=actor_of(request))
         return Response(ExpiredSerializer({**asdict(expiry), "dry_run": dry_run}).data)
 
     @extend_schema(request=ExtendSerializer, responses=ExtendedSerializer)
@@ -253,5 +253,5 @@ class ContextsView(ReadOnlyView):
         """Lets the blocks live at least that long from now."""
         context = self.object_to_change()
         for_s = checked(ExtendSerializer, request)["for_s"]
-        extended = contexts.extend(context=context, for_s=for_s, actor=actor(request))
+        extended = contexts.extend(context=context, for_s=for_s, actor=actor_of(request))
         return Response(ExtendedSerializer(extended).data)

@@ -12,7 +12,6 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from base.problems import Problem
-from cacheapi.base.access import Operators, actor
 from cacheapi.base.fields import Choice, StrictSerializer, Text
 from cacheapi.base.filters import TenantFilter, TextFilter
 from cacheapi.base.viewsets import UUID, ReadOnlyView, TenantOwnedSerializer, checked, no_body
@@ -21,6 +20,7 @@ from catalog.kinds import KINDS
 from catalog.models import Job
 from tenants.audit import Actor
 from tenants.models import Tenant
+from tenants.principal import actor_of
 
 
 class JobSerializer(TenantOwnedSerializer):
@@ -55,10 +55,7 @@ class JobsView(CreateModelMixin, ReadOnlyView):
     lookup_value_regex = UUID
     serializer_class = JobSerializer
     filterset_class = JobFilter
-
-    def get_permissions(self) -> Any:
-        changes = self.action in ("create", "cancel", "retry")
-        return [Operators()] if changes else super().get_permissions()
+    operators_only = ("create", "cancel", "retry")
 
     @extend_schema(request=NewJobSerializer, responses={201: JobSerializer})
     def create(self, request: Request, *args: Any, **kwargs: Any) -> Response:
@@ -70,7 +67,7 @@ class JobsView(CreateModelMixin, ReadOnlyView):
             if tenant is None:
                 words = f"tenant: there is no active tenant {body['tenant']!r}."
                 raise Problem("malformed", words, field="tenant")
-        asked_by = actor(request)
+        asked_by = actor_of(request)
         job = jobs.request(kind=body["kind"], tenant=tenant, actor=asked_by)
         return Response(JobSerializer(job).data, status=201)
 
@@ -90,7 +87,7 @@ class JobsView(CreateModelMixin, ReadOnlyView):
 
     def _changed(self, change: Callable[[Job, Actor], bool], refusal: str) -> Response:
         job = self.get_object()
-        if not change(job, actor(self.request)):
+        if not change(job, actor_of(self.request)):
             if not job.is_requested:
                 refusal = "only jobs that somebody requested can be cancelled or retried"
             raise Problem("conflict", f"This {job.kind} job is {job.state}: {refusal}.")

@@ -12,12 +12,12 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from base.problems import Problem
-from cacheapi.base.access import Operators, actor
 from cacheapi.base.fields import Choice, Moment, StrictSerializer, Text
 from cacheapi.base.filters import TenantFilter
 from cacheapi.base.viewsets import ReadOnlyView, TenantOwnedSerializer, checked, no_body
 from tenants import services
 from tenants.models import ApiKey, Tenant
+from tenants.principal import actor_of
 
 
 class KeySerializer(TenantOwnedSerializer):
@@ -67,12 +67,8 @@ class KeysView(CreateModelMixin, ReadOnlyView):
     model = ApiKey
     serializer_class = KeySerializer
     filterset_class = KeyFilter
+    operators_only = ("create", "revoke")
     secret_members = ("key",)
-
-    def get_permissions(self) -> Any:
-        if self.action in ("create", "revoke"):
-            return [Operators()]
-        return super().get_permissions()
 
     @extend_schema(request=NewKeySerializer, responses={201: IssuedKeySerializer})
     def create(self, request: Request, *args: Any, **kwargs: Any) -> Response:
@@ -88,7 +84,7 @@ class KeysView(CreateModelMixin, ReadOnlyView):
             role=body["role"],
             name=body["name"],
             expires_at=body["expires_at"],
-            actor=actor(request),
+            actor=actor_of(request),
         )
         key.key = plaintext
         return Response(IssuedKeySerializer(key).data, status=201)
@@ -99,5 +95,5 @@ class KeysView(CreateModelMixin, ReadOnlyView):
         """The key is refused from now on."""
         key = self.get_object()
         no_body(request)
-        key = services.revoke_key(key=key, actor=actor(request))
+        key = services.revoke_key(key=key, actor=actor_of(request))
         return Response(KeySerializer(key).data)

@@ -1,7 +1,5 @@
 """/api/v1/nodes: node sessions."""
 
-from typing import Any
-
 from django.db.models import Q, QuerySet
 from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
@@ -9,11 +7,11 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from cacheapi.base.access import Operators, actor
 from cacheapi.base.filters import FlagFilter, RowFilter, TenantFilter, TextFilter
 from cacheapi.base.viewsets import UUID, ReadOnlyView, TenantOwnedSerializer, no_body
 from catalog.models import NodeSession
 from catalog.sessions import cut_session, live_since
+from tenants.principal import actor_of
 
 
 class NodeSerializer(TenantOwnedSerializer):
@@ -44,12 +42,10 @@ class NodesView(ReadOnlyView):
     model = NodeSession
     lookup_field = "uuid"
     lookup_value_regex = UUID
+    operators_only = ("end",)
     orderings = ("-opened_at", "last_heartbeat_at")
     serializer_class = NodeSerializer
     filterset_class = NodeFilter
-
-    def get_permissions(self) -> Any:
-        return [Operators()] if self.action == "end" else super().get_permissions()
 
     @extend_schema(request=None, responses=NodeSerializer)
     @action(methods=["post"], detail=True)
@@ -57,5 +53,5 @@ class NodesView(ReadOnlyView):
         """Ends the session and its Valkey access at once; revoke the key to keep the node out."""
         session = self.get_object()
         no_body(request)
-        cut_session(session=session, actor=actor(request))
+        cut_session(session=session, actor=actor_of(request))
         return Response(NodeSerializer(self.get_object()).data)

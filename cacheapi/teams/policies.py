@@ -9,7 +9,6 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from cacheapi.base.access import Operators, actor
 from cacheapi.base.fields import StrictSerializer
 from cacheapi.base.viewsets import SLUG, ReadOnlyView, TenantOwnedSerializer, checked
 from cacheapi.teams.rules import RuleValuesSerializer, _with_space
@@ -20,6 +19,7 @@ from retention.models import RetentionPolicy
 from retention.services import FIELDS
 from storage import hot
 from tenants.models import Tenant
+from tenants.principal import actor_of
 
 
 class PolicySerializer(TenantOwnedSerializer):
@@ -65,16 +65,14 @@ class PoliciesView(ReadOnlyView):
     lookup_url_kwarg = "tenant"
     lookup_value_regex = SLUG
     orderings = ("id",)
-
-    def get_permissions(self) -> Any:
-        return [Operators()] if self.action == "partial_update" else super().get_permissions()
+    operators_only = ("partial_update",)
 
     @extend_schema(request=PolicyChangeSerializer, responses=PolicySerializer)
     def partial_update(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         """New blocks follow at once, stored ones within seconds: see `is_applied`."""
         policy = self.get_object()
         change = checked(PolicyChangeSerializer, request)
-        policy = services.set_policy(tenant=policy.tenant, actor=actor(request), **change)
+        policy = services.set_policy(tenant=policy.tenant, actor=actor_of(request), **change)
         return Response(PolicySerializer(policy).data)
 
     @extend_schema(request=DryRunRequestSerializer, responses=DryRunSerializer)

@@ -7,7 +7,6 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from base.problems import Problem
-from cacheapi.base.access import Operators, actor
 from cacheapi.base.fields import StrictSerializer, Text, WholeNumber
 from cacheapi.base.filters import RowFilter, TenantFilter, TextFilter
 from cacheapi.base.viewsets import ReadOnlyView, TenantOwnedSerializer, checked, no_body
@@ -17,6 +16,7 @@ from retention import services
 from retention.models import MAX_S, RetentionRule
 from retention.services import RULE_FIELDS
 from tenants.models import Tenant
+from tenants.principal import actor_of
 from tenants.scope import tenant_scope
 
 
@@ -61,12 +61,9 @@ class RulesView(ReadOnlyView):
 
     model = RetentionRule
     orderings = ("id",)
+    operators_only = ("create", "partial_update", "destroy")
     serializer_class = RuleSerializer
     filterset_class = RuleFilter
-
-    def get_permissions(self) -> Any:
-        reads = self.action in ("list", "retrieve", None)
-        return super().get_permissions() if reads else [Operators()]
 
     @extend_schema(request=NewRuleSerializer, responses={201: RuleSerializer})
     def create(self, request: Request, *args: Any, **kwargs: Any) -> Response:
@@ -76,7 +73,7 @@ class RulesView(ReadOnlyView):
         if tenant is None:
             raise Problem("malformed", "tenant: there is no such tenant.", field="tenant")
         fields = _with_space(tenant, fields)
-        rule = services.add_rule(tenant=tenant, actor=actor(request), **fields)
+        rule = services.add_rule(tenant=tenant, actor=actor_of(request), **fields)
         return Response(RuleSerializer(rule).data, status=201)
 
     @extend_schema(request=RuleChangeSerializer, responses=RuleSerializer)
@@ -84,7 +81,7 @@ class RulesView(ReadOnlyView):
         """Changes a rule."""
         rule = self.get_object()
         fields = _with_space(rule.tenant, checked(RuleChangeSerializer, request))
-        rule = services.change_rule(rule=rule, actor=actor(request), **fields)
+        rule = services.change_rule(rule=rule, actor=actor_of(request), **fields)
         return Response(RuleSerializer(rule).data)
 
     @extend_schema(responses={204: None})
@@ -92,7 +89,7 @@ class RulesView(ReadOnlyView):
         """Removes a rule; its blocks follow what is left."""
         rule = self.get_object()
         no_body(request)
-        services.remove_rule(rule=rule, actor=actor(request))
+        services.remove_rule(rule=rule, actor=actor_of(request))
         return Response(status=204)
 
 

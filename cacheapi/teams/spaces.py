@@ -6,12 +6,12 @@ from drf_spectacular.utils import extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from cacheapi.base.access import Operators, actor
 from cacheapi.base.filters import TenantFilter, TextFilter
 from cacheapi.base.viewsets import ReadOnlyView, TenantOwnedSerializer, no_body
 from cacheapi.teams.removal import CONFIRM, RemovalSerializer, require_confirmed
 from catalog.models import Space
 from catalog.spaces import remove_space, weight_of
+from tenants.principal import actor_of
 
 
 class SpaceSerializer(TenantOwnedSerializer):
@@ -33,10 +33,8 @@ class SpacesView(ReadOnlyView):
     serializer_class = SpaceSerializer
     filterset_class = SpaceFilter
     orderings = ("-created_at", "name")
+    operators_only = ("destroy",)
     takes = {"destroy": ("confirm",)}
-
-    def get_permissions(self) -> Any:
-        return [Operators()] if self.action == "destroy" else super().get_permissions()
 
     @extend_schema(parameters=[CONFIRM], responses={202: RemovalSerializer})
     def destroy(self, request: Request, *args: Any, **kwargs: Any) -> Response:
@@ -45,5 +43,5 @@ class SpacesView(ReadOnlyView):
         no_body(request)
         weight = weight_of(space.tenant_id, space.pk)
         require_confirmed(request, space.name, weight)
-        remove_space(space=space, actor=actor(request))
+        remove_space(space=space, actor=actor_of(request))
         return Response(weight, status=202)

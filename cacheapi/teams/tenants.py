@@ -3,13 +3,14 @@
 from typing import Any
 
 import django_filters
+from django.db.models import QuerySet
 from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from cacheapi.base.access import Operators, actor
+from cacheapi.base.access import Operators
 from cacheapi.base.fields import Flag, StrictSerializer, WholeNumber
 from cacheapi.base.filters import FlagFilter, TextFilter
 from cacheapi.base.viewsets import SLUG, ReadOnlyView, checked, no_body
@@ -18,6 +19,7 @@ from catalog.limits import limit_of
 from catalog.spaces import weight_of
 from tenants import services
 from tenants.models import Tenant
+from tenants.principal import actor_of
 
 
 class Limit(serializers.IntegerField):
@@ -92,6 +94,9 @@ class TenantsView(ReadOnlyView):
     orderings = ("slug", "created_at")
     takes = {"destroy": ("confirm",)}
 
+    def visible(self) -> QuerySet:
+        return self.request.user.tenant_rows()
+
     @extend_schema(request=QuotaChangeSerializer, responses=QuotaSerializer)
     @action(methods=["patch"], detail=True)
     def quota(self, request: Request, slug: str) -> Response:
@@ -99,7 +104,7 @@ class TenantsView(ReadOnlyView):
         tenant = self.get_object()
         change = checked(QuotaChangeSerializer, request)
         limits = {"hot_bytes": tenant.quota.hot_bytes, "cold_bytes": tenant.quota.cold_bytes}
-        quota = services.set_quota(tenant=tenant, actor=actor(request), **{**limits, **change})
+        quota = services.set_quota(tenant=tenant, actor=actor_of(request), **{**limits, **change})
         return Response(QuotaSerializer(quota).data)
 
     @extend_schema(parameters=[CONFIRM], responses={202: RemovalSerializer})
@@ -109,5 +114,5 @@ class TenantsView(ReadOnlyView):
         no_body(request)
         weight = weight_of(tenant.pk)
         require_confirmed(request, tenant.slug, weight)
-        services.remove_tenant(tenant=tenant, actor=actor(request))
+        services.remove_tenant(tenant=tenant, actor=actor_of(request))
         return Response(weight, status=202)

@@ -1,27 +1,17 @@
 """/api/v1/usage: counters over time."""
 
-from django.utils import timezone
+import time
+
 from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_view
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from base.problems import Problem
 from cacheapi.base.queries import TEXT
 from cacheapi.base.viewsets import ApiView
 from catalog import usage
-from tenants.models import Tenant
-
-# range → (seconds, resolution): at most 1,500 points
-RANGES = {
-    "15m": (900, 10),
-    "1h": (3600, 10),
-    "6h": (6 * 3600, 60),
-    "24h": (86400, 60),
-    "7d": (7 * 86400, 3600),
-    "30d": (30 * 86400, 3600),
-}
+from catalog.windows import DEFAULT_RANGE, RANGES, range_named
 
 
 class UsagePointSerializer(serializers.Serializer):
@@ -74,7 +64,7 @@ class UsageSerializer(serializers.Serializer):
 @extend_schema_view(
     get=extend_schema(
         parameters=[
-            OpenApiParameter("range", str, enum=list(RANGES), default="15m"),
+            OpenApiParameter("range", str, enum=list(RANGES), default=DEFAULT_RANGE),
             OpenApiParameter("tenant", TEXT, description="slug; absent: all that you may see"),
         ],
         responses=UsageSerializer,
@@ -87,24 +77,17 @@ class UsageView(ApiView, APIView):
     takes = {"get": ("range", "tenant")}
 
     def get(self, request: Request) -> Response:
-        range_ = request.query_params.get("range", "15m")
-        if range_ not in RANGES:
-            raise Problem("malformed", f"range: need one of {', '.join(RANGES)}.", field="range")
-        seconds, resolution_s = RANGES[range_]
+        range_ = range_named(request.query_params.get("range", DEFAULT_RANGE))
         points = usage.series(
             tenant_ids=_tenants_asked(request),
-            resolution_s=resolution_s,
-            since_ts=int(timezone.now().timestamp()) - seconds,
+            resolution_s=range_.resolution_s,
+            since_ts=range_.since_ts(time.time()),
         )
-        return Response({"resolution_s": resolution_s, "points": points})
+        return Response({"resolution_s": range_.resolution_s, "points": points})
 
 
 def _tenants_asked(request: Request) -> frozenset[int] | None:
-    visible: frozenset[int] | None = request.user.tenant_ids
     slug = request.query_params.get("tenant")
     if slug is None:
-        return visible
-    tenant = Tenant.objects.filter(slug=slug).first()
-    if tenant is None or (visible is not None and tenant.pk not in visible):
-        raise Problem("not-found", "There is no such tenant.")
-    return frozenset({tenant.pk})
+        return request.user.tenant_ids
+    return frozenset({request.user.tenant(slug).pk})

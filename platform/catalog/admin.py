@@ -17,7 +17,7 @@ from catalog.models import (
 )
 from catalog.sessions import cut_session
 from tenants.admin_site import ReadOnlyAdmin
-from tenants.audit import actor_of
+from tenants.principal import actor_of
 
 
 @admin.register(Space)

@@ -16,7 +16,7 @@ from retention import services
 from retention.models import RetentionPolicy, RetentionRule
 from retention.rulebook import Rulebook, rulebook_of
 from tenants.admin_site import TenantOwnedAdmin
-from tenants.audit import actor_of
+from tenants.principal import actor_of
 from tenants.scope import tenant_scope
 
 

@@ -25,11 +25,11 @@ from catalog.occupancy import occupancies
 from catalog.sessions import live_since
 from catalog.usage import counted_since
 from dashboard import probes
-from dashboard.access import Viewer
 from dashboard.pages.jobs.selector import jobs_by_kind
 from dashboard.pages.nodes.selector import NodeRow, node_rows, sessions
 from dashboard.storage import hot_server, storage_use
 from metrics.table import PLATFORM, TENANT, Found, PlatformFacts, Row, TenantFacts
+from tenants.principal import Principal
 from tenants.room import promised_bytes
 
 FAMILIES = {
@@ -43,7 +43,7 @@ DAY_S = 86_400
 class Scrape(Collector):
     """Asks when it is collected. Series of the platform are for operators only."""
 
-    def __init__(self, seen_by: Viewer) -> None:
+    def __init__(self, seen_by: Principal) -> None:
         self.seen_by = seen_by
 
     def collect(self) -> Iterator[Metric]:
@@ -63,7 +63,7 @@ class Scrape(Collector):
             yield from (_family(row, [({}, platform)]) for row in PLATFORM)
 
 
-def _tenants(seen_by: Viewer, now: datetime, *, hot_answers: bool) -> Iterator[TenantFacts]:
+def _tenants(seen_by: Principal, now: datetime, *, hot_answers: bool) -> Iterator[TenantFacts]:
     tenants, now_s = seen_by.tenants, now.timestamp()
     ids = [tenant.pk for tenant in tenants]
     uses = storage_use(tenants, now_s, hot_answers=hot_answers)

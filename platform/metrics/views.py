@@ -9,12 +9,10 @@ from rest_framework.negotiation import BaseContentNegotiation
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
-from cacheapi.base.access import KeyAuthentication, Principal, Teams
+from cacheapi.base.access import KeyAuthentication, Teams
 from cacheapi.base.queries import StrictQuery
 from cacheapi.base.throttles import SlowDown
-from dashboard.access import Viewer
 from metrics.scrape import Scrape
-from tenants.models import Tenant
 
 
 class AnyAccepted(BaseContentNegotiation):
@@ -33,12 +31,5 @@ class MetricsView(SlowDown, StrictQuery, APIView):
     content_negotiation_class = AnyAccepted
 
     def get(self, request: Request) -> HttpResponse:
-        text = generate_latest(Scrape(_viewer(request.user)))
+        text = generate_latest(Scrape(request.user))
         return HttpResponse(text, content_type=CONTENT_TYPE_PLAIN_0_0_4)
-
-
-def _viewer(principal: Principal) -> Viewer:
-    tenants = Tenant.objects.order_by("slug")
-    if principal.tenant_ids is not None:
-        tenants = tenants.filter(pk__in=principal.tenant_ids)
-    return Viewer(principal.name, principal.is_operator, tuple(tenants), frozenset())

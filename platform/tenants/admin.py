@@ -12,8 +12,8 @@ from base.problems import Problem
 from neve.replay.report import format_bytes
 from tenants import services
 from tenants.admin_site import ReadOnlyAdmin, TenantOwnedAdmin
-from tenants.audit import actor_of
 from tenants.models import ApiKey, AuditEvent, Membership, Quota, Tenant
+from tenants.principal import actor_of
 from tenants.room import require_room
 
 

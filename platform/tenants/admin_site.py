@@ -1,6 +1,6 @@
-"""How the Django admin, which only operators enter, sees rows of all tenants.
+"""How the Django admin shows rows of tenants: to operators, of all tenants.
 
-Tenant-owned rows are read through `unscoped`. Whoever changes one does it through a service.
+Rows are read through the Principal, as everywhere, and changed by services.
 """
 
 from collections.abc import Mapping
@@ -9,6 +9,8 @@ from typing import Any, ClassVar
 from django.contrib import admin
 from django.db.models import Field, Model, QuerySet
 from django.http import HttpRequest
+
+from tenants.principal import principal_of_person
 
 
 class TenantOwnedAdmin(admin.ModelAdmin):
@@ -23,8 +25,8 @@ class TenantOwnedAdmin(admin.ModelAdmin):
         return super().formfield_for_dbfield(db_field, request, **kwargs)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
-        rows: QuerySet[Any] = self.model.unscoped.order_by(*self.model._meta.ordering)
-        return rows
+        rows: QuerySet[Any] = principal_of_person(request.user).rows(self.model)
+        return rows.order_by(*self.model._meta.ordering)
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False

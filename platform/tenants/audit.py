@@ -4,9 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from django.db.models import Model
-from django.http import HttpRequest
 
-from base.requests import current_request
 from tenants.models import AuditEvent
 
 
@@ -28,23 +26,6 @@ class Actor:
 
 
 SYSTEM = Actor("system", id="system", is_operator=True)
-
-
-def actor_of(request: HttpRequest) -> Actor:
-    """The signed-in person of a browser request. API requests carry their own (`cacheapi`)."""
-    user = request.user
-    return Actor(
-        user.get_username() or "anonymous",
-        getattr(request, "request_id", ""),
-        id=f"user:{user.pk}" if user.pk else "",
-        is_operator=bool(getattr(user, "is_staff", False)),
-    )
-
-
-def current_actor() -> Actor:
-    """Who sent the request that this thread answers; SYSTEM for commands and tasks."""
-    request = current_request()
-    return SYSTEM if request is None or not hasattr(request, "user") else actor_of(request)
 
 
 def record(

@@ -12,8 +12,9 @@ from django.contrib.auth.models import Group
 from django.db.models import Model, QuerySet
 from django.db.models.signals import m2m_changed, post_delete, post_save, pre_save
 
-from tenants.audit import current_actor, record
+from tenants.audit import record
 from tenants.models import Membership, Tenant
+from tenants.principal import current_actor
 
 PASSWORD = "password"  # noqa: S105  the name of the field
 FIELDS = {

@@ -1,17 +1,27 @@
-"""Who may call what: one table, and no route or method may be missing from it.
+"""Who may call what: tables by role, and no route, method or socket may be missing from them.
 
-The letters: n node key, t team key, o operator key, v viewer, m team member, s staff (in browsers).
-A caller who may, gets an answer other than 401 and 403; the rest get 403, and nobody's key 401.
+The letters: n node key, t team key, o operator key; in browsers v viewer, m team member, s staff,
+x a person without a membership. Of the APIs, a caller who may gets an answer other than 401 and
+403; the rest get 403, and nobody's key 401. Pages know no keys, and have a status for each person.
 """
 
+import re
+from datetime import UTC, datetime
 from operator import attrgetter
 from uuid import uuid4
 
 import pytest
+from channels.db import database_sync_to_async
+from django.contrib.auth.models import AnonymousUser
 from django.test import Client
-from django.urls import URLPattern, URLResolver, get_resolver
+from django.urls import URLPattern, URLResolver, get_resolver, reverse
 
+from base import live
+from dashboard import probes
+from dashboard.consumers import SIGNED_OUT
+from dashboard.routing import websocket_urlpatterns
 from support.rows import make_context, make_everything, make_key, make_person, make_tenant
+from support.sockets import Socket
 
 pytestmark = [pytest.mark.integration, pytest.mark.django_db]
 
@@ -69,19 +79,46 @@ TABLE = {
     ("api:key-revoke", "post"): OPERATE,
 }
 
+# (route, method) → status for x, v, m, s. Signed out, a page leads to the login, and data is 401.
+PAGES = {
+    ("dashboard:overview", "get"): (200, 200, 200, 200),
+    ("dashboard:overview-data", "get"): (200, 200, 200, 200),
+    ("dashboard:tenants", "get"): (200, 200, 200, 200),
+    ("dashboard:tenant-let-in", "post"): (404, 404, 404, 302),
+    ("dashboard:nodes", "get"): (200, 200, 200, 200),
+    ("dashboard:tiers", "get"): (200, 200, 200, 200),
+    ("dashboard:jobs", "get"): (200, 200, 200, 200),
+    ("dashboard:audit", "get"): (200, 200, 200, 200),
+    ("dashboard:contexts", "get"): (200, 200, 200, 200),
+    ("dashboard:context-pin", "post"): (404, 404, 302, 302),
+    ("dashboard:context-unpin", "post"): (404, 404, 302, 302),
+    ("dashboard:context-expire", "get"): (404, 404, 200, 200),
+    ("dashboard:context-expire", "post"): (404, 404, 302, 302),
+    ("dashboard:context-delete", "get"): (404, 404, 200, 200),
+    ("dashboard:context-delete", "post"): (404, 404, 302, 302),
+    ("dashboard:keys", "get"): (200, 200, 200, 200),
+    ("dashboard:keys", "post"): (404, 404, 404, 400),  # an empty form, refused after the check
+    ("dashboard:key-revoke", "get"): (404, 404, 404, 200),
+    ("dashboard:key-revoke", "post"): (404, 404, 404, 302),
+}
+DOORS = {"dashboard:login", "dashboard:logout", "dashboard:plotly"}
+BARE = {"healthz", "problem"}  # for anybody, outside of all namespaces
+SOCKETS = {"ws/usage": "vms"}  # who hears of the tenant; signed out, a socket is closed
+
 
 def routes():
-    """(name, pattern, callback) of every route below /api, /cache and /metrics."""
+    """(name, callback, pattern) of every route: `namespace:name`, or the bare name."""
 
-    def walk(resolver, prefix, namespace):
+    def walk(resolver, namespace, prefix):
         for entry in resolver.url_patterns:
-            text = prefix + str(entry.pattern)
+            pattern = prefix + str(entry.pattern)
             if isinstance(entry, URLResolver):
-                yield from walk(entry, text, entry.namespace or namespace)
-            elif isinstance(entry, URLPattern) and namespace in ("api", "cache", "metrics"):
-                yield f"{namespace}:{entry.name}", entry.callback
+                yield from walk(entry, entry.namespace or namespace, pattern)
+            elif isinstance(entry, URLPattern):
+                name = f"{namespace}:{entry.name}" if namespace else entry.name
+                yield name, entry.callback, pattern
 
-    yield from walk(get_resolver(), "", None)
+    yield from walk(get_resolver(), None, "")
 
 
 def allowed_methods(callback):
@@ -91,17 +128,36 @@ def allowed_methods(callback):
     return {method for method in METHODS if hasattr(callback.cls, method)}
 
 
-ROUTES = dict(routes())
+ROUTES = {name: callback for name, callback, _ in routes() if name}
+# Pages of the admin, with a 1 for each part that varies; the last of its routes takes any address.
+ADMIN = sorted(
+    {
+        f"/{re.sub(r'<[^>]+>|[(][^$]*[$]', '1', pattern)}"
+        for name, _, pattern in routes()
+        if (name or "").startswith("admin:")
+    }
+    - {"/admin/login/", "/admin/logout/"}
+)
 
 
-def test_the_table_holds_every_route_and_method():
+def names_of(*namespaces):
+    return {name for name in ROUTES if name.split(":")[0] in namespaces}
+
+
+def test_the_table_holds_every_route_and_method_of_the_apis():
     real = {
         (name, method)
-        for name, callback in ROUTES.items()
-        if name not in ANYBODY
-        for method in allowed_methods(callback)
+        for name in names_of("api", "cache", "metrics") - ANYBODY
+        for method in allowed_methods(ROUTES[name])
     }
     assert real == set(TABLE)
+
+
+def test_every_other_route_is_a_page_a_door_or_of_the_admin():
+    apis = names_of("api", "cache", "metrics")
+    pages = {name for name, _ in PAGES} | DOORS
+    assert names_of("dashboard") == pages
+    assert set(ROUTES) - apis - pages - names_of("admin") == BARE
 
 
 @pytest.fixture
@@ -133,8 +189,6 @@ def world(db):
 
 
 def address(name, rows):
-    from django.urls import reverse
-
     kind = name.split(":")[1].split("-")[0]
     if name.endswith("-list") or name in PLAIN:
         return reverse(name)
@@ -212,3 +266,83 @@ def test_ids_that_are_none_are_404(world):
     _, callers = world
     for path in (f"contexts/{uuid4()}", "contexts/x", "jobs/5", "spaces/x", "segments/999999999"):
         assert callers["o"].get(f"/api/v1/{path}").status_code == 404
+
+
+def page_address(name, rows):
+    kind = name.removeprefix("dashboard:").split("-")[0]
+    return reverse(name, args=[rows[kind].pk] if kind in rows and "-" in name else [])
+
+
+@pytest.fixture
+def answering(monkeypatch):
+    """The probes of the platform's servers, which pages read: these were asked."""
+    answer = probes.Answer(True, "1", datetime.now(UTC))
+    monkeypatch.setattr(probes.Probe, "read", lambda probe: answer)
+
+
+@pytest.mark.usefixtures("answering")
+@pytest.mark.parametrize("name", sorted({name for name, _ in PAGES}))
+def test_each_person_gets_what_the_table_of_pages_says(world, name):
+    rows, callers = world
+    for method in METHODS:
+        expected = PAGES.get((name, method), (405,) * 4)
+        for letter, status in zip("xvms", expected, strict=True):
+            if name == "dashboard:context-delete":  # each who may, takes one away
+                rows["context"] = make_context(rows["space"], method + letter)
+            answer = getattr(callers[letter], method)(page_address(name, rows))
+            assert answer.status_code == status, (method, letter, answer.content)
+        for letter in "nto":  # keys open no page
+            answer = getattr(callers[letter], method)(page_address(name, rows))
+            assert is_signed_out(answer, name, method), (method, letter)
+        assert is_signed_out(getattr(Client(), method)(page_address(name, rows)), name, method)
+
+
+def is_signed_out(answer, name, method):
+    if name == "dashboard:overview-data":
+        return answer.status_code == (401 if method == "get" else 405)
+    return answer.status_code == 302 and answer["Location"].startswith("/login/?next=")
+
+
+def test_the_admin_is_closed_to_members_and_keys(world):
+    """What staff do there: tests/platform_/test_admin.py."""
+    _, callers = world
+    for path in ADMIN:
+        for caller in (Client(), callers["m"], callers["o"]):
+            for answer in (caller.get(path), caller.post(path)):
+                assert answer.status_code == 302, path
+                assert answer["Location"].startswith("/admin/login/?next="), path
+
+
+def test_the_table_holds_every_socket():
+    assert {str(entry.pattern) for entry in websocket_urlpatterns} == set(SOCKETS)
+
+
+@database_sync_to_async
+def stage():
+    tenant = make_tenant("acme")
+    people = {
+        "v": make_person("viewer", acme="viewer"),
+        "m": make_person("member", acme="team"),
+        "s": make_person("staff", staff=True),
+        "x": make_person("outsider"),
+    }
+    return tenant, people
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("path", SOCKETS)
+async def test_each_person_hears_on_a_socket_of_their_tenants_only(valkey_bus, path):
+    tenant, people = await stage()
+    sockets = {letter: await Socket.open(person, path) for letter, person in people.items()}
+    for socket in sockets.values():
+        assert await socket.hear() == {"hello": True}
+    await database_sync_to_async(live.announce_usage_on_commit)(tenant.pk)
+    for letter, socket in sockets.items():
+        if letter in SOCKETS[path]:
+            assert set(await socket.hear()) == {"seq"}, letter
+    assert await sockets["x"].receive_nothing(0.5)
+    for socket in sockets.values():
+        await socket.leave()
+    nobody = await Socket.open(AnonymousUser(), path)
+    closed = await nobody.receive_output(5)
+    assert (closed["type"], closed["code"]) == ("websocket.close", SIGNED_OUT)

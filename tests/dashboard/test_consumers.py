@@ -1,39 +1,19 @@
 """Hints reach those who may see the tenant, over the real bus."""
 
-import json
 import logging
 from typing import Any
 
 import pytest
-from asgiref.testing import ApplicationCommunicator
 from channels.db import database_sync_to_async
 from django.contrib.auth.models import AnonymousUser
 
 from catalog.sessions import Heartbeat, record_heartbeat
-from dashboard.consumers import SIGNED_OUT, TRY_AGAIN, UsageConsumer
+from dashboard.consumers import SIGNED_OUT, TRY_AGAIN
 from support.rows import make_person, make_session, make_space, make_tenant
+from support.sockets import Socket
 from tenants.scope import tenant_scope
 
 pytestmark = [pytest.mark.integration, pytest.mark.django_db(transaction=True)]
-
-
-class Socket(ApplicationCommunicator):
-    """A browser's end of a WebSocket (`channels.testing` wants another server installed)."""
-
-    @classmethod
-    async def open(cls, user: Any) -> "Socket":
-        scope = {"type": "websocket", "path": "/ws/usage", "headers": [], "user": user}
-        socket = cls(UsageConsumer.as_asgi(), scope)
-        await socket.send_input({"type": "websocket.connect"})
-        assert (await socket.receive_output(5))["type"] == "websocket.accept"
-        return socket
-
-    async def hear(self) -> Any:
-        return json.loads((await self.receive_output(5))["text"])
-
-    async def leave(self) -> None:
-        await self.send_input({"type": "websocket.disconnect", "code": 1000})
-        await self.wait(5)
 
 
 @database_sync_to_async

@@ -6,13 +6,14 @@ import pytest
 
 from catalog.models import Segment
 from catalog.usage import record_gauges
+from catalog.windows import RANGES, window_of
 from dashboard import usage
-from dashboard.access import rows_of
 from dashboard.pages.nodes.selector import sessions
-from dashboard.pages.overview import selector
-from dashboard.windows import RANGES, window_of
+from dashboard.pages.overview import misses, selector
+from dashboard.pages.overview.series import series
 from neve.errors import MissReason
 from support.rows import make_segment, make_session, make_space
+from tenants.principal import rows_of
 
 pytestmark = [pytest.mark.integration, pytest.mark.django_db]
 
@@ -30,7 +31,7 @@ def test_nothing_reported_is_unknown(acme):
     assert found.hit_ratio is None
     assert found.load_p99 is None
     assert selector.read_rate_now((acme,), NOW_S) is None
-    assert set(selector.series((acme,), window()).hot_tokens) == {None}
+    assert set(series((acme,), window()).hot_tokens) == {None}
 
 
 def test_totals_sum_tenants_and_heartbeats(acme, globex, report):
@@ -67,7 +68,7 @@ def test_every_range_holds_the_same_tokens(acme, report, name):
 
 def test_series_are_rates_by_step_and_silent_steps_are_unknown(acme, report):
     report(acme, START - 20, requested_tokens=1000, hit_hot_tokens=300, hit_cold_tokens=200)
-    found = selector.series((acme,), window())
+    found = series((acme,), window())
     at = found.ts.index(START - 20)
     assert found.hot_tokens[at] == 30
     assert found.cold_tokens[at] == 20
@@ -79,7 +80,7 @@ def test_series_are_rates_by_step_and_silent_steps_are_unknown(acme, report):
 def test_several_buckets_make_one_step(acme, report):
     report(acme, START - 120, hot_read_bytes=6_000)
     report(acme, START - 60, hot_read_bytes=6_000)
-    found = selector.series((acme,), window("6h"))
+    found = series((acme,), window("6h"))
     assert found.hot_read_bytes[found.ts.index(START - 120)] == 100
 
 
@@ -87,13 +88,13 @@ def test_segments_are_the_writes_of_the_cold_tier(acme):
     segment = make_segment(make_space(acme), size_bytes=5_000)
     at = datetime.fromtimestamp(START - 20, UTC)
     rows_of(Segment, (acme,)).filter(pk=segment.pk).update(created_at=at)
-    found = selector.series((acme,), window())
+    found = series((acme,), window())
     assert found.cold_write_bytes[found.ts.index(START - 20)] == 500
 
 
 def test_since_gives_only_the_later_steps(acme, report):
     report(acme, START - 20, requested_tokens=1)
-    whole = selector.series((acme,), window())
+    whole = series((acme,), window())
     late = whole.since(START - 20)
     assert late.ts == [START - 20, START - 10]
     assert late.recomputed_tokens == whole.recomputed_tokens[-2:]
@@ -106,19 +107,19 @@ def test_the_rate_now_counts_whole_buckets_since_the_first(acme, report):
 
 
 def test_shares_of_misses_begin_with_the_largest():
-    shares = selector.miss_shares({"evicted": 1, "never_stored": 3, "quota": 0})
+    shares = misses.miss_shares({"evicted": 1, "never_stored": 3, "quota": 0})
     assert [(miss.reason, miss.share) for miss in shares] == [
         ("never_stored", 0.75),
         ("evicted", 0.25),
     ]
     assert shares[1].of_largest == pytest.approx(1 / 3)
-    assert selector.miss_shares({}) == []
+    assert misses.miss_shares({}) == []
 
 
 def test_each_reason_of_a_miss_has_words_and_a_lever():
-    assert selector.MISS_WORDS.keys() == set(MissReason)
-    assert all(label and hint for label, hint in selector.MISS_WORDS.values())
-    labels = [label for label, _ in selector.MISS_WORDS.values()]
+    assert misses.MISS_WORDS.keys() == set(MissReason)
+    assert all(label and hint for label, hint in misses.MISS_WORDS.values())
+    labels = [label for label, _ in misses.MISS_WORDS.values()]
     assert len(set(labels)) == len(labels)
 
 

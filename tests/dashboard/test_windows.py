@@ -3,7 +3,7 @@
 import pytest
 
 from catalog.usage import KEPT
-from dashboard.windows import RANGES, offered, window_of
+from catalog.windows import RANGES, offered, window_of
 
 NOW_S = 1_800_000_007.0
 

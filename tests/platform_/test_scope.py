@@ -15,17 +15,15 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # Every file outside of tests that names the bypass, and why it may.
 MAY_USE_UNSCOPED = {
-    "cacheapi/base/viewsets.py": "restricts to the caller's tenants in one place",
     "catalog/jobs.py": "jobs of the platform have no tenant",
     "catalog/occupancy.py": "sums over the tenants that it is asked for",
     "catalog/usage.py": "sums over tenants; prunes",
     "contexts/admin.py": "operators choose among all spaces",
-    "dashboard/access.py": "restricts to the viewer's tenants in one place",
-    "tenants/admin_site.py": "operators see all",
     "tenants/audit.py": "events of the platform have no tenant",
     "tenants/key_use.py": "keys of all tenants were used",
     "tenants/keys.py": "a key is looked up before its tenant is known",
     "tenants/services.py": "operator keys have no tenant",
+    "tenants/principal.py": "restricts to the tenants that the caller sees",
     "tenants/scope.py": "defines it",
     "tenants/signing_in.py": "attempts to sign in belong to no tenant",
     "tiering/pruning.py": "looks through all tenants",

@@ -1,31 +1,19 @@
 """The page Audit."""
 
-from typing import Any
-
 from django.http import HttpRequest, HttpResponse
 from django.views.decorators.http import require_GET
 
-from dashboard.page import page, part_of, render_page, viewer
+from dashboard.page import page, part_of, render_page
+from dashboard.pages.audit.selector import audit_row
 from tenants.models import AuditEvent
+from tenants.principal import Principal
 
 ROWS = 50
 
 
 @page("page")
 @require_GET
-def audit(request: HttpRequest) -> HttpResponse:
-    found = viewer(request).rows_with_platform(AuditEvent).select_related("tenant")
-    rows = part_of(request, found, ROWS)
-    for event in rows:
-        event.changes = _changes(event.before or {}, event.after or {})
-    return render_page(request, "audit", {"rows": rows})
-
-
-def _changes(before: dict[str, Any], after: dict[str, Any]) -> list[tuple[str, Any, Any]]:
-    """(member, before, after) of what differs; None where it was not there."""
-    names = [*before, *(name for name in after if name not in before)]
-    return [
-        (name, before.get(name), after.get(name))
-        for name in names
-        if before.get(name) != after.get(name)
-    ]
+def audit(request: HttpRequest, person: Principal) -> HttpResponse:
+    shown = part_of(request, person.rows(AuditEvent).select_related("tenant"), ROWS)
+    rows = [audit_row(event) for event in shown]
+    return render_page(request, person, "audit", {"page": shown, "rows": rows})

@@ -10,16 +10,16 @@ import secrets
 from datetime import datetime, timedelta
 
 from django.core.exceptions import ValidationError
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect
 from django.utils import timezone
 from django.views.decorators.http import require_http_methods
 
 from base import answers
 from base.problems import Problem
-from dashboard.page import page, part_of, render_page, viewer
-from tenants.audit import actor_of
+from dashboard.page import page, part_of, render_page, require_operator
 from tenants.models import ApiKey
+from tenants.principal import Principal, actor_of
 from tenants.services import issue_key, revoke_key
 
 ROWS = 50
@@ -28,36 +28,37 @@ MOST_DAYS = 3650
 
 @page("page")
 @require_http_methods(["GET", "POST"])
-def keys(request: HttpRequest) -> HttpResponse:
+def keys(request: HttpRequest, person: Principal) -> HttpResponse:
     context: dict[str, object] = {}
     if request.method == "POST":
-        _require_operator(request)
+        require_operator(person)
         try:
-            context = _make_once(request)
+            context = _make_once(request, person)
         except ValidationError as error:
             context = {"error": " ".join(error.messages), "typed": request.POST}
         except Problem as problem:
             context = {"error": f"This form was sent before. {problem.detail}"}
-    found = viewer(request).rows_with_platform(ApiKey).select_related("tenant")
+    found = person.rows(ApiKey).select_related("tenant")
     context["rows"] = part_of(request, found, ROWS)
     context["now"] = timezone.now()
     context["once"] = secrets.token_urlsafe(16)
-    return render_page(request, "keys", context, status=400 if "error" in context else 200)
+    return render_page(request, person, "keys", context, status=400 if "error" in context else 200)
 
 
 @page()
 @require_http_methods(["GET", "POST"])
-def revoke(request: HttpRequest, key_id: int) -> HttpResponse:
+def revoke(request: HttpRequest, person: Principal, key_id: int) -> HttpResponse:
     """GET says what stops and asks; POST does it."""
-    _require_operator(request)
-    key = get_object_or_404(viewer(request).rows_with_platform(ApiKey), pk=key_id)
+    require_operator(person)
+    key = get_object_or_404(person.rows(ApiKey), pk=key_id)
     if request.method == "POST":
-        revoke_key(key=key, actor=actor_of(request))
+        revoke_key(key=key, actor=actor_of(request, person))
         return redirect("dashboard:keys")
-    return render_page(request, "keys", {"asking": key, "rows": [key], "now": timezone.now()})
+    context = {"asking": key, "rows": [key], "now": timezone.now()}
+    return render_page(request, person, "keys", context)
 
 
-def _make_once(request: HttpRequest) -> dict[str, object]:
+def _make_once(request: HttpRequest, person: Principal) -> dict[str, object]:
     """What the page says. Raises ValidationError; Problem when the form was sent with other words,
     or is still being answered."""
     sent = {name: value for name, value in request.POST.items() if name != "csrfmiddlewaretoken"}
@@ -69,7 +70,7 @@ def _make_once(request: HttpRequest) -> dict[str, object]:
     if claimed.status is not None:
         return {"made_before": claimed.body}
     try:
-        key, secret = _make(request)
+        key, secret = _make(request, person)
     except BaseException:
         answers.release(claimed)
         raise
@@ -77,7 +78,7 @@ def _make_once(request: HttpRequest) -> dict[str, object]:
     return {"made": key, "secret": secret}
 
 
-def _make(request: HttpRequest) -> tuple[ApiKey, str]:
+def _make(request: HttpRequest, person: Principal) -> tuple[ApiKey, str]:
     form = request.POST
     role, name = form.get("role", ""), form.get("name", "").strip()
     if role not in ApiKey.Role.values:
@@ -87,7 +88,7 @@ def _make(request: HttpRequest) -> tuple[ApiKey, str]:
     tenant = None
     if role != ApiKey.Role.OPERATOR:
         slug = form.get("tenant", "")
-        tenant = next((one for one in viewer(request).tenants if one.slug == slug), None)
+        tenant = next((one for one in person.tenants if one.slug == slug), None)
         if tenant is None:
             raise ValidationError("Choose the tenant that the key is for.")
     return issue_key(
@@ -95,7 +96,7 @@ def _make(request: HttpRequest) -> tuple[ApiKey, str]:
         role=role,
         name=name,
         expires_at=_expiry(form.get("days", "")),
-        actor=actor_of(request),
+        actor=actor_of(request, person),
     )
 
 
@@ -105,8 +106,3 @@ def _expiry(days: str) -> datetime | None:
     if not days.isdigit() or not 0 < int(days) <= MOST_DAYS:
         raise ValidationError(f"Days: a number from 1 to {MOST_DAYS}, or nothing for no end.")
     return timezone.now() + timedelta(days=int(days))
-
-
-def _require_operator(request: HttpRequest) -> None:
-    if not viewer(request).is_operator:
-        raise Http404("operators only")

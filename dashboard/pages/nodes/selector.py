@@ -7,9 +7,9 @@ from django.db.models import Q
 
 from catalog.models import NodeSession
 from catalog.usage import known
-from dashboard.access import rows_of
 from dashboard.usage import Tenants
 from neve.node.stats import COUNTERS
+from tenants.principal import rows_of
 
 
 @dataclass(frozen=True)

@@ -1,82 +1,121 @@
-"""What the overview shows, read from the roll-ups. Reads only; returns dataclasses in plain units.
+"""Everything that the overview shows, read once for the page and once for each live update."""
 
-None means unknown (nobody reported), 0 means none.
-"""
-
-from bisect import bisect_left
-from collections import defaultdict
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from django.conf import settings
 from django.db.models import Min
 
-from catalog.models import NodeSession, Segment, UsageRollup
+from catalog.models import NodeSession, UsageRollup
+from catalog.sessions import live_since
 from catalog.usage import bounded_sum
-from dashboard.access import rows_of
-from dashboard.usage import SUMMED, Tenants, buckets
-from dashboard.windows import Window
+from catalog.windows import Range, Window, offered, window_of
+from dashboard import probes
+from dashboard.formats import AXES
+from dashboard.pages.jobs.selector import failed_jobs
+from dashboard.pages.nodes.selector import NodeRow, node_rows, sessions
+from dashboard.pages.overview.health import Health, assess
+from dashboard.pages.overview.misses import MissShare, miss_shares
+from dashboard.pages.overview.series import Series, series
+from dashboard.storage import StorageUse, leaves_first, storage_use, summed
+from dashboard.usage import Tenants, Totals, hit_ratios, totals
+from tenants.models import Tenant
+from tenants.principal import Principal, rows_of
 
+TOP = 5  # rows of the short tables
 RATE_NOW_S = 60  # "now" of a rate: long enough to be calm, short enough to be now
-MISS_WORDS = {
-    "never_stored": ("Never stored", "first time seen: nothing to fix"),
-    "evicted": ("Evicted hot", "the hot tier was full, without a cold copy: raise the hot quota"),
-    "evicted_cold": ("Evicted cold", "the cold tier was full: raise the cold quota"),
-    "unflushed": ("Not flushed", "the cold tier refused it: raise the cold quota, end pins"),
-    "unsupported": ("Unsupported", "stored by a newer version of Neve: update the node"),
-    "idle": ("Idle", "the idle rule removed it, without a cold copy: flush it, or set hot_idle_s"),
-    "expired": ("Expired", "retention or a person ended it"),
-    "quota": ("Over quota", "refused when it was stored"),
-    "fingerprint": ("Fingerprint", "stored by another model or layout"),
-    "timeout": ("Timeout", "storage answered too late"),
-    "breaker": ("Breaker open", "the node is serving without Neve"),
-    "corrupt": ("Corrupt", "failed verification and was dropped"),
-    "clock": ("Clock", "S3's clock and the platform's differ: set both by NTP"),
-    "denied": ("Denied", "S3 refuses what the platform signs: check its S3 key and region"),
-}
 
 
 @dataclass(frozen=True)
-class Series:
-    """Rates per second, one value a step; None where nobody reported. `ts` are step starts."""
+class TenantRow:
+    """What one tenant holds, and its hit rate; None when nothing was asked for."""
 
-    ts: list[int]
-    hot_tokens: list[float | None]
-    cold_tokens: list[float | None]
-    recomputed_tokens: list[float | None]
-    hot_read_bytes: list[float | None]
-    cold_read_bytes: list[float | None]
-    hot_write_bytes: list[float | None]
-    cold_write_bytes: list[float | None]
-
-    def since(self, ts: int) -> "Series":
-        """The steps from `ts` on."""
-        first = bisect_left(self.ts, ts)
-        return Series(*(getattr(self, column.name)[first:] for column in fields(self)))
-
-    def token_rows(self) -> list[tuple[Any, ...]]:
-        """(when, hot, cold, recomputed), the newest first: the table behind the chart."""
-        return self._rows(self.hot_tokens, self.cold_tokens, self.recomputed_tokens)
-
-    def byte_rows(self) -> list[tuple[Any, ...]]:
-        """(when, hot read, cold read, hot written, cold written), the newest first."""
-        return self._rows(
-            self.hot_read_bytes, self.cold_read_bytes, self.hot_write_bytes, self.cold_write_bytes
-        )
-
-    def _rows(self, *columns: list[float | None]) -> list[tuple[Any, ...]]:
-        times = [datetime.fromtimestamp(ts, UTC) for ts in self.ts]
-        return list(zip(times, *columns, strict=True))[::-1]
+    tenant: Tenant
+    use: StorageUse
+    hit_ratio: float | None
 
 
 @dataclass(frozen=True)
-class MissShare:
-    reason: str
-    label: str
-    hint: str
-    blocks: int
-    share: float  # of all missed blocks
-    of_largest: float  # for the bar
+class Overview:
+    """`ranges`: each with whether data reaches back so far. `hit_change`: of the ratio, against
+    the window before; None without both. `read_rate`: bytes a second of the last minute."""
+
+    now: datetime
+    range: Range
+    ranges: list[tuple[Range, bool]]
+    window: Window
+    is_empty: bool
+    health: Health
+    totals: Totals
+    hit_change: float | None
+    read_rate: float | None
+    storage: StorageUse
+    leaves_first: str
+    misses: list[MissShare]
+    top_tenants: list[TenantRow]
+    more_tenants: int
+    nodes: list[NodeRow]
+    more_nodes: int
+    series: Series
+    endpoint: str
+
+    def chart(self, since_ts: int = 0) -> dict[str, Any]:
+        """The charts' numbers as JSON, from a step on."""
+        return {
+            "now_s": self.window.now_s,
+            "start_s": self.window.start_ts,
+            "end_s": self.window.now_s,
+            "step_s": self.range.step_s,
+            "series": asdict(self.series.since(since_ts)),
+        }
+
+    def context(self) -> dict[str, Any]:
+        """For templates."""
+        return {**vars(self), "chart": self.chart(), "axes": AXES}
+
+
+def overview_of(person: Principal, tenants: Tenants, range_: Range) -> Overview:
+    now = datetime.now(UTC)
+    window = window_of(range_, now.timestamp())
+    counted, before = totals(tenants, window), totals(tenants, window.previous())
+    uses = storage_use(tenants, window.now_s)
+    storage = summed(list(uses.values()))
+    nodes = node_rows(sessions(tenants, now=now), live_since=live_since())
+    health = assess(
+        nodes=nodes,
+        hot=probes.HOT.read(),
+        cold=probes.COLD.read(),
+        workers=probes.WORKERS.read(),
+        storage=uses,
+        all_storage=storage,
+        tenants=tenants,
+        totals=counted,
+        failed_jobs=failed_jobs(person, now=now),
+        now=now,
+    )
+    ratios = hit_ratios(tenants, window)
+    by_size = sorted(tenants, key=lambda one: (-uses[one.pk].held_bytes, one.slug))
+    return Overview(
+        now=now,
+        range=range_,
+        ranges=offered(oldest_bucket_ts(tenants), window.now_s),
+        window=window,
+        is_empty=not has_ever_connected(tenants),
+        health=health,
+        totals=counted,
+        hit_change=_change(counted.hit_ratio, before.hit_ratio),
+        read_rate=read_rate_now(tenants, window.now_s),
+        storage=storage,
+        leaves_first=leaves_first(tenants),
+        misses=miss_shares(counted.misses),
+        top_tenants=[TenantRow(one, uses[one.pk], ratios.get(one.pk)) for one in by_size[:TOP]],
+        more_tenants=max(len(tenants) - TOP, 0),
+        nodes=nodes[:TOP],
+        more_nodes=max(len(nodes) - TOP, 0),
+        series=series(tenants, window),
+        endpoint=settings.ENV.url.geturl(),
+    )
 
 
 def oldest_bucket_ts(tenants: Tenants) -> int | None:
@@ -98,68 +137,9 @@ def read_rate_now(tenants: Tenants, now_s: float) -> float | None:
     return float(found["read"]) / (end_ts - int(found["first"]))
 
 
-def series(tenants: Tenants, window: Window) -> Series:
-    """The window's steps. One that has barely begun is left out: its rate would be noise."""
-    sums: dict[int, dict[str, int]] = {}
-    rows = buckets(tenants, window).order_by().values("bucket_ts")
-    for row in rows.annotate(**{f"sum_{name}": bounded_sum(name) for name in SUMMED}):
-        summed = sums.setdefault(window.step_of(row["bucket_ts"]), dict.fromkeys(SUMMED, 0))
-        for name in SUMMED:
-            summed[name] += int(row[f"sum_{name}"])
-    flushed = _flushed_bytes(tenants, window)
-    found = Series([], [], [], [], [], [], [], [])
-    for ts in window.steps():
-        elapsed_s = window.elapsed_s(ts)
-        if elapsed_s < 10:
-            continue
-        step = sums.get(ts)
-        found.ts.append(ts)
-        for values, name in (
-            (found.hot_tokens, "hit_hot_tokens"),
-            (found.cold_tokens, "hit_cold_tokens"),
-            (found.hot_read_bytes, "hot_read_bytes"),
-            (found.cold_read_bytes, "cold_read_bytes"),
-            (found.hot_write_bytes, "hot_write_bytes"),
-        ):
-            values.append(step[name] / elapsed_s if step else None)
-        found.recomputed_tokens.append(_recomputed(step) / elapsed_s if step else None)
-        cold_write = flushed.get(ts)
-        known = step is not None or cold_write is not None
-        found.cold_write_bytes.append((cold_write or 0) / elapsed_s if known else None)
-    return found
-
-
-def miss_shares(misses: dict[str, int]) -> list[MissShare]:
-    """Reasons that happened, the most frequent first."""
-    counted = {reason: blocks for reason, blocks in misses.items() if blocks > 0}
-    total, largest = sum(counted.values()), max(counted.values(), default=0)
-    shares = []
-    for reason, blocks in sorted(counted.items(), key=lambda item: (-item[1], item[0])):
-        label, hint = MISS_WORDS.get(reason, (reason.replace("_", " "), ""))
-        shares.append(MissShare(reason, label, hint, blocks, blocks / total, blocks / largest))
-    return shares
-
-
 def has_ever_connected(tenants: Tenants) -> bool:
     return rows_of(NodeSession, tenants).exists()
 
 
-def _recomputed(step: dict[str, int]) -> int:
-    return max(
-        step["requested_tokens"]
-        + step["tail_tokens"]
-        - step["hit_hot_tokens"]
-        - step["hit_cold_tokens"],
-        0,
-    )
-
-
-def _flushed_bytes(tenants: Tenants, window: Window) -> dict[int, int]:
-    """Bytes that became live segments, by step: the cold tier's writes."""
-    first = datetime.fromtimestamp(window.start_ts, UTC)
-    last = datetime.fromtimestamp(window.end_ts, UTC)
-    rows = rows_of(Segment, tenants).filter(created_at__gte=first, created_at__lt=last)
-    flushed: dict[int, int] = defaultdict(int)
-    for created_at, size_bytes in rows.order_by().values_list("created_at", "size_bytes"):
-        flushed[window.step_of(int(created_at.timestamp()))] += size_bytes
-    return flushed
+def _change(ratio: float | None, before: float | None) -> float | None:
+    return None if ratio is None or before is None else ratio - before

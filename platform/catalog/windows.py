@@ -1,23 +1,29 @@
-"""The time windows that a page can show, and which roll-ups draw them.
+"""The time ranges that REST and pages can show, and which roll-ups they read.
 
 `catalog.usage.KEPT` says how long roll-ups are kept: a range and the one before it fit into that.
-A window is drawn with at most 182 points a line, so a chart of 4 lines stays under 1,000.
-Pure: no database here.
+REST lists stored buckets, at most 1,440. A page draws at most 182 steps a line, so a chart of 4
+lines stays under 1,000 points. Pure: no database here.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from base.problems import Problem
+
 
 @dataclass(frozen=True)
 class Range:
-    """`resolution_s` is what is stored, `step_s` (a multiple) is what is drawn."""
+    """`resolution_s`: of the buckets that are read; `step_s`, a multiple: of what a page draws."""
 
     name: str
     seconds: int
     resolution_s: int
     step_s: int
     words: str
+
+    def since_ts(self, now_s: float) -> int:
+        """The first second of the range that ends now."""
+        return int(now_s) - self.seconds
 
 
 RANGES = {
@@ -28,9 +34,17 @@ RANGES = {
         Range("6h", 21_600, 60, 120, "6 hours"),
         Range("24h", 86_400, 60, 600, "24 hours"),
         Range("7d", 604_800, 3_600, 3_600, "7 days"),
+        Range("30d", 2_592_000, 3_600, 14_400, "30 days"),
     )
 }
 DEFAULT_RANGE = "15m"
+
+
+def range_named(name: str) -> Range:
+    """Raises Problem (malformed) that lists the names."""
+    if name not in RANGES:
+        raise Problem("malformed", f"range: need one of {', '.join(RANGES)}.", field="range")
+    return RANGES[name]
 
 
 @dataclass(frozen=True)
