@@ -55,6 +55,8 @@ def defines(body: list[ast.stmt], names: list[str]) -> bool:
 def names_of(node: ast.stmt) -> set[str]:
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
         return {node.name}
+    if isinstance(node, ast.ImportFrom):  # a package's own module, shown under the package's name
+        return {alias.name for alias in node.names}
     targets = getattr(node, "targets", None) or [getattr(node, "target", None)]
     return {n.id for t in targets if t is not None for n in ast.walk(t) if isinstance(n, ast.Name)}
 

@@ -21,6 +21,8 @@ from cacheapi.base.viewsets import UUID, ReadOnlyView, TenantOwnedSerializer, ch
 from catalog.models import Context, Pin
 from contexts import pins
 from contexts import services as contexts
+from contexts.expiry import expire
+from contexts.residency import residency_of
 from tenants.principal import actor_of
 
 
@@ -191,7 +193,7 @@ class ContextsView(ReadOnlyView):
         with_blocks = flag(request, "blocks")
         context = self.get_object()
         try:
-            residency = asdict(contexts.residency(context))
+            residency = asdict(residency_of(context))
         except Problem:
             residency = None
         if residency and not with_blocks:
@@ -244,7 +246,7 @@ class ContextsView(ReadOnlyView):
         holds. `dry_run` says which, and changes nothing."""
         context = self.object_to_change()
         dry_run = checked(ExpireSerializer, request)["dry_run"]
-        expiry = contexts.expire(context=context, dry_run=dry_run, actor=actor_of(request))
+        expiry = expire(context=context, dry_run=dry_run, actor=actor_of(request))
         return Response(ExpiredSerializer({**asdict(expiry), "dry_run": dry_run}).data)
 
     @extend_schema(request=ExtendSerializer, responses=ExtendedSerializer)

@@ -80,7 +80,7 @@ MIDDLEWARE = [
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
-    "base.problems.ProblemMiddleware",
+    "base.problem_responses.ProblemMiddleware",
 ]
 
 ROOT_URLCONF = "controlplane.urls"
@@ -160,7 +160,7 @@ REST_FRAMEWORK = {
     },
     "NUM_PROXIES": 0,  # the address is the server's word: a header could name any
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
-    "EXCEPTION_HANDLER": "base.problems.exception_handler",
+    "EXCEPTION_HANDLER": "base.problem_responses.exception_handler",
     "UNAUTHENTICATED_USER": None,
     "TEST_REQUEST_DEFAULT_FORMAT": "json",
 }

@@ -3,7 +3,7 @@
 from django.contrib import admin
 from django.urls import include, path, re_path
 
-from base import problems
+from base import problem_responses as problems
 from controlplane.doors import admin_login
 from controlplane.health import healthz
 

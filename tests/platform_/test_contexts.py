@@ -13,6 +13,8 @@ from catalog.models import Context, Pin
 from contexts import pins
 from contexts import services as contexts
 from contexts.chains import Chain
+from contexts.expiry import Expiry, expire
+from contexts.residency import residency_of
 from neve.errors import MissReason
 from neve.formats.keys import BucketKeys, bucket_of
 from neve.index.tier import BlockTerms, CommitOutcome, Location, Tier
@@ -92,7 +94,7 @@ def test_a_pinned_context_survives_quota_pressure_that_evicts_others(world):
     world.record("lost", lost)
     assert pins.pin(context=context, until=in_minutes(10), actor=ACTOR).kept == 3
     world.store(7)
-    assert contexts.residency(context).hot == 3
+    assert residency_of(context).hot == 3
     assert world.tier.match(lost) == [MissReason.EVICTED] * 3
 
 
@@ -133,20 +135,20 @@ def test_expire_spares_what_another_unexpired_context_holds(world):
     world.record("shorter", shared[:1])
     pins.pin(context=a, until=in_minutes(20), actor=ACTOR)
     pins.pin(context=b, until=in_minutes(10), actor=ACTOR)
-    preview = contexts.expire(context=a, dry_run=True, actor=ACTOR)
+    preview = expire(context=a, dry_run=True, actor=ACTOR)
     assert world.pins([*shared, *own]) == [20] * 5
-    assert preview == contexts.Expiry(2, 2 * SIZE, 3, 3 * SIZE, pinned=3, lost=1)
-    assert contexts.expire(context=a, actor=ACTOR) == preview
+    assert preview == Expiry(2, 2 * SIZE, 3, 3 * SIZE, pinned=3, lost=1)
+    assert expire(context=a, actor=ACTOR) == preview
     assert world.tier.match(own) == [MissReason.EXPIRED] * 2
     assert world.pins([*shared, *others]) == [10] * 5
     a.refresh_from_db()
     assert a.expired_at is not None
     assert a.pinned_until is None
-    found = contexts.residency(a)
+    found = residency_of(a)
     assert (found.hot, found.cold, found.lost) == (3, 0, 3)
-    assert found.blocks[3]["reason"] == "expired"
+    assert found.blocks[3].reason == "expired"
     # Of two that share, the later one to expire takes the rest.
-    assert contexts.expire(context=b, actor=ACTOR).removed == 4
+    assert expire(context=b, actor=ACTOR).removed == 4
     assert world.pins(shared) == [0, None, None]
 
 
@@ -163,7 +165,7 @@ def test_what_an_expired_context_prolonged_ends_as_the_others_say(world):
         return [round((hot.admin().zscore(expiry, id_) - now) / 60) for id_ in ids]
 
     assert ends(shared) == [120, 120]
-    contexts.expire(context=a, actor=ACTOR)
+    expire(context=a, actor=ACTOR)
     assert ends(shared) == [10, 10]
 
 
@@ -178,14 +180,14 @@ def test_a_deleted_context_lets_go_of_its_blocks_which_stay(world):
     event = AuditEvent.unscoped.get(action="context.delete")
     assert (event.before["name"], event.after) == ("a", None)
     with pytest.raises(Problem) as refusal:  # what somebody else still has on the screen
-        contexts.expire(context=a, actor=ACTOR)
+        expire(context=a, actor=ACTOR)
     assert refusal.value.kind == "not-found"
 
 
 def test_recording_again_ends_the_expiry(world):
     ids = world.store(1)
     context, _ = world.record("a", ids)
-    contexts.expire(context=context, actor=ACTOR)
+    expire(context=context, actor=ACTOR)
     assert world.record("a", ids)[0].expired_at is None
 
 
@@ -212,7 +214,7 @@ def test_changes_are_audited_with_actor_request_before_and_after(world):
     pins.pin(context=context, until=in_minutes(10), actor=ACTOR)
     pins.unpin(context=context, actor=ACTOR)
     contexts.extend(context=context, for_s=5, actor=ACTOR)
-    contexts.expire(context=context, actor=ACTOR)
+    expire(context=context, actor=ACTOR)
     events = list(AuditEvent.unscoped.filter(object_type="context").order_by("pk"))
     assert [event.action.split(".")[1] for event in events] == [
         *("record", "pin", "unpin", "extend", "expire")
@@ -371,7 +373,7 @@ def test_a_pin_belongs_to_who_set_it_and_the_latest_end_counts(world):
     assert (event.actor_name, event.after["removed"][0]["owner"]) == ("olga", "ann")
 
 
-@pytest.mark.parametrize("end", [contexts.expire, contexts.delete])
+@pytest.mark.parametrize("end", [expire, contexts.delete])
 def test_a_context_that_others_pin_ends_by_an_operator_only(world, end):
     context, _ = world.record("a", world.store(1))
     pins.pin(context=context, until=in_minutes(60), actor=ACTOR)
@@ -395,7 +397,7 @@ def test_an_ended_pin_counts_no_more(world):
 def test_what_is_gone_can_not_be_kept(world, state):
     ids = world.store(2)
     context, _ = world.record("a", ids)
-    contexts.expire(context=context, actor=ACTOR) if state == "expired" else world.tier.expire(ids)
+    expire(context=context, actor=ACTOR) if state == "expired" else world.tier.expire(ids)
     for keep in (
         lambda: pins.pin(context=context, until=in_minutes(5), actor=ACTOR),
         lambda: contexts.extend(context=context, for_s=60, actor=ACTOR),
@@ -428,15 +430,15 @@ def test_residency_says_what_is_durable_in_tokens_and_bytes(world):
     world.tier.flushed(1, [(id_, SIZE * n) for n, id_ in enumerate(ids[:3])])
     world.tier.forget(Tier.HOT, ids[:1])  # cold only
     world.tier.expire(ids[4:5])
-    found = contexts.residency(context)
+    found = residency_of(context)
     assert (found.hot, found.cold, found.lost, found.durable) == (4, 1, 1, 3)
     assert (found.hot_bytes, found.cold_bytes, found.durable_bytes) == (4 * SIZE, SIZE, 3 * SIZE)
     assert (found.hot_tokens, found.cold_tokens, found.lost_tokens) == (1024, 256, 256)
     assert (found.durable_tokens, found.usable_tokens) == (768, 1024)
-    assert [block["is_durable"] for block in found.blocks] == [True, True, True, *[False] * 3]
+    assert [block.is_durable for block in found.blocks] == [True, True, True, *[False] * 3]
     # Two shards of each chunk: one with a lost shard is lost, one is durable with both in S3.
     context.tokens = 3 * 256
-    found = contexts.residency(context)
+    found = residency_of(context)
     assert (found.hot_tokens, found.cold_tokens, found.lost_tokens) == (256, 256, 256)
     assert (found.durable_tokens, found.usable_tokens) == (256, 512)
 

@@ -10,8 +10,7 @@ from django.utils import timezone
 from base.problems import Problem
 from catalog.models import Context, Pin
 from contexts import pins
-from contexts import services as contexts
-from contexts.services import Residency
+from contexts.residency import Residency, residency_of
 from tenants.principal import Principal
 
 
@@ -70,7 +69,7 @@ def _row(person: Principal, context: Context, live: list[Pin], *, ask: bool) -> 
 
 def _residency(context: Context) -> Residency | None:
     try:
-        return contexts.residency(context)
+        return residency_of(context)
     except Problem:
         return None
 

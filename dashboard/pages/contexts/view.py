@@ -13,7 +13,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from base.problems import Problem
 from catalog.models import Context
-from contexts import pins
+from contexts import expiry, pins
 from contexts import services as service
 from dashboard.page import chosen_tenants, page, part_of, render_page, render_part
 from dashboard.pages.contexts.selector import context_row, context_rows
@@ -65,14 +65,14 @@ def expire(request: HttpRequest, person: Principal, uuid: UUID) -> HttpResponse:
     actor = actor_of(request, person)
     if request.method == "POST":
         return _act(
-            request, person, uuid, lambda context: service.expire(context=context, actor=actor)
+            request, person, uuid, lambda context: expiry.expire(context=context, actor=actor)
         )
-    context, expiry, error = _changeable(person, uuid), None, ""
+    context, preview, error = _changeable(person, uuid), None, ""
     try:
-        expiry = service.expire(context=context, dry_run=True, actor=actor)
+        preview = expiry.expire(context=context, dry_run=True, actor=actor)
     except Problem as problem:
         error = problem.detail
-    return _ask(request, person, "expire", context, {"expiry": expiry, "error": error})
+    return _ask(request, person, "expire", context, {"expiry": preview, "error": error})
 
 
 @page()

@@ -1,0 +1,23 @@
+"""Spaces, node sessions, contexts, segments, usage, jobs. Never a row per block."""
+
+from catalog.models.contexts import ID_BYTES, Context, Pin
+from catalog.models.jobs import Job
+from catalog.models.segments import Round, Segment, Stray
+from catalog.models.spaces import NodeSession, Space
+from catalog.models.usage import GAUGES, RESOLUTIONS_S, TIER_COUNTERS, UsageRollup
+
+__all__ = [
+    "GAUGES",
+    "ID_BYTES",
+    "RESOLUTIONS_S",
+    "TIER_COUNTERS",
+    "Context",
+    "Job",
+    "NodeSession",
+    "Pin",
+    "Round",
+    "Segment",
+    "Space",
+    "Stray",
+    "UsageRollup",
+]

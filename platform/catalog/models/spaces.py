@@ -1,0 +1,75 @@
+"""Spaces, and the sessions of nodes that use them."""
+
+from uuid import uuid4
+
+from django.db import models
+from django.db.models import Q
+from django.utils import timezone
+
+from tenants.models import ApiKey
+from tenants.scope import TenantOwned
+
+
+class Space(TenantOwned):
+    """One KV layout of one tenant. KV of another space is never readable."""
+
+    name = models.CharField(max_length=200)
+    fingerprint = models.CharField(max_length=64, help_text="32 bytes as hex")
+    identity = models.JSONField(
+        help_text="what the node declared: neve.formats.space.SpaceIdentity"
+    )
+    chunk_tokens = models.PositiveIntegerField()
+    is_leaving = models.BooleanField(default=False, editable=False, help_text="being removed")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta(TenantOwned.Meta):
+        ordering = ("-created_at", "-pk")
+        constraints = [
+            models.UniqueConstraint(fields=("tenant", "name"), name="space_name_once"),
+            models.UniqueConstraint(fields=("tenant", "fingerprint"), name="space_layout_once"),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class NodeSession(TenantOwned):
+    """One node talking to one space, from its handshake to its end."""
+
+    class Breaker(models.TextChoices):
+        CLOSED = "closed"
+        OPEN = "open"
+        HALF_OPEN = "half_open"
+
+    uuid = models.UUIDField(primary_key=True, default=uuid4, editable=False)
+    space = models.ForeignKey(Space, on_delete=models.CASCADE, related_name="sessions")
+    key = models.ForeignKey(
+        ApiKey, on_delete=models.SET_NULL, null=True, editable=False, related_name="sessions"
+    )
+    node = models.CharField(max_length=100)
+    instance = models.CharField(
+        max_length=64, blank=True, help_text="which engine of this name; empty: it did not say"
+    )
+    engine = models.JSONField(default=dict, help_text='{"name": "vllm", "version": "…"}')
+    opened_at = models.DateTimeField(default=timezone.now)
+    last_heartbeat_at = models.DateTimeField(default=timezone.now)
+    last_seq = models.BigIntegerField(default=0, help_text="heartbeats up to here are counted")
+    ended_at = models.DateTimeField(null=True, blank=True)
+    breaker = models.CharField(max_length=10, choices=Breaker, default=Breaker.CLOSED)
+    totals = models.JSONField(default=dict, help_text="counters since the handshake")
+
+    class Meta(TenantOwned.Meta):
+        ordering = ("-opened_at", "-pk")
+        indexes = [
+            models.Index(
+                fields=("tenant", "last_heartbeat_at"),
+                condition=Q(ended_at=None),
+                name="session_live",
+            ),
+            models.Index(
+                fields=("ended_at",), condition=Q(ended_at__isnull=False), name="session_ended"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.node} on {self.space_id}"

@@ -1,0 +1,122 @@
+"""Expiry of a context: its blocks leave both tiers at once, unless another context has them."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from django.utils import timezone
+
+from catalog.models import Context, Pin
+from contexts import pins, rows, stored
+from contexts.chains import Chain
+from neve.index.tier import Location
+from storage import hot
+from tenants.audit import Actor
+from tenants.scope import tenant_scope
+
+
+@dataclass(frozen=True)
+class Expiry:
+    """Blocks that leave both tiers, and `shared` ones, which stay in other unexpired contexts.
+
+    `pinned` of the shared blocks are pinned by another context. `lost` ones were gone before.
+    """
+
+    removed: int
+    removed_bytes: int
+    shared: int
+    shared_bytes: int
+    pinned: int
+    lost: int
+
+
+def expire(*, context: Context, actor: Actor, dry_run: bool = False) -> Expiry:
+    """Ends the context with its pins; removes the blocks that no other context holds, at once.
+
+    A context that is recorded meanwhile may find them gone, as if it were recorded just after.
+    `dry_run`: counts what would go, and changes nothing.
+    Raises Problem: pinned-by-others (unless the actor is an operator), hot-tier-unavailable (the
+    context is expired; repeat it to remove the blocks).
+    """
+    if dry_run:
+        with tenant_scope(context.tenant_id):
+            pins.require_no_others(context, actor)
+        with hot.required():
+            return _Leaving(context).expiry()
+    with rows.changing(context) as row:
+        pins.require_no_others(row, actor)
+        before, was_extended = rows.facts(row), row.extended_until is not None
+        Pin.objects.filter(context=row).delete()
+        row.pinned_until = row.extended_until = None
+        row.expired_at = timezone.now()
+        row.save(update_fields=["pinned_until", "extended_until", "expired_at"])
+        rows.note(row, "context.expire", actor, before=before, after=rows.facts(row))
+    pins.settle_of(row)
+    with hot.required():
+        # After the row is expired: of two contexts that expire at once, the later finds no sharer.
+        leaving = _Leaving(row)
+        leaving.remove()
+        stored.settle_or_follow_later(
+            tenant_id=row.tenant_id,
+            space_id=row.space_id,
+            root=row.ids()[0],
+            ids=leaving.shared,
+            was_extended=was_extended,
+        )
+    return leaving.expiry()
+
+
+class _Leaving:
+    """Blocks of a context: `own` are in no other context, `shared` are in others too."""
+
+    def __init__(self, context: Context) -> None:
+        """Reads the contexts of the same root. Raises valkey's errors."""
+        self._tier = hot.hot_tier(context.tenant_id)
+        ids = list(dict.fromkeys(context.ids()))
+        is_shared, is_pinned = [False] * len(ids), [False] * len(ids)
+        chain, now = Chain(ids), timezone.now()
+        for other, pinned_until in _sharers(context):
+            for place in chain.shared_with(other):
+                is_shared[place] = True
+                is_pinned[place] |= pinned_until is not None and pinned_until > now
+        found = self._found(ids)
+        self._sizes = found
+        self.own = [id_ for n, id_ in enumerate(ids) if not is_shared[n]]
+        self.shared = [id_ for n, id_ in enumerate(ids) if is_shared[n]]
+        self._pinned = sum(is_pinned[n] and id_ in found for n, id_ in enumerate(ids))
+        self._blocks = len(ids)
+
+    def remove(self) -> None:
+        kept = self._tier.expire(self.own)[1]
+        if kept:  # recorded and pinned since the contexts were read
+            stay = self._found(self.own)
+            self.shared += stay
+            self.own = [id_ for id_ in self.own if id_ not in stay]
+            self._pinned += len(stay)
+
+    def expiry(self) -> Expiry:
+        own = [self._sizes[id_] for id_ in self.own if id_ in self._sizes]
+        shared = [self._sizes[id_] for id_ in self.shared if id_ in self._sizes]
+        return Expiry(
+            removed=len(own),
+            removed_bytes=sum(own),
+            shared=len(shared),
+            shared_bytes=sum(shared),
+            pinned=self._pinned,
+            lost=self._blocks - len(self._sizes),
+        )
+
+    def _found(self, ids: Sequence[bytes]) -> dict[bytes, int]:
+        """Sizes in bytes of those that are stored."""
+        answers = zip(ids, self._tier.match(ids), strict=True)
+        return {id_: found.size_bytes for id_, found in answers if isinstance(found, Location)}
+
+
+def _sharers(context: Context) -> Iterator[tuple[bytes | memoryview, datetime | None]]:
+    """Chain and end of the pin of every other context that may hold blocks of this one."""
+    with tenant_scope(context.tenant_id):
+        others = Context.objects.filter(
+            space_id=context.space_id, root=context.ids()[0], expired_at=None
+        ).exclude(pk=context.pk)
+        found = others.order_by().values_list("chain", "pinned_until")
+        yield from found.iterator(chunk_size=100)
