@@ -1,9 +1,8 @@
 // A header that is accepted is written as the same bytes, and none of its bits may be another.
 
-#include "block.h"
-
 #include <cstring>
 
+#include "block.h"
 #include "input.h"
 
 using namespace neve;

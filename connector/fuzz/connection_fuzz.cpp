@@ -2,12 +2,12 @@
 // plain parser's reading of the same bytes says, loads only with the very bytes, stores only with a
 // commit that says so; nothing is settled twice, and what is not settled is handed back.
 
-#include "connection.h"
-
 #include <sys/epoll.h>
+
 #include <set>
 
 #include "../tests/scripted.h"
+#include "connection.h"
 #include "input.h"
 #include "plan.h"
 
@@ -58,7 +58,8 @@ std::string words_of(fuzzing::Input input) {
       words += "$" + std::to_string(value.size()) + "\r\n" + value + "\r\n";
     } else if (byte == 1) {
       const unsigned what = input.byte();
-      words += "*2\r\n:" + std::to_string(what % 5) + "\r\n:" + std::to_string(what / 5 % 5) + "\r\n";
+      words +=
+          "*2\r\n:" + std::to_string(what % 5) + "\r\n:" + std::to_string(what / 5 % 5) + "\r\n";
     } else if (byte == 2) {
       words += "+OK\r\n";
     } else if (byte == 3) {

@@ -1,9 +1,8 @@
 // Heads read in pieces are those read at once; an address never breaks out of its request's lines.
 
-#include "http.h"
-
 #include <algorithm>
 
+#include "http.h"
 #include "input.h"
 
 using namespace neve::http;

@@ -9,12 +9,12 @@
 #include <string_view>
 #include <vector>
 
-#define CLAIM(condition)                                                          \
-  do {                                                                            \
-    if (!(condition)) {                                                           \
+#define CLAIM(condition)                                                             \
+  do {                                                                               \
+    if (!(condition)) {                                                              \
       std::fprintf(stderr, "%s:%d: not true: %s\n", __FILE__, __LINE__, #condition); \
-      std::abort();                                                               \
-    }                                                                             \
+      std::abort();                                                                  \
+    }                                                                                \
   } while (false)
 
 namespace neve::fuzzing {

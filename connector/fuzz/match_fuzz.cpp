@@ -1,5 +1,5 @@
-// Rows of neve_locate: whatever the servers answer, what is reported is a prefix that was found, cut
-// out of the right replies, and at most one miss behind it.
+// Rows of neve_locate: whatever the servers answer, what is reported is a prefix that was found,
+// cut out of the right replies, and at most one miss behind it.
 
 #include "input.h"
 #include "plan.h"
@@ -55,8 +55,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     const auto& call = batch.operations[plan.calls[i]];
     CLAIM(call.status == Status::kOk);
     const auto at = seen[keys.bucket_of(ids[i])]++ * kEntryBytes;
-    CLAIM(rows.substr(i * kEntryBytes, kEntryBytes) ==
-          call.reply.text.substr(at, kEntryBytes));
+    CLAIM(rows.substr(i * kEntryBytes, kEntryBytes) == call.reply.text.substr(at, kEntryBytes));
     CLAIM((rows[i * kEntryBytes] != 0) || i + 1 == count);
   }
   const bool ends_in_miss = count > 0 && rows[(count - 1) * kEntryBytes] == 0;

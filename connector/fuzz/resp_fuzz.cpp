@@ -1,11 +1,10 @@
 // Replies read in pieces of any size are those read at once; what was read, written again as RESP3,
 // reads as the same.
 
-#include "resp.h"
-
 #include <string>
 
 #include "input.h"
+#include "resp.h"
 
 using namespace neve::resp;
 using neve::fuzzing::alone;

@@ -1,11 +1,10 @@
 // CLUSTER SLOTS, error replies, endpoints and slots of keys: whatever a server says, the map that
 // follows names a primary for every slot, and redirects lead somewhere.
 
-#include "slots.h"
-
 #include <string>
 
 #include "input.h"
+#include "slots.h"
 #include "topology.h"
 
 using namespace neve;

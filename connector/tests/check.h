@@ -51,11 +51,11 @@ inline int run(std::string_view filter) {
 
 }  // namespace neve::testing
 
-#define TEST(name)                                                             \
-  static void test_##name();                                                   \
-  static const ::neve::testing::Register register_##name(#name, test_##name);  \
+#define TEST(name)                                                            \
+  static void test_##name();                                                  \
+  static const ::neve::testing::Register register_##name(#name, test_##name); \
   static void test_##name()
-#define CHECK(condition)                                                       \
-  do {                                                                         \
-    if (!(condition)) ::neve::testing::fail(__FILE__, __LINE__, #condition);   \
+#define CHECK(condition)                                                     \
+  do {                                                                       \
+    if (!(condition)) ::neve::testing::fail(__FILE__, __LINE__, #condition); \
   } while (false)

@@ -32,7 +32,8 @@ std::string read_file(const std::string& path) {
 CallRequest command_of(const std::vector<std::string>& arguments) {
   CallRequest request;
   command::begin(request.command, arguments.size());
-  for (const auto& argument : arguments) command::argument(request.command, std::string_view(argument));
+  for (const auto& argument : arguments)
+    command::argument(request.command, std::string_view(argument));
   return request;
 }
 

@@ -114,7 +114,8 @@ class HttpServer {
  private:
   void accept_all() {
     while (true) {
-      auto client = std::make_unique<Descriptor>(::accept4(fd_.get(), nullptr, nullptr, SOCK_CLOEXEC));
+      auto client =
+          std::make_unique<Descriptor>(::accept4(fd_.get(), nullptr, nullptr, SOCK_CLOEXEC));
       if (!client->is_open()) return;
       ++connections;
       open_.push_back(std::move(client));
@@ -197,9 +198,10 @@ TEST(addresses_are_taken_apart) {
   CHECK(http::read_url("https://s3.test:80/")->authority == "s3.test:80");
   CHECK((http::read_url("http://[::1]:9/")->where == Endpoint{"::1", 9}));
   CHECK(http::read_url("http://[::1]/")->authority == "[::1]");
-  for (const auto* bad : {"", "x", "ftp://h/x", "http://", "http:///x", "http://h:/x", "http://h:p/x",
-                          "http://h:0/", "http://h:65536/", "http://[::1/x", "http://[]/x",
-                          "http://[::1]x/", "http://h/a b", "http://h/a\r\nHost: x", "http://u@h/"}) {
+  for (const auto* bad :
+       {"", "x", "ftp://h/x", "http://", "http:///x", "http://h:/x", "http://h:p/x", "http://h:0/",
+        "http://h:65536/", "http://[::1/x", "http://[]/x", "http://[::1]x/", "http://h/a b",
+        "http://h/a\r\nHost: x", "http://u@h/"}) {
     CHECK(!http::read_url(bad));
   }
 }
@@ -223,8 +225,8 @@ TEST(heads_are_read_whole_or_not_at_all) {
   const std::string text =
       "HTTP/1.1 206 Partial Content\r\nCONTENT-LENGTH: 10 \r\ncontent-range:bytes 0-9/99\r\n"
       "Date: Sun, 29 Nov 2026 14:00:00 GMT\r\nRetry-After: 7\r\nX: \r\n\r\nbody";
-  const http::Head expected{206, 10, false, true, http::Range{0, 9}, 7,
-                            "Sun, 29 Nov 2026 14:00:00 GMT"};
+  const http::Head expected{
+      206, 10, false, true, http::Range{0, 9}, 7, "Sun, 29 Nov 2026 14:00:00 GMT"};
   CHECK(read(text) == expected);
   for (std::size_t size = 0; size < text.size() - 4; ++size) CHECK(!read(text.substr(0, size)));
 
@@ -234,8 +236,8 @@ TEST(heads_are_read_whole_or_not_at_all) {
   CHECK(read("HTTP/1.1 204 -\r\n\r\n")->length == 0);
   CHECK(read("HTTP/1.1 503 x\r\nRetry-After: Sun, 29 Nov\r\n\r\n")->retry_after_s == 0);
   for (const auto* bad :
-       {"nonsense\r\n\r\n", "HTTP/2.0 200 x\r\n\r\n", "HTTP/1.1 20\r\n\r\n", "HTTP/1.1 2000\r\n\r\n",
-        "HTTP/1.1 099 x\r\n\r\n", "HTTP/1.1 200 x\r\nno colon\r\n\r\n",
+       {"nonsense\r\n\r\n", "HTTP/2.0 200 x\r\n\r\n", "HTTP/1.1 20\r\n\r\n",
+        "HTTP/1.1 2000\r\n\r\n", "HTTP/1.1 099 x\r\n\r\n", "HTTP/1.1 200 x\r\nno colon\r\n\r\n",
         "HTTP/1.1 200 x\r\nContent-Length: -1\r\n\r\n", "HTTP/1.1 200 x\r\nContent-Length:\r\n\r\n",
         "HTTP/1.1 200 x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
         "HTTP/1.1 200 x\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
@@ -304,9 +306,8 @@ TEST(an_error_shows_how_its_body_begins) {
   const auto length = "Content-Length: " + std::to_string(document.size());
   const auto chunk = "24\r\n" + document + "\r\n0\r\n\r\n";
   Segment segment;
-  for (const auto& [said, keeps] :
-       {std::pair{length + "\r\n\r\n" + document, true},
-        {"Transfer-Encoding: chunked\r\n\r\n" + chunk, false}}) {
+  for (const auto& [said, keeps] : {std::pair{length + "\r\n\r\n" + document, true},
+                                    {"Transfer-Encoding: chunked\r\n\r\n" + chunk, false}}) {
     const HttpServer server(saying("HTTP/1.1 503 -\r\n" + said));
     RangedGets gets("");
     const auto answer = get(gets, server.url(), segment);

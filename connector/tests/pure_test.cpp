@@ -169,7 +169,8 @@ TEST(runs_cover_a_batch_once_and_evenly) {
 TEST(small_batches_stay_on_one_lane_and_lanes_take_turns) {
   const auto map = map_of(1);
   const auto keys = keys_of(1);
-  const std::vector<GetRequest> requests(8, {id_of(1), {static_cast<std::byte*>(nullptr), 1000}, nullptr});
+  const std::vector<GetRequest> requests(
+      8, {id_of(1), {static_cast<std::byte*>(nullptr), 1000}, nullptr});
   std::set<std::uint32_t> lanes;
   for (std::uint32_t turn = 0; turn < 4; ++turn) {
     const auto plan = plan_get(keys, requests, false, kNever, *map, 4, turn);
@@ -177,7 +178,8 @@ TEST(small_batches_stay_on_one_lane_and_lanes_take_turns) {
     lanes.insert(plan.runs[0].lane);
   }
   CHECK(lanes.size() == 4);
-  const std::vector<GetRequest> eight(8, {id_of(1), {static_cast<std::byte*>(nullptr), 2 << 20}, nullptr});
+  const std::vector<GetRequest> eight(
+      8, {id_of(1), {static_cast<std::byte*>(nullptr), 2 << 20}, nullptr});
   const auto plan = plan_get(keys, eight, false, kNever, *map, 4, 0);
   CHECK(plan.runs.size() == 4);
   for (const auto& run : plan.runs) CHECK(run.operations.size() == 2);

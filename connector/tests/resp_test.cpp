@@ -73,10 +73,16 @@ TEST(what_follows_a_reply_is_left) {
 }
 
 TEST(what_is_no_reply_is_bad) {
-  for (const auto* input :
-       {"\r\n", "\n", "x\r\n", ":\r\n", ":1x\r\n", ":99999999999999999999\r\n", "$-2\r\n",
-        "$99999999999\r\n", "$x\r\n", "$1\r\nabc", "*-2\r\n", "*99999999\r\n", "#x\r\n", "_x\r\n",
-        "%-1\r\n", "!-1\r\n", "+a\rb\r\n", "+a\nb\r\n", "*1\r\n>0\r\n", "?\r\n"}) {
+  for (const auto* input : {"\r\n",         "\n",
+                            "x\r\n",        ":\r\n",
+                            ":1x\r\n",      ":99999999999999999999\r\n",
+                            "$-2\r\n",      "$99999999999\r\n",
+                            "$x\r\n",       "$1\r\nabc",
+                            "*-2\r\n",      "*99999999\r\n",
+                            "#x\r\n",       "_x\r\n",
+                            "%-1\r\n",      "!-1\r\n",
+                            "+a\rb\r\n",    "+a\nb\r\n",
+                            "*1\r\n>0\r\n", "?\r\n"}) {
     CHECK(is_bad(input));
   }
   CHECK(is_bad(std::string(kMaxLineBytes + 1, '+')));

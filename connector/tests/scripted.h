@@ -22,7 +22,8 @@ class Listener {
  public:
   Listener() : fd_(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)) {
     static int count = 0;
-    host_ = std::string(1, '\0') + "neve-" + std::to_string(::getpid()) + "-" + std::to_string(count++);
+    host_ =
+        std::string(1, '\0') + "neve-" + std::to_string(::getpid()) + "-" + std::to_string(count++);
     sockaddr_un address{};
     address.sun_family = AF_UNIX;
     std::memcpy(address.sun_path, host_.data(), host_.size());
@@ -50,7 +51,8 @@ inline std::string hear(const Descriptor& from, std::string_view text, int times
   std::string heard;
   const auto count = [&] {
     int found = 0;
-    for (auto at = heard.find(text); at != std::string::npos; at = heard.find(text, at + 1)) ++found;
+    for (auto at = heard.find(text); at != std::string::npos; at = heard.find(text, at + 1))
+      ++found;
     return found;
   };
   while (count() < times) {

@@ -45,10 +45,10 @@ struct Operation {
   Kind kind = Kind::kCall;
   Status status = Status::kPending;
   Status answer = Status::kPending;  // kPut: what SET said, until the commit decides
-  bool asking = false;      // preceded by ASKING: the slot is on its way to who is asked
-  bool sent = false;        // at least partly, on its present connection
-  bool idempotent = false;  // a call that may be sent again when its connection breaks
-  std::uint8_t losses = 0;  // connections that broke under it
+  bool asking = false;               // preceded by ASKING: the slot is on its way to who is asked
+  bool sent = false;                 // at least partly, on its present connection
+  bool idempotent = false;           // a call that may be sent again when its connection breaks
+  std::uint8_t losses = 0;           // connections that broke under it
   std::uint8_t redirects = 0;
   std::uint16_t slot = 0;
   std::uint32_t group = kNoGroup;  // kPut, kCommit

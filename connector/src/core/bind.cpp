@@ -37,7 +37,8 @@ using Ids = nb::typed<nb::sequence, nb::bytes>;
 using Buffers = nb::typed<nb::sequence, nb::object>;  // contiguous, of the host
 using Numbers = nb::typed<nb::dict, nb::str, nb::int_>;
 using TlsFields = nb::typed<nb::dict, nb::str, nb::str>;
-using Buckets = nb::typed<nb::sequence, nb::typed<nb::tuple, nb::bytes, nb::typed<nb::list, nb::bytes>>>;
+using Buckets =
+    nb::typed<nb::sequence, nb::typed<nb::tuple, nb::bytes, nb::typed<nb::list, nb::bytes>>>;
 
 // How long a wait goes without a look at Python's signals.
 constexpr Duration kSignalCheck = std::chrono::milliseconds(200);
@@ -97,7 +98,8 @@ std::array<std::byte, Size> fixed_bytes(nb::handle object, const char* what) {
   std::array<std::byte, Size> out;
   nb::bytes raw;
   if (!nb::try_cast(object, raw) || raw.size() != Size) {
-    throw nb::value_error((std::string(what) + " must be " + std::to_string(Size) + " bytes").c_str());
+    throw nb::value_error(
+        (std::string(what) + " must be " + std::to_string(Size) + " bytes").c_str());
   }
   std::memcpy(out.data(), raw.data(), Size);
   return out;
@@ -117,8 +119,8 @@ nb::object to_python(const resp::Reply& reply) {
     case resp::Type::kBoolean:
       return nb::bool_(reply.integer != 0);
     case resp::Type::kError: {
-      PyObject* text = PyUnicode_DecodeUTF8(
-          reply.text.data(), static_cast<Py_ssize_t>(reply.text.size()), "replace");
+      PyObject* text = PyUnicode_DecodeUTF8(reply.text.data(),
+                                            static_cast<Py_ssize_t>(reply.text.size()), "replace");
       if (text == nullptr) throw nb::python_error();
       return nb::steal(text);
     }
@@ -156,8 +158,8 @@ class PyBatch {
 
   std::pair<bool, bool> wait_claim(double until_s) const {
     bool ours = false;
-    const bool done = wait_in_slices(
-        until_s, [&](Time until) { return batch_->wait_claim(until, ours); });
+    const bool done =
+        wait_in_slices(until_s, [&](Time until) { return batch_->wait_claim(until, ours); });
     return {done, ours};
   }
 
@@ -223,7 +225,8 @@ class PyMatchBatch : public PyBatch {
   MatchPlan plan_;
 };
 
-std::shared_ptr<Keyspace> make_keyspace(std::uint32_t space_id, nb::bytes tag, const Buckets& buckets) {
+std::shared_ptr<Keyspace> make_keyspace(std::uint32_t space_id, nb::bytes tag,
+                                        const Buckets& buckets) {
   auto keys = std::make_shared<Keyspace>();
   keys->space_id = space_id;
   keys->tag = fixed_bytes<4>(tag, "the space's tag");
@@ -278,7 +281,7 @@ struct PyCore {
   std::shared_ptr<Core> core;
 
   PyBatch get(const std::shared_ptr<Keyspace>& keys, const Ids& ids, const Buffers& buffers,
-               double deadline, bool touch, std::optional<nb::object> headers) const {
+              double deadline, bool touch, std::optional<nb::object> headers) const {
     std::vector<Memory> memory;
     std::vector<GetRequest> requests;
     memory.reserve(nb::len(buffers) + 1);
@@ -300,8 +303,8 @@ struct PyCore {
   }
 
   PyBatch put(const std::shared_ptr<Keyspace>& keys, const Ids& ids, const Ids& parents,
-               const std::vector<std::uint32_t>& tokens, const Buffers& buffers, double deadline,
-               unsigned urgency) const {
+              const std::vector<std::uint32_t>& tokens, const Buffers& buffers, double deadline,
+              unsigned urgency) const {
     std::vector<Memory> memory;
     std::vector<PutRequest> requests;
     memory.reserve(nb::len(buffers));
@@ -319,13 +322,13 @@ struct PyCore {
         throw nb::value_error("a payload must have 1 byte to 64 MiB");
       }
     }
-    auto batch = core->put(*keys, requests, time_from_seconds(deadline),
-                           static_cast<Urgency>(urgency));
+    auto batch =
+        core->put(*keys, requests, time_from_seconds(deadline), static_cast<Urgency>(urgency));
     return {core, std::move(batch), std::move(memory)};
   }
 
   PyBatch call(const std::vector<std::vector<nb::bytes>>& commands,
-                const std::vector<nb::bytes>& keys, double deadline, bool idempotent) const {
+               const std::vector<nb::bytes>& keys, double deadline, bool idempotent) const {
     if (commands.size() != keys.size()) throw nb::value_error("need one key for each command");
     std::vector<CallRequest> requests;
     for (std::size_t i = 0; i < commands.size(); ++i) {
@@ -333,14 +336,14 @@ struct PyCore {
       request.slot = slot_of(text_of(keys[i]));
       request.idempotent = idempotent;
       command::begin(request.command, commands[i].size());
-      for (const auto& argument : commands[i]) command::argument(request.command, text_of(argument));
+      for (const auto& argument : commands[i])
+        command::argument(request.command, text_of(argument));
       requests.push_back(std::move(request));
     }
     return {core, core->call(std::move(requests), time_from_seconds(deadline)), {}};
   }
 
-  PyMatchBatch match(const std::shared_ptr<Keyspace>& keys, const Ids& ids,
-                      double deadline) const {
+  PyMatchBatch match(const std::shared_ptr<Keyspace>& keys, const Ids& ids, double deadline) const {
     std::vector<BlockId> wanted;
     for (nb::handle id : ids) wanted.push_back(fixed_bytes<16>(id, "an id"));
     MatchPlan plan;
@@ -366,8 +369,8 @@ struct PyCore {
   }
 };
 
-using WantedBlocks = nb::typed<
-    nb::sequence, nb::typed<nb::tuple, nb::int_, nb::bytes, nb::object, nb::object>>;
+using WantedBlocks =
+    nb::typed<nb::sequence, nb::typed<nb::tuple, nb::int_, nb::bytes, nb::object, nb::object>>;
 
 Answer get_range(RangedGets& self, const std::string& url, std::uint64_t first, std::uint64_t last,
                  const WantedBlocks& blocks, double deadline, Stop& stop) {
@@ -440,18 +443,20 @@ NB_MODULE(_core, m) {
       },
       "Options of TCP with which a connection that died silently fails in seconds.");
   m.attr("CHECKSUM_KERNEL") = checksum_kernel_name();
-  m.def("checksum", [](nb::handle data) { return checksum(Memory(data, false).bytes()); }, "data"_a,
-        "XXH3-64 of contiguous memory.");
+  m.def(
+      "checksum", [](nb::handle data) { return checksum(Memory(data, false).bytes()); }, "data"_a,
+      "XXH3-64 of contiguous memory.");
   m.def(
       "view",
       [](nb::object tensor, bool writable) {
         const auto memory = Memory(tensor, writable).bytes();
-        return nb::ndarray<nb::numpy, std::uint8_t, nb::ndim<1>>(
-            memory.data(), {memory.size()}, tensor);
+        return nb::ndarray<nb::numpy, std::uint8_t, nb::ndim<1>>(memory.data(), {memory.size()},
+                                                                 tensor);
       },
       "tensor"_a, "writable"_a, "The bytes of a contiguous host tensor that speaks DLPack.");
-  m.def("slot_of", [](nb::bytes key) { return slot_of(text_of(key)); }, "key"_a,
-        "Hash slot of a key in a Valkey Cluster.");
+  m.def(
+      "slot_of", [](nb::bytes key) { return slot_of(text_of(key)); }, "key"_a,
+      "Hash slot of a key in a Valkey Cluster.");
 
   // What OpenSSL or its files refuse is a ValueError that says which.
   nb::exception<TlsError>(m, "TlsError", PyExc_ValueError);
@@ -459,12 +464,14 @@ NB_MODULE(_core, m) {
   m.attr("FAILURES_TO_OPEN") = kFailuresToOpen;
   nb::class_<Breaker>(
       m, "Breaker",
-      "Opens after three failures in a row, for 1 s growing to 30 s; then lets one probe through.\n\n"
+      "Opens after three failures in a row, for 1 s growing to 30 s; then lets one probe "
+      "through.\n\n"
       "For any thread. Each `allow()` that was True is followed by one of `succeed`, `fail` or\n"
       "`forgive`. `now`: a monotonic time, for tests.")
       .def(nb::init<>())
       .def(
-          "allow", [](Breaker& self, std::optional<double> now) { return self.allow(time_or_now(now)); },
+          "allow",
+          [](Breaker& self, std::optional<double> now) { return self.allow(time_or_now(now)); },
           "now"_a = nb::none(),
           "Whether to ask now. The first True after a pause is the probe, and the only one.")
       .def("succeed", &Breaker::succeed)
@@ -474,8 +481,9 @@ NB_MODULE(_core, m) {
           "now"_a = nb::none(), "Whether this failure opened it, after it was closed.")
       .def("forgive", &Breaker::forgive,
            "The question ended without saying anything of the server; the next one may probe.")
-      .def_prop_ro("state", [](const Breaker& self) { return name_of(self.state()); },
-                   "closed, open or half_open.");
+      .def_prop_ro(
+          "state", [](const Breaker& self) { return name_of(self.state()); },
+          "closed, open or half_open.");
 
   nb::class_<Keyspace>(m, "Keyspace", "One space's keys in one tenant's buckets. Immutable.")
       .def(nb::new_(&make_keyspace), "space_id"_a, "tag"_a, "buckets"_a,
@@ -529,9 +537,9 @@ NB_MODULE(_core, m) {
             };
             options.connect_timeout = seconds(connect_timeout_s);
             options.stall = seconds(stall_s);
-            new (self) PyCore{std::make_shared<Core>(
-                options, make_address(std::move(seeds), std::move(username), std::move(password),
-                                      std::move(tls)))};
+            new (self) PyCore{
+                std::make_shared<Core>(options, make_address(std::move(seeds), std::move(username),
+                                                             std::move(password), std::move(tls)))};
           },
           "seeds"_a, "username"_a = nb::none(), "password"_a = nb::none(), "tls"_a = nb::none(),
           nb::kw_only(), "io_threads"_a = 0, "lanes"_a = Options{}.lanes,
@@ -559,42 +567,47 @@ NB_MODULE(_core, m) {
            "A chain: what is stored of it, up to the first miss.")
       .def("close", &PyCore::close)
       .def("counters", &PyCore::counters)
-      .def_prop_ro("breaker", [](const PyCore& self) { return name_of(self.core->breaker()); },
-                   "Of all primaries: open only when none of them would be asked.")
-      .def_prop_ro("refuses", [](const PyCore& self) { return self.core->refuses(); },
-                   "Whether all breakers are open now. Takes no probe.");
+      .def_prop_ro(
+          "breaker", [](const PyCore& self) { return name_of(self.core->breaker()); },
+          "Of all primaries: open only when none of them would be asked.")
+      .def_prop_ro(
+          "refuses", [](const PyCore& self) { return self.core->refuses(); },
+          "Whether all breakers are open now. Takes no probe.");
 
   nb::class_<Stop>(m, "Stop", "Ends a read from another thread. One read at a time may have it.")
       .def(nb::init<>())
       .def("stop", &Stop::stop, "What is under way ends soon, what would begin does not.")
       .def_prop_ro("stopped", &Stop::stopped)
-      .def("pause", [](Stop& self, double until) { self.pause(time_from_seconds(until)); },
-           "until"_a, nb::call_guard<nb::gil_scoped_release>(), "Sleeps, but not beyond `stop`.");
+      .def(
+          "pause", [](Stop& self, double until) { self.pause(time_from_seconds(until)); },
+          "until"_a, nb::call_guard<nb::gil_scoped_release>(), "Sleeps, but not beyond `stop`.");
 
   nb::class_<Answer>(m, "Answer", "What came of a ranged GET.")
-      .def_prop_ro("failure", [](const Answer& self) { return nb::str(name_of(self.failure)); },
-                   "Empty: the server answered. Else address, unreachable, broken, late, stopped.")
+      .def_prop_ro(
+          "failure", [](const Answer& self) { return nb::str(name_of(self.failure)); },
+          "Empty: the server answered. Else address, unreachable, broken, late, stopped.")
       .def_ro("trouble", &Answer::trouble, "The failure in words.")
-      .def_prop_ro("status", [](const Answer& self) { return self.head.status; }, "0: none came.")
+      .def_prop_ro(
+          "status", [](const Answer& self) { return self.head.status; }, "0: none came.")
       .def_ro("fits", &Answer::fits, "206, and the range that was asked for or its beginning.")
       .def_prop_ro("retry_after_s", [](const Answer& self) { return self.head.retry_after_s; })
       .def_prop_ro("date", [](const Answer& self) { return bytes_of(self.head.date); })
-      .def_prop_ro("error", [](const Answer& self) { return bytes_of(self.error); },
-                   "How the body of an answer begins that does not fit; at most 4 KiB.")
+      .def_prop_ro(
+          "error", [](const Answer& self) { return bytes_of(self.error); },
+          "How the body of an answer begins that does not fit; at most 4 KiB.")
       .def_prop_ro(
           "blocks",
-          [](const Answer& self) {
-            return nb::bytes(self.blocks.data(), self.blocks.size());
-          },
+          [](const Answer& self) { return nb::bytes(self.blocks.data(), self.blocks.size()); },
           "OK or CORRUPT of `statuses` for each block, as far as they were read.");
 
   nb::class_<RangedGets>(m, "RangedGets", "Ranged GETs over kept connections. For any thread.")
       .def(nb::init<std::string>(), "ca_file"_a = "",
            "`ca_file`: of who signs the servers' certificates; empty: the host's authorities.")
-      .def("get", &get_range, "url"_a, "first"_a, "last"_a, "blocks"_a, nb::kw_only(),
-           "deadline"_a, "stop"_a,
-           "Reads the bytes `first` … `last`, without the GIL. `blocks`, in order: offset, id, and\n"
-           "writable memory for header (64 bytes) and payload of each. Raises `ValueError`.")
+      .def(
+          "get", &get_range, "url"_a, "first"_a, "last"_a, "blocks"_a, nb::kw_only(), "deadline"_a,
+          "stop"_a,
+          "Reads the bytes `first` … `last`, without the GIL. `blocks`, in order: offset, id, and\n"
+          "writable memory for header (64 bytes) and payload of each. Raises `ValueError`.")
       .def_prop_ro("kept", &RangedGets::kept, "Connections that nobody uses now.")
       .def("close", &RangedGets::close,
            "Ends connections that nobody uses; the others end after their use.");

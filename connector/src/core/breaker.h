@@ -20,8 +20,8 @@ class Breaker {
   // Whether to ask now. The first true after a pause is the probe, and the only one.
   bool allow(Time now);
   void succeed();
-  // Whether this failure opened it, after it was closed. Failures of one `serial` (a batch on several
-  // connections) count once; 0 names no batch.
+  // Whether this failure opened it, after it was closed. Failures of one `serial` (a batch on
+  // several connections) count once; 0 names no batch.
   bool fail(std::uint64_t serial, Time now);
   // The question ended without saying anything of the server; the next one may probe.
   void forgive();

@@ -75,9 +75,10 @@ void Connection::connect_next(Time now) {
       }
       ++next_resolver_;
       endpoint_ = resolver.endpoint();
+      const bool in_time = found.has_value();
       candidates_ = std::move(found).value_or(std::vector<SocketAddress>());
       if (candidates_.empty()) {
-        trouble_ = endpoint_.name() + (found ? ": no such host" : ": not looked up in time");
+        trouble_ = endpoint_.name() + (in_time ? ": no such host" : ": not looked up in time");
       }
       connect_until_ = now + options_.connect_timeout;
       continue;
@@ -197,7 +198,7 @@ bool Connection::drop_if_over(const Ref& ref, Time now) {
     lose(late ? Loss::kLate : Loss::kCancelled, late ? "no answer in time" : "cancelled");
     return true;
   }
-  const Ref over = ref;
+  const Ref over = ref;  // NOLINT(performance-unnecessary-copy-initialization): it is popped
   waiting_[static_cast<std::size_t>(over.batch->urgency)].pop_front();
   give_up(over, late ? Status::kTimeout : Status::kCancelled, now);
   return true;
@@ -271,7 +272,8 @@ void Connection::encode_put(Operation& operation, const Batch& batch) {
   outbox_.borrow(payload);
   auto& end = outbox_.text();
   end += "\r\n";
-  for (const std::string_view word : {std::string_view("NX"), std::string_view("PX"), kUncommittedMs}) {
+  for (const std::string_view word :
+       {std::string_view("NX"), std::string_view("PX"), kUncommittedMs}) {
     command::argument(end, word);
   }
 }

@@ -27,14 +27,14 @@ namespace neve {
 
 enum class Loss : std::uint8_t {
   kNone,
-  kConnect,   // no address accepted us in time
-  kRefused,   // HELLO was answered with an error
-  kBroken,    // closed by the other side, or what came is no reply
-  kLate,      // an operation in flight is past its deadline
-  kStalled,   // in flight, and nothing moved for too long
-  kCancelled, // an operation in flight was cancelled
-  kRetired,   // idle, and no longer wanted
-  kClosed,    // the core ends
+  kConnect,    // no address accepted us in time
+  kRefused,    // HELLO was answered with an error
+  kBroken,     // closed by the other side, or what came is no reply
+  kLate,       // an operation in flight is past its deadline
+  kStalled,    // in flight, and nothing moved for too long
+  kCancelled,  // an operation in flight was cancelled
+  kRetired,    // idle, and no longer wanted
+  kClosed,     // the core ends
 };
 
 struct Redirect {
@@ -42,7 +42,7 @@ struct Redirect {
   ServerError error;
 };
 
-// Counts a batch that ended late against its primary, unless it had too little time to say anything.
+// Counts a late batch against its primary, unless it had too little time to prove anything.
 void blame(Primary& primary, const Batch& batch, Time now);
 
 class Connection {
@@ -131,7 +131,7 @@ class Connection {
 
   std::array<std::deque<Ref>, kUrgencies> waiting_;
   std::deque<Ref> in_flight_;
-  WindowShare asked_;  // payloads of GETs in flight
+  WindowShare asked_;                // payloads of GETs in flight
   Time earliest_deadline_ = kNever;  // of what waits or is in flight; may be of something gone
   Outbox outbox_;
 
@@ -141,7 +141,7 @@ class Connection {
   std::size_t text_end_ = 0;
   resp::Parser parser_;
   alignas(8) std::array<std::byte, kHeaderBytes> header_{};
-  std::size_t value_at_ = 0;    // bytes of the value under way, header included, that came
+  std::size_t value_at_ = 0;  // bytes of the value under way, header included, that came
   std::size_t skip_left_ = 0;
   std::uint64_t received_bytes_ = 0;
   bool fits_ = false;  // the value under way has the length that was asked for

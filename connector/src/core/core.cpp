@@ -121,8 +121,7 @@ void Core::submit(Plan& plan) {
     }
   };
   const Time now = Clock::now();
-  const bool full =
-      load_->bytes.load(std::memory_order_relaxed) + plan.bytes > options_.most_bytes;
+  const bool full = load_->bytes.load(std::memory_order_relaxed) + plan.bytes > options_.most_bytes;
   batch->publish(load_, plan.bytes);
   const std::shared_lock gate(gate_);
   const bool closed = closed_.load(std::memory_order_acquire);
@@ -227,8 +226,8 @@ void Core::ask_topology(const std::shared_ptr<Primary>& primary) {
   command::argument(operation.command, std::string_view("SLOTS"));
   const auto& resolvers = primary->resolvers;  // none: no seed was an address
   batch->on_done = [this, generation = topology_.generation(),
-                    asked = resolvers.empty() ? Endpoint{} : resolvers.front().endpoint()](
-                       Batch& done) {
+                    asked = resolvers.empty() ? Endpoint{}
+                                              : resolvers.front().endpoint()](Batch& done) {
     const auto& answer = done.operations.front();
     if (answer.status == Status::kOk) {
       if (const auto ranges = read_slots(answer.reply, asked)) {

@@ -30,8 +30,8 @@ struct Address {
 struct Counters {
   std::uint64_t connections_opened = 0;
   std::uint64_t connections_lost = 0;
-  std::uint64_t retried = 0;       // operations sent again after a redirect or a lost connection
-  std::uint64_t dropped = 0;       // operations beyond the bound
+  std::uint64_t retried = 0;        // operations sent again after a redirect or a lost connection
+  std::uint64_t dropped = 0;        // operations beyond the bound
   std::uint64_t bytes_waiting = 0;  // of batches under way now
 };
 

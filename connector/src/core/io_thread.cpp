@@ -79,8 +79,8 @@ void IoThread::run() {
   ::pthread_sigmask(SIG_BLOCK, &all, nullptr);
   while (!stopping_) {
     std::array<epoll_event, kEvents> events;
-    const int count = ::epoll_wait(epoll_.get(), events.data(), kEvents,
-                                   milliseconds_to_wait(Clock::now()));
+    const int count =
+        ::epoll_wait(epoll_.get(), events.data(), kEvents, milliseconds_to_wait(Clock::now()));
     const Time now = Clock::now();
     bool mail = false;
     for (int i = 0; i < count; ++i) {

@@ -58,7 +58,7 @@ class IoThread {
   IoThread(Router& router, IoCounters& counters);
   ~IoThread();
   void post(Message message);
-  // To end: `stop` all threads, then `join` all, then `drain` all of what they posted to each other.
+  // To end: `stop` all threads, `join` all, then `drain` all: they may have posted to each other.
   void stop();
   void join();
   void drain();

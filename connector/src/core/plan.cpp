@@ -83,8 +83,7 @@ std::vector<std::pair<std::size_t, std::vector<std::uint32_t>>> by_bucket(
 }
 
 template <typename BucketOf>
-auto by_bucket(const std::vector<std::uint32_t>& operations, std::size_t most,
-               BucketOf bucket_of) {
+auto by_bucket(const std::vector<std::uint32_t>& operations, std::size_t most, BucketOf bucket_of) {
   return by_bucket(operations, most, bucket_of, 1, [](std::uint32_t) { return std::size_t{0}; });
 }
 

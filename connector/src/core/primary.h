@@ -24,10 +24,10 @@ struct Options {
   unsigned lanes = 2;       // connections for block bytes, of each primary; calls have one more
   // Payloads asked for and not yet received, of each primary (docs/decisions/004-sockets.md).
   std::size_t window_bytes = std::size_t{4} << 20;
-  std::size_t most_bytes = std::size_t{4} << 30;  // of all batches under way; more is dropped
+  std::size_t most_bytes = std::size_t{4} << 30;       // of all batches under way; more is dropped
   Duration connect_timeout = std::chrono::seconds(1);  // of each address that is tried
-  Duration stall = std::chrono::seconds(2);  // in flight without a byte moving: given up
-  bool avoid_bbr = true;  // docs/decisions/004-sockets.md
+  Duration stall = std::chrono::seconds(2);            // in flight without a byte moving: given up
+  bool avoid_bbr = true;                               // docs/decisions/004-sockets.md
 };
 
 // What every connection of one address needs. Immutable.

@@ -18,13 +18,14 @@
 namespace neve {
 namespace {
 
-constexpr Duration kMostIdle = std::chrono::seconds(15);  // SeaweedFS and S3 close after 20 s and more
+constexpr Duration kMostIdle =
+    std::chrono::seconds(15);  // SeaweedFS and S3 close after 20 s and more
 // Read ahead of what was asked for, and thus copied: little, since payloads follow.
 constexpr std::size_t kAheadBytes = 1024;
-constexpr std::size_t kErrorBytes = std::size_t{4} << 10;  // code and message stand at the beginning
+constexpr std::size_t kErrorBytes = std::size_t{4}
+                                    << 10;  // code and message stand at the beginning
 constexpr std::size_t kMostDrained = std::size_t{64} << 10;  // else a new connection is cheaper
-constexpr std::size_t kPieceBytes = std::size_t{1} << 20;  // still in cache when it is digested
-constexpr int kFirstError = 400;
+constexpr std::size_t kPieceBytes = std::size_t{1} << 20;    // still in cache when it is digested
 constexpr int kPartial = 206;
 
 // Leaves this file only as an `Answer`.
@@ -51,9 +52,9 @@ bool wait_for(int fd, short events, Time until) {
 void spread(std::vector<SocketAddress>& addresses) {
   thread_local std::minstd_rand chance{std::random_device{}()};
   const auto family = addresses.front().storage.ss_family;
-  const auto others = std::stable_partition(addresses.begin(), addresses.end(), [&](const auto& it) {
-    return it.storage.ss_family == family;
-  });
+  const auto others =
+      std::stable_partition(addresses.begin(), addresses.end(),
+                            [&](const auto& it) { return it.storage.ss_family == family; });
   std::shuffle(addresses.begin(), others, chance);
 }
 
@@ -165,7 +166,7 @@ class RangedGets::Connection {
     left_ = range.last + 1 - at;
   }
 
-  // How the body of another answer begins, up to 4 KiB. Never throws: what is missing of it does not matter.
+  // The first 4 KiB of an answer without the range. Never throws: a part of an error text will do.
   std::string read_error(const http::Head& head, Time deadline) {
     std::string text;
     left_ = head.length;
@@ -246,8 +247,8 @@ class RangedGets::Connection {
       const auto piece = payload.first(std::min(payload.size(), kPieceBytes));
       std::size_t count = 0;
       if (ahead_.empty()) {
-        const std::array<iovec, 2> into{
-            iovec{header.data(), header.size()}, iovec{piece.data(), piece.size()}};
+        const std::array<iovec, 2> into{iovec{header.data(), header.size()},
+                                        iovec{piece.data(), piece.size()}};
         count = read_some(into, deadline);
       } else {
         count = take(piece, deadline);
@@ -308,7 +309,8 @@ Answer RangedGets::get(std::string_view text, const http::Range& range,
         answer.head = connection->hear(deadline);
         read_body(*connection, range, blocks, deadline, answer);
       } catch (const Failed& failed) {
-        const bool ended_before = was_kept && answer.head.status == 0 && connection->heard_nothing();
+        const bool ended_before =
+            was_kept && answer.head.status == 0 && connection->heard_nothing();
         if (failed.failure != Failure::kBroken || !ended_before) throw;
         continue;
       }

@@ -107,7 +107,7 @@ class RangedGets {
   const std::string ca_file_;
   mutable std::mutex mutex_;
   std::map<std::string, std::unique_ptr<Server>> servers_;  // by scheme, host and port; they stay
-  std::unique_ptr<const TlsContext> tls_;  // made when first needed
+  std::unique_ptr<const TlsContext> tls_;                   // made when first needed
   bool closed_ = false;
 };
 

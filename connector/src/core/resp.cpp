@@ -38,7 +38,8 @@ Progress Parser::feed(std::string_view input, std::size_t& used) {
       if (input.substr(used, 2) != "\r\n") return Progress::kBad;
       used += 2;
       in_bulk_ = false;
-      if (const auto progress = end_value(std::exchange(bulk_, {})); progress != Progress::kNeedMore)
+      if (const auto progress = end_value(std::exchange(bulk_, {}));
+          progress != Progress::kNeedMore)
         return progress;
       continue;
     }

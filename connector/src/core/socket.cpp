@@ -82,8 +82,8 @@ void choose_congestion_control(int fd) {
   }
 }
 
-constexpr std::array<std::pair<int, int>, 4> kSilence{{
-    {TCP_KEEPIDLE, 15}, {TCP_KEEPINTVL, 2}, {TCP_KEEPCNT, 3}, {TCP_USER_TIMEOUT, 1500}}};
+constexpr std::array<std::pair<int, int>, 4> kSilence{
+    {{TCP_KEEPIDLE, 15}, {TCP_KEEPINTVL, 2}, {TCP_KEEPCNT, 3}, {TCP_USER_TIMEOUT, 1500}}};
 
 }  // namespace
 
@@ -111,7 +111,8 @@ std::optional<std::vector<SocketAddress>> Resolver::addresses(Time now) {
       state->found = std::move(found);
       state->known = true;
       // A failed look-up counts for the connection that asked for it, no longer.
-      state->until = Clock::now() + (state->found.empty() ? std::chrono::milliseconds(50) : kNameLife);
+      state->until =
+          Clock::now() + (state->found.empty() ? std::chrono::milliseconds(50) : kNameLife);
       state->running = false;
       state->ended.notify_all();
     }).detach();

@@ -18,10 +18,10 @@
 
 namespace neve {
 
-// How long silence is borne, as options of TCP (IPPROTO_TCP) and their values. A firewall or NAT that
-// forgot the connection says nothing: without these a request would wait for its whole deadline. An
-// idle connection is asked for a sign of life before NATs forget it (most keep 60 s); what was sent
-// and is not acknowledged by the other kernel, however busy its program is, has 1.5 s.
+// Options of TCP (IPPROTO_TCP) and their values that bound silence. A firewall or NAT that forgot a
+// connection drops its packets without an answer; a request would wait for its whole deadline. An
+// idle connection is probed before NATs forget it (most keep 60 s). Bytes that the other kernel,
+// not its program, leaves unacknowledged for 1.5 s end the connection.
 std::span<const std::pair<int, int>> silence_options();
 
 struct SocketAddress {

@@ -13,7 +13,7 @@ void Stream::start_tls(const TlsContext& context, const std::string& host) {
   tls_.emplace(context.connect(fd_.get(), host));
 }
 
-IoResult Stream::handshake() { return result_of(tls_->handshake()); }
+IoResult Stream::handshake() { return tls_ ? result_of(tls_->handshake()) : IoResult::kDone; }
 
 IoResult Stream::read(std::span<const iovec> into, std::size_t& count) {
   count = 0;

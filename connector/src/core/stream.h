@@ -4,6 +4,7 @@
 #include <sys/uio.h>
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <optional>
 #include <span>
@@ -14,7 +15,7 @@
 
 namespace neve {
 
-enum class IoResult { kDone, kWouldBlock, kClosed, kFailed };
+enum class IoResult : std::uint8_t { kDone, kWouldBlock, kClosed, kFailed };
 
 class Stream {
  public:

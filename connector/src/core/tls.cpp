@@ -4,7 +4,6 @@
 #include <dlfcn.h>
 #include <netinet/in.h>
 
-
 namespace neve {
 namespace {
 
@@ -123,10 +122,9 @@ TlsContext::TlsContext(const TlsOptions& options) : server_name_(options.server_
   api.ctx_ctrl(context, kCtrlMode, kModePartialWrite | kModeMovingBuffer | kModeReleaseBuffers,
                nullptr);
   api.ctx_set_verify(context, kVerifyPeer, nullptr);
-  const bool trusts =
-      options.ca_file.empty()
-          ? api.ctx_set_default_verify_paths(context) == 1
-          : api.ctx_load_verify_locations(context, options.ca_file.c_str(), nullptr) == 1;
+  const bool trusts = options.ca_file.empty() ? api.ctx_set_default_verify_paths(context) == 1
+                                              : api.ctx_load_verify_locations(
+                                                    context, options.ca_file.c_str(), nullptr) == 1;
   if (!trusts) throw TlsError(last_error(("CA file " + options.ca_file).c_str()));
   if (options.certificate_file.empty()) return;
   const auto& key = options.key_file.empty() ? options.certificate_file : options.key_file;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -21,12 +22,12 @@ class TlsError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-enum class TlsProgress { kDone, kWantRead, kWantWrite, kClosed, kFailed };
+enum class TlsProgress : std::uint8_t { kDone, kWantRead, kWantWrite, kClosed, kFailed };
 
 // One session over a non-blocking socket that it does not own. One thread at a time.
 class TlsSession {
  public:
-  TlsSession(void* ssl);
+  explicit TlsSession(void* ssl);
   TlsProgress handshake();
   TlsProgress read(void* data, std::size_t size, std::size_t& count);
   TlsProgress write(const void* data, std::size_t size, std::size_t& count);

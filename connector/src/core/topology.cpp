@@ -6,7 +6,8 @@ namespace neve {
 
 void Topology::reset(const std::vector<Endpoint>& seeds, std::shared_ptr<const Access> access) {
   const std::lock_guard lock(mutex_);
-  for (const auto& [name, primary] : known_) primary->retired.store(true, std::memory_order_relaxed);
+  for (const auto& [name, primary] : known_)
+    primary->retired.store(true, std::memory_order_relaxed);
   if (seeds_) seeds_->retired.store(true, std::memory_order_relaxed);
   known_.clear();
   access_ = std::move(access);
