@@ -17,6 +17,7 @@ BENCH := .venv-bench/.installed
 DOCS := .venv-docs/.installed
 CORE := connector/pyproject.toml connector/CMakeLists.txt $(wildcard connector/src/core/*.*)
 CORE_DIRS := connector/src/core connector/tests connector/fuzz
+PLOTLY := $(wildcard dashboard/static/plotly/*.js)
 CORES := $(shell nproc 2>/dev/null || echo 2)
 FUZZ_S ?= 15
 SCRIPTS := $(shell grep -lE '^\#!.*\bsh$$|^\#!.*\bbash$$' .ci/* deploy/*)
@@ -172,12 +173,13 @@ endef
 		|| { echo "Neve needs Python 3.11 or newer with venv; found: $$(python3 --version 2>&1)"; exit 1; }; \
 	echo "Making $(@D:/bin=) with $$python"; $$python -m venv --clear $(@D:/bin=)
 
-$(RUN): requirements.txt $(CORE) | .venv/bin/python
+$(RUN): requirements.txt $(CORE) $(PLOTLY) | .venv/bin/python
 	@echo "Installing the platform (about a minute the first time) ..."
 	@$(BIN)/python $(PIP) -r requirements.txt
 	@deploy/get valkey9 $(BIN)/python || true
 	@deploy/get compiler $(BIN)/python
 	@$(BIN)/python $(PIP) --no-deps --no-build-isolation --editable connector
+	@$(BIN)/python -m whitenoise.compress --quiet $(dir $(PLOTLY))
 	@touch $@
 
 $(DEV): requirements-dev.txt $(RUN)

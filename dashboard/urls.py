@@ -2,7 +2,6 @@
 
 from django.urls import path
 
-from dashboard import assets
 from dashboard.pages.audit.view import audit
 from dashboard.pages.contexts import view as contexts
 from dashboard.pages.jobs.view import jobs
@@ -17,7 +16,6 @@ app_name = "dashboard"
 urlpatterns = [
     path("", overview, name="overview"),
     path("dashboard/data/overview.json", overview_data, name="overview-data"),
-    path(f"dashboard/plotly-{assets.PLOTLY_VERSION}.min.js", assets.plotly, name="plotly"),
     path("login/", login.sign_in, name="login"),
     path("logout/", login.sign_out, name="logout"),
     path("tenants/", tenants, name="tenants"),

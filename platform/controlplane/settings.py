@@ -138,8 +138,9 @@ USE_TZ = True
 STATIC_URL = f"{ENV.url.path}/static/"
 STATIC_ROOT = VAR / "static"
 # Assets are found in the apps themselves, so `make up` needs no collectstatic; a production
-# image runs it to get the compressed copies.
+# image runs it, which compresses all of them. `make` compresses only Plotly.
 WHITENOISE_USE_FINDERS = True
+WHITENOISE_IMMUTABLE_FILE_TEST = r"/plotly/.*\.js$"  # its version is in its name
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
     "staticfiles": {"BACKEND": "whitenoise.storage.CompressedStaticFilesStorage"},

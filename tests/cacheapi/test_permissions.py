@@ -101,7 +101,7 @@ PAGES = {
     ("dashboard:key-revoke", "get"): (404, 404, 404, 200),
     ("dashboard:key-revoke", "post"): (404, 404, 404, 302),
 }
-DOORS = {"dashboard:login", "dashboard:logout", "dashboard:plotly"}
+DOORS = {"dashboard:login", "dashboard:logout"}
 BARE = {"healthz", "problem"}  # for anybody, outside of all namespaces
 SOCKETS = {"ws/usage": "vms"}  # who hears of the tenant; signed out, a socket is closed
 
