@@ -241,7 +241,7 @@ def pause_s(attempts: int) -> float:
     return longest * random.uniform(0.5, 1.0)
 
 
-def bury_lost() -> int:
+def fail_lost() -> int:
     """Jobs whose worker was killed fail; found work is found again by itself, a request is sent
     again. Returns how many."""
     now = timezone.now()

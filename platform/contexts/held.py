@@ -66,8 +66,8 @@ class HeldTerms:
         found = self._ids[places] == wanted
         owners = self._owner[places]
         return [
-            self._terms[n] if is_held else None
-            for n, is_held in zip(owners.tolist(), found.tolist(), strict=True)
+            self._terms[n] if is_found else None
+            for n, is_found in zip(owners.tolist(), found.tolist(), strict=True)
         ]
 
 

@@ -91,11 +91,11 @@ def _by_reason(name: str) -> Callable[[TenantFacts], Mapping[tuple[str, ...], Nu
 
 
 def _segments(facts: TenantFacts) -> Mapping[tuple[str, ...], Number]:
-    held = facts.occupied
+    segments = facts.occupied
     return {
-        ("live",): held.live_bytes,
-        ("dead",): held.dead_bytes,
-        ("waiting",): held.waiting_bytes,
+        ("live",): segments.live_bytes,
+        ("dead",): segments.dead_bytes,
+        ("waiting",): segments.waiting_bytes,
     }
 
 

@@ -1,7 +1,7 @@
 """The servers behind NEVE_HOT_URL: one Valkey, or the nodes of a Valkey Cluster.
 
-Commands with keys go through `admin`, which finds the primary of their slot. Whatever a server
-keeps to itself, such as ACL users, functions and memory, is asked for server by server.
+Commands with keys go through `admin`, which finds the primary of their slot. State of one server,
+such as ACL users, functions and memory, is read and written server by server.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ from neve import _core
 from storage.addresses import each_url
 
 Answer = TypeVar("Answer")
-# Our connections have it. Nobody can name himself before AUTH (tiering.watch).
+# The name of the platform's own connections: clients can set none before AUTH (tiering.watch).
 PLATFORM_NAME = "neve-platform"
 _KINDS = {"master", "fail", "slotless"}
 _AWAY = (ValkeyConnectionError, ValkeyTimeoutError)
@@ -89,7 +89,7 @@ def is_cluster() -> bool:
 def servers(*, failed: bool = False) -> list[Any]:
     """A client of each server, replicas too, as the cluster is now.
 
-    `failed`: also of those that the cluster takes for dead.
+    `failed`: also of those that the cluster reports as failed.
     """
     return [client for client, flags in _nodes() if failed or "fail" not in flags]
 
@@ -104,9 +104,9 @@ def _nodes() -> list[tuple[Any, set[str]]]:
     client = admin()
     if not isinstance(client, Cluster):
         return [(client, {"master"})]
-    told = client.execute_command("CLUSTER NODES", target_nodes=Cluster.RANDOM)
+    nodes_by_address = client.execute_command("CLUSTER NODES", target_nodes=Cluster.RANDOM)
     nodes = []
-    for address, node in sorted(told.items()):
+    for address, node in sorted(nodes_by_address.items()):
         flags = {*node["flags"].split(","), *([] if node["slots"] else ["slotless"])}
         if not flags & {"noaddr", "handshake"}:
             env, (host, _, port) = settings.ENV, address.rpartition(":")
@@ -153,13 +153,15 @@ def on_each(clients: Sequence[Any], act: Callable[[Any], Answer]) -> list[Answer
 
 
 def memory() -> Memory:
-    told = [client.info("memory") for client in primaries()]
-    limits = [int(each["maxmemory"]) for each in told]
-    return Memory(sum(int(each["used_memory"]) for each in told), sum(limits) if all(limits) else 0)
+    infos = [client.info("memory") for client in primaries()]
+    limits = [int(each["maxmemory"]) for each in infos]
+    return Memory(
+        sum(int(each["used_memory"]) for each in infos), sum(limits) if all(limits) else 0
+    )
 
 
 def run_id() -> bytes:
-    """Another one after each start of a primary, and after a failover."""
+    """Changes with each start of a primary and each failover."""
     runs = sorted(str(client.info("server")["run_id"]) for client in primaries())
     if len(runs) > 1:
         return blake2b("".join(runs).encode(), digest_size=20).hexdigest().encode()

@@ -1,8 +1,8 @@
-"""Segments in S3 that have no row get one: after the loss of the database, or of a row.
+"""Makes rows for segments in S3 that have none, after the loss of the database or of a row.
 
-The footer says whose the segment is; its space must be known. The caller restores the blocks that
-the index never heard of. Adopting what a worker gave up is harmless: what nobody names in it is
-dead, and compaction deletes a segment without live blocks.
+A segment's footer names its tenant and space, which must be known. The caller restores blocks that
+the index does not know. Adopting an object that a worker gave up is harmless: its blocks are dead,
+and compaction deletes segments without live blocks.
 """
 
 from collections.abc import Callable, Iterator
@@ -31,7 +31,7 @@ PAGE_ROWS = 1000
 
 
 class Kind(StrEnum):
-    """What an object without a row is."""
+    """Kinds of objects without a row."""
 
     SEGMENT = "segment"
     RUBBISH = "rubbish"  # no segment, or one that was damaged
@@ -41,7 +41,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class Found:
-    """An object in the S3 bucket. What follows `kind` is known of a SEGMENT only."""
+    """An object in the S3 bucket. The fields after `kind` are set for a SEGMENT only."""
 
     object_key: str
     kind: Kind
@@ -51,7 +51,7 @@ class Found:
 
 
 def look_at(object_key: str) -> Found:
-    """Opens it by ranged reads of its end. Raises S3's errors."""
+    """Opens an object by ranged reads of its end. Raises S3's errors."""
     try:
         tail = tail_of(object_key)
         footer = tail.footer()
@@ -90,7 +90,7 @@ def adopt(found: Found) -> Segment | None:
                 )
         except IntegrityError:
             return None
-        # It is as old as its object: what people did since then holds for its blocks.
+        # The row is as old as its object: decisions since then apply to its blocks.
         row.created_at = found.stored_at or row.created_at
         row.save(update_fields=["created_at"])
         return row
@@ -98,9 +98,9 @@ def adopt(found: Found) -> Segment | None:
 
 @dataclass
 class AdoptReport:
-    """Of one tenant. `forgotten`: places that the index named, of segments without rows.
+    """Of one tenant. `forgotten`: places in the index that named segments without rows.
 
-    `unclaimed`: segments of spaces that are not known. `rubbish`: what is no segment.
+    `unclaimed`: segments of unknown spaces. `rubbish`: objects that are no segments.
     """
 
     forgotten: int = 0
@@ -117,11 +117,11 @@ class AdoptReport:
 def adopt_tenant(
     tenant_id: int, *, progress: Callable[[AdoptReport], object] = lambda report: None
 ) -> AdoptReport:
-    """Rows for all segments below the tenant's prefix, whose footers are read in parallel.
+    """Makes rows for all segments below the tenant's prefix; reads their footers in parallel.
 
-    What has a row is not read, so repeating it goes on. The index must count as not whole: the
-    places of segments that the database forgot are taken from it first, since new rows may get
-    their numbers. Raises what S3, Valkey and the database raise.
+    Objects with rows are skipped, so a repeated call goes on. The index must be marked as not
+    whole: places of segments without rows are removed first, since new rows may get their numbers.
+    Raises the errors of S3, Valkey and the database.
     """
     report = AdoptReport()
     forget_unknown_places(tenant_id, report)
@@ -142,7 +142,7 @@ def adopt_tenant(
 
 
 def forget_unknown_places(tenant_id: int, report: AdoptReport) -> None:
-    """Walks through the whole index."""
+    """Removes places of segments without rows from the index, all of which is read."""
     with tenant_scope(tenant_id):
         known = set(Segment.objects.values_list("pk", flat=True))
     bucket = 0

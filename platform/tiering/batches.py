@@ -1,4 +1,4 @@
-"""Cuts what has a size into pieces, in order. Pure."""
+"""Cuts a sequence of sized items into pieces, in order. Pure."""
 
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
@@ -13,7 +13,7 @@ Item = TypeVar("Item", bound=Sized)
 
 
 def cut_batches(items: Sequence[Item], most_bytes: int) -> list[list[Item]]:
-    """Pieces of `most_bytes` at most; what is larger by itself is a piece of its own."""
+    """Pieces of `most_bytes` at most; a larger item is a piece of its own."""
     pieces: list[list[Item]] = []
     room = 0
     for item in items:
@@ -26,7 +26,7 @@ def cut_batches(items: Sequence[Item], most_bytes: int) -> list[list[Item]]:
 
 
 def cut_evenly(items: Sequence[Item], most_bytes: int) -> list[list[Item]]:
-    """As few pieces as may be, all about as large, so that none is a small rest.
+    """The fewest pieces possible, all about equally large, so that no small rest is left.
 
     A piece exceeds `most_bytes` by less than one item.
     """

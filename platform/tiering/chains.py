@@ -20,7 +20,7 @@ Block = TypeVar("Block", bound=Linked)
 
 
 def count_runs(blocks: Sequence[Linked]) -> int:
-    """In how many pieces chains lie: the blocks that do not stand right behind their parent."""
+    """The number of pieces that chains lie in: blocks that do not follow their parent."""
     before = [b"", *(block.id for block in blocks)]
     return sum(block.parent != id_ for block, id_ in zip(blocks, before, strict=False))
 
@@ -28,10 +28,10 @@ def count_runs(blocks: Sequence[Linked]) -> int:
 def order_along_chains(blocks: Sequence[Block]) -> list[Block]:
     """Every block behind its parent, the bushiest continuation first. Ids must be unique.
 
-    Where a chain forks, the branch with the most blocks comes right behind the fork, and the others
-    follow. So a path leaves a contiguous piece only where it takes a lighter branch, at most log₂ n
-    times among n blocks (heavy path decomposition, Sleator and Tarjan 1983). Trees keep the order
-    in which their first blocks came: what was stored together stays together. O(n log n).
+    Where a chain forks, the branch with the most blocks follows the fork, then the others. So a
+    path leaves a contiguous piece only where it takes a lighter branch, at most log₂ n times among
+    n blocks. Trees keep the order of their first blocks: blocks that were stored together stay
+    together. O(n log n). Source: heavy path decomposition, Sleator and Tarjan 1983.
     """
     known = {block.id for block in blocks}
     children: dict[bytes, list[Block]] = defaultdict(list)
@@ -47,11 +47,13 @@ def order_along_chains(blocks: Sequence[Block]) -> list[Block]:
         branches.sort(key=lambda block: weight[block.id], reverse=True)
     ordered = _walk(roots, children)
     reached = {block.id for block in ordered}
-    return ordered + [block for block in blocks if block.id not in reached]  # a forged circle
+    return ordered + [
+        block for block in blocks if block.id not in reached
+    ]  # parents that a hostile node forged into a circle
 
 
 def _walk(roots: Sequence[Block], children: Mapping[bytes, Sequence[Block]]) -> list[Block]:
-    """Depth first; what comes first in `children` comes right behind its parent."""
+    """Depth first: the first of `children` follows its parent."""
     ordered: list[Block] = []
     stack = list(reversed(roots))
     while stack:

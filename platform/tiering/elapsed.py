@@ -1,4 +1,4 @@
-"""Time limits that hold up nothing when a clock ran ahead and was set back."""
+"""Time limits that block no work after a clock ran ahead and was set back."""
 
 from datetime import timedelta
 
@@ -7,16 +7,16 @@ from django.utils import timezone
 
 
 def is_past(field: str, age: timedelta) -> Q:
-    """Rows whose `field` is longer ago than `age`, or so far ahead: noted before the setting."""
+    """Rows whose `field` is more than `age` ago, or ahead: the clock was set back since."""
     now = timezone.now()
     return Q(**{f"{field}__lt": now - age}) | Q(**{f"{field}__gt": now + age})
 
 
-def is_held(field: str, lease: timedelta) -> Q:
-    """Rows whose lease, noted in `field`, runs. One that ends twice as far ahead holds nothing.
+def is_leased(field: str, lease: timedelta) -> Q:
+    """Rows with an active lease in `field`.
 
-    Once as far may be of a worker whose clock is a little ahead, or that took it after this was
-    called.
+    A lease that ends more than 2 × `lease` ahead is ignored: the clock was set back. Up to that,
+    its owner's clock may be a little ahead, or it took the lease after this call.
     """
     now = timezone.now()
     return Q(**{f"{field}__gte": now, f"{field}__lte": now + 2 * lease})

@@ -2,11 +2,11 @@
 
     lease → read and verify ┬ the parts go out meanwhile ┬ footer read back → live → `flushed`
 
-A crash at any point loses nothing: before `flushed` the blocks stay dirty and their lease lapses; a
-segment row that never became live is removed by reconcile, and with it the object. Two workers
-never hold the same lease, and `flushed` may be repeated.
+A crash at any point loses nothing: before `flushed` the blocks stay dirty and their lease lapses;
+reconcile removes segment rows that never became live, with their objects. Two workers never have
+the same lease, and `flushed` may be repeated.
 
-Memory: `memory_bytes()` beside what the process has anyway, whatever the backlog.
+Memory: `memory_bytes()` on top of the process's own, however large the backlog.
 """
 
 import time
@@ -30,18 +30,18 @@ from tiering.compaction.room import make_room_to_flush
 from tiering.hot_reading import HotReader, LinkedBlock
 from tiering.segments import StoredBlock, write_segment
 
-# Of one pass over the tenant's spaces: several segments, so that many spaces fill theirs too.
+# Leased at once: enough for several segments, so that each of many spaces fills one.
 LEASE_BYTES, LEASE_BLOCKS = 1 << 30, 4096
 LEASE_S = 60  # renewed while the flush goes on; a killed worker's blocks wait so long
-GATHER_S = 5.0  # what is due waits at most so long for company
-DIRTY_SHARE = 0.25  # dirty blocks cannot be evicted: more of them than this make room scarce
-PASS_S = 30.0  # then the next pass goes on: no task runs as long as the writes do
-BLOCK_BYTES = 600  # what is known of a leased block
+GATHER_S = 5.0  # a due block waits so long for others at most
+DIRTY_SHARE = 0.25  # of the hot quota; dirty blocks cannot be evicted, so more make room scarce
+PASS_S = 30.0  # then the task ends and the next one goes on
+BLOCK_BYTES = 600  # of Python objects for a leased block
 
 
 @dataclass
 class FlushReport:
-    """What one pass did.
+    """Counts of one pass.
 
     `refused_blocks`: the cold quota had no room for them. `evicted_blocks`: left the cold tier to
     make room. `waiting_blocks`: stay dirty until compaction has freed space in the object store.
@@ -67,7 +67,7 @@ class Flusher:
         self._tier = hot_tier(tenant_id)
 
     def lease(self) -> "Leases | None":
-        """What is due, as much as one pass may hold; None when nothing is, or others have it."""
+        """Leases due blocks, up to LEASE_BYTES; None if none is due or other workers have them."""
         blocks = self._tier.lease_dirty(
             lease_s=LEASE_S, most_blocks=LEASE_BLOCKS, most_bytes=LEASE_BYTES
         )
@@ -79,10 +79,10 @@ class Flusher:
         *,
         progress: Callable[[FlushReport], object] = lambda report: None,
     ) -> FlushReport:
-        """Flushes `leases` and what else is due, for PASS_S at most; `progress` per segment.
+        """Flushes `leases`, then other due blocks, for PASS_S at most; `progress` per segment.
 
-        Raises what S3, Valkey or the database raise, and `Unavailable` when the index is not whole:
-        Valkey may be started again at any time.
+        Raises the errors of S3, Valkey and the database, and `Unavailable` when the index is not
+        whole: Valkey may restart at any time.
         """
         end = time.monotonic() + PASS_S
         reader = HotReader(self.tenant_id, self._tier)
@@ -108,7 +108,7 @@ class Flusher:
         by_space = sorted(leases.blocks, key=lambda dirty: dirty.space_id)
         for space_id, blocks in groupby(by_space, key=lambda dirty: dirty.space_id):
             space = Space.objects.filter(pk=space_id).first()
-            if space is None:  # people deleted it: nobody can ask for these blocks any more
+            if space is None:  # deleted: nobody can ask for these blocks any more
                 ids = [dirty.id for dirty in blocks]
                 self.report.unreadable_blocks += self._tier.forget(Tier.HOT, ids)
                 continue
@@ -176,7 +176,7 @@ class Flusher:
 
 @dataclass
 class Leases:
-    """The right to flush `blocks`. Leaving it gives back what is still dirty."""
+    """Leases on `blocks`. Leaving it releases those that are still dirty."""
 
     tier: HotTier
     blocks: Sequence[DirtyBlock]
@@ -199,26 +199,26 @@ class Leases:
 
 
 def _require_whole_index(tenant_id: int) -> None:
-    """An index that came back without what was flushed since has room that is not there."""
+    """An index that lost the latest flushes counts free room that is not there."""
     if not recovery.index_is_whole(tenant_id):
         raise Unavailable("valkey was started again, and its index is not whole yet")
 
 
 def memory_bytes() -> int:
-    """The most that a flush takes beside what the process has anyway."""
+    """The most memory that a flush takes on top of the process's own."""
     read = read_ahead.BATCH_BYTES * hot_reading.BATCHES_HELD
     return upload.memory_bytes() + read + LEASE_BLOCKS * BLOCK_BYTES
 
 
-def is_worth_a_segment(held: Usage, now_s: float) -> bool:
+def is_worth_a_segment(usage: Usage, now_s: float) -> bool:
     """Whether to flush now: a segment is full, a block waited long enough, or room is scarce.
 
     Flushing each block at once would leave S3 with a segment a second.
     """
-    if held.oldest_due_s is None or held.oldest_due_s > now_s:
+    if usage.oldest_due_s is None or usage.oldest_due_s > now_s:
         return False
     return (
-        held.dirty_bytes >= segments.least_bytes(held.quota_cold_bytes)
-        or held.oldest_due_s <= now_s - GATHER_S
-        or held.dirty_bytes >= held.quota_hot_bytes * DIRTY_SHARE
+        usage.dirty_bytes >= segments.least_bytes(usage.quota_cold_bytes)
+        or usage.oldest_due_s <= now_s - GATHER_S
+        or usage.dirty_bytes >= usage.quota_hot_bytes * DIRTY_SHARE
     )

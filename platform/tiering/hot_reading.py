@@ -22,13 +22,13 @@ from storage.addresses import each_url
 from tiering.read_ahead import read_ahead
 from tiering.segments import StoredBlock
 
-BATCHES_HELD = 3  # one is being taken, the others are on their way
+BATCHES_HELD = 3  # one is consumed, the others are being read
 READ_S = 30.0
 
 
 @dataclass(frozen=True)
 class LinkedBlock:
-    """A leased block and its parent, or no bytes when its header is not right."""
+    """A leased block and its parent; `size_bytes` 0 if its header is wrong."""
 
     dirty: DirtyBlock
     parent: bytes
@@ -43,7 +43,7 @@ class LinkedBlock:
 
 
 class HotReader:
-    """Reads for one tenant. Not for threads; call `close` in the end. Raises `Unavailable`."""
+    """Reads for one tenant. Not for threads; call `close` at the end. Raises `Unavailable`."""
 
     def __init__(self, tenant_id: int, tier: HotTier) -> None:
         self.unreadable_blocks = 0
@@ -54,8 +54,8 @@ class HotReader:
     def link(self, blocks: Sequence[DirtyBlock]) -> list[LinkedBlock]:
         """Looks the blocks' parents up, in the same order: reads their headers only.
 
-        The index forgets blocks whose values have another length than it says: an entry that a
-        tenant's hands wrote must not make the worker take gigabytes of memory.
+        The index forgets blocks whose values have another length than their entries say: an entry
+        that a hostile node wrote must not make the worker take gigabytes of memory.
         """
         heads = self._ask(
             [("GETRANGE", self._key(dirty), 0, block.HEADER_BYTES - 1) for dirty in blocks]
@@ -71,7 +71,7 @@ class HotReader:
         ]
 
     def _ask(self, commands: Sequence[tuple[str | bytes | int, ...]]) -> list[object]:
-        """The replies; None where the server refuses the command: the key holds no string."""
+        """The replies; None where the server refuses the command: the key is of another type."""
         deadline = time.monotonic() + READ_S
         try:
             return self._transport.execute_many(commands, deadline=deadline)
@@ -92,7 +92,7 @@ class HotReader:
         def start(batch: Sequence[LinkedBlock], rooms: list[memoryview]) -> "_HotReading":
             return _HotReading(self, keys, [linked.dirty for linked in batch], rooms)
 
-        return read_ahead(blocks, start, held=BATCHES_HELD)
+        return read_ahead(blocks, start, at_once=BATCHES_HELD)
 
     def _key(self, dirty: DirtyBlock) -> bytes:
         bucket = bucket_of(dirty.id, settings.ENV.hot_buckets)
@@ -110,7 +110,7 @@ class HotReader:
         )
 
     def forget(self, blocks: Sequence[DirtyBlock], why: Sequence[Status]) -> None:
-        """The index must not promise what is bad, or not there."""
+        """The index forgets blocks that are damaged or missing."""
         for dirty, status in zip(blocks, why, strict=True):
             log_events.BLOCK_UNREADABLE.log(
                 tenant_id=self._tenant_id, id=dirty.id.hex(), status=status.name.lower()
@@ -122,7 +122,7 @@ class HotReader:
 
 
 class _HotReading:
-    """One batch on its way from Valkey."""
+    """One batch that is being read from Valkey."""
 
     def __init__(
         self,
@@ -138,12 +138,12 @@ class _HotReading:
 
     def blocks(self) -> Iterator[StoredBlock]:
         self._transfer.wait(float("inf"))  # the core keeps the deadline
-        statuses = [Status(said) for said in self._transfer.statuses()]
+        statuses = [Status(status) for status in self._transfer.statuses()]
         bad = [n for n, s in enumerate(statuses) if s in (Status.EVICTED, Status.CORRUPT)]
         for n, status in enumerate(statuses):
             if status is Status.OK:
                 yield self._block(n)
-            elif n not in bad:  # the server is in trouble, not the block: it is tried again
+            elif n not in bad:  # trouble of the server, not of the block: read again later
                 raise Unavailable(f"valkey: {self._transfer.trouble or status.name.lower()}")
         if bad:
             self._reader.forget([self._batch[n] for n in bad], [statuses[n] for n in bad])
@@ -164,12 +164,12 @@ class _HotReading:
 def _parent_of(head: object) -> bytes:
     try:
         return block.decode_header(head).parent
-    except (Corrupt, TypeError):  # reading it whole will tell what is wrong
+    except (Corrupt, TypeError):  # reading the whole block finds out what is wrong
         return b""
 
 
 def _address() -> ValkeyAddress:
-    """The hot Valkey as the services know it."""
+    """The hot Valkey, with the administrator's login."""
     urls = each_url(settings.ENV.hot_url)
     login = parse_url(urls[0])
     hosts = [urlsplit(url) for url in urls]

@@ -1,4 +1,4 @@
-"""Segment objects in S3, as the workers see them. Raises botocore's errors."""
+"""Reads footers of segment objects in S3. Raises botocore's errors."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,7 +16,7 @@ from storage import s3
 
 @dataclass(frozen=True)
 class Tail:
-    """The end of an object, as one ranged read gives it: TAIL_BYTES, or all if it is smaller."""
+    """The last TAIL_BYTES of an object, or all of a smaller one."""
 
     object_key: str
     size_bytes: int
@@ -24,7 +24,7 @@ class Tail:
     data: bytes
 
     def footer(self) -> SegmentFooter:
-        """Raises Corrupt when it is no segment. Reads once more where many blocks are in it."""
+        """Raises Corrupt if it is no segment. A footer of many blocks takes another read."""
         return read_footer(self._fetch, self.size_bytes)
 
     def _fetch(self, offset: int, length: int) -> bytes:
@@ -48,7 +48,7 @@ def tail_of(object_key: str) -> Tail:
             raise Corrupt(f"{object_key} is empty") from error
         raise
     data = answer["Body"].read()
-    # What S3 gives back whole has no range.
+    # An object that S3 returns whole has no range.
     size = answer.get("ContentRange", f"/{len(data)}").rpartition("/")[2]
     return Tail(object_key, int(size), answer["LastModified"], data)
 
@@ -59,7 +59,7 @@ def footer_of(object_key: str) -> SegmentFooter:
 
 
 def footer_of_segment(row: Segment) -> SegmentFooter:
-    """The footer of this very segment. Raises Corrupt when another object stands in its place."""
+    """The footer of this segment. Raises Corrupt if another object stands in its place."""
     footer = footer_of(row.object_key)
     if footer.header.uuid != row.uuid or footer.header.tenant_id != row.tenant_id:
         raise Corrupt(

@@ -1,4 +1,4 @@
-"""Several calls that wait for S3 at once, their results in order, and never more than that held."""
+"""Overlaps calls that wait for S3; results come in order, and their number is bounded."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator

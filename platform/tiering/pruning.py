@@ -1,4 +1,4 @@
-"""Rows that nobody needs any more: ended sessions, expired contexts, ended pins, old audit events.
+"""Deletes old rows: ended sessions, expired contexts, ended pins, audit events.
 
 How long each kind is kept is a setting (NEVE_KEEP_…_DAYS; 0: for ever). At most SLICE rows of a
 kind go at once, so that a transaction is short; the next tick goes on.
@@ -23,18 +23,18 @@ def has_work() -> bool:
 
 
 def prune() -> dict[str, int]:
-    """Returns how many rows of each kind went."""
+    """Returns how many rows of each kind were deleted."""
     return {name: _delete(rows) for name, rows in _due().items()}
 
 
 def _delete(rows: QuerySet[Any]) -> int:
     numbers = list(rows.values_list("pk", flat=True)[:SLICE])
-    # Again by what makes it due: a context may have been recorded anew. Without its chain.
+    # Filtered again: a context may have been recorded anew. The chain is not read.
     return int(rows.filter(pk__in=numbers).only("pk").delete()[1].get(rows.model._meta.label, 0))
 
 
 def _due() -> Mapping[str, QuerySet[Any]]:
-    """What may go, by kind."""
+    """Rows that may be deleted, by kind."""
     due: dict[str, QuerySet[Any]] = {"pins": Pin.unscoped.filter(until__lt=timezone.now())}
     if before := _before(settings.ENV.keep_sessions_days):
         due["sessions"] = NodeSession.unscoped.filter(ended_at__lt=before)

@@ -1,4 +1,4 @@
-"""Reads batches of blocks ahead of who takes them, into a few buffers used again and again."""
+"""Reads batches of blocks ahead of the consumer, into a few buffers that are reused."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -14,31 +14,31 @@ class Reading(Protocol):
     """A batch under way."""
 
     def blocks(self) -> Iterator[StoredBlock]:
-        """Waits for the batch; yields those of its blocks that are right."""
+        """Waits for the batch; yields its blocks, without damaged ones."""
 
     def cancel(self) -> None:
-        """Returns when nobody writes into the buffer any more."""
+        """Returns once no one writes into the buffer any more."""
 
 
 Item = TypeVar("Item", bound=Sized)
 Start = Callable[[Sequence[Item], list[memoryview]], Reading]
 
 
-def read_ahead(items: Sequence[Item], start: Start[Item], *, held: int) -> Iterator[StoredBlock]:
-    """Yields what `start(batch, room for each block)` reads, in order; `held` batches at a time.
+def read_ahead(items: Sequence[Item], start: Start[Item], *, at_once: int) -> Iterator[StoredBlock]:
+    """Yields what `start(batch, room for each block)` reads, in order; `at_once` batches at a time.
 
-    The bytes of a block are there until the next one is asked for.
+    The bytes of a block are valid until the next block is taken.
     """
     batches = cut_batches(items, BATCH_BYTES)
     largest = max((sum(item.size_bytes for item in batch) for batch in batches), default=0)
-    buffers = [memoryview(bytearray(largest)) for _ in range(min(held, len(batches)))]
+    buffers = [memoryview(bytearray(largest)) for _ in range(min(at_once, len(batches)))]
     ahead: deque[Reading] = deque()
     try:
         for n, batch in enumerate(batches):
-            if len(ahead) == held:
+            if len(ahead) == at_once:
                 yield from ahead[0].blocks()
                 ahead.popleft()
-            ahead.append(start(batch, _rooms(batch, buffers[n % held])))
+            ahead.append(start(batch, _rooms(batch, buffers[n % at_once])))
         while ahead:
             yield from ahead[0].blocks()
             ahead.popleft()

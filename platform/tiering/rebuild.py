@@ -1,11 +1,10 @@
 """Recovery: the index of an emptied Valkey, rebuilt from the footers of the segments in S3.
 
 Repeating it is safe, and it runs beside live traffic: a footer adds blocks that the index does not
-know, and never brings back what the index knows as gone. Segments that are not settled come last,
-and bring back no more than the cold quota has room for: nobody was told that their blocks are
-durable. What people decided is applied again from the database: an expired context stays expired, a
-pin stays a pin, and each block gets the terms that policy, rules and contexts give it now, counted
-from when it was stored.
+know, and never restores a block that the index records as gone. Segments that are not settled come
+last, and only as far as the cold quota has room: their blocks never counted as durable. Decisions
+are applied again from the database: an expired context stays expired, a pin stays a pin, and each
+block gets the terms of today's policy, rules and contexts, counted from when it was stored.
 """
 
 from collections.abc import Callable, Iterable
@@ -32,7 +31,7 @@ FOOTERS_AT_ONCE = 16
 
 @dataclass
 class RebuildReport:
-    """`lost_segments`: rows whose object is missing, cut or foreign. Their blocks are misses."""
+    """`lost_segments`: rows without their whole object; their blocks are misses."""
 
     segments: int = 0
     blocks: int = 0
@@ -57,7 +56,7 @@ class Start:
 
 
 class Restorer:
-    """Gives one tenant's index blocks of segments, with the terms that hold now. For one worker."""
+    """Restores blocks of segments in one tenant's index, with today's terms. For one worker."""
 
     def __init__(self, tenant_id: int) -> None:
         self.tier = hot_tier(tenant_id)
@@ -69,8 +68,8 @@ class Restorer:
 
     @cached_property
     def _expired_at(self) -> dict[bytes, datetime]:
-        """When each block of an expired context was expired last, unless another context holds it:
-        expiring one spares what others hold."""
+        """When each block of an expired context was expired last. Blocks of other contexts are left
+        out: expiry spares them."""
         with tenant_scope(self._tenant_id):
             rows = Context.objects.exclude(expired_at=None).order_by("expired_at")
             expired = {
@@ -94,7 +93,7 @@ class Restorer:
 
         `within_quota`: only the first ones that the cold quota has room for.
         """
-        # What was stored again after its context expired lives; what is older doesn't.
+        # A block that was stored again after its context expired lives; an older one does not.
         expired = self._expired_at
         refused = set(map(bytes.fromhex, segment.refused))
         own = [

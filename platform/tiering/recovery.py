@@ -1,11 +1,10 @@
-"""Notices that the hot Valkey lost its memory, and brings back what it must know.
+"""Notices that the hot Valkey lost its memory, and rebuilds the index.
 
-The mark is a key that only a finished rebuild writes: the id of that run of the server, and of the
-name that the books have. A rebuild
-that dies leaves it unset, so a later tick goes on; that is safe because a rebuild may be
-repeated. A server that was started again is rebuilt even when it kept its data: a snapshot, or a
-log that lost its last second, says nothing of what was flushed since. So is a cluster after a
-failover: a replica may have missed the last changes of its primary.
+Only a finished rebuild writes the mark: a key with the id of that run of the server and of the name
+of the books. A rebuild that dies leaves it unset, so a later tick goes on; a rebuild may be
+repeated. A restarted server is rebuilt even if it kept its data: a snapshot, or a log that lost its
+last second, does not know the flushes since. So is a cluster after a failover: a replica may have
+missed the last changes of its primary.
 """
 
 import hashlib
@@ -29,14 +28,14 @@ from tiering.rebuild import RebuildReport, Start, rebuild_tenant
 INDEXED = "neve:indexed"
 NOTES = "neve:rebuilding"
 CLAIMED = "neve:rebuilder"
-NOTED_SEGMENTS = 16  # so often a rebuild notes how far it is
-LEASE_S = 30.0  # of who rebuilds: longer than NOTED_SEGMENTS take
+NOTED_SEGMENTS = 16  # after so many a rebuild notes its progress
+LEASE_S = 30.0  # of the worker that rebuilds: longer than NOTED_SEGMENTS take
 
 
 def index_is_whole(tenant_id: int | None = None) -> bool:
     """Whether a rebuild finished in this run of the Valkey. Raises valkey's errors.
 
-    With a tenant: and its own index was not lost since, nor left out.
+    With a tenant: and that its own index was not lost since, nor left out.
     """
     return whole_run(tenant_id) is not None
 
@@ -44,7 +43,7 @@ def index_is_whole(tenant_id: int | None = None) -> bool:
 def whole_run(tenant_id: int | None = None) -> bytes | None:
     """The id of this run of the Valkey if a rebuild finished in it. Raises valkey's errors.
 
-    What was seen between two calls that return the same id was seen in a whole index.
+    Facts read between two calls that return the same id come from a whole index.
     """
     run = run_id()
     if hot_servers.admin().get(INDEXED) != _mark(run):
@@ -56,9 +55,9 @@ def whole_run(tenant_id: int | None = None) -> bytes | None:
 
 
 def lost_tenants() -> list[int]:
-    """Tenants whose own index is to be rebuilt, though the server lost nothing.
+    """Tenants whose own index must be rebuilt, though the server lost nothing.
 
-    What their hands did to it (`hot.mend`), or what stopped its rebuild.
+    Their nodes damaged it (`storage.hot.mend`), or its rebuild failed.
     """
     return sorted(int(id_) for id_ in hot_servers.admin().smembers(hot.INDEX_LOST))
 
@@ -66,7 +65,7 @@ def lost_tenants() -> list[int]:
 def rebuild_lost(
     *, progress: Callable[[str, RebuildReport, int], None] = lambda tenant, report, total: None
 ) -> RebuildReport:
-    """Rebuilds the indexes of `lost_tenants`. Returns the sum. Raises what went wrong, last."""
+    """Rebuilds the indexes of `lost_tenants`. Returns the sum. Raises their errors at the end."""
     total, errors = RebuildReport(), []
     for tenant_id in lost_tenants():
         tenant = Tenant.objects.filter(pk=tenant_id).first()
@@ -94,7 +93,7 @@ def _show_one(
 
 
 def claim() -> bool:
-    """The right to rebuild, which ends LEASE_S after the last segment was done."""
+    """Takes the lease of the rebuild, which ends LEASE_S after its last renewal."""
     return bool(hot.note("SET", CLAIMED, b"1", "NX", "PX", int(LEASE_S * 1000)))
 
 
@@ -103,9 +102,9 @@ def rebuild_all(
 ) -> RebuildReport:
     """Provisions the server and rebuilds every tenant's index. Returns the sum of all tenants.
 
-    One that was broken off goes on behind the last segment that it noted, unless the server was
-    started again. `progress` gets the tenant's slug, what was done, and how many segments there
-    are to do. A tenant whose index Valkey refuses to take is left for `rebuild_lost`.
+    A rebuild that was broken off goes on behind the last segment that it noted, unless the server
+    restarted. `progress` gets the tenant's slug, its report so far, and its number of segments. A
+    tenant whose index Valkey refuses is left to `rebuild_lost`.
     """
     run = run_id()
     _remove_renamed(run)
@@ -134,20 +133,20 @@ def rebuild_all(
 
 
 def show_in_job(run: JobRun, tenant: str, report: RebuildReport, total: int) -> None:
-    """How far a rebuild is, now and then."""
+    """Shows the progress of a rebuild in its job, every NOTED_SEGMENTS."""
     if report.looked_at % NOTED_SEGMENTS == 0:
         run.progress(report.looked_at / total, blocks=report.blocks)
         run.detail({"tenant": tenant, **vars(report)})
 
 
 def forget_index() -> None:
-    """The index is not whole any more, as far as anybody knows: the next tick rebuilds it."""
+    """Marks the index as not whole: the next tick rebuilds it."""
     hot_servers.admin().unlink(INDEXED, NOTES)
 
 
 def _remove_renamed(run: bytes) -> None:
-    """Books that got another name are nobody's, and so are their blocks: they would fill the
-    server beside the new ones. After a new pepper, or an update from when nodes knew the name."""
+    """Empties the server if its books have another name, as after a new pepper or an update from a
+    release whose nodes knew the name: old books and their blocks would fill it beside new ones."""
     mark = hot_servers.admin().get(INDEXED)
     if mark is None or not mark.startswith(run) or mark == _mark(run):
         return
@@ -167,17 +166,17 @@ def _batched(items: Iterable[Any], most: int) -> Iterator[list[Any]]:
 
 
 def _mark(run: bytes) -> bytes:
-    """Books under another name are as good as none."""
+    """Names the run and the books: an index under another name is not this one."""
     return run + b" " + hashlib.sha256(books_name()).hexdigest()[:16].encode()
 
 
 def run_id() -> bytes:
-    """Another one after each start of a server, and after a failover in a cluster."""
+    """Changes with each start of a server, and with a failover in a cluster."""
     return hot_servers.run_id()
 
 
 class _Notes:
-    """How far a rebuild is, kept in the server that it fills; void in another run of it."""
+    """Progress of a rebuild, in the server that it fills; void in another run of the server."""
 
     def __init__(self, run: bytes) -> None:
         if hot_servers.admin().hget(NOTES, "run") != run:

@@ -1,7 +1,7 @@
-"""Removing a space or a tenant that people gave up: blocks, then segments, then rows.
+"""Deletes spaces and tenants that are marked for removal: blocks, then segments, then rows.
 
-Each step may be repeated, and the row goes last: what a crash leaves is found again by its mark.
-Bytes are refunded as blocks leave the index, one by one, so quotas are right at any moment.
+Each step may be repeated. The row goes last, so its mark leads back to a removal that crashed.
+Bytes are refunded block by block, so quotas are right at any moment.
 """
 
 from django.conf import settings
@@ -16,7 +16,7 @@ from tenants.scope import tenant_scope
 
 
 def remove_space(tenant_id: int, space_id: int) -> int:
-    """Returns how many blocks left the index. Raises what Valkey, S3 or the database raise."""
+    """Returns how many blocks left the index. Raises the errors of Valkey, S3 and the database."""
     removed = _remove_blocks(tenant_id, space_id)
     with tenant_scope(tenant_id):
         segments = Segment.objects.filter(space_id=space_id)
@@ -24,7 +24,7 @@ def remove_space(tenant_id: int, space_id: int) -> int:
             s3.client().delete_object(Bucket=settings.ENV.s3_bucket, Key=key)
             segments.filter(pk=number).delete()
             hot.hot_tier(tenant_id).close_segments([number])
-        # What a node stored meanwhile: it learns only at its next heartbeat that its session ended.
+        # Blocks that a node stored meanwhile: it learns of its end with its next heartbeat.
         removed += _remove_blocks(tenant_id, space_id)
         Space.objects.filter(pk=space_id).delete()
     log_events.SPACE_REMOVED.log(tenant_id=tenant_id, space_id=space_id, blocks=removed)
@@ -46,7 +46,7 @@ def remove_tenant(tenant_id: int) -> int:
 
 
 def _remove_blocks(tenant_id: int, space_id: int | None) -> int:
-    """Of one space, or of all. Pins do not keep them."""
+    """Blocks of one space, or of all, pinned ones too."""
     tier, removed = hot.hot_tier(tenant_id), 0
     for page in scan_tenant(tenant_id):
         ids = [e.id for e in page.entries if space_id in (None, e.space_id)]

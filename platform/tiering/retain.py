@@ -1,8 +1,8 @@
-"""After a change of policy or rules: one walk through the tenant's index, by one worker at a time.
+"""Applies a changed policy: one walk through the tenant's index, by one worker at a time.
 
-The policy's `generation` says that there is work, `applied_generation` that it was done; a change
-while a walk goes on is walked again. `walk` is how far it is: a pass ends after PASS_S, or with its
-worker, whose lease lapses, and the next one goes on from there.
+A policy whose `applied_generation` is behind its `generation` needs a walk; a change during a walk
+needs another one. `walk` is the place of a walk: a pass ends after PASS_S, or its worker dies and
+its lease lapses, and the next pass goes on from there.
 """
 
 import time
@@ -19,19 +19,21 @@ from retention import provisioning
 from retention.models import RetentionPolicy
 from tenants.models import Tenant
 from tenants.scope import tenant_scope
-from tiering.elapsed import is_held
+from tiering.elapsed import is_leased
 
 LEASE = timedelta(seconds=60)
-NOTED_S = 10.0  # so often a walk notes how far it is
+NOTED_S = 10.0  # between two notes of a walk's place
 PASS_S = 300.0
 
 
 def claim(tenant_id: int) -> tuple[int, Walk] | None:
-    """The generation to apply, and how far it is. None: nothing to do, or another is at it."""
+    """The generation to apply and the walk's place; None: no work, or another worker has it."""
     now = timezone.now()
     with tenant_scope(tenant_id):
         waiting = RetentionPolicy.objects.filter(applied_generation__lt=F("generation"))
-        if not waiting.exclude(is_held("applying_until", LEASE)).update(applying_until=now + LEASE):
+        if not waiting.exclude(is_leased("applying_until", LEASE)).update(
+            applying_until=now + LEASE
+        ):
             return None
         policy = RetentionPolicy.objects.get()
     return policy.generation, _resume(policy.walk, policy.generation)
@@ -44,12 +46,14 @@ def apply(
     *,
     progress: Callable[[Walk], object] = lambda walk: None,
 ) -> None:
-    """Goes on with the walk that `claim` gave out, to its end or for PASS_S.
+    """Goes on with the walk of `claim`, to its end or for PASS_S.
 
-    Raises valkey's errors; then it is tried again when the lease has lapsed.
+    Raises valkey's errors; the walk goes on when the lease has lapsed.
     """
     end, note_at = time.monotonic() + PASS_S, time.monotonic() + NOTED_S
-    provisioning.provision_tenant(Tenant.objects.get(pk=tenant_id))  # should Valkey have been down
+    provisioning.provision_tenant(
+        Tenant.objects.get(pk=tenant_id)
+    )  # if Valkey was down when the policy changed
     for _ in follow(tenant_id, walk):
         now = time.monotonic()
         if now >= end:
@@ -84,7 +88,7 @@ def _noted(walk: Walk, generation: int) -> dict[str, Any]:
 
 
 def _resume(noted: dict[str, Any] | None, generation: int) -> Walk:
-    """A walk for another generation counts for nothing."""
+    """A new walk if the noted one was for another generation."""
     if noted is None or noted["generation"] != generation:
         return Walk()
     return Walk(

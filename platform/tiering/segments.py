@@ -2,8 +2,8 @@
 
     row (uploading) → parts to S3 → footer read back → row (live)
 
-A crash before the end leaves a row that never became live; reconcile removes it and what its upload
-left in S3. The index does not know the segment yet: that is for the caller to say.
+A crash before the end leaves a row that never became live; reconcile removes it and the rest of its
+upload. The caller then puts the segment into the index.
 """
 
 from collections import Counter
@@ -24,11 +24,11 @@ from tiering.chains import count_runs
 from tiering.objects import footer_of
 from tiering.upload import MultipartUpload
 
-# Large enough that S3 reads it well in ranges and few objects hold much; small enough to write in
-# seconds. Only what is flushed by its age is smaller.
+# Large enough for fast ranged reads and few objects; small enough to write in seconds. Only blocks
+# that are flushed for their age make smaller segments.
 LEAST_BYTES, MOST_BYTES = 64 << 20, 256 << 20
 QUOTA_SHARE, FLOOR_BYTES = 32, 8 << 20  # so that merges fit beside a full cold quota
-LINKS_KEPT = 16  # of a segment, to those whose chains it continues most
+LINKS_KEPT = 16  # of a segment, to the segments whose chains it continues most
 
 
 def most_bytes(quota_bytes: int) -> int:
@@ -43,7 +43,7 @@ def least_bytes(quota_bytes: int) -> int:
 
 @dataclass(frozen=True)
 class StoredBlock:
-    """A verified block as it is stored. `raw`: all its bytes, the header included."""
+    """A verified block. `raw`: its bytes with the header."""
 
     header: BlockHeader
     raw: memoryview
@@ -61,10 +61,10 @@ def write_segment(
 ) -> tuple[Segment, Sequence[SegmentRow]] | None:
     """The live row, and the places of the blocks in it; None when there were no blocks.
 
-    Until it is live the row's size says `expected_bytes`: room that others must not take.
-    The segment is open in the index, so that `flushed` and `relocate` may name it. Takes a block's
-    bytes before it asks for the next one. Raises what `blocks`, Valkey and S3 raise, and `Corrupt`
-    when S3 gives back another footer than was written.
+    Until it is live the row's size is `expected_bytes`, which reserves room. The segment is open in
+    the index, so that `flushed` and `relocate` may name it. Copies a block's bytes before it takes
+    the next block. Raises the errors of `blocks`, Valkey and S3, and `Corrupt` if S3 returns
+    another footer than was written.
     """
     uuid, fingerprint = uuid4(), bytes.fromhex(space.fingerprint)
     row: Segment = Segment.objects.create(
@@ -97,10 +97,10 @@ def write_segment(
 
 
 def settle(row: Segment, refused: Sequence[bytes]) -> None:
-    """The index has answered for all blocks of the segment; copies of `refused` are dead bytes.
+    """Marks a segment whose blocks are all in the index or, as `refused`, dead bytes.
 
-    A rebuild gives the index the blocks of settled segments back, and of others (their writer died
-    before this) only what the cold quota has room for.
+    A rebuild restores all blocks of settled segments; of others, whose writer died before this,
+    only as many as the cold quota has room for.
     """
     Segment.objects.filter(pk=row.pk).update(
         indexed_at=timezone.now(), refused=[id_.hex() for id_ in refused]
@@ -109,7 +109,7 @@ def settle(row: Segment, refused: Sequence[bytes]) -> None:
 
 def count_live_bytes(tier: HotTier, segments: Sequence[int]) -> dict[int, int]:
     """Brings the rows' `live_bytes` up to date with the index. Returns them by segment."""
-    with transaction.atomic():  # who counts later waits here, so that its number stays
+    with transaction.atomic():  # a later count waits here, so that its number stays
         locked = Segment.objects.select_for_update().only("live_bytes", "tenant_id")
         rows = list(locked.filter(pk__in=segments).order_by("pk"))
         counted = dict(zip(rows, tier.live_bytes([row.pk for row in rows]), strict=True))
@@ -122,9 +122,9 @@ def count_live_bytes(tier: HotTier, segments: Sequence[int]) -> dict[int, int]:
 
 
 def find_links(tier: HotTier, row: Segment, places: Sequence[SegmentRow]) -> dict[int, int]:
-    """Segments with chains that go on in this one, and how many; keeps the most linked in the row.
+    """Counts chains of other segments that go on in this one; stores the largest counts in the row.
 
-    Call it when the index knows the blocks.
+    Call it after the blocks are in the index.
     """
     inside = {place.id for place in places}
     outside = sorted({place.parent for place in places} - inside)

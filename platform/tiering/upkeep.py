@@ -17,8 +17,8 @@ from tiering import pruning
 
 
 def end_access(job: Opener, tenant_id: None) -> None:
-    """Users and sessions end whose key has expired, or whose user a revocation could not remove,
-    and sessions of engines that crashed and came back. No Job row."""
+    """End sessions and Valkey users of expired keys, users that a revocation could not remove, and
+    sessions of engines that crashed and came back. No Job row."""
     hot_access.align_users()
     expired = NodeSession.unscoped.filter(ended_at=None, key__expires_at__lte=timezone.now())
     for owner_id, key_id in set(expired.values_list("tenant_id", "key_id")):
@@ -28,31 +28,33 @@ def end_access(job: Opener, tenant_id: None) -> None:
 
 
 def sample(job: Opener, tenant_id: int) -> None:
-    """What a tenant holds goes into the usage roll-ups."""
+    """Sample what a tenant has in both tiers into its usage roll-ups. No Job row."""
     now = timezone.now()
-    held, taken = hot.hot_tier(tenant_id).usage(), occupancy(tenant_id)
-    usage.record_gauges(tenant_id=tenant_id, at=now, gauges=gauges(held, taken, now.timestamp()))
-    totals = {name: getattr(held, name) for name in TIER_COUNTERS}
+    tiers, segments = hot.hot_tier(tenant_id).usage(), occupancy(tenant_id)
+    usage.record_gauges(
+        tenant_id=tenant_id, at=now, gauges=gauges(tiers, segments, now.timestamp())
+    )
+    totals = {name: getattr(tiers, name) for name in TIER_COUNTERS}
     usage.record_tier_totals(tenant_id=tenant_id, at=now, totals=totals)
     live.announce_usage_on_commit(tenant_id)
 
 
-def gauges(held: Usage, taken: Occupancy, now_s: float) -> dict[str, int]:
+def gauges(tiers: Usage, segments: Occupancy, now_s: float) -> dict[str, int]:
     """The gauges of a usage roll-up. A flush that is not yet due counts as 0 s old."""
     return {
-        "hot_used_bytes": held.hot_bytes,
-        "cold_used_bytes": held.cold_bytes,
-        "cold_dead_bytes": taken.dead_bytes,
-        "cold_waiting_bytes": taken.waiting_bytes,
-        "dirty_bytes": held.dirty_bytes,
-        "dirty_blocks": held.dirty_blocks,
-        "dirty_oldest_s": int(held.flush_late_s(now_s) or 0),
-        "unstored_blocks": held.unstored_blocks,
+        "hot_used_bytes": tiers.hot_bytes,
+        "cold_used_bytes": tiers.cold_bytes,
+        "cold_dead_bytes": segments.dead_bytes,
+        "cold_waiting_bytes": segments.waiting_bytes,
+        "dirty_bytes": tiers.dirty_bytes,
+        "dirty_blocks": tiers.dirty_blocks,
+        "dirty_oldest_s": int(tiers.flush_late_s(now_s) or 0),
+        "unstored_blocks": tiers.unstored_blocks,
     }
 
 
 def prune(job: Opener, tenant_id: None) -> None:
-    """Rows that are older than the settings keep them are deleted. No Job row when none is."""
+    """Delete rows that are older than the settings keep them. No Job row if there are none."""
     if job.is_waiting() or not pruning.has_work():
         return
     with job() as run:
@@ -61,9 +63,9 @@ def prune(job: Opener, tenant_id: None) -> None:
 
 
 def housekeeping(job: Opener, tenant_id: None) -> None:
-    """Requests whose message or worker was lost go on, keys' last uses are written down, and old
-    roll-ups are deleted. No Job row."""
-    jobs.bury_lost()
+    """Send requests again whose message or worker was lost, write keys' last uses, delete old
+    roll-ups. No Job row."""
+    jobs.fail_lost()
     jobs.send_again()
     usage.prune()
     key_use.write_down()

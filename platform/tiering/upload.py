@@ -1,4 +1,4 @@
-"""An S3 object written front to back in parts: what is full goes out while the next one is filled.
+"""An S3 object written front to back in parts: full parts are sent while the next one is filled.
 
 Memory: `memory_bytes()`, whatever the size of the object. S3 checks a CRC-32 of each part, so a
 part that arrives changed is refused. A failed upload is aborted; that of a killed worker is ended
@@ -18,9 +18,9 @@ from django.conf import settings
 from neve.formats.block import Buffer
 from storage import s3
 
-# Of each part but the last: some S3 want them equal, all want 5 MiB at least and 10,000 at most.
+# Of each part but the last: some S3 want equal parts, all want 5 MiB at least and 10,000 at most.
 PART_BYTES = 16 << 20
-PARTS_HELD = 4  # one is being filled, the others are on their way
+PARTS_HELD = 4  # one is being filled, the others are being sent
 
 
 class MultipartUpload:
@@ -43,7 +43,7 @@ class MultipartUpload:
         self._pool = ThreadPoolExecutor(PARTS_HELD - 1, thread_name_prefix="upload")
 
     def write(self, data: Buffer) -> None:
-        """Copies `data`; waits while all parts are on their way."""
+        """Copies `data`; waits while all other parts are being sent."""
         rest = memoryview(data).cast("B")
         self.size_bytes += len(rest)
         while rest:
@@ -95,7 +95,7 @@ class MultipartUpload:
         self._sent.add(self._pool.submit(self._put, next(self._numbers), part))
 
     def _next_part(self) -> bytearray:
-        """A free one; waits for whichever arrives first. Raises what a part raised."""
+        """A free buffer; waits for the first part that arrives. Raises the error of a part."""
         if not self._spare and len(self._sent) < PARTS_HELD - 1:
             return bytearray(PART_BYTES)
         if not self._spare:

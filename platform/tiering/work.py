@@ -32,8 +32,8 @@ EXPIRE_BLOCKS = 1000  # of one function call: others get their turn in between
 
 
 def tenants_of_a_whole_index() -> list[Target]:
-    """None until the index knows what stands in S3: before, it cannot say whether the cold quota
-    has room, nor what is alive in a segment."""
+    """None until the index is rebuilt: before, it knows neither the free room of the cold quota nor
+    the live blocks of a segment."""
     if not recovery.index_is_whole():
         return []
     lost = set(recovery.lost_tenants())
@@ -41,9 +41,9 @@ def tenants_of_a_whole_index() -> list[Target]:
 
 
 def flush(job: Opener, tenant_id: int) -> None:
-    """Dirty blocks that are due go to S3. No Job row when there is nothing to do."""
-    held = hot.hot_tier(tenant_id).usage()
-    if not (job.is_requested or is_worth_a_segment(held, timezone.now().timestamp())):
+    """Flush due dirty blocks to S3. No Job row if there are none."""
+    usage = hot.hot_tier(tenant_id).usage()
+    if not (job.is_requested or is_worth_a_segment(usage, timezone.now().timestamp())):
         return
     flusher = Flusher(tenant_id)
     if job.is_waiting() or not (leases := flusher.lease()):
@@ -51,7 +51,7 @@ def flush(job: Opener, tenant_id: int) -> None:
     with job() as run:
 
         def show(report: FlushReport) -> None:
-            share = report.bytes / max(held.dirty_bytes, report.bytes)
+            share = report.bytes / max(usage.dirty_bytes, report.bytes)
             run.progress(share, blocks=report.blocks, bytes_=report.bytes)
             run.detail(vars(report))
 
@@ -59,7 +59,7 @@ def flush(job: Opener, tenant_id: int) -> None:
 
 
 def sweep(job: Opener, tenant_id: int) -> None:
-    """Segments that nobody names are deleted."""
+    """Delete segments that no entry of the index names."""
     if job.is_waiting():
         return
     tier = hot.hot_tier(tenant_id)
@@ -73,7 +73,7 @@ def sweep(job: Opener, tenant_id: int) -> None:
 
 
 def compact(job: Opener, tenant_id: int) -> None:
-    """Segments are merged. No Job row without a merge."""
+    """Merge segments. No Job row without a merge."""
     compactor = Compactor(tenant_id)
     if job.is_waiting() or not (claimed := compactor.find()):
         return
@@ -87,10 +87,10 @@ def compact(job: Opener, tenant_id: int) -> None:
 
 
 def expire(job: Opener, tenant_id: int) -> None:
-    """Blocks past their lifetime go from both tiers, idle ones from the hot tier.
+    """Remove expired blocks from both tiers, idle ones from the hot tier.
 
-    No Job row when one call is enough: that comes every few seconds. Bookkeeping that the tenant's
-    own hands damaged is mended with it.
+    No Job row if one call is enough, as every few seconds. Mends books that the tenant's nodes
+    damaged.
     """
     hot.mend_tenant(tenant_id)
     tier = hot.hot_tier(tenant_id)
@@ -111,7 +111,7 @@ def leaving_tenants() -> list[Target]:
 
 
 def remove_tenant(job: Opener, tenant_id: None, leaving_id: int) -> None:
-    """Tenants marked for removal are deleted, with their data."""
+    """Delete a tenant marked for removal, with its data."""
     if not job.is_waiting():
         with job() as run:
             run.progress(1.0, blocks=removal.remove_tenant(leaving_id))
@@ -123,7 +123,7 @@ def leaving_spaces() -> list[Target]:
 
 
 def remove_space(job: Opener, tenant_id: int, space_id: int) -> None:
-    """Spaces marked for removal are deleted, with their data."""
+    """Delete a space marked for removal, with its data."""
     if not job.is_waiting():
         with job() as run:
             run.progress(1.0, blocks=removal.remove_space(tenant_id, space_id))
@@ -137,7 +137,7 @@ def changed_tenants() -> list[Target]:
 
 
 def retain(job: Opener, tenant_id: int) -> None:
-    """Stored blocks follow a policy or rules that changed. No Job row when none did."""
+    """Apply changed policies and rules to stored blocks. No Job row if none changed."""
     if not job.is_waiting() and (claimed := claims.claim(tenant_id)) is not None:
         with job() as run:
             claims.apply(tenant_id, *claimed, progress=partial(_show_walk, run))
@@ -150,8 +150,8 @@ def _show_walk(run: jobs.JobRun, walk: Walk) -> None:
 
 
 def rebuild_index(job: Opener, tenant_id: None) -> None:
-    """A hot Valkey that lost its memory gets functions, users, quotas and the whole index back;
-    so does a tenant whose own index was lost."""
+    """Restore functions, users, quotas and the whole index of a Valkey that lost its memory, or the
+    index of a tenant that lost its own."""
     rebuild = recovery.rebuild_lost if recovery.index_is_whole() else recovery.rebuild_all
     if rebuild is recovery.rebuild_lost and (job.is_waiting() or not recovery.lost_tenants()):
         return
@@ -164,7 +164,7 @@ def rebuild_index(job: Opener, tenant_id: None) -> None:
 
 
 def rebuild_tenant(job: Opener, tenant_id: int) -> None:
-    """Only on request: what the index knows already stays as it is."""
+    """Only on request. Blocks that the index knows stay as they are."""
     with job() as run:
         report = rebuild.rebuild_tenant(tenant_id)
         run.progress(1.0, blocks=report.blocks)
@@ -172,12 +172,12 @@ def rebuild_tenant(job: Opener, tenant_id: int) -> None:
 
 
 def watch(job: Opener, tenant_id: None) -> None:
-    """Who takes the hot tier from the others is cut off. No Job row: the audit trail tells."""
+    """Cut off tenants that take the hot tier from others. No Job row: the audit trail shows it."""
     watching.look()
 
 
 def reconcile(job: Opener, tenant_id: None) -> None:
-    """What crashes left behind, or hands changed in Valkey or S3, is found and put right."""
+    """Find and repair leftovers of crashes, and changes by hand in Valkey and S3."""
     if job.is_waiting():
         return
     with job() as run:

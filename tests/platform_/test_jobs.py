@@ -245,7 +245,7 @@ def test_a_job_whose_worker_was_killed_is_not_shown_as_running_for_ever(past):
     seen_at = timezone.now() - past * (jobs.LOST + timedelta(minutes=1))
     lost = Job.unscoped.create(kind="flush", state="running", seen_at=seen_at)
     alive = Job.unscoped.create(kind="flush", state="running", seen_at=timezone.now())
-    assert jobs.bury_lost() == 1
+    assert jobs.fail_lost() == 1
     lost.refresh_from_db(), alive.refresh_from_db()
     assert (lost.state, alive.state) == ("failed", "running")
     assert "no sign of life" in lost.error
@@ -253,7 +253,7 @@ def test_a_job_whose_worker_was_killed_is_not_shown_as_running_for_ever(past):
 
 def test_a_request_whose_worker_was_killed_is_sent_again(job, sent):
     Job.unscoped.update(state="running", seen_at=timezone.now() - 2 * jobs.LOST)
-    assert jobs.bury_lost() == 1
+    assert jobs.fail_lost() == 1
     assert jobs.send_again() == 1
 
 

@@ -2,6 +2,5 @@
 
     plan (pure) → claim the segments → read, verify, write → `relocate` → sweep what nobody names
 
-Why each segment is merged is said in `plan`; docs/decisions/010-compaction.md has the reasons and
-the figures.
+`plan` says which segments are merged and why; docs/decisions/010-compaction.md has the figures.
 """

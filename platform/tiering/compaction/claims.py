@@ -1,7 +1,7 @@
-"""The right to merge certain segments for a while. A killed worker's claims lapse.
+"""Leases on segments that a worker merges. A killed worker's leases lapse.
 
-Two workers that merged the same segment nevertheless would only write dead bytes: `relocate`
-compares and sets.
+Two workers that merge the same segment all the same only write dead bytes: `relocate` compares
+and sets.
 """
 
 import time
@@ -13,13 +13,13 @@ from django.db.models import Q
 from django.utils import timezone
 
 from catalog.models import Segment
-from tiering.elapsed import is_held
+from tiering.elapsed import is_leased
 
 LEASE = timedelta(seconds=120)
 
 
 def is_free() -> Q:
-    return ~is_held("leased_until", LEASE)
+    return ~is_leased("leased_until", LEASE)
 
 
 def claim(segments: Sequence[int]) -> bool:
@@ -37,15 +37,15 @@ def release(segments: Sequence[int]) -> None:
     Segment.objects.filter(pk__in=segments).update(leased_until=None)
 
 
-def keeper(segments: Sequence[int]) -> Callable[[], None]:
-    """Call what this returns often: it renews the claims when it is time."""
+def renewer(segments: Sequence[int]) -> Callable[[], None]:
+    """A function that renews the claims when a third of the lease is over: call it often."""
     renewed = time.monotonic()
 
-    def keep() -> None:
+    def renew() -> None:
         nonlocal renewed
         if time.monotonic() - renewed > LEASE.total_seconds() / 3:
             renewed = time.monotonic()
             rows = Segment.objects.filter(pk__in=segments)
             rows.update(leased_until=timezone.now() + LEASE)
 
-    return keep
+    return renew

@@ -2,9 +2,9 @@
 
     footers → blocks that the index still names there → along their chains → write → relocate
 
-A crash at any point loses nothing: the old segments stay until nobody names them, and a new one
-whose blocks were not relocated yet holds dead bytes only. A block that is bad in S3 (read twice) is
-not copied; the index forgets that copy. Memory: `memory_bytes()` beside what the process has.
+A crash at any point loses nothing: old segments stay until no entry names them, and a new segment
+whose blocks were not relocated has dead bytes only. A block that is damaged in S3 (read twice) is
+not copied; the index forgets that copy. Memory: `memory_bytes()` on top of the process's own.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -28,12 +28,12 @@ from tiering.objects import footer_of_segment, is_missing
 from tiering.segments import StoredBlock, write_segment
 
 FOOTERS_AT_ONCE = 8
-BLOCK_BYTES = 1024  # what is known of a block while it is merged
+BLOCK_BYTES = 1024  # of Python objects for a block that is merged
 
 
 @dataclass
 class CompactReport:
-    """What was done. `dead_bytes`: of the old segments, free once they are deleted."""
+    """Counts of a pass. `dead_bytes`: of the old segments, free once they are deleted."""
 
     merges: dict[str, int] = field(default_factory=dict)  # reason → how many
     old_segments: int = 0
@@ -42,11 +42,11 @@ class CompactReport:
     bytes: int = 0
     dead_bytes: int = 0
     corrupt_blocks: int = 0
-    moved_meanwhile: int = 0  # blocks that went, or went elsewhere, while they were copied
+    moved_meanwhile: int = 0  # blocks that were removed or moved while they were copied
 
 
 def memory_bytes(policy: Policy) -> int:
-    """The most that a merge takes beside what the process has anyway."""
+    """The most memory that a merge takes on top of the process's own."""
     read = read_ahead.BATCH_BYTES * BATCHES_HELD
     return upload.memory_bytes() + read + policy.most_blocks * BLOCK_BYTES
 
@@ -58,19 +58,19 @@ def carry_out(
     report: CompactReport,
     *,
     most_bytes: int = segments.MOST_BYTES,
-    keep: Callable[[], None] = lambda: None,
+    renew: Callable[[], None] = lambda: None,
 ) -> None:
-    """Merges claimed segments into such of about `most_bytes`. In the tenant's scope.
+    """Merges claimed segments into new ones of about `most_bytes`. In the tenant's scope.
 
-    Calls `keep` often. Raises what S3, Valkey and the database raise, and `Corrupt` when a segment
-    is not there.
+    Calls `renew` often. Raises the errors of S3, Valkey and the database, and `Corrupt` if a
+    segment is missing.
     """
     rows = list(Segment.objects.filter(pk__in=merge.segments).order_by("pk"))
     copies = list(live_copies(tier, rows, _footers(rows)))
     source = ColdSource({row.pk: row.object_key for row in rows})
     try:
         for part in cut_evenly(order_along_chains(copies), most_bytes):
-            _write(tier, space, merge, part, source, report, keep)
+            _write(tier, space, merge, part, source, report, renew)
     finally:
         source.close()
     segments.count_live_bytes(tier, merge.segments)
@@ -80,7 +80,7 @@ def carry_out(
 
 
 def _footers(rows: Sequence[Segment]) -> list[SegmentFooter]:
-    """A segment without a good one is merged no more, unless reconcile finds it whole."""
+    """Raises Corrupt and marks segments without a good footer: only reconcile clears the mark."""
     with ThreadPoolExecutor(FOOTERS_AT_ONCE, thread_name_prefix="footer") as pool:
         opened = list(pool.map(_footer, rows))
     bad = {
@@ -106,7 +106,7 @@ def _footer(row: Segment) -> SegmentFooter | Corrupt:
 def live_copies(
     tier: HotTier, rows: Sequence[Segment], footers: Sequence[SegmentFooter]
 ) -> Iterator[ColdCopy]:
-    """The blocks whose cold copy the index names where it stands in these segments."""
+    """Blocks whose cold copy, by the index, stands at its place in these segments."""
     for row, footer in zip(rows, footers, strict=True):
         answers = tier.match([each.id for each in footer.rows])
         for each, answer in zip(footer.rows, answers, strict=True):
@@ -124,9 +124,9 @@ def _write(
     copies: Sequence[ColdCopy],
     source: ColdSource,
     report: CompactReport,
-    keep: Callable[[], None],
+    renew: Callable[[], None],
 ) -> None:
-    blocks = _kept_during(source.read(copies), keep)
+    blocks = _renewing(source.read(copies), renew)
     written = write_segment(
         tier,
         space,
@@ -159,7 +159,7 @@ def _moved(old: ColdCopy, new: SegmentRow) -> MovedBlock:
     return MovedBlock(old.id, old.segment, old.row.offset, new.offset)
 
 
-def _kept_during(blocks: Iterator[StoredBlock], keep: Callable[[], None]) -> Iterator[StoredBlock]:
+def _renewing(blocks: Iterator[StoredBlock], renew: Callable[[], None]) -> Iterator[StoredBlock]:
     for block in blocks:
         yield block
-        keep()
+        renew()

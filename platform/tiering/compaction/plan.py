@@ -2,14 +2,14 @@
 
 Three reasons, in this order; a segment is in one merge at most.
 
-- dead: half of it or more is dead. Copying the rest costs no more than it frees, so S3 never holds
-  more than about twice what lives.
-- small: less than LEAST_BYTES live in it. Merged when that makes a segment of a good size, or
-  `fan_in` are there; or when they are old and none of them is most of the result. So a byte is
+- dead: at least half of the segment is dead. Copying the rest costs no more than it frees, so S3
+  never holds more than about twice the live bytes.
+- small: it has less than LEAST_BYTES alive. Merged if that makes a segment of a good size, or there
+  are `fan_in` of them; or if they are old and none of them is most of the result. So a byte is
   copied for this reason a logarithmic number of times.
-- scatter: chains of one go on in another, so often that a piece of a chain is on average smaller
-  than the largest range that a reader asks for. `fan_in` neighbours in time are merged, since
-  conversations go on in time; so a byte is copied once a generation, and there are few generations.
+- scatter: chains of one segment go on in another, so often that the mean piece of a chain is
+  smaller than the largest range that a reader asks for. `fan_in` neighbours in time are merged,
+  since conversations go on in time; so a byte is copied once in each of few generations.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,7 +28,7 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a live segment of one space. `links`: segment → chains that it continues."""
+    """A live segment of one space, for the plan. `links`: segment → chains that go on here."""
 
     number: int
     size_bytes: int
@@ -41,7 +41,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Merge:
-    """What one job does. `generation`: of the segments that it writes."""
+    """Segments to merge. `generation`: of the segments that the merge writes."""
 
     segments: tuple[int, ...]
     reason: Reason
@@ -64,7 +64,7 @@ class Policy:
 
 
 def plan(facts: Sequence[Facts], policy: Policy = Policy()) -> list[Merge]:
-    """Merges of segments of one space. What holds nothing live needs no merge. O(n log n)."""
+    """Merges of segments of one space; those without live blocks are left out. O(n log n)."""
     rest = sorted((each for each in facts if each.live_bytes > 0), key=lambda each: each.number)
     merges: list[Merge] = []
     for rule in (_dead, _small, _scattered):
@@ -79,7 +79,7 @@ def _dead(facts: Sequence[Facts], policy: Policy) -> Iterator[Merge]:
     dead = [each for each in facts if _is_dead(each, policy)]
     merges = [_merge(group, Reason.DEAD) for group in _groups(dead, policy)]
     sizes = {each.number: each.size_bytes for each in dead}
-    # First what frees most for what it copies.
+    # First the segments that free most for the bytes copied.
     yield from sorted(merges, key=lambda m: m.live_bytes / sum(sizes[n] for n in m.segments))
 
 

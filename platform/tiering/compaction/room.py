@@ -1,10 +1,10 @@
-"""The bound of what a tenant's segments take: MOST times its cold quota, all in all.
+"""Bounds the bytes of a tenant's segments, live and dead, by MOST times its cold quota.
 
 Below a quota of BASE_BYTES the bound is the quota and half of BASE_BYTES: a few segments would be
-most of it. Above PRESSED times the quota segments with less dead bytes are merged, and what nobody
-names is deleted after a shorter grace. A flush that would exceed the bound deletes what it may,
-else leaves its blocks dirty for a later pass. Segments are small beside the quota, so that a merge
-of dead ones always fits.
+most of it. Above PRESSED times the quota, segments with fewer dead bytes are merged, and unnamed
+segments are deleted after a shorter grace. A flush that would exceed the bound deletes unnamed
+segments, or leaves its blocks dirty for a later pass. Segments are small beside the quota, so that
+a merge of dead ones always fits.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ LEAST_DEAD_SHARE = 0.1  # a merge copies nine bytes to free one
 
 @dataclass(frozen=True)
 class Room:
-    """`quota_bytes`: of live bytes. `taken`: when last counted."""
+    """`quota_bytes` bounds live bytes. `taken`: as counted last."""
 
     quota_bytes: int
     taken: Occupancy
@@ -36,7 +36,7 @@ class Room:
         return self.taken.stored_bytes >= self._beyond(PRESSED)
 
     def has_room_to_flush(self, size_bytes: int) -> bool:
-        """Leaves room for one merge, which frees more than it takes."""
+        """Whether a flush leaves room for one merge, which frees more than it takes."""
         merge_bytes = segments.most_bytes(self.quota_bytes)
         return self.taken.stored_bytes + size_bytes + merge_bytes <= self.most_bytes
 
@@ -47,7 +47,7 @@ class Room:
         return self.quota_bytes + int((times - 1) * max(self.quota_bytes, BASE_BYTES))
 
     def policy(self) -> Policy:
-        """What to merge now."""
+        """Which segments to merge now."""
         most = segments.most_bytes(self.quota_bytes)
         least = segments.least_bytes(self.quota_bytes)
         merged = self.taken.live_bytes + self.taken.dead_bytes
@@ -60,14 +60,14 @@ class Room:
 
 
 def room_of(tier: HotTier) -> Room:
-    """Raises what Valkey and the database raise."""
+    """Raises the errors of Valkey and the database."""
     return Room(tier.usage().quota_cold_bytes, occupancy(tier.tenant_id))
 
 
 def make_room_to_flush(tier: HotTier, size_bytes: int) -> bool:
-    """Whether so much may be written now. Deletes segments that nobody names if it must.
+    """Whether so many bytes may be written now. Deletes unnamed segments if it must.
 
-    In the tenant's scope. Raises what S3, Valkey and the database raise.
+    In the tenant's scope. Raises the errors of S3, Valkey and the database.
     """
     room = room_of(tier)
     if not room.has_room_to_flush(size_bytes):

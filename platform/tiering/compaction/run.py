@@ -1,7 +1,7 @@
 """One pass of compaction over a tenant: count, plan, claim, merge. Many may run at once.
 
-What a pass looks at is bounded, however many segments there are: it counts the live bytes of those
-counted longest ago, and plans with the mostly dead, the small and the latest ones.
+A pass looks at a bounded number of segments: it counts live bytes of the segments counted longest
+ago, and plans with mostly dead, small and the latest ones.
 """
 
 import time
@@ -22,7 +22,7 @@ from tiering.compaction.plan import Facts, Merge, Policy, plan
 from tiering.compaction.room import Room, room_of
 
 COUNT_MOST = 2000  # segments a pass; 40,000 are counted within 20 passes
-PLAN_MOST = 2000  # of those with little alive, and of the latest of each generation
+PLAN_MOST = 2000  # of the segments with little alive, and of the latest of each generation
 PASS_S = 120.0  # then the next pass goes on
 
 
@@ -42,8 +42,8 @@ class Compactor:
         self.report = CompactReport()
         self._tier = hot_tier(tenant_id)
         self._given = policy
-        # Blocks past their end count as live until `expire` comes to them, but are not copied:
-        # their segments would be merged again at once, and again.
+        # Expired blocks count as live until `expire` removes them, but are not copied: their
+        # segments would be merged again and again.
         self._merged: set[int] = set()
 
     def find(self) -> Claimed | None:
@@ -62,10 +62,10 @@ class Compactor:
         *,
         progress: Callable[[CompactReport], object] = lambda report: None,
     ) -> CompactReport:
-        """Carries `claimed` out and what else is planned, for about PASS_S.
+        """Carries out `claimed`, then other planned merges, for about PASS_S.
 
-        Raises what S3, Valkey or the database raise; the segments of a merge that failed stay
-        claimed for a while, so that others are merged first.
+        Raises the errors of S3, Valkey and the database. Segments of a failed merge stay claimed
+        for a while, so that others are merged first.
         """
         end = time.monotonic() + PASS_S
         claimed = claimed or self.find()
@@ -78,7 +78,7 @@ class Compactor:
                     merge,
                     self.report,
                     most_bytes=self._policy(room_of(self._tier)).most_bytes,
-                    keep=claims.keeper(merge.segments),
+                    renew=claims.renewer(merge.segments),
                 )
                 claims.release(merge.segments)
                 if room_of(self._tier).is_pressed:
@@ -90,14 +90,14 @@ class Compactor:
         return self.report
 
     def count(self) -> None:
-        """Brings `live_bytes` up to date where it was counted longest ago."""
+        """Counts `live_bytes` of the segments counted longest ago."""
         live = Segment.objects.filter(state=Segment.State.LIVE)
         oldest = live.order_by(F("counted_at").asc(nulls_first=True))
         numbers = oldest.values_list("pk", flat=True)[:COUNT_MOST]
         segments.count_live_bytes(self._tier, list(numbers))
 
     def plans(self, room: Room | None = None) -> Iterator[tuple[Space, Merge]]:
-        """What would be merged now, most urgent first in each space. In the tenant's scope."""
+        """The planned merges, most urgent first in each space. In the tenant's scope."""
         policy = self._policy(room or room_of(self._tier))
         candidates = (row for row in self._candidates(policy) if row.pk not in self._merged)
         rows = sorted(candidates, key=lambda row: row.space_id)
@@ -120,7 +120,7 @@ class Compactor:
 
 
 def facts(row: Segment) -> Facts:
-    """What the plan wants to know of a row."""
+    """A row as the plan sees it."""
     return Facts(
         number=row.pk,
         size_bytes=row.size_bytes,

@@ -13,14 +13,14 @@ from storage import s3
 from tiering.read_ahead import read_ahead
 from tiering.segments import StoredBlock
 
-STREAMS = 6  # ranges on their way at a time
+STREAMS = 6  # ranges read at a time
 BATCHES_HELD = 4
 READ_S = 60.0
 
 
 @dataclass(frozen=True)
 class ColdCopy:
-    """A block where it stands now."""
+    """A block and the segment that it is copied from."""
 
     segment: int
     row: SegmentRow
@@ -39,31 +39,31 @@ class ColdCopy:
 
 
 class ColdSource:
-    """Reads from the segments in `keys` (number → object key). Call `close` in the end."""
+    """Reads from the segments in `keys` (number → object key). Call `close` at the end."""
 
     def __init__(self, keys: Mapping[int, str]) -> None:
-        self.bad: list[ColdCopy] = []  # read wrong twice
+        self.bad: list[ColdCopy] = []  # damaged in two reads
         self._keys = keys
         self._pool = ThreadPoolExecutor(STREAMS, thread_name_prefix="ranges")
         self._reader = ColdReader(self._addresses)
 
     def read(self, copies: Sequence[ColdCopy]) -> Iterator[StoredBlock]:
-        """Yields the blocks that are right, in order; see `read_ahead`. The others are in `bad`.
+        """Yields verified blocks in order (`tiering.read_ahead`). Damaged ones are added to `bad`.
 
-        Raises `Unavailable` or `DeadlineExceeded` when S3 is in trouble, `Corrupt` when a segment
-        is not there at all.
+        Raises `Unavailable` or `DeadlineExceeded` if S3 is in trouble, `Corrupt` if a segment is
+        missing.
         """
 
         def start(batch: Sequence[ColdCopy], rooms: list[memoryview]) -> "_ColdReading":
             return _ColdReading(self, batch, rooms)
 
-        return read_ahead(copies, start, held=BATCHES_HELD)
+        return read_ahead(copies, start, at_once=BATCHES_HELD)
 
     def submit(self, group: Sequence[ColdBlock]) -> "Future[list[MissReason | None]]":
         return self._pool.submit(self.get, group)
 
     def get(self, group: Sequence[ColdBlock]) -> list[MissReason | None]:
-        """One range. Raises what S3 has for trouble."""
+        """One range. Raises S3's errors."""
         outcomes, trouble = self._reader.read(group, deadline=time.monotonic() + READ_S)
         if trouble is not None:
             raise trouble
@@ -78,7 +78,7 @@ class ColdSource:
 
 
 class _ColdReading:
-    """One batch on its way from S3."""
+    """One batch that is being read from S3."""
 
     def __init__(
         self, source: ColdSource, copies: Sequence[ColdCopy], rooms: list[memoryview]
@@ -97,7 +97,7 @@ class _ColdReading:
             outcomes.update(zip((cold.index for cold in group), future.result(), strict=True))
         for n, cold in enumerate(self._blocks):
             outcome = outcomes[n]
-            if outcome is MissReason.CORRUPT:  # on its way, or in S3? The second look says it
+            if outcome is MissReason.CORRUPT:  # in transit, or in S3? The second read decides
                 (outcome,) = self._source.get([cold])
             if outcome is MissReason.CORRUPT:
                 self._source.bad.append(self._copies[n])

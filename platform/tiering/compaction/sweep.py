@@ -1,11 +1,11 @@
-"""Deletes segments that nobody names: found so twice, with a grace time in between.
+"""Deletes segments that no entry of the index names, found so twice with a grace time between.
 
 First the index counts no live bytes in a segment and closes it, so that it never gets any; its
 state becomes `deleting`, and readers that looked blocks up before still get them. Once their
 addresses have expired, each of its blocks is looked up: if none is there, object and row go.
 
-Nothing is concluded from an index that is not whole: both looks happen between two calls that find
-the same whole index.
+An index that is not whole proves nothing: each look happens between two calls that find the same
+whole index.
 """
 
 from dataclasses import dataclass
@@ -28,10 +28,10 @@ from tiering.compaction.merge import live_copies
 from tiering.elapsed import is_past
 from tiering.objects import footer_of_segment, is_missing
 
-# A segment is live before the index knows its blocks: leave the writer time to say so.
+# A segment is live before its blocks are in the index: leave its writer time for that.
 SETTLED = timedelta(minutes=10)
 GRACE = timedelta(seconds=s3.PRESIGNED_S) + timedelta(minutes=10)
-# Where room is scarce (tiering.compaction.room): longer than any load takes from its look-up on. A
+# Where room is scarce (tiering.compaction.room): longer than any load takes after its look-up. A
 # later reader misses the block (404, "evicted"); the next look-up names the new place.
 PRESSED_GRACE = timedelta(seconds=30)
 SWEEP_MOST = 500  # segments a pass
@@ -46,7 +46,7 @@ class SweepReport:
 
 
 def sweep(tier: HotTier, tenant_id: int, *, is_pressed: bool = False) -> SweepReport:
-    """Both looks, at most SWEEP_MOST segments each. Says what was deleted."""
+    """Both looks, at most SWEEP_MOST segments each. Returns what was deleted."""
     with tenant_scope(tenant_id):
         close_empty(tier)
         return delete_closed(tier, is_pressed=is_pressed)
@@ -112,7 +112,7 @@ def _is_named(tier: HotTier, row: Segment) -> bool:
         log_events.SEGMENT_LOST.log(object=row.object_key, reason=error)
         return False
     except ClientError as error:
-        if is_missing(error):  # deleted before, by a worker that was killed then
+        if is_missing(error):  # deleted by a worker that was killed before the row went
             return False
         raise
     return any(True for _ in live_copies(tier, [row], [footer]))

@@ -1,4 +1,4 @@
-"""Reconcile: finds what crashes, lost writes and careless hands left behind, and repairs it.
+"""Reconcile: finds and repairs the leftovers of crashes, lost writes and changes by hand.
 
 | side | what may be wrong | repair |
 |---|---|---|
@@ -10,6 +10,6 @@
 | objects | segments without rows | adopted where their space is known, else deleted later |
 | leftovers | uploads of killed workers, rows of old jobs and stored answers | ended, deleted |
 
-Every side is looked at in slices, so a run costs about the same whatever is stored; `Round` rows
+Every side is checked in slices, so a run costs about the same however much is stored; `Round` rows
 keep the places. All of it runs beside live traffic and may be repeated and killed.
 """

@@ -1,7 +1,7 @@
-"""The index against its data: values in Valkey, segments' rows, and what the counters say.
+"""Checks the index against values in Valkey, rows of segments, and counters.
 
 One round goes through a tenant's index bucket by bucket, and is an exact recount of each
-(`neve.index.recount`). A place is good for one run of the Valkey: after a restart a scan begins
+(`neve.index.recount`). A place is valid in one run of the Valkey: after a restart a scan begins
 anew.
 """
 
@@ -26,11 +26,11 @@ from tiering.reconcile.report import Report
 from tiering.reconcile.rounds import Turn
 
 RUN_BLOCKS = 500_000  # of all tenants; benchmarks/recovery.py
-TURN_BLOCKS = 50_000  # of one tenant; then it is the next one's turn
+TURN_BLOCKS = 50_000  # of one tenant; then comes the next one
 
 
 def look_at_blocks(tenants: list[int], report: Report) -> None:
-    """Slices of the tenants' indexes by turns, for those first who waited longest.
+    """Slices of the tenants' indexes by turns, longest wait first.
 
     One tenant's trouble is noted in the report.
     """
@@ -48,9 +48,9 @@ def look_at_blocks(tenants: list[int], report: Report) -> None:
 
 
 def look_at_slice(tenant_id: int, turn: Turn, report: Report, most: int = TURN_BLOCKS) -> None:
-    """Goes on from the turn's place through at most about `most` blocks, and moves it.
+    """Goes on from the turn's place through about `most` blocks, and moves the place.
 
-    A bucket that fails in spite of being mended is passed over until the next round.
+    A bucket that fails though it was mended is skipped until the next round.
     """
     tier, run = hot.hot_tier(tenant_id), recovery.run_id().decode()
     place, number = _resume(turn.place, run)
@@ -94,7 +94,7 @@ def look_at_slice(tenant_id: int, turn: Turn, report: Report, most: int = TURN_B
 def _check_places(
     tenant_id: int, tier: HotTier, audit: BucketAudit, entries: list[IndexEntry], report: Report
 ) -> None:
-    """Cold blocks must stand where a row says that bytes are. What moved meanwhile is left."""
+    """Cold blocks must lie within the bytes of a row. Blocks that moved meanwhile are left."""
     cold = [entry for entry in entries if entry.is_cold]
     with tenant_scope(tenant_id):
         rows = Segment.objects.filter(pk__in={entry.segment for entry in cold})

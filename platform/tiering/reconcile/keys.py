@@ -1,7 +1,7 @@
-"""Block keys in Valkey that no entry owns, wherever they come from.
+"""Block keys in Valkey that no entry owns.
 
-A writer's key ends by itself unless it is committed. One without an end is given the same end, so a
-commit that comes yet is in time.
+A writer's key expires by itself unless it is committed. A key without an expiry gets the usual one,
+so that a commit on its way is still in time.
 """
 
 from collections import defaultdict

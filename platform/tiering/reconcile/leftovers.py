@@ -1,4 +1,4 @@
-"""Uploads of workers that were killed, and rows of old jobs. Few at any time: no slices."""
+"""Uploads of killed workers, and rows of old jobs. Few at any time, so not in slices."""
 
 from datetime import timedelta
 
@@ -11,7 +11,7 @@ from tiering.elapsed import is_past
 from tiering.objects import abort_uploads
 from tiering.reconcile.report import Report
 
-# A flush that is still alive after this long has lost its lease: its segment counts for nothing.
+# A flush that takes longer has lost its lease: nothing will name its segment.
 ABANDONED = timedelta(hours=1)
 JOBS_KEPT = timedelta(days=7)
 
@@ -19,7 +19,7 @@ JOBS_KEPT = timedelta(days=7)
 def remove_abandoned_segments(report: Report) -> None:
     """Deletes the objects and rows of uploads that never became live.
 
-    Their blocks are dirty still, or went to S3 with a later flush.
+    Their blocks are still dirty, or went to S3 with a later flush.
     """
     is_abandoned = is_past("created_at", ABANDONED)
     rows = Segment.unscoped.filter(is_abandoned, state=Segment.State.UPLOADING)

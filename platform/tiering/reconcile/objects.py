@@ -1,9 +1,9 @@
 """Objects in the S3 bucket that no segment's row names, and uploads that were never ended.
 
-A row is there before its object, so what has none was given up, or the database lost it. It is
-noted when it is first found, and judged when it was found again after GRACE: a segment of a known
-space is adopted; what is no segment is deleted; a segment of nobody known waits UNCLAIMED_KEPT,
-should the database come back, or a node whose handshake makes the space.
+A row is older than its object, so an object without a row was given up, or the database lost the
+row. It is noted when first found, and decided when found again after GRACE: a segment of a known
+space is adopted; an object that is no segment is deleted; a segment of an unknown tenant or space
+waits UNCLAIMED_KEPT for the database to come back, or for a handshake that makes the space.
 """
 
 from collections.abc import Iterable
@@ -51,9 +51,9 @@ def look_at_objects(report: Report, most_pages: int = RUN_PAGES) -> None:
 
 
 def judge_strays(report: Report) -> None:
-    """Those whose time has come. Raises S3's errors."""
+    """Decides strays that are due. Raises S3's errors."""
     now = timezone.now()
-    # Found "in the future": before the clock was set back.
+    # Found "in the future": the clock was set back since.
     is_due = Q(due_at__lte=now) | Q(found_at__gt=now + GRACE)
     due = list(Stray.objects.filter(is_due).order_by("due_at")[:RUN_STRAYS])
     named = _named(stray.object_key for stray in due)
@@ -66,7 +66,7 @@ def judge_strays(report: Report) -> None:
 
 
 def end_uploads(report: Report) -> None:
-    """Aborts multipart uploads without a row: S3 keeps their parts. A page of them."""
+    """Aborts a page of multipart uploads without a row: S3 keeps their parts."""
     bucket = settings.ENV.s3_bucket
     answer = s3.client().list_multipart_uploads(Bucket=bucket, Prefix=OBJECTS_PREFIX)
     listed = answer.get("Uploads", ())

@@ -1,4 +1,4 @@
-"""What a run of reconcile did: counts for its Job row, and the errors that it went on after."""
+"""Report of a run of reconcile: counts for its Job row, and errors that did not stop it."""
 
 import time
 from collections import Counter
@@ -16,20 +16,20 @@ class Report:
     looked_at: Counter[str] = field(default_factory=Counter)
     repaired: Counter[str] = field(default_factory=Counter)
     errors: list[Exception] = field(default_factory=list)
-    ends_at: float = float("inf")  # time.monotonic(); then the next run goes on
+    ends_at: float = float("inf")  # time.monotonic() at which the run ends; the next one goes on
 
     @property
     def is_late(self) -> bool:
         return time.monotonic() >= self.ends_at
 
     def found(self, what: str, count: int = 1) -> None:
-        """Nothing is noted of what is not wrong."""
+        """Counts a repair; a count of 0 is not noted."""
         if count:
             self.repaired[what] += count
 
     @contextmanager
     def apart(self, what: str) -> Iterator[None]:
-        """Trouble inside is noted, and stops nothing behind it."""
+        """An error inside is noted and does not stop the code after it."""
         try:
             yield
         except Exception as error:

@@ -21,10 +21,10 @@ RUN_S = 240.0
 def reconcile(
     tenants: list[int], *, progress: Callable[[float, Report], object] = lambda share, report: None
 ) -> Report:
-    """`progress` gets the share of sides that were looked at. Raises what the sides raised."""
+    """`progress` gets the share of sides that are done. Raises the errors of the sides."""
     report = Report(ends_at=time.monotonic() + RUN_S)
     sides: list[Callable[[], object]] = [
-        lambda: report.found("lost_jobs", jobs.bury_lost()),
+        lambda: report.found("lost_jobs", jobs.fail_lost()),
         lambda: report.found("old_jobs", leftovers.prune_jobs()),
         lambda: report.found("old_answers", answers.prune()),
         lambda: leftovers.remove_abandoned_segments(report),

@@ -1,8 +1,8 @@
-"""Segments' rows against S3: whether the object is there, and whether the index knows its blocks.
+"""Checks rows of segments: whether S3 has the object, and the index its blocks.
 
-What is found damaged is looked at again after GRACE. Only then do blocks lose their places: S3 may
-have answered wrong once. `readable_bytes` says how much of the object is left; blocks beyond it are
-found by the walk through the index (`tiering.reconcile.blocks`), those before it are still read.
+A segment that looks damaged is checked again after GRACE. Only then do blocks lose their places: S3
+may have answered wrong once. `readable_bytes` is what is left of the object: the walk through the
+index (`tiering.reconcile.blocks`) finds blocks beyond it; blocks before it are still read.
 """
 
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ RUN_SEGMENTS = 2000
 BATCH = 100
 FOOTERS_AT_ONCE = 8
 GRACE = timedelta(hours=1)
-# Why a block is missed that was not taken from the cold tier.
+# The miss reason of a block that was not taken from the cold tier.
 _NEVER_COLD = (
     *(MissReason.NEVER_STORED, MissReason.QUOTA, MissReason.EVICTED, MissReason.IDLE),
     MissReason.UNFLUSHED,
@@ -40,7 +40,7 @@ _NEVER_COLD = (
 
 
 def look_at_segments(tenants: Sequence[int], report: Report, most: int = RUN_SEGMENTS) -> None:
-    """Those looked at longest ago, and what seemed damaged. Raises S3's errors.
+    """Checks segments checked longest ago, and those that looked damaged. Raises S3's errors.
 
     One tenant's trouble is noted in the report.
     """
@@ -75,7 +75,7 @@ def _look(restorer: Restorer, rows: Sequence[Segment], report: Report) -> None:
 
 
 def _state_of(row: Segment) -> tuple[SegmentFooter | None, int | None]:
-    """The footer, or how many bytes of the segment are left at most."""
+    """The footer, or the most bytes of the segment that can be left."""
     size_bytes = 0
     try:
         tail = tail_of(row.object_key)
@@ -92,7 +92,7 @@ def _state_of(row: Segment) -> tuple[SegmentFooter | None, int | None]:
 
 
 def _judge(row: Segment, readable_bytes: int | None, report: Report) -> None:
-    """Updates the row if it still is as it was read."""
+    """Updates the row unless it changed since it was read."""
     now = timezone.now()
     damaged_at, confirmed = None, None
     if readable_bytes is not None:
@@ -108,10 +108,10 @@ def _judge(row: Segment, readable_bytes: int | None, report: Report) -> None:
 
 
 def _index(restorer: Restorer, row: Segment, footer: SegmentFooter) -> int:
-    """Restores what the index never heard of, as far as the cold quota has room.
+    """Restores blocks that the index does not know, as far as the cold quota has room.
 
-    Not what was past its end as it was known when the segment was written: such a block may be
-    unknown because it expired long ago.
+    Not blocks that have expired by the footer's terms: the index may not know them because they
+    expired long ago.
     """
     now_s = timezone.now().timestamp()
     answers = restorer.tier.match([each.id for each in footer.rows])

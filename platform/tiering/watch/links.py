@@ -1,4 +1,4 @@
-"""Clients of a hot server: who has too many connections or too much in buffers. Mostly pure."""
+"""Connections of a hot server: which tenants have too many, or too much in buffers. Mostly pure."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -12,16 +12,16 @@ from storage.hot_users import tenant_of
 
 MIB = 1 << 20
 STRANGER_IDLE_S = 10  # a connection that does not log in: nodes do it with their first bytes
-STRANGERS = 128  # that log in at the same time; idle ones together push others out of the memory
+STRANGERS = 128  # connections that log in at one time; idle ones together evict others' buffers
 STRANGER_COMMANDS = ("NULL", "auth", "hello")
 NAME_BYTES = 1024  # of a connection's name and library: nodes give none
-UNCOUNTED_BYTES = 16 * MIB  # that the end of a tenant's connections gave back: never by chance
-EXCESSIVE = 1.5  # so far above its limit a tenant is not by mistake
+UNCOUNTED_BYTES = 16 * MIB  # freed when a tenant's connections end: so much is never by chance
+EXCESSIVE = 1.5  # times the share: a tenant above that is not there by mistake
 
 
 @dataclass(frozen=True)
 class Link:
-    """One line of CLIENT LIST. `tenant_id` None: the administrator, or nobody yet."""
+    """One line of CLIENT LIST. `tenant_id` None: the administrator, or not logged in yet."""
 
     number: int
     tenant_id: int | None
@@ -29,18 +29,18 @@ class Link:
     idle_s: int
     command: str
     bytes: int
-    name_bytes: int = 0  # Valkey counts them as nobody's
+    name_bytes: int = 0  # not among the bytes that Valkey counts for the client
 
     @classmethod
-    def of(cls, told: dict[str, Any]) -> "Link":
+    def of(cls, line: dict[str, Any]) -> "Link":
         return cls(
-            int(told["id"]),
-            tenant_of(str(told.get("user", ""))),
-            told.get("name") == PLATFORM_NAME,
-            int(told["idle"]),
-            str(told.get("cmd", "")),
-            int(told.get("tot-mem", 0)),
-            sum(len(str(told.get(what, ""))) for what in ("name", "lib-name", "lib-ver")),
+            int(line["id"]),
+            tenant_of(str(line.get("user", ""))),
+            line.get("name") == PLATFORM_NAME,
+            int(line["idle"]),
+            str(line.get("cmd", "")),
+            int(line.get("tot-mem", 0)),
+            sum(len(str(line.get(what, ""))) for what in ("name", "lib-name", "lib-ver")),
         )
 
     @property
@@ -50,29 +50,29 @@ class Link:
 
 @dataclass(frozen=True)
 class Share:
-    """What one tenant may have of one server."""
+    """Most connections and bytes of buffers that one tenant may have on one server."""
 
     connections: int
     bytes: int
 
     @classmethod
     def of(cls, *, connections: int, max_clients: int, max_memory: int) -> "Share":
-        """Never more than a quarter of the connections, or a twentieth of the memory."""
+        """At most a quarter of the connections and, above 64 MiB, a twentieth of the memory."""
         room = max_memory // 20 if max_memory else 1024 * MIB
         return cls(min(connections, max(1, max_clients // 4)), max(64 * MIB, room))
 
 
 @dataclass
 class Verdict:
-    """`kill`: numbers of connections. `excessive`, `deliberate`: why, by tenant."""
+    """`kill`: numbers of connections to end. The others: reason by tenant."""
 
     kill: set[int] = field(default_factory=set)
     excessive: dict[int, str] = field(default_factory=dict)
-    deliberate: dict[int, str] = field(default_factory=dict)  # once is enough
+    deliberate: dict[int, str] = field(default_factory=dict)  # cut off at the first sight
 
 
 def judge(links: Iterable[Link], share: Share) -> Verdict:
-    """The newest connections above a share go, then the largest until the others' bytes fit."""
+    """Ends the newest connections above a share, then the largest until the bytes fit; pure."""
     verdict, strangers = Verdict(), []
     by_tenant: defaultdict[int, list[Link]] = defaultdict(list)
     for link in links:
@@ -87,14 +87,14 @@ def judge(links: Iterable[Link], share: Share) -> Verdict:
             longest = max(link.name_bytes for link in named)
             verdict.deliberate[tenant_id] = f"a connection with a name of {longest} bytes"
             over |= {link.number for link in named}
-        held = sum(link.bytes for link in own)
+        in_buffers = sum(link.bytes for link in own)
         if len(own) > EXCESSIVE * share.connections:
             verdict.excessive[tenant_id] = (
                 f"{len(own)} connections, its share is {share.connections}"
             )
-        elif held > EXCESSIVE * share.bytes:
+        elif in_buffers > EXCESSIVE * share.bytes:
             verdict.excessive[tenant_id] = (
-                f"{held // MIB} MiB in buffers, its share is {share.bytes // MIB} MiB"
+                f"{in_buffers // MIB} MiB in buffers, its share is {share.bytes // MIB} MiB"
             )
         left = sum(link.bytes for link in own if link.number not in over)
         for link in sorted(own, key=lambda link: link.bytes, reverse=True):
@@ -109,13 +109,16 @@ def judge(links: Iterable[Link], share: Share) -> Verdict:
         for link in strangers
         if link.idle_s >= STRANGER_IDLE_S and link.command in STRANGER_COMMANDS
     )
-    strangers.sort(key=lambda link: link.idle_s)  # those that log in right now come first
+    strangers.sort(key=lambda link: link.idle_s)  # those that log in right now stay
     verdict.kill.update(link.number for link in strangers[STRANGERS:])
     return verdict
 
 
-def told(client: Any) -> list[dict[str, Any]] | None:
-    """All clients; None: their names make a list that the server sends nobody."""
+def clients_of(client: Any) -> list[dict[str, Any]] | None:
+    """CLIENT LIST; None: names make the list larger than the server sends.
+
+    Raises valkey's errors.
+    """
     with client.client() as one:
         one.execute_command("CLIENT", "NO-EVICT", "ON")
         try:
@@ -127,10 +130,11 @@ def told(client: Any) -> list[dict[str, Any]] | None:
 
 
 def end_unlisted(client: Any) -> dict[int, str]:
-    """For want of a list: ends all nodes' connections, tenant by tenant, and looks who held much.
+    """Without a list: ends all nodes' connections, tenant by tenant, and measures what that frees.
 
-    Nodes connect again. Returns why, by tenant. Nobody else's commands come between the two looks
-    at the memory, and what the server frees in the background makes nobody guilty.
+    Nodes connect again by themselves. Returns a reason for each tenant whose connections freed much
+    memory. A transaction keeps other commands out between the two measurements, and memory that the
+    server frees in the background counts against nobody.
     """
     users = [name.decode() for name in client.execute_command("ACL", "USERS")]
     why = {}
@@ -143,9 +147,9 @@ def end_unlisted(client: Any) -> dict[int, str]:
         pipe.info("memory")
         before, *_, after = pipe.execute()
         is_free = all(before[what] == after[what] for what in ("lazyfreed_objects", _PENDING))
-        held = _uncounted(before) - _uncounted(after)
-        if held > UNCOUNTED_BYTES and is_free and not before[_PENDING]:
-            why[tenant_id] = f"connections with names of {held // MIB} MiB"
+        freed = _uncounted(before) - _uncounted(after)
+        if freed > UNCOUNTED_BYTES and is_free and not before[_PENDING]:
+            why[tenant_id] = f"connections with names of {freed // MIB} MiB"
     return why
 
 

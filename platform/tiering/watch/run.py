@@ -1,7 +1,7 @@
-"""One look at the hot tier every few seconds, and what follows from it.
+"""Looks at the hot tier every few seconds, and cuts off tenants that take it from the others.
 
-What a look must remember until the next stands in its process; another process begins anew, which
-costs one more look.
+`Memory` of one process links a look to the next. Another process begins without, which costs one
+more look.
 """
 
 import time
@@ -25,19 +25,19 @@ from tiering.watch import links, weights
 
 MIB = 1 << 20
 LOOK_S = 4.0
-SLOW_KEYS = 10_000  # of one look, when nothing is suspicious: about 1 % of one server's time
+SLOW_KEYS = 10_000  # weighed in a look without suspicion: about 1 % of one server's time
 FAST_KEYS = 2_000_000
-LINKED_S = 60.0  # it comes back after each look, but needs time for thousands of connections
-# Of a server that moves blocks at full speed calls take a tenth of the time; look-ups of a thousand
-# ids from a hundred connections take all of it, and others' calls wait for a hundred of them.
+LINKED_S = 60.0  # a tenant whose connections end comes back, but needs time for thousands
+# On a server that moves blocks at full speed calls take a tenth of its time. Look-ups of a thousand
+# ids from a hundred connections take all of it, and every other call waits for a hundred of them.
 BUSY, BUSY_S = 0.5, 5.0
-WAIT_S = 0.2  # that two short commands of the watch itself took
-STRIKES = 2  # what stands in two looks was no coincidence
+WAIT_S = 0.2  # for two short commands of the watch itself: the server is busy
+STRIKES = 2  # looks in a row that must agree before a tenant is cut off
 
 
 @dataclass
 class Memory:
-    """Between two looks."""
+    """What a process keeps from one look to the next."""
 
     round: weights.Round | None = None
     strikes: Counter[int] = field(default_factory=Counter)  # rounds a tenant was too heavy in
@@ -52,8 +52,8 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class Held:
-    """What the books say of one tenant, and what it may hold in all."""
+class Weight:
+    """Bytes of blocks that the books count for a tenant, and the most it may have in all."""
 
     booked_bytes: int
     limit_bytes: int
@@ -66,47 +66,47 @@ def look(memory: Memory = MEMORY) -> None:
     """Raises valkey's errors."""
     until = time.monotonic() + LOOK_S
     found: dict[int, str] = {}
-    # First, and with one command: while somebody takes all of a server's time, each needs a second.
+    # First, with one command: each takes a second while a tenant takes all of a server's time.
     _look_at_calls(memory, found)
     for tenant_id, why in found.items():
         _cut_off(memory, tenant_id, why)
     found.clear()
-    held = _held()
+    booked = _booked()
     _look_at_links(memory, found)
-    _look_at_bytes(memory, held, found, until)
+    _look_at_bytes(memory, booked, found, until)
     for tenant_id, why in found.items():
         _cut_off(memory, tenant_id, why)
     for tenant_id in tuple(memory.cleaning):
-        _clean(memory, tenant_id, held)
+        _clean(memory, tenant_id, booked)
 
 
-def _held() -> dict[int, Held]:
+def _booked() -> dict[int, Weight]:
     quotas = {quota.tenant_id: quota for quota in Quota.unscoped.all()}
-    held = {}
+    booked = {}
     for tenant_id, quota in quotas.items():
         try:
             usage = hot.hot_tier(tenant_id).usage()
-        except ResponseError:  # damaged books of one tenant: reconcile's
+        except ResponseError:  # damaged books of one tenant: reconcile repairs them
             log_events.BOOKS_UNREADABLE.log(tenant_id=tenant_id, exc_info=True)
             usage = Usage()
         room = max(settings.ENV.hot_uncommitted_mib * MIB, quota.hot_bytes // 4)
         books = (quota.hot_bytes + quota.cold_bytes) // 64  # 300 bytes for each block
         limit = max(quota.hot_bytes, usage.hot_bytes) + room + books
-        held[tenant_id] = Held(usage.hot_bytes, limit)
-    return held
+        booked[tenant_id] = Weight(usage.hot_bytes, limit)
+    return booked
 
 
 def _look_at_links(memory: Memory, found: dict[int, str]) -> None:
     excessive: dict[int, str] = {}
     connected: set[int] = set()
     for client in hot_servers.servers():
-        told = client.info()
+        info = client.info()
         share = links.Share.of(
             connections=settings.ENV.hot_connections,
-            max_clients=int(told["maxclients"]),
-            max_memory=int(told["maxmemory"]),
+            max_clients=int(info["maxclients"]),
+            max_memory=int(info["maxmemory"]),
         )
-        if (clients := links.told(client)) is None:
+        if (clients := links.clients_of(client)) is None:
             unlisted = links.end_unlisted(client)
             log_events.CONNECTIONS_UNLISTED.log(why=unlisted)
             found |= unlisted
@@ -142,8 +142,8 @@ def _look_at_calls(memory: Memory, found: dict[int, str]) -> None:
         cpu_s = float(cpu["used_cpu_user_main_thread"]) + float(cpu["used_cpu_sys_main_thread"])
         then, was, cpu_s_then = memory.taken.get(where, (now, is_, cpu_s))
         memory.taken[where] = now, is_, cpu_s
-        # Who waits for its turn meets a server without time to give: on a busy host that has less
-        # than the clock says.
+        # If the watch had to wait, the server was never idle: then its CPU time counts, which on a
+        # busy host is less than the clock says.
         had_s = min(now - then, cpu_s - cpu_s_then) if now - begun > WAIT_S else now - then
         for tenant_id, each in is_.items():
             if each.abused_calls > was.get(tenant_id, Taken()).abused_calls:
@@ -163,7 +163,7 @@ def _now_s() -> float:
 
 
 def shares(was: dict[int, Taken], is_: dict[int, Taken], seconds: float) -> dict[int, float]:
-    """Of a server's time, by tenant: those above BUSY; pure."""
+    """Shares of a server's time, of tenants above BUSY; pure."""
     spent = {
         tenant_id: each.spent_s - was.get(tenant_id, Taken()).spent_s
         for tenant_id, each in is_.items()
@@ -174,11 +174,11 @@ def shares(was: dict[int, Taken], is_: dict[int, Taken], seconds: float) -> dict
 
 
 def _look_at_bytes(
-    memory: Memory, held: dict[int, Held], found: dict[int, str], until: float
+    memory: Memory, booked: dict[int, Weight], found: dict[int, str], until: float
 ) -> None:
-    beside, booked = _memory_beside(), sum(each.booked_bytes for each in held.values())
-    grown = max(settings.ENV.hot_uncommitted_mib * MIB // 2, (booked - memory.usual_booked) // 3)
-    hurry = beside - booked > memory.usual_bytes + grown or bool(memory.strikes)
+    used, in_books = _used_bytes(), sum(each.booked_bytes for each in booked.values())
+    grown = max(settings.ENV.hot_uncommitted_mib * MIB // 2, (in_books - memory.usual_booked) // 3)
+    hurry = used - in_books > memory.usual_bytes + grown or bool(memory.strikes)
     memory.round = memory.round or weights.Round()
     try:
         is_around = memory.round.go_on(most_keys=FAST_KEYS if hurry else SLOW_KEYS, until=until)
@@ -188,33 +188,33 @@ def _look_at_bytes(
     if not is_around:
         return
     weighed, memory.round = memory.round.held, None
-    if not recovery.index_is_whole():  # until then blocks may be in no books, and nobody's fault
+    if not recovery.index_is_whole():  # until then blocks may be in no books by nobody's fault
         memory.strikes.clear()
         return
     heavy = {
         tenant_id: bytes_
         for tenant_id, bytes_ in weighed.items()
-        if tenant_id in held and bytes_ > held[tenant_id].limit_bytes
+        if tenant_id in booked and bytes_ > booked[tenant_id].limit_bytes
     }
     memory.strikes = Counter({tenant_id: memory.strikes[tenant_id] + 1 for tenant_id in heavy})
     if not heavy:
-        memory.usual_bytes, memory.usual_booked = beside - booked, booked
+        memory.usual_bytes, memory.usual_booked = used - in_books, in_books
     for tenant_id, bytes_ in heavy.items():
         if memory.strikes[tenant_id] >= STRIKES:
-            limit = held[tenant_id].limit_bytes
+            limit = booked[tenant_id].limit_bytes
             found[tenant_id] = (
                 f"{bytes_ // MIB} MiB in the hot tier, the limit is {limit // MIB} MiB"
             )
 
 
-def _memory_beside() -> int:
-    """Of all primaries, without the server itself and its clients' buffers."""
-    told: list[dict[str, Any]] = [client.info("memory") for client in hot_servers.primaries()]
+def _used_bytes() -> int:
+    """Memory of all primaries, without the servers' own and their clients' buffers."""
+    info: list[dict[str, Any]] = [client.info("memory") for client in hot_servers.primaries()]
     return sum(
         int(each["used_memory"])
         - int(each.get("used_memory_startup", 0))
         - int(each.get("mem_clients_normal", 0))
-        for each in told
+        for each in info
     )
 
 
@@ -228,8 +228,8 @@ def _cut_off(memory: Memory, tenant_id: int, why: str) -> None:
     memory.cleaning.add(tenant_id)
 
 
-def _clean(memory: Memory, tenant_id: int, held: dict[int, Held]) -> None:
-    """What it left outside of the books goes; were the books themselves too heavy, they too."""
+def _clean(memory: Memory, tenant_id: int, booked: dict[int, Weight]) -> None:
+    """Removes the tenant's keys that are in no books; and its books, if they are too heavy."""
     keys, bytes_, is_done = weights.remove_junk(tenant_id, until=time.monotonic() + LOOK_S)
     if keys:
         log_events.JUNK_REMOVED.log(tenant_id=tenant_id, keys=keys, bytes=bytes_)
@@ -237,7 +237,7 @@ def _clean(memory: Memory, tenant_id: int, held: dict[int, Held]) -> None:
         return
     memory.cleaning.discard(tenant_id)
     memory.strikes.pop(tenant_id, None)
-    limit = held[tenant_id].limit_bytes if tenant_id in held else 0
+    limit = booked[tenant_id].limit_bytes if tenant_id in booked else 0
     if weights.held_bytes(tenant_id) > limit:
         log_events.BOOKS_REMOVED.log(tenant_id=tenant_id)
         weights.remove_all(tenant_id)

@@ -1,4 +1,4 @@
-"""How many bytes each tenant's keys hold, whatever its books say: key by key, in slices."""
+"""Weighs each tenant's keys, whatever its books count: key by key, in slices."""
 
 import re
 import time
@@ -15,7 +15,7 @@ from storage import hot_servers
 PAGE_KEYS = 1000
 _OWNER = re.compile(rb"\{t(\d{1,18})\.")
 _ID_BYTES = 16
-_KEY_BYTES = 100  # what a key takes beside its value; blocks' names have a bounded length
+_KEY_BYTES = 100  # of a key beside its value; names of blocks have a bounded length
 
 
 class Round:
@@ -27,7 +27,7 @@ class Round:
         self._cursor = 0
 
     def go_on(self, *, most_keys: int, until: float) -> bool:
-        """Whether it is around now. Raises valkey's errors; begin anew then."""
+        """Returns whether the round is complete. Raises valkey's errors; begin a new round then."""
         looked = 0
         while self._clients and looked < most_keys and time.monotonic() < until:
             self._cursor, keys = self._clients[0].scan(self._cursor, count=PAGE_KEYS)
@@ -45,19 +45,19 @@ class Round:
 
 
 def _sizes(client: Any, keys: list[bytes]) -> list[int]:
-    """Of blocks what the quota counts, of all else what it takes; 0 for what is gone."""
+    """Bytes that the quota counts for blocks, memory of other keys; 0 for keys that are gone."""
     pipe = client.pipeline(transaction=False)
     for key in keys:
         is_block = b"}:b:" in key
         pipe.execute_command(*(("STRLEN", key) if is_block else ("MEMORY USAGE", key)))
-    told = pipe.execute(raise_on_error=False) if keys else []
-    return [size if isinstance(size, int) else 0 for size in told]
+    replies = pipe.execute(raise_on_error=False) if keys else []
+    return [size if isinstance(size, int) else 0 for size in replies]
 
 
 def remove_junk(tenant_id: int, *, until: float) -> tuple[int, int, bool]:
     """Removes the tenant's keys that are in no books. Its nodes must be cut off: no commit comes.
 
-    Returns keys, bytes, and whether it went through all of them. Raises valkey's errors.
+    Returns keys, bytes, and whether all were checked. Raises valkey's errors.
     """
     removed = removed_bytes = 0
     for client in hot_servers.primaries():
@@ -73,7 +73,7 @@ def remove_junk(tenant_id: int, *, until: float) -> tuple[int, int, bool]:
 
 
 def remove_all(tenant_id: int) -> None:
-    """Books and blocks. Raises valkey's errors."""
+    """Removes the tenant's books and blocks. Raises valkey's errors."""
     for client in hot_servers.primaries():
         for keys in _pages(client, tenant_id):
             _unlink(client, set(keys))
@@ -97,7 +97,7 @@ def _pages(client: Any, tenant_id: int) -> Iterator[list[bytes]]:
 
 
 def _in_books(client: Any, sizes: dict[bytes, int]) -> set[bytes]:
-    """The books themselves, and the blocks that they know with this size."""
+    """Keys that are books, or blocks that the books have with this size."""
     known, blocks = set(), []
     for key in sizes:
         found = parse_key(key)
@@ -111,8 +111,8 @@ def _in_books(client: Any, sizes: dict[bytes, int]) -> set[bytes]:
     pipe = client.pipeline(transaction=False)
     for _, keys, id_ in blocks:
         pipe.hget(keys.bookkeeping[0], id_)
-    told = pipe.execute(raise_on_error=False) if blocks else []
-    for (key, keys, id_), raw in zip(blocks, told, strict=True):
+    replies = pipe.execute(raise_on_error=False) if blocks else []
+    for (key, keys, id_), raw in zip(blocks, replies, strict=True):
         if isinstance(raw, bytes) and _owns(keys, id_, raw, key, sizes[key]):
             known.add(key)
     return known

@@ -1,4 +1,4 @@
-"""`manage.py bootstrap`: from migrated to usable. May be repeated; credentials show once."""
+"""`manage.py bootstrap`: makes a migrated platform usable. Repeatable; shows credentials once."""
 
 import os
 import secrets
@@ -21,7 +21,7 @@ from tenants.room import fitting_bytes
 
 DEMO_SLUG = "demo"
 DEMO_HOT_BYTES = 256 << 20
-# On disk 1.5 times that, and what SeaweedFS has not vacuumed: below 8 GiB.
+# Takes 1.5 times that on disk, and space that SeaweedFS has not vacuumed: below 8 GiB.
 DEMO_COLD_BYTES = 3 << 30
 
 
