@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("docs/architecture.md", "CONTRIBUTING.md", "SECURITY.md")
+PAGES = ("docs/architecture.md", "docs/engine-adapters.md", "CONTRIBUTING.md", "SECURITY.md")
 SOURCES = ("connector/src", "platform", ".")
 PACKAGES = {
     *("neve", "base", "storage", "tenants", "catalog", "retention", "contexts", "tiering"),

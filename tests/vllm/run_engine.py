@@ -16,7 +16,7 @@ Run by the vLLM interpreter. Commands:
 {"do": "embed", "tokens"}   the size of what a pooling model makes of them
 {"do": "defer_copies", "s"}   from now on, copies out of and into the engine's KV come so much later
 {"do": "slow_down", "s"}     from now on, every step's forward takes so much longer
-{"do": "stop"}       end the engine; another may be started
+{"do": "stop"}       end the engine; another may be started. Fails if the adapter broke its contract
 Answers go to the process's original stdout; whatever vLLM prints goes to stderr.
 """
 
@@ -25,14 +25,19 @@ import json
 import os
 import sys
 import time
+from pathlib import Path
 
 answers = os.fdopen(os.dup(1), "w")
 os.dup2(2, 1)
+sys.path.append(str(Path(__file__).parents[1]))
 
 
 class Engine:
     def __init__(self):
+        from support.adapter_contract import ContractWatch
+
         self.llm = None
+        self.watch = ContractWatch().install()
 
     def start(
         self,
@@ -258,6 +263,9 @@ class Engine:
         self.llm = None
         cleanup_dist_env_and_memory()
         gc.collect()
+        violations, self.watch.violations = self.watch.violations, []
+        if violations:
+            raise AssertionError("; ".join(violations))
         return {}
 
 

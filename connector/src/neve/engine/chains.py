@@ -1,4 +1,4 @@
-"""The block ids of one request, computed as its tokens become known."""
+"""The block ids of one request, hashed as its tokens become known."""
 
 import threading
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from neve.formats.ids import BlockHasher
 
 @dataclass(frozen=True)
 class Media:
-    """One multimodal item: its content's id and the prompt positions it fills."""
+    """One multimodal item: the id of its content, and the prompt tokens that it fills."""
 
     identifier: bytes
     offset: int
@@ -27,11 +27,11 @@ class Origin:
 
 
 class Chain:
-    """Ids per chunk, each a tuple with one id for every column (see `neve.engine.sharding`).
+    """`ids`: for each chunk a tuple with one id a column (see `neve.engine.sharding`).
 
-    `tokens` is the engine's own growing sequence (prompt, then output): it is read, never kept
-    as a copy. Chunks must be asked for only once their tokens are final. `extend` may be called by
-    any thread; who reads `ids` does so after an `extend` of its own.
+    `tokens` is the engine's own growing sequence (prompt, then output), never a copy. Extend only
+    over final tokens. `extend` may be called by any thread; a thread reads `ids` after its own
+    `extend`.
     """
 
     def __init__(
@@ -48,14 +48,14 @@ class Chain:
         self._hashers = hashers
         self._media = origin.media
         self._shards = shards
-        # The chain of each space itself, as far as its columns' ids are known.
+        # Of each space, the last hashed id, from which its columns' ids are derived.
         self._last = [h.root(salt=origin.salt, lora=origin.lora) for h in hashers]
         self._root = tuple(chain.from_iterable(map(self._columns, hashers, self._last)))
         self.chunk_tokens = hashers[0].chunk_tokens
         self._growing = threading.Lock()
 
     def extend(self, chunks: int) -> None:
-        """Makes the ids of the first `chunks` chunks known (no-op for those that are)."""
+        """Hashes the ids of the first `chunks` chunks, except those that are known."""
         with self._growing:
             have = len(self.ids)
             if chunks <= have:
@@ -72,7 +72,7 @@ class Chain:
             self.ids += [tuple(chain.from_iterable(columns)) for columns in every]
 
     def parents(self, chunk: int) -> tuple[bytes, ...]:
-        """The ids that chunk number `chunk` follows, one for every column."""
+        """The ids before chunk number `chunk`, one a column."""
         return self.ids[chunk - 1] if chunk else self._root
 
     def _columns(self, hasher: BlockHasher, id_: bytes) -> list[bytes]:

@@ -1,7 +1,7 @@
-"""Worker side of loading: read a request's blocks in waves, put the verified ones into the engine.
+"""Worker side of loading: reads a request's blocks in waves, copies verified ones into the engine.
 
-Each load ends exactly once, well or with the engine blocks that it could not fill. Blocks after
-the first failed one are not written: the engine recomputes from there.
+Each load ends exactly once, and then names the engine blocks that it could not fill. Blocks after
+the first failed one are not written: the engine computes from there.
 """
 
 import threading
@@ -18,17 +18,18 @@ from neve.engine.staging import Done, StagingPool, payloads
 from neve.engine.step import BlockLoad, LoadPlan
 from neve.errors import NeveError
 
-# Blocks of one wave: enough to fill the wire, few enough that several loads share the staging.
+# Blocks of a wave: enough to fill the network, few enough that several loads share the staging.
 _WAVE_BLOCKS = 32
-# Waves of one load under way: while one is written into the engine, the next are received.
+# Waves of one load at a time: while one is copied into the engine, the next are received.
 _WAVES = 8
-# get_many keeps the deadline itself; this is for a client that doesn't answer at all.
+# `get_many` keeps the deadline itself; this bounds a client that never answers.
 _GRACE_S = 0.5
 
 
 @dataclass
 class _Wave(Generic[S]):
-    """Blocks on their way into staging, and then (`landing`) the first `good` into the engine."""
+    """Blocks on their way into staging. Then the first `good` are copied into the engine, which
+    `landing` tracks."""
 
     blocks: tuple[BlockLoad, ...]
     pieces: list[S]
@@ -41,7 +42,7 @@ class _Wave(Generic[S]):
 class _ActiveLoad(Generic[S]):
     plan: LoadPlan
     deadline: float
-    asked: int = 0  # blocks that are in a wave, or were
+    asked: int = 0  # blocks that were put into a wave
     loaded: int = 0
     waves: deque[_Wave[S]] = field(default_factory=deque)
 
@@ -52,14 +53,14 @@ class _ActiveLoad(Generic[S]):
 
 @dataclass
 class LoadResults:
-    """Loads that ended, and the engine blocks that some of them could not fill."""
+    """Loads that ended, and engine blocks that they could not fill."""
 
     request_ids: set[str] = field(default_factory=set)
     failed_engine_blocks: set[int] = field(default_factory=set)
 
 
 class BlockLoader(Generic[S]):
-    """Loads one rank's `columns` of blocks. All methods belong to the engine's thread."""
+    """Loads one rank's `columns`. All methods belong to the worker's thread."""
 
     def __init__(
         self, client: Client, kv: Kv[S], pool: StagingPool[S], columns: Sequence[int]
@@ -73,7 +74,7 @@ class BlockLoader(Generic[S]):
         self._arrived = threading.Event()
 
     def start(self, plan: LoadPlan) -> None:
-        """Begins a load; `poll` will report its end. What raises here has ended already."""
+        """Begins a load; `poll` reports its end. If this raises, the load has ended, unreported."""
         load: _ActiveLoad[S] = _ActiveLoad(plan, time.monotonic() + plan.deadline_s)
         try:
             self._send_waves(load)
@@ -83,7 +84,7 @@ class BlockLoader(Generic[S]):
         self._loads.append(load)
 
     def poll(self, wait_s: float = 0.0) -> LoadResults:
-        """Moves every load on and reports those that ended; may wait when none has anything."""
+        """Advances all loads and reports those that ended. Waits up to `wait_s` for a wave."""
         if not self._loads and not self._late:
             return LoadResults()
         if wait_s > 0:
@@ -95,20 +96,20 @@ class BlockLoader(Generic[S]):
             try:
                 failed = self._advance(load)
             except Exception:
-                # The engine must hear of every load's end: this one ends with what is left of it.
+                # The engine must hear of every load's end: this one fails from here on.
                 log_events.LOAD_BROKEN.log(exc_info=True)
                 failed = load.missing
             if failed is None:
                 continue
             self._loads.remove(load)
-            self._late += load.waves  # what is still received after a failure
+            self._late += load.waves  # still being received, although the load failed
             results.request_ids.add(load.plan.request_id)
             for block in failed:
                 results.failed_engine_blocks.update(block.written)
         return results
 
     def _advance(self, load: _ActiveLoad[S]) -> tuple[BlockLoad, ...] | None:
-        """None while under way, else the blocks that were not loaded (none: all is well)."""
+        """None while under way; then the blocks that were not loaded, if any."""
         now = time.monotonic()
         while load.waves:
             wave = load.waves[0]
@@ -119,7 +120,7 @@ class BlockLoader(Generic[S]):
             if wave.landing is None:
                 wave.landing = self._land(wave)
             if not wave.landing.done():
-                break  # Whatever the time: the engine's blocks are being written.
+                break  # Even past the deadline: the engine's blocks are being written.
             load.waves.popleft()
             self._pool.give_back(wave.pieces)
             load.loaded += wave.good
@@ -131,7 +132,7 @@ class BlockLoader(Generic[S]):
         return None if under_way else load.missing
 
     def _send_waves(self, load: _ActiveLoad[S]) -> bool:
-        """Asks for the next blocks; True also when all staging is in use and it has to wait."""
+        """Asks for the next blocks. True also if it waits for staging; False if it can't go on."""
         while len(load.waves) < _WAVES and load.asked < len(load.plan.blocks):
             wanted = min(_WAVE_BLOCKS, len(load.plan.blocks) - load.asked)
             pieces = self._pool.take(wanted)
@@ -160,7 +161,7 @@ class BlockLoader(Generic[S]):
         return True
 
     def _land(self, wave: _Wave[S]) -> Ticket:
-        """Begins to write the verified blocks up to the first failed one."""
+        """Begins to copy the blocks before the first failed one into the engine."""
         outcomes = wave.transfer.wait(0.0)
         for number, reason in enumerate(outcomes):
             if reason is not None:
@@ -171,7 +172,7 @@ class BlockLoader(Generic[S]):
             wave.good = len(wave.blocks)
         if wave.good == 0:
             return Done()
-        # Only a load's first block may be there in part.
+        # Only the load's first chunk may have engine blocks to skip.
         return self._kv.move_in(
             [block.engine_blocks for block in wave.blocks[: wave.good]],
             wave.blocks[0].skip,
@@ -179,7 +180,7 @@ class BlockLoader(Generic[S]):
         )
 
     def _reclaim_late(self) -> None:
-        """Staging of abandoned waves is ours again only once their transfer is done."""
+        """Staging of abandoned waves may be reused only once their transfer is done."""
         for wave in [wave for wave in self._late if wave.transfer.done()]:
             self._late.remove(wave)
             self._pool.give_back(wave.pieces)

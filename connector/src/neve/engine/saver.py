@@ -1,4 +1,4 @@
-"""Worker side of saving: begin to copy blocks in the step, send them behind it."""
+"""Worker side of saving: begins to copy blocks in the step, stores them behind it."""
 
 import threading
 from collections import Counter, deque
@@ -15,16 +15,16 @@ from neve.engine.staging import StagingPool, payloads
 from neve.engine.step import BlockSave
 from neve.errors import NeveError
 
-# Longer than any healthy put, shorter than what `kill` grants a process.
+# Longer than any healthy put, shorter than the time that service managers give a stopping process.
 PUT_DEADLINE_S = 10.0
 
 
 class BlockSaver(Generic[S]):
-    """Saves one rank's `columns`. `save` and `take_unsaved` belong to the engine's thread.
+    """Saves one rank's `columns`. `save` and the `take_` methods belong to the worker's thread.
 
-    When the staging budget is in use, blocks are dropped and counted: the engine never waits. Where
-    copies are deferred, a thread waits for each and stores it then; until then `copying` says whose
-    engine blocks are still read.
+    Blocks that find no staging are dropped and counted: the engine never waits. If copies are
+    deferred, a thread waits for each copy and then stores it; until then `copying` tells whose
+    engine blocks are still being read.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class BlockSaver(Generic[S]):
         self._copies = ThreadPoolExecutor(1, "neve-save") if kv.defers else None
 
     def save(self, saves: Sequence[BlockSave]) -> None:
-        """Begins to copy what fits into staging; what is copied is stored as one batch."""
+        """Begins to copy as many blocks as fit into staging; they are stored as one batch."""
         if not saves:
             return
         pieces = self._pool.take(len(saves))
@@ -53,7 +53,7 @@ class BlockSaver(Generic[S]):
             return
         try:
             ticket = self._kv.move_out([save.engine_blocks for save in taken], pieces)
-        except Exception:  # the device has no memory left: these are lost, what comes later is not
+        except Exception:  # e.g. the device has no memory left: only these blocks are lost
             self._pool.give_back(pieces)
             self._drop(taken)
             raise
@@ -72,7 +72,7 @@ class BlockSaver(Generic[S]):
             return self._copying[request_id] > 0
 
     def _store_copied(self, ticket: Ticket, saves: list[BlockSave], pieces: list[S]) -> None:
-        """On the copies' thread."""
+        """On the thread that waits for copies."""
         try:
             ticket.wait()
         finally:
@@ -122,7 +122,7 @@ class BlockSaver(Generic[S]):
 
     @property
     def in_flight(self) -> int:
-        """Batches that were begun and are not stored yet."""
+        """Batches that were begun and are not yet stored."""
         return self._open
 
     def drain(self, timeout_s: float) -> bool:
@@ -140,7 +140,7 @@ class BlockSaver(Generic[S]):
                 self._comparer.skip(save)
 
     def _end(self, transfer: Transfer, saves: list[BlockSave], pieces: list[S]) -> None:
-        """On an I/O thread: the buffers are ours again."""
+        """On an I/O thread: the transfer no longer uses the staging."""
         self._pool.give_back(pieces)
         size = len(self._columns)
         outcomes = transfer.wait(0.0)

@@ -7,7 +7,7 @@ in which order an adapter makes them.
 import os
 import time
 from collections.abc import Collection, Iterable, Sequence
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from neve import log_events
 from neve.engine.admission import Admission
@@ -332,3 +332,9 @@ class SchedulerSide:
         self._loras.close()
         for link in self._links:
             link.release()
+
+
+if TYPE_CHECKING:  # mypy holds the class to the contract
+    from neve.engine.contract import Scheduling
+
+    _contract: type[Scheduling] = SchedulerSide

@@ -17,10 +17,11 @@ CANONICAL: Final = "canonical"
 
 @dataclass(frozen=True)
 class Share:
-    """One rank's part of plans.
+    """One rank's part of each chunk.
 
-    `columns` it holds; a space has `shards` of them. Ranks that hold the same take turns in saving:
-    this one `turn` of `turns`. Ranks of one space have a session each, told apart by `seat`.
+    `columns`: those it holds, of the `shards` columns of its space. Ranks that hold the same
+    columns save by turns: this rank saves every `turns`-th chunk, from number `turn` on. Each rank
+    of a space has its own session; `seat` tells them apart.
     """
 
     columns: tuple[int, ...]
@@ -31,7 +32,7 @@ class Share:
 
 
 def shards_of(layout: str, *, kv_heads: int, latent: bool) -> int:
-    """Columns of one space: KV heads of the whole model, or 1 where blocks aren't cut."""
+    """Columns of one space: the model's KV heads in the canonical layout, otherwise 1."""
     return kv_heads if layout == CANONICAL and not latent else 1
 
 
@@ -40,9 +41,11 @@ def share_of(
 ) -> Share:
     """The share of one rank of an engine; `kv_heads` are those of the whole model.
 
-    As vLLM does, every rank holds `kv_heads / tp_size` neighbouring heads or, with fewer heads than
-    ranks, `tp_size / kv_heads` neighbouring ranks hold the same one. Raises `Misuse` when neither
-    divides.
+    Every rank holds `kv_heads / tp_size` neighbouring heads or, with fewer heads than ranks,
+    `tp_size / kv_heads` neighbouring ranks hold the same head, as in vLLM.
+
+    Raises:
+        Misuse: neither number divides the other; use the layout `rank`.
     """
     if latent:
         return Share((pp_rank,), turn=tp_rank, turns=tp_size, seat=tp_rank)

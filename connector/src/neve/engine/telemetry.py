@@ -1,7 +1,7 @@
-"""What the connector tells vLLM's own metrics: collected here, named here, free of vllm imports.
+"""Figures for the engine's own metrics: their names, and what was counted since the last step.
 
-Both sides collect; vLLM adds the workers' to the scheduler's at every step and carries the sum to
-the process that serves `/metrics`. So all data are plain dicts of strings and numbers.
+Scheduler and workers both collect. The engine merges their data in every step and carries it to the
+process that serves `/metrics`, so all data are plain dicts of strings and numbers.
 """
 
 from collections import Counter, defaultdict
@@ -21,9 +21,9 @@ Data = dict[str, Any]  # {"counters": {name: {label: n}}, "gauges": same, "sampl
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric; `label` names its only label, if it has one, and `values` are what it may be.
+    """One metric. `label`: the name of its only label, if any, with its possible `values`.
 
-    `fold`: what a gauge is when scheduler and workers say different things.
+    `fold`: makes one gauge of those of scheduler and workers.
     """
 
     name: str
@@ -89,7 +89,7 @@ _FROM_STATS: Final = (
     ("promoted_blocks", "", "promoted_blocks"),
     ("corrupt_blocks", "", "corrupt"),
 )
-# A histogram's samples kept between two steps; beyond, an engine that never takes them forgets.
+# Samples of a histogram kept between two steps: a bound for engines that never take them.
 _MOST_SAMPLES: Final = 10_000
 
 
@@ -101,7 +101,7 @@ class Telemetry:
         self._gauges: dict[str, float] = {}
         self._others: dict[str, dict[str, float]] = {}
         self._moved = False
-        self._told: dict[str, float] = {}
+        self._taken: dict[str, float] = {}
         self._samples: defaultdict[str, list[float]] = defaultdict(list)
         self._seen: Counter[str] = Counter()
         self._changes = -1
@@ -120,7 +120,7 @@ class Telemetry:
             self._moved = True
 
     def read(self, client: Client | None) -> None:
-        """Takes over what `client` counted since the last time. Cheap while it counted nothing."""
+        """Adds what `client` counted since the last call. Cheap while it counted nothing."""
         self.gauge("connected", 0 if client is None else 1)
         if client is None:
             return
@@ -140,34 +140,35 @@ class Telemetry:
                 self._seen[key] = blocks
 
     def note_others(self, gauges: Mapping[str, dict[str, float]]) -> None:
-        """What other sides' `take_gauges` said, by side."""
+        """Results of other sides' `take_gauges`, by side."""
         for side, values in gauges.items():
             self._others.setdefault(side, {}).update(values)
             self._moved = True
 
     def take_gauges(self) -> dict[str, float]:
-        """Gauges that changed, for the side that folds them: `take` leaves them out then."""
+        """Gauges that changed since the last call, folded over all sides."""
         if not self._moved:
             return {}
         self._moved = False
         every = (self._gauges, *self._others.values())
         folded = {
-            name: fold(said[name] for said in every if name in said)
+            name: fold(side[name] for side in every if name in side)
             for name, fold in _FOLDS.items()
-            if any(name in said for said in every)
+            if any(name in side for side in every)
         }
-        news = {name: value for name, value in folded.items() if self._told.get(name) != value}
-        self._told |= news
-        return news
+        changed = {name: value for name, value in folded.items() if self._taken.get(name) != value}
+        self._taken |= changed
+        return changed
 
     def take(self, *, gauges: bool = True) -> Data | None:
-        """What is new, or None when nothing is."""
-        news = self.take_gauges() if gauges else {}
-        if not news and not self._counters and not self._samples:
+        """Figures since the last call; None if there are none. Without `gauges`, take them by
+        `take_gauges`."""
+        changed = self.take_gauges() if gauges else {}
+        if not changed and not self._counters and not self._samples:
             return None
         data = {
             "counters": {name: dict(by_label) for name, by_label in self._counters.items()},
-            "gauges": {name: {"": value} for name, value in news.items()},
+            "gauges": {name: {"": value} for name, value in changed.items()},
             "samples": dict(self._samples),
         }
         self._counters.clear()
@@ -184,7 +185,7 @@ def is_empty(data: Data) -> bool:
 
 
 def merge(into: Data, other: Data) -> None:
-    """Adds another side's (or a later step's) figures; of a gauge the last word counts."""
+    """Adds figures of another side or a later step; gauges take the later value."""
     for name, by_label in other["counters"].items():
         mine = into["counters"].setdefault(name, {})
         for label, number in by_label.items():
@@ -196,13 +197,13 @@ def merge(into: Data, other: Data) -> None:
 
 
 def summarize(data: Data) -> dict[str, int | float]:
-    """For vLLM's log line: counters with their label, gauges, and medians in milliseconds."""
-    said: dict[str, int | float] = {}
+    """For the engine's log line: counters by label, gauges, medians in milliseconds."""
+    figures: dict[str, int | float] = {}
     for kind in ("counters", "gauges"):
         for name, by_label in data[kind].items():
             for label, number in by_label.items():
-                said[f"{name}_{label}" if label else name] = number
+                figures[f"{name}_{label}" if label else name] = number
     for name, samples in data["samples"].items():
         middle = sorted(samples)[len(samples) // 2]
-        said[name.removesuffix("_seconds") + "_p50_ms"] = round(1000 * middle, 2)
-    return said
+        figures[name.removesuffix("_seconds") + "_p50_ms"] = round(1000 * middle, 2)
+    return figures

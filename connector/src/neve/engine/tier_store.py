@@ -1,7 +1,7 @@
-"""Chunks of an engine's own DRAM tier, found, read and stored under the engine's keys.
+"""Finds, reads and stores chunks of an engine's own DRAM tier, under the engine's keys.
 
-The engine-agnostic part of `NeveTier`: its buffers are rows of the DRAM tier, so bytes pass between
-them and the network without a copy. Nothing here waits, except for the millisecond it says.
+The engine-independent part of `NeveTier`. Transfers read and write the tier's rows themselves, so
+bytes are not copied. Nothing waits, except one call a step for `STEP_WAIT_S`.
 """
 
 import secrets
@@ -23,10 +23,10 @@ from neve.index.tier import Location
 
 @dataclass(eq=False)
 class _TierRequest:
-    """What is known of the keys a request asked for; None: not there, or not to be had.
+    """One request's look-ups. `places`: answers; None is a miss.
 
     `stale`: begun before a reset, so it neither reads nor stores. `begun_at`: when the question
-    under way went out; None until its turn came.
+    under way was sent; None while it waits for a thread.
     """
 
     stale: bool = False
@@ -40,7 +40,7 @@ class _TierRequest:
 
 @dataclass(frozen=True)
 class TierJob:
-    """A load or store that ended; `good` are the keys of which that is true."""
+    """A load or store that ended; `good`: the keys that were loaded or stored."""
 
     number: int
     keys: Sequence[bytes]
@@ -50,10 +50,10 @@ class TierJob:
 
 
 class TierStore:
-    """All methods belong to the engine's thread. `client` gives None while there is no connection:
-    then nothing is found, and every job fails at once.
+    """All methods belong to the engine's thread. While `client` returns None (not connected),
+    nothing is found and every job fails at once.
 
-    Keys are the engine's own and must be cryptographic hashes of whole prefixes.
+    Keys are the engine's own. They must be cryptographic hashes of whole prefixes.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class TierStore:
         self._requests[request_id] = _TierRequest()
 
     def find(self, request_id: str, key: bytes) -> bool | None:
-        """Whether the chunk is stored; None: ask again in the next step."""
+        """Whether the chunk is stored. None: ask again in the next step."""
         if self._client() is None:
             return False
         request = self._requests.setdefault(request_id, _TierRequest())
@@ -104,7 +104,7 @@ class TierStore:
         return None
 
     def end_step(self) -> None:
-        """Asks for all keys of the step, one question for every request."""
+        """Sends one question a request, with all its keys of this step."""
         self._wait_left_s = STEP_WAIT_S
         asking, self._asking = self._asking, []
         for request in asking:
@@ -126,8 +126,8 @@ class TierStore:
             self._asking.remove(request)
 
     def _settle(self, request: _TierRequest) -> None:
-        """Takes the answer if it is there or the deadline has passed; waits a little, once a step:
-        an engine in which only look-ups wait spins, and I/O threads need the GIL."""
+        """Takes the answer if it arrived or its deadline passed. Waits once a step: an engine in
+        which only look-ups wait spins, and I/O threads need the GIL."""
         assert request.answer is not None
         wait_s, self._wait_left_s = self._wait_left_s, 0.0
         answers: list[Location | MissReason] = []
@@ -158,7 +158,7 @@ class TierStore:
     # ---- jobs
 
     def load(self, job: int, request_id: str, keys: Sequence[bytes], rows: Sequence[int]) -> None:
-        """Reads chunks that `find` found into `rows`. What fails is not found any more."""
+        """Reads chunks that `find` found into `rows`. A failed chunk is a miss from then on."""
         request = self._requests.get(request_id, _TierRequest())
         places = [place for key in keys if (place := request.places.get(key)) is not None]
         self._loads[job] = request_id
@@ -178,7 +178,7 @@ class TierStore:
     ) -> None:
         """Stores `rows`, of `tokens` tokens each, which must not change until the job ended.
 
-        A chunk's parent is what its request looked up before it: keys come in no order.
+        A chunk's parent is the key that its request looked up before it: jobs' keys are unordered.
         """
         request = self._requests.get(request_id, _TierRequest())
         looked_up = list(request.places)
@@ -204,7 +204,7 @@ class TierStore:
     def finished(self) -> list[TierJob]:
         """Jobs that ended since the last call."""
         for transfer in tuple(self._under_way.values()):
-            transfer.done()  # gives up what waited for too long
+            transfer.done()  # ends transfers whose deadline passed
         ended = [self._ended.popleft() for _ in range(len(self._ended))]
         for job in ended:
             request = self._requests.get(self._loads.pop(job.number, ""))
@@ -213,21 +213,21 @@ class TierStore:
         return ended
 
     def drain(self) -> None:
-        """Waits until nobody reads or writes the rows any more: up to the jobs' deadlines."""
+        """Waits until no job reads or writes the rows, at most for the jobs' deadlines."""
         for transfer in tuple(self._under_way.values()):
             transfer.wait()
         with self._idle:
             self._idle.wait_for(lambda: not self._under_way, PUT_DEADLINE_S)
 
     def reset(self) -> None:
-        """The engine's weights or state changed: from now on its chunks are its own."""
+        """The engine's weights or state changed: from now on it shares no chunks with others."""
         self.drain()
         self._epoch = secrets.token_bytes(16)
         self._asking.clear()
         self._requests = {request_id: _TierRequest(stale=True) for request_id in self._requests}
 
     def close(self) -> None:
-        """Ends what is under way and lets go of the rows."""
+        """Waits for jobs under way, and releases the rows."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         self.drain()
         self._rows.release()
@@ -253,7 +253,7 @@ class TierStore:
                 raise NeveError("not connected")
             transfer = self._under_way[job] = submit(client)
         except Exception as error:
-            # The engine waits for every job's end, so one that can't begin has ended.
+            # The engine waits for every job's end: report one that can't begin as ended.
             if isinstance(error, NeveError):
                 log_events.TIER_REFUSED.log(chunks=len(keys), detail=error)
             else:

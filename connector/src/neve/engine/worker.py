@@ -10,7 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Generic
+from typing import TYPE_CHECKING, Any, Generic
 
 from neve import log_events
 from neve.engine.canary import Verdict
@@ -221,3 +221,9 @@ def _fill(pools: list[StagingPool[Any]]) -> None:
             pool.fill()
     except Exception:
         log_events.STAGING_SHORT.log(exc_info=True)
+
+
+if TYPE_CHECKING:  # mypy holds the class to the contract
+    from neve.engine.contract import Working
+
+    _contract: type[Working] = WorkerSide[Any]

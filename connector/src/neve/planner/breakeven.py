@@ -24,9 +24,10 @@ _INDEXER_GROUP: Final = 128
 
 @dataclass(frozen=True)
 class ModelKv:
-    """The KV of one token: `layers` layers of `values` elements, `heads` of them divisible by TP.
+    """The KV of one token: `layers` × `heads` × `values_per_head` elements of `element_bytes`.
 
-    `latent`: MLA, one compressed vector that every TP rank holds alike and one of them stores.
+    TP ranks divide the heads. `latent`: MLA, one compressed vector that every TP rank holds and one
+    rank stores.
     """
 
     layers: int
@@ -53,7 +54,7 @@ class ModelKv:
 def model_kv(config: Mapping[str, Any], *, kv_dtype: str = "auto") -> ModelKv:
     """From a model's `config.json`. Raises `Misuse` naming the entry that is missing.
 
-    Sliding-window layers count like the others: what they drop later is stored with its block.
+    Sliding-window layers count fully: their KV is stored with its block before the window passes.
     """
     for key in ("text_config", "llm_config", "language_config"):  # multimodal models nest it
         if isinstance(config.get(key), Mapping):
@@ -105,13 +106,13 @@ class Prefill:
         return cls(*terms)
 
     def seconds(self, start: int, end: int) -> float:
-        """To compute tokens `start` to `end` of one prompt, those before being in memory."""
+        """Seconds to compute tokens `start` to `end` of a prompt; earlier KV is in memory."""
         return self.s_per_token * (end - start) + self.s_per_pair * pairs(start, end)
 
 
 @dataclass(frozen=True)
 class Store:
-    """Where KV is loaded from. `queue_bytes`: what is to be loaded before."""
+    """A tier that KV is loaded from. `queue_bytes`: loads that come first."""
 
     bytes_per_s: float
     round_trip_s: float = 0.0
@@ -124,7 +125,7 @@ class Store:
 
 
 def pairs(start: int, end: int) -> float:
-    """How many (token, earlier token) pairs computing `start` to `end` looks at."""
+    """(token, earlier token) pairs that attention visits in computing `start` to `end`."""
     return (end * end - start * start) / 2
 
 

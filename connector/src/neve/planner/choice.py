@@ -10,12 +10,12 @@ import numpy as np
 from neve.index.tier import Tier
 from neve.planner.breakeven import Prefill, Store
 
-# A load must promise to be better by this share: predictions are not exact.
+# A load must be predicted to be faster by this share: predictions are not exact.
 MARGIN: Final = 0.05
 
 
 class Decision(StrEnum):
-    """What is done with a found prefix, for the counters."""
+    """What is done with a found prefix; the values are a metric's labels."""
 
     LOAD_ALL = "load_all"
     LOAD_PREFIX = "load_prefix"
@@ -24,8 +24,8 @@ class Decision(StrEnum):
 
 @dataclass(frozen=True)
 class Choice:
-    """Load the first `blocks`. `spared_s`: computing what they hold would take (0: unknown);
-    `tried_s`: so much of it is loaded only to see how fast its tier is by now."""
+    """Load the first `blocks`. `spared_s`: seconds that computing them would take (0: unknown).
+    `tried_s`: the part of it that is loaded only to measure its tier again."""
 
     blocks: int
     decision: Decision
@@ -45,19 +45,19 @@ def choose(
     hopes: Mapping[Tier, Store] | None = None,
     trial_s: float = 0.0,
 ) -> Choice:
-    """Which first blocks of the found ones to load, so that the first token comes soonest.
+    """How many of the found blocks to load, so that the first token comes soonest.
 
-    `tiers` and `block_ends` (in tokens) describe the found blocks, tokens `start` to `end` are the
-    engine's to get. Tiers are read side by side: `stores` are as they were measured, `hopes` as
-    they may be by now. What is worth loading only if these come true is tried in a small part,
-    which the engine would compute in `trial_s`. What was never measured is taken to be fast: only
-    by trying is it measured.
+    `tiers` and `block_ends` (in tokens) describe the found blocks; the engine needs the KV of
+    tokens `start` to `end`. Tiers are read at the same time. `stores`: tiers as they were measured;
+    `hopes`: as fast as they may be by now. Blocks that are worth loading only by `hopes` are tried
+    for a part that the engine would compute in `trial_s`. A tier that was never measured counts as
+    fast, because only a load measures it.
     """
     everything = len(tiers)
     if prefill is None or not everything:
         return Choice(everything, Decision.LOAD_ALL)
     recompute_s = prefill.seconds(start, end)
-    # By how many blocks are loaded; arrays, since a long prompt has thousands.
+    # Indexed by the number of loaded blocks; arrays, because a long prompt has thousands.
     counts = {tier: np.cumsum([each is tier for each in tiers]) for tier in stores}
     until: Any = np.minimum(block_ends, end)
     left_s: Any = prefill.seconds(until, end)

@@ -1,17 +1,17 @@
-"""Least squares for two terms that can't be negative, over a stream whose old samples fade."""
+"""Least squares for two terms that can't be negative; old samples fade."""
 
 from typing import Final
 
-# Below this share of independent movement the two terms can't be told apart.
+# Below this share of independent variation the two terms can't be separated.
 _LEAST_SPREAD: Final = 0.02
 
 
 class TwoTermFit:
-    """Fits `y = a*u + b*v` with `a, b >= 0`; where they can't be told apart, `v` explains `share`
-    of the samples that have any.
+    """Fits `y = a*u + b*v` with `a, b >= 0`. If the terms can't be separated, `v` explains `share`
+    of those samples that have a `v`.
 
-    The variance of a sample is taken to grow with `y`: long times vary more than short ones. `fade`
-    is what a sample's weight is multiplied by when the next one comes.
+    Assumes that a sample's variance grows with `y`: long times vary more than short ones. Each new
+    sample multiplies the weight of earlier ones by `fade`.
     """
 
     def __init__(self, *, fade: float = 0.9, share: float = 0.0) -> None:

@@ -1,4 +1,4 @@
-"""The speeds that the choice needs, measured while the engine works. The caller brings the time."""
+"""Speeds of prefill and of each tier, measured while the engine works. Callers read the clock."""
 
 from collections.abc import Iterable
 from typing import Final
@@ -6,21 +6,21 @@ from typing import Final
 from neve.planner.breakeven import Prefill, Store, pairs
 from neve.planner.fit import TwoTermFit
 
-# A step that computes fewer prompt tokens says little about prefill: its fixed cost rules.
+# Steps with fewer prompt tokens are not measured: their fixed cost outweighs prefill.
 LEAST_PREFILL_TOKENS: Final = 64
 _MOST_OPEN: Final = 64  # steps whose time is awaited
 # The engine's first steps compile, tune and allocate.
 _WARM_UP_STEPS: Final = 2
-# A tier's first load opens connections, and may fail for that alone.
+# A tier's first load opens connections, which may even make it fail.
 _WARM_UP_LOADS: Final = 1
-# While all loads had one size, so much of their time is taken to be the same for each size: larger
-# ones must look worth trying, or they would never be measured.
+# While all loads had one size, assume that this share of their time does not depend on size:
+# otherwise larger loads would never look worth trying, and would never be measured.
 _FIXED_SHARE: Final = 0.5
-# One sample may say at most so many times what was predicted: an engine that was stopped for a
-# while, or a burst of others' loads, must not rule what is believed of it.
+# A sample counts at most this many times the prediction, so that one pause of the engine or one
+# burst of other loads does not dominate the fit.
 _MOST_SURPRISE: Final = 4.0
-# What was slow may be well again. A speed without new samples is believed to double every so long,
-# so that in the end it is tried again.
+# A slow tier may have recovered: without new samples, its assumed speed doubles in this time, so
+# that it is tried again.
 DOUBLING_S: Final = 30.0
 
 
@@ -33,9 +33,9 @@ class PrefillMeter:
         self._warm_up = _WARM_UP_STEPS
 
     def begin(self, step: int, chunks: Iterable[tuple[int, int]]) -> bool:
-        """A step was scheduled that computes tokens `start` to `end` of some requests.
+        """A step computes tokens `start` to `end` of some requests.
 
-        True when it is to be measured: then `end` should follow, maybe some steps later.
+        True if it is to be measured: then `end` should follow, perhaps some steps later.
         """
         tokens = looked_at = 0.0
         for start, end in chunks:
@@ -49,9 +49,9 @@ class PrefillMeter:
         return True
 
     def end(self, step: int, took_s: float) -> bool:
-        """How long a step took that is measured; of several ranks the first word counts.
+        """A measured step took `took_s`; the first of several ranks counts.
 
-        True when it was taken for a measurement.
+        True if this became a sample.
         """
         tokens, looked_at = self._open.pop(step, (0.0, 0.0))
         if not tokens or took_s <= 0:
@@ -66,13 +66,13 @@ class PrefillMeter:
         return True
 
     def prefill(self) -> Prefill | None:
-        """None until something was measured."""
+        """None before the first sample."""
         terms = self._fit.solve()
         return None if terms is None else Prefill(*terms)
 
 
 class StoreMeter:
-    """Bandwidth and round trip of one tier, and what is on its way from it, from whole loads."""
+    """Bandwidth and round trip of one tier, from whole loads, and the bytes on their way."""
 
     def __init__(self) -> None:
         self._fit = TwoTermFit(fade=0.8, share=_FIXED_SHARE)
@@ -81,7 +81,7 @@ class StoreMeter:
         self._warm_up = _WARM_UP_LOADS
 
     def begin(self, size_bytes: int) -> int:
-        """A load of so many bytes starts; returns the bytes that are under way ahead of it."""
+        """A load of `size_bytes` starts. Returns the bytes that are on their way before it."""
         ahead = self._queue_bytes
         self._queue_bytes += size_bytes
         return ahead
@@ -89,9 +89,11 @@ class StoreMeter:
     def end(
         self, size_bytes: int, ahead_bytes: int, took_s: float, now: float, came: float = 1.0
     ) -> None:
-        """A load ended after `took_s`; 0 when that says nothing of the speed. `came`: the share of
-        its bytes that were there when it ran out of time. Such a load tells nothing of a fixed
-        part: many that have one deadline would look like one."""
+        """A load ended after `took_s`, or 0 if that is no sample of the speed.
+
+        `came`: fraction of the bytes received before the deadline. Timed-out loads do not update
+        the fixed-cost term: equal deadlines would look like a fixed cost.
+        """
         self._queue_bytes -= size_bytes
         if took_s <= 0 or size_bytes == 0:
             return
@@ -105,11 +107,11 @@ class StoreMeter:
         self._sampled_at = now
 
     def measured(self) -> Store | None:
-        """The tier as it was at the last sample; None until something was measured."""
+        """The tier as of the last sample; None before the first."""
         return self.store(self._sampled_at)
 
     def store(self, now: float) -> Store | None:
-        """The tier as it may be now: the longer ago it was measured, the faster."""
+        """The tier as it may be at `now`: the older the last sample, the faster."""
         terms = self._fit.solve()
         if terms is None:
             return None

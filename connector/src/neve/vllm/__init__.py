@@ -1,4 +1,4 @@
-"""vLLM nodes: `NeveConnector` and `NeveTier`, known by the entry point `vllm.general_plugins`.
+"""vLLM's adapter: `NeveConnector` and `NeveTier`, found by the entry point `vllm.general_plugins`.
 
 Importing this package imports neither vllm nor torch; `connector`, `tier`, `metrics`, `built` and
 `router_events` do. Code that needs nothing of vLLM belongs in `neve.engine`.
@@ -10,8 +10,8 @@ _MODULE = "neve.vllm.connector"
 
 
 def register() -> None:
-    """Makes `"kv_connector": "NeveConnector"`, and `"type": "neve"` among the secondary tiers of
-    vLLM's own offloading, known to vLLM. May be called more than once."""
+    """Registers `"kv_connector": "NeveConnector"`, and `"type": "neve"` as a secondary tier of
+    vLLM's own offloading. May be called more than once."""
     from vllm.distributed.kv_transfer.kv_connector.factory import KVConnectorFactory
 
     if "NeveConnector" not in KVConnectorFactory._registry:

@@ -1,7 +1,7 @@
-"""The model as vLLM built it in this rank: what no setting tells, and whether its weights are still
-those that it started with.
+"""The model as vLLM built it in this rank: its classes and tables, and a digest of its weights.
 
-vLLM hands a connector its attention layers, not the model. Python knows who holds them.
+vLLM gives a connector the attention layers, not the model. The garbage collector knows which
+modules hold those layers.
 """
 
 import gc
@@ -14,12 +14,12 @@ from torch import nn
 
 from neve.errors import Misuse
 
-# How a step is run, not what it computes.
+# How a step is run: no influence on values.
 _NOT_THE_MODEL = frozenset(("training", "do_not_compile", "use_flashinfer", "_enforce_enable"))
 _INTEGER = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-# vLLM's shared layers: their flags say how a kernel computes, which the settings decide.
+# vLLM's shared layers: settings decide their flags, and settings count already.
 _SHARED_LAYERS = "vllm.model_executor.layers."
-# Wrap layers where adapters may be used, and add nothing where none is.
+# Wrappers for LoRA adapters, which change nothing while no adapter is used.
 _ADAPTER_LAYERS = "vllm.lora."
 
 
@@ -31,9 +31,9 @@ class BuiltModel:
 
     @classmethod
     def holding(cls, layers: Iterable[Any]) -> Self:
-        """The models that hold `layers`. Looks at every object of the process once (0.2 s).
+        """The models that hold `layers`. Visits every object of the process once (0.2 s).
 
-        Raises `Misuse` when a layer belongs to none.
+        Raises `Misuse` if a layer belongs to no model.
         """
         modules = [each for each in gc.get_objects() if issubclass(type(each), nn.Module)]
         children = {id(child) for each in modules for child in each.children()}
@@ -50,10 +50,10 @@ class BuiltModel:
         return cls(roots)
 
     def describe(self) -> list[str]:
-        """What decides values: classes of modules and of what quantizes them, their parameters'
-        dtypes, numbers that they were made with, and tables (RoPE) that no checkpoint holds.
+        """What decides values: classes of modules and of their quantization, dtypes of parameters,
+        numbers that modules were made with, and tables (RoPE) that no checkpoint holds.
 
-        As a set, so that it is the same for all layers alike and for every TP rank.
+        Sorted and without repetitions, so that it is equal for every TP rank.
         """
         found = {f"model {_name(root)}" for root in self._roots}
         for module in self._modules():
@@ -74,9 +74,9 @@ class BuiltModel:
     def weights(self) -> bytes:
         """16 bytes over all weights as they are now in this rank's memory.
 
-        Reads them once: on a GPU 16 GB take some 20 ms, on a CPU seconds. Sums of rows and columns
-        stand for a tensor. Of weights that a kernel packed out of sight, what they make of a fixed
-        input counts.
+        Reads all weights once: 16 GB take some 20 ms on a GPU, seconds on a CPU. A tensor counts by
+        the sums of its rows and columns; weights that a kernel packed invisibly count by their
+        output for a fixed input.
         """
         digest = blake2b(digest_size=16)
         with torch.inference_mode():
@@ -120,7 +120,7 @@ def _sums(weight: torch.Tensor) -> Iterator[torch.Tensor]:
 
 
 def _answer(module: Any) -> torch.Tensor:
-    """What a layer with packed weights makes of a fixed input, before ranks add theirs up."""
+    """The output of a layer with packed weights for a fixed input, before ranks are summed."""
     weight = next(iter(module.parameters(recurse=False)))
     made_of = torch.arange(module.input_size_per_partition, device=weight.device)
     asked = torch.cos(made_of.float()).to(weight.dtype).unsqueeze(0)

@@ -1,24 +1,24 @@
-"""What differs among vLLM 0.26 … 0.33, told apart by what is there, never by version numbers.
+"""Differences among vLLM 0.26 … 0.33, detected by attributes, never by version numbers.
 
-Only attributes are read here: nothing is imported of vllm.
+Imports nothing of vLLM.
 """
 
 from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any, Final
 
-# Attention whose KV is one latent vector, the same on every TP rank.
+# Attention with one latent KV vector, equal on every TP rank.
 _LATENT: Final = frozenset(("MLAAttentionSpec", "SlidingWindowMLASpec"))
-# Attention whose blocks are a request's until it ends.
+# Attention whose blocks belong to their request until it ends.
 _KEEPING: Final = frozenset(
     ("FullAttentionSpec", "MLAAttentionSpec", "SinkFullAttentionSpec", "TQFullAttentionSpec")
 )
-# Attention that needs only a window's tokens, and gives the blocks behind it back.
+# Attention over a window of tokens, which frees the blocks behind the window.
 _WINDOWED: Final = frozenset(("SlidingWindowSpec", "SlidingWindowMLASpec"))
 
 
 def layer_specs(group: Any) -> Iterator[Any]:
-    """The specs of a KV cache group: one, or one a layer where a group mixes sizes."""
+    """The specs of a KV cache group: one, or one a layer if the group mixes sizes."""
     spec = group.kv_cache_spec
     each = getattr(spec, "kv_cache_specs", None)
     yield from each.values() if isinstance(each, dict) else (spec,)
@@ -51,7 +51,7 @@ def keeps_all(kv_cache_config: Any, longest: int) -> bool:
     """Whether requests of up to `longest` tokens keep the blocks of all of them until they end or
     are preempted.
 
-    Told by the exact class: `RSWASpec` is a `FullAttentionSpec` and gives blocks back.
+    Decided by the exact class: `RSWASpec` is a `FullAttentionSpec`, and frees blocks.
     """
     return all(
         type(spec).__name__ in _KEEPING
@@ -62,7 +62,7 @@ def keeps_all(kv_cache_config: Any, longest: int) -> bool:
 
 
 def holds_latent(kv_cache_config: Any) -> bool:
-    """Whether all KV is MLA's: then every TP rank holds the same bytes."""
+    """Whether all KV is of MLA: then every TP rank holds the same bytes."""
     specs = [spec for group in kv_cache_config.kv_cache_groups for spec in layer_specs(group)]
     return bool(specs) and all(
         _LATENT & {base.__name__ for base in type(spec).__mro__} for spec in specs
@@ -70,8 +70,8 @@ def holds_latent(kv_cache_config: Any) -> bool:
 
 
 def names_media(config: Any) -> bool:
-    """Whether images and other media are named by their content. Where the engine has no cache for
-    them it counts them instead, from one in every process."""
+    """Whether images and other media have ids of their content. Without a cache for media, vLLM
+    numbers them, starting at 1 in every process."""
     media = config.model_config.multimodal_config
     if media is None or config.cache_config.enable_prefix_caching:
         return True
@@ -79,9 +79,10 @@ def names_media(config: Any) -> bool:
 
 
 def has_token_ids(request: Any) -> bool:
-    """Whether a request's KV follows from token ids that don't change under us.
+    """Whether a request's KV follows from token ids that do not change.
 
-    `prompt_is_token_ids` is given for prompts that mix both; `resumable` ones grow from outside.
+    Prompts that mix token ids and embeddings have `prompt_is_token_ids`; `resumable` prompts grow
+    from outside.
     """
     return (
         request.prompt_embeds is None
@@ -91,12 +92,12 @@ def has_token_ids(request: Any) -> bool:
 
 
 def job_rows(job: Any) -> list[int]:
-    """The rows of vLLM's DRAM tier that a tier's job is about: `block_ids` until 0.29."""
+    """The rows of vLLM's DRAM tier that a job reads or writes: `block_ids` until 0.29."""
     rows = getattr(job, "chunk_ids", None)
     return [int(row) for row in (job.block_ids if rows is None else rows)]
 
 
 def job_result(kind: type, **known: Any) -> Any:
-    """A tier's `JobResult` with what the release asks for; until 0.27 that is only the success."""
+    """A `JobResult` with the fields that this release has; until 0.27 only the success."""
     wanted = {field.name for field in fields(kind)}
     return kind(**{name: value for name, value in known.items() if name in wanted})

@@ -63,7 +63,7 @@ class NeveMetadata(KVConnectorMetadata):  # type: ignore[misc]  # vllm is untype
 
 @dataclass
 class NeveWorkerMetadata(KVConnectorWorkerMetadata):  # type: ignore[misc]  # vllm is untyped here
-    """Workers → scheduler, after steps with news; vLLM merges the ranks'."""
+    """Workers → scheduler, after steps with something to report; vLLM merges the ranks'."""
 
     report: WorkerReport = field(default_factory=WorkerReport)
 

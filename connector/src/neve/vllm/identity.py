@@ -1,4 +1,4 @@
-"""What this node declares about itself, from vLLM's configuration and the registered KV tensors."""
+"""The identity of a rank's KV, from vLLM's configuration, its model and the registered tensors."""
 
 import json
 import re
@@ -31,7 +31,7 @@ _READ_FROM_FOLDERS: Final = frozenset(
 
 
 def why_unsupported(config: "VllmConfig", kv_cache_config: "KVCacheConfig") -> str | None:
-    """Why this engine can't use Neve, in words for its operator; None when it can."""
+    """Why this engine can't use Neve, in words for its operator; None if it can."""
     groups = len(kv_cache_config.kv_cache_groups)
     if groups == 0:
         return "the model keeps no KV (it only encodes), so there is nothing to share"
@@ -47,7 +47,8 @@ def why_unsupported(config: "VllmConfig", kv_cache_config: "KVCacheConfig") -> s
             f"--disable-hybrid-kv-cache-manager makes them one where that is possible"
         )
     if not keeps_all(kv_cache_config, config.model_config.max_model_len):
-        # What a request gave back is another's by the time a block of it is copied, or asked for.
+        # Such requests free blocks while running, so a block may belong to another request before
+        # it is copied.
         return (
             f"requests give blocks back while they run ({describe_groups(kv_cache_config)}); "
             f"--max-model-len or --disable-sliding-window keeps them, for prompts no longer than "
@@ -88,10 +89,11 @@ def identify(
 ) -> SpaceIdentity:
     """The identity of this rank's KV. Reads the weight files' contents (sampled when large).
 
-    Raises `Misuse` when the weights can't be told.
+    `tp_rank` is 0 for all ranks that hold the same KV. The canonical layout names no TP size:
+    `tensors.layout` describes one KV head.
 
-    `tp_rank` is 0 for all ranks that hold the same KV. In the canonical layout no TP size matters:
-    `tensors.layout` is of one KV head, and tells so.
+    Raises:
+        Misuse: the weights can't be named; the message says which option names them.
     """
     model = config.model_config
     parallel = config.parallel_config
@@ -114,7 +116,7 @@ def identify(
 
 
 def _revision(config: "VllmConfig", options: Options, built: "BuiltModel") -> str:
-    """Names the weights and everything else that changes what they compute. Raises `Misuse`."""
+    """Names the weights and everything else that decides the KV's values. Raises `Misuse`."""
     model, load, speculative = config.model_config, config.load_config, config.speculative_config
     weights = _weights(model, load, options)
     decides: dict[str, Any] = {
@@ -130,7 +132,7 @@ def _revision(config: "VllmConfig", options: Options, built: "BuiltModel") -> st
 
 
 def _weights(model: Any, load: Any, options: Options) -> str:
-    """Names the weights by their content or commit. Raises `Misuse` where neither can be seen."""
+    """Names the weights by their content or commit. Raises `Misuse` if neither is known."""
     load_format = str(getattr(load.load_format, "value", load.load_format))
     if load_format == "dummy":
         return f"dummy:seed={model.seed}"

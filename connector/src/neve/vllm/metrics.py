@@ -1,7 +1,7 @@
-"""The connector's figures in vLLM's own terms: `KVConnectorStats` and Prometheus metrics.
+"""The connector's figures as vLLM's `KVConnectorStats` and Prometheus metrics.
 
-Names begin with `vllm:neve_`: vLLM removes what begins with `vllm` when an engine starts anew in
-the same process.
+Names begin with `vllm:neve_`: when an engine starts again in the same process, vLLM unregisters the
+metrics that begin with `vllm`.
 """
 
 from typing import Any
@@ -19,7 +19,7 @@ PREFIX = "vllm:neve_"
 
 
 class NeveStats(KVConnectorStats):  # type: ignore[misc]  # vllm is untyped here
-    """A `telemetry.Data` that vLLM can add up."""
+    """A `telemetry.Data` that vLLM can merge."""
 
     def __init__(self, data: dict[str, Any] | None = None) -> None:
         super().__init__(data=data or telemetry.empty())
@@ -65,14 +65,14 @@ class NevePromMetrics(KVConnectorPromMetrics):  # type: ignore[misc]  # vllm is 
             for m in telemetry.HISTOGRAMS
         }
         for engine in per_engine_labelvalues:
-            # Zero is known before the first request: rate() does not see a counter's first value.
-            # Gauges are not known before the engine's first step: no zero stands for that.
+            # Counters start at 0, because rate() ignores a counter's first value. Gauges show no 0:
+            # they are unknown before the engine's first step.
             for metric in (*telemetry.COUNTERS, *telemetry.HISTOGRAMS):
                 for value in metric.values:
                     self._of(engine, metric.name, value)
 
     def observe(self, transfer_stats_data: dict[str, Any], engine_idx: int = 0) -> None:
-        """Called in the process that serves `/metrics`, for every step that had news."""
+        """Called in the process that serves `/metrics`, for every step with figures."""
         for name, by_label in transfer_stats_data["counters"].items():
             for label, number in by_label.items():
                 self._of(engine_idx, name, label).inc(number)

@@ -1,28 +1,28 @@
-"""Announcements as vLLM's own KV events, which its publisher sends to routers."""
+"""Chunks stored and removed, as vLLM's own KV events, which its publisher sends to routers."""
 
 from vllm.distributed.kv_events import BlockRemoved, BlockStored, KVCacheEvent
 from vllm.v1.core.kv_cache_utils import maybe_convert_block_hash
 
 from neve.engine.events import ChunkRemoved, ChunkStored
 
-# vLLM's word for what is behind GPU and CPU memory; a literal, since 0.26 has no constant for it.
+# vLLM's medium for storage behind GPU and CPU memory; 0.26 has no constant for it.
 MEDIUM = "STORAGE"
 LOCALITY = "REMOTE"
 
 
-def as_event(news: ChunkStored | ChunkRemoved, block_tokens: int) -> KVCacheEvent:
+def as_event(event: ChunkStored | ChunkRemoved, block_tokens: int) -> KVCacheEvent:
     """`block_tokens`: of an engine block. Hashes are bytes or integers, as in vLLM's own events."""
-    hashes = [maybe_convert_block_hash(each) for each in news.hashes]
-    if isinstance(news, ChunkRemoved):
+    hashes = [maybe_convert_block_hash(each) for each in event.hashes]
+    if isinstance(event, ChunkRemoved):
         return BlockRemoved(block_hashes=hashes, medium=MEDIUM, locality=LOCALITY)
-    parent = maybe_convert_block_hash(news.parent) if news.parent is not None else None
+    parent = maybe_convert_block_hash(event.parent) if event.parent is not None else None
     return BlockStored(
         block_hashes=hashes,
         parent_block_hash=parent,
-        token_ids=list(news.tokens),
+        token_ids=list(event.tokens),
         block_size=block_tokens,
-        lora_id=news.lora_id,
-        lora_name=news.lora_name,
+        lora_id=event.lora_id,
+        lora_name=event.lora_name,
         medium=MEDIUM,
         locality=LOCALITY,
     )

@@ -1,8 +1,8 @@
-"""vLLM's settings that decide the values of KV: every field of its configuration, except those that
+"""vLLM's settings that decide the values of KV: all fields of its configuration, except those that
 `HARMLESS` lists with a reason.
 
-A field that is in neither list (a newer vLLM's) counts as long as it is not at its default: other
-settings may cost a shared block, never a wrong one.
+A field in neither list (of a newer vLLM) counts unless it has its default: an unknown setting may
+cost a shared block, but never shares a wrong one.
 """
 
 from collections.abc import Iterator, Mapping
@@ -11,7 +11,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Final
 
-# Entries of a model's configuration that say where it came from, not what it computes.
+# Entries of a model's configuration that name its origin, not what it computes.
 _NOT_THE_MODEL: Final = {"_name_or_path", "_commit_hash", "transformers_version", "torch_dtype"}
 # Drafters without layers of their own leave no KV.
 LAYERLESS_DRAFTERS: Final = frozenset(("ngram", "ngram_gpu", "suffix"))
@@ -128,7 +128,7 @@ _REASONS: Final[dict[str, str]] = {
         ParallelConfig: prefill_context_parallel_size decode_context_parallel_size
             dcp_kv_cache_interleave_size cp_kv_cache_interleave_size""",
 }
-# Fields that count, though they may be at their default.
+# Known fields that count whenever they do not have their default.
 _DECIDES: Final = """
     VllmConfig: additional_config
     ModelConfig: hf_config quantization quantization_config model_class_overrides
@@ -214,8 +214,8 @@ def _is_default(field: "Field[Any]", value: Any) -> bool:
 
 
 def plain(value: Any) -> Any:
-    """Data that JSON can hold and that are the same in every process: no addresses, no order of
-    sets, and nothing that says where a model came from."""
+    """JSON data that are equal in every process: no addresses, no order of sets, no origin of a
+    model."""
     if isinstance(value, Enum):
         return value.name
     if value is None or isinstance(value, (bool, int, float, str)):

@@ -1,10 +1,10 @@
 """`NeveTier`: Neve under the DRAM tier of vLLM's own `OffloadingConnector`.
 
-vLLM copies between the GPU and its pinned DRAM tier, and decides what stays there. What leaves the
-engine is stored in Neve as well; what the DRAM tier does not have is looked up there and read into
-it. All of it in the scheduler's process, from memory that all ranks share.
+vLLM copies between the GPU and its pinned DRAM tier, and decides which chunks stay there. Chunks
+that enter the DRAM tier are also stored in Neve; chunks that it misses are read from Neve into it.
+All in the scheduler's process, from memory that all ranks share.
 
-A boundary: whatever goes wrong in a hook is logged once and becomes a miss, never an engine error.
+A boundary: an exception in a hook is logged once and becomes a miss, never an engine error.
 """
 
 from collections.abc import Iterable
@@ -27,8 +27,8 @@ from neve.vllm.tier_identity import chunk_tokens, identify_tier
 if TYPE_CHECKING:
     from vllm.v1.kv_offload.base import OffloadingSpec, OffloadKey, ReqContext, ScheduleEndContext
 
-# A SHA-256 and vLLM's number of the KV cache group. Shorter hashes are not meant to be collision
-# resistant (`--prefix-caching-hash-algo xxhash`), and then equal keys don't prove equal tokens.
+# A SHA-256 and the number of the KV cache group. Shorter hashes (`--prefix-caching-hash-algo
+# xxhash`) are not collision resistant: equal keys would not prove equal tokens.
 _KEY_BYTES = 36
 
 
@@ -121,7 +121,7 @@ class NeveTier(SecondaryTierManager):  # type: ignore[misc]  # vllm is untyped h
         self._store.forget(req_context.req_id)
 
     def drain_jobs(self) -> None:
-        """vLLM's way to say that its cache is reset, as after weights were changed in place."""
+        """vLLM calls this when its cache is reset, as after weights were changed in place."""
         self._store.reset()
         log_events.RESET_ALONE.log()
 

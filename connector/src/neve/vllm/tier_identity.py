@@ -1,7 +1,7 @@
-"""Whose KV the rows of vLLM's DRAM tier hold, from what vLLM tells a tier about it.
+"""The identity of the KV in vLLM's DRAM tier, from the configuration that vLLM gives a tier.
 
-It tells neither the weights nor the model's settings, so the operator has to name them: two engines
-that share blocks by accident would answer with wrong tokens.
+That names neither the weights nor the model's settings, so the operator has to: engines that share
+blocks by accident would answer with wrong tokens.
 """
 
 from hashlib import blake2b
@@ -17,7 +17,7 @@ LAYOUT_VERSION = 1
 
 
 def chunk_tokens(config: Any) -> int:
-    """Tokens of one row of the first KV cache group; of other groups a row may hold others."""
+    """Tokens of a row, of the first KV cache group; other groups may have another number."""
     return int(config.groups[0].tokens_per_block * config.cache.blocks_per_chunk)
 
 
@@ -26,8 +26,11 @@ def identify_tier(
 ) -> SpaceIdentity:
     """The identity of the rows; `config` is vLLM's `OffloadingConfig`.
 
-    A row holds one chunk's KV of all ranks. Which attention kernel wrote it is not told either: it
-    follows from engine release and device, unless somebody chose another one. Raises `Misuse`.
+    A row holds one chunk's KV of all ranks. The attention kernel is unknown too: it follows from
+    engine release and device, unless the operator chose another.
+
+    Raises:
+        Misuse: `revision` is missing, or a row is larger than a block may be.
     """
     if options.revision is None:
         raise Misuse(

@@ -1,10 +1,10 @@
-"""Copies between a GPU's KV tensors and pinned staging, behind the engine's own work.
+"""Copies between a GPU's KV tensors and pinned staging, on streams beside the engine's own.
 
-Each direction has a stream and a buffer on the device. A batch is gathered into the buffer by one
-kernel a layer, two where a chunk is several engine blocks (one in all, where the layers of a block
-lie side by side), then moved in one copy for each run of neighbours in staging; a load goes the
-other way. Streams are ordered by events; nobody ever waits for the whole device. The engine's
-thread only launches, but for `fence`.
+Each direction has a stream and a buffer on the device. A save gathers a batch into the buffer, by
+one kernel a layer or two if a chunk has several engine blocks (one kernel in all if the layers of a
+block lie side by side), then copies it to staging, one copy for each run of neighbours. A load goes
+the other way. Events order the streams; no call waits for the whole device. The engine's thread
+only launches, except in `fence`.
 
 The kernels are plain torch, so they run on any device (the tests run them on the CPU).
 """
@@ -15,8 +15,8 @@ from typing import Final, NamedTuple, Protocol
 
 import torch
 
-# The buffer of one direction: many blocks a kernel, so that launches cost little; and never more
-# than this share of what the engine left free.
+# Bytes of one direction's buffer: many blocks a kernel, so that launches cost little. At most one
+# in `_SHARE_OF_FREE` of the bytes that the engine left free.
 _BUFFER_BYTES: Final = 512 << 20
 _SHARE_OF_FREE: Final = 8
 
@@ -24,7 +24,7 @@ _SHARE_OF_FREE: Final = 8
 class Layer(Protocol):
     """One registered tensor as integers; its dimension `dim` (0 or 1) counts engine blocks.
 
-    `head` counts KV heads, where a chunk has a payload for each of them.
+    `head`: the dimension that counts KV heads, if a chunk has a payload for each head.
     """
 
     @property
@@ -43,7 +43,7 @@ class Rows(NamedTuple):
 
 
 def split(layers: Sequence[Layer]) -> list[Rows]:
-    """What is copied, in the payload's order.
+    """The tensors to copy, in the payload's order.
 
     `[2, blocks, ...]` becomes two: a payload has the K of all its engine blocks, then their V.
     """
@@ -96,8 +96,9 @@ def scatter(
 
 
 def runs(pieces: Sequence[torch.Tensor]) -> Iterator[tuple[int, torch.Tensor]]:
-    """Neighbours in memory as one tensor `[pieces, bytes]`, with the first one's number: a copy
-    each. A step of many blocks must not fill the queue of launches: the engine would stand still.
+    """Neighbours in memory as one tensor `[pieces, bytes]`, with the number of the first.
+
+    One copy a run: a copy for each of many blocks would fill the launch queue and stop the engine.
     """
     first, size = 0, pieces[0].numel()
     for number in range(1, len(pieces) + 1):
@@ -113,7 +114,7 @@ def _are_neighbours(piece: torch.Tensor, after: torch.Tensor) -> bool:
 
 
 class EventTicket:
-    """Done when the stream has come so far. For any thread."""
+    """Done when the stream reached this point. May be used from any thread."""
 
     def __init__(self, stream: torch.cuda.Stream) -> None:
         self._event = torch.cuda.Event()
@@ -127,7 +128,7 @@ class EventTicket:
 
 
 class StreamMark:
-    """When the stream that computes came so far, told by the device."""
+    """When the computing stream reached this point, measured by the device."""
 
     def __init__(self, device: torch.device) -> None:
         self._event = torch.cuda.Event(enable_timing=True)
@@ -141,7 +142,7 @@ class StreamMark:
 
 
 class DeviceCopies:
-    """Belongs to the engine's thread, whose current stream is the one that computes."""
+    """Belongs to the engine's thread, whose current stream is the computing one."""
 
     def __init__(self, layers: Sequence[Layer], device: torch.device, heads: int) -> None:
         self._rows = split(layers)
@@ -154,7 +155,8 @@ class DeviceCopies:
     def move_out(
         self, blocks: Sequence[Sequence[int]], staging: Sequence[torch.Tensor]
     ) -> EventTicket:
-        """After what is computed now. The engine blocks must not change before the ticket."""
+        """Copies after the launched computation. The engine blocks must not change before the
+        ticket is done."""
         self._out.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._out):
             buffer = self._buffer(inwards=False, payload_bytes=len(staging[0]))
@@ -173,7 +175,7 @@ class DeviceCopies:
         skip: int,
         staging: Sequence[torch.Tensor],
     ) -> EventTicket:
-        """After what is computed now, which may still use these engine blocks for somebody else."""
+        """Copies after the launched computation, which may still use these blocks for others."""
         self._in.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._in):
             buffer = self._buffer(inwards=True, payload_bytes=len(staging[0]))
@@ -188,13 +190,15 @@ class DeviceCopies:
         return EventTicket(self._in)
 
     def fence(self) -> None:
-        """Blocks out of which copies are under way may change hands after this. The host waits for
-        them: another connector may load into these blocks, by streams that wait for nobody (as
-        vLLM's own do, v1/kv_offload/cpu/gpu_worker.py)."""
+        """Waits for the copies out of engine blocks, so that the blocks may change hands.
+
+        The host waits, not only the computing stream: another connector may load into these blocks
+        on streams that wait for no other (as vLLM's do, v1/kv_offload/cpu/gpu_worker.py).
+        """
         EventTicket(self._out).wait()
 
     def _buffer(self, *, inwards: bool, payload_bytes: int) -> torch.Tensor:
-        """Made on the stream that uses it, which orders its users."""
+        """Made on the stream that uses it, so that stream order protects it."""
         buffer = self._buffers.get(inwards)
         if buffer is None or buffer.shape[1] != payload_bytes:
             free_bytes, _ = torch.cuda.mem_get_info(self._device)

@@ -7,15 +7,15 @@ from typing import Final
 
 import torch
 
-# A number is off when it differs by more than so many rounding steps of its dtype, of the layer's
-# root mean square. Batches of other shapes differ by less than one step in most places.
+# A number is off if it differs by more than this many rounding steps of its dtype, relative to the
+# layer's root mean square. Batches of other shapes mostly differ by less than one step.
 _STEPS: Final = 16
 _LEAST: Final = 1e-3  # float32 that passed through faster kernels (TF32)
 _MOST: Final = 0.25  # float8
-# A layer differs when more than this share of its numbers is off. Below, single tokens may have
-# gone to another expert.
+# A layer differs if more than this share of its numbers is off. Fewer may come from single tokens
+# that were routed to another expert.
 SHARE: Final = 1 / 8
-# Packed formats have no rounding step; of theirs, bytes are compared.
+# Packed formats have no rounding step, so their bytes are compared.
 _SHARE_OF_BYTES: Final = 1 / 2
 _FLOAT8: Final = {
     "fp8": torch.float8_e4m3fn,
@@ -26,8 +26,8 @@ _FLOAT8: Final = {
 
 @dataclass(frozen=True)
 class LayerFormat:
-    """`inner`: shape of one engine block, as it was registered. `dtype` is None where bytes are
-    packed in a way not known here."""
+    """`inner`: shape of one engine block, as it was registered. `dtype`: None if
+    the bytes are packed in an unknown way."""
 
     name: str
     inner: tuple[int, ...]
@@ -35,14 +35,14 @@ class LayerFormat:
 
 
 def number_type(dtype: torch.dtype, cache_dtype: str) -> torch.dtype | None:
-    """What a KV tensor's numbers are; vLLM registers float8 as bytes."""
+    """The dtype of a KV tensor's numbers; vLLM registers float8 as bytes."""
     return dtype if dtype.is_floating_point else _FLOAT8.get(cache_dtype)
 
 
 def first_difference(
     layers: Sequence[LayerFormat], computed: Iterator[torch.Tensor], stored: Iterator[torch.Tensor]
 ) -> str | None:
-    """The first layer in which the two differ by more than rounding, in words, and where to look.
+    """The first layer that differs by more than rounding, in words, and where to look, or None.
 
     `computed` and `stored` have the bytes (uint8) of every layer, in order.
     """
@@ -65,7 +65,7 @@ def first_difference(
 
 
 def tolerance(dtype: torch.dtype) -> float:
-    """Of the root mean square."""
+    """Allowed difference, relative to the root mean square."""
     return float(min(_MOST, max(_LEAST, _STEPS * torch.finfo(dtype).eps)))
 
 
@@ -78,8 +78,8 @@ def _off(mine: torch.Tensor, theirs: torch.Tensor, layer: LayerFormat) -> torch.
 
 
 def _only_keys(off: torch.Tensor, inner: Sequence[int]) -> bool:
-    """Whether keys are off and values are not. Kernels put keys before values, but each at another
-    depth: of the whole, of an engine block, of a head, of a token."""
+    """Whether only keys are off. Kernels put keys before values, but at different depths: of the
+    layer, an engine block, a head or a token."""
     for size in (off.numel(), *(math.prod(inner[depth:]) for depth in range(len(inner)))):
         if size % 2 or off.numel() % size:
             continue

@@ -1,13 +1,13 @@
-"""Between the engine's KV tensors and staging memory.
+"""Copies between the engine's KV tensors and staging memory.
 
-A block's payload is, for every layer in registered order, the bytes of its engine blocks one after
-the other; where an engine lays the layers of a block side by side, it is one engine block of all
-layers after the other. What the bytes of one engine block mean is the attention kernel's business:
-they are copied as they lie. `layout` describes them by shape and stride, never by engine version.
+A payload holds, layer by layer in registered order, the bytes of the chunk's engine blocks. If the
+engine lays the layers of a block side by side, a payload holds whole engine blocks of all layers
+instead. The bytes of an engine block are opaque: the attention kernel defines them. `layout`
+describes them by shape and stride, never by engine version.
 
-With `heads` a chunk's KV is cut into one payload for each KV head, which has of every layer only
-that head's bytes, in the order of the tensor's other dimensions. `layout` then tells neither how
-many heads this rank holds nor its strides: they follow the TP size, what the bytes mean does not.
+With `heads`, a chunk has one payload for each KV head, with that head's bytes of every layer, in
+the order of the tensor's other dimensions. `layout` then names neither the rank's number of heads
+nor strides: these follow the TP size, while the meaning of the bytes does not.
 """
 
 import time
@@ -23,7 +23,7 @@ from neve.engine.device.rounding import LayerFormat, first_difference, number_ty
 from neve.engine.staging import Done
 from neve.errors import Misuse
 
-# Of pinned memory that is got at once: PyTorch rounds up to a power of two.
+# Pinned memory allocated at once: PyTorch rounds up to a power of two.
 _SLAB_BYTES = 256 << 20
 
 # Bytes are moved as integers: some dtypes (float8) have no index_select on some devices.
@@ -63,7 +63,7 @@ class _Layer:
 
 
 class StagingBlock:
-    """Memory for one chunk's payloads, and a view of it for each of `layers`, shaped as the layer's
+    """Memory for one chunk's payloads. `views`: one for each of `layers`, shaped like the layer's
     engine blocks. Made by `KvTensors.allocate`.
     """
 
@@ -195,14 +195,13 @@ class KvTensors:
         return Done()
 
     def compare(self, computed: StagingBlock, stored: StagingBlock) -> str | None:
-        """In words, in which layer the two differ by more than rounding, and where to look; None:
-        in none."""
+        """The layer that differs by more than rounding, in words, and where to look, or None."""
         return first_difference(
             self._formats, self._layer_bytes(computed), self._layer_bytes(stored)
         )
 
     def _layer_bytes(self, piece: StagingBlock) -> Iterator[torch.Tensor]:
-        """Each layer's part of a staging, in one row."""
+        """Each layer's part of a staging, as one row of bytes."""
         if len(self._layers) < len(self._formats):  # side by side
             count = len(self._formats)
             of_blocks = piece.bytes.view(-1, count, self.block_bytes // count)
@@ -216,17 +215,17 @@ class KvTensors:
             start += size
 
     def mark(self) -> Mark:
-        """This moment in what the engine computes; on a device it may be still to come."""
+        """This point of the engine's computation; a device may reach it later."""
         return StreamMark(self._device) if self.defers else _WallMark()
 
     def fence(self) -> None:
-        """Waits for the copies out of the engine's blocks: some change hands."""
+        """Waits for the copies out of engine blocks, so that the blocks may change hands."""
         if self._copies is not None:
             self._copies.fence()
 
 
 class _WallMark:
-    """On the CPU, where a step is computed when its call returns."""
+    """On the CPU, a step is computed when its call returns."""
 
     def __init__(self) -> None:
         self._at = time.monotonic()
@@ -257,8 +256,8 @@ def _as_layer(name: str, tensor: torch.Tensor, num_blocks: int) -> _Layer:
 
 
 def _as_run(layer: _Layer) -> _Layer:
-    """The same with every engine block (or its K, and its V) as a row of the longest integers, if
-    its bytes lie in a row: that is what devices copy fastest."""
+    """The layer with every engine block (or its K, and its V) as a row of the longest integers,
+    which devices copy fastest; unchanged if a block's bytes are not contiguous."""
     tensor, first = layer.tensor, layer.dim + 1
     inner = sorted(
         zip(tensor.stride()[first:], tensor.shape[first:], strict=True), key=lambda each: each[0]
