@@ -18,13 +18,13 @@ class Platform:
         self.client = self
         self.trouble = None
         self.asked = 0
-        self.told = []
+        self.seen = []
 
     def report_context(self, name, ids, *, tokens, label, pin_s):
         self.asked += 1
         if self.trouble is not None:
             raise self.trouble
-        self.told.append((name, ids, tokens, label, pin_s))
+        self.seen.append((name, ids, tokens, label, pin_s))
 
 
 @pytest.fixture
@@ -47,13 +47,13 @@ def ended(name):
 
 
 def names(platform):
-    return [told[0] for told in platform.told]
+    return [seen[0] for seen in platform.seen]
 
 
 def test_a_context_is_told_with_its_chain(platform, reports):
     reports.add(ended("x"))
-    wait_until(lambda: platform.told, timeout_s=20, what="a report")
-    assert platform.told == [("x", [b"a", b"b"], 128, "agent", 60)]
+    wait_until(lambda: platform.seen, timeout_s=20, what="a report")
+    assert platform.seen == [("x", [b"a", b"b"], 128, "agent", 60)]
 
 
 def test_every_space_hears_of_its_own_columns(platform):
@@ -62,7 +62,10 @@ def test_every_space_hears_of_its_own_columns(platform):
     ids = [(b"a", b"b", b"c", b"d")]
     reports.add(FinishedRequest(RequestParams(name="x"), ids, 64))
     reports.close()
-    assert [told[1] for told in platform.told + other.told] == [[b"a", b"b"], [b"c", b"d"]]
+    assert [seen[1] for seen in platform.seen + other.seen] == [
+        [b"a", b"b"],
+        [b"c", b"d"],
+    ]
 
 
 def test_contexts_wait_in_order_for_a_platform_that_is_away(platform, reports, caplog):
@@ -71,7 +74,7 @@ def test_contexts_wait_in_order_for_a_platform_that_is_away(platform, reports, c
         reports.add(ended(name))
     wait_until(lambda: platform.asked > 3, timeout_s=20, what="tries")
     platform.trouble = None
-    wait_until(lambda: len(platform.told) == 3, timeout_s=20, what="reports")
+    wait_until(lambda: len(platform.seen) == 3, timeout_s=20, what="reports")
     assert names(platform) == ["x", "y", "z"]
     assert caplog.text.count("neve.context.kept") == 1
 
@@ -83,7 +86,7 @@ def test_what_is_refused_is_not_repeated_and_holds_up_nobody(platform, reports, 
     wait_until(lambda: platform.asked, timeout_s=20, what="a try")
     platform.trouble = None
     reports.add(ended("y"))
-    wait_until(lambda: platform.told, timeout_s=20, what="a report")
+    wait_until(lambda: platform.seen, timeout_s=20, what="a report")
     assert (names(platform), platform.asked) == (["y"], 2)
 
 
@@ -95,7 +98,7 @@ def test_so_many_wait_and_the_oldest_are_dropped(platform, reports, monkeypatch)
     asked = platform.asked
     wait_until(lambda: platform.asked > asked + 1, timeout_s=20, what="another try")
     platform.trouble = None
-    wait_until(lambda: len(platform.told) == 2, timeout_s=20, what="reports")
+    wait_until(lambda: len(platform.seen) == 2, timeout_s=20, what="reports")
     assert names(platform) == ["y", "z"]
 
 

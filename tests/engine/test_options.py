@@ -24,8 +24,8 @@ def test_saves_may_stage_two_steps_within_bounds_unless_told_otherwise():
     assert options.save_budget(step_of_8b) == 2 * step_of_8b == 4 << 30
     assert options.save_budget(1000) == 1 << 30
     assert options.save_budget(10 * step_of_8b) == 8 << 30
-    for told in (1e6, 100 << 30):
-        assert replace(options, save_budget_bytes=told).save_budget(step_of_8b) == told
+    for given in (1e6, 100 << 30):
+        assert replace(options, save_budget_bytes=given).save_budget(step_of_8b) == given
     read = Options.from_config(
         {"endpoint": "http://e", "api_key": "k", "save_budget_bytes": 2e9}, {}
     )

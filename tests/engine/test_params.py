@@ -10,8 +10,8 @@ from neve.engine.params import RequestParams, read_params, response_params
 
 
 def test_a_request_names_its_context_pin_and_label():
-    wish = read_params({"neve": {"context": "repo-42", "pin": "2h", "label": "agent"}})
-    assert wish == RequestParams(name="repo-42", pin_s=7200, label="agent")
+    params = read_params({"neve": {"context": "repo-42", "pin": "2h", "label": "agent"}})
+    assert params == RequestParams(name="repo-42", pin_s=7200, label="agent")
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_a_label_has_a_length_of_its_own_and_both_are_trimmed():
 @pytest.mark.parametrize(
     "params", [None, {}, {"do_remote_prefill": True}, {"neve": "x"}, "neve", 7]
 )
-def test_a_request_that_does_not_speak_to_neve_has_no_wish(params):
+def test_a_request_that_does_not_speak_to_neve_asks_nothing(params):
     assert read_params(params) is None
 
 
@@ -68,25 +68,25 @@ FIELDS = st.sampled_from(["context", "pin", "label", "prefilled", "unknown"])
 
 
 @given(JSON | st.fixed_dictionaries({"neve": JSON | st.dictionaries(FIELDS, JSON)}))
-def test_whatever_a_request_says_is_read_and_answered(params):
-    """And what is taken from it is what a context can be called."""
-    wish = read_params(params)
-    if wish is None:
+def test_whatever_a_request_says_is_read_and_answered(asked):
+    """Names that are read fit a context."""
+    params = read_params(asked)
+    if params is None:
         return
-    assert wish.name is None or 0 < len(wish.name.encode()) <= 4 * 200
-    assert wish.pin_s is None or 0 < wish.pin_s <= 365 * 86400
-    told = response_params(wish, hot_tokens=1, cold_tokens=2, prefilled=wish.prefilled)
-    assert json.loads(json.dumps(told))["neve"]["reused_tokens"] == 3
+    assert params.name is None or 0 < len(params.name.encode()) <= 4 * 200
+    assert params.pin_s is None or 0 < params.pin_s <= 365 * 86400
+    answer = response_params(params, hot_tokens=1, cold_tokens=2, prefilled=params.prefilled)
+    assert json.loads(json.dumps(answer))["neve"]["reused_tokens"] == 3
 
 
-def test_a_prefill_hands_over_and_its_answer_is_a_decodes_wish(caplog):
+def test_the_response_of_a_prefill_is_what_a_decode_asks_with(caplog):
     asked = read_params({"do_remote_decode": True, "remote_host": None})
     assert asked == RequestParams(hands_over=True)
     prefilled = Prefilled(192, bytes.fromhex(BLOCK))
-    told = response_params(asked, hot_tokens=0, cold_tokens=0, prefilled=prefilled)
-    assert told["neve"]["prefilled"] == {"tokens": 192, "block": BLOCK}
+    answer = response_params(asked, hot_tokens=0, cold_tokens=0, prefilled=prefilled)
+    assert answer["neve"]["prefilled"] == {"tokens": 192, "block": BLOCK}
     with caplog.at_level(logging.WARNING):
-        assert read_params(told) == RequestParams(prefilled=prefilled)
+        assert read_params(answer) == RequestParams(prefilled=prefilled)
     assert not caplog.text
 
 
@@ -111,5 +111,5 @@ def test_a_malformed_promise_is_ignored_with_a_warning(prefilled, caplog):
 
 
 def test_the_response_tells_what_was_reused_by_tier():
-    told = response_params(RequestParams(name="repo-42"), hot_tokens=64, cold_tokens=128)
-    assert told == {"neve": {"context": "repo-42", "reused_tokens": 192, "hot": 64, "cold": 128}}
+    answer = response_params(RequestParams(name="repo-42"), hot_tokens=64, cold_tokens=128)
+    assert answer == {"neve": {"context": "repo-42", "reused_tokens": 192, "hot": 64, "cold": 128}}

@@ -15,7 +15,7 @@ class Client:
         self.breaker = BreakerState.CLOSED
 
 
-def test_only_what_is_new_is_told():
+def test_only_new_figures_are_taken():
     side = Telemetry()
     assert side.take() is None
     side.count("hit_tokens", 64, "hot")
@@ -95,7 +95,7 @@ def test_every_figure_has_a_metric():
 def test_gauges_of_all_sides_are_one_and_the_worst_counts():
     ranks, scheduler = {"a": Telemetry(), "b": Telemetry()}, Telemetry()
 
-    def told():
+    def taken():
         scheduler.note_others(
             {n: news for n, rank in ranks.items() if (news := rank.take_gauges())}
         )
@@ -108,10 +108,10 @@ def test_gauges_of_all_sides_are_one_and_the_worst_counts():
         rank.gauge("breaker", 2)
         rank.gauge("saves_in_flight", 4)
         assert rank.take(gauges=False) is None
-    assert told() == {"loads_in_flight": 3, "connected": 1, "breaker": 2, "saves_in_flight": 8}
+    assert taken() == {"loads_in_flight": 3, "connected": 1, "breaker": 2, "saves_in_flight": 8}
     ranks["a"].gauge("breaker", 0)
     ranks["b"].gauge("connected", 0)
-    assert told() == {"connected": 0}
+    assert taken() == {"connected": 0}
     ranks["b"].gauge("breaker", 0)
-    assert told() == {"breaker": 0}
-    assert told() == {}
+    assert taken() == {"breaker": 0}
+    assert taken() == {}

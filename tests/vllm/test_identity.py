@@ -29,35 +29,39 @@ def config(**changes):
         "invented": 0,
     }  # fmt: skip
     assert changes.keys() <= known.keys()
-    told = SimpleNamespace(**known | changes)
+    values = SimpleNamespace(**known | changes)
     media = None
-    if told.media is not None:
-        media = a_config("MultiModalConfig", mm_processor_kwargs=(told.media, {}))
+    if values.media is not None:
+        media = a_config("MultiModalConfig", mm_processor_kwargs=(values.media, {}))
     return a_config(
         "VllmConfig",
         model_config=a_config(
             "ModelConfig",
-            model=told.model,
-            model_weights=told.model_weights,
-            revision=told.revision,
-            dtype=told.dtype,
-            seed=told.seed,
-            quantization=(told.quantization, None),
-            quantization_config=(told.quantization_config, None),
-            model_impl=told.model_impl,
-            hf_token=told.hf_token,
-            hf_config=told.hf,
+            model=values.model,
+            model_weights=values.model_weights,
+            revision=values.revision,
+            dtype=values.dtype,
+            seed=values.seed,
+            quantization=(values.quantization, None),
+            quantization_config=(values.quantization_config, None),
+            model_impl=values.model_impl,
+            hf_token=values.hf_token,
+            hf_config=values.hf,
             multimodal_config=media,
-            invented=(told.invented, 0),
+            invented=(values.invented, 0),
         ),
-        load_config=a_config("LoadConfig", load_format=told.load_format),
+        load_config=a_config("LoadConfig", load_format=values.load_format),
         cache_config=a_config(
-            "CacheConfig", cache_dtype=told.cache_dtype, block_size=told.block_size
+            "CacheConfig",
+            cache_dtype=values.cache_dtype,
+            block_size=values.block_size,
         ),
         parallel_config=a_config(
-            "ParallelConfig", tensor_parallel_size=told.tp, pipeline_parallel_size=told.pp
+            "ParallelConfig",
+            tensor_parallel_size=values.tp,
+            pipeline_parallel_size=values.pp,
         ),
-        speculative_config=told.speculative,
+        speculative_config=values.speculative,
     )
 
 

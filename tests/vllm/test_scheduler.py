@@ -227,7 +227,7 @@ def matched_after_reset(side, request, *digests):
 
 
 def test_a_request_does_not_wait_for_ever_for_its_adapter_or_the_workers(side, monkeypatch):
-    monkeypatch.setattr("neve.engine.admission.MOST_PENDING_S", 0.0)
+    monkeypatch.setattr("neve.engine.pending.MOST_PENDING_S", 0.0)
     assert matched(side, Request("unread", lora_request=lora("a", ""))) == 0
     side.side.reset()
     assert matched(side, Request("unsaid")) == 0

@@ -67,15 +67,20 @@ def test_malformed_wishes_change_nothing(server):
     plain = server.complete()
     assert plain.get("kv_transfer_params") is None
     deep = {"neve": {"context": {"a": [{}]}, "pin": -1, "label": "x" * 10_000, "unknown": None}}
-    for wish in ({"neve": 7}, {"neve": {"context": ["x"], "pin": {}, "label": 5}}, {"x": 1}, deep):
-        answer = server.complete(kv_transfer_params=wish)
+    for params in (
+        {"neve": 7},
+        {"neve": {"context": ["x"], "pin": {}, "label": 5}},
+        {"x": 1},
+        deep,
+    ):
+        answer = server.complete(kv_transfer_params=params)
         assert answer["choices"][0]["text"] == plain["choices"][0]["text"]
 
 
-@pytest.mark.parametrize("wish", ["neve", 7, ["neve"]])
-def test_what_is_no_object_is_refused_by_vllm_itself(server, wish):
+@pytest.mark.parametrize("params", ["neve", 7, ["neve"]])
+def test_what_is_no_object_is_refused_by_vllm_itself(server, params):
     with pytest.raises(urllib.error.HTTPError, match="400"):
-        server.complete(kv_transfer_params=wish)
+        server.complete(kv_transfer_params=params)
 
 
 def test_a_streamed_request_names_its_context_as_well(server, platform):

@@ -1,4 +1,4 @@
-"""What a node is told: the options of `kv_connector_extra_config`, with environment fallbacks."""
+"""The options of a node: `kv_connector_extra_config`, with environment fallbacks."""
 
 import math
 import os
@@ -15,8 +15,8 @@ from neve.errors import Misuse
 from neve.formats.space import MAX_CHUNK_TOKENS
 from neve.node.session import check_key, check_url
 
-# Two steps' blocks: those of one are sent while the next ones are copied. Less than the least is
-# not worth a second thought; the most is what a rank may pin of its host unasked.
+# Staging for two steps: blocks of one are sent while the next are copied. The least is small beside
+# any host's memory; the most is what a rank may pin without being asked to.
 _STEPS_STAGED: Final = 2
 LEAST_SAVE_BUDGET_BYTES: Final = 1 << 30
 MOST_SAVE_BUDGET_BYTES: Final = 8 << 30
@@ -26,7 +26,7 @@ _CHOICES = {
     "layout": (RANK, CANONICAL),
     "cross_layer_blocks": (False, True),
 }
-# An option's type → what its value is read as.
+# An option's declared type → the number type that its value is read as.
 _NUMBERS: Final[dict[Any, type[int] | type[float]]] = {int: int, float: float, int | None: int}
 
 
@@ -35,18 +35,17 @@ _MAY_BE_ZERO: Final = frozenset(("canary",))
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Endpoint and key are all a node needs; the rest has defaults.
+    """Endpoint and key are all that a node needs; the rest has defaults.
 
-    `space` names the space (default: the one of this identity). `revision` names the weights when
-    they can't be told from the model folder. `load` is `auto` (load what is faster than computing
-    it) or `always`. `layout` is `rank` (blocks belong to one TP size) or `canonical` (one for each
-    KV head, for any TP size). `load_deadline_s` bounds one request's load, `handover_wait_s` its
-    wait for blocks that a prefill node named; `load_budget_bytes` and `save_budget_bytes` bound the
-    staging memory of each direction in one rank (None: see `save_budget`).
-    `connections` to each Valkey carry block bytes; `cold_connections`: ranges of S3 segments that
-    are read at a time. `cross_layer_blocks`: ask the engine to lay the layers of a block side by
-    side, where it can. `canary`: one in so many found prefixes is computed as well and compared; 0:
-    none is.
+    `space` names the space (default: the one of this identity). `revision` names the weights if
+    their files don't. `load`: `auto` (only what is faster to load than to compute) or `always`.
+    `layout`: `rank` (blocks of one TP size) or `canonical` (a block for each KV head, for any TP
+    size). `match_deadline_s` bounds a look-up, `load_deadline_s` one request's load,
+    `handover_wait_s` its wait for blocks that a prefill node named. `load_budget_bytes` and
+    `save_budget_bytes` bound the staging memory of a rank (None: see `save_budget`).
+    `connections`: to each Valkey, for block bytes. `cold_connections`: ranges of S3 segments read
+    at a time. `cross_layer_blocks`: ask the engine to lay the layers of a block side by side.
+    `canary`: compare one in this many found prefixes with computed KV; 0: none.
     """
 
     endpoint: str
@@ -75,15 +74,18 @@ class Options:
         *,
         engine_id: str | None = None,
     ) -> Self:
-        """Reads the extra config. Raises `Misuse` naming the option that is missing or wrong.
+        """Reads the extra config.
 
-        `engine_id`: of this engine alone (vLLM's), for a default name that no other engine of this
-        host has. Engines of one host count as one node.
+        `engine_id`: the engine's own id, for a default node name that no other engine of this host
+        has.
+
+        Raises:
+            Misuse: names the option that is missing or wrong.
         """
         environ = os.environ if environ is None else environ
         values = dict(extra)
         names = [option.name for option in fields(cls)]
-        for unknown in sorted(set(values) - set(names)):  # first: it may be a name misspelt
+        for unknown in sorted(set(values) - set(names)):  # first: it may be a misspelt name
             raise Misuse(
                 f"unknown option in kv_connector_extra_config; known are {', '.join(names)}",
                 field=unknown,
@@ -119,11 +121,11 @@ class Options:
         return cls(**values)
 
     def of_replica(self, index: int) -> Self:
-        """For one of several data-parallel engines of a node: each has sessions of its own."""
+        """For one of a node's data-parallel engines: each has sessions of its own."""
         return replace(self, node=f"{self.node}/dp{index}") if index else self
 
     def save_budget(self, step_bytes: int) -> int:
-        """Most bytes that one rank stages for saves, if one step computes up to `step_bytes`."""
+        """Bytes that one rank may stage for saves, if a step computes up to `step_bytes` of KV."""
         if self.save_budget_bytes is not None:
             return self.save_budget_bytes
         wanted = max(LEAST_SAVE_BUDGET_BYTES, _STEPS_STAGED * step_bytes)

@@ -10,7 +10,6 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from neve import log_events
-from neve.engine.admission import Admission
 from neve.engine.canary import Canary, Verdict
 from neve.engine.contexts import ContextReports, FinishedRequest
 from neve.engine.events import ChunkRemoved, ChunkStored, RouterEvents
@@ -22,6 +21,7 @@ from neve.engine.lookups import Lookups
 from neve.engine.lora import LoraContents
 from neve.engine.options import Options
 from neve.engine.params import response_params
+from neve.engine.pending import PendingRequests
 from neve.engine.resets import Resets
 from neve.engine.saves import Saves
 from neve.engine.step import (
@@ -77,7 +77,7 @@ class SchedulerSide:
             always=options.load == "always",
         )
         self._table = RequestTable(links, engine_block_tokens=engine_block_tokens, shards=shards)
-        self._admission = Admission(self._table, self._loras, self._resets)
+        self._pending = PendingRequests(self._table, self._loras, self._resets)
         self.lookups = Lookups(
             self._table,
             self._policy,
@@ -141,13 +141,13 @@ class SchedulerSide:
     # ---- a request's life
 
     def knows(self, request_id: str) -> bool:
-        return self._admission.knows(request_id)
+        return self._pending.knows(request_id)
 
     def begin(self, request: NewRequest) -> None:
-        self._admission.begin(request)
+        self._pending.begin(request)
 
     def matched_tokens(self, request_id: str, local_tokens: int) -> int | None:
-        if self._admission.is_pending(request_id):
+        if self._pending.is_pending(request_id):
             self.lookups.pause()
             return None
         return self.lookups.matched_tokens(request_id, local_tokens)
@@ -185,7 +185,7 @@ class SchedulerSide:
 
     def _finish(self, request_id: str) -> dict[str, Any] | None:
         """Forgets the request; the response's parameters if it named any of Neve."""
-        self._admission.drop(request_id)
+        self._pending.drop(request_id)
         self._table.engine_blocks.pop(request_id, None)
         self.saves.due_at.pop(request_id, None)
         request = self._table.requests.pop(request_id, None)

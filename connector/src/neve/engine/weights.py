@@ -1,8 +1,8 @@
-"""A name for the weights of a local model folder, so that other weights never share a space.
+"""Names the weights of a local model folder, so that other weights never share a space.
 
-Up to 2 GiB of weights are hashed in full. Above, every tensor's first, middle and last 4 KiB are
-(and small tensors whole): a fine-tune changes all of them, but an edit that touches nothing but
-unsampled bytes goes unseen; set the option `revision` then. Paths and times don't count.
+Up to 2 GiB of weights are hashed in full. Of larger ones, small tensors are hashed whole, others at
+their first, middle and last 4 KiB. A fine-tune changes these bytes; an edit of only unsampled bytes
+goes unseen: set the option `revision` then. Paths and times don't count.
 """
 
 import json
@@ -21,10 +21,10 @@ _HEADER_LIMIT_BYTES = 100_000_000
 
 
 def folder_revision(folder: Path, *, full_hash_bytes: int = FULL_HASH_BYTES) -> str | None:
-    """16 bytes in hex over the weight files' names, sizes and contents (sampled when large), and
-    the model's own code if it has some. `folder` may be a weight file itself.
+    """16 bytes in hex over names, sizes and contents (sampled if large) of weight files, and the
+    model's own code if it has some. `folder` may be a weight file itself.
 
-    None when there is no weight file: then nothing is known of the weights.
+    None if there is no weight file: then the weights are unknown.
     """
     every = [folder] if folder.is_file() else sorted(folder.iterdir())
     files = [path for path in every if path.suffix in _SUFFIXES and path.is_file()]

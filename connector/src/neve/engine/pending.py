@@ -1,4 +1,4 @@
-"""Which requests Neve serves: those whose KV can be named by content.
+"""Requests whose KV can't be named yet.
 
 A request waits here while its LoRA adapter's files are read, or while workers compare their weights
 after a reset. Belongs to the scheduler's thread.
@@ -15,17 +15,17 @@ from neve.engine.resets import Resets
 from neve.engine.step import NewRequest
 from neve.engine.table import Request, RequestTable
 
-# The engine is told to ask again for this long; then the request is computed.
+# The engine asks again for this long; then the request is computed.
 MOST_PENDING_S: Final = 5.0
 
 
 @dataclass
 class _Pending:
     request: NewRequest
-    until: float | None = None  # set when the engine first asks
+    until: float | None = None  # from the engine's first question on
 
 
-class Admission:
+class PendingRequests:
     """Puts requests into the table, at once or when they can be named."""
 
     def __init__(self, table: RequestTable, loras: LoraContents, resets: Resets) -> None:
@@ -40,14 +40,14 @@ class Admission:
     def begin(self, request: NewRequest) -> None:
         """A request whose LoRA adapter can't be read is left alone: it is not known afterwards."""
         self._pending[request.request_id] = _Pending(request)
-        self._admit(request)
+        self._name(request)
 
     def is_pending(self, request_id: str) -> bool:
         """Whether the engine shall ask for this request again in the next step."""
         pending = self._pending.get(request_id)
         if pending is None:
             return False
-        self._admit(pending.request)
+        self._name(pending.request)
         if request_id not in self._pending:
             return False
         now = time.monotonic()
@@ -58,8 +58,8 @@ class Admission:
     def drop(self, request_id: str) -> None:
         self._pending.pop(request_id, None)
 
-    def _admit(self, request: NewRequest) -> None:
-        """Moves the request into the table if it can be named, or drops it if it never can."""
+    def _name(self, request: NewRequest) -> None:
+        """Moves the request into the table if it can be named; drops it if it never can."""
         lora, epoch = b"", self._resets.epoch
         if request.lora is not None:
             content = self._loras.content(request.lora)
