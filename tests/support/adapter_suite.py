@@ -160,12 +160,6 @@ class AdapterSuite:
         assert tokens == expected
         assert sum(reused) < 8 * CHUNK
 
-    def test_a_store_that_stalls_stops_no_request(self, lab: Lab) -> None:
-        asked = prompt(2 * CHUNK + 5), prompt(CHUNK + 9, 2)
-        expected = self.alone(lab, *asked)
-        with self.serving(lab) as engine, lab.stall():
-            assert [answer.tokens for answer in engine.answer(*asked)] == expected
-
     def test_preempted_requests_say_the_same_and_store_nothing_wrong(self, lab: Lab) -> None:
         asked = [prompt(2 * CHUNK + 9 * n, n, max_tokens=CHUNK) for n in range(1, 6)]
         expected = self.alone(lab, *asked)
@@ -195,3 +189,9 @@ class AdapterSuite:
             engine.abort(asked)
             answers = engine.answer(other, asked)
         assert [answer.tokens for answer in answers] == expected[::-1]
+
+    def test_a_store_that_stalls_stops_no_request(self, lab: Lab) -> None:
+        asked = prompt(2 * CHUNK + 5), prompt(CHUNK + 9, 2)
+        expected = self.alone(lab, *asked)
+        with self.serving(lab) as engine, lab.stall():
+            assert [answer.tokens for answer in engine.answer(*asked)] == expected

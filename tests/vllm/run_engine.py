@@ -11,6 +11,9 @@ Run by the vLLM interpreter. Commands:
 {"do": "counters"}   the engine's own, since its start, and Neve's; of histograms the count
 {"do": "events"}   the KV events since the last time, waiting a moment for more
 {"do": "reset"}   the prefix cache, with the connector's
+{"do": "forget_prefixes"}   the prefix cache alone
+{"do": "store_all"}   wait until all saves are stored or refused
+{"do": "violations"}   what the adapter did against its contract (see support.adapter_contract)
 {"do": "sleep"}   pause and go on, as sleep level 1 does; no request is under way
 {"do": "change_weights"}   in place; of two calls the second undoes the first
 {"do": "embed", "tokens"}   the size of what a pooling model makes of them
@@ -126,7 +129,7 @@ class Engine:
 
         engine = self.llm.llm_engine
         params = SamplingParams(max_tokens=request["max_tokens"], temperature=0, ignore_eos=True)
-        engine.add_request("0", {"prompt_token_ids": request["tokens"]}, params)
+        engine.add_request("0", _prompt(request), params)
         answered = False
         deadline = time.monotonic() + after_s
         while not answered and time.monotonic() < deadline:
@@ -175,6 +178,28 @@ class Engine:
 
     def reset(self):
         return self.llm.reset_prefix_cache(reset_connector=True)
+
+    def forget_prefixes(self):
+        """The prefix cache alone. Blocks that are still copied out are freed in a step, so requests
+        are made until none is left."""
+        end = time.monotonic() + 20
+        while not self.llm.reset_prefix_cache():
+            assert time.monotonic() < end, "blocks stay in use"
+            self.generate([{"tokens": [1, 2, 3], "max_tokens": 1}])
+        return {}
+
+    def store_all(self):
+        """Waits until all saves are stored or refused."""
+        from vllm.distributed.kv_transfer import get_kv_transfer_group
+
+        saver = get_kv_transfer_group()._worker._saver
+        return {"stored": saver is None or saver.drain(20)}
+
+    def violations(self):
+        """What the adapter did against its contract; of copies under way the next step tells."""
+        self.forget_prefixes()
+        found, self.watch.violations = self.watch.violations, []
+        return found + self.watch.unfinished()
 
     def sleep(self):
         """Level 1 to the scheduler and all caches. What it does to a GPU's memory no CPU can."""
