@@ -51,7 +51,7 @@ def clock(monkeypatch):
 
 
 class Transfer:
-    """Brings nothing and, if its client is any good, ends when its time is over."""
+    """Loads nothing. Ends at its deadline, unless its client keeps no deadlines."""
 
     def __init__(self, clock, count, until):
         self._clock, self._count, self._until = clock, count, until
@@ -118,7 +118,7 @@ def engine(clock, store):
     loader = BlockLoader(store, kv, pool, (0,))
 
     def until_begun():
-        """A look-up's thread runs; no time passes by the test's clock until then."""
+        """Waits until the look-up's thread runs; the test's clock stands still meanwhile."""
         lookup, end = side._table.requests["r"].lookup, time.monotonic() + 10
         while lookup is not None and lookup.future is not None and lookup.begun_at is None:
             assert time.monotonic() < end, "its turn never came"
@@ -212,7 +212,7 @@ def test_blocks_that_a_prefill_node_named_and_did_not_send_cost_the_handovers_wa
 
 
 def test_a_store_that_falls_silent_meanwhile_costs_two_look_ups_more(engine, store, clock):
-    """The one under way, and the last one, which counts."""
+    """The look-up under way, and the last one, whose answer is used."""
     store.has_all = False
     begin = clock.now
 
@@ -225,7 +225,7 @@ def test_a_store_that_falls_silent_meanwhile_costs_two_look_ups_more(engine, sto
 
 
 def ask(policy, clock, chunks, loading_s):
-    """A prompt of so many cold chunks, each loaded in so long: the seconds to its first token."""
+    """Seconds to the first token after `chunks` cold chunks, each loaded in `loading_s`."""
     found = [(Location(Tier.COLD, 1 << 20, 7, 64),)] * chunks
     begin = clock.now
     choice = policy.choose(
@@ -261,8 +261,8 @@ COMPUTING_S = 0.002
 
 
 def test_a_store_that_cannot_keep_up_is_left_alone_after_two_loads(policy, clock):
-    """Whatever their lengths: what came until they ran out of time says how fast it is. It is half
-    as fast as computing here."""
+    """Loads of any length: the blocks that arrived before the deadline show the store's speed, here
+    half of computing's."""
     lengths = (32, 64, 128, 256, 512, 64)
     took_s = [ask(policy, clock, chunks, 2 * COMPUTING_S) for chunks in lengths]
     loaded = [s > 1.001 * n * COMPUTING_S for n, s in zip(lengths, took_s, strict=True)]

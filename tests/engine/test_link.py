@@ -17,7 +17,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch):
-    """Attempts follow each other at once."""
+    """No pause between attempts."""
     monkeypatch.setattr(link, "_RETRY_S", (0.01,) * 5)
     monkeypatch.setattr(link, "_REFUSED_RETRY_S", 0.01)
 
@@ -29,7 +29,7 @@ def link_to(url: str, **more: object) -> Link:
 
 @pytest.fixture
 def silent() -> Iterator[str]:
-    """The address of somebody who takes connections and never says a word."""
+    """The address of a server that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 

@@ -49,7 +49,7 @@ def test_one_whose_files_changed_since_it_was_read_has_no_name_until_it_has_anot
     first = named(adapters, folder)
     write(folder, weights=b"retrained")
     assert named(adapters, folder) == b""
-    write(folder)  # as it was: what the engine has is not known any more
+    write(folder)  # as it was, but the engine may have read either
     assert named(adapters, folder) == b""
     assert named(adapters, folder, number=2) == first
 

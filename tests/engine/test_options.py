@@ -83,6 +83,6 @@ def test_a_wrong_option_is_named(extra, field):
 
 
 def test_a_misspelt_option_is_named_with_those_that_there_are():
-    """Not the one that it stands for, which is missing then."""
+    """The misspelt option is named, not the option that is missing for it."""
     with pytest.raises(Misuse, match=r"endpont: unknown option .* known are endpoint, api_key, "):
         Options.from_config({"endpont": "http://e", "api_key": "k"}, {})

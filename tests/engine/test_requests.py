@@ -127,7 +127,7 @@ def test_chunks_that_the_engine_has_are_not_asked_for(side, ranks):
 
 
 class Unanswered:
-    """A look-up's future that adds up how long it is waited for."""
+    """A look-up's future that never ends; adds up the time that callers wait."""
 
     def __init__(self):
         self.waited_s = 0.0
@@ -146,7 +146,7 @@ def test_one_step_waits_a_millisecond_at_most_for_all_requests(side, monkeypatch
         assert all(side.matched_tokens(name, 0) is None for name in map(str, range(50)))
         side.lookups.end_step(idle=True)
         assert unanswered.waited_s == pytest.approx(steps * STEP_WAIT_S)
-    # While something is computed nobody waits for a look-up.
+    # A step that computes something does not wait for look-ups.
     side.lookups.end_step(idle=False)
     assert side.matched_tokens("0", 0) is None
     assert unanswered.waited_s == pytest.approx(3 * STEP_WAIT_S)
@@ -195,7 +195,7 @@ def test_what_loaded_before_the_failure_counts_as_reused(side, ranks):
 
 @pytest.mark.parametrize("trouble", [MissReason.BREAKER, MissReason.TIMEOUT])
 def test_a_store_in_trouble_has_lost_nothing(side, ranks, trouble):
-    """What is stored is neither sent again nor said to be gone."""
+    """Stored chunks are neither saved again nor reported as lost."""
     ids = ranks[0].store(4)
     begin(side)
     assert answer(side, "r") == 256
@@ -212,7 +212,7 @@ def test_a_store_in_trouble_has_lost_nothing(side, ranks, trouble):
 
 
 def test_look_ups_that_nobody_waits_for_any_more_are_not_made(side, ranks):
-    """Else a store that is slow for a while would have to answer them all before new ones."""
+    """Otherwise a store that was slow for a while would answer all of them before new ones."""
     ranks[0].gate.clear()
     answers = answer_at_once(side, 20, lambda n: [n, *TOKENS])
     assert answers == [0] * 20
@@ -223,7 +223,7 @@ def test_look_ups_that_nobody_waits_for_any_more_are_not_made(side, ranks):
 
 
 def test_of_many_requests_that_come_at_once_the_last_wait_for_their_turn(side, ranks):
-    """Each answer takes a tenth of the deadline, all together more than two of it."""
+    """Each answer takes a tenth of the deadline, all together more than two deadlines."""
     match = ranks[0].match
     ranks[0].store(4)
 
@@ -450,11 +450,11 @@ def careful(ranks):
 
 
 def compared(side, request_id, tokens=TOKENS):
-    """Computes the whole prompt; what is to be compared of it."""
+    """Computes the whole prompt. Returns its blocks that are to be compared."""
     begin(side, request_id, tokens)
     assert answer(side, request_id) == 0
     saves = side.saves.plan(request_id, len(tokens), range(10))
-    assert all(save.stored for save in saves)  # nothing is stored behind what is doubted
+    assert all(save.stored for save in saves)  # chunks behind unproven ones are not stored
     return saves
 
 

@@ -1,4 +1,4 @@
-"""Which ranks store what: every one its own, or (MLA, shared heads) each block once."""
+"""Which rank stores which columns: its own, or by turns those that several ranks hold."""
 
 from dataclasses import replace
 from types import SimpleNamespace

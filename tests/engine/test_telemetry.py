@@ -83,7 +83,7 @@ def test_sides_and_steps_add_up_and_survive_the_way_between_processes():
 
 
 def test_every_figure_has_a_metric():
-    """What sides may say is what is registered; a name with a typo would be lost in /metrics."""
+    """Every counted name is a registered metric; a typo would be lost in /metrics."""
     side, client = Telemetry(), Client()
     client.stats.count(hot_read_bytes=1, hot_write_bytes=1, dropped=1, corrupt=1)
     side.read(client)

@@ -66,7 +66,7 @@ class Neve:
         return self._begin(len(refs), act)
 
     def answer(self):
-        """Everything under way ends."""
+        """Ends all transfers."""
         opened, self._open = self._open, []
         for transfer, act in opened:
             for n, outcome in enumerate(act()):
@@ -95,7 +95,7 @@ def store(neve):
 
 
 def found(store, *keys, request="r"):
-    """What is known of `keys` once everything was answered."""
+    """`find` of `keys`, once everything was answered."""
     for _ in range(10_000):
         answers = [store.find(request, key) for key in keys]
         if None not in answers:

@@ -184,7 +184,7 @@ def test_from_the_first_missing_block_on_nothing_is_written_and_all_is_reported(
 
 
 def halves(count):
-    """Ids of a byte a column; a rank with the columns 1 and 2 has half a chunk in each."""
+    """Ids of `count` chunks with 4 columns. A rank with columns 1 and 2 has half its KV in each."""
     return [tuple(bytes([column, n]) for column in range(4)) for n in range(count)]
 
 
@@ -277,7 +277,7 @@ def test_a_client_that_never_answers_fails_the_load_and_keeps_its_buffers(kv, cl
 
 
 def test_a_load_that_cannot_begin_is_none_and_keeps_no_staging(kv, client, monkeypatch):
-    """As one that could not be planned: whoever began it reports its end, and nobody else."""
+    """For example one that could not be planned: the caller reports its end, not `poll`."""
     monkeypatch.setattr("neve.engine.loader._WAVE_BLOCKS", 2)
     loader = loader_of(client, kv, pieces=4)
     good = load_plan(4)
@@ -396,7 +396,7 @@ def test_a_deferred_load_ends_when_it_has_landed(client):
 
 
 def test_a_load_that_lands_is_waited_for_beyond_its_deadline(client, monkeypatch):
-    """Engine blocks that are still being written must not be given to anybody."""
+    """Engine blocks that are still being written must not change hands."""
     monkeypatch.setattr("neve.engine.loader._GRACE_S", 0.0)
     kv = Kv(defers=True)
     loader = loader_of(client, kv, pieces=1)
@@ -420,7 +420,7 @@ def test_staging_made_ahead_keeps_to_its_budget():
 
 
 def test_staging_that_lies_side_by_side_stays_together():
-    """The copies' kernels move neighbours at once."""
+    """Neighbours in memory are copied at once."""
     made = iter("abcdefgh")
     pool = StagingPool(lambda most: [next(made) for _ in range(min(most, 4))], 8)
     pool.fill()

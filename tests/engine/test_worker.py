@@ -1,4 +1,4 @@
-"""What one rank tells the scheduler of its steps."""
+"""What a rank reports after its steps."""
 
 from types import SimpleNamespace
 
@@ -13,7 +13,7 @@ from neve.formats.space import SpaceIdentity
 
 
 class Device:
-    """Computes what was launched, and so comes to the marks, when it is told to."""
+    """A device that reaches its marks when the test says so."""
 
     defers = True
 
@@ -106,7 +106,7 @@ def test_weights_are_compared_once_after_every_reset(worker, weights):
     assert reported(2) == [(2, b"updated")]
     weights.now = b"as loaded"
     assert reported(3) == [(3, b"")]
-    weights.now = None  # what can't be read is like nobody's
+    weights.now = None  # unreadable weights equal no others
     (number, first), (_, second) = reported(4) + reported(5)
     assert number == 4
     assert len({first, second, b""}) == 3

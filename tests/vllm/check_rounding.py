@@ -49,7 +49,7 @@ def compare(pair, *, heads=None, cache_dtype="auto", joined=False):
 
 
 def other_positions(part):
-    """In the second layer, keys are turned by another angle; later ones follow from that."""
+    """Other RoPE angles: keys differ from the second layer on, and later layers follow."""
 
     def change(number, tensor):
         if number == 1:
@@ -66,7 +66,7 @@ def other_weights(_number, tensor):
 
 
 def another_expert(number, tensor):
-    """One token of sixteen went elsewhere."""
+    """One token of sixteen was routed to another expert."""
     if number:
         tensor[:, :, 7] *= -2
 
@@ -98,7 +98,7 @@ for cache_dtype in ("fp8", "packed"):
         as_bytes = [{n: t.view(torch.uint8) for n, t in caches.items()} for caches in pair]
         assert (compare(as_bytes, cache_dtype=cache_dtype) is None) == (change is None), cache_dtype
 
-# Not a number is nobody's number.
+# NaN equals no number.
 exact, other = computed(shape, torch.float32)
 other["layer.2"][:] = float("nan")
 assert "layer.2" in compare((exact, other))

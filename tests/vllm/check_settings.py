@@ -29,7 +29,7 @@ for kind, each in classes.items():
     for field in fields(each):
         name = f"{kind}.{field.name}"
         known.add(name)
-        # What another class of these is held by is known by that one's fields.
+        # Fields that hold another of these classes are covered by that class's own fields.
         holds = any(other in str(field.type) for other in classes)
         if not (holds or kind in HARMLESS or name in HARMLESS or name in DECIDES):
             unknown.append(name)

@@ -22,7 +22,7 @@ class Stream:
 
     def __init__(self, device=None):
         self.queue, self.done = [], 0
-        Stream.every.insert(0, self)  # later made ones run first: the copies'
+        Stream.every.insert(0, self)  # queues made later run first: those of the copies
 
     def put(self, operation):
         self.queue.append((operation, None))
@@ -125,12 +125,12 @@ def floats(piece):
     return set(piece.as_subclass(torch.Tensor).view(torch.float32).tolist())
 
 
-# What is saved is what the step computed, though the copy was asked for before it ran; blocks may
-# change hands after a fence, and not before. In one batch, and in parts; into neighbours in
-# staging, and into others; whoever comes first.
+# A save holds what the step computed, although its copy was launched before the step ran. Blocks
+# may change hands after a fence, not before. Tried in one batch and in parts, into neighbouring and
+# other staging, with either queue first.
 orders = ((0, 1), (1, 0), (0, 2))
 for devices._BUFFER_BYTES, order, engine_first in product((1 << 20, 1), orders, (True, False)):
-    others = Stream()  # of another connector, which waits for nobody
+    others = Stream()  # of another connector, whose stream waits for no other
     for block in range(4):
         fill(block, 1.0)
     out = staging(order)
@@ -148,7 +148,7 @@ for devices._BUFFER_BYTES, order, engine_first in product((1 << 20, 1), orders, 
     assert ticket.done()
     assert [floats(piece) for piece in out] == [{1.0}, {1.0}]
 
-    # A load lands after what the engine still computes in these blocks for somebody else.
+    # A load lands after the engine's computation that still uses these blocks for another request.
     for block in range(4):
         fill(block, 3.0)
     ticket = copies.move_in([[0, 1], [2, 3]], 1, out)

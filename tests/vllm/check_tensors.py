@@ -65,7 +65,7 @@ for device in DEVICES:
                 assert not now[[0, 1, 2, 5, 6, 7, 8, 9, 13, 14, 15]].any(), (device, name, dtype)
             assert reading.layout == writing.layout
 
-            # What a GPU's kernels do in its buffer is what the copy on the CPU gives.
+            # The GPU's kernels give the same bytes as the copy on the CPU.
             buffer = torch.empty((2, 3 * size), dtype=torch.uint8, device=device)
             index = torch.tensor([[5, 1, 9], [6, 7, 8]], device=device)
             gather(split(reading._layers), 1, index, buffer)
@@ -80,7 +80,7 @@ for device in DEVICES:
                 assert torch.equal(now[4], was[8]), (device, name, dtype)
                 assert now.any(dim=1).sum() <= 1, (device, name, dtype)
 
-# By KV head: what a rank with all heads writes, ranks with some of them read, and the other way.
+# By KV head: ranks with some heads read what a rank with all heads wrote, and the reverse.
 # Shapes for 4 heads, and the dimension that counts them.
 BY_HEAD = {
     "heads first": ((BLOCKS, 4, TOKENS, 64), 1),
@@ -150,7 +150,7 @@ if "cuda" in DEVICES:
         assert torch.equal(now[[3, 2, 5, 4, 7, 6, 9]], was[[3, 2, 5, 4, 7, 6, 9]])
         assert not now[0].any()
 
-# A layout says nothing of how much memory there is, or how tensors lie in it.
+# A layout does not depend on the size of memory, or on the place of tensors in it.
 plain = kv(layers(SHAPES["flash"], torch.float32)).layout
 more_blocks = (2, 2 * BLOCKS, TOKENS, 2, 32)
 assert kv(layers(more_blocks, torch.float32), num_blocks=2 * BLOCKS).layout == plain
@@ -182,7 +182,7 @@ for device in DEVICES:
         assert len(turned._layers) == 3
         assert turned.layout != beside.layout
 
-# It does say what decides the meaning of the bytes.
+# It depends on everything that decides the meaning of the bytes.
 found = {kv(layers(shape, torch.float32)).layout for shape in SHAPES.values()}
 found.add(kv(layers(SHAPES["cpu"], torch.bfloat16)).layout)
 found.add(kv(layers(SHAPES["cpu"], torch.float32, 4)).layout)

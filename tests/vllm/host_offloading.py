@@ -1,4 +1,4 @@
-"""vLLM's DRAM tier for an engine on CPU: its own classes, but for the copies.
+"""vLLM's DRAM tier for an engine on CPU: vLLM's own classes, except for the copies.
 
 vLLM refuses to make the worker of its DRAM tier on a CPU: that one copies on CUDA streams. Here
 copies are made at once by memcpy; the shared memory, its layout, the managers and the connector are

@@ -124,7 +124,7 @@ class Engine:
         return {"took_s": took_s, "outputs": [_plain(output) for output in outputs]}
 
     def abort(self, request, after_s):
-        """Runs until then at most; whether the request was still without a token when it ended."""
+        """Aborts the request after `after_s` or its first token; `waited`: it had no token yet."""
         from vllm import SamplingParams  # type: ignore[attr-defined]  # it is not tests/vllm
 
         engine = self.llm.llm_engine
@@ -202,7 +202,7 @@ class Engine:
         return found + self.watch.unfinished()
 
     def sleep(self):
-        """Level 1 to the scheduler and all caches. What it does to a GPU's memory no CPU can."""
+        """Sleep level 1, for scheduler and caches; its part of a GPU's memory needs a GPU."""
         core = self.llm.llm_engine.engine_core.engine_core
         core.pause_scheduler()
         core.resume_scheduler()
@@ -222,8 +222,8 @@ class Engine:
         return {"size": len(found[0].outputs.embedding)}
 
     def defer_copies(self, s):
-        """As on a GPU: what is saved is read after the step, what is loaded is written after it,
-        and only a fence makes what is computed wait for what is read."""
+        """As on a GPU: saves read and loads write engine blocks after the step, and only a fence
+        makes the computation wait for those reads."""
         import threading
 
         import torch

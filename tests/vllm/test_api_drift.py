@@ -19,11 +19,11 @@ SOURCES = ROOT / "connector/src/neve/vllm"
 SUPPORTED = [
     *("0.26.0", "0.27.0", "0.27.1", "0.28.0", "0.29.0", "0.30.0", "0.31.0", "0.32.0", "0.33.0"),
 ]
-# Overridden, but not known to the releases before: those never ask.
+# Overridden, but unknown to earlier releases, which never call them.
 NEWER = {"requires_kv_delivery": "0.27.1"}
-# Overridden, and gone from the releases after: those never ask.
+# Overridden, but gone from later releases, which never call them.
 OLDER = {"prefer_cross_layer_blocks": "0.28.0", "register_cross_layers_kv_cache": "0.28.0"}
-# Read of vLLM's objects without asking first whether it is there.
+# Attributes of vLLM's objects that are read unconditionally.
 READ = {
     "Request": [
         *("request_id", "prompt_embeds", "all_token_ids", "kv_transfer_params", "cache_salt"),

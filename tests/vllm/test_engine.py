@@ -30,7 +30,7 @@ HIT_TOKENS = 256 + 256 + 192
 
 
 def options(platform: ControlPlane) -> dict[str, object]:
-    """Hits that neither a busy test machine nor a tiny model's speed turns into misses."""
+    """Neither a busy test machine nor a tiny model's speed turns these hits into misses."""
     return {
         "load": "always",
         "canary": 0,
@@ -88,8 +88,8 @@ def reference(fresh_process):
 def assert_hit_as_if_local(outputs, reference):
     """Bit-equal to the engine reusing its own KV, and the same tokens as computing everything.
 
-    ALIGNED is loaded to its last block, of which vLLM's own cache never reuses the last: other
-    shapes, so its last bits may differ.
+    ALIGNED is loaded including its last block, which vLLM's own cache would compute: other shapes,
+    so the last bits may differ.
     """
     long, aligned, fork = differences(outputs, reference["cached"])
     assert (long, fork) == (0, 0)
@@ -237,7 +237,7 @@ def test_after_a_wipe_of_valkey_a_fresh_process_hits_s3(platform, fresh_process,
 
 
 def test_adapters_share_nothing_and_embeddings_are_left_alone(platform, reference, models):
-    """Not even two of one name: what an adapter computes is its files'."""
+    """Not even adapters of one name: their files decide what they compute."""
     process = reference["process"]
     adapted = {
         "enable_prefix_caching": False,
@@ -298,7 +298,7 @@ def test_the_same_words_under_another_image_are_another_prompt(platform, referen
 
 
 def test_images_that_the_engine_only_counts_are_left_alone(platform, reference, models):
-    """Without a cache for them it names the first image of every process alike."""
+    """Without a cache for images, vLLM gives the first image of every process the same id."""
     process = reference["process"]
     uncached = {"enable_prefix_caching": False, "mm_processor_cache_gb": 0}
     seeing = {"model": str(models / "blip"), "engine": uncached}
@@ -371,8 +371,8 @@ def test_what_does_not_fit_the_save_budget_is_dropped_counted_and_saved_later(pl
 
 
 def until_heard(process):
-    """Events that were published before the subscription came through are lost: other prompts go
-    first, until one of theirs is heard."""
+    """Events published before the subscription took effect are lost, so other prompts go first
+    until one of their events is heard."""
     for n in range(10, 60):
         process.generate({"tokens": [n, *LONG[:100]], "max_tokens": 1, "params": {"neve": {}}})
         if process.ask("events"):
@@ -392,7 +392,7 @@ def test_routers_hear_what_is_stored_and_a_reset_changes_nothing_while_weights_s
     heard = []
     deadline = time.monotonic() + 30
     while len(heard) < 3 and time.monotonic() < deadline:
-        process.generate(fresh)  # news travel with the steps
+        process.generate(fresh)  # events travel with the steps
         heard += [event for event in process.ask("events") if event["token_ids"] in chunks]
     assert [event.pop("token_ids") for event in heard] == chunks
     stored = {"kind": "BlockStored", "block_hashes": 2, "block_size": 32, "locality": "REMOTE"}

@@ -1,4 +1,4 @@
-"""With Neve an engine says what it says without, and reuses exactly what a model of the cache says.
+"""An engine with Neve answers as without, and reuses exactly the tokens that a model predicts.
 
 One script of requests runs on an engine without Neve, then on engines that begin with an empty
 store, a full hot tier, one that lacks blocks, one that loses some between the batches, only S3,
@@ -23,7 +23,7 @@ from support.servers import ControlPlane
 pytestmark = pytest.mark.vllm
 
 CHUNK, ENGINE_BLOCK = 64, 32
-# What rounding may do: recomputing a tail has other shapes than computing all.
+# Allowed by rounding: computing a tail has other shapes than computing all.
 LOGPROB_BOUND = {"float32": 1e-4, "bfloat16": 0.25}
 
 
@@ -32,7 +32,7 @@ def words(seed, count):
 
 
 def options(platform, **more):
-    """Hits that neither a busy test machine nor a tiny model's speed turns into misses."""
+    """Neither a busy test machine nor a tiny model's speed turns these hits into misses."""
     return {
         "endpoint": platform.url,
         "api_key": platform.node_key,
@@ -104,7 +104,7 @@ class Store:
         assert removed == len(ids)
 
     def wait_for(self, ids: set[bytes]) -> None:
-        """Until all are there and undamaged: saves come behind the step."""
+        """Waits until all are stored and undamaged: saves end after the step."""
         deadline = time.monotonic() + 20
         keys = self.keys()
         with self._platform.hot.client() as client:
@@ -123,7 +123,7 @@ def _is_whole(value: bytes | None, block_id: bytes) -> bool:
 
 
 class PrefixCache:
-    """What the engine itself keeps: whole blocks of all it computed or loaded, by their prefix."""
+    """The engine's prefix cache: whole blocks of all that it computed or loaded."""
 
     def __init__(self) -> None:
         self._prefixes: set[tuple[object, ...]] = set()
@@ -133,7 +133,7 @@ class PrefixCache:
         self._prefixes.update((salt, *tokens[:end]) for end in ends)
 
     def tokens(self, tokens, salt=None) -> int:
-        """Found there: never the last token, which has to be computed for an answer."""
+        """Tokens found there, without the prompt's last: that is computed for the first logits."""
         found = 0
         while found + ENGINE_BLOCK < len(tokens):
             if (salt, *tokens[: found + ENGINE_BLOCK]) not in self._prefixes:
@@ -189,7 +189,7 @@ def run(
             local = own.tokens(request["tokens"], request.get("salt")) if caches else 0
             reused = max(0, found * CHUNK - local)
             assert answer["params"]["neve"]["reused_tokens"] == reused
-            if caches:  # vLLM also counts what it had hoped to load
+            if caches:  # vLLM also counts loads that failed
                 assert answer["cached_tokens"] == local + reused
             damaged.difference_update(ids[:read])
             unmissed.difference_update(ids)
@@ -263,23 +263,23 @@ def test_answers_and_hits_are_as_predicted(platform, engine, models, shape, dtyp
     hits, full = check(everything)
     assert hits == full > 2000
 
-    # The same with the engine's own cache above it: Neve gives what that one lacks.
+    # With the engine's own prefix cache too: Neve loads what that lacks.
     hits, reused = check(everything, caches=True)
     assert 0 < hits == reused < full
 
-    # Some blocks are gone without the index knowing: they are found, then missed, then there again.
+    # Some blocks are gone, unknown to the index: found, then missed, then stored again.
     gone = random.Random(1).sample(sorted(everything), len(everything) // 4)
     with platform.hot.client() as client:
         client.delete(*(everything[block_id] for block_id in gone))
     hits, reused = check(set(everything) - set(gone))
     assert hits > reused > 0
 
-    # Blocks are evicted while the engine runs. What it will not miss stays away: not for S3 below.
+    # Blocks are evicted while the engine runs. Those that it does not miss stay away.
     if not cold:
         hits, reused = check(store.keys(), evicts=True)
         assert 0 < hits == reused < full
 
-    # Every block's bytes are others: all of them are misses, none becomes tokens.
+    # Every block is damaged: all are misses, none becomes tokens.
     damaged = store.keys()
     with platform.hot.client() as client:
         for key in damaged.values():
@@ -299,7 +299,7 @@ def test_answers_and_hits_are_as_predicted(platform, engine, models, shape, dtyp
 
 
 def test_an_engine_that_cannot_go_on_from_kv_serves_without_neve(platform, engine, models):
-    """vLLM's MLA on CPU only computes whole prompts: after a load it would say something else."""
+    """vLLM's MLA on CPU only computes whole prompts: after a load its tokens would be wrong."""
     asked = ask(words("mla", 200), 8)
     outputs = []
     for neve in (None, {"endpoint": platform.url, "api_key": platform.node_key}):

@@ -64,7 +64,7 @@ def options(platform: ControlPlane) -> dict[str, object]:
 
 @pytest.fixture
 def running(behind, engine, expected):
-    """An engine that found nothing wrong yet, and a store that has all blocks of the prompt."""
+    """An engine with closed breakers, and a store with all blocks of the prompt."""
     platform, hot, cold = behind
     engine.start(options(platform), engine={"enable_prefix_caching": False})
     until_reused(engine, BLOCKS * 64)
@@ -90,7 +90,7 @@ def ask(engine, expected, *, aborted=0):
 
 
 def until_reused(engine, tokens):
-    """What is asked is saved behind the step; breakers close by themselves."""
+    """Waits until the prompt is saved and breakers closed: both happen in the background."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         if engine.generate(ASKED)[0]["params"]["neve"]["reused_tokens"] == tokens:
@@ -175,7 +175,7 @@ def test_s3_that_goes_away_in_the_middle_of_a_load(behind, running, expected, s3
 
 
 def test_with_measured_speeds_a_crawling_store_is_left_alone(behind, engine, expected):
-    """`auto`: after loads that were slower than computing, what is found is computed."""
+    """`auto`: after loads that were slower than computing, found chunks are computed."""
     platform, hot, _ = behind
     measuring = options(platform) | {"load": "auto", "load_deadline_s": 2}
     engine.start(measuring, engine={"enable_prefix_caching": False})

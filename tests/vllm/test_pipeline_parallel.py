@@ -51,7 +51,7 @@ def test_both_stages_save_and_load_their_layers(platform, fresh_process):
         )
         again = process.generate(ASKED)[0]
         assert (again["tokens"], again["params"]["neve"]["reused_tokens"]) == (expected, 256)
-        # One stage's part of a chunk is gone: the other's is not used either.
+        # One stage's part of a chunk is gone: the other stage's part is not used either.
         with platform.hot.client() as client:
             client.delete(min(block_keys(platform) - before))
         lost = process.generate(ASKED)[0]

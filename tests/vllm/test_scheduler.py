@@ -190,7 +190,7 @@ def test_a_prompt_computed_in_pieces_is_saved_block_by_block(side, store):
 
 @pytest.mark.parametrize("as_new", [True, False])
 def test_a_preempted_request_comes_back_in_other_blocks(side, store, as_new):
-    """Its old blocks belong to others by then; runners differ in how they announce it."""
+    """Its old blocks belong to others by then. Runners report it as a new or a cached request."""
     side.begin(Request())
     side.build_step(step([("r", [5, 6, 7, 8], 0, False)], tokens=100))
     back = ("r", list(range(20, 30)), 0, True)
@@ -210,14 +210,14 @@ def test_after_a_reset_kv_is_shared_with_engines_of_the_same_weights_only(side, 
     # Computed with the old weights in part: it must not be saved.
     assert save(side, store, running) == 0
     assert matched(side, running) == 0
-    # Where the weights come to be the same, whatever they were before, KV is the same.
+    # Equal weights give equal KV, whatever the weights were in between.
     for digests, found in (((b"third", b""), 0), ((b"other", b""), 256), ((b"", b""), 256)):
         side.side.reset()
         assert matched_after_reset(side, Request(f"{digests}"), *digests) == found
 
 
 def matched_after_reset(side, request, *digests):
-    """The request waits for what both workers say of their weights, also if one is late."""
+    """The request waits until both workers compared their weights, even if one is late."""
     assert side.matched_tokens(request, 0) is None
     asked = side.build_step(step(tokens=0)).weights_check
     note(side.side, weights={"a": (asked, digests[0]), "b": (asked - 1, b"of the reset before")})
@@ -290,7 +290,7 @@ def test_where_copies_are_done_within_the_step_no_free_is_delayed(side, store):
 
 
 def events(side, plan, ranks=2):
-    """All ranks stored what a step saved; what routers hear."""
+    """Events for routers once `ranks` ranks stored what a step saved."""
     for _ in range(ranks):
         note(side.side, stored=[save.ids[0] for save in plan.saves])
     return side.side.take_events()

@@ -1,4 +1,4 @@
-"""vLLM's OpenAI-compatible server: wishes of a request go in, what was reused comes out."""
+"""vLLM's OpenAI-compatible server: requests name contexts, responses say what was reused."""
 
 import time
 import urllib.error
@@ -32,7 +32,7 @@ def server(platform, vllm_python, model, engine_environment, tmp_path_factory):
 
 def test_a_request_names_its_context_and_hears_what_was_reused(server):
     with pytest.raises(AssertionError, match="no metric"):
-        server.metric("neve_connected")  # not known yet, which no zero may say
+        server.metric("neve_connected")  # unknown so far, which is not zero
     asked = {"neve": {"context": "repo-7", "label": "agent"}}
     first = server.complete(kv_transfer_params=asked)
     assert first["kv_transfer_params"]["neve"]["reused_tokens"] == 0
@@ -57,7 +57,7 @@ def test_what_neve_did_is_among_the_metrics_of_vllm(server):
     assert server.metric("neve_load_seconds_count") >= 1
     assert server.metric("neve_match_seconds_count") >= 2
     assert server.metric("neve_loads_in_flight") == 0
-    # Also what never happened is known: alerts on rates need the zero.
+    # Counters of events that never happened show 0: alerts on rates need it.
     assert server.metric("neve_hit_tokens_total", tier="cold") == 0
     assert server.metric("neve_missed_blocks_total", reason="fingerprint") == 0
     assert server.metric("neve_handovers_total", outcome="late") == 0
@@ -84,7 +84,7 @@ def test_what_is_no_object_is_refused_by_vllm_itself(server, params):
 
 
 def test_a_streamed_request_names_its_context_as_well(server, platform):
-    """vLLM's stream has no place for what was reused, but its usage tells how much it was."""
+    """vLLM's stream can't carry Neve's parameters, but its usage counts the reused tokens."""
     asked = {"neve": {"context": "streamed"}}
     events = server.stream(kv_transfer_params=asked, stream_options={"include_usage": True})
     assert not any(event.get("kv_transfer_params") for event in events)

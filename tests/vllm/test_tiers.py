@@ -160,7 +160,7 @@ def stored_rows(platform: ControlPlane) -> list[bytes]:
 def test_beside_another_connector_recompute_is_demanded_at_the_top_and_of_ours(
     platform, second, place
 ):
-    """At the top is what vLLM goes by: it would answer a failed load with an empty text."""
+    """vLLM follows the outermost policy, and would answer a failed load with an empty text."""
     config = beside(platform)
     part = config if place == "top" else config["kv_connector_extra_config"]["connectors"][1]
     del part["kv_load_failure_policy"]
@@ -216,5 +216,5 @@ def test_a_model_of_several_kv_cache_groups_is_loaded(platform, second, models):
         same(outputs, alone)
         cached.append(outputs[0]["cached_tokens"])
     assert cached == [0, HIT_TOKENS]
-    # Full attention's chunks, and of the window's those that it still sees.
+    # All chunks of full attention; of the window's, those inside the window.
     assert len(block_keys(platform)) > before + HIT_TOKENS // CHUNK

@@ -1,4 +1,4 @@
-"""Models of which every layer sees a window: vLLM gives back what left it, while a request runs."""
+"""Models whose layers all see a window: vLLM frees blocks behind it while a request runs."""
 
 import random
 
@@ -12,8 +12,8 @@ SHORT = {"tokens": LONG[:300], "max_tokens": 12}
 
 
 def test_such_a_model_is_served_without_neve(platform, fresh_process, models):
-    """Of a prompt in its own cache, such an engine has only the end: the rest of its block list
-    leads nowhere, and was once stored as if it were the prompt's KV."""
+    """Of a cached prompt such an engine holds only the end. The rest of its block list is null
+    blocks, which were once stored as if they were the prompt's KV."""
     options = {
         "endpoint": platform.url,
         "api_key": platform.node_key,
@@ -36,7 +36,7 @@ def test_such_a_model_is_served_without_neve(platform, fresh_process, models):
         process.ask("stop")
         assert "requests give blocks back while they run" in process.log.read_text()
 
-        # The ways out that the log names: no prompt outgrows the window.
+        # The settings that the log advises, for prompts within the window.
         small = {"max_model_len": 128, "enable_prefix_caching": False}
         reused = []
         for disabled in (False, False, True, True):

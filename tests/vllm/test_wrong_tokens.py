@@ -1,4 +1,4 @@
-"""Engines that look alike and compute something else: none answers from another's KV."""
+"""Engines that look alike but compute other values: none answers from another's KV."""
 
 import random
 import shutil
@@ -76,7 +76,7 @@ def test_longrope_by_the_longest_prompt_that_an_engine_takes(process, started, m
         assert answer(process) == (expected[longest], 0)
         until_reused(process)
         process.ask("stop")
-    # What does not matter still does not.
+    # Harmless settings still share KV.
     started(model, max_model_len=1536)
     assert answer(process) == (expected[2048], WHOLE)
 
@@ -93,7 +93,7 @@ def test_another_implementation_of_the_same_checkpoint(process, started, models)
 
 
 def test_an_adapter_trained_anew_at_the_same_place(process, started, models, tmp_path):
-    """The engine starts anew, or goes on with the files that it has read."""
+    """A restarted engine reads the new files; a running one keeps the files that it read."""
     place = tmp_path / "adapter"
     asked = {"lora": ["prod", 1, str(place)]}
     adapted = {"enable_lora": True, "max_lora_rank": 8}
@@ -157,7 +157,7 @@ def test_kv_that_an_engine_would_compute_otherwise_is_found_out(process, started
     assert process.ask("counters")["neve_alone"] == 0
     process.ask("stop")
 
-    # Other weights, which nobody named.
+    # Other weights under the same name.
     started(models / "llama", careful)
     process.ask("change_weights")
     changed = answer(process)[0]
