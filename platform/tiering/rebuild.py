@@ -99,7 +99,9 @@ class Restorer:
         own = [
             r
             for r in rows
-            if r.id not in refused and (r.id not in expired or expired[r.id] < segment.created_at)
+            if r.is_readable
+            and r.id not in refused
+            and (r.id not in expired or expired[r.id] < segment.created_at)
         ]
         if within_quota:
             usage = self.tier.usage()

@@ -4,6 +4,7 @@ import re
 import struct
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
 
@@ -18,7 +19,7 @@ from neve.formats import block, segment
 from neve.formats.block import HEADER_BYTES, BlockHeader, checksum
 from neve.formats.ids import BlockHasher
 from neve.formats.keys import BucketKeys, bucket_of, parse_key, segment_key
-from neve.formats.segment import SegmentHeader, SegmentWriter
+from neve.formats.segment import SegmentHeader, SegmentRow, SegmentWriter
 from neve.formats.space import SpaceIdentity, choose_chunk_tokens
 
 FORMATS = Path(__file__).parents[2] / "docs" / "formats"
@@ -27,11 +28,12 @@ ID = bytes.fromhex("00112233445566778899aabbccddeeff")
 PAYLOAD = b"KV of one chunk!"
 
 
-def hex_example(document: str) -> bytes:
-    lines = re.findall(
-        r"^[0-9a-f]{4}  ((?:[0-9a-f]{2} ?)+)$", (FORMATS / document).read_text(), re.M
+def hex_example(document: str, number: int = 0) -> bytes:
+    """The bytes of the `number`th dump in a document."""
+    dumps = re.findall(
+        r"(?:^[0-9a-f]{4}  (?:[0-9a-f]{2} ?)+\n)+", (FORMATS / document).read_text(), re.M
     )
-    return bytes.fromhex("".join(lines))
+    return bytes.fromhex("".join(line[6:] for line in dumps[number].splitlines()))
 
 
 def identity(**changes: object) -> SpaceIdentity:
@@ -84,6 +86,47 @@ def test_the_documented_segment_is_what_the_module_writes_and_reads():
     assert raw.endswith(writer.footer())
 
 
+def test_the_documented_footer_of_version_3_is_what_the_module_writes_and_reads():
+    raw = hex_example("segment.md")[:0x90] + hex_example("segment.md", 1)
+    footer = segment.read_footer(lambda at, n: raw[at : at + n], len(raw))
+    uuid = UUID("12345678-9abc-def0-1234-56789abcdef0")
+    assert footer.header == SegmentHeader(7, uuid, FINGERPRINT, version=3)
+    writer = SegmentWriter(footer.header)
+    writer.add(block.decode_header(raw[0x40:]), stored_s=1_800_000_000)
+    assert raw.endswith(writer.footer())
+    assert list(footer.rows) == writer.rows
+
+
+def test_a_footer_says_what_is_encoded_and_what_this_version_cannot_read():
+    writer = SegmentWriter(SegmentHeader(7, UUID(int=5), FINGERPRINT, version=3))
+    plain = SegmentRow(ID, ID, 64, 100, 16, 1)
+    rows = [
+        plain,
+        replace(plain, offset=164, length=1 << 20, encoded_length=36, codec=1),
+        replace(plain, offset=200, kind=1),
+    ]
+    writer.rows += rows
+    raw = bytes(300) + writer.footer()
+    footer = segment.read_footer(lambda at, n: raw[at : at + n], len(raw))
+    assert list(footer.rows) == rows
+    assert [row.is_readable for row in footer.rows] == [True, False, False]
+    assert [row.end for row in footer.rows] == [164, 200, 300]
+
+
+def test_a_segment_of_release_0_2_0_is_read():
+    """tests/neve/data/segment-2.seg is as that release wrote it, and stays."""
+    raw = (Path(__file__).parent / "data/segment-2.seg").read_bytes()
+    footer = segment.read_footer(lambda at, n: raw[at : at + n], len(raw))
+    assert (footer.header.tenant_id, footer.header.version) == (7001, 2)
+    assert len(footer.rows) == 3
+    for n, row in enumerate(footer.rows):
+        stored = raw[row.offset : row.end]
+        header = block.verify(stored[:HEADER_BYTES], stored[HEADER_BYTES:], expect_id=row.id)
+        assert header.payload_checksum == row.checksum
+        assert (row.stored_s, row.is_readable) == (1_800_000_000 + n, True)
+    assert [row.expires_s for row in footer.rows] == [0, 0, 4_000_000_000]
+
+
 def test_a_segment_of_version_1_is_read_and_does_not_say_when_its_blocks_were_stored():
     """As written until version 2: rows end with expires_s."""
     block_raw = hex_example("block.md")
@@ -93,7 +136,7 @@ def test_a_segment_of_version_1_is_read_and_does_not_say_when_its_blocks_were_st
     body = head + row
     raw = head + block_raw + body + struct.pack("<IIQ8s", 1, len(body), checksum(body), b"NVSGFOOT")
     footer = segment.read_footer(lambda at, n: raw[at : at + n], len(raw))
-    assert footer.header == SegmentHeader(7, UUID(int=5), FINGERPRINT)
+    assert footer.header == SegmentHeader(7, UUID(int=5), FINGERPRINT, version=1)
     assert footer.rows == [segment.SegmentRow(ID, ID, 64, len(block_raw), 16, sum_, 1234, 0)]
 
 
@@ -102,6 +145,16 @@ def test_any_flipped_bit_of_a_block_is_corrupt(at, bit):
     raw = bytearray(hex_example("block.md"))
     raw[at] ^= 1 << bit
     with pytest.raises(Corrupt):
+        block.verify(raw[:HEADER_BYTES], raw[HEADER_BYTES:], expect_id=ID)
+
+
+@pytest.mark.parametrize("at", [5, 7])
+def test_a_block_of_an_unknown_kind_or_codec_is_corrupt(at):
+    """Its header checksum is right: a newer version wrote it."""
+    raw = bytearray(hex_example("block.md"))
+    raw[at] = 1
+    raw[60:64] = (checksum(raw[:60]) & 0xFFFFFFFF).to_bytes(4, "little")
+    with pytest.raises(Corrupt, match="unknown"):
         block.verify(raw[:HEADER_BYTES], raw[HEADER_BYTES:], expect_id=ID)
 
 
@@ -245,7 +298,7 @@ def test_a_chunk_is_whole_engine_blocks_and_small_enough_when_it_can_be(block_to
 
 def test_sizes_are_those_of_the_documents():
     assert block._FIELDS.size + block._CHECK.size == segment._HEADER.size == HEADER_BYTES == 64
-    assert (segment._TRAILER.size, segment.ROW_BYTES) == (24, {1: 60, 2: 64})
+    assert (segment._TRAILER.size, segment.ROW_BYTES) == (24, {1: 60, 2: 64, 3: 70})
 
 
 def test_keys_of_a_bucket_share_one_hash_tag():

@@ -1,7 +1,10 @@
 """The cold tier end to end: flush, crash, loss of Valkey, rebuild; real Valkey, real S3."""
 
 import time
+from dataclasses import replace
 from datetime import timedelta
+from functools import partial
+from pathlib import Path
 
 import pytest
 from django.conf import settings
@@ -12,6 +15,8 @@ from catalog import jobs
 from catalog.models import Context, Job, Segment, UsageRollup
 from neve.errors import MissReason
 from neve.formats.block import HEADER_BYTES
+from neve.formats.keys import segment_key
+from neve.formats.segment import SegmentFooter, SegmentWriter, read_footer
 from neve.index.tier import Admission, BlockTerms, HotTier, Location, Tier
 from retention import provisioning
 from retention import services as retention
@@ -19,7 +24,9 @@ from storage import hot
 from storage import s3 as bucket
 from support.cold_world import PAYLOAD_BYTES, World
 from support.servers import wait_until
+from tenants import services as tenants
 from tenants.audit import SYSTEM
+from tenants.models import Tenant
 from tenants.scope import tenant_scope
 from tiering import flush, recovery, segments, work
 from tiering.flush import Flusher
@@ -471,3 +478,51 @@ def test_segments_of_writers_that_died_come_back_last_and_within_the_quota(clean
     usage = world.tier.usage()
     assert usage.cold_bytes <= usage.quota_cold_bytes
     world.assert_readable_from_s3(durable)
+
+
+@pytest.fixture
+def old_segment(clean_hot, monkeypatch):
+    """The world of tests/neve/data/segment-2.seg, which release 0.2.0 wrote, with its bytes."""
+    raw = (Path(__file__).parents[1] / "neve/data/segment-2.seg").read_bytes()
+    footer = read_footer(lambda at, n: raw[at : at + n], len(raw))
+    with monkeypatch.context() as fixed:
+        fixed.setattr(tenants, "Tenant", partial(Tenant, pk=footer.header.tenant_id))
+        world = World()
+    world.add_space("segment-2")
+    assert world.fingerprint == footer.header.fingerprint
+    for row in footer.rows:
+        world.payloads[row.id] = raw[row.offset + HEADER_BYTES : row.end]
+    return world, footer, raw
+
+
+def add_segment(world: World, footer: SegmentFooter, raw: bytes) -> None:
+    key = segment_key(world.tenant.pk, world.fingerprint, footer.header.uuid)
+    bucket.client().put_object(Bucket=settings.ENV.s3_bucket, Key=key, Body=raw)
+    Segment.unscoped.create(
+        tenant=world.tenant,
+        space=world.space,
+        uuid=footer.header.uuid,
+        object_key=key,
+        size_bytes=len(raw),
+        state=Segment.State.LIVE,
+        blocks=len(footer.rows),
+        indexed_at=timezone.now(),
+    )
+
+
+def test_a_segment_of_release_0_2_0_is_rebuilt_and_read(old_segment):
+    world, footer, raw = old_segment
+    add_segment(world, footer, raw)
+    assert rebuild_tenant(world.tenant.pk).blocks == 3
+    world.assert_readable_from_s3([row.id for row in footer.rows])
+
+
+def test_a_rebuild_leaves_out_blocks_that_only_a_newer_version_can_read(old_segment):
+    world, footer, raw = old_segment
+    plain, encoded, piece = footer.rows
+    writer = SegmentWriter(replace(footer.header, version=3))
+    writer.rows += [plain, replace(encoded, codec=1, encoded_length=80), replace(piece, kind=1)]
+    add_segment(world, footer, raw[: piece.end] + writer.footer())
+    assert rebuild_tenant(world.tenant.pk).blocks == 1
+    world.assert_readable_from_s3([plain.id])
+    assert world.tier.match([encoded.id, piece.id]) == [MissReason.NEVER_STORED] * 2

@@ -11,9 +11,10 @@ namespace {
 
 static_assert(std::endian::native == std::endian::little, "the format is little-endian");
 
-constexpr std::array<std::byte, 8> kStart{
-    std::byte{'N'}, std::byte{'V'}, std::byte{'B'}, std::byte{'1'},
-    std::byte{1},   std::byte{0},   std::byte{1},   std::byte{0}};  // magic, version 1, XXH3-64
+// Magic, version 1, kind 0 (a prefix), checksum XXH3-64, codec 0 (none): no others are known.
+constexpr std::array<std::byte, 8> kStart{std::byte{'N'}, std::byte{'V'}, std::byte{'B'},
+                                          std::byte{'1'}, std::byte{1},   std::byte{0},
+                                          std::byte{1},   std::byte{0}};
 
 template <typename T>
 void put(RawHeader out, std::size_t at, const T& value) {

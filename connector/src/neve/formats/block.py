@@ -17,6 +17,8 @@ Buffer = Any  # anything with the buffer protocol; typing has a name for it from
 MAGIC = b"NVB1"
 VERSION = 1
 XXH3_64 = 1
+PREFIX = 0  # kind: KV of a whole prefix. 1 is reserved for pieces
+PLAIN = 0  # codec: KV bytes as they are. Others are reserved
 HEADER_BYTES = 64
 MAX_PAYLOAD_BYTES = 64 << 20
 UNCOMMITTED_MS = 60_000  # a value in Valkey whose commit never comes expires by itself
@@ -24,8 +26,10 @@ UNCOMMITTED_MS = 60_000  # a value in Valkey whose commit never comes expires by
 # Name and code of `struct` of each field; src/core/layout.h has their offsets.
 FIELDS = (
     ("magic", "4s"),
-    ("version", "H"),
-    ("checksum_kind", "H"),
+    ("version", "B"),
+    ("kind", "B"),
+    ("checksum_kind", "B"),
+    ("codec", "B"),
     ("id", "16s"),
     ("parent", "16s"),
     ("tokens", "I"),
@@ -40,7 +44,10 @@ _CHECK = struct.Struct("<I")
 
 @dataclass(frozen=True)
 class BlockHeader:
-    """`id`, `parent`: 16 bytes. `space_tag`: the first 4 bytes of the space's fingerprint."""
+    """`id`, `parent`: 16 bytes. `space_tag`: the first 4 bytes of the space's fingerprint.
+
+    `payload_bytes`: of the KV. `payload_checksum`: of the payload as stored.
+    """
 
     id: bytes
     parent: bytes
@@ -62,7 +69,9 @@ def encode_header(header: BlockHeader) -> bytes:
     body = _FIELDS.pack(
         MAGIC,
         VERSION,
+        PREFIX,
         XXH3_64,
+        PLAIN,
         header.id,
         header.parent,
         header.tokens,
@@ -78,11 +87,12 @@ def decode_header(raw: Buffer) -> BlockHeader:
     view = memoryview(raw).cast("B")[:HEADER_BYTES]
     if len(view) < HEADER_BYTES:
         raise Corrupt(f"header has {len(view)} of {HEADER_BYTES} bytes")
-    magic, version, kind, id_, parent, tokens, size, payload_sum, tag = _FIELDS.unpack_from(view)
+    magic, version, kind, sums, codec, *rest = _FIELDS.unpack_from(view)
+    id_, parent, tokens, size, payload_sum, tag = rest
     if magic != MAGIC:
         raise Corrupt(f"not a block: magic {magic!r}")
-    if version != VERSION or kind != XXH3_64:
-        raise Corrupt(f"unknown version {version} or checksum kind {kind}")
+    if (version, kind, sums, codec) != (VERSION, PREFIX, XXH3_64, PLAIN):
+        raise Corrupt(f"unknown {version=}, {kind=}, checksum kind {sums} or {codec=}")
     (check,) = _CHECK.unpack_from(view, _FIELDS.size)
     if check != checksum(view[: _FIELDS.size]) & 0xFFFFFFFF:
         raise Corrupt("header checksum differs")

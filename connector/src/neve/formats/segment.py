@@ -1,6 +1,6 @@
 """A segment: one S3 object with many blocks of one space. Specified in docs/formats/segment.md.
 
-    header (64) ‖ blocks, as stored ‖ footer: header again (64) ‖ columns (64 a row) ‖ trailer (24)
+    header (64) ‖ blocks, as stored ‖ footer: header again (64) ‖ columns ‖ trailer (24)
 
 Little-endian. One tail read opens the footer, and the footer alone rebuilds the index. A segment is
 written once; what does not end in a valid trailer is not a segment.
@@ -14,12 +14,12 @@ from uuid import UUID
 import numpy as np
 
 from neve.errors import Corrupt, Misuse
-from neve.formats.block import HEADER_BYTES, BlockHeader, Buffer, checksum
+from neve.formats.block import HEADER_BYTES, PLAIN, PREFIX, BlockHeader, Buffer, checksum
 
 MAGIC = b"NVSG"
 END_MAGIC = b"NVSGFOOT"
-VERSION = 2  # version 1 has no column stored_s; it is read, not written
-MAX_SEGMENT_BYTES = (4 << 30) - 1  # offsets stand as u32 in the index
+VERSION = 2  # what is written while no block has a codec or another kind, which need version 3
+MAX_SEGMENT_BYTES = (4 << 30) - 1  # nodes of release 0.2.0 read offsets of 32 bits
 MAX_ROWS = 1 << 20
 TAIL_BYTES = 64 << 10  # first guess of a tail read: about 1,000 blocks
 
@@ -34,8 +34,11 @@ _COLUMNS = (
     ("checksum", "<u8"),
     ("expires_s", "<u4"),
     ("stored_s", "<u4"),
+    ("encoded_length", "<u4"),
+    ("kind", "u1"),
+    ("codec", "u1"),
 )
-_COLUMNS_OF = {1: _COLUMNS[:-1], VERSION: _COLUMNS}
+_COLUMNS_OF = {1: _COLUMNS[:7], 2: _COLUMNS[:8], 3: _COLUMNS}
 ROW_BYTES = {
     version: sum(np.dtype(dtype).itemsize for _, dtype in columns)
     for version, columns in _COLUMNS_OF.items()
@@ -46,24 +49,26 @@ Fetch = Callable[[int, int], bytes]  # fetch(offset, length): a ranged read of t
 
 @dataclass(frozen=True)
 class SegmentHeader:
-    """Whose segment it is. `fingerprint`: 32 bytes, of the space."""
+    """Whose segment it is. `fingerprint`: 32 bytes, of the space. `version`: of the format."""
 
     tenant_id: int
     uuid: UUID
     fingerprint: bytes
+    version: int = VERSION
 
     def encode(self) -> bytes:
-        return _HEADER.pack(MAGIC, VERSION, 0, self.tenant_id, 0, self.uuid.bytes, self.fingerprint)
+        ids = (self.tenant_id, 0, self.uuid.bytes, self.fingerprint)
+        return _HEADER.pack(MAGIC, self.version, 0, *ids)
 
     @classmethod
     def decode(cls, raw: Buffer) -> "SegmentHeader":
-        """Raises `Corrupt` when `raw` does not begin with a header of this version."""
+        """Raises `Corrupt` when `raw` does not begin with a header of a known version."""
         if len(raw) < HEADER_BYTES:
             raise Corrupt(f"segment header has {len(raw)} of {HEADER_BYTES} bytes")
         magic, version, _, tenant_id, _, uuid, fingerprint = _HEADER.unpack_from(raw)
         if magic != MAGIC or version not in _COLUMNS_OF:
-            raise Corrupt(f"not a segment of version {VERSION}: magic {magic!r}, version {version}")
-        return cls(tenant_id, UUID(bytes=uuid), fingerprint)
+            raise Corrupt(f"no segment of a known version: magic {magic!r}, version {version}")
+        return cls(tenant_id, UUID(bytes=uuid), fingerprint, version)
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,8 @@ class SegmentRow:
     """One block: `length` counts its header; `checksum` is the payload's.
 
     `stored_s`: when it was committed, seconds since 1970; lifetimes count from there, also after a
-    rebuild. `expires_s`: its end as known when the segment was written, 0: none.
+    rebuild. `expires_s`: its end as known when the segment was written, 0: none. `kind`, `codec`:
+    as in its header; `encoded_length`: bytes that it takes here if it has a codec, else 0.
     """
 
     id: bytes
@@ -82,6 +88,19 @@ class SegmentRow:
     checksum: int
     expires_s: int = 0
     stored_s: int = 0
+    encoded_length: int = 0
+    kind: int = PREFIX
+    codec: int = PLAIN
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether this version knows the block's kind and codec."""
+        return self.kind == PREFIX and self.codec == PLAIN
+
+    @property
+    def end(self) -> int:
+        """Offset behind the block."""
+        return self.offset + (self.encoded_length or self.length)
 
 
 @dataclass
@@ -121,7 +140,7 @@ class SegmentWriter:
         """The bytes behind the last block."""
         columns = b"".join(
             np.array([getattr(row, name) for row in self.rows], dtype=dtype).tobytes()
-            for name, dtype in _COLUMNS
+            for name, dtype in _COLUMNS_OF[self.header.version]
         )
         body = self.header.encode() + columns
         return body + _TRAILER.pack(len(self.rows), len(body), checksum(body), END_MAGIC)
@@ -147,7 +166,7 @@ def read_footer(fetch: Fetch, size_bytes: int) -> SegmentFooter:
     if magic != END_MAGIC:
         raise Corrupt("no footer at the end: the object is cut or no segment")
     footer_bytes = body_bytes + _TRAILER.size
-    if rows > MAX_ROWS or body_bytes > HEADER_BYTES + rows * ROW_BYTES[VERSION]:
+    if rows > MAX_ROWS or body_bytes > HEADER_BYTES + rows * max(ROW_BYTES.values()):
         raise Corrupt(f"footer of {body_bytes} bytes cannot hold {rows} rows")
     if HEADER_BYTES + footer_bytes > size_bytes:
         raise Corrupt(f"footer of {footer_bytes} bytes is larger than the object")
@@ -157,11 +176,10 @@ def read_footer(fetch: Fetch, size_bytes: int) -> SegmentFooter:
     if len(body) != body_bytes or checksum(body) != body_sum:
         raise Corrupt("footer checksum differs")
     header = SegmentHeader.decode(body)
-    version = int.from_bytes(body[4:6], "little")
-    if body_bytes != HEADER_BYTES + rows * ROW_BYTES[version]:
+    if body_bytes != HEADER_BYTES + rows * ROW_BYTES[header.version]:
         raise Corrupt(f"footer of {body_bytes} bytes does not hold {rows} rows")
     return SegmentFooter(
-        header, _decode_rows(body[HEADER_BYTES:], rows, size_bytes, _COLUMNS_OF[version])
+        header, _decode_rows(body[HEADER_BYTES:], rows, size_bytes, _COLUMNS_OF[header.version])
     )
 
 
@@ -174,6 +192,6 @@ def _decode_rows(
         at += column.nbytes
         columns.append([item.tobytes() for item in column] if dtype == "V16" else column.tolist())
     rows = [SegmentRow(*values) for values in zip(*columns, strict=True)]
-    if any(row.offset < HEADER_BYTES or row.offset + row.length > size_bytes for row in rows):
+    if any(row.offset < HEADER_BYTES or row.end > size_bytes for row in rows):
         raise Corrupt("a row points outside of the object")
     return rows
