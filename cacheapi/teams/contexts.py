@@ -90,7 +90,7 @@ class PinRowSerializer(serializers.ModelSerializer):
 
 
 class ContextDetailSerializer(ContextSerializer):
-    pins = PinRowSerializer(many=True, source="live_pins", help_text="those that have not ended")
+    pins = PinRowSerializer(many=True, help_text="those that have not ended")
     residency = ResidencySerializer(
         read_only=True, allow_null=True, help_text="null while the hot tier does not answer"
     )
@@ -192,14 +192,10 @@ class ContextsView(ReadOnlyView):
         """With its pins, and its residency: what of it is hot, cold, lost, durable."""
         with_blocks = flag(request, "blocks")
         context = self.get_object()
-        try:
-            residency = asdict(residency_of(context))
-        except Problem:
-            residency = None
-        if residency and not with_blocks:
-            del residency["blocks"]
-        context.residency, context.live_pins = residency, pins.live_of(context)
-        return Response(ContextDetailSerializer(context).data)
+        live = PinRowSerializer(pins.live_of(context), many=True).data
+        residency = _residency(context, with_blocks=with_blocks)
+        answer = {**ContextSerializer(context).data, "pins": live, "residency": residency}
+        return Response(answer)
 
     @extend_schema(request=None, responses={204: None})
     def destroy(self, request: Request, *args: Any, **kwargs: Any) -> Response:
@@ -257,3 +253,14 @@ class ContextsView(ReadOnlyView):
         for_s = checked(ExtendSerializer, request)["for_s"]
         extended = contexts.extend(context=context, for_s=for_s, actor=actor_of(request))
         return Response(ExtendedSerializer(extended).data)
+
+
+def _residency(context: Context, *, with_blocks: bool) -> dict[str, Any] | None:
+    """None while the hot tier does not answer."""
+    try:
+        found = asdict(residency_of(context))
+    except Problem:
+        return None
+    if not with_blocks:
+        del found["blocks"]
+    return dict(ResidencySerializer(found).data)

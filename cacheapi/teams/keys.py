@@ -86,8 +86,7 @@ class KeysView(CreateModelMixin, ReadOnlyView):
             expires_at=body["expires_at"],
             actor=actor_of(request),
         )
-        key.key = plaintext
-        return Response(IssuedKeySerializer(key).data, status=201)
+        return Response({**KeySerializer(key).data, "key": plaintext}, status=201)
 
     @extend_schema(request=None, responses=KeySerializer)
     @action(methods=["post"], detail=True)
