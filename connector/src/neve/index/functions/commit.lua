@@ -22,12 +22,8 @@ local function badness(K, A)
   end
 end
 
--- Whether the block is hot already, with this very value. If so, uses it.
-local function is_present(K, c, b)
-  local e = load(K, b.id)
-  if not has(e, HOT) or e.size ~= b.size or redis.call("STRLEN", b.key) ~= b.size then
-    return false
-  end
+-- A use of a block that is hot already, with this very value.
+local function use_present(K, c, b, e)
   redis.call("PERSIST", b.key)
   use(K, b.id, e, c.us)
   if is_expired(e, c.now_s) then -- stored anew: its life begins again
@@ -35,7 +31,7 @@ local function is_present(K, c, b)
     save(K, b.id, e)
     schedule(K, b.id, e, c.now_s)
   end
-  return true
+  return PRESENT
 end
 
 -- How many bytes the hot tier lacks for a block after making room; whether entries may have
@@ -103,7 +99,7 @@ local function commit_block(K, c, b)
     if not has(e, HOT) then remove_block(b.key) end
     return length == 0 and VANISHED or MISMATCH
   end
-  if is_present(K, c, b) then return PRESENT end -- the same id twice in one call
+  if has(e, HOT) then return use_present(K, c, b, e) end -- the same id twice in one call
   local over, is_stale = lacking(K, c, b.size)
   if is_stale then e = load(K, b.id) end
   return over > 0 and refuse_block(K, c, b, e) or store_block(K, c, b, e)
@@ -131,7 +127,12 @@ local function commit(K, A)
   for n = 1, #K - #BOOKKEEPING do
     local size, tokens = tonumber(A[3 * n]), tonumber(A[3 * n + 1])
     local b = { n = n, key = K[#BOOKKEEPING + n], id = A[3 * n - 1], size = size, tokens = tokens }
-    if is_present(K, c, b) then out[n] = PRESENT else rest[#rest + 1] = b end
+    local e = load(K, b.id)
+    if has(e, HOT) and e.size == size and redis.call("STRLEN", b.key) == size then
+      out[n] = use_present(K, c, b, e)
+    else
+      rest[#rest + 1] = b
+    end
   end
   for _, b in ipairs(rest) do out[b.n] = commit_block(K, c, b) end
   return out

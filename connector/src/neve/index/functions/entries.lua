@@ -20,7 +20,7 @@ local function save(K, id, e) redis.call("HSET", K[1], id, pack_entry(e)) end
 
 -- An entry with the terms of its space, to which the caller gives its state.
 local function new_entry(K, space, size, tokens)
-  local e = unpack_entry(EMPTY)
+  local e = empty_entry()
   e.reason, e.space, e.size, e.tokens = recount_number(K), space, size, tokens
   return e
 end

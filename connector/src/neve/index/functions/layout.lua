@@ -25,6 +25,12 @@ local EXPIRES_AT = 17
 local EMPTY = "\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0" ..
   "\0\0\0\0\0\0\0\0\0\0\0\0\0"
 
+local function empty_entry()
+  return { state = 0, reason = 0, touched = 0, space = 0, size = 0, tokens = 0, expires = 0,
+    pinned = 0, segment = 0, stored = 0, idle = 0, priority = 0, held = 0, kind = 0, hot_codec = 0,
+    cold_codec = 0, cold_size = 0, offset = 0 }
+end
+
 local function unpack_entry(raw)
   local state, reason, touched, space, size, tokens, expires, pinned, segment, stored, idle,
     priority, held, kind, hot_codec, cold_codec, cold_size, offset = struct.unpack(ENTRY, raw)

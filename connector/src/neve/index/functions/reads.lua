@@ -5,14 +5,6 @@
 local TICK_S, TICKS, CLAIMED = 4, 32768, 32768
 local CLAIM_S = 32 -- until then nobody else promotes the block: longer than a read and a store
 
--- Whether an entry has copies and no end. Read without unpacking, since nearly all have none:
--- making a string here costs more than the bytes sent.
-local function is_endless(raw)
-  if not is_sound(raw) or string.byte(raw) % (2 * GONE) >= GONE then return false end
-  local a, b, c, d = string.byte(raw, EXPIRES_AT, EXPIRES_AT + 3)
-  return a + b + c + d == 0
-end
-
 -- A row for a node that knows version 1; nil: it says nothing of codecs and kinds, nor of an offset
 -- so large.
 local function row_of_version_1(e)
@@ -20,25 +12,30 @@ local function row_of_version_1(e)
   if is_plain and e.offset < 2 ^ 32 then return pack_entry_1(e) end
 end
 
+-- The answer for one id, by its entry; nil and a reason: a miss.
+local function row_of(raw, row_bytes, pack_row, now_s)
+  local e = decode(raw)
+  if not e then return nil, 0 end
+  if not is_alive(e, now_s) then return nil, has(e, GONE) and e.reason or EXPIRED end
+  if #raw == row_bytes then return raw end
+  return pack_row(e), CORRUPT
+end
+
 -- The answers of `locate`, or of `match`: a row of `row_bytes` for each id. `pack_row` makes one of
--- an entry of another version.
+-- an entry of another version. Nearly all entries have no end: they go through without being
+-- unpacked, since making a string here costs more than the bytes sent.
 local function rows(K, A, row_bytes, pack_row)
-  local out, n, now_s = {}, 0, math.floor(now_us() / 1000000)
+  local byte, out, n, now_s = string.byte, {}, 0, math.floor(now_us() / 1000000)
   for first = 2, #A, SLICE do
     local last = math.min(first + SLICE - 1, #A)
     local found = redis.call("HMGET", K[1], unpack(A, first, last))
     for i = 1, last - first + 1 do
       local raw, row, reason = found[i], nil, 0
-      if raw and #raw == row_bytes and is_endless(raw) then
-        row = raw
-      elseif raw then
-        local e = decode(raw)
-        if is_alive(e, now_s) then
-          row, reason = #raw == row_bytes and raw or pack_row(e), CORRUPT
-        elseif e then
-          reason = has(e, GONE) and e.reason or EXPIRED
-        end
+      if raw and #raw == row_bytes and PLACES[byte(raw) % (2 * GONE)] then
+        local a, b, c, d = byte(raw, EXPIRES_AT, EXPIRES_AT + 3)
+        if a + b + c + d == 0 and byte(raw) % (2 * GONE) ~= GONE then row = raw end
       end
+      if raw and not row then row, reason = row_of(raw, row_bytes, pack_row, now_s) end
       n = n + 1
       out[n] = row or string.char(0, reason) .. string.sub(EMPTY, 3, row_bytes)
       if not row and A[1] == "0" then return table.concat(out) end

@@ -83,7 +83,7 @@ end
 -- Makes an entry without copies a tombstone, which tells the reason of the next miss, and saves it.
 local function make_tombstone(K, id, e, reason, us)
   if e.pinned > 0 then set_pin(K, id, e, 0) end
-  local gone = unpack_entry(EMPTY)
+  local gone = empty_entry()
   gone.state, gone.reason = GONE, reason
   gone.space, gone.size, gone.tokens = e.space, e.size, e.tokens
   e.state = GONE
