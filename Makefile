@@ -182,7 +182,7 @@ $(RUN): requirements.txt $(CORE) $(PLOTLY) | .venv/bin/python
 	@$(BIN)/python -m whitenoise.compress --quiet $(dir $(PLOTLY))
 	@touch $@
 
-$(DEV): requirements-dev.txt $(RUN)
+$(DEV): requirements-dev.txt requirements-otel.txt $(RUN)
 	@echo "Installing tools for tests ..."
 	@$(BIN)/python $(PIP) -r requirements-dev.txt
 	@touch $@

@@ -70,6 +70,7 @@ def _logged(run: jobs.JobRun) -> Any:
     run.log(f"Attempt {run.job.attempts} began.")
     yield
     run.log("Done.")
+    log_events.JOB_DONE.log(job=run.job.pk, kind=run.job.kind)
 
 
 def _is_redelivered(task: AnyTask) -> bool:

@@ -28,7 +28,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
-from base import log_events
+from base import log_events, tracing
 from neve.log_events import LogLine
 
 SEND_EVERY_S = 1.0
@@ -143,9 +143,10 @@ class Process:
             threading.Thread(target=self._run, name="neve-counting", daemon=True).start()
 
     def _run(self) -> None:
-        while True:
-            time.sleep(SEND_EVERY_S)
-            self.send()
+        with tracing.untraced():
+            while True:
+                time.sleep(SEND_EVERY_S)
+                self.send()
 
     def send(self) -> None:
         """Now. Keeps the sums if the bus does not answer."""

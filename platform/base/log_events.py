@@ -212,6 +212,13 @@ JOB_FAILED = LogEvent(
     "A requested job failed; it is tried again unless this was its last attempt.",
     "See the traceback, and the job on the page *Jobs*.",
 )
+JOB_DONE = LogEvent(
+    "job_done",
+    INFO,
+    ("job", "kind"),
+    "A requested job did its work. Ticks have no such line: `neve_task_seconds` counts them.",
+    "Nothing.",
+)
 JOB_OVER = LogEvent(
     "job_over",
     INFO,

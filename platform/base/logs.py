@@ -53,7 +53,7 @@ class LineFormatter(ProcessorFormatter):
     """One line for each record, tracebacks below it (`console`) or inside it (`json`)."""
 
     def __init__(self, log_format: str) -> None:
-        renderers: list[Any] = [format_exc_info, JSONRenderer(default=str)]
+        renderers: list[Any] = [format_exc_info, JSONRenderer()]
         if log_format == "console":
             # structlog's default prints the values of local variables: keys and prompts.
             renderers = [
@@ -90,7 +90,11 @@ def _own_fields(logger: object, method: str, fields: Fields) -> Fields:
     match fields.pop("positional_args"):
         case (LogLine() as line,):
             effect = {"effect": line.event.effect} if line.event.effect else {}
-            fields.update({"event": line.event.name, **line.fields, **effect})
+            own = {
+                name: value if isinstance(value, int | float) else str(value)
+                for name, value in line.fields.items()
+            }
+            fields.update({"event": line.event.name, **own, **effect})
     return fields
 
 

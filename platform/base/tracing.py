@@ -1,4 +1,5 @@
-"""Traces by OpenTelemetry, where OTEL_EXPORTER_OTLP_ENDPOINT is set; nothing is imported otherwise.
+"""Traces by OpenTelemetry, where OTEL_EXPORTER_OTLP_ENDPOINT is set; otherwise nothing is imported.
+(redis-py loads OpenTelemetry's metrics API by itself where that is installed.)
 
 Requests, tasks, calls of Valkey and of S3 are spans. One trace goes from a request through the
 Celery message to the job's task. The other OTEL_… variables work as everywhere.
@@ -6,6 +7,8 @@ Packages: requirements-otel.txt.
 """
 
 import os
+import sys
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from base import log_events
@@ -38,6 +41,13 @@ def start(service: str) -> None:
     DjangoInstrumentor().instrument(response_hook=_name_request)
     for instrumentor in (CeleryInstrumentor, RedisInstrumentor, BotocoreInstrumentor):
         instrumentor().instrument()
+
+
+def untraced() -> AbstractContextManager[None]:
+    """Inside, calls of Valkey and S3 are no spans: for what runs each second."""
+    otel: Any = sys.modules.get("opentelemetry.instrumentation.utils")
+    quiet: AbstractContextManager[None] = otel.suppress_instrumentation() if otel else nullcontext()
+    return quiet
 
 
 def _name_request(span: Any, request: Any, response: Any) -> None:

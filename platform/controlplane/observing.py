@@ -79,8 +79,8 @@ def _kind(task: "Task[..., object]") -> str:
 
 @signals.worker_process_init.connect  # each process of a pool; the one of a solo pool
 def _start_process(**_: Any) -> None:
-    PROCESS.start()
     tracing.start("neve-worker")
+    PROCESS.start()
 
 
 @signals.worker_ready.connect

@@ -6,35 +6,13 @@ from pathlib import Path
 import pytest
 import urllib3
 
-from deploy.installation import http_status
 from support import testsettings
-from support.servers import ControlPlane, Server, free_port
+from support.servers import ControlPlane, SecondWeb
 
 pytestmark = pytest.mark.integration
 
 RATE = 30
 AT_ONCE = 12
-
-
-class SecondWeb(Server):
-    """Another web process over a ControlPlane's servers."""
-
-    name = "second-web"
-
-    def __init__(self, platform: ControlPlane) -> None:
-        super().__init__(platform.folder)
-        self.platform, self.port = platform, free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-
-    def environment(self):
-        return self.platform.environment()
-
-    def command(self):
-        first = str(self.platform.port)
-        return [str(self.port) if word == first else word for word in self.platform.command()]
-
-    def ready(self):
-        return http_status(f"{self.url}/login/") == 200
 
 
 @pytest.fixture(scope="module")

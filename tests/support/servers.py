@@ -388,6 +388,27 @@ class ControlPlane(Server):
         return Worker(self)
 
 
+class SecondWeb(Server):
+    """Another web process over a ControlPlane's servers."""
+
+    name = "second-web"
+
+    def __init__(self, platform: ControlPlane) -> None:
+        super().__init__(platform.folder)
+        self.platform, self.port = platform, free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def environment(self) -> dict[str, str]:
+        return self.platform.environment()
+
+    def command(self) -> list[str]:
+        first = str(self.platform.port)
+        return [str(self.port) if word == first else word for word in self.platform.command()]
+
+    def ready(self) -> bool:
+        return http_status(f"{self.url}/login/") == 200
+
+
 class Worker(Server):
     """Celery worker and beat in one process, over a ControlPlane's environment."""
 
