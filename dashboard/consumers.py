@@ -39,7 +39,7 @@ class UsageConsumer(AsyncJsonWebsocketConsumer):
     async def connect(self) -> None:
         # Accepted before refused: a browser shows a page only the close code of an open socket.
         await self.accept()
-        user = self.scope.get("user")
+        user: Any = self.scope.get("user")  # Channels wraps it lazily
         if user is None or not user.is_authenticated:
             await self.close(SIGNED_OUT)
             return

@@ -4,4 +4,5 @@ from django.urls import path
 
 from dashboard.consumers import UsageConsumer
 
-websocket_urlpatterns = [path("ws/usage", UsageConsumer.as_asgi())]
+# Django's `path` is typed for views; Channels lets it route ASGI applications.
+websocket_urlpatterns = [path("ws/usage", UsageConsumer.as_asgi())]  # type: ignore[arg-type]

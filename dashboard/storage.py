@@ -49,7 +49,7 @@ class StorageUse:
     @property
     def hot_limit_bytes(self) -> int | None:
         """The quota, or less where memory ends before it."""
-        if None in (self.hot_room_bytes, self.hot_bytes, self.hot_quota_bytes):
+        if self.hot_room_bytes is None or self.hot_bytes is None or self.hot_quota_bytes is None:
             return self.hot_quota_bytes
         return min(self.hot_quota_bytes, self.hot_bytes + self.hot_room_bytes)
 
@@ -97,7 +97,7 @@ def storage_use(
         answers = False
     for tenant in tenants:
         quota, gauge = quotas.get(tenant.pk), gauges.get(tenant.pk, {})
-        limits = (quota.hot_bytes, quota.cold_bytes) if quota else (None, None)
+        hot_quota, cold_quota = (quota.hot_bytes, quota.cold_bytes) if quota else (None, None)
         usage = None
         if answers:
             try:
@@ -115,7 +115,8 @@ def storage_use(
                 None,
                 gauge.get("dirty_blocks"),
                 oldest_s,
-                *limits,
+                hot_quota,
+                cold_quota,
                 unstored_blocks=gauge.get("unstored_blocks"),
                 cold_full=policies.get(tenant.pk, ColdFull.EVICT),
             )
@@ -126,7 +127,8 @@ def storage_use(
                 usage.dirty_bytes,
                 usage.dirty_blocks,
                 usage.flush_late_s(now_s),
-                *limits,
+                hot_quota,
+                cold_quota,
                 hot_room_bytes=room_bytes,
                 unstored_blocks=usage.unstored_blocks,
                 cold_full=policies.get(tenant.pk, ColdFull.EVICT),

@@ -89,7 +89,7 @@ class Uuid(serializers.UUIDField):
         return found
 
 
-class StrictSerializer(serializers.Serializer):
+class StrictSerializer(serializers.Serializer[Any]):
     """Refuses members that it does not know: a misspelt one would be lost in silence."""
 
     default_error_messages = {"invalid": "need a JSON object, got a {datatype}"}
@@ -115,7 +115,7 @@ def unknown(name: str, known: Any, kind: str) -> str:
     return f"unknown {kind}; known are: {names}" if names else f"unknown {kind}, remove it"
 
 
-class Counts(serializers.Field):
+class Counts(serializers.Field[dict[str, int], Any, dict[str, int], dict[str, int]]):
     """An object of whole numbers, 0 to `MOST_COUNT`, by the names that are allowed."""
 
     def __init__(self, names: tuple[str, ...], **kwargs: Any) -> None:
@@ -140,7 +140,7 @@ class Counts(serializers.Field):
 @extend_schema_field(
     {"type": "array", "items": {"type": "string", "pattern": "^[0-9a-f]{32}$"}, "minItems": 1}
 )
-class BlockIds(serializers.Field):
+class BlockIds(serializers.Field[list[bytes], Any, list[str], list[bytes]]):
     """Block ids as 32 hex digits each, root first; inside, 16 bytes each."""
 
     MOST = 110_000

@@ -32,14 +32,14 @@ class _NumberField(forms.Field):
 
 
 class FlagFilter(django_filters.BooleanFilter):
-    field_class = _FlagField
+    field_class = _FlagField  # type: ignore[assignment]  # any field of a form will do
     schema = {"type": "boolean"}
 
 
 class RowFilter(django_filters.NumberFilter):
     """The primary key of a row."""
 
-    field_class = _NumberField
+    field_class = _NumberField  # type: ignore[assignment]  # any field of a form will do
     schema = {"type": "integer", "minimum": 1, "maximum": MAX_INT}
 
     def get_max_validator(self) -> None:
@@ -62,7 +62,7 @@ class _FilterBounds(DjangoFilterExtension):
     priority = 1
 
     def resolve_filter_field(self, *args: Any) -> Any:
-        parameters = super().resolve_filter_field(*args)
+        parameters = super().resolve_filter_field(*args)  # type: ignore[no-untyped-call]
         for parameter in parameters:
             parameter["schema"] |= getattr(args[-1], "schema", {})
         return parameters

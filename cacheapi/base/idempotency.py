@@ -17,6 +17,7 @@ from rest_framework.response import Response
 
 from base import answers
 from base.problems import Problem
+from cacheapi.base.access import caller
 
 HEADER = "Idempotency-Key"
 REPLAYED = "Idempotent-Replayed"
@@ -41,8 +42,8 @@ def once(handler: Handler, request: Request, secret_members: tuple[str, ...]) ->
         )
 
     def answer_once(request: Request, *args: Any, **kwargs: Any) -> Response:
-        caller, key = request.user.name, match[0].strip('"')
-        row = answers.claim(caller=caller, key=key, fingerprint=_fingerprint(request))
+        name, key = caller(request).name, match[0].strip('"')
+        row = answers.claim(caller=name, key=key, fingerprint=_fingerprint(request))
         if row.status is not None:
             data = json.loads(row.body) if row.body else None
             return Response(data, status=row.status, headers={REPLAYED: "true"})

@@ -27,7 +27,7 @@ class Pages(CursorPagination):
     max_page_size = 500
     offset_cutoff = MOST_OFFSET
 
-    def get_ordering(self, request: Request, queryset: QuerySet, view: Any) -> tuple[str, ...]:
+    def get_ordering(self, request: Request, queryset: QuerySet[Any], view: Any) -> tuple[str, ...]:
         self.model = queryset.model
         asked: str = request.query_params.get("ordering", view.orderings[0])
         allowed = _both_ways(view.orderings)
@@ -51,7 +51,7 @@ class Pages(CursorPagination):
         """The address of a page. A cursor holds: list and ordering, offset, direction, position."""
         whole = json.dumps([self._sorted_by(), *cursor], separators=(",", ":"))
         encoded = base64.urlsafe_b64encode(whole.encode()).decode().rstrip("=")
-        return str(replace_query_param(self.base_url, "cursor", encoded))
+        return str(replace_query_param(self.base_url or "", "cursor", encoded))
 
     def decode_cursor(self, request: Request) -> Cursor | None:
         encoded = request.query_params.get("cursor")
@@ -75,7 +75,8 @@ class Pages(CursorPagination):
             raise malformed(
                 "cursor", "belongs to no page of this list in this order: follow `next` as it is"
             )
-        return Cursor(offset=offset, reverse=is_reverse, position=position)
+        # The stubs take a position for a number; it is the text of a value.
+        return Cursor(offset=offset, reverse=is_reverse, position=position)  # type: ignore[arg-type]
 
     def _key(self) -> str:
         return str(self.ordering[0].lstrip("-"))

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rest_framework.request import Request
+from rest_framework.views import APIView
 
 from base.problems import Problem
 from cacheapi.base.fields import NOT_BLANK, unknown
@@ -21,13 +22,13 @@ def malformed(name: str, detail: str) -> Problem:
     return Problem("malformed", f"{name}: {detail}", field=name)
 
 
-class StrictQuery:
+class StrictQuery(APIView):
     """For views: refuses parameters that the operation does not take, before it runs."""
 
     takes: Mapping[str, tuple[str, ...]] = {}  # action or method → names, besides those of lists
 
     def query_names(self) -> tuple[str, ...]:
-        action = getattr(self, "action", None) or self.request.method.lower()  # type: ignore[attr-defined]
+        action = getattr(self, "action", None) or str(self.request.method).lower()
         names = self.takes.get("get" if action == "head" else action, ())
         if action != "list":
             return names
@@ -35,11 +36,13 @@ class StrictQuery:
         return (*names, *filters, *self.pagination_class.names)  # type: ignore[attr-defined]
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
-        super().initial(request, *args, **kwargs)  # type: ignore[misc]
+        super().initial(request, *args, **kwargs)
         if "Transfer-Encoding" in request.headers and "Content-Length" not in request.headers:
             # DRF takes it for no body: an action would do what the body did not say.
             raise Problem("length-required", "Send the body with its Content-Length.")
-        is_served = hasattr(self, request.method.lower())  # else it is 405, whatever it asks
+        is_served = hasattr(
+            self, (request.method or "").lower()
+        )  # else it is 405, whatever it asks
         if is_served and request.method != "OPTIONS":
             require_known(request.query_params, self.query_names())
 

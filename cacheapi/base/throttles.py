@@ -17,6 +17,7 @@ from rest_framework.response import Response
 from rest_framework.throttling import SimpleRateThrottle
 
 from base import log_events
+from cacheapi.base.access import caller
 
 QUIET_S = 5.0
 
@@ -64,7 +65,7 @@ class CallerThrottle(SharedThrottle):
     def get_cache_key(self, request: Request, view: Any) -> str | None:
         if request.user is None:
             return None
-        return hashlib.sha256(request.user.name.encode()).hexdigest()
+        return hashlib.sha256(caller(request).name.encode()).hexdigest()
 
 
 class NodeThrottle(SharedThrottle):

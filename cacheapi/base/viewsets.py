@@ -13,7 +13,13 @@ from rest_framework.request import Request
 from rest_framework.viewsets import GenericViewSet
 
 from base.problems import Problem
-from cacheapi.base.access import KeyAuthentication, Operators, PersonAuthentication, Teams
+from cacheapi.base.access import (
+    KeyAuthentication,
+    Operators,
+    PersonAuthentication,
+    Teams,
+    caller,
+)
 from cacheapi.base.fields import EmptySerializer
 from cacheapi.base.filters import Filters, TenantFilter
 from cacheapi.base.idempotency import once
@@ -28,7 +34,7 @@ UUID = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 SLUG = "[a-z][a-z0-9-]{0,39}"
 
 
-class TenantOwnedSerializer(serializers.ModelSerializer):
+class TenantOwnedSerializer(serializers.ModelSerializer[Any]):
     """Shows the tenant by its slug; the view selects it along."""
 
     tenant = serializers.CharField(source="tenant.slug", allow_null=True, read_only=True)
@@ -43,12 +49,12 @@ class ApiView(SlowDown, StrictQuery):
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         super().initial(request, *args, **kwargs)
-        method = request.method.lower()
+        method = (request.method or "").lower()
         if (handler := getattr(self, method, None)) is not None:
             setattr(self, method, once(handler, request, self.secret_members))
 
 
-class RowsView(ApiView, GenericViewSet):
+class RowsView(ApiView, GenericViewSet[Any]):
     model: type[TenantScoped] | type[Tenant]
     operators_only: tuple[str, ...] = ()  # actions
     select: tuple[str, ...] = ("tenant",)
@@ -62,18 +68,18 @@ class RowsView(ApiView, GenericViewSet):
     def get_permissions(self) -> Any:
         return [Operators()] if self.action in self.operators_only else super().get_permissions()
 
-    def get_queryset(self) -> QuerySet:
+    def get_queryset(self) -> QuerySet[Any]:
         if getattr(self, "swagger_fake_view", False):  # the OpenAPI document asks, nobody else
             return self.model._base_manager.none()
         return self.visible().select_related(*self.select).defer(*self.defer)
 
-    def visible(self) -> QuerySet:
-        return self.request.user.rows(self.model)
+    def visible(self) -> QuerySet[Any]:
+        return caller(self.request).rows(self.model)
 
     def object_to_change(self) -> Any:
         """The row of this address. Raises Problem (forbidden) for people who may only look."""
         row = self.get_object()
-        if not self.request.user.may_write(row.tenant_id):
+        if not caller(self.request).may_write(row.tenant_id):
             raise Problem("forbidden", "Your role in this tenant lets you look, not change.")
         return row
 

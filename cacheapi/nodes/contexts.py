@@ -1,5 +1,7 @@
 """Contexts that requests named, reported by nodes."""
 
+from typing import Any
+
 from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.request import Request
@@ -17,11 +19,13 @@ class ContextReportSerializer(StrictSerializer):
     name = Text(max_length=200)
     block_ids = BlockIds()
     tokens = WholeNumber(min_value=1)
-    label = Text(max_length=100, allow_null=True, allow_blank=True, default=None)
+    label = Text(  # type: ignore[assignment]  # DRF takes fields off the class
+        max_length=100, allow_null=True, allow_blank=True, default=None
+    )
     pin_s = WholeNumber(min_value=1, max_value=365 * 86400, allow_null=True, default=None)
 
 
-class ContextRef(serializers.Serializer):
+class ContextRef(serializers.Serializer[Any]):
     id = serializers.UUIDField(source="pk")
     blocks = serializers.IntegerField()
     pinned_until = serializers.DateTimeField(

@@ -1,5 +1,6 @@
 """Where a session reads segments: presigned addresses."""
 
+from typing import Any
 from uuid import UUID
 
 from drf_spectacular.utils import OpenApiParameter, extend_schema
@@ -15,7 +16,7 @@ from storage import s3
 MOST_SEGMENTS = 1000
 
 
-class SegmentsSerializer(serializers.Serializer):
+class SegmentsSerializer(serializers.Serializer[Any]):
     segments = serializers.DictField(child=serializers.CharField(), help_text="number → URL")
     expires_s = serializers.IntegerField()
 

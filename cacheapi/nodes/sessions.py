@@ -25,7 +25,7 @@ from storage import hot, s3
 from tenants.principal import actor_of
 
 
-def _member(field: Field) -> dict[str, Any]:
+def _member(field: Field[Any]) -> dict[str, Any]:
     """A field of SpaceIdentity in the OpenAPI document."""
     if field.type is int:
         least = SpaceIdentity.least(field.name)
@@ -41,7 +41,7 @@ def _member(field: Field) -> dict[str, Any]:
         "additionalProperties": False,
     }
 )
-class Identity(serializers.Field):
+class Identity(serializers.Field[SpaceIdentity, Any, Any, SpaceIdentity]):
     """What neve.formats.space.SpaceIdentity says it is."""
 
     def to_internal_value(self, data: Any) -> SpaceIdentity:
@@ -74,39 +74,39 @@ class HandshakeSerializer(StrictSerializer):
     max_chunk_tokens = WholeNumber(min_value=1, max_value=4096, default=MAX_CHUNK_TOKENS)
 
 
-class TenantRef(serializers.Serializer):
+class TenantRef(serializers.Serializer[Any]):
     id = serializers.IntegerField()
     slug = serializers.CharField()
 
 
-class SpaceRef(serializers.Serializer):
+class SpaceRef(serializers.Serializer[Any]):
     id = serializers.IntegerField()
     name = serializers.CharField()
     fingerprint = serializers.CharField(help_text="64 hex digits")
     chunk_tokens = serializers.IntegerField()
 
 
-class ValkeyAddress(serializers.Serializer):
+class ValkeyAddress(serializers.Serializer[Any]):
     seeds = serializers.ListField(child=serializers.CharField())
     tls = serializers.BooleanField()
     username = serializers.CharField()
     password = serializers.CharField()
 
 
-class S3Location(serializers.Serializer):
+class S3Location(serializers.Serializer[Any]):
     endpoint = serializers.CharField()
     bucket = serializers.CharField()
     prefix = serializers.CharField()
     probe = serializers.CharField(help_text="presigned URL of an object that anybody may read")
 
 
-class PolicyNumbers(serializers.Serializer):
+class PolicyNumbers(serializers.Serializer[Any]):
     flush_after_s = serializers.IntegerField(allow_null=True, help_text="0 is now, null is never")
     hot_idle_s = serializers.IntegerField(allow_null=True)
     cold_ttl_s = serializers.IntegerField(allow_null=True)
 
 
-class SessionSerializer(serializers.Serializer):
+class SessionSerializer(serializers.Serializer[Any]):
     session = serializers.UUIDField()
     tenant = TenantRef()
     space = SpaceRef()
@@ -127,7 +127,7 @@ class HeartbeatSerializer(StrictSerializer):
     breaker = Choice(choices=NodeSession.Breaker.choices, default=NodeSession.Breaker.CLOSED)
 
 
-class HeartbeatAnswerSerializer(serializers.Serializer):
+class HeartbeatAnswerSerializer(serializers.Serializer[Any]):
     policy = PolicyNumbers()
     heartbeat_s = serializers.IntegerField()
     topology = serializers.CharField(help_text="when it changes, open a new session")

@@ -30,6 +30,7 @@ def s3_location(tenant_id: int) -> dict[str, Any]:
 
 def topology_hash(key: ApiKey) -> str:
     """Changes when a node needs a new handshake: other servers, other buckets, another password."""
+    assert key.tenant_id is not None  # a node's key
     parts = [valkey_address(key), s3_location(key.tenant_id), settings.ENV.hot_buckets]
     return blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=8).hexdigest()
 

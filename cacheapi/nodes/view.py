@@ -4,7 +4,6 @@ from typing import Any
 from uuid import UUID
 
 from rest_framework.request import Request
-from rest_framework.views import APIView
 from structlog.contextvars import bind_contextvars
 
 from base.problems import Problem
@@ -16,7 +15,7 @@ from tenants.models import ApiKey, Tenant
 from tenants.scope import tenant_scope
 
 
-class NodeView(SlowDown, StrictQuery, APIView):
+class NodeView(SlowDown, StrictQuery):
     """Node keys only; each handler runs in the scope of the key's tenant."""
 
     authentication_classes = (KeyAuthentication,)
@@ -25,11 +24,15 @@ class NodeView(SlowDown, StrictQuery, APIView):
 
     @property
     def tenant(self) -> Tenant:
-        return self.key.tenant
+        tenant = self.key.tenant
+        assert tenant is not None  # a node's key
+        return tenant
 
     @property
     def key(self) -> ApiKey:
-        return self.request.auth
+        key = self.request.auth
+        assert isinstance(key, ApiKey)  # KeyAuthentication
+        return key
 
     def dispatch(self, request: Any, *args: Any, **kwargs: Any) -> Any:
         # The scope is entered in `initial`, once the key is known, and left here.

@@ -33,7 +33,7 @@ class ContextFilter(TenantFilter):
     space = RowFilter(field_name="space_id", help_text="number of the space")
     pinned = FlagFilter(method="filter_pinned")
 
-    def filter_pinned(self, rows: QuerySet, name: str, value: bool) -> QuerySet:
+    def filter_pinned(self, rows: QuerySet[Context], name: str, value: bool) -> QuerySet[Context]:
         pinned = Q(pinned_until__gt=timezone.now())
         return rows.filter(pinned) if value else rows.exclude(pinned)
 
@@ -43,14 +43,14 @@ class ContextSerializer(TenantOwnedSerializer):
 
     class Meta:
         model = Context
-        fields = (
+        fields: tuple[str, ...] = (
             *("id", "tenant", "space", "name", "label", "blocks", "tokens", "pinned_until"),
             *("extended_until", "expired_at", "created_at", "updated_at"),
         )
         read_only_fields = fields
 
 
-class BlockResidence(serializers.Serializer):
+class BlockResidence(serializers.Serializer[Any]):
     id = serializers.CharField(help_text="32 hex digits")
     tier = serializers.CharField(allow_null=True, help_text="hot, cold, or null: lost")
     reason = serializers.CharField(allow_null=True, help_text="why it is lost")
@@ -58,7 +58,7 @@ class BlockResidence(serializers.Serializer):
     size_bytes = serializers.IntegerField(help_text="0: lost")
 
 
-class ResidencySerializer(serializers.Serializer):
+class ResidencySerializer(serializers.Serializer[Any]):
     """Each block is hot, cold or lost. A chunk of tokens is where the worst of its blocks is."""
 
     hot = serializers.IntegerField(help_text="blocks in Valkey, whether or not in S3 as well")
@@ -78,7 +78,7 @@ class ResidencySerializer(serializers.Serializer):
     blocks = BlockResidence(many=True, required=False)
 
 
-class PinRowSerializer(serializers.ModelSerializer):
+class PinRowSerializer(serializers.ModelSerializer[Pin]):
     """A pin and who set it."""
 
     owner = serializers.CharField(source="owner_name", read_only=True)
@@ -119,7 +119,7 @@ class PinSerializer(StrictSerializer):
         return attrs
 
 
-class PinnedSerializer(serializers.Serializer):
+class PinnedSerializer(serializers.Serializer[Any]):
     pin = PinRowSerializer(help_text="yours")
     pinned_until = serializers.DateTimeField(help_text="the latest end of all pins")
     kept = serializers.IntegerField(help_text="blocks that are pinned now")
@@ -139,7 +139,7 @@ class UnpinSerializer(StrictSerializer):
         return attrs
 
 
-class UnpinnedSerializer(serializers.Serializer):
+class UnpinnedSerializer(serializers.Serializer[Any]):
     removed = serializers.IntegerField(help_text="pins that ended")
     pinned_until = serializers.DateTimeField(
         allow_null=True, help_text="the latest end of the pins that stay; null: none stays"
@@ -151,7 +151,7 @@ class ExpireSerializer(StrictSerializer):
     dry_run = Flag(default=False, help_text="true: say what would go, change nothing")
 
 
-class ExpiredSerializer(serializers.Serializer):
+class ExpiredSerializer(serializers.Serializer[Any]):
     dry_run = serializers.BooleanField(help_text="whether nothing was changed")
     removed = serializers.IntegerField(help_text="blocks that leave both tiers")
     removed_bytes = serializers.IntegerField()
@@ -165,7 +165,7 @@ class ExtendSerializer(StrictSerializer):
     for_s = WholeNumber(min_value=1, max_value=MAX_FOR_S)
 
 
-class ExtendedSerializer(serializers.Serializer):
+class ExtendedSerializer(serializers.Serializer[Any]):
     extended = serializers.IntegerField(help_text="blocks that live so long now")
     lost = serializers.IntegerField(help_text="blocks that are stored nowhere any more")
 

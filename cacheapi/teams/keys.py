@@ -23,7 +23,7 @@ from tenants.principal import actor_of
 class KeySerializer(TenantOwnedSerializer):
     class Meta:
         model = ApiKey
-        fields = (
+        fields: tuple[str, ...] = (
             *("id", "tenant", "name", "role", "prefix", "created_at", "last_used_at"),
             *("expires_at", "revoked_at"),
         )

@@ -31,7 +31,9 @@ class NodeFilter(TenantFilter):
     space = RowFilter(field_name="space_id")
     live = FlagFilter(method="filter_live", help_text="with young heartbeats")
 
-    def filter_live(self, rows: QuerySet, name: str, value: bool) -> QuerySet:
+    def filter_live(
+        self, rows: QuerySet[NodeSession], name: str, value: bool
+    ) -> QuerySet[NodeSession]:
         live = Q(ended_at=None, last_heartbeat_at__gt=live_since())
         return rows.filter(live) if value else rows.exclude(live)
 

@@ -38,7 +38,7 @@ class DryRunRequestSerializer(StrictSerializer):
     rules = RuleValuesSerializer(many=True, required=False, help_text="absent: those there are")
 
 
-class DryRunSerializer(serializers.Serializer):
+class DryRunSerializer(serializers.Serializer[Any]):
     """What would go at once. Removed: from both tiers; cooled: from the hot tier only."""
 
     looked_at = serializers.IntegerField(help_text="blocks")

@@ -1,5 +1,7 @@
 """Removing a tenant or a space: first how much would go, then the confirmation."""
 
+from typing import Any
+
 from drf_spectacular.utils import OpenApiParameter
 from rest_framework import serializers
 from rest_framework.request import Request
@@ -12,7 +14,7 @@ CONFIRM = OpenApiParameter(
 )
 
 
-class RemovalSerializer(serializers.Serializer):
+class RemovalSerializer(serializers.Serializer[Any]):
     """What goes."""
 
     contexts = serializers.IntegerField()

@@ -33,8 +33,8 @@ class RuleChangeSerializer(StrictSerializer):
     space = WholeNumber(
         min_value=1, allow_null=True, required=False, help_text="number of the space"
     )
-    label = Text(max_length=100, allow_blank=True, required=False)
-    context = Text(
+    label = Text(max_length=100, allow_blank=True, required=False)  # type: ignore[assignment]
+    context = Text(  # type: ignore[assignment]
         max_length=200, allow_blank=True, required=False, help_text="a name, or a pattern: repo-*"
     )
     order = WholeNumber(max_value=MAX_S, required=False, help_text="lower wins between equals")

@@ -6,13 +6,12 @@ from django.utils.cache import get_conditional_response
 from drf_spectacular.utils import extend_schema
 from rest_framework.permissions import AllowAny
 from rest_framework.request import Request
-from rest_framework.views import APIView
 
 from cacheapi.base import openapi
 from cacheapi.base.queries import StrictQuery
 
 
-class SchemaView(StrictQuery, APIView):
+class SchemaView(StrictQuery):
     """The description of both APIs, for anybody."""
 
     authentication_classes = ()
@@ -23,4 +22,4 @@ class SchemaView(StrictQuery, APIView):
         raw, etag = openapi.document()
         response = HttpResponse(raw, content_type="application/json")
         response["ETag"], response["Cache-Control"] = etag, "max-age=300"
-        return get_conditional_response(request._request, etag=etag, response=response)
+        return get_conditional_response(request._request, etag=etag, response=response) or response

@@ -10,7 +10,7 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from cacheapi.base.access import Operators
+from cacheapi.base.access import Operators, caller
 from cacheapi.base.fields import Flag, StrictSerializer, WholeNumber
 from cacheapi.base.filters import FlagFilter, TextFilter
 from cacheapi.base.viewsets import SLUG, ReadOnlyView, checked, no_body
@@ -32,7 +32,7 @@ class Limit(serializers.IntegerField):
         return limit_of(value, str(self.field_name))
 
 
-class QuotaSerializer(serializers.Serializer):
+class QuotaSerializer(serializers.Serializer[Any]):
     hot_bytes = serializers.IntegerField()
     cold_bytes = serializers.IntegerField()
     space_limit = Limit(help_text="spaces")
@@ -67,7 +67,7 @@ class QuotaChangeSerializer(StrictSerializer):
         return attrs
 
 
-class TenantSerializer(serializers.ModelSerializer):
+class TenantSerializer(serializers.ModelSerializer[Tenant]):
     quota = QuotaSerializer(read_only=True)
 
     class Meta:
@@ -94,8 +94,8 @@ class TenantsView(ReadOnlyView):
     orderings = ("slug", "created_at")
     takes = {"destroy": ("confirm",)}
 
-    def visible(self) -> QuerySet:
-        return self.request.user.tenant_rows()
+    def visible(self) -> QuerySet[Tenant]:
+        return caller(self.request).tenant_rows()
 
     @extend_schema(request=QuotaChangeSerializer, responses=QuotaSerializer)
     @action(methods=["patch"], detail=True)

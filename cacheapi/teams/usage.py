@@ -1,20 +1,21 @@
 """/api/v1/usage: counters over time."""
 
 import time
+from typing import Any
 
 from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_view
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.views import APIView
 
+from cacheapi.base.access import caller
 from cacheapi.base.queries import TEXT
 from cacheapi.base.viewsets import ApiView
 from catalog import usage
 from catalog.windows import DEFAULT_RANGE, RANGES, range_named
 
 
-class UsagePointSerializer(serializers.Serializer):
+class UsagePointSerializer(serializers.Serializer[Any]):
     bucket_ts = serializers.IntegerField(help_text="first second of the bucket, Unix time")
     requested_tokens = serializers.IntegerField(help_text="of prompts, in whole blocks")
     tail_tokens = serializers.IntegerField(help_text="of prompts, after their last whole blocks")
@@ -56,7 +57,7 @@ class UsagePointSerializer(serializers.Serializer):
     )
 
 
-class UsageSerializer(serializers.Serializer):
+class UsageSerializer(serializers.Serializer[Any]):
     resolution_s = serializers.IntegerField()
     points = UsagePointSerializer(many=True)
 
@@ -71,7 +72,7 @@ class UsageSerializer(serializers.Serializer):
         operation_id="usage",
     )
 )
-class UsageView(ApiView, APIView):
+class UsageView(ApiView):
     """Counters over time, summed over tenants."""
 
     takes = {"get": ("range", "tenant")}
@@ -89,5 +90,5 @@ class UsageView(ApiView, APIView):
 def _tenants_asked(request: Request) -> frozenset[int] | None:
     slug = request.query_params.get("tenant")
     if slug is None:
-        return request.user.tenant_ids
-    return frozenset({request.user.tenant(slug).pk})
+        return caller(request).tenant_ids
+    return frozenset({caller(request).tenant(slug).pk})

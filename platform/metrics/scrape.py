@@ -91,7 +91,8 @@ def _parts(row: Row, found: Found) -> Iterator[tuple[str, dict[str, str], float]
     """(end of the name, more labels, number) of each sample; none where the number is unknown."""
     if isinstance(found, Timing):
         for number, most_s in zip(found.buckets, (*BUCKETS_S, math.inf), strict=True):
-            yield "_bucket", {"le": floatToGoString(most_s)}, number
+            le = floatToGoString(most_s)  # type: ignore[no-untyped-call]  # of prometheus_client
+            yield "_bucket", {"le": le}, number
         yield "_count", {}, found.buckets[-1]
         yield "_sum", {}, found.sum_s
     elif found is not None:

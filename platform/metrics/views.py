@@ -7,9 +7,8 @@ from drf_spectacular.utils import extend_schema
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from rest_framework.negotiation import BaseContentNegotiation
 from rest_framework.request import Request
-from rest_framework.views import APIView
 
-from cacheapi.base.access import KeyAuthentication, Teams
+from cacheapi.base.access import KeyAuthentication, Teams, caller
 from cacheapi.base.queries import StrictQuery
 from cacheapi.base.throttles import SlowDown
 from metrics.scrape import Scrape
@@ -23,7 +22,7 @@ class AnyAccepted(BaseContentNegotiation):
 
 
 @extend_schema(exclude=True)
-class MetricsView(SlowDown, StrictQuery, APIView):
+class MetricsView(SlowDown, StrictQuery):
     """Keys only: Prometheus has no browser session."""
 
     authentication_classes = (KeyAuthentication,)
@@ -31,5 +30,5 @@ class MetricsView(SlowDown, StrictQuery, APIView):
     content_negotiation_class = AnyAccepted
 
     def get(self, request: Request) -> HttpResponse:
-        text = generate_latest(Scrape(request.user))
+        text = generate_latest(Scrape(caller(request)))
         return HttpResponse(text, content_type=CONTENT_TYPE_PLAIN_0_0_4)

@@ -6,7 +6,6 @@ from typing import Any
 from django.contrib.auth.forms import AuthenticationForm
 from django.contrib.auth.views import LoginView, LogoutView
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
-from django.urls import reverse_lazy
 from django.utils import timezone
 
 from dashboard.page import theme_of
@@ -15,7 +14,7 @@ from dashboard.page import theme_of
 class Door(LoginView):
     template_name = "pages/login/page.html"
     redirect_authenticated_user = True
-    next_page = reverse_lazy("dashboard:overview")
+    next_page = "dashboard:overview"
 
     def get_context_data(self, **context: Any) -> dict[str, Any]:
         return super().get_context_data(theme=theme_of(self.request), **context)
@@ -36,4 +35,4 @@ def sign_in(request: HttpRequest) -> HttpResponseBase:
 
 
 def sign_out(request: HttpRequest) -> HttpResponseBase:
-    return LogoutView.as_view(next_page=reverse_lazy("dashboard:login"))(request)
+    return LogoutView.as_view(next_page="dashboard:login")(request)
