@@ -35,8 +35,8 @@ def age(tenant, ids, seconds):
     index = BucketKeys(tenant.pk, 0).bookkeeping[0]
     for id_ in ids:
         raw = hot.admin().hget(index, id_)
-        stored_s = int.from_bytes(raw[32:36], "little") - seconds
-        hot.admin().hset(index, id_, raw[:32] + stored_s.to_bytes(4, "little") + raw[36:])
+        stored_s = int.from_bytes(raw[28:32], "little") - seconds
+        hot.admin().hset(index, id_, raw[:28] + stored_s.to_bytes(4, "little") + raw[32:])
 
 
 @pytest.fixture
