@@ -1,4 +1,4 @@
-"""What a byte of a block costs in a valkey-server, by its build's allocator.
+"""Memory of a valkey-server for each byte of a block, by its build's allocator.
 
     python benchmarks/allocator.py [SERVER ...]      (default: PATH's, and the wheel's)
 

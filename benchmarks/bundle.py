@@ -1,4 +1,4 @@
-"""Makes a folder with all that the benchmarks need on a host without package registries.
+"""Makes a folder that runs the benchmarks on a host without package registries.
 
     python benchmarks/bundle.py FOLDER [--python 3.12] [--build-python PATH] [--perf]
 

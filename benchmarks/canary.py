@@ -1,8 +1,8 @@
-"""What comparing a found prefix costs: `.venv-vllm/bin/python benchmarks/canary.py`.
+"""The cost of comparing a found prefix: `.venv-vllm/bin/python benchmarks/canary.py`.
 
-Of one block (2 MiB of a Llama-3-8B shape in bfloat16): the time to copy it out of the engine's KV,
-which a step waits for on a CPU, and the time to compare it on the canary's own thread, which nobody
-waits for. Two blocks of a prefix are compared, whatever its length. Uses a GPU if there is one.
+For one block (2 MiB of a Llama-3-8B shape in bfloat16): the time to copy it out of the engine's KV
+(on a CPU a step waits for the copy), and the time to compare it on the canary's own thread. Two
+blocks of a prefix are compared, whatever its length. Uses a GPU if there is one.
 """
 
 import argparse

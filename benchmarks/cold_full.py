@@ -1,4 +1,4 @@
-"""The demo's workload into a cold tier that is soon full: hits while it evicts, or refuses.
+"""The demo's workload on a full cold tier: hits while it evicts or refuses.
 
     .venv/bin/python benchmarks/cold_full.py [--seconds 60] [--rate 20] [--policies evict,refuse]
 
@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def run(platform: ControlPlane, policy: str, seconds: float, rate: float) -> None:
-    """One tenant, stored into and read from until the time is over."""
+    """Stores into and reads from one tenant until the time is over."""
     from retention.services import set_policy
     from storage.hot import hot_tier
     from tenants.audit import SYSTEM

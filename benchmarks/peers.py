@@ -1,4 +1,4 @@
-"""Other clients of Valkey, as their users would use them. They read and write the same keys.
+"""Other clients of Valkey in their usual form; they read and write the same keys.
 
 Only numpy and the client itself are needed. On a cluster the valkey-py ones know where each key
 lives, so that no redirect and no cluster client slows them down.

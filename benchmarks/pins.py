@@ -1,4 +1,4 @@
-"""What a pin costs the control plane when many other contexts of the space are pinned.
+"""The control plane's cost of a pin while many other contexts of the space are pinned.
 
     .venv/bin/python benchmarks/pins.py [--others 0,300,3000] [--blocks 100] [--rounds 20]
 

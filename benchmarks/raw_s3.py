@@ -45,7 +45,7 @@ class RawS3:
         self.client.complete_multipart_upload(**upload, MultipartUpload={"Parts": done})
 
     def reader(self, ranges: Sequence[Range], *, streams: int) -> Callable[[], None]:
-        """What fills each view from its object, from its first byte on; addresses are known."""
+        """Returns a function that fills each view from the start of its object."""
         keys = {key for key, _, _ in ranges}
         urls = {key: self._sign("get_object", {"Bucket": self.bucket, "Key": key}) for key in keys}
 
@@ -59,7 +59,7 @@ class RawS3:
         self, source: Sequence[Range], key: str, data: memoryview, *,
         part_bytes: int, put_streams: int, get_streams: int,
     ) -> None:  # fmt: skip
-        """Reads and writes at once, as who rewrites objects does; ends when both have."""
+        """Reads and writes at once, as a merge does; returns when both are done."""
         reading = self._threads.submit(self.reader(source, streams=get_streams))
         self.put(key, data, part_bytes=part_bytes, streams=put_streams)
         reading.result()
@@ -131,7 +131,7 @@ class _Connection:
         return self._sock
 
     def _answer(self, wanted: int) -> tuple[list[tuple[str, str]], bytes]:
-        """Its headers, and what of the body came with them."""
+        """Returns an answer's headers and the part of the body that came with them."""
         assert self._sock is not None
         got = b""
         while b"\r\n\r\n" not in got:

@@ -1,4 +1,4 @@
-"""What Neve adds to a scheduler step: `.venv/bin/python benchmarks/step_cost.py`.
+"""The time that Neve adds to a scheduler step: `.venv/bin/python benchmarks/step_cost.py`.
 
 A real engine on CPU with a tiny model, in one process, over a platform of its own. For 0, 1 and 64
 running requests that decode: the time inside the connector's hooks, per step, and the whole step

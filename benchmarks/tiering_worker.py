@@ -80,7 +80,7 @@ class Bench:
         }
 
     def flush(self) -> dict[str, Any]:
-        """One pass over all that is due."""
+        """One pass over all due blocks."""
         return self._measure(Flusher(self.tenant_id).run)
 
     def compact(self) -> dict[str, Any]:
@@ -88,7 +88,7 @@ class Bench:
         return self._measure(Compactor(self.tenant_id).run)
 
     def cool(self) -> dict[str, Any]:
-        """All that is clean leaves the hot tier."""
+        """Evicts all clean blocks from the hot tier."""
         return {"blocks": self.tier.evict(1 << 40)[0]}
 
     def segments(self) -> dict[str, Any]:
@@ -97,7 +97,7 @@ class Bench:
             return {str(row.pk): row.object_key for row in rows}
 
     def clear(self) -> dict[str, Any]:
-        """All segments and their blocks go."""
+        """Deletes all segments and their blocks."""
         with tenant_scope(self.tenant_id):
             for row in Segment.objects.all():
                 s3.client().delete_object(Bucket=settings.ENV.s3_bucket, Key=row.object_key)

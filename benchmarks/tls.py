@@ -1,4 +1,4 @@
-"""What TLS costs: blocks by the native core over TLS beside plain sockets, on loopback.
+"""The cost of TLS: blocks by the native core over TLS and over plain sockets, on loopback.
 
     python benchmarks/tls.py [--connections 1,2] [--block-kib 2048] [--rounds 5] [--mib 128]
 

@@ -9,7 +9,7 @@ so the answers mean nothing and the times do. Each mode is an engine in a proces
 cores. For every length and mode: the median of `--repeat` prompts, the least and the most, and
 where a load's time went: look-up, receiving, copying what came last into the GPU, and the engine's
 own (scheduling, hashing, the tokens that are left). Then the throughput of prompts
-that nobody stored: what writing behind costs. Then conversations whose turns come at a fixed rate:
+that nobody stored: the cost of writing behind. Then conversations whose turns come at a fixed rate:
 the time to the first token over all turns, the share of prompt tokens that were reused, and the
 GPU's seconds in forward passes.
 """
@@ -89,7 +89,7 @@ def run_mode(mode: str, valkeys: int, options: argparse.Namespace) -> dict[str, 
 def start_servers(
     mode: str, valkeys: int, options: argparse.Namespace, stack: ExitStack
 ) -> dict[str, Any]:
-    """What the engine's side needs to know of Valkeys, S3 and a small cache endpoint."""
+    """Starts Valkeys, S3 and a small cache endpoint; returns their part of the engine's plan."""
     sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "benchmarks")]
     from valkey import Valkey, ValkeyCluster
     from valkeys import Valkeys

@@ -62,7 +62,7 @@ class Passes:
         return event
 
     def take(self) -> float:
-        """Of the passes since the last call."""
+        """Seconds of the passes since the last call."""
         marks, self._marks = self._marks, []
         if not self._has_gpu:
             return float(sum(end - begin for begin, end in marks))
@@ -131,7 +131,7 @@ class Engine:
         return time.perf_counter() - begin, outputs[0].num_cached_tokens or 0
 
     def forget(self) -> None:
-        """Waits until all is stored; then the GPU holds nothing of it."""
+        """Waits until all is stored, then frees the GPU's blocks."""
         if self.mode in ("hot", "cold"):
             from vllm.distributed.kv_transfer import get_kv_transfer_group
 
@@ -147,13 +147,13 @@ class Engine:
             raise RuntimeError("vLLM did not reset its prefix cache")
 
     def begin_anew(self) -> None:
-        """What was stored so far leaves room for what comes."""
+        """Empties the store for the next measurement."""
         self.forget()
         if self._tiers is not None:
             self._tiers.clear()
 
     def spent(self) -> dict[str, float]:
-        """Seconds so far, by what Neve did."""
+        """Seconds so far, by Neve's activity."""
         return dict(self._spent)
 
     def _watch(self) -> None:
@@ -202,7 +202,7 @@ class Tiers:
         self._hot.evict(1 << 50)
 
     def move_to_s3(self) -> None:
-        """As flush workers do, but for the footer, which no load reads."""
+        """Moves blocks as flush workers do, without the footer, which no load reads."""
         with ThreadPoolExecutor(8) as pool:
             moving = []
             while blocks := self._hot.lease_dirty(

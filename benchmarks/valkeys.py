@@ -60,7 +60,7 @@ def wait_until(ready: Callable[[], bool], what: str, timeout_s: float = 30.0) ->
 
 
 def deployed_command() -> list[str]:
-    """How the platform starts its hot Valkey."""
+    """The command by which the platform starts its hot Valkey."""
     return [str(ROOT / "deploy/valkey-hot"), str(ROOT / "deploy/valkey-hot.conf")]
 
 
@@ -167,7 +167,7 @@ class Valkeys:
         return [client.execute_command(*command) for client in self.clients]
 
     def empty(self, *, cold: bool) -> None:
-        """No keys. `cold`: the memory they had went back to the system, else the server keeps it.
+        """Deletes all keys. `cold`: returns their memory to the system; else the server keeps it.
 
         FLUSHALL SYNC ends with a purge of the allocator, FLUSHALL ASYNC does not.
         Source: valkey src/db.c, flushallCommand.

@@ -1,4 +1,4 @@
-"""How much to ask for ahead, over how many connections and threads: GETs by the core, verified.
+"""Read-ahead window, connections and threads: verified GETs by the core for each combination.
 
     python benchmarks/windows.py [--primaries 1] [--block-kib 2048] [--rounds 7] [--seconds 0.3]
 

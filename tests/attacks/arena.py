@@ -43,7 +43,7 @@ class WithoutWatch(Worker):
 
 
 class Arena:
-    """Context manager. `before`: bounds, rights and the watch are taken away, where that can be."""
+    """Context manager. `before`: removes bounds, rights and the watch where possible."""
 
     def __init__(self, folder: Path, s3: S3Server, *, before: bool = False) -> None:
         self.platform = ControlPlane(folder, s3, maxmemory=MAXMEMORY)
@@ -65,14 +65,14 @@ class Arena:
         self.platform.stop()
 
     def cut_off(self) -> tuple[float | None, str]:
-        """When and why the hostile tenant was; None: it was not. Asks the platform's database."""
+        """When and why the platform cut the hostile tenant off; None: it did not."""
         where = f"file:{self.platform.folder}/neve.sqlite3?mode=ro"
         with closing(sqlite3.connect(where, uri=True, timeout=20)) as database:
             at, why = database.execute(TELL).fetchone()
         return at and datetime.fromisoformat(at).replace(tzinfo=UTC).timestamp(), why
 
     def fight(self, attack: Any, stop: Event, *, until: Any) -> tuple[Neighbour, Hostile]:
-        """The neighbour's notes of an attack that lasts until `until(neighbour)` returns."""
+        """Attacks until `until(neighbour)` returns; returns the neighbour's notes."""
         hostile = Hostile(self.platform.url, self.hostile_key)
         if self.before:
             self._take_bounds_away(hostile)

@@ -16,7 +16,7 @@ MIB = 1 << 20
 
 
 class Hostile:
-    """A tenant's node, and what it knows from its handshake."""
+    """A hostile node with the addresses and rights of its handshake."""
 
     def __init__(self, url: str, key: str) -> None:
         self._client = Client.connect(
@@ -44,10 +44,10 @@ class Hostile:
             sock.recv(100)
         return sock
 
-    # Each returns when `stop` is set; errors mean that somebody defends himself.
+    # Each returns when `stop` is set. Errors are expected: the platform defends itself.
 
     def ask_for_millions(self, stop: Event) -> None:
-        # As bytes, once: a client that made them anew would take the neighbour's turns in Python.
+        # Encoded once: encoding each time would take processor time from the neighbour's client.
         keys = b"".join(b"$%d\r\n%b\r\n" % (len(key), key) for key in self.keys.arguments)
         ids = b"".join(b"$16\r\n%b\r\n" % n.to_bytes(16, "big") for n in range(2_000_000))
         head = b"*2000011\r\n$5\r\nFCALL\r\n$10\r\nneve_match\r\n$1\r\n7\r\n"
@@ -87,7 +87,7 @@ class Hostile:
                 stop.wait(1)
 
     def name_connections(self, stop: Event) -> None:
-        """By 16 MiB each, which Valkey counts as nobody's."""
+        """Gives connections names of 16 MiB, which Valkey counts for no user."""
         name = b"n" * (16 * MIB)
         with ExitStack() as stack:
             while not stop.is_set():
@@ -98,7 +98,7 @@ class Hostile:
                 stop.wait(1)
 
     def be_refused(self, stop: Event) -> None:
-        """Reads of keys with names of 16 MiB, which are not its own: logs keep them."""
+        """Reads foreign keys with names of 16 MiB, which Valkey's logs keep."""
         name, numbers = bytes(16 * MIB), iter(range(1 << 40))
         self._repeat(stop, lambda c: c.get(b"%d" % next(numbers) + name))
 
@@ -111,7 +111,7 @@ class Hostile:
         self._repeat(stop, lambda c: c.hset(index, b"junk%d" % next(numbers), value))
 
     def hold_connections(self, stop: Event) -> None:
-        """10,000, half of them logged in, and each that is closed is opened again."""
+        """Holds 10,000 connections, half of them logged in; reopens closed ones."""
         with ExitStack() as stack:
             held: list[socket.socket] = []
             while not stop.wait(0.5):
@@ -121,7 +121,7 @@ class Hostile:
                         held.append(self.dial(stack, login=len(held) % 2 == 0))
 
     def announce_much(self, stop: Event) -> None:
-        """8 SETs of 500 MB, of which a byte never comes."""
+        """Announces 8 SETs of 500 MB and sends no byte of the values."""
         head = b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$%d\r\n" % (500 * MIB)
         with ExitStack() as stack:
             while not stop.is_set():
@@ -131,7 +131,7 @@ class Hostile:
                 stop.wait(2)
 
     def read_nothing(self, stop: Event) -> None:
-        """Asks for 1 MiB again and again on 8 connections, and reads none of it."""
+        """Asks for 1 MiB again and again on 8 connections and reads no answer."""
         key = self.keys.block(self.space_id, b"r" * 16)
         ask = b"*2\r\n$3\r\nGET\r\n$%d\r\n%b\r\n" % (len(key), key)
         with ExitStack() as stack:

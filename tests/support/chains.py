@@ -1,4 +1,4 @@
-"""Chains of random blocks for tests of the client, and what they need around them."""
+"""Chains of random blocks, a provisioned hot tier and a connected client for tests."""
 
 import numpy as np
 

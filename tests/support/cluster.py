@@ -19,7 +19,7 @@ PRIMARIES = 3
 
 
 class ClusterNode(ValkeyServer):
-    """One of the six."""
+    """One server of the cluster: a primary or a replica."""
 
     def command(self) -> list[str]:
         return [
@@ -33,7 +33,7 @@ class ClusterNode(ValkeyServer):
 
 
 class Cluster:
-    """Context manager: the cluster is whole when it is entered."""
+    """Context manager. Entering returns once all nodes serve all slots."""
 
     def __init__(self, folder: Path) -> None:
         first = free_port(2 * 2 * PRIMARIES)
@@ -70,7 +70,7 @@ class Cluster:
         self._stack.close()
 
     def wait_whole(self, timeout_s: float = 30) -> None:
-        """Until every living node says that all slots are served."""
+        """Waits until every living node reports that all slots are served."""
         wait_until(
             lambda: all(self._info(node)["cluster_state"] == "ok" for node in self._living()),
             timeout_s=timeout_s,
@@ -88,7 +88,7 @@ class Cluster:
         raise LookupError(slot)
 
     def tier(self, tenant_id: int, buckets: int, *, hot_bytes: int) -> HotTier:
-        """The index of a tenant, with a policy set, over clients of the primaries of now."""
+        """A tenant's index, with a policy set, over clients of the current primaries."""
         clients = {node.port: node.client() for node in self.nodes}
 
         def execute(*args: Any) -> Any:
@@ -103,7 +103,7 @@ class Cluster:
     def migrate_slot(self, slot: int, to: ClusterNode, *, pause_s: float = 0.0) -> int:
         """Moves a slot key by key, as `valkey-cli --cluster reshard` does. Returns how many keys.
 
-        `pause_s`: between two keys, so that what is half moved is seen by somebody.
+        `pause_s`: between two keys, so that other clients meet a half-moved slot.
         """
         source = self.primary_of(slot)
         moved = 0

@@ -20,7 +20,7 @@ PAYLOAD_BYTES = 50_000
 
 
 class World:
-    """A tenant with one space, and a node's way to store and read its blocks."""
+    """A tenant with one space whose blocks are stored and read as a node does."""
 
     def __init__(self, *, hot_bytes=1 << 26, cold_bytes=1 << 26):
         self.tenant = create_tenant(
@@ -36,7 +36,7 @@ class World:
         self.payloads: dict[bytes, bytes] = {}
 
     def add_space(self, name):
-        """Makes a space; blocks are stored into it from now on."""
+        """Makes a space. Later calls store blocks into it."""
         identity = SpaceIdentity("m", name, "f32", "f32", "l", 1, 16, 4096)
         self.fingerprint = identity.fingerprint(tenant_id=self.tenant.pk, chunk_tokens=256)
         with tenant_scope(self.tenant.pk):

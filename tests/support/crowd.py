@@ -40,8 +40,8 @@ POLICY = Policy(least_bytes=4 * SIZE, most_bytes=8 * SIZE, range_bytes=2 * SIZE,
 
 
 def hurry(lease_s: int) -> None:
-    """Small segments, so that seconds hold what hours do. A lease that lapses on a busy machine
-    lets another worker flush the same blocks, so only who is killed has short ones."""
+    """Small segments: seconds hold the merges of hours. A lease that lapses on a busy machine
+    lets another worker flush the same blocks, so only killed workers have short leases."""
     flush.GATHER_S, flush.LEASE_S, flush.LEASE_BYTES, flush.PASS_S = 0, lease_s, 40 * SIZE, 2
     segments.LEAST_BYTES, segments.MOST_BYTES = 4 * SIZE, 8 * SIZE
     sweep.SETTLED = sweep.GRACE = timedelta(seconds=1)
@@ -50,7 +50,7 @@ def hurry(lease_s: int) -> None:
 
 
 class Crowd:
-    """Forked workers that wait for a word, then repeat `names` of tasks until killed or ended."""
+    """Forked workers that repeat the tasks `names` from `go` until they are killed or ended."""
 
     def __init__(self, *names: str) -> None:
         self.names = names
@@ -101,7 +101,7 @@ def store_conversations(world: World, turns: int, chains: int = 5) -> list[bytes
 
 
 def facts(world: World, ids: list[bytes]) -> dict[str, object]:
-    """What must be true whatever happened. `lost` is not readable from S3 alone."""
+    """Counts that tests check. `lost`: blocks that cannot be read from S3 alone."""
     world.tier.evict(1 << 40)
     places = world.tier.match(ids)
     found = [id_ for id_, place in zip(ids, places, strict=True) if isinstance(place, Location)]
@@ -161,8 +161,8 @@ def compact_at_once() -> dict[str, object]:
 
 
 def killed() -> dict[str, object]:
-    """Workers die by SIGKILL again and again; those that are left finish the work."""
-    claims.LEASE = timedelta(seconds=2)  # who was killed had some
+    """Kills workers (SIGKILL) again and again; the last ones finish the work."""
+    claims.LEASE = timedelta(seconds=2)  # killed workers leave theirs behind
     rng = random.Random(int(os.environ.get("SEED", "1")))
     crowds = [Crowd("flush", "compact") for _ in range(3)]
     last = Crowd("flush", "compact")

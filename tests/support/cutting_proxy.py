@@ -1,4 +1,4 @@
-"""A TCP proxy that breaks connections: a network of which a test says how bad it is."""
+"""A TCP proxy that breaks connections as a test asks."""
 
 import itertools
 import socket
@@ -35,7 +35,7 @@ class CuttingProxy:
             sock.close()
 
     def fall_silent(self) -> None:
-        """Connections of until now are dead, and nobody is told."""
+        """Drops all traffic of the open connections without closing them."""
         for near in self._open[::2]:
             silence.fall_silent(near)
 

@@ -1,4 +1,4 @@
-"""Whether what a hot Valkey counts is what it holds: 0 bytes and 0 blocks of drift."""
+"""Compares a hot Valkey's usage counters with a recount: no drift is allowed."""
 
 from collections import defaultdict
 

@@ -1,7 +1,7 @@
 """Schemathesis against a live platform: `make fuzz-api` (EXAMPLES=20 SEED=1).
 
 All its checks, with an operator's, a team's and a node's key, by the committed docs/openapi.json.
-Prints what each run says; exit code 1 when one found something. `tests/cacheapi/test_fuzz.py` runs
+Prints each run's output; exit code 1 after a finding. `tests/cacheapi/test_fuzz.py` runs
 a short form in CI.
 
 Must not be here: exceptions for findings. They are mended in the platform or in its schema.
@@ -20,7 +20,7 @@ from typing import Any
 
 from support.servers import ROOT, ControlPlane, S3Server
 
-# key's role → the paths that it is for; what a node's key may not do is one permission for all
+# key's role → the paths that it is for
 PATHS = {"operator": "^/api/v1/", "team": "^/api/v1/", "node": "^/cache/v1/"}
 SEED_ROWS = """
 import json
@@ -99,7 +99,7 @@ def fuzz(
     )  # fmt: skip
     found = re.search(r"^\s*(\d[\d,]*) generated", done.stdout, re.M)
     cases = int(found[1].replace(",", "")) if found else 0
-    # Of its own faults it shows whole source files.
+    # When Schemathesis itself fails it prints whole source files.
     output = "\n".join(line[:2000] for line in done.stdout.splitlines())
     return Report(role, cases, done.returncode == 0, output)
 

@@ -1,7 +1,7 @@
-"""Hooks of Schemathesis for `fuzz_api`: what no schema can say of a valid request.
+"""Hooks of Schemathesis for `fuzz_api`: rules of valid requests that no schema can express.
 
-A generated reference names nothing, a generated time is past, a generated cursor belongs to no
-page. In requests that are meant to be valid they are replaced; invalid ones go as they are.
+Generated references name no row, generated times are past, generated cursors belong to no page.
+Requests that are meant to be valid get real ones; invalid requests are sent unchanged.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""A TCP proxy whose way back to the client can be slow, or stop, when a test wants it."""
+"""A TCP proxy whose answers to the client a test can slow down or stop."""
 
 import socket
 import threading
@@ -13,7 +13,7 @@ _PIECE = 16 << 10
 class Proxy:
     """Forwards `port` to `target_port`, both on loopback. Use as a context manager.
 
-    `bytes_per_s` limits what all connections together carry back to clients (None: no limit).
+    `bytes_per_s` limits all answers together (None: no limit).
     """
 
     def __init__(self, target_port: int) -> None:
@@ -43,7 +43,7 @@ class Proxy:
                 _end(each)
 
     def when_passed(self, size_bytes: int, do: Callable[[], object]) -> None:
-        """Once so many more bytes went back to clients, no more do, and `do()` is called.
+        """Stops all answers after so many more bytes, then calls `do()`.
 
         `release` lets bytes pass again.
         """
@@ -52,7 +52,7 @@ class Proxy:
 
     @property
     def fired(self) -> bool:
-        """Whether what `when_passed` waits for has come."""
+        """Whether `when_passed` has stopped the answers."""
         return self._trigger is None
 
     def release(self) -> None:

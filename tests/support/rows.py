@@ -1,4 +1,4 @@
-"""Rows of the platform for tests, made by the services that make them in life."""
+"""Rows of the platform for tests, made by its services where there is one."""
 
 import os
 import time
@@ -38,7 +38,7 @@ def make_tenant(slug: str | None = None, **fields: Any) -> Tenant:
 
 
 def make_key(tenant: Tenant | None, role: str) -> str:
-    """The plaintext of a new key."""
+    """Issues an API key and returns its plaintext."""
     return services.issue_key(tenant=tenant, role=role, name=f"{role} key")[1]
 
 
@@ -99,7 +99,7 @@ def make_everything(tenant: Tenant, count: int = 1) -> dict[str, Any]:
             Round.objects.get_or_create(side=Round.Side.BLOCKS)
         Stray.objects.create(object_key=f"v1/{uuid4()}", size_bytes=1, due_at=timezone.now())
         context = make_context(space)
-        with tenant_scope(tenant.pk):  # ended: it keeps nobody from changing the context
+        with tenant_scope(tenant.pk):  # ended, so that the context can be changed
             Pin.objects.create(context=context, owner="key:0", until=timezone.now())
         last |= {
             "space": space,

@@ -1,4 +1,4 @@
-"""An HTTP server that answers with what a test wrote down, and keeps what it was asked."""
+"""An HTTP server that sends prepared answers and keeps the requests."""
 
 import re
 import socket
@@ -42,7 +42,7 @@ class ScriptedHttp:
             sock.close()
 
     def fall_silent(self) -> None:
-        """Connections of until now are dead, and nobody is told."""
+        """Drops all traffic of the open connections without closing them."""
         for sock in self._open:
             silence.fall_silent(sock)
 
@@ -87,7 +87,7 @@ class ScriptedHttp:
 
 
 def answer(status: int, body: bytes = b"", *headers: str, length: int | None = None) -> bytes:
-    """`length`: the Content-Length, when it is not the body's."""
+    """`length`: a Content-Length other than the body's."""
     lines = [f"HTTP/1.1 {status} -", f"Content-Length: {len(body) if length is None else length}"]
     return "\r\n".join([*lines, *headers, "", ""]).encode() + body
 

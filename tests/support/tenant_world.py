@@ -1,4 +1,4 @@
-"""A tenant with a space, a node's way to store blocks, and a look into the index."""
+"""A tenant with a space: stores blocks as a node does and reads their index entries."""
 
 import os
 
@@ -24,7 +24,7 @@ ACTOR = Actor("ann", "req-1")
 
 
 class World:
-    """A tenant with a space, a node's way to store, and a look into the index."""
+    """A tenant with a space and one node session."""
 
     def __init__(self, **policy):
         self.tenant = make_tenant(hot_bytes=1 << 22, cold_bytes=1 << 22)
@@ -72,14 +72,14 @@ class World:
         return [known[id_] for id_ in ids]
 
     def lives(self, ids):
-        """Seconds from being stored to the end, and priority; a life of 0 has no end."""
+        """(seconds from storing to expiry, 0: never; priority) of each block."""
         return [
             (entry.expires_s - entry.stored_s if entry.expires_s else 0, entry.priority)
             for entry in self.entries(ids)
         ]
 
     def open_session(self):
-        """As a node with the layout of the space does."""
+        """Opens a session of a node with the space's layout."""
         return sessions.open_session(
             tenant=self.tenant,
             node="node-1",

@@ -1,6 +1,6 @@
 """Moves a few blocks with an installed `neve`, against a Valkey of its own: python try_wheel.py
 
-Needs nothing but the wheel and valkey-server, so it runs with Pythons that have no test tools.
+Needs only the wheel and valkey-server: it also runs with Pythons that have no test tools.
 """
 
 import os

@@ -134,7 +134,7 @@ def main(places: list[str]) -> None:
 
 
 def _compact(recorded: dict[str, Any]) -> str:
-    """One line a class: small, and a change shows as one line."""
+    """JSON with one line for each class, so that a change shows as one line."""
     parts = []
     for version, classes in recorded.items():
         lines = [f"  {json.dumps(n)}: {json.dumps(m, sort_keys=True)}" for n, m in classes.items()]

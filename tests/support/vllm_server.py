@@ -41,7 +41,7 @@ class VllmServer(Server):
     """
 
     name = "vllm"
-    start_timeout_s = 300.0  # a busy machine imports vLLM for long
+    start_timeout_s = 300.0  # importing vLLM takes minutes on a busy machine
 
     def __init__(
         self,
@@ -116,7 +116,7 @@ class VllmServer(Server):
         raise AssertionError(f"no metric {name}")
 
     def terminate(self) -> None:
-        """As an operator does; leaves no process behind."""
+        """Ends it by SIGTERM, as an operator does, and waits for all its processes."""
         assert self.process is not None
         self.process.terminate()
         try:

@@ -1,6 +1,6 @@
 """Counts anew what one tenant holds: drift of the counters, and orphans on every side.
 
-Reads the keys and the bucket by itself, past the code that it judges. Formats:
+Reads keys and bucket itself, without the code under test. Formats:
 docs/formats/hot-tier.md.
 """
 
@@ -49,7 +49,7 @@ def index_of(client: Valkey, tenant_id: int) -> dict[bytes, Entry]:
 
 
 def audit(client: Valkey, s3: Any, tenant_id: int, *, uncounted_bytes: int = 0) -> Findings:
-    """Runs while nothing else does. `uncounted_bytes`: that a fault hid from the cold quota."""
+    """Needs an idle platform. `uncounted_bytes`: bytes that a fault hid from the cold quota."""
     found = Findings()
     keys = BucketKeys(tenant_id, 0)
     entries = index_of(client, tenant_id)
@@ -70,7 +70,7 @@ def audit(client: Valkey, s3: Any, tenant_id: int, *, uncounted_bytes: int = 0) 
 
 
 def remains_of(client: Valkey, s3: Any, tenant_id: int) -> list[str]:
-    """What is left of a tenant that was removed, but for keys that end by themselves."""
+    """Keys and objects left of a removed tenant, without keys that expire by themselves."""
     keys = list(client.scan_iter(b"{t%d.*" % tenant_id, count=1000))
     left = [f"key {key!r}" for key in keys if client.pttl(key) == -1]
     left += [f"segment {row.pk}" for row in Segment.unscoped.filter(tenant_id=tenant_id)]

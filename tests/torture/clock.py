@@ -1,4 +1,4 @@
-"""Clocks that jump: a preloaded library shifts a process's wall clock by a number in a file."""
+"""Jumps of the wall clock: a preloaded library adds the number in a file to a process's time."""
 
 import struct
 import subprocess

@@ -1,4 +1,4 @@
-"""The node and worker processes of a trial: started, stopped, killed, and heard."""
+"""The node and worker processes of a trial: starts, stops and kills them, reads their messages."""
 
 import os
 import signal
@@ -52,13 +52,13 @@ class Crew:
         return [member for member in self.members if member.role == role]
 
     def kill(self, member: Member) -> None:
-        """SIGKILL; hears what it said before."""
+        """Sends SIGKILL, then reads the messages sent before."""
         if member in self.members:
             member.process.kill()
             self._bury(member)
 
     def hear(self, timeout_s: float) -> None:
-        """Waits for messages up to `timeout_s`, and tells what came."""
+        """Waits for messages up to `timeout_s` and hands them on."""
         by_wire = {member.wire: member for member in self.members}
         for wire in wait(list(by_wire), timeout_s):
             member = by_wire[wire]

@@ -1,7 +1,7 @@
 """Damage on purpose: bits flipped in Valkey and S3, segments cut, replaced and taken away.
 
-Written straight to the servers. Each function says what it damaged; it does nothing when there is
-nothing to damage yet.
+Writes straight to the servers. Each function tells the model which blocks it damaged, and does
+nothing while there are none.
 """
 
 import random
@@ -32,7 +32,7 @@ def flip_hot(client: Valkey, tenant_id: int, model: Model, rng: random.Random) -
 
 
 def lose_key(client: Valkey, tenant_id: int, model: Model, rng: random.Random) -> bool:
-    """Takes the bytes of a hot block away behind the index's back."""
+    """Deletes the bytes of a hot block; its index entry stays."""
     key, id_ = _any_hot(client, tenant_id, rng)
     if not key:
         return False
@@ -42,13 +42,13 @@ def lose_key(client: Valkey, tenant_id: int, model: Model, rng: random.Random) -
 
 
 def stray_key(client: Valkey, tenant_id: int, rng: random.Random) -> bool:
-    """Bytes that no entry owns and that have no end, as a careless hand would leave them."""
+    """Writes a block key that no entry owns and that never expires."""
     client.set(BucketKeys(tenant_id, 0).block(1, rng.randbytes(16)), b"stray")
     return True
 
 
 def miscount(client: Valkey, tenant_id: int, model: Model, rng: random.Random) -> bool:
-    """Usage drift: a counter that says too much or too little."""
+    """Makes one usage counter too high or too low."""
     name = rng.choice(("hot_bytes", "cold_bytes", "dirty_bytes", "hot_blocks", "cold_blocks"))
     by = rng.randint(-5000, 50_000)
     client.hincrby(BucketKeys(tenant_id, 0).bookkeeping[3], name, by)
@@ -90,7 +90,7 @@ def cut_segment(s3: Any, tenant_id: int, model: Model, rng: random.Random) -> bo
 def foreign_segment(
     s3: Any, tenant_id: int, model: Model, rng: random.Random, other_tenant_id: int
 ) -> bool:
-    """Another segment, also of another tenant, stands where a segment should."""
+    """Puts another segment, perhaps of another tenant, in a segment's place."""
     row, _, footer = _any_segment(s3, tenant_id, rng)
     other, foreign, _ = _any_segment(s3, other_tenant_id, rng)
     if row is None or other is None or other.pk == row.pk:
@@ -112,7 +112,7 @@ def delete_segment(s3: Any, tenant_id: int, model: Model, rng: random.Random) ->
 
 
 def stray_object(s3: Any, tenant_id: int, rng: random.Random) -> bool:
-    """An object under the tenant's prefix that no row names: rubbish."""
+    """Puts an object under the tenant's prefix that no row names."""
     key = f"{tenant_prefix(tenant_id)}{rng.randbytes(8).hex()}/stray.seg"
     body = rng.randbytes(rng.randrange(1, 5000))
     s3.put_object(Bucket=settings.ENV.s3_bucket, Key=key, Body=body)
@@ -130,7 +130,7 @@ def _any_hot(client: Valkey, tenant_id: int, rng: random.Random) -> tuple[bytes,
 def _any_segment(
     s3: Any, tenant_id: int, rng: random.Random
 ) -> tuple[Segment | None, bytes, SegmentFooter]:
-    """A live segment whose bytes are whole still."""
+    """A live, undamaged segment."""
     rows = list(Segment.unscoped.filter(tenant_id=tenant_id, state="live").order_by("pk"))
     rng.shuffle(rows)
     for row in rows:

@@ -1,6 +1,6 @@
-"""What must be true of one tenant's blocks, whatever happened. Knows no server.
+"""What must hold for one tenant's blocks after any faults. Asks no server.
 
-Every payload follows from its block's id, so anybody can tell right bytes from wrong ones.
+A payload is computed from its block's id, so every process can check its bytes.
 """
 
 import random
@@ -39,12 +39,12 @@ def chain_tokens(seed: int, chain: int) -> list[int]:
 class Model:
     """`durable`: reported as flushed. `damaged_*`: bytes that a fault changed or took away.
 
-    `refused`: that a quota had no room for; what had gone, as it may, then says so instead.
+    `refused`: blocks that a quota had no room for; an evicted one then gives this reason.
 
     `footers_damaged`: blocks whose segment's footer a fault damaged: a rebuild cannot know them.
-    `taken_away`: of the damaged, blocks whose segment was deleted: nothing is there to be corrupt.
+    `taken_away`: damaged blocks whose segment was deleted: they are missing, not corrupt.
     `uncounted_bytes`: that a fault hid from the cold quota, which may be exceeded by as much.
-    `memory_lost`: Valkey forgot writes, so what was not durable may be gone.
+    `memory_lost`: Valkey lost writes, so blocks that were not durable may be gone.
     `hot_only`: the policy or the cold quota keeps some stored blocks out of S3, so that they may be
     evicted for good. `cold_evicts`: a full cold tier lets durable blocks go. `may_expire`: blocks
     have an end, which clocks may reach at any time.
@@ -119,7 +119,7 @@ class Entry:
 
 
 def sums(entries: Iterable[Entry]) -> dict[str, int]:
-    """What the counters of `:u` must say."""
+    """The values that the counters of `:u` must have."""
     totals: Counter[str] = Counter()
     for entry in entries:
         for what, has in (

@@ -1,8 +1,8 @@
-"""A node's process: puts, finds and gets random chains through the real client, and tells of it.
+"""A node's process: puts, finds and gets random chains through the real client; reports it.
 
 Messages to the test: ("tried" | "stored" | "refused", ids), ("served", count), ("wrong", ids),
-("missed", {reason: count}). Those refused were too many for a quota. What was tried is told before
-it is done, so that a killed node leaves no secret.
+("missed", {reason: count}). "refused": a quota had no room. "tried" is sent before the attempt, so
+that the test also knows the blocks of a killed node.
 """
 
 import random
@@ -37,7 +37,7 @@ def run_node(wire: Connection, url: str, api_key: str, name: str, seed: int, cha
 def read_all(wire: Connection, url: str, api_key: str, chains: int) -> None:
     """Asks for every block; tells ("read", {id: None or the miss's reason or "wrong"}).
 
-    What a batch misses is asked for alone: the trouble may be a neighbour's.
+    Asks again for each missed block alone: another block of the batch may have caused the miss.
     """
     with connect(url, api_key, "reader", promote=False) as client:
         for chain in range(model.CHAINS):
@@ -50,7 +50,7 @@ def read_all(wire: Connection, url: str, api_key: str, chains: int) -> None:
 
 
 def connect(url: str, api_key: str, name: str, *, promote: bool) -> Client:
-    """A node tries again until the platform is there."""
+    """Connects; tries again until the platform answers."""
     end = time.monotonic() + CONNECT_S
     while True:
         try:
@@ -132,7 +132,7 @@ class _Node:
             self.wire.send(("missed", dict(missed)))
 
     def report(self, ids: list[bytes]) -> None:
-        """Names a context, and pins some."""
+        """Reports a context, and pins some of them."""
         pin_s = self.rng.choice((None, None, 30))
         try:
             self.client.report_context(

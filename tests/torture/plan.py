@@ -45,7 +45,7 @@ FAULTS = {
 
 
 class Persistence(StrEnum):
-    """What a killed Valkey remembers: nothing, every write, or what it was at the last snapshot."""
+    """What a killed Valkey comes back with: nothing, every write, or the last snapshot."""
 
     NONE = "none"
     LOG = "log"
@@ -54,7 +54,7 @@ class Persistence(StrEnum):
 
 @dataclass(frozen=True)
 class Fault:
-    """Begins `at_s` after the work did and lasts `for_s`; `seed` is for its own choices."""
+    """Begins `at_s` after the work and lasts `for_s`; `seed` for its own random choices."""
 
     at_s: float
     kind: str

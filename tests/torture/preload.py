@@ -1,4 +1,4 @@
-"""What the processes of a trial have loaded before they are forked, so that a start costs 20 ms."""
+"""Modules loaded before a trial's processes are forked, so that a start takes 20 ms."""
 
 import logging
 

@@ -1,4 +1,4 @@
-"""S3 in trouble: an HTTP proxy on loopback before a real S3, which fails requests on purpose.
+"""An HTTP proxy on loopback in front of a real S3 that fails requests on purpose.
 
 Signatures stay valid: the proxy passes the caller's Host header on. Which requests fail is drawn
 from the seed of each trouble; `hits` counts them.
@@ -27,7 +27,7 @@ _ITEM = (
 
 
 class FaultProxy:
-    """Context manager. `url` is what everybody takes for S3."""
+    """Context manager. `url` is the S3 address of all other programs."""
 
     def __init__(self, s3_port: int) -> None:
         self.s3_port = s3_port
@@ -49,7 +49,7 @@ class FaultProxy:
 
     @contextmanager
     def trouble(self, kind: str, seed: int) -> Iterator[None]:
-        """Inside, requests meet this trouble: the name of a fault that begins with `s3_`."""
+        """Inside, requests meet this trouble, the name of a fault (`s3_…`)."""
         with self._lock:
             self._troubles[kind] = random.Random(seed)
         try:
@@ -59,7 +59,7 @@ class FaultProxy:
                 self._troubles.pop(kind, None)
 
     def draw(self, possible: set[str]) -> tuple[str, float]:
-        """The trouble that one request meets, of those `possible` for it, and a number 0 … 1."""
+        """Draws one request's trouble among those `possible` for it, and a number 0 … 1."""
         with self._lock:
             for kind, rng in self._troubles.items():
                 if kind in possible and rng.random() < SHARE:
@@ -70,13 +70,13 @@ class FaultProxy:
         return "", 0.0
 
     def note(self, method: str, key: str, status: int, size: int) -> None:
-        """Remembers what changed, for stale lists."""
+        """Remembers a change, for stale lists."""
         if status < 300 and method in ("PUT", "DELETE"):
             with self._lock:
                 self._changes[key] = (time.monotonic(), size if method == "PUT" else None)
 
     def stale(self, listing: bytes) -> bytes:
-        """A list without what was just put, and with what was just deleted."""
+        """A list without the latest puts, and with the latest deletions."""
         since = time.monotonic() - STALE_S
         with self._lock:
             recent = {key: size for key, (at, size) in self._changes.items() if at > since}
@@ -198,6 +198,6 @@ def _handler(proxy: FaultProxy) -> type[BaseHTTPRequestHandler]:
 
 
 def _quietly(act: Callable[[], None]) -> None:
-    """Callers that were killed leave broken connections behind."""
+    """Ignores the broken connections of killed callers."""
     with suppress(OSError):
         act()

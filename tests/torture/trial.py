@@ -1,4 +1,4 @@
-"""One trial: work with faults, then what an operator and the schedule would do, then the truth."""
+"""One trial: work under faults, then the repairs of operator and schedule, then the check."""
 
 import random
 import time
@@ -49,7 +49,7 @@ class Owner:
 
 @dataclass
 class Result:
-    """Of one trial: what failed, and what happened."""
+    """What failed in one trial, and counts of what happened."""
 
     wrong: int = 0
     lost: int = 0
@@ -70,7 +70,7 @@ class Result:
 
 
 class Trial:
-    """Use it once. `run` raises only when the test itself is broken."""
+    """For one use. `run` raises only if the test itself is broken."""
 
     def __init__(self, world: World, plan: Plan) -> None:
         self.world = world
@@ -162,7 +162,7 @@ class Trial:
             self.crew.hear(0.05)
 
     def _let_happen(self, start: float, waiting: list[Fault], left: ExitStack) -> None:
-        """Begins and ends faults in time, hears the processes; all faults end with `left`."""
+        """Begins and ends faults in time and hears the processes. `left` ends what still runs."""
         running: list[tuple[float, ExitStack]] = []
         while (at := time.monotonic() - start) < self.plan.work_s or waiting:
             while waiting and waiting[0].at_s <= at:
@@ -203,7 +203,7 @@ class Trial:
             self.result.misses[what] += 1
 
     def _recover(self) -> None:
-        """What the schedule does once trouble is over, and time. Ends when all is well."""
+        """Runs the schedule's tasks after the faults until nothing is left to repair."""
         if self.result.faults["disk_full_s3"]:
             # A directory's LevelDB in SeaweedFS takes no write any more after one that failed.
             self.world.s3.restart()
@@ -288,7 +288,7 @@ class Trial:
         return outcomes
 
     def _remove(self) -> None:
-        """The tenants are given up; of them nothing stays, and nothing comes to the next trial."""
+        """Removes the tenants: none of their data may reach the next trial."""
         self.world.clock.offset_s = 0
         for owner in self.tenants:
             remove_tenant(tenant=Tenant.objects.get(pk=owner.id), actor=SYSTEM)

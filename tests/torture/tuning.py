@@ -1,4 +1,4 @@
-"""Shorter waits, so that a second of the torture test holds what a day of the platform does.
+"""Shorter waits: a second of the torture test holds the events of a day.
 
 Code and order of the steps stay as they are.
 """
@@ -17,7 +17,7 @@ GRACE_S = 60
 
 
 def hurry() -> None:
-    """For this process."""
+    """Sets the shorter waits in this process."""
     flush.GATHER_S = 0
     flush.LEASE_S = 2
     flush.PASS_S = 1

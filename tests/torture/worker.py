@@ -16,7 +16,7 @@ from workers import tasks
 
 
 def cool() -> None:
-    """Makes room as many new blocks would, so that blocks are read from S3."""
+    """Evicts as many new blocks would, so that blocks are read from S3."""
     for tenant_id, _ in active_tenants():
         hot.hot_tier(tenant_id).evict(1 << 20)
 

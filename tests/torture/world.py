@@ -1,6 +1,6 @@
 """The servers that all trials share, and what one trial owns of them.
 
-Only the S3 that everybody else uses is behind the proxy; the test itself looks past it.
+All programs use S3 through the proxy; the test itself reads it directly.
 """
 
 import os
@@ -37,7 +37,7 @@ class TortureValkey(ValkeyServer):
         return [*ignore, *super().command(), "--appendonly", log]
 
     def begin(self, persistence: Persistence) -> None:
-        """An empty server."""
+        """Empties the server."""
         self.kill()
         self.clock.offset_s = 0
         for path in (self.folder / "dump.rdb", *self.folder.glob("appendonlydir/*")):
@@ -53,8 +53,8 @@ class TortureValkey(ValkeyServer):
 class TortureS3(S3Server):
     """SeaweedFS. Whether it is ready is asked with URLs that were signed while clocks were right.
 
-    It refuses what was signed 15 minutes before or after its own time, and it is started again
-    while the clock of this process may be wrong.
+    It refuses requests signed 15 minutes off its own time, and it is restarted while the clock of
+    this process may be wrong.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -68,7 +68,7 @@ class TortureS3(S3Server):
         self._http = urllib3.PoolManager(retries=False, timeout=2)
 
     def ready(self) -> bool:
-        """A byte written and read back."""
+        """Writes a byte and reads it back."""
         try:
             self._http.request("PUT", self._put, body=b"1")
             return self._http.request("GET", self._get).data == b"1"
@@ -77,7 +77,7 @@ class TortureS3(S3Server):
 
 
 class TorturePlatform(ControlPlane):
-    """The web process, which knows S3 by its proxy."""
+    """The web process, which uses S3 through the proxy."""
 
     def __init__(self, folder: Path, s3: S3Server, proxy: FaultProxy, clocks: list[Clock]) -> None:
         super().__init__(folder, s3)
