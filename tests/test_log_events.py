@@ -12,6 +12,7 @@ from neve.log_events import LogEvent, events_of, redact
 
 ROOT = Path(__file__).resolve().parents[1]
 METHODS = {"debug", "info", "warning", "error", "exception", "critical"}
+SET_UP = {"guard.py"}  # joins neve's loggers to the engine's
 # Module of the table → (its events, the sources that log them).
 TABLES = {
     "neve.log_events": (node_events, ("connector/src/neve",)),
@@ -32,7 +33,9 @@ def calls_of(path, module):
             case ast.Attribute(ast.Attribute(ast.Name("log_events"), name), "log"):
                 assert not node.args
                 yield name, {keyword.arg for keyword in node.keywords}, node.lineno
-            case ast.Attribute(ast.Name("log" | "logger" | "logging"), method):
+            case ast.Attribute(_, "getLogger"):
+                assert path.name in SET_UP, f"{path}:{node.lineno}: log an event of {module}"
+            case ast.Attribute(ast.Name("logging"), method):
                 assert method not in METHODS, f"{path}:{node.lineno}: log an event of {module}"
 
 

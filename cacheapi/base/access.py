@@ -10,7 +10,6 @@ from rest_framework.authentication import (
 from rest_framework.exceptions import AuthenticationFailed
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
-from structlog.contextvars import bind_contextvars
 
 from tenants.keys import find_key
 from tenants.models import ApiKey
@@ -32,9 +31,6 @@ class KeyAuthentication(BaseAuthentication):
         key = find_key(plaintext.strip())
         if key is None:
             raise AuthenticationFailed("The API key is unknown, revoked or expired.")
-        bind_contextvars(key=key.prefix)
-        if key.tenant is not None:
-            bind_contextvars(tenant=key.tenant.slug, tenant_id=key.tenant_id)
         return principal_of_key(key), key
 
     def authenticate_header(self, request: Request) -> str:
@@ -46,10 +42,7 @@ class PersonAuthentication(SessionAuthentication):
 
     def authenticate(self, request: Request) -> tuple[Principal, None] | None:
         found = super().authenticate(request)
-        if found is None:
-            return None
-        bind_contextvars(user=found[0].pk)
-        return principal_of_person(found[0]), None
+        return None if found is None else (principal_of_person(found[0]), None)
 
 
 class Nobody(BasePermission):

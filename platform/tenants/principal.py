@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from django.contrib.auth.models import AnonymousUser, User
 from django.db.models import QuerySet
+from structlog.contextvars import bind_contextvars
 
 from base.problems import Problem
 from base.requests import current_request
@@ -71,14 +72,22 @@ def rows_of(model: type[Row], tenants: tuple[Tenant, ...]) -> QuerySet[Row]:
 
 
 def principal_of_key(key: ApiKey) -> Principal:
+    """Who sends the request under way; its log lines name key and tenant from now on."""
+    bind_contextvars(key=key.prefix)
+    if key.tenant is not None:
+        bind_contextvars(tenant=key.tenant.slug, tenant_id=key.tenant_id)
     ids = None if key.tenant_id is None else frozenset({key.tenant_id})
     return Principal(f"key:{key.pk}", f"key:{key.name} (neve_{key.prefix})", key.role, ids, ids)
 
 
 def principal_of_person(user: User | AnonymousUser) -> Principal:
-    """Staff are operators. Raises TypeError when nobody is signed in."""
+    """Who sends the request or opens the socket under way; its log lines name them from now on.
+
+    Staff are operators. Raises TypeError when nobody is signed in.
+    """
     if not user.is_authenticated:
         raise TypeError("nobody is signed in")
+    bind_contextvars(user=user.pk)
     id_, name = f"user:{user.pk}", user.get_username()
     if user.is_staff:
         return Principal(id_, name, ApiKey.Role.OPERATOR, None, None)

@@ -1,5 +1,6 @@
 """Whatever goes wrong under /api and /cache is a problem document."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,7 @@ def test_a_bug_is_500_without_its_text(node, handshake, monkeypatch, settings, l
     assert "secret" not in str(problem)
     (line,) = [line for line in log_lines() if "request_failed" in line]
     assert f"request_id={answer['X-Request-ID']}" in line
+    assert re.search(r" key=[a-z0-9]{10} .* tenant=\S+ tenant_id=\d+", line)
 
 
 def test_a_row_that_another_request_removed_meanwhile_is_404(operator, tenant, monkeypatch):
