@@ -1,4 +1,4 @@
-"""Answers kept for a day under the client's Idempotency-Key, so that a repetition gets the same.
+"""Answers stored for a day under the client's Idempotency-Key: a repetition gets the same one.
 
 In the database, not the cache: a key must hold while valkey-bus is down or has lost its memory, and
 the primary key lets only one of several requests in. Must not be here: HTTP, secrets.
@@ -15,12 +15,12 @@ from base.models import StoredAnswer
 from base.problems import Problem
 
 KEPT = timedelta(hours=24)
-# No request takes so long: its process was killed, and nobody knows how far it came.
+# No request takes so long: its process was killed, after an unknown part of the work.
 LOST = timedelta(minutes=5)
 
 
 def claim(*, caller: str, key: str, fingerprint: str) -> StoredAnswer:
-    """The answer there is, or a new row without `status`: then the caller does the work, and calls
+    """The stored answer, or a new row without `status`: then the caller does the work, and calls
     `keep` or `release`.
 
     Raises Problem: idempotency-key-reused, idempotency-in-progress.
@@ -30,7 +30,7 @@ def claim(*, caller: str, key: str, fingerprint: str) -> StoredAnswer:
     fresh = {"fingerprint": fingerprint, "claimed_at": now, "status": None, "body": ""}
     try:
         row, is_new = StoredAnswer.objects.get_or_create(digest=digest, defaults=fresh)
-    except IntegrityError as error:  # another had it, and released it in the meantime
+    except IntegrityError as error:  # another request had the key, and released it meanwhile
         raise _in_progress() from error
     age = now - row.claimed_at
     if is_new:
@@ -60,12 +60,12 @@ def release(row: StoredAnswer) -> None:
 
 
 def prune() -> int:
-    """Deletes rows that are past their day. Returns how many. For reconcile."""
+    """Deletes rows older than a day. Returns how many. For reconcile."""
     return StoredAnswer.objects.filter(claimed_at__lt=timezone.now() - KEPT).delete()[0]
 
 
 def _mine(row: StoredAnswer) -> QuerySet[StoredAnswer]:
-    """The row, unless another request took it over since."""
+    """The row, unless another request took it over."""
     return StoredAnswer.objects.filter(pk=row.pk, claimed_at=row.claimed_at)
 
 

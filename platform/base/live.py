@@ -1,7 +1,6 @@
-"""Hints over the channel layer that something changed; the truth is fetched over HTTP.
+"""Hints over the channel layer that something changed; pages then fetch data over HTTP.
 
-A hint may be lost. A bus that is down costs one heartbeat in `QUIET_S` at most
-`WAIT_S`.
+A hint may be lost. A bus that is down delays one heartbeat in QUIET_S, by WAIT_S at most.
 """
 
 import asyncio

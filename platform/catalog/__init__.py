@@ -1,1 +1,1 @@
-"""What the platform knows: spaces, node sessions, contexts, segments, usage, jobs."""
+"""Rows of the platform: spaces, node sessions, contexts, segments, usage, jobs."""

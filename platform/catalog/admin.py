@@ -1,4 +1,4 @@
-"""Admin pages of the catalog: machines write these rows, so they are only shown."""
+"""Admin pages of the catalog, read-only: machines write these rows."""
 
 from django.contrib import admin
 from django.db.models import QuerySet

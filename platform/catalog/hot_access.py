@@ -1,7 +1,7 @@
-"""Which node keys have a user in the hot Valkey: those that are usable and have an open session.
+"""Users of node keys in the hot Valkey: of usable keys with an open session.
 
 Everything here may be repeated. A Valkey that restarted has lost its users: handshakes and
-`align_users` make them again. A user that could not be removed goes by `align_users`, too.
+`align_users` make them again. `align_users` also removes users that could not be removed before.
 """
 
 from collections.abc import Iterable

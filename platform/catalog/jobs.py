@@ -1,9 +1,9 @@
-"""Background work: the Job row is the status. What kinds there are stands in `catalog.kinds`.
+"""Background work: the Job row is the status. `catalog.kinds` lists the kinds.
 
-`enqueue` asks for a job: its row is there at once, its message carries the row's id only, and a
-failed attempt is sent again, later each time, until REQUEST_ATTEMPTS. `attempt` is for work that a
-tick found: a failed attempt is repeated in the same row for ever, and until then no tick tries that
-kind of work for that tenant, so that trouble in storage meets few attempts instead of one a second.
+`enqueue` requests a job: it makes the row at once, its message carries only the row's id, and a
+failed attempt is sent again after growing pauses, up to REQUEST_ATTEMPTS. `attempt` is for work
+that a tick found: a failed attempt is repeated in the same row without limit, and during its pause
+no tick tries that kind for that tenant, so a storage outage meets few attempts, not one a second.
 """
 
 import random
@@ -28,27 +28,27 @@ from tenants.audit import record as audit
 from tenants.models import Tenant
 
 FIRST_RETRY_S, LAST_RETRY_S = 1.0, 60.0
-LOST = timedelta(minutes=16)  # without a sign of life: longer than Celery lets any task run
+LOST = timedelta(minutes=16)  # without a report: longer than Celery lets any task run
 UNSENT = timedelta(seconds=60)  # a queued job's message may be lost after so long
-LOG_LINES = 200  # a job keeps its last ones
+LOG_LINES = 200  # the last ones of a job
 
 
-# Requests that are to run: for the first time, or again after a failure that was not the last.
+# Requests that will run: for the first time, or again after a failure that was not the last.
 _WAITS = Q(state=Job.State.QUEUED) | Q(state=Job.State.FAILED, retry_at__isnull=False)
 
 
 class JobDone(Exception):
-    """The job ended before, or runs elsewhere: a message that came twice. Nothing is left to do."""
+    """The job ended before, or runs elsewhere: its message came twice. Nothing to do."""
 
 
 class JobCancelled(Exception):
-    """Somebody asked to end this job: raised from its next sign of life."""
+    """Somebody cancelled this job: raised by its next report."""
 
 
 class JobRun:
-    """A running job's own way to tell how far it is. Each call is a sign of life.
+    """Reports the progress of a running job. Each call also shows that its worker lives.
 
-    Every method raises JobCancelled once somebody cancelled the job: let it pass.
+    Every method raises JobCancelled once somebody cancelled the job: do not catch it.
     """
 
     def __init__(self, job: Job) -> None:
@@ -66,7 +66,7 @@ class JobRun:
         self._note(**fields)
 
     def detail(self, report: dict[str, Any]) -> None:
-        """Facts of the kind of work, shown as they are."""
+        """Replaces the facts of this kind of work, shown as they are."""
         self._note(detail=report)
 
     def log(self, words: str) -> None:
@@ -85,10 +85,10 @@ class JobRun:
 def enqueue(
     kind: str, *, tenant_id: int | None = None, by: str = "", **arguments: int | str
 ) -> Job:
-    """Asks for a job: makes its row now and sends `workers.<kind>(job_id=…)` on commit.
+    """Requests a job: makes its row now and sends `workers.<kind>(job_id=…)` on commit.
 
-    `by` names who asked. A broker that is down delays the job, and does not fail the caller.
-    Raises BadRequest for a kind, tenant or argument that no job can have.
+    `by`: the name of the requester. A broker that is down delays the job, and does not fail the
+    caller. Raises BadRequest for a kind, tenant or argument that no job can have.
     """
     kind_of(kind).check(tenant_id, arguments)
     job: Job = Job.unscoped.create(
@@ -99,9 +99,9 @@ def enqueue(
 
 
 def cancel(job: Job) -> bool:
-    """Ends a requested job: a waiting one now, a running one at its next sign of life.
+    """Ends a requested job: a waiting one now, a running one at its next report.
 
-    False: it ended before, or nobody asked for it (a tick would find its work again).
+    False: it ended before, or was not requested (a tick would find its work again).
     """
     mine = Job.unscoped.filter(pk=job.pk, is_requested=True)
     now = timezone.now()
@@ -158,7 +158,7 @@ def _audit(job: Job, action: str, actor: Actor) -> None:
 
 
 def send_again() -> int:
-    """Requests whose pause after a failure is over, or whose message may be lost. How many."""
+    """Sends requests whose pause is over or whose message may be lost. Returns how many."""
     now = timezone.now()
     unsent = Q(state=Job.State.QUEUED) & ~Q(sent_at__range=(now - UNSENT, now + UNSENT))
     to_retry = Q(state=Job.State.FAILED, retry_at__isnull=False) & ~Q(
@@ -183,10 +183,10 @@ def _send(job: Job) -> None:
 @contextmanager
 def job_run(job_id: UUID | str, *, is_redelivered: bool = False) -> Iterator[JobRun]:
     """Runs a requested job: marks it running, then done, cancelled, or failed with the error,
-    which it raises again; `send_again` repeats it then.
+    which is raised again; `send_again` then repeats the job.
 
-    Raises JobDone when it ended before, its last attempt failed, or another worker has it.
-    `is_redelivered`: that worker died, says the broker, so the job runs anew.
+    Raises JobDone if it ended before, its last attempt failed, or another worker has it.
+    `is_redelivered`: the broker reports that worker as dead, so the job runs anew.
     """
     takes = _WAITS | Q(state=Job.State.RUNNING) if is_redelivered else _WAITS
     if not Job.unscoped.filter(takes, pk=job_id).update(**_begun()):
@@ -199,16 +199,16 @@ def job_run(job_id: UUID | str, *, is_redelivered: bool = False) -> Iterator[Job
     except BaseException as error:
         is_over = job.attempts >= REQUEST_ATTEMPTS
         retry_at = None if is_over else timezone.now() + timedelta(seconds=pause_s(job.attempts))
-        _finish(job_id, state=Job.State.FAILED, error=_told(error), retry_at=retry_at)
+        _finish(job_id, state=Job.State.FAILED, error=_text(error), retry_at=retry_at)
         raise
     else:
         _finish(job_id, state=Job.State.DONE, progress=1.0)
 
 
 def is_waiting(kind: str, tenant_id: int | None) -> bool:
-    """Whether this kind of work, found by a tick, failed, and its next attempt is yet to come.
+    """Whether work of this kind that a tick found has failed and pauses before its next attempt.
 
-    One that is further away than any pause was planned before the clock was set back.
+    An attempt further ahead than any pause is ignored: the clock was set back.
     """
     now = timezone.now()
     soon = (now, now + timedelta(seconds=LAST_RETRY_S))
@@ -217,9 +217,9 @@ def is_waiting(kind: str, tenant_id: int | None) -> bool:
 
 @contextmanager
 def attempt(kind: str, tenant_id: int | None) -> Iterator[JobRun]:
-    """Runs work that was found, in a new row or in a failed attempt's; raises its error again.
+    """Runs work that a tick found, in a new row or a failed attempt's; raises its error again.
 
-    Ask `is_waiting` first. Several may run at once: the work itself sees to that.
+    Ask `is_waiting` first. Several may run at once: the work itself takes leases.
     """
     job = _failed_before(kind, tenant_id) or Job.unscoped.create(
         kind=kind, tenant_id=tenant_id, **(_begun() | {"attempts": 1})
@@ -228,24 +228,26 @@ def attempt(kind: str, tenant_id: int | None) -> Iterator[JobRun]:
         yield JobRun(job)
     except BaseException as error:
         retry_at = timezone.now() + timedelta(seconds=pause_s(job.attempts))
-        _finish(job.pk, state=Job.State.FAILED, error=_told(error), retry_at=retry_at)
+        _finish(job.pk, state=Job.State.FAILED, error=_text(error), retry_at=retry_at)
         raise
-    # What failed beside it needs no attempt of its own any more.
+    # Attempts that failed beside this one need no repetition.
     _found(kind, tenant_id).filter(retry_at__isnull=False).update(retry_at=None)
     _finish(job.pk, state=Job.State.DONE, progress=1.0)
 
 
 def pause_s(attempts: int) -> float:
-    """How long to wait after so many: twice as long each time, spread by chance."""
+    """Pause after so many attempts: doubles each time, with random jitter."""
     longest = min(FIRST_RETRY_S * 2.0 ** min(attempts - 1, 20), LAST_RETRY_S)
     return longest * random.uniform(0.5, 1.0)
 
 
 def fail_lost() -> int:
-    """Jobs whose worker was killed fail; found work is found again by itself, a request is sent
-    again. Returns how many."""
+    """Marks jobs of killed workers as failed. Ticks find their work again; requests are sent again.
+
+    Returns how many there were.
+    """
     now = timezone.now()
-    # A sign from the future was given before the clock was set back.
+    # A time in the future was written before the clock was set back.
     is_lost = Q(seen_at__lt=now - LOST) | Q(seen_at__gt=now + LOST)
     lost = Job.unscoped.filter(is_lost, state=Job.State.RUNNING)
     failed = {
@@ -263,7 +265,7 @@ def _found(kind: str, tenant_id: int | None) -> QuerySet[Job]:
 
 
 def _failed_before(kind: str, tenant_id: int | None) -> Job | None:
-    """The row of a failed attempt, taken for the next one; None: none, or another took it."""
+    """Takes the row of a failed attempt for the next one; None: none, or another took it."""
     failed = _found(kind, tenant_id).filter(state=Job.State.FAILED, retry_at__isnull=False).first()
     if failed is None:
         return None
@@ -287,7 +289,7 @@ def _begun() -> dict[str, Any]:
     }
 
 
-def _told(error: BaseException) -> str:
+def _text(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"[:2000]
 
 

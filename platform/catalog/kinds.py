@@ -1,8 +1,8 @@
-"""The kinds of background work, each declared once: for beat, for those who ask, and for workers.
+"""The kinds of background work, each declared once: for beat, for requests, and for workers.
 
-`workers.tasks` binds a function to each kind. Beat's tick of a kind looks for tenants with work and
-makes a Job row only where there is some; a request (`catalog.jobs.enqueue`) has its row from the
-beginning. Queues are named by the harm that a delay does.
+`workers.tasks` binds a function to each kind. A tick of a kind looks for tenants with work, and
+makes a Job row only if there is some; a request (`catalog.jobs.enqueue`) has its row from the
+beginning. Queues are named by the harm of a delay.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ REQUEST_ATTEMPTS = 5  # after these failures a request stays failed; ticks try f
 
 
 class BadRequest(ValueError):
-    """A kind, tenant or argument that no job can have. `name` says which field is wrong."""
+    """A kind, tenant or argument that no job can have. `name`: the wrong field."""
 
     def __init__(self, name: str, words: str) -> None:
         super().__init__(f"{name}: {words}")
@@ -23,7 +23,7 @@ class BadRequest(ValueError):
 
 @dataclass(frozen=True)
 class Kind:
-    """`every_s` None: no ticks, runs only on request. `arguments`: what a request gives by name.
+    """`every_s` None: no ticks, only requests. `arguments`: name → type, of a request.
 
     `is_offered`: operators may request it by REST; other kinds are requested by the platform.
     """

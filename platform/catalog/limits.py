@@ -1,4 +1,4 @@
-"""How many rows one tenant may have: its quota's limits, or else the settings'.
+"""Limits on the rows of a tenant: those of its quota, or else of the settings.
 
 All inside the tenant's scope. Raises Problem (limit-reached), which names the limit and the number.
 """
@@ -19,13 +19,13 @@ def require_room_for_space() -> None:
 
 
 def require_room_for_context() -> None:
-    """Inside a transaction, which holds the tenant's quota from here on."""
+    """Inside a transaction, which locks the tenant's quota from here on."""
     quota = Quota.objects.select_for_update().get()
     _require_room("context_limit", Context.objects.all(), quota)
 
 
 def require_context_blocks(space_id: int, name: str, blocks: int) -> None:
-    """Of this context (`context_block_limit`), and of all together (`context_blocks_limit`)."""
+    """Blocks of this context (`context_block_limit`) and of all (`context_blocks_limit`)."""
     quota = Quota.objects.get()
     most = limit_of(quota, "context_block_limit")
     if blocks > most:
@@ -34,7 +34,7 @@ def require_context_blocks(space_id: int, name: str, blocks: int) -> None:
         )
     most = settings.ENV.context_blocks_limit
     if blocks * limit_of(quota, "context_limit") <= most:
-        return  # as many contexts as there may be, all as long as this one, stay below it
+        return  # even the most contexts, each as long as this one, stay below it
     there = Context.objects.aggregate(all=Sum("blocks"))["all"] or 0
     known = Context.objects.filter(space_id=space_id, name=name).values_list("blocks", flat=True)
     before = known.first() or 0

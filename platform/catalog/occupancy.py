@@ -1,4 +1,4 @@
-"""What a tenant's segments take in the object store: live, dead and waiting bytes."""
+"""Bytes of a tenant's segments in the object store: live, dead and waiting."""
 
 from dataclasses import dataclass
 
@@ -12,8 +12,8 @@ class Occupancy:
     """Bytes of segments' objects.
 
     `live_bytes`: blocks that the index names, as counted last, and segments being written.
-    `dead_bytes`: the rest of live segments. `waiting_bytes`: segments that nobody names any more,
-    until readers that looked blocks up before have read them.
+    `dead_bytes`: the rest of live segments. `waiting_bytes`: segments that no entry names any more,
+    kept for readers that looked blocks up before.
     """
 
     live_bytes: int = 0
@@ -30,7 +30,7 @@ def occupancy(tenant_id: int) -> Occupancy:
 
 
 def occupancies(tenant_ids: list[int]) -> dict[int, Occupancy]:
-    """By tenant, for each that was asked for. One query."""
+    """By tenant, for each of `tenant_ids`. One query."""
     state = Segment.State
     rows = Segment.unscoped.filter(tenant_id__in=tenant_ids).order_by().values("tenant_id")
     sums = rows.annotate(

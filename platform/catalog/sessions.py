@@ -1,4 +1,4 @@
-"""Node sessions: handshake, heartbeat, end. A session is live while its heartbeats are young."""
+"""Node sessions: handshake, heartbeat, end. A session is live while its heartbeats are recent."""
 
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -52,16 +52,16 @@ def open_session(
 ) -> NodeSession:
     """Replaces this engine's older session of the same space, and silent ones of its name.
 
-    Another engine of the same name keeps its session: two that replaced each other's would both
-    make handshakes for ever. A node counts once, however many spaces (ranks) it serves and
+    Another engine of the same name keeps its session: engines that replaced each other's sessions
+    would make handshakes for ever. A node counts once, however many spaces (ranks) it serves and
     processes it has ("gpu-07/scheduler" is a part of "gpu-07").
     `instance`: tells engines of one name apart.
     `key`: the node's; None for sessions that no key opened.
     Raises Problem: fingerprint-clash, node-limit, limit-reached, tenant-cut-off, unauthorized (the
     key was revoked meanwhile).
     """
-    # The lock makes two handshakes of one tenant count one after the other, and makes a revocation
-    # either end this session or be seen here.
+    # The lock orders handshakes of one tenant, so that both count. A revocation either ends this
+    # session or is seen here.
     tenant = Tenant.objects.select_for_update().get(pk=tenant.pk)
     if tenant.cut_off_at is not None:
         raise Problem(
@@ -179,7 +179,7 @@ def cut_session(*, session: NodeSession, actor: Actor) -> None:
 
 
 def end_replaced(*, tenant_id: int) -> int:
-    """Ends silent sessions whose node has a later one of the same space: of engines that crashed.
+    """Ends sessions of crashed engines: silent, and their node has a later one of the same space.
 
     Returns how many there were.
     """
@@ -207,7 +207,7 @@ def end_access(*, tenant_id: int, key: ApiKey | None, **_: object) -> None:
 def end_all(*, tenant_id: int, key_id: int | None = None) -> int:
     """Ends the open sessions of a tenant, or of one of its keys. Returns how many there were.
 
-    Their Valkey users are the caller's to remove.
+    The caller removes their Valkey users.
     """
     Tenant.objects.select_for_update().get(pk=tenant_id)
     with tenant_scope(tenant_id):

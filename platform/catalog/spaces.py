@@ -1,4 +1,4 @@
-"""Which space a node's KV belongs to: found by name or by layout, made on demand."""
+"""Spaces of nodes: found by name or by layout, made on demand."""
 
 from typing import Any
 
@@ -64,8 +64,8 @@ def resolve_space(
 
 @transaction.atomic
 def remove_space(*, space: Space, actor: Actor) -> None:
-    """Ends its sessions now, and Valkey users that served it only; its data and its row go by
-    `workers.remove_space`."""
+    """Ends its sessions now, and Valkey users without another session; the kind of work
+    `remove_space` deletes its data and its row."""
     with tenant_scope(space.tenant_id):
         Space.objects.filter(pk=space.pk).update(is_leaving=True)
         sessions = NodeSession.objects.filter(space=space, ended_at=None)
@@ -82,7 +82,7 @@ def remove_space(*, space: Space, actor: Actor) -> None:
 
 
 def weight_of(tenant_id: int, space_id: int | None = None) -> dict[str, int]:
-    """What goes with a space, or with all spaces of the tenant."""
+    """Counts what is deleted with a space, or with all spaces of the tenant."""
     of_space = {} if space_id is None else {"space_id": space_id}
     with tenant_scope(tenant_id):
         contexts = Context.objects.filter(**of_space).count()
@@ -103,7 +103,7 @@ def _require_staying(space: Space) -> None:
 def _require_same_layout(space: Space, identity: SpaceIdentity, chunk_tokens: int) -> None:
     try:
         stored = SpaceIdentity.from_dict(space.identity)
-    except Misuse as error:  # written by another version, with other fields
+    except Misuse as error:  # written by a version with other fields
         raise _clash(error.field or "identity", expected=space.identity, got=None) from error
     for field in stored.differing_fields(identity):
         raise _clash(field, expected=getattr(stored, field), got=getattr(identity, field))

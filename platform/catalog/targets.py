@@ -1,4 +1,4 @@
-"""What background work is done on: its targets, and the job's row that it opens for one."""
+"""Targets of background work, and the job's row that work opens for its target."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -11,7 +11,7 @@ Target = tuple[int | None, dict[str, Any]]  # a tenant's id (None: the platform)
 
 
 class Opener:
-    """Gives work its Job row once it is sure that there is some: `with job() as run:`."""
+    """Opens the Job row, once there is work to do: `with job() as run:`."""
 
     def __init__(
         self, kind: Kind, tenant_id: int | None, requested: jobs.JobRun | None = None
@@ -20,11 +20,11 @@ class Opener:
 
     @property
     def is_requested(self) -> bool:
-        """Somebody waits for this run: what a tick would leave for later is done now."""
+        """Whether somebody requested this run: then it does what a tick would leave for later."""
         return self._requested is not None
 
     def is_waiting(self) -> bool:
-        """Whether a tick should leave this work alone, since it failed just now."""
+        """Whether a tick should skip this work, since it failed a moment ago."""
         return not self.is_requested and jobs.is_waiting(self._kind.name, self._tenant_id)
 
     def __call__(self) -> AbstractContextManager[jobs.JobRun]:

@@ -1,10 +1,10 @@
-"""Usage roll-ups: a heartbeat's deltas land in a 10 s, a 60 s and a 3,600 s bucket at once.
+"""Usage roll-ups: a heartbeat's deltas go into a 10 s, a 60 s and a 3,600 s bucket at once.
 
 Times are the control plane's own clock. Rows are locked in the order of `RESOLUTIONS_S`, so that
 concurrent heartbeats wait for each other and lose nothing.
 
-A tenant's numbers must not take down a page or a sum over tenants: each stops at `MOST_COUNT`, when
-it is written and, for rows that have more, when it is read; only known names are read.
+A tenant's numbers must not break a page or a sum over tenants: each is bounded by `MOST_COUNT` when
+written and, for rows that have more, when read; only known names are read.
 """
 
 import operator
@@ -44,7 +44,7 @@ def bounded(count: int) -> int:
 
 
 def known(stored: object, names: Iterable[str]) -> dict[str, int]:
-    """What a JSON column holds under these names; whatever is no count is left out."""
+    """Counts of a JSON column under these names; other values are left out."""
     if not isinstance(stored, Mapping):
         return {}
     counts = ((name, stored.get(name)) for name in names)
@@ -94,7 +94,7 @@ def record_deltas(
 
 @transaction.atomic
 def record_gauges(*, tenant_id: int, at: datetime, gauges: Mapping[str, int]) -> None:
-    """What a tenant holds right now (names of GAUGES): the last sample of a bucket stays."""
+    """Gauges of a tenant (names of GAUGES): a bucket keeps its last sample."""
     for row in _locked_buckets(tenant_id, at):
         for name in GAUGES:
             gauge = gauges.get(name)
@@ -105,8 +105,8 @@ def record_gauges(*, tenant_id: int, at: datetime, gauges: Mapping[str, int]) ->
 
 @transaction.atomic
 def record_tier_totals(*, tenant_id: int, at: datetime, totals: Mapping[str, int]) -> None:
-    """What the tiers counted (TIER_COUNTERS) since the last sample. `totals` are those since the
-    hot server's start: smaller ones than before began anew from 0."""
+    """Counts of the tiers (TIER_COUNTERS) since the last sample. `totals` count since the hot
+    server's start: smaller ones than before began anew from 0."""
     rows = _locked_buckets(tenant_id, at)
     with tenant_scope(tenant_id):
         sampled = UsageRollup.objects.filter(
@@ -153,10 +153,10 @@ def series(
 
 
 def counted_since(*, tenant_ids: Collection[int], since_ts: int) -> dict[int, dict[str, Any]]:
-    """What each of these tenants counted in whole hours from `since_ts` on, the current one too.
+    """Counts of each tenant in whole hours from `since_ts` on, including the current hour.
 
-    By tenant, 0 where nothing was: COUNTERS and TIER_COUNTERS by name, objects of BY_NAME. It only
-    grows while `since_ts` stays. Two queries.
+    By tenant: COUNTERS and TIER_COUNTERS by name (0 without usage), objects of BY_NAME. Grows only,
+    as long as `since_ts` stays. Two queries.
     """
     rows = UsageRollup.unscoped.filter(
         resolution_s=RESOLUTIONS_S[-1], bucket_ts__gte=since_ts, tenant_id__in=tenant_ids

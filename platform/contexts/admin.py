@@ -1,4 +1,4 @@
-"""Admin pages of policies and rules, with a dry run before saving."""
+"""Admin pages of policies and rules. Here, above retention: their dry run reads contexts."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ from tenants.scope import tenant_scope
 
 
 class _DryRunAdmin(TenantOwnedAdmin):
-    """The button "Dry run" answers like a form that is not right yet: nothing is saved."""
+    """The button "Dry run" answers as a form with an error would: nothing is saved."""
 
     change_form_template = "admin/retention/change_form.html"
 
@@ -33,8 +33,8 @@ class _DryRunAdmin(TenantOwnedAdmin):
         self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
     ) -> HttpResponse:
         form = context["adminform"].form
-        if getattr(form, "has_told", False):  # the dry run's answer is no error to correct
-            context |= {"errors": None, "told": form.non_field_errors()}
+        if getattr(form, "is_dry_run", False):  # the report of a dry run is no error to correct
+            context |= {"errors": None, "dry_run": form.non_field_errors()}
         return super().render_change_form(request, context, *args, **kwargs)
 
     def get_form(
@@ -44,18 +44,18 @@ class _DryRunAdmin(TenantOwnedAdmin):
         form = super().get_form(request, obj, change, **kwargs)
 
         class DryRunForm(form):  # type: ignore[misc, valid-type]  # Django makes it per request
-            has_told = False
+            is_dry_run = False
 
             def _post_clean(self) -> None:
                 super()._post_clean()
                 if "_dry_run" in request.POST and not self.errors:
-                    self.has_told = True
-                    self.add_error(None, _told(*proposed(self.instance)))
+                    self.is_dry_run = True
+                    self.add_error(None, _report(*proposed(self.instance)))
 
         return DryRunForm
 
 
-def _told(tenant_id: int, book: Rulebook) -> ValidationError:
+def _report(tenant_id: int, book: Rulebook) -> ValidationError:
     try:
         report = dry_run(tenant_id, book, most_blocks=MOST_BLOCKS)
     except ValkeyError:

@@ -1,4 +1,4 @@
-"""Which blocks of one chain stand in another one."""
+"""Blocks that two chains share."""
 
 from collections.abc import Sequence
 
@@ -20,7 +20,7 @@ class Chain:
         self._table = table[self._order]
 
     def shared_with(self, other: bytes | memoryview) -> npt.NDArray[np.intp]:
-        """Positions of own ids that stand in `other`, in its order. O(other · log own).
+        """Positions of own ids that are in `other`, in the order of `other`. O(other · log own).
 
         `other`: ids in a row, as `Context.chain` has them.
         """

@@ -1,4 +1,4 @@
-"""Dry run: what a change of policy or rules would remove, before it is saved. Only reads."""
+"""Dry run: which blocks a change of policy or rules would remove. Only reads."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,15 +21,15 @@ from storage.hot import scan_tenant
 from tenants.models import Tenant
 from tenants.scope import tenant_scope
 
-MOST_BLOCKS = 200_000  # that one request looks at, some seconds; the command has no limit
+MOST_BLOCKS = 200_000  # read by one request, in some seconds; the command has no limit
 
 
 @dataclass
 class DryRun:
-    """What would go at once. `is_complete`: all blocks were looked at, else it is at least so much.
+    """Blocks that would go at once; at least so many if not `is_complete`: not all were read.
 
-    Removed blocks leave both tiers; cooled ones only the hot tier, since they were idle for too
-    long. `contexts` would lose blocks. Pinned blocks stay until their pins end, and do not count.
+    Removed blocks leave both tiers; cooled ones, idle for too long, leave the hot tier only.
+    `contexts` would lose blocks. Pinned blocks stay until their pins end, and do not count.
     """
 
     looked_at: int = 0
@@ -48,7 +48,7 @@ def proposed_rulebook(
     policy: dict[str, Any] | None = None,
     rules: Sequence[dict[str, Any]] | None = None,
 ) -> Rulebook:
-    """The tenant's rulebook as it would be: `policy` changes what it names; `rules` replace all.
+    """The tenant's rulebook with the named fields of `policy` changed and all `rules` replaced.
 
     Raises ValidationError as saving them would.
     """
@@ -93,10 +93,10 @@ def effect_on(
     last_used: Sequence[int | None],
     now_s: float,
 ) -> tuple[list[IndexEntry], list[IndexEntry]]:
-    """Which blocks of a page would be removed, and which would only leave the hot tier; pure.
+    """Blocks of a page that would be removed, and blocks that would leave the hot tier; pure.
 
-    `last_used`: seconds since 1970; None for what cannot be evicted now. What is past its end
-    already goes with or without the change, and is in neither.
+    `last_used`: seconds since 1970; None for a block that cannot be evicted now. Blocks that have
+    expired go without the change, too, and are in neither list.
     """
     removed, cooled = [], []
     for entry, standing, used_s in zip(entries, standings, last_used, strict=True):
@@ -112,7 +112,7 @@ def effect_on(
 
 
 def _last_used(tenant_id: int, entries: Sequence[IndexEntry]) -> list[int | None]:
-    """Of blocks of one bucket, as a page has them."""
+    """When blocks of one bucket, as a page has them, were used last."""
     if not entries:
         return []
     keys = BucketKeys(tenant_id, bucket_of(entries[0].id, settings.ENV.hot_buckets))

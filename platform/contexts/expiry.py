@@ -31,7 +31,7 @@ class Expiry:
 
 
 def expire(*, context: Context, actor: Actor, dry_run: bool = False) -> Expiry:
-    """Ends the context with its pins; removes the blocks that no other context holds, at once.
+    """Ends the context with its pins; removes blocks that are in no other context, at once.
 
     A context that is recorded meanwhile may find them gone, as if it were recorded just after.
     `dry_run`: counts what would go, and changes nothing.
@@ -107,13 +107,13 @@ class _Leaving:
         )
 
     def _found(self, ids: Sequence[bytes]) -> dict[bytes, int]:
-        """Sizes in bytes of those that are stored."""
+        """Sizes in bytes, of stored blocks only."""
         answers = zip(ids, self._tier.match(ids), strict=True)
         return {id_: found.size_bytes for id_, found in answers if isinstance(found, Location)}
 
 
 def _sharers(context: Context) -> Iterator[tuple[bytes | memoryview, datetime | None]]:
-    """Chain and end of the pin of every other context that may hold blocks of this one."""
+    """Chain and end of pins of each other context that may share blocks with this one."""
     with tenant_scope(context.tenant_id):
         others = Context.objects.filter(
             space_id=context.space_id, root=context.ids()[0], expired_at=None

@@ -1,7 +1,7 @@
-"""Which terms the contexts of a tenant give to the blocks that they hold.
+"""Terms that contexts give to the blocks in their chains, which they hold.
 
-A block that no context holds has its space's terms; one that several hold has the most generous.
-Where no rule looks at contexts and none was extended, contexts make no difference and none is read.
+A block that no context holds has its space's terms; one that several hold has the most generous
+terms. Without a rule on contexts and without an extension, contexts change no terms: none is read.
 """
 
 from collections.abc import Iterable, Sequence
@@ -74,15 +74,15 @@ class HeldTerms:
 def held_terms(
     tenant_id: int, book: Rulebook, *, root: tuple[int, bytes] | None = None
 ) -> HeldTerms:
-    """Of all contexts of the tenant, or of those of a space that begin with one `root`: no others
-    share blocks with them. Reads only chains that make a difference.
+    """Terms by all contexts of the tenant, or by those of a space that begin with `root`: only
+    these share blocks. Reads only chains that change terms.
     """
     with tenant_scope(tenant_id):
         contexts = Context.objects.filter(expired_at=None)
         if root is not None:
             contexts = contexts.filter(space_id=root[0], root=root[1])
         if not book.looks_at_contexts:
-            # One extended context makes those count that share its blocks: the most generous wins.
+            # If one is extended, contexts that share its blocks count: the most generous wins.
             extended = contexts.filter(extended_until__gt=timezone.now())
             contexts = contexts.filter(root__in=extended.values("root"))
         rows = contexts.order_by().values_list(
@@ -97,6 +97,6 @@ def held_terms(
 def context_terms(
     book: Rulebook, space_id: int, label: str, name: str, extended_until: datetime | None
 ) -> BlockTerms:
-    """What one context gives to the blocks that it holds."""
+    """Terms that one context gives to its blocks."""
     until_s = 0 if extended_until is None else int(extended_until.timestamp())
     return book.of_context(space_id, label, name).for_blocks(until_s)

@@ -1,8 +1,8 @@
 """Pins of contexts: who keeps which blocks until when.
 
-A pin belongs to who set it; a context is pinned until its latest pin ends. Pins are intent and
-stand in the database. The ends of pins in Valkey are derived from it by `settle`, which may be
-repeated at any time (after a failure, after `rebuild_index`).
+A pin belongs to the key or person that set it; a context is pinned until its latest pin ends. Pins
+stand in the database. `settle` derives the ends of pins in Valkey from them, and may be repeated at
+any time (after a failure, after `rebuild_index`).
 """
 
 from collections import defaultdict
@@ -32,7 +32,7 @@ MAX_PIN = timedelta(days=365)
 
 @dataclass(frozen=True)
 class Pinned:
-    """`kept` blocks are pinned; `lost` of the chain are stored nowhere any more."""
+    """`kept` blocks are pinned; `lost` blocks of the chain are in neither tier."""
 
     pin: Pin
     pinned_until: datetime
@@ -42,7 +42,7 @@ class Pinned:
 
 @dataclass(frozen=True)
 class Unpinned:
-    """`removed` pins; `kept` blocks that other pins keep, and the latest end of this context's."""
+    """`removed` pins; `kept` blocks by other pins; the latest end of this context's pins."""
 
     removed: int
     pinned_until: datetime | None
@@ -60,9 +60,9 @@ def pin(*, context: Context, until: datetime, actor: Actor, reason: str = "") ->
 
 
 def pin_for(context: Context, for_s: int, actor: Actor) -> None:
-    """The pin that a node's request asked for; never shorter than the one that it has.
+    """The pin that a node's request asked for; never shortens the one that there is.
 
-    Not refused for blocks that are still on their way; what the budget refuses is only noted.
+    Blocks that are still being stored are no refusal; a refusal by the budget is only logged.
     """
     until = timezone.now() + timedelta(seconds=for_s)
     with tenant_scope(context.tenant_id):
@@ -80,10 +80,10 @@ def pin_for(context: Context, for_s: int, actor: Actor) -> None:
 def unpin(
     *, context: Context, actor: Actor, pin_id: int | None = None, everybody: bool = False
 ) -> Unpinned:
-    """Removes the actor's own pin; an operator may name any, or remove those of everybody.
+    """Removes the actor's own pin; an operator may name any pin, or remove all.
 
-    Blocks that another pin keeps, of this context or of one that shares them, stay pinned.
-    Raises Problem: not-found (`pin`), forbidden, hot-tier-unavailable (done, and applied later).
+    Blocks stay pinned by other pins of this context, and of contexts that share them.
+    Raises Problem: not-found (`pin`), forbidden, hot-tier-unavailable (removed, and applied later).
     """
     with rows.changing(context) as row:
         before = rows.facts(row)
@@ -136,7 +136,7 @@ def described(row: Pin) -> dict[str, Any]:
 
 
 def note_end(context: Context) -> None:
-    """After its pins changed, inside the transaction: the latest end; ended pins go."""
+    """After a change of pins, in its transaction: sets the latest end, deletes ended pins."""
     now = timezone.now()
     pins = Pin.objects.filter(context=context)
     pins.filter(until__lte=now).delete()
@@ -153,11 +153,11 @@ def settle_of(context: Context) -> int:
 
 
 def settle(*, tenant_id: int, space_id: int, chains: Sequence[list[bytes]]) -> int:
-    """Makes the ends of the blocks' pins what the pinned contexts say: the latest.
+    """Sets the ends of the blocks' pins to the latest end among the pinned contexts.
 
-    Reads the pinned contexts that share a root with one of the `chains`. What was granted and has
-    no room in the budget any more (a chain grew) is pinned from its root on as far as there is.
-    Repeatable. Returns how many blocks are pinned. Raises valkey's errors.
+    Reads the pinned contexts that share a root with one of the `chains`. A granted pin that no
+    longer fits the budget (its chain grew) covers the chain from its root as far as the budget
+    reaches. Repeatable. Returns how many blocks are pinned. Raises valkey's errors.
     """
     ids = list(dict.fromkeys(id_ for chain in chains for id_ in chain))
     tier, book = hot.hot_tier(tenant_id), rulebook_of(tenant_id)
@@ -176,7 +176,7 @@ def settle(*, tenant_id: int, space_id: int, chains: Sequence[list[bytes]]) -> i
             places, end_s = own.shared_with(chain), int(until.timestamp())
             until_s[places] = np.maximum(until_s[places], end_s)
             budget_bytes = book.of_context(space_id, label, name).pin_budget_bytes
-            # What an older context asked for within as large a budget has its answer.
+            # An older context asked within as large a budget: the answer would be the same.
             budget = np.inf if budget_bytes is None else budget_bytes
             new = places[asked[places] < budget]
             asked[new] = budget
@@ -192,9 +192,9 @@ def settle(*, tenant_id: int, space_id: int, chains: Sequence[list[bytes]]) -> i
 
 
 def follow_chain(context: Context, old_ids: list[bytes]) -> None:
-    """After a pinned context was recorded anew: its pin goes over to its new chain.
+    """Moves the pin of a context that was recorded anew to its new chain.
 
-    Other contexts are read only when blocks left the chain. Raises valkey's errors.
+    Reads other contexts only if blocks left the chain. Raises valkey's errors.
     """
     ids = context.ids()
     if not set(old_ids) <= set(ids):
@@ -206,7 +206,7 @@ def follow_chain(context: Context, old_ids: list[bytes]) -> None:
 
 
 def restore(tenant_id: int) -> None:
-    """After the index was rebuilt. Inside the tenant's scope. Raises valkey's errors."""
+    """Grants all pins anew after a rebuild. Inside the tenant's scope. Raises valkey's errors."""
     tier, book = hot.hot_tier(tenant_id), rulebook_of(tenant_id)
     pinned = Context.objects.filter(pinned_until__gt=timezone.now())
     for context in pinned.order_by("created_at", "pk").iterator(chunk_size=100):
@@ -246,7 +246,7 @@ def _pin(
             if there == 0 and must_be_there:
                 raise rows.lost(row)
     except OverBudget as refusal:
-        settle_of(context)  # what other buckets had granted
+        settle_of(context)  # undoes pins that other buckets had granted
         raise Problem(
             "pin-budget",
             f"pin_budget_bytes: {refusal.detail}",
@@ -255,7 +255,7 @@ def _pin(
             used_bytes=refusal.used_bytes,
             asked_bytes=refusal.asked_bytes,
         ) from refusal
-    # Valkey keeps the later end of each block: the other contexts matter only when one is to fall.
+    # Valkey keeps the later end of each block: other contexts matter only if an end gets earlier.
     pinned_until = row.pinned_until
     assert pinned_until is not None
     falls = ended_at is not None and pinned_until < ended_at
@@ -268,7 +268,7 @@ def _pin(
 
 
 def _charge(context: Context, budget_bytes: int | None) -> int | None:
-    """How many blocks of the context are there to be kept; None: the hot tier does not answer.
+    """How many blocks of the context are stored and pinned; None: the hot tier does not answer.
 
     Raises OverBudget.
     """

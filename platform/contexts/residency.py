@@ -69,7 +69,7 @@ def residency_of(context: Context) -> Residency:
 
 
 def _tokens(context: Context, answers: Sequence[Answer]) -> dict[str, int]:
-    """Tokens by residence. A chunk has as many blocks in a row as the space has shards of it."""
+    """Tokens by residency. A chunk is as many consecutive blocks as the space has shards of it."""
     chunks = max(1, round(context.tokens / context.space.chunk_tokens))
     shards = len(answers) // chunks if len(answers) % chunks == 0 else 1
     each = context.tokens * shards / max(1, len(answers))  # tokens of a chunk

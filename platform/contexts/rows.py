@@ -38,7 +38,7 @@ def require_unexpired(context: Context) -> None:
 
 
 def lost(context: Context) -> Problem:
-    """The refusal for a context of which no block is stored."""
+    """The refusal for a context without a stored block."""
     return Problem(
         "context-gone",
         f"None of the {context.blocks} blocks of the context {context.name} is stored any more.",
@@ -70,7 +70,7 @@ def note(
     before: dict[str, Any] | None,
     after: dict[str, Any] | None,
 ) -> None:
-    """Into the audit trail."""
+    """Writes the audit event of a change."""
     record(
         actor=actor,
         tenant_id=context.tenant_id,

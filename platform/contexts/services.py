@@ -21,7 +21,7 @@ from tenants.audit import Actor
 
 @dataclass(frozen=True)
 class Extended:
-    """`extended` blocks live so long now; `lost` of the chain are stored nowhere any more."""
+    """`extended` blocks got the new end; `lost` blocks of the chain are in neither tier."""
 
     extended: int
     lost: int
@@ -39,11 +39,11 @@ def record(
 ) -> tuple[Context, bool]:
     """Upserts by (tenant, space, name); returns the context and whether it is new.
 
-    Inside the tenant's scope. A pin that it has goes over to the blocks of the new chain, as far as
-    the budget of pins allows; a label of None keeps the old one. A new pin over the budget is
-    refused as a whole, and the context recorded. Valkey being down is no failure: the blocks'
-    terms are settled later, pins by the next change of a pin or rebuild.
-    Raises Problem (limit-reached): one context more, or blocks of this one or of all.
+    Inside the tenant's scope. Its pins move to the blocks of the new chain, as far as the budget of
+    pins reaches; a label of None keeps the old one. A new pin over the budget is refused as a
+    whole, but the context is recorded. A Valkey that is down is no failure: terms follow by the
+    next walk, pins by the next change of a pin or rebuild.
+    Raises Problem (limit-reached): too many contexts, or blocks of this one or of all.
     """
     limits.require_context_blocks(session.space_id, name, len(ids))
     now = timezone.now()
@@ -56,7 +56,7 @@ def record(
         context.label = context.label if label is None else label
         context.expired_at, context.updated_at = None, now
         context.save()
-        # Not each request that an agent adds to its context: what somebody decided.
+        # Not each request that an agent adds to its context: the trail shows decisions.
         if created:
             rows.note(context, "context.record", actor, before=before, after=rows.facts(context))
 
@@ -74,9 +74,9 @@ def record(
 def extend(*, context: Context, for_s: int, actor: Actor) -> Extended:
     """Lets the blocks live at least that long from now, in both tiers.
 
-    It is noted in the database, so it also holds after a rebuild of the index.
+    The extension stands in the database, so it outlives a rebuild of the index.
     Raises Problem: context-gone (expired, or no block of it is stored: nothing changes then),
-    hot-tier-unavailable (it is noted and holds from the next walk on).
+    hot-tier-unavailable (it is noted and applied by the next walk).
     """
     until, failure = timezone.now() + timedelta(seconds=for_s), None
     with rows.changing(context) as row:
@@ -88,7 +88,7 @@ def extend(*, context: Context, for_s: int, actor: Actor) -> Extended:
         rows.note(row, "context.extend", actor, before=before, after=rows.facts(row))
         try:
             there = stored.hold_or_follow_later(row)
-        except ValkeyError as error:  # noted all the same
+        except ValkeyError as error:  # the extension is noted all the same
             failure, there = error, 0
         if there == 0 and failure is None:
             raise rows.lost(row)
@@ -99,10 +99,10 @@ def extend(*, context: Context, for_s: int, actor: Actor) -> Extended:
 
 
 def delete(*, context: Context, actor: Actor) -> None:
-    """Forgets the name, its pins and its extension. Its blocks stay, with the terms of the contexts
-    that still hold them, or else of their space.
+    """Deletes the name, its pins and its extension. Its blocks stay, with the terms of other
+    contexts that hold them, or else of their space.
 
-    Valkey being down is no failure: terms follow by the next walk, pins end at their time.
+    A Valkey that is down is no failure: terms follow by the next walk, pins end at their time.
     Raises Problem (pinned-by-others) unless the actor is an operator.
     """
     with rows.changing(context) as row:
@@ -128,7 +128,7 @@ def delete(*, context: Context, actor: Actor) -> None:
 def _found_or_made(
     session: NodeSession, name: str, ids: list[bytes], tokens: int
 ) -> tuple[Context, bool]:
-    """The row, locked. Raises Problem (limit-reached) for one more than the tenant may have."""
+    """The row, locked, and whether it is new. Raises Problem (limit-reached)."""
     locked = Context.objects.select_for_update()
     known = locked.filter(space_id=session.space_id, name=name).first()
     if known is not None:

@@ -1,8 +1,8 @@
-"""Stored blocks follow their policy: what each one's terms are now, and giving them to the index.
+"""Terms of stored blocks: derives them from policy, rules and contexts, and writes the index.
 
 Blocks carry their terms in the index, so a change of policy, rules or labels must reach them there:
 `follow` walks a tenant's index once, in slices, and changes only entries that differ. Segments are
-not rewritten; their footers say when a block was stored, and a rebuild asks here for the rest.
+not rewritten; their footers say when a block was stored, and a rebuild takes the rest from here.
 """
 
 from collections import defaultdict
@@ -27,20 +27,20 @@ from storage import hot
 from storage.hot import scan_tenant
 from tenants.scope import tenant_scope
 
-# A context that was written while a walk read the others may have been overlooked; it is held anew.
+# A walk may overlook a context written while it read the others: such contexts are settled again.
 OVERLAP = timedelta(minutes=1)
 
 
 @dataclass(frozen=True)
 class Standing:
-    """Whose terms a block has: those of contexts that hold it, or of its space."""
+    """Terms of a block. `held`: by contexts; else by its space."""
 
     terms: BlockTerms
     held: bool
 
 
 class StandingTerms:
-    """Answers for any block of a tenant, as policy, rules and contexts are at the moment."""
+    """Terms of any block of a tenant, by policy, rules and contexts as they are now."""
 
     def __init__(self, tenant_id: int, book: Rulebook | None = None) -> None:
         self.book = book or rulebook_of(tenant_id)
@@ -49,7 +49,7 @@ class StandingTerms:
         self._spaces = {id_: Standing(terms, False) for id_, terms in self.book.spaces().items()}
 
     def of(self, ids: Sequence[bytes], space_ids: Iterable[int]) -> list[Standing]:
-        """In the order of `ids`, each of the space at the same place."""
+        """Terms in the order of `ids`; `space_ids` are parallel."""
         return [
             self._spaces.get(space_id, self._default) if terms is None else Standing(terms, True)
             for terms, space_id in zip(self.held.of(ids), space_ids, strict=True)
@@ -58,7 +58,7 @@ class StandingTerms:
 
 @dataclass
 class Walk:
-    """How far a walk is. `blocks` were looked at, `changed` got other terms; `next` None: all."""
+    """Place of a walk. `blocks` were read, `changed` got other terms; `next` None: done."""
 
     started_at: datetime = field(default_factory=timezone.now)
     blocks: int = 0
@@ -67,10 +67,10 @@ class Walk:
 
 
 def follow(tenant_id: int, walk: Walk) -> Iterator[Walk]:
-    """Gives every stored block the terms that hold for it now; yields `walk` after each slice.
+    """Gives every stored block its present terms; yields `walk` after each slice.
 
-    It may end behind any slice and be gone on with later, by another process; it runs beside live
-    traffic. Raises valkey's errors.
+    May stop after any slice and go on later in another process; runs beside live traffic. Raises
+    valkey's errors.
     """
     tier, standing = hot.hot_tier(tenant_id), StandingTerms(tenant_id)
     for page in scan_tenant(tenant_id, walk.next or BEGINNING):
@@ -87,7 +87,7 @@ def follow(tenant_id: int, walk: Walk) -> Iterator[Walk]:
 
 
 def settle_since(tenant_id: int, started: datetime) -> None:
-    """At the end of a walk: contexts written while it went, which it may have overlooked."""
+    """At the end of a walk: settles contexts written since it began."""
     with tenant_scope(tenant_id):
         recent = Context.objects.filter(updated_at__gte=started - OVERLAP)
         for context in recent.iterator(chunk_size=100):
@@ -97,9 +97,9 @@ def settle_since(tenant_id: int, started: datetime) -> None:
 def changes_of(
     entries: Sequence[IndexEntry], standings: Sequence[Standing]
 ) -> dict[Standing, list[bytes]]:
-    """Which blocks need other terms than their entries say; pure.
+    """Blocks that need other terms than their entries have; pure.
 
-    The entry does not tell when a flush is due, so blocks that are only hot are always told anew.
+    An entry does not have the time of its flush, so blocks that are only hot always change.
     """
     changes: defaultdict[Standing, list[bytes]] = defaultdict(list)
     for entry, standing in zip(entries, standings, strict=True):
@@ -113,9 +113,9 @@ def changes_of(
 
 
 def restored(row: SegmentRow, own: Standing, *, segment_s: int) -> RestoredBlock:
-    """A block of a footer, with its terms as they are now. `segment_s`: when it was written; pure.
+    """A block of a footer with its present terms. `segment_s`: when it was written; pure.
 
-    The footer's own expiry is what was known then, and counts no more.
+    The expiry in the footer is out of date and not used.
     """
     stored_s = row.stored_s or segment_s
     return RestoredBlock(
@@ -136,10 +136,10 @@ def give(tier: HotTier, ids: Sequence[bytes], standing: Standing, *, flush: bool
 
 
 def hold(context: Context) -> int:
-    """A context holds the blocks of its chain: they get its terms, also those stored anew.
+    """Gives the blocks of the context's chain its terms, joined with those of other contexts.
 
-    What contexts hold already keeps whatever is more generous. Reads no other chains, and calls
-    nobody when contexts make no difference. Returns how many blocks the index knows.
+    Blocks that contexts hold already keep each more generous term. Reads no other chains; makes no
+    call if contexts change no terms. Returns how many blocks the index knows.
     """
     book = rulebook_of(context.tenant_id)
     if not book.looks_at_contexts and context.extended_until is None:
@@ -158,9 +158,9 @@ def hold(context: Context) -> int:
 
 
 def hold_or_follow_later(context: Context, *, anew: bool = False) -> int:
-    """`hold`, or `settle` for a context that has other terms than before (`anew`).
+    """`hold`, or `settle` if the context has other terms than before (`anew`).
 
-    When Valkey does not answer the next walk does it. Raises valkey's errors all the same.
+    If Valkey does not answer, it raises valkey's errors, and the next walk does the work.
     """
     with _or_by_the_next_walk(context.tenant_id):
         if anew:
@@ -171,9 +171,9 @@ def hold_or_follow_later(context: Context, *, anew: bool = False) -> int:
 def settle_or_follow_later(
     *, tenant_id: int, space_id: int, root: bytes, ids: Sequence[bytes], was_extended: bool
 ) -> None:
-    """`settle` for blocks that a context held which is gone, unless it made no difference.
+    """`settle` for blocks of a context that is gone, if contexts change terms.
 
-    When Valkey does not answer the next walk does it. Raises valkey's errors all the same.
+    If Valkey does not answer, it raises valkey's errors, and the next walk does the work.
     """
     if ids and (was_extended or rulebook_of(tenant_id).looks_at_contexts):
         with _or_by_the_next_walk(tenant_id):
@@ -196,9 +196,9 @@ def _or_by_the_next_walk(tenant_id: int) -> Iterator[None]:
 
 
 def settle(*, tenant_id: int, space_id: int, root: bytes, ids: Sequence[bytes]) -> int:
-    """Gives blocks exactly what the contexts of their space say now: also less than before.
+    """Gives blocks exactly the terms of their space's contexts, less generous ones too.
 
-    `ids`: of a chain that begins with `root`; the other chains that do are read. Returns how many
+    `ids`: of a chain that begins with `root`; reads the other chains that do. Returns how many
     blocks the index knows.
     """
     book = rulebook_of(tenant_id)

@@ -9,7 +9,7 @@ for source_root in (Path(__file__).resolve().parents[2], Path(__file__).resolve(
     if str(source_root) not in sys.path:
         sys.path.append(str(source_root))
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "controlplane.settings")
-# A node waits 3 s for an answer. Without SQLite's write lock by then it is told to come again.
+# A node waits 3 s for an answer: without SQLite's write lock by then, it must try again.
 os.environ.setdefault("NEVE_DATABASE_WAIT_S", "2")
 
 from base import tracing  # noqa: E402

@@ -1,6 +1,6 @@
 """The Celery app: a broker on the bus Valkey, no result backend (a Job row is the status).
 
-Which kinds of work there are, and their queues, stands in `catalog.kinds`.
+`catalog.kinds` declares the kinds of work and their queues.
 """
 
 import os
@@ -41,7 +41,7 @@ def configure() -> dict[str, object]:
         "broker_transport_options": {
             "visibility_timeout": 3600,
             "socket_connect_timeout": 2,
-            # For who enqueues; a worker waits for its broker as long as it takes.
+            # For callers that enqueue; a worker waits for its broker without limit.
             "max_retries": 1,
             "interval_start": 0,
         },

@@ -1,4 +1,4 @@
-"""The admin has no sign-in of its own: the dashboard's is the one door."""
+"""The admin has no sign-in of its own: it redirects to the dashboard's."""
 
 from django.contrib.auth import REDIRECT_FIELD_NAME
 from django.contrib.auth.views import redirect_to_login
@@ -8,8 +8,8 @@ from django.urls import reverse
 
 
 def admin_login(request: HttpRequest) -> HttpResponse:
-    """Raises PermissionDenied for people who are signed in and no operators: they would go round
-    in a circle."""
+    """Raises PermissionDenied for signed-in people who are no operators: else the redirects would
+    never end."""
     if request.user.is_authenticated and not request.user.is_staff:
         raise PermissionDenied("The admin is for operators.")
     wanted = request.GET.get(REDIRECT_FIELD_NAME) or reverse("admin:index")

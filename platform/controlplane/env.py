@@ -1,4 +1,4 @@
-"""What the environment decides, read once, all names prefixed NEVE_.
+"""Settings from the environment, read once; all names begin with NEVE_.
 
 Values come from the process environment, then from `var/env` (KEY=VALUE lines,
 written by `make up`).
@@ -20,7 +20,7 @@ from storage.addresses import each_url
 
 ROOT = Path(__file__).resolve().parents[2]
 VAR = ROOT / (os.environ.get("NEVE_VAR") or "var")  # one folder, whatever the working directory
-# First parts of the platform's own paths: a prefix of that name could not be told from them.
+# First parts of the platform's own paths, which a prefix may not equal.
 OWN_PATHS = {
     *("api", "cache", "healthz", "metrics", "problems", "admin", "static", "ws", "login", "logout"),
     *("dashboard", "tenants", "nodes", "tiers", "jobs", "audit", "contexts", "keys"),

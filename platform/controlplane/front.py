@@ -1,7 +1,7 @@
-"""What stands in front of the web process: NEVE_URL's host, port and path prefix; caches.
+"""Proxies and caches before the web process: host, port and path prefix of NEVE_URL.
 
-A proxy may hand the prefix on or cut it off, and may name the port or not: behind `Front` all look
-the same, for HTTP and WebSockets. Requests to the port itself, without the prefix, work too.
+A proxy may pass the prefix on or cut it off, and may name the port or not: `Front` makes all equal,
+for HTTP and WebSockets. Requests to the port itself, without the prefix, work too.
 """
 
 from collections.abc import Awaitable, Callable

@@ -36,14 +36,14 @@ class EvictionPolicy(models.TextChoices):
 
 
 class ColdFull(models.TextChoices):
-    """What becomes of new blocks when the cold quota is used up."""
+    """What happens to new blocks when the cold quota is used up."""
 
     EVICT = "evict", "Make room: the longest unread leave"
     REFUSE = "refuse", "Refuse new blocks"
 
 
 class RetentionPolicy(TenantOwned):
-    """None means without limit. What the fields mean stands at `retention.terms.Terms`."""
+    """None means without limit. `retention.terms.Terms` explains the fields."""
 
     FlushMode = FlushMode
 
@@ -69,7 +69,7 @@ class RetentionPolicy(TenantOwned):
         default=ColdFull.EVICT,
         help_text="when the cold quota is used up",
     )
-    # Grows with each change of the policy or of a rule; stored blocks follow up to `applied`.
+    # Grows with each change of the policy or of a rule; stored blocks have the terms of `applied`.
     generation = models.PositiveIntegerField(default=1, editable=False)
     applied_generation = models.PositiveIntegerField(default=1, editable=False)
     applying_until = models.DateTimeField(null=True, blank=True, editable=False)
@@ -102,7 +102,7 @@ class RetentionPolicy(TenantOwned):
         return f"retention of {self.tenant.slug}"
 
     def clean(self) -> None:
-        """Raises ValidationError by name where the constraint says only that it is violated."""
+        """Raises ValidationError that names the field, which a constraint does not."""
         if (self.flush_mode == FlushMode.AFTER) != (self.flush_after_s is not None):
             raise ValidationError(
                 {"flush_after_s": "belongs to flush_mode after, and is needed there"}
@@ -110,7 +110,7 @@ class RetentionPolicy(TenantOwned):
 
     @property
     def is_applied(self) -> bool:
-        """Whether stored blocks follow the last change by now."""
+        """Whether stored blocks have the terms of the last change."""
         return self.applied_generation >= self.generation
 
     def terms(self) -> Terms:
@@ -125,7 +125,7 @@ class RetentionPolicy(TenantOwned):
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """The numbers a node is told: `flush_after_s` 0 is now, None is never."""
+        """Numbers for nodes: `flush_after_s` 0 is at once, None is never."""
         terms = self.terms()
         return {
             "flush_after_s": terms.flush_after_s,

@@ -28,7 +28,7 @@ def provision() -> int:
     for tenant in tenants:
         try:
             provision_tenant(tenant)
-        except ResponseError:  # what one tenant holds stops nobody else
+        except ResponseError:  # damage in one tenant's books stops nobody else
             log_events.PROVISION_FAILED.log(tenant_id=tenant.pk, exc_info=True)
     for key in keys_in_use():
         provision_user(key)

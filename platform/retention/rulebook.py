@@ -1,4 +1,4 @@
-"""A tenant's policy and rules as one value that answers which terms hold where."""
+"""A tenant's policy and rules as one value, which resolves terms."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ class Rulebook:
     cold_evicts: bool = True
 
     def of_space(self, space_id: int) -> Terms:
-        """What blocks of a space get while no context holds them."""
+        """Terms of blocks of a space that no context holds."""
         return resolve(self.policy, self.rules, space_id=space_id)
 
     def of_context(self, space_id: int, label: str, name: str) -> Terms:
@@ -30,12 +30,12 @@ class Rulebook:
 
     @property
     def looks_at_contexts(self) -> bool:
-        """Whether any rule makes a difference between blocks of the same space."""
+        """Whether any rule has a label or context: blocks of a space may differ."""
         return any(rule.label is not None or rule.context is not None for rule in self.rules)
 
 
 def rulebook_of(tenant_id: int) -> Rulebook:
-    """Two statements."""
+    """Reads the database by two statements."""
     with tenant_scope(tenant_id):
         policy = RetentionPolicy.objects.get()
         return Rulebook(

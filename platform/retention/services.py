@@ -32,7 +32,7 @@ def create_policy(*, tenant_id: int, **_: object) -> None:
 
 @transaction.atomic
 def set_policy(*, tenant: Tenant, actor: Actor, **fields: int | str | None) -> RetentionPolicy:
-    """`fields` are names of FIELDS; what is not named stays. Raises ValidationError."""
+    """`fields` are names of FIELDS; other fields stay. Raises ValidationError."""
     with tenant_scope(tenant.pk):
         policy: RetentionPolicy = RetentionPolicy.objects.select_for_update().get()
         before = model_to_dict(policy, FIELDS)
@@ -53,7 +53,7 @@ def set_policy(*, tenant: Tenant, actor: Actor, **fields: int | str | None) -> R
 
 
 def put(policy: RetentionPolicy, fields: dict[str, Any]) -> None:
-    """Changes what is named. Another mode than "after" has no seconds, unless they are given."""
+    """Sets the named fields. A mode other than "after" clears the seconds unless given."""
     if fields.get("flush_mode", "after") != "after":
         fields = {"flush_after_s": None, **fields}
     for name in FIELDS:
@@ -76,7 +76,7 @@ def add_rule(*, tenant: Tenant, actor: Actor, **fields: Any) -> RetentionRule:
 
 @transaction.atomic
 def change_rule(*, rule: RetentionRule, actor: Actor, **fields: Any) -> RetentionRule:
-    """What is not named stays. Raises ValidationError."""
+    """Fields that are not named stay. Raises ValidationError."""
     with tenant_scope(rule.tenant_id):
         row: RetentionRule = RetentionRule.objects.select_for_update().get(pk=rule.pk)
         before = model_to_dict(row, RULE_FIELDS)
@@ -103,7 +103,7 @@ def _save_rule(rule: RetentionRule, fields: dict[str, Any]) -> None:
 
 
 def _renew(tenant_id: int) -> None:
-    """New blocks get the new terms on commit of this transaction; stored ones by the next walk."""
+    """Gives new blocks the new terms on commit; stored ones get them by the next walk."""
     with tenant_scope(tenant_id):
         RetentionPolicy.objects.update(generation=F("generation") + 1)
     provision_on_commit(tenant_id)

@@ -1,7 +1,7 @@
-"""What a retention policy and its rules say of a block: plain values, pure functions.
+"""Terms of blocks by a retention policy and its rules: plain values, pure functions.
 
-`resolve` is the only place that decides which terms hold. Its result goes to the hot tier
-(`for_blocks`), where the index keeps each block's end, idle time and priority beside the block.
+Only `resolve` decides which terms apply. Its result goes to the hot tier (`for_blocks`), where the
+index keeps each block's end, idle time and priority.
 """
 
 from collections.abc import Iterable, Mapping
@@ -19,8 +19,8 @@ DEFAULT_PRIORITY = 5
 class Terms:
     """How a tenant's blocks are kept. None: never flushed; without limit.
 
-    `cold_ttl_s` and `max_age_s` count from commit: `extend` prolongs the one, nothing but a pin the
-    other. `pin_budget_bytes`: a pin is granted while all pins of the tenant hold no more with it.
+    `cold_ttl_s` and `max_age_s` count from commit: `extend` prolongs the first, only a pin the
+    second. `pin_budget_bytes` bounds the bytes of all pins of the tenant together.
     """
 
     flush_after_s: int | None = 0
@@ -31,7 +31,7 @@ class Terms:
     pin_budget_bytes: int | None = None
 
     def for_blocks(self, until_s: int = 0) -> BlockTerms:
-        """As the hot tier's functions take them. `until_s`: what `extend` prolonged lives to."""
+        """As the hot tier's functions take them. `until_s`: the end that `extend` set."""
         return BlockTerms(
             flush_after_s=self.flush_after_s,
             ttl_s=self.cold_ttl_s,
@@ -44,10 +44,10 @@ class Terms:
 
 @dataclass(frozen=True)
 class Rule:
-    """Other values for some blocks. `values`: names of `Terms`; what is absent stays.
+    """Other values for some blocks. `values`: names of `Terms`; absent ones stay.
 
-    A condition that is None holds always. `context` is a name or a pattern with * and ?. Context
-    counts more than label, and label more than space; `order` decides between equals, lower wins.
+    A condition of None always matches. `context` is a name or a pattern with * and ?. Context
+    counts more than label, and label more than space; among equals the lower `order` wins.
     """
 
     order: int
@@ -58,7 +58,7 @@ class Rule:
 
     def matches(self, *, space_id: int, label: str | None, context: str | None) -> bool:
         if self.context is not None:
-            pattern = self.context.replace("[", "[[]")  # means itself here
+            pattern = self.context.replace("[", "[[]")  # a bracket has no special meaning
             if not context or not fnmatchcase(context, pattern):
                 return False
         return self.space_id in (None, space_id) and self.label in (None, label)
@@ -79,7 +79,7 @@ def resolve(
 ) -> Terms:
     """Each field from the most specific rule that matches and names it, else from the policy.
 
-    Without a context: what new blocks of the space get, before anybody names them.
+    Without a context: the terms of new blocks of the space.
     """
     matching = [r for r in rules if r.matches(space_id=space_id, label=label, context=context)]
     values: dict[str, int | None] = {}
@@ -90,7 +90,7 @@ def resolve(
 
 
 def end_of(terms: BlockTerms, stored_s: int) -> int:
-    """When a block that was stored then ends, seconds since 1970; 0: never.
+    """The end of a block stored at `stored_s`, seconds since 1970; 0: none.
 
     The same as `end_of` of functions/entries.lua.
     """
@@ -100,7 +100,7 @@ def end_of(terms: BlockTerms, stored_s: int) -> int:
 
 
 def most_generous(several: Iterable[BlockTerms]) -> BlockTerms:
-    """What a block gets that several contexts hold: the best of each number."""
+    """Terms of a block that several contexts hold: the best of each number."""
     return reduce(_join, several)
 
 

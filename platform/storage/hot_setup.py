@@ -1,4 +1,4 @@
-"""How the hot Valkey must be set up: it never evicts, has Neve's functions, and bounds each client.
+"""Set-up of the hot Valkey: no eviction of its own, Neve's functions, bounds on clients.
 
 deploy/valkey-hot.conf sets the options, with the reasons; an operator's own Valkey may lack them.
 """
@@ -30,8 +30,8 @@ _BOUNDS: dict[str, tuple[str, Callable[[str], bool]]] = {
     "tcp-keepalive": ("60", lambda value: 0 < int(value) <= 300),
 }
 
-# Servers keep the last entries of these whole, with names of connections and keys of up to
-# 64 MiB, in memory that blocks lack and that counts as nobody's. The latter two: from 8.1 on.
+# Servers keep the last entries of these logs whole, with connections' names and keys of up to
+# 64 MiB, in memory that counts for no tenant. The latter two: from 8.1 on.
 _LOGS = {
     "acllog-max-len": "0",
     "slowlog-max-len": "0",

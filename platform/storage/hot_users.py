@@ -13,8 +13,8 @@ from neve.formats.ids import ID_BYTES
 from neve.formats.keys import BucketKeys, books_name
 from storage.hot_servers import on_each, servers
 
-# What a node needs: its own calls, and what the functions that it calls run in its name. Each costs
-# the server as little as one key does: no command here takes many keys of blocks.
+# A node's own commands, and those that the functions run in its name. Each costs the server as
+# little as one key does: no command here takes many keys of blocks.
 # A connection's name is memory that nobody counts; HELLO takes a name all the same (tiering.watch).
 NODE_COMMANDS = ("ping", "hello", "auth", "time")
 BLOCK_COMMANDS = ("get", "set", "strlen", "persist", "pexpire")
@@ -53,7 +53,7 @@ class HotUser:
         return {"username": self.name, "password": self.password}
 
     def rules(self) -> list[str]:
-        """What a node may do by itself: read and write single blocks, and call NODE_FUNCTIONS.
+        """Rights of a node: read and write single blocks, and call NODE_FUNCTIONS.
 
         Functions run with the rights of their caller, so it has the right to write its tenant's
         books too, but does not know their names (`neve.formats.keys.hide_books`). `:q` can be read,

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 else:
     S3Client = Any
 
-# Nodes renew what they use with their heartbeats; a revoked key's node reads on for no longer.
+# Nodes renew addresses in use; a node whose key was revoked reads on for so long at most.
 PRESIGNED_S = 300
-# Not below neve.formats.keys.OBJECTS_PREFIX: it belongs to no tenant. `neve ping` reads it.
+# Outside of neve.formats.keys.OBJECTS_PREFIX: it belongs to no tenant. `neve ping` reads it.
 PROBE_KEY = "probe"
 
 

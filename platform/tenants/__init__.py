@@ -1,1 +1,1 @@
-"""Who owns data and quota: tenants, members, API keys, quotas, audit, and the tenant scope."""
+"""Tenants, which own data and quotas; members, API keys, audit, and the tenant scope."""

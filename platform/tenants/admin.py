@@ -18,7 +18,7 @@ from tenants.room import require_room
 
 
 class PromiseForm(forms.ModelForm):
-    """Refuses, before anything is saved, what would promise more hot memory than there is."""
+    """Refuses quotas that promise more hot memory than there is, before anything is saved."""
 
     overcommit = forms.BooleanField(
         required=False,
@@ -51,7 +51,7 @@ class TenantForm(PromiseForm):
             services.default_hot_bytes(overcommit=overcommit)
         elif "is_active" in self.changed_data:
             require_room(
-                tenant.quota.hot_bytes, tenant_id=tenant.pk, held_bytes=0, overcommit=overcommit
+                tenant.quota.hot_bytes, tenant_id=tenant.pk, present_bytes=0, overcommit=overcommit
             )
 
 
@@ -62,7 +62,7 @@ class QuotaForm(PromiseForm):
             require_room(
                 self.cleaned_data["hot_bytes"],
                 tenant_id=tenant.pk,
-                held_bytes=self.initial["hot_bytes"],
+                present_bytes=self.initial["hot_bytes"],
                 overcommit=overcommit,
             )
 

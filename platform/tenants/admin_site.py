@@ -17,7 +17,7 @@ class TenantOwnedAdmin(admin.ModelAdmin):
     """Changes existing rows, in `save_model` of the subclass; their tenant is fixed."""
 
     readonly_fields: ClassVar[tuple[str, ...]] = ("tenant",)
-    hints: ClassVar[Mapping[str, str]] = {}  # what stands below a field
+    hints: ClassVar[Mapping[str, str]] = {}  # help text by field
 
     def formfield_for_dbfield(self, db_field: Field, request: HttpRequest, **kwargs: Any) -> Any:
         if (hint := self.hints.get(db_field.name)) is not None:
@@ -39,7 +39,7 @@ class TenantOwnedAdmin(admin.ModelAdmin):
 
 
 class ReadOnlyAdmin(TenantOwnedAdmin):
-    """Shows what machines wrote."""
+    """Shows rows that machines wrote."""
 
     def get_readonly_fields(self, request: HttpRequest, obj: Model | None = None) -> list[str]:
         # A field that is not read-only gets a form field, and that of a relation reads `objects`.

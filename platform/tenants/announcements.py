@@ -1,7 +1,7 @@
-"""What tenants announce to the apps above, which subscribe in their `AppConfig.ready`.
+"""Announcements of tenants to the apps above, which subscribe in their `AppConfig.ready`.
 
 Receivers run inside the transaction of the change, in the order of INSTALLED_APPS; an error undoes
-the change. Whatever leaves the database waits for the commit (`storage.hot.on_commit`).
+the change. Calls of Valkey wait for the commit (`storage.hot.on_commit`).
 """
 
 from django.dispatch import Signal
@@ -10,5 +10,5 @@ from django.dispatch import Signal
 tenant_created = Signal()
 # Open sessions must end: of `key`, or all of the tenant if None. `tenant_id`, `key`.
 access_ended = Signal()
-# Quota or state is another. `tenant_id`.
+# Quota or state changed. `tenant_id`.
 tenant_changed = Signal()

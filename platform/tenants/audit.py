@@ -1,4 +1,4 @@
-"""The audit trail: written inside the transaction of the change that it tells of."""
+"""The audit trail: an event is written inside the transaction of its change."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,9 +10,9 @@ from tenants.models import AuditEvent
 
 @dataclass(frozen=True)
 class Actor:
-    """Who changes something: a copied name, and the request that asked for it.
+    """The key, person or system behind a change: a copied name, and the id of the request.
 
-    `id` stays when the name changes (`key:7`, `user:3`): it is what pins belong to.
+    `id` stays when the name changes (`key:7`, `user:3`): pins belong to it.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""When each API key was used last: noted on the bus, written to the database by a worker.
+"""The last use of each API key: noted on the bus, written to the database by a worker.
 
 A request that reads must not need the database's write lock, which another process may hold. A bus
 that is down loses the note; the key's next use a minute later notes it again.
@@ -16,7 +16,7 @@ from base import log_events
 from tenants.models import ApiKey
 
 NOTE_EVERY_S = 60.0  # a process notes a key at most so often
-KEPT_S = 86400  # a worker that was away so long has missed the note
+KEPT_S = 86400  # a worker that was down for longer misses the note
 BATCH = 500
 
 # One for all threads: `caches` would connect anew for each request, which has its own thread.
@@ -37,7 +37,7 @@ def note(key: ApiKey) -> None:
 
 
 def write_down() -> int:
-    """Moves what is noted into `last_used_at`. Returns how many keys were used since the last call.
+    """Moves notes into `last_used_at`. Returns how many keys were used since the last call.
 
     Raises the bus's errors.
     """

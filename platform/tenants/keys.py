@@ -35,12 +35,12 @@ def hash_secret(secret: str) -> str:
 
 
 def find_key(plaintext: str) -> ApiKey | None:
-    """The usable key, with its tenant; None whatever the cause: one answer for all failures."""
+    """The usable key, with its tenant; None for every failure, so that none can be told apart."""
     parts = plaintext.split("_", 2)
     well_formed = len(parts) == 3 and parts[0] == "neve"
     prefix, secret = (parts[1], parts[2]) if well_formed else ("", "")
     key = ApiKey.unscoped.select_related("tenant").filter(prefix=prefix).first()
-    # Compared also when the prefix is unknown: time tells nothing.
+    # Compared even if the prefix is unknown, so that the time reveals nothing.
     same = hmac.compare_digest(hash_secret(secret), key.secret_hmac if key else "0" * 64)
     if key is None or not same:
         return None
@@ -54,7 +54,7 @@ def find_key(plaintext: str) -> ApiKey | None:
 
 
 def usable_node_keys() -> QuerySet[ApiKey]:
-    """Of all tenants: the keys that nodes may use now, in the hot tier too."""
+    """Keys of all tenants that nodes may use now, in the hot tier too."""
     unexpired = Q(expires_at=None) | Q(expires_at__gt=timezone.now())
     keys: QuerySet[ApiKey] = ApiKey.unscoped.filter(
         unexpired,

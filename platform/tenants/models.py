@@ -1,4 +1,4 @@
-"""Tenants and who may act for them. Rules stand here as constraints; services change the rows."""
+"""Tenants, members and keys. Rules stand here as constraints; services change the rows."""
 
 from django.conf import settings
 from django.core.validators import RegexValidator
@@ -9,13 +9,13 @@ from tenants.scope import TenantOwned, TenantScoped
 
 
 class Tenant(models.Model):
-    """Who owns data and quota: the isolation boundary."""
+    """The owner of data and quota: the isolation boundary."""
 
     slug = models.CharField(
         max_length=40,
         unique=True,
         validators=[
-            # "all" is what pickers and queries call everybody
+            # "all" means every tenant in pickers and queries
             RegexValidator(
                 r"^(?!all$)[a-z][a-z0-9-]*$", "use lower-case letters, digits and hyphens"
             )
@@ -42,7 +42,7 @@ class Tenant(models.Model):
 
 
 class Membership(models.Model):
-    """A person's part in a tenant. Operators are staff accounts and need none."""
+    """A person's role in a tenant. Operators are staff accounts and need none."""
 
     class Role(models.TextChoices):
         VIEWER = "viewer", "Viewer: reads"
@@ -129,7 +129,7 @@ class Quota(TenantOwned):
 
 
 class AuditEvent(TenantScoped):
-    """Who changed what, from what, to what. Names are copied, so that it outlives its actors."""
+    """A change: its actor, object, and values before and after. Names are copies, which stay."""
 
     tenant = models.ForeignKey(Tenant, on_delete=models.SET_NULL, null=True, blank=True)
     at = models.DateTimeField(auto_now_add=True)

@@ -1,7 +1,7 @@
 """The audit of accounts, groups and memberships, by Django's signals.
 
-These rows are also changed by Django's own admin, `createsuperuser`, `changepassword` and shells: a
-signal is the one place where all of them end. Only the audit may stand here, nothing that acts.
+Django's own admin, `createsuperuser`, `changepassword` and shells change these rows, too: only a
+signal sees all of them. Only the audit may stand here, nothing that acts.
 Bulk updates of a queryset send no signal; the platform makes none on these models.
 """
 
@@ -76,7 +76,7 @@ def _saved(
     if update_fields is not None:
         changed &= {*update_fields}
     if PASSWORD in changed:  # never its hash
-        # Django hashes a right password anew at a login, when its algorithm has changed.
+        # Django hashes a correct password again at a login if its algorithm has changed.
         is_new = getattr(instance, "_password", None) is not None
         before[PASSWORD], after[PASSWORD] = None, "changed" if is_new else "hashed anew"
     if changed:
@@ -126,7 +126,7 @@ def _record(
     *,
     is_with_tenant: bool = False,
 ) -> None:
-    """`is_with_tenant`: the tenant goes too, so that nothing may point at it any more."""
+    """`is_with_tenant`: the tenant is deleted too, so the event must not refer to it."""
     record(
         actor=current_actor(),
         tenant_id=None if is_with_tenant else getattr(instance, "tenant_id", None),

@@ -1,6 +1,6 @@
-"""Hot quotas are promises of memory: their sum fits the servers unless an operator says otherwise.
+"""Hot quotas are promises of memory: their sum fits the servers, unless an operator overcommits.
 
-A sum that does not fit lets one tenant's blocks take the room that another one was promised.
+With a sum that does not fit, one tenant's blocks take room that was promised to another.
 """
 
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from storage import hot
 from storage.hot_servers import memory
 from tenants.models import Tenant
 
-LEAST_DEFAULT_BYTES = 16 << 20  # below that a tenant is not worth making without being asked
+LEAST_DEFAULT_BYTES = 16 << 20  # with less, a tenant needs an explicit quota
 
 
 @dataclass(frozen=True)
 class Room:
-    """`capacity_bytes`: of blocks that fit. `promised_bytes`: to the active tenants but one."""
+    """`capacity_bytes` of blocks fit; `promised_bytes` are quotas of the other active tenants."""
 
     capacity_bytes: int
     promised_bytes: int
@@ -30,10 +30,10 @@ class Room:
 
 
 def read_room(*, without: int | None = None) -> Room | None:
-    """`without` one tenant's quota. None: there is no limit, or no server that would tell it."""
+    """`without` one tenant's quota. None: no limit, or no server answers."""
     try:
         capacity = hot.capacity_bytes()
-    except ValkeyError as error:  # a Valkey that is down does not stop what people decide
+    except ValkeyError as error:  # decisions do not wait for a Valkey that is down
         log_events.HOT_ROOM_UNKNOWN.log(error=error)
         return None
     return None if capacity is None else Room(capacity, promised_bytes(without=without))
@@ -44,12 +44,12 @@ def promised_bytes(*, without: int | None = None) -> int:
     rows = Tenant.objects.filter(is_active=True)
     if without is not None:
         rows = rows.exclude(pk=without)
-    # Here, not in the database, whose sum of integers may overflow and then raises.
+    # Summed here: the database's sum of integers may overflow, and then raises.
     return sum(quota or 0 for quota in rows.values_list("quota__hot_bytes", flat=True))
 
 
 def scarce_room_bytes() -> int | None:
-    """How many bytes of blocks still fit, where quotas promise more than there is; None elsewhere.
+    """Free room for blocks, in bytes, if quotas promise more than there is; else None.
 
     Raises valkey's errors.
     """
@@ -60,16 +60,16 @@ def scarce_room_bytes() -> int | None:
 
 
 def require_room(
-    hot_bytes: int, *, tenant_id: int | None, held_bytes: int, overcommit: bool
+    hot_bytes: int, *, tenant_id: int | None, present_bytes: int, overcommit: bool
 ) -> dict[str, Any]:
-    """Whether a tenant may be promised `hot_bytes`, where `held_bytes` were promised until now.
+    """Checks that a tenant may have a hot quota of `hot_bytes` instead of `present_bytes`.
 
-    Inside a transaction. Returns what the audit shall say of an overcommitment, if it is one.
+    Inside a transaction. Returns the facts of an overcommitment for the audit, else {}.
     Raises Problem (hot-overcommit) with the numbers.
     """
-    if hot_bytes <= held_bytes:
+    if hot_bytes <= present_bytes:
         return {}
-    # One promise at a time, or two would both find the same room.
+    # One promise at a time: two at once would both find the same room.
     list(Tenant.objects.select_for_update().order_by("pk").values_list("pk"))
     room = read_room(without=tenant_id)
     if room is None or hot_bytes <= room.left_bytes:
@@ -95,14 +95,14 @@ def require_room(
 def fitting_bytes(wanted_bytes: int, *, share: float = 1.0) -> int:
     """At most `wanted_bytes`, and at most `share` of the room that is left, in whole MiB.
 
-    Raises Problem (hot-overcommit) when that is next to nothing.
+    Raises Problem (hot-overcommit) if that is less than LEAST_DEFAULT_BYTES.
     """
     room = read_room()
     if room is None:
         return wanted_bytes
     fitting = min(wanted_bytes, int(room.left_bytes * share) >> 20 << 20)
     if fitting < min(wanted_bytes, LEAST_DEFAULT_BYTES):
-        require_room(wanted_bytes, tenant_id=None, held_bytes=0, overcommit=False)
+        require_room(wanted_bytes, tenant_id=None, present_bytes=0, overcommit=False)
     return fitting
 
 

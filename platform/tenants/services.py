@@ -12,7 +12,7 @@ from tenants.models import ApiKey, Quota, Tenant
 from tenants.room import fitting_bytes, require_room
 from tenants.scope import tenant_scope
 
-DEFAULT_HOT_BYTES = 1 << 30  # or what fits
+DEFAULT_HOT_BYTES = 1 << 30  # or less, if it does not fit
 DEFAULT_COLD_BYTES = 16 << 30
 
 
@@ -28,7 +28,7 @@ def create_tenant(
     overcommit: bool = False,
     actor: Actor = SYSTEM,
 ) -> Tenant:
-    """With its quota, and with whatever the apps above give to a new tenant.
+    """Makes a tenant with its quota; apps above add their rows (`tenants.announcements`).
 
     `hot_bytes` None: 1 GiB, or half of what the hot tier has left. `overcommit`: promise more than
     it has. Raises ValidationError for a bad or taken slug, Problem (hot-overcommit).
@@ -39,7 +39,7 @@ def create_tenant(
     if hot_bytes is None:
         hot_bytes = default_hot_bytes(overcommit=overcommit)
     beyond = require_room(
-        hot_bytes if is_active else 0, tenant_id=tenant.pk, held_bytes=0, overcommit=overcommit
+        hot_bytes if is_active else 0, tenant_id=tenant.pk, present_bytes=0, overcommit=overcommit
     )
     with tenant_scope(tenant.pk):
         Quota.objects.create(hot_bytes=hot_bytes, cold_bytes=cold_bytes)
@@ -62,7 +62,7 @@ def create_tenant(
 
 
 def default_hot_bytes(*, overcommit: bool = False) -> int:
-    """What a new tenant gets. Raises Problem (hot-overcommit) when next to nothing is left."""
+    """The hot quota of a new tenant. Raises Problem (hot-overcommit) if hardly any is left."""
     return DEFAULT_HOT_BYTES if overcommit else fitting_bytes(DEFAULT_HOT_BYTES, share=0.5)
 
 
@@ -78,14 +78,14 @@ def change_tenant(
 ) -> Tenant:
     """An inactive tenant's keys, sessions and Valkey users end at once.
 
-    Raises Problem (hot-overcommit) when its quota does not fit any more as it becomes active.
+    Raises Problem (hot-overcommit) if the quota of a tenant that becomes active does not fit.
     """
     row = Tenant.objects.select_for_update().get(pk=tenant.pk)
     before = {"name": row.name, "node_limit": row.node_limit, "is_active": row.is_active}
     beyond = {}
     if is_active and not row.is_active:
         beyond = require_room(
-            row.quota.hot_bytes, tenant_id=row.pk, held_bytes=0, overcommit=overcommit
+            row.quota.hot_bytes, tenant_id=row.pk, present_bytes=0, overcommit=overcommit
         )
     row.name, row.node_limit, row.is_active = name, node_limit, is_active
     row.full_clean()
@@ -147,7 +147,7 @@ def let_in(*, tenant: Tenant, actor: Actor) -> bool:
 
 @transaction.atomic
 def remove_tenant(*, tenant: Tenant, actor: Actor) -> None:
-    """Cuts it off at once; what it holds, and then the row, goes by `workers.remove_tenant`."""
+    """Cuts it off at once; the kind of work `remove_tenant` deletes its data, then its row."""
     Tenant.objects.filter(pk=tenant.pk).update(is_active=False, is_leaving=True)
     record(
         actor=actor,
@@ -170,9 +170,9 @@ def set_quota(
     actor: Actor,
     **limits: int | None,
 ) -> Quota:
-    """Holds for the next commit of a block; a smaller one evicts as new blocks come.
+    """Applies from the next commit of a block on; a smaller quota evicts as new blocks come.
 
-    `limits`: names of Quota.ROW_LIMITS; None takes the settings' number, what is absent stays.
+    `limits`: names of Quota.ROW_LIMITS; None takes the settings' number; absent ones stay.
     Raises Problem (hot-overcommit).
     """
     with tenant_scope(tenant.pk):
@@ -183,7 +183,7 @@ def set_quota(
         beyond = require_room(
             hot_bytes if tenant.is_active else 0,
             tenant_id=tenant.pk,
-            held_bytes=quota.hot_bytes,
+            present_bytes=quota.hot_bytes,
             overcommit=overcommit,
         )
         for name, value in fields.items():

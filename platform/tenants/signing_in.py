@@ -1,8 +1,8 @@
-"""Passwords: who may try one, and the audit of all that were tried.
+"""Sign-in by password: a limit on attempts, and their audit.
 
-Every password goes through this backend, wherever it was typed. An attempt is written before its
-password is checked, so that many at once cannot slip past the limit. Refused attempts write
-nothing: repeating them lengthens neither the audit trail nor the lock.
+Every password goes through this backend, from whatever form. An attempt is written before its
+password is checked, so that many at once cannot pass the limit. Refused attempts write nothing:
+repeating them lengthens neither the audit trail nor the lock.
 """
 
 from datetime import datetime, timedelta
@@ -62,10 +62,10 @@ def locked_until(
 ) -> datetime | None:
     """When the next password of this name may come from this address; None: now.
 
-    `attempt` is not counted, nor what came after it.
+    `attempt` and later attempts are not counted.
     """
     now = timezone.now()
-    # One whose process died stays a try, and counts as wrong.
+    # An attempt whose process died stays a try, and counts as wrong.
     tried: QuerySet[AuditEvent] = AuditEvent.unscoped.filter(
         tenant=None,
         at__gt=now - WINDOW,

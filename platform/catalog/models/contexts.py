@@ -14,9 +14,9 @@ ID_BYTES = 16
 
 
 class Context(TenantOwned):
-    """A named chain of block ids. `pinned_until` is the latest end of its pins; past: not pinned.
+    """A named chain of block ids. `pinned_until`: the latest end of its pins, possibly past.
 
-    `root` is the first id: ids are chained, so contexts share blocks only where it is equal.
+    `root` is the first id: ids are chained, so contexts share blocks only if it is equal.
     """
 
     uuid = models.UUIDField(primary_key=True, default=uuid4, editable=False)
@@ -71,7 +71,7 @@ class Context(TenantOwned):
         return [chain[i : i + ID_BYTES] for i in range(0, len(chain), ID_BYTES)]
 
     def pin_end_s(self) -> int:
-        """Of a pinned context."""
+        """End of the pins of a pinned context, seconds since 1970."""
         assert self.pinned_until is not None
         return int(self.pinned_until.timestamp())
 
@@ -81,7 +81,7 @@ class Context(TenantOwned):
 
 
 class Pin(TenantOwned):
-    """Somebody keeps a context's blocks until then. Each owner has at most one on a context."""
+    """Keeps a context's blocks until `until`. Each owner has at most one on a context."""
 
     UNKNOWN = "unknown"  # set before pins had owners: operators may remove it
 

@@ -1,4 +1,4 @@
-"""Segments in S3, and how far reconcile is in checking them."""
+"""Segments in S3, rounds of reconcile, and objects without a row."""
 
 from uuid import uuid4
 
@@ -77,7 +77,7 @@ class Segment(TenantOwned):
 
 
 class Round(TenantScoped):
-    """How far reconcile is on its way around one side of the storage, slice by slice."""
+    """The place of reconcile in its round through one side of the storage, slice by slice."""
 
     class Side(models.TextChoices):
         BLOCKS = "blocks", "the index of one tenant"
@@ -106,7 +106,7 @@ class Round(TenantScoped):
 
 
 class Stray(models.Model):
-    """An S3 object that no segment's row names. It goes when it is found again much later."""
+    """An S3 object that no segment's row names; deleted when found again much later."""
 
     object_key = models.CharField(max_length=1024, primary_key=True)
     size_bytes = models.BigIntegerField()

@@ -8,7 +8,7 @@ GAUGES = (
     *("hot_used_bytes", "cold_used_bytes", "dirty_bytes", "dirty_blocks", "dirty_oldest_s"),
     *("unstored_blocks", "cold_dead_bytes", "cold_waiting_bytes"),
 )
-# What the tiers themselves counted, sampled: `neve.index.tier.Usage` has them since the server's
+# Counts of the tiers, sampled from `neve.index.tier.Usage`, where they count since the server's
 # start.
 TIER_COUNTERS = ("cold_refused_blocks", "cold_evicted_blocks", "lost_blocks")
 RESOLUTIONS_S = (10, 60, 3600)

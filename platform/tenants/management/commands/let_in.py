@@ -1,4 +1,4 @@
-"""`manage.py let_in SLUG`: ends what `tiering.watch` did to a tenant that harmed others."""
+"""`manage.py let_in SLUG`: lets in a tenant that `tiering.watch` cut off."""
 
 from argparse import ArgumentParser
 
