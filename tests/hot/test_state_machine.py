@@ -105,19 +105,19 @@ class Model:
         entry.hot = entry.dirty = entry.used = entry.refused = entry.let_go = False
         entry.reads = 0
         if not entry.segment:
-            self.bury(id_, reason)
+            self.make_tombstone(id_, reason)
 
     def drop_cold(self, id_: bytes, reason: MissReason) -> None:
         entry = self.entries[id_]
         entry.segment = entry.offset = 0
         if not entry.hot:
-            self.bury(id_, reason)
+            self.make_tombstone(id_, reason)
         elif reason is MissReason.EVICTED_COLD:
             entry.let_go = True
         elif self.flush and not entry.dirty:
-            self.soil(entry)
+            self.mark_dirty(entry)
 
-    def soil(self, entry: Entry) -> None:
+    def mark_dirty(self, entry: Entry) -> None:
         entry.dirty, entry.used = True, not entry.young
         entry.refused = entry.let_go = False
 
@@ -152,7 +152,7 @@ class Model:
                 self.refuse(entry)
         return fits
 
-    def bury(self, id_: bytes, reason: MissReason) -> None:
+    def make_tombstone(self, id_: bytes, reason: MissReason) -> None:
         self.entries.pop(id_, None)
         self.gone[id_] = reason
 
@@ -214,7 +214,7 @@ class Model:
         over = self.total("hot") + size - self.hot_quota
         if over > 0 and (size > self.hot_quota or self.make_room(over) < over):
             if not entry:
-                self.bury(id_, MissReason.QUOTA)
+                self.make_tombstone(id_, MissReason.QUOTA)
             return CommitOutcome.REFUSED
         if not entry:
             young = self.eviction is Eviction.TWO_QUEUES
@@ -440,7 +440,7 @@ class HotTierMachine(RuleBasedStateMachine):
             if flush == -1:
                 self.model.clean(entry)
             elif flush == 0 and entry.hot and not entry.segment and not entry.dirty:
-                self.model.soil(entry)
+                self.model.mark_dirty(entry)
 
     @rule(ids=some_ids)
     def unpin(self, ids):
@@ -458,7 +458,7 @@ class HotTierMachine(RuleBasedStateMachine):
         kept = [id_ for id_ in known if self.model.entries[id_].pinned]
         assert self.tier.expire(ids) == (len(known) - len(kept), len(kept))
         for id_ in set(known) - set(kept):
-            self.model.bury(id_, MissReason.EXPIRED)
+            self.model.make_tombstone(id_, MissReason.EXPIRED)
 
     @rule(bytes_=st.integers(0, 1200))
     def evict(self, bytes_):

@@ -113,11 +113,11 @@ def _is_beyond(entry: IndexEntry, readable_bytes: int | None) -> bool:
 def _note(tenant_id: int, drifts: list[Drift], report: Report) -> None:
     for drift in drifts:
         log_events.DRIFT.log(
-            tenant_id=tenant_id, name=drift.name, counted=drift.said, found=drift.is_
+            tenant_id=tenant_id, name=drift.name, counted=drift.counted, found=drift.found
         )
         unit = "drift_blocks" if drift.name.endswith("_blocks") else "drift_bytes"
         unit = "segment_drift_bytes" if drift.name.isdigit() else unit
-        report.found(unit, abs(drift.said - drift.is_))
+        report.found(unit, abs(drift.counted - drift.found))
 
 
 def _noted(place: Place, number: int, run: str) -> dict[str, Any]:

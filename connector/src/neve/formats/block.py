@@ -83,7 +83,7 @@ def encode_header(header: BlockHeader) -> bytes:
 
 
 def decode_header(raw: Buffer) -> BlockHeader:
-    """Reads the first 64 bytes of `raw`. Raises `Corrupt` saying what does not fit."""
+    """Reads the first 64 bytes of `raw`. Raises `Corrupt` with the field that is wrong."""
     view = memoryview(raw).cast("B")[:HEADER_BYTES]
     if len(view) < HEADER_BYTES:
         raise Corrupt(f"header has {len(view)} of {HEADER_BYTES} bytes")
@@ -102,7 +102,7 @@ def decode_header(raw: Buffer) -> BlockHeader:
 
 
 def verify(raw_header: Buffer, payload: Buffer, *, expect_id: bytes) -> BlockHeader:
-    """The header, once id, length and checksum of `payload` fit; otherwise raises `Corrupt`."""
+    """Returns the header. Raises `Corrupt` if id, length or checksum of `payload` is wrong."""
     header = decode_header(raw_header)
     if header.id != expect_id:
         raise Corrupt(f"block {header.id.hex()} stands where {expect_id.hex()} was asked")

@@ -3,7 +3,7 @@
     root  = H(fingerprint, "root",  u32 len(salt) ‖ salt ‖ u32 len(lora) ‖ lora)
     id[i] = H(fingerprint, "block", id[i-1] ‖ u32 count ‖ tokens as u32 … ‖ extra)
     head  = H(fingerprint, "head",  id[i] ‖ u32 KV head)   where a chunk has a block for each head
-    id    = H(fingerprint, "key",   key)      where an engine names blocks by hashes of its own
+    id    = H(fingerprint, "key",   key)      where an engine has its own hashes of blocks
 
 H is BLAKE2b with a 16-byte digest, keyed by the space's fingerprint and separated by `person`.
 Integers are little-endian. Nothing depends on Python's `hash`, so ids are equal in every process.
@@ -42,8 +42,8 @@ class BlockHasher:
     ) -> list[bytes]:
         """Ids of the whole chunks of `tokens`, which follow `parent`; a partial tail gets none.
 
-        `extras` maps a chunk's index in `tokens` to what else decides its KV (multimodal ids with
-        their offsets). Raises `Misuse` when a token is no integer in 0 … 2³²-1.
+        `extras` maps a chunk's index in `tokens` to further bytes that decide its KV (multimodal
+        ids with their offsets). Raises `Misuse` when a token is no integer in 0 … 2³²-1.
         """
         extras = extras or {}
         count = len(tokens) // self.chunk_tokens
@@ -58,11 +58,11 @@ class BlockHasher:
         return ids
 
     def of_key(self, key: bytes) -> bytes:
-        """The id of what an engine names by `key`: a cryptographic hash of the whole prefix."""
+        """The id of a block whose engine key is `key`, a cryptographic hash of the whole prefix."""
         return self._digest(b"neve.key", key)
 
     def of_heads(self, id_: bytes, heads: int) -> list[bytes]:
-        """Ids of a chunk's blocks, one for each KV head; of a root: what the first ones follow."""
+        """Ids of a chunk's blocks, one for each KV head. Of a root: parents of the first blocks."""
         return [
             self._digest(b"neve.head", id_ + head.to_bytes(4, "little")) for head in range(heads)
         ]

@@ -22,7 +22,7 @@ BOOKS: Final = {
 KEY_BOOKS: Final = tuple(BOOKS)[:7]
 _KEY_BOOKS: Final = tuple(letter.encode() for letter in KEY_BOOKS)
 SLOTS: Final = 16384
-CELLS: Final = 256  # what the slots are cut into to spread buckets; more buckets go round again
+CELLS: Final = 256  # equal parts of the slots, one for each bucket; bucket 256 begins again
 
 
 def bucket_of(block_id: bytes, buckets: int) -> int:
@@ -47,18 +47,18 @@ _books_name = b""
 
 
 def hide_books(secret: str) -> None:
-    """From now on this process knows a bucket's books by the name that its server gave them.
+    """Sets the secret name of books in the keys that this process builds. "": none.
 
-    Functions run with their caller's rights, so whoever may call them may also write what they
-    write. But only the server's functions and the platform know the name: a node that could say
-    it might charge, miscount or fill its index by hand. Nodes never call this. "" hides nothing.
+    Functions run with their caller's rights, so a node has the right to write its tenant's books.
+    It must not be able to name them: else it could change counters and entries by hand. Only the
+    platform and the loaded functions know the name; nodes never call this.
     """
     global _books_name
     _books_name = secret.encode() + b":" if secret else b""
 
 
 def books_name() -> bytes:
-    """What stands between a bucket's tag and the letter of a book."""
+    """The part of a key between a bucket's tag and the letter of a book."""
     return _books_name
 
 
@@ -75,12 +75,12 @@ class BucketKeys:
 
     @property
     def arguments(self) -> tuple[bytes, ...]:
-        """What each function takes as KEYS[1..7]: it finds the books by them."""
+        """KEYS[1..7] of each function, which finds the books by them."""
         return tuple(self.tag + b":" + letter for letter in _KEY_BOOKS)
 
     @property
     def bookkeeping(self) -> tuple[bytes, ...]:
-        """Index, LRU, dirty, usage, quota, gone, expiry, where they stand (`hide_books`)."""
+        """Keys of index, ranks, dirty, usage, quota, tombstones and looks, with `books_name`."""
         return tuple(map(self._book, _KEY_BOOKS))
 
     @property
@@ -104,7 +104,7 @@ class BucketKeys:
 
     @property
     def recounted(self) -> bytes:
-        """ZSET: what a recount that goes on has counted so far."""
+        """ZSET: sums of a recount in progress."""
         return self._book(b"r")
 
     @property
@@ -129,18 +129,18 @@ _TAG: Final = re.compile(rb"\{t(\d{1,10})\.(\d{2,5})\.\d+\}:", re.ASCII)
 
 
 def parse_key(key: bytes) -> tuple[BucketKeys, bytes] | None:
-    """The bucket that a key in Valkey is of, and what follows the tag; None: not one of ours."""
+    """The bucket of a key in Valkey, and the rest after the tag; None: no key of Neve."""
     if (found := _TAG.match(key)) is None:
         return None
     keys = BucketKeys(int(found[1]), int(found[2]))
     return (keys, key[found.end() :]) if key.startswith(keys.tag + b":") else None
 
 
-OBJECTS_PREFIX = "v1/"  # what all S3 objects of the platform begin with
+OBJECTS_PREFIX = "v1/"  # of the keys of all S3 objects of the platform
 
 
 def tenant_prefix(tenant_id: int) -> str:
-    """What all S3 objects of a tenant begin with."""
+    """Prefix of the keys of a tenant's S3 objects."""
     return f"{OBJECTS_PREFIX}t{tenant_id}/"
 
 

@@ -3,7 +3,7 @@
     header (64) ‖ blocks, as stored ‖ footer: header again (64) ‖ columns ‖ trailer (24)
 
 Little-endian. One tail read opens the footer, and the footer alone rebuilds the index. A segment is
-written once; what does not end in a valid trailer is not a segment.
+written once; an object without a valid trailer is no segment.
 """
 
 import struct
@@ -107,7 +107,7 @@ class SegmentRow:
 class SegmentWriter:
     """Lays out a segment. The caller writes `header.encode()`, each block, then `footer()`.
 
-    Not for threads. `size_bytes` is where the next block goes.
+    For one thread. `size_bytes`: offset of the next block.
     """
 
     header: SegmentHeader
@@ -115,7 +115,7 @@ class SegmentWriter:
     size_bytes: int = HEADER_BYTES
 
     def add(self, block: BlockHeader, *, expires_s: int = 0, stored_s: int = 0) -> SegmentRow:
-        """Gives the next block its place. Raises `Misuse` when of another space or too much."""
+        """Places the next block. Raises `Misuse` if it is of another space or the segment full."""
         if block.space_tag != self.header.fingerprint[:4]:
             raise Misuse("is of another space", field="block")
         length = HEADER_BYTES + block.payload_bytes
@@ -137,7 +137,7 @@ class SegmentWriter:
         return row
 
     def footer(self) -> bytes:
-        """The bytes behind the last block."""
+        """The bytes after the last block."""
         columns = b"".join(
             np.array([getattr(row, name) for row in self.rows], dtype=dtype).tobytes()
             for name, dtype in _COLUMNS_OF[self.header.version]
@@ -153,9 +153,9 @@ class SegmentFooter:
 
 
 def read_footer(fetch: Fetch, size_bytes: int) -> SegmentFooter:
-    """Reads a footer by one tail read (two when it is large) of an object of `size_bytes`.
+    """Reads the footer of an object of `size_bytes` by one tail read, two when it is large.
 
-    Raises `Corrupt` when the object is cut, foreign or changed; what `fetch` raises passes through.
+    Raises `Corrupt` when the object is cut, no segment or damaged, and what `fetch` raises.
     """
     least = 2 * HEADER_BYTES + _TRAILER.size
     if size_bytes < least:

@@ -1,4 +1,4 @@
-"""A space is one KV layout; its fingerprint decides which KV can be read by whom.
+"""A space is one KV layout; only engines with its fingerprint read its blocks.
 
 The node declares a `SpaceIdentity`; the control plane adds tenant and chunk size. Both compute the
 fingerprint, and the node checks that they agree.
@@ -66,7 +66,7 @@ class SpaceIdentity:
 
     @classmethod
     def from_dict(cls, raw: object) -> Self:
-        """Reads what `as_dict` wrote. Raises `Misuse` naming the missing, unknown or bad field."""
+        """Inverse of `as_dict`. Raises `Misuse` with the missing, unknown or bad field."""
         if not isinstance(raw, Mapping):
             raise Misuse("need an object", field="identity")
         known = {field.name for field in fields(cls)}
@@ -94,7 +94,7 @@ class SpaceIdentity:
 
 
 def is_plain(text: str) -> bool:
-    """Whether databases, logs and UTF-8 can take it: no NUL, no half of a surrogate pair."""
+    """Whether databases, logs and UTF-8 accept `text`: no NUL, no half of a surrogate pair."""
     return "\0" not in text and not any("\ud800" <= char <= "\udfff" for char in text)
 
 

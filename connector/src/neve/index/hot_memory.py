@@ -1,9 +1,9 @@
-"""Makes an empty Valkey take the memory that it may use, before anybody waits for it.
+"""Makes an empty Valkey allocate its `maxmemory` before the first store.
 
 A store into memory that the process never touched waits for the kernel to find and clear pages,
 and on a virtual machine for the host to find them as well: there it ran at 0.1 to 0.7 GB/s instead
-of 4. docs/decisions/003-first-touch.md has the numbers. It lasts only where the allocator keeps
-what it has, as deploy/valkey-hot makes it. For the administrator; nodes may not do this.
+of 4. docs/decisions/003-first-touch.md has the numbers. It lasts only if the allocator keeps freed
+memory, as deploy/valkey-hot tells it to. For the administrator; nodes may not do this.
 """
 
 import time
@@ -15,7 +15,7 @@ PIECE_BYTES: Final = 32 << 20  # one command touches so much: 3 ms, or 0.3 s whe
 # The server grows a string by 1 MiB more than asked (SDS_MAX_PREALLOC), and keeps its own notes.
 _SLACK_BYTES: Final = (1 << 20) + 64
 LEAVE_FREE: Final = 0.05  # of maxmemory: for the index, and for whoever stores meanwhile
-LIFETIME_MS: Final = 60_000  # of a piece, if we die before we free it
+LIFETIME_MS: Final = 60_000  # of a piece, should this process die before it frees it
 FREEING_S: Final = 30.0
 
 

@@ -1,7 +1,7 @@
 """Checks one bucket's index: typed calls of functions/recount.lua and repair.lua.
 
-For workers, as administrator; nodes may call none of it. A recount is exact beside live traffic, so
-it may go on for hours in slices.
+For workers, as administrator; nodes may not call them. A recount is exact beside live traffic, and
+may take hours in slices.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,22 +23,22 @@ class Superseded(Exception):
 
 
 class Drift(NamedTuple):
-    """A counter that was wrong, and is right now. `name`: of a counter, or a segment's number."""
+    """A counter that was corrected. `name`: its name, or a segment's number for its live bytes."""
 
     name: str
-    said: int
-    is_: int
+    counted: int
+    found: int
 
 
 class Checked(NamedTuple):
-    """`hot_without_data`: no value, or one of another length. `unfiled`: in a wrong set."""
+    """Blocks that were hot without a value of their length, and blocks in wrong sets."""
 
     hot_without_data: int
     unfiled: int
 
 
 class Mended(NamedTuple):
-    """What `mend` removed. `index_lost`: the index itself; restore it from the segments."""
+    """Numbers of removed keys and values. `index_lost`: the index was among them; restore it."""
 
     index_lost: bool
     keys: int
@@ -53,16 +53,16 @@ class BucketAudit:
         self._keys = BucketKeys(tenant_id, bucket)
 
     def mend(self) -> Mended:
-        """Removes bookkeeping that makes functions fail: the other calls work afterwards."""
+        """Removes damaged books, which make functions fail. Afterwards the other calls work."""
         lost, keys, values = self._call("mend")
         return Mended(bool(lost), int(keys), int(values))
 
     def discard(self, fields: Iterable[bytes]) -> int:
-        """Removes what stands in the index and is no entry (`scan` tells). Returns how many."""
+        """Removes fields of the index that hold no entry (`scan` finds them). Returns how many."""
         return sum(self._call("discard", *part) for part in _slices(fields, CALL_BLOCKS))
 
     def begin(self) -> int:
-        """Begins a recount, whatever went on. Returns its number."""
+        """Begins a recount, and ends one in progress. Returns its number."""
         return int(self._call("recount_begin"))
 
     def recount(self, number: int, ids: Sequence[bytes]) -> Checked:
@@ -76,7 +76,7 @@ class BucketAudit:
         return Checked(lost, unfiled)
 
     def settle(self, number: int) -> list[Drift]:
-        """Once all blocks were counted: sets segments and counters right. Raises `Superseded`."""
+        """After all blocks were counted: corrects segments and counters. Raises `Superseded`."""
         found: list[Drift] = []
         for zset in (self._keys.live_bytes, self._keys.recounted):
             for page in self._members(zset):
@@ -85,14 +85,14 @@ class BucketAudit:
         return found + _drifts(self._call("recount_end", number))
 
     def unplace(self, blocks: Iterable[IndexEntry]) -> int:
-        """These blocks' cold places are of nobody's segments. Returns how many still were there."""
+        """Forgets cold copies in segments that nobody knows. Returns how many the index named."""
         return sum(
             self._call("unplace", *(v for e in part for v in (e.id, e.segment, e.offset)))
             for part in _slices(blocks, CALL_BLOCKS)
         )
 
     def end_strays(self, block_keys: Iterable[bytes]) -> int:
-        """Block keys without owner and end get an end. Returns how many."""
+        """Gives block keys without an entry and an end an end. Returns how many."""
         return sum(
             self._execute(*call("end_strays", self._keys, blocks=tuple(part)))
             for part in _slices(block_keys, CALL_KEYS)

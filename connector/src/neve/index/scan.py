@@ -1,6 +1,6 @@
-"""The entries of the block index as Python sees them: read in slices, never all at once.
+"""Reads the entries of the block index in slices, never all at once.
 
-For workers and tests; nodes ask with `match`. docs/formats/hot-tier.md specifies the entry.
+For workers and tests; nodes call `HotTier.match`. docs/formats/hot-tier.md specifies the entry.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -22,9 +22,9 @@ _READ = reading(
 
 
 class IndexEntry(NamedTuple):
-    """One block that the index knows, alive or past its end. Times: seconds since 1970.
+    """A block in either tier; it may have expired. Times: seconds since 1970.
 
-    `is_unstored`: only hot, since the cold tier refused it.
+    `held`: contexts' terms hold for it. `is_unstored`: only hot, since the cold tier refused it.
     """
 
     id: bytes
@@ -48,7 +48,7 @@ class IndexEntry(NamedTuple):
 
 
 class Page(NamedTuple):
-    """About PAGE_ENTRIES blocks of one bucket, and where the next page begins; None: nowhere."""
+    """About PAGE_ENTRIES blocks of one bucket, and where the next page begins; None: the end."""
 
     entries: list[IndexEntry]
     next: "Place | None"
@@ -72,9 +72,9 @@ def scan(
     *,
     damaged: Callable[[bytes], object] = lambda field: None,
 ) -> Iterator[Page]:
-    """Pages of an index. What is there throughout comes, perhaps twice.
+    """Pages of an index. An entry that exists during the whole scan is returned, perhaps twice.
 
-    `damaged` gets each field that holds no entry, as a tenant's own hands may leave it.
+    `damaged` gets each field that holds no entry: a hostile node may write such.
     """
     place: Place | None = start
     while place is not None:
@@ -94,13 +94,13 @@ def scan(
 
 
 def last_used_s(execute: Execute, keys: BucketKeys, ids: list[bytes]) -> list[int | None]:
-    """When each was used last, seconds since 1970; None for what cannot be evicted now."""
+    """When each block was used last, seconds since 1970; None for blocks not evictable now."""
     ranks = execute("ZMSCORE", keys.bookkeeping[1], *ids)
     return [_used_s(rank) for rank in ranks]
 
 
 def _used_s(rank: bytes | float | None) -> int | None:
-    """A rank without end is none: a tenant's hands reach its own sets."""
+    """None for an infinite rank: a hostile node may write one."""
     return None if rank is None or isinf(float(rank)) else int(float(rank) % HALF * RANK_US / 1e6)
 
 
@@ -110,7 +110,7 @@ def is_sound(id_: bytes, raw: bytes) -> bool:
 
 
 def decode_entry(id_: bytes, raw: bytes) -> IndexEntry | None:
-    """None for a block that is gone: such an entry only says why."""
+    """None for a tombstone. `raw` must be sound."""
     state, space, size, expires, pinned, segment, stored, idle, priority, held, at = _READ.unpack(
         as_current(raw)
     )
@@ -136,7 +136,7 @@ def decode_entry(id_: bytes, raw: bytes) -> IndexEntry | None:
 
 
 def recount(execute: Execute, tenant_id: int, buckets: int) -> Usage:
-    """What the usage counters must say, added up from the index; exact while nobody writes."""
+    """The usage that the entries add up to; exact while nobody writes."""
     sums = dict.fromkeys(("hot", "cold", "dirty", "pinned", "unstored"), 0)
     blocks = dict(sums)
     for page in scan(execute, tenant_id, buckets):
@@ -153,7 +153,7 @@ def recount(execute: Execute, tenant_id: int, buckets: int) -> Usage:
 
 
 def _pairs(items: Mapping[bytes, bytes] | list[bytes]) -> Iterator[tuple[bytes, bytes]]:
-    """valkey-py makes a mapping of what the server sends as a flat array."""
+    """Fields and values: valkey-py returns a mapping, the core the flat array of the server."""
     if isinstance(items, Mapping):
         return iter(items.items())
     values = iter(items)

@@ -45,7 +45,7 @@ class Location(NamedTuple):
 
     @property
     def is_cold(self) -> bool:
-        """A copy stands in S3, whether or not the block is hot as well."""
+        """Whether a copy is in S3; the block may be hot as well."""
         return self.segment > 0
 
 
@@ -56,12 +56,12 @@ class Eviction(IntEnum):
     TWO_QUEUES = 1
 
 
-PROMOTE_WINDOW_S = 3600  # two reads so close bring a cold block back; see the same decision
+PROMOTE_WINDOW_S = 3600  # two reads within it make a cold block hot again; see the same decision
 MOST_WINDOW_S = 86_400  # the index notes times of reads modulo 36 hours
 
 
 class OverBudget(Refused):
-    """A pin asks for more than the budget of pins has left. Bytes of the bucket that refused."""
+    """A pin exceeds the budget of pins. Its numbers are those of the bucket that refused."""
 
     def __init__(self, *, budget_bytes: int, used_bytes: int, asked_bytes: int) -> None:
         super().__init__(
@@ -74,6 +74,11 @@ class OverBudget(Refused):
 
 
 class CommitOutcome(IntEnum):
+    """VANISHED: no value was there; store it again. MISMATCH: a value of another length was.
+
+    REFUSED: over the hot quota; the value is deleted. PRESENT: the block was hot already.
+    """
+
     STORED = 0
     PRESENT = 1
     REFUSED = 2
@@ -82,7 +87,10 @@ class CommitOutcome(IntEnum):
 
 
 class FlushOutcome(IntEnum):
-    """What `flushed` and `relocate` say of a block: whether the index names its new copy."""
+    """Whether the index names a block's new copy. DEAD: it does not, so the copy is dead bytes.
+
+    COLD_FULL: neither, since the cold tier has no room; the block stays hot, clean and evictable.
+    """
 
     FLUSHED = 0
     DEAD = 1
@@ -103,9 +111,9 @@ class DirtyBlock:
 
 @dataclass(frozen=True)
 class Admission:
-    """`fits`: for each block asked about, whether it shall be written to S3.
+    """`fits`: per block, in the order of the call, whether to write it to S3.
 
-    `evicted_blocks`, `evicted_bytes`: what left the cold tier for them.
+    `evicted_blocks`, `evicted_bytes`: of blocks that left the cold tier to make room.
     """
 
     fits: list[bool]
@@ -115,7 +123,7 @@ class Admission:
 
 @dataclass(frozen=True)
 class MovedBlock:
-    """A cold block and its places: offset `old` of `old_segment`, `new` of another one."""
+    """A cold block that was copied from offset `old` of `old_segment` to `new` of another one."""
 
     id: bytes
     old_segment: int
@@ -125,9 +133,9 @@ class MovedBlock:
 
 @dataclass(frozen=True)
 class RestoredBlock:
-    """A block that a segment's footer names, and the terms that hold for it now.
+    """A block of a segment's footer, with today's terms. `expires_s` 0: no end.
 
-    `expires_s` is 0 when it has no end. `held`: the terms are those of contexts.
+    `held`: the terms are those of contexts that hold the block, not its space's.
     """
 
     id: bytes
@@ -143,10 +151,10 @@ class RestoredBlock:
 
 @dataclass(frozen=True)
 class BlockTerms:
-    """How long blocks stay, as the functions count it. None: never flush, no limit.
+    """How long blocks stay. None: never flush, no limit. `priority`: 0 leaves first.
 
-    `ttl_s` and `max_age_s` count from commit. The end of a block is its time to live, prolonged to
-    `until_s` (seconds since 1970), and never behind its greatest age. `priority`: 0 leaves first.
+    A block expires `ttl_s` after its commit, or at `until_s` (seconds since 1970) if that is later,
+    and at most `max_age_s` after its commit.
     """
 
     flush_after_s: int | None = 0
@@ -159,11 +167,11 @@ class BlockTerms:
 
 @dataclass(frozen=True)
 class Usage:
-    """What a tenant holds, in blocks and bytes, summed over its buckets. Counters grow only.
+    """A tenant's blocks and bytes, summed over its buckets.
 
-    `unstored`: hot blocks that the cold tier refused. Counters: `evicted` from a full hot tier,
-    `idle` by the idle rule, `cold_evicted` from a full cold tier, `cold_refused` by it, `lost`:
-    refused blocks that left the hot tier later.
+    Gauges: hot, cold, dirty, pinned, and `unstored` (hot blocks that the cold tier refused). The
+    others only grow: `evicted` from a full hot tier, `idle` by the idle rule, `cold_evicted` from a
+    full cold tier, `cold_refused` by it, `lost` (refused blocks that left the hot tier later).
     """
 
     hot_bytes: int = 0
@@ -189,7 +197,7 @@ class Usage:
     cold_evicted_bytes: int = 0
     lost_blocks: int = 0
     lost_bytes: int = 0
-    mended: int = 0  # damaged pieces of bookkeeping that were removed (repair.lua)
+    mended: int = 0  # damaged books, scores, counters and entries that were removed (repair.lua)
     quota_hot_bytes: int = 0
     quota_cold_bytes: int = 0
     oldest_due_s: float | None = field(default=None)
@@ -200,7 +208,7 @@ class Usage:
 
 
 def _counted(value: bytes | str) -> int:
-    """A counter; 0 for what no function wrote: a tenant's hands reach its own counters."""
+    """A counter; 0 for text that no function wrote: a hostile node may reach its own counters."""
     try:
         number = int(value)
     except ValueError:
@@ -238,7 +246,7 @@ def decode_match(reply: bytes) -> list[Location | MissReason]:
 
 
 class HotTier:
-    """One tenant's index. Raises what `execute` raises; a batch of no ids makes no call."""
+    """One tenant's index. Methods raise what `execute` raises; without ids they make no call."""
 
     def __init__(self, execute: Execute, tenant_id: int, buckets: int = 1) -> None:
         if buckets < 1:
@@ -248,7 +256,7 @@ class HotTier:
         self._keys = [BucketKeys(tenant_id, bucket) for bucket in range(buckets)]
 
     def match(self, ids: Sequence[bytes]) -> list[Location | MissReason]:
-        """An answer for every id, in order (the whole residency, not only the prefix)."""
+        """The answer for each id, in order, also behind misses."""
         answers: dict[bytes, Location | MissReason] = {}
         for keys, part in self._split(ids):
             answers.update(
@@ -259,7 +267,7 @@ class HotTier:
     def commit(
         self, space_id: int, blocks: Sequence[tuple[bytes, int, int]]
     ) -> list[CommitOutcome]:
-        """Makes (id, size_bytes, tokens) visible; their values must have been SET just before."""
+        """Makes blocks (id, size_bytes, tokens) visible, whose values were SET just before."""
         by_id = {block[0]: block for block in blocks}
         outcomes: dict[bytes, CommitOutcome] = {}
         for keys, part in self._split([block[0] for block in blocks]):
@@ -274,9 +282,9 @@ class HotTier:
             self._call("touch", keys, *part)
 
     def promote(self, ids: Sequence[bytes]) -> list[bool]:
-        """Notes that cold blocks are being read. Returns which the caller shall store as hot.
+        """Notes that cold blocks are being read. True: the caller shall store the block as hot.
 
-        Those read for the second time within the tenant's window; each is told to one caller.
+        That is at the second read within the tenant's window, and for one caller only.
         """
         chosen: dict[bytes, bool] = {}
         for keys, part in self._split(ids):
@@ -303,11 +311,11 @@ class HotTier:
         return leased
 
     def renew_leases(self, ids: Sequence[bytes], lease_s: float) -> None:
-        """Leases of blocks that were not flushed yet end `lease_s` from now; 0 gives them back."""
+        """Prolongs leases of blocks to `lease_s` from now; 0 gives them back."""
         self._sum("renew_leases", ids, lease_s)
 
     def flushed(self, segment: int, blocks: Sequence[tuple[bytes, int]]) -> list[FlushOutcome]:
-        """Says that (id, offset) stand verified in a segment."""
+        """Tells the index that blocks, (id, offset), are in a segment, verified."""
         offsets = dict(blocks)
         outcomes: dict[bytes, FlushOutcome] = {}
         for keys, part in self._split([id_ for id_, _ in blocks]):
@@ -317,9 +325,9 @@ class HotTier:
         return [outcomes[id_] for id_, _ in blocks]
 
     def relocate(self, segment: int, blocks: Sequence[MovedBlock]) -> list[FlushOutcome]:
-        """Says that blocks stand, verified, in `segment` too; 0: nowhere, the old copy is bad.
+        """Tells the index that blocks are in `segment` too, verified; 0: their old copy is bad.
 
-        Only a block that the index still names at its old place is moved (or forgotten).
+        Changes only blocks that the index still names at their old place.
         """
         by_id = {block.id: block for block in blocks}
         outcomes: dict[bytes, FlushOutcome] = {}
@@ -331,7 +339,7 @@ class HotTier:
         return [outcomes[block.id] for block in blocks]
 
     def live_bytes(self, segments: Sequence[int]) -> list[int]:
-        """How many bytes of each segment the index names; 0 for what it does not know."""
+        """Live bytes of each segment; 0 if the index does not know it."""
         totals = [0] * len(segments)
         for keys in self._keys:
             for first in range(0, len(segments), CALL_IDS):
@@ -341,12 +349,12 @@ class HotTier:
         return totals
 
     def open_segment(self, segment: int) -> None:
-        """Lets `flushed` and `relocate` name this segment. Call it before its object is there."""
+        """Allows `flushed` and `relocate` to name this segment. Call it before the upload."""
         for keys in self._keys:
             self._call("open_segment", keys, segment)
 
     def close_segments(self, segments: Sequence[int]) -> list[int]:
-        """Ends that for those without live bytes, for good. Returns the live bytes of each."""
+        """Closes segments without live bytes for good. Returns the live bytes of each."""
         totals = [0] * len(segments)
         for keys in self._keys:
             for first in range(0, len(segments), CALL_IDS):
@@ -358,8 +366,8 @@ class HotTier:
     def admit(self, blocks: Sequence[tuple[bytes, int]]) -> Admission:
         """Whether the cold tier has room for leased blocks, (id, size_bytes), of one new segment.
 
-        Room is made where the policy evicts. The flush of the others ends: they stay hot, clean and
-        evictable, and are known as refused.
+        Makes room if the policy evicts. Blocks without room become clean and evictable, and count
+        as `unstored`.
         """
         sizes = dict(blocks)
         fits: dict[bytes, bool] = {}
@@ -380,11 +388,11 @@ class HotTier:
         budget_bytes: int | None = None,
         as_many_as_fit: bool = False,
     ) -> int:
-        """Keeps blocks at least until then (seconds since 1970). Returns how many it found.
+        """Keeps blocks at least until then (seconds since 1970). Returns how many it pinned.
 
-        `budget_bytes`: the most that all pins of the tenant may hold with these. Raises
-        `OverBudget` when that is too little; what was pinned before that, in other buckets and
-        slices of PIN_IDS, the caller undoes. Or pins only the first blocks, `as_many_as_fit`.
+        `budget_bytes`: bound on all pins of the tenant. `as_many_as_fit`: pins the first blocks
+        within it. Else raises `OverBudget` when they do not fit: then undo the pins that other
+        buckets and slices of PIN_IDS granted before.
         """
         budget = -1 if budget_bytes is None else budget_bytes // len(self._keys)
         pinned = 0
@@ -411,10 +419,11 @@ class HotTier:
     def retain(
         self, ids: Sequence[bytes], terms: BlockTerms, *, held: bool, join: bool, flush: bool
     ) -> int:
-        """Gives blocks these terms. Returns how many it knows.
+        """Gives blocks these terms. Returns how many of them the index knows.
 
-        `held`: a context's terms, else their space's. `join`: what contexts hold already gets the
-        more generous of both. `flush`: also what `flush_after_s` says, for blocks not yet cold.
+        `held`: they are a context's terms, else the space's. `join`: a block that has a context's
+        terms gets the more generous of both. `flush`: applies `flush_after_s`, too, to blocks that
+        are not cold.
         """
         due = -1 if terms.flush_after_s is None else terms.flush_after_s
         numbers = (
@@ -427,8 +436,8 @@ class HotTier:
         )
 
     def expire_due(self, most: int = 1000) -> int:
-        """Removes blocks whose time has come, looking at at most `most` of each bucket; so it does
-        with what is over a lowered cold quota, if the policy evicts.
+        """Removes blocks whose time has come, and blocks over a lowered cold quota if the policy
+        evicts. Looks at `most` of each bucket.
 
         Returns how many it looked at: below `most` nothing is left to do for now.
         """
@@ -444,7 +453,7 @@ class HotTier:
         return self._sum("forget", ids, tier.value)
 
     def restore(self, segment: int, space_id: int, blocks: Sequence[RestoredBlock]) -> int:
-        """Indexes a segment's blocks again. Returns how many the index did not know."""
+        """Indexes a segment's blocks again. Returns how many the index took."""
         by_id = {block.id: block for block in blocks}
         taken = 0
         for keys, part in self._split(list(by_id)):
@@ -463,7 +472,7 @@ class HotTier:
             for name, value in zip(reply, reply, strict=True):
                 key = name.decode() if isinstance(name, bytes) else name
                 if key == "oldest_due_s":
-                    # A tenant may have written any time there; of NaN the first argument stays.
+                    # A hostile node may have written any number; max(0.0, NaN) is 0.0.
                     due_s = min(max(0.0, float(value)), MOST_TS)
                     totals[key] = min(due_s, totals.get(key, due_s))
                 elif key in Usage.__dataclass_fields__:
@@ -481,11 +490,11 @@ class HotTier:
         promote_window_s: int = PROMOTE_WINDOW_S,
         cold_evicts: bool = True,
     ) -> None:
-        """Writes quotas and what new blocks get, as only the control plane may.
+        """Writes quotas and the terms of new blocks. Only the control plane may.
 
-        `spaces`: by number of the space, where they differ. New blocks have no `until_s`.
-        `promote_window_s` 0: what is cold stays cold, until it is stored again. `cold_evicts`: a
-        full cold tier makes room for new blocks; else it refuses them.
+        `spaces`: terms by number of the space, where they differ; `until_s` does not count.
+        `promote_window_s` 0: cold blocks are not promoted. `cold_evicts`: a full cold tier makes
+        room for new blocks; else it refuses them.
         """
         numbers = {
             "hot_bytes": hot_bytes // len(self._keys),
@@ -506,7 +515,7 @@ class HotTier:
     def _split(
         self, ids: Iterable[bytes], most: int = CALL_IDS
     ) -> Iterator[tuple[BucketKeys, list[bytes]]]:
-        """Ids by bucket, each once, in slices that keep a call short."""
+        """Ids by bucket, each once, in slices of `most`."""
         buckets: dict[int, dict[bytes, None]] = {}
         for id_ in ids:
             buckets.setdefault(bucket_of(id_, len(self._keys)), {})[id_] = None
