@@ -1,7 +1,7 @@
-"""Live hints: "there is something new". The page then fetches the truth over HTTP.
+"""Live hints that something changed; the page then fetches the numbers over HTTP.
 
-A hint is only `{"seq": n}`: a lost one costs nothing but a moment, and no number of another tenant
-can leak through it.
+A hint is `{"seq": n}` and nothing else: a lost one delays the page, and none can leak a number of
+another tenant.
 """
 
 from contextlib import suppress

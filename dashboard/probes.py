@@ -1,7 +1,6 @@
-"""Whether the platform's own servers answer, asked in the background so that no page waits.
+"""Whether the platform's servers answer, probed in the background so that no page waits.
 
-A page reads the last answer and, when that has aged, starts a new question. Unknown until the
-first answer came.
+A page reads the last answer; an old one starts a new probe. Unknown until the first answer.
 """
 
 from collections.abc import Callable
@@ -27,7 +26,7 @@ class Answer:
 
 
 class Probe:
-    """One question. `ask` returns words for well, or raises."""
+    """One server. `ask` returns words that say it is well, or raises."""
 
     def __init__(self, name: str, ask: Callable[[], str], *, every_s: float) -> None:
         self.name = name

@@ -1,6 +1,6 @@
-"""How full each tenant's tiers are, asked from the hot tier's own counters.
+"""How full each tenant's tiers are, by the hot tier's own counters.
 
-Falls back to the gauges of the newest roll-up when Valkey does not answer, and to unknown.
+While Valkey does not answer: the gauges of the newest roll-up, or unknown.
 """
 
 from dataclasses import dataclass
@@ -26,11 +26,10 @@ LEAVES_BY_TENANT = "in the order that each tenant's policy sets"
 class StorageUse:
     """Bytes and blocks that one tenant (or several, summed) holds against its quota.
 
-    `hot_room_bytes`: what the servers have left for everybody, where they were promised to more
-    than they can hold; None where quotas hold. `unstored_blocks`: hot ones that the cold tier
-    refused. `mended`: damaged pieces of its bookkeeping that were removed, since Valkey's start.
-    `cold_full`: what a full cold tier does, a ColdFull or "mixed". `is_told`: by Valkey, just now;
-    else it is what the newest roll-up has.
+    `hot_room_bytes`: memory that the servers have left for all tenants, if quotas promise more than
+    there is; else None. `unstored_blocks`: hot blocks that the cold tier refused. `mended`: damaged
+    index entries removed since Valkey's start. `cold_full`: the policy of a full cold tier, a
+    ColdFull or "mixed". `is_current`: from Valkey, just now; False: from the newest roll-up.
     """
 
     hot_bytes: int | None
@@ -44,7 +43,7 @@ class StorageUse:
     unstored_blocks: int | None = None
     cold_full: str = ColdFull.EVICT
     mended: int = 0
-    is_told: bool = False
+    is_current: bool = False
 
     @property
     def hot_limit_bytes(self) -> int | None:
@@ -133,7 +132,7 @@ def storage_use(
                 unstored_blocks=usage.unstored_blocks,
                 cold_full=policies.get(tenant.pk, ColdFull.EVICT),
                 mended=usage.mended,
-                is_told=True,
+                is_current=True,
             )
     return used
 

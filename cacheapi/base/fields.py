@@ -1,4 +1,4 @@
-"""JSON members, checked strictly: a number is a number, and what is unknown is refused by name.
+"""Fields of JSON bodies, checked strictly: no value is converted, unknown members are refused.
 
 Lone surrogates, NUL and infinite numbers never come here: `cacheapi.base.parsers` refuses them.
 """
@@ -60,7 +60,7 @@ class Choice(serializers.ChoiceField):
         return super().to_internal_value(data)
 
 
-# Source: RFC 3339; the offset is needed, since nobody knows the time zone of who leaves it out.
+# Source: RFC 3339. The offset is required: without it, the caller's time zone is unknown.
 _MOMENT = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 
 
@@ -90,7 +90,7 @@ class Uuid(serializers.UUIDField):
 
 
 class StrictSerializer(serializers.Serializer[Any]):
-    """Refuses members that it does not know: a misspelt one would be lost in silence."""
+    """Refuses unknown members, so that a misspelt one is not ignored."""
 
     default_error_messages = {"invalid": "need a JSON object, got a {datatype}"}
 
@@ -107,7 +107,7 @@ class EmptySerializer(StrictSerializer):
 
 
 def unknown(name: str, known: Any, kind: str) -> str:
-    """What to say about a name that nobody knows: the nearest known one, or all of them."""
+    """Words that refuse an unknown name: they suggest the nearest known one, or list all."""
     nearest = get_close_matches(name, known, n=1)
     if nearest:
         return f"unknown {kind}; did you mean {nearest[0]}?"
@@ -116,7 +116,7 @@ def unknown(name: str, known: Any, kind: str) -> str:
 
 
 class Counts(serializers.Field[dict[str, int], Any, dict[str, int], dict[str, int]]):
-    """An object of whole numbers, 0 to `MOST_COUNT`, by the names that are allowed."""
+    """An object from allowed names to whole numbers, 0 to `MOST_COUNT`."""
 
     def __init__(self, names: tuple[str, ...], **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -54,7 +54,7 @@ class TextFilter(django_filters.CharFilter):
 
 
 class Filters(DjangoFilterBackend):
-    """Of its own only so that the OpenAPI document tells the bounds of the filters above."""
+    """A class of its own, so that the OpenAPI document gets the bounds of the filters above."""
 
 
 class _FilterBounds(DjangoFilterExtension):

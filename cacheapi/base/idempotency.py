@@ -1,7 +1,7 @@
 """`Idempotency-Key` on requests that change something: a repetition gets the first one's answer.
 
-Source: draft-ietf-httpapi-idempotency-key-header-07. Only answers of success are kept; a refusal
-frees the key, so that the request may be put right or repeated under it.
+Only successful answers are kept. A refusal frees the key, so that the corrected request may use it.
+Source: draft-ietf-httpapi-idempotency-key-header-07.
 """
 
 import hashlib
@@ -29,9 +29,9 @@ Handler = Callable[..., Response]
 
 
 def once(handler: Handler, request: Request, secret_members: tuple[str, ...]) -> Handler:
-    """`handler`, or what runs it only while its answer is not known. Raises Problem (malformed).
+    """`handler` itself without the header, else one that runs it once and then repeats its answer.
 
-    In place of an answer's `secret_members` null is kept.
+    The `secret_members` of an answer are kept as null. Raises: Problem (malformed).
     """
     given = request.headers.get(HEADER)
     if given is None or request.method in SAFE_METHODS:

@@ -1,4 +1,4 @@
-"""The OpenAPI document: what it says besides the views, and how it is built, once a process.
+"""The OpenAPI document: its parts that no view states, and its one build in each process.
 
 docs/openapi.json holds it; `make openapi` writes that anew after a change of the API.
 """

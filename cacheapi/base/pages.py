@@ -19,8 +19,8 @@ MOST_OFFSET = 1000
 
 
 class Pages(CursorPagination):
-    """A view's `orderings` are its sort keys; the first, the default, is stable: a
-    value that changes while a client walks would move rows between its pages."""
+    """A view's `orderings` are its sort keys. The first is the default and must not change:
+    a row whose value changes meanwhile moves between pages."""
 
     names = ("cursor", "page_size", "ordering")
     page_size = 50

@@ -1,7 +1,7 @@
-"""JSON bodies with a bound: DRF reads the stream itself, past Django's own limit.
+"""JSON bodies of bounded size: DRF reads the stream itself, so Django's own limit does not apply.
 
-What no database and no log takes (RFC 7493 forbids it too) is refused here, for all bodies at once:
-text that is not UTF-8, lone surrogates, NUL, numbers beyond a double, a member that occurs twice.
+Refused in every body, since RFC 7493 forbids it and databases or logs cannot hold it: text that is
+not UTF-8, lone surrogates, NUL, numbers beyond a double, a member that occurs twice.
 """
 
 import json

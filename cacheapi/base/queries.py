@@ -1,7 +1,7 @@
-"""Query strings, as strict as bodies: what is unknown or unreadable is refused by name.
+"""Query strings, as strict as bodies: unknown and malformed parameters are refused by name.
 
-A script that expires what it lists must not expire everything because of a misspelt filter. What an
-operation takes is declared once: in a view's `takes`, and for lists by its filters and its pages.
+A script that expires what it lists must not expire everything because of a misspelt filter. A view
+declares the parameters of an operation in `takes`; a list adds those of its filter and its pages.
 """
 
 from collections.abc import Mapping
@@ -38,11 +38,9 @@ class StrictQuery(APIView):
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         super().initial(request, *args, **kwargs)
         if "Transfer-Encoding" in request.headers and "Content-Length" not in request.headers:
-            # DRF takes it for no body: an action would do what the body did not say.
+            # DRF reads a chunked body as empty: an action would run without its members.
             raise Problem("length-required", "Send the body with its Content-Length.")
-        is_served = hasattr(
-            self, (request.method or "").lower()
-        )  # else it is 405, whatever it asks
+        is_served = hasattr(self, (request.method or "").lower())  # else 405
         if is_served and request.method != "OPTIONS":
             require_known(request.query_params, self.query_names())
 

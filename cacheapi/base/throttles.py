@@ -1,8 +1,8 @@
-"""Rate limits of the APIs: so many requests in a time, whichever web process answers them.
+"""Rate limits of the APIs: requests in a window, counted over all web processes.
 
-Counted by valkey-bus in windows that begin at multiples of their length, with INCR, so that no
-parallel request is missed; around the turn of a window up to twice the rate passes. A bus that does
-not answer limits nobody: that is logged once, and it is asked again every `QUIET_S`.
+valkey-bus counts with INCR, so that no parallel request is missed. Windows begin at multiples of
+their length; across the end of one, up to twice the rate passes. While the bus does not answer,
+nobody is limited: the log says so once, and the bus is tried again every `QUIET_S`.
 """
 
 import hashlib
@@ -52,7 +52,7 @@ class SharedThrottle(SimpleRateThrottle):
         return self.duration - self.now % self.duration
 
     def _count(self, key: str) -> int:
-        # Kept for two windows: it cannot end between the two commands, and never stays.
+        # For two windows, so that the count does not expire between ADD and INCR.
         first = self.cache.add(key, 1, timeout=2 * self.duration)
         return 1 if first else self.cache.incr(key)
 
@@ -69,8 +69,8 @@ class CallerThrottle(SharedThrottle):
 
 
 class NodeThrottle(SharedThrottle):
-    """A node key, which all nodes of a tenant may share; each kind of request for itself, so that
-    a flood of contexts makes no session silent."""
+    """By node key, which all nodes of a tenant may share, and by kind of request: a flood of
+    contexts does not hold up heartbeats."""
 
     scope = "node"
 
@@ -79,7 +79,7 @@ class NodeThrottle(SharedThrottle):
 
 
 class AddressThrottle(SharedThrottle):
-    """Who shows no valid credentials, by address. Those who do are not held up by neighbours."""
+    """By address, requests without valid credentials only: callers may share an address."""
 
     scope = "address"
 
@@ -88,7 +88,7 @@ class AddressThrottle(SharedThrottle):
 
 
 class SlowDown:
-    """For views: who fails to authenticate too often is told to slow down."""
+    """For views: an address that fails to authenticate too often gets 429."""
 
     def handle_exception(self, exc: Exception) -> Response:
         if isinstance(exc, (AuthenticationFailed, NotAuthenticated)):

@@ -1,7 +1,6 @@
-"""The base of /api/v1: who sees which rows is decided here, once, for every view.
+"""The base of /api/v1: a view names its model and gets the rows that its caller sees.
 
-A view names its model; it gets the rows of the tenants that the caller may see. What another tenant
-owns does not exist (404). Methods that a view does not name are 405.
+Any other row is 404, as if it did not exist; a method that the view does not name is 405.
 """
 
 from typing import Any
@@ -29,19 +28,19 @@ from cacheapi.base.throttles import SlowDown
 from tenants.models import Tenant
 from tenants.scope import TenantScoped
 
-# What addresses name rows by. Anything else is no address: no database is asked for it.
+# Names of rows in addresses. Any other text is 404 without a query.
 UUID = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 SLUG = "[a-z][a-z0-9-]{0,39}"
 
 
 class TenantOwnedSerializer(serializers.ModelSerializer[Any]):
-    """Shows the tenant by its slug; the view selects it along."""
+    """Names its tenant by slug."""
 
     tenant = serializers.CharField(source="tenant.slug", allow_null=True, read_only=True)
 
 
 class ApiView(SlowDown, StrictQuery):
-    """Keys and signed-in people; nodes have no business here."""
+    """For keys of teams and operators, and for signed-in people."""
 
     authentication_classes = (KeyAuthentication, PersonAuthentication)
     permission_classes: tuple[Any, ...] = (Teams,)
@@ -96,5 +95,5 @@ def checked(serializer: Any, request: Request) -> dict[str, Any]:
 
 
 def no_body(request: Request) -> None:
-    """For changes without members: who sends some expects them to count. Raises as `checked`."""
+    """For actions without members: refuses a body that has some. Raises as `checked`."""
     checked(EmptySerializer, request)

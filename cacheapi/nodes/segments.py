@@ -39,8 +39,8 @@ class SegmentsView(NodeView):
     def get(self, request: Request, session_id: UUID) -> Response:
         """Presigned URLs of this tenant's segments; unknown ones are absent from the answer.
 
-        A segment that waits for its deletion is there: who found blocks in it before they were
-        copied elsewhere still reads them.
+        Segments that wait for deletion are there: a node that looked blocks up before they moved
+        can still read them.
         """
         numbers = _segment_numbers(request.query_params.get("ids", ""))
         open_session(session_id)

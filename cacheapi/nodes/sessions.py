@@ -42,7 +42,7 @@ def _member(field: Field[Any]) -> dict[str, Any]:
     }
 )
 class Identity(serializers.Field[SpaceIdentity, Any, Any, SpaceIdentity]):
-    """What neve.formats.space.SpaceIdentity says it is."""
+    """The fields and bounds of `neve.formats.space.SpaceIdentity`."""
 
     def to_internal_value(self, data: Any) -> SpaceIdentity:
         try:

@@ -1,4 +1,4 @@
-"""What a node is told about where its blocks live, and the hash that tells when that changed."""
+"""Where a node's blocks live, as the handshake answers, and a hash that changes with it."""
 
 import json
 from hashlib import blake2b
@@ -36,7 +36,7 @@ def topology_hash(key: ApiKey) -> str:
 
 
 def current_numbers(key: ApiKey) -> dict[str, Any]:
-    """Inside the tenant's scope: what may change while a session lasts."""
+    """What may change during a session. Needs the tenant's scope."""
     return {
         "policy": RetentionPolicy.objects.get().as_dict(),
         "heartbeat_s": settings.ENV.heartbeat_s,

@@ -1,4 +1,4 @@
-"""What all requests of nodes have in common: a node key and its tenant's scope."""
+"""The base of /cache/v1: a node key, and the scope of its tenant."""
 
 from typing import Any
 from uuid import UUID

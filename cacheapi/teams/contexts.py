@@ -189,7 +189,7 @@ class ContextsView(ReadOnlyView):
         responses=ContextDetailSerializer,
     )
     def retrieve(self, request: Request, *args: Any, **kwargs: Any) -> Response:
-        """With its pins, and its residency: what of it is hot, cold, lost, durable."""
+        """The context with its pins and its residency: its hot, cold, lost and durable blocks."""
         with_blocks = flag(request, "blocks")
         context = self.get_object()
         live = PinRowSerializer(pins.live_of(context), many=True).data
@@ -199,8 +199,8 @@ class ContextsView(ReadOnlyView):
 
     @extend_schema(request=None, responses={204: None})
     def destroy(self, request: Request, *args: Any, **kwargs: Any) -> Response:
-        """Forgets the context and its pins. Its blocks stay, as long as the terms of the other
-        contexts that hold them say, or else those of their space."""
+        """Forgets the context and its pins. Its blocks stay for as long as other contexts that
+        hold them say, or else their space."""
         context = self.object_to_change()
         no_body(request)
         contexts.delete(context=context, actor=actor_of(request))
@@ -209,8 +209,8 @@ class ContextsView(ReadOnlyView):
     @extend_schema(request=PinSerializer, responses=PinnedSerializer)
     @action(methods=["post"], detail=True)
     def pin(self, request: Request, uuid: str) -> Response:
-        """Keeps the blocks until then, whatever the quota pressure. The pin is yours: it replaces
-        the one that you had, and the latest end of all pins counts."""
+        """Keeps the blocks until then, under any quota pressure. You have one pin on a context: a
+        new one replaces it. The latest end of all pins counts."""
         context = self.object_to_change()
         body = checked(PinSerializer, request)
         pinned = pins.pin(
@@ -239,7 +239,7 @@ class ContextsView(ReadOnlyView):
     @action(methods=["post"], detail=True)
     def expire(self, request: Request, uuid: str) -> Response:
         """Removes the blocks from both tiers now, except those that another unexpired context
-        holds. `dry_run` says which, and changes nothing."""
+        holds. `dry_run` counts them and changes nothing."""
         context = self.object_to_change()
         dry_run = checked(ExpireSerializer, request)["dry_run"]
         expiry = expire(context=context, dry_run=dry_run, actor=actor_of(request))
@@ -248,7 +248,7 @@ class ContextsView(ReadOnlyView):
     @extend_schema(request=ExtendSerializer, responses=ExtendedSerializer)
     @action(methods=["post"], detail=True)
     def extend(self, request: Request, uuid: str) -> Response:
-        """Lets the blocks live at least that long from now."""
+        """Extends the lifetime of the blocks: they end at that long from now at the earliest."""
         context = self.object_to_change()
         for_s = checked(ExtendSerializer, request)["for_s"]
         extended = contexts.extend(context=context, for_s=for_s, actor=actor_of(request))

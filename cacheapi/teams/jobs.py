@@ -48,7 +48,7 @@ class JobFilter(TenantFilter):
 
 
 class JobsView(CreateModelMixin, ReadOnlyView):
-    """Background work: what ticks found, and what somebody asked for."""
+    """Background work: found by periodic tasks, or requested."""
 
     model = Job
     lookup_field = "uuid"
@@ -59,7 +59,7 @@ class JobsView(CreateModelMixin, ReadOnlyView):
 
     @extend_schema(request=NewJobSerializer, responses={201: JobSerializer})
     def create(self, request: Request, *args: Any, **kwargs: Any) -> Response:
-        """Asks a worker for a job, such as compacting a tenant now. Follow its address."""
+        """Requests a job of a worker, such as compacting a tenant now."""
         body = checked(NewJobSerializer, request)
         tenant = None
         if "tenant" in body:
@@ -76,14 +76,14 @@ class JobsView(CreateModelMixin, ReadOnlyView):
     def cancel(self, request: Request, uuid: str) -> Response:
         """Ends a requested job: a waiting one now, a running one at its next step."""
         no_body(request)
-        return self._changed(jobs.cancel_by, "what has ended cannot be cancelled")
+        return self._changed(jobs.cancel_by, "an ended job cannot be cancelled")
 
     @extend_schema(request=None, responses=JobSerializer)
     @action(methods=["post"], detail=True)
     def retry(self, request: Request, uuid: str) -> Response:
-        """Runs a requested job that failed or was cancelled once more."""
+        """Runs a failed or cancelled job again, if it was requested."""
         no_body(request)
-        return self._changed(jobs.retry_by, "only what failed or was cancelled runs again")
+        return self._changed(jobs.retry_by, "only a failed or cancelled job can be retried")
 
     def _changed(self, change: Callable[[Job, Actor], bool], refusal: str) -> Response:
         job = self.get_object()

@@ -49,7 +49,7 @@ class NewKeySerializer(StrictSerializer):
 
 class IssuedKeySerializer(KeySerializer):
     key = serializers.CharField(
-        help_text="the whole key: shown this once", read_only=True, allow_null=True
+        help_text="the whole key, shown only once", read_only=True, allow_null=True
     )
 
     class Meta(KeySerializer.Meta):
@@ -72,7 +72,7 @@ class KeysView(CreateModelMixin, ReadOnlyView):
 
     @extend_schema(request=NewKeySerializer, responses={201: IssuedKeySerializer})
     def create(self, request: Request, *args: Any, **kwargs: Any) -> Response:
-        """Issues a key. The answer holds it whole, this once; a replayed answer holds null."""
+        """Issues a key. Only this answer holds the whole key; a repeated answer holds null."""
         body = checked(NewKeySerializer, request)
         tenant = None
         if body["tenant"] is not None:
@@ -91,7 +91,7 @@ class KeysView(CreateModelMixin, ReadOnlyView):
     @extend_schema(request=None, responses=KeySerializer)
     @action(methods=["post"], detail=True)
     def revoke(self, request: Request, pk: str) -> Response:
-        """The key is refused from now on."""
+        """Refuses the key from now on."""
         key = self.get_object()
         no_body(request)
         key = services.revoke_key(key=key, actor=actor_of(request))

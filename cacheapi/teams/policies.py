@@ -39,7 +39,7 @@ class DryRunRequestSerializer(StrictSerializer):
 
 
 class DryRunSerializer(serializers.Serializer[Any]):
-    """What would go at once. Removed: from both tiers; cooled: from the hot tier only."""
+    """Blocks that would go at once. Removed: from both tiers; cooled: from the hot tier only."""
 
     looked_at = serializers.IntegerField(help_text="blocks")
     is_complete = serializers.BooleanField(help_text="false: it is at least so much")

@@ -1,4 +1,4 @@
-"""Removing a tenant or a space: first how much would go, then the confirmation."""
+"""Removal of a tenant or a space: the answer counts the data until the name confirms it."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ CONFIRM = OpenApiParameter(
 
 
 class RemovalSerializer(serializers.Serializer[Any]):
-    """What goes."""
+    """What is deleted."""
 
     contexts = serializers.IntegerField()
     segments = serializers.IntegerField()
@@ -23,7 +23,7 @@ class RemovalSerializer(serializers.Serializer[Any]):
 
 
 def require_confirmed(request: Request, name: str, weight: dict[str, int]) -> None:
-    """Raises Problem (unconfirmed) that says how much would go."""
+    """Raises Problem (unconfirmed) that counts the data."""
     if request.query_params.get("confirm") != name:
         facts = ", ".join(f"{count} {what}" for what, count in weight.items())
         raise Problem(

@@ -28,7 +28,7 @@ class RuleSerializer(TenantOwnedSerializer):
 
 
 class RuleChangeSerializer(StrictSerializer):
-    """What is absent stays. At least one of space, label and context is needed."""
+    """Absent members keep their value. A rule needs a space, a label or a context."""
 
     space = WholeNumber(
         min_value=1, allow_null=True, required=False, help_text="number of the space"
@@ -67,7 +67,7 @@ class RulesView(ReadOnlyView):
 
     @extend_schema(request=NewRuleSerializer, responses={201: RuleSerializer})
     def create(self, request: Request, *args: Any, **kwargs: Any) -> Response:
-        """Adds a rule. A dry run of the policy says before what it would remove."""
+        """Adds a rule. First ask a dry run of the policy what it would remove."""
         fields = checked(NewRuleSerializer, request)
         tenant = Tenant.objects.filter(slug=fields.pop("tenant")).first()
         if tenant is None:
@@ -86,7 +86,7 @@ class RulesView(ReadOnlyView):
 
     @extend_schema(responses={204: None})
     def destroy(self, request: Request, *args: Any, **kwargs: Any) -> Response:
-        """Removes a rule; its blocks follow what is left."""
+        """Removes a rule; its blocks follow the policy and the other rules."""
         rule = self.get_object()
         no_body(request)
         services.remove_rule(rule=rule, actor=actor_of(request))
@@ -94,7 +94,7 @@ class RulesView(ReadOnlyView):
 
 
 def _with_space(tenant: Tenant, fields: dict[str, Any]) -> dict[str, Any]:
-    """The space's number as its row. Raises Problem (malformed) when the tenant has no such one."""
+    """Replaces the space's number by its row. Raises Problem (malformed) if the tenant has none."""
     if fields.get("space") is None:
         return fields
     with tenant_scope(tenant.pk):

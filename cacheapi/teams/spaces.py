@@ -38,7 +38,7 @@ class SpacesView(ReadOnlyView):
 
     @extend_schema(parameters=[CONFIRM], responses={202: RemovalSerializer})
     def destroy(self, request: Request, *args: Any, **kwargs: Any) -> Response:
-        """Ends the space's sessions at once; its blocks, segments and contexts go in minutes."""
+        """Ends the space's sessions at once; its data is deleted within minutes."""
         space = self.get_object()
         no_body(request)
         weight = weight_of(space.tenant_id, space.pk)

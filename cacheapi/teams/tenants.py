@@ -23,7 +23,7 @@ from tenants.principal import actor_of
 
 
 class Limit(serializers.IntegerField):
-    """What holds: the quota's own number, or else the settings'."""
+    """The limit in force: the quota's own number, or else the setting's."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(source="*", read_only=True, **kwargs)
@@ -49,7 +49,7 @@ _LIMITS = ("hot_bytes", "cold_bytes", "space_limit", "context_limit", "context_b
 
 
 class QuotaChangeSerializer(StrictSerializer):
-    """What is absent stays."""
+    """Absent members keep their value."""
 
     schema = {"anyOf": [{"required": [name]} for name in _LIMITS]}
     hot_bytes = WholeNumber(required=False)
@@ -100,7 +100,7 @@ class TenantsView(ReadOnlyView):
     @extend_schema(request=QuotaChangeSerializer, responses=QuotaSerializer)
     @action(methods=["patch"], detail=True)
     def quota(self, request: Request, slug: str) -> Response:
-        """Sets hard limits; what is absent stays. All hot quotas must fit the hot tier's memory."""
+        """Sets hard limits. All hot quotas together must fit the hot tier's memory."""
         tenant = self.get_object()
         change = checked(QuotaChangeSerializer, request)
         limits = {"hot_bytes": tenant.quota.hot_bytes, "cold_bytes": tenant.quota.cold_bytes}
@@ -109,7 +109,7 @@ class TenantsView(ReadOnlyView):
 
     @extend_schema(parameters=[CONFIRM], responses={202: RemovalSerializer})
     def destroy(self, request: Request, *args: Any, **kwargs: Any) -> Response:
-        """Cuts the tenant off at once; all that it holds goes within minutes."""
+        """Cuts the tenant off at once; its data is deleted within minutes."""
         tenant = self.get_object()
         no_body(request)
         weight = weight_of(tenant.pk)

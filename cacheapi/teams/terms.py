@@ -9,7 +9,7 @@ from retention.terms import PRIORITIES
 
 
 class PolicyChangeSerializer(StrictSerializer):
-    """What is absent stays; null is without limit."""
+    """Absent members keep their value; null is without limit."""
 
     flush_mode = Choice(choices=FlushMode.choices, required=False)
     flush_after_s = WholeNumber(max_value=MAX_S, allow_null=True, required=False)

@@ -78,7 +78,7 @@ class Row:
 
 def _told(read: Callable[[StorageUse], Number]) -> Callable[[TenantFacts], Number]:
     """What Valkey holds: only as it says now, not as it was sampled before."""
-    return lambda facts: read(facts.use) if facts.use.is_told else None
+    return lambda facts: read(facts.use) if facts.use.is_current else None
 
 
 def _counted(name: str) -> Callable[[TenantFacts], Number]:

@@ -1,7 +1,7 @@
-"""API keys: operators make and revoke them; a secret is shown once, in the answer that made it.
+"""The page API keys: operators make and revoke them; a secret is shown once, when it is made.
 
-A form makes one key, also when its page is loaded again: each has a token of its own, claimed as an
-Idempotency-Key is. So a secret need not be kept for a redirect.
+A form makes one key even if it is sent twice: its token is claimed like an Idempotency-Key. So no
+secret is kept for a redirect.
 """
 
 import hashlib
@@ -59,8 +59,8 @@ def revoke(request: HttpRequest, person: Principal, key_id: int) -> HttpResponse
 
 
 def _make_once(request: HttpRequest, person: Principal) -> dict[str, object]:
-    """What the page says. Raises ValidationError; Problem when the form was sent with other words,
-    or is still being answered."""
+    """Facts for the page. Raises: ValidationError for a wrong form; Problem when the form was sent
+    before with other values, or is still being answered."""
     sent = {name: value for name, value in request.POST.items() if name != "csrfmiddlewaretoken"}
     claimed = answers.claim(
         caller=f"person:{request.user.pk}",

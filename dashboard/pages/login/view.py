@@ -1,4 +1,4 @@
-"""Signing in and out: the one door, also of the admin."""
+"""Signing in and out, for the pages and the admin."""
 
 import math
 from typing import Any
@@ -11,7 +11,7 @@ from django.utils import timezone
 from dashboard.page import theme_of
 
 
-class Door(LoginView):
+class SignIn(LoginView):
     template_name = "pages/login/page.html"
     redirect_authenticated_user = True
     next_page = "dashboard:overview"
@@ -31,7 +31,7 @@ class Door(LoginView):
 
 
 def sign_in(request: HttpRequest) -> HttpResponseBase:
-    return Door.as_view()(request)
+    return SignIn.as_view()(request)
 
 
 def sign_out(request: HttpRequest) -> HttpResponseBase:

@@ -47,7 +47,7 @@ class NodeRow:
 
     @property
     def is_alone(self) -> bool:
-        """Found KV that it computes otherwise: since then it neither loads nor saves."""
+        """Its engine computes other KV than is stored, so it neither loads nor saves any more."""
         return self.totals["differing_blocks"] > 0
 
     @property

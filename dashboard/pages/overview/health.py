@@ -1,4 +1,4 @@
-"""Is it healthy, and what needs a person? Pure over what the selectors and probes found."""
+"""Is the platform healthy, and what needs a person? Pure: no server or database is asked here."""
 
 from dataclasses import dataclass
 from datetime import datetime

@@ -1,4 +1,4 @@
-"""Everything that the overview shows, read once for the page and once for each live update."""
+"""Everything that the overview shows, for the page and for its live updates."""
 
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
