@@ -1,6 +1,6 @@
 """Several workers at once: `python -m support.crowd flush|compact|killed`, prints facts as JSON.
 
-A program of its own, since it needs a database that processes share: tests/workers/test_parallel.py
+A program of its own, since it needs a database that processes share: tests/tiering/test_parallel.py
 runs it. The children are forked before any connection is open.
 """
 

@@ -21,10 +21,10 @@ import psycopg
 from support.servers import ROOT, Server, free_port
 
 TESTED = (
-    *("tests/platform_", "tests/cacheapi", "tests/dashboard", "tests/metrics", "tests/workers"),
-    "tests/hot",
+    *("tests/platform_", "tests/cacheapi", "tests/dashboard", "tests/metrics"),
+    *("tests/tiering", "tests/workers", "tests/hot"),
     "--ignore=tests/platform_/test_tls.py",  # the wheel's Valkey has no TLS
-    "--ignore=tests/workers/test_torture.py",  # has platforms and databases of its own
+    "--ignore=tests/tiering/test_torture.py",  # has platforms and databases of its own
     *("-m", "not browser"),
 )
 NOBODY = "65534"

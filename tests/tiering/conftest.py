@@ -1,4 +1,4 @@
-"""Servers and a tenant for tests of the workers."""
+"""Servers and a tenant for tests of tiering."""
 
 import pytest
 from django.conf import settings
