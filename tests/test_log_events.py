@@ -12,7 +12,7 @@ from neve.log_events import LogEvent, events_of, redact
 
 ROOT = Path(__file__).resolve().parents[1]
 METHODS = {"debug", "info", "warning", "error", "exception", "critical"}
-SET_UP = {"guard.py"}  # joins neve's loggers to the engine's
+SET_UP = {"guard.py", "observing.py"}  # set levels and handlers
 # Module of the table → (its events, the sources that log them).
 TABLES = {
     "neve.log_events": (node_events, ("connector/src/neve",)),
@@ -87,6 +87,7 @@ SECRET = "Zz9" * 14
         f"GET http://s3:8333/b/k?X-Amz-Algorithm=A&X-Amz-Credential=C&X-Amz-Signature={SECRET}",
         f"/b/k?versionId=1&X-Amz-Signature={SECRET} timed out",
         f"{{'Authorization': 'Bearer {SECRET}'}}",
+        f"AWS4-HMAC-SHA256 Credential=k/1/s3, SignedHeaders=host, Signature={SECRET}",
         f"cannot reach valkey://:{SECRET}@hot:6379/0",
         f"postgres://neve:{SECRET}@db/neve",
         f"Cookie: sessionid={SECRET}; theme=dark",

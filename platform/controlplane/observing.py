@@ -3,6 +3,7 @@
 HTTP requests: `base.requests`. Importing this module connects Celery's signals.
 """
 
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from logging.config import dictConfig
@@ -20,6 +21,7 @@ from structlog.contextvars import (
 
 from base import tracing
 from base.counting import PROCESS, TASK_SECONDS
+from base.logs import QUIET
 
 REQUEST_HEADER = "neve_request_id"  # of a Celery message: the request that asked for the task
 
@@ -42,9 +44,15 @@ class ObservedSockets:
 
 
 @signals.setup_logging.connect
-def _keep_logging(**_: Any) -> None:
-    """Celery sets up no logging of its own where somebody listens here."""
+def _keep_logging(loglevel: int, **_: Any) -> None:
+    """Celery sets up no logging of its own where somebody listens here.
+
+    `--loglevel DEBUG` shows everything, Celery's lines for each tick included.
+    """
     dictConfig(settings.LOGGING)
+    if loglevel < logging.INFO:
+        for name in (None, *QUIET):
+            logging.getLogger(name).setLevel(loglevel)
 
 
 @signals.before_task_publish.connect

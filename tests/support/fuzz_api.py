@@ -129,7 +129,7 @@ def main() -> int:
                     )
                     reports.append(report)
                     print(f"=== {role}: {report.cases} cases\n{report.output}", flush=True)
-                errors = [x for x in platform.log.read_text().splitlines() if "ERROR" in x]
+                errors = [x for x in platform.log.read_text().splitlines() if "[error]" in x]
                 print("\n".join(errors[:40]))
     cases = sum(report.cases for report in reports)
     is_clean = all(report.is_clean for report in reports)

@@ -39,14 +39,14 @@ class Part(Server):
 @contextmanager
 def beat(platform):
     schedule = str(platform.folder / "ticks-schedule")
-    options = ["beat", "--schedule", schedule, "--pidfile=", "--loglevel", "INFO"]
+    options = ["beat", "--schedule", schedule, "--pidfile=", "--loglevel", "DEBUG"]
     with Part(platform, "beat", options) as part:
         yield part
 
 
 @contextmanager
 def worker(platform, clock):
-    options = ["worker", "--concurrency", "1", "--loglevel", "INFO"]
+    options = ["worker", "--concurrency", "1", "--loglevel", "DEBUG"]
     with Part(platform, "ticked", options, clock) as part:
         yield part
 

@@ -16,6 +16,7 @@ from logging import DEBUG, ERROR, INFO, WARNING
 _SECRETS = (
     (re.compile(r"\b(neve_[a-z0-9]{10})_[A-Za-z0-9]{8,}"), r"\1_[secret]"),
     (re.compile(r"[?&]X-Amz-[^\s\"'<>\\]*", re.IGNORECASE), "?[signature]"),
+    (re.compile(r"\b(Signature=)\w+"), r"\1[secret]"),
     (re.compile(r"\b(Bearer|Basic) +[^\s\"'\\]+", re.IGNORECASE), r"\1 [secret]"),
     (re.compile(r"(\w://[^\s/@:\"']*:)[^\s/@\"']+@"), r"\1[secret]@"),
     (re.compile(r"\b((?:session|csrf)\w*=)\w{16,}"), r"\1[secret]"),
