@@ -97,7 +97,7 @@ def render_page(
         "all": ALL,
         "page_name": name,
         "theme": theme_of(request),
-        "nonce": request.csp_nonce,  # type: ignore[attr-defined]
+        "nonce": request.csp_nonce,  # type: ignore[attr-defined]  # of django-csp
         "navigation": [[_item(*item) for item in group] for group in _NAVIGATION],
     }
     return render(request, f"pages/{name}/page.html", base | context, status=status)

@@ -62,7 +62,7 @@ class _FilterBounds(DjangoFilterExtension):
     priority = 1
 
     def resolve_filter_field(self, *args: Any) -> Any:
-        parameters = super().resolve_filter_field(*args)  # type: ignore[no-untyped-call]
+        parameters = super().resolve_filter_field(*args)  # type: ignore[no-untyped-call]  # spectacular's
         for parameter in parameters:
             parameter["schema"] |= getattr(args[-1], "schema", {})
         return parameters

@@ -32,6 +32,7 @@ class StrictQuery(APIView):
         names = self.takes.get("get" if action == "head" else action, ())
         if action != "list":
             return names
+        # A list's view has both.
         filters = self.filterset_class.base_filters  # type: ignore[attr-defined]
         return (*names, *filters, *self.pagination_class.names)  # type: ignore[attr-defined]
 

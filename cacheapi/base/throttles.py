@@ -87,7 +87,7 @@ class AddressThrottle(SharedThrottle):
         return None if request.user is not None else self.get_ident(request)
 
 
-class SlowDown:
+class SlowDown:  # no APIView itself: views load this module
     """For views: an address that fails to authenticate too often gets 429."""
 
     def handle_exception(self, exc: Exception) -> Response:

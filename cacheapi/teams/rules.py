@@ -33,6 +33,7 @@ class RuleChangeSerializer(StrictSerializer):
     space = WholeNumber(
         min_value=1, allow_null=True, required=False, help_text="number of the space"
     )
+    # DRF takes fields off the class: these two hide nothing of their names.
     label = Text(max_length=100, allow_blank=True, required=False)  # type: ignore[assignment]
     context = Text(  # type: ignore[assignment]
         max_length=200, allow_blank=True, required=False, help_text="a name, or a pattern: repo-*"

@@ -100,7 +100,7 @@ class BusFacts:
     def timed(self, timed: Timed) -> dict[Values, Timing]:
         found: defaultdict[Values, Counter[str]] = defaultdict(Counter)
         for part, values, sum_ in self._of(timed.name):
-            found[values][part] = sum_  # type: ignore[assignment]
+            found[values][part] = sum_  # type: ignore[assignment]  # a float
         return {values: _timing(parts) for values, parts in found.items()}
 
     def _of(self, name: str) -> Iterable[tuple[str, Values, float]]:
@@ -134,7 +134,7 @@ class Process:
 
     def add(self, field: str, amount: float) -> None:
         with self._lock:
-            self._sums[field] += amount  # type: ignore[assignment]
+            self._sums[field] += amount  # type: ignore[assignment]  # a float
 
     def start(self) -> None:
         """Sends from now on, each `SEND_EVERY_S`."""
