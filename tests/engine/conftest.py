@@ -50,13 +50,15 @@ class ReferenceServing:
         return self._watch.violations + self._watch.unfinished()
 
     def _run(self) -> None:
-        """Until the engine is idle and has stored what it saves."""
+        """Until the engine is idle."""
         for _ in range(_MOST_STEPS):
             if self._engine.is_idle:
                 break
             self._engine.step()
         else:
             raise EngineFault("requests wait for ever")
+
+    def store_all(self) -> None:
         self._engine.store_all()
 
 

@@ -32,7 +32,11 @@ class Serving(Protocol):
     """A running engine."""
 
     def answer(self, *prompts: Prompt) -> list[Answer]:
-        """Serves the prompts at once, to their end and until all of it is stored."""
+        """Serves the prompts at once, to their end."""
+        ...
+
+    def store_all(self) -> None:
+        """Waits until all saves are stored or refused."""
         ...
 
     def abort(self, prompt: Prompt) -> None:
@@ -93,6 +97,7 @@ class AdapterSuite:
         """What an engine says that computes and stores the prompts."""
         with self.serving(lab, **situation) as engine:
             answers = engine.answer(*prompts)
+            engine.store_all()
         assert {answer.reused for answer in answers} == {0}
         return [answer.tokens for answer in answers]
 
@@ -100,6 +105,7 @@ class AdapterSuite:
         """What a fresh engine says, and how many tokens of each prompt it reused."""
         with self.serving(lab, **situation) as engine:
             answers = engine.answer(*prompts)
+            engine.store_all()
         return [answer.tokens for answer in answers], [answer.reused for answer in answers]
 
     def test_a_fresh_engine_reuses_what_another_stored(self, lab: Lab) -> None:
@@ -172,13 +178,16 @@ class AdapterSuite:
     def store_crowded(self, lab: Lab, asked: Sequence[Prompt]) -> list[Sequence[int]]:
         """A preempted request may find what it stored itself."""
         with self.serving(lab, crowded=True, defers=True) as engine:
-            return [answer.tokens for answer in engine.answer(*asked)]
+            tokens = [answer.tokens for answer in engine.answer(*asked)]
+            engine.store_all()
+            return tokens
 
     def test_blocks_are_reused_only_after_they_were_copied_out(self, lab: Lab) -> None:
         asked = [prompt(2 * CHUNK + 5, n) for n in range(1, 13)]
         expected = self.alone(lab, *asked)
         with self.serving(lab, crowded=True, defers=True) as engine:
             assert [answer.tokens for answer in engine.answer(*asked)] == expected
+            engine.store_all()
         assert self.load(lab, *asked)[0] == expected
 
     def test_an_aborted_load_leaves_nothing_behind(self, lab: Lab) -> None:

@@ -33,13 +33,14 @@ class VllmServing:
 
     def answer(self, *prompts: Prompt) -> list[Answer]:
         outputs = self._process.generate(*map(self._request, prompts))
-        if self._neve:
-            self._process.ask("store_all")
         reused = [(output["params"] or {}).get("neve", {}) for output in outputs]
         return [
             Answer(output["tokens"], each.get("reused_tokens", 0))
             for output, each in zip(outputs, reused, strict=True)
         ]
+
+    def store_all(self) -> None:
+        self._process.ask("store_all")
 
     def abort(self, prompt: Prompt) -> None:
         """Copies are late, so the load has not landed yet."""

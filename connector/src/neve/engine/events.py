@@ -37,8 +37,9 @@ class RouterEvents:
     """Belongs to the scheduler's thread. Chunks are named by their first block's id."""
 
     def __init__(self, parts: int) -> None:
-        """`parts`: ranks that store a part of each chunk."""
+        """`parts`: ranks that store a part of each chunk; 0: no router listens."""
         self._parts = parts
+        self._is_paused = parts == 0
         self._saving: OrderedDict[bytes, tuple[ChunkStored, int]] = OrderedDict()
         self._stored: OrderedDict[bytes, tuple[bytes, ...]] = OrderedDict()
         self._events: list[ChunkStored | ChunkRemoved] = []
@@ -46,6 +47,8 @@ class RouterEvents:
     def expect(self, request: Request, save: BlockSave) -> None:
         """The chunk is being saved. No event comes of it if the engine has no hashes of whole
         engine blocks."""
+        if self._is_paused:
+            return
         per_chunk, hashes = len(save.engine_blocks), request.engine.engine_hashes()
         if len(hashes) != len(request.tokens) * per_chunk // save.tokens:
             return
@@ -82,6 +85,17 @@ class RouterEvents:
             hashes = self._stored.pop(block_id, None)
             if hashes is not None:
                 self._events.append(ChunkRemoved(hashes))
+
+    def pause(self) -> None:
+        """Forgets all chunks: after a reset, the engine's hashes may stand for other KV."""
+        self._is_paused = True
+        self._saving.clear()
+        self._stored.clear()
+        self._events.clear()
+
+    def resume(self) -> None:
+        """The engine's hashes stand for the same KV as at the start."""
+        self._is_paused = self._parts == 0
 
     def take(self) -> list[ChunkStored | ChunkRemoved]:
         """Events since the last call, in order."""

@@ -33,6 +33,7 @@ from neve.engine.step import (
     StepPlan,
     WorkerReport,
 )  # fmt: skip
+from neve.engine.steps import Steps
 from neve.engine.table import RequestTable
 from neve.engine.telemetry import Data, Telemetry
 from neve.formats.space import SpaceIdentity
@@ -66,7 +67,6 @@ class SchedulerSide:
         self._options = options
         self._links = links
         self._owns_links = owns_links
-        self._defers = defers
         self._telemetry = Telemetry()
         self._resets = Resets(ranks)
         self._loras = loras or LoraContents()
@@ -90,12 +90,16 @@ class SchedulerSide:
         self.loads = Loads(self._table, self._policy, self._telemetry)
         self.saves = Saves(self._table, self._canary, saves=saves)
         self._reports = ContextReports(links, shards)
-        self._event_parts = parts if announces else 0
-        self._events: RouterEvents | None = RouterEvents(parts) if announces else None
-        self._steps = 0
-        self._planned: list[LoadPlan] = []  # loads that go out with the next step
-        self._saving: set[str] = set()  # requests whose blocks workers may still copy
-        self._delayed_frees: list[str] = []
+        self._events = RouterEvents(parts if announces else 0)
+        self._steps = Steps(
+            self._table,
+            self.lookups,
+            self.saves,
+            self._policy,
+            self._events,
+            self._resets,
+            defers=defers,
+        )
 
     @classmethod
     def connect(
@@ -164,24 +168,17 @@ class SchedulerSide:
             count = -(-external_tokens // self._table.engine_block_tokens)
             blank = BlockLoad((), (), tuple(blocks[-count:]), 0)
             load = LoadPlan(request_id, 0, (blank,), self._options.load_deadline_s)
-        self._planned.append(load)
+        self._steps.add_load(load)
 
     def end(self, request_id: str) -> tuple[bool, dict[str, Any] | None]:
         # Always report delayed frees, even if `_finish` fails: engines abort when workers release
         # blocks that the scheduler never marked as held.
-        delays_free = self._delays_free(request_id)
+        delays_free = self._steps.delay_free(request_id)
         try:
             return delays_free, self._finish(request_id)
         except Exception:
             log_events.REQUEST_UNFINISHED.log(exc_info=True)
             return delays_free, None
-
-    def _delays_free(self, request_id: str) -> bool:
-        if request_id not in self._saving:
-            return False
-        self._saving.discard(request_id)
-        self._delayed_frees.append(request_id)
-        return True
 
     def _finish(self, request_id: str) -> dict[str, Any] | None:
         """Forgets the request; the response's parameters if it named any of Neve."""
@@ -222,59 +219,9 @@ class SchedulerSide:
         preempted: Collection[str] = (),
         encodes_media: bool = False,
     ) -> StepPlan:
-        """See `Scheduling`. Loads go out even if planning the saves fails."""
-        step = StepPlan(
-            loads=self._planned,
-            delayed_frees=self._delayed_frees,
-            idle=not computes,
-            fences=bool(preempted),
-            weights_check=self._resets.number,
+        return self._steps.build(
+            scheduled, computes=computes, preempted=preempted, encodes_media=encodes_media
         )
-        self._planned, self._delayed_frees = [], []
-        # Preempted requests no longer own their blocks. Drop our hold: if such a request is loaded
-        # again and aborted, the engine frees its blocks itself, and a second free would crash it.
-        self._saving.difference_update(preempted)
-        for request_id in preempted:  # found before it ran: out of date
-            if request_id in self._table.requests:
-                self._table.requests[request_id].lookup = None
-        try:
-            self._plan_saves(step, scheduled, encodes_media=encodes_media)
-        except Exception:
-            log_events.SAVE_UNPLANNED.log(exc_info=True)
-        lost = self._table.stored.take_lost()
-        if self._events is not None:
-            self._events.note_lost(lost)
-        self.lookups.end_step(idle=step.idle)
-        return step
-
-    def _plan_saves(
-        self, step: StepPlan, scheduled: Iterable[Scheduled], *, encodes_media: bool
-    ) -> None:
-        """Runs over every request of every step; most have nothing to save."""
-        self._steps += 1
-        due_at = self.saves.due_at
-        prefills: list[tuple[int, int]] = []
-        due: list[tuple[str, int]] = []
-        for request_id, start, end, blocks, replaces, drafts in scheduled:
-            if replaces or blocks:
-                self._table.put_blocks(request_id, blocks, replaces=replaces)
-            if end - start > 1 and not drafts:
-                prefills.append((start, end))
-            if end >= due_at.get(request_id, end):
-                due.append((request_id, end))
-        # Encoding media may take most of a step's time, so such steps don't show prefill speed.
-        timeable = prefills and not encodes_media
-        if timeable and self._policy.begin_step(self._steps, prefills):
-            step.timed = self._steps
-        for request_id, end in due:
-            saves = self.saves.plan(request_id, end, self._table.engine_blocks[request_id][0])
-            if saves and self._defers:
-                self._saving.add(request_id)
-            step.saves += saves
-            if self._events is not None:
-                for save in saves:
-                    if not save.stored:
-                        self._events.expect(self._table.requests[request_id], save)
 
     def note_results(
         self, report: WorkerReport, *, failed_blocks: Iterable[int], loaded: Iterable[str]
@@ -285,13 +232,12 @@ class SchedulerSide:
         for request_id in loaded:
             self.loads.note_ended(request_id)
         self.saves.note_unsaved(report.unsaved)
-        if self._events is not None:
-            self._events.note_lost(report.unsaved)
-            self._events.note_stored(report.stored)
+        self._events.note_lost(report.unsaved)
+        self._events.note_stored(report.stored)
         self._telemetry.note_others(report.gauges)
         self._note_compared(report.compared)
-        if self._resets.note(report.weights) and not self._resets.epoch and self._event_parts:
-            self._events = RouterEvents(self._event_parts)
+        if self._resets.note(report.weights) and not self._resets.epoch:
+            self._events.resume()
 
     def _note_compared(self, verdicts: Iterable[tuple[bytes, Verdict]]) -> None:
         """When a compared block differs, nothing is loaded or saved any more."""
@@ -304,7 +250,7 @@ class SchedulerSide:
     def reset(self) -> None:
         self._resets.begin()
         self._forget_stored()
-        self._events = None
+        self._events.pause()
 
     def _forget_stored(self) -> None:
         """Live requests neither load nor save any more: their KV may be of other weights."""
@@ -323,7 +269,7 @@ class SchedulerSide:
 
     def take_events(self) -> list[ChunkStored | ChunkRemoved]:
         """Events for routers since the last call, in order."""
-        return self._events.take() if self._events is not None else []
+        return self._events.take()
 
     def close(self) -> None:
         """Sends the contexts that still wait, then ends the connections."""
