@@ -80,7 +80,7 @@ def overridden(file: str, name: str) -> dict[str, list[str] | str]:
 PAIRS = [
     ("connector.py", "NeveConnector", "KVConnectorBase_V1"),
     ("connector.py", "_WithoutKv", "SupportsHMA"),
-    ("connector.py", "NeveWorkerMetadata", "KVConnectorWorkerMetadata"),
+    ("metadata.py", "NeveWorkerMetadata", "KVConnectorWorkerMetadata"),
     ("tier.py", "NeveTier", "SecondaryTierManager"),
     ("metrics.py", "NeveStats", "KVConnectorStats"),
     ("metrics.py", "NevePromMetrics", "KVConnectorPromMetrics"),

@@ -7,7 +7,6 @@ A boundary: an exception in a hook is logged once and becomes a miss, never an e
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,23 +20,19 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     KVConnectorWorkerMetadata,
     SupportsHMA,
 )
-from vllm.distributed.parallel_state import get_pp_group, get_tp_group
 
-import vllm
 from neve import log_events
-from neve.engine.device.tensors import KvTensors
 from neve.engine.guard import guarded, log_as, nothing
-from neve.engine.link import Engine
 from neve.engine.options import Options
 from neve.engine.scheduler import SchedulerSide
-from neve.engine.sharding import RANK, shards_of, share_of
-from neve.engine.step import RankInfo, StepPlan, WorkerReport
+from neve.engine.sharding import RANK
+from neve.engine.step import StepPlan, WorkerReport
 from neve.engine.worker import WorkerSide
-from neve.errors import Misuse
-from neve.vllm.built import BuiltModel
-from neve.vllm.compat import holds_latent, names_media
-from neve.vllm.identity import identify, kernel_names, why_unsupported
+from neve.vllm.compat import names_media
+from neve.vllm.identity import kernel_names, why_unsupported
+from neve.vllm.metadata import NeveHandshake, NeveMetadata, NeveWorkerMetadata
 from neve.vllm.metrics import NevePromMetrics, NeveStats
+from neve.vllm.rank import ENGINE, make_worker, shards
 from neve.vllm.router_events import as_event
 from neve.vllm.scheduler import VllmScheduling
 
@@ -50,33 +45,6 @@ if TYPE_CHECKING:
     from vllm.v1.kv_cache_interface import KVCacheConfig
     from vllm.v1.outputs import KVConnectorOutput
     from vllm.v1.request import Request
-
-_ENGINE = Engine("vllm", vllm.__version__)
-
-
-@dataclass
-class NeveMetadata(KVConnectorMetadata):  # type: ignore[misc]  # vllm is untyped here
-    """Scheduler → workers, every step."""
-
-    plan: StepPlan = field(default_factory=StepPlan)
-
-
-@dataclass
-class NeveWorkerMetadata(KVConnectorWorkerMetadata):  # type: ignore[misc]  # vllm is untyped here
-    """Workers → scheduler, after steps with something to report; vLLM merges the ranks'."""
-
-    report: WorkerReport = field(default_factory=WorkerReport)
-
-    def aggregate(self, other: KVConnectorWorkerMetadata) -> "NeveWorkerMetadata":
-        assert isinstance(other, NeveWorkerMetadata)
-        return NeveWorkerMetadata(self.report.merged(other.report))
-
-
-@dataclass
-class NeveHandshake(KVConnectorHandshakeMetadata):  # type: ignore[misc]  # vllm is untyped here
-    """Worker → scheduler, once."""
-
-    rank: RankInfo
 
 
 class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untyped here
@@ -141,49 +109,10 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
 
     @guarded(nothing)
     def _register(self, kv_caches: dict[str, torch.Tensor], kernels: dict[str, str]) -> None:
-        if self._unsupported:
-            return
-        tp_rank, pp_rank = get_tp_group().rank_in_group, get_pp_group().rank_in_group
-        latent = holds_latent(self._kv_cache_config)
-        share = share_of(
-            self._options.layout,
-            tp_rank=tp_rank,
-            tp_size=self._vllm_config.parallel_config.tensor_parallel_size,
-            pp_rank=pp_rank,
-            kv_heads=self._kv_heads,
-            latent=latent,
-        )
-        tensors = KvTensors(
-            kv_caches,
-            num_blocks=self._kv_cache_config.num_blocks,
-            block_tokens=self._vllm_config.cache_config.block_size,
-            kernels=kernels,
-            heads=len(share.columns) if self._shards > 1 else None,
-            cache_dtype=str(self._vllm_config.cache_config.cache_dtype),
-        )
-        layers = self._vllm_config.compilation_config.static_forward_context
-        built = BuiltModel.holding(layers.values())
-        try:
-            identity = identify(
-                self._vllm_config,
-                tensors,
-                self._options,
-                built,
-                tp_rank=0 if latent else tp_rank,
-                pp_rank=pp_rank,
+        if not self._unsupported:
+            self._worker = make_worker(
+                self._vllm_config, self._kv_cache_config, self._options, kv_caches, kernels
             )
-        except Misuse as misuse:
-            log_events.UNIDENTIFIED.log(detail=misuse)
-            return
-        self._worker = WorkerSide(
-            tensors,
-            identity,
-            self._options,
-            engine=_ENGINE,
-            share=share,
-            step_tokens=self._vllm_config.scheduler_config.max_num_batched_tokens,
-            weights=built.weights,
-        )
 
     @guarded(nothing)
     def get_handshake_metadata(self) -> KVConnectorHandshakeMetadata | None:
@@ -243,18 +172,6 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
         events = self._vllm_config.kv_events_config
         return events is not None and bool(events.enable_kv_cache_events)
 
-    @property
-    def _kv_heads(self) -> int:
-        return int(self._vllm_config.model_config.get_total_num_kv_heads())
-
-    @property
-    def _shards(self) -> int:
-        return shards_of(
-            self._options.layout,
-            kv_heads=self._kv_heads,
-            latent=holds_latent(self._kv_cache_config),
-        )
-
     def _plan(self) -> StepPlan:
         metadata = self._connector_metadata
         return metadata.plan if isinstance(metadata, NeveMetadata) else StepPlan()
@@ -282,8 +199,8 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
         side = SchedulerSide.connect(
             [shake.rank for shake in shakes],
             self._options,
-            engine=_ENGINE,
-            shards=self._shards,
+            engine=ENGINE,
+            shards=shards(self._vllm_config, self._kv_cache_config, self._options),
             loads=self._kv_transfer_config.is_kv_consumer,
             saves=self._kv_transfer_config.is_kv_producer,
             announces=self._announces,

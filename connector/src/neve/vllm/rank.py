@@ -1,0 +1,81 @@
+"""The worker side of one vLLM rank, made of the KV tensors that vLLM registers."""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from vllm.distributed.parallel_state import get_pp_group, get_tp_group
+
+import vllm
+from neve import log_events
+from neve.engine.device.tensors import KvTensors
+from neve.engine.link import Engine
+from neve.engine.options import Options
+from neve.engine.sharding import shards_of, share_of
+from neve.engine.worker import WorkerSide
+from neve.errors import Misuse
+from neve.vllm.built import BuiltModel
+from neve.vllm.compat import holds_latent
+from neve.vllm.identity import identify
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+    from vllm.v1.kv_cache_interface import KVCacheConfig
+
+ENGINE = Engine("vllm", vllm.__version__)
+
+
+def shards(config: "VllmConfig", kv_cache_config: "KVCacheConfig", options: Options) -> int:
+    """Columns of one space: see `neve.engine.sharding`."""
+    return shards_of(
+        options.layout,
+        kv_heads=int(config.model_config.get_total_num_kv_heads()),
+        latent=holds_latent(kv_cache_config),
+    )
+
+
+def make_worker(
+    config: "VllmConfig",
+    kv_cache_config: "KVCacheConfig",
+    options: Options,
+    kv_caches: dict[str, torch.Tensor],
+    kernels: dict[str, str],
+) -> WorkerSide[Any] | None:
+    """`kernels`: by layer, the kernel that writes its KV. Logs and returns None if the weights
+    can't be named. Raises `Misuse` for tensors of an unknown layout."""
+    tp_rank, pp_rank = get_tp_group().rank_in_group, get_pp_group().rank_in_group
+    latent = holds_latent(kv_cache_config)
+    share = share_of(
+        options.layout,
+        tp_rank=tp_rank,
+        tp_size=config.parallel_config.tensor_parallel_size,
+        pp_rank=pp_rank,
+        kv_heads=int(config.model_config.get_total_num_kv_heads()),
+        latent=latent,
+    )
+    by_head = shards(config, kv_cache_config, options) > 1
+    tensors = KvTensors(
+        kv_caches,
+        num_blocks=kv_cache_config.num_blocks,
+        block_tokens=config.cache_config.block_size,
+        kernels=kernels,
+        heads=len(share.columns) if by_head else None,
+        cache_dtype=str(config.cache_config.cache_dtype),
+    )
+    layers = config.compilation_config.static_forward_context
+    built = BuiltModel.holding(layers.values())
+    try:
+        identity = identify(
+            config, tensors, options, built, tp_rank=0 if latent else tp_rank, pp_rank=pp_rank
+        )
+    except Misuse as misuse:
+        log_events.UNIDENTIFIED.log(detail=misuse)
+        return None
+    return WorkerSide(
+        tensors,
+        identity,
+        options,
+        engine=ENGINE,
+        share=share,
+        step_tokens=config.scheduler_config.max_num_batched_tokens,
+        weights=built.weights,
+    )
