@@ -4,6 +4,8 @@ import pytest
 
 from base import counting
 from base.counting import BUCKETS_S, LOG_EVENTS, TASK_FAILURES, TASK_SECONDS, Process
+from catalog import kinds
+from workers.kinds import _tick
 
 pytestmark = pytest.mark.integration
 
@@ -74,5 +76,22 @@ def test_counts_wait_for_a_bus_that_is_away(processes, bus, caplog):
         bus.restart()
     TASK_FAILURES.add("flush")
     assert counting.read([]).counted(TASK_FAILURES) == {("flush",): 2}
-    assert LOG_EVENTS.name  # read below: its warning was counted too
+
     assert counting.read([]).counted(LOG_EVENTS)["counts_wait",] == 1
+
+
+def test_work_that_fails_for_one_tenant_is_counted_and_does_not_stop_the_next(processes, log_lines):
+    processes(Process())
+    done = []
+
+    def work(job, tenant_id):
+        if tenant_id == 7:
+            raise ValueError("broken")
+        done.append(tenant_id)
+
+    _tick(kinds.FLUSH, work, [(7, {}), (8, {})])
+    facts = counting.read([])
+    assert done == [8]
+    assert facts.counted(TASK_FAILURES) == {("flush",): 1}
+    assert facts.counted(LOG_EVENTS) == {("task_failed",): 1}
+    assert any("task_failed" in line and "tenant_id=7" in line for line in log_lines())
