@@ -45,7 +45,7 @@ struct Operation {
   Kind kind = Kind::kCall;
   Status status = Status::kPending;
   Status answer = Status::kPending;  // kPut: what SET said, until the commit decides
-  bool asking = false;               // preceded by ASKING: the slot is on its way to who is asked
+  bool asking = false;               // preceded by ASKING: the slot is moving to this server
   bool sent = false;                 // at least partly, on its present connection
   bool idempotent = false;           // a call that may be sent again when its connection breaks
   std::uint8_t losses = 0;           // connections that broke under it
@@ -114,8 +114,8 @@ class Batch : public std::enable_shared_from_this<Batch> {
   // Any thread from here on.
   bool done() const;
   bool wait_until(Time until) const;  // false: still under way
-  // The same for one who wants to finish up: while such a waiter is there, queues are not told, so
-  // that no other thread wakes for nothing. `ours`: the waiter has claimed the batch.
+  // Waits likewise, then claims the batch; `ours` says whether that succeeded. Queues hear nothing
+  // of a batch with such a waiter, so that no other thread wakes for nothing.
   bool wait_claim(Time until, bool& ours);
   // Whether the caller of `claim` is the first one: who finishes up is decided here.
   bool claim() { return !claimed_.exchange(true, std::memory_order_acq_rel); }

@@ -1,9 +1,9 @@
 // One connection to one primary: connects, says HELLO, keeps a pipeline of operations moving.
 //
-// A passive state machine of one I/O thread, which tells it of readiness and time and afterwards
-// looks what came of it: whether it is lost, and which operations must go elsewhere. Payloads go
-// from and to the caller's memory without a copy; GET replies are digested while they are in cache.
-// Once lost, the socket is closed and no caller's memory is touched any more.
+// A passive state machine owned by one I/O thread. The thread reports readiness and time, then
+// checks whether the connection is lost and which operations must go elsewhere. Payloads go from
+// and to the caller's memory without a copy; GET replies are digested while they are in cache. Once
+// lost, the socket is closed and no caller's memory is touched any more.
 #pragma once
 
 #include <array>

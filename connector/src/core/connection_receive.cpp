@@ -15,8 +15,8 @@ namespace {
 // Received and digested at a time: fewer wake-ups, and still in cache when it is digested
 // (docs/decisions/004-sockets.md).
 constexpr std::size_t kPieceBytes = 1 << 20;
-// Room behind a value for its end and the next one's first line; what comes along of the next
-// value is copied, so it is kept small.
+// Room behind a value for CRLF and the next reply's first line. Bytes of the next value that land
+// here are copied, so it is small.
 constexpr std::size_t kLookAheadBytes = 128;
 // Then other connections get their turn; the socket stays readable.
 constexpr std::size_t kTurnBytes = 4 << 20;

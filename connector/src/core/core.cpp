@@ -18,7 +18,7 @@ constexpr Duration kAskTimeout = std::chrono::seconds(1);
 constexpr Duration kAskPause = std::chrono::milliseconds(100);  // between two questions for the map
 constexpr Duration kFirstDelay = std::chrono::milliseconds(10);
 constexpr int kMostDoublings = 4;
-// Moved, asked or sent away so often: something is wrong that another round would not mend.
+// After so many redirects of one operation, one more would not help.
 constexpr int kMostRedirects = 16;
 constexpr int kMostLater = 8;  // 0.8 s of "nobody serves this slot"
 

@@ -87,10 +87,10 @@ class Core final : public Router {
   // Steady time of the last question for the map, and whether its answer is awaited.
   std::atomic<Duration::rep> asked_at_{0};
   std::atomic<bool> asking_{false};
-  // Submitters hold it shared while they post, `close` alone: nothing is posted to an ended thread.
+  // Submitters share it while they post; `close` has it alone: nothing is posted to ended threads.
   std::shared_mutex gate_;
   std::atomic<bool> closed_{false};  // release in close, acquire in reroute
-  // One more than move blocks: calls have a thread alone, so that a match does not wait for bytes.
+  // The last one serves calls only, so that a look-up does not wait for block bytes.
   std::vector<std::unique_ptr<IoThread>> threads_;
 };
 

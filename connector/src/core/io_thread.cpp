@@ -13,8 +13,8 @@ namespace neve {
 namespace {
 
 constexpr int kEvents = 64;
-// A connection that broke under an operation once may have been the server's restart; twice is
-// trouble that the caller should hear of.
+// The first broken connection of an operation may mean that the server restarted; after a second
+// one the caller is told.
 constexpr std::uint8_t kMostLosses = 1;
 
 // What becomes of an operation whose connection was lost; kPending: it is sent again.
@@ -219,13 +219,13 @@ void IoThread::settle_up(Slot& slot, Time now) {
   const auto& primary = *slot.connection->primary();
   if (primary.retired.load(std::memory_order_relaxed)) slot.connection->retire_if_idle();
   if (slot.connection->loss() != Loss::kNone) {
-    bury(slot, now);
+    end_connection(slot, now);
   } else {
     watch(slot);
   }
 }
 
-void IoThread::bury(Slot& slot, Time now) {
+void IoThread::end_connection(Slot& slot, Time now) {
   const auto connection = std::move(slot.connection);  // its socket is closed
   const auto loss = connection->loss();
   auto& primary = *connection->primary();
@@ -275,7 +275,7 @@ void IoThread::watch(Slot& slot) {
   const int operation = serial == slot.socket_serial ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
   if (::epoll_ctl(epoll_.get(), operation, fd, &event) != 0) {
     slot.connection->lose(Loss::kConnect, "cannot watch the socket");
-    return bury(slot, Clock::now());
+    return end_connection(slot, Clock::now());
   }
   slot.connection->watched_by(epoll_.get());
   slot.socket_serial = serial;

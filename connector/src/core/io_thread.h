@@ -83,7 +83,7 @@ class IoThread {
   void stop_all(Time now);
   // After each call of a connection: redirects, loss, what epoll should watch.
   void settle_up(Slot& slot, Time now);
-  void bury(Slot& slot, Time now);
+  void end_connection(Slot& slot, Time now);
   void watch(Slot& slot);
 
   Router& router_;

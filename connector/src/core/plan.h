@@ -69,8 +69,8 @@ struct Plan {
 Plan plan_get(const Keyspace& keys, std::span<const GetRequest> requests, bool touch, Time deadline,
               const TopologyMap& map, std::uint32_t lanes, std::uint32_t first_lane);
 
-// All of a primary's on one lane: what a second one queues up costs both sides a quarter more
-// processor time and moves no more (docs/decisions/004-sockets.md).
+// All puts of a primary share one lane: a second one costs both sides a quarter more processor time
+// and moves no more bytes (docs/decisions/004-sockets.md).
 Plan plan_put(const Keyspace& keys, std::span<const PutRequest> requests, Time deadline,
               Urgency urgency, const TopologyMap& map);
 

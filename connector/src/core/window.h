@@ -19,8 +19,8 @@ class Window {
   std::atomic<std::size_t> asked_bytes_{0};
 };
 
-// What one connection has asked for. One thread. It may always ask for one block: so whoever waits
-// for room has something under way, whose end makes it look again, and nobody needs to be woken.
+// One connection's share. One thread. One block is always allowed: a connection that waits for room
+// thus has something in flight, and looks again when that ends. Nobody needs to be woken.
 class WindowShare {
  public:
   explicit WindowShare(Window& window) : window_(window) {}

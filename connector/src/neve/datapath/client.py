@@ -28,7 +28,7 @@ from neve.formats.block import MAX_PAYLOAD_BYTES, Buffer
 from neve.formats.ids import ID_BYTES, BlockHasher
 from neve.formats.space import MAX_CHUNK_TOKENS, SpaceIdentity
 from neve.index.tier import Location, Tier, decode_match
-from neve.node.heartbeat import Heart
+from neve.node.heartbeat import HeartbeatLoop
 from neve.node.session import Endpoint, Session
 from neve.node.stats import Stats
 
@@ -36,7 +36,7 @@ __all__ = ["BlockRef", "Client", "Location", "Match", "Tier", "Transfer", "conne
 
 MATCH_S: Final = 0.2
 TRANSFER_S: Final = 5.0
-RENEW_S: Final = 3.0  # for addresses of segments, behind a heartbeat
+RENEW_S: Final = 3.0  # for addresses of segments, after a heartbeat
 # Source: "Best practices design patterns", Amazon S3 user guide: one for each 85–90 MB/s.
 CONNECTIONS: Final = 2
 COLD_CONNECTIONS: Final = 16
@@ -80,7 +80,7 @@ class Client:
                 self.session.id, segments, timeout_s=timeout_s
             )
         )
-        self._heart = Heart(
+        self._heartbeats = HeartbeatLoop(
             endpoint,
             reopen,
             self._path,
@@ -97,7 +97,7 @@ class Client:
             shards=shards,
             promoter=Promoter(self._path, self._storer.promote) if promote else None,
         )
-        self._heart.start()
+        self._heartbeats.start()
 
     @classmethod
     def connect(
@@ -197,7 +197,7 @@ class Client:
         return Match(prefix, None if status is Status.OK else status.miss)
 
     def match_again(self, ids: Sequence[bytes], *, deadline_s: float = MATCH_S) -> Match:
-        """`match` for who waits for blocks and asks often: not counted."""
+        """`match` without counting it, for callers that poll."""
         _check_ids(ids)
         return self._match(ids, time.monotonic() + deadline_s) if ids else Match()
 
@@ -206,7 +206,7 @@ class Client:
     ) -> list[Location | MissReason]:
         """Where each block is, whatever the others are. One round trip per bucket.
 
-        Unlike `match` it raises what stands in its way, a `NeveError`.
+        Unlike `match` it raises a `NeveError` when the index cannot be asked.
         """
         _check_ids(ids)
         answers = self._path.tier(time.monotonic() + deadline_s).match(ids)
@@ -280,8 +280,8 @@ class Client:
     ) -> str:
         """Tells the platform which chain a named context is. Returns the context's id.
 
-        One HTTP request. Raises `Refused` or `Unavailable`; that also where the session has ended
-        and is being renewed: the ids stay what they are, so say it again later.
+        One HTTP request. Raises `Refused`, or `Unavailable`: try later. That also while an ended
+        session is being renewed; the ids stay valid.
         """
         context = {
             "session": self.session.id,
@@ -296,7 +296,7 @@ class Client:
         except Refused as error:
             if error.status != 404:
                 raise
-            self._heart.ask_rehandshake()
+            self._heartbeats.ask_rehandshake()
             raise Unavailable(f"the session is being renewed ({error})") from error
 
     def close(self, *, deadline_s: float = TRANSFER_S) -> None:
@@ -307,7 +307,7 @@ class Client:
         deadline = time.monotonic() + deadline_s
         self._cold_pool.close(deadline)
         self._transport.drain(deadline)
-        self._heart.stop(max(0.0, deadline - time.monotonic()) + 1.0)
+        self._heartbeats.stop(max(0.0, deadline - time.monotonic()) + 1.0)
         self._transport.close()
         self._cold.close()
         self._endpoint.close()
@@ -319,7 +319,7 @@ class Client:
         self.close()
 
     def _ask_rehandshake(self) -> None:
-        self._heart.ask_rehandshake()
+        self._heartbeats.ask_rehandshake()
 
 
 connect = Client.connect
@@ -331,7 +331,7 @@ def _check_ids(ids: Sequence[bytes]) -> None:
 
 
 def _flat(buffer: Buffer) -> memoryview:
-    """The bytes of what has the buffer protocol, or of a tensor that speaks DLPack."""
+    """The bytes of an object with the buffer protocol, or of a tensor with DLPack."""
     try:
         if hasattr(buffer, "__dlpack__") and not isinstance(buffer, np.ndarray):
             return _core.view(buffer, True).data

@@ -217,7 +217,7 @@ class ColdReader:
         self._addresses.renew(timeout_s)
 
     def probe(self, url: str, deadline: float) -> None:
-        """Reads the first byte behind a presigned address. Raises what stands in the way:
+        """Reads the first byte behind a presigned address. Raises
         `AddressRefused`, `Unavailable`, `DeadlineExceeded`."""
         answer = self._gets.get(url, 0, 0, [], deadline=deadline, stop=_core.Stop())
         if answer.failure:
@@ -275,7 +275,7 @@ class ColdReader:
 
 
 def _trouble_of(answer: _core.Answer) -> NeveError:
-    """What kept the bytes from coming."""
+    """The failure of a read as an error."""
     if answer.failure == "late":
         return DeadlineExceeded(f"S3: {answer.trouble}")
     return Unavailable(
@@ -284,7 +284,7 @@ def _trouble_of(answer: _core.Answer) -> NeveError:
 
 
 def reason_of(trouble: NeveError | None) -> MissReason:
-    """Why blocks were missed that this trouble kept from being read."""
+    """The miss reason of blocks that this trouble kept from being read."""
     return trouble.reason if isinstance(trouble, AddressRefused) else MissReason.BREAKER
 
 
@@ -309,7 +309,7 @@ class _Addresses:
     def find(self, segment: int, also: Sequence[int], deadline: float) -> str | None:
         """None when there is no such segment. Raises `Unavailable`, `Refused`, `DeadlineExceeded`.
 
-        One request at a time; it asks for those of `also` as well that are not known.
+        One request to the platform at a time, which also names unknown segments of `also`.
         """
         if not self._lock.acquire(timeout=seconds_left(deadline)):
             raise DeadlineExceeded("no segment address in time")

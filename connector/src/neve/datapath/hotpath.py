@@ -1,7 +1,7 @@
-"""The way to the hot tier: what a node asks of Valkey, and what each kind of trouble means.
+"""A node's requests to Valkey, and what each kind of failure means.
 
-Everything that a node asks of Valkey passes here, so that trouble is judged in one place. Breakers
-are the transport's, one for each primary.
+All requests pass here, so that failures are judged in one place. The breakers, one for each
+primary, are the transport's.
 """
 
 import threading
@@ -20,7 +20,7 @@ from neve.index.library import call
 from neve.index.tier import CALL_IDS, HotTier, Tier
 from neve.node.session import Session
 
-# Told what became of each block, once, by whoever notices first that the part is done.
+# Called once with the status of each block, by the thread that notices the end of the part.
 Settle = Callable[[list[Status]], object]
 
 FORGET_S: Final = 1.0
@@ -68,14 +68,14 @@ class HotPath:
 
     @property
     def closed_for(self) -> MissReason | None:
-        """Why asking makes no sense now; None when it does. Takes no probe of the breaker."""
+        """Why no request would be sent now, or None. Takes no probe of the breaker."""
         if self._suspended is not None:
             return self._suspended
         return MissReason.BREAKER if self._transport.refuses else None
 
     @property
     def suspended_for(self) -> MissReason | None:
-        """Why nothing is asked until another session is adopted; None: it is."""
+        """Why no request is sent until another session is adopted, or None."""
         return self._suspended
 
     def adopt(self, session: Session) -> None:
@@ -130,7 +130,7 @@ class HotPath:
         self._add(transfer, batch, settle)
 
     def match(self, ids: Sequence[bytes], *, deadline: float) -> tuple[Status, bytes]:
-        """Rows for `decode_match`, up to the first miss, and what stood in the way of more."""
+        """(status, rows for `decode_match`): up to the first miss, or `status` says why not."""
         if self._suspended is not None:
             return Status.BREAKER, b""
         status, rows, trouble = self._transport.match(self._keys, ids, deadline=deadline)
@@ -154,7 +154,7 @@ class HotPath:
         return HotTier(execute, self._session.tenant_id, self._session.buckets)
 
     def forget(self, tier: Tier, ids: Sequence[bytes]) -> None:
-        """Drops bad copies from the index, as far as that is possible now. Never raises trouble."""
+        """Drops bad copies from the index, if that is possible now. Never raises `NeveError`."""
         try:
             self.tier(time.monotonic() + FORGET_S).forget(tier, ids)
         except NeveError as error:
@@ -172,9 +172,9 @@ class HotPath:
         HotTier(submit, self._session.tenant_id, self._session.buckets).forget(tier, ids)
 
     def promote_calls(self, ids: Sequence[bytes]) -> list[tuple[list[bytes], _core.Batch]]:
-        """Says that cold blocks are being read: ids by bucket, and the call of each under way.
+        """Tells the index that cold blocks are being read: (ids, call under way) of each slice.
 
-        Its reply holds 1 for each id that shall be stored as hot, else 0.
+        A reply has 1 for each id that this node shall store as hot, else 0.
         """
         session = self._session
         parts: dict[int, list[bytes]] = {}
@@ -195,7 +195,7 @@ class HotPath:
         transfer.add_native(self._transport, batch, lambda done: settle(self._judge(done)))
 
     def _judge(self, done: _core.Batch) -> list[Status]:
-        """Statuses of a batch that is done; sees to trouble that concerns the server."""
+        """Statuses of a batch that is done. Reacts to those that concern the server."""
         raw = done.statuses()
         kinds = {Status(value) for value in set(raw)}
         if not kinds <= _UNREMARKABLE:

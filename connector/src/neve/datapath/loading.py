@@ -22,13 +22,13 @@ from neve.formats.block import HEADER_BYTES
 from neve.index.tier import Location, Tier
 from neve.node.stats import Stats
 
-# A range that S3 is given less time for says nothing of S3: its turn came when the load was late.
+# A range that times out within less than this does not count against S3: its turn came late.
 FAIR_S: Final = 0.05
 
 
 @dataclass(frozen=True)
 class _Batch:
-    """One `get_many`. `served` says from which tier each block came, once it did."""
+    """One `get_many`. `served`: the tier that each block was loaded from, or None."""
 
     ids: Sequence[bytes]
     payloads: Sequence[memoryview]
@@ -39,7 +39,7 @@ class _Batch:
 
 
 class Loader:
-    """For any thread. Without a `promoter` what is cold stays cold."""
+    """For any thread. Without a `promoter` cold blocks stay cold."""
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class Loader:
                 cold.append(i)
         if hot:
             self._submit_hot(load, hot)
-        with suppress(Closed):  # then the jobs were given up: misses
+        with suppress(Closed):  # its jobs were given up: their blocks are misses
             self._submit_cold(load, cold)
         transfer.end_job()
         return transfer
@@ -119,7 +119,7 @@ class Loader:
         with suppress(Closed):
             self._submit_cold(load, again)
         self._stats.count(corrupt=len(corrupt))
-        # The index must not promise what is bad, or (an index gone wrong) not there.
+        # The index must not promise blocks that are corrupt, or not in Valkey at all.
         if wrong := [*corrupt, *vanished]:
             self._path.forget_within(load.transfer, Tier.HOT, wrong)
 
@@ -171,7 +171,7 @@ class Loader:
         outcomes, trouble = self._cold.read(
             group, deadline=load.transfer.deadline, also=segments, stop=stop
         )
-        # Bytes can go bad on their way: only what is bad twice is given up for good.
+        # Bytes can be damaged in transit: a block is corrupt only if a second read is corrupt, too.
         bad = [n for n, outcome in enumerate(outcomes) if outcome is MissReason.CORRUPT]
         if bad and trouble is None and not stop.stopped:
             again, trouble = self._cold.read(
@@ -181,7 +181,7 @@ class Loader:
                 outcomes[n] = outcome
         late = isinstance(trouble, DeadlineExceeded)
         if (trouble is None and not stop.stopped) or (late and None in outcomes):
-            self.cold_breaker.succeed()  # what came in time was well
+            self.cold_breaker.succeed()  # the bytes that came in time were right
             self._cold_trouble = MissReason.BREAKER
         elif stop.stopped or (late and given_s < FAIR_S):
             self.cold_breaker.forgive()

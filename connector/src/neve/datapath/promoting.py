@@ -40,7 +40,7 @@ class Claims:
         self._store = store
 
     def promote(self, blocks: Sequence[ColdBlock]) -> None:
-        """Stores as hot those of the blocks, read and verified, that this node was told to."""
+        """Stores the verified blocks as hot that the index gave to this node."""
         chosen = self._chosen() if blocks else set()
         wanted = [block for block in blocks if block.id in chosen]
         if wanted:
@@ -52,7 +52,7 @@ class Claims:
         for ids, call in self._calls:
             try:
                 answers = reply_of(call) if call.wait(until) else []
-            except NeveError:  # nothing is lost: what is cold stays cold
+            except NeveError:  # the blocks stay cold
                 continue
             if isinstance(answers, list):
                 chosen.update(id_ for id_, answer in zip(ids, answers, strict=False) if answer)

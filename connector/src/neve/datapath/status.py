@@ -1,4 +1,4 @@
-"""The native core's words: what became of a block (core/status.h), how a breaker stands."""
+"""Names of the native core's codes: outcomes of blocks (core/status.h), states of a breaker."""
 
 from enum import IntEnum, StrEnum
 from typing import Final

@@ -46,7 +46,7 @@ class Storer:
         return transfer
 
     def promote(self, blocks: Sequence[ColdBlock]) -> None:
-        """Stores verified cold blocks as hot ones, in the background; drops what is too much.
+        """Stores verified cold blocks as hot ones, in the background, within a budget.
 
         Copies the payloads: the caller's buffers are free again when this returns.
         """
@@ -99,8 +99,8 @@ class Storer:
         was_again: bool,
         statuses: Sequence[Status],
     ) -> None:
-        """Settles blocks. What went between SET and commit (evicted, or refused to another writer)
-        is stored once more."""
+        """Settles blocks. Those gone between SET and commit (evicted, or refused to another
+        writer) are stored once more."""
         stored = stored_bytes = 0
         vanished = {}
         for (i, item), status in zip(items.items(), statuses, strict=True):

@@ -56,8 +56,8 @@ class Transfer:
     def wait(self, timeout_s: float | None = None) -> Outcomes:
         """Outcomes in the order of the batch. Raises `DeadlineExceeded` when not done in time.
 
-        Then the buffers are still in use. Without `timeout_s`, waits for the transfer's deadline
-        and what little its parts need to notice it.
+        After that error the buffers are still in use. Without `timeout_s`, waits until the
+        transfer's deadline, and a moment longer for its parts to notice.
         """
         end = _FOREVER if timeout_s is None else time.monotonic() + timeout_s
         while not self.done():
@@ -109,10 +109,10 @@ class Transfer:
         yield from future
         return self.wait(0)
 
-    # What follows is for the client that fills the transfer.
+    # The methods below are for the client, which fills the transfer.
 
     def before_done(self, hook: Callable[[Outcomes], object]) -> None:
-        """Calls `hook(outcomes)` when all is settled, before anybody learns of it."""
+        """Calls `hook(outcomes)` when all blocks are settled, before `done` says so."""
         self._hooks.append(hook)
 
     def settle(self, index: int, outcome: MissReason | None) -> None:
@@ -183,7 +183,7 @@ class Transfer:
 
 
 class _Part:
-    """What the core carries out. `finish` is called once, by who claimed `native`."""
+    """A batch in the core. `finish` is called once, by the thread that claimed `native`."""
 
     def __init__(
         self,
@@ -234,7 +234,7 @@ class _LoopBridge:
             part = self._parts.get(serial)
             if part is not None:
                 part.finish()
-        # Not `native.done()`: a part may be done by now whose number the next `take` brings.
+        # Not `native.done()`: a part may be done whose serial only the next `take` returns.
         self._parts = {n: part for n, part in self._parts.items() if not part.finished}
 
 
@@ -246,7 +246,7 @@ def _call(callback: Callable[[Any], object], argument: object) -> None:
 
 
 class Urgency(IntEnum):
-    """What an engine waits for goes first."""
+    """Lower values go first: an engine waits for loads."""
 
     LOAD = 0
     STORE = 1
@@ -283,7 +283,7 @@ class PoolJob:
             self._end()
 
     def give_up(self) -> None:
-        """Its blocks stay what they are until settled: missed by TIMEOUT."""
+        """Its blocks keep their first outcome, TIMEOUT."""
         if self._take():
             self._end()
 

@@ -142,7 +142,7 @@ class Transport(_core.Core):
 
 
 def reply_of(batch: _core.Batch, index: int = 0) -> object:
-    """The reply of a `Transport.call` that is done, or what stood in its way, raised.
+    """The reply of a `Transport.call` that is done, or its failure, raised.
 
     `Misuse`: a function refuses what no client sends; the server is well.
     """
@@ -167,7 +167,7 @@ def reply_of(batch: _core.Batch, index: int = 0) -> object:
 class _Dispatcher:
     """One daemon thread, woken once for a burst of finished batches. Started when first needed.
 
-    What waiters or event loops claimed before never wakes it, so it costs no turn of the GIL.
+    A batch that a waiter or an event loop claims first never wakes it, and takes no GIL here.
     """
 
     _all: "weakref.WeakSet[_Dispatcher]" = weakref.WeakSet()

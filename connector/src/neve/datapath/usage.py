@@ -1,4 +1,4 @@
-"""What a session's tenant holds and may hold, asked of the hot tier itself."""
+"""Usage and quotas of a session's tenant, read from the hot tier."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""Where a tenant's Valkey is, as the handshake says it and as the transport uses it."""
+"""Address of a tenant's Valkey: given by the handshake, used by the transport."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 class TlsSettings:
     """`ca_file` None: the host's own authorities. `server_name` None: the host we connect to.
 
-    `certificate_file` and `key_file` (PEM) are for servers that ask who we are.
+    `certificate_file` and `key_file` (PEM) are for servers that require a client certificate.
     """
 
     ca_file: str | None = None
@@ -18,7 +18,7 @@ class TlsSettings:
 
 @dataclass(frozen=True)
 class ValkeyAddress:
-    """Where the tenant's blocks are, and who we are there.
+    """The tenant's Valkey servers, and this node's credentials there.
 
     `seeds`: "host:port" or "unix:/path", alternatives of one server, or some of a cluster's.
     `tls`: True is the same as `TlsSettings()`.

@@ -22,7 +22,7 @@ _CALM_S: Final = 60.0  # after that a need for a handshake is a new one, not the
 
 
 class SessionUser(Protocol):
-    """The data path that works with the session: `neve.datapath.hotpath.HotPath`."""
+    """The data path that uses the session: `neve.datapath.hotpath.HotPath`."""
 
     @property
     def session(self) -> Session: ...
@@ -38,7 +38,7 @@ class SessionUser(Protocol):
         """Serves nothing until another session is adopted."""
 
 
-class Heart:
+class HeartbeatLoop:
     """One daemon thread. `reopen` makes the handshake again."""
 
     def __init__(
@@ -50,7 +50,7 @@ class Heart:
         *,
         after_beat: Callable[[], None] = lambda: None,
     ) -> None:
-        """`after_beat` is called from the thread, behind each heartbeat that was answered."""
+        """`after_beat` is called from the thread, after each answered heartbeat."""
         self._endpoint = endpoint
         self._reopen = reopen
         self._path = path
@@ -64,13 +64,13 @@ class Heart:
         self._seq = 0
         self._undelivered: Counts | None = None
         self._topology: str | None = None
-        self._thread = threading.Thread(target=self._run, name="neve-heart", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="neve-heartbeat", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
     def ask_rehandshake(self) -> None:
-        """Wants a new session soon. Cheap, may be called often."""
+        """Requests a new session soon. Cheap, may be called often."""
         if not self._wants_handshake:
             self._wants_handshake = True
             self._wake.set()
@@ -101,7 +101,7 @@ class Heart:
                     self._after_beat()
             except NeveError as error:
                 log_events.HEARTBEAT_RENEWAL_FAILED.log(detail=error)
-            except Exception:  # a boundary: the heart must go on beating
+            except Exception:  # a boundary: one failure must not end the loop
                 log_events.HEARTBEAT_FAILED.log(exc_info=True)
 
     def _pause_s(self) -> float:
@@ -124,7 +124,7 @@ class Heart:
             answer = self._endpoint.heartbeat(session.id, report)
         except Refused as error:
             if error.is_malformed and any(self._undelivered.as_dict().values()):
-                # Sent again they would be refused again; without them the session stays live.
+                # They would be refused again; a heartbeat without them keeps the session.
                 log_events.HEARTBEAT_COUNTS_LOST.log(detail=error)
                 self._undelivered = Counts()
                 return self._beat()
@@ -140,7 +140,7 @@ class Heart:
         return True
 
     def _adjust(self, session: Session, answer: dict[str, Any]) -> None:
-        """Takes over what the platform changed."""
+        """Applies the policy, interval and topology of a heartbeat's answer."""
         policy, heartbeat_s = answer.get("policy"), answer.get("heartbeat_s")
         if isinstance(policy, dict):
             session = replace(session, policy=policy)
@@ -179,7 +179,7 @@ class Heart:
         self._wants_handshake = False
         self._topology = None
         if self._undelivered is not None:
-            self._seq = 1  # goes to the new session as its first
+            self._seq = 1  # the undelivered counts become the new session's first
         else:
             self._seq = 0
         self._path.adopt(session)

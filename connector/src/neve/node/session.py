@@ -18,7 +18,7 @@ from neve.node.address import ValkeyAddress
 
 @dataclass(frozen=True)
 class Session:
-    """What the handshake gave. `fingerprint`: 32 bytes, checked against our own computation."""
+    """The handshake's answer. `fingerprint`: 32 bytes, equal to the one computed here."""
 
     id: str
     tenant_id: int
@@ -69,7 +69,7 @@ class Session:
 
 
 def check_url(url: str) -> str:
-    """The endpoint's address as it is used. Raises `Misuse` where no platform can be at it."""
+    """The URL without a slash at its end. Raises `Misuse` for one that no platform can have."""
     try:
         parsed = urllib3.util.parse_url(url)
     except urllib3.exceptions.LocationParseError:
@@ -82,8 +82,8 @@ def check_url(url: str) -> str:
 
 
 def check_key(api_key: str) -> str:
-    """The key without a file's white space. Raises `Misuse`, which does not show it: otherwise the
-    HTTP library refuses the header, and shows it."""
+    """The key without surrounding white space. Raises `Misuse`, whose text does not show the key;
+    the HTTP library's own error would."""
     key = api_key.strip()
     if not re.fullmatch(r"[!-~]+", key):
         raise Misuse("is empty, or has characters that no key has", field="api_key")
@@ -103,7 +103,7 @@ class Endpoint:
         self._headers = {"Authorization": f"Bearer {key}", "Accept": "application/json"}
         self._timeout_s = timeout_s
         self._pool = urllib3.PoolManager(maxsize=4)
-        # Only a connection that was never made is tried again: nothing is done twice.
+        # Retried only if no connection was made: no request is sent twice.
         self._retries = urllib3.Retry(1, connect=1, read=0, redirect=0, status=0, other=0)
 
     def open_session(
@@ -203,7 +203,7 @@ def _problem(url: str, status: int, problem: Mapping[str, Any]) -> Refused | Una
         return Unavailable(f"{url}: {detail}")
     if status == 401:
         return Refused(f"{url} does not accept the API key: check it ({detail})", status=status)
-    if not problem:  # Neve itself says what is wrong
+    if not problem:  # a platform always sends a problem document
         return Refused(f"{url} is no Neve endpoint (HTTP {status}): check the URL", status=status)
     if "expected" in problem or "got" in problem:
         detail += f" (expected {problem.get('expected')!r}, got {problem.get('got')!r})"

@@ -1,14 +1,14 @@
-"""What a node did, counted: the numbers of its heartbeats.
+"""Counters of a node, which its heartbeats carry.
 
-A lookup of n blocks that finds a prefix of p asks for n (`requested`); blocks count as hits of
-their tier once they were loaded and verified; the n-p others count as misses under the reason of
-the first of them, and a block that was found but not loaded counts under its own reason.
+A look-up of n blocks that finds a prefix of p counts n as `requested`. A block counts as a hit of
+its tier once it was loaded and verified. The n-p blocks behind the prefix count as misses, under
+the reason of the first of them; a block that was found but not loaded, under its own.
 
-What a prompt has after its last whole block, which no block can hold, are `tail_tokens`. The hit
-rate of prompts is hits ÷ (`requested_tokens` + `tail_tokens`), in the dashboard as in a replay.
+`tail_tokens`: tokens after a prompt's last whole block, which no block can hold. The hit rate of
+prompts is hits ÷ (`requested_tokens` + `tail_tokens`), in the dashboard as in a replay.
 
-`put_blocks` are those that the engine stored; cold blocks brought back into the hot tier are
-`promoted_blocks`. Both count in `hot_write_bytes`. `drops` say why the `dropped` were not stored.
+`put_blocks`: blocks that the engine stored. `promoted_blocks`: cold blocks brought back into the
+hot tier. Both count in `hot_write_bytes`. `drops`: why the `dropped` blocks were not stored.
 """
 
 import threading
@@ -41,7 +41,7 @@ COUNTERS: Final = (
 )
 LOAD_MS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 LOAD_NAMES: Final = (*(f"<={bound}" for bound in LOAD_MS), "+Inf")
-# The most that a heartbeat may count of anything: beyond any node, and exact in a double.
+# Upper bound of each count in a heartbeat: no node reaches it, and a double holds it exactly.
 MOST_COUNT: Final = 2**53
 
 
@@ -84,7 +84,7 @@ class Stats:
         self._lock = threading.Lock()
         self._totals = Counts()
         self._fresh = Counts()
-        self.changes = 0  # rises with every call that counts: is there anything new?
+        self.changes = 0  # rises with each count, so that readers see whether anything is new
 
     def count(self, **counters: int) -> None:
         self._add(Counts(counters=Counter(counters)))
@@ -93,7 +93,7 @@ class Stats:
         self._add(Counts(misses=Counter({reason.value: blocks})))
 
     def drop(self, reason: MissReason, blocks: int = 1) -> None:
-        """Blocks that were not stored, but for those that a quota refused."""
+        """Blocks that were not stored, except those that a quota refused."""
         self._add(Counts(drops=Counter({reason.value: blocks})))
 
     def load(self, duration_s: float) -> None:

@@ -17,7 +17,7 @@ _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 class Progress(Protocol):
-    """Told often; decides itself when to show something."""
+    """Called often; shows progress only now and then."""
 
     def update(self, tally: Tally) -> None: ...
 

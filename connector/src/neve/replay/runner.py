@@ -135,7 +135,7 @@ class Runner:
                 lane = self._wait_for_lane(started + start_s)
                 if lane is None:
                     break
-                # After an outage the pace goes on from now: what was not asked then never is.
+                # After an outage the pace goes on from now; requests due during it are skipped.
                 behind_s = time.monotonic() - started - start_s
                 if behind_s > MOST_BEHIND_S:
                     started += behind_s
