@@ -276,6 +276,18 @@ TEST(bytes_between_blocks_are_thrown_away) {
   CHECK(segment.payloads[1] == std::vector<std::byte>(kPayload));
 }
 
+TEST(a_small_block_behind_a_large_one_is_not_waited_for) {
+  Segment segment(200);  // more than one wake-up's worth, then a gap and one block
+  const HttpServer server(saying(segment.answer(), 300'000));
+  segment.wanted.erase(segment.wanted.begin() + 198);
+  RangedGets gets("");
+  for (int i = 0; i < 2; ++i) {
+    const auto answer = get(gets, server.url(), segment, 5s);
+    CHECK(answer.blocks == std::vector(199, Status::kOk));
+  }
+  CHECK(server.connections == 1);
+}
+
 TEST(a_block_that_is_wrong_or_missing_is_corrupt) {
   Segment segment;
   auto body = segment.body;
