@@ -1,6 +1,5 @@
 """Times that were taken while a clock ran ahead do not hold anything up once it is set back."""
 
-import struct
 import time
 from datetime import timedelta
 
@@ -9,6 +8,7 @@ from django.conf import settings
 from django.utils import timezone
 
 from catalog.models import Segment
+from neve.index.entry import ENTRY, FIELDS
 from neve.index.tier import Tier
 from storage import hot
 from storage import s3 as bucket
@@ -26,14 +26,13 @@ pytestmark = [
 
 AHEAD_S = 90_000
 LONG = timedelta(seconds=AHEAD_S)
-STORED = struct.Struct("<I")
-STORED_AT = 32  # in an entry: docs/formats/hot-tier.md
+STORED = [field.name for field in FIELDS].index("stored")
 
 
 def set_stored(world, id_, stored_s):
-    entry = bytearray(hot.admin().hget(world.keys.bookkeeping[0], id_))
-    STORED.pack_into(entry, STORED_AT, int(stored_s))
-    hot.admin().hset(world.keys.bookkeeping[0], id_, bytes(entry))
+    values = list(ENTRY.unpack(hot.admin().hget(world.keys.bookkeeping[0], id_)))
+    values[STORED] = int(stored_s)
+    hot.admin().hset(world.keys.bookkeeping[0], id_, ENTRY.pack(*values))
 
 
 def test_blocks_stored_in_the_future_are_flushed_when_the_policy_says(world):
