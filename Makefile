@@ -19,6 +19,9 @@ CORE := connector/pyproject.toml connector/CMakeLists.txt $(wildcard connector/s
 CORE_DIRS := connector/src/core connector/tests connector/fuzz
 PLOTLY := $(wildcard dashboard/static/plotly/*.js)
 CORES := $(shell nproc 2>/dev/null || echo 2)
+# Of pytest, each with servers of its own. tests/conftest.py says which worker gets which files.
+WORKERS ?= $(shell echo $$(( $(CORES) < 4 ? $(CORES) : 4 )))
+PARALLEL := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 FUZZ_S ?= 15
 SCRIPTS := $(shell grep -lE '^\#!.*\bsh$$|^\#!.*\bbash$$' .ci/* deploy/*)
 PIP := -m pip --disable-pip-version-check install --quiet
@@ -39,13 +42,13 @@ install: $(RUN) ## only install the Python environment
 test: $(DEV) $(VLLM) lint docs test-core ## all tests: the core, unit, real servers, browser, vLLM on CPU
 	@deploy/get valkey
 	@deploy/get chromium
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 	@$(MAKE) test-postgres
 
 test-postgres: $(DEV) ## tests of platform, API, dashboard and workers on PostgreSQL
 	@deploy/get valkey
 	@deploy/get postgres
-	PYTHONPATH=.:tests $(BIN)/python -m support.on_postgres $(PYTEST_ARGS)
+	PYTEST_ADDOPTS="$(PARALLEL)" PYTHONPATH=.:tests $(BIN)/python -m support.on_postgres $(PYTEST_ARGS)
 
 test-fast: $(DEV) ## unit tests only, no servers
 	$(BIN)/python -m pytest -m unit

@@ -13,6 +13,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,12 +25,33 @@ KINDS = ("integration", "browser", "vllm")
 VLLM_PYTHON = Path(os.environ.get("NEVE_TEST_VLLM_PYTHON", ROOT / ".venv-vllm/bin/python"))
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What carries no marker is a unit test; the cheap kinds run first."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Marks tests without a kind as unit tests, and sorts by kind: the cheap ones run first.
+
+    With pytest-xdist the vLLM tests come first: one worker has them all.
+    """
     for item in items:
         if not any(item.get_closest_marker(kind) for kind in KINDS):
             item.add_marker("unit")
     items.sort(key=lambda item: [bool(item.get_closest_marker(kind)) for kind in reversed(KINDS)])
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: not item.get_closest_marker("vllm"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """One worker runs the vLLM tests, so that no more engines live at a time than with one worker.
+
+    The others take the other files one by one, in the order of a run without workers: files share
+    the platform of `control_plane`, and later ones may find what earlier ones stored.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "vllm" if nodeid.startswith("tests/vllm/") else nodeid.partition("::")[0]
+
+    return Scheduling(config, log)
 
 
 def pytest_unconfigure() -> None:

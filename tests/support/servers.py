@@ -45,16 +45,23 @@ PYTHON_ENV = {
     "PYTHONUNBUFFERED": "1",
 }
 
+XDIST_WORKERS = 8  # with ports of their own; a ninth shares those of the first
+
 
 def free_port(count: int = 1) -> int:
     """First of `count` neighbouring loopback ports that are free now.
 
-    They lie below the kernel's range for outgoing connections (32768 and up, Source:
-    net.ipv4.ip_local_port_range): a port from that range, chosen now and bound seconds later, may
-    be taken by any outgoing connection in between.
+    Chosen now and bound seconds later: nobody may take them in between. They lie below the kernel's
+    range for outgoing connections (32768 and up, Source: net.ipv4.ip_local_port_range), and each
+    worker of pytest-xdist has a range of its own.
     """
+    lowest, highest = 15000, 32000
+    if worker := os.environ.get("PYTEST_XDIST_WORKER"):  # gw0, gw1, ...
+        size = (highest - lowest) // XDIST_WORKERS
+        lowest += int(worker.removeprefix("gw")) % XDIST_WORKERS * size
+        highest = lowest + size - count
     while True:
-        first = random.randint(15000, 32000)
+        first = random.randint(lowest, highest)
         if all(port_is_free(port) for port in range(first, first + count)):
             return first
 
