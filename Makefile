@@ -53,6 +53,13 @@ test-postgres: $(DEV) ## tests of platform, API, dashboard and workers on Postgr
 test-fast: $(DEV) ## unit tests only, no servers
 	$(BIN)/python -m pytest -m unit
 
+test-coverage: $(DEV) ## line coverage by package: all tests but those in a browser or with vLLM
+	@deploy/get valkey
+	@rm -rf var/coverage && mkdir -p var/coverage
+	$(BIN)/python -m coverage run -m pytest $(PARALLEL) -m "not browser and not vllm" $(PYTEST_ARGS)
+	@$(BIN)/python -m coverage combine --quiet
+	@PYTHONPATH=tests $(BIN)/python -m support.coverage_by_package
+
 test-core: $(RUN) ## the C++ core: plain, with sanitizers, then fuzzed (FUZZ_S=15 seconds each)
 	@deploy/get valkey
 	@deploy/get clang
