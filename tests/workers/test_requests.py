@@ -42,9 +42,11 @@ print(Tenant.objects.filter(pk=gone.pk).exists() or Space.unscoped.filter(pk=spa
 
 
 def test_a_request_of_every_kind_is_answered(control_plane):
+    control_plane.manage("rebuild_index")  # an earlier test may have started its Valkey again
     with control_plane.workers():
         answers, is_left = control_plane.manage("shell", "-v0", "-c", ASK).splitlines()[-2:]
     states = json.loads(answers)
-    assert {kind: state for kind, (state, _, _) in states.items()} == dict.fromkeys(KINDS, "done")
+    failed = {kind: error for kind, (state, error, _) in states.items() if state != "done"}
+    assert (failed, states.keys()) == ({}, KINDS.keys())
     assert all(lines == 2 for _, _, lines in states.values())
     assert is_left == "False"
