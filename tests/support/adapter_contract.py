@@ -32,6 +32,7 @@ class ContractWatch:
         self._answers: dict[str, tuple[int, int]] = {}  # request → local tokens, matched tokens
         self._loading: dict[str, tuple[int, list[int]]] = {}  # request → local tokens, its blocks
         self._last_start: dict[str, int] = {}  # request → its computation begins here at most
+        self._loaded: set[str] = set()  # their loads ended, and they were not looked up again
         self._blocks: dict[str, list[int]] = {}
         self._delayed: dict[str, set[int]] = {}
         self._failed: set[int] = set()  # reported by workers, not yet passed on
@@ -80,7 +81,8 @@ class ContractWatch:
         call(*args, **kwargs)
 
     def _begin(self, side: Any, call: Any, request: NewRequest) -> None:
-        if request.request_id in self._live:
+        # A request that Neve had to leave alone may be begun again.
+        if request.request_id in self._live and side.knows(request.request_id):
             self.broken("S1", f"{request.request_id} is begun twice")
         self._live[request.request_id] = request
         self._ended.discard(request.request_id)
@@ -94,6 +96,7 @@ class ContractWatch:
         found = call(request_id, local_tokens)
         self._answers.pop(request_id, None)
         self._last_start.pop(request_id, None)  # local blocks may have come meanwhile
+        self._loaded.discard(request_id)
         if found:
             self._answers[request_id] = local_tokens, found
         return found
@@ -154,9 +157,11 @@ class ContractWatch:
                 start = local + first * self._block_tokens
                 self._last_start[name] = min(start, self._last_start.get(name, start))
         for request_id in ended:
-            if request_id not in self._loading:
-                self.broken("S7", f"the load of {request_id} ended twice, or never began")
-            self._loading.pop(request_id, None)
+            # Beside another connector, vLLM reports the ends of that one's loads too.
+            if self._loading.pop(request_id, None) is not None:
+                self._loaded.add(request_id)
+            elif request_id in self._loaded:
+                self.broken("S7", f"the load of {request_id} ended twice")
         call(report, failed_blocks=failed, loaded=ended)
 
     def _end(self, side: Any, call: Any, request_id: str) -> Any:

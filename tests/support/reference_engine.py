@@ -348,12 +348,16 @@ class ReferenceEngine:
 
     def _hear(self, copied: set[str], loaded: set[str], failed: set[int]) -> None:
         for name in copied:
+            if name not in self._delayed:
+                raise EngineFault(f"{name} is not held, and its blocks are to be freed")
             self._release(self._delayed.pop(name))
         for name in loaded:
             if name in self._aborted:
                 self._release(self._aborted.pop(name))
                 continue
-            (request,) = (each for each in self._requests if each.name == name)
+            request = next((each for each in self._requests if each.name == name), None)
+            if request is None:
+                raise EngineFault(f"{name} is over, and its load was still under way")
             end = request.computed + request.loaded_tokens
             bad = [n for n, block in enumerate(request.blocks) if block in failed]
             if bad:
