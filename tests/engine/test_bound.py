@@ -96,7 +96,7 @@ class Store:
 
     match_again = match
 
-    def get_many(self, ids, buffers, *, locations, deadline_s):
+    def get_many(self, ids, buffers, *, locations, deadline_s, tokens=None):
         self.loads += 1
         until = self.clock.now + deadline_s if self.keeps_deadlines else float("inf")
         return Transfer(self.clock, len(ids), until)
@@ -135,7 +135,7 @@ def engine(clock, store):
             during()
             if tokens is None:
                 continue
-            loader.start(side.loads.plan("r", tokens, list(range(10))))
+            loader.start(side.loads.plan("r", tokens, [list(range(10))]))
             while not (results := loader.poll()).request_ids:
                 assert clock.now - started < 60, "it loads for ever"
                 clock.now += STEP_S

@@ -153,7 +153,7 @@ def test_a_producer_loads_nothing_and_sends_what_is_missing(make, store):
     store.stored = set(store.ids[:2])
     begin(side, params=HANDS_OVER)
     assert answer(side) == 0
-    saves = side.saves.plan("r", 300, range(10))
+    saves = side.saves.plan("r", 300, [range(10)])
     assert [save.engine_blocks for save in saves] == [(4, 5), (6, 7)]
     assert end(side)["prefilled"] == Prefilled(4 * CHUNK, store.ids[3]).as_param()
 
@@ -163,7 +163,7 @@ def test_a_consumer_loads_and_saves_nothing(make, store):
     store.stored = set(store.ids)
     begin(side)
     assert answer(side) == 256
-    assert side.saves.plan("r", 300, range(10)) == []
+    assert side.saves.plan("r", 300, [range(10)]) == []
 
 
 @pytest.mark.parametrize("role", [{"loads": False}, {}])
@@ -173,5 +173,5 @@ def test_what_was_evicted_is_sent_again_though_the_engine_has_it_all(make, store
         begin(side, name, params=HANDS_OVER)
         local_tokens = 0 if name == "first" else 288
         assert answer(side, name, local_tokens) == 0
-        assert len(side.saves.plan(name, 300, range(10))) == 4
+        assert len(side.saves.plan(name, 300, [range(10)])) == 4
         assert end(side, name)["prefilled"]["tokens"] == 4 * CHUNK

@@ -89,32 +89,32 @@ def answer_at_once(side, count, tokens_of):
 def test_a_miss_is_saved_once_and_only_in_whole_chunks(side):
     begin(side)
     assert answer(side, "r") == 0
-    first = side.saves.plan("r", 100, range(10))
+    first = side.saves.plan("r", 100, [range(10)])
     assert [save.engine_blocks for save in first] == [(0, 1)]
-    rest = side.saves.plan("r", 300, range(10))
+    rest = side.saves.plan("r", 300, [range(10)])
     assert [save.engine_blocks for save in rest] == [(2, 3), (4, 5), (6, 7)]
     assert rest[0].parents == first[0].ids
-    assert side.saves.plan("r", 300, range(10)) == []
+    assert side.saves.plan("r", 300, [range(10)]) == []
     begin(side, "again")
-    assert side.saves.plan("again", 300, range(10)) == []
+    assert side.saves.plan("again", 300, [range(10)]) == []
 
 
 def test_a_hit_is_loaded_and_not_saved(side, ranks):
     ids = ranks[0].store(3)
     begin(side)
     assert answer(side, "r") == 192
-    plan = side.loads.plan("r", 192, list(range(20, 30)))
+    plan = side.loads.plan("r", 192, [list(range(20, 30))])
     assert [block.ids[0] for block in plan.blocks] == ids[:3]
     assert [block.written for block in plan.blocks] == [(20, 21), (22, 23), (24, 25)]
     note(side, loaded=["r"])
-    assert [s.ids[0] for s in side.saves.plan("r", 300, range(20, 30))] == [ids[3]]
+    assert [s.ids[0] for s in side.saves.plan("r", 300, [range(20, 30)])] == [ids[3]]
 
 
 def test_a_local_hit_inside_a_chunk_is_not_overwritten(side, ranks):
     ranks[0].store(2)
     begin(side)
     assert answer(side, "r", 32) == 96
-    plan = side.loads.plan("r", 96, [5, 20, 21, 22])
+    plan = side.loads.plan("r", 96, [[5, 20, 21, 22]])
     assert [block.written for block in plan.blocks] == [(20,), (21, 22)]
     assert plan.blocks[0].engine_blocks == (5, 20)
 
@@ -162,19 +162,19 @@ def test_the_engine_does_not_wait_while_a_long_prompt_is_hashed(side, ranks, mon
     assert side.matched_tokens("r", 0) is None
     hashed.set()
     assert answer(side, "r") == 256
-    assert [b.ids[0] for b in side.loads.plan("r", 256, list(range(16))).blocks] == ids
+    assert [b.ids[0] for b in side.loads.plan("r", 256, [list(range(16))]).blocks] == ids
 
 
 def test_a_failed_load_is_not_tried_again(side, ranks):
     ids = ranks[0].store(4)
     begin(side)
     assert answer(side, "r") == 256
-    plan = side.loads.plan("r", 256, list(range(10)))
+    plan = side.loads.plan("r", 256, [list(range(10))])
     note(side, failed=plan.blocks[0].written)
     note(side, loaded=["r"])
     assert answer(side, "r") == 0
     assert len(ranks[0].asked) == 1
-    assert [s.ids[0] for s in side.saves.plan("r", 300, range(10))] == ids
+    assert [s.ids[0] for s in side.saves.plan("r", 300, [range(10)])] == ids
 
 
 def test_what_loaded_before_the_failure_counts_as_reused(side, ranks):
@@ -183,7 +183,7 @@ def test_what_loaded_before_the_failure_counts_as_reused(side, ranks):
     ranks[0].stored[ids[0]] = Tier.HOT
     begin(side, params=RequestParams(hands_over=True))
     assert answer(side, "r") == 256
-    plan = side.loads.plan("r", 256, list(range(10)))
+    plan = side.loads.plan("r", 256, [list(range(10))])
     note(side, failed=plan.blocks[3].written)
     note(side, failed=plan.blocks[2].written)
     note(side, loaded=["r"])
@@ -202,7 +202,7 @@ def test_a_store_in_trouble_has_lost_nothing(side, ranks, trouble):
     ranks[0].trouble = trouble
     begin(side, "next")
     assert answer(side, "next") == 0
-    assert side.saves.plan("next", 300, range(10)) == []
+    assert side.saves.plan("next", 300, [range(10)]) == []
     assert side._table.stored.take_lost() == []
     ranks[0].trouble = None
     ranks[0].stored.clear()
@@ -253,7 +253,7 @@ def test_nobody_waits_for_a_turn_longer_than_computing_takes(side, ranks, policy
 def test_a_preempted_request_asks_again(side, ranks):
     begin(side)
     assert answer(side, "r") == 0
-    side.saves.plan("r", 300, range(10))
+    side.saves.plan("r", 300, [range(10)])
     ranks[0].store(4)
     side.build_step((), computes=False, preempted=["r", "unknown"])
     assert answer(side, "r") == 256
@@ -264,30 +264,30 @@ def test_what_a_preempted_request_loads_again_was_reused_once(side, ranks):
     begin(side, params=RequestParams())
     for _ in range(2):
         assert answer(side, "r") == 256
-        side.loads.plan("r", 256, range(10))
+        side.loads.plan("r", 256, [range(10)])
         note(side, loaded=["r"])
     assert end(side)["hot"] == 256
 
 
 def test_what_was_not_stored_may_be_saved_by_the_next_request(side):
     begin(side)
-    saves = side.saves.plan("r", 300, range(10))
+    saves = side.saves.plan("r", 300, [range(10)])
     note(side, unsaved=[saves[1].ids[0]])
     begin(side, "next")
-    assert [s.ids for s in side.saves.plan("next", 300, range(10))] == [saves[1].ids]
+    assert [s.ids for s in side.saves.plan("next", 300, [range(10)])] == [saves[1].ids]
 
 
 def test_decode_grows_the_chain(side):
     tokens = TOKENS[:60]
     begin(side, tokens=tokens)
-    assert side.saves.plan("r", 60, range(2)) == []
+    assert side.saves.plan("r", 60, [range(2)]) == []
     tokens += TOKENS[60:70]
-    assert len(side.saves.plan("r", 69, range(3))) == 1
+    assert len(side.saves.plan("r", 69, [range(3)])) == 1
 
 
 def test_tokens_that_are_not_final_are_not_saved(side):
     begin(side, tokens=TOKENS[:63])
-    assert side.saves.plan("r", 66, range(3)) == []
+    assert side.saves.plan("r", 66, [range(3)]) == []
 
 
 def test_without_a_connection_nothing_is_asked_loaded_or_saved():
@@ -297,7 +297,7 @@ def test_without_a_connection_nothing_is_asked_loaded_or_saved():
     side = side_over([Down()])
     begin(side, params=RequestParams(hands_over=True))
     assert side.matched_tokens("r", 0) == 0
-    assert side.saves.plan("r", 300, range(10)) == []
+    assert side.saves.plan("r", 300, [range(10)]) == []
     assert "prefilled" not in end(side)
 
 
@@ -308,7 +308,7 @@ def test_with_several_ranks_the_shortest_prefix_counts():
     side = side_over(ranks)
     begin(side)
     assert answer(side, "r") == 128
-    plan = side.loads.plan("r", 128, list(range(10)))
+    plan = side.loads.plan("r", 128, [list(range(10))])
     assert [block.ids[1] for block in plan.blocks] == ids[:2]
     assert all(len(block.locations) == 2 for block in plan.blocks)
 
@@ -327,7 +327,7 @@ def test_a_chunk_is_there_when_every_head_of_every_stage_is():
     begin(side)
     assert answer(side, "r") == 128
     assert [rank.asked for rank in ranks] == [[every] for every in ids]  # one question a space
-    plan = side.loads.plan("r", 128, list(range(10)))
+    plan = side.loads.plan("r", 128, [list(range(10))])
     assert [block.ids for block in plan.blocks] == [
         (*ids[0][:2], *ids[1][:2]), (*ids[0][2:4], *ids[1][2:4])
     ]  # fmt: skip
@@ -358,7 +358,7 @@ def test_a_found_prefix_that_is_faster_to_compute_is_not_loaded(side, ranks, pol
     assert answer(side, "r") == 0
     assert answer(side, "r") == 0
     assert counted(side, "decisions") == {Decision.RECOMPUTE: 1}
-    assert side.saves.plan("r", 300, range(10)) == []  # it is stored, though not loaded
+    assert side.saves.plan("r", 300, [range(10)]) == []  # it is stored, though not loaded
     assert len(ids) == 4
 
 
@@ -370,7 +370,7 @@ def test_only_the_worthy_part_of_a_prefix_is_loaded(side, ranks, policy):
     begin(side)
     assert answer(side, "r") == 192
     assert not (side.take_telemetry() or {"counters": {}})["counters"].get("decisions")
-    plan = side.loads.plan("r", 192, list(range(10)))
+    plan = side.loads.plan("r", 192, [list(range(10))])
     assert [block.ids[0] for block in plan.blocks] == ids[:3]
     assert counted(side, "decisions") == {Decision.LOAD_PREFIX: 1}
 
@@ -384,14 +384,14 @@ def test_a_load_gets_as_long_as_computing_would_take(side, ranks, policy, prefil
         measure(policy, prefill_s=prefill_s, load_s_per_block=1e-6)
     begin(side)
     answer(side, "r")
-    plan = side.loads.plan("r", 256, list(range(10)))
+    plan = side.loads.plan("r", 256, [list(range(10))])
     assert plan.deadline_s == pytest.approx(deadline_s)
 
 
 def load_all(side, name, *, fail=False):
     begin(side, name)
     assert answer(side, name) == 256
-    plan = side.loads.plan(name, 256, list(range(10)))
+    plan = side.loads.plan(name, 256, [list(range(10))])
     time.sleep(0.01)
     if fail:
         note(side, failed=plan.blocks[0].written)
@@ -423,7 +423,7 @@ def test_a_load_whose_request_was_aborted_leaves_the_queue(side, ranks, policy):
     ranks[0].store(4)
     begin(side)
     answer(side, "r")
-    side.loads.plan("r", 256, list(range(10)))
+    side.loads.plan("r", 256, [list(range(10))])
     assert side.take_telemetry()["gauges"]["loads_in_flight"] == {"": 1}
     side.end("r")
     note(side, loaded=["r"])  # the worker still reports it
@@ -437,7 +437,7 @@ def test_always_loads_whatever_is_found_within_the_deadline(ranks):
     measure(policy, prefill_s=0.001, load_s_per_block=10)
     begin(side)
     assert answer(side, "r") == 256
-    assert side.loads.plan("r", 256, list(range(10))).deadline_s == 2.0
+    assert side.loads.plan("r", 256, [list(range(10))]).deadline_s == 2.0
     side.close()
 
 
@@ -453,7 +453,7 @@ def compared(side, request_id, tokens=TOKENS):
     """Computes the whole prompt. Returns its blocks that are to be compared."""
     begin(side, request_id, tokens)
     assert answer(side, request_id) == 0
-    saves = side.saves.plan(request_id, len(tokens), range(10))
+    saves = side.saves.plan(request_id, len(tokens), [range(10)])
     assert all(save.stored for save in saves)  # chunks behind unproven ones are not stored
     return saves
 
@@ -487,7 +487,7 @@ def test_a_comparison_that_did_not_take_place_is_made_up_for(careful, ranks):
 def test_what_the_engine_stored_itself_proves_nothing(careful, ranks):
     begin(careful, "own", TOKENS)
     assert answer(careful, "own") == 0
-    assert len(careful.saves.plan("own", len(TOKENS), range(10))) == 4
+    assert len(careful.saves.plan("own", len(TOKENS), [range(10)])) == 4
     ranks[0].store(4)
     begin(careful, "again", TOKENS)
     assert answer(careful, "again") == 256
@@ -502,7 +502,7 @@ def test_an_engine_that_computes_something_else_serves_alone(careful, ranks):
     )
     for tokens in (TOKENS, [8, *TOKENS]):
         assert compared(careful, f"{tokens[0]}", tokens) == []
-    assert careful.saves.plan("running", 300, range(10)) == []
+    assert careful.saves.plan("running", 300, [range(10)]) == []
 
 
 def test_after_a_preemption_only_tokens_of_the_prompt_count_as_reused(side, ranks):
@@ -511,6 +511,6 @@ def test_after_a_preemption_only_tokens_of_the_prompt_count_as_reused(side, rank
     begin(side, "r", prompt, RequestParams())
     prompt += TOKENS[150:]  # the answer, which is stored as well
     assert answer(side, "r") == 256
-    side.loads.plan("r", 256, range(10))
+    side.loads.plan("r", 256, [range(10)])
     note(side, loaded=["r"])
     assert end(side)["hot"] == 150

@@ -39,7 +39,7 @@ def rank(pp_rank, tp_rank, *, latent, kv=None, step_tokens=128):
     share = share_of("rank", tp_rank=tp_rank, tp_size=2, pp_rank=pp_rank, kv_heads=8, latent=latent)
     kv = kv or SimpleNamespace(defers=False)
     return WorkerSide(
-        kv, identity, options, engine=Engine("test", "0"), share=share, step_tokens=step_tokens
+        [kv], identity, options, engine=Engine("test", "0"), share=share, step_tokens=step_tokens
     )
 
 
@@ -96,7 +96,7 @@ def test_heads_that_ranks_do_not_divide_are_refused():
 def test_an_ended_request_is_let_go_once_its_blocks_are_copied(nodes):
     worker = rank(0, 0, latent=False)
     copying = {"a"}
-    worker._saver = SimpleNamespace(copying=lambda request_id: request_id in copying)
+    worker._transfers = SimpleNamespace(copying=lambda request_id: request_id in copying)
     assert worker.take_copied(StepPlan(delayed_frees=["a", "b"])) == {"b"}
     assert worker.take_copied(StepPlan()) == set()
     copying.clear()
@@ -118,4 +118,4 @@ def test_a_rank_stages_two_steps_of_what_it_saves(monkeypatch, latent, chunks):
     )
     worker = rank(0, 0, latent=latent, kv=kv, step_tokens=10 * 64)
     assert worker._is_ready()
-    assert len(worker._saver._pool.take(100)) == len(made) == chunks
+    assert len(worker._transfers._savers[0]._pool.take(100)) == len(made) == chunks

@@ -94,7 +94,7 @@ class Client:
             raise Closed("closed")
         return Transfer(count, time.monotonic() + deadline_s)
 
-    def get_many(self, ids, buffers, *, locations, deadline_s):
+    def get_many(self, ids, buffers, *, locations, deadline_s, tokens=None):
         transfer = self._begin(len(ids), deadline_s)
         self.open.append((transfer, list(zip(ids, buffers, strict=True)), True))
         return transfer

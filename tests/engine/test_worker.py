@@ -68,7 +68,7 @@ def worker(device, monkeypatch, weights):
     share = share_of("rank", tp_rank=0, tp_size=1, pp_rank=0, kv_heads=8, latent=False)
     options = Options(endpoint="http://e", api_key="k")
     return WorkerSide(
-        device,
+        [device],
         identity,
         options,
         engine=Engine("test", "0"),

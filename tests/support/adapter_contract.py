@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import Any
 
+from neve.engine.groups import is_split
 from neve.engine.scheduler import SchedulerSide
 from neve.engine.step import NewRequest, Scheduled, StepPlan, WorkerReport
 from neve.engine.worker import WorkerSide
@@ -36,8 +37,10 @@ class ContractWatch:
         self._blocks: dict[str, list[int]] = {}
         self._delayed: dict[str, set[int]] = {}
         self._failed: set[int] = set()  # reported by workers, not yet passed on
+        self._failed_requests: set[str] = set()
         self._unsaved: set[bytes] = set()
         self._block_tokens = 0
+        self._is_split = False  # windows' blocks change hands while their request runs
 
     def install(self) -> "ContractWatch":
         self._wrap(SchedulerSide, "__init__", self._made)
@@ -47,6 +50,7 @@ class ContractWatch:
         for name in ("begin_step", "start_loads", "end_step", "take_copied", "poll_loads"):
             self._wrap(WorkerSide, name, _Step(self, steps, name))
         self._wrap(WorkerSide, "take_failed_blocks", self._take_failed_blocks)
+        self._wrap(WorkerSide, "take_failed_requests", self._take_failed_requests)
         self._wrap(WorkerSide, "report", self._report)
         return self
 
@@ -78,6 +82,8 @@ class ContractWatch:
     def _made(self, side: Any, call: Any, *args: Any, **kwargs: Any) -> None:
         self._forget()
         self._block_tokens = kwargs["engine_block_tokens"]
+        groups = kwargs.get("groups", ())
+        self._is_split = bool(groups) and is_split(groups)
         call(*args, **kwargs)
 
     def _begin(self, side: Any, call: Any, request: NewRequest) -> None:
@@ -119,6 +125,8 @@ class ContractWatch:
         self, side: Any, call: Any, scheduled: Iterable[Scheduled], **kwargs: Any
     ) -> StepPlan:
         requests = list(scheduled)
+        if self._is_split and requests and kwargs.get("tables") is None:
+            self.broken("S9", "a step of several KV cache groups comes without block tables")
         for request_id in kwargs.get("preempted", ()):
             self._blocks.pop(request_id, None)
         for request_id, start, end, blocks, replaces, _ in requests:
@@ -141,14 +149,26 @@ class ContractWatch:
         return plan
 
     def _note_results(
-        self, side: Any, call: Any, report: WorkerReport, *, failed_blocks: Any, loaded: Any
+        self,
+        side: Any,
+        call: Any,
+        report: WorkerReport,
+        *,
+        failed_blocks: Any,
+        loaded: Any,
+        failed_requests: Any = (),
     ) -> None:
         failed, ended = set(failed_blocks), list(loaded)
         if missing := self._failed - failed:
             self.broken("S7", f"failed blocks {sorted(missing)} were not passed on")
         if missing := self._unsaved - set(report.unsaved):
             self.broken("S8", f"reports on {len(missing)} unsaved chunks were not passed on")
+        if missing := self._failed_requests - set(failed_requests):
+            self.broken("S9", f"the failed loads of {sorted(missing)} were not passed on")
+        for name in failed_requests:
+            self._last_start[name] = 0
         self._failed.clear()
+        self._failed_requests.clear()
         self._unsaved.clear()
         for local, blocks in self._loading.values():  # a prefix cache may share the local blocks
             if hit := failed.intersection(blocks):
@@ -162,7 +182,7 @@ class ContractWatch:
                 self._loaded.add(request_id)
             elif request_id in self._loaded:
                 self.broken("S7", f"the load of {request_id} ended twice")
-        call(report, failed_blocks=failed, loaded=ended)
+        call(report, failed_blocks=failed, loaded=ended, failed_requests=failed_requests)
 
     def _end(self, side: Any, call: Any, request_id: str) -> Any:
         if request_id in self._ended:
@@ -179,6 +199,8 @@ class ContractWatch:
 
     def _check_free(self, request_id: str, blocks: list[int]) -> None:
         """Nobody else loads into these blocks or copies out of them."""
+        if self._is_split:
+            return
         given = set(blocks)
         for name, (_, loading) in self._loading.items():
             if name != request_id and given.intersection(loading):
@@ -192,6 +214,11 @@ class ContractWatch:
     def _take_failed_blocks(self, side: Any, call: Any) -> set[int]:
         failed: set[int] = call()
         self._failed |= failed
+        return failed
+
+    def _take_failed_requests(self, side: Any, call: Any) -> set[str]:
+        failed: set[str] = call()
+        self._failed_requests |= failed
         return failed
 
     def _report(self, side: Any, call: Any) -> WorkerReport:

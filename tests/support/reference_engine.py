@@ -154,7 +154,7 @@ class ReferenceAdapter:
             bytes_per_token=KV_BYTES,
         )
         self.worker: WorkerSide[Any] = WorkerSide(
-            kv, identity, options, engine=_NAME, share=Share((0,)), step_tokens=step_tokens
+            [kv], identity, options, engine=_NAME, share=Share((0,)), step_tokens=step_tokens
         )
         ranks = [self.worker.describe()]
         self.scheduler = SchedulerSide.connect(ranks, options, engine=_NAME, shards=1)
@@ -202,7 +202,7 @@ class ReferenceAdapter:
         return copied, loaded, failed
 
     def stored_all(self) -> None:
-        saver = self.worker._saver
+        saver = self.worker._transfers
         assert saver is None or saver.drain(20)
 
     def close(self) -> None:

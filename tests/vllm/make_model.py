@@ -1,10 +1,11 @@
 """Writes tiny seeded models, each with a byte-level tokenizer, to folders named by their shape.
 
 Run by the vLLM interpreter: `python make_model.py FOLDER SEED`. Shapes: llama (grouped
-query attention), gemma (every other layer sees a sliding window of 128 tokens), window (every
+query attention), gemma, gptoss and cohere2 (every other layer sees a sliding window), window (every
 layer does), moe (4 experts, 2
 of them for a token), mla (DeepSeek's latent attention), longrope (other positions from 1024 tokens
-on), bert (no KV at all), mamba (a state in place of KV), blip (sees an image: 8 tokens ahead of the
+on), bert (no KV at all), mamba (a state in place of KV), qwen3next (in every other
+layer), blip (sees an image: 8 tokens ahead of the
 text). Beside them two adapters for llama: lora-a, lora-b.
 """
 
@@ -23,8 +24,10 @@ from transformers import (
     Blip2Config,
     Blip2ForConditionalGeneration,
     Blip2Processor,
+    Cohere2Config,
     DeepseekV2Config,
     Gemma3TextConfig,
+    GptOssConfig,
     LlamaConfig,
     Mamba2Config,
     MistralConfig,
@@ -32,6 +35,7 @@ from transformers import (
     OPTConfig,
     Phi3Config,
     PreTrainedTokenizerFast,
+    Qwen3NextConfig,
 )
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
@@ -62,6 +66,18 @@ LATENT = {
 CONFIGS = {
     "llama": LlamaConfig(**COMMON),
     "gemma": Gemma3TextConfig(**COMMON, sliding_window=128, layer_types=WINDOWS),
+    "gptoss": GptOssConfig(
+        **COMMON, num_local_experts=4, num_experts_per_tok=2, sliding_window=128,
+        layer_types=WINDOWS, rope_scaling=None,
+    ),
+    "cohere2": Cohere2Config(**COMMON, sliding_window=96, layer_types=WINDOWS),
+    "qwen3next": Qwen3NextConfig(
+        **COMMON, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=64,
+        shared_expert_intermediate_size=64, layer_types=["linear_attention", "full_attention"] * 2,
+        linear_num_key_heads=2, linear_num_value_heads=4, linear_key_head_dim=128,
+        linear_value_head_dim=128, linear_conv_kernel_dim=4, mlp_only_layers=[],
+        decoder_sparse_step=1,
+    ),
     "window": MistralConfig(**COMMON, sliding_window=128),
     "moe": MixtralConfig(**COMMON, num_local_experts=4, num_experts_per_tok=2),
     "mla": DeepseekV2Config(**COMMON | LATENT),

@@ -2,15 +2,17 @@
 
 from types import SimpleNamespace
 
-from neve.vllm.compat import describe_groups, holds_latent, keeps_all
+from neve.engine.options import Options
+from neve.vllm.compat import describe_groups, groups_of, holds_latent
 from neve.vllm.identity import why_unsupported
 
 
 class FullAttentionSpec:
-    pass
+    block_size = 16
 
 
 class SlidingWindowSpec:
+    block_size = 16
     sliding_window = 512
 
 
@@ -46,10 +48,52 @@ def test_groups_are_named_in_words():
     )
 
 
-def test_several_groups_are_refused_by_name_and_with_the_way_out():
-    said = why_unsupported(SimpleNamespace(), config(FullAttentionSpec(), SlidingWindowSpec()))
-    assert "1: SlidingWindowSpec, window 512 (2 layers from l1.attn)" in said
+def refusal(*specs, longest=1024, supports_groups=True, layout="rank"):
+    """Why an engine with these groups can't use Neve."""
+    options = Options(endpoint="http://e", api_key="k", layout=layout)
+    engine = SimpleNamespace(
+        model_config=SimpleNamespace(max_model_len=longest),
+        cache_config=SimpleNamespace(enable_prefix_caching=True),
+        scheduler_config=SimpleNamespace(enable_chunked_prefill=True),
+        parallel_config=SimpleNamespace(),
+    )
+    return why_unsupported(engine, config(*specs), options, supports_groups=supports_groups)
+
+
+def test_full_attention_comes_first_then_windows_each_with_its_number_in_the_engine():
+    found = groups_of(config(SlidingWindowSpec(), FullAttentionSpec()), 1024)
+    assert [(group.window, group.number, group.layers[0]) for group in found] == [
+        (None, 1, "l1.attn"),
+        (512, 0, "l0.attn"),
+    ]
+    assert refusal(SlidingWindowSpec(), FullAttentionSpec()) is None
+
+
+def test_a_window_that_no_request_outgrows_is_full_attention():
+    assert groups_of(config(SlidingWindowSpec()), 512)[0].window is None
+    assert groups_of(config(SlidingWindowSpec()), 513)[0].window == 512
+    assert refusal(SlidingWindowSpec(), longest=512, supports_groups=False) is None
+
+
+def test_groups_that_neve_does_not_know_are_refused_by_name_and_with_the_way_out():
+    class ChunkedLocalAttentionSpec(FullAttentionSpec):
+        pass
+
+    said = refusal(FullAttentionSpec(), ChunkedLocalAttentionSpec())
+    assert "1: ChunkedLocalAttentionSpec (2 layers from l1.attn)" in said
     assert "--disable-hybrid-kv-cache-manager" in said
+    other = SlidingWindowSpec()
+    other.block_size = 32
+    assert "Neve knows" in refusal(FullAttentionSpec(), other)
+    assert "Neve knows" in refusal(FullAttentionSpec(), MLAAttentionSpec())  # latent beside others
+    assert "Neve knows" in refusal(RSWASpec())
+    assert "use 'rank'" in refusal(FullAttentionSpec(), SlidingWindowSpec(), layout="canonical")
+
+
+def test_before_vllm_0_30_windows_are_refused_with_the_ways_out():
+    said = refusal(SlidingWindowSpec(), supports_groups=False)
+    assert "0: SlidingWindowSpec, window 512 (2 layers from l0.attn)" in said
+    assert "--disable-sliding-window" in said
 
 
 def test_only_mla_everywhere_is_the_same_on_every_rank():
@@ -65,29 +109,9 @@ class RSWASpec(FullAttentionSpec):
     rswa_window = 512
 
 
-def test_requests_keep_their_blocks_where_attention_is_known_to_need_them():
-    full, mla = FullAttentionSpec(), MLAAttentionSpec()
-    full.sliding_window = 512  # type: ignore[attr-defined]  # as vLLM has it where other layers need all
-    assert keeps_all(config(full), 513)
-    assert keeps_all(config(UniformTypeKVCacheSpecs(full, mla)), 513)
-    for other in (SlidingWindowSpec(), RSWASpec()):
-        assert not keeps_all(config(other), 513)
-        assert not keeps_all(config(UniformTypeKVCacheSpecs(full, other)), 513)
-    # A window that no request outgrows.
-    assert keeps_all(config(SlidingWindowSpec()), 512)
-    assert not keeps_all(config(RSWASpec()), 512)
-
-
-def test_a_model_that_gives_blocks_back_is_refused_by_name_and_with_the_way_out():
-    model = SimpleNamespace(max_model_len=1024)
-    said = why_unsupported(SimpleNamespace(model_config=model), config(SlidingWindowSpec()))
-    assert "0: SlidingWindowSpec, window 512 (2 layers from l0.attn)" in said
-    assert "--disable-sliding-window" in said
-
-
 def test_a_model_without_kv_or_with_a_state_is_refused_without_advice_that_does_not_help():
-    assert "keeps no KV" in why_unsupported(SimpleNamespace(), config())
+    assert "keeps no KV" in refusal()
     for groups in ((MambaSpec(),), (FullAttentionSpec(), MambaSpec())):
-        said = why_unsupported(SimpleNamespace(), config(*groups))
+        said = refusal(*groups)
         assert "running state" in said
         assert "--disable" not in said

@@ -94,7 +94,6 @@ class Client:
             cold_pool=self._cold_pool,
             cold_streams=cold_connections,
             stats=self.stats,
-            shards=shards,
             promoter=Promoter(self._path, self._storer.promote) if promote else None,
         )
         self._heartbeats.start()
@@ -208,8 +207,7 @@ class Client:
 
         Unlike `match` it raises a `NeveError` when the index cannot be asked.
         """
-        _check_ids(ids)
-        answers = self._path.tier(time.monotonic() + deadline_s).match(ids)
+        answers = self.locate_again(ids, deadline_s=deadline_s)
         self.stats.count(
             requested_blocks=len(ids), requested_tokens=len(ids) * self.session.chunk_tokens
         )
@@ -217,30 +215,43 @@ class Client:
             self.stats.miss(reason, blocks)
         return answers
 
+    def locate_again(
+        self, ids: Sequence[bytes], *, deadline_s: float = MATCH_S
+    ) -> list[Location | MissReason]:
+        """`locate` for a caller that counts by itself."""
+        _check_ids(ids)
+        return self._path.tier(time.monotonic() + deadline_s).match(ids)
+
     def get_many(
         self,
         ids: Sequence[bytes],
         buffers: Sequence[Buffer],
         *,
         locations: Sequence[Location],
+        tokens: Sequence[int] | None = None,
         deadline_s: float = TRANSFER_S,
     ) -> Transfer:
         """Loads blocks that `match` found into `buffers`; returns at once.
+
+        `tokens`: how many each block counts as reused once it came; by default its share of a
+        chunk.
 
         Each buffer is writable, contiguous, exactly one payload long, and belongs to the client
         until the transfer is done. Where the outcome is not None it may hold garbage. Raises
         `Misuse` only.
         """
-        if not len(ids) == len(buffers) == len(locations):
+        if tokens is None:
+            tokens = [self.session.chunk_tokens // self._shards] * len(ids)
+        if not len(ids) == len(buffers) == len(locations) == len(tokens):
             raise Misuse(
                 f"need one of each, got {len(ids)} ids, {len(buffers)} buffers, "
-                f"{len(locations)} locations"
+                f"{len(locations)} locations, {len(tokens)} tokens"
             )
         _check_ids(ids)
         payloads = [_flat(buffer) for buffer in buffers]
         if any(payload.readonly for payload in payloads):
             raise Misuse("must be writable", field="buffers")
-        return self._loader.load(ids, payloads, locations, deadline_s=deadline_s)
+        return self._loader.load(ids, payloads, locations, tokens, deadline_s=deadline_s)
 
     def put_many(
         self,

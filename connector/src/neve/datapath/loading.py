@@ -33,6 +33,7 @@ class _Batch:
     ids: Sequence[bytes]
     payloads: Sequence[memoryview]
     locations: Sequence[Location]
+    tokens: Sequence[int]
     transfer: Transfer
     served: list[Tier | None]
     started: float
@@ -50,10 +51,7 @@ class Loader:
         cold_streams: int,
         stats: Stats,
         promoter: Promoter | None,
-        shards: int = 1,
     ) -> None:
-        """`shards`: blocks that one chunk is cut into."""
-        self._shards = shards
         self.cold_breaker = Breaker()
         self._cold_trouble = MissReason.BREAKER  # why blocks are missed while it is open
         self._path = path
@@ -68,12 +66,13 @@ class Loader:
         ids: Sequence[bytes],
         payloads: Sequence[memoryview],
         locations: Sequence[Location],
+        tokens: Sequence[int],
         *,
         deadline_s: float,
     ) -> Transfer:
         started = time.monotonic()
         transfer = Transfer(len(ids), started + deadline_s)
-        load = _Batch(ids, payloads, locations, transfer, [None] * len(ids), started)
+        load = _Batch(ids, payloads, locations, tokens, transfer, [None] * len(ids), started)
         transfer.before_done(lambda outcomes: self._count(load, outcomes))
         hot, cold = [], []
         for i, (location, payload) in enumerate(zip(locations, payloads, strict=True)):
@@ -207,9 +206,9 @@ class Loader:
             log_events.COLD_TROUBLE.log(reason=reason, detail=trouble)
 
     def _count(self, load: _Batch, outcomes: Sequence[MissReason | None]) -> None:
-        tokens = self._path.session.chunk_tokens // self._shards
         for i, outcome in enumerate(outcomes):
             size_bytes, tier = load.locations[i].size_bytes, load.served[i]
+            tokens = load.tokens[i]
             if outcome is not None:
                 self._stats.miss(outcome)
             elif tier is Tier.HOT:

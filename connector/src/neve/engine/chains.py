@@ -41,13 +41,16 @@ class Chain:
         origin: Origin,
         *,
         shards: int = 1,
+        groups: int = 1,
     ) -> None:
-        """`hashers` has one entry a space, which has `shards` columns."""
+        """`hashers` has one entry a space, which has `shards` columns, or a column for each of
+        several `groups`."""
         self.tokens = tokens
         self.ids: list[tuple[bytes, ...]] = []
         self._hashers = hashers
         self._media = origin.media
         self._shards = shards
+        self._groups = groups
         # Of each space, the last hashed id, from which its columns' ids are derived.
         self._last = [h.root(salt=origin.salt, lora=origin.lora) for h in hashers]
         self._root = tuple(chain.from_iterable(map(self._columns, hashers, self._last)))
@@ -76,7 +79,9 @@ class Chain:
         return self.ids[chunk - 1] if chunk else self._root
 
     def _columns(self, hasher: BlockHasher, id_: bytes) -> list[bytes]:
-        return [id_] if self._shards == 1 else hasher.of_heads(id_, self._shards)
+        if self._shards > 1:
+            return hasher.of_heads(id_, self._shards)
+        return hasher.of_groups(id_, self._groups)
 
     def _extras(self, first: int, end: int) -> dict[int, bytes]:
         """Chunk index relative to `first` → ids and offsets of the media that it overlaps."""

@@ -8,7 +8,7 @@ several processes: a `StepPlan` travels from scheduler to workers in every step,
 back. Each side belongs to one thread of the engine, and none of its calls waits for storage.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Protocol, TypeVar
 
 from neve.engine.step import NewRequest, Scheduled, StepPlan, WorkerReport
@@ -129,20 +129,30 @@ class Scheduling(Protocol):
         computes: bool,
         preempted: Collection[str] = (),
         encodes_media: bool = False,
+        tables: Callable[[str], Sequence[Sequence[int]] | None] | None = None,
     ) -> StepPlan:
         """The plan of this step, for every worker. Called once a step, also if nothing is computed.
 
         `scheduled`: the requests that this step computes. `preempted`: requests that lost their
-        engine blocks since the last step, before anybody else gets them.
+        engine blocks since the last step, before anybody else gets them. `tables`: a scheduled
+        request's blocks as this step computes with them, one list for each KV cache group, with 0
+        where a window freed the block; demanded from an engine with several groups or windows.
         """
         ...
 
     def note_results(
-        self, report: WorkerReport, *, failed_blocks: Iterable[int], loaded: Iterable[str]
+        self,
+        report: WorkerReport,
+        *,
+        failed_blocks: Iterable[int],
+        loaded: Iterable[str],
+        failed_requests: Iterable[str] = (),
     ) -> None:
         """What the workers said after a step: the merged reports; engine blocks that some rank
         did not fill; requests whose load has ended on every rank, each once, in the same call as
         its failed blocks or later. The engine computes from the first failed block on.
+        `failed_requests`: in the same call as `loaded`, those whose load of several KV cache
+        groups failed; the engine computes all of these requests.
         """
         ...
 
@@ -190,6 +200,11 @@ class Working(Protocol):
 
     def take_failed_blocks(self) -> set[int]:
         """Engine blocks that the loads which the last `poll_loads` reported did not fill."""
+        ...
+
+    def take_failed_requests(self) -> set[str]:
+        """Of the requests that the last `poll_loads` reported, those whose load of several KV
+        cache groups failed: no engine block of theirs is filled."""
         ...
 
     def report(self) -> WorkerReport:

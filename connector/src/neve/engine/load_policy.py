@@ -7,7 +7,7 @@ staging, queueing and the steps in between.
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from neve.engine.step import LoadPlan
@@ -22,6 +22,7 @@ PATIENCE: Final = 1.0
 LEAST_DEADLINE_S: Final = 0.1
 # Share of the computing time that may be spent on trying tiers that were too slow before.
 TRIAL: Final = 0.03
+_SLOWNESS: Final = (Tier.HOT, Tier.COLD)
 
 
 @dataclass
@@ -57,8 +58,12 @@ class LoadPolicy:
         chunk_tokens: int,
         local_tokens: int,
         prompt_tokens: int,
+        whole: bool = False,
     ) -> Choice:
-        """How many of the `found` chunks (from `first_chunk` on) are worth loading."""
+        """How many of the `found` chunks (from `first_chunk` on) are worth loading.
+
+        `whole`: all of them or none.
+        """
         if self._always or not found:
             return Choice(len(found), Decision.LOAD_ALL)
         now = time.monotonic()
@@ -67,10 +72,19 @@ class LoadPolicy:
         prefill = self._steps.prefill()
         recompute_s = prefill.seconds(local_tokens, prompt_tokens) if prefill else 0.0
         trial_s = max(LEAST_DEADLINE_S, TRIAL * recompute_s)
-        return choose(
-            [locations[0].tier for locations in found],
-            block_bytes=sum(location.size_bytes for location in found[0]),
-            block_ends=[(first_chunk + n) * chunk_tokens for n in range(1, len(found) + 1)],
+        ends = [(first_chunk + n) * chunk_tokens for n in range(1, len(found) + 1)]
+        if whole:  # as one block of the slower tier: tiers are read side by side
+            every = [location for locations in found for location in locations]
+            slower = max((location.tier for location in every), key=_SLOWNESS.index)
+            tiers, ends = [slower], ends[-1:]
+            block_bytes = sum(at.size_bytes for at in every if at.tier is slower)
+        else:
+            tiers = [locations[0].tier for locations in found]
+            block_bytes = sum(location.size_bytes for location in found[0])
+        choice = choose(
+            tiers,
+            block_bytes=block_bytes,
+            block_ends=ends,
             start=local_tokens,
             end=prompt_tokens,
             prefill=prefill,
@@ -78,6 +92,7 @@ class LoadPolicy:
             hopes={tier: store for tier, store in hopes.items() if store is not None},
             trial_s=trial_s if trial_s <= self._trials_left_s else 0.0,
         )
+        return replace(choice, blocks=choice.blocks * len(found)) if whole else choice
 
     def deadline_s(self, choice: Choice) -> float:
         """Deadline of the chosen load: at most `load_deadline_s`, and no longer than computing the

@@ -53,9 +53,13 @@ class _ActiveLoad(Generic[S]):
 
 @dataclass
 class LoadResults:
-    """Loads that ended, and engine blocks that they could not fill."""
+    """Loads that ended, and engine blocks that they could not fill.
+
+    `failed_requests`: of these loads, those that did not load everything.
+    """
 
     request_ids: set[str] = field(default_factory=set)
+    failed_requests: set[str] = field(default_factory=set)
     failed_engine_blocks: set[int] = field(default_factory=set)
 
 
@@ -104,7 +108,9 @@ class BlockLoader(Generic[S]):
             self._loads.remove(load)
             self._late += load.waves  # still being received, although the load failed
             results.request_ids.add(load.plan.request_id)
-            for block in failed:
+            if failed:
+                results.failed_requests.add(load.plan.request_id)
+            for block in () if load.plan.whole else failed:
                 results.failed_engine_blocks.update(block.written)
         return results
 
@@ -146,6 +152,7 @@ class BlockLoader(Generic[S]):
                     locations=[
                         block.locations[column] for block in blocks for column in self._columns
                     ],
+                    tokens=self._counted(blocks),
                     deadline_s=max(0.001, load.deadline - time.monotonic()),
                 )
             except NeveError as error:
@@ -159,6 +166,10 @@ class BlockLoader(Generic[S]):
             load.waves.append(_Wave(blocks, pieces, transfer))
             transfer.add_done_callback(lambda _: self._arrived.set())
         return True
+
+    def _counted(self, blocks: Sequence[BlockLoad]) -> list[int] | None:
+        counted = [block.tokens for block in blocks for _ in self._columns]
+        return None if None in counted else [tokens or 0 for tokens in counted]
 
     def _land(self, wave: _Wave[S]) -> Ticket:
         """Begins to copy the blocks before the first failed one into the engine."""

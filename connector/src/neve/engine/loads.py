@@ -4,10 +4,12 @@ Belongs to the scheduler's thread. `neve.engine.loader` carries loads out.
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
+from neve.engine.groups import blocks_to_skip, engine_blocks_of
 from neve.engine.load_policy import LoadPolicy
 from neve.engine.step import BlockLoad, LoadPlan
-from neve.engine.table import RequestTable
+from neve.engine.table import Request, RequestTable, Row
 from neve.engine.telemetry import Telemetry
 
 
@@ -19,10 +21,14 @@ class Loads:
         self._policy = policy
         self._telemetry = telemetry
 
-    def plan(self, request_id: str, external_tokens: int, engine_blocks: Sequence[int]) -> LoadPlan:
-        """The load of `external_tokens` after the local ones, into the request's engine blocks.
+    def plan(
+        self, request_id: str, external_tokens: int, engine_blocks: Sequence[Sequence[int]]
+    ) -> LoadPlan:
+        """The load of `external_tokens` after the local ones, into the request's engine blocks, one
+        list for each KV cache group.
 
-        Follows a `Lookups.matched_tokens` that answered at least so many.
+        Follows a `Lookups.matched_tokens` that answered at least so many; with several groups,
+        exactly so many. Raises `ValueError` otherwise.
         """
         request = self._table.requests[request_id]
         lookup, request.lookup = request.lookup, None
@@ -30,25 +36,61 @@ class Loads:
         assert lookup.choice is not None
         assert request.chain is not None
         size = request.chain.chunk_tokens
-        block_tokens = self._table.engine_block_tokens
-        per_chunk = size // block_tokens
-        end_tokens = request.local_tokens + external_tokens
         first = request.local_tokens // size
+        end_tokens = request.local_tokens + external_tokens
+        chunks = -(-end_tokens // size) - first
+        rows = lookup.found[first - lookup.start :][:chunks]
+        resume = self._table.resume(request, rows, first=first)
+        if resume.chunks != chunks or (self._table.is_split and end_tokens % size):
+            raise ValueError(f"{external_tokens} tokens are no end of {resume.chunks} found chunks")
         blocks = [
-            BlockLoad(
-                ids=request.chain.ids[chunk],
-                locations=lookup.found[chunk - lookup.start],
-                engine_blocks=tuple(engine_blocks[chunk * per_chunk : (chunk + 1) * per_chunk]),
-                skip=max(0, request.local_tokens - chunk * size) // block_tokens,
-            )
-            for chunk in range(first, -(-end_tokens // size))
+            self._block(request, group, chunk, rows[chunk - first], engine_blocks, end_tokens)
+            for group, needed in enumerate(resume.needed)
+            for chunk in range(first + chunks - needed, first + chunks)
         ]
+        if self._table.is_split:
+            blocks = _counted(blocks, external_tokens)
         self._policy.note_decision(lookup.choice)
         deadline_s = self._policy.deadline_s(lookup.choice)
-        request.loading = LoadPlan(request_id, first, tuple(blocks), deadline_s)
+        request.loading = LoadPlan(
+            request_id, first, tuple(blocks), deadline_s, whole=self._table.is_split
+        )
         request.failed_chunk = None
         self._policy.begin_load(request.loading)
         return request.loading
+
+    def _block(
+        self,
+        request: Request,
+        number: int,
+        chunk: int,
+        row: Row,
+        engine_blocks: Sequence[Sequence[int]],
+        end_tokens: int,
+    ) -> BlockLoad:
+        """The load of one group's block of a chunk."""
+        assert request.chain is not None
+        group, size = self._table.groups[number], request.chain.chunk_tokens
+        locations = self._table.of_group(row, number)
+        block = BlockLoad(
+            ids=self._table.of_group(request.chain.ids[chunk], number),
+            locations=tuple(location for location in locations if location is not None),
+            engine_blocks=engine_blocks_of(group, engine_blocks, chunk, size),
+            skip=blocks_to_skip(
+                group, chunk, size, end_tokens=end_tokens, local_tokens=request.local_tokens
+            ),
+            group=number,
+        )
+        if group.window is not None and 0 in block.written:
+            raise ValueError(f"group {number} has no engine block for a part of chunk {chunk}")
+        return block
+
+    def note_failed(self, request_ids: Iterable[str]) -> None:
+        """Loads of several KV cache groups failed: the engine computes all of these requests."""
+        for request_id in request_ids:
+            request = self._table.requests.get(request_id)
+            if request is not None and request.loading is not None:
+                request.failed_chunk = 0
 
     def note_failures(self, engine_blocks: Iterable[int]) -> None:
         """Some rank could not fill these engine blocks, which belong to loads under way."""
@@ -72,8 +114,10 @@ class Loads:
         good = len(plan.blocks) if request.failed_chunk is None else request.failed_chunk
         self._policy.end_load(request_id, good)
         assert request.chain is not None
+        if plan.whole and good:
+            self._note_reused(request, plan)
         size = request.chain.chunk_tokens
-        for chunk, block in enumerate(plan.blocks[:good], plan.first_chunk):
+        for chunk, block in enumerate(() if plan.whole else plan.blocks[:good], plan.first_chunk):
             tier = block.locations[0].tier
             tokens = len(block.written) * self._table.engine_block_tokens
             # After a preemption, output tokens are loaded too: they are no reused prompt tokens.
@@ -85,3 +129,22 @@ class Loads:
             request.may_load = False
             for block in plan.blocks[good:]:
                 self._table.stored.lose(block.ids[0])
+
+    def _note_reused(self, request: Request, plan: LoadPlan) -> None:
+        """Of a load of several groups: the blocks that count tokens say which were not computed."""
+        start = request.local_tokens
+        for number, block in enumerate(plan.blocks):
+            if block.tokens:
+                end = min(start + block.tokens, request.engine.prompt_tokens)
+                tier = block.locations[0].tier
+                request.reused[plan.first_chunk + number] = tier, max(0, end - start)
+                start += block.tokens
+                self._telemetry.count("hit_tokens", block.tokens, tier)
+
+
+def _counted(blocks: list[BlockLoad], tokens: int) -> list[BlockLoad]:
+    """`blocks` of several groups; those of the first group count `tokens` as reused together."""
+    firsts = sum(block.group == 0 for block in blocks)
+    each = [tokens * (n + 1) // firsts - tokens * n // firsts for n in range(firsts)]
+    each += [0] * (len(blocks) - firsts)
+    return [replace(block, tokens=count) for block, count in zip(blocks, each, strict=True)]

@@ -11,15 +11,15 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from itertools import chain as chained
 from typing import Final
 
-from neve.datapath.client import Match
+from neve.datapath.client import Client
 from neve.engine.canary import Canary
 from neve.engine.chains import Chain
 from neve.engine.handover import ASK_AGAIN_S, HandoverOutcome, HandoverWait
 from neve.engine.load_policy import LoadPolicy
-from neve.engine.table import Lookup, Request, RequestTable
+from neve.engine.table import Answer, Lookup, Request, RequestTable, Row, wanted
 from neve.engine.telemetry import Telemetry
 from neve.errors import MissReason, NeveError
-from neve.index.tier import Location
+from neve.index.tier import CALL_IDS, Location
 from neve.planner.choice import Choice, Decision
 
 # A found prefix that could not be scheduled for this long is looked up again: it may be gone.
@@ -91,7 +91,7 @@ class Lookups:
             return None
         if self._computes_all(request, lookup, chain, start):
             return 0
-        choice = self._choose(request, lookup, chain.chunk_tokens)
+        choice = self._choose(request, lookup, chain.chunk_tokens, start)
         end = (start + choice.blocks) * chain.chunk_tokens
         return max(0, end - local_tokens) if choice.blocks else 0
 
@@ -118,27 +118,97 @@ class Lookups:
         counts, chunks = request.handover is None, len(request.tokens) // chain.chunk_tokens
         lookup.begun_at = None
 
-        def ask() -> tuple[list[Match], float]:
+        def ask() -> Answer:
             chain.extend(chunks)
             if counts:
                 self._count_tail(request, chain)
             lookup.begun_at = time.monotonic()
-            return self._match(chain.ids[lookup.start : chunks], counts=counts), time.monotonic()
+            find = self._find_groups if self._table.is_split else self._find
+            return find(request, lookup.start, chain.ids[lookup.start : chunks], counts=counts)
 
         lookup.future = self._threads.submit(ask)
 
-    def _match(self, ids: Sequence[tuple[bytes, ...]], *, counts: bool) -> list[Match]:
-        """On a look-up thread: one match a space; none when the client is being closed."""
-        shards, found = self._table.shards, []
+    def _find(
+        self, _: Request, start: int, ids: Sequence[tuple[bytes, ...]], *, counts: bool
+    ) -> Answer:
+        """On a look-up thread: the chunks of which every column is there, up to the first miss."""
+        shards, matches = self._table.shards, []
         try:
             for number, client in enumerate(self._table.clients() or ()):
                 columns = slice(number * shards, (number + 1) * shards)
                 asked = list(chained.from_iterable(every[columns] for every in ids))
                 match = client.match if counts else client.match_again
-                found.append(match(asked, deadline_s=self._match_deadline_s))
-        except NeveError:
-            return []
-        return found
+                matches.append(match(asked, deadline_s=self._match_deadline_s))
+        except NeveError:  # the client is being closed
+            matches = []
+        misses = {match.miss for match in matches}
+        per_space = [_rows(match.locations, shards) for match in matches]
+        rows = [tuple(chained.from_iterable(row)) for row in zip(*per_space, strict=False)]
+        return Answer(rows, not misses or not misses.isdisjoint(_UNKNOWN), time.monotonic())
+
+    def _find_groups(
+        self, request: Request, start: int, ids: Sequence[tuple[bytes, ...]], *, counts: bool
+    ) -> Answer:
+        """On a look-up thread: full attention as a prefix, then the windows of its last chunks.
+
+        Of windows at most one call's ids are asked for: where none of these chunks can be gone on
+        from, it is a miss.
+        """
+        groups = len(self._table.groups)
+        spaces = []
+        miss: MissReason | None = None
+        for number, client in enumerate(self._table.clients() or ()):
+            columns = [every[number * groups : (number + 1) * groups] for every in ids]
+            rows, reason = self._find_in(client, columns)
+            miss = reason if reason in _UNKNOWN or miss is None else miss
+            spaces.append(rows)
+        rows = [tuple(chained.from_iterable(row)) for row in zip(*spaces, strict=False)]
+        if counts:
+            assert request.chain is not None
+            chunk_tokens = request.chain.chunk_tokens
+            resumed = self._table.resume(request, rows, first=start).chunks
+            tokens = len(ids) * chunk_tokens
+            for client in self._table.clients() or ():
+                client.stats.count(requested_blocks=len(ids), requested_tokens=tokens)
+                if resumed < len(ids):
+                    client.stats.miss(miss or MissReason.NEVER_STORED, len(ids) - resumed)
+        return Answer(rows, not spaces or miss in _UNKNOWN, time.monotonic())
+
+    def _find_in(
+        self, client: Client, ids: Sequence[Sequence[bytes]]
+    ) -> tuple[list[Row], MissReason | None]:
+        """Rows of one space, and why the first missing block is missing. Never raises trouble."""
+        groups = self._table.groups
+        full = [number for number, group in enumerate(groups) if group.window is None]
+        windows = [number for number, group in enumerate(groups) if group.window is not None]
+        begun = time.monotonic()
+        miss = None
+        rows: list[list[Location | None]] = [[None] * len(groups) for _ in ids]
+        if full:
+            asked = [every[number] for every in ids for number in full]
+            match = client.match_again(asked, deadline_s=self._match_deadline_s)
+            found, miss = _rows(match.locations, len(full)), match.miss
+            del rows[len(found) :]
+            for row, locations in zip(rows, found, strict=True):
+                for number, location in zip(full, locations, strict=True):
+                    row[number] = location
+        last = max(0, len(rows) - CALL_IDS // len(windows)) if windows else len(rows)
+        if last < len(rows):
+            left_s = begun + self._match_deadline_s - time.monotonic()
+            try:
+                answers = client.locate_again(
+                    [ids[chunk][number] for chunk in range(last, len(rows)) for number in windows],
+                    deadline_s=max(0.0, left_s),
+                )
+            except NeveError:
+                return [tuple(row) for row in rows], MissReason.TIMEOUT
+            places = ((chunk, number) for chunk in range(last, len(rows)) for number in windows)
+            for (chunk, number), answer in zip(places, answers, strict=True):
+                if isinstance(answer, MissReason):
+                    miss = miss or answer
+                else:
+                    rows[chunk][number] = answer
+        return [tuple(row) for row in rows], miss
 
     def _count_tail(self, request: Request, chain: Chain) -> None:
         """Once a request: tokens after the last whole chunk, for the hit rate of whole prompts."""
@@ -155,27 +225,29 @@ class Lookups:
         assert lookup.future is not None
         wait_s, self._wait_left_s = self._wait_left_s, 0.0
         try:
-            matches, answered_at = lookup.future.result(timeout=wait_s)
+            answer = lookup.future.result(timeout=wait_s)
         except FutureTimeout:
             if now < self._answer_by(request, lookup):
                 return False
             lookup.future.cancel()  # if it still waits for a thread, later ones need not
-            matches, answered_at = [], now
+            answer = Answer([], True, now)
         lookup.future = None
-        misses = {match.miss for match in matches}
-        lookup.failed = not misses or not misses.isdisjoint(_UNKNOWN)
+        lookup.found, lookup.failed = answer.rows, answer.failed
         if request.handover is None:
-            self._telemetry.sample("match_seconds", answered_at - lookup.asked_at)
-        # A chunk is found when all its columns are: the shortest prefix of all spaces counts.
-        per_space = [_rows(match.locations, self._table.shards) for match in matches]
-        rows = zip(*per_space, strict=False)
-        lookup.found = [tuple(chained.from_iterable(parts)) for parts in rows]
-        for number, ids in enumerate(chain.ids[lookup.start :]):
-            if number < len(lookup.found):
-                self._table.stored.add(ids[0])
-            elif not lookup.failed:
-                self._table.stored.lose(ids[0])
+            self._telemetry.sample("match_seconds", answer.at - lookup.asked_at)
+        self._note_stored(lookup, chain)
         return True
+
+    def _note_stored(self, lookup: Lookup, chain: Chain) -> None:
+        stored = self._table.stored
+        for number, ids in enumerate(chain.ids[lookup.start :]):
+            row = lookup.found[number] if number < len(lookup.found) else None
+            for group in range(len(self._table.groups)):
+                (first, *_) = self._table.of_group(ids, group)
+                if row is not None and None not in self._table.of_group(row, group):
+                    stored.add(first)
+                elif not lookup.failed:
+                    stored.lose(first)
 
     def _answer_by(self, request: Request, lookup: Lookup) -> float:
         """When the request stops waiting. Of many that come at once, the last may wait for a
@@ -195,7 +267,8 @@ class Lookups:
         until = now + min(self._handover_wait_s, patience_s)
         chain.extend(len(request.tokens) // chain.chunk_tokens)
         wait.begin(chain.ids, chain.chunk_tokens, until=until)
-        outcome = wait.outcome(lookup.start + len(lookup.found), now)
+        found = self._table.resume(request, lookup.found, first=lookup.start).chunks
+        outcome = wait.outcome(lookup.start + found, now)
         if outcome is None and lookup.failed:
             outcome = HandoverOutcome.LATE
         if outcome is not None:
@@ -215,7 +288,9 @@ class Lookups:
         if request.computes_all:
             return True
         if lookup.has_foreign is None:
-            numbers = range(start, lookup.start + len(lookup.found))
+            rows = lookup.found[start - lookup.start :]
+            chunks = self._table.resume(request, rows, first=start).chunks
+            numbers = range(start, start + chunks)
             foreign = [n for n in numbers if not self._table.stored.is_own(chain.ids[n][0])]
             lookup.has_foreign = bool(foreign)
             if foreign and self._canary.picks():
@@ -227,20 +302,22 @@ class Lookups:
         request.unproven = lookup.has_foreign and self._canary.closed
         return request.unproven
 
-    def _choose(self, request: Request, lookup: Lookup, chunk_tokens: int) -> Choice:
+    def _choose(self, request: Request, lookup: Lookup, chunk_tokens: int, first: int) -> Choice:
         """Decides once per look-up and local hit how many found chunks to load.
 
         A decision to recompute is counted here; a decision to load is counted in `Loads.plan`,
         because the engine may still serve it from a nearer tier.
         """
         if lookup.choice is None or lookup.chosen_for != request.local_tokens:
-            first = request.local_tokens // chunk_tokens
+            rows = lookup.found[first - lookup.start :]
+            resume = self._table.resume(request, rows, first=first)
             choice = self._policy.choose(
-                lookup.found[first - lookup.start :],
+                wanted(self._table, rows, resume),
                 first_chunk=first,
                 chunk_tokens=chunk_tokens,
                 local_tokens=request.local_tokens,
                 prompt_tokens=len(request.tokens),
+                whole=self._table.is_split,
             )
             if choice.decision is Decision.RECOMPUTE and lookup.choice is None:
                 self._policy.note_decision(choice)

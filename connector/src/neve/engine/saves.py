@@ -6,6 +6,7 @@ Belongs to the scheduler's thread. `neve.engine.saver` carries saves out.
 from collections.abc import Iterable, Sequence
 
 from neve.engine.canary import Canary
+from neve.engine.groups import engine_blocks_of
 from neve.engine.step import BlockSave
 from neve.engine.table import RequestTable
 
@@ -21,7 +22,7 @@ class Saves:
         self.due_at: dict[str, int] = {}
 
     def plan(
-        self, request_id: str, computed_tokens: int, engine_blocks: Sequence[int]
+        self, request_id: str, computed_tokens: int, engine_blocks: Sequence[Sequence[int]]
     ) -> list[BlockSave]:
         """Whole chunks among the first `computed_tokens` that were neither saved nor found yet.
 
@@ -39,26 +40,31 @@ class Saves:
             return []
         chunks = min(computed_tokens, len(request.tokens)) // chain.chunk_tokens
         chain.extend(chunks)
-        per_chunk = chain.chunk_tokens // self._table.engine_block_tokens
         plans = []
         for chunk in range(request.next_save, chunks):
-            ids = chain.ids[chunk]
-            found = request.to_compare.pop(chunk, ())
-            is_new = stores and ids[0] not in self._table.stored
-            if is_new or found:
-                plans.append(
-                    BlockSave(
-                        request_id,
-                        ids,
-                        chain.parents(chunk),
-                        chain.chunk_tokens,
-                        tuple(engine_blocks[chunk * per_chunk : (chunk + 1) * per_chunk]),
-                        chunk,
-                        tuple(found),
+            row = request.to_compare.pop(chunk, ())
+            for number, group in enumerate(self._table.groups):
+                ids = self._table.of_group(chain.ids[chunk], number)
+                blocks = engine_blocks_of(group, engine_blocks, chunk, chain.chunk_tokens)
+                if group.window is not None and 0 in blocks:
+                    continue  # the engine gave this window's KV back
+                found = [at for at in self._table.of_group(row, number) if at is not None]
+                is_new = stores and ids[0] not in self._table.stored
+                if is_new or len(found) == len(ids):
+                    plans.append(
+                        BlockSave(
+                            request_id,
+                            ids,
+                            self._table.of_group(chain.parents(chunk), number),
+                            chain.chunk_tokens,
+                            blocks,
+                            chunk,
+                            () if is_new else tuple(found),
+                            number,
+                        )
                     )
-                )
-            if stores:
-                self._table.stored.add(ids[0], own=is_new and not found)
+                if stores:
+                    self._table.stored.add(ids[0], own=is_new)
         request.next_save = max(request.next_save, chunks)
         self.due_at[request_id] = (request.next_save + 1) * chain.chunk_tokens
         return plans

@@ -6,13 +6,14 @@ in which order an adapter makes them.
 
 import os
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from neve import log_events
 from neve.engine.canary import Canary, Verdict
 from neve.engine.contexts import ContextReports, FinishedRequest
 from neve.engine.events import ChunkRemoved, ChunkStored, RouterEvents
+from neve.engine.groups import KvGroup
 from neve.engine.handover import Prefilled
 from neve.engine.link import BOOT_WAIT_S, Engine, Link
 from neve.engine.load_policy import LoadPolicy
@@ -53,6 +54,7 @@ class SchedulerSide:
         *,
         engine_block_tokens: int,
         shards: int = 1,
+        groups: Sequence[KvGroup] = (),
         ranks: int = 1,
         parts: int = 1,
         loads: bool = True,
@@ -76,7 +78,9 @@ class SchedulerSide:
             load_deadline_s=options.load_deadline_s,
             always=options.load == "always",
         )
-        self._table = RequestTable(links, engine_block_tokens=engine_block_tokens, shards=shards)
+        self._table = RequestTable(
+            links, engine_block_tokens=engine_block_tokens, shards=shards, groups=groups
+        )
         self._pending = PendingRequests(self._table, self._loras, self._resets)
         self.lookups = Lookups(
             self._table,
@@ -89,7 +93,7 @@ class SchedulerSide:
         )
         self.loads = Loads(self._table, self._policy, self._telemetry)
         self.saves = Saves(self._table, self._canary, saves=saves)
-        self._reports = ContextReports(links, shards)
+        self._reports = ContextReports(links, self._table.columns)
         self._events = RouterEvents(parts if announces else 0)
         self._steps = Steps(
             self._table,
@@ -109,6 +113,7 @@ class SchedulerSide:
         *,
         engine: Engine,
         shards: int,
+        groups: Sequence[KvGroup] = (),
         loads: bool = True,
         saves: bool = True,
         announces: bool = False,
@@ -133,6 +138,7 @@ class SchedulerSide:
             options,
             engine_block_tokens=identities[0].engine_block_tokens,
             shards=shards,
+            groups=groups,
             ranks=len(ranks),
             parts=len(ranks) // ranks[0].turns,
             loads=loads,
@@ -159,15 +165,20 @@ class SchedulerSide:
     def plan_load(
         self, request_id: str, external_tokens: int, engine_blocks: Sequence[Sequence[int]]
     ) -> None:
-        (blocks,) = engine_blocks
         try:
-            load = self.loads.plan(request_id, external_tokens, blocks)
+            load = self.loads.plan(request_id, external_tokens, engine_blocks)
         except Exception:
             # From now on the engine waits for this load's end: send one that fails.
             log_events.LOAD_UNPLANNED.log(exc_info=True)
             count = -(-external_tokens // self._table.engine_block_tokens)
-            blank = BlockLoad((), (), tuple(blocks[-count:]), 0)
-            load = LoadPlan(request_id, 0, (blank,), self._options.load_deadline_s)
+            blank = BlockLoad((), (), tuple(engine_blocks[0][-count:]), 0)
+            load = LoadPlan(
+                request_id,
+                0,
+                (blank,),
+                self._options.load_deadline_s,
+                whole=self._table.is_split,
+            )
         self._steps.add_load(load)
 
     def end(self, request_id: str) -> tuple[bool, dict[str, Any] | None]:
@@ -218,17 +229,28 @@ class SchedulerSide:
         computes: bool,
         preempted: Collection[str] = (),
         encodes_media: bool = False,
+        tables: Callable[[str], Sequence[Sequence[int]] | None] | None = None,
     ) -> StepPlan:
         return self._steps.build(
-            scheduled, computes=computes, preempted=preempted, encodes_media=encodes_media
+            scheduled,
+            computes=computes,
+            preempted=preempted,
+            encodes_media=encodes_media,
+            tables=tables,
         )
 
     def note_results(
-        self, report: WorkerReport, *, failed_blocks: Iterable[int], loaded: Iterable[str]
+        self,
+        report: WorkerReport,
+        *,
+        failed_blocks: Iterable[int],
+        loaded: Iterable[str],
+        failed_requests: Iterable[str] = (),
     ) -> None:
         for step, took_s in report.timed:
             self._policy.end_step(step, took_s)
         self.loads.note_failures(failed_blocks)
+        self.loads.note_failed(failed_requests)
         for request_id in loaded:
             self.loads.note_ended(request_id)
         self.saves.note_unsaved(report.unsaved)

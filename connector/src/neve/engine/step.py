@@ -59,13 +59,17 @@ class BlockLoad:
     """One block to read and the engine blocks that its tokens fill.
 
     `ids` and `locations` have one entry for every column. The first `skip` engine blocks already
-    hold this KV (the engine's own prefix cache) and must not be written.
+    hold this KV (the engine's own prefix cache), or are seen by no reader, and must not be written.
+    `group`: which KV cache group the block is of (see `neve.engine.groups`).
+    `tokens`: how many count as reused by this block; None: those of a chunk.
     """
 
     ids: tuple[bytes, ...]
     locations: tuple[Location, ...]
     engine_blocks: tuple[int, ...]
     skip: int
+    group: int = 0
+    tokens: int | None = None
 
     @property
     def written(self) -> tuple[int, ...]:
@@ -75,12 +79,16 @@ class BlockLoad:
 
 @dataclass(frozen=True)
 class LoadPlan:
-    """All blocks of one request's load, in chain order, and how long it may take."""
+    """All blocks of one request's load, of each group in chain order, and how long it may take.
+
+    `whole`: with several groups, one failed block fails the whole load.
+    """
 
     request_id: str
     first_chunk: int
     blocks: tuple[BlockLoad, ...]
     deadline_s: float
+    whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,6 +105,7 @@ class BlockSave:
     engine_blocks: tuple[int, ...]
     chunk: int = 0
     stored: tuple[Location, ...] = ()
+    group: int = 0
 
 
 @dataclass

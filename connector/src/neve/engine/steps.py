@@ -3,7 +3,7 @@
 Belongs to the scheduler's thread.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from neve import log_events
 from neve.engine.events import RouterEvents
@@ -61,13 +61,15 @@ class Steps:
         computes: bool,
         preempted: Collection[str] = (),
         encodes_media: bool = False,
+        tables: Callable[[str], Sequence[Sequence[int]] | None] | None = None,
     ) -> StepPlan:
         """See `Scheduling.build_step`. Loads go out even if planning the saves fails."""
         step = StepPlan(
             loads=self._loads,
             delayed_frees=self._delayed_frees,
             idle=not computes,
-            fences=bool(preempted),
+            # A window's blocks change hands while its request runs.
+            fences=bool(preempted) or self._table.is_split,
             weights_check=self._resets.number,
         )
         self._loads, self._delayed_frees = [], []
@@ -78,7 +80,7 @@ class Steps:
             if request_id in self._table.requests:
                 self._table.requests[request_id].lookup = None
         try:
-            self._plan_saves(step, scheduled, encodes_media=encodes_media)
+            self._plan_saves(step, scheduled, encodes_media=encodes_media, tables=tables)
         except Exception:
             log_events.SAVE_UNPLANNED.log(exc_info=True)
         self._events.note_lost(self._table.stored.take_lost())
@@ -86,7 +88,12 @@ class Steps:
         return step
 
     def _plan_saves(
-        self, step: StepPlan, scheduled: Iterable[Scheduled], *, encodes_media: bool
+        self,
+        step: StepPlan,
+        scheduled: Iterable[Scheduled],
+        *,
+        encodes_media: bool,
+        tables: Callable[[str], Sequence[Sequence[int]] | None] | None,
     ) -> None:
         """Runs over every request of every step; most have nothing to save."""
         self._steps += 1
@@ -94,7 +101,7 @@ class Steps:
         prefills: list[tuple[int, int]] = []
         due: list[tuple[str, int]] = []
         for request_id, start, end, blocks, replaces, drafts in scheduled:
-            if replaces or blocks:
+            if tables is None and (replaces or blocks):
                 self._table.put_blocks(request_id, blocks, replaces=replaces)
             if end - start > 1 and not drafts:
                 prefills.append((start, end))
@@ -105,7 +112,8 @@ class Steps:
         if timeable and self._policy.begin_step(self._steps, prefills):
             step.timed = self._steps
         for request_id, end in due:
-            saves = self._saves.plan(request_id, end, self._table.engine_blocks[request_id][0])
+            held = tables(request_id) if tables else self._table.engine_blocks[request_id]
+            saves = self._saves.plan(request_id, end, held) if held is not None else []
             if saves and self._defers:
                 self._saving.add(request_id)
             step.saves += saves

@@ -8,9 +8,11 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import TypeVar
 
-from neve.datapath.client import Client, Match
+from neve.datapath.client import Client
 from neve.engine.chains import Chain, Origin
+from neve.engine.groups import KvGroup, Resume, is_split, resume_at
 from neve.engine.handover import HandoverWait
 from neve.engine.link import Link
 from neve.engine.params import RequestParams
@@ -19,26 +21,43 @@ from neve.formats.ids import BlockHasher
 from neve.index.tier import Location, Tier
 from neve.planner.choice import Choice
 
+T = TypeVar("T")
+
 # Ids remembered as stored (or on their way), so that they are not saved twice: 16 MB at most.
 _MOST_STORED_IDS = 1 << 17
+
+
+# One chunk's locations, one for every column; None where a column's block is not stored. Without
+# several KV cache groups a row is complete.
+Row = tuple[Location | None, ...]
+
+
+@dataclass
+class Answer:
+    """What a look-up found: `rows` of consecutive chunks, and when. `failed`: it says nothing about
+    what is stored."""
+
+    rows: list[Row]
+    failed: bool
+    at: float
 
 
 @dataclass
 class Lookup:
     """One question to Neve: which of the chunks from `start` on are stored?
 
-    `future`: the matches, one a space, and when they arrived. `begun_at`: when the question was
-    sent; None while it waits for a thread. `failed`: the answer says nothing about what is stored.
-    `choice`: how much of `found` is loaded, decided for a local hit of `chosen_for` tokens.
-    `has_foreign`: `found` holds blocks of other engines; None until that was checked.
+    `begun_at`: when the question was sent; None while it waits for a thread. `failed`: the answer
+    says nothing about what is stored. `choice`: how much of `found` is loaded, decided for a local
+    hit of `chosen_for` tokens. `has_foreign`: `found` holds blocks of other engines; None until
+    that was checked.
     """
 
     start: int
     asked_at: float
-    future: Future[tuple[list[Match], float]] | None = None
+    future: Future[Answer] | None = None
     begun_at: float | None = None
     failed: bool = False
-    found: list[tuple[Location, ...]] = field(default_factory=list)
+    found: list[Row] = field(default_factory=list)
     choice: Choice | None = None
     chosen_for: int = 0
     has_foreign: bool | None = None
@@ -71,7 +90,7 @@ class Request:
     is_tail_counted: bool = False
     next_save: int = 0
     reused: dict[int, tuple[Tier, int]] = field(default_factory=dict)
-    to_compare: dict[int, tuple[Location, ...]] = field(default_factory=dict)
+    to_compare: dict[int, Row] = field(default_factory=dict)
     computes_all: bool = False
     unproven: bool = False
 
@@ -129,15 +148,25 @@ class StoredChunks:
 
 
 class RequestTable:
-    """`links`: one a space, in rank order; each space has `shards` columns.
+    """`links`: one a space, in rank order; each space has `shards` columns for each of `groups`.
 
     `engine_blocks`: for each request, also those that Neve leaves alone, one list of engine blocks
     for each KV cache group.
     """
 
-    def __init__(self, links: Sequence[Link], *, engine_block_tokens: int, shards: int = 1) -> None:
+    def __init__(
+        self,
+        links: Sequence[Link],
+        *,
+        engine_block_tokens: int,
+        shards: int = 1,
+        groups: Sequence[KvGroup] = (),
+    ) -> None:
         self.links = links
         self.engine_block_tokens = engine_block_tokens
+        self.groups = groups or [KvGroup((), None, engine_block_tokens)]
+        self.columns = shards * len(self.groups)  # of one space
+        self.is_split = is_split(self.groups)
         self.shards = shards
         self.requests: dict[str, Request] = {}
         self.stored = StoredChunks()
@@ -158,8 +187,41 @@ class RequestTable:
                 if clients is None:
                     return None
                 self._hashers = tuple(client.hasher for client in clients)
-            request.chain = Chain(request.tokens, self._hashers, request.origin, shards=self.shards)
+            request.chain = Chain(
+                request.tokens,
+                self._hashers,
+                request.origin,
+                shards=self.shards,
+                groups=len(self.groups),
+            )
         return request.chain
+
+    def of_group(self, row: Sequence[T], group: int) -> tuple[T, ...]:
+        """The columns of one group in a chunk's ids or locations: one a space."""
+        return tuple(row[group :: len(self.groups)]) if self.is_split else tuple(row)
+
+    def resume(self, request: Request, rows: Sequence[Row], *, first: int) -> Resume:
+        """Where the request can go on if `rows` are stored, which begin with chunk `first`.
+
+        With several groups at least one token of the request is computed: a window may no longer
+        hold what the last token reads (a window of 1 modulo the engine's block).
+        """
+        assert request.chain is not None
+        if not self.is_split:
+            return Resume(len(rows), (len(rows),))
+        size = request.chain.chunk_tokens
+        groups = range(len(self.groups))
+        return resume_at(
+            self.groups,
+            [
+                [None if None in self.of_group(row, group) else row for group in groups]
+                for row in rows
+            ],
+            first=first,
+            chunk_tokens=size,
+            local_tokens=request.local_tokens,
+            most=max(0, (len(request.tokens) - 1) // size - first),
+        )
 
     def stored_ids(self, request: Request) -> list[tuple[bytes, ...]]:
         """The request's chain up to its first chunk that is not known to be stored."""
@@ -179,3 +241,13 @@ class RequestTable:
             return
         for own, more in zip(self.engine_blocks[request_id], blocks, strict=True):
             own += more
+
+
+def wanted(table: RequestTable, rows: Sequence[Row], resume: Resume) -> list[tuple[Location, ...]]:
+    """Of each chunk up to where the request goes on, the locations that have to be loaded."""
+    found = []
+    for number, row in enumerate(rows[: resume.chunks]):
+        groups = [g for g, n in enumerate(resume.needed) if number >= resume.chunks - n]
+        columns = (table.of_group(row, group) for group in groups)
+        found.append(tuple(at for column in columns for at in column if at is not None))
+    return found

@@ -6,24 +6,21 @@ which order an adapter makes them.
 
 import os
 import secrets
-import threading
 from collections import deque
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Generic
 
 from neve import log_events
 from neve.engine.canary import Verdict
 from neve.engine.contract import Kv, Mark, S
+from neve.engine.groups import KvGroup
 from neve.engine.link import BOOT_WAIT_S, Engine, Link
-from neve.engine.loader import BlockLoader
 from neve.engine.lookups import STEP_WAIT_S
 from neve.engine.options import Options
-from neve.engine.saver import BlockSaver
 from neve.engine.sharding import Share
-from neve.engine.staging import StagingPool
 from neve.engine.step import RankInfo, StepPlan, WorkerReport
 from neve.engine.telemetry import Data, Telemetry
+from neve.engine.transfers import GroupTransfers
 from neve.errors import NeveError
 from neve.formats.space import SpaceIdentity
 
@@ -38,20 +35,23 @@ class WorkerSide(Generic[S]):
 
     def __init__(
         self,
-        kv: Kv[S],
+        kvs: Sequence[Kv[S]],
         identity: SpaceIdentity,
         options: Options,
         *,
         engine: Engine,
         share: Share,
         step_tokens: int,
+        groups: Sequence[KvGroup] = (),
         weights: Callable[[], bytes] = bytes,
     ) -> None:
-        """`step_tokens`: the most that the engine computes in one step. `weights`: a digest of the
+        """`kvs` has one entry for each of `groups`; by default there is one group, which sees all.
+        `step_tokens`: the most that the engine computes in one step. `weights`: a digest of the
         model's weights as they are now."""
         self._identity = identity
         self._step_tokens = step_tokens
-        self._kv = kv
+        self._kvs = kvs
+        self._groups = groups or [KvGroup((), None, identity.engine_block_tokens)]
         self._options = options
         self._share = share
         node = f"{options.node}/tp{share.seat}" if share.seat else options.node
@@ -61,9 +61,9 @@ class WorkerSide(Generic[S]):
         self._first_weights = self._read_weights()
         self._checks = 0  # weights checks that were made
         self._checked: tuple[int, bytes] | None = None  # the last one's result, until reported
-        self._saver: BlockSaver[S] | None = None
-        self._loader: BlockLoader[S] | None = None
+        self._transfers: GroupTransfers[S] | None = None
         self._failed_blocks: set[int] = set()
+        self._failed_requests: set[str] = set()
         self._ended: set[str] = set()  # loads that ended before they began
         self._unsaved: list[bytes] = []
         self._uncompared: list[bytes] = []
@@ -76,33 +76,37 @@ class WorkerSide(Generic[S]):
     def describe(self) -> RankInfo:
         """For `SchedulerSide.connect`."""
         return RankInfo(
-            self._identity.as_dict(), os.getpid(), self._kv.defers, turns=self._share.turns
+            self._identity.as_dict(), os.getpid(), self._kvs[0].defers, turns=self._share.turns
         )
 
     # ---- one step
 
     def begin_step(self, plan: StepPlan) -> None:
         if plan.fences:
-            self._kv.fence()
-        self._begun = self._kv.mark() if plan.timed is not None else None
+            for kv in self._kvs:
+                kv.fence()
+        self._begun = self._kvs[0].mark() if plan.timed is not None else None
 
     def start_loads(self, plan: StepPlan) -> None:
         for load in plan.loads:
             try:
                 if not self._is_ready():
                     raise NeveError("this rank is not connected")
-                assert self._loader is not None
-                self._loader.start(load)
+                assert self._transfers is not None
+                self._transfers.start(load)
             except Exception as error:
                 log_events.LOAD_FAILED.log(request=load.request_id, detail=error)
                 self._ended.add(load.request_id)
+                if load.whole:
+                    self._failed_requests.add(load.request_id)
+                    continue
                 for block in load.blocks:
                     self._failed_blocks.update(block.written)
         self._check_weights(plan)
 
     def end_step(self, plan: StepPlan) -> None:
         if plan.timed is not None and self._begun is not None:
-            self._timed.append((plan.timed, self._begun, self._kv.mark()))
+            self._timed.append((plan.timed, self._begun, self._kvs[0].mark()))
         saves = plan.saves[self._share.turn :: self._share.turns]
         if not saves:
             return
@@ -110,23 +114,26 @@ class WorkerSide(Generic[S]):
             self._unsaved.extend(save.ids[0] for save in saves if not save.stored)
             self._uncompared.extend(save.ids[0] for save in saves if save.stored)
             return
-        assert self._saver is not None
-        self._saver.save(saves)
+        assert self._transfers is not None
+        self._transfers.save(saves)
 
     def take_copied(self, plan: StepPlan) -> set[str]:
         self._delayed_frees.update(plan.delayed_frees)
-        saver = self._saver
-        copied = {each for each in self._delayed_frees if saver is None or not saver.copying(each)}
+        transfers = self._transfers
+        copied = {
+            each for each in self._delayed_frees if transfers is None or not transfers.copying(each)
+        }
         self._delayed_frees -= copied
         return copied
 
     def poll_loads(self, plan: StepPlan) -> set[str]:
         """See `Working`. Waits up to a millisecond if the step computes nothing."""
         ended, self._ended = self._ended, set()
-        if self._loader is not None:
+        if self._transfers is not None:
             wait_s = STEP_WAIT_S if plan.idle and not ended else 0.0
-            results = self._loader.poll(wait_s)
+            results = self._transfers.poll(wait_s)
             ended |= results.request_ids
+            self._failed_requests |= results.failed_requests
             self._failed_blocks |= results.failed_engine_blocks
         return ended
 
@@ -134,14 +141,18 @@ class WorkerSide(Generic[S]):
         failed, self._failed_blocks = self._failed_blocks, set()
         return failed
 
+    def take_failed_requests(self) -> set[str]:
+        failed, self._failed_requests = self._failed_requests, set()
+        return failed
+
     def report(self) -> WorkerReport:
         report = WorkerReport(unsaved=self._unsaved, timed=self._take_timed())
         report.compared = [(block_id, Verdict.UNKNOWN) for block_id in self._uncompared]
         self._unsaved, self._uncompared = [], []
-        if self._saver is not None:
-            report.unsaved += self._saver.take_unsaved()
-            report.stored = self._saver.take_stored()
-            report.compared += self._saver.take_compared()
+        if self._transfers is not None:
+            report.unsaved += self._transfers.take_unsaved()
+            report.stored = self._transfers.take_stored()
+            report.compared += self._transfers.take_compared()
         if gauges := self._telemetry.take_gauges():
             report.gauges = {self._name: gauges}
         if self._checked is not None:
@@ -162,13 +173,13 @@ class WorkerSide(Generic[S]):
     def take_telemetry(self) -> Data | None:
         """Figures since the last call, for the engine's metrics; gauges go with `report`."""
         self._telemetry.read(self._link.client)
-        if self._saver is not None:
-            self._telemetry.gauge("saves_in_flight", self._saver.in_flight)
+        if self._transfers is not None:
+            self._telemetry.gauge("saves_in_flight", self._transfers.in_flight)
         return self._telemetry.take(gauges=False)
 
     def close(self) -> None:
         """Waits for the puts under way, up to a bound, and ends the connection."""
-        if self._saver is not None and not self._saver.drain(_DRAIN_S):
+        if self._transfers is not None and not self._transfers.drain(_DRAIN_S):
             log_events.SHUTDOWN_PUTS_LEFT.log()
         self._link.release()
 
@@ -189,38 +200,24 @@ class WorkerSide(Generic[S]):
 
     def _is_ready(self) -> bool:
         """Whether Neve is connected; makes loader and saver when it is for the first time."""
-        if self._loader is not None:
+        if self._transfers is not None:
             return True
         client = self._link.client
         if client is None:
             return False
-        engine_blocks = client.session.chunk_tokens // self._identity.engine_block_tokens
-        chunk_bytes = engine_blocks * self._kv.block_bytes
-
-        def pool(budget_bytes: int) -> StagingPool[Any]:
-            return StagingPool(
-                partial(self._kv.allocate, engine_blocks), budget_bytes // chunk_bytes
-            )
-
-        loading = pool(self._options.load_budget_bytes)
-        step_chunks = -(-self._step_tokens // client.session.chunk_tokens)
-        saving = pool(self._options.save_budget(step_chunks * chunk_bytes // self._share.turns))
-        if self._kv.defers:
-            threading.Thread(
-                target=_fill, args=([loading, saving],), name="neve-pin", daemon=True
-            ).start()
-        self._saver = BlockSaver(client, self._kv, saving, self._share.columns)
-        self._loader = BlockLoader(client, self._kv, loading, self._share.columns)
+        chunk_tokens = client.session.chunk_tokens
+        blocks = chunk_tokens // self._identity.engine_block_tokens
+        chunk_bytes = blocks * sum(kv.block_bytes for kv in self._kvs)
+        step_chunks = -(-self._step_tokens // chunk_tokens)
+        self._transfers = GroupTransfers(
+            client,
+            self._kvs,
+            self._groups,
+            self._share.columns,
+            load_bytes=self._options.load_budget_bytes,
+            save_bytes=self._options.save_budget(step_chunks * chunk_bytes // self._share.turns),
+        )
         return True
-
-
-def _fill(pools: list[StagingPool[Any]]) -> None:
-    """Pins all staging ahead of its use: that takes too long for a step."""
-    try:
-        for pool in pools:
-            pool.fill()
-    except Exception:
-        log_events.STAGING_SHORT.log(exc_info=True)
 
 
 if TYPE_CHECKING:  # mypy holds the class to the contract

@@ -3,6 +3,8 @@
     root  = H(fingerprint, "root",  u32 len(salt) ‖ salt ‖ u32 len(lora) ‖ lora)
     id[i] = H(fingerprint, "block", id[i-1] ‖ u32 count ‖ tokens as u32 … ‖ extra)
     head  = H(fingerprint, "head",  id[i] ‖ u32 KV head)   where a chunk has a block for each head
+    group = H(fingerprint, "group", id[i] ‖ u32 group)    where a chunk has a block for each of
+                                                 several KV cache groups; group 0 keeps id[i]
     id    = H(fingerprint, "key",   key)      where an engine has its own hashes of blocks
 
 H is BLAKE2b with a 16-byte digest, keyed by the space's fingerprint and separated by `person`.
@@ -65,6 +67,14 @@ class BlockHasher:
         """Ids of a chunk's blocks, one for each KV head. Of a root: parents of the first blocks."""
         return [
             self._digest(b"neve.head", id_ + head.to_bytes(4, "little")) for head in range(heads)
+        ]
+
+    def of_groups(self, id_: bytes, groups: int) -> list[bytes]:
+        """Ids of a chunk's blocks, one for each KV cache group; of a root: what the first ones
+        follow."""
+        return [
+            id_,
+            *(self._digest(b"neve.group", id_ + n.to_bytes(4, "little")) for n in range(1, groups)),
         ]
 
     def _digest(self, person: bytes, data: bytes) -> bytes:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any, Final
 
+from neve.engine.groups import KvGroup
+
 # Attention with one latent KV vector, equal on every TP rank.
 _LATENT: Final = frozenset(("MLAAttentionSpec", "SlidingWindowMLASpec"))
 # Attention whose blocks belong to their request until it ends.
@@ -47,18 +49,44 @@ def keeps_state(kv_cache_config: Any) -> bool:
     )
 
 
-def keeps_all(kv_cache_config: Any, longest: int) -> bool:
-    """Whether requests of up to `longest` tokens keep the blocks of all of them until they end or
-    are preempted.
+def groups_of(kv_cache_config: Any, longest: int) -> list[KvGroup] | None:
+    """The KV cache groups, those with full attention first; None if some layer keeps
+    anything else than the KV of all tokens, or of a window, or if groups have blocks of several
+    sizes. A window that no request outgrows (`longest` tokens) counts as full attention.
 
-    Decided by the exact class: `RSWASpec` is a `FullAttentionSpec`, and frees blocks.
+    Decided by the exact class: `RSWASpec` is a `FullAttentionSpec`, and frees blocks. Also None if
+    latent KV, which is equal on all TP ranks, is mixed with other KV, or if a drafter has a group
+    of its own.
     """
-    return all(
-        type(spec).__name__ in _KEEPING
-        or (type(spec).__name__ in _WINDOWED and spec.sliding_window >= longest)
+    several = len(kv_cache_config.kv_cache_groups) > 1
+    found = []
+    for number, group in enumerate(kv_cache_config.kv_cache_groups):
+        specs = list(layer_specs(group))
+        if not all(type(spec).__name__ in _KEEPING | _WINDOWED for spec in specs):
+            return None
+        windows = {
+            None if window is None or window >= longest else int(window)
+            for window in (
+                spec.sliding_window if type(spec).__name__ in _WINDOWED else None for spec in specs
+            )
+        }
+        blocks = {int(spec.block_size) for spec in specs}
+        special = (
+            not getattr(group, "enable_kv_transfer", True)
+            or getattr(group, "host_resident", False)
+            or (several and getattr(group, "is_eagle_group", False))
+        )
+        if len(windows) != 1 or len(blocks) != 1 or special:
+            return None
+        found.append(KvGroup(tuple(group.layer_names), windows.pop(), blocks.pop(), number))
+    latent = {
+        bool(_LATENT & {base.__name__ for base in type(spec).__mro__})
         for group in kv_cache_config.kv_cache_groups
         for spec in layer_specs(group)
-    )
+    }
+    if len({each.block_tokens for each in found}) != 1 or (several and len(latent) != 1):
+        return None
+    return sorted(found, key=lambda each: each.window is not None)
 
 
 def holds_latent(kv_cache_config: Any) -> bool:

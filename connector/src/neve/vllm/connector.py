@@ -7,7 +7,7 @@ A boundary: an exception in a hook is logged once and becomes a miss, never an e
 """
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from vllm.config import get_current_vllm_config_or_none
@@ -22,13 +22,14 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
 )
 
 from neve import log_events
+from neve.engine.groups import is_split
 from neve.engine.guard import guarded, log_as, nothing
 from neve.engine.options import Options
 from neve.engine.scheduler import SchedulerSide
 from neve.engine.sharding import RANK
 from neve.engine.step import StepPlan, WorkerReport
 from neve.engine.worker import WorkerSide
-from neve.vllm.compat import names_media
+from neve.vllm.compat import groups_of, names_media
 from neve.vllm.identity import kernel_names, why_unsupported
 from neve.vllm.metadata import NeveHandshake, NeveMetadata, NeveWorkerMetadata
 from neve.vllm.metrics import NevePromMetrics, NeveStats
@@ -38,6 +39,7 @@ from neve.vllm.scheduler import VllmScheduling
 
 if TYPE_CHECKING:
     from vllm.config import KVTransferConfig, VllmConfig
+    from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorTransferResults
     from vllm.forward_context import ForwardContext
     from vllm.v1.attention.backend import AttentionBackend, AttentionMetadata
     from vllm.v1.core.kv_cache_manager import KVCacheBlocks
@@ -47,7 +49,13 @@ if TYPE_CHECKING:
     from vllm.v1.request import Request
 
 
-class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untyped here
+# What Neve has to know of several KV cache groups, vLLM says from 0.30 on: a request's blocks of
+# each group in every step, and a way to say that a load of several groups failed.
+_SUPPORTS_GROUPS: Final = hasattr(KVConnectorBase_V1, "get_transfer_results")
+_BASES: Final = (KVConnectorBase_V1, SupportsHMA) if _SUPPORTS_GROUPS else (KVConnectorBase_V1,)
+
+
+class NeveConnector(*_BASES):  # type: ignore[misc]  # vllm is untyped here
     """Refuses to start on a wrong configuration, and only then."""
 
     def __new__(
@@ -75,7 +83,12 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
         self._options = options.of_replica(vllm_config.parallel_config.data_parallel_index)
         self._scheduler: VllmScheduling | None = None
         self._worker: WorkerSide[Any] | None = None
-        self._unsupported = why_unsupported(vllm_config, kv_cache_config)
+        self._unsupported = why_unsupported(
+            vllm_config, kv_cache_config, self._options, supports_groups=_SUPPORTS_GROUPS
+        )
+        longest = vllm_config.model_config.max_model_len
+        self._groups = groups_of(kv_cache_config, longest) or []
+        self._is_split = bool(self._groups) and is_split(self._groups)
         if self._unsupported and role is KVConnectorRole.SCHEDULER:
             log_events.UNSUPPORTED.log(detail=self._unsupported)
 
@@ -111,7 +124,12 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
     def _register(self, kv_caches: dict[str, torch.Tensor], kernels: dict[str, str]) -> None:
         if not self._unsupported:
             self._worker = make_worker(
-                self._vllm_config, self._kv_cache_config, self._options, kv_caches, kernels
+                self._vllm_config,
+                self._kv_cache_config,
+                self._options,
+                self._groups,
+                kv_caches,
+                kernels,
             )
 
     @guarded(nothing)
@@ -147,6 +165,13 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
             return None, None
         plan = self._plan()
         return self._worker.take_copied(plan) or None, self._worker.poll_loads(plan) or None
+
+    def get_transfer_results(self, finished_req_ids: set[str]) -> "KVConnectorTransferResults":
+        """Called from 0.30 on, in place of `get_finished`."""
+        results = super().get_transfer_results(finished_req_ids)
+        if self._worker is not None:
+            results.failed_recving |= self._worker.take_failed_requests()
+        return results
 
     @guarded(nothing)
     def handle_preemptions(self, kv_connector_metadata: KVConnectorMetadata) -> None:
@@ -201,11 +226,14 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
             self._options,
             engine=ENGINE,
             shards=shards(self._vllm_config, self._kv_cache_config, self._options),
+            groups=self._groups,
             loads=self._kv_transfer_config.is_kv_consumer,
             saves=self._kv_transfer_config.is_kv_producer,
             announces=self._announces,
         )
-        self._scheduler = VllmScheduling(side, names_media=names_media(self._vllm_config))
+        self._scheduler = VllmScheduling(
+            side, names_media=names_media(self._vllm_config), is_split=self._is_split
+        )
 
     @guarded(nothing)
     def on_new_request(self, request: "Request") -> None:
@@ -246,6 +274,7 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
             report,
             failed_blocks=connector_output.invalid_block_ids or (),
             loaded=connector_output.finished_recving or (),
+            failed_requests=getattr(connector_output, "failed_recving", None) or (),
         )
 
     @guarded(lambda: (False, None))
@@ -255,6 +284,12 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
         if self._scheduler is None:
             return False, None
         return self._scheduler.side.end(request.request_id)
+
+    def request_finished_all_groups(
+        self, request: "Request", block_ids: tuple[list[int], ...]
+    ) -> tuple[bool, dict[str, Any] | None]:
+        """Called in place of `request_finished` on a connector that supports several groups."""
+        return self.request_finished(request, ())
 
     @guarded(lambda: False)
     def reset_cache(self) -> bool:
@@ -302,12 +337,7 @@ class NeveConnector(KVConnectorBase_V1):  # type: ignore[misc]  # vllm is untype
 
 
 class _WithoutKv(NeveConnector, SupportsHMA):  # type: ignore[misc]  # vllm is untyped here
-    """For a model that keeps no KV."""
-
-    def request_finished_all_groups(
-        self, request: "Request", block_ids: tuple[list[int], ...]
-    ) -> tuple[bool, dict[str, Any] | None]:
-        return False, None
+    """For a model that keeps no KV, before 0.30."""
 
 
 def _demand_recompute(transfer: "KVTransferConfig") -> None:

@@ -2,16 +2,18 @@
 
 import json
 import re
+from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from neve.engine.groups import KvGroup, is_split
 from neve.engine.options import Options
-from neve.engine.sharding import CANONICAL
+from neve.engine.sharding import CANONICAL, RANK
 from neve.engine.weights import folder_revision
 from neve.errors import Misuse
 from neve.formats.space import SpaceIdentity
-from neve.vllm.compat import describe_groups, keeps_all, keeps_state
+from neve.vllm.compat import describe_groups, groups_of, keeps_state
 from neve.vllm.settings import LAYERLESS_DRAFTERS, deciding_settings
 
 if TYPE_CHECKING:
@@ -30,29 +32,43 @@ _READ_FROM_FOLDERS: Final = frozenset(
 )
 
 
-def why_unsupported(config: "VllmConfig", kv_cache_config: "KVCacheConfig") -> str | None:
-    """Why this engine can't use Neve, in words for its operator; None if it can."""
-    groups = len(kv_cache_config.kv_cache_groups)
-    if groups == 0:
+def why_unsupported(
+    config: "VllmConfig",
+    kv_cache_config: "KVCacheConfig",
+    options: Options,
+    *,
+    supports_groups: bool,
+) -> str | None:
+    """Why this engine can't use Neve, in words for its operator; None if it can.
+
+    `supports_groups`: this vLLM tells connectors what they need to know of several KV cache groups.
+    """
+    if not kv_cache_config.kv_cache_groups:
         return "the model keeps no KV (it only encodes), so there is nothing to share"
     if keeps_state(kv_cache_config):
         return (
             f"layers keep a running state in place of KV, which Neve does not store "
             f"({describe_groups(kv_cache_config)})"
         )
-    if groups != 1:
+    groups = groups_of(kv_cache_config, config.model_config.max_model_len)
+    if groups is None:
         return (
-            f"the model has {groups} KV cache groups and Neve handles 1 "
-            f"({describe_groups(kv_cache_config)}); "
-            f"--disable-hybrid-kv-cache-manager makes them one where that is possible"
+            f"Neve knows full attention and sliding windows, not all of these KV cache groups "
+            f"({describe_groups(kv_cache_config)}); --disable-hybrid-kv-cache-manager makes them "
+            f"one where that is possible"
         )
-    if not keeps_all(kv_cache_config, config.model_config.max_model_len):
+    if is_split(groups) and not supports_groups:
         # Such requests free blocks while running, so a block may belong to another request before
         # it is copied.
         return (
-            f"requests give blocks back while they run ({describe_groups(kv_cache_config)}); "
-            f"--max-model-len or --disable-sliding-window keeps them, for prompts no longer than "
-            f"the window"
+            f"requests give blocks back while they run ({describe_groups(kv_cache_config)}), which "
+            f"Neve follows from vLLM 0.30 on; --disable-hybrid-kv-cache-manager or "
+            f"--disable-sliding-window keeps them"
+        )
+    if is_split(groups) and options.layout == CANONICAL:
+        return (
+            f"the layout '{CANONICAL}' needs one KV cache group of full attention "
+            f"({describe_groups(kv_cache_config)}): use '{RANK}'"
         )
     if getattr(config.cache_config, "calculate_kv_scales", False):
         return "calculate_kv_scales makes KV depend on the first batch; use calibrated scales"
@@ -80,7 +96,8 @@ def kernel_names(config: "VllmConfig") -> dict[str, str]:
 
 def identify(
     config: "VllmConfig",
-    tensors: "KvTensors",
+    kvs: "Sequence[KvTensors]",
+    groups: Sequence[KvGroup],
     options: Options,
     built: "BuiltModel",
     *,
@@ -90,7 +107,7 @@ def identify(
     """The identity of this rank's KV. Reads the weight files' contents (sampled when large).
 
     `tp_rank` is 0 for all ranks that hold the same KV. The canonical layout names no TP size:
-    `tensors.layout` describes one KV head.
+    the layout describes one KV head. `kvs` has one entry for each of `groups`.
 
     Raises:
         Misuse: the weights can't be named; the message says which option names them.
@@ -99,20 +116,33 @@ def identify(
     parallel = config.parallel_config
     folder = Path(model.model)
     canonical = options.layout == CANONICAL
+    dtypes = [kv.dtypes for kv in kvs]
     return SpaceIdentity(
         model=folder.resolve().name if folder.is_dir() else str(model.model),
         revision=_revision(config, options, built),
         dtype=str(model.dtype),
-        kv_dtype=f"{config.cache_config.cache_dtype}:{tensors.dtypes}",
-        layout=tensors.layout,
+        kv_dtype=f"{config.cache_config.cache_dtype}:{','.join(dict.fromkeys(dtypes))}",
+        layout=_layout(kvs, groups),
         layout_version=LAYOUT_VERSION,
-        engine_block_tokens=config.cache_config.block_size,
-        bytes_per_token=tensors.bytes_per_token,
+        engine_block_tokens=groups[0].block_tokens,
+        bytes_per_token=sum(kv.bytes_per_token for kv in kvs),
         tp_size=1 if canonical else parallel.tensor_parallel_size,
         tp_rank=0 if canonical else tp_rank,
         pp_size=parallel.pipeline_parallel_size,
         pp_rank=pp_rank,
     )
+
+
+def _layout(kvs: "Sequence[KvTensors]", groups: Sequence[KvGroup]) -> str:
+    """The layout of each group, and which tokens of a chunk it holds."""
+    if not is_split(groups):
+        return kvs[0].layout
+    words = [
+        f"{'all tokens' if group.window is None else f'window {group.window}'}: {kv.layout}"
+        for group, kv in zip(groups, kvs, strict=True)
+    ]
+    digest = blake2b("\n".join(words).encode(), digest_size=16).hexdigest()
+    return f"{len(groups)} groups, first {words[0][:600]}, all {digest}"
 
 
 def _revision(config: "VllmConfig", options: Options, built: "BuiltModel") -> str:

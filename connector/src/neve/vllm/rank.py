@@ -1,5 +1,6 @@
 """The worker side of one vLLM rank, made of the KV tensors that vLLM registers."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -8,6 +9,7 @@ from vllm.distributed.parallel_state import get_pp_group, get_tp_group
 import vllm
 from neve import log_events
 from neve.engine.device.tensors import KvTensors
+from neve.engine.groups import KvGroup, is_split
 from neve.engine.link import Engine
 from neve.engine.options import Options
 from neve.engine.sharding import shards_of, share_of
@@ -37,6 +39,7 @@ def make_worker(
     config: "VllmConfig",
     kv_cache_config: "KVCacheConfig",
     options: Options,
+    groups: Sequence[KvGroup],
     kv_caches: dict[str, torch.Tensor],
     kernels: dict[str, str],
 ) -> WorkerSide[Any] | None:
@@ -53,29 +56,39 @@ def make_worker(
         latent=latent,
     )
     by_head = shards(config, kv_cache_config, options) > 1
-    tensors = KvTensors(
-        kv_caches,
-        num_blocks=kv_cache_config.num_blocks,
-        block_tokens=config.cache_config.block_size,
-        kernels=kernels,
-        heads=len(share.columns) if by_head else None,
-        cache_dtype=str(config.cache_config.cache_dtype),
-    )
+    kvs = [
+        KvTensors(
+            {name: kv_caches[name] for name in group.layers} if is_split(groups) else kv_caches,
+            num_blocks=kv_cache_config.num_blocks,
+            block_tokens=group.block_tokens,
+            kernels=kernels,
+            heads=len(share.columns) if by_head else None,
+            cache_dtype=str(config.cache_config.cache_dtype),
+        )
+        for group in groups
+    ]
     layers = config.compilation_config.static_forward_context
     built = BuiltModel.holding(layers.values())
     try:
         identity = identify(
-            config, tensors, options, built, tp_rank=0 if latent else tp_rank, pp_rank=pp_rank
+            config,
+            kvs,
+            groups,
+            options,
+            built,
+            tp_rank=0 if latent else tp_rank,
+            pp_rank=pp_rank,
         )
     except Misuse as misuse:
         log_events.UNIDENTIFIED.log(detail=misuse)
         return None
     return WorkerSide(
-        tensors,
+        kvs,
         identity,
         options,
         engine=ENGINE,
         share=share,
         step_tokens=config.scheduler_config.max_num_batched_tokens,
+        groups=groups,
         weights=built.weights,
     )

@@ -20,8 +20,10 @@ class VllmScheduling:
     requests that have some are left alone.
     """
 
-    def __init__(self, side: SchedulerSide, *, names_media: bool) -> None:
+    def __init__(self, side: SchedulerSide, *, names_media: bool, is_split: bool = False) -> None:
+        """`is_split`: there are several KV cache groups, or windows."""
         self.side = side
+        self._is_split = is_split
         self._names_media = names_media
 
     def begin(self, request: Any) -> None:
@@ -40,11 +42,13 @@ class VllmScheduling:
 
     def build_step(self, output: Any) -> StepPlan:
         """`output`: vLLM's `SchedulerOutput`."""
+        state = output.kv_connector_block_state if self._is_split else None
         return self.side.build_step(
             scheduled(output),
             computes=output.total_num_scheduled_tokens > 0,
             preempted=output.preempted_req_ids or (),
             encodes_media=bool(output.scheduled_encoder_inputs),
+            tables=state.get_block_ids if state is not None else None,
         )
 
 
