@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from neve.engine.groups import KvGroup
 from neve.engine.options import Options
 from neve.engine.params import RequestParams
 from neve.engine.scheduler import SchedulerSide
@@ -20,6 +21,7 @@ def side_over(
     parts: int = 1,
     loads: bool = True,
     saves: bool = True,
+    groups: Sequence[KvGroup] = (),
     **options: Any,
 ) -> SchedulerSide:
     """`links`: each a link and its client in one."""
@@ -32,6 +34,7 @@ def side_over(
         parts=parts,
         loads=loads,
         saves=saves,
+        groups=groups,
     )
 
 

@@ -75,6 +75,19 @@ def test_a_window_that_no_request_outgrows_is_full_attention():
     assert refusal(SlidingWindowSpec(), longest=512, supports_groups=False) is None
 
 
+def test_what_a_drafter_needs_kept_belongs_to_the_window():
+    """The engine caches the blocks of a loaded window down to these tokens: they must be loaded."""
+    spec = SlidingWindowSpec()
+    spec.extra_retained_tokens = 2
+    assert groups_of(config(spec), 1024)[0].window == 514
+
+
+def test_windows_that_the_engine_does_not_take_from_a_store_are_refused():
+    spec = SlidingWindowSpec()
+    spec.prefix_cacheable = False
+    assert "Neve knows" in refusal(FullAttentionSpec(), spec)
+
+
 def test_groups_that_neve_does_not_know_are_refused_by_name_and_with_the_way_out():
     class ChunkedLocalAttentionSpec(FullAttentionSpec):
         pass

@@ -10,7 +10,7 @@ At most two blocks of a prefix are fetched, the first and the last. The cost is 
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from enum import StrEnum
 from typing import Final
 
@@ -30,17 +30,20 @@ class Verdict(StrEnum):
 class Canary:
     """Belongs to the scheduler's thread. `parts`: ranks that hold a part of each block.
 
-    `every` = 0: nothing is ever compared.
+    `every` = 0: nothing is ever compared. Of several KV cache `groups`, each is compared.
     """
 
-    def __init__(self, every: int, parts: int, telemetry: Telemetry) -> None:
+    def __init__(self, every: int, parts: int, telemetry: Telemetry, *, groups: int = 1) -> None:
         self._every = every
         self._parts = parts
+        self._group_of: dict[bytes, int] = {}  # blocks that are being compared
+        self._unproven = set(range(groups))
         self._telemetry = telemetry
         self._due = every > 0
         self._found = 0
         self._same: Counter[bytes] = Counter()
-        self.closed = every > 0  # until a first comparison was the same on every part
+        # Until a block of each group was the same on every part.
+        self.closed = every > 0
         self.alone = False  # once a block differed
 
     def picks(self) -> bool:
@@ -58,6 +61,16 @@ class Canary:
         `closed`."""
         self._due = self._due or self.closed
 
+    def expect(self, block_id: bytes, group: int) -> None:
+        """The block with this first id, of one KV cache group, is being compared."""
+        if self.closed:
+            self._group_of[block_id] = group
+
+    def complete(self, groups: Collection[int]) -> None:
+        """Of a picked prefix, no more than blocks of these groups are compared."""
+        if not self._unproven.issubset(groups):
+            self.drop()
+
     def note(self, verdicts: Iterable[tuple[bytes, Verdict]]) -> None:
         """Verdicts of ranks, by the first id of a chunk."""
         for block_id, verdict in verdicts:
@@ -69,6 +82,9 @@ class Canary:
             else:
                 self._same[block_id] += 1
                 if self._same[block_id] >= self._parts:
-                    self.closed = False
+                    self._unproven.discard(self._group_of.get(block_id, 0))
+                    self.closed = bool(self._unproven)
+                if not self.closed:
                     self._same.clear()
+                    self._group_of.clear()
         self._telemetry.gauge("alone", int(self.alone))

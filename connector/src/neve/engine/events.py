@@ -44,12 +44,12 @@ class RouterEvents:
         self._stored: OrderedDict[bytes, tuple[bytes, ...]] = OrderedDict()
         self._events: list[ChunkStored | ChunkRemoved] = []
 
-    def expect(self, request: Request, save: BlockSave) -> None:
-        """The chunk is being saved. No event comes of it if the engine has no hashes of whole
-        engine blocks."""
+    def expect(self, request: Request, save: BlockSave, per_chunk: int) -> None:
+        """The chunk of `per_chunk` engine blocks is being saved. No event comes of it if the engine
+        has no hashes of whole engine blocks."""
         if self._is_paused:
             return
-        per_chunk, hashes = len(save.engine_blocks), request.engine.engine_hashes()
+        hashes = request.engine.engine_hashes()
         if len(hashes) != len(request.tokens) * per_chunk // save.tokens:
             return
         first, lora = save.chunk * per_chunk, request.engine.lora

@@ -39,21 +39,24 @@ class HandoverWait:
 
     def __init__(self, prefilled: Prefilled) -> None:
         self._prefilled = prefilled
-        self._chunks = 0
+        self._chunks: int | None = None  # None: of another chain
         self._until: float | None = None
 
-    def begin(self, ids: Sequence[tuple[bytes, ...]], chunk_tokens: int, *, until: float) -> None:
-        """`ids`: the request's own chain. Only the first call counts."""
+    def begin(
+        self, ids: Sequence[tuple[bytes, ...]], chunk_tokens: int, *, most: int, until: float
+    ) -> None:
+        """`ids`: the request's own chain, of which at most `most` chunks can be loaded. Only the
+        first call counts."""
         if self._until is None:
             self._until = until
             chunks = self._prefilled.tokens // chunk_tokens
             if 0 < chunks <= len(ids) and ids[chunks - 1][0] == self._prefilled.block:
-                self._chunks = chunks
+                self._chunks = min(chunks, most)
 
     def outcome(self, found_chunks: int, now: float) -> HandoverOutcome | None:
         """How the wait ended, if the first `found_chunks` are found or local; None: it goes on."""
         assert self._until is not None
-        if not self._chunks:
+        if self._chunks is None:
             return HandoverOutcome.STRANGE
         if found_chunks >= self._chunks:
             return HandoverOutcome.COMPLETE

@@ -167,11 +167,12 @@ class Lookups:
             assert request.chain is not None
             chunk_tokens = request.chain.chunk_tokens
             resumed = self._table.resume(request, rows, first=start).chunks
+            most = self._table.most_chunks(request) - start
             tokens = len(ids) * chunk_tokens
             for client in self._table.clients() or ():
                 client.stats.count(requested_blocks=len(ids), requested_tokens=tokens)
-                if resumed < len(ids):
-                    client.stats.miss(miss or MissReason.NEVER_STORED, len(ids) - resumed)
+                if resumed < most:
+                    client.stats.miss(miss or MissReason.NEVER_STORED, most - resumed)
         return Answer(rows, not spaces or miss in _UNKNOWN, time.monotonic())
 
     def _find_in(
@@ -192,7 +193,7 @@ class Lookups:
             for row, locations in zip(rows, found, strict=True):
                 for number, location in zip(full, locations, strict=True):
                     row[number] = location
-        last = max(0, len(rows) - CALL_IDS // len(windows)) if windows else len(rows)
+        last = self._windows_from(len(rows))
         if last < len(rows):
             left_s = begun + self._match_deadline_s - time.monotonic()
             try:
@@ -205,10 +206,15 @@ class Lookups:
             places = ((chunk, number) for chunk in range(last, len(rows)) for number in windows)
             for (chunk, number), answer in zip(places, answers, strict=True):
                 if isinstance(answer, MissReason):
-                    miss = miss or answer
+                    miss = answer if miss is None or answer in _UNKNOWN else miss
                 else:
                     rows[chunk][number] = answer
         return [tuple(row) for row in rows], miss
+
+    def _windows_from(self, rows: int) -> int:
+        """From which of `rows` chunks on windows are asked for: at most one call's ids."""
+        windows = sum(group.window is not None for group in self._table.groups)
+        return max(0, rows - CALL_IDS // windows) if windows else rows
 
     def _count_tail(self, request: Request, chain: Chain) -> None:
         """Once a request: tokens after the last whole chunk, for the hit rate of whole prompts."""
@@ -239,14 +245,14 @@ class Lookups:
         return True
 
     def _note_stored(self, lookup: Lookup, chain: Chain) -> None:
-        stored = self._table.stored
+        stored, asked_from = self._table.stored, self._windows_from(len(lookup.found))
         for number, ids in enumerate(chain.ids[lookup.start :]):
             row = lookup.found[number] if number < len(lookup.found) else None
-            for group in range(len(self._table.groups)):
-                (first, *_) = self._table.of_group(ids, group)
-                if row is not None and None not in self._table.of_group(row, group):
+            for place, group in enumerate(self._table.groups):
+                (first, *_) = self._table.of_group(ids, place)
+                if row is not None and None not in self._table.of_group(row, place):
                     stored.add(first)
-                elif not lookup.failed:
+                elif not (lookup.failed or (group.window is not None and number < asked_from)):
                     stored.lose(first)
 
     def _answer_by(self, request: Request, lookup: Lookup) -> float:
@@ -266,7 +272,8 @@ class Lookups:
         patience_s = self._policy.patience_s(request.local_tokens, len(request.tokens))
         until = now + min(self._handover_wait_s, patience_s)
         chain.extend(len(request.tokens) // chain.chunk_tokens)
-        wait.begin(chain.ids, chain.chunk_tokens, until=until)
+        most = self._table.most_chunks(request)
+        wait.begin(chain.ids, chain.chunk_tokens, most=most, until=until)
         found = self._table.resume(request, lookup.found, first=lookup.start).chunks
         outcome = wait.outcome(lookup.start + found, now)
         if outcome is None and lookup.failed:
@@ -291,7 +298,9 @@ class Lookups:
             rows = lookup.found[start - lookup.start :]
             chunks = self._table.resume(request, rows, first=start).chunks
             numbers = range(start, start + chunks)
-            foreign = [n for n in numbers if not self._table.stored.is_own(chain.ids[n][0])]
+            foreign = [
+                n for n in numbers if self._is_foreign(chain.ids[n], lookup.found[n - lookup.start])
+            ]
             lookup.has_foreign = bool(foreign)
             if foreign and self._canary.picks():
                 request.computes_all = request.unproven = True
@@ -301,6 +310,14 @@ class Lookups:
                 return True
         request.unproven = lookup.has_foreign and self._canary.closed
         return request.unproven
+
+    def _is_foreign(self, ids: Sequence[bytes], row: Row) -> bool:
+        """Whether the chunk has a found block that this engine did not store itself."""
+        return any(
+            None not in self._table.of_group(row, group)
+            and not self._table.stored.is_own(self._table.of_group(ids, group)[0])
+            for group in range(len(self._table.groups))
+        )
 
     def _choose(self, request: Request, lookup: Lookup, chunk_tokens: int, first: int) -> Choice:
         """Decides once per look-up and local hit how many found chunks to load.

@@ -42,6 +42,7 @@ class Saves:
         chain.extend(chunks)
         plans = []
         for chunk in range(request.next_save, chunks):
+            compares = chunk in request.to_compare
             row = request.to_compare.pop(chunk, ())
             for number, group in enumerate(self._table.groups):
                 ids = self._table.of_group(chain.ids[chunk], number)
@@ -51,6 +52,9 @@ class Saves:
                 found = [at for at in self._table.of_group(row, number) if at is not None]
                 is_new = stores and ids[0] not in self._table.stored
                 if is_new or len(found) == len(ids):
+                    if not is_new:
+                        self._canary.expect(ids[0], number)
+                        request.comparing.add(number)
                     plans.append(
                         BlockSave(
                             request_id,
@@ -65,6 +69,8 @@ class Saves:
                     )
                 if stores:
                     self._table.stored.add(ids[0], own=is_new)
+            if compares and not request.to_compare:
+                self._canary.complete(request.comparing)
         request.next_save = max(request.next_save, chunks)
         self.due_at[request_id] = (request.next_save + 1) * chain.chunk_tokens
         return plans

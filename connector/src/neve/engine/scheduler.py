@@ -72,7 +72,7 @@ class SchedulerSide:
         self._telemetry = Telemetry()
         self._resets = Resets(ranks)
         self._loras = loras or LoraContents()
-        self._canary = Canary(options.canary, parts, self._telemetry)
+        self._canary = Canary(options.canary, parts, self._telemetry, groups=len(groups) or 1)
         self._policy = LoadPolicy(
             self._telemetry,
             load_deadline_s=options.load_deadline_s,
@@ -170,6 +170,8 @@ class SchedulerSide:
         except Exception:
             # From now on the engine waits for this load's end: send one that fails.
             log_events.LOAD_UNPLANNED.log(exc_info=True)
+            if request_id in self._table.requests:  # or it would be planned again, for ever
+                self._table.requests[request_id].may_load = False
             count = -(-external_tokens // self._table.engine_block_tokens)
             blank = BlockLoad((), (), tuple(engine_blocks[0][-count:]), 0)
             load = LoadPlan(

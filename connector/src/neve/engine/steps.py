@@ -118,5 +118,6 @@ class Steps:
                 self._saving.add(request_id)
             step.saves += saves
             for save in saves:
-                if not save.stored:
-                    self._events.expect(self._table.requests[request_id], save)
+                if not (save.stored or save.group):
+                    per_chunk = save.tokens // self._table.engine_block_tokens
+                    self._events.expect(self._table.requests[request_id], save, per_chunk)

@@ -74,7 +74,7 @@ class Request:
 
     The canary (see `neve.engine.canary`): `to_compare` are found chunks that are computed as well
     and compared; then the request `computes_all`. Until the first verdict, chunks behind
-    `unproven` ones are not saved.
+    `unproven` ones are not saved. `comparing`: groups of which a block is compared.
     """
 
     engine: NewRequest
@@ -91,6 +91,7 @@ class Request:
     next_save: int = 0
     reused: dict[int, tuple[Tier, int]] = field(default_factory=dict)
     to_compare: dict[int, Row] = field(default_factory=dict)
+    comparing: set[int] = field(default_factory=set)
     computes_all: bool = False
     unproven: bool = False
 
@@ -220,12 +221,27 @@ class RequestTable:
             first=first,
             chunk_tokens=size,
             local_tokens=request.local_tokens,
-            most=max(0, (len(request.tokens) - 1) // size - first),
+            most=max(0, self.most_chunks(request) - first),
         )
 
+    def most_chunks(self, request: Request) -> int:
+        """Chunks of the request that can be loaded at most: see `resume`."""
+        assert request.chain is not None
+        tokens = len(request.tokens) - 1 if self.is_split else len(request.tokens)
+        return tokens // request.chain.chunk_tokens
+
     def stored_ids(self, request: Request) -> list[tuple[bytes, ...]]:
-        """The request's chain up to its first chunk that is not known to be stored."""
+        """The request's chain as far as it is known to be stored and a request can go on."""
         ids: list[tuple[bytes, ...]] = []
+        if request.chain is not None and self.is_split:
+            groups = range(len(self.groups))
+            rows = [
+                [self.of_group(every, n)[0] in self.stored or None for n in groups]
+                for every in request.chain.ids
+            ]
+            size = request.chain.chunk_tokens
+            found = resume_at(self.groups, rows, first=0, chunk_tokens=size, local_tokens=0)
+            return request.chain.ids[: found.chunks]
         for every in request.chain.ids if request.chain is not None else ():
             if every[0] not in self.stored:
                 break

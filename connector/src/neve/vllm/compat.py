@@ -64,15 +64,11 @@ def groups_of(kv_cache_config: Any, longest: int) -> list[KvGroup] | None:
         specs = list(layer_specs(group))
         if not all(type(spec).__name__ in _KEEPING | _WINDOWED for spec in specs):
             return None
-        windows = {
-            None if window is None or window >= longest else int(window)
-            for window in (
-                spec.sliding_window if type(spec).__name__ in _WINDOWED else None for spec in specs
-            )
-        }
+        windows = {_window(spec, longest) for spec in specs}
         blocks = {int(spec.block_size) for spec in specs}
         special = (
             not getattr(group, "enable_kv_transfer", True)
+            or not all(getattr(spec, "prefix_cacheable", True) for spec in specs)
             or getattr(group, "host_resident", False)
             or (several and getattr(group, "is_eagle_group", False))
         )
@@ -87,6 +83,18 @@ def groups_of(kv_cache_config: Any, longest: int) -> list[KvGroup] | None:
     if len({each.block_tokens for each in found}) != 1 or (several and len(latent) != 1):
         return None
     return sorted(found, key=lambda each: each.window is not None)
+
+
+def _window(spec: Any, longest: int) -> int | None:
+    """Tokens that the engine keeps, the one being computed included; None: all.
+
+    A drafter of several layers has more kept than attention reads. The engine takes a loaded window
+    for filled down to them.
+    """
+    if type(spec).__name__ not in _WINDOWED:
+        return None
+    window = int(spec.sliding_window) + int(getattr(spec, "extra_retained_tokens", 0))
+    return window if window < longest else None
 
 
 def holds_latent(kv_cache_config: Any) -> bool:
