@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from neve.engine.groups import KvGroup
 from neve.engine.options import Options
 from neve.engine.sharding import CANONICAL
 from neve.errors import Misuse
@@ -84,8 +85,15 @@ def a_config(name, **values):
 def identity(*, tp_rank=0, pp_rank=0, layout="4 layers", extra=(), built=("llama",), **changes):
     tensors = SimpleNamespace(layout=layout, dtypes="torch.bfloat16", bytes_per_token=1024)
     options = Options(endpoint="http://e", api_key="k", **dict(extra))
+    engine = config(**changes)
     return identify(
-        config(**changes), tensors, options, BuiltAs(built), tp_rank=tp_rank, pp_rank=pp_rank
+        engine,
+        [tensors],
+        [KvGroup((), None, engine.cache_config.block_size)],
+        options,
+        BuiltAs(built),
+        tp_rank=tp_rank,
+        pp_rank=pp_rank,
     )
 
 
