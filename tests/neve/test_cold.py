@@ -363,9 +363,9 @@ class TestS3:
             endpoint.segment_url = lambda _: store.url(
                 number, endpoint=f"http://127.0.0.1:{way.port}"
             )
-            way.bytes_per_s = 20e6
+            way.bytes_per_s = 10e6
             for _ in range(FAILURES_TO_OPEN + 1):
-                outcomes = chain.get(deadline_s=0.5)
+                outcomes = chain.get(deadline_s=1.0)
                 assert set(outcomes) == {None, MissReason.TIMEOUT}
             way.release()
             assert chain.get() == [None] * 400
