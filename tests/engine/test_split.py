@@ -9,7 +9,7 @@ from neve.engine.groups import KvGroup
 from neve.engine.handover import Prefilled
 from neve.engine.params import RequestParams
 from neve.engine.step import NewRequest, WorkerReport
-from neve.errors import MissReason
+from neve.errors import MissReason, Unavailable
 from neve.formats.ids import BlockHasher
 from neve.index.tier import Location, Tier
 from neve.node.stats import Stats
@@ -39,6 +39,7 @@ class Store:
         self.ids = [self.hasher.of_groups(id_, 2) for id_ in chain]
         self.stored = set()
         self.stats = Stats()
+        self.trouble = None
 
     @property
     def client(self):
@@ -53,6 +54,8 @@ class Store:
         return Match(found[:count], None if count == len(found) else found[count])
 
     def locate_again(self, ids, *, deadline_s):
+        if self.trouble is not None:
+            raise self.trouble
         at = Location(Tier.HOT, 1064)
         return [at if each in self.stored else MissReason.NEVER_STORED for each in ids]
 
@@ -162,12 +165,28 @@ def test_routers_hear_of_a_chunk_once_and_not_of_its_window(make, store):
     assert side.take_events() == []
 
 
-def test_a_last_chunk_that_is_computed_anyway_is_no_miss(make, store):
+def test_what_is_loaded_of_a_whole_prompt_was_asked_for_and_nothing_missed(make, store):
+    """The last chunk is computed anyway."""
     side = make()
     store.fill()
     begin(side, tokens=TOKENS[: 4 * CHUNK])
     assert answer(side) == 3 * CHUNK
-    assert store.stats.totals().misses == {}
+    load = side.loads.plan("r", 3 * CHUNK, TABLES)
+    counts = store.stats.totals()
+    assert counts.counters["requested_blocks"] == len(load.blocks) == 3 + 1
+    assert counts.misses == {}
+
+
+def test_a_store_in_trouble_has_lost_nothing(make, store):
+    side = make()
+    begin(side)
+    assert answer(side) == 0
+    side.saves.plan("r", len(TOKENS), TABLES)
+    store.trouble = Unavailable("away")
+    begin(side, "next")
+    assert answer(side, "next") == 0
+    assert side._table.stored.take_lost() == []
+    assert store.stats.totals().misses == {"never_stored": 5, "timeout": 5}
 
 
 def test_windows_that_were_not_asked_for_are_not_lost(make, store, monkeypatch):

@@ -2,16 +2,19 @@
 
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 
 from neve.datapath.transfer import Transfer
+from neve.engine.groups import KvGroup
 from neve.engine.loader import BlockLoader
 from neve.engine.saver import BlockSaver
 from neve.engine.staging import StagingPool
 from neve.engine.step import BlockLoad, BlockSave, LoadPlan
+from neve.engine.transfers import GroupTransfers
 from neve.errors import Closed, MissReason
 from neve.index.tier import Location, Tier
 from neve.node.stats import Stats
@@ -428,3 +431,22 @@ def test_staging_that_lies_side_by_side_stays_together():
     pool.give_back(list("fgh"))
     pool.give_back(list("de"))
     assert pool.take(5) == list("fghde")
+
+
+def test_an_idle_step_waits_for_a_group_that_still_loads(kv, client, monkeypatch):
+    client.session = SimpleNamespace(chunk_tokens=2)
+    groups = [KvGroup(("full",), None, 1), KvGroup(("window",), 3, 1, 1)]
+    transfers = GroupTransfers(client, [kv, kv], groups, (0,), load_bytes=100, save_bytes=100)
+    plan = load_plan(2)
+    blocks = tuple(replace(block, group=n) for n, block in enumerate(plan.blocks))
+    transfers.start(replace(plan, blocks=blocks, whole=True))
+    client.end()
+    assert transfers.poll(0.0).request_ids == set()
+    waits = []
+    loading = transfers._loaders[1]
+    monkeypatch.setattr(loading, "_arrived", SimpleNamespace(wait=waits.append, clear=lambda: None))
+    assert transfers.poll(0.001).request_ids == set()
+    assert waits == [0.001]
+    monkeypatch.undo()
+    client.end()
+    assert transfers.poll(0.0).request_ids == {"r"}

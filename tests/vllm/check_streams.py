@@ -156,6 +156,13 @@ for devices._BUFFER_BYTES, order, engine_first in product((1 << 20, 1), orders, 
     assert [set(caches["l0"][block].tolist()) for block in range(4)] == [{3.0}, {1.0}, {1.0}, {1.0}]
     copies._buffers.clear()
 
+# KV cache groups share the room for buffers.
+devices._BUFFER_BYTES, rows = 1 << 20, []
+for sharers in (1, 4):
+    group = DeviceCopies(kv._layers, torch.device("cpu"), 1, sharers=sharers)
+    rows.append(len(group._buffer(inwards=True, payload_bytes=1 << 10)))
+assert rows == [1 << 10, 1 << 8]
+
 # Neighbours are one copy.
 slab = torch.arange(24, dtype=torch.uint8).view(6, 4)
 other = slab.clone()

@@ -87,6 +87,10 @@ class BlockLoader(Generic[S]):
             raise
         self._loads.append(load)
 
+    @property
+    def is_loading(self) -> bool:
+        return bool(self._loads)
+
     def poll(self, wait_s: float = 0.0) -> LoadResults:
         """Advances all loads and reports those that ended. Waits up to `wait_s` for a wave."""
         if not self._loads and not self._late:

@@ -159,26 +159,28 @@ class Lookups:
         miss: MissReason | None = None
         for number, client in enumerate(self._table.clients() or ()):
             columns = [every[number * groups : (number + 1) * groups] for every in ids]
-            rows, reason = self._find_in(client, columns)
+            try:
+                rows, reason = self._find_in(client, columns)
+            except NeveError:  # the windows' time is over, or the client is being closed
+                rows, reason = [], MissReason.TIMEOUT
             miss = reason if reason in _UNKNOWN or miss is None else miss
             spaces.append(rows)
         rows = [tuple(chained.from_iterable(row)) for row in zip(*spaces, strict=False)]
         if counts:
             assert request.chain is not None
-            chunk_tokens = request.chain.chunk_tokens
-            resumed = self._table.resume(request, rows, first=start).chunks
-            most = self._table.most_chunks(request) - start
-            tokens = len(ids) * chunk_tokens
+            tokens = len(ids) * request.chain.chunk_tokens
+            asked = sum(self._table.resume(request, ids, first=start).needed)
+            found = sum(self._table.resume(request, rows, first=start).needed)
             for client in self._table.clients() or ():
-                client.stats.count(requested_blocks=len(ids), requested_tokens=tokens)
-                if resumed < most:
-                    client.stats.miss(miss or MissReason.NEVER_STORED, most - resumed)
+                client.stats.count(requested_blocks=asked, requested_tokens=tokens)
+                if found < asked:
+                    client.stats.miss(miss or MissReason.NEVER_STORED, asked - found)
         return Answer(rows, not spaces or miss in _UNKNOWN, time.monotonic())
 
     def _find_in(
         self, client: Client, ids: Sequence[Sequence[bytes]]
     ) -> tuple[list[Row], MissReason | None]:
-        """Rows of one space, and why the first missing block is missing. Never raises trouble."""
+        """Rows of one space, and why the first missing block is missing."""
         groups = self._table.groups
         full = [number for number, group in enumerate(groups) if group.window is None]
         windows = [number for number, group in enumerate(groups) if group.window is not None]
@@ -196,13 +198,10 @@ class Lookups:
         last = self._windows_from(len(rows))
         if last < len(rows):
             left_s = begun + self._match_deadline_s - time.monotonic()
-            try:
-                answers = client.locate_again(
-                    [ids[chunk][number] for chunk in range(last, len(rows)) for number in windows],
-                    deadline_s=max(0.0, left_s),
-                )
-            except NeveError:
-                return [tuple(row) for row in rows], MissReason.TIMEOUT
+            answers = client.locate_again(
+                [ids[chunk][number] for chunk in range(last, len(rows)) for number in windows],
+                deadline_s=max(0.0, left_s),
+            )
             places = ((chunk, number) for chunk in range(last, len(rows)) for number in windows)
             for (chunk, number), answer in zip(places, answers, strict=True):
                 if isinstance(answer, MissReason):

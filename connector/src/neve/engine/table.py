@@ -201,7 +201,9 @@ class RequestTable:
         """The columns of one group in a chunk's ids or locations: one a space."""
         return tuple(row[group :: len(self.groups)]) if self.is_split else tuple(row)
 
-    def resume(self, request: Request, rows: Sequence[Row], *, first: int) -> Resume:
+    def resume(
+        self, request: Request, rows: Sequence[Sequence[object | None]], *, first: int
+    ) -> Resume:
         """Where the request can go on if `rows` are stored, which begin with chunk `first`.
 
         With several groups at least one token of the request is computed: a window may no longer

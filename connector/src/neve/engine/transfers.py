@@ -85,11 +85,12 @@ class GroupTransfers(Generic[S]):
                 return
 
     def poll(self, wait_s: float) -> LoadResults:
-        """Moves every load on and reports those that ended. Waits for the first group at most."""
+        """Moves every load on and reports those that ended. Waits for one group at most."""
         results = LoadResults()
         for loader in self._loaders:
+            waits = loader.is_loading
             found = loader.poll(wait_s)
-            wait_s = 0.0
+            wait_s = 0.0 if waits else wait_s
             for request_id in found.request_ids:
                 load = self._open[request_id]
                 load.groups_left -= 1

@@ -2,7 +2,8 @@
 
 A look-up of n blocks that finds a prefix of p counts n as `requested`. A block counts as a hit of
 its tier once it was loaded and verified. The n-p blocks behind the prefix count as misses, under
-the reason of the first of them; a block that was found but not loaded, under its own.
+the reason of the first of them; a block that was found but not loaded, under its own. Of several
+KV cache groups, n and p count the blocks that a load needs: of a window only the last ones.
 
 `tail_tokens`: tokens after a prompt's last whole block, which no block can hold. The hit rate of
 prompts is hits ÷ (`requested_tokens` + `tail_tokens`), in the dashboard as in a replay.

@@ -64,6 +64,7 @@ def make_worker(
             kernels=kernels,
             heads=len(share.columns) if by_head else None,
             cache_dtype=str(config.cache_config.cache_dtype),
+            sharers=len(groups),
         )
         for group in groups
     ]

@@ -144,7 +144,11 @@ class StreamMark:
 class DeviceCopies:
     """Belongs to the engine's thread, whose current stream is the computing one."""
 
-    def __init__(self, layers: Sequence[Layer], device: torch.device, heads: int) -> None:
+    def __init__(
+        self, layers: Sequence[Layer], device: torch.device, heads: int, *, sharers: int = 1
+    ) -> None:
+        """`sharers`: objects of this class on the device, which share the room for buffers."""
+        self._sharers = sharers
         self._rows = split(layers)
         self._heads = heads
         self._device = device
@@ -202,7 +206,8 @@ class DeviceCopies:
         buffer = self._buffers.get(inwards)
         if buffer is None or buffer.shape[1] != payload_bytes:
             free_bytes, _ = torch.cuda.mem_get_info(self._device)
-            rows = max(1, min(_BUFFER_BYTES, free_bytes // _SHARE_OF_FREE) // payload_bytes)
+            room_bytes = min(_BUFFER_BYTES, free_bytes // _SHARE_OF_FREE) // self._sharers
+            rows = max(1, room_bytes // payload_bytes)
             buffer = torch.empty((rows, payload_bytes), dtype=torch.uint8, device=self._device)
             self._buffers[inwards] = buffer
         return buffer

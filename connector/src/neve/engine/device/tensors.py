@@ -104,10 +104,12 @@ class KvTensors:
         kernels: Mapping[str, str] | None = None,
         heads: int | None = None,
         cache_dtype: str = "auto",
+        sharers: int = 1,
     ) -> None:
         """`kernels` names what wrote a layer's bytes (backend, ISA): equal shapes don't prove equal
         meaning. `heads`: KV heads that every layer has here, when payloads are to be one head's.
-        `cache_dtype`: the engine's name for what it keeps in tensors of bytes."""
+        `cache_dtype`: the engine's name for what it keeps in tensors of bytes. `sharers`: as in
+        `DeviceCopies`."""
         self._layers: list[_Layer] = []
         seen = set()
         for name, tensor in kv_caches.items():
@@ -150,7 +152,9 @@ class KvTensors:
         self.defers = self._device.type == "cuda"
         self._heads = heads or 1
         self._copies = (
-            DeviceCopies(self._layers, self._device, self._heads) if self.defers else None
+            DeviceCopies(self._layers, self._device, self._heads, sharers=sharers)
+            if self.defers
+            else None
         )
         self.block_bytes = sum(layer.block_bytes for layer in self._layers)
         if self.block_bytes % (block_tokens * self._heads):
