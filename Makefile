@@ -84,7 +84,7 @@ wheels: $(RUN) ## neve's source distribution and wheels into dist/, each tried w
 	@deploy/get valkey
 	@deploy/wheels $(CURDIR)/$(BIN)/python
 
-vllm: $(VLLM) ## only the environment with vLLM on CPU (1.9 GB)
+vllm: $(VLLM) ## only the environment with vLLM on CPU (2.0 GB)
 	@echo "vLLM is in .venv-vllm. Next: make test"
 
 bench-datapath: $(RUN) $(BENCH) ## neve beside its peers, into var/bench (QUICK=1: a minute; BENCH_ARGS=...)
