@@ -12,7 +12,7 @@ namespace {
 constexpr std::size_t kLeastRunBytes = std::size_t{1} << 20;
 constexpr std::size_t kCommitIds = 256;  // ids of one function call: keeps each call short
 // What is SET and not yet committed is in nobody's quota: the platform cuts tenants off that hold
-// much of it (workers/watch). A commit costs as much as 20 kB of payload.
+// much of it (tiering.watch). A commit costs as much as 20 kB of payload.
 constexpr std::size_t kCommitBytes = std::size_t{8} << 20;
 
 std::string_view as_text(const BlockId& id) { return command::as_text(id); }

@@ -15,7 +15,7 @@ from neve import log_events
 from neve.engine.handover import Prefilled
 from neve.formats.ids import ID_BYTES
 
-# What the platform accepts (cacheapi.cache_serializers): a longer name would lose the context.
+# What the platform accepts (`cacheapi.nodes.contexts`): a longer name would lose the context.
 MAX_NAME_CHARS = 200
 MAX_LABEL_CHARS = 100
 MAX_PIN_S = 365 * 86400
