@@ -99,7 +99,8 @@ def changes_of(
 ) -> dict[Standing, list[bytes]]:
     """Blocks that need other terms than their entries have; pure.
 
-    An entry does not have the time of its flush, so blocks that are only hot always change.
+    An entry does not say when its block's flush is due. So blocks without a cold copy always get
+    their terms again, except clean ones that are never flushed.
     """
     changes: defaultdict[Standing, list[bytes]] = defaultdict(list)
     for entry, standing in zip(entries, standings, strict=True):

@@ -169,14 +169,18 @@ class Flusher:
         self.report.refused_bytes += size_bytes
 
     def _in_a_whole_index(self, blocks: Iterator[StoredBlock]) -> Iterator[StoredBlock]:
-        """Once their segment is open: an index that restarts later does not know it."""
+        """Checks the index when `write_segment` takes the first block.
+
+        The segment is open by then: if Valkey restarts later, the segment is not open in the new
+        index, and `flushed` adds no block of it.
+        """
         _require_whole_index(self.tenant_id)
         yield from blocks
 
 
 @dataclass
 class Leases:
-    """Leases on `blocks`. Leaving it releases those that are still dirty."""
+    """A context manager with leases on `blocks`; its end gives up the leases of dirty blocks."""
 
     tier: HotTier
     blocks: Sequence[DirtyBlock]

@@ -84,7 +84,7 @@ class HotReader:
     def read(self, space: Space, blocks: Sequence[LinkedBlock]) -> Iterator[StoredBlock]:
         """Yields the blocks of this space whose bytes are right; the index forgets the others.
 
-        The bytes of one are there until the next is asked for.
+        A block's bytes stay valid until the caller takes the next block.
         """
         fingerprint = bytes.fromhex(space.fingerprint)
         keys = make_keyspace(self._tenant_id, settings.ENV.hot_buckets, space.pk, fingerprint)

@@ -32,8 +32,10 @@ EXPIRE_BLOCKS = 1000  # of one function call: others get their turn in between
 
 
 def tenants_of_a_whole_index() -> list[Target]:
-    """None until the index is rebuilt: before, it knows neither the free room of the cold quota nor
-    the live blocks of a segment."""
+    """Active tenants, except those whose index is lost; none at all until the index is rebuilt.
+
+    Before, the index shows too much free room in the cold quota and too few live blocks.
+    """
     if not recovery.index_is_whole():
         return []
     lost = set(recovery.lost_tenants())

@@ -1,8 +1,9 @@
 """Deletes segments that no entry of the index names, found so twice with a grace time between.
 
-First the index counts no live bytes in a segment and closes it, so that it never gets any; its
-state becomes `deleting`, and readers that looked blocks up before still get them. Once their
-addresses have expired, each of its blocks is looked up: if none is there, object and row go.
+The first look finds a segment without live bytes. The index closes it, so that no block enters it
+again, and its row becomes `deleting`. Readers that looked blocks up before can still read them. The
+second look comes when the readers' addresses have expired. It looks up each block of the segment:
+if the index names none there, it deletes the object and the row.
 
 An index that is not whole proves nothing: each look happens between two calls that find the same
 whole index.

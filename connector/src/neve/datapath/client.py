@@ -264,8 +264,9 @@ class Client:
 
         Outcomes: None (stored, or already there), QUOTA (the tenant's or the server's memory is
         full), BREAKER (not tried: storage in trouble, or too many bytes in flight), TIMEOUT,
-        CORRUPT (another value stands there), EVICTED (twice another writer's commit pushed it out
-        before its own). Buffers must not change until the transfer is done.
+        CORRUPT (Valkey holds another value under this id), EVICTED (the value was removed before
+        its commit, twice in a row, to make room for another writer's blocks). Buffers must not
+        change until the transfer is done.
         """
         if len(blocks) != len(buffers):
             raise Misuse(f"need one of each, got {len(blocks)} blocks, {len(buffers)} buffers")

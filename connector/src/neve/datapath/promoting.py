@@ -1,7 +1,7 @@
 """Brings cold blocks back into the hot tier: those read for the second time, each by one node.
 
-The index decides (`neve_promote`). It is asked while the bytes are on their way from
-S3, so a load waits for no answer that comes in time.
+The index decides (`neve_promote`). The call runs while S3 sends the bytes: a load waits for
+its answer only if the bytes come first, and then for `ANSWER_S` at most.
 """
 
 import time

@@ -131,7 +131,7 @@ class Loads:
                 self._table.stored.lose(block.ids[0])
 
     def _note_reused(self, request: Request, plan: LoadPlan) -> None:
-        """Of a load of several groups: the blocks that count tokens say which were not computed."""
+        """For a load of several KV groups: notes the prompt tokens that were loaded, by block."""
         start = request.local_tokens
         for number, block in enumerate(plan.blocks):
             if block.tokens:

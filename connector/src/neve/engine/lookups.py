@@ -151,8 +151,8 @@ class Lookups:
     ) -> Answer:
         """On a look-up thread: full attention as a prefix, then the windows of its last chunks.
 
-        Of windows at most one call's ids are asked for: where none of these chunks can be gone on
-        from, it is a miss.
+        Asks for at most CALL_IDS window blocks, those of the last chunks. If the request can resume
+        after none of these chunks, the look-up is a miss.
         """
         groups = len(self._table.groups)
         spaces = []
@@ -211,7 +211,7 @@ class Lookups:
         return [tuple(row) for row in rows], miss
 
     def _windows_from(self, rows: int) -> int:
-        """From which of `rows` chunks on windows are asked for: at most one call's ids."""
+        """The first of `rows` chunks whose window blocks are looked up: CALL_IDS blocks at most."""
         windows = sum(group.window is not None for group in self._table.groups)
         return max(0, rows - CALL_IDS // windows) if windows else rows
 

@@ -12,9 +12,9 @@ local SWEEP_MOST = 1000 -- pins that one call may end, blocks over a lowered col
 local ABUSE = 100000
 local TENANTS_MOST = 10000 -- that `caller` looks through: 10 ms
 local abused = {} -- such calls by tenant, since this server loaded the library
--- What nodes' calls cost the server, roughly: µs for each value that they bring, for each call, and
--- for each block that one evicts. Not measured call by call: no clock here runs on during a call,
--- and counts this thread alone.
+-- Estimated cost of nodes' calls, in µs of the server's time: for each value in a call, for each
+-- call, and for each block that a call evicts. Calls cannot be timed: the clocks that a function
+-- can read stand still during its call, or also count other threads.
 local COST_US = {
   locate = 0.5, match = 2, usage = 0.5, commit = 2.5, touch = 2, promote = 5, forget = 10,
 }

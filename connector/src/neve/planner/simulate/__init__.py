@@ -8,5 +8,5 @@ lru        the ideal cache that a replay is compared with
 
 Rules: pure and deterministic; no input or output, no clock, no randomness. Times are given in
 seconds of the simulated world. Objects belong to one thread. Tests hold `hot` and `cold` against
-the index's functions on a real Valkey (tests/neve/test_simulate_hot.py).
+the index's functions on a real Valkey (tests/neve/test_simulate_hot.py, test_simulate_cold.py).
 """
