@@ -82,6 +82,13 @@ def test_what_a_drafter_needs_kept_belongs_to_the_window():
     assert groups_of(config(spec), 1024)[0].window == 514
 
 
+def test_a_drafter_beside_windows_is_refused_and_said_to_be_one():
+    groups = config(FullAttentionSpec(), SlidingWindowSpec())
+    groups.kv_cache_groups[0].is_eagle_group = True
+    assert groups_of(groups, 1024) is None
+    assert "0: FullAttentionSpec, of a drafter (2 layers from l0.attn)" in describe_groups(groups)
+
+
 def test_windows_that_the_engine_does_not_take_from_a_store_are_refused():
     spec = SlidingWindowSpec()
     spec.prefix_cacheable = False

@@ -125,6 +125,17 @@ def save(side, store, request):
     return len(plan.saves)
 
 
+def test_without_this_steps_tables_an_engine_with_windows_saves_nothing(side, store):
+    windowed = VllmScheduling(side.side, names_media=True, is_split=True)
+    windowed.begin(Request())
+    computed = step([("r", list(range(10)), 0, False)])
+    computed.kv_connector_block_state = None
+    assert windowed.build_step(computed).saves == []
+    state = SimpleNamespace(get_block_ids=lambda _: (list(range(10)),))
+    computed.kv_connector_block_state = state
+    assert len(windowed.build_step(computed).saves) == 4
+
+
 def lora(name, path):
     return SimpleNamespace(lora_name=name, lora_path=path, lora_int_id=7)
 

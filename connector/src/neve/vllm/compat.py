@@ -33,6 +33,7 @@ def describe_groups(kv_cache_config: Any) -> str:
         spec = group.kv_cache_spec
         window = getattr(spec, "sliding_window", None)
         kind = type(spec).__name__ + (f", window {window}" if window else "")
+        kind += ", of a drafter" if getattr(group, "is_eagle_group", False) else ""
         names = list(group.layer_names)
         layers = f"{len(names)} layers from {names[0]}" if names else "no layers"
         words.append(f"{number}: {kind} ({layers})")

@@ -3,7 +3,7 @@
 Reads vLLM's objects by attribute only, so it imports nothing of vLLM.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from neve.engine.chains import Media
@@ -42,13 +42,17 @@ class VllmScheduling:
 
     def build_step(self, output: Any) -> StepPlan:
         """`output`: vLLM's `SchedulerOutput`."""
-        state = output.kv_connector_block_state if self._is_split else None
+        tables: Callable[[str], Sequence[Sequence[int]] | None] | None = None
+        if self._is_split:
+            # Blocks of windows change hands: without the tables of this step, nothing is saved.
+            state = output.kv_connector_block_state
+            tables = state.get_block_ids if state is not None else lambda _: None
         return self.side.build_step(
             scheduled(output),
             computes=output.total_num_scheduled_tokens > 0,
             preempted=output.preempted_req_ids or (),
             encodes_media=bool(output.scheduled_encoder_inputs),
-            tables=state.get_block_ids if state is not None else None,
+            tables=tables,
         )
 
 
