@@ -433,10 +433,28 @@ def test_staging_that_lies_side_by_side_stays_together():
     assert pool.take(5) == list("fghde")
 
 
-def test_an_idle_step_waits_for_a_group_that_still_loads(kv, client, monkeypatch):
+def test_a_group_that_cannot_copy_loses_its_own_blocks_only(kv, client, monkeypatch):
+    broken = Kv()
+    monkeypatch.setattr(broken, "move_out", lambda *_: 1 / 0)
+    transfers = in_groups(client, [broken, kv])
+    saves = [BlockSave("r", (bytes([n]),), (b"",), 2, (0, 1), group=n) for n in (0, 1)]
+    with pytest.raises(ZeroDivisionError):
+        transfers.save(saves)
+    client.end()
+    assert transfers.take_unsaved() == [bytes([0])]
+    assert transfers.take_stored() == [bytes([1])]
+    assert transfers.drain(0.0)
+
+
+def in_groups(client, kvs):
+    """Full attention and a window, in chunks of two engine blocks."""
     client.session = SimpleNamespace(chunk_tokens=2)
     groups = [KvGroup(("full",), None, 1), KvGroup(("window",), 3, 1, 1)]
-    transfers = GroupTransfers(client, [kv, kv], groups, (0,), load_bytes=100, save_bytes=100)
+    return GroupTransfers(client, kvs, groups, (0,), load_bytes=100, save_bytes=100)
+
+
+def test_an_idle_step_waits_for_a_group_that_still_loads(kv, client, monkeypatch):
+    transfers = in_groups(client, [kv, kv])
     plan = load_plan(2)
     blocks = tuple(replace(block, group=n) for n, block in enumerate(plan.blocks))
     transfers.start(replace(plan, blocks=blocks, whole=True))

@@ -5,6 +5,7 @@ size. A load ends when it ended in every group.
 """
 
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -105,9 +106,16 @@ class GroupTransfers(Generic[S]):
         return results
 
     def save(self, saves: Sequence[BlockSave]) -> None:
-        """Begins to copy blocks out of the engine; returns before they are stored."""
+        """Begins to copy blocks out of the engine; returns before they are stored. If one group
+        can't, the others do, and then this raises."""
+        trouble: Exception | None = None
         for number, saver in enumerate(self._savers):
-            saver.save([save for save in saves if save.group == number])
+            try:
+                saver.save([save for save in saves if save.group == number])
+            except Exception as error:
+                trouble = error
+        if trouble is not None:
+            raise trouble
 
     def copying(self, request_id: str) -> bool:
         """Whether engine blocks of this request are still being read."""
@@ -131,8 +139,9 @@ class GroupTransfers(Generic[S]):
         return [found for saver in self._savers for found in saver.take_compared()]
 
     def drain(self, timeout_s: float) -> bool:
-        """Waits until no save is under way; False when some still are after `timeout_s` a group."""
-        return all(saver.drain(timeout_s) for saver in self._savers)
+        """Waits until no save is under way; False when some still are after `timeout_s`."""
+        end = time.monotonic() + timeout_s
+        return all(saver.drain(max(0.0, end - time.monotonic())) for saver in self._savers)
 
 
 def _fill(pools: Sequence[StagingPool[Any]]) -> None:
