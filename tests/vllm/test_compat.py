@@ -14,6 +14,8 @@ class FullAttentionSpec:
 class SlidingWindowSpec:
     block_size = 16
     sliding_window = 512
+    extra_retained_tokens = 0
+    prefix_cacheable = True
 
 
 class MambaSpec:
