@@ -1,4 +1,4 @@
-"""The command `neve breakeven`: when a model's KV is worth loading, as a table."""
+"""The command `neve breakeven`: a table of when loading a model's KV beats computing it."""
 
 import json
 import math
@@ -19,7 +19,7 @@ from neve.planner.breakeven import (
     model_kv,
 )
 
-_GB = 1e9  # network bandwidth is decimal, as everywhere
+_GB = 1e9  # network bandwidth is decimal
 
 
 class PrefillSpeed(click.ParamType[tuple[int | None, float]]):
@@ -105,7 +105,8 @@ def table(
     round_trip_s: float,
     lengths: Sequence[int],
 ) -> list[str]:
-    """Lines: seconds to compute and to load at each bandwidth (GB/s), and where they meet."""
+    """The table's lines: seconds to compute, seconds to load at each bandwidth (GB/s), and the
+    break-even bandwidths and lengths."""
     size = kv.bytes_per_token
     head = f"{'tokens':>9} {'GB':>8} {'compute':>9} {'break even':>12}"
     lines = [head + "".join(f" {f'{gb:g} GB/s':>17}" for gb in bandwidths)]

@@ -1,7 +1,7 @@
-"""The command `neve`: replay a workload, check a connection, say the version.
+"""The command `neve`: replay a workload, check a connection, compute break-even points.
 
-Exit codes: 0 done; 1 something is wrong, and the message says what to do; 2 a replay was served a
-wrong block; 64 the command line itself is wrong.
+Exit codes: 0 success; 1 an error, whose message says what to do; 2 a replay read a wrong block;
+64 a wrong command line.
 """
 
 import importlib.metadata
@@ -29,7 +29,7 @@ from neve.replay.generator import Workload
 from neve.replay.report import format_table
 
 EXIT_WRONG_BLOCK = 2
-EXIT_USAGE = 64  # EX_USAGE of sysexits.h; click's own 2 is taken
+EXIT_USAGE = 64  # EX_USAGE of sysexits.h; click's 2 means a wrong block here
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
@@ -49,7 +49,7 @@ class Size(click.ParamType[int]):
 
 
 class ReplaySpeed(click.ParamType[float | None]):
-    """`max` (None), or by how much faster than recorded: 1x, 10x."""
+    """`max` (None), or a multiple of the recorded speed: 1x, 10x."""
 
     name = "max|1x|10x"
 
@@ -65,7 +65,7 @@ class ReplaySpeed(click.ParamType[float | None]):
 
 
 class NeveGroup(click.Group):
-    """A group whose errors are ours: `NeveError` exits with 1, a wrong command line with 64."""
+    """Turns errors into exit codes: 1 for `NeveError`, 64 for a wrong command line."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -234,7 +234,7 @@ def _replay_options(
 def _credentials(
     endpoint: str | None, api_key: str | None, api_key_file: Path | None
 ) -> tuple[str, str]:
-    """The endpoint's URL and the key. Raises `Misuse` that says what to set."""
+    """Returns (endpoint's URL, API key). Raises `Misuse`, which names the option to set."""
     if api_key_file is not None:
         try:
             api_key = api_key_file.read_text().strip()

@@ -1,4 +1,5 @@
-"""Checks everything a node needs, in the order in which it needs it, and says how to fix it."""
+"""`neve ping`: checks endpoint, key, Valkey and S3 in the order of a node's use, and how to fix
+each."""
 
 import secrets
 import socket
@@ -33,7 +34,7 @@ _IDENTITY = SpaceIdentity(
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the answer. `fix` says what to do; None when all is well."""
+    """Result of one check. `fix`: what to do; None if the check passed."""
 
     name: str
     detail: str
@@ -45,7 +46,7 @@ class Check:
 
 
 def run_checks(url: str, api_key: str) -> Iterator[Check]:
-    """Yields checks as they end; stops where the next ones would have nothing to stand on."""
+    """Yields each check when it ends; skips checks that depend on a failed one."""
     endpoint = check_endpoint(url)
     yield endpoint
     if not endpoint.ok:
@@ -74,7 +75,7 @@ def run_checks(url: str, api_key: str) -> Iterator[Check]:
 
 
 def check_endpoint(url: str) -> Check:
-    """Whether a platform answers there, and knows itself by that name."""
+    """Checks that a platform answers at `url` and accepts the URL's host name."""
     try:
         answer = _get(f"{url.rstrip('/')}/cache/v1/")
     except (urllib3.exceptions.HTTPError, ValueError) as error:
@@ -122,7 +123,7 @@ def check_valkey(session: Session) -> Check:
 
 
 def check_block(client: Client) -> Check:
-    """Stores a block of random bytes under an id of its own and reads it back."""
+    """Stores a block of random bytes under a new id and reads it back."""
     session = client.session
     root = client.hasher.root(salt=secrets.token_bytes(16))
     (block_id,) = client.hasher.chain([0] * session.chunk_tokens, parent=root)
@@ -176,7 +177,7 @@ def _get(url: str) -> urllib3.BaseHTTPResponse:
 
 
 def _cause(error: Exception) -> str:
-    """Without what urllib3 says of its retries."""
+    """The error's text without urllib3's words about retries."""
     return str(getattr(error, "reason", error))
 
 

@@ -1,4 +1,4 @@
-"""Puts a replay together: connect, choose the workload and the ideal cache, run, sum up."""
+"""`neve replay`: connects, chooses the workload and the ideal cache, runs, sums up."""
 
 import itertools
 import threading
@@ -22,14 +22,14 @@ from neve.replay.trace import Request, read_trace
 ENGINE = {"name": "replay", "version": "1"}
 GENERATED_REQUESTS = 200
 MOST_CONNECTIONS = 4
-# Of a pause between two passes of a repeated trace.
+# Pause between two passes of a repeated trace.
 _PASS_GAP_MS = 1000.0
 _CONNECT_AGAIN_S = (1.0, 2.0, 5.0, 10.0)
 
 
 @dataclass(frozen=True)
 class ReplayOptions:
-    """What to replay, as the command line says it. `trace` wins over `workload` and `seed`."""
+    """Options of the command line. `trace` overrides `workload` and `seed`."""
 
     trace: Path | None
     workload: Workload
@@ -53,10 +53,10 @@ class ReplayOptions:
 def replay_workload(
     endpoint: str, api_key: str, options: ReplayOptions, *, stop: threading.Event
 ) -> dict[str, Any] | None:
-    """Runs a replay and returns its summary; None when `stop` came before Neve did.
+    """Runs a replay and returns its summary; None if `stop` was set before Neve answered.
 
-    What ended it too early stands in the summary as "error", a wrong block as "wrong_blocks".
-    Raises `Misuse` for a bad trace, `Refused` and `Unavailable` when connecting fails.
+    The summary's "error" says why the replay ended early; "wrong_blocks" counts wrong blocks.
+    Raises `Misuse` for a bad trace, `Refused` and `Unavailable` if connecting fails.
     """
     requests, total = open_workload(options)
     progress = make_progress(total=total, quiet=options.quiet)
@@ -73,7 +73,7 @@ def replay_workload(
 
 
 def open_workload(options: ReplayOptions) -> tuple[Iterable[Request], int | None]:
-    """The requests, and how many there are (None: no end)."""
+    """Returns (requests, their number; None: endless)."""
     count = options.requests
     if options.trace is not None:
         recorded = read_trace(options.trace, limit=None if options.loop else count)
@@ -86,7 +86,7 @@ def open_workload(options: ReplayOptions) -> tuple[Iterable[Request], int | None
 
 
 def repeat_trace(recorded: list[Request]) -> Iterator[Request]:
-    """The trace over and over; each pass begins after the one before it ended."""
+    """Repeats the trace for ever; a pass starts _PASS_GAP_MS after the previous pass."""
     length_ms = recorded[-1].timestamp_ms + _PASS_GAP_MS
     for turn in itertools.count():
         for request in recorded:
@@ -114,7 +114,7 @@ def _connect(
     progress: Progress,
     stop: threading.Event,
 ) -> Client | None:
-    """A connected client. With `loop` it waits for Neve; None when `stop` was set meanwhile."""
+    """Connects; with `loop`, retries until Neve answers. None: `stop` was set meanwhile."""
     identity = make_identity(options.model, options.kv_bytes_per_token)
     waits_s = itertools.chain(_CONNECT_AGAIN_S, itertools.repeat(_CONNECT_AGAIN_S[-1]))
     while not stop.is_set():
@@ -154,7 +154,7 @@ def _run(
     capacity_bytes = options.capacity or _quota_bytes(session, progress)
     capacity_blocks = capacity_bytes // block_bytes if capacity_bytes else None
     ideal = LruModel(capacity_blocks) if capacity_blocks else None
-    # Without a limit the model of an endless replay would grow without end.
+    # In an endless replay an unlimited LRU model would grow for ever.
     unbounded = None if options.loop and options.requests is None else LruModel(None)
     runner = Runner(
         client,
@@ -181,7 +181,7 @@ def _run(
 
 
 def _quota_bytes(session: Session, progress: Progress) -> int | None:
-    """The tenant's hot and cold quota together, which an ideal cache would fill with all it has."""
+    """Sum of the tenant's hot and cold quota: the ideal cache's capacity. None: unknown."""
     try:
         usage = read_usage(session)
     except NeveError as error:

@@ -1,16 +1,16 @@
-"""A built-in workload: what inference nodes see, endless, seeded, with a bounded working set.
+"""Built-in workloads: endless, seeded streams of requests with a bounded working set.
 
-- `chat`: people talk to a few assistants. Sessions of one assistant share its system prompt; every
-  turn repeats the whole conversation so far and adds an answer and a question.
-- `agents`: loops around a long prompt of instructions and tools. A step adds a short thought and a
+- `chat`: users talk to a few assistants. Sessions of one assistant share its system prompt; every
+  turn repeats the conversation so far and adds an answer and a question.
+- `agents`: loops over a long prompt of instructions and tools. A step adds a short thought and a
   tool's output, which may be long.
 - `mixed`: both.
 
-A fixed number of conversations is open at any time. Which of them are busy drifts; one that ended
-makes room for a new one, and now and then an ended one is continued. So a cache sees hits, first
-uses, and returns after long pauses, which are evicted or come from the cold tier.
+A fixed number of conversations is open at a time, and their popularity drifts. An ended
+conversation makes room for a new one; some ended conversations continue later. So a cache sees
+hits, first uses, and returns after long pauses, whose blocks are evicted or cold.
 
-Everything follows from the seed, in every process: `random.Random` and BLAKE2b, never `hash`.
+Workload and seed determine all requests, in every process: `random.Random` and BLAKE2b, no `hash`.
 """
 
 import random
@@ -25,7 +25,7 @@ from neve.replay.trace import TRACE_BLOCK_TOKENS, Request
 OPEN_CONVERSATIONS = 20
 _ENDED_KEPT = 40
 _RETURN_CHANCE = 0.2
-# A conversation rests for so many requests of others: nobody types while the answer is written.
+# Requests of other conversations between two of the same: its answer must be written first.
 _REST_REQUESTS = 8
 _DRIFT_REQUESTS = 40
 _MEAN_GAP_MS = 200.0
@@ -39,8 +39,8 @@ class Workload(StrEnum):
 
 @dataclass(frozen=True)
 class _Kind:
-    """One kind of conversation; pairs are (least, most), drawn evenly. Longer than `most_tokens`
-    it is not continued."""
+    """One kind of conversation. Pairs are (least, most) of a uniform draw. A conversation longer
+    than `most_tokens` ends for good."""
 
     label: str
     prompts: int
@@ -56,14 +56,14 @@ _AGENT = _Kind("agent", 3, (2_500, 5_000), (100, 2_500), (40, 300), (6, 24), 32_
 _KINDS = {
     Workload.CHAT: (_CHAT,),
     Workload.AGENTS: (_AGENT,),
-    # Agents are fewer people and more tokens.
+    # Agents are fewer than chats, but have more tokens each.
     Workload.MIXED: (_CHAT, _CHAT, _AGENT),
 }
 
 
 @dataclass
 class _Conversation:
-    """The text so far, as runs of (who wrote it, tokens): what decides the hash ids."""
+    """The text so far as runs of (text's name, tokens); the runs determine the hash ids."""
 
     kind: _Kind
     turns_left: int
@@ -77,7 +77,7 @@ class _Conversation:
 
 
 class Generator:
-    """An endless iterator of requests. `seed` and `workload` decide all of them."""
+    """An endless iterator of requests, determined by `workload` and `seed`."""
 
     def __init__(self, workload: Workload, *, seed: int) -> None:
         self._workload = workload
@@ -95,7 +95,7 @@ class Generator:
         count = 0
         while True:
             if count and count % _DRIFT_REQUESTS == 0:
-                # The most popular becomes the least: popularity drifts through all of them.
+                # The most popular slot becomes the least popular: popularity drifts.
                 self._ranks.append(self._ranks.pop(0))
             count += 1
             yield self._next()
@@ -131,13 +131,13 @@ class Generator:
 
     def _begin(self, kind: _Kind) -> _Conversation:
         prompt = self._random.randrange(kind.prompts)
-        # The length belongs to the prompt: whoever uses it gets the same one.
+        # Seeded by the prompt: all conversations with this prompt get the same length.
         sizes = random.Random(f"{self._seed}:{kind.label}:{prompt}")
         runs = [(f"{self._seed}:{kind.label}:prompt:{prompt}", sizes.randint(*kind.prompt_tokens))]
         return _Conversation(kind, self._random.randint(*kind.turns), runs)
 
     def _replace(self, ended: _Conversation) -> _Conversation:
-        """What takes an ended conversation's place: mostly a new one, sometimes an old one."""
+        """Returns a new conversation, or sometimes an earlier one to continue."""
         shelf = self._ended.setdefault(ended.kind.label, deque(maxlen=_ENDED_KEPT))
         returning = None
         if shelf and self._random.random() < _RETURN_CHANCE:
@@ -158,10 +158,10 @@ class Generator:
 
 
 def _extend_ids(conversation: _Conversation) -> tuple[int, ...]:
-    """Hash ids of the conversation so far. Those of whole blocks are kept, a partial one's isn't.
+    """Returns the conversation's hash ids. Caches ids of whole blocks, not of a partial last one.
 
-    An id hashes the id before it and the pieces of runs that fill the block, so two conversations
-    with the same beginning share exactly the blocks that lie within it.
+    An id hashes the previous id and the pieces of runs in its block, so two conversations share
+    exactly the whole blocks of their common beginning.
     """
     whole, rest = divmod(conversation.tokens, TRACE_BLOCK_TOKENS)
     for block in range(len(conversation.whole_ids), whole):

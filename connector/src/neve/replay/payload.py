@@ -1,10 +1,10 @@
-"""What a replayed block must contain: bytes that look random and follow from its id alone.
+"""Payloads of replayed blocks: incompressible bytes, computed from the block id alone.
 
     payload = id (16 bytes) ‖ (pool[offset : offset + n] xor key), 64-bit little-endian words
 
-`key` and `offset` are the two halves of the id, `pool` is fixed random data. One XOR pass over
-memory that stays in cache makes a block faster than any network takes it; no two ids share a
-payload, and a block that is shifted, truncated, mixed or another's differs.
+`key` and `offset` come from the halves of the id; `pool` is fixed random data. One XOR pass over
+cached memory is faster than any network. No two ids share a payload, so shifted, truncated, mixed
+and swapped blocks are detected.
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ from neve.errors import Misuse
 from neve.formats.ids import ID_BYTES
 
 WORD_BYTES = 8
-# Small enough for a shared L3 cache, and larger than any one block.
+# Fits a shared L3 cache, and is larger than any block.
 _POOL_BYTES = 8 << 20
 _POOL_SEED = 0x6E657665
 
@@ -22,7 +22,10 @@ Buffer = npt.NDArray[np.uint8]
 
 
 class Payloads:
-    """Writes and checks payloads of `payload_bytes` bytes. Immutable, so threads may share it."""
+    """Writes and checks payloads of `payload_bytes` bytes. Immutable, so threads may share it.
+
+    Raises `Misuse` unless `payload_bytes` is a multiple of 8 and at least 32.
+    """
 
     def __init__(self, payload_bytes: int) -> None:
         if payload_bytes < 2 * ID_BYTES or payload_bytes % WORD_BYTES:
@@ -44,7 +47,7 @@ class Payloads:
         np.bitwise_xor(pool, key, out=buffer[ID_BYTES:].view(np.uint64))
 
     def matches(self, block_id: bytes, buffer: Buffer) -> bool:
-        """Whether `buffer` (uint8[payload_bytes], contiguous) is that of `block_id`, every byte."""
+        """Whether `buffer` (uint8[payload_bytes], contiguous) is exactly `block_id`'s payload."""
         pool, key = self._source(block_id)
         if buffer[:ID_BYTES].tobytes() != block_id:
             return False

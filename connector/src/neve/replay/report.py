@@ -1,6 +1,6 @@
-"""How a replay looks to people: a progress bar or status lines, and the table at the end.
+"""Progress and summary of a replay for people: a bar or status lines, then a table.
 
-The only place that turns bytes into GiB and rates into percent.
+Only this module formats bytes as GiB and rates as percent.
 """
 
 import sys
@@ -17,7 +17,7 @@ _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 class Progress(Protocol):
-    """Called often; shows progress only now and then."""
+    """Progress display. `update` is called often and redraws rarely."""
 
     def update(self, tally: Tally) -> None: ...
 
@@ -28,7 +28,7 @@ class Progress(Protocol):
 
 
 def make_progress(*, total: int | None, quiet: bool) -> Progress:
-    """A bar on a terminal, otherwise a line every few seconds; with `quiet` only what is said."""
+    """A bar on a terminal, else a line every few seconds; with `quiet` only `say`'s messages."""
     if not quiet and sys.stderr.isatty():
         return Bar(total)
     return StatusLines(total, every_s=float("inf") if quiet else STATUS_EVERY_S)
@@ -135,7 +135,7 @@ def format_share(share: float | None) -> str:
 
 
 def format_bytes(count: int) -> str:
-    """In binary units: 1.5 GiB."""
+    """Formats in binary units: 1.50 GiB."""
     power = min(4, max(0, count.bit_length() - 1) // 10)
     return f"{count / 1024**power:.2f} {_UNITS[power]}" if power else f"{count} B"
 

@@ -1,8 +1,8 @@
 """Sends requests through a client as an engine would: match, load, check, compute, store.
 
 The calling thread hashes prompts and hands them out in order; up to `concurrency` requests are in
-flight, each in a lane with buffers of its own. Every loaded block is compared with what its id says
-it must hold. One wrong byte ends the replay: see `WrongBlock`.
+flight, each in a lane with buffers of its own. Every loaded block is compared with the payload
+computed from its id; one wrong byte ends the replay with `WrongBlock`.
 """
 
 import queue
@@ -27,34 +27,34 @@ from neve.replay.trace import Request, tokens_of
 
 # Bytes that one lane loads or stores at a time.
 LANE_BYTES = 16 << 20
-# A conversation tells its name on the first request and then on every so many.
+# Requests of a conversation for one report of its context; the first request reports it.
 CONTEXT_EVERY = 5
-# Longer than an engine would wait: a replay on a busy laptop has no engine to hold up.
+# Look-up deadline. Longer than an engine's: a slow look-up on a busy laptop delays no engine.
 MATCH_S = 2.0
 MOST_BEHIND_S = 5.0
 _POLL_S = 0.2
 _GRACE_S = 2.0
-# Why nothing is found while the session or the storage is in trouble.
+# Miss reasons that mean trouble with the session or the storage.
 _AWAY = (MissReason.BREAKER, MissReason.FINGERPRINT)
 _BACKOFF_S = (0.25, 0.5, 1.0, 2.0, 5.0)
 
 
 class WrongBlock(Exception):
-    """A block was served as good and holds other bytes than were stored under its id."""
+    """The client served a block whose bytes differ from the bytes stored under its id."""
 
 
 @dataclass(frozen=True)
 class Pace:
-    """When requests start. `rate_per_s` wins over the trace's own times, which `speed` divides.
+    """Start times of requests. `rate_per_s` overrides the trace's times, which `speed` divides.
 
-    With both None a request starts as soon as a lane is free.
+    If both are None, a request starts as soon as a lane is free.
     """
 
     rate_per_s: float | None = None
     speed: float | None = None
 
     def starts_s(self, requests: Iterable[Request]) -> Iterator[tuple[float, Request]]:
-        """Each request with its start, in seconds after the first one's."""
+        """Yields (start in seconds since the replay began, request)."""
         for i, request in enumerate(requests):
             if self.rate_per_s is not None:
                 yield i / self.rate_per_s, request
@@ -66,7 +66,7 @@ class Pace:
 
 @dataclass(frozen=True)
 class Settings:
-    """How to replay. `give_up_s` is None for a replay that waits for Neve as long as it takes."""
+    """How to replay. `give_up_s`: longest outage to wait out; None waits without limit."""
 
     concurrency: int = 4
     pace: Pace = Pace()
@@ -77,7 +77,7 @@ class Settings:
 
 
 class Lane:
-    """One request at a time, with buffers for `LANE_BYTES` (or one block, if that is larger)."""
+    """Buffers for one request at a time: `LANE_BYTES`, or one block if that is larger."""
 
     def __init__(self, payloads: Payloads) -> None:
         self.blocks = max(1, LANE_BYTES // payloads.payload_bytes)
@@ -85,7 +85,7 @@ class Lane:
         self.buffers = self._new_buffers()
 
     def abandon_buffers(self) -> None:
-        """Takes new memory: a transfer that outlived its deadline still owns the old one."""
+        """Allocates new buffers: a transfer past its deadline still owns the old ones."""
         self.buffers = self._new_buffers()
 
     def _new_buffers(self) -> list[Buffer]:
@@ -93,7 +93,7 @@ class Lane:
 
 
 class Runner:
-    """Replays onto one connected client. `stop` may be set by anyone, also a signal handler."""
+    """Replays through one connected client. Any thread or signal handler may set `stop`."""
 
     def __init__(
         self,
@@ -127,7 +127,7 @@ class Runner:
     def run(self, requests: Iterable[Request]) -> None:
         """Replays until the requests end or `stop` is set; requests in flight are finished.
 
-        Raises `WrongBlock`, or `Unavailable` when Neve was away for longer than `give_up_s`.
+        Raises `WrongBlock`, or `Unavailable` if an outage lasts longer than `give_up_s`.
         """
         started = time.monotonic()
         with ThreadPoolExecutor(self._settings.concurrency, "replay") as pool:
@@ -135,7 +135,7 @@ class Runner:
                 lane = self._wait_for_lane(started + start_s)
                 if lane is None:
                     break
-                # After an outage the pace goes on from now; requests due during it are skipped.
+                # After an outage, shift the schedule: do not catch up in a burst.
                 behind_s = time.monotonic() - started - start_s
                 if behind_s > MOST_BEHIND_S:
                     started += behind_s
@@ -149,7 +149,7 @@ class Runner:
             raise self._failure
 
     def _wait_for_lane(self, start: float) -> Lane | None:
-        """A free lane once it is time; None when the replay should stop."""
+        """Waits until `start` (monotonic seconds), then for a free lane; None: stop the replay."""
         while not self._stop.is_set():
             self._progress.update(self.tally)
             left = start - time.monotonic()
@@ -181,7 +181,7 @@ class Runner:
             self._lanes.put(lane)
 
     def _load(self, lane: Lane, ids: list[bytes], request: Request) -> RequestOutcome:
-        """Loads and checks the longest prefix there is. Raises `WrongBlock`."""
+        """Loads and checks the longest stored prefix. Raises `WrongBlock`."""
         started = time.perf_counter()
         tail_tokens = request.input_tokens - len(ids) * self._chunk_tokens
         match = self._client.match(ids, tail_tokens=tail_tokens, deadline_s=MATCH_S)
@@ -215,7 +215,8 @@ class Runner:
         )
 
     def _wait(self, lane: Lane, transfer: Transfer, count: int) -> Sequence[MissReason | None]:
-        """A reason per block. The grace lets the client's own deadline speak first."""
+        """Returns a miss reason per block, None if served. Waits past the client's deadline, so
+        that the client reports its own timeouts."""
         try:
             return transfer.wait(self._settings.deadline_s + _GRACE_S)
         except DeadlineExceeded:
@@ -228,7 +229,10 @@ class Runner:
         buffers: Sequence[Buffer],
         outcomes: Sequence[MissReason | None],
     ) -> int:
-        """Compares every block that was served. Returns how many; raises `WrongBlock`."""
+        """Compares all served blocks with their payloads. Returns their number.
+
+        Raises `WrongBlock`.
+        """
         verified = 0
         for block_id, buffer, reason in zip(ids, buffers, outcomes, strict=True):
             if reason is None:
@@ -242,14 +246,14 @@ class Runner:
         return verified
 
     def _compute(self, tokens: int) -> None:
-        """Takes the time that an engine would need for the tokens that were not loaded."""
+        """Waits as long as an engine would take to compute `tokens` tokens."""
         if self._settings.prefill_tokens_per_s:
             self._stop.wait(tokens / self._settings.prefill_tokens_per_s)
 
     def _store(self, lane: Lane, ids: list[bytes], first: int) -> Counter[MissReason | None]:
-        """Stores `ids[first:]`, which follow what was loaded; stops after the first bad batch.
+        """Stores `ids[first:]`, the blocks after the loaded prefix; stops after a failed batch.
 
-        What follows a block that is not stored could never be found.
+        A look-up would never reach blocks behind one that is not stored.
         """
         put: Counter[MissReason | None] = Counter()
         for start in range(first, len(ids), lane.blocks):
@@ -269,7 +273,7 @@ class Runner:
         return put
 
     def _name_context(self, request: Request, ids: list[bytes]) -> None:
-        """Now and then tells the platform which blocks a conversation consists of."""
+        """Reports a conversation's blocks as a context, once in CONTEXT_EVERY requests."""
         name = request.conversation
         if name is None or not ids:
             return
@@ -284,9 +288,10 @@ class Runner:
 
 
 class _Away:
-    """Waits while the client's breaker is open; says so once, and once when it is over.
+    """Waits while the client's breaker is open; reports begin and end of an outage once each.
 
-    Lanes share one, and each waits by itself. Raises `Unavailable` after `give_up_s`.
+    All lanes share one object; each waits in its own `note`, which raises `Unavailable` after
+    `give_up_s`.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
-"""Counts what a replay did. Bytes are payload bytes, without the 64-byte headers of blocks.
+"""Counters of a replay. Bytes are payload bytes, without the 64-byte headers of blocks.
 
-A request's hits are its longest loaded prefix. All blocks after it are missed for the reason that
-ended the prefix: an engine would have to compute them, whatever else is stored.
+A request's hits are its longest loaded prefix. All later blocks count as misses, for the reason
+that ended the prefix: an engine would compute them even if they were stored.
 """
 
 import math
@@ -15,13 +15,13 @@ from neve.errors import MissReason
 from neve.index.tier import Tier
 from neve.planner.simulate.lru import LruModel
 
-# Percentiles are those of the latest loads, so that an endless replay stays small.
+# Percentiles cover the latest loads only, so that an endless replay's memory is bounded.
 LOADS_KEPT = 20_000
 
 
 @dataclass(frozen=True)
 class RequestOutcome:
-    """What loading one request's prompt gave."""
+    """Result of loading one request's prompt. `missed`: why the prefix ended; None: no miss."""
 
     input_tokens: int
     asked_blocks: int
@@ -36,7 +36,7 @@ class RequestOutcome:
 
 
 class Tally:
-    """Sums outcomes; threads may add at once."""
+    """Sums outcomes. Thread-safe."""
 
     def __init__(self, *, chunk_tokens: int, payload_bytes: int) -> None:
         self._chunk_tokens = chunk_tokens
@@ -55,7 +55,7 @@ class Tally:
         self.wrong_blocks = 0
 
     def add(self, outcome: RequestOutcome, put: Counter[MissReason | None]) -> None:
-        """Counts a request; `put` says how many of its blocks were stored (None), or why not."""
+        """Counts a request. `put`: number of blocks stored (key None) or not stored (reason)."""
         with self._lock:
             self.requests += 1
             self.asked_tokens += outcome.input_tokens
@@ -95,7 +95,7 @@ class Tally:
         return time.monotonic() - self._started
 
     def summary(self, *, ideal: LruModel | None, unbounded: LruModel | None) -> dict[str, Any]:
-        """Everything counted so far, ready for JSON. A number that isn't known is None."""
+        """All counts so far as JSON values; unknown numbers are None."""
         with self._lock:
             wall_s = self.wall_s
             loads_s = sorted(self._loads_s)
@@ -155,7 +155,7 @@ class Tally:
 
 
 def _percentile_ms(ordered_s: list[float], share: float) -> float | None:
-    """The smallest value that at least `share` of all do not exceed, in ms."""
+    """Nearest-rank quantile `share` (0 … 1) of sorted seconds, in ms; None without samples."""
     if not ordered_s:
         return None
     return ordered_s[math.ceil(share * len(ordered_s)) - 1] * 1e3

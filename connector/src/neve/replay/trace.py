@@ -1,11 +1,11 @@
-"""Requests of a workload: what one looks like, how traces are read, which tokens it stands for.
+"""Requests of a workload: their type, the reader of trace files, and their token ids.
 
 A trace is JSON lines in the format of Mooncake's (FAST'25) conversation trace, one request a line:
 
     {"timestamp": ms, "input_length": tokens, "output_length": tokens, "hash_ids": [int, …]}
 
 A hash id stands for 512 tokens *and everything before them*: equal id, equal whole prefix. The last
-id of a request may stand for fewer, as `input_length` says. Other fields of a line are ignored.
+id of a request may stand for fewer (see `input_length`). Other fields of a line are ignored.
 """
 
 import json
@@ -20,7 +20,7 @@ import numpy.typing as npt
 from neve.errors import Misuse
 
 TRACE_BLOCK_TOKENS = 512
-# Every token id fits a vocabulary of this size.
+# Token ids are below 2 ** VOCABULARY_BITS.
 VOCABULARY_BITS = 17
 
 
@@ -39,8 +39,7 @@ class Request:
 def read_trace(path: Path, *, limit: int | None = None) -> list[Request]:
     """The first `limit` requests of a trace file, blank lines skipped.
 
-    Everything is checked before anything is replayed. Raises `Misuse` naming file, line, field and
-    what was expected there.
+    Checks all of them. Raises `Misuse` with file, line, field and expected value.
     """
     try:
         with path.open(encoding="utf-8") as lines:
@@ -62,7 +61,7 @@ def _requests(path: Path, lines: Iterator[str]) -> Iterator[Request]:
 
 
 def parse_request(line: str) -> Request:
-    """Reads one line of a trace. Raises `Misuse` naming the field and what was expected there."""
+    """Reads one line of a trace. Raises `Misuse` with the field and the expected value."""
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
@@ -95,10 +94,10 @@ def parse_request(line: str) -> Request:
 
 
 def tokens_of(request: Request) -> npt.NDArray[np.uint64]:
-    """The request's `input_tokens` token ids, made from its hash ids alone.
+    """Returns the request's token ids, uint64[input_tokens], computed from its hash ids alone.
 
-    A block's tokens depend on nothing but its hash id, so equal ids give equal prefixes in every
-    process. A partial last block holds the first tokens of what the whole one would.
+    Equal hash ids give equal tokens in every process. A partial last block holds the first tokens
+    of the whole block.
     """
     blocks = np.array(request.hash_ids, dtype=np.uint64)[:, np.newaxis]
     positions = np.arange(TRACE_BLOCK_TOKENS, dtype=np.uint64)[np.newaxis, :]
@@ -107,7 +106,7 @@ def tokens_of(request: Request) -> npt.NDArray[np.uint64]:
 
 
 def _scramble(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """A bijection of 64-bit words that looks random. Source: SplitMix64 (Steele et al., 2014)."""
+    """A pseudorandom bijection of 64-bit words. Source: SplitMix64 (Steele et al., 2014)."""
     values = values + np.uint64(0x9E3779B97F4A7C15)
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -128,7 +127,7 @@ def _count(row: dict[str, object], name: str, *, least: int) -> int:
 
 
 def _kind(value: object) -> str:
-    """What JSON calls a value's type."""
+    """JSON's name of a value's type."""
     names: dict[type, str] = {
         dict: "an object",
         list: "a list",
