@@ -1,4 +1,4 @@
-"""Bytes and names that processes agree on: blocks, segments, ids, keys, spaces.
+"""Formats and names shared by all processes: blocks, segments, ids, keys, spaces.
 
-Nothing here opens a connection or a file. docs/formats specifies each of them.
+No module here opens a connection or a file. docs/formats specifies each format.
 """

@@ -1,7 +1,7 @@
 """The stored block: a 64-byte header and the payload. Specified in docs/formats/block.md.
 
-Little-endian. The same bytes are a value in Valkey and a slice of a segment in S3, so a block is
-checked in one way wherever it comes from.
+Little-endian. A value in Valkey and a slice of a segment in S3 have the same bytes, so blocks of
+both tiers are verified in the same way.
 """
 
 import struct
@@ -21,9 +21,9 @@ PREFIX = 0  # kind: KV of a whole prefix. 1 is reserved for pieces
 PLAIN = 0  # codec: KV bytes as they are. Others are reserved
 HEADER_BYTES = 64
 MAX_PAYLOAD_BYTES = 64 << 20
-UNCOMMITTED_MS = 60_000  # a value in Valkey whose commit never comes expires by itself
+UNCOMMITTED_MS = 60_000  # a value in Valkey without a commit expires after this time
 
-# Name and code of `struct` of each field; src/core/layout.h has their offsets.
+# Name and `struct` code of each field; src/core/layout.h has their offsets.
 FIELDS = (
     ("magic", "4s"),
     ("version", "B"),
@@ -38,7 +38,7 @@ FIELDS = (
     ("space_tag", "4s"),
     ("header_checksum", "I"),
 )
-_FIELDS = struct.Struct("<" + "".join(code for _, code in FIELDS[:-1]))  # all that the last covers
+_FIELDS = struct.Struct("<" + "".join(code for _, code in FIELDS[:-1]))  # checksummed
 _CHECK = struct.Struct("<I")
 
 
@@ -46,7 +46,7 @@ _CHECK = struct.Struct("<I")
 class BlockHeader:
     """`id`, `parent`: 16 bytes. `space_tag`: the first 4 bytes of the space's fingerprint.
 
-    `payload_bytes`: of the KV. `payload_checksum`: of the payload as stored.
+    `payload_bytes`: length of the KV. `payload_checksum`: of the payload as stored.
     """
 
     id: bytes
@@ -63,7 +63,7 @@ def checksum(payload: Buffer) -> int:
 
 
 def encode_header(header: BlockHeader) -> bytes:
-    """The 64 bytes of a header. Raises `Misuse` when the payload is empty or over 64 MiB."""
+    """Returns the header's 64 bytes. Raises `Misuse` if the payload is empty or over 64 MiB."""
     if not 0 < header.payload_bytes <= MAX_PAYLOAD_BYTES:
         raise Misuse(f"need 1 … {MAX_PAYLOAD_BYTES}, got {header.payload_bytes}", field="payload")
     body = _FIELDS.pack(
@@ -83,7 +83,7 @@ def encode_header(header: BlockHeader) -> bytes:
 
 
 def decode_header(raw: Buffer) -> BlockHeader:
-    """Reads the first 64 bytes of `raw`. Raises `Corrupt` with the field that is wrong."""
+    """Reads the first 64 bytes of `raw`. Raises `Corrupt` with the wrong field."""
     view = memoryview(raw).cast("B")[:HEADER_BYTES]
     if len(view) < HEADER_BYTES:
         raise Corrupt(f"header has {len(view)} of {HEADER_BYTES} bytes")

@@ -24,7 +24,7 @@ ID_BYTES = 16
 
 
 class BlockHasher:
-    """Makes the ids of one space's blocks. Immutable, so threads may share it."""
+    """Computes block ids of one space. Immutable, so threads may share it."""
 
     def __init__(self, fingerprint: bytes, chunk_tokens: int) -> None:
         if len(fingerprint) != 32:
@@ -35,17 +35,17 @@ class BlockHasher:
         self.chunk_tokens = chunk_tokens
 
     def root(self, *, salt: bytes = b"", lora: bytes = b"") -> bytes:
-        """The parent of a chain's first block: requests of another salt or LoRA never share ids."""
+        """Parent id of a chain's first block. Other salts and LoRA adapters never share ids."""
         framed = b"".join(len(part).to_bytes(4, "little") + part for part in (salt, lora))
         return self._digest(b"neve.root", framed)
 
     def chain(
         self, tokens: Sequence[int], *, parent: bytes, extras: Mapping[int, bytes] | None = None
     ) -> list[bytes]:
-        """Ids of the whole chunks of `tokens`, which follow `parent`; a partial tail gets none.
+        """Ids of the whole chunks of `tokens` after `parent`; a partial tail gets no id.
 
-        `extras` maps a chunk's index in `tokens` to further bytes that decide its KV (multimodal
-        ids with their offsets). Raises `Misuse` when a token is no integer in 0 … 2³²-1.
+        `extras`: chunk's index in `tokens` → further bytes that its KV depends on (multimodal ids
+        with their offsets). Raises `Misuse` unless each token is an integer in 0 … 2³²-1.
         """
         extras = extras or {}
         count = len(tokens) // self.chunk_tokens
@@ -60,18 +60,18 @@ class BlockHasher:
         return ids
 
     def of_key(self, key: bytes) -> bytes:
-        """The id of a block whose engine key is `key`, a cryptographic hash of the whole prefix."""
+        """Id of a block from its engine's `key`, a cryptographic hash of the whole prefix."""
         return self._digest(b"neve.key", key)
 
     def of_heads(self, id_: bytes, heads: int) -> list[bytes]:
-        """Ids of a chunk's blocks, one for each KV head. Of a root: parents of the first blocks."""
+        """Ids of a chunk's blocks, one per KV head. For a root: parents of the first blocks."""
         return [
             self._digest(b"neve.head", id_ + head.to_bytes(4, "little")) for head in range(heads)
         ]
 
     def of_groups(self, id_: bytes, groups: int) -> list[bytes]:
-        """Ids of a chunk's blocks, one for each KV cache group; of a root: what the first ones
-        follow."""
+        """Ids of a chunk's blocks, one per KV cache group. For a root: parents of the first
+        blocks."""
         return [
             id_,
             *(self._digest(b"neve.group", id_ + n.to_bytes(4, "little")) for n in range(1, groups)),
@@ -82,7 +82,7 @@ class BlockHasher:
 
 
 def _packed(tokens: Sequence[int]) -> bytes:
-    """u32 each. numpy alone would take 1.5, True and "1" for token 1: another prompt's id."""
+    """Packs tokens as u32. numpy alone would accept 1.5, True and "1" as token 1."""
     if not isinstance(tokens, np.ndarray):
         for kind in set(map(type, tokens)):
             if kind is not int and not issubclass(kind, np.integer):

@@ -1,7 +1,7 @@
-"""The only place that builds names: keys in Valkey and object keys in S3.
+"""Builds all keys in Valkey and all object keys in S3; no other module does.
 
 All keys of a bucket carry one hash tag, `{t<tenant>.<bucket>.<number>}`, so a function touches one
-slot. Ids stand in Valkey keys as their 16 raw bytes, the same bytes that are fields of the index.
+slot. Valkey keys and the index's fields contain block ids as 16 raw bytes.
 """
 
 import re
@@ -13,8 +13,8 @@ from uuid import UUID
 
 from neve import _core
 
-# The books of a bucket by the letter of their key: the type in Valkey. The first seven are KEYS of
-# every function, the others those that functions derive.
+# Books of a bucket: letter in the key → type in Valkey. Callers pass the first seven as KEYS of
+# every function; functions derive the other keys.
 BOOKS: Final = {
     **{"i": "hash", "l": "zset", "d": "zset", "u": "hash", "q": "hash", "x": "zset", "e": "zset"},
     **{"p": "zset", "s": "zset", "f": "zset", "r": "zset", "c": "zset"},
@@ -22,7 +22,7 @@ BOOKS: Final = {
 KEY_BOOKS: Final = tuple(BOOKS)[:7]
 _KEY_BOOKS: Final = tuple(letter.encode() for letter in KEY_BOOKS)
 SLOTS: Final = 16384
-CELLS: Final = 256  # equal parts of the slots, one for each bucket; bucket 256 begins again
+CELLS: Final = 256  # equal parts of the slots; bucket n uses the cell of n mod 256
 
 
 def bucket_of(block_id: bytes, buckets: int) -> int:
@@ -34,9 +34,9 @@ def bucket_of(block_id: bytes, buckets: int) -> int:
 def _tag(tenant_id: int, bucket: int) -> bytes:
     """A hash tag whose slot lies in the bucket's cell.
 
-    Plain numbers do not spread: CRC16 put all 32 buckets of a tenant on four of eight primaries.
-    So the number at the end is the first that hits the cell, and cells follow each other in
-    van der Corput's order (bits reversed): any first 2^n buckets divide the slots evenly.
+    Plain numbers spread badly: CRC16 put all 32 buckets of a tenant on four of eight primaries.
+    So the tag ends with the first number that hits the cell, and buckets use cells in van der
+    Corput's order (bits reversed): any first 2^n buckets divide the slots evenly.
     """
     cell = int(f"{bucket % CELLS:08b}"[::-1], 2)
     tags = (b"{t%d.%02d.%d}" % (tenant_id, bucket, number) for number in count())
@@ -47,24 +47,24 @@ _books_name = b""
 
 
 def hide_books(secret: str) -> None:
-    """Sets the secret name of books in the keys that this process builds. "": none.
+    """Sets the secret part of books' keys in this process; "": none.
 
-    Functions run with their caller's rights, so a node has the right to write its tenant's books.
-    It must not be able to name them: else it could change counters and entries by hand. Only the
-    platform and the loaded functions know the name; nodes never call this.
+    Functions run with their caller's rights, so a node may write its tenant's books. If it knew
+    their keys, it could change counters and entries by hand. Only the platform and the loaded
+    functions know the secret; nodes never call this.
     """
     global _books_name
     _books_name = secret.encode() + b":" if secret else b""
 
 
 def books_name() -> bytes:
-    """The part of a key between a bucket's tag and the letter of a book."""
+    """The secret part of a book's key, between the bucket's tag and the book's letter."""
     return _books_name
 
 
 @dataclass(frozen=True)
 class BucketKeys:
-    """Keys of one bucket of one tenant. Its books are all but blocks."""
+    """Keys of one bucket of one tenant. Books are all of its keys except blocks."""
 
     tenant_id: int
     bucket: int
@@ -75,12 +75,12 @@ class BucketKeys:
 
     @property
     def arguments(self) -> tuple[bytes, ...]:
-        """KEYS[1..7] of each function, which finds the books by them."""
+        """KEYS[1..7] of each function, from which it derives the books' keys."""
         return tuple(self.tag + b":" + letter for letter in _KEY_BOOKS)
 
     @property
     def bookkeeping(self) -> tuple[bytes, ...]:
-        """Keys of index, ranks, dirty, usage, quota, tombstones and looks, with `books_name`."""
+        """Keys, with `books_name`, of index, ranks, dirty, usage, quota, tombstones and looks."""
         return tuple(map(self._book, _KEY_BOOKS))
 
     @property
@@ -94,12 +94,12 @@ class BucketKeys:
 
     @property
     def leases(self) -> bytes:
-        """ZSET: when the lease of each block under flush ends."""
+        """ZSET: end of the lease of each block under flush."""
         return self._book(b"f")
 
     @property
     def cold_ranks(self) -> bytes:
-        """ZSET: rank of each block that may be evicted from the cold tier."""
+        """ZSET: rank of each evictable block of the cold tier."""
         return self._book(b"c")
 
     @property
@@ -114,7 +114,7 @@ class BucketKeys:
 
     @property
     def all_bookkeeping(self) -> list[bytes]:
-        """Every key of the bucket but those of blocks."""
+        """All keys of the bucket except keys of blocks."""
         own = (self.pins, self.live_bytes, self.leases, self.recounted, self.cold_ranks)
         return [*self.bookkeeping, *own]
 
@@ -129,14 +129,14 @@ _TAG: Final = re.compile(rb"\{t(\d{1,10})\.(\d{2,5})\.\d+\}:", re.ASCII)
 
 
 def parse_key(key: bytes) -> tuple[BucketKeys, bytes] | None:
-    """The bucket of a key in Valkey, and the rest after the tag; None: no key of Neve."""
+    """Returns (bucket, rest of the key after the tag); None: not a key of Neve."""
     if (found := _TAG.match(key)) is None:
         return None
     keys = BucketKeys(int(found[1]), int(found[2]))
     return (keys, key[found.end() :]) if key.startswith(keys.tag + b":") else None
 
 
-OBJECTS_PREFIX = "v1/"  # of the keys of all S3 objects of the platform
+OBJECTS_PREFIX = "v1/"  # prefix of all S3 object keys of the platform
 
 
 def tenant_prefix(tenant_id: int) -> str:

@@ -2,8 +2,8 @@
 
     header (64) ‖ blocks, as stored ‖ footer: header again (64) ‖ columns ‖ trailer (24)
 
-Little-endian. One tail read opens the footer, and the footer alone rebuilds the index. A segment is
-written once; an object without a valid trailer is no segment.
+Little-endian. One tail read fetches the footer, and the footer alone rebuilds the index. A segment
+is written once; an object without a valid trailer is no segment.
 """
 
 import struct
@@ -18,7 +18,7 @@ from neve.formats.block import HEADER_BYTES, PLAIN, PREFIX, BlockHeader, Buffer,
 
 MAGIC = b"NVSG"
 END_MAGIC = b"NVSGFOOT"
-VERSION = 2  # what is written while no block has a codec or another kind, which need version 3
+VERSION = 2  # version written; blocks with a codec or another kind would need version 3
 MAX_SEGMENT_BYTES = (4 << 30) - 1  # nodes of release 0.2.0 read offsets of 32 bits
 MAX_ROWS = 1 << 20
 TAIL_BYTES = 64 << 10  # first guess of a tail read: about 1,000 blocks
@@ -49,7 +49,7 @@ Fetch = Callable[[int, int], bytes]  # fetch(offset, length): a ranged read of t
 
 @dataclass(frozen=True)
 class SegmentHeader:
-    """Whose segment it is. `fingerprint`: 32 bytes, of the space. `version`: of the format."""
+    """Owner and format `version` of a segment. `fingerprint`: 32 bytes, of its space."""
 
     tenant_id: int
     uuid: UUID
@@ -62,7 +62,7 @@ class SegmentHeader:
 
     @classmethod
     def decode(cls, raw: Buffer) -> "SegmentHeader":
-        """Raises `Corrupt` when `raw` does not begin with a header of a known version."""
+        """Raises `Corrupt` unless `raw` begins with a header of a known version."""
         if len(raw) < HEADER_BYTES:
             raise Corrupt(f"segment header has {len(raw)} of {HEADER_BYTES} bytes")
         magic, version, _, tenant_id, _, uuid, fingerprint = _HEADER.unpack_from(raw)
@@ -73,11 +73,11 @@ class SegmentHeader:
 
 @dataclass(frozen=True)
 class SegmentRow:
-    """One block: `length` counts its header; `checksum` is the payload's.
+    """One block. `length` includes its header; `checksum` is the payload's.
 
-    `stored_s`: when it was committed, seconds since 1970; lifetimes count from there, also after a
-    rebuild. `expires_s`: its end as known when the segment was written, 0: none. `kind`, `codec`:
-    as in its header; `encoded_length`: bytes that it takes here if it has a codec, else 0.
+    `stored_s`: commit time, seconds since 1970; lifetimes count from it, also after a rebuild.
+    `expires_s`: expiry, seconds since 1970, as known when the segment was written; 0: none. `kind`,
+    `codec`: as in its header. `encoded_length`: length in the segment if it has a codec, else 0.
     """
 
     id: bytes
@@ -99,7 +99,7 @@ class SegmentRow:
 
     @property
     def end(self) -> int:
-        """Offset behind the block."""
+        """Offset of the first byte after the block."""
         return self.offset + (self.encoded_length or self.length)
 
 
@@ -115,7 +115,7 @@ class SegmentWriter:
     size_bytes: int = HEADER_BYTES
 
     def add(self, block: BlockHeader, *, expires_s: int = 0, stored_s: int = 0) -> SegmentRow:
-        """Places the next block. Raises `Misuse` if it is of another space or the segment full."""
+        """Places the next block. Raises `Misuse` if its space differs or the segment is full."""
         if block.space_tag != self.header.fingerprint[:4]:
             raise Misuse("is of another space", field="block")
         length = HEADER_BYTES + block.payload_bytes
@@ -153,9 +153,9 @@ class SegmentFooter:
 
 
 def read_footer(fetch: Fetch, size_bytes: int) -> SegmentFooter:
-    """Reads the footer of an object of `size_bytes` by one tail read, two when it is large.
+    """Reads the footer of an object of `size_bytes` with one tail read, two if it is large.
 
-    Raises `Corrupt` when the object is cut, no segment or damaged, and what `fetch` raises.
+    Raises `Corrupt` if the object is truncated, damaged or no segment; passes on `fetch`'s errors.
     """
     least = 2 * HEADER_BYTES + _TRAILER.size
     if size_bytes < least:

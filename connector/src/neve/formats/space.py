@@ -1,7 +1,7 @@
 """A space is one KV layout; only engines with its fingerprint read its blocks.
 
 The node declares a `SpaceIdentity`; the control plane adds tenant and chunk size. Both compute the
-fingerprint, and the node checks that they agree.
+fingerprint, and the node compares the two.
 """
 
 import json
@@ -41,7 +41,7 @@ class SpaceIdentity:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            # bool is an int to isinstance, and never a size.
+            # Not isinstance, which accepts a bool as an int.
             if type(value) is not field.type:
                 raise Misuse(
                     f"need {getattr(field.type, '__name__', field.type)}, got {value!r:.60}",
@@ -61,12 +61,12 @@ class SpaceIdentity:
 
     @staticmethod
     def least(name: str) -> int:
-        """The least value of a number."""
+        """The least valid value of an integer field."""
         return 0 if name in ("tp_rank", "pp_rank", "layout_version") else 1
 
     @classmethod
     def from_dict(cls, raw: object) -> Self:
-        """Inverse of `as_dict`. Raises `Misuse` with the missing, unknown or bad field."""
+        """Inverse of `as_dict`. Raises `Misuse` with the missing, unknown or invalid field."""
         if not isinstance(raw, Mapping):
             raise Misuse("need an object", field="identity")
         known = {field.name for field in fields(cls)}
@@ -87,7 +87,7 @@ class SpaceIdentity:
         return [f.name for f in fields(self) if getattr(self, f.name) != getattr(other, f.name)]
 
     def fingerprint(self, *, tenant_id: int, chunk_tokens: int) -> bytes:
-        """32 bytes that are equal only when tenant, identity and chunk size are."""
+        """32 bytes, equal only if tenant, identity and chunk size are equal."""
         everything = {**self.as_dict(), "tenant_id": tenant_id, "chunk_tokens": chunk_tokens}
         canonical = json.dumps(everything, sort_keys=True, separators=(",", ":")).encode()
         return blake2b(canonical, digest_size=32, person=b"neve.space").digest()

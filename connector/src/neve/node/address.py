@@ -1,13 +1,13 @@
-"""Address of a tenant's Valkey: given by the handshake, used by the transport."""
+"""Address of a tenant's Valkey, from the handshake to the transport."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class TlsSettings:
-    """`ca_file` None: the host's own authorities. `server_name` None: the host we connect to.
+    """`ca_file` None: the host's own authorities. `server_name` None: the connected host's name.
 
-    `certificate_file` and `key_file` (PEM) are for servers that require a client certificate.
+    `certificate_file` and `key_file` (PEM): for servers that require a client certificate.
     """
 
     ca_file: str | None = None
@@ -20,8 +20,8 @@ class TlsSettings:
 class ValkeyAddress:
     """The tenant's Valkey servers, and this node's credentials there.
 
-    `seeds`: "host:port" or "unix:/path", alternatives of one server, or some of a cluster's.
-    `tls`: True is the same as `TlsSettings()`.
+    `seeds`: "host:port" or "unix:/path"; alternative addresses of one server, or some nodes of a
+    cluster. `tls`: True means `TlsSettings()`.
     """
 
     seeds: tuple[str, ...]

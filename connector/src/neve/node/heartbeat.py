@@ -1,7 +1,7 @@
 """Keeps a node's session alive: heartbeats with counters, and a new handshake when one is needed.
 
-A delta that was not delivered is kept and sent again under its old number, so that the platform
-counts it once. While the platform is away the data path goes on with what it has.
+An undelivered delta is sent again under its old sequence number, so that the platform counts it
+once. During an outage of the platform, the data path goes on with its current session.
 """
 
 import threading
@@ -18,7 +18,7 @@ from neve.node.stats import Counts, Stats
 
 _FIRST_PAUSE_S: Final = 1.0
 _LONGEST_PAUSE_S: Final = 30.0
-_CALM_S: Final = 60.0  # after that a need for a handshake is a new one, not the old one repeated
+_CALM_S: Final = 60.0  # handshakes further apart are unrelated: the pause starts small again
 
 
 class SessionUser(Protocol):
@@ -29,17 +29,17 @@ class SessionUser(Protocol):
     @property
     def breaker(self) -> StrEnum: ...
     def refresh(self, session: Session) -> None:
-        """The same session with other policy numbers."""
+        """Applies the policy of `session`, which is the current session otherwise."""
 
     def adopt(self, session: Session) -> None:
-        """Goes on with the address and credentials of another session."""
+        """Switches to the address and credentials of a new session."""
 
     def suspend(self, reason: MissReason) -> None:
-        """Serves nothing until another session is adopted."""
+        """Misses every block for `reason` until `adopt`."""
 
 
 class HeartbeatLoop:
-    """One daemon thread. `reopen` makes the handshake again."""
+    """One daemon thread that sends heartbeats. `reopen` repeats the handshake."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class HeartbeatLoop:
             self._wake.set()
 
     def stop(self, timeout_s: float) -> None:
-        """Ends the thread, then sends the last counters and ends the session, if that works."""
+        """Ends the thread, then tries to send the last counters and to end the session."""
         self._stopping = True
         self._wake.set()
         self._thread.join(timeout_s)
@@ -110,7 +110,7 @@ class HeartbeatLoop:
         return max(0.0, self._last_handshake + self._handshake_pause_s - time.monotonic())
 
     def _beat(self) -> bool:
-        """Sends one delta. Returns whether it was counted."""
+        """Sends one delta. Returns whether the platform accepted it."""
         if self._undelivered is None:
             self._undelivered = self._stats.take()
             self._seq += 1
@@ -124,7 +124,7 @@ class HeartbeatLoop:
             answer = self._endpoint.heartbeat(session.id, report)
         except Refused as error:
             if error.is_malformed and any(self._undelivered.as_dict().values()):
-                # They would be refused again; a heartbeat without them keeps the session.
+                # Drop the refused counts: a heartbeat without them keeps the session alive.
                 log_events.HEARTBEAT_COUNTS_LOST.log(detail=error)
                 self._undelivered = Counts()
                 return self._beat()
@@ -172,7 +172,7 @@ class HeartbeatLoop:
             log_events.HANDSHAKE_FAILED.log(detail=error)
             return
         if (session.fingerprint, session.chunk_tokens) != (old.fingerprint, old.chunk_tokens):
-            # Ids of this process are made with the old fingerprint: they would never match.
+            # This process hashes block ids with the old fingerprint; they would never match.
             log_events.HANDSHAKE_OTHER_SPACE.log(old=old.space_name, new=session.space_name)
             self._path.suspend(MissReason.FINGERPRINT)
             return

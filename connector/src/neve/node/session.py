@@ -1,6 +1,6 @@
 """The cache endpoint of the control plane: handshake, heartbeats, contexts, segment addresses.
 
-Control traffic only; block bytes never pass here. One HTTP request each, on the caller's thread.
+Control traffic only, no block bytes. Each call is one HTTP request on the caller's thread.
 """
 
 import json
@@ -18,7 +18,7 @@ from neve.node.address import ValkeyAddress
 
 @dataclass(frozen=True)
 class Session:
-    """The handshake's answer. `fingerprint`: 32 bytes, equal to the one computed here."""
+    """The handshake's answer. `fingerprint`: 32 bytes, equal to this node's own computation."""
 
     id: str
     tenant_id: int
@@ -36,7 +36,7 @@ class Session:
 
     @classmethod
     def from_answer(cls, answer: Mapping[str, Any], identity: SpaceIdentity) -> Self:
-        """Raises `Refused` when the platform's fingerprint is not the one we compute."""
+        """Raises `Refused` if the platform's fingerprint differs from this node's computation."""
         tenant, space, valkey = answer["tenant"], answer["space"], answer["valkey"]
         session = cls(
             id=str(answer["session"]),
@@ -69,7 +69,7 @@ class Session:
 
 
 def check_url(url: str) -> str:
-    """The URL without a slash at its end. Raises `Misuse` for one that no platform can have."""
+    """Returns the URL without a slash at its end. Raises `Misuse` unless it is http(s)://host…"""
     try:
         parsed = urllib3.util.parse_url(url)
     except urllib3.exceptions.LocationParseError:
@@ -82,8 +82,8 @@ def check_url(url: str) -> str:
 
 
 def check_key(api_key: str) -> str:
-    """The key without surrounding white space. Raises `Misuse`, whose text does not show the key;
-    the HTTP library's own error would."""
+    """Returns the key without surrounding white space. Raises `Misuse` if it is empty or not
+    printable ASCII; unlike the HTTP library's error, the text does not show the key."""
     key = api_key.strip()
     if not re.fullmatch(r"[!-~]+", key):
         raise Misuse("is empty, or has characters that no key has", field="api_key")
@@ -91,10 +91,10 @@ def check_key(api_key: str) -> str:
 
 
 class Endpoint:
-    """Calls of `/cache/v1`. For any thread.
+    """Calls of `/cache/v1`. Thread-safe.
 
-    All raise `Refused` (the platform said no: repeating won't help) and `Unavailable` (it could not
-    be reached, or is in trouble: try later).
+    All raise `Refused` (the platform refuses: do not repeat) and `Unavailable` (the platform is
+    unreachable or failing: try later).
     """
 
     def __init__(self, url: str, api_key: str, timeout_s: float = 3.0) -> None:
@@ -103,7 +103,7 @@ class Endpoint:
         self._headers = {"Authorization": f"Bearer {key}", "Accept": "application/json"}
         self._timeout_s = timeout_s
         self._pool = urllib3.PoolManager(maxsize=4)
-        # Retried only if no connection was made: no request is sent twice.
+        # Retry only failed connects, so that no request is sent twice.
         self._retries = urllib3.Retry(1, connect=1, read=0, redirect=0, status=0, other=0)
 
     def open_session(
@@ -116,7 +116,7 @@ class Endpoint:
         space: str | None = None,
         max_chunk_tokens: int = MAX_CHUNK_TOKENS,
     ) -> Session:
-        """`instance`: the same in each handshake of an engine, another one in another engine."""
+        """Performs the handshake. `instance`: identifies the engine in all of its handshakes."""
         answer = self._request(
             "POST",
             "/cache/v1/sessions",
@@ -144,7 +144,7 @@ class Endpoint:
     def segment_urls(
         self, session_id: str, segments: Sequence[int], *, timeout_s: float
     ) -> tuple[dict[int, str], float]:
-        """Presigned GET addresses of this tenant's live segments, and for how many seconds."""
+        """Returns (presigned GET URL by live segment of this tenant, seconds until they expire)."""
         path = f"/cache/v1/sessions/{session_id}/segments?ids={','.join(map(str, segments))}"
         answer = self._request("GET", path, timeout_s=timeout_s)
         try:
@@ -167,7 +167,7 @@ class Endpoint:
         *,
         timeout_s: float | None = None,
     ) -> dict[str, Any]:
-        """`timeout_s`: shorter than usual, and without a second try to connect."""
+        """`timeout_s`: a shorter timeout, which also disables the retry of a failed connect."""
         headers = dict(self._headers)
         if body is not None:
             headers["Content-Type"] = "application/json"
@@ -197,13 +197,13 @@ def _parse(data: bytes) -> dict[str, Any]:
 
 
 def _problem(url: str, status: int, problem: Mapping[str, Any]) -> Refused | Unavailable:
-    """The error that a problem document (RFC 9457) stands for."""
+    """Turns a problem document (RFC 9457) into an error."""
     detail = str(problem.get("detail") or problem.get("title") or f"HTTP {status}")
     if status >= 500 or status in (408, 425, 429):
         return Unavailable(f"{url}: {detail}")
     if status == 401:
         return Refused(f"{url} does not accept the API key: check it ({detail})", status=status)
-    if not problem:  # a platform always sends a problem document
+    if not problem:  # Neve always sends a problem document
         return Refused(f"{url} is no Neve endpoint (HTTP {status}): check the URL", status=status)
     if "expected" in problem or "got" in problem:
         detail += f" (expected {problem.get('expected')!r}, got {problem.get('got')!r})"

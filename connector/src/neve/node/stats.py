@@ -1,9 +1,9 @@
-"""Counters of a node, which its heartbeats carry.
+"""Counters of a node, sent in its heartbeats.
 
-A look-up of n blocks that finds a prefix of p counts n as `requested`. A block counts as a hit of
-its tier once it was loaded and verified. The n-p blocks behind the prefix count as misses, under
-the reason of the first of them; a block that was found but not loaded, under its own. Of several
-KV cache groups, n and p count the blocks that a load needs: of a window only the last ones.
+A look-up of n blocks that finds a prefix of p counts n as `requested`. A block is a hit of its tier
+once it is loaded and verified. The n-p blocks behind the prefix are misses, for the first one's
+reason; a found block that is not loaded is a miss for its own reason. With several KV cache groups,
+n and p count the blocks that a load needs: of a sliding window only the last ones.
 
 `tail_tokens`: tokens after a prompt's last whole block, which no block can hold. The hit rate of
 prompts is hits ÷ (`requested_tokens` + `tail_tokens`), in the dashboard as in a replay.
@@ -42,14 +42,14 @@ COUNTERS: Final = (
 )
 LOAD_MS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 LOAD_NAMES: Final = (*(f"<={bound}" for bound in LOAD_MS), "+Inf")
-# Upper bound of each count in a heartbeat: no node reaches it, and a double holds it exactly.
+# Upper bound of each count in a heartbeat; a double holds it exactly.
 MOST_COUNT: Final = 2**53
 
 
 @dataclass
 class Counts:
-    """Counters by name, misses and drops in blocks by reason, loads by duration, each in one
-    bucket."""
+    """Counters by name, misses and drops in blocks by reason, loads by histogram bucket (each load
+    in one, not cumulative)."""
 
     counters: Counter[str] = field(default_factory=Counter)
     misses: Counter[str] = field(default_factory=Counter)
@@ -69,7 +69,7 @@ class Counts:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """The heartbeat's objects; what is 0 is left out."""
+        """The heartbeat's objects, without counts of 0."""
         return {
             "counters": {name: count for name in COUNTERS if (count := self.counters[name])},
             "misses": {str(name): count for name, count in self.misses.items() if count},
@@ -79,13 +79,13 @@ class Counts:
 
 
 class Stats:
-    """Totals since the start, and the delta that the next heartbeat carries. For any thread."""
+    """Totals since the start, and the next heartbeat's delta. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._totals = Counts()
         self._fresh = Counts()
-        self.changes = 0  # rises with each count, so that readers see whether anything is new
+        self.changes = 0  # incremented by each count, so that readers can detect changes
 
     def count(self, **counters: int) -> None:
         self._add(Counts(counters=Counter(counters)))
@@ -94,11 +94,11 @@ class Stats:
         self._add(Counts(misses=Counter({reason.value: blocks})))
 
     def drop(self, reason: MissReason, blocks: int = 1) -> None:
-        """Blocks that were not stored, except those that a quota refused."""
+        """Counts blocks that were not stored, except blocks refused by a quota."""
         self._add(Counts(drops=Counter({reason.value: blocks})))
 
     def load(self, duration_s: float) -> None:
-        """One `get_many` from call to completion."""
+        """Counts one `get_many` by its duration from call to completion."""
         name = LOAD_NAMES[bisect_left(LOAD_MS, duration_s * 1000)]
         self._add(Counts(load_ms=Counter({name: 1})))
 
@@ -107,7 +107,7 @@ class Stats:
             return self._totals.copy()
 
     def take(self) -> Counts:
-        """What was counted since the last `take`. The caller keeps it until it is delivered."""
+        """Returns the counts since the last `take`. The caller keeps them until delivery."""
         with self._lock:
             fresh, self._fresh = self._fresh, Counts()
             return fresh

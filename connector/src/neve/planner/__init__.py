@@ -1,1 +1,1 @@
-"""Load KV or compute it: arithmetic, measurements and the choice. No engine here."""
+"""Whether to load or compute KV: arithmetic, measurements and the choice. Imports no engine."""

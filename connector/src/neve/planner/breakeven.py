@@ -1,8 +1,8 @@
 """When is loading KV faster than computing it? Arithmetic only: no clock, no I/O, no engine.
 
-Computing the tokens from `start` to `end` of one prompt costs the engine
-`s_per_token * n + s_per_pair * pairs`, where a pair is a token and one before it: weights are
-applied once a token, attention looks back. Loading costs a round trip and the bytes.
+Computing tokens `start` to `end` of a prompt takes `s_per_token * n + s_per_pair * pairs` seconds:
+weights are applied once per token, attention once per pair of a token and an earlier one. Loading
+takes a round trip plus bytes ÷ bandwidth.
 """
 
 import math
@@ -15,9 +15,9 @@ from neve.planner.fit import TwoTermFit
 
 # Source: vLLM's CacheDType (vllm/config/cache.py) and the names that config.json uses.
 _DTYPE_BYTES: Final = {"float32": 4, "float": 4, "bfloat16": 2, "float16": 2, "half": 2, "int8": 1}
-# Layers without KV a token (their state has a fixed size), by their name in `layer_types`.
+# Layers whose state has a fixed size instead of KV per token, as named in `layer_types`.
 _STATE_LAYERS: Final = frozenset(("linear_attention", "mamba", "mamba2", "recurrent", "conv"))
-# DeepSeek-V3.2's indexer keeps one fp8 key and a float32 scale for every 128 values.
+# DeepSeek-V3.2's indexer keeps an fp8 key and one float32 scale for every 128 of its values.
 # Source: vllm/model_executor/models/deepseek_v2.py, DeepseekV32Indexer.
 _INDEXER_GROUP: Final = 128
 
@@ -26,8 +26,8 @@ _INDEXER_GROUP: Final = 128
 class ModelKv:
     """The KV of one token: `layers` × `heads` × `values_per_head` elements of `element_bytes`.
 
-    TP ranks divide the heads. `latent`: MLA, one compressed vector that every TP rank holds and one
-    rank stores.
+    TP ranks divide the heads. `latent`: MLA, one compressed vector; every TP rank holds it, one
+    stores it.
     """
 
     layers: int
@@ -39,12 +39,12 @@ class ModelKv:
 
     @property
     def bytes_per_token(self) -> int:
-        """Stored for one token, all layers and all TP ranks together."""
+        """Stored bytes of one token, all layers and all TP ranks together."""
         values = self.heads * self.values_per_head * self.element_bytes
         return self.layers * (values + self.extra_bytes_per_layer)
 
     def bytes_per_token_of_rank(self, tp_size: int) -> int:
-        """Held by one TP rank; heads that are fewer than ranks are repeated."""
+        """Bytes of one token on one TP rank. With fewer heads than ranks, heads are replicated."""
         if self.latent:
             return self.bytes_per_token
         heads = max(1, self.heads // tp_size)
@@ -52,9 +52,9 @@ class ModelKv:
 
 
 def model_kv(config: Mapping[str, Any], *, kv_dtype: str = "auto") -> ModelKv:
-    """From a model's `config.json`. Raises `Misuse` naming the entry that is missing.
+    """Reads the KV layout from a model's `config.json`. Raises `Misuse` with the missing entry.
 
-    Sliding-window layers count fully: their KV is stored with its block before the window passes.
+    Sliding-window layers count fully: a block's KV is stored before the window moves past it.
     """
     for key in ("text_config", "llm_config", "language_config"):  # multimodal models nest it
         if isinstance(config.get(key), Mapping):
@@ -84,19 +84,22 @@ def model_kv(config: Mapping[str, Any], *, kv_dtype: str = "auto") -> ModelKv:
 
 @dataclass(frozen=True)
 class Prefill:
-    """How fast the engine computes prompts: seconds for a token, and for a pair of tokens."""
+    """Prefill speed of an engine: seconds per token, and per pair of tokens."""
 
     s_per_token: float
     s_per_pair: float = 0.0
 
     @classmethod
     def at(cls, tokens_per_s: float) -> Self:
-        """The same speed at every length."""
+        """A constant speed at every prompt length."""
         return cls(1.0 / tokens_per_s)
 
     @classmethod
     def through(cls, points: Iterable[tuple[int, float]]) -> Self:
-        """Fitted to measured (prompt tokens, seconds); one point gives a constant speed."""
+        """Fits measured (prompt tokens, seconds); one point gives a constant speed.
+
+        Raises `Misuse` without any point.
+        """
         fit = TwoTermFit(fade=1.0)
         for tokens, seconds in points:
             fit.add(tokens, pairs(0, tokens), seconds)
@@ -106,13 +109,13 @@ class Prefill:
         return cls(*terms)
 
     def seconds(self, start: int, end: int) -> float:
-        """Seconds to compute tokens `start` to `end` of a prompt; earlier KV is in memory."""
+        """Seconds to compute tokens `start` to `end` of a prompt whose earlier KV is in memory."""
         return self.s_per_token * (end - start) + self.s_per_pair * pairs(start, end)
 
 
 @dataclass(frozen=True)
 class Store:
-    """A tier that KV is loaded from. `queue_bytes`: loads that come first."""
+    """Speed of a tier. `queue_bytes`: loads already queued ahead."""
 
     bytes_per_s: float
     round_trip_s: float = 0.0
@@ -125,22 +128,22 @@ class Store:
 
 
 def pairs(start: int, end: int) -> float:
-    """(token, earlier token) pairs that attention visits in computing `start` to `end`."""
+    """Number of (token, earlier token) pairs that attention visits to compute `start` to `end`."""
     return (end * end - start * start) / 2
 
 
 def break_even_bytes_per_s(
     prefill: Prefill, *, tokens: int, bytes_per_token: int, round_trip_s: float = 0.0
 ) -> float:
-    """Bandwidth at which loading a prompt takes as long as computing it; inf if none is enough."""
+    """Bandwidth at which loading a prompt is as fast as computing it; inf if none is enough."""
     left_s = prefill.seconds(0, tokens) - round_trip_s
     return tokens * bytes_per_token / left_s if left_s > 0 else math.inf
 
 
 def break_even_tokens(prefill: Prefill, store: Store, *, bytes_per_token: int) -> int | None:
-    """Fewest tokens for which loading is no slower than computing; None if there is no such number.
+    """Fewest tokens for which loading is no slower than computing; None: loading never pays.
 
-    Longer prompts are worth loading too: computing grows faster than loading.
+    Longer prompts are worth loading too: compute time grows faster than load time.
     """
     gain_s = prefill.s_per_token - bytes_per_token / store.bytes_per_s
     fixed_s = store.round_trip_s + store.queue_bytes / store.bytes_per_s

@@ -10,12 +10,12 @@ import numpy as np
 from neve.index.tier import Tier
 from neve.planner.breakeven import Prefill, Store
 
-# A load must be predicted to be faster by this share: predictions are not exact.
+# Load only if the prediction is faster by this fraction: predictions are inexact.
 MARGIN: Final = 0.05
 
 
 class Decision(StrEnum):
-    """What is done with a found prefix; the values are a metric's labels."""
+    """What happens to a found prefix. The values are labels of a metric."""
 
     LOAD_ALL = "load_all"
     LOAD_PREFIX = "load_prefix"
@@ -24,8 +24,8 @@ class Decision(StrEnum):
 
 @dataclass(frozen=True)
 class Choice:
-    """Load the first `blocks`. `spared_s`: seconds that computing them would take (0: unknown).
-    `tried_s`: the part of it that is loaded only to measure its tier again."""
+    """Load the first `blocks`. `spared_s`: seconds to compute them instead (0: unknown).
+    `tried_s`: the part of `spared_s` whose blocks are loaded only to measure their tier again."""
 
     blocks: int
     decision: Decision
@@ -45,13 +45,13 @@ def choose(
     hopes: Mapping[Tier, Store] | None = None,
     trial_s: float = 0.0,
 ) -> Choice:
-    """How many of the found blocks to load, so that the first token comes soonest.
+    """Chooses the number of found blocks to load that gives the earliest first token.
 
     `tiers` and `block_ends` (in tokens) describe the found blocks; the engine needs the KV of
-    tokens `start` to `end`. Tiers are read at the same time. `stores`: tiers as they were measured;
-    `hopes`: as fast as they may be by now. Blocks that are worth loading only by `hopes` are tried
-    for a part that the engine would compute in `trial_s`. A tier that was never measured counts as
-    fast, because only a load measures it.
+    tokens `start` to `end`. Tiers are read in parallel. `stores`: speeds as measured; `hopes`:
+    speeds that tiers may have recovered to. Of blocks worth loading only by `hopes`, load as many
+    as the engine would compute in `trial_s`. A tier without a measurement counts as fast, because
+    only loads measure it.
     """
     everything = len(tiers)
     if prefill is None or not everything:
@@ -69,7 +69,7 @@ def choose(
                 store.seconds(block_bytes) + (counts[tier] - 1) * block_bytes / store.bytes_per_s
             )
             total_s = np.maximum(total_s, left_s + np.where(counts[tier], load_s, 0.0))
-        best = everything - int(np.argmin(total_s[::-1]))  # of equals the last
+        best = everything - int(np.argmin(total_s[::-1]))  # the last of equal ones
         return best if total_s[best - 1] <= recompute_s * (1.0 - MARGIN) else 0
 
     def spared_s(blocks: int) -> float:

@@ -1,17 +1,17 @@
-"""Least squares for two terms that can't be negative; old samples fade."""
+"""Non-negative least squares for two terms, with exponential forgetting."""
 
 from typing import Final
 
-# Below this share of independent variation the two terms can't be separated.
+# Below this fraction of independent variation, the two terms cannot be separated.
 _LEAST_SPREAD: Final = 0.02
 
 
 class TwoTermFit:
-    """Fits `y = a*u + b*v` with `a, b >= 0`. If the terms can't be separated, `v` explains `share`
-    of those samples that have a `v`.
+    """Fits `y = a*u + b*v` with `a, b >= 0`. If the terms cannot be separated, `b*v` gets `share`
+    of `y` in samples with `v > 0`.
 
     Assumes that a sample's variance grows with `y`: long times vary more than short ones. Each new
-    sample multiplies the weight of earlier ones by `fade`.
+    sample multiplies the weight of earlier samples by `fade`.
     """
 
     def __init__(self, *, fade: float = 0.9, share: float = 0.0) -> None:
@@ -30,7 +30,7 @@ class TwoTermFit:
         self.samples += 1
 
     def solve(self) -> tuple[float, float] | None:
-        """(a, b), or None before there is any sample."""
+        """Returns (a, b); None before the first sample."""
         if self._uu == 0.0:
             return None
         alone = (self._uy / self._uu, 0.0)

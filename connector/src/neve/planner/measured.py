@@ -8,12 +8,12 @@ from neve.planner.fit import TwoTermFit
 
 # Steps with fewer prompt tokens are not measured: their fixed cost outweighs prefill.
 LEAST_PREFILL_TOKENS: Final = 64
-_MOST_OPEN: Final = 64  # steps whose time is awaited
+_MOST_OPEN: Final = 64  # steps that began and have not ended
 # The engine's first steps compile, tune and allocate.
 _WARM_UP_STEPS: Final = 2
 # A tier's first load opens connections, which may even make it fail.
 _WARM_UP_LOADS: Final = 1
-# While all loads had one size, assume that this share of their time does not depend on size:
+# While all loads have one size, assume that this fraction of their time does not depend on size:
 # otherwise larger loads would never look worth trying, and would never be measured.
 _FIXED_SHARE: Final = 0.5
 # A sample counts at most this many times the prediction, so that one pause of the engine or one
@@ -33,9 +33,9 @@ class PrefillMeter:
         self._warm_up = _WARM_UP_STEPS
 
     def begin(self, step: int, chunks: Iterable[tuple[int, int]]) -> bool:
-        """A step computes tokens `start` to `end` of some requests.
+        """Notes that a step computes these (start, end) token ranges of prompts.
 
-        True if it is to be measured: then `end` should follow, perhaps some steps later.
+        True: measure the step and call `end`, perhaps some steps later.
         """
         tokens = looked_at = 0.0
         for start, end in chunks:
@@ -49,9 +49,9 @@ class PrefillMeter:
         return True
 
     def end(self, step: int, took_s: float) -> bool:
-        """A measured step took `took_s`; the first of several ranks counts.
+        """Notes that a measured step took `took_s`; of several ranks, the first report counts.
 
-        True if this became a sample.
+        True if the step became a sample.
         """
         tokens, looked_at = self._open.pop(step, (0.0, 0.0))
         if not tokens or took_s <= 0:
@@ -66,13 +66,13 @@ class PrefillMeter:
         return True
 
     def prefill(self) -> Prefill | None:
-        """None before the first sample."""
+        """The fitted speed; None before the first sample."""
         terms = self._fit.solve()
         return None if terms is None else Prefill(*terms)
 
 
 class StoreMeter:
-    """Bandwidth and round trip of one tier, from whole loads, and the bytes on their way."""
+    """Bandwidth and round trip of one tier, fitted to its loads, and the bytes in flight."""
 
     def __init__(self) -> None:
         self._fit = TwoTermFit(fade=0.8, share=_FIXED_SHARE)
@@ -81,7 +81,7 @@ class StoreMeter:
         self._warm_up = _WARM_UP_LOADS
 
     def begin(self, size_bytes: int) -> int:
-        """A load of `size_bytes` starts. Returns the bytes that are on their way before it."""
+        """Notes the start of a load. Returns the bytes in flight ahead of it."""
         ahead = self._queue_bytes
         self._queue_bytes += size_bytes
         return ahead
@@ -89,7 +89,7 @@ class StoreMeter:
     def end(
         self, size_bytes: int, ahead_bytes: int, took_s: float, now: float, came: float = 1.0
     ) -> None:
-        """A load ended after `took_s`, or 0 if that is no sample of the speed.
+        """Notes the end of a load after `took_s` seconds; 0: not a sample of the speed.
 
         `came`: fraction of the bytes received before the deadline. Timed-out loads do not update
         the fixed-cost term: equal deadlines would look like a fixed cost.
@@ -107,11 +107,11 @@ class StoreMeter:
         self._sampled_at = now
 
     def measured(self) -> Store | None:
-        """The tier as of the last sample; None before the first."""
+        """The tier's speed as of the last sample; None before the first."""
         return self.store(self._sampled_at)
 
     def store(self, now: float) -> Store | None:
-        """The tier as it may be at `now`: the older the last sample, the faster."""
+        """The tier's assumed speed at `now`: the older the last sample, the faster."""
         terms = self._fit.solve()
         if terms is None:
             return None

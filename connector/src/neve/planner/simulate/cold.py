@@ -1,9 +1,9 @@
-"""Eviction of a full cold tier that counts blocks: hits, and the blocks that are written again.
+"""Eviction of a full cold tier, simulated in whole blocks: hits and rewritten blocks.
 
 Above it is a hot tier with two queues and promotion at the second read (`simulate.hot`). A request
 asks for its blocks in order and hits the prefix that is hot or cold; its other blocks are computed,
-stored as hot and flushed at once into segments of SEGMENT_BLOCKS. Compaction rewrites a segment
-that is half dead, as the workers do. Why the longest unread block leaves:
+stored as hot and flushed at once into segments of SEGMENT_BLOCKS. Compaction rewrites a half-dead
+segment, as the workers do. Why the longest unread block is evicted:
 docs/decisions/013-cold-eviction.md.
 """
 
@@ -21,7 +21,7 @@ DEAD_SHARE = 0.5
 
 @dataclass
 class Segment:
-    """`written`: blocks of its object; `live`: those that the index names, read since written."""
+    """`written`: blocks of its object; `live`: ids in the index → read since written."""
 
     written: int = 0
     live: dict[int, bool] = field(default_factory=dict)
@@ -29,7 +29,8 @@ class Segment:
 
 @dataclass
 class Cold:
-    """A cold tier of `quota` blocks. Subclasses say what leaves; `live` is longest unread first."""
+    """A cold tier of `quota` blocks; subclasses choose what to evict. `live`: longest unread
+    first."""
 
     quota: int
     live: OrderedDict[int, Segment] = field(default_factory=OrderedDict)
@@ -42,7 +43,7 @@ class Cold:
     _merged: Segment = field(default_factory=Segment)
 
     def read(self, ids: Sequence[int]) -> None:
-        """A part of one chain, its first block first."""
+        """Notes a read of blocks of one chain, first to last."""
         for id_ in ids:
             self.touch(id_)
 
@@ -55,7 +56,7 @@ class Cold:
                 self.segments.move_to_end(id(segment))
 
     def flush(self, ids: Sequence[int]) -> None:
-        """New blocks of one chain."""
+        """Stores new blocks of one chain, first to last, evicting for room."""
         for id_ in ids:
             while len(self.live) >= self.quota:
                 if not self.evict():
@@ -70,7 +71,7 @@ class Cold:
         self.compact()
 
     def evict(self) -> bool:
-        """Frees a block at least; False: nothing leaves."""
+        """Evicts at least one block; False: nothing can be evicted."""
         raise NotImplementedError
 
     def remove(self, id_: int) -> None:
@@ -83,7 +84,7 @@ class Cold:
             self.merge(number, segment)
 
     def merge(self, number: int, segment: Segment) -> None:
-        """Writes what lives in a segment into another one."""
+        """Rewrites the live blocks of a segment into another one."""
         del self.segments[number]
         for id_ in list(segment.live):
             self.rewritten += 1
@@ -93,7 +94,7 @@ class Cold:
         self.stored -= segment.written
 
     def _write(self, id_: int, into: Segment, *, keeps_place: bool = False) -> Segment:
-        """Returns the segment that goes on."""
+        """Appends a block to `into`. Returns the segment for the next block."""
         into.live[id_] = False
         into.written += 1
         self.live[id_] = into
@@ -108,7 +109,7 @@ class Cold:
 
 
 class BlockLazy(Cold):
-    """The longest unread block; segments are merged to hold SLACK × quota, the deadest first."""
+    """Evicts the longest unread block. Merges the deadest segments to stay within SLACK × quota."""
 
     SLACK = 1.2
 
@@ -131,7 +132,7 @@ class Refuse(Cold):
 
 
 class Block(Cold):
-    """The longest unread block; of one read, a chain's first block before the others."""
+    """Evicts the longest unread block; of blocks read together, the chain's first one first."""
 
     def evict(self) -> bool:
         self.remove(next(iter(self.live)))
@@ -139,24 +140,24 @@ class Block(Cold):
 
 
 class BlockTail(Block):
-    """The longest unread block; of one read, a chain's last block before the others."""
+    """Evicts the longest unread block; of blocks read together, the chain's last one first."""
 
     def read(self, ids: Sequence[int]) -> None:
         super().read(ids[::-1])
 
 
 class BlockFifo(Block):
-    """The block stored longest ago."""
+    """Evicts the block stored longest ago."""
 
     def touch(self, id_: int) -> None:
         pass
 
 
 class WholeSegment(Cold):
-    """All of the segment of which no block was read for longest: nothing is ever rewritten."""
+    """Evicts the longest unread segment as a whole."""
 
     def evict(self) -> bool:
-        if not self.segments:  # all of them are being written
+        if not self.segments:  # no segment is complete yet
             self.remove(next(iter(self.live)))
             return True
         _, segment = self.segments.popitem(last=False)
@@ -167,14 +168,14 @@ class WholeSegment(Cold):
 
 
 class WholeSegmentFifo(WholeSegment):
-    """All of the oldest segment."""
+    """Evicts the oldest segment as a whole."""
 
     def touch(self, id_: int) -> None:
         pass
 
 
 class SegmentRescue(Cold):
-    """The oldest segment; its blocks that were read since they were written are written again."""
+    """Evicts the oldest segment; rewrites its blocks that were read since they were written."""
 
     def touch(self, id_: int) -> None:
         if id_ in self.live:
@@ -214,10 +215,10 @@ class Tiers:
     cold: Cold
     hot_blocks: int
     hot: Queues = field(default_factory=lambda: Queues(probation=True, share=0.5))
-    _reads: dict[int, float] = field(default_factory=dict)  # id → when it was read cold last
+    _reads: dict[int, float] = field(default_factory=dict)  # id → time of its last cold read
 
     def request(self, ids: Sequence[int], now_s: float) -> int:
-        """Returns how many blocks of the prefix were found."""
+        """Asks for a chain's blocks in order. Returns the length of the found prefix."""
         hits = next((n for n, i in enumerate(ids) if not self._has(i)), len(ids))
         for id_ in ids[:hits]:
             if id_ in self.hot:
@@ -249,7 +250,7 @@ class Tiers:
 
 
 def simulate(tiers: Tiers, requests: Iterable[BlockRequest]) -> float:
-    """Hits for each block asked for."""
+    """Returns hits ÷ blocks asked for. Raises: ZeroDivisionError without any request."""
     hits = asked = 0
     for request in requests:
         hits += tiers.request(request.ids, request.at_s)

@@ -1,10 +1,10 @@
-"""Eviction and promotion of a hot tier that counts blocks.
+"""Eviction and promotion of a hot tier, simulated in whole blocks.
 
 `POLICIES` are the rows of `EVICTION` in the index's functions; `REFERENCES` exist only here.
 Why 2q was chosen: docs/decisions/007-eviction.md.
 
-A request asks for its blocks in order. A hot block is used; a cold one is read from S3 and promoted
-if the rule says so; any other is computed and stored as hot, and is in S3 before it is evicted.
+A request asks for its blocks in order. A hot block is used; a cold one is read from S3 and perhaps
+promoted; any other is computed and stored as hot, and is in S3 before it is evicted.
 """
 
 from collections import OrderedDict
@@ -25,20 +25,20 @@ class HotBlocks(Protocol):
     def __contains__(self, id_: int) -> bool: ...
     def __len__(self) -> int: ...
     def enter(self, id_: int, *, again: bool) -> None:
-        """Adds a block that is not in. `again`: it was in S3 and is promoted."""
+        """Adds a block that is not hot. `again`: it is promoted from S3."""
 
     def use(self, id_: int) -> None:
-        """Notes a use of a block that is in."""
+        """Notes a use of a hot block."""
 
     def evict(self) -> int:
         """Removes the next block and returns its id. Needs at least one block."""
 
 
 class Queues:
-    """`lru` and `2q`: a queue on probation and one of used blocks, each least recent first.
+    """`lru` and `2q`: a probation queue and a queue of used blocks, each least recent first.
 
-    With `probation`, a new block is on probation until its first use. The queue on probation leaves
-    first while it holds more than `share` of all blocks.
+    With `probation`, a new block is on probation until its first use. The probation queue is
+    evicted first while it holds more than `share` of all blocks.
     """
 
     def __init__(self, *, probation: bool, share: float) -> None:
@@ -67,7 +67,7 @@ class Queues:
 
 
 class ByPriority:
-    """One `HotBlocks` for each priority; the lowest priority leaves first."""
+    """One `HotBlocks` for each priority; evicts the lowest priority first."""
 
     def __init__(self, make: Callable[[], HotBlocks], priority_of: Callable[[int], int]) -> None:
         self._make = make
@@ -145,7 +145,7 @@ class Promote(StrEnum):
 
 @dataclass
 class HotTier:
-    """A hot tier of `most_blocks` above a cold tier that keeps everything.
+    """A hot tier of `most_blocks` above an unlimited cold tier.
 
     A cold block is promoted at its second read within `window_s`, unless `promote` says otherwise.
     """
@@ -155,10 +155,10 @@ class HotTier:
     promote: Promote = Promote.SECOND_READ
     window_s: float = PROMOTE_WINDOW_S
     promoted: int = 0
-    _cold: dict[int, float] = field(default_factory=dict)  # id → when it was read cold last
+    _cold: dict[int, float] = field(default_factory=dict)  # id → time of its last cold read
 
     def request(self, ids: Iterable[int], now_s: float) -> int:
-        """Asks for blocks, first to last. Returns how many were hot."""
+        """Asks for blocks, first to last. Returns the number of hot ones."""
         return sum(self.ask(id_, now_s) for id_ in ids)
 
     def ask(self, id_: int, now_s: float) -> bool:
@@ -176,14 +176,14 @@ class HotTier:
         return False
 
     def store(self, id_: int, *, again: bool) -> None:
-        """Evicts until there is room, then enters the block, in the order of a commit."""
+        """Evicts until there is room, then adds the block, as a commit does."""
         while len(self.blocks) >= self.most_blocks:
             self._cold[self.blocks.evict()] = _NEVER_S
         self._cold[id_] = _NEVER_S
         self.blocks.enter(id_, again=again)
 
     def add_cold(self, ids: Iterable[int]) -> None:
-        """Puts blocks into S3 that were never hot."""
+        """Adds cold blocks that were never hot."""
         self._cold.update(dict.fromkeys(ids, _NEVER_S))
 
     def _is_promoted(self, id_: int, now_s: float) -> bool:
@@ -203,9 +203,9 @@ REFERENCES: dict[str, Callable[[], HotBlocks]] = {
 
 
 def simulate(tier: HotTier, requests: Iterable[BlockRequest]) -> tuple[float, float]:
-    """Returns hot hits and promotions, each for each block that requests other than scans ask for.
+    """Returns hot hits and promotions, each per block asked for by requests other than scans.
 
-    Raises: ZeroDivisionError if they ask for none.
+    Raises: ZeroDivisionError without such blocks.
     """
     hits = asked = 0
     for request in requests:

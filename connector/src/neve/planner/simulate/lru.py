@@ -1,8 +1,8 @@
-"""The ideal cache to compare with: exact LRU over blocks.
+"""The ideal cache, for comparison: exact LRU over blocks.
 
 Rules, as in the README of the traces: a request hits the blocks of its longest cached prefix; then
-all its blocks are inserted, touched in order, and the least recently touched beyond the capacity
-leave. The hit rate is hits ÷ all blocks asked for.
+all its blocks are inserted and touched in order, and the least recently touched blocks beyond the
+capacity are evicted. The hit rate is hits ÷ all blocks asked for.
 """
 
 from collections import OrderedDict
@@ -24,7 +24,7 @@ class LruModel:
         self._cached: OrderedDict[Hashable, None] = OrderedDict()
 
     def replay(self, ids: Sequence[Hashable]) -> int:
-        """Asks for one request's blocks, first to last, and stores them; how many were a hit."""
+        """Asks for one request's blocks, first to last, and stores them. Returns the hits."""
         hits = sum(1 for _ in takewhile(self._cached.__contains__, ids))
         for block_id in ids:
             self._cached[block_id] = None

@@ -1,18 +1,18 @@
-"""What simulated tiers are asked for."""
+"""Requests to simulated tiers."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-SCAN_BLOCKS = 240  # of one scan
-FIRST_SCANNED = 1 << 62  # ids of scanned blocks start here; a trace has none so high
+SCAN_BLOCKS = 240  # blocks of one scan
+FIRST_SCANNED = 1 << 62  # first id of a scanned block; ids of a trace are lower
 
 
 @dataclass(frozen=True)
 class BlockRequest:
     """Asks for `ids`, a chain's blocks in order, at `at_s` seconds.
 
-    `is_scan`: each of its blocks is asked for once, and no hit is expected. `was_cold`: its blocks
-    stood in S3 before; else they are unknown.
+    `is_scan`: its blocks are asked for only once, so no hit is expected. `was_cold`: its blocks
+    were already in S3; else they were never stored.
     """
 
     ids: tuple[int, ...]
@@ -22,7 +22,7 @@ class BlockRequest:
 
 
 def with_scans(requests: Iterable[BlockRequest], *, was_cold: bool) -> Iterator[BlockRequest]:
-    """Adds scans of SCAN_BLOCKS: in total as many blocks again as the requests ask for."""
+    """Adds scans of SCAN_BLOCKS that ask for as many blocks in total as `requests`."""
     owed, next_id = 0, FIRST_SCANNED
     for request in requests:
         yield request

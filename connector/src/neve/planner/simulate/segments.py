@@ -1,7 +1,7 @@
-"""Where blocks stand in S3 after flushes and merges; no byte moves.
+"""Places of blocks in S3 after flushes and merges, simulated without moving bytes.
 
-The platform's rules are handed in as `Rules` and `Schedule`, because neve does not import the
-platform. What compaction does to a trace by these rules: docs/decisions/010-compaction.md.
+Callers pass the platform's rules as `Rules` and `Schedule`, because neve does not import the
+platform. Results for a trace: docs/decisions/010-compaction.md.
 """
 
 from collections import Counter
@@ -19,7 +19,7 @@ Place = tuple[int, int]  # segment, offset
 
 @dataclass(frozen=True)
 class Block:
-    """`size_bytes`: with its header."""
+    """A stored block. `size_bytes` includes its header."""
 
     id: bytes
     parent: bytes
@@ -28,7 +28,7 @@ class Block:
 
 @dataclass(frozen=True)
 class SegmentFacts:
-    """What rules may know of a segment. `links`: segment → how many chains it continues here."""
+    """Facts of a segment for the rules. `links`: segment → number of its chains continued here."""
 
     number: int
     size_bytes: int
@@ -40,7 +40,7 @@ class SegmentFacts:
 
 
 class Merge(Protocol):
-    """Segments whose live blocks are written into new ones of `generation`."""
+    """Segments whose live blocks are to be rewritten into new segments of `generation`."""
 
     @property
     def segments(self) -> tuple[int, ...]: ...
@@ -54,8 +54,8 @@ class Merge(Protocol):
 
 @dataclass(frozen=True)
 class Rules:
-    """`leases` cuts dirty blocks into those of one flush; `pieces` orders blocks and cuts them into
-    segments; `merges` chooses; a segment remembers its `links_kept` largest links."""
+    """`leases` splits dirty blocks into flushes; `pieces` orders blocks and splits them into
+    segments; `merges` chooses segments to merge. A segment keeps its `links_kept` largest links."""
 
     leases: Callable[[Sequence[Block]], Iterable[Sequence[Block]]]
     pieces: Callable[[Sequence[Block]], Iterable[Sequence[Block]]]
@@ -65,8 +65,8 @@ class Rules:
 
 @dataclass(frozen=True)
 class Schedule:
-    """A flush is due with `least_bytes` dirty, or when the oldest is `gather_s` old; the question
-    is asked every `flush_every_s`, that of merges every `compact_every_s`."""
+    """A flush is due at `least_bytes` dirty, or when the oldest dirty block is `gather_s` old.
+    Flushes are considered every `flush_every_s`, merges every `compact_every_s`."""
 
     least_bytes: int
     gather_s: float
@@ -75,7 +75,7 @@ class Schedule:
 
 
 class World(Protocol):
-    """Where blocks go. `moved_bytes`: what compaction wrote; `merges`: how many by reason."""
+    """Cold storage under test. `moved_bytes`: written by compaction; `merges`: count by reason."""
 
     moved_bytes: int
     merges: Counter[str]
@@ -85,7 +85,7 @@ class World(Protocol):
     def expire(self, ids: Sequence[bytes]) -> None: ...
     def places(self, ids: Sequence[bytes]) -> list[Place]: ...
     def held(self) -> tuple[int, int, int]:
-        """Segments with at least one live block, their live bytes and their dead bytes."""
+        """Returns (segments with a live block, their live bytes, their dead bytes)."""
 
 
 @dataclass
@@ -100,7 +100,7 @@ class _Segment:
 
 @dataclass
 class SimulatedSegments:
-    """The segments that flushes and merges by `rules` make."""
+    """Segments as made by flushes and merges under `rules`."""
 
     rules: Rules
     moved_bytes: int = 0
@@ -116,7 +116,7 @@ class SimulatedSegments:
                 self._write(piece, 0)
 
     def compact(self, now_s: float) -> None:
-        """Merges until the rules find nothing more."""
+        """Merges until `rules.merges` chooses none."""
         self.now_s = now_s
         while merges := self.rules.merges([self._facts(n) for n in self._segments]):
             self._carry_out(merges[0])
@@ -168,16 +168,16 @@ class SimulatedSegments:
 
 
 def chain_of(request: BlockRequest) -> list[bytes]:
-    """The request's block ids as the index has them."""
+    """The request's block ids as 16 bytes each."""
     return [(number + 1).to_bytes(ID_BYTES, "big") for number in request.ids]
 
 
 def stored_blocks(
     requests: Iterable[BlockRequest], *, payload_bytes: int, block_s: float
 ) -> list[tuple[float, Block]]:
-    """Every block that is asked for, once, and when it is stored; in that order.
+    """Returns (time stored in s, block) of every distinct requested block, in order of time.
 
-    A request's new blocks are stored one after the other, `block_s` seconds of prefill apart.
+    A request's new blocks are stored `block_s` seconds of prefill apart.
     """
     blocks: dict[bytes, tuple[float, Block]] = {}
     for request in requests:
@@ -193,7 +193,7 @@ def stored_blocks(
 def play(
     world: World, stored: Sequence[tuple[float, Block]], schedule: Schedule, *, compacts: bool
 ) -> None:
-    """Flushes `stored` (when, block; in order) into `world`, and merges if `compacts`."""
+    """Flushes `stored`, (time in s, block) in order of time, into `world`; merges if `compacts`."""
     dirty: list[Block] = []
     oldest_s, dirty_bytes, done, now_s = 0.0, 0, 0, 0.0
     compact_at = schedule.compact_every_s
