@@ -1,7 +1,7 @@
-"""Answers stored for a day under the client's Idempotency-Key: a repetition gets the same one.
+"""Answers stored for a day under the client's Idempotency-Key: a retry gets the same answer.
 
-In the database, not the cache: a key must hold while valkey-bus is down or has lost its memory, and
-the primary key lets only one of several requests in. Must not be here: HTTP, secrets.
+Answers are in the database, not the cache: a key must survive an outage of valkey-bus, and the
+primary key admits only one of several concurrent requests. Must not be here: HTTP, secrets.
 """
 
 import hashlib
@@ -15,13 +15,13 @@ from base.models import StoredAnswer
 from base.problems import Problem
 
 KEPT = timedelta(hours=24)
-# No request takes so long: its process was killed, after an unknown part of the work.
+# No request runs this long. The process was killed, with an unknown part of its work done.
 LOST = timedelta(minutes=5)
 
 
 def claim(*, caller: str, key: str, fingerprint: str) -> StoredAnswer:
-    """The stored answer, or a new row without `status`: then the caller does the work, and calls
-    `keep` or `release`.
+    """Return the stored answer, or a new row without `status`: the caller then does the work and
+    calls `keep` or `release`.
 
     Raises Problem: idempotency-key-reused, idempotency-in-progress.
     """
@@ -30,7 +30,7 @@ def claim(*, caller: str, key: str, fingerprint: str) -> StoredAnswer:
     fresh = {"fingerprint": fingerprint, "claimed_at": now, "status": None, "body": ""}
     try:
         row, is_new = StoredAnswer.objects.get_or_create(digest=digest, defaults=fresh)
-    except IntegrityError as error:  # another request had the key, and released it meanwhile
+    except IntegrityError as error:  # another request released the key meanwhile
         raise _in_progress() from error
     age = now - row.claimed_at
     if is_new:
@@ -55,17 +55,17 @@ def keep(row: StoredAnswer, *, status: int, body: str) -> None:
 
 
 def release(row: StoredAnswer) -> None:
-    """The request was refused: the key may be used again."""
+    """Free the key after a refusal, so that the client may use it again."""
     _mine(row).delete()
 
 
 def prune() -> int:
-    """Deletes rows older than a day. Returns how many. For reconcile."""
+    """Delete rows older than a day, for reconcile. Returns their number."""
     return StoredAnswer.objects.filter(claimed_at__lt=timezone.now() - KEPT).delete()[0]
 
 
 def _mine(row: StoredAnswer) -> QuerySet[StoredAnswer]:
-    """The row, unless another request took it over."""
+    """A queryset of the row; empty if another request took the key over."""
     return StoredAnswer.objects.filter(pk=row.pk, claimed_at=row.claimed_at)
 
 

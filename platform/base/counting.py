@@ -1,11 +1,11 @@
-"""What web and worker processes count for GET /metrics, summed on valkey-bus.
+"""Counters of web and worker processes for GET /metrics, summed on valkey-bus.
 
-A process adds up in memory, and a thread sends the sums once a second: counting never waits, and
-any web process tells what all processes on all hosts counted. While the bus does not answer, a
-process keeps its sums. A killed process loses its last second; a send whose answer was lost counts
-twice; a bus that lost its memory begins at 0, which Prometheus takes for a restart.
+Each process adds up in memory, and a thread sends the sums once a second: counting never blocks,
+and any web process can report the sums of all processes on all hosts. While the bus is down, a
+process keeps its sums. A killed process loses its last second; a send whose reply was lost counts
+twice; a bus that lost its memory restarts at 0, which Prometheus reads as a counter reset.
 
-(prometheus_client's multiprocess mode shares files, so it ends at one host.)
+(prometheus_client's multiprocess mode shares files, so it covers only one host.)
 
 Cardinality is bounded by code: routes of the URL conf, kinds of work, registered events. Labels
 never hold text from requests.
@@ -32,10 +32,10 @@ from base import log_events, tracing
 from neve.log_events import LogLine
 
 SEND_EVERY_S = 1.0
-ALIVE_S = 10  # after this long without a word a process counts as gone, with its sockets
+ALIVE_S = 10  # a process that sends nothing for so long counts as gone, with its sockets
 TIMEOUT_S = 1.0
 BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0, 300.0)
-OTHER = "other"  # lines of libraries
+OTHER = "other"  # log lines of libraries
 
 SUMS = "neve:counts"  # HASH: metric, part, values of labels → sum
 PROCESSES = "neve:counts:processes"  # SET of ids; `neve:counts:process:<id>` → its open sockets
@@ -45,7 +45,7 @@ Values = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Counted:
-    """A counter by values of labels."""
+    """A counter with labels."""
 
     name: str
     by: tuple[str, ...]
@@ -56,7 +56,7 @@ class Counted:
 
 @dataclass(frozen=True)
 class Timed:
-    """A histogram of seconds by values of labels, in `BUCKETS_S`."""
+    """A histogram of seconds with labels, in `BUCKETS_S`."""
 
     name: str
     by: tuple[str, ...]
@@ -80,7 +80,7 @@ def _field(name: str, part: str, values: Iterable[str]) -> str:
 
 @dataclass(frozen=True)
 class Timing:
-    """`buckets[i]`: how many took at most `BUCKETS_S[i]` seconds; the last: all."""
+    """`buckets[i]`: number of durations up to `BUCKETS_S[i]` seconds; the last: of all."""
 
     buckets: tuple[float, ...]
     sum_s: float
@@ -88,7 +88,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class BusFacts:
-    """What all processes counted. `queues`: messages that wait, by queue."""
+    """Sums of all processes. `queues`: number of waiting messages by queue."""
 
     sums: Mapping[str, float]
     sockets: int
@@ -119,13 +119,13 @@ def _timing(parts: Mapping[str, float]) -> Timing:
 
 
 class Process:
-    """This process's sums since they were sent last, and its open sockets."""
+    """Sums of this process since its last send, and its open sockets."""
 
     def __init__(self) -> None:
         self.begin()
 
     def begin(self) -> None:
-        """With nothing: a new process, or a forked one, whose parent sends its own sums."""
+        """Start at zero, also after a fork: the parent sends its own sums."""
         self._lock = threading.Lock()
         self._sums: Counter[str] = Counter()
         self._id = uuid4().hex
@@ -137,7 +137,7 @@ class Process:
             self._sums[field] += amount  # type: ignore[assignment]  # a float
 
     def start(self) -> None:
-        """Sends from now on, each `SEND_EVERY_S`."""
+        """Start the thread that sends the sums every `SEND_EVERY_S`."""
         if not self._is_started:
             self._is_started = True
             threading.Thread(target=self._run, name="neve-counting", daemon=True).start()
@@ -149,7 +149,7 @@ class Process:
                 self.send()
 
     def send(self) -> None:
-        """Now. Keeps the sums if the bus does not answer."""
+        """Send the sums now; keep them if the bus does not answer."""
         with self._lock:
             sums, self._sums = self._sums, Counter()
         sockets = self.sockets
@@ -177,7 +177,7 @@ os.register_at_fork(after_in_child=PROCESS.begin)
 
 
 def read(queues: Iterable[str]) -> BusFacts | None:
-    """What all processes sent, and this one's until now. None: the bus does not answer."""
+    """Send this process's sums, then read those of all. None: the bus does not answer."""
     PROCESS.send()
     names = list(queues)
     try:
@@ -211,7 +211,7 @@ def _sockets_of(id_: str) -> str:
 
 @cache
 def bus() -> Redis:
-    """Not asked again after a failure: the sums would count twice."""
+    """A client without retries: a repeated HINCRBYFLOAT would count twice."""
     return Redis.from_url(
         settings.ENV.bus_url,
         socket_timeout=TIMEOUT_S,
@@ -221,7 +221,7 @@ def bus() -> Redis:
 
 
 class CountEvents(logging.Filter):
-    """Counts warnings and errors by event. Lets every line pass."""
+    """Counts warnings and errors by event; drops no line."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.levelno >= logging.WARNING:

@@ -1,6 +1,6 @@
-"""Hints over the channel layer that something changed; pages then fetch data over HTTP.
+"""Change hints over the channel layer: a page that gets one fetches the data over HTTP.
 
-A hint may be lost. A bus that is down delays one heartbeat in QUIET_S, by WAIT_S at most.
+Hints may be lost. While valkey-bus is down, one heartbeat in QUIET_S waits for it, up to WAIT_S.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ _quiet_until = 0.0
 
 
 def announce_usage_on_commit(tenant_id: int) -> None:
-    """Tells the groups "usage" (operators) and "usage.t<id>" that this tenant's usage changed."""
+    """On commit, hint to groups "usage" (operators) and "usage.t<id>" that usage changed."""
     transaction.on_commit(lambda: _announce(tenant_id))
 
 
@@ -37,6 +37,6 @@ def _announce(tenant_id: int) -> None:
 
     try:
         async_to_sync(send)()
-    except Exception as error:  # whatever the layer raises, a heartbeat does not fail for a hint
+    except Exception as error:  # a failed hint must not fail a heartbeat
         _quiet_until = time.monotonic() + QUIET_S
         log_events.HINT_FAILED.log(error=type(error).__name__)

@@ -1,8 +1,8 @@
-"""The platform's log events, as `neve.log_events` has those of nodes: one table.
+"""The platform's log events. Those of nodes are in `neve.log_events`.
 
-`log_events.PIN_REFUSED.log(context=…, reason=…)` is the one way to log. Request, key, job and such
-are bound to each line by `base.logs`; an event's own fields say the rest. docs/events.md is made
-from both tables (`make reference`).
+Log only through an event: `log_events.PIN_REFUSED.log(context=…, reason=…)`. `base.logs` adds
+request, key, job and such to each line. docs/events.md is generated from both modules
+(`make reference`).
 
 Must not be here: fields that hold API keys, passwords, prompts or signed addresses.
 """
@@ -84,7 +84,7 @@ TRACING_OFF = LogEvent(
     "`pip install -r requirements-otel.txt`, or unset the variable.",
 )
 
-# ---- the hot tier as seen by its administrator
+# ---- administration of the hot tier
 
 HOT_SERVER_AWAY = LogEvent(
     "hot_server_away",
@@ -314,7 +314,7 @@ DRIFT = LogEvent(
     "Nothing after a crash. Otherwise report it.",
 )
 
-# ---- removal, and tenants that harm others
+# ---- removal, and protection of tenants from each other
 
 SPACE_REMOVED = LogEvent(
     "space_removed",

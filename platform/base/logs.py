@@ -1,11 +1,11 @@
-"""How log lines look: those of the platform and of Django, Celery, uvicorn and boto3 alike.
+"""One log format for the platform, Django, Celery, uvicorn and boto3.
 
-structlog renders what the standard library's loggers take: `console` lines for people, or `json`,
-one object a line, for a collector (NEVE_LOG_FORMAT). Each line carries what is bound to the work
-under way: `request_id`, `tenant`, `tenant_id`, `key` (its prefix), `user`, `session` and `node`;
-`socket`; in tasks `task_id`, `kind`, `job`, and the `request_id` that asked for the job.
+structlog renders the records of the standard library's loggers: `console` lines for people, or
+`json`, one object a line, for a collector (NEVE_LOG_FORMAT). Lines carry the fields of the current
+request (`request_id`, `tenant`, `tenant_id`, `key` (its prefix), `user`, `session`, `node`), of the
+`socket`, or of the task: `task_id`, `kind`, `job`, and the `request_id` that asked for the job.
 
-django-structlog would log two lines more for each request and each task, ticks included.
+Not django-structlog: it logs two more lines for each request and task, periodic ones included.
 """
 
 import logging
@@ -23,9 +23,9 @@ from neve.log_events import LogLine, redact
 
 Fields = MutableMapping[str, Any]
 
-# A line for each tick of each kind, every second; GET /metrics counts the runs.
+# They log every periodic task, every second; GET /metrics counts the runs.
 QUIET = ("celery.worker.strategy", "celery.app.trace", "celery.beat")
-# They would write by handlers of their own.
+# Loggers that otherwise write through handlers of their own.
 TAKEN_OVER = ("django", "django.server", "uvicorn", "uvicorn.error", "uvicorn.access")
 
 
@@ -78,7 +78,7 @@ class LineFormatter(ProcessorFormatter):
         )
 
     def format(self, record: logging.LogRecord) -> str:
-        """Without secrets: neither the installation's own nor anything that looks like one."""
+        """Render without the installation's secrets and without anything that looks like one."""
         line = super().format(record)
         for secret in settings.ENV.secrets():
             line = line.replace(secret, "[secret]")
@@ -86,7 +86,7 @@ class LineFormatter(ProcessorFormatter):
 
 
 def _own_fields(logger: object, method: str, fields: Fields) -> Fields:
-    """The name and fields of an event, instead of its rendered line."""
+    """Replace an event's rendered line by its name and fields."""
     match fields.pop("positional_args"):
         case (LogLine() as line,):
             effect = {"effect": line.event.effect} if line.event.effect else {}
@@ -99,7 +99,7 @@ def _own_fields(logger: object, method: str, fields: Fields) -> Fields:
 
 
 def _trace(logger: object, method: str, fields: Fields) -> Fields:
-    """Ids of the OpenTelemetry trace under way, where tracing is on (`base.tracing`)."""
+    """Add the id of the current OpenTelemetry trace, if tracing is on (`base.tracing`)."""
     if (otel := sys.modules.get("opentelemetry.trace")) is not None:
         found = otel.get_current_span().get_span_context()
         if found.is_valid:

@@ -1,4 +1,4 @@
-"""Rows that belong to the platform itself, to no tenant."""
+"""Rows of the platform itself, without a tenant."""
 
 from django.db import models
 

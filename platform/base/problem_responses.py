@@ -1,6 +1,6 @@
-"""Errors become problem documents here: in DRF's views, in the middleware, on the error pages.
+"""Turns errors into problem documents: in DRF's views, in the middleware, on the error pages.
 
-A refusal answers as it is; an unexpected error is logged once and answers without its text.
+A refusal is answered in full; an unexpected error is logged once, and its text is not sent.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,7 +25,7 @@ from rest_framework.response import Response
 from base import log_events
 from base.problems import CONTENT_TYPE, KINDS, Problem
 
-PREFIXES = ("/api/", "/cache/", "/metrics")  # of programs; the rest are pages for people
+PREFIXES = ("/api/", "/cache/", "/metrics")  # called by programs; other paths are pages for people
 _BY_STATUS = {
     400: "malformed",
     401: "unauthorized",
@@ -40,7 +40,7 @@ _BY_STATUS = {
 
 
 def exception_handler(error: Exception, context: dict[str, Any]) -> Response | None:
-    """DRF's hook. None for what is no refusal: `ProblemMiddleware` then answers 500."""
+    """DRF's hook. None if the error is no refusal: `ProblemMiddleware` then answers 500."""
     problem = as_problem(error)
     if problem is None:
         return None
@@ -57,7 +57,7 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response | N
 
 
 def as_problem(error: Exception) -> Problem | None:
-    """The problem document of a refusal, or None when it is a bug or an outage."""
+    """The problem document of a refusal; None for a bug or an outage."""
     match error:
         case Problem():
             return error
@@ -82,7 +82,7 @@ def as_problem(error: Exception) -> Problem | None:
         case ValidationError():
             detail = error.message_dict if hasattr(error, "error_dict") else error.messages
             return _malformed(detail)
-        # A row that another request removed since this one found it counts as never there.
+        # Also a row that another request deleted after this one found it.
         case Http404() | ObjectDoesNotExist():
             return Problem("not-found", "There is no such object.")
         case PermissionDenied():
@@ -99,7 +99,7 @@ def as_problem(error: Exception) -> Problem | None:
 
 
 class ProblemMiddleware:
-    """The last resort under /api and /cache: an unexpected exception, logged, without its text."""
+    """Last resort under /api and /cache: logs an unexpected exception, answers without its text."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self.get_response = get_response
@@ -127,7 +127,7 @@ def respond(problem: Problem) -> HttpResponse:
 
 
 def _busy_page(error: Exception) -> HttpResponse | None:
-    """What a browser gets while the database does not answer; None for other errors."""
+    """The page for browsers while the database does not answer; None for other errors."""
     problem = as_problem(error) if isinstance(error, DatabaseError) else None
     if problem is None:
         return None
@@ -144,7 +144,7 @@ def _retry_after(problem: Problem) -> dict[str, str]:
 
 @csrf_exempt
 def unknown_address(request: HttpRequest) -> HttpResponse:
-    """Catches what no route under /api and /cache takes, also while DEBUG shows its own pages."""
+    """404 for paths under /api and /cache that no route matches, also with DEBUG."""
     hint = " Addresses here end without a slash." if request.path.endswith("/") else ""
     hint += f" All addresses: {get_script_prefix()}api/v1/docs/"
     return respond(Problem("not-found", f"There is nothing at {request.path}.{hint}"))
@@ -176,7 +176,7 @@ def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
 
 
 def unknown_host(request: HttpRequest) -> HttpResponse:
-    """For scripts a document, for people words; both name the setting that is wrong."""
+    """400 for a host outside ALLOWED_HOSTS: names the setting to change."""
     host = request.META.get("HTTP_HOST", "")[:255]
     detail = (
         f"The platform does not answer as {host!r}. If that is its right name, add it to "
@@ -195,7 +195,7 @@ server_error = _page("internal", defaults.server_error)
 
 
 def _malformed(detail: Any) -> Problem:
-    """Names the first wrong member in `field`, and lists all when there are more."""
+    """Name the first wrong member in `field`; list all if there are several."""
     errors = [{"field": path, "detail": text} for path, text in _flatten(detail, "")]
     first = errors[0]
     members: dict[str, Any] = {"field": first["field"]} if first["field"] else {}

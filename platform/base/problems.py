@@ -1,7 +1,7 @@
-"""Errors as RFC 9457 problem documents: one shape for all that programs call.
+"""Errors as RFC 9457 problem documents, for all endpoints that programs call.
 
-Services raise `Problem`. `KINDS` is the registry: the page of a kind, /problems/<kind>, says what
-to do about it. `base.problem_responses` answers with them.
+Services raise `Problem`; `base.problem_responses` sends it. `KINDS` is the registry: each kind has
+a page, /problems/<kind>, with the remedy.
 """
 
 from typing import Any

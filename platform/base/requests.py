@@ -1,7 +1,7 @@
-"""Every request has an id: the caller's own, if it is a plain one, else a new one. Its log lines
-carry the id; how long it took is counted by its route.
+"""Request ids and timing. The id is the caller's X-Request-ID if it matches PLAIN, else a new one.
 
-The request under way can be asked for where no caller hands it on (the audit by signals).
+Log lines carry the id; durations are counted by route. `current_request` serves code that no caller
+passes the request to (the audit by signals).
 """
 
 import re
@@ -23,12 +23,12 @@ _current: ContextVar[HttpRequest | None] = ContextVar("neve_request", default=No
 
 
 def current_request() -> HttpRequest | None:
-    """The request that is being answered; None in commands and tasks."""
+    """The current request; None in commands and tasks."""
     return _current.get()
 
 
 class RequestIdMiddleware:
-    """Sets `request.request_id` and answers with it in X-Request-ID."""
+    """Sets `request.request_id` and returns it in X-Request-ID."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self.get_response = get_response
@@ -51,9 +51,9 @@ class RequestIdMiddleware:
         return response
 
 
-@lru_cache(maxsize=1024)  # more than there are
+@lru_cache(maxsize=1024)  # more than there are routes
 def _template(route: str) -> str:
-    """`api/v1/^contexts/(?P<pk>[^/.]+)/$` as `/api/v1/contexts/<pk>/`; one for all of the admin."""
+    """`api/v1/^contexts/(?P<pk>[^/.]+)/$` as `/api/v1/contexts/<pk>/`; all of the admin as one."""
     from django.contrib.admindocs.views import simplify_regex  # imports models
 
     return "/admin/" if route.startswith("admin/") else str(simplify_regex(route))

@@ -1,8 +1,8 @@
-"""Traces by OpenTelemetry, where OTEL_EXPORTER_OTLP_ENDPOINT is set; otherwise nothing is imported.
-(redis-py loads OpenTelemetry's metrics API by itself where that is installed.)
+"""OpenTelemetry traces if OTEL_EXPORTER_OTLP_ENDPOINT is set; otherwise nothing is imported.
+(redis-py imports OpenTelemetry's metrics API itself if installed.)
 
-Requests, tasks, calls of Valkey and of S3 are spans. One trace goes from a request through the
-Celery message to the job's task. The other OTEL_… variables work as everywhere.
+Requests, tasks and calls of Valkey and S3 are spans. A trace follows a request through the Celery
+message into the job's task. The other OTEL_… variables have their standard meaning.
 Packages: requirements-otel.txt.
 """
 
@@ -15,9 +15,9 @@ from base import log_events
 
 
 def start(service: str) -> None:
-    """Once in each process, after it was forked, and in web before Django is set up.
+    """Start tracing. Call once in each process: after the fork, and in web before Django's setup.
 
-    `service` names it in traces, unless OTEL_SERVICE_NAME does.
+    `service` is the process's name in traces, unless OTEL_SERVICE_NAME is set.
     """
     if not os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
         return
@@ -44,7 +44,7 @@ def start(service: str) -> None:
 
 
 def untraced() -> AbstractContextManager[None]:
-    """Inside, calls of Valkey and S3 are no spans: for what runs each second."""
+    """Context in which Valkey and S3 calls make no spans: for work that repeats every second."""
     otel: Any = sys.modules.get("opentelemetry.instrumentation.utils")
     quiet: AbstractContextManager[None] = otel.suppress_instrumentation() if otel else nullcontext()
     return quiet

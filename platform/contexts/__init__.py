@@ -1,4 +1,4 @@
-"""Named contexts: record, look up, pin, extend, expire; and the terms that they give to blocks.
+"""Named contexts: record, look up, pin, extend, expire; and the terms they give to their blocks.
 
-Their rows stand in `catalog.models`, whose migrations they share.
+The models and migrations are in `catalog`.
 """

@@ -1,4 +1,4 @@
-"""Admin pages of policies and rules. Here, above retention: their dry run reads contexts."""
+"""Admin pages of retention policies and rules. Not in `retention`: a dry run reads contexts."""
 
 from typing import Any
 
@@ -21,19 +21,19 @@ from tenants.scope import tenant_scope
 
 
 class _DryRunAdmin(TenantOwnedAdmin):
-    """The button "Dry run" answers as a form with an error would: nothing is saved."""
+    """Adds the button "Dry run": shows the report as a form error, so nothing is saved."""
 
     change_form_template = "admin/retention/change_form.html"
 
     def proposed(self, obj: Any) -> tuple[int, Rulebook]:
-        """The tenant, and its rulebook with this row as it stands in the form."""
+        """Tenant id, and the tenant's rulebook with this row's values from the form."""
         raise NotImplementedError
 
     def render_change_form(
         self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
     ) -> HttpResponse:
         form = context["adminform"].form
-        if getattr(form, "is_dry_run", False):  # the report of a dry run is no error to correct
+        if getattr(form, "is_dry_run", False):  # the report is no error to correct
             context |= {"errors": None, "dry_run": form.non_field_errors()}
         return super().render_change_form(request, context, *args, **kwargs)
 

@@ -11,7 +11,7 @@ _ID = np.dtype(f"S{ID_BYTES}")  # compares as bytes; both sides are padded alike
 
 
 class Chain:
-    """Block ids, each once, sorted for looking up the ids of many other chains."""
+    """Distinct block ids, sorted for comparison with many other chains."""
 
     def __init__(self, ids: Sequence[bytes]) -> None:
         """`ids`: 16 bytes each, at least one."""
@@ -22,7 +22,7 @@ class Chain:
     def shared_with(self, other: bytes | memoryview) -> npt.NDArray[np.intp]:
         """Positions of own ids that are in `other`, in the order of `other`. O(other · log own).
 
-        `other`: ids in a row, as `Context.chain` has them.
+        `other`: concatenated ids, as in `Context.chain`.
         """
         ids = np.frombuffer(other, _ID)
         places = np.minimum(np.searchsorted(self._table, ids), len(self._table) - 1)

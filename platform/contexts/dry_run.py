@@ -21,15 +21,16 @@ from storage.hot import scan_tenant
 from tenants.models import Tenant
 from tenants.scope import tenant_scope
 
-MOST_BLOCKS = 200_000  # read by one request, in some seconds; the command has no limit
+MOST_BLOCKS = 200_000  # limit of a request, some seconds; the command has none
 
 
 @dataclass
 class DryRun:
-    """Blocks that would go at once; at least so many if not `is_complete`: not all were read.
+    """Blocks that the change would remove at once. Lower bounds unless `is_complete`.
 
-    Removed blocks leave both tiers; cooled ones, idle for too long, leave the hot tier only.
-    `contexts` would lose blocks. Pinned blocks stay until their pins end, and do not count.
+    Removed blocks leave both tiers; cooled blocks (idle for too long) leave only the hot tier.
+    `contexts`: number of contexts that lose blocks. Pinned blocks do not count: they stay until
+    their pins end.
     """
 
     looked_at: int = 0
@@ -48,7 +49,7 @@ def proposed_rulebook(
     policy: dict[str, Any] | None = None,
     rules: Sequence[dict[str, Any]] | None = None,
 ) -> Rulebook:
-    """The tenant's rulebook with the named fields of `policy` changed and all `rules` replaced.
+    """The tenant's rulebook with the fields in `policy` changed and all rules replaced by `rules`.
 
     Raises ValidationError as saving them would.
     """
@@ -93,10 +94,10 @@ def effect_on(
     last_used: Sequence[int | None],
     now_s: float,
 ) -> tuple[list[IndexEntry], list[IndexEntry]]:
-    """Blocks of a page that would be removed, and blocks that would leave the hot tier; pure.
+    """(removed blocks, blocks that leave only the hot tier) of a page of the index. Pure.
 
-    `last_used`: seconds since 1970; None for a block that cannot be evicted now. Blocks that have
-    expired go without the change, too, and are in neither list.
+    `last_used`: seconds since 1970; None for a block that cannot be evicted now. Expired blocks are
+    in neither list: they go without the change, too.
     """
     removed, cooled = [], []
     for entry, standing, used_s in zip(entries, standings, last_used, strict=True):
@@ -112,7 +113,7 @@ def effect_on(
 
 
 def _last_used(tenant_id: int, entries: Sequence[IndexEntry]) -> list[int | None]:
-    """When blocks of one bucket, as a page has them, were used last."""
+    """Last use, in seconds since 1970, of blocks of one bucket (a page has one bucket)."""
     if not entries:
         return []
     keys = BucketKeys(tenant_id, bucket_of(entries[0].id, settings.ENV.hot_buckets))
@@ -120,7 +121,7 @@ def _last_used(tenant_id: int, entries: Sequence[IndexEntry]) -> list[int | None
 
 
 def _contexts_with(tenant_id: int, ids: Sequence[bytes]) -> int:
-    """How many contexts hold any of these blocks."""
+    """Number of contexts whose chain contains any of these blocks."""
     if not ids:
         return 0
     kind = np.dtype(f"S{ID_BYTES}")

@@ -1,4 +1,4 @@
-"""Expiry of a context: its blocks leave both tiers at once, unless another context has them."""
+"""Expires a context: removes its blocks from both tiers, unless another context has them."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ from tenants.scope import tenant_scope
 
 @dataclass(frozen=True)
 class Expiry:
-    """Blocks that leave both tiers, and `shared` ones, which stay in other unexpired contexts.
+    """Numbers of blocks: `removed` from both tiers; `shared` with unexpired contexts, so they stay.
 
-    `pinned` of the shared blocks are pinned by another context. `lost` ones were gone before.
+    `pinned`: shared blocks that another context pins. `lost`: blocks that were gone before.
     """
 
     removed: int
@@ -31,12 +31,12 @@ class Expiry:
 
 
 def expire(*, context: Context, actor: Actor, dry_run: bool = False) -> Expiry:
-    """Ends the context with its pins; removes blocks that are in no other context, at once.
+    """Expire the context, delete its pins, and remove blocks that no other context has.
 
-    A context that is recorded meanwhile may find them gone, as if it were recorded just after.
-    `dry_run`: counts what would go, and changes nothing.
+    A context recorded meanwhile may find blocks gone, as if recorded just after.
+    `dry_run`: count only, change nothing.
     Raises Problem: pinned-by-others (unless the actor is an operator), hot-tier-unavailable (the
-    context is expired; repeat it to remove the blocks).
+    context is expired; repeat the call to remove the blocks).
     """
     if dry_run:
         with tenant_scope(context.tenant_id):
@@ -53,7 +53,8 @@ def expire(*, context: Context, actor: Actor, dry_run: bool = False) -> Expiry:
         rows.note(row, "context.expire", actor, before=before, after=rows.facts(row))
     pins.settle_of(row)
     with hot.required():
-        # After the row is expired: of two contexts that expire at once, the later finds no sharer.
+        # Only now that the row is expired: if two contexts expire at once, the later one removes
+        # their shared blocks.
         leaving = _Leaving(row)
         leaving.remove()
         stored.settle_or_follow_later(
@@ -67,10 +68,10 @@ def expire(*, context: Context, actor: Actor, dry_run: bool = False) -> Expiry:
 
 
 class _Leaving:
-    """Blocks of a context: `own` are in no other context, `shared` are in others too."""
+    """Blocks of an expiring context: `own` in no other context, `shared` also in others."""
 
     def __init__(self, context: Context) -> None:
-        """Reads the contexts of the same root. Raises valkey's errors."""
+        """Reads all contexts with the same root block. Raises valkey's errors."""
         self._tier = hot.hot_tier(context.tenant_id)
         ids = list(dict.fromkeys(context.ids()))
         is_shared, is_pinned = [False] * len(ids), [False] * len(ids)
@@ -88,7 +89,7 @@ class _Leaving:
 
     def remove(self) -> None:
         kept = self._tier.expire(self.own)[1]
-        if kept:  # recorded and pinned since the contexts were read
+        if kept:  # another context with them was recorded and pinned meanwhile
             stay = self._found(self.own)
             self.shared += stay
             self.own = [id_ for id_ in self.own if id_ not in stay]
@@ -107,13 +108,13 @@ class _Leaving:
         )
 
     def _found(self, ids: Sequence[bytes]) -> dict[bytes, int]:
-        """Sizes in bytes, of stored blocks only."""
+        """Block id → size in bytes; only blocks that are stored."""
         answers = zip(ids, self._tier.match(ids), strict=True)
         return {id_: found.size_bytes for id_, found in answers if isinstance(found, Location)}
 
 
 def _sharers(context: Context) -> Iterator[tuple[bytes | memoryview, datetime | None]]:
-    """Chain and end of pins of each other context that may share blocks with this one."""
+    """(chain, end of pins) of each other context that may share blocks: one with the same root."""
     with tenant_scope(context.tenant_id):
         others = Context.objects.filter(
             space_id=context.space_id, root=context.ids()[0], expired_at=None

@@ -1,7 +1,8 @@
-"""Terms that contexts give to the blocks in their chains, which they hold.
+"""Terms that contexts give to the blocks in their chains. A context holds the blocks of its chain.
 
-A block that no context holds has its space's terms; one that several hold has the most generous
-terms. Without a rule on contexts and without an extension, contexts change no terms: none is read.
+Blocks that no context holds have their space's terms; blocks that several contexts hold have the
+most generous terms. Contexts are read only if a rule names contexts or one is extended: otherwise
+they change no terms.
 """
 
 from collections.abc import Iterable, Sequence
@@ -20,10 +21,10 @@ _ID = np.dtype(f"S{ID_BYTES}")  # compares as bytes; both sides are padded alike
 
 
 class HeldTerms:
-    """A sorted table of block ids, 20 bytes each, and the number of each one's terms."""
+    """Block id → terms, for blocks that contexts hold. A sorted table, 20 bytes a block."""
 
     def __init__(self, chains: Iterable[tuple[bytes, BlockTerms]]) -> None:
-        """`chains`: 16-byte ids in a row, and the terms of the context whose chain it is."""
+        """`chains`: (concatenated 16-byte ids, terms of their context) of each context."""
         self._terms: list[BlockTerms] = []
         numbers: dict[BlockTerms, int] = {}
         parts, owners = [np.empty(0, _ID)], [np.empty(0, np.uint32)]
@@ -58,7 +59,7 @@ class HeldTerms:
         return len(self._ids)
 
     def of(self, ids: Sequence[bytes]) -> list[BlockTerms | None]:
-        """The terms of each block; None where no context holds it. O(ids · log n)."""
+        """The terms of each block; None if no context holds it. O(ids · log n)."""
         if not len(self._ids) or not ids:
             return [None] * len(ids)
         wanted = np.frombuffer(b"".join(ids), _ID)
@@ -74,15 +75,16 @@ class HeldTerms:
 def held_terms(
     tenant_id: int, book: Rulebook, *, root: tuple[int, bytes] | None = None
 ) -> HeldTerms:
-    """Terms by all contexts of the tenant, or by those of a space that begin with `root`: only
-    these share blocks. Reads only chains that change terms.
+    """Terms from all contexts of the tenant. With `root` (space id, block id): only from contexts
+    of that space that begin with that block, since no others share blocks. Reads only chains that
+    change terms.
     """
     with tenant_scope(tenant_id):
         contexts = Context.objects.filter(expired_at=None)
         if root is not None:
             contexts = contexts.filter(space_id=root[0], root=root[1])
         if not book.looks_at_contexts:
-            # If one is extended, contexts that share its blocks count: the most generous wins.
+            # Also contexts that share blocks with an extended one: the most generous terms win.
             extended = contexts.filter(extended_until__gt=timezone.now())
             contexts = contexts.filter(root__in=extended.values("root"))
         rows = contexts.order_by().values_list(

@@ -1,8 +1,8 @@
-"""Pins of contexts: who keeps which blocks until when.
+"""Pins of contexts: they keep a context's blocks until a given time.
 
-A pin belongs to the key or person that set it; a context is pinned until its latest pin ends. Pins
-stand in the database. `settle` derives the ends of pins in Valkey from them, and may be repeated at
-any time (after a failure, after `rebuild_index`).
+A pin belongs to the key or person that set it; a context is pinned until its latest pin ends. The
+database is the source of truth. `settle` derives the pin ends in Valkey from it, and may be
+repeated at any time (after a failure, after `rebuild_index`).
 """
 
 from collections import defaultdict
@@ -42,7 +42,7 @@ class Pinned:
 
 @dataclass(frozen=True)
 class Unpinned:
-    """`removed` pins; `kept` blocks by other pins; the latest end of this context's pins."""
+    """`removed`: pins; `kept`: blocks that other pins keep; latest end of this context's pins."""
 
     removed: int
     pinned_until: datetime | None
@@ -50,19 +50,19 @@ class Unpinned:
 
 
 def pin(*, context: Context, until: datetime, actor: Actor, reason: str = "") -> Pinned:
-    """Sets the end of the actor's own pin; pins of others stay as they are.
+    """Set the end of the actor's own pin; pins of others stay unchanged.
 
     Raises Problem: malformed (`until`), context-gone (expired, or no block of it is stored),
-    pin-budget (then nothing changes), hot-tier-unavailable (the pin is noted and applied later, as
-    far as the budget allows).
+    pin-budget (nothing changes), hot-tier-unavailable (the pin is saved, and applied later as far
+    as the budget allows).
     """
     return _pin(context, until, actor, reason, must_be_there=True)
 
 
 def pin_for(context: Context, for_s: int, actor: Actor) -> None:
-    """The pin that a node's request asked for; never shortens the one that there is.
+    """Set the pin that a node's request asked for; never shortens an existing pin.
 
-    Blocks that are still being stored are no refusal; a refusal by the budget is only logged.
+    Does not require stored blocks: they may still be on their way. Logs a refusal by the budget.
     """
     until = timezone.now() + timedelta(seconds=for_s)
     with tenant_scope(context.tenant_id):
@@ -80,10 +80,11 @@ def pin_for(context: Context, for_s: int, actor: Actor) -> None:
 def unpin(
     *, context: Context, actor: Actor, pin_id: int | None = None, everybody: bool = False
 ) -> Unpinned:
-    """Removes the actor's own pin; an operator may name any pin, or remove all.
+    """Remove the actor's own pin; an operator may name any pin, or remove all.
 
-    Blocks stay pinned by other pins of this context, and of contexts that share them.
-    Raises Problem: not-found (`pin`), forbidden, hot-tier-unavailable (removed, and applied later).
+    Blocks stay pinned by other pins of this context and of contexts that share them.
+    Raises Problem: not-found (`pin`), forbidden, hot-tier-unavailable (removed; Valkey follows
+    later).
     """
     with rows.changing(context) as row:
         before = rows.facts(row)
@@ -136,7 +137,7 @@ def described(row: Pin) -> dict[str, Any]:
 
 
 def note_end(context: Context) -> None:
-    """After a change of pins, in its transaction: sets the latest end, deletes ended pins."""
+    """After a change of pins, in its transaction: update the latest end, delete ended pins."""
     now = timezone.now()
     pins = Pin.objects.filter(context=context)
     pins.filter(until__lte=now).delete()
@@ -153,11 +154,11 @@ def settle_of(context: Context) -> int:
 
 
 def settle(*, tenant_id: int, space_id: int, chains: Sequence[list[bytes]]) -> int:
-    """Sets the ends of the blocks' pins to the latest end among the pinned contexts.
+    """Set each block's pin end to the latest end of all pinned contexts that contain the block.
 
-    Reads the pinned contexts that share a root with one of the `chains`. A granted pin that no
-    longer fits the budget (its chain grew) covers the chain from its root as far as the budget
-    reaches. Repeatable. Returns how many blocks are pinned. Raises valkey's errors.
+    Reads the pinned contexts that share a root with one of `chains`. A granted pin that no longer
+    fits the budget (its chain grew) covers as much of the chain, from its root, as the budget
+    allows. Repeatable. Returns the number of pinned blocks. Raises valkey's errors.
     """
     ids = list(dict.fromkeys(id_ for chain in chains for id_ in chain))
     tier, book = hot.hot_tier(tenant_id), rulebook_of(tenant_id)
@@ -176,7 +177,7 @@ def settle(*, tenant_id: int, space_id: int, chains: Sequence[list[bytes]]) -> i
             places, end_s = own.shared_with(chain), int(until.timestamp())
             until_s[places] = np.maximum(until_s[places], end_s)
             budget_bytes = book.of_context(space_id, label, name).pin_budget_bytes
-            # An older context asked within as large a budget: the answer would be the same.
+            # Skip blocks that an older context asked for with as large a budget: same answer.
             budget = np.inf if budget_bytes is None else budget_bytes
             new = places[asked[places] < budget]
             asked[new] = budget
@@ -192,7 +193,7 @@ def settle(*, tenant_id: int, space_id: int, chains: Sequence[list[bytes]]) -> i
 
 
 def follow_chain(context: Context, old_ids: list[bytes]) -> None:
-    """Moves the pin of a context that was recorded anew to its new chain.
+    """Move the pins of a re-recorded context to its new chain.
 
     Reads other contexts only if blocks left the chain. Raises valkey's errors.
     """
@@ -206,7 +207,7 @@ def follow_chain(context: Context, old_ids: list[bytes]) -> None:
 
 
 def restore(tenant_id: int) -> None:
-    """Grants all pins anew after a rebuild. Inside the tenant's scope. Raises valkey's errors."""
+    """Grant all pins again after a rebuild. Inside the tenant's scope. Raises valkey's errors."""
     tier, book = hot.hot_tier(tenant_id), rulebook_of(tenant_id)
     pinned = Context.objects.filter(pinned_until__gt=timezone.now())
     for context in pinned.order_by("created_at", "pk").iterator(chunk_size=100):
@@ -246,7 +247,7 @@ def _pin(
             if there == 0 and must_be_there:
                 raise rows.lost(row)
     except OverBudget as refusal:
-        settle_of(context)  # undoes pins that other buckets had granted
+        settle_of(context)  # undo the pins in buckets that had granted them
         raise Problem(
             "pin-budget",
             f"pin_budget_bytes: {refusal.detail}",
@@ -255,7 +256,7 @@ def _pin(
             used_bytes=refusal.used_bytes,
             asked_bytes=refusal.asked_bytes,
         ) from refusal
-    # Valkey keeps the later end of each block: other contexts matter only if an end gets earlier.
+    # Valkey keeps the later end of each block, so `settle` is needed only if an end gets earlier.
     pinned_until = row.pinned_until
     assert pinned_until is not None
     falls = ended_at is not None and pinned_until < ended_at
@@ -268,7 +269,7 @@ def _pin(
 
 
 def _charge(context: Context, budget_bytes: int | None) -> int | None:
-    """How many blocks of the context are stored and pinned; None: the hot tier does not answer.
+    """Pin the stored blocks; return their number, or None if the hot tier does not answer.
 
     Raises OverBudget.
     """

@@ -24,11 +24,11 @@ class BlockPlace:
 
 @dataclass(frozen=True)
 class Residency:
-    """Where the blocks of a context are: counted, and one by one in the order of its chain.
+    """Where the blocks of a context are: totals, and each block in the order of the chain.
 
-    Each block is hot (whether or not it is cold as well), cold only, or lost. Durable ones stand
-    in S3. Tokens count whole chunks: a chunk is where the worst of its blocks is. `usable_tokens`
-    end at the first lost chunk.
+    Each block is hot (even if cold as well), cold (only), or lost. Durable blocks are in S3. Tokens
+    count whole chunks: a chunk is lost if any of its blocks is, else cold if any is cold.
+    `usable_tokens`: tokens before the first lost chunk.
     """
 
     hot: int = 0
@@ -69,7 +69,7 @@ def residency_of(context: Context) -> Residency:
 
 
 def _tokens(context: Context, answers: Sequence[Answer]) -> dict[str, int]:
-    """Tokens by residency. A chunk is as many consecutive blocks as the space has shards of it."""
+    """Tokens by residency. A chunk is a run of blocks, one per shard of the space."""
     chunks = max(1, round(context.tokens / context.space.chunk_tokens))
     shards = len(answers) // chunks if len(answers) % chunks == 0 else 1
     each = context.tokens * shards / max(1, len(answers))  # tokens of a chunk

@@ -1,4 +1,4 @@
-"""Rows of contexts as services change them: locked, checked, with an audit event."""
+"""Locking, checks and audit events that all changes of a context's row share."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,9 +15,9 @@ from tenants.scope import tenant_scope
 
 @contextmanager
 def changing(context: Context) -> Iterator[Context]:
-    """The row as it is now, locked, inside its tenant's scope and one transaction.
+    """The current row, locked, inside its tenant's scope and one transaction.
 
-    Raises Problem (not-found) when it was deleted meanwhile.
+    Raises Problem (not-found) if the row was deleted meanwhile.
     """
     with tenant_scope(context.tenant_id), transaction.atomic():
         row = Context.objects.select_for_update().filter(pk=context.pk).first()
@@ -38,7 +38,7 @@ def require_unexpired(context: Context) -> None:
 
 
 def lost(context: Context) -> Problem:
-    """The refusal for a context without a stored block."""
+    """The refusal for a context none of whose blocks is stored."""
     return Problem(
         "context-gone",
         f"None of the {context.blocks} blocks of the context {context.name} is stored any more.",

@@ -1,7 +1,7 @@
-"""Named contexts: record, extend, delete. Elsewhere: `contexts.expiry`, `contexts.pins`.
+"""Named contexts: record, extend, delete. See also `contexts.expiry`, `contexts.pins`.
 
-An extension stands in the database, as a pin does. `contexts.stored` derives the terms of blocks
-from it, and may do so again at any time (after a failure, after `rebuild_index`).
+Extensions are stored in the database, as pins are. `contexts.stored` derives the terms of blocks
+from them, and may repeat that at any time (after a failure, after `rebuild_index`).
 """
 
 from dataclasses import dataclass
@@ -37,12 +37,12 @@ def record(
     pin_s: int | None,
     actor: Actor,
 ) -> tuple[Context, bool]:
-    """Upserts by (tenant, space, name); returns the context and whether it is new.
+    """Upsert by (tenant, space, name); return the context and whether it is new.
 
-    Inside the tenant's scope. Its pins move to the blocks of the new chain, as far as the budget of
-    pins reaches; a label of None keeps the old one. A new pin over the budget is refused as a
-    whole, but the context is recorded. A Valkey that is down is no failure: terms follow by the
-    next walk, pins by the next change of a pin or rebuild.
+    Call inside the tenant's scope. Existing pins move to the new chain, as far as the pin budget
+    allows; a new pin over the budget is refused as a whole, but the context is recorded. A `label`
+    of None keeps the old label. A Valkey outage is no failure: the next walk updates terms, the
+    next change of a pin or rebuild updates pins.
     Raises Problem (limit-reached): too many contexts, or blocks of this one or of all.
     """
     limits.require_context_blocks(session.space_id, name, len(ids))
@@ -56,7 +56,7 @@ def record(
         context.label = context.label if label is None else label
         context.expired_at, context.updated_at = None, now
         context.save()
-        # Not each request that an agent adds to its context: the trail shows decisions.
+        # No audit event when an agent's requests lengthen a context: the trail shows decisions.
         if created:
             rows.note(context, "context.record", actor, before=before, after=rows.facts(context))
 
@@ -72,11 +72,11 @@ def record(
 
 
 def extend(*, context: Context, for_s: int, actor: Actor) -> Extended:
-    """Lets the blocks live at least that long from now, in both tiers.
+    """Let the blocks live at least `for_s` seconds from now, in both tiers.
 
-    The extension stands in the database, so it outlives a rebuild of the index.
-    Raises Problem: context-gone (expired, or no block of it is stored: nothing changes then),
-    hot-tier-unavailable (it is noted and applied by the next walk).
+    The extension is stored in the database, so it survives a rebuild of the index.
+    Raises Problem: context-gone (expired, or no block of it is stored; nothing changes),
+    hot-tier-unavailable (the extension is saved; the next walk applies it).
     """
     until, failure = timezone.now() + timedelta(seconds=for_s), None
     with rows.changing(context) as row:
@@ -88,7 +88,7 @@ def extend(*, context: Context, for_s: int, actor: Actor) -> Extended:
         rows.note(row, "context.extend", actor, before=before, after=rows.facts(row))
         try:
             there = stored.hold_or_follow_later(row)
-        except ValkeyError as error:  # the extension is noted all the same
+        except ValkeyError as error:  # the extension is saved all the same
             failure, there = error, 0
         if there == 0 and failure is None:
             raise rows.lost(row)
@@ -99,10 +99,10 @@ def extend(*, context: Context, for_s: int, actor: Actor) -> Extended:
 
 
 def delete(*, context: Context, actor: Actor) -> None:
-    """Deletes the name, its pins and its extension. Its blocks stay, with the terms of other
-    contexts that hold them, or else of their space.
+    """Delete the context with its pins and its extension. Its blocks stay, with the terms of other
+    contexts that hold them, else of their space.
 
-    A Valkey that is down is no failure: terms follow by the next walk, pins end at their time.
+    A Valkey outage is no failure: the next walk updates terms, pins end at their time.
     Raises Problem (pinned-by-others) unless the actor is an operator.
     """
     with rows.changing(context) as row:
@@ -128,7 +128,7 @@ def delete(*, context: Context, actor: Actor) -> None:
 def _found_or_made(
     session: NodeSession, name: str, ids: list[bytes], tokens: int
 ) -> tuple[Context, bool]:
-    """The row, locked, and whether it is new. Raises Problem (limit-reached)."""
+    """The locked row, and whether it is new. Raises Problem (limit-reached)."""
     locked = Context.objects.select_for_update()
     known = locked.filter(space_id=session.space_id, name=name).first()
     if known is not None:

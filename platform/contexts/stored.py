@@ -1,8 +1,8 @@
-"""Terms of stored blocks: derives them from policy, rules and contexts, and writes the index.
+"""Derives the terms of stored blocks from policy, rules and contexts, and writes them to the index.
 
-Blocks carry their terms in the index, so a change of policy, rules or labels must reach them there:
+Index entries contain their block's terms, so a change of policy, rules or labels must update them:
 `follow` walks a tenant's index once, in slices, and changes only entries that differ. Segments are
-not rewritten; their footers say when a block was stored, and a rebuild takes the rest from here.
+not rewritten: their footers have the time of storing, and a rebuild derives the terms here.
 """
 
 from collections import defaultdict
@@ -27,20 +27,20 @@ from storage import hot
 from storage.hot import scan_tenant
 from tenants.scope import tenant_scope
 
-# A walk may overlook a context written while it read the others: such contexts are settled again.
+# A walk may miss contexts written while it reads the others, so it settles these at its end.
 OVERLAP = timedelta(minutes=1)
 
 
 @dataclass(frozen=True)
 class Standing:
-    """Terms of a block. `held`: by contexts; else by its space."""
+    """Terms of a block. `held`: a context holds the block and gives the terms; else its space."""
 
     terms: BlockTerms
     held: bool
 
 
 class StandingTerms:
-    """Terms of any block of a tenant, by policy, rules and contexts as they are now."""
+    """Terms of any block of a tenant, by its present policy, rules and contexts."""
 
     def __init__(self, tenant_id: int, book: Rulebook | None = None) -> None:
         self.book = book or rulebook_of(tenant_id)
@@ -49,7 +49,7 @@ class StandingTerms:
         self._spaces = {id_: Standing(terms, False) for id_, terms in self.book.spaces().items()}
 
     def of(self, ids: Sequence[bytes], space_ids: Iterable[int]) -> list[Standing]:
-        """Terms in the order of `ids`; `space_ids` are parallel."""
+        """Terms in the order of `ids`. `space_ids`: parallel to `ids`."""
         return [
             self._spaces.get(space_id, self._default) if terms is None else Standing(terms, True)
             for terms, space_id in zip(self.held.of(ids), space_ids, strict=True)
@@ -58,7 +58,7 @@ class StandingTerms:
 
 @dataclass
 class Walk:
-    """Place of a walk. `blocks` were read, `changed` got other terms; `next` None: done."""
+    """Progress of a walk: `blocks` read, `changed` blocks, `next` place (None: done)."""
 
     started_at: datetime = field(default_factory=timezone.now)
     blocks: int = 0
@@ -67,9 +67,9 @@ class Walk:
 
 
 def follow(tenant_id: int, walk: Walk) -> Iterator[Walk]:
-    """Gives every stored block its present terms; yields `walk` after each slice.
+    """Give every stored block its present terms; yield `walk` after each slice.
 
-    May stop after any slice and go on later in another process; runs beside live traffic. Raises
+    May stop after any slice and resume in another process; safe beside live traffic. Raises
     valkey's errors.
     """
     tier, standing = hot.hot_tier(tenant_id), StandingTerms(tenant_id)
@@ -87,7 +87,7 @@ def follow(tenant_id: int, walk: Walk) -> Iterator[Walk]:
 
 
 def settle_since(tenant_id: int, started: datetime) -> None:
-    """At the end of a walk: settles contexts written since it began."""
+    """At the end of a walk, settle the contexts written since it began."""
     with tenant_scope(tenant_id):
         recent = Context.objects.filter(updated_at__gte=started - OVERLAP)
         for context in recent.iterator(chunk_size=100):
@@ -97,7 +97,7 @@ def settle_since(tenant_id: int, started: datetime) -> None:
 def changes_of(
     entries: Sequence[IndexEntry], standings: Sequence[Standing]
 ) -> dict[Standing, list[bytes]]:
-    """Blocks that need other terms than their entries have; pure.
+    """Terms → ids of the blocks whose index entries have other terms. Pure.
 
     An entry does not say when its block's flush is due. So blocks without a cold copy always get
     their terms again, except clean ones that are never flushed.
@@ -114,9 +114,9 @@ def changes_of(
 
 
 def restored(row: SegmentRow, own: Standing, *, segment_s: int) -> RestoredBlock:
-    """A block of a footer with its present terms. `segment_s`: when it was written; pure.
+    """A footer's row with the block's present terms. `segment_s`: time of the segment's writing.
 
-    The expiry in the footer is out of date and not used.
+    Ignores the expiry in the footer: it is out of date.
     """
     stored_s = row.stored_s or segment_s
     return RestoredBlock(
@@ -137,10 +137,10 @@ def give(tier: HotTier, ids: Sequence[bytes], standing: Standing, *, flush: bool
 
 
 def hold(context: Context) -> int:
-    """Gives the blocks of the context's chain its terms, joined with those of other contexts.
+    """Give the context's terms to the blocks of its chain.
 
-    Blocks that contexts hold already keep each more generous term. Reads no other chains; makes no
-    call if contexts change no terms. Returns how many blocks the index knows.
+    Blocks that another context holds get the more generous value of each term. Reads no other
+    chains; makes no call if contexts change no terms. Returns how many blocks are in the index.
     """
     book = rulebook_of(context.tenant_id)
     if not book.looks_at_contexts and context.extended_until is None:
@@ -159,9 +159,9 @@ def hold(context: Context) -> int:
 
 
 def hold_or_follow_later(context: Context, *, anew: bool = False) -> int:
-    """`hold`, or `settle` if the context has other terms than before (`anew`).
+    """`hold`, or `settle` if the context's own terms changed (`anew`).
 
-    If Valkey does not answer, it raises valkey's errors, and the next walk does the work.
+    If Valkey does not answer, raises valkey's errors, and the next walk does the work.
     """
     with _or_by_the_next_walk(context.tenant_id):
         if anew:
@@ -172,9 +172,9 @@ def hold_or_follow_later(context: Context, *, anew: bool = False) -> int:
 def settle_or_follow_later(
     *, tenant_id: int, space_id: int, root: bytes, ids: Sequence[bytes], was_extended: bool
 ) -> None:
-    """`settle` for blocks of a context that is gone, if contexts change terms.
+    """`settle` for the blocks of a removed context, if contexts change terms.
 
-    If Valkey does not answer, it raises valkey's errors, and the next walk does the work.
+    If Valkey does not answer, raises valkey's errors, and the next walk does the work.
     """
     if ids and (was_extended or rulebook_of(tenant_id).looks_at_contexts):
         with _or_by_the_next_walk(tenant_id):
@@ -197,10 +197,10 @@ def _or_by_the_next_walk(tenant_id: int) -> Iterator[None]:
 
 
 def settle(*, tenant_id: int, space_id: int, root: bytes, ids: Sequence[bytes]) -> int:
-    """Gives blocks exactly the terms of their space's contexts, less generous ones too.
+    """Give blocks exactly the terms of the contexts that hold them now, even less generous terms.
 
-    `ids`: of a chain that begins with `root`; reads the other chains that do. Returns how many
-    blocks the index knows.
+    `ids`: blocks of a chain that begins with `root`. Reads all chains that begin with `root`.
+    Returns how many blocks are in the index.
     """
     book = rulebook_of(tenant_id)
     held = held_terms(tenant_id, book, root=(space_id, root))

@@ -1,6 +1,6 @@
-"""What logs, metrics and traces know of the work under way: a socket, a task, a process.
+"""Context for logs, metrics and traces of WebSockets, tasks and worker processes.
 
-HTTP requests: `base.requests`. Importing this module connects Celery's signals.
+For HTTP requests see `base.requests`. Importing this module connects Celery's signals.
 """
 
 import logging
@@ -23,9 +23,9 @@ from base import tracing
 from base.counting import PROCESS, TASK_SECONDS
 from base.logs import QUIET
 
-REQUEST_HEADER = "neve_request_id"  # of a Celery message: the request that asked for the task
+REQUEST_HEADER = "neve_request_id"  # Celery message header: id of the request that started the task
 
-_began: dict[str, float] = {}  # task's id → time.monotonic(); one or a few
+_began: dict[str, float] = {}  # id of a running task → time.monotonic()
 
 
 class ObservedSockets:
@@ -45,9 +45,9 @@ class ObservedSockets:
 
 @signals.setup_logging.connect
 def _keep_logging(loglevel: int, **_: Any) -> None:
-    """Celery sets up no logging of its own where somebody listens here.
+    """Keep Django's logging: Celery skips its own setup if this signal has a receiver.
 
-    `--loglevel DEBUG` shows everything, Celery's lines for each tick included.
+    `--loglevel DEBUG` also shows Celery's lines for periodic tasks.
     """
     dictConfig(settings.LOGGING)
     if loglevel < logging.INFO:
@@ -85,7 +85,7 @@ def _kind(task: "Task[..., object]") -> str:
     return str(task.name.removeprefix("workers."))
 
 
-@signals.worker_process_init.connect  # each process of a pool; the one of a solo pool
+@signals.worker_process_init.connect  # every process of a pool, also of a solo pool
 def _start_process(**_: Any) -> None:
     tracing.start("neve-worker")
     PROCESS.start()

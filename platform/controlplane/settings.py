@@ -1,4 +1,4 @@
-"""Django settings. What differs between installations comes from `controlplane.env`."""
+"""Django settings. Values that differ between installations come from `controlplane.env`."""
 
 import re
 
@@ -16,7 +16,7 @@ VAR = environment.VAR
 SECRET_KEY = ENV.secret_key
 DEBUG = ENV.debug
 
-# What stands in front (`controlplane.front`). An https NEVE_URL says that TLS ends there.
+# The proxy in front (`controlplane.front`) terminates TLS if NEVE_URL is https.
 IS_TLS = ENV.url.scheme == "https"
 FORCE_SCRIPT_NAME = ENV.url.path or None
 ALLOWED_HOSTS = [*ENV.hosts, *([ENV.url.hostname] if ENV.url.hostname else [])]
@@ -30,13 +30,13 @@ if ENV.url.netloc:
 SESSION_COOKIE_PATH = CSRF_COOKIE_PATH = f"{ENV.url.path}/"
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = IS_TLS
 if IS_TLS:
-    # Whoever reaches the port without the proxy and claims to use TLS deceives only themselves.
+    # A client that bypasses the proxy can forge this header, to its own harm only.
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
     SECURE_SSL_REDIRECT = True
-    # Nodes on the same host (the demo) speak to the port itself, and would send their key again.
+    # Nodes on this host (the demo) use the port directly; a redirect would make them resend keys.
     SECURE_REDIRECT_EXEMPT = [rf"^({re.escape(ENV.url.path[1:])}/)?cache/v1/"]
     SECURE_HSTS_SECONDS = 365 * 86_400
-# HSTS for other names of the domain, and its preload lists, are for who owns the domain.
+# HSTS for subdomains and preload lists is the domain owner's decision.
 SILENCED_SYSTEM_CHECKS = ["security.W005", "security.W021"]
 
 INSTALLED_APPS = [
@@ -89,7 +89,7 @@ ASGI_APPLICATION = "controlplane.asgi.application"
 TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",
-        "DIRS": [ROOT / "dashboard"],  # "pages/keys/page.html" stands in dashboard/pages/keys
+        "DIRS": [ROOT / "dashboard"],  # "pages/keys/page.html" is in dashboard/pages/keys
         "APP_DIRS": True,
         "OPTIONS": {
             "context_processors": [
@@ -112,8 +112,8 @@ SESSION_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SAMESITE = "Lax"
 SECURE_CONTENT_TYPE_NOSNIFF = True
 X_FRAME_OPTIONS = "DENY"
-# Of every answer, the admin's and errors included. Scripts and styles: from this host, or with the
-# answer's nonce (`request.csp_nonce`); no inline handlers, no style attributes, no other hosts.
+# For every response, the admin's and errors included. Scripts and styles: from this host, or with
+# the nonce `request.csp_nonce`; no inline handlers, no style attributes, no other hosts.
 CONTENT_SECURITY_POLICY = {
     "DIRECTIVES": {
         "default-src": [csp.NONE],
@@ -137,10 +137,10 @@ USE_TZ = True
 
 STATIC_URL = f"{ENV.url.path}/static/"
 STATIC_ROOT = VAR / "static"
-# Assets are found in the apps themselves, so `make up` needs no collectstatic; a production
-# image runs it, which compresses all of them. `make` compresses only Plotly.
+# WhiteNoise finds assets in the apps, so `make up` needs no collectstatic. The production image
+# runs it, which compresses all assets; `make` compresses only Plotly.
 WHITENOISE_USE_FINDERS = True
-WHITENOISE_IMMUTABLE_FILE_TEST = r"/plotly/.*\.js$"  # its version is in its name
+WHITENOISE_IMMUTABLE_FILE_TEST = r"/plotly/.*\.js$"  # Plotly's file names contain its version
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
     "staticfiles": {"BACKEND": "whitenoise.storage.CompressedStaticFilesStorage"},
@@ -159,7 +159,7 @@ REST_FRAMEWORK = {
         "address": ENV.rate_address,
         "node": ENV.rate_node,
     },
-    "NUM_PROXIES": 0,  # the address is the server's word: a header could name any
+    "NUM_PROXIES": 0,  # address as uvicorn gives it: headers can be forged
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
     "EXCEPTION_HANDLER": "base.problem_responses.exception_handler",
     "UNAUTHENTICATED_USER": None,
@@ -179,17 +179,17 @@ SPECTACULAR_SETTINGS = {
     ],
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
-    # It only asks for empty querysets; `objects` refuses even those outside of a tenant scope.
+    # It needs only empty querysets, but `objects` refuses even these outside of a tenant scope.
     "DEFAULT_QUERY_MANAGER": "_base_manager",
 }
 
-# What all web processes count together. Only numbers: nothing is unpickled.
+# Shared counters of the web processes. Only numbers: nothing is unpickled.
 CACHES = {
     "default": {
         "BACKEND": "django.core.cache.backends.redis.RedisCache",
         "LOCATION": ENV.bus_url,
         "KEY_PREFIX": "neve",
-        # Once more for a connection that a restarted bus has closed.
+        # One retry, for a connection that a restarted bus has closed.
         "OPTIONS": {"socket_timeout": 1, "retry": Retry(NoBackoff(), 1)},
     }
 }
@@ -198,8 +198,8 @@ CHANNEL_LAYERS = {
     "default": {
         "BACKEND": "channels_redis.core.RedisChannelLayer",
         "CONFIG": {
-            # Longer than the 5 s that one of its blocking reads takes (`brpop_timeout`), which is
-            # also redis-py's own timeout: the two would end an idle socket again and again.
+            # Longer than the layer's blocking reads (`brpop_timeout`, 5 s). redis-py's default is
+            # 5 s, too, so it would time out on idle sockets again and again.
             "hosts": [{"address": ENV.bus_url, "socket_connect_timeout": 1, "socket_timeout": 15}],
             "prefix": "neve",
             "expiry": 10,

@@ -1,7 +1,7 @@
-"""One scrape: asks the database a bounded number of queries, whatever the number of tenants, and
-Valkey once a tenant; then reads the table.
+"""One scrape of GET /metrics, from `metrics.table`. Costs a fixed number of database queries,
+whatever the number of tenants, and one Valkey call per tenant.
 
-What Valkey holds is left out while it does not answer: an old number would look like a new one.
+While Valkey does not answer, its series are left out: a stale number would look current.
 """
 
 import math
@@ -41,7 +41,7 @@ DAY_S = 86_400
 
 
 class Scrape(Collector):
-    """Asks when it is collected. Series of the platform are for operators only."""
+    """Reads all values in `collect`. Series of the platform are for operators only."""
 
     def __init__(self, seen_by: Principal) -> None:
         self.seen_by = seen_by
@@ -78,7 +78,7 @@ def _tenants(seen_by: Principal, now: datetime, *, hot_answers: bool) -> Iterato
 
 
 def _family(row: Row, labelled: Iterable[tuple[dict[str, str], object]]) -> Metric:
-    """A family without samples where all is unknown."""
+    """The family of a row; without samples if every value is unknown."""
     family: Metric = FAMILIES[row.type](row.name, row.help)
     for labels, facts in labelled:
         for more, found in row.samples(facts):
@@ -88,7 +88,7 @@ def _family(row: Row, labelled: Iterable[tuple[dict[str, str], object]]) -> Metr
 
 
 def _parts(row: Row, found: Found) -> Iterator[tuple[str, dict[str, str], float]]:
-    """(end of the name, more labels, number) of each sample; none where the number is unknown."""
+    """(suffix of the name, extra labels, number) of each sample; none if the number is unknown."""
     if isinstance(found, Timing):
         for number, most_s in zip(found.buckets, (*BUCKETS_S, math.inf), strict=True):
             le = floatToGoString(most_s)  # type: ignore[no-untyped-call]  # of prometheus_client

@@ -1,9 +1,9 @@
-"""What GET /metrics tells, one row a metric: name, type, help, and where the number comes from.
+"""The metrics of GET /metrics, one row each: name, type, help, and the source of the number.
 
-Tenants' counters are what nodes and tiers counted since 00:00 UTC, from the roll-ups of an hour:
-they begin at 0 each day, which Prometheus takes for a restart. `neve_tenant_mended_entries_total`
-begins at 0 with valkey-hot; what web and workers count (`base.counting`), with valkey-bus.
-None is unknown, and left out. docs/metrics.md is made from this table (`make reference`).
+Tenants' counters sum the hourly roll-ups since 00:00 UTC: they restart at 0 each day, which
+Prometheus reads as a counter reset. `neve_tenant_mended_entries_total` restarts with valkey-hot,
+counters of web and workers (`base.counting`) with valkey-bus.
+None means unknown and is left out. docs/metrics.md is generated from this table (`make reference`).
 
 Labels hold slugs of tenants and names from this code; never text from nodes or requests.
 """
@@ -32,7 +32,7 @@ Found = Number | Timing
 
 @dataclass(frozen=True)
 class TenantFacts:
-    """`counted`: today's sums (catalog.usage.counted_since). `nodes`: open and lately ended."""
+    """`counted`: today's sums (catalog.usage.counted_since). `nodes`: open and recent sessions."""
 
     tenant: Tenant
     use: StorageUse
@@ -46,7 +46,7 @@ class TenantFacts:
 
 @dataclass(frozen=True)
 class PlatformFacts:
-    """`server`, `bus` None: that Valkey does not answer. `jobs` by (kind, state)."""
+    """`server`, `bus`: None while that Valkey does not answer. `jobs`: by (kind, state)."""
 
     answers: Mapping[str, Answer]
     server: HotServer | None
@@ -57,9 +57,9 @@ class PlatformFacts:
 
 @dataclass(frozen=True)
 class Row:
-    """`read` gives a number or, with `by` as the names of labels, numbers by their values.
+    """`read` returns a number; with label names in `by`, numbers by label values.
 
-    A histogram's are `Timing`s.
+    Histograms have a `Timing` in place of a number.
     """
 
     name: str
@@ -69,7 +69,7 @@ class Row:
     by: tuple[str, ...] = ()
 
     def samples(self, facts: object) -> Iterator[tuple[dict[str, str], Found]]:
-        """(labels, number) of one tenant, or of the platform."""
+        """(labels, number) pairs of one tenant, or of the platform."""
         found = self.read(facts)
         numbers = found if isinstance(found, Mapping) else {(): found}
         for values, number in numbers.items():
@@ -77,7 +77,7 @@ class Row:
 
 
 def _told(read: Callable[[StorageUse], Number]) -> Callable[[TenantFacts], Number]:
-    """What Valkey holds: only as it says now, not as it was sampled before."""
+    """A number that Valkey reports now; None instead of an older sample."""
     return lambda facts: read(facts.use) if facts.use.is_current else None
 
 
@@ -86,7 +86,7 @@ def _counted(name: str) -> Callable[[TenantFacts], Number]:
 
 
 def _by_reason(name: str) -> Callable[[TenantFacts], Mapping[tuple[str, ...], Number]]:
-    """Also those that did not happen yet: Prometheus sees no increase in a series' first value."""
+    """Include reasons at 0: Prometheus sees no increase in the first value of a series."""
     return lambda facts: {(str(why),): facts.counted[name].get(why, 0) for why in MissReason}
 
 
@@ -126,7 +126,7 @@ def _jobs(facts: PlatformFacts) -> Mapping[tuple[str, ...], Number]:
 def _on_bus(
     counted: Counted | Timed, *, also: Iterable[str] = ()
 ) -> Callable[[PlatformFacts], Mapping[tuple[str, ...], Any]]:
-    """What processes counted. `also`: values of the label that begin at 0."""
+    """Sums of all processes. `also`: label values to include at 0."""
 
     def read(facts: PlatformFacts) -> Mapping[tuple[str, ...], Any]:
         if facts.bus is None:

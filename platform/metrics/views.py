@@ -15,7 +15,7 @@ from metrics.scrape import Scrape
 
 
 class AnyAccepted(BaseContentNegotiation):
-    """There is one format, which every version of Prometheus reads; refusals are JSON."""
+    """Ignores Accept: every version of Prometheus reads the one format; refusals are JSON."""
 
     def select_renderer(self, request: Request, renderers: Any, format_suffix: Any = None) -> Any:
         return renderers[0], renderers[0].media_type

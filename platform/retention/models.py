@@ -25,7 +25,7 @@ class FlushMode(models.TextChoices):
 
 
 class EvictionPolicy(models.TextChoices):
-    """Which blocks leave a full hot tier first. Names as in benchmarks/policies.py."""
+    """Order in which blocks leave a full hot tier. Same names as in benchmarks/policies.py."""
 
     LRU = "lru", "Least recently used"
     TWO_QUEUES = "2q", "Two queues: what nobody used again leaves first"
@@ -36,14 +36,14 @@ class EvictionPolicy(models.TextChoices):
 
 
 class ColdFull(models.TextChoices):
-    """What happens to new blocks when the cold quota is used up."""
+    """Treatment of new blocks when the cold quota is used up."""
 
     EVICT = "evict", "Make room: the longest unread leave"
     REFUSE = "refuse", "Refuse new blocks"
 
 
 class RetentionPolicy(TenantOwned):
-    """None means without limit. `retention.terms.Terms` explains the fields."""
+    """Null means no limit. `retention.terms.Terms` explains the fields."""
 
     FlushMode = FlushMode
 
@@ -69,7 +69,7 @@ class RetentionPolicy(TenantOwned):
         default=ColdFull.EVICT,
         help_text="when the cold quota is used up",
     )
-    # Grows with each change of the policy or of a rule; stored blocks have the terms of `applied`.
+    # +1 for each change of the policy or a rule. Stored blocks have the terms of the applied one.
     generation = models.PositiveIntegerField(default=1, editable=False)
     applied_generation = models.PositiveIntegerField(default=1, editable=False)
     applying_until = models.DateTimeField(null=True, blank=True, editable=False)
@@ -102,7 +102,7 @@ class RetentionPolicy(TenantOwned):
         return f"retention of {self.tenant.slug}"
 
     def clean(self) -> None:
-        """Raises ValidationError that names the field, which a constraint does not."""
+        """Raises ValidationError that names the field; the constraint's error would not."""
         if (self.flush_mode == FlushMode.AFTER) != (self.flush_after_s is not None):
             raise ValidationError(
                 {"flush_after_s": "belongs to flush_mode after, and is needed there"}
@@ -114,7 +114,7 @@ class RetentionPolicy(TenantOwned):
         return self.applied_generation >= self.generation
 
     def terms(self) -> Terms:
-        """The tenant's own terms, before any rule."""
+        """The policy's terms, before any rule."""
         return Terms(
             flush_after_s=_flush_after(self.flush_mode, self.flush_after_s),
             hot_idle_s=self.hot_idle_s,
@@ -125,7 +125,7 @@ class RetentionPolicy(TenantOwned):
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """Numbers for nodes: `flush_after_s` 0 is at once, None is never."""
+        """Numbers for nodes. `flush_after_s`: 0 means at once, None never."""
         terms = self.terms()
         return {
             "flush_after_s": terms.flush_after_s,
@@ -135,9 +135,10 @@ class RetentionPolicy(TenantOwned):
 
 
 class RetentionRule(TenantOwned):
-    """Other values for the blocks of a space, a label, or contexts by name. At least one of them.
+    """Overrides the policy for blocks of a space, of a label, or of contexts by name.
 
-    `overrides` holds fields of the policy; null there means without limit, absent means unchanged.
+    At least one condition. `overrides`: fields of the policy; null means no limit, absent means
+    unchanged.
     """
 
     space = models.ForeignKey("catalog.Space", on_delete=models.CASCADE, null=True, blank=True)
@@ -160,8 +161,7 @@ class RetentionRule(TenantOwned):
         return " ".join(f"{name}={value}" for name, value in conditions.items() if value)
 
     def clean(self) -> None:
-        """Raises ValidationError without a condition, for another tenant's space, and for
-        `overrides` that no policy could have."""
+        """Raises ValidationError: no condition, another tenant's space, invalid `overrides`."""
         if self.space is None and not self.label and not self.context:
             raise ValidationError({"space": "no condition: give space, label or context"})
         if self.space is not None and self.space.tenant_id != self.tenant_id:
@@ -182,7 +182,7 @@ class RetentionRule(TenantOwned):
         )
 
 
-# Field of a policy → least and greatest value, and whether null (without limit) makes sense.
+# Field of a policy → least and greatest value, and whether null (no limit) is allowed.
 OVERRIDES: dict[str, tuple[int, int, bool]] = {
     "flush_after_s": (0, MAX_S, True),
     "hot_idle_s": (1, MAX_S, True),
@@ -194,7 +194,7 @@ OVERRIDES: dict[str, tuple[int, int, bool]] = {
 
 
 def check_overrides(overrides: Any) -> None:
-    """Raises ValidationError naming what is wrong."""
+    """Raises ValidationError that names the wrong field."""
     if not isinstance(overrides, Mapping) or not overrides:
         raise ValidationError({"overrides": "name at least one field of the policy"})
     for name, value in overrides.items():

@@ -1,7 +1,7 @@
-"""Tenants' numbers in the hot Valkey: quota, terms of new blocks, eviction policy.
+"""Writes each tenant's quota, terms of new blocks and eviction policy to the hot Valkey.
 
-Everything here may be repeated. A Valkey that restarted has lost the numbers: the boot and each
-handshake provision anew.
+Everything here may be repeated. A restart of Valkey loses these numbers, so the platform's start
+and each handshake provision again.
 """
 
 from valkey.exceptions import ResponseError
@@ -18,17 +18,17 @@ from tenants.scope import tenant_scope
 
 
 def provision() -> int:
-    """Functions, every tenant's numbers and all users. Returns the number of tenants.
+    """Load functions, every tenant's numbers and all users. Returns the number of tenants.
 
-    Raises ImproperlyConfigured when a Valkey evicts on its own, with the command that fixes it,
-    and valkey's errors.
+    Raises ImproperlyConfigured if a Valkey evicts on its own (the message has the command that
+    fixes it), and valkey's errors.
     """
     prepare_servers()
     tenants = list(Tenant.objects.all())
     for tenant in tenants:
         try:
             provision_tenant(tenant)
-        except ResponseError:  # damage in one tenant's books stops nobody else
+        except ResponseError:  # one tenant's damaged counters must not stop the others
             log_events.PROVISION_FAILED.log(tenant_id=tenant.pk, exc_info=True)
     for key in keys_in_use():
         provision_user(key)
@@ -38,7 +38,7 @@ def provision() -> int:
 
 
 def provision_tenant(tenant: Tenant) -> None:
-    """The functions, and the tenant's numbers in `:q`. Raises valkey's errors.
+    """Load missing functions, and write the tenant's numbers to `:q`. Raises valkey's errors.
 
     Users of a tenant that is inactive or cut off are removed.
     """
@@ -66,7 +66,7 @@ def provision_changed(*, tenant_id: int, **_: object) -> None:
 
 
 def provision_on_commit(tenant_id: int) -> None:
-    """After the transaction; a Valkey that is down does not undo what people decided."""
+    """Provision after the commit: a Valkey outage must not undo the saved change."""
     hot.on_commit(
         "provision", tenant_id, lambda: provision_tenant(Tenant.objects.get(pk=tenant_id))
     )

@@ -1,4 +1,4 @@
-"""A tenant's policy and rules as one value, which resolves terms."""
+"""A tenant's policy and rules as one immutable value that resolves terms."""
 
 from dataclasses import dataclass
 
@@ -17,25 +17,25 @@ class Rulebook:
     cold_evicts: bool = True
 
     def of_space(self, space_id: int) -> Terms:
-        """Terms of blocks of a space that no context holds."""
+        """Terms of the blocks of a space that no context holds."""
         return resolve(self.policy, self.rules, space_id=space_id)
 
     def of_context(self, space_id: int, label: str, name: str) -> Terms:
         return resolve(self.policy, self.rules, space_id=space_id, label=label, context=name)
 
     def spaces(self) -> dict[int, BlockTerms]:
-        """Terms of the spaces that rules name; all others have the policy's."""
+        """Terms of spaces that rules name; all other spaces have the policy's terms."""
         named = {rule.space_id for rule in self.rules if rule.space_id is not None}
         return {space_id: self.of_space(space_id).for_blocks() for space_id in named}
 
     @property
     def looks_at_contexts(self) -> bool:
-        """Whether any rule has a label or context: blocks of a space may differ."""
+        """Whether any rule names a label or context, so that blocks of one space may differ."""
         return any(rule.label is not None or rule.context is not None for rule in self.rules)
 
 
 def rulebook_of(tenant_id: int) -> Rulebook:
-    """Reads the database by two statements."""
+    """Costs two database queries."""
     with tenant_scope(tenant_id):
         policy = RetentionPolicy.objects.get()
         return Rulebook(

@@ -1,6 +1,6 @@
 """Changes of a tenant's retention policy and its rules.
 
-New blocks follow at once; stored ones within seconds, by the task `workers.retain`.
+New blocks get the new terms at once, stored blocks within seconds by the task `workers.retain`.
 """
 
 from typing import Any
@@ -21,7 +21,7 @@ FIELDS = (
     *("pin_budget_bytes", "eviction", "promote_window_s", "cold_full"),
 )
 RULE_FIELDS = ("space", "label", "context", "order", "overrides")
-MOST_RULES = 100  # of a tenant; each change of a label or a context's name matches them all
+MOST_RULES = 100  # per tenant; resolving a context's terms matches all of them
 
 
 def create_policy(*, tenant_id: int, **_: object) -> None:
@@ -32,7 +32,7 @@ def create_policy(*, tenant_id: int, **_: object) -> None:
 
 @transaction.atomic
 def set_policy(*, tenant: Tenant, actor: Actor, **fields: int | str | None) -> RetentionPolicy:
-    """`fields` are names of FIELDS; other fields stay. Raises ValidationError."""
+    """`fields`: names in FIELDS; absent ones stay unchanged. Raises ValidationError."""
     with tenant_scope(tenant.pk):
         policy: RetentionPolicy = RetentionPolicy.objects.select_for_update().get()
         before = model_to_dict(policy, FIELDS)
@@ -53,7 +53,7 @@ def set_policy(*, tenant: Tenant, actor: Actor, **fields: int | str | None) -> R
 
 
 def put(policy: RetentionPolicy, fields: dict[str, Any]) -> None:
-    """Sets the named fields. A mode other than "after" clears the seconds unless given."""
+    """Set the given fields. A flush mode other than "after" clears `flush_after_s` unless given."""
     if fields.get("flush_mode", "after") != "after":
         fields = {"flush_after_s": None, **fields}
     for name in FIELDS:
@@ -63,7 +63,7 @@ def put(policy: RetentionPolicy, fields: dict[str, Any]) -> None:
 
 @transaction.atomic
 def add_rule(*, tenant: Tenant, actor: Actor, **fields: Any) -> RetentionRule:
-    """`fields` are names of RULE_FIELDS. Raises ValidationError."""
+    """`fields`: names in RULE_FIELDS. Raises ValidationError."""
     with tenant_scope(tenant.pk):
         if RetentionRule.objects.count() >= MOST_RULES:
             raise ValidationError(f"a tenant has at most {MOST_RULES} rules")
@@ -76,7 +76,7 @@ def add_rule(*, tenant: Tenant, actor: Actor, **fields: Any) -> RetentionRule:
 
 @transaction.atomic
 def change_rule(*, rule: RetentionRule, actor: Actor, **fields: Any) -> RetentionRule:
-    """Fields that are not named stay. Raises ValidationError."""
+    """`fields`: names in RULE_FIELDS; absent ones stay unchanged. Raises ValidationError."""
     with tenant_scope(rule.tenant_id):
         row: RetentionRule = RetentionRule.objects.select_for_update().get(pk=rule.pk)
         before = model_to_dict(row, RULE_FIELDS)
@@ -103,7 +103,7 @@ def _save_rule(rule: RetentionRule, fields: dict[str, Any]) -> None:
 
 
 def _renew(tenant_id: int) -> None:
-    """Gives new blocks the new terms on commit; stored ones get them by the next walk."""
+    """On commit, new blocks get the new terms; the next walk updates stored blocks."""
     with tenant_scope(tenant_id):
         RetentionPolicy.objects.update(generation=F("generation") + 1)
     provision_on_commit(tenant_id)

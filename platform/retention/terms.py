@@ -1,7 +1,7 @@
-"""Terms of blocks by a retention policy and its rules: plain values, pure functions.
+"""Terms of blocks, by a retention policy and its rules: plain values, pure functions.
 
-Only `resolve` decides which terms apply. Its result goes to the hot tier (`for_blocks`), where the
-index keeps each block's end, idle time and priority.
+Only `resolve` decides which terms apply. `for_blocks` converts them for the hot tier, whose index
+stores each block's end, idle time and priority.
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,10 +17,10 @@ DEFAULT_PRIORITY = 5
 
 @dataclass(frozen=True)
 class Terms:
-    """How a tenant's blocks are kept. None: never flushed; without limit.
+    """How a tenant's blocks are kept. None: never flush (`flush_after_s`), else no limit.
 
-    `cold_ttl_s` and `max_age_s` count from commit: `extend` prolongs the first, only a pin the
-    second. `pin_budget_bytes` bounds the bytes of all pins of the tenant together.
+    `cold_ttl_s` and `max_age_s` count from commit. `extend` prolongs `cold_ttl_s`; only a pin
+    outlasts `max_age_s`. `pin_budget_bytes`: limit of all pinned bytes of the tenant together.
     """
 
     flush_after_s: int | None = 0
@@ -31,7 +31,7 @@ class Terms:
     pin_budget_bytes: int | None = None
 
     def for_blocks(self, until_s: int = 0) -> BlockTerms:
-        """As the hot tier's functions take them. `until_s`: the end that `extend` set."""
+        """Arguments of the hot tier's functions. `until_s`: the end that `extend` set."""
         return BlockTerms(
             flush_after_s=self.flush_after_s,
             ttl_s=self.cold_ttl_s,
@@ -44,10 +44,11 @@ class Terms:
 
 @dataclass(frozen=True)
 class Rule:
-    """Other values for some blocks. `values`: names of `Terms`; absent ones stay.
+    """Overrides for some blocks. `values`: fields of `Terms`; absent ones stay unchanged.
 
-    A condition of None always matches. `context` is a name or a pattern with * and ?. Context
-    counts more than label, and label more than space; among equals the lower `order` wins.
+    A condition of None always matches. `context`: a name or a pattern with * and ?. A context is
+    more specific than a label, a label more than a space; at equal specificity, the lower `order`
+    wins.
     """
 
     order: int
@@ -77,9 +78,9 @@ def resolve(
     label: str | None = None,
     context: str | None = None,
 ) -> Terms:
-    """Each field from the most specific rule that matches and names it, else from the policy.
+    """Take each field from the most specific matching rule that has it, else from the policy.
 
-    Without a context: the terms of new blocks of the space.
+    Without `context`: the terms of new blocks of the space.
     """
     matching = [r for r in rules if r.matches(space_id=space_id, label=label, context=context)]
     values: dict[str, int | None] = {}
@@ -90,9 +91,9 @@ def resolve(
 
 
 def end_of(terms: BlockTerms, stored_s: int) -> int:
-    """The end of a block stored at `stored_s`, seconds since 1970; 0: none.
+    """Expiry of a block stored at `stored_s`, both in seconds since 1970; 0: never.
 
-    The same as `end_of` of functions/entries.lua.
+    Mirrors `end_of` in functions/entries.lua.
     """
     ends = max(stored_s + terms.ttl_s, terms.until_s) if terms.ttl_s else 0
     oldest = stored_s + terms.max_age_s if terms.max_age_s else 0
@@ -100,7 +101,7 @@ def end_of(terms: BlockTerms, stored_s: int) -> int:
 
 
 def most_generous(several: Iterable[BlockTerms]) -> BlockTerms:
-    """Terms of a block that several contexts hold: the best of each number."""
+    """Terms of a block that several contexts hold: the most generous value of each field."""
     return reduce(_join, several)
 
 

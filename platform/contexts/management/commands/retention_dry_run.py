@@ -1,4 +1,4 @@
-"""`manage.py retention_dry_run TENANT cold_ttl_s=3600`: what a change would remove. Only reads."""
+"""`manage.py retention_dry_run TENANT cold_ttl_s=3600`: counts what a change would remove."""
 
 import json
 from argparse import FileType

@@ -1,4 +1,4 @@
-"""`manage.py provision`: functions, the tenants' users and their quotas into the hot Valkey."""
+"""`manage.py provision`: loads functions, tenants' users and quotas into the hot Valkey."""
 
 from typing import Any
 
