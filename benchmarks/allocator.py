@@ -1,9 +1,9 @@
-"""Memory of a valkey-server for each byte of a block, by its build's allocator.
+"""Memory that a valkey-server needs per byte of blocks, by the allocator of its build.
 
-    python benchmarks/allocator.py [SERVER ...]      (default: PATH's, and the wheel's)
+    python benchmarks/allocator.py [SERVER ...]      (default: on PATH, and in the wheel)
 
-For each server, started as `make up` starts it: used_memory and resident bytes for each byte of
-blocks of one size, and after many blocks of mixed sizes replaced one another ("churn").
+For each server, started as `make up` starts it: used_memory and resident bytes per byte of blocks,
+with blocks of one size, and after blocks of mixed sizes replaced each other many times ("churn").
 docs/decisions/003-first-touch.md.
 """
 
@@ -34,7 +34,7 @@ MIXED = (200 << 10, 2 << 20)
 
 @contextmanager
 def running(server: str) -> Iterator[tuple[int, valkey.Valkey]]:
-    """The server in its own folder on a free port: its pid and a client."""
+    """Run the server in its own folder on a free port. Yields its pid and a client."""
     port = free_port()
     command = ["deploy/valkey-hot", "deploy/valkey-hot.conf", "--port", str(port)]
     with tempfile.TemporaryDirectory() as folder:
@@ -60,7 +60,10 @@ def answers(client: valkey.Valkey) -> bool:
 
 
 def fill(client: valkey.Valkey, least: int, most: int, moved: int) -> int:
-    """Stores `moved` bytes in blocks of least to most bytes, at most HELD at once; what is held."""
+    """Store `moved` bytes in blocks of `least` to `most` bytes, at most HELD at once.
+
+    Returns the bytes of the blocks that are still stored.
+    """
     rng, bytes_, held, total = random.Random(1), os.urandom(most + HEADER), {}, 0
     for n in range(10**9):
         if moved <= 0:

@@ -2,12 +2,12 @@
 
     python benchmarks/bundle.py FOLDER [--python 3.12] [--build-python PATH] [--perf]
 
-That host: Linux on x86-64 with Python of that version, nothing else. The folder has valkey-server
-and valkey-cli with their libraries and loader, raw.c built statically, the wheels of the clients,
-neve with its built core (or its sources, to be built there, when there is no interpreter of that
-version here), LMCache's client (which wants a torch that the host has) and these scripts. There:
+That host needs only Linux on x86-64 and Python of the given version. The folder contains
+valkey-server and valkey-cli with their libraries and loader, raw.c built statically, wheels of the
+clients, neve with its built core (its sources, to build there, if this machine lacks that Python),
+LMCache's client (which needs a torch on the host) and these scripts. On the host:
 
-    FOLDER/run.sh check                     a minute: is everything there, what is this host
+    FOLDER/run.sh check                     a minute: checks the folder, describes the host
     FOLDER/run.sh datapath [ARGUMENTS]      benchmarks/datapath.py
     FOLDER/run.sh first_touch | sockets     the other benchmarks
 
@@ -87,13 +87,13 @@ exec "$here/lib/ld.so" --library-path "$here/lib" "$here/libexec/{name}" "$@"
 
 
 def run(*words: str | Path) -> str:
-    """Its output. Raises CalledProcessError; the error output goes to ours."""
+    """Run a program; return its stdout, pass on its stderr. Raises CalledProcessError."""
     command = [str(word) for word in words]
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 def copy_program(name: str, folder: Path) -> None:
-    """A program with all its libraries and the loader: the host's C library may be older."""
+    """Copy a program with all its libraries and the loader: the host's C library may be older."""
     program = shutil.which(name)
     if program is None:
         raise SystemExit(f"{name} is not installed here: deploy/get valkey")
@@ -114,7 +114,7 @@ def copy_program(name: str, folder: Path) -> None:
 
 
 def pinned() -> dict[str, str]:
-    """`name==version` of our requirement files, by name."""
+    """Name → `name==version`, from our requirement files."""
     pins = {}
     for path in (ROOT / "requirements.txt", ROOT / "benchmarks/requirements.txt"):
         for line in path.read_text().splitlines():
@@ -133,7 +133,7 @@ def download(requirement: str, python: str, folder: Path) -> None:
 
 
 def take_lmcache(requirement: str, python: str, folder: Path) -> None:
-    """Only its RESP client: the rest of the wheel is an engine's."""
+    """Take only the RESP client from LMCache's wheel: the rest needs an engine."""
     with tempfile.TemporaryDirectory() as scratch:
         download(requirement, python, Path(scratch))
         (wheel,) = Path(scratch).glob("*.whl")
@@ -144,7 +144,7 @@ def take_lmcache(requirement: str, python: str, folder: Path) -> None:
 
 
 def works(interpreter: str | None, python: str) -> bool:
-    """Whether it is an interpreter of that version. A shim may be there and refuse."""
+    """Whether `interpreter` runs and has that version. A shim may exist and fail."""
     if interpreter is None:
         return False
     code = "import sys; print('%d.%d' % sys.version_info[:2])"

@@ -1,8 +1,8 @@
 """The cost of comparing a found prefix: `.venv-vllm/bin/python benchmarks/canary.py`.
 
 For one block (2 MiB of a Llama-3-8B shape in bfloat16): the time to copy it out of the engine's KV
-(on a CPU a step waits for the copy), and the time to compare it on the canary's own thread. Two
-blocks of a prefix are compared, whatever its length. Uses a GPU if there is one.
+(on a CPU a step waits for the copy), and the time to compare it on the canary's thread. The canary
+compares two blocks of a prefix, whatever its length. Uses a GPU if there is one.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def main() -> None:
     kv = KvTensors(caches, num_blocks=BLOCKS, block_tokens=TOKENS)
     computed, stored = kv.allocate(1)[0], kv.allocate(1)[0]
     copy_ms = median_ms(lambda: kv.move_out([[3]], [computed]).wait(), options.repeat)
-    # Rounding in every number, so that all layers are looked at.
+    # A rounding difference in every number makes the canary compare all layers.
     for cache in caches.values():
         cache.mul_(1 + torch.finfo(torch.bfloat16).eps)
     kv.move_out([[3]], [stored]).wait()

@@ -1,10 +1,9 @@
-"""Which checksum: GB per processor second over blocks that are in cache, or come from memory.
+"""Checksum speed: GB per processor second over blocks in cache, and from memory.
 
     python benchmarks/checksum.py [--block-kib 2048] [--rounds 7] [--seconds 0.1]
 
-CRC32C by the processor's instruction beside XXH3 as the core builds it (and once more with AVX-512,
-which the core does not use). x86-64 only. The choice that neve makes:
-docs/decisions/002-native-core.md.
+Compares CRC32C by the processor's instruction with XXH3 as the core builds it (and with AVX-512,
+which the core does not use). x86-64 only. Neve's choice: docs/decisions/002-native-core.md.
 """
 
 import argparse
@@ -17,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 CORE = ROOT / "connector/src/core"
-# The core's builds of XXH3 and one more, each with the instructions it is for.
+# The core's builds of XXH3 and one with AVX-512, with the CPU flags that each needs.
 KERNELS = {
     "base": ("#define NEVE_KERNEL kBaseKernel", ()),
     "avx2": ("#define NEVE_KERNEL kAvx2Kernel", ("-mavx2",)),

@@ -1,10 +1,9 @@
-"""Compares what leaves a full cold tier on the conversation trace: hits, and the cost in S3.
+"""Compares eviction policies of a full cold tier on the conversation trace: hits, and cost in S3.
 
     .venv/bin/python benchmarks/cold_eviction.py [--trace FILE] [--hot 3000] [--cold 10000,30000]
 
-Simulated by `neve.planner.simulate.cold`. Columns: hits for each block asked for; blocks that
-compaction wrote again for each flushed block; the most blocks that were in S3 at once, live and
-dead, for each block of the quota.
+Simulated by `neve.planner.simulate.cold`. Columns: hits per requested block; blocks that compaction
+rewrote per flushed block; peak of blocks in S3, live and dead, per block of the quota.
 """
 
 import argparse

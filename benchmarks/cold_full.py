@@ -1,11 +1,11 @@
-"""The demo's workload on a full cold tier: hits while it evicts or refuses.
+"""The demo's workload on a full cold tier: hits with eviction and with refusal.
 
     .venv/bin/python benchmarks/cold_full.py [--seconds 60] [--rate 20] [--policies evict,refuse]
 
 Real servers, `neve replay`, and the workers' tasks in this process. Blocks have 16 KiB instead of
-the demo's 256, and requests come ten times as often, so that minutes of the demo take seconds; so
-does the time that a segment waits for its deletion where room is scarce. Each line is a tenth of
-the time: hits for each block asked for, and totals since the beginning.
+the demo's 256, requests come ten times as often, and the wait before deleting a segment is a tenth,
+so minutes of the demo take seconds. Each line covers a tenth of the run: hits per requested block,
+and totals since the start.
 """
 
 import argparse
@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def run(platform: ControlPlane, policy: str, seconds: float, rate: float) -> None:
-    """Stores into and reads from one tenant until the time is over."""
+    """Store into and read from one tenant for `seconds`."""
     from retention.services import set_policy
     from storage.hot import hot_tier
     from tenants.audit import SYSTEM
@@ -57,7 +57,7 @@ def run(platform: ControlPlane, policy: str, seconds: float, rate: float) -> Non
         name=policy,
         hot_bytes=HOT_BLOCKS * BLOCK_BYTES,
         cold_bytes=COLD_BLOCKS * BLOCK_BYTES,
-        overcommit=True,  # beside the demo tenant, which stores nothing
+        overcommit=True,  # the demo tenant's quota stays, but it stores nothing
     )
     set_policy(tenant=tenant, actor=SYSTEM, cold_full=policy)
     _, key = issue_key(tenant=tenant, role="node", name="replay")
@@ -120,7 +120,7 @@ def _work(stop: threading.Event) -> None:
     from tiering.compaction import sweep
     from workers import tasks
 
-    sweep.PRESSED_GRACE /= 10  # as everything else here: ten times as fast as the demo
+    sweep.PRESSED_GRACE /= 10  # ten times as fast as the demo, like all else here
     tasks.rebuild_index()
     while not stop.wait(0.5):
         for task in (tasks.flush, tasks.sweep, tasks.compact, tasks.expire, tasks.sample):

@@ -1,12 +1,11 @@
-"""Which library reads segments from S3: ranged GETs into the caller's buffers, many in flight.
+"""Compares readers of S3 segments: ranged GETs into the caller's buffers, many in flight.
 
     python benchmarks/coldread.py [--streams 8] [--range-mib 16] [--mib 128] [--rounds 5] [--tls]
 
-One weed, one object of incompressible blocks of 2 MiB, the same ranges for every library, in turn,
-round by round. `neve` is our own reader, the only one that also verifies every block. `raw` are
-plain loopback sockets of the same number (raw.c), the ceiling of this machine.
-"needs" says what a node would have to hold: presigned addresses are what Neve gives out.
-The choice and its reasons: docs/decisions/005-cold-reads.md.
+One weed, one object of incompressible blocks of 2 MiB; all libraries read the same ranges, in turn
+in each round. `neve` is our reader, the only one that verifies every block. `raw` is as many plain
+loopback sockets (raw.c): the ceiling of this machine. Column "needs": the credentials on a node;
+Neve gives nodes presigned addresses. Results and choice: docs/decisions/005-cold-reads.md.
 """
 
 import argparse
@@ -36,7 +35,7 @@ import urllib3
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "benchmarks")]
-# obstore is a peer: it comes last, so that neve's own packages stay what they are.
+# Peers' packages (obstore) come last, so that they replace none of neve's.
 sys.path += [str(path) for path in ROOT.glob(".venv-bench/lib/python*/site-packages")]
 
 import obstore  # noqa: E402
@@ -51,8 +50,8 @@ from support.certificates import issue, make_ca  # noqa: E402
 from support.servers import S3Server  # noqa: E402
 
 KEY = "segment"
-BLOCK_BYTES = 2 << 20  # with its header
-PIECE_BYTES = 1 << 18  # as neve.datapath.cold read before
+BLOCK_BYTES = 2 << 20  # including the header
+PIECE_BYTES = 1 << 18  # read size of the former Python reader
 DEADLINE_S = 60.0
 
 Ranges = list[tuple[int, int]]  # first byte, number of bytes
@@ -60,7 +59,7 @@ Ranges = list[tuple[int, int]]  # first byte, number of bytes
 
 @dataclass(frozen=True)
 class Place:
-    """Where the object is. `ca`: of who signed the server's certificate; None without TLS."""
+    """Where the object is. `ca`: file of the certificate authority; None without TLS."""
 
     server: S3Server
     bucket: str
@@ -81,7 +80,7 @@ class Place:
 
 
 class Reader:
-    """A library that reads one range at a time, from a thread of `streams`."""
+    """A library under test: each of `streams` threads reads one range at a time."""
 
     credentials = "presigned"
 
@@ -107,7 +106,7 @@ class Reader:
 
 
 class Neve(Reader):
-    """Our own: plans the ranges itself, scatters the payloads, verifies each block."""
+    """Our reader: plans the ranges itself, scatters the payloads, verifies each block."""
 
     def open(self) -> None:
         self.pool = JobPool(self.place.streams, "cold")
@@ -174,7 +173,7 @@ class Obstore(Reader):
         )
 
     def options(self) -> Any:
-        """It takes no CA file: here it believes every server, which costs nothing to speak of."""
+        """TLS options. obstore takes no CA file, so it skips verification: hardly cheaper."""
         return {"allow_http": True, "allow_invalid_certificates": True}
 
     def read(self, offset: int, view: memoryview) -> None:
@@ -183,7 +182,7 @@ class Obstore(Reader):
 
 
 class ObstorePresigned(Obstore):
-    """obstore's plain HTTP store over a presigned address. One store, so one pool, a segment."""
+    """obstore's HTTP store over a presigned address: one store, thus one pool, per segment."""
 
     credentials = "presigned"
 
@@ -193,7 +192,7 @@ class ObstorePresigned(Obstore):
 
 
 class Urllib3(Reader):
-    """urllib3, pieces copied into the buffer: what neve.datapath.cold did."""
+    """urllib3, pieces copied into the buffer, like the former Python reader."""
 
     def open(self) -> None:
         self.pool = urllib3.PoolManager(
@@ -221,7 +220,7 @@ class Urllib3(Reader):
 
 
 class HttpClient(Reader):
-    """http.client of the standard library: `readinto` receives in the caller's buffer itself."""
+    """http.client of the standard library: `readinto` receives into the caller's buffer."""
 
     def open(self) -> None:
         self.local = threading.local()
@@ -251,15 +250,15 @@ class HttpClient(Reader):
 
 
 class Recv(HttpClient):
-    """http.client for the head; then one `recv` for all the rest of the range (MSG_WAITALL).
+    """http.client for the head, then one `recv` for the rest of the range (MSG_WAITALL).
 
-    The GIL is taken once a range instead of once a piece. SO_RCVTIMEO would bound the wait.
+    Takes the GIL once per range instead of once per piece. SO_RCVTIMEO would bound the wait.
     """
 
     def read(self, offset: int, view: memoryview) -> None:
         response = self.ask(offset, len(view))
         sock = self.local.connection.sock
-        ahead = response.fp.peek()[: len(view)]  # what came with the head
+        ahead = response.fp.peek()[: len(view)]  # body bytes that arrived with the head
         view[: len(ahead)] = ahead
         view = view[len(ahead) :]
         while view:
@@ -286,7 +285,7 @@ def cpu_s() -> float:
 
 @contextmanager
 def spinning() -> Iterator[None]:
-    """A Python thread of this process computes meanwhile, as an engine does."""
+    """Keep a Python thread of this process computing, as an engine does."""
     go_on = threading.Event()
     go_on.set()
 
@@ -310,7 +309,7 @@ def block_id(number: int) -> bytes:
 
 
 def make_blocks(size: int) -> np.ndarray:
-    """Valid blocks of incompressible bytes, one behind the other, as in a segment."""
+    """Valid blocks of incompressible bytes, concatenated as in a segment."""
     data = np.random.default_rng(1).integers(0, 256, size, np.uint8)
     for number, at in enumerate(range(0, size, BLOCK_BYTES)):
         payload = data[at + HEADER_BYTES : at + BLOCK_BYTES]

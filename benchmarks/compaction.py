@@ -1,13 +1,13 @@
-"""What compaction does to the cold tier on a trace: segments, dead bytes, and what a load reads.
+"""Effect of compaction on a trace: number of segments, dead bytes, and GETs of a load.
 
     .venv/bin/python benchmarks/compaction.py TRACE [--check 1500]
 
-Plays the trace in its own time (`neve.planner.simulate.segments`) by the workers' rules and the
-client's `plan_ranges`. No byte moves: the conversation trace's blocks, 2 MiB each, are 383 GB. In
-the end chains expire. A load reads a request's chain.
+Simulates the trace in its own time (`neve.planner.simulate.segments`) with the workers' rules and
+the client's `plan_ranges`. No bytes move: the conversation trace's blocks, 2 MiB each, are 383 GB.
+At the end, chains expire. A load reads a request's chain.
 
-`--check` plays so many requests on real servers as well, with the real Flusher and Compactor and
-all sizes divided by SCALE. docs/decisions/010-compaction.md has the figures.
+`--check N` also plays N requests on real servers, with the real Flusher and Compactor and all sizes
+divided by SCALE. Results: docs/decisions/010-compaction.md.
 """
 
 import argparse
@@ -51,11 +51,11 @@ from tiering.chains import order_along_chains  # noqa: E402
 from tiering.compaction.plan import Policy, plan  # noqa: E402
 from workers.schedule import SCHEDULE  # noqa: E402
 
-SCALE = 128  # blocks of 16 KiB instead of 2 MiB on real servers, and all limits smaller as well
+SCALE = 128  # on real servers: blocks of 16 KiB instead of 2 MiB, all limits divided alike
 
 
 def rules(policy: Policy) -> Rules:
-    """The workers' own."""
+    """Rules of the real workers."""
     return Rules(
         leases=lambda blocks: cut_batches(blocks, flush.LEASE_BYTES),
         pieces=lambda blocks: cut_evenly(order_along_chains(blocks), policy.most_bytes),
@@ -65,7 +65,7 @@ def rules(policy: Policy) -> Rules:
 
 
 def schedule() -> Schedule:
-    """The workers' own."""
+    """Intervals of the real workers."""
     return Schedule(
         least_bytes=segments.LEAST_BYTES,
         gather_s=flush.GATHER_S,
@@ -81,7 +81,7 @@ def simulated(policy: Policy) -> SimulatedSegments:
 def split_contexts(
     requests: Sequence[BlockRequest], share: float
 ) -> tuple[list[BlockRequest], set[bytes]]:
-    """Requests that are left when `share` of all chains expired, and the blocks that went."""
+    """(requests that remain after `share` of all chains expired, ids of the expired blocks)."""
     draw = random.Random(1)
     kept = [request for request in requests if draw.random() >= share]
     alive = {id_ for request in kept for id_ in chain_of(request)}
@@ -91,8 +91,8 @@ def split_contexts(
 
 @dataclass(frozen=True)
 class Case:
-    """`every`: only one conversation of so many; `tokens_per_s` of one request's prefill;
-    `expired`: share of all chains, at the end."""
+    """`every`: take one of so many conversations; `tokens_per_s`: prefill speed of one request;
+    `expired`: share of the chains that expire at the end."""
 
     block_bytes: int
     expired: float
@@ -106,14 +106,14 @@ class Case:
         )
 
     def of(self, requests: Sequence[BlockRequest]) -> list[BlockRequest]:
-        """Whole conversations: all chains share the first block and part with the second."""
+        """Select whole conversations, by the second block: all chains share the first."""
         return [each for each in requests if each.ids[:2][-1] % self.every == 0]
 
 
 @dataclass(frozen=True)
 class Figures:
-    """`gets`, `overread`: of one load of a chain, by the layout alone (one stream) and by the
-    client, which splits ranges to keep all its connections busy."""
+    """`gets`, `overread`: per load of a chain. One value for the layout alone (one stream), one for
+    the client, which splits ranges to keep all its connections busy."""
 
     stage: str
     segments: int
@@ -152,7 +152,7 @@ def measure(
 def stages(
     make: Callable[[Policy], World], requests: Sequence[BlockRequest], case: "Case"
 ) -> Iterator[Figures]:
-    """Without compaction, and with it; before and after contexts expired."""
+    """Figures without and with compaction, before and after contexts expire."""
     block_bytes = case.block_bytes
     kept, gone = split_contexts(requests, case.expired)
     block_s = TRACE_BLOCK_TOKENS / case.tokens_per_s
@@ -236,7 +236,7 @@ def main() -> None:
 
 @contextmanager
 def all_smaller() -> Iterator[None]:
-    """All limits of flush, compaction and readers, divided by SCALE."""
+    """Divide all limits of flush, compaction and readers by SCALE."""
     limits = {
         segments: ("LEAST_BYTES", "MOST_BYTES"),
         flush: ("LEASE_BYTES",),

@@ -17,7 +17,7 @@ from tiering.flush import Flusher
 
 
 class Real:
-    """A tenant of its own."""
+    """The world of one tenant of its own."""
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy

@@ -1,12 +1,12 @@
 """One client under measurement, in a process of its own: `contestant_process.py NAME PLAN-AS-JSON`.
 
 Answers each line of stdin with one line of JSON. Commands:
-    get SECONDS IN_FLIGHT   batches round robin over the data set, until the time is over
-    put 0 IN_FLIGHT         the whole data set once
-    check                   loads everything once and compares it
-    match COUNT             so many calls of `match` with 512 ids; seconds of each
-    spin 0|1                whether a Python thread of this process computes without end
-Times are of this process alone: a contestant that is not asked sleeps.
+    get SECONDS IN_FLIGHT   loads batches round robin over the data set for SECONDS
+    put 0 IN_FLIGHT         stores the whole data set once
+    check                   loads the whole data set once and compares it
+    match COUNT             calls `match` with 512 ids COUNT times; seconds of each call
+    spin 0|1                stops or starts a Python thread that computes without end
+Processor times are of this process alone; it sleeps between commands.
 """
 
 import ctypes
@@ -26,7 +26,7 @@ MATCH_IDS: Final = 512
 
 
 def make(name: str, plan: Plan) -> Contestant:
-    """Imports only the named side: neither needs the other's packages."""
+    """Import only the named client's module: the others' packages may be missing."""
     if name in ("neve", "python"):
         import ours
 
@@ -78,7 +78,7 @@ class Process:
     def _run(
         self, start: Callable[[int], Any], in_flight: int, more: Callable[[int], bool]
     ) -> dict[str, Any]:
-        """At least one batch, and then as many as there are `more` of."""
+        """Run at least one batch, then further ones while `more` says so."""
         open_: deque[tuple[float, Any]] = deque()
         batch_s: list[float] = []
         cpu_before, began = cpu_s(), time.perf_counter()
@@ -136,9 +136,9 @@ class Process:
 
 
 def main() -> None:
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: end with who started us
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: die with the parent
     out = sys.stdout
-    sys.stdout = sys.stderr  # what a library prints must not look like an answer
+    sys.stdout = sys.stderr  # output of libraries must not look like an answer
     name, plan = sys.argv[1], Plan(**json.loads(sys.argv[2]))
     process = Process(plan, make(name, plan))
     print(json.dumps({"ready": True}), file=out, flush=True)

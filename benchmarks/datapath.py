@@ -1,12 +1,12 @@
-"""How fast blocks move between this machine's memory and Valkey: neve beside its peers, in one run.
+"""Speed of blocks between this machine's memory and Valkey: neve and its peers in one run.
 
     python benchmarks/datapath.py [--primaries 1,4] [--blocks-kib 64,2048] [--rounds 5] ...
     QUICK=1 make bench-datapath
 
-Servers and clients are separate processes on loopback. All clients move the same incompressible
-blocks, in turn, round by round, so that a slow moment of the machine hits all alike. neve verifies
-every block, commits and touches. Writes JSON, a table and a plot; docs/benchmarks.md says how to
-read them. The last line of the output is always the headline, for blocks of 2 MiB.
+Servers and clients are separate processes on loopback. In each round all clients move the same
+incompressible blocks in turn, so that a slow moment of the machine affects all alike. neve verifies
+every block, commits and touches. Writes JSON, a table and a plot, explained in docs/benchmarks.md.
+The last line of the output is always the headline, for blocks of 2 MiB.
 """
 
 import argparse
@@ -35,9 +35,9 @@ from neve.formats.keys import BucketKeys  # noqa: E402
 from neve.index.library import functions_source  # noqa: E402
 from support.cache_endpoint import TENANT_ID, CacheEndpoint  # noqa: E402
 
-BUCKETS_PER_PRIMARY: Final = 4  # on a cluster, as the control plane gives them
-# Of one batch, for each primary that has cores of its own: the hash spreads a batch of few blocks
-# unevenly, and it is done when the busiest primary is.
+BUCKETS_PER_PRIMARY: Final = 4  # of a cluster, as in the control plane
+# Size of a batch per primary that has cores of its own. The hash spreads few blocks unevenly, and a
+# batch ends when the busiest primary does.
 BATCH_BYTES: Final = 64 << 20
 CORES_PER_PRIMARY: Final = 4
 BATCHES: Final = 4
@@ -46,8 +46,8 @@ OWN: Final = ("neve", "python")
 RAW: Final = ("raw", "raw-cached", "raw-single")
 PEERS: Final = ("naive", "libvalkey", "glide", "lmcache-resp")
 MATCH_CALLS: Final = 1000
-# `raw` sends from, and puts into, as much memory as the blocks have: the ceiling for moving them.
-# `raw-cached` uses so much again and again, which stays in the processor: the kernel's own ceiling.
+# `raw` moves as much memory as the blocks have: the ceiling for any client.
+# `raw-cached` reuses these few bytes, which stay in the processor's cache: the kernel's ceiling.
 # `raw-single` has one stream to each primary: as many sending threads as there are Valkeys.
 CACHED_BYTES: Final = 1 << 20
 
@@ -72,7 +72,7 @@ class Options:
 
 @dataclass
 class Row:
-    """One client doing one thing. Lists have one entry for each round."""
+    """Results of one client and operation. Lists have one entry per round."""
 
     primaries: int
     block_kib: int
@@ -92,7 +92,7 @@ class Row:
 
 
 class Child:
-    """A contestant's process; see contestant_process.py. `skipped` says why there is none."""
+    """A contestant's process (contestant_process.py). `skipped`: the reason if it did not start."""
 
     def __init__(self, name: str, command: list[str], environment: dict[str, str]) -> None:
         self.name = name
@@ -154,7 +154,7 @@ class Cell:
 
     @contextmanager
     def _processes(self) -> Iterator[None]:
-        """Starts the raw pair and all contestants; ends them."""
+        """Run the raw pair and all contestants."""
         with ExitStack() as stack:
             data_bytes = self.plan.blocks * self.plan.block_bytes
             commands = {}
@@ -215,13 +215,13 @@ class Cell:
             self._row(operation, name).add(answer, self.valkeys.cpu_s() - before)
 
     def _turn(self, number: int) -> list[str]:
-        """Another one begins each round: what went before must not always hurt the same."""
+        """Order of a round. Each starts with another client: one may slow the next."""
         names = list(self.children)
         first = number % len(names)
         return names[first:] + names[:first]
 
     def _put(self) -> None:
-        """Round 0 only warms up: it touches memory that even the kernel never used."""
+        """Measure PUTs. Round 0 is a warm-up: it touches memory that even the kernel never used."""
         for number in range(self.options.rounds + 1):
             for name in self._turn(number):
                 for temperature in ("cold", "warm"):
@@ -234,7 +234,7 @@ class Cell:
                     )  # fmt: skip
 
     def _fill(self) -> None:
-        """What all GETs read: the blocks as neve stores them."""
+        """Store the blocks for all GETs, in neve's format."""
         self._empty(cold=False)
         first = next(name for name in OWN if name in self.children)
         self.children[first].ask("put", 0, 1)
@@ -254,8 +254,8 @@ class Cell:
     def _spin(self) -> None:
         for number in range(self.options.rounds + 1):
             for name in [name for name in ("raw", *OWN) if name in self.children]:
-                # Raw sockets know no Python: the thread then computes in another process, which
-                # shows what the processor alone costs.
+                # Raw sockets run without Python: the thread computes in another process, which
+                # shows the cost of a busy core without a busy GIL.
                 own = next(own for own in OWN if own in self.children)
                 spinner = self.children[own if name == "raw" else name]
                 for operation in ("get_quiet", "get_spin"):
@@ -284,7 +284,7 @@ class Cell:
 
 
 def compile_raw(folder: Path) -> Path:
-    """Builds raw.c, unless NEVE_BENCH_RAW names a build of it."""
+    """Build raw.c, unless NEVE_BENCH_RAW names a build of it."""
     if ready := os.environ.get("NEVE_BENCH_RAW"):
         return Path(ready)
     program = folder / "raw"
@@ -295,7 +295,7 @@ def compile_raw(folder: Path) -> Path:
 
 
 def sizes(options: Options, primaries: int) -> tuple[int, int]:
-    """Bytes of one batch, and of all blocks."""
+    """(bytes of one batch, bytes of all blocks)."""
     with_cores = min(primaries, max(1, (os.cpu_count() or 1) // CORES_PER_PRIMARY))
     batch_bytes = options.batch_bytes or BATCH_BYTES * with_cores
     return batch_bytes, options.data_bytes or BATCHES * batch_bytes

@@ -1,18 +1,18 @@
-"""A day of `make up` left alone, replayed faster: what its disk holds at most.
+"""Peak disk use of a day of an unattended `make up`, replayed faster.
 
     make day [BENCH_ARGS="--scale 8 --share 0.2 --minutes 10"]
 
 The demo of deploy/supervisord.conf writes about 1.5 MiB of new KV a request, twice a second: 249
-GiB a day, 83 times its cold quota. Here everything is `scale` times smaller (quotas, requests, and
-so bytes) and as much faster as the minutes ask for: intervals, graces and SeaweedFS's
-vacuum are shortened alike. Servers, client, tasks and compaction are the real ones; a block has its
-real size. `share`: of the day. The disk is full of what is evicted again after two turnovers of the
-quota, so a share of 0.1 (8 turnovers) shows as high a mark as all of it.
+GiB a day, 83 times its cold quota. Here quotas and requests (thus bytes) are `scale` times smaller,
+and intervals, graces and SeaweedFS's vacuum are shortened so that the run takes `minutes`. Servers,
+client, tasks and compaction are the real ones; a block has its real size. `share`: part of the day.
+Disk use reaches its peak after two turnovers of the quota, so a share of 0.1 (8 turnovers) shows
+the peak of the whole day.
 
-What SeaweedFS has not vacuumed yet does not shrink with the scale: its vacuum takes seconds however
-small the quota. So the printed sum for a day multiplies what Neve stores by `scale`, and takes what
-SeaweedFS holds beyond it as it was here.
-What grows by time or by jobs, and not by bytes, is listed apart: database, logs, SeaweedFS's own.
+Space that SeaweedFS has not vacuumed yet does not shrink with the scale: its vacuum takes seconds
+however small the quota. So the printed sum for a day is Neve's bytes times `scale`, plus
+SeaweedFS's extra bytes as measured here.
+Files that grow by time or jobs, not by bytes, are listed apart: database, logs, SeaweedFS's own.
 """
 
 import argparse
@@ -32,14 +32,14 @@ from support.servers import ControlPlane, S3Server, wait_until  # noqa: E402
 
 DAY_S, RATE = 86_400, 2.0  # requests a second: deploy/supervisord.conf
 DAY_REQUESTS = int(DAY_S * RATE)
-COLD_BYTES, HOT_BYTES = 3 << 30, 256 << 20  # the demo tenant's: bootstrap
+COLD_BYTES, HOT_BYTES = 3 << 30, 256 << 20  # the demo tenant's, as in bootstrap
 MIB, GIB = 1 << 20, 1 << 30
 GOAL_BYTES = 8 * GIB
 NEVE = Path(sys.executable).with_name("neve")
 
 
 class FastS3(S3Server):
-    """Its vacuum and its volumes shortened alike."""
+    """weed with faster vacuum and smaller volumes."""
 
     def __init__(self, folder: Path, *, times: float, scale: int) -> None:
         super().__init__(folder)
@@ -53,7 +53,7 @@ class FastS3(S3Server):
 
 
 def disk_bytes(folder: Path) -> int:
-    """As `du` counts: blocks that are taken, not lengths. Files may go meanwhile."""
+    """Disk use as `du` counts it: allocated blocks, not lengths. Tolerates vanishing files."""
     total = 0
     for path, _, names in os.walk(folder):
         for name in names:
@@ -65,7 +65,7 @@ def disk_bytes(folder: Path) -> int:
 
 
 class Watch:
-    """Follows the worker's words and the disk."""
+    """Follows the worker's output and the disk use."""
 
     def __init__(self, s3: Path, web: Path) -> None:
         self.s3, self.web = s3, web
@@ -152,7 +152,7 @@ def replay(web: ControlPlane, s3: S3Server, scale: int, times: float, requests: 
             *("--kv-bytes-per-token", "1KiB", "--requests", str(requests)),
             *("--rate", str(rate), "--concurrency", "8", "--quiet"),
         ]
-        for _ in range(5):  # a busy machine may not answer the first handshake in time
+        for _ in range(5):  # on a busy machine the first handshakes may time out
             done = subprocess.run(command, env=env, cwd=ROOT, text=True, capture_output=True)
             if "cannot be reached" not in done.stderr + done.stdout:
                 break

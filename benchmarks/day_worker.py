@@ -1,10 +1,10 @@
-"""Workers' processes for benchmarks/day.py: the real tasks, at intervals that are as much shorter.
+"""Worker process of benchmarks/day.py: the real tasks at shorter intervals.
 
     python benchmarks/day_worker.py prepare COLD_BYTES HOT_BYTES   (with a platform's environment)
     python benchmarks/day_worker.py run TIMES KIND...              until it is killed
 
-`run` says once a second, as a line of JSON, what the tenant's segments take, if `sample` is among
-its kinds.
+`run` divides intervals by TIMES. With the kind `sample` it prints a line of JSON every second: the
+size of the tenant's segments.
 """
 
 import json
@@ -30,7 +30,7 @@ from tiering.compaction import sweep  # noqa: E402
 from tiering.reconcile import rounds  # noqa: E402
 from workers import tasks  # noqa: E402
 
-LEAST_S = 0.25  # between two runs of a kind: what looks around must not take the whole processor
+LEAST_S = 0.25  # minimum between two runs of a kind, so that idle tasks leave the processor free
 
 
 def prepare(cold_bytes: int, hot_bytes: int) -> None:

@@ -1,8 +1,8 @@
-"""How fast blocks move between a GPU's KV tensors and pinned staging, for a Llama-3-8B in bf16.
+"""Speed of blocks between a GPU's KV tensors and pinned staging, for a Llama-3-8B in bf16.
 
 `PYTHONPATH=connector/src python benchmarks/device_copies.py` on a machine with torch and one GPU.
-For two layouts and two block sizes: GB/s out and in (medians of five), how long the engine's thread
-is busy launching, and what a matrix product beside the copies loses.
+For two layouts and two block sizes: GB/s out and in (medians of five), time that the engine's
+thread spends launching copies, and slowdown of a concurrent matrix product.
 """
 
 import statistics
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def _product_ms(beside) -> float:
-    """Of a matrix product in bf16, on the engine's stream."""
+    """Time of a bf16 matrix product on the engine's stream, concurrent with `beside`."""
     a = torch.randn(8192, 8192, dtype=torch.bfloat16, device="cuda")
     times = []
     for _ in range(10):

@@ -1,15 +1,15 @@
-"""Why stores into memory that Valkey touches for the first time are slow, and what helps.
+"""Speed of stores into memory that Valkey touches for the first time, by configuration.
 
     python benchmarks/first_touch.py [--mib 512] [--block-kib 2048] [--idle-s 13] [--only NAME]
 
-Each configuration of the server gets the same blocks in four states of its memory:
-    boot     a process that has just started
-    reused   all blocks were freed (FLUSHALL ASYNC) a moment ago
-    purged   freed, and the allocator gave the memory back (FLUSHALL SYNC does that)
-    idle     freed, then nothing happened for --idle-s: longer than jemalloc's decay of 10 s
-    touched  another process that has just started, and called neve.index.hot_memory.touch_memory
-It prints GB/s, the server's page faults for each block and its system seconds for each GB. One
-connection, no checksum: the server is what is measured. docs/decisions/003-first-touch.md.
+Each configuration of the server gets the same blocks in five states of its memory:
+    boot     the process has just started
+    reused   all blocks were just freed (FLUSHALL ASYNC)
+    purged   freed, and the allocator returned the memory to the system (FLUSHALL SYNC)
+    idle     freed, then idle for --idle-s: longer than jemalloc's decay of 10 s
+    touched  a new process, after neve.index.hot_memory.touch_memory
+Prints GB/s, the server's page faults per block and its system seconds per GB. One connection and no
+checksum, so that the server is the bottleneck. Results: docs/decisions/003-first-touch.md.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from neve.index.hot_memory import touch_memory  # noqa: E402
 
 KEEP = "dirty_decay_ms:-1,muzzy_decay_ms:-1"
 OVERSIZE = "oversize_threshold:0"
-# name -> (MALLOC_CONF, None: that of deploy/valkey-hot; options of the server)
+# name -> (MALLOC_CONF, or None for deploy/valkey-hot's; server options)
 CONFIGURATIONS: dict[str, tuple[str | None, dict[str, str]]] = {
     "defaults": ("", {"disable-thp": "yes"}),
     "keep": (f"{KEEP},{OVERSIZE}", {"disable-thp": "yes"}),
@@ -46,7 +46,7 @@ STATES = ("boot", "reused", "purged", "idle", "touched")
 
 
 def resident(pid: int) -> dict[str, int]:
-    """MiB of a process, and how much of it stands in huge pages."""
+    """Resident MiB of a process, in all and in huge pages."""
     sizes = {}
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
         name, _, rest = line.partition(":")
@@ -56,7 +56,7 @@ def resident(pid: int) -> dict[str, int]:
 
 
 def store(transport: SocketTransport, blocks: np.ndarray, count: int) -> float:
-    """GB/s of so many blocks. Raises RuntimeError when one was not stored."""
+    """Store `count` blocks; returns GB/s. Raises RuntimeError if one was not stored."""
     header = bytes(64)
     rows = [memoryview(row) for row in blocks]
     puts = [Put(b"block:%d" % n, header, rows[n % len(rows)]) for n in range(count)]

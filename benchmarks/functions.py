@@ -1,12 +1,11 @@
-"""The server's time for calls of the hot tier's functions, beside another version of the library.
+"""Server time of the hot tier's functions, compared with another version of the library.
 
     git show 4e1132e~1:connector/src/neve/index/functions.lua > /tmp/before.lua
     .venv/bin/python benchmarks/functions.py --before /tmp/before.lua [--ids 1000] [--rounds 30]
 
-Prints µs of an id: the time that Valkey counts for FCALL (`INFO commandstats`), the best of
-`--rounds`, since others use the machine as well. Both versions take turns on one server, each with
-blocks of its own. Commits are of 256 new blocks at a time, also into a full tier, where each evicts
-one.
+Prints µs per id: Valkey's time for FCALL (`INFO commandstats`), the best of `--rounds`, since the
+machine has other load. Both versions take turns on one server, each with blocks of its own. A
+commit has 256 new blocks; commits into a full tier evict as many.
 """
 
 import argparse
@@ -31,7 +30,7 @@ KEYS = BucketKeys(TENANT, 0)
 
 
 class Library:
-    """One version; `us` has the best µs of an id by what was done."""
+    """One version of the library. `us`: operation → best µs per id."""
 
     def __init__(self, client: valkey.Valkey, source: str) -> None:
         self._client, self._source = client, source
@@ -41,7 +40,7 @@ class Library:
         self._client.flushall()
         self._client.execute_command("FUNCTION", "LOAD", "REPLACE", self._source)
         has_locate = 'register("locate"' in self._source
-        # What a node that is as old as the library calls.
+        # The look-up function that nodes of the library's version call.
         read = "locate" if has_locate else "match"
         self._quota(len(ids))
         self._commit("commit", ids)

@@ -1,12 +1,11 @@
-"""How the index's memory and the cost of each periodic task grow with the number of blocks.
+"""Growth of the index's memory and of each periodic task's cost with the number of blocks.
 
     .venv/bin/python benchmarks/growth.py [--blocks 10000,100000,1000000] [--runs 5]
 
-Real Valkey, weed and database; entries without bytes: blocks that stand in segments, put into the
-index by the function `restore` as a rebuild does, with a segment's row for each SEGMENT_BLOCKS.
-Then every task of workers/schedule.py runs as beat runs it, with nothing due, and what it cost is
-counted: time, commands and microseconds in Valkey, queries, requests to S3. Needs about 400 bytes
-a block.
+Real Valkey, weed and database. The index gets entries of cold blocks without bytes in S3, by the
+function `restore` as in a rebuild, and a segment's row for each SEGMENT_BLOCKS. Then every task of
+workers/schedule.py runs as beat runs it, with nothing due. Measures time, commands and microseconds
+in Valkey, queries and S3 requests. Needs about 400 bytes a block.
 """
 
 import argparse
@@ -49,12 +48,12 @@ from workers.schedule import SCHEDULE  # noqa: E402
 SIZE_BYTES = HEADER_BYTES + (2 << 20)
 SEGMENT_BLOCKS = 64  # 128 MiB
 ROWS_AT_ONCE = 1000
-SAMPLE_BLOCKS = 20_000  # for the memory of other kinds of entries
+SAMPLE_BLOCKS = 20_000  # for the memory per entry of each kind
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one run of one task."""
+    """Cost of one run of one task."""
 
     ms: float
     valkey_ms: float
@@ -65,7 +64,7 @@ class Cost:
 
 
 class Tenant:
-    """Grows to any number of cold blocks. `ends`: they have a lifetime, far ahead."""
+    """A tenant with any number of cold blocks. `ends`: blocks have a lifetime, far ahead."""
 
     def __init__(self, *, ends: bool) -> None:
         self.world = World(hot_bytes=1 << 40, cold_bytes=1 << 60)
@@ -73,7 +72,7 @@ class Tenant:
         self.blocks = 0
 
     def grow(self, blocks: int) -> float:
-        """Returns how many blocks a second were restored."""
+        """Add blocks up to `blocks`; returns restored blocks per second."""
         began, before = time.perf_counter(), self.blocks
         while self.blocks < blocks:
             count = min(ROWS_AT_ONCE, -(-(blocks - self.blocks) // SEGMENT_BLOCKS))
@@ -114,14 +113,14 @@ def index_bytes() -> int:
 
 
 def bytes_of_kinds() -> dict[str, float]:
-    """Bytes of memory for each block of a kind, beside its payload."""
+    """Kind of block → bytes of memory per block, beside its payload."""
     found = {}
     for name, ends in (("cold", False), ("cold, with an end", True)):
         before, tenant = index_bytes(), Tenant(ends=ends)
         tenant.grow(SAMPLE_BLOCKS)
         found[name] = (index_bytes() - before) / tenant.blocks
     for name, flushed in (("hot, dirty", False), ("hot, clean", True)):
-        payload_bytes = 64 - 1  # so that header and payload fill one size of the allocator's
+        payload_bytes = 64 - 1  # header and payload then fill one size class of the allocator
         before, world = index_bytes(), World(hot_bytes=1 << 40)
         for _ in range(SAMPLE_BLOCKS // 1000):
             ids = world.store(1000, payload_bytes=payload_bytes)
@@ -134,7 +133,7 @@ def bytes_of_kinds() -> dict[str, float]:
 
 
 def run_task(name: str, runs: int) -> Cost:
-    """The median of some runs, after one to warm up. Nothing rests: each run does what it may."""
+    """Median of `runs` runs after a warm-up. Removes pauses, so that every run does work."""
     module, _, function = str(SCHEDULE[name]["task"]).rpartition(".")
     task = getattr(import_module(f"{module}.tasks"), function)
     costs = [_run_once(task) for _ in range(runs + 1)][1:]
@@ -143,7 +142,7 @@ def run_task(name: str, runs: int) -> Cost:
 
 def _run_once(task: Callable[[], object]) -> Cost:
     requests: list[object] = []
-    Round.unscoped.filter(place__isnull=True).delete()  # else reconcile waits after each round
+    Round.unscoped.filter(place__isnull=True).delete()  # else reconcile pauses after a round
 
     queries: list[str] = []
 
@@ -167,7 +166,7 @@ def _run_once(task: Callable[[], object]) -> Cost:
 
 
 def _valkey() -> tuple[float, float, float]:
-    """So far: milliseconds of the main thread, commands (inside of functions too), bytes."""
+    """Valkey's totals: ms of its main thread, commands (also inside functions), bytes."""
     info = hot.admin().info("everything")
     cpu_s = info["used_cpu_user_main_thread"] + info["used_cpu_sys_main_thread"]
     bytes_ = info["total_net_input_bytes"] + info["total_net_output_bytes"]

@@ -35,7 +35,7 @@ def identity() -> SpaceIdentity:
 
 
 class Neve(Contestant):
-    """The public client: checksums, commits and touches are part of what is measured."""
+    """The public client; the measurement includes checksums, commits and touches."""
 
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan)
@@ -90,7 +90,7 @@ class Neve(Contestant):
 
 
 class PythonTransport(Contestant):
-    """A thread for each connection, each with its part of a batch; verified, touched, committed."""
+    """One thread per connection moves a part of each batch; verifies, touches, commits."""
 
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan)
@@ -122,7 +122,7 @@ class PythonTransport(Contestant):
         return self.buffers[slot]
 
     def match(self, ids: list[bytes]) -> None:
-        """One bucket only, as a node of one Valkey has it."""
+        """Look up in one bucket, as with a single Valkey."""
         (reply,) = self._run(0, [Call(tuple(call("locate", self._bucket(0), "1", *ids)))])
         assert isinstance(reply, bytes)
         if not all(isinstance(answer, Location) for answer in decode_match(reply)):
@@ -133,7 +133,7 @@ class PythonTransport(Contestant):
         self._store(0, list(ids), [payload] * len(ids))
 
     def _parts(self, rows: range) -> list[tuple[int, list[int]]]:
-        """Rows of each primary, cut into one part for each of its connections."""
+        """(primary, rows) for each connection: the primary's rows split over its connections."""
         parts = []
         for home in range(len(self.plan.ports)):
             mine = [i for i in rows if self.plan.homes[self.plan.bucket(self.ids[i])] == home]

@@ -1,7 +1,7 @@
 """Other clients of Valkey in their usual form; they read and write the same keys.
 
-Only numpy and the client itself are needed. On a cluster the valkey-py ones know where each key
-lives, so that no redirect and no cluster client slows them down.
+Each needs only numpy and the client itself. On a cluster the valkey-py contestants know each key's
+primary, so that neither redirects nor a cluster client slow them down.
 """
 
 import importlib.machinery
@@ -102,14 +102,14 @@ class GlideSyncSingle(GlideSync):
 class LMCacheResp(Contestant):
     """LMCache's C++ `resp` client, as its L2 adapter drives it: batches, an eventfd, memoryviews.
 
-    It knows one server only: on a cluster it moves its batches from and to the first primary.
-    It reads values of a fixed length, so its buffers have room for the header.
+    It supports one server: on a cluster all its batches use the first primary. It reads values of a
+    fixed length, so its buffers include room for the header.
     """
 
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan)
         ids = self.ids
-        if len(plan.ports) > 1:  # other blocks, as many: the benchmark has it put them itself
+        if len(plan.ports) > 1:  # the first primary has few of neve's blocks: store own ones
             strangers = plan.ids(20 * plan.blocks, seed=3)
             ids = [id_ for id_ in strangers if plan.homes[plan.bucket(id_)] == 0][: plan.blocks]
         self.keys = [plan.key(id_).decode() for id_ in ids]
@@ -150,7 +150,7 @@ class LMCacheResp(Contestant):
 
 
 def _lmcache_redis() -> Any:
-    """The extension alone: the package around it imports what only an engine has."""
+    """Import only the extension: its package imports modules that need an engine."""
     import torch  # noqa: F401  the extension is linked against it
 
     package = importlib.util.find_spec("lmcache")

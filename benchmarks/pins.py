@@ -1,11 +1,11 @@
-"""The control plane's cost of a pin while many other contexts of the space are pinned.
+"""The control plane's cost of a pin while the space has many other pinned contexts.
 
     .venv/bin/python benchmarks/pins.py [--others 0,300,3000] [--blocks 100] [--rounds 20]
 
-Prints CPU ms of the process (the best of `--rounds`: others use the machine as well) and functions
-called in Valkey for one pin and its end, on a real Valkey and the database that the tests use. The
-other contexts hold chains of as many blocks. "apart": they share nothing with the pinned one.
-"shared": all begin with the same half, as requests with one system prompt do.
+Prints CPU ms of the process (the best of `--rounds`, since the machine has other load) and Valkey
+function calls, for a pin and for its end, on a real Valkey and the tests' database. The other
+contexts have chains of as many blocks. "apart": they share no block with the measured context.
+"shared": the first half of all chains is the same, as with a common system prompt.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def chains(count: int, blocks: int, *, are_shared: bool) -> Iterator[bytes]:
 
 
 def context_among(others: int, blocks: int, *, are_shared: bool) -> Context:
-    """A stored context that is not pinned yet, in a space with so many pinned ones."""
+    """A stored, unpinned context in a space with `others` pinned contexts."""
     space = make_space(make_tenant(hot_bytes=1 << 28))
     own, *rest = chains(others + 1, blocks, are_shared=are_shared)
     until = timezone.now() + timedelta(days=1)
@@ -75,8 +75,8 @@ def context_among(others: int, blocks: int, *, are_shared: bool) -> Context:
 
 
 def measure(context: Context, rounds: int) -> dict[str, tuple[float, int]]:
-    """CPU ms of the cheapest pin and of the cheapest unpin, and how many functions it called."""
-    until = timezone.now() + timedelta(days=2)  # later than the others: each end is to be found
+    """Operation → (CPU ms, function calls) of the cheapest pin and the cheapest unpin."""
+    until = timezone.now() + timedelta(days=2)  # later than the ends of all others
     changes: dict[str, Callable[[], object]] = {
         "pin": lambda: pins.pin(context=context, until=until, actor=ACTOR),
         "unpin": lambda: pins.unpin(context=context, actor=ACTOR),

@@ -2,9 +2,9 @@
 
     .venv/bin/python benchmarks/policies.py [--trace FILE] [--blocks 1000,10000]
 
-Simulated by `neve.planner.simulate.hot`. Traces: the conversation trace as it is; with as many
-blocks again that are stored once and never used (`written scan`), or that are in S3 and read once
-(`read scan`). Scans count in no hit ratio.
+Simulated by `neve.planner.simulate.hot`. Traces: the conversation trace alone; with as many extra
+blocks that are stored and never used (`written scan`); with as many extra blocks in S3 that are
+read once (`read scan`). Hit ratios exclude scans.
 """
 
 import argparse

@@ -1,10 +1,10 @@
-"""The Python transport that the native core replaced, kept to be measured beside it.
+"""The Python transport that the native core replaced, kept for comparison.
 
-`SocketTransport` pools plain sockets; it knows nothing of block ids, miss reasons or statistics.
+`SocketTransport` pools plain sockets, without block ids, miss reasons or statistics.
 
 Rules. Payload bytes are never joined or copied in Python: `sendmsg` gathers from the caller's
-memory, `recvmsg_into` scatters into it. Every wait ends at the deadline, or earlier when nothing
-moved for `stall_s`. A connection on which anything went wrong is dropped, never read again.
+memory, `recvmsg_into` scatters into it. Every wait ends at the deadline, or after `stall_s` without
+progress. A connection is dropped after any error, never read again.
 """
 
 import os
@@ -17,11 +17,11 @@ from typing import Final
 
 from neve.errors import Closed, DeadlineExceeded, NeveError, Unavailable
 
-# What may be asked for and not yet read, per connection. It bounds Valkey's output buffer, which
-# holds a copy of each waiting reply; 4 blocks keep the link busy while one is being verified.
+# Requested bytes that are not read yet, per connection. Bounds Valkey's output buffer, which has a
+# copy of each waiting reply; 4 blocks keep the link busy while one is verified.
 WINDOW_BYTES: Final = 8 << 20
-# Sent and not yet answered. Small replies to this many commands fit in the socket's buffers, so we
-# may send without reading and neither side waits for the other for ever.
+# Commands sent and not yet answered. So many small replies fit in the socket buffers, so sending
+# without reading cannot deadlock.
 WINDOW_COMMANDS: Final = 512
 MAX_BULK_BYTES: Final = 80 << 20  # above neve.formats.block.MAX_PAYLOAD_BYTES and any index reply
 MAX_ITEMS: Final = 1 << 20
@@ -40,7 +40,7 @@ class ReplyError(NeveError):
 
 
 class WrongLength(NeveError):
-    """A value of another length than the buffers for it; they hold nothing of it."""
+    """A value of another length than its buffers; nothing was written into them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ Operation = Call | Get | Put
 
 @dataclass(frozen=True)
 class ValkeyAddress:
-    """Where the tenant's blocks are, and who we are there. `seeds`: "host:port" or "unix:/path"."""
+    """Servers and credentials of a tenant. `seeds`: "host:port" or "unix:/path"."""
 
     seeds: tuple[str, ...]
     tls: bool = False
@@ -89,7 +89,7 @@ class ValkeyAddress:
 
 
 class SocketTransport:
-    """A pool of plain sockets: as many connections as there are pipelines at a time."""
+    """A pool of plain sockets: one connection per concurrent pipeline."""
 
     def __init__(
         self,
@@ -108,16 +108,16 @@ class SocketTransport:
         self._closed = False
 
     def run(self, operations: Sequence[Operation], *, deadline: float) -> list[object]:
-        """Runs a pipeline in order on one connection and blocks until it ended.
+        """Run a pipeline in order on one connection; blocks until its end.
 
-        `deadline` is a `time.monotonic()` value. One result per operation, or the error that stood
-        in its way; never raises those.
+        `deadline`: a `time.monotonic()` value. Returns one result per operation, or the error that
+        prevented it; never raises these errors.
         """
         results: list[object] = []
         connection: _Connection | None = None
         try:
             connection = self._take(deadline)
-            results.extend(connection.pipeline(operations, deadline))  # keeps what came so far
+            results.extend(connection.pipeline(operations, deadline))  # keeps earlier results
         except ReplyError as error:  # AUTH was refused: nothing was sent
             return [error] * len(operations)
         except (TimeoutError, DeadlineExceeded) as error:
@@ -193,7 +193,7 @@ class _Connection:
         self.address = address
         self._stall_s = stall_s
         self._buffer = memoryview(bytearray(_BUFFER_BYTES))
-        self._start = self._end = 0  # what of `_buffer` was received and not yet used
+        self._start = self._end = 0  # unused received bytes of `_buffer`
         self._sock = _connect(address, deadline)
         try:
             if address.password is not None:
@@ -209,7 +209,7 @@ class _Connection:
         self._sock.close()
 
     def is_alive(self) -> bool:
-        """False when the server closed the idle connection, or sent what nobody asked for."""
+        """False if the server closed the idle connection, or sent unrequested bytes."""
         self._sock.settimeout(0)
         try:
             self._sock.recv(1, socket.MSG_PEEK)
@@ -284,7 +284,7 @@ class _Connection:
             self._fill(deadline)
 
     def _read_exactly(self, views: list[memoryview], deadline: float) -> None:
-        """Fills `views`; the one after the last may look ahead into the buffer."""
+        """Fill `views`; bytes behind the last view go to the buffer."""
         left = [view for view in views if len(view)]
         while left and self._start < self._end:
             count = min(len(left[0]), self._end - self._start)
@@ -331,7 +331,7 @@ class _Connection:
         return self._parse(self._read_line(deadline), deadline, depth)
 
     def _parse(self, line: bytes, deadline: float, depth: int) -> object:
-        """RESP2, and the types of RESP3 that can answer our commands."""
+        """Parse RESP2, and those RESP3 types that may answer our commands."""
         kind, rest = line[:1], line[1:]
         if kind == b"+":
             return rest
@@ -421,7 +421,7 @@ def _connect(address: ValkeyAddress, deadline: float) -> socket.socket:
 
 
 def _avoid_bbr(sock: socket.socket) -> None:
-    """With bbr, the default of some hosts, a loopback or LAN stream falls to a tenth."""
+    """Avoid bbr, the default of some hosts: a loopback or LAN stream falls to a tenth."""
     name = getattr(socket, "TCP_CONGESTION", None)  # Linux only
     if name is None or os.environ.get("NEVE_KEEP_CONGESTION_CONTROL"):
         return

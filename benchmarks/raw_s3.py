@@ -1,7 +1,7 @@
-"""The S3 server's own speed: plain sockets, presigned addresses, nothing checked, nothing computed.
+"""The S3 server's own speed, by plain sockets and presigned addresses, without any verification.
 
-A thread a stream, each with a connection that is kept. `send` and `recv` of a whole part or range
-are one call without the GIL, so Python costs next to nothing here.
+Each stream is a thread with a persistent connection. `send` and `recv` of a whole part or range are
+one call without the GIL, so Python costs almost nothing.
 """
 
 import queue
@@ -15,12 +15,12 @@ from urllib.parse import urlsplit
 HEAD_BYTES = 4096
 MOST_THREADS = 64
 IDLE_S = 10.0  # weed closes connections that idle for longer
-Range = tuple[str, int, memoryview]  # key, first byte, where it goes
+Range = tuple[str, int, memoryview]  # key, first byte, destination
 Task = TypeVar("Task")
 
 
 class RawS3:
-    """One bucket. `client`: boto3's, for what moves no bytes: addresses, beginning, completing."""
+    """One bucket. `client`: boto3's, for signing, and for starting and completing uploads."""
 
     def __init__(self, client: Any, bucket: str) -> None:
         self.client = client
@@ -29,7 +29,7 @@ class RawS3:
         self._threads = ThreadPoolExecutor(MOST_THREADS)
 
     def put(self, key: str, data: memoryview, *, part_bytes: int, streams: int) -> None:
-        """A multipart upload; the object is there when this returns."""
+        """Multipart upload; returns when the object is complete."""
         where = {"Bucket": self.bucket, "Key": key}
         upload = {**where, "UploadId": self.client.create_multipart_upload(**where)["UploadId"]}
         parts = list(enumerate(range(0, len(data), part_bytes), start=1))
@@ -45,7 +45,7 @@ class RawS3:
         self.client.complete_multipart_upload(**upload, MultipartUpload={"Parts": done})
 
     def reader(self, ranges: Sequence[Range], *, streams: int) -> Callable[[], None]:
-        """Returns a function that fills each view from the start of its object."""
+        """Returns a function that fills each view with its range."""
         keys = {key for key, _, _ in ranges}
         urls = {key: self._sign("get_object", {"Bucket": self.bucket, "Key": key}) for key in keys}
 
@@ -59,7 +59,7 @@ class RawS3:
         self, source: Sequence[Range], key: str, data: memoryview, *,
         part_bytes: int, put_streams: int, get_streams: int,
     ) -> None:  # fmt: skip
-        """Reads and writes at once, as a merge does; returns when both are done."""
+        """Read and write concurrently, as a merge does; returns when both are done."""
         reading = self._threads.submit(self.reader(source, streams=get_streams))
         self.put(key, data, part_bytes=part_bytes, streams=put_streams)
         reading.result()
@@ -67,7 +67,7 @@ class RawS3:
     def _share(
         self, tasks: Sequence[Task], streams: int, do: "Callable[[_Connection, Task], None]"
     ) -> None:
-        """Each stream takes the next task when it is done with one. Raises what a stream raised."""
+        """Streams take tasks one after the other. Re-raises an exception of a stream."""
         waiting: queue.SimpleQueue[Task] = queue.SimpleQueue()
         for task in tasks:
             waiting.put(task)
@@ -98,14 +98,14 @@ class RawS3:
 
 
 class _Connection:
-    """To the server of the first address it is given; for one thread."""
+    """A connection to the server of the first URL. For one thread."""
 
     def __init__(self) -> None:
         self.used_at = 0.0
         self._sock: socket.socket | None = None
 
     def put(self, url: str, body: memoryview) -> str:
-        """Returns the part's tag."""
+        """Returns the part's ETag."""
         sock = self._ask("PUT", url, f"Content-Length: {len(body)}")
         sock.sendall(body)
         head, _ = self._answer(200)
@@ -131,7 +131,7 @@ class _Connection:
         return self._sock
 
     def _answer(self, wanted: int) -> tuple[list[tuple[str, str]], bytes]:
-        """Returns an answer's headers and the part of the body that came with them."""
+        """Returns the response's headers and the body bytes that arrived with them."""
         assert self._sock is not None
         got = b""
         while b"\r\n\r\n" not in got:

@@ -1,9 +1,9 @@
-"""How fast recovery and reconcile are: segments/s and blocks/s on real Valkey, weed and database.
+"""Speed of recovery and reconcile: segments/s and blocks/s on real Valkey, weed and database.
 
     .venv/bin/python benchmarks/recovery.py [--segments 2000] [--blocks 64]
 
-Segments are real, their payloads small: recovery reads footers only, whose size depends on the
-number of blocks. Everything in Valkey is thrown away, then all rows; then one round of reconcile.
+Segments are real with empty payloads: recovery reads only footers, whose size depends on the number
+of blocks. Drops Valkey's data, then all rows, then runs one round of reconcile.
 """
 
 import argparse
@@ -46,7 +46,7 @@ PUTS_AT_ONCE = 8
 
 
 def put_segment(world: World, blocks: int) -> None:
-    """A chain of blocks without payload."""
+    """Upload a segment with a chain of blocks without payloads."""
     uuid = uuid4()
     writer = SegmentWriter(SegmentHeader(world.tenant.pk, uuid, world.fingerprint))
     parent, bodies = bytes(16), [writer.header.encode()]

@@ -17,7 +17,7 @@ ORDER = (
     "raw-cached", "raw", "raw-single", "neve", "python", "lmcache-resp", "glide", "libvalkey",
     "naive",
 )  # fmt: skip
-COLOURS = {  # Okabe and Ito's palette, for eyes that see fewer colours
+COLOURS = {  # Okabe and Ito's palette, safe for colour-blind readers
     "raw-cached": "#999999",
     "raw": "#000000",
     "raw-single": "#555555",
@@ -35,7 +35,7 @@ def median(values: list[float]) -> float | None:
 
 
 def percentile(values: list[float], share: float) -> float | None:
-    """The nearest rank; None without values."""
+    """Nearest-rank percentile; None without values."""
     if not values:
         return None
     ordered = sorted(values)
@@ -43,7 +43,7 @@ def percentile(values: list[float], share: float) -> float | None:
 
 
 def ratio(row: Row, other: Row | None) -> float | None:
-    """Median of the rounds' ratios: both rows were measured round by round."""
+    """Median over the rounds of the ratio of both rows in that round."""
     if other is None:
         return None
     pairs = zip(row["gb_per_s"], other["gb_per_s"], strict=True)
@@ -51,7 +51,7 @@ def ratio(row: Row, other: Row | None) -> float | None:
 
 
 def find(rows: list[Row], row: Row, contestant: str) -> Row | None:
-    """The same cell and operation of another contestant. Raw sockets know no cold memory."""
+    """Another contestant's row of the same cell and operation. Raw sockets have no cold memory."""
     operation = row["operation"]
     if contestant == "raw" and operation == "put_cold":
         operation = "put_warm"
@@ -135,7 +135,7 @@ def table(result: Result) -> str:
 
 
 def headline(result: Result) -> str:
-    """For 2 MiB blocks: from 4 primaries if measured on at least 8 cores, else from the fewest."""
+    """For 2 MiB blocks: of 4 primaries if measured on at least 8 cores, else of the fewest."""
     rows = [row for row in result["rows"] if row["block_kib"] == 2048]
     measured = sorted({row["primaries"] for row in rows})
     chosen = 4 if 4 in measured and result["host"]["cores"] >= 8 else (measured or [0])[0]
@@ -160,7 +160,7 @@ def headline(result: Result) -> str:
 
 
 def plot(python: str, result: Path, image: Path) -> None:
-    """Draws with the interpreter that has matplotlib; says so when it has none."""
+    """Draw the plot with `python`, which needs matplotlib; prints a note if it is missing."""
     command = [python, __file__, str(result), "--image", str(image)]
     environment = {**os.environ, "PYTHONUTF8": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
@@ -171,7 +171,7 @@ def plot(python: str, result: Path, image: Path) -> None:
 
 
 def draw(result: Result, image: Path) -> None:
-    """A column for each number of primaries, a line for each client; GB/s over the block size."""
+    """Plot GB/s over block size: a column per number of primaries, a line per client."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -212,7 +212,7 @@ def draw(result: Result, image: Path) -> None:
             if x == 0:
                 axis.set_ylabel(f"{operation.replace('_', ', ')}  GB/s")
     for line in axes:
-        line[0].set_ylim(bottom=0)  # shared along the line, once all of it is drawn
+        line[0].set_ylim(bottom=0)  # shared by the row of plots, so set after all are drawn
     handles, names = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=len(names), fontsize=8)
     host = result["host"]
@@ -221,7 +221,7 @@ def draw(result: Result, image: Path) -> None:
 
 
 def join(results: list[Result]) -> Result:
-    """Rows of all; of a cell measured twice the later one. Host and options are the first's."""
+    """Merge rows; the later result wins in a cell. Host and options are the first result's."""
     rows: dict[tuple[Any, ...], Row] = {}
     match_ms: dict[str, list[float]] = {}
     for result in results:

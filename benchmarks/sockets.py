@@ -1,10 +1,10 @@
-"""Which socket settings matter on this machine: raw sockets (raw.c) with one changed at a time.
+"""Effect of each socket setting on this machine: raw sockets (raw.c) with one setting changed.
 
     python benchmarks/sockets.py [--streams 2] [--rounds 7] [--seconds 0.3]
 
-`server` and `client` say on which side the setting is changed; a GET is sent by the server. All
-pairs of processes exist from the beginning and are measured in turn, round by round.
-The choices that neve makes: docs/decisions/004-sockets.md.
+`server` and `client` name the side whose setting changes; the server sends the bytes of a GET. All
+pairs of processes start first and are measured in turn, round by round.
+Neve's choices: docs/decisions/004-sockets.md.
 """
 
 import argparse

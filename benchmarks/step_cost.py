@@ -1,8 +1,8 @@
 """The time that Neve adds to a scheduler step: `.venv/bin/python benchmarks/step_cost.py`.
 
 A real engine on CPU with a tiny model, in one process, over a platform of its own. For 0, 1 and 64
-running requests that decode: the time inside the connector's hooks, per step, and the whole step
-with and without Neve. With 0 requests there is no step; the hooks are called as an idle one would.
+decoding requests: time in the connector's hooks per step, and time of the whole step with and
+without Neve. With 0 requests there is no step: the benchmark calls the hooks as an idle step would.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-# Every hook of a step, in either role.
+# All hooks of a step, of scheduler and worker.
 HOOKS = (
     *("get_num_new_matched_tokens", "update_state_after_alloc", "build_connector_meta"),
     *("update_connector_output", "request_finished", "on_new_request", "start_load_kv"),
@@ -76,10 +76,10 @@ def main() -> None:
 
 
 def measure(model: str, options: dict | None) -> dict[str, dict[str, float]]:
-    """In a process with vLLM: medians in µs by the number of running requests."""
+    """Run in a process with vLLM. Number of running requests → medians in µs."""
     from vllm.distributed.kv_transfer import get_kv_transfer_group, has_kv_transfer_group
 
-    from vllm import LLM, SamplingParams  # type: ignore[attr-defined]  # it is not tests/vllm
+    from vllm import LLM, SamplingParams  # type: ignore[attr-defined]  # not tests/vllm
 
     transfer = options and {
         "kv_connector": "NeveConnector",
@@ -163,7 +163,7 @@ def _summary(hooks: list[float]) -> dict[str, float]:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--inside"]:
         answer = os.fdopen(os.dup(1), "w")
-        os.dup2(2, 1)  # what vLLM prints is no answer
+        os.dup2(2, 1)  # vLLM's output must not look like an answer
         print(json.dumps(measure(sys.argv[2], json.loads(sys.argv[3]))), file=answer, flush=True)
     else:
         main()

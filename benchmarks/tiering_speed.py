@@ -1,12 +1,12 @@
-"""How fast a worker flushes and merges, and a node loads cold contexts, beside S3's own speed.
+"""Speed of a worker's flushes and merges and of a node's cold loads, relative to S3's own speed.
 
     python benchmarks/tiering_speed.py [--mib 512] [--rounds 5] ...
     QUICK=1 make bench-tiering
 
-A platform of its own on loopback: Valkey, weed, control plane. Measured are the workers' Flusher
-and Compactor in a process of their own, and the public client. The ceilings are plain sockets to
-the same weed with as many streams (raw_s3.py), before and after what they are compared with.
-Writes JSON and a table; docs/benchmarks.md says how to read them.
+Starts its own platform on loopback: Valkey, weed, control plane. Measures the workers' Flusher and
+Compactor in a separate process, and the public client. The ceilings are plain sockets to the same
+weed with as many streams (raw_s3.py), measured right before and after.
+Writes JSON and a table, explained in docs/benchmarks.md.
 """
 
 import argparse
@@ -38,8 +38,8 @@ from neve.formats.space import SpaceIdentity  # noqa: E402
 from support.servers import ControlPlane, S3Server  # noqa: E402
 
 PAYLOAD_BYTES = 2 << 20
-TURNS = 8  # in each, all contexts grow, and then they are flushed
-PUT_BYTES = 64 << 20  # of one batch that is stored
+TURNS = 8  # in each turn, all contexts grow and are flushed
+PUT_BYTES = 64 << 20  # of one batch
 DEADLINE_S = 60.0
 TMPFS = Path("/dev/shm")
 RAW = {"flush": "raw put", "compact": "raw copy", "cold before": "raw get", "cold": "raw get"}
@@ -47,7 +47,7 @@ RAW = {"flush": "raw put", "compact": "raw copy", "cold before": "raw get", "col
 
 @dataclass
 class Row:
-    """One thing done, one entry a round (a load). `raw_gb_per_s`: its ceiling then."""
+    """One operation; lists have an entry per round or load. `raw_gb_per_s`: the ceiling then."""
 
     what: str
     bytes: list[int] = field(default_factory=list)
@@ -60,7 +60,7 @@ class Row:
     ranges: list[int] = field(default_factory=list)
 
     def ratio(self) -> float:
-        """To the ceiling: the median of the rounds'."""
+        """Median of the rounds' ratios to the ceiling."""
         pairs = zip(self.gb_per_s(), self.raw_gb_per_s, strict=True)
         return statistics.median(mine / raw for mine, raw in pairs)
 
@@ -92,7 +92,7 @@ class Bench:
         )  # fmt: skip
 
     def run(self, rounds: int) -> None:
-        """Round 0 warms up."""
+        """Measure `rounds` rounds, after round 0 as a warm-up."""
         chain_blocks = self.chain_blocks
         for number in range(rounds + 1):
             self._set_size(chain_blocks if number else TURNS)
@@ -126,7 +126,7 @@ class Bench:
         return chains
 
     def _flush_in_turns(self) -> list[Chain]:
-        """Chains that lie scattered over as many segments as there are turns."""
+        """Store chains in TURNS pieces with a flush after each: one segment per piece."""
         chains = [[os.urandom(16) for _ in range(self.chain_blocks)] for _ in range(self.chains)]
         step = self.chain_blocks // TURNS
         for first in range(0, self.chain_blocks, step):
@@ -138,7 +138,7 @@ class Bench:
 
     def _compact(self) -> None:
         def copy() -> None:
-            """What `put` wrote, object by object, as a merge writes them."""
+            """Copy the objects of `put` one after the other, as a merge does."""
             for (source, _), (key, data) in zip(
                 self._objects("put"), self._objects("copy"), strict=True
             ):
@@ -153,14 +153,14 @@ class Bench:
         self._measure_worker("compact", copy)
 
     def _objects(self, name: str) -> list[tuple[str, memoryview]]:
-        """What a round moves, in objects as large as segments of it are: (key, data)."""
+        """(key, data) of segment-sized objects that hold as much as a round moves."""
         count = -(-self.bytes // self.facts["segment_bytes"])
         share = -(-self.bytes // count)
         whole = self.data[: self.bytes]
         return [(f"{name}-{n}", whole[n * share : (n + 1) * share]) for n in range(count)]
 
     def _load(self, chains: list[Chain], row: Row) -> None:
-        """Each context by the client and by plain sockets, which read the same ranges."""
+        """Load each context by the client, and the same ranges by plain sockets."""
         keys = self.worker.ask("segments")
         for chain in chains:
             locations = self.node.match(chain, deadline_s=DEADLINE_S).locations
@@ -206,7 +206,7 @@ class Bench:
 
     @contextmanager
     def _beside(self, row: Row, raw: Callable[[], None], bytes_: int) -> Iterator[None]:
-        """Measures the ceiling before and after what happens inside, so that load hits both."""
+        """Measure the ceiling before and after the body, so that other load affects both."""
         took_s = s3_cpu_s = 0.0
         for is_after in (False, True):
             cpu_before, began = self._s3_cpu_s(), time.perf_counter()
@@ -243,7 +243,7 @@ class Bench:
         return all(np.array_equal(view, self._payload(chain, n)) for n, view in enumerate(views))
 
     def _clear(self, chains: list[Chain]) -> None:
-        """Nothing is left, and weed's files become small again."""
+        """Delete everything, and let weed shrink its files."""
         for chain in chains:
             self.worker.ask("forget", *(id_.hex() for id_ in chain))
         self.worker.ask("clear")
@@ -296,7 +296,7 @@ def headline(result: dict[str, Any]) -> str:
 
 @contextmanager
 def scratch(size: int) -> Iterator[Path]:
-    """In memory where it has room: a disk would be what is measured."""
+    """A temporary folder, in memory if there is room: a disk would be the bottleneck."""
     there = TMPFS.is_dir() and os.statvfs(TMPFS).f_bavail * os.statvfs(TMPFS).f_frsize > size
     with tempfile.TemporaryDirectory(dir=TMPFS if there else None, prefix="neve-bench-") as name:
         yield Path(name)

@@ -1,9 +1,8 @@
-"""A worker's process for benchmarks/tiering_speed.py: the real Flusher and Compactor of one tenant.
+"""Worker process of benchmarks/tiering_speed.py: the real Flusher and Compactor of one tenant.
 
     python benchmarks/tiering_worker.py HOT_BYTES COLD_BYTES     (with a platform's environment)
 
-Makes a tenant with these quotas. Reads commands from stdin, a line each, and answers each with a
-line of JSON.
+Makes a tenant with these quotas. Answers each command line on stdin with a line of JSON.
 """
 
 import json
@@ -35,7 +34,7 @@ SELF = Path("/proc/self")
 
 
 def memory_mib(name: str) -> float:
-    """`VmRSS`, what the process has, or `VmHWM`, the most since `forget_peak`. Source: proc(5)."""
+    """`VmRSS`: resident now; `VmHWM`: peak since `forget_peak`. Source: proc(5)."""
     lines = (SELF / "status").read_text().splitlines()
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(name))
 
@@ -50,7 +49,7 @@ def cpu_s() -> float:
 
 
 class Bench:
-    """For one tenant."""
+    """The commands, for one tenant."""
 
     def __init__(self, hot_bytes: int, cold_bytes: int) -> None:
         self.tenant = create_tenant(
@@ -65,7 +64,7 @@ class Bench:
         self.tier = hot.hot_tier(self.tenant_id)
 
     def begin(self) -> dict[str, Any]:
-        """The key for a node, and the bounds of memory beside what the process has anyway."""
+        """The node's key, memory of the idle process, and bounds of the extra memory."""
         _, key = issue_key(tenant=self.tenant, role=ApiKey.Role.NODE, name="bench")
         return {
             "key": key,
@@ -80,15 +79,15 @@ class Bench:
         }
 
     def flush(self) -> dict[str, Any]:
-        """One pass over all due blocks."""
+        """Flush all due blocks once."""
         return self._measure(Flusher(self.tenant_id).run)
 
     def compact(self) -> dict[str, Any]:
-        """One pass of all merges that the default policy plans."""
+        """Run once all merges that the default policy plans."""
         return self._measure(Compactor(self.tenant_id).run)
 
     def cool(self) -> dict[str, Any]:
-        """Evicts all clean blocks from the hot tier."""
+        """Evict all clean blocks from the hot tier."""
         return {"blocks": self.tier.evict(1 << 40)[0]}
 
     def segments(self) -> dict[str, Any]:
@@ -97,7 +96,7 @@ class Bench:
             return {str(row.pk): row.object_key for row in rows}
 
     def clear(self) -> dict[str, Any]:
-        """Deletes all segments and their blocks."""
+        """Delete all segments and their blocks."""
         with tenant_scope(self.tenant_id):
             for row in Segment.objects.all():
                 s3.client().delete_object(Bucket=settings.ENV.s3_bucket, Key=row.object_key)

@@ -1,10 +1,10 @@
-"""The cost of TLS: blocks by the native core over TLS and over plain sockets, on loopback.
+"""Cost of TLS: the native core's loads and stores with TLS and without, on loopback.
 
     python benchmarks/tls.py [--connections 1,2] [--block-kib 2048] [--rounds 5] [--mib 128]
 
-One Valkey that speaks both. A process for each setting, all from the beginning, measured in turn,
-round by round; every block verified. `bound` is what Valkey's one thread could give if it needed no
-more than its plain seconds and the cipher's own, as `openssl speed` measures them in the same run.
+One Valkey serves both. All settings run in processes of their own, started first and measured in
+turn, round by round; every block is verified. `bound`: the speed of Valkey's one thread if TLS cost
+only the cipher's seconds, measured by `openssl speed` in the same run.
 Results: docs/decisions/006-tls.md.
 """
 
@@ -39,12 +39,12 @@ TENANT_ID: Final = 7
 BATCHES: Final = 4
 IN_FLIGHT: Final = 2
 DEADLINE_S: Final = 60.0
-CIPHER: Final = "aes-256-gcm"  # what OpenSSL 3 agrees on with itself
+CIPHER: Final = "aes-256-gcm"  # two OpenSSL 3 peers negotiate this cipher
 RECORD_BYTES: Final = 16 << 10
 
 
 def load(port: int, ca: str | None, connections: int, block_bytes: int, data_bytes: int) -> None:
-    """The child: answers `put` (all blocks) and `get SECONDS` with a line of JSON each."""
+    """Child process: answers `put` (all blocks) and `get SECONDS` with a line of JSON each."""
     tls = None if ca is None else {"ca_file": ca}
     core = _core.Core([f"127.0.0.1:{port}"], None, None, tls, lanes=connections)
     keys = make_keyspace(TENANT_ID, 1, 1, bytes(16))
@@ -89,7 +89,7 @@ def load(port: int, ca: str | None, connections: int, block_bytes: int, data_byt
 
 
 def cipher_gb_per_s() -> float:
-    """Of one core, by records of TLS' largest size."""
+    """The cipher's speed on one core, with records of TLS's largest size."""
     command = ["openssl", "speed", "-evp", CIPHER, "-bytes", str(RECORD_BYTES), "-seconds", "1"]
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return float(re.findall(r"([\d.]+)k\s*$", said)[0]) * 1e3 / 1e9

@@ -2,16 +2,17 @@
 
     python benchmarks/ttft.py [--modes hot] [--valkeys 4 8] [--tokens 2048 …] [--kv-cache-dtype …]
 
-On a host with one GPU, vLLM (0.26 or later), neve, valkey-py and valkey-server; the mode `cold`
-needs weed and boto3 too. It needs no network. The model has Llama-3-8B's shape and dummy weights,
-so the answers mean nothing and the times do. Each mode is an engine in a process of its own
-(ttft_engine.py); the servers run on the same host, so GPU, client and servers share its memory and
-cores. For every length and mode: the median of `--repeat` prompts, the least and the most, and
-where a load's time went: look-up, receiving, copying what came last into the GPU, and the engine's
-own (scheduling, hashing, the tokens that are left). Then the throughput of prompts
-that nobody stored: the cost of writing behind. Then conversations whose turns come at a fixed rate:
-the time to the first token over all turns, the share of prompt tokens that were reused, and the
-GPU's seconds in forward passes.
+Needs a host with one GPU, vLLM (0.26 or later), neve, valkey-py and valkey-server; the mode `cold`
+also needs weed and boto3. Needs no network. The model has Llama-3-8B's shape and dummy weights: the
+answers are meaningless, the times are real. Each mode runs an engine in a process of its own
+(ttft_engine.py), with the servers on the same host, so they share its memory and cores. Prints:
+
+- for every length and mode: median, least and most of `--repeat` prompts, and the parts of a load:
+  look-up, receiving, copying the last blocks to the GPU, and the engine's own time (scheduling,
+  hashing, computing the remaining tokens);
+- throughput of new prompts: the cost of writing behind;
+- conversations with turns at a fixed rate: time to the first token over all turns, fraction of
+  prompt tokens reused, and GPU seconds in forward passes.
 """
 
 import argparse
@@ -68,7 +69,7 @@ def main() -> None:
 
 
 def run_mode(mode: str, valkeys: int, options: argparse.Namespace) -> dict[str, Any]:
-    """One engine's figures. Its own output goes to a log in the output folder."""
+    """Run one engine; returns its figures. Its output goes to a log in the output folder."""
     plan = {
         "mode": mode,
         "tokens": list(options.tokens),
@@ -89,7 +90,7 @@ def run_mode(mode: str, valkeys: int, options: argparse.Namespace) -> dict[str, 
 def start_servers(
     mode: str, valkeys: int, options: argparse.Namespace, stack: ExitStack
 ) -> dict[str, Any]:
-    """Starts Valkeys, S3 and a small cache endpoint; returns their part of the engine's plan."""
+    """Start Valkeys, S3 and a small cache endpoint; return their part of the engine's plan."""
     sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "benchmarks")]
     from valkey import Valkey, ValkeyCluster
     from valkeys import Valkeys
@@ -157,7 +158,7 @@ def run_engine(plan: dict[str, Any], options: argparse.Namespace) -> dict[str, A
 
 
 def table(result: dict[str, Any]) -> str:
-    """Seconds, and how much faster than computing in the same engine's cold run."""
+    """Seconds, and the speed-up over computing in the same engine's cold run."""
     lines = []
     for name, figures in result["modes"].items():
         lines.append(f"{name} ({figures['device']})")

@@ -1,6 +1,6 @@
-"""One engine of benchmarks/ttft.py, in a process of its own: its plan comes as JSON on stdin.
+"""One engine of benchmarks/ttft.py, in a process of its own. Reads its plan as JSON from stdin.
 
-Run by the interpreter that has vLLM. Needs neve and, where the plan names Valkeys, valkey-py.
+Runs in the interpreter that has vLLM. Needs neve and, where the plan names Valkeys, valkey-py.
 """
 
 import itertools
@@ -33,7 +33,7 @@ TINY = {
 
 
 class Passes:
-    """Seconds that forward passes took: on the GPU by its events, else as the worker saw them."""
+    """Duration of forward passes: by CUDA events on a GPU, else by the worker's clock."""
 
     def __init__(self) -> None:
         import torch
@@ -44,7 +44,7 @@ class Passes:
         execute = Worker.execute_model
 
         def timed(worker: Any, scheduled: Any) -> Any:
-            if not scheduled.total_num_scheduled_tokens:  # waits for a load, maybe
+            if not scheduled.total_num_scheduled_tokens:  # waits for a load, for example
                 return execute(worker, scheduled)
             begin = self._mark()
             try:
@@ -72,7 +72,7 @@ class Passes:
 
 class Engine:
     def __init__(self, plan: dict[str, Any]) -> None:
-        from vllm import LLM, SamplingParams  # type: ignore[attr-defined]  # it is not tests/vllm
+        from vllm import LLM, SamplingParams  # type: ignore[attr-defined]  # not tests/vllm
 
         self.mode = plan["mode"]
         self._spent: dict[str, float] = {}
@@ -114,7 +114,7 @@ class Engine:
             "kv_connector_module_path": "neve.vllm",
             "kv_role": "kv_both",
             "kv_load_failure_policy": "recompute",
-            # All of a prompt is stored before it is asked for again.
+            # Large enough to store a whole prompt before it is asked again.
             "kv_connector_extra_config": plan["neve"]["options"] | {"save_budget_bytes": budget},
         }
 
@@ -124,21 +124,21 @@ class Engine:
         return {"prompt_token_ids": [rng.randrange(10, vocabulary - 10) for _ in range(tokens)]}
 
     def ask(self, prompts: list[dict[str, list[int]]], max_tokens: int = 1) -> tuple[float, int]:
-        """(seconds, tokens that the first one reused)."""
+        """Serve the prompts. Returns (seconds, tokens that the first prompt reused)."""
         params = self._params(max_tokens=max_tokens, ignore_eos=True, detokenize=False)
         begin = time.perf_counter()
         outputs = self.llm.generate(prompts, params, use_tqdm=False)
         return time.perf_counter() - begin, outputs[0].num_cached_tokens or 0
 
     def forget(self) -> None:
-        """Waits until all is stored, then frees the GPU's blocks."""
+        """Wait until all blocks are stored, then free the GPU's blocks."""
         if self.mode in ("hot", "cold"):
             from vllm.distributed.kv_transfer import get_kv_transfer_group
 
             saver = get_kv_transfer_group()._worker._saver
             if saver is not None and not saver.drain(120):
                 raise RuntimeError("blocks are not stored after two minutes")
-            self.ask([self.prompt(1, "a step")])  # workers let go of copied blocks in a step
+            self.ask([self.prompt(1, "a step")])  # workers release copied blocks in a step
             if self.mode == "cold":
                 self._tiers.move_to_s3()
         else:
@@ -147,18 +147,19 @@ class Engine:
             raise RuntimeError("vLLM did not reset its prefix cache")
 
     def begin_anew(self) -> None:
-        """Empties the store for the next measurement."""
+        """Empty the store for the next measurement."""
         self.forget()
         if self._tiers is not None:
             self._tiers.clear()
 
     def spent(self) -> dict[str, float]:
-        """Seconds so far, by Neve's activity."""
+        """Neve's activity → seconds so far."""
         return dict(self._spent)
 
     def _watch(self) -> None:
-        """Notes what Neve samples: vLLM's `LLM` before 0.28 drops the metrics of most steps. A load
-        is received until its last blocks are there, then what is left of them is copied."""
+        """Intercept Neve's samples, since vLLM's `LLM` before 0.28 drops the metrics of most steps.
+
+        A load counts as "receiving" until its last blocks arrive, then as "copying"."""
         from neve.engine.loader import BlockLoader
         from neve.engine.telemetry import Telemetry
 
@@ -185,7 +186,7 @@ class Engine:
 
 
 class Tiers:
-    """The store that Neve's engine writes to, from a worker's side."""
+    """Moves blocks between the tiers that the engine writes to, as the platform's workers do."""
 
     def __init__(self, ports: list[int], tenant_id: int, buckets: int, puts: Sequence[str]) -> None:
         from valkey import Valkey, ValkeyCluster
@@ -202,7 +203,7 @@ class Tiers:
         self._hot.evict(1 << 50)
 
     def move_to_s3(self) -> None:
-        """Moves blocks as flush workers do, without the footer, which no load reads."""
+        """Move blocks as flush workers do, but without footers: loads never read them."""
         with ThreadPoolExecutor(8) as pool:
             moving = []
             while blocks := self._hot.lease_dirty(
@@ -216,7 +217,7 @@ class Tiers:
         self.clear()
 
     def _move(self, blocks: Sequence[Any], number: int, address: str) -> Any:
-        """One segment's number, and where in it the blocks are."""
+        """Write one segment. Returns its number and the blocks' places in it."""
         from neve.formats.keys import BucketKeys, bucket_of
 
         body, places = bytearray(64), []
@@ -224,7 +225,7 @@ class Tiers:
             bucket = BucketKeys(self._tenant_id, bucket_of(block.id, self._buckets))
             places.append((block.id, len(body)))
             body += self._valkey.get(bucket.block(block.space_id, block.id))
-        plain = {"Content-Type": ""}  # the address is signed for none
+        plain = {"Content-Type": ""}  # the URL is signed without a Content-Type
         put = urllib.request.Request(address, bytes(body), plain, method="PUT")
         urllib.request.urlopen(put, timeout=60).close()
         return number, places
@@ -232,12 +233,12 @@ class Tiers:
 
 def measure(plan: dict[str, Any]) -> dict[str, Any]:
     engine = Engine(plan)
-    for number in range(4):  # compiling, tuning, first pinned memory
+    for number in range(4):  # warm up: compilation, tuning, first pinned memory
         engine.ask([engine.prompt(min(2048, max(plan["tokens"])), f"warm {number}")])
-    for thread in threading.enumerate():  # pins staging in the engine's first seconds
+    for thread in threading.enumerate():  # the thread that pins staging in the first seconds
         if thread.name == "neve-pin":
             thread.join()
-    for number in range(4 if engine.mode != "recompute" else 0):  # first loads, which are measured
+    for number in range(4 if engine.mode != "recompute" else 0):  # first loads: measure speed
         engine.forget()
         engine.ask([engine.prompt(min(2048, max(plan["tokens"])), f"warm {number}")])
     rows = []
@@ -279,7 +280,7 @@ def measure(plan: dict[str, Any]) -> dict[str, Any]:
 
 
 def _throughput(engine: Engine, plan: dict[str, int] | None) -> dict[str, float] | None:
-    """Prompt and answer tokens a second, of prompts that nobody has seen, over the rounds."""
+    """Prompt and answer tokens per second of new prompts, over the rounds."""
     if plan is None:
         return None
     found = []
@@ -296,9 +297,9 @@ def _throughput(engine: Engine, plan: dict[str, int] | None) -> dict[str, float]
 def _turns(
     engine: Engine, users: int, turns: int, first: int, more: int, answer: int, per_s: float
 ) -> dict[str, float]:
-    """Conversations that go round: every user's next turn begins with all of the last ones.
+    """Conversations: every turn of a user begins with all earlier turns.
 
-    Users' turns are due in a fixed order at a fixed rate; a turn waits for the user's last one.
+    Users take turns in a fixed order at a fixed rate; a turn waits for the user's previous one.
     """
     engine.begin_anew()
     core = engine.llm.llm_engine
@@ -356,5 +357,5 @@ def _device() -> str:
 
 if __name__ == "__main__":
     answer = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what vLLM prints is no answer
+    os.dup2(2, 1)  # vLLM's output must not look like an answer
     print(json.dumps(measure(json.load(sys.stdin))), file=answer, flush=True)

@@ -1,7 +1,7 @@
-"""Valkey servers of a benchmark: one alone, or the primaries of a cluster, on loopback.
+"""Valkey servers for benchmarks: a single one, or the primaries of a cluster, on loopback.
 
-They run as the platform runs its hot tier: deploy/valkey-hot with deploy/valkey-hot.conf. Needs
-valkey-py and nothing else, so that it also runs on a host without the control plane's packages.
+They start like the platform's hot tier: deploy/valkey-hot with deploy/valkey-hot.conf. Needs only
+valkey-py, so it also runs on hosts without the control plane's packages.
 """
 
 import ctypes
@@ -26,7 +26,7 @@ SLOTS = 16384
 
 
 def free_ports(count: int) -> list[int]:
-    """Below the range of outgoing connections, and with room for a cluster bus port + 10000."""
+    """Free ports below the range of outgoing connections; the cluster bus port + 10000 fits too."""
     ports = []
     port = 15000 + os.getpid() % 4000
     while len(ports) < count:
@@ -42,12 +42,12 @@ def free_ports(count: int) -> list[int]:
 
 
 def die_with_parent() -> None:
-    """In the child, between fork and exec: killed when the thread that started it ends."""
+    """For a child between fork and exec: the kernel kills it when its parent thread ends."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def wait_until(ready: Callable[[], bool], what: str, timeout_s: float = 30.0) -> None:
-    """Raises TimeoutError with `what`."""
+    """Poll `ready`. Raises TimeoutError, which names `what`."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         try:
@@ -60,12 +60,12 @@ def wait_until(ready: Callable[[], bool], what: str, timeout_s: float = 30.0) ->
 
 
 def deployed_command() -> list[str]:
-    """The command by which the platform starts its hot Valkey."""
+    """The platform's start command of its hot Valkey."""
     return [str(ROOT / "deploy/valkey-hot"), str(ROOT / "deploy/valkey-hot.conf")]
 
 
 class Valkeys:
-    """Context manager. `count` > 1 makes a cluster of so many primaries without replicas."""
+    """Context manager. `count` > 1: a cluster of `count` primaries without replicas."""
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ class Valkeys:
         command: list[str] | None = None,
         tune: bool = True,
     ) -> None:
-        """`options` go over those of deploy/valkey-hot.conf. `tune`: as `make up` does."""
+        """`options` override deploy/valkey-hot.conf. `tune`: avoid bbr as `make up` does."""
         self.ports = free_ports(count)
         self.folder = Path(tempfile.mkdtemp(prefix="neve-bench-"))
         self._options = {"maxmemory": str(maxmemory_bytes), **(options or {})}
@@ -138,7 +138,7 @@ class Valkeys:
             )
 
     def _join(self) -> None:
-        """Even, contiguous ranges of slots, as `valkey-cli --cluster create` gives them."""
+        """Join a cluster with even, contiguous slot ranges, as `valkey-cli --cluster create`."""
         count = len(self.ports)
         for number, client in enumerate(self.clients):
             first, last = SLOTS * number // count, SLOTS * (number + 1) // count - 1
@@ -156,7 +156,7 @@ class Valkeys:
         return info["cluster_state"] == "ok" and int(info["cluster_size"]) == len(self.ports)
 
     def home(self, key: bytes) -> int:
-        """Number of the primary that holds a key."""
+        """Number of the primary of a key."""
         return next(
             number
             for number in reversed(range(len(self.ports)))
@@ -167,7 +167,7 @@ class Valkeys:
         return [client.execute_command(*command) for client in self.clients]
 
     def empty(self, *, cold: bool) -> None:
-        """Deletes all keys. `cold`: returns their memory to the system; else the server keeps it.
+        """Delete all keys. `cold`: return their memory to the system; else the server keeps it.
 
         FLUSHALL SYNC ends with a purge of the allocator, FLUSHALL ASYNC does not.
         Source: valkey src/db.c, flushallCommand.
@@ -181,7 +181,7 @@ class Valkeys:
             )
 
     def cpu_s(self) -> float:
-        """Processor seconds of all servers so far."""
+        """Processor seconds of all servers since their start."""
         return sum(run_s(process.pid) for process in self.processes)
 
     def version(self) -> str:
@@ -189,13 +189,13 @@ class Valkeys:
 
 
 def run_s(pid: int) -> float:
-    """Seconds that a process' threads have run. Source: sched-stats in the kernel's documents."""
+    """Run time of all threads of a process, in s. Source: Linux, scheduler/sched-stats."""
     stats = Path(f"/proc/{pid}/task").glob("*/schedstat")
     return sum(int(path.read_text().split()[0]) for path in stats) / 1e9
 
 
 def server_numbers(pid: int) -> dict[str, float]:
-    """`cpu_s`, `system_s`, `faults` (minor) of a process since it began. Source: proc(5), stat."""
+    """`cpu_s`, `system_s`, minor `faults` of a process since its start. Source: proc(5), stat."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     tick = os.sysconf("SC_CLK_TCK")
     return {

@@ -3,8 +3,8 @@
     python benchmarks/windows.py [--primaries 1] [--block-kib 2048] [--rounds 7] [--seconds 0.3]
 
 Every combination of `--connections`, `--windows-mib`, `--io-threads`, `--batches-mib` and
-`--in-flight` is a process of its own, all from the beginning, measured in turn, round by round.
-The choice that neve makes: docs/decisions/004-sockets.md.
+`--in-flight` runs in a process of its own. All start first and are measured in turn, round by
+round. Neve's choice: docs/decisions/004-sockets.md.
 """
 
 import argparse
@@ -33,14 +33,14 @@ from neve.formats.keys import BucketKeys  # noqa: E402
 from neve.index.library import functions_source  # noqa: E402
 
 TENANT_ID: Final = 7
-BUCKETS: Final = 32  # evenly over up to eight primaries
+BUCKETS: Final = 32  # spread evenly over up to eight primaries
 DATA_BYTES: Final = 512 << 20
 DEADLINE_S: Final = 60.0
 
 
 @dataclass(frozen=True)
 class Setting:
-    """`io_threads` 0: as many as the core chooses."""
+    """`io_threads`: 0 lets the core choose."""
 
     connections: int
     window_mib: int
@@ -57,7 +57,7 @@ class Setting:
 
 
 def load(setting: Setting, ports: list[int], block_bytes: int) -> None:
-    """The child: answers `put` and `get SECONDS` on stdin with a line of JSON each."""
+    """Child process: answers `put` and `get SECONDS` on stdin with a line of JSON each."""
     core = _core.Core(
         [f"127.0.0.1:{port}" for port in ports],
         lanes=setting.connections,

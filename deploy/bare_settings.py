@@ -1,6 +1,6 @@
-"""Settings of no platform: for tools that only read the code (mypy, the writer of the schema).
+"""Settings without a platform, for tools that only import the code (mypy, the OpenAPI generator).
 
-They need neither `var/` nor a secret, and reach no server.
+They need neither `var/` nor secrets, and connect to no server.
 """
 
 import os

@@ -1,10 +1,10 @@
-"""Lets a server that cannot choose answer by another congestion control than the system's default.
+"""Sets the TCP congestion control of a server that has no setting for it, such as Valkey.
 
-A GET is sent by the server, so its congestion control decides; with `bbr`, the default of some
-hosts, a loopback stream falls to a third or less (docs/decisions/004-sockets.md). Accepted
-connections inherit that of the listening socket. Valkey has no setting for it, so the process that
-started it borrows the listening socket and sets it there. That needs no privilege: the kernel
-allows it to the same user, and under Yama's ptrace_scope 1 to an ancestor.
+The server sends the bytes of a GET, so its congestion control limits them: with `bbr`, the default
+of some hosts, a loopback stream falls to a third or less (docs/decisions/004-sockets.md). Accepted
+connections inherit the setting of the listening socket, so the process that started the server
+borrows that socket and changes it. No privilege needed: the kernel allows it to the same user, and
+under Yama's ptrace_scope 1 to an ancestor.
 """
 
 import ctypes
@@ -14,14 +14,14 @@ import stat
 from pathlib import Path
 from typing import Final
 
-# Paces nothing that waits for nothing. An unprivileged process may set the allowed ones only.
+# Neither paces packets. An unprivileged process may set only algorithms that the system allows.
 WANTED: Final = (b"cubic", b"reno")
 _PIDFD_GETFD: Final = 438  # Source: Linux, include/uapi/asm-generic/unistd.h; since 5.6
 _LISTEN: Final = 10  # Source: Linux, include/net/tcp_states.h
 
 
 def system_default() -> str:
-    """Of new sockets here; empty where the kernel does not say."""
+    """The congestion control of new sockets; empty if the kernel does not say."""
     try:
         return Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip()
     except OSError:
@@ -29,9 +29,9 @@ def system_default() -> str:
 
 
 def avoid_bbr(pid: int) -> str:
-    """Sets it on all listening TCP sockets of a process. Returns what they have now.
+    """Set an algorithm of WANTED on all listening TCP sockets of a process. Returns the one in use.
 
-    Raises OSError when the kernel refuses; the server then goes on as it was.
+    Raises OSError if the kernel refuses; the server then continues unchanged.
     """
     name = system_default()
     if name.encode() in WANTED:

@@ -1,6 +1,6 @@
-"""Hooks of mkdocs.yml: pages from the repository's root become pages of the site.
+"""MkDocs hooks: add Markdown pages of the repository's root to the site.
 
-Links stay as they are in the repository, where they work too; the site gets them rewritten here.
+Links in the files work in the repository; the hooks rewrite them for the site.
 """
 
 import re
@@ -31,7 +31,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
         if target.parent == ROOT and target.name in ROOT_PAGES:
             return "../" * depth + target.name
         if target.is_dir() and target.is_relative_to(ROOT / "docs"):
-            first = min(target.glob("*.md"))  # a folder has no page of its own
+            first = min(target.glob("*.md"))  # a folder has no page itself
             return "../" * depth + str(first.relative_to(ROOT / "docs"))
         if name in ROOT_PAGES and target.is_relative_to(ROOT / "docs"):
             return str(target.relative_to(ROOT / "docs"))

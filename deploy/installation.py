@@ -1,7 +1,7 @@
-"""What one machine's installation consists of: ports, secrets, var/, and when its servers answer.
+"""The installation on one machine: ports, secrets, files in var/, and readiness of its servers.
 
-var/env keeps the secrets and tells `manage.py` where the servers of the last `make up` are. Lines
-that an operator adds there stay. The process environment wins over it.
+var/env stores the secrets and the server addresses of the last `make up`, for `manage.py`. Lines
+that an operator adds stay. The process environment overrides var/env.
 """
 
 import json
@@ -44,15 +44,15 @@ SECRETS = {
 
 
 class CannotStart(Exception):
-    """The message says what is wrong and which command or variable changes it."""
+    """The message names the problem and the command or variable that fixes it."""
 
 
 def prepare() -> dict[str, str]:
-    """Writes var/env and the servers' configuration; returns the environment of all programs.
+    """Write var/env and the servers' configuration; return the environment for all programs.
 
     Raises CannotStart for a port that is no number.
     """
-    os.umask(0o077)  # secrets, keys and data are nobody else's
+    os.umask(0o077)  # only this user may read secrets, keys and data
     (VAR / "log").mkdir(parents=True, exist_ok=True)
     saved = read_env(VAR / "env")
     for name, length in SECRETS.items():
@@ -70,7 +70,7 @@ def prepare() -> dict[str, str]:
     python_path = f"{ROOT}{os.pathsep}{ROOT / 'platform'}"
     own = {"NEVE_VAR": str(VAR), "PYTHONPATH": python_path, "PYTHONUNBUFFERED": "1"}
     own["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    # Without a proxy in front, nobody on this machine may say that he comes from elsewhere.
+    # Trust X-Forwarded-For from this machine only if NEVE_URL says that a proxy is in front.
     in_front = "127.0.0.1" if env.get("NEVE_URL") else ""
     own["FORWARDED_ALLOW_IPS"] = os.environ.get("FORWARDED_ALLOW_IPS", in_front)
     spare_proxies(os.environ)
@@ -88,7 +88,7 @@ def read_env(path: Path) -> dict[str, str]:
 
 
 def _env_line(name: str, value: str) -> str:
-    """Read back as it was, whatever characters the value has."""
+    """A line that `read_env` reads back exactly, whatever characters the value has."""
     if re.fullmatch(r"[\w:/.,@%+=-]*", value):
         return f"{name}={value}\n"
     escaped = value.replace("\\", "\\\\").replace("'", "\\'")
@@ -96,14 +96,14 @@ def _env_line(name: str, value: str) -> str:
 
 
 def spare_proxies(environment: MutableMapping[str, str]) -> None:
-    """Programs on this machine reach each other without the proxy that http_proxy names."""
+    """Exempt this machine's addresses from the proxy that http_proxy names."""
     for name in ("no_proxy", "NO_PROXY"):
         hosts = [environment[name]] if environment.get(name) else []
         environment[name] = ",".join([*hosts, *LOOPBACK])
 
 
 def refuse_taken_ports(env: dict[str, str]) -> None:
-    """Raises CannotStart that names each taken port, its holder and the variable to change."""
+    """Raises CannotStart, which names each taken port, its process and the variable to change."""
     problems: list[str] = []
     claimed: dict[int, str] = {}
     for name in PORTS:
@@ -131,7 +131,7 @@ def port_is_free(port: int) -> bool:
 
 
 def _holder(port: int) -> str:
-    """ " by NAME (pid N)", or nothing when this user may not see it."""
+    """ " by NAME (pid N)"; empty if this user may not see the process."""
     try:
         for link in psutil.net_connections("tcp"):
             if link.status != psutil.CONN_LISTEN or not link.laddr or not link.pid:
@@ -157,8 +157,8 @@ def _port(name: str, value: str) -> int:
 
 def _write_servers(env: dict[str, str]) -> None:
     for name, options in {
-        # An idle connection holds 17 KiB: so many fit into the clients' share of 512 MiB, a tenth.
-        # More would push those with blocks on their way out of it.
+        # 2,000 idle connections of 17 KiB fit into the clients' tenth of 512 MiB. More would make
+        # Valkey disconnect clients that are moving blocks.
         "hot": f"maxmemory {env.get('NEVE_HOT_MAXMEMORY', '512mb')}\nmaxclients 2000\n",
         "bus": "",
     }.items():
@@ -177,13 +177,13 @@ def _write_servers(env: dict[str, str]) -> None:
 
 
 def _quoted(value: str) -> str:
-    """As valkey.conf wants it. Source: Valkey, sdssplitargs."""
+    """Quote a value for valkey.conf. Source: Valkey, sdssplitargs."""
     escaped = value.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
 
 
 def _write_private(path: Path, text: str) -> None:
-    """Replaces the file at once; only its owner can read it."""
+    """Replace the file atomically; only its owner can read it."""
     new = path.with_name(path.name + ".new")
     new.unlink(missing_ok=True)
     with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
@@ -199,9 +199,9 @@ def s3_identity(access_key: str, secret_key: str) -> dict[str, Any]:
 
 
 def s3_works(client: Any) -> bool:
-    """A byte written and read back: weed's /healthz says 200 before it can do either.
+    """Whether S3 stores and returns a byte: weed's /healthz answers 200 before it can do either.
 
-    `client` is a boto3 S3 client of one attempt a call. weed makes the bucket on the way.
+    `client`: a boto3 S3 client that does not retry. weed creates the bucket implicitly.
     """
     try:
         client.put_object(Bucket="probe", Key="byte", Body=b"1")
@@ -211,14 +211,14 @@ def s3_works(client: Any) -> bool:
 
 
 def remove_s3_sockets(first_port: int) -> None:
-    """weed makes sockets in /tmp, named by its ports, and leaves them when it is killed."""
+    """Remove weed's sockets in /tmp, named by its ports: a killed weed leaves them behind."""
     for port in range(first_port, first_port + S3_PORTS):
         for path in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
             path.unlink(missing_ok=True)
 
 
 def answers(port: int) -> bool:
-    """Whether something accepts connections there."""
+    """Whether a server accepts connections on this loopback port."""
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=1):
             return True
@@ -227,7 +227,7 @@ def answers(port: int) -> bool:
 
 
 def http_status(url: str) -> int:
-    """Status of a GET, 0 when nothing answers."""
+    """Status of a GET; 0 if no server answers."""
     try:
         with urllib.request.urlopen(url, timeout=2) as response:
             return int(response.status)

@@ -1,12 +1,12 @@
-"""A small proxy that lets one vLLM compute prompts and another one answer, with Neve in between.
+"""A small proxy for prefill on one vLLM and decode on another, with Neve in between.
 
 python -m deploy.prefill_decode_proxy --prefill http://gpu-01:8000 --decode http://gpu-02:8000
 
-Each (chat) completion goes to a prefill node first, for one token; what that answers in
-`kv_transfer_params` goes with the request to a decode node, whose answer is passed on as it comes.
-All else goes to a decode node as it is. Nodes take turns. Without a prefill node in reach the
-decode node computes the prompt. An example: it has neither keys nor limits, so it listens on
-loopback unless told otherwise. See docs/nodes.md.
+The proxy sends each (chat) completion to a prefill node first, for one token. It adds
+`kv_transfer_params` of that response to the request for a decode node, and streams the response of
+the decode node to the client. All other requests go to a decode node unchanged. Nodes take turns.
+If no prefill node answers, the decode node computes the prompt. This is an example without
+authentication or limits, so it listens on loopback by default. See docs/nodes.md.
 """
 
 import argparse
@@ -27,7 +27,7 @@ DECODE_S = 600.0
 
 
 class Proxy(BaseHTTPRequestHandler):
-    """One request of a client. Its answer ends with the connection, so it may be a stream."""
+    """One client request. The end of the response is the end of the connection: it may stream."""
 
     prefill: Iterator[str]
     decode: Iterator[str]
@@ -49,7 +49,7 @@ class Proxy(BaseHTTPRequestHandler):
         self._decode(body)
 
     def _prefilled(self, asked: dict[str, Any]) -> dict[str, Any]:
-        """The request for the decode node; unchanged if vLLM is going to refuse it anyway."""
+        """The request for the decode node; unchanged if vLLM will refuse it anyway."""
         params = asked.get("kv_transfer_params") or {}
         if not isinstance(params, dict):
             return asked
@@ -62,7 +62,7 @@ class Proxy(BaseHTTPRequestHandler):
     def _decode(self, body: bytes | None) -> None:
         try:
             answer = self._send(next(self.decode), body, DECODE_S)
-        except HTTPError as refusal:  # has a status and a body as well
+        except HTTPError as refusal:  # an HTTPError has status and body, like a response
             self._pass_on(refusal)
         except OSError as error:
             self.send_error(502, explain=f"decode: {error}")
@@ -71,7 +71,7 @@ class Proxy(BaseHTTPRequestHandler):
                 self._pass_on(answer)
 
     def _begin(self, asked: dict[str, Any], params: dict[str, Any]) -> Any:
-        """Has the prompt computed; what the node says of it, or None: then decode computes it."""
+        """Prefill the prompt; return `prefilled` of the response, or None if the prefill failed."""
         one = {"max_tokens": 1, "stream": False, "kv_transfer_params": params | HANDS_OVER}
         if "max_completion_tokens" in asked:
             one["max_completion_tokens"] = 1
@@ -86,7 +86,7 @@ class Proxy(BaseHTTPRequestHandler):
         return (said.get("neve") or {}).get("prefilled")
 
     def _send(self, node: str, body: bytes | None, timeout_s: float) -> HTTPResponse:
-        """As the client sent it, to a node; a GET without a body."""
+        """Send the client's path and headers with `body` to a node; a GET if `body` is None."""
         names = ("Content-Type", "Authorization")
         headers = {name: self.headers[name] for name in names if name in self.headers}
         request = urllib.request.Request(node + self.path, body, headers)

@@ -1,4 +1,4 @@
-"""`make reference`: docs/events.md and docs/metrics.md, written from their tables in the code.
+"""`make reference`: generates docs/events.md and docs/metrics.md from the tables in the code.
 
 Runs inside Django (`manage.py shell`). A test compares the pages with the tables.
 """
@@ -48,7 +48,7 @@ For operators' keys.
 
 
 def pages() -> dict[Path, str]:
-    """File → what it must hold."""
+    """File → its generated text."""
     table = import_module("metrics.table")
     events = EVENTS.format(platform=_events("base.log_events"), nodes=_events("neve.log_events"))
     metrics = METRICS.format(tenant=_metrics(table.TENANT), platform=_metrics(table.PLATFORM))

@@ -1,8 +1,7 @@
-"""`make up`: starts supervisord, brings the platform up in order, and stays in front of it.
+"""`make up`: starts supervisord and the platform's programs in order, then stays in the foreground.
 
 Order: storage -> migrate, bootstrap, block index -> web -> workers, beat, demo node. Ctrl-C,
-SIGTERM or a closed terminal stops everything. What it prepares in var/ is in
-deploy/installation.py.
+SIGTERM or a closed terminal stops everything. deploy/installation.py prepares var/.
 """
 
 import os
@@ -49,7 +48,7 @@ Neve is up after {took_s:.0f} s: {url}/
 
 
 class Stop(Exception):
-    """The operator wants everything to end."""
+    """The operator asked to stop everything."""
 
 
 def main() -> int:
@@ -58,7 +57,7 @@ def main() -> int:
     try:
         env = prepare()
         refuse_taken_ports(env)
-        # Neither in var/ nor in TMPDIR: a socket's path may have 107 characters.
+        # Neither in var/ nor in TMPDIR: a socket path is limited to 107 characters.
         with tempfile.TemporaryDirectory(prefix="neve-", dir="/tmp") as folder:
             env["NEVE_SUPERVISOR_SOCKET"] = f"{folder}/supervisor.sock"
             _run(env)
@@ -75,9 +74,9 @@ def _raise_stop(number: int, frame: object) -> None:
 
 
 def _stop_with_make() -> None:
-    """Raises Stop once the `make` above was sent SIGINT alone, not from a terminal.
+    """Raises Stop if only the parent `make` got SIGINT, by `kill` instead of a terminal.
 
-    make then only waits for its recipe, inside its handler, where SIGINT is blocked.
+    make then waits in its signal handler for this process, with SIGINT blocked.
     """
     parent = Path(f"/proc/{os.getppid()}")
     if parent.joinpath("comm").read_text().strip() == "make":
@@ -92,7 +91,7 @@ def _run(env: dict[str, str]) -> None:
         cwd=ROOT,
         env=env,
         stdin=subprocess.DEVNULL,
-        start_new_session=True,  # Ctrl-C reaches this process alone; it stops the rest in order
+        start_new_session=True,  # Ctrl-C reaches only this process, which stops the others in order
     )
     platform = Platform(env, supervisord)
     try:
@@ -112,7 +111,7 @@ def _run(env: dict[str, str]) -> None:
 
 
 class Platform:
-    """The programs, seen through supervisord's control socket."""
+    """The platform's programs, controlled through supervisord's socket."""
 
     def __init__(self, env: dict[str, str], supervisord: "subprocess.Popen[bytes]") -> None:
         self.env = env
@@ -132,7 +131,7 @@ class Platform:
         )
 
     def bring_up(self) -> None:
-        """Returns when everything runs. Raises CannotStart with the log's end."""
+        """Start all programs; return once they run. Raises CannotStart with the end of the log."""
         began = time.monotonic()
         print("Starting storage ...", flush=True)
         self._wait("valkey-hot", lambda: answers(int(self.env["NEVE_HOT_PORT"])))
@@ -153,7 +152,7 @@ class Platform:
         print(UP.format(url=url, var=self.env["NEVE_VAR"], took_s=took_s), flush=True)
 
     def watch(self) -> None:
-        """Says now and then how it goes, until Stop."""
+        """Print status and failures of programs until Stop is raised."""
         fallen: set[str] = set()
         status_at = time.monotonic() + STATUS_EVERY_S / 3
         while True:
@@ -171,7 +170,7 @@ class Platform:
                 print(f"{time.strftime('%H:%M:%S')} {self._last_line('demo')}", flush=True)
 
     def _tune(self, program: Any) -> None:
-        """Once for each process that serves blocks; a restarted one has a new listening socket."""
+        """Set the congestion control, again after each restart: the listening socket is new."""
         if program["pid"] == self.tuned_pid:
             return
         self.tuned_pid = program["pid"]
@@ -202,11 +201,11 @@ class Platform:
             raise CannotStart(f"`manage.py {' '.join(arguments)}` failed, see above.")
 
     def _ask(self, method: str, *arguments: str) -> Any:
-        """Calls supervisord. Raises CannotStart when it is gone, xmlrpc's Fault when it refuses."""
+        """Call supervisord. Raises CannotStart if it ended, xmlrpc's Fault if it refuses."""
         try:
             return getattr(self.rpc, method)(*arguments)
         except OSError:
-            time.sleep(0.5)  # its end may be seen on the socket before its process is reaped
+            time.sleep(0.5)  # the socket may close before the process is reaped
             self._check_supervisord()
             raise
 

@@ -1,4 +1,4 @@
-"""Watches an engine adapter's calls to `neve.engine` and notes where they break the contract.
+"""Watches an engine adapter's calls to `neve.engine` and records violations of the contract.
 
 `docs/engine-adapters.md` numbers the rules. `ContractWatch.install` wraps the calls of every
 `SchedulerSide` and `WorkerSide` of this process, so any adapter can be watched, vLLM's too.
@@ -16,9 +16,9 @@ from neve.engine.worker import WorkerSide
 
 
 class ContractWatch:
-    """One engine's adapter: the scheduler part of a process, and the worker parts that live there.
+    """Watches one engine's adapter: the scheduler part and the worker parts of this process.
 
-    `violations`: "rule: what happened", in order.
+    `violations`: "rule: event", in order.
     """
 
     def __init__(self) -> None:
@@ -27,20 +27,20 @@ class ContractWatch:
         self._forget()
 
     def _forget(self) -> None:
-        """A scheduler side was made: another engine begins."""
+        """Reset all state for a new engine, when a scheduler side is made."""
         self._live: dict[str, NewRequest] = {}
         self._ended: set[str] = set()
         self._answers: dict[str, tuple[int, int]] = {}  # request → local tokens, matched tokens
         self._loading: dict[str, tuple[int, list[int]]] = {}  # request → local tokens, its blocks
-        self._last_start: dict[str, int] = {}  # request → its computation begins here at most
-        self._loaded: set[str] = set()  # their loads ended, and they were not looked up again
+        self._last_start: dict[str, int] = {}  # request → latest start of its computation
+        self._loaded: set[str] = set()  # requests whose load ended, without another look-up since
         self._blocks: dict[str, list[int]] = {}
         self._delayed: dict[str, set[int]] = {}
         self._failed: set[int] = set()  # reported by workers, not yet passed on
         self._failed_requests: set[str] = set()
         self._unsaved: set[bytes] = set()
         self._block_tokens = 0
-        self._is_split = False  # windows' blocks change hands while their request runs
+        self._is_split = False  # sliding-window blocks change owner during a request
 
     def install(self) -> "ContractWatch":
         self._wrap(SchedulerSide, "__init__", self._made)
@@ -60,7 +60,7 @@ class ContractWatch:
             setattr(owner, name, original)
 
     def unfinished(self) -> list[str]:
-        """What is still under way: nothing once an idle engine's steps are over."""
+        """Loads not ended and blocks not freed. Empty after an idle engine's last steps."""
         loads = [f"the load of {name} has not ended" for name in self._loading]
         return loads + [f"the blocks of {name} are not freed" for name in self._delayed]
 
@@ -87,7 +87,7 @@ class ContractWatch:
         call(*args, **kwargs)
 
     def _begin(self, side: Any, call: Any, request: NewRequest) -> None:
-        # A request that Neve had to leave alone may be begun again.
+        # Only a request that Neve does not track may begin again.
         if request.request_id in self._live and side.knows(request.request_id):
             self.broken("S1", f"{request.request_id} is begun twice")
         self._live[request.request_id] = request
@@ -101,7 +101,7 @@ class ContractWatch:
             self.broken("S2", f"{request_id} has {local_tokens} local tokens: no whole blocks")
         found = call(request_id, local_tokens)
         self._answers.pop(request_id, None)
-        self._last_start.pop(request_id, None)  # local blocks may have come meanwhile
+        self._last_start.pop(request_id, None)  # the request may have local blocks since then
         self._loaded.discard(request_id)
         if found:
             self._answers[request_id] = local_tokens, found
@@ -141,7 +141,7 @@ class ContractWatch:
             if replaces:
                 self._blocks[request_id] = []
             new = list(blocks[0]) if blocks else []
-            # Blocks before `start` are only read, and may be shared through a prefix cache.
+            # Blocks before `start` are read-only and may be shared through a prefix cache.
             written = new[start // self._block_tokens :] if replaces else new
             self._check_free(request_id, written)
             self._blocks.setdefault(request_id, []).extend(new)
@@ -177,7 +177,7 @@ class ContractWatch:
                 start = local + first * self._block_tokens
                 self._last_start[name] = min(start, self._last_start.get(name, start))
         for request_id in ended:
-            # Beside another connector, vLLM reports the ends of that one's loads too.
+            # With a second connector, vLLM also reports the ends of that connector's loads.
             if self._loading.pop(request_id, None) is not None:
                 self._loaded.add(request_id)
             elif request_id in self._loaded:
@@ -198,7 +198,7 @@ class ContractWatch:
         return delays_free, params
 
     def _check_free(self, request_id: str, blocks: list[int]) -> None:
-        """Nobody else loads into these blocks or copies out of them."""
+        """Check that no other request loads into these blocks or copies out of them."""
         if self._is_split:
             return
         given = set(blocks)
@@ -232,7 +232,7 @@ class ContractWatch:
 
 
 class _Step:
-    """One call of a worker's step: each gets every plan once, and no step leaves one out."""
+    """One worker step. Every worker must get every plan exactly once."""
 
     def __init__(
         self, watch: ContractWatch, steps: dict[int, tuple[StepPlan, set[str]]], name: str

@@ -1,7 +1,7 @@
 """The conformance suite of engine adapters: subclass `AdapterSuite` with a fixture `lab`.
 
-Each test says what the engine's users see: the tokens are those of the engine alone, and what was
-stored is reused. `Lab` is all that the suite needs of an engine and its store.
+Tests check what the engine's users see: tokens equal those without Neve, and stored KV is reused.
+`Lab` is the interface to an engine and its store.
 """
 
 import random
@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-CHUNK = 64  # tokens of a block here
+CHUNK = 64  # tokens of a block in these tests
 
 
 @dataclass(frozen=True)
@@ -32,42 +32,42 @@ class Serving(Protocol):
     """A running engine."""
 
     def answer(self, *prompts: Prompt) -> list[Answer]:
-        """Serves the prompts at once, to their end."""
+        """Serve the prompts concurrently until all have ended."""
         ...
 
     def store_all(self) -> None:
-        """Waits until all saves are stored or refused."""
+        """Wait until all saves are stored or refused."""
         ...
 
     def abort(self, prompt: Prompt) -> None:
-        """Begins the prompt and drops it while its load is under way."""
+        """Start the prompt and abort it during its load."""
         ...
 
     def violations(self) -> list[str]:
-        """What `ContractWatch` saw, and what is left unfinished."""
+        """Violations that `ContractWatch` recorded, loads not ended and blocks not freed."""
         ...
 
 
 class Lab(Protocol):
-    """Makes engines of one kind over one store, which is empty at a test's start."""
+    """Makes engines of one kind over one store, which is empty when a test starts."""
 
     def serve(
         self, *, neve: bool = True, crowded: bool = False, defers: bool = False
     ) -> AbstractContextManager[Serving]:
-        """A fresh engine. `crowded`: so little KV memory that requests of one test are preempted.
-        `defers`: copies out of KV memory are late."""
+        """A new engine. `crowded`: so little KV memory that concurrent requests are preempted.
+        `defers`: copies out of KV memory are delayed."""
         ...
 
     def lose_blocks(self) -> None:
-        """Every second stored block is gone, and the index does not know it."""
+        """Delete every second stored block, but keep its index entry."""
         ...
 
     def spoil_blocks(self) -> None:
-        """One byte of every second stored block is another."""
+        """Change one byte of every second stored block."""
         ...
 
     def stall(self) -> AbstractContextManager[None]:
-        """Meanwhile the store does not answer."""
+        """Context in which the store does not answer."""
         ...
 
 
@@ -76,25 +76,25 @@ def prompt(length: int, seed: int = 1, **more: Any) -> Prompt:
 
 
 class AdapterSuite:
-    """Each test fails an adapter that breaks one promise of docs/engine-adapters.md."""
+    """Each test checks one promise of docs/engine-adapters.md."""
 
     @staticmethod
     def alone(lab: Lab, *prompts: Prompt) -> list[Sequence[int]]:
-        """What the engine says without Neve."""
+        """Tokens of the engine without Neve."""
         with lab.serve(neve=False) as engine:
             return [answer.tokens for answer in engine.answer(*prompts)]
 
     @staticmethod
     @contextmanager
     def serving(lab: Lab, **situation: bool) -> Iterator[Serving]:
-        """An engine that keeps the contract while it serves."""
+        """Run an engine; afterwards check that it kept the contract."""
         with lab.serve(**situation) as engine:
             yield engine
             violations = engine.violations()
             assert not violations, "\n".join(violations)
 
     def store(self, lab: Lab, *prompts: Prompt, **situation: bool) -> list[Sequence[int]]:
-        """What an engine says that computes and stores the prompts."""
+        """Compute and store the prompts in a new engine; return its tokens."""
         with self.serving(lab, **situation) as engine:
             answers = engine.answer(*prompts)
             engine.store_all()
@@ -102,7 +102,7 @@ class AdapterSuite:
         return [answer.tokens for answer in answers]
 
     def load(self, lab: Lab, *prompts: Prompt, **situation: bool) -> tuple[list[Any], list[int]]:
-        """What a fresh engine says, and how many tokens of each prompt it reused."""
+        """(tokens of a new engine, number of reused tokens of each prompt)."""
         with self.serving(lab, **situation) as engine:
             answers = engine.answer(*prompts)
             engine.store_all()
@@ -130,7 +130,7 @@ class AdapterSuite:
         assert self.load(lab, next_turn) == (expected, [2 * CHUNK])
 
     def test_what_the_engine_has_itself_is_kept(self, lab: Lab) -> None:
-        """Its own prefix ends inside of a chunk: the rest of the chunk is loaded."""
+        """The engine's own prefix ends inside a chunk: the rest of the chunk is loaded."""
         long = prompt(3 * CHUNK + 5)
         short = Prompt(long.tokens[: CHUNK + CHUNK // 2 + 1], max_tokens=1)
         expected = self.alone(lab, long)
@@ -176,7 +176,7 @@ class AdapterSuite:
         assert self.load(lab, *asked, crowded=True)[0] == expected
 
     def store_crowded(self, lab: Lab, asked: Sequence[Prompt]) -> list[Sequence[int]]:
-        """A preempted request may find what it stored itself."""
+        """Preempted requests may find blocks that they stored themselves."""
         with self.serving(lab, crowded=True, defers=True) as engine:
             tokens = [answer.tokens for answer in engine.answer(*asked)]
             engine.store_all()

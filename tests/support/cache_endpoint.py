@@ -1,7 +1,7 @@
 """A small `/cache/v1` over HTTP for tests of the client: real sockets, no Django.
 
-It keeps what nodes sent, and can be told to fail. Whether the client speaks with the real platform
-is tested in tests/neve/test_client_platform.py.
+It records the nodes' requests and fails on demand. tests/neve/test_client_platform.py tests the
+client with the real platform.
 """
 
 import json
@@ -21,7 +21,7 @@ TENANT_ID = 7
 class CacheEndpoint:
     """Context manager. Tests change the public attributes while it runs.
 
-    `fail`: status -> answered to every call while set. `segment_url`: number -> address.
+    `fail`: status of every response while set. `segment_url`: segment number -> address.
     """
 
     def __init__(self, seed: str, *, heartbeat_s: float = 0.1) -> None:
@@ -55,7 +55,7 @@ class CacheEndpoint:
         self._server.server_close()
 
     def counted(self, name: str) -> int:
-        """Sum of one counter over all counted heartbeats."""
+        """Sum of a counter over all counted heartbeats."""
         return sum(heartbeat["counters"].get(name, 0) for heartbeat in self.heartbeats)
 
     def answer(self, method: str, path: str, key: str, body: Any) -> tuple[int, dict[str, Any]]:

@@ -9,7 +9,7 @@ def openssl(*arguments: object) -> None:
 
 
 def make_ca(folder: Path, name: str) -> Path:
-    """Writes `name`.crt and `name`.key."""
+    """Make a certificate authority: `name`.crt and `name`.key."""
     openssl(
         *("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"),
         *("-days", "2", "-subj", f"/CN={name}"),
@@ -19,7 +19,7 @@ def make_ca(folder: Path, name: str) -> Path:
 
 
 def issue(folder: Path, ca: str, name: str, alternatives: str) -> None:
-    """Writes `name`.crt and `name`.key, signed by `ca`. `alternatives`: as "DNS:a.test,IP:::1"."""
+    """Make `name`.crt and `name`.key, signed by `ca`. `alternatives`: e.g. "DNS:a.test,IP:::1"."""
     (folder / f"{name}.ext").write_text(f"subjectAltName={alternatives}\n")
     openssl(
         *("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"),

@@ -40,7 +40,7 @@ def connect(endpoint: CacheEndpoint, **options: object) -> Client:
 
 
 class Chain:
-    """`count` random blocks of one chain, and room to load them into."""
+    """`count` random blocks of one chain, and buffers to load them into."""
 
     def __init__(self, client: Client, count: int, seed: int = 1) -> None:
         random = np.random.default_rng(seed)

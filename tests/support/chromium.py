@@ -1,4 +1,4 @@
-"""Where Chromium is, how tests start it, and which pages the dashboard has."""
+"""Chromium's path and start options for tests, and the dashboard's pages."""
 
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = (

@@ -14,7 +14,7 @@ from neve.index.library import load_functions
 from neve.index.tier import BlockTerms, HotTier
 from support.servers import ValkeyServer, free_port, wait_until
 
-NODE_TIMEOUT_MS = 1000  # a dead primary is replaced about two of these later
+NODE_TIMEOUT_MS = 1000  # failover takes about twice as long
 PRIMARIES = 3
 
 
@@ -70,7 +70,7 @@ class Cluster:
         self._stack.close()
 
     def wait_whole(self, timeout_s: float = 30) -> None:
-        """Waits until every living node reports that all slots are served."""
+        """Wait until every living node reports that all slots are served."""
         wait_until(
             lambda: all(self._info(node)["cluster_state"] == "ok" for node in self._living()),
             timeout_s=timeout_s,
@@ -88,7 +88,7 @@ class Cluster:
         raise LookupError(slot)
 
     def tier(self, tenant_id: int, buckets: int, *, hot_bytes: int) -> HotTier:
-        """A tenant's index, with a policy set, over clients of the current primaries."""
+        """A tenant's hot tier with a policy, over clients of the current primaries."""
         clients = {node.port: node.client() for node in self.nodes}
 
         def execute(*args: Any) -> Any:
@@ -101,9 +101,9 @@ class Cluster:
         return tier
 
     def migrate_slot(self, slot: int, to: ClusterNode, *, pause_s: float = 0.0) -> int:
-        """Moves a slot key by key, as `valkey-cli --cluster reshard` does. Returns how many keys.
+        """Move a slot key by key, as `valkey-cli --cluster reshard`. Returns the number of keys.
 
-        `pause_s`: between two keys, so that other clients meet a half-moved slot.
+        `pause_s`: pause between keys, so that other clients meet a half-moved slot.
         """
         source = self.primary_of(slot)
         moved = 0

@@ -1,4 +1,4 @@
-"""A tenant whose blocks go through all tiers, for tests of the workers on real servers."""
+"""A tenant whose blocks move through all tiers, for tests of workers on real servers."""
 
 import os
 from uuid import uuid4
@@ -20,7 +20,7 @@ PAYLOAD_BYTES = 50_000
 
 
 class World:
-    """A tenant with one space whose blocks are stored and read as a node does."""
+    """A tenant with one space. Stores and reads blocks as a node does."""
 
     def __init__(self, *, hot_bytes=1 << 26, cold_bytes=1 << 26):
         self.tenant = create_tenant(
@@ -36,7 +36,7 @@ class World:
         self.payloads: dict[bytes, bytes] = {}
 
     def add_space(self, name):
-        """Makes a space. Later calls store blocks into it."""
+        """Make a space. Later calls store blocks into it."""
         identity = SpaceIdentity("m", name, "f32", "f32", "l", 1, 16, 4096)
         self.fingerprint = identity.fingerprint(tenant_id=self.tenant.pk, chunk_tokens=256)
         with tenant_scope(self.tenant.pk):
@@ -48,7 +48,7 @@ class World:
             )
 
     def store(self, count, *, parent=bytes(16), payload_bytes=PAYLOAD_BYTES):
-        """Stores a chain of `count` new blocks behind `parent`; returns their ids."""
+        """Store a chain of `count` new blocks after `parent`; return their ids."""
         ids = []
         for _ in range(count):
             id_, payload = os.urandom(16), os.urandom(payload_bytes)

@@ -1,7 +1,7 @@
-"""Several workers at once: `python -m support.crowd flush|compact|killed`, prints facts as JSON.
+"""Concurrent workers: `python -m support.crowd flush|compact|killed` prints facts as JSON.
 
-A program of its own, since it needs a database that processes share: tests/tiering/test_parallel.py
-runs it. The children are forked before any connection is open.
+A separate program, since its processes share a database; tests/tiering/test_parallel.py runs it.
+It forks the children before it opens any connection.
 """
 
 import json
@@ -40,8 +40,8 @@ POLICY = Policy(least_bytes=4 * SIZE, most_bytes=8 * SIZE, range_bytes=2 * SIZE,
 
 
 def hurry(lease_s: int) -> None:
-    """Small segments: seconds hold the merges of hours. A lease that lapses on a busy machine
-    lets another worker flush the same blocks, so only killed workers have short leases."""
+    """Set small segments, so that hours of merges take seconds. On a busy machine a short lease
+    expires and another worker flushes the same blocks: only killed workers get short leases."""
     flush.GATHER_S, flush.LEASE_S, flush.LEASE_BYTES, flush.PASS_S = 0, lease_s, 40 * SIZE, 2
     segments.LEAST_BYTES, segments.MOST_BYTES = 4 * SIZE, 8 * SIZE
     sweep.SETTLED = sweep.GRACE = timedelta(seconds=1)
@@ -50,7 +50,7 @@ def hurry(lease_s: int) -> None:
 
 
 class Crowd:
-    """Forked workers that repeat the tasks `names` from `go` until they are killed or ended."""
+    """Forked workers that repeat the tasks `names`, from `go` until killed or ended."""
 
     def __init__(self, *names: str) -> None:
         self.names = names
@@ -89,7 +89,7 @@ def wait_until(what, timeout_s=60.0) -> None:
 
 
 def store_conversations(world: World, turns: int, chains: int = 5) -> list[bytes]:
-    """Every turn is flushed by itself, so chains go through `turns` segments."""
+    """Store chains in `turns` pieces, flush each separately: a chain has blocks in all segments."""
     ends, ids = [bytes(16)] * chains, []
     for _ in range(turns):
         for n, parent in enumerate(ends):
@@ -101,7 +101,7 @@ def store_conversations(world: World, turns: int, chains: int = 5) -> list[bytes
 
 
 def facts(world: World, ids: list[bytes]) -> dict[str, object]:
-    """Counts that tests check. `lost`: blocks that cannot be read from S3 alone."""
+    """Counts for tests. `lost`: blocks that cannot be read from S3 alone."""
     world.tier.evict(1 << 40)
     places = world.tier.match(ids)
     found = [id_ for id_, place in zip(ids, places, strict=True) if isinstance(place, Location)]
@@ -161,8 +161,8 @@ def compact_at_once() -> dict[str, object]:
 
 
 def killed() -> dict[str, object]:
-    """Kills workers (SIGKILL) again and again; the last ones finish the work."""
-    claims.LEASE = timedelta(seconds=2)  # killed workers leave theirs behind
+    """Kill workers (SIGKILL) repeatedly; the last workers finish the work."""
+    claims.LEASE = timedelta(seconds=2)  # killed workers never release their leases
     rng = random.Random(int(os.environ.get("SEED", "1")))
     crowds = [Crowd("flush", "compact") for _ in range(3)]
     last = Crowd("flush", "compact")
@@ -182,7 +182,7 @@ def killed() -> dict[str, object]:
 
 
 def begin() -> World:
-    Tenant.objects.update(is_active=False)  # so that workers have only this scenario's
+    Tenant.objects.update(is_active=False)  # so that workers see only this scenario's tenant
     recovery.rebuild_all()
     world = World()
     provisioning.provision()
@@ -194,7 +194,7 @@ SCENARIOS = {"flush": flush_at_once, "compact": compact_at_once, "killed": kille
 if __name__ == "__main__":
     hurry(lease_s=2 if sys.argv[1] == "killed" else 60)
     active = list(Tenant.objects.filter(is_active=True).values_list("pk", flat=True))
-    connection.close()  # before workers are forked
+    connection.close()  # before the fork
     try:
         print(json.dumps(SCENARIOS[sys.argv[1]]()))
     finally:

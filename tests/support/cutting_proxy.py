@@ -1,4 +1,4 @@
-"""A TCP proxy that breaks connections as a test asks."""
+"""A TCP proxy that breaks connections on a test's demand."""
 
 import itertools
 import socket
@@ -11,9 +11,9 @@ from support import silence
 
 
 class CuttingProxy:
-    """Context manager. The n-th connection is cut after `after[n]` bytes of answers (None: never).
+    """Context manager. Cuts the n-th connection after `after[n]` response bytes (None: never).
 
-    Connections beyond the list are never cut. `port` is the proxy's own.
+    Never cuts connections beyond the list. `port`: the proxy's own port.
     """
 
     def __init__(self, port: int, after: Iterable[int | None]) -> None:
@@ -35,7 +35,7 @@ class CuttingProxy:
             sock.close()
 
     def fall_silent(self) -> None:
-        """Drops all traffic of the open connections without closing them."""
+        """Drop all traffic of the open connections without closing them."""
         for near in self._open[::2]:
             silence.fall_silent(near)
 

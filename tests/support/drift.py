@@ -1,4 +1,4 @@
-"""Compares a hot Valkey's usage counters with a recount: no drift is allowed."""
+"""Asserts that a hot Valkey's usage counters equal a recount."""
 
 from collections import defaultdict
 
@@ -16,7 +16,7 @@ COUNTED = [
 
 
 def assert_no_drift(client: Valkey) -> None:
-    """Recounts every tenant that the server knows; nothing may write meanwhile."""
+    """Recount every tenant on the server. No writes may happen meanwhile."""
     buckets: defaultdict[int, int] = defaultdict(int)
     for key in client.scan_iter(match="{t*}:*[iu]", count=1000):
         if (found := parse_key(key)) and key in found[0].bookkeeping:

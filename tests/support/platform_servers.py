@@ -18,7 +18,7 @@ from tiering import recovery
 
 @contextmanager
 def platform_servers(*, maxmemory: str = "1gb") -> Iterator[None]:
-    """Runs the servers that `testsettings` names and migrates its database."""
+    """Run the servers that `testsettings` names, and migrate its database."""
     folder = Path(testsettings.FOLDER)
     keys = settings.ENV.s3_access_key, settings.ENV.s3_secret_key
     with (

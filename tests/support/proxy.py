@@ -1,4 +1,4 @@
-"""A TCP proxy whose answers to the client a test can slow down or stop."""
+"""A TCP proxy that can slow down or stop the server's responses."""
 
 import socket
 import threading
@@ -13,7 +13,7 @@ _PIECE = 16 << 10
 class Proxy:
     """Forwards `port` to `target_port`, both on loopback. Use as a context manager.
 
-    `bytes_per_s` limits all answers together (None: no limit).
+    `bytes_per_s`: limit of all responses together (None: no limit).
     """
 
     def __init__(self, target_port: int) -> None:
@@ -43,16 +43,16 @@ class Proxy:
                 _end(each)
 
     def when_passed(self, size_bytes: int, do: Callable[[], object]) -> None:
-        """Stops all answers after so many more bytes, then calls `do()`.
+        """Stop all responses after `size_bytes` more bytes, then call `do()`.
 
-        `release` lets bytes pass again.
+        `release` resumes them.
         """
         with self._lock:
             self._trigger = (self._passed + size_bytes, do)
 
     @property
     def fired(self) -> bool:
-        """Whether `when_passed` has stopped the answers."""
+        """Whether `when_passed` has stopped the responses."""
         return self._trigger is None
 
     def release(self) -> None:
@@ -109,7 +109,7 @@ class Proxy:
 
 
 def _end(each: socket.socket) -> None:
-    """Also wakes a thread that waits in `recv`, which `close` alone does not."""
+    """Shut down and close. `close` alone would not wake a thread that waits in `recv`."""
     with suppress(OSError):
         each.shutdown(socket.SHUT_RDWR)
     each.close()

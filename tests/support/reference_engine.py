@@ -1,8 +1,8 @@
 """A small engine with paged KV memory, and its adapter: the reference of docs/engine-adapters.md.
 
-The KV of a token is a digest of the token and of all KV before it, read from the engine's blocks;
-an output token is a digest of all KV. So one wrong byte in one block changes every token behind it.
-Freed blocks are overwritten in the next step. No torch, no threads but Neve's.
+The KV of a token is a digest of the token and of all earlier KV, read from the engine's blocks; an
+output token is a digest of all KV. So one wrong byte in a block changes every later token. The next
+step overwrites freed blocks. No torch, no threads except Neve's.
 """
 
 import threading
@@ -26,22 +26,22 @@ BLOCK_TOKENS = 16
 KV_BYTES = 16  # of a token
 _NAME = EngineName("reference", "1")
 _POISON = 0xEE
-_COPY_STEPS = 4  # a deferred copy waits for so many steps, unless a fence comes
+_COPY_STEPS = 4  # delay of a deferred copy in steps, unless a fence comes first
 
 
 class EngineFault(AssertionError):
-    """The engine can't go on: its adapter gave it something that no engine can do."""
+    """The engine cannot continue: its adapter asked for something impossible."""
 
 
 @dataclass
 class Piece:
-    """Staging for one chunk."""
+    """Staging memory of one chunk."""
 
     memory: memoryview
 
 
 class Copy:
-    """A ticket whose copy happens when the engine says so."""
+    """A copy ticket; the engine decides when the copy happens."""
 
     def __init__(self, copy: Any) -> None:
         self._copy = copy
@@ -133,14 +133,14 @@ class Running:
     blocks: list[int] = field(default_factory=list)
     computed: int = 0
     state: str = "waiting"
-    is_new: bool = True  # its blocks were not scheduled yet
+    is_new: bool = True  # blocks not scheduled yet
     told_blocks: int = 0
     loaded_tokens: int = 0
     answer: dict[str, Any] | None = None
 
 
 class ReferenceAdapter:
-    """Both parts of the adapter, in one process. Each method is a hook that the engine calls."""
+    """Both parts of the adapter in one process. The engine calls each method as a hook."""
 
     def __init__(self, kv: PagedKv, options: Options, step_tokens: int) -> None:
         identity = SpaceIdentity(
@@ -173,7 +173,7 @@ class ReferenceAdapter:
         )
 
     def claimed_tokens(self, request: Running, local_tokens: int) -> int | None:
-        """This engine can't compute a token twice, so one of the prompt is left to compute."""
+        """Tokens to load. Leaves the prompt's last token: the engine must compute at least one."""
         found = self.scheduler.matched_tokens(request.name, local_tokens)
         most = (len(request.tokens) - 1) // BLOCK_TOKENS * BLOCK_TOKENS - local_tokens
         return found if found is None else max(0, min(found, most))
@@ -194,7 +194,7 @@ class ReferenceAdapter:
         self.worker.start_loads(plan)
 
     def after_step(self, plan: StepPlan) -> tuple[set[str], set[str], set[int]]:
-        """Requests whose blocks may be freed, requests whose load ended, and failed blocks."""
+        """(requests whose blocks may be freed, requests whose load ended, failed blocks)."""
         self.worker.end_step(plan)
         copied, loaded = self.worker.take_copied(plan), self.worker.poll_loads(plan)
         failed = self.worker.take_failed_blocks()
@@ -222,7 +222,7 @@ class ReferenceEngine:
         step_tokens: int = 64,
         defers: bool = False,
     ) -> None:
-        """Without `options` it has no adapter. `step_tokens`: computed in one step at most."""
+        """`options` None: no adapter. `step_tokens`: most tokens computed in one step."""
         self.kv = PagedKv(blocks, defers=defers)
         self._step_tokens = step_tokens
         self._adapter = adapter(self.kv, options, step_tokens) if options is not None else None
@@ -258,7 +258,7 @@ class ReferenceEngine:
         return not (self._requests or self._delayed or self._aborted)
 
     def step(self) -> None:
-        """Schedules, computes, and hears of copies and loads."""
+        """Schedule, compute, then process finished copies and loads."""
         self._steps += 1
         if self._steps % _COPY_STEPS == 0:
             self.kv.tick()
@@ -281,7 +281,7 @@ class ReferenceEngine:
             self._end(request)
 
     def store_all(self) -> None:
-        """Carries out late copies, and waits until all saves are stored or refused."""
+        """Run deferred copies, then wait until all saves are stored or refused."""
         self.kv.tick()
         if self._adapter is not None:
             self._adapter.stored_all()
@@ -294,7 +294,7 @@ class ReferenceEngine:
     # ---- scheduling
 
     def _admit(self) -> None:
-        """Waiting requests get local blocks, ask the adapter, and get blocks for its claim."""
+        """Give waiting requests local blocks, ask the adapter, allocate blocks for its claim."""
         for request in [each for each in self._requests if each.state == "waiting"]:
             local = self._local_blocks(request)
             local_tokens, claimed = len(local) * BLOCK_TOKENS, 0
@@ -317,8 +317,8 @@ class ReferenceEngine:
                 self._adapter.blocks_allocated(request, claimed)
 
     def _schedule(self) -> list[tuple[Running, int]]:
-        """Requests and how many tokens of each this step computes. The youngest are preempted when
-        blocks run out."""
+        """(request, tokens to compute) of this step. If blocks run out, preempts the youngest
+        requests."""
         work, left = [], self._step_tokens
         for request in [each for each in self._requests if each.state == "running"]:
             count = min(left, len(request.tokens) - request.computed)
@@ -391,7 +391,7 @@ class ReferenceEngine:
                 self._free.append(block)
 
     def _local_blocks(self, request: Running) -> list[int]:
-        """Blocks of the prefix cache that hold this prompt, without the prompt's last token."""
+        """Prefix-cache blocks of this prompt, without the prompt's last token."""
         found: list[int] = []
         for end in range(BLOCK_TOKENS, len(request.tokens), BLOCK_TOKENS):
             block = self._cached.get((request.salt, tuple(request.tokens[:end])))
@@ -401,7 +401,7 @@ class ReferenceEngine:
         return found
 
     def _keep(self, request: Running) -> None:
-        """Whole blocks stay in the prefix cache after their request."""
+        """Keep the request's whole blocks in the prefix cache."""
         for number in range(request.computed // BLOCK_TOKENS):
             prefix = request.salt, tuple(request.tokens[: (number + 1) * BLOCK_TOKENS])
             if prefix not in self._cached:

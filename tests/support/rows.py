@@ -1,4 +1,4 @@
-"""Rows of the platform for tests, made by its services where there is one."""
+"""Makes rows of the platform for tests, through its services if possible."""
 
 import os
 import time
@@ -38,12 +38,12 @@ def make_tenant(slug: str | None = None, **fields: Any) -> Tenant:
 
 
 def make_key(tenant: Tenant | None, role: str) -> str:
-    """Issues an API key and returns its plaintext."""
+    """Issue an API key; return its plaintext."""
     return services.issue_key(tenant=tenant, role=role, name=f"{role} key")[1]
 
 
 def make_person(name: str, *, staff: bool = False, **roles: str) -> Any:
-    """`roles`: slug → role of a membership."""
+    """Make a user. `roles`: tenant's slug → role of the membership."""
     person = get_user_model().objects.create_user(name, password="pw", is_staff=staff)
     for slug, role in roles.items():
         tenant = Tenant.objects.get(slug=slug)
@@ -83,7 +83,7 @@ def make_segment(space: Space, **fields: Any) -> Segment:
 
 
 def make_everything(tenant: Tenant, count: int = 1) -> dict[str, Any]:
-    """`count` rows of each kind that /api/v1 lists; returns the last of each by route name."""
+    """Make `count` rows of each kind that /api/v1 lists. Returns route name → last row."""
     last: dict[str, Any] = {"tenant": tenant}
     for n in range(count):
         space = make_space(tenant, f"space-{uuid4().hex[:8]}")
@@ -99,7 +99,7 @@ def make_everything(tenant: Tenant, count: int = 1) -> dict[str, Any]:
             Round.objects.get_or_create(side=Round.Side.BLOCKS)
         Stray.objects.create(object_key=f"v1/{uuid4()}", size_bytes=1, due_at=timezone.now())
         context = make_context(space)
-        with tenant_scope(tenant.pk):  # ended, so that the context can be changed
+        with tenant_scope(tenant.pk):  # already ended, so that the context can be changed
             Pin.objects.create(context=context, owner="key:0", until=timezone.now())
         last |= {
             "space": space,

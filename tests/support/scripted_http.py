@@ -1,4 +1,4 @@
-"""An HTTP server that sends prepared answers and keeps the requests."""
+"""An HTTP server that sends prepared responses and records the requests."""
 
 import re
 import socket
@@ -14,10 +14,10 @@ Answer = bytes | Callable[[socket.socket], object]
 
 
 class ScriptedHttp:
-    """Context manager. The n-th request gets the n-th answer, and further ones the last.
+    """Context manager. The n-th request gets the n-th answer; later requests get the last.
 
-    An answer is sent as it is, or called with the socket. The connection is closed when the answer
-    says so (`close`), when it is empty, and after a call; otherwise the next request may come.
+    An answer is bytes to send, or a function that is called with the socket. The server closes the
+    connection after an answer with `close`, an empty answer or a call.
     """
 
     def __init__(self, *answers: Answer, context: ssl.SSLContext | None = None) -> None:
@@ -42,7 +42,7 @@ class ScriptedHttp:
             sock.close()
 
     def fall_silent(self) -> None:
-        """Drops all traffic of the open connections without closing them."""
+        """Drop all traffic of the open connections without closing them."""
         for sock in self._open:
             silence.fall_silent(sock)
 
@@ -87,12 +87,12 @@ class ScriptedHttp:
 
 
 def answer(status: int, body: bytes = b"", *headers: str, length: int | None = None) -> bytes:
-    """`length`: a Content-Length other than the body's."""
+    """An HTTP response. `length`: Content-Length, if it differs from the body's."""
     lines = [f"HTTP/1.1 {status} -", f"Content-Length: {len(body) if length is None else length}"]
     return "\r\n".join([*lines, *headers, "", ""]).encode() + body
 
 
 def partial(first: int, body: bytes, *headers: str, total: int = 1 << 30) -> bytes:
-    """A 206 with the bytes from `first` on."""
+    """A 206 response whose body starts at byte `first`."""
     span = f"Content-Range: bytes {first}-{first + len(body) - 1}/{total}"
     return answer(206, body, span, *headers)

@@ -1,9 +1,9 @@
 """Real servers on loopback for tests and benchmarks: Valkey, S3 (weed), the control plane.
 
 Each server is a context manager: `with ValkeyServer(folder) as valkey: ...`. Entering starts it and
-returns once it answers; leaving kills it. Servers die with the process that started them
-(PR_SET_PDEATHSIG through setpriv), so that a killed test run leaves nothing behind.
-Start them from the main thread: the kernel ties that signal to the starting thread.
+waits until it answers; leaving kills it. Servers die with the process that started them
+(PR_SET_PDEATHSIG through setpriv), so that a killed test run leaves no server behind.
+Start them from the main thread: the signal comes when the starting thread ends.
 
 Must not be here: fixtures (tests/conftest.py), Django imports.
 """
@@ -45,15 +45,15 @@ PYTHON_ENV = {
     "PYTHONUNBUFFERED": "1",
 }
 
-XDIST_WORKERS = 8  # with ports of their own; a ninth shares those of the first
+XDIST_WORKERS = 8  # each with its own range of ports; a ninth shares the first's
 
 
 def free_port(count: int = 1) -> int:
-    """First of `count` neighbouring loopback ports that are free now.
+    """First of `count` consecutive loopback ports that are free now.
 
-    Chosen now and bound seconds later: nobody may take them in between. They lie below the kernel's
-    range for outgoing connections (32768 and up, Source: net.ipv4.ip_local_port_range), and each
-    worker of pytest-xdist has a range of its own.
+    Servers bind them seconds later, so no other process may take them meanwhile: they are below the
+    kernel's range for outgoing connections (32768 and up, Source: net.ipv4.ip_local_port_range),
+    and each pytest-xdist worker has a range of its own.
     """
     lowest, highest = 15000, 32000
     if worker := os.environ.get("PYTEST_XDIST_WORKER"):  # gw0, gw1, ...
@@ -67,9 +67,9 @@ def free_port(count: int = 1) -> int:
 
 
 def wait_until(ready: Callable[[], bool], *, timeout_s: float, what: str) -> None:
-    """Polls `ready` (which may raise OSError meaning "not yet").
+    """Poll `ready`, which may raise OSError for "not yet".
 
-    Raises: TimeoutError with `what` after `timeout_s`.
+    Raises TimeoutError, which names `what`, after `timeout_s`.
     """
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
@@ -83,7 +83,7 @@ def wait_until(ready: Callable[[], bool], *, timeout_s: float, what: str) -> Non
 
 
 class Server:
-    """One child process with its folder and log. Subclasses: the command, and when it is ready."""
+    """One child process with its folder and log. Subclasses define command and readiness."""
 
     name = "server"
     start_timeout_s = 30.0
@@ -132,12 +132,12 @@ class Server:
         return self.ready()
 
     def kill(self) -> None:
-        """SIGKILL to it and its children, as in a crash; the folder stays.
+        """Send SIGKILL to it and its children, as in a crash; keep the folder.
 
-        `restart` brings it back on the same port.
+        `restart` starts it again on the same port.
         """
         if self.process is not None:
-            with suppress(ProcessLookupError):  # it ended by itself, and all its children
+            with suppress(ProcessLookupError):  # it has ended with all its children
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
             self.process = None
@@ -145,7 +145,7 @@ class Server:
     stop = kill
 
     def freeze(self) -> None:
-        """SIGSTOP to it and its children: connections stay, nothing answers."""
+        """Send SIGSTOP to it and its children: connections stay open without answers."""
         assert self.process is not None
         os.killpg(self.process.pid, signal.SIGSTOP)
 
@@ -197,7 +197,7 @@ class ValkeyServer(Server):
             return sock.recv(16).startswith(b"+PONG")
 
     def wipe(self) -> None:
-        """Back to a fresh server: no keys, no functions, no users but default."""
+        """Delete all keys, functions and users except `default`."""
         with self.client() as client:
             client.execute_command("FLUSHALL", "SYNC")
             client.execute_command("FUNCTION", "FLUSH", "SYNC")
@@ -207,9 +207,9 @@ class ValkeyServer(Server):
 
 
 class S3Server(Server):
-    """SeaweedFS with one identity that may do everything. Starts in about 3.5 s.
+    """SeaweedFS with one identity with all rights. Starts in about 3.5 s.
 
-    `tls`: files of a certificate and its key; then it also speaks https, on `https_port`.
+    `tls`: (certificate file, key file); adds https on `https_port`.
     """
 
     name = "weed"
@@ -244,7 +244,7 @@ class S3Server(Server):
         return command
 
     def client(self, *, attempts: int = 2, endpoint: str | None = None, verify: str | None = None):
-        """`endpoint`: another way to it, as by https or a proxy. `verify`: a CA's file."""
+        """A boto3 client. `endpoint`: another URL, of https or a proxy. `verify`: CA file."""
         return boto3.client(
             "s3",
             endpoint_url=endpoint or self.endpoint,
@@ -253,27 +253,27 @@ class S3Server(Server):
             aws_secret_access_key=self.secret_key,
             region_name=self.region,
             config=Config(
-                signature_version="s3v4",  # as the platform signs
+                signature_version="s3v4",  # as on the platform
                 retries={"total_max_attempts": attempts},
                 s3={"addressing_style": "path"},
             ),
         )
 
     def bucket(self, prefix: str = "test") -> str:
-        """Makes an empty bucket with a new name and returns the name."""
+        """Make an empty bucket with a new name; return the name."""
         name = f"{prefix}-{secrets.token_hex(6)}"
         self.client().create_bucket(Bucket=name)
         return name
 
     @property
     def keys(self) -> Path:
-        """The folder with the keys of the inner ports."""
+        """Folder with the keys of the inner ports."""
         return self.folder
 
     def shell(self, *commands: str, keys: Path | None = None, timeout_s: float = 30) -> str:
-        """SeaweedFS's own administration, with other `keys` as a stranger; what it printed.
+        """Run commands in SeaweedFS's admin shell; return its output. `keys`: another key folder.
 
-        Raises subprocess.TimeoutExpired: it waits for ever for a master that refuses it.
+        Raises subprocess.TimeoutExpired if the master refuses: the shell then waits for ever.
         """
         keys = keys or self.keys
         command = [str(ROOT / ".venv/bin/weed"), f"-config_dir={keys}", "shell"]
@@ -297,8 +297,8 @@ class S3Server(Server):
 
 
 def new_database(postgres_url: str) -> str:
-    """Makes an empty database with a new name on that server and returns its URL."""
-    import psycopg  # benchmarks on a GPU's host run without it
+    """Make an empty database with a new name on that server; return its URL."""
+    import psycopg  # missing on GPU hosts that run benchmarks
 
     name = f"web_{secrets.token_hex(6)}"
     with psycopg.connect(postgres_url, autocommit=True) as server:
@@ -329,11 +329,11 @@ class ControlPlane(Server):
         self.operator = ("operator", secrets.token_hex(8))
         self.node_key = ""
         self.database_url = f"sqlite:///{folder}/neve.sqlite3"
-        self.settings: dict[str, str] = {}  # more of its environment, without NEVE_
+        self.settings: dict[str, str] = {}  # extra environment, names without NEVE_
         self._secrets = {name: secrets.token_hex(32) for name in ("SECRET_KEY", "KEY_PEPPER")}
 
     def environment(self) -> dict[str, str]:
-        """What makes `manage.py`, Celery and the web process talk to this platform."""
+        """Environment in which `manage.py`, Celery and web use this platform."""
         own = {
             **self._secrets,
             "VAR": str(self.folder),
@@ -353,7 +353,7 @@ class ControlPlane(Server):
         return others | {f"NEVE_{name}": value for name, value in own.items()} | PYTHON_ENV
 
     def manage(self, *arguments: str, timeout_s: float = 120) -> str:
-        """Runs manage.py; returns what it printed. Raises RuntimeError with the output."""
+        """Run manage.py; return its output. Raises RuntimeError with the output."""
         done = subprocess.run(
             [sys.executable, "manage.py", *arguments],
             cwd=ROOT, env=self.environment(), timeout=timeout_s,
@@ -391,7 +391,7 @@ class ControlPlane(Server):
         self.bus.stop()
 
     def workers(self) -> Worker:
-        """`with platform.workers():` runs a Celery worker with its beat."""
+        """`with platform.workers():` runs a Celery worker with beat."""
         return Worker(self)
 
 

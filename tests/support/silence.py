@@ -9,7 +9,7 @@ _DROP = struct.pack("HBBI", 0x06, 0, 0, 0)  # classic BPF: "ret #0" keeps 0 byte
 
 
 def fall_silent(sock: socket.socket) -> None:
-    """Makes the kernel drop, unacknowledged, every packet that arrives for `sock`."""
+    """Make the kernel drop every packet that arrives for `sock`, unacknowledged."""
     program = ctypes.create_string_buffer(_DROP)
     where = struct.pack("HP", 1, ctypes.addressof(program))
     sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, where)

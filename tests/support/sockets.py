@@ -1,4 +1,4 @@
-"""WebSockets of the dashboard, without a browser."""
+"""WebSocket clients of the dashboard without a browser."""
 
 import json
 from typing import Any
@@ -10,7 +10,7 @@ from dashboard.routing import websocket_urlpatterns
 
 
 class Socket(ApplicationCommunicator):
-    """A browser's end of a WebSocket (`channels.testing` wants another server installed)."""
+    """The browser's end of a WebSocket. (`channels.testing` needs another server installed.)"""
 
     @classmethod
     async def open(cls, user: Any, path: str = "ws/usage") -> "Socket":

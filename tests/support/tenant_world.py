@@ -1,4 +1,4 @@
-"""A tenant with a space: stores blocks as a node does and reads their index entries."""
+"""A tenant with a space: stores blocks as a node does, and reads their index entries."""
 
 import os
 
@@ -72,14 +72,14 @@ class World:
         return [known[id_] for id_ in ids]
 
     def lives(self, ids):
-        """(seconds from storing to expiry, 0: never; priority) of each block."""
+        """(seconds from storing to expiry, 0 for never; priority) of each block."""
         return [
             (entry.expires_s - entry.stored_s if entry.expires_s else 0, entry.priority)
             for entry in self.entries(ids)
         ]
 
     def open_session(self):
-        """Opens a session of a node with the space's layout."""
+        """Open a node session with the space's layout."""
         return sessions.open_session(
             tenant=self.tenant,
             node="node-1",

@@ -1,7 +1,7 @@
-"""The platform's settings for tests: `controlplane.settings`, told where the test servers are.
+"""The platform's settings for tests: `controlplane.settings` with the test servers' addresses.
 
-pytest-django loads settings before any conftest.py, so the environment is prepared here. The ports
-are chosen now; the fixtures of conftest.py start the servers on them when a test first asks.
+pytest-django loads settings before any conftest.py, so this module prepares the environment. It
+chooses the ports; conftest.py's fixtures start the servers on them when a test first needs them.
 Child processes inherit this environment and load `controlplane.settings` themselves.
 """
 
@@ -18,7 +18,7 @@ S3_PORT = free_port(8)
 POSTGRES_URL = os.environ.get("NEVE_TEST_DATABASE_URL", "")  # on_postgres.py sets it
 
 for name in [name for name in os.environ if name.startswith("NEVE_") and "TEST" not in name]:
-    del os.environ[name]  # a developer's own environment must not steer the tests
+    del os.environ[name]  # a developer's environment must not affect tests
 os.environ.update(
     DJANGO_SETTINGS_MODULE="controlplane.settings",
     NEVE_VAR=FOLDER,

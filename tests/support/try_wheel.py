@@ -1,6 +1,6 @@
-"""Moves a few blocks with an installed `neve`, against a Valkey of its own: python try_wheel.py
+"""Stores and loads a few blocks with an installed `neve` and its own Valkey: python try_wheel.py
 
-Needs only the wheel and valkey-server: it also runs with Pythons that have no test tools.
+Needs only the wheel and valkey-server, so it also runs in Pythons without test tools.
 """
 
 import os
@@ -10,7 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
-import neve.vllm  # noqa: F401 -- importable without vllm
+import neve.vllm  # noqa: F401 -- must import without vllm
 from neve import _core
 from neve.datapath.status import Status
 from neve.datapath.transport import Transport, make_keyspace

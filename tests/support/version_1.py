@@ -1,4 +1,4 @@
-"""Index entries of version 1, as release 0.2.0 wrote and read them. Frozen: follows no change."""
+"""Index entries of version 1, as release 0.2.0 wrote and read them. Frozen: never update."""
 
 import struct
 
@@ -15,13 +15,13 @@ REASONS = (
 
 
 def as_version_1(raw: bytes) -> bytes:
-    """An entry of today's form in the form of version 1."""
+    """Convert a current entry to version 1."""
     *before, stored, idle, priority, held, _, _, _, _, offset = entry.ENTRY.unpack(raw)
     return ENTRY.pack(*before, offset, stored, idle, priority, held)
 
 
 def answers(reply: bytes) -> list[str | tuple[str, int, int, int]]:
-    """The reply of `neve_match`, as nodes of release 0.2.0 read it: a reason, or (tier, size,
+    """Parse a reply of `neve_match` as release 0.2.0 does: per block, a miss reason or (tier, size,
     segment, offset)."""
     return [
         ("hot" if state & 1 else "cold", size, segment, offset) if state else REASONS[reason]

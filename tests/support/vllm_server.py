@@ -11,7 +11,7 @@ PROMPT = "Neve keeps what was computed once. " * 8  # 280 tokens
 
 
 def post(url: str, path: str, **more: object) -> str:
-    """The answer to one request: greedy, of 8 tokens, unless `more` says otherwise."""
+    """Send one request; return the response. Greedy, 8 tokens, unless `more` overrides it."""
     request = urllib.request.Request(
         f"{url}/v1/{path}",
         json.dumps({"model": "tiny", "max_tokens": 8, "temperature": 0} | more).encode(),
@@ -22,12 +22,12 @@ def post(url: str, path: str, **more: object) -> str:
 
 
 def complete(url: str, **more: object) -> dict:
-    """One completion, of PROMPT unless `more` says otherwise."""
+    """One completion, of PROMPT unless `more` overrides it."""
     return json.loads(post(url, "completions", **{"prompt": PROMPT} | more))
 
 
 def stream(url: str, path: str = "completions", **more: object) -> list[dict]:
-    """The events of a streamed answer, of a completion of PROMPT unless told otherwise."""
+    """Events of a streamed response; a completion of PROMPT by default."""
     asked = {"prompt": PROMPT} if path == "completions" else {}
     told = post(url, path, **asked | {"stream": True} | more).splitlines()
     lines = [line.removeprefix("data: ") for line in told if line.startswith("data: ")]
@@ -35,9 +35,9 @@ def stream(url: str, path: str = "completions", **more: object) -> list[dict]:
 
 
 class VllmServer(Server):
-    """`api_server` with the engine in a process of its own, as it runs on a node.
+    """`api_server` with the engine in a process of its own, as on a node.
 
-    `more`: further arguments. With `waits` off, entering returns at once.
+    `more`: extra arguments. `waits` False: entering does not wait for readiness.
     """
 
     name = "vllm"
@@ -74,7 +74,7 @@ class VllmServer(Server):
             *("--kv-cache-memory-bytes", str(16 << 20)),
             *("--enforce-eager", "--no-enable-prefix-caching"),
             *("--chat-template", "{{ messages[0].content }}"),
-            # Without it vLLM kills its engine at once, and nobody ends the session.
+            # Otherwise vLLM kills its engine at once, and the session is never ended.
             *("--shutdown-timeout", "10"),
             *("--kv-transfer-config", json.dumps(transfer)),
             *more,
@@ -99,7 +99,7 @@ class VllmServer(Server):
         return stream(self.url, **more)
 
     def respond(self, **more: object) -> list[dict]:
-        """The events of a streamed answer of the Responses API."""
+        """Events of a streamed response of the Responses API."""
         return stream(self.url, "responses", input=PROMPT, **more)
 
     def chat(self, **more: object) -> dict:
@@ -107,7 +107,7 @@ class VllmServer(Server):
         return json.loads(post(self.url, "chat/completions", **said | more))
 
     def metric(self, name: str, **labels: str) -> float:
-        """A metric's value; `labels` are those that must be there."""
+        """Value of a metric's series that has all `labels`."""
         with urllib.request.urlopen(f"{self.url}/metrics", timeout=10) as response:
             for line in response.read().decode().splitlines():
                 wanted = [f'{label}="{value}"' for label, value in labels.items()]
@@ -116,7 +116,7 @@ class VllmServer(Server):
         raise AssertionError(f"no metric {name}")
 
     def terminate(self) -> None:
-        """Ends it by SIGTERM, as an operator does, and waits for all its processes."""
+        """Send SIGTERM, as an operator does, and wait for all its processes."""
         assert self.process is not None
         self.process.terminate()
         try:
