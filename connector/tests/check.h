@@ -1,4 +1,4 @@
-// The least a test binary needs: named tests, checks that say where and what.
+// Minimal test framework: named tests, checks that print place and expression.
 #pragma once
 
 #include <cstdio>

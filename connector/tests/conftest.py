@@ -23,7 +23,7 @@ def valkey_hot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServe
 
 @pytest.fixture
 def clean_hot(valkey_hot: ValkeyServer) -> Iterator[ValkeyServer]:
-    """Wiped before the test; recounted after it."""
+    """`valkey_hot`, wiped before the test; afterwards its counters are recounted."""
     valkey_hot.wipe()
     yield valkey_hot
     with valkey_hot.client() as client:

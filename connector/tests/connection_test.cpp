@@ -1,4 +1,4 @@
-// One connection to a server that says what the test wants.
+// One connection to a scripted server.
 
 #include "connection.h"
 
@@ -13,7 +13,7 @@ using namespace neve::testing;
 
 namespace {
 
-// A connection that said hello, and the other end of it.
+// A connection after HELLO, and the server's end of it.
 struct Pair {
   Pair() {
     map.primaries = {std::make_shared<Primary>(std::vector{listener.endpoint()},

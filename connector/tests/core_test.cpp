@@ -1,4 +1,4 @@
-// The core against a real valkey-server: what the sanitizers should see under stress.
+// The core against a real valkey-server, under stress; run with sanitizers.
 
 #include "core.h"
 
@@ -59,7 +59,7 @@ Keyspace make_keys() {
   return keys;
 }
 
-// Until it works: the breaker may be open after trouble that a test made.
+// Repeats the call until it succeeds: an earlier test may have opened the breaker.
 void insist(Core& core, const std::vector<std::string>& arguments) {
   const auto until = Clock::now() + 20s;
   while (call(core, arguments) != Status::kOk) {
@@ -70,7 +70,7 @@ void insist(Core& core, const std::vector<std::string>& arguments) {
   }
 }
 
-// As neve.index.library puts it together.
+// The functions' source, assembled as in neve.index.library.
 std::string functions_source() {
   const std::string folder = std::string(NEVE_FUNCTIONS) + "/";
   std::istringstream names(read_file(folder + "order.txt"));
@@ -111,7 +111,7 @@ struct Blocks {
     return core.get(keys, requests, true, Clock::now() + time);
   }
 
-  // Waits; whatever is said to be loaded must be right. Returns how many are.
+  // Waits; checks every block that is reported as loaded. Returns their number.
   std::size_t check(const std::shared_ptr<Batch>& batch) {
     batch->wait_until(kNever);
     std::size_t good = 0;
@@ -203,7 +203,7 @@ TEST(a_stopped_server_is_left_at_the_deadline_and_memory_is_free_then) {
     auto other = std::make_unique<Blocks>(2);
     const auto storing = other->put(core, keys, 200ms);
     storing->wait_until(kNever);
-    other.reset();  // a sanitizer would see who still reads or writes there
+    other.reset();  // a sanitizer reports any later access to its memory
     server.resume();
     insist(core, {"PING"});
     CHECK(blocks->check(blocks->get(core, keys)) == 24);
@@ -235,7 +235,7 @@ TEST(a_server_that_is_killed_and_restarted_under_load) {
   }
   stop = true;
   for (auto& thread : threads) thread.join();
-  core.readdress({{server.seed()}, "", {}, {}});  // as a new handshake does: breakers begin anew
+  core.readdress({{server.seed()}, "", {}, {}});  // as after a handshake: new breakers
   provision(core);
   Blocks blocks(9);
   blocks.put(core, keys)->wait_until(kNever);
@@ -327,7 +327,7 @@ TEST(what_shares_a_connection_with_cancelled_batches_is_asked_again_each_time) {
   CHECK(waiting->operations[0].status == Status::kEvicted);
 }
 
-// A child inherits the sockets: what the parent gives up must not live on through it.
+// A forked child inherits sockets; connections that the parent closes must end nevertheless.
 TEST(a_forked_child_keeps_no_connection_alive_and_refuses_to_work) {
   const Listener listener;
   auto core = std::make_unique<Core>(small_windows(), Address{{listener.seed()}, "", {}, {}});
@@ -341,7 +341,7 @@ TEST(a_forked_child_keeps_no_connection_alive_and_refuses_to_work) {
   const Descriptor told(pipe[0]), teller(pipe[1]);
   const pid_t child = ::fork();
   if (child == 0) {
-    ::alarm(20);  // in case that it hangs
+    ::alarm(20);  // ends a child that hangs
     try {
       ask();
     } catch (const std::runtime_error&) {
@@ -353,7 +353,7 @@ TEST(a_forked_child_keeps_no_connection_alive_and_refuses_to_work) {
   core->cancel(given_up);
   given_up->wait_until(kNever);
   CHECK(hangs_up(server));
-  server.reset();  // would wake the epoll if the old socket were still in it
+  server.reset();  // would wake epoll if the old socket were still registered
   const auto again = ask();
   server = listener.accept();
   say(server, kHello);

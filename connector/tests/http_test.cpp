@@ -1,4 +1,4 @@
-// HTTP/1.1 heads and addresses, and ranged GETs from a server that says what the test wants.
+// HTTP/1.1 heads and URLs, and ranged GETs from a scripted server.
 
 #include "http.h"
 
@@ -26,19 +26,19 @@ using namespace std::chrono_literals;
 
 namespace {
 
-// What the resolver of this program says: see `getaddrinfo` below.
+// Answers of this program's resolver: see `getaddrinfo` below.
 struct Names {
   std::mutex mutex;
   std::condition_variable changed;
   std::vector<std::string> addresses;  // of three.test
-  bool hangs = false;                  // hanging.test has no answer while it is set
+  bool hangs = false;                  // while set, look-ups of hanging.test block
 } names;
 
 constexpr std::size_t kPayload = 3000;
 constexpr std::uint64_t kFirst = 64;
 constexpr std::uint64_t kSize = kHeaderBytes + kPayload;
 
-// Valid blocks, one behind the other as in a segment, and memory to read them into.
+// Adjacent valid blocks, as in a segment, and memory to read them into.
 struct Segment {
   explicit Segment(std::size_t count = 3) : payloads(count), headers(count) {
     for (std::size_t i = 0; i < count; ++i) {
@@ -78,7 +78,7 @@ struct Segment {
   std::vector<WantedBlock> wanted;
 };
 
-// Listens on 127.0.0.1 and gives each connection to `serve`, in a thread of its own.
+// Listens on 127.0.0.1 and calls `serve` for each connection, in a separate thread.
 class HttpServer {
  public:
   using Serve = std::function<void(const Descriptor&)>;
@@ -133,7 +133,7 @@ class HttpServer {
   std::thread thread_;
 };
 
-// Says `answer` to each request of a connection, `piece` bytes at a time.
+// Sends `answer` to each request of a connection, `piece` bytes at a time.
 HttpServer::Serve saying(std::string answer, std::size_t piece = 1 << 20) {
   return [=](const Descriptor& sock) {
     while (hear(sock, "\r\n\r\n").ends_with("\r\n\r\n")) {
@@ -158,7 +158,7 @@ std::optional<http::Head> read(std::string_view text) {
 
 }  // namespace
 
-// Stands in for the C library's, so that names answer what a test says.
+// Replaces the C library's function, so that tests choose the addresses of names.
 extern "C" int getaddrinfo(const char* node, const char* service, const addrinfo*,
                            addrinfo** found) {
   std::unique_lock lock(names.mutex);
@@ -277,7 +277,7 @@ TEST(bytes_between_blocks_are_thrown_away) {
 }
 
 TEST(a_small_block_behind_a_large_one_is_not_waited_for) {
-  Segment segment(200);  // more than one wake-up's worth, then a gap and one block
+  Segment segment(200);  // more bytes than one read returns, then a gap and one block
   const HttpServer server(saying(segment.answer(), 300'000));
   segment.wanted.erase(segment.wanted.begin() + 198);
   RangedGets gets("");
@@ -355,7 +355,7 @@ TEST(a_broken_answer_says_what_came_before) {
 TEST(all_servers_of_a_name_are_tried) {
   Segment segment;
   const HttpServer server(saying(segment.answer()));
-  names.addresses = {"127.0.0.2", "127.0.0.3", "127.0.0.1"};  // nobody listens on the first two
+  names.addresses = {"127.0.0.2", "127.0.0.3", "127.0.0.1"};  // no server on the first two
   RangedGets gets("");
   CHECK(get(gets, server.url("three.test"), segment).fits);
 }
@@ -393,7 +393,7 @@ TEST(stopping_ends_what_waits_and_what_would_begin) {
   }
   other.join();
   CHECK(server.connections == 1);
-  stop.pause(kNever);  // ends at once
+  stop.pause(kNever);  // returns at once
 }
 
 TEST(threads_share_connections_while_others_stop) {

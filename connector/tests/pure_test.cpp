@@ -1,4 +1,4 @@
-// Formats and planning: what needs no server.
+// Formats and planning: tests without a server.
 
 #include <cstring>
 #include <numeric>
@@ -66,12 +66,12 @@ TEST(connections_of_one_primary_share_its_window) {
     CHECK(!other.take(1));
     CHECK(window.asked_bytes() == 14);
   }
-  CHECK(window.asked_bytes() == 8);  // what a lost connection had is free again
+  CHECK(window.asked_bytes() == 8);  // the lost connection's share is free again
   one.give(4);
   CHECK(one.take(3));
   one.give_all();
   CHECK(window.asked_bytes() == 0);
-  CHECK(one.take(100));  // even a block beyond the window
+  CHECK(one.take(100));  // even a block larger than the window
 }
 
 // Source: the vectors of the XXH3 specification's reference implementation (seed 0).
@@ -238,7 +238,7 @@ TEST(a_breaker_opens_after_three_batches_and_lets_one_probe_through) {
   CHECK(breaker.allow(now));
   breaker.forgive();
   CHECK(breaker.allow(now));
-  CHECK(breaker.allow(now + 10s));  // the probe's end was never told
+  CHECK(breaker.allow(now + 10s));  // the probe's result was never reported
   breaker.succeed();
   CHECK(breaker.state() == BreakerState::kClosed);
   breaker.fail(100, now);

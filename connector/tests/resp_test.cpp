@@ -6,7 +6,7 @@ using namespace neve::resp;
 
 namespace {
 
-// Feeds `input` in pieces of `step` bytes, as a connection does. kNeedMore when it ran out.
+// Feeds `input` in pieces of `step` bytes, as a connection does. kNeedMore: input exhausted.
 Progress feed(Parser& parser, std::string_view input, std::size_t step, std::size_t& used) {
   std::size_t offered = 0;
   used = 0;
@@ -58,7 +58,7 @@ TEST(replies_of_every_type_in_pieces_of_any_size) {
     const auto nested = parse("*3\r\n*2\r\n:1\r\n$1\r\nx\r\n|1\r\n+k\r\n+v\r\n:9\r\n_\r\n", step);
     CHECK(nested.items.size() == 3);
     CHECK(nested.items[0].items[1].text == "x");
-    CHECK(nested.items[1].integer == 9);  // the attribute before it is dropped
+    CHECK(nested.items[1].integer == 9);  // the attribute before it is discarded
   }
 }
 
@@ -94,9 +94,9 @@ TEST(depth_items_and_bytes_are_bounded) {
   CHECK(!is_bad(deep));
   CHECK(is_bad(deep + "*1\r\n"));
 
-  std::string wide;  // many arrays that each announce much
+  std::string wide;  // many arrays with a huge announced count
   for (int i = 0; i < 4; ++i) wide += "*1048576\r\n";
-  CHECK(!is_bad(wide));  // announcing costs nothing
+  CHECK(!is_bad(wide));  // and announced counts allocate nothing
   std::string many = "*1048576\r\n";
   for (std::size_t i = 0; i + 1 < kMaxItems; ++i) many += "_\r\n";
   CHECK(is_bad(many + "_\r\n"));

@@ -1,4 +1,4 @@
-// A server that a test plays: it listens on a name that no file system has, says what it is told.
+// A server scripted by a test, on an abstract Unix socket.
 #pragma once
 
 #include <poll.h>
@@ -46,7 +46,7 @@ class Listener {
   std::string host_;
 };
 
-// What the client says until `text` was in it `times` times, or nothing more comes for 5 s.
+// Receives from the client until `text` came `times` times, or no byte came for 5 s.
 inline std::string hear(const Descriptor& from, std::string_view text, int times = 1) {
   std::string heard;
   const auto count = [&] {
@@ -66,7 +66,7 @@ inline std::string hear(const Descriptor& from, std::string_view text, int times
   return heard;
 }
 
-// Whether the client ends the connection within 5 s, whatever it says before.
+// Whether the client closes the connection within 5 s; discards bytes before.
 inline bool hangs_up(const Descriptor& server) {
   while (true) {
     pollfd ready{.fd = server.get(), .events = POLLIN, .revents = 0};
@@ -76,7 +76,7 @@ inline bool hangs_up(const Descriptor& server) {
   }
 }
 
-// False when the client is gone or takes no more.
+// Sends `text`. False if the client is gone or accepts no more bytes.
 inline bool say(const Descriptor& to, std::string_view text) {
   return ::send(to.get(), text.data(), text.size(), MSG_NOSIGNAL) ==
          static_cast<ssize_t>(text.size());

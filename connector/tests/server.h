@@ -1,4 +1,4 @@
-// A real valkey-server of its own on a Unix socket and a loopback port, gone with this process.
+// A real valkey-server on a Unix socket and a loopback port, which ends with this process.
 #pragma once
 
 #include <fcntl.h>

@@ -11,7 +11,7 @@ namespace neve {
 namespace {
 
 std::uint64_t next_serial() {
-  static std::atomic<std::uint64_t> last{0};  // only uniqueness matters: relaxed
+  static std::atomic<std::uint64_t> last{0};  // relaxed: only uniqueness matters
   return last.fetch_add(1, std::memory_order_relaxed) + 1;
 }
 
@@ -38,7 +38,7 @@ void Batch::publish(std::shared_ptr<Load> load, std::size_t bytes) {
   load->bytes.fetch_add(bytes, std::memory_order_relaxed);
   load_ = std::move(load);
   load_bytes_ = bytes;
-  open_.store(operations.size(), std::memory_order_relaxed);  // handing out orders it
+  open_.store(operations.size(), std::memory_order_relaxed);  // posting the batch orders it
   if (operations.empty()) finish();
 }
 
@@ -50,7 +50,7 @@ void Batch::settle(std::uint32_t index, Status status) {
 void Batch::settle_whole(std::uint32_t index, Status status) {
   const auto& operation = operations[index];
   if (operation.kind == Kind::kCommit) {
-    // The batch cannot end in between: the commit itself is still open.
+    // The batch cannot become done in this loop: the commit is still unsettled.
     for (const auto put : groups[operation.group].puts) settle(put, status);
   }
   settle(index, status);
@@ -58,7 +58,7 @@ void Batch::settle_whole(std::uint32_t index, Status status) {
 
 void Batch::finish() {
   const auto self = shared_from_this();
-  if (load_) {  // only the last settler is here
+  if (load_) {  // only the last settler runs this
     load_->bytes.fetch_sub(load_bytes_, std::memory_order_relaxed);
     load_.reset();
   }

@@ -1,9 +1,9 @@
 // The Python module neve._core. The only file that knows Python.
 //
-// Addresses and lengths of buffers are taken under the GIL when a batch is submitted, and the
-// buffers are held until the batch is done. Submitting keeps the GIL: it takes microseconds, and
-// giving the GIL away would cost up to 5 ms to get it back from a busy thread
-// (docs/decisions/002-native-core.md). Waiting gives it away.
+// Submitting reads addresses and lengths of buffers under the GIL and keeps references to the
+// buffers until the batch is done. It does not release the GIL: submitting takes microseconds, and
+// regaining the GIL from a busy thread up to 5 ms (docs/decisions/002-native-core.md). Waiting
+// releases it.
 
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
@@ -34,17 +34,17 @@ namespace neve {
 namespace {
 
 using Ids = nb::typed<nb::sequence, nb::bytes>;
-using Buffers = nb::typed<nb::sequence, nb::object>;  // contiguous, of the host
+using Buffers = nb::typed<nb::sequence, nb::object>;  // contiguous host memory
 using Numbers = nb::typed<nb::dict, nb::str, nb::int_>;
 using TlsFields = nb::typed<nb::dict, nb::str, nb::str>;
 using Buckets =
     nb::typed<nb::sequence, nb::typed<nb::tuple, nb::bytes, nb::typed<nb::list, nb::bytes>>>;
 
-// How long a wait goes without a look at Python's signals.
+// Interval at which a wait checks for Python's signals.
 constexpr Duration kSignalCheck = std::chrono::milliseconds(200);
 
-// Contiguous memory of an object with the buffer protocol, or of a CPU tensor that speaks DLPack.
-// Destroy it under the GIL.
+// Contiguous memory of an object with the buffer protocol, or of a CPU tensor with DLPack. Destroy
+// it under the GIL.
 class Memory {
  public:
   Memory(nb::handle object, bool writable) {
@@ -76,7 +76,7 @@ class Memory {
  private:
   template <typename Tensor>
   void take(Tensor tensor) {
-    constexpr int kCudaHost = 3, kRocmHost = 11;  // pinned memory of the host. Source: dlpack.h
+    constexpr int kCudaHost = 3, kRocmHost = 11;  // pinned host memory. Source: dlpack.h
     const int device = tensor.device_type();
     if (device != nb::device::cpu::value && device != kCudaHost && device != kRocmHost) {
       throw nb::value_error("memory must be the host's");
@@ -109,7 +109,7 @@ std::string_view text_of(const nb::bytes& raw) {
   return {static_cast<const char*>(raw.data()), raw.size()};
 }
 
-// bytes are values, str is an error reply.
+// Values become bytes, error replies str.
 nb::object to_python(const resp::Reply& reply) {
   switch (reply.type) {
     case resp::Type::kNull:
@@ -135,15 +135,15 @@ nb::object to_python(const resp::Reply& reply) {
   return items;
 }
 
-// A batch as Python holds it, with the memory it uses.
+// Python's reference to a batch and to the memory it uses.
 class PyBatch {
  public:
   PyBatch(std::shared_ptr<Core> core, std::shared_ptr<Batch> batch, std::vector<Memory> memory)
       : core_(std::move(core)), batch_(std::move(batch)), memory_(std::move(memory)) {}
   PyBatch(PyBatch&&) = default;
   ~PyBatch() {
-    // Dropped under way: nobody may touch the memory once it is released. In a forked child nobody
-    // does, and nobody would ever end the wait.
+    // Dropped in flight: wait until no I/O thread uses the memory. A forked child has no I/O
+    // threads, so it must not wait.
     if (batch_ && !done()) {
       if (core_->is_forked()) return;
       core_->cancel(batch_);
@@ -187,7 +187,7 @@ class PyBatch {
   const Batch& batch() const { return *batch_; }
 
  private:
-  // Without the GIL, but with a look at Python's signals now and then.
+  // Waits without the GIL; checks for Python's signals every kSignalCheck.
   template <typename WaitUntil>
   bool wait_in_slices(double until_s, WaitUntil wait_until) const {
     core_->check_process();
@@ -276,7 +276,7 @@ Time time_or_now(std::optional<double> seconds) {
   return seconds ? time_from_seconds(*seconds) : Clock::now();
 }
 
-// What Python calls Core. Shared with its batches, which may outlive it.
+// Python's class Core. Its batches share ownership and may outlive it.
 struct PyCore {
   std::shared_ptr<Core> core;
 
@@ -421,7 +421,7 @@ nb::bytes bytes_of(std::string_view text) { return nb::bytes(text.data(), text.s
 
 NB_MODULE(_core, m) {
   using namespace neve;
-  nb::set_leak_warnings(false);  // daemon threads may hold transfers when the interpreter ends
+  nb::set_leak_warnings(false);  // daemon threads may keep transfers when the interpreter ends
   m.doc() = "Neve's data path: I/O threads that never take the GIL. Use neve.datapath.transport.";
 
   m.def(
@@ -458,7 +458,7 @@ NB_MODULE(_core, m) {
       "slot_of", [](nb::bytes key) { return slot_of(text_of(key)); }, "key"_a,
       "Hash slot of a key in a Valkey Cluster.");
 
-  // What OpenSSL or its files refuse is a ValueError that says which.
+  // Python sees errors of OpenSSL and of certificate files as a ValueError.
   nb::exception<TlsError>(m, "TlsError", PyExc_ValueError);
 
   m.attr("FAILURES_TO_OPEN") = kFailuresToOpen;

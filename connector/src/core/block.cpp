@@ -11,7 +11,7 @@ namespace {
 
 static_assert(std::endian::native == std::endian::little, "the format is little-endian");
 
-// Magic, version 1, kind 0 (a prefix), checksum XXH3-64, codec 0 (none): no others are known.
+// Magic, version 1, kind 0 (a prefix), checksum XXH3-64, codec 0 (none); others are rejected.
 constexpr std::array<std::byte, 8> kStart{std::byte{'N'}, std::byte{'V'}, std::byte{'B'},
                                           std::byte{'1'}, std::byte{1},   std::byte{0},
                                           std::byte{1},   std::byte{0}};

@@ -29,7 +29,7 @@ struct BlockHeader {
 
 void encode_header(const BlockHeader& header, RawHeader out);
 
-// Nothing when magic, version, checksum kind, header checksum or the length's bounds do not fit.
+// nullopt if magic, version, checksum kind, header checksum or payload length is invalid.
 std::optional<BlockHeader> decode_header(ConstRawHeader raw);
 
 }  // namespace neve

@@ -7,7 +7,7 @@ namespace {
 
 constexpr Duration kFirstPause = std::chrono::seconds(1);
 constexpr Duration kLongestPause = std::chrono::seconds(30);
-// A probe whose end nobody reported must not keep the breaker half open for ever.
+// After this time, another probe is allowed even if the last one's result was never reported.
 constexpr Duration kProbe = std::chrono::seconds(10);
 
 }  // namespace
@@ -37,7 +37,7 @@ bool Breaker::fail(std::uint64_t serial, Time now) {
   last_serial_ = serial;
   calm_.store(false, std::memory_order_relaxed);
   ++failures_;
-  if (state_ == BreakerState::kOpen && now < until_) return false;  // asked before it opened
+  if (state_ == BreakerState::kOpen && now < until_) return false;  // sent before it opened
   const bool was_closed = state_ == BreakerState::kClosed;
   if (was_closed && failures_ < kFailuresToOpen) return false;
   state_ = BreakerState::kOpen;

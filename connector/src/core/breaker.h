@@ -1,4 +1,4 @@
-// Stops asking a server that is in trouble, and finds out when it is well again. For any thread.
+// Circuit breaker: stops requests to a failing server and probes for its recovery. For any thread.
 #pragma once
 
 #include <atomic>
@@ -13,20 +13,20 @@ inline constexpr int kFailuresToOpen = 3;
 
 enum class BreakerState : std::uint8_t { kClosed, kOpen, kHalfOpen };
 
-// Opens after three failures in a row, for 1 s growing to 30 s; then lets one probe through. Each
-// `allow` that was true is followed by one of `succeed`, `fail` or `forgive`.
+// Opens after three failures in a row, for 1 s growing to 30 s; then lets one probe through. After
+// `allow` returned true, the caller reports `succeed`, `fail` or `forgive`.
 class Breaker {
  public:
-  // Whether to ask now. The first true after a pause is the probe, and the only one.
+  // Whether to send a request now. After a pause, true only for one request: the probe.
   bool allow(Time now);
   void succeed();
-  // Whether this failure opened it, after it was closed. Failures of one `serial` (a batch on
-  // several connections) count once; 0 names no batch.
+  // True if this failure opened a closed breaker. Failures of one `serial` (a batch on several
+  // connections) count once; 0: no batch.
   bool fail(std::uint64_t serial, Time now);
-  // The question ended without saying anything of the server; the next one may probe.
+  // The request ended without evidence about the server; the next one may probe.
   void forgive();
   BreakerState state() const;
-  // True while asking would be refused. Unlike `allow`, takes no probe.
+  // True while `allow` would return false. Unlike `allow`, does not use up the probe.
   bool is_open(Time now) const;
 
  private:
@@ -36,8 +36,8 @@ class Breaker {
   std::uint64_t last_serial_ = 0;
   Duration pause_ = std::chrono::seconds(1);
   Time until_{};
-  // True while `succeed` would change nothing, so that each good reply need not take the mutex. A
-  // stale read only delays or repeats a `succeed`: relaxed suffices.
+  // True while `succeed` would change nothing: spares each good reply the mutex. Relaxed: a stale
+  // read only delays or repeats a `succeed`.
   std::atomic<bool> calm_{true};
 };
 

@@ -1,4 +1,4 @@
-// XXH3-64, by the widest vectors this CPU has. Pure; for any thread.
+// XXH3-64 with AVX2 where the CPU has it. Pure; for any thread.
 #pragma once
 
 #include <cstddef>
@@ -12,7 +12,7 @@ struct ChecksumKernel;  // one build of XXH3: plain or AVX2
 
 std::uint64_t checksum(std::span<const std::byte> data);
 
-// The same sum over bytes that arrive in pieces. Not for concurrent use.
+// Streaming XXH3-64. One thread at a time.
 class Checksum {
  public:
   Checksum();

@@ -1,4 +1,4 @@
-// Compiled with -mavx2; called only where the CPU says that it has it.
+// Compiled with -mavx2; called only if the CPU reports AVX2.
 #define NEVE_KERNEL kAvx2Kernel
 #define NEVE_KERNEL_NAME "avx2"
 #include "checksum_kernel.inc"

@@ -1,4 +1,4 @@
-// Deadlines are points on the monotonic clock, the one behind Python's time.monotonic().
+// Deadlines are points on the monotonic clock of Python's time.monotonic().
 #pragma once
 
 #include <chrono>
@@ -11,7 +11,7 @@ using Duration = Clock::duration;
 
 inline constexpr Time kNever = Time::max();
 
-// Seconds of time.monotonic() as a Time; what lies beyond any use becomes kNever.
+// Converts seconds of time.monotonic(); times too far ahead become kNever.
 inline Time time_from_seconds(double seconds) {
   if (!(seconds < 4e9)) return kNever;
   if (seconds < 0) return Time{};

@@ -15,7 +15,7 @@ inline void begin(std::string& out, std::size_t arguments) {
   out += "\r\n";
 }
 
-// Announces an argument of `size` bytes; they and CRLF follow.
+// Appends the length line of an argument of `size` bytes; the caller appends bytes and CRLF.
 inline void length(std::string& out, std::size_t size) {
   out += '$';
   out += std::to_string(size);

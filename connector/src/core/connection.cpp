@@ -13,9 +13,9 @@ namespace neve {
 namespace {
 
 constexpr std::size_t kTextBytes = 16 << 10;
-// Commands sent and not yet answered: small replies to so many fit in the socket's buffers.
+// Bound of unanswered commands: their small replies fit in the socket's buffers.
 constexpr std::size_t kMaxInFlight = 512;
-// Puts are digested shortly before they are sent, while the bytes are still in cache.
+// Puts are checksummed shortly before sending, so that the bytes are still in cache.
 constexpr std::size_t kEncodeAheadBytes = 512 << 10;
 constexpr std::size_t kVectors = 64;
 constexpr Duration kResolvePoll = std::chrono::milliseconds(5);
@@ -23,7 +23,7 @@ constexpr std::string_view kAsking = "*1\r\n$6\r\nASKING\r\n";
 
 static_assert(kTextBytes > resp::kMaxLineBytes);
 
-// A batch that had less time than this and ran out of it says nothing of the server.
+// A timeout shorter than this is no evidence against the server.
 constexpr Duration kFair = std::chrono::milliseconds(100);
 
 }  // namespace
@@ -54,7 +54,7 @@ void Connection::start(Time now) {
   if (state_ == State::kResolving) {
     connect_next(now);
   } else if (state_ == State::kReady) {
-    if (in_flight_.empty()) moved_at_ = now;  // the stall is measured from the first question on
+    if (in_flight_.empty()) moved_at_ = now;  // measure a stall from the first operation on
     flush(now);
   }
 }
@@ -96,7 +96,7 @@ void Connection::connect_next(Time now) {
   }
 }
 
-// What an address that was given up may have left behind.
+// Clears the state of an address that was given up.
 void Connection::forget_session() {
   stream_.close();
   outbox_.clear();
@@ -189,8 +189,8 @@ bool Connection::in_flight_of(const Batch& batch) const {
                      [&](const Ref& ref) { return ref.batch.get() == &batch; });
 }
 
-// Takes the front of a queue out when it is late or cancelled. Memory of what is already in flight
-// is in use: then the whole connection goes first.
+// Removes the front of a queue if it is late or cancelled. If operations of its batch are in
+// flight, their memory is in use, so the connection is lost first.
 bool Connection::drop_if_over(const Ref& ref, Time now) {
   const bool late = now >= ref.batch->deadline;
   if (!late && !ref.batch->cancelled()) return false;
@@ -198,15 +198,15 @@ bool Connection::drop_if_over(const Ref& ref, Time now) {
     lose(late ? Loss::kLate : Loss::kCancelled, late ? "no answer in time" : "cancelled");
     return true;
   }
-  const Ref over = ref;  // NOLINT(performance-unnecessary-copy-initialization): it is popped
+  const Ref over = ref;  // NOLINT(performance-unnecessary-copy-initialization): `ref` is popped
   waiting_[static_cast<std::size_t>(over.batch->urgency)].pop_front();
   give_up(over, late ? Status::kTimeout : Status::kCancelled, now);
   return true;
 }
 
-// Settles what waited and was never sent. It speaks of the server only when that is silent.
+// Settles an operation that was never sent; counts against the server only if that is silent.
 void Connection::give_up(const Ref& ref, Status status, Time now) {
-  if (ref.operation().kind == Kind::kPut) return;  // settled with its commit, which follows
+  if (ref.operation().kind == Kind::kPut) return;  // the commit behind it settles it
   if (status == Status::kTimeout && (state_ != State::kReady || now - moved_at_ >= kFair)) {
     blame(*primary_, *ref.batch, now);
   }
@@ -288,7 +288,7 @@ void Connection::flush(Time now) {
     const auto result = stream_.write(std::span(vectors).first(filled), sent);
     if (result == IoResult::kWouldBlock) return;
     if (result != IoResult::kDone) {
-      // The server may have said why before it closed: read that, which also finds the end.
+      // Read on: the server may have sent a reason before it closed; `receive` also finds the end.
       receive(now);
       return lose(Loss::kBroken, stream_.trouble());
     }
@@ -381,7 +381,7 @@ void Connection::retire_if_idle() {
 void Connection::lose(Loss loss, std::string_view trouble) {
   if (state_ == State::kLost) return;
   trouble_ = std::string(trouble);
-  stream_.close();  // from here on nothing reads or writes callers' memory
+  stream_.close();  // from here on, callers' memory is neither read nor written
   outbox_.clear();
   asked_.give_all();
   state_ = State::kLost;

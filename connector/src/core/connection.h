@@ -1,9 +1,9 @@
-// One connection to one primary: connects, says HELLO, keeps a pipeline of operations moving.
+// One connection to one primary: connects, sends HELLO, keeps a pipeline of operations moving.
 //
 // A passive state machine owned by one I/O thread. The thread reports readiness and time, then
-// checks whether the connection is lost and which operations must go elsewhere. Payloads go from
-// and to the caller's memory without a copy; GET replies are digested while they are in cache. Once
-// lost, the socket is closed and no caller's memory is touched any more.
+// checks whether the connection is lost and which operations were redirected. Payloads move from
+// and to the caller's memory without a copy; GET replies are checksummed while in cache. A lost
+// connection has closed its socket and never touches a caller's memory again.
 #pragma once
 
 #include <array>
@@ -29,20 +29,20 @@ enum class Loss : std::uint8_t {
   kNone,
   kConnect,    // no address accepted us in time
   kRefused,    // HELLO was answered with an error
-  kBroken,     // closed by the other side, or what came is no reply
+  kBroken,     // closed by the server, or its bytes were no reply
   kLate,       // an operation in flight is past its deadline
-  kStalled,    // in flight, and nothing moved for too long
+  kStalled,    // operations in flight, but no byte moved for too long
   kCancelled,  // an operation in flight was cancelled
   kRetired,    // idle, and no longer wanted
-  kClosed,     // the core ends
+  kClosed,     // the core is closing
 };
 
 struct Redirect {
-  Ref ref;  // a put's group stands under its commit
+  Ref ref;  // for puts: the commit of their group
   ServerError error;
 };
 
-// Counts a late batch against its primary, unless it had too little time to prove anything.
+// Counts a late batch as its primary's failure, unless its time was too short to be evidence.
 void blame(Primary& primary, const Batch& batch, Time now);
 
 class Connection {
@@ -50,28 +50,28 @@ class Connection {
   Connection(std::shared_ptr<Primary> primary, std::uint32_t lane, Time now);
 
   void enqueue(Ref ref);
-  void start(Time now);  // sends what was enqueued
+  void start(Time now);  // sends enqueued operations
   void on_ready(std::uint32_t events, Time now);
   void on_time(Time now);
   void cancel(const Batch& batch);
   void retire_if_idle();
   void lose(Loss loss, std::string_view trouble);
 
-  // When `on_time` has something to do, at the earliest.
+  // Earliest time at which `on_time` has work.
   Time due() const;
 
   Loss loss() const { return loss_; }
   const std::string& trouble() const { return trouble_; }
-  // What was not settled when the connection was lost, in the order of sending.
+  // Unsettled operations of a lost connection, in the order of sending.
   std::vector<Ref> take_refs();
   std::vector<Redirect> take_redirects();
 
   const std::shared_ptr<Primary>& primary() const { return primary_; }
   std::uint32_t lane() const { return lane_; }
-  bool is_clustered() const { return clustered_; }  // the server said so
+  bool is_clustered() const { return clustered_; }  // as HELLO answered
   const Endpoint& endpoint() const { return endpoint_; }
 
-  // For the thread's epoll: which socket, how often it was replaced, and what to watch for.
+  // For the thread's epoll: the socket, the count of its replacements, the events to watch.
   int fd() const { return stream_.fd(); }
   std::uint32_t socket_serial() const { return socket_serial_; }
   std::uint32_t interest() const;
@@ -126,25 +126,25 @@ class Connection {
   Endpoint endpoint_;
   bool clustered_ = false;
   Time connect_until_;
-  Time look_again_at_{};  // while a name is looked up
+  Time look_again_at_{};  // next poll of a running name look-up
   Time moved_at_;
 
   std::array<std::deque<Ref>, kUrgencies> waiting_;
   std::deque<Ref> in_flight_;
-  WindowShare asked_;                // payloads of GETs in flight
-  Time earliest_deadline_ = kNever;  // of what waits or is in flight; may be of something gone
+  WindowShare asked_;                // payload bytes of GETs in flight
+  Time earliest_deadline_ = kNever;  // lower bound over operations that wait or are in flight
   Outbox outbox_;
 
   Reading reading_ = Reading::kLine;
-  std::vector<std::byte> text_;  // what was received and not parsed stands in text_[start, end)
+  std::vector<std::byte> text_;  // received, not yet parsed: text_[text_start_, text_end_)
   std::size_t text_start_ = 0;
   std::size_t text_end_ = 0;
   resp::Parser parser_;
   alignas(8) std::array<std::byte, kHeaderBytes> header_{};
-  std::size_t value_at_ = 0;  // bytes of the value under way, header included, that came
+  std::size_t value_at_ = 0;  // bytes received of the current value, header included
   std::size_t skip_left_ = 0;
   std::uint64_t received_bytes_ = 0;
-  bool fits_ = false;  // the value under way has the length that was asked for
+  bool fits_ = false;  // the current value has the expected length
   Checksum checksum_;
 
   Loss loss_ = Loss::kNone;

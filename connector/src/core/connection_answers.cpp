@@ -1,4 +1,4 @@
-// What replies mean for their operations.
+// Settles operations by their replies.
 
 #include <algorithm>
 #include <cstring>
@@ -28,7 +28,7 @@ void Connection::answer(resp::Reply&& reply, Time now) {
   if (state_ == State::kHello) return on_hello(reply, now);
   if (in_flight_.empty()) return lose(Loss::kBroken, "protocol: a reply that nobody asked for");
   const Ref ref = pop_in_flight();
-  if (!ref.batch) return;  // to ASKING
+  if (!ref.batch) return;  // the reply to ASKING
   switch (ref.operation().kind) {
     case Kind::kGet:
       return answer_get(ref, reply, now);
@@ -41,7 +41,7 @@ void Connection::answer(resp::Reply&& reply, Time now) {
   }
 }
 
-// The value of the GET in front has come, or was skipped. Verified before anybody hears of it.
+// The value of the front GET was received, or skipped. Verifies it before it settles.
 void Connection::settle_value() {
   reading_ = Reading::kLine;
   const Ref ref = pop_in_flight();
@@ -95,7 +95,7 @@ void Connection::answer_get(const Ref& ref, const resp::Reply& reply, Time now) 
 
 void Connection::answer_put(const Ref& ref, const resp::Reply& reply) {
   auto& operation = ref.operation();
-  operation.answer = Status::kOk;  // "OK", or null: a value stands there already
+  operation.answer = Status::kOk;  // "OK", or null: the key exists already
   if (reply.type != Type::kError) return;
   ref.batch->note(reply.text);
   auto error = read_error(reply.text, endpoint_);
@@ -128,7 +128,7 @@ void Connection::answer_commit(const Ref& ref, const resp::Reply& reply, Time no
       said = status_of(ref, error.kind, reply.text, now);
     }
   }
-  if (is_redirect(group.redirect.kind)) {  // all of the group goes again: SET NX may be repeated
+  if (is_redirect(group.redirect.kind)) {  // resend the whole group: SET NX may be repeated
     redirects_.push_back({ref, std::exchange(group.redirect, {})});
     return;
   }
@@ -136,7 +136,7 @@ void Connection::answer_commit(const Ref& ref, const resp::Reply& reply, Time no
   if (answered) primary_->breaker.succeed();
   for (std::size_t i = 0; i < group.puts.size(); ++i) {
     const auto put = batch.operations[group.puts[i]].answer;
-    Status status = put == Status::kOk ? said : put;  // what was not SET could not be committed
+    Status status = put == Status::kOk ? said : put;  // a failed SET explains a failed commit
     if (answered) {
       const auto& item = reply.items[i];
       switch (item.type == Type::kInteger ? item.integer : kNoAnswer) {

@@ -1,4 +1,4 @@
-// Receiving: lines and small replies through a small buffer, block values straight into place.
+// Receiving: lines and small replies through a small buffer, block values straight to the caller.
 
 #include <sys/uio.h>
 
@@ -12,13 +12,13 @@
 namespace neve {
 namespace {
 
-// Received and digested at a time: fewer wake-ups, and still in cache when it is digested
+// Bytes received, then checksummed, at a time: few wake-ups, yet still in cache
 // (docs/decisions/004-sockets.md).
 constexpr std::size_t kPieceBytes = 1 << 20;
-// Room behind a value for CRLF and the next reply's first line. Bytes of the next value that land
-// here are copied, so it is small.
+// Room behind a value for CRLF and the next reply's first line. Small, because bytes of the next
+// value that land here must be copied.
 constexpr std::size_t kLookAheadBytes = 128;
-// Then other connections get their turn; the socket stays readable.
+// After so many bytes, other connections get their turn; the socket stays readable.
 constexpr std::size_t kTurnBytes = 4 << 20;
 constexpr std::size_t kTailBytes = 2;  // CRLF
 
@@ -26,13 +26,13 @@ constexpr std::size_t kTailBytes = 2;  // CRLF
 
 void Connection::receive(Time now) {
   const auto enough = received_bytes_ + kTurnBytes;
-  // What TLS has read ahead would not make the socket readable again: it is used up at once.
+  // Use up bytes that TLS has read ahead: they would not make the socket readable again.
   while (state_ != State::kLost && (received_bytes_ < enough || stream_.is_tls())) {
     if (reading_ == Reading::kValue ? !receive_value(now) : !receive_text(now)) return;
   }
 }
 
-// Scatters into header, payload and, behind the payload's end, the text buffer.
+// Receives into the header, the payload and, behind the payload, the text buffer.
 bool Connection::receive_value(Time now) {
   auto& operation = in_flight_.front().operation();
   const auto payload_at = value_at_ > kHeaderBytes ? value_at_ - kHeaderBytes : 0;
@@ -66,7 +66,7 @@ bool Connection::receive_value(Time now) {
   return parse(now);
 }
 
-// Receives into the text buffer: little while a block value may come, so that little is copied.
+// Receives into the text buffer; only little while a block value may come, to copy little.
 bool Connection::receive_text(Time now) {
   if (text_start_ > 0) {
     std::memmove(text_.data(), text_.data() + text_start_, text_end_ - text_start_);
@@ -96,7 +96,7 @@ bool Connection::receive_text(Time now) {
   return parse(now);
 }
 
-// Uses up what stands in the text buffer. False once the connection is lost.
+// Consumes the text buffer. False once the connection is lost.
 bool Connection::parse(Time now) {
   while (state_ != State::kLost && text_start_ < text_end_) {
     const std::string_view input =
@@ -156,7 +156,7 @@ bool Connection::parse(Time now) {
   return state_ != State::kLost;
 }
 
-// Copies from the text buffer; returns how many bytes.
+// Moves bytes from the text buffer to `into`; returns their number.
 std::size_t Connection::take_text(std::span<std::byte> into) {
   const auto count = std::min(into.size(), text_end_ - text_start_);
   std::memcpy(into.data(), text_.data() + text_start_, count);
@@ -164,8 +164,8 @@ std::size_t Connection::take_text(std::span<std::byte> into) {
   return count;
 }
 
-// Whether `line` begins the string that the GET in front asked for: then it goes into place, or is
-// skipped when it has another length.
+// True if `line` begins the value of the front GET: prepares to receive it to the caller, or to
+// skip it if its length differs.
 bool Connection::begin_value(const resp::Line& line) {
   if (state_ != State::kReady || line.kind != '$' || in_flight_.empty()) return false;
   const auto& front = in_flight_.front();

@@ -15,12 +15,12 @@ namespace {
 
 constexpr unsigned kMostIoThreads = 8;
 constexpr Duration kAskTimeout = std::chrono::seconds(1);
-constexpr Duration kAskPause = std::chrono::milliseconds(100);  // between two questions for the map
+constexpr Duration kAskPause = std::chrono::milliseconds(100);  // between two CLUSTER SLOTS
 constexpr Duration kFirstDelay = std::chrono::milliseconds(10);
 constexpr int kMostDoublings = 4;
-// After so many redirects of one operation, one more would not help.
+// Most redirects of one operation; one more would not help.
 constexpr int kMostRedirects = 16;
-constexpr int kMostLater = 8;  // 0.8 s of "nobody serves this slot"
+constexpr int kMostLater = 8;  // 0.8 s without a server for the slot
 
 Options completed(Options options) {
   if (options.io_threads == 0) {
@@ -28,7 +28,7 @@ Options completed(Options options) {
     options.io_threads = std::clamp(cores / 2, std::min(cores, 4U), kMostIoThreads);
   }
   options.lanes = std::max(options.lanes, 1U);
-  // Read here, by the thread that may also write the environment.
+  // Read in the caller's thread: getenv is unsafe while another thread changes the environment.
   if (std::getenv("NEVE_KEEP_CONGESTION_CONTROL") != nullptr) options.avoid_bbr = false;
   return options;
 }
@@ -44,7 +44,7 @@ Core::Core(const Options& options, const Address& address) : options_(completed(
 
 Core::~Core() {
   close();
-  // A child has the threads' memory without the threads: nothing in it can be ended or freed.
+  // A forked child has the threads' memory without the threads, so it can neither end nor free it.
   if (is_forked()) {
     for (auto& thread : threads_) static_cast<void>(thread.release());
   }
@@ -130,7 +130,7 @@ void Core::submit(Plan& plan) {
     for (const auto& run : plan.runs) settle_run(run, closed ? Status::kClosed : Status::kDropped);
     return;
   }
-  // Each primary's breaker is asked once for a batch: what it lets through may be a probe.
+  // Call `allow` once per primary and batch: a true answer may be the only probe.
   std::vector<std::pair<const Primary*, bool>> allowed;
   for (auto& run : plan.runs) {
     auto at = std::find_if(allowed.begin(), allowed.end(),
@@ -150,7 +150,7 @@ void Core::submit(Plan& plan) {
 
 void Core::post(Parcel parcel) {
   const bool is_call = parcel.lane == lanes();
-  // First lanes lie on threads of their own as far as there are enough; further ones between them.
+  // Spread first lanes over different threads if there are enough; further lanes lie between them.
   const auto stride = std::max(1U, options_.io_threads / lanes());
   const auto turn = parcel.primary->ordinal + parcel.lane * stride;
   const auto thread = is_call ? options_.io_threads : turn % options_.io_threads;
@@ -216,7 +216,7 @@ void Core::suspect_topology(bool clustered, Time now) {
   ask_topology(topology_.next_to_ask());
 }
 
-// One CLUSTER SLOTS at a time; its answer is taken over by the I/O thread that receives it.
+// Sends one CLUSTER SLOTS at a time; the receiving I/O thread adopts the reply.
 void Core::ask_topology(const std::shared_ptr<Primary>& primary) {
   auto batch = std::make_shared<Batch>(1, Clock::now() + kAskTimeout, Urgency::kLoad);
   auto& operation = batch->operations.emplace_back();
@@ -224,7 +224,7 @@ void Core::ask_topology(const std::shared_ptr<Primary>& primary) {
   command::begin(operation.command, 2);
   command::argument(operation.command, std::string_view("CLUSTER"));
   command::argument(operation.command, std::string_view("SLOTS"));
-  const auto& resolvers = primary->resolvers;  // none: no seed was an address
+  const auto& resolvers = primary->resolvers;  // empty if no seed was an address
   batch->on_done = [this, generation = topology_.generation(),
                     asked = resolvers.empty() ? Endpoint{}
                                               : resolvers.front().endpoint()](Batch& done) {

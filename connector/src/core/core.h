@@ -1,6 +1,6 @@
-// The client core: its I/O threads, what it knows of the servers, and how batches get under way.
-// All methods are for any thread and never wait for the network. In a child that was forked since,
-// which has none of the threads, all but `close` and `is_forked` throws std::runtime_error.
+// The client core: I/O threads, the topology of the servers, and submission of batches.
+// All methods are for any thread and never wait for the network. In a forked child, which lacks the
+// I/O threads, all methods but `close` and `is_forked` throw std::runtime_error.
 #pragma once
 
 #include <unistd.h>
@@ -31,19 +31,19 @@ struct Counters {
   std::uint64_t connections_opened = 0;
   std::uint64_t connections_lost = 0;
   std::uint64_t retried = 0;        // operations sent again after a redirect or a lost connection
-  std::uint64_t dropped = 0;        // operations beyond the bound
-  std::uint64_t bytes_waiting = 0;  // of batches under way now
+  std::uint64_t dropped = 0;        // operations beyond Options::most_bytes
+  std::uint64_t bytes_waiting = 0;  // of batches in flight now
 };
 
 class Core final : public Router {
  public:
-  // Throws TlsError when the address asks for TLS that cannot be had.
+  // Throws TlsError if the address requires TLS that cannot be set up.
   Core(const Options& options, const Address& address);
   ~Core() override;  // closes
 
-  // Other servers or credentials, for whatever is submitted from now on.
+  // Switches later batches to other servers or credentials.
   void readdress(const Address& address);
-  // Everything under way is settled as closed; its memory is free again when this returns.
+  // Settles all operations as closed. After it returns, no thread uses callers' memory.
   void close();
 
   std::shared_ptr<Batch> get(const Keyspace& keys, std::span<const GetRequest> requests, bool touch,
@@ -51,14 +51,14 @@ class Core final : public Router {
   std::shared_ptr<Batch> put(const Keyspace& keys, std::span<const PutRequest> requests,
                              Time deadline, Urgency urgency);
   std::shared_ptr<Batch> call(std::vector<CallRequest> requests, Time deadline);
-  // `plan` receives what `matched_rows` needs.
+  // `plan`: output, the input of `matched_rows`.
   std::shared_ptr<Batch> match(const Keyspace& keys, std::span<const BlockId> ids, Time deadline,
                                MatchPlan& plan);
   void cancel(const std::shared_ptr<Batch>& batch);
 
-  // The worst of all primaries; open only when none would be asked.
+  // The worst state of all primaries; open only if all of them refuse.
   BreakerState breaker() const;
-  // Whether every primary's breaker refuses now. Takes no probe.
+  // Whether every primary's breaker refuses now. Uses up no probe.
   bool refuses() const;
   std::size_t primaries() const;
   Counters counters() const;
@@ -81,16 +81,16 @@ class Core final : public Router {
   Topology topology_;
   IoCounters io_counters_;
   const std::shared_ptr<Load> load_ = std::make_shared<Load>();
-  std::atomic<std::uint64_t> dropped_{0};  // a total read alone: relaxed
-  std::atomic<std::uint32_t> turn_{0};     // spreads small batches: relaxed
-  std::atomic<bool> clustered_{false};     // a hint that only grows until a reset: relaxed
-  // Steady time of the last question for the map, and whether its answer is awaited.
+  std::atomic<std::uint64_t> dropped_{0};  // relaxed: a total that orders nothing
+  std::atomic<std::uint32_t> turn_{0};     // relaxed: only spreads small batches
+  std::atomic<bool> clustered_{false};     // relaxed: a hint, cleared only by a reset
+  // Steady time of the last CLUSTER SLOTS, and whether its reply is still to come.
   std::atomic<Duration::rep> asked_at_{0};
   std::atomic<bool> asking_{false};
-  // Submitters share it while they post; `close` has it alone: nothing is posted to ended threads.
+  // Shared by posting submitters, exclusive in `close`: nothing is posted to ended threads.
   std::shared_mutex gate_;
   std::atomic<bool> closed_{false};  // release in close, acquire in reroute
-  // The last one serves calls only, so that a look-up does not wait for block bytes.
+  // The last thread serves calls only, so that look-ups do not wait behind block bytes.
   std::vector<std::unique_ptr<IoThread>> threads_;
 };
 

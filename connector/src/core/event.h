@@ -1,4 +1,4 @@
-// A wake-up that can be waited for with poll or epoll. For any thread.
+// An eventfd, for poll or epoll. For any thread.
 #pragma once
 
 #include "descriptor.h"
@@ -7,7 +7,7 @@ namespace neve {
 
 class Event {
  public:
-  Event();  // throws std::system_error when the process has no descriptors left
+  Event();  // throws std::system_error if the process has no descriptors left
   int fd() const { return fd_.get(); }
   void set() noexcept;
   void clear() noexcept;

@@ -150,7 +150,7 @@ Progress read_head(std::string_view text, std::size_t& used, Head& head) {
       return Progress::kBad;
     }
   }
-  // Which of the two is right? Nobody may be able to say where the next answer begins.
+  // Contradictory framing: the end of the body is unknown.
   if (head.chunked && head.length) return Progress::kBad;
   if (head.status == 204 || head.status == 304) head.length = 0;
   return Progress::kDone;

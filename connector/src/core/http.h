@@ -1,5 +1,5 @@
-// HTTP/1.1 as far as ranged GETs need it: addresses, requests, heads of answers. Pure; for any
-// thread. Source: RFC 9110, RFC 9112, RFC 3986.
+// The part of HTTP/1.1 that ranged GETs need: URLs, requests, response heads. Pure; for any thread.
+// Source: RFC 9110, RFC 9112, RFC 3986.
 #pragma once
 
 #include <cstddef>
@@ -17,16 +17,16 @@ inline constexpr std::size_t kMaxHeadBytes = std::size_t{32} << 10;
 struct Url {
   bool tls = false;
   Endpoint where;         // an IPv6 address without brackets
-  std::string authority;  // as the Host line has it: without the port that is the scheme's own
+  std::string authority;  // for the Host line: without the scheme's default port
   std::string target;     // path and query
 
   bool operator==(const Url&) const = default;
 };
 
-// Nothing for another scheme, and for what would break the lines of a request.
+// nullopt for other schemes, and for characters that would break the lines of a request.
 std::optional<Url> read_url(std::string_view text);
 
-// Bytes of an object, both inclusive.
+// Bytes of an object, both ends inclusive.
 struct Range {
   std::uint64_t first = 0;
   std::uint64_t last = 0;
@@ -37,15 +37,15 @@ struct Range {
 
 std::string range_request(const Url& url, const Range& range);
 
-// "bytes 0-9/100" or "bytes 0-9/*"; nothing when it names no bytes.
+// Parses "bytes 0-9/100" or "bytes 0-9/*"; nullopt if it is neither.
 std::optional<Range> read_content_range(std::string_view text);
 
-// The head of an answer.
+// The head of a response.
 struct Head {
-  int status = 0;                       // 0: none came
-  std::optional<std::uint64_t> length;  // of the body; nothing where only its end tells
+  int status = 0;                       // 0: no response
+  std::optional<std::uint64_t> length;  // of the body; nullopt: chunked, or until the close
   bool chunked = false;
-  bool keeps = false;  // the connection may be used again once the body was read
+  bool keeps = false;  // the connection may be reused after the body was read
   std::optional<Range> range;
   std::uint32_t retry_after_s = 0;
   std::string date;
@@ -55,7 +55,7 @@ struct Head {
 
 enum class Progress : std::uint8_t { kNeedMore, kDone, kBad };
 
-// Reads the head that `text` begins with; `used` bytes of it when that is kDone.
+// Reads the head at the beginning of `text`; with kDone, `used` is its length.
 Progress read_head(std::string_view text, std::size_t& used, Head& head);
 
 }  // namespace neve::http

@@ -13,11 +13,11 @@ namespace neve {
 namespace {
 
 constexpr int kEvents = 64;
-// The first broken connection of an operation may mean that the server restarted; after a second
-// one the caller is told.
+// Retry after one broken connection, because the server may have restarted; report a second one to
+// the caller.
 constexpr std::uint8_t kMostLosses = 1;
 
-// What becomes of an operation whose connection was lost; kPending: it is sent again.
+// Status of an operation whose connection was lost; kPending: send it again.
 Status fate(Loss loss, const Ref& ref, Time now) {
   auto& operation = ref.operation();
   if (ref.batch->cancelled()) return Status::kCancelled;
@@ -37,7 +37,7 @@ Status fate(Loss loss, const Ref& ref, Time now) {
   if (operation.sent && operation.kind == Kind::kCall && !operation.idempotent) {
     return Status::kUnavailable;
   }
-  // Closed for another batch's sake: that says nothing of the server, and the deadline bounds it.
+  // Closed because of another batch: no evidence against the server; the deadline bounds retries.
   if (loss == Loss::kCancelled || loss == Loss::kLate) return Status::kPending;
   return operation.losses++ < kMostLosses ? Status::kPending : Status::kUnavailable;
 }
@@ -75,7 +75,7 @@ void IoThread::drain() { take_mail(Clock::now()); }
 void IoThread::run() {
   ::pthread_setname_np(::pthread_self(), "neve-io");
   sigset_t all;
-  ::sigfillset(&all);  // signals belong to the host program; SIGPIPE comes back as EPIPE
+  ::sigfillset(&all);  // the host program handles signals; a blocked SIGPIPE becomes EPIPE
   ::pthread_sigmask(SIG_BLOCK, &all, nullptr);
   while (!stopping_) {
     std::array<epoll_event, kEvents> events;
@@ -100,7 +100,7 @@ void IoThread::run() {
         settle_up(slot, now);
       }
     }
-    // Slots stay while events may point to them; emptied ones go here.
+    // Erase emptied slots only now: events of this round pointed to slots.
     std::erase_if(slots_, [](const auto& item) { return !item.second.connection; });
   }
 }
@@ -193,7 +193,7 @@ void IoThread::cancel(const std::shared_ptr<Batch>& batch, Time now) {
     settle_up(slot, now);
   }
   for (auto& parcel : later_) {
-    if (parcel.batch == batch) parcel.not_before = now;  // delivery finds it cancelled
+    if (parcel.batch == batch) parcel.not_before = now;  // delivery sees the cancelled flag
   }
 }
 
@@ -231,7 +231,7 @@ void IoThread::end_connection(Slot& slot, Time now) {
   auto& primary = *connection->primary();
   if (loss != Loss::kRetired) counters_.connections_lost.fetch_add(1, std::memory_order_relaxed);
   for (const auto& ref : connection->take_refs()) {
-    if (ref.operation().kind == Kind::kPut) continue;  // its commit speaks for it
+    if (ref.operation().kind == Kind::kPut) continue;  // handled with its commit
     switch (loss) {
       case Loss::kConnect:
       case Loss::kRefused:
@@ -271,7 +271,7 @@ void IoThread::watch(Slot& slot) {
   epoll_event event{};
   event.events = interest;
   event.data.ptr = &slot;
-  // A closed socket has left epoll, even if the new one has its number.
+  // epoll dropped the closed socket, even if the new socket has the same number.
   const int operation = serial == slot.socket_serial ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
   if (::epoll_ctl(epoll_.get(), operation, fd, &event) != 0) {
     slot.connection->lose(Loss::kConnect, "cannot watch the socket");

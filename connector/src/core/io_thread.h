@@ -1,6 +1,6 @@
 // A thread with its own epoll and its own connections. It never touches Python.
 //
-// Other threads only `post`. Connections, and operations in their queues, belong to this thread.
+// Other threads only `post`. Connections and their queued operations belong to this thread.
 #pragma once
 
 #include <atomic>
@@ -28,26 +28,26 @@ struct Parcel {
 struct Message {
   enum class Kind : std::uint8_t {
     kParcel,
-    kCancel,  // `parcel.batch`, whose flag is set already, ends now, wherever it is
-    kRetire,  // some primaries are retired: their idle connections may go
-    kStop,    // everything that is under way is settled as closed
+    kCancel,  // end `parcel.batch`, whose cancelled flag is set
+    kRetire,  // close idle connections of retired primaries
+    kStop,    // settle all operations as closed
   };
 
   Kind kind = Kind::kParcel;
   Parcel parcel{};
 };
 
-// What a thread cannot decide by itself. Called from I/O threads.
+// Decisions that need the whole core. Called from I/O threads.
 class Router {
  public:
   virtual ~Router() = default;
-  // Sends an operation (a commit with its puts) again, where `error` says or where its slot is.
+  // Resends an operation (a commit with its puts) to `error`'s server, or to its slot's.
   virtual void reroute(const Ref& ref, const ServerError& error, Time now) = 0;
-  // The map of the cluster may be out of date. `clustered`: a server said that there is one.
+  // The cluster's map may be stale. `clustered`: a server reported cluster mode.
   virtual void suspect_topology(bool clustered, Time now) = 0;
 };
 
-struct IoCounters {  // gauges and totals read alone: relaxed
+struct IoCounters {  // relaxed: gauges and totals that order nothing
   std::atomic<std::uint64_t> connections_opened{0};
   std::atomic<std::uint64_t> connections_lost{0};
   std::atomic<std::uint64_t> retried{0};
@@ -58,7 +58,7 @@ class IoThread {
   IoThread(Router& router, IoCounters& counters);
   ~IoThread();
   void post(Message message);
-  // To end: `stop` all threads, `join` all, then `drain` all: they may have posted to each other.
+  // To end: `stop` all threads, `join` all, then `drain` all: threads post to each other.
   void stop();
   void join();
   void drain();
@@ -81,7 +81,7 @@ class IoThread {
   void cancel(const std::shared_ptr<Batch>& batch, Time now);
   void retire(Time now);
   void stop_all(Time now);
-  // After each call of a connection: redirects, loss, what epoll should watch.
+  // After each call of a connection: handles redirects and loss, updates epoll.
   void settle_up(Slot& slot, Time now);
   void end_connection(Slot& slot, Time now);
   void watch(Slot& slot);
@@ -93,7 +93,7 @@ class IoThread {
   std::map<Key, Slot> slots_;
   std::vector<Parcel> later_;
   bool stopping_ = false;
-  std::thread thread_;  // last: begins when all else is there
+  std::thread thread_;  // last member: starts after all others are constructed
 };
 
 }  // namespace neve

@@ -1,5 +1,5 @@
-// Many threads post, one takes: a lock-free stack that the taker turns over, so that messages come
-// out in the order in which they were posted. One eventfd write for a burst.
+// Many producers, one consumer: a lock-free stack that the consumer reverses, so that messages come
+// out in the order of posting. One eventfd write per burst.
 #pragma once
 
 #include <atomic>
@@ -19,20 +19,20 @@ class Mailbox {
   Mailbox& operator=(const Mailbox&) = delete;
   ~Mailbox() { take(); }
 
-  // Any thread.
+  // For any thread.
   void post(Message message) {
     Node* node = std::make_unique<Node>(std::move(message)).release();  // the list owns it now
     Node* first = head_.load(std::memory_order_relaxed);
-    // Release: pairs with the acquire in `take`, so that the taker sees the message.
+    // Release: pairs with the acquire in `take`, so that the consumer sees the message.
     do {
       node->next = first;
     } while (!head_.compare_exchange_weak(first, node, std::memory_order_release,
                                           std::memory_order_relaxed));
-    // `node` may be gone already. Only who found the list empty wakes the taker.
+    // `node` may be freed by now. Only the poster that found the list empty wakes the consumer.
     if (first == nullptr) event_.set();
   }
 
-  // The one taker. Messages posted before an event was seen are all in the result.
+  // For the consumer. Returns at least all messages posted before the event fired.
   std::vector<Message> take() {
     event_.clear();
     // Acquire: pairs with the release in `post`.

@@ -1,5 +1,5 @@
-// Bytes that wait to be sent on one connection: small texts it owns, and payloads it borrows.
-// One thread. Borrowed memory must stay as it is until sent, or until the outbox is gone.
+// Bytes waiting to be sent on one connection: small texts it owns, and payloads it borrows. One
+// thread. Borrowed memory must stay unchanged until it is sent or the outbox is destroyed.
 #pragma once
 
 #include <sys/uio.h>
@@ -17,7 +17,7 @@ class Outbox {
   bool empty() const { return bytes_ == 0; }
   std::size_t bytes() const { return bytes_; }
 
-  // Where small texts are appended; call `borrow` or `seal` before reading `vectors`.
+  // Append small texts here; call `borrow` or `seal` before `vectors`.
   std::string& text() { return text_; }
 
   void borrow(std::span<const std::byte> payload) {
@@ -34,7 +34,7 @@ class Outbox {
     text_.clear();
   }
 
-  // Fills `out` from the front; returns how many were filled.
+  // Fills `out` from the front; returns the number of filled entries.
   std::size_t vectors(std::span<iovec> out) {
     std::size_t count = 0;
     std::size_t skip = sent_;
@@ -70,7 +70,7 @@ class Outbox {
   std::deque<Piece> pieces_;
   std::string text_;
   std::size_t bytes_ = 0;
-  std::size_t sent_ = 0;  // of the first piece
+  std::size_t sent_ = 0;  // bytes of the first piece already sent
 };
 
 }  // namespace neve

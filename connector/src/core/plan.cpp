@@ -8,11 +8,11 @@
 namespace neve {
 namespace {
 
-// A run keeps one connection busy: below this, a second connection gains less than it costs.
+// Least bytes of a run; below this, a second connection gains less than it costs.
 constexpr std::size_t kLeastRunBytes = std::size_t{1} << 20;
-constexpr std::size_t kCommitIds = 256;  // ids of one function call: keeps each call short
-// What is SET and not yet committed is in nobody's quota: the platform cuts tenants off that hold
-// much of it (tiering.watch). A commit costs as much as 20 kB of payload.
+constexpr std::size_t kCommitIds = 256;  // most ids of one function call: keeps each call short
+// Most payload bytes of one commit. Uncommitted values count against no quota, so the platform cuts
+// off tenants with many of them (tiering.watch). A commit costs as much as 20 kB of payload.
 constexpr std::size_t kCommitBytes = std::size_t{8} << 20;
 
 std::string_view as_text(const BlockId& id) { return command::as_text(id); }
@@ -25,7 +25,7 @@ void function_head(std::string& out, std::string_view name, std::size_t keys,
   command::argument(out, keys);
 }
 
-// Cuts operations [0, visible) into runs of neighbours: by primary, then by bytes over its lanes.
+// Splits operations [0, visible) into runs: by primary, then by bytes over the primary's lanes.
 std::vector<Run> spread(const Batch& batch, const TopologyMap& map, std::uint32_t lanes,
                         std::uint32_t first_lane) {
   struct Share {
@@ -59,8 +59,8 @@ std::vector<Run> spread(const Batch& batch, const TopologyMap& map, std::uint32_
   return runs;
 }
 
-// Operations of a run by bucket, in slices of at most `most`. A slice that has `most_bytes` by
-// `bytes_of` takes no more.
+// Groups a run's operations by bucket into slices of at most `most` operations. A slice is closed
+// once the sum of `bytes_of` reaches `most_bytes`.
 template <typename BucketOf, typename BytesOf>
 std::vector<std::pair<std::size_t, std::vector<std::uint32_t>>> by_bucket(
     const std::vector<std::uint32_t>& operations, std::size_t most, BucketOf bucket_of,
@@ -184,7 +184,7 @@ Plan plan_put(const Keyspace& keys, std::span<const PutRequest> requests, Time d
     operation.id = request.id;
     operation.parent = request.parent;
     operation.tokens = request.tokens;
-    operation.payload = const_cast<std::byte*>(request.payload.data());  // a put only reads it
+    operation.payload = const_cast<std::byte*>(request.payload.data());  // puts only read it
     operation.payload_bytes = request.payload.size();
     operation.key = block_key(bucket, request.id);
     plan.bytes += kHeaderBytes + request.payload.size();
@@ -249,7 +249,7 @@ MatchPlan plan_match(const Keyspace& keys, std::span<const BlockId> ids, Time de
     request.idempotent = true;
     function_head(request.command, "neve_locate", kBookkeepingKeys, 1 + slice.size());
     request.command += bucket.bookkeeping;
-    command::argument(request.command, std::string_view("0"));  // stop behind the first miss
+    command::argument(request.command, std::string_view("0"));  // stop after the first miss
     std::uint32_t position = 0;
     for (const auto i : slice) {
       match.calls[i] = static_cast<std::uint32_t>(requests.size());
@@ -273,7 +273,7 @@ std::string matched_rows(const Batch& batch, const MatchPlan& plan, Status& stat
       break;
     }
     if (call.reply.type != resp::Type::kBulk || at + kEntryBytes > call.reply.text.size()) {
-      status = Status::kError;  // only ids behind a miss may lack an answer
+      status = Status::kError;  // only ids after a miss may lack an answer
       break;
     }
     rows.append(call.reply.text, at, kEntryBytes);

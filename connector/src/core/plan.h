@@ -1,6 +1,6 @@
 // Builds batches: the operations of loads, stores and look-ups in one tenant's keys. Pure.
 //
-// Arguments of the functions are laid out as connector/src/neve/index/functions says.
+// The functions' arguments are specified in connector/src/neve/index/functions.
 #pragma once
 
 #include <cstddef>
@@ -20,7 +20,7 @@ namespace neve {
 
 // A slice of a tenant's block ids in one hash slot.
 struct Bucket {
-  std::string block_prefix;  // key of a block: this and its id
+  std::string block_prefix;  // a block's key is this prefix and its id
   std::string bookkeeping;   // KEYS[1..7] of every function, encoded
   std::uint16_t slot = 0;
 };
@@ -36,7 +36,7 @@ struct Keyspace {
 struct GetRequest {
   BlockId id{};
   std::span<std::byte> payload;
-  std::byte* header_out = nullptr;  // 64 bytes, or none
+  std::byte* header_out = nullptr;  // 64 bytes, or null
 };
 
 struct PutRequest {
@@ -52,7 +52,7 @@ struct CallRequest {
   bool idempotent = false;
 };
 
-// Operations of a batch that go over one connection, in this order.
+// Operations of a batch for one connection, in the order of sending.
 struct Run {
   std::shared_ptr<Primary> primary;
   std::uint32_t lane = 0;
@@ -65,31 +65,31 @@ struct Plan {
   std::size_t bytes = 0;
 };
 
-// `first_lane` turns round from batch to batch, so that small batches use all lanes.
+// `first_lane` rotates from batch to batch, so that small batches use all lanes.
 Plan plan_get(const Keyspace& keys, std::span<const GetRequest> requests, bool touch, Time deadline,
               const TopologyMap& map, std::uint32_t lanes, std::uint32_t first_lane);
 
-// All puts of a primary share one lane: a second one costs both sides a quarter more processor time
-// and moves no more bytes (docs/decisions/004-sockets.md).
+// All puts of a primary share one lane: a second lane costs client and server a quarter more CPU
+// time and no throughput is gained (docs/decisions/004-sockets.md).
 Plan plan_put(const Keyspace& keys, std::span<const PutRequest> requests, Time deadline,
               Urgency urgency, const TopologyMap& map);
 
-// Calls use the lane beside the block lanes: block bytes do not stand in their way.
+// Calls use a lane of their own, so that they do not wait behind block bytes.
 Plan plan_calls(std::vector<CallRequest> requests, Time deadline, const TopologyMap& map,
                 std::uint32_t lanes);
 
-// A look-up of a chain: one function call for each bucket, all at once.
+// A look-up of a chain: one function call per bucket, all in parallel.
 struct MatchPlan {
   Plan plan;
-  std::vector<std::uint32_t> calls;      // for each id the operation that answers for it
-  std::vector<std::uint32_t> positions;  // and where in its reply
+  std::vector<std::uint32_t> calls;      // per id: index of the operation that answers it
+  std::vector<std::uint32_t> positions;  // per id: position in that operation's reply
 };
 
 MatchPlan plan_match(const Keyspace& keys, std::span<const BlockId> ids, Time deadline,
                      const TopologyMap& map, std::uint32_t lanes);
 
-// Answers of the longest prefix that was found, and of the first id that was not: an index
-// entry each. `status` is kOk, or why the answer of the next id is not known.
+// Returns the index entries of the longest found prefix and of the first missing id, concatenated.
+// `status`: kOk, or why the next id's entry is unknown.
 std::string matched_rows(const Batch& batch, const MatchPlan& plan, Status& status);
 
 }  // namespace neve

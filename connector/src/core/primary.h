@@ -1,4 +1,4 @@
-// One Valkey server as all threads share it: how to reach it, and whether it is worth trying.
+// One Valkey server, shared by all threads: its address and its breaker.
 #pragma once
 
 #include <atomic>
@@ -21,16 +21,16 @@ namespace neve {
 
 struct Options {
   unsigned io_threads = 0;  // 0: half of the cores, but 4 where there are so many, at most 8
-  unsigned lanes = 2;       // connections for block bytes, of each primary; calls have one more
-  // Payloads asked for and not yet received, of each primary (docs/decisions/004-sockets.md).
+  unsigned lanes = 2;       // connections for block bytes per primary; calls have one more
+  // Bound of requested, unreceived payload bytes per primary (docs/decisions/004-sockets.md).
   std::size_t window_bytes = std::size_t{4} << 20;
-  std::size_t most_bytes = std::size_t{4} << 30;       // of all batches under way; more is dropped
-  Duration connect_timeout = std::chrono::seconds(1);  // of each address that is tried
-  Duration stall = std::chrono::seconds(2);            // in flight without a byte moving: given up
+  std::size_t most_bytes = std::size_t{4} << 30;       // of all batches in flight; more is dropped
+  Duration connect_timeout = std::chrono::seconds(1);  // per address
+  Duration stall = std::chrono::seconds(2);            // give up if no byte moves for so long
   bool avoid_bbr = true;                               // docs/decisions/004-sockets.md
 };
 
-// What every connection of one address needs. Immutable.
+// Credentials and TLS of all connections to one address. Immutable.
 struct Access {
   Options options;
   std::string username;
@@ -46,12 +46,12 @@ struct Primary {
     for (auto& endpoint : endpoints) resolvers.emplace_back(std::move(endpoint));
   }
 
-  std::deque<Resolver> resolvers;  // alternatives, in order; none when no seed was an address
+  std::deque<Resolver> resolvers;  // alternatives, in order; empty if no seed was an address
   const std::shared_ptr<const Access> access;
   const std::uint32_t ordinal;  // spreads lanes over the I/O threads
   Breaker breaker;
   Window window;
-  std::atomic<bool> retired{false};  // idle connections close. Relaxed: a mailbox note follows it
+  std::atomic<bool> retired{false};  // idle connections close. Relaxed: a mailbox message follows
 };
 
 }  // namespace neve

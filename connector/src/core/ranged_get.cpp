@@ -19,23 +19,23 @@ namespace neve {
 namespace {
 
 constexpr Duration kMostIdle =
-    std::chrono::seconds(15);  // SeaweedFS and S3 close after 20 s and more
-// Read ahead of what was asked for, and thus copied: little, since payloads follow.
+    std::chrono::seconds(15);  // SeaweedFS and S3 close idle connections after 20 s or more
+// Buffer for response heads. Small, because payload bytes that land here must be copied.
 constexpr std::size_t kAheadBytes = 1024;
 constexpr std::size_t kErrorBytes = std::size_t{4}
                                     << 10;  // code and message stand at the beginning
 constexpr std::size_t kMostDrained = std::size_t{64} << 10;  // else a new connection is cheaper
-constexpr std::size_t kPieceBytes = std::size_t{1} << 20;    // still in cache when it is digested
+constexpr std::size_t kPieceBytes = std::size_t{1} << 20;    // still in cache when checksummed
 constexpr int kPartial = 206;
 
-// Leaves this file only as an `Answer`.
+// Callers see it only as an `Answer`.
 class Failed : public std::runtime_error {
  public:
   Failed(Failure failure, const std::string& what) : std::runtime_error(what), failure(failure) {}
   const Failure failure;
 };
 
-// Whether `fd` was ready by `until`.
+// Waits for `events`; returns whether `fd` was ready by `until`.
 bool wait_for(int fd, short events, Time until) {
   pollfd ready{.fd = fd, .events = events, .revents = 0};
   while (true) {
@@ -48,7 +48,7 @@ bool wait_for(int fd, short events, Time until) {
   }
 }
 
-// By chance among those of the first one's family, so that all servers of a name are used.
+// Shuffles the addresses of the first one's family, so that all servers of a name get load.
 void spread(std::vector<SocketAddress>& addresses) {
   thread_local std::minstd_rand chance{std::random_device{}()};
   const auto family = addresses.front().storage.ss_family;
@@ -69,7 +69,7 @@ bool is_right(const WantedBlock& block, const Checksum& sum) {
 void Stop::stop() {
   const std::lock_guard lock(mutex_);
   stopped_ = true;
-  // Not TLS's own end, which would wait.
+  // Without TLS's close_notify, which could block.
   if (fd_ >= 0) ::shutdown(fd_, SHUT_RDWR);
   changed_.notify_all();
 }
@@ -101,10 +101,10 @@ class RangedGets::Connection {
   explicit Connection(Stream stream) : stream_(std::move(stream)) {}
 
   int fd() const { return stream_.fd(); }
-  // Nothing of an answer has come yet: a kept connection may have ended before our request.
+  // No byte of a response arrived: the server may have closed a kept connection before our request.
   bool heard_nothing() const { return ahead_.empty(); }
 
-  // Until the socket is connected, by `share`, and TLS (if any) stands.
+  // Waits for the connect until `share`, then for TLS (if any) until `deadline`.
   void establish(const TlsContext* tls, const std::string& host, Time share, Time deadline) {
     if (!wait_for(fd(), POLLOUT, share)) throw Failed(Failure::kLate, "timed out");
     if (const int error = connect_error(fd()); error != 0) {
@@ -123,7 +123,7 @@ class RangedGets::Connection {
     is_finished_ = false;
     while (!request.empty()) {
       const std::array<iovec, 1> from{
-          iovec{const_cast<char*>(request.data()), request.size()}};  // nothing is written there
+          iovec{const_cast<char*>(request.data()), request.size()}};  // only read
       std::size_t count = 0;
       const auto result = stream_.write(from, count);
       if (result != IoResult::kDone) go_on(result, deadline, POLLOUT);
@@ -139,7 +139,7 @@ class RangedGets::Connection {
       if (progress == http::Progress::kBad) throw Failed(Failure::kBroken, "no answer of HTTP/1.1");
       if (progress == http::Progress::kDone) {
         ahead_.erase(0, used);
-        if (head.status >= 200) return head;  // others announce one that comes
+        if (head.status >= 200) return head;  // 1xx: the final response follows
         continue;
       }
       std::array<char, kAheadBytes> piece;
@@ -148,7 +148,7 @@ class RangedGets::Connection {
     }
   }
 
-  // All blocks that `range` has whole; those that end behind it are corrupt.
+  // Reads the blocks that lie wholly within `range`; blocks that end behind it are corrupt.
   void read_blocks(const http::Range& range, std::span<const WantedBlock> blocks, Time deadline,
                    std::vector<Status>& outcomes) {
     auto at = range.first;
@@ -166,7 +166,7 @@ class RangedGets::Connection {
     left_ = range.last + 1 - at;
   }
 
-  // The first 4 KiB of an answer without the range. Never throws: a part of an error text will do.
+  // Reads the first 4 KiB of an error response. Never throws: a partial error text will do.
   std::string read_error(const http::Head& head, Time deadline) {
     std::string text;
     left_ = head.length;
@@ -185,7 +185,7 @@ class RangedGets::Connection {
     return text;
   }
 
-  // Reads what little is left of the answer, so that the connection may be used again.
+  // Reads a short rest of the response, so that the connection can be reused.
   void finish(const http::Head& head, Time deadline) {
     if (!left_ || *left_ > kMostDrained || !head.keeps) return;
     try {
@@ -199,7 +199,7 @@ class RangedGets::Connection {
   }
   bool is_finished() const { return is_finished_; }
 
-  // Whether it is worth a try: neither idle for long, nor did anything come, not even its end.
+  // True if the connection was not idle for long and received neither bytes nor a close since.
   bool is_usable() const {
     pollfd ready{.fd = fd(), .events = POLLIN, .revents = 0};
     return Clock::now() - used_at_ < kMostIdle && ::poll(&ready, 1, 0) == 0;
@@ -222,7 +222,7 @@ class RangedGets::Connection {
     }
   }
 
-  // At least a byte, out of what was read ahead if there is any.
+  // Reads at least one byte, from `ahead_` first.
   std::size_t take(std::span<std::byte> into, Time deadline) {
     const std::array<iovec, 1> whole{iovec{into.data(), into.size()}};
     if (ahead_.empty()) return read_some(whole, deadline);
@@ -240,7 +240,7 @@ class RangedGets::Connection {
     }
   }
 
-  // Fills both; the second's bytes go into `sum_` as they arrive.
+  // Fills both; adds payload bytes to `sum_` as they arrive.
   void read_exactly(std::span<std::byte> header, std::span<std::byte> payload, Time deadline) {
     while (!header.empty() && !ahead_.empty()) header = header.subspan(take(header, deadline));
     while (!header.empty() || !payload.empty()) {
@@ -261,9 +261,9 @@ class RangedGets::Connection {
   }
 
   Stream stream_;
-  std::string ahead_;                  // read, not yet used
-  std::optional<std::uint64_t> left_;  // of the answer; nothing: unknown
-  bool is_finished_ = false;           // an answer was read to its end, and none is asked for
+  std::string ahead_;                  // received, not yet used
+  std::optional<std::uint64_t> left_;  // unread bytes of the response; nullopt: unknown
+  bool is_finished_ = false;           // the last response was read to its end
   Checksum sum_;
   Time used_at_{};
 };
@@ -320,7 +320,7 @@ Answer RangedGets::get(std::string_view text, const http::Range& range,
   } catch (const Failed& failed) {
     answer.failure = failed.failure;
     answer.trouble = failed.what();
-  } catch (const std::exception& error) {  // TlsError; no descriptor, no thread left
+  } catch (const std::exception& error) {  // TlsError, or out of descriptors or threads
     answer.failure = Failure::kUnreachable;
     answer.trouble = error.what();
   }
@@ -363,7 +363,7 @@ void RangedGets::keep(Server& server, std::unique_ptr<Connection> connection) {
   if (!closed_) server.kept.push_back(std::move(connection));
 }
 
-// Tries all addresses of the server in turn, each with its share of the time.
+// Tries the server's addresses in turn, each for its share of the remaining time.
 std::unique_ptr<RangedGets::Connection> RangedGets::connect(Server& server, const http::Url& url,
                                                             Time deadline, Stop& stop) {
   static const bool avoid_bbr = std::getenv("NEVE_KEEP_CONGESTION_CONTROL") == nullptr;

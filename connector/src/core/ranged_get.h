@@ -1,7 +1,7 @@
-// Ranged GETs of presigned addresses, over kept connections, straight into the caller's memory.
+// Ranged GETs of presigned URLs, over keep-alive connections, straight into the caller's memory.
 //
-// Each call waits in the thread that makes it, without Python, and ends by its deadline. For any
-// thread (docs/decisions/005-cold-reads.md says why these are not the I/O threads).
+// Each call blocks its calling thread, without Python, until its deadline at most. For any thread
+// (docs/decisions/005-cold-reads.md: why not the I/O threads).
 #pragma once
 
 #include <condition_variable>
@@ -24,14 +24,14 @@
 
 namespace neve {
 
-// Ends a read from another thread. One read at a time may have it.
+// Ends a read from another thread. For one read at a time.
 class Stop {
  public:
-  void stop();  // what is under way ends soon, what would begin does not
+  void stop();  // ends the current read soon; later reads do not begin
   bool stopped() const;
-  void pause(Time until);  // sleeps, but not beyond `stop`
+  void pause(Time until);  // sleeps until `until` or `stop`
 
-  // While it lives, `stop` shuts this socket down.
+  // During its lifetime, `stop` shuts this socket down.
   class Watch {
    public:
     Watch(Stop& stop, int fd);
@@ -50,7 +50,7 @@ class Stop {
   int fd_ = -1;
 };
 
-// A block of the range. `header` has room for 64 bytes.
+// A block in the range. `header`: 64 bytes to fill.
 struct WantedBlock {
   std::uint64_t offset = 0;  // of the header, in the object
   BlockId id{};
@@ -62,34 +62,34 @@ struct WantedBlock {
 
 enum class Failure : std::uint8_t {
   kNone,         // the server answered: see `head`
-  kAddress,      // no address that could be asked
-  kUnreachable,  // no connection, or a server that proves nothing
-  kBroken,       // the connection broke, or what came is no HTTP
+  kAddress,      // the URL is invalid
+  kUnreachable,  // no connection, or TLS did not verify the server
+  kBroken,       // the connection broke, or the response is not HTTP
   kLate,         // the deadline passed
   kStopped,
 };
 
 struct Answer {
   Failure failure = Failure::kNone;
-  std::string trouble;  // of the failure, in words
+  std::string trouble;  // the failure in words
   http::Head head;
-  bool fits = false;           // 206, and the range that was asked for or its beginning
-  std::string error;           // how the body of another answer begins
-  std::vector<Status> blocks;  // kOk (verified) or kCorrupt, as far as they were read
+  bool fits = false;           // 206 with the requested range or a beginning of it
+  std::string error;           // the beginning of another response's body
+  std::vector<Status> blocks;  // kOk (verified) or kCorrupt; only of blocks that were read
 };
 
 class RangedGets {
  public:
-  // `ca_file`: of who signs the servers' certificates; empty: the host's own authorities.
+  // `ca_file`: authorities (PEM) of the servers' certificates; empty: the host's own.
   explicit RangedGets(std::string ca_file);
   ~RangedGets();
 
-  // `blocks` are in order and within `range`; what lies between them is thrown away. A block may be
-  // written to though it is none of `Answer::blocks`.
+  // `blocks` are in order and within `range`; bytes between them are discarded. Blocks missing from
+  // `Answer::blocks` may be partly written.
   Answer get(std::string_view url, const http::Range& range, std::span<const WantedBlock> blocks,
              Time deadline, Stop& stop);
   std::size_t kept() const;
-  void close();  // ends connections that nobody uses; the others end after their use
+  void close();  // closes idle connections now, busy ones after their read
 
  private:
   class Connection;
@@ -106,8 +106,8 @@ class RangedGets {
 
   const std::string ca_file_;
   mutable std::mutex mutex_;
-  std::map<std::string, std::unique_ptr<Server>> servers_;  // by scheme, host and port; they stay
-  std::unique_ptr<const TlsContext> tls_;                   // made when first needed
+  std::map<std::string, std::unique_ptr<Server>> servers_;  // by scheme, host, port; never removed
+  std::unique_ptr<const TlsContext> tls_;                   // created on first use
   bool closed_ = false;
 };
 

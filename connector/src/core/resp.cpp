@@ -118,14 +118,14 @@ Progress Parser::begin_items(Type type, std::string_view count, std::size_t fact
   if (!read_integer(count, announced)) return Progress::kBad;
   if (announced == -1 && type == Type::kArray && factor == 1) return end_value({});
   if (announced < 0 || static_cast<std::uint64_t>(announced) > kMaxItems) return Progress::kBad;
-  // Pushes and attributes come between replies; a push inside of one would have no place in it.
+  // Pushes come between replies; inside a reply they are invalid.
   if (type == Type::kPush && !frames_.empty()) return Progress::kBad;
   Frame frame;
   frame.reply.type = type;
   frame.left = static_cast<std::size_t>(announced) * factor;
   if (frame.left == 0) return end_value(std::move(frame.reply));
   if (frames_.size() == kMaxDepth) return Progress::kBad;
-  // What is announced costs nothing to announce: memory follows what really came.
+  // Do not trust the announced count: memory grows with received items.
   frame.reply.items.reserve(std::min<std::size_t>(frame.left, 1024));
   frames_.push_back(std::move(frame));
   return Progress::kNeedMore;
@@ -133,7 +133,7 @@ Progress Parser::begin_items(Type type, std::string_view count, std::size_t fact
 
 Progress Parser::end_value(Reply&& value) {
   while (!frames_.empty()) {
-    if (value.type == Type::kAttribute) return Progress::kNeedMore;  // dropped: its value follows
+    if (value.type == Type::kAttribute) return Progress::kNeedMore;  // discard; the value follows
     auto& frame = frames_.back();
     frame.reply.items.push_back(std::move(value));
     if (--frame.left > 0) return Progress::kNeedMore;

@@ -11,13 +11,13 @@
 namespace neve::resp {
 
 inline constexpr std::size_t kMaxBulkBytes = std::size_t{80} << 20;  // above any block
-inline constexpr std::size_t kMaxItems = std::size_t{1} << 20;       // of one reply, all levels
+inline constexpr std::size_t kMaxItems = std::size_t{1} << 20;       // of one reply, nested too
 inline constexpr std::size_t kMaxDepth = 8;
 inline constexpr std::size_t kMaxLineBytes = 15 << 10;  // fits a connection's buffer
 
 enum class Type : std::uint8_t {
   kNull,
-  kText,  // simple string, double, big number: as sent
+  kText,  // simple string, double, big number: unparsed
   kError,
   kInteger,
   kBoolean,
@@ -36,24 +36,23 @@ struct Reply {
 
 enum class Progress : std::uint8_t { kNeedMore, kDone, kBad };
 
-// The first line of a reply: its kind, and what stands between the kind and CRLF.
+// The first line of a reply: its kind, and the text between the kind and CRLF.
 struct Line {
   char kind = 0;
   std::string_view text;
   std::size_t bytes = 0;  // CRLF included
 };
 
-// kBad when the line is empty, too long or has a bare CR or LF in it.
+// kBad if the line is empty, too long or contains a bare CR or LF.
 Progress read_line(std::string_view input, Line& line);
 
-// A decimal integer that fills the whole text. False when it is none or does not fit.
+// Parses a decimal integer that fills the whole text. False: no integer, or out of range.
 bool read_integer(std::string_view text, std::int64_t& value);
 
 class Parser {
  public:
-  // Reads on, says in `used` how much of `input` was taken. Input that was not taken must be
-  // offered again, with more behind it. After kDone the reply waits in `take`; after kBad the
-  // stream cannot be read further.
+  // Parses on; `used`: consumed bytes of `input`. The caller passes the rest again, with more bytes
+  // behind it. After kDone, `take` returns the reply; after kBad, the stream is unusable.
   Progress feed(std::string_view input, std::size_t& used);
 
   Reply take();
@@ -71,7 +70,7 @@ class Parser {
 
   std::vector<Frame> frames_;
   Reply done_;
-  Reply bulk_;  // under way while in_bulk_
+  Reply bulk_;  // incomplete while in_bulk_
   bool in_bulk_ = false;
   std::size_t bulk_left_ = 0;
   std::size_t items_ = 0;

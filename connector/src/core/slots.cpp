@@ -53,7 +53,7 @@ bool read_redirect(std::string_view text, const Endpoint& asked, ServerError& er
     return false;
   }
   std::string where(text.substr(second + 1));
-  if (where.starts_with(':')) where = asked.host + where;  // the host is the one we asked
+  if (where.starts_with(':')) where = asked.host + where;  // no host: the asked one's
   const auto to = read_endpoint(where);
   if (!to || to->is_unix()) return false;
   error.slot = static_cast<std::uint16_t>(slot);

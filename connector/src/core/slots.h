@@ -13,11 +13,11 @@ namespace neve {
 
 inline constexpr std::size_t kSlots = 16384;
 
-// Slot of a key: CRC16 (XMODEM) of what stands between the first { and the next }, if anything
-// does, else of the whole key. Source: Valkey Cluster specification, "Key distribution model".
+// Slot of a key: CRC16 (XMODEM) of the text between the first { and the next }; if there is none,
+// of the whole key. Source: Valkey Cluster specification, "Key distribution model".
 std::uint16_t slot_of(std::string_view key);
 
-// "host:port", "[v6]:port" or "unix:/path". `host` is the path of a Unix socket when port is 0.
+// "host:port", "[v6]:port" or "unix:/path". With port 0, `host` is the path of a Unix socket.
 struct Endpoint {
   std::string host;
   std::uint16_t port = 0;
@@ -35,19 +35,19 @@ struct SlotRange {
   Endpoint primary;
 };
 
-// Reads a reply to CLUSTER SLOTS; nothing when it is none or has no ranges. `asked` stands in where
-// the server does not know its own host name.
+// Reads a reply to CLUSTER SLOTS; nullopt if it is another reply or has no ranges. `asked` replaces
+// a host name that the server does not know.
 std::optional<std::vector<SlotRange>> read_slots(const resp::Reply& reply, const Endpoint& asked);
 
 enum class ErrorKind : std::uint8_t {
-  kMoved,     // the slot lives elsewhere now
-  kAsk,       // this one time elsewhere: the slot is on its way
-  kTryAgain,  // the slot's keys are on their way, some here, some there: ask again soon
-  kLater,     // nobody serves the slot now, or a replica answered: ask again soon, but not for long
+  kMoved,     // another server owns the slot now
+  kAsk,       // the slot is migrating: send this operation to the other server
+  kTryAgain,  // the slot is migrating and its keys are on both servers: retry soon
+  kLater,     // no server serves the slot now, or a replica answered: retry soon, a few times
   kQuota,     // the server is full
-  kCorrupt,   // another type of value stands there
-  kMisuse,    // a function refuses the call as a whole: more than a client ever sends
-  kRefused,   // the server does not know us, or our functions
+  kCorrupt,   // the key has a value of another type
+  kMisuse,    // a function refuses the whole call: larger than any client's call
+  kRefused,   // the server rejects the credentials or lacks the functions
   kOther,
 };
 

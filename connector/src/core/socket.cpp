@@ -68,11 +68,11 @@ std::vector<SocketAddress> look_up(const Endpoint& endpoint) {
 }
 
 void set_option(int fd, int level, int name, int value) {
-  ::setsockopt(fd, level, name, &value, sizeof value);  // a refusal only costs speed
+  ::setsockopt(fd, level, name, &value, sizeof value);  // a failure only costs speed
 }
 
-// With bbr, the default of some hosts, a loopback or LAN stream falls to a tenth. An unprivileged
-// process may set only what net.ipv4.tcp_allowed_congestion_control names.
+// With bbr, some hosts' default, throughput on loopback or a LAN falls to a tenth. An unprivileged
+// process may choose only from net.ipv4.tcp_allowed_congestion_control.
 void choose_congestion_control(int fd) {
   for (const std::string_view kind : {"cubic", "reno"}) {
     if (::setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, kind.data(),
@@ -95,7 +95,7 @@ Resolver::Resolver(Endpoint endpoint) : endpoint_(std::move(endpoint)) {
     state_->until = kNever;
     state_->known = true;
   } else if (endpoint_.is_unix()) {
-    state_->until = kNever;  // a path too long for a socket: no address
+    state_->until = kNever;  // the path is too long for a socket: no address
     state_->known = true;
   }
 }
@@ -110,7 +110,7 @@ std::optional<std::vector<SocketAddress>> Resolver::addresses(Time now) {
       const std::lock_guard done(state->mutex);
       state->found = std::move(found);
       state->known = true;
-      // A failed look-up counts for the connection that asked for it, no longer.
+      // Keep a failed look-up only until the waiting connection has polled it.
       state->until =
           Clock::now() + (state->found.empty() ? std::chrono::milliseconds(50) : kNameLife);
       state->running = false;

@@ -1,4 +1,4 @@
-// Non-blocking sockets: where to connect, how to begin, and the options that were measured.
+// Non-blocking sockets: resolving addresses, connecting, and measured socket options.
 #pragma once
 
 #include <sys/socket.h>
@@ -18,10 +18,10 @@
 
 namespace neve {
 
-// Options of TCP (IPPROTO_TCP) and their values that bound silence. A firewall or NAT that forgot a
-// connection drops its packets without an answer; a request would wait for its whole deadline. An
-// idle connection is probed before NATs forget it (most keep 60 s). Bytes that the other kernel,
-// not its program, leaves unacknowledged for 1.5 s end the connection.
+// TCP options (IPPROTO_TCP) that detect dead connections. A firewall or NAT that forgot a
+// connection silently drops its packets, so a request would wait for its whole deadline. Keepalive
+// probes idle connections before NATs forget them (most keep 60 s); bytes that the peer's kernel
+// does not acknowledge within 1.5 s end the connection.
 std::span<const std::pair<int, int>> silence_options();
 
 struct SocketAddress {
@@ -29,16 +29,16 @@ struct SocketAddress {
   socklen_t size = 0;
 };
 
-// Addresses of one endpoint. Numbers and paths are known at once; a name is looked up by a thread
-// of its own, since that blocks for as long as the resolver likes. For any thread.
+// Addresses of one endpoint. IP addresses and paths are known at once; names are looked up in a
+// separate thread, because the system's resolver blocks without a bound. For any thread.
 class Resolver {
  public:
   explicit Resolver(Endpoint endpoint);
 
-  // Nothing while the look-up runs; then what it found, perhaps no address at all. Results of names
-  // are used for 30 s.
+  // nullopt while the look-up runs; then its addresses, perhaps none. Results of names are cached
+  // for 30 s.
   std::optional<std::vector<SocketAddress>> addresses(Time now);
-  // The same, once the look-up has ended; nothing if it still runs at `until`.
+  // Waits for the look-up; nullopt if it still runs at `until`.
   std::optional<std::vector<SocketAddress>> wait(Time until);
   const Endpoint& endpoint() const { return endpoint_; }
 
@@ -57,10 +57,10 @@ class Resolver {
   std::shared_ptr<State> state_ = std::make_shared<State>();
 };
 
-// A socket that is connecting or connected; not open when that failed at once (see errno).
+// Returns a connecting or connected socket; an empty descriptor if that failed at once (see errno).
 Descriptor begin_connect(const SocketAddress& address, bool avoid_bbr);
 
-// 0 once `fd`, reported writable, is connected; else the errno of the failure.
+// Result of a connect whose `fd` is writable: 0, or the errno of the failure.
 int connect_error(int fd);
 
 }  // namespace neve

@@ -1,5 +1,5 @@
-// What became of one block or one command. Mirrored by neve.datapath.status.Status; a test
-// compares both.
+// Outcome of one block or one command. Mirrored by neve.datapath.status.Status; a test compares
+// both.
 #pragma once
 
 #include <array>
@@ -11,15 +11,15 @@ namespace neve {
 
 enum class Status : std::uint8_t {
   kOk = 0,           // loaded and verified; stored; answered
-  kPresent = 1,      // put: an equal block was there already
-  kEvicted = 2,      // get: no such key; put: it went between SET and commit
-  kCorrupt = 3,      // the value is not the block it should be
+  kPresent = 1,      // put: the same block was already stored
+  kEvicted = 2,      // get: no such key; put: the value vanished between SET and commit
+  kCorrupt = 3,      // the value is not the expected block
   kQuota = 4,        // put: refused by the tenant's quota, or the server is full
   kTimeout = 5,      // the deadline passed
-  kBreaker = 6,      // not asked: the primary's breaker is open
-  kUnavailable = 7,  // the connection could not be made, or broke
-  kRefused = 8,      // the server does not know us or our functions
-  kDropped = 9,      // not asked: too many bytes are waiting already
+  kBreaker = 6,      // not sent: the primary's breaker is open
+  kUnavailable = 7,  // the connection failed or broke
+  kRefused = 8,      // the server rejects the credentials or lacks the functions
+  kDropped = 9,      // not sent: too many bytes in flight
   kCancelled = 10,
   kClosed = 11,
   kError = 12,  // another error reply

@@ -47,7 +47,7 @@ IoResult Stream::write(std::span<const iovec> from, std::size_t& count) {
   }
   while (true) {
     msghdr message{};
-    message.msg_iov = const_cast<iovec*>(from.data());  // sendmsg does not write there
+    message.msg_iov = const_cast<iovec*>(from.data());  // sendmsg only reads it
     message.msg_iovlen = from.size();
     const auto sent = ::sendmsg(fd_.get(), &message, MSG_NOSIGNAL);
     if (sent >= 0) {

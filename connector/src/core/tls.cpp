@@ -7,8 +7,8 @@
 namespace neve {
 namespace {
 
-// The part of OpenSSL 3's stable interface that we use, with its documented numbers, so that
-// building needs no OpenSSL. Source: openssl/ssl.h, openssl/tls1.h, openssl/x509_vfy.h of 3.0.
+// The used part of OpenSSL 3's stable interface, with its documented numbers, so that building
+// needs no OpenSSL. Source: openssl/ssl.h, openssl/tls1.h, openssl/x509_vfy.h of 3.0.
 constexpr int kFiletypePem = 1, kVerifyPeer = 1;
 constexpr int kErrorWantRead = 2, kErrorWantWrite = 3, kErrorZeroReturn = 6;
 constexpr int kCtrlMode = 33, kCtrlSetHostName = 55, kCtrlSetMinVersion = 123;
@@ -52,7 +52,7 @@ void bind(void* library, const char* name, Function& function) {
 }
 
 OpenSsl load() {
-  // Never closed: OpenSSL registers handlers that run when the process ends.
+  // Never dlclose it: OpenSSL registers handlers that run at process exit.
   void* ssl = ::dlopen("libssl.so.3", RTLD_NOW | RTLD_LOCAL);
   void* crypto = ::dlopen("libcrypto.so.3", RTLD_NOW | RTLD_LOCAL);
   if (ssl == nullptr || crypto == nullptr) {
@@ -89,7 +89,7 @@ OpenSsl load() {
 }
 
 const OpenSsl& openssl() {
-  static const OpenSsl table = load();  // throws again at the next try when it failed
+  static const OpenSsl table = load();  // if it throws, the next call tries again
   return table;
 }
 

@@ -1,4 +1,4 @@
-// TLS by the host's OpenSSL 3, loaded when first asked for (docs/decisions/002-native-core.md).
+// TLS with the host's OpenSSL 3, loaded on first use (docs/decisions/002-native-core.md).
 #pragma once
 
 #include <cstddef>
@@ -16,7 +16,7 @@ struct TlsOptions {
   std::string key_file;
 };
 
-// No OpenSSL here, or files that cannot be used. The message says which.
+// OpenSSL is missing, or a certificate file is unusable; the message says which.
 class TlsError : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
@@ -24,7 +24,7 @@ class TlsError : public std::runtime_error {
 
 enum class TlsProgress : std::uint8_t { kDone, kWantRead, kWantWrite, kClosed, kFailed };
 
-// One session over a non-blocking socket that it does not own. One thread at a time.
+// One session over a non-blocking socket, which it does not own. One thread at a time.
 class TlsSession {
  public:
   explicit TlsSession(void* ssl);
@@ -47,7 +47,7 @@ class TlsSession {
 class TlsContext {
  public:
   explicit TlsContext(const TlsOptions& options);  // throws TlsError
-  // Verifies that the server is `host`, or the server name of the options. Throws TlsError.
+  // Will verify the server as `host`, or as the options' server name. Throws TlsError.
   TlsSession connect(int fd, const std::string& host) const;
 
  private:

@@ -32,7 +32,7 @@ bool Topology::adopt(const std::vector<SlotRange>& ranges, std::uint64_t generat
   const std::lock_guard lock(mutex_);
   if (generation != generation_) return false;
   auto map = std::make_shared<TopologyMap>();
-  // A slot that nobody serves stays with the first primary, which will say so.
+  // A slot without an owner stays with the first primary, which answers CLUSTERDOWN.
   for (const auto& range : ranges) {
     auto primary = primary_at_locked(range.primary);
     auto at = std::find(map->primaries.begin(), map->primaries.end(), primary);
@@ -40,7 +40,7 @@ bool Topology::adopt(const std::vector<SlotRange>& ranges, std::uint64_t generat
     const auto index = static_cast<std::uint16_t>(at - map->primaries.begin());
     std::fill(map->owner.begin() + range.first, map->owner.begin() + range.last + 1, index);
   }
-  seeds_->retired.store(true, std::memory_order_relaxed);  // asked for the map only, from now on
+  seeds_->retired.store(true, std::memory_order_relaxed);  // from now on only for CLUSTER SLOTS
   std::erase_if(known_, [&](const auto& item) {
     const auto& serving = map->primaries;
     if (std::find(serving.begin(), serving.end(), item.second) != serving.end()) return false;

@@ -1,4 +1,4 @@
-// Which primary serves which slot. Snapshots are immutable; `Topology` itself is for any thread.
+// Map from slots to primaries. Snapshots are immutable; `Topology` itself is for any thread.
 #pragma once
 
 #include <array>
@@ -16,7 +16,7 @@
 namespace neve {
 
 struct TopologyMap {
-  std::vector<std::shared_ptr<Primary>> primaries;  // those that serve slots; never empty
+  std::vector<std::shared_ptr<Primary>> primaries;  // that serve slots; never empty
   std::array<std::uint16_t, kSlots> owner{};        // index into `primaries`
 
   const std::shared_ptr<Primary>& primary_of(std::uint16_t slot) const {
@@ -26,21 +26,21 @@ struct TopologyMap {
 
 class Topology {
  public:
-  // Starts anew with the seeds as one server's alternative addresses.
+  // Discards the map; the seeds are then alternative addresses of one server.
   void reset(const std::vector<Endpoint>& seeds, std::shared_ptr<const Access> access);
 
   std::shared_ptr<const TopologyMap> map() const;
   // Grows with each reset: answers to questions of an older one are stale.
   std::uint64_t generation() const;
 
-  // Takes over what a server says of the whole cluster; primaries that stay keep their state, and
-  // those that no longer serve a slot are retired. False when `generation` is an older one.
+  // Adopts a server's map of the cluster. Remaining primaries keep their state; primaries without
+  // a slot are retired. False if `generation` is stale.
   bool adopt(const std::vector<SlotRange>& ranges, std::uint64_t generation);
-  // One slot lives elsewhere.
+  // Records that `to` owns the slot.
   void move_slot(std::uint16_t slot, const Endpoint& to);
-  // A server that a reply named: one of the map's, or another one that is kept beside it.
+  // Returns the server at `endpoint`; one outside the map is created and remembered.
   std::shared_ptr<Primary> primary_at(const Endpoint& endpoint);
-  // Whom to ask for the map next: primaries and seeds in turn.
+  // Next server for CLUSTER SLOTS: primaries and seeds in turn.
   std::shared_ptr<Primary> next_to_ask();
 
  private:

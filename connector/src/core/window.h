@@ -1,5 +1,5 @@
-// How many bytes may be asked for and not yet received: one bound for each primary, shared by its
-// connections. Valkey holds a copy of each waiting reply, whichever connection asked for it.
+// Bounds the bytes requested and not yet received, per primary and across its connections: Valkey
+// keeps a copy of each reply until it is sent.
 #pragma once
 
 #include <atomic>
@@ -7,7 +7,7 @@
 
 namespace neve {
 
-// For any thread. A bound read alone orders nothing: relaxed throughout.
+// For any thread. Relaxed throughout: the bound orders no other memory.
 class Window {
  public:
   explicit Window(std::size_t most_bytes) : most_bytes_(most_bytes) {}
@@ -19,8 +19,8 @@ class Window {
   std::atomic<std::size_t> asked_bytes_{0};
 };
 
-// One connection's share. One thread. One block is always allowed: a connection that waits for room
-// thus has something in flight, and looks again when that ends. Nobody needs to be woken.
+// One connection's share. One thread. The first block is always allowed, so a connection that waits
+// for room has a block in flight and retries when it ends: no wake-up is needed.
 class WindowShare {
  public:
   explicit WindowShare(Window& window) : window_(window) {}
@@ -28,7 +28,7 @@ class WindowShare {
   WindowShare& operator=(const WindowShare&) = delete;
   ~WindowShare() { give_all(); }
 
-  // Whether that much more may be asked for now; then it is.
+  // Reserves `bytes` if the window has room. Returns whether it had.
   bool take(std::size_t bytes) {
     auto total = window_.asked_bytes_.load(std::memory_order_relaxed);
     do {
