@@ -25,7 +25,7 @@ from neve.replay.trace import TRACE_BLOCK_TOKENS, Request
 OPEN_CONVERSATIONS = 20
 _ENDED_KEPT = 40
 _RETURN_CHANCE = 0.2
-# Requests of other conversations between two of the same: its answer must be written first.
+# Least requests of other conversations between two of one: its answer takes time.
 _REST_REQUESTS = 8
 _DRIFT_REQUESTS = 40
 _MEAN_GAP_MS = 200.0

@@ -27,7 +27,7 @@ from neve.replay.trace import Request, tokens_of
 
 # Bytes that one lane loads or stores at a time.
 LANE_BYTES = 16 << 20
-# Requests of a conversation for one report of its context; the first request reports it.
+# A conversation's context is reported with its first request, then every CONTEXT_EVERY requests.
 CONTEXT_EVERY = 5
 # Look-up deadline. Longer than an engine's: a slow look-up on a busy laptop delays no engine.
 MATCH_S = 2.0
