@@ -192,7 +192,7 @@ class Engine:
         """Waits until all saves are stored or refused."""
         from vllm.distributed.kv_transfer import get_kv_transfer_group
 
-        saver = get_kv_transfer_group()._worker._saver
+        saver = get_kv_transfer_group()._worker._transfers
         return {"stored": saver is None or saver.drain(20)}
 
     def violations(self):
