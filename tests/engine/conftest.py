@@ -8,7 +8,7 @@ import pytest
 
 from neve.engine.options import Options
 from support.adapter_contract import ContractWatch
-from support.adapter_suite import CHUNK, Answer, Prompt
+from support.adapter_suite import CHUNK, Answer, Prompt, ValkeyStore
 from support.cache_endpoint import API_KEY, CacheEndpoint
 from support.chains import provision
 from support.reference_engine import EngineFault, ReferenceAdapter, ReferenceEngine
@@ -62,12 +62,12 @@ class ReferenceServing:
         self._engine.store_all()
 
 
-class ReferenceLab:
+class ReferenceLab(ValkeyStore):
     def __init__(
         self, endpoint: CacheEndpoint, valkey: ValkeyServer, adapter: type[ReferenceAdapter]
     ) -> None:
         self._endpoint = endpoint
-        self._valkey = valkey
+        super().__init__(valkey)
         self._adapter = adapter
         self.preemptions = 0
 
@@ -97,26 +97,6 @@ class ReferenceLab:
             engine.close()
             watch.uninstall()
             self.preemptions += engine.preemptions
-
-    def _change_blocks(self, change: Any) -> None:
-        with self._valkey.client() as client:
-            keys = sorted(key for key in client.scan_iter(count=1000) if b":b:" in key)
-            for key in keys[::2]:
-                change(client, key)
-
-    def lose_blocks(self) -> None:
-        self._change_blocks(lambda client, key: client.delete(key))
-
-    def spoil_blocks(self) -> None:
-        self._change_blocks(lambda client, key: client.setrange(key, 100, b"\x55\xaa"))
-
-    @contextmanager
-    def stall(self) -> Iterator[None]:
-        self._valkey.freeze()
-        try:
-            yield
-        finally:
-            self._valkey.thaw()
 
 
 @pytest.fixture

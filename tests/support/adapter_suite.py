@@ -10,6 +10,8 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from support.servers import ValkeyServer
+
 CHUNK = 64  # tokens of a block in these tests
 
 
@@ -46,6 +48,33 @@ class Serving(Protocol):
     def violations(self) -> list[str]:
         """Violations that `ContractWatch` recorded, loads not ended and blocks not freed."""
         ...
+
+
+class ValkeyStore:
+    """What a `Lab` does to its store, where that is one Valkey."""
+
+    def __init__(self, valkey: ValkeyServer) -> None:
+        self._valkey = valkey
+
+    def _change_blocks(self, change: Any) -> None:
+        with self._valkey.client() as client:
+            keys = sorted(key for key in client.scan_iter(count=1000) if b":b:" in key)
+            for key in keys[::2]:
+                change(client, key)
+
+    def lose_blocks(self) -> None:
+        self._change_blocks(lambda client, key: client.delete(key))
+
+    def spoil_blocks(self) -> None:
+        self._change_blocks(lambda client, key: client.setrange(key, 100, b"\x55\xaa"))
+
+    @contextmanager
+    def stall(self) -> Iterator[None]:
+        self._valkey.freeze()
+        try:
+            yield
+        finally:
+            self._valkey.thaw()
 
 
 class Lab(Protocol):

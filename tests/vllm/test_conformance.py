@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from support.adapter_suite import CHUNK, AdapterSuite, Answer, Prompt
+from support.adapter_suite import CHUNK, AdapterSuite, Answer, Prompt, ValkeyStore
 from support.servers import ControlPlane
 
 pytestmark = pytest.mark.vllm
@@ -50,12 +50,12 @@ class VllmServing:
         return self._process.ask("violations") if self._neve else []
 
 
-class VllmLab:
+class VllmLab(ValkeyStore):
     """One engine without Neve and one with it, whose copies are always late. An engine is fresh
     when it forgot its prefix cache. Each test has a salt, so the store is empty for it."""
 
     def __init__(self, platform: ControlPlane, alone: Any, process: Any) -> None:
-        self._platform = platform
+        super().__init__(platform.hot)
         self._alone = alone
         self._process = process
         self._salt = f"{next(_salts)}-"
@@ -67,26 +67,6 @@ class VllmLab:
         process = self._process if neve else self._alone
         process.ask("forget_prefixes")
         yield VllmServing(process, self._salt, neve=neve)
-
-    def _change_blocks(self, change: Any) -> None:
-        with self._platform.hot.client() as client:
-            keys = sorted(key for key in client.scan_iter(count=1000) if b":b:" in key)
-            for key in keys[::2]:
-                change(client, key)
-
-    def lose_blocks(self) -> None:
-        self._change_blocks(lambda client, key: client.delete(key))
-
-    def spoil_blocks(self) -> None:
-        self._change_blocks(lambda client, key: client.setrange(key, 100, b"\x55\xaa"))
-
-    @contextmanager
-    def stall(self) -> Iterator[None]:
-        self._platform.hot.freeze()
-        try:
-            yield
-        finally:
-            self._platform.hot.thaw()
 
 
 @pytest.fixture(scope="module")
