@@ -3,7 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neve.engine.groups import KvGroup, blocks_to_skip, engine_blocks_of, resume_at
+from neve.engine.groups import KvGroup, blocks_to_skip, engine_blocks_of
+from neve.formats.parts import resume_at
 
 BLOCK = 4
 

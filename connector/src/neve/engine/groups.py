@@ -1,17 +1,12 @@
 """KV cache groups: layers whose engine blocks are allocated and freed together.
 
-Full attention reads every token before a position, a sliding window of W tokens only the W - 1
-tokens before it. So a chunk is stored as one block for each group: of full attention the KV of all
-its tokens, of a window only the tail that a reader at the end of the chunk still sees. A reader
-that goes on after n tokens needs all blocks of full attention before n, and of a window those in
-which its last W - 1 tokens lie.
-
-Source: the rule by which vLLM frees blocks, `get_num_skipped_tokens` of `SlidingWindowManager`
-(vllm/v1/core/single_type_kv_cache_manager.py, 0.32).
+A chunk is stored as one part for each group; `neve.formats.parts` says which parts a reader needs.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from neve.formats.parts import PartKind, needed_from
 
 
 @dataclass(frozen=True)
@@ -26,11 +21,13 @@ class KvGroup:
     block_tokens: int
     number: int = 0
 
+    @property
+    def kind(self) -> PartKind:
+        return PartKind.FULL if self.window is None else PartKind.WINDOW
+
     def needed_from(self, tokens: int) -> int:
         """First token, at the start of an engine block, whose KV computing token `tokens` reads."""
-        if self.window is None:
-            return 0
-        return max(0, tokens - self.window + 1) // self.block_tokens * self.block_tokens
+        return needed_from(self.kind, self.window, self.block_tokens, tokens)
 
     def stored_blocks(self, chunk_tokens: int) -> int:
         """Engine blocks of a chunk that are stored: its last ones."""
@@ -43,46 +40,6 @@ class KvGroup:
 def is_split(groups: Sequence[KvGroup]) -> bool:
     """Whether a chunk is more than one block with the KV of all its tokens."""
     return len(groups) > 1 or groups[0].window is not None
-
-
-@dataclass(frozen=True)
-class Resume:
-    """Where a request can go on: after the first `chunks` of the asked ones; 0: nowhere.
-
-    `needed`: for each group the number of the last chunks that it has to load.
-    """
-
-    chunks: int
-    needed: tuple[int, ...]
-
-
-def resume_at(
-    groups: Sequence[KvGroup],
-    stored: Sequence[Sequence[object | None]],
-    *,
-    first: int,
-    chunk_tokens: int,
-    local_tokens: int,
-    most: int | None = None,
-) -> Resume:
-    """The longest stored prefix that every group can go on from.
-
-    `stored[n][p]` is None where group `p` of chunk `first + n` is not stored. The engine has the KV
-    of `local_tokens` itself, which end in chunk `first`; only the tokens behind them are needed.
-    `most`: chunks to use at most. Costs one pass over `stored`.
-    """
-    runs = [0] * len(groups)  # chunks without a gap that end here, by group
-    best = Resume(0, (0,) * len(groups))
-    for number, row in enumerate(stored[:most], 1):
-        runs = [run + 1 if at is not None else 0 for run, at in zip(runs, row, strict=True)]
-        end = (first + number) * chunk_tokens
-        needed = tuple(
-            first + number - max(group.needed_from(end), local_tokens) // chunk_tokens
-            for group in groups
-        )
-        if all(run >= count for run, count in zip(runs, needed, strict=True)):
-            best = Resume(number, needed)
-    return best
 
 
 def engine_blocks_of(

@@ -12,12 +12,13 @@ from typing import TypeVar
 
 from neve.datapath.client import Client
 from neve.engine.chains import Chain, Origin
-from neve.engine.groups import KvGroup, Resume, is_split, resume_at
+from neve.engine.groups import KvGroup, is_split
 from neve.engine.handover import HandoverWait
 from neve.engine.link import Link
 from neve.engine.params import RequestParams
 from neve.engine.step import LoadPlan, NewRequest
 from neve.formats.ids import BlockHasher
+from neve.formats.parts import Resume, resume_at
 from neve.index.tier import Location, Tier
 from neve.planner.choice import Choice
 
