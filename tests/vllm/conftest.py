@@ -106,6 +106,15 @@ def model(models: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def pairs(vllm_python: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of models that share `model`'s KV or nearly do (see support.pairs)."""
+    folder = tmp_path_factory.mktemp("pairs")
+    command = [str(vllm_python), str(HERE.parent / "support/pairs.py"), str(model), str(folder)]
+    subprocess.run(command, check=True, env=_environment(), capture_output=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def fresh_process(
     vllm_python: Path, model: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., EngineProcess]:

@@ -16,6 +16,7 @@ Run by the vLLM interpreter. Commands:
 {"do": "violations"}   what the adapter did against its contract (see support.adapter_contract)
 {"do": "sleep"}   pause and go on, as sleep level 1 does; no request is under way
 {"do": "change_weights"}   in place; of two calls the second undoes the first
+{"do": "kv"}   by layer, a digest of its whole KV cache: zeros, but for what this engine computed
 {"do": "embed", "tokens"}   the size of what a pooling model makes of them
 {"do": "defer_copies", "s"}   from now on, copies out of and into the engine's KV come so much later
 {"do": "slow_down", "s"}     from now on, every step's forward takes so much longer
@@ -122,6 +123,18 @@ class Engine:
         )
         took_s = time.monotonic() - begin
         return {"took_s": took_s, "outputs": [_plain(output) for output in outputs]}
+
+    def kv(self):
+        from hashlib import blake2b
+
+        import torch
+
+        runner = self.llm.llm_engine.model_executor.driver_worker.worker.model_runner
+        return {
+            name: blake2b(layer.kv_cache[1:].contiguous().view(torch.uint8).numpy()).hexdigest()
+            for name, layer in runner.compilation_config.static_forward_context.items()
+            if getattr(layer, "kv_sharing_target_layer_name", None) is None
+        }
 
     def abort(self, request, after_s):
         """Aborts the request after `after_s` or its first token; `waited`: it had no token yet."""
