@@ -68,7 +68,9 @@ def test_the_key_is_never_shown():
             {"endpoint": "http://e", "api_key": "k", "cross_layer_blocks": "no"},
             "cross_layer_blocks",
         ),
+        ({"endpoint": "http://e", "api_key": "k", "cross_layer_blocks": 1}, "cross_layer_blocks"),
         ({"endpoint": "http://e", "api_key": "k", "layout": []}, "layout"),
+        ({"endpoint": "http://e", "api_key": "k", "canary": True}, "canary"),
         ({"endpoint": "http://e", "api_key": "k", "load_deadline_s": 0}, "load_deadline_s"),
         ({"endpoint": "http://e", "api_key": "k", "load_deadline_s": math.nan}, "load_deadline_s"),
         ({"endpoint": "http://e", "api_key": "k", "match_deadline_s": 1e999}, "match_deadline_s"),
@@ -80,6 +82,11 @@ def test_a_wrong_option_is_named(extra, field):
     with pytest.raises(Misuse) as error:
         Options.from_config(extra, {})
     assert error.value.field == field
+
+
+def test_an_option_that_may_be_zero_says_so():
+    with pytest.raises(Misuse, match="canary: need a whole number, 0 or more, got -1"):
+        Options.from_config({"endpoint": "http://e", "api_key": "k", "canary": -1}, {})
 
 
 def test_a_misspelt_option_is_named_with_those_that_there_are():

@@ -2,6 +2,7 @@
 
 import os
 import re
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,10 +15,12 @@ from valkey.exceptions import AuthenticationError, NoPermissionError, ResponseEr
 from catalog import hot_access
 from neve.errors import MissReason
 from neve.formats.keys import BucketKeys
+from neve.index.library import taken
 from neve.index.tier import BlockTerms, CommitOutcome, HotTier, Location, RestoredBlock, Tier
 from retention import provisioning
 from retention.services import set_policy
 from storage import hot, hot_setup
+from storage.hot_users import NODE_FUNCTIONS
 from support.rows import make_session, make_space, make_tenant
 from support.servers import ValkeyServer
 from tenants import services
@@ -84,6 +87,19 @@ def test_the_data_path_calls_of_a_node_are_allowed(node):
     client = node(tenant)
     client.ping()
     client.execute_command("HELLO", "2", "SETNAME", "node-1")
+
+
+@pytest.mark.parametrize("name", NODE_FUNCTIONS)
+def test_each_function_of_a_node_is_charged_to_its_tenant(node, clean_hot, name):
+    tenant = make_tenant()
+    client = node(tenant)
+    keys = BucketKeys(tenant.pk, 0).arguments
+    with clean_hot.client() as admin:
+        for n in range(1, 3):
+            for _ in range(100):  # even a refused call costs
+                with suppress(ResponseError):
+                    client.execute_command("FCALL", f"neve_{name}", len(keys), *keys)
+            assert taken(admin)[tenant.pk].spent_s >= n * 1e-3
 
 
 def test_what_the_platform_decides_a_node_cannot_call(node):

@@ -3,7 +3,7 @@
 import math
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from hashlib import blake2b
 from typing import Any, Final, Self
@@ -28,9 +28,12 @@ _CHOICES = {
 }
 # An option's declared type → the number type that its value is read as.
 _NUMBERS: Final[dict[Any, type[int] | type[float]]] = {int: int, float: float, int | None: int}
-
-
 _MAY_BE_ZERO: Final = frozenset(("canary",))
+
+
+def _is_one_of(value: object, choices: Sequence[object]) -> bool:
+    """Of the same type too: 1 equals True."""
+    return any(type(value) is type(choice) and value == choice for choice in choices)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +106,7 @@ class Options:
             elif not isinstance(values[name], str) or not values[name]:
                 raise Misuse(f"need a name, got {values[name]!r}", field=name)
         for name, choices in _CHOICES.items():
-            if name in values and values[name] not in choices:
+            if name in values and not _is_one_of(values[name], choices):
                 raise Misuse(f"need one of {choices}, got {values[name]!r}", field=name)
         for option in fields(cls):
             value = values.get(option.name)
@@ -113,7 +116,8 @@ class Options:
                 least = 0 if option.name in _MAY_BE_ZERO else math.nextafter(0, 1)
                 if not is_number or not least <= value < math.inf or number(value) != value:
                     kind = "whole number" if number is int else "number"
-                    raise Misuse(f"need a positive {kind}, got {value!r}", field=option.name)
+                    wanted = f"a {kind}, 0 or more" if least == 0 else f"a positive {kind}"
+                    raise Misuse(f"need {wanted}, got {value!r}", field=option.name)
                 values[option.name] = number(value)
         if engine_id and "node" not in values:
             mark = blake2b(engine_id.encode(), digest_size=4).hexdigest()

@@ -18,6 +18,7 @@ local abused = {} -- such calls by tenant, since this server loaded the library
 local COST_US = {
   locate = 0.5, match = 2, usage = 0.5, commit = 2.5, touch = 2, promote = 5, forget = 10,
 }
+local OTHER_US = 10 -- for each value of a function without a figure
 local CALL_US, EVICTION_US = 10, 15
 local spent_us = {} -- by tenant, since this server loaded the library
 
@@ -37,13 +38,13 @@ end
 
 local function spend(tenant, us) spent_us[tenant] = (spent_us[tenant] or 0) + us end
 
--- Charges a call to its tenant. Returns the tenant, if a node called a function that costs.
+-- Charges a call to its tenant. Returns the tenant; nil: the platform called.
 local function meter(name, K, A)
   local tenant = caller(K)
   if not tenant then return nil end
   if #K + #A > ABUSE then abused[tenant] = (abused[tenant] or 0) + 1 end
-  if not COST_US[name] or is_platform() then return nil end
-  spend(tenant, CALL_US + (#K + #A) * COST_US[name])
+  if is_platform() then return nil end
+  spend(tenant, CALL_US + (#K + #A) * (COST_US[name] or OTHER_US))
   return tenant
 end
 
