@@ -16,7 +16,7 @@ pytestmark = [
     pytest.mark.skipif(bool(testsettings.POSTGRES_URL), reason="PostgreSQL has no such lock"),
 ]
 
-NODE_WAITS_S = 3.0  # neve.node.session
+LATE_S = 15.0  # web processes wait 2 s for the lock, others 20 s
 
 
 def ask(control_plane, method, path, key, body=None):
@@ -61,9 +61,9 @@ def test_who_reads_needs_no_write_lock_and_who_writes_is_told_when_to_come_again
     body = {"seq": 1, "counters": {}, "misses": {}, "load_ms": {}, "breaker": "closed"}
     with write_lock(control_plane):
         status, _, _, took_s = ask(control_plane, "GET", "/api/v1/contexts", team_key)
-        assert (status, took_s < NODE_WAITS_S) == (200, True)
+        assert (status, took_s < LATE_S) == (200, True)
         status, headers, problem, took_s = ask(control_plane, "POST", beat, node_key, body)
         assert (status, problem["type"]) == (503, "/problems/database-unavailable")
         assert headers["Retry-After"] == "2"
-        assert took_s < NODE_WAITS_S
+        assert took_s < LATE_S
     assert ask(control_plane, "POST", beat, node_key, body)[0] == 200

@@ -392,5 +392,5 @@ def test_an_open_table_stays_open_and_grows(open_page, control_plane, node):
         page.wait_for_timeout(1_000)
         return rows.first.inner_text() != newest
 
-    wait_until(has_grown, timeout_s=30, what="a new row")
+    wait_until(has_grown, what="a new row")
     expect(rows.first).to_be_visible()

@@ -119,7 +119,7 @@ def test_a_password_may_have_any_characters(
     conf = empty_var / "valkey-hot.conf"
     with subprocess.Popen(["valkey-server", str(conf), "--port", str(port)]) as server:
         try:
-            wait_until(lambda: installation.answers(port), timeout_s=20, what="valkey")
+            wait_until(lambda: installation.answers(port), what="valkey")
             url = env["NEVE_HOT_URL"].replace(env["NEVE_HOT_PORT"], str(port))
             with valkey.Valkey.from_url(url) as client:
                 assert client.ping()

@@ -25,21 +25,10 @@ from neve.formats.ids import BlockHasher
 from neve.index.tier import Location, Tier
 from neve.node.stats import Stats
 from neve.planner.measured import PrefillMeter
-from support.engine_side import CHUNK, TOKENS, begin, note, side_over
+from support.engine_side import CHUNK, TOKENS, Clock, begin, note, side_over
 
 STEP_S = 0.005
 MATCH_S, LOAD_S, HANDOVER_S = 0.2, 2.0, 1.0
-
-
-class Clock:
-    def __init__(self):
-        self.now = 1000.0
-
-    def monotonic(self):
-        return self.now
-
-    def sleep(self, seconds):
-        self.now += seconds
 
 
 @pytest.fixture
@@ -119,7 +108,7 @@ def engine(clock, store):
 
     def until_begun():
         """Waits until the look-up's thread runs; the test's clock stands still meanwhile."""
-        lookup, end = side._table.requests["r"].lookup, time.monotonic() + 10
+        lookup, end = side._table.requests["r"].lookup, time.monotonic() + 60
         while lookup is not None and lookup.future is not None and lookup.begun_at is None:
             assert time.monotonic() < end, "its turn never came"
             time.sleep(0.0001)

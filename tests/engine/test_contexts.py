@@ -52,7 +52,7 @@ def names(platform):
 
 def test_a_context_is_told_with_its_chain(platform, reports):
     reports.add(ended("x"))
-    wait_until(lambda: platform.seen, timeout_s=20, what="a report")
+    wait_until(lambda: platform.seen, what="a report")
     assert platform.seen == [("x", [b"a", b"b"], 128, "agent", 60)]
 
 
@@ -72,9 +72,9 @@ def test_contexts_wait_in_order_for_a_platform_that_is_away(platform, reports, c
     platform.trouble = Unavailable("away")
     for name in "xyz":
         reports.add(ended(name))
-    wait_until(lambda: platform.asked > 3, timeout_s=20, what="tries")
+    wait_until(lambda: platform.asked > 3, what="tries")
     platform.trouble = None
-    wait_until(lambda: len(platform.seen) == 3, timeout_s=20, what="reports")
+    wait_until(lambda: len(platform.seen) == 3, what="reports")
     assert names(platform) == ["x", "y", "z"]
     assert caplog.text.count("neve.context.kept") == 1
 
@@ -83,10 +83,10 @@ def test_contexts_wait_in_order_for_a_platform_that_is_away(platform, reports, c
 def test_what_is_refused_is_not_repeated_and_holds_up_nobody(platform, reports, trouble):
     platform.trouble = trouble
     reports.add(ended("x"))
-    wait_until(lambda: platform.asked, timeout_s=20, what="a try")
+    wait_until(lambda: platform.asked, what="a try")
     platform.trouble = None
     reports.add(ended("y"))
-    wait_until(lambda: platform.seen, timeout_s=20, what="a report")
+    wait_until(lambda: platform.seen, what="a report")
     assert (names(platform), platform.asked) == (["y"], 2)
 
 
@@ -96,9 +96,9 @@ def test_so_many_wait_and_the_oldest_are_dropped(platform, reports, monkeypatch)
     for name in "wxyz":
         reports.add(ended(name))
     asked = platform.asked
-    wait_until(lambda: platform.asked > asked + 1, timeout_s=20, what="another try")
+    wait_until(lambda: platform.asked > asked + 1, what="another try")
     platform.trouble = None
-    wait_until(lambda: len(platform.seen) == 2, timeout_s=20, what="reports")
+    wait_until(lambda: len(platform.seen) == 2, what="reports")
     assert names(platform) == ["y", "z"]
 
 

@@ -64,7 +64,7 @@ def make(store):
     made = []
 
     def side(*, wait_s=1000.0, **role):
-        made.append(side_over([store], match_deadline_s=5, handover_wait_s=wait_s, **role))
+        made.append(side_over([store], match_deadline_s=30, handover_wait_s=wait_s, **role))
         return made[-1]
 
     yield side

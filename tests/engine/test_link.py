@@ -52,7 +52,7 @@ def test_an_endpoint_that_fails_or_refuses_is_asked_again(clean_hot, status):
         made.wait_first_attempt(20)
         assert made.client is None
         endpoint.fail = None
-        wait_until(lambda: made.client is not None, timeout_s=20, what="a connection")
+        wait_until(lambda: made.client is not None, what="a connection")
         made.release()
 
 
@@ -73,7 +73,7 @@ def test_the_scheduler_and_the_worker_of_one_process_have_one_session(clean_hot)
     with CacheEndpoint(f"127.0.0.1:{clean_hot.port}") as endpoint:
         worker, scheduler = link_to(endpoint.url), link_to(endpoint.url)
         assert worker is scheduler
-        wait_until(lambda: worker.client is not None, timeout_s=20, what="a connection")
+        wait_until(lambda: worker.client is not None, what="a connection")
         worker.release()
         assert scheduler.client is not None
         assert len(endpoint.opened) == len(endpoint.sessions) == 1

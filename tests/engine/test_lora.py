@@ -25,7 +25,7 @@ def write(folder, weights=b"weights", rank=8):
 
 def named(adapters, folder, number=1, **more):
     lora = Lora(number, "a", str(folder), **more)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while (name := adapters.content(lora)) is None:
         assert time.monotonic() < deadline
     return name

@@ -17,7 +17,18 @@ from neve.index.tier import Location, Tier
 from neve.node.stats import Stats
 from neve.planner.choice import Decision
 from neve.planner.measured import PrefillMeter
-from support.engine_side import CHUNK, TOKENS, answer, begin, counted, end, note, side_over
+from support.engine_side import (
+    CHUNK,
+    TOKENS,
+    Clock,
+    answer,
+    begin,
+    counted,
+    end,
+    note,
+    pace,
+    side_over,
+)
 
 
 class Rank:
@@ -72,12 +83,22 @@ def side(ranks):
     made.close()
 
 
+@pytest.fixture
+def hasty(ranks):
+    """Look-ups may take a fifth of a second, as on nodes."""
+    made = side_over(ranks, match_deadline_s=0.2)
+    yield made
+    for rank in ranks:
+        rank.gate.set()
+    made.close()
+
+
 def answer_at_once(side, count, tokens_of):
     """`answer` of requests that come in one step."""
     answers = dict.fromkeys(map(str, range(count)))
     for name in answers:
         begin(side, name, tokens_of(int(name)))
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while None in answers.values():
         assert time.monotonic() < end, "no answer"
         for name, known in answers.items():
@@ -211,31 +232,35 @@ def test_a_store_in_trouble_has_lost_nothing(side, ranks, trouble):
     assert side._table.stored.take_lost() == ids
 
 
-def test_look_ups_that_nobody_waits_for_any_more_are_not_made(side, ranks):
+def test_look_ups_that_nobody_waits_for_any_more_are_not_made(hasty, ranks):
     """Otherwise a store that was slow for a while would answer all of them before new ones."""
     ranks[0].gate.clear()
-    answers = answer_at_once(side, 20, lambda n: [n, *TOKENS])
+    answers = answer_at_once(hasty, 20, lambda n: [n, *TOKENS])
     assert answers == [0] * 20
     ranks[0].gate.set()
-    begin(side, "next")
-    assert answer(side, "next") == 0
+    begin(hasty, "next")
+    assert answer(hasty, "next") == 0
     assert len(ranks[0].asked) < 5
 
 
-def test_of_many_requests_that_come_at_once_the_last_wait_for_their_turn(side, ranks):
-    """Each answer takes a tenth of the deadline, all together more than two deadlines."""
-    match = ranks[0].match
+def test_of_many_requests_that_come_at_once_the_last_wait_for_their_turn(hasty, ranks, monkeypatch):
+    """Each answer takes a twentieth of the deadline, all together more than two deadlines."""
+    match, clock = ranks[0].match, Clock()
+    monkeypatch.setattr("neve.engine.lookups.time", clock)
     ranks[0].store(4)
 
+    work = pace(monkeypatch, hasty.lookups, clock, 0.01)
+
     def slowly(ids, *, deadline_s):
-        time.sleep(0.02)
+        work()
         return match(ids, deadline_s=deadline_s)
 
     ranks[0].match = slowly
-    assert answer_at_once(side, 50, lambda _: TOKENS) == [256] * 50
+    assert answer_at_once(hasty, 50, lambda _: TOKENS) == [256] * 50
 
 
-def test_nobody_waits_for_a_turn_longer_than_computing_takes(side, ranks, policy):
+def test_nobody_waits_for_a_turn_longer_than_computing_takes(hasty, ranks):
+    side, policy = hasty, hasty._policy
     measure(policy, prefill_s=0.5, load_s_per_block=1e-6)  # 0.15 s for such a prompt
     ranks[0].gate.clear()
     for name in "abc":  # two begin

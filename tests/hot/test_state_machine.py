@@ -759,7 +759,7 @@ class TestAFullColdTier:
     def test_what_is_past_its_end_leaves_before_all_others(self, hot_client, full):
         terms = BlockTerms(flush_after_s=0, ttl_s=1, priority=9)
         full.retain(self.OLD[2:], terms, held=False, join=False, flush=False)
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while full.match(self.OLD[2:]) != [MissReason.EXPIRED] and time.monotonic() < deadline:
             time.sleep(0.05)
         assert flush(hot_client, full, [self.NEW], 9) == [True]
@@ -846,7 +846,7 @@ def test_a_block_past_its_lifetime_is_a_miss_with_the_reason_expired(hot_client,
     tier.set_policy(hot_bytes=1000, cold_bytes=1000, terms=BlockTerms(flush_after_s=None, ttl_s=1))
     store(hot_client, tier, IDS[:2])
     tier.pin(IDS[1:2], FAR)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while tier.match(IDS[:1]) != [MissReason.EXPIRED] and time.monotonic() < deadline:
         time.sleep(0.05)
     assert tier.match(IDS[:1]) == [MissReason.EXPIRED]
@@ -1109,7 +1109,7 @@ def test_the_library_runs_on_a_cluster_node_where_all_keys_must_share_a_slot(tmp
 
     with ClusterNode(tmp_path) as server, server.client() as client:
         client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while b"cluster_state:ok" not in client.execute_command("CLUSTER", "INFO"):
             assert time.monotonic() < deadline, "cluster did not form"
             time.sleep(0.05)

@@ -75,7 +75,7 @@ def test_one_trace_goes_from_the_request_through_the_message_to_the_task(
         )
         assert sent.status == 201
         try:
-            wait_until(arrived, timeout_s=60, what="the spans of one trace")
+            wait_until(arrived, what="the spans of one trace")
         except TimeoutError as error:
             error.add_note(str(sorted({name for names in traces().values() for name in names})))
             raise

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from neve.datapath.client import Client, Match
+from neve.datapath.client import MATCH_S, Client, Match
 from neve.datapath.status import BreakerState
 from neve.errors import DeadlineExceeded, MissReason, Misuse, Refused, Unavailable
 from neve.formats.keys import bucket_of
@@ -31,6 +31,10 @@ from support.chains import (
 from support.servers import ValkeyServer, wait_until
 
 pytestmark = pytest.mark.integration
+
+# A call whose deadline is a fraction of a second came back by then, however busy the machine is;
+# one that waits for the server's end takes longer.
+LATE_S = 8.0
 
 
 class TestRoundTrip:
@@ -75,7 +79,7 @@ class TestRoundTrip:
 
     def test_a_missing_tail_counts_under_the_reason_of_its_first_block(self, client):
         chain = Chain(client, 10)
-        client.put_many(chain.blocks[:4], list(chain.sent[:4])).wait(5)
+        client.put_many(chain.blocks[:4], list(chain.sent[:4])).wait(30)
         match = client.match(chain.ids)
         assert len(match.locations) == 4
         assert match.miss is MissReason.NEVER_STORED
@@ -84,7 +88,7 @@ class TestRoundTrip:
 
     def test_who_asks_again_is_not_counted(self, client):
         chain = Chain(client, 10)
-        client.put_many(chain.blocks[:4], list(chain.sent[:4])).wait(5)
+        client.put_many(chain.blocks[:4], list(chain.sent[:4])).wait(30)
         again = client.match_again(chain.ids)
         assert again == client.match(chain.ids)
         assert counters(client)["requested_blocks"] == 10
@@ -92,7 +96,7 @@ class TestRoundTrip:
 
     def test_each_block_is_located_whatever_the_others_are(self, client):
         chain = Chain(client, 5)
-        client.put_many(chain.blocks[1:4:2], [chain.sent[1], chain.sent[3]]).wait(5)
+        client.put_many(chain.blocks[1:4:2], [chain.sent[1], chain.sent[3]]).wait(30)
         hit, miss = Location(Tier.HOT, 64 + PAYLOAD), MissReason.NEVER_STORED
         assert client.locate(chain.ids) == [miss, hit, miss, hit, miss]
         assert counters(client)["requested_blocks"] == 5
@@ -122,7 +126,7 @@ class TestRoundTrip:
             transfer.add_done_callback(lambda transfer: (seen.append(transfer.wait(0)), done.set()))
 
         threading.Thread(target=fetch).start()
-        assert done.wait(10)
+        assert done.wait(30)
         assert seen == [[None] * 16]
         assert (chain.back == chain.sent).all()
 
@@ -232,7 +236,6 @@ class TestCorruption:
         assert client.stats.totals().misses == {"corrupt": 1}
         wait_until(
             lambda: client.match(chain.ids).miss is MissReason.CORRUPT,
-            timeout_s=5,
             what="the block is forgotten",
         )
         assert client.breaker is BreakerState.CLOSED
@@ -271,9 +274,7 @@ class TestCorruption:
             admin.delete(chain.key(0))
         assert chain.get() == [MissReason.EVICTED, None]
         assert "corrupt" not in counters(client)
-        wait_until(
-            lambda: not client.match(chain.ids).locations, timeout_s=5, what="no longer promised"
-        )
+        wait_until(lambda: not client.match(chain.ids).locations, what="no longer promised")
 
     def test_a_buffer_that_does_not_fit_destroys_nothing(self, client):
         chain = Chain(client, 1)
@@ -281,7 +282,7 @@ class TestCorruption:
         transfer = client.get_many(
             chain.ids, [bytearray(10)], locations=client.match(chain.ids).locations
         )
-        assert transfer.wait(5) == [MissReason.CORRUPT]
+        assert transfer.wait(30) == [MissReason.CORRUPT]
         assert chain.get() == [None]
 
 
@@ -311,27 +312,28 @@ class TestTrouble:
         os.kill(server.process.pid, signal.SIGSTOP)
         try:
             started = time.monotonic()
-            assert client.match(chain.ids).miss is MissReason.TIMEOUT
-            assert time.monotonic() - started < 0.4
-            started = time.monotonic()
+            assert client.match(chain.ids, deadline_s=MATCH_S).miss is MissReason.TIMEOUT
             assert chain.get(match, deadline_s=0.3) == [MissReason.TIMEOUT] * 8
-            assert time.monotonic() - started < 0.6
+            assert time.monotonic() - started < LATE_S
             # A load that waits behind stuck stores is given up when its time is over.
             for seed in range(2, 8):
                 other = Chain(client, 8, seed)
                 client.put_many(other.blocks, list(other.sent), deadline_s=30)
             started = time.monotonic()
             outcomes = chain.get(match, deadline_s=0.3)
-            assert time.monotonic() - started < 0.6
+            assert time.monotonic() - started < LATE_S
             assert set(outcomes) <= {MissReason.TIMEOUT, MissReason.BREAKER}
-            wait_until(lambda: client.breaker is BreakerState.OPEN, timeout_s=8, what="open")
-            started = time.monotonic()
-            assert client.match(chain.ids) == Match(miss=MissReason.BREAKER)
-            assert set(Chain(client, 1, 99).put()) == {MissReason.BREAKER}
-            assert time.monotonic() - started < 0.05
+
+            def refuses() -> bool:
+                """All calls but a probe after each pause."""
+                missed = client.match(chain.ids, deadline_s=MATCH_S)
+                refused = set(Chain(client, 1, 99).put(deadline_s=0.3))
+                return missed == Match(miss=MissReason.BREAKER) and refused == {MissReason.BREAKER}
+
+            wait_until(refuses, what="an open breaker")
         finally:
             os.kill(server.process.pid, signal.SIGCONT)
-        wait_until(lambda: client.match(chain.ids).miss is None, timeout_s=20, what="served again")
+        wait_until(lambda: client.match(chain.ids).miss is None, what="served again")
         chain.back[:] = 0
         assert chain.get() == [None] * 8
         assert (chain.back == chain.sent).all()
@@ -345,11 +347,12 @@ class TestTrouble:
         os.kill(server.process.pid, signal.SIGSTOP)
         try:
             transfer = client.get_many(
-                chain.ids, list(chain.back), locations=match.locations, deadline_s=0.5
+                chain.ids, list(chain.back), locations=match.locations, deadline_s=60
             )
             assert not transfer.done()
             with pytest.raises(DeadlineExceeded):
-                transfer.wait(0.05)
+                transfer.wait(0.01)
+            transfer.cancel()
             assert transfer.wait() == [MissReason.TIMEOUT]
         finally:
             os.kill(server.process.pid, signal.SIGCONT)
@@ -364,7 +367,7 @@ class TestTrouble:
         assert server.process is not None
         os.kill(server.process.pid, signal.SIGSTOP)
         try:
-            puts = client.put_many(other.blocks, list(other.sent), deadline_s=10)
+            puts = client.put_many(other.blocks, list(other.sent), deadline_s=60)
             assert chain.get(match, deadline_s=0.2) == [MissReason.TIMEOUT]  # it was sent
             assert not puts.done()
         finally:
@@ -394,7 +397,6 @@ class TestTrouble:
         server.restart()  # empty: no functions, as if the ACL users were gone too
         wait_until(
             lambda: client.match(chain.ids).miss is MissReason.NEVER_STORED,
-            timeout_s=20,
             what="provisioned again",
         )
         assert len(endpoint.opened) > endpoint_opened
@@ -416,18 +418,18 @@ class TestTrouble:
             chain = Chain(client, 2)
             assert chain.put() == [None, None]
             give("new")  # DELUSER also drops the connections of the old one
-            wait_until(lambda: chain.get() == [None, None], timeout_s=20, what="let in again")
+            wait_until(lambda: chain.get() == [None, None], what="let in again")
 
-    def test_many_failures_cost_no_time_while_the_breaker_is_open(self, client, server):
+    def test_calls_wait_for_no_deadline_while_the_breaker_is_open(self, client, server):
         chain = Chain(client, 1)
-        server.kill()
-        for _ in range(3):
-            client.match(chain.ids)
-        assert client.breaker is BreakerState.OPEN
-        started = time.monotonic()
-        for _ in range(1000):
-            assert client.match(chain.ids).miss is MissReason.BREAKER
-        assert time.monotonic() - started < 0.5
+        assert server.process is not None
+        os.kill(server.process.pid, signal.SIGSTOP)
+        try:
+            missed = Counter(client.match(chain.ids, deadline_s=0.05).miss for _ in range(300))
+        finally:
+            os.kill(server.process.pid, signal.SIGCONT)
+        assert missed[MissReason.TIMEOUT] < 100  # the first ones, then a probe after each pause
+        assert missed[MissReason.BREAKER] == 300 - missed[MissReason.TIMEOUT]
 
 
 class TestSession:
@@ -477,13 +479,14 @@ class TestSession:
         chain = Chain(client, 3)
         chain.put()
         endpoint.fail = (500, {})
-        beats = len(endpoint.heartbeats)
+        wait_until(lambda: endpoint.refused > 0, what="an outage")
+        refused, beats = endpoint.refused, len(endpoint.heartbeats)
         chain.get()
-        time.sleep(0.35)
+        wait_until(lambda: endpoint.refused > refused + 1, what="tries")
         assert len(endpoint.heartbeats) == beats
         assert chain.get() == [None] * 3  # the data path needs no platform
         endpoint.fail = None
-        wait_until(lambda: endpoint.counted("hit_hot_blocks") >= 6, timeout_s=5, what="counted")
+        wait_until(lambda: endpoint.counted("hit_hot_blocks") >= 6, what="counted")
         client.close()
         assert endpoint.counted("hit_hot_blocks") == 6
         assert endpoint.counted("put_blocks") == 3
@@ -506,44 +509,42 @@ class TestSession:
 
         endpoint.answer = refuse_counts
         assert Chain(client, 2).put() == [None, None]
-        wait_until(lambda: "counts_lost" in caplog.text, timeout_s=10, what="a refusal")
+        wait_until(lambda: "counts_lost" in caplog.text, what="a refusal")
         beats = len(endpoint.heartbeats)
-        wait_until(lambda: len(endpoint.heartbeats) > beats + 2, timeout_s=10, what="beats")
+        wait_until(lambda: len(endpoint.heartbeats) > beats + 2, what="beats")
         assert len(endpoint.opened) == 1
         endpoint.answer = answer
         assert Chain(client, 3).put() == [None] * 3
-        wait_until(lambda: endpoint.counted("put_blocks") > 0, timeout_s=10, what="counted")
+        wait_until(lambda: endpoint.counted("put_blocks") > 0, what="counted")
 
     def test_an_unknown_session_is_opened_anew_without_losing_counts(self, client, endpoint):
         Chain(client, 2).put()
         endpoint.sessions.clear()
         first = client.session.id
-        wait_until(lambda: client.session.id != first, timeout_s=10, what="a new session")
-        wait_until(lambda: endpoint.counted("put_blocks") == 2, timeout_s=10, what="counted")
+        wait_until(lambda: client.session.id != first, what="a new session")
+        wait_until(lambda: endpoint.counted("put_blocks") == 2, what="counted")
 
     def test_an_engine_says_in_each_handshake_which_of_its_name_it_is(self, client, endpoint):
         endpoint.sessions.clear()
-        wait_until(lambda: len(endpoint.opened) == 2, timeout_s=10, what="renewed")
+        wait_until(lambda: len(endpoint.opened) == 2, what="renewed")
         with connect(endpoint):
             first, again, other = (body["instance"] for body in endpoint.opened)
         assert first == again != other
 
     def test_another_topology_renews_the_handshake(self, client, endpoint):
-        wait_until(lambda: len(endpoint.heartbeats) > 1, timeout_s=5, what="a heartbeat")
+        wait_until(lambda: len(endpoint.heartbeats) > 1, what="a heartbeat")
         endpoint.topology, endpoint.space_id = "two", 13
-        wait_until(lambda: client.session.space_id == 13, timeout_s=10, what="adopted")
+        wait_until(lambda: client.session.space_id == 13, what="adopted")
         assert Chain(client, 2).put() == [None, None]
 
     def test_a_revoked_key_stops_the_node_until_it_is_accepted_again(self, client, endpoint):
         chain = Chain(client, 1)
         chain.put()
         endpoint.fail = (401, {"detail": "revoked"})
-        wait_until(
-            lambda: client.match(chain.ids).miss is MissReason.BREAKER, timeout_s=5, what="stopped"
-        )
+        wait_until(lambda: client.match(chain.ids).miss is MissReason.BREAKER, what="stopped")
         assert set(chain.put()) == {MissReason.BREAKER}
         endpoint.fail = None
-        wait_until(lambda: client.match(chain.ids).miss is None, timeout_s=20, what="accepted")
+        wait_until(lambda: client.match(chain.ids).miss is None, what="accepted")
 
     def test_a_context_is_reported_with_its_chain(self, client, endpoint):
         chain = Chain(client, 2)
@@ -566,7 +567,7 @@ class TestSession:
             endpoint.sessions.clear()
             with pytest.raises(Unavailable, match="renewed"):
                 client.report_context("repo-42", [], tokens=0)
-            wait_until(lambda: client.session.id != old, timeout_s=10, what="renewed")
+            wait_until(lambda: client.session.id != old, what="renewed")
             assert client.report_context("repo-42", [], tokens=0) == "c-1"
 
     def test_close_stores_what_was_submitted_and_later_calls_find_nothing(self, endpoint, hot):

@@ -67,7 +67,7 @@ class Blocks:
         return statuses
 
     def found(self) -> int:
-        _, rows, _ = self.transport.match(KEYS, self.ids, deadline=soon(2))
+        _, rows, _ = self.transport.match(KEYS, self.ids, deadline=soon())
         return len([row for row in decode_match(rows) if not isinstance(row, str)])
 
 
@@ -152,7 +152,7 @@ def test_a_slot_that_moves_under_load_costs_no_block(cluster, transport):
     source = cluster.primary_of(slot)
     target = next(node for node in cluster.primaries() if node is not source)
     stored: list[list[Status]] = []
-    with Load(blocks, 5) as load:
+    with Load(blocks, 20) as load:
         mover = threading.Thread(
             target=lambda: moved.append(cluster.migrate_slot(slot, target, pause_s=0.02))
         )
@@ -200,21 +200,18 @@ def test_a_primary_killed_under_load_is_replaced_and_comes_back(cluster, transpo
         victim.kill()
         wait_until(
             lambda: blocks.transport.match(KEYS, blocks.ids, deadline=soon(1))[0] is not Status.OK,
-            timeout_s=5,
             what="noticed",
         )
-        statuses = Blocks.get(blocks_copy(blocks), 1)
+        statuses = Blocks.get(blocks_copy(blocks), 20)
         assert [statuses[i] for i in others] == [Status.OK] * len(others)
-        wait_until(
-            lambda: set(blocks_copy(blocks).get(1)) == {Status.OK}, timeout_s=30, what="replaced"
-        )
+        wait_until(lambda: set(blocks_copy(blocks).get(5)) == {Status.OK}, what="replaced")
     assert set(load.seen) <= HARMLESS
-    assert load.longest_s < 2
+    assert load.longest_s < 10  # each had a second
     assert Blocks(transport, seed=6).put() == [Status.OK] * COUNT
 
     victim.restart()
     cluster.wait_whole()
-    with Load(blocks, 1) as load:
+    with Load(blocks, 20) as load:
         time.sleep(0.5)
     assert set(load.seen) == {Status.OK}
 

@@ -45,7 +45,7 @@ def wait_until_hot(chain: Chain) -> None:
     def is_hot() -> bool:
         return {at.tier for at in chain.client.match(chain.ids).locations} == {Tier.HOT}
 
-    wait_until(is_hot, timeout_s=5, what="promoted")
+    wait_until(is_hot, what="promoted")
 
 
 class Store:
@@ -143,7 +143,7 @@ class TestS3:
         ids = [id_ for chain in chains for id_ in chain.ids]
         buffers = [row for chain in chains for row in chain.back]
         locations = client.match(ids).locations
-        assert client.get_many(ids, buffers, locations=locations).wait(10) == [None] * 9
+        assert client.get_many(ids, buffers, locations=locations).wait(30) == [None] * 9
         assert all((chain.back == chain.sent).all() for chain in chains)
         assert endpoint.segment_calls == [[1, 2, 3]]
 
@@ -155,7 +155,7 @@ class TestS3:
         ids = [id_ for pair in zip(cold.ids, hot.ids, strict=True) for id_ in pair]
         buffers = [row for pair in zip(cold.back, hot.back, strict=True) for row in pair]
         locations = client.match(ids).locations
-        assert client.get_many(ids, buffers, locations=locations).wait(10) == [None] * 6
+        assert client.get_many(ids, buffers, locations=locations).wait(30) == [None] * 6
         assert (cold.back == cold.sent).all()
         assert (hot.back == hot.sent).all()
         assert counters(client)["hit_cold_blocks"] == counters(client)["hit_hot_blocks"] == 3
@@ -242,7 +242,6 @@ class TestS3:
         assert chain.get() == [None, MissReason.CORRUPT, None]
         wait_until(
             lambda: client.match(chain.ids).miss is MissReason.CORRUPT,
-            timeout_s=5,
             what="forgotten",
         )
         assert len(client.match(chain.ids).locations) == 1
@@ -277,9 +276,9 @@ class TestS3:
         store.flush(chain)
         endpoint.address_s = 0.2
         assert chain.get() == [None, None]
-        wait_until(lambda: len(endpoint.segment_calls) == 2, timeout_s=5, what="renewed")
+        wait_until(lambda: len(endpoint.segment_calls) == 2, what="renewed")
         seen = len(endpoint.heartbeats)
-        wait_until(lambda: len(endpoint.heartbeats) > seen + 4, timeout_s=5, what="beats")
+        wait_until(lambda: len(endpoint.heartbeats) > seen + 4, what="beats")
         assert endpoint.segment_calls == [[1], [1]]  # nobody used it since
 
     @pytest.mark.parametrize(
@@ -311,7 +310,7 @@ class TestS3:
         assert re.search(rf"reason={reason} .*{cause}", line)
         assert sum("neve.cold.trouble" in r.message for r in caplog.records) <= 2
         endpoint.segment_url = store.url
-        wait_until(lambda: chain.get() == [None] * 2, timeout_s=10, what="read again")
+        wait_until(lambda: chain.get() == [None] * 2, what="read again")
 
     def test_a_segment_that_is_gone_is_an_evicted_miss(self, client, store, endpoint):
         chain = Chain(client, 2)
@@ -348,7 +347,7 @@ class TestS3:
         try:
             started = time.monotonic()
             assert chain.get(deadline_s=0.4) == [MissReason.TIMEOUT] * 2
-            assert time.monotonic() - started < 5
+            assert time.monotonic() - started < 20
         finally:
             os.kill(s3.process.pid, signal.SIGCONT)
         assert chain.get() == [None] * 2
@@ -357,18 +356,18 @@ class TestS3:
     def test_a_slow_s3_is_not_taken_for_a_broken_one(self, hot, endpoint, store, s3):
         """What came in time came well; ranges whose turn never came say nothing."""
         with Proxy(s3.port) as way, connect(endpoint, promote=False, cold_connections=2) as client:
-            chain = Chain(client, 400)
+            chain = Chain(client, 200)
             chain.put()
             number = store.flush(chain)
             endpoint.segment_url = lambda _: store.url(
                 number, endpoint=f"http://127.0.0.1:{way.port}"
             )
-            way.bytes_per_s = 10e6
+            way.bytes_per_s = 200 * SIZE / 12  # all of it takes 12 s, the first block 0.1 s
             for _ in range(FAILURES_TO_OPEN + 1):
-                outcomes = chain.get(deadline_s=1.0)
+                outcomes = chain.get(deadline_s=2.5)
                 assert set(outcomes) == {None, MissReason.TIMEOUT}
             way.release()
-            assert chain.get() == [None] * 400
+            assert chain.get(deadline_s=60) == [None] * 200
 
     def test_cancelling_a_load_frees_its_buffers_soon(self, client, store, s3):
         chain = Chain(client, 60)
@@ -415,7 +414,7 @@ class TestS3:
         # Blocks wholly behind the end: S3 has no such range.
         reader = ColdReader(lambda numbers, timeout_s: ({number: store.url(number)}, 600.0))
         behind = ColdBlock(0, chain.ids[4], number, 1 << 30, memoryview(bytearray(PAYLOAD)))
-        ended = reader.read([behind], deadline=time.monotonic() + 5)
+        ended = reader.read([behind], deadline=time.monotonic() + 30)
         assert ended == ([MissReason.CORRUPT], None)
 
     def test_connections_are_reused(self, client, store):
@@ -429,7 +428,7 @@ class TestS3:
                 ColdBlock(i, id_, 1, place.offset, memoryview(bytearray(PAYLOAD)))
                 for i, (id_, place) in enumerate(zip(chain.ids, places, strict=True))
             ]
-            assert reader.read(blocks, deadline=time.monotonic() + 5) == ([None, None], None)
+            assert reader.read(blocks, deadline=time.monotonic() + 30) == ([None, None], None)
             assert reader.kept_connections == 1
 
 
@@ -469,7 +468,7 @@ class TestHttps:
         try:
             started = time.monotonic()
             assert chain.get(deadline_s=0.4) == [MissReason.TIMEOUT] * 40
-            assert time.monotonic() - started < 5
+            assert time.monotonic() - started < 20
         finally:
             os.kill(https.process.pid, signal.SIGCONT)
         assert chain.get() == [None] * 40

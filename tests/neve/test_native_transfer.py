@@ -73,7 +73,7 @@ def test_callbacks_come_from_one_thread_and_a_broken_one_hurts_nobody(client: Cl
         transfer.add_done_callback(note)
         transfers.append(transfer)
     for _ in range(50):
-        assert ended.acquire(timeout=10)
+        assert ended.acquire(timeout=30)
     assert set(seen) <= {"neve-done", threading.current_thread().name}
     assert all(transfer.wait(0) == [None] * 4 for transfer in transfers)
 
@@ -82,7 +82,7 @@ def test_a_cancelled_transfer_ends_at_once(client: Client):
     chain = Chain(client, 60)
     transfer = client.put_many(chain.blocks, list(chain.sent), deadline_s=30)
     transfer.cancel()
-    assert len(transfer.wait(5)) == 60
+    assert len(transfer.wait(30)) == 60
 
 
 def test_a_busy_python_thread_does_not_stop_bytes(client: Client):
@@ -114,18 +114,18 @@ def test_a_busy_python_thread_does_not_stop_bytes(client: Client):
 def test_queues_tell_of_a_burst_with_one_wake_and_of_each_transfer_once(client: Client):
     transport = client._transport
     first, second = _core.CompletionQueue(), _core.CompletionQueue()
-    transfers = [transport.call("PING", deadline=time.monotonic() + 10) for _ in range(20)]
+    transfers = [transport.call("PING", deadline=time.monotonic() + 30) for _ in range(20)]
     for transfer in transfers:
         transfer.notify(first)
         transfer.notify(second)
     told: list[int] = []
     while len(told) < 20:
-        told += first.wait(time.monotonic() + 5)
+        told += first.wait(time.monotonic() + 30)
         told += second.take()
     assert sorted(told) == sorted(transfer.serial for transfer in transfers)
     assert not any(transfer.claim() for transfer in transfers)
     first.stop()
-    assert first.wait(time.monotonic() + 5) == []
+    assert first.wait(time.monotonic() + 30) == []
 
 
 class Tensor:
@@ -144,10 +144,10 @@ class Tensor:
 def test_tensors_lend_their_memory(client: Client):
     chain = Chain(client, 2)
     tensors = [Tensor(row.view(np.float16).reshape(64, -1)) for row in chain.sent]
-    assert client.put_many(chain.blocks, tensors).wait(10) == [None] * 2
+    assert client.put_many(chain.blocks, tensors).wait(30) == [None] * 2
     back = [Tensor(np.zeros((64, PAYLOAD // 128), dtype=np.float16)) for _ in range(2)]
     match = client.match(chain.ids)
-    assert client.get_many(chain.ids, back, locations=match.locations).wait(10) == [None] * 2
+    assert client.get_many(chain.ids, back, locations=match.locations).wait(30) == [None] * 2
     for sent, got in zip(chain.sent, back, strict=True):
         assert (got.array.view(np.uint8).reshape(-1) == sent).all()
 
@@ -157,4 +157,4 @@ def test_a_client_may_be_dropped_without_being_closed(endpoint, hot):
     chain = Chain(client, 30)
     transfer = client.put_many(chain.blocks, list(chain.sent), deadline_s=10)
     del client, chain
-    assert transfer.wait(10) == [None] * 30
+    assert transfer.wait(30) == [None] * 30

@@ -139,8 +139,8 @@ def test_a_plain_server_and_a_silent_one_are_unavailable(server, certificates):
         transport = Transport(ValkeyAddress(seeds, settings(certificates)))
         started = time.monotonic()
         with pytest.raises(Unavailable):
-            transport.execute("PING", deadline=soon(5))
-        assert time.monotonic() - started < 2
+            transport.execute("PING", deadline=soon(60))
+        assert time.monotonic() - started < 30
         transport.close()
 
 

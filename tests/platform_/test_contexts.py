@@ -345,7 +345,7 @@ def test_a_pin_that_ends_gives_its_budget_back(world):
         except Problem:
             return False
 
-    wait_until(granted, timeout_s=10, what="the end of the first pin")
+    wait_until(granted, what="the end of the first pin")
     assert world.tier.usage().pinned_bytes == 2 * SIZE
     world.tier.evict(2 * SIZE)  # what was pinned can be evicted again
     assert world.tier.match(first) == [MissReason.EVICTED] * 2

@@ -21,7 +21,8 @@ TENANT_ID = 7
 class CacheEndpoint:
     """Context manager. Tests change the public attributes while it runs.
 
-    `fail`: status of every response while set. `segment_url`: segment number -> address.
+    `fail`: status of every response while set; `refused` counts them. `segment_url`: segment
+    number -> address.
     """
 
     def __init__(self, seed: str, *, heartbeat_s: float = 0.1) -> None:
@@ -34,6 +35,7 @@ class CacheEndpoint:
         self.heartbeat_s = heartbeat_s
         self.topology = "one"
         self.fail: tuple[int, dict[str, Any]] | None = None
+        self.refused = 0
         self.on_open: Callable[[], None] = lambda: None
         self.segment_url: Callable[[int], str | None] = lambda number: None
         self.address_s = 3600.0
@@ -60,6 +62,7 @@ class CacheEndpoint:
 
     def answer(self, method: str, path: str, key: str, body: Any) -> tuple[int, dict[str, Any]]:
         if self.fail is not None:
+            self.refused += 1
             return self.fail
         if key != f"Bearer {API_KEY}":
             return 401, {"title": "Unauthorized", "status": 401, "detail": "unknown key"}

@@ -59,7 +59,7 @@ class Cluster:
                 timeout=60,
             )
             self.wait_whole()
-            wait_until(self._replicas_follow, timeout_s=30, what="replicas")
+            wait_until(self._replicas_follow, what="replicas")
             for node in self.primaries():
                 with node.client() as client:
                     load_functions(client)

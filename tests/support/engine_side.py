@@ -1,7 +1,8 @@
 """A scheduler side over fake links, and the answers that an engine would get from it."""
 
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from neve.engine.groups import KvGroup
@@ -12,6 +13,37 @@ from neve.engine.step import NewRequest, WorkerReport
 
 CHUNK, ENGINE_BLOCK = 64, 32
 TOKENS = [7 * i % 251 for i in range(300)]
+
+
+class Clock:
+    """Stands in for the module `time` of Neve's modules: time passes when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self._lock = threading.Lock()
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        with self._lock:
+            self.now += seconds
+
+
+def pace(monkeypatch: Any, lookups: Any, clock: Clock, takes_s: float) -> Callable[[], None]:
+    """What each look-up calls: one goes on in each step of `lookups`, and takes `takes_s`."""
+    turns, end_step = threading.Semaphore(0), lookups.end_step
+
+    def end_and_release(**step: Any) -> None:
+        turns.release()
+        end_step(**step)
+
+    def work() -> None:
+        assert turns.acquire(timeout=60)
+        clock.sleep(takes_s)
+
+    monkeypatch.setattr(lookups, "end_step", end_and_release)
+    return work
 
 
 def side_over(
@@ -25,7 +57,8 @@ def side_over(
     **options: Any,
 ) -> SchedulerSide:
     """`links`: fakes, each both a link and its client."""
-    given = {"endpoint": "http://e", "api_key": "k", "match_deadline_s": 0.2, "canary": 0}
+    # Look-ups wait far longer than on nodes: a busy machine is no miss.
+    given = {"endpoint": "http://e", "api_key": "k", "match_deadline_s": 30, "canary": 0}
     return SchedulerSide(
         links,
         Options(**given | options),

@@ -66,10 +66,11 @@ def free_port(count: int = 1) -> int:
             return first
 
 
-def wait_until(ready: Callable[[], bool], *, timeout_s: float, what: str) -> None:
+def wait_until(ready: Callable[[], bool], *, timeout_s: float = 60, what: str) -> None:
     """Poll `ready`, which may raise OSError for "not yet".
 
-    Raises TimeoutError, which names `what`, after `timeout_s`.
+    Raises TimeoutError, which names `what`, after `timeout_s`: by default far above what anything
+    takes on a busy machine.
     """
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
@@ -86,7 +87,7 @@ class Server:
     """One child process with its folder and log. Subclasses define command and readiness."""
 
     name = "server"
-    start_timeout_s = 30.0
+    start_timeout_s = 120.0
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

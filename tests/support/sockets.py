@@ -17,12 +17,12 @@ class Socket(ApplicationCommunicator):
         scope = {"type": "websocket", "path": f"/{path}", "headers": [], "user": user}
         socket = cls(URLRouter(websocket_urlpatterns), scope)
         await socket.send_input({"type": "websocket.connect"})
-        assert (await socket.receive_output(5))["type"] == "websocket.accept"
+        assert (await socket.receive_output(30))["type"] == "websocket.accept"
         return socket
 
     async def hear(self) -> Any:
-        return json.loads((await self.receive_output(5))["text"])
+        return json.loads((await self.receive_output(30))["text"])
 
     async def leave(self) -> None:
         await self.send_input({"type": "websocket.disconnect", "code": 1000})
-        await self.wait(5)
+        await self.wait(30)

@@ -23,7 +23,7 @@ PAYLOAD_BYTES = 1 << 20
 
 
 def move_blocks(transport: Transport) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     transport.execute("FUNCTION", "LOAD", functions_source(), deadline=deadline)
     transport.execute(
         "HSET", BucketKeys(7, 0).quota, "hot_bytes", BLOCKS * 2 * PAYLOAD_BYTES, deadline=deadline
@@ -47,7 +47,7 @@ def main() -> None:
         command = ["valkey-server", "--port", "0", "--unixsocket", str(path), "--save", ""]
         server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         try:
-            until = time.monotonic() + 20
+            until = time.monotonic() + 60
             while not path.exists() and time.monotonic() < until:
                 time.sleep(0.05)
             transport = Transport(ValkeyAddress((f"unix:{path}",)))

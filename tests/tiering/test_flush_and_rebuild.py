@@ -423,7 +423,7 @@ def test_expired_and_idle_blocks_leave_by_themselves(world):
         tasks.expire()
         return world.tier.usage().cold_bytes == 0
 
-    wait_until(all_gone, timeout_s=10, what="the end of the blocks")
+    wait_until(all_gone, what="the end of the blocks")
 
 
 def test_expiring_many_blocks_has_a_job_row_and_few_have_none(world, monkeypatch):

@@ -19,7 +19,7 @@ from neve.errors import MissReason
 from neve.formats.keys import BucketKeys
 from neve.index.tier import Tier
 from storage import hot
-from support.chains import ENGINE, IDENTITY, Chain
+from support.chains import ENGINE, IDENTITY, Chain, PatientClient
 from support.cluster import Cluster
 from support.servers import wait_until
 from tenants import services
@@ -63,7 +63,9 @@ def key(cluster, settings, s3) -> Iterator[ApiKey]:
 
 
 def connect(url: str, plaintext: str) -> Client:
-    return Client.connect(url, plaintext, IDENTITY, node="gpu-1", engine=ENGINE, promote=False)
+    return PatientClient.connect(
+        url, plaintext, IDENTITY, node="gpu-1", engine=ENGINE, promote=False
+    )
 
 
 def blocks_of(cluster: Cluster, tenant: Tenant) -> list[int]:
@@ -132,7 +134,7 @@ def test_the_platform_serves_flushes_recovers_and_survives_a_failover(
         # The new primary knows the node already: nobody had to make a handshake.
         session = client.session.id
         again = Chain(client, COUNT, seed=2)
-        wait_until(lambda: again.put() == [None] * COUNT, timeout_s=20, what="stored again")
+        wait_until(lambda: again.put() == [None] * COUNT, what="stored again")
         assert again.get() == [None] * COUNT
         assert client.session.id == session
         assert not recovery.index_is_whole()  # the replica may have missed the last changes
@@ -145,7 +147,7 @@ def test_the_platform_serves_flushes_recovers_and_survives_a_failover(
         cluster.wait_whole()
         assert not recovery.index_is_whole()
         recovery.rebuild_all()
-        wait_until(lambda: chain.get() == [None] * COUNT, timeout_s=20, what="rebuilt")
+        wait_until(lambda: chain.get() == [None] * COUNT, what="rebuilt")
 
         seen = watching.Memory()
         for _ in range(4):
@@ -165,13 +167,11 @@ def test_the_platform_serves_flushes_recovers_and_survives_a_failover(
             if node.process is not None:
                 with node.client() as admin:
                     assert admin.execute_command("ACL", "USERS") == [b"default"]
-        wait_until(
-            lambda: client.match(chain.ids).miss is MissReason.BREAKER, timeout_s=10, what="cut off"
-        )
+        wait_until(lambda: client.match(chain.ids).miss is MissReason.BREAKER, what="cut off")
 
 
 def fail_over(cluster: Cluster) -> None:
     """Kills a primary; returns when its replica has taken over and the platform has seen it."""
     cluster.primaries()[0].kill()
-    wait_until(lambda: len(cluster.primaries()) == 3, timeout_s=30, what="a new primary")
+    wait_until(lambda: len(cluster.primaries()) == 3, what="a new primary")
     cluster.wait_whole()

@@ -214,7 +214,7 @@ def test_what_expired_so_long_ago_that_nobody_remembers_is_not_restored(world):
     world.tier.set_policy(hot_bytes=1 << 26, cold_bytes=1 << 26, terms=terms)
     ids = world.store(2)
     Flusher(world.tenant.pk).run()
-    wait_until(lambda: world.tier.expire_due() == 2, timeout_s=10, what="the end of the blocks")
+    wait_until(lambda: world.tier.expire_due() == 2, what="the end of the blocks")
     hot.admin().delete(*world.keys.bookkeeping[:4], world.keys.bookkeeping[5])
     provisioning.provision()  # the policy has no limit any more
     assert "data_without_index" not in reconcile()

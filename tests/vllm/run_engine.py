@@ -7,7 +7,7 @@ Run by the vLLM interpreter. Commands:
 {"do": "generate", "requests": [{"tokens", "max_tokens", "params"?, "salt"?, "seed"?,
     "lora"?: [name, id, path], "image"?: colour, "regex"?}]}
     one batch; greedy without a seed. `embeds` in place of tokens: so many random vectors
-{"do": "abort", "request", "after_s"}   begin a request and leave it
+{"do": "abort", "request"}   begin a request and leave it as soon as its load has begun
 {"do": "counters"}   the engine's own, since its start, and Neve's; of histograms the count
 {"do": "events"}   the KV events since the last time, waiting a moment for more
 {"do": "reset"}   the prefix cache, with the connector's
@@ -136,19 +136,27 @@ class Engine:
             if getattr(layer, "kv_sharing_target_layer_name", None) is None
         }
 
-    def abort(self, request, after_s):
-        """Aborts the request after `after_s` or its first token; `waited`: it had no token yet."""
+    def abort(self, request):
+        """`waited`: it had no token yet."""
+        engine = self.llm.llm_engine
+        answered = self._begin(request)
+        engine.abort_request(["0"])
+        return {"waited": not answered}
+
+    def _begin(self, request):
+        """Steps until the request's load has begun; True if it was answered without."""
+        from vllm.distributed.kv_transfer import get_kv_transfer_group
+
         from vllm import SamplingParams  # type: ignore[attr-defined]  # it is not tests/vllm
 
         engine = self.llm.llm_engine
         params = SamplingParams(max_tokens=request["max_tokens"], temperature=0, ignore_eos=True)
         engine.add_request("0", _prompt(request), params)
+        worker = get_kv_transfer_group()._worker
         answered = False
-        deadline = time.monotonic() + after_s
-        while not answered and time.monotonic() < deadline:
+        while not (answered or (worker._transfers is not None and worker._transfers._open)):
             answered = any(output.outputs[0].token_ids for output in engine.step())
-        engine.abort_request(["0"])
-        return {"waited": not answered}
+        return answered
 
     def counters(self):
         found = {}
@@ -195,7 +203,7 @@ class Engine:
     def forget_prefixes(self):
         """The prefix cache alone. Blocks that are still copied out are freed in a step, so requests
         are made until none is left."""
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while not self.llm.reset_prefix_cache():
             assert time.monotonic() < end, "blocks stay in use"
             self.generate([{"tokens": [1, 2, 3], "max_tokens": 1}])

@@ -44,7 +44,7 @@ class VllmServing:
 
     def abort(self, prompt: Prompt) -> None:
         """Copies are late, so the load has not landed yet."""
-        assert self._process.ask("abort", request=self._request(prompt), after_s=0.1)["waited"]
+        assert self._process.ask("abort", request=self._request(prompt))["waited"]
 
     def violations(self) -> list[str]:
         return self._process.ask("violations") if self._neve else []

@@ -36,7 +36,7 @@ def test_engines_of_one_server_do_not_replace_each_other(
 
         # Here every engine has its worker in a process of its own.
         every = {node + part for node in ("gpu-08", "gpu-08/dp1") for part in ("", "/scheduler")}
-        wait_until(lambda: sessions() == every, timeout_s=60, what="sessions")
+        wait_until(lambda: sessions() == every, what="sessions")
         first = server.complete()["choices"][0]["text"]
         for _ in range(4):  # whichever engine answers
             assert server.complete()["choices"][0]["text"] == first

@@ -157,7 +157,7 @@ def test_a_lost_block_is_computed(platform, nodes):
         "kv_transfer_params"
     ]
     assert params["neve"]["prefilled"]["tokens"] == HIT_TOKENS
-    wait_until(lambda: len(block_keys(platform) - before) == 4, timeout_s=20, what="blocks")
+    wait_until(lambda: len(block_keys(platform) - before) == 4, what="blocks")
     with platform.hot.client() as client:  # behind the index's back
         client.delete(*(block_keys(platform) - before))
     answer = decode.complete(prompt=OTHER_PROMPT, kv_transfer_params=params)
@@ -171,7 +171,7 @@ def test_blocks_that_come_late_are_waited_for(platform, nodes):
     one = {"prompt": LATE_PROMPT, "max_tokens": 1, "kv_transfer_params": HANDS_OVER}
     before = block_keys(platform)
     params = prefill.complete(**one)["kv_transfer_params"]
-    wait_until(lambda: len(block_keys(platform) - before) == 4, timeout_s=20, what="blocks")
+    wait_until(lambda: len(block_keys(platform) - before) == 4, what="blocks")
     expire(platform, block_keys(platform) - before)
     late = {}
     waiting = threading.Thread(
@@ -179,7 +179,7 @@ def test_blocks_that_come_late_are_waited_for(platform, nodes):
     )
     asked = matches(platform)
     waiting.start()
-    wait_until(lambda: matches(platform) > asked + 20, timeout_s=20, what="a waiting request")
+    wait_until(lambda: matches(platform) > asked + 20, what="a waiting request")
     # What the producer sent before is gone: it looks, and sends it again.
     prefill.complete(**one)
     waiting.join()

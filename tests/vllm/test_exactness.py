@@ -142,7 +142,7 @@ class Store:
 
     def wait_for(self, ids: set[bytes]) -> None:
         """Waits until all are stored and undamaged: saves end after the step."""
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         keys = self.keys()
         with self._platform.hot.client() as client:
             while ids:

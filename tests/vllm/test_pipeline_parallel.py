@@ -46,9 +46,7 @@ def test_both_stages_save_and_load_their_layers(platform, fresh_process):
         process.start(options, engine=STAGES)
         first = process.generate(ASKED)[0]
         assert (first["tokens"], first["params"]["neve"]["reused_tokens"]) == (expected, 0)
-        wait_until(
-            lambda: len(block_keys(platform) - before) == 8, timeout_s=20, what="4 chunks, twice"
-        )
+        wait_until(lambda: len(block_keys(platform) - before) == 8, what="4 chunks, twice")
         again = process.generate(ASKED)[0]
         assert (again["tokens"], again["params"]["neve"]["reused_tokens"]) == (expected, 256)
         # One stage's part of a chunk is gone: the other stage's part is not used either.

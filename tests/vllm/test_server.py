@@ -91,7 +91,7 @@ def test_a_streamed_request_names_its_context_as_well(server, platform):
     assert events[-1]["usage"]["prompt_tokens_details"]["cached_tokens"] == 256
     text = "".join(event["choices"][0]["text"] for event in events if event["choices"])
     assert text == server.complete()["choices"][0]["text"]
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while "streamed" not in platform.manage("shell", "-v", "0", "-c", SHOW_CONTEXTS):
         assert time.monotonic() < deadline
 

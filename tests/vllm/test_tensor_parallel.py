@@ -47,7 +47,7 @@ def blocks_in(platform: ControlPlane) -> int:
 
 def until_stored(platform: ControlPlane, more: int, before: int) -> None:
     """Saves come behind the step."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while (now := blocks_in(platform) - before) != more:
         assert time.monotonic() < deadline, f"{now} blocks are stored, not {more}"
         time.sleep(0.05)

@@ -56,7 +56,7 @@ def answer(process, tokens=PROMPT, **more):
 
 def until_reused(process, **more):
     """What is computed is stored behind the step."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while (found := answer(process, **more))[1] != WHOLE:
         assert time.monotonic() < deadline
     return found[0]
@@ -184,6 +184,6 @@ print(sum(session.totals.get("differing_blocks", 0) for session in found))
 
 
 def until(holds):
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not holds():
         assert time.monotonic() < deadline
