@@ -8,6 +8,8 @@ layers below it and on its own k_proj and v_proj. So of these, made for Llama's 
 | twin, second | what no K and V depends on: the last q_proj and all behind it | all layers |
 | nudged | one weight of the last layer's k_proj, by one bit of its mantissa | all but the last |
 | tuned | the first layer's down_proj, by a few percent | the first |
+| reader-a, reader-b | adapters beside it, which write no KV (examples/icarus) | all layers |
+| untrained | such adapters that add nothing, so it answers as the producer | all layers |
 
 adapter: a LoRA for the producer. It leaves every k_proj and v_proj as they are, yet changes the KV
 of all layers but the first.
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 SHARING: Final = ("twin", "second")
 REFUSED: Final = ("nudged", "tuned")
 ADAPTER: Final = "adapter"
+READERS: Final = ("reader-a", "reader-b")
+UNTRAINED: Final = "untrained"
 SCALE: Final = 0.2  # the weights' own (make_model.py): other answers, and still distinct logits
 RANK: Final = 8
 
@@ -38,6 +42,8 @@ def make_pairs(producer: Path, folder: Path) -> None:
     change_weights(producer, folder / "nudged", [f"model.layers.{last}.self_attn.k_proj"], _nudge)
     change_weights(producer, folder / "tuned", ["model.layers.0.mlp.down_proj"], _tune)
     _make_adapter(producer, folder / ADAPTER)
+    for seed, name in enumerate((*READERS, UNTRAINED), start=21):
+        _make_reader(producer, folder / name, seed, scale=0.0 if name == UNTRAINED else SCALE)
 
 
 def after_last_kv(last: int) -> list[str]:
@@ -120,6 +126,31 @@ def _make_adapter(producer: Path, folder: Path) -> None:
         weights[f"{place}.lora_A.weight"] = torch.randn(RANK, between, generator=source)
         weights[f"{place}.lora_B.weight"] = torch.randn(hidden, RANK, generator=source)
     save_file(weights, folder / "adapter_model.safetensors")
+
+
+def _make_reader(producer: Path, folder: Path, seed: int, *, scale: float) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(producer, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"architectures": ["IcarusLlamaForCausalLM"], "adapter_rank": RANK}
+    (folder / "config.json").write_text(json.dumps(config))
+    hidden, queries = config["hidden_size"], config["num_attention_heads"] * config["head_dim"]
+    sizes = {
+        "q": (hidden, queries), "o": (queries, hidden),
+        "down": (config["intermediate_size"], hidden),
+    }  # fmt: skip
+    source = torch.Generator().manual_seed(seed)
+    weights = load_file(folder / "model.safetensors")
+    for layer in range(config["num_hidden_layers"]):
+        for name, (inputs, outputs) in sizes.items():
+            place = f"model.layers.{layer}.adapters.{name}"
+            first = torch.randn(RANK, inputs, generator=source)
+            second = torch.randn(outputs, RANK, generator=source)
+            weights[f"{place}.first.weight"] = scale * first
+            weights[f"{place}.second.weight"] = scale * second
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
@@ -112,6 +113,25 @@ def pairs(vllm_python: Path, model: Path, tmp_path_factory: pytest.TempPathFacto
     command = [str(vllm_python), str(HERE.parent / "support/pairs.py"), str(model), str(folder)]
     subprocess.run(command, check=True, env=_environment(), capture_output=True)
     return folder
+
+
+@pytest.fixture(scope="session")
+def icarus(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A PYTHONPATH on which vLLM finds the plug-in of examples/icarus as if it were installed."""
+    source = HERE.parents[1] / "examples/icarus"
+    project = tomllib.loads((source / "pyproject.toml").read_text())["project"]
+    folder = tmp_path_factory.mktemp("plugins")
+    described = folder / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
+    described.mkdir()
+    (described / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
+    )
+    points = "".join(
+        f"[{group}]\n" + "".join(f"{name} = {value}\n" for name, value in each.items())
+        for group, each in project["entry-points"].items()
+    )
+    (described / "entry_points.txt").write_text(points)
+    return f"{source}:{folder}"
 
 
 @pytest.fixture(scope="session")
