@@ -12,12 +12,14 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from cacheapi.base.fields import NO_NUL, Choice, Counts, StrictSerializer, Text, WholeNumber
+from cacheapi.base.schemas import PART_GROUP
 from cacheapi.base.viewsets import checked, no_body
 from cacheapi.nodes import topology
 from cacheapi.nodes.view import NodeView
 from catalog import hot_access, sessions
 from catalog.models import NodeSession
 from neve.errors import MissReason, Misuse
+from neve.formats.parts import MOST_GROUPS, PartGroup
 from neve.formats.space import MAX_CHUNK_TOKENS, SpaceIdentity
 from neve.node.stats import COUNTERS, LOAD_NAMES
 from retention import provisioning
@@ -61,6 +63,20 @@ class EngineSerializer(StrictSerializer):
     version = Text(max_length=60)
 
 
+@extend_schema_field(PART_GROUP)
+class Group(serializers.Field[PartGroup, Any, Any, PartGroup]):
+    """The fields and bounds of `neve.formats.parts.PartGroup`."""
+
+    def to_internal_value(self, data: Any) -> PartGroup:
+        try:
+            return PartGroup.from_dict(data)
+        except Misuse as error:
+            raise serializers.ValidationError({str(error.field): error.detail}) from error
+
+    def to_representation(self, value: PartGroup) -> dict[str, Any]:
+        return value.as_dict()
+
+
 class HandshakeSerializer(StrictSerializer):
     node = Text(max_length=100)
     instance = Text(
@@ -72,6 +88,13 @@ class HandshakeSerializer(StrictSerializer):
     identity = Identity()
     space = Text(max_length=200, allow_null=True, default=None)
     max_chunk_tokens = WholeNumber(min_value=1, max_value=4096, default=MAX_CHUNK_TOKENS)
+    groups = serializers.ListField(
+        child=Group(),
+        max_length=MOST_GROUPS,
+        default=list,
+        help_text="KV groups, if a chunk is stored as one part for each; the first one keeps the "
+        "ids of the chain",
+    )
 
 
 class TenantRef(serializers.Serializer[Any]):
@@ -152,6 +175,7 @@ class SessionsView(NodeView):
                 identity=body["identity"],
                 space_name=body["space"],
                 max_chunk_tokens=body["max_chunk_tokens"],
+                groups=body["groups"],
                 actor=actor_of(request),
             )
             with hot.required():

@@ -52,18 +52,25 @@ class ContextSerializer(TenantOwnedSerializer):
 
 class BlockResidence(serializers.Serializer[Any]):
     id = serializers.CharField(help_text="32 hex digits")
-    tier = serializers.CharField(allow_null=True, help_text="hot, cold, or null: lost")
-    reason = serializers.CharField(allow_null=True, help_text="why it is lost")
+    tier = serializers.CharField(allow_null=True, help_text="hot, cold, or null: not stored")
+    reason = serializers.CharField(allow_null=True, help_text="why it is not stored")
     is_durable = serializers.BooleanField(help_text="whether a copy stands in S3")
-    size_bytes = serializers.IntegerField(help_text="0: lost")
+    size_bytes = serializers.IntegerField(help_text="0: not stored")
+    group = serializers.IntegerField(help_text="number of its KV group; 0 in a space without")
+    is_needed = serializers.BooleanField(
+        help_text="whether a request that goes on behind the context's end needs it"
+    )
 
 
 class ResidencySerializer(serializers.Serializer[Any]):
-    """Each block is hot, cold or lost. A chunk of tokens is where the worst of its blocks is."""
+    """Each block that a request needs behind the context's end is hot, cold or lost. A chunk of
+    tokens is where the worst of these blocks is."""
 
     hot = serializers.IntegerField(help_text="blocks in Valkey, whether or not in S3 as well")
     cold = serializers.IntegerField(help_text="blocks in S3 only")
-    lost = serializers.IntegerField(help_text="blocks that are stored nowhere")
+    lost = serializers.IntegerField(
+        help_text="blocks that are stored nowhere, of those that a request needs behind the end"
+    )
     durable = serializers.IntegerField(help_text="blocks in S3, whether or not in Valkey as well")
     hot_bytes = serializers.IntegerField()
     cold_bytes = serializers.IntegerField()
@@ -73,7 +80,15 @@ class ResidencySerializer(serializers.Serializer[Any]):
     lost_tokens = serializers.IntegerField()
     durable_tokens = serializers.IntegerField()
     usable_tokens = serializers.IntegerField(
-        help_text="from the beginning to the first lost block: what a request can load"
+        help_text="the longest beginning behind which a request can go on"
+    )
+    usable_hot_tokens = serializers.IntegerField(
+        help_text="the longest one for which nothing is read from S3"
+    )
+    states = serializers.IntegerField(
+        allow_null=True,
+        help_text="lengths at which the states of linear attention are stored; null in a space "
+        "without",
     )
     blocks = BlockResidence(many=True, required=False)
 

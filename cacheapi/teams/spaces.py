@@ -2,11 +2,13 @@
 
 from typing import Any
 
-from drf_spectacular.utils import extend_schema
+from drf_spectacular.utils import extend_schema, extend_schema_field
+from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from cacheapi.base.filters import TenantFilter, TextFilter
+from cacheapi.base.schemas import PART_GROUP
 from cacheapi.base.viewsets import ReadOnlyView, TenantOwnedSerializer, no_body
 from cacheapi.teams.removal import CONFIRM, RemovalSerializer, require_confirmed
 from catalog.models import Space
@@ -14,10 +16,24 @@ from catalog.spaces import remove_space, weight_of
 from tenants.principal import actor_of
 
 
+@extend_schema_field({"type": "array", "items": PART_GROUP})
+class Groups(serializers.JSONField):
+    pass
+
+
 class SpaceSerializer(TenantOwnedSerializer):
+    groups = Groups(
+        read_only=True,
+        help_text="of each chunk one part is stored for each of these KV groups; empty: one block "
+        "with the KV of all its tokens",
+    )
+
     class Meta:
         model = Space
-        fields = ("id", "tenant", "name", "fingerprint", "chunk_tokens", "identity", "created_at")
+        fields: tuple[str, ...] = (
+            *("id", "tenant", "name", "fingerprint", "chunk_tokens", "identity", "groups"),
+            "created_at",
+        )
         read_only_fields = fields
 
 

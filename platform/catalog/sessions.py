@@ -1,5 +1,6 @@
 """Node sessions: handshake, heartbeat, end. A session is live while its heartbeats are recent."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -15,6 +16,7 @@ from base.problems import Problem
 from catalog import hot_access, usage
 from catalog.models import NodeSession
 from catalog.spaces import resolve_space
+from neve.formats.parts import PartGroup
 from neve.formats.space import SpaceIdentity
 from neve.node.stats import COUNTERS
 from tenants.audit import Actor, record
@@ -49,6 +51,7 @@ def open_session(
     space_name: str | None,
     max_chunk_tokens: int,
     actor: Actor,
+    groups: Sequence[PartGroup] = (),
 ) -> NodeSession:
     """Replaces this engine's older session of the same space, and silent ones of its name.
 
@@ -56,7 +59,8 @@ def open_session(
     would make handshakes for ever. A node counts once, however many spaces (ranks) it serves and
     processes it has ("gpu-07/scheduler" is a part of "gpu-07").
     `instance`: tells engines of one name apart.
-    `key`: the node's; None for sessions that no key opened.
+    `key`: the node's; None for sessions that no key opened. `groups`: KV groups of which a chunk
+    has a part; empty if it is one block.
     Raises Problem: fingerprint-clash, node-limit, limit-reached, tenant-cut-off, unauthorized (the
     key was revoked meanwhile).
     """
@@ -93,6 +97,7 @@ def open_session(
             name=space_name,
             max_chunk_tokens=max_chunk_tokens,
             actor=actor,
+            groups=groups,
         )
         now = timezone.now()
         own_or_silent = Q(instance=instance) | Q(last_heartbeat_at__lte=live_since())

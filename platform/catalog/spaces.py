@@ -1,5 +1,6 @@
 """Spaces of nodes: found by name or by layout, made on demand."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from django.db import transaction
@@ -11,6 +12,7 @@ from catalog import limits
 from catalog.hot_access import remove_unused_users_on_commit
 from catalog.models import Context, NodeSession, Segment, Space
 from neve.errors import Misuse
+from neve.formats.parts import PartGroup
 from neve.formats.space import SpaceIdentity, choose_chunk_tokens
 from tenants.audit import Actor, record
 from tenants.scope import tenant_scope
@@ -23,12 +25,27 @@ def resolve_space(
     name: str | None,
     max_chunk_tokens: int,
     actor: Actor,
+    groups: Sequence[PartGroup] = (),
 ) -> Space:
     """Inside the tenant's scope and a transaction that locks the tenant.
 
-    A named space keeps the layout and chunk size that its first node gave it.
+    A named space keeps the layout and chunk size that its first node gave it, and every space the
+    first table of `groups`. A node without one may join.
     Raises Problem: fingerprint-clash naming the first field that differs; limit-reached.
     """
+    space = _space(tenant_id, identity, name, max_chunk_tokens, actor)
+    table = [group.as_dict() for group in groups]
+    if table and not space.groups:
+        space.groups = table
+        space.save(update_fields=["groups"])
+    elif table and space.groups != table:
+        raise _clash("groups", expected=space.groups, got=table)
+    return space
+
+
+def _space(
+    tenant_id: int, identity: SpaceIdentity, name: str | None, max_chunk_tokens: int, actor: Actor
+) -> Space:
     chunk_tokens = choose_chunk_tokens(
         identity.engine_block_tokens, identity.bytes_per_token, max_chunk_tokens=max_chunk_tokens
     )

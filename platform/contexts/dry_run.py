@@ -9,6 +9,7 @@ from django.conf import settings
 from django.utils import timezone
 
 from catalog.models import ID_BYTES, Context
+from contexts.parts import parts_by_space
 from contexts.stored import Standing, StandingTerms
 from neve.formats.keys import BucketKeys, bucket_of
 from neve.index.scan import IndexEntry, last_used_s
@@ -121,16 +122,17 @@ def _last_used(tenant_id: int, entries: Sequence[IndexEntry]) -> list[int | None
 
 
 def _contexts_with(tenant_id: int, ids: Sequence[bytes]) -> int:
-    """Number of contexts whose chain contains any of these blocks."""
+    """Number of contexts that have any of these blocks."""
     if not ids:
         return 0
     kind = np.dtype(f"S{ID_BYTES}")
     wanted = np.sort(np.frombuffer(b"".join(ids), kind))
+    parts = parts_by_space(tenant_id)
     with tenant_scope(tenant_id):
-        chains = Context.objects.order_by().values_list("chain", flat=True)
+        chains = Context.objects.order_by().values_list("space_id", "chain")
         count = 0
-        for chain in chains.iterator(chunk_size=100):
-            own = np.frombuffer(bytes(chain), kind)
+        for space_id, chain in chains.iterator(chunk_size=100):
+            own = np.frombuffer(parts[space_id].of_chain(bytes(chain)), kind)
             places = np.minimum(np.searchsorted(wanted, own), len(wanted) - 1)
             count += bool((wanted[places] == own).any())
     return count

@@ -9,6 +9,7 @@ from django.utils import timezone
 from catalog.models import Context, Pin
 from contexts import pins, rows, stored
 from contexts.chains import Chain
+from contexts.parts import Parts
 from neve.index.tier import Location
 from storage import hot
 from tenants.audit import Actor
@@ -19,7 +20,8 @@ from tenants.scope import tenant_scope
 class Expiry:
     """Numbers of blocks: `removed` from both tiers; `shared` with unexpired contexts, so they stay.
 
-    `pinned`: shared blocks that another context pins. `lost`: blocks that were gone before.
+    `pinned`: shared blocks that another context pins. `lost`: blocks that were gone before, of
+    those that a request behind the chain needs.
     """
 
     removed: int
@@ -72,7 +74,7 @@ class _Leaving:
 
     def __init__(self, context: Context) -> None:
         """Reads all contexts with the same root block. Raises valkey's errors."""
-        self._tier = hot.hot_tier(context.tenant_id)
+        self._tier, parts = hot.hot_tier(context.tenant_id), Parts(context.space)
         ids = list(dict.fromkeys(context.ids()))
         is_shared, is_pinned = [False] * len(ids), [False] * len(ids)
         chain, now = Chain(ids), timezone.now()
@@ -80,12 +82,12 @@ class _Leaving:
             for place in chain.shared_with(other):
                 is_shared[place] = True
                 is_pinned[place] |= pinned_until is not None and pinned_until > now
-        found = self._found(ids)
-        self._sizes = found
-        self.own = [id_ for n, id_ in enumerate(ids) if not is_shared[n]]
-        self.shared = [id_ for n, id_ in enumerate(ids) if is_shared[n]]
-        self._pinned = sum(is_pinned[n] and id_ in found for n, id_ in enumerate(ids))
-        self._blocks = len(ids)
+        self._sizes = self._found(parts.of(ids))
+        self.own = parts.of([id_ for n, id_ in enumerate(ids) if not is_shared[n]])
+        self.shared = parts.of([id_ for n, id_ in enumerate(ids) if is_shared[n]])
+        pinned = parts.of([id_ for n, id_ in enumerate(ids) if is_pinned[n]])
+        self._pinned = sum(id_ in self._sizes for id_ in pinned)
+        self._lost = sum(id_ not in self._sizes for id_ in parts.needed(ids))
 
     def remove(self) -> None:
         kept = self._tier.expire(self.own)[1]
@@ -104,7 +106,7 @@ class _Leaving:
             shared=len(shared),
             shared_bytes=sum(shared),
             pinned=self._pinned,
-            lost=self._blocks - len(self._sizes),
+            lost=self._lost,
         )
 
     def _found(self, ids: Sequence[bytes]) -> dict[bytes, int]:

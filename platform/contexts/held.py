@@ -12,6 +12,7 @@ import numpy as np
 from django.utils import timezone
 
 from catalog.models import ID_BYTES, Context
+from contexts.parts import parts_by_space
 from neve.index.tier import BlockTerms
 from retention.rulebook import Rulebook
 from retention.terms import most_generous
@@ -79,6 +80,7 @@ def held_terms(
     of that space that begin with that block, since no others share blocks. Reads only chains that
     change terms.
     """
+    parts = parts_by_space(tenant_id)
     with tenant_scope(tenant_id):
         contexts = Context.objects.filter(expired_at=None)
         if root is not None:
@@ -91,7 +93,7 @@ def held_terms(
             "space_id", "label", "name", "extended_until", "chain"
         )
         return HeldTerms(
-            (bytes(chain), context_terms(book, space, label, name, until))
+            (parts[space].of_chain(bytes(chain)), context_terms(book, space, label, name, until))
             for space, label, name, until, chain in rows.iterator(chunk_size=100)
         )
 

@@ -1,5 +1,9 @@
 """Pins of contexts: they keep a context's blocks until a given time.
 
+In a space with KV groups a pin keeps all stored parts of the chain, also window parts and states
+amid it: every length at which a request could go on stays one, and so does a request that shares
+only the beginning.
+
 A pin belongs to the key or person that set it; a context is pinned until its latest pin ends. The
 database is the source of truth. `settle` derives the pin ends in Valkey from it, and may be
 repeated at any time (after a failure, after `rebuild_index`).
@@ -21,6 +25,7 @@ from base.problems import Problem
 from catalog.models import Context, Pin
 from contexts import rows
 from contexts.chains import Chain
+from contexts.parts import Parts, parts_by_space, parts_of
 from neve.index.tier import HotTier, OverBudget
 from retention.rulebook import rulebook_of
 from storage import hot
@@ -32,7 +37,7 @@ MAX_PIN = timedelta(days=365)
 
 @dataclass(frozen=True)
 class Pinned:
-    """`kept` blocks are pinned; `lost` blocks of the chain are in neither tier."""
+    """`kept` blocks are pinned; `lost` ones, which a request behind the chain needs, are gone."""
 
     pin: Pin
     pinned_until: datetime
@@ -160,6 +165,7 @@ def settle(*, tenant_id: int, space_id: int, chains: Sequence[list[bytes]]) -> i
     fits the budget (its chain grew) covers as much of the chain, from its root, as the budget
     allows. Repeatable. Returns the number of pinned blocks. Raises valkey's errors.
     """
+    parts = parts_of(tenant_id, space_id)
     ids = list(dict.fromkeys(id_ for chain in chains for id_ in chain))
     tier, book = hot.hot_tier(tenant_id), rulebook_of(tenant_id)
     own = Chain(ids)
@@ -183,13 +189,13 @@ def settle(*, tenant_id: int, space_id: int, chains: Sequence[list[bytes]]) -> i
             asked[new] = budget
             if len(new):
                 grants.append(([ids[place] for place in new], end_s, budget_bytes))
-    tier.unpin([ids[place] for place in np.flatnonzero(until_s == 0)])
+    tier.unpin(parts.of([ids[place] for place in np.flatnonzero(until_s == 0)]))
     for members, end_s, budget_bytes in grants:
-        _grant(tier, members, end_s, budget_bytes)
+        _grant(tier, parts.of(members), end_s, budget_bytes)
     groups: defaultdict[int, list[bytes]] = defaultdict(list)
     for place in np.flatnonzero(until_s):
         groups[int(until_s[place])].append(ids[place])
-    return sum(tier.unpin(members, end_s) for end_s, members in groups.items())
+    return sum(tier.unpin(parts.of(members), end_s) for end_s, members in groups.items())
 
 
 def follow_chain(context: Context, old_ids: list[bytes]) -> None:
@@ -203,17 +209,20 @@ def follow_chain(context: Context, old_ids: list[bytes]) -> None:
         return
     terms = rulebook_of(context.tenant_id).of_context(context.space_id, context.label, context.name)
     end_s = context.pin_end_s()
-    _grant(hot.hot_tier(context.tenant_id), ids, end_s, terms.pin_budget_bytes)
+    blocks = Parts(context.space).of(ids)
+    _grant(hot.hot_tier(context.tenant_id), blocks, end_s, terms.pin_budget_bytes)
 
 
 def restore(tenant_id: int) -> None:
     """Grant all pins again after a rebuild. Inside the tenant's scope. Raises valkey's errors."""
     tier, book = hot.hot_tier(tenant_id), rulebook_of(tenant_id)
+    parts = parts_by_space(tenant_id)
     pinned = Context.objects.filter(pinned_until__gt=timezone.now())
     for context in pinned.order_by("created_at", "pk").iterator(chunk_size=100):
         terms = book.of_context(context.space_id, context.label, context.name)
         end_s = context.pin_end_s()
-        _grant(tier, context.ids(), end_s, terms.pin_budget_bytes)
+        blocks = parts[context.space_id].of(context.ids())
+        _grant(tier, blocks, end_s, terms.pin_budget_bytes)
 
 
 def _grant(tier: HotTier, ids: list[bytes], end_s: int, budget_bytes: int | None) -> None:
@@ -265,7 +274,13 @@ def _pin(
         there = kept if there is None else there
     else:
         kept = there
-    return Pinned(own, pinned_until, kept, row.blocks - there)
+    return Pinned(own, pinned_until, kept, _lost(row, there))
+
+
+def _lost(context: Context, stored: int) -> int:
+    """See `Parts.lost`. Raises Problem (hot-tier-unavailable)."""
+    with hot.required():
+        return Parts(context.space).lost(hot.hot_tier(context.tenant_id), context.ids(), stored)
 
 
 def _charge(context: Context, budget_bytes: int | None) -> int | None:
@@ -275,7 +290,7 @@ def _charge(context: Context, budget_bytes: int | None) -> int | None:
     """
     try:
         return hot.hot_tier(context.tenant_id).pin(
-            context.ids(), context.pin_end_s(), budget_bytes=budget_bytes
+            Parts(context.space).of(context.ids()), context.pin_end_s(), budget_bytes=budget_bytes
         )
     except ValkeyError as error:
         log_events.PIN_NOT_APPLIED.log(context=context.pk, error=error)

@@ -15,13 +15,15 @@ from base import log_events
 from catalog import limits
 from catalog.models import Context, NodeSession
 from contexts import pins, rows, stored
+from contexts.parts import Parts
 from storage import hot
 from tenants.audit import Actor
 
 
 @dataclass(frozen=True)
 class Extended:
-    """`extended` blocks got the new end; `lost` blocks of the chain are in neither tier."""
+    """`extended` blocks got the new end; `lost` ones, which a request behind the chain needs, are
+    gone."""
 
     extended: int
     lost: int
@@ -95,7 +97,9 @@ def extend(*, context: Context, for_s: int, actor: Actor) -> Extended:
     with hot.required():
         if failure is not None:
             raise failure
-    return Extended(there, row.blocks - there)
+        parts = Parts(row.space)
+        lost = parts.lost(hot.hot_tier(row.tenant_id), row.ids(), there)
+    return Extended(there, lost)
 
 
 def delete(*, context: Context, actor: Actor) -> None:
@@ -108,6 +112,7 @@ def delete(*, context: Context, actor: Actor) -> None:
     with rows.changing(context) as row:
         pins.require_no_others(row, actor)
         tenant_id, space_id, ids = row.tenant_id, row.space_id, row.ids()
+        blocks = Parts(row.space).of(ids)
         was_pinned, was_extended = row.is_pinned, row.extended_until is not None
         rows.note(row, "context.delete", actor, before=rows.facts(row), after=None)
         row.delete()
@@ -118,7 +123,7 @@ def delete(*, context: Context, actor: Actor) -> None:
             tenant_id=tenant_id,
             space_id=space_id,
             root=ids[0],
-            ids=ids,
+            ids=blocks,
             was_extended=was_extended,
         )
     except ValkeyError as error:

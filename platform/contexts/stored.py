@@ -17,6 +17,7 @@ from valkey.exceptions import ValkeyError
 
 from catalog.models import Context
 from contexts.held import HeldTerms, context_terms, held_terms
+from contexts.parts import Parts
 from neve.formats.segment import SegmentRow
 from neve.index.scan import BEGINNING, IndexEntry, Place
 from neve.index.tier import BlockTerms, HotTier, RestoredBlock
@@ -150,7 +151,7 @@ def hold(context: Context) -> int:
     )
     in_space = book.of_space(context.space_id)
     return hot.hot_tier(context.tenant_id).retain(
-        context.ids(),
+        Parts(context.space).of(context.ids()),
         terms,
         held=True,
         join=True,
@@ -183,7 +184,8 @@ def settle_or_follow_later(
 
 def _settle_chain(context: Context) -> int:
     ids = context.ids()
-    return settle(tenant_id=context.tenant_id, space_id=context.space_id, root=ids[0], ids=ids)
+    blocks = Parts(context.space).of(ids)
+    return settle(tenant_id=context.tenant_id, space_id=context.space_id, root=ids[0], ids=blocks)
 
 
 @contextmanager

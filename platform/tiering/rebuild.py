@@ -19,6 +19,7 @@ from django.utils import timezone
 from base import log_events
 from catalog.models import Context, Segment
 from contexts import pins, stored
+from contexts.parts import parts_by_space
 from neve.errors import Corrupt
 from neve.formats.segment import SegmentFooter, SegmentRow
 from storage.hot import hot_tier
@@ -70,19 +71,20 @@ class Restorer:
     def _expired_at(self) -> dict[bytes, datetime]:
         """When each block of an expired context was expired last. Blocks of other contexts are left
         out: expiry spares them."""
+        parts = parts_by_space(self._tenant_id)
         with tenant_scope(self._tenant_id):
             rows = Context.objects.exclude(expired_at=None).order_by("expired_at")
             expired = {
                 id_: context.expired_at
                 for context in rows
                 if context.expired_at is not None
-                for id_ in context.ids()
+                for id_ in parts[context.space_id].of(context.ids())
             }
             others = Context.objects.filter(
                 expired_at=None, root__in=rows.order_by().values("root")
             )
             for context in others.iterator(chunk_size=100):
-                for id_ in context.ids():
+                for id_ in parts[context.space_id].of(context.ids()):
                     expired.pop(id_, None)
         return expired
 

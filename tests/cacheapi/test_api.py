@@ -89,7 +89,7 @@ class TestContexts:
             **{"hot": 2, "cold": 0, "lost": 1, "durable": 0},
             **{"hot_bytes": 200, "cold_bytes": 0, "durable_bytes": 0},
             **{"hot_tokens": 512, "cold_tokens": 0, "lost_tokens": 256, "durable_tokens": 0},
-            "usable_tokens": 512,
+            **{"usable_tokens": 512, "usable_hot_tokens": 512, "states": None},
         }
         assert short["pins"] == []
         blocks = team.get(f"{path}?blocks=1").json()["residency"]["blocks"]

@@ -14,6 +14,7 @@ from whitenoise.compress import main as compress
 from catalog.models import GAUGES, Context, Job, NodeSession, UsageRollup
 from dashboard.storage import LEAVES_BY_TENANT, LEAVES_FIRST
 from neve.formats.keys import BucketKeys
+from neve.formats.parts import PartGroup, PartKind
 from neve.index.tier import BlockTerms
 from neve.node.stats import COUNTERS
 from retention.models import EvictionPolicy, RetentionPolicy
@@ -163,6 +164,19 @@ def test_damage_that_was_repaired_is_told(people, acme):
     hot.mend_tenant(acme.pk)
     page = " ".join(people["team"].get(address("tiers")).content.decode().split())
     assert "<dt>Repaired</dt><dd>1 " in page
+
+
+def test_a_space_shows_its_groups_and_what_a_request_loads(people, acme):
+    space = make_space(acme)
+    shown = people["team"].get("/tiers/").content.decode()
+    assert "one block a chunk" in shown
+    groups = [PartGroup(PartKind.FULL, None, 16, 40), PartGroup(PartKind.WINDOW, 300, 16, 20)]
+    space.groups = [group.as_dict() for group in [*groups, groups[1]]]
+    space.save()
+    shown = people["team"].get("/tiers/").content.decode()
+    assert "2 × window 300, 20" in shown
+    assert "one block a chunk" not in shown
+    assert "for the tails of windows and states at its end" in shown
 
 
 def test_what_segments_take_is_told_in_three_parts(people, acme, globex):

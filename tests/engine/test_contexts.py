@@ -68,6 +68,18 @@ def test_every_space_hears_of_its_own_columns(platform):
     ]
 
 
+def test_of_several_groups_the_first_one_s_ids_are_the_chain(platform):
+    other = Platform()
+    reports = ContextReports([platform, other], shards=1, groups=2)
+    ids = [
+        (b"a", b"window of a", b"b", b"window of b"),
+        (b"c", b"window of c", b"d", b"window of d"),
+    ]
+    reports.add(FinishedRequest(RequestParams(name="x"), ids, 64))
+    reports.close()
+    assert [seen[1] for seen in platform.seen + other.seen] == [[b"a", b"c"], [b"b", b"d"]]
+
+
 def test_contexts_wait_in_order_for_a_platform_that_is_away(platform, reports, caplog):
     platform.trouble = Unavailable("away")
     for name in "xyz":

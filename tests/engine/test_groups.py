@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neve.engine.groups import KvGroup, blocks_to_skip, engine_blocks_of
-from neve.formats.parts import resume_at
+from neve.engine.groups import KvGroup, blocks_to_skip, engine_blocks_of, part_groups
+from neve.formats.parts import PartGroup, PartKind, resume_at
 
 BLOCK = 4
 
@@ -84,3 +84,12 @@ def test_a_short_window_stores_a_tail_and_a_long_one_the_whole_chunk():
     assert KvGroup(("a",), 128, 16).stored_blocks(256) == 8  # gpt-oss: half of a chunk
     assert KvGroup(("a",), 512, 16).stored_blocks(256) == 16
     assert KvGroup(("a",), None, 16).stored_blocks(256) == 16
+
+
+def test_the_platform_hears_of_groups_only_if_chunks_have_parts():
+    full, window = KvGroup(("a",), None, 16), KvGroup(("b",), 100, 16)
+    assert part_groups([full], [1600]) == []
+    assert part_groups([full, window], [1600, 800]) == [
+        PartGroup(PartKind.FULL, None, 16, 100),
+        PartGroup(PartKind.WINDOW, 100, 16, 50),
+    ]

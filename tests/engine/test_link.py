@@ -8,6 +8,7 @@ import pytest
 from neve.engine import link
 from neve.engine.link import Engine, Link
 from neve.engine.options import Options
+from neve.formats.parts import PartGroup, PartKind
 from support.cache_endpoint import API_KEY, CacheEndpoint
 from support.chains import IDENTITY, provision
 from support.servers import wait_until
@@ -82,3 +83,17 @@ def test_the_scheduler_and_the_worker_of_one_process_have_one_session(clean_hot)
         other = link_to(endpoint.url, revision="other")
         assert other is not worker
         other.release()
+
+
+def test_an_endpoint_hears_of_the_groups_that_chunks_have_parts_of(clean_hot):
+    provision(clean_hot)
+    groups = [PartGroup(PartKind.FULL, None, 16, 100), PartGroup(PartKind.WINDOW, 100, 16, 50)]
+    with CacheEndpoint(f"127.0.0.1:{clean_hot.port}") as endpoint:
+        for given in (groups, []):
+            options = Options(endpoint=endpoint.url, api_key=API_KEY, node="n")
+            made = Link.acquire(options, IDENTITY, engine=Engine("test", "0"), groups=given)
+            made.wait_first_attempt(20)
+            made.release()
+        first, second = endpoint.opened
+        assert [PartGroup.from_dict(each) for each in first["groups"]] == groups
+        assert "groups" not in second

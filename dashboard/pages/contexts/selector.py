@@ -11,6 +11,7 @@ from base.problems import Problem
 from catalog.models import Context, Pin
 from contexts import pins
 from contexts.residency import Residency, residency_of
+from dashboard.kv_groups import GroupRow, group_rows
 from tenants.principal import Principal
 
 
@@ -24,6 +25,7 @@ class ContextRow:
     has_own_pin: bool
     may_unpin_all: bool
     may_change: bool
+    groups: list[GroupRow]
 
     @property
     def hot_ratio(self) -> float | None:
@@ -38,7 +40,8 @@ class ContextRow:
         return self._ratio(self.residency.lost) if self.residency else None
 
     def _ratio(self, blocks: int) -> float:
-        return blocks / max(self.context.blocks, 1)
+        found = self.residency
+        return blocks / max(found.hot + found.cold + found.lost if found else 0, 1)
 
 
 def context_rows(person: Principal, shown: Iterable[Context]) -> list[ContextRow]:
@@ -64,6 +67,7 @@ def _row(person: Principal, context: Context, live: list[Pin], *, ask: bool) -> 
         has_own_pin=len(foreign) < len(live),
         may_unpin_all=person.is_operator and bool(foreign),
         may_change=person.may_write(context.tenant_id),
+        groups=group_rows(context.space),
     )
 
 

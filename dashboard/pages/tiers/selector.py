@@ -1,12 +1,14 @@
-"""What segments take in S3."""
+"""What segments take in S3, and how the KV of spaces is divided."""
 
 from dataclasses import dataclass
 
 from django.db.models import Count, Sum
 
-from catalog.models import Segment
+from catalog.models import Segment, Space
 from catalog.occupancy import occupancies
+from dashboard.kv_groups import GroupRow, group_rows, prefix_bytes
 from dashboard.usage import Tenants
+from neve.planner.parts import PrefixBytes
 from tenants.principal import rows_of
 
 
@@ -47,3 +49,19 @@ def segment_totals(tenants: Tenants) -> SegmentTotals:
         dead_bytes=sum(each.dead_bytes for each in taken),
         waiting_bytes=sum(each.waiting_bytes for each in taken),
     )
+
+
+@dataclass(frozen=True)
+class SpaceRow:
+    """`loads`: what a request loads of a prefix; None if a chunk is one block."""
+
+    space: Space
+    groups: list[GroupRow]
+    loads: PrefixBytes | None
+
+
+def space_rows(tenants: Tenants, most: int) -> tuple[list[SpaceRow], int]:
+    """The newest `most` spaces, and how many there are."""
+    found = rows_of(Space, tenants).select_related("tenant")
+    rows = [SpaceRow(each, group_rows(each), prefix_bytes(each)) for each in found[:most]]
+    return rows, found.count() if len(rows) == most else len(rows)

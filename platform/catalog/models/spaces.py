@@ -19,6 +19,12 @@ class Space(TenantOwned):
         help_text="what the node declared: neve.formats.space.SpaceIdentity"
     )
     chunk_tokens = models.PositiveIntegerField()
+    groups = models.JSONField(
+        default=list,
+        blank=True,
+        help_text="KV groups of which a chunk has a part: neve.formats.parts.PartGroup; "
+        "empty: a chunk is one block with the KV of all its tokens",
+    )
     is_leaving = models.BooleanField(default=False, editable=False, help_text="being removed")
     created_at = models.DateTimeField(auto_now_add=True)
 

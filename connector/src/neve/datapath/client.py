@@ -26,6 +26,7 @@ from neve.datapath.transport import Transport
 from neve.errors import MissReason, Misuse, Refused, Unavailable
 from neve.formats.block import MAX_PAYLOAD_BYTES, Buffer
 from neve.formats.ids import ID_BYTES, BlockHasher
+from neve.formats.parts import PartGroup
 from neve.formats.space import MAX_CHUNK_TOKENS, SpaceIdentity
 from neve.index.tier import Location, Tier, decode_match
 from neve.node.heartbeat import HeartbeatLoop
@@ -114,6 +115,7 @@ class Client:
         promote: bool = True,
         put_bytes_in_flight: int = PUT_BYTES_IN_FLIGHT,
         shards: int = 1,
+        groups: Sequence[PartGroup] = (),
     ) -> Self:
         """Makes the handshake. Raises `Refused` (fix it first) or `Unavailable` (try later).
 
@@ -122,6 +124,7 @@ class Client:
         `promote`: whether blocks that are read from S3 again are put back into the hot tier.
         `put_bytes_in_flight`: of payloads; more is dropped and counted.
         `shards`: blocks that one chunk is cut into, so that its tokens are counted once.
+        `groups`: see `Endpoint.open_session`.
         """
         endpoint = Endpoint(endpoint_url, api_key)
         open_session = partial(
@@ -132,6 +135,7 @@ class Client:
             engine=engine,
             space=space,
             max_chunk_tokens=max_chunk_tokens,
+            groups=groups,
         )
         session = open_session()
         return cls(

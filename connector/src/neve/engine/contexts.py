@@ -36,11 +36,14 @@ class FinishedRequest:
 
 
 class ContextReports:
-    """`add` and `close` belong to the engine's thread. `links`, `shards`: see `RequestTable`."""
+    """`add` and `close` belong to the engine's thread. `links`, `shards`, `groups`: see
+    `RequestTable`. Of several groups the first one's ids are the chain, from which the platform
+    derives the others."""
 
-    def __init__(self, links: Sequence[Link], shards: int) -> None:
+    def __init__(self, links: Sequence[Link], shards: int, groups: int = 1) -> None:
         self._links = links
         self._shards = shards
+        self._columns = shards * groups  # of one space
         self._waiting: deque[tuple[float, FinishedRequest]] = deque()  # each with when it is due
         self._change = threading.Condition()
         self._end: float | None = None  # once closing: when to give up
@@ -112,7 +115,8 @@ class ContextReports:
             client = link.client
             if client is None:
                 continue
-            columns = slice(number * self._shards, (number + 1) * self._shards)
+            first = number * self._columns
+            columns = slice(first, first + self._shards)
             client.report_context(
                 params.name,
                 [block_id for ids in finished.ids for block_id in ids[columns]],

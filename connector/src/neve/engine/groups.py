@@ -3,10 +3,10 @@
 A chunk is stored as one part for each group; `neve.formats.parts` says which parts a reader needs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from neve.formats.parts import PartKind, needed_from
+from neve.formats.parts import PartGroup, PartKind, needed_from, stored_blocks
 
 
 @dataclass(frozen=True)
@@ -31,15 +31,25 @@ class KvGroup:
 
     def stored_blocks(self, chunk_tokens: int) -> int:
         """Engine blocks of a chunk that are stored: its last ones."""
-        all_blocks = chunk_tokens // self.block_tokens
-        if self.window is None:
-            return all_blocks
-        return min(all_blocks, max(1, -(-(self.window - 1) // self.block_tokens)))
+        return stored_blocks(self.kind, self.window, self.block_tokens, chunk_tokens)
 
 
 def is_split(groups: Sequence[KvGroup]) -> bool:
     """Whether a chunk is more than one block with the KV of all its tokens."""
     return len(groups) > 1 or groups[0].window is not None
+
+
+def part_groups(groups: Sequence[KvGroup], block_bytes: Iterable[int]) -> list[PartGroup]:
+    """The table of groups for the platform; empty unless chunks have parts. `block_bytes`: of an
+    engine block of each group, all layers; of a state group, of one state."""
+    if not is_split(groups):
+        return []
+    return [
+        PartGroup(group.kind, None, group.block_tokens, state_bytes=size)
+        if group.kind is PartKind.STATE
+        else PartGroup(group.kind, group.window, group.block_tokens, size // group.block_tokens)
+        for group, size in zip(groups, block_bytes, strict=True)
+    ]
 
 
 def engine_blocks_of(

@@ -6,12 +6,14 @@ of one process share the client, so that a node opens one session a space.
 
 import atexit
 import threading
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from neve import log_events
 from neve.datapath.client import Client
 from neve.engine.options import MOST_SAVE_BUDGET_BYTES, Options
 from neve.errors import Misuse, NeveError, Refused
+from neve.formats.parts import PartGroup
 from neve.formats.space import SpaceIdentity
 
 # The engine's start may wait this long for Neve, so that its first requests already hit.
@@ -37,9 +39,17 @@ class Link:
     _shared_lock = threading.Lock()
 
     def __init__(
-        self, options: Options, identity: SpaceIdentity, *, node: str, engine: Engine, shards: int
+        self,
+        options: Options,
+        identity: SpaceIdentity,
+        *,
+        node: str,
+        engine: Engine,
+        shards: int,
+        groups: Sequence[PartGroup],
     ) -> None:
         self._options = options
+        self._groups = groups
         self._shards = shards
         self._identity = identity
         self._node = node
@@ -60,17 +70,21 @@ class Link:
         engine: Engine,
         node: str | None = None,
         shards: int = 1,
+        groups: Sequence[PartGroup] = (),
     ) -> "Link":
         """The process's link for this identity; starts connecting if it is the first.
 
-        `node` defaults to the option; `shards`: blocks that one chunk is cut into.
+        `node` defaults to the option; `shards`: blocks that one chunk is cut into. `groups`: see
+        `Endpoint.open_session`; it is enough that the worker gives them.
         """
         node = node or options.node
         key = (cls, options, identity, node)
         with cls._shared_lock:
             link = cls._shared.get(key)
             if link is None:
-                link = cls(options, identity, node=node, engine=engine, shards=shards)
+                link = cls(
+                    options, identity, node=node, engine=engine, shards=shards, groups=groups
+                )
                 cls._shared[key] = link
             link._users += 1
         return link
@@ -169,6 +183,7 @@ class Link:
             # A worker's staging bounds its puts, but the scheduler may not know its size.
             put_bytes_in_flight=self._options.save_budget_bytes or MOST_SAVE_BUDGET_BYTES,
             shards=self._shards,
+            groups=self._groups,
         )
 
 

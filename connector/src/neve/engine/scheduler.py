@@ -93,7 +93,7 @@ class SchedulerSide:
         )
         self.loads = Loads(self._table, self._policy, self._telemetry)
         self.saves = Saves(self._table, self._canary, saves=saves)
-        self._reports = ContextReports(links, self._table.columns)
+        self._reports = ContextReports(links, shards, len(self._table.groups))
         self._events = RouterEvents(parts if announces else 0)
         self._steps = Steps(
             self._table,

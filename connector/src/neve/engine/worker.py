@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic
 from neve import log_events
 from neve.engine.canary import Verdict
 from neve.engine.contract import Kv, Mark, S
-from neve.engine.groups import KvGroup
+from neve.engine.groups import KvGroup, part_groups
 from neve.engine.link import BOOT_WAIT_S, Engine, Link
 from neve.engine.lookups import STEP_WAIT_S
 from neve.engine.options import Options
@@ -55,7 +55,14 @@ class WorkerSide(Generic[S]):
         self._options = options
         self._share = share
         node = f"{options.node}/tp{share.seat}" if share.seat else options.node
-        self._link = Link.acquire(options, identity, engine=engine, node=node, shards=share.shards)
+        self._link = Link.acquire(
+            options,
+            identity,
+            engine=engine,
+            node=node,
+            shards=share.shards,
+            groups=part_groups(self._groups, (kv.block_bytes for kv in kvs)),
+        )
         self._link.wait_first_attempt(BOOT_WAIT_S)
         self._weights = weights
         self._first_weights = self._read_weights()

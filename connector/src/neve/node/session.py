@@ -12,6 +12,7 @@ from typing import Any, Self
 import urllib3
 
 from neve.errors import Misuse, Refused, Unavailable
+from neve.formats.parts import PartGroup
 from neve.formats.space import MAX_CHUNK_TOKENS, SpaceIdentity
 from neve.node.address import ValkeyAddress
 
@@ -115,8 +116,12 @@ class Endpoint:
         instance: str | None = None,
         space: str | None = None,
         max_chunk_tokens: int = MAX_CHUNK_TOKENS,
+        groups: Sequence[PartGroup] = (),
     ) -> Session:
-        """Performs the handshake. `instance`: identifies the engine in all of its handshakes."""
+        """Performs the handshake. `instance`: identifies the engine in all of its handshakes.
+
+        `groups`: KV groups, if a chunk is stored as one part for each.
+        """
         answer = self._request(
             "POST",
             "/cache/v1/sessions",
@@ -127,6 +132,8 @@ class Endpoint:
                 "identity": identity.as_dict(),
                 "space": space,
                 "max_chunk_tokens": max_chunk_tokens,
+                # Platforms before groups refuse the member.
+                **({"groups": [group.as_dict() for group in groups]} if groups else {}),
             },
         )
         try:

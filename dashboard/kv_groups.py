@@ -1,0 +1,36 @@
+"""KV groups of a space, as pages show them."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+from catalog.models import Space
+from neve.formats.parts import PartGroup
+from neve.planner.parts import PrefixBytes, loaded_bytes
+
+
+@dataclass(frozen=True)
+class GroupRow:
+    """`count` equal KV groups. `span_tokens`: None for full attention and states."""
+
+    count: int
+    kind: str
+    span_tokens: int | None
+    bytes_per_token: int
+    state_bytes: int
+
+
+def group_rows(space: Space) -> list[GroupRow]:
+    """Equal groups once, in the order of the table; empty if a chunk is one block."""
+    counts = Counter(map(PartGroup.from_dict, space.groups))
+    return [
+        GroupRow(
+            count, str(group.kind), group.span_tokens, group.bytes_per_token, group.state_bytes
+        )
+        for group, count in counts.items()
+    ]
+
+
+def prefix_bytes(space: Space) -> PrefixBytes | None:
+    """What a request loads; None if a chunk is one block."""
+    groups = [PartGroup.from_dict(group) for group in space.groups]
+    return loaded_bytes(groups, space.chunk_tokens) if groups else None
