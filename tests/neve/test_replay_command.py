@@ -114,6 +114,7 @@ def test_a_bad_trace_is_refused_before_anything_is_asked(tmp_path):
         (["--speed", "0x"], "write max, 1x or 10x"),
         (["--rate", "1", "--speed", "1x"], "not both"),
         (["a.jsonl", "--generate", "chat"], "not both"),
+        (["--models", "2", "--loop"], "give no --loop"),
     ],
 )
 def test_a_wrong_command_line_exits_with_64(arguments, says):
@@ -199,6 +200,32 @@ def test_a_replay_in_an_unlimited_cache_hits_what_the_ideal_one_hits(control_pla
     assert again["write"]["stored_blocks"] == 0
     other = replay(control_plane, tmp_path / "3.json", *once, "--salt", "other")
     assert other["blocks"]["hit"] == blocks["hit"]
+
+
+@pytest.mark.integration
+def test_models_of_one_family_compute_a_context_once_and_others_each(control_plane, tmp_path):
+    once = ["--requests", "40", "--salt", "models", "--concurrency", "1"]
+    alone = replay(control_plane, tmp_path / "alone.json", *once, "--model", "alone")
+    done = neve(
+        "replay", *at(control_plane), *SMALL, *once, "--models", "4",
+        "--prefill-tokens-per-s", "1e9", "--json", str(tmp_path / "both.json"),
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    both = json.loads((tmp_path / "both.json").read_text())
+    family, apart = both["family"], both["apart"]
+    # Who asks makes no difference in a family; apart, a model finds only what it computed itself.
+    assert family["tokens"] == alone["tokens"]
+    assert apart["tokens"]["asked"] == family["tokens"]["asked"]
+    assert apart["tokens"]["computed"] > 1.5 * family["tokens"]["computed"]
+    for each in (family, apart):
+        assert each["blocks"]["hit_rate"] == each["ideal_lru"]["unbounded_hit_rate"] > 0
+        assert each["tokens"]["computed"] == each["tokens"]["asked"] - each["tokens"]["hit"]
+        assert each["first_token_ms"]["count"] == 40
+        assert each["write"]["stored_blocks"] == each["blocks"]["asked"] - each["blocks"]["hit"]
+    table = [re.split("  +", line.strip()) for line in done.output.splitlines()]
+    assert ["4 models, in turns", "one family", "a space each"] in table
+    computed = [f"{each['tokens']['computed']:,}" for each in (family, apart)]
+    assert ["prefill tokens", *computed] in table
 
 
 @pytest.mark.integration

@@ -22,11 +22,11 @@ import click
 
 from neve.cli.breakeven import breakeven
 from neve.cli.ping import run_checks
-from neve.cli.replay import ReplayOptions, replay_workload
+from neve.cli.replay import ReplayOptions, compare_models, replay_workload
 from neve.errors import Misuse, NeveError
 from neve.node.session import check_url
 from neve.replay.generator import Workload
-from neve.replay.report import format_table
+from neve.replay.report import format_comparison, format_table
 
 EXIT_WRONG_BLOCK = 2
 EXIT_USAGE = 64  # EX_USAGE of sysexits.h; click's 2 means a wrong block here
@@ -163,6 +163,14 @@ def ping(endpoint: str | None, api_key: str | None, api_key_file: Path | None) -
 )
 @click.option("--loop", is_flag=True, help="Never end: wait for Neve when away, repeat TRACE.")
 @click.option("--model", default="replay", show_default=True, help="Model named in the space.")
+@click.option(
+    "--models",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    help="Models that take turns, request by request. Two or more replay twice, as one family that "
+    "shares its KV and with a space each, and compare.",
+)
 @click.option("--space", help="Name of the space.  [default: by what it holds]")
 @click.option("--node", help="Name of this node.  [default: replay-HOST]")
 @click.option("--salt", default="", help="Another salt shares no block with earlier replays.")
@@ -191,18 +199,30 @@ def replay(
     exit code 2. SIGTERM and Ctrl-C finish what is in flight and print the summary.
     """
     url, key = _credentials(endpoint, api_key, api_key_file)
+    chosen = _replay_options(**options)
+    result: dict[str, Any]
     with _stopped_by_signals() as stop:
-        summary = replay_workload(url, key, _replay_options(**options), stop=stop)
-    if summary is None:
+        if chosen.models > 1:
+            summaries = compare_models(url, key, chosen, stop=stop)
+            result = dict(zip(("family", "apart"), summaries, strict=False))
+        else:
+            summary = replay_workload(url, key, chosen, stop=stop)
+            summaries = [] if summary is None else [summary]
+            result = summary or {}
+    if not summaries:
         return
-    click.echo(format_table(summary))
+    if len(summaries) == 2:
+        click.echo(format_comparison(*summaries, models=chosen.models))
+    else:
+        click.echo(format_table(summaries[0]))
     if json_path:
-        json_path.write_text(json.dumps(summary, indent=2) + "\n")
-    if summary["read"]["wrong_blocks"]:
-        click.secho(f"WRONG BLOCK: {summary['error']}", fg="red", bold=True, err=True)
-        sys.exit(EXIT_WRONG_BLOCK)
-    if summary["error"]:
-        raise click.ClickException(summary["error"])
+        json_path.write_text(json.dumps(result, indent=2) + "\n")
+    for summary in summaries:
+        if summary["read"]["wrong_blocks"]:
+            click.secho(f"WRONG BLOCK: {summary['error']}", fg="red", bold=True, err=True)
+            sys.exit(EXIT_WRONG_BLOCK)
+        if summary["error"]:
+            raise click.ClickException(summary["error"])
 
 
 def _replay_options(
@@ -218,6 +238,8 @@ def _replay_options(
         raise click.UsageError("give either TRACE or --generate, not both")
     if rate is not None and speed is not None:
         raise click.UsageError("give either --rate or --speed, not both")
+    if loop and rest["models"] > 1:
+        raise click.UsageError("--models compares two replays that end; give no --loop")
     if loop and rate is None and speed is None:
         rate = 5.0
     workload = Workload(generate) if generate else Workload.MIXED

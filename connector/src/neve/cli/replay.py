@@ -3,6 +3,7 @@
 import itertools
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ class ReplayOptions:
     rate_per_s: float | None
     loop: bool
     model: str
+    models: int
     space: str | None
     node: str
     salt: str
@@ -50,26 +52,63 @@ class ReplayOptions:
     quiet: bool
 
 
-def replay_workload(
+def compare_models(
     endpoint: str, api_key: str, options: ReplayOptions, *, stop: threading.Event
+) -> list[dict[str, Any]]:
+    """Runs a replay of several models twice: with one space for all of them, then with a space for
+    each. Returns both summaries, as `replay_workload` does; fewer if an error or `stop` ended one.
+
+    The shared one runs first, since it leaves the fewest blocks behind.
+    """
+    summaries: list[dict[str, Any]] = []
+    for apart in (False, True):
+        summary = replay_workload(endpoint, api_key, options, stop=stop, apart=apart)
+        if summary is not None:
+            summaries.append(summary)
+        if summary is None or summary["error"]:
+            break
+    return summaries
+
+
+def replay_workload(
+    endpoint: str,
+    api_key: str,
+    options: ReplayOptions,
+    *,
+    stop: threading.Event,
+    apart: bool = False,
 ) -> dict[str, Any] | None:
     """Runs a replay and returns its summary; None if `stop` was set before Neve answered.
 
-    The summary's "error" says why the replay ended early; "wrong_blocks" counts wrong blocks.
-    Raises `Misuse` for a bad trace, `Refused` and `Unavailable` if connecting fails.
+    `apart`: each of several models has a space of its own. The summary's "error" says why the
+    replay ended early; "wrong_blocks" counts wrong blocks. Raises `Misuse` for a bad trace,
+    `Refused` and `Unavailable` if connecting fails.
     """
     requests, total = open_workload(options)
     progress = make_progress(total=total, quiet=options.quiet)
     try:
-        client = _connect(endpoint, api_key, options, progress, stop)
-        if client is None:
-            return None
-        try:
-            return _run(client, requests, options, progress, stop)
-        finally:
-            client.close()
+        with ExitStack() as clients:
+            connected = []
+            for name, space, node in _members(options, apart=apart):
+                told = replace(options, model=name, space=space, node=node)
+                client = _connect(endpoint, api_key, told, progress, stop)
+                if client is None:
+                    return None
+                connected.append(clients.enter_context(client))
+            return _run(connected, requests, options, progress, stop)
     finally:
         progress.close()
+
+
+def _members(options: ReplayOptions, *, apart: bool) -> Iterator[tuple[str, str | None, str]]:
+    """Model, space and node of each engine."""
+    if options.models == 1:
+        yield options.model, options.space, options.node
+        return
+    for number in range(1, options.models + 1):
+        space = f"{options.space}-{number}" if options.space and apart else options.space
+        model = f"{options.model}-{number}" if apart else options.model
+        yield model, space, f"{options.node}-{number}"
 
 
 def open_workload(options: ReplayOptions) -> tuple[Iterable[Request], int | None]:
@@ -139,15 +178,17 @@ def _connect(
 
 
 def _run(
-    client: Client,
+    clients: list[Client],
     requests: Iterable[Request],
     options: ReplayOptions,
     progress: Progress,
     stop: threading.Event,
 ) -> dict[str, Any]:
-    session = client.session
+    session = clients[0].session
+    spaces = list(dict.fromkeys(client.session.space_name for client in clients))
     progress.say(
-        f"replay: tenant {session.tenant_slug}, space {session.space_name}, "
+        f"replay: tenant {session.tenant_slug}, "
+        f"{'space' if len(spaces) == 1 else 'spaces'} {', '.join(spaces)}, "
         f"blocks of {session.chunk_tokens} tokens"
     )
     block_bytes = HEADER_BYTES + session.chunk_tokens * options.kv_bytes_per_token
@@ -157,7 +198,7 @@ def _run(
     # In an endless replay an unlimited LRU model would grow for ever.
     unbounded = None if options.loop and options.requests is None else LruModel(None)
     runner = Runner(
-        client,
+        clients,
         Settings(
             concurrency=options.concurrency,
             pace=Pace(rate_per_s=options.rate_per_s, speed=options.speed),

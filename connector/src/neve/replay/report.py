@@ -5,6 +5,7 @@ Only this module formats bytes as GiB and rates as percent.
 
 import sys
 import time
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import click
@@ -84,6 +85,7 @@ def format_table(summary: dict[str, Any]) -> str:
     """The summary as aligned lines. Unknown is "—", zero is "0"."""
     tokens, blocks, ideal = summary["tokens"], summary["blocks"], summary["ideal_lru"]
     read, write, load = summary["read"], summary["write"], summary["load_ms"]
+    first = summary["first_token_ms"]
     missed = ", ".join(f"{name} {n:,}" for name, n in blocks["missed"].items()) or "none"
     failed = ", ".join(f"{name} {n:,}" for name, n in write["failed"].items()) or "none"
     one_load = read["gb_per_s_of_one_load"]
@@ -119,6 +121,7 @@ def format_table(summary: dict[str, Any]) -> str:
             + (f"{one_load:.3f} GB/s while one request loads" if one_load else "—"),
         ),
         ("load time", f"p50 {_ms(load['p50'])}, p99 {_ms(load['p99'])}"),
+        ("first token", f"p50 {_ms(first['p50'])}, p99 {_ms(first['p99'])}"),
         ("written", f"{format_bytes(write['bytes'])}  ({write['stored_blocks']:,} blocks)"),
         ("write rate", f"{write['gb_per_s']:.3f} GB/s over all"),
         ("refused by quota", f"{write['refused_by_quota_blocks']:,} blocks"),
@@ -126,8 +129,51 @@ def format_table(summary: dict[str, Any]) -> str:
         ("verified", f"{read['verified_blocks']:,} blocks, byte for byte"),
         ("wrong", f"{read['wrong_blocks']:,} blocks"),
     ]
-    width = max(len(name) for name, _ in rows)
-    return "\n".join(f"  {name:<{width}}  {value}" for name, value in rows)
+    return _aligned(rows)
+
+
+def format_comparison(shared: dict[str, Any], apart: dict[str, Any], *, models: int) -> str:
+    """Two summaries of one workload side by side: `shared`, where all models are one family, and
+    `apart`, where each has a space of its own."""
+
+    def row(name: str, value: Callable[[dict[str, Any]], str]) -> tuple[str, str, str]:
+        return name, value(shared), value(apart)
+
+    def loaded(summary: dict[str, Any]) -> str:
+        tokens = summary["tokens"]
+        return f"{tokens['hit']:,} ({format_share(tokens['hit_rate'])})"
+
+    def first_token(summary: dict[str, Any]) -> str:
+        times = summary["first_token_ms"]
+        return " / ".join(_ms(times[name]) for name in ("p50", "p95", "p99"))
+
+    return _aligned(
+        [
+            (f"{models} models, in turns", "one family", "a space each"),
+            row("requests", lambda each: f"{each['requests']:,} in {each['wall_s']:.1f} s"),
+            row("prompt tokens", lambda each: f"{each['tokens']['asked']:,}"),
+            row("prefill tokens", lambda each: f"{each['tokens']['computed']:,}"),
+            row("tokens loaded", loaded),
+            row(
+                "ideal LRU, no limit",
+                lambda each: format_share(each["ideal_lru"]["unbounded_hit_rate"]),
+            ),
+            row("ideal LRU, capacity", lambda each: format_share(each["ideal_lru"]["hit_rate"])),
+            row("first token p50/p95/p99", first_token),
+            row("written", lambda each: format_bytes(each["write"]["bytes"])),
+            row(
+                "refused by quota",
+                lambda each: f"{each['write']['refused_by_quota_blocks']:,} blocks",
+            ),
+            row("wrong", lambda each: f"{each['read']['wrong_blocks']:,} blocks"),
+        ]
+    )
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(map(str.ljust, row, widths)) for row in rows)
+    return "\n".join(f"  {line.rstrip()}" for line in lines)
 
 
 def format_share(share: float | None) -> str:

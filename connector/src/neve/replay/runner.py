@@ -1,10 +1,12 @@
-"""Sends requests through a client as an engine would: match, load, check, compute, store.
+"""Sends requests through clients as engines would: match, load, check, compute, store.
 
-The calling thread hashes prompts and hands them out in order; up to `concurrency` requests are in
-flight, each in a lane with buffers of its own. Every loaded block is compared with the payload
-computed from its id; one wrong byte ends the replay with `WrongBlock`.
+Each client is an engine; several take turns, request by request. The calling thread hashes prompts
+and hands them out in order; up to `concurrency` requests are in flight, each in a lane with buffers
+of its own. Every loaded block is compared with the payload computed from its id; one wrong byte
+ends the replay with `WrongBlock`.
 """
 
+import itertools
 import queue
 import threading
 import time
@@ -93,11 +95,14 @@ class Lane:
 
 
 class Runner:
-    """Replays through one connected client. Any thread or signal handler may set `stop`."""
+    """Replays through connected clients, whose blocks have one size.
+
+    Any thread or signal handler may set `stop`.
+    """
 
     def __init__(
         self,
-        client: Client,
+        clients: Sequence[Client],
         settings: Settings,
         progress: Progress,
         *,
@@ -105,21 +110,21 @@ class Runner:
         unbounded: LruModel | None,
         stop: threading.Event,
     ) -> None:
-        session = client.session
-        self._client = client
+        session = clients[0].session
+        self._clients = clients
         self._settings = settings
         self._progress = progress
         self._models = [model for model in (ideal, unbounded) if model]
         self._stop = stop
         self._chunk_tokens = session.chunk_tokens
         self._payloads = Payloads(session.chunk_tokens * session.identity.bytes_per_token)
-        self._root = client.hasher.root(salt=settings.salt)
+        self._roots = [client.hasher.root(salt=settings.salt) for client in clients]
         self._lanes: queue.SimpleQueue[Lane] = queue.SimpleQueue()
         for _ in range(settings.concurrency):
             self._lanes.put(Lane(self._payloads))
         self._failure: BaseException | None = None
         self._away = _Away(settings.give_up_s, progress.say, stop)
-        self._named: Counter[str] = Counter()
+        self._named: Counter[tuple[str, str]] = Counter()
         self.tally = Tally(
             chunk_tokens=session.chunk_tokens, payload_bytes=self._payloads.payload_bytes
         )
@@ -131,6 +136,7 @@ class Runner:
         """
         started = time.monotonic()
         with ThreadPoolExecutor(self._settings.concurrency, "replay") as pool:
+            turns = itertools.cycle(range(len(self._clients)))
             for start_s, request in self._settings.pace.starts_s(requests):
                 lane = self._wait_for_lane(started + start_s)
                 if lane is None:
@@ -139,11 +145,13 @@ class Runner:
                 behind_s = time.monotonic() - started - start_s
                 if behind_s > MOST_BEHIND_S:
                     started += behind_s
+                turn = next(turns)
                 tokens = tokens_of(request).tolist()
-                ids = self._client.hasher.chain(tokens, parent=self._root)
+                ids = self._clients[turn].hasher.chain(tokens, parent=self._roots[turn])
                 for model in self._models:
                     model.replay(ids)
-                pool.submit(self._serve, lane, request, ids).add_done_callback(self._on_done)
+                served = pool.submit(self._serve, lane, turn, request, ids)
+                served.add_done_callback(self._on_done)
         self._progress.update(self.tally)
         if self._failure is not None:
             raise self._failure
@@ -168,23 +176,26 @@ class Runner:
             self._failure = self._failure or error
             self._stop.set()
 
-    def _serve(self, lane: Lane, request: Request, ids: list[bytes]) -> None:
+    def _serve(self, lane: Lane, turn: int, request: Request, ids: list[bytes]) -> None:
+        client = self._clients[turn]
         try:
-            outcome = self._load(lane, ids, request)
-            self._compute(request.input_tokens - outcome.hits * self._chunk_tokens)
-            put = self._store(lane, ids, outcome.hits)
-            self.tally.add(outcome, put)
-            self._name_context(request, ids)
-            is_open = self._client.breaker is not BreakerState.CLOSED
+            outcome = self._load(client, lane, ids, request)
+            compute_s = self._compute(request.input_tokens - outcome.hits * self._chunk_tokens)
+            put = self._store(client, lane, [self._roots[turn], *ids], outcome.hits)
+            self.tally.add(outcome, put, compute_s=compute_s)
+            self._name_context(client, request, ids)
+            is_open = client.breaker is not BreakerState.CLOSED
             self._away.note(is_open or outcome.missed in _AWAY)
         finally:
             self._lanes.put(lane)
 
-    def _load(self, lane: Lane, ids: list[bytes], request: Request) -> RequestOutcome:
+    def _load(
+        self, client: Client, lane: Lane, ids: list[bytes], request: Request
+    ) -> RequestOutcome:
         """Loads and checks the longest stored prefix. Raises `WrongBlock`."""
         started = time.perf_counter()
         tail_tokens = request.input_tokens - len(ids) * self._chunk_tokens
-        match = self._client.match(ids, tail_tokens=tail_tokens, deadline_s=MATCH_S)
+        match = client.match(ids, tail_tokens=tail_tokens, deadline_s=MATCH_S)
         load_s = time.perf_counter() - started
         missed = match.miss
         hits: Counter[Tier] = Counter()
@@ -194,7 +205,7 @@ class Runner:
             part = ids[first : first + len(locations)]
             buffers = lane.buffers[: len(part)]
             started = time.perf_counter()
-            transfer = self._client.get_many(
+            transfer = client.get_many(
                 part, buffers, locations=locations, deadline_s=self._settings.deadline_s
             )
             outcomes = self._wait(lane, transfer, len(part))
@@ -245,20 +256,27 @@ class Runner:
                 verified += 1
         return verified
 
-    def _compute(self, tokens: int) -> None:
-        """Waits as long as an engine would take to compute `tokens` tokens."""
-        if self._settings.prefill_tokens_per_s:
-            self._stop.wait(tokens / self._settings.prefill_tokens_per_s)
+    def _compute(self, tokens: int) -> float | None:
+        """Waits as long as an engine would take to compute `tokens` tokens, and returns the
+        seconds; None without a rate."""
+        if not self._settings.prefill_tokens_per_s:
+            return None
+        compute_s = tokens / self._settings.prefill_tokens_per_s
+        self._stop.wait(compute_s)
+        return compute_s
 
-    def _store(self, lane: Lane, ids: list[bytes], first: int) -> Counter[MissReason | None]:
-        """Stores `ids[first:]`, the blocks after the loaded prefix; stops after a failed batch.
+    def _store(
+        self, client: Client, lane: Lane, chain: list[bytes], first: int
+    ) -> Counter[MissReason | None]:
+        """Stores the blocks after the loaded prefix of `first` blocks; stops after a failed batch.
+        `chain`: the root, then the blocks' ids.
 
         A look-up would never reach blocks behind one that is not stored.
         """
         put: Counter[MissReason | None] = Counter()
-        for start in range(first, len(ids), lane.blocks):
-            part = ids[start : start + lane.blocks]
-            parents = [ids[start - 1] if start else self._root, *part]
+        for start in range(first, len(chain) - 1, lane.blocks):
+            parents = chain[start : start + lane.blocks]
+            part = chain[start + 1 : start + 1 + lane.blocks]
             buffers = lane.buffers[: len(part)]
             for block_id, buffer in zip(part, buffers, strict=True):
                 self._payloads.write(block_id, buffer)
@@ -266,23 +284,25 @@ class Runner:
                 BlockRef(block_id, parent, self._chunk_tokens)
                 for block_id, parent in zip(part, parents, strict=False)
             ]
-            transfer = self._client.put_many(blocks, buffers, deadline_s=self._settings.deadline_s)
+            transfer = client.put_many(blocks, buffers, deadline_s=self._settings.deadline_s)
             put.update(self._wait(lane, transfer, len(part)))
             if put.total() > put[None]:
                 break
         return put
 
-    def _name_context(self, request: Request, ids: list[bytes]) -> None:
-        """Reports a conversation's blocks as a context, once in CONTEXT_EVERY requests."""
+    def _name_context(self, client: Client, request: Request, ids: list[bytes]) -> None:
+        """Reports a conversation's blocks as a context of the client's space, once in CONTEXT_EVERY
+        requests there."""
         name = request.conversation
         if name is None or not ids:
             return
-        self._named[name] += 1
-        if self._named[name] % CONTEXT_EVERY != 1:
+        here = client.session.space_name, name
+        self._named[here] += 1
+        if self._named[here] % CONTEXT_EVERY != 1:
             return
         try:
             tokens = len(ids) * self._chunk_tokens
-            self._client.report_context(name, ids, tokens=tokens, label=request.label)
+            client.report_context(name, ids, tokens=tokens, label=request.label)
         except NeveError as error:
             self._progress.say(f"replay: context {name} was not recorded: {error}")
 

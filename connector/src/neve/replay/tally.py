@@ -15,7 +15,7 @@ from neve.errors import MissReason
 from neve.index.tier import Tier
 from neve.planner.simulate.lru import LruModel
 
-# Percentiles cover the latest loads only, so that an endless replay's memory is bounded.
+# Percentiles cover the latest requests only, so that an endless replay's memory is bounded.
 LOADS_KEPT = 20_000
 
 
@@ -45,6 +45,7 @@ class Tally:
         self._started = time.monotonic()
         self._loads_s: deque[float] = deque(maxlen=LOADS_KEPT)
         self._load_s = 0.0
+        self._firsts_s: deque[float] = deque(maxlen=LOADS_KEPT)
         self.requests = 0
         self.asked_tokens = 0
         self.asked_blocks = 0
@@ -54,8 +55,15 @@ class Tally:
         self.verified_blocks = 0
         self.wrong_blocks = 0
 
-    def add(self, outcome: RequestOutcome, put: Counter[MissReason | None]) -> None:
-        """Counts a request. `put`: number of blocks stored (key None) or not stored (reason)."""
+    def add(
+        self,
+        outcome: RequestOutcome,
+        put: Counter[MissReason | None],
+        *,
+        compute_s: float | None = None,
+    ) -> None:
+        """Counts a request. `put`: number of blocks stored (key None) or not stored (reason).
+        `compute_s`: time of an engine for the tokens that were not loaded; None: unknown."""
         with self._lock:
             self.requests += 1
             self.asked_tokens += outcome.input_tokens
@@ -68,6 +76,8 @@ class Tally:
             if outcome.hits:
                 self._loads_s.append(outcome.load_s)
                 self._load_s += outcome.load_s
+            if compute_s is not None:
+                self._firsts_s.append(outcome.load_s + compute_s)
 
     def add_wrong(self) -> None:
         with self._lock:
@@ -98,7 +108,7 @@ class Tally:
         """All counts so far as JSON values; unknown numbers are None."""
         with self._lock:
             wall_s = self.wall_s
-            loads_s = sorted(self._loads_s)
+            loads_s, firsts_s = sorted(self._loads_s), sorted(self._firsts_s)
             hits = self.hit_blocks.total()
             failed = {
                 reason.value: count
@@ -111,6 +121,7 @@ class Tally:
                 "tokens": {
                     "asked": self.asked_tokens,
                     "hit": self.hit_tokens,
+                    "computed": self.asked_tokens - self.hit_tokens,
                     "hit_rate": self.token_hit_rate,
                 },
                 "blocks": {
@@ -150,6 +161,12 @@ class Tally:
                     "count": len(loads_s),
                     "p50": _percentile_ms(loads_s, 0.50),
                     "p99": _percentile_ms(loads_s, 0.99),
+                },
+                "first_token_ms": {
+                    "count": len(firsts_s),
+                    "p50": _percentile_ms(firsts_s, 0.50),
+                    "p95": _percentile_ms(firsts_s, 0.95),
+                    "p99": _percentile_ms(firsts_s, 0.99),
                 },
             }
 
