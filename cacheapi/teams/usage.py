@@ -28,6 +28,7 @@ class UsagePointSerializer(serializers.Serializer[Any]):
     cold_read_bytes = serializers.IntegerField()
     hot_write_bytes = serializers.IntegerField()
     put_blocks = serializers.IntegerField()
+    put_states = serializers.IntegerField(help_text="of put_blocks: states of linear attention")
     promoted_blocks = serializers.IntegerField(help_text="brought back from the cold tier")
     promoted_bytes = serializers.IntegerField(help_text="of hot_write_bytes")
     put_refused = serializers.IntegerField()

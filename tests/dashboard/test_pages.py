@@ -179,6 +179,14 @@ def test_a_space_shows_its_groups_and_what_a_request_loads(people, acme):
     assert "for the tails of windows and states at its end" in shown
 
 
+def test_a_node_shows_how_many_states_it_stored(people, acme):
+    session = make_session(make_space(acme), totals={"put_blocks": 5})
+    assert "stored</small>" not in people["team"].get("/nodes/").content.decode()
+    session.totals |= {"put_states": 2}
+    session.save()
+    assert "2 states stored</small>" in people["team"].get("/nodes/").content.decode()
+
+
 def test_what_segments_take_is_told_in_three_parts(people, acme, globex):
     space = make_space(acme)
     make_segment(space, size_bytes=5 << 20, live_bytes=3 << 20)

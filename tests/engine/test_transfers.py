@@ -306,8 +306,8 @@ def saves(count):
     return [BlockSave(f"r{n}", (bytes([n]),), (b"",), 64, (2 * n, 2 * n + 1)) for n in range(count)]
 
 
-def saver_of(client, kv, pieces=100, columns=(0,)):
-    return BlockSaver(client, kv, StagingPool(partial(kv.allocate, 2), pieces), columns)
+def saver_of(client, kv, pieces=100, columns=(0,), **more):
+    return BlockSaver(client, kv, StagingPool(partial(kv.allocate, 2), pieces), columns, **more)
 
 
 def test_a_save_is_a_copy_of_the_moment(kv, client):
@@ -318,6 +318,13 @@ def test_a_save_is_a_copy_of_the_moment(kv, client):
     client.end()
     assert (client.store[bytes([0])], client.store[bytes([1])]) == (b"ab", b"cd")
     assert saver.take_unsaved() == []
+
+
+def test_stored_states_are_counted(kv, client):
+    saver = saver_of(client, kv, pieces=2, counts_states=True)
+    saver.save(saves(3))
+    client.end()
+    assert client.stats.totals().counters["put_states"] == 2
 
 
 def test_beyond_the_budget_blocks_are_dropped_and_counted(kv, client):

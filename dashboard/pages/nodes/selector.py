@@ -46,6 +46,11 @@ class NodeRow:
         return self.totals["dropped"]
 
     @property
+    def states(self) -> int:
+        """Stored states of linear attention."""
+        return self.totals["put_states"]
+
+    @property
     def is_alone(self) -> bool:
         """Its engine computes other KV than is stored, so it neither loads nor saves any more."""
         return self.totals["differing_blocks"] > 0

@@ -34,6 +34,7 @@ class UsageRollup(TenantOwned):
     cold_read_bytes = models.BigIntegerField(default=0)
     hot_write_bytes = models.BigIntegerField(default=0)
     put_blocks = models.BigIntegerField(default=0)
+    put_states = models.BigIntegerField(default=0, help_text="of put_blocks: states")
     promoted_blocks = models.BigIntegerField(default=0)
     promoted_bytes = models.BigIntegerField(default=0)
     put_refused = models.BigIntegerField(default=0)

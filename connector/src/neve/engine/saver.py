@@ -24,16 +24,23 @@ class BlockSaver(Generic[S]):
 
     Blocks that find no staging are dropped and counted: the engine never waits. If copies are
     deferred, a thread waits for each copy and then stores it; until then `copying` tells whose
-    engine blocks are still being read.
+    engine blocks are still being read. `counts_states`: the blocks are states.
     """
 
     def __init__(
-        self, client: Client, kv: Kv[S], pool: StagingPool[S], columns: Sequence[int]
+        self,
+        client: Client,
+        kv: Kv[S],
+        pool: StagingPool[S],
+        columns: Sequence[int],
+        *,
+        counts_states: bool = False,
     ) -> None:
         self._client = client
         self._kv = kv
         self._pool = pool
         self._columns = columns
+        self._counts_states = counts_states
         self._comparer = Comparer(client, kv, pool, columns)
         self._unsaved: deque[bytes] = deque()
         self._stored: deque[bytes] = deque()
@@ -144,6 +151,8 @@ class BlockSaver(Generic[S]):
         self._pool.give_back(pieces)
         size = len(self._columns)
         outcomes = transfer.wait(0.0)
+        if self._counts_states:
+            self._client.stats.count(put_states=outcomes.count(None))
         for number, save in enumerate(saves):
             is_stored = outcomes[number * size : (number + 1) * size] == [None] * size
             (self._stored if is_stored else self._unsaved).append(save.ids[0])

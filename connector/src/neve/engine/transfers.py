@@ -20,6 +20,7 @@ from neve.engine.loader import BlockLoader, LoadResults
 from neve.engine.saver import BlockSaver
 from neve.engine.staging import StagingPool
 from neve.engine.step import BlockSave, LoadPlan
+from neve.formats.parts import PartKind
 
 
 @dataclass
@@ -59,7 +60,8 @@ class GroupTransfers(Generic[S]):
             BlockLoader(client, kv, pool, columns) for kv, pool in zip(kvs, loading, strict=True)
         ]
         self._savers = [
-            BlockSaver(client, kv, pool, columns) for kv, pool in zip(kvs, saving, strict=True)
+            BlockSaver(client, kv, pool, columns, counts_states=group.kind is PartKind.STATE)
+            for kv, pool, group in zip(kvs, saving, groups, strict=True)
         ]
         self._open: dict[str, _OpenLoad] = {}
         if kvs[0].defers:

@@ -8,7 +8,8 @@ n and p count the blocks that a load needs: of a sliding window only the last on
 `tail_tokens`: tokens after a prompt's last whole block, which no block can hold. The hit rate of
 prompts is hits ÷ (`requested_tokens` + `tail_tokens`), in the dashboard as in a replay.
 
-`put_blocks`: blocks that the engine stored. `promoted_blocks`: cold blocks brought back into the
+`put_blocks`: blocks that the engine stored, of them `put_states`: states of linear attention.
+`promoted_blocks`: cold blocks brought back into the
 hot tier. Both count in `hot_write_bytes`. `drops`: why the `dropped` blocks were not stored.
 """
 
@@ -32,6 +33,7 @@ COUNTERS: Final = (
     "cold_read_bytes",
     "hot_write_bytes",
     "put_blocks",
+    "put_states",
     "promoted_blocks",
     "promoted_bytes",
     "put_refused",
