@@ -11,6 +11,7 @@ from neve.engine.params import RequestParams
 from neve.engine.step import NewRequest, WorkerReport
 from neve.errors import MissReason, Unavailable
 from neve.formats.ids import BlockHasher
+from neve.formats.parts import PartKind
 from neve.index.tier import Location, Tier
 from neve.node.stats import Stats
 from support.engine_side import (
@@ -25,7 +26,10 @@ from support.engine_side import (
     side_over,
 )  # fmt: skip
 
-GROUPS = [KvGroup(("full",), None, ENGINE_BLOCK, 0), KvGroup(("window",), 33, ENGINE_BLOCK, 1)]
+GROUPS = [
+    KvGroup(("full",), None, ENGINE_BLOCK, 0),
+    KvGroup(("window",), 33, ENGINE_BLOCK, 1, PartKind.WINDOW),
+]
 # As the engine's tables: no reader at the end sees more of the window than its last block.
 TABLES = [list(range(1, 11)), [0, 21, 0, 22, 0, 23, 0, 24, 0, 25]]
 
@@ -150,7 +154,7 @@ def test_a_group_that_was_not_compared_is_made_up_for(make, store):
 
 
 def test_routers_hear_of_a_chunk_once_and_not_of_its_window(make, store):
-    side = make([GROUPS[0], KvGroup(("window",), CHUNK + 1, ENGINE_BLOCK, 1)])
+    side = make([GROUPS[0], KvGroup(("window",), CHUNK + 1, ENGINE_BLOCK, 1, PartKind.WINDOW)])
     side._events._parts, side._events._is_paused = 1, False
     hashes = [bytes([n]) for n in range(len(TOKENS) // ENGINE_BLOCK)]
     side.begin(NewRequest("r", TOKENS, len(TOKENS), engine_hashes=lambda: hashes))

@@ -16,6 +16,7 @@ from neve.engine.staging import StagingPool
 from neve.engine.step import BlockLoad, BlockSave, LoadPlan
 from neve.engine.transfers import GroupTransfers
 from neve.errors import Closed, MissReason
+from neve.formats.parts import PartKind
 from neve.index.tier import Location, Tier
 from neve.node.stats import Stats
 
@@ -456,7 +457,7 @@ def test_a_group_that_cannot_copy_loses_its_own_blocks_only(kv, client, monkeypa
 def in_groups(client, kvs):
     """Full attention and a window, in chunks of two engine blocks."""
     client.session = SimpleNamespace(chunk_tokens=2)
-    groups = [KvGroup(("full",), None, 1), KvGroup(("window",), 3, 1, 1)]
+    groups = [KvGroup(("full",), None, 1), KvGroup(("window",), 3, 1, 1, PartKind.WINDOW)]
     return GroupTransfers(client, kvs, groups, (0,), load_bytes=100, save_bytes=100)
 
 

@@ -72,7 +72,9 @@ CONFIGS = {
     ),
     "cohere2": Cohere2Config(**COMMON, sliding_window=96, layer_types=WINDOWS),
     "qwen3next": Qwen3NextConfig(
-        **COMMON, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=64,
+        # Much KV a token, so that an engine block that holds a state is short: 96 tokens.
+        **COMMON | {"num_key_value_heads": 4, "head_dim": 256},
+        num_experts=4, num_experts_per_tok=2, moe_intermediate_size=64,
         shared_expert_intermediate_size=64, layer_types=["linear_attention", "full_attention"] * 2,
         linear_num_key_heads=2, linear_num_value_heads=4, linear_key_head_dim=128,
         linear_value_head_dim=128, linear_conv_kernel_dim=4, mlp_only_layers=[],

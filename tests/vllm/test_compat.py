@@ -2,7 +2,9 @@
 
 from types import SimpleNamespace
 
+from neve.engine.groups import alignment_tokens
 from neve.engine.options import Options
+from neve.formats.parts import PartKind
 from neve.vllm.compat import describe_groups, groups_of, holds_latent
 from neve.vllm.identity import why_unsupported
 
@@ -19,7 +21,9 @@ class SlidingWindowSpec:
 
 
 class MambaSpec:
-    pass
+    block_size = 160
+    mamba_cache_mode = "align"
+    num_speculative_blocks = 0
 
 
 class MLAAttentionSpec(FullAttentionSpec):
@@ -64,7 +68,7 @@ def refusal(*specs, longest=1024, supports_groups=True, layout="rank"):
 
 def test_full_attention_comes_first_then_windows_each_with_its_number_in_the_engine():
     found = groups_of(config(SlidingWindowSpec(), FullAttentionSpec()), 1024)
-    assert [(group.window, group.number, group.layers[0]) for group in found] == [
+    assert [(group.span, group.number, group.layers[0]) for group in found] == [
         (None, 1, "l1.attn"),
         (512, 0, "l0.attn"),
     ]
@@ -72,8 +76,8 @@ def test_full_attention_comes_first_then_windows_each_with_its_number_in_the_eng
 
 
 def test_a_window_that_no_request_outgrows_is_full_attention():
-    assert groups_of(config(SlidingWindowSpec()), 512)[0].window is None
-    assert groups_of(config(SlidingWindowSpec()), 513)[0].window == 512
+    assert groups_of(config(SlidingWindowSpec()), 512)[0].kind is PartKind.FULL
+    assert groups_of(config(SlidingWindowSpec()), 513)[0].span == 512
     assert refusal(SlidingWindowSpec(), longest=512, supports_groups=False) is None
 
 
@@ -81,7 +85,7 @@ def test_what_a_drafter_needs_kept_belongs_to_the_window():
     """The engine caches the blocks of a loaded window down to these tokens: they must be loaded."""
     spec = SlidingWindowSpec()
     spec.extra_retained_tokens = 2
-    assert groups_of(config(spec), 1024)[0].window == 514
+    assert groups_of(config(spec), 1024)[0].span == 514
 
 
 def test_a_drafter_beside_windows_is_refused_and_said_to_be_one():
@@ -98,17 +102,9 @@ def test_windows_that_the_engine_does_not_take_from_a_store_are_refused():
 
 
 def test_groups_that_neve_does_not_know_are_refused_by_name_and_with_the_way_out():
-    class ChunkedLocalAttentionSpec(FullAttentionSpec):
-        pass
-
-    said = refusal(FullAttentionSpec(), ChunkedLocalAttentionSpec())
-    assert "1: ChunkedLocalAttentionSpec (2 layers from l1.attn)" in said
+    said = refusal(FullAttentionSpec(), RSWASpec())
+    assert "1: RSWASpec (2 layers from l1.attn)" in said
     assert "--disable-hybrid-kv-cache-manager" in said
-    other = SlidingWindowSpec()
-    other.block_size = 32
-    assert "Neve knows" in refusal(FullAttentionSpec(), other)
-    assert "Neve knows" in refusal(FullAttentionSpec(), MLAAttentionSpec())  # latent beside others
-    assert "Neve knows" in refusal(RSWASpec())
     assert "use 'rank'" in refusal(FullAttentionSpec(), SlidingWindowSpec(), layout="canonical")
 
 
@@ -131,9 +127,21 @@ class RSWASpec(FullAttentionSpec):
     rswa_window = 512
 
 
-def test_a_model_without_kv_or_with_a_state_is_refused_without_advice_that_does_not_help():
+def test_a_model_without_kv_is_refused_without_advice_that_does_not_help():
     assert "keeps no KV" in refusal()
+
+
+def test_states_come_last_and_are_refused_where_vllm_does_not_offer_them():
+    found = groups_of(config(MambaSpec(), FullAttentionSpec()), 1024)
+    assert [group.kind for group in found] == [PartKind.FULL, PartKind.STATE]
+    assert alignment_tokens(found) == 160
     for groups in ((MambaSpec(),), (FullAttentionSpec(), MambaSpec())):
+        assert refusal(*groups) is None
+        groups[-1].mamba_cache_mode = "none"
         said = refusal(*groups)
-        assert "running state" in said
+        assert "MambaSpec (2 layers" in said
+        assert "--enable-prefix-caching" in said
         assert "--disable" not in said
+        groups[-1].mamba_cache_mode = "align"
+        groups[-1].num_speculative_blocks = 1
+        assert "--speculative-config" in refusal(*groups)

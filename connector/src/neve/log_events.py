@@ -422,6 +422,16 @@ UNSUPPORTED = LogEvent(
     "Do as `detail` says, or leave the connector out.",
     effect="serving without Neve",
 )
+STATES_KEPT = LogEvent(
+    "neve.states.kept",
+    INFO,
+    ("chunk_tokens", "every_tokens", "retention", "match_unit"),
+    "The model has layers with a running state. It is stored at ends of chunks, as vLLM offers it: "
+    "at `retention` 0 only before each prompt's end. Prompts share nothing shorter than a chunk.",
+    "For more places to go on from, set --prefix-cache-retention-interval, and `state_every_tokens`"
+    " against too many. With a `match_unit` below the chunk, vLLM offers states that are at no "
+    "chunk's end: leave it out.",
+)
 UNIDENTIFIED = LogEvent(
     "neve.unidentified",
     ERROR,

@@ -8,10 +8,10 @@ several processes: a `StepPlan` travels from scheduler to workers in every step,
 back. Each side belongs to one thread of the engine, and none of its calls waits for storage.
 """
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
-from neve.engine.step import NewRequest, Scheduled, StepPlan, WorkerReport
+from neve.engine.step import NewRequest, OfferedState, Scheduled, StepPlan, WorkerReport
 
 
 class Staging(Protocol):
@@ -130,6 +130,7 @@ class Scheduling(Protocol):
         preempted: Collection[str] = (),
         encodes_media: bool = False,
         tables: Callable[[str], Sequence[Sequence[int]] | None] | None = None,
+        states: Mapping[str, Sequence[OfferedState]] | None = None,
     ) -> StepPlan:
         """The plan of this step, for every worker. Called once a step, also if nothing is computed.
 
@@ -137,6 +138,8 @@ class Scheduling(Protocol):
         engine blocks since the last step, before anybody else gets them. `tables`: a scheduled
         request's blocks as this step computes with them, one list for each KV cache group, with 0
         where a window freed the block; demanded from an engine with several groups or windows.
+        `states`: by scheduled request, the states that this step computes and leaves in a block of
+        their own. Of others, as of those that a later step finds there, Neve stores none.
         """
         ...
 

@@ -81,7 +81,7 @@ class Loads:
             ),
             group=number,
         )
-        if group.window is not None and 0 in block.written:
+        if group.frees and 0 in block.written:
             raise ValueError(f"group {number} has no engine block for a part of chunk {chunk}")
         return block
 

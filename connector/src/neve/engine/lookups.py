@@ -19,6 +19,7 @@ from neve.engine.load_policy import LoadPolicy
 from neve.engine.table import Answer, Lookup, Request, RequestTable, Row, wanted
 from neve.engine.telemetry import Telemetry
 from neve.errors import MissReason, NeveError
+from neve.formats.parts import PartKind
 from neve.index.tier import CALL_IDS, Location
 from neve.planner.choice import Choice, Decision
 
@@ -91,6 +92,8 @@ class Lookups:
             return None
         if self._computes_all(request, lookup, chain, start):
             return 0
+        if self._table.is_split and local_tokens % self._table.engine_block_tokens:
+            return 0  # vLLM's hit inside a block: that block may be another request's too
         choice = self._choose(request, lookup, chain.chunk_tokens, start)
         end = (start + choice.blocks) * chain.chunk_tokens
         return max(0, end - local_tokens) if choice.blocks else 0
@@ -149,10 +152,11 @@ class Lookups:
     def _find_groups(
         self, request: Request, start: int, ids: Sequence[tuple[bytes, ...]], *, counts: bool
     ) -> Answer:
-        """On a look-up thread: full attention as a prefix, then the windows of its last chunks.
+        """On a look-up thread: full attention as a prefix, then windows and states of its last
+        chunks.
 
-        Asks for at most CALL_IDS window blocks, those of the last chunks. If the request can resume
-        after none of these chunks, the look-up is a miss.
+        Asks for at most CALL_IDS of the latter. If the request can resume after none of these
+        chunks, the look-up is a miss.
         """
         groups = len(self._table.groups)
         spaces = []
@@ -161,7 +165,7 @@ class Lookups:
             columns = [every[number * groups : (number + 1) * groups] for every in ids]
             try:
                 rows, reason = self._find_in(client, columns)
-            except NeveError:  # the windows' time is over, or the client is being closed
+            except NeveError:  # the second question's time is over, or the client is being closed
                 rows, reason = [], MissReason.TIMEOUT
             miss = reason if reason in _UNKNOWN or miss is None else miss
             spaces.append(rows)
@@ -182,8 +186,8 @@ class Lookups:
     ) -> tuple[list[Row], MissReason | None]:
         """Rows of one space, and why the first missing block is missing."""
         groups = self._table.groups
-        full = [number for number, group in enumerate(groups) if group.window is None]
-        windows = [number for number, group in enumerate(groups) if group.window is not None]
+        full = [number for number, group in enumerate(groups) if group.kind is PartKind.FULL]
+        others = [number for number, group in enumerate(groups) if group.kind is not PartKind.FULL]
         begun = time.monotonic()
         miss = None
         rows: list[list[Location | None]] = [[None] * len(groups) for _ in ids]
@@ -195,14 +199,14 @@ class Lookups:
             for row, locations in zip(rows, found, strict=True):
                 for number, location in zip(full, locations, strict=True):
                     row[number] = location
-        last = self._windows_from(len(rows))
+        last = self._others_from(len(rows))
         if last < len(rows):
             left_s = begun + self._match_deadline_s - time.monotonic()
             answers = client.locate_again(
-                [ids[chunk][number] for chunk in range(last, len(rows)) for number in windows],
+                [ids[chunk][number] for chunk in range(last, len(rows)) for number in others],
                 deadline_s=max(0.0, left_s),
             )
-            places = ((chunk, number) for chunk in range(last, len(rows)) for number in windows)
+            places = ((chunk, number) for chunk in range(last, len(rows)) for number in others)
             for (chunk, number), answer in zip(places, answers, strict=True):
                 if isinstance(answer, MissReason):
                     miss = answer if miss is None or answer in _UNKNOWN else miss
@@ -210,10 +214,11 @@ class Lookups:
                     rows[chunk][number] = answer
         return [tuple(row) for row in rows], miss
 
-    def _windows_from(self, rows: int) -> int:
-        """The first of `rows` chunks whose window blocks are looked up: CALL_IDS blocks at most."""
-        windows = sum(group.window is not None for group in self._table.groups)
-        return max(0, rows - CALL_IDS // windows) if windows else rows
+    def _others_from(self, rows: int) -> int:
+        """The first of `rows` chunks of which other parts than full attention's are looked up:
+        CALL_IDS parts at most."""
+        others = sum(group.kind is not PartKind.FULL for group in self._table.groups)
+        return max(0, rows - CALL_IDS // others) if others else rows
 
     def _count_tail(self, request: Request, chain: Chain) -> None:
         """Once a request: tokens after the last whole chunk, for the hit rate of whole prompts."""
@@ -244,14 +249,16 @@ class Lookups:
         return True
 
     def _note_stored(self, lookup: Lookup, chain: Chain) -> None:
-        stored, asked_from = self._table.stored, self._windows_from(len(lookup.found))
+        stored, asked_from = self._table.stored, self._others_from(len(lookup.found))
         for number, ids in enumerate(chain.ids[lookup.start :]):
             row = lookup.found[number] if number < len(lookup.found) else None
             for place, group in enumerate(self._table.groups):
                 (first, *_) = self._table.of_group(ids, place)
                 if row is not None and None not in self._table.of_group(row, place):
                     stored.add(first)
-                elif not (lookup.failed or (group.window is not None and number < asked_from)):
+                elif not (
+                    lookup.failed or (group.kind is not PartKind.FULL and number < asked_from)
+                ):
                     stored.lose(first)
 
     def _answer_by(self, request: Request, lookup: Lookup) -> float:

@@ -10,8 +10,10 @@ from typing import Any, Final, Self
 
 from neve.datapath.client import COLD_CONNECTIONS, CONNECTIONS
 from neve.engine.canary import DEFAULT_EVERY
+from neve.engine.groups import KvGroup, alignment_tokens
 from neve.engine.sharding import CANONICAL, RANK
 from neve.errors import Misuse
+from neve.formats.parts import PartKind
 from neve.formats.space import MAX_CHUNK_TOKENS
 from neve.node.session import check_key, check_url
 
@@ -49,6 +51,8 @@ class Options:
     `connections`: to each Valkey, for block bytes. `cold_connections`: ranges of S3 segments read
     at a time. `cross_layer_blocks`: ask the engine to lay the layers of a block side by side.
     `canary`: compare one in this many found prefixes with computed KV; 0: none.
+    `state_every_tokens`: of the states of linear attention that the engine offers, store those at
+    multiples of this, besides the last of each prompt (None: all that it offers).
     """
 
     endpoint: str
@@ -68,6 +72,7 @@ class Options:
     cold_connections: int = COLD_CONNECTIONS
     cross_layer_blocks: bool = False
     canary: int = DEFAULT_EVERY
+    state_every_tokens: int | None = None
 
     @classmethod
     def from_config(
@@ -127,6 +132,14 @@ class Options:
     def of_replica(self, index: int) -> Self:
         """For one of a node's data-parallel engines: each has sessions of its own."""
         return replace(self, node=f"{self.node}/dp{index}") if index else self
+
+    def for_groups(self, groups: Sequence[KvGroup]) -> Self:
+        """For an engine with these KV cache groups. States exist at the end of any engine block, so
+        a chunk is the shortest that has whole ones."""
+        if not any(group.kind is PartKind.STATE for group in groups):
+            return self
+        shortest = min(alignment_tokens(groups), self.max_chunk_tokens)
+        return replace(self, max_chunk_tokens=shortest)
 
     def save_budget(self, step_bytes: int) -> int:
         """Bytes that one rank may stage for saves, if a step computes up to `step_bytes` of KV."""

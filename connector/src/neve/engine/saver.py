@@ -2,7 +2,7 @@
 
 import threading
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Generic
 
@@ -46,6 +46,7 @@ class BlockSaver(Generic[S]):
         self._stored: deque[bytes] = deque()
         self._open = 0
         self._copying: Counter[str] = Counter()
+        self._reading: Counter[int] = Counter()
         self._idle = threading.Condition()
         self._copies = ThreadPoolExecutor(1, "neve-save") if kv.defers else None
 
@@ -71,12 +72,18 @@ class BlockSaver(Generic[S]):
             return
         with self._idle:
             self._copying.update(save.request_id for save in taken)
+            self._reading.update(block for save in taken for block in save.engine_blocks)
         self._copies.submit(self._store_copied, ticket, taken, pieces)
 
     def copying(self, request_id: str) -> bool:
         """Whether engine blocks of this request are still being read."""
         with self._idle:
             return self._copying[request_id] > 0
+
+    def reads(self, engine_blocks: Collection[int]) -> bool:
+        """Whether one of these is still being read."""
+        with self._idle:
+            return not self._reading.keys().isdisjoint(engine_blocks)
 
     def _store_copied(self, ticket: Ticket, saves: list[BlockSave], pieces: list[S]) -> None:
         """On the thread that waits for copies."""
@@ -86,6 +93,8 @@ class BlockSaver(Generic[S]):
             with self._idle:
                 self._copying.subtract(save.request_id for save in saves)
                 self._copying = +self._copying
+                self._reading.subtract(block for save in saves for block in save.engine_blocks)
+                self._reading = +self._reading
         self._store(saves, pieces)
 
     def _store(self, saves: list[BlockSave], pieces: list[S]) -> None:

@@ -6,7 +6,7 @@ in which order an adapter makes them.
 
 import os
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from neve import log_events
@@ -29,6 +29,7 @@ from neve.engine.step import (
     BlockLoad,
     LoadPlan,
     NewRequest,
+    OfferedState,
     RankInfo,
     Scheduled,
     StepPlan,
@@ -37,6 +38,7 @@ from neve.engine.step import (
 from neve.engine.steps import Steps
 from neve.engine.table import RequestTable
 from neve.engine.telemetry import Data, Telemetry
+from neve.formats.parts import PartKind
 from neve.formats.space import SpaceIdentity
 from neve.index.tier import Tier
 
@@ -72,7 +74,10 @@ class SchedulerSide:
         self._telemetry = Telemetry()
         self._resets = Resets(ranks)
         self._loras = loras or LoraContents()
-        self._canary = Canary(options.canary, parts, self._telemetry, groups=len(groups) or 1)
+        # States are of other bytes whenever chunks of a prompt are cut elsewhere: no comparison.
+        compared = sum(group.kind is not PartKind.STATE for group in groups) if groups else 1
+        every = options.canary if compared else 0
+        self._canary = Canary(every, parts, self._telemetry, groups=compared)
         self._policy = LoadPolicy(
             self._telemetry,
             load_deadline_s=options.load_deadline_s,
@@ -92,7 +97,12 @@ class SchedulerSide:
             loads=loads,
         )
         self.loads = Loads(self._table, self._policy, self._telemetry)
-        self.saves = Saves(self._table, self._canary, saves=saves)
+        self.saves = Saves(
+            self._table,
+            self._canary,
+            saves=saves,
+            state_every_tokens=options.state_every_tokens,
+        )
         self._reports = ContextReports(links, shards, len(self._table.groups))
         self._events = RouterEvents(parts if announces else 0)
         self._steps = Steps(
@@ -232,6 +242,7 @@ class SchedulerSide:
         preempted: Collection[str] = (),
         encodes_media: bool = False,
         tables: Callable[[str], Sequence[Sequence[int]] | None] | None = None,
+        states: Mapping[str, Sequence[OfferedState]] | None = None,
     ) -> StepPlan:
         return self._steps.build(
             scheduled,
@@ -239,6 +250,7 @@ class SchedulerSide:
             preempted=preempted,
             encodes_media=encodes_media,
             tables=tables,
+            states=states,
         )
 
     def note_results(

@@ -54,6 +54,12 @@ class NewRequest:
 Scheduled = tuple[str, int, int, Sequence[Sequence[int]], bool, bool]
 
 
+# A state that the engine offers in the step that computes it: (number of its group in the engine,
+# engine block, tokens after which it is the state). The block holds it behind the step's
+# computation, until the next step begins.
+OfferedState = tuple[int, int, int]
+
+
 @dataclass(frozen=True)
 class BlockLoad:
     """One block to read and the engine blocks that its tokens fill.
@@ -113,7 +119,9 @@ class StepPlan:
     """One step. `idle`: no tokens are computed, so waiting for I/O delays nobody.
 
     `delayed_frees`: ended requests whose engine blocks stay allocated until workers copied them.
-    `fences`: blocks that may still be copied out of change hands, so those copies are waited for.
+    `fences`: any block may change hands, so all copies out of blocks are waited for. `handed_on`:
+    blocks that were copied out of earlier and that others fill from this step on: a copy out of
+    one of them that is still under way is waited for.
     `timed`: the step's number if workers measure how long it takes, else None.
     `weights_check`: grows by one after every reset; then workers compare their weights with those
     of the start.
@@ -124,6 +132,7 @@ class StepPlan:
     delayed_frees: list[str] = field(default_factory=list)
     idle: bool = False
     fences: bool = True
+    handed_on: frozenset[int] = frozenset()
     timed: int | None = None
     weights_check: int = 0
 

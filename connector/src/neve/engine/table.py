@@ -152,8 +152,9 @@ class StoredChunks:
 class RequestTable:
     """`links`: one a space, in rank order; each space has `shards` columns for each of `groups`.
 
-    `engine_blocks`: for each request, also those that Neve leaves alone, one list of engine blocks
-    for each KV cache group.
+    `engine_block_tokens`: tokens that have whole engine blocks of every group. `group_of`: the
+    engine's number of a group → its place in `groups`. `engine_blocks`: for each request, also
+    those that Neve leaves alone, one list of engine blocks for each KV cache group.
     """
 
     def __init__(
@@ -167,6 +168,7 @@ class RequestTable:
         self.links = links
         self.engine_block_tokens = engine_block_tokens
         self.groups = groups or [KvGroup((), None, engine_block_tokens)]
+        self.group_of = {group.number: place for place, group in enumerate(self.groups)}
         self.columns = shards * len(self.groups)  # of one space
         self.is_split = is_split(self.groups)
         self.shards = shards
@@ -208,7 +210,8 @@ class RequestTable:
         """Where the request can go on if `rows` are stored, which begin with chunk `first`.
 
         With several groups at least one token of the request is computed: a window may no longer
-        hold what the last token reads (a window of 1 modulo the engine's block).
+        hold what the last token reads (a window of 1 modulo the engine's block), and a state can't
+        be taken back by a token.
         """
         assert request.chain is not None
         if not self.is_split:

@@ -6,7 +6,7 @@ size. A load ends when it ended in every group.
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Generic
@@ -122,6 +122,10 @@ class GroupTransfers(Generic[S]):
     def copying(self, request_id: str) -> bool:
         """Whether engine blocks of this request are still being read."""
         return any(saver.copying(request_id) for saver in self._savers)
+
+    def reads(self, engine_blocks: Collection[int]) -> bool:
+        """Whether one of these engine blocks is still being read."""
+        return any(saver.reads(engine_blocks) for saver in self._savers)
 
     @property
     def in_flight(self) -> int:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic
 from neve import log_events
 from neve.engine.canary import Verdict
 from neve.engine.contract import Kv, Mark, S
-from neve.engine.groups import KvGroup, part_groups
+from neve.engine.groups import KvGroup, is_split, part_groups
 from neve.engine.link import BOOT_WAIT_S, Engine, Link
 from neve.engine.lookups import STEP_WAIT_S
 from neve.engine.options import Options
@@ -44,14 +44,17 @@ class WorkerSide(Generic[S]):
         step_tokens: int,
         groups: Sequence[KvGroup] = (),
         weights: Callable[[], bytes] = bytes,
+        others_fill: bool = False,
     ) -> None:
         """`kvs` has one entry for each of `groups`; by default there is one group, which sees all.
         `step_tokens`: the most that the engine computes in one step. `weights`: a digest of the
-        model's weights as they are now."""
+        model's weights as they are now. `others_fill`: another connector fills engine blocks too,
+        of which plans say nothing."""
         self._identity = identity
         self._step_tokens = step_tokens
         self._kvs = kvs
         self._groups = groups or [KvGroup((), None, identity.engine_block_tokens)]
+        self._others_fill = others_fill and is_split(self._groups)
         self._options = options
         self._share = share
         node = f"{options.node}/tp{share.seat}" if share.seat else options.node
@@ -89,7 +92,11 @@ class WorkerSide(Generic[S]):
     # ---- one step
 
     def begin_step(self, plan: StepPlan) -> None:
-        if plan.fences:
+        copies = self._transfers is not None and (
+            self._transfers.reads(plan.handed_on)
+            or (self._others_fill and self._transfers.in_flight > 0)
+        )
+        if plan.fences or copies:
             for kv in self._kvs:
                 kv.fence()
         self._begun = self._kvs[0].mark() if plan.timed is not None else None
@@ -213,8 +220,10 @@ class WorkerSide(Generic[S]):
         if client is None:
             return False
         chunk_tokens = client.session.chunk_tokens
-        blocks = chunk_tokens // self._identity.engine_block_tokens
-        chunk_bytes = blocks * sum(kv.block_bytes for kv in self._kvs)
+        chunk_bytes = sum(
+            group.stored_blocks(chunk_tokens) * kv.block_bytes
+            for group, kv in zip(self._groups, self._kvs, strict=True)
+        )
         step_chunks = -(-self._step_tokens // chunk_tokens)
         self._transfers = GroupTransfers(
             client,

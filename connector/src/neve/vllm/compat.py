@@ -8,15 +8,23 @@ from dataclasses import fields
 from typing import Any, Final
 
 from neve.engine.groups import KvGroup
+from neve.formats.parts import PartKind
 
 # Attention with one latent KV vector, equal on every TP rank.
 _LATENT: Final = frozenset(("MLAAttentionSpec", "SlidingWindowMLASpec"))
-# Attention whose blocks belong to their request until it ends.
-_KEEPING: Final = frozenset(
-    ("FullAttentionSpec", "MLAAttentionSpec", "SinkFullAttentionSpec", "TQFullAttentionSpec")
-)
-# Attention over a window of tokens, which frees the blocks behind the window.
-_WINDOWED: Final = frozenset(("SlidingWindowSpec", "SlidingWindowMLASpec"))
+# What a layer keeps, by its spec's exact class: `RSWASpec` is a `FullAttentionSpec`, and frees
+# blocks.
+_KINDS: Final = {
+    "FullAttentionSpec": PartKind.FULL,
+    "MLAAttentionSpec": PartKind.FULL,
+    "SinkFullAttentionSpec": PartKind.FULL,
+    "TQFullAttentionSpec": PartKind.FULL,
+    "SlidingWindowSpec": PartKind.WINDOW,
+    "SlidingWindowMLASpec": PartKind.WINDOW,
+    "ChunkedLocalAttentionSpec": PartKind.LOCAL,
+    "MambaSpec": PartKind.STATE,
+}
+KNOWN: Final = frozenset(_KINDS)
 
 
 def layer_specs(group: Any) -> Iterator[Any]:
@@ -30,9 +38,15 @@ def describe_groups(kv_cache_config: Any) -> str:
     """Every KV cache group in words: its number, kind, window, and first layer."""
     words = []
     for number, group in enumerate(kv_cache_config.kv_cache_groups):
-        spec = group.kv_cache_spec
-        window = getattr(spec, "sliding_window", None)
-        kind = type(spec).__name__ + (f", window {window}" if window else "")
+        kinds = []
+        for spec in layer_specs(group):
+            kind = type(spec).__name__
+            window = getattr(spec, "sliding_window", None)
+            local = getattr(spec, "attention_chunk_size", None)
+            kind += f", window {window}" if window else ""
+            kind += f", local chunk {local}" if local else ""
+            kinds.append(kind)
+        kind = " and ".join(dict.fromkeys(kinds))
         kind += ", of a drafter" if getattr(group, "is_eagle_group", False) else ""
         names = list(group.layer_names)
         layers = f"{len(names)} layers from {names[0]}" if names else "no layers"
@@ -40,32 +54,42 @@ def describe_groups(kv_cache_config: Any) -> str:
     return "; ".join(words)
 
 
-def keeps_state(kv_cache_config: Any) -> bool:
-    """Whether some layers keep a running state (Mamba, linear attention) instead of KV."""
-    return any(
-        "Mamba" in base.__name__
+def state_specs(kv_cache_config: Any) -> list[Any]:
+    """Of layers that keep a running state (Mamba, linear attention) instead of KV."""
+    return [
+        spec
         for group in kv_cache_config.kv_cache_groups
         for spec in layer_specs(group)
-        for base in type(spec).__mro__
-    )
+        if any("Mamba" in base.__name__ for base in type(spec).__mro__)
+    ]
+
+
+def describe_states(kv_cache_config: Any) -> dict[str, str]:
+    """By layer, what its state consists of: vLLM registers states as mere bytes."""
+    found = {}
+    for group in kv_cache_config.kv_cache_groups:
+        spec = group.kv_cache_spec
+        each = getattr(spec, "kv_cache_specs", None)
+        for name in group.layer_names:
+            own = each[name] if isinstance(each, dict) else spec
+            if type(own).__name__ == "MambaSpec":
+                found[name] = f"{own.mamba_type} {own.shapes} {own.dtypes}"
+    return found
 
 
 def groups_of(kv_cache_config: Any, longest: int) -> list[KvGroup] | None:
-    """The KV cache groups, those with full attention first; None if some layer keeps
-    anything else than the KV of all tokens, or of a window, or if groups have blocks of several
-    sizes. A window that no request outgrows (`longest` tokens) counts as full attention.
+    """The KV cache groups, sorted by kind; None if some layer keeps something that Neve does not
+    know, or a drafter has a group of its own.
 
-    Decided by the exact class: `RSWASpec` is a `FullAttentionSpec`, and frees blocks. Also None if
-    latent KV, which is equal on all TP ranks, is mixed with other KV, or if a drafter has a group
-    of its own.
+    A window or a local chunk that no request outgrows (`longest` tokens) counts as full attention.
     """
     several = len(kv_cache_config.kv_cache_groups) > 1
     found = []
     for number, group in enumerate(kv_cache_config.kv_cache_groups):
         specs = list(layer_specs(group))
-        if not all(type(spec).__name__ in _KEEPING | _WINDOWED for spec in specs):
+        if not all(type(spec).__name__ in _KINDS for spec in specs):
             return None
-        windows = {_window(spec, longest) for spec in specs}
+        kinds = {_kind(spec, longest) for spec in specs}
         blocks = {int(spec.block_size) for spec in specs}
         special = (
             not getattr(group, "enable_kv_transfer", True)
@@ -73,29 +97,27 @@ def groups_of(kv_cache_config: Any, longest: int) -> list[KvGroup] | None:
             or getattr(group, "host_resident", False)
             or (several and getattr(group, "is_eagle_group", False))
         )
-        if len(windows) != 1 or len(blocks) != 1 or special:
+        if len(kinds) != 1 or len(blocks) != 1 or special:
             return None
-        found.append(KvGroup(tuple(group.layer_names), windows.pop(), blocks.pop(), number))
-    latent = {
-        bool(_LATENT & {base.__name__ for base in type(spec).__mro__})
-        for group in kv_cache_config.kv_cache_groups
-        for spec in layer_specs(group)
-    }
-    if len({each.block_tokens for each in found}) != 1 or (several and len(latent) != 1):
-        return None
-    return sorted(found, key=lambda each: each.window is not None)
+        ((kind, span),) = kinds
+        found.append(KvGroup(tuple(group.layer_names), span, blocks.pop(), number, kind))
+    return sorted(found, key=lambda each: list(PartKind).index(each.kind))
 
 
-def _window(spec: Any, longest: int) -> int | None:
-    """Tokens that the engine keeps, the one being computed included; None: all.
+def _kind(spec: Any, longest: int) -> tuple[PartKind, int | None]:
+    """What a layer keeps, and its window or local chunk in tokens.
 
-    A drafter of several layers has more kept than attention reads. The engine takes a loaded window
-    for filled down to them.
+    A drafter of several layers has more of a window kept than attention reads. The engine takes a
+    loaded window for filled down to them.
     """
-    if type(spec).__name__ not in _WINDOWED:
-        return None
-    window = int(spec.sliding_window) + int(getattr(spec, "extra_retained_tokens", 0))
-    return window if window < longest else None
+    kind, span = _KINDS[type(spec).__name__], None
+    if kind is PartKind.WINDOW:
+        span = int(spec.sliding_window) + int(getattr(spec, "extra_retained_tokens", 0))
+    elif kind is PartKind.LOCAL:
+        span = int(spec.attention_chunk_size)
+    if span is not None and span >= longest:
+        return PartKind.FULL, None
+    return kind, span
 
 
 def holds_latent(kv_cache_config: Any) -> bool:

@@ -22,13 +22,14 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
 )
 
 from neve import log_events
-from neve.engine.groups import is_split
+from neve.engine.groups import alignment_tokens, is_split
 from neve.engine.guard import guarded, log_as, nothing
 from neve.engine.options import Options
 from neve.engine.scheduler import SchedulerSide
 from neve.engine.sharding import RANK
 from neve.engine.step import StepPlan, WorkerReport
 from neve.engine.worker import WorkerSide
+from neve.formats.parts import PartKind
 from neve.vllm.compat import groups_of, names_media
 from neve.vllm.identity import kernel_names, why_unsupported
 from neve.vllm.metadata import NeveHandshake, NeveMetadata, NeveWorkerMetadata
@@ -83,14 +84,34 @@ class NeveConnector(*_BASES):  # type: ignore[misc]  # vllm is untyped here
         self._options = options.of_replica(vllm_config.parallel_config.data_parallel_index)
         self._scheduler: VllmScheduling | None = None
         self._worker: WorkerSide[Any] | None = None
+        # Another connector beside this one fills engine blocks as well.
+        self._others_fill = (
+            whole is not None
+            and whole.kv_transfer_config is not None
+            and whole.kv_transfer_config.kv_connector != transfer.kv_connector
+        )
         self._unsupported = why_unsupported(
             vllm_config, kv_cache_config, self._options, supports_groups=_SUPPORTS_GROUPS
         )
         longest = vllm_config.model_config.max_model_len
         self._groups = groups_of(kv_cache_config, longest) or []
         self._is_split = bool(self._groups) and is_split(self._groups)
-        if self._unsupported and role is KVConnectorRole.SCHEDULER:
+        self._options = self._options.for_groups(self._groups)
+        if role is KVConnectorRole.SCHEDULER:
+            self._say_plan()
+
+    def _say_plan(self) -> None:
+        """Says whether Neve serves this engine and, of states, which are stored."""
+        if self._unsupported:
             log_events.UNSUPPORTED.log(detail=self._unsupported)
+        elif any(group.kind is PartKind.STATE for group in self._groups):
+            cache = self._vllm_config.cache_config
+            log_events.STATES_KEPT.log(
+                chunk_tokens=alignment_tokens(self._groups),
+                every_tokens=self._options.state_every_tokens,
+                retention=getattr(cache, "prefix_cache_retention_interval", None),
+                match_unit=getattr(cache, "prefix_match_unit", None),
+            )
 
     @property
     def requires_kv_delivery(self) -> bool:
@@ -130,6 +151,7 @@ class NeveConnector(*_BASES):  # type: ignore[misc]  # vllm is untyped here
                 self._groups,
                 kv_caches,
                 kernels,
+                others_fill=self._others_fill,
             )
 
     @guarded(nothing)

@@ -7,13 +7,14 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from neve.engine.groups import KvGroup, is_split
+from neve.engine.groups import KvGroup, alignment_tokens, is_split
 from neve.engine.options import Options
 from neve.engine.sharding import CANONICAL, RANK
 from neve.engine.weights import folder_revision
 from neve.errors import Misuse
+from neve.formats.parts import PartKind
 from neve.formats.space import SpaceIdentity
-from neve.vllm.compat import describe_groups, groups_of, keeps_state
+from neve.vllm.compat import describe_groups, groups_of, state_specs
 from neve.vllm.settings import LAYERLESS_DRAFTERS, deciding_settings
 
 if TYPE_CHECKING:
@@ -45,17 +46,26 @@ def why_unsupported(
     """
     if not kv_cache_config.kv_cache_groups:
         return "the model keeps no KV (it only encodes), so there is nothing to share"
-    if keeps_state(kv_cache_config):
-        return (
-            f"layers keep a running state in place of KV, which Neve does not store "
-            f"({describe_groups(kv_cache_config)})"
-        )
+    states = state_specs(kv_cache_config)
     groups = groups_of(kv_cache_config, config.model_config.max_model_len)
     if groups is None:
+        way_out = "; --disable-hybrid-kv-cache-manager makes them one where that is possible"
         return (
-            f"Neve knows full attention and sliding windows, not all of these KV cache groups "
-            f"({describe_groups(kv_cache_config)}); --disable-hybrid-kv-cache-manager makes them "
-            f"one where that is possible"
+            f"Neve knows full attention, sliding windows, chunked local attention and states of "
+            f"linear attention, not all of these KV cache groups "
+            f"({describe_groups(kv_cache_config)}){'' if states else way_out}"
+        )
+    if states and not all(getattr(spec, "mamba_cache_mode", "") == "align" for spec in states):
+        return (
+            f"layers keep a running state in place of KV ({describe_groups(kv_cache_config)}), "
+            f"which vLLM gives to connectors with its prefix cache on only: start it with "
+            f"--enable-prefix-caching"
+        )
+    if states and any(getattr(spec, "num_speculative_blocks", 0) for spec in states):
+        return (
+            f"layers keep a running state in place of KV ({describe_groups(kv_cache_config)}), "
+            f"which Neve does not follow through speculative decoding: leave out "
+            f"--speculative-config"
         )
     if is_split(groups) and not supports_groups:
         # Such requests free blocks while running, so a block may belong to another request before
@@ -124,8 +134,8 @@ def identify(
         kv_dtype=f"{config.cache_config.cache_dtype}:{','.join(dict.fromkeys(dtypes))}",
         layout=_layout(kvs, groups),
         layout_version=LAYOUT_VERSION,
-        engine_block_tokens=groups[0].block_tokens,
-        bytes_per_token=sum(kv.bytes_per_token for kv in kvs),
+        engine_block_tokens=alignment_tokens(groups),
+        bytes_per_token=_bytes_per_token(kvs, groups),
         tp_size=1 if canonical else parallel.tensor_parallel_size,
         tp_rank=0 if canonical else tp_rank,
         pp_size=parallel.pipeline_parallel_size,
@@ -133,14 +143,17 @@ def identify(
     )
 
 
+def _bytes_per_token(kvs: "Sequence[KvTensors]", groups: Sequence[KvGroup]) -> int:
+    """Of KV; a state has no bytes a token. At least 1, for a model of states alone."""
+    pairs = zip(kvs, groups, strict=True)
+    return sum(kv.bytes_per_token for kv, group in pairs if group.kind is not PartKind.STATE) or 1
+
+
 def _layout(kvs: "Sequence[KvTensors]", groups: Sequence[KvGroup]) -> str:
     """The layout of each group, and which tokens of a chunk it holds."""
     if not is_split(groups):
         return kvs[0].layout
-    words = [
-        f"{'all tokens' if group.window is None else f'window {group.window}'}: {kv.layout}"
-        for group, kv in zip(groups, kvs, strict=True)
-    ]
+    words = [f"{group}: {kv.layout}" for group, kv in zip(groups, kvs, strict=True)]
     digest = blake2b("\n".join(words).encode(), digest_size=16).hexdigest()
     return f"{len(groups)} groups, first {words[0][:600]}, all {digest}"
 

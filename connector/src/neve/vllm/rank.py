@@ -9,14 +9,16 @@ from vllm.distributed.parallel_state import get_pp_group, get_tp_group
 import vllm
 from neve import log_events
 from neve.engine.device.tensors import KvTensors
-from neve.engine.groups import KvGroup, is_split
+from neve.engine.groups import KvGroup, alignment_tokens, is_split
 from neve.engine.link import Engine
 from neve.engine.options import Options
 from neve.engine.sharding import shards_of, share_of
 from neve.engine.worker import WorkerSide
 from neve.errors import Misuse
+from neve.formats.block import MAX_PAYLOAD_BYTES
+from neve.formats.parts import PartKind
 from neve.vllm.built import BuiltModel
-from neve.vllm.compat import holds_latent
+from neve.vllm.compat import describe_states, holds_latent
 from neve.vllm.identity import identify
 
 if TYPE_CHECKING:
@@ -42,9 +44,12 @@ def make_worker(
     groups: Sequence[KvGroup],
     kv_caches: dict[str, torch.Tensor],
     kernels: dict[str, str],
+    *,
+    others_fill: bool = False,
 ) -> WorkerSide[Any] | None:
-    """`kernels`: by layer, the kernel that writes its KV. Logs and returns None if the weights
-    can't be named. Raises `Misuse` for tensors of an unknown layout."""
+    """`kernels`: by layer, the kernel that writes its KV. `others_fill`: see `WorkerSide`. Logs and
+    returns None if the weights can't be named, or a part of a chunk is larger than a block may be.
+    Raises `Misuse` for tensors of an unknown layout."""
     tp_rank, pp_rank = get_tp_group().rank_in_group, get_pp_group().rank_in_group
     latent = holds_latent(kv_cache_config)
     share = share_of(
@@ -60,8 +65,8 @@ def make_worker(
         KvTensors(
             {name: kv_caches[name] for name in group.layers} if is_split(groups) else kv_caches,
             num_blocks=kv_cache_config.num_blocks,
-            block_tokens=group.block_tokens,
-            kernels=kernels,
+            block_tokens=1 if group.kind is PartKind.STATE else group.block_tokens,
+            kernels=kernels | describe_states(kv_cache_config),
             heads=len(share.columns) if by_head else None,
             cache_dtype=str(config.cache_config.cache_dtype),
             sharers=len(groups),
@@ -71,6 +76,7 @@ def make_worker(
     layers = config.compilation_config.static_forward_context
     built = BuiltModel.holding(layers.values())
     try:
+        _require_small(groups, kvs)
         identity = identify(
             config,
             kvs,
@@ -92,4 +98,19 @@ def make_worker(
         step_tokens=config.scheduler_config.max_num_batched_tokens,
         groups=groups,
         weights=built.weights,
+        others_fill=others_fill,
     )
+
+
+def _require_small(groups: Sequence[KvGroup], kvs: Sequence[KvTensors]) -> None:
+    """Raises `Misuse` if a part of the shortest chunk is larger than a block may be."""
+    tokens = alignment_tokens(groups)
+    for group, kv in zip(groups, kvs, strict=True):
+        part_bytes = group.stored_blocks(tokens) * kv.block_bytes
+        if is_split(groups) and part_bytes > MAX_PAYLOAD_BYTES:
+            raise Misuse(
+                f"KV cache group {group.number} ({group}) has {part_bytes} bytes for {tokens} "
+                f"tokens, the least that all groups have whole engine blocks of; at most "
+                f"{MAX_PAYLOAD_BYTES} are stored: set a smaller --block-size, or more TP ranks",
+                field="block_size",
+            )

@@ -3,13 +3,13 @@
 Reads vLLM's objects by attribute only, so it imports nothing of vLLM.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from neve.engine.chains import Media
 from neve.engine.params import read_params
 from neve.engine.scheduler import SchedulerSide
-from neve.engine.step import Lora, NewRequest, Scheduled, StepPlan
+from neve.engine.step import Lora, NewRequest, OfferedState, Scheduled, StepPlan
 from neve.vllm.compat import has_token_ids
 
 
@@ -43,17 +43,23 @@ class VllmScheduling:
     def build_step(self, output: Any) -> StepPlan:
         """`output`: vLLM's `SchedulerOutput`."""
         tables: Callable[[str], Sequence[Sequence[int]] | None] | None = None
+        states: Mapping[str, Sequence[OfferedState]] | None = None
         if self._is_split:
             # Blocks of windows change hands: without the tables of this step, nothing is saved.
             state = output.kv_connector_block_state
             tables = state.get_block_ids if state is not None else lambda _: None
-        return self.side.build_step(
+            states = getattr(state, "boundary_state_offloads", None)
+        step = self.side.build_step(
             scheduled(output),
             computes=output.total_num_scheduled_tokens > 0,
             preempted=output.preempted_req_ids or (),
             encodes_media=bool(output.scheduled_encoder_inputs),
             tables=tables,
+            states=states,
         )
+        # Copies inside the engine fill blocks that no request was given.
+        step.fences |= bool(getattr(output, "kv_cache_block_copies", None))
+        return step
 
 
 def new_request(request: Any) -> NewRequest:
