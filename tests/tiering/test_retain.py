@@ -1,5 +1,6 @@
 """Stored blocks follow policy, rules and contexts, on a real Valkey and a real S3."""
 
+import os
 from datetime import timedelta
 
 import pytest
@@ -8,7 +9,12 @@ from django.utils import timezone
 from catalog.models import Job
 from contexts import services as contexts
 from contexts import stored
+from contexts.dry_run import dry_run, proposed_rulebook
+from contexts.expiry import expire
+from contexts.parts import Parts
+from contexts.residency import residency_of
 from neve.errors import MissReason
+from neve.formats.parts import PartGroup, PartKind
 from neve.index import scan
 from retention.models import RetentionPolicy, RetentionRule
 from retention.services import change_rule, remove_rule
@@ -267,3 +273,68 @@ def test_changes_of_rules_are_audited(world):
     assert (events[1].before["order"], events[1].after["order"]) == (0, 3)
     assert events[2].before["overrides"] == {"priority": 1}
     assert not RetentionRule.unscoped.exists()
+
+
+WINDOWED = [PartGroup(PartKind.FULL, None, 16, 40), PartGroup(PartKind.WINDOW, 300, 16, 20)]
+
+
+def windowed(world, chunks):
+    """A chain of a space with a window, and its stored parts."""
+    world.space.groups = [group.as_dict() for group in WINDOWED]
+    world.space.save()
+    chain = [os.urandom(16) for _ in range(chunks)]
+    return chain, world.store_as(Parts(world.space).of(chain))
+
+
+def test_a_context_gives_its_terms_to_all_parts_of_its_chunks(world):
+    chain, parts = windowed(world, 3)
+    world.rule(label="agent", overrides={"cold_ttl_s": HOUR})
+    world.record("a", chain, label="agent")
+    assert world.lives(parts) == [(HOUR, 5)] * 6
+    world.set(priority=7)
+    tasks.retain()  # a walk, which meets the parts one by one
+    assert world.lives(parts) == [(HOUR, 7)] * 6
+    context = world.record("a", chain, label="other")
+    assert world.lives(parts) == [(0, 7)] * 6
+    contexts.extend(context=context, for_s=DAY, actor=ACTOR)
+    world.set(cold_ttl_s=HOUR)
+    tasks.retain()
+    assert [round(life / HOUR) for life, _ in world.lives(parts)] == [24] * 6
+    contexts.delete(context=context, actor=ACTOR)
+    assert world.lives(parts) == [(HOUR, 7)] * 6
+
+
+def test_parts_are_found_pinned_and_resumable_after_a_rebuild(world, clean_hot):
+    world.set(flush_mode="now")
+    chain, parts = windowed(world, 3)
+    context = world.record("a", chain, pin_s=HOUR)
+    Flusher(world.tenant.pk).run()
+    clean_hot.wipe()
+    recovery.rebuild_all()
+    found = residency_of(context)
+    assert (found.cold, found.lost, found.usable_tokens, found.usable_hot_tokens) == (6, 0, 768, 0)
+    assert all(place.pinned_until_s for place in world.tier.match(parts))
+
+
+def test_an_expired_contexts_parts_do_not_come_back(world, clean_hot):
+    world.set(flush_mode="now")
+    chain, parts = windowed(world, 3)
+    context = world.record("a", chain)
+    world.record("b", chain[:1])
+    Flusher(world.tenant.pk).run()
+    assert expire(context=context, actor=ACTOR).removed == 4
+    clean_hot.wipe()
+    recovery.rebuild_all()
+    answers = world.tier.match(parts)
+    assert [isinstance(answer, MissReason) for answer in answers] == [False] * 2 + [True] * 4
+
+
+def test_a_dry_run_counts_a_context_that_would_lose_a_part(world):
+    chain, parts = windowed(world, 3)
+    world.record("a", chain)
+    world.tier.expire([part for part in parts if part not in parts[3:4]])  # one window part stays
+    report = dry_run(world.tenant.pk, proposed_rulebook(world.tenant, policy={"max_age_s": 1}))
+    deadline = timezone.now() + timedelta(seconds=10)
+    while not report.removed_blocks and timezone.now() < deadline:  # it is a second old
+        report = dry_run(world.tenant.pk, proposed_rulebook(world.tenant, policy={"max_age_s": 1}))
+    assert (report.removed_blocks, report.contexts) == (1, 1)
