@@ -275,6 +275,23 @@ def test_nobody_waits_for_a_turn_longer_than_computing_takes(hasty, ranks):
     assert patience_s == pytest.approx(0.6)
 
 
+def test_a_load_that_the_engine_plans_steps_later_is_in_the_next_plan(side, ranks):
+    """vLLM 0.33 defers loads while steps that may write their blocks are under way."""
+    ids = ranks[0].store(4)
+    begin(side)
+    begin(side, "aborted")
+    assert (answer(side), answer(side, "aborted")) == (256, 256)
+    for _ in range(2):
+        assert not side.build_step((), computes=True).loads
+    assert side.end("aborted") == (False, None)  # its load was never planned
+    side.plan_load("r", 256, [list(range(10))])
+    (load,) = side.build_step((), computes=True).loads
+    assert (load.request_id, [block.ids[0] for block in load.blocks]) == ("r", ids[:4])
+    note(side, loaded=["r"])
+    assert [save.ids[0] for save in side.saves.plan("r", 300, [range(10)])] == []
+    assert not side.build_step((), computes=False).loads
+
+
 def test_a_preempted_request_asks_again(side, ranks):
     begin(side)
     assert answer(side, "r") == 0

@@ -19,6 +19,7 @@ from neve.errors import Closed, MissReason
 from neve.formats.parts import PartKind
 from neve.index.tier import Location, Tier
 from neve.node.stats import Stats
+from support.servers import wait_until
 
 
 @dataclass
@@ -44,6 +45,9 @@ class Kv:
 
     def move_in(self, blocks, skip, staging):
         return self._ticket(lambda: self._copy_in(blocks, skip, staging))
+
+    def release(self):
+        assert not self.tickets
 
     def run(self):
         """Carries out the oldest copy."""
@@ -459,6 +463,53 @@ def in_groups(client, kvs):
     client.session = SimpleNamespace(chunk_tokens=2)
     groups = [KvGroup(("full",), None, 1), KvGroup(("window",), 3, 1, 1, PartKind.WINDOW)]
     return GroupTransfers(client, kvs, groups, (0,), load_bytes=100, save_bytes=100)
+
+
+def test_loads_that_are_stopped_fail_and_write_nothing_afterwards(client):
+    """One has landed and was not reported, one lands, one is received: the KV is lost anyway."""
+    kv = Kv(defers=True)
+    loader = loader_of(client, kv)
+    for name in ("landed", "landing", "received"):
+        loader.start(load_plan(1, request_id=name))
+    client.end()
+    client.end()
+    loader.poll()
+    kv.run()
+    threading.Timer(0.05, kv.run).start()
+    results = loader.stop()
+    assert not kv.tickets
+    assert results.request_ids == results.failed_requests == {"landed", "landing", "received"}
+    assert results.failed_engine_blocks == {0, 1}
+    client.end()  # what still comes goes nowhere
+    assert not loader.poll().request_ids
+    assert not kv.tickets
+    loader.start(load_plan(2, request_id="next"))
+    client.end()
+    loader.poll()
+    kv.run()
+    assert loader.poll().request_ids == {"next"}
+
+
+def test_stopped_transfers_fail_loads_of_several_groups_once_and_end_copies_out(client):
+    kvs = [Kv(defers=True), Kv(defers=True)]
+    kvs[1].blocks[:2] = b"ab"
+    transfers = in_groups(client, kvs)
+    blocks = tuple(replace(block, group=n) for n, block in enumerate(load_plan(2).blocks))
+    transfers.start(replace(load_plan(2), blocks=blocks, whole=True))
+    transfers.save([BlockSave("s", (b"s",), (b"",), 2, (0, 1), group=1)])
+    assert not transfers.end_copies(0.01)
+    threading.Timer(0.05, kvs[1].run).start()
+    results = transfers.stop_loads()
+    assert transfers.end_copies(60.0)
+    assert not transfers.copying("s")
+    assert (results.request_ids, results.failed_requests) == ({"r"}, {"r"})
+    assert not results.failed_engine_blocks
+    assert not transfers.poll(0.0).request_ids
+    wait_until(lambda: len(client.open) == 3, what="the store")
+    kvs[1].blocks[:2] = b"--"
+    for _ in range(3):
+        client.end()
+    assert client.store[b"s"] == b"ab"
 
 
 def test_an_idle_step_waits_for_a_group_that_still_loads(kv, client, monkeypatch):

@@ -5,10 +5,12 @@ from types import SimpleNamespace
 import pytest
 
 from neve.engine.link import Engine, Link
+from neve.engine.loader import LoadResults
 from neve.engine.options import Options
 from neve.engine.sharding import share_of
-from neve.engine.step import StepPlan
+from neve.engine.step import BlockLoad, BlockSave, LoadPlan, StepPlan
 from neve.engine.worker import WorkerSide
+from neve.errors import DeadlineExceeded
 from neve.formats.space import SpaceIdentity
 
 
@@ -19,9 +21,13 @@ class Device:
 
     def __init__(self):
         self.marks = []
+        self.released = 0
 
     def fence(self):
         pass
+
+    def release(self):
+        self.released += 1
 
     def mark(self):
         self.marks.append(Mark())
@@ -92,6 +98,69 @@ def test_steps_are_timed_by_the_device_and_told_of_when_they_are_over(worker, de
     device.marks[3].at = 11.25
     assert worker.report().timed == [(3, 0.25)]
     assert worker.report().timed == []
+
+
+class Transfers:
+    """One load is under way until they are stopped."""
+
+    def __init__(self):
+        self.begun = []
+        self.is_loading = self.copies_end = True
+
+    def stop_loads(self):
+        was_loading, self.is_loading = self.is_loading, False
+        return LoadResults({"open"}, {"open"}) if was_loading else LoadResults()
+
+    def end_copies(self, timeout_s):
+        return self.copies_end
+
+    def start(self, load):
+        self.begun.append(load)
+
+    save = start
+
+    def poll(self, wait_s):
+        return LoadResults()
+
+    def take_unsaved(self):
+        return []
+
+    take_stored = take_compared = take_unsaved
+
+
+def test_a_suspended_rank_leaves_weights_and_blocks_alone(worker, device, weights):
+    transfers = worker._transfers = Transfers()
+    worker.suspend()
+    worker.suspend()
+    assert device.released == 2
+    weights.now = None  # memory that is not mapped
+    blocks = (BlockLoad((b"i",), (), (4, 5), 0),)
+    plan = StepPlan(
+        loads=[LoadPlan("r", 0, blocks, 5.0)],
+        saves=[BlockSave("s", (b"s",), (b"",), 64, (1,))],
+        weights_check=1,
+    )
+    worker.start_loads(plan)
+    worker.end_step(plan)
+    assert not transfers.begun
+    assert (worker.poll_loads(plan), worker.take_failed_blocks()) == ({"open", "r"}, {4, 5})
+    assert worker.take_failed_requests() == {"open"}
+    report = worker.report()
+    assert (report.unsaved, report.weights) == ([b"s"], {})
+    worker.resume()
+    weights.now = b"as loaded"
+    worker.start_loads(plan)
+    worker.end_step(plan)
+    assert len(transfers.begun) == 2
+    assert list(worker.report().weights.values()) == [(1, b"")]
+
+
+def test_loads_end_also_if_copies_out_of_the_engine_do_not(worker):
+    transfers = worker._transfers = Transfers()
+    transfers.copies_end = False
+    with pytest.raises(DeadlineExceeded):
+        worker.suspend()
+    assert worker.poll_loads(StepPlan()) == {"open"}
 
 
 def test_weights_are_compared_once_after_every_reset(worker, weights):

@@ -113,6 +113,9 @@ class PagedKv:
         while self._pending:
             self._pending.pop(0).run()
 
+    def release(self) -> None:
+        assert not self._pending
+
     def compare(self, computed: Piece, stored: Piece) -> str | None:
         return None if computed.memory == stored.memory else "other bytes"
 

@@ -14,7 +14,8 @@ Run by the vLLM interpreter. Commands:
 {"do": "forget_prefixes"}   the prefix cache alone
 {"do": "store_all"}   wait until all saves are stored or refused
 {"do": "violations"}   what the adapter did against its contract (see support.adapter_contract)
-{"do": "sleep"}   pause and go on, as sleep level 1 does; no request is under way
+{"do": "pause"}   pause and go on, as `pause_generation` does; no request is under way
+{"do": "sleep"}   sleep level 1 and wake-up, with the calls that a GPU worker of vLLM 0.33 makes
 {"do": "change_weights"}   in place; of two calls the second undoes the first
 {"do": "kv"}   by layer, a digest of its whole KV cache: zeros, but for what this engine computed
 {"do": "embed", "tokens"}   the size of what a pooling model makes of them
@@ -129,9 +130,16 @@ class Engine:
 
         import torch
 
-        runner = self.llm.llm_engine.model_executor.driver_worker.worker.model_runner
         return {
             name: blake2b(layer.kv_cache[1:].contiguous().view(torch.uint8).numpy()).hexdigest()
+            for name, layer in self._layers().items()
+        }
+
+    def _layers(self):
+        """Layers that have KV of their own."""
+        runner = self.llm.llm_engine.model_executor.driver_worker.worker.model_runner
+        return {
+            name: layer
             for name, layer in runner.compilation_config.static_forward_context.items()
             if getattr(layer, "kv_sharing_target_layer_name", None) is None
         }
@@ -222,10 +230,27 @@ class Engine:
         found, self.watch.violations = self.watch.violations, []
         return found + self.watch.unfinished()
 
-    def sleep(self):
-        """Sleep level 1, for scheduler and caches; its part of a GPU's memory needs a GPU."""
+    def pause(self):
         core = self.llm.llm_engine.engine_core.engine_core
         core.pause_scheduler()
+        core.resume_scheduler()
+        return {}
+
+    def sleep(self):
+        """As `EngineCore.sleep` and `wake_up` do around a GPU worker's: KV memory comes back with
+        other content, and the ranks describe themselves again. Weights stay where they are."""
+        from vllm.distributed.kv_transfer import get_kv_transfer_group
+
+        core = self.llm.llm_engine.engine_core.engine_core
+        connector = get_kv_transfer_group()
+        core.pause_scheduler()
+        connector.unregister_kv_caches()
+        for layer in self._layers().values():
+            layer.kv_cache.fill_(7)
+        connector.restore_kv_caches()
+        ranks = core.model_executor.get_kv_connector_handshake_metadata()
+        described = {place: rank for each in ranks for place, rank in each.items()}
+        core.scheduler.get_kv_connector().set_xfer_handshake_metadata_pp_aware(described)
         core.resume_scheduler()
         return {}
 

@@ -20,7 +20,13 @@ SUPPORTED = [
     *("0.26.0", "0.27.0", "0.27.1", "0.28.0", "0.29.0", "0.30.0", "0.31.0", "0.32.0", "0.33.0"),
 ]
 # Overridden, but unknown to earlier releases, which never call them.
-NEWER = {"requires_kv_delivery": "0.27.1", "get_transfer_results": "0.30.0"}
+NEWER = {
+    "requires_kv_delivery": "0.27.1",
+    "get_transfer_results": "0.30.0",
+    "supports_sleep_mode": "0.33.0",
+    "unregister_kv_caches": "0.33.0",
+    "restore_kv_caches": "0.33.0",
+}
 # Overridden, but gone from later releases, which never call them.
 OLDER = {"prefer_cross_layer_blocks": "0.28.0", "register_cross_layers_kv_cache": "0.28.0"}
 # Attributes of vLLM's objects that are read unconditionally.

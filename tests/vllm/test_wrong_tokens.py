@@ -123,13 +123,13 @@ def train(place, like):
     shutil.copytree(like, place)
 
 
-def test_after_sleep_kv_is_shared_if_the_weights_are_the_same(process, started, models):
+def test_after_a_pause_or_sleep_kv_is_shared_if_the_weights_are_the_same(process, started, models):
     started(models / "llama", {"revision": "sleep"})
     expected = until_reused(process)
-    process.ask("sleep")
+    process.ask("pause")
     assert answer(process) == (expected, WHOLE)
     process.ask("change_weights")
-    process.ask("sleep")
+    process.ask("pause")
     changed, reused = answer(process)
     assert changed != expected
     assert reused == 0
@@ -137,6 +137,9 @@ def test_after_sleep_kv_is_shared_if_the_weights_are_the_same(process, started, 
     process.ask("change_weights")
     process.ask("sleep")
     assert answer(process) == (expected, WHOLE)
+    process.ask("change_weights")
+    process.ask("sleep")
+    assert answer(process) == (changed, WHOLE)
 
 
 def test_kv_that_an_engine_would_compute_otherwise_is_found_out(process, started, models, platform):

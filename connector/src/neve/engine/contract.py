@@ -76,6 +76,10 @@ class Kv(Protocol[S]):
         """Makes later computation wait for the copies out of engine blocks that are under way."""
         ...
 
+    def release(self) -> None:
+        """Gives up device memory of its own until the next copy; none is under way."""
+        ...
+
     def compare(self, computed: S, stored: S) -> object | None:
         """Where the two differ by more than rounding, in words; None if nowhere. Called from a
         thread of its own."""
@@ -212,6 +216,16 @@ class Working(Protocol):
 
     def report(self) -> WorkerReport:
         """News for the scheduler since the last call. To be merged over ranks, never dropped."""
+        ...
+
+    def suspend(self) -> None:
+        """The engine is about to give up its KV memory. Waits for copies that read or write it;
+        loads under way fail, which the next `poll_loads` reports. May be called again."""
+        ...
+
+    def resume(self) -> None:
+        """The KV memory is back, at the same addresses, with any content. Between `suspend` and
+        this call, loads fail, nothing is saved and the weights are not read."""
         ...
 
     def close(self) -> None: ...

@@ -118,6 +118,22 @@ class BlockLoader(Generic[S]):
                 results.failed_engine_blocks.update(block.written)
         return results
 
+    def stop(self) -> LoadResults:
+        """Fails all loads, whatever has landed; afterwards no engine block is written."""
+        results = LoadResults()
+        for load in self._loads:
+            self._late += load.waves
+            results.request_ids.add(load.plan.request_id)
+            results.failed_requests.add(load.plan.request_id)
+            for block in () if load.plan.whole else load.plan.blocks:
+                results.failed_engine_blocks.update(block.written)
+        self._loads = []
+        for wave in self._late:
+            if wave.landing is not None:
+                wave.landing.wait()
+        self._reclaim_late()
+        return results
+
     def _advance(self, load: _ActiveLoad[S]) -> tuple[BlockLoad, ...] | None:
         """None while under way; then the blocks that were not loaded, if any."""
         now = time.monotonic()

@@ -85,6 +85,11 @@ class BlockSaver(Generic[S]):
         with self._idle:
             return not self._reading.keys().isdisjoint(engine_blocks)
 
+    def end_copies(self, timeout_s: float) -> bool:
+        """Waits until no engine block is read; False when some still are after `timeout_s`."""
+        with self._idle:
+            return self._idle.wait_for(lambda: not self._copying, timeout_s)
+
     def _store_copied(self, ticket: Ticket, saves: list[BlockSave], pieces: list[S]) -> None:
         """On the thread that waits for copies."""
         try:
@@ -95,6 +100,7 @@ class BlockSaver(Generic[S]):
                 self._copying = +self._copying
                 self._reading.subtract(block for save in saves for block in save.engine_blocks)
                 self._reading = +self._reading
+                self._idle.notify_all()
         self._store(saves, pieces)
 
     def _store(self, saves: list[BlockSave], pieces: list[S]) -> None:

@@ -107,6 +107,20 @@ class GroupTransfers(Generic[S]):
             results.failed_engine_blocks |= found.failed_engine_blocks
         return results
 
+    def stop_loads(self) -> LoadResults:
+        """Fails all loads, whatever has landed; afterwards no engine block is written."""
+        results = LoadResults(set(self._open))
+        results.failed_requests = {name for name, load in self._open.items() if load.is_whole}
+        self._open.clear()
+        for loader in self._loaders:
+            results.failed_engine_blocks |= loader.stop().failed_engine_blocks
+        return results
+
+    def end_copies(self, timeout_s: float) -> bool:
+        """Waits until no engine block is read; False when some still are after `timeout_s`."""
+        end = time.monotonic() + timeout_s
+        return all(saver.end_copies(max(0.0, end - time.monotonic())) for saver in self._savers)
+
     def save(self, saves: Sequence[BlockSave]) -> None:
         """Begins to copy blocks out of the engine; returns before they are stored. If one group
         can't, the others do, and then this raises."""

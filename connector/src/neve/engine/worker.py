@@ -15,18 +15,21 @@ from neve.engine.canary import Verdict
 from neve.engine.contract import Kv, Mark, S
 from neve.engine.groups import KvGroup, is_split, part_groups
 from neve.engine.link import BOOT_WAIT_S, Engine, Link
+from neve.engine.loader import LoadResults
 from neve.engine.lookups import STEP_WAIT_S
 from neve.engine.options import Options
 from neve.engine.sharding import Share
 from neve.engine.step import RankInfo, StepPlan, WorkerReport
 from neve.engine.telemetry import Data, Telemetry
 from neve.engine.transfers import GroupTransfers
-from neve.errors import NeveError
+from neve.errors import DeadlineExceeded, NeveError
 from neve.formats.space import SpaceIdentity
 
 _MOST_TIMED = 64  # measured steps that may be under way: far more than any healthy device has
 # Puts still under way at shutdown get this long.
 _DRAIN_S = 5.0
+# Copies out of KV memory that the engine is about to give up: they take milliseconds.
+_COPY_S = 30.0
 
 
 class WorkerSide(Generic[S]):
@@ -72,6 +75,7 @@ class WorkerSide(Generic[S]):
         self._checks = 0  # weights checks that were made
         self._checked: tuple[int, bytes] | None = None  # the last one's result, until reported
         self._transfers: GroupTransfers[S] | None = None
+        self._suspended = False
         self._failed_blocks: set[int] = set()
         self._failed_requests: set[str] = set()
         self._ended: set[str] = set()  # loads that ended before they began
@@ -105,7 +109,7 @@ class WorkerSide(Generic[S]):
         for load in plan.loads:
             try:
                 if not self._is_ready():
-                    raise NeveError("this rank is not connected")
+                    raise NeveError("this rank is suspended or not connected")
                 assert self._transfers is not None
                 self._transfers.start(load)
             except Exception as error:
@@ -145,11 +149,14 @@ class WorkerSide(Generic[S]):
         ended, self._ended = self._ended, set()
         if self._transfers is not None:
             wait_s = STEP_WAIT_S if plan.idle and not ended else 0.0
-            results = self._transfers.poll(wait_s)
-            ended |= results.request_ids
-            self._failed_requests |= results.failed_requests
-            self._failed_blocks |= results.failed_engine_blocks
+            ended |= self._note_failures(self._transfers.poll(wait_s))
         return ended
+
+    def _note_failures(self, results: LoadResults) -> set[str]:
+        """Returns the requests whose load ended."""
+        self._failed_requests |= results.failed_requests
+        self._failed_blocks |= results.failed_engine_blocks
+        return results.request_ids
 
     def take_failed_blocks(self) -> set[int]:
         failed, self._failed_blocks = self._failed_blocks, set()
@@ -184,6 +191,18 @@ class WorkerSide(Generic[S]):
 
     # ---- the rank
 
+    def suspend(self) -> None:
+        self._suspended = True
+        if self._transfers is not None:
+            self._ended |= self._note_failures(self._transfers.stop_loads())
+            if not self._transfers.end_copies(_COPY_S):
+                raise DeadlineExceeded("copies out of the engine are not over")
+        for kv in self._kvs:
+            kv.release()
+
+    def resume(self) -> None:
+        self._suspended = False
+
     def take_telemetry(self) -> Data | None:
         """Figures since the last call, for the engine's metrics; gauges go with `report`."""
         self._telemetry.read(self._link.client)
@@ -199,7 +218,7 @@ class WorkerSide(Generic[S]):
 
     def _check_weights(self, plan: StepPlan) -> None:
         """Once after every reset: compares the weights with those of the start."""
-        if plan.weights_check <= self._checks:
+        if plan.weights_check <= self._checks or self._suspended:
             return
         self._checks = plan.weights_check
         now = self._read_weights()
@@ -213,7 +232,9 @@ class WorkerSide(Generic[S]):
             return secrets.token_bytes(16)
 
     def _is_ready(self) -> bool:
-        """Whether Neve is connected; makes loader and saver when it is for the first time."""
+        """Whether blocks can be moved; makes loader and saver once Neve is connected."""
+        if self._suspended:
+            return False
         if self._transfers is not None:
             return True
         client = self._link.client

@@ -154,6 +154,23 @@ class NeveConnector(*_BASES):  # type: ignore[misc]  # vllm is untyped here
                 others_fill=self._others_fill,
             )
 
+    @classmethod
+    def supports_sleep_mode(cls, kv_transfer_config: "KVTransferConfig") -> bool:
+        return True
+
+    @guarded(nothing)
+    def unregister_kv_caches(self) -> None:
+        """Called from 0.33 on, before sleep unmaps KV memory. In an engine of one process, loads
+        and saves may still be under way."""
+        if self._worker is not None:
+            self._worker.suspend()
+
+    @guarded(nothing)
+    def restore_kv_caches(self) -> None:
+        """Called from 0.33 on, after wake-up: the tensors are mapped at the same addresses."""
+        if self._worker is not None:
+            self._worker.resume()
+
     @guarded(nothing)
     def get_handshake_metadata(self) -> KVConnectorHandshakeMetadata | None:
         return NeveHandshake(self._worker.describe()) if self._worker is not None else None
@@ -234,6 +251,8 @@ class NeveConnector(*_BASES):  # type: ignore[misc]  # vllm is untyped here
     def set_xfer_handshake_metadata_pp_aware(
         self, metadata: dict[tuple[int, int], KVConnectorHandshakeMetadata]
     ) -> None:
+        if self._scheduler is not None:
+            return  # From 0.33 on it is called after wake-up too. A reset must not be forgotten.
         parallel = self._vllm_config.parallel_config
         ranks = [metadata[place] for place in sorted(metadata)]
         wanted = parallel.tensor_parallel_size * parallel.pipeline_parallel_size

@@ -201,6 +201,10 @@ class DeviceCopies:
         """
         EventTicket(self._out).wait()
 
+    def release(self) -> None:
+        """Frees the buffers; no copy may be under way."""
+        self._buffers.clear()
+
     def _buffer(self, *, inwards: bool, payload_bytes: int) -> torch.Tensor:
         """Made on the stream that uses it, so that stream order protects it."""
         buffer = self._buffers.get(inwards)

@@ -227,6 +227,11 @@ class KvTensors:
         if self._copies is not None:
             self._copies.fence()
 
+    def release(self) -> None:
+        """Frees the buffers on the device until the next copy; none may be under way."""
+        if self._copies is not None:
+            self._copies.release()
+
 
 class _WallMark:
     """On the CPU, a step is computed when its call returns."""
