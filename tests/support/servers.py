@@ -353,7 +353,7 @@ class ControlPlane(Server):
         others = {k: v for k, v in os.environ.items() if not k.startswith("NEVE_")}
         return others | {f"NEVE_{name}": value for name, value in own.items()} | PYTHON_ENV
 
-    def manage(self, *arguments: str, timeout_s: float = 120) -> str:
+    def manage(self, *arguments: str, timeout_s: float = 300) -> str:
         """Run manage.py; return its output. Raises RuntimeError with the output."""
         done = subprocess.run(
             [sys.executable, "manage.py", *arguments],
