@@ -6,14 +6,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import urllib3
 
-from neve.datapath.client import Client
+from neve.datapath.client import BlockRef, Client
 from neve.datapath.transport import ReplyError, Transport
 from neve.errors import MissReason, Refused
+from neve.formats.parts import PartGroup, PartKind
 from neve.index.tier import HotTier, Tier
 from neve.node.session import Endpoint
 from neve.node.stats import Stats
@@ -63,6 +66,50 @@ def test_a_node_stores_loads_and_reports(client, control_plane):
     with pytest.raises(Refused) as caught:
         endpoint.heartbeat(client.session.id, report)
     assert caught.value.status == 404  # the session has ended
+
+
+def test_a_context_of_a_windowed_space_is_resumable_where_its_parts_reach(control_plane):
+    """A chunk of 256 tokens has two parts; a request reads the window's of the last two chunks."""
+    groups = [PartGroup(PartKind.FULL, None, 16, 40), PartGroup(PartKind.WINDOW, 300, 16, 20)]
+    operator = control_plane.manage("shell", "-v", "0", "-c", ISSUE_KEYS).split()[0]
+    identity = replace(IDENTITY, layout="2 groups")
+    with PatientClient.connect(
+        control_plane.url,
+        control_plane.node_key,
+        identity,
+        node="gpu-1",
+        engine=ENGINE,
+        groups=groups,
+    ) as node:
+        root = node.hasher.root()
+        chain = node.hasher.chain(list(range(6 * 256)), parent=root)
+        parts = [node.hasher.of_groups(id_, 2) for id_ in [root, *chain]]
+
+        def put(group, chunks):
+            refs = [BlockRef(parts[n + 1][group], parts[n][group], 256) for n in chunks]
+            size = groups[group].part_bytes(256)
+            payloads = [np.full(size, n, np.uint8) for n in chunks]
+            assert set(node.put_many(refs, payloads, deadline_s=10).wait(20)) == {None}
+
+        put(0, range(6))
+        put(1, (0, 1, 4, 5))
+        context = node.report_context("windowed", chain, tokens=6 * 256)
+
+        def residency():
+            url = f"{control_plane.url}/api/v1/contexts/{context}"
+            answer = urllib3.request("GET", url, headers={"Authorization": f"Bearer {operator}"})
+            return answer.json()["residency"]
+
+        found = residency()
+        assert (found["usable_hot_tokens"], found["lost"], found["hot"]) == (1536, 0, 10)
+        header = 64
+        assert found["hot_bytes"] == 6 * (header + 256 * 40) + 4 * (header + 256 * 20)
+        with control_plane.hot.client() as admin:
+            hot = HotTier(admin.execute_command, node.session.tenant_id, node.session.buckets)
+            hot.forget(Tier.HOT, [parts[6][1]])
+            assert residency()["usable_tokens"] == 512
+            hot.forget(Tier.HOT, [parts[2][0]])
+            assert (residency()["usable_tokens"], residency()["lost"]) == (256, 2)
 
 
 def test_a_wrong_key_is_refused(control_plane):
