@@ -43,18 +43,20 @@ def record(
 
     Call inside the tenant's scope. Existing pins move to the new chain, as far as the pin budget
     allows; a new pin over the budget is refused as a whole, but the context is recorded. A `label`
-    of None keeps the old label. A Valkey outage is no failure: the next walk updates terms, the
+    of None keeps the old label. `ids`: the chain; in a space with KV groups each id stands for one
+    part of every group. A Valkey outage is no failure: the next walk updates terms, the
     next change of a pin or rebuild updates pins.
     Raises Problem (limit-reached): too many contexts, or blocks of this one or of all.
     """
-    limits.require_context_blocks(session.space_id, name, len(ids))
+    blocks = len(ids) * max(1, len(session.space.groups))
+    limits.require_context_blocks(session.space_id, name, blocks)
     now = timezone.now()
     with transaction.atomic():
-        context, created = _found_or_made(session, name, ids, tokens)
+        context, created = _found_or_made(session, name, ids, blocks, tokens)
         before = None if created else rows.facts(context)
         old_ids = [] if created else context.ids()
         is_relabelled = not created and label is not None and label != context.label
-        context.chain, context.blocks, context.tokens = b"".join(ids), len(ids), tokens
+        context.chain, context.blocks, context.tokens = b"".join(ids), blocks, tokens
         context.label = context.label if label is None else label
         context.expired_at, context.updated_at = None, now
         context.save()
@@ -131,7 +133,7 @@ def delete(*, context: Context, actor: Actor) -> None:
 
 
 def _found_or_made(
-    session: NodeSession, name: str, ids: list[bytes], tokens: int
+    session: NodeSession, name: str, ids: list[bytes], blocks: int, tokens: int
 ) -> tuple[Context, bool]:
     """The locked row, and whether it is new. Raises Problem (limit-reached)."""
     locked = Context.objects.select_for_update()
@@ -142,6 +144,6 @@ def _found_or_made(
     made: tuple[Context, bool] = locked.get_or_create(
         space_id=session.space_id,
         name=name,
-        defaults={"chain": b"".join(ids), "blocks": len(ids), "tokens": tokens},
+        defaults={"chain": b"".join(ids), "blocks": blocks, "tokens": tokens},
     )
     return made

@@ -292,6 +292,7 @@ class TestTable:
         with tenant_scope(tenant.pk):
             context = Context.objects.get()
         assert context.ids() == windowed.chain
+        assert context.blocks == 2 * CHUNKS
 
 
 class TestPages:

@@ -16,6 +16,8 @@ ID_BYTES = 16
 class Context(TenantOwned):
     """A named chain of block ids. `pinned_until`: the latest end of its pins, possibly past.
 
+    In a space with KV groups the chain has the first group's ids; `contexts.parts` derives others.
+
     `root` is the first id: ids are chained, so contexts share blocks only if it is equal.
     """
 
@@ -29,7 +31,9 @@ class Context(TenantOwned):
         output_field=models.BinaryField(max_length=ID_BYTES),
         db_persist=True,
     )
-    blocks = models.PositiveIntegerField(help_text="length of the chain")
+    blocks = models.PositiveIntegerField(
+        help_text="length of the chain, times KV groups of the space"
+    )
     tokens = models.BigIntegerField()
     pinned_until = models.DateTimeField(null=True, blank=True)
     extended_until = models.DateTimeField(null=True, blank=True, help_text="blocks live so long")
