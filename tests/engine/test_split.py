@@ -1,5 +1,5 @@
-"""Requests of an engine with a full attention group and a window, over a store that may lose
-either."""
+"""Requests of an engine with a full attention group and a window or a state, over a store that may
+lose either."""
 
 import pytest
 
@@ -203,3 +203,106 @@ def test_windows_that_were_not_asked_for_are_not_lost(make, store, monkeypatch):
     begin(side, "next")
     assert answer(side, "next") == 4 * CHUNK
     assert side._table.stored.take_lost() == []
+
+
+STATES = [GROUPS[0], KvGroup(("state",), None, ENGINE_BLOCK, 1, PartKind.STATE)]
+# A state's blocks lie anywhere in the table, and are others' by now.
+STATE_TABLES = [list(range(1, 11)), [31, 0, 0, 32, 0, 0, 0, 0, 33, 34]]
+
+
+def step(side, tokens, states=(), *, tables=STATE_TABLES, blocks=((), ()), request_id="r"):
+    """The plan of a step that computes the request's tokens up to `tokens`."""
+    return side.build_step(
+        [(request_id, 0, tokens, blocks, False, False)],
+        computes=True,
+        tables=lambda _: tables,
+        states={request_id: states},
+    )
+
+
+def saved_states(plan):
+    return [(save.ids[0], save.engine_blocks) for save in plan.saves if save.group == 1]
+
+
+def test_of_states_only_the_offered_are_saved_and_once(make, store):
+    side = make(STATES)
+    begin(side)
+    assert answer(side) == 0
+    assert saved_states(step(side, CHUNK)) == []
+    offers = [(1, 77, 2 * CHUNK), (1, 78, 2 * CHUNK + ENGINE_BLOCK), (1, 79, 4 * CHUNK)]
+    plan = step(side, 2 * CHUNK, offers)  # not the one inside a chunk, nor one that lies ahead
+    assert saved_states(plan) == [(store.ids[1][1], (77,))]
+    assert saved_states(step(side, 3 * CHUNK, [(1, 80, 2 * CHUNK)])) == []
+
+
+def test_a_loaded_state_is_offered_again_and_not_saved_again(make, store):
+    side = make(STATES)
+    store.stored = {store.ids[0][0], store.ids[1][0], store.ids[1][1]}
+    begin(side)
+    assert answer(side) == 2 * CHUNK
+    load = side.loads.plan("r", 2 * CHUNK, [STATE_TABLES[0], [0, 0, 0, 55]])
+    assert [(block.group, block.ids[0], block.engine_blocks) for block in load.blocks] == [
+        (0, store.ids[0][0], (1, 2)),
+        (0, store.ids[1][0], (3, 4)),
+        (1, store.ids[1][1], (55,)),
+    ]
+    note(side, loaded=["r"])
+    counters = side.take_telemetry()["counters"]
+    assert (counters["states"], counters["state_bytes"]) == ({"loaded": 1}, {"loaded": 1000})
+    plan = step(side, 3 * CHUNK, [(1, 55, 2 * CHUNK), (1, 56, 3 * CHUNK)])
+    assert saved_states(plan) == [(store.ids[2][1], (56,))]
+
+
+def test_a_request_goes_on_from_the_last_stored_state_and_not_between(make, store):
+    side = make(STATES)
+    store.fill()
+    store.stored -= {store.ids[2][1], store.ids[3][1]}
+    begin(side)
+    assert answer(side) == 2 * CHUNK
+    assert answer(side, local_tokens=2 * CHUNK) == 0
+
+
+def test_a_hit_inside_an_engine_block_is_left_to_the_engine(make, store):
+    side = make(STATES)
+    store.fill()
+    begin(side)
+    assert answer(side, local_tokens=CHUNK + 1) == 0
+
+
+def test_states_are_kept_at_multiples_and_at_a_prompts_end(make, store):
+    side = make(STATES, state_every_tokens=2 * CHUNK + 1)
+    begin(side)
+    assert answer(side) == 0
+    plan = step(side, 4 * CHUNK, [(1, 40 + n, n * CHUNK) for n in (1, 2, 3, 4)])
+    assert [block for _, block in saved_states(plan)] == [(43,), (44,)]
+
+
+def test_the_canary_compares_kv_and_no_states(make, store):
+    side = make(STATES, canary=1000)
+    store.fill()
+    begin(side, "canary")
+    assert answer(side, "canary") == 0
+    plan = step(side, len(TOKENS), [(1, 77, 4 * CHUNK)], request_id="canary")
+    assert {save.group for save in plan.saves if save.stored} == {0}
+    note(side, compared=[(save.ids[0], Verdict.SAME) for save in plan.saves])
+    begin(side, "then")
+    assert answer(side, "then") == 4 * CHUNK
+
+
+def test_a_fence_is_asked_for_when_a_copied_block_changes_hands(make, store):
+    """Not in every step: the engine would wait for copies that disturb nobody."""
+    side = make(STATES, defers=True)
+    begin(side)
+    assert answer(side) == 0
+    assert step(side, CHUNK, [(1, 77, CHUNK)], blocks=([1, 2], [77])).handed_on == set()
+    assert step(side, CHUNK + 1, blocks=([3], [78])).handed_on == set()
+    plan = step(side, CHUNK + 1, blocks=((), [77]), request_id="another")
+    assert plan.handed_on == {77}
+    assert not plan.fences
+    assert step(side, CHUNK + 1, blocks=((), [77])).handed_on == set()  # copied by now
+    step(side, 2 * CHUNK, [(1, 79, 2 * CHUNK)])
+    begin(side, "loads")
+    store.fill()
+    assert answer(side, "loads") == 4 * CHUNK
+    side.plan_load("loads", 4 * CHUNK, [STATE_TABLES[0], [0, 0, 0, 0, 0, 0, 0, 79]])
+    assert side.build_step((), computes=False, tables=lambda _: None).handed_on == {79}

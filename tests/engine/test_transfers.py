@@ -385,6 +385,8 @@ def test_a_deferred_save_is_stored_once_it_is_copied_and_names_whose_blocks_it_r
     assert saver.copying("r0")
     assert saver.copying("r1")
     assert not saver.copying("other")
+    assert saver.reads({saves(2)[1].engine_blocks[0]})
+    assert not saver.reads({99})
     assert not client.open
     assert saver.in_flight == 1
     kv.run()
@@ -392,6 +394,7 @@ def test_a_deferred_save_is_stored_once_it_is_copied_and_names_whose_blocks_it_r
     while not client.open and time.monotonic() < end:
         pass
     assert not saver.copying("r0")
+    assert not saver.reads({saves(2)[1].engine_blocks[0]})
     client.end()
     assert (client.store[bytes([0])], client.store[bytes([1])]) == (b"ab", b"cd")
     assert saver.drain(1.0)

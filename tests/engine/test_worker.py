@@ -21,10 +21,10 @@ class Device:
 
     def __init__(self):
         self.marks = []
-        self.released = 0
+        self.fences = self.released = 0
 
     def fence(self):
-        pass
+        self.fences += 1
 
     def release(self):
         self.released += 1
@@ -114,6 +114,9 @@ class Transfers:
     def end_copies(self, timeout_s):
         return self.copies_end
 
+    def reads(self, engine_blocks):
+        return 7 in engine_blocks
+
     def start(self, load):
         self.begun.append(load)
 
@@ -126,6 +129,17 @@ class Transfers:
         return []
 
     take_stored = take_compared = take_unsaved
+
+
+def test_a_rank_waits_for_copies_only_out_of_blocks_that_change_hands(worker, device):
+    worker.begin_step(StepPlan(fences=False, handed_on=frozenset({7})))
+    assert device.fences == 0  # nothing was ever copied
+    worker._transfers = Transfers()
+    for handed_on, fences in (({8}, 0), ({7, 8}, 1), (set(), 1)):
+        worker.begin_step(StepPlan(fences=False, handed_on=frozenset(handed_on)))
+        assert device.fences == fences
+    worker.begin_step(StepPlan(fences=True))
+    assert device.fences == 2
 
 
 def test_a_suspended_rank_leaves_weights_and_blocks_alone(worker, device, weights):

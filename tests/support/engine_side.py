@@ -54,6 +54,7 @@ def side_over(
     loads: bool = True,
     saves: bool = True,
     groups: Sequence[KvGroup] = (),
+    defers: bool = False,
     **options: Any,
 ) -> SchedulerSide:
     """`links`: fakes, each both a link and its client."""
@@ -68,6 +69,7 @@ def side_over(
         loads=loads,
         saves=saves,
         groups=groups,
+        defers=defers,
     )
 
 

@@ -373,6 +373,8 @@ def test_answers_and_hits_are_as_predicted(platform, engine, models, shape, dtyp
     assert hits == reused > 2000
 
 
+# Of two layers: state and last inputs of the convolution, in bfloat16.
+STATE_BYTES = 2 * (4 * 128 * 128 + 3 * (2 * 2 + 4) * 128) * 2
 STATE_CHUNK = 96  # vLLM's block of this shape, which holds a state
 # None stands for the answer before, as in a conversation. Prompts that end with a chunk, or a token
 # behind it; prompts that are computed in several steps; prompts with a prefix in common.
@@ -423,8 +425,10 @@ def test_a_model_with_states_answers_as_without_neve(platform, engine, models):
 
     reference, _, _ = talk(None)
     always = options(platform)
-    outputs, _, _ = talk(always)
+    outputs, _, counters = talk(always)
     assert_same(outputs, reference, "bfloat16", most=0.0)
+    assert counters["neve_states.stored"] == 8  # two prompts are too short
+    assert counters["neve_state_bytes.stored"] == 8 * STATE_BYTES
     store = Store(platform, "qwen3next", "bfloat16", chunk=STATE_CHUNK)
     assert store.bytes_per_token == 2 * 4 * (256 + 256) * 2  # of the layers that keep KV
     everything = set(store.keys())
@@ -433,6 +437,8 @@ def test_a_model_with_states_answers_as_without_neve(platform, engine, models):
     assert_same(outputs, reference, "bfloat16", most=0.0)
     assert full == [0, 0, 96, 96, 288, 480, 384, 96, 192, 192]
     assert counters["external_prefix_cache_hits"] == sum(full)
+    assert counters["neve_states.loaded"] == sum(tokens > 0 for tokens in full)
+    assert counters["neve_state_bytes.loaded"] == counters["neve_states.loaded"] * STATE_BYTES
 
     # A state is lost: the request goes on from an earlier one, or computes all.
     chains = [store.chain(request["tokens"]) for request, _ in reference]
@@ -478,16 +484,22 @@ def test_an_engine_that_cannot_go_on_from_kv_serves_without_neve(platform, engin
     assert "neither chunked prefill nor prefix caching" in engine.log.read_text()
 
 
-@pytest.mark.parametrize("shape", ["llama", "gptoss"])
+@pytest.mark.parametrize("shape", ["llama", "gptoss", "qwen3next"])
 def test_blocks_of_ended_requests_stay_until_they_are_copied(
     platform, fresh_process, models, shape
 ):
-    """With copies that come late (as on a GPU) and memory for two prompts at a time."""
+    """With copies that come late (as on a GPU) and memory for two prompts at a time.
+
+    Blocks with states of qwen3next change hands while their request runs.
+    """
     asked = [ask(words(f"late {n}", 200), 2) for n in range(8)]
     late = options(platform, revision="late")  # a space of its own
     model = str(models / shape)
     tight = {"kv_cache_memory_bytes": 17 * 32 * 2048, "max_model_len": 256}
     tight["enable_prefix_caching"] = False
+    if shape == "qwen3next":  # a block has 96 tokens of two layers
+        tight |= {"dtype": "bfloat16", "enable_prefix_caching": True}
+        tight["kv_cache_memory_bytes"] = 13 * 96 * 8192
     with fresh_process("late") as process:
         process.start(None, model=model, engine=tight)
         expected = [process.generate(request)[0]["tokens"] for request in asked]

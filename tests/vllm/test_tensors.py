@@ -32,3 +32,7 @@ def test_every_setting_of_vllm_counts_or_is_harmless_for_a_reason(vllm_python, e
 
 def test_copies_are_ordered_by_streams_and_events_alone(vllm_python, engine_environment):
     check("check_streams.py", vllm_python, engine_environment)
+
+
+def test_every_kind_of_kv_cache_is_stored_or_known_to_be_refused(vllm_python, engine_environment):
+    check("check_specs.py", vllm_python, engine_environment)

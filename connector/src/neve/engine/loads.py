@@ -11,6 +11,8 @@ from neve.engine.load_policy import LoadPolicy
 from neve.engine.step import BlockLoad, LoadPlan
 from neve.engine.table import Request, RequestTable, Row
 from neve.engine.telemetry import Telemetry
+from neve.formats.block import HEADER_BYTES
+from neve.formats.parts import PartKind
 
 
 class Loads:
@@ -134,6 +136,10 @@ class Loads:
         """For a load of several KV groups: notes the prompt tokens that were loaded, by block."""
         start = request.local_tokens
         for number, block in enumerate(plan.blocks):
+            if self._table.groups[block.group].kind is PartKind.STATE:
+                state_bytes = sum(at.size_bytes - HEADER_BYTES for at in block.locations)
+                self._telemetry.count("states", len(block.locations), "loaded")
+                self._telemetry.count("state_bytes", state_bytes, "loaded")
             if block.tokens:
                 end = min(start + block.tokens, request.engine.prompt_tokens)
                 tier = block.locations[0].tier

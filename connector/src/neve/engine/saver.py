@@ -45,6 +45,7 @@ class BlockSaver(Generic[S]):
         self._unsaved: deque[bytes] = deque()
         self._stored: deque[bytes] = deque()
         self._open = 0
+        self._states = (0, 0)
         self._copying: Counter[str] = Counter()
         self._reading: Counter[int] = Counter()
         self._idle = threading.Condition()
@@ -142,6 +143,12 @@ class BlockSaver(Generic[S]):
         """See `Comparer.take`."""
         return self._comparer.take()
 
+    def take_states(self) -> tuple[int, int]:
+        """States that were stored since the last call, and their bytes."""
+        with self._idle:
+            states, self._states = self._states, (0, 0)
+        return states
+
     @property
     def in_flight(self) -> int:
         """Batches that were begun and are not yet stored."""
@@ -167,7 +174,11 @@ class BlockSaver(Generic[S]):
         size = len(self._columns)
         outcomes = transfer.wait(0.0)
         if self._counts_states:
-            self._client.stats.count(put_states=outcomes.count(None))
+            good = [len(piece.memory) // size for piece in pieces for _ in range(size)]
+            good = [held for held, outcome in zip(good, outcomes, strict=True) if outcome is None]
+            self._client.stats.count(put_states=len(good))
+            with self._idle:
+                self._states = self._states[0] + len(good), self._states[1] + sum(good)
         for number, save in enumerate(saves):
             is_stored = outcomes[number * size : (number + 1) * size] == [None] * size
             (self._stored if is_stored else self._unsaved).append(save.ids[0])

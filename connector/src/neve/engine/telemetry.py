@@ -33,6 +33,7 @@ class Metric:
     fold: Callable[[Iterable[float]], float] = sum
 
 
+STATE_WAYS: Final = ("stored", "loaded")
 COUNTERS: Final = (
     Metric("hit_tokens", "Tokens loaded into the engine instead of being computed.", "tier", Tier),
     Metric("read_bytes", "Bytes loaded and verified.", "tier", Tier),
@@ -50,6 +51,8 @@ COUNTERS: Final = (
         ("dropped", "refused"),
     ),
     Metric("dropped_blocks", "Blocks that storage did not take, by reason.", "reason", MissReason),
+    Metric("states", "States of linear attention that were stored or loaded.", "way", STATE_WAYS),
+    Metric("state_bytes", "Bytes of these states.", "way", STATE_WAYS),
     Metric("promoted_blocks", "Cold blocks brought back into the hot tier."),
     Metric("corrupt_blocks", "Blocks that failed verification (and were computed)."),
     Metric(

@@ -154,6 +154,11 @@ class GroupTransfers(Generic[S]):
         """First ids of blocks that were stored since the last call."""
         return [id_ for saver in self._savers for id_ in saver.take_stored()]
 
+    def take_states(self) -> tuple[int, int]:
+        """States that were stored since the last call, and their bytes."""
+        counts, sizes = zip(*(saver.take_states() for saver in self._savers), strict=True)
+        return sum(counts), sum(sizes)
+
     def take_compared(self) -> list[tuple[bytes, Verdict]]:
         """See `Comparer.take`."""
         return [found for saver in self._savers for found in saver.take_compared()]

@@ -208,6 +208,9 @@ class WorkerSide(Generic[S]):
         self._telemetry.read(self._link.client)
         if self._transfers is not None:
             self._telemetry.gauge("saves_in_flight", self._transfers.in_flight)
+            states, state_bytes = self._transfers.take_states()
+            self._telemetry.count("states", states, "stored")
+            self._telemetry.count("state_bytes", state_bytes, "stored")
         return self._telemetry.take(gauges=False)
 
     def close(self) -> None:
