@@ -1,95 +1,22 @@
 """Tiny models, real engines in processes of their own, and a platform for them alone."""
 
-import json
-import os
 import subprocess
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Self
 
 import pytest
 
 from support.servers import ControlPlane, S3Server
+from support.vllm_engine import EngineProcess
+from support.vllm_engine import engine_environment as environment_of_engines
 
 HERE = Path(__file__).parent
-ENGINE_ENV = {
-    "HF_HUB_OFFLINE": "1",
-    # Without it, asking for logprobs compiles for 22 s.
-    "TORCHDYNAMO_DISABLE": "1",
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "VLLM_LOGGING_LEVEL": "WARNING",
-    "VLLM_NO_USAGE_STATS": "1",
-    # A tiny model gains nothing from more, and on a busy machine threads spin for each other.
-    "OMP_NUM_THREADS": "1",
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "TOKENIZERS_PARALLELISM": "false",
-}
-
-
-def _environment(**extra: str) -> dict[str, str]:
-    """The environment of a vLLM process: nothing of ours but what is given."""
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("NEVE_", "DJANGO_"))}
-    return inherited | ENGINE_ENV | extra
-
-
-class EngineProcess:
-    """A fresh process with a vLLM engine (see run_engine.py). Use as a context manager."""
-
-    def __init__(self, python: Path, model: Path, log: Path, **environment: str) -> None:
-        self._command = ["setpriv", "--pdeathsig", "KILL", str(python), str(HERE / "run_engine.py")]
-        self._model = model
-        self._environment = environment
-        self.log = log
-
-    def __enter__(self) -> Self:
-        self._log = self.log.open("ab")
-        self._process = subprocess.Popen(
-            self._command,
-            env=_environment(**self._environment),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            text=True,
-        )
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        """Ends the process as a user would: no more input."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        try:
-            self._process.wait(30)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._log.close()
-
-    def ask(self, do: str, **command: Any) -> Any:
-        """One command. Raises RuntimeError with the engine's error."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps({"do": do, **command}) + "\n")
-        self._process.stdin.flush()
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"the engine's process ended:\n{self.log.read_text()[-4000:]}")
-        answer = json.loads(line)
-        if isinstance(answer, dict) and "error" in answer:
-            raise RuntimeError(answer["error"])
-        return answer
-
-    def start(self, neve: dict[str, Any] | None, **options: Any) -> float:
-        """Starts an engine; returns the seconds that took."""
-        return self.ask("start", **{"model": str(self._model), "neve": neve} | options)["took_s"]
-
-    def generate(self, *requests: dict[str, Any]) -> list[dict[str, Any]]:
-        return self.ask("generate", requests=list(requests))["outputs"]
 
 
 @pytest.fixture(scope="session")
 def engine_environment() -> Callable[..., dict[str, str]]:
-    return _environment
+    return environment_of_engines
 
 
 @pytest.fixture(scope="session")
@@ -97,7 +24,7 @@ def models(vllm_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with one model a shape (see make_model.py)."""
     folder = tmp_path_factory.mktemp("models")
     command = [str(vllm_python), str(HERE / "make_model.py"), str(folder), "7"]
-    subprocess.run(command, check=True, env=_environment(), capture_output=True)
+    subprocess.run(command, check=True, env=environment_of_engines(), capture_output=True)
     return folder
 
 
@@ -111,7 +38,7 @@ def pairs(vllm_python: Path, model: Path, tmp_path_factory: pytest.TempPathFacto
     """A folder of models that share `model`'s KV or nearly do (see support.pairs)."""
     folder = tmp_path_factory.mktemp("pairs")
     command = [str(vllm_python), str(HERE.parent / "support/pairs.py"), str(model), str(folder)]
-    subprocess.run(command, check=True, env=_environment(), capture_output=True)
+    subprocess.run(command, check=True, env=environment_of_engines(), capture_output=True)
     return folder
 
 

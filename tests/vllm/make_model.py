@@ -5,8 +5,8 @@ query attention), gemma, gptoss and cohere2 (every other layer sees a sliding wi
 layer does), moe (4 experts, 2
 of them for a token), mla (DeepSeek's latent attention), longrope (other positions from 1024 tokens
 on), bert (no KV at all), mamba (a state in place of KV), qwen3next (in every other
-layer), blip (sees an image: 8 tokens ahead of the
-text). Beside them two adapters for llama: lora-a, lora-b.
+layer), whisper (reads an encoder of two seconds of sound), blip (sees an image: 8 tokens ahead of
+the text). Beside them two adapters for llama: lora-a, lora-b.
 """
 
 import json
@@ -36,6 +36,11 @@ from transformers import (
     Phi3Config,
     PreTrainedTokenizerFast,
     Qwen3NextConfig,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+    WhisperForConditionalGeneration,
+    WhisperProcessor,
+    WhisperTokenizer,
 )
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
@@ -115,6 +120,23 @@ BertModel(
     )
 ).save_pretrained(f"{folder}/bert")  # fmt: skip
 PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(f"{folder}/bert")
+
+END, START = 256, 257
+torch.manual_seed(seed)
+WhisperForConditionalGeneration(
+    WhisperConfig(
+        vocab_size=258, d_model=64, encoder_layers=2, decoder_layers=2, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=128, decoder_ffn_dim=128,
+        max_source_positions=100, max_target_positions=448, bos_token_id=END, eos_token_id=END,
+        pad_token_id=END, decoder_start_token_id=START, init_std=0.2, suppress_tokens=None,
+        begin_suppress_tokens=None,
+    )
+).save_pretrained(f"{folder}/whisper")  # fmt: skip
+speech = WhisperTokenizer(vocab={c: i for i, c in enumerate(alphabet)}, merges=[])
+speech.add_special_tokens({"additional_special_tokens": ["<|startoftranscript|>"]})
+WhisperProcessor(
+    feature_extractor=WhisperFeatureExtractor(feature_size=80, chunk_length=2), tokenizer=speech
+).save_pretrained(f"{folder}/whisper")
 
 SEEING = {
     "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,

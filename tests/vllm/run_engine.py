@@ -5,10 +5,11 @@ Run by the vLLM interpreter. Commands:
     "transfer"?: {...}, "listens"?}   `transfer` is a whole kv_transfer_config in place of one made
     of the rest; with `listens` KV events are published, and heard here
 {"do": "generate", "requests": [{"tokens", "max_tokens", "params"?, "salt"?, "seed"?,
-    "lora"?: [name, id, path], "image"?: colour, "regex"?}]}
+    "lora"?: [name, id, path], "image"?: colour, "sound"?: hertz, "regex"?}]}
     one batch; greedy without a seed. `embeds` in place of tokens: so many random vectors
 {"do": "abort", "request"}   begin a request and leave it as soon as its load has begun
 {"do": "counters"}   the engine's own, since its start, and Neve's; of histograms the count
+{"do": "describe"}   the KV cache groups as the engine made them, and how much it holds
 {"do": "events"}   the KV events since the last time, waiting a moment for more
 {"do": "reset"}   the prefix cache, with the connector's
 {"do": "forget_prefixes"}   the prefix cache alone
@@ -18,7 +19,7 @@ Run by the vLLM interpreter. Commands:
 {"do": "sleep"}   sleep level 1 and wake-up, with the calls that a GPU worker of vLLM 0.33 makes
 {"do": "change_weights"}   in place; of two calls the second undoes the first
 {"do": "kv"}   by layer, a digest of its whole KV cache: zeros, but for what this engine computed
-{"do": "embed", "tokens"}   the size of what a pooling model makes of them
+{"do": "embed", "tokens"}   what a pooling model makes of them
 {"do": "defer_copies", "s"}   from now on, copies out of and into the engine's KV come so much later
 {"do": "slow_down", "s"}     from now on, every step's forward takes so much longer
 {"do": "stop"}       end the engine; another may be started. Fails if the adapter broke its contract
@@ -184,6 +185,12 @@ class Engine:
                 found[".".join((name, *own))] = value
         return found
 
+    def describe(self):
+        from support.kv_memory import describe
+
+        core = self.llm.llm_engine.engine_core.engine_core
+        return describe(core.vllm_config, core.scheduler.kv_cache_config)
+
     def events(self):
         """From vLLM's publisher, as a router hears them: of Neve's medium only."""
         import msgspec
@@ -265,7 +272,7 @@ class Engine:
 
     def embed(self, tokens):
         found = self.llm.embed({"prompt_token_ids": tokens}, use_tqdm=False)
-        return {"size": len(found[0].outputs.embedding)}
+        return {"vector": list(found[0].outputs.embedding)}
 
     def defer_copies(self, s):
         """As on a GPU: saves read and loads write engine blocks after the step, and only a fence
@@ -341,6 +348,7 @@ class Engine:
 
 
 def _prompt(request):
+    import numpy
     import torch
     from PIL import Image
 
@@ -351,6 +359,9 @@ def _prompt(request):
         prompt["cache_salt"] = request["salt"]
     if "image" in request:
         prompt["multi_modal_data"] = {"image": Image.new("RGB", (56, 56), request["image"])}
+    if "sound" in request:
+        second = 2 * numpy.pi * request["sound"] * numpy.arange(16000) / 16000
+        prompt["multi_modal_data"] = {"audio": (numpy.sin(second).astype("float32"), 16000)}
     return prompt
 
 

@@ -2,6 +2,8 @@
 
 from types import SimpleNamespace
 
+import pytest
+
 from neve.engine.groups import alignment_tokens
 from neve.engine.options import Options
 from neve.formats.parts import PartKind
@@ -11,6 +13,7 @@ from neve.vllm.identity import why_unsupported
 
 class FullAttentionSpec:
     block_size = 16
+    non_causal = False
 
 
 class SlidingWindowSpec:
@@ -18,6 +21,19 @@ class SlidingWindowSpec:
     sliding_window = 512
     extra_retained_tokens = 0
     prefix_cacheable = True
+
+
+class ChunkedLocalAttentionSpec:
+    block_size = 16
+    attention_chunk_size = 512
+
+
+class CrossAttentionSpec:
+    block_size = 16
+
+
+class EncoderOnlyAttentionSpec:
+    block_size = 16
 
 
 class MambaSpec:
@@ -54,16 +70,20 @@ def test_groups_are_named_in_words():
     )
 
 
-def refusal(*specs, longest=1024, supports_groups=True, layout="rank"):
+NO_CONFIG = object()
+
+
+def refusal(*specs, longest=1024, supports_groups=True, layout="rank", parallel=None, **model):
     """Why an engine with these groups can't use Neve."""
     options = Options(endpoint="http://e", api_key="k", layout=layout)
     engine = SimpleNamespace(
-        model_config=SimpleNamespace(max_model_len=longest),
+        model_config=SimpleNamespace(max_model_len=longest, **model),
         cache_config=SimpleNamespace(enable_prefix_caching=True),
         scheduler_config=SimpleNamespace(enable_chunked_prefill=True),
-        parallel_config=SimpleNamespace(),
+        parallel_config=SimpleNamespace(**parallel or {}),
     )
-    return why_unsupported(engine, config(*specs), options, supports_groups=supports_groups)
+    kv = None if specs == (NO_CONFIG,) else config(*specs)
+    return why_unsupported(engine, kv, options, supports_groups=supports_groups)
 
 
 def test_full_attention_comes_first_then_windows_each_with_its_number_in_the_engine():
@@ -79,6 +99,59 @@ def test_a_window_that_no_request_outgrows_is_full_attention():
     assert groups_of(config(SlidingWindowSpec()), 512)[0].kind is PartKind.FULL
     assert groups_of(config(SlidingWindowSpec()), 513)[0].span == 512
     assert refusal(SlidingWindowSpec(), longest=512, supports_groups=False) is None
+
+
+def test_a_chunk_of_attention_that_no_request_outgrows_is_full_attention():
+    chunked = config(FullAttentionSpec(), ChunkedLocalAttentionSpec())
+    assert [group.kind for group in groups_of(chunked, 512)] == [PartKind.FULL, PartKind.FULL]
+    assert [group.kind for group in groups_of(chunked, 513)] == [PartKind.FULL, PartKind.LOCAL]
+
+
+def test_cross_attention_is_refused_in_words_whoever_tells_of_it():
+    """Before 0.29 no hook comes early enough; then vLLM's own assertion ends the start."""
+    for said in (
+        refusal(FullAttentionSpec(), CrossAttentionSpec()),
+        refusal(FullAttentionSpec(), is_encoder_decoder=True),
+    ):
+        assert "cross attention" in said
+        assert "--disable" not in said
+
+
+def test_kv_that_depends_on_later_tokens_is_refused():
+    prefix_lm = FullAttentionSpec()
+    prefix_lm.non_causal = True
+    for spec in (prefix_lm, UniformTypeKVCacheSpecs(FullAttentionSpec(), prefix_lm)):
+        assert "later tokens" in refusal(spec)
+    assert "later tokens" in refusal(EncoderOnlyAttentionSpec())
+
+
+def test_answers_pooled_of_all_tokens_are_refused_and_of_the_last_are_served():
+    """Even if somebody switched prefix caching on, against vLLM's warning."""
+    pooled = {"pooler_config": SimpleNamespace(seq_pooling_type="MEAN")}
+    said = refusal(FullAttentionSpec(), **pooled, is_prefix_caching_supported=False)
+    assert "pooled of all tokens" in said
+    assert refusal(FullAttentionSpec(), **pooled, is_prefix_caching_supported=True) is None
+    assert (
+        refusal(FullAttentionSpec(), pooler_config=None, is_prefix_caching_supported=False) is None
+    )
+
+
+@pytest.mark.parametrize("kind", ["decode", "prefill"])
+def test_context_parallel_is_refused_by_the_name_of_the_setting(kind):
+    setting = f"{kind}_context_parallel_size"
+    assert refusal(FullAttentionSpec(), parallel={setting: 2}).startswith(f"{setting} > 1")
+    assert refusal(FullAttentionSpec(), parallel={setting: 1}) is None
+
+
+def test_an_engine_that_says_nothing_of_its_kv_is_refused():
+    assert "no description" in refusal(NO_CONFIG)
+
+
+def test_a_description_that_can_not_be_read_is_refused_not_raised():
+    class SlidingWindowSpec:  # of a later vLLM, with another name for its window
+        block_size = 16
+
+    assert "doesn't know (AttributeError" in refusal(SlidingWindowSpec())
 
 
 def test_what_a_drafter_needs_kept_belongs_to_the_window():

@@ -53,7 +53,7 @@ def test_models_without_kv_are_served_and_said_to_have_none(platform, fresh_proc
         process.start(
             neve, model=str(models / "bert"), engine={"runner": "pooling", "max_model_len": 512}
         )
-        assert process.ask("embed", tokens=LONG[:300])["size"] == 64
+        assert len(process.ask("embed", tokens=LONG[:300])["vector"]) == 64
         process.ask("stop")
         for shape in ("mamba", "qwen3next"):  # whose states vLLM offers with its prefix cache on
             off = {"dtype": "bfloat16", "enable_prefix_caching": False}

@@ -77,6 +77,39 @@ def describe_states(kv_cache_config: Any) -> dict[str, str]:
     return found
 
 
+def has_cross_attention(kv_cache_config: Any) -> bool:
+    """Whether some layers keep the KV of an encoder's output."""
+    return any(
+        "CrossAttention" in base.__name__
+        for group in kv_cache_config.kv_cache_groups
+        for spec in layer_specs(group)
+        for base in type(spec).__mro__
+    )
+
+
+def sees_ahead(kv_cache_config: Any) -> bool:
+    """Whether some layers attend to later tokens (prefix LM, encoder-only attention)."""
+    return any(
+        getattr(spec, "non_causal", False) or "EncoderOnly" in type(spec).__name__
+        for group in kv_cache_config.kv_cache_groups
+        for spec in layer_specs(group)
+    )
+
+
+def reads_an_encoder(config: Any) -> bool:
+    """Whether the model's decoder reads an encoder, as Whisper's does."""
+    return bool(getattr(config.model_config, "is_encoder_decoder", False))
+
+
+def pools_all_tokens(config: Any) -> bool:
+    """Whether an answer is pooled of all tokens of a prompt (MEAN, CLS, STEP): then even vLLM's own
+    prefix cache is of no use, whatever its setting. LAST needs the last token alone."""
+    model = config.model_config
+    if getattr(model, "pooler_config", None) is None:
+        return False
+    return not getattr(model, "is_prefix_caching_supported", True)
+
+
 def groups_of(kv_cache_config: Any, longest: int) -> list[KvGroup] | None:
     """The KV cache groups, sorted by kind; None if some layer keeps something that Neve does not
     know, or a drafter has a group of its own.

@@ -22,7 +22,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
 )
 
 from neve import log_events
-from neve.engine.groups import alignment_tokens, is_split
+from neve.engine.groups import KvGroup, alignment_tokens, is_split
 from neve.engine.guard import guarded, log_as, nothing
 from neve.engine.options import Options
 from neve.engine.scheduler import SchedulerSide
@@ -30,8 +30,8 @@ from neve.engine.sharding import RANK
 from neve.engine.step import StepPlan, WorkerReport
 from neve.engine.worker import WorkerSide
 from neve.formats.parts import PartKind
-from neve.vllm.compat import groups_of, names_media
-from neve.vllm.identity import kernel_names, why_unsupported
+from neve.vllm.compat import groups_of, names_media, reads_an_encoder
+from neve.vllm.identity import READS_AN_ENCODER, kernel_names, why_unsupported
 from neve.vllm.metadata import NeveHandshake, NeveMetadata, NeveWorkerMetadata
 from neve.vllm.metrics import NevePromMetrics, NeveStats
 from neve.vllm.rank import ENGINE, make_worker, shards
@@ -62,8 +62,13 @@ class NeveConnector(*_BASES):  # type: ignore[misc]  # vllm is untyped here
     def __new__(
         cls, vllm_config: "VllmConfig", role: KVConnectorRole, kv_cache_config: "KVCacheConfig"
     ) -> "NeveConnector":
+        if reads_an_encoder(vllm_config):
+            # `get_required_kvcache_layout` took Neve out of the scheduler's process; a worker in a
+            # process of its own has to agree. vLLM takes None for an engine without connector.
+            return None  # type: ignore[return-value]
         # A connector without `SupportsHMA` must have exactly one KV cache group: not none either.
-        without = not kv_cache_config.kv_cache_groups and not issubclass(cls, SupportsHMA)
+        has_kv = kv_cache_config is not None and kv_cache_config.kv_cache_groups
+        without = not has_kv and not issubclass(cls, SupportsHMA)
         made: NeveConnector = super().__new__(_WithoutKv if without else cls)
         return made
 
@@ -90,11 +95,15 @@ class NeveConnector(*_BASES):  # type: ignore[misc]  # vllm is untyped here
             and whole.kv_transfer_config is not None
             and whole.kv_transfer_config.kv_connector != transfer.kv_connector
         )
+        # The one place of refusal: a refused engine gets no worker side (`_register`), so no
+        # handshake, so no scheduler side, and every hook does nothing.
         self._unsupported = why_unsupported(
             vllm_config, kv_cache_config, self._options, supports_groups=_SUPPORTS_GROUPS
         )
-        longest = vllm_config.model_config.max_model_len
-        self._groups = groups_of(kv_cache_config, longest) or []
+        self._groups: list[KvGroup] = []
+        if self._unsupported is None:
+            longest = vllm_config.model_config.max_model_len
+            self._groups = groups_of(kv_cache_config, longest) or []
         self._is_split = bool(self._groups) and is_split(self._groups)
         self._options = self._options.for_groups(self._groups)
         if role is KVConnectorRole.SCHEDULER:
@@ -126,9 +135,19 @@ class NeveConnector(*_BASES):  # type: ignore[misc]  # vllm is untyped here
 
     @classmethod
     def get_required_kvcache_layout(cls, vllm_config: "VllmConfig") -> str | None:
-        """From 0.29 on: one block, all layers. A preference: vLLM warns if a kernel can't."""
+        """From 0.29 on: one block, all layers. A preference: vLLM warns if a kernel can't.
+
+        The first hook that sees the model, in the scheduler's process, and so the only one that can
+        save the start of an encoder-decoder model: vLLM's scheduler asserts that none comes with a
+        connector. Such an engine loses its connector here.
+        """
         if hasattr(KVConnectorBase_V1, "prefer_cross_layer_blocks"):
             return None  # until 0.28 this names the order of heads and tokens
+        if reads_an_encoder(vllm_config):
+            log_as("vllm")
+            log_events.UNSUPPORTED.log(detail=READS_AN_ENCODER)
+            vllm_config.kv_transfer_config = None
+            return None
         extra = vllm_config.kv_transfer_config.kv_connector_extra_config
         return "BLHNC" if extra.get("cross_layer_blocks") else None
 

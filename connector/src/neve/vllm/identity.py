@@ -7,6 +7,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from neve import log_events
 from neve.engine.groups import KvGroup, alignment_tokens, is_split
 from neve.engine.options import Options
 from neve.engine.sharding import CANONICAL, RANK
@@ -14,7 +15,15 @@ from neve.engine.weights import folder_revision
 from neve.errors import Misuse
 from neve.formats.parts import PartKind
 from neve.formats.space import SpaceIdentity
-from neve.vllm.compat import describe_groups, groups_of, state_specs
+from neve.vllm.compat import (
+    describe_groups,
+    groups_of,
+    has_cross_attention,
+    pools_all_tokens,
+    reads_an_encoder,
+    sees_ahead,
+    state_specs,
+)
 from neve.vllm.settings import LAYERLESS_DRAFTERS, deciding_settings
 
 if TYPE_CHECKING:
@@ -33,19 +42,48 @@ _READ_FROM_FOLDERS: Final = frozenset(
 )
 
 
+# Why an encoder-decoder model is served without Neve, in words for its operator.
+READS_AN_ENCODER: Final = (
+    "the model's decoder reads an encoder (cross attention), whose KV follows from audio or another"
+    " text, not from the prompt's tokens; vLLM runs such models only without a connector"
+)
+
+
 def why_unsupported(
     config: "VllmConfig",
-    kv_cache_config: "KVCacheConfig",
+    kv_cache_config: "KVCacheConfig | None",
     options: Options,
     *,
     supports_groups: bool,
 ) -> str | None:
-    """Why this engine can't use Neve, in words for its operator; None if it can.
+    """Why this engine can't use Neve, in words for its operator; None if it can. Never raises.
 
     `supports_groups`: this vLLM tells connectors what they need to know of several KV cache groups.
     """
+    try:
+        return _why_unsupported(config, kv_cache_config, options, supports_groups)
+    except Exception as error:  # a later vLLM's configuration
+        log_events.HOOK_BROKEN.log(hook="__init__", exc_info=True)
+        return f"vLLM describes the model's KV in a way that Neve doesn't know ({error!r})"
+
+
+def _why_unsupported(
+    config: "VllmConfig",
+    kv_cache_config: "KVCacheConfig | None",
+    options: Options,
+    supports_groups: bool,
+) -> str | None:
+    if kv_cache_config is None:
+        return "vLLM gave the connector no description of the model's KV"
     if not kv_cache_config.kv_cache_groups:
         return "the model keeps no KV (it only encodes), so there is nothing to share"
+    if reads_an_encoder(config) or has_cross_attention(kv_cache_config):
+        return READS_AN_ENCODER
+    if sees_ahead(kv_cache_config):
+        return (
+            f"layers attend to later tokens too, so KV depends on what follows it "
+            f"({describe_groups(kv_cache_config)})"
+        )
     states = state_specs(kv_cache_config)
     groups = groups_of(kv_cache_config, config.model_config.max_model_len)
     if groups is None:
@@ -82,6 +120,8 @@ def why_unsupported(
         )
     if getattr(config.cache_config, "calculate_kv_scales", False):
         return "calculate_kv_scales makes KV depend on the first batch; use calibrated scales"
+    if pools_all_tokens(config):
+        return "the model's answer is pooled of all tokens of the prompt, so all must be computed"
     cache, scheduler = config.cache_config, config.scheduler_config
     if not (scheduler.enable_chunked_prefill or cache.enable_prefix_caching):
         # Attention that can only compute whole prompts (MLA on CPU) gives wrong tokens after a
