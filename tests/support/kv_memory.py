@@ -31,7 +31,8 @@ def describe(config: Any, kv: Any) -> dict[str, Any]:
         groups.append(
             {
                 "kind": type(each[0]).__name__,
-                "window": getattr(each[0], "sliding_window", None),
+                "window": getattr(each[0], "sliding_window", None)
+                or getattr(each[0], "attention_chunk_size", None),
                 "layers": layers,
                 "block_tokens": spec.block_size,
                 "bytes": sum(sizes) if len(sizes) > 1 else layers * sizes[0],

@@ -47,6 +47,34 @@ def test_what_a_window_freed_is_not_stored_for_what_it_was(platform, fresh_proce
         assert reused[1] == reused[3] == 64
 
 
+def test_engines_whose_layers_are_grouped_otherwise_share_nothing(platform, fresh_process, models):
+    """With the hybrid KV cache manager off, one block holds all layers: other units."""
+    options = {
+        "endpoint": platform.url,
+        "api_key": platform.node_key,
+        "load": "always",
+        "canary": 0,
+        "max_chunk_tokens": 64,
+        "match_deadline_s": 5,
+        "load_deadline_s": 20,
+        "revision": "grouped",
+    }
+    asked = SHORT | {"params": {"neve": {}}}
+    answers, kinds = [], []
+    with fresh_process("grouped") as process:
+        for off in (False, True, False):
+            engine = {"disable_hybrid_kv_cache_manager": off, "enable_prefix_caching": False}
+            process.start(options, model=str(models / "gptoss"), engine=engine)
+            kinds.append([each["kind"] for each in process.ask("describe")["groups"]])
+            answers.append(process.generate(asked)[0])
+            process.ask("store_all")
+            process.ask("stop")
+    hybrid = ["FullAttentionSpec", "SlidingWindowSpec"]
+    assert [sorted(each) for each in kinds] == [hybrid, ["FullAttentionSpec"], hybrid]
+    assert [each["params"]["neve"]["reused_tokens"] for each in answers] == [0, 0, 256]
+    assert [each["tokens"] for each in answers] == [answers[0]["tokens"]] * 3
+
+
 def test_models_without_kv_are_served_and_said_to_have_none(platform, fresh_process, models):
     neve = {"endpoint": platform.url, "api_key": platform.node_key}
     with fresh_process("without-kv") as process:
