@@ -15,16 +15,20 @@ from cacheapi.base.fields import NO_NUL, Choice, Counts, StrictSerializer, Text,
 from cacheapi.base.schemas import PART_GROUP
 from cacheapi.base.viewsets import checked, no_body
 from cacheapi.nodes import topology
-from cacheapi.nodes.view import NodeView
-from catalog import hot_access, sessions
+from cacheapi.nodes.view import NodeView, open_session
+from catalog import families, hot_access, sessions
 from catalog.models import NodeSession
 from neve.errors import MissReason, Misuse
 from neve.formats.parts import MOST_GROUPS, PartGroup
 from neve.formats.space import MAX_CHUNK_TOKENS, SpaceIdentity
-from neve.node.stats import COUNTERS, LOAD_NAMES
+from neve.node.membership import Attested, MemberState
+from neve.node.stats import COUNTERS, LOAD_NAMES, MOST_COUNT
 from retention import provisioning
 from storage import hot, s3
 from tenants.principal import actor_of
+
+# What a node may say of itself; the producer is known by its identity.
+REPORTED = (MemberState.ATTESTING, MemberState.ATTACHED, MemberState.REFUSED)
 
 
 def _member(field: Field[Any]) -> dict[str, Any]:
@@ -77,6 +81,13 @@ class Group(serializers.Field[PartGroup, Any, Any, PartGroup]):
         return value.as_dict()
 
 
+class FamilyNameSerializer(StrictSerializer):
+    name = Text(max_length=100)
+    device = Text(
+        max_length=100, allow_blank=True, default="", help_text="its kind, such as NVIDIA H200"
+    )
+
+
 class HandshakeSerializer(StrictSerializer):
     node = Text(max_length=100)
     instance = Text(
@@ -87,6 +98,9 @@ class HandshakeSerializer(StrictSerializer):
     engine = EngineSerializer()
     identity = Identity()
     space = Text(max_length=200, allow_null=True, default=None)
+    family = FamilyNameSerializer(
+        allow_null=True, default=None, help_text="in place of a space: share a producer's KV"
+    )
     max_chunk_tokens = WholeNumber(min_value=1, max_value=4096, default=MAX_CHUNK_TOKENS)
     groups = serializers.ListField(
         child=Group(),
@@ -95,6 +109,11 @@ class HandshakeSerializer(StrictSerializer):
         help_text="KV groups, if a chunk is stored as one part for each; the first one keeps the "
         "ids of the chain",
     )
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        if attrs["space"] is not None and attrs["family"] is not None:
+            raise serializers.ValidationError({"family": "a family has its own space"})
+        return attrs
 
 
 class TenantRef(serializers.Serializer[Any]):
@@ -129,10 +148,17 @@ class PolicyNumbers(serializers.Serializer[Any]):
     cold_ttl_s = serializers.IntegerField(allow_null=True)
 
 
+class MembershipSerializer(serializers.Serializer[Any]):
+    name = serializers.CharField()
+    state = serializers.ChoiceField(choices=[each.value for each in MemberState])
+    producer = Identity(help_text="whose fingerprint the space has")
+
+
 class SessionSerializer(serializers.Serializer[Any]):
     session = serializers.UUIDField()
     tenant = TenantRef()
     space = SpaceRef()
+    family = MembershipSerializer(allow_null=True)
     buckets = serializers.IntegerField()
     valkey = ValkeyAddress()
     s3 = S3Location()
@@ -174,6 +200,7 @@ class SessionsView(NodeView):
                 engine=body["engine"],
                 identity=body["identity"],
                 space_name=body["space"],
+                family=_applicant(body),
                 max_chunk_tokens=body["max_chunk_tokens"],
                 groups=body["groups"],
                 actor=actor_of(request),
@@ -184,10 +211,11 @@ class SessionsView(NodeView):
             "session": session.pk,
             "tenant": self.tenant,
             "space": session.space,
+            "family": _membership(session),
             "buckets": settings.ENV.hot_buckets,
             "valkey": topology.valkey_address(self.key),
             "s3": topology.s3_location(self.tenant.pk) | {"probe": s3.presign_get(s3.PROBE_KEY)},
-            **topology.current_numbers(self.key),
+            **topology.current_numbers(self.key, session),
         }
         return Response(SessionSerializer(answer).data, status=201)
 
@@ -208,5 +236,58 @@ class HeartbeatView(NodeView):
     def post(self, request: Request, session_id: UUID) -> Response:
         """Counts since the last heartbeat; the answer holds what may have changed."""
         body = checked(HeartbeatSerializer, request)
-        sessions.record_heartbeat(session_id=session_id, heartbeat=sessions.Heartbeat(**body))
-        return Response(topology.current_numbers(self.key))
+        session = sessions.record_heartbeat(
+            session_id=session_id, heartbeat=sessions.Heartbeat(**body)
+        )
+        return Response(topology.current_numbers(self.key, session))
+
+
+class AttestationSerializer(StrictSerializer):
+    state = Choice(choices=[each.value for each in REPORTED])
+    weights = Text(max_length=64, allow_blank=True, default="")
+    blocks = WholeNumber(max_value=MOST_COUNT, default=0)
+    near = WholeNumber(max_value=MOST_COUNT, default=0)
+    layer = Text(max_length=200, allow_blank=True, default="")
+    first_token = WholeNumber(required=False)
+    end_token = WholeNumber(required=False)
+
+
+class AttestationAnswerSerializer(serializers.Serializer[Any]):
+    state = serializers.ChoiceField(choices=[each.value for each in MemberState])
+
+
+class AttestationView(NodeView):
+    @extend_schema(
+        request=AttestationSerializer, responses={200: AttestationAnswerSerializer}, tags=["cache"]
+    )
+    def post(self, request: Request, session_id: UUID) -> Response:
+        """How this engine's KV compares with that of its family's producer."""
+        body = checked(AttestationSerializer, request)
+        found = Attested(**body | {"state": MemberState(body["state"])})
+        member = families.note_attested(
+            session=open_session(session_id), found=found, actor=actor_of(request)
+        )
+        return Response({"state": member.state})
+
+
+def _applicant(body: dict[str, Any]) -> families.Applicant | None:
+    if body["family"] is None:
+        return None
+    return families.Applicant(
+        family=body["family"]["name"],
+        device=body["family"]["device"],
+        engine=f"{body['engine']['name']} {body['engine']['version']}",
+        identity=body["identity"],
+        max_chunk_tokens=body["max_chunk_tokens"],
+    )
+
+
+def _membership(session: NodeSession) -> dict[str, Any] | None:
+    member = session.member
+    if member is None:
+        return None
+    return {
+        "name": member.family.name,
+        "state": member.state,
+        "producer": SpaceIdentity.from_dict(session.space.identity),
+    }

@@ -7,6 +7,7 @@ from typing import Any
 from django.conf import settings
 
 from catalog import hot_access
+from catalog.models import NodeSession
 from neve.formats.keys import tenant_prefix
 from retention.models import RetentionPolicy
 from tenants.models import ApiKey
@@ -28,17 +29,20 @@ def s3_location(tenant_id: int) -> dict[str, Any]:
     }
 
 
-def topology_hash(key: ApiKey) -> str:
-    """Changes when a node needs a new handshake: other servers, other buckets, another password."""
+def topology_hash(key: ApiKey, session: NodeSession) -> str:
+    """Changes when a node needs a new handshake: other servers, other buckets, another password,
+    another word on its family."""
     assert key.tenant_id is not None  # a node's key
     parts = [valkey_address(key), s3_location(key.tenant_id), settings.ENV.hot_buckets]
+    if session.member is not None:
+        parts.append([session.member.pk, session.member.generation])
     return blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
-def current_numbers(key: ApiKey) -> dict[str, Any]:
+def current_numbers(key: ApiKey, session: NodeSession) -> dict[str, Any]:
     """What may change during a session. Needs the tenant's scope."""
     return {
         "policy": RetentionPolicy.objects.get().as_dict(),
         "heartbeat_s": settings.ENV.heartbeat_s,
-        "topology": topology_hash(key),
+        "topology": topology_hash(key, session),
     }

@@ -7,6 +7,7 @@ from rest_framework.routers import SimpleRouter
 
 from cacheapi.teams.audit import AuditView
 from cacheapi.teams.contexts import ContextsView
+from cacheapi.teams.families import FamiliesView, MembersView
 from cacheapi.teams.jobs import JobsView
 from cacheapi.teams.keys import KeysView
 from cacheapi.teams.nodes import NodesView
@@ -22,6 +23,8 @@ router = SimpleRouter(trailing_slash=False)
 router.register("contexts", ContextsView, basename="context")
 router.register("tenants", TenantsView, basename="tenant")
 router.register("spaces", SpacesView, basename="space")
+router.register("families", FamiliesView, basename="family")
+router.register("family-members", MembersView, basename="member")
 router.register("nodes", NodesView, basename="node")
 router.register("segments", SegmentsView, basename="segment")
 router.register("jobs", JobsView, basename="job")

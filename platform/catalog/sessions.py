@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from base import live
 from base.problems import Problem
-from catalog import hot_access, usage
+from catalog import families, hot_access, usage
 from catalog.models import NodeSession
 from catalog.spaces import resolve_space
 from neve.formats.parts import PartGroup
@@ -49,6 +49,7 @@ def open_session(
     engine: dict[str, Any],
     identity: SpaceIdentity,
     space_name: str | None,
+    family: families.Applicant | None = None,
     max_chunk_tokens: int,
     actor: Actor,
     groups: Sequence[PartGroup] = (),
@@ -59,6 +60,7 @@ def open_session(
     would make handshakes for ever. A node counts once, however many spaces (ranks) it serves and
     processes it has ("gpu-07/scheduler" is a part of "gpu-07").
     `instance`: tells engines of one name apart.
+    `family`: the node is to share the KV of one; its state is in the session's `member`.
     `key`: the node's; None for sessions that no key opened. `groups`: KV groups of which a chunk
     has a part; empty if it is one block.
     Raises Problem: fingerprint-clash, node-limit, limit-reached, tenant-cut-off, unauthorized (the
@@ -91,14 +93,18 @@ def open_session(
                 "have: end processes of it, or name engines of other hosts otherwise.",
                 node_limit=tenant.node_limit,
             )
-        space = resolve_space(
-            tenant_id=tenant.pk,
-            identity=identity,
-            name=space_name,
-            max_chunk_tokens=max_chunk_tokens,
-            actor=actor,
-            groups=groups,
-        )
+        member = None
+        if family is not None:
+            space, member = families.join(family)
+        else:
+            space = resolve_space(
+                tenant_id=tenant.pk,
+                identity=identity,
+                name=space_name,
+                max_chunk_tokens=max_chunk_tokens,
+                actor=actor,
+                groups=groups,
+            )
         now = timezone.now()
         own_or_silent = Q(instance=instance) | Q(last_heartbeat_at__lte=live_since())
         NodeSession.objects.filter(own_or_silent, node=node, space=space, ended_at=None).update(
@@ -106,6 +112,7 @@ def open_session(
         )
         return NodeSession.objects.create(
             space=space,
+            member=member,
             key=key,
             node=node,
             instance=instance,
@@ -140,6 +147,8 @@ def record_heartbeat(*, session_id: UUID, heartbeat: Heartbeat) -> NodeSession:
             load_ms=heartbeat.load_ms,
             drops=heartbeat.drops,
         )
+        if session.member_id is not None and (hits := heartbeat.counters.get("family_hit_tokens")):
+            families.count_hits(member_id=session.member_id, tokens=hits)
     session.save(update_fields=["last_heartbeat_at", "breaker", "last_seq", "totals"])
     live.announce_usage_on_commit(session.tenant_id)
     return session

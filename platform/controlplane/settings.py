@@ -8,6 +8,7 @@ from redis.retry import Retry
 
 from base import logs
 from controlplane import env as environment
+from neve.node.membership import MemberState
 
 ENV = environment.read()
 ROOT = environment.ROOT
@@ -177,6 +178,7 @@ SPECTACULAR_SETTINGS = {
         "drf_spectacular.hooks.postprocess_schema_enums",
         "cacheapi.base.openapi.add_problems",
     ],
+    "ENUM_NAME_OVERRIDES": {"MemberStateEnum": [each.value for each in MemberState]},
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     # It needs only empty querysets, but `objects` refuses even these outside of a tenant scope.

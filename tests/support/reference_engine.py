@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from neve.engine.contract import Difference
 from neve.engine.link import Engine as EngineName
 from neve.engine.options import Options
 from neve.engine.params import read_params
@@ -118,6 +119,14 @@ class PagedKv:
 
     def compare(self, computed: Piece, stored: Piece) -> str | None:
         return None if computed.memory == stored.memory else "other bytes"
+
+    def compare_bits(self, computed: Piece, stored: Piece) -> Difference | None:
+        size = self.block_bytes
+        for n in range(len(computed.memory) // size):
+            part = slice(n * size, (n + 1) * size)
+            if computed.memory[part] != stored.memory[part]:
+                return Difference("all", n, is_rounding=False)
+        return None
 
     def mark(self) -> Mark:
         return Mark()

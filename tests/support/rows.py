@@ -8,7 +8,19 @@ from uuid import uuid4
 from django.contrib.auth import get_user_model
 from django.utils import timezone
 
-from catalog.models import Context, Job, NodeSession, Pin, Round, Segment, Space, Stray, UsageRollup
+from catalog.models import (
+    Context,
+    Family,
+    FamilyMember,
+    Job,
+    NodeSession,
+    Pin,
+    Round,
+    Segment,
+    Space,
+    Stray,
+    UsageRollup,
+)
 from neve.formats.space import SpaceIdentity
 from retention import services as retention
 from tenants import services
@@ -82,6 +94,14 @@ def make_segment(space: Space, **fields: Any) -> Segment:
         return Segment.objects.create(space=space, uuid=uuid, **{**defaults, **fields})
 
 
+def make_member(space: Space, model: str = "twin", **fields: Any) -> FamilyMember:
+    """The space becomes a family, if it is none yet, and gets a model."""
+    fields = {"state": FamilyMember.State.ATTESTING, "key": uuid4().hex} | fields
+    with tenant_scope(space.tenant_id):
+        family, _ = Family.objects.get_or_create(space=space, defaults={"name": space.name})
+        return FamilyMember.objects.create(family=family, model=model, revision="r", **fields)
+
+
 def make_everything(tenant: Tenant, count: int = 1) -> dict[str, Any]:
     """Make `count` rows of each kind that /api/v1 lists. Returns route name → last row."""
     last: dict[str, Any] = {"tenant": tenant}
@@ -101,10 +121,13 @@ def make_everything(tenant: Tenant, count: int = 1) -> dict[str, Any]:
         context = make_context(space)
         with tenant_scope(tenant.pk):  # already ended, so that the context can be changed
             Pin.objects.create(context=context, owner="key:0", until=timezone.now())
+        member = make_member(space)
         last |= {
             "space": space,
             "node": make_session(space, f"node-{n}"),
             "context": context,
+            "family": member.family,
+            "member": member,
             "segment": make_segment(space),
             "job": job,
             "key": key,

@@ -376,6 +376,37 @@ CANARY_BROKEN = LogEvent(
     "A bug while stored KV was compared.",
     "Report it with the traceback.",
 )
+FAMILY_STATE = LogEvent(
+    "neve.family.state",
+    INFO,
+    ("state",),
+    "What this engine may do in its family: attesting, attached, refused; or it is the producer.",
+    "Nothing.",
+)
+FAMILY_DIFFERS = LogEvent(
+    "neve.family.differs",
+    ERROR,
+    ("layer", "first_token", "end_token"),
+    "This engine computes other KV than the producer of its family.",
+    "Leave the family (option `family`), or make weights, kernels and device equal; then an "
+    "operator lets the member try again.",
+    effect="sharing nothing with the family",
+)
+FAMILY_UNREPORTED = LogEvent(
+    "neve.family.unreported",
+    WARNING,
+    ("detail",),
+    "The platform refused the report of an attestation.",
+    "Read the detail; the engine asks again after its next handshake.",
+    effect="sharing nothing with the family",
+)
+FAMILY_BROKEN = LogEvent(
+    "neve.family.broken",
+    ERROR,
+    (),
+    "A bug while an attestation was reported.",
+    "Report it with the traceback.",
+)
 WEIGHTS_UNREADABLE = LogEvent(
     "neve.weights.unreadable",
     WARNING,

@@ -1,6 +1,7 @@
 """Spaces, node sessions, contexts, segments, usage, jobs. Never a row per block."""
 
 from catalog.models.contexts import ID_BYTES, Context, Pin
+from catalog.models.families import Family, FamilyMember
 from catalog.models.jobs import Job
 from catalog.models.segments import Round, Segment, Stray
 from catalog.models.spaces import NodeSession, Space
@@ -12,6 +13,8 @@ __all__ = [
     "RESOLUTIONS_S",
     "TIER_COUNTERS",
     "Context",
+    "Family",
+    "FamilyMember",
     "Job",
     "NodeSession",
     "Pin",

@@ -52,6 +52,14 @@ class NodeSession(TenantOwned):
     key = models.ForeignKey(
         ApiKey, on_delete=models.SET_NULL, null=True, editable=False, related_name="sessions"
     )
+    member = models.ForeignKey(
+        "catalog.FamilyMember",
+        on_delete=models.SET_NULL,
+        null=True,
+        editable=False,
+        related_name="sessions",
+        help_text="of a family, if the node named one",
+    )
     node = models.CharField(max_length=100)
     instance = models.CharField(
         max_length=64, blank=True, help_text="which engine of this name; empty: it did not say"

@@ -42,6 +42,7 @@ class UsageRollup(TenantOwned):
     corrupt = models.BigIntegerField(default=0)
     compared_blocks = models.BigIntegerField(default=0)
     differing_blocks = models.BigIntegerField(default=0)
+    family_hit_tokens = models.BigIntegerField(default=0, help_text="stored by other processes")
     misses = models.JSONField(default=dict, help_text="MissReason → blocks")
     load_ms = models.JSONField(default=dict, help_text="histogram: upper bound → loads")
     drops = models.JSONField(default=dict, help_text="MissReason → blocks that were not stored")

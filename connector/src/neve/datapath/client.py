@@ -30,6 +30,7 @@ from neve.formats.parts import PartGroup
 from neve.formats.space import MAX_CHUNK_TOKENS, SpaceIdentity
 from neve.index.tier import Location, Tier, decode_match
 from neve.node.heartbeat import HeartbeatLoop
+from neve.node.membership import Attested, MemberState
 from neve.node.session import Endpoint, Session
 from neve.node.stats import Stats
 
@@ -109,6 +110,7 @@ class Client:
         node: str,
         engine: Mapping[str, str],
         space: str | None = None,
+        family: Mapping[str, str] | None = None,
         max_chunk_tokens: int = MAX_CHUNK_TOKENS,
         connections: int = CONNECTIONS,
         cold_connections: int = COLD_CONNECTIONS,
@@ -119,6 +121,8 @@ class Client:
     ) -> Self:
         """Makes the handshake. Raises `Refused` (fix it first) or `Unavailable` (try later).
 
+        `family`: see `Endpoint.open_session`. With one, the session's space is another engine's:
+        only `neve.engine.attest` knows which of its blocks may be used.
         `connections`: to each Valkey, for block bytes; short calls use another one.
         `cold_connections`: to S3, which is as many ranges as are read at a time.
         `promote`: whether blocks that are read from S3 again are put back into the hot tier.
@@ -134,6 +138,7 @@ class Client:
             instance=uuid4().hex,
             engine=engine,
             space=space,
+            family=family,
             max_chunk_tokens=max_chunk_tokens,
             groups=groups,
         )
@@ -309,6 +314,19 @@ class Client:
         }
         try:
             return str(self._endpoint.record_context(context).get("id", ""))
+        except Refused as error:
+            if error.status != 404:
+                raise
+            self._heartbeats.ask_rehandshake()
+            raise Unavailable(f"the session is being renewed ({error})") from error
+
+    def report_attestation(self, found: Attested) -> MemberState:
+        """Tells the platform how an attestation goes. Returns the engine's state from now on.
+
+        One HTTP request. Raises `Refused`, or `Unavailable`: try later.
+        """
+        try:
+            return self._endpoint.report_attestation(self.session.id, found)
         except Refused as error:
             if error.status != 404:
                 raise

@@ -20,9 +20,11 @@ DEFAULT_EVERY: Final = 1000
 
 
 class Verdict(StrEnum):
-    """`UNKNOWN`: the block could not be fetched, or no staging was free."""
+    """`NEAR`: the same but for rounding, where bits are compared. `UNKNOWN`: the block could not be
+    fetched, or no staging was free."""
 
     SAME = "same"
+    NEAR = "near"
     OTHER = "other"
     UNKNOWN = "unknown"
 

@@ -10,7 +10,7 @@ from neve.datapath.client import Client, Transfer
 from neve.engine.canary import Verdict
 from neve.engine.contract import Kv, S
 from neve.engine.staging import StagingPool, payloads
-from neve.engine.step import BlockSave
+from neve.engine.step import BlockSave, Place
 
 # No request waits for a comparison.
 FETCH_DEADLINE_S: Final = 10.0
@@ -27,6 +27,7 @@ class Comparer(Generic[S]):
         self._pool = pool
         self._columns = columns
         self._verdicts: deque[tuple[bytes, Verdict]] = deque()
+        self._differences: deque[tuple[bytes, Place]] = deque()
         self._thread = ThreadPoolExecutor(1, "neve-canary")
 
     def compare(self, save: BlockSave, computed: S) -> None:
@@ -58,11 +59,19 @@ class Comparer(Generic[S]):
         """First ids and verdicts of comparisons that ended since the last call."""
         return [self._verdicts.popleft() for _ in range(len(self._verdicts))]
 
+    def take_differences(self) -> dict[bytes, Place]:
+        """By first id, where blocks differ that were compared to the bit. Call `take` first."""
+        return dict(self._differences.popleft() for _ in range(len(self._differences)))
+
     def _compare(self, transfer: Transfer, save: BlockSave, pieces: list[S]) -> None:
         """On the canary's thread."""
         verdict = Verdict.UNKNOWN
         try:
-            if transfer.wait(0.0) == [None] * len(self._columns):
+            if transfer.wait(0.0) != [None] * len(self._columns):
+                pass
+            elif save.bits:
+                verdict = self._compare_bits(save, pieces)
+            else:
                 difference = self._kv.compare(*pieces)
                 verdict = Verdict.SAME if difference is None else Verdict.OTHER
                 if difference is not None:
@@ -75,9 +84,20 @@ class Comparer(Generic[S]):
             log_events.CANARY_BROKEN.log(exc_info=True)
         self._end(save, pieces, verdict)
 
+    def _compare_bits(self, save: BlockSave, pieces: list[S]) -> Verdict:
+        found = self._kv.compare_bits(*pieces)
+        if found is None:
+            return Verdict.SAME
+        # The engine blocks of a window are the chunk's last ones.
+        size = self._client.session.identity.engine_block_tokens
+        left = len(save.engine_blocks) - found.engine_block
+        first = (save.chunk + 1) * save.tokens - left * size
+        self._differences.append((save.ids[0], Place(found.layer, first, first + size)))
+        return Verdict.NEAR if found.is_rounding else Verdict.OTHER
+
     def _end(self, save: BlockSave, pieces: list[S], verdict: Verdict) -> None:
         self._pool.give_back(pieces)
         if verdict is not Verdict.UNKNOWN:
-            other = int(verdict is Verdict.OTHER)
+            other = int(verdict is Verdict.OTHER and not save.bits)
             self._client.stats.count(compared_blocks=1, differing_blocks=other)
         self._verdicts.append((save.ids[0], verdict))

@@ -9,6 +9,7 @@ back. Each side belongs to one thread of the engine, and none of its calls waits
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from neve.engine.step import NewRequest, OfferedState, Scheduled, StepPlan, WorkerReport
@@ -25,6 +26,16 @@ class Staging(Protocol):
 
 
 S = TypeVar("S", bound=Staging)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Where two computations of one chunk's KV differ first. `engine_block`: counted from the
+    chunk's first. `is_rounding`: no number of the chunk differs by more than rounding."""
+
+    layer: str
+    engine_block: int
+    is_rounding: bool
 
 
 class Ticket(Protocol):
@@ -83,6 +94,10 @@ class Kv(Protocol[S]):
     def compare(self, computed: S, stored: S) -> object | None:
         """Where the two differ by more than rounding, in words; None if nowhere. Called from a
         thread of its own."""
+        ...
+
+    def compare_bits(self, computed: S, stored: S) -> Difference | None:
+        """As `compare`, to the bit; None if all bits are equal."""
         ...
 
     def mark(self) -> Mark:

@@ -30,6 +30,7 @@ class Engine(NamedTuple):
 
     name: str
     version: str
+    device: str = ""  # its kind: in a family, KV is equal only on the same kind
 
 
 class Link:
@@ -54,6 +55,8 @@ class Link:
         self._identity = identity
         self._node = node
         self._engine = engine
+        name = options.family
+        self._family = None if name is None else {"name": name, "device": engine.device}
         self._users = 0
         self._closing = threading.Event()
         self._tried = threading.Event()
@@ -175,8 +178,9 @@ class Link:
             self._options.api_key,
             identity,
             node=self._node,
-            engine=self._engine._asdict(),
+            engine={"name": self._engine.name, "version": self._engine.version},
             space=space,
+            family=self._family,
             max_chunk_tokens=self._options.max_chunk_tokens,
             connections=self._options.connections,
             cold_connections=self._options.cold_connections,

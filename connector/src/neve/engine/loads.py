@@ -118,6 +118,7 @@ class Loads:
         assert request.chain is not None
         if plan.whole and good:
             self._note_reused(request, plan)
+        self._count_family(request, plan.blocks[:good])
         size = request.chain.chunk_tokens
         for chunk, block in enumerate(() if plan.whole else plan.blocks[:good], plan.first_chunk):
             tier = block.locations[0].tier
@@ -131,6 +132,19 @@ class Loads:
             request.may_load = False
             for block in plan.blocks[good:]:
                 self._table.stored.lose(block.ids[0])
+
+    def _count_family(self, request: Request, blocks: Sequence[BlockLoad]) -> None:
+        """Tokens that another process of the family computed, in the figures of the first space."""
+        clients = self._table.clients()
+        if not request.shares or not clients:
+            return
+        size = self._table.engine_block_tokens
+        tokens = sum(
+            len(block.written) * size if block.tokens is None else block.tokens
+            for block in blocks
+            if not self._table.stored.is_own(block.ids[0])
+        )
+        clients[0].stats.count(family_hit_tokens=tokens)
 
     def _note_reused(self, request: Request, plan: LoadPlan) -> None:
         """For a load of several KV groups: notes the prompt tokens that were loaded, by block."""

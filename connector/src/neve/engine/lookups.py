@@ -67,7 +67,7 @@ class Lookups:
         if request is None or not request.may_load or self._canary.alone:
             return 0
         chain = self._table.chain_of(request)
-        if chain is None:
+        if chain is None or not self._table.may_share(request):
             return 0
         request.local_tokens = local_tokens
         start = local_tokens // chain.chunk_tokens
@@ -84,6 +84,11 @@ class Lookups:
             lookup = request.lookup = Lookup(first, now)
             self._ask(request, lookup, chain)
         if lookup.future is not None and not self._settle(request, lookup, chain, now):
+            return None
+        if request.probes:
+            if self._probes(request, lookup, chain, start):
+                return 0
+            self._table.leave_family(request)
             return None
         if not self._loads or start >= chunks:
             return 0
@@ -118,7 +123,8 @@ class Lookups:
         The thread also hashes the ids, so that of many requests that come at once the first are
         computed while others are still hashed.
         """
-        counts, chunks = request.handover is None, len(request.tokens) // chain.chunk_tokens
+        counts = request.handover is None and not request.probes
+        chunks = len(request.tokens) // chain.chunk_tokens
         lookup.begun_at = None
 
         def ask() -> Answer:
@@ -316,6 +322,27 @@ class Lookups:
                 return True
         request.unproven = lookup.has_foreign and self._canary.closed
         return request.unproven
+
+    def _probes(self, request: Request, lookup: Lookup, chain: Chain, start: int) -> bool:
+        """Whether the request is computed and compared with the family's blocks; False if none were
+        found that would prove more."""
+        if request.computes_all:
+            return True
+        assert self._table.attestation is not None
+        rows = lookup.found[start - lookup.start :]
+        chunks = self._table.resume(request, rows, first=start).chunks
+        found = {
+            chunk: [
+                self._table.of_group(chain.ids[chunk], group)[0]
+                for group in range(len(self._table.groups))
+                if None not in self._table.of_group(rows[chunk - start], group)
+            ]
+            for chunk in range(start, start + chunks)
+        }
+        compared = self._table.attestation.proof.chunks(found)
+        request.to_compare = {chunk: rows[chunk - start] for chunk in compared}
+        request.computes_all = bool(compared)
+        return request.computes_all
 
     def _is_foreign(self, ids: Sequence[bytes], row: Row) -> bool:
         """Whether the chunk has a found block that this engine did not store itself."""

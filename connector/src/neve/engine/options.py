@@ -42,7 +42,8 @@ def _is_one_of(value: object, choices: Sequence[object]) -> bool:
 class Options:
     """Endpoint and key are all that a node needs; the rest has defaults.
 
-    `space` names the space (default: the one of this identity). `revision` names the weights if
+    `space` names the space (default: the one of this identity). `family` names the family whose KV
+    this engine shares once it is attested. `revision` names the weights if
     their files don't. `load`: `auto` (only what is faster to load than to compute) or `always`.
     `layout`: `rank` (blocks of one TP size) or `canonical` (a block for each KV head, for any TP
     size). `match_deadline_s` bounds a look-up, `load_deadline_s` one request's load,
@@ -59,6 +60,7 @@ class Options:
     api_key: str = field(repr=False)
     node: str = field(default_factory=socket.gethostname)
     space: str | None = None
+    family: str | None = None
     revision: str | None = None
     load: str = "auto"
     layout: str = RANK
@@ -105,11 +107,13 @@ class Options:
                 raise Misuse(f"set it in kv_connector_extra_config or as {variable}", field=name)
         values["endpoint"] = check_url(values["endpoint"])
         values["api_key"] = check_key(values["api_key"])
-        for name in ("node", "space", "revision"):
+        for name in ("node", "space", "family", "revision"):
             if values.get(name) is None:
                 values.pop(name, None)
             elif not isinstance(values[name], str) or not values[name]:
                 raise Misuse(f"need a name, got {values[name]!r}", field=name)
+        if "space" in values and "family" in values:
+            raise Misuse("a family has its own space: name one of the two", field="family")
         for name, choices in _CHOICES.items():
             if name in values and not _is_one_of(values[name], choices):
                 raise Misuse(f"need one of {choices}, got {values[name]!r}", field=name)

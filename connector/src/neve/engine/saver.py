@@ -12,7 +12,7 @@ from neve.engine.canary import Verdict
 from neve.engine.comparing import Comparer
 from neve.engine.contract import Kv, S, Ticket
 from neve.engine.staging import StagingPool, payloads
-from neve.engine.step import BlockSave
+from neve.engine.step import BlockSave, Place
 from neve.errors import NeveError
 
 # Longer than any healthy put, shorter than the time that service managers give a stopping process.
@@ -148,6 +148,10 @@ class BlockSaver(Generic[S]):
         with self._idle:
             states, self._states = self._states, (0, 0)
         return states
+
+    def take_differences(self) -> dict[bytes, Place]:
+        """See `Comparer.take_differences`."""
+        return self._comparer.take_differences()
 
     @property
     def in_flight(self) -> int:

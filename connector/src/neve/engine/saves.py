@@ -55,9 +55,10 @@ class Saves:
         stores = self._saves and request.may_save and not (unproven or self._canary.alone)
         if not (stores or request.to_compare):
             return []
-        chain = self._table.chain_of(request)
+        chain = self._table.chain_to_save(request)
         if chain is None:
             return []
+        stores = stores and not request.probes and self._table.may_share(request)
         chunks = min(computed_tokens, len(request.tokens)) // chain.chunk_tokens
         chain.extend(chunks)
         plans = []
@@ -74,14 +75,16 @@ class Saves:
                 found = [at for at in self._table.of_group(row, number) if at is not None]
                 is_new = stores and ids[0] not in self._table.stored
                 if is_new or len(found) == len(ids):
-                    if not is_new:
+                    if request.probes:
+                        self._expect_proof(request, chunk, number, ids[0])
+                    elif not is_new:
                         self._canary.expect(ids[0], number)
                         request.comparing.add(number)
                     stored = () if is_new else tuple(found)
                     plans.append(self._save(request, chain, chunk, number, blocks, stored))
                 if stores:
                     self._table.stored.add(ids[0], own=is_new)
-            if compares and not request.to_compare:
+            if compares and not (request.to_compare or request.probes):
                 self._canary.complete(request.comparing)
         request.next_save = max(request.next_save, chunks)
         self.due_at[request_id] = (request.next_save + 1) * chain.chunk_tokens
@@ -130,7 +133,14 @@ class Saves:
             chunk,
             stored,
             group,
+            bits=request.probes,
         )
+
+    def _expect_proof(self, request: Request, chunk: int, group: int, block_id: bytes) -> None:
+        assert self._table.attestation is not None
+        assert request.chain is not None
+        prompt = request.chain.ids[0][0]
+        self._table.attestation.proof.expect(block_id, group=group, chunk=chunk, prompt=prompt)
 
     def note_unsaved(self, block_ids: Iterable[bytes]) -> None:
         """First ids of chunks that were dropped or refused: a later request may save them."""

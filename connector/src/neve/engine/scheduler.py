@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from neve import log_events
+from neve.engine.attest import Attestation
 from neve.engine.canary import Canary, Verdict
 from neve.engine.contexts import ContextReports, FinishedRequest
 from neve.engine.events import ChunkRemoved, ChunkStored, RouterEvents
@@ -83,8 +84,17 @@ class SchedulerSide:
             load_deadline_s=options.load_deadline_s,
             always=options.load == "always",
         )
+        self._attestation = (
+            Attestation(links, self._telemetry, parts=parts, groups=len(groups) or 1)
+            if options.family is not None
+            else None
+        )
         self._table = RequestTable(
-            links, engine_block_tokens=engine_block_tokens, shards=shards, groups=groups
+            links,
+            engine_block_tokens=engine_block_tokens,
+            shards=shards,
+            groups=groups,
+            attestation=self._attestation,
         )
         self._pending = PendingRequests(self._table, self._loras, self._resets)
         self.lookups = Lookups(
@@ -271,15 +281,23 @@ class SchedulerSide:
         self._events.note_lost(report.unsaved)
         self._events.note_stored(report.stored)
         self._telemetry.note_others(report.gauges)
-        self._note_compared(report.compared)
-        if self._resets.note(report.weights) and not self._resets.epoch:
-            self._events.resume()
+        self._note_compared(report)
+        if self._resets.note(report.weights):
+            if self._attestation is not None:
+                self._attestation.note_weights(self._resets.epoch or b"")
+            if not self._resets.epoch:
+                self._events.resume()
 
-    def _note_compared(self, verdicts: Iterable[tuple[bytes, Verdict]]) -> None:
-        """When a compared block differs, nothing is loaded or saved any more."""
+    def _note_compared(self, report: WorkerReport) -> None:
+        """When a block differs that the canary compared, nothing is loaded or saved any more."""
+        verdicts: Iterable[tuple[bytes, Verdict]] = report.compared
+        if self._attestation is not None:
+            verdicts = self._attestation.note(verdicts, report.differences)
         self._canary.note(verdicts)
         if self._canary.alone:
             self._forget_stored()
+            if self._attestation is not None:
+                self._attestation.detach()
 
     # ---- the whole engine
 
@@ -310,6 +328,8 @@ class SchedulerSide:
     def close(self) -> None:
         """Sends the contexts that still wait, then ends the connections."""
         self._reports.close()
+        if self._attestation is not None:
+            self._attestation.close()
         self.lookups.close()
         self._loras.close()
         for link in self._links:

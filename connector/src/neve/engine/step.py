@@ -101,7 +101,8 @@ class LoadPlan:
 class BlockSave:
     """One block to copy out of `engine_blocks` in this step, after the forward.
 
-    `stored`: where Neve has this block; then it is compared with what was computed, not stored.
+    `stored`: where Neve has this block; then it is compared with what was computed, not stored,
+    if `bits` to the bit.
     """
 
     request_id: str
@@ -112,6 +113,7 @@ class BlockSave:
     chunk: int = 0
     stored: tuple[Location, ...] = ()
     group: int = 0
+    bits: bool = False
 
 
 @dataclass
@@ -151,6 +153,15 @@ class RankInfo:
     turns: int
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where KV differs: the layer, and tokens of the prompt."""
+
+    layer: str
+    first_token: int
+    end_token: int
+
+
 @dataclass
 class WorkerReport:
     """News of one or more workers.
@@ -158,7 +169,8 @@ class WorkerReport:
     `unsaved`, `stored`: first ids of chunks that a rank did not store, or did. `timed`: number and
     seconds of measured steps. `gauges`: by worker. `compared`: first ids of blocks that were both
     computed and fetched, with the verdict. `weights`: by worker, the number of a weights check and
-    a digest, empty if the weights are those of the start.
+    a digest, empty if the weights are those of the start. `differences`: by block of `compared`,
+    for comparisons to the bit.
     """
 
     unsaved: list[bytes] = field(default_factory=list)
@@ -167,6 +179,7 @@ class WorkerReport:
     gauges: dict[str, dict[str, float]] = field(default_factory=dict)
     compared: list[tuple[bytes, Verdict]] = field(default_factory=list)
     weights: dict[str, tuple[int, bytes]] = field(default_factory=dict)
+    differences: dict[bytes, Place] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         """Whether there is any news."""
@@ -181,4 +194,5 @@ class WorkerReport:
             self.gauges | other.gauges,
             self.compared + other.compared,
             self.weights | other.weights,
+            self.differences | other.differences,
         )

@@ -7,10 +7,11 @@ thread.
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from neve.datapath.client import Client
+from neve.engine.attest import Attestation
 from neve.engine.chains import Chain, Origin
 from neve.engine.groups import KvGroup, is_split
 from neve.engine.handover import HandoverWait
@@ -20,6 +21,7 @@ from neve.engine.step import LoadPlan, NewRequest
 from neve.formats.ids import BlockHasher
 from neve.formats.parts import Resume, resume_at
 from neve.index.tier import Location, Tier
+from neve.node.membership import MemberState
 from neve.planner.choice import Choice
 
 T = TypeVar("T")
@@ -76,6 +78,9 @@ class Request:
     The canary (see `neve.engine.canary`): `to_compare` are found chunks that are computed as well
     and compared; then the request `computes_all`. Until the first verdict, chunks behind
     `unproven` ones are not saved. `comparing`: groups of which a block is compared.
+
+    In a family (see `neve.engine.attest`): `shares`: the chain is the family's, so that every
+    member finds the blocks. `probes`: the chain is the family's, to be compared alone.
     """
 
     engine: NewRequest
@@ -95,6 +100,9 @@ class Request:
     comparing: set[int] = field(default_factory=set)
     computes_all: bool = False
     unproven: bool = False
+    shares: bool = False
+    probes: bool = False
+    never_probes: bool = False
 
     @property
     def tokens(self) -> Sequence[int]:
@@ -164,8 +172,11 @@ class RequestTable:
         engine_block_tokens: int,
         shards: int = 1,
         groups: Sequence[KvGroup] = (),
+        attestation: Attestation | None = None,
     ) -> None:
+        """`attestation`: None unless this engine is to be in a family."""
         self.links = links
+        self.attestation = attestation
         self.engine_block_tokens = engine_block_tokens
         self.groups = groups or [KvGroup((), None, engine_block_tokens)]
         self.group_of = {group.number: place for place, group in enumerate(self.groups)}
@@ -194,11 +205,55 @@ class RequestTable:
             request.chain = Chain(
                 request.tokens,
                 self._hashers,
-                request.origin,
+                self._origin(request),
                 shards=self.shards,
                 groups=len(self.groups),
             )
         return request.chain
+
+    def _origin(self, request: Request) -> Origin:
+        """Whose chain the request's blocks belong to. Sets `shares` or `probes` of the request.
+
+        KV of adapters and media depends on more weights than the proof covers.
+        """
+        request.shares = request.probes = False
+        if self.attestation is None:
+            return request.origin
+        state = self.attestation.state()
+        if state is MemberState.PRODUCER:
+            request.shares = True
+            return request.origin
+        plain = request.engine.lora is None and not request.engine.media
+        if plain and state is MemberState.ATTACHED:
+            request.shares = True
+        elif plain and state is MemberState.ATTESTING and not request.never_probes:
+            waits = request.handover is not None
+            hands_over = request.params is not None and request.params.hands_over
+            request.probes = not (waits or hands_over)
+        if request.shares or request.probes:
+            return Origin(request.engine.salt)
+        origin = request.origin
+        return replace(origin, lora=self.attestation.own_mark() + origin.lora)
+
+    def may_share(self, request: Request) -> bool:
+        """False if the request's chain is the family's and this engine was detached meanwhile."""
+        if self.attestation is None or not request.shares:
+            return True
+        return self.attestation.state() in (MemberState.PRODUCER, MemberState.ATTACHED)
+
+    def chain_to_save(self, request: Request) -> Chain | None:
+        """As `chain_of`, for blocks that were computed: only a proof keeps to the family's chain
+        before this engine is attached."""
+        chain = self.chain_of(request)
+        if request.probes and not request.computes_all:
+            self.leave_family(request)
+            return self.chain_of(request)
+        return chain
+
+    def leave_family(self, request: Request) -> None:
+        """A request that `probes` found nothing to compare: it goes on with the engine's own KV."""
+        request.never_probes, request.probes = True, False
+        request.chain = request.lookup = None
 
     def of_group(self, row: Sequence[T], group: int) -> tuple[T, ...]:
         """The columns of one group in a chunk's ids or locations: one a space."""

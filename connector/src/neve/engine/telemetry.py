@@ -59,7 +59,7 @@ COUNTERS: Final = (
         "compared_blocks",
         "Blocks that were computed and fetched, by what came of comparing them.",
         "verdict",
-        ("same", "other", "unknown"),
+        ("same", "near", "other", "unknown"),
     ),
     Metric("decisions", "What was done with a found prefix.", "decision", Decision),
     Metric(
@@ -74,6 +74,7 @@ GAUGES: Final = (
     Metric("saves_in_flight", "Batches on their way into the hot tier."),
     Metric("breaker", "Of the hot tier: 0 closed, 1 half open, 2 open; of all ranks.", fold=max),
     Metric("alone", "1 once KV from Neve was not what this engine computes: it serves alone."),
+    Metric("attached", "1 while this engine shares the KV of its family."),
     Metric("connected", "1 while all ranks of the engine are connected to Neve.", fold=min),
 )
 _FOLDS: Final = {metric.name: metric.fold for metric in GAUGES}

@@ -19,7 +19,7 @@ from neve.engine.groups import KvGroup
 from neve.engine.loader import BlockLoader, LoadResults
 from neve.engine.saver import BlockSaver
 from neve.engine.staging import StagingPool
-from neve.engine.step import BlockSave, LoadPlan
+from neve.engine.step import BlockSave, LoadPlan, Place
 from neve.formats.parts import PartKind
 
 
@@ -162,6 +162,14 @@ class GroupTransfers(Generic[S]):
     def take_compared(self) -> list[tuple[bytes, Verdict]]:
         """See `Comparer.take`."""
         return [found for saver in self._savers for found in saver.take_compared()]
+
+    def take_differences(self) -> dict[bytes, Place]:
+        """See `Comparer.take_differences`."""
+        return {
+            block_id: place
+            for saver in self._savers
+            for block_id, place in saver.take_differences().items()
+        }
 
     def drain(self, timeout_s: float) -> bool:
         """Waits until no save is under way; False when some still are after `timeout_s`."""

@@ -174,6 +174,7 @@ class WorkerSide(Generic[S]):
             report.unsaved += self._transfers.take_unsaved()
             report.stored = self._transfers.take_stored()
             report.compared += self._transfers.take_compared()
+            report.differences = self._transfers.take_differences()
         if gauges := self._telemetry.take_gauges():
             report.gauges = {self._name: gauges}
         if self._checked is not None:

@@ -6,7 +6,7 @@ Control traffic only, no block bytes. Each call is one HTTP request on the calle
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 import urllib3
@@ -15,11 +15,14 @@ from neve.errors import Misuse, Refused, Unavailable
 from neve.formats.parts import PartGroup
 from neve.formats.space import MAX_CHUNK_TOKENS, SpaceIdentity
 from neve.node.address import ValkeyAddress
+from neve.node.membership import Attested, Membership, MemberState
 
 
 @dataclass(frozen=True)
 class Session:
-    """The handshake's answer. `fingerprint`: 32 bytes, equal to this node's own computation."""
+    """The handshake's answer. `fingerprint`: 32 bytes, equal to this node's own computation.
+    `identity`: of this engine. `membership`: None unless the handshake named a family; then the
+    fingerprint is of the family's producer."""
 
     id: str
     tenant_id: int
@@ -34,11 +37,14 @@ class Session:
     policy: dict[str, Any]
     heartbeat_s: float
     identity: SpaceIdentity
+    membership: Membership | None = None
 
     @classmethod
     def from_answer(cls, answer: Mapping[str, Any], identity: SpaceIdentity) -> Self:
         """Raises `Refused` if the platform's fingerprint differs from this node's computation."""
         tenant, space, valkey = answer["tenant"], answer["space"], answer["valkey"]
+        family = answer.get("family")
+        membership = None if family is None else Membership.from_answer(family, identity)
         session = cls(
             id=str(answer["session"]),
             tenant_id=int(tenant["id"]),
@@ -58,8 +64,10 @@ class Session:
             policy=dict(answer.get("policy") or {}),
             heartbeat_s=float(answer["heartbeat_s"]),
             identity=identity,
+            membership=membership,
         )
-        own = identity.fingerprint(tenant_id=session.tenant_id, chunk_tokens=session.chunk_tokens)
+        named = identity if membership is None else membership.producer
+        own = named.fingerprint(tenant_id=session.tenant_id, chunk_tokens=session.chunk_tokens)
         if own != session.fingerprint:
             raise Refused(
                 f"the platform computes {session.fingerprint.hex()}, this node {own.hex()}: "
@@ -115,12 +123,14 @@ class Endpoint:
         engine: Mapping[str, str],
         instance: str | None = None,
         space: str | None = None,
+        family: Mapping[str, str] | None = None,
         max_chunk_tokens: int = MAX_CHUNK_TOKENS,
         groups: Sequence[PartGroup] = (),
     ) -> Session:
         """Performs the handshake. `instance`: identifies the engine in all of its handshakes.
 
-        `groups`: KV groups, if a chunk is stored as one part for each.
+        `family`: its name and this engine's kind of device. `groups`: KV groups, if a chunk is
+        stored as one part for each.
         """
         answer = self._request(
             "POST",
@@ -131,6 +141,7 @@ class Endpoint:
                 "engine": dict(engine),
                 "identity": identity.as_dict(),
                 "space": space,
+                **({} if family is None else {"family": dict(family)}),
                 "max_chunk_tokens": max_chunk_tokens,
                 # Platforms before groups refuse the member.
                 **({"groups": [group.as_dict() for group in groups]} if groups else {}),
@@ -147,6 +158,15 @@ class Endpoint:
 
     def end_session(self, session_id: str) -> None:
         self._request("DELETE", f"/cache/v1/sessions/{session_id}")
+
+    def report_attestation(self, session_id: str, found: Attested) -> MemberState:
+        """Returns the engine's state from now on."""
+        body = {name: value for name, value in asdict(found).items() if value is not None}
+        answer = self._request("POST", f"/cache/v1/sessions/{session_id}/attestation", body)
+        try:
+            return MemberState(answer["state"])
+        except (KeyError, ValueError) as error:
+            raise Unavailable(f"{self.url}: the attestation's answer misses {error}") from error
 
     def segment_urls(
         self, session_id: str, segments: Sequence[int], *, timeout_s: float

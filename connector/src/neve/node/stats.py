@@ -11,6 +11,8 @@ prompts is hits ÷ (`requested_tokens` + `tail_tokens`), in the dashboard as in 
 `put_blocks`: blocks that the engine stored, of them `put_states`: states of linear attention.
 `promoted_blocks`: cold blocks brought back into the
 hot tier. Both count in `hot_write_bytes`. `drops`: why the `dropped` blocks were not stored.
+
+`family_hit_tokens`: of the hits, tokens of a family's blocks that this process did not store.
 """
 
 import threading
@@ -41,6 +43,7 @@ COUNTERS: Final = (
     "corrupt",
     "compared_blocks",
     "differing_blocks",
+    "family_hit_tokens",
 )
 LOAD_MS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 LOAD_NAMES: Final = (*(f"<={bound}" for bound in LOAD_MS), "+Inf")

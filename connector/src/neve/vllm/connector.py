@@ -34,7 +34,7 @@ from neve.vllm.compat import groups_of, names_media, reads_an_encoder
 from neve.vllm.identity import READS_AN_ENCODER, kernel_names, why_unsupported
 from neve.vllm.metadata import NeveHandshake, NeveMetadata, NeveWorkerMetadata
 from neve.vllm.metrics import NevePromMetrics, NeveStats
-from neve.vllm.rank import ENGINE, make_worker, shards
+from neve.vllm.rank import make_worker, shards, this_engine
 from neve.vllm.router_events import as_event
 from neve.vllm.scheduler import VllmScheduling
 
@@ -284,7 +284,7 @@ class NeveConnector(*_BASES):  # type: ignore[misc]  # vllm is untyped here
         side = SchedulerSide.connect(
             [shake.rank for shake in shakes],
             self._options,
-            engine=ENGINE,
+            engine=this_engine(self._options),
             shards=shards(self._vllm_config, self._kv_cache_config, self._options),
             groups=self._groups,
             loads=self._kv_transfer_config.is_kv_consumer,

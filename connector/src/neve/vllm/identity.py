@@ -99,6 +99,11 @@ def _why_unsupported(
             f"which vLLM gives to connectors with its prefix cache on only: start it with "
             f"--enable-prefix-caching"
         )
+    if states and options.family is not None:
+        return (
+            f"layers keep a running state in place of KV ({describe_groups(kv_cache_config)}), "
+            f"which no attestation compares yet: leave out the option 'family'"
+        )
     if states and any(getattr(spec, "num_speculative_blocks", 0) for spec in states):
         return (
             f"layers keep a running state in place of KV ({describe_groups(kv_cache_config)}), "

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from vllm.distributed.parallel_state import get_pp_group, get_tp_group
+from vllm.platforms import current_platform
 
 import vllm
 from neve import log_events
@@ -25,7 +26,11 @@ if TYPE_CHECKING:
     from vllm.config import VllmConfig
     from vllm.v1.kv_cache_interface import KVCacheConfig
 
-ENGINE = Engine("vllm", vllm.__version__)
+
+def this_engine(options: Options) -> Engine:
+    """Asks for the kind of device only in a family, where KV is equal on one kind alone."""
+    device = current_platform.get_device_name() if options.family is not None else ""
+    return Engine("vllm", vllm.__version__, device)
 
 
 def shards(config: "VllmConfig", kv_cache_config: "KVCacheConfig", options: Options) -> int:
@@ -93,7 +98,7 @@ def make_worker(
         kvs,
         identity,
         options,
-        engine=ENGINE,
+        engine=this_engine(options),
         share=share,
         step_tokens=config.scheduler_config.max_num_batched_tokens,
         groups=groups,

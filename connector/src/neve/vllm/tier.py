@@ -21,6 +21,7 @@ from neve.engine.guard import guarded, log_as, nothing
 from neve.engine.link import BOOT_WAIT_S, Engine, Link
 from neve.engine.options import LEAST_SAVE_BUDGET_BYTES, Options
 from neve.engine.tier_store import TierStore
+from neve.errors import Misuse
 from neve.vllm.compat import job_result, job_rows
 from neve.vllm.tier_identity import chunk_tokens, identify_tier
 
@@ -52,6 +53,8 @@ class NeveTier(SecondaryTierManager):  # type: ignore[misc]  # vllm is untyped h
         assert primary_kv_view.strides is not None
         row_bytes = primary_kv_view.strides[0]
         self._tokens = chunk_tokens(config)
+        if options.get("family") is not None:
+            raise Misuse("NeveTier can't prove its KV: use NeveConnector", field="family")
         given = Options.from_config(options).of_replica(config.parallel.data_parallel_index)
         settings = replace(
             given,

@@ -1,11 +1,13 @@
 """Whether two computations of the same KV differ by more than rounding."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import torch
+
+from neve.engine.contract import Difference
 
 # A number is off if it differs by more than this many rounding steps of its dtype, relative to the
 # layer's root mean square. Batches of other shapes mostly differ by less than one step.
@@ -62,6 +64,36 @@ def first_difference(
                 f"look_at={_advice(number, keys)!r}"
             )
     return None
+
+
+def first_different_bit(
+    layers: Sequence[LayerFormat],
+    computed: Iterator[torch.Tensor],
+    stored: Iterator[torch.Tensor],
+    block_of: Callable[[int, int], int],
+) -> Difference | None:
+    """Arguments as of `first_difference`; `block_of`: number of a layer and byte of it → engine
+    block of the chunk.
+
+    A layer with a number that differs by more than rounding goes before one without.
+    """
+    nearest: Difference | None = None
+    for number, (layer, mine, theirs) in enumerate(zip(layers, computed, stored, strict=True)):
+        other = mine != theirs
+        if not bool(other.any()):
+            continue
+        if layer.dtype is None:
+            return Difference(layer.name, block_of(number, _first(other)), is_rounding=False)
+        off = _off(mine.view(layer.dtype).float(), theirs.view(layer.dtype).float(), layer)
+        if bool(off.any()):
+            block = block_of(number, _first(off) * layer.dtype.itemsize)
+            return Difference(layer.name, block, is_rounding=False)
+        nearest = nearest or Difference(layer.name, block_of(number, _first(other)), True)
+    return nearest
+
+
+def _first(true: torch.Tensor) -> int:
+    return int(true.flatten().to(torch.uint8).argmax())
 
 
 def tolerance(dtype: torch.dtype) -> float:

@@ -10,6 +10,7 @@ the order of the tensor's other dimensions. `layout` then names neither the rank
 nor strides: these follow the TP size, while the meaning of the bytes does not.
 """
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,9 +18,14 @@ from hashlib import blake2b
 
 import torch
 
-from neve.engine.contract import Mark, Ticket
+from neve.engine.contract import Difference, Mark, Ticket
 from neve.engine.device.devices import DeviceCopies, StreamMark
-from neve.engine.device.rounding import LayerFormat, first_difference, number_type
+from neve.engine.device.rounding import (
+    LayerFormat,
+    first_difference,
+    first_different_bit,
+    number_type,
+)
 from neve.engine.staging import Done
 from neve.errors import Misuse
 
@@ -203,6 +209,28 @@ class KvTensors:
         return first_difference(
             self._formats, self._layer_bytes(computed), self._layer_bytes(stored)
         )
+
+    def compare_bits(self, computed: StagingBlock, stored: StagingBlock) -> Difference | None:
+        """The first layer and engine block that differ in a bit, or None."""
+        engine_blocks = computed.bytes.numel() // self.block_bytes
+        return first_different_bit(
+            self._formats,
+            self._layer_bytes(computed),
+            self._layer_bytes(stored),
+            lambda layer, byte: byte // self._run_bytes(layer) % engine_blocks,
+        )
+
+    def _run_bytes(self, number: int) -> int:
+        """Bytes of one engine block that lie together in a layer's part of a staging."""
+        if len(self._layers) < len(self._formats):  # side by side
+            return self.block_bytes // len(self._formats)
+        layer = self._layers[number]
+        sizes = [
+            size
+            for dim, size in enumerate(layer.tensor.shape)
+            if dim > layer.dim and dim != layer.head
+        ]
+        return int(math.prod(sizes) * layer.tensor.element_size())
 
     def _layer_bytes(self, piece: StagingBlock) -> Iterator[torch.Tensor]:
         """Each layer's part of a staging, as one row of bytes."""

@@ -1,0 +1,249 @@
+"""Families: who shares a producer's space, as engines proved it (see `neve.engine.attest`).
+
+The bytes are compared in the engine. The platform keeps the verdict: it holds for all engines with
+the same model, weights, engine version and kind of device, across restarts.
+"""
+
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+from django.db import IntegrityError, transaction
+from django.utils import timezone
+
+from base.problems import Problem
+from catalog.models import Family, FamilyMember, NodeSession, Space
+from catalog.usage import bounded
+from neve.errors import Misuse
+from neve.formats.space import SpaceIdentity, choose_chunk_tokens
+from neve.node.membership import Attested, MemberState, differing_layout
+from tenants.audit import Actor, record
+from tenants.models import Tenant
+from tenants.scope import tenant_scope
+
+MEMBERS_MOST = 200  # of a family: its models, each with its versions
+
+
+@dataclass(frozen=True)
+class Applicant:
+    """An engine that names a family in its handshake."""
+
+    family: str
+    device: str
+    engine: str
+    identity: SpaceIdentity
+    max_chunk_tokens: int
+
+
+@transaction.atomic
+def create_family(*, tenant: Tenant, name: str, space_id: int, actor: Actor) -> Family:
+    """Makes the space of a producer sharable under a name.
+
+    Raises Problem: malformed (no such space), conflict (name or space has a family already).
+    """
+    with tenant_scope(tenant.pk):
+        space = Space.objects.filter(pk=space_id, is_leaving=False).first()
+        if space is None:
+            raise Problem("malformed", "space: the tenant has no such space.", field="space")
+        try:
+            with transaction.atomic():
+                family = Family.objects.create(name=name, space=space)
+        except IntegrityError as error:
+            raise Problem(
+                "conflict", f"A family is called {name}, or {space.name} is one already."
+            ) from error
+    record(
+        actor=actor,
+        tenant_id=tenant.pk,
+        action="family.create",
+        obj=family,
+        after={"name": name, "space": space.name},
+    )
+    return family
+
+
+@transaction.atomic
+def remove_family(*, family: Family, actor: Actor) -> None:
+    """Members share no longer: their sessions end. The producer keeps its space and its KV."""
+    with tenant_scope(family.tenant_id):
+        sessions = NodeSession.objects.filter(member__family=family, ended_at=None)
+        sessions.exclude(member__state=MemberState.PRODUCER).update(ended_at=timezone.now())
+        record(
+            actor=actor,
+            tenant_id=family.tenant_id,
+            action="family.remove",
+            obj=family,
+            before={"name": family.name, "space": family.space.name},
+        )
+        family.delete()
+
+
+def join(applicant: Applicant) -> tuple[Space, FamilyMember]:
+    """The space that an engine of the family uses, and what is known of such engines.
+
+    Inside the tenant's scope and a transaction that locks the tenant. Raises Problem: not-found (no
+    such family), conflict (the producer never ran on such a rank), fingerprint-clash (another
+    layout), limit-reached.
+    """
+    family = Family.objects.select_related("space").filter(name=applicant.family).first()
+    if family is None:
+        raise Problem("not-found", f"There is no family {applicant.family}.", field="family")
+    space = _space_of_rank(family, applicant.identity)
+    producer = _identity(space)
+    chunk_tokens = choose_chunk_tokens(
+        applicant.identity.engine_block_tokens,
+        applicant.identity.bytes_per_token,
+        max_chunk_tokens=applicant.max_chunk_tokens,
+    )
+    for field in differing_layout(producer, applicant.identity):
+        raise _clash(field, getattr(producer, field), getattr(applicant.identity, field))
+    if space.chunk_tokens > chunk_tokens:
+        raise _clash("max_chunk_tokens", space.chunk_tokens, chunk_tokens)
+    is_producer = producer == applicant.identity
+    member = _member(
+        family,
+        MemberState.PRODUCER if is_producer else MemberState.ATTESTING,
+        model=applicant.identity.model,
+        revision=applicant.identity.revision,
+        device=applicant.device,
+        engine=applicant.engine,
+        weights="",
+    )
+    FamilyMember.objects.filter(pk=member.pk).update(seen_at=timezone.now())
+    return space, member
+
+
+@transaction.atomic
+def note_attested(*, session: NodeSession, found: Attested, actor: Actor) -> FamilyMember:
+    """What an engine found. A refusal stays until `let_try_again`.
+
+    Inside the tenant's scope. Raises Problem (conflict) if the session is of no family.
+    """
+    Tenant.objects.select_for_update().get(pk=session.tenant_id)
+    if session.member is None:
+        raise Problem("conflict", "This session is of no family.")
+    member = session.member
+    if found.weights != member.weights:
+        member = _member(
+            member.family,
+            MemberState.ATTESTING,
+            model=member.model,
+            revision=member.revision,
+            device=member.device,
+            engine=member.engine,
+            weights=found.weights,
+        )
+        NodeSession.objects.filter(pk=session.pk).update(member=member)
+    may_change = member.state in (MemberState.ATTESTING, MemberState.ATTACHED)
+    if found.state is MemberState.ATTESTING or found.state == member.state or not may_change:
+        return member
+    if found.state is MemberState.REFUSED and member.state == MemberState.ATTACHED:
+        member.generation += 1  # other engines of this kind share no longer
+    before = member.state
+    member.state = found.state
+    member.decided_at = timezone.now()
+    member.blocks, member.near = found.blocks, found.near
+    member.layer = found.layer
+    member.first_token, member.end_token = found.first_token, found.end_token
+    member.save()
+    record(
+        actor=actor,
+        tenant_id=session.tenant_id,
+        action=f"family.{'attach' if found.state is MemberState.ATTACHED else 'refuse'}",
+        obj=member,
+        before={"state": before},
+        after={"state": member.state, "model": member.model, "layer": member.layer},
+    )
+    return member
+
+
+@transaction.atomic
+def let_try_again(*, member: FamilyMember, actor: Actor) -> FamilyMember:
+    """Forgets the verdict: such engines prove their KV anew, also those that run.
+
+    Raises Problem (conflict) for the producer.
+    """
+    with tenant_scope(member.tenant_id):
+        row = FamilyMember.objects.select_for_update().get(pk=member.pk)
+        if row.state == MemberState.PRODUCER:
+            raise Problem("conflict", "The producer has nothing to prove.")
+        before = row.state
+        row.state = MemberState.ATTESTING
+        row.generation += 1
+        row.decided_at = row.first_token = row.end_token = None
+        row.blocks = row.near = 0
+        row.layer = ""
+        row.save()
+    record(
+        actor=actor,
+        tenant_id=row.tenant_id,
+        action="family.try_again",
+        obj=row,
+        before={"state": before},
+        after={"state": row.state, "model": row.model},
+    )
+    return row
+
+
+def count_hits(*, member_id: int, tokens: int) -> None:
+    """Inside the tenant's scope and a transaction: a heartbeat's `family_hit_tokens`."""
+    member = FamilyMember.objects.select_for_update().get(pk=member_id)
+    member.hit_tokens = bounded(member.hit_tokens + tokens)
+    member.save(update_fields=["hit_tokens"])
+
+
+def _space_of_rank(family: Family, identity: SpaceIdentity) -> Space:
+    """The producer's space of the same rank: each rank has its own."""
+    first = _identity(family.space)
+    rank = (identity.tp_rank, identity.pp_rank)
+    if rank == (first.tp_rank, first.pp_rank):
+        return family.space
+    found = Space.objects.filter(
+        is_leaving=False,
+        identity__model=first.model,
+        identity__revision=first.revision,
+        identity__tp_size=first.tp_size,
+        identity__pp_size=first.pp_size,
+        identity__tp_rank=identity.tp_rank,
+        identity__pp_rank=identity.pp_rank,
+    ).first()
+    if found is None:
+        raise Problem(
+            "conflict",
+            f"The producer of {family.name} has no space for TP rank {identity.tp_rank} and PP "
+            f"rank {identity.pp_rank} yet: start it first, split in the same way.",
+        )
+    return found
+
+
+def _member(family: Family, state: MemberState, **named: str) -> FamilyMember:
+    text = "\0".join(named[name] for name in sorted(named))
+    key = blake2b(text.encode(), digest_size=16).hexdigest()
+    member = FamilyMember.objects.filter(family=family, key=key).first()
+    if member is not None:
+        return member
+    if FamilyMember.objects.filter(family=family).count() >= MEMBERS_MOST:
+        raise Problem(
+            "limit-reached",
+            f"The family {family.name} has {MEMBERS_MOST} members, the most that it may have.",
+            limit="family_members",
+            most=MEMBERS_MOST,
+        )
+    return FamilyMember.objects.create(family=family, key=key, state=state, **named)
+
+
+def _identity(space: Space) -> SpaceIdentity:
+    try:
+        return SpaceIdentity.from_dict(space.identity)
+    except Misuse as error:  # written by a version with other fields
+        raise _clash(error.field or "identity", space.identity, None) from error
+
+
+def _clash(field: str, expected: Any, got: Any) -> Problem:
+    return Problem(
+        "fingerprint-clash",
+        f"{field}: the family has {expected!r}, this node has {got!r}.",
+        field=field,
+        expected=expected,
+        got=got,
+    )
