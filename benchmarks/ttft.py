@@ -1,15 +1,20 @@
 """Time to the first token of a stored prompt: computed, from vLLM's CPU tier, from Neve.
 
-    python benchmarks/ttft.py [--modes hot] [--valkeys 4 8] [--tokens 2048 …] [--kv-cache-dtype …]
+    python benchmarks/ttft.py [--shape gemma-12b] [--modes hot] [--valkeys 4 8] [--tokens 2048 …]
 
 Needs a host with one GPU, vLLM (0.26 or later), neve, valkey-py and valkey-server; the mode `cold`
-also needs weed and boto3. Needs no network. The model has Llama-3-8B's shape and dummy weights: the
-answers are meaningless, the times are real. Each mode runs an engine in a process of its own
-(ttft_engine.py), with the servers on the same host, so they share its memory and cores. Prints:
+also needs weed and boto3. Needs no network. The model has the sizes of a real one (shapes.py) and
+random weights: the answers are meaningless, but depend on the KV; the times are real. Each mode
+runs an engine in a process of its own (ttft_engine.py), with the servers on the same host, so they
+share its memory and cores. Prints:
 
-- for every length and mode: median, least and most of `--repeat` prompts, and the parts of a load:
-  look-up, receiving, copying the last blocks to the GPU, and the engine's own time (scheduling,
-  hashing, computing the remaining tokens);
+- how many prompts of the greatest length the engine's KV memory holds (`--no-hybrid`: without
+  vLLM's manager of several KV cache groups);
+- for every length and mode: median, least and most of `--repeat` prompts: computed, from the
+  engine's own prefix cache, and loaded; how many loads gave the answer of the own prefix cache; and
+  the parts of a load: look-up, receiving, copying the last blocks to the GPU, and the engine's own
+  time (scheduling, hashing, computing the remaining tokens);
+- answer tokens per second of many running requests, and what Neve's fences cost of them;
 - throughput of new prompts: the cost of writing behind;
 - conversations with turns at a fixed rate: time to the first token over all turns, fraction of
   prompt tokens reused, and GPU seconds in forward passes.
@@ -25,14 +30,18 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from shapes import SHAPES
+
 ROOT = Path(__file__).resolve().parents[1]
 MODES = ("recompute", "cpu_tier", "hot", "cold")
 LENGTHS = (2048, 8192, 16384, 32768, 65536)
 THROUGHPUT = {"prompts": 48, "tokens": 4096, "answer": 64, "rounds": 5}
+DECODE = {"prompts": 64, "tokens": 512, "answer": 256, "rounds": 3}
 # More conversations than the GPU's memory holds (some 360 thousand tokens of 8B's KV in bf16).
 USERS = 32
 TURNS = {"users": USERS, "turns": 4, "first": 12288, "more": 1024, "answer": 32, "per_s": 2.0}
 TINY = {
+    "decode": {"prompts": 3, "tokens": 300, "answer": 8, "rounds": 1},
     "throughput": {"prompts": 4, "tokens": 300, "answer": 8, "rounds": 1},
     "turns": {"users": 3, "turns": 3, "first": 300, "more": 64, "answer": 4, "per_s": 10.0},
 }
@@ -41,6 +50,7 @@ TINY = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--python", default=sys.executable, help="has vLLM, torch and neve")
+    parser.add_argument("--shape", choices=SHAPES, default="llama-8b", help="of the model")
     parser.add_argument("--tokens", type=int, nargs="*", default=LENGTHS)
     parser.add_argument("--valkeys", type=int, nargs="*", default=(4, 8))
     parser.add_argument("--modes", nargs="*", choices=MODES, default=MODES[:3])
@@ -53,18 +63,30 @@ def main() -> None:
     parser.add_argument("--hot-gib", type=int, default=40, help="quota: of memory for Valkey")
     parser.add_argument("--users", type=int, default=USERS, help="of the conversations")
     parser.add_argument("--kv-cache-dtype", default="auto")
+    parser.add_argument(
+        "--engine", type=json.loads, default={}, metavar="JSON", help="more arguments of vLLM's LLM"
+    )
+    parser.add_argument("--no-hybrid", action="store_true", help="one KV cache group")
+    parser.add_argument("--no-decode", action="store_true")
     parser.add_argument("--no-throughput", action="store_true")
     parser.add_argument("--no-turns", action="store_true")
     parser.add_argument("--tiny", action="store_true", help="a tiny model: does the script work?")
     parser.add_argument("--out", type=Path, default=Path("var/bench"))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    result: dict[str, Any] = {"kv_cache_dtype": options.kv_cache_dtype, "modes": {}}
+    result: dict[str, Any] = {
+        "shape": options.shape,
+        "kv_cache_dtype": options.kv_cache_dtype,
+        "hybrid": not options.no_hybrid,
+        "modes": {},
+    }
     for mode in options.modes:
         for count in options.valkeys if mode in ("hot", "cold") else (0,):
             name = f"{mode}, {count} Valkeys" if count else mode
             result["modes"][name] = run_mode(mode, count, options)
-            (options.out / "ttft.json").write_text(json.dumps(result, indent=1) + "\n")
+            (options.out / f"ttft-{options.shape}.json").write_text(
+                json.dumps(result, indent=1) + "\n"
+            )
     print(table(result))
 
 
@@ -72,9 +94,13 @@ def run_mode(mode: str, valkeys: int, options: argparse.Namespace) -> dict[str, 
     """Run one engine; returns its figures. Its output goes to a log in the output folder."""
     plan = {
         "mode": mode,
+        "shape": options.shape,
+        "hybrid": not options.no_hybrid,
+        "engine": options.engine,
         "tokens": list(options.tokens),
         "repeat": options.repeat,
         "kv_cache_dtype": options.kv_cache_dtype,
+        "decode": None if options.no_decode else DECODE,
         "throughput": None if options.no_throughput else THROUGHPUT,
         "turns": None if options.no_turns else TURNS | {"users": options.users},
         "tiny": options.tiny,
@@ -143,7 +169,7 @@ def run_engine(plan: dict[str, Any], options: argparse.Namespace) -> dict[str, A
         "VLLM_USE_FLASHINFER_SAMPLER": "0",
         "HF_HUB_OFFLINE": "1",
     }
-    log = options.out / f"ttft-{plan['mode']}.log"
+    log = options.out / f"ttft-{plan['shape']}-{plan['mode']}.log"
     program = str(ROOT / "benchmarks/ttft_engine.py")
     with log.open("ab") as errors:
         done = subprocess.run(
@@ -158,21 +184,33 @@ def run_engine(plan: dict[str, Any], options: argparse.Namespace) -> dict[str, A
 
 
 def table(result: dict[str, Any]) -> str:
-    """Seconds, and the speed-up over computing in the same engine's cold run."""
-    lines = []
+    """Seconds, and the speed-up over computing in the same engine."""
+    lines = [f"{result['shape']}{'' if result['hybrid'] else ', one KV cache group'}"]
     for name, figures in result["modes"].items():
-        lines.append(f"{name} ({figures['device']})")
+        memory = figures["kv_memory"]
+        lines.append(
+            f"{name} ({figures['device']}): {memory['bytes'] / 1e9:.1f} GB of KV memory in "
+            f"{memory['groups']} groups hold {memory['prompts']:.2f} prompts of "
+            f"{memory['longest']} tokens"
+        )
         for row in figures["ttft"]:
-            line = f"  {row['tokens']:>6} tokens: computed {row['computed_s']:.3f} s"
-            if row["stored"]:
-                stored = row["stored"]
+            computed, cached, stored = row["computed"], row["cached"], row["stored"]
+            line = f"  {row['tokens']:>6} tokens: computed {_spread(computed)}"
+            line += f", cached {_spread(cached)}, {cached['reused']} reused"
+            if stored:
                 line += (
-                    f", stored {stored['s']:.3f} s "
-                    f"({stored['least_s']:.3f} … {stored['most_s']:.3f}),"
-                    f" {row['computed_s'] / stored['s']:.1f}x, {stored['cached_tokens']} reused"
+                    f", stored {_spread(stored)}, {computed['s'] / stored['s']:.1f}x,"
+                    f" {stored['reused']} reused, {row['equal']} answers equal, logprob off by"
+                    f" {row['logprob_off']:.4f}, {row['stored_bytes_per_token']:.0f} bytes a token"
                 )
-                line += "".join(f", {k} {v:.3f} s" for k, v in stored["timeline"].items())
-            lines.append(line)
+                line += "".join(f", {k} {v:.3f} s" for k, v in row["timeline"].items())
+            lines.append(f"{line}; {row['different_answers']} different answers")
+        for fences, speed in (figures["decode_tokens_per_s"] or {}).items():
+            lines.append(
+                f"  decoding, fences {fences}: {speed['median']:.0f} tokens/s "
+                f"({speed['least']:.0f} … {speed['most']:.0f}), {speed['fenced_steps']} of "
+                f"{speed['steps']} steps fenced, {speed['fence_s']:.3f} s"
+            )
         if speed := figures["tokens_per_s"]:
             lines.append(
                 f"  nothing stored: {speed['median']:.0f} tokens/s "
@@ -185,6 +223,10 @@ def table(result: dict[str, Any]) -> str:
                 f"{turns['gpu_s']:.1f} s of forward passes"
             )
     return "\n".join(lines)
+
+
+def _spread(times: dict[str, float]) -> str:
+    return f"{times['s']:.3f} s ({times['least_s']:.3f} … {times['most_s']:.3f})"
 
 
 if __name__ == "__main__":

@@ -14,22 +14,33 @@ import threading
 import time
 import urllib.request
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-MODEL = {
-    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 4096,
-    "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
-    "num_key_value_heads": 8, "vocab_size": 128256, "max_position_embeddings": 131072,
-    "rope_theta": 500000.0, "rms_norm_eps": 1e-5, "hidden_act": "silu", "torch_dtype": "bfloat16",
-    "bos_token_id": 1, "eos_token_id": 2, "tie_word_embeddings": False,
-}  # fmt: skip
-TINY = {
-    "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "vocab_size": 256, "head_dim": 32,
-}  # fmt: skip
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+
+from shapes import SHAPES, TINY, use_random_weights  # noqa: E402
+
+# A prompt is so many tokens longer than its length says, and all prompts end alike: what is stored
+# or cached of it ends in front of them, and only the KV makes answers differ.
+QUESTION = 8
+ANSWER = 16
+
+
+@dataclass
+class Answer:
+    """Of one prompt or, with `tokens` and `reused` of the first, of several."""
+
+    first_token_s: float
+    took_s: float
+    tokens: list[int]
+    logprob: float  # of the first token
+    reused: int
 
 
 class Passes:
@@ -81,22 +92,27 @@ class Engine:
         if "neve" in plan:
             self._watch()
             self._tiers = Tiers(**plan["neve"]["hot"], puts=plan["neve"].get("puts", ()))
-        self._model = TINY if plan["tiny"] else {}
+        shape = plan["shape"]
+        self._model = SHAPES[shape] | (TINY[shape] if plan["tiny"] else {})
+        use_random_weights()
         folder = Path(tempfile.mkdtemp())
-        (folder / "config.json").write_text(json.dumps(MODEL | self._model))
+        (folder / "config.json").write_text(json.dumps(self._model))
         longest = max(plan["tokens"])
         more: dict[str, Any] = {
             "max_num_batched_tokens": 16384, "max_num_seqs": 64, "gpu_memory_utilization": 0.88
         }  # fmt: skip
         if plan["tiny"]:
             more = {"kv_cache_memory_bytes": 256 << 20, "block_size": 32, "enforce_eager": True}
+        more |= plan["engine"]
         self.llm = LLM(
             str(folder), load_format="dummy", skip_tokenizer_init=True, disable_log_stats=False,
             max_model_len=longest + 4096, kv_cache_dtype=plan["kv_cache_dtype"],
             enable_prefix_caching=True,
+            disable_hybrid_kv_cache_manager=None if plan["hybrid"] else True,
             kv_transfer_config=self._transfer(plan), **more,
         )  # fmt: skip
         self._params = SamplingParams
+        self._numbers = itertools.count()
 
     def _transfer(self, plan: dict[str, Any]) -> dict[str, Any] | None:
         if self.mode == "cpu_tier":
@@ -108,7 +124,7 @@ class Engine:
             }
         if "neve" not in plan:
             return None
-        budget = 64 << 20 if plan["tiny"] else 12 << 30
+        budget = 64 << 20 if plan["tiny"] else 16 << 30
         return {
             "kv_connector": "NeveConnector",
             "kv_connector_module_path": "neve.vllm",
@@ -119,24 +135,41 @@ class Engine:
         }
 
     def prompt(self, tokens: int, seed: str) -> dict[str, list[int]]:
-        vocabulary = self._model.get("vocab_size", MODEL["vocab_size"])
-        rng = random.Random(seed)
-        return {"prompt_token_ids": [rng.randrange(10, vocabulary - 10) for _ in range(tokens)]}
+        draw, last = random.Random(seed), random.Random("question")
+        highest = self._model["vocab_size"] - 10
+        ids = [draw.randrange(10, highest) for _ in range(tokens)]
+        return {"prompt_token_ids": ids + [last.randrange(10, highest) for _ in range(QUESTION)]}
 
-    def ask(self, prompts: list[dict[str, list[int]]], max_tokens: int = 1) -> tuple[float, int]:
-        """Serve the prompts. Returns (seconds, tokens that the first prompt reused)."""
-        params = self._params(max_tokens=max_tokens, ignore_eos=True, detokenize=False)
+    def ask(self, prompts: list[dict[str, list[int]]], max_tokens: int = 1) -> Answer:
+        params = self._params(
+            max_tokens=max_tokens, ignore_eos=True, detokenize=False, temperature=0.0, logprobs=0
+        )
+        core = self.llm.llm_engine
+        names = [f"ask {next(self._numbers)}" for _ in prompts]
         begin = time.perf_counter()
-        outputs = self.llm.generate(prompts, params, use_tqdm=False)
-        return time.perf_counter() - begin, outputs[0].num_cached_tokens or 0
+        for name, prompt in zip(names, prompts, strict=True):
+            core.add_request(name, dict(prompt), params)
+        first_token_s, asked = 0.0, None
+        while core.has_unfinished_requests():
+            for output in core.step():
+                if output.request_id == names[0]:
+                    first_token_s = first_token_s or time.perf_counter() - begin
+                    asked = output
+        took_s = time.perf_counter() - begin
+        answered = asked.outputs[0]
+        first = answered.token_ids[0]
+        return Answer(
+            first_token_s=first_token_s, took_s=took_s, tokens=list(answered.token_ids),
+            logprob=float(answered.logprobs[0][first].logprob), reused=asked.num_cached_tokens or 0,
+        )  # fmt: skip
 
     def forget(self) -> None:
         """Wait until all blocks are stored, then free the GPU's blocks."""
         if self.mode in ("hot", "cold"):
             from vllm.distributed.kv_transfer import get_kv_transfer_group
 
-            saver = get_kv_transfer_group()._worker._saver
-            if saver is not None and not saver.drain(120):
+            transfers = get_kv_transfer_group()._worker._transfers
+            if transfers is not None and not transfers.drain(120):
                 raise RuntimeError("blocks are not stored after two minutes")
             self.ask([self.prompt(1, "a step")])  # workers release copied blocks in a step
             if self.mode == "cold":
@@ -151,6 +184,24 @@ class Engine:
         self.forget()
         if self._tiers is not None:
             self._tiers.clear()
+
+    def kv_memory(self) -> dict[str, float]:
+        """How many prompts of the greatest length the engine's KV memory holds, and its bytes."""
+        from vllm.v1.core.kv_cache_utils import get_max_concurrency_for_kv_cache_config
+
+        held = self.llm.llm_engine.engine_core.engine_core.scheduler.kv_cache_config
+        config = self.llm.llm_engine.vllm_config
+        group = held.kv_cache_groups[0]  # groups share all memory, each with as many layers
+        layers = 1 if hasattr(group.kv_cache_spec, "kv_cache_specs") else len(group.layer_names)
+        return {
+            "bytes": held.num_blocks * group.kv_cache_spec.page_size_bytes * layers,
+            "groups": len(held.kv_cache_groups),
+            "longest": config.model_config.max_model_len,
+            "prompts": get_max_concurrency_for_kv_cache_config(config, held),
+        }
+
+    def stored_bytes(self) -> int:
+        return self._tiers.stored_bytes() if self._tiers is not None else 0
 
     def spent(self) -> dict[str, float]:
         """Neve's activity → seconds so far."""
@@ -199,6 +250,9 @@ class Tiers:
         self._tenant_id, self._buckets = tenant_id, buckets
         self._puts = zip(itertools.count(1), puts, strict=False)
 
+    def stored_bytes(self) -> int:
+        return int(self._hot.usage().hot_bytes)
+
     def clear(self) -> None:
         self._hot.evict(1 << 50)
 
@@ -234,49 +288,125 @@ class Tiers:
 def measure(plan: dict[str, Any]) -> dict[str, Any]:
     engine = Engine(plan)
     for number in range(4):  # warm up: compilation, tuning, first pinned memory
-        engine.ask([engine.prompt(min(2048, max(plan["tokens"])), f"warm {number}")])
+        engine.ask([engine.prompt(min(2048, max(plan["tokens"])), f"warm {number}")], 2)
     for thread in threading.enumerate():  # the thread that pins staging in the first seconds
         if thread.name == "neve-pin":
             thread.join()
     for number in range(4 if engine.mode != "recompute" else 0):  # first loads: measure speed
         engine.forget()
-        engine.ask([engine.prompt(min(2048, max(plan["tokens"])), f"warm {number}")])
-    rows = []
-    for tokens in plan["tokens"]:
-        computed, stored, spent, reused = [], [], [], []
-        for number in range(plan["repeat"]):
-            prompt = engine.prompt(tokens, f"{tokens} {number}")
-            computed.append(engine.ask([prompt])[0])
-            if engine.mode == "recompute":
-                continue
-            engine.forget()
-            before = engine.spent()
-            took_s, cached = engine.ask([prompt])
-            after = engine.spent()
-            stored.append(took_s)
-            reused.append(cached)
-            parts = {part: after[part] - before[part] for part in after}
-            spent.append(parts | {"engine": took_s - sum(parts.values())})
-        rows.append(
-            {
-                "tokens": tokens,
-                "computed_s": statistics.median(computed),
-                "stored": stored
-                and {
-                    "s": statistics.median(stored),
-                    "least_s": min(stored),
-                    "most_s": max(stored),
-                    "cached_tokens": min(reused),
-                    "timeline": {k: statistics.median(each[k] for each in spent) for k in spent[0]},
-                },
-            }
-        )
+        engine.ask([engine.prompt(min(2048, max(plan["tokens"])), f"warm {number}")], 2)
     return {
-        "ttft": rows,
+        "kv_memory": engine.kv_memory(),
+        "ttft": [_first_tokens(engine, tokens, plan["repeat"]) for tokens in plan["tokens"]],
+        "decode_tokens_per_s": _decode(engine, plan["decode"]),
         "tokens_per_s": _throughput(engine, plan["throughput"]),
         "turns": plan["turns"] and _turns(engine, **plan["turns"]),
         "device": _device(),
     }
+
+
+def _first_tokens(engine: Engine, tokens: int, repeat: int) -> dict[str, Any]:
+    """Prompts of one length: computed, from the engine's own prefix cache, and as stored."""
+    engine.begin_anew()
+    before_bytes = engine.stored_bytes()
+    computed, cached, stored = [], [], []
+    spent: list[dict[str, float]] = []
+    for number in range(repeat):
+        prompt = [engine.prompt(tokens, f"{tokens} {number}")]
+        computed.append(engine.ask(prompt, ANSWER))
+        cached.append(engine.ask(prompt, ANSWER))
+        if engine.mode == "recompute":
+            continue
+        engine.forget()
+        before = engine.spent()
+        stored.append(engine.ask(prompt, ANSWER))
+        after = engine.spent()
+        parts = {part: after[part] - before[part] for part in after}
+        spent.append(parts | {"engine": stored[-1].first_token_s - sum(parts.values())})
+    row = {
+        "tokens": tokens,
+        "computed": _times(computed),
+        "cached": _times(cached),
+        "stored": stored and _times(stored),
+        "different_answers": len({tuple(each.tokens) for each in computed}),
+    }
+    if stored:
+        row |= {
+            "timeline": {k: statistics.median(each[k] for each in spent) for k in spent[0]},
+            # Equal: to what the engine answers from the KV that it kept itself.
+            "equal": sum(a.tokens == b.tokens for a, b in zip(stored, cached, strict=True)),
+            "logprob_off": max(
+                abs(a.logprob - b.logprob) for a, b in zip(stored, cached, strict=True)
+            ),
+            "stored_bytes_per_token": (engine.stored_bytes() - before_bytes) / (repeat * tokens),
+        }
+    print(json.dumps(row), flush=True)
+    return row
+
+
+def _times(answers: Sequence[Answer]) -> dict[str, float]:
+    times = [each.first_token_s for each in answers]
+    return {
+        "s": statistics.median(times), "least_s": min(times), "most_s": max(times),
+        "reused": min(each.reused for each in answers),
+    }  # fmt: skip
+
+
+def _decode(engine: Engine, plan: dict[str, int] | None) -> dict[str, Any] | None:
+    """Answer tokens per second of many running requests: with Neve's fences as they are, with one
+    in every step, and with none, which would not be safe.
+    """
+    if plan is None:
+        return None
+    found = {}
+    for name, fences in ("as is", None), ("always", True), ("never", False):
+        if fences is not None and engine.mode != "hot":
+            continue
+        rates: list[float] = []
+        with _fencing(fences) as fenced:
+            for number in range(plan["rounds"] + 1):
+                prompts = [
+                    engine.prompt(plan["tokens"], f"decode {name} {number} {n}")
+                    for n in range(plan["prompts"])
+                ]
+                fenced.clear()
+                answer = engine.ask(prompts, plan["answer"])
+                decoding_s = answer.took_s - answer.first_token_s
+                rates.append(plan["prompts"] * (plan["answer"] - 1) / decoding_s)
+        engine.begin_anew()
+        counted = rates[1:]  # the first round warms up
+        found[name] = {
+            "median": statistics.median(counted), "least": min(counted), "most": max(counted),
+            "steps": len(fenced), "fenced_steps": sum(each > 0 for each in fenced),
+            "fence_s": sum(fenced),
+        }  # fmt: skip
+        print(json.dumps({"decode": name} | found[name]), flush=True)
+    return found
+
+
+@contextmanager
+def _fencing(fences: bool | None) -> Iterator[list[float]]:
+    """Every plan fences, or none, or (None) as planned. Yields each step's seconds in fences."""
+    waited: list[float] = []
+    try:
+        from neve.engine.worker import WorkerSide
+    except ImportError:  # an engine alone
+        yield waited
+        return
+    begin_step = WorkerSide.begin_step
+
+    def begin(worker: Any, plan: Any) -> None:
+        if fences is not None:
+            plan.fences = fences
+        began = time.perf_counter()
+        begin_step(worker, plan)
+        waited.append(time.perf_counter() - began if plan.fences else 0.0)
+
+    WorkerSide.begin_step = begin  # type: ignore[method-assign]
+    try:
+        yield waited
+    finally:
+        WorkerSide.begin_step = begin_step  # type: ignore[method-assign]
 
 
 def _throughput(engine: Engine, plan: dict[str, int] | None) -> dict[str, float] | None:
@@ -289,7 +419,7 @@ def _throughput(engine: Engine, plan: dict[str, int] | None) -> dict[str, float]
             engine.prompt(plan["tokens"], f"throughput {number} {n}")
             for n in range(plan["prompts"])
         ]
-        took_s, _ = engine.ask(prompts, plan["answer"])
+        took_s = engine.ask(prompts, plan["answer"]).took_s
         found.append(plan["prompts"] * (plan["tokens"] + plan["answer"]) / took_s)
     return {"median": statistics.median(found), "least": min(found), "most": max(found)}
 
