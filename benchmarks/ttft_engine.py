@@ -397,10 +397,11 @@ def _fencing(fences: bool | None) -> Iterator[list[float]]:
 
     def begin(worker: Any, plan: Any) -> None:
         if fences is not None:
-            plan.fences = fences
+            plan.fences, plan.handed_on = fences, frozenset()
         began = time.perf_counter()
         begin_step(worker, plan)
-        waited.append(time.perf_counter() - began if plan.fences else 0.0)
+        waits = plan.fences or plan.handed_on
+        waited.append(time.perf_counter() - began if waits else 0.0)
 
     WorkerSide.begin_step = begin  # type: ignore[method-assign]
     try:
