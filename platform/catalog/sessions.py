@@ -15,7 +15,7 @@ from base import live
 from base.problems import Problem
 from catalog import families, hot_access, usage
 from catalog.models import NodeSession
-from catalog.spaces import resolve_space
+from catalog.spaces import note_groups, resolve_space
 from neve.formats.parts import PartGroup
 from neve.formats.space import SpaceIdentity
 from neve.node.stats import COUNTERS
@@ -103,8 +103,8 @@ def open_session(
                 name=space_name,
                 max_chunk_tokens=max_chunk_tokens,
                 actor=actor,
-                groups=groups,
             )
+        note_groups(space, groups)
         now = timezone.now()
         own_or_silent = Q(instance=instance) | Q(last_heartbeat_at__lte=live_since())
         NodeSession.objects.filter(own_or_silent, node=node, space=space, ended_at=None).update(

@@ -25,27 +25,12 @@ def resolve_space(
     name: str | None,
     max_chunk_tokens: int,
     actor: Actor,
-    groups: Sequence[PartGroup] = (),
 ) -> Space:
     """Inside the tenant's scope and a transaction that locks the tenant.
 
-    A named space keeps the layout and chunk size that its first node gave it, and every space the
-    first table of `groups`. A node without one may join.
+    A named space keeps the layout and chunk size that its first node gave it.
     Raises Problem: fingerprint-clash naming the first field that differs; limit-reached.
     """
-    space = _space(tenant_id, identity, name, max_chunk_tokens, actor)
-    table = [group.as_dict() for group in groups]
-    if table and not space.groups:
-        space.groups = table
-        space.save(update_fields=["groups"])
-    elif table and space.groups != table:
-        raise _clash("groups", expected=space.groups, got=table)
-    return space
-
-
-def _space(
-    tenant_id: int, identity: SpaceIdentity, name: str | None, max_chunk_tokens: int, actor: Actor
-) -> Space:
     chunk_tokens = choose_chunk_tokens(
         identity.engine_block_tokens, identity.bytes_per_token, max_chunk_tokens=max_chunk_tokens
     )
@@ -77,6 +62,19 @@ def _space(
         after={"name": space.name, "fingerprint": fingerprint, "chunk_tokens": chunk_tokens},
     )
     return space
+
+
+def note_groups(space: Space, groups: Sequence[PartGroup]) -> None:
+    """A space keeps the first table of KV groups that a node gives. Nodes without one may join.
+
+    The caller holds the tenant's lock. Raises Problem (fingerprint-clash).
+    """
+    table = [group.as_dict() for group in groups]
+    if table and not space.groups:
+        space.groups = table
+        space.save(update_fields=["groups"])
+    elif table and space.groups != table:
+        raise _clash("groups", expected=space.groups, got=table)
 
 
 @transaction.atomic

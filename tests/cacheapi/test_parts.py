@@ -7,6 +7,7 @@ import pytest
 from django.test import Client
 from django.urls import reverse
 
+from catalog.families import create_family
 from catalog.models import Context, Space
 from neve.errors import MissReason
 from neve.formats.ids import BlockHasher
@@ -15,6 +16,7 @@ from neve.formats.parts import PartGroup, PartKind
 from neve.index.tier import BlockTerms, Location, Tier
 from storage import hot
 from support.rows import make_person
+from tenants.audit import Actor
 from tenants.scope import tenant_scope
 
 pytestmark = [pytest.mark.integration, pytest.mark.django_db(transaction=True)]
@@ -270,6 +272,20 @@ class TestTable:
         problem = node.send("post", "/cache/v1/sessions", other)
         assert problem.status_code == 409
         assert problem.json()["field"] == "groups"
+
+    def test_a_member_of_a_family_has_the_groups_of_its_producer(
+        self, windowed, tenant, node, handshake
+    ):
+        create_family(
+            tenant=tenant, name="llamas", space_id=windowed.space.pk, actor=Actor("ann", "req-1")
+        )
+        body = handshake | {"family": {"name": "llamas", "device": "cpu"}}
+        body |= {"identity": handshake["identity"] | {"model": "another"}}
+        same, other = ([group.as_dict() for group in table] for table in ([FULL, WINDOW], [FULL]))
+        answer = node.send("post", "/cache/v1/sessions", body | {"groups": same})
+        assert answer.status_code == 201, answer.content
+        refused = node.send("post", "/cache/v1/sessions", body | {"groups": other})
+        assert (refused.status_code, refused.json()["field"]) == (409, "groups")
 
     @pytest.mark.parametrize(
         ("change", "field"),

@@ -9,8 +9,8 @@ n and p count the blocks that a load needs: of a sliding window only the last on
 prompts is hits ÷ (`requested_tokens` + `tail_tokens`), in the dashboard as in a replay.
 
 `put_blocks`: blocks that the engine stored, of them `put_states`: states of linear attention.
-`promoted_blocks`: cold blocks brought back into the
-hot tier. Both count in `hot_write_bytes`. `drops`: why the `dropped` blocks were not stored.
+`promoted_blocks`: cold blocks brought back into the hot tier. Both count in `hot_write_bytes`.
+`drops`: why the `dropped` blocks were not stored.
 
 `family_hit_tokens`: of the hits, tokens of a family's blocks that this process did not store.
 """
