@@ -103,9 +103,9 @@ day: $(RUN) ## a day of `make up` in ten minutes: what its disk holds at most (B
 	@deploy/get valkey
 	@$(BIN)/python benchmarks/day.py $(BENCH_ARGS)
 
-families: $(RUN) $(VLLM) ## every model family on CPU engines, into docs/models.md (an hour; BENCH_ARGS="--only gemma3")
+bench-architectures: $(RUN) $(VLLM) ## every model architecture on CPU engines, into docs/models.md (an hour; BENCH_ARGS="--only gemma3")
 	@deploy/get valkey
-	@$(BIN)/python benchmarks/families.py --write $(BENCH_ARGS)
+	@$(BIN)/python benchmarks/architectures.py --write $(BENCH_ARGS)
 
 bench-ttft: ## time to the first token on this host's GPU (PYTHON=one with vLLM, neve, valkey; BENCH_ARGS=...)
 	@deploy/get valkey

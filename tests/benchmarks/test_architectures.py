@@ -1,8 +1,8 @@
-"""The family table says what differed, and what memory costs."""
+"""The table of architectures says what differed, and what memory costs."""
 
 import pytest
 
-from benchmarks.families import (
+from benchmarks.architectures import (
     Answers,
     Row,
     compare,
@@ -61,9 +61,10 @@ def test_memory_is_what_the_engine_needs_and_the_store_holds_and_gives():
 
 
 def test_tables_are_written_between_their_marks_again_and_again():
-    page = "# Title\n<!-- families: written by `make families` -->\n<!-- end -->\nbehind\n"
-    once = written_into(page, {"families": "| a |"})
+    mark = "<!-- architectures: written by `make bench-architectures` -->"
+    page = f"# Title\n{mark}\n<!-- end -->\nbehind\n"
+    once = written_into(page, {"architectures": "| a |"})
     assert once == page.replace("-->\n<!-- end", "-->\n\n| a |\n\n<!-- end")
-    assert written_into(once, {"families": "| a |"}) == once
+    assert written_into(once, {"architectures": "| a |"}) == once
     with pytest.raises(ValueError, match="memory"):
         written_into(page, {"memory": "| b |"})

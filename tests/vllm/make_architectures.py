@@ -1,6 +1,6 @@
-"""Tiny seeded checkpoints of many model families, for the table of `benchmarks/families.py`.
+"""Tiny seeded checkpoints of many architectures, for `benchmarks/architectures.py`.
 
-    python make_families.py FOLDER NAME...
+    python make_architectures.py FOLDER NAME...
 
 Run by the vLLM interpreter. Each checkpoint has a byte-level tokenizer, and weights so large that
 its answers depend on the KV of every layer.
@@ -32,7 +32,7 @@ LATENT: Final = {
     "qk_nope_head_dim": 32, "v_head_dim": 32,
 }  # fmt: skip
 # The name of a configuration's class in transformers, and its arguments.
-FAMILIES: Final[dict[str, tuple[str, dict[str, Any]]]] = {
+ARCHITECTURES: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     "llama": ("LlamaConfig", HEADS),
     "qwen2": ("Qwen2Config", WIDE),
     "qwen3": ("Qwen3Config", HEADS),
@@ -161,6 +161,7 @@ FAMILIES: Final[dict[str, tuple[str, dict[str, Any]]]] = {
         | {
             "first_k_dense_replace": 2, "moe_intermediate_size": 64, "n_routed_experts": 4,
             "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1, "n_shared_experts": 1,
+            "topk_method": "noaux_tc",
         },
     ),
     "qwen3next": (
@@ -221,7 +222,7 @@ def make(folder: Path, name: str) -> None:
     import transformers
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-    kind, arguments = FAMILIES[name]
+    kind, arguments = ARCHITECTURES[name]
     torch.manual_seed(SEED)
     config = getattr(transformers, kind)(**arguments)
     model = transformers.AutoModelForCausalLM.from_config(config)

@@ -1,8 +1,8 @@
-"""Every model family on real engines with Neve: works or is refused, and why (docs/models.md).
+"""Every architecture on real engines with Neve: works or is refused, and why (docs/models.md).
 
-    python benchmarks/families.py [--only gemma3 gptoss] [--out var/bench/families]
+    python benchmarks/architectures.py [--only gemma3 gptoss] [--out var/bench/architectures]
 
-For each family a tiny checkpoint (tests/vllm/make_families.py), a reference without Neve, an engine
+Each has a tiny checkpoint (tests/vllm/make_architectures.py), a reference without Neve, an engine
 that stores, and engines of another process that load. A row counts tokens and logprobs that differ
 from the reference. Rows are written to `--out` as they end, so a run may be repeated in parts.
 """
@@ -37,7 +37,9 @@ CHUNK: Final = 64
 LONGEST: Final = 2048
 KV_BYTES: Final = 64 << 20
 STEP_TOKENS: Final = 512  # longer prompts are computed in pieces
-# What a family needs beside the common options.
+# Llama 4's chunked local attention in groups of its own, which vLLM leaves off by default.
+ENVIRONMENT: Final = {"VLLM_ALLOW_CHUNKED_LOCAL_ATTN_WITH_HYBRID_KV_CACHE": "1"}
+# What an architecture needs beside the common options.
 ENGINE: Final[dict[str, dict[str, Any]]] = {
     "qwen3next": {"dtype": "bfloat16", "enable_prefix_caching": True},
     "lfm2": {"enable_prefix_caching": True},
@@ -94,9 +96,9 @@ class Answers:
 
 @dataclass
 class Row:
-    """One family. `why`: of a refusal, or of a family that this build does not run."""
+    """One architecture. `why`: of a refusal, or of an architecture that this build does not run."""
 
-    family: str
+    architecture: str
     state: str = "unfinished"  # works, refused, differs, not run
     why: str = ""
     groups: list[dict[str, Any]] = field(default_factory=list)
@@ -119,7 +121,7 @@ class Lab:
         self.models = folder / "models"
         command = [
             str(python),
-            str(SCRIPTS / "make_families.py"),
+            str(SCRIPTS / "make_architectures.py"),
             str(self.models),
             *{*names, *MEASURED},
         ]
@@ -128,12 +130,13 @@ class Lab:
 
     def process(self, which: str) -> EngineProcess:
         if which not in self._processes:
-            made = EngineProcess(self.python, self.models, self._folder / f"{which}.log")
+            log = self._folder / f"{which}.log"
+            made = EngineProcess(self.python, self.models, log, **ENVIRONMENT)
             self._processes[which] = self._stack.enter_context(made)
         return self._processes[which]
 
     def forget(self) -> None:
-        """After a failure: the next family begins with fresh processes."""
+        """After a failure: the next architecture begins with fresh processes."""
         for process in self._processes.values():
             process.__exit__()
         self._processes.clear()
@@ -146,8 +149,8 @@ class Lab:
         return own | more
 
 
-class Family:
-    """One family's run."""
+class Architecture:
+    """One architecture's run."""
 
     def __init__(self, lab: Lab, name: str) -> None:
         self._lab, self.row = lab, Row(name)
@@ -376,8 +379,8 @@ def describe(groups: Sequence[dict[str, Any]]) -> str:
     kinds: dict[str, int] = {}
     for group in groups:
         name = group["kind"].removesuffix("Spec").removesuffix("Attention")
-        if group["window"] and name == "SlidingWindow":
-            name = f"window {group['window']}"
+        if group["window"] and name in ("SlidingWindow", "ChunkedLocal"):
+            name = f"{'window' if name == 'SlidingWindow' else 'chunks of'} {group['window']}"
         kinds[f"{name} ({group['layers']})"] = kinds.get(f"{name} ({group['layers']})", 0) + 1
     return ", ".join(f"{n} × {kind}" if n > 1 else kind for kind, n in kinds.items()) or "none"
 
@@ -399,8 +402,8 @@ COLUMNS: Final = ("auto", "fresh process", "prefix caching", "S3 only")
 def table(rows: Sequence[Row]) -> str:
     """Markdown: loaded tokens and the largest difference of a logprob, by scenario."""
     head = [
-        "family", "KV cache groups (layers)", "", "bytes a token: all layers, stored", *COLUMNS,
-        "preemptions", "damaged",
+        "architecture", "KV cache groups (layers)", "", "bytes a token: all layers, stored",
+        *COLUMNS, "preemptions", "damaged",
     ]  # fmt: skip
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for row in rows:
@@ -408,7 +411,7 @@ def table(rows: Sequence[Row]) -> str:
         missed = sum(said == "missed, tokens right" for said in row.damage.values())
         state = row.state if not row.why else f"{row.state}: {row.why}"
         cells = [
-            row.family,
+            row.architecture,
             describe(row.groups),
             state,
             f"{row.all_layers_bytes}, {row.stored_bytes:g}" if row.all_layers_bytes else "—",
@@ -460,20 +463,20 @@ def memory_rows(lab: Lab) -> list[list[str]]:
         for (name, hybrid), answer in zip(names, answers, strict=True)
     ]
     process = lab.process("first")
-    for family in MEASURED:
+    for name in MEASURED:
         for hybrid in (False, True):
             engine = {
                 "max_model_len": LONGEST, "max_num_batched_tokens": STEP_TOKENS,
                 "kv_cache_memory_bytes": KV_BYTES, "enable_prefix_caching": True,
                 "disable_hybrid_kv_cache_manager": not hybrid,
-            } | ENGINE.get(family, {})  # fmt: skip
+            } | ENGINE.get(name, {})  # fmt: skip
             try:
-                process.start(None, model=str(lab.models / family), engine=engine)
+                process.start(None, model=str(lab.models / name), engine=engine)
                 answer = process.ask("describe")
                 process.ask("stop")
             except RuntimeError as error:
                 answer = {"error": str(error).strip().splitlines()[-1]}
-            rows.append(memory_row(f"engine of tiny {family}", hybrid, KV_BYTES, answer))
+            rows.append(memory_row(f"engine of tiny {name}", hybrid, KV_BYTES, answer))
     return rows
 
 
@@ -530,18 +533,18 @@ def load_row(path: Path) -> Row:
     return Row(**raw)
 
 
-def family_names() -> list[str]:
+def architecture_names() -> list[str]:
     sys.path.append(str(SCRIPTS))
-    from make_families import FAMILIES
+    from make_architectures import ARCHITECTURES
 
-    return list(FAMILIES)
+    return list(ARCHITECTURES)
 
 
 def main() -> None:
-    names = family_names()
+    names = architecture_names()
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="FAMILY")
-    parser.add_argument("--out", type=Path, default=ROOT / "var/bench/families")
+    parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="ARCHITECTURE")
+    parser.add_argument("--out", type=Path, default=ROOT / "var/bench/architectures")
     parser.add_argument("--python", type=Path, default=ROOT / ".venv-vllm/bin/python")
     parser.add_argument("--table", action="store_true", help="only print what was measured")
     parser.add_argument("--write", action="store_true", help="into docs/models.md as well")
@@ -555,14 +558,14 @@ def main() -> None:
             if not options.no_memory:
                 (options.out / "memory.txt").write_text(json.dumps(memory_rows(lab)))
             for name in options.only:
-                row = Family(lab, name).run()
+                row = Architecture(lab, name).run()
                 (options.out / f"{name}.json").write_text(json.dumps(asdict(row), indent=1))
                 print(
                     f"{name}: {row.state} {row.why} ({row.took_s} s)", file=sys.stderr, flush=True
                 )
     paths = [options.out / f"{name}.json" for name in names]
     rows = [load_row(path) for path in paths if path.exists()]
-    parts = {"families": table(rows)}
+    parts = {"architectures": table(rows)}
     memory = options.out / "memory.txt"
     if memory.exists():
         parts["memory"] = memory_table(json.loads(memory.read_text()))
@@ -575,7 +578,9 @@ def main() -> None:
 def written_into(page: str, parts: dict[str, str]) -> str:
     """The page with each part between its marks. Raises ValueError for marks that it lacks."""
     for name, text in parts.items():
-        before, mark, rest = page.partition(f"<!-- {name}: written by `make families` -->\n")
+        before, mark, rest = page.partition(
+            f"<!-- {name}: written by `make bench-architectures` -->\n"
+        )
         if not mark:
             raise ValueError(f"the page has no mark for {name}")
         after = rest.partition("<!-- end -->")[2]
