@@ -11,15 +11,17 @@ from support.adapter_contract import ContractWatch
 from support.adapter_suite import CHUNK, Answer, Prompt, ValkeyStore
 from support.cache_endpoint import API_KEY, CacheEndpoint
 from support.chains import provision
+from support.grouped_engine import GroupedAdapter, GroupedEngine
 from support.reference_engine import EngineFault, ReferenceAdapter, ReferenceEngine
 from support.servers import ValkeyServer
 
 _MOST_STEPS = 20_000  # far more than any prompt of the suite takes
-CROWDED_BLOCKS = 30
+# Engine blocks: of a crowded engine, and of one with room.
+BLOCKS = {ReferenceEngine: (30, 400), GroupedEngine: (50, 600)}
 
 
 class ReferenceServing:
-    def __init__(self, engine: ReferenceEngine, watch: ContractWatch) -> None:
+    def __init__(self, engine: ReferenceEngine | GroupedEngine, watch: ContractWatch) -> None:
         self._engine = engine
         self._watch = watch
 
@@ -64,7 +66,10 @@ class ReferenceServing:
 
 class ReferenceLab(ValkeyStore):
     def __init__(
-        self, endpoint: CacheEndpoint, valkey: ValkeyServer, adapter: type[ReferenceAdapter]
+        self,
+        endpoint: CacheEndpoint,
+        valkey: ValkeyServer,
+        adapter: type[ReferenceAdapter] | type[GroupedAdapter],
     ) -> None:
         self._endpoint = endpoint
         super().__init__(valkey)
@@ -85,10 +90,13 @@ class ReferenceLab(ValkeyStore):
             save_budget_bytes=1 << 20,
         )
         watch = ContractWatch().install()
-        engine = ReferenceEngine(
+        kind: Any = ReferenceEngine
+        if issubclass(self._adapter, GroupedAdapter):
+            kind = GroupedEngine
+        engine = kind(
             options if neve else None,
             adapter=self._adapter,
-            blocks=CROWDED_BLOCKS if crowded else 400,
+            blocks=BLOCKS[kind][0 if crowded else 1],
             defers=defers,
         )
         try:

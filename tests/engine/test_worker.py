@@ -114,6 +114,8 @@ class Transfers:
     def end_copies(self, timeout_s):
         return self.copies_end
 
+    in_flight = 1
+
     def reads(self, engine_blocks):
         return 7 in engine_blocks
 
@@ -143,6 +145,9 @@ def test_a_rank_waits_for_copies_only_out_of_blocks_that_change_hands(worker, de
         assert device.fences == fences
     worker.begin_step(StepPlan(fences=True))
     assert device.fences == 2
+    worker._others_fill = True  # blocks of which no plan says anything
+    worker.begin_step(StepPlan(fences=False))
+    assert device.fences == 3
 
 
 def test_a_suspended_rank_leaves_weights_and_blocks_alone(worker, device, weights):
