@@ -50,6 +50,10 @@ def _make_true(case: Any) -> None:
         body["session"] = RUN["session"]
     if "identity" in body:
         body["identity"] |= {"tp_size": 1, "tp_rank": 0, "pp_size": 1, "pp_rank": 0}
+        for group in body.get("groups", ()):
+            group["span_tokens"] = 100 if group["kind"] in ("window", "local") else None
+        if body.get("space") is not None:
+            body.pop("family", None)
     policies = [body, body.get("policy"), body.get("overrides")]
     for rule in [body, *body.get("rules", ())]:
         if path.endswith(("/rules", "/dry-run", "/rules/{id}")) and rule is not body.get("policy"):
