@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from support import testsettings
 from support.drift import assert_no_drift
@@ -23,6 +24,12 @@ from support.servers import ROOT, ControlPlane, S3Server, ValkeyServer
 
 KINDS = ("integration", "browser", "vllm")
 VLLM_PYTHON = Path(os.environ.get("NEVE_TEST_VLLM_PYTHON", ROOT / ".venv-vllm/bin/python"))
+
+# An example is not wrong because the machine was busy.
+settings.register_profile(
+    "neve", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("neve")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
