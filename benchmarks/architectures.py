@@ -25,7 +25,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "platform")]
 
 from neve.formats.block import HEADER_BYTES  # noqa: E402
 from neve.formats.ids import BlockHasher  # noqa: E402
-from neve.formats.parts import PartGroup, PartKind  # noqa: E402
+from neve.formats.parts import PartGroup, PartKind, block_bytes_per_token  # noqa: E402
 from neve.formats.segment import read_footer  # noqa: E402
 from neve.formats.space import choose_chunk_tokens  # noqa: E402
 from neve.planner.breakeven import model_kv  # noqa: E402
@@ -487,7 +487,7 @@ def memory_row(name: str, hybrid: bool, memory_bytes: int, answer: dict[str, Any
         return [*cells, f"does not start: {answer['error']}", "—", "—", "—"]
     longest, groups = answer["longest"], answer["groups"]
     parts = parts_of(groups, longest)
-    chunk = choose_chunk_tokens(parts[0].block_tokens, sum(part.bytes_per_token for part in parts))
+    chunk = choose_chunk_tokens(parts[0].block_tokens, block_bytes_per_token(parts, 1))
     stored, loaded = stored_bytes(parts, chunk), loaded_bytes(parts, chunk)
     state = f" and {stored.fixed:,} a state" if stored.fixed else ""
     return [

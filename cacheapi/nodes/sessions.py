@@ -279,6 +279,7 @@ def _applicant(body: dict[str, Any]) -> families.Applicant | None:
         engine=f"{body['engine']['name']} {body['engine']['version']}",
         identity=body["identity"],
         max_chunk_tokens=body["max_chunk_tokens"],
+        groups=body["groups"],
     )
 
 

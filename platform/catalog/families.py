@@ -4,6 +4,7 @@ The bytes are compared in the engine. The platform keeps the verdict: it holds f
 the same model, weights, engine version and kind of device, across restarts.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
@@ -15,6 +16,7 @@ from base.problems import Problem
 from catalog.models import Family, FamilyMember, NodeSession, Space
 from catalog.usage import bounded
 from neve.errors import Misuse
+from neve.formats.parts import PartGroup, block_bytes_per_token
 from neve.formats.space import SpaceIdentity, choose_chunk_tokens
 from neve.node.membership import Attested, MemberState, differing_layout
 from tenants.audit import Actor, record
@@ -33,6 +35,7 @@ class Applicant:
     engine: str
     identity: SpaceIdentity
     max_chunk_tokens: int
+    groups: Sequence[PartGroup] = ()
 
 
 @transaction.atomic
@@ -92,7 +95,7 @@ def join(applicant: Applicant) -> tuple[Space, FamilyMember]:
     producer = _identity(space)
     chunk_tokens = choose_chunk_tokens(
         applicant.identity.engine_block_tokens,
-        applicant.identity.bytes_per_token,
+        block_bytes_per_token(applicant.groups, applicant.identity.bytes_per_token),
         max_chunk_tokens=applicant.max_chunk_tokens,
     )
     for field in differing_layout(producer, applicant.identity):

@@ -103,6 +103,7 @@ def open_session(
                 name=space_name,
                 max_chunk_tokens=max_chunk_tokens,
                 actor=actor,
+                groups=groups,
             )
         note_groups(space, groups)
         now = timezone.now()

@@ -12,7 +12,7 @@ from catalog import limits
 from catalog.hot_access import remove_unused_users_on_commit
 from catalog.models import Context, NodeSession, Segment, Space
 from neve.errors import Misuse
-from neve.formats.parts import PartGroup
+from neve.formats.parts import PartGroup, block_bytes_per_token
 from neve.formats.space import SpaceIdentity, choose_chunk_tokens
 from tenants.audit import Actor, record
 from tenants.scope import tenant_scope
@@ -25,6 +25,7 @@ def resolve_space(
     name: str | None,
     max_chunk_tokens: int,
     actor: Actor,
+    groups: Sequence[PartGroup] = (),
 ) -> Space:
     """Inside the tenant's scope and a transaction that locks the tenant.
 
@@ -32,7 +33,9 @@ def resolve_space(
     Raises Problem: fingerprint-clash naming the first field that differs; limit-reached.
     """
     chunk_tokens = choose_chunk_tokens(
-        identity.engine_block_tokens, identity.bytes_per_token, max_chunk_tokens=max_chunk_tokens
+        identity.engine_block_tokens,
+        block_bytes_per_token(groups, identity.bytes_per_token),
+        max_chunk_tokens=max_chunk_tokens,
     )
     if name is not None:
         named = Space.objects.filter(name=name).first()

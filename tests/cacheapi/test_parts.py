@@ -266,6 +266,21 @@ class TestTable:
         (space,) = team.get("/api/v1/spaces").json()["results"]
         assert space["groups"] == [FULL.as_dict(), WINDOW.as_dict()]
 
+    def test_the_largest_part_decides_how_long_a_chunk_is(self, clean_hot, node, handshake):
+        """A Gemma: parts of 2 MiB, not all of them together."""
+        body = handshake | {"identity": handshake["identity"] | {"bytes_per_token": 6 << 16}}
+        groups = [PartGroup(PartKind.FULL, None, 16, 1 << 16)]
+        groups += [PartGroup(PartKind.WINDOW, 1024, 16, 1 << 16)] * 5
+        tables = ([], groups, [PartGroup(PartKind.STATE, None, 16, state_bytes=5000)])
+        chunks = []
+        for number, table in enumerate(tables):
+            body["identity"]["layout"] = f"layout {number}"
+            sent = body | {"groups": [group.as_dict() for group in table]}
+            answer = node.send("post", "/cache/v1/sessions", sent)
+            assert answer.status_code == 201, answer.content
+            chunks.append(answer.json()["space"]["chunk_tokens"])
+        assert chunks == [16, 32, 16]
+
     def test_another_table_for_the_same_layout_is_refused(self, windowed, node, handshake):
         assert node.send("post", "/cache/v1/sessions", handshake).status_code == 201
         other = handshake | {"groups": [FULL.as_dict()]}

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
+from neve.formats.parts import PartGroup, block_bytes_per_token
 from neve.formats.space import SpaceIdentity, choose_chunk_tokens
 
 API_KEY = "neve_test_secret"
@@ -99,9 +100,10 @@ class CacheEndpoint:
         self.opened.append(body)
         self.on_open()
         identity = SpaceIdentity.from_dict(body["identity"])
+        groups = [PartGroup.from_dict(group) for group in body.get("groups", ())]
         chunk_tokens = choose_chunk_tokens(
             identity.engine_block_tokens,
-            identity.bytes_per_token,
+            block_bytes_per_token(groups, identity.bytes_per_token),
             max_chunk_tokens=body["max_chunk_tokens"],
         )
         fingerprint = identity.fingerprint(tenant_id=self.tenant_id, chunk_tokens=chunk_tokens)

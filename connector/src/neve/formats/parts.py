@@ -128,6 +128,12 @@ class PartGroup:
 _BYTES = (("bytes_per_token", 0), ("state_bytes", 0))
 
 
+def block_bytes_per_token(groups: Sequence[PartGroup], all_bytes_per_token: int) -> int:
+    """Of a chunk's largest part. `all_bytes_per_token`: of all layers; the answer without groups
+    and for states alone."""
+    return max((group.bytes_per_token for group in groups), default=0) or all_bytes_per_token
+
+
 def needed_parts(groups: Sequence[Reader], chunks: int, chunk_tokens: int) -> tuple[int, ...]:
     """For each group, the number of the last of `chunks` chunks whose parts a reader behind them
     needs."""

@@ -103,7 +103,8 @@ def choose_chunk_tokens(
 ) -> int:
     """Tokens of one block: the most engine blocks that stay within 2 MiB and `max_chunk_tokens`.
 
-    Never less than one engine block, so a large one may exceed both bounds.
+    `bytes_per_token`: of the block, not of all groups if a chunk has one for each. Never less than
+    one engine block, so a large one may exceed both bounds.
     """
     most = min(TARGET_BLOCK_BYTES // bytes_per_token, max_chunk_tokens)
     return engine_block_tokens * max(1, most // engine_block_tokens)
