@@ -10,6 +10,7 @@ from the reference. Rows are written to `--out` as they end, so a run may be rep
 import argparse
 import json
 import random
+import re
 import subprocess
 import sys
 import time
@@ -186,10 +187,10 @@ class Architecture:
         self._start(first, self._lab.neve(load="auto"))
         self._ask_all(first, "auto, empty store")
         said = first.log.read_text()[seen:]
-        if "neve.unsupported" in said or "neve.unidentified" in said:
+        refusal = reason(said)
+        if refusal is not None:
             self._stop(first)
-            row.state = "refused"
-            row.why = said.partition('detail="')[2].partition('" (serving')[0].replace("\n", " ")
+            row.why = refusal
             self._check("refused")
             return
         first.ask("store_all")
@@ -356,6 +357,13 @@ class Architecture:
             said = "missed" if loaded == 0 else f"{loaded} tokens loaded"
             said += ", tokens right" if right else ", tokens wrong"
             self.row.damage[f"{place}, group {number}"] = said
+
+
+def reason(log: str) -> str | None:
+    """Why the engine that wrote `log` is served without Neve; None if it isn't."""
+    line = r"neve\.(?:unsupported|unidentified) detail=([\"'])(.*?)\1 \("
+    found = re.search(line, log)
+    return found[2] if found else None
 
 
 def compare(outputs: dict[str, Any], reference: dict[str, Any]) -> Answers:

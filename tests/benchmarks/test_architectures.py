@@ -8,6 +8,7 @@ from benchmarks.architectures import (
     compare,
     describe,
     memory_row,
+    reason,
     table,
     written_into,
 )
@@ -40,6 +41,13 @@ def test_a_row_shows_what_differed_and_an_unfinished_one_its_gaps():
     assert "| gemma3 | 2 × window 65 (2), Full (2) | differs | — | 640, Δ 0 | — | — " in shown
     assert "| 320, 2 of 7 answers differ | — | 1 of 2 missed |" in shown
     assert "| llama4 | none | not run: no kernel | — | — | — | — | — | — | — |" in shown
+
+
+def test_a_refusal_is_read_from_the_log_however_it_is_quoted():
+    line = "x WARNING neve.unsupported detail={} (serving without Neve)\n"
+    assert reason(line.format("'no (a) \"b\"'")) == 'no (a) "b"'
+    assert reason("before\n" + line.format('"the model\'s decoder"')) == "the model's decoder"
+    assert reason("neve.states.kept chunk_tokens=144") is None
 
 
 def test_groups_of_one_kind_are_counted():
