@@ -101,6 +101,12 @@ class HandshakeSerializer(StrictSerializer):
     family = FamilyNameSerializer(
         allow_null=True, default=None, help_text="in place of a space: share a producer's KV"
     )
+    selective_weights = Text(
+        max_length=64,
+        allow_blank=True,
+        default="",
+        help_text="digest of the weights that only some tokens reach: rows of embeddings, experts",
+    )
     max_chunk_tokens = WholeNumber(min_value=1, max_value=4096, default=MAX_CHUNK_TOKENS)
     groups = serializers.ListField(
         child=Group(),
@@ -203,6 +209,7 @@ class SessionsView(NodeView):
                 family=_applicant(body),
                 max_chunk_tokens=body["max_chunk_tokens"],
                 groups=body["groups"],
+                selective_weights=body["selective_weights"],
                 actor=actor_of(request),
             )
             with hot.required():
@@ -280,6 +287,7 @@ def _applicant(body: dict[str, Any]) -> families.Applicant | None:
         identity=body["identity"],
         max_chunk_tokens=body["max_chunk_tokens"],
         groups=body["groups"],
+        selective_weights=body["selective_weights"],
     )
 
 

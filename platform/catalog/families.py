@@ -36,6 +36,7 @@ class Applicant:
     identity: SpaceIdentity
     max_chunk_tokens: int
     groups: Sequence[PartGroup] = ()
+    selective_weights: str = ""
 
 
 @transaction.atomic
@@ -86,7 +87,7 @@ def join(applicant: Applicant) -> tuple[Space, FamilyMember]:
 
     Inside the tenant's scope and a transaction that locks the tenant. Raises Problem: not-found (no
     such family), conflict (the producer never ran on such a rank), fingerprint-clash (another
-    layout), limit-reached.
+    layout, or other weights where no proof by prompts may reach), limit-reached.
     """
     family = Family.objects.select_related("space").filter(name=applicant.family).first()
     if family is None:
@@ -103,6 +104,8 @@ def join(applicant: Applicant) -> tuple[Space, FamilyMember]:
     if space.chunk_tokens > chunk_tokens:
         raise _clash("max_chunk_tokens", space.chunk_tokens, chunk_tokens)
     is_producer = producer == applicant.identity
+    if not is_producer and applicant.selective_weights:  # else: another process of it tells them
+        _require_selective_weights(family, space, applicant.selective_weights)
     member = _member(
         family,
         MemberState.PRODUCER if is_producer else MemberState.ATTESTING,
@@ -193,6 +196,19 @@ def count_hits(*, member_id: int, tokens: int) -> None:
     member = FamilyMember.objects.select_for_update().get(pk=member_id)
     member.hit_tokens = bounded(member.hit_tokens + tokens)
     member.save(update_fields=["hit_tokens"])
+
+
+def _require_selective_weights(family: Family, space: Space, found: str) -> None:
+    """A difference in one row of an embedding, or in one expert, is in no proof whose prompts have
+    no such token."""
+    if not space.selective_weights:
+        raise Problem(
+            "conflict",
+            f"The producer of {family.name} has not told its embeddings yet: start it once with "
+            "this version of Neve.",
+        )
+    if space.selective_weights != found:
+        raise _clash("selective_weights", space.selective_weights, found)
 
 
 def _space_of_rank(family: Family, identity: SpaceIdentity) -> Space:

@@ -53,6 +53,7 @@ def open_session(
     max_chunk_tokens: int,
     actor: Actor,
     groups: Sequence[PartGroup] = (),
+    selective_weights: str = "",
 ) -> NodeSession:
     """Replaces this engine's older session of the same space, and silent ones of its name.
 
@@ -62,7 +63,7 @@ def open_session(
     `instance`: tells engines of one name apart.
     `family`: the node is to share the KV of one; its state is in the session's `member`.
     `key`: the node's; None for sessions that no key opened. `groups`: KV groups of which a chunk
-    has a part; empty if it is one block.
+    has a part; empty if it is one block. `selective_weights`: see `Space`.
     Raises Problem: fingerprint-clash, node-limit, limit-reached, tenant-cut-off, unauthorized (the
     key was revoked meanwhile).
     """
@@ -106,6 +107,13 @@ def open_session(
                 groups=groups,
             )
         note_groups(space, groups)
+        if (
+            selective_weights
+            and not space.selective_weights
+            and space.identity == identity.as_dict()
+        ):
+            space.selective_weights = selective_weights
+            space.save(update_fields=["selective_weights"])
         now = timezone.now()
         own_or_silent = Q(instance=instance) | Q(last_heartbeat_at__lte=live_since())
         NodeSession.objects.filter(own_or_silent, node=node, space=space, ended_at=None).update(

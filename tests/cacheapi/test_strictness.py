@@ -45,7 +45,8 @@ def world(operator, node):
 
     def send(method, path, query="", **options):
         resource = path.split("/")[3]
-        one = {"policies": "policy", "audit": "audit"}.get(resource, resource.rstrip("s"))
+        odd = {"policies": "policy", "audit": "audit", "families": "family"}
+        one = {**odd, "family-members": "member"}.get(resource, resource.rstrip("s"))
         row = rows["node"] if resource == "sessions" else rows.get(one)
         key = "filled" if resource in ("tenants", "policies") else getattr(row, "pk", "")
         caller = of_node if path.startswith("/cache/") else operator

@@ -7,6 +7,7 @@ layers below it and on its own k_proj and v_proj. So of these, made for Llama's 
 |---|---|---|
 | twin, second | what no K and V depends on: the last q_proj and all behind it | all layers |
 | nudged | one weight of the last layer's k_proj, by one bit of its mantissa | all but the last |
+| respelled | the embedding of token 255 alone | all layers, for prompts without that token |
 | tuned | the first layer's down_proj, by a few percent | the first |
 | reader-a, reader-b | adapters beside it, which write no KV (examples/icarus) | all layers |
 | untrained | such adapters that add nothing, so it answers as the producer | all layers |
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 SHARING: Final = ("twin", "second")
 REFUSED: Final = ("nudged", "tuned")
+RESPELLED: Final = "respelled"
 ADAPTER: Final = "adapter"
 READERS: Final = ("reader-a", "reader-b")
 UNTRAINED: Final = "untrained"
@@ -41,6 +43,7 @@ def make_pairs(producer: Path, folder: Path) -> None:
         change_weights(producer, folder / name, after_last_kv(last), _redraw(seed))
     change_weights(producer, folder / "nudged", [f"model.layers.{last}.self_attn.k_proj"], _nudge)
     change_weights(producer, folder / "tuned", ["model.layers.0.mlp.down_proj"], _tune)
+    change_weights(producer, folder / RESPELLED, ["model.embed_tokens"], _respell)
     _make_adapter(producer, folder / ADAPTER)
     for seed, name in enumerate((*READERS, UNTRAINED), start=21):
         _make_reader(producer, folder / name, seed, scale=0.0 if name == UNTRAINED else SCALE)
@@ -97,6 +100,12 @@ def _nudge(_name: str, weight: "Tensor") -> "Tensor":
     largest = flat.abs().argmax()
     flat[largest] = torch.nextafter(flat[largest], torch.zeros_like(flat[largest]))
     return nudged
+
+
+def _respell(_name: str, weight: "Tensor") -> "Tensor":
+    respelled = weight.clone()
+    respelled[255] *= -1
+    return respelled
 
 
 def _tune(_name: str, weight: "Tensor") -> "Tensor":

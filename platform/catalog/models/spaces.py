@@ -25,6 +25,12 @@ class Space(TenantOwned):
         help_text="KV groups of which a chunk has a part: neve.formats.parts.PartGroup; "
         "empty: a chunk is one block with the KV of all its tokens",
     )
+    selective_weights = models.CharField(
+        max_length=64,
+        blank=True,
+        help_text="digest of the weights that only some tokens reach (rows of embeddings, "
+        "experts), as the first engine told it; a family's members have equal ones",
+    )
     is_leaving = models.BooleanField(default=False, editable=False, help_text="being removed")
     created_at = models.DateTimeField(auto_now_add=True)
 

@@ -111,6 +111,7 @@ class Client:
         engine: Mapping[str, str],
         space: str | None = None,
         family: Mapping[str, str] | None = None,
+        selective_weights: str = "",
         max_chunk_tokens: int = MAX_CHUNK_TOKENS,
         connections: int = CONNECTIONS,
         cold_connections: int = COLD_CONNECTIONS,
@@ -121,8 +122,8 @@ class Client:
     ) -> Self:
         """Makes the handshake. Raises `Refused` (fix it first) or `Unavailable` (try later).
 
-        `family`: see `Endpoint.open_session`. With one, the session's space is another engine's:
-        only `neve.engine.attest` knows which of its blocks may be used.
+        `family`, `selective_weights`: see `Endpoint.open_session`. With a family, the session's
+        space is another engine's: only `neve.engine.attest` knows which blocks may be used.
         `connections`: to each Valkey, for block bytes; short calls use another one.
         `cold_connections`: to S3, which is as many ranges as are read at a time.
         `promote`: whether blocks that are read from S3 again are put back into the hot tier.
@@ -139,6 +140,7 @@ class Client:
             engine=engine,
             space=space,
             family=family,
+            selective_weights=selective_weights,
             max_chunk_tokens=max_chunk_tokens,
             groups=groups,
         )

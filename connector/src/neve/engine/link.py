@@ -31,6 +31,8 @@ class Engine(NamedTuple):
     name: str
     version: str
     device: str = ""  # its kind: in a family, KV is equal only on the same kind
+    # Digest of the weights that only some tokens reach; "" where they are not at hand.
+    selective_weights: str = ""
 
 
 class Link:
@@ -181,6 +183,7 @@ class Link:
             engine={"name": self._engine.name, "version": self._engine.version},
             space=space,
             family=self._family,
+            selective_weights=self._engine.selective_weights,
             max_chunk_tokens=self._options.max_chunk_tokens,
             connections=self._options.connections,
             cold_connections=self._options.cold_connections,

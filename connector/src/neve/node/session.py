@@ -124,12 +124,15 @@ class Endpoint:
         instance: str | None = None,
         space: str | None = None,
         family: Mapping[str, str] | None = None,
+        selective_weights: str = "",
         max_chunk_tokens: int = MAX_CHUNK_TOKENS,
         groups: Sequence[PartGroup] = (),
     ) -> Session:
         """Performs the handshake. `instance`: identifies the engine in all of its handshakes.
 
-        `family`: its name and this engine's kind of device. `groups`: KV groups, if a chunk is
+        `family`: its name and this engine's kind of device. `selective_weights`: digest of the
+        weights that only some tokens reach (rows of embeddings, experts), which a family's proof by
+        prompts may miss; "": the worker's handshake tells it. `groups`: KV groups, if a chunk is
         stored as one part for each.
         """
         answer = self._request(
@@ -142,6 +145,7 @@ class Endpoint:
                 "identity": identity.as_dict(),
                 "space": space,
                 **({} if family is None else {"family": dict(family)}),
+                **({"selective_weights": selective_weights} if selective_weights else {}),
                 "max_chunk_tokens": max_chunk_tokens,
                 # Platforms before groups refuse the member.
                 **({"groups": [group.as_dict() for group in groups]} if groups else {}),

@@ -5,6 +5,7 @@ modules hold those layers.
 """
 
 import gc
+import re
 from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 from typing import Any, Self
@@ -21,6 +22,8 @@ _INTEGER = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _SHARED_LAYERS = "vllm.model_executor.layers."
 # Wrappers for LoRA adapters, which change nothing while no adapter is used.
 _ADAPTER_LAYERS = "vllm.lora."
+# Weights of vLLM's mixtures of experts, in every quantization.
+_EXPERTS = ("w13_", "w2_")
 
 
 class BuiltModel:
@@ -90,6 +93,27 @@ class BuiltModel:
                         digest.update(total.cpu().numpy().tobytes())
         return digest.digest()
 
+    def selective_weights(self) -> str:
+        """Digest of the weights that only some tokens reach, and that KV depends on: rows of
+        embeddings, and experts below the last layer. Hex, equal for equal weights of one rank.
+
+        Prompts that leave them out show no difference.
+        """
+        digest = blake2b(digest_size=16)
+        with torch.inference_mode():
+            for root in self._roots:
+                found = [(_layer(name), module) for name, module in root.named_modules()]
+                last = max(number for number, _ in found)
+                for number, module in found:
+                    for name, weight in module.named_parameters(recurse=False):
+                        is_expert = name.startswith(_EXPERTS) and number < last
+                        if weight.is_meta or not (is_expert or _is_embedding(module)):
+                            continue
+                        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+                        for total in _sums(weight):
+                            digest.update(total.cpu().numpy().tobytes())
+        return digest.hexdigest()
+
     def _modules(self) -> Iterator[nn.Module]:
         for root in self._roots:
             for module in root.modules():
@@ -99,6 +123,17 @@ class BuiltModel:
 
 def _name(thing: object) -> str:
     return f"{type(thing).__module__}.{type(thing).__qualname__}"
+
+
+def _layer(name: str) -> int:
+    """The number of the layer that a module belongs to, by its name; -1: of none."""
+    numbers = re.findall(r"(?:^|\.)(\d+)(?=\.|$)", name)
+    return int(numbers[0]) if numbers else -1
+
+
+def _is_embedding(module: nn.Module) -> bool:
+    """Of tokens or positions. The output head of a vLLM model is an embedding's subclass."""
+    return isinstance(module, nn.Embedding) or type(module).__name__ == "VocabParallelEmbedding"
 
 
 def _tables(module: nn.Module) -> Iterator[str]:

@@ -98,7 +98,7 @@ def make_worker(
         kvs,
         identity,
         options,
-        engine=this_engine(options),
+        engine=this_engine(options)._replace(selective_weights=built.selective_weights()),
         share=share,
         step_tokens=config.scheduler_config.max_num_batched_tokens,
         groups=groups,
