@@ -22,7 +22,10 @@ ALL = "all"  # the picker's value for all tenants that the person sees
 THEMES = ("dark", "light")
 _NAVIGATION = (
     (("overview", "Overview", "o"), ("nodes", "Nodes", "n"), ("tiers", "Tiers & segments", "s")),
-    (("tenants", "Tenants", "t"), ("contexts", "Contexts", "c"), ("keys", "API keys", "k")),
+    (
+        *(("tenants", "Tenants", "t"), ("contexts", "Contexts", "c")),
+        *(("families", "Families", "f"), ("keys", "API keys", "k")),
+    ),
     (("jobs", "Jobs", "j"), ("audit", "Audit", "a")),
 )
 

@@ -4,6 +4,7 @@ from django.urls import path
 
 from dashboard.pages.audit.view import audit
 from dashboard.pages.contexts import view as contexts
+from dashboard.pages.families.view import families, try_again
 from dashboard.pages.jobs.view import jobs
 from dashboard.pages.keys import view as keys
 from dashboard.pages.login import view as login
@@ -21,6 +22,8 @@ urlpatterns = [
     path("tenants/", tenants, name="tenants"),
     path("tenants/<int:tenant_id>/let-in", let_in, name="tenant-let-in"),
     path("nodes/", nodes, name="nodes"),
+    path("families/", families, name="families"),
+    path("families/members/<int:member_id>/again", try_again, name="member-try-again"),
     path("tiers/", tiers, name="tiers"),
     path("jobs/", jobs, name="jobs"),
     path("audit/", audit, name="audit"),

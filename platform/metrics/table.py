@@ -258,6 +258,13 @@ TENANT = (
         by=("tier",),
     ),
     Row(
+        "neve_tenant_family_hit_tokens",
+        "counter",
+        "Of the hits, tokens of families' blocks that other processes stored. By model: "
+        "/api/v1/family-members.",
+        _counted("family_hit_tokens"),
+    ),
+    Row(
         "neve_tenant_promoted_blocks",
         "counter",
         "Cold blocks that nodes brought back into the hot tier.",

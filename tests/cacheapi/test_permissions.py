@@ -94,6 +94,8 @@ PAGES = {
     ("dashboard:tenants", "get"): (200, 200, 200, 200),
     ("dashboard:tenant-let-in", "post"): (404, 404, 404, 302),
     ("dashboard:nodes", "get"): (200, 200, 200, 200),
+    ("dashboard:families", "get"): (200, 200, 200, 200),
+    ("dashboard:member-try-again", "post"): (404, 404, 404, 302),
     ("dashboard:tiers", "get"): (200, 200, 200, 200),
     ("dashboard:jobs", "get"): (200, 200, 200, 200),
     ("dashboard:audit", "get"): (200, 200, 200, 200),

@@ -16,10 +16,18 @@ from dashboard.storage import LEAVES_BY_TENANT, LEAVES_FIRST
 from neve.formats.keys import BucketKeys
 from neve.formats.parts import PartGroup, PartKind
 from neve.index.tier import BlockTerms
+from neve.node.membership import MemberState
 from neve.node.stats import COUNTERS
 from retention.models import EvictionPolicy, RetentionPolicy
 from storage import hot
-from support.rows import make_context, make_everything, make_segment, make_session, make_space
+from support.rows import (
+    make_context,
+    make_everything,
+    make_member,
+    make_segment,
+    make_session,
+    make_space,
+)
 from tenants.keys import find_key
 from tenants.models import ApiKey
 from tenants.principal import rows_of
@@ -28,7 +36,7 @@ from tenants.scope import tenant_scope
 pytestmark = [pytest.mark.integration, pytest.mark.django_db, pytest.mark.usefixtures("hot_tier")]
 
 DASHBOARD = Path(__file__).resolve().parents[2] / "dashboard"
-PAGES = ("overview", "nodes", "tiers", "tenants", "contexts", "keys", "jobs", "audit")
+PAGES = ("overview", "nodes", "tiers", "families", "tenants", "contexts", "keys", "jobs", "audit")
 
 
 def address(name: str) -> str:
@@ -177,6 +185,21 @@ def test_a_space_shows_its_groups_and_what_a_request_loads(people, acme):
     assert "2 × window 300, 20" in shown
     assert "one block a chunk" not in shown
     assert "for the tails of windows and states at its end" in shown
+
+
+def test_a_family_says_why_a_model_shares_nothing(people, acme):
+    space = make_space(acme, "llama")
+    place = {"layer": "model.layers.3", "first_token": 64, "end_token": 96}
+    make_member(space, "tuned", state=MemberState.REFUSED, **place)
+    make_member(space, "twin", state=MemberState.ATTACHED, blocks=9, hit_tokens=1280)
+    page = people["operator"].get("/families/").content.decode()
+    assert page.index("▲ refused") < page.index("● attached")
+    assert "other KV at model.layers.3, prompt tokens 64 to 96" in page
+    assert "9 blocks were equal to the bit" in page
+    assert "prove its KV again" in page
+    looking = people["viewer"].get("/families/").content.decode()
+    assert "▲ refused" in looking
+    assert "prove its KV again" not in looking
 
 
 def test_a_node_shows_how_many_states_it_stored(people, acme):

@@ -1,7 +1,8 @@
-"""KvTensors.compare over layouts and dtypes. Run by an interpreter with torch; asserts."""
+"""KvTensors.compare, compare_bits over layouts and dtypes. Needs torch; asserts."""
 
 import torch
 
+from neve.engine.contract import Difference
 from neve.engine.device.tensors import KvTensors
 
 BLOCKS, TOKENS, HEADS, SIZE = 8, 16, 2, 32
@@ -33,7 +34,7 @@ def computed(shape, dtype, change=lambda _number, _tensor: None, rounds=None):
     )
 
 
-def compare(pair, *, heads=None, cache_dtype="auto", joined=False):
+def compare(pair, *, heads=None, cache_dtype="auto", joined=False, bits=False):
     pieces = []
     for caches in pair:
         if joined:  # the layers of a block side by side
@@ -45,7 +46,7 @@ def compare(pair, *, heads=None, cache_dtype="auto", joined=False):
         assert kv.layout.startswith("side by side") == joined
         pieces += kv.allocate(2)
         kv.move_out([[3, 5]], pieces[-1:]).wait()
-    return kv.compare(*pieces)
+    return kv.compare_bits(*pieces) if bits else kv.compare(*pieces)
 
 
 def other_positions(part):
@@ -102,3 +103,36 @@ for cache_dtype in ("fp8", "packed"):
 exact, other = computed(shape, torch.float32)
 other["layer.2"][:] = float("nan")
 assert "layer.2" in compare((exact, other))
+
+
+# To the bit: which layer and which of the chunk's engine blocks (3 and 5) differ first.
+def one_number(kind, tensor, block, factor):
+    """Changes one number of an engine block, which stands in the first dimension that counts."""
+    part = tensor[:, block] if kind == "flash" else tensor[block]
+    part.view(-1)[-1:].mul_(factor) if part.is_contiguous() else part[-1].view(-1)[-1:].mul_(factor)
+
+
+def twins(kind, block, factor, layer="layer.1"):
+    exact, _ = computed(KEYS[kind][0], torch.float32)
+    other = {name: tensor.clone() for name, tensor in exact.items()}
+    one_number(kind, other[layer], block, factor)
+    return exact, other
+
+
+for kind in KEYS:
+    assert compare(twins(kind, 4, 2.0), bits=True) is None  # another chunk's block
+    for joined, heads in ((False, None), (False, HEADS), (kind == "content", None)):
+        for place, block in enumerate((3, 5)):
+            found = compare(twins(kind, block, 2.0), bits=True, joined=joined, heads=heads)
+            assert found == Difference("layer.1", place, is_rounding=False), (kind, found)
+            near = compare(twins(kind, block, 1 + 1e-6), bits=True, joined=joined, heads=heads)
+            assert near == Difference("layer.1", place, is_rounding=True), (kind, near)
+
+# What differs by more goes before what is rounded in an earlier layer.
+exact, other = twins("content", 3, 1 + 1e-6, layer="layer.0")
+one_number("content", other["layer.2"], 5, 2.0)
+assert compare((exact, other), bits=True) == Difference("layer.2", 1, is_rounding=False)
+# Packed bytes have no rounding.
+exact, other = ({n: t.view(torch.uint8) for n, t in pair.items()} for pair in (exact, other))
+found = compare((exact, other), cache_dtype="packed", bits=True)
+assert found == Difference("layer.0", 0, is_rounding=False)
