@@ -391,7 +391,7 @@ def describe(groups: Sequence[dict[str, Any]]) -> str:
         if group["window"] and name in ("SlidingWindow", "ChunkedLocal"):
             name = f"{'window' if name == 'SlidingWindow' else 'chunks of'} {group['window']}"
         kinds[f"{name} ({group['layers']})"] = kinds.get(f"{name} ({group['layers']})", 0) + 1
-    return ", ".join(f"{n} × {kind}" if n > 1 else kind for kind, n in kinds.items()) or "none"
+    return ", ".join(f"{n} × {kind}" if n > 1 else kind for kind, n in kinds.items()) or "—"
 
 
 def tell(answers: Answers | None) -> str:
@@ -572,8 +572,11 @@ def main() -> None:
                 print(
                     f"{name}: {row.state} {row.why} ({row.took_s} s)", file=sys.stderr, flush=True
                 )
-    paths = [options.out / f"{name}.json" for name in names]
-    rows = [load_row(path) for path in paths if path.exists()]
+    paths = {name: options.out / f"{name}.json" for name in names}
+    rows = [
+        load_row(path) if path.exists() else Row(name, "not measured")
+        for name, path in paths.items()
+    ]
     parts = {"architectures": table(rows)}
     memory = options.out / "memory.txt"
     if memory.exists():

@@ -40,7 +40,7 @@ def test_a_row_shows_what_differed_and_an_unfinished_one_its_gaps():
     shown = table([wrong, Row("llama4", "not run", "no kernel")])
     assert "| gemma3 | 2 × window 65 (2), Full (2) | differs | — | 640, Δ 0 | — | — " in shown
     assert "| 320, 2 of 7 answers differ | — | 1 of 2 missed |" in shown
-    assert "| llama4 | none | not run: no kernel | — | — | — | — | — | — | — |" in shown
+    assert "| llama4 | — | not run: no kernel | — | — | — | — | — | — | — |" in shown
 
 
 def test_a_refusal_is_read_from_the_log_however_it_is_quoted():
@@ -51,7 +51,7 @@ def test_a_refusal_is_read_from_the_log_however_it_is_quoted():
 
 
 def test_groups_of_one_kind_are_counted():
-    assert describe([]) == "none"
+    assert describe([]) == "—"
     assert describe([FULL]) == "Full (2)"
 
 
