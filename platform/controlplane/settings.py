@@ -3,6 +3,7 @@
 import re
 
 from csp import constants as csp
+from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -201,8 +202,17 @@ CHANNEL_LAYERS = {
         "BACKEND": "channels_redis.core.RedisChannelLayer",
         "CONFIG": {
             # Longer than the layer's blocking reads (`brpop_timeout`, 5 s). redis-py's default is
-            # 5 s, too, so it would time out on idle sockets again and again.
-            "hosts": [{"address": ENV.bus_url, "socket_connect_timeout": 1, "socket_timeout": 15}],
+            # 5 s, too, so it would time out on idle sockets again and again. Its ten retries would
+            # hold a page's socket for minutes on a bus that stands still: one is for a connection
+            # that was lost meanwhile.
+            "hosts": [
+                {
+                    "address": ENV.bus_url,
+                    "socket_connect_timeout": 1,
+                    "socket_timeout": 15,
+                    "retry": AsyncRetry(NoBackoff(), 1),
+                }
+            ],
             "prefix": "neve",
             "expiry": 10,
         },

@@ -1,8 +1,11 @@
 """Hints over the bus: they reach both groups, and a bus that is down costs next to nothing."""
 
+import asyncio
+
 import pytest
 from asgiref.sync import async_to_sync
 from channels.layers import get_channel_layer
+from redis.exceptions import RedisError
 
 from base import live
 
@@ -60,3 +63,23 @@ def test_a_bus_that_is_down_is_asked_once_in_a_while(settings, monkeypatch):
         assert len(asked) == 2
     finally:
         channel_layers.backends.clear()
+
+
+async def test_a_bus_that_stands_still_is_tried_twice_not_eleven_times(settings):
+    tries = 0
+
+    async def accept(reader, writer):
+        nonlocal tries
+        tries += 1
+        await reader.read()  # never answers
+        writer.close()
+
+    config = settings.CHANNEL_LAYERS["default"]["CONFIG"]
+    async with await asyncio.start_server(accept, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        host = config["hosts"][0] | {"address": f"redis://127.0.0.1:{port}/0"}
+        layer = type(get_channel_layer())(**config | {"hosts": [host | {"socket_timeout": 0.1}]})
+        with pytest.raises(RedisError):
+            await layer.send("a-channel", {"type": "usage.changed"})
+        await layer.close_pools()
+    assert tries == 2
