@@ -126,6 +126,8 @@ class Attestation:
         self._answers: deque[tuple[int, MemberState]] = deque()
         self._closing = threading.Event()
         self._thread = ThreadPoolExecutor(1, "neve-attest")
+        # Whether the engine's own prefix cache may hold KV of other members, loaded since a reset.
+        self.has_shared = False
 
     @property
     def proof(self) -> Proof:

@@ -64,12 +64,14 @@ class Lookups:
         for blocks that a prefill node named.
         """
         request = self._table.requests.get(request_id)
-        if request is None or not request.may_load or self._canary.alone:
+        if request is None:
+            return 0
+        request.local_tokens = local_tokens
+        if not request.may_load or self._canary.alone:
             return 0
         chain = self._table.chain_of(request)
         if chain is None or not self._table.may_share(request):
             return 0
-        request.local_tokens = local_tokens
         start = local_tokens // chain.chunk_tokens
         # A prefill node looks up the whole prompt: what it has locally may be missing in Neve.
         hands_over = request.params is not None and request.params.hands_over

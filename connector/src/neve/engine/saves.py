@@ -58,7 +58,10 @@ class Saves:
         chain = self._table.chain_to_save(request)
         if chain is None:
             return []
-        stores = stores and not request.probes and self._table.may_share(request)
+        may_share = self._table.may_share(request)
+        if request.probes and not may_share:
+            request.to_compare.clear()  # KV of the family itself would prove nothing
+        stores = stores and not request.probes and may_share
         chunks = min(computed_tokens, len(request.tokens)) // chain.chunk_tokens
         chain.extend(chunks)
         plans = []

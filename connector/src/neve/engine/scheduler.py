@@ -303,6 +303,8 @@ class SchedulerSide:
 
     def reset(self) -> None:
         self._resets.begin()
+        if self._attestation is not None:
+            self._attestation.has_shared = False  # the engine's prefix cache is empty too
         self._forget_stored()
         self._events.pause()
 

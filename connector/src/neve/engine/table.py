@@ -225,7 +225,7 @@ class RequestTable:
             return request.origin
         plain = request.engine.lora is None and not request.engine.media
         if plain and state is MemberState.ATTACHED:
-            request.shares = True
+            request.shares = self.attestation.has_shared = True
         elif plain and state is MemberState.ATTESTING and not request.never_probes:
             waits = request.handover is not None
             hands_over = request.params is not None and request.params.hands_over
@@ -236,10 +236,17 @@ class RequestTable:
         return replace(origin, lora=self.attestation.own_mark() + origin.lora)
 
     def may_share(self, request: Request) -> bool:
-        """False if the request's chain is the family's and this engine was detached meanwhile."""
-        if self.attestation is None or not request.shares:
+        """False if the request's chain is the family's and this engine was detached meanwhile.
+
+        Also False if the KV would count as the engine's own, but follows on KV of the family that
+        the engine's prefix cache kept from the time before the detachment.
+        """
+        if self.attestation is None:
             return True
-        return self.attestation.state() in (MemberState.PRODUCER, MemberState.ATTACHED)
+        if self.attestation.state() in (MemberState.PRODUCER, MemberState.ATTACHED):
+            return True
+        follows = request.local_tokens > 0 and request.engine.lora is None
+        return not (request.shares or (self.attestation.has_shared and follows))
 
     def chain_to_save(self, request: Request) -> Chain | None:
         """As `chain_of`, for blocks that were computed: only a proof keeps to the family's chain
