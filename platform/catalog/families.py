@@ -10,6 +10,7 @@ from hashlib import blake2b
 from typing import Any
 
 from django.db import IntegrityError, transaction
+from django.db.models import Exists, OuterRef
 from django.utils import timezone
 
 from base.problems import Problem
@@ -126,9 +127,12 @@ def note_attested(*, session: NodeSession, found: Attested, actor: Actor) -> Fam
     Inside the tenant's scope. Raises Problem (conflict) if the session is of no family.
     """
     Tenant.objects.select_for_update().get(pk=session.tenant_id)
-    if session.member is None:
+    # All fields are written below: these locks, in the order of a heartbeat's, keep what
+    # `let_try_again` and `count_hits` write meanwhile.
+    session = NodeSession.objects.select_for_update().get(pk=session.pk)
+    member = FamilyMember.objects.select_for_update().filter(sessions=session).first()
+    if member is None:
         raise Problem("conflict", "This session is of no family.")
-    member = session.member
     if found.weights != member.weights:
         member = _member(
             member.family,
@@ -238,17 +242,32 @@ def _space_of_rank(family: Family, identity: SpaceIdentity) -> Space:
 def _member(family: Family, state: MemberState, **named: str) -> FamilyMember:
     text = "\0".join(named[name] for name in sorted(named))
     key = blake2b(text.encode(), digest_size=16).hexdigest()
-    member = FamilyMember.objects.filter(family=family, key=key).first()
+    member = FamilyMember.objects.select_for_update().filter(family=family, key=key).first()
     if member is not None:
         return member
     if FamilyMember.objects.filter(family=family).count() >= MEMBERS_MOST:
+        _forget_one(family)
+    return FamilyMember.objects.create(family=family, key=key, state=state, **named)
+
+
+def _forget_one(family: Family) -> None:
+    """Makes room for a member: whoever comes back after it was forgotten proves its KV anew.
+
+    Weights that change in place make a member each time. Of members without a session, the one that
+    was seen longest ago goes; refusals and the producer stay. Raises Problem (limit-reached).
+    """
+    connected = NodeSession.objects.filter(member=OuterRef("pk"), ended_at=None)
+    stay = (MemberState.PRODUCER, MemberState.REFUSED)
+    members = FamilyMember.objects.filter(family=family).exclude(state__in=stay)
+    oldest = members.exclude(Exists(connected)).order_by("seen_at", "pk").first()
+    if oldest is None:
         raise Problem(
             "limit-reached",
             f"The family {family.name} has {MEMBERS_MOST} members, the most that it may have.",
             limit="family_members",
             most=MEMBERS_MOST,
         )
-    return FamilyMember.objects.create(family=family, key=key, state=state, **named)
+    oldest.delete()
 
 
 def _identity(space: Space) -> SpaceIdentity:
