@@ -427,6 +427,7 @@ def test_a_model_with_states_answers_as_without_neve(platform, engine, models):
     always = options(platform)
     outputs, _, counters = talk(always)
     assert_same(outputs, reference, "bfloat16", most=0.0)
+    assert "neve.weights.unreadable" not in engine.log.read_text()
     # Two prompts are too short, and one goes on from its own last state.
     assert counters["neve_states.stored"] == len(PROMPTS) - 3
     assert counters["neve_state_bytes.stored"] == (len(PROMPTS) - 3) * STATE_BYTES

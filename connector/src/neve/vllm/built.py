@@ -157,7 +157,9 @@ def _sums(weight: torch.Tensor) -> Iterator[torch.Tensor]:
 def _answer(module: Any) -> torch.Tensor:
     """The output of a layer with packed weights for a fixed input, before ranks are summed."""
     weight = next(iter(module.parameters(recurse=False)))
-    made_of = torch.arange(module.input_size_per_partition, device=weight.device)
+    # A layer that every rank has whole, such as an experts' router, knows no partition.
+    size = getattr(module, "input_size_per_partition", module.input_size)
+    made_of = torch.arange(size, device=weight.device)
     asked = torch.cos(made_of.float()).to(weight.dtype).unsqueeze(0)
     answer: torch.Tensor = module.quant_method.apply(module, asked, None)
     return answer.clone()
