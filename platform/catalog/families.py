@@ -116,7 +116,6 @@ def join(applicant: Applicant) -> tuple[Space, FamilyMember]:
         engine=applicant.engine,
         weights="",
     )
-    FamilyMember.objects.filter(pk=member.pk).update(seen_at=timezone.now())
     return space, member
 
 

@@ -14,7 +14,7 @@ from django.utils import timezone
 from base import live
 from base.problems import Problem
 from catalog import families, hot_access, usage
-from catalog.models import NodeSession
+from catalog.models import FamilyMember, NodeSession
 from catalog.spaces import note_groups, resolve_space
 from neve.formats.parts import PartGroup
 from neve.formats.space import SpaceIdentity
@@ -119,6 +119,8 @@ def open_session(
         NodeSession.objects.filter(own_or_silent, node=node, space=space, ended_at=None).update(
             ended_at=now
         )
+        if member is not None:  # behind the sessions: a heartbeat locks in this order
+            FamilyMember.objects.filter(pk=member.pk).update(seen_at=now)
         return NodeSession.objects.create(
             space=space,
             member=member,

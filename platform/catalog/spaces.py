@@ -68,12 +68,12 @@ def resolve_space(
 
 
 def note_groups(space: Space, groups: Sequence[PartGroup]) -> None:
-    """A space keeps the first table of KV groups that a node gives. Nodes without one may join.
+    """A space has the table of KV groups that its first node gives. Nodes without one may join.
 
     The caller holds the tenant's lock. Raises Problem (fingerprint-clash).
     """
     table = [group.as_dict() for group in groups]
-    if table and not space.groups:
+    if table and not space.groups and not NodeSession.objects.filter(space=space).exists():
         space.groups = table
         space.save(update_fields=["groups"])
     elif table and space.groups != table:

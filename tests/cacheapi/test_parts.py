@@ -288,6 +288,13 @@ class TestTable:
         assert problem.status_code == 409
         assert problem.json()["field"] == "groups"
 
+    def test_a_space_in_use_without_a_table_gets_none(self, clean_hot, node, handshake):
+        """Its contexts would be read as parts that nobody stored."""
+        assert node.send("post", "/cache/v1/sessions", handshake).status_code == 201
+        late = handshake | {"groups": [FULL.as_dict(), WINDOW.as_dict()]}
+        problem = node.send("post", "/cache/v1/sessions", late)
+        assert (problem.status_code, problem.json()["field"]) == (409, "groups")
+
     def test_a_member_of_a_family_has_the_groups_of_its_producer(
         self, windowed, tenant, node, handshake
     ):
