@@ -1,9 +1,11 @@
 """What a rank reports after its steps."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
+from neve.engine.canary import Verdict
 from neve.engine.link import Engine, Link
 from neve.engine.loader import LoadResults
 from neve.engine.options import Options
@@ -12,6 +14,7 @@ from neve.engine.step import BlockLoad, BlockSave, LoadPlan, StepPlan
 from neve.engine.worker import WorkerSide
 from neve.errors import DeadlineExceeded
 from neve.formats.space import SpaceIdentity
+from neve.index.tier import Location, Tier
 
 
 class Device:
@@ -183,6 +186,32 @@ def test_loads_end_also_if_copies_out_of_the_engine_do_not(worker):
     with pytest.raises(DeadlineExceeded):
         worker.suspend()
     assert worker.poll_loads(StepPlan()) == {"open"}
+
+
+@pytest.mark.parametrize("family", [None, "llamas"])
+def test_a_member_whose_rare_weights_changed_in_place_moves_nothing(worker, weights, family):
+    """No proof by prompts shows an embedding row that no prompt has."""
+    transfers = worker._transfers = Transfers()
+    worker._options = replace(worker._options, family=family)
+    worker._selective_weights = lambda: "other"
+    load = LoadPlan("r", 0, (BlockLoad((b"i",), (), (4, 5), 0),), 5.0)
+    compared = BlockSave("s", (b"s",), (b"",), 64, (1,), stored=(Location(Tier.HOT, 64),))
+
+    def step(check):
+        plan = StepPlan(loads=[load], saves=[compared], weights_check=check)
+        transfers.begun.clear()
+        worker.start_loads(plan)
+        worker.end_step(plan)
+        return len(transfers.begun), worker.report().compared
+
+    assert step(0) == (2, [])
+    weights.now = b"updated"
+    step(1)
+    moved = step(1)
+    assert moved == ((2, []) if family is None else (0, [(b"s", Verdict.UNKNOWN)]))
+    weights.now = b"as loaded"
+    step(2)
+    assert step(2) == (2, [])
 
 
 def test_weights_are_compared_once_after_every_reset(worker, weights):

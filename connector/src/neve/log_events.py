@@ -392,6 +392,15 @@ FAMILY_DIFFERS = LogEvent(
     "operator lets the member try again.",
     effect="sharing nothing with the family",
 )
+FAMILY_STRANGER = LogEvent(
+    "neve.family.stranger",
+    WARNING,
+    (),
+    "Weights changed in place that only some tokens reach (embeddings, experts), so that a proof "
+    "by prompts would not show the difference from the family.",
+    "Start the engine again: its handshake tells the platform of these weights.",
+    effect="neither loading nor storing KV until then",
+)
 FAMILY_UNREPORTED = LogEvent(
     "neve.family.unreported",
     WARNING,

@@ -47,12 +47,14 @@ class WorkerSide(Generic[S]):
         step_tokens: int,
         groups: Sequence[KvGroup] = (),
         weights: Callable[[], bytes] = bytes,
+        selective_weights: Callable[[], str] = str,
         others_fill: bool = False,
     ) -> None:
         """`kvs` has one entry for each of `groups`; by default there is one group, which sees all.
         `step_tokens`: the most that the engine computes in one step. `weights`: a digest of the
-        model's weights as they are now. `others_fill`: another connector fills engine blocks too,
-        of which plans say nothing."""
+        model's weights as they are now, `selective_weights`: of those that only some tokens reach
+        (see `Endpoint.open_session`). `others_fill`: another connector fills engine blocks too, of
+        which plans say nothing."""
         self._identity = identity
         self._step_tokens = step_tokens
         self._kvs = kvs
@@ -72,6 +74,10 @@ class WorkerSide(Generic[S]):
         self._link.wait_first_attempt(BOOT_WAIT_S)
         self._weights = weights
         self._first_weights = self._read_weights()
+        self._selective_weights = selective_weights
+        self._told_weights = engine.selective_weights
+        # The family knows other weights of this kind, which no proof by prompts would show.
+        self._is_stranger = False
         self._checks = 0  # weights checks that were made
         self._checked: tuple[int, bytes] | None = None  # the last one's result, until reported
         self._transfers: GroupTransfers[S] | None = None
@@ -109,7 +115,7 @@ class WorkerSide(Generic[S]):
         for load in plan.loads:
             try:
                 if not self._is_ready():
-                    raise NeveError("this rank is suspended or not connected")
+                    raise NeveError("this rank is suspended, not connected or of no family now")
                 assert self._transfers is not None
                 self._transfers.start(load)
             except Exception as error:
@@ -226,7 +232,19 @@ class WorkerSide(Generic[S]):
             return
         self._checks = plan.weights_check
         now = self._read_weights()
-        self._checked = plan.weights_check, b"" if now == self._first_weights else now
+        changed = now != self._first_weights
+        self._checked = plan.weights_check, now if changed else b""
+        self._is_stranger = changed and bool(self._options.family) and self._differs_selectively()
+        if self._is_stranger:
+            log_events.FAMILY_STRANGER.log()
+
+    def _differs_selectively(self) -> bool:
+        """From what the handshake told; also if that can't be read."""
+        try:
+            return self._selective_weights() != self._told_weights
+        except Exception:
+            log_events.WEIGHTS_UNREADABLE.log(exc_info=True)
+            return True
 
     def _read_weights(self) -> bytes:
         try:
@@ -237,7 +255,7 @@ class WorkerSide(Generic[S]):
 
     def _is_ready(self) -> bool:
         """Whether blocks can be moved; makes loader and saver once Neve is connected."""
-        if self._suspended:
+        if self._suspended or self._is_stranger:
             return False
         if self._transfers is not None:
             return True

@@ -103,6 +103,7 @@ def make_worker(
         step_tokens=config.scheduler_config.max_num_batched_tokens,
         groups=groups,
         weights=built.weights,
+        selective_weights=built.selective_weights,
         others_fill=others_fill,
     )
 
