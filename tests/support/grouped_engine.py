@@ -272,13 +272,14 @@ class GroupedEngine:
                 self._adapter.blocks_allocated(request, claimed)
 
     def _take_for_load(self, request: Running, tokens: int) -> bool:
-        """Blocks of what a reader at `tokens` needs; 0 for all others."""
-        for place, group in enumerate(GROUPS):
-            first, end = group.needed_from(tokens) // BLOCK_TOKENS, tokens // BLOCK_TOKENS
+        """Blocks of what a reader at `tokens` needs, 0 for all others; none if they don't fit."""
+        end = tokens // BLOCK_TOKENS
+        firsts = [group.needed_from(tokens) // BLOCK_TOKENS for group in GROUPS]
+        if sum(end - first for first in firsts) > len(self._free):
+            return False
+        for place, first in enumerate(firsts):
             request.tables[place] = [0] * first
-            if not self._give(request, place, end - first):
-                self._drop_blocks(request)
-                return False
+            self._give(request, place, end - first)
         return True
 
     def _schedule(self) -> list[tuple[Running, int]]:
@@ -302,11 +303,12 @@ class GroupedEngine:
         return work
 
     def _grow(self, request: Running, end: int) -> bool:
-        """Frees what no token to come reads, then takes blocks up to `end`."""
+        """Frees what no token to come reads, then takes blocks up to `end`. False: call it again
+        once there are more."""
         first = GROUPS[WINDOWED].needed_from(request.computed) // BLOCK_TOKENS
         self._free_before(request, WINDOWED, first)
-        # The state that this step begins with lies in the last block; earlier ones are of no use.
-        self._free_before(request, STATE, len(request.tables[STATE]) - 1)
+        # Earlier states than the one that this step begins with are of no use.
+        self._free_before(request, STATE, max(0, request.computed - 1) // BLOCK_TOKENS)
         for place in range(len(GROUPS)):
             table, wanted = request.tables[place], -(-end // BLOCK_TOKENS)
             if place == STATE:
