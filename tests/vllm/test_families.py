@@ -152,7 +152,7 @@ def test_a_fine_tune_and_a_tampered_producer(process, serving, api, model, pairs
     assert reused == 0
     found = until(lambda: refused("tuned"))
     assert found["layer"] == "model.layers.1.self_attn.attn"
-    assert found["first_token"] == 0
+    assert 0 <= found["first_token"] < found["end_token"] <= WHOLE
     assert (answer(process, FIRST)[1], answer(process, FIRST)) == (0, (expected, WHOLE))
 
     # Blocks of other weights under the producer's name, with checksums that are right.
@@ -163,7 +163,8 @@ def test_a_fine_tune_and_a_tampered_producer(process, serving, api, model, pairs
     serving(pairs / "second")
     assert answer(process, tampered)[1] == 0
     found = until(lambda: refused("second"))
-    assert (found["layer"], found["first_token"]) == ("model.layers.0.self_attn.attn", 0)
+    assert found["layer"] == "model.layers.0.self_attn.attn"
+    assert 0 <= found["first_token"] < found["end_token"] <= WHOLE
     assert answer(process, FIRST)[1] == 0
     # An operator lets it try again: the engine asks anew without a restart.
     api("POST", f"family-members/{found['id']}/try-again", {})

@@ -59,7 +59,7 @@ class Attested:
 
     `weights`: hex digest of weights that were changed in place; empty: those of the start.
     `blocks`: compared so far and equal in every bit; `near`: equal but for rounding.
-    `layer`, `first_token`, `end_token`: where the first difference lies.
+    `layer`, `first_token`, `end_token`: a difference that was found, in its block the first one.
     """
 
     state: MemberState
