@@ -116,6 +116,8 @@ def connections() -> list[bytes]:
         b"\x4f\x00" + b"=70\r\n" + b"x" * 70 + b"\r\n-WRONGTYPE x\r\n*0\r\n" + calls + stores,
         b"\x4f\x00" + whole + b"+more\r\n",
         b"\x4f\x00" + b"$65\r\n" + b"x" * 65 + b"!!",
+        # The harness speaks over a Unix socket, which has no host that a redirect could mean.
+        b"\x4f\x00" + b"\x03$-1\r\n-MOVED 1 :7000\r\n" + calls + stores,
     ]
 
 

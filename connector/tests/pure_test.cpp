@@ -134,6 +134,8 @@ TEST(errors_say_what_to_do) {
                           "MOVED -1 a:1", "ASK 1 unix:/x"}) {
     CHECK(read_error(bad, asked).kind == ErrorKind::kOther);
   }
+  const Endpoint socket{"/run/valkey.sock", 0};
+  CHECK(read_error("MOVED 1 :7001", socket).kind == ErrorKind::kOther);  // a socket has no host
   CHECK(read_error("TRYAGAIN wait", asked).kind == ErrorKind::kTryAgain);
   CHECK(read_error("CLUSTERDOWN x", asked).kind == ErrorKind::kLater);
   CHECK(read_error("OOM x", asked).kind == ErrorKind::kQuota);

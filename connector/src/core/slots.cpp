@@ -53,7 +53,10 @@ bool read_redirect(std::string_view text, const Endpoint& asked, ServerError& er
     return false;
   }
   std::string where(text.substr(second + 1));
-  if (where.starts_with(':')) where = asked.host + where;  // no host: the asked one's
+  if (where.starts_with(':')) {  // no host: the asked one's, which a Unix socket does not have
+    if (asked.is_unix()) return false;
+    where = asked.host + where;
+  }
   const auto to = read_endpoint(where);
   if (!to || to->is_unix()) return false;
   error.slot = static_cast<std::uint16_t>(slot);
@@ -106,7 +109,9 @@ std::optional<std::vector<SlotRange>> read_slots(const resp::Reply& reply, const
     const auto& node = row.items[2].items;
     if (node.size() < 2 || node[1].integer < 1 || node[1].integer > 65535) return std::nullopt;
     const auto& host = node[0].text;
-    range.primary.host = host.empty() || host == "?" ? asked.host : host;
+    const bool nameless = host.empty() || host == "?";
+    if (nameless && asked.is_unix()) return std::nullopt;
+    range.primary.host = nameless ? asked.host : host;
     range.primary.port = static_cast<std::uint16_t>(node[1].integer);
     ranges.push_back(std::move(range));
   }
