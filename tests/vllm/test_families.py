@@ -12,6 +12,7 @@ pytestmark = pytest.mark.vllm
 _random = random.Random(13)
 CHUNK, WHOLE = 64, 640
 FIRST, SECOND, THIRD, FOURTH = ([_random.randrange(256) for _ in range(700)] for _ in range(4))
+SHORT = [1, 2, 3]  # an idle engine hears of no comparison before its next step
 OPERATOR = """
 from tenants.services import issue_key
 print(issue_key(tenant=None, role="operator", name="families")[1])
@@ -134,7 +135,7 @@ def test_models_of_a_family(process, serving, api, model, pairs):
         _, reused = answer(process, FIRST)
         # Refused once, it is refused after a restart too: it finds its own KV alone.
         assert reused == 0
-        refused = until(lambda: member("nudged", "refused"))
+        refused = until(lambda: answer(process, SHORT) and member("nudged", "refused"))
         assert refused["layer"] == "model.layers.3.self_attn.attn"
         assert 0 <= refused["first_token"] < refused["end_token"] <= WHOLE
         assert "neve.family.differs" in process.log.read_text()
@@ -150,7 +151,7 @@ def test_a_fine_tune_and_a_tampered_producer(process, serving, api, model, pairs
     serving(pairs / "tuned")
     expected, reused = answer(process, FIRST)
     assert reused == 0
-    found = until(lambda: refused("tuned"))
+    found = until(lambda: answer(process, SHORT) and refused("tuned"))
     assert found["layer"] == "model.layers.1.self_attn.attn"
     assert 0 <= found["first_token"] < found["end_token"] <= WHOLE
     assert (answer(process, FIRST)[1], answer(process, FIRST)) == (0, (expected, WHOLE))
@@ -162,7 +163,7 @@ def test_a_fine_tune_and_a_tampered_producer(process, serving, api, model, pairs
     answer(process, tampered)
     serving(pairs / "second")
     assert answer(process, tampered)[1] == 0
-    found = until(lambda: refused("second"))
+    found = until(lambda: answer(process, SHORT) and refused("second"))
     assert found["layer"] == "model.layers.0.self_attn.attn"
     assert 0 <= found["first_token"] < found["end_token"] <= WHOLE
     assert answer(process, FIRST)[1] == 0
