@@ -88,9 +88,7 @@ class BuiltModel:
                     if weight.is_meta:
                         continue
                     seen = weight if weight.numel() else _answer(module)
-                    digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
-                    for total in _sums(seen):
-                        digest.update(total.cpu().numpy().tobytes())
+                    _add(digest, name, weight, seen)
         return digest.digest()
 
     def selective_weights(self) -> str:
@@ -109,9 +107,7 @@ class BuiltModel:
                         is_expert = name.startswith(_EXPERTS) and number < last
                         if weight.is_meta or not (is_expert or _is_embedding(module)):
                             continue
-                        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
-                        for total in _sums(weight):
-                            digest.update(total.cpu().numpy().tobytes())
+                        _add(digest, name, weight, weight)
         return digest.hexdigest()
 
     def _modules(self) -> Iterator[nn.Module]:
@@ -145,6 +141,13 @@ def _tables(module: nn.Module) -> Iterator[str]:
         raw = table.detach().float().cpu().contiguous().numpy().tobytes()
         digest = blake2b(raw, digest_size=16).hexdigest()
         yield f"{name} {table.dtype} {tuple(table.shape)} {digest}"
+
+
+def _add(digest: blake2b, name: str, weight: torch.Tensor, seen: torch.Tensor) -> None:
+    """`seen`: what stands for the weight's bytes."""
+    digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+    for total in _sums(seen):
+        digest.update(total.cpu().numpy().tobytes())
 
 
 def _sums(weight: torch.Tensor) -> Iterator[torch.Tensor]:
