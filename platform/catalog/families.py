@@ -7,7 +7,6 @@ the same model, weights, engine version and kind of device, across restarts.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any
 
 from django.db import IntegrityError, transaction
 from django.db.models import Exists, OuterRef
@@ -15,10 +14,10 @@ from django.utils import timezone
 
 from base.problems import Problem
 from catalog.models import Family, FamilyMember, NodeSession, Space
+from catalog.spaces import clash, identity_of
 from catalog.usage import bounded
-from neve.errors import Misuse
-from neve.formats.parts import PartGroup, block_bytes_per_token
-from neve.formats.space import SpaceIdentity, choose_chunk_tokens
+from neve.formats.parts import PartGroup, chunk_tokens_of
+from neve.formats.space import SpaceIdentity
 from neve.node.membership import Attested, MemberState, differing_layout
 from tenants.audit import Actor, record
 from tenants.models import Tenant
@@ -94,16 +93,21 @@ def join(applicant: Applicant) -> tuple[Space, FamilyMember]:
     if family is None:
         raise Problem("not-found", f"There is no family {applicant.family}.", field="family")
     space = _space_of_rank(family, applicant.identity)
-    producer = _identity(space)
-    chunk_tokens = choose_chunk_tokens(
-        applicant.identity.engine_block_tokens,
-        block_bytes_per_token(applicant.groups, applicant.identity.bytes_per_token),
-        max_chunk_tokens=applicant.max_chunk_tokens,
+    producer = identity_of(space, owner="family")
+    chunk_tokens = chunk_tokens_of(
+        applicant.identity, applicant.groups, max_chunk_tokens=applicant.max_chunk_tokens
     )
     for field in differing_layout(producer, applicant.identity):
-        raise _clash(field, getattr(producer, field), getattr(applicant.identity, field))
+        raise clash(
+            field,
+            expected=getattr(producer, field),
+            got=getattr(applicant.identity, field),
+            owner="family",
+        )
     if space.chunk_tokens > chunk_tokens:
-        raise _clash("max_chunk_tokens", space.chunk_tokens, chunk_tokens)
+        raise clash(
+            "max_chunk_tokens", expected=space.chunk_tokens, got=chunk_tokens, owner="family"
+        )
     is_producer = producer == applicant.identity
     if not is_producer and applicant.selective_weights:  # else: another process of it tells them
         _require_selective_weights(family, space, applicant.selective_weights)
@@ -211,12 +215,14 @@ def _require_selective_weights(family: Family, space: Space, found: str) -> None
             "this version of Neve.",
         )
     if space.selective_weights != found:
-        raise _clash("selective_weights", space.selective_weights, found)
+        raise clash(
+            "selective_weights", expected=space.selective_weights, got=found, owner="family"
+        )
 
 
 def _space_of_rank(family: Family, identity: SpaceIdentity) -> Space:
     """The producer's space of the same rank: each rank has its own."""
-    first = _identity(family.space)
+    first = identity_of(family.space, owner="family")
     rank = (identity.tp_rank, identity.pp_rank)
     if rank == (first.tp_rank, first.pp_rank):
         return family.space
@@ -267,20 +273,3 @@ def _forget_one(family: Family) -> None:
             most=MEMBERS_MOST,
         )
     oldest.delete()
-
-
-def _identity(space: Space) -> SpaceIdentity:
-    try:
-        return SpaceIdentity.from_dict(space.identity)
-    except Misuse as error:  # written by a version with other fields
-        raise _clash(error.field or "identity", space.identity, None) from error
-
-
-def _clash(field: str, expected: Any, got: Any) -> Problem:
-    return Problem(
-        "fingerprint-clash",
-        f"{field}: the family has {expected!r}, this node has {got!r}.",
-        field=field,
-        expected=expected,
-        got=got,
-    )

@@ -12,8 +12,8 @@ from catalog import limits
 from catalog.hot_access import remove_unused_users_on_commit
 from catalog.models import Context, NodeSession, Segment, Space
 from neve.errors import Misuse
-from neve.formats.parts import PartGroup, block_bytes_per_token
-from neve.formats.space import SpaceIdentity, choose_chunk_tokens
+from neve.formats.parts import PartGroup, chunk_tokens_of
+from neve.formats.space import SpaceIdentity
 from tenants.audit import Actor, record
 from tenants.scope import tenant_scope
 
@@ -32,11 +32,7 @@ def resolve_space(
     A named space keeps the layout and chunk size that its first node gave it.
     Raises Problem: fingerprint-clash naming the first field that differs; limit-reached.
     """
-    chunk_tokens = choose_chunk_tokens(
-        identity.engine_block_tokens,
-        block_bytes_per_token(groups, identity.bytes_per_token),
-        max_chunk_tokens=max_chunk_tokens,
-    )
+    chunk_tokens = chunk_tokens_of(identity, groups, max_chunk_tokens=max_chunk_tokens)
     if name is not None:
         named = Space.objects.filter(name=name).first()
         if named is not None:
@@ -48,7 +44,7 @@ def resolve_space(
     if space is not None:
         _require_staying(space)
         if name is not None:
-            raise _clash("space", expected=space.name, got=name)
+            raise clash("space", expected=space.name, got=name)
         return space
     limits.require_room_for_space()
     space = Space.objects.create(
@@ -77,7 +73,7 @@ def note_groups(space: Space, groups: Sequence[PartGroup]) -> None:
         space.groups = table
         space.save(update_fields=["groups"])
     elif table and space.groups != table:
-        raise _clash("groups", expected=space.groups, got=table)
+        raise clash("groups", expected=space.groups, got=table)
 
 
 @transaction.atomic
@@ -119,20 +115,27 @@ def _require_staying(space: Space) -> None:
 
 
 def _require_same_layout(space: Space, identity: SpaceIdentity, chunk_tokens: int) -> None:
-    try:
-        stored = SpaceIdentity.from_dict(space.identity)
-    except Misuse as error:  # written by a version with other fields
-        raise _clash(error.field or "identity", expected=space.identity, got=None) from error
+    stored = identity_of(space)
     for field in stored.differing_fields(identity):
-        raise _clash(field, expected=getattr(stored, field), got=getattr(identity, field))
+        raise clash(field, expected=getattr(stored, field), got=getattr(identity, field))
     if space.chunk_tokens > chunk_tokens:
-        raise _clash("max_chunk_tokens", expected=space.chunk_tokens, got=chunk_tokens)
+        raise clash("max_chunk_tokens", expected=space.chunk_tokens, got=chunk_tokens)
 
 
-def _clash(field: str, *, expected: Any, got: Any) -> Problem:
+def identity_of(space: Space, *, owner: str = "space") -> SpaceIdentity:
+    """Raises Problem: fingerprint-clash, if a version with other fields wrote it."""
+    try:
+        return SpaceIdentity.from_dict(space.identity)
+    except Misuse as error:
+        field = error.field or "identity"
+        raise clash(field, expected=space.identity, got=None, owner=owner) from error
+
+
+def clash(field: str, *, expected: Any, got: Any, owner: str = "space") -> Problem:
+    """`owner`: of the expected layout, for the message."""
     return Problem(
         "fingerprint-clash",
-        f"{field}: the space has {expected!r}, this node has {got!r}.",
+        f"{field}: the {owner} has {expected!r}, this node has {got!r}.",
         field=field,
         expected=expected,
         got=got,

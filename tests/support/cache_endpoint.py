@@ -12,8 +12,8 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
-from neve.formats.parts import PartGroup, block_bytes_per_token
-from neve.formats.space import SpaceIdentity, choose_chunk_tokens
+from neve.formats.parts import PartGroup, chunk_tokens_of
+from neve.formats.space import SpaceIdentity
 
 API_KEY = "neve_test_secret"
 TENANT_ID = 7
@@ -101,11 +101,7 @@ class CacheEndpoint:
         self.on_open()
         identity = SpaceIdentity.from_dict(body["identity"])
         groups = [PartGroup.from_dict(group) for group in body.get("groups", ())]
-        chunk_tokens = choose_chunk_tokens(
-            identity.engine_block_tokens,
-            block_bytes_per_token(groups, identity.bytes_per_token),
-            max_chunk_tokens=body["max_chunk_tokens"],
-        )
+        chunk_tokens = chunk_tokens_of(identity, groups, max_chunk_tokens=body["max_chunk_tokens"])
         fingerprint = identity.fingerprint(tenant_id=self.tenant_id, chunk_tokens=chunk_tokens)
         session = str(uuid.uuid4())
         self.sessions[session] = 0

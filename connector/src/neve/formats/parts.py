@@ -21,6 +21,7 @@ from enum import StrEnum
 from typing import Any, Protocol, Self
 
 from neve.errors import Misuse
+from neve.formats.space import SpaceIdentity, choose_chunk_tokens
 
 MOST_GROUPS = 64
 
@@ -126,6 +127,17 @@ class PartGroup:
 
 
 _BYTES = (("bytes_per_token", 0), ("state_bytes", 0))
+
+
+def chunk_tokens_of(
+    identity: SpaceIdentity, groups: Sequence[PartGroup], *, max_chunk_tokens: int
+) -> int:
+    """See `choose_chunk_tokens`, for a space with this table of groups; empty: it has none."""
+    return choose_chunk_tokens(
+        identity.engine_block_tokens,
+        block_bytes_per_token(groups, identity.bytes_per_token),
+        max_chunk_tokens=max_chunk_tokens,
+    )
 
 
 def block_bytes_per_token(groups: Sequence[PartGroup], all_bytes_per_token: int) -> int:
