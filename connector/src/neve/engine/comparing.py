@@ -67,11 +67,10 @@ class Comparer(Generic[S]):
         """On the canary's thread."""
         verdict = Verdict.UNKNOWN
         try:
-            if transfer.wait(0.0) != [None] * len(self._columns):
-                pass
-            elif save.bits:
+            is_fetched = transfer.wait(0.0) == [None] * len(self._columns)
+            if is_fetched and save.bits:
                 verdict = self._compare_bits(save, pieces)
-            else:
+            elif is_fetched:
                 difference = self._kv.compare(*pieces)
                 verdict = Verdict.SAME if difference is None else Verdict.OTHER
                 if difference is not None:
