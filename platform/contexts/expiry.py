@@ -50,8 +50,9 @@ def expire(*, context: Context, actor: Actor, dry_run: bool = False) -> Expiry:
         before, was_extended = rows.facts(row), row.extended_until is not None
         Pin.objects.filter(context=row).delete()
         row.pinned_until = row.extended_until = None
-        row.expired_at = timezone.now()
-        row.save(update_fields=["pinned_until", "extended_until", "expired_at"])
+        row.hot_until = row.durable_until = row.expires_at = None
+        row.expired_at, row.state = timezone.now(), Context.State.EXPIRED
+        row.save(update_fields=[*rows.ENDS, "expired_at", "state"])
         rows.note(row, "context.expire", actor, before=before, after=rows.facts(row))
     pins.settle_of(row)
     with hot.required():

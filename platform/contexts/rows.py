@@ -12,6 +12,9 @@ from catalog.models import Context
 from tenants.audit import Actor, record
 from tenants.scope import tenant_scope
 
+# Fields that an expiry clears.
+ENDS = ("pinned_until", "hot_until", "durable_until", "extended_until", "expires_at")
+
 
 @contextmanager
 def changing(context: Context) -> Iterator[Context]:

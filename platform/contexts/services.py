@@ -52,13 +52,14 @@ def record(
     limits.require_context_blocks(session.space_id, name, blocks)
     now = timezone.now()
     with transaction.atomic():
-        context, created = _found_or_made(session, name, ids, blocks, tokens)
+        context, created = _found_or_made(session, name, ids, blocks, tokens, actor)
         before = None if created else rows.facts(context)
         old_ids = [] if created else context.ids()
         is_relabelled = not created and label is not None and label != context.label
         context.chain, context.blocks, context.tokens = b"".join(ids), blocks, tokens
         context.label = context.label if label is None else label
-        context.expired_at, context.updated_at = None, now
+        context.expired_at, context.updated_at, context.last_used_at = None, now, now
+        context.state = Context.State.STORED
         context.save()
         # No audit event when an agent's requests lengthen a context: the trail shows decisions.
         if created:
@@ -133,7 +134,7 @@ def delete(*, context: Context, actor: Actor) -> None:
 
 
 def _found_or_made(
-    session: NodeSession, name: str, ids: list[bytes], blocks: int, tokens: int
+    session: NodeSession, name: str, ids: list[bytes], blocks: int, tokens: int, actor: Actor
 ) -> tuple[Context, bool]:
     """The locked row, and whether it is new. Raises Problem (limit-reached)."""
     locked = Context.objects.select_for_update()
@@ -144,6 +145,9 @@ def _found_or_made(
     made: tuple[Context, bool] = locked.get_or_create(
         space_id=session.space_id,
         name=name,
-        defaults={"chain": b"".join(ids), "blocks": blocks, "tokens": tokens},
+        defaults={
+            **{"chain": b"".join(ids), "blocks": blocks, "tokens": tokens},
+            **{"owner": actor.owner, "owner_name": actor.name[:200]},
+        },
     )
     return made
