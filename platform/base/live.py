@@ -14,26 +14,41 @@ from base import log_events
 
 WAIT_S = 1.0
 QUIET_S = 5.0
+EVENTS_EVERY_S = 0.1
 
 _quiet_until = 0.0
+_hinted_at = 0.0
 
 
 def announce_usage_on_commit(tenant_id: int) -> None:
     """On commit, hint to groups "usage" (operators) and "usage.t<id>" that usage changed."""
-    transaction.on_commit(lambda: _announce(tenant_id))
+    transaction.on_commit(lambda: _announce("usage.changed", "usage", f"usage.t{tenant_id}"))
 
 
-def _announce(tenant_id: int) -> None:
+def hint_events_on_commit() -> None:
+    """On commit, hint to the group "events" that there are some, at most ten times a second."""
+    transaction.on_commit(_hint_events)
+
+
+def _hint_events() -> None:
+    global _hinted_at
+    now = time.monotonic()
+    if now - _hinted_at >= EVENTS_EVERY_S:
+        _hinted_at = now
+        _announce("events.emitted", "events")
+
+
+def _announce(kind: str, *groups: str) -> None:
     global _quiet_until
     layer = get_channel_layer()
     if layer is None or time.monotonic() < _quiet_until:
         return
-    message = {"type": "usage.changed", "seq": time.time_ns() // 1_000_000}
+    message = {"type": kind, "seq": time.time_ns() // 1_000_000}
 
     async def send() -> None:
         async with asyncio.timeout(WAIT_S):
-            await layer.group_send("usage", message)
-            await layer.group_send(f"usage.t{tenant_id}", message)
+            for group in groups:
+                await layer.group_send(group, message)
 
     try:
         async_to_sync(send)()

@@ -59,6 +59,7 @@ INSTALLED_APPS = [
     "base",
     "storage",
     "tenants",
+    "events",
     "catalog",
     "retention",
     "contexts",

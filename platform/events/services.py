@@ -1,0 +1,51 @@
+"""Events are emitted inside the transaction of their change: both commit, or neither does."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, TypedDict
+
+from base import live
+from events.kinds import KINDS
+from events.models import Event
+
+
+class Subject(TypedDict):
+    """The object that an event happened to. `id` as REST writes it; `name` as people do."""
+
+    type: str
+    id: str
+    name: str
+
+
+def emit(
+    kind: str, *, tenant_id: int | None, subject: Subject, data: Mapping[str, Any] | None = None
+) -> None:
+    """One INSERT. `tenant_id` None: an event of the platform, which only operators read.
+
+    `data` holds a few JSON values, as `events.kinds` lists them; never a key, a token or a prompt.
+    Raises KeyError for an unknown kind.
+    """
+    emit_many(kind, tenant_id=tenant_id, items=[(subject, data or {})])
+
+
+def emit_many(
+    kind: str, *, tenant_id: int | None, items: Iterable[tuple[Subject, Mapping[str, Any]]]
+) -> None:
+    """`emit` for many subjects, in one INSERT for each 500 of them."""
+    known = KINDS[kind]
+    rows = [
+        Event(
+            tenant_id=tenant_id,
+            kind=known.name,
+            subject_type=subject["type"][:40],
+            subject_id=str(subject["id"])[:64],
+            subject_name=subject["name"][:200],
+            data=dict(data),
+        )
+        for subject, data in items
+    ]
+    if len(rows) == 1:
+        rows[0].save(force_insert=True)
+    elif rows:
+        Event.unscoped.bulk_create(rows, batch_size=500)
+    if rows:
+        live.hint_events_on_commit()
