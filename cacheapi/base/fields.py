@@ -12,6 +12,7 @@ from uuid import UUID
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
+from cacheapi.base import durations
 from neve.node.stats import MOST_COUNT
 
 MAX_INT = 2**63 - 1
@@ -30,6 +31,10 @@ class WholeNumber(serializers.IntegerField):
         if type(data) is not int:
             raise serializers.ValidationError(f"need an integer, got {_shown(data)}")
         return data
+
+
+class DeprecatedNumber(WholeNumber):
+    """One that another member replaces; the OpenAPI document says so."""
 
 
 class Text(serializers.CharField):
@@ -77,6 +82,40 @@ class Moment(serializers.DateTimeField):
         except OverflowError:  # an offset that leads out of the years 1 to 9999
             raise serializers.ValidationError(f"need a time, got {_shown(data)}") from None
         return moment
+
+
+MAX_DURATION_S = 365 * 86400
+
+
+@extend_schema_field({"type": "string", "pattern": durations.PATTERN, "example": "2h"})
+class Duration(serializers.Field[int, Any, str, int]):
+    """Text such as `90s`, `2h`, `1h30m`, `7d` or ISO 8601's `PT2H`; inside, whole seconds."""
+
+    def __init__(
+        self, *, min_s: int = 1, max_s: int = MAX_DURATION_S, help_text: str = "", **kwargs: Any
+    ) -> None:
+        forms = "such as 90s, 30m, 2h, 7d, 1h30m, or ISO 8601: PT2H, P7D"
+        super().__init__(help_text=f"{help_text}: {forms}".removeprefix(": "), **kwargs)
+        self.min_s, self.max_s = min_s, max_s
+
+    def to_internal_value(self, data: Any) -> int:
+        if not isinstance(data, str):
+            raise serializers.ValidationError(f"need text such as 2h, got {_shown(data)}")
+        return duration_within(data, self.min_s, self.max_s)
+
+    def to_representation(self, value: int) -> str:
+        return f"{value}s"
+
+
+def duration_within(text: str, min_s: int = 1, max_s: int = MAX_DURATION_S) -> int:
+    """Whole seconds of a duration. Raises ValidationError."""
+    try:
+        seconds = durations.parse_duration(text)
+    except ValueError as error:
+        raise serializers.ValidationError(str(error)) from None
+    if not min_s <= seconds <= max_s:
+        raise serializers.ValidationError(f"need {min_s} s to {max_s} s, got {_shown(text)}")
+    return seconds
 
 
 class Uuid(serializers.UUIDField):

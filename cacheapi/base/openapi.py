@@ -14,6 +14,7 @@ from drf_spectacular.extensions import (
     OpenApiSerializerFieldExtension,
 )
 from drf_spectacular.generators import SchemaGenerator
+from drf_spectacular.openapi import AutoSchema
 from drf_spectacular.renderers import OpenApiJsonRenderer
 
 from base.problems import CONTENT_TYPE, KINDS, Problem
@@ -29,6 +30,30 @@ IDEMPOTENCY_KEY = {
     "schema": {"type": "string", "pattern": rf"^{PATTERN}$"},
 }
 RETRY_AFTER = {"Retry-After": {"description": "seconds", "schema": {"type": "integer"}}}
+
+
+class Operations(AutoSchema):
+    """Names operations `<resource>_<verb>`: `contexts_list`, `contexts_pin`, `usage_get`."""
+
+    def get_operation_id(self) -> str:
+        resource = self._tokenize_path()[0].replace("-", "_")
+        return f"{resource}_{self._verb()}"
+
+    def _verb(self) -> str:
+        named: str | None = getattr(self.view, "verbs", {}).get(self.method.lower())
+        action = getattr(self.view, "action", None) or self.method.lower()
+        if action == "get" and self._is_list_view():
+            return named or "list"
+        return named or _VERBS.get(action, action)
+
+
+_VERBS = {
+    "retrieve": "get",
+    "partial_update": "update",
+    "destroy": "delete",
+    "post": "create",
+    "patch": "update",
+}
 
 
 class KeyScheme(OpenApiAuthenticationExtension):
@@ -66,6 +91,14 @@ class PlainText(OpenApiSerializerFieldExtension):
         return {**mapped, "pattern": NO_NUL if self.target.allow_blank else NOT_BLANK}
 
 
+class Replaced(OpenApiSerializerFieldExtension):
+    target_class = "cacheapi.base.fields.DeprecatedNumber"
+
+    def map_serializer_field(self, auto_schema: Any, direction: Any) -> dict[str, Any]:
+        mapped = auto_schema._map_serializer_field(self.target, direction, bypass_extensions=True)
+        return {**mapped, "deprecated": True}
+
+
 class CountsByName(OpenApiSerializerFieldExtension):
     target_class = "cacheapi.base.fields.Counts"
 
@@ -96,8 +129,14 @@ def add_problems(result: dict[str, Any], **_: Any) -> dict[str, Any]:
     schemas = result["components"]["schemas"]
     reference = {"$ref": "#/components/schemas/Problem"}
     answer = {"description": "refused", "content": {CONTENT_TYPE: {"schema": reference}}}
+    result["paths"] = {
+        address.replace("{uuid}", "{id}"): path for address, path in result["paths"].items()
+    }
     for address, path in result["paths"].items():
         for method, operation in path.items():
+            for parameter in operation.get("parameters", ()):
+                if parameter["in"] == "path" and parameter["name"] == "uuid":
+                    parameter["name"] = "id"
             operation["responses"]["default"] = answer
             if body := operation.get("requestBody"):
                 name = body["content"]["application/json"]["schema"]["$ref"].rsplit("/", 1)[1]

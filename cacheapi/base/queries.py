@@ -7,14 +7,17 @@ declares the parameters of an operation in `takes`; a list adds those of its fil
 from collections.abc import Mapping
 from typing import Any
 
+from rest_framework.exceptions import ValidationError
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
 from base.problems import Problem
-from cacheapi.base.fields import NOT_BLANK, unknown
+from cacheapi.base import durations
+from cacheapi.base.fields import MAX_DURATION_S, NOT_BLANK, duration_within, unknown
 
 FLAGS = {"true": True, "1": True, "false": False, "0": False}
 MOST_CHARACTERS = 200  # of a text: no name is longer
+DURATION = {"type": "string", "pattern": durations.PATTERN, "example": "2h"}
 TEXT = {"type": "string", "minLength": 1, "maxLength": MOST_CHARACTERS, "pattern": NOT_BLANK}
 
 
@@ -68,3 +71,14 @@ def flag(request: Request, name: str, default: bool = False) -> bool:
     if text not in FLAGS:
         raise malformed(name, f"need true or false, got {text[:60]!r}")
     return FLAGS[text]
+
+
+def duration(request: Request, name: str, max_s: int = MAX_DURATION_S) -> int | None:
+    """Whole seconds of a parameter such as `2h`; None without it. Raises Problem (malformed)."""
+    text = request.query_params.get(name)
+    if text is None:
+        return None
+    try:
+        return duration_within(text, max_s=max_s)
+    except ValidationError as error:
+        raise malformed(name, str(error.detail[0])) from None  # type: ignore[index]  # a list

@@ -34,6 +34,8 @@ class ContextRef(serializers.Serializer[Any]):
 
 
 class ContextsView(NodeView):
+    verbs = {"post": "record"}
+
     @extend_schema(
         request=ContextReportSerializer,
         responses={200: ContextRef, 201: ContextRef},

@@ -22,6 +22,7 @@ class SegmentsSerializer(serializers.Serializer[Any]):
 
 
 class SegmentsView(NodeView):
+    verbs = {"get": "locate_segments"}
     takes = {"get": ("ids",)}
 
     @extend_schema(

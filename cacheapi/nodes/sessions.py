@@ -62,7 +62,7 @@ class Identity(serializers.Field[SpaceIdentity, Any, Any, SpaceIdentity]):
         return value.as_dict()
 
 
-class EngineSerializer(StrictSerializer):
+class EngineVersionSerializer(StrictSerializer):
     name = Text(max_length=40)
     version = Text(max_length=60)
 
@@ -95,7 +95,7 @@ class HandshakeSerializer(StrictSerializer):
         default="",
         help_text="tells engines of one name apart: only the same one replaces a live session",
     )
-    engine = EngineSerializer()
+    engine = EngineVersionSerializer()
     identity = Identity()
     space = Text(max_length=200, allow_null=True, default=None)
     family = FamilyNameSerializer(
@@ -237,6 +237,8 @@ class SessionView(NodeView):
 
 
 class HeartbeatView(NodeView):
+    verbs = {"post": "heartbeat"}
+
     @extend_schema(
         request=HeartbeatSerializer, responses={200: HeartbeatAnswerSerializer}, tags=["cache"]
     )
@@ -264,6 +266,8 @@ class AttestationAnswerSerializer(serializers.Serializer[Any]):
 
 
 class AttestationView(NodeView):
+    verbs = {"post": "attest"}
+
     @extend_schema(
         request=AttestationSerializer, responses={200: AttestationAnswerSerializer}, tags=["cache"]
     )

@@ -14,7 +14,16 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from base.problems import Problem
-from cacheapi.base.fields import Flag, Moment, StrictSerializer, Text, WholeNumber
+from cacheapi.base.fields import (
+    MAX_DURATION_S,
+    DeprecatedNumber,
+    Duration,
+    Flag,
+    Moment,
+    StrictSerializer,
+    Text,
+    WholeNumber,
+)
 from cacheapi.base.filters import FlagFilter, RowFilter, TenantFilter, TextFilter
 from cacheapi.base.queries import flag
 from cacheapi.base.viewsets import UUID, ReadOnlyView, TenantOwnedSerializer, checked, no_body
@@ -93,7 +102,7 @@ class ResidencySerializer(serializers.Serializer[Any]):
     blocks = BlockResidence(many=True, required=False)
 
 
-class PinRowSerializer(serializers.ModelSerializer[Pin]):
+class PinSerializer(serializers.ModelSerializer[Pin]):
     """A pin and who set it."""
 
     owner = serializers.CharField(source="owner_name", read_only=True)
@@ -105,7 +114,7 @@ class PinRowSerializer(serializers.ModelSerializer[Pin]):
 
 
 class ContextDetailSerializer(ContextSerializer):
-    pins = PinRowSerializer(many=True, help_text="those that have not ended")
+    pins = PinSerializer(many=True, help_text="those that have not ended")
     residency = ResidencySerializer(
         read_only=True, allow_null=True, help_text="null while the hot tier does not answer"
     )
@@ -115,33 +124,45 @@ class ContextDetailSerializer(ContextSerializer):
         read_only_fields = fields
 
 
-MAX_FOR_S = 365 * 86400
+class ForSerializer(StrictSerializer):
+    """`for`, which no Python class can declare, and `for_s`, which it replaces."""
+
+    def get_fields(self) -> Any:
+        most = MAX_DURATION_S
+        return {
+            "for": Duration(required=False, help_text="counted from now"),
+            "for_s": DeprecatedNumber(min_value=1, max_value=most, required=False),
+            **super().get_fields(),
+        }
+
+    @staticmethod
+    def seconds(attrs: dict[str, Any]) -> int | None:
+        return attrs.get("for", attrs.get("for_s"))
 
 
-class PinSerializer(StrictSerializer):
-    """Exactly one of `until` and `for_s`."""
+class ContextPinSerializer(ForSerializer):
+    """Exactly one of `until`, `for` and `for_s`."""
 
-    schema = {"oneOf": [{"required": ["until"]}, {"required": ["for_s"]}]}
+    schema = {"oneOf": [{"required": [name]} for name in ("until", "for", "for_s")]}
     until = Moment(required=False)
-    for_s = WholeNumber(min_value=1, max_value=MAX_FOR_S, required=False)
     reason = Text(max_length=200, required=False, help_text="shown to others")
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
-        if len({"until", "for_s"} & set(attrs)) != 1:
-            raise serializers.ValidationError({"until": "give either until or for_s"})
-        if "for_s" in attrs:
-            attrs["until"] = timezone.now() + timedelta(seconds=attrs["for_s"])
+        if len({"until", "for", "for_s"} & set(attrs)) != 1:
+            raise serializers.ValidationError({"until": "give either until or for"})
+        if (for_s := self.seconds(attrs)) is not None:
+            attrs["until"] = timezone.now() + timedelta(seconds=for_s)
         return attrs
 
 
 class PinnedSerializer(serializers.Serializer[Any]):
-    pin = PinRowSerializer(help_text="yours")
+    pin = PinSerializer(help_text="yours")
     pinned_until = serializers.DateTimeField(help_text="the latest end of all pins")
     kept = serializers.IntegerField(help_text="blocks that are pinned now")
     lost = serializers.IntegerField(help_text="blocks that are stored nowhere any more")
 
 
-class UnpinSerializer(StrictSerializer):
+class ContextUnpinSerializer(StrictSerializer):
     """Without members: your own pin. Operators may name any, or all."""
 
     schema = {"not": {"required": ["pin", "all"], "properties": {"all": {"enum": [True]}}}}
@@ -162,7 +183,7 @@ class UnpinnedSerializer(serializers.Serializer[Any]):
     kept = serializers.IntegerField(help_text="blocks that other pins keep")
 
 
-class ExpireSerializer(StrictSerializer):
+class ContextExpireSerializer(StrictSerializer):
     dry_run = Flag(default=False, help_text="true: say what would go, change nothing")
 
 
@@ -176,8 +197,15 @@ class ExpiredSerializer(serializers.Serializer[Any]):
     lost = serializers.IntegerField(help_text="blocks that were gone before")
 
 
-class ExtendSerializer(StrictSerializer):
-    for_s = WholeNumber(min_value=1, max_value=MAX_FOR_S)
+class ContextExtendSerializer(ForSerializer):
+    """Exactly one of `for` and `for_s`."""
+
+    schema = {"oneOf": [{"required": ["for"]}, {"required": ["for_s"]}]}
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        if len({"for", "for_s"} & set(attrs)) != 1:
+            raise serializers.ValidationError({"for": "give for, such as 7d"})
+        return {"for_s": self.seconds(attrs)}
 
 
 class ExtendedSerializer(serializers.Serializer[Any]):
@@ -207,7 +235,7 @@ class ContextsView(ReadOnlyView):
         """The context with its pins and its residency: its hot, cold, lost and durable blocks."""
         with_blocks = flag(request, "blocks")
         context = self.get_object()
-        live = PinRowSerializer(pins.live_of(context), many=True).data
+        live = PinSerializer(pins.live_of(context), many=True).data
         residency = _residency(context, with_blocks=with_blocks)
         answer = {**ContextSerializer(context).data, "pins": live, "residency": residency}
         return Response(answer)
@@ -221,13 +249,13 @@ class ContextsView(ReadOnlyView):
         contexts.delete(context=context, actor=actor_of(request))
         return Response(status=204)
 
-    @extend_schema(request=PinSerializer, responses=PinnedSerializer)
+    @extend_schema(request=ContextPinSerializer, responses=PinnedSerializer)
     @action(methods=["post"], detail=True)
     def pin(self, request: Request, uuid: str) -> Response:
         """Keeps the blocks until then, under any quota pressure. You have one pin on a context: a
         new one replaces it. The latest end of all pins counts."""
         context = self.object_to_change()
-        body = checked(PinSerializer, request)
+        body = checked(ContextPinSerializer, request)
         pinned = pins.pin(
             context=context,
             until=body["until"],
@@ -236,12 +264,12 @@ class ContextsView(ReadOnlyView):
         )
         return Response(PinnedSerializer(pinned).data)
 
-    @extend_schema(request=UnpinSerializer, responses=UnpinnedSerializer)
+    @extend_schema(request=ContextUnpinSerializer, responses=UnpinnedSerializer)
     @action(methods=["post"], detail=True)
     def unpin(self, request: Request, uuid: str) -> Response:
         """Ends your pin; blocks that another pin keeps stay pinned."""
         context = self.object_to_change()
-        body = checked(UnpinSerializer, request)
+        body = checked(ContextUnpinSerializer, request)
         unpinned = pins.unpin(
             context=context,
             pin_id=body.get("pin"),
@@ -250,22 +278,22 @@ class ContextsView(ReadOnlyView):
         )
         return Response(UnpinnedSerializer(unpinned).data)
 
-    @extend_schema(request=ExpireSerializer, responses=ExpiredSerializer)
+    @extend_schema(request=ContextExpireSerializer, responses=ExpiredSerializer)
     @action(methods=["post"], detail=True)
     def expire(self, request: Request, uuid: str) -> Response:
         """Removes the blocks from both tiers now, except those that another unexpired context
         holds. `dry_run` counts them and changes nothing."""
         context = self.object_to_change()
-        dry_run = checked(ExpireSerializer, request)["dry_run"]
+        dry_run = checked(ContextExpireSerializer, request)["dry_run"]
         expiry = expire(context=context, dry_run=dry_run, actor=actor_of(request))
         return Response(ExpiredSerializer({**asdict(expiry), "dry_run": dry_run}).data)
 
-    @extend_schema(request=ExtendSerializer, responses=ExtendedSerializer)
+    @extend_schema(request=ContextExtendSerializer, responses=ExtendedSerializer)
     @action(methods=["post"], detail=True)
     def extend(self, request: Request, uuid: str) -> Response:
         """Extends the lifetime of the blocks: they end at that long from now at the earliest."""
         context = self.object_to_change()
-        for_s = checked(ExtendSerializer, request)["for_s"]
+        for_s = checked(ContextExtendSerializer, request)["for_s"]
         extended = contexts.extend(context=context, for_s=for_s, actor=actor_of(request))
         return Response(ExtendedSerializer(extended).data)
 

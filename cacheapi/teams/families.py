@@ -70,7 +70,7 @@ class FamiliesView(ReadOnlyView):
         return Response(status=204)
 
 
-class MemberSerializer(TenantOwnedSerializer):
+class FamilyMemberSerializer(TenantOwnedSerializer):
     family = serializers.CharField(source="family.name", read_only=True)
 
     class Meta:
@@ -95,14 +95,14 @@ class MembersView(ReadOnlyView):
     select = ("tenant", "family")
     orderings = ("-created_at",)
     operators_only = ("try_again",)
-    serializer_class = MemberSerializer
+    serializer_class = FamilyMemberSerializer
     filterset_class = MemberFilter
 
-    @extend_schema(request=None, responses=MemberSerializer)
+    @extend_schema(request=None, responses=FamilyMemberSerializer)
     @action(methods=["post"], detail=True, url_path="try-again", url_name="try-again")
     def try_again(self, request: Request, pk: str) -> Response:
         """Forgets what was found of a member: its engines prove their KV anew."""
         member = self.get_object()
         no_body(request)
         families.let_try_again(member=member, actor=actor_of(request))
-        return Response(MemberSerializer(self.get_object()).data)
+        return Response(FamilyMemberSerializer(self.get_object()).data)

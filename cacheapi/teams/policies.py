@@ -31,7 +31,7 @@ class PolicySerializer(TenantOwnedSerializer):
         read_only_fields = fields
 
 
-class DryRunRequestSerializer(StrictSerializer):
+class PolicyDryRunSerializer(StrictSerializer):
     """The change: fields of the policy, all rules as they would be, or both."""
 
     policy = PolicyChangeSerializer(required=False)
@@ -75,12 +75,12 @@ class PoliciesView(ReadOnlyView):
         policy = services.set_policy(tenant=policy.tenant, actor=actor_of(request), **change)
         return Response(PolicySerializer(policy).data)
 
-    @extend_schema(request=DryRunRequestSerializer, responses=DryRunSerializer)
+    @extend_schema(request=PolicyDryRunSerializer, responses=DryRunSerializer)
     @action(methods=["post"], detail=True, url_path="dry-run", url_name="dry-run")
     def dry_run(self, request: Request, tenant: str) -> Response:
         """What a change would remove at once, without changing anything."""
         owner: Tenant = self.get_object().tenant
-        change = checked(DryRunRequestSerializer, request)
+        change = checked(PolicyDryRunSerializer, request)
         rules = change.get("rules")
         book = proposed_rulebook(
             owner,

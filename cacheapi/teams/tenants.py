@@ -98,8 +98,8 @@ class TenantsView(ReadOnlyView):
         return caller(self.request).tenant_rows()
 
     @extend_schema(request=QuotaChangeSerializer, responses=QuotaSerializer)
-    @action(methods=["patch"], detail=True)
-    def quota(self, request: Request, slug: str) -> Response:
+    @action(methods=["patch"], detail=True, url_path="quota", url_name="quota")
+    def set_quota(self, request: Request, slug: str) -> Response:
         """Sets hard limits. All hot quotas together must fit the hot tier's memory."""
         tenant = self.get_object()
         change = checked(QuotaChangeSerializer, request)

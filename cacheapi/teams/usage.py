@@ -70,7 +70,6 @@ class UsageSerializer(serializers.Serializer[Any]):
             OpenApiParameter("tenant", TEXT, description="slug; absent: all that you may see"),
         ],
         responses=UsageSerializer,
-        operation_id="usage",
     )
 )
 class UsageView(ApiView):

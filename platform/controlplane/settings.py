@@ -163,7 +163,7 @@ REST_FRAMEWORK = {
         "node": ENV.rate_node,
     },
     "NUM_PROXIES": 0,  # address as uvicorn gives it: headers can be forged
-    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "DEFAULT_SCHEMA_CLASS": "cacheapi.base.openapi.Operations",
     "EXCEPTION_HANDLER": "base.problem_responses.exception_handler",
     "UNAUTHENTICATED_USER": None,
     "TEST_REQUEST_DEFAULT_FORMAT": "json",
@@ -176,6 +176,7 @@ SPECTACULAR_SETTINGS = {
     "SERVERS": [{"url": ENV.url.path}] if ENV.url.path else [],
     "SERVE_INCLUDE_SCHEMA": False,
     "COMPONENT_SPLIT_REQUEST": True,
+    "COMPONENT_SPLIT_PATCH": False,  # bodies of PATCH have serializers of their own
     "POSTPROCESSING_HOOKS": [
         "drf_spectacular.hooks.postprocess_schema_enums",
         "cacheapi.base.openapi.add_problems",

@@ -35,7 +35,7 @@ def test_it_is_built_once_and_sent_once(client, monkeypatch):
 
 def test_it_names_both_apis_and_how_to_authenticate(client):
     document = client.get("/api/v1/schema/").json()
-    assert "/api/v1/contexts/{uuid}/pin" in document["paths"]
+    assert "/api/v1/contexts/{id}/pin" in document["paths"]
     assert "/cache/v1/sessions" in document["paths"]
     assert document["components"]["securitySchemes"]["apiKey"]["scheme"] == "bearer"
     assert document["paths"]["/cache/v1/sessions"]["post"]["security"] == [{"apiKey": []}]
@@ -74,3 +74,14 @@ def test_swagger_is_served_locally(client):
         if address.startswith("/static/"):
             assert finders.find(address.removeprefix("/static/"))
             assert client.get(address).status_code == 200
+
+
+def test_operations_are_named_by_resource_and_verb(client):
+    document = client.get("/api/v1/schema/").json()
+    names = [o["operationId"] for path in document["paths"].values() for o in path.values()]
+    assert len(set(names)) == len(names)
+    assert {"contexts_get", "contexts_pin", "tenants_set_quota", "sessions_heartbeat"} < set(names)
+    for name in names:
+        assert re.fullmatch("[a-z]+(_[a-z]+)+", name)
+        assert not re.search("_(retrieve|destroy|partial_update)$", name)
+        assert not re.search("_[a-z]+_create$", name)

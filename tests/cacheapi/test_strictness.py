@@ -208,6 +208,14 @@ class TestBodies:
             ("extend", {"for_s": 1.0}, "for_s"),
             ("extend", {"for_s": True}, "for_s"),
             ("extend", {"for_s": HUGE}, "for_s"),
+            ("extend", {"for": "1h", "for_s": 3600}, "for"),
+            ("extend", {"for": 3600}, "for"),
+            ("extend", {"for": "1mo"}, "for"),
+            ("extend", {"for": "P1M"}, "for"),
+            ("extend", {"for": "366d"}, "for"),
+            ("extend", {"for": "0s"}, "for"),
+            ("extend", {}, "for"),
+            ("pin", {"for": "2h", "until": "2027-01-01T00:00:00Z"}, "until"),
         ],
     )
     def test_an_action_does_nothing_when_its_body_is_not_understood(
