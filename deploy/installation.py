@@ -57,6 +57,8 @@ def prepare() -> dict[str, str]:
     saved = read_env(VAR / "env")
     for name, length in SECRETS.items():
         saved.setdefault(name, secrets.token_hex(length))
+    # On one machine engines and receivers of webhooks stand on loopback, too.
+    saved.setdefault("NEVE_OUTBOUND_ALLOW", "public,127.0.0.0/8,::1/128")
     env = {**saved, **{k: v for k, v in os.environ.items() if k.startswith("NEVE_")}}
     for name, default in PORTS.items():
         env[name] = str(_port(name, env.get(name) or str(default)))

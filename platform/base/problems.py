@@ -19,6 +19,12 @@ KINDS: dict[str, tuple[int, str, str]] = {
         "Set NEVE_URL of the platform to the address that people and nodes use, or add the host "
         "to NEVE_HOSTS.",
     ),
+    "address-refused": (
+        400,
+        "The platform may not connect there",
+        "Use an address that the platform may reach. Private and local ranges are refused unless "
+        "an operator adds them to NEVE_OUTBOUND_ALLOW.",
+    ),
     "unauthorized": (
         401,
         "Unknown credentials",

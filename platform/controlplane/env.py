@@ -8,6 +8,7 @@ Secrets have no default: a missing one stops the boot and says how to make it.
 import os
 import re
 from dataclasses import dataclass
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
@@ -54,6 +55,7 @@ class Env:
     hosts: list[str]
     debug: bool
     log_format: str  # "console" or "json"
+    outbound_allow: list[str]  # networks, and the word "public"
     heartbeat_s: int
     space_limit: int
     context_limit: int
@@ -106,6 +108,7 @@ def read() -> Env:
             hosts=env.list("NEVE_HOSTS", default=["127.0.0.1", "localhost", "[::1]"]),
             debug=env.bool("NEVE_DEBUG", False),
             log_format=_one_of(env, "NEVE_LOG_FORMAT", "console", "json"),
+            outbound_allow=_networks(env, "NEVE_OUTBOUND_ALLOW", "public"),
             heartbeat_s=_at_least(env, "NEVE_HEARTBEAT_S", 2, least=1),
             space_limit=_at_least(env, "NEVE_SPACE_LIMIT", 100, least=1),
             context_limit=_at_least(env, "NEVE_CONTEXT_LIMIT", 10_000, least=1),
@@ -143,6 +146,19 @@ def _one_of(env: environ.Env, name: str, *choices: str) -> str:
     if value not in choices:
         raise ImproperlyConfigured(f"{name}={value}: write {' or '.join(choices)}")
     return value
+
+
+def _networks(env: environ.Env, name: str, default: str) -> list[str]:
+    """Networks in CIDR form, and the word "public"."""
+    found = []
+    for each in filter(None, (part.strip() for part in env.str(name, default).split(","))):
+        try:
+            found.append(each if each == "public" else str(ip_network(each)))
+        except ValueError as error:
+            raise ImproperlyConfigured(
+                f"{name}: {each!r} is no network; write such as public,10.0.0.0/8,fd12::/16"
+            ) from error
+    return found
 
 
 def _rate(env: environ.Env, name: str, default: str) -> str | None:

@@ -221,4 +221,7 @@ CHANNEL_LAYERS = {
     }
 }
 
+# Where requests to addresses of users may go: see `base.outbound`.
+OUTBOUND_ALLOW = ENV.outbound_allow
+
 LOGGING = logs.config(ENV.log_format)

@@ -141,3 +141,13 @@ def test_nodes_are_told_the_address_of_the_hot_url_unless_seeds_are_given(monkey
     assert each_url(env.read().hot_url)[2] == "valkey://u:p%2C@[::1]:7002/0"
     monkeypatch.setenv("NEVE_HOT_SEEDS", "a:1,b:2")
     assert env.read().hot_seeds == ["a:1", "b:2"]
+
+
+def test_outbound_addresses_are_public_networks_or_both(monkeypatch):
+    monkeypatch.delenv("NEVE_OUTBOUND_ALLOW")
+    assert env.read().outbound_allow == ["public"]
+    monkeypatch.setenv("NEVE_OUTBOUND_ALLOW", "public, 10.0.0.0/8,fd12::/16,")
+    assert env.read().outbound_allow == ["public", "10.0.0.0/8", "fd12::/16"]
+    monkeypatch.setenv("NEVE_OUTBOUND_ALLOW", "10.0.0.1/8")
+    with pytest.raises(ImproperlyConfigured, match=r"NEVE_OUTBOUND_ALLOW: '10.0.0.1/8' is no netw"):
+        env.read()

@@ -33,6 +33,7 @@ os.environ.update(
     NEVE_S3_ACCESS_KEY="AK" + secrets.token_hex(8),
     NEVE_S3_SECRET_KEY=secrets.token_hex(20),
     NEVE_HOSTS="127.0.0.1,localhost,testserver",
+    NEVE_OUTBOUND_ALLOW="public,127.0.0.0/8,::1/128",
     NEVE_HEARTBEAT_S="1",
 )
 
