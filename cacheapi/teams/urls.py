@@ -6,7 +6,7 @@ from drf_spectacular.views import SpectacularSwaggerSplitView
 from rest_framework.routers import SimpleRouter
 
 from cacheapi.teams.audit import AuditView
-from cacheapi.teams.contexts import ContextsView
+from cacheapi.teams.contexts.view import ContextsView
 from cacheapi.teams.families import FamiliesView, MembersView
 from cacheapi.teams.jobs import JobsView
 from cacheapi.teams.keys import KeysView

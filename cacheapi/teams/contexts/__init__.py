@@ -1,0 +1,1 @@
+"""/api/v1/contexts: named chains of blocks, their residency, their pins."""
