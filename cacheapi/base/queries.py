@@ -4,8 +4,10 @@ A script that expires what it lists must not expire everything because of a miss
 declares the parameters of an operation in `takes`; a list adds those of its filter and its pages.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
+from uuid import UUID
 
 from rest_framework.exceptions import ValidationError
 from rest_framework.request import Request
@@ -82,3 +84,23 @@ def duration(request: Request, name: str, max_s: int = MAX_DURATION_S) -> int | 
         return duration_within(text, max_s=max_s)
     except ValidationError as error:
         raise malformed(name, str(error.detail[0])) from None  # type: ignore[index]  # a list
+
+
+def number(request: Request, name: str, *, default: int, least: int, most: int) -> int:
+    """A whole number. Raises Problem (malformed)."""
+    text = request.query_params.get(name)
+    if text is None:
+        return default
+    if not re.fullmatch(r"[0-9]{1,19}", text) or not least <= int(text) <= most:
+        raise malformed(name, f"need a number from {least} to {most}, got {text[:60]!r}")
+    return int(text)
+
+
+def uuid_of(request: Request, name: str) -> UUID:
+    """The UUID of a row; required. Raises Problem (malformed)."""
+    text = request.query_params.get(name)
+    if text is None:
+        raise malformed(name, "is required")
+    if not re.fullmatch(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", text):
+        raise malformed(name, f"need a UUID, got {text[:60]!r}")
+    return UUID(text)

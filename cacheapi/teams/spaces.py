@@ -10,6 +10,7 @@ from rest_framework.response import Response
 from cacheapi.base.filters import TenantFilter, TextFilter
 from cacheapi.base.schemas import PART_GROUP
 from cacheapi.base.viewsets import ReadOnlyView, TenantOwnedSerializer, no_body
+from cacheapi.teams.lineage import BOUNDS, LineageAction
 from cacheapi.teams.removal import CONFIRM, RemovalSerializer, require_confirmed
 from catalog.models import Space
 from catalog.spaces import remove_space, weight_of
@@ -42,7 +43,7 @@ class SpaceFilter(TenantFilter):
     fingerprint = TextFilter()
 
 
-class SpacesView(ReadOnlyView):
+class SpacesView(LineageAction, ReadOnlyView):
     """KV layouts."""
 
     model = Space
@@ -50,7 +51,7 @@ class SpacesView(ReadOnlyView):
     filterset_class = SpaceFilter
     orderings = ("-created_at", "name")
     operators_only = ("destroy",)
-    takes = {"destroy": ("confirm",)}
+    takes = {"destroy": ("confirm",), "lineage": tuple(BOUNDS)}
 
     @extend_schema(parameters=[CONFIRM], responses={202: RemovalSerializer})
     def destroy(self, request: Request, *args: Any, **kwargs: Any) -> Response:

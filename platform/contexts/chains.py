@@ -1,4 +1,4 @@
-"""Blocks that two chains share."""
+"""Blocks that chains share. Ids are chained, so two chains share a beginning and nothing else."""
 
 from collections.abc import Sequence
 
@@ -28,3 +28,19 @@ class Chain:
         places = np.minimum(np.searchsorted(self._table, ids), len(self._table) - 1)
         found: npt.NDArray[np.intp] = self._order[places[self._table[places] == ids]]
         return found
+
+
+def shared_ids(one: bytes, other: bytes) -> int:
+    """Ids at the beginning of both chains, which are concatenated ids. O(the shorter one)."""
+    length = min(len(one), len(other))
+    if one[:length] == other[:length]:
+        return length // ID_BYTES
+    left, right = (np.frombuffer(chain, np.uint8, length) for chain in (one, other))
+    return int(np.argmax(left != right)) // ID_BYTES
+
+
+def ids_per_chunk(ids: int, *, tokens: int, chunk_tokens: int) -> int:
+    """Ids of a chain that stand for one chunk: 1, or one for each shard of a tensor-parallel
+    engine. `ids`, `tokens`: of the whole chain."""
+    chunks = max(1, round(tokens / chunk_tokens))
+    return max(1, ids // chunks) if ids % chunks == 0 else 1

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from catalog.models import Context
+from contexts.chains import ids_per_chunk
 from contexts.parts import Parts
 from neve.errors import MissReason
 from neve.formats.parts import PartKind, resume_at
@@ -72,7 +73,9 @@ def residency_of(context: Context) -> Residency:
     hot_ones = [answer for answer in found if answer.tier is Tier.HOT]
     cold_ones = [answer for answer in found if answer.tier is Tier.COLD]
     durable = [answer for answer in found if answer.is_cold]
-    width = len(parts.groups) or _shards(context, len(ids))
+    width = len(parts.groups) or ids_per_chunk(
+        len(ids), tokens=context.tokens, chunk_tokens=parts.chunk_tokens
+    )
     places = zip(ids, answers, needed, strict=True)
     rows = _rows(answers, width)
     return Residency(
@@ -101,12 +104,6 @@ def _states(parts: Parts, chunks: Sequence[Sequence[Answer]]) -> int | None:
     if not places:
         return None
     return sum(not any(_is_lost(row[n]) for n in places) for row in chunks)
-
-
-def _shards(context: Context, blocks: int) -> int:
-    """Blocks of a chunk in a space without KV groups: one per shard."""
-    chunks = max(1, round(context.tokens / context.space.chunk_tokens))
-    return max(1, blocks // chunks) if blocks % chunks == 0 else 1
 
 
 def _rows(each: Sequence[T], width: int) -> list[Sequence[T]]:

@@ -76,6 +76,8 @@ TABLE = {
     ("api:policy-detail", "get"): LOOK,
     ("api:policy-detail", "patch"): OPERATE,
     ("api:policy-dry-run", "post"): LOOK,
+    ("api:context-diff", "get"): LOOK,
+    ("api:space-lineage", "get"): LOOK,
     ("api:rule-list", "get"): LOOK,
     ("api:rule-list", "post"): OPERATE,
     ("api:rule-detail", "get"): LOOK,

@@ -1,4 +1,4 @@
-"""SQL statements per list: stored in query_counts.json, the same for one row and for many.
+"""SQL statements per list and tree: stored in query_counts.json, the same for one row and for many.
 
 After a change that is meant, write them anew: NEVE_TEST_WRITE_COUNTS=1 pytest <this file>
 """
@@ -11,7 +11,7 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
-from support.rows import make_everything
+from support.rows import make_context, make_everything
 
 pytestmark = [pytest.mark.integration, pytest.mark.django_db]
 
@@ -36,10 +36,14 @@ def count(operator):
 
 
 def test_lists_cost_the_stored_number_of_statements_whatever_their_length(count, tenant):
-    make_everything(tenant)
-    few = {name: count(f"/api/v1/{name}") for name in LISTS}
+    rows = make_everything(tenant)
+    paths = {name: f"/api/v1/{name}" for name in LISTS}
+    paths["lineage"] = f"/api/v1/spaces/{rows['space'].pk}/lineage"
+    few = {name: count(path) for name, path in paths.items()}
     make_everything(tenant, 5)
-    many = {name: count(f"/api/v1/{name}") for name in LISTS}
+    for n in range(5):
+        make_context(rows["space"], f"more-{n}")
+    many = {name: count(path) for name, path in paths.items()}
     assert many == few
     if os.environ.get("NEVE_TEST_WRITE_COUNTS"):
         STORED.write_text(json.dumps(many, indent=2) + "\n")

@@ -12,6 +12,7 @@ from rest_framework.response import Response
 from base.problems import Problem
 from cacheapi.base.queries import flag
 from cacheapi.base.viewsets import UUID, ReadOnlyView, checked, no_body
+from cacheapi.teams.contexts.diff import DiffAction
 from cacheapi.teams.contexts.filters import ContextFilter
 from cacheapi.teams.contexts.serializers import (
     ContextDetailSerializer,
@@ -35,14 +36,14 @@ from contexts.residency import residency_of
 from tenants.principal import actor_of
 
 
-class ContextsView(ReadOnlyView):
+class ContextsView(DiffAction, ReadOnlyView):
     """Named chains of blocks."""
 
     model = Context
     lookup_field = "uuid"
     lookup_value_regex = UUID
     orderings = ("-created_at", "updated_at", "name")
-    takes = {"retrieve": ("blocks",)}
+    takes = {"retrieve": ("blocks",), "diff": ("with",)}
     defer = ("chain",)
     serializer_class = ContextSerializer
     filterset_class = ContextFilter
