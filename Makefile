@@ -150,9 +150,10 @@ lint-core: $(DEV)
 lint-compose: $(DEV)
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 
-openapi: $(RUN) ## write docs/openapi.json anew, after a change of the API
+openapi: $(DEV) ## write docs/openapi.json and neve.api anew, after a change of the API
 	@DJANGO_SETTINGS_MODULE=deploy.bare_settings \
 		$(BIN)/python manage.py spectacular --format openapi-json --fail-on-warn --file docs/openapi.json
+	@$(BIN)/python -m deploy.api_client
 
 reference: $(RUN) ## write docs/events.md and docs/metrics.md anew, after a change of their tables
 	@DJANGO_SETTINGS_MODULE=deploy.bare_settings \

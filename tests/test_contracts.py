@@ -39,6 +39,11 @@ PLANTS = {
         f"{NEVE}/planner/simulate/__init__.py",
         LAZY.format("random"),
     ),
+    "only neve.api imports httpx": (f"{NEVE}/planner/breakeven.py", LAZY.format("httpx")),
+    "the data path of nodes loads nothing of neve.api": (
+        f"{NEVE}/engine/loader.py",
+        LAZY.format("neve.api"),
+    ),
     "only neve.vllm imports vllm": (f"{NEVE}/engine/loader.py", LAZY.format("vllm")),
     "only neve.engine.device and the adapters import torch": (
         f"{NEVE}/formats/ids.py",

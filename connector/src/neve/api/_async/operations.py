@@ -1,0 +1,1446 @@
+"""Operations by resource. Made by `make openapi` from docs/openapi.json: do not edit."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
+
+from neve.api import models
+from neve.api._async.paging import AsyncPages
+from neve.api._async.resource import AsyncResource
+from neve.api._async.transport import AsyncTransport
+from neve.api.values import OMIT, Duration, Id, Labels, Moment, Omit, members, path_part
+
+
+class AsyncAudit(AsyncResource):
+    """Operations on audit."""
+
+    def export(
+        self,
+        *,
+        format: str | None = None,
+        tenant: str | None = None,
+        action: str | None = None,
+        actor: str | None = None,
+    ) -> AsyncIterator[str]:
+        """audit_export."""
+        return self._transport.lines(
+            "/audit/export",
+            query={"format": format, "tenant": tenant, "action": action, "actor": actor},
+        )
+
+    async def get(self, id: Id) -> models.Audit:
+        """Who changed what."""
+        return await self._transport.call("GET", f"/audit/{path_part(id)}", models.Audit)
+
+    def list(
+        self,
+        *,
+        action: str | None = None,
+        actor: str | None = None,
+        object_id: str | None = None,
+        ordering: str | None = None,
+        page_size: int | None = None,
+        tenant: str | None = None,
+    ) -> AsyncPages[models.Audit]:
+        """Who changed what.
+
+        Args:
+            ordering: sort key, - for descending; -at unless given. Rows that change while you
+                walk the pages may be missed with a key that changes.
+            page_size: rows of a page; 50 unless given
+            tenant: slug of the tenant
+        """
+        return AsyncPages(
+            self._transport,
+            "/audit",
+            {
+                "action": action,
+                "actor": actor,
+                "object_id": object_id,
+                "ordering": ordering,
+                "page_size": page_size,
+                "tenant": tenant,
+            },
+            models.Audit,
+        )
+
+
+class AsyncContexts(AsyncResource):
+    """Operations on contexts."""
+
+    async def create(
+        self,
+        *,
+        space: int,
+        name: str,
+        tokens: Sequence[int] | None = None,
+        text: str | None = None,
+        messages: Sequence[Mapping[str, Any]] | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        add_generation_prompt: bool | None = None,
+        salt: str | None = None,
+        label: str | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> models.Context:
+        """contexts_create."""
+        return await self._transport.call(
+            "POST",
+            "/contexts",
+            models.Context,
+            body=members(
+                {
+                    "space": space,
+                    "name": name,
+                    "tokens": tokens,
+                    "text": text,
+                    "messages": messages,
+                    "tools": tools,
+                    "chat_template_kwargs": chat_template_kwargs,
+                    "add_generation_prompt": add_generation_prompt,
+                    "salt": salt,
+                    "label": label,
+                    "labels": labels,
+                }
+            ),
+        )
+
+    async def bulk(self, *, token: str) -> models.Job:
+        """contexts_bulk."""
+        return await self._transport.call(
+            "POST", "/contexts/bulk", models.Job, body=members({"token": token})
+        )
+
+    async def bulk_preview(
+        self, *, action: str, filter: Mapping[str, Any], arguments: Mapping[str, Any] | None = None
+    ) -> models.BulkPreview:
+        """contexts_bulk_preview."""
+        return await self._transport.call(
+            "POST",
+            "/contexts/bulk/preview",
+            models.BulkPreview,
+            body=members({"action": action, "filter": filter, "arguments": arguments}),
+        )
+
+    def export(
+        self,
+        *,
+        format: str | None = None,
+        tenant: str | None = None,
+        name: str | None = None,
+        glob: str | None = None,
+        search: str | None = None,
+        label: str | None = None,
+        labels: Labels | None = None,
+        model: str | None = None,
+        space: int | None = None,
+        state: str | None = None,
+        pinned: bool | None = None,
+        used_before: Moment | None = None,
+        used_after: Moment | None = None,
+        created_before: Moment | None = None,
+        created_after: Moment | None = None,
+        min_tokens: int | None = None,
+        max_tokens: int | None = None,
+        min_bytes: int | None = None,
+        max_bytes: int | None = None,
+        owner: str | None = None,
+    ) -> AsyncIterator[str]:
+        """contexts_export."""
+        return self._transport.lines(
+            "/contexts/export",
+            query={
+                "format": format,
+                "tenant": tenant,
+                "name": name,
+                "glob": glob,
+                "search": search,
+                "label": label,
+                "labels": labels,
+                "model": model,
+                "space": space,
+                "state": state,
+                "pinned": pinned,
+                "used_before": used_before,
+                "used_after": used_after,
+                "created_before": created_before,
+                "created_after": created_after,
+                "min_tokens": min_tokens,
+                "max_tokens": max_tokens,
+                "min_bytes": min_bytes,
+                "max_bytes": max_bytes,
+                "owner": owner,
+            },
+        )
+
+    async def delete(self, id: Id) -> None:
+        """Forgets the context and its pins. Its blocks stay for as long as other contexts that
+        hold them say, or else their space.
+        """
+        await self._transport.call_for_json("DELETE", f"/contexts/{path_part(id)}")
+
+    async def get(self, id: Id, *, blocks: bool | None = None) -> models.ContextDetail:
+        """The context with its pins and its residency: its hot, cold, lost and durable blocks.
+
+        Args:
+            blocks: list block by block
+        """
+        return await self._transport.call(
+            "GET", f"/contexts/{path_part(id)}", models.ContextDetail, query={"blocks": blocks}
+        )
+
+    async def update(
+        self,
+        id: Id,
+        *,
+        name: str | None = None,
+        label: str | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> models.Context:
+        """contexts_update."""
+        return await self._transport.call(
+            "PATCH",
+            f"/contexts/{path_part(id)}",
+            models.Context,
+            body=members({"name": name, "label": label, "labels": labels}),
+        )
+
+    async def diff(self, id: Id, *, with_: Id) -> models.Diff:
+        """Compares this context with another: the beginning that they share, in tokens and
+        blocks, and where they part. Blocks are shared only within one space.
+
+        Args:
+            with_: id of the other context
+        """
+        return await self._transport.call(
+            "GET", f"/contexts/{path_part(id)}/diff", models.Diff, query={"with": with_}
+        )
+
+    async def expire(
+        self, id: Id, *, dry_run: bool | None = None, at: Moment | None = None
+    ) -> models.Expired:
+        """Removes the blocks from both tiers now, except those that another unexpired context
+        holds. `dry_run` counts them and changes nothing.
+
+        Args:
+            dry_run: true: say what would go, change nothing
+        """
+        return await self._transport.call(
+            "POST",
+            f"/contexts/{path_part(id)}/expire",
+            models.Expired,
+            body=members({"dry_run": dry_run, "at": at}),
+        )
+
+    async def extend(self, id: Id, *, for_: str | None = None) -> models.Extended:
+        """Extends the lifetime of the blocks: they end at that long from now at the earliest.
+
+        Args:
+            for_: counted from now: such as 90s, 30m, 2h, 7d, 1h30m, or ISO 8601: PT2H, P7D
+        """
+        return await self._transport.call(
+            "POST",
+            f"/contexts/{path_part(id)}/extend",
+            models.Extended,
+            body=members({"for": for_}),
+        )
+
+    async def pin(
+        self,
+        id: Id,
+        *,
+        for_: str | None = None,
+        until: Moment | None = None,
+        reason: str | None = None,
+        tier: str | None = None,
+    ) -> models.Pinned:
+        """Keeps the blocks until then, under any quota pressure. You have one pin on a context: a
+        new one replaces it. The latest end of all pins counts.
+
+        Args:
+            for_: counted from now: such as 90s, 30m, 2h, 7d, 1h30m, or ISO 8601: PT2H, P7D
+            reason: shown to others
+        """
+        return await self._transport.call(
+            "POST",
+            f"/contexts/{path_part(id)}/pin",
+            models.Pinned,
+            body=members({"for": for_, "until": until, "reason": reason, "tier": tier}),
+        )
+
+    async def residency(self, id: Id, *, blocks: bool | None = None) -> models.Runs:
+        """contexts_residency."""
+        return await self._transport.call(
+            "GET", f"/contexts/{path_part(id)}/residency", models.Runs, query={"blocks": blocks}
+        )
+
+    async def unpin(
+        self, id: Id, *, pin: int | None = None, all: bool | None = None
+    ) -> models.Unpinned:
+        """Ends your pin; blocks that another pin keeps stay pinned.
+
+        Args:
+            pin: number of the pin
+            all: those of everybody
+        """
+        return await self._transport.call(
+            "POST",
+            f"/contexts/{path_part(id)}/unpin",
+            models.Unpinned,
+            body=members({"pin": pin, "all": all}),
+        )
+
+    async def warm(self, id: Id, *, engine: int | None = None) -> models.Job:
+        """contexts_warm."""
+        return await self._transport.call(
+            "POST", f"/contexts/{path_part(id)}/warm", models.Job, body=members({"engine": engine})
+        )
+
+    def list(
+        self,
+        *,
+        label: str | None = None,
+        name: str | None = None,
+        ordering: str | None = None,
+        page_size: int | None = None,
+        pinned: bool | None = None,
+        search: str | None = None,
+        space: int | None = None,
+        tenant: str | None = None,
+        glob: str | None = None,
+        labels: Labels | None = None,
+        model: str | None = None,
+        state: str | None = None,
+        used_before: Moment | None = None,
+        used_after: Moment | None = None,
+        created_before: Moment | None = None,
+        created_after: Moment | None = None,
+        min_tokens: int | None = None,
+        max_tokens: int | None = None,
+        min_bytes: int | None = None,
+        max_bytes: int | None = None,
+        owner: str | None = None,
+        total: bool | None = None,
+    ) -> AsyncPages[models.Context]:
+        """Named chains of blocks.
+
+        Args:
+            name: exact name
+            ordering: sort key, - for descending; -created_at unless given. Rows that change
+                while you walk the pages may be missed with a key that changes.
+            page_size: rows of a page; 50 unless given
+            search: part of the name
+            space: number of the space
+            tenant: slug of the tenant
+        """
+        return AsyncPages(
+            self._transport,
+            "/contexts",
+            {
+                "label": label,
+                "name": name,
+                "ordering": ordering,
+                "page_size": page_size,
+                "pinned": pinned,
+                "search": search,
+                "space": space,
+                "tenant": tenant,
+                "glob": glob,
+                "labels": labels,
+                "model": model,
+                "state": state,
+                "used_before": used_before,
+                "used_after": used_after,
+                "created_before": created_before,
+                "created_after": created_after,
+                "min_tokens": min_tokens,
+                "max_tokens": max_tokens,
+                "min_bytes": min_bytes,
+                "max_bytes": max_bytes,
+                "owner": owner,
+                "total": total,
+            },
+            models.Context,
+        )
+
+
+class AsyncEngines(AsyncResource):
+    """Operations on engines."""
+
+    async def create(
+        self,
+        *,
+        name: str,
+        base_url: str,
+        model: str,
+        tenant: str | None = None,
+        spaces: Sequence[int] | None = None,
+        api_key: str | None = None,
+    ) -> models.EngineEndpoint:
+        """engines_create."""
+        return await self._transport.call(
+            "POST",
+            "/engines",
+            models.EngineEndpoint,
+            body=members(
+                {
+                    "name": name,
+                    "base_url": base_url,
+                    "model": model,
+                    "tenant": tenant,
+                    "spaces": spaces,
+                    "api_key": api_key,
+                }
+            ),
+        )
+
+    async def delete(self, id: Id) -> None:
+        """engines_delete."""
+        await self._transport.call_for_json("DELETE", f"/engines/{path_part(id)}")
+
+    async def get(self, id: Id) -> models.EngineEndpoint:
+        """engines_get."""
+        return await self._transport.call("GET", f"/engines/{path_part(id)}", models.EngineEndpoint)
+
+    async def update(
+        self,
+        id: Id,
+        *,
+        name: str | None = None,
+        base_url: str | None = None,
+        model: str | None = None,
+        spaces: Sequence[int] | None = None,
+        api_key: str | None = None,
+    ) -> models.EngineEndpoint:
+        """engines_update."""
+        return await self._transport.call(
+            "PATCH",
+            f"/engines/{path_part(id)}",
+            models.EngineEndpoint,
+            body=members(
+                {
+                    "name": name,
+                    "base_url": base_url,
+                    "model": model,
+                    "spaces": spaces,
+                    "api_key": api_key,
+                }
+            ),
+        )
+
+    async def check(self, id: Id) -> models.EngineEndpoint:
+        """engines_check."""
+        return await self._transport.call(
+            "POST", f"/engines/{path_part(id)}/check", models.EngineEndpoint
+        )
+
+    def list(
+        self,
+        *,
+        tenant: str | None = None,
+        page_size: int | None = None,
+        ordering: str | None = None,
+    ) -> AsyncPages[models.EngineEndpoint]:
+        """engines_list."""
+        return AsyncPages(
+            self._transport,
+            "/engines",
+            {"tenant": tenant, "page_size": page_size, "ordering": ordering},
+            models.EngineEndpoint,
+        )
+
+
+class AsyncEvents(AsyncResource):
+    """Operations on events."""
+
+    def list(
+        self,
+        *,
+        types: str | Sequence[str] | None = None,
+        tenant: str | None = None,
+        page_size: int | None = None,
+    ) -> AsyncPages[models.EventRow]:
+        """events_list."""
+        return AsyncPages(
+            self._transport,
+            "/events",
+            {"types": types, "tenant": tenant, "page_size": page_size},
+            models.EventRow,
+        )
+
+
+class AsyncFamilies(AsyncResource):
+    """Operations on families."""
+
+    async def create(self, *, tenant: str, name: str, space: int) -> models.Family:
+        """Lets other models share the KV of a space, once their engines have proven it equal.
+
+        Args:
+            tenant: slug
+            space: number of the producer's space
+        """
+        return await self._transport.call(
+            "POST",
+            "/families",
+            models.Family,
+            body=members({"tenant": tenant, "name": name, "space": space}),
+        )
+
+    async def delete(self, id: Id) -> None:
+        """Ends the members' sessions. The producer keeps its space and its KV."""
+        await self._transport.call_for_json("DELETE", f"/families/{path_part(id)}")
+
+    async def get(self, id: Id) -> models.Family:
+        """Spaces that several models share, since they compute the same bits."""
+        return await self._transport.call("GET", f"/families/{path_part(id)}", models.Family)
+
+    def list(
+        self,
+        *,
+        name: str | None = None,
+        ordering: str | None = None,
+        page_size: int | None = None,
+        tenant: str | None = None,
+    ) -> AsyncPages[models.Family]:
+        """Spaces that several models share, since they compute the same bits.
+
+        Args:
+            ordering: sort key, - for descending; name unless given. Rows that change while
+                you walk the pages may be missed with a key that changes.
+            page_size: rows of a page; 50 unless given
+            tenant: slug of the tenant
+        """
+        return AsyncPages(
+            self._transport,
+            "/families",
+            {"name": name, "ordering": ordering, "page_size": page_size, "tenant": tenant},
+            models.Family,
+        )
+
+
+class AsyncFamilyMembers(AsyncResource):
+    """Operations on family members."""
+
+    async def get(self, id: Id) -> models.FamilyMember:
+        """Models of families: whether their KV is the producer's, and what they loaded."""
+        return await self._transport.call(
+            "GET", f"/family-members/{path_part(id)}", models.FamilyMember
+        )
+
+    async def try_again(self, id: Id) -> models.FamilyMember:
+        """Forgets what was found of a member: its engines prove their KV anew."""
+        return await self._transport.call(
+            "POST", f"/family-members/{path_part(id)}/try-again", models.FamilyMember
+        )
+
+    def list(
+        self,
+        *,
+        family: int | None = None,
+        ordering: str | None = None,
+        page_size: int | None = None,
+        state: str | None = None,
+        tenant: str | None = None,
+    ) -> AsyncPages[models.FamilyMember]:
+        """Models of families: whether their KV is the producer's, and what they loaded.
+
+        Args:
+            family: number of the family
+            ordering: sort key, - for descending; -created_at unless given. Rows that change
+                while you walk the pages may be missed with a key that changes.
+            page_size: rows of a page; 50 unless given
+            state: * `producer` - producer
+                * `attesting` - attesting
+                * `attached` - attached
+                * `refused` - refused
+            tenant: slug of the tenant
+        """
+        return AsyncPages(
+            self._transport,
+            "/family-members",
+            {
+                "family": family,
+                "ordering": ordering,
+                "page_size": page_size,
+                "state": state,
+                "tenant": tenant,
+            },
+            models.FamilyMember,
+        )
+
+
+class AsyncJobs(AsyncResource):
+    """Operations on jobs."""
+
+    async def create(self, *, kind: str, tenant: str | None = None) -> models.Job:
+        """Requests a job of a worker, such as compacting a tenant now.
+
+        Args:
+            kind: * `rebuild_tenant` - Build one tenant's index again from segment footers.
+                * `flush` - Write due blocks of the hot tier to S3.
+                * `sweep` - Delete segments in which nothing is alive.
+                * `compact` - Merge small, scattered or half dead segments.
+                * `expire` - Remove expired blocks, and idle ones from hot.
+                * `retain` - Give stored blocks a changed policy's terms.
+                * `rebuild_index` - Build the index of an emptied Valkey again from segment
+                footers.
+                * `reconcile` - Find and repair what crashes and hands left in Valkey, S3 and the
+                database.
+                * `prune` - Delete ended sessions, expired contexts and audit events that are
+                older than their limits.
+            tenant: slug; kinds of the whole platform have none
+        """
+        return await self._transport.call(
+            "POST", "/jobs", models.Job, body=members({"kind": kind, "tenant": tenant})
+        )
+
+    async def get(self, id: Id) -> models.Job:
+        """Background work: found by periodic tasks, or requested."""
+        return await self._transport.call("GET", f"/jobs/{path_part(id)}", models.Job)
+
+    async def cancel(self, id: Id) -> models.Job:
+        """Ends a requested job: a waiting one now, a running one at its next step."""
+        return await self._transport.call("POST", f"/jobs/{path_part(id)}/cancel", models.Job)
+
+    async def retry(self, id: Id) -> models.Job:
+        """Runs a failed or cancelled job again, if it was requested."""
+        return await self._transport.call("POST", f"/jobs/{path_part(id)}/retry", models.Job)
+
+    def list(
+        self,
+        *,
+        kind: str | None = None,
+        ordering: str | None = None,
+        page_size: int | None = None,
+        state: str | None = None,
+        tenant: str | None = None,
+    ) -> AsyncPages[models.Job]:
+        """Background work: found by periodic tasks, or requested.
+
+        Args:
+            ordering: sort key, - for descending; -created_at unless given. Rows that change
+                while you walk the pages may be missed with a key that changes.
+            page_size: rows of a page; 50 unless given
+            state: * `queued` - Queued
+                * `running` - Running
+                * `done` - Done
+                * `failed` - Failed
+                * `cancelled` - Cancelled
+            tenant: slug of the tenant
+        """
+        return AsyncPages(
+            self._transport,
+            "/jobs",
+            {
+                "kind": kind,
+                "ordering": ordering,
+                "page_size": page_size,
+                "state": state,
+                "tenant": tenant,
+            },
+            models.Job,
+        )
+
+
+class AsyncKeys(AsyncResource):
+    """Operations on keys."""
+
+    async def create(
+        self,
+        *,
+        name: str,
+        role: str,
+        tenant: str | Omit | None = OMIT,
+        expires_at: Moment | Omit | None = OMIT,
+    ) -> models.IssuedKey:
+        """Issues a key. Only this answer holds the whole key; a repeated answer holds null.
+
+        Args:
+            role: * `node` - Node
+                * `team` - Team
+                * `operator` - Operator
+            tenant: slug; null for an operator key
+        """
+        return await self._transport.call(
+            "POST",
+            "/keys",
+            models.IssuedKey,
+            body=members(
+                {"name": name, "role": role}, nullable={"tenant": tenant, "expires_at": expires_at}
+            ),
+        )
+
+    async def get(self, id: Id) -> models.Key:
+        """API keys, without their secrets. Operators issue and revoke them."""
+        return await self._transport.call("GET", f"/keys/{path_part(id)}", models.Key)
+
+    async def revoke(self, id: Id) -> models.Key:
+        """Refuses the key from now on."""
+        return await self._transport.call("POST", f"/keys/{path_part(id)}/revoke", models.Key)
+
+    async def rotate(self, id: Id, *, overlap: Duration | None = None) -> models.IssuedKey:
+        """keys_rotate."""
+        return await self._transport.call(
+            "POST",
+            f"/keys/{path_part(id)}/rotate",
+            models.IssuedKey,
+            body=members({"overlap": overlap}),
+        )
+
+    def list(
+        self,
+        *,
+        ordering: str | None = None,
+        page_size: int | None = None,
+        role: str | None = None,
+        tenant: str | None = None,
+    ) -> AsyncPages[models.Key]:
+        """API keys, without their secrets. Operators issue and revoke them.
+
+        Args:
+            ordering: sort key, - for descending; -created_at unless given. Rows that change
+                while you walk the pages may be missed with a key that changes.
+            page_size: rows of a page; 50 unless given
+            role: * `node` - Node
+                * `team` - Team
+                * `operator` - Operator
+            tenant: slug of the tenant
+        """
+        return AsyncPages(
+            self._transport,
+            "/keys",
+            {"ordering": ordering, "page_size": page_size, "role": role, "tenant": tenant},
+            models.Key,
+        )
+
+
+class AsyncMembers(AsyncResource):
+    """Operations on members."""
+
+    async def create(self, *, tenant: str, user: str, role: str) -> models.TenantMember:
+        """members_create."""
+        return await self._transport.call(
+            "POST",
+            "/members",
+            models.TenantMember,
+            body=members({"tenant": tenant, "user": user, "role": role}),
+        )
+
+    async def delete(self, id: Id) -> None:
+        """members_delete."""
+        await self._transport.call_for_json("DELETE", f"/members/{path_part(id)}")
+
+    async def update(self, id: Id, *, role: str | None = None) -> models.TenantMember:
+        """members_update."""
+        return await self._transport.call(
+            "PATCH", f"/members/{path_part(id)}", models.TenantMember, body=members({"role": role})
+        )
+
+    def list(
+        self, *, tenant: str | None = None, page_size: int | None = None
+    ) -> AsyncPages[models.TenantMember]:
+        """members_list."""
+        return AsyncPages(
+            self._transport,
+            "/members",
+            {"tenant": tenant, "page_size": page_size},
+            models.TenantMember,
+        )
+
+
+class AsyncNodes(AsyncResource):
+    """Operations on nodes."""
+
+    async def get(self, id: Id) -> models.Node:
+        """Node sessions, present and past."""
+        return await self._transport.call("GET", f"/nodes/{path_part(id)}", models.Node)
+
+    async def end(self, id: Id) -> models.Node:
+        """Ends the session and its Valkey access at once; revoke the key to keep the node out."""
+        return await self._transport.call("POST", f"/nodes/{path_part(id)}/end", models.Node)
+
+    def list(
+        self,
+        *,
+        live: bool | None = None,
+        node: str | None = None,
+        ordering: str | None = None,
+        page_size: int | None = None,
+        space: int | None = None,
+        tenant: str | None = None,
+    ) -> AsyncPages[models.Node]:
+        """Node sessions, present and past.
+
+        Args:
+            live: with young heartbeats
+            ordering: sort key, - for descending; -opened_at unless given. Rows that change
+                while you walk the pages may be missed with a key that changes.
+            page_size: rows of a page; 50 unless given
+            tenant: slug of the tenant
+        """
+        return AsyncPages(
+            self._transport,
+            "/nodes",
+            {
+                "live": live,
+                "node": node,
+                "ordering": ordering,
+                "page_size": page_size,
+                "space": space,
+                "tenant": tenant,
+            },
+            models.Node,
+        )
+
+
+class AsyncPolicies(AsyncResource):
+    """Operations on policies."""
+
+    async def get(self, tenant: Id) -> models.Policy:
+        """How long a tenant's blocks stay, and where, before any rule."""
+        return await self._transport.call("GET", f"/policies/{path_part(tenant)}", models.Policy)
+
+    async def update(
+        self,
+        tenant: Id,
+        *,
+        flush_mode: str | None = None,
+        flush_after_s: int | Omit | None = OMIT,
+        hot_idle_s: int | Omit | None = OMIT,
+        cold_ttl_s: int | Omit | None = OMIT,
+        max_age_s: int | Omit | None = OMIT,
+        priority: int | None = None,
+        pin_budget_bytes: int | Omit | None = OMIT,
+        eviction: str | None = None,
+        promote_window_s: int | None = None,
+        cold_full: str | None = None,
+    ) -> models.Policy:
+        """New blocks follow at once, stored ones within seconds: see `is_applied`.
+
+        Args:
+            flush_mode: * `now` - Flush as soon as committed
+                * `after` - Flush after some seconds
+                * `never` - Never flush: hot tier only
+            priority: 0 leaves first
+            eviction: who leaves a full hot tier first
+                * `lru` - Least recently used
+                * `2q` - Two queues: what nobody used again leaves first
+            promote_window_s: a cold block read twice so close together becomes hot again; 0:
+                never
+            cold_full: when the cold quota is used up
+                * `evict` - Make room: the longest unread leave
+                * `refuse` - Refuse new blocks
+        """
+        return await self._transport.call(
+            "PATCH",
+            f"/policies/{path_part(tenant)}",
+            models.Policy,
+            body=members(
+                {
+                    "flush_mode": flush_mode,
+                    "priority": priority,
+                    "eviction": eviction,
+                    "promote_window_s": promote_window_s,
+                    "cold_full": cold_full,
+                },
+                nullable={
+                    "flush_after_s": flush_after_s,
+                    "hot_idle_s": hot_idle_s,
+                    "cold_ttl_s": cold_ttl_s,
+                    "max_age_s": max_age_s,
+                    "pin_budget_bytes": pin_budget_bytes,
+                },
+            ),
+        )
+
+    async def dry_run(
+        self,
+        tenant: Id,
+        *,
+        policy: Mapping[str, Any] | None = None,
+        rules: Sequence[Mapping[str, Any]] | None = None,
+    ) -> models.DryRun:
+        """What a change would remove at once, without changing anything.
+
+        Args:
+            policy: Absent members keep their value; null is without limit.
+            rules: absent: those there are
+        """
+        return await self._transport.call(
+            "POST",
+            f"/policies/{path_part(tenant)}/dry-run",
+            models.DryRun,
+            body=members({"policy": policy, "rules": rules}),
+        )
+
+    def list(
+        self,
+        *,
+        ordering: str | None = None,
+        page_size: int | None = None,
+        tenant: str | None = None,
+    ) -> AsyncPages[models.Policy]:
+        """How long a tenant's blocks stay, and where, before any rule.
+
+        Args:
+            ordering: sort key, - for descending; id unless given. Rows that change while you
+                walk the pages may be missed with a key that changes.
+            page_size: rows of a page; 50 unless given
+            tenant: slug of the tenant
+        """
+        return AsyncPages(
+            self._transport,
+            "/policies",
+            {"ordering": ordering, "page_size": page_size, "tenant": tenant},
+            models.Policy,
+        )
+
+
+class AsyncRules(AsyncResource):
+    """Operations on rules."""
+
+    async def create(
+        self,
+        *,
+        overrides: Mapping[str, Any],
+        tenant: str,
+        space: int | Omit | None = OMIT,
+        label: str | None = None,
+        context: str | None = None,
+        order: int | None = None,
+    ) -> models.Rule:
+        """Adds a rule. First ask a dry run of the policy what it would remove.
+
+        Args:
+            overrides: Fields of the policy that a rule replaces; null is without limit.
+            tenant: slug
+            space: number of the space
+            context: a name, or a pattern: repo-*
+            order: lower wins between equals
+        """
+        return await self._transport.call(
+            "POST",
+            "/rules",
+            models.Rule,
+            body=members(
+                {
+                    "overrides": overrides,
+                    "tenant": tenant,
+                    "label": label,
+                    "context": context,
+                    "order": order,
+                },
+                nullable={"space": space},
+            ),
+        )
+
+    async def delete(self, id: Id) -> None:
+        """Removes a rule; its blocks follow the policy and the other rules."""
+        await self._transport.call_for_json("DELETE", f"/rules/{path_part(id)}")
+
+    async def get(self, id: Id) -> models.Rule:
+        """Other values for the blocks of a space, a label, or contexts by name."""
+        return await self._transport.call("GET", f"/rules/{path_part(id)}", models.Rule)
+
+    async def update(
+        self,
+        id: Id,
+        *,
+        space: int | Omit | None = OMIT,
+        label: str | None = None,
+        context: str | None = None,
+        order: int | None = None,
+        overrides: Mapping[str, Any] | None = None,
+    ) -> models.Rule:
+        """Changes a rule.
+
+        Args:
+            space: number of the space
+            context: a name, or a pattern: repo-*
+            order: lower wins between equals
+            overrides: Fields of the policy that a rule replaces; null is without limit.
+        """
+        return await self._transport.call(
+            "PATCH",
+            f"/rules/{path_part(id)}",
+            models.Rule,
+            body=members(
+                {"label": label, "context": context, "order": order, "overrides": overrides},
+                nullable={"space": space},
+            ),
+        )
+
+    def list(
+        self,
+        *,
+        label: str | None = None,
+        ordering: str | None = None,
+        page_size: int | None = None,
+        space: int | None = None,
+        tenant: str | None = None,
+    ) -> AsyncPages[models.Rule]:
+        """Other values for the blocks of a space, a label, or contexts by name.
+
+        Args:
+            ordering: sort key, - for descending; id unless given. Rows that change while you
+                walk the pages may be missed with a key that changes.
+            page_size: rows of a page; 50 unless given
+            space: number of the space
+            tenant: slug of the tenant
+        """
+        return AsyncPages(
+            self._transport,
+            "/rules",
+            {
+                "label": label,
+                "ordering": ordering,
+                "page_size": page_size,
+                "space": space,
+                "tenant": tenant,
+            },
+            models.Rule,
+        )
+
+
+class AsyncSegments(AsyncResource):
+    """Operations on segments."""
+
+    async def get(self, id: Id) -> models.Segment:
+        """S3 objects full of blocks."""
+        return await self._transport.call("GET", f"/segments/{path_part(id)}", models.Segment)
+
+    def list(
+        self,
+        *,
+        ordering: str | None = None,
+        page_size: int | None = None,
+        space: int | None = None,
+        state: str | None = None,
+        tenant: str | None = None,
+    ) -> AsyncPages[models.Segment]:
+        """S3 objects full of blocks.
+
+        Args:
+            ordering: sort key, - for descending; -id unless given. Rows that change while you
+                walk the pages may be missed with a key that changes.
+            page_size: rows of a page; 50 unless given
+            state: * `uploading` - Uploading
+                * `live` - Live
+                * `deleting` - Deleting
+            tenant: slug of the tenant
+        """
+        return AsyncPages(
+            self._transport,
+            "/segments",
+            {
+                "ordering": ordering,
+                "page_size": page_size,
+                "space": space,
+                "state": state,
+                "tenant": tenant,
+            },
+            models.Segment,
+        )
+
+
+class AsyncSpaces(AsyncResource):
+    """Operations on spaces."""
+
+    async def delete(self, id: Id, *, confirm: str | None = None) -> models.Removal:
+        """Ends the space's sessions at once; its data is deleted within minutes.
+
+        Args:
+            confirm: the name; without it the answer says what would be removed
+        """
+        return await self._transport.call(
+            "DELETE", f"/spaces/{path_part(id)}", models.Removal, query={"confirm": confirm}
+        )
+
+    async def get(self, id: Id) -> models.Space:
+        """KV layouts."""
+        return await self._transport.call("GET", f"/spaces/{path_part(id)}", models.Space)
+
+    async def compare(self, id: Id, *, with_: int) -> models.SpaceComparison:
+        """spaces_compare."""
+        return await self._transport.call(
+            "GET", f"/spaces/{path_part(id)}/compare", models.SpaceComparison, query={"with": with_}
+        )
+
+    async def lineage(
+        self,
+        id: Id,
+        *,
+        depth: int | None = None,
+        limit: int | None = None,
+        min_tokens: int | None = None,
+    ) -> models.LineageNode:
+        """The tree of the beginnings that the unexpired contexts of this space share, such as a
+        common system prompt. It is bounded; `more` says where it was cut.
+
+        Args:
+            depth: levels below the root
+            limit: nodes below the root, those of the most contexts first
+            min_tokens: leave out beginnings of fewer tokens
+        """
+        return await self._transport.call(
+            "GET",
+            f"/spaces/{path_part(id)}/lineage",
+            models.LineageNode,
+            query={"depth": depth, "limit": limit, "min_tokens": min_tokens},
+        )
+
+    def list(
+        self,
+        *,
+        fingerprint: str | None = None,
+        name: str | None = None,
+        ordering: str | None = None,
+        page_size: int | None = None,
+        tenant: str | None = None,
+    ) -> AsyncPages[models.Space]:
+        """KV layouts.
+
+        Args:
+            ordering: sort key, - for descending; -created_at unless given. Rows that change
+                while you walk the pages may be missed with a key that changes.
+            page_size: rows of a page; 50 unless given
+            tenant: slug of the tenant
+        """
+        return AsyncPages(
+            self._transport,
+            "/spaces",
+            {
+                "fingerprint": fingerprint,
+                "name": name,
+                "ordering": ordering,
+                "page_size": page_size,
+                "tenant": tenant,
+            },
+            models.Space,
+        )
+
+
+class AsyncTenants(AsyncResource):
+    """Operations on tenants."""
+
+    async def create(
+        self, *, slug: str, name: str | None = None, node_limit: int | None = None
+    ) -> models.Tenant:
+        """tenants_create."""
+        return await self._transport.call(
+            "POST",
+            "/tenants",
+            models.Tenant,
+            body=members({"slug": slug, "name": name, "node_limit": node_limit}),
+        )
+
+    async def delete(self, slug: Id, *, confirm: str | None = None) -> models.Removal:
+        """Cuts the tenant off at once; its data is deleted within minutes.
+
+        Args:
+            confirm: the name; without it the answer says what would be removed
+        """
+        return await self._transport.call(
+            "DELETE", f"/tenants/{path_part(slug)}", models.Removal, query={"confirm": confirm}
+        )
+
+    async def get(self, slug: Id) -> models.Tenant:
+        """Tenants and their quotas, for operators."""
+        return await self._transport.call("GET", f"/tenants/{path_part(slug)}", models.Tenant)
+
+    async def update(
+        self,
+        slug: Id,
+        *,
+        name: str | None = None,
+        node_limit: int | None = None,
+        is_active: bool | None = None,
+    ) -> models.Tenant:
+        """tenants_update."""
+        return await self._transport.call(
+            "PATCH",
+            f"/tenants/{path_part(slug)}",
+            models.Tenant,
+            body=members({"name": name, "node_limit": node_limit, "is_active": is_active}),
+        )
+
+    async def quota(self, slug: Id) -> models.Quota:
+        """tenants_quota."""
+        return await self._transport.call("GET", f"/tenants/{path_part(slug)}/quota", models.Quota)
+
+    async def set_quota(
+        self,
+        slug: Id,
+        *,
+        hot_bytes: int | None = None,
+        cold_bytes: int | None = None,
+        overcommit: bool | None = None,
+        space_limit: int | Omit | None = OMIT,
+        context_limit: int | Omit | None = OMIT,
+        context_block_limit: int | Omit | None = OMIT,
+    ) -> models.Quota:
+        """Sets hard limits. All hot quotas together must fit the hot tier's memory.
+
+        Args:
+            overcommit: promise more hot memory than the servers have; default false
+            space_limit: spaces; null: the default
+            context_limit: contexts; null: the default
+            context_block_limit: blocks of one context; null: the default
+        """
+        return await self._transport.call(
+            "PATCH",
+            f"/tenants/{path_part(slug)}/quota",
+            models.Quota,
+            body=members(
+                {"hot_bytes": hot_bytes, "cold_bytes": cold_bytes, "overcommit": overcommit},
+                nullable={
+                    "space_limit": space_limit,
+                    "context_limit": context_limit,
+                    "context_block_limit": context_block_limit,
+                },
+            ),
+        )
+
+    def list(
+        self,
+        *,
+        is_active: bool | None = None,
+        ordering: str | None = None,
+        page_size: int | None = None,
+        slug: str | None = None,
+    ) -> AsyncPages[models.Tenant]:
+        """Tenants and their quotas, for operators.
+
+        Args:
+            ordering: sort key, - for descending; slug unless given. Rows that change while
+                you walk the pages may be missed with a key that changes.
+            page_size: rows of a page; 50 unless given
+        """
+        return AsyncPages(
+            self._transport,
+            "/tenants",
+            {"is_active": is_active, "ordering": ordering, "page_size": page_size, "slug": slug},
+            models.Tenant,
+        )
+
+
+class AsyncWarmPolicies(AsyncResource):
+    """Operations on warm policies."""
+
+    async def create(
+        self,
+        *,
+        context: str,
+        mode: str,
+        cron: str | None = None,
+        time_zone: str | None = None,
+        engine: int | None = None,
+        is_paused: bool | None = None,
+    ) -> models.WarmPolicy:
+        """warm_policies_create."""
+        return await self._transport.call(
+            "POST",
+            "/warm-policies",
+            models.WarmPolicy,
+            body=members(
+                {
+                    "context": context,
+                    "mode": mode,
+                    "cron": cron,
+                    "time_zone": time_zone,
+                    "engine": engine,
+                    "is_paused": is_paused,
+                }
+            ),
+        )
+
+    async def delete(self, id: Id) -> None:
+        """warm_policies_delete."""
+        await self._transport.call_for_json("DELETE", f"/warm-policies/{path_part(id)}")
+
+    async def get(self, id: Id) -> models.WarmPolicy:
+        """warm_policies_get."""
+        return await self._transport.call(
+            "GET", f"/warm-policies/{path_part(id)}", models.WarmPolicy
+        )
+
+    async def update(
+        self,
+        id: Id,
+        *,
+        mode: str | None = None,
+        cron: str | None = None,
+        time_zone: str | None = None,
+        engine: int | None = None,
+        is_paused: bool | None = None,
+    ) -> models.WarmPolicy:
+        """warm_policies_update."""
+        return await self._transport.call(
+            "PATCH",
+            f"/warm-policies/{path_part(id)}",
+            models.WarmPolicy,
+            body=members(
+                {
+                    "mode": mode,
+                    "cron": cron,
+                    "time_zone": time_zone,
+                    "engine": engine,
+                    "is_paused": is_paused,
+                }
+            ),
+        )
+
+    def list(
+        self, *, tenant: str | None = None, context: str | None = None, page_size: int | None = None
+    ) -> AsyncPages[models.WarmPolicy]:
+        """warm_policies_list."""
+        return AsyncPages(
+            self._transport,
+            "/warm-policies",
+            {"tenant": tenant, "context": context, "page_size": page_size},
+            models.WarmPolicy,
+        )
+
+
+class AsyncWebhooks(AsyncResource):
+    """Operations on webhooks."""
+
+    async def create(
+        self, *, url: str, types: Sequence[str] | None = None, tenant: str | None = None
+    ) -> models.Webhook:
+        """webhooks_create."""
+        return await self._transport.call(
+            "POST",
+            "/webhooks",
+            models.Webhook,
+            body=members({"url": url, "types": types, "tenant": tenant}),
+        )
+
+    async def delete(self, id: Id) -> None:
+        """webhooks_delete."""
+        await self._transport.call_for_json("DELETE", f"/webhooks/{path_part(id)}")
+
+    async def get(self, id: Id) -> models.Webhook:
+        """webhooks_get."""
+        return await self._transport.call("GET", f"/webhooks/{path_part(id)}", models.Webhook)
+
+    async def update(
+        self,
+        id: Id,
+        *,
+        url: str | None = None,
+        types: Sequence[str] | None = None,
+        is_active: bool | None = None,
+    ) -> models.Webhook:
+        """webhooks_update."""
+        return await self._transport.call(
+            "PATCH",
+            f"/webhooks/{path_part(id)}",
+            models.Webhook,
+            body=members({"url": url, "types": types, "is_active": is_active}),
+        )
+
+    def deliveries(self, id: Id, *, page_size: int | None = None) -> AsyncPages[models.Delivery]:
+        """webhooks_deliveries."""
+        return AsyncPages(
+            self._transport,
+            f"/webhooks/{path_part(id)}/deliveries",
+            {"page_size": page_size},
+            models.Delivery,
+        )
+
+    async def retry_delivery(self, id: Id, delivery: Id) -> models.Delivery:
+        """webhooks_retry_delivery."""
+        return await self._transport.call(
+            "POST",
+            f"/webhooks/{path_part(id)}/deliveries/{path_part(delivery)}/retry",
+            models.Delivery,
+        )
+
+    async def rotate_secret(self, id: Id) -> models.Webhook:
+        """webhooks_rotate_secret."""
+        return await self._transport.call(
+            "POST", f"/webhooks/{path_part(id)}/rotate-secret", models.Webhook
+        )
+
+    async def test(self, id: Id) -> models.Delivery:
+        """webhooks_test."""
+        return await self._transport.call(
+            "POST", f"/webhooks/{path_part(id)}/test", models.Delivery
+        )
+
+    def list(
+        self, *, tenant: str | None = None, page_size: int | None = None
+    ) -> AsyncPages[models.Webhook]:
+        """webhooks_list."""
+        return AsyncPages(
+            self._transport, "/webhooks", {"tenant": tenant, "page_size": page_size}, models.Webhook
+        )
+
+
+class AsyncOperations(AsyncResource):
+    """All of the platform's resources."""
+
+    def __init__(self, transport: AsyncTransport) -> None:
+        super().__init__(transport)
+        self.audit = AsyncAudit(transport)
+        self.contexts = AsyncContexts(transport)
+        self.engines = AsyncEngines(transport)
+        self.events = AsyncEvents(transport)
+        self.families = AsyncFamilies(transport)
+        self.family_members = AsyncFamilyMembers(transport)
+        self.jobs = AsyncJobs(transport)
+        self.keys = AsyncKeys(transport)
+        self.members = AsyncMembers(transport)
+        self.nodes = AsyncNodes(transport)
+        self.policies = AsyncPolicies(transport)
+        self.rules = AsyncRules(transport)
+        self.segments = AsyncSegments(transport)
+        self.spaces = AsyncSpaces(transport)
+        self.tenants = AsyncTenants(transport)
+        self.warm_policies = AsyncWarmPolicies(transport)
+        self.webhooks = AsyncWebhooks(transport)
+
+    async def lookup(
+        self,
+        *,
+        space: int,
+        tokens: Sequence[int] | None = None,
+        text: str | None = None,
+        messages: Sequence[Mapping[str, Any]] | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        add_generation_prompt: bool | None = None,
+        salt: str | None = None,
+    ) -> models.Lookup:
+        """lookup."""
+        return await self._transport.call(
+            "POST",
+            "/lookup",
+            models.Lookup,
+            body=members(
+                {
+                    "space": space,
+                    "tokens": tokens,
+                    "text": text,
+                    "messages": messages,
+                    "tools": tools,
+                    "chat_template_kwargs": chat_template_kwargs,
+                    "add_generation_prompt": add_generation_prompt,
+                    "salt": salt,
+                }
+            ),
+        )
+
+    async def me(self) -> models.Me:
+        """me_get."""
+        return await self._transport.call("GET", "/me", models.Me)
+
+    async def usage(self, *, range: str | None = None, tenant: str | None = None) -> models.Usage:
+        """Counters over time, summed over tenants.
+
+        Args:
+            tenant: slug; absent: all that you may see
+        """
+        return await self._transport.call(
+            "GET", "/usage", models.Usage, query={"range": range, "tenant": tenant}
+        )

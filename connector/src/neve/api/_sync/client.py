@@ -1,0 +1,157 @@
+"""The client."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from time import monotonic
+from types import TracebackType
+
+import httpx
+
+from neve.api._sync.operations import Events, Jobs, Operations
+from neve.api._sync.transport import Transport
+from neve.api.endpoint import API, checked_endpoint, checked_key, user_agent
+from neve.api.models import Job
+from neve.api.retries import pause_s
+from neve.api.sse import Event, EventLines
+from neve.api.values import Duration, Id, seconds_of
+from neve.errors import DeadlineExceeded, Unavailable
+
+FINAL_STATES = frozenset({"done", "failed", "cancelled"})
+_FIRST_POLL_S = 0.05
+_POLL_S = 1.0
+_HEARTBEAT_TIMEOUT_S = 60.0
+_TRIES_TO_RESUME = 8
+
+
+class JobsAndWait(Jobs):
+    """Jobs, and waiting for them."""
+
+    def wait(
+        self,
+        id: Id,
+        *,
+        timeout: Duration | None = None,
+        on_progress: Callable[[Job], None] | None = None,
+    ) -> Job:
+        """Waits until the job is done, failed or cancelled, and returns it.
+
+        `on_progress` gets the job each time its state or progress changed. Raises
+        `DeadlineExceeded` after `timeout`: the job goes on.
+        """
+        deadline = None if timeout is None else monotonic() + seconds_of(timeout)
+        before: tuple[str, float] | None = None
+        pause = _FIRST_POLL_S
+        while True:
+            job = self.get(id)
+            if on_progress is not None and (job.state, job.progress) != before:
+                on_progress(job)
+            before = job.state, job.progress
+            # A failed attempt that the platform repeats by itself is not the end.
+            if job.state in FINAL_STATES and job.retry_at is None:
+                return job
+            if deadline is not None and monotonic() >= deadline:
+                raise DeadlineExceeded(f"job {id} is still {job.state}: wait longer, or cancel it")
+            time.sleep(pause)
+            pause = min(_POLL_S, 2 * pause)
+
+
+class EventsAndStream(Events):
+    """Events, and following them as they come."""
+
+    def stream(
+        self, *, types: str | Sequence[str] | None = None, after: str | None = None
+    ) -> Iterator[Event]:
+        """Yields events as they happen, without end.
+
+        `after` is the id of the last event that the caller saw: later ones come first. A lost
+        connection is opened again after the last event yielded, so none is missed. Raises
+        `Unavailable` after several failures in a row.
+        """
+        failures = 0
+        while True:
+            headers = {} if after is None else {"Last-Event-ID": after}
+            try:
+                with self._transport.stream(
+                    "/events",
+                    query={"types": types},
+                    accept="text/event-stream",
+                    headers=headers,
+                    read_timeout_s=_HEARTBEAT_TIMEOUT_S,
+                ) as response:
+                    lines = EventLines()
+                    for line in response.iter_lines():
+                        failures = 0
+                        event = lines.feed(line)
+                        if event is not None:
+                            after = event.id or after
+                            yield event
+            except (Unavailable, DeadlineExceeded):
+                failures += 1
+                if failures > _TRIES_TO_RESUME:
+                    raise
+            time.sleep(pause_s(failures, None, 0.5))
+
+
+class Neve(Operations):
+    """The platform's REST API.
+
+    A client may be shared by threads or by tasks. Close it, or use it in a `with` block.
+    """
+
+    jobs: JobsAndWait
+    events: EventsAndStream
+
+    def __init__(
+        self,
+        endpoint: str,
+        api_key: str,
+        *,
+        timeout_s: float = 30.0,
+        retries: int = 5,
+        http_transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        """`endpoint` is the platform's address, such as https://cache.example.
+
+        Args:
+            timeout_s: of connecting and of each read.
+            retries: how often a request is repeated, see `AsyncTransport`.
+            http_transport: another transport of httpx, such as one with certificates of your own.
+
+        Raises:
+            Misuse: `endpoint` is no address, or `api_key` cannot be a key.
+        """
+        self._endpoint = checked_endpoint(endpoint)
+        http = httpx.Client(
+            base_url=self._endpoint + API,
+            headers={
+                "Authorization": f"Bearer {checked_key(api_key)}",
+                "User-Agent": user_agent(),
+            },
+            timeout=timeout_s,
+            transport=http_transport,
+        )
+        transport = Transport(http, retries=retries)
+        super().__init__(transport)
+        self.jobs = JobsAndWait(transport)
+        self.events = EventsAndStream(transport)
+
+    @property
+    def endpoint(self) -> str:
+        return self._endpoint
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._endpoint}>"
+
+    def close(self) -> None:
+        self._transport.close()
+
+    def __enter__(self) -> "Neve":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

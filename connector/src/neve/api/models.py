@@ -1,0 +1,780 @@
+"""Answers of the platform. Made by `make openapi` from docs/openapi.json: do not edit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from neve.api.records import Record
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Audit(Record):
+    """Names its tenant by slug."""
+
+    id: int
+    tenant: str | None
+    at: datetime
+    actor_name: str
+    request_id: str
+    action: str
+    object_type: str
+    object_id: str
+    before: Any
+    after: Any
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BlockResidence(Record):
+    """BlockResidence."""
+
+    # 32 hex digits
+    id: str
+    # hot, cold, or null: not stored
+    tier: str | None
+    # why it is not stored
+    reason: str | None
+    # whether a copy stands in S3
+    is_durable: bool
+    # 0: not stored
+    size_bytes: int
+    # number of its KV group; 0 in a space without
+    group: int
+    # whether a request that goes on behind the context's end needs it
+    is_needed: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BulkPreview(Record):
+    """BulkPreview."""
+
+    token: str | None = field(repr=False)
+    contexts: int | None
+    blocks: int | None
+    bytes: int | None
+    shared_bytes: int | None
+    freed_bytes: int | None
+    expires_at: datetime | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Context(Record):
+    """Names its tenant by slug."""
+
+    id: str
+    tenant: str | None
+    space: int
+    name: str
+    # what retention rules match
+    label: str
+    # length of the chain, times KV groups of the space
+    blocks: int
+    tokens: int
+    pinned_until: datetime | None
+    # blocks live so long
+    extended_until: datetime | None
+    expired_at: datetime | None
+    created_at: datetime
+    updated_at: datetime
+    labels: dict[str, str] | None
+    owner: str | None
+    size_bytes: int | None
+    state: str | None
+    is_pinned: bool | None
+    pin_tier: str | None
+    last_used_at: datetime | None
+    checked_at: datetime | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ContextDetail(Record):
+    """Names its tenant by slug."""
+
+    id: str
+    tenant: str | None
+    space: int
+    name: str
+    # what retention rules match
+    label: str
+    # length of the chain, times KV groups of the space
+    blocks: int
+    tokens: int
+    pinned_until: datetime | None
+    # blocks live so long
+    extended_until: datetime | None
+    expired_at: datetime | None
+    created_at: datetime
+    updated_at: datetime
+    # those that have not ended
+    pins: tuple[Pin, ...]
+    # null while the hot tier does not answer
+    residency: Residency | None
+    labels: dict[str, str] | None
+    owner: str | None
+    size_bytes: int | None
+    state: str | None
+    is_pinned: bool | None
+    pin_tier: str | None
+    last_used_at: datetime | None
+    checked_at: datetime | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Delivery(Record):
+    """Delivery."""
+
+    id: str | None
+    event: str | None
+    state: str | None
+    attempts: int | None
+    status: int | None
+    at: datetime | None
+    error: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Diff(Record):
+    """Diff."""
+
+    # false: they share nothing, even if their tokens are equal
+    same_space: bool
+    # the common beginning, in whole chunks of tokens
+    shared_tokens: int
+    shared_blocks: int
+    # first token of the chunk in which they differ; null: one is the beginning of the other, or
+    # they are of different spaces
+    parts_at_token: int | None
+    # what this context has behind the common beginning
+    only_this: Extent
+    # what the other context has behind it
+    only_other: Extent
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DryRun(Record):
+    """Blocks that would go at once. Removed: from both tiers; cooled: from the hot tier only."""
+
+    # blocks
+    looked_at: int
+    # false: it is at least so much
+    is_complete: bool
+    removed_blocks: int
+    removed_hot_bytes: int
+    removed_cold_bytes: int
+    cooled_blocks: int
+    cooled_bytes: int
+    # that would lose blocks
+    contexts: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineEndpoint(Record):
+    """EngineEndpoint."""
+
+    id: int | None
+    tenant: str | None
+    name: str | None
+    base_url: str | None
+    model: str | None
+    spaces: tuple[int, ...] | None
+    state: str | None
+    checked_at: datetime | None
+    error: str | None
+    source: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EventRow(Record):
+    """EventRow."""
+
+    id: str | None
+    type: str | None
+    at: datetime | None
+    tenant: str | None
+    subject: dict[str, Any] | None
+    data: dict[str, Any] | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Expired(Record):
+    """Expired."""
+
+    # whether nothing was changed
+    dry_run: bool
+    # blocks that leave both tiers
+    removed: int
+    removed_bytes: int
+    # blocks that stay: other contexts hold them
+    shared: int
+    shared_bytes: int
+    # of the shared ones: pinned by another context
+    pinned: int
+    # blocks that were gone before
+    lost: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Extended(Record):
+    """Extended."""
+
+    # blocks that live so long now
+    extended: int
+    # blocks that are stored nowhere any more
+    lost: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Extent(Record):
+    """Extent."""
+
+    tokens: int
+    # of all shards and KV groups
+    blocks: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Family(Record):
+    """Names its tenant by slug."""
+
+    id: int
+    tenant: str | None
+    name: str
+    # number of the producer's space
+    space: int
+    created_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FamilyMember(Record):
+    """Names its tenant by slug."""
+
+    id: int
+    tenant: str | None
+    family: str
+    model: str
+    revision: str
+    device: str
+    # name and version
+    engine: str
+    # digest of weights that were changed in place
+    weights: str
+    state: str
+    # equal in every bit, of the last proof
+    blocks: int
+    # equal but for rounding, of the last proof
+    near: int
+    # where KV differed first
+    layer: str
+    first_token: int | None
+    end_token: int | None
+    # loaded from blocks that other processes stored
+    hit_tokens: int
+    created_at: datetime
+    # attached or refused
+    decided_at: datetime | None
+    # last handshake
+    seen_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class IssuedKey(Record):
+    """Names its tenant by slug."""
+
+    id: int
+    tenant: str | None
+    name: str
+    role: str
+    prefix: str
+    created_at: datetime
+    last_used_at: datetime | None
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    # the whole key, shown only once
+    key: str | None = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job(Record):
+    """Names its tenant by slug."""
+
+    id: str
+    tenant: str | None
+    kind: str
+    state: str
+    # 0 to 1
+    progress: float
+    blocks: int
+    bytes: int
+    # facts of the kind of work
+    detail: Any
+    error: str
+    attempts: int
+    created_at: datetime
+    # of the last attempt
+    started_at: datetime | None
+    finished_at: datetime | None
+    # failed, and not tried again before
+    retry_at: datetime | None
+    duration_s: float | None
+    # not found by a tick
+    is_requested: bool
+    requested_by: str
+    cancel_asked_at: datetime | None
+    # of a request, by name
+    arguments: Any
+    # lines: {"at": time, "words": text}
+    log: Any
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Key(Record):
+    """Names its tenant by slug."""
+
+    id: int
+    tenant: str | None
+    name: str
+    role: str
+    prefix: str
+    created_at: datetime
+    last_used_at: datetime | None
+    expires_at: datetime | None
+    revoked_at: datetime | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LineageContext(Record):
+    """LineageContext."""
+
+    id: str
+    name: str
+    tokens: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LineageNode(Record):
+    """A beginning that several contexts share; the root is the empty one."""
+
+    # length of the beginning
+    tokens: int
+    # of all shards and KV groups
+    blocks: int
+    # contexts that begin so
+    context_count: int
+    # of those that share no more than this, the 10 longest
+    contexts: tuple[LineageContext, ...]
+    # longer beginnings, those of the most contexts first
+    children: tuple[LineageNode, ...]
+    # contexts that are neither in `contexts` nor below `children`: cut by the limits; 0: all are
+    # shown
+    more: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lookup(Record):
+    """Lookup."""
+
+    tokens: int | None
+    hot_tokens: int | None
+    cold_tokens: int | None
+    lost_tokens: int | None
+    usable_tokens: int | None
+    usable_hot_tokens: int | None
+    contexts: tuple[SharingContext, ...] | None
+    cost: LookupCost | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LookupCost(Record):
+    """LookupCost."""
+
+    load_s: float | None
+    compute_s: float | None
+    verdict: str | None
+    basis: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Me(Record):
+    """Me."""
+
+    name: str | None
+    role: str | None
+    scopes: tuple[str, ...] | None
+    tenants: tuple[str, ...] | None
+    expires_at: datetime | None
+    rate_limit: int | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Node(Record):
+    """Names its tenant by slug."""
+
+    id: str
+    tenant: str | None
+    space: int
+    node: str
+    # {"name": "vllm", "version": "…"}
+    engine: Any
+    opened_at: datetime
+    last_heartbeat_at: datetime
+    ended_at: datetime | None
+    breaker: str
+    # counters since the handshake
+    totals: Any
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pin(Record):
+    """A pin and who set it."""
+
+    id: int
+    owner: str
+    reason: str
+    until: datetime
+    created_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pinned(Record):
+    """Pinned."""
+
+    # yours
+    pin: Pin
+    # the latest end of all pins
+    pinned_until: datetime
+    # blocks that are pinned now
+    kept: int
+    # blocks that are stored nowhere any more
+    lost: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Policy(Record):
+    """Names its tenant by slug."""
+
+    tenant: str | None
+    flush_mode: str
+    flush_after_s: int | None
+    hot_idle_s: int | None
+    cold_ttl_s: int | None
+    max_age_s: int | None
+    priority: int
+    pin_budget_bytes: int | None
+    eviction: str
+    # a cold block read twice so close together becomes hot again; 0: never
+    promote_window_s: int
+    # when the cold quota is used up
+    # * `evict` - Make room: the longest unread leave
+    # * `refuse` - Refuse new blocks
+    cold_full: str
+    # stored blocks follow the last change by now
+    is_applied: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Quota(Record):
+    """Quota."""
+
+    hot_bytes: int
+    cold_bytes: int
+    # spaces
+    space_limit: int
+    # contexts
+    context_limit: int
+    # blocks of one context
+    context_block_limit: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Removal(Record):
+    """What is deleted."""
+
+    contexts: int
+    segments: int
+    segment_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Residency(Record):
+    """Each block that a request needs behind the context's end is hot, cold or lost. A chunk of
+    tokens is where the worst of these blocks is.
+    """
+
+    # blocks in Valkey, whether or not in S3 as well
+    hot: int
+    # blocks in S3 only
+    cold: int
+    # blocks that are stored nowhere, of those that a request needs behind the end
+    lost: int
+    # blocks in S3, whether or not in Valkey as well
+    durable: int
+    hot_bytes: int
+    cold_bytes: int
+    durable_bytes: int
+    hot_tokens: int
+    cold_tokens: int
+    lost_tokens: int
+    durable_tokens: int
+    # the longest beginning behind which a request can go on
+    usable_tokens: int
+    # the longest one for which nothing is read from S3
+    usable_hot_tokens: int
+    # lengths at which the states of linear attention are stored; null in a space without
+    states: int | None
+    blocks: tuple[BlockResidence, ...] | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ResidencyRun(Record):
+    """ResidencyRun."""
+
+    first_token: int | None
+    tokens: int | None
+    bytes: int | None
+    tier: str | None
+    is_durable: bool | None
+    reason: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rule(Record):
+    """Names its tenant by slug."""
+
+    id: int
+    tenant: str | None
+    space: int | None
+    label: str
+    # a name, or a pattern: repo-*
+    context: str
+    # lower wins between equals
+    order: int
+    # such as {"cold_ttl_s": 3600, "max_age_s": null}
+    overrides: Any
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Runs(Record):
+    """Runs."""
+
+    hot: int | None
+    cold: int | None
+    lost: int | None
+    durable: int | None
+    hot_bytes: int | None
+    cold_bytes: int | None
+    durable_bytes: int | None
+    hot_tokens: int | None
+    cold_tokens: int | None
+    lost_tokens: int | None
+    durable_tokens: int | None
+    usable_tokens: int | None
+    usable_hot_tokens: int | None
+    states: int | None
+    runs: tuple[ResidencyRun, ...] | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Segment(Record):
+    """Names its tenant by slug."""
+
+    id: int
+    tenant: str | None
+    space: int
+    uuid: str
+    object_key: str
+    state: str
+    blocks: int
+    size_bytes: int
+    # when last counted
+    live_bytes: int
+    # pieces of its chains: blocks that do not follow their parent
+    runs: int
+    # how often its blocks were merged along their chains
+    generation: int
+    # when no block was found in it; deleted after a grace time
+    unreferenced_at: datetime | None
+    created_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SharingContext(Record):
+    """SharingContext."""
+
+    id: str | None
+    name: str | None
+    shared_tokens: int | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Space(Record):
+    """Names its tenant by slug."""
+
+    id: int
+    tenant: str | None
+    name: str
+    # 32 bytes as hex
+    fingerprint: str
+    chunk_tokens: int
+    # what the node declared: neve.formats.space.SpaceIdentity
+    identity: Any
+    # of each chunk one part is stored for each of these KV groups; empty: one block with the KV
+    # of all its tokens
+    groups: tuple[SpaceGroup, ...]
+    created_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SpaceComparison(Record):
+    """SpaceComparison."""
+
+    fields: tuple[SpaceDifference, ...] | None
+    is_same: bool | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SpaceDifference(Record):
+    """SpaceDifference."""
+
+    field: str | None
+    this: Any
+    other: Any
+    remedy: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SpaceGroup(Record):
+    """A KV group of the engine: of each chunk it has one part."""
+
+    kind: str
+    # tokens of a window, the reader's own included, or of a local chunk
+    span_tokens: int | None
+    # tokens of one of the engine's blocks
+    block_tokens: int
+    # of KV, all layers; 0 for a state
+    bytes_per_token: int
+    # of one state; else 0
+    state_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tenant(Record):
+    """Tenant."""
+
+    id: int
+    slug: str
+    name: str
+    node_limit: int
+    is_active: bool
+    created_at: datetime
+    quota: Quota
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TenantMember(Record):
+    """TenantMember."""
+
+    id: int | None
+    tenant: str | None
+    user: str | None
+    role: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Unpinned(Record):
+    """Unpinned."""
+
+    # pins that ended
+    removed: int
+    # the latest end of the pins that stay; null: none stays
+    pinned_until: datetime | None
+    # blocks that other pins keep
+    kept: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Usage(Record):
+    """Usage."""
+
+    resolution_s: int
+    points: tuple[UsagePoint, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UsagePoint(Record):
+    """UsagePoint."""
+
+    # first second of the bucket, Unix time
+    bucket_ts: int
+    # of prompts, in whole blocks
+    requested_tokens: int
+    # of prompts, after their last whole blocks
+    tail_tokens: int
+    hit_hot_tokens: int
+    hit_cold_tokens: int
+    requested_blocks: int
+    hit_hot_blocks: int
+    hit_cold_blocks: int
+    hot_read_bytes: int
+    cold_read_bytes: int
+    hot_write_bytes: int
+    put_blocks: int
+    # of put_blocks: states of linear attention
+    put_states: int
+    # brought back from the cold tier
+    promoted_blocks: int
+    # of hot_write_bytes
+    promoted_bytes: int
+    put_refused: int
+    dropped: int
+    corrupt: int
+    misses: dict[str, int]
+    load_ms: dict[str, int]
+    # why `dropped` were not stored
+    drops: dict[str, int]
+    # the cold tier had no room for them
+    cold_refused_blocks: int
+    # made room in the cold tier
+    cold_evicted_blocks: int
+    # refused by the cold tier, then gone from hot
+    lost_blocks: int
+    hot_used_bytes: int | None
+    cold_used_bytes: int | None
+    # of segments in S3, until they are merged
+    cold_dead_bytes: int | None
+    # of segments in S3 that nobody names, until they are deleted
+    cold_waiting_bytes: int | None
+    dirty_bytes: int | None
+    dirty_blocks: int | None
+    dirty_oldest_s: int | None
+    # hot blocks that the cold tier refused
+    unstored_blocks: int | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WarmPolicy(Record):
+    """WarmPolicy."""
+
+    id: int | None
+    context: str | None
+    mode: str | None
+    cron: str | None
+    time_zone: str | None
+    engine: int | None
+    is_paused: bool | None
+    last_run_at: datetime | None
+    next_run_at: datetime | None
+    last_job: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Webhook(Record):
+    """Webhook."""
+
+    id: str | None
+    tenant: str | None
+    url: str | None
+    types: tuple[str, ...] | None
+    is_active: bool | None
+    secret: str | None = field(repr=False)
+    created_at: datetime | None
