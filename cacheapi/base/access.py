@@ -1,4 +1,8 @@
-"""How the APIs learn who asks, and which roles a view may name. One that names none is closed."""
+"""How the APIs learn who asks, and which roles and scopes a view may name.
+
+A view that names no role is closed; one that names no scopes needs `read` to read and `write` to
+change.
+"""
 
 from typing import Any, cast
 
@@ -8,7 +12,7 @@ from rest_framework.authentication import (
     get_authorization_header,
 )
 from rest_framework.exceptions import AuthenticationFailed
-from rest_framework.permissions import BasePermission
+from rest_framework.permissions import SAFE_METHODS, BasePermission
 from rest_framework.request import Request
 
 from tenants.keys import find_key
@@ -50,19 +54,48 @@ class Nobody(BasePermission):
         return False
 
 
+class ScopesOfView:
+    """For views: one of these scopes lets a key in. `reads`: actions that change nothing, though
+    their method is POST."""
+
+    scopes_to_read: tuple[str, ...] = (ApiKey.Scope.READ,)
+    scopes_to_change: tuple[str, ...] = (ApiKey.Scope.WRITE,)
+    reads: tuple[str, ...] = ()
+
+
+class ScopesOfContexts(ScopesOfView):
+    """For views of contexts and look-ups: a key with the scope `contexts` gets in, too."""
+
+    scopes_to_read = (ApiKey.Scope.READ, ApiKey.Scope.CONTEXTS)
+    scopes_to_change = (ApiKey.Scope.WRITE, ApiKey.Scope.CONTEXTS)
+
+
 class _RolePermission(BasePermission):
     roles: tuple[str, ...] = ()
-
-    @property
-    def message(self) -> str:
-        return f"This needs the role {' or '.join(self.roles)}."
+    message = ""
 
     def has_permission(self, request: Request, view: Any) -> bool:
-        return request.user is not None and caller(request).role in self.roles
+        if request.user is None:
+            return False
+        if caller(request).role not in self.roles:
+            self.message = f"This needs the role {' or '.join(self.roles)}."
+            return False
+        return self.has_scope(request, view)
+
+    def has_scope(self, request: Request, view: Any) -> bool:
+        """Here alone, so that no view can forget it."""
+        scopes = view if isinstance(view, ScopesOfView) else ScopesOfView
+        is_read = request.method in SAFE_METHODS or getattr(view, "action", "") in scopes.reads
+        needed = scopes.scopes_to_read if is_read else scopes.scopes_to_change
+        self.message = f"This needs a key with the scope {' or '.join(needed)}."
+        return caller(request).has_one_of(needed)
 
 
 class Nodes(_RolePermission):
     roles = (ApiKey.Role.NODE,)
+
+    def has_scope(self, request: Request, view: Any) -> bool:
+        return True  # the cache endpoint is all that a node's key may use
 
 
 class Teams(_RolePermission):

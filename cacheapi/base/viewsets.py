@@ -16,6 +16,7 @@ from cacheapi.base.access import (
     KeyAuthentication,
     Operators,
     PersonAuthentication,
+    ScopesOfView,
     Teams,
     caller,
 )
@@ -39,7 +40,7 @@ class TenantOwnedSerializer(serializers.ModelSerializer[Any]):
     tenant = serializers.CharField(source="tenant.slug", allow_null=True, read_only=True)
 
 
-class ApiView(SlowDown, StrictQuery):
+class ApiView(ScopesOfView, SlowDown, StrictQuery):
     """For keys of teams and operators, and for signed-in people."""
 
     authentication_classes = (KeyAuthentication, PersonAuthentication)

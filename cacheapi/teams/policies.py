@@ -66,6 +66,7 @@ class PoliciesView(ReadOnlyView):
     lookup_value_regex = SLUG
     orderings = ("id",)
     operators_only = ("partial_update",)
+    reads = ("dry_run",)
 
     @extend_schema(request=PolicyChangeSerializer, responses=PolicySerializer)
     def partial_update(self, request: Request, *args: Any, **kwargs: Any) -> Response:

@@ -61,6 +61,7 @@ class Env:
     context_limit: int
     context_block_limit: int
     context_blocks_limit: int
+    key_limit: int
     keep_sessions_days: int
     keep_contexts_days: int
     keep_audit_days: int
@@ -114,6 +115,7 @@ def read() -> Env:
             context_limit=_at_least(env, "NEVE_CONTEXT_LIMIT", 10_000, least=1),
             context_block_limit=_at_least(env, "NEVE_CONTEXT_BLOCK_LIMIT", 32_768, least=1),
             context_blocks_limit=_at_least(env, "NEVE_CONTEXT_BLOCKS_LIMIT", 1 << 22, least=1),
+            key_limit=_at_least(env, "NEVE_KEY_LIMIT", 100, least=1),
             keep_sessions_days=_at_least(env, "NEVE_KEEP_SESSIONS_DAYS", 30, least=0),
             keep_contexts_days=_at_least(env, "NEVE_KEEP_CONTEXTS_DAYS", 30, least=0),
             keep_audit_days=_at_least(env, "NEVE_KEEP_AUDIT_DAYS", 365, least=0),

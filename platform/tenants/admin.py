@@ -10,10 +10,10 @@ from django.http import HttpRequest
 
 from base.problems import Problem
 from neve.replay.report import format_bytes
-from tenants import services
+from tenants import issuing, services
 from tenants.admin_site import ReadOnlyAdmin, TenantOwnedAdmin
 from tenants.models import ApiKey, AuditEvent, Membership, Quota, Tenant
-from tenants.principal import actor_of
+from tenants.principal import actor_of, principal_of_person
 from tenants.room import require_room
 
 
@@ -154,7 +154,9 @@ class ApiKeyAdmin(ReadOnlyAdmin):
     @admin.action(description="Revoke the chosen keys", permissions=["view"])
     def revoke(self, request: HttpRequest, queryset: Any) -> None:
         for key in queryset:
-            services.revoke_key(key=key, actor=actor_of(request))
+            issuing.revoke_key(
+                caller=principal_of_person(request.user), key=key, actor=actor_of(request)
+            )
 
 
 @admin.register(AuditEvent)

@@ -18,6 +18,12 @@ from tenants.models import ApiKey
 ALPHABET = string.ascii_letters + string.digits
 PREFIX_CHARS = 10
 SECRET_CHARS = 40
+# Of a new key that names none. A node's key opens the cache endpoint only, which knows no scopes.
+DEFAULT_SCOPES: dict[str, tuple[str, ...]] = {
+    ApiKey.Role.NODE: (),
+    ApiKey.Role.TEAM: (ApiKey.Scope.READ, ApiKey.Scope.WRITE),
+    ApiKey.Role.OPERATOR: (ApiKey.Scope.READ, ApiKey.Scope.WRITE, ApiKey.Scope.KEYS),
+}
 
 
 def make_plaintext() -> tuple[str, str, str]:
@@ -44,8 +50,7 @@ def find_key(plaintext: str) -> ApiKey | None:
     same = hmac.compare_digest(hash_secret(secret), key.secret_hmac if key else "0" * 64)
     if key is None or not same:
         return None
-    now = timezone.now()
-    if key.revoked_at or (key.expires_at and key.expires_at <= now):
+    if key.has_ended(timezone.now()):
         return None
     if key.tenant is not None and not key.tenant.is_active:
         return None

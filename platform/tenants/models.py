@@ -1,5 +1,7 @@
 """Tenants, members and keys. Rules stand here as constraints; services change the rows."""
 
+from datetime import datetime
+
 from django.conf import settings
 from django.core.validators import RegexValidator
 from django.db import models
@@ -64,18 +66,47 @@ class Membership(models.Model):
 
 
 class ApiKey(TenantScoped):
-    """A key is a searchable prefix and a secret; only the secret's keyed hash is stored."""
+    """A key is a searchable prefix and a secret; only the secret's keyed hash is stored.
+
+    `scopes`: what a team's or operator's key may do, sorted; a node's has none. `made_by`: the team
+    key that made it, whose revocation ends it too. `rotated_from`: the key that it replaces;
+    `first_number`: of the first of these, which may be deleted by now; None: itself.
+    """
 
     class Role(models.TextChoices):
         NODE = "node"
         TEAM = "team"
         OPERATOR = "operator"
 
+    class Scope(models.TextChoices):
+        READ = "read", "Read: sees all that its role sees"
+        WRITE = "write", "Write: reads, and changes all that its role changes, except keys"
+        CONTEXTS = "contexts", "Contexts: reads and changes contexts and looks prompts up, only"
+        KEYS = "keys", "Keys: makes, rotates and revokes keys with no more scopes than its own"
+
     tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, null=True, blank=True)
     name = models.CharField(max_length=100)
     role = models.CharField(max_length=10, choices=Role)
     prefix = models.CharField(max_length=12, unique=True)
     secret_hmac = models.CharField(max_length=64)
+    scopes = models.JSONField(default=list, blank=True)
+    made_by = models.ForeignKey(
+        "self",
+        on_delete=models.SET_NULL,
+        null=True,
+        blank=True,
+        editable=False,
+        related_name="made",
+    )
+    rotated_from = models.ForeignKey(
+        "self",
+        on_delete=models.SET_NULL,
+        null=True,
+        blank=True,
+        editable=False,
+        related_name="next",
+    )
+    first_number = models.PositiveBigIntegerField(null=True, blank=True, editable=False)
     created_at = models.DateTimeField(auto_now_add=True)
     last_used_at = models.DateTimeField(null=True, blank=True)
     expires_at = models.DateTimeField(null=True, blank=True)
@@ -92,10 +123,25 @@ class ApiKey(TenantScoped):
                 condition=Q(role="operator", tenant=None)
                 | Q(role__in=("node", "team"), tenant__isnull=False),
             ),
+            models.UniqueConstraint(
+                name="apikey_rotated_once",
+                fields=("rotated_from",),
+                condition=Q(revoked_at=None, rotated_from__isnull=False),
+            ),
         ]
 
     def __str__(self) -> str:
         return f"{self.name} (neve_{self.prefix}_…)"
+
+    @property
+    def owner_number(self) -> int:
+        """The number by which pins belong to it: that of the first key of its rotations."""
+        return int(self.first_number or self.pk)
+
+    def has_ended(self, now: datetime) -> bool:
+        return self.revoked_at is not None or (
+            self.expires_at is not None and self.expires_at <= now
+        )
 
 
 class Quota(TenantOwned):

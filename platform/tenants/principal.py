@@ -1,9 +1,11 @@
 """Who asks, which tenants they see, and what they may do: for REST, pages, sockets and the admin.
 
 An operator sees every tenant, a key its own, a person the active tenants of their memberships. The
-row of a tenant that they do not see does not exist for them: 404, not 403.
+row of a tenant that they do not see does not exist for them: 404, not 403. Of what its role may do,
+a key may do what its scopes say.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
@@ -20,10 +22,12 @@ from tenants.scope import TenantScoped
 
 Row = TypeVar("Row", bound=TenantScoped)
 
+CHANGING = (ApiKey.Scope.WRITE, ApiKey.Scope.CONTEXTS)  # a key with none of them changes no row
+
 
 @dataclass(frozen=True)
 class Principal:
-    """A key or a person. `id` (`key:7`, `user:3`) stays when the name changes.
+    """A key or a person. `id` (`key:7`, `user:3`) stays when the name changes or a key is rotated.
 
     `tenant_ids` are seen; `writable_ids`, a part of them, may be changed. None: all.
     """
@@ -33,6 +37,8 @@ class Principal:
     role: str  # an ApiKey.Role; a person's is team or operator
     tenant_ids: frozenset[int] | None
     writable_ids: frozenset[int] | None
+    scopes: frozenset[str] = frozenset(ApiKey.Scope.values)  # people have all
+    key_id: int | None = None  # None: a person
 
     is_authenticated = True  # Django REST framework asks
 
@@ -43,6 +49,16 @@ class Principal:
     def may_write(self, tenant_id: int) -> bool:
         """Whether they may pin, unpin, extend, expire and delete this tenant's contexts."""
         return self.writable_ids is None or tenant_id in self.writable_ids
+
+    def may_issue_for(self, tenant_id: int) -> bool:
+        """Whether they may make keys of this tenant. A key that changes no row may make others that
+        read, so its scopes decide, not `writable_ids`."""
+        allowed = self.writable_ids if self.key_id is None else self.tenant_ids
+        return allowed is None or tenant_id in allowed
+
+    def has_one_of(self, scopes: Collection[str]) -> bool:
+        """Whether any of these scopes is theirs."""
+        return not self.scopes.isdisjoint(scopes)
 
     def tenant_rows(self) -> QuerySet[Tenant]:
         """The tenants they see, by slug."""
@@ -77,7 +93,17 @@ def principal_of_key(key: ApiKey) -> Principal:
     if key.tenant is not None:
         bind_contextvars(tenant=key.tenant.slug, tenant_id=key.tenant_id)
     ids = None if key.tenant_id is None else frozenset({key.tenant_id})
-    return Principal(f"key:{key.pk}", f"key:{key.name} (neve_{key.prefix})", key.role, ids, ids)
+    scopes = frozenset(key.scopes)
+    changes = key.role == ApiKey.Role.NODE or not scopes.isdisjoint(CHANGING)
+    return Principal(
+        id=f"key:{key.owner_number}",
+        name=f"key:{key.name} (neve_{key.prefix})",
+        role=key.role,
+        tenant_ids=ids,
+        writable_ids=ids if changes else frozenset(),
+        scopes=scopes,
+        key_id=key.pk,
+    )
 
 
 def principal_of_person(user: User | AnonymousUser) -> Principal:

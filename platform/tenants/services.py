@@ -1,7 +1,9 @@
 """Changes of tenants, keys and quotas. Each is one transaction with its audit event."""
 
+from collections.abc import Collection
 from datetime import datetime
 
+from django.core.exceptions import ValidationError
 from django.db import transaction
 from django.utils import timezone
 
@@ -208,13 +210,20 @@ def issue_key(
     tenant: Tenant | None,
     role: str,
     name: str,
+    scopes: Collection[str] | None = None,
     expires_at: datetime | None = None,
+    made_by_id: int | None = None,
+    rotated_from: ApiKey | None = None,
     actor: Actor = SYSTEM,
 ) -> tuple[ApiKey, str]:
     """A new key and its plaintext, which is shown once and kept nowhere.
 
-    Operator keys have no tenant, all others need one. Raises ValidationError.
+    Operator keys have no tenant, all others need one. `scopes` None: those of the role; `write`
+    brings `read`. Who may make which key: `tenants.issuing`. Raises ValidationError.
     """
+    given = set(keys.DEFAULT_SCOPES[role] if scopes is None else scopes)
+    if ApiKey.Scope.WRITE in given:
+        given.add(ApiKey.Scope.READ)
     plaintext, prefix, secret = keys.make_plaintext()
     key = ApiKey(
         tenant=tenant,
@@ -222,23 +231,38 @@ def issue_key(
         name=name,
         prefix=prefix,
         secret_hmac=keys.hash_secret(secret),
+        scopes=sorted(map(str, given)),
         expires_at=expires_at,
+        made_by_id=made_by_id,
+        rotated_from=rotated_from,
+        first_number=None if rotated_from is None else rotated_from.owner_number,
     )
-    key.full_clean(validate_unique=False)
+    if (role == ApiKey.Role.OPERATOR) != (tenant is None):
+        raise ValidationError("An operator key has no tenant, any other key needs one.")
+    key.full_clean(validate_unique=False, validate_constraints=False)  # the database has them
     key.save()
     record(
         actor=actor,
         tenant_id=key.tenant_id,
         action="key.issue",
         obj=key,
-        after={"name": name, "role": role, "prefix": prefix},
+        after={
+            "name": name,
+            "role": role,
+            "prefix": prefix,
+            "scopes": key.scopes,
+            "expires_at": None if expires_at is None else expires_at.isoformat(),
+        },
     )
     return key, plaintext
 
 
 @transaction.atomic
 def revoke_key(*, key: ApiKey, actor: Actor) -> ApiKey:
-    """Ends its sessions and its Valkey user at once. Revoking twice changes nothing."""
+    """Ends its sessions and its Valkey user at once. Revoking twice changes nothing.
+
+    Keys that it made stay: `tenants.issuing.revoke_key` ends them, too.
+    """
     row = ApiKey.unscoped.select_for_update().get(pk=key.pk)
     if row.revoked_at is None:
         row.revoked_at = timezone.now()
@@ -254,3 +278,19 @@ def revoke_key(*, key: ApiKey, actor: Actor) -> ApiKey:
         if row.role == ApiKey.Role.NODE and row.tenant_id is not None:
             access_ended.send(Tenant, tenant_id=row.tenant_id, key=row)
     return row
+
+
+@transaction.atomic
+def end_key_at(*, key: ApiKey, at: datetime, successor: ApiKey, actor: Actor) -> None:
+    """The key ends then, at the latest: `successor` replaces it. A node's sessions end with it."""
+    before = key.expires_at
+    key.expires_at = at
+    key.save(update_fields=["expires_at"])
+    record(
+        actor=actor,
+        tenant_id=key.tenant_id,
+        action="key.rotate",
+        obj=key,
+        before={"expires_at": None if before is None else before.isoformat()},
+        after={"expires_at": at.isoformat(), "successor": successor.pk},
+    )

@@ -1,4 +1,4 @@
-"""Deletes old rows: ended sessions, expired contexts, ended pins, audit events.
+"""Deletes old rows: ended sessions and keys, expired contexts, ended pins, audit events.
 
 How long each kind is kept is a setting (NEVE_KEEP_…_DAYS; 0: for ever). At most SLICE rows of a
 kind go at once, so that a transaction is short; the next tick goes on.
@@ -9,11 +9,11 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.conf import settings
-from django.db.models import QuerySet
+from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.utils import timezone
 
 from catalog.models import Context, NodeSession, Pin
-from tenants.models import AuditEvent
+from tenants.models import ApiKey, AuditEvent
 
 SLICE = 1000
 
@@ -39,6 +39,10 @@ def _due() -> Mapping[str, QuerySet[Any]]:
     if before := _before(settings.ENV.keep_sessions_days):
         due["sessions"] = NodeSession.unscoped.filter(ended_at__lt=before)
         # Of nodes that died.
+        ended = Q(expires_at__lt=before) | Q(revoked_at__lt=before)
+        # A key whose own keys still work stays: revoking it ends them.
+        working = ApiKey.unscoped.filter(made_by=OuterRef("pk"), revoked_at=None)
+        due["keys"] = ApiKey.unscoped.filter(ended).exclude(Exists(working))
         due["silent_sessions"] = NodeSession.unscoped.filter(
             ended_at=None, last_heartbeat_at__lt=before
         )

@@ -162,6 +162,17 @@ class TestContexts:
         assert left == {"removed": 1, "pinned_until": None, "kept": 0}
         assert team.send("post", f"{path}/unpin", {"pin": 99}).json()["field"] == "pin"
 
+    def test_a_rotated_key_owns_the_pins_of_the_old_one(self, team, operator, tenant, context):
+        path = f"/api/v1/contexts/{context.pk}"
+        pin = team.send("post", f"{path}/pin", {"for": "1d"}).json()["pin"]
+        (old,) = results(team.get("/api/v1/keys"))
+        for _ in range(2):
+            new = operator.send("post", f"/api/v1/keys/{old['id']}/rotate").json()
+            old, team = new, type(team)(new["key"])
+        assert team.send("post", f"{path}/pin", {"for": "2d"}).json()["pin"]["id"] == pin["id"]
+        assert team.send("post", f"{path}/unpin").json()["removed"] == 1
+        assert team.send("post", f"{path}/expire").status_code == 200
+
     def test_a_context_is_deleted_once(self, team, context):
         path = f"/api/v1/contexts/{context.pk}"
         assert team.delete(path).status_code == 204

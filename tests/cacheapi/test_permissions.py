@@ -1,8 +1,10 @@
 """Who may call what: tables by role, and no route, method or socket may be missing from them.
 
-The letters: n node key, t team key, o operator key; in browsers v viewer, m team member, s staff,
-x a person without a membership. Of the APIs, a caller who may gets an answer other than 401 and
-403; the rest get 403, and nobody's key 401. Pages know no keys, and have a status for each person.
+The letters: n node key; t team key and o operator key with the scopes of a new one; team keys with
+one scope: r read, w write, c contexts, k keys; p operator key with read. In browsers: v viewer, m
+team member, s staff, x a person without a membership. Of the APIs, a caller who may gets an answer
+other than 401 and 403; the rest get 403, and nobody's key 401. Pages know no keys, and have a
+status for each person.
 """
 
 import re
@@ -28,7 +30,10 @@ pytestmark = [pytest.mark.integration, pytest.mark.django_db]
 METHODS = ("get", "post", "put", "patch", "delete")
 ANYBODY = {"api:schema", "api:docs"}
 PLAIN = {"api:usage", "cache:sessions", "cache:contexts", "metrics:scrape"}  # name no row
-LOOK, ACT, OPERATE = "tovms", "toms", "os"
+LOOK, ACT = "trwopvms", "twoms"
+LOOK_AT_CONTEXTS, ACT_ON_CONTEXTS = f"{LOOK}c", f"{ACT}c"
+OVERSEE, OPERATE = "ops", "os"
+SCOPES = {"r": ["read"], "w": ["write"], "c": ["contexts"], "k": ["keys"], "p": ["read"]}
 
 TABLE = {
     ("cache:sessions", "post"): "n",
@@ -37,17 +42,17 @@ TABLE = {
     ("cache:attestation", "post"): "n",
     ("cache:segments", "get"): "n",
     ("cache:contexts", "post"): "n",
-    ("metrics:scrape", "get"): "to",
+    ("metrics:scrape", "get"): "trwop",
     ("api:usage", "get"): LOOK,
-    ("api:context-list", "get"): LOOK,
-    ("api:context-detail", "get"): LOOK,
-    ("api:context-detail", "delete"): ACT,
-    ("api:context-pin", "post"): ACT,
-    ("api:context-unpin", "post"): ACT,
-    ("api:context-expire", "post"): ACT,
-    ("api:context-extend", "post"): ACT,
-    ("api:tenant-list", "get"): OPERATE,
-    ("api:tenant-detail", "get"): OPERATE,
+    ("api:context-list", "get"): LOOK_AT_CONTEXTS,
+    ("api:context-detail", "get"): LOOK_AT_CONTEXTS,
+    ("api:context-detail", "delete"): ACT_ON_CONTEXTS,
+    ("api:context-pin", "post"): ACT_ON_CONTEXTS,
+    ("api:context-unpin", "post"): ACT_ON_CONTEXTS,
+    ("api:context-expire", "post"): ACT_ON_CONTEXTS,
+    ("api:context-extend", "post"): ACT_ON_CONTEXTS,
+    ("api:tenant-list", "get"): OVERSEE,
+    ("api:tenant-detail", "get"): OVERSEE,
     ("api:tenant-detail", "delete"): OPERATE,
     ("api:tenant-quota", "patch"): OPERATE,
     ("api:space-list", "get"): LOOK,
@@ -76,17 +81,18 @@ TABLE = {
     ("api:policy-detail", "get"): LOOK,
     ("api:policy-detail", "patch"): OPERATE,
     ("api:policy-dry-run", "post"): LOOK,
-    ("api:context-diff", "get"): LOOK,
+    ("api:context-diff", "get"): LOOK_AT_CONTEXTS,
     ("api:space-lineage", "get"): LOOK,
     ("api:rule-list", "get"): LOOK,
     ("api:rule-list", "post"): OPERATE,
     ("api:rule-detail", "get"): LOOK,
     ("api:rule-detail", "patch"): OPERATE,
     ("api:rule-detail", "delete"): OPERATE,
-    ("api:key-list", "get"): LOOK,
-    ("api:key-list", "post"): OPERATE,
-    ("api:key-detail", "get"): LOOK,
-    ("api:key-revoke", "post"): OPERATE,
+    ("api:key-list", "get"): f"{LOOK}k",
+    ("api:key-list", "post"): "okms",
+    ("api:key-detail", "get"): f"{LOOK}k",
+    ("api:key-rotate", "post"): "oms",  # k: only itself and what it made, see test_key_issuing.py
+    ("api:key-revoke", "post"): "oms",
 }
 
 # (route, method) → status for x, v, m, s. Signed out, a page leads to the login, and data is 401.
@@ -181,12 +187,15 @@ def world(db):
 
     rows["audit"] = AuditEvent.unscoped.filter(tenant=tenant).first()
     callers = {
-        letter: Client(headers={"Authorization": f"Bearer {make_key(of, role)}"})
-        for letter, of, role in (
-            ("n", tenant, "node"),
-            ("t", tenant, "team"),
-            ("o", None, "operator"),
+        letter: Client(
+            headers={"Authorization": f"Bearer {make_key(of, role, SCOPES.get(letter))}"}
         )
+        for of, role, letters in (
+            (tenant, "node", "n"),
+            (tenant, "team", "trwck"),
+            (None, "operator", "op"),
+        )
+        for letter in letters
     }
     people = {
         "v": make_person("viewer", acme="viewer"),
@@ -215,7 +224,7 @@ def address(name, rows):
 def test_each_credential_gets_what_the_table_says(world, name, method):
     rows, callers = world
     path = address(name, rows)
-    for letter in "notvms":
+    for letter in "ntrwckopvms":
         if (name, method) == ("api:context-detail", "delete"):  # each who may, takes one away
             path = address(name, {"context": make_context(rows["space"], letter)})
         answer = getattr(callers[letter], method)(path, {}, content_type="application/json")
@@ -303,7 +312,7 @@ def test_each_person_gets_what_the_table_of_pages_says(world, name):
                 rows["context"] = make_context(rows["space"], method + letter)
             answer = getattr(callers[letter], method)(page_address(name, rows))
             assert answer.status_code == status, (method, letter, answer.content)
-        for letter in "nto":  # keys open no page
+        for letter in "ntrwckop":  # keys open no page
             answer = getattr(callers[letter], method)(page_address(name, rows))
             assert is_signed_out(answer, name, method), (method, letter)
         assert is_signed_out(getattr(Client(), method)(page_address(name, rows)), name, method)

@@ -49,9 +49,9 @@ def make_tenant(slug: str | None = None, **fields: Any) -> Tenant:
     return services.create_tenant(slug=slug, name=slug.title(), **fields)
 
 
-def make_key(tenant: Tenant | None, role: str) -> str:
-    """Issue an API key; return its plaintext."""
-    return services.issue_key(tenant=tenant, role=role, name=f"{role} key")[1]
+def make_key(tenant: Tenant | None, role: str, scopes: list[str] | None = None) -> str:
+    """Issue an API key; return its plaintext. `scopes` None: those of the role."""
+    return services.issue_key(tenant=tenant, role=role, name=f"{role} key", scopes=scopes)[1]
 
 
 def make_person(name: str, *, staff: bool = False, **roles: str) -> Any:

@@ -8,8 +8,9 @@ from django.utils import timezone
 
 from catalog.models import Context, Job, NodeSession, Pin
 from support.rows import make_context, make_session, make_space, make_tenant
-from tenants.models import AuditEvent
+from tenants.models import ApiKey, AuditEvent
 from tenants.scope import tenant_scope
+from tenants.services import issue_key
 from tiering import pruning
 from workers import tasks
 
@@ -37,6 +38,11 @@ def rows(settings):
             NodeSession.objects.filter(pk=silent.pk).update(last_heartbeat_at=days_ago(age))
             Context.objects.filter(pk=context.pk).update(expired_at=days_ago(age))
             Pin.objects.create(context=context, owner=f"key:{age}", until=days_ago(age - 1.5))
+            issue_key(tenant=tenant, role="team", name=f"{age}", expires_at=days_ago(age))
+            if age == 40:  # it made a key that works
+                maker, _ = issue_key(tenant=tenant, role="team", name="maker")
+                ApiKey.objects.filter(pk=maker.pk).update(revoked_at=days_ago(age))
+                issue_key(tenant=tenant, role="team", name="made", made_by_id=maker.pk)
         make_session(space, "live")
         old = make_context(space, "not expired")
         Context.objects.filter(pk=old.pk).update(updated_at=days_ago(400))
@@ -58,13 +64,15 @@ def left():
 def test_what_is_older_than_the_settings_goes_and_the_rest_stays(rows):
     tasks.prune()
     sessions, contexts, pins, events = left()
+    assert set(ApiKey.unscoped.values_list("name", flat=True)) == {"1", "maker", "made"}
     assert sessions == {"ended 1", "silent 1", "live"}
     assert contexts == {"expired 1", "not expired"}
     assert pins == {"key:1"}
     assert events == {"1"}
     job = Job.unscoped.get(kind="prune")
     assert job.detail == {
-        **{"pins": 1, "sessions": 1, "silent_sessions": 1, "contexts": 1, "audit_events": 1}
+        **{"pins": 1, "sessions": 1, "keys": 1, "silent_sessions": 1},
+        **{"contexts": 1, "audit_events": 1},
     }
     tasks.prune()
     assert Job.unscoped.filter(kind="prune").count() == 1

@@ -10,6 +10,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from base.problems import Problem
+from cacheapi.base.access import ScopesOfContexts
 from cacheapi.base.queries import flag
 from cacheapi.base.viewsets import UUID, ReadOnlyView, checked, no_body
 from cacheapi.teams.contexts.diff import DiffAction
@@ -36,7 +37,7 @@ from contexts.residency import residency_of
 from tenants.principal import actor_of
 
 
-class ContextsView(DiffAction, ReadOnlyView):
+class ContextsView(ScopesOfContexts, DiffAction, ReadOnlyView):
     """Named chains of blocks."""
 
     model = Context

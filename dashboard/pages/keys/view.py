@@ -18,9 +18,10 @@ from django.views.decorators.http import require_http_methods
 from base import answers
 from base.problems import Problem
 from dashboard.page import page, part_of, render_page, require_operator
+from tenants.issuing import revoke_key
 from tenants.models import ApiKey
 from tenants.principal import Principal, actor_of
-from tenants.services import issue_key, revoke_key
+from tenants.services import issue_key
 
 ROWS = 50
 MOST_DAYS = 3650
@@ -52,7 +53,7 @@ def revoke(request: HttpRequest, person: Principal, key_id: int) -> HttpResponse
     require_operator(person)
     key = get_object_or_404(person.rows(ApiKey), pk=key_id)
     if request.method == "POST":
-        revoke_key(key=key, actor=actor_of(request, person))
+        revoke_key(caller=person, key=key, actor=actor_of(request, person))
         return redirect("dashboard:keys")
     context = {"asking": key, "rows": [key], "now": timezone.now()}
     return render_page(request, person, "keys", context)
