@@ -145,7 +145,7 @@ class Platform:
         print("Starting web, workers, beat and the demo node ...", flush=True)
         self._start("web")
         self._wait("web", lambda: http_status(f"{self.url}/healthz") == 200)
-        for name in ("watch", "flusher", "compactor", "worker", "beat", "demo"):
+        for name in ("watch", "flusher", "compactor", "worker", "caller", "beat", "demo"):
             self._start(name)
         took_s = time.monotonic() - began
         url = (self.env.get("NEVE_URL") or self.url).rstrip("/")

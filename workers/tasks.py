@@ -4,6 +4,7 @@ Beat's ticks and requested jobs call the same functions (`workers.kinds`).
 """
 
 from catalog import kinds
+from engines import work as engines
 from tiering import upkeep, work
 from workers.kinds import does
 
@@ -22,3 +23,4 @@ end_access = does(kinds.END_ACCESS, upkeep.end_access)
 sample = does(kinds.SAMPLE, upkeep.sample)
 prune = does(kinds.PRUNE, upkeep.prune)
 housekeeping = does(kinds.HOUSEKEEPING, upkeep.housekeeping)
+check_engines = does(kinds.CHECK_ENGINES, engines.check_engines, find=engines.tenants_with_engines)

@@ -18,6 +18,7 @@ from cacheapi.nodes import topology
 from cacheapi.nodes.view import NodeView, open_session
 from catalog import families, hot_access, sessions
 from catalog.models import NodeSession
+from engines import services as engines
 from neve.errors import MissReason, Misuse
 from neve.formats.parts import MOST_GROUPS, PartGroup
 from neve.formats.space import MAX_CHUNK_TOKENS, SpaceIdentity
@@ -203,7 +204,7 @@ class SessionsView(NodeView):
                 key=self.key,
                 node=body["node"],
                 instance=body["instance"],
-                engine=body["engine"],
+                engine={name: body["engine"][name] for name in ("name", "version")},
                 identity=body["identity"],
                 space_name=body["space"],
                 family=_applicant(body),
@@ -212,6 +213,14 @@ class SessionsView(NodeView):
                 selective_weights=body["selective_weights"],
                 actor=actor_of(request),
             )
+            if "url" in body["engine"]:
+                engines.announce(
+                    session=session,
+                    url=body["engine"]["url"],
+                    model=body["engine"]["model"],
+                    gpus=body["engine"].get("gpus"),
+                    shards=body["engine"].get("shards"),
+                )
             with hot.required():
                 hot_access.provision_user(self.key)
         answer = {

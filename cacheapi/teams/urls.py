@@ -7,6 +7,7 @@ from rest_framework.routers import SimpleRouter
 
 from cacheapi.teams.audit import AuditView
 from cacheapi.teams.contexts.view import ContextsView
+from cacheapi.teams.engines import EnginesView
 from cacheapi.teams.families import FamiliesView, MembersView
 from cacheapi.teams.jobs import JobsView
 from cacheapi.teams.keys import KeysView
@@ -25,6 +26,7 @@ router.register("tenants", TenantsView, basename="tenant")
 router.register("spaces", SpacesView, basename="space")
 router.register("families", FamiliesView, basename="family")
 router.register("family-members", MembersView, basename="member")
+router.register("engines", EnginesView, basename="engine")
 router.register("nodes", NodesView, basename="node")
 router.register("segments", SegmentsView, basename="segment")
 router.register("jobs", JobsView, basename="job")

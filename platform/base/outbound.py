@@ -75,6 +75,11 @@ class Answer:
             raise Unreachable("the answer is no JSON") from error
 
 
+def check_form(url: str, *, field: str) -> None:
+    """Refuse what is no plain http or https URL. Resolves nothing. Raises Problem (malformed)."""
+    _parse(url, field)
+
+
 def check(url: str, *, field: str) -> None:
     """Refuse a URL that `send` would refuse now. A name that does not resolve now passes.
 

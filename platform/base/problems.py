@@ -81,6 +81,19 @@ KINDS: dict[str, tuple[int, str, str]] = {
         "Pinned by others",
         "Wait until the pins that `pins` lists end, or ask their owners or an operator.",
     ),
+    "no-engine": (
+        409,
+        "No engine serves the space",
+        "Register an engine for the space (POST /api/v1/engines), have its nodes announce theirs "
+        "(option engine_url), or mend the one that `detail` names. Give token ids instead of text "
+        "where nothing need be computed.",
+    ),
+    "tokens-unknown": (
+        409,
+        "The context's tokens are unknown",
+        "A node recorded the context by its blocks alone. Repeat the request with its `tokens`, "
+        "`text` or `messages`.",
+    ),
     "limit-reached": (
         409,
         "A limit of the tenant is reached",

@@ -9,7 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-QUEUES = ("neighbours-at-risk", "data-at-risk", "speed-at-risk", "room-at-risk", "view-at-risk")
+QUEUES = (
+    *("neighbours-at-risk", "data-at-risk", "speed-at-risk", "room-at-risk", "view-at-risk"),
+    "reuse-at-risk",
+)
 REQUEST_ATTEMPTS = 5  # after these failures a request stays failed; ticks try for ever
 
 
@@ -130,12 +133,21 @@ HOUSEKEEPING = Kind(
     is_offered=False,
 )
 
+CHECK_ENGINES = Kind(
+    "check_engines",
+    "reuse-at-risk",
+    "Ask engines whether they serve their model; forget announced ones whose sessions ended.",
+    10.0,
+    is_offered=False,
+)
+
 KINDS = {
     kind.name: kind
     for kind in (
         *(WATCH, REBUILD_TENANT),
         *(FLUSH, SWEEP, COMPACT, EXPIRE, RETAIN, REMOVE_TENANT, REMOVE_SPACE),
         *(REBUILD_INDEX, END_ACCESS, SAMPLE, RECONCILE, PRUNE, HOUSEKEEPING),
+        CHECK_ENGINES,
     )
 }
 

@@ -61,6 +61,7 @@ INSTALLED_APPS = [
     "tenants",
     "events",
     "catalog",
+    "engines",
     "retention",
     "contexts",
     "tiering",

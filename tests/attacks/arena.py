@@ -15,7 +15,7 @@ from support.servers import ControlPlane, S3Server, Worker
 
 QUOTA_BYTES = 64 << 20
 MAXMEMORY = "384mb"
-QUEUES = "data-at-risk,speed-at-risk,room-at-risk,view-at-risk"
+QUEUES = "data-at-risk,speed-at-risk,room-at-risk,view-at-risk,reuse-at-risk"
 
 MAKE_TENANTS = f"""
 from retention.services import set_policy

@@ -9,6 +9,7 @@ import pytest
 from django.test import Client
 
 from catalog.models import Context, NodeSession, UsageRollup
+from engines.models import Engine
 from neve.engine import params
 from neve.formats.space import SpaceIdentity
 from neve.index.tier import HotTier
@@ -69,6 +70,21 @@ class TestHandshake:
         other = handshake | {"identity": handshake["identity"] | {"model": "another"}}
         problem = refused(node.send("post", "/cache/v1/sessions", other), 409, "limit-reached")
         assert (problem["limit"], problem["most"]) == ("space_limit", 1)
+
+    def test_an_engine_may_announce_its_address(self, opened, node, handshake, tenant):
+        address = {"url": "http://gpu-07.example:8000/v1/", "model": "tiny", "gpus": 4}
+        body = handshake | {"engine": handshake["engine"] | address}
+        answer = node.send("post", "/cache/v1/sessions", body).json()
+        engine = Engine.unscoped.get()
+        assert (engine.tenant_id, engine.source, engine.base_url, engine.model, engine.gpus) == (
+            *(tenant.pk, "announced", "http://gpu-07.example:8000", "tiny", 4),
+        )
+        assert str(engine.servings.model.unscoped.get().session_id) == answer["session"]
+        session = NodeSession.unscoped.get(pk=answer["session"])
+        assert session.engine == handshake["engine"]
+        for wrong in ({"url": "http://a"}, {"model": "a"}, address | {"url": "ftp://a"}):
+            body = handshake | {"engine": handshake["engine"] | wrong}
+            refused(node.send("post", "/cache/v1/sessions", body), 400, "malformed")
 
     def test_the_valkey_user_works_at_once(self, opened, clean_hot, tenant):
         address = opened["valkey"]

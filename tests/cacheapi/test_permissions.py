@@ -22,7 +22,14 @@ from base import live
 from dashboard import probes
 from dashboard.consumers import SIGNED_OUT
 from dashboard.routing import websocket_urlpatterns
-from support.rows import make_context, make_everything, make_key, make_person, make_tenant
+from support.rows import (
+    make_context,
+    make_engine,
+    make_everything,
+    make_key,
+    make_person,
+    make_tenant,
+)
 from support.sockets import Socket
 
 pytestmark = [pytest.mark.integration, pytest.mark.django_db]
@@ -65,6 +72,12 @@ TABLE = {
     ("api:member-list", "get"): LOOK,
     ("api:member-detail", "get"): LOOK,
     ("api:member-try-again", "post"): OPERATE,
+    ("api:engine-list", "get"): LOOK,
+    ("api:engine-list", "post"): ACT,
+    ("api:engine-detail", "get"): LOOK,
+    ("api:engine-detail", "patch"): ACT,
+    ("api:engine-detail", "delete"): ACT,
+    ("api:engine-check", "post"): ACT,
     ("api:node-list", "get"): LOOK,
     ("api:node-detail", "get"): LOOK,
     ("api:node-end", "post"): OPERATE,
@@ -227,6 +240,8 @@ def test_each_credential_gets_what_the_table_says(world, name, method):
     for letter in "ntrwckopvms":
         if (name, method) == ("api:context-detail", "delete"):  # each who may, takes one away
             path = address(name, {"context": make_context(rows["space"], letter)})
+        if (name, method) == ("api:engine-detail", "delete"):
+            path = address(name, {"engine": make_engine(rows["space"])})
         answer = getattr(callers[letter], method)(path, {}, content_type="application/json")
         refused = answer.status_code in (401, 403)
         assert refused == (letter not in TABLE[name, method]), (letter, answer.content)

@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.django_db]
 STORED = Path(__file__).with_name("query_counts.json")
 LISTS = (
     *("audit", "contexts", "jobs", "keys", "nodes", "policies", "rules", "segments", "spaces"),
-    *("tenants", "usage", "families", "family-members"),
+    *("tenants", "usage", "families", "family-members", "engines"),
 )
 
 

@@ -21,6 +21,7 @@ from catalog.models import (
     Stray,
     UsageRollup,
 )
+from engines.models import Engine, Serving
 from neve.formats.space import SpaceIdentity
 from retention import services as retention
 from tenants import services
@@ -102,6 +103,15 @@ def make_member(space: Space, model: str = "twin", **fields: Any) -> FamilyMembe
         return FamilyMember.objects.create(family=family, model=model, revision="r", **fields)
 
 
+def make_engine(space: Space, name: str | None = None, **fields: Any) -> Engine:
+    """Unchecked, and nobody listens at its address."""
+    fields = {"base_url": "http://127.0.0.1:9", "model": "tiny"} | fields
+    with tenant_scope(space.tenant_id):
+        engine = Engine.objects.create(name=name or f"e{uuid4().hex[:8]}", **fields)
+        Serving.objects.create(engine=engine, space=space)
+    return engine
+
+
 def make_everything(tenant: Tenant, count: int = 1) -> dict[str, Any]:
     """Make `count` rows of each kind that /api/v1 lists. Returns route name → last row."""
     last: dict[str, Any] = {"tenant": tenant}
@@ -132,6 +142,7 @@ def make_everything(tenant: Tenant, count: int = 1) -> dict[str, Any]:
             "job": job,
             "key": key,
             "rule": rule,
+            "engine": make_engine(space),
             "policy": tenant.retention,
         }
     return last

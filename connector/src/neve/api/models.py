@@ -169,19 +169,29 @@ class DryRun(Record):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class EngineEndpoint(Record):
-    """EngineEndpoint."""
+class Engine(Record):
+    """Names its tenant by slug."""
 
-    id: int | None
+    id: int
     tenant: str | None
-    name: str | None
-    base_url: str | None
-    model: str | None
-    spaces: tuple[int, ...] | None
-    state: str | None
+    name: str
+    # without a slash and /v1 at the end
+    base_url: str
+    # name under which the engine serves it
+    model: str
+    # numbers of the spaces that it serves
+    spaces: tuple[int, ...]
+    # TP × PP; empty: as its space says
+    gpus: int | None
+    # the key itself is never shown
+    has_api_key: bool
+    source: str
+    state: str
+    # why it is unhealthy
+    error: str
     checked_at: datetime | None
-    error: str | None
-    source: str | None
+    created_at: datetime
+    updated_at: datetime
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -285,7 +295,11 @@ class IssuedKey(Record):
     tenant: str | None
     name: str
     role: str
+    # what the key may do within its role; a node key has none
+    scopes: tuple[str, ...]
     prefix: str
+    made_by: int | None
+    rotated_from: int | None
     created_at: datetime
     last_used_at: datetime | None
     expires_at: datetime | None
@@ -335,7 +349,11 @@ class Key(Record):
     tenant: str | None
     name: str
     role: str
+    # what the key may do within its role; a node key has none
+    scopes: tuple[str, ...]
     prefix: str
+    made_by: int | None
+    rotated_from: int | None
     created_at: datetime
     last_used_at: datetime | None
     expires_at: datetime | None

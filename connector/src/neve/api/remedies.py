@@ -40,6 +40,15 @@ REMEDIES = {
     "pinned-by-others": (
         "Wait until the pins that `pins` lists end, or ask their owners or an operator."
     ),
+    "no-engine": (
+        "Register an engine for the space (POST /api/v1/engines), have its nodes announce "
+        "theirs (option engine_url), or mend the one that `detail` names. Give token ids "
+        "instead of text where nothing need be computed."
+    ),
+    "tokens-unknown": (
+        "A node recorded the context by its blocks alone. Repeat the request with its "
+        "`tokens`, `text` or `messages`."
+    ),
     "limit-reached": (
         "Delete what is no longer needed, or have the limit that `limit` names raised."
     ),

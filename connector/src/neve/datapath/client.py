@@ -108,7 +108,7 @@ class Client:
         identity: SpaceIdentity,
         *,
         node: str,
-        engine: Mapping[str, str],
+        engine: Mapping[str, str | int],
         space: str | None = None,
         family: Mapping[str, str] | None = None,
         selective_weights: str = "",

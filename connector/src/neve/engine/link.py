@@ -33,6 +33,8 @@ class Engine(NamedTuple):
     device: str = ""  # its kind: in a family, KV is equal only on the same kind
     # Digest of the weights that only some tokens reach; "" where they are not at hand.
     selective_weights: str = ""
+    model: str = ""  # name under which its server serves the model
+    gpus: int = 1  # TP × PP
 
 
 class Link:
@@ -169,6 +171,15 @@ class Link:
             self._tried.set()
             self._closing.wait(pause_s)
 
+    def _described(self) -> dict[str, str | int]:
+        """The handshake's `engine`. Platforms before announced engines refuse the address."""
+        engine = self._engine
+        known: dict[str, str | int] = {"name": engine.name, "version": engine.version}
+        if self._options.engine_url is None or not engine.model:
+            return known
+        known |= {"url": self._options.engine_url, "model": engine.model}
+        return known | {"gpus": engine.gpus, "shards": self._shards}
+
     def _open(self) -> Client:
         identity = self._identity
         space = self._options.space
@@ -180,7 +191,7 @@ class Link:
             self._options.api_key,
             identity,
             node=self._node,
-            engine={"name": self._engine.name, "version": self._engine.version},
+            engine=self._described(),
             space=space,
             family=self._family,
             selective_weights=self._engine.selective_weights,

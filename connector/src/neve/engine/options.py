@@ -38,6 +38,19 @@ def _is_one_of(value: object, choices: Sequence[object]) -> bool:
     return any(type(value) is type(choice) and value == choice for choice in choices)
 
 
+def _engine_url(value: object) -> str:
+    """Raises `Misuse`; the platform refuses the rest."""
+    if not isinstance(value, str) or "@" in value or "#" in value or len(value) > 500:
+        raise Misuse(
+            f"need an address such as http://gpu-07.example:8000, got {value!r:.80}",
+            field="engine_url",
+        )
+    try:
+        return check_url(value)
+    except Misuse as error:
+        raise Misuse(error.detail, field="engine_url") from error
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """Endpoint and key are all that a node needs; the rest has defaults.
@@ -54,6 +67,8 @@ class Options:
     `canary`: compare one in this many found prefixes with computed KV; 0: none.
     `state_every_tokens`: of the states of linear attention that the engine offers, store those at
     multiples of this, besides the last of each prompt (None: all that it offers).
+    `engine_url`: address of this engine's own HTTP server, which the platform may ask to tokenise
+    and prefill for this tenant (None: it is not told).
     """
 
     endpoint: str
@@ -75,6 +90,7 @@ class Options:
     cross_layer_blocks: bool = False
     canary: int = DEFAULT_EVERY
     state_every_tokens: int | None = None
+    engine_url: str | None = None
 
     @classmethod
     def from_config(
@@ -107,6 +123,8 @@ class Options:
                 raise Misuse(f"set it in kv_connector_extra_config or as {variable}", field=name)
         values["endpoint"] = check_url(values["endpoint"])
         values["api_key"] = check_key(values["api_key"])
+        if values.get("engine_url") is not None:
+            values["engine_url"] = _engine_url(values["engine_url"])
         for name in ("node", "space", "family", "revision"):
             if values.get(name) is None:
                 values.pop(name, None)

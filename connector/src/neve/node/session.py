@@ -120,7 +120,7 @@ class Endpoint:
         identity: SpaceIdentity,
         *,
         node: str,
-        engine: Mapping[str, str],
+        engine: Mapping[str, str | int],
         instance: str | None = None,
         space: str | None = None,
         family: Mapping[str, str] | None = None,
@@ -129,6 +129,7 @@ class Endpoint:
         groups: Sequence[PartGroup] = (),
     ) -> Session:
         """Performs the handshake. `instance`: identifies the engine in all of its handshakes.
+        `engine`: name and version; url, model, gpus and shards if the platform may call it.
 
         `family`: its name and this engine's kind of device. `selective_weights`: digest of the
         weights that only some tokens reach (rows of embeddings, experts), which a family's proof by

@@ -284,7 +284,7 @@ class NeveConnector(*_BASES):  # type: ignore[misc]  # vllm is untyped here
         side = SchedulerSide.connect(
             [shake.rank for shake in shakes],
             self._options,
-            engine=this_engine(self._options),
+            engine=this_engine(self._options, self._vllm_config),
             shards=shards(self._vllm_config, self._kv_cache_config, self._options),
             groups=self._groups,
             loads=self._kv_transfer_config.is_kv_consumer,

@@ -27,10 +27,18 @@ if TYPE_CHECKING:
     from vllm.v1.kv_cache_interface import KVCacheConfig
 
 
-def this_engine(options: Options) -> Engine:
+def this_engine(options: Options, config: "VllmConfig") -> Engine:
     """Asks for the kind of device only in a family, where KV is equal on one kind alone."""
     device = current_platform.get_device_name() if options.family is not None else ""
-    return Engine("vllm", vllm.__version__, device)
+    names = config.model_config.served_model_name  # of several, the server takes each
+    parallel = config.parallel_config
+    return Engine(
+        "vllm",
+        vllm.__version__,
+        device,
+        model=names if isinstance(names, str) else names[0],
+        gpus=parallel.tensor_parallel_size * parallel.pipeline_parallel_size,
+    )
 
 
 def shards(config: "VllmConfig", kv_cache_config: "KVCacheConfig", options: Options) -> int:
@@ -98,7 +106,7 @@ def make_worker(
         kvs,
         identity,
         options,
-        engine=this_engine(options)._replace(selective_weights=built.selective_weights()),
+        engine=this_engine(options, config)._replace(selective_weights=built.selective_weights()),
         share=share,
         step_tokens=config.scheduler_config.max_num_batched_tokens,
         groups=groups,

@@ -7,7 +7,7 @@ from neve.api import models
 from neve.api._async.paging import AsyncPages
 from neve.api._async.resource import AsyncResource
 from neve.api._async.transport import AsyncTransport
-from neve.api.values import OMIT, Duration, Id, Labels, Moment, Omit, members, path_part
+from neve.api.values import OMIT, Id, Labels, Moment, Omit, members, path_part
 
 
 class AsyncAudit(AsyncResource):
@@ -372,34 +372,46 @@ class AsyncEngines(AsyncResource):
         name: str,
         base_url: str,
         model: str,
-        tenant: str | None = None,
         spaces: Sequence[int] | None = None,
         api_key: str | None = None,
-    ) -> models.EngineEndpoint:
-        """engines_create."""
+        gpus: int | Omit | None = OMIT,
+        tenant: str | None = None,
+    ) -> models.Engine:
+        """Registers an engine and checks it at once: see `state` and `error` of the answer.
+
+        Args:
+            base_url: of the server, such as http://gpu-07.example:8000; operators allow
+                address ranges
+            model: the name under which it is served
+            spaces: numbers of the spaces that it serves: of the same model and revision
+            api_key: of the server; empty: none
+            gpus: for the cost of warming; null: TP × PP of its space
+            tenant: slug; not needed with a key of one tenant
+        """
         return await self._transport.call(
             "POST",
             "/engines",
-            models.EngineEndpoint,
+            models.Engine,
             body=members(
                 {
                     "name": name,
                     "base_url": base_url,
                     "model": model,
-                    "tenant": tenant,
                     "spaces": spaces,
                     "api_key": api_key,
-                }
+                    "tenant": tenant,
+                },
+                nullable={"gpus": gpus},
             ),
         )
 
     async def delete(self, id: Id) -> None:
-        """engines_delete."""
+        """Removes a registered engine. An announced one goes with the session of its node."""
         await self._transport.call_for_json("DELETE", f"/engines/{path_part(id)}")
 
-    async def get(self, id: Id) -> models.EngineEndpoint:
-        """engines_get."""
-        return await self._transport.call("GET", f"/engines/{path_part(id)}", models.EngineEndpoint)
+    async def get(self, id: Id) -> models.Engine:
+        """Servers of vLLM that tokenise and prefill for the tenant's spaces."""
+        return await self._transport.call("GET", f"/engines/{path_part(id)}", models.Engine)
 
     async def update(
         self,
@@ -410,12 +422,22 @@ class AsyncEngines(AsyncResource):
         model: str | None = None,
         spaces: Sequence[int] | None = None,
         api_key: str | None = None,
-    ) -> models.EngineEndpoint:
-        """engines_update."""
+        gpus: int | Omit | None = OMIT,
+    ) -> models.Engine:
+        """Changes a registered engine and checks it anew.
+
+        Args:
+            base_url: of the server, such as http://gpu-07.example:8000; operators allow
+                address ranges
+            model: the name under which it is served
+            spaces: numbers of the spaces that it serves: of the same model and revision
+            api_key: of the server; empty: none
+            gpus: for the cost of warming; null: TP × PP of its space
+        """
         return await self._transport.call(
             "PATCH",
             f"/engines/{path_part(id)}",
-            models.EngineEndpoint,
+            models.Engine,
             body=members(
                 {
                     "name": name,
@@ -423,29 +445,53 @@ class AsyncEngines(AsyncResource):
                     "model": model,
                     "spaces": spaces,
                     "api_key": api_key,
-                }
+                },
+                nullable={"gpus": gpus},
             ),
         )
 
-    async def check(self, id: Id) -> models.EngineEndpoint:
-        """engines_check."""
-        return await self._transport.call(
-            "POST", f"/engines/{path_part(id)}/check", models.EngineEndpoint
-        )
+    async def check(self, id: Id) -> models.Engine:
+        """Asks the engine now whether it serves its model."""
+        return await self._transport.call("POST", f"/engines/{path_part(id)}/check", models.Engine)
 
     def list(
         self,
         *,
-        tenant: str | None = None,
-        page_size: int | None = None,
+        name: str | None = None,
         ordering: str | None = None,
-    ) -> AsyncPages[models.EngineEndpoint]:
-        """engines_list."""
+        page_size: int | None = None,
+        source: str | None = None,
+        space: int | None = None,
+        state: str | None = None,
+        tenant: str | None = None,
+    ) -> AsyncPages[models.Engine]:
+        """Servers of vLLM that tokenise and prefill for the tenant's spaces.
+
+        Args:
+            ordering: sort key, - for descending; -created_at unless given. Rows that change
+                while you walk the pages may be missed with a key that changes.
+            page_size: rows of a page; 50 unless given
+            source: * `registered` - registered
+                * `announced` - announced
+            space: number of a space
+            state: * `unknown` - unknown
+                * `healthy` - healthy
+                * `unhealthy` - unhealthy
+            tenant: slug of the tenant
+        """
         return AsyncPages(
             self._transport,
             "/engines",
-            {"tenant": tenant, "page_size": page_size, "ordering": ordering},
-            models.EngineEndpoint,
+            {
+                "name": name,
+                "ordering": ordering,
+                "page_size": page_size,
+                "source": source,
+                "space": space,
+                "state": state,
+                "tenant": tenant,
+            },
+            models.Engine,
         )
 
 
@@ -649,41 +695,75 @@ class AsyncKeys(AsyncResource):
         *,
         name: str,
         role: str,
-        tenant: str | Omit | None = OMIT,
         expires_at: Moment | Omit | None = OMIT,
+        expires_in: str | None = None,
+        tenant: str | Omit | None = OMIT,
+        scopes: Sequence[str] | None = None,
     ) -> models.IssuedKey:
         """Issues a key. Only this answer holds the whole key; a repeated answer holds null.
+        Operators issue any. Members of role `team`, and team keys with the scope `keys`, issue
+        team keys of their tenant; a key issues none that can do more, or lives longer, than
+        itself.
 
         Args:
             role: * `node` - Node
                 * `team` - Team
                 * `operator` - Operator
-            tenant: slug; null for an operator key
+            expires_in: such as 90s, 30m, 2h, 7d, 1h30m, or ISO 8601: PT2H, P7D
+            tenant: slug; null for an operator key; absent: your only tenant
+            scopes: absent: read and write, and keys for an operator; `write` brings `read`; a
+                node key has none
         """
         return await self._transport.call(
             "POST",
             "/keys",
             models.IssuedKey,
             body=members(
-                {"name": name, "role": role}, nullable={"tenant": tenant, "expires_at": expires_at}
+                {"name": name, "role": role, "expires_in": expires_in, "scopes": scopes},
+                nullable={"expires_at": expires_at, "tenant": tenant},
             ),
         )
 
     async def get(self, id: Id) -> models.Key:
-        """API keys, without their secrets. Operators issue and revoke them."""
+        """API keys, without their secrets."""
         return await self._transport.call("GET", f"/keys/{path_part(id)}", models.Key)
 
-    async def revoke(self, id: Id) -> models.Key:
-        """Refuses the key from now on."""
-        return await self._transport.call("POST", f"/keys/{path_part(id)}/revoke", models.Key)
+    async def revoke(self, id: Id, *, keep_made: bool | None = None) -> models.Key:
+        """Refuses the key from now on, and the keys that it made.
 
-    async def rotate(self, id: Id, *, overlap: Duration | None = None) -> models.IssuedKey:
-        """keys_rotate."""
+        Args:
+            keep_made: true: keys that this key made stay; else they end, too
+        """
+        return await self._transport.call(
+            "POST",
+            f"/keys/{path_part(id)}/revoke",
+            models.Key,
+            body=members({"keep_made": keep_made}),
+        )
+
+    async def rotate(
+        self,
+        id: Id,
+        *,
+        expires_at: Moment | Omit | None = OMIT,
+        expires_in: str | None = None,
+        overlap: str | None = None,
+    ) -> models.IssuedKey:
+        """Issues a key with the same name, role and scopes, which owns the same pins; the old key
+        ends after the overlap. Only this answer holds the whole key.
+
+        Args:
+            expires_in: such as 90s, 30m, 2h, 7d, 1h30m, or ISO 8601: PT2H, P7D
+            overlap: how long the old key still works; 1h unless given: such as 90s, 30m, 2h,
+                7d, 1h30m, or ISO 8601: PT2H, P7D
+        """
         return await self._transport.call(
             "POST",
             f"/keys/{path_part(id)}/rotate",
             models.IssuedKey,
-            body=members({"overlap": overlap}),
+            body=members(
+                {"expires_in": expires_in, "overlap": overlap}, nullable={"expires_at": expires_at}
+            ),
         )
 
     def list(
@@ -691,10 +771,11 @@ class AsyncKeys(AsyncResource):
         *,
         ordering: str | None = None,
         page_size: int | None = None,
+        revoked: bool | None = None,
         role: str | None = None,
         tenant: str | None = None,
     ) -> AsyncPages[models.Key]:
-        """API keys, without their secrets. Operators issue and revoke them.
+        """API keys, without their secrets.
 
         Args:
             ordering: sort key, - for descending; -created_at unless given. Rows that change
@@ -708,7 +789,13 @@ class AsyncKeys(AsyncResource):
         return AsyncPages(
             self._transport,
             "/keys",
-            {"ordering": ordering, "page_size": page_size, "role": role, "tenant": tenant},
+            {
+                "ordering": ordering,
+                "page_size": page_size,
+                "revoked": revoked,
+                "role": role,
+                "tenant": tenant,
+            },
             models.Key,
         )
 
