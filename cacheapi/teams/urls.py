@@ -8,6 +8,7 @@ from rest_framework.routers import SimpleRouter
 from cacheapi.teams.audit import AuditView
 from cacheapi.teams.contexts.view import ContextsView
 from cacheapi.teams.engines import EnginesView
+from cacheapi.teams.events import EventsView
 from cacheapi.teams.families import FamiliesView, MembersView
 from cacheapi.teams.jobs import JobsView
 from cacheapi.teams.keys import KeysView
@@ -30,6 +31,7 @@ router.register("engines", EnginesView, basename="engine")
 router.register("nodes", NodesView, basename="node")
 router.register("segments", SegmentsView, basename="segment")
 router.register("jobs", JobsView, basename="job")
+router.register("events", EventsView, basename="event")
 router.register("audit", AuditView, basename="audit")
 router.register("policies", PoliciesView, basename="policy")
 router.register("rules", RulesView, basename="rule")

@@ -62,6 +62,20 @@ HINT_FAILED = LogEvent(
     "Open pages were not told of news: valkey-bus does not answer.",
     "Look at the Valkey of `NEVE_BUS_URL`.",
 )
+EVENT_HINTS_LOST = LogEvent(
+    "event_hints_lost",
+    WARNING,
+    ("error",),
+    "valkey-bus does not answer, so that event streams look for news once a second.",
+    "Look at the Valkey of `NEVE_BUS_URL`.",
+)
+EVENT_POLL_FAILED = LogEvent(
+    "event_poll_failed",
+    WARNING,
+    ("error",),
+    "Event streams wait: the database did not answer.",
+    "Does PostgreSQL answer, or which process holds SQLite's write lock?",
+)
 LIVE_SOCKET_CLOSED = LogEvent(
     "live_socket_closed",
     WARNING,

@@ -114,6 +114,13 @@ KINDS: dict[str, tuple[int, str, str]] = {
         "The idempotency key belongs to another request",
         "Use a new Idempotency-Key for each change; only a repetition has the same.",
     ),
+    "events-gone": (
+        410,
+        "These events are not kept any more",
+        "Some events between your position and now may be missed for ever: list what you follow "
+        "anew (contexts, jobs, nodes), then go on without Last-Event-ID, or `after` the number in "
+        "`newest`.",
+    ),
     "length-required": (
         411,
         "Length required",
@@ -121,6 +128,11 @@ KINDS: dict[str, tuple[int, str, str]] = {
     ),
     "too-large": (413, "Request too large", "Send less at once."),
     "unsupported-media-type": (415, "Unsupported media type", "Send application/json."),
+    "too-many-streams": (
+        429,
+        "Too many open streams",
+        "Close a stream of this key: several readers of one program can share one.",
+    ),
     "throttled": (429, "Too many requests", "Wait as long as Retry-After says."),
     "internal": (500, "Internal error", "Report it with the X-Request-ID of the response."),
     "database-unavailable": (

@@ -65,6 +65,9 @@ class Env:
     keep_sessions_days: int
     keep_contexts_days: int
     keep_audit_days: int
+    keep_events_days: int
+    event_limit: int  # of one tenant
+    streams: int  # of events, in one web process
 
     def secrets(self) -> list[str]:
         """Values that no log line may show, as they are written in settings and in URLs."""
@@ -119,6 +122,10 @@ def read() -> Env:
             keep_sessions_days=_at_least(env, "NEVE_KEEP_SESSIONS_DAYS", 30, least=0),
             keep_contexts_days=_at_least(env, "NEVE_KEEP_CONTEXTS_DAYS", 30, least=0),
             keep_audit_days=_at_least(env, "NEVE_KEEP_AUDIT_DAYS", 365, least=0),
+            # Webhooks are retried for more than three days.
+            keep_events_days=_at_least(env, "NEVE_KEEP_EVENTS_DAYS", 7, least=4),
+            event_limit=_at_least(env, "NEVE_EVENT_LIMIT", 50_000, least=1000),
+            streams=_at_least(env, "NEVE_STREAMS", 500, least=1),
         )
     except ValueError as error:
         raise ImproperlyConfigured(f"A NEVE_ variable has a wrong value: {error}") from error

@@ -58,14 +58,14 @@ def find_key(plaintext: str) -> ApiKey | None:
     return key
 
 
+def usable_keys() -> QuerySet[ApiKey]:
+    """Keys that `find_key` would find now."""
+    unexpired = Q(expires_at=None) | Q(expires_at__gt=timezone.now())
+    of_nobody_or_active = Q(tenant=None) | Q(tenant__is_active=True)
+    keys: QuerySet[ApiKey] = ApiKey.unscoped.filter(unexpired, of_nobody_or_active, revoked_at=None)
+    return keys
+
+
 def usable_node_keys() -> QuerySet[ApiKey]:
     """Keys of all tenants that nodes may use now, in the hot tier too."""
-    unexpired = Q(expires_at=None) | Q(expires_at__gt=timezone.now())
-    keys: QuerySet[ApiKey] = ApiKey.unscoped.filter(
-        unexpired,
-        role=ApiKey.Role.NODE,
-        revoked_at=None,
-        tenant__is_active=True,
-        tenant__cut_off_at=None,
-    )
-    return keys
+    return usable_keys().filter(role=ApiKey.Role.NODE, tenant__cut_off_at=None)

@@ -1,4 +1,4 @@
-"""Deletes old rows: ended sessions and keys, expired contexts, ended pins, audit events.
+"""Deletes old rows: ended sessions and keys, expired contexts, ended pins, audit events, events.
 
 How long each kind is kept is a setting (NEVE_KEEP_…_DAYS; 0: for ever). At most SLICE rows of a
 kind go at once, so that a transaction is short; the next tick goes on.
@@ -13,18 +13,20 @@ from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.utils import timezone
 
 from catalog.models import Context, NodeSession, Pin
+from events import order
 from tenants.models import ApiKey, AuditEvent
 
 SLICE = 1000
 
 
 def has_work() -> bool:
-    return any(rows.exists() for rows in _due().values())
+    return order.has_old() or any(rows.exists() for rows in _due().values())
 
 
 def prune() -> dict[str, int]:
     """Returns how many rows of each kind were deleted."""
-    return {name: _delete(rows) for name, rows in _due().items()}
+    counts = {name: _delete(rows) for name, rows in _due().items()}
+    return {**counts, "events": order.prune()}
 
 
 def _delete(rows: QuerySet[Any]) -> int:

@@ -88,6 +88,8 @@ TABLE = {
     ("api:job-list", "post"): OPERATE,
     ("api:job-cancel", "post"): OPERATE,
     ("api:job-retry", "post"): OPERATE,
+    ("api:event-list", "get"): LOOK,
+    ("api:event-detail", "get"): LOOK,
     ("api:audit-list", "get"): LOOK,
     ("api:audit-detail", "get"): LOOK,
     ("api:policy-list", "get"): LOOK,
@@ -229,7 +231,7 @@ def address(name, rows):
     if name.startswith("cache:"):
         return reverse(name, args=[rows["node"].pk]) + "?ids=1"
     row = rows[kind]
-    slug = {"tenant": "slug", "policy": "tenant.slug"}.get(kind, "pk")
+    slug = {"tenant": "slug", "policy": "tenant.slug", "event": "uuid"}.get(kind, "pk")
     return reverse(name, args=[attrgetter(slug)(row)])
 
 

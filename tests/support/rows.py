@@ -22,6 +22,9 @@ from catalog.models import (
     UsageRollup,
 )
 from engines.models import Engine, Serving
+from events import order
+from events.models import Event
+from events.services import Subject, emit
 from neve.formats.space import SpaceIdentity
 from retention import services as retention
 from tenants import services
@@ -132,7 +135,11 @@ def make_everything(tenant: Tenant, count: int = 1) -> dict[str, Any]:
         with tenant_scope(tenant.pk):  # already ended, so that the context can be changed
             Pin.objects.create(context=context, owner="key:0", until=timezone.now())
         member = make_member(space)
+        subject: Subject = {"type": "node", "id": f"node-{n}", "name": f"node-{n}"}
+        emit("node.up", tenant_id=tenant.pk, subject=subject)
+        order.number_all()
         last |= {
+            "event": Event.unscoped.order_by("sequence").last(),
             "space": space,
             "node": make_session(space, f"node-{n}"),
             "context": context,

@@ -195,15 +195,21 @@ class Engine(Record):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class EventRow(Record):
-    """EventRow."""
+class Event(Record):
+    """One thing that happened."""
 
-    id: str | None
-    type: str | None
-    at: datetime | None
+    # the same in lists, streams and webhooks
+    id: str
+    # grows; the id of a line of a stream
+    sequence: int
+    # such as context.stored; more may come
+    type: str
+    at: datetime
+    # slug; null: of the platform
     tenant: str | None
-    subject: dict[str, Any] | None
-    data: dict[str, Any] | None
+    subject: Subject
+    # facts of this type; members may be added
+    data: dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -673,6 +679,15 @@ class SpaceGroup(Record):
     bytes_per_token: int
     # of one state; else 0
     state_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Subject(Record):
+    """Subject."""
+
+    type: str
+    id: str
+    name: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

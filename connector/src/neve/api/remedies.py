@@ -57,9 +57,17 @@ REMEDIES = {
     "idempotency-key-reused": (
         "Use a new Idempotency-Key for each change; only a repetition has the same."
     ),
+    "events-gone": (
+        "Some events between your position and now may be missed for ever: list what you "
+        "follow anew (contexts, jobs, nodes), then go on without Last-Event-ID, or `after` "
+        "the number in `newest`."
+    ),
     "length-required": ("Send the body with a Content-Length instead of in chunks."),
     "too-large": ("Send less at once."),
     "unsupported-media-type": ("Send application/json."),
+    "too-many-streams": (
+        "Close a stream of this key: several readers of one program can share one."
+    ),
     "throttled": ("Wait as long as Retry-After says."),
     "internal": ("Report it with the X-Request-ID of the response."),
     "database-unavailable": (

@@ -496,19 +496,47 @@ class Engines(Resource):
 class Events(Resource):
     """Operations on events."""
 
+    def get(self, id: Id) -> models.Event:
+        """What happened to contexts, nodes, jobs, quotas and policies, in one order for all
+        readers.
+        """
+        return self._transport.call("GET", f"/events/{path_part(id)}", models.Event)
+
     def list(
         self,
         *,
-        types: str | Sequence[str] | None = None,
-        tenant: str | None = None,
+        after: int | None = None,
+        ordering: str | None = None,
         page_size: int | None = None,
-    ) -> Pages[models.EventRow]:
-        """events_list."""
+        subject: str | None = None,
+        tenant: str | None = None,
+        types: str | Sequence[str] | None = None,
+    ) -> Pages[models.Event]:
+        """A page of events, newest first; with `Accept: text/event-stream` a stream of new ones.
+        A stream without `after` and Last-Event-ID begins now. Answers 410 if events behind the
+        given number are not kept any more.
+
+        Args:
+            after: sequence: only events behind this one
+            ordering: sort key, - for descending; -sequence unless given. Rows that change
+                while you walk the pages may be missed with a key that changes.
+            page_size: rows of a page; 50 unless given
+            subject: id of the object
+            tenant: slug of the tenant
+            types: types or patterns: node.down,context.*
+        """
         return Pages(
             self._transport,
             "/events",
-            {"types": types, "tenant": tenant, "page_size": page_size},
-            models.EventRow,
+            {
+                "after": after,
+                "ordering": ordering,
+                "page_size": page_size,
+                "subject": subject,
+                "tenant": tenant,
+                "types": types,
+            },
+            models.Event,
         )
 
 

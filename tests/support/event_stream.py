@@ -1,0 +1,74 @@
+"""A client of server-sent events, as small as the format."""
+
+import json
+from collections.abc import Iterator
+from typing import Any, Self
+
+import urllib3
+
+
+class EventStream:
+    """`last_id` is kept over `connect`, as browsers do."""
+
+    def __init__(self, key: str, *, query: str = "", last_id: str | None = None) -> None:
+        self.key, self.query, self.last_id = key, query, last_id
+        self.comments = 0
+        self._pool = urllib3.PoolManager()
+        self._answer: Any = None
+
+    def connect(self, url: str, *, timeout_s: float = 60) -> Self:
+        headers = {"Authorization": f"Bearer {self.key}", "Accept": "text/event-stream"}
+        if self.last_id is not None:
+            headers["Last-Event-ID"] = self.last_id
+        self._answer = self._pool.request(
+            "GET", f"{url}/api/v1/events{self.query}", headers=headers, timeout=timeout_s,
+            retries=False, preload_content=False,
+        )  # fmt: skip
+        return self
+
+    @property
+    def status(self) -> int:
+        return int(self._answer.status)
+
+    def events(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """(name, data) of each event; ends with the connection, however it ends."""
+        name, data = "message", ""
+        try:
+            for line in self._lines():
+                field, _, value = line.partition(": ")
+                if line == "":
+                    if data:
+                        yield name, json.loads(data)
+                    name, data = "message", ""
+                elif field == "id":
+                    self.last_id = value
+                elif field == "event":
+                    name = value
+                elif field == "data":
+                    data = value
+                elif field == "":
+                    self.comments += 1
+        except (urllib3.exceptions.HTTPError, OSError):
+            return
+
+    def _lines(self) -> Iterator[str]:
+        rest = b""
+        while piece := self._answer.read1(65536):
+            *whole, rest = (rest + piece).split(b"\n")
+            yield from (line.decode() for line in whole)
+
+    def close(self) -> None:
+        if self._answer is not None:
+            self._answer.close()
+        self._pool.clear()
+
+
+def take(stream: EventStream, count: int) -> list[dict[str, Any]]:
+    """The next `count` events, or fewer if the connection ends."""
+    found: list[dict[str, Any]] = []
+    for name, data in stream.events():
+        assert name != "end", data
+        found.append(data)
+        if len(found) == count:
+            break
+    return found
