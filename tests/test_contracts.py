@@ -44,6 +44,10 @@ PLANTS = {
         f"{NEVE}/engine/loader.py",
         LAZY.format("neve.api"),
     ),
+    "only neve.mcp imports the SDK of the Model Context Protocol": (
+        f"{NEVE}/cli/ping.py",
+        LAZY.format("mcp"),
+    ),
     "only neve.vllm imports vllm": (f"{NEVE}/engine/loader.py", LAZY.format("vllm")),
     "only neve.engine.device and the adapters import torch": (
         f"{NEVE}/formats/ids.py",

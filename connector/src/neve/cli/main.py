@@ -21,6 +21,7 @@ from typing import Any
 import click
 
 from neve.cli.breakeven import breakeven
+from neve.cli.mcp import mcp
 from neve.cli.ping import run_checks
 from neve.cli.replay import ReplayOptions, compare_models, replay_workload
 from neve.errors import Misuse, NeveError
@@ -83,6 +84,7 @@ def main() -> None:
 
 
 main.add_command(breakeven)
+main.add_command(mcp)
 
 
 @main.command()

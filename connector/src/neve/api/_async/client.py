@@ -1,6 +1,7 @@
 """The client."""
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
 from time import monotonic
 from types import TracebackType
@@ -108,6 +109,7 @@ class AsyncNeve(AsyncOperations):
         *,
         timeout_s: float = 30.0,
         retries: int = 5,
+        verify: ssl.SSLContext | bool = True,
         http_transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         """`endpoint` is the platform's address, such as https://cache.example.
@@ -115,7 +117,9 @@ class AsyncNeve(AsyncOperations):
         Args:
             timeout_s: of connecting and of each read.
             retries: how often a request is repeated, see `AsyncTransport`.
-            http_transport: another transport of httpx, such as one with certificates of your own.
+            verify: certificates to trust; making a context takes tens of ms, so share one between
+                clients that live shortly.
+            http_transport: another transport of httpx.
 
         Raises:
             Misuse: `endpoint` is no address, or `api_key` cannot be a key.
@@ -128,6 +132,7 @@ class AsyncNeve(AsyncOperations):
                 "User-Agent": user_agent(),
             },
             timeout=timeout_s,
+            verify=verify,
             transport=http_transport,
         )
         transport = AsyncTransport(http, retries=retries)
