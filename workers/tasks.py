@@ -5,7 +5,7 @@ Beat's ticks and requested jobs call the same functions (`workers.kinds`).
 
 from catalog import kinds
 from engines import work as engines
-from tiering import upkeep, work
+from tiering import context_work, upkeep, work
 from workers.kinds import does
 
 watch = does(kinds.WATCH, work.watch)
@@ -14,6 +14,13 @@ sweep = does(kinds.SWEEP, work.sweep, find=work.tenants_of_a_whole_index)
 compact = does(kinds.COMPACT, work.compact, find=work.tenants_of_a_whole_index)
 expire = does(kinds.EXPIRE, work.expire)
 retain = does(kinds.RETAIN, work.retain, find=work.changed_tenants)
+expire_contexts = does(
+    kinds.EXPIRE_CONTEXTS, context_work.expire_contexts, find=context_work.tenants_with_ends
+)
+check_contexts = does(
+    kinds.CHECK_CONTEXTS, context_work.check_contexts, find=work.tenants_of_a_whole_index
+)
+promote = does(kinds.PROMOTE, context_work.promote, find=list)  # only on request
 remove_tenant = does(kinds.REMOVE_TENANT, work.remove_tenant, find=work.leaving_tenants)
 remove_space = does(kinds.REMOVE_SPACE, work.remove_space, find=work.leaving_spaces)
 rebuild_tenant = does(kinds.REBUILD_TENANT, work.rebuild_tenant, find=list)  # only on request

@@ -98,6 +98,15 @@ def enqueue(
     return job
 
 
+def enqueue_once(
+    kind: str, *, tenant_id: int | None = None, by: str = "", **arguments: int | str
+) -> Job | None:
+    """`enqueue`, unless such a job with these arguments waits or runs: then None."""
+    unfinished = _WAITS | Q(state=Job.State.RUNNING)
+    same = Job.unscoped.filter(unfinished, kind=kind, tenant=tenant_id, arguments=arguments)
+    return None if same.exists() else enqueue(kind, tenant_id=tenant_id, by=by, **arguments)
+
+
 def cancel(job: Job) -> bool:
     """Ends a requested job: a waiting one now, a running one at its next report.
 

@@ -70,6 +70,27 @@ SWEEP = Kind("sweep", "speed-at-risk", "Delete segments in which nothing is aliv
 COMPACT = Kind("compact", "speed-at-risk", "Merge small, scattered or half dead segments.", 30.0)
 EXPIRE = Kind("expire", "room-at-risk", "Remove expired blocks, and idle ones from hot.", 10.0)
 RETAIN = Kind("retain", "room-at-risk", "Give stored blocks a changed policy's terms.", 5.0)
+EXPIRE_CONTEXTS = Kind(
+    "expire_contexts",
+    "room-at-risk",
+    "Expire contexts whose time has come, and tell of ends that are near.",
+    10.0,
+    is_offered=False,
+)
+CHECK_CONTEXTS = Kind(
+    "check_contexts",
+    "view-at-risk",
+    "Ask the index which contexts are stored, stored in part, or lost.",
+    5.0,
+    is_offered=False,
+)
+PROMOTE = Kind(
+    "promote",
+    "speed-at-risk",
+    "Copy the cold blocks of a pinned context into the hot tier.",
+    arguments={"context_id": str},
+    is_offered=False,
+)
 REMOVE_TENANT = Kind(
     "remove_tenant",
     "room-at-risk",
@@ -146,6 +167,7 @@ KINDS = {
     for kind in (
         *(WATCH, REBUILD_TENANT),
         *(FLUSH, SWEEP, COMPACT, EXPIRE, RETAIN, REMOVE_TENANT, REMOVE_SPACE),
+        *(EXPIRE_CONTEXTS, CHECK_CONTEXTS, PROMOTE),
         *(REBUILD_INDEX, END_ACCESS, SAMPLE, RECONCILE, PRUNE, HOUSEKEEPING),
         CHECK_ENGINES,
     )

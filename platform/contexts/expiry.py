@@ -1,11 +1,14 @@
-"""Expires a context: removes its blocks from both tiers, unless another context has them."""
+"""Expires a context, now or later: removes its blocks from both tiers, unless another context has
+them.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from django.utils import timezone
 
+from base.problems import Problem
 from catalog.models import Context, Pin
 from contexts import pins, rows, stored
 from contexts.chains import Chain
@@ -14,6 +17,8 @@ from neve.index.tier import Location
 from storage import hot
 from tenants.audit import Actor
 from tenants.scope import tenant_scope
+
+MOST_AHEAD = timedelta(days=365)
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,9 @@ class Expiry:
     lost: int
 
 
+NOTHING = Expiry(removed=0, removed_bytes=0, shared=0, shared_bytes=0, pinned=0, lost=0)
+
+
 def expire(*, context: Context, actor: Actor, dry_run: bool = False) -> Expiry:
     """Expire the context, delete its pins, and remove blocks that no other context has.
 
@@ -47,12 +55,12 @@ def expire(*, context: Context, actor: Actor, dry_run: bool = False) -> Expiry:
             return _Leaving(context).expiry()
     with rows.changing(context) as row:
         pins.require_no_others(row, actor)
-        before, was_extended = rows.facts(row), row.extended_until is not None
+        before, gave_terms = rows.facts(row), stored.gives_terms(row)
         Pin.objects.filter(context=row).delete()
         row.pinned_until = row.extended_until = None
         row.hot_until = row.durable_until = row.expires_at = None
         row.expired_at, row.state = timezone.now(), Context.State.EXPIRED
-        row.save(update_fields=[*rows.ENDS, "expired_at", "state"])
+        rows.save(row, *rows.ENDS, "expired_at", "state")
         rows.note(row, "context.expire", actor, before=before, after=rows.facts(row))
     pins.settle_of(row)
     with hot.required():
@@ -65,9 +73,38 @@ def expire(*, context: Context, actor: Actor, dry_run: bool = False) -> Expiry:
             space_id=row.space_id,
             root=row.ids()[0],
             ids=leaving.shared,
-            was_extended=was_extended,
+            gave_terms=gave_terms,
         )
-    return leaving.expiry()
+    expiry = leaving.expiry()
+    data = {"removed_blocks": expiry.removed, "removed_bytes": expiry.removed_bytes}
+    rows.announce("context.expired", row, data)
+    return expiry
+
+
+def expire_at(*, context: Context, at: datetime | None, actor: Actor) -> Expiry | None:
+    """Have the context expired at a time, by `contexts.ends`; None takes that back.
+
+    It waits for pins, and a request that names the context meanwhile does not prevent it. Returns
+    the numbers of an expiry now; None if it was taken back.
+    Raises Problem: malformed (`at`), context-gone (expired already), pinned-by-others (unless the
+    actor is an operator), hot-tier-unavailable (nothing changes).
+    """
+    now = timezone.now()
+    if at is not None and not now < at <= now + MOST_AHEAD:
+        raise Problem(
+            "malformed",
+            f"at: needs to lie within the next {MOST_AHEAD.days} days, got {at.isoformat()}.",
+            field="at",
+        )
+    expiry = expire(context=context, actor=actor, dry_run=True) if at else None
+    with rows.changing(context) as row:
+        rows.require_unexpired(row)
+        before = rows.facts(row)
+        row.expires_at, row.warned_until = at, None
+        rows.save(row, "expires_at", "warned_until")
+        rows.note(row, "context.expire_at", actor, before=before, after=rows.facts(row))
+    context.expires_at = at
+    return expiry
 
 
 class _Leaving:

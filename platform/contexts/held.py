@@ -1,14 +1,16 @@
 """Terms that contexts give to the blocks in their chains. A context holds the blocks of its chain.
 
 Blocks that no context holds have their space's terms; blocks that several contexts hold have the
-most generous terms. Contexts are read only if a rule names contexts or one is extended: otherwise
-they change no terms.
+most generous terms. Contexts are read only if a rule names contexts, or one is extended or pinned
+to be durable: otherwise they change no terms.
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import datetime
 
 import numpy as np
+from django.db.models import Q
 from django.utils import timezone
 
 from catalog.models import ID_BYTES, Context
@@ -86,21 +88,32 @@ def held_terms(
         if root is not None:
             contexts = contexts.filter(space_id=root[0], root=root[1])
         if not book.looks_at_contexts:
-            # Also contexts that share blocks with an extended one: the most generous terms win.
-            extended = contexts.filter(extended_until__gt=timezone.now())
-            contexts = contexts.filter(root__in=extended.values("root"))
+            # Also contexts that share blocks with such a one: the most generous terms win.
+            now = timezone.now()
+            own = contexts.filter(Q(extended_until__gt=now) | Q(durable_until__gt=now))
+            contexts = contexts.filter(root__in=own.values("root"))
         rows = contexts.order_by().values_list(
-            "space_id", "label", "name", "extended_until", "chain"
+            *("space_id", "label", "name", "extended_until", "durable_until", "chain")
         )
         return HeldTerms(
-            (parts[space].of_chain(bytes(chain)), context_terms(book, space, label, name, until))
-            for space, label, name, until, chain in rows.iterator(chunk_size=100)
+            (
+                parts[space].of_chain(bytes(chain)),
+                context_terms(book, space, label, name, until, durable),
+            )
+            for space, label, name, until, durable, chain in rows.iterator(chunk_size=100)
         )
 
 
 def context_terms(
-    book: Rulebook, space_id: int, label: str, name: str, extended_until: datetime | None
+    book: Rulebook,
+    space_id: int,
+    label: str,
+    name: str,
+    extended_until: datetime | None,
+    durable_until: datetime | None,
 ) -> BlockTerms:
-    """Terms that one context gives to its blocks."""
+    """Terms that one context gives to its blocks. A durable pin has them flushed at once."""
     until_s = 0 if extended_until is None else int(extended_until.timestamp())
-    return book.of_context(space_id, label, name).for_blocks(until_s)
+    terms = book.of_context(space_id, label, name).for_blocks(until_s)
+    is_durable = durable_until is not None and durable_until > timezone.now()
+    return replace(terms, flush_after_s=0) if is_durable else terms

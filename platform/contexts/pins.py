@@ -4,6 +4,10 @@ In a space with KV groups a pin keeps all stored parts of the chain, also window
 amid it: every length at which a request could go on stays one, and so does a request that shares
 only the beginning.
 
+Pinned blocks stay in the tier where they are: hot ones in Valkey, cold ones in S3. A pin of the
+tier `hot` also requests copies of cold blocks in Valkey (the kind of work `promote`). One of the
+tier `durable` has hot blocks flushed at once, by the terms that its context gives them.
+
 A pin belongs to the key or person that set it; a context is pinned until its latest pin ends. The
 database is the source of truth. `settle` derives the pin ends in Valkey from it, and may be
 repeated at any time (after a failure, after `rebuild_index`).
@@ -16,17 +20,18 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
-from django.db.models import Max
+from django.db.models import Max, Q
 from django.utils import timezone
 from valkey.exceptions import ValkeyError
 
 from base import log_events
 from base.problems import Problem
+from catalog import jobs
 from catalog.models import Context, Pin
-from contexts import rows
+from contexts import rows, stored
 from contexts.chains import Chain
 from contexts.parts import Parts, parts_by_space, parts_of
-from neve.index.tier import HotTier, OverBudget
+from neve.index.tier import HotTier, Location, OverBudget, Tier
 from retention.rulebook import rulebook_of
 from storage import hot
 from tenants.audit import Actor
@@ -37,12 +42,17 @@ MAX_PIN = timedelta(days=365)
 
 @dataclass(frozen=True)
 class Pinned:
-    """`kept` blocks are pinned; `lost` ones, which a request behind the chain needs, are gone."""
+    """`kept` blocks are pinned; `lost` ones, which a request behind the chain needs, are gone.
+
+    `hot`, `durable`: how many are in Valkey and in S3 now; None unless the pin asks for a tier.
+    """
 
     pin: Pin
     pinned_until: datetime
     kept: int
     lost: int
+    hot: int | None = None
+    durable: int | None = None
 
 
 @dataclass(frozen=True)
@@ -54,14 +64,21 @@ class Unpinned:
     kept: int
 
 
-def pin(*, context: Context, until: datetime, actor: Actor, reason: str = "") -> Pinned:
+def pin(
+    *,
+    context: Context,
+    until: datetime,
+    actor: Actor,
+    reason: str = "",
+    tier: str = Pin.Tier.ANY,
+) -> Pinned:
     """Set the end of the actor's own pin; pins of others stay unchanged.
 
     Raises Problem: malformed (`until`), context-gone (expired, or no block of it is stored),
     pin-budget (nothing changes), hot-tier-unavailable (the pin is saved, and applied later as far
     as the budget allows).
     """
-    return _pin(context, until, actor, reason, must_be_there=True)
+    return _pin(context, until, actor, reason, tier, must_be_there=True)
 
 
 def pin_for(context: Context, for_s: int, actor: Actor) -> None:
@@ -74,7 +91,8 @@ def pin_for(context: Context, for_s: int, actor: Actor) -> None:
         own = Pin.objects.filter(context=context, owner=actor.owner).first()
     until = max(until, own.until if own else until)
     try:
-        _pin(context, until, actor, own.reason if own else "", must_be_there=False)
+        reason, tier = (own.reason, own.tier) if own else ("", Pin.Tier.ANY)
+        _pin(context, until, actor, reason, tier, must_be_there=False)
     except Problem as problem:
         log_events.PIN_REFUSED.log(context=context.pk, reason=problem.detail)
         if problem.kind == "pin-budget":
@@ -105,12 +123,18 @@ def unpin(
         else:
             mine = mine.filter(owner=actor.owner)
         removed = [described(each) for each in mine]
+        was_durable = row.durable_until is not None
         mine.delete()
         if removed:
             note_end(row)
             after = {**rows.facts(row), "removed": removed}
             rows.note(row, "context.unpin", actor, before=before, after=after)
+            for each in removed:
+                rows.announce("context.unpinned", row, {"owner": each["owner"]})
     kept = settle_of(row)
+    if was_durable and row.durable_until is None:
+        with hot.required():
+            stored.hold_or_follow_later(row, anew=True)
     return Unpinned(len(removed), row.pinned_until if row.is_pinned else None, kept)
 
 
@@ -137,17 +161,24 @@ def described(row: Pin) -> dict[str, Any]:
         "id": row.pk,
         "owner": row.owner_name,
         "reason": row.reason,
+        "tier": row.tier,
         "until": row.until.isoformat(),
     }
 
 
 def note_end(context: Context) -> None:
-    """After a change of pins, in its transaction: update the latest end, delete ended pins."""
+    """After a change of pins, in its transaction: update the latest ends, delete ended pins."""
     now = timezone.now()
     pins = Pin.objects.filter(context=context)
     pins.filter(until__lte=now).delete()
-    context.pinned_until = pins.aggregate(latest=Max("until"))["latest"]
-    context.save(update_fields=["pinned_until"])
+    ends = pins.aggregate(
+        pinned_until=Max("until"),
+        hot_until=Max("until", filter=Q(tier=Pin.Tier.HOT)),
+        durable_until=Max("until", filter=Q(tier=Pin.Tier.DURABLE)),
+    )
+    for name, end in ends.items():
+        setattr(context, name, end)
+    rows.save(context, *ends)
 
 
 def settle_of(context: Context) -> int:
@@ -230,7 +261,7 @@ def _grant(tier: HotTier, ids: list[bytes], end_s: int, budget_bytes: int | None
 
 
 def _pin(
-    context: Context, until: datetime, actor: Actor, reason: str, *, must_be_there: bool
+    context: Context, until: datetime, actor: Actor, reason: str, tier: str, *, must_be_there: bool
 ) -> Pinned:
     now = timezone.now()
     if not now < until <= now + MAX_PIN:
@@ -247,11 +278,18 @@ def _pin(
             own, _ = Pin.objects.update_or_create(
                 context=row,
                 owner=actor.owner,
-                defaults={"until": until, "reason": reason, "owner_name": actor.name[:200]},
+                defaults={
+                    **{"until": until, "reason": reason, "tier": tier},
+                    "owner_name": actor.name[:200],
+                },
             )
             note_end(row)
-            after = {**rows.facts(row), "pin": described(own)}
-            rows.note(row, "context.pin", actor, before=before, after=after)
+            pinned = described(own)
+            rows.note(
+                row, "context.pin", actor, before=before, after={**rows.facts(row), "pin": pinned}
+            )
+            told = {name: pinned[name] for name in ("until", "owner", "reason", "tier")}
+            rows.announce("context.pinned", row, told)
             there = _charge(row, terms.pin_budget_bytes)
             if there == 0 and must_be_there:
                 raise rows.lost(row)
@@ -274,7 +312,32 @@ def _pin(
         there = kept if there is None else there
     else:
         kept = there
-    return Pinned(own, pinned_until, kept, _lost(row, there))
+    is_hot, is_durable = _take_to_tiers(row, tier, actor)
+    return Pinned(own, pinned_until, kept, _lost(row, there), is_hot, is_durable)
+
+
+def _take_to_tiers(context: Context, tier: str, actor: Actor) -> tuple[int | None, int | None]:
+    """Has blocks flushed, or requests their promotion. Returns how many are hot and durable now.
+
+    Raises Problem (hot-tier-unavailable).
+    """
+    if tier == Pin.Tier.ANY:
+        return None, None
+    with hot.required():
+        if tier == Pin.Tier.DURABLE:
+            stored.hold_or_follow_later(context)
+        blocks = Parts(context.space).of(context.ids())
+        answers = hot.hot_tier(context.tenant_id).match(blocks)
+    found = [answer for answer in answers if isinstance(answer, Location)]
+    cold_only = sum(answer.tier is Tier.COLD for answer in found)
+    if tier == Pin.Tier.HOT and cold_only:
+        request_promotion(context, actor.name)
+    return len(found) - cold_only, sum(answer.is_cold for answer in found)
+
+
+def request_promotion(context: Context, by: str) -> None:
+    """Requests copies of the context's cold blocks in Valkey, unless such a job waits or runs."""
+    jobs.enqueue_once("promote", tenant_id=context.tenant_id, by=by, context_id=str(context.pk))
 
 
 def _lost(context: Context, stored: int) -> int:

@@ -1,7 +1,7 @@
 """Where the blocks of a context are: hot, cold, durable or lost, and where a request can go on."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from catalog.models import Context
@@ -28,6 +28,20 @@ class BlockPlace:
     size_bytes: int
     group: int
     is_needed: bool
+
+
+@dataclass(frozen=True)
+class Run:
+    """Neighbouring chunks that are in one place. `first_token` counts from 0. `bytes`: of their
+    stored blocks. `tier`: hot (all needed blocks are), cold (one is only there), None (one is lost,
+    for `reason`). `is_durable`: all needed blocks are in S3."""
+
+    first_token: int
+    tokens: int
+    bytes: int
+    tier: str | None
+    is_durable: bool
+    reason: str | None
 
 
 @dataclass(frozen=True)
@@ -58,6 +72,7 @@ class Residency:
     usable_tokens: int = 0
     usable_hot_tokens: int = 0
     states: int | None = None
+    runs: tuple[Run, ...] = ()
     blocks: tuple[BlockPlace, ...] = ()
 
 
@@ -90,6 +105,7 @@ def residency_of(context: Context) -> Residency:
         cold_bytes=sum(each.size_bytes for each in cold_ones),
         durable_bytes=sum(each.size_bytes for each in durable),
         states=_states(parts, rows),
+        runs=_runs(context, rows, _rows(needed, width)),
         **_tokens(context, parts, rows, _rows(needed, width)),
         blocks=tuple(
             _place(id_, answer, number % len(parts.groups) if parts.groups else 0, is_needed)
@@ -103,11 +119,42 @@ def _states(parts: Parts, chunks: Sequence[Sequence[Answer]]) -> int | None:
     places = [n for n, group in enumerate(parts.groups) if group.kind is PartKind.STATE]
     if not places:
         return None
-    return sum(not any(_is_lost(row[n]) for n in places) for row in chunks)
+    return sum(not any(is_lost(row[n]) for n in places) for row in chunks)
 
 
 def _rows(each: Sequence[T], width: int) -> list[Sequence[T]]:
     return [each[first : first + width] for first in range(0, len(each), width)]
+
+
+def _runs(
+    context: Context, chunks: Sequence[Sequence[Answer]], needed: Sequence[Sequence[bool]]
+) -> tuple[Run, ...]:
+    """`chunks`, `needed`: of each chunk its blocks, in one order."""
+    each = context.tokens / max(1, len(chunks))
+    runs: list[Run] = []
+    for n, (row, which) in enumerate(zip(chunks, needed, strict=True)):
+        # Of a chunk that needs nothing, what is there tells.
+        answers = [answer for answer, is_needed in zip(row, which, strict=True) if is_needed] or row
+        lost = next((answer for answer in answers if isinstance(answer, MissReason)), None)
+        tier = None if lost else Tier.HOT if all(map(_is_hot, answers)) else Tier.COLD
+        first = round(n * each)
+        run = Run(
+            first_token=first,
+            tokens=round((n + 1) * each) - first,
+            bytes=sum(answer.size_bytes for answer in row if isinstance(answer, Location)),
+            tier=tier and tier.value,
+            is_durable=all(map(_is_durable, answers)),
+            reason=lost and lost.value,
+        )
+        if runs and _place_of(runs[-1]) == _place_of(run):
+            last = runs.pop()
+            run = replace(last, tokens=last.tokens + run.tokens, bytes=last.bytes + run.bytes)
+        runs.append(run)
+    return tuple(runs)
+
+
+def _place_of(run: Run) -> tuple[str | None, bool, str | None]:
+    return run.tier, run.is_durable, run.reason
 
 
 def _tokens(
@@ -127,14 +174,19 @@ def _tokens(
     for row in members:
         # Without full attention nothing amid the chain is needed: such a chunk is where the end is.
         row = row or at_end
-        is_lost = any(map(_is_lost, row))
-        totals["lost"] += is_lost
+        has_lost = any(map(is_lost, row))
+        totals["lost"] += has_lost
         totals["hot"] += all(map(_is_hot, row))
-        totals["cold"] += not is_lost and not all(map(_is_hot, row))
+        totals["cold"] += not has_lost and not all(map(_is_hot, row))
         totals["durable"] += all(map(_is_durable, row))
-    totals["usable"] = _usable(parts, chunks, lambda answer: not _is_lost(answer))
+    totals["usable"] = _usable(parts, chunks, lambda answer: not is_lost(answer))
     totals["usable_hot"] = _usable(parts, chunks, _is_hot)
     return {f"{name}_tokens": round(count * each) for name, count in totals.items()}
+
+
+def usable_chunks(parts: Parts, answers: Sequence[Answer], width: int) -> int:
+    """The first chunks behind which a request can go on. `width`: blocks of a chunk."""
+    return _usable(parts, _rows(answers, width), lambda answer: not is_lost(answer))
 
 
 def _usable(
@@ -151,7 +203,7 @@ def _usable(
     return whole.index(False) if False in whole else len(whole)
 
 
-def _is_lost(answer: Answer) -> bool:
+def is_lost(answer: Answer) -> bool:
     return isinstance(answer, MissReason)
 
 

@@ -1,6 +1,6 @@
-"""Locking, checks and audit events that all changes of a context's row share."""
+"""Locking, checks, audit and events that all changes of a context's row share."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
@@ -9,6 +9,7 @@ from django.db import transaction
 
 from base.problems import Problem
 from catalog.models import Context
+from events.services import Subject, emit
 from tenants.audit import Actor, record
 from tenants.scope import tenant_scope
 
@@ -27,6 +28,12 @@ def changing(context: Context) -> Iterator[Context]:
         if row is None:
             raise Problem("not-found", "This context was deleted.")
         yield row
+
+
+def save(context: Context, *fields: str) -> None:
+    """Writes a change that somebody made to a locked row, as a new revision."""
+    context.revision += 1
+    context.save(update_fields=[*fields, "revision"])
 
 
 def require_unexpired(context: Context) -> None:
@@ -57,10 +64,12 @@ def facts(context: Context) -> dict[str, Any]:
     return {
         "name": context.name,
         "label": context.label,
+        "labels": context.labels,
         "blocks": context.blocks,
         "tokens": context.tokens,
         "pinned_until": iso(context.pinned_until),
         "extended_until": iso(context.extended_until),
+        "expires_at": iso(context.expires_at),
         "expired_at": iso(context.expired_at),
     }
 
@@ -82,3 +91,17 @@ def note(
         before=before,
         after=after,
     )
+
+
+def announce(kind: str, context: Context, data: Mapping[str, Any] | None = None) -> None:
+    """Emits an event of `events.kinds`. Inside the transaction of the change."""
+    emit(kind, tenant_id=context.tenant_id, subject=subject(context), data=data)
+
+
+def subject(context: Context) -> Subject:
+    return {"type": "context", "id": str(context.pk), "name": context.name}
+
+
+def stored_data(context: Context) -> dict[str, Any]:
+    """Members of `context.stored`."""
+    return {"space": context.space.name, "blocks": context.blocks, "tokens": context.tokens}

@@ -1,20 +1,23 @@
-"""Named contexts: record, extend, delete. See also `contexts.expiry`, `contexts.pins`.
+"""Named contexts: record, change, extend, delete. See also `contexts.expiry`, `contexts.pins`.
 
 Extensions are stored in the database, as pins are. `contexts.stored` derives the terms of blocks
 from them, and may repeat that at any time (after a failure, after `rebuild_index`).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
-from django.db import transaction
+from django.db import IntegrityError, transaction
 from django.utils import timezone
 from valkey.exceptions import ValkeyError
 
 from base import log_events
+from base.problems import Problem
 from catalog import limits
 from catalog.models import Context, NodeSession
 from contexts import pins, rows, stored
+from contexts.labels import added, merged
 from contexts.parts import Parts
 from storage import hot
 from tenants.audit import Actor
@@ -38,14 +41,15 @@ def record(
     label: str | None,
     pin_s: int | None,
     actor: Actor,
+    labels: Mapping[str, str] | None = None,
 ) -> tuple[Context, bool]:
     """Upsert by (tenant, space, name); return the context and whether it is new.
 
     Call inside the tenant's scope. Existing pins move to the new chain, as far as the pin budget
     allows; a new pin over the budget is refused as a whole, but the context is recorded. A `label`
-    of None keeps the old label. `ids`: the chain; in a space with KV groups each id stands for one
-    part of every group. A Valkey outage is no failure: the next walk updates terms, the
-    next change of a pin or rebuild updates pins.
+    of None keeps the old label; `labels` add to the old ones. `ids`: the chain; in a space with KV
+    groups each id stands for one part of every group. A Valkey outage is no failure: the next walk
+    updates terms, the next change of a pin or rebuild updates pins.
     Raises Problem (limit-reached): too many contexts, or blocks of this one or of all.
     """
     blocks = len(ids) * max(1, len(session.space.groups))
@@ -58,12 +62,16 @@ def record(
         is_relabelled = not created and label is not None and label != context.label
         context.chain, context.blocks, context.tokens = b"".join(ids), blocks, tokens
         context.label = context.label if label is None else label
+        context.labels = added(context.labels, labels or {})
+        is_news = created or context.state != Context.State.STORED
         context.expired_at, context.updated_at, context.last_used_at = None, now, now
         context.state = Context.State.STORED
         context.save()
         # No audit event when an agent's requests lengthen a context: the trail shows decisions.
         if created:
             rows.note(context, "context.record", actor, before=before, after=rows.facts(context))
+        if is_news:
+            rows.announce("context.stored", context, rows.stored_data(context))
 
     def settle() -> None:
         stored.hold_or_follow_later(context, anew=is_relabelled)
@@ -74,6 +82,46 @@ def record(
     if pin_s is not None:
         pins.pin_for(context, pin_s, actor)
     return context, created
+
+
+def change(
+    *,
+    context: Context,
+    actor: Actor,
+    name: str | None = None,
+    label: str | None = None,
+    labels: Mapping[str, str | None] | None = None,
+) -> Context:
+    """Rename a context, or change what it is labelled. None keeps a value; in `labels` it removes
+    one. Blocks get the terms of rules that match the new name and label; if Valkey does not answer,
+    by the next walk.
+
+    Raises Problem: conflict (the space has a context of this name), malformed (too many labels).
+    """
+    with rows.changing(context) as row:
+        before = rows.facts(row)
+        row.name = row.name if name is None else name
+        row.label = row.label if label is None else label
+        row.labels = merged(row.labels, labels or {})
+        after = rows.facts(row)
+        if after == before:
+            return row
+        row.updated_at = timezone.now()
+        try:
+            with transaction.atomic():
+                rows.save(row, "name", "label", "labels", "updated_at")
+        except IntegrityError:
+            raise Problem(
+                "conflict", f"name: the space has a context {row.name} already.", field="name"
+            ) from None
+        rows.note(row, "context.update", actor, before=before, after=after)
+        if (row.name, row.label) != (before["name"], before["label"]):
+            transaction.on_commit(lambda: _settle(row), robust=True)
+    return row
+
+
+def _settle(context: Context) -> None:
+    stored.hold_or_follow_later(context, anew=True)
 
 
 def extend(*, context: Context, for_s: int, actor: Actor) -> Extended:
@@ -89,7 +137,7 @@ def extend(*, context: Context, for_s: int, actor: Actor) -> Extended:
         before = rows.facts(row)
         row.extended_until = max(until, row.extended_until or until)
         row.updated_at = timezone.now()
-        row.save(update_fields=["extended_until", "updated_at"])
+        rows.save(row, "extended_until", "updated_at")
         rows.note(row, "context.extend", actor, before=before, after=rows.facts(row))
         try:
             there = stored.hold_or_follow_later(row)
@@ -116,8 +164,9 @@ def delete(*, context: Context, actor: Actor) -> None:
         pins.require_no_others(row, actor)
         tenant_id, space_id, ids = row.tenant_id, row.space_id, row.ids()
         blocks = Parts(row.space).of(ids)
-        was_pinned, was_extended = row.is_pinned, row.extended_until is not None
+        was_pinned, gave_terms = row.is_pinned, stored.gives_terms(row)
         rows.note(row, "context.delete", actor, before=rows.facts(row), after=None)
+        rows.announce("context.deleted", row)
         row.delete()
     try:
         if was_pinned:
@@ -127,7 +176,7 @@ def delete(*, context: Context, actor: Actor) -> None:
             space_id=space_id,
             root=ids[0],
             ids=blocks,
-            was_extended=was_extended,
+            gave_terms=gave_terms,
         )
     except ValkeyError as error:
         log_events.DELETED_CONTEXT_NOT_SETTLED.log(context=context.pk, error=error)

@@ -144,10 +144,15 @@ def hold(context: Context) -> int:
     chains; makes no call if contexts change no terms. Returns how many blocks are in the index.
     """
     book = rulebook_of(context.tenant_id)
-    if not book.looks_at_contexts and context.extended_until is None:
+    if not book.looks_at_contexts and not gives_terms(context):
         return 0
     terms = context_terms(
-        book, context.space_id, context.label, context.name, context.extended_until
+        book,
+        context.space_id,
+        context.label,
+        context.name,
+        context.extended_until,
+        context.durable_until,
     )
     in_space = book.of_space(context.space_id)
     return hot.hot_tier(context.tenant_id).retain(
@@ -157,6 +162,11 @@ def hold(context: Context) -> int:
         join=True,
         flush=terms.flush_after_s != in_space.flush_after_s,
     )
+
+
+def gives_terms(context: Context) -> bool:
+    """Whether an extension or a durable pin gives the blocks terms of their own."""
+    return context.extended_until is not None or context.durable_until is not None
 
 
 def hold_or_follow_later(context: Context, *, anew: bool = False) -> int:
@@ -171,13 +181,13 @@ def hold_or_follow_later(context: Context, *, anew: bool = False) -> int:
 
 
 def settle_or_follow_later(
-    *, tenant_id: int, space_id: int, root: bytes, ids: Sequence[bytes], was_extended: bool
+    *, tenant_id: int, space_id: int, root: bytes, ids: Sequence[bytes], gave_terms: bool
 ) -> None:
     """`settle` for the blocks of a removed context, if contexts change terms.
 
     If Valkey does not answer, raises valkey's errors, and the next walk does the work.
     """
-    if ids and (was_extended or rulebook_of(tenant_id).looks_at_contexts):
+    if ids and (gave_terms or rulebook_of(tenant_id).looks_at_contexts):
         with _or_by_the_next_walk(tenant_id):
             settle(tenant_id=tenant_id, space_id=space_id, root=root, ids=ids)
 

@@ -182,7 +182,11 @@ SPECTACULAR_SETTINGS = {
         "drf_spectacular.hooks.postprocess_schema_enums",
         "cacheapi.base.openapi.add_problems",
     ],
-    "ENUM_NAME_OVERRIDES": {"MemberStateEnum": [each.value for each in MemberState]},
+    "ENUM_NAME_OVERRIDES": {
+        "MemberStateEnum": [each.value for each in MemberState],
+        "ContextStateEnum": "catalog.models.Context.State",
+        "PinTierEnum": "catalog.models.Pin.Tier",
+    },
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     # It needs only empty querysets, but `objects` refuses even these outside of a tenant scope.

@@ -29,7 +29,12 @@ KINDS = {
             "context.pinned",
             "context",
             "Somebody pinned a context, or changed their pin.",
-            {"until": "end of the pin", "owner": "who pinned", "reason": "as given"},
+            {
+                "until": "end of the pin",
+                "owner": "who pinned",
+                "reason": "as given",
+                "tier": "any, hot or durable",
+            },
         ),
         EventKind(
             "context.unpinned",

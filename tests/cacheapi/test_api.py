@@ -115,9 +115,11 @@ class TestContexts:
         numbers = {"removed": 1, "removed_bytes": 100, "shared": 1, "shared_bytes": 100}
         numbers |= {"pinned": 0, "lost": 1}
         preview = team.send("post", f"{path}/expire", {"dry_run": True})
-        assert preview.json() == {"dry_run": True, **numbers}
+        assert preview.json() == {"dry_run": True, "expires_at": None, **numbers}
         assert team.get(path).json()["expired_at"] is None
-        assert team.send("post", f"{path}/expire").json() == {"dry_run": False, **numbers}
+        assert team.send("post", f"{path}/expire").json() == {
+            **{"dry_run": False, "expires_at": None, **numbers}
+        }
         residency = team.get(path).json()["residency"]
         assert (residency["hot"], residency["lost"]) == (1, 2)
         assert team.get(f"/api/v1/contexts/{sharer.pk}").json()["residency"]["hot"] == 1

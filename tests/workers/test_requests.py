@@ -23,7 +23,7 @@ with tenant_scope(tenant.pk):
     space = Space.objects.create(
         tenant=tenant, name="s", fingerprint="0" * 64, identity={}, chunk_tokens=16
     )
-known = {"space_id": space.pk, "leaving_id": gone.pk}
+known = {"space_id": space.pk, "leaving_id": gone.pk, "context_id": "0" * 32}
 asked = [
     jobs.enqueue(
         kind.name,

@@ -8,6 +8,7 @@ from rest_framework import serializers
 
 from cacheapi.base.fields import (
     MAX_DURATION_S,
+    Choice,
     DeprecatedNumber,
     Duration,
     Flag,
@@ -16,18 +17,49 @@ from cacheapi.base.fields import (
     Text,
     WholeNumber,
 )
+from cacheapi.base.labels import LabelChanges, Labels
 from cacheapi.base.viewsets import TenantOwnedSerializer
 from catalog.models import Context, Pin
 
 
 class ContextSerializer(TenantOwnedSerializer):
     id = serializers.UUIDField(source="pk", read_only=True)
+    labels = Labels(read_only=True)
+    owner = serializers.CharField(
+        source="owner_name", read_only=True, help_text="who recorded it first; empty: unknown"
+    )
+    state = serializers.ChoiceField(
+        choices=Context.State.choices,
+        read_only=True,
+        help_text="expected: nothing is stored yet; stored: a request can go on behind its end; "
+        "partial: behind a part of it; lost: behind none",
+    )
+    size_bytes = serializers.IntegerField(
+        read_only=True, allow_null=True, help_text="of its stored blocks; null: not counted yet"
+    )
+    is_pinned = serializers.BooleanField(read_only=True)
+    pin_tier = serializers.ChoiceField(
+        choices=Pin.Tier.choices,
+        read_only=True,
+        allow_null=True,
+        help_text="the most that a pin asks for: durable, hot or any; null: not pinned",
+    )
+    expires_at = serializers.DateTimeField(
+        read_only=True, allow_null=True, help_text="when it will be expired; null: not scheduled"
+    )
+    last_used_at = serializers.DateTimeField(
+        read_only=True, allow_null=True, help_text="when a request that named it ended last"
+    )
+    checked_at = serializers.DateTimeField(
+        read_only=True, allow_null=True, help_text="when state and size were found"
+    )
 
     class Meta:
         model = Context
         fields: tuple[str, ...] = (
-            *("id", "tenant", "space", "name", "label", "blocks", "tokens", "pinned_until"),
-            *("extended_until", "expired_at", "created_at", "updated_at"),
+            *("id", "tenant", "space", "name", "label", "labels", "owner", "blocks", "tokens"),
+            *("size_bytes", "state", "is_pinned", "pinned_until", "pin_tier", "extended_until"),
+            *("expires_at", "expired_at", "last_used_at", "checked_at", "created_at", "updated_at"),
         )
         read_only_fields = fields
 
@@ -42,6 +74,20 @@ class BlockResidence(serializers.Serializer[Any]):
     is_needed = serializers.BooleanField(
         help_text="whether a request that goes on behind the context's end needs it"
     )
+
+
+class ResidencyRun(serializers.Serializer[Any]):
+    """Neighbouring chunks of tokens that are in one place."""
+
+    first_token = serializers.IntegerField(help_text="counted from 0")
+    tokens = serializers.IntegerField()
+    bytes = serializers.IntegerField(help_text="of their stored blocks")
+    tier = serializers.CharField(
+        allow_null=True,
+        help_text="hot: all that a request needs; cold: a part is in S3 only; null: a part is lost",
+    )
+    is_durable = serializers.BooleanField(help_text="whether copies stand in S3")
+    reason = serializers.CharField(allow_null=True, help_text="why a part is lost")
 
 
 class ResidencySerializer(serializers.Serializer[Any]):
@@ -75,6 +121,12 @@ class ResidencySerializer(serializers.Serializer[Any]):
     blocks = BlockResidence(many=True, required=False)
 
 
+class ResidencyRunsSerializer(ResidencySerializer):
+    """The totals, and runs from the beginning of the context to its end."""
+
+    runs = ResidencyRun(many=True)
+
+
 class PinSerializer(serializers.ModelSerializer[Pin]):
     """A pin and who set it."""
 
@@ -82,7 +134,7 @@ class PinSerializer(serializers.ModelSerializer[Pin]):
 
     class Meta:
         model = Pin
-        fields = ("id", "owner", "reason", "until", "created_at")
+        fields = ("id", "owner", "reason", "tier", "until", "created_at")
         read_only_fields = fields
 
 
@@ -95,6 +147,22 @@ class ContextDetailSerializer(ContextSerializer):
     class Meta(ContextSerializer.Meta):
         fields = (*ContextSerializer.Meta.fields, "pins", "residency")
         read_only_fields = fields
+
+
+class ContextUpdateSerializer(StrictSerializer):
+    """What to change; the rest stays."""
+
+    schema = {"minProperties": 1}
+    name = Text(max_length=200, required=False, help_text="once in its space")
+    label = Text(  # type: ignore[assignment]  # DRF takes fields off the class
+        max_length=100, required=False, allow_blank=True, help_text="what retention rules match"
+    )
+    labels = LabelChanges(required=False)
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        if not attrs:
+            raise serializers.ValidationError({"name": "give name, label or labels"})
+        return attrs
 
 
 class ForSerializer(StrictSerializer):
@@ -118,6 +186,12 @@ class ContextPinSerializer(ForSerializer):
 
     schema = {"oneOf": [{"required": [name]} for name in ("until", "for", "for_s")]}
     until = Moment(required=False)
+    tier = Choice(
+        choices=Pin.Tier.choices,
+        default=Pin.Tier.ANY,
+        help_text="any: blocks stay where they are; hot: those in S3 only are copied into Valkey; "
+        "durable: those in Valkey only are written to S3",
+    )
     reason = Text(max_length=200, required=False, help_text="shown to others")
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
@@ -133,6 +207,12 @@ class PinnedSerializer(serializers.Serializer[Any]):
     pinned_until = serializers.DateTimeField(help_text="the latest end of all pins")
     kept = serializers.IntegerField(help_text="blocks that are pinned now")
     lost = serializers.IntegerField(help_text="blocks that are stored nowhere any more")
+    hot = serializers.IntegerField(
+        allow_null=True, help_text="blocks in Valkey now; null for a pin of the tier any"
+    )
+    durable = serializers.IntegerField(
+        allow_null=True, help_text="blocks in S3 now; null for a pin of the tier any"
+    )
 
 
 class ContextUnpinSerializer(StrictSerializer):
@@ -157,7 +237,18 @@ class UnpinnedSerializer(serializers.Serializer[Any]):
 
 
 class ContextExpireSerializer(StrictSerializer):
+    schema = {"not": {"required": ["dry_run", "at"], "properties": {"dry_run": {"enum": [True]}}}}
     dry_run = Flag(default=False, help_text="true: say what would go, change nothing")
+    at = Moment(
+        required=False,
+        allow_null=True,
+        help_text="not now but then, once no pin is left; null takes that back",
+    )
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        if attrs["dry_run"] and "at" in attrs:
+            raise serializers.ValidationError({"at": "give either dry_run or at"})
+        return attrs
 
 
 class ExpiredSerializer(serializers.Serializer[Any]):
@@ -168,6 +259,10 @@ class ExpiredSerializer(serializers.Serializer[Any]):
     shared_bytes = serializers.IntegerField()
     pinned = serializers.IntegerField(help_text="of the shared ones: pinned by another context")
     lost = serializers.IntegerField(help_text="blocks that were gone before")
+    expires_at = serializers.DateTimeField(
+        allow_null=True,
+        help_text="when it will be expired: then the numbers are those of an expiry now",
+    )
 
 
 class ContextExtendSerializer(ForSerializer):

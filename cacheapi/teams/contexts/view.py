@@ -22,17 +22,19 @@ from cacheapi.teams.contexts.serializers import (
     ContextPinSerializer,
     ContextSerializer,
     ContextUnpinSerializer,
+    ContextUpdateSerializer,
     ExpiredSerializer,
     ExtendedSerializer,
     PinnedSerializer,
     PinSerializer,
+    ResidencyRunsSerializer,
     ResidencySerializer,
     UnpinnedSerializer,
 )
 from catalog.models import Context
 from contexts import pins
 from contexts import services as contexts
-from contexts.expiry import expire
+from contexts.expiry import NOTHING, expire, expire_at
 from contexts.residency import residency_of
 from tenants.principal import actor_of
 
@@ -44,7 +46,7 @@ class ContextsView(ScopesOfContexts, DiffAction, ReadOnlyView):
     lookup_field = "uuid"
     lookup_value_regex = UUID
     orderings = ("-created_at", "updated_at", "name")
-    takes = {"retrieve": ("blocks",), "diff": ("with",)}
+    takes = {"retrieve": ("blocks",), "residency": ("blocks",), "diff": ("with",)}
     defer = ("chain",)
     serializer_class = ContextSerializer
     filterset_class = ContextFilter
@@ -64,6 +66,30 @@ class ContextsView(ScopesOfContexts, DiffAction, ReadOnlyView):
         answer = {**ContextSerializer(context).data, "pins": live, "residency": residency}
         return Response(answer)
 
+    @extend_schema(
+        parameters=[
+            OpenApiParameter("blocks", OpenApiTypes.BOOL, description="list block by block")
+        ],
+        responses=ResidencyRunsSerializer,
+    )
+    @action(methods=["get"], detail=True)
+    def residency(self, request: Request, uuid: str) -> Response:
+        """Where the context is stored: totals, and in runs of tokens."""
+        with_blocks = flag(request, "blocks")
+        found = asdict(residency_of(self.get_object()))
+        if not with_blocks:
+            del found["blocks"]
+        return Response(ResidencyRunsSerializer(found).data)
+
+    @extend_schema(request=ContextUpdateSerializer, responses=ContextSerializer)
+    def partial_update(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """Renames the context, or changes its label or labels. A request that still names the old
+        name makes a new context."""
+        context = self.object_to_change()
+        body = checked(ContextUpdateSerializer, request)
+        changed = contexts.change(context=context, actor=actor_of(request), **body)
+        return Response(ContextSerializer(changed).data)
+
     @extend_schema(request=None, responses={204: None})
     def destroy(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         """Forgets the context and its pins. Its blocks stay for as long as other contexts that
@@ -77,13 +103,15 @@ class ContextsView(ScopesOfContexts, DiffAction, ReadOnlyView):
     @action(methods=["post"], detail=True)
     def pin(self, request: Request, uuid: str) -> Response:
         """Keeps the blocks until then, under any quota pressure. You have one pin on a context: a
-        new one replaces it. The latest end of all pins counts."""
+        new one replaces it. The latest end of all pins counts. `tier` asks for copies in Valkey or
+        in S3, which are made after the answer."""
         context = self.object_to_change()
         body = checked(ContextPinSerializer, request)
         pinned = pins.pin(
             context=context,
             until=body["until"],
             reason=body.get("reason", ""),
+            tier=body["tier"],
             actor=actor_of(request),
         )
         return Response(PinnedSerializer(pinned).data)
@@ -105,12 +133,23 @@ class ContextsView(ScopesOfContexts, DiffAction, ReadOnlyView):
     @extend_schema(request=ContextExpireSerializer, responses=ExpiredSerializer)
     @action(methods=["post"], detail=True)
     def expire(self, request: Request, uuid: str) -> Response:
-        """Removes the blocks from both tiers now, except those that another unexpired context
-        holds. `dry_run` counts them and changes nothing."""
+        """Removes the blocks from both tiers now or `at` a time, except those that another
+        unexpired context holds. `dry_run` counts them and changes nothing."""
         context = self.object_to_change()
-        dry_run = checked(ContextExpireSerializer, request)["dry_run"]
-        expiry = expire(context=context, dry_run=dry_run, actor=actor_of(request))
-        return Response(ExpiredSerializer({**asdict(expiry), "dry_run": dry_run}).data)
+        body = checked(ContextExpireSerializer, request)
+        dry_run, actor = body["dry_run"], actor_of(request)
+        if "at" in body:
+            found = expire_at(context=context, at=body["at"], actor=actor)
+        else:
+            found = expire(context=context, dry_run=dry_run, actor=actor)
+        expiry = asdict(found or NOTHING)
+        is_kept = dry_run or "at" in body
+        answer = {
+            **expiry,
+            "dry_run": dry_run,
+            "expires_at": context.expires_at if is_kept else None,
+        }
+        return Response(ExpiredSerializer(answer).data)
 
     @extend_schema(request=ContextExtendSerializer, responses=ExtendedSerializer)
     @action(methods=["post"], detail=True)

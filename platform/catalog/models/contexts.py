@@ -102,9 +102,14 @@ class Context(TenantOwned):
                 name="context_to_check",
             ),
             models.Index(
-                fields=("tenant", "pinned_until"),
+                fields=("pinned_until", "tenant"),
                 condition=Q(pinned_until__isnull=False),
-                name="context_pinned",
+                name="context_pin_ends",
+            ),
+            models.Index(
+                fields=("extended_until",),
+                condition=Q(extended_until__isnull=False),
+                name="context_extension_ends",
             ),
             # The orderings of lists; the key breaks ties.
             models.Index(fields=("tenant", "created_at", "uuid"), name="context_by_created"),
@@ -134,6 +139,17 @@ class Context(TenantOwned):
     @property
     def is_pinned(self) -> bool:
         return self.pinned_until is not None and self.pinned_until > timezone.now()
+
+    @property
+    def pin_tier(self) -> str | None:
+        """The most that a pin asks for now: durable, hot or any; None without a pin."""
+        now = timezone.now()
+        ends = {
+            Pin.Tier.DURABLE: self.durable_until,
+            Pin.Tier.HOT: self.hot_until,
+            Pin.Tier.ANY: self.pinned_until,
+        }
+        return next((str(tier) for tier, end in ends.items() if end and end > now), None)
 
 
 class Pin(TenantOwned):

@@ -68,23 +68,41 @@ class Context(Record):
     name: str
     # what retention rules match
     label: str
+    # at most 16; a name has letters, digits and ._/- and begins with a letter
+    labels: dict[str, str]
+    # who recorded it first; empty: unknown
+    owner: str
     # length of the chain, times KV groups of the space
     blocks: int
     tokens: int
+    # of its stored blocks; null: not counted yet
+    size_bytes: int | None
+    # expected: nothing is stored yet; stored: a request can go on behind its end; partial: behind
+    # a part of it; lost: behind none
+    # * `expected` - Expected
+    # * `stored` - Stored
+    # * `partial` - Partial
+    # * `lost` - Lost
+    # * `expired` - Expired
+    state: str
+    is_pinned: bool
     pinned_until: datetime | None
+    # the most that a pin asks for: durable, hot or any; null: not pinned
+    # * `any` - Any
+    # * `hot` - Hot
+    # * `durable` - Durable
+    pin_tier: Any
     # blocks live so long
     extended_until: datetime | None
+    # when it will be expired; null: not scheduled
+    expires_at: datetime | None
     expired_at: datetime | None
+    # when a request that named it ended last
+    last_used_at: datetime | None
+    # when state and size were found
+    checked_at: datetime | None
     created_at: datetime
     updated_at: datetime
-    labels: dict[str, str] | None
-    owner: str | None
-    size_bytes: int | None
-    state: str | None
-    is_pinned: bool | None
-    pin_tier: str | None
-    last_used_at: datetime | None
-    checked_at: datetime | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,27 +115,45 @@ class ContextDetail(Record):
     name: str
     # what retention rules match
     label: str
+    # at most 16; a name has letters, digits and ._/- and begins with a letter
+    labels: dict[str, str]
+    # who recorded it first; empty: unknown
+    owner: str
     # length of the chain, times KV groups of the space
     blocks: int
     tokens: int
+    # of its stored blocks; null: not counted yet
+    size_bytes: int | None
+    # expected: nothing is stored yet; stored: a request can go on behind its end; partial: behind
+    # a part of it; lost: behind none
+    # * `expected` - Expected
+    # * `stored` - Stored
+    # * `partial` - Partial
+    # * `lost` - Lost
+    # * `expired` - Expired
+    state: str
+    is_pinned: bool
     pinned_until: datetime | None
+    # the most that a pin asks for: durable, hot or any; null: not pinned
+    # * `any` - Any
+    # * `hot` - Hot
+    # * `durable` - Durable
+    pin_tier: Any
     # blocks live so long
     extended_until: datetime | None
+    # when it will be expired; null: not scheduled
+    expires_at: datetime | None
     expired_at: datetime | None
+    # when a request that named it ended last
+    last_used_at: datetime | None
+    # when state and size were found
+    checked_at: datetime | None
     created_at: datetime
     updated_at: datetime
     # those that have not ended
     pins: tuple[Pin, ...]
     # null while the hot tier does not answer
     residency: Residency | None
-    labels: dict[str, str] | None
-    owner: str | None
-    size_bytes: int | None
-    state: str | None
-    is_pinned: bool | None
-    pin_tier: str | None
-    last_used_at: datetime | None
-    checked_at: datetime | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -228,6 +264,8 @@ class Expired(Record):
     pinned: int
     # blocks that were gone before
     lost: int
+    # when it will be expired: then the numbers are those of an expiry now
+    expires_at: datetime | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -455,6 +493,7 @@ class Pin(Record):
     id: int
     owner: str
     reason: str
+    tier: str
     until: datetime
     created_at: datetime
 
@@ -471,6 +510,10 @@ class Pinned(Record):
     kept: int
     # blocks that are stored nowhere any more
     lost: int
+    # blocks in Valkey now; null for a pin of the tier any
+    hot: int | None
+    # blocks in S3 now; null for a pin of the tier any
+    durable: int | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -551,14 +594,48 @@ class Residency(Record):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ResidencyRun(Record):
-    """ResidencyRun."""
+    """Neighbouring chunks of tokens that are in one place."""
 
-    first_token: int | None
-    tokens: int | None
-    bytes: int | None
+    # counted from 0
+    first_token: int
+    tokens: int
+    # of their stored blocks
+    bytes: int
+    # hot: all that a request needs; cold: a part is in S3 only; null: a part is lost
     tier: str | None
-    is_durable: bool | None
+    # whether copies stand in S3
+    is_durable: bool
+    # why a part is lost
     reason: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ResidencyRuns(Record):
+    """The totals, and runs from the beginning of the context to its end."""
+
+    # blocks in Valkey, whether or not in S3 as well
+    hot: int
+    # blocks in S3 only
+    cold: int
+    # blocks that are stored nowhere, of those that a request needs behind the end
+    lost: int
+    # blocks in S3, whether or not in Valkey as well
+    durable: int
+    hot_bytes: int
+    cold_bytes: int
+    durable_bytes: int
+    hot_tokens: int
+    cold_tokens: int
+    lost_tokens: int
+    durable_tokens: int
+    # the longest beginning behind which a request can go on
+    usable_tokens: int
+    # the longest one for which nothing is read from S3
+    usable_hot_tokens: int
+    # lengths at which the states of linear attention are stored; null in a space without
+    states: int | None
+    blocks: tuple[BlockResidence, ...] | None
+    runs: tuple[ResidencyRun, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -575,27 +652,6 @@ class Rule(Record):
     order: int
     # such as {"cold_ttl_s": 3600, "max_age_s": null}
     overrides: Any
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Runs(Record):
-    """Runs."""
-
-    hot: int | None
-    cold: int | None
-    lost: int | None
-    durable: int | None
-    hot_bytes: int | None
-    cold_bytes: int | None
-    durable_bytes: int | None
-    hot_tokens: int | None
-    cold_tokens: int | None
-    lost_tokens: int | None
-    durable_tokens: int | None
-    usable_tokens: int | None
-    usable_hot_tokens: int | None
-    states: int | None
-    runs: tuple[ResidencyRun, ...] | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

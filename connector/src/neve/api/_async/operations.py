@@ -196,7 +196,14 @@ class AsyncContexts(AsyncResource):
         label: str | None = None,
         labels: Mapping[str, str] | None = None,
     ) -> models.Context:
-        """contexts_update."""
+        """Renames the context, or changes its label or labels. A request that still names the old
+        name makes a new context.
+
+        Args:
+            name: once in its space
+            label: what retention rules match
+            labels: at most 16; a name has letters, digits and ._/- and begins with a letter
+        """
         return await self._transport.call(
             "PATCH",
             f"/contexts/{path_part(id)}",
@@ -216,19 +223,20 @@ class AsyncContexts(AsyncResource):
         )
 
     async def expire(
-        self, id: Id, *, dry_run: bool | None = None, at: Moment | None = None
+        self, id: Id, *, dry_run: bool | None = None, at: Moment | Omit | None = OMIT
     ) -> models.Expired:
-        """Removes the blocks from both tiers now, except those that another unexpired context
-        holds. `dry_run` counts them and changes nothing.
+        """Removes the blocks from both tiers now or `at` a time, except those that another
+        unexpired context holds. `dry_run` counts them and changes nothing.
 
         Args:
             dry_run: true: say what would go, change nothing
+            at: not now but then, once no pin is left; null takes that back
         """
         return await self._transport.call(
             "POST",
             f"/contexts/{path_part(id)}/expire",
             models.Expired,
-            body=members({"dry_run": dry_run, "at": at}),
+            body=members({"dry_run": dry_run}, nullable={"at": at}),
         )
 
     async def extend(self, id: Id, *, for_: str | None = None) -> models.Extended:
@@ -250,27 +258,40 @@ class AsyncContexts(AsyncResource):
         *,
         for_: str | None = None,
         until: Moment | None = None,
-        reason: str | None = None,
         tier: str | None = None,
+        reason: str | None = None,
     ) -> models.Pinned:
         """Keeps the blocks until then, under any quota pressure. You have one pin on a context: a
-        new one replaces it. The latest end of all pins counts.
+        new one replaces it. The latest end of all pins counts. `tier` asks for copies in Valkey
+        or in S3, which are made after the answer.
 
         Args:
             for_: counted from now: such as 90s, 30m, 2h, 7d, 1h30m, or ISO 8601: PT2H, P7D
+            tier: any: blocks stay where they are; hot: those in S3 only are copied into
+                Valkey; durable: those in Valkey only are written to S3
+                * `any` - Any
+                * `hot` - Hot
+                * `durable` - Durable
             reason: shown to others
         """
         return await self._transport.call(
             "POST",
             f"/contexts/{path_part(id)}/pin",
             models.Pinned,
-            body=members({"for": for_, "until": until, "reason": reason, "tier": tier}),
+            body=members({"for": for_, "until": until, "tier": tier, "reason": reason}),
         )
 
-    async def residency(self, id: Id, *, blocks: bool | None = None) -> models.Runs:
-        """contexts_residency."""
+    async def residency(self, id: Id, *, blocks: bool | None = None) -> models.ResidencyRuns:
+        """Where the context is stored: totals, and in runs of tokens.
+
+        Args:
+            blocks: list block by block
+        """
         return await self._transport.call(
-            "GET", f"/contexts/{path_part(id)}/residency", models.Runs, query={"blocks": blocks}
+            "GET",
+            f"/contexts/{path_part(id)}/residency",
+            models.ResidencyRuns,
+            query={"blocks": blocks},
         )
 
     async def unpin(
@@ -298,35 +319,41 @@ class AsyncContexts(AsyncResource):
     def list(
         self,
         *,
+        created_after: Moment | None = None,
+        created_before: Moment | None = None,
+        glob: str | None = None,
         label: str | None = None,
+        labels: Labels | None = None,
+        max_bytes: int | None = None,
+        max_tokens: int | None = None,
+        min_bytes: int | None = None,
+        min_tokens: int | None = None,
+        model: str | None = None,
         name: str | None = None,
         ordering: str | None = None,
+        owner: str | None = None,
         page_size: int | None = None,
         pinned: bool | None = None,
         search: str | None = None,
         space: int | None = None,
-        tenant: str | None = None,
-        glob: str | None = None,
-        labels: Labels | None = None,
-        model: str | None = None,
         state: str | None = None,
-        used_before: Moment | None = None,
+        tenant: str | None = None,
         used_after: Moment | None = None,
-        created_before: Moment | None = None,
-        created_after: Moment | None = None,
-        min_tokens: int | None = None,
-        max_tokens: int | None = None,
-        min_bytes: int | None = None,
-        max_bytes: int | None = None,
-        owner: str | None = None,
+        used_before: Moment | None = None,
         total: bool | None = None,
     ) -> AsyncPages[models.Context]:
         """Named chains of blocks.
 
         Args:
+            glob: pattern of the name, with * for any text, ? for any character and sets such
+                as [0-9]; upper and lower case differ
+            label: what retention rules match
+            labels: labels that it has all of: team=blue,stage=test; a name alone: any value
+            model: model of its space
             name: exact name
             ordering: sort key, - for descending; -created_at unless given. Rows that change
                 while you walk the pages may be missed with a key that changes.
+            owner: as `owner` shows it
             page_size: rows of a page; 50 unless given
             search: part of the name
             space: number of the space
@@ -336,27 +363,27 @@ class AsyncContexts(AsyncResource):
             self._transport,
             "/contexts",
             {
+                "created_after": created_after,
+                "created_before": created_before,
+                "glob": glob,
                 "label": label,
+                "labels": labels,
+                "max_bytes": max_bytes,
+                "max_tokens": max_tokens,
+                "min_bytes": min_bytes,
+                "min_tokens": min_tokens,
+                "model": model,
                 "name": name,
                 "ordering": ordering,
+                "owner": owner,
                 "page_size": page_size,
                 "pinned": pinned,
                 "search": search,
                 "space": space,
-                "tenant": tenant,
-                "glob": glob,
-                "labels": labels,
-                "model": model,
                 "state": state,
-                "used_before": used_before,
+                "tenant": tenant,
                 "used_after": used_after,
-                "created_before": created_before,
-                "created_after": created_after,
-                "min_tokens": min_tokens,
-                "max_tokens": max_tokens,
-                "min_bytes": min_bytes,
-                "max_bytes": max_bytes,
-                "owner": owner,
+                "used_before": used_before,
                 "total": total,
             },
             models.Context,
