@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from neve.cli.main import Size  # noqa: E402
+from neve.cli.replay_command import Size  # noqa: E402
 from support.servers import ControlPlane, S3Server  # noqa: E402
 
 NEVE = Path(sys.executable).with_name("neve")

@@ -42,7 +42,9 @@ Neve is up after {took_s:.0f} s: {url}/
   1. Open {url}/ and log in as "operator". The first start printed the password
      above, once; a new one: .venv/bin/python manage.py changepassword operator
   2. The demo node replays a workload: watch the hit rate rise on the overview page.
-  3. Connect a vLLM node: docs/nodes.md. REST for teams: {url}/api/v1/docs/
+  3. From a terminal: .venv/bin/neve login {url} < {var}/team.key
+     then .venv/bin/neve contexts ls, neve top, neve doctor: docs/cli.md
+  4. Connect a vLLM node: docs/nodes.md. REST for teams: {url}/api/v1/docs/
   Logs: {var}/log/. Ctrl-C stops everything; the data stays in {var}/.
 """
 

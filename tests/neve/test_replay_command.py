@@ -18,7 +18,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from neve.cli.main import main
-from neve.cli.ping import _fix_of_refusal, check_s3
+from neve.cli.ping import check_s3, fix_of_refusal
 from neve.cli.replay import make_identity
 from neve.datapath.client import BlockRef, Client
 from neve.node.session import Endpoint, _problem
@@ -119,7 +119,7 @@ def test_a_bad_trace_is_refused_before_anything_is_asked(tmp_path):
 )
 def test_a_wrong_command_line_exits_with_64(arguments, says):
     done = neve("replay", *arguments, "--endpoint", "http://127.0.0.1:1", "--api-key", "k")
-    assert done.exit_code == 64
+    assert done.exit_code == 14
     assert says in done.output
 
 
@@ -129,7 +129,7 @@ def test_an_absent_platform_is_named_with_the_fix(nobody):
     assert "FAIL  endpoint" in done.output
     assert "make up" in done.output
     done = neve("replay", "--endpoint", nobody, "--api-key", "k")
-    assert done.exit_code == 1
+    assert done.exit_code == 6
     assert nobody in done.output
     done = neve("ping", "--endpoint", nobody.removeprefix("http://"), "--api-key", "k")
     assert done.exit_code == 1
@@ -159,7 +159,7 @@ def test_ping_finds_everything_well_and_a_wrong_key_wrong(control_plane):
 def test_ping_tells_a_tenant_that_was_cut_off_from_a_key_of_another_role():
     for kind, fix in (("tenant-cut-off", "lets the tenant in"), ("forbidden", "role node")):
         refusal = _problem("http://x", 403, {"type": f"/neve/problems/{kind}", "detail": "no"})
-        assert fix in _fix_of_refusal(refusal)
+        assert fix in fix_of_refusal(refusal)
 
 
 @pytest.mark.integration

@@ -23,8 +23,9 @@ pytestmark = [pytest.mark.integration, pytest.mark.django_db(transaction=True)]
 @pytest.fixture
 def bootstrap(clean_hot, s3, monkeypatch):
     monkeypatch.delenv("NEVE_OPERATOR_PASSWORD", raising=False)
-    path = settings.VAR / "demo.key"
-    path.unlink(missing_ok=True)
+    paths = [settings.VAR / name for name in ("demo.key", "team.key")]
+    for path in paths:
+        path.unlink(missing_ok=True)
 
     def run(*options):
         out = StringIO()
@@ -32,19 +33,21 @@ def bootstrap(clean_hot, s3, monkeypatch):
         return out.getvalue()
 
     yield run
-    path.unlink(missing_ok=True)
+    for path in paths:
+        path.unlink(missing_ok=True)
 
 
 def test_the_first_run_makes_everything_and_shows_credentials(bootstrap):
     out = bootstrap()
     password = re.search(r"operator, password (\S+)", out)[1]
     assert authenticate(username="operator", password=password).is_superuser
-    path = settings.VAR / "demo.key"
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    plaintext = path.read_text().strip()
-    assert plaintext in out
-    key = find_key(plaintext)
-    assert (key.role, key.tenant.slug) == ("node", "demo")
+    for name, role in (("team.key", "team"), ("demo.key", "node")):
+        path = settings.VAR / name
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        plaintext = path.read_text().strip()
+        assert plaintext in out
+        key = find_key(plaintext)
+        assert (key.role, key.tenant.slug) == (role, "demo")
     quota = Quota.unscoped.get(tenant=key.tenant)
     room = hot.capacity_bytes() >> 20 << 20  # the demo would have 256 MiB, and the server less
     assert (quota.hot_bytes, quota.cold_bytes) == (room, 3 << 30)

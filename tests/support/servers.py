@@ -311,7 +311,7 @@ class ControlPlane(Server):
     """The web process over its own database, hot Valkey and bus, and a bucket of `s3`.
 
     The database is SQLite, or a new one on the PostgreSQL of `postgres_url`.
-    `operator` is (user name, password); `node_key` the demo tenant's API key of role node.
+    `operator` is (user name, password); `node_key` and `team_key` are the demo tenant's API keys.
     """
 
     name = "web"
@@ -328,7 +328,7 @@ class ControlPlane(Server):
         self.url = f"http://127.0.0.1:{self.port}"
         self.bucket = f"web-{secrets.token_hex(6)}"
         self.operator = ("operator", secrets.token_hex(8))
-        self.node_key = ""
+        self.node_key = self.team_key = ""
         self.database_url = f"sqlite:///{folder}/neve.sqlite3"
         self.settings: dict[str, str] = {}  # extra environment, names without NEVE_
         self._secrets = {name: secrets.token_hex(32) for name in ("SECRET_KEY", "KEY_PEPPER")}
@@ -381,6 +381,7 @@ class ControlPlane(Server):
             self.manage("migrate", "--verbosity", "0")
             self.manage("bootstrap")
             self.node_key = (self.folder / "demo.key").read_text().strip()
+            self.team_key = (self.folder / "team.key").read_text().strip()
             return super().__enter__()
         except BaseException:
             self.stop()

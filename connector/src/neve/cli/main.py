@@ -1,299 +1,106 @@
-"""The command `neve`: replay a workload, check a connection, compute break-even points.
+"""The command `neve`: its commands by name, each loaded when it is called or helped.
 
-Exit codes: 0 success; 1 an error, whose message says what to do; 2 a replay read a wrong block;
-64 a wrong command line.
+`neve --help` and `neve version` load click alone: neither numpy, httpx nor rich. `neve.cli.exits`
+has the exit codes.
 """
 
-import importlib.metadata
-import json
-import os
-import re
-import signal
-import socket
-import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from types import FrameType
+import importlib
+from collections.abc import Mapping
 from typing import Any
 
 import click
 
-from neve.cli.breakeven import breakeven
-from neve.cli.mcp import mcp
-from neve.cli.ping import run_checks
-from neve.cli.replay import ReplayOptions, compare_models, replay_workload
-from neve.errors import Misuse, NeveError
-from neve.node.session import check_url
-from neve.replay.generator import Workload
-from neve.replay.report import format_comparison, format_table
+from neve.cli.exits import INTERRUPTED, JSON_MODE, USAGE, exit_code, show
+from neve.errors import NeveError
 
-EXIT_WRONG_BLOCK = 2
-EXIT_USAGE = 64  # EX_USAGE of sysexits.h; click's 2 means a wrong block here
-_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-
-
-class Size(click.ParamType[int]):
-    """Bytes: 4096, 4KiB, 1.5GiB. K, KB and KiB all mean 1024."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if isinstance(value, int):
-            return value
-        parsed = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", str(value).strip(), re.I)
-        size = int(float(parsed[1]) * _UNITS[parsed[2].upper()]) if parsed else 0
-        if size < 1:
-            self.fail(f"{value!r} is not a size; write it like 4096, 4KiB or 1GiB", param, ctx)
-        return size
-
-
-class ReplaySpeed(click.ParamType[float | None]):
-    """`max` (None), or a multiple of the recorded speed: 1x, 10x."""
-
-    name = "max|1x|10x"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float | None:
-        if value is None or value == "max":
-            return None
-        parsed = re.fullmatch(r"(\d+(?:\.\d+)?)x?", str(value))
-        if parsed is None or float(parsed[1]) == 0:
-            self.fail(f"{value!r} is no speed; write max, 1x or 10x", param, ctx)
-        return float(parsed[1])
+# Section → command → (module, what `neve --help` says). A test holds the words to the commands'.
+SECTIONS: Mapping[str, Mapping[str, tuple[str, str]]] = {
+    "Contexts": {
+        "contexts": ("contexts", "Named prompts whose KV is stored: find, make, keep, warm, end."),
+        "events": ("events", "List the latest events, or follow them."),
+        "usage": ("usage", "Show hit rate, traffic and misses over time."),
+        "top": ("top", "Show the platform live, full screen."),
+        "mcp": ("mcp", "Offer contexts as tools to an agent."),
+    },
+    "Team and platform": {
+        "login": ("login", "Store a platform's address and an API key as a profile."),
+        "logout": ("login", "Forget a profile and its key."),
+        "whoami": ("login", "Show the key in use: its name, role, scopes, tenants and end."),
+        "keys": ("keys", "API keys: list, create, rotate, revoke."),
+        "quota": ("keys", "Show what is used of the quota."),
+        "policy": ("policy", "How long blocks stay: show, change, try."),
+        "nodes": ("nodes", "List engines that are connected now."),
+        "spaces": ("spaces", "KV layouts: list them, compare two."),
+        "engines": ("nodes", "List registered engines."),
+        "jobs": ("jobs", "Background work: list, wait, cancel, retry."),
+        "audit": ("audit", "List who changed what, the newest first."),
+        "webhooks": ("webhooks", "Addresses that are told of events."),
+    },
+    "Nodes": {
+        "doctor": ("doctor", "Check everything between here and a cached token."),
+        "ping": ("ping", "Check endpoint, key, Valkey and S3 one by one."),
+        "replay": ("replay_command", "Replay a workload through the real client."),
+        "breakeven": ("breakeven", "Say when loading a model's KV is faster than computing it."),
+    },
+    "This command": {
+        "completion": ("completion", "Print what makes a shell complete `neve`."),
+        "version": ("version", "Print the version of this library."),
+    },
+}
+_COMMANDS = {name: found for section in SECTIONS.values() for name, found in section.items()}
 
 
 class NeveGroup(click.Group):
-    """Turns errors into exit codes: 1 for `NeveError`, 64 for a wrong command line."""
+    """Loads commands by name; turns errors into exit codes."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module = importlib.import_module(f"neve.cli.{_COMMANDS[cmd_name][0]}")
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for title, commands in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name, words) for name, (_, words) in commands.items()])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[Any]:
+        """Of names alone, so that no command is loaded."""
+        from click.shell_completion import CompletionItem
+
+        return [
+            CompletionItem(name, help=words)
+            for name, (_, words) in _COMMANDS.items()
+            if name.startswith(incomplete)
+        ]
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        try:
+            return super().make_context(*args, **kwargs)
+        except click.UsageError as error:
+            error.show()
+            raise click.exceptions.Exit(USAGE) from error
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except click.UsageError as error:
             error.show()
-            ctx.exit(EXIT_USAGE)
+            ctx.exit(USAGE)
         except NeveError as error:
-            raise click.ClickException(str(error)) from error
+            show(error, as_json=bool(ctx.meta.get(JSON_MODE)))
+            ctx.exit(exit_code(error))
+        except KeyboardInterrupt:
+            ctx.exit(INTERRUPTED)
 
 
 @click.group(cls=NeveGroup, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
-    """Neve: a shared KV cache for LLM inference."""
+    """Neve: a shared KV cache for LLM inference.
 
-
-main.add_command(breakeven)
-main.add_command(mcp)
-
-
-@main.command()
-def version() -> None:
-    """Print the version of this library."""
-    click.echo(f"neve {importlib.metadata.version('neve')}")
-
-
-_endpoint = click.option(
-    "--endpoint", envvar="NEVE_ENDPOINT", help="URL of the cache endpoint [env NEVE_ENDPOINT]."
-)
-_api_key = click.option(
-    "--api-key",
-    envvar="NEVE_API_KEY",
-    help="Key of role node [env NEVE_API_KEY]; others on this machine can see an option's value.",
-)
-_api_key_file = click.option(
-    "--api-key-file",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="File that holds the key; wins over --api-key.",
-)
-
-
-@main.command()
-@_endpoint
-@_api_key
-@_api_key_file
-def ping(endpoint: str | None, api_key: str | None, api_key_file: Path | None) -> None:
-    """Check endpoint, key, Valkey and S3 one by one.
-
-    Opens a session in a space named after the model "neve-ping", stores one small block there,
-    reads it back, and ends the session.
+    `neve login` connects this command to a platform.
     """
-    url, key = _credentials(endpoint, api_key, api_key_file)
-    ok = True
-    for check in run_checks(url, key):
-        ok = ok and check.ok
-        mark = click.style("ok  ", fg="green") if check.ok else click.style("FAIL", fg="red")
-        click.echo(f"{mark}  {check.name:<9} {check.detail}")
-        if check.fix:
-            click.echo(f"      {'':<9} fix: {check.fix}")
-    if not ok:
-        sys.exit(1)
-
-
-@main.command()
-@click.argument("trace", required=False, type=click.Path(dir_okay=False, path_type=Path))
-@_endpoint
-@_api_key
-@_api_key_file
-@click.option(
-    "--generate",
-    type=click.Choice([workload.value for workload in Workload]),
-    help="Built-in workload to use without TRACE.  [default: mixed]",
-)
-@click.option("--seed", type=int, default=1, show_default=True, help="Of the built-in workload.")
-@click.option(
-    "--requests",
-    type=click.IntRange(min=1),
-    help="How many.  [default: the whole trace; 200 of a built-in workload; no end with --loop]",
-)
-@click.option(
-    "--kv-bytes-per-token", type=Size(), default="4KiB", show_default=True, help="All layers."
-)
-@click.option("--max-chunk-tokens", type=click.IntRange(min=16), default=256, show_default=True)
-@click.option("--concurrency", type=click.IntRange(1, 32), default=4, show_default=True)
-@click.option(
-    "--speed",
-    type=ReplaySpeed(),
-    default="max",
-    show_default=True,
-    help="Of the workload's own times.",
-)
-@click.option(
-    "--rate",
-    type=click.FloatRange(min=0, min_open=True),
-    help="Requests per second instead of --speed.  [default with --loop: 5]",
-)
-@click.option("--loop", is_flag=True, help="Never end: wait for Neve when away, repeat TRACE.")
-@click.option("--model", default="replay", show_default=True, help="Model named in the space.")
-@click.option(
-    "--models",
-    type=click.IntRange(1, 64),
-    default=1,
-    show_default=True,
-    help="Models that take turns, request by request. Two or more replay twice, as one family that "
-    "shares its KV and with a space each, and compare.",
-)
-@click.option("--space", help="Name of the space.  [default: by what it holds]")
-@click.option("--node", help="Name of this node.  [default: replay-HOST]")
-@click.option("--salt", default="", help="Another salt shares no block with earlier replays.")
-@click.option(
-    "--prefill-tokens-per-s",
-    type=click.FloatRange(min=0, min_open=True),
-    help="Wait as if tokens that were not loaded were computed at this rate.  [default: no wait]",
-)
-@click.option(
-    "--capacity",
-    type=Size(),
-    help="Bytes of the ideal cache to compare with.  [default: the tenant's hot + cold quota]",
-)
-@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--quiet", is_flag=True, help="No progress, only what is wrong and the summary.")
-def replay(
-    endpoint: str | None,
-    api_key: str | None,
-    api_key_file: Path | None,
-    json_path: Path | None,
-    **options: Any,
-) -> None:
-    """Replay TRACE, or a built-in workload, through the real client, and check every read.
-
-    Blocks hold incompressible bytes that follow from their ids; a wrong one ends the replay with
-    exit code 2. SIGTERM and Ctrl-C finish what is in flight and print the summary.
-    """
-    url, key = _credentials(endpoint, api_key, api_key_file)
-    chosen = _replay_options(**options)
-    result: dict[str, Any]
-    with _stopped_by_signals() as stop:
-        if chosen.models > 1:
-            summaries = compare_models(url, key, chosen, stop=stop)
-            result = dict(zip(("family", "apart"), summaries, strict=False))
-        else:
-            summary = replay_workload(url, key, chosen, stop=stop)
-            summaries = [] if summary is None else [summary]
-            result = summary or {}
-    if not summaries:
-        return
-    if len(summaries) == 2:
-        click.echo(format_comparison(*summaries, models=chosen.models))
-    else:
-        click.echo(format_table(summaries[0]))
-    if json_path:
-        json_path.write_text(json.dumps(result, indent=2) + "\n")
-    for summary in summaries:
-        if summary["read"]["wrong_blocks"]:
-            click.secho(f"WRONG BLOCK: {summary['error']}", fg="red", bold=True, err=True)
-            sys.exit(EXIT_WRONG_BLOCK)
-        if summary["error"]:
-            raise click.ClickException(summary["error"])
-
-
-def _replay_options(
-    *,
-    generate: str | None,
-    loop: bool,
-    rate: float | None,
-    speed: float | None,
-    node: str | None,
-    **rest: Any,
-) -> ReplayOptions:
-    if rest["trace"] is not None and generate is not None:
-        raise click.UsageError("give either TRACE or --generate, not both")
-    if rate is not None and speed is not None:
-        raise click.UsageError("give either --rate or --speed, not both")
-    if loop and rest["models"] > 1:
-        raise click.UsageError("--models compares two replays that end; give no --loop")
-    if loop and rate is None and speed is None:
-        rate = 5.0
-    workload = Workload(generate) if generate else Workload.MIXED
-    return ReplayOptions(
-        workload=workload,
-        loop=loop,
-        rate_per_s=rate,
-        speed=speed,
-        node=node or f"replay-{socket.gethostname()}",
-        **rest,
-    )
-
-
-def _credentials(
-    endpoint: str | None, api_key: str | None, api_key_file: Path | None
-) -> tuple[str, str]:
-    """Returns (endpoint's URL, API key). Raises `Misuse`, which names the option to set."""
-    if api_key_file is not None:
-        try:
-            api_key = api_key_file.read_text().strip()
-        except OSError as error:
-            raise Misuse(
-                f"cannot read {api_key_file} ({error.strerror}); give the file that holds the key",
-                field="--api-key-file",
-            ) from error
-    if not endpoint:
-        raise Misuse(
-            "no endpoint: set NEVE_ENDPOINT or give --endpoint, such as http://127.0.0.1:8000"
-        )
-    if not api_key:
-        raise Misuse(
-            "no API key: set NEVE_API_KEY or give --api-key-file; keys of role node are issued on "
-            "the dashboard, and `make up` keeps the demo node's in var/demo.key"
-        )
-    return check_url(endpoint), api_key
-
-
-@contextmanager
-def _stopped_by_signals() -> Iterator[threading.Event]:
-    """An event set by SIGTERM or SIGINT; a second signal ends the process at once."""
-    stop = threading.Event()
-
-    def on_signal(number: int, _: FrameType | None) -> None:
-        if stop.is_set():
-            os._exit(128 + number)
-        stop.set()
-
-    before = {
-        number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

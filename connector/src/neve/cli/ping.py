@@ -3,12 +3,16 @@ each."""
 
 import secrets
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
+import click
 import urllib3
 
+from neve.cli.node_key import node_credentials, node_key_options
 from neve.datapath.client import BlockRef, Client
 from neve.datapath.cold import AddressRefused, ColdReader
 from neve.datapath.transport import ReplyError
@@ -20,7 +24,7 @@ from neve.replay.report import format_bytes
 
 TIMEOUT_S = 5.0
 _PAYLOAD_BYTES_PER_TOKEN = 64
-_IDENTITY = SpaceIdentity(
+IDENTITY = SpaceIdentity(
     model="neve-ping",
     revision="ping",
     dtype="bfloat16",
@@ -45,6 +49,26 @@ class Check:
         return self.fix is None
 
 
+@click.command()
+@node_key_options
+def ping(endpoint: str | None, api_key: str | None, api_key_file: Path | None) -> None:
+    """Check endpoint, key, Valkey and S3 one by one.
+
+    Opens a session in a space named after the model "neve-ping", stores one small block there,
+    reads it back, and ends the session.
+    """
+    url, key = node_credentials(endpoint, api_key, api_key_file)
+    ok = True
+    for check in run_checks(url, key):
+        ok = ok and check.ok
+        mark = click.style("ok  ", fg="green") if check.ok else click.style("FAIL", fg="red")
+        click.echo(f"{mark}  {check.name:<9} {check.detail}")
+        if check.fix:
+            click.echo(f"      {'':<9} fix: {check.fix}")
+    if not ok:
+        sys.exit(1)
+
+
 def run_checks(url: str, api_key: str) -> Iterator[Check]:
     """Yields each check when it ends; skips checks that depend on a failed one."""
     endpoint = check_endpoint(url)
@@ -55,12 +79,12 @@ def run_checks(url: str, api_key: str) -> Iterator[Check]:
         client = Client.connect(
             url,
             api_key,
-            _IDENTITY,
+            IDENTITY,
             node=f"ping-{socket.gethostname()}",
             engine={"name": "ping", "version": "1"},
         )
     except NeveError as error:
-        yield Check("key", str(error), _fix_of_refusal(error))
+        yield Check("key", str(error), fix_of_refusal(error))
         return
     try:
         session = client.session
@@ -77,7 +101,7 @@ def run_checks(url: str, api_key: str) -> Iterator[Check]:
 def check_endpoint(url: str) -> Check:
     """Checks that a platform answers at `url` and accepts the URL's host name."""
     try:
-        answer = _get(f"{url.rstrip('/')}/cache/v1/")
+        answer = get(f"{url.rstrip('/')}/cache/v1/")
     except (urllib3.exceptions.HTTPError, ValueError) as error:
         return Check(
             "endpoint",
@@ -170,7 +194,7 @@ def check_s3(session: Session) -> Check:
     return Check("s3", f"{url} answers through a presigned address; bucket {session.s3['bucket']}")
 
 
-def _get(url: str) -> urllib3.BaseHTTPResponse:
+def get(url: str) -> urllib3.BaseHTTPResponse:
     return urllib3.request(
         "GET", url, timeout=TIMEOUT_S, retries=urllib3.Retry(1, redirect=False, status=0)
     )
@@ -181,7 +205,7 @@ def _cause(error: Exception) -> str:
     return str(getattr(error, "reason", error))
 
 
-def _fix_of_refusal(error: NeveError) -> str:
+def fix_of_refusal(error: NeveError) -> str:
     status, kind = (error.status, error.kind) if isinstance(error, Refused) else (None, None)
     if isinstance(error, Unavailable):
         return "the platform is not ready: look at the web log"

@@ -26,7 +26,7 @@ DEMO_COLD_BYTES = 3 << 30
 
 
 class Command(BaseCommand):
-    help = "Bucket, hot tier, operator account, demo tenant and its node key."
+    help = "Bucket, hot tier, operator account, demo tenant, its node key and its team key."
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
@@ -50,7 +50,8 @@ class Command(BaseCommand):
             self.stdout.write(f"Hot Valkey: took {touched >> 20} MiB of memory")
         tenant = Tenant.objects.filter(slug=DEMO_SLUG).first() or self._demo_tenant()
         self._operator()
-        self._demo_key(tenant, settings.VAR / "demo.key")
+        self._demo_key(tenant, ApiKey.Role.NODE, settings.VAR / "demo.key")
+        self._demo_key(tenant, ApiKey.Role.TEAM, settings.VAR / "team.key")
         call_command("provision", stdout=self.stdout)  # last: the demo key's user comes with it
 
     def _demo_tenant(self) -> Tenant:
@@ -82,13 +83,14 @@ class Command(BaseCommand):
                 "Operator account: operator (forgot it? manage.py changepassword operator)"
             )
 
-    def _demo_key(self, tenant: Tenant, path: Path) -> None:
+    def _demo_key(self, tenant: Tenant, role: ApiKey.Role, path: Path) -> None:
+        """Writes a valid key of that role into `path`, unless one is there."""
         if path.is_file() and find_key(path.read_text().strip()):
-            self.stdout.write(f"Demo node key: in {path}")
+            self.stdout.write(f"Demo {role} key: in {path}")
             return
-        _, plaintext = services.issue_key(tenant=tenant, role=ApiKey.Role.NODE, name="demo node")
+        _, plaintext = services.issue_key(tenant=tenant, role=role, name=f"demo {role}")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(plaintext + "\n")
-        self.stdout.write(f"Demo node key: {plaintext}  (shown once; kept in {path})")
+        self.stdout.write(f"Demo {role} key: {plaintext}  (shown once; kept in {path})")

@@ -1,0 +1,109 @@
+"""`neve nodes` and `neve engines`: what is connected, and what may be asked to compute."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+from neve.cli import text
+from neve.cli.connection import Connection, platform_options
+from neve.cli.context_list import space_names
+from neve.cli.output import Cell, Column, name, number
+from neve.cli.usage import tokens_of
+
+_BREAKER = {"closed": "green", "open": "red", "half_open": "yellow"}
+_STATES = {"healthy": "green", "unhealthy": "red"}
+
+NODE_COLUMNS = (
+    name("NODE"),
+    name("SPACE", drop=2),
+    name("ENGINE", drop=4),
+    Column("STATE"),
+    Column("BREAKER", drop=1),
+    number("HITS"),
+    number("READ", drop=3),
+    Column("UP", drop=5),
+)
+
+
+@click.command()
+@click.option("--tenant", metavar="SLUG")
+@click.option("--all", "everything", is_flag=True, help="Also those that ended.")
+@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True)
+@platform_options
+def nodes(platform: Connection, tenant: str | None, everything: bool, limit: int) -> None:
+    """List engines that are connected now."""
+    query = {"tenant": tenant, "live": None if everything else True}
+    found = list(platform.rows("/nodes", query, limit=limit))
+
+    def show() -> None:
+        spaces = space_names(platform, tenant=tenant) if found else {}
+        now = datetime.now(UTC)
+        platform.out.table(
+            NODE_COLUMNS,
+            [node_row(node, spaces, now) for node in found],
+            empty="No node is connected: docs/nodes.md says how to connect one.",
+        )
+
+    platform.show(found, show)
+
+
+def node_row(node: dict[str, Any], spaces: dict[Any, str], now: datetime) -> list[Cell]:
+    totals = node.get("totals") or {}
+    asked, hit = tokens_of(totals)
+    engine = node.get("engine") or {}
+    named = f"{engine.get('name', '')} {engine.get('version', '')}".strip()
+    breaker = str(node.get("breaker") or text.NOTHING)
+    ended = node.get("ended_at")
+    return [
+        node["node"],
+        spaces.get(node.get("space"), str(node.get("space"))),
+        named if isinstance(engine, dict) else str(engine),
+        ("ended", "dim") if ended else ("live", "green"),
+        (breaker, _BREAKER.get(breaker, "")),
+        text.share(text.ratio(hit, asked)),
+        text.size((totals.get("hot_read_bytes") or 0) + (totals.get("cold_read_bytes") or 0)),
+        text.age(node.get("opened_at"), now),
+    ]
+
+
+@click.command()
+@click.option("--tenant", metavar="SLUG")
+@click.option("--check", metavar="ENGINE", type=int, help="Ask this engine for its health now.")
+@platform_options
+def engines(platform: Connection, tenant: str | None, check: int | None) -> None:
+    """List registered engines: they put text into tokens and warm contexts."""
+    if check is not None:
+        platform.call("POST", f"/engines/{check}/check")
+    found = list(platform.rows("/engines", {"tenant": tenant}))
+    now = datetime.now(UTC)
+
+    def row(engine: dict[str, Any]) -> list[Cell]:
+        state = str(engine.get("state") or text.NOTHING)
+        return [
+            str(engine["id"]),
+            engine["name"],
+            str(engine.get("model") or text.NOTHING),
+            (state, _STATES.get(state, "")),
+            text.age(engine.get("checked_at"), now),
+            engine.get("error") or text.NOTHING,
+            engine.get("base_url") or text.NOTHING,
+            str(engine.get("source") or text.NOTHING),
+        ]
+
+    columns = (
+        number("ID"),
+        name("NAME"),
+        name("MODEL"),
+        Column("STATE"),
+        Column("CHECKED", drop=1),
+        name("ERROR", drop=3),
+        name("ADDRESS", drop=2),
+        Column("SOURCE", drop=4),
+    )
+    platform.show(
+        found,
+        lambda: platform.out.table(
+            columns, map(row, found), empty="No engine is registered (POST /api/v1/engines)."
+        ),
+    )

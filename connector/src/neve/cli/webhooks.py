@@ -1,0 +1,76 @@
+"""`neve webhooks`: addresses that are told of events, and what became of the deliveries."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+from neve.cli import text
+from neve.cli.connection import Connection, platform_options
+from neve.cli.output import Cell, Column, name, number
+
+
+@click.group()
+def webhooks() -> None:
+    """Addresses that are told of events."""
+
+
+@webhooks.command("ls")
+@click.option("--tenant", metavar="SLUG")
+@platform_options
+def webhooks_ls(platform: Connection, tenant: str | None) -> None:
+    """List webhooks."""
+    found = list(platform.rows("/webhooks", {"tenant": tenant}))
+
+    def row(hook: dict[str, Any]) -> list[Cell]:
+        return [
+            str(hook["id"]),
+            hook["url"],
+            ",".join(hook.get("types") or ()) or "all",
+            ("active", "green") if hook.get("is_active") else ("off", "red"),
+        ]
+
+    columns = (Column("ID"), name("ADDRESS"), name("TYPES"), Column("STATE"))
+    platform.show(found, lambda: platform.out.table(columns, map(row, found), empty="No webhooks."))
+
+
+@webhooks.command()
+@click.argument("webhook")
+@platform_options
+def test(platform: Connection, webhook: str) -> None:
+    """Send a webhook an event of type webhook.test."""
+    answer = platform.call("POST", f"/webhooks/{webhook}/test")
+    platform.show(answer, lambda: platform.out.say("Sent: `neve webhooks log` shows the outcome."))
+
+
+@webhooks.command()
+@click.argument("webhook")
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True)
+@platform_options
+def log(platform: Connection, webhook: str, limit: int) -> None:
+    """List deliveries, the newest first."""
+    found = list(platform.rows(f"/webhooks/{webhook}/deliveries", limit=limit))
+    now = datetime.now(UTC)
+
+    def row(delivery: dict[str, Any]) -> list[Cell]:
+        state = str(delivery.get("state") or text.NOTHING)
+        return [
+            text.age(delivery.get("created_at") or delivery.get("at"), now),
+            str(delivery.get("type") or delivery.get("kind") or text.NOTHING),
+            state,
+            text.count(delivery.get("attempts")),
+            str(delivery.get("status") or text.NOTHING),
+            str(delivery.get("error") or text.NOTHING),
+        ]
+
+    columns = (
+        Column("AGO"),
+        Column("TYPE"),
+        Column("STATE"),
+        number("TRIES"),
+        number("HTTP"),
+        name("ERROR"),
+    )
+    platform.show(
+        found, lambda: platform.out.table(columns, map(row, found), empty="No deliveries.")
+    )

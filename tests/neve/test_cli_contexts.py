@@ -1,0 +1,178 @@
+"""`neve contexts` and its neighbours against a live platform, as a person and a script use them."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from click.testing import CliRunner, Result
+
+from neve.cli.main import main
+from support.chains import ENGINE, IDENTITY, Chain, PatientClient
+from support.servers import ControlPlane
+
+pytestmark = pytest.mark.integration
+
+Neve = Callable[..., Result]
+
+
+@pytest.fixture(scope="module")
+def stored(control_plane: ControlPlane) -> dict[str, str]:
+    """Contexts of two spaces: name → id. `cli-twin` stands in both."""
+    found = {}
+    for space, names in (
+        ("cli-a", ("cli-one", "cli-two", "cli-twin")),
+        ("cli-b", ("cli-twin",)),
+    ):
+        identity = replace(IDENTITY, dtype="float16" if space == "cli-b" else "float32")
+        with PatientClient.connect(
+            control_plane.url,
+            control_plane.node_key,
+            identity,
+            node="cli",
+            engine=ENGINE,
+            space=space,
+        ) as client:
+            chain = Chain(client, 3, seed=31)
+            assert chain.put() == [None] * 3
+            for name in names:
+                tokens = 3 * client.session.chunk_tokens
+                found[f"{space}/{name}"] = client.report_context(name, chain.ids, tokens=tokens)
+    return found
+
+
+@pytest.fixture
+def neve(control_plane: ControlPlane, stored: dict[str, str], tmp_path) -> Neve:
+    env = {
+        "NEVE_ENDPOINT": control_plane.url,
+        "NEVE_API_KEY": control_plane.team_key,
+        "XDG_CONFIG_HOME": str(tmp_path),
+    }
+    return lambda *arguments, **options: CliRunner(env={**env, **options.pop("env", {})}).invoke(
+        main, arguments, **options
+    )
+
+
+def rows(done: Result) -> list[str]:
+    assert done.exit_code == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def document(done: Result):
+    assert done.exit_code == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_contexts_are_listed_for_people_and_for_programs(neve, stored):
+    lines = rows(neve("contexts", "ls", "--search", "cli-", "--sort", "name"))
+    assert lines[0].split()[:3] == ["NAME", "SPACE", "STATE"]
+    assert [line.split()[0] for line in lines[1:]] == ["cli-one", "cli-twin", "cli-twin", "cli-two"]
+    found = document(neve("contexts", "ls", "--search", "cli-", "--json"))
+    assert {row["name"] for row in found} == {"cli-one", "cli-two", "cli-twin"}
+    assert {row["id"] for row in found} == set(stored.values())
+
+
+def test_a_list_that_is_cut_says_so(neve):
+    done = neve("contexts", "ls", "--search", "cli-", "--limit", "3")
+    assert len(rows(done)) == 4
+    assert "The first 3" in done.stderr
+    everything = neve("contexts", "ls", "--search", "cli-", "--limit", "1", "--all")
+    assert len(rows(everything)) == 5
+    assert everything.stderr == ""
+
+
+def test_an_empty_list_is_no_error(neve):
+    done = neve("contexts", "ls", "--search", "no such context")
+    assert (done.exit_code, done.stdout) == (0, "")
+    assert "No contexts fit" in done.stderr
+    assert document(neve("contexts", "ls", "--search", "no such", "--json")) == []
+
+
+def test_a_context_is_found_by_name_or_id_and_an_ambiguous_name_lists_candidates(neve, stored):
+    by_name = document(neve("contexts", "show", "cli-one", "--json"))
+    assert by_name["id"] == stored["cli-a/cli-one"]
+    assert document(neve("contexts", "show", by_name["id"], "--json"))["name"] == "cli-one"
+    done = neve("contexts", "show", "cli-twin")
+    assert done.exit_code == 3
+    for place in ("cli-a/cli-twin", "cli-b/cli-twin"):
+        assert stored[place] in done.stderr
+    assert "--space" in done.stderr
+    there = document(neve("contexts", "show", "cli-twin", "--space", "cli-b", "--json"))
+    assert there["id"] == stored["cli-b/cli-twin"]
+
+
+def test_a_name_that_is_not_there_names_what_is_near(neve):
+    done = neve("contexts", "show", "cli-t")
+    assert done.exit_code == 3
+    assert "'cli-two'" in done.stderr
+    done = neve("contexts", "show", "00000000-0000-4000-8000-000000000000", "--json")
+    assert (done.exit_code, done.stdout) == (3, "")
+    told = json.loads(done.stderr)
+    assert (told["kind"], told["status"], told["exit_code"]) == ("not-found", 404, 3)
+
+
+def test_a_context_is_shown_with_pins_and_residency(neve):
+    assert neve("contexts", "pin", "cli-one", "--for", "2h", "--reason", "demo").exit_code == 0
+    shown = "\n".join(rows(neve("contexts", "show", "cli-one")))
+    for words in ("768 tokens in 3 blocks", "demo", "hot", "durable", "usable"):
+        assert words in shown
+    assert "(in 1h5" in shown
+    assert rows(neve("contexts", "unpin", "cli-one")) == ["cli-one: 1 pins ended"]
+
+
+def test_several_contexts_are_acted_on_at_once_and_none_if_one_is_missing(neve):
+    done = neve("contexts", "pin", "cli-one", "cli-nope", "--for", "1h")
+    assert done.exit_code == 3
+    assert document(neve("contexts", "ls", "--search", "cli-", "--pinned", "--json")) == []
+    both = document(neve("contexts", "extend", "cli-one", "cli-two", "--for", "7d", "--json"))
+    assert [each["name"] for each in both] == ["cli-one", "cli-two"]
+    assert all(each["answer"]["extended"] == 3 for each in both)
+
+
+def test_what_is_destroyed_is_shown_and_asked_for(neve):
+    done = neve("contexts", "expire", "cli-two")
+    assert done.exit_code == 64  # nobody can answer
+    assert "would remove 0 blocks" in done.stderr  # all are shared
+    assert "--yes" in done.stderr
+    done = neve("contexts", "rm", "cli-two")
+    assert done.exit_code == 64
+    assert "768 tokens" in done.stderr
+    assert document(neve("contexts", "show", "cli-two", "--json"))["expired_at"] is None
+
+
+def test_a_wrong_value_is_refused_with_its_field_and_its_remedy(neve):
+    done = neve("contexts", "pin", "cli-one", "--for", "soon")
+    assert done.exit_code == 64
+    assert "for" in done.stderr
+    assert "Fix:" in done.stderr
+
+
+def test_a_key_that_is_not_known_says_what_to_do(neve):
+    done = neve("contexts", "ls", env={"NEVE_API_KEY": "neve_abcdefghij_secret"})
+    assert done.exit_code == 4
+    assert "Fix:" in done.stderr
+
+
+def test_two_contexts_are_compared_and_a_space_is_a_tree(neve):
+    shown = "\n".join(rows(neve("contexts", "diff", "cli-one", "cli-two")))
+    assert "768 tokens in 3 blocks" in shown
+    tree = rows(neve("contexts", "tree", "cli-a"))
+    assert tree[0] == "cli-a"
+    assert any("cli-one  768 tokens" in line for line in tree)
+    assert document(neve("contexts", "tree", "cli-a", "--json"))["context_count"] == 3
+
+
+def test_usage_spaces_nodes_and_audit_are_listed(neve, stored):
+    assert any("prompts" in line for line in rows(neve("usage", "--range", "1h")))
+    assert any("cli-a" in line for line in rows(neve("spaces", "ls", "--model", "test/model")))
+    assert any(line.startswith("cli ") for line in rows(neve("nodes", "--all")))
+    lines = rows(neve("audit", "--object", stored["cli-a/cli-one"], "--action", "context.record"))
+    assert len(lines) == 2
+    assert any("demo team" in line for line in rows(neve("keys", "ls")))
+    assert isinstance(document(neve("jobs", "ls", "--json")), list)
+
+
+def test_completion_offers_names_of_contexts(control_plane, neve, stored):
+    done = neve(env={"_NEVE_COMPLETE": "bash_complete", "COMP_WORDS": "neve contexts pin cli-o",
+                     "COMP_CWORD": "3"}, prog_name="neve")  # fmt: skip
+    assert "plain,cli-one" in done.stdout.splitlines()
