@@ -1,57 +1,91 @@
-"""Change hints over the channel layer: a page that gets one fetches the data over HTTP.
+"""Change hints over the channel layer: who gets one fetches the data from where they stand.
 
-Hints may be lost. While valkey-bus is down, one heartbeat in QUIET_S waits for it, up to WAIT_S.
+Hints may be lost. A thread of each process sends them, so that no request waits for valkey-bus, and
+a group has one in `EVERY_S` however much changes.
 """
 
 import asyncio
+import os
+import threading
 import time
+from collections.abc import Set
+from typing import NamedTuple
 
-from asgiref.sync import async_to_sync
 from channels.layers import get_channel_layer
 from django.db import transaction
 
-from base import log_events
+from base import log_events, tracing
 
+EVERY_S = 0.25
 WAIT_S = 1.0
-QUIET_S = 5.0
-EVENTS_EVERY_S = 0.1
+QUIET_S = 5.0  # pause after a bus that did not answer
 
-_quiet_until = 0.0
-_hinted_at = 0.0
+
+class Hint(NamedTuple):
+    type: str  # of the message; Channels calls the consumer's method of this name
+    group: str
 
 
 def announce_usage_on_commit(tenant_id: int) -> None:
     """On commit, hint to groups "usage" (operators) and "usage.t<id>" that usage changed."""
-    transaction.on_commit(lambda: _announce("usage.changed", "usage", f"usage.t{tenant_id}"))
+    _announce_on_commit(Hint("usage.changed", "usage"), Hint("usage.changed", f"usage.t{tenant_id}"))
 
 
 def hint_events_on_commit() -> None:
-    """On commit, hint to the group "events" that there are some, at most ten times a second."""
-    transaction.on_commit(_hint_events)
+    """On commit, hint to the group "events" that there are some."""
+    _announce_on_commit(Hint("events.emitted", "events"))
 
 
-def _hint_events() -> None:
-    global _hinted_at
-    now = time.monotonic()
-    if now - _hinted_at >= EVENTS_EVERY_S:
-        _hinted_at = now
-        _announce("events.emitted", "events")
+def _announce_on_commit(*hints: Hint) -> None:
+    transaction.on_commit(lambda: _ANNOUNCER.note(hints))
 
 
-def _announce(kind: str, *groups: str) -> None:
-    global _quiet_until
+class _Announcer:
+    """The hints that wait, and the thread that sends them."""
+
+    def __init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        """Starts without hints and thread, also after a fork."""
+        self._lock = threading.Lock()
+        self._waiting: set[Hint] = set()
+        self._wake = threading.Event()
+        self._is_started = False
+
+    def note(self, hints: tuple[Hint, ...]) -> None:
+        with self._lock:
+            self._waiting.update(hints)
+            is_first, self._is_started = not self._is_started, True
+        if is_first:
+            threading.Thread(target=self._run, name="neve-hints", daemon=True).start()
+        self._wake.set()
+
+    def _run(self) -> None:
+        with tracing.untraced(), asyncio.Runner() as runner:
+            while True:
+                self._wake.wait()
+                self._wake.clear()
+                with self._lock:
+                    hints, self._waiting = self._waiting, set()
+                try:
+                    runner.run(_send(hints))
+                except Exception as error:  # hints may be lost
+                    log_events.HINT_FAILED.log(error=type(error).__name__)
+                    time.sleep(QUIET_S)
+                else:
+                    time.sleep(EVERY_S)
+
+
+async def _send(hints: Set[Hint]) -> None:
     layer = get_channel_layer()
-    if layer is None or time.monotonic() < _quiet_until:
+    if layer is None:
         return
-    message = {"type": kind, "seq": time.time_ns() // 1_000_000}
-
-    async def send() -> None:
+    seq = time.time_ns() // 1_000_000
+    for hint in sorted(hints):
         async with asyncio.timeout(WAIT_S):
-            for group in groups:
-                await layer.group_send(group, message)
+            await layer.group_send(hint.group, {"type": hint.type, "seq": seq})
 
-    try:
-        async_to_sync(send)()
-    except Exception as error:  # a failed hint must not fail a heartbeat
-        _quiet_until = time.monotonic() + QUIET_S
-        log_events.HINT_FAILED.log(error=type(error).__name__)
+
+_ANNOUNCER = _Announcer()
+os.register_at_fork(after_in_child=_ANNOUNCER.begin)

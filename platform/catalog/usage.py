@@ -14,7 +14,7 @@ from functools import reduce
 from typing import Any
 
 from django.db import transaction
-from django.db.models import BigIntegerField, Case, F, FloatField, Max, Sum, Value, When
+from django.db.models import BigIntegerField, Case, F, FloatField, Max, Q, Sum, Value, When
 from django.db.models.functions import Cast
 from django.utils import timezone
 
@@ -68,7 +68,7 @@ def bounded_sum(*names: str, **options: Any) -> Sum:
     return Sum(reduce(operator.add, columns), **options)
 
 
-@transaction.atomic
+@transaction.atomic(savepoint=False)  # an error ends the heartbeat as a whole
 def record_deltas(
     *,
     tenant_id: int,
@@ -80,22 +80,25 @@ def record_deltas(
 ) -> None:
     """Counters are names of COUNTERS; `load_ms` is a histogram, upper bound → loads; `misses` and
     `drops` are in blocks by MissReason."""
-    drops = drops or {}
-    if not any((*counters.values(), *misses.values(), *load_ms.values(), *drops.values())):
+    counted = {name: delta for name, delta in counters.items() if delta}
+    by_name = {"misses": misses, "load_ms": load_ms, "drops": drops or {}}
+    by_name = {name: more for name, more in by_name.items() if any(more.values())}
+    changed = [*counted, *by_name]
+    if not changed:
         return
-    for row in _locked_buckets(tenant_id, at):
-        for name, delta in counters.items():
+    for row in _locked_buckets(tenant_id, at, changed):
+        for name, delta in counted.items():
             setattr(row, name, bounded(getattr(row, name) + delta))
-        for name, more in (("misses", misses), ("load_ms", load_ms), ("drops", drops)):
+        for name, more in by_name.items():
             setattr(row, name, add(known(getattr(row, name), BY_NAME[name]), more))
         with tenant_scope(tenant_id):
-            row.save(update_fields=[*counters, *BY_NAME])
+            row.save(update_fields=changed)
 
 
 @transaction.atomic
 def record_gauges(*, tenant_id: int, at: datetime, gauges: Mapping[str, int]) -> None:
     """Gauges of a tenant (names of GAUGES): a bucket keeps its last sample."""
-    for row in _locked_buckets(tenant_id, at):
+    for row in _locked_buckets(tenant_id, at, GAUGES):
         for name in GAUGES:
             gauge = gauges.get(name)
             setattr(row, name, None if gauge is None else bounded(gauge))
@@ -107,7 +110,7 @@ def record_gauges(*, tenant_id: int, at: datetime, gauges: Mapping[str, int]) ->
 def record_tier_totals(*, tenant_id: int, at: datetime, totals: Mapping[str, int]) -> None:
     """Counts of the tiers (TIER_COUNTERS) since the last sample. `totals` count since the hot
     server's start: smaller ones than before began anew from 0."""
-    rows = _locked_buckets(tenant_id, at)
+    rows = _locked_buckets(tenant_id, at, [*TIER_COUNTERS, "tier_totals"])
     with tenant_scope(tenant_id):
         sampled = UsageRollup.objects.filter(
             resolution_s=RESOLUTIONS_S[-1], tier_totals__isnull=False
@@ -124,19 +127,22 @@ def record_tier_totals(*, tenant_id: int, at: datetime, totals: Mapping[str, int
             row.save(update_fields=[*TIER_COUNTERS, "tier_totals"])
 
 
-def _locked_buckets(tenant_id: int, at: datetime) -> list[UsageRollup]:
+def _locked_buckets(tenant_id: int, at: datetime, columns: Iterable[str]) -> list[UsageRollup]:
+    """The bucket of each resolution, finest first, with these columns of counts."""
     second = int(at.timestamp())
+    places = [(each, second - second % each) for each in RESOLUTIONS_S]
+    wanted = reduce(operator.or_, (Q(resolution_s=r, bucket_ts=ts) for r, ts in places))
     with tenant_scope(tenant_id):
-        for resolution_s in RESOLUTIONS_S:
-            UsageRollup.objects.get_or_create(
-                resolution_s=resolution_s, bucket_ts=second - second % resolution_s
+        rows = UsageRollup.objects.filter(wanted).order_by("resolution_s")
+        locked = rows.only("tenant_id", "resolution_s", *columns).select_for_update()
+        found = list(locked)
+        if len(found) < len(places):
+            new = (
+                UsageRollup(tenant_id=tenant_id, resolution_s=r, bucket_ts=ts) for r, ts in places
             )
-        return [
-            UsageRollup.objects.select_for_update().get(
-                resolution_s=resolution_s, bucket_ts=second - second % resolution_s
-            )
-            for resolution_s in RESOLUTIONS_S
-        ]
+            UsageRollup.objects.bulk_create(new, ignore_conflicts=True)
+            found = list(locked.all())
+        return found
 
 
 def series(

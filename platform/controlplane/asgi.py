@@ -16,9 +16,9 @@ from base import tracing  # noqa: E402
 
 tracing.start("neve-web")  # before Django reads its middleware
 
-from django.core.asgi import get_asgi_application  # noqa: E402
+import django  # noqa: E402
 
-http = get_asgi_application()  # before anything that imports models
+django.setup(set_prefix=False)  # before anything that imports models
 
 from channels.auth import AuthMiddlewareStack  # noqa: E402
 from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
@@ -26,6 +26,7 @@ from channels.security.websocket import AllowedHostsOriginValidator  # noqa: E40
 
 from base.counting import PROCESS  # noqa: E402
 from controlplane.front import Front  # noqa: E402
+from controlplane.handler import PooledHandler  # noqa: E402
 from controlplane.observing import ObservedSockets  # noqa: E402
 
 # By name, since nothing in `platform/` imports what stands above it.
@@ -34,7 +35,7 @@ routes = import_module("dashboard.routing").websocket_urlpatterns
 application = Front(
     ProtocolTypeRouter(
         {
-            "http": http,
+            "http": PooledHandler(),
             "websocket": ObservedSockets(
                 AllowedHostsOriginValidator(AuthMiddlewareStack(URLRouter(routes)))
             ),

@@ -105,7 +105,7 @@ TEMPLATES = [
     },
 ]
 
-DATABASES = {"default": ENV.database}
+DATABASES = {"default": {**ENV.database, "CONN_MAX_AGE": 60, "CONN_HEALTH_CHECKS": True}}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 AUTHENTICATION_BACKENDS = ["tenants.signing_in.SignInBackend"]

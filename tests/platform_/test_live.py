@@ -1,6 +1,7 @@
-"""Hints over the bus: they reach both groups, and a bus that is down costs next to nothing."""
+"""Hints over the bus: they reach both groups, and hold up no heartbeat."""
 
 import asyncio
+import queue
 
 import pytest
 from asgiref.sync import async_to_sync
@@ -8,13 +9,9 @@ from channels.layers import get_channel_layer
 from redis.exceptions import RedisError
 
 from base import live
+from support.servers import wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.django_db(transaction=True)]
-
-
-@pytest.fixture(autouse=True)
-def awake(monkeypatch):
-    monkeypatch.setattr(live, "_quiet_until", 0.0)
 
 
 def test_operators_and_the_tenants_own_people_are_told(valkey_bus):
@@ -34,35 +31,61 @@ def test_operators_and_the_tenants_own_people_are_told(valkey_bus):
         assert message["seq"] > 0
 
 
-def test_a_bus_that_is_down_is_asked_once_in_a_while(settings, monkeypatch):
-    layers = {
-        "default": {
-            "BACKEND": "channels_redis.core.RedisChannelLayer",
-            "CONFIG": {"hosts": [{"address": "redis://127.0.0.1:1/0"}]},
-        }
-    }
-    settings.CHANNEL_LAYERS = layers
-    from channels.layers import channel_layers
+@pytest.fixture
+def announcer(monkeypatch):
+    """Another process's: it starts without a thread, and waits a little after a failure."""
+    announcer = live._Announcer()
+    monkeypatch.setattr(live, "_ANNOUNCER", announcer)
+    return announcer
 
-    channel_layers.backends.clear()
-    bus = type(get_channel_layer())
-    asked, send = [], bus.group_send
 
-    async def group_send(layer, group, message):
-        asked.append(group)
-        await send(layer, group, message)
+@pytest.fixture
+def sent(monkeypatch):
+    """Groups of each turn, in a queue."""
+    sent = queue.Queue()
 
-    monkeypatch.setattr(bus, "group_send", group_send)
-    monkeypatch.setattr(live, "QUIET_S", 3600.0)
-    try:
-        for _ in range(100):
-            live.announce_usage_on_commit(7)
-        assert len(asked) == 1
-        monkeypatch.setattr(live, "_quiet_until", live._quiet_until - live.QUIET_S)
+    async def send(hints):
+        sent.put({hint.group for hint in hints})
+
+    monkeypatch.setattr(live, "_send", send)
+    return sent
+
+
+def test_many_heartbeats_are_one_hint_for_each_tenant(announcer, sent, monkeypatch):
+    monkeypatch.setattr(live, "EVERY_S", 0.3)
+    live.announce_usage_on_commit(7)
+    assert sent.get(timeout=30) == {"usage", "usage.t7"}
+    for _ in range(50):  # while the thread pauses
         live.announce_usage_on_commit(7)
-        assert len(asked) == 2
-    finally:
-        channel_layers.backends.clear()
+        live.announce_usage_on_commit(8)
+    hints = [sent.get(timeout=30)]
+    while set().union(*hints) != {"usage", "usage.t7", "usage.t8"}:  # on a busy machine the pause may end amid the loop
+        hints.append(sent.get(timeout=30))
+    assert len(hints) <= 10
+
+
+def test_a_bus_that_is_down_holds_up_no_heartbeat_and_is_told_later(announcer, monkeypatch, caplog):
+    tries = queue.Queue()
+
+    async def send(hints):
+        tries.put(hints)
+        if tries.qsize() < 2:
+            raise RedisError
+
+    monkeypatch.setattr(live, "_send", send)
+    monkeypatch.setattr(live, "QUIET_S", 0.1)
+    live.announce_usage_on_commit(7)
+    wait_until(lambda: "hint_failed" in caplog.text, what="the log's line")
+    live.announce_usage_on_commit(8)
+    wait_until(lambda: tries.qsize() == 2, what="the next hint")
+
+
+def test_a_forked_process_announces_with_a_thread_of_its_own(announcer, sent):
+    live.announce_usage_on_commit(7)
+    assert sent.get(timeout=30) == {"usage", "usage.t7"}
+    announcer.begin()  # as after a fork
+    live.announce_usage_on_commit(8)
+    assert sent.get(timeout=30) == {"usage", "usage.t8"}
 
 
 async def test_a_bus_that_stands_still_is_tried_twice_not_eleven_times(settings):
