@@ -28,7 +28,9 @@ class Hint(NamedTuple):
 
 def announce_usage_on_commit(tenant_id: int) -> None:
     """On commit, hint to groups "usage" (operators) and "usage.t<id>" that usage changed."""
-    _announce_on_commit(Hint("usage.changed", "usage"), Hint("usage.changed", f"usage.t{tenant_id}"))
+    _announce_on_commit(
+        Hint("usage.changed", "usage"), Hint("usage.changed", f"usage.t{tenant_id}")
+    )
 
 
 def hint_events_on_commit() -> None:

@@ -384,5 +384,5 @@ async def test_each_person_hears_on_a_socket_of_their_tenants_only(valkey_bus, p
     for socket in sockets.values():
         await socket.leave()
     nobody = await Socket.open(AnonymousUser(), path)
-    closed = await nobody.receive_output(5)
+    closed = await nobody.receive_output(30)
     assert (closed["type"], closed["code"]) == ("websocket.close", SIGNED_OUT)

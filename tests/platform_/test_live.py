@@ -59,7 +59,11 @@ def test_many_heartbeats_are_one_hint_for_each_tenant(announcer, sent, monkeypat
         live.announce_usage_on_commit(7)
         live.announce_usage_on_commit(8)
     hints = [sent.get(timeout=30)]
-    while set().union(*hints) != {"usage", "usage.t7", "usage.t8"}:  # on a busy machine the pause may end amid the loop
+    while set().union(*hints) != {
+        "usage",
+        "usage.t7",
+        "usage.t8",
+    }:  # on a busy machine the pause may end amid the loop
         hints.append(sent.get(timeout=30))
     assert len(hints) <= 10
 
