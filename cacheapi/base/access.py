@@ -98,6 +98,15 @@ class Nodes(_RolePermission):
         return True  # the cache endpoint is all that a node's key may use
 
 
+class Known(_RolePermission):
+    """Every key and person, whatever their scopes."""
+
+    roles = tuple(ApiKey.Role)
+
+    def has_scope(self, request: Request, view: Any) -> bool:
+        return True
+
+
 class Teams(_RolePermission):
     roles = (ApiKey.Role.TEAM, ApiKey.Role.OPERATOR)
 

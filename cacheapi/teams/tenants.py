@@ -4,19 +4,21 @@ from typing import Any
 
 import django_filters
 from django.db.models import QuerySet
-from drf_spectacular.utils import extend_schema
+from drf_spectacular.utils import extend_schema, extend_schema_field
 from rest_framework import serializers
 from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from cacheapi.base.access import Operators, caller
-from cacheapi.base.fields import Flag, StrictSerializer, WholeNumber
+from base.problems import Problem
+from cacheapi.base.access import caller
+from cacheapi.base.fields import Flag, StrictSerializer, Text, WholeNumber
 from cacheapi.base.filters import FlagFilter, TextFilter
 from cacheapi.base.viewsets import SLUG, ReadOnlyView, checked, no_body
 from cacheapi.teams.removal import CONFIRM, RemovalSerializer, require_confirmed
 from catalog.limits import limit_of
 from catalog.spaces import weight_of
+from contexts.quotas import own_quota
 from tenants import services
 from tenants.models import Tenant
 from tenants.principal import actor_of
@@ -67,13 +69,90 @@ class QuotaChangeSerializer(StrictSerializer):
         return attrs
 
 
+class UsedSerializer(serializers.Serializer[Any]):
+    """What the tenant uses of its limits now."""
+
+    hot_bytes = serializers.IntegerField(allow_null=True, help_text="null: Valkey does not answer")
+    cold_bytes = serializers.IntegerField(allow_null=True, help_text="null: Valkey does not answer")
+    pinned_bytes = serializers.IntegerField(
+        allow_null=True, help_text="null: Valkey does not answer"
+    )
+    spaces = serializers.IntegerField()
+    contexts = serializers.IntegerField()
+    nodes = serializers.IntegerField(help_text="with young heartbeats")
+    keys = serializers.IntegerField(help_text="usable ones")
+
+
+class OwnQuotaSerializer(serializers.Serializer[Any]):
+    hot_bytes = serializers.IntegerField()
+    cold_bytes = serializers.IntegerField()
+    space_limit = serializers.IntegerField(help_text="spaces")
+    context_limit = serializers.IntegerField(help_text="contexts")
+    context_block_limit = serializers.IntegerField(help_text="blocks of one context")
+    pin_budget_bytes = serializers.IntegerField(
+        allow_null=True, help_text="of all pins together; null: no budget"
+    )
+    node_limit = serializers.IntegerField(help_text="nodes that may be connected")
+    key_limit = serializers.IntegerField(help_text="keys that may be usable")
+    used = UsedSerializer()
+
+
 class TenantSerializer(serializers.ModelSerializer[Tenant]):
     quota = QuotaSerializer(read_only=True)
 
     class Meta:
         model = Tenant
-        fields = ("id", "slug", "name", "node_limit", "is_active", "created_at", "quota")
+        fields = (
+            *("id", "slug", "name", "node_limit", "is_active", "cut_off_at", "cut_off_reason"),
+            *("created_at", "quota"),
+        )
         read_only_fields = fields
+
+
+@extend_schema_field({"type": "string", "pattern": f"^{SLUG}$", "maxLength": 40})
+class Slug(Text):
+    pass
+
+
+class NewQuotaSerializer(QuotaChangeSerializer):
+    """Absent members get a default."""
+
+    schema: dict[str, Any] = {}
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        return attrs
+
+
+class NewTenantSerializer(StrictSerializer):
+    slug = Slug(help_text="its name in addresses, which stays: a to z, digits, hyphens; not `all`")
+    name = Text(max_length=200)
+    node_limit = WholeNumber(max_value=2**31 - 1, required=False, help_text="16 unless given")
+    is_active = Flag(default=True)
+    quota = NewQuotaSerializer(
+        required=False, help_text="1 GiB hot, or half of the room that is left, and 16 GiB cold"
+    )
+
+
+_CHANGES = ("name", "node_limit", "is_active")
+
+
+class TenantChangeSerializer(StrictSerializer):
+    """Absent members keep their value."""
+
+    schema = {"anyOf": [{"required": [name]} for name in _CHANGES]}
+    name = Text(max_length=200, required=False)
+    node_limit = WholeNumber(max_value=2**31 - 1, required=False)
+    is_active = Flag(
+        required=False, help_text="false: keys, sessions and Valkey users end at once; data stays"
+    )
+    overcommit = Flag(
+        required=False, help_text="activate, though the hot quota does not fit; default false"
+    )
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        if not attrs.keys() & set(_CHANGES):
+            raise serializers.ValidationError(f"give at least one of {', '.join(_CHANGES)}")
+        return attrs
 
 
 class TenantListFilter(django_filters.FilterSet):
@@ -82,11 +161,13 @@ class TenantListFilter(django_filters.FilterSet):
 
 
 class TenantsView(ReadOnlyView):
-    """Tenants and their quotas, for operators."""
+    """Tenants, for operators; everybody reads the quota of their own."""
 
     model = Tenant
     select = ("quota",)
-    permission_classes = (Operators,)
+    operators_only = (
+        *("list", "retrieve", "create", "partial_update", "destroy", "set_quota", "let_in"),
+    )
     serializer_class = TenantSerializer
     filterset_class = TenantListFilter
     lookup_field = "slug"
@@ -97,8 +178,36 @@ class TenantsView(ReadOnlyView):
     def visible(self) -> QuerySet[Tenant]:
         return caller(self.request).tenant_rows()
 
+    @extend_schema(request=NewTenantSerializer, responses={201: TenantSerializer})
+    def create(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """Makes a tenant with its quota and its policy."""
+        body = checked(NewTenantSerializer, request)
+        quota = body.pop("quota", {})
+        if Tenant.objects.filter(slug=body["slug"]).exists():
+            raise Problem("conflict", f"slug: there is a tenant {body['slug']}.", field="slug")
+        tenant = services.create_tenant(**body, **quota, actor=actor_of(request))
+        return Response(TenantSerializer(tenant).data, status=201)
+
+    @extend_schema(request=TenantChangeSerializer, responses=TenantSerializer)
+    def partial_update(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """Changes the tenant. An inactive one's keys, sessions and Valkey users end at once; its
+        data stays, and its people see it no more, until it is active again."""
+        tenant = self.get_object()
+        change = checked(TenantChangeSerializer, request)
+        present = {name: getattr(tenant, name) for name in _CHANGES}
+        changed = services.change_tenant(
+            tenant=tenant, **{**present, **change}, actor=actor_of(request)
+        )
+        return Response(TenantSerializer(changed).data)
+
+    @extend_schema(responses=OwnQuotaSerializer)
+    @action(methods=["get"], detail=True)
+    def quota(self, request: Request, slug: str) -> Response:
+        """The limits of a tenant, and what it uses of them now."""
+        return Response(OwnQuotaSerializer(own_quota(self.get_object())).data)
+
     @extend_schema(request=QuotaChangeSerializer, responses=QuotaSerializer)
-    @action(methods=["patch"], detail=True, url_path="quota", url_name="quota")
+    @quota.mapping.patch
     def set_quota(self, request: Request, slug: str) -> Response:
         """Sets hard limits. All hot quotas together must fit the hot tier's memory."""
         tenant = self.get_object()
@@ -106,6 +215,15 @@ class TenantsView(ReadOnlyView):
         limits = {"hot_bytes": tenant.quota.hot_bytes, "cold_bytes": tenant.quota.cold_bytes}
         quota = services.set_quota(tenant=tenant, actor=actor_of(request), **{**limits, **change})
         return Response(QuotaSerializer(quota).data)
+
+    @extend_schema(request=None, responses=TenantSerializer)
+    @action(methods=["post"], detail=True, url_path="let-in", url_name="let-in")
+    def let_in(self, request: Request, slug: str) -> Response:
+        """Lets a tenant's nodes in again that were cut off for harming others."""
+        tenant = self.get_object()
+        no_body(request)
+        services.let_in(tenant=tenant, actor=actor_of(request))
+        return Response(TenantSerializer(self.get_object()).data)
 
     @extend_schema(parameters=[CONFIRM], responses={202: RemovalSerializer})
     def destroy(self, request: Request, *args: Any, **kwargs: Any) -> Response:

@@ -12,6 +12,8 @@ from cacheapi.teams.events import EventsView
 from cacheapi.teams.families import FamiliesView, MembersView
 from cacheapi.teams.jobs import JobsView
 from cacheapi.teams.keys import KeysView
+from cacheapi.teams.me import MeView
+from cacheapi.teams.members import MembershipsView
 from cacheapi.teams.nodes import NodesView
 from cacheapi.teams.policies import PoliciesView
 from cacheapi.teams.rules import RulesView
@@ -24,6 +26,7 @@ from cacheapi.teams.usage import UsageView
 router = SimpleRouter(trailing_slash=False)
 router.register("contexts", ContextsView, basename="context")
 router.register("tenants", TenantsView, basename="tenant")
+router.register("members", MembershipsView, basename="membership")
 router.register("spaces", SpacesView, basename="space")
 router.register("families", FamiliesView, basename="family")
 router.register("family-members", MembersView, basename="member")
@@ -43,6 +46,7 @@ docs = csp_update({"img-src": "data:"})(  # Swagger's icons
 
 app_name = "api"
 urlpatterns = [
+    path("me", MeView.as_view(), name="me"),
     path("usage", UsageView.as_view(), name="usage"),
     path("schema/", SchemaView.as_view(), name="schema"),
     path("docs/", docs, name="docs"),

@@ -154,7 +154,7 @@ HOT_USAGE_UNKNOWN = LogEvent(
     "hot_usage_unknown",
     WARNING,
     ("tenant_id",),
-    "valkey-hot did not tell what a tenant holds; pages show the last sample.",
+    "valkey-hot did not tell what a tenant holds; pages show the last sample, quotas none.",
     "Look at the Valkey of `NEVE_HOT_URL`.",
 )
 HOT_USAGE_UNREADABLE = LogEvent(

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.db import IntegrityError, transaction
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 from django.utils import timezone
 
 from base.problems import Problem
@@ -218,6 +218,13 @@ def _within(maker: ApiKey | None, expires_at: datetime | None) -> datetime | Non
     return expires_at
 
 
+def usable_keys() -> QuerySet[ApiKey]:
+    """Inside a tenant's scope: its keys that have not ended."""
+    unexpired = Q(expires_at=None) | Q(expires_at__gt=timezone.now())
+    rows: QuerySet[ApiKey] = ApiKey.objects.filter(unexpired, revoked_at=None)
+    return rows
+
+
 def _require_room(tenant: Tenant, caller: Principal) -> None:
     """Limits usable keys of a tenant, and rows of ended ones. Operators' keys are not refused."""
     if caller.is_operator:
@@ -225,10 +232,7 @@ def _require_room(tenant: Tenant, caller: Principal) -> None:
     most = settings.ENV.key_limit
     with tenant_scope(tenant.pk):
         Quota.objects.select_for_update().get()  # two at once count one after the other
-        rows = ApiKey.objects.all()
-        unexpired = Q(expires_at=None) | Q(expires_at__gt=timezone.now())
-        usable = rows.filter(unexpired, revoked_at=None).count()
-        there = rows.count()
+        usable, there = usable_keys().count(), ApiKey.objects.count()
     if usable >= most or there >= most * (1 + ENDED_PER_KEY):
         raise Problem(
             "limit-reached",

@@ -4,9 +4,10 @@ from collections.abc import Collection
 from datetime import datetime
 
 from django.core.exceptions import ValidationError
-from django.db import transaction
+from django.db import IntegrityError, transaction
 from django.utils import timezone
 
+from base.problems import Problem
 from tenants import keys
 from tenants.announcements import access_ended, tenant_changed, tenant_created
 from tenants.audit import SYSTEM, Actor, record
@@ -29,22 +30,28 @@ def create_tenant(
     is_active: bool = True,
     overcommit: bool = False,
     actor: Actor = SYSTEM,
+    **limits: int | None,
 ) -> Tenant:
     """Makes a tenant with its quota; apps above add their rows (`tenants.announcements`).
 
     `hot_bytes` None: 1 GiB, or half of what the hot tier has left. `overcommit`: promise more than
-    it has. Raises ValidationError for a bad or taken slug, Problem (hot-overcommit).
+    it has. `limits`: as of `set_quota`. Raises ValidationError for a bad or taken slug, Problem
+    (hot-overcommit; conflict: another request took the slug).
     """
     tenant = Tenant(slug=slug, name=name, node_limit=node_limit, is_active=is_active)
     tenant.full_clean()
-    tenant.save()
+    try:
+        with transaction.atomic():
+            tenant.save()
+    except IntegrityError as error:
+        raise Problem("conflict", f"slug: there is a tenant {slug}.", field="slug") from error
     if hot_bytes is None:
         hot_bytes = default_hot_bytes(overcommit=overcommit)
     beyond = require_room(
         hot_bytes if is_active else 0, tenant_id=tenant.pk, present_bytes=0, overcommit=overcommit
     )
     with tenant_scope(tenant.pk):
-        Quota.objects.create(hot_bytes=hot_bytes, cold_bytes=cold_bytes)
+        Quota.objects.create(hot_bytes=hot_bytes, cold_bytes=cold_bytes, **limits)
     tenant_created.send(Tenant, tenant_id=tenant.pk)
     record(
         actor=actor,
@@ -56,6 +63,7 @@ def create_tenant(
             "node_limit": node_limit,
             "hot_bytes": hot_bytes,
             "cold_bytes": cold_bytes,
+            **limits,
             **beyond,
         },
     )
@@ -80,9 +88,12 @@ def change_tenant(
 ) -> Tenant:
     """An inactive tenant's keys, sessions and Valkey users end at once.
 
-    Raises Problem (hot-overcommit) if the quota of a tenant that becomes active does not fit.
+    Raises Problem: hot-overcommit if the quota of a tenant that becomes active does not fit;
+    conflict for a tenant that is being removed.
     """
     row = Tenant.objects.select_for_update().get(pk=tenant.pk)
+    if row.is_leaving:
+        raise Problem("conflict", f"The tenant {row.slug} is being removed.")
     before = {"name": row.name, "node_limit": row.node_limit, "is_active": row.is_active}
     beyond = {}
     if is_active and not row.is_active:

@@ -36,7 +36,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.django_db]
 
 METHODS = ("get", "post", "put", "patch", "delete")
 ANYBODY = {"api:schema", "api:docs"}
-PLAIN = {"api:usage", "cache:sessions", "cache:contexts", "metrics:scrape"}  # name no row
+PLAIN = {"api:me", "api:usage", "cache:sessions", "cache:contexts", "metrics:scrape"}  # name no row
 LOOK, ACT = "trwopvms", "twoms"
 LOOK_AT_CONTEXTS, ACT_ON_CONTEXTS = f"{LOOK}c", f"{ACT}c"
 OVERSEE, OPERATE = "ops", "os"
@@ -51,6 +51,7 @@ TABLE = {
     ("cache:contexts", "post"): "n",
     ("metrics:scrape", "get"): "trwop",
     ("api:usage", "get"): LOOK,
+    ("api:me", "get"): f"{LOOK}nck",
     ("api:context-list", "get"): LOOK_AT_CONTEXTS,
     ("api:context-detail", "get"): LOOK_AT_CONTEXTS,
     ("api:context-detail", "patch"): ACT_ON_CONTEXTS,
@@ -63,7 +64,16 @@ TABLE = {
     ("api:tenant-list", "get"): OVERSEE,
     ("api:tenant-detail", "get"): OVERSEE,
     ("api:tenant-detail", "delete"): OPERATE,
+    ("api:tenant-list", "post"): OPERATE,
+    ("api:tenant-detail", "patch"): OPERATE,
+    ("api:tenant-quota", "get"): LOOK,
     ("api:tenant-quota", "patch"): OPERATE,
+    ("api:tenant-let-in", "post"): OPERATE,
+    ("api:membership-list", "get"): LOOK,
+    ("api:membership-list", "post"): OPERATE,
+    ("api:membership-detail", "get"): LOOK,
+    ("api:membership-detail", "patch"): OPERATE,
+    ("api:membership-detail", "delete"): OPERATE,
     ("api:space-list", "get"): LOOK,
     ("api:space-detail", "get"): LOOK,
     ("api:space-detail", "delete"): OPERATE,
@@ -265,11 +275,13 @@ def test_another_tenants_rows_do_not_exist(world, name):
     stranger = Client(headers={"Authorization": f"Bearer {make_key(other, 'team')}"})
     for caller in (stranger, callers["x"]):
         answer = caller.get(address(name, rows))
-        if name.startswith("api:tenant"):
+        if name in ("api:tenant-list", "api:tenant-detail"):
             assert answer.status_code == 403
         elif name.endswith("-list"):
             assert answer.status_code == 200
             assert {row["tenant"] for row in answer.json()["results"]} <= {"other"}
+        elif name == "api:me":
+            assert {tenant["slug"] for tenant in answer.json()["tenants"]} <= {"other"}
         elif name == "api:usage":
             assert answer.json()["points"] == []
             assert caller.get(address(name, rows) + "?tenant=acme").status_code == 404

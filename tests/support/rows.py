@@ -138,6 +138,7 @@ def make_everything(tenant: Tenant, count: int = 1) -> dict[str, Any]:
         subject: Subject = {"type": "node", "id": f"node-{n}", "name": f"node-{n}"}
         emit("node.up", tenant_id=tenant.pk, subject=subject)
         order.number_all()
+        person = make_person(f"p-{uuid4().hex[:8]}", **{tenant.slug: "viewer"})
         last |= {
             "event": Event.unscoped.order_by("sequence").last(),
             "space": space,
@@ -151,5 +152,6 @@ def make_everything(tenant: Tenant, count: int = 1) -> dict[str, Any]:
             "rule": rule,
             "engine": make_engine(space),
             "policy": tenant.retention,
+            "membership": person.memberships.get(),
         }
     return last

@@ -460,12 +460,20 @@ class LookupCost(Record):
 class Me(Record):
     """Me."""
 
-    name: str | None
-    role: str | None
-    scopes: tuple[str, ...] | None
-    tenants: tuple[str, ...] | None
+    # `key:7` or `user:3`: pins belong to it
+    id: str
+    kind: str
+    # as the audit names you
+    name: str
+    role: str
+    scopes: tuple[str, ...]
+    # null: all, for an operator
+    tenants: tuple[OwnTenant, ...] | None
+    # null: a signed-in person
+    key: Key | None = field(repr=False)
+    # null: none
+    rate_limit: RateLimit | None
     expires_at: datetime | None
-    rate_limit: int | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -484,6 +492,37 @@ class Node(Record):
     breaker: str
     # counters since the handshake
     totals: Any
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OwnQuota(Record):
+    """OwnQuota."""
+
+    hot_bytes: int
+    cold_bytes: int
+    # spaces
+    space_limit: int
+    # contexts
+    context_limit: int
+    # blocks of one context
+    context_block_limit: int
+    # of all pins together; null: no budget
+    pin_budget_bytes: int | None
+    # nodes that may be connected
+    node_limit: int
+    # keys that may be usable
+    key_limit: int
+    used: Used
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OwnTenant(Record):
+    """OwnTenant."""
+
+    slug: str
+    name: str
+    # whether you may change contexts there
+    may_write: bool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -551,6 +590,14 @@ class Quota(Record):
     context_limit: int
     # blocks of one context
     context_block_limit: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RateLimit(Record):
+    """RateLimit."""
+
+    requests: int
+    window_s: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -755,18 +802,22 @@ class Tenant(Record):
     name: str
     node_limit: int
     is_active: bool
+    # its nodes harmed others: they are kept out
+    cut_off_at: datetime | None
+    cut_off_reason: str
     created_at: datetime
     quota: Quota
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TenantMember(Record):
-    """TenantMember."""
+    """Names its tenant by slug."""
 
-    id: int | None
+    id: int
     tenant: str | None
-    user: str | None
-    role: str | None
+    # user name
+    user: str
+    role: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -838,6 +889,24 @@ class UsagePoint(Record):
     dirty_oldest_s: int | None
     # hot blocks that the cold tier refused
     unstored_blocks: int | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Used(Record):
+    """What the tenant uses of its limits now."""
+
+    # null: Valkey does not answer
+    hot_bytes: int | None
+    # null: Valkey does not answer
+    cold_bytes: int | None
+    # null: Valkey does not answer
+    pinned_bytes: int | None
+    spaces: int
+    contexts: int
+    # with young heartbeats
+    nodes: int
+    # usable ones
+    keys: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

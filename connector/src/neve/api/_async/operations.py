@@ -858,33 +858,71 @@ class AsyncKeys(AsyncResource):
 class AsyncMembers(AsyncResource):
     """Operations on members."""
 
-    async def create(self, *, tenant: str, user: str, role: str) -> models.TenantMember:
-        """members_create."""
+    async def create(self, *, role: str, tenant: str, user: str) -> models.TenantMember:
+        """Gives an account a role in a tenant.
+
+        Args:
+            role: * `viewer` - Viewer: reads
+                * `team` - Team: pins, expires, extends
+            tenant: slug
+            user: user name or e-mail address of an account
+        """
         return await self._transport.call(
             "POST",
             "/members",
             models.TenantMember,
-            body=members({"tenant": tenant, "user": user, "role": role}),
+            body=members({"role": role, "tenant": tenant, "user": user}),
         )
 
     async def delete(self, id: Id) -> None:
-        """members_delete."""
+        """Ends the person's access to the tenant. Keys that they made stay."""
         await self._transport.call_for_json("DELETE", f"/members/{path_part(id)}")
 
-    async def update(self, id: Id, *, role: str | None = None) -> models.TenantMember:
-        """members_update."""
+    async def get(self, id: Id) -> models.TenantMember:
+        """People's roles in tenants. Everybody sees those of their own tenants."""
+        return await self._transport.call("GET", f"/members/{path_part(id)}", models.TenantMember)
+
+    async def update(self, id: Id, *, role: str) -> models.TenantMember:
+        """Changes the role; it holds from the person's next request on.
+
+        Args:
+            role: * `viewer` - Viewer: reads
+                * `team` - Team: pins, expires, extends
+        """
         return await self._transport.call(
             "PATCH", f"/members/{path_part(id)}", models.TenantMember, body=members({"role": role})
         )
 
     def list(
-        self, *, tenant: str | None = None, page_size: int | None = None
+        self,
+        *,
+        ordering: str | None = None,
+        page_size: int | None = None,
+        role: str | None = None,
+        tenant: str | None = None,
+        user: str | None = None,
     ) -> AsyncPages[models.TenantMember]:
-        """members_list."""
+        """People's roles in tenants. Everybody sees those of their own tenants.
+
+        Args:
+            ordering: sort key, - for descending; id unless given. Rows that change while you
+                walk the pages may be missed with a key that changes.
+            page_size: rows of a page; 50 unless given
+            role: * `viewer` - Viewer: reads
+                * `team` - Team: pins, expires, extends
+            tenant: slug of the tenant
+            user: user name
+        """
         return AsyncPages(
             self._transport,
             "/members",
-            {"tenant": tenant, "page_size": page_size},
+            {
+                "ordering": ordering,
+                "page_size": page_size,
+                "role": role,
+                "tenant": tenant,
+                "user": user,
+            },
             models.TenantMember,
         )
 
@@ -1265,14 +1303,34 @@ class AsyncTenants(AsyncResource):
     """Operations on tenants."""
 
     async def create(
-        self, *, slug: str, name: str | None = None, node_limit: int | None = None
+        self,
+        *,
+        slug: str,
+        name: str,
+        node_limit: int | None = None,
+        is_active: bool | None = None,
+        quota: Mapping[str, Any] | None = None,
     ) -> models.Tenant:
-        """tenants_create."""
+        """Makes a tenant with its quota and its policy.
+
+        Args:
+            slug: its name in addresses, which stays: a to z, digits, hyphens; not `all`
+            node_limit: 16 unless given
+            quota: 1 GiB hot, or half of the room that is left, and 16 GiB cold
+        """
         return await self._transport.call(
             "POST",
             "/tenants",
             models.Tenant,
-            body=members({"slug": slug, "name": name, "node_limit": node_limit}),
+            body=members(
+                {
+                    "slug": slug,
+                    "name": name,
+                    "node_limit": node_limit,
+                    "is_active": is_active,
+                    "quota": quota,
+                }
+            ),
         )
 
     async def delete(self, slug: Id, *, confirm: str | None = None) -> models.Removal:
@@ -1286,7 +1344,7 @@ class AsyncTenants(AsyncResource):
         )
 
     async def get(self, slug: Id) -> models.Tenant:
-        """Tenants and their quotas, for operators."""
+        """Tenants, for operators; everybody reads the quota of their own."""
         return await self._transport.call("GET", f"/tenants/{path_part(slug)}", models.Tenant)
 
     async def update(
@@ -1296,18 +1354,40 @@ class AsyncTenants(AsyncResource):
         name: str | None = None,
         node_limit: int | None = None,
         is_active: bool | None = None,
+        overcommit: bool | None = None,
     ) -> models.Tenant:
-        """tenants_update."""
+        """Changes the tenant. An inactive one's keys, sessions and Valkey users end at once; its
+        data stays, and its people see it no more, until it is active again.
+
+        Args:
+            is_active: false: keys, sessions and Valkey users end at once; data stays
+            overcommit: activate, though the hot quota does not fit; default false
+        """
         return await self._transport.call(
             "PATCH",
             f"/tenants/{path_part(slug)}",
             models.Tenant,
-            body=members({"name": name, "node_limit": node_limit, "is_active": is_active}),
+            body=members(
+                {
+                    "name": name,
+                    "node_limit": node_limit,
+                    "is_active": is_active,
+                    "overcommit": overcommit,
+                }
+            ),
         )
 
-    async def quota(self, slug: Id) -> models.Quota:
-        """tenants_quota."""
-        return await self._transport.call("GET", f"/tenants/{path_part(slug)}/quota", models.Quota)
+    async def let_in(self, slug: Id) -> models.Tenant:
+        """Lets a tenant's nodes in again that were cut off for harming others."""
+        return await self._transport.call(
+            "POST", f"/tenants/{path_part(slug)}/let-in", models.Tenant
+        )
+
+    async def quota(self, slug: Id) -> models.OwnQuota:
+        """The limits of a tenant, and what it uses of them now."""
+        return await self._transport.call(
+            "GET", f"/tenants/{path_part(slug)}/quota", models.OwnQuota
+        )
 
     async def set_quota(
         self,
@@ -1350,7 +1430,7 @@ class AsyncTenants(AsyncResource):
         page_size: int | None = None,
         slug: str | None = None,
     ) -> AsyncPages[models.Tenant]:
-        """Tenants and their quotas, for operators.
+        """Tenants, for operators; everybody reads the quota of their own.
 
         Args:
             ordering: sort key, - for descending; slug unless given. Rows that change while
@@ -1574,7 +1654,7 @@ class AsyncOperations(AsyncResource):
         )
 
     async def me(self) -> models.Me:
-        """me_get."""
+        """Who you are: role, scopes, tenants, the key's end, and how often you may ask."""
         return await self._transport.call("GET", "/me", models.Me)
 
     async def usage(self, *, range: str | None = None, tenant: str | None = None) -> models.Usage:

@@ -854,33 +854,71 @@ class Keys(Resource):
 class Members(Resource):
     """Operations on members."""
 
-    def create(self, *, tenant: str, user: str, role: str) -> models.TenantMember:
-        """members_create."""
+    def create(self, *, role: str, tenant: str, user: str) -> models.TenantMember:
+        """Gives an account a role in a tenant.
+
+        Args:
+            role: * `viewer` - Viewer: reads
+                * `team` - Team: pins, expires, extends
+            tenant: slug
+            user: user name or e-mail address of an account
+        """
         return self._transport.call(
             "POST",
             "/members",
             models.TenantMember,
-            body=members({"tenant": tenant, "user": user, "role": role}),
+            body=members({"role": role, "tenant": tenant, "user": user}),
         )
 
     def delete(self, id: Id) -> None:
-        """members_delete."""
+        """Ends the person's access to the tenant. Keys that they made stay."""
         self._transport.call_for_json("DELETE", f"/members/{path_part(id)}")
 
-    def update(self, id: Id, *, role: str | None = None) -> models.TenantMember:
-        """members_update."""
+    def get(self, id: Id) -> models.TenantMember:
+        """People's roles in tenants. Everybody sees those of their own tenants."""
+        return self._transport.call("GET", f"/members/{path_part(id)}", models.TenantMember)
+
+    def update(self, id: Id, *, role: str) -> models.TenantMember:
+        """Changes the role; it holds from the person's next request on.
+
+        Args:
+            role: * `viewer` - Viewer: reads
+                * `team` - Team: pins, expires, extends
+        """
         return self._transport.call(
             "PATCH", f"/members/{path_part(id)}", models.TenantMember, body=members({"role": role})
         )
 
     def list(
-        self, *, tenant: str | None = None, page_size: int | None = None
+        self,
+        *,
+        ordering: str | None = None,
+        page_size: int | None = None,
+        role: str | None = None,
+        tenant: str | None = None,
+        user: str | None = None,
     ) -> Pages[models.TenantMember]:
-        """members_list."""
+        """People's roles in tenants. Everybody sees those of their own tenants.
+
+        Args:
+            ordering: sort key, - for descending; id unless given. Rows that change while you
+                walk the pages may be missed with a key that changes.
+            page_size: rows of a page; 50 unless given
+            role: * `viewer` - Viewer: reads
+                * `team` - Team: pins, expires, extends
+            tenant: slug of the tenant
+            user: user name
+        """
         return Pages(
             self._transport,
             "/members",
-            {"tenant": tenant, "page_size": page_size},
+            {
+                "ordering": ordering,
+                "page_size": page_size,
+                "role": role,
+                "tenant": tenant,
+                "user": user,
+            },
             models.TenantMember,
         )
 
@@ -1261,14 +1299,34 @@ class Tenants(Resource):
     """Operations on tenants."""
 
     def create(
-        self, *, slug: str, name: str | None = None, node_limit: int | None = None
+        self,
+        *,
+        slug: str,
+        name: str,
+        node_limit: int | None = None,
+        is_active: bool | None = None,
+        quota: Mapping[str, Any] | None = None,
     ) -> models.Tenant:
-        """tenants_create."""
+        """Makes a tenant with its quota and its policy.
+
+        Args:
+            slug: its name in addresses, which stays: a to z, digits, hyphens; not `all`
+            node_limit: 16 unless given
+            quota: 1 GiB hot, or half of the room that is left, and 16 GiB cold
+        """
         return self._transport.call(
             "POST",
             "/tenants",
             models.Tenant,
-            body=members({"slug": slug, "name": name, "node_limit": node_limit}),
+            body=members(
+                {
+                    "slug": slug,
+                    "name": name,
+                    "node_limit": node_limit,
+                    "is_active": is_active,
+                    "quota": quota,
+                }
+            ),
         )
 
     def delete(self, slug: Id, *, confirm: str | None = None) -> models.Removal:
@@ -1282,7 +1340,7 @@ class Tenants(Resource):
         )
 
     def get(self, slug: Id) -> models.Tenant:
-        """Tenants and their quotas, for operators."""
+        """Tenants, for operators; everybody reads the quota of their own."""
         return self._transport.call("GET", f"/tenants/{path_part(slug)}", models.Tenant)
 
     def update(
@@ -1292,18 +1350,36 @@ class Tenants(Resource):
         name: str | None = None,
         node_limit: int | None = None,
         is_active: bool | None = None,
+        overcommit: bool | None = None,
     ) -> models.Tenant:
-        """tenants_update."""
+        """Changes the tenant. An inactive one's keys, sessions and Valkey users end at once; its
+        data stays, and its people see it no more, until it is active again.
+
+        Args:
+            is_active: false: keys, sessions and Valkey users end at once; data stays
+            overcommit: activate, though the hot quota does not fit; default false
+        """
         return self._transport.call(
             "PATCH",
             f"/tenants/{path_part(slug)}",
             models.Tenant,
-            body=members({"name": name, "node_limit": node_limit, "is_active": is_active}),
+            body=members(
+                {
+                    "name": name,
+                    "node_limit": node_limit,
+                    "is_active": is_active,
+                    "overcommit": overcommit,
+                }
+            ),
         )
 
-    def quota(self, slug: Id) -> models.Quota:
-        """tenants_quota."""
-        return self._transport.call("GET", f"/tenants/{path_part(slug)}/quota", models.Quota)
+    def let_in(self, slug: Id) -> models.Tenant:
+        """Lets a tenant's nodes in again that were cut off for harming others."""
+        return self._transport.call("POST", f"/tenants/{path_part(slug)}/let-in", models.Tenant)
+
+    def quota(self, slug: Id) -> models.OwnQuota:
+        """The limits of a tenant, and what it uses of them now."""
+        return self._transport.call("GET", f"/tenants/{path_part(slug)}/quota", models.OwnQuota)
 
     def set_quota(
         self,
@@ -1346,7 +1422,7 @@ class Tenants(Resource):
         page_size: int | None = None,
         slug: str | None = None,
     ) -> Pages[models.Tenant]:
-        """Tenants and their quotas, for operators.
+        """Tenants, for operators; everybody reads the quota of their own.
 
         Args:
             ordering: sort key, - for descending; slug unless given. Rows that change while
@@ -1566,7 +1642,7 @@ class Operations(Resource):
         )
 
     def me(self) -> models.Me:
-        """me_get."""
+        """Who you are: role, scopes, tenants, the key's end, and how often you may ask."""
         return self._transport.call("GET", "/me", models.Me)
 
     def usage(self, *, range: str | None = None, tenant: str | None = None) -> models.Usage:
