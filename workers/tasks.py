@@ -4,6 +4,7 @@ Beat's ticks and requested jobs call the same functions (`workers.kinds`).
 """
 
 from catalog import kinds
+from contexts import bulk as context_bulk
 from engines import work as engines
 from tiering import context_work, upkeep, work
 from workers.kinds import does
@@ -23,6 +24,7 @@ check_contexts = does(
 promote = does(kinds.PROMOTE, context_work.promote, find=list)  # only on request
 remove_tenant = does(kinds.REMOVE_TENANT, work.remove_tenant, find=work.leaving_tenants)
 remove_space = does(kinds.REMOVE_SPACE, work.remove_space, find=work.leaving_spaces)
+bulk = does(kinds.BULK, context_bulk.work, find=list)  # only on request
 rebuild_tenant = does(kinds.REBUILD_TENANT, work.rebuild_tenant, find=list)  # only on request
 rebuild_index = does(kinds.REBUILD_INDEX, work.rebuild_index)
 reconcile = does(kinds.RECONCILE, work.reconcile)

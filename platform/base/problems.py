@@ -104,6 +104,11 @@ KINDS: dict[str, tuple[int, str, str]] = {
         "Conflict with what is there",
         "Look at the object and repeat with other values.",
     ),
+    "preview-expired": (
+        409,
+        "The preview is over",
+        "Make a new preview, look at it, and send its token within minutes.",
+    ),
     "idempotency-in-progress": (
         409,
         "The first request is still running",

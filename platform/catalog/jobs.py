@@ -45,6 +45,11 @@ class JobCancelled(Exception):
     """Somebody cancelled this job: raised by its next report."""
 
 
+class JobContinues(Exception):
+    """The work is not finished and noted how far it is: the job goes back into its queue, so that
+    others get their turn. Raised by work, not caught by it."""
+
+
 class JobRun:
     """Reports the progress of a running job. Each call also shows that its worker lives.
 
@@ -191,8 +196,8 @@ def _send(job: Job) -> None:
 
 @contextmanager
 def job_run(job_id: UUID | str, *, is_redelivered: bool = False) -> Iterator[JobRun]:
-    """Runs a requested job: marks it running, then done, cancelled, or failed with the error,
-    which is raised again; `send_again` then repeats the job.
+    """Runs a requested job: marks it running, then done, cancelled, queued again (JobContinues),
+    or failed with the error, which is raised again; `send_again` then repeats the job.
 
     Raises JobDone if it ended before, its last attempt failed, or another worker has it.
     `is_redelivered`: the broker reports that worker as dead, so the job runs anew.
@@ -205,6 +210,9 @@ def job_run(job_id: UUID | str, *, is_redelivered: bool = False) -> Iterator[Job
         yield JobRun(job)
     except JobCancelled:
         _finish(job_id, state=Job.State.CANCELLED)
+    except JobContinues:
+        Job.unscoped.filter(pk=job_id).update(state=Job.State.QUEUED, attempts=0, sent_at=None)
+        _send(job)
     except BaseException as error:
         is_over = job.attempts >= REQUEST_ATTEMPTS
         retry_at = None if is_over else timezone.now() + timedelta(seconds=pause_s(job.attempts))

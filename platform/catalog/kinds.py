@@ -91,6 +91,13 @@ PROMOTE = Kind(
     arguments={"context_id": str},
     is_offered=False,
 )
+BULK = Kind(
+    "bulk",
+    "room-at-risk",
+    "Do one action to the many contexts that its preview chose.",
+    arguments={"bulk_id": str},
+    is_offered=False,
+)
 REMOVE_TENANT = Kind(
     "remove_tenant",
     "room-at-risk",
@@ -168,6 +175,7 @@ KINDS = {
         *(WATCH, REBUILD_TENANT),
         *(FLUSH, SWEEP, COMPACT, EXPIRE, RETAIN, REMOVE_TENANT, REMOVE_SPACE),
         *(EXPIRE_CONTEXTS, CHECK_CONTEXTS, PROMOTE),
+        *(BULK,),
         *(REBUILD_INDEX, END_ACCESS, SAMPLE, RECONCILE, PRUNE, HOUSEKEEPING),
         CHECK_ENGINES,
     )

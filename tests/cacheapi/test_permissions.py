@@ -36,7 +36,10 @@ pytestmark = [pytest.mark.integration, pytest.mark.django_db]
 
 METHODS = ("get", "post", "put", "patch", "delete")
 ANYBODY = {"api:schema", "api:docs"}
-PLAIN = {"api:me", "api:usage", "cache:sessions", "cache:contexts", "metrics:scrape"}  # name no row
+PLAIN = {
+    *("api:me", "api:usage", "cache:sessions", "cache:contexts", "metrics:scrape"),
+    *("api:context-bulk", "api:context-bulk-preview"),
+}  # name no row
 LOOK, ACT = "trwopvms", "twoms"
 LOOK_AT_CONTEXTS, ACT_ON_CONTEXTS = f"{LOOK}c", f"{ACT}c"
 OVERSEE, OPERATE = "ops", "os"
@@ -109,6 +112,8 @@ TABLE = {
     ("api:policy-detail", "patch"): OPERATE,
     ("api:policy-dry-run", "post"): LOOK,
     ("api:context-diff", "get"): LOOK_AT_CONTEXTS,
+    ("api:context-bulk", "post"): ACT_ON_CONTEXTS,
+    ("api:context-bulk-preview", "post"): ACT_ON_CONTEXTS,
     ("api:space-lineage", "get"): LOOK,
     ("api:rule-list", "get"): LOOK,
     ("api:rule-list", "post"): OPERATE,

@@ -13,7 +13,8 @@ ASK = """
 import json, time
 from catalog import jobs
 from catalog.kinds import KINDS
-from catalog.models import Job, Space
+from catalog.models import BulkAction, Job, Space
+from django.utils import timezone
 from tenants.models import Tenant
 from tenants.scope import tenant_scope
 
@@ -23,7 +24,11 @@ with tenant_scope(tenant.pk):
     space = Space.objects.create(
         tenant=tenant, name="s", fingerprint="0" * 64, identity={}, chunk_tokens=16
     )
+    bulk = BulkAction.objects.create(
+        action="delete", contexts=0, owner="key:0", expires_at=timezone.now()
+    )
 known = {"space_id": space.pk, "leaving_id": gone.pk, "context_id": "0" * 32}
+known["bulk_id"] = str(bulk.pk)
 asked = [
     jobs.enqueue(
         kind.name,

@@ -13,6 +13,7 @@ from base.problems import Problem
 from cacheapi.base.access import ScopesOfContexts
 from cacheapi.base.queries import flag
 from cacheapi.base.viewsets import UUID, ReadOnlyView, checked, no_body
+from cacheapi.teams.contexts.bulk import BulkActions
 from cacheapi.teams.contexts.diff import DiffAction
 from cacheapi.teams.contexts.filters import ContextFilter
 from cacheapi.teams.contexts.serializers import (
@@ -39,7 +40,7 @@ from contexts.residency import residency_of
 from tenants.principal import actor_of
 
 
-class ContextsView(ScopesOfContexts, DiffAction, ReadOnlyView):
+class ContextsView(ScopesOfContexts, BulkActions, DiffAction, ReadOnlyView):
     """Named chains of blocks."""
 
     model = Context

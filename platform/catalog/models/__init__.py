@@ -1,5 +1,6 @@
 """Spaces, node sessions, contexts, segments, usage, jobs. Never a row per block."""
 
+from catalog.models.bulk import BulkAction
 from catalog.models.contexts import ID_BYTES, Context, Pin
 from catalog.models.families import Family, FamilyMember
 from catalog.models.jobs import Job
@@ -12,6 +13,7 @@ __all__ = [
     "ID_BYTES",
     "RESOLUTIONS_S",
     "TIER_COUNTERS",
+    "BulkAction",
     "Context",
     "Family",
     "FamilyMember",

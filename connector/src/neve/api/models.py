@@ -46,19 +46,6 @@ class BlockResidence(Record):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class BulkPreview(Record):
-    """BulkPreview."""
-
-    token: str | None = field(repr=False)
-    contexts: int | None
-    blocks: int | None
-    bytes: int | None
-    shared_bytes: int | None
-    freed_bytes: int | None
-    expires_at: datetime | None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Context(Record):
     """Names its tenant by slug."""
 
@@ -576,6 +563,33 @@ class Policy(Record):
     cold_full: str
     # stored blocks follow the last change by now
     is_applied: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Preview(Record):
+    """Preview."""
+
+    # starts the action; yours alone
+    token: str = field(repr=False)
+    expires_at: datetime
+    action: str
+    arguments: Any
+    # chosen now; the action is done to these and no others
+    contexts: int
+    # of these, with a pin of somebody else
+    pinned_by_others: int
+    # distinct blocks of the unexpired ones
+    blocks: int
+    # of those that are stored
+    bytes: int
+    # that unexpired contexts outside hold too
+    shared_blocks: int
+    shared_bytes: int
+    # that leave both tiers; 0 unless contexts expire
+    freed_blocks: int
+    freed_bytes: int
+    # whether the bytes are extrapolated from a sample
+    is_estimate: bool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

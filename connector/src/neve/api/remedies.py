@@ -53,6 +53,7 @@ REMEDIES = {
         "Delete what is no longer needed, or have the limit that `limit` names raised."
     ),
     "conflict": ("Look at the object and repeat with other values."),
+    "preview-expired": ("Make a new preview, look at it, and send its token within minutes."),
     "idempotency-in-progress": ("Repeat it as it is, after as long as Retry-After says."),
     "idempotency-key-reused": (
         "Use a new Idempotency-Key for each change; only a repetition has the same."

@@ -104,21 +104,48 @@ class AsyncContexts(AsyncResource):
             ),
         )
 
-    async def bulk(self, *, token: str) -> models.Job:
-        """contexts_bulk."""
+    async def bulk(self, *, token: Id) -> models.Job:
+        """Starts the job of a preview: `detail` counts the contexts that it was done to, and
+        refusals by reason. The same token again gets the same job.
+
+        Args:
+            token: of a preview
+        """
         return await self._transport.call(
             "POST", "/contexts/bulk", models.Job, body=members({"token": token})
         )
 
     async def bulk_preview(
-        self, *, action: str, filter: Mapping[str, Any], arguments: Mapping[str, Any] | None = None
-    ) -> models.BulkPreview:
-        """contexts_bulk_preview."""
+        self,
+        *,
+        action: str,
+        filter: Mapping[str, Any],
+        every: bool | None = None,
+        arguments: Mapping[str, Any] | None = None,
+    ) -> models.Preview:
+        """Chooses contexts by the list's filters and weighs them. Changes nothing; the token does
+        the action to exactly these contexts, for 15 minutes and for you alone.
+
+        Args:
+            action: * `pin` - pin
+                * `unpin` - unpin
+                * `extend` - extend
+                * `expire` - expire
+                * `label` - label
+                * `delete` - delete
+            filter: the filters of the list of contexts, by name
+            every: true: act on every context of the tenant; needed if no filter but tenant is
+                given, and refused otherwise
+            arguments: of the action, as in the body of the single one. pin: until or for,
+                tier, reason; unpin: all; extend: for; expire: at; label: label, labels
+        """
         return await self._transport.call(
             "POST",
             "/contexts/bulk/preview",
-            models.BulkPreview,
-            body=members({"action": action, "filter": filter, "arguments": arguments}),
+            models.Preview,
+            body=members(
+                {"action": action, "filter": filter, "every": every, "arguments": arguments}
+            ),
         )
 
     def export(
