@@ -3,6 +3,7 @@
 import os
 from datetime import timedelta
 from urllib.parse import quote, urlencode
+from uuid import uuid4
 
 import pytest
 from django.utils import timezone
@@ -370,3 +371,36 @@ class TestFilters:
     def test_a_malformed_filter_is_refused(self, team, field, value):
         answer = team.get(f"/api/v1/contexts?{urlencode({field: value})}")
         assert (answer.status_code, answer.json()["field"]) == (400, field)
+
+
+class TestOrder:
+    @pytest.mark.parametrize("key", ["last_used_at", "size_bytes", "tokens", "name"])
+    @pytest.mark.parametrize("sign", ["", "-"])
+    def test_pages_show_every_row_once_also_those_without_a_value(self, team, space, key, sign):
+        now = timezone.now()
+        for n in range(7):
+            row = make_context(space, f"c{n}")
+            known = {"last_used_at": now - timedelta(minutes=n), "size_bytes": n}
+            Context.unscoped.filter(pk=row.pk).update(tokens=5, **(known if n % 2 else {}))
+        seen, path = [], f"/api/v1/contexts?ordering={sign}{key}&page_size=2"
+        while path:
+            page = team.get(path).json()
+            seen += page["results"]
+            path = page["next"]
+        assert sorted(row["name"] for row in seen) == [f"c{n}" for n in range(7)]
+        values = [row[key] for row in seen if row[key] is not None]
+        assert values == sorted(values, reverse=bool(sign))
+        if None in [row[key] for row in seen]:  # without a value: the least
+            assert seen[-1 if sign else 0][key] is None
+        back, path = [], page["previous"]
+        while path:
+            page = team.get(path).json()
+            back = [*(row["name"] for row in page["results"]), *back]
+            path = page["previous"]
+        assert back == [row["name"] for row in seen][: len(back)]
+        assert len(back) == 6
+
+    def test_a_cursor_of_nobody_is_refused(self, team, space):
+        make_context(space, "c")
+        answer = team.get(f"/api/v1/contexts?cursor={uuid4().hex}")
+        assert answer.status_code == 400

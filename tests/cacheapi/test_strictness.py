@@ -130,12 +130,13 @@ class TestQueries:
         cursor = parse_qs(urlsplit(following).query)["cursor"][0]
         refused(team.get(f"/api/v1/contexts?ordering=name&cursor={cursor}"), "cursor")
         refused(team.get(f"/api/v1/jobs?cursor={cursor}"), "cursor")
-        for position in ("yesterday", 5, [], "9" * 30):
-            forged = ["catalog.context -created_at", 0, False, position]
+        pk = "00000000-0000-0000-0000-000000000000"
+        for position in ("yesterday", 5, [], "9" * 30, None):
+            forged = ["catalog.context -created_at", False, position, pk]
             text = base64.urlsafe_b64encode(json.dumps(forged).encode()).decode()
             refused(team.get("/api/v1/contexts", {"cursor": text}), "cursor")
-        for offset in (-1, 1.5, True, HUGE):
-            forged = ["catalog.segment -pk", offset, False, None]
+        for number in ("1", 1.5, True, HUGE, None):
+            forged = ["catalog.segment -pk", False, 1, number]
             text = base64.urlsafe_b64encode(json.dumps(forged).encode()).decode()
             refused(team.get("/api/v1/segments", {"cursor": text}), "cursor")
 
@@ -199,7 +200,7 @@ class TestBodies:
     @pytest.mark.parametrize(
         ("action", "body", "field"),
         [
-            ("expire", {"at": "2027-01-01T00:00:00Z"}, "at"),
+            ("expire", {"when": "2027-01-01T00:00:00Z"}, "when"),
             ("unpin", {"until": "2027-01-01T00:00:00Z"}, "until"),
             ("pin", {"until": "2027-01-01"}, "until"),
             ("pin", {"until": "2027-01-01T00:00:00"}, "until"),

@@ -46,7 +46,7 @@ class ContextsView(ScopesOfContexts, BulkActions, DiffAction, ReadOnlyView):
     model = Context
     lookup_field = "uuid"
     lookup_value_regex = UUID
-    orderings = ("-created_at", "updated_at", "name")
+    orderings = ("-created_at", "updated_at", "last_used_at", "name", "tokens", "size_bytes")
     takes = {"retrieve": ("blocks",), "residency": ("blocks",), "diff": ("with",)}
     defer = ("chain",)
     serializer_class = ContextSerializer
