@@ -141,7 +141,7 @@ class Source:
         resolved = self.resolve(schema)
         kind, form = resolved.get("type"), resolved.get("format")
         if kind == "string":
-            return {"date-time": "Moment", "duration": "Duration", "uuid": "Id"}.get(
+            return {"date-time": "Moment", "neve-duration": "Duration", "uuid": "Id"}.get(
                 str(form), "str"
             )
         if kind in ("integer", "number", "boolean"):

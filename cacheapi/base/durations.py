@@ -17,6 +17,8 @@ def _form(units: str, *, after: str = "") -> str:
 
 _TIME = f"T({_form('HMS')})"
 PATTERN = f"^({_form('wdhms')}|P({_form('WD', after=f'({_TIME})?')}|{_TIME}))$"
+# A format of its own: OpenAPI's `duration` is ISO 8601 alone.
+SCHEMA = {"type": "string", "format": "neve-duration", "pattern": PATTERN, "example": "2h"}
 _WHOLE = re.compile(PATTERN, re.ASCII)
 
 

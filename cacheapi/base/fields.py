@@ -87,7 +87,7 @@ class Moment(serializers.DateTimeField):
 MAX_DURATION_S = 365 * 86400
 
 
-@extend_schema_field({"type": "string", "pattern": durations.PATTERN, "example": "2h"})
+@extend_schema_field(durations.SCHEMA)
 class Duration(serializers.Field[int, Any, str, int]):
     """Text such as `90s`, `2h`, `1h30m`, `7d` or ISO 8601's `PT2H`; inside, whole seconds."""
 

@@ -1,52 +1,135 @@
-"""Pages of lists, by cursor."""
+"""Pages of lists, by cursor: the sort key and the primary key of the row where a page begins.
+
+Null sorts as the smallest value, on SQLite and on PostgreSQL.
+"""
 
 import base64
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
-from django.core.exceptions import ValidationError
-from django.db.models import IntegerField, QuerySet
-from rest_framework.pagination import CursorPagination
+from django.core.exceptions import FieldDoesNotExist, ValidationError
+from django.db.models import F, Model, Q, QuerySet
+from django.db.models.expressions import OrderBy
+from rest_framework.pagination import BasePagination
 from rest_framework.request import Request
+from rest_framework.response import Response
 from rest_framework.utils.urls import replace_query_param
 
-from cacheapi.base import keysets
-from cacheapi.base.queries import malformed
+from cacheapi.base.queries import flag, malformed
+from neve.formats.space import is_plain
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a page begins: behind the row with this value and primary key; `is_backward`: it ends
-    before that row."""
+class Order:
+    """Rows by `key`, then by primary key. `name`: the list and its order, for cursors."""
 
-    is_backward: bool
-    value: Any
+    key: str
+    is_descending: bool
+    field: Any  # of the model, or of an annotation
     pk: Any
+    name: str
+    may_be_null: bool
+
+    def sorted(self, rows: QuerySet[Any], *, backwards: bool = False) -> QuerySet[Any]:
+        falling = self.is_descending != backwards
+        return rows.order_by(*[self._by(key, falling) for key in dict.fromkeys((self.key, "pk"))])
+
+    def _by(self, key: str, falling: bool) -> OrderBy:
+        nulls = True if key != "pk" and self.may_be_null else None
+        return F(key).desc(nulls_last=nulls) if falling else F(key).asc(nulls_first=nulls)
+
+    def after(
+        self, rows: QuerySet[Any], place: tuple[Any, Any], *, backwards: bool = False
+    ) -> QuerySet[Any]:
+        """Rows behind `place`, the key and the primary key of a row."""
+        value, pk = place
+        falling = self.is_descending != backwards
+        beyond = Q(pk__lt=pk) if falling else Q(pk__gt=pk)
+        if self.key == "pk":
+            return rows.filter(beyond)
+        here = Q(**{f"{self.key}__isnull": True})
+        if value is None:
+            return rows.filter(here & beyond if falling else (here & beyond) | ~here)
+        # A range of the key first, so that an index on it serves.
+        side = "lt" if falling else "gt"
+        beyond |= Q(**{f"{self.key}__{side}": value})
+        further = Q(**{f"{self.key}__{side}e": value}) & beyond
+        return rows.filter(further | here if falling and self.may_be_null else further)
+
+    def place_of(self, row: Model) -> tuple[Any, Any]:
+        return (row.pk if self.key == "pk" else getattr(row, self.key)), row.pk
 
 
-class Pages(CursorPagination):
-    """A view's `orderings` are its sort keys. The first is the default and must not change:
-    a row whose value changes meanwhile moves between pages."""
+def order_of(request: Request, rows: QuerySet[Any], view: Any) -> Order:
+    """The order that is asked for. `view.never_null`: nullable sort keys that its rows all have, so
+    that PostgreSQL may use an index. Raises Problem (malformed)."""
+    asked: str = request.query_params.get("ordering", view.orderings[0])
+    allowed = both_ways(view.orderings)
+    if asked not in allowed:
+        raise malformed("ordering", f"need one of {', '.join(allowed)}, got {asked[:60]!r}")
+    key = "pk" if asked.lstrip("-") == "id" else asked.lstrip("-")
+    meta = rows.model._meta
+    try:
+        field = meta.pk if key == "pk" else meta.get_field(key)
+    except FieldDoesNotExist:
+        field = rows.query.annotations[key].output_field
+    may_be_null = field.null and key not in getattr(view, "never_null", ())
+    name = f"{meta.label_lower} {asked}"
+    return Order(key, asked.startswith("-"), field, meta.pk, name, may_be_null)
 
-    names = ("cursor", "page_size", "ordering")
+
+class Pages(BasePagination):
+    """A view's `orderings` are its sort keys: fields or annotations. The first is the default and
+    must not change: a row whose value changes meanwhile moves between pages."""
+
+    names = ("cursor", "page_size", "ordering", "total")
     page_size = 50
     max_page_size = 500
 
-    def get_ordering(self, request: Request, queryset: QuerySet[Any], view: Any) -> tuple[str, ...]:
-        self.model = queryset.model
-        asked: str = request.query_params.get("ordering", view.orderings[0])
-        allowed = _both_ways(view.orderings)
-        if asked not in allowed:
-            raise malformed("ordering", f"need one of {', '.join(allowed)}, got {asked[:60]!r}")
-        key = "pk" if asked.lstrip("-") == "id" else asked.lstrip("-")
-        sign = "-" if asked.startswith("-") else ""
-        return (f"{sign}{key}",) if key == "pk" else (f"{sign}{key}", f"{sign}pk")
+    def paginate_queryset(self, queryset: Any, request: Request, view: Any = None) -> list[Any]:
+        self.request = request
+        size = self._page_size(request)
+        order = order_of(request, queryset, view)
+        self.total = queryset.count() if flag(request, "total") else None
+        cursor = request.query_params.get("cursor")
+        place, backwards = (None, False) if cursor is None else _decoded(cursor, order)
+        rows = order.sorted(queryset, backwards=backwards)
+        if place is not None:
+            rows = order.after(rows, place, backwards=backwards)
+        found = list(rows[: size + 1])
+        has_more, page = len(found) > size, found[:size]
+        if backwards:
+            page.reverse()
+        has_next, has_previous = (True, has_more) if backwards else (has_more, cursor is not None)
+        self.next_cursor = self.previous_cursor = None
+        if page and has_next:
+            self.next_cursor = _encoded(order, order.place_of(page[-1]), backwards=False)
+        if page and has_previous:
+            self.previous_cursor = _encoded(order, order.place_of(page[0]), backwards=True)
+        return page
 
-    def get_page_size(self, request: Request) -> int:
+    def get_paginated_response(self, data: Any) -> Response:
+        counted = {} if self.total is None else {"total": self.total}
+        return Response(
+            {
+                "next": self._address(self.next_cursor),
+                "previous": self._address(self.previous_cursor),
+                "next_cursor": self.next_cursor,
+                "previous_cursor": self.previous_cursor,
+                **counted,
+                "results": data,
+            }
+        )
+
+    def _address(self, cursor: str | None) -> str | None:
+        if cursor is None:
+            return None
+        return str(replace_query_param(self.request.build_absolute_uri(), "cursor", cursor))
+
+    def _page_size(self, request: Request) -> int:
         text = request.query_params.get("page_size")
         if text is None:
             return self.page_size
@@ -56,111 +139,79 @@ class Pages(CursorPagination):
             )
         return int(text)
 
-    def paginate_queryset(  # type: ignore[override]  # of rows of a database only
-        self, queryset: QuerySet[Any], request: Request, view: Any = None
-    ) -> list[Any]:
-        self.request = request
-        self.base_url = request.build_absolute_uri()
-        self.size = self.get_page_size(request)
-        self.ordering = self.get_ordering(request, queryset, view)
-        self.place = self.decode_cursor(request)
-        is_backward = self.place is not None and self.place.is_backward
-        falling = self.ordering[0].startswith("-") != is_backward
-        rows = keysets.ordered(queryset, self._key(), falling=falling)
-        if self.place is not None:
-            place = self.place
-            rows = keysets.behind(rows, self._key(), place.value, place.pk, falling=falling)
-        found = list(rows[: self.size + 1])
-        has_more, self.page = len(found) > self.size, found[: self.size]
-        if is_backward:
-            self.page.reverse()
-        # A page that a cursor led to has a neighbour on the side where the cursor came from.
-        self.has_next = has_more if not is_backward else True
-        self.has_previous = has_more if is_backward else self.place is not None
-        return self.page
-
-    def get_next_link(self) -> str | None:
-        return self._link(self.page[-1], is_backward=False) if self.has_next and self.page else None
-
-    def get_previous_link(self) -> str | None:
-        if not (self.has_previous and self.page):
-            return None
-        return self._link(self.page[0], is_backward=True)
-
-    def _link(self, row: Any, *, is_backward: bool) -> str:
-        """The address of the page behind a row, or before it."""
-        value, pk = getattr(row, self._key()), row.pk
-        parts = [self._sorted_by(), is_backward, value, pk]
-        whole = json.dumps(parts, separators=(",", ":"), default=_text)
-        encoded = base64.urlsafe_b64encode(whole.encode()).decode().rstrip("=")
-        return str(replace_query_param(self.base_url or "", "cursor", encoded))
-
-    def decode_cursor(self, request: Request) -> Place | None:  # type: ignore[override]
-        encoded = request.query_params.get("cursor")
-        if encoded is None:
-            return None
-        try:
-            raw = base64.b64decode(f"{encoded}{'=' * (-len(encoded) % 4)}", b"-_", validate=True)
-            sorted_by, is_backward, value, pk = json.loads(raw)
-            if sorted_by != self._sorted_by() or type(is_backward) is not bool:
-                raise ValueError
-            return Place(is_backward, self._cleaned(self._key(), value), self._cleaned("pk", pk))
-        except (TypeError, ValueError, OverflowError, RecursionError, ValidationError):
-            raise malformed(
-                "cursor", "belongs to no page of this list in this order: follow `next` as it is"
-            ) from None
-
-    def _cleaned(self, key: str, value: Any) -> Any:
-        """A cursor's value as its field has it. Raises ValidationError, ValueError, TypeError."""
-        field = keysets.field_of(self.model._base_manager.all(), key)
-        if value is None:
-            if not field.null:
-                raise ValueError
-            return None
-        is_number = isinstance(field, IntegerField)
-        if type(value) is not (int if is_number else str):
-            raise TypeError
-        if isinstance(value, str) and "\0" in value:
-            raise ValueError
-        return field.clean(value, None)
-
-    def _key(self) -> str:
-        return str(self.ordering[0].lstrip("-"))
-
-    def _sorted_by(self) -> str:
-        return f"{self.model._meta.label_lower} {self.ordering[0]}"
+    def get_paginated_response_schema(self, schema: dict[str, Any]) -> dict[str, Any]:
+        address = {"type": "string", "nullable": True, "format": "uri"}
+        cursor = {"type": "string", "nullable": True, "description": "null: there is none"}
+        return {
+            "type": "object",
+            "properties": {
+                "next": {**address, "description": "address of the next page"},
+                "previous": {**address, "description": "address of the page before"},
+                "next_cursor": cursor,
+                "previous_cursor": cursor,
+                "total": {
+                    "type": "integer",
+                    "minimum": 0,
+                    "description": "rows of all pages; only with total=true",
+                },
+                "results": schema,
+            },
+            "required": ["next", "previous", "next_cursor", "previous_cursor", "results"],
+        }
 
     def get_schema_operation_parameters(self, view: Any) -> list[dict[str, Any]]:
         return [
-            _parameter(
+            parameter(
                 "cursor",
-                "where a page begins: follow `next` and `previous` as they are",
+                "where a page begins: `next_cursor` or `previous_cursor` as it is",
                 {"type": "string", "minLength": 1},
             ),
-            _parameter(
+            parameter(
                 "page_size",
                 f"rows of a page; {self.page_size} unless given",
                 {"type": "integer", "minimum": 1, "maximum": self.max_page_size},
             ),
-            _parameter(
-                "ordering",
-                f"sort key, - for descending; {view.orderings[0]} unless given. Rows that change "
-                "while you walk the pages may be missed with a key that changes.",
-                {"type": "string", "enum": list(_both_ways(view.orderings))},
-            ),
+            ordering_parameter(view.orderings),
+            parameter("total", "true: count the rows of all pages", {"type": "boolean"}),
         ]
 
 
-def _text(value: Any) -> str:
-    return value.isoformat() if isinstance(value, datetime) else str(value)
+def _encoded(order: Order, place: tuple[Any, Any], *, backwards: bool) -> str:
+    value, pk = place
+    text = None if value is None else str(value)
+    whole = json.dumps([order.name, backwards, text, str(pk)], separators=(",", ":"))
+    return base64.urlsafe_b64encode(whole.encode()).decode().rstrip("=")
 
 
-def _both_ways(orderings: tuple[str, ...]) -> tuple[str, ...]:
+def _decoded(cursor: str, order: Order) -> tuple[tuple[Any, Any], bool]:
+    """The place that a cursor names, and whether its page ends there. Raises Problem."""
+    try:
+        raw = base64.b64decode(f"{cursor}{'=' * (-len(cursor) % 4)}", b"-_", validate=True)
+        name, backwards, text, pk = json.loads(raw)
+        if name != order.name or type(backwards) is not bool:
+            raise ValueError
+        if text is None and not order.may_be_null:
+            raise ValueError
+        value = None if text is None else _value(order.field, text)
+        return (value, _value(order.pk, pk)), backwards
+    except (TypeError, ValueError, RecursionError, OverflowError, ValidationError):
+        raise malformed(
+            "cursor", "belongs to no page of this list in this order: send `next_cursor` as it is"
+        ) from None
+
+
+def _value(field: Any, text: Any) -> Any:
+    if not isinstance(text, str) or not is_plain(text):
+        raise ValueError
+    return field.clean(text, None)
+
+
+def both_ways(orderings: Sequence[str]) -> tuple[str, ...]:
     keys = [each.lstrip("-") for each in orderings]
     return tuple(sign + key for key in keys for sign in ("", "-"))
 
 
-def _parameter(name: str, description: str, schema: Mapping[str, Any]) -> dict[str, Any]:
+def parameter(name: str, description: str, schema: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "name": name,
         "in": "query",
@@ -168,3 +219,12 @@ def _parameter(name: str, description: str, schema: Mapping[str, Any]) -> dict[s
         "description": description,
         "schema": schema,
     }
+
+
+def ordering_parameter(orderings: Sequence[str]) -> dict[str, Any]:
+    return parameter(
+        "ordering",
+        f"sort key, - for descending; {orderings[0]} unless given. Rows that change while you walk "
+        "the pages may be missed with a key that changes.",
+        {"type": "string", "enum": list(both_ways(orderings))},
+    )

@@ -19,7 +19,7 @@ from cacheapi.base.fields import MAX_DURATION_S, NOT_BLANK, duration_within, unk
 
 FLAGS = {"true": True, "1": True, "false": False, "0": False}
 MOST_CHARACTERS = 200  # of a text: no name is longer
-DURATION = {"type": "string", "pattern": durations.PATTERN, "example": "2h"}
+DURATION = durations.SCHEMA
 TEXT = {"type": "string", "minLength": 1, "maxLength": MOST_CHARACTERS, "pattern": NOT_BLANK}
 
 
@@ -31,10 +31,16 @@ class StrictQuery(APIView):
     """For views: refuses parameters that the operation does not take, before it runs."""
 
     takes: Mapping[str, tuple[str, ...]] = {}  # action or method → names, besides those of lists
+    # For the OpenAPI document. Action or method → verb in the operation's id; → statuses of
+    # refusals besides those that every view's base sends.
+    verbs: Mapping[str, str] = {}
+    refusals: Mapping[str, tuple[int, ...]] = {}
 
     def query_names(self) -> tuple[str, ...]:
         action = getattr(self, "action", None) or str(self.request.method).lower()
         names = self.takes.get("get" if action == "head" else action, ())
+        if action == "export":
+            return (*names, *self.filterset_class.base_filters, "ordering", "format")  # type: ignore[attr-defined]
         if action != "list":
             return names
         # A list's view has both.

@@ -3,9 +3,13 @@
 valkey-bus counts with INCR, so that no parallel request is missed. Windows begin at multiples of
 their length; across the end of one, up to twice the rate passes. While the bus does not answer,
 nobody is limited: the log says so once, and the bus is tried again every `QUIET_S`.
+
+Every answer to a known caller says what is left: `RateLimit-Limit`, `-Remaining`, `-Reset`.
+Source: draft-ietf-httpapi-ratelimit-headers-07.
 """
 
 import hashlib
+import math
 import time
 from functools import cache
 from typing import Any, ClassVar
@@ -47,11 +51,21 @@ class SharedThrottle(SimpleRateThrottle):
             SharedThrottle.ask_again_at = time.monotonic() + QUIET_S
             return True
         SharedThrottle.ask_again_at = None
+        if request.user is not None:
+            self._tell(request, count)
         return count <= self.num_requests
 
     def wait(self) -> float:
         """Seconds to the next window."""
         return self.duration - self.now % self.duration
+
+    def _tell(self, request: Any, count: int) -> None:
+        """What `SlowDown` puts into the answer."""
+        request.rate_limit = {
+            "RateLimit-Limit": str(self.num_requests),
+            "RateLimit-Remaining": str(max(0, self.num_requests - count)),
+            "RateLimit-Reset": str(math.ceil(self.wait())),
+        }
 
     def _count(self, key: str) -> int:
         counted = _bus().pipeline(transaction=False)
@@ -104,7 +118,25 @@ class AddressThrottle(SharedThrottle):
 
 
 class SlowDown:  # no APIView itself: views load this module
-    """For views: an address that fails to authenticate too often gets 429."""
+    """For views: an address that fails to authenticate too often gets 429; known callers are
+    counted also where they are refused, and learn what is left of their rate."""
+
+    def check_permissions(self, request: Request) -> None:
+        if request.user is not None:
+            super().check_throttles(request)  # type: ignore[misc]
+        super().check_permissions(request)  # type: ignore[misc]
+
+    def check_throttles(self, request: Request) -> None:
+        if request.user is None:  # others were counted above
+            super().check_throttles(request)
+
+    def finalize_response(
+        self, request: Request, response: Response, *args: Any, **kwargs: Any
+    ) -> Response:
+        for name, value in getattr(request, "rate_limit", {}).items():
+            response[name] = value
+        answer: Response = super().finalize_response(request, response, *args, **kwargs)  # type: ignore[misc]
+        return answer
 
     def handle_exception(self, exc: Exception) -> Response:
         if isinstance(exc, (AuthenticationFailed, NotAuthenticated)):

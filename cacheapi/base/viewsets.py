@@ -20,6 +20,7 @@ from cacheapi.base.access import (
     Teams,
     caller,
 )
+from cacheapi.base.etags import Tagged
 from cacheapi.base.fields import EmptySerializer
 from cacheapi.base.filters import Filters, TenantFilter
 from cacheapi.base.idempotency import once
@@ -54,7 +55,7 @@ class ApiView(ScopesOfView, SlowDown, StrictQuery):
             setattr(self, method, once(handler, request, self.secret_members))
 
 
-class RowsView(ApiView, GenericViewSet[Any]):
+class RowsView(Tagged, ApiView, GenericViewSet[Any]):
     model: type[TenantScoped] | type[Tenant]
     operators_only: tuple[str, ...] = ()  # actions
     select: tuple[str, ...] = ("tenant",)

@@ -35,6 +35,7 @@ class ContextRef(serializers.Serializer[Any]):
 
 class ContextsView(NodeView):
     verbs = {"post": "record"}
+    refusals = {"post": (404, 409)}
 
     @extend_schema(
         request=ContextReportSerializer,

@@ -190,6 +190,8 @@ class HeartbeatAnswerSerializer(serializers.Serializer[Any]):
 
 
 class SessionsView(NodeView):
+    refusals = {"post": (404, 409)}
+
     @extend_schema(request=HandshakeSerializer, responses={201: SessionSerializer}, tags=["cache"])
     def post(self, request: Request) -> Response:
         """Handshake: which space this node's KV belongs to, and where its blocks live."""
@@ -276,6 +278,7 @@ class AttestationAnswerSerializer(serializers.Serializer[Any]):
 
 class AttestationView(NodeView):
     verbs = {"post": "attest"}
+    refusals = {"post": (409,)}
 
     @extend_schema(
         request=AttestationSerializer, responses={200: AttestationAnswerSerializer}, tags=["cache"]

@@ -95,6 +95,8 @@ class EnginesView(ReadOnlyView):
 
     model = Engine
     serializer_class = EngineSerializer
+    moving = ("state", "error", "checked_at")
+    unconditional = ("check",)
     filterset_class = EngineFilter
 
     def get_queryset(self) -> Any:

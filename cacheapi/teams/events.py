@@ -91,6 +91,8 @@ class EventsView(ReadOnlyView):
     lookup_field = "uuid"
     lookup_value_regex = UUID
     orderings = ("-sequence",)
+    never_null = ("sequence",)
+    refusals = {"list": (410,)}
     serializer_class = EventSerializer
     filterset_class = EventFilter
     renderer_classes = (JSONRenderer, EventStreamRenderer)

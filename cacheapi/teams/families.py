@@ -96,6 +96,7 @@ class MembersView(ReadOnlyView):
     orderings = ("-created_at",)
     operators_only = ("try_again",)
     serializer_class = FamilyMemberSerializer
+    moving = ("hit_tokens", "seen_at")
     filterset_class = MemberFilter
 
     @extend_schema(request=None, responses=FamilyMemberSerializer)

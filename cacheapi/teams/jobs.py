@@ -54,6 +54,7 @@ class JobsView(CreateModelMixin, ReadOnlyView):
     lookup_field = "uuid"
     lookup_value_regex = UUID
     serializer_class = JobSerializer
+    moving = ("progress", "blocks", "bytes", "detail", "log", "duration_s")
     filterset_class = JobFilter
     operators_only = ("create", "cancel", "retry")
 

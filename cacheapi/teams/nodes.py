@@ -47,6 +47,7 @@ class NodesView(ReadOnlyView):
     operators_only = ("end",)
     orderings = ("-opened_at", "last_heartbeat_at")
     serializer_class = NodeSerializer
+    moving = ("last_heartbeat_at", "breaker", "totals")
     filterset_class = NodeFilter
 
     @extend_schema(request=None, responses=NodeSerializer)

@@ -76,6 +76,7 @@ class UsageView(ApiView):
     """Counters over time, summed over tenants."""
 
     takes = {"get": ("range", "tenant")}
+    refusals = {"get": (404,)}
 
     def get(self, request: Request) -> Response:
         range_ = range_named(request.query_params.get("range", DEFAULT_RANGE))

@@ -33,6 +33,7 @@ _BY_STATUS = {
     404: "not-found",
     405: "method-not-allowed",
     406: "not-acceptable",
+    412: "precondition-failed",
     413: "too-large",
     415: "unsupported-media-type",
     429: "throttled",

@@ -126,6 +126,11 @@ KINDS: dict[str, tuple[int, str, str]] = {
         "anew (contexts, jobs, nodes), then go on without Last-Event-ID, or `after` the number in "
         "`newest`.",
     ),
+    "precondition-failed": (
+        412,
+        "The object has changed",
+        "Read the object again, decide anew, and repeat the change with the ETag of that answer.",
+    ),
     "length-required": (
         411,
         "Length required",

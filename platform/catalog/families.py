@@ -12,6 +12,7 @@ from django.db import IntegrityError, transaction
 from django.db.models import Exists, OuterRef
 from django.utils import timezone
 
+from base.preconditions import require_unchanged
 from base.problems import Problem
 from catalog.models import Family, FamilyMember, NodeSession, Space
 from catalog.spaces import clash, identity_of
@@ -69,6 +70,7 @@ def create_family(*, tenant: Tenant, name: str, space_id: int, actor: Actor) -> 
 @transaction.atomic
 def remove_family(*, family: Family, actor: Actor) -> None:
     """Members share no longer: their sessions end. The producer keeps its space and its KV."""
+    require_unchanged(family)
     with tenant_scope(family.tenant_id):
         sessions = NodeSession.objects.filter(member__family=family, ended_at=None)
         sessions.exclude(member__state=MemberState.PRODUCER).update(ended_at=timezone.now())
@@ -178,6 +180,7 @@ def let_try_again(*, member: FamilyMember, actor: Actor) -> FamilyMember:
     """
     with tenant_scope(member.tenant_id):
         row = FamilyMember.objects.select_for_update().get(pk=member.pk)
+        require_unchanged(row)
         if row.state == MemberState.PRODUCER:
             raise Problem("conflict", "The producer has nothing to prove.")
         before = row.state

@@ -20,6 +20,7 @@ from django.utils import timezone
 from kombu.exceptions import OperationalError
 
 from base import log_events
+from base.preconditions import require_unchanged
 from base.problems import Problem
 from catalog.kinds import REQUEST_ATTEMPTS, BadRequest, kind_of
 from catalog.models import Job
@@ -153,6 +154,7 @@ def request(*, kind: str, tenant: Tenant | None, actor: Actor) -> Job:
 @transaction.atomic
 def cancel_by(job: Job, actor: Actor) -> bool:
     """`cancel`, audited."""
+    require_unchanged(job)
     if done := cancel(job):
         _audit(job, "job.cancel", actor)
     return done
@@ -161,6 +163,7 @@ def cancel_by(job: Job, actor: Actor) -> bool:
 @transaction.atomic
 def retry_by(job: Job, actor: Actor) -> bool:
     """`retry`, audited."""
+    require_unchanged(job)
     if done := retry(job):
         _audit(job, "job.retry", actor)
     return done

@@ -12,6 +12,7 @@ from django.db.models import Exists, F, OuterRef, Q, QuerySet
 from django.utils import timezone
 
 from base import live
+from base.preconditions import require_unchanged
 from base.problems import Problem
 from catalog import families, hot_access, usage
 from catalog.models import FamilyMember, NodeSession
@@ -187,6 +188,7 @@ def cut_session(*, session: NodeSession, actor: Actor) -> None:
     Ending twice changes nothing.
     """
     Tenant.objects.select_for_update().get(pk=session.tenant_id)
+    require_unchanged(session)
     with tenant_scope(session.tenant_id):
         found = NodeSession.objects.filter(pk=session.pk, ended_at=None)
         if not found.update(ended_at=timezone.now()):

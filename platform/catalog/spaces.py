@@ -7,6 +7,7 @@ from django.db import transaction
 from django.db.models import Count, Sum
 from django.utils import timezone
 
+from base.preconditions import require_unchanged
 from base.problems import Problem
 from catalog import limits
 from catalog.hot_access import remove_unused_users_on_commit
@@ -80,6 +81,7 @@ def note_groups(space: Space, groups: Sequence[PartGroup]) -> None:
 def remove_space(*, space: Space, actor: Actor) -> None:
     """Ends its sessions now, and Valkey users without another session; the kind of work
     `remove_space` deletes its data and its row."""
+    require_unchanged(space)
     with tenant_scope(space.tenant_id):
         Space.objects.filter(pk=space.pk).update(is_leaving=True)
         sessions = NodeSession.objects.filter(space=space, ended_at=None)

@@ -7,6 +7,7 @@ from typing import Any
 
 from django.db import transaction
 
+from base.preconditions import require_unchanged
 from base.problems import Problem
 from catalog.models import Context
 from events.services import Subject, emit
@@ -21,12 +22,13 @@ ENDS = ("pinned_until", "hot_until", "durable_until", "extended_until", "expires
 def changing(context: Context) -> Iterator[Context]:
     """The current row, locked, inside its tenant's scope and one transaction.
 
-    Raises Problem (not-found) if the row was deleted meanwhile.
+    Raises Problem: not-found (the row was deleted meanwhile), precondition-failed.
     """
     with tenant_scope(context.tenant_id), transaction.atomic():
         row = Context.objects.select_for_update().filter(pk=context.pk).first()
         if row is None:
             raise Problem("not-found", "This context was deleted.")
+        require_unchanged(row)
         yield row
 
 

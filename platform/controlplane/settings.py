@@ -163,6 +163,7 @@ REST_FRAMEWORK = {
         "address": ENV.rate_address,
         "node": ENV.rate_node,
     },
+    "URL_FORMAT_OVERRIDE": None,  # `format` is a parameter of exports
     "NUM_PROXIES": 0,  # address as uvicorn gives it: headers can be forged
     "DEFAULT_SCHEMA_CLASS": "cacheapi.base.openapi.Operations",
     "EXCEPTION_HANDLER": "base.problem_responses.exception_handler",

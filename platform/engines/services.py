@@ -15,6 +15,7 @@ from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.utils import timezone
 
 from base import outbound, sealing
+from base.preconditions import require_unchanged
 from base.problems import Problem
 from catalog.models import NodeSession, Space
 from catalog.sessions import live_since
@@ -91,6 +92,7 @@ def change_engine(*, engine: Engine, actor: Actor, **fields: Any) -> Engine:
             row = Engine.objects.select_for_update().filter(pk=engine.pk).first()
             if row is None:
                 raise Problem("not-found", "This engine was deleted.")
+            require_unchanged(row)
             before = facts(row)
             if fields.get("base_url", row.base_url) != row.base_url:
                 api_key = api_key or ""
@@ -122,6 +124,7 @@ def change_engine(*, engine: Engine, actor: Actor, **fields: Any) -> Engine:
 def remove_engine(*, engine: Engine, actor: Actor) -> None:
     """Raises Problem (conflict) for an announced one: it goes with its node's session."""
     _require_registered(engine)
+    require_unchanged(engine)
     with tenant_scope(engine.tenant_id):
         before = facts(engine)
         record(

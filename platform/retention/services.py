@@ -10,6 +10,7 @@ from django.db import transaction
 from django.db.models import F
 from django.forms.models import model_to_dict
 
+from base.preconditions import require_unchanged
 from retention.models import RetentionPolicy, RetentionRule
 from retention.provisioning import provision_on_commit
 from tenants.audit import Actor, record
@@ -35,6 +36,7 @@ def set_policy(*, tenant: Tenant, actor: Actor, **fields: int | str | None) -> R
     """`fields`: names in FIELDS; absent ones stay unchanged. Raises ValidationError."""
     with tenant_scope(tenant.pk):
         policy: RetentionPolicy = RetentionPolicy.objects.select_for_update().get()
+        require_unchanged(policy)
         before = model_to_dict(policy, FIELDS)
         put(policy, fields)
         policy.full_clean(validate_unique=False, validate_constraints=True)
@@ -79,6 +81,7 @@ def change_rule(*, rule: RetentionRule, actor: Actor, **fields: Any) -> Retentio
     """`fields`: names in RULE_FIELDS; absent ones stay unchanged. Raises ValidationError."""
     with tenant_scope(rule.tenant_id):
         row: RetentionRule = RetentionRule.objects.select_for_update().get(pk=rule.pk)
+        require_unchanged(row)
         before = model_to_dict(row, RULE_FIELDS)
         _save_rule(row, fields)
     _audit(row, "retention.rule.change", actor, before=before, after=row)
@@ -88,6 +91,7 @@ def change_rule(*, rule: RetentionRule, actor: Actor, **fields: Any) -> Retentio
 
 @transaction.atomic
 def remove_rule(*, rule: RetentionRule, actor: Actor) -> None:
+    require_unchanged(rule)
     _audit(rule, "retention.rule.remove", actor, before=model_to_dict(rule, RULE_FIELDS))
     with tenant_scope(rule.tenant_id):
         RetentionRule.objects.filter(pk=rule.pk).delete()

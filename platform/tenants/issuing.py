@@ -13,6 +13,7 @@ from django.db import IntegrityError, transaction
 from django.db.models import Q, QuerySet
 from django.utils import timezone
 
+from base.preconditions import require_unchanged
 from base.problems import Problem
 from tenants import services
 from tenants.audit import Actor
@@ -81,6 +82,7 @@ def rotate_key(
     maker = _maker(caller)
     row = ApiKey.unscoped.select_for_update().select_related("tenant").get(pk=key.pk)
     require_managed(caller, row)
+    require_unchanged(row)
     _require_scopes(caller, row.role, row.scopes)
     now = timezone.now()
     if row.has_ended(now):

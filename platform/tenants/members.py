@@ -4,6 +4,7 @@ from django.contrib.auth import get_user_model
 from django.contrib.auth.models import User
 from django.db import IntegrityError, transaction
 
+from base.preconditions import require_unchanged
 from base.problems import Problem
 from tenants.models import Membership, Tenant
 
@@ -33,6 +34,7 @@ def add_member(*, tenant: Tenant, user: User, role: str) -> Membership:
 @transaction.atomic
 def change_member(*, membership: Membership, role: str) -> Membership:
     """Holds from the person's next request on."""
+    require_unchanged(membership)
     membership.role = role
     membership.save(update_fields=["role"])
     return membership
@@ -41,4 +43,5 @@ def change_member(*, membership: Membership, role: str) -> Membership:
 @transaction.atomic
 def remove_member(*, membership: Membership) -> None:
     """Ends the person's access with their next request. Keys that they made stay."""
+    require_unchanged(membership)
     membership.delete()

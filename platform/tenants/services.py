@@ -7,6 +7,7 @@ from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
 from django.utils import timezone
 
+from base.preconditions import require_unchanged
 from base.problems import Problem
 from tenants import keys
 from tenants.announcements import access_ended, tenant_changed, tenant_created
@@ -92,6 +93,7 @@ def change_tenant(
     conflict for a tenant that is being removed.
     """
     row = Tenant.objects.select_for_update().get(pk=tenant.pk)
+    require_unchanged(row)
     if row.is_leaving:
         raise Problem("conflict", f"The tenant {row.slug} is being removed.")
     before = {"name": row.name, "node_limit": row.node_limit, "is_active": row.is_active}
@@ -142,6 +144,7 @@ def cut_off(*, tenant: Tenant, reason: str, actor: Actor = SYSTEM) -> bool:
 def let_in(*, tenant: Tenant, actor: Actor) -> bool:
     """Ends `cut_off`: nodes get in with their next handshake. False when it is not cut off."""
     row = Tenant.objects.select_for_update().get(pk=tenant.pk)
+    require_unchanged(row)
     if row.cut_off_at is None:
         return False
     before = {"cut_off_at": row.cut_off_at.isoformat(), "reason": row.cut_off_reason}
@@ -161,6 +164,7 @@ def let_in(*, tenant: Tenant, actor: Actor) -> bool:
 @transaction.atomic
 def remove_tenant(*, tenant: Tenant, actor: Actor) -> None:
     """Cuts it off at once; the kind of work `remove_tenant` deletes its data, then its row."""
+    require_unchanged(tenant)
     Tenant.objects.filter(pk=tenant.pk).update(is_active=False, is_leaving=True)
     record(
         actor=actor,
@@ -190,6 +194,7 @@ def set_quota(
     """
     with tenant_scope(tenant.pk):
         quota = Quota.objects.select_for_update().get()
+        require_unchanged(tenant)  # its tag covers the quota
         changed = {name: most for name, most in limits.items() if getattr(quota, name) != most}
         fields = {"hot_bytes": hot_bytes, "cold_bytes": cold_bytes, **changed}
         before = {name: getattr(quota, name) for name in fields}
@@ -275,6 +280,7 @@ def revoke_key(*, key: ApiKey, actor: Actor) -> ApiKey:
     Keys that it made stay: `tenants.issuing.revoke_key` ends them, too.
     """
     row = ApiKey.unscoped.select_for_update().get(pk=key.pk)
+    require_unchanged(row)
     if row.revoked_at is None:
         row.revoked_at = timezone.now()
         row.save(update_fields=["revoked_at"])

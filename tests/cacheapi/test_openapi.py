@@ -41,28 +41,63 @@ def test_it_names_both_apis_and_how_to_authenticate(client):
     assert document["paths"]["/cache/v1/sessions"]["post"]["security"] == [{"apiKey": []}]
 
 
-def test_every_operation_tells_how_refusals_look(client):
-    document = client.get("/api/v1/schema/").json()
-    for path in document["paths"].values():
-        for operation in path.values():
-            answer = operation["responses"]["default"]["content"]["application/problem+json"]
-            assert answer["schema"]["$ref"].endswith("/Problem")
-
-
-def test_it_tells_of_rate_limits_and_idempotency_keys_where_they_are(client):
-    document = client.get("/api/v1/schema/").json()
+def operations(document):
     for address, path in document["paths"].items():
         for method, operation in path.items():
-            responses = operation["responses"]
-            names = {parameter["name"] for parameter in operation.get("parameters", ())}
-            is_limited = address.startswith("/api/")
-            takes_key = is_limited and method != "get"
-            assert ("429" in responses) is is_limited
-            assert ("Idempotency-Key" in names) is takes_key
-            assert ({"409", "422"} <= set(responses)) is takes_key
-            for status in set(responses) & {"409", "422", "429"}:
-                assert set(responses[status]["content"]) == {"application/problem+json"}
-    assert "Retry-After" in document["paths"]["/api/v1/usage"]["get"]["responses"]["429"]["headers"]
+            yield address, method, operation
+
+
+def test_every_operation_names_its_refusals_by_status(client):
+    document = client.get("/api/v1/schema/").json()
+    for address, method, operation in operations(document):
+        refusals = {code for code in operation["responses"] if code[0] in "45"}
+        assert {"400", "401", "403", "406", "429", "5XX"} <= refusals
+        assert ("404" in refusals) >= ("{" in address)
+        assert ({"413", "415"} <= refusals) is (method != "get")
+        assert "default" not in operation["responses"]
+        for code in refusals:
+            assert operation["responses"][code]["$ref"] == f"#/components/responses/{code}"
+    for answer in document["components"]["responses"].values():
+        schema = answer["content"]["application/problem+json"]["schema"]
+        assert schema["$ref"].endswith("/Problem")
+
+
+def test_kinds_of_problems_are_an_open_list_and_each_has_a_page(client):
+    document = client.get("/api/v1/schema/").json()
+    kind = document["components"]["schemas"]["Problem"]["properties"]["type"]
+    assert "enum" not in kind
+    assert "/problems/precondition-failed" in kind["x-extensible-enum"]
+    for path in kind["x-extensible-enum"]:
+        assert client.get(path).status_code == 200
+
+
+def test_bodies_are_closed_and_required_where_an_empty_one_is_refused(client):
+    document = client.get("/api/v1/schema/").json()
+    schemas = document["components"]["schemas"]
+    required = set()
+    for _, _, operation in operations(document):
+        if body := operation.get("requestBody"):
+            reference = body["content"]["application/json"]["schema"]["$ref"]
+            assert schemas[reference.rsplit("/", 1)[1]]["additionalProperties"] is False
+            required |= {operation["operationId"]} if body["required"] else set()
+    assert {"contexts_pin", "contexts_extend", "keys_create", "sessions_create"} <= required
+    assert not {"contexts_unpin", "contexts_expire"} & required
+
+
+def test_it_tells_of_idempotency_keys_rates_and_entity_tags_where_they_are(client):
+    document = client.get("/api/v1/schema/").json()
+    for address, method, operation in operations(document):
+        responses = operation["responses"]
+        names = {parameter["name"] for parameter in operation.get("parameters", ())}
+        is_change = address.startswith("/api/") and method != "get"
+        assert ("Idempotency-Key" in names) is is_change
+        assert ({"409", "422"} <= set(responses)) is is_change
+        assert ("If-Match" in names) is ("412" in responses)
+        assert ("If-None-Match" in names) is ("304" in responses)
+        (answer, *_) = [each for code, each in responses.items() if code.startswith("2")]
+        assert "RateLimit-Remaining" in answer["headers"]
+    assert "ETag" in document["paths"]["/api/v1/rules/{id}"]["patch"]["responses"]["200"]["headers"]
+    assert "Retry-After" in document["components"]["responses"]["429"]["headers"]
 
 
 def test_swagger_is_served_locally(client):

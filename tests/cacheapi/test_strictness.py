@@ -9,6 +9,7 @@ import pytest
 from django.test import Client
 from drf_spectacular.generators import SchemaGenerator
 
+from cacheapi.teams.contexts.view import ContextsView
 from catalog.models import Context
 from support.rows import make_context, make_everything, make_key, make_space, make_tenant
 from tenants.models import ApiKey, AuditEvent
@@ -48,7 +49,8 @@ def world(operator, node):
         odd = {"policies": "policy", "audit": "audit", "families": "family"}
         one = {**odd, "family-members": "member"}.get(resource, resource.rstrip("s"))
         row = rows["node"] if resource == "sessions" else rows.get(one)
-        key = "filled" if resource in ("tenants", "policies") else getattr(row, "pk", "")
+        key = getattr(row, "uuid" if resource == "events" else "pk", "")
+        key = "filled" if resource in ("tenants", "policies") else key
         caller = of_node if path.startswith("/cache/") else operator
         return caller.generic(method.upper(), re.sub(r"{.*?}", str(key), path) + query, **options)
 
@@ -130,13 +132,21 @@ class TestQueries:
         cursor = parse_qs(urlsplit(following).query)["cursor"][0]
         refused(team.get(f"/api/v1/contexts?ordering=name&cursor={cursor}"), "cursor")
         refused(team.get(f"/api/v1/jobs?cursor={cursor}"), "cursor")
-        pk = "00000000-0000-0000-0000-000000000000"
-        for position in ("yesterday", 5, [], "9" * 30, None):
-            forged = ["catalog.context -created_at", False, position, pk]
+        made = "2027-01-31T18:00:00+00:00"
+        pk = "6f1ad33f-9d20-4ae2-a2c6-8e0fd9c2a3b1"
+        order = "catalog.context -created_at"
+        for forged in (
+            *([order, False, value, pk] for value in ("yesterday", 5, [], None, "9" * 30)),
+            *([order, False, made, pk] for pk in ("x", 5, None, "")),
+            *([order, backwards, made, pk] for backwards in (0, None, "true")),
+            *([order, False, made], [], {}, None, 5),
+            *(["catalog.context name", False, name, pk] for name in ("a\0", "\ud800")),
+        ):
             text = base64.urlsafe_b64encode(json.dumps(forged).encode()).decode()
-            refused(team.get("/api/v1/contexts", {"cursor": text}), "cursor")
-        for number in ("1", 1.5, True, HUGE, None):
-            forged = ["catalog.segment -pk", False, 1, number]
+            sort = "name" if forged and "context name" in str(forged) else "-created_at"
+            refused(team.get("/api/v1/contexts", {"cursor": text, "ordering": sort}), "cursor")
+        for pk in (-HUGE - 1, HUGE, "1.5", True):
+            forged = ["catalog.segment -id", False, "1", str(pk)]
             text = base64.urlsafe_b64encode(json.dumps(forged).encode()).decode()
             refused(team.get("/api/v1/segments", {"cursor": text}), "cursor")
 
@@ -176,15 +186,45 @@ class TestWalks:
         whole = operator.get(f"/api/v1/{resource}").json()["results"]
         assert len(whole) > 1
         for ordering in operations_of(resource):
-            path = f"/api/v1/{resource}?page_size=1&ordering={ordering}"
+            path = path_of(resource, ordering)
             forth, pages = [], []
             while path:
                 page = operator.get(path).json()
                 forth, pages, path = forth + page["results"], [*pages, page], page["next"]
             assert len(forth) == len(whole), ordering
             assert all(row in forth for row in whole)
-            before = operator.get(pages[-1]["previous"]).json()
+            cursor = pages[-1]["previous_cursor"]
+            before = operator.get(f"{path_of(resource, ordering)}&cursor={cursor}").json()
+            assert before == operator.get(pages[-1]["previous"]).json()
             assert before["results"] == pages[-2]["results"]
+            assert pages[-1]["next_cursor"] is None
+            assert pages[0]["previous_cursor"] is None
+            counted = operator.get(f"{path_of(resource, ordering)}&total=true").json()
+            assert (counted["total"], "total" in before) == (len(whole), False)
+
+    def test_rows_without_a_value_come_once_at_the_end_or_the_beginning(
+        self, team, tenant, monkeypatch
+    ):
+        """Null is the smallest value, on both databases."""
+        monkeypatch.setattr(ContextsView, "orderings", ("-created_at", "last_used_at"))
+        space = make_space(tenant)
+        made = [make_context(space, f"c{n}") for n in range(5)]
+        for n in (1, 3):
+            used = {"last_used_at": made[n].created_at.replace(year=2030 + n)}
+            Context.unscoped.filter(pk=made[n].pk).update(**used)
+        for ordering, at_end in (("-last_used_at", True), ("last_used_at", False)):
+            path, names = path_of("contexts", ordering), []
+            while path:
+                page = team.get(path).json()
+                names += [row["name"] for row in page["results"]]
+                path = page["next"]
+            assert sorted(names) == ["c0", "c1", "c2", "c3", "c4"]
+            used = names[:2] if at_end else names[-2:]
+            assert used == (["c3", "c1"] if at_end else ["c1", "c3"])
+
+
+def path_of(resource, ordering):
+    return f"/api/v1/{resource}?page_size=1&ordering={ordering}"
 
 
 def operations_of(resource):

@@ -42,6 +42,25 @@ def test_a_key_is_refused_beyond_its_rate_and_told_what_to_do(team):
     assert answer["Retry-After"] in problem["detail"]
 
 
+def test_every_answer_to_a_known_caller_says_what_is_left(team, node, tenant):
+    answers = [team.get("/api/v1/contexts") for _ in range(4)]
+    assert [answer["RateLimit-Remaining"] for answer in answers] == ["2", "1", "0", "0"]
+    for answer in answers:
+        assert answer["RateLimit-Limit"] == "3"
+        assert 1 <= int(answer["RateLimit-Reset"]) <= 86400
+    assert answers[3]["RateLimit-Reset"] in (
+        answers[3]["Retry-After"],
+        str(int(answers[3]["Retry-After"]) + 1),
+    )
+    strange = type(team)(make_key(tenant, "team"))
+    refused = [strange.get("/api/v1/tenants/none") for _ in range(4)]
+    assert [answer.status_code for answer in refused] == [403, 403, 403, 429]
+    assert [answer["RateLimit-Remaining"] for answer in refused] == ["2", "1", "0", "0"]
+    beat = node.send("post", "/cache/v1/sessions", {})
+    assert (beat.status_code, beat["RateLimit-Remaining"]) == (400, "2")
+    assert "RateLimit-Limit" not in Client().get("/api/v1/contexts")
+
+
 def test_each_key_and_each_person_has_a_rate_of_its_own(team, operator, tenant):
     assert statuses(team)[-1] == 429
     person = make_person(secrets.token_hex(8), acme="team")

@@ -63,6 +63,9 @@ REMEDIES = {
         "follow anew (contexts, jobs, nodes), then go on without Last-Event-ID, or `after` "
         "the number in `newest`."
     ),
+    "precondition-failed": (
+        "Read the object again, decide anew, and repeat the change with the ETag of that answer."
+    ),
     "length-required": ("Send the body with a Content-Length instead of in chunks."),
     "too-large": ("Send less at once."),
     "unsupported-media-type": ("Send application/json."),

@@ -7,7 +7,7 @@ from neve.api import models
 from neve.api._async.paging import AsyncPages
 from neve.api._async.resource import AsyncResource
 from neve.api._async.transport import AsyncTransport
-from neve.api.values import OMIT, Id, Labels, Moment, Omit, members, path_part
+from neve.api.values import OMIT, Duration, Id, Labels, Moment, Omit, members, path_part
 
 
 class AsyncAudit(AsyncResource):
@@ -40,6 +40,7 @@ class AsyncAudit(AsyncResource):
         ordering: str | None = None,
         page_size: int | None = None,
         tenant: str | None = None,
+        total: bool | None = None,
     ) -> AsyncPages[models.Audit]:
         """Who changed what.
 
@@ -48,6 +49,7 @@ class AsyncAudit(AsyncResource):
                 walk the pages may be missed with a key that changes.
             page_size: rows of a page; 50 unless given
             tenant: slug of the tenant
+            total: true: count the rows of all pages
         """
         return AsyncPages(
             self._transport,
@@ -59,6 +61,7 @@ class AsyncAudit(AsyncResource):
                 "ordering": ordering,
                 "page_size": page_size,
                 "tenant": tenant,
+                "total": total,
             },
             models.Audit,
         )
@@ -199,11 +202,14 @@ class AsyncContexts(AsyncResource):
             },
         )
 
-    async def delete(self, id: Id) -> None:
+    async def delete(self, id: Id, *, etag: str | None = None) -> None:
         """Forgets the context and its pins. Its blocks stay for as long as other contexts that
         hold them say, or else their space.
+
+        Args:
+            etag: of the version that is changed; refused if it is older.
         """
-        await self._transport.call_for_json("DELETE", f"/contexts/{path_part(id)}")
+        await self._transport.call_for_json("DELETE", f"/contexts/{path_part(id)}", etag=etag)
 
     async def get(self, id: Id, *, blocks: bool | None = None) -> models.ContextDetail:
         """The context with its pins and its residency: its hot, cold, lost and durable blocks.
@@ -222,6 +228,7 @@ class AsyncContexts(AsyncResource):
         name: str | None = None,
         label: str | None = None,
         labels: Mapping[str, str] | None = None,
+        etag: str | None = None,
     ) -> models.Context:
         """Renames the context, or changes its label or labels. A request that still names the old
         name makes a new context.
@@ -230,12 +237,14 @@ class AsyncContexts(AsyncResource):
             name: once in its space
             label: what retention rules match
             labels: at most 16; a name has letters, digits and ._/- and begins with a letter
+            etag: of the version that is changed; refused if it is older.
         """
         return await self._transport.call(
             "PATCH",
             f"/contexts/{path_part(id)}",
             models.Context,
             body=members({"name": name, "label": label, "labels": labels}),
+            etag=etag,
         )
 
     async def diff(self, id: Id, *, with_: Id) -> models.Diff:
@@ -250,7 +259,12 @@ class AsyncContexts(AsyncResource):
         )
 
     async def expire(
-        self, id: Id, *, dry_run: bool | None = None, at: Moment | Omit | None = OMIT
+        self,
+        id: Id,
+        *,
+        dry_run: bool | None = None,
+        at: Moment | Omit | None = OMIT,
+        etag: str | None = None,
     ) -> models.Expired:
         """Removes the blocks from both tiers now or `at` a time, except those that another
         unexpired context holds. `dry_run` counts them and changes nothing.
@@ -258,35 +272,42 @@ class AsyncContexts(AsyncResource):
         Args:
             dry_run: true: say what would go, change nothing
             at: not now but then, once no pin is left; null takes that back
+            etag: of the version that is changed; refused if it is older.
         """
         return await self._transport.call(
             "POST",
             f"/contexts/{path_part(id)}/expire",
             models.Expired,
             body=members({"dry_run": dry_run}, nullable={"at": at}),
+            etag=etag,
         )
 
-    async def extend(self, id: Id, *, for_: str | None = None) -> models.Extended:
+    async def extend(
+        self, id: Id, *, for_: Duration | None = None, etag: str | None = None
+    ) -> models.Extended:
         """Extends the lifetime of the blocks: they end at that long from now at the earliest.
 
         Args:
             for_: counted from now: such as 90s, 30m, 2h, 7d, 1h30m, or ISO 8601: PT2H, P7D
+            etag: of the version that is changed; refused if it is older.
         """
         return await self._transport.call(
             "POST",
             f"/contexts/{path_part(id)}/extend",
             models.Extended,
             body=members({"for": for_}),
+            etag=etag,
         )
 
     async def pin(
         self,
         id: Id,
         *,
-        for_: str | None = None,
+        for_: Duration | None = None,
         until: Moment | None = None,
         tier: str | None = None,
         reason: str | None = None,
+        etag: str | None = None,
     ) -> models.Pinned:
         """Keeps the blocks until then, under any quota pressure. You have one pin on a context: a
         new one replaces it. The latest end of all pins counts. `tier` asks for copies in Valkey
@@ -300,12 +321,14 @@ class AsyncContexts(AsyncResource):
                 * `hot` - Hot
                 * `durable` - Durable
             reason: shown to others
+            etag: of the version that is changed; refused if it is older.
         """
         return await self._transport.call(
             "POST",
             f"/contexts/{path_part(id)}/pin",
             models.Pinned,
             body=members({"for": for_, "until": until, "tier": tier, "reason": reason}),
+            etag=etag,
         )
 
     async def residency(self, id: Id, *, blocks: bool | None = None) -> models.ResidencyRuns:
@@ -322,19 +345,21 @@ class AsyncContexts(AsyncResource):
         )
 
     async def unpin(
-        self, id: Id, *, pin: int | None = None, all: bool | None = None
+        self, id: Id, *, pin: int | None = None, all: bool | None = None, etag: str | None = None
     ) -> models.Unpinned:
         """Ends your pin; blocks that another pin keeps stay pinned.
 
         Args:
             pin: number of the pin
             all: those of everybody
+            etag: of the version that is changed; refused if it is older.
         """
         return await self._transport.call(
             "POST",
             f"/contexts/{path_part(id)}/unpin",
             models.Unpinned,
             body=members({"pin": pin, "all": all}),
+            etag=etag,
         )
 
     async def warm(self, id: Id, *, engine: int | None = None) -> models.Job:
@@ -365,9 +390,9 @@ class AsyncContexts(AsyncResource):
         space: int | None = None,
         state: str | None = None,
         tenant: str | None = None,
+        total: bool | None = None,
         used_after: Moment | None = None,
         used_before: Moment | None = None,
-        total: bool | None = None,
     ) -> AsyncPages[models.Context]:
         """Named chains of blocks.
 
@@ -385,6 +410,7 @@ class AsyncContexts(AsyncResource):
             search: part of the name
             space: number of the space
             tenant: slug of the tenant
+            total: true: count the rows of all pages
         """
         return AsyncPages(
             self._transport,
@@ -409,9 +435,9 @@ class AsyncContexts(AsyncResource):
                 "space": space,
                 "state": state,
                 "tenant": tenant,
+                "total": total,
                 "used_after": used_after,
                 "used_before": used_before,
-                "total": total,
             },
             models.Context,
         )
@@ -459,9 +485,13 @@ class AsyncEngines(AsyncResource):
             ),
         )
 
-    async def delete(self, id: Id) -> None:
-        """Removes a registered engine. An announced one goes with the session of its node."""
-        await self._transport.call_for_json("DELETE", f"/engines/{path_part(id)}")
+    async def delete(self, id: Id, *, etag: str | None = None) -> None:
+        """Removes a registered engine. An announced one goes with the session of its node.
+
+        Args:
+            etag: of the version that is changed; refused if it is older.
+        """
+        await self._transport.call_for_json("DELETE", f"/engines/{path_part(id)}", etag=etag)
 
     async def get(self, id: Id) -> models.Engine:
         """Servers of vLLM that tokenise and prefill for the tenant's spaces."""
@@ -477,6 +507,7 @@ class AsyncEngines(AsyncResource):
         spaces: Sequence[int] | None = None,
         api_key: str | None = None,
         gpus: int | Omit | None = OMIT,
+        etag: str | None = None,
     ) -> models.Engine:
         """Changes a registered engine and checks it anew.
 
@@ -487,6 +518,7 @@ class AsyncEngines(AsyncResource):
             spaces: numbers of the spaces that it serves: of the same model and revision
             api_key: of the server; empty: none
             gpus: for the cost of warming; null: TP × PP of its space
+            etag: of the version that is changed; refused if it is older.
         """
         return await self._transport.call(
             "PATCH",
@@ -502,6 +534,7 @@ class AsyncEngines(AsyncResource):
                 },
                 nullable={"gpus": gpus},
             ),
+            etag=etag,
         )
 
     async def check(self, id: Id) -> models.Engine:
@@ -518,6 +551,7 @@ class AsyncEngines(AsyncResource):
         space: int | None = None,
         state: str | None = None,
         tenant: str | None = None,
+        total: bool | None = None,
     ) -> AsyncPages[models.Engine]:
         """Servers of vLLM that tokenise and prefill for the tenant's spaces.
 
@@ -532,6 +566,7 @@ class AsyncEngines(AsyncResource):
                 * `healthy` - healthy
                 * `unhealthy` - unhealthy
             tenant: slug of the tenant
+            total: true: count the rows of all pages
         """
         return AsyncPages(
             self._transport,
@@ -544,6 +579,7 @@ class AsyncEngines(AsyncResource):
                 "space": space,
                 "state": state,
                 "tenant": tenant,
+                "total": total,
             },
             models.Engine,
         )
@@ -566,6 +602,7 @@ class AsyncEvents(AsyncResource):
         page_size: int | None = None,
         subject: str | None = None,
         tenant: str | None = None,
+        total: bool | None = None,
         types: str | Sequence[str] | None = None,
     ) -> AsyncPages[models.Event]:
         """A page of events, newest first; with `Accept: text/event-stream` a stream of new ones.
@@ -579,6 +616,7 @@ class AsyncEvents(AsyncResource):
             page_size: rows of a page; 50 unless given
             subject: id of the object
             tenant: slug of the tenant
+            total: true: count the rows of all pages
             types: types or patterns: node.down,context.*
         """
         return AsyncPages(
@@ -590,6 +628,7 @@ class AsyncEvents(AsyncResource):
                 "page_size": page_size,
                 "subject": subject,
                 "tenant": tenant,
+                "total": total,
                 "types": types,
             },
             models.Event,
@@ -613,9 +652,13 @@ class AsyncFamilies(AsyncResource):
             body=members({"tenant": tenant, "name": name, "space": space}),
         )
 
-    async def delete(self, id: Id) -> None:
-        """Ends the members' sessions. The producer keeps its space and its KV."""
-        await self._transport.call_for_json("DELETE", f"/families/{path_part(id)}")
+    async def delete(self, id: Id, *, etag: str | None = None) -> None:
+        """Ends the members' sessions. The producer keeps its space and its KV.
+
+        Args:
+            etag: of the version that is changed; refused if it is older.
+        """
+        await self._transport.call_for_json("DELETE", f"/families/{path_part(id)}", etag=etag)
 
     async def get(self, id: Id) -> models.Family:
         """Spaces that several models share, since they compute the same bits."""
@@ -628,6 +671,7 @@ class AsyncFamilies(AsyncResource):
         ordering: str | None = None,
         page_size: int | None = None,
         tenant: str | None = None,
+        total: bool | None = None,
     ) -> AsyncPages[models.Family]:
         """Spaces that several models share, since they compute the same bits.
 
@@ -636,11 +680,18 @@ class AsyncFamilies(AsyncResource):
                 you walk the pages may be missed with a key that changes.
             page_size: rows of a page; 50 unless given
             tenant: slug of the tenant
+            total: true: count the rows of all pages
         """
         return AsyncPages(
             self._transport,
             "/families",
-            {"name": name, "ordering": ordering, "page_size": page_size, "tenant": tenant},
+            {
+                "name": name,
+                "ordering": ordering,
+                "page_size": page_size,
+                "tenant": tenant,
+                "total": total,
+            },
             models.Family,
         )
 
@@ -654,10 +705,14 @@ class AsyncFamilyMembers(AsyncResource):
             "GET", f"/family-members/{path_part(id)}", models.FamilyMember
         )
 
-    async def try_again(self, id: Id) -> models.FamilyMember:
-        """Forgets what was found of a member: its engines prove their KV anew."""
+    async def try_again(self, id: Id, *, etag: str | None = None) -> models.FamilyMember:
+        """Forgets what was found of a member: its engines prove their KV anew.
+
+        Args:
+            etag: of the version that is changed; refused if it is older.
+        """
         return await self._transport.call(
-            "POST", f"/family-members/{path_part(id)}/try-again", models.FamilyMember
+            "POST", f"/family-members/{path_part(id)}/try-again", models.FamilyMember, etag=etag
         )
 
     def list(
@@ -668,6 +723,7 @@ class AsyncFamilyMembers(AsyncResource):
         page_size: int | None = None,
         state: str | None = None,
         tenant: str | None = None,
+        total: bool | None = None,
     ) -> AsyncPages[models.FamilyMember]:
         """Models of families: whether their KV is the producer's, and what they loaded.
 
@@ -681,6 +737,7 @@ class AsyncFamilyMembers(AsyncResource):
                 * `attached` - attached
                 * `refused` - refused
             tenant: slug of the tenant
+            total: true: count the rows of all pages
         """
         return AsyncPages(
             self._transport,
@@ -691,6 +748,7 @@ class AsyncFamilyMembers(AsyncResource):
                 "page_size": page_size,
                 "state": state,
                 "tenant": tenant,
+                "total": total,
             },
             models.FamilyMember,
         )
@@ -725,13 +783,25 @@ class AsyncJobs(AsyncResource):
         """Background work: found by periodic tasks, or requested."""
         return await self._transport.call("GET", f"/jobs/{path_part(id)}", models.Job)
 
-    async def cancel(self, id: Id) -> models.Job:
-        """Ends a requested job: a waiting one now, a running one at its next step."""
-        return await self._transport.call("POST", f"/jobs/{path_part(id)}/cancel", models.Job)
+    async def cancel(self, id: Id, *, etag: str | None = None) -> models.Job:
+        """Ends a requested job: a waiting one now, a running one at its next step.
 
-    async def retry(self, id: Id) -> models.Job:
-        """Runs a failed or cancelled job again, if it was requested."""
-        return await self._transport.call("POST", f"/jobs/{path_part(id)}/retry", models.Job)
+        Args:
+            etag: of the version that is changed; refused if it is older.
+        """
+        return await self._transport.call(
+            "POST", f"/jobs/{path_part(id)}/cancel", models.Job, etag=etag
+        )
+
+    async def retry(self, id: Id, *, etag: str | None = None) -> models.Job:
+        """Runs a failed or cancelled job again, if it was requested.
+
+        Args:
+            etag: of the version that is changed; refused if it is older.
+        """
+        return await self._transport.call(
+            "POST", f"/jobs/{path_part(id)}/retry", models.Job, etag=etag
+        )
 
     def list(
         self,
@@ -741,6 +811,7 @@ class AsyncJobs(AsyncResource):
         page_size: int | None = None,
         state: str | None = None,
         tenant: str | None = None,
+        total: bool | None = None,
     ) -> AsyncPages[models.Job]:
         """Background work: found by periodic tasks, or requested.
 
@@ -754,6 +825,7 @@ class AsyncJobs(AsyncResource):
                 * `failed` - Failed
                 * `cancelled` - Cancelled
             tenant: slug of the tenant
+            total: true: count the rows of all pages
         """
         return AsyncPages(
             self._transport,
@@ -764,6 +836,7 @@ class AsyncJobs(AsyncResource):
                 "page_size": page_size,
                 "state": state,
                 "tenant": tenant,
+                "total": total,
             },
             models.Job,
         )
@@ -778,7 +851,7 @@ class AsyncKeys(AsyncResource):
         name: str,
         role: str,
         expires_at: Moment | Omit | None = OMIT,
-        expires_in: str | None = None,
+        expires_in: Duration | None = None,
         tenant: str | Omit | None = OMIT,
         scopes: Sequence[str] | None = None,
     ) -> models.IssuedKey:
@@ -810,17 +883,21 @@ class AsyncKeys(AsyncResource):
         """API keys, without their secrets."""
         return await self._transport.call("GET", f"/keys/{path_part(id)}", models.Key)
 
-    async def revoke(self, id: Id, *, keep_made: bool | None = None) -> models.Key:
+    async def revoke(
+        self, id: Id, *, keep_made: bool | None = None, etag: str | None = None
+    ) -> models.Key:
         """Refuses the key from now on, and the keys that it made.
 
         Args:
             keep_made: true: keys that this key made stay; else they end, too
+            etag: of the version that is changed; refused if it is older.
         """
         return await self._transport.call(
             "POST",
             f"/keys/{path_part(id)}/revoke",
             models.Key,
             body=members({"keep_made": keep_made}),
+            etag=etag,
         )
 
     async def rotate(
@@ -828,8 +905,9 @@ class AsyncKeys(AsyncResource):
         id: Id,
         *,
         expires_at: Moment | Omit | None = OMIT,
-        expires_in: str | None = None,
-        overlap: str | None = None,
+        expires_in: Duration | None = None,
+        overlap: Duration | None = None,
+        etag: str | None = None,
     ) -> models.IssuedKey:
         """Issues a key with the same name, role and scopes, which owns the same pins; the old key
         ends after the overlap. Only this answer holds the whole key.
@@ -838,6 +916,7 @@ class AsyncKeys(AsyncResource):
             expires_in: such as 90s, 30m, 2h, 7d, 1h30m, or ISO 8601: PT2H, P7D
             overlap: how long the old key still works; 1h unless given: such as 90s, 30m, 2h,
                 7d, 1h30m, or ISO 8601: PT2H, P7D
+            etag: of the version that is changed; refused if it is older.
         """
         return await self._transport.call(
             "POST",
@@ -846,6 +925,7 @@ class AsyncKeys(AsyncResource):
             body=members(
                 {"expires_in": expires_in, "overlap": overlap}, nullable={"expires_at": expires_at}
             ),
+            etag=etag,
         )
 
     def list(
@@ -856,6 +936,7 @@ class AsyncKeys(AsyncResource):
         revoked: bool | None = None,
         role: str | None = None,
         tenant: str | None = None,
+        total: bool | None = None,
     ) -> AsyncPages[models.Key]:
         """API keys, without their secrets.
 
@@ -867,6 +948,7 @@ class AsyncKeys(AsyncResource):
                 * `team` - Team
                 * `operator` - Operator
             tenant: slug of the tenant
+            total: true: count the rows of all pages
         """
         return AsyncPages(
             self._transport,
@@ -877,6 +959,7 @@ class AsyncKeys(AsyncResource):
                 "revoked": revoked,
                 "role": role,
                 "tenant": tenant,
+                "total": total,
             },
             models.Key,
         )
@@ -901,23 +984,32 @@ class AsyncMembers(AsyncResource):
             body=members({"role": role, "tenant": tenant, "user": user}),
         )
 
-    async def delete(self, id: Id) -> None:
-        """Ends the person's access to the tenant. Keys that they made stay."""
-        await self._transport.call_for_json("DELETE", f"/members/{path_part(id)}")
+    async def delete(self, id: Id, *, etag: str | None = None) -> None:
+        """Ends the person's access to the tenant. Keys that they made stay.
+
+        Args:
+            etag: of the version that is changed; refused if it is older.
+        """
+        await self._transport.call_for_json("DELETE", f"/members/{path_part(id)}", etag=etag)
 
     async def get(self, id: Id) -> models.TenantMember:
         """People's roles in tenants. Everybody sees those of their own tenants."""
         return await self._transport.call("GET", f"/members/{path_part(id)}", models.TenantMember)
 
-    async def update(self, id: Id, *, role: str) -> models.TenantMember:
+    async def update(self, id: Id, *, role: str, etag: str | None = None) -> models.TenantMember:
         """Changes the role; it holds from the person's next request on.
 
         Args:
             role: * `viewer` - Viewer: reads
                 * `team` - Team: pins, expires, extends
+            etag: of the version that is changed; refused if it is older.
         """
         return await self._transport.call(
-            "PATCH", f"/members/{path_part(id)}", models.TenantMember, body=members({"role": role})
+            "PATCH",
+            f"/members/{path_part(id)}",
+            models.TenantMember,
+            body=members({"role": role}),
+            etag=etag,
         )
 
     def list(
@@ -927,6 +1019,7 @@ class AsyncMembers(AsyncResource):
         page_size: int | None = None,
         role: str | None = None,
         tenant: str | None = None,
+        total: bool | None = None,
         user: str | None = None,
     ) -> AsyncPages[models.TenantMember]:
         """People's roles in tenants. Everybody sees those of their own tenants.
@@ -938,6 +1031,7 @@ class AsyncMembers(AsyncResource):
             role: * `viewer` - Viewer: reads
                 * `team` - Team: pins, expires, extends
             tenant: slug of the tenant
+            total: true: count the rows of all pages
             user: user name
         """
         return AsyncPages(
@@ -948,6 +1042,7 @@ class AsyncMembers(AsyncResource):
                 "page_size": page_size,
                 "role": role,
                 "tenant": tenant,
+                "total": total,
                 "user": user,
             },
             models.TenantMember,
@@ -961,9 +1056,15 @@ class AsyncNodes(AsyncResource):
         """Node sessions, present and past."""
         return await self._transport.call("GET", f"/nodes/{path_part(id)}", models.Node)
 
-    async def end(self, id: Id) -> models.Node:
-        """Ends the session and its Valkey access at once; revoke the key to keep the node out."""
-        return await self._transport.call("POST", f"/nodes/{path_part(id)}/end", models.Node)
+    async def end(self, id: Id, *, etag: str | None = None) -> models.Node:
+        """Ends the session and its Valkey access at once; revoke the key to keep the node out.
+
+        Args:
+            etag: of the version that is changed; refused if it is older.
+        """
+        return await self._transport.call(
+            "POST", f"/nodes/{path_part(id)}/end", models.Node, etag=etag
+        )
 
     def list(
         self,
@@ -974,6 +1075,7 @@ class AsyncNodes(AsyncResource):
         page_size: int | None = None,
         space: int | None = None,
         tenant: str | None = None,
+        total: bool | None = None,
     ) -> AsyncPages[models.Node]:
         """Node sessions, present and past.
 
@@ -983,6 +1085,7 @@ class AsyncNodes(AsyncResource):
                 while you walk the pages may be missed with a key that changes.
             page_size: rows of a page; 50 unless given
             tenant: slug of the tenant
+            total: true: count the rows of all pages
         """
         return AsyncPages(
             self._transport,
@@ -994,6 +1097,7 @@ class AsyncNodes(AsyncResource):
                 "page_size": page_size,
                 "space": space,
                 "tenant": tenant,
+                "total": total,
             },
             models.Node,
         )
@@ -1020,6 +1124,7 @@ class AsyncPolicies(AsyncResource):
         eviction: str | None = None,
         promote_window_s: int | None = None,
         cold_full: str | None = None,
+        etag: str | None = None,
     ) -> models.Policy:
         """New blocks follow at once, stored ones within seconds: see `is_applied`.
 
@@ -1036,6 +1141,7 @@ class AsyncPolicies(AsyncResource):
             cold_full: when the cold quota is used up
                 * `evict` - Make room: the longest unread leave
                 * `refuse` - Refuse new blocks
+            etag: of the version that is changed; refused if it is older.
         """
         return await self._transport.call(
             "PATCH",
@@ -1057,6 +1163,7 @@ class AsyncPolicies(AsyncResource):
                     "pin_budget_bytes": pin_budget_bytes,
                 },
             ),
+            etag=etag,
         )
 
     async def dry_run(
@@ -1085,6 +1192,7 @@ class AsyncPolicies(AsyncResource):
         ordering: str | None = None,
         page_size: int | None = None,
         tenant: str | None = None,
+        total: bool | None = None,
     ) -> AsyncPages[models.Policy]:
         """How long a tenant's blocks stay, and where, before any rule.
 
@@ -1093,11 +1201,12 @@ class AsyncPolicies(AsyncResource):
                 walk the pages may be missed with a key that changes.
             page_size: rows of a page; 50 unless given
             tenant: slug of the tenant
+            total: true: count the rows of all pages
         """
         return AsyncPages(
             self._transport,
             "/policies",
-            {"ordering": ordering, "page_size": page_size, "tenant": tenant},
+            {"ordering": ordering, "page_size": page_size, "tenant": tenant, "total": total},
             models.Policy,
         )
 
@@ -1140,9 +1249,13 @@ class AsyncRules(AsyncResource):
             ),
         )
 
-    async def delete(self, id: Id) -> None:
-        """Removes a rule; its blocks follow the policy and the other rules."""
-        await self._transport.call_for_json("DELETE", f"/rules/{path_part(id)}")
+    async def delete(self, id: Id, *, etag: str | None = None) -> None:
+        """Removes a rule; its blocks follow the policy and the other rules.
+
+        Args:
+            etag: of the version that is changed; refused if it is older.
+        """
+        await self._transport.call_for_json("DELETE", f"/rules/{path_part(id)}", etag=etag)
 
     async def get(self, id: Id) -> models.Rule:
         """Other values for the blocks of a space, a label, or contexts by name."""
@@ -1157,6 +1270,7 @@ class AsyncRules(AsyncResource):
         context: str | None = None,
         order: int | None = None,
         overrides: Mapping[str, Any] | None = None,
+        etag: str | None = None,
     ) -> models.Rule:
         """Changes a rule.
 
@@ -1165,6 +1279,7 @@ class AsyncRules(AsyncResource):
             context: a name, or a pattern: repo-*
             order: lower wins between equals
             overrides: Fields of the policy that a rule replaces; null is without limit.
+            etag: of the version that is changed; refused if it is older.
         """
         return await self._transport.call(
             "PATCH",
@@ -1174,6 +1289,7 @@ class AsyncRules(AsyncResource):
                 {"label": label, "context": context, "order": order, "overrides": overrides},
                 nullable={"space": space},
             ),
+            etag=etag,
         )
 
     def list(
@@ -1184,6 +1300,7 @@ class AsyncRules(AsyncResource):
         page_size: int | None = None,
         space: int | None = None,
         tenant: str | None = None,
+        total: bool | None = None,
     ) -> AsyncPages[models.Rule]:
         """Other values for the blocks of a space, a label, or contexts by name.
 
@@ -1193,6 +1310,7 @@ class AsyncRules(AsyncResource):
             page_size: rows of a page; 50 unless given
             space: number of the space
             tenant: slug of the tenant
+            total: true: count the rows of all pages
         """
         return AsyncPages(
             self._transport,
@@ -1203,6 +1321,7 @@ class AsyncRules(AsyncResource):
                 "page_size": page_size,
                 "space": space,
                 "tenant": tenant,
+                "total": total,
             },
             models.Rule,
         )
@@ -1223,6 +1342,7 @@ class AsyncSegments(AsyncResource):
         space: int | None = None,
         state: str | None = None,
         tenant: str | None = None,
+        total: bool | None = None,
     ) -> AsyncPages[models.Segment]:
         """S3 objects full of blocks.
 
@@ -1234,6 +1354,7 @@ class AsyncSegments(AsyncResource):
                 * `live` - Live
                 * `deleting` - Deleting
             tenant: slug of the tenant
+            total: true: count the rows of all pages
         """
         return AsyncPages(
             self._transport,
@@ -1244,6 +1365,7 @@ class AsyncSegments(AsyncResource):
                 "space": space,
                 "state": state,
                 "tenant": tenant,
+                "total": total,
             },
             models.Segment,
         )
@@ -1252,14 +1374,21 @@ class AsyncSegments(AsyncResource):
 class AsyncSpaces(AsyncResource):
     """Operations on spaces."""
 
-    async def delete(self, id: Id, *, confirm: str | None = None) -> models.Removal:
+    async def delete(
+        self, id: Id, *, confirm: str | None = None, etag: str | None = None
+    ) -> models.Removal:
         """Ends the space's sessions at once; its data is deleted within minutes.
 
         Args:
             confirm: the name; without it the answer says what would be removed
+            etag: of the version that is changed; refused if it is older.
         """
         return await self._transport.call(
-            "DELETE", f"/spaces/{path_part(id)}", models.Removal, query={"confirm": confirm}
+            "DELETE",
+            f"/spaces/{path_part(id)}",
+            models.Removal,
+            query={"confirm": confirm},
+            etag=etag,
         )
 
     async def get(self, id: Id) -> models.Space:
@@ -1303,6 +1432,7 @@ class AsyncSpaces(AsyncResource):
         ordering: str | None = None,
         page_size: int | None = None,
         tenant: str | None = None,
+        total: bool | None = None,
     ) -> AsyncPages[models.Space]:
         """KV layouts.
 
@@ -1311,6 +1441,7 @@ class AsyncSpaces(AsyncResource):
                 while you walk the pages may be missed with a key that changes.
             page_size: rows of a page; 50 unless given
             tenant: slug of the tenant
+            total: true: count the rows of all pages
         """
         return AsyncPages(
             self._transport,
@@ -1321,6 +1452,7 @@ class AsyncSpaces(AsyncResource):
                 "ordering": ordering,
                 "page_size": page_size,
                 "tenant": tenant,
+                "total": total,
             },
             models.Space,
         )
@@ -1360,14 +1492,21 @@ class AsyncTenants(AsyncResource):
             ),
         )
 
-    async def delete(self, slug: Id, *, confirm: str | None = None) -> models.Removal:
+    async def delete(
+        self, slug: Id, *, confirm: str | None = None, etag: str | None = None
+    ) -> models.Removal:
         """Cuts the tenant off at once; its data is deleted within minutes.
 
         Args:
             confirm: the name; without it the answer says what would be removed
+            etag: of the version that is changed; refused if it is older.
         """
         return await self._transport.call(
-            "DELETE", f"/tenants/{path_part(slug)}", models.Removal, query={"confirm": confirm}
+            "DELETE",
+            f"/tenants/{path_part(slug)}",
+            models.Removal,
+            query={"confirm": confirm},
+            etag=etag,
         )
 
     async def get(self, slug: Id) -> models.Tenant:
@@ -1382,6 +1521,7 @@ class AsyncTenants(AsyncResource):
         node_limit: int | None = None,
         is_active: bool | None = None,
         overcommit: bool | None = None,
+        etag: str | None = None,
     ) -> models.Tenant:
         """Changes the tenant. An inactive one's keys, sessions and Valkey users end at once; its
         data stays, and its people see it no more, until it is active again.
@@ -1389,6 +1529,7 @@ class AsyncTenants(AsyncResource):
         Args:
             is_active: false: keys, sessions and Valkey users end at once; data stays
             overcommit: activate, though the hot quota does not fit; default false
+            etag: of the version that is changed; refused if it is older.
         """
         return await self._transport.call(
             "PATCH",
@@ -1402,12 +1543,17 @@ class AsyncTenants(AsyncResource):
                     "overcommit": overcommit,
                 }
             ),
+            etag=etag,
         )
 
-    async def let_in(self, slug: Id) -> models.Tenant:
-        """Lets a tenant's nodes in again that were cut off for harming others."""
+    async def let_in(self, slug: Id, *, etag: str | None = None) -> models.Tenant:
+        """Lets a tenant's nodes in again that were cut off for harming others.
+
+        Args:
+            etag: of the version that is changed; refused if it is older.
+        """
         return await self._transport.call(
-            "POST", f"/tenants/{path_part(slug)}/let-in", models.Tenant
+            "POST", f"/tenants/{path_part(slug)}/let-in", models.Tenant, etag=etag
         )
 
     async def quota(self, slug: Id) -> models.OwnQuota:
@@ -1426,6 +1572,7 @@ class AsyncTenants(AsyncResource):
         space_limit: int | Omit | None = OMIT,
         context_limit: int | Omit | None = OMIT,
         context_block_limit: int | Omit | None = OMIT,
+        etag: str | None = None,
     ) -> models.Quota:
         """Sets hard limits. All hot quotas together must fit the hot tier's memory.
 
@@ -1434,6 +1581,7 @@ class AsyncTenants(AsyncResource):
             space_limit: spaces; null: the default
             context_limit: contexts; null: the default
             context_block_limit: blocks of one context; null: the default
+            etag: of the version that is changed; refused if it is older.
         """
         return await self._transport.call(
             "PATCH",
@@ -1447,6 +1595,7 @@ class AsyncTenants(AsyncResource):
                     "context_block_limit": context_block_limit,
                 },
             ),
+            etag=etag,
         )
 
     def list(
@@ -1456,6 +1605,7 @@ class AsyncTenants(AsyncResource):
         ordering: str | None = None,
         page_size: int | None = None,
         slug: str | None = None,
+        total: bool | None = None,
     ) -> AsyncPages[models.Tenant]:
         """Tenants, for operators; everybody reads the quota of their own.
 
@@ -1463,11 +1613,18 @@ class AsyncTenants(AsyncResource):
             ordering: sort key, - for descending; slug unless given. Rows that change while
                 you walk the pages may be missed with a key that changes.
             page_size: rows of a page; 50 unless given
+            total: true: count the rows of all pages
         """
         return AsyncPages(
             self._transport,
             "/tenants",
-            {"is_active": is_active, "ordering": ordering, "page_size": page_size, "slug": slug},
+            {
+                "is_active": is_active,
+                "ordering": ordering,
+                "page_size": page_size,
+                "slug": slug,
+                "total": total,
+            },
             models.Tenant,
         )
 

@@ -7,7 +7,7 @@ from neve.api import models
 from neve.api._sync.paging import Pages
 from neve.api._sync.resource import Resource
 from neve.api._sync.transport import Transport
-from neve.api.values import OMIT, Id, Labels, Moment, Omit, members, path_part
+from neve.api.values import OMIT, Duration, Id, Labels, Moment, Omit, members, path_part
 
 
 class Audit(Resource):
@@ -40,6 +40,7 @@ class Audit(Resource):
         ordering: str | None = None,
         page_size: int | None = None,
         tenant: str | None = None,
+        total: bool | None = None,
     ) -> Pages[models.Audit]:
         """Who changed what.
 
@@ -48,6 +49,7 @@ class Audit(Resource):
                 walk the pages may be missed with a key that changes.
             page_size: rows of a page; 50 unless given
             tenant: slug of the tenant
+            total: true: count the rows of all pages
         """
         return Pages(
             self._transport,
@@ -59,6 +61,7 @@ class Audit(Resource):
                 "ordering": ordering,
                 "page_size": page_size,
                 "tenant": tenant,
+                "total": total,
             },
             models.Audit,
         )
@@ -199,11 +202,14 @@ class Contexts(Resource):
             },
         )
 
-    def delete(self, id: Id) -> None:
+    def delete(self, id: Id, *, etag: str | None = None) -> None:
         """Forgets the context and its pins. Its blocks stay for as long as other contexts that
         hold them say, or else their space.
+
+        Args:
+            etag: of the version that is changed; refused if it is older.
         """
-        self._transport.call_for_json("DELETE", f"/contexts/{path_part(id)}")
+        self._transport.call_for_json("DELETE", f"/contexts/{path_part(id)}", etag=etag)
 
     def get(self, id: Id, *, blocks: bool | None = None) -> models.ContextDetail:
         """The context with its pins and its residency: its hot, cold, lost and durable blocks.
@@ -222,6 +228,7 @@ class Contexts(Resource):
         name: str | None = None,
         label: str | None = None,
         labels: Mapping[str, str] | None = None,
+        etag: str | None = None,
     ) -> models.Context:
         """Renames the context, or changes its label or labels. A request that still names the old
         name makes a new context.
@@ -230,12 +237,14 @@ class Contexts(Resource):
             name: once in its space
             label: what retention rules match
             labels: at most 16; a name has letters, digits and ._/- and begins with a letter
+            etag: of the version that is changed; refused if it is older.
         """
         return self._transport.call(
             "PATCH",
             f"/contexts/{path_part(id)}",
             models.Context,
             body=members({"name": name, "label": label, "labels": labels}),
+            etag=etag,
         )
 
     def diff(self, id: Id, *, with_: Id) -> models.Diff:
@@ -250,7 +259,12 @@ class Contexts(Resource):
         )
 
     def expire(
-        self, id: Id, *, dry_run: bool | None = None, at: Moment | Omit | None = OMIT
+        self,
+        id: Id,
+        *,
+        dry_run: bool | None = None,
+        at: Moment | Omit | None = OMIT,
+        etag: str | None = None,
     ) -> models.Expired:
         """Removes the blocks from both tiers now or `at` a time, except those that another
         unexpired context holds. `dry_run` counts them and changes nothing.
@@ -258,35 +272,42 @@ class Contexts(Resource):
         Args:
             dry_run: true: say what would go, change nothing
             at: not now but then, once no pin is left; null takes that back
+            etag: of the version that is changed; refused if it is older.
         """
         return self._transport.call(
             "POST",
             f"/contexts/{path_part(id)}/expire",
             models.Expired,
             body=members({"dry_run": dry_run}, nullable={"at": at}),
+            etag=etag,
         )
 
-    def extend(self, id: Id, *, for_: str | None = None) -> models.Extended:
+    def extend(
+        self, id: Id, *, for_: Duration | None = None, etag: str | None = None
+    ) -> models.Extended:
         """Extends the lifetime of the blocks: they end at that long from now at the earliest.
 
         Args:
             for_: counted from now: such as 90s, 30m, 2h, 7d, 1h30m, or ISO 8601: PT2H, P7D
+            etag: of the version that is changed; refused if it is older.
         """
         return self._transport.call(
             "POST",
             f"/contexts/{path_part(id)}/extend",
             models.Extended,
             body=members({"for": for_}),
+            etag=etag,
         )
 
     def pin(
         self,
         id: Id,
         *,
-        for_: str | None = None,
+        for_: Duration | None = None,
         until: Moment | None = None,
         tier: str | None = None,
         reason: str | None = None,
+        etag: str | None = None,
     ) -> models.Pinned:
         """Keeps the blocks until then, under any quota pressure. You have one pin on a context: a
         new one replaces it. The latest end of all pins counts. `tier` asks for copies in Valkey
@@ -300,12 +321,14 @@ class Contexts(Resource):
                 * `hot` - Hot
                 * `durable` - Durable
             reason: shown to others
+            etag: of the version that is changed; refused if it is older.
         """
         return self._transport.call(
             "POST",
             f"/contexts/{path_part(id)}/pin",
             models.Pinned,
             body=members({"for": for_, "until": until, "tier": tier, "reason": reason}),
+            etag=etag,
         )
 
     def residency(self, id: Id, *, blocks: bool | None = None) -> models.ResidencyRuns:
@@ -321,18 +344,22 @@ class Contexts(Resource):
             query={"blocks": blocks},
         )
 
-    def unpin(self, id: Id, *, pin: int | None = None, all: bool | None = None) -> models.Unpinned:
+    def unpin(
+        self, id: Id, *, pin: int | None = None, all: bool | None = None, etag: str | None = None
+    ) -> models.Unpinned:
         """Ends your pin; blocks that another pin keeps stay pinned.
 
         Args:
             pin: number of the pin
             all: those of everybody
+            etag: of the version that is changed; refused if it is older.
         """
         return self._transport.call(
             "POST",
             f"/contexts/{path_part(id)}/unpin",
             models.Unpinned,
             body=members({"pin": pin, "all": all}),
+            etag=etag,
         )
 
     def warm(self, id: Id, *, engine: int | None = None) -> models.Job:
@@ -363,9 +390,9 @@ class Contexts(Resource):
         space: int | None = None,
         state: str | None = None,
         tenant: str | None = None,
+        total: bool | None = None,
         used_after: Moment | None = None,
         used_before: Moment | None = None,
-        total: bool | None = None,
     ) -> Pages[models.Context]:
         """Named chains of blocks.
 
@@ -383,6 +410,7 @@ class Contexts(Resource):
             search: part of the name
             space: number of the space
             tenant: slug of the tenant
+            total: true: count the rows of all pages
         """
         return Pages(
             self._transport,
@@ -407,9 +435,9 @@ class Contexts(Resource):
                 "space": space,
                 "state": state,
                 "tenant": tenant,
+                "total": total,
                 "used_after": used_after,
                 "used_before": used_before,
-                "total": total,
             },
             models.Context,
         )
@@ -457,9 +485,13 @@ class Engines(Resource):
             ),
         )
 
-    def delete(self, id: Id) -> None:
-        """Removes a registered engine. An announced one goes with the session of its node."""
-        self._transport.call_for_json("DELETE", f"/engines/{path_part(id)}")
+    def delete(self, id: Id, *, etag: str | None = None) -> None:
+        """Removes a registered engine. An announced one goes with the session of its node.
+
+        Args:
+            etag: of the version that is changed; refused if it is older.
+        """
+        self._transport.call_for_json("DELETE", f"/engines/{path_part(id)}", etag=etag)
 
     def get(self, id: Id) -> models.Engine:
         """Servers of vLLM that tokenise and prefill for the tenant's spaces."""
@@ -475,6 +507,7 @@ class Engines(Resource):
         spaces: Sequence[int] | None = None,
         api_key: str | None = None,
         gpus: int | Omit | None = OMIT,
+        etag: str | None = None,
     ) -> models.Engine:
         """Changes a registered engine and checks it anew.
 
@@ -485,6 +518,7 @@ class Engines(Resource):
             spaces: numbers of the spaces that it serves: of the same model and revision
             api_key: of the server; empty: none
             gpus: for the cost of warming; null: TP × PP of its space
+            etag: of the version that is changed; refused if it is older.
         """
         return self._transport.call(
             "PATCH",
@@ -500,6 +534,7 @@ class Engines(Resource):
                 },
                 nullable={"gpus": gpus},
             ),
+            etag=etag,
         )
 
     def check(self, id: Id) -> models.Engine:
@@ -516,6 +551,7 @@ class Engines(Resource):
         space: int | None = None,
         state: str | None = None,
         tenant: str | None = None,
+        total: bool | None = None,
     ) -> Pages[models.Engine]:
         """Servers of vLLM that tokenise and prefill for the tenant's spaces.
 
@@ -530,6 +566,7 @@ class Engines(Resource):
                 * `healthy` - healthy
                 * `unhealthy` - unhealthy
             tenant: slug of the tenant
+            total: true: count the rows of all pages
         """
         return Pages(
             self._transport,
@@ -542,6 +579,7 @@ class Engines(Resource):
                 "space": space,
                 "state": state,
                 "tenant": tenant,
+                "total": total,
             },
             models.Engine,
         )
@@ -564,6 +602,7 @@ class Events(Resource):
         page_size: int | None = None,
         subject: str | None = None,
         tenant: str | None = None,
+        total: bool | None = None,
         types: str | Sequence[str] | None = None,
     ) -> Pages[models.Event]:
         """A page of events, newest first; with `Accept: text/event-stream` a stream of new ones.
@@ -577,6 +616,7 @@ class Events(Resource):
             page_size: rows of a page; 50 unless given
             subject: id of the object
             tenant: slug of the tenant
+            total: true: count the rows of all pages
             types: types or patterns: node.down,context.*
         """
         return Pages(
@@ -588,6 +628,7 @@ class Events(Resource):
                 "page_size": page_size,
                 "subject": subject,
                 "tenant": tenant,
+                "total": total,
                 "types": types,
             },
             models.Event,
@@ -611,9 +652,13 @@ class Families(Resource):
             body=members({"tenant": tenant, "name": name, "space": space}),
         )
 
-    def delete(self, id: Id) -> None:
-        """Ends the members' sessions. The producer keeps its space and its KV."""
-        self._transport.call_for_json("DELETE", f"/families/{path_part(id)}")
+    def delete(self, id: Id, *, etag: str | None = None) -> None:
+        """Ends the members' sessions. The producer keeps its space and its KV.
+
+        Args:
+            etag: of the version that is changed; refused if it is older.
+        """
+        self._transport.call_for_json("DELETE", f"/families/{path_part(id)}", etag=etag)
 
     def get(self, id: Id) -> models.Family:
         """Spaces that several models share, since they compute the same bits."""
@@ -626,6 +671,7 @@ class Families(Resource):
         ordering: str | None = None,
         page_size: int | None = None,
         tenant: str | None = None,
+        total: bool | None = None,
     ) -> Pages[models.Family]:
         """Spaces that several models share, since they compute the same bits.
 
@@ -634,11 +680,18 @@ class Families(Resource):
                 you walk the pages may be missed with a key that changes.
             page_size: rows of a page; 50 unless given
             tenant: slug of the tenant
+            total: true: count the rows of all pages
         """
         return Pages(
             self._transport,
             "/families",
-            {"name": name, "ordering": ordering, "page_size": page_size, "tenant": tenant},
+            {
+                "name": name,
+                "ordering": ordering,
+                "page_size": page_size,
+                "tenant": tenant,
+                "total": total,
+            },
             models.Family,
         )
 
@@ -650,10 +703,14 @@ class FamilyMembers(Resource):
         """Models of families: whether their KV is the producer's, and what they loaded."""
         return self._transport.call("GET", f"/family-members/{path_part(id)}", models.FamilyMember)
 
-    def try_again(self, id: Id) -> models.FamilyMember:
-        """Forgets what was found of a member: its engines prove their KV anew."""
+    def try_again(self, id: Id, *, etag: str | None = None) -> models.FamilyMember:
+        """Forgets what was found of a member: its engines prove their KV anew.
+
+        Args:
+            etag: of the version that is changed; refused if it is older.
+        """
         return self._transport.call(
-            "POST", f"/family-members/{path_part(id)}/try-again", models.FamilyMember
+            "POST", f"/family-members/{path_part(id)}/try-again", models.FamilyMember, etag=etag
         )
 
     def list(
@@ -664,6 +721,7 @@ class FamilyMembers(Resource):
         page_size: int | None = None,
         state: str | None = None,
         tenant: str | None = None,
+        total: bool | None = None,
     ) -> Pages[models.FamilyMember]:
         """Models of families: whether their KV is the producer's, and what they loaded.
 
@@ -677,6 +735,7 @@ class FamilyMembers(Resource):
                 * `attached` - attached
                 * `refused` - refused
             tenant: slug of the tenant
+            total: true: count the rows of all pages
         """
         return Pages(
             self._transport,
@@ -687,6 +746,7 @@ class FamilyMembers(Resource):
                 "page_size": page_size,
                 "state": state,
                 "tenant": tenant,
+                "total": total,
             },
             models.FamilyMember,
         )
@@ -721,13 +781,21 @@ class Jobs(Resource):
         """Background work: found by periodic tasks, or requested."""
         return self._transport.call("GET", f"/jobs/{path_part(id)}", models.Job)
 
-    def cancel(self, id: Id) -> models.Job:
-        """Ends a requested job: a waiting one now, a running one at its next step."""
-        return self._transport.call("POST", f"/jobs/{path_part(id)}/cancel", models.Job)
+    def cancel(self, id: Id, *, etag: str | None = None) -> models.Job:
+        """Ends a requested job: a waiting one now, a running one at its next step.
 
-    def retry(self, id: Id) -> models.Job:
-        """Runs a failed or cancelled job again, if it was requested."""
-        return self._transport.call("POST", f"/jobs/{path_part(id)}/retry", models.Job)
+        Args:
+            etag: of the version that is changed; refused if it is older.
+        """
+        return self._transport.call("POST", f"/jobs/{path_part(id)}/cancel", models.Job, etag=etag)
+
+    def retry(self, id: Id, *, etag: str | None = None) -> models.Job:
+        """Runs a failed or cancelled job again, if it was requested.
+
+        Args:
+            etag: of the version that is changed; refused if it is older.
+        """
+        return self._transport.call("POST", f"/jobs/{path_part(id)}/retry", models.Job, etag=etag)
 
     def list(
         self,
@@ -737,6 +805,7 @@ class Jobs(Resource):
         page_size: int | None = None,
         state: str | None = None,
         tenant: str | None = None,
+        total: bool | None = None,
     ) -> Pages[models.Job]:
         """Background work: found by periodic tasks, or requested.
 
@@ -750,6 +819,7 @@ class Jobs(Resource):
                 * `failed` - Failed
                 * `cancelled` - Cancelled
             tenant: slug of the tenant
+            total: true: count the rows of all pages
         """
         return Pages(
             self._transport,
@@ -760,6 +830,7 @@ class Jobs(Resource):
                 "page_size": page_size,
                 "state": state,
                 "tenant": tenant,
+                "total": total,
             },
             models.Job,
         )
@@ -774,7 +845,7 @@ class Keys(Resource):
         name: str,
         role: str,
         expires_at: Moment | Omit | None = OMIT,
-        expires_in: str | None = None,
+        expires_in: Duration | None = None,
         tenant: str | Omit | None = OMIT,
         scopes: Sequence[str] | None = None,
     ) -> models.IssuedKey:
@@ -806,17 +877,21 @@ class Keys(Resource):
         """API keys, without their secrets."""
         return self._transport.call("GET", f"/keys/{path_part(id)}", models.Key)
 
-    def revoke(self, id: Id, *, keep_made: bool | None = None) -> models.Key:
+    def revoke(
+        self, id: Id, *, keep_made: bool | None = None, etag: str | None = None
+    ) -> models.Key:
         """Refuses the key from now on, and the keys that it made.
 
         Args:
             keep_made: true: keys that this key made stay; else they end, too
+            etag: of the version that is changed; refused if it is older.
         """
         return self._transport.call(
             "POST",
             f"/keys/{path_part(id)}/revoke",
             models.Key,
             body=members({"keep_made": keep_made}),
+            etag=etag,
         )
 
     def rotate(
@@ -824,8 +899,9 @@ class Keys(Resource):
         id: Id,
         *,
         expires_at: Moment | Omit | None = OMIT,
-        expires_in: str | None = None,
-        overlap: str | None = None,
+        expires_in: Duration | None = None,
+        overlap: Duration | None = None,
+        etag: str | None = None,
     ) -> models.IssuedKey:
         """Issues a key with the same name, role and scopes, which owns the same pins; the old key
         ends after the overlap. Only this answer holds the whole key.
@@ -834,6 +910,7 @@ class Keys(Resource):
             expires_in: such as 90s, 30m, 2h, 7d, 1h30m, or ISO 8601: PT2H, P7D
             overlap: how long the old key still works; 1h unless given: such as 90s, 30m, 2h,
                 7d, 1h30m, or ISO 8601: PT2H, P7D
+            etag: of the version that is changed; refused if it is older.
         """
         return self._transport.call(
             "POST",
@@ -842,6 +919,7 @@ class Keys(Resource):
             body=members(
                 {"expires_in": expires_in, "overlap": overlap}, nullable={"expires_at": expires_at}
             ),
+            etag=etag,
         )
 
     def list(
@@ -852,6 +930,7 @@ class Keys(Resource):
         revoked: bool | None = None,
         role: str | None = None,
         tenant: str | None = None,
+        total: bool | None = None,
     ) -> Pages[models.Key]:
         """API keys, without their secrets.
 
@@ -863,6 +942,7 @@ class Keys(Resource):
                 * `team` - Team
                 * `operator` - Operator
             tenant: slug of the tenant
+            total: true: count the rows of all pages
         """
         return Pages(
             self._transport,
@@ -873,6 +953,7 @@ class Keys(Resource):
                 "revoked": revoked,
                 "role": role,
                 "tenant": tenant,
+                "total": total,
             },
             models.Key,
         )
@@ -897,23 +978,32 @@ class Members(Resource):
             body=members({"role": role, "tenant": tenant, "user": user}),
         )
 
-    def delete(self, id: Id) -> None:
-        """Ends the person's access to the tenant. Keys that they made stay."""
-        self._transport.call_for_json("DELETE", f"/members/{path_part(id)}")
+    def delete(self, id: Id, *, etag: str | None = None) -> None:
+        """Ends the person's access to the tenant. Keys that they made stay.
+
+        Args:
+            etag: of the version that is changed; refused if it is older.
+        """
+        self._transport.call_for_json("DELETE", f"/members/{path_part(id)}", etag=etag)
 
     def get(self, id: Id) -> models.TenantMember:
         """People's roles in tenants. Everybody sees those of their own tenants."""
         return self._transport.call("GET", f"/members/{path_part(id)}", models.TenantMember)
 
-    def update(self, id: Id, *, role: str) -> models.TenantMember:
+    def update(self, id: Id, *, role: str, etag: str | None = None) -> models.TenantMember:
         """Changes the role; it holds from the person's next request on.
 
         Args:
             role: * `viewer` - Viewer: reads
                 * `team` - Team: pins, expires, extends
+            etag: of the version that is changed; refused if it is older.
         """
         return self._transport.call(
-            "PATCH", f"/members/{path_part(id)}", models.TenantMember, body=members({"role": role})
+            "PATCH",
+            f"/members/{path_part(id)}",
+            models.TenantMember,
+            body=members({"role": role}),
+            etag=etag,
         )
 
     def list(
@@ -923,6 +1013,7 @@ class Members(Resource):
         page_size: int | None = None,
         role: str | None = None,
         tenant: str | None = None,
+        total: bool | None = None,
         user: str | None = None,
     ) -> Pages[models.TenantMember]:
         """People's roles in tenants. Everybody sees those of their own tenants.
@@ -934,6 +1025,7 @@ class Members(Resource):
             role: * `viewer` - Viewer: reads
                 * `team` - Team: pins, expires, extends
             tenant: slug of the tenant
+            total: true: count the rows of all pages
             user: user name
         """
         return Pages(
@@ -944,6 +1036,7 @@ class Members(Resource):
                 "page_size": page_size,
                 "role": role,
                 "tenant": tenant,
+                "total": total,
                 "user": user,
             },
             models.TenantMember,
@@ -957,9 +1050,13 @@ class Nodes(Resource):
         """Node sessions, present and past."""
         return self._transport.call("GET", f"/nodes/{path_part(id)}", models.Node)
 
-    def end(self, id: Id) -> models.Node:
-        """Ends the session and its Valkey access at once; revoke the key to keep the node out."""
-        return self._transport.call("POST", f"/nodes/{path_part(id)}/end", models.Node)
+    def end(self, id: Id, *, etag: str | None = None) -> models.Node:
+        """Ends the session and its Valkey access at once; revoke the key to keep the node out.
+
+        Args:
+            etag: of the version that is changed; refused if it is older.
+        """
+        return self._transport.call("POST", f"/nodes/{path_part(id)}/end", models.Node, etag=etag)
 
     def list(
         self,
@@ -970,6 +1067,7 @@ class Nodes(Resource):
         page_size: int | None = None,
         space: int | None = None,
         tenant: str | None = None,
+        total: bool | None = None,
     ) -> Pages[models.Node]:
         """Node sessions, present and past.
 
@@ -979,6 +1077,7 @@ class Nodes(Resource):
                 while you walk the pages may be missed with a key that changes.
             page_size: rows of a page; 50 unless given
             tenant: slug of the tenant
+            total: true: count the rows of all pages
         """
         return Pages(
             self._transport,
@@ -990,6 +1089,7 @@ class Nodes(Resource):
                 "page_size": page_size,
                 "space": space,
                 "tenant": tenant,
+                "total": total,
             },
             models.Node,
         )
@@ -1016,6 +1116,7 @@ class Policies(Resource):
         eviction: str | None = None,
         promote_window_s: int | None = None,
         cold_full: str | None = None,
+        etag: str | None = None,
     ) -> models.Policy:
         """New blocks follow at once, stored ones within seconds: see `is_applied`.
 
@@ -1032,6 +1133,7 @@ class Policies(Resource):
             cold_full: when the cold quota is used up
                 * `evict` - Make room: the longest unread leave
                 * `refuse` - Refuse new blocks
+            etag: of the version that is changed; refused if it is older.
         """
         return self._transport.call(
             "PATCH",
@@ -1053,6 +1155,7 @@ class Policies(Resource):
                     "pin_budget_bytes": pin_budget_bytes,
                 },
             ),
+            etag=etag,
         )
 
     def dry_run(
@@ -1081,6 +1184,7 @@ class Policies(Resource):
         ordering: str | None = None,
         page_size: int | None = None,
         tenant: str | None = None,
+        total: bool | None = None,
     ) -> Pages[models.Policy]:
         """How long a tenant's blocks stay, and where, before any rule.
 
@@ -1089,11 +1193,12 @@ class Policies(Resource):
                 walk the pages may be missed with a key that changes.
             page_size: rows of a page; 50 unless given
             tenant: slug of the tenant
+            total: true: count the rows of all pages
         """
         return Pages(
             self._transport,
             "/policies",
-            {"ordering": ordering, "page_size": page_size, "tenant": tenant},
+            {"ordering": ordering, "page_size": page_size, "tenant": tenant, "total": total},
             models.Policy,
         )
 
@@ -1136,9 +1241,13 @@ class Rules(Resource):
             ),
         )
 
-    def delete(self, id: Id) -> None:
-        """Removes a rule; its blocks follow the policy and the other rules."""
-        self._transport.call_for_json("DELETE", f"/rules/{path_part(id)}")
+    def delete(self, id: Id, *, etag: str | None = None) -> None:
+        """Removes a rule; its blocks follow the policy and the other rules.
+
+        Args:
+            etag: of the version that is changed; refused if it is older.
+        """
+        self._transport.call_for_json("DELETE", f"/rules/{path_part(id)}", etag=etag)
 
     def get(self, id: Id) -> models.Rule:
         """Other values for the blocks of a space, a label, or contexts by name."""
@@ -1153,6 +1262,7 @@ class Rules(Resource):
         context: str | None = None,
         order: int | None = None,
         overrides: Mapping[str, Any] | None = None,
+        etag: str | None = None,
     ) -> models.Rule:
         """Changes a rule.
 
@@ -1161,6 +1271,7 @@ class Rules(Resource):
             context: a name, or a pattern: repo-*
             order: lower wins between equals
             overrides: Fields of the policy that a rule replaces; null is without limit.
+            etag: of the version that is changed; refused if it is older.
         """
         return self._transport.call(
             "PATCH",
@@ -1170,6 +1281,7 @@ class Rules(Resource):
                 {"label": label, "context": context, "order": order, "overrides": overrides},
                 nullable={"space": space},
             ),
+            etag=etag,
         )
 
     def list(
@@ -1180,6 +1292,7 @@ class Rules(Resource):
         page_size: int | None = None,
         space: int | None = None,
         tenant: str | None = None,
+        total: bool | None = None,
     ) -> Pages[models.Rule]:
         """Other values for the blocks of a space, a label, or contexts by name.
 
@@ -1189,6 +1302,7 @@ class Rules(Resource):
             page_size: rows of a page; 50 unless given
             space: number of the space
             tenant: slug of the tenant
+            total: true: count the rows of all pages
         """
         return Pages(
             self._transport,
@@ -1199,6 +1313,7 @@ class Rules(Resource):
                 "page_size": page_size,
                 "space": space,
                 "tenant": tenant,
+                "total": total,
             },
             models.Rule,
         )
@@ -1219,6 +1334,7 @@ class Segments(Resource):
         space: int | None = None,
         state: str | None = None,
         tenant: str | None = None,
+        total: bool | None = None,
     ) -> Pages[models.Segment]:
         """S3 objects full of blocks.
 
@@ -1230,6 +1346,7 @@ class Segments(Resource):
                 * `live` - Live
                 * `deleting` - Deleting
             tenant: slug of the tenant
+            total: true: count the rows of all pages
         """
         return Pages(
             self._transport,
@@ -1240,6 +1357,7 @@ class Segments(Resource):
                 "space": space,
                 "state": state,
                 "tenant": tenant,
+                "total": total,
             },
             models.Segment,
         )
@@ -1248,14 +1366,21 @@ class Segments(Resource):
 class Spaces(Resource):
     """Operations on spaces."""
 
-    def delete(self, id: Id, *, confirm: str | None = None) -> models.Removal:
+    def delete(
+        self, id: Id, *, confirm: str | None = None, etag: str | None = None
+    ) -> models.Removal:
         """Ends the space's sessions at once; its data is deleted within minutes.
 
         Args:
             confirm: the name; without it the answer says what would be removed
+            etag: of the version that is changed; refused if it is older.
         """
         return self._transport.call(
-            "DELETE", f"/spaces/{path_part(id)}", models.Removal, query={"confirm": confirm}
+            "DELETE",
+            f"/spaces/{path_part(id)}",
+            models.Removal,
+            query={"confirm": confirm},
+            etag=etag,
         )
 
     def get(self, id: Id) -> models.Space:
@@ -1299,6 +1424,7 @@ class Spaces(Resource):
         ordering: str | None = None,
         page_size: int | None = None,
         tenant: str | None = None,
+        total: bool | None = None,
     ) -> Pages[models.Space]:
         """KV layouts.
 
@@ -1307,6 +1433,7 @@ class Spaces(Resource):
                 while you walk the pages may be missed with a key that changes.
             page_size: rows of a page; 50 unless given
             tenant: slug of the tenant
+            total: true: count the rows of all pages
         """
         return Pages(
             self._transport,
@@ -1317,6 +1444,7 @@ class Spaces(Resource):
                 "ordering": ordering,
                 "page_size": page_size,
                 "tenant": tenant,
+                "total": total,
             },
             models.Space,
         )
@@ -1356,14 +1484,21 @@ class Tenants(Resource):
             ),
         )
 
-    def delete(self, slug: Id, *, confirm: str | None = None) -> models.Removal:
+    def delete(
+        self, slug: Id, *, confirm: str | None = None, etag: str | None = None
+    ) -> models.Removal:
         """Cuts the tenant off at once; its data is deleted within minutes.
 
         Args:
             confirm: the name; without it the answer says what would be removed
+            etag: of the version that is changed; refused if it is older.
         """
         return self._transport.call(
-            "DELETE", f"/tenants/{path_part(slug)}", models.Removal, query={"confirm": confirm}
+            "DELETE",
+            f"/tenants/{path_part(slug)}",
+            models.Removal,
+            query={"confirm": confirm},
+            etag=etag,
         )
 
     def get(self, slug: Id) -> models.Tenant:
@@ -1378,6 +1513,7 @@ class Tenants(Resource):
         node_limit: int | None = None,
         is_active: bool | None = None,
         overcommit: bool | None = None,
+        etag: str | None = None,
     ) -> models.Tenant:
         """Changes the tenant. An inactive one's keys, sessions and Valkey users end at once; its
         data stays, and its people see it no more, until it is active again.
@@ -1385,6 +1521,7 @@ class Tenants(Resource):
         Args:
             is_active: false: keys, sessions and Valkey users end at once; data stays
             overcommit: activate, though the hot quota does not fit; default false
+            etag: of the version that is changed; refused if it is older.
         """
         return self._transport.call(
             "PATCH",
@@ -1398,11 +1535,18 @@ class Tenants(Resource):
                     "overcommit": overcommit,
                 }
             ),
+            etag=etag,
         )
 
-    def let_in(self, slug: Id) -> models.Tenant:
-        """Lets a tenant's nodes in again that were cut off for harming others."""
-        return self._transport.call("POST", f"/tenants/{path_part(slug)}/let-in", models.Tenant)
+    def let_in(self, slug: Id, *, etag: str | None = None) -> models.Tenant:
+        """Lets a tenant's nodes in again that were cut off for harming others.
+
+        Args:
+            etag: of the version that is changed; refused if it is older.
+        """
+        return self._transport.call(
+            "POST", f"/tenants/{path_part(slug)}/let-in", models.Tenant, etag=etag
+        )
 
     def quota(self, slug: Id) -> models.OwnQuota:
         """The limits of a tenant, and what it uses of them now."""
@@ -1418,6 +1562,7 @@ class Tenants(Resource):
         space_limit: int | Omit | None = OMIT,
         context_limit: int | Omit | None = OMIT,
         context_block_limit: int | Omit | None = OMIT,
+        etag: str | None = None,
     ) -> models.Quota:
         """Sets hard limits. All hot quotas together must fit the hot tier's memory.
 
@@ -1426,6 +1571,7 @@ class Tenants(Resource):
             space_limit: spaces; null: the default
             context_limit: contexts; null: the default
             context_block_limit: blocks of one context; null: the default
+            etag: of the version that is changed; refused if it is older.
         """
         return self._transport.call(
             "PATCH",
@@ -1439,6 +1585,7 @@ class Tenants(Resource):
                     "context_block_limit": context_block_limit,
                 },
             ),
+            etag=etag,
         )
 
     def list(
@@ -1448,6 +1595,7 @@ class Tenants(Resource):
         ordering: str | None = None,
         page_size: int | None = None,
         slug: str | None = None,
+        total: bool | None = None,
     ) -> Pages[models.Tenant]:
         """Tenants, for operators; everybody reads the quota of their own.
 
@@ -1455,11 +1603,18 @@ class Tenants(Resource):
             ordering: sort key, - for descending; slug unless given. Rows that change while
                 you walk the pages may be missed with a key that changes.
             page_size: rows of a page; 50 unless given
+            total: true: count the rows of all pages
         """
         return Pages(
             self._transport,
             "/tenants",
-            {"is_active": is_active, "ordering": ordering, "page_size": page_size, "slug": slug},
+            {
+                "is_active": is_active,
+                "ordering": ordering,
+                "page_size": page_size,
+                "slug": slug,
+                "total": total,
+            },
             models.Tenant,
         )
 

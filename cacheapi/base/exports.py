@@ -1,0 +1,117 @@
+"""`GET …/export`: a list as CSV or JSON Lines, with the list's filters and order.
+
+Rows are read in steps of `STEP` and sent as they come, so memory is bounded and no transaction or
+cursor of the database stays open while a slow client reads. A row that changes meanwhile may be
+missed or sent twice, as in a walk over pages. A connection that ends without its last chunk was
+cut: the export is not complete.
+"""
+
+import csv
+import io
+from collections.abc import AsyncIterator, Iterator
+from typing import Any, cast
+
+from asgiref.sync import sync_to_async
+from django.core.handlers.asgi import ASGIRequest
+from django.db.models import QuerySet
+from django.http import HttpResponseBase, StreamingHttpResponse
+from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
+from rest_framework.decorators import action
+from rest_framework.renderers import JSONRenderer
+from rest_framework.request import Request
+
+from cacheapi.base.pages import Order, order_of
+from cacheapi.base.queries import malformed
+from cacheapi.base.viewsets import RowsView
+
+STEP = 500
+CSV, JSONL = "text/csv", "application/jsonl"
+FORMATS = {"csv": CSV, "jsonl": JSONL}
+# A spreadsheet takes a cell that begins so for a formula. Source: OWASP, CSV Injection.
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+
+
+class _Csv(JSONRenderer):  # of problem documents; the rows are rendered here
+    media_type, format = CSV, "csv"
+
+
+class _JsonLines(JSONRenderer):
+    media_type, format = JSONL, "jsonl"
+
+
+class Exported(RowsView):
+    """For views of lists: adds `export`. Needs `list`."""
+
+    serializer_class: Any
+
+    @extend_schema(
+        parameters=[
+            OpenApiParameter(
+                "format", str, enum=list(FORMATS), description="csv unless Accept says otherwise"
+            )
+        ],
+        responses={
+            (200, media_type): OpenApiResponse(str, description="the rows; CSV has a header")
+            for media_type in FORMATS.values()
+        },
+    )
+    @action(methods=["get"], detail=False, renderer_classes=[JSONRenderer, _Csv, _JsonLines])
+    def export(self, request: Request) -> HttpResponseBase:
+        """All rows of the list as CSV or JSON Lines. Texts in CSV that a spreadsheet would take
+        for formulas begin with an apostrophe."""
+        accepted = cast(Any, request).accepted_renderer.format
+        asked = request.query_params.get("format", accepted if accepted in FORMATS else "csv")
+        if asked not in FORMATS:
+            raise malformed("format", f"need one of {', '.join(FORMATS)}, got {asked[:60]!r}")
+        rows = self.filter_queryset(self.get_queryset())
+        order = order_of(request, rows, self)
+        steps = self._steps(rows, order, asked)
+        is_async = isinstance(request._request, ASGIRequest)
+        name = request.path.rsplit("/", 2)[-2]
+        return StreamingHttpResponse(
+            _sent_by_asgi(steps) if is_async else steps,
+            content_type=f"{FORMATS[asked]}; charset=utf-8",
+            headers={"Content-Disposition": f'attachment; filename="{name}.{asked}"'},
+        )
+
+    def _steps(self, rows: QuerySet[Any], order: Order, form: str) -> Iterator[bytes]:
+        names = list(self.serializer_class().fields)
+        if form == "csv":
+            yield _csv_lines([names])
+        ahead = order.sorted(rows)
+        found = list(ahead[:STEP])
+        while found:
+            data = self.serializer_class(found, many=True).data
+            if form == "csv":
+                yield _csv_lines([[_cell(row[name]) for name in names] for row in data])
+            else:
+                yield b"".join(JSONRenderer().render(row) + b"\n" for row in data)
+            if len(found) < STEP:
+                return
+            found = list(order.after(ahead, order.place_of(found[-1]))[:STEP])
+
+
+async def _sent_by_asgi(steps: Iterator[bytes]) -> AsyncIterator[bytes]:
+    # Django would collect a plain iterator whole before it sends the first byte.
+    while (step := await sync_to_async(_next)(steps)) is not None:
+        yield step
+
+
+def _next(steps: Iterator[bytes]) -> bytes | None:
+    return next(steps, None)
+
+
+def _csv_lines(rows: list[list[Any]]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text).writerows(rows)
+    return text.getvalue().encode()
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, (dict, list)):
+        value = JSONRenderer().render(value).decode() if value else ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str) and value.startswith(FORMULA):
+        return f"'{value}"
+    return value
