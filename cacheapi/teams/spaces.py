@@ -1,20 +1,28 @@
 """/api/v1/spaces: KV layouts."""
 
+import re
 from typing import Any
 
-from drf_spectacular.utils import extend_schema, extend_schema_field
+from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_field
 from rest_framework import serializers
+from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from base.problems import Problem
+from cacheapi.base.fields import MAX_INT
 from cacheapi.base.filters import TenantFilter, TextFilter
+from cacheapi.base.queries import malformed
 from cacheapi.base.schemas import PART_GROUP
 from cacheapi.base.viewsets import ReadOnlyView, TenantOwnedSerializer, no_body
 from cacheapi.teams.lineage import BOUNDS, LineageAction
 from cacheapi.teams.removal import CONFIRM, RemovalSerializer, require_confirmed
+from catalog.clashes import differences
 from catalog.models import Space
 from catalog.spaces import remove_space, weight_of
 from tenants.principal import actor_of
+
+OTHER = {"type": "integer", "minimum": 1, "maximum": MAX_INT}
 
 
 @extend_schema_field({"type": "array", "items": PART_GROUP})
@@ -40,7 +48,22 @@ class SpaceSerializer(TenantOwnedSerializer):
 
 class SpaceFilter(TenantFilter):
     name = TextFilter()
+    model = TextFilter(field_name="identity__model", help_text="as `identity` names it")
     fingerprint = TextFilter()
+
+
+class DifferenceSerializer(serializers.Serializer[Any]):
+    """`this` and `other`: values of the field; null where a layout does not have it."""
+
+    field = serializers.CharField()
+    this = serializers.JSONField(allow_null=True)
+    other = serializers.JSONField(allow_null=True)
+    fix = serializers.CharField(help_text="what makes them equal: a setting of the engine")
+
+
+class ComparisonSerializer(serializers.Serializer[Any]):
+    is_equal = serializers.BooleanField(help_text="engines of both would share KV")
+    differences = DifferenceSerializer(many=True)
 
 
 class SpacesView(LineageAction, ReadOnlyView):
@@ -51,7 +74,26 @@ class SpacesView(LineageAction, ReadOnlyView):
     filterset_class = SpaceFilter
     orderings = ("-created_at", "name")
     operators_only = ("destroy",)
-    takes = {"destroy": ("confirm",), "lineage": tuple(BOUNDS)}
+    takes = {"destroy": ("confirm",), "lineage": tuple(BOUNDS), "compare": ("with",)}
+
+    @extend_schema(
+        parameters=[OpenApiParameter("with", OTHER, required=True, description="the other space")],
+        responses=ComparisonSerializer,
+    )
+    @action(methods=["get"], detail=True)
+    def compare(self, request: Request, pk: str) -> Response:
+        """Says in which fields of the layout two spaces differ, and what to set on the engine so
+        that both share KV."""
+        space = self.get_object()
+        number = request.query_params.get("with", "")
+        if not re.fullmatch(r"[1-9][0-9]{0,17}", number):
+            raise malformed("with", f"need the number of a space, got {number[:60]!r}")
+        other = self.visible().select_related("tenant").filter(pk=number).first()
+        if other is None:
+            raise Problem("not-found", "with: there is no such space.", field="with")
+        found = differences(space, other)
+        answer = {"is_equal": not found, "differences": found}
+        return Response(ComparisonSerializer(answer).data)
 
     @extend_schema(parameters=[CONFIRM], responses={202: RemovalSerializer})
     def destroy(self, request: Request, *args: Any, **kwargs: Any) -> Response:

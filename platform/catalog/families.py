@@ -14,8 +14,9 @@ from django.utils import timezone
 
 from base.preconditions import require_unchanged
 from base.problems import Problem
+from catalog.clashes import clash
 from catalog.models import Family, FamilyMember, NodeSession, Space
-from catalog.spaces import clash, identity_of
+from catalog.spaces import identity_of
 from catalog.usage import bounded
 from neve.formats.parts import PartGroup, chunk_tokens_of
 from neve.formats.space import SpaceIdentity

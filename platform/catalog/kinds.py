@@ -29,6 +29,7 @@ class Kind:
     """`every_s` None: no ticks, only requests. `arguments`: name → type, of a request.
 
     `is_offered`: operators may request it by REST; other kinds are requested by the platform.
+    `is_of_team`: teams cause its requests by REST, and may cancel and retry them.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Kind:
     of_tenant: bool = True
     arguments: Mapping[str, type] = field(default_factory=dict)
     is_offered: bool = True
+    is_of_team: bool = False
 
     @property
     def task(self) -> str:
@@ -97,6 +99,7 @@ BULK = Kind(
     "Do one action to the many contexts that its preview chose.",
     arguments={"bulk_id": str},
     is_offered=False,
+    is_of_team=True,
 )
 REMOVE_TENANT = Kind(
     "remove_tenant",

@@ -1,7 +1,6 @@
 """Spaces of nodes: found by name or by layout, made on demand."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from django.db import transaction
 from django.db.models import Count, Sum
@@ -10,6 +9,7 @@ from django.utils import timezone
 from base.preconditions import require_unchanged
 from base.problems import Problem
 from catalog import limits
+from catalog.clashes import clash
 from catalog.hot_access import remove_unused_users_on_commit
 from catalog.models import Context, NodeSession, Segment, Space
 from neve.errors import Misuse
@@ -131,14 +131,3 @@ def identity_of(space: Space, *, owner: str = "space") -> SpaceIdentity:
     except Misuse as error:
         field = error.field or "identity"
         raise clash(field, expected=space.identity, got=None, owner=owner) from error
-
-
-def clash(field: str, *, expected: Any, got: Any, owner: str = "space") -> Problem:
-    """`owner`: of the expected layout, for the message."""
-    return Problem(
-        "fingerprint-clash",
-        f"{field}: the {owner} has {expected!r}, this node has {got!r}.",
-        field=field,
-        expected=expected,
-        got=got,
-    )

@@ -4,10 +4,11 @@ import pytest
 from celery import current_app
 from django.test import Client
 
+from cacheapi.teams import jobs as view
 from catalog import jobs
 from catalog.models import Job
-from support.rows import make_key, make_tenant
-from tenants.models import AuditEvent
+from support.rows import make_key, make_person, make_tenant
+from tenants.models import AuditEvent, Tenant
 
 pytestmark = [pytest.mark.integration, pytest.mark.django_db(transaction=True)]
 
@@ -87,3 +88,41 @@ def test_what_a_tick_found_is_neither_cancelled_nor_tried_again(operator):
             refused = act(operator, f"/api/v1/jobs/{job.pk}/{action}")
             assert refused.status_code == 409
             assert "only jobs that somebody requested" in refused.json()["detail"]
+
+
+@pytest.fixture
+def compacting(operator, monkeypatch):
+    """A job of a kind that teams request, and one that they do not."""
+    monkeypatch.setattr(view, "OF_TEAMS", ["compact"])
+    return [
+        f"/api/v1/jobs/{ask(operator, kind=kind, tenant='acme').json()['id']}"
+        for kind in ("compact", "flush")
+    ]
+
+
+@pytest.mark.parametrize("scopes", [["write"], ["contexts"]])
+def test_a_team_ends_and_repeats_its_own_jobs_only(compacting, scopes):
+    own, platforms = compacting
+    key = make_key(Tenant.objects.get(), "team", scopes)
+    team = Client(headers={"Authorization": f"Bearer {key}"})
+    assert act(team, f"{own}/cancel").json()["state"] == "cancelled"
+    assert act(team, f"{own}/retry").json()["state"] == "queued"
+    event = AuditEvent.unscoped.get(action="job.cancel")
+    assert event.actor_name.startswith("key:team key")
+    for action in ("cancel", "retry"):
+        refused = act(team, f"{platforms}/{action}")
+        assert refused.status_code == (403 if scopes == ["write"] else 404)
+    kinds = {row["kind"] for row in team.get("/api/v1/jobs").json()["results"]}
+    assert kinds == ({"compact", "flush"} if scopes == ["write"] else {"compact"})
+
+
+def test_nobody_else_ends_a_teams_job(compacting, client):
+    own, _ = compacting
+    reader = make_key(Tenant.objects.get(), "team", ["read"])
+    stranger = make_key(make_tenant(), "team")
+    for key, status in ((reader, 403), (stranger, 404)):
+        caller = Client(headers={"Authorization": f"Bearer {key}"})
+        assert act(caller, f"{own}/cancel").status_code == status
+    client.force_login(make_person("looker", acme="viewer"))
+    assert act(client, f"{own}/cancel").status_code == 403
+    assert Job.unscoped.get(kind="compact").state == "queued"

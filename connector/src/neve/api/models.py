@@ -46,6 +46,15 @@ class BlockResidence(Record):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison(Record):
+    """Comparison."""
+
+    # engines of both would share KV
+    is_equal: bool
+    differences: tuple[Difference, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Context(Record):
     """Names its tenant by slug."""
 
@@ -172,6 +181,17 @@ class Diff(Record):
     only_this: Extent
     # what the other context has behind it
     only_other: Extent
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Difference(Record):
+    """`this` and `other`: values of the field; null where a layout does not have it."""
+
+    field: str
+    this: Any
+    other: Any
+    # what makes them equal: a setting of the engine
+    fix: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -763,24 +783,6 @@ class Space(Record):
     # of all its tokens
     groups: tuple[SpaceGroup, ...]
     created_at: datetime
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SpaceComparison(Record):
-    """SpaceComparison."""
-
-    fields: tuple[SpaceDifference, ...] | None
-    is_same: bool | None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SpaceDifference(Record):
-    """SpaceDifference."""
-
-    field: str | None
-    this: Any
-    other: Any
-    remedy: str | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

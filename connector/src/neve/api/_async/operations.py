@@ -780,11 +780,14 @@ class AsyncJobs(AsyncResource):
         )
 
     async def get(self, id: Id) -> models.Job:
-        """Background work: found by periodic tasks, or requested."""
+        """Background work: found by periodic tasks, or requested.
+        A key with the scope `contexts` alone sees the jobs of contexts that teams request.
+        """
         return await self._transport.call("GET", f"/jobs/{path_part(id)}", models.Job)
 
     async def cancel(self, id: Id, *, etag: str | None = None) -> models.Job:
-        """Ends a requested job: a waiting one now, a running one at its next step.
+        """Ends a requested job: a waiting one now, a running one at its next step. Teams end jobs
+        that teams request, such as warming a context.
 
         Args:
             etag: of the version that is changed; refused if it is older.
@@ -794,7 +797,7 @@ class AsyncJobs(AsyncResource):
         )
 
     async def retry(self, id: Id, *, etag: str | None = None) -> models.Job:
-        """Runs a failed or cancelled job again, if it was requested.
+        """Runs a failed or cancelled job again, if it was requested; teams as in `cancel`.
 
         Args:
             etag: of the version that is changed; refused if it is older.
@@ -814,6 +817,7 @@ class AsyncJobs(AsyncResource):
         total: bool | None = None,
     ) -> AsyncPages[models.Job]:
         """Background work: found by periodic tasks, or requested.
+        A key with the scope `contexts` alone sees the jobs of contexts that teams request.
 
         Args:
             ordering: sort key, - for descending; -created_at unless given. Rows that change
@@ -1395,10 +1399,15 @@ class AsyncSpaces(AsyncResource):
         """KV layouts."""
         return await self._transport.call("GET", f"/spaces/{path_part(id)}", models.Space)
 
-    async def compare(self, id: Id, *, with_: int) -> models.SpaceComparison:
-        """spaces_compare."""
+    async def compare(self, id: Id, *, with_: int) -> models.Comparison:
+        """Says in which fields of the layout two spaces differ, and what to set on the engine so
+        that both share KV.
+
+        Args:
+            with_: the other space
+        """
         return await self._transport.call(
-            "GET", f"/spaces/{path_part(id)}/compare", models.SpaceComparison, query={"with": with_}
+            "GET", f"/spaces/{path_part(id)}/compare", models.Comparison, query={"with": with_}
         )
 
     async def lineage(
@@ -1428,6 +1437,7 @@ class AsyncSpaces(AsyncResource):
         self,
         *,
         fingerprint: str | None = None,
+        model: str | None = None,
         name: str | None = None,
         ordering: str | None = None,
         page_size: int | None = None,
@@ -1437,6 +1447,7 @@ class AsyncSpaces(AsyncResource):
         """KV layouts.
 
         Args:
+            model: as `identity` names it
             ordering: sort key, - for descending; -created_at unless given. Rows that change
                 while you walk the pages may be missed with a key that changes.
             page_size: rows of a page; 50 unless given
@@ -1448,6 +1459,7 @@ class AsyncSpaces(AsyncResource):
             "/spaces",
             {
                 "fingerprint": fingerprint,
+                "model": model,
                 "name": name,
                 "ordering": ordering,
                 "page_size": page_size,

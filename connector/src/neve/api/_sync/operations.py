@@ -778,11 +778,14 @@ class Jobs(Resource):
         )
 
     def get(self, id: Id) -> models.Job:
-        """Background work: found by periodic tasks, or requested."""
+        """Background work: found by periodic tasks, or requested.
+        A key with the scope `contexts` alone sees the jobs of contexts that teams request.
+        """
         return self._transport.call("GET", f"/jobs/{path_part(id)}", models.Job)
 
     def cancel(self, id: Id, *, etag: str | None = None) -> models.Job:
-        """Ends a requested job: a waiting one now, a running one at its next step.
+        """Ends a requested job: a waiting one now, a running one at its next step. Teams end jobs
+        that teams request, such as warming a context.
 
         Args:
             etag: of the version that is changed; refused if it is older.
@@ -790,7 +793,7 @@ class Jobs(Resource):
         return self._transport.call("POST", f"/jobs/{path_part(id)}/cancel", models.Job, etag=etag)
 
     def retry(self, id: Id, *, etag: str | None = None) -> models.Job:
-        """Runs a failed or cancelled job again, if it was requested.
+        """Runs a failed or cancelled job again, if it was requested; teams as in `cancel`.
 
         Args:
             etag: of the version that is changed; refused if it is older.
@@ -808,6 +811,7 @@ class Jobs(Resource):
         total: bool | None = None,
     ) -> Pages[models.Job]:
         """Background work: found by periodic tasks, or requested.
+        A key with the scope `contexts` alone sees the jobs of contexts that teams request.
 
         Args:
             ordering: sort key, - for descending; -created_at unless given. Rows that change
@@ -1387,10 +1391,15 @@ class Spaces(Resource):
         """KV layouts."""
         return self._transport.call("GET", f"/spaces/{path_part(id)}", models.Space)
 
-    def compare(self, id: Id, *, with_: int) -> models.SpaceComparison:
-        """spaces_compare."""
+    def compare(self, id: Id, *, with_: int) -> models.Comparison:
+        """Says in which fields of the layout two spaces differ, and what to set on the engine so
+        that both share KV.
+
+        Args:
+            with_: the other space
+        """
         return self._transport.call(
-            "GET", f"/spaces/{path_part(id)}/compare", models.SpaceComparison, query={"with": with_}
+            "GET", f"/spaces/{path_part(id)}/compare", models.Comparison, query={"with": with_}
         )
 
     def lineage(
@@ -1420,6 +1429,7 @@ class Spaces(Resource):
         self,
         *,
         fingerprint: str | None = None,
+        model: str | None = None,
         name: str | None = None,
         ordering: str | None = None,
         page_size: int | None = None,
@@ -1429,6 +1439,7 @@ class Spaces(Resource):
         """KV layouts.
 
         Args:
+            model: as `identity` names it
             ordering: sort key, - for descending; -created_at unless given. Rows that change
                 while you walk the pages may be missed with a key that changes.
             page_size: rows of a page; 50 unless given
@@ -1440,6 +1451,7 @@ class Spaces(Resource):
             "/spaces",
             {
                 "fingerprint": fingerprint,
+                "model": model,
                 "name": name,
                 "ordering": ordering,
                 "page_size": page_size,

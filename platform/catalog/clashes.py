@@ -1,0 +1,91 @@
+"""Where two KV layouts differ, and what makes them equal: for handshakes and for people.
+
+`FIXES` is the one place that names what to set. Words of vLLM, the engine that there is.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from base.problems import Problem
+from catalog.models import Space
+
+# Both halves of `revision`, as `neve.vllm.identity` writes it.
+WEIGHTS, SETTINGS = "revision.weights", "revision.settings"
+_OTHER_RANK = "Nothing: each rank has a space of its own. Compare the spaces of equal ranks."
+FIXES = {
+    "tenant": "Nothing: tenants never share KV.",
+    "model": "Serve the same model: `--model`, or a folder of the same name.",
+    "revision": "Serve the same weights with the same settings of the engine.",
+    WEIGHTS: "Serve the same weights: `--revision`, or the same files; the option `revision` where "
+    "the engine cannot tell its weights.",
+    SETTINGS: "Make all settings equal that decide KV, such as `--quantization`, "
+    "`--max-model-len`, `--hf-overrides`, `--attention-backend`, the drafter, or vLLM's release.",
+    "dtype": "Set `--dtype` to the same value.",
+    "kv_dtype": "Set `--kv-cache-dtype` to the same value.",
+    "layout": "Use the same attention backend (`--attention-backend`), the same connector options "
+    "`layout` and `cross_layer_blocks`, and equal GPUs.",
+    "layout_version": "Run the same release of Neve on both nodes.",
+    "engine_block_tokens": "Set `--block-size` to the same value.",
+    "bytes_per_token": "Make model, `--kv-cache-dtype` and the sizes of parallelism equal: the "
+    "bytes follow from them.",
+    "tp_size": "Set `--tensor-parallel-size` to the same value, or the connector option "
+    '`"layout": "canonical"` on all nodes.',
+    "tp_rank": _OTHER_RANK,
+    "pp_size": "Set `--pipeline-parallel-size` to the same value.",
+    "pp_rank": _OTHER_RANK,
+    "chunk_tokens": "Set the connector option `max_chunk_tokens` to the same value.",
+    "max_chunk_tokens": "Set the connector option `max_chunk_tokens` at least so high.",
+    "groups": "Make the KV cache groups equal: same model, `--block-size` and "
+    "`--disable-hybrid-kv-cache-manager`, and the connector option `state_every_tokens`.",
+    "selective_weights": "Serve the same weights: rows of embeddings or experts differ.",
+}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """`this` and `other`: JSON values; None where the layout does not have the field."""
+
+    field: str
+    this: Any
+    other: Any
+    fix: str
+
+
+def clash(field: str, *, expected: Any, got: Any, owner: str = "space") -> Problem:
+    """`owner`: of the expected layout, for the message."""
+    fix = FIXES.get(field)
+    return Problem(
+        "fingerprint-clash",
+        f"{field}: the {owner} has {expected!r}, this node has {got!r}.{f' {fix}' if fix else ''}",
+        field=field,
+        expected=expected,
+        got=got,
+    )
+
+
+def differences(this: Space, other: Space) -> list[Difference]:
+    """In the order of `FIXES`; empty: engines of both would share KV."""
+    ours, theirs = _layout(this), _layout(other)
+    if WEIGHTS in ours and WEIGHTS in theirs:
+        ours.pop("revision", None), theirs.pop("revision", None)
+    else:
+        for layout in (ours, theirs):
+            layout.pop(WEIGHTS, None), layout.pop(SETTINGS, None)
+    names = sorted({**ours, **theirs}, key=lambda name: (*FIXES, name).index(name))
+    return [
+        Difference(name, ours.get(name), theirs.get(name), FIXES.get(name, ""))
+        for name in names
+        if ours.get(name) != theirs.get(name)
+    ]
+
+
+def _layout(space: Space) -> dict[str, Any]:
+    found = {
+        "tenant": space.tenant.slug,
+        **space.identity,
+        "chunk_tokens": space.chunk_tokens,
+        "groups": space.groups,
+        "selective_weights": space.selective_weights or None,
+    }
+    weights, mark, settings = str(found.get("revision", "")).partition(" settings:")
+    return {**found, WEIGHTS: weights, SETTINGS: settings} if mark else found
