@@ -125,6 +125,16 @@ def test_a_change_of_a_policy_sends_null_and_leaves_out_what_is_not_given(contro
 
 
 @pytest.mark.integration
+def test_a_stream_hears_of_a_pin(neve, contexts):
+    context = neve.contexts.list(name=contexts[1]).first()
+    before = neve.events.list(page_size=1).first()
+    neve.contexts.pin(context.id, for_="1h")
+    events = neve.events.stream(types="context.pinned", after=before.sequence if before else 0)
+    event = next(event for event in events if event.subject.id == context.id)
+    assert (event.type, event.tenant, event.subject.name) == ("context.pinned", "demo", "api-72")
+
+
+@pytest.mark.integration
 def test_a_job_is_waited_for_with_its_progress(control_plane, keys):
     with Neve(control_plane.url, keys["operator"]) as operator:
         job = operator.jobs.create(kind="reconcile")
@@ -295,21 +305,32 @@ def test_a_closed_client_says_so():
 
 
 def test_events_go_on_after_the_last_one_seen():
-    def stream(*ids: str) -> httpx.Response:
+    def stream(first: int, *sequences: int, end: str = "") -> httpx.Response:
         text = "".join(
-            f'id: {id_}\nevent: job.done\ndata: {{"type": "job.done", "data": {{"n": 1}}}}\n\n'
-            for id_ in ids
+            f'id: {n}\nevent: job.done\ndata: {{"sequence": {n}, "data": {{"n": 1}}}}\n\n'
+            for n in sequences
         )
-        return httpx.Response(200, text=": hello\n\n" + text)
+        return httpx.Response(200, text=f"retry: 1000\nid: {first}\n\n: here\n\n{text}{end}")
 
-    world = Scripted(stream("1", "2"), httpx.ConnectError("gone"), stream("3"))
+    ended = 'event: end\ndata: {"type": "/problems/unauthorized"}\n\n'
+    world = Scripted(
+        stream(0), stream(0, 1, 2, end=ended), httpx.ConnectError("gone"), stream(2, 3)
+    )
     events = world.client().events.stream(types=["job.done", "job.failed"])
     seen = [next(events) for _ in range(3)]
-    assert [event.id for event in seen] == ["1", "2", "3"]
+    assert [event.sequence for event in seen] == [1, 2, 3]
     assert seen[0].data == {"n": 1}
-    assert "Last-Event-ID" not in world.requests[0].headers
-    assert world.requests[-1].headers["Last-Event-ID"] == "2"
+    resumed = [request.headers.get("Last-Event-ID") for request in world.requests]
+    assert resumed == [None, "0", "2", "2"]
     assert world.requests[0].url.params["types"] == "job.done,job.failed"
+
+
+def test_a_stream_that_never_comes_ends_with_an_error(monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda s: None)
+    with pytest.raises(Unavailable):
+        next(Scripted(httpx.ConnectError("gone")).client().events.stream())
+    with pytest.raises(ApiProblem, match="forbidden"):
+        next(Scripted(problem(403, "forbidden")).client().events.stream())
 
 
 def test_every_record_can_be_made_of_an_empty_answer():

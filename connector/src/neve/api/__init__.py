@@ -18,9 +18,9 @@ from neve.api._async.paging import AsyncPages
 from neve.api._sync.client import Neve
 from neve.api._sync.paging import Pages
 from neve.api.errors import ApiProblem
+from neve.api.models import Event
 from neve.api.page import Page
 from neve.api.records import Record
-from neve.api.sse import Event
 from neve.api.values import OMIT, Duration, Moment
 
 __all__ = [

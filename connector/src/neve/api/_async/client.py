@@ -11,16 +11,17 @@ import httpx
 from neve.api._async.operations import AsyncEvents, AsyncJobs, AsyncOperations
 from neve.api._async.transport import AsyncTransport
 from neve.api.endpoint import API, checked_endpoint, checked_key, user_agent
-from neve.api.models import Job
+from neve.api.models import Event, Job
+from neve.api.records import record_of
 from neve.api.retries import pause_s
-from neve.api.sse import Event, EventLines
+from neve.api.sse import EventLines
 from neve.api.values import Duration, Id, seconds_of
 from neve.errors import DeadlineExceeded, Unavailable
 
 FINAL_STATES = frozenset({"done", "failed", "cancelled"})
 _FIRST_POLL_S = 0.05
 _POLL_S = 1.0
-_HEARTBEAT_TIMEOUT_S = 60.0
+_SILENCE_S = 60.0  # the platform says that it is there more often
 _TRIES_TO_RESUME = 8
 
 
@@ -60,37 +61,51 @@ class AsyncEventsAndStream(AsyncEvents):
     """Events, and following them as they come."""
 
     async def stream(
-        self, *, types: str | Sequence[str] | None = None, after: str | None = None
+        self,
+        *,
+        types: str | Sequence[str] | None = None,
+        tenant: str | None = None,
+        subject: str | None = None,
+        after: int | str | None = None,
     ) -> AsyncIterator[Event]:
         """Yields events as they happen, without end.
 
-        `after` is the id of the last event that the caller saw: later ones come first. A lost
-        connection is opened again after the last event yielded, so none is missed. Raises
-        `Unavailable` after several failures in a row.
+        A lost connection is opened again behind the last event, so none is missed. Raises
+        `ApiProblem` if the platform refuses, of kind "events-gone" if it does not keep the events
+        behind `after` any more; `Unavailable` after several failures in a row.
+
+        Args:
+            types: types or patterns, such as "context.*".
+            tenant: slug of the tenant.
+            subject: id of the object.
+            after: `sequence` of an event: later ones come first. None: what happens from now on.
         """
+        query = {"types": types, "tenant": tenant, "subject": subject}
+        seen = None if after is None else str(after)
         failures = 0
         while True:
-            headers = {} if after is None else {"Last-Event-ID": after}
+            lines = EventLines(seen)
             try:
                 async with self._transport.stream(
                     "/events",
-                    query={"types": types},
+                    query=query,
                     accept="text/event-stream",
-                    headers=headers,
-                    read_timeout_s=_HEARTBEAT_TIMEOUT_S,
+                    headers={} if seen is None else {"Last-Event-ID": seen},
+                    read_timeout_s=_SILENCE_S,
                 ) as response:
-                    lines = EventLines()
                     async for line in response.aiter_lines():
-                        failures = 0
-                        event = lines.feed(line)
-                        if event is not None:
-                            after = event.id or after
-                            yield event
+                        message = lines.feed(line)
+                        if message is not None and message.type == "end":
+                            break
+                        if message is not None:
+                            failures = 0
+                            yield record_of(Event, message.data)
             except (Unavailable, DeadlineExceeded):
-                failures += 1
-                if failures > _TRIES_TO_RESUME:
+                if failures >= _TRIES_TO_RESUME:
                     raise
+            seen = lines.last_id
             await asyncio.sleep(pause_s(failures, None, 0.5))
+            failures += 1
 
 
 class AsyncNeve(AsyncOperations):
