@@ -125,6 +125,7 @@ def test_a_change_of_a_policy_sends_null_and_leaves_out_what_is_not_given(contro
 
 
 @pytest.mark.integration
+@pytest.mark.timeout(120)
 def test_a_stream_hears_of_a_pin(neve, contexts):
     context = neve.contexts.list(name=contexts[1]).first()
     before = neve.events.list(page_size=1).first()

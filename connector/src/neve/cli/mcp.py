@@ -1,22 +1,22 @@
 """`neve mcp`: contexts as tools for agents."""
 
 import os
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from neve.cli.config import find_credentials
 from neve.errors import Misuse
+
+if TYPE_CHECKING:
+    from neve.mcp import OwnKey
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 @click.command("mcp")
-@click.option("--endpoint", envvar="NEVE_ENDPOINT", help="URL of the platform [NEVE_ENDPOINT].")
-@click.option(
-    "--api-key-file",
-    type=click.Path(dir_okay=False, exists=True),
-    help="File that holds the key; else the environment's NEVE_API_KEY.",
-)
+@click.option("--profile", metavar="NAME", help="Of `neve login`.  [env NEVE_PROFILE]")
+@click.option("--endpoint", metavar="URL", help="Of the platform.  [env NEVE_ENDPOINT]")
 @click.option("--write", is_flag=True, help="Also offer tools that change contexts.")
 @click.option("--http", "is_http", is_flag=True, help="Serve HTTP at /mcp instead of stdio.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
@@ -38,8 +38,8 @@ _LOOPBACK = ("127.0.0.1", "::1", "localhost")
     "do what that key may.",
 )
 def mcp(
+    profile: str | None,
     endpoint: str | None,
-    api_key_file: str | None,
     write: bool,
     is_http: bool,
     host: str,
@@ -54,7 +54,7 @@ def mcp(
     (Authorization: Bearer neve_...), unless you lend yours.
     """
     try:
-        from neve.mcp import CallersKey, OwnKey, http_app, make_server
+        from neve.mcp import CallersKey, http_app, make_server
     except ImportError as error:
         raise Misuse(str(error)) from error
     if not is_http and (lend_key or allow_host or allow_origin):
@@ -63,11 +63,11 @@ def mcp(
         raise click.UsageError(
             f"to listen on {host}, name the host that callers use: --allow-host mcp.example:{port}"
         )
-    url, key = _credentials(endpoint, api_key_file)
     needs_key = is_http and not lend_key
-    if not needs_key and not key:
-        raise Misuse("no API key: set NEVE_API_KEY or give --api-key-file")
-    server = make_server(CallersKey(url) if needs_key else OwnKey(url, key), can_write=write)
+    credentials = (
+        CallersKey(_endpoint(profile, endpoint)) if needs_key else _own_key(profile, endpoint)
+    )
+    server = make_server(credentials, can_write=write)
     if not is_http:
         server.run("stdio")
         return
@@ -78,8 +78,13 @@ def mcp(
     uvicorn.run(app, host=host, port=port, log_level="warning", access_log=False)
 
 
-def _credentials(endpoint: str | None, api_key_file: str | None) -> tuple[str, str]:
-    if not endpoint:
-        raise Misuse("no endpoint: set NEVE_ENDPOINT or give --endpoint")
-    key = Path(api_key_file).read_text() if api_key_file else os.environ.get("NEVE_API_KEY", "")
-    return endpoint, key.strip()
+def _endpoint(profile: str | None, endpoint: str | None) -> str:
+    given = endpoint or os.environ.get("NEVE_ENDPOINT")
+    return given or find_credentials(profile).endpoint
+
+
+def _own_key(profile: str | None, endpoint: str | None) -> "OwnKey":
+    from neve.mcp import OwnKey
+
+    found = find_credentials(profile, endpoint)
+    return OwnKey(found.endpoint, found.api_key)
