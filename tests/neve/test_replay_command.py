@@ -119,7 +119,7 @@ def test_a_bad_trace_is_refused_before_anything_is_asked(tmp_path):
 )
 def test_a_wrong_command_line_exits_with_64(arguments, says):
     done = neve("replay", *arguments, "--endpoint", "http://127.0.0.1:1", "--api-key", "k")
-    assert done.exit_code == 14
+    assert done.exit_code == 64
     assert says in done.output
 
 
