@@ -5,6 +5,7 @@ from django.urls import path
 from drf_spectacular.views import SpectacularSwaggerSplitView
 from rest_framework.routers import SimpleRouter
 
+from cacheapi.base.viewsets import UUID
 from cacheapi.teams.audit import AuditView
 from cacheapi.teams.contexts.view import ContextsView
 from cacheapi.teams.engines import EnginesView
@@ -22,6 +23,7 @@ from cacheapi.teams.segments import SegmentsView
 from cacheapi.teams.spaces import SpacesView
 from cacheapi.teams.tenants import TenantsView
 from cacheapi.teams.usage import UsageView
+from cacheapi.teams.webhooks import DeliveriesView, WebhooksView
 
 router = SimpleRouter(trailing_slash=False)
 router.register("contexts", ContextsView, basename="context")
@@ -35,6 +37,8 @@ router.register("nodes", NodesView, basename="node")
 router.register("segments", SegmentsView, basename="segment")
 router.register("jobs", JobsView, basename="job")
 router.register("events", EventsView, basename="event")
+router.register("webhooks", WebhooksView, basename="webhook")
+router.register(f"webhooks/(?P<webhook>{UUID})/deliveries", DeliveriesView, basename="delivery")
 router.register("audit", AuditView, basename="audit")
 router.register("policies", PoliciesView, basename="policy")
 router.register("rules", RulesView, basename="rule")

@@ -76,6 +76,13 @@ EVENT_POLL_FAILED = LogEvent(
     "Event streams wait: the database did not answer.",
     "Does PostgreSQL answer, or which process holds SQLite's write lock?",
 )
+WEBHOOK_DEACTIVATED = LogEvent(
+    "webhook_deactivated",
+    WARNING,
+    ("webhook", "tenant_id", "reason"),
+    "A webhook gets no events any more: its receiver failed for three days, or answered 410.",
+    "Tell the tenant: the receiver needs repair, then `is_active` of the webhook.",
+)
 LIVE_SOCKET_CLOSED = LogEvent(
     "live_socket_closed",
     WARNING,

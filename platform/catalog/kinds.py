@@ -148,6 +148,14 @@ RECONCILE = Kind(
     300.0,
     of_tenant=False,
 )
+DELIVER = Kind(
+    "deliver",
+    "reuse-at-risk",
+    "Number new events and deliver them to webhooks.",
+    1.0,
+    of_tenant=False,
+    is_offered=False,
+)
 PRUNE = Kind(
     "prune",
     "view-at-risk",
@@ -179,7 +187,7 @@ KINDS = {
         *(FLUSH, SWEEP, COMPACT, EXPIRE, RETAIN, REMOVE_TENANT, REMOVE_SPACE),
         *(EXPIRE_CONTEXTS, CHECK_CONTEXTS, PROMOTE),
         *(BULK,),
-        *(REBUILD_INDEX, END_ACCESS, SAMPLE, RECONCILE, PRUNE, HOUSEKEEPING),
+        *(REBUILD_INDEX, END_ACCESS, SAMPLE, RECONCILE, DELIVER, PRUNE, HOUSEKEEPING),
         CHECK_ENGINES,
     )
 }

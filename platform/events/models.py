@@ -1,4 +1,4 @@
-"""The outbox of events, and the counter that puts committed ones in order.
+"""The outbox of events, the counter that puts committed ones in order, and webhooks.
 
 Invariant: once event N can be read, no event below N appears. `events.order` numbers committed rows
 under the lock of `Position`; a transaction that commits late gets a later number.
@@ -11,7 +11,7 @@ from django.db.models import Q
 from django.utils import timezone
 
 from tenants.models import Tenant
-from tenants.scope import TenantScoped
+from tenants.scope import TenantOwned, TenantScoped
 
 
 class Event(TenantScoped):
@@ -58,3 +58,66 @@ class Horizon(TenantScoped):
 
     def __str__(self) -> str:
         return str(self.sequence)
+
+
+class Webhook(TenantOwned):
+    """An address that gets a tenant's events. Its secrets are derived, and not stored.
+
+    `generation` counts secrets; the one before also signs until `previous_until`. While deliveries
+    fail, `failures` counts attempts in a row, and none begins before `quiet_until`.
+    """
+
+    uuid = models.UUIDField(primary_key=True, default=uuid4, editable=False)
+    url = models.CharField(max_length=500)
+    types = models.JSONField(default=list, help_text="names and patterns; empty: every type")
+    is_active = models.BooleanField(default=True)
+    inactive_reason = models.CharField(max_length=200, blank=True)
+    generation = models.PositiveIntegerField(default=1)
+    previous_until = models.DateTimeField(null=True)
+    failures = models.PositiveIntegerField(default=0)
+    failing_since = models.DateTimeField(null=True)
+    delivered_at = models.DateTimeField(null=True, help_text="last success")
+    quiet_until = models.DateTimeField(null=True)
+    leased_until = models.DateTimeField(null=True, help_text="a worker delivers to it")
+    created_at = models.DateTimeField(auto_now_add=True)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    class Meta(TenantOwned.Meta):
+        ordering = ("-created_at", "-pk")
+
+    def __str__(self) -> str:
+        return self.url
+
+
+class Delivery(TenantOwned):
+    """One event for one webhook. `log`: its attempts, without bodies of answers."""
+
+    class State(models.TextChoices):
+        WAITING = "waiting"
+        DELIVERED = "delivered"
+        FAILED = "failed"
+
+    webhook = models.ForeignKey(Webhook, on_delete=models.CASCADE, related_name="deliveries")
+    event = models.ForeignKey(Event, on_delete=models.CASCADE, related_name="deliveries")
+    state = models.CharField(max_length=10, choices=State, default=State.WAITING)
+    attempts = models.PositiveIntegerField(default=0, help_text="since it was last asked for")
+    next_attempt_at = models.DateTimeField(default=timezone.now)
+    log = models.JSONField(default=list)
+    created_at = models.DateTimeField(default=timezone.now)
+    finished_at = models.DateTimeField(null=True)
+
+    class Meta(TenantOwned.Meta):
+        ordering = ("-pk",)
+        constraints = [
+            models.UniqueConstraint(fields=("webhook", "event"), name="delivery_once"),
+        ]
+        indexes = [
+            models.Index(
+                fields=("webhook", "next_attempt_at"),
+                condition=Q(state="waiting"),
+                name="delivery_due",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.event_id} to {self.webhook_id}: {self.state}"

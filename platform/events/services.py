@@ -24,28 +24,35 @@ def emit(
     `data` holds a few JSON values, as `events.kinds` lists them; never a key, a token or a prompt.
     Raises KeyError for an unknown kind.
     """
-    emit_many(kind, tenant_id=tenant_id, items=[(subject, data or {})])
+    new_event(kind, tenant_id=tenant_id, subject=subject, data=data)
+
+
+def new_event(
+    kind: str, *, tenant_id: int | None, subject: Subject, data: Mapping[str, Any] | None = None
+) -> Event:
+    """`emit`, for a caller that needs the row."""
+    row = _row(kind, tenant_id, subject, data or {})
+    row.save(force_insert=True)
+    live.hint_events_on_commit()
+    return row
 
 
 def emit_many(
     kind: str, *, tenant_id: int | None, items: Iterable[tuple[Subject, Mapping[str, Any]]]
 ) -> None:
     """`emit` for many subjects, in one INSERT for each 500 of them."""
-    known = KINDS[kind]
-    rows = [
-        Event(
-            tenant_id=tenant_id,
-            kind=known.name,
-            subject_type=subject["type"][:40],
-            subject_id=str(subject["id"])[:64],
-            subject_name=subject["name"][:200],
-            data=dict(data),
-        )
-        for subject, data in items
-    ]
-    if len(rows) == 1:
-        rows[0].save(force_insert=True)
-    elif rows:
-        Event.unscoped.bulk_create(rows, batch_size=500)
+    rows = [_row(kind, tenant_id, subject, data) for subject, data in items]
     if rows:
+        Event.unscoped.bulk_create(rows, batch_size=500)
         live.hint_events_on_commit()
+
+
+def _row(kind: str, tenant_id: int | None, subject: Subject, data: Mapping[str, Any]) -> Event:
+    return Event(
+        tenant_id=tenant_id,
+        kind=KINDS[kind].name,
+        subject_type=subject["type"][:40],
+        subject_id=str(subject["id"])[:64],
+        subject_name=subject["name"][:200],
+        data=dict(data),
+    )

@@ -10,6 +10,7 @@ from catalog import hot_access, jobs, sessions, usage
 from catalog.models import TIER_COUNTERS, NodeSession
 from catalog.occupancy import Occupancy, occupancy
 from catalog.targets import Opener, active_ids
+from events import deliveries
 from neve.index.tier import Usage
 from storage import hot
 from tenants import key_use
@@ -69,3 +70,8 @@ def housekeeping(job: Opener, tenant_id: None) -> None:
     jobs.send_again()
     usage.prune()
     key_use.write_down()
+
+
+def deliver(job: Opener, tenant_id: None) -> None:
+    """Number new events and deliver those that are due to webhooks. No Job row."""
+    deliveries.deliver()

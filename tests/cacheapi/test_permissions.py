@@ -22,6 +22,7 @@ from base import live
 from dashboard import probes
 from dashboard.consumers import SIGNED_OUT
 from dashboard.routing import websocket_urlpatterns
+from events import webhooks
 from support.rows import (
     make_context,
     make_engine,
@@ -31,6 +32,7 @@ from support.rows import (
     make_tenant,
 )
 from support.sockets import Socket
+from tenants.audit import SYSTEM
 
 pytestmark = [pytest.mark.integration, pytest.mark.django_db]
 
@@ -105,6 +107,16 @@ TABLE = {
     ("api:job-retry", "post"): f"{OPERATE}c",
     ("api:event-list", "get"): LOOK,
     ("api:event-detail", "get"): LOOK,
+    ("api:webhook-list", "get"): LOOK,
+    ("api:webhook-list", "post"): ACT,
+    ("api:webhook-detail", "get"): LOOK,
+    ("api:webhook-detail", "patch"): ACT,
+    ("api:webhook-detail", "delete"): ACT,
+    ("api:webhook-test", "post"): ACT,
+    ("api:webhook-rotate-secret", "post"): ACT,
+    ("api:delivery-list", "get"): LOOK,
+    ("api:delivery-detail", "get"): LOOK,
+    ("api:delivery-retry", "post"): ACT,
     ("api:audit-list", "get"): LOOK,
     ("api:audit-detail", "get"): LOOK,
     ("api:policy-list", "get"): LOOK,
@@ -244,6 +256,9 @@ def world(db):
 
 def address(name, rows):
     kind = name.split(":")[1].split("-")[0]
+    if kind == "delivery":
+        own = [] if name.endswith("-list") else [rows[kind].pk]
+        return reverse(name, args=[rows["webhook"].pk, *own])
     if name.endswith("-list") or name in PLAIN:
         return reverse(name)
     if name.startswith("cache:"):
@@ -260,6 +275,9 @@ def test_each_credential_gets_what_the_table_says(world, name, method):
     for letter in "ntrwckopvms":
         if (name, method) == ("api:context-detail", "delete"):  # each who may, takes one away
             path = address(name, {"context": make_context(rows["space"], letter)})
+        if (name, method) == ("api:webhook-detail", "delete"):
+            of = {"tenant": rows["tenant"], "url": "http://127.0.0.1:9/", "types": []}
+            path = address(name, {"webhook": webhooks.add(**of, actor=SYSTEM)[0]})
         if (name, method) == ("api:engine-detail", "delete"):
             path = address(name, {"engine": make_engine(rows["space"])})
         answer = getattr(callers[letter], method)(path, {}, content_type="application/json")
@@ -283,7 +301,7 @@ def test_another_tenants_rows_do_not_exist(world, name):
         answer = caller.get(address(name, rows))
         if name in ("api:tenant-list", "api:tenant-detail"):
             assert answer.status_code == 403
-        elif name.endswith("-list"):
+        elif name.endswith("-list") and name != "api:delivery-list":
             assert answer.status_code == 200
             assert {row["tenant"] for row in answer.json()["results"]} <= {"other"}
         elif name == "api:me":

@@ -51,6 +51,8 @@ def world(operator, node):
         row = rows["node"] if resource == "sessions" else rows.get(one)
         key = getattr(row, "uuid" if resource == "events" else "pk", "")
         key = "filled" if resource in ("tenants", "policies") else key
+        if "{webhook}" in path:
+            path, key = path.replace("{webhook}", str(key)), rows["delivery"].pk
         caller = of_node if path.startswith("/cache/") else operator
         return caller.generic(method.upper(), re.sub(r"{.*?}", str(key), path) + query, **options)
 

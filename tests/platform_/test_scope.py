@@ -18,6 +18,8 @@ MAY_USE_UNSCOPED = {
     "catalog/jobs.py": "jobs of the platform have no tenant",
     "catalog/occupancy.py": "sums over the tenants that it is asked for",
     "catalog/usage.py": "sums over tenants; prunes",
+    "events/deliveries.py": "delivers for all tenants",
+    "events/webhooks.py": "follows events of all tenants",
     "events/order.py": "numbers and deletes events of all tenants",
     "events/reading.py": "restricts to the tenants that the reader sees",
     "events/feed.py": "reads for all streams; each takes what its reader sees",

@@ -22,8 +22,8 @@ from catalog.models import (
     UsageRollup,
 )
 from engines.models import Engine, Serving
-from events import order
-from events.models import Event
+from events import order, webhooks
+from events.models import Delivery, Event
 from events.services import Subject, emit
 from neve.formats.space import SpaceIdentity
 from retention import services as retention
@@ -135,11 +135,16 @@ def make_everything(tenant: Tenant, count: int = 1) -> dict[str, Any]:
         with tenant_scope(tenant.pk):  # already ended, so that the context can be changed
             Pin.objects.create(context=context, owner="key:0", until=timezone.now())
         member = make_member(space)
+        webhook, _ = webhooks.add(
+            tenant=tenant, url=f"http://127.0.0.1:9/{n}", types=["node.*"], actor=SYSTEM
+        )
         subject: Subject = {"type": "node", "id": f"node-{n}", "name": f"node-{n}"}
         emit("node.up", tenant_id=tenant.pk, subject=subject)
         order.number_all()
         person = make_person(f"p-{uuid4().hex[:8]}", **{tenant.slug: "viewer"})
         last |= {
+            "webhook": webhook,
+            "delivery": Delivery.unscoped.filter(webhook=webhook).latest("pk"),
             "event": Event.unscoped.order_by("sequence").last(),
             "space": space,
             "node": make_session(space, f"node-{n}"),

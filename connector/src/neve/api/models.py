@@ -10,6 +10,17 @@ from neve.api.records import Record
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Attempt(Record):
+    """Attempt."""
+
+    at: datetime
+    # null: no answer, see error
+    status: int | None
+    error: str
+    latency_ms: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Audit(Record):
     """Names its tenant by slug."""
 
@@ -154,12 +165,22 @@ class ContextDetail(Record):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Delivery(Record):
-    """Delivery."""
+    """Names its tenant by slug."""
 
-    id: str | None
-    event: str | None
-    state: str | None
-    attempts: int | None
+    id: int
+    tenant: str | None
+    webhook: str
+    # webhook-id, too
+    event: str
+    type: str
+    state: str
+    # since it was last asked for
+    attempts: int
+    next_attempt_at: datetime
+    created_at: datetime
+    finished_at: datetime | None
+    # the last 20 attempts
+    log: tuple[Attempt, ...]
     status: int | None
     at: datetime | None
     error: str | None
@@ -943,12 +964,38 @@ class WarmPolicy(Record):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Webhook(Record):
-    """Webhook."""
+    """Names its tenant by slug."""
 
-    id: str | None
+    id: str
     tenant: str | None
-    url: str | None
-    types: tuple[str, ...] | None
-    is_active: bool | None
+    url: str
+    types: tuple[str, ...]
+    is_active: bool
+    inactive_reason: str
+    failures: int
+    failing_since: datetime | None
+    last_delivery_at: datetime
+    previous_until: datetime | None
+    created_at: datetime
+    updated_at: datetime
     secret: str | None = field(repr=False)
-    created_at: datetime | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WebhookWithSecret(Record):
+    """Names its tenant by slug."""
+
+    id: str
+    tenant: str | None
+    url: str
+    types: tuple[str, ...]
+    is_active: bool
+    inactive_reason: str
+    failures: int
+    failing_since: datetime | None
+    last_delivery_at: datetime
+    previous_until: datetime | None
+    created_at: datetime
+    updated_at: datetime
+    # verifies signatures, shown only once
+    secret: str | None = field(repr=False)

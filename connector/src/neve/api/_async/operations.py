@@ -443,6 +443,56 @@ class AsyncContexts(AsyncResource):
         )
 
 
+class AsyncDeliveries(AsyncResource):
+    """Operations on deliveries."""
+
+    async def get(self, webhook: Id, id: Id) -> models.Delivery:
+        """What a webhook got, gets and did not get. Bodies of answers are not kept."""
+        return await self._transport.call(
+            "GET", f"/webhooks/{path_part(webhook)}/deliveries/{path_part(id)}", models.Delivery
+        )
+
+    async def retry(self, webhook: Id, id: Id, *, etag: str | None = None) -> models.Delivery:
+        """Delivers the event once more, whether it was delivered or not.
+
+        Args:
+            etag: of the version that is changed; refused if it is older.
+        """
+        return await self._transport.call(
+            "POST",
+            f"/webhooks/{path_part(webhook)}/deliveries/{path_part(id)}/retry",
+            models.Delivery,
+            etag=etag,
+        )
+
+    def list(
+        self,
+        webhook: Id,
+        *,
+        ordering: str | None = None,
+        page_size: int | None = None,
+        state: str | None = None,
+        total: bool | None = None,
+    ) -> AsyncPages[models.Delivery]:
+        """What a webhook got, gets and did not get. Bodies of answers are not kept.
+
+        Args:
+            ordering: sort key, - for descending; -created_at unless given. Rows that change
+                while you walk the pages may be missed with a key that changes.
+            page_size: rows of a page; 50 unless given
+            state: * `waiting` - Waiting
+                * `delivered` - Delivered
+                * `failed` - Failed
+            total: true: count the rows of all pages
+        """
+        return AsyncPages(
+            self._transport,
+            f"/webhooks/{path_part(webhook)}/deliveries",
+            {"ordering": ordering, "page_size": page_size, "state": state, "total": total},
+            models.Delivery,
+        )
+
+
 class AsyncEngines(AsyncResource):
     """Operations on engines."""
 
@@ -1723,22 +1773,32 @@ class AsyncWebhooks(AsyncResource):
     """Operations on webhooks."""
 
     async def create(
-        self, *, url: str, types: Sequence[str] | None = None, tenant: str | None = None
-    ) -> models.Webhook:
-        """webhooks_create."""
+        self, *, url: str, tenant: str | None = None, types: Sequence[str] | None = None
+    ) -> models.WebhookWithSecret:
+        """Adds a webhook. Only this answer holds its secret; a repeated answer holds null.
+
+        Args:
+            url: gets a POST for each event
+            tenant: slug; not needed with a key of one tenant
+            types: of events, with patterns such as context.*; empty: every type
+        """
         return await self._transport.call(
             "POST",
             "/webhooks",
-            models.Webhook,
-            body=members({"url": url, "types": types, "tenant": tenant}),
+            models.WebhookWithSecret,
+            body=members({"url": url, "tenant": tenant, "types": types}),
         )
 
-    async def delete(self, id: Id) -> None:
-        """webhooks_delete."""
-        await self._transport.call_for_json("DELETE", f"/webhooks/{path_part(id)}")
+    async def delete(self, id: Id, *, etag: str | None = None) -> None:
+        """Removes a webhook with its deliveries.
+
+        Args:
+            etag: of the version that is changed; refused if it is older.
+        """
+        await self._transport.call_for_json("DELETE", f"/webhooks/{path_part(id)}", etag=etag)
 
     async def get(self, id: Id) -> models.Webhook:
-        """webhooks_get."""
+        """Addresses that get a tenant's events, signed as Standard Webhooks."""
         return await self._transport.call("GET", f"/webhooks/{path_part(id)}", models.Webhook)
 
     async def update(
@@ -1748,13 +1808,22 @@ class AsyncWebhooks(AsyncResource):
         url: str | None = None,
         types: Sequence[str] | None = None,
         is_active: bool | None = None,
+        etag: str | None = None,
     ) -> models.Webhook:
-        """webhooks_update."""
+        """Changes a webhook. One that becomes active gets what waits for it at once.
+
+        Args:
+            url: gets a POST for each event
+            types: of events, with patterns such as context.*; empty: every type
+            is_active: true: begin anew with what waits
+            etag: of the version that is changed; refused if it is older.
+        """
         return await self._transport.call(
             "PATCH",
             f"/webhooks/{path_part(id)}",
             models.Webhook,
             body=members({"url": url, "types": types, "is_active": is_active}),
+            etag=etag,
         )
 
     def deliveries(self, id: Id, *, page_size: int | None = None) -> AsyncPages[models.Delivery]:
@@ -1774,24 +1843,63 @@ class AsyncWebhooks(AsyncResource):
             models.Delivery,
         )
 
-    async def rotate_secret(self, id: Id) -> models.Webhook:
-        """webhooks_rotate_secret."""
+    async def rotate_secret(
+        self, id: Id, *, overlap: Duration | None = None, etag: str | None = None
+    ) -> models.WebhookWithSecret:
+        """Makes a new secret, which only this answer holds. The old one also signs for a while.
+
+        Args:
+            overlap: how long the old secret also signs; 24h unless given: such as 90s, 30m,
+                2h, 7d, 1h30m, or ISO 8601: PT2H, P7D
+            etag: of the version that is changed; refused if it is older.
+        """
         return await self._transport.call(
-            "POST", f"/webhooks/{path_part(id)}/rotate-secret", models.Webhook
+            "POST",
+            f"/webhooks/{path_part(id)}/rotate-secret",
+            models.WebhookWithSecret,
+            body=members({"overlap": overlap}),
+            etag=etag,
         )
 
-    async def test(self, id: Id) -> models.Delivery:
-        """webhooks_test."""
+    async def test(self, id: Id, *, etag: str | None = None) -> models.Delivery:
+        """Sends an event of type webhook.test to this webhook only. See its deliveries.
+
+        Args:
+            etag: of the version that is changed; refused if it is older.
+        """
         return await self._transport.call(
-            "POST", f"/webhooks/{path_part(id)}/test", models.Delivery
+            "POST", f"/webhooks/{path_part(id)}/test", models.Delivery, etag=etag
         )
 
     def list(
-        self, *, tenant: str | None = None, page_size: int | None = None
+        self,
+        *,
+        is_active: bool | None = None,
+        ordering: str | None = None,
+        page_size: int | None = None,
+        tenant: str | None = None,
+        total: bool | None = None,
     ) -> AsyncPages[models.Webhook]:
-        """webhooks_list."""
+        """Addresses that get a tenant's events, signed as Standard Webhooks.
+
+        Args:
+            ordering: sort key, - for descending; -created_at unless given. Rows that change
+                while you walk the pages may be missed with a key that changes.
+            page_size: rows of a page; 50 unless given
+            tenant: slug of the tenant
+            total: true: count the rows of all pages
+        """
         return AsyncPages(
-            self._transport, "/webhooks", {"tenant": tenant, "page_size": page_size}, models.Webhook
+            self._transport,
+            "/webhooks",
+            {
+                "is_active": is_active,
+                "ordering": ordering,
+                "page_size": page_size,
+                "tenant": tenant,
+                "total": total,
+            },
+            models.Webhook,
         )
 
 
@@ -1802,6 +1910,7 @@ class AsyncOperations(AsyncResource):
         super().__init__(transport)
         self.audit = AsyncAudit(transport)
         self.contexts = AsyncContexts(transport)
+        self.deliveries = AsyncDeliveries(transport)
         self.engines = AsyncEngines(transport)
         self.events = AsyncEvents(transport)
         self.families = AsyncFamilies(transport)

@@ -443,6 +443,56 @@ class Contexts(Resource):
         )
 
 
+class Deliveries(Resource):
+    """Operations on deliveries."""
+
+    def get(self, webhook: Id, id: Id) -> models.Delivery:
+        """What a webhook got, gets and did not get. Bodies of answers are not kept."""
+        return self._transport.call(
+            "GET", f"/webhooks/{path_part(webhook)}/deliveries/{path_part(id)}", models.Delivery
+        )
+
+    def retry(self, webhook: Id, id: Id, *, etag: str | None = None) -> models.Delivery:
+        """Delivers the event once more, whether it was delivered or not.
+
+        Args:
+            etag: of the version that is changed; refused if it is older.
+        """
+        return self._transport.call(
+            "POST",
+            f"/webhooks/{path_part(webhook)}/deliveries/{path_part(id)}/retry",
+            models.Delivery,
+            etag=etag,
+        )
+
+    def list(
+        self,
+        webhook: Id,
+        *,
+        ordering: str | None = None,
+        page_size: int | None = None,
+        state: str | None = None,
+        total: bool | None = None,
+    ) -> Pages[models.Delivery]:
+        """What a webhook got, gets and did not get. Bodies of answers are not kept.
+
+        Args:
+            ordering: sort key, - for descending; -created_at unless given. Rows that change
+                while you walk the pages may be missed with a key that changes.
+            page_size: rows of a page; 50 unless given
+            state: * `waiting` - Waiting
+                * `delivered` - Delivered
+                * `failed` - Failed
+            total: true: count the rows of all pages
+        """
+        return Pages(
+            self._transport,
+            f"/webhooks/{path_part(webhook)}/deliveries",
+            {"ordering": ordering, "page_size": page_size, "state": state, "total": total},
+            models.Delivery,
+        )
+
+
 class Engines(Resource):
     """Operations on engines."""
 
@@ -1711,22 +1761,32 @@ class Webhooks(Resource):
     """Operations on webhooks."""
 
     def create(
-        self, *, url: str, types: Sequence[str] | None = None, tenant: str | None = None
-    ) -> models.Webhook:
-        """webhooks_create."""
+        self, *, url: str, tenant: str | None = None, types: Sequence[str] | None = None
+    ) -> models.WebhookWithSecret:
+        """Adds a webhook. Only this answer holds its secret; a repeated answer holds null.
+
+        Args:
+            url: gets a POST for each event
+            tenant: slug; not needed with a key of one tenant
+            types: of events, with patterns such as context.*; empty: every type
+        """
         return self._transport.call(
             "POST",
             "/webhooks",
-            models.Webhook,
-            body=members({"url": url, "types": types, "tenant": tenant}),
+            models.WebhookWithSecret,
+            body=members({"url": url, "tenant": tenant, "types": types}),
         )
 
-    def delete(self, id: Id) -> None:
-        """webhooks_delete."""
-        self._transport.call_for_json("DELETE", f"/webhooks/{path_part(id)}")
+    def delete(self, id: Id, *, etag: str | None = None) -> None:
+        """Removes a webhook with its deliveries.
+
+        Args:
+            etag: of the version that is changed; refused if it is older.
+        """
+        self._transport.call_for_json("DELETE", f"/webhooks/{path_part(id)}", etag=etag)
 
     def get(self, id: Id) -> models.Webhook:
-        """webhooks_get."""
+        """Addresses that get a tenant's events, signed as Standard Webhooks."""
         return self._transport.call("GET", f"/webhooks/{path_part(id)}", models.Webhook)
 
     def update(
@@ -1736,13 +1796,22 @@ class Webhooks(Resource):
         url: str | None = None,
         types: Sequence[str] | None = None,
         is_active: bool | None = None,
+        etag: str | None = None,
     ) -> models.Webhook:
-        """webhooks_update."""
+        """Changes a webhook. One that becomes active gets what waits for it at once.
+
+        Args:
+            url: gets a POST for each event
+            types: of events, with patterns such as context.*; empty: every type
+            is_active: true: begin anew with what waits
+            etag: of the version that is changed; refused if it is older.
+        """
         return self._transport.call(
             "PATCH",
             f"/webhooks/{path_part(id)}",
             models.Webhook,
             body=members({"url": url, "types": types, "is_active": is_active}),
+            etag=etag,
         )
 
     def deliveries(self, id: Id, *, page_size: int | None = None) -> Pages[models.Delivery]:
@@ -1762,22 +1831,63 @@ class Webhooks(Resource):
             models.Delivery,
         )
 
-    def rotate_secret(self, id: Id) -> models.Webhook:
-        """webhooks_rotate_secret."""
+    def rotate_secret(
+        self, id: Id, *, overlap: Duration | None = None, etag: str | None = None
+    ) -> models.WebhookWithSecret:
+        """Makes a new secret, which only this answer holds. The old one also signs for a while.
+
+        Args:
+            overlap: how long the old secret also signs; 24h unless given: such as 90s, 30m,
+                2h, 7d, 1h30m, or ISO 8601: PT2H, P7D
+            etag: of the version that is changed; refused if it is older.
+        """
         return self._transport.call(
-            "POST", f"/webhooks/{path_part(id)}/rotate-secret", models.Webhook
+            "POST",
+            f"/webhooks/{path_part(id)}/rotate-secret",
+            models.WebhookWithSecret,
+            body=members({"overlap": overlap}),
+            etag=etag,
         )
 
-    def test(self, id: Id) -> models.Delivery:
-        """webhooks_test."""
-        return self._transport.call("POST", f"/webhooks/{path_part(id)}/test", models.Delivery)
+    def test(self, id: Id, *, etag: str | None = None) -> models.Delivery:
+        """Sends an event of type webhook.test to this webhook only. See its deliveries.
+
+        Args:
+            etag: of the version that is changed; refused if it is older.
+        """
+        return self._transport.call(
+            "POST", f"/webhooks/{path_part(id)}/test", models.Delivery, etag=etag
+        )
 
     def list(
-        self, *, tenant: str | None = None, page_size: int | None = None
+        self,
+        *,
+        is_active: bool | None = None,
+        ordering: str | None = None,
+        page_size: int | None = None,
+        tenant: str | None = None,
+        total: bool | None = None,
     ) -> Pages[models.Webhook]:
-        """webhooks_list."""
+        """Addresses that get a tenant's events, signed as Standard Webhooks.
+
+        Args:
+            ordering: sort key, - for descending; -created_at unless given. Rows that change
+                while you walk the pages may be missed with a key that changes.
+            page_size: rows of a page; 50 unless given
+            tenant: slug of the tenant
+            total: true: count the rows of all pages
+        """
         return Pages(
-            self._transport, "/webhooks", {"tenant": tenant, "page_size": page_size}, models.Webhook
+            self._transport,
+            "/webhooks",
+            {
+                "is_active": is_active,
+                "ordering": ordering,
+                "page_size": page_size,
+                "tenant": tenant,
+                "total": total,
+            },
+            models.Webhook,
         )
 
 
@@ -1788,6 +1898,7 @@ class Operations(Resource):
         super().__init__(transport)
         self.audit = Audit(transport)
         self.contexts = Contexts(transport)
+        self.deliveries = Deliveries(transport)
         self.engines = Engines(transport)
         self.events = Events(transport)
         self.families = Families(transport)
