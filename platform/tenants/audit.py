@@ -12,13 +12,16 @@ from tenants.models import AuditEvent
 class Actor:
     """The key, person or system behind a change: a copied name, and the id of the request.
 
-    `id` stays when the name changes (`key:7`, `user:3`): pins belong to it.
+    `id` stays when the name changes (`key:7`, `user:3`): pins belong to it. `key_id`: of the key
+    itself; a rotated key has its own.
     """
 
     name: str
     request_id: str = ""
     id: str = ""
     is_operator: bool = False
+    address: str = ""
+    key_id: int | None = None
 
     @property
     def owner(self) -> str:
@@ -47,6 +50,9 @@ def record(
         tenant_id=tenant_id,
         actor_name=actor.name[:200],
         request_id=actor.request_id,
+        address=actor.address[:64],
+        key_id=actor.key_id,
+        is_by_operator=actor.is_operator,
         action=action,
         object_type=obj._meta.model_name or "",
         object_id=str(obj.pk),

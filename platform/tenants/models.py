@@ -180,6 +180,11 @@ class AuditEvent(TenantScoped):
     tenant = models.ForeignKey(Tenant, on_delete=models.SET_NULL, null=True, blank=True)
     at = models.DateTimeField(auto_now_add=True)
     actor_name = models.CharField(max_length=200)
+    address = models.CharField(
+        max_length=64, blank=True, help_text="of the caller, as web sees it behind its proxy"
+    )
+    key_id = models.PositiveBigIntegerField(null=True, blank=True, help_text="of the caller's key")
+    is_by_operator = models.BooleanField(default=False)
     request_id = models.CharField(max_length=64, blank=True)
     action = models.CharField(max_length=60)
     object_type = models.CharField(max_length=40)

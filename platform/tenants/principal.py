@@ -126,12 +126,20 @@ def principal_of_person(user: User | AnonymousUser) -> Principal:
 def actor_of(request: Any, caller: Principal | None = None) -> Actor:
     """Who sends a request, for the audit. `caller`: when the view knows it already."""
     request_id: str = getattr(request, "request_id", "")
+    address: str = request.META.get("REMOTE_ADDR") or ""
     caller = caller or (request.user if isinstance(request.user, Principal) else None)
     if caller is None:
         if not request.user.is_authenticated:
-            return Actor("anonymous", request_id)
+            return Actor("anonymous", request_id, address=address)
         caller = principal_of_person(request.user)
-    return Actor(caller.name, request_id, id=caller.id, is_operator=caller.is_operator)
+    return Actor(
+        caller.name,
+        request_id,
+        id=caller.id,
+        is_operator=caller.is_operator,
+        address=address,
+        key_id=caller.key_id,
+    )
 
 
 def current_actor() -> Actor:

@@ -21,6 +21,8 @@ WINDOW = timedelta(minutes=10)
 MOST_OF_NAME = 10  # wrong passwords of one name from one address in WINDOW
 MOST_OF_ADDRESS = 100  # of all names from one address in WINDOW
 
+KEPT_REFUSALS = 10_000  # the newest wrong passwords; older ones than WINDOW beyond these go
+
 TRYING, GOOD, BAD = "login.try", "login", "login.fail"
 
 
@@ -41,6 +43,7 @@ class SignInBackend(ModelBackend):
         _refuse_locked(request, username, address)
         attempt = AuditEvent.unscoped.create(
             actor_name=username[:200],
+            address=address[:64],
             request_id=getattr(request, "request_id", ""),
             action=TRYING,
             object_type="address",
@@ -84,6 +87,15 @@ def locked_until(
         if len(times) == most:
             ends.append(times[-1] + WINDOW)
     return max(ends, default=None)
+
+
+def surplus() -> QuerySet[AuditEvent]:
+    """Events of wrong passwords that may be deleted: a flood of them must not fill the table."""
+    refused = AuditEvent.unscoped.filter(tenant=None, action__in=(TRYING, BAD))
+    newest = refused.order_by("-pk").values_list("pk", flat=True)
+    oldest_kept = newest[KEPT_REFUSALS : KEPT_REFUSALS + 1].first()
+    old = refused.filter(at__lt=timezone.now() - WINDOW)
+    return old.none() if oldest_kept is None else old.filter(pk__lte=oldest_kept)
 
 
 def _refuse_locked(

@@ -119,6 +119,7 @@ TABLE = {
     ("api:delivery-retry", "post"): ACT,
     ("api:audit-list", "get"): LOOK,
     ("api:audit-detail", "get"): LOOK,
+    ("api:audit-export", "get"): LOOK,
     ("api:policy-list", "get"): LOOK,
     ("api:policy-detail", "get"): LOOK,
     ("api:policy-detail", "patch"): OPERATE,
@@ -259,7 +260,7 @@ def address(name, rows):
     if kind == "delivery":
         own = [] if name.endswith("-list") else [rows[kind].pk]
         return reverse(name, args=[rows["webhook"].pk, *own])
-    if name.endswith("-list") or name in PLAIN:
+    if name.endswith(("-list", "-export")) or name in PLAIN:
         return reverse(name)
     if name.startswith("cache:"):
         return reverse(name, args=[rows["node"].pk]) + "?ids=1"
@@ -304,6 +305,8 @@ def test_another_tenants_rows_do_not_exist(world, name):
         elif name.endswith("-list") and name != "api:delivery-list":
             assert answer.status_code == 200
             assert {row["tenant"] for row in answer.json()["results"]} <= {"other"}
+        elif name.endswith("-export"):
+            assert b"acme" not in b"".join(answer.streaming_content)
         elif name == "api:me":
             assert {tenant["slug"] for tenant in answer.json()["tenants"]} <= {"other"}
         elif name == "api:usage":

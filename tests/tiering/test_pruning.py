@@ -73,7 +73,7 @@ def test_what_is_older_than_the_settings_goes_and_the_rest_stays(rows):
     assert job.detail == {
         **{"pins": 1, "sessions": 1, "keys": 1, "silent_sessions": 1},
         **{"contexts": 1, "audit_events": 1},
-        "events": 0,
+        **{"wrong_passwords": 0, "events": 0},
     }
     tasks.prune()
     assert Job.unscoped.filter(kind="prune").count() == 1
@@ -91,5 +91,5 @@ def test_nothing_goes_when_the_settings_keep_it_for_ever(rows, settings):
         settings.ENV, keep_sessions_days=0, keep_contexts_days=0, keep_audit_days=0
     )
     before = left()
-    assert pruning.prune() == {"pins": 1, "events": 0}
+    assert pruning.prune() == {"pins": 1, "wrong_passwords": 0, "events": 0}
     assert [left()[n] for n in (0, 1, 3)] == [before[n] for n in (0, 1, 3)]

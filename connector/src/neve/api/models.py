@@ -28,6 +28,10 @@ class Audit(Record):
     tenant: str | None
     at: datetime
     actor_name: str
+    # of the caller's key
+    key_id: int | None
+    # of the caller; empty: a task or command, or an operator, whose address teams do not see
+    address: str
     request_id: str
     action: str
     object_type: str

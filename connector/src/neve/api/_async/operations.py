@@ -16,19 +16,50 @@ class AsyncAudit(AsyncResource):
     def export(
         self,
         *,
-        format: str | None = None,
-        tenant: str | None = None,
         action: str | None = None,
         actor: str | None = None,
+        address: str | None = None,
+        format: str | None = None,
+        from_: Moment | None = None,
+        key_id: int | None = None,
+        object_id: str | None = None,
+        object_type: str | None = None,
+        tenant: str | None = None,
+        to: Moment | None = None,
+        ordering: str | None = None,
     ) -> AsyncIterator[str]:
-        """audit_export."""
+        """All rows of the list as CSV or JSON Lines. Texts in CSV that a spreadsheet would take
+        for formulas begin with an apostrophe.
+
+        Args:
+            action: such as key.issue, context.pin, login, login.fail
+            format: csv unless Accept says otherwise
+            from_: at or after
+            key_id: number of the caller's key
+            tenant: slug of the tenant
+            to: before
+            ordering: sort key, - for descending; -at unless given. Rows that change while you
+                walk the pages may be missed with a key that changes.
+        """
         return self._transport.lines(
             "/audit/export",
-            query={"format": format, "tenant": tenant, "action": action, "actor": actor},
+            query={
+                "action": action,
+                "actor": actor,
+                "address": address,
+                "format": format,
+                "from": from_,
+                "key_id": key_id,
+                "object_id": object_id,
+                "object_type": object_type,
+                "tenant": tenant,
+                "to": to,
+                "ordering": ordering,
+            },
         )
 
     async def get(self, id: Id) -> models.Audit:
-        """Who changed what."""
+        """Who changed what, and when. Operators also see who signed in, and wrong passwords."""
         return await self._transport.call("GET", f"/audit/{path_part(id)}", models.Audit)
 
     def list(
@@ -36,19 +67,28 @@ class AsyncAudit(AsyncResource):
         *,
         action: str | None = None,
         actor: str | None = None,
+        address: str | None = None,
+        from_: Moment | None = None,
+        key_id: int | None = None,
         object_id: str | None = None,
+        object_type: str | None = None,
         ordering: str | None = None,
         page_size: int | None = None,
         tenant: str | None = None,
+        to: Moment | None = None,
         total: bool | None = None,
     ) -> AsyncPages[models.Audit]:
-        """Who changed what.
+        """Who changed what, and when. Operators also see who signed in, and wrong passwords.
 
         Args:
+            action: such as key.issue, context.pin, login, login.fail
+            from_: at or after
+            key_id: number of the caller's key
             ordering: sort key, - for descending; -at unless given. Rows that change while you
                 walk the pages may be missed with a key that changes.
             page_size: rows of a page; 50 unless given
             tenant: slug of the tenant
+            to: before
             total: true: count the rows of all pages
         """
         return AsyncPages(
@@ -57,10 +97,15 @@ class AsyncAudit(AsyncResource):
             {
                 "action": action,
                 "actor": actor,
+                "address": address,
+                "from": from_,
+                "key_id": key_id,
                 "object_id": object_id,
+                "object_type": object_type,
                 "ordering": ordering,
                 "page_size": page_size,
                 "tenant": tenant,
+                "to": to,
                 "total": total,
             },
             models.Audit,
