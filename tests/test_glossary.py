@@ -12,7 +12,7 @@ WORD = re.compile(r"[A-Z]+(?=[A-Z][a-z]|\b)|[A-Z][a-z]+|\d+")
 # Not terms: errors that say what the caller does, shapes of one tool, ways of Django.
 EXCEPTIONS = {
     *("NeveError", "Misuse", "Unavailable", "DeadlineExceeded", "ReplyError"),
-    *("AddressRefused", "OverBudget", "WrongBlock", "Superseded"),
+    *("AddressRefused", "OverBudget", "WrongBlock", "Superseded", "EngineFailed"),
     *("Generator", "Runner", "Settings", "Workload", "Pace", "Progress", "LruModel", "ModelKv"),
     *("TenantOwnedAdmin", "ReadOnlyAdmin", "Counted", "Timed", "Timing", "BusFacts"),
     *("LogLine", "Metric", "Options", "TlsSettings"),

@@ -5,6 +5,7 @@ Beat's ticks and requested jobs call the same functions (`workers.kinds`).
 
 from catalog import kinds
 from contexts import bulk as context_bulk
+from contexts import work as contexts
 from engines import work as engines
 from tiering import context_work, upkeep, work
 from workers.kinds import does
@@ -34,3 +35,7 @@ deliver = does(kinds.DELIVER, upkeep.deliver)
 prune = does(kinds.PRUNE, upkeep.prune)
 housekeeping = does(kinds.HOUSEKEEPING, upkeep.housekeeping)
 check_engines = does(kinds.CHECK_ENGINES, engines.check_engines, find=engines.tenants_with_engines)
+warm = does(kinds.WARM, contexts.warm, find=list)  # only on request
+warm_by_policy = does(
+    kinds.WARM_BY_POLICY, contexts.warm_by_policy, find=contexts.tenants_with_policies
+)

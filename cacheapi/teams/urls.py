@@ -13,6 +13,7 @@ from cacheapi.teams.events import EventsView
 from cacheapi.teams.families import FamiliesView, MembersView
 from cacheapi.teams.jobs import JobsView
 from cacheapi.teams.keys import KeysView
+from cacheapi.teams.lookup import LookupView
 from cacheapi.teams.me import MeView
 from cacheapi.teams.members import MembershipsView
 from cacheapi.teams.nodes import NodesView
@@ -23,6 +24,7 @@ from cacheapi.teams.segments import SegmentsView
 from cacheapi.teams.spaces import SpacesView
 from cacheapi.teams.tenants import TenantsView
 from cacheapi.teams.usage import UsageView
+from cacheapi.teams.warm_policies import WarmPoliciesView
 from cacheapi.teams.webhooks import DeliveriesView, WebhooksView
 
 router = SimpleRouter(trailing_slash=False)
@@ -33,6 +35,7 @@ router.register("spaces", SpacesView, basename="space")
 router.register("families", FamiliesView, basename="family")
 router.register("family-members", MembersView, basename="member")
 router.register("engines", EnginesView, basename="engine")
+router.register("warm-policies", WarmPoliciesView, basename="warm_policy")
 router.register("nodes", NodesView, basename="node")
 router.register("segments", SegmentsView, basename="segment")
 router.register("jobs", JobsView, basename="job")
@@ -51,6 +54,7 @@ docs = csp_update({"img-src": "data:"})(  # Swagger's icons
 app_name = "api"
 urlpatterns = [
     path("me", MeView.as_view(), name="me"),
+    path("lookup", LookupView.as_view(), name="lookup"),
     path("usage", UsageView.as_view(), name="usage"),
     path("schema/", SchemaView.as_view(), name="schema"),
     path("docs/", docs, name="docs"),

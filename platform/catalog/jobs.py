@@ -42,6 +42,10 @@ class JobDone(Exception):
     """The job ended before, or runs elsewhere: its message came twice. Nothing to do."""
 
 
+class GiveUp(Exception):
+    """A requested job's failure that a repetition would meet again: it is not tried again."""
+
+
 class JobCancelled(Exception):
     """Somebody cancelled this job: raised by its next report."""
 
@@ -217,7 +221,7 @@ def job_run(job_id: UUID | str, *, is_redelivered: bool = False) -> Iterator[Job
         Job.unscoped.filter(pk=job_id).update(state=Job.State.QUEUED, attempts=0, sent_at=None)
         _send(job)
     except BaseException as error:
-        is_over = job.attempts >= REQUEST_ATTEMPTS
+        is_over = job.attempts >= REQUEST_ATTEMPTS or isinstance(error, GiveUp)
         retry_at = None if is_over else timezone.now() + timedelta(seconds=pause_s(job.attempts))
         _finish(job_id, state=Job.State.FAILED, error=_text(error), retry_at=retry_at)
         raise

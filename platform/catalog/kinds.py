@@ -172,6 +172,20 @@ HOUSEKEEPING = Kind(
     is_offered=False,
 )
 
+WARM = Kind(
+    "warm",
+    "reuse-at-risk",
+    "Have an engine compute a context, so that its blocks are stored.",
+    arguments={"context_id": str, "engine_id": int},  # engine 0: any
+    is_offered=False,
+)
+WARM_BY_POLICY = Kind(
+    "warm_by_policy",
+    "view-at-risk",
+    "Request warm jobs as policies say: by the clock, or since blocks were lost.",
+    10.0,
+    is_offered=False,
+)
 CHECK_ENGINES = Kind(
     "check_engines",
     "reuse-at-risk",
@@ -188,7 +202,7 @@ KINDS = {
         *(EXPIRE_CONTEXTS, CHECK_CONTEXTS, PROMOTE),
         *(BULK,),
         *(REBUILD_INDEX, END_ACCESS, SAMPLE, RECONCILE, DELIVER, PRUNE, HOUSEKEEPING),
-        CHECK_ENGINES,
+        *(WARM, WARM_BY_POLICY, CHECK_ENGINES),
     )
 }
 

@@ -71,6 +71,16 @@ def check(tenant_id: int) -> int:
     return len(asked)
 
 
+def check_now(tenant_id: int, context_id: UUID) -> None:
+    """`check` for one context, if it is not expired or deleted. Raises valkey's errors."""
+    with tenant_scope(tenant_id):
+        asked = list(Context.objects.filter(pk=context_id, expired_at=None))
+        if not asked:
+            return
+        found = next(look(hot.hot_tier(tenant_id), parts_by_space(tenant_id), asked))
+        _write(tenant_id, asked, {context_id: found}, timezone.now())
+
+
 def look(tier: HotTier, parts: dict[int, Parts], contexts: Sequence[Context]) -> Iterator[Found]:
     """In the order of `contexts`. One call for each 1,000 blocks. Raises valkey's errors."""
     blocks = [parts[context.space_id].of(context.ids()) for context in contexts]

@@ -30,6 +30,7 @@ from support.rows import (
     make_key,
     make_person,
     make_tenant,
+    make_warm_policy,
 )
 from support.sockets import Socket
 from tenants.audit import SYSTEM
@@ -38,10 +39,10 @@ pytestmark = [pytest.mark.integration, pytest.mark.django_db]
 
 METHODS = ("get", "post", "put", "patch", "delete")
 ANYBODY = {"api:schema", "api:docs"}
-PLAIN = {
-    *("api:me", "api:usage", "cache:sessions", "cache:contexts", "metrics:scrape"),
+PLAIN = {  # name no row
+    *("api:me", "api:usage", "api:lookup", "cache:sessions", "cache:contexts", "metrics:scrape"),
     *("api:context-bulk", "api:context-bulk-preview"),
-}  # name no row
+}
 LOOK, ACT = "trwopvms", "twoms"
 LOOK_AT_CONTEXTS, ACT_ON_CONTEXTS = f"{LOOK}c", f"{ACT}c"
 OVERSEE, OPERATE = "ops", "os"
@@ -58,6 +59,14 @@ TABLE = {
     ("api:usage", "get"): LOOK,
     ("api:me", "get"): f"{LOOK}nck",
     ("api:context-list", "get"): LOOK_AT_CONTEXTS,
+    ("api:context-list", "post"): ACT_ON_CONTEXTS,
+    ("api:context-warm", "post"): ACT_ON_CONTEXTS,
+    ("api:lookup", "post"): LOOK_AT_CONTEXTS,
+    ("api:warm_policy-list", "get"): LOOK_AT_CONTEXTS,
+    ("api:warm_policy-list", "post"): ACT_ON_CONTEXTS,
+    ("api:warm_policy-detail", "get"): LOOK_AT_CONTEXTS,
+    ("api:warm_policy-detail", "patch"): ACT_ON_CONTEXTS,
+    ("api:warm_policy-detail", "delete"): ACT_ON_CONTEXTS,
     ("api:context-detail", "get"): LOOK_AT_CONTEXTS,
     ("api:context-detail", "patch"): ACT_ON_CONTEXTS,
     ("api:context-detail", "delete"): ACT_ON_CONTEXTS,
@@ -281,6 +290,8 @@ def test_each_credential_gets_what_the_table_says(world, name, method):
             path = address(name, {"webhook": webhooks.add(**of, actor=SYSTEM)[0]})
         if (name, method) == ("api:engine-detail", "delete"):
             path = address(name, {"engine": make_engine(rows["space"])})
+        if (name, method) == ("api:warm_policy-detail", "delete"):
+            path = address(name, {"warm_policy": make_warm_policy(rows["context"])})
         answer = getattr(callers[letter], method)(path, {}, content_type="application/json")
         refused = answer.status_code in (401, 403)
         assert refused == (letter not in TABLE[name, method]), (letter, answer.content)

@@ -21,7 +21,7 @@ from catalog.models import (
     Stray,
     UsageRollup,
 )
-from engines.models import Engine, Serving
+from engines.models import Engine, Serving, WarmPolicy
 from events import order, webhooks
 from events.models import Delivery, Event
 from events.services import Subject, emit
@@ -115,6 +115,12 @@ def make_engine(space: Space, name: str | None = None, **fields: Any) -> Engine:
     return engine
 
 
+def make_warm_policy(context: Context) -> WarmPolicy:
+    """A paused one."""
+    with tenant_scope(context.tenant_id):
+        return WarmPolicy.objects.create(context=context, mode="keep", is_paused=True)
+
+
 def make_everything(tenant: Tenant, count: int = 1) -> dict[str, Any]:
     """Make `count` rows of each kind that /api/v1 lists. Returns route name → last row."""
     last: dict[str, Any] = {"tenant": tenant}
@@ -156,6 +162,7 @@ def make_everything(tenant: Tenant, count: int = 1) -> dict[str, Any]:
             "key": key,
             "rule": rule,
             "engine": make_engine(space),
+            "warm_policy": make_warm_policy(context),
             "policy": tenant.retention,
             "membership": person.memberships.get(),
         }

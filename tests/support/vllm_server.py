@@ -37,7 +37,8 @@ def stream(url: str, path: str = "completions", **more: object) -> list[dict]:
 class VllmServer(Server):
     """`api_server` with the engine in a process of its own, as on a node.
 
-    `more`: extra arguments. `waits` False: entering does not wait for readiness.
+    `more`: extra arguments. `announces`: tells the platform its address. `waits` False: entering
+    does not wait for readiness.
     """
 
     name = "vllm"
@@ -54,11 +55,14 @@ class VllmServer(Server):
         role: str = "kv_both",
         more: tuple[str, ...] = (),
         waits: bool = True,
+        announces: bool = False,
     ) -> None:
         super().__init__(folder)
         self._waits = waits
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
+        if announces:
+            neve = neve | {"engine_url": self.url}
         transfer = {
             "kv_connector": "NeveConnector",
             "kv_role": role,

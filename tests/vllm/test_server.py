@@ -1,11 +1,13 @@
 """vLLM's OpenAI-compatible server: requests name contexts, responses say what was reused."""
 
+import json
 import time
 import urllib.error
 import urllib.request
 
 import pytest
 
+from support.servers import wait_until
 from support.vllm_server import VllmServer
 
 pytestmark = pytest.mark.vllm
@@ -26,7 +28,7 @@ def server(platform, vllm_python, model, engine_environment, tmp_path_factory):
     }
     folder = tmp_path_factory.mktemp("server")
     more = ("--enable-prompt-tokens-details",)
-    with VllmServer(folder, vllm_python, model, neve, env, more=more) as running:
+    with VllmServer(folder, vllm_python, model, neve, env, more=more, announces=True) as running:
         yield running
 
 
@@ -111,6 +113,92 @@ def test_a_chat_hears_what_was_reused(server):
     assert (told["context"], told["reused_tokens"]) == ("chat", 256)
 
 
+class TestMadeContexts:
+    """Contexts made over REST from this server's tokeniser: their blocks are its own."""
+
+    MESSAGES = [{"role": "user", "content": "A context that nobody asked for yet. " * 9}]
+
+    @pytest.fixture(scope="class")
+    def team(self, platform):
+        return Team(platform)
+
+    @pytest.fixture(scope="class")
+    def engine(self, server, platform, team):
+        """As the node announced it, once the platform has checked it."""
+        with platform.workers():
+            wait_until(lambda: self.announced(team, server), what="a healthy engine")
+            yield self.announced(team, server)[0]
+
+    def announced(self, team, server):
+        found = team.get("engines?state=healthy&source=announced")["results"]
+        return [each for each in found if each["base_url"] == server.url]
+
+    def test_a_context_is_made_warmed_looked_up_and_reused(self, server, team, engine):
+        (space,) = engine["spaces"]
+        assert (engine["model"], engine["gpus"]) == ("tiny", 1)
+        prompt = {"space": space, "messages": self.MESSAGES}
+        made = team.post("contexts", name="made", **prompt)
+        assert made["state"] == "expected"
+        whole = made["tokens"]
+        assert whole >= 256
+        found = team.post("lookup", **prompt)
+        assert (found["usable_tokens"], found["lost_tokens"]) == (0, whole)
+        job = team.post(f"contexts/{made['id']}/warm")
+        path, over = f"jobs/{job['id']}", ("done", "failed", "cancelled")
+        wait_until(lambda: team.get(path)["state"] in over, what="the end of the job")
+        job = team.get(path)
+        assert job["state"] == "done", job
+        assert job["detail"]["stored_tokens"] == job["detail"]["tokens"] == whole
+        assert job["detail"]["gpu_s"] == job["detail"]["engine_s"] > 0
+        found = team.post("lookup", **prompt)
+        assert (found["usable_hot_tokens"], found["lost_tokens"]) == (whole, 0)
+        assert {each["name"]: each["shared_tokens"] for each in found["contexts"]}["made"] == whole
+        answer = server.chat(
+            messages=self.MESSAGES, kv_transfer_params={"neve": {"context": "chatted"}}
+        )
+        assert answer["kv_transfer_params"]["neve"]["reused_tokens"] == whole
+        self.require_equal(team, made, "chatted")
+
+    def test_text_and_salt_lead_to_the_ids_of_the_node(self, server, team, engine):
+        (space,) = engine["spaces"]
+        text = "Salted, and of another team. " * 12
+        made = team.post("contexts", name="salted", space=space, text=text, salt="s-1")
+        asked = {"neve": {"context": "salted-too"}}
+        server.complete(prompt=text, cache_salt="s-1", kv_transfer_params=asked)
+        self.require_equal(team, made, "salted-too")
+
+    def require_equal(self, team, made, name):
+        """The chain that the platform computed is the one that the node reported as `name`."""
+        path = f"contexts?name={name}"
+        wait_until(lambda: team.get(path)["results"], what="the node's report")
+        found = team.get(path)["results"]
+        diff = team.get(f"contexts/{made['id']}/diff?with={found[0]['id']}")
+        assert (diff["shared_tokens"], diff["parts_at_token"]) == (made["tokens"], None)
+
+
+class Team:
+    """/api/v1 with a team's key of the demo tenant."""
+
+    def __init__(self, platform):
+        self.url = f"{platform.url}/api/v1"
+        self.key = platform.manage("shell", "-v", "0", "-c", MAKE_KEY).split()[-1]
+
+    def get(self, path):
+        return self._send(path, None)
+
+    def post(self, path, **body):
+        return self._send(path, json.dumps(body).encode())
+
+    def _send(self, path, body):
+        headers = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"}
+        request = urllib.request.Request(f"{self.url}/{path}", body, headers)
+        try:
+            with urllib.request.urlopen(request, timeout=60) as response:
+                return json.loads(response.read())
+        except urllib.error.HTTPError as error:
+            raise AssertionError(error.read().decode()) from error
+
+
 def test_a_terminated_server_ends_its_session(server, platform):
     assert "gpu-07 live" in platform.manage("shell", "-v", "0", "-c", SHOW_SESSIONS)
     server.terminate()
@@ -125,4 +213,9 @@ SHOW_SESSIONS = """
 from catalog.models import NodeSession
 for session in NodeSession.unscoped.all():
     print(session.node, "ended" if session.ended_at else "live")
+"""
+MAKE_KEY = """
+from tenants.models import Tenant
+from tenants.services import issue_key
+print(issue_key(tenant=Tenant.objects.get(slug="demo"), role="team", name="made")[1])
 """

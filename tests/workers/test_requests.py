@@ -28,7 +28,7 @@ with tenant_scope(tenant.pk):
         action="delete", contexts=0, owner="key:0", expires_at=timezone.now()
     )
 known = {"space_id": space.pk, "leaving_id": gone.pk, "context_id": "0" * 32}
-known["bulk_id"] = str(bulk.pk)
+known |= {"bulk_id": str(bulk.pk), "engine_id": 0}
 asked = [
     jobs.enqueue(
         kind.name,

@@ -16,6 +16,7 @@ from cacheapi.base.viewsets import UUID, ReadOnlyView, checked, no_body
 from cacheapi.teams.contexts.bulk import BulkActions
 from cacheapi.teams.contexts.diff import DiffAction
 from cacheapi.teams.contexts.filters import ContextFilter
+from cacheapi.teams.contexts.making import CreateAction
 from cacheapi.teams.contexts.serializers import (
     ContextDetailSerializer,
     ContextExpireSerializer,
@@ -32,6 +33,7 @@ from cacheapi.teams.contexts.serializers import (
     ResidencySerializer,
     UnpinnedSerializer,
 )
+from cacheapi.teams.contexts.warming import WarmAction
 from catalog.models import Context
 from contexts import pins
 from contexts import services as contexts
@@ -40,7 +42,9 @@ from contexts.residency import residency_of
 from tenants.principal import actor_of
 
 
-class ContextsView(ScopesOfContexts, BulkActions, DiffAction, ReadOnlyView):
+class ContextsView(
+    ScopesOfContexts, CreateAction, WarmAction, BulkActions, DiffAction, ReadOnlyView
+):
     """Named chains of blocks."""
 
     model = Context

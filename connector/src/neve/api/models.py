@@ -168,6 +168,20 @@ class ContextDetail(Record):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Cost(Record):
+    """Seconds as measured by nodes of the space; null as long as none are."""
+
+    # to load the usable tokens
+    load_s: float | None
+    # to compute them instead
+    compute_s: float | None
+    # load, compute or null: unknown
+    verdict: str | None
+    # what the seconds stand on; unknown: nothing measured
+    basis: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Delivery(Record):
     """Names its tenant by slug."""
 
@@ -465,27 +479,26 @@ class LineageNode(Record):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Lookup(Record):
-    """Lookup."""
+class LookupResult(Record):
+    """LookupResult."""
 
-    tokens: int | None
-    hot_tokens: int | None
-    cold_tokens: int | None
-    lost_tokens: int | None
-    usable_tokens: int | None
-    usable_hot_tokens: int | None
-    contexts: tuple[SharingContext, ...] | None
-    cost: LookupCost | None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LookupCost(Record):
-    """LookupCost."""
-
-    load_s: float | None
-    compute_s: float | None
-    verdict: str | None
-    basis: str | None
+    # of the prompt
+    tokens: int
+    # after the last whole chunk: nothing can hold them
+    tail_tokens: int
+    # in Valkey
+    hot_tokens: int
+    # in S3 only
+    cold_tokens: int
+    # stored nowhere
+    lost_tokens: int
+    # the longest beginning behind which a request can go on
+    usable_tokens: int
+    # the longest one for which nothing is read from S3
+    usable_hot_tokens: int
+    # at most 10, with the longest common beginning
+    contexts: tuple[Sharing, ...]
+    cost: Cost
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -784,12 +797,13 @@ class Segment(Record):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SharingContext(Record):
-    """SharingContext."""
+class Sharing(Record):
+    """Sharing."""
 
-    id: str | None
-    name: str | None
-    shared_tokens: int | None
+    id: str
+    name: str
+    # at the beginning of both, whole chunks
+    shared_tokens: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -952,18 +966,28 @@ class Used(Record):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WarmPolicy(Record):
-    """WarmPolicy."""
+    """Names its tenant by slug."""
 
-    id: int | None
-    context: str | None
-    mode: str | None
-    cron: str | None
-    time_zone: str | None
+    id: int
+    tenant: str | None
+    context: str
+    # null: any healthy one
     engine: int | None
-    is_paused: bool | None
-    last_run_at: datetime | None
-    next_run_at: datetime | None
+    mode: str
+    # five fields
+    cron: str
+    time_zone: str
+    is_paused: bool
+    # the last failure; why the platform paused it
+    error: str
+    # failed jobs in a row
+    failures: int
     last_job: str | None
+    last_run_at: datetime | None
+    # empty: paused
+    next_run_at: datetime | None
+    created_at: datetime
+    updated_at: datetime
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -126,11 +126,30 @@ class AsyncContexts(AsyncResource):
         tools: Sequence[Mapping[str, Any]] | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         add_generation_prompt: bool | None = None,
+        continue_final_message: bool | None = None,
+        add_special_tokens: bool | None = None,
         salt: str | None = None,
         label: str | None = None,
         labels: Mapping[str, str] | None = None,
     ) -> models.Context:
-        """contexts_create."""
+        """Makes a context before any request. Its state says what of it is stored already; `warm`
+        computes the rest. The platform keeps the token ids, sealed, until it is deleted.
+
+        Args:
+            space: number of the space
+            name: as requests name it in kv_transfer_params
+            tokens: as the engine's tokeniser makes them
+            text: as the prompt of /v1/completions
+            messages: as of /v1/chat/completions, of text alone
+            tools: with messages
+            chat_template_kwargs: with messages
+            add_generation_prompt: with messages; default true
+            continue_final_message: with messages; default false
+            add_special_tokens: default: true with text, false with messages, as in vLLM
+            salt: cache_salt of the requests
+            label: what retention rules match
+            labels: at most 16; a name has letters, digits and ._/- and begins with a letter
+        """
         return await self._transport.call(
             "POST",
             "/contexts",
@@ -145,6 +164,8 @@ class AsyncContexts(AsyncResource):
                     "tools": tools,
                     "chat_template_kwargs": chat_template_kwargs,
                     "add_generation_prompt": add_generation_prompt,
+                    "continue_final_message": continue_final_message,
+                    "add_special_tokens": add_special_tokens,
                     "salt": salt,
                     "label": label,
                     "labels": labels,
@@ -407,10 +428,58 @@ class AsyncContexts(AsyncResource):
             etag=etag,
         )
 
-    async def warm(self, id: Id, *, engine: int | None = None) -> models.Job:
-        """contexts_warm."""
+    async def warm(
+        self,
+        id: Id,
+        *,
+        tokens: Sequence[int] | None = None,
+        text: str | None = None,
+        messages: Sequence[Mapping[str, Any]] | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        add_generation_prompt: bool | None = None,
+        continue_final_message: bool | None = None,
+        add_special_tokens: bool | None = None,
+        salt: str | None = None,
+        engine: int | None = None,
+        etag: str | None = None,
+    ) -> models.Job:
+        """Has an engine of the space compute the prompt, so that its blocks are stored. The job's
+        `detail` has tokens stored, seconds of the engine and GPU-seconds. A job under way for
+        this context is the answer to a further request.
+
+        Args:
+            tokens: as the engine's tokeniser makes them
+            text: as the prompt of /v1/completions
+            messages: as of /v1/chat/completions, of text alone
+            tools: with messages
+            chat_template_kwargs: with messages
+            add_generation_prompt: with messages; default true
+            continue_final_message: with messages; default false
+            add_special_tokens: default: true with text, false with messages, as in vLLM
+            salt: cache_salt of the requests
+            engine: number of an engine; default: any healthy one
+            etag: of the version that is changed; refused if it is older.
+        """
         return await self._transport.call(
-            "POST", f"/contexts/{path_part(id)}/warm", models.Job, body=members({"engine": engine})
+            "POST",
+            f"/contexts/{path_part(id)}/warm",
+            models.Job,
+            body=members(
+                {
+                    "tokens": tokens,
+                    "text": text,
+                    "messages": messages,
+                    "tools": tools,
+                    "chat_template_kwargs": chat_template_kwargs,
+                    "add_generation_prompt": add_generation_prompt,
+                    "continue_final_message": continue_final_message,
+                    "add_special_tokens": add_special_tokens,
+                    "salt": salt,
+                    "engine": engine,
+                }
+            ),
+            etag=etag,
         )
 
     def list(
@@ -1742,14 +1811,24 @@ class AsyncWarmPolicies(AsyncResource):
     async def create(
         self,
         *,
-        context: str,
+        context: Id,
         mode: str,
         cron: str | None = None,
         time_zone: str | None = None,
-        engine: int | None = None,
+        engine: int | Omit | None = OMIT,
         is_paused: bool | None = None,
     ) -> models.WarmPolicy:
-        """warm_policies_create."""
+        """Adds a policy. After five failures in a row it pauses itself, and `error` says why.
+
+        Args:
+            context: id of a context whose tokens the platform has
+            mode: schedule: by the clock; keep: again whenever blocks are lost
+                * `schedule` - Schedule
+                * `keep` - Keep
+            cron: five fields, with a schedule: 30 7 * * 1-5
+            time_zone: such as Europe/Berlin
+            engine: null: any healthy one
+        """
         return await self._transport.call(
             "POST",
             "/warm-policies",
@@ -1760,18 +1839,22 @@ class AsyncWarmPolicies(AsyncResource):
                     "mode": mode,
                     "cron": cron,
                     "time_zone": time_zone,
-                    "engine": engine,
                     "is_paused": is_paused,
-                }
+                },
+                nullable={"engine": engine},
             ),
         )
 
-    async def delete(self, id: Id) -> None:
-        """warm_policies_delete."""
-        await self._transport.call_for_json("DELETE", f"/warm-policies/{path_part(id)}")
+    async def delete(self, id: Id, *, etag: str | None = None) -> None:
+        """Removes a policy. Jobs under way go on.
+
+        Args:
+            etag: of the version that is changed; refused if it is older.
+        """
+        await self._transport.call_for_json("DELETE", f"/warm-policies/{path_part(id)}", etag=etag)
 
     async def get(self, id: Id) -> models.WarmPolicy:
-        """warm_policies_get."""
+        """Contexts that are warmed by the clock, or whenever blocks are lost."""
         return await self._transport.call(
             "GET", f"/warm-policies/{path_part(id)}", models.WarmPolicy
         )
@@ -1780,36 +1863,61 @@ class AsyncWarmPolicies(AsyncResource):
         self,
         id: Id,
         *,
-        mode: str | None = None,
         cron: str | None = None,
         time_zone: str | None = None,
-        engine: int | None = None,
+        engine: int | Omit | None = OMIT,
         is_paused: bool | None = None,
+        etag: str | None = None,
     ) -> models.WarmPolicy:
-        """warm_policies_update."""
+        """Changes, pauses or resumes a policy.
+
+        Args:
+            cron: five fields, with a schedule: 30 7 * * 1-5
+            time_zone: such as Europe/Berlin
+            engine: null: any healthy one
+            etag: of the version that is changed; refused if it is older.
+        """
         return await self._transport.call(
             "PATCH",
             f"/warm-policies/{path_part(id)}",
             models.WarmPolicy,
             body=members(
-                {
-                    "mode": mode,
-                    "cron": cron,
-                    "time_zone": time_zone,
-                    "engine": engine,
-                    "is_paused": is_paused,
-                }
+                {"cron": cron, "time_zone": time_zone, "is_paused": is_paused},
+                nullable={"engine": engine},
             ),
+            etag=etag,
         )
 
     def list(
-        self, *, tenant: str | None = None, context: str | None = None, page_size: int | None = None
+        self,
+        *,
+        context: Id | None = None,
+        ordering: str | None = None,
+        page_size: int | None = None,
+        paused: bool | None = None,
+        tenant: str | None = None,
+        total: bool | None = None,
     ) -> AsyncPages[models.WarmPolicy]:
-        """warm_policies_list."""
+        """Contexts that are warmed by the clock, or whenever blocks are lost.
+
+        Args:
+            ordering: sort key, - for descending; -created_at unless given. Rows that change
+                while you walk the pages may be missed with a key that changes.
+            page_size: rows of a page; 50 unless given
+            tenant: slug of the tenant
+            total: true: count the rows of all pages
+        """
         return AsyncPages(
             self._transport,
             "/warm-policies",
-            {"tenant": tenant, "context": context, "page_size": page_size},
+            {
+                "context": context,
+                "ordering": ordering,
+                "page_size": page_size,
+                "paused": paused,
+                "tenant": tenant,
+                "total": total,
+            },
             models.WarmPolicy,
         )
 
@@ -1982,13 +2090,29 @@ class AsyncOperations(AsyncResource):
         tools: Sequence[Mapping[str, Any]] | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         add_generation_prompt: bool | None = None,
+        continue_final_message: bool | None = None,
+        add_special_tokens: bool | None = None,
         salt: str | None = None,
-    ) -> models.Lookup:
-        """lookup."""
+    ) -> models.LookupResult:
+        """How many tokens of a prompt are hot, cold or lost, how many a request would reuse, and
+        which contexts begin alike. Changes nothing.
+
+        Args:
+            space: number of the space
+            tokens: as the engine's tokeniser makes them
+            text: as the prompt of /v1/completions
+            messages: as of /v1/chat/completions, of text alone
+            tools: with messages
+            chat_template_kwargs: with messages
+            add_generation_prompt: with messages; default true
+            continue_final_message: with messages; default false
+            add_special_tokens: default: true with text, false with messages, as in vLLM
+            salt: cache_salt of the requests
+        """
         return await self._transport.call(
             "POST",
             "/lookup",
-            models.Lookup,
+            models.LookupResult,
             body=members(
                 {
                     "space": space,
@@ -1998,6 +2122,8 @@ class AsyncOperations(AsyncResource):
                     "tools": tools,
                     "chat_template_kwargs": chat_template_kwargs,
                     "add_generation_prompt": add_generation_prompt,
+                    "continue_final_message": continue_final_message,
+                    "add_special_tokens": add_special_tokens,
                     "salt": salt,
                 }
             ),
