@@ -10,8 +10,8 @@ services may be repeated: a context of the last AT_ONCE may be acted on twice.
 """
 
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -39,7 +39,10 @@ AT_ONCE = 50
 SLICE_S = 60.0
 MOST_LINES = 50  # of a job's log, about refused contexts
 
+MOST_BLOCKS = 100_000  # of contexts that expire together
+
 Act = Callable[[Context, Actor, Mapping[str, Any]], object]
+Refuse = Callable[[Context, Problem], None]
 
 
 def _pin(context: Context, actor: Actor, arguments: Mapping[str, Any]) -> object:
@@ -219,8 +222,11 @@ def _do_some(bulk: BulkAction, run: jobs.JobRun) -> None:
     actor = Actor(bulk.owner_name, bulk.request_id, id=bulk.owner, is_operator=bulk.is_operator)
     counts = Counter(bulk.counts)
     refuse = partial(_note_refusal, run, counts)
-    for uuid in uuids:
-        counts[_outcome(bulk, found.get(uuid), actor, refuse)] += 1
+    if bulk.action == "expire" and "at" not in bulk.arguments:
+        counts += _expire_some(bulk, [found.get(uuid) for uuid in uuids], actor, refuse)
+    else:
+        for uuid in uuids:
+            counts[_outcome(bulk, found.get(uuid), actor, refuse)] += 1
     bulk.place += len(uuids)
     bulk.counts = dict(counts)
     bulk.save(update_fields=["place", "counts"])
@@ -228,29 +234,71 @@ def _do_some(bulk: BulkAction, run: jobs.JobRun) -> None:
     run.progress(bulk.place / bulk.contexts)
 
 
-def _outcome(
-    bulk: BulkAction,
-    context: Context | None,
-    actor: Actor,
-    refuse: Callable[[Context, Problem], None],
-) -> str:
+def _outcome(bulk: BulkAction, context: Context | None, actor: Actor, refuse: Refuse) -> str:
     """`done`, or why nothing was done: `deleted`, `changed`, `unchanged` or a problem's kind."""
     if context is None:
         return "deleted"
-    if bulk.action == "expire" and context.expired_at is not None:
-        return "unchanged"
-    if bulk.action in REMOVING and context.updated_at > bulk.made_at:
-        return "changed"
+    if (reason := _spared(bulk, context)) is not None:
+        return reason
     try:
         ACTIONS[bulk.action](context, actor, bulk.arguments)
     except Problem as problem:
-        if problem.kind == "not-found":
-            return "deleted"
-        if problem.status >= 500:
-            raise
-        refuse(context, problem)
-        return problem.kind
+        return _refused(context, problem, refuse)
     return "done"
+
+
+def _expire_some(
+    bulk: BulkAction, contexts: Sequence[Context | None], actor: Actor, refuse: Refuse
+) -> Counter[str]:
+    """`_outcome` of several, counted. Those with a common root go together, up to MOST_BLOCKS."""
+    counts, together = Counter[str](), defaultdict[Any, list[Context]](list)
+    for context in contexts:
+        reason = "deleted" if context is None else _spared(bulk, context)
+        if context is None or reason is not None:
+            counts[reason or ""] += 1
+            continue
+        group = (context.space_id, bytes(context.root))
+        together[group].append(context)
+        if sum(each.blocks for each in together[group]) > MOST_BLOCKS:
+            counts += _expire_together(together.pop(group), actor, refuse)
+    for members in together.values():
+        counts += _expire_together(members, actor, refuse)
+    return counts
+
+
+def _expire_together(members: Sequence[Context], actor: Actor, refuse: Refuse) -> Counter[str]:
+    found = expiry.expire_many(contexts=members, actor=actor)
+    return Counter(
+        _refused(context, answer, refuse)
+        if isinstance(answer := found[context.pk], Problem)
+        else "done"
+        for context in members
+    )
+
+
+def _spared(bulk: BulkAction, context: Context) -> str | None:
+    """Why the action is not to be done to the context, if so.
+
+    One that expired since the preview is expired again: an attempt may have ended before it
+    removed the blocks.
+    """
+    if bulk.action not in REMOVING:
+        return None
+    if context.updated_at > bulk.made_at:
+        return "changed"
+    ended = context.expired_at
+    is_over = bulk.action == "expire" and ended is not None and ended < bulk.made_at
+    return "unchanged" if is_over else None
+
+
+def _refused(context: Context, problem: Problem, refuse: Refuse) -> str:
+    """Raises a problem of the platform, so that the job is repeated."""
+    if problem.kind == "not-found":
+        return "deleted"
+    if problem.status >= 500:
+        raise problem
+    refuse(context, problem)
+    return problem.kind
 
 
 def _note_refusal(

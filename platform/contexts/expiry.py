@@ -5,6 +5,7 @@ them.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from uuid import UUID
 
 from django.utils import timezone
 
@@ -52,7 +53,28 @@ def expire(*, context: Context, actor: Actor, dry_run: bool = False) -> Expiry:
         with tenant_scope(context.tenant_id):
             pins.require_no_others(context, actor)
         with hot.required():
-            return _Leaving(context).expiry()
+            return _Leaving([context]).expiry()
+    return _remove([_end(context, actor)])[context.pk]
+
+
+def expire_many(*, contexts: Sequence[Context], actor: Actor) -> dict[UUID, Expiry | Problem]:
+    """`expire` for contexts of one space that have the same root block: the contexts that share it
+    are read once. Returns what became of each; of their common blocks the first context counts all.
+
+    Raises Problem (hot-tier-unavailable): contexts are expired; repeat the call.
+    """
+    found: dict[UUID, Expiry | Problem] = {}
+    ended = []
+    for context in contexts:
+        try:
+            ended.append(_end(context, actor))
+        except Problem as problem:
+            found[context.pk] = problem
+    return {**found, **_remove(ended)} if ended else found
+
+
+def _end(context: Context, actor: Actor) -> tuple[Context, bool]:
+    """The expired row, without pins; and whether it gave terms to its blocks."""
     with rows.changing(context) as row:
         pins.require_no_others(row, actor)
         before, gave_terms = rows.facts(row), stored.gives_terms(row)
@@ -62,23 +84,40 @@ def expire(*, context: Context, actor: Actor, dry_run: bool = False) -> Expiry:
         row.expired_at, row.state = timezone.now(), Context.State.EXPIRED
         rows.save(row, *rows.ENDS, "expired_at", "state")
         rows.note(row, "context.expire", actor, before=before, after=rows.facts(row))
-    pins.settle_of(row)
+    return row, gave_terms
+
+
+def _remove(ended: Sequence[tuple[Context, bool]]) -> dict[UUID, Expiry]:
+    """Removes the blocks of expired rows of one space and one root, and announces them."""
+    expired = [row for row, _ in ended]
+    first = expired[0]
     with hot.required():
-        # Only now that the row is expired: if two contexts expire at once, the later one removes
+        pins.settle(
+            tenant_id=first.tenant_id,
+            space_id=first.space_id,
+            chains=[row.ids() for row in expired],
+        )
+        # Only now that the rows are expired: if two contexts expire at once, the later one removes
         # their shared blocks.
-        leaving = _Leaving(row)
+        leaving = _Leaving(expired)
         leaving.remove()
         stored.settle_or_follow_later(
-            tenant_id=row.tenant_id,
-            space_id=row.space_id,
-            root=row.ids()[0],
+            tenant_id=first.tenant_id,
+            space_id=first.space_id,
+            root=first.ids()[0],
             ids=leaving.shared,
-            gave_terms=gave_terms,
+            gave_terms=any(gave_terms for _, gave_terms in ended),
         )
-    expiry = leaving.expiry()
-    data = {"removed_blocks": expiry.removed, "removed_bytes": expiry.removed_bytes}
-    rows.announce("context.expired", row, data)
-    return expiry
+    if len(expired) == 1:
+        found = {first.pk: leaving.expiry()}
+    else:
+        counted: set[bytes] = set()
+        found = {row.pk: leaving.expiry_of(row, counted) for row in expired}
+    for row in expired:
+        expiry = found[row.pk]
+        data = {"removed_blocks": expiry.removed, "removed_bytes": expiry.removed_bytes}
+        rows.announce("context.expired", row, data)
+    return found
 
 
 def expire_at(*, context: Context, at: datetime | None, actor: Actor) -> Expiry | None:
@@ -108,24 +147,28 @@ def expire_at(*, context: Context, at: datetime | None, actor: Actor) -> Expiry 
 
 
 class _Leaving:
-    """Blocks of an expiring context: `own` in no other context, `shared` also in others."""
+    """Blocks of expiring contexts of one space and one root: `own` are in no other context,
+    `shared` also in others."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, contexts: Sequence[Context]) -> None:
         """Reads all contexts with the same root block. Raises valkey's errors."""
-        self._tier, parts = hot.hot_tier(context.tenant_id), Parts(context.space)
-        ids = list(dict.fromkeys(context.ids()))
+        first = contexts[0]
+        self._tier, self._parts = hot.hot_tier(first.tenant_id), Parts(first.space)
+        chains = [context.ids() for context in contexts]
+        ids = list(dict.fromkeys(id_ for chain in chains for id_ in chain))
         is_shared, is_pinned = [False] * len(ids), [False] * len(ids)
         chain, now = Chain(ids), timezone.now()
-        for other, pinned_until in _sharers(context):
+        for other, pinned_until in _sharers(contexts):
             for place in chain.shared_with(other):
                 is_shared[place] = True
                 is_pinned[place] |= pinned_until is not None and pinned_until > now
+        parts = self._parts
+        needed = {id_ for chain in chains for id_ in parts.needed(chain)}
         self._sizes = self._found(parts.of(ids))
         self.own = parts.of([id_ for n, id_ in enumerate(ids) if not is_shared[n]])
         self.shared = parts.of([id_ for n, id_ in enumerate(ids) if is_shared[n]])
-        pinned = parts.of([id_ for n, id_ in enumerate(ids) if is_pinned[n]])
-        self._pinned = sum(id_ in self._sizes for id_ in pinned)
-        self._lost = sum(id_ not in self._sizes for id_ in parts.needed(ids))
+        self._pinned = set(parts.of([id_ for n, id_ in enumerate(ids) if is_pinned[n]]))
+        self._lost = needed - self._sizes.keys()
 
     def remove(self) -> None:
         kept = self._tier.expire(self.own)[1]
@@ -133,18 +176,27 @@ class _Leaving:
             stay = self._found(self.own)
             self.shared += stay
             self.own = [id_ for id_ in self.own if id_ not in stay]
-            self._pinned += len(stay)
+            self._pinned |= stay.keys()
 
     def expiry(self) -> Expiry:
-        own = [self._sizes[id_] for id_ in self.own if id_ in self._sizes]
-        shared = [self._sizes[id_] for id_ in self.shared if id_ in self._sizes]
+        return self._expiry({*self.own, *self.shared, *self._lost})
+
+    def expiry_of(self, context: Context, counted: set[bytes]) -> Expiry:
+        """Of one context, without blocks that are `counted`; adds its blocks to these."""
+        ids = set(self._parts.of(context.ids())) - counted
+        counted |= ids
+        return self._expiry(ids)
+
+    def _expiry(self, ids: set[bytes]) -> Expiry:
+        own = [self._sizes[id_] for id_ in self.own if id_ in self._sizes and id_ in ids]
+        shared = [self._sizes[id_] for id_ in self.shared if id_ in self._sizes and id_ in ids]
         return Expiry(
             removed=len(own),
             removed_bytes=sum(own),
             shared=len(shared),
             shared_bytes=sum(shared),
-            pinned=self._pinned,
-            lost=self._lost,
+            pinned=len(self._pinned & self._sizes.keys() & ids),
+            lost=len(self._lost & ids),
         )
 
     def _found(self, ids: Sequence[bytes]) -> dict[bytes, int]:
@@ -153,11 +205,14 @@ class _Leaving:
         return {id_: found.size_bytes for id_, found in answers if isinstance(found, Location)}
 
 
-def _sharers(context: Context) -> Iterator[tuple[bytes | memoryview, datetime | None]]:
+def _sharers(
+    contexts: Sequence[Context],
+) -> Iterator[tuple[bytes | memoryview, datetime | None]]:
     """(chain, end of pins) of each other context that may share blocks: one with the same root."""
-    with tenant_scope(context.tenant_id):
+    first = contexts[0]
+    with tenant_scope(first.tenant_id):
         others = Context.objects.filter(
-            space_id=context.space_id, root=context.ids()[0], expired_at=None
-        ).exclude(pk=context.pk)
+            space_id=first.space_id, root=first.ids()[0], expired_at=None
+        ).exclude(pk__in=[context.pk for context in contexts])
         found = others.order_by().values_list("chain", "pinned_until")
         yield from found.iterator(chunk_size=100)

@@ -11,7 +11,8 @@ from catalog import jobs
 from catalog.kinds import BULK
 from catalog.models import BulkAction, Context, Job, Pin
 from catalog.targets import Opener
-from contexts import bulk, weighing
+from contexts import bulk, expiry, weighing
+from events.models import Event
 from neve.formats.parts import PartGroup, PartKind
 from neve.index.tier import Location
 from support.rows import make_context, make_key, make_person, make_tenant
@@ -329,28 +330,51 @@ class TestJob:
         assert [round(job.progress, 1) for job in states] == [0.4, 0.8, 1.0]
         assert states[-1].detail["done"] == 5
 
-    def test_after_a_crash_it_goes_on_and_does_nothing_twice(
+    def test_after_a_crash_it_goes_on_and_removes_what_was_left(
         self, world, preview, take, monkeypatch
     ):
+        """Killed after the rows of a batch are expired, before their blocks are removed."""
         monkeypatch.setattr(bulk, "AT_ONCE", 2)
-        for n in range(4):
-            world.record(f"job-{n}", world.store(1))
+        ids = [world.store(1) for _ in range(4)]
+        for n, chain in enumerate(ids):
+            world.record(f"job-{n}", chain)
         job_id = take(preview("expire", {"search": "job"})["token"])["id"]
-        expire, calls = bulk.ACTIONS["expire"], []
+        remove, calls = expiry._remove, []
 
-        def dies_at_the_fourth(context, actor, arguments):
-            calls.append(context.name)
-            if len(calls) == 4:
+        def dies_at_the_second(ended):
+            calls.append(ended)
+            if len(calls) == 2:
                 raise RuntimeError("killed")
-            return expire(context, actor, arguments)
+            return remove(ended)
 
-        monkeypatch.setitem(bulk.ACTIONS, "expire", dies_at_the_fourth)
+        monkeypatch.setattr(expiry, "_remove", dies_at_the_second)
         with pytest.raises(RuntimeError):
             run(job_id)
+        all_ids = [id_ for chain in ids for id_ in chain]
+        assert Context.unscoped.exclude(expired_at=None).count() == 2
+        assert stored(world, all_ids) == 3
         job = run(job_id)
-        assert job.state == "done"
-        assert job.detail["done"] + job.detail["refused"].get("unchanged", 0) == 4
-        assert AuditEvent.unscoped.filter(action="context.expire").count() == 4
+        assert (job.state, job.detail["done"]) == ("done", 4)
+        assert stored(world, all_ids) == 0
+
+    def test_contexts_that_expire_together_remove_what_is_theirs(self, world, preview, take):
+        """Also blocks that only contexts of the set share, and none that others hold."""
+        common, shared, own = world.store(1), world.store(1), world.store(3)
+        world.record("job-1", common + shared + own[:1])
+        world.record("job-2", common + shared + own[1:2])
+        world.record("job-3", own[2:])
+        world.record("other", common)
+        found = preview("expire", {"search": "job"})
+        assert (found["freed_blocks"], found["shared_blocks"]) == (4, 1)
+        assert run(take(found["token"])["id"]).detail["done"] == 3
+        assert (stored(world, shared + own), stored(world, common)) == (0, 1)
+        events = Event.unscoped.filter(kind="context.expired")
+        assert sum(event.data["removed_blocks"] for event in events) == 4
+
+    def test_one_that_expired_before_the_preview_is_left_alone(self, world, act):
+        gone = world.record("job-1", world.store(1))
+        Context.unscoped.filter(pk=gone.pk).update(expired_at=timezone.now())
+        assert act("expire", {"name": "job-1"}).detail["refused"] == {"unchanged": 1}
 
     def test_it_ends_when_it_is_cancelled(self, world, preview, take, monkeypatch):
         monkeypatch.setattr(bulk, "AT_ONCE", 1)
@@ -375,10 +399,10 @@ class TestJob:
         world.record("job-1", world.store(1))
         job_id = take(preview("expire", {"name": "job-1"})["token"])["id"]
 
-        def away(context, actor, arguments):
+        def away(ended):
             raise Problem("hot-tier-unavailable", "away")
 
-        monkeypatch.setitem(bulk.ACTIONS, "expire", away)
+        monkeypatch.setattr(expiry, "_remove", away)
         with pytest.raises(Problem):
             run(job_id)
         job = Job.unscoped.get(pk=job_id)
