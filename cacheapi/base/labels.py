@@ -5,7 +5,7 @@ from typing import Any
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
-from contexts.labels import MOST_LABELS, MOST_VALUE_CHARACTERS, is_name, is_value
+from neve.formats.labels import MOST_LABELS, MOST_VALUE_CHARACTERS, is_name, is_value
 
 _VALUE = {"type": "string", "maxLength": MOST_VALUE_CHARACTERS, "pattern": r"^[^\x00-\x1f\x7f]*$"}
 

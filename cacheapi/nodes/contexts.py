@@ -8,6 +8,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from cacheapi.base.fields import BlockIds, StrictSerializer, Text, Uuid, WholeNumber
+from cacheapi.base.labels import Labels
 from cacheapi.base.viewsets import checked
 from cacheapi.nodes.view import NodeView, open_session
 from contexts import services as contexts
@@ -22,6 +23,7 @@ class ContextReportSerializer(StrictSerializer):
     label = Text(  # type: ignore[assignment]  # DRF takes fields off the class
         max_length=100, allow_null=True, allow_blank=True, default=None
     )
+    labels = Labels(required=False, default=dict)
     pin_s = WholeNumber(min_value=1, max_value=365 * 86400, allow_null=True, default=None)
 
 
@@ -51,6 +53,7 @@ class ContextsView(NodeView):
             ids=body["block_ids"],
             tokens=body["tokens"],
             label=body["label"],
+            labels=body["labels"],
             pin_s=body["pin_s"],
             actor=actor_of(request),
         )

@@ -1,25 +1,9 @@
 """Labels: names and texts that teams give to contexts, to find and count them by."""
 
-import re
 from collections.abc import Mapping
 
 from base.problems import Problem
-
-MOST_LABELS = 16
-# A letter first: databases take a number for an index of an array.
-NAME = r"[A-Za-z](?:[A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?"
-MOST_VALUE_CHARACTERS = 200
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_NAME = re.compile(NAME, re.ASCII)
-
-
-def is_name(text: str) -> bool:
-    return _NAME.fullmatch(text) is not None
-
-
-def is_value(text: str) -> bool:
-    """Of bounded length, without control characters."""
-    return len(text) <= MOST_VALUE_CHARACTERS and not _CONTROL.search(text)
+from neve.formats.labels import MOST_LABELS
 
 
 def merged(labels: Mapping[str, str], changes: Mapping[str, str | None]) -> dict[str, str]:

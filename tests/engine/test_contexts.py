@@ -19,12 +19,15 @@ class Platform:
         self.trouble = None
         self.asked = 0
         self.seen = []
+        self.labels = {}
 
-    def report_context(self, name, ids, *, tokens, label, pin_s):
+    def report_context(self, name, ids, *, tokens, label, labels, pin_s):
         self.asked += 1
         if self.trouble is not None:
             raise self.trouble
         self.seen.append((name, ids, tokens, label, pin_s))
+        self.labels[name] = labels
+        return f"id-of-{name}"
 
 
 @pytest.fixture
@@ -54,6 +57,23 @@ def test_a_context_is_told_with_its_chain(platform, reports):
     reports.add(ended("x"))
     wait_until(lambda: platform.seen, what="a report")
     assert platform.seen == [("x", [b"a", b"b"], 128, "agent", 60)]
+
+
+def test_labels_are_told_and_the_answer_s_id_is_known_from_then_on(platform, reports):
+    assert reports.id_of("x") is None
+    params = RequestParams(name="x", labels={"team": "blue"})
+    reports.add(FinishedRequest(params, [(b"a",)], chunk_tokens=64))
+    wait_until(lambda: reports.id_of("x"), what="an id")
+    assert reports.id_of("x") == "id-of-x"
+    assert platform.labels == {"x": {"team": "blue"}}
+
+
+def test_so_many_ids_are_remembered(platform, reports, monkeypatch):
+    monkeypatch.setattr(contexts, "MOST_KNOWN", 2)
+    for name in "abac":
+        reports.add(ended(name))
+    wait_until(lambda: reports.id_of("c"), what="the last id")
+    assert [reports.id_of(name) for name in "abc"] == ["id-of-a", None, "id-of-c"]
 
 
 def test_every_space_hears_of_its_own_columns(platform):

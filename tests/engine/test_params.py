@@ -42,6 +42,21 @@ def test_a_label_has_a_length_of_its_own_and_both_are_trimmed():
     assert read_params({"neve": {"context": " x ", "label": "l" * 101}}) == RequestParams(name="x")
 
 
+def test_labels_are_names_and_texts():
+    labels = {"team": "blue", "x.y/z": ""}
+    assert read_params({"neve": {"context": "x", "labels": labels}}).labels == labels
+
+
+@pytest.mark.parametrize(
+    "labels", ["team", ["team"], {"0": "x"}, {"team": 5}, {"team": "a\nb"}, {"a" * 64: "x"}]
+)
+def test_malformed_labels_are_ignored_with_a_warning(labels, caplog):
+    asked = {"neve": {"context": "x", "labels": labels}}
+    with caplog.at_level(logging.WARNING):
+        assert read_params(asked) == RequestParams(name="x")
+    assert "field=labels" in caplog.text
+
+
 @pytest.mark.parametrize(
     "params", [None, {}, {"do_remote_prefill": True}, {"neve": "x"}, "neve", 7]
 )
@@ -55,7 +70,7 @@ def test_a_word_that_means_nothing_is_ignored_with_a_warning(caplog):
             label="agent"
         )
     assert "field=contxt" in caplog.text
-    assert "context or pin or label" in caplog.text
+    assert "context or pin or label or labels" in caplog.text
 
 
 BLOCK = "0123456789abcdef" * 2
@@ -111,5 +126,10 @@ def test_a_malformed_promise_is_ignored_with_a_warning(prefilled, caplog):
 
 
 def test_the_response_tells_what_was_reused_by_tier():
-    answer = response_params(RequestParams(name="repo-42"), hot_tokens=64, cold_tokens=128)
-    assert answer == {"neve": {"context": "repo-42", "reused_tokens": 192, "hot": 64, "cold": 128}}
+    params = RequestParams(name="repo-42")
+    answer = response_params(params, hot_tokens=64, cold_tokens=128, stored_tokens=320)
+    told = {"reused_tokens": 192, "hot": 64, "cold": 128}
+    assert answer == {"neve": {"context": "repo-42", "stored_tokens": 320} | told}
+    answer = response_params(params, hot_tokens=0, cold_tokens=0, context_id="an id")
+    assert answer["neve"]["context_id"] == "an id"
+    assert read_params(answer) == params  # a proxy may pass it on

@@ -5,10 +5,11 @@ The tests run in order; each continues with what the one before left in the stor
 
 import random
 import time
+from uuid import UUID
 
 import pytest
 
-from support.servers import ControlPlane
+from support.servers import ControlPlane, wait_until
 
 pytestmark = pytest.mark.vllm
 
@@ -85,6 +86,11 @@ def reference(fresh_process):
         }
 
 
+def again(process) -> dict[str, object]:
+    """What the answer of the first request says of Neve, asked once more."""
+    return process.generate(REQUESTS[0])[0]["params"]["neve"]
+
+
 def assert_hit_as_if_local(outputs, reference):
     """Bit-equal to the engine reusing its own KV, and the same tokens as computing everything.
 
@@ -158,8 +164,12 @@ def test_a_fresh_process_hits_the_hot_tier(platform, fresh_process, reference):
         outputs = ask_each(process)
         counters = process.ask("counters")
         salted = process.generate({"tokens": LONG, "max_tokens": 44, "salt": "another user"})
+        # The platform names the context after the first answer: a later one says its id.
+        wait_until(lambda: "context_id" in again(process), what="the id of a reported context")
+        context_id = again(process)["context_id"]
         process.ask("stop")
     print(counters)
+    assert str(UUID(context_id)) == context_id
     assert_hit_as_if_local(outputs, reference)
     # FORK's first 128 tokens are already in the engine, loaded for LONG.
     assert [out["cached_tokens"] for out in outputs] == [256, 256, 192]
@@ -171,7 +181,8 @@ def test_a_fresh_process_hits_the_hot_tier(platform, fresh_process, reference):
     assert counters["neve_decisions.load_all"] == counters["neve_load_seconds"] == 3
     assert (counters["neve_connected"], counters["neve_breaker"]) == (1, 0)
     told = {"reused_tokens": 256, "hot": 256, "cold": 0}
-    assert outputs[0]["params"] == {"neve": {"context": "repo-42"} | told}
+    stored = {"context": "repo-42", "stored_tokens": 5 * CHUNK}
+    assert outputs[0]["params"] == {"neve": stored | told}
     assert outputs[1]["params"] == {"neve": told}
     assert outputs[2]["params"] is None
     assert salted[0]["cached_tokens"] == 0

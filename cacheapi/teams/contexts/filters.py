@@ -16,7 +16,7 @@ from cacheapi.base.globs import MOST_STARS, matching, stars
 from cacheapi.base.moments import MomentFilter
 from cacheapi.base.queries import malformed
 from catalog.models import Context
-from contexts.labels import MOST_LABELS, is_name
+from neve.formats.labels import MOST_LABELS, is_name
 
 Rows = QuerySet[Context]
 

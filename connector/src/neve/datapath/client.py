@@ -299,6 +299,7 @@ class Client:
         *,
         tokens: int,
         label: str | None = None,
+        labels: Mapping[str, str] | None = None,
         pin_s: float | None = None,
     ) -> str:
         """Tells the platform which chain a named context is. Returns the context's id.
@@ -314,6 +315,8 @@ class Client:
             "label": label,
             "pin_s": pin_s,
         }
+        if labels:  # release 0.2 of the platform knows none
+            context["labels"] = dict(labels)
         try:
             return str(self._endpoint.record_context(context).get("id", ""))
         except Refused as error:

@@ -6,7 +6,7 @@ The engine's thread only queues them. One thread sends them in order; `MOST_WAIT
 import atexit
 import threading
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -22,6 +22,8 @@ DELAY_S: Final = 0.5
 RETRY_S: Final = 2.0
 # 15 MB of ids if each report has 32k tokens.
 MOST_WAITING: Final = 1000
+# Contexts whose ids are remembered.
+MOST_KNOWN: Final = 1000
 # On shutdown, waiting reports and the call under way get this long.
 CLOSE_S: Final = 2.0
 
@@ -44,6 +46,7 @@ class ContextReports:
         self._links = links
         self._shards = shards
         self._columns = shards * groups  # of one space
+        self._known: OrderedDict[str, str] = OrderedDict()  # ids by name, last reported last
         self._waiting: deque[tuple[float, FinishedRequest]] = deque()  # each with when it is due
         self._change = threading.Condition()
         self._end: float | None = None  # once closing: when to give up
@@ -59,6 +62,12 @@ class ContextReports:
                 log_events.CONTEXT_DROPPED.log(waiting=MOST_WAITING)
             self._waiting.append((time.monotonic() + DELAY_S, finished))
             self._change.notify()
+
+    def id_of(self, name: str) -> str | None:
+        """The id that the platform gave the context of this name, as of its last report by this
+        engine; None before the first is answered. Never waits for the platform."""
+        with self._change:
+            return self._known.get(name)
 
     def close(self) -> None:
         """Sends waiting reports, as far as that works within `CLOSE_S`. May be called again."""
@@ -117,10 +126,20 @@ class ContextReports:
                 continue
             first = number * self._columns
             columns = slice(first, first + self._shards)
-            client.report_context(
+            context_id = client.report_context(
                 params.name,
                 [block_id for ids in finished.ids for block_id in ids[columns]],
                 tokens=len(finished.ids) * finished.chunk_tokens,
                 label=params.label,
+                labels=params.labels,
                 pin_s=params.pin_s,
             )
+            if number == 0:
+                self._remember(params.name, context_id)
+
+    def _remember(self, name: str, context_id: str) -> None:
+        with self._change:
+            self._known[name] = context_id
+            self._known.move_to_end(name)
+            if len(self._known) > MOST_KNOWN:
+                self._known.popitem(last=False)

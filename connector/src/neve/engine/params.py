@@ -1,18 +1,20 @@
 """What a request asks of Neve in its `kv_transfer_params`, and what the response says in its own.
 
-`{"neve": {"context": "repo-42", "pin": "2h", "label": "agent"}}`. Malformed values are logged and
-ignored: they must never fail a request.
+`{"neve": {"context": "repo-42", "pin": "2h", "label": "agent", "labels": {"team": "blue"}}}`.
+Malformed values are logged and ignored: they must never fail a request.
 
 A proxy that splits prefill from decode sends `{"do_remote_decode": true}` with the prefill, and the
 response's `kv_transfer_params` with the decode (as vLLM's examples do): see `neve.engine.handover`.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from neve import log_events
 from neve.engine.handover import Prefilled
+from neve.formats import labels
 from neve.formats.ids import ID_BYTES
 
 # What the platform accepts (`cacheapi.nodes.contexts`): a longer name would lose the context.
@@ -20,9 +22,9 @@ MAX_NAME_CHARS = 200
 MAX_LABEL_CHARS = 100
 MAX_PIN_S = 365 * 86400
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_ASKED = ("context", "pin", "label")
+_ASKED = ("context", "pin", "label", "labels")
 # Further members of a prefill's response, which proxies pass on unchanged.
-_ANSWERED = ("prefilled", "reused_tokens", "hot", "cold")
+_ANSWERED = ("context_id", "stored_tokens", "prefilled", "reused_tokens", "hot", "cold")
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class RequestParams:
     name: str | None = None
     pin_s: int | None = None
     label: str | None = None
+    labels: Mapping[str, str] | None = None
     hands_over: bool = False
     prefilled: Prefilled | None = None
 
@@ -56,17 +59,32 @@ def read_params(params: object) -> RequestParams | None:
         name=_text(asked, "context", MAX_NAME_CHARS),
         pin_s=_seconds(asked.get("pin")),
         label=_text(asked, "label", MAX_LABEL_CHARS),
+        labels=_labels(asked.get("labels")),
         hands_over=hands_over,
         prefilled=_prefilled(asked.get("prefilled")),
     )
 
 
 def response_params(
-    params: RequestParams, *, hot_tokens: int, cold_tokens: int, prefilled: Prefilled | None = None
+    params: RequestParams,
+    *,
+    hot_tokens: int,
+    cold_tokens: int,
+    stored_tokens: int = 0,
+    context_id: str | None = None,
+    prefilled: Prefilled | None = None,
 ) -> dict[str, Any]:
     """The response's `kv_transfer_params`: the context, how many prompt tokens were loaded from
-    each tier, and for the engine that continues, which blocks are stored."""
-    answer: dict[str, Any] = {} if params.name is None else {"context": params.name}
+    each tier, and for the engine that continues, which blocks are stored.
+
+    `stored_tokens`: tokens of the context's chain, stored or on their way. `context_id`: the
+    platform's, once it is known.
+    """
+    answer: dict[str, Any] = {}
+    if params.name is not None:
+        answer |= {"context": params.name, "stored_tokens": stored_tokens}
+        if context_id is not None:
+            answer["context_id"] = context_id
     answer |= {"reused_tokens": hot_tokens + cold_tokens, "hot": hot_tokens, "cold": cold_tokens}
     if prefilled is not None:
         answer["prefilled"] = prefilled.as_param()
@@ -97,6 +115,24 @@ def _seconds(value: object) -> int | None:
     if 0 < seconds <= MAX_PIN_S:
         return seconds
     _ignore("pin", value, 'seconds, or a number with s, m, h or d such as "2h"; 365d at most')
+    return None
+
+
+def _labels(value: object) -> dict[str, str] | None:
+    if value is None:
+        return None
+    if isinstance(value, dict) and len(value) <= labels.MOST_LABELS:
+        found = {
+            name: text
+            for name, text in value.items()
+            if isinstance(name, str)
+            and isinstance(text, str)
+            and labels.is_name(name)
+            and labels.is_value(text)
+        }
+        if len(found) == len(value):
+            return found
+    _ignore("labels", value, f"an object of at most {labels.MOST_LABELS} names and texts")
     return None
 
 

@@ -239,6 +239,8 @@ class SchedulerSide:
             params,
             hot_tokens=request.reused_tokens(Tier.HOT),
             cold_tokens=request.reused_tokens(Tier.COLD),
+            stored_tokens=len(ids) * chunk_tokens,
+            context_id=None if params.name is None else self._reports.id_of(params.name),
             prefilled=prefilled,
         )
 
