@@ -72,10 +72,10 @@ def test_contexts_are_listed_for_people_and_for_programs(neve, stored):
     assert {row["id"] for row in found} == set(stored.values())
 
 
-def test_a_list_that_is_cut_says_so(neve):
+def test_a_list_that_is_cut_says_how_many_there_are(neve):
     done = neve("contexts", "ls", "--search", "cli-", "--limit", "3")
     assert len(rows(done)) == 4
-    assert "The first 3" in done.stderr
+    assert "3 of 4:" in done.stderr
     everything = neve("contexts", "ls", "--search", "cli-", "--limit", "1", "--all")
     assert len(rows(everything)) == 5
     assert everything.stderr == ""
@@ -176,3 +176,57 @@ def test_completion_offers_names_of_contexts(control_plane, neve, stored):
     done = neve(env={"_NEVE_COMPLETE": "bash_complete", "COMP_WORDS": "neve contexts pin cli-o",
                      "COMP_CWORD": "3"}, prog_name="neve")  # fmt: skip
     assert "plain,cli-one" in done.stdout.splitlines()
+
+
+def test_two_spaces_are_compared_with_what_to_set(neve):
+    shown = neve("spaces", "compare", "cli-a", "cli-b").stdout.splitlines()
+    assert shown[:3] == ["dtype", "  cli-a: float32", "  cli-b: float16"]
+    assert shown[3].startswith("  fix: ")
+    same = neve("spaces", "compare", "cli-a", "cli-a")
+    assert same.stdout == "They are equal: their engines share blocks.\n"
+
+
+def test_a_name_and_labels_are_changed(neve):
+    shown = rows(neve("contexts", "label", "cli-one", "team=blue", "old=1"))
+    assert shown == ["cli-one: labels old=1 team=blue, for rules —"]
+    rows(neve("contexts", "label", "cli-one", "old-", "stage=test", "--rule-label", "agent"))
+    row = document(neve("contexts", "show", "cli-one", "--json"))
+    assert (row["labels"], row["label"]) == ({"team": "blue", "stage": "test"}, "agent")
+    found = document(neve("contexts", "ls", "--labels", "team=blue", "--labels", "stage=test",
+                          "--json"))  # fmt: skip
+    assert [each["name"] for each in found] == ["cli-one"]
+    assert rows(neve("contexts", "rename", "cli-one", "cli-1st")) == ["cli-one: now cli-1st"]
+    assert rows(neve("contexts", "rename", "cli-1st", "cli-one")) == ["cli-1st: now cli-one"]
+
+
+def test_contexts_are_chosen_by_filters(neve):
+    def names(*filters: str) -> set[str]:
+        return {row["name"] for row in document(neve("contexts", "ls", "--json", *filters))}
+
+    assert names("--glob", "cli-t*", "--space", "cli-a") == {"cli-twin", "cli-two"}
+    assert names("--name", "cli-one", "--newer-than", "1d") == {"cli-one"}
+    assert names("--name", "cli-one", "--older-than", "1d") == set()
+    assert names("--glob", "cli-*", "--min-tokens", "1000") == set()
+    assert names("--glob", "cli-*", "--model", "no such") == set()
+    assert {"cli-one"} <= names("--glob", "cli-*", "--state", "stored", "--not-pinned")
+
+
+def test_many_are_acted_on_after_a_preview(control_plane, neve):
+    done = neve("contexts", "bulk", "pin", "--for", "1h")
+    assert done.exit_code == 64  # neither filters nor --every
+    pin = ("contexts", "bulk", "pin", "--glob", "cli-t*", "--space", "cli-a", "--for", "1h")
+    preview = document(neve(*pin, "--preview", "--json"))
+    assert preview["contexts"] == 2
+    done = neve(*pin)
+    assert done.exit_code == 64
+    assert "2 contexts, 3 blocks" in done.stderr
+    assert "--yes" in done.stderr
+    assert rows(neve("contexts", "bulk", "delete", "--glob", "no-such-*", "--yes")) == [
+        "delete: 0 contexts, 0 blocks, 0 B"
+    ]
+    job = document(neve(*pin, "--yes", "--no-wait", "--json"))
+    with control_plane.workers():
+        done = neve("jobs", "wait", job["id"], "--timeout", "2m")
+        assert done.exit_code == 0, done.stderr
+    pinned = document(neve("contexts", "ls", "--glob", "cli-*", "--pinned", "--json"))
+    assert {row["name"] for row in pinned} == {"cli-twin", "cli-two"}

@@ -1,6 +1,6 @@
 """Which contexts: the filters that `contexts ls`, `export` and `bulk` share, and their table."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -90,7 +90,7 @@ def query_of(platform: Connection, options: Mapping[str, Any]) -> dict[str, Any]
         if option in _AGES:
             query[_AGES[option]] = before_now(value, option).isoformat()
         elif option == "labels":
-            query["labels"] = ",".join(_label(each) for each in value)
+            query["labels"] = ",".join(f"{key}={one}" for key, one in labels_of(value).items())
         elif option == "space":
             query["space"] = find_space(platform, value, tenant=options["tenant"])["id"]
         else:
@@ -98,11 +98,15 @@ def query_of(platform: Connection, options: Mapping[str, Any]) -> dict[str, Any]
     return query
 
 
-def _label(given: str) -> str:
-    key, equals, _ = given.partition("=")
-    if not key or not equals or "," in given:
-        raise click.UsageError(f"--labels: write KEY=VALUE, without a comma, got {given!r}")
-    return given
+def labels_of(given: Iterable[str]) -> dict[str, str]:
+    """Of options KEY=VALUE. Raises click's `UsageError`."""
+    labels = {}
+    for each in given:
+        key, equals, value = each.partition("=")
+        if not key or not equals or "," in each:
+            raise click.UsageError(f"write a label as KEY=VALUE, without a comma, got {each!r}")
+        labels[key] = value
+    return labels
 
 
 def before_now(age: str, option: str) -> datetime:

@@ -1,29 +1,28 @@
 """`neve contexts`: named prompts whose KV is stored, and what may be done with them."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from neve.cli import text
+from neve.cli.bulk import bulk
 from neve.cli.connection import Connection, platform_options
+from neve.cli.context_changes import create, expire, extend, label, pin, rename, rm, unpin, warm
 from neve.cli.context_list import (
     COLUMNS,
     SORTS,
     filters,
-    pinned,
     query_of,
     rows_of,
     space_names,
     state_of,
 )
-from neve.cli.jobs import follow
-from neve.cli.names import complete_context, find_context, find_engine, find_space
+from neve.cli.context_names import all_of, one, where
+from neve.cli.names import complete_context, find_context, find_space
 from neve.cli.output import Cell, Column, name, number
 from neve.cli.prompts import prompt_of, prompt_options
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 @click.group()
@@ -32,50 +31,6 @@ def contexts() -> None:
 
     A context is named by its name or its id.
     """
-
-
-def _where(command: F) -> F:
-    """--space and --tenant, for names that several spaces have."""
-    for option in (
-        click.option("--tenant", metavar="SLUG", help="Where to look, for operators."),
-        click.option("--space", metavar="SPACE", help="Where to look if several have the name."),
-    ):
-        command = option(command)
-    return command
-
-
-_one = click.argument("context", metavar="CONTEXT", shell_complete=complete_context)
-_several = click.argument(
-    "names", metavar="CONTEXT...", nargs=-1, required=True, shell_complete=complete_context
-)
-_yes = click.option("--yes", "-y", is_flag=True, help="Do not ask.")
-
-
-def _found(
-    platform: Connection, names: Iterable[str], space: str | None, tenant: str | None
-) -> list[dict[str, Any]]:
-    """All of them, before anything is changed."""
-    return [find_context(platform, each, space=space, tenant=tenant) for each in names]
-
-
-def _each(
-    platform: Connection,
-    found: list[dict[str, Any]],
-    act: Callable[[dict[str, Any]], tuple[Any, str]],
-) -> None:
-    """Acts on one context after the other. With --json: one document for one context, else a list
-    of {id, name, answer}."""
-    answers = []
-    for row in found:
-        answer, words = act(row)
-        answers.append({"id": row["id"], "name": row["name"], "answer": answer})
-        if not platform.out.as_json:
-            platform.out.say(f"{row['name']}: {words}")
-    if platform.out.as_json:
-        platform.out.document(answers)
-
-
-# --- reading
 
 
 @contexts.command("ls")
@@ -109,12 +64,13 @@ def ls(platform: Connection, sort: str, limit: int, everything: bool, **options:
         "or a request with kv_transfer_params that names one.",
     )
     if has_more:
-        platform.out.note(f"The first {len(found)}: --limit or --all shows more.")
+        total = platform.page("/contexts", {**query, "total": True, "page_size": 1})["total"]
+        platform.out.note(f"{len(found)} of {text.count(total)}: --limit or --all shows more.")
 
 
 @contexts.command()
-@_one
-@_where
+@one
+@where
 @click.option("--runs", is_flag=True, help="Where the tokens are, run by run.")
 @click.option("--blocks", is_flag=True, help="With --json: block by block.")
 @platform_options
@@ -241,13 +197,14 @@ def _say_lookup(platform: Connection, answer: dict[str, Any]) -> None:
     )
     platform.out.facts(
         [
-            ("prompt", f"{text.count(tokens)} tokens"),
+            ("prompt", f"{text.count(tokens)} tokens, {text.count(answer.get('tail_tokens'))} of "
+             "them after the last whole chunk"),
             ("hot", of(answer.get("hot_tokens"))),
             ("cold", of(answer.get("cold_tokens"))),
             ("lost", of(answer.get("lost_tokens"))),
             ("usable", f"{of(answer.get('usable_tokens'))}, "
              f"{text.count(answer.get('usable_hot_tokens'))} without S3"),
-            ("cost", f"{said or text.NOTHING}; {cost.get('verdict') or 'no verdict'}"
+            ("cost", f"{said or text.NOTHING}; {cost.get('verdict') or 'unknown which is faster'}"
              + (f" ({cost['basis']})" if cost.get("basis") else "")),
         ]
     )  # fmt: skip
@@ -265,13 +222,13 @@ def _say_lookup(platform: Connection, answer: dict[str, Any]) -> None:
 @contexts.command()
 @click.argument("context", metavar="CONTEXT", shell_complete=complete_context)
 @click.argument("other", metavar="OTHER", shell_complete=complete_context)
-@_where
+@where
 @platform_options
 def diff(
     platform: Connection, context: str, other: str, space: str | None, tenant: str | None
 ) -> None:
     """Say how long the common beginning of two contexts is, and where they part."""
-    first, second = _found(platform, (context, other), space, tenant)
+    first, second = all_of(platform, (context, other), space, tenant)
     answer = platform.get(f"/contexts/{first['id']}/diff", **{"with": second["id"]})
     platform.show(answer, lambda: _say_diff(platform, first, second, answer))
 
@@ -382,366 +339,5 @@ def write_lines(platform: Connection, lines: Iterable[str], output: str | None) 
     platform.out.note(f"{text.count(number)} lines in {output}.")
 
 
-# --- making and naming
-
-
-@contexts.command()
-@click.argument("context", metavar="NAME")
-@click.option("--space", metavar="SPACE", required=True, help="Name or number of the space.")
-@click.option("--tenant", metavar="SLUG", help="Of the space, for operators.")
-@prompt_options
-@click.option("--label", metavar="LABEL", help="What retention rules match.")
-@click.option("--labels", metavar="KEY=VALUE", multiple=True, help="May be given several times.")
-@click.option("--warm", is_flag=True, help="Have an engine compute it now, and wait.")
-@platform_options
-def create(
-    platform: Connection,
-    context: str,
-    space: str,
-    tenant: str | None,
-    label: str | None,
-    labels: tuple[str, ...],
-    warm: bool,
-    **prompt: Any,
-) -> None:
-    """Make a context of a prompt, before any request has computed it.
-
-    Text and messages are put into tokens by a registered engine of the space.
-    """
-    body = {
-        "space": find_space(platform, space, tenant=tenant)["id"],
-        "name": context,
-        **prompt_of(**prompt),
-        "label": label,
-        "labels": dict(_pairs(labels)) or None,
-    }
-    made = platform.call("POST", "/contexts", body)
-    if not platform.out.as_json:
-        platform.out.say(
-            f"{made['name']}: made, {text.count(made.get('tokens'))} tokens, id {made['id']}"
-        )
-    if warm:
-        job = platform.call("POST", f"/contexts/{made['id']}/warm", {})
-        made["warm_job"] = follow(platform, job)
-    if platform.out.as_json:
-        platform.out.document(made)
-
-
-def _pairs(labels: Iterable[str]) -> Iterable[tuple[str, str]]:
-    for each in labels:
-        key, equals, value = each.partition("=")
-        if not key or not equals:
-            raise click.UsageError(f"write a label as KEY=VALUE, got {each!r}")
-        yield key, value
-
-
-@contexts.command()
-@_one
-@click.argument("new", metavar="NEW_NAME")
-@_where
-@platform_options
-def rename(
-    platform: Connection, context: str, new: str, space: str | None, tenant: str | None
-) -> None:
-    """Give a context another name."""
-    row = find_context(platform, context, space=space, tenant=tenant)
-    changed = platform.call("PATCH", f"/contexts/{row['id']}", {"name": new})
-    platform.show(changed, lambda: platform.out.say(f"{row['name']}: now {changed['name']}"))
-
-
-@contexts.command()
-@_one
-@click.argument("labels", metavar="KEY=VALUE|KEY-...", nargs=-1)
-@click.option("--rule-label", metavar="LABEL", help="The label that retention rules match.")
-@_where
-@platform_options
-def label(
-    platform: Connection,
-    context: str,
-    labels: tuple[str, ...],
-    rule_label: str | None,
-    space: str | None,
-    tenant: str | None,
-) -> None:
-    """Set labels (KEY=VALUE) or remove them (KEY-)."""
-    if not labels and rule_label is None:
-        raise click.UsageError("give KEY=VALUE, KEY- or --rule-label")
-    row = find_context(platform, context, space=space, tenant=tenant)
-    row = platform.get(f"/contexts/{row['id']}")
-    body: dict[str, Any] = {"label": rule_label}
-    if labels:
-        kept = dict(row.get("labels") or {})
-        for each in labels:
-            if each.endswith("-") and "=" not in each:
-                kept.pop(each[:-1], None)
-            else:
-                kept |= dict(_pairs([each]))
-        body["labels"] = kept
-    changed = platform.call("PATCH", f"/contexts/{row['id']}", body)
-    shown = " ".join(f"{key}={value}" for key, value in (changed.get("labels") or {}).items())
-    platform.show(
-        changed,
-        lambda: platform.out.say(
-            f"{row['name']}: labels {shown or text.NOTHING}, for rules "
-            f"{changed.get('label') or text.NOTHING}"
-        ),
-    )
-
-
-# --- keeping and ending
-
-
-@contexts.command()
-@_several
-@click.option("--for", "for_", metavar="DURATION", help="So long from now: 2h, 7d, 1h30m.")
-@click.option("--until", metavar="MOMENT", help="Such as 2026-03-01T12:00:00Z.")
-@click.option("--tier", type=click.Choice(["any", "hot", "durable"]), help="Where it stays.")
-@click.option("--reason", metavar="TEXT", help="Shown to others.")
-@_where
-@platform_options
-def pin(
-    platform: Connection,
-    names: tuple[str, ...],
-    for_: str | None,
-    until: str | None,
-    tier: str | None,
-    reason: str | None,
-    space: str | None,
-    tenant: str | None,
-) -> None:
-    """Keep contexts whatever the quota's pressure, until a moment."""
-    if (for_ is None) == (until is None):
-        raise click.UsageError("give either --for or --until")
-    body = {"for": for_, "until": until, "tier": tier, "reason": reason}
-
-    def act(row: dict[str, Any]) -> tuple[Any, str]:
-        answer = platform.call("POST", f"/contexts/{row['id']}/pin", body)
-        until = text.when(answer["pinned_until"], datetime.now(UTC))
-        return answer, f"pinned until {until}, {_kept(answer, 'kept')}"
-
-    _each(platform, _found(platform, names, space, tenant), act)
-
-
-def _kept(answer: dict[str, Any], member: str) -> str:
-    lost = answer.get("lost")
-    return f"{text.count(answer.get(member))} blocks" + (
-        f", {text.count(lost)} are lost" if lost else ""
-    )
-
-
-@contexts.command()
-@_several
-@click.option("--pin", "pin_", type=click.IntRange(min=1), help="Of operators: this pin.")
-@click.option("--all", "everybody", is_flag=True, help="Of operators: everybody's pins.")
-@_where
-@platform_options
-def unpin(
-    platform: Connection,
-    names: tuple[str, ...],
-    pin_: int | None,
-    everybody: bool,
-    space: str | None,
-    tenant: str | None,
-) -> None:
-    """End your pin on contexts."""
-    body = {"pin": pin_, "all": everybody or None}
-
-    def act(row: dict[str, Any]) -> tuple[Any, str]:
-        answer = platform.call("POST", f"/contexts/{row['id']}/unpin", body)
-        left = text.when(answer.get("pinned_until"), datetime.now(UTC))
-        words = f"{text.count(answer.get('removed'))} pins ended"
-        return answer, words + (f", others pin it until {left}" if left != text.NOTHING else "")
-
-    _each(platform, _found(platform, names, space, tenant), act)
-
-
-@contexts.command()
-@_several
-@click.option("--for", "for_", metavar="DURATION", required=True, help="2h, 7d, 1h30m.")
-@_where
-@platform_options
-def extend(
-    platform: Connection, names: tuple[str, ...], for_: str, space: str | None, tenant: str | None
-) -> None:
-    """Have contexts end so long from now at the earliest."""
-
-    def act(row: dict[str, Any]) -> tuple[Any, str]:
-        answer = platform.call("POST", f"/contexts/{row['id']}/extend", {"for": for_})
-        return answer, f"extended by {for_} from now, {_kept(answer, 'extended')}"
-
-    _each(platform, _found(platform, names, space, tenant), act)
-
-
-@contexts.command()
-@_several
-@click.option("--at", metavar="MOMENT", help="Then instead of now: 2026-03-01T12:00:00Z.")
-@click.option("--dry-run", is_flag=True, help="Say what would go, change nothing.")
-@_yes
-@_where
-@platform_options
-def expire(
-    platform: Connection,
-    names: tuple[str, ...],
-    at: str | None,
-    dry_run: bool,
-    yes: bool,
-    space: str | None,
-    tenant: str | None,
-) -> None:
-    """End contexts: remove their blocks, except those that other contexts hold."""
-    found = _found(platform, names, space, tenant)
-    if dry_run or not (yes or at):
-        would = [
-            platform.call("POST", f"/contexts/{row['id']}/expire", {"dry_run": True})
-            for row in found
-        ]
-        if dry_run:
-            answers = iter(would)
-            _each(platform, found, lambda row: _expired(next(answers), "would remove"))
-            return
-        for row, answer in zip(found, would, strict=True):
-            platform.out.note(f"{row['name']}: {_expired(answer, 'would remove')[1]}")
-    elif not yes:
-        platform.out.note(f"{', '.join(row['name'] for row in found)}: would end at {at}")
-    platform.out.confirm(f"Expire {_named(found)}?", yes=yes)
-
-    def act(row: dict[str, Any]) -> tuple[Any, str]:
-        answer = platform.call("POST", f"/contexts/{row['id']}/expire", {"at": at})
-        return (answer, f"ends at {at}") if at else _expired(answer, "removed")
-
-    _each(platform, found, act)
-
-
-def _expired(answer: dict[str, Any], verb: str) -> tuple[Any, str]:
-    words = (
-        f"{verb} {text.count(answer.get('removed'))} blocks "
-        f"({text.size(answer.get('removed_bytes'))})"
-    )
-    if answer.get("shared"):
-        words += f"; {text.count(answer['shared'])} shared ones stay"
-    if answer.get("lost"):
-        words += f"; {text.count(answer['lost'])} were lost before"
-    return answer, words
-
-
-def _named(found: list[dict[str, Any]]) -> str:
-    return repr(found[0]["name"]) if len(found) == 1 else f"these {len(found)} contexts"
-
-
-@contexts.command()
-@_several
-@_yes
-@_where
-@platform_options
-def rm(
-    platform: Connection, names: tuple[str, ...], yes: bool, space: str | None, tenant: str | None
-) -> None:
-    """Forget contexts and their pins; their blocks stay for as long as others or the space say.
-
-    `expire` removes blocks.
-    """
-    found = _found(platform, names, space, tenant)
-    if not yes:
-        now = datetime.now(UTC)
-        for row in found:
-            platform.out.note(
-                f"{row['name']}: {text.count(row['tokens'])} tokens, pinned {pinned(row, now)}"
-            )
-    platform.out.confirm(f"Forget {_named(found)}?", yes=yes)
-
-    def act(row: dict[str, Any]) -> tuple[Any, str]:
-        return platform.call("DELETE", f"/contexts/{row['id']}"), "forgotten; its blocks stay"
-
-    _each(platform, found, act)
-
-
-@contexts.command()
-@_one
-@click.option("--engine", metavar="ENGINE", help="Name or number.  [default: one of the space]")
-@click.option("--no-wait", is_flag=True, help="Return once the job is there.")
-@_where
-@platform_options
-def warm(
-    platform: Connection,
-    context: str,
-    engine: str | None,
-    no_wait: bool,
-    space: str | None,
-    tenant: str | None,
-) -> None:
-    """Have a registered engine compute what is not stored, and wait for it."""
-    row = find_context(platform, context, space=space, tenant=tenant)
-    chosen = find_engine(platform, engine)["id"] if engine else None
-    job = platform.call("POST", f"/contexts/{row['id']}/warm", {"engine": chosen})
-    if not no_wait:
-        job = follow(platform, job)
-    platform.show(job, lambda: platform.out.say(f"{row['name']}: job {job['id']} {job['state']}"))
-
-
-@contexts.command()
-@click.argument("action", type=click.Choice(["pin", "unpin", "expire", "label", "delete"]))
-@filters
-@click.option("--for", "for_", metavar="DURATION", help="Of pin.")
-@click.option("--until", metavar="MOMENT", help="Of pin.")
-@click.option("--tier", type=click.Choice(["any", "hot", "durable"]), help="Of pin.")
-@click.option("--reason", metavar="TEXT", help="Of pin.")
-@click.option(
-    "--set",
-    "set_",
-    metavar="KEY=VALUE",
-    multiple=True,
-    help="Of label; may be given several times.",
-)
-@click.option("--remove", metavar="KEY", multiple=True, help="Of label.")
-@click.option("--preview", is_flag=True, help="Say what it would touch, change nothing.")
-@click.option("--no-wait", is_flag=True, help="Return once the job is there.")
-@_yes
-@platform_options
-def bulk(
-    platform: Connection,
-    action: str,
-    for_: str | None,
-    until: str | None,
-    tier: str | None,
-    reason: str | None,
-    set_: tuple[str, ...],
-    remove: tuple[str, ...],
-    preview: bool,
-    no_wait: bool,
-    yes: bool,
-    **options: Any,
-) -> None:
-    """Pin, unpin, expire, label or delete all contexts that fit the filters."""
-    if action == "pin" and (for_ is None) == (until is None):
-        raise click.UsageError("pin needs either --for or --until")
-    if action == "label" and not (set_ or remove):
-        raise click.UsageError("label needs --set or --remove")
-    arguments: dict[str, Any] = {"for": for_, "until": until, "tier": tier, "reason": reason}
-    if set_ or remove:
-        arguments["labels"] = {**dict(_pairs(set_)), **dict.fromkeys(remove)}
-    arguments = {key: value for key, value in arguments.items() if value is not None}
-    body = {"action": action, "filter": query_of(platform, options), "arguments": arguments}
-    would = platform.call("POST", "/contexts/bulk/preview", body)
-    words = _bulk_words(action, would)
-    if preview:
-        platform.show(would, lambda: platform.out.say(words))
-        return
-    if not yes:
-        platform.out.note(words)
-    platform.out.confirm(f"{action.capitalize()} them?", yes=yes)
-    job = platform.call("POST", "/contexts/bulk", {"token": would["token"]})
-    if not no_wait:
-        job = follow(platform, job)
-    platform.show(job, lambda: platform.out.say(f"{words}; job {job['id']} {job['state']}"))
-
-
-def _bulk_words(action: str, would: dict[str, Any]) -> str:
-    words = (
-        f"{action}: {text.count(would.get('contexts'))} contexts, "
-        f"{text.count(would.get('blocks'))} blocks, {text.size(would.get('bytes'))}"
-    )
-    if would.get("shared_bytes") is not None:
-        words += f", {text.size(would['shared_bytes'])} of them shared with others"
-    if action == "expire" and would.get("freed_bytes") is not None:
-        words += f", {text.size(would['freed_bytes'])} become free"
-    return words
+for command in (create, rename, label, pin, unpin, extend, expire, rm, warm, bulk):
+    contexts.add_command(command)

@@ -24,6 +24,7 @@ import click
 
 from neve.cli import ping, text
 from neve.cli.connection import Connection, platform_options
+from neve.cli.login import ends_at, tenants_of
 from neve.cli.misses import ORDINARY, misses_of, ranked, summed
 from neve.cli.names import find_space
 from neve.cli.usage import RANGES, tokens_of
@@ -123,15 +124,16 @@ def doctor(
 
 
 def _say(platform: Connection, finding: Finding) -> None:
-    from rich.padding import Padding
     from rich.text import Text
 
     console = platform.out.console
-    head = Text(f"{finding.state:<4}  ", _STYLES[finding.state])
-    head.append(f"{finding.check:<11} ", "bold")
+    head = Text.assemble(
+        (f"{finding.state:<4}  ", _STYLES[finding.state]), (f"{finding.check:<11} ", "bold")
+    )
     lines = [Text(text.printable(finding.fact, keep_lines=True))]
     if finding.fix:
-        lines.append(Text(f"fix: {text.printable(finding.fix, keep_lines=True)}"))
+        verb = "lever" if finding.check == "missed" else "fix"
+        lines.append(Text(f"{verb}: {text.printable(finding.fix, keep_lines=True)}"))
     if not console.is_terminal:
         for number, line in enumerate(lines):
             click.echo((head.plain if number == 0 else " " * len(head.plain)) + line.plain)
@@ -143,7 +145,7 @@ def _say(platform: Connection, finding: Finding) -> None:
     grid.add_column(overflow="fold")
     for number, line in enumerate(lines):
         grid.add_row(head if number == 0 else Text(), line)
-    console.print(Padding(grid, 0))
+    console.print(grid)
 
 
 @dataclass(frozen=True)
@@ -268,10 +270,10 @@ def check_key_in_use(platform: Connection) -> Iterator[tuple[Finding, dict[str, 
         remedy = getattr(error, "remedy", "") or "see the message"
         yield Finding("key", State.FAIL, str(getattr(error, "detail", error)), remedy), {}
         return
-    tenants = ", ".join(map(str, me.get("tenants") or ())) or "all tenants"
+    tenants = ", ".join(tenants_of(me)) or "all tenants"
     scopes = ", ".join(map(str, me.get("scopes") or ())) or "none named"
     fact = f"{me.get('name')}: role {me.get('role')}, {tenants}; scopes: {scopes}"
-    ends = text.moment(me.get("expires_at"))
+    ends = text.moment(ends_at(me))
     now = datetime.now(UTC)
     if ends is not None and ends - now < END_SOON:
         ending = f"{fact}; ends {text.when(ends, now)}"

@@ -13,12 +13,14 @@ from neve.errors import Misuse
 
 @click.command()
 @click.option("--follow", "-f", is_flag=True, help="Go on with new events, until Ctrl-C.")
-@click.option("--types", metavar="TYPE,...", help="Only these, such as context.pinned,job.failed.")
-@click.option("--after", metavar="ID", help="With --follow: begin behind this event.")
+@click.option("--types", metavar="TYPE,...", help="Only these, such as context.*,job.failed.")
+@click.option(
+    "--after", metavar="NUMBER", help="With --follow: begin behind the event of this `sequence`."
+)
 @click.option(
     "--state",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="With --follow: file that keeps the last event's id; the next call goes on behind it.",
+    help="With --follow: file that keeps the last event's number; the next call goes on there.",
 )
 @click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True)
 @platform_options
@@ -44,7 +46,7 @@ def events(
     for event in platform.api.events.stream(types=types, after=after):
         _write(platform, dict(event.raw))
         if state:
-            _store(state, event.id)
+            _store(state, str(event.raw["sequence"]))
 
 
 def _list(platform: Connection, types: str | None, limit: int) -> None:
@@ -88,10 +90,10 @@ def _stored(file: Path) -> str | None:
         raise Misuse(f"cannot read {file}: {error}", field="--state") from error
 
 
-def _store(file: Path, event_id: str) -> None:
+def _store(file: Path, sequence: str) -> None:
     new = file.with_name(f"{file.name}.new")
     try:
-        new.write_text(event_id + "\n", encoding="utf-8")
+        new.write_text(sequence + "\n", encoding="utf-8")
         new.replace(file)
     except OSError as error:
         raise Misuse(f"cannot write {file}: {error.strerror}", field="--state") from error

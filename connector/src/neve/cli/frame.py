@@ -20,12 +20,13 @@ _BUCKETS = 90
 _NOW_BUCKETS = 6  # "now" is the last minute that is complete
 _BARS = "▁▂▃▄▅▆▇█"
 _LABEL = 10
+_JOBS = ("no job runs", "1 job runs")
 
 
 @dataclass(frozen=True)
 class Figures:
     """`points`: buckets of 10 s of the last 15 minutes that had traffic, oldest first. `quotas`:
-    (tenant, quota, its newest bucket). `trouble`: why the figures are of an earlier moment."""
+    (tenant, its limits with `used`). `trouble`: why the figures are of an earlier moment."""
 
     endpoint: str
     caller: str
@@ -34,7 +35,7 @@ class Figures:
     nodes: Sequence[dict[str, Any]]
     spaces: dict[Any, str]
     running: int
-    quotas: Sequence[tuple[str, Mapping[str, Any], Mapping[str, Any]]]
+    quotas: Sequence[tuple[str, Mapping[str, Any]]]
     trouble: str = field(default="")
 
     def stale(self, trouble: str) -> "Figures":
@@ -58,12 +59,12 @@ class Figures:
             "tenants": [
                 {
                     "tenant": slug,
-                    "hot_used_bytes": newest.get("hot_used_bytes"),
-                    "hot_quota_bytes": quota.get("hot_bytes"),
-                    "cold_used_bytes": newest.get("cold_used_bytes"),
-                    "cold_quota_bytes": quota.get("cold_bytes"),
+                    "hot_used_bytes": quota["used"]["hot_bytes"],
+                    "hot_quota_bytes": quota["hot_bytes"],
+                    "cold_used_bytes": quota["used"]["cold_bytes"],
+                    "cold_quota_bytes": quota["cold_bytes"],
                 }
-                for slug, quota, newest in self.quotas
+                for slug, quota in self.quotas
             ],
             "nodes": [
                 {"node": node["node"], "space": node.get("space"), "breaker": node.get("breaker")}
@@ -112,8 +113,9 @@ def frame(
     lines = [_title(figures, width), *_hits(figures, width), *_traffic(figures, width)]
     lines += [_misses(figures, width), Text("")]
     lines += [_quota(*each, width) for each in figures.quotas[:MOST_TENANTS]]
-    jobs = f"{text.count(figures.running)} jobs run" if figures.running else "no job runs"
-    lines += [Text(""), Text(f"{len(figures.nodes)} nodes live, {jobs}", "bold")]
+    jobs = f"{figures.running} jobs run" if figures.running > 1 else _JOBS[figures.running]
+    live = "1 node" if len(figures.nodes) == 1 else f"{len(figures.nodes)} nodes"
+    lines += [Text(""), Text(f"{live} live, {jobs}", "bold")]
     if figures.nodes:
         room = height - len(lines) - 1 - (1 if end else 0)
         rows = [node_row(node, figures.spaces, figures.at) for node in figures.nodes]
@@ -150,7 +152,7 @@ def _hits(figures: Figures, width: int) -> "list[Text]":
     rates = [
         text.ratio(one, whole) for one, whole in zip(hit_by_bucket, asked_by_bucket, strict=True)
     ]
-    first = Text(f"{'hit rate':<{_LABEL}}", "bold")
+    first = Text.assemble((f"{'hit rate':<{_LABEL}}", "bold"))
     first.append(f"{text.share(text.ratio(hit, asked)):>11}  ", "bold green")
     first.append(spark(rates, width - _LABEL - 13, most=1.0), "green")
     hot = text.share(text.ratio(total.get("hit_hot_tokens"), asked))
@@ -167,7 +169,7 @@ def _traffic(figures: Figures, width: int) -> "list[Text]":
     lines = []
     for name, counter in _TRAFFIC.items():
         now = total.get(counter, 0) / (_NOW_BUCKETS * BUCKET_S)
-        line = Text(f"{_WORDS[name]:<{_LABEL}}", "bold")
+        line = Text.assemble((f"{_WORDS[name]:<{_LABEL}}", "bold"))
         line.append(f"{text.rate(now):>11}  ")
         line.append(spark(figures.series((counter,)), width - _LABEL - 13), "cyan")
         lines.append(line)
@@ -177,28 +179,28 @@ def _traffic(figures: Figures, width: int) -> "list[Text]":
 def _misses(figures: Figures, width: int) -> "Text":
     from rich.text import Text
 
-    line = Text(f"{'missed':<{_LABEL}}", "bold")
+    line = Text.assemble((f"{'missed':<{_LABEL}}", "bold"))
     found = ranked(misses_of(figures.recent()))
     line.append(", ".join(f"{each.reason} {each.share:.0%}" for each in found) or "nothing")
     return line
 
 
-def _quota(slug: str, quota: Mapping[str, Any], newest: Mapping[str, Any], width: int) -> "Text":
+def _quota(slug: str, quota: Mapping[str, Any], width: int) -> "Text":
     """The tenant's name and a bar for each tier."""
     from rich.cells import set_cell_size
     from rich.text import Text
 
-    line = Text(set_cell_size(text.printable(slug), _LABEL - 1) + " ", "bold")
-    room = max(3, (width - _LABEL) // 2 - 32)
+    line = Text.assemble((set_cell_size(text.printable(slug), _LABEL - 1) + " ", "bold"))
+    room = max(3, (width - _LABEL) // 2 - 25)
     for tier in ("hot", "cold"):
-        used, most = newest.get(f"{tier}_used_bytes"), quota.get(f"{tier}_bytes")
+        used, most = quota["used"][f"{tier}_bytes"], quota[f"{tier}_bytes"]
         part = text.ratio(used, most)
         full = round(min(1.0, part or 0.0) * room)
         style = "red" if (part or 0) > 0.95 else "yellow" if (part or 0) > 0.8 else "green"
         line.append(f"{tier:<4} ")
         line.append("█" * full, style)
         line.append("░" * (room - full), "dim")
-        line.append(f" {text.size(used):>9} of {text.size(most):<9} ")
+        line.append(f" {text.share(part):>6} {text.size(used):>9}  ")
     return line
 
 

@@ -1,5 +1,6 @@
 """`neve keys` and `neve quota`: who may call, and how much may be stored."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -7,6 +8,7 @@ import click
 
 from neve.cli import text
 from neve.cli.connection import Connection, platform_options
+from neve.cli.login import tenants_of
 from neve.cli.names import find_key
 from neve.cli.output import Cell, Column, name, number
 
@@ -152,9 +154,7 @@ def _show_once(platform: Connection, made: dict[str, Any], words: str) -> None:
 
 def own_tenant(platform: Connection) -> str:
     """Slug of the caller's tenant. Raises click's `UsageError` unless it has exactly one."""
-    me = platform.get("/me")
-    found = me.get("tenants") or ([me["tenant"]] if me.get("tenant") else [])
-    slugs = [str(each.get("slug")) if isinstance(each, dict) else str(each) for each in found]
+    slugs = tenants_of(platform.get("/me"))
     if len(slugs) != 1:
         raise click.UsageError("say which tenant: --tenant SLUG")
     return slugs[0]
@@ -167,25 +167,27 @@ def quota(platform: Connection, tenant: str | None) -> None:
     """Show what is used of the quota."""
     slug = tenant or own_tenant(platform)
     limits = platform.get(f"/tenants/{slug}/quota")
-    points = platform.get("/usage", tenant=slug, range="15m").get("points") or [{}]
-    used = points[-1]
-    answer = {
-        "tenant": slug,
-        "quota": limits,
-        "used": {tier: used.get(f"{tier}_used_bytes") for tier in ("hot", "cold")},
-    }
+    used = limits.get("used") or {}
+
+    def of(held: float | None, most: float | None, words: Callable[[float | None], str]) -> str:
+        part = text.ratio(held, most)
+        limit = "no limit" if most is None else words(most)
+        return f"{words(held)} of {limit}" + (f" ({text.share(part)})" if part is not None else "")
 
     def show() -> None:
+        bars = (
+            ("hot (Valkey)", "hot_bytes", "hot_bytes"),
+            ("cold (S3)", "cold_bytes", "cold_bytes"),
+            ("pins", "pinned_bytes", "pin_budget_bytes"),
+        )
+        numbers = ("contexts", "context"), ("spaces", "space"), ("nodes", "node"), ("keys", "key")
         facts: list[tuple[str, Cell]] = [("tenant", slug)]
-        for tier, words in (("hot", "hot (Valkey)"), ("cold", "cold (S3)")):
-            held, most = used.get(f"{tier}_used_bytes"), limits.get(f"{tier}_bytes")
-            facts.append((words, f"{text.size(held)} of {text.size(most)} "
-                          f"({text.share(text.ratio(held, most))})"))  # fmt: skip
+        facts += [(name, of(used.get(a), limits.get(b), text.size)) for name, a, b in bars]
         facts += [
-            (limit.replace("_", " "), text.count(limits[limit]))
-            for limit in ("space_limit", "context_limit", "context_block_limit")
-            if limit in limits
+            (name, of(used.get(name), limits.get(f"{one}_limit"), text.count))
+            for name, one in numbers
         ]
+        facts.append(("blocks of a context", f"{limits['context_block_limit']:,} at most"))
         platform.out.facts(facts)
 
-    platform.show(answer, show)
+    platform.show(limits, show)

@@ -69,15 +69,18 @@ def _ask_key() -> str:
 
 
 def _caller(me: dict[str, Any]) -> str:
-    tenants = _tenants(me)
-    return f"{me.get('name')} (role {me.get('role')}" + (f", tenant {tenants})" if tenants else ")")
+    tenants = ", ".join(tenants_of(me))
+    return f"{me['name']} (role {me['role']}{f', tenant {tenants}' if tenants else ''})"
 
 
-def _tenants(me: dict[str, Any]) -> str:
-    found = me.get("tenants") or ([me["tenant"]] if me.get("tenant") else [])
-    return ", ".join(
-        str(each.get("slug", each)) if isinstance(each, dict) else str(each) for each in found
-    )
+def tenants_of(me: dict[str, Any]) -> list[str]:
+    """Slugs of the caller's tenants; of an operator, who sees all, none."""
+    return [str(each["slug"]) for each in me.get("tenants") or ()]
+
+
+def ends_at(me: dict[str, Any]) -> str | None:
+    """When the caller's key ends; None: never."""
+    return (me.get("key") or {}).get("expires_at")
 
 
 @click.command()
@@ -103,15 +106,16 @@ def whoami(platform: Connection) -> None:
     known = platform.credentials
 
     def show() -> None:
-        now = datetime.now(UTC)
+        rate = me.get("rate_limit")
         facts: list[tuple[str, Cell]] = [
             ("endpoint", known.endpoint),
             ("profile", known.profile or "none: NEVE_API_KEY"),
-            ("name", str(me.get("name"))),
-            ("role", str(me.get("role"))),
-            ("scopes", ", ".join(map(str, me.get("scopes") or ())) or text.NOTHING),
-            ("tenants", _tenants(me) or "all"),
-            ("ends", text.when(me.get("expires_at"), now)),
+            ("name", me["name"]),
+            ("role", me["role"]),
+            ("scopes", ", ".join(me.get("scopes") or ()) or text.NOTHING),
+            ("tenants", ", ".join(tenants_of(me)) or "all"),
+            ("ends", text.when(ends_at(me), datetime.now(UTC)) if ends_at(me) else "never"),
+            ("may ask", f"{rate['requests']:,} times in {rate['window_s']} s" if rate else "ever"),
         ]
         platform.out.facts(facts)
 

@@ -155,7 +155,7 @@ class Output:
         from rich.table import Table
         from rich.text import Text
 
-        found = [(label, *_text_and_style(value)) for label, value in facts]
+        found = [(printable(label), *_text_and_style(value)) for label, value in facts]
         console = self.console
         if not console.is_terminal:
             room = max((len(label) for label, _, _ in found), default=0)

@@ -45,9 +45,13 @@ def prompt_of(
     tokens: str | None,
     tools: str | None,
     salt: str | None,
+    is_needed: bool = True,
 ) -> dict[str, Any]:
-    """Members of a request's body. Raises `Misuse` unless exactly one prompt is given."""
+    """Members of a request's body. Raises click's `UsageError` unless exactly one prompt is given,
+    or none if none is needed; `Misuse` if a file cannot be read."""
     given = [each for each in (text_, text_file, messages, tokens) if each is not None]
+    if not given and not is_needed:
+        return {}
     if len(given) != 1:
         raise click.UsageError("give one of --text, --text-file, --messages and --tokens")
     body: dict[str, Any] = {"salt": salt}
@@ -68,7 +72,10 @@ def prompt_of(
     return body
 
 
-_CHAT = ("messages", "tools", "chat_template_kwargs", "add_generation_prompt")
+_CHAT = (
+    *("messages", "tools", "chat_template_kwargs", "add_generation_prompt"),
+    *("continue_final_message", "add_special_tokens"),
+)
 
 
 def _chat(found: Any, file: str) -> dict[str, Any]:

@@ -22,11 +22,7 @@ def spaces() -> None:
 @platform_options
 def spaces_ls(platform: Connection, tenant: str | None, model: str | None) -> None:
     """List spaces."""
-    found = [
-        space
-        for space in platform.rows("/spaces", {"tenant": tenant})
-        if model is None or (space.get("identity") or {}).get("model") == model
-    ]
+    found = list(platform.rows("/spaces", {"tenant": tenant, "model": model}))
     now = datetime.now(UTC)
 
     def row(space: dict[str, Any]) -> list[Cell]:
@@ -72,12 +68,11 @@ def compare(platform: Connection, space: str, other: str, tenant: str | None) ->
 def say_differences(
     platform: Connection, first: dict[str, Any], second: dict[str, Any], answer: dict[str, Any]
 ) -> None:
-    fields = answer.get("fields") or []
-    if not fields:
-        platform.out.say("They have the same identity: their engines share blocks.")
-    for each in fields:
-        platform.out.say(str(each.get("field")), "bold")
-        for space, value in ((first, each.get("this")), (second, each.get("other"))):
+    differences = answer["differences"]
+    if not differences:
+        platform.out.say("They are equal: their engines share blocks.")
+    for each in differences:
+        platform.out.say(str(each["field"]), "bold")
+        for space, value in ((first, each["this"]), (second, each["other"])):
             platform.out.say(f"  {space['name']}: {text.NOTHING if value is None else value}")
-        if each.get("remedy"):
-            platform.out.say(f"  fix: {each['remedy']}")
+        platform.out.say(f"  fix: {each['fix']}")

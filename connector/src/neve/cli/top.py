@@ -6,12 +6,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any
 
 import click
 
 from neve.cli.connection import Connection, platform_options
 from neve.cli.frame import MOST_TENANTS, Figures, frame
+from neve.cli.login import tenants_of
 from neve.errors import DeadlineExceeded, Unavailable
 
 _WIDTH, _HEIGHT = 80, 24  # of --once where there is no terminal
@@ -81,30 +81,22 @@ def read(platform: Connection, tenant: str | None) -> Figures:
     nodes = list(platform.rows("/nodes", query, limit=_MOST_NODES))
     spaces = {row["id"]: row["name"] for row in platform.rows("/spaces", {"tenant": tenant})}
     running = list(platform.rows("/jobs", {"state": "running", "tenant": tenant}, limit=50))
-    quotas: list[tuple[str, dict[str, Any]]] = []
     if tenant is not None:
-        quotas = [(tenant, platform.get(f"/tenants/{tenant}/quota"))]
-    elif me.get("role") == "operator":
-        found = platform.rows("/tenants", {"is_active": True}, limit=MOST_TENANTS)
-        quotas = [(row["slug"], row["quota"]) for row in found]
+        slugs = [tenant]
+    elif me["role"] == "operator":
+        rows = platform.rows("/tenants", {"is_active": True}, limit=MOST_TENANTS)
+        slugs = [row["slug"] for row in rows]
     else:
-        slugs = list(me.get("tenants") or ())[:MOST_TENANTS]
-        quotas = [(slug, platform.get(f"/tenants/{slug}/quota")) for slug in slugs]
-    held = {}
-    for slug, _ in quotas:
-        own = points
-        if len(quotas) > 1:
-            own = platform.get("/usage", range="15m", tenant=slug).get("points") or []
-        held[slug] = own[-1] if own else {}
+        slugs = tenants_of(me)[:MOST_TENANTS]
     return Figures(
         endpoint=platform.credentials.endpoint,
-        caller=f"{me.get('name')} ({me.get('role')})",
+        caller=f"{(me.get('key') or me)['name']} ({me['role']})",
         at=datetime.now(UTC),
         points=points,
         nodes=nodes,
         spaces=spaces,
         running=len(running),
-        quotas=[(slug, quota, held[slug]) for slug, quota in quotas],
+        quotas=[(slug, platform.get(f"/tenants/{slug}/quota")) for slug in slugs],
     )
 
 
