@@ -1,6 +1,8 @@
-"""/api/v1/usage: counters over time."""
+"""/api/v1/usage: counters over time, in all or split."""
 
 import time
+from dataclasses import asdict
+from datetime import datetime, timedelta
 from typing import Any
 
 from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_view
@@ -9,10 +11,12 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from cacheapi.base.access import caller
-from cacheapi.base.queries import TEXT
+from cacheapi.base.fields import Moment
+from cacheapi.base.queries import DURATION, TEXT, duration, malformed
 from cacheapi.base.viewsets import ApiView
-from catalog import usage
-from catalog.windows import DEFAULT_RANGE, RANGES, range_named
+from catalog import usage, usage_split
+from catalog.models import RESOLUTIONS_S
+from catalog.windows import DEFAULT_RANGE, RANGES, Period, period_of, range_named
 
 
 class UsagePointSerializer(serializers.Serializer[Any]):
@@ -58,15 +62,65 @@ class UsagePointSerializer(serializers.Serializer[Any]):
     )
 
 
+class CountsSerializer(serializers.Serializer[Any]):
+    """null: this split does not count it, or it is unknown."""
+
+    requested_tokens = serializers.IntegerField(allow_null=True)
+    hit_tokens = serializers.IntegerField(allow_null=True)
+    requested_blocks = serializers.IntegerField(allow_null=True)
+    hit_blocks = serializers.IntegerField(allow_null=True)
+    read_bytes = serializers.IntegerField(allow_null=True)
+    written_bytes = serializers.IntegerField(allow_null=True, help_text="into the hot tier")
+    stored_blocks = serializers.IntegerField(allow_null=True)
+    used_bytes = serializers.IntegerField(allow_null=True, help_text="the last sample")
+
+
+class GroupPointSerializer(CountsSerializer):
+    bucket_ts = serializers.IntegerField(help_text="first second of the step, Unix time")
+
+
+class GroupSerializer(serializers.Serializer[Any]):
+    id = serializers.CharField(help_text="tenant's slug, number of the space, node, or tier")
+    name = serializers.CharField()
+    tenant = serializers.CharField(allow_null=True, help_text="slug; null: of a tier")
+    totals = CountsSerializer(
+        help_text="of the period; of a space or node: of the whole sessions that were open in it"
+    )
+    points = GroupPointSerializer(
+        many=True, help_text="empty for spaces and nodes, whose roll-ups are not stored"
+    )
+
+
 class UsageSerializer(serializers.Serializer[Any]):
-    resolution_s = serializers.IntegerField()
+    resolution_s = serializers.IntegerField(help_text="length of a point")
     points = UsagePointSerializer(many=True)
+    groups = GroupSerializer(
+        many=True,
+        required=False,
+        help_text=f"with `by`: at most {usage_split.MOST_GROUPS}, most requested tokens first",
+    )
+
+
+SPLITS = ("tenant", "space", "node", "tier")
+MOMENT = {"type": "string", "format": "date-time"}
+KEPT_S = {each: usage.KEPT.get(each, timedelta.max).total_seconds() for each in RESOLUTIONS_S}
 
 
 @extend_schema_view(
     get=extend_schema(
         parameters=[
-            OpenApiParameter("range", str, enum=list(RANGES), default=DEFAULT_RANGE),
+            OpenApiParameter(
+                "range", str, enum=list(RANGES), description=f"{DEFAULT_RANGE} without `from`"
+            ),
+            OpenApiParameter("from", MOMENT, description="in place of range: the beginning"),
+            OpenApiParameter("to", MOMENT, description="with `from`: the end; now unless given"),
+            OpenApiParameter(
+                "step",
+                DURATION,
+                description="length of a point, from multiples of it; at most "
+                "1,440 points. Absent: the shortest that fits",
+            ),
+            OpenApiParameter("by", str, enum=SPLITS, description="adds `groups`"),
             OpenApiParameter("tenant", TEXT, description="slug; absent: all that you may see"),
         ],
         responses=UsageSerializer,
@@ -75,17 +129,61 @@ class UsageSerializer(serializers.Serializer[Any]):
 class UsageView(ApiView):
     """Counters over time, summed over tenants."""
 
-    takes = {"get": ("range", "tenant")}
-    refusals = {"get": (404,)}
+    takes = {"get": ("range", "tenant", "by", "from", "to", "step")}
 
     def get(self, request: Request) -> Response:
-        range_ = range_named(request.query_params.get("range", DEFAULT_RANGE))
-        points = usage.series(
-            tenant_ids=_tenants_asked(request),
-            resolution_s=range_.resolution_s,
-            since_ts=range_.since_ts(time.time()),
+        tenant_ids, period = _tenants_asked(request), _period_asked(request)
+        points = usage_split.merged(
+            usage.series_of(tenant_ids=tenant_ids, period=period), period.step_s
         )
-        return Response({"resolution_s": range_.resolution_s, "points": points})
+        answer = {"resolution_s": period.step_s, "points": points}
+        match request.query_params.get("by"):
+            case None:
+                return Response(answer)
+            case "tier":
+                groups = usage_split.by_tier(points)
+            case "tenant":
+                groups = usage_split.by_tenant(tenant_ids, period)
+            case "space" | "node" as split:
+                groups = usage_split.by_session(tenant_ids, period, of_spaces=split == "space")
+            case other:
+                raise malformed("by", f"need one of {', '.join(SPLITS)}, got {other[:60]!r}")
+        return Response({**answer, "groups": [_shown(group) for group in groups]})
+
+
+def _shown(group: usage_split.Group) -> dict[str, Any]:
+    points = [{"bucket_ts": ts, **counts} for ts, counts in sorted(group.points.items())]
+    return {**asdict(group), "points": points}
+
+
+def _period_asked(request: Request) -> Period:
+    """Raises Problem (malformed)."""
+    now_s, given = time.time(), request.query_params
+    start, end = _moment(request, "from"), _moment(request, "to")
+    step_s = duration(request, "step")
+    if start is None:
+        if end is not None:
+            raise malformed("to", "give from, too")
+        range_ = range_named(given.get("range", DEFAULT_RANGE))
+        if step_s is None:
+            since_ts = range_.since_ts(now_s)
+            return Period(since_ts, int(now_s) + 1, range_.resolution_s, range_.resolution_s)
+        start_s, end_s = now_s - range_.seconds, now_s
+    elif "range" in given:
+        raise malformed("range", "give either range or from")
+    else:
+        start_s, end_s = start.timestamp(), now_s if end is None else end.timestamp()
+    return period_of(start_s, end_s, step_s, now_s=now_s, kept_s=KEPT_S)
+
+
+def _moment(request: Request, name: str) -> datetime | None:
+    text = request.query_params.get(name)
+    if text is None:
+        return None
+    try:
+        return Moment().to_internal_value(text)
+    except serializers.ValidationError as error:
+        raise malformed(name, str(error.detail[0])) from None  # type: ignore[index]  # a list
 
 
 def _tenants_asked(request: Request) -> frozenset[int] | None:

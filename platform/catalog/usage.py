@@ -14,11 +14,23 @@ from functools import reduce
 from typing import Any
 
 from django.db import transaction
-from django.db.models import BigIntegerField, Case, F, FloatField, Max, Q, Sum, Value, When
+from django.db.models import (
+    BigIntegerField,
+    Case,
+    F,
+    FloatField,
+    Max,
+    Q,
+    QuerySet,
+    Sum,
+    Value,
+    When,
+)
 from django.db.models.functions import Cast
 from django.utils import timezone
 
 from catalog.models import GAUGES, RESOLUTIONS_S, TIER_COUNTERS, UsageRollup
+from catalog.windows import Period
 from neve.errors import MissReason
 from neve.node.stats import COUNTERS, LOAD_NAMES, MOST_COUNT
 from tenants.scope import tenant_scope
@@ -156,6 +168,21 @@ def series(
     if tenant_ids is not None:
         rows = rows.filter(tenant_id__in=tenant_ids)
     return list(_sums(rows, "bucket_ts").values())
+
+
+def rows_of(tenant_ids: Collection[int] | None, period: Period) -> QuerySet[UsageRollup]:
+    """Roll-ups of a period, of these tenants or (None) of all."""
+    rows = UsageRollup.unscoped.filter(
+        resolution_s=period.resolution_s,
+        bucket_ts__gte=period.start_ts,
+        bucket_ts__lt=period.end_ts,
+    )
+    return rows if tenant_ids is None else rows.filter(tenant_id__in=tenant_ids)
+
+
+def series_of(*, tenant_ids: Collection[int] | None, period: Period) -> list[dict[str, Any]]:
+    """As `series`, between two moments; a point a bucket of the period's resolution."""
+    return list(_sums(rows_of(tenant_ids, period), "bucket_ts").values())
 
 
 def counted_since(*, tenant_ids: Collection[int], since_ts: int) -> dict[int, dict[str, Any]]:

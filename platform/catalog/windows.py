@@ -5,7 +5,7 @@ REST lists stored buckets, at most 1,440. A page draws at most 182 steps a line,
 lines stays under 1,000 points. Pure: no database here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from base.problems import Problem
@@ -89,3 +89,63 @@ def offered(oldest_ts: int | None, now_s: float) -> list[tuple[Range, bool]]:
         ranges.append((range_, not shorter_s or reach_s > shorter_s))
         shorter_s = range_.seconds
     return ranges
+
+
+MOST_POINTS = 1440
+# Lengths of steps that are chosen for a period whose caller names none.
+_STEPS_S = (10, 30, 60, 300, 900, 3_600, 14_400, 86_400, 604_800, 2_592_000)
+
+
+@dataclass(frozen=True)
+class Period:
+    """Whole steps, in seconds since 1970: `start_ts` inclusive, `end_ts` exclusive.
+
+    `resolution_s`: of the roll-ups that are read; `step_s` is a multiple of it.
+    """
+
+    start_ts: int
+    end_ts: int
+    step_s: int
+    resolution_s: int
+
+
+def period_of(
+    start_s: float,
+    end_s: float,
+    step_s: int | None,
+    *,
+    now_s: float,
+    kept_s: Mapping[int, float],
+) -> Period:
+    """The period with its ends moved out to multiples of the step, at most MOST_POINTS steps.
+
+    `kept_s`: how long the roll-ups of a resolution are kept. Raises Problem (malformed).
+    """
+    if start_s >= end_s:
+        raise Problem("malformed", "from: needs to lie before to.", field="from")
+    fitting = [
+        period
+        for length_s in (_STEPS_S if step_s is None else (step_s,))
+        if (period := _period(start_s, end_s, length_s, now_s, kept_s)) is not None
+    ]
+    if not fitting:
+        raise Problem(
+            "malformed",
+            f"step: need a multiple of 10 s that makes at most {MOST_POINTS} points; before the "
+            "last 6 hours a multiple of 1m, before the last 14 days of 1h.",
+            field="step",
+        )
+    return fitting[0]
+
+
+def _period(
+    start_s: float, end_s: float, step_s: int, now_s: float, kept_s: Mapping[int, float]
+) -> Period | None:
+    start_ts = int(start_s // step_s) * step_s
+    end_ts = -int(-end_s // step_s) * step_s
+    if end_ts - start_ts > MOST_POINTS * step_s:
+        return None
+    for resolution_s, kept in sorted(kept_s.items(), reverse=True):
+        if step_s % resolution_s == 0 and start_s >= now_s - kept:
+            return Period(start_ts, end_ts, step_s, resolution_s)
+    return None

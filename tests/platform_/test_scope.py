@@ -18,6 +18,7 @@ MAY_USE_UNSCOPED = {
     "catalog/jobs.py": "jobs of the platform have no tenant",
     "catalog/occupancy.py": "sums over the tenants that it is asked for",
     "catalog/usage.py": "sums over tenants; prunes",
+    "catalog/usage_split.py": "sums over the tenants that it is asked for",
     "events/deliveries.py": "delivers for all tenants",
     "events/webhooks.py": "follows events of all tenants",
     "events/order.py": "numbers and deletes events of all tenants",

@@ -182,6 +182,22 @@ class Cost(Record):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Counts(Record):
+    """null: this split does not count it, or it is unknown."""
+
+    requested_tokens: int | None
+    hit_tokens: int | None
+    requested_blocks: int | None
+    hit_blocks: int | None
+    read_bytes: int | None
+    # into the hot tier
+    written_bytes: int | None
+    stored_blocks: int | None
+    # the last sample
+    used_bytes: int | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Delivery(Record):
     """Names its tenant by slug."""
 
@@ -375,6 +391,39 @@ class FamilyMember(Record):
     decided_at: datetime | None
     # last handshake
     seen_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Group(Record):
+    """Group."""
+
+    # tenant's slug, number of the space, node, or tier
+    id: str
+    name: str
+    # slug; null: of a tier
+    tenant: str | None
+    # of the period; of a space or node: of the whole sessions that were open in it
+    totals: Counts
+    # empty for spaces and nodes, whose roll-ups are not stored
+    points: tuple[GroupPoint, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GroupPoint(Record):
+    """null: this split does not count it, or it is unknown."""
+
+    requested_tokens: int | None
+    hit_tokens: int | None
+    requested_blocks: int | None
+    hit_blocks: int | None
+    read_bytes: int | None
+    # into the hot tier
+    written_bytes: int | None
+    stored_blocks: int | None
+    # the last sample
+    used_bytes: int | None
+    # first second of the step, Unix time
+    bucket_ts: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -891,8 +940,11 @@ class Unpinned(Record):
 class Usage(Record):
     """Usage."""
 
+    # length of a point
     resolution_s: int
     points: tuple[UsagePoint, ...]
+    # with `by`: at most 100, most requested tokens first
+    groups: tuple[Group, ...] | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2133,12 +2133,37 @@ class AsyncOperations(AsyncResource):
         """Who you are: role, scopes, tenants, the key's end, and how often you may ask."""
         return await self._transport.call("GET", "/me", models.Me)
 
-    async def usage(self, *, range: str | None = None, tenant: str | None = None) -> models.Usage:
+    async def usage(
+        self,
+        *,
+        by: str | None = None,
+        from_: Moment | None = None,
+        range: str | None = None,
+        step: Duration | None = None,
+        tenant: str | None = None,
+        to: Moment | None = None,
+    ) -> models.Usage:
         """Counters over time, summed over tenants.
 
         Args:
+            by: adds `groups`
+            from_: in place of range: the beginning
+            range: 15m without `from`
+            step: length of a point, from multiples of it; at most 1,440 points. Absent: the
+                shortest that fits
             tenant: slug; absent: all that you may see
+            to: with `from`: the end; now unless given
         """
         return await self._transport.call(
-            "GET", "/usage", models.Usage, query={"range": range, "tenant": tenant}
+            "GET",
+            "/usage",
+            models.Usage,
+            query={
+                "by": by,
+                "from": from_,
+                "range": range,
+                "step": step,
+                "tenant": tenant,
+                "to": to,
+            },
         )
