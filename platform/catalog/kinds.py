@@ -178,6 +178,7 @@ WARM = Kind(
     "Have an engine compute a context, so that its blocks are stored.",
     arguments={"context_id": str, "engine_id": int},  # engine 0: any
     is_offered=False,
+    is_of_team=True,
 )
 WARM_BY_POLICY = Kind(
     "warm_by_policy",
