@@ -62,5 +62,6 @@ def once(handler: Handler, request: Request, secret_members: tuple[str, ...]) ->
 
 def _fingerprint(request: Request) -> str:
     body = json.dumps(request.data, sort_keys=True)
-    text = f"{request.method} {request.get_full_path()}\n{body}"
+    only_if = request.headers.get("If-Match", "")
+    text = f"{request.method} {request.get_full_path()}\n{only_if}\n{body}"
     return hashlib.sha256(text.encode()).hexdigest()

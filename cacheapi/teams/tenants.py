@@ -53,7 +53,8 @@ _LIMITS = ("hot_bytes", "cold_bytes", "space_limit", "context_limit", "context_b
 class QuotaChangeSerializer(StrictSerializer):
     """Absent members keep their value."""
 
-    schema = {"anyOf": [{"required": [name]} for name in _LIMITS]}
+    # At least one, not `overcommit` alone. Not `anyOf`: generated clients would drop the members.
+    schema = {"minProperties": 1, "not": {"required": ["overcommit"], "maxProperties": 1}}
     hot_bytes = WholeNumber(required=False)
     cold_bytes = WholeNumber(required=False)
     overcommit = Flag(
@@ -139,7 +140,7 @@ _CHANGES = ("name", "node_limit", "is_active")
 class TenantChangeSerializer(StrictSerializer):
     """Absent members keep their value."""
 
-    schema = {"anyOf": [{"required": [name]} for name in _CHANGES]}
+    schema = QuotaChangeSerializer.schema
     name = Text(max_length=200, required=False)
     node_limit = WholeNumber(max_value=2**31 - 1, required=False)
     is_active = Flag(

@@ -118,6 +118,7 @@ class WebhooksView(ReadOnlyView):
     serializer_class = WebhookSerializer
     filterset_class = WebhookFilter
     secret_members = ("secret",)
+    unconditional = ("test",)
 
     @extend_schema(request=WebhookCreateSerializer, responses={201: WebhookWithSecretSerializer})
     def create(self, request: Request, *args: Any, **kwargs: Any) -> Response:
@@ -183,6 +184,7 @@ class DeliveriesView(ReadOnlyView):
     serializer_class = DeliverySerializer
     filterset_class = DeliveryFilter
     select = ("tenant", "event", "webhook")
+    unconditional = ("retry",)
 
     def visible(self) -> QuerySet[Delivery]:
         seen = caller(self.request).rows(Webhook).filter(pk=self.kwargs["webhook"])

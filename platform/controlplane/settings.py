@@ -182,6 +182,7 @@ SPECTACULAR_SETTINGS = {
     "POSTPROCESSING_HOOKS": [
         "drf_spectacular.hooks.postprocess_schema_enums",
         "cacheapi.base.openapi.add_problems",
+        "cacheapi.base.links.add_links",
     ],
     "ENUM_NAME_OVERRIDES": {
         "MemberStateEnum": [each.value for each in MemberState],

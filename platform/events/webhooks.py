@@ -8,6 +8,7 @@ from django.db.models import F
 from django.utils import timezone
 
 from base import log_events, outbound
+from base.preconditions import require_unchanged
 from base.problems import Problem
 from events.kinds import KINDS, matches
 from events.models import Delivery, Event, Webhook
@@ -64,6 +65,7 @@ def change(
         _check(webhook.url if url is None else url, webhook.types if types is None else types)
     with transaction.atomic():
         row = Webhook.unscoped.select_for_update().get(pk=webhook.pk)
+        require_unchanged(row)
         before = _values(row)
         row.url = row.url if url is None else url
         row.types = row.types if types is None else list(types)
@@ -103,6 +105,7 @@ def deactivate(webhook: Webhook, reason: str) -> None:
 @transaction.atomic
 def remove(*, webhook: Webhook, actor: Actor) -> None:
     """With its deliveries."""
+    require_unchanged(webhook)
     record(
         actor=actor,
         tenant_id=webhook.tenant_id,
@@ -116,6 +119,7 @@ def remove(*, webhook: Webhook, actor: Actor) -> None:
 @transaction.atomic
 def rotate(*, webhook: Webhook, overlap_s: int, actor: Actor) -> tuple[Webhook, str]:
     """A new secret, shown once. For `overlap_s` seconds the one before signs, too."""
+    require_unchanged(webhook)
     until = timezone.now() + timedelta(seconds=overlap_s)
     Webhook.unscoped.filter(pk=webhook.pk).update(
         generation=F("generation") + 1, previous_until=until

@@ -103,6 +103,8 @@ BODIES = {
     "rules_update": {"order": 3},
     "members_update": {"role": "viewer"},
     "policies_update": {"priority": 2},
+    "warm_policies_update": {"is_paused": True},
+    "webhooks_update": {"is_active": False},
     "tenants_set_quota": {"cold_bytes": 5},
 }
 

@@ -1,8 +1,9 @@
 """Schemathesis against a live platform: `make fuzz-api` (EXAMPLES=20 SEED=1).
 
-Runs all its checks with an operator's, a team's and a node's key, against docs/openapi.json.
-Prints the output of each run; exit code 1 after a finding. `tests/cacheapi/test_fuzz.py` runs a
-short form in CI.
+Runs all its checks as an operator, a team, a read-only key, a viewer in a browser and a node,
+against docs/openapi.json, whose links lead from an answer to the operations on its object. Prints
+the output of each run, the cases and the operations; exit code 1 after a finding.
+`tests/cacheapi/test_fuzz.py` runs a short form in CI.
 
 Must not be here: exceptions for findings. Fix the platform or its schema instead.
 """
@@ -20,22 +21,41 @@ from typing import Any
 
 from support.servers import ROOT, ControlPlane, S3Server
 
-# role of a key → its paths
-PATHS = {"operator": "^/api/v1/", "team": "^/api/v1/", "node": "^/cache/v1/"}
+# who asks → their paths
+TEAMS = "^/api/v1/"
+PATHS = {
+    "operator": TEAMS,
+    "team": TEAMS,
+    "reader": TEAMS,
+    "viewer": TEAMS,
+    "node": "^/cache/v1/",
+}
 SEED_ROWS = """
 import json
+from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY
+from django.contrib.sessions.backends.db import SessionStore
 from catalog.kinds import KINDS
-from support.rows import make_everything, make_tenant
+from support.rows import make_everything, make_person, make_tenant
 from tenants.models import ApiKey
 from tenants.services import issue_key
 tenant = make_tenant("fuzzed")
 rows = make_everything(tenant, 2)
-told = {"session": str(rows["node"].pk)}
+told = {"session": str(rows["node"].pk), "space": rows["space"].pk}
 told["of_all_tenants"] = [kind.name for kind in KINDS.values() if not kind.of_tenant]
-for role in ("operator", "team", "node"):
+for role in ("operator", "team", "reader", "node"):
     owner = None if role == "operator" else tenant
-    key, told[role] = issue_key(tenant=owner, role=role, name="fuzz")
+    kind = "team" if role == "reader" else role
+    scopes = ["read"] if role == "reader" else None
+    key, told[role] = issue_key(tenant=owner, role=kind, name="fuzz", scopes=scopes)
     told[role + "_id"] = key.pk
+person = make_person("viewer", fuzzed="viewer")
+login = SessionStore()
+login[SESSION_KEY] = str(person.pk)
+login[BACKEND_SESSION_KEY] = "tenants.signing_in.SignInBackend"
+login[HASH_SESSION_KEY] = person.get_session_auth_hash()
+login.create()
+told["viewer"] = login.session_key
+told["viewer_id"] = person.memberships.get().pk
 print("TOLD" + json.dumps(told))
 """
 
@@ -44,6 +64,7 @@ print("TOLD" + json.dumps(told))
 class Report:
     role: str
     cases: int
+    operations: int
     is_clean: bool
     output: str
 
@@ -73,7 +94,7 @@ def fuzz(
             "run",
             str(ROOT / "docs/openapi.json"),
         ),
-        *("--url", url, "--header", f"Authorization: Bearer {keys[role]}", "--checks", "all"),
+        *("--url", url, *_credentials(keys[role], role), "--checks", "all"),
         *("--include-path-regex", PATHS[role], "--max-examples", str(examples)),
         *(
             "--phases",
@@ -86,6 +107,8 @@ def fuzz(
             "--no-color",
         ),
         *("--suppress-health-check", "all", "--generation-database", "none"),
+        # It takes the header of a key away, and a viewer's cookie stays.
+        *(("--exclude-checks", "ignored_auth") if role == "viewer" else ()),
     ]
     environment = {
         **os.environ,
@@ -101,13 +124,23 @@ def fuzz(
     cases = int(found[1].replace(",", "")) if found else 0
     # If Schemathesis itself fails, it prints whole source files.
     output = "\n".join(line[:2000] for line in done.stdout.splitlines())
-    return Report(role, cases, done.returncode == 0, output)
+    tested = re.search(r"Operations:.*?(\d+) selected", done.stdout)
+    operations = int(tested[1]) if tested else 0
+    return Report(role, cases, operations, done.returncode == 0, output)
+
+
+def _credentials(secret: str, role: str) -> list[str]:
+    if role != "viewer":
+        return ["--header", f"Authorization: Bearer {secret}"]
+    token = "f" * 32
+    cookies = f"sessionid={secret}; csrftoken={token}"
+    return ["--header", f"Cookie: {cookies}", "--header", f"X-CSRFToken: {token}"]
 
 
 def main() -> int:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--examples", type=int, default=20, help="an operation and phase")
-    options.add_argument("--cases", type=int, default=2000, help="least cases, over all keys")
+    options.add_argument("--cases", type=int, default=4000, help="least cases, over all keys")
     options.add_argument("--seed", type=int, default=1)
     options.add_argument("--only", choices=PATHS)
     chosen = options.parse_args()
@@ -128,17 +161,22 @@ def main() -> int:
                         seed=chosen.seed,
                     )
                     reports.append(report)
-                    print(f"=== {role}: {report.cases} cases\n{report.output}", flush=True)
+                    print(f"=== {role}: {report.cases} cases of {report.operations} operations")
+                    print(report.output, flush=True)
                 errors = [x for x in platform.log.read_text().splitlines() if "[error]" in x]
                 print("\n".join(errors[:40]))
     cases = sum(report.cases for report in reports)
     is_clean = all(report.is_clean for report in reports)
+    for report in reports:
+        print(f"{report.role}: {report.cases} cases, {report.operations} operations")
     print(f"{cases} cases, {'nothing found' if is_clean else 'see above'}")
     return 0 if is_clean and cases >= chosen.cases else 1
 
 
 def unlimited() -> dict[str, Any]:
-    return dict.fromkeys(("RATE_CALLER", "RATE_ADDRESS", "RATE_NODE"), "")
+    """Settings of the platform: no rates, and engines on this machine."""
+    rates = dict.fromkeys(("RATE_CALLER", "RATE_ADDRESS", "RATE_NODE"), "")
+    return {**rates, "OUTBOUND_ALLOW": "127.0.0.0/8"}
 
 
 if __name__ == "__main__":

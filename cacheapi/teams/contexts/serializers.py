@@ -1,6 +1,7 @@
 """Bodies and answers of contexts' operations."""
 
 from datetime import timedelta
+from itertools import combinations
 from typing import Any
 
 from django.utils import timezone
@@ -165,6 +166,13 @@ class ContextUpdateSerializer(StrictSerializer):
         return attrs
 
 
+def exactly_one(*names: str) -> dict[str, Any]:
+    """For a body's schema. Not `oneOf`: generated clients make a body without members of that."""
+    pairs = [{"required": list(pair)} for pair in combinations(names, 2)]
+    none = {"not": {"anyOf": [{"required": [name]} for name in names]}}
+    return {"minProperties": 1, "not": {"anyOf": [none, *pairs]}}
+
+
 class ForSerializer(StrictSerializer):
     """`for`, which no Python class can declare, and `for_s`, which it replaces."""
 
@@ -184,7 +192,7 @@ class ForSerializer(StrictSerializer):
 class ContextPinSerializer(ForSerializer):
     """Exactly one of `until`, `for` and `for_s`."""
 
-    schema = {"oneOf": [{"required": [name]} for name in ("until", "for", "for_s")]}
+    schema = exactly_one("until", "for", "for_s")
     until = Moment(required=False)
     tier = Choice(
         choices=Pin.Tier.choices,
@@ -268,7 +276,7 @@ class ExpiredSerializer(serializers.Serializer[Any]):
 class ContextExtendSerializer(ForSerializer):
     """Exactly one of `for` and `for_s`."""
 
-    schema = {"oneOf": [{"required": ["for"]}, {"required": ["for_s"]}]}
+    schema = exactly_one("for", "for_s")
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         if len({"for", "for_s"} & set(attrs)) != 1:

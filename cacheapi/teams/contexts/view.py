@@ -52,6 +52,8 @@ class ContextsView(
     lookup_value_regex = UUID
     orderings = ("-created_at", "updated_at", "last_used_at", "name", "tokens", "size_bytes")
     takes = {"retrieve": ("blocks",), "residency": ("blocks",), "diff": ("with",)}
+    refusals = {"bulk": (404,)}  # of somebody else's preview
+    unconditional = ("warm",)
     defer = ("chain",)
     serializer_class = ContextSerializer
     filterset_class = ContextFilter

@@ -442,7 +442,6 @@ class Contexts(Resource):
         add_special_tokens: bool | None = None,
         salt: str | None = None,
         engine: int | None = None,
-        etag: str | None = None,
     ) -> models.Job:
         """Has an engine of the space compute the prompt, so that its blocks are stored. The job's
         `detail` has tokens stored, seconds of the engine and GPU-seconds. A job under way for
@@ -459,7 +458,6 @@ class Contexts(Resource):
             add_special_tokens: default: true with text, false with messages, as in vLLM
             salt: cache_salt of the requests
             engine: number of an engine; default: any healthy one
-            etag: of the version that is changed; refused if it is older.
         """
         return self._transport.call(
             "POST",
@@ -479,7 +477,6 @@ class Contexts(Resource):
                     "engine": engine,
                 }
             ),
-            etag=etag,
         )
 
     def list(
@@ -566,17 +563,12 @@ class Deliveries(Resource):
             "GET", f"/webhooks/{path_part(webhook)}/deliveries/{path_part(id)}", models.Delivery
         )
 
-    def retry(self, webhook: Id, id: Id, *, etag: str | None = None) -> models.Delivery:
-        """Delivers the event once more, whether it was delivered or not.
-
-        Args:
-            etag: of the version that is changed; refused if it is older.
-        """
+    def retry(self, webhook: Id, id: Id) -> models.Delivery:
+        """Delivers the event once more, whether it was delivered or not."""
         return self._transport.call(
             "POST",
             f"/webhooks/{path_part(webhook)}/deliveries/{path_part(id)}/retry",
             models.Delivery,
-            etag=etag,
         )
 
     def list(
@@ -2002,15 +1994,9 @@ class Webhooks(Resource):
             etag=etag,
         )
 
-    def test(self, id: Id, *, etag: str | None = None) -> models.Delivery:
-        """Sends an event of type webhook.test to this webhook only. See its deliveries.
-
-        Args:
-            etag: of the version that is changed; refused if it is older.
-        """
-        return self._transport.call(
-            "POST", f"/webhooks/{path_part(id)}/test", models.Delivery, etag=etag
-        )
+    def test(self, id: Id) -> models.Delivery:
+        """Sends an event of type webhook.test to this webhook only. See its deliveries."""
+        return self._transport.call("POST", f"/webhooks/{path_part(id)}/test", models.Delivery)
 
     def list(
         self,
