@@ -80,7 +80,7 @@ def rotate_key(
     to live. Raises Problem as `make_key`; conflict (ended, or rotated before).
     """
     maker = _maker(caller)
-    row = ApiKey.unscoped.select_for_update().select_related("tenant").get(pk=key.pk)
+    row = ApiKey.unscoped.select_for_update().get(pk=key.pk)
     require_managed(caller, row)
     require_unchanged(row)
     _require_scopes(caller, row.role, row.scopes)
