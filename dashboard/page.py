@@ -25,6 +25,7 @@ _NAVIGATION = (
     (
         *(("tenants", "Tenants", "t"), ("contexts", "Contexts", "c")),
         *(("families", "Families", "f"), ("keys", "API keys", "k")),
+        *(("webhooks", "Webhooks", "w"),),
     ),
     (("jobs", "Jobs", "j"), ("audit", "Audit", "a")),
 )

@@ -12,6 +12,7 @@ from dashboard.pages.nodes.view import nodes
 from dashboard.pages.overview.view import overview, overview_data
 from dashboard.pages.tenants.view import let_in, tenants
 from dashboard.pages.tiers.view import tiers
+from dashboard.pages.webhooks import view as webhooks
 
 app_name = "dashboard"
 urlpatterns = [
@@ -32,6 +33,8 @@ urlpatterns = [
     path("contexts/<uuid:uuid>/unpin", contexts.unpin, name="context-unpin"),
     path("contexts/<uuid:uuid>/expire", contexts.expire, name="context-expire"),
     path("contexts/<uuid:uuid>/delete", contexts.delete, name="context-delete"),
+    path("webhooks/", webhooks.webhooks, name="webhooks"),
+    path("webhooks/<uuid:uuid>/test", webhooks.test, name="webhook-test"),
     path("keys/", keys.keys, name="keys"),
     path("keys/<int:key_id>/revoke", keys.revoke, name="key-revoke"),
 ]

@@ -1,4 +1,5 @@
-"""`make reference`: generates docs/events.md and docs/metrics.md from the tables in the code.
+"""`make reference`: generates docs/events.md and docs/metrics.md, and the table of types in
+docs/webhooks.md, from the tables in the code.
 
 Runs inside Django (`manage.py shell`). A test compares the pages with the tables.
 """
@@ -52,7 +53,28 @@ def pages() -> dict[Path, str]:
     table = import_module("metrics.table")
     events = EVENTS.format(platform=_events("base.log_events"), nodes=_events("neve.log_events"))
     metrics = METRICS.format(tenant=_metrics(table.TENANT), platform=_metrics(table.PLATFORM))
-    return {ROOT / "docs/events.md": events, ROOT / "docs/metrics.md": metrics}
+    return {
+        ROOT / "docs/events.md": events,
+        ROOT / "docs/metrics.md": metrics,
+        ROOT / "docs/webhooks.md": _with_types((ROOT / "docs/webhooks.md").read_text()),
+    }
+
+
+def _with_types(page: str) -> str:
+    """The page with the table of events' types between its two comments."""
+    kinds = import_module("events.kinds").KINDS.values()
+    rows = [
+        (
+            f"`{kind.name}`",
+            kind.about,
+            "; ".join(f"`{name}`: {meaning}" for name, meaning in kind.data.items()),
+        )
+        for kind in kinds
+    ]
+    before, _, rest = page.partition("<!-- types -->\n")
+    _, _, after = rest.partition("<!-- end of types -->")
+    table = _table(("type", "when", "data"), rows)
+    return f"{before}<!-- types -->\n\n{table}\n<!-- end of types -->{after}"
 
 
 def _events(module: str) -> str:

@@ -10,8 +10,6 @@ from contextlib import aclosing
 from typing import Any
 
 import django_filters
-from asgiref.sync import SyncToAsync
-from django.db import connections
 from django.db.models import QuerySet
 from django.http import StreamingHttpResponse
 from drf_spectacular.types import OpenApiTypes
@@ -153,7 +151,6 @@ class EventsView(ReadOnlyView):
         require_kept(interest.tenant_ids, after)
         reader = reader_of(who, request.session.session_key if request.session else None)
         require_room(reader.id)
-        _close_connections()
         return StreamingHttpResponse(
             _lines(reader, interest, after),
             content_type="text/event-stream",
@@ -164,7 +161,6 @@ class EventsView(ReadOnlyView):
 
 async def _lines(reader: Reader, interest: Interest, after: int) -> AsyncIterator[str]:
     """Every piece carries an `id`, so that whoever connects again goes on from there."""
-    _release_thread()
     yield f"retry: {RETRY_MS}\nid: {after}\n\n"
     try:
         async with aclosing(feed().follow(reader, interest, after)) as found:
@@ -177,24 +173,6 @@ async def _lines(reader: Reader, interest: Interest, after: int) -> AsyncIterato
     except (Ended, Problem) as end:
         body = json.dumps({"type": f"/problems/{end.kind}", "detail": str(end)})
         yield f"event: end\ndata: {body}\n\n"
-
-
-def _release_thread() -> None:
-    """Ends the thread in which this request's view ran: Django would keep it for the whole answer.
-
-    Django makes another one for the end of the answer.
-    """
-    context = SyncToAsync.thread_sensitive_context.get(None)
-    executor = SyncToAsync.context_to_thread_executor.pop(context, None) if context else None
-    if executor is not None:
-        executor.shutdown(wait=False)
-
-
-def _close_connections() -> None:
-    """The view's thread needs the database no more; Django would keep its connection."""
-    for connection in connections.all(initialized_only=True):
-        if not connection.in_atomic_block:
-            connection.close()
 
 
 def kinds_from(text: str) -> frozenset[str]:

@@ -24,6 +24,7 @@ from base.preconditions import require_unchanged
 from base.problems import Problem
 from catalog.kinds import REQUEST_ATTEMPTS, BadRequest, kind_of
 from catalog.models import Job
+from events.services import Subject, emit
 from tenants.audit import Actor
 from tenants.audit import record as audit
 from tenants.models import Tenant
@@ -223,10 +224,24 @@ def job_run(job_id: UUID | str, *, is_redelivered: bool = False) -> Iterator[Job
     except BaseException as error:
         is_over = job.attempts >= REQUEST_ATTEMPTS or isinstance(error, GiveUp)
         retry_at = None if is_over else timezone.now() + timedelta(seconds=pause_s(job.attempts))
-        _finish(job_id, state=Job.State.FAILED, error=_text(error), retry_at=retry_at)
+        with transaction.atomic():
+            _finish(job_id, state=Job.State.FAILED, error=_text(error), retry_at=retry_at)
+            if is_over:
+                _tell("job.failed", job)
         raise
     else:
-        _finish(job_id, state=Job.State.DONE, progress=1.0)
+        with transaction.atomic():
+            _finish(job_id, state=Job.State.DONE, progress=1.0)
+            _tell("job.done", job)
+
+
+def _tell(kind: str, job: Job) -> None:
+    """Of a requested job that is over."""
+    data: dict[str, Any] = {"kind": job.kind, "requested_by": job.requested_by}
+    if kind == "job.failed":
+        data["attempts"] = job.attempts
+    subject: Subject = {"type": "job", "id": str(job.pk), "name": job.kind}
+    emit(kind, tenant_id=job.tenant_id, subject=subject, data=data)
 
 
 def is_waiting(kind: str, tenant_id: int | None) -> bool:
@@ -280,7 +295,13 @@ def fail_lost() -> int:
         "error": "Its worker gave no sign of life any more.",
     }
     to_retry = lost.filter(is_requested=True, attempts__lt=REQUEST_ATTEMPTS)
-    return to_retry.update(retry_at=now, **failed) + lost.update(**failed)
+    count: int = to_retry.update(retry_at=now, **failed)
+    with transaction.atomic():
+        over = list(lost.select_for_update().filter(is_requested=True))
+        count += lost.update(**failed)
+        for job in over:
+            _tell("job.failed", job)
+    return count
 
 
 def _found(kind: str, tenant_id: int | None) -> QuerySet[Job]:

@@ -2,20 +2,22 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from django.conf import settings
 from django.db import transaction
-from django.db.models import Exists, F, OuterRef, Q, QuerySet
+from django.db.models import Exists, F, OuterRef, Q
 from django.utils import timezone
 
 from base import live
 from base.preconditions import require_unchanged
 from base.problems import Problem
-from catalog import families, hot_access, usage
+from catalog import families, hot_access, nodes, usage
 from catalog.models import FamilyMember, NodeSession
+from catalog.nodes import host_of as host_of  # others ask here
+from catalog.nodes import live_after_s as live_after_s
+from catalog.nodes import live_sessions as live_sessions
+from catalog.nodes import live_since as live_since
 from catalog.spaces import note_groups, resolve_space
 from neve.formats.parts import PartGroup
 from neve.formats.space import SpaceIdentity
@@ -122,7 +124,7 @@ def open_session(
         )
         if member is not None:  # behind the sessions: a heartbeat locks in this order
             FamilyMember.objects.filter(pk=member.pk).update(seen_at=now)
-        return NodeSession.objects.create(
+        session = NodeSession.objects.create(
             space=space,
             member=member,
             key=key,
@@ -132,11 +134,8 @@ def open_session(
             opened_at=now,
             last_heartbeat_at=now,
         )
-
-
-def host_of(node: str) -> str:
-    """The node that a process belongs to: its name before the first slash."""
-    return node.partition("/")[0]
+    nodes.tell(tenant.pk, hosts=[host_of(node)], reason="silent")
+    return session
 
 
 @transaction.atomic
@@ -178,6 +177,7 @@ def end_session(*, session_id: UUID) -> None:
     Tenant.objects.select_for_update().get(pk=session.tenant_id)  # see open_session
     if NodeSession.objects.filter(pk=session_id, ended_at=None).update(ended_at=timezone.now()):
         hot_access.remove_unused_users_on_commit([session.key_id])
+        nodes.tell(session.tenant_id, hosts=[host_of(session.node)], reason="ended")
 
 
 @transaction.atomic
@@ -203,6 +203,7 @@ def cut_session(*, session: NodeSession, actor: Actor) -> None:
         if session.key is not None:
             ApiKey.objects.filter(pk=session.key.pk).update(hot_generation=F("hot_generation") + 1)
             hot_access.remove_user_on_commit(session.key)
+    nodes.tell(session.tenant_id, hosts=[host_of(session.node)], reason="cut")
 
 
 def end_replaced(*, tenant_id: int) -> int:
@@ -241,21 +242,7 @@ def end_all(*, tenant_id: int, key_id: int | None = None) -> int:
         rows = NodeSession.objects.filter(ended_at=None)
         if key_id is not None:
             rows = rows.filter(key_id=key_id)
-        return rows.update(ended_at=timezone.now())
-
-
-def live_after_s() -> int:
-    """A session is live while its last heartbeat is younger than so many seconds."""
-    return 3 * int(settings.ENV.heartbeat_s) + 10
-
-
-def live_since() -> datetime:
-    return timezone.now() - timedelta(seconds=live_after_s())
-
-
-def live_sessions() -> QuerySet[NodeSession]:
-    """Inside a tenant's scope: its live sessions."""
-    rows: QuerySet[NodeSession] = NodeSession.objects.filter(
-        ended_at=None, last_heartbeat_at__gt=live_since()
-    )
-    return rows
+        ended: int = rows.update(ended_at=timezone.now())
+    if ended:
+        nodes.tell(tenant_id, reason="cut")
+    return ended

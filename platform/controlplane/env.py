@@ -24,7 +24,18 @@ VAR = ROOT / (os.environ.get("NEVE_VAR") or "var")  # one folder, whatever the w
 # First parts of the platform's own paths, which a prefix may not equal.
 OWN_PATHS = {
     *("api", "cache", "healthz", "metrics", "problems", "admin", "static", "ws", "login", "logout"),
-    *("dashboard", "tenants", "nodes", "tiers", "families", "jobs", "audit", "contexts", "keys"),
+    *(
+        "dashboard",
+        "tenants",
+        "nodes",
+        "tiers",
+        "families",
+        "jobs",
+        "audit",
+        "contexts",
+        "keys",
+        "webhooks",
+    ),
 }
 BUS_SCHEMES = {"redis": "redis", "valkey": "redis", "rediss": "rediss", "valkeys": "rediss"}
 

@@ -60,6 +60,20 @@ class Horizon(TenantScoped):
         return str(self.sequence)
 
 
+class Mark(TenantOwned):
+    """A state that was told, so that only its change sends an event: `node:gpu-1` is up,
+    `quota:hot` passed 90. No row: 0."""
+
+    name = models.CharField(max_length=210)
+    value = models.PositiveIntegerField()
+
+    class Meta(TenantOwned.Meta):
+        constraints = [models.UniqueConstraint(fields=("tenant", "name"), name="mark_once")]
+
+    def __str__(self) -> str:
+        return f"{self.name}={self.value}"
+
+
 class Webhook(TenantOwned):
     """An address that gets a tenant's events. Its secrets are derived, and not stored.
 

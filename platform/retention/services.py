@@ -3,6 +3,7 @@
 New blocks get the new terms at once, stored blocks within seconds by the task `workers.retain`.
 """
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from django.core.exceptions import ValidationError
@@ -11,6 +12,7 @@ from django.db.models import F
 from django.forms.models import model_to_dict
 
 from base.preconditions import require_unchanged
+from events.services import Subject, emit
 from retention.models import RetentionPolicy, RetentionRule
 from retention.provisioning import provision_on_commit
 from tenants.audit import Actor, record
@@ -41,14 +43,16 @@ def set_policy(*, tenant: Tenant, actor: Actor, **fields: int | str | None) -> R
         put(policy, fields)
         policy.full_clean(validate_unique=False, validate_constraints=True)
         policy.save(update_fields=FIELDS)
+    after = model_to_dict(policy, FIELDS)
     record(
         actor=actor,
         tenant_id=tenant.pk,
         action="retention.set",
         obj=policy,
         before=before,
-        after=model_to_dict(policy, FIELDS),
+        after=after,
     )
+    _tell(tenant.pk, "policy", tenant.slug, _differing(before, after))
     _renew(tenant.pk)
     policy.generation += 1
     return policy
@@ -106,6 +110,17 @@ def _save_rule(rule: RetentionRule, fields: dict[str, Any]) -> None:
     rule.save()
 
 
+def _tell(tenant_id: int, what: str, id_: object, changed: Iterable[str]) -> None:
+    subject: Subject = {"type": "policy", "id": str(id_), "name": what}
+    if names := sorted(changed):
+        data = {"what": what, "changed": names}
+        emit("policy.changed", tenant_id=tenant_id, subject=subject, data=data)
+
+
+def _differing(before: Mapping[str, Any], after: Mapping[str, Any]) -> set[str]:
+    return {name for name in {*before, *after} if before.get(name) != after.get(name)}
+
+
 def _renew(tenant_id: int) -> None:
     """On commit, new blocks get the new terms; the next walk updates stored blocks."""
     with tenant_scope(tenant_id):
@@ -121,11 +136,13 @@ def _audit(
     before: dict[str, Any] | None = None,
     after: RetentionRule | None = None,
 ) -> None:
+    values = None if after is None else model_to_dict(after, RULE_FIELDS)
     record(
         actor=actor,
         tenant_id=rule.tenant_id,
         action=action,
         obj=rule,
         before=before,
-        after=None if after is None else model_to_dict(after, RULE_FIELDS),
+        after=values,
     )
+    _tell(rule.tenant_id, "rule", rule.pk, _differing(before or {}, values or {}))

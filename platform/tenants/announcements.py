@@ -12,3 +12,5 @@ tenant_created = Signal()
 access_ended = Signal()
 # Quota or state changed. `tenant_id`.
 tenant_changed = Signal()
+# A quota got other values. `tenant`, `changed`: names of the values.
+quota_changed = Signal()

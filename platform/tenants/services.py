@@ -10,7 +10,7 @@ from django.utils import timezone
 from base.preconditions import require_unchanged
 from base.problems import Problem
 from tenants import keys
-from tenants.announcements import access_ended, tenant_changed, tenant_created
+from tenants.announcements import access_ended, quota_changed, tenant_changed, tenant_created
 from tenants.audit import SYSTEM, Actor, record
 from tenants.models import ApiKey, Quota, Tenant
 from tenants.room import fitting_bytes, require_room
@@ -216,6 +216,8 @@ def set_quota(
         before=before,
         after={**fields, **beyond},
     )
+    if differing := [name for name, value in fields.items() if before[name] != value]:
+        quota_changed.send(Tenant, tenant=tenant, changed=differing)
     tenant_changed.send(Tenant, tenant_id=tenant.pk)
     return quota
 

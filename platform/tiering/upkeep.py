@@ -6,11 +6,11 @@ The rules of `tiering.work` hold here, too.
 from django.utils import timezone
 
 from base import live
-from catalog import hot_access, jobs, sessions, usage
+from catalog import hot_access, jobs, nodes, sessions, usage
 from catalog.models import TIER_COUNTERS, NodeSession
 from catalog.occupancy import Occupancy, occupancy
 from catalog.targets import Opener, active_ids
-from events import deliveries
+from events import deliveries, quotas
 from neve.index.tier import Usage
 from storage import hot
 from tenants import key_use
@@ -19,13 +19,14 @@ from tiering import pruning
 
 def end_access(job: Opener, tenant_id: None) -> None:
     """End sessions and Valkey users of expired keys, users that a revocation could not remove, and
-    sessions of engines that crashed and came back. No Job row."""
+    sessions of engines that crashed and came back. Tell of nodes that went silent. No Job row."""
     hot_access.align_users()
     expired = NodeSession.unscoped.filter(ended_at=None, key__expires_at__lte=timezone.now())
     for owner_id, key_id in set(expired.values_list("tenant_id", "key_id")):
         sessions.end_all(tenant_id=owner_id, key_id=key_id)
     for owner_id in active_ids():
         sessions.end_replaced(tenant_id=owner_id)
+        nodes.tell(owner_id, reason="silent")
 
 
 def sample(job: Opener, tenant_id: int) -> None:
@@ -38,6 +39,12 @@ def sample(job: Opener, tenant_id: int) -> None:
     totals = {name: getattr(tiers, name) for name in TIER_COUNTERS}
     usage.record_tier_totals(tenant_id=tenant_id, at=now, totals=totals)
     live.announce_usage_on_commit(tenant_id)
+    in_segments = segments.dead_bytes + segments.waiting_bytes
+    quotas.tell_use(
+        tenant_id=tenant_id,
+        hot_bytes=tiers.hot_bytes,
+        cold_bytes=tiers.cold_bytes + in_segments,  # what the quota bounds together
+    )
 
 
 def gauges(tiers: Usage, segments: Occupancy, now_s: float) -> dict[str, int]:

@@ -169,6 +169,8 @@ PAGES = {
     ("dashboard:context-expire", "post"): (404, 404, 302, 302),
     ("dashboard:context-delete", "get"): (404, 404, 200, 200),
     ("dashboard:context-delete", "post"): (404, 404, 302, 302),
+    ("dashboard:webhooks", "get"): (200, 200, 200, 200),
+    ("dashboard:webhook-test", "post"): (404, 404, 302, 302),
     ("dashboard:keys", "get"): (200, 200, 200, 200),
     ("dashboard:keys", "post"): (404, 404, 404, 400),  # an empty form, refused after the check
     ("dashboard:key-revoke", "get"): (404, 404, 404, 200),

@@ -21,6 +21,7 @@ MAY_USE_UNSCOPED = {
     "catalog/usage_split.py": "sums over the tenants that it is asked for",
     "events/deliveries.py": "delivers for all tenants",
     "events/webhooks.py": "follows events of all tenants",
+    "events/marks.py": "looks at the tenant that it is given",
     "events/order.py": "numbers and deletes events of all tenants",
     "events/reading.py": "restricts to the tenants that the reader sees",
     "events/feed.py": "reads for all streams; each takes what its reader sees",

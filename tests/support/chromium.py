@@ -5,4 +5,15 @@ FLAGS = (
     *("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update"),
 )
-PAGES = ("", "nodes/", "tiers/", "families/", "tenants/", "contexts/", "keys/", "jobs/", "audit/")
+PAGES = (
+    "",
+    "nodes/",
+    "tiers/",
+    "families/",
+    "tenants/",
+    "contexts/",
+    "keys/",
+    "webhooks/",
+    "jobs/",
+    "audit/",
+)
