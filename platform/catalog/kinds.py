@@ -83,7 +83,7 @@ CHECK_CONTEXTS = Kind(
     "check_contexts",
     "view-at-risk",
     "Ask the index which contexts are stored, stored in part, or lost.",
-    5.0,
+    10.0,
     is_offered=False,
 )
 PROMOTE = Kind(

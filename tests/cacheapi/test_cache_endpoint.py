@@ -361,6 +361,26 @@ class TestContexts:
         assert context.is_pinned
         assert context.ids()[2] == b"\xab" * 16
 
+    def test_a_report_says_who_used_it_when_and_adds_labels(self, opened, node, tenant):
+        body = self.body(opened, labels={"team": "blue"})
+        assert node.send("post", "/cache/v1/contexts", body).status_code == 201
+        with tenant_scope(tenant.pk):
+            first = Context.objects.get()
+        assert first.owner_name.startswith("key:node key (neve_")
+        assert first.state == "stored"
+        labels = {f"l{n}": "x" for n in range(15)} | {"team": "red"}
+        node.send("post", "/cache/v1/contexts", body | {"labels": labels})
+        # More than sixteen do not fit: the request's context is recorded all the same.
+        answer = node.send("post", "/cache/v1/contexts", body | {"labels": {"more": "x"}})
+        assert answer.status_code == 200
+        with tenant_scope(tenant.pk):
+            last = Context.objects.get()
+        assert last.labels == dict(sorted(labels.items()))
+        assert last.last_used_at > first.last_used_at
+        assert last.revision == first.revision  # nobody decided anything
+        wrong = node.send("post", "/cache/v1/contexts", body | {"labels": {"0": "x"}})
+        assert refused(wrong, 400, "malformed")["field"] == "labels"
+
     @pytest.mark.parametrize(("limit", "most"), [("context_limit", 2), ("context_block_limit", 1)])
     def test_a_limit_of_the_tenant_is_named_with_its_number(
         self, opened, node, tenant, settings, limit, most

@@ -3,11 +3,13 @@
 import re
 import time
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from django.test import Client
 from django.urls import reverse
+from django.utils import timezone
 from django.utils.html import escape
 from whitenoise.compress import main as compress
 
@@ -248,6 +250,19 @@ def act(browser, action: str, context, **headers):
     return browser.post(
         reverse(f"dashboard:context-{action}", kwargs={"uuid": context.pk}), headers=headers
     )
+
+
+def test_the_page_shows_state_labels_and_last_use(people, acme):
+    context = context_of(acme)
+    soon = timezone.now() + timedelta(hours=1)
+    Context.unscoped.filter(pk=context.pk).update(
+        state="lost", labels={"team": "<b>blue</b>"}, last_used_at=timezone.now(), expires_at=soon
+    )
+    page = people["team"].get("/contexts/").content.decode()
+    assert "✕ lost" in page
+    assert "team: &lt;b&gt;blue&lt;/b&gt;" in page
+    assert "Last used" in page
+    assert f"expires {soon:%Y}" in page
 
 
 def test_a_team_member_pins_and_unpins(people, acme):
