@@ -52,7 +52,8 @@ def once(handler: Handler, request: Request, secret_members: tuple[str, ...]) ->
         except BaseException:
             answers.release(row)
             raise
-        secrets = {name: None for name in secret_members if name in response.data}
+        held = response.data or {}  # of a 204, none
+        secrets = {name: None for name in secret_members if name in held}
         data = {**response.data, **secrets} if secrets else response.data
         answers.keep(row, status=response.status_code, body=JSONRenderer().render(data).decode())
         return response

@@ -24,7 +24,9 @@ from tenants.principal import actor_of
 class WebhookSerializer(TenantOwnedSerializer):
     id = serializers.UUIDField(source="pk", read_only=True)
     types = serializers.ListField(child=serializers.CharField(), read_only=True)
-    last_delivery_at = serializers.DateTimeField(source="delivered_at", read_only=True)
+    last_delivery_at = serializers.DateTimeField(
+        source="delivered_at", read_only=True, allow_null=True
+    )
 
     class Meta:
         model = Webhook

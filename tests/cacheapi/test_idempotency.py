@@ -10,7 +10,7 @@ from base.models import StoredAnswer
 from retention import services
 from retention.models import RetentionRule
 from retention.services import add_rule
-from support.rows import make_key
+from support.rows import make_everything, make_key
 from tenants.models import ApiKey, AuditEvent
 
 pytestmark = [pytest.mark.integration, pytest.mark.django_db]
@@ -193,3 +193,10 @@ def test_old_answers_are_pruned(add):
     add("young")
     assert answers.prune() == 1
     assert add("young")["Idempotent-Replayed"] == "true"
+
+
+def test_an_answer_without_a_body_is_repeated_where_others_hold_secrets(operator, tenant):
+    path = f"/api/v1/webhooks/{make_everything(tenant)['webhook'].pk}"
+    for _ in range(2):
+        assert operator.delete(path, headers={"Idempotency-Key": "gone"}).status_code == 204
+    assert operator.delete(path).status_code == 404

@@ -1054,7 +1054,7 @@ class Webhook(Record):
     inactive_reason: str
     failures: int
     failing_since: datetime | None
-    last_delivery_at: datetime
+    last_delivery_at: datetime | None
     previous_until: datetime | None
     created_at: datetime
     updated_at: datetime
@@ -1073,7 +1073,7 @@ class WebhookWithSecret(Record):
     inactive_reason: str
     failures: int
     failing_since: datetime | None
-    last_delivery_at: datetime
+    last_delivery_at: datetime | None
     previous_until: datetime | None
     created_at: datetime
     updated_at: datetime
