@@ -68,6 +68,15 @@ class TestNamesAndLabels:
         assert not AuditEvent.unscoped.filter(action="context.update").exists()
         assert Context.unscoped.get(pk=context.pk).revision == context.revision
 
+    def test_a_context_that_nodes_use_stays_the_one_that_was_read(self, team, path, context):
+        read = team.get(path)["ETag"]
+        now = timezone.now()
+        moved = {"state": "partial", "size_bytes": 200, "updated_at": now, "last_used_at": now}
+        Context.unscoped.filter(pk=context.pk).update(tokens=900, **moved)
+        sent = {"headers": {"If-Match": read}}
+        assert team.send("patch", path, {"labels": {"team": "blue"}}, **sent).status_code == 200
+        assert team.send("patch", path, {"labels": {"team": "red"}}, **sent).status_code == 412
+
     def test_a_name_is_given_once_in_a_space(self, team, path, context, tenant):
         make_context(context.space, "taken")
         make_context(make_space(tenant, "other"), "free-here")

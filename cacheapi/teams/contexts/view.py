@@ -54,6 +54,10 @@ class ContextsView(
     takes = {"retrieve": ("blocks",), "residency": ("blocks",), "diff": ("with",)}
     refusals = {"bulk": (404,)}  # of somebody else's preview
     unconditional = ("warm",)
+    moving = (  # what nodes, the check and the clock change
+        *("blocks", "tokens", "size_bytes", "state", "is_pinned", "pin_tier"),
+        *("last_used_at", "checked_at", "updated_at"),
+    )
     defer = ("chain",)
     serializer_class = ContextSerializer
     filterset_class = ContextFilter
