@@ -64,8 +64,21 @@ class Identity(serializers.Field[SpaceIdentity, Any, Any, SpaceIdentity]):
 
 
 class EngineVersionSerializer(StrictSerializer):
+    """With `url` and `model`, the platform may tokenise and prefill there for this space."""
+
     name = Text(max_length=40)
     version = Text(max_length=60)
+    url = Text(max_length=500, required=False, help_text="of its OpenAI-compatible server")
+    model = Text(max_length=200, required=False, help_text="the name under which it is served")
+    gpus = WholeNumber(min_value=1, max_value=65_536, required=False, help_text="TP × PP")
+    shards = WholeNumber(
+        min_value=1, max_value=4096, required=False, help_text="blocks of a chunk, one a KV head"
+    )
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        if ("url" in attrs) != ("model" in attrs):
+            raise serializers.ValidationError({"model": "give url and model together"})
+        return attrs
 
 
 @extend_schema_field(PART_GROUP)

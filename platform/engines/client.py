@@ -12,7 +12,7 @@ from typing import Any
 
 from base import outbound
 
-CHECK_S = 3.0
+CHECK_S = 5.0
 TOKENIZE_S = 20.0
 MOST_TOKENS = 1 << 20  # of one prompt
 FIELD = "base_url"

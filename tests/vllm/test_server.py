@@ -113,27 +113,26 @@ def test_a_chat_hears_what_was_reused(server):
     assert (told["context"], told["reused_tokens"]) == ("chat", 256)
 
 
+@pytest.fixture(scope="module")
+def team(platform):
+    return Team(platform)
+
+
+@pytest.fixture(scope="module")
+def engine(server, team):
+    """As the node's handshake announced it, checked."""
+    (found,) = [each for each in team.get("engines")["results"] if each["base_url"] == server.url]
+    checked = team.post(f"engines/{found['id']}/check")
+    assert (checked["state"], checked["source"]) == ("healthy", "announced"), checked
+    return checked
+
+
 class TestMadeContexts:
     """Contexts made over REST from this server's tokeniser: their blocks are its own."""
 
     MESSAGES = [{"role": "user", "content": "A context that nobody asked for yet. " * 9}]
 
-    @pytest.fixture(scope="class")
-    def team(self, platform):
-        return Team(platform)
-
-    @pytest.fixture(scope="class")
-    def engine(self, server, platform, team):
-        """As the node announced it, once the platform has checked it."""
-        with platform.workers():
-            wait_until(lambda: self.announced(team, server), what="a healthy engine")
-            yield self.announced(team, server)[0]
-
-    def announced(self, team, server):
-        found = team.get("engines?state=healthy&source=announced")["results"]
-        return [each for each in found if each["base_url"] == server.url]
-
-    def test_a_context_is_made_warmed_looked_up_and_reused(self, server, team, engine):
+    def test_a_context_is_made_warmed_looked_up_and_reused(self, server, team, engine, platform):
         (space,) = engine["spaces"]
         assert (engine["model"], engine["gpus"]) == ("tiny", 1)
         prompt = {"space": space, "messages": self.MESSAGES}
@@ -144,8 +143,11 @@ class TestMadeContexts:
         found = team.post("lookup", **prompt)
         assert (found["usable_tokens"], found["lost_tokens"]) == (0, whole)
         job = team.post(f"contexts/{made['id']}/warm")
-        path, over = f"jobs/{job['id']}", ("done", "failed", "cancelled")
-        wait_until(lambda: team.get(path)["state"] in over, what="the end of the job")
+        with platform.workers():
+            path, over = f"jobs/{job['id']}", ("done", "failed", "cancelled")
+            wait_until(
+                lambda: team.get(path)["state"] in over, timeout_s=180, what="the end of the job"
+            )
         job = team.get(path)
         assert job["state"] == "done", job
         assert job["detail"]["stored_tokens"] == job["detail"]["tokens"] == whole
