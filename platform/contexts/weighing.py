@@ -20,7 +20,7 @@ from tenants.scope import tenant_scope
 
 READ_AT_ONCE = 50  # of at most 512 KiB, unless an operator allowed longer contexts
 MOST_ASKED = 50_000  # ids whose sizes the index is asked for: all, or evenly spread ones
-MOST_ROOTS = 500  # more are not named to the database: it reads their spaces whole
+MOST_ROOTS = 500  # of more, the spaces are read whole
 
 
 @dataclass(frozen=True)
@@ -143,10 +143,11 @@ def _scaled(bytes_: int, blocks: int, sampled: int) -> int:
     return round(bytes_ * blocks / sampled) if sampled else 0
 
 
-def _extent(mine: set[bytes]) -> tuple[set[int], set[bytes], int]:
-    """Spaces and roots of the chosen contexts, and how many blocks these have at most."""
+def _extent(mine: set[bytes]) -> tuple[set[int], set[tuple[int, bytes]], int]:
+    """Spaces and roots (each with its space) of the chosen contexts, and how many blocks these have
+    at most."""
     spaces: set[int] = set()
-    roots: set[bytes] = set()
+    roots: set[tuple[int, bytes]] = set()
     blocks, uuids = 0, [UUID(bytes=raw) for raw in mine]
     for first in range(0, len(uuids), 500):
         part = Context.objects.filter(pk__in=uuids[first : first + 500], expired_at=None)
@@ -154,14 +155,20 @@ def _extent(mine: set[bytes]) -> tuple[set[int], set[bytes], int]:
             spaces.add(space_id)
             blocks += count
             if len(roots) <= MOST_ROOTS:
-                roots.add(bytes(root))
+                roots.add((space_id, bytes(root)))
     return spaces, roots, blocks
 
 
-def _sorted_chains(spaces: set[int], roots: set[bytes]) -> Iterator[tuple[UUID, int, bytes]]:
-    rows = Context.objects.filter(space_id__in=spaces, expired_at=None)
+def _sorted_chains(
+    spaces: set[int], roots: set[tuple[int, bytes]]
+) -> Iterator[tuple[UUID, int, bytes]]:
+    """One query for each root, or for each space: either is read by an index and sorts little."""
+    unexpired = Context.objects.filter(expired_at=None)
     if len(roots) <= MOST_ROOTS:
-        rows = rows.filter(root__in=roots)
-    found = rows.order_by("space_id", "root", "chain").values_list("pk", "space_id", "chain")
-    for uuid, space_id, chain in found.iterator(chunk_size=READ_AT_ONCE):
-        yield uuid, space_id, bytes(chain)
+        parts = [unexpired.filter(space_id=space, root=root) for space, root in sorted(roots)]
+    else:
+        parts = [unexpired.filter(space_id=space) for space in sorted(spaces)]
+    for rows in parts:
+        found = rows.order_by("root", "chain").values_list("pk", "space_id", "chain")
+        for uuid, space_id, chain in found.iterator(chunk_size=READ_AT_ONCE):
+            yield uuid, space_id, bytes(chain)

@@ -11,6 +11,7 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
+from retention import provisioning
 from support.rows import make_context, make_everything
 
 pytestmark = [pytest.mark.integration, pytest.mark.django_db]
@@ -25,26 +26,35 @@ LISTS = (
 
 @pytest.fixture
 def count(operator):
-    def statements(path):
-        operator.get(path)  # what a process asks once
-        with CaptureQueriesContext(
-            connection,
-        ) as queries:
-            assert operator.get(path).status_code == 200
+    def statements(path, body=None):
+        method = "get" if body is None else "post"
+        operator.send(method, path, body)  # what a process asks once
+        with CaptureQueriesContext(connection) as queries:
+            answer = operator.send(method, path, body)
+            assert answer.status_code == 200, answer.content
         return len(queries)
 
     return statements
 
 
-def test_lists_cost_the_stored_number_of_statements_whatever_their_length(count, tenant):
+def test_lists_cost_the_stored_number_of_statements_whatever_their_length(count, tenant, clean_hot):
+    provisioning.provision_tenant(tenant)
     rows = make_everything(tenant)
     paths = {name: f"/api/v1/{name}" for name in LISTS}
     paths["lineage"] = f"/api/v1/spaces/{rows['space'].pk}/lineage"
-    few = {name: count(path) for name, path in paths.items()}
+    chain = [os.urandom(16)]  # a preview reads each root with a statement of its own
+    make_context(rows["space"], "run-0", chain)
+    preview = {"action": "expire", "filter": {"tenant": tenant.slug, "search": "run"}}
+
+    def counts():
+        found = {name: count(path) for name, path in paths.items()}
+        return found | {"bulk-preview": count("/api/v1/contexts/bulk/preview", preview)}
+
+    few = counts()
     make_everything(tenant, 5)
     for n in range(5):
-        make_context(rows["space"], f"more-{n}")
-    many = {name: count(path) for name, path in paths.items()}
+        make_context(rows["space"], f"run-{n + 1}", chain)
+    many = counts()
     assert many == few
     if os.environ.get("NEVE_TEST_WRITE_COUNTS"):
         STORED.write_text(json.dumps(many, indent=2) + "\n")
