@@ -76,6 +76,10 @@ torture: $(DEV) ## kill, stop, fill and damage real servers: TRIALS=50 SEED=1
 	@deploy/get valkey
 	@PYTHONPATH=.:platform:tests $(BIN)/python -m torture --trials $(or $(TRIALS),50) --seed $(or $(SEED),1)
 
+webhook-outage: $(DEV) ## a receiver of webhooks that is down for an hour, in 30 s: what is lost (OUTAGE_ARGS=...)
+	@deploy/get valkey
+	@PYTHONPATH=.:platform:tests $(BIN)/python -m support.webhook_outage --events 600 --hour 30 $(OUTAGE_ARGS)
+
 fuzz-api: $(DEV) ## Schemathesis on both APIs with keys of each role: EXAMPLES=20 SEED=1
 	@deploy/get valkey
 	@PYTHONPATH=.:platform:tests $(BIN)/python -m support.fuzz_api --examples $(or $(EXAMPLES),20) --seed $(or $(SEED),1)

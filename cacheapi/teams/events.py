@@ -90,7 +90,7 @@ class EventsView(ReadOnlyView):
     lookup_value_regex = UUID
     orderings = ("-sequence",)
     never_null = ("sequence",)
-    refusals = {"list": (410,)}
+    refusals = {"list": (404, 410)}  # 404: a stream of a tenant that the caller does not see
     serializer_class = EventSerializer
     filterset_class = EventFilter
     renderer_classes = (JSONRenderer, EventStreamRenderer)

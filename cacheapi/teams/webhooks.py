@@ -120,6 +120,7 @@ class WebhooksView(ReadOnlyView):
     serializer_class = WebhookSerializer
     filterset_class = WebhookFilter
     secret_members = ("secret",)
+    moving = ("failures", "failing_since", "last_delivery_at", "updated_at")
     unconditional = ("test",)
 
     @extend_schema(request=WebhookCreateSerializer, responses={201: WebhookWithSecretSerializer})

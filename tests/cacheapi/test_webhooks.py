@@ -315,3 +315,22 @@ def test_an_inactive_tenant_gets_no_deliveries(tenant, receiver, hook):
     tenant.save()
     assert deliveries.deliver() == 0
     assert receiver.requests == []
+
+
+def test_a_change_of_what_was_changed_meanwhile_is_refused(team, tenant, receiver, hook):
+    path = f"{HOOKS}/{hook['id']}"
+    seen = team.get(path)["ETag"]
+    happen(tenant, "node.up")
+    deliveries.deliver()
+    row = seen.split("-")[0]
+    assert team.get(path)["ETag"].startswith(row)  # a delivery is no change of the row
+    body = {"types": ["node.*"]}
+    assert team.send("patch", path, body, headers={"If-Match": seen}).status_code == 200
+    for method, action, sent in (
+        ("patch", "", {"types": []}),
+        ("post", "/rotate-secret", {}),
+        ("delete", "", None),
+    ):
+        answer = team.send(method, path + action, sent, headers={"If-Match": seen})
+        assert answer.status_code == 412
+    assert Webhook.unscoped.get().types == ["node.*"]
