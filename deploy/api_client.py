@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from deploy.installation import ROOT
-from deploy.planned_operations import with_planned
 
 SCHEMA = ROOT / "docs/openapi.json"
 API = ROOT / "connector/src/neve/api"
@@ -30,7 +29,6 @@ SINGLE = frozenset({"lookup", "me", "usage"})
 SECRETS = frozenset({"key", "secret", "api_key", "password", "token", "webhook_secret"})
 # Types of query parameters that have a form of their own in Python.
 QUERY_TYPES = {"labels": "Labels", "types": "str | Sequence[str]"}
-OLD_VERBS = {"_retrieve": "_get", "_destroy": "_delete", "_partial_update": "_update"}
 MADE = "Made by `make openapi` from docs/openapi.json: do not edit."
 
 Schema = Mapping[str, Any]
@@ -162,7 +160,7 @@ class Source:
                         yield self._operation(path.removeprefix(PREFIX), method, operation)
 
     def _operation(self, path: str, method: str, operation: Schema) -> Operation:
-        resource, name = _names(operation, path)
+        resource, name = _names(operation)
         given = [self.resolve_parameter(one) for one in operation.get("parameters", ())]
         answer, is_list, is_export = self._answer(operation, resource, name)
         parameters = [
@@ -250,21 +248,10 @@ class Source:
         return None, False, False
 
 
-def _names(operation: Schema, path: str) -> tuple[str, str]:
+def _names(operation: Schema) -> tuple[str, str]:
     """Resource and method of an operation."""
     tag = operation["tags"][0].replace("-", "_")
     name: str = operation["operationId"]
-    if name == "tenants_quota_partial_update":
-        return "tenants", "set_quota"
-    for old, new in (
-        ("_retrieve", "_get"),
-        ("_destroy", "_delete"),
-        ("_partial_update", "_update"),
-    ):
-        if name.endswith(old):
-            name = name.removesuffix(old) + new
-    if name.endswith("_create") and re.search(r"\}/[^{]+$", path) and name.count("_") > 1:
-        name = name.removesuffix("_create")
     if tag in SINGLE:
         return "", tag
     prefix = tag if name.startswith(f"{tag}_") else name.partition("_")[0]
@@ -456,7 +443,7 @@ def _remedies() -> str:
 
 def write(folder: Path = API) -> None:
     """Writes what is made into `folder`, a copy of `neve/api`."""
-    source = Source(with_planned(json.loads(SCHEMA.read_text())))
+    source = Source(json.loads(SCHEMA.read_text()))
     operations = sorted(source.operations(), key=lambda one: (one.resource, one.path, one.method))
     (folder / "remedies.py").write_text(_remedies())
     (folder / "models.py").write_text(_models(source))

@@ -1,12 +1,15 @@
 """`neve.api`: as the schema says, against a live platform, and in trouble."""
 
 import asyncio
+import inspect
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import httpx
 import pytest
@@ -16,7 +19,7 @@ from neve.api import ApiProblem, AsyncNeve, Neve, models
 from neve.datapath.client import Client
 from neve.errors import Closed, DeadlineExceeded, Misuse, Unavailable
 from support.chains import ENGINE, IDENTITY, Chain, PatientClient
-from support.servers import ControlPlane
+from support.servers import ROOT, ControlPlane
 
 KEY = "neve_abc_secret"
 CONTEXT = "822474d4-aa0b-4178-a28f-1e0a5ad9c6b7"
@@ -31,6 +34,56 @@ print(issue_key(tenant=None, role="operator", name="client-ops")[1])
 
 def test_the_client_has_what_the_schema_has():
     assert stale() == [], "the API has changed: `make openapi`"
+
+
+def operations() -> Iterator[tuple[str, str, str, dict[str, Any]]]:
+    """id, method, path without /api/v1, description of each operation for teams."""
+    for path, methods in SCHEMA["paths"].items():
+        if path.startswith("/api/v1/"):
+            for method, operation in methods.items():
+                yield operation["operationId"], method, path.removeprefix("/api/v1"), operation
+
+
+def method_of(neve: Neve, operation_id: str) -> Callable[..., Any]:
+    for name in [name for name in vars(neve) if operation_id.startswith(f"{name}_")]:
+        found = getattr(getattr(neve, name), operation_id.removeprefix(f"{name}_"), None)
+        if found is not None:
+            return found
+    return getattr(neve, operation_id.partition("_")[0])
+
+
+SCHEMA = json.loads((ROOT / "docs/openapi.json").read_text())
+SAMPLES = {"etag": '"1"', "after": 7}
+
+
+@pytest.mark.parametrize("operation_id", [operation[0] for operation in operations()])
+def test_each_operation_has_a_method_that_sends_what_the_schema_takes(operation_id):
+    """Called with all parameters, it sends exactly the members that the schema has."""
+    _, method, path, schema = next(one for one in operations() if one[0] == operation_id)
+    world = Scripted(httpx.Response(200, json={"results": []}))
+    call = method_of(world.client(), operation_id)
+    given = {name: SAMPLES.get(name, "x") for name in inspect.signature(call).parameters}
+    answer = call(**given)
+    if not isinstance(answer, (models.Record, dict, type(None))):
+        list(answer)
+    (request,) = world.requests
+    wanted = re.sub(r"\{[^}]+\}", "x", path)
+    assert (request.method, request.url.path) == (method.upper(), f"/api/v1{wanted}")
+    where = {kind: set() for kind in ("query", "header", "path")}
+    for parameter in schema.get("parameters", ()):
+        where[parameter["in"]].add(parameter["name"])
+    assert set(request.url.params) == where["query"] - {"cursor"}
+    assert ("If-Match" in request.headers) == ("If-Match" in where["header"])
+    if request.content:
+        body = members_of(schema["requestBody"]["content"]["application/json"]["schema"])
+        assert set(json.loads(request.content)) == body
+
+
+def members_of(schema: dict[str, Any]) -> set[str]:
+    if "$ref" in schema:
+        return members_of(SCHEMA["components"]["schemas"][schema["$ref"].rpartition("/")[2]])
+    members = schema.get("properties", {})
+    return {name for name, member in members.items() if not member.get("deprecated")}
 
 
 # --- against the platform ---

@@ -215,9 +215,6 @@ class Delivery(Record):
     finished_at: datetime | None
     # the last 20 attempts
     log: tuple[Attempt, ...]
-    status: int | None
-    at: datetime | None
-    error: str | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -567,7 +564,6 @@ class Me(Record):
     key: Key | None = field(repr=False)
     # null: none
     rate_limit: RateLimit | None
-    expires_at: datetime | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -1058,7 +1054,6 @@ class Webhook(Record):
     previous_until: datetime | None
     created_at: datetime
     updated_at: datetime
-    secret: str | None = field(repr=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -217,57 +217,6 @@ class Contexts(Resource):
             ),
         )
 
-    def export(
-        self,
-        *,
-        format: str | None = None,
-        tenant: str | None = None,
-        name: str | None = None,
-        glob: str | None = None,
-        search: str | None = None,
-        label: str | None = None,
-        labels: Labels | None = None,
-        model: str | None = None,
-        space: int | None = None,
-        state: str | None = None,
-        pinned: bool | None = None,
-        used_before: Moment | None = None,
-        used_after: Moment | None = None,
-        created_before: Moment | None = None,
-        created_after: Moment | None = None,
-        min_tokens: int | None = None,
-        max_tokens: int | None = None,
-        min_bytes: int | None = None,
-        max_bytes: int | None = None,
-        owner: str | None = None,
-    ) -> Iterator[str]:
-        """contexts_export."""
-        return self._transport.lines(
-            "/contexts/export",
-            query={
-                "format": format,
-                "tenant": tenant,
-                "name": name,
-                "glob": glob,
-                "search": search,
-                "label": label,
-                "labels": labels,
-                "model": model,
-                "space": space,
-                "state": state,
-                "pinned": pinned,
-                "used_before": used_before,
-                "used_after": used_after,
-                "created_before": created_before,
-                "created_after": created_after,
-                "min_tokens": min_tokens,
-                "max_tokens": max_tokens,
-                "min_bytes": min_bytes,
-                "max_bytes": max_bytes,
-                "owner": owner,
-            },
-        )
-
     def delete(self, id: Id, *, etag: str | None = None) -> None:
         """Forgets the context and its pins. Its blocks stay for as long as other contexts that
         hold them say, or else their space.
@@ -1957,23 +1906,6 @@ class Webhooks(Resource):
             models.Webhook,
             body=members({"url": url, "types": types, "is_active": is_active}),
             etag=etag,
-        )
-
-    def deliveries(self, id: Id, *, page_size: int | None = None) -> Pages[models.Delivery]:
-        """webhooks_deliveries."""
-        return Pages(
-            self._transport,
-            f"/webhooks/{path_part(id)}/deliveries",
-            {"page_size": page_size},
-            models.Delivery,
-        )
-
-    def retry_delivery(self, id: Id, delivery: Id) -> models.Delivery:
-        """webhooks_retry_delivery."""
-        return self._transport.call(
-            "POST",
-            f"/webhooks/{path_part(id)}/deliveries/{path_part(delivery)}/retry",
-            models.Delivery,
         )
 
     def rotate_secret(
