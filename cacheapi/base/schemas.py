@@ -1,5 +1,8 @@
 """JSON schemas that several resources share."""
 
+from itertools import combinations
+from typing import Any
+
 from neve.formats.parts import PartKind
 
 PART_GROUP = {
@@ -36,3 +39,10 @@ PART_GROUP = {
     "required": ["kind", "span_tokens", "block_tokens", "bytes_per_token", "state_bytes"],
     "additionalProperties": False,
 }
+
+
+def exactly_one(*names: str) -> dict[str, Any]:
+    """For a body's schema. Not `oneOf`: generated clients make a body without members of that."""
+    pairs = [{"required": list(pair)} for pair in combinations(names, 2)]
+    none = {"not": {"anyOf": [{"required": [name]} for name in names]}}
+    return {"minProperties": 1, "not": {"anyOf": [none, *pairs]}}

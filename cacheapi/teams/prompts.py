@@ -7,6 +7,7 @@ from rest_framework import serializers
 
 from base.problems import Problem
 from cacheapi.base.fields import Flag, StrictSerializer, Text, WholeNumber
+from cacheapi.base.schemas import exactly_one
 from catalog.models import Space
 from contexts.making import Wanted
 from engines import prompts
@@ -144,7 +145,7 @@ class OptionalPromptSerializer(StrictSerializer):
         return attrs
 
 
-_ONE = {"oneOf": [{"required": [name]} for name in ("tokens", "text", "messages")]}
+_ONE = exactly_one("tokens", "text", "messages")
 
 
 class PromptSerializer(OptionalPromptSerializer):

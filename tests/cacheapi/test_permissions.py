@@ -134,6 +134,7 @@ TABLE = {
     ("api:policy-detail", "patch"): OPERATE,
     ("api:policy-dry-run", "post"): LOOK,
     ("api:context-diff", "get"): LOOK_AT_CONTEXTS,
+    ("api:context-export", "get"): LOOK_AT_CONTEXTS,
     ("api:context-bulk", "post"): ACT_ON_CONTEXTS,
     ("api:context-bulk-preview", "post"): ACT_ON_CONTEXTS,
     ("api:space-lineage", "get"): LOOK,

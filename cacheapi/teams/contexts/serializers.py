@@ -1,7 +1,6 @@
 """Bodies and answers of contexts' operations."""
 
 from datetime import timedelta
-from itertools import combinations
 from typing import Any
 
 from django.utils import timezone
@@ -19,6 +18,7 @@ from cacheapi.base.fields import (
     WholeNumber,
 )
 from cacheapi.base.labels import LabelChanges, Labels
+from cacheapi.base.schemas import exactly_one
 from cacheapi.base.viewsets import TenantOwnedSerializer
 from catalog.models import Context, Pin
 
@@ -164,13 +164,6 @@ class ContextUpdateSerializer(StrictSerializer):
         if not attrs:
             raise serializers.ValidationError({"name": "give name, label or labels"})
         return attrs
-
-
-def exactly_one(*names: str) -> dict[str, Any]:
-    """For a body's schema. Not `oneOf`: generated clients make a body without members of that."""
-    pairs = [{"required": list(pair)} for pair in combinations(names, 2)]
-    none = {"not": {"anyOf": [{"required": [name]} for name in names]}}
-    return {"minProperties": 1, "not": {"anyOf": [none, *pairs]}}
 
 
 class ForSerializer(StrictSerializer):

@@ -11,6 +11,7 @@ from rest_framework.response import Response
 
 from base.problems import Problem
 from cacheapi.base.access import ScopesOfContexts
+from cacheapi.base.exports import Exported
 from cacheapi.base.queries import flag
 from cacheapi.base.viewsets import UUID, ReadOnlyView, checked, no_body
 from cacheapi.teams.contexts.bulk import BulkActions
@@ -43,7 +44,7 @@ from tenants.principal import actor_of
 
 
 class ContextsView(
-    ScopesOfContexts, CreateAction, WarmAction, BulkActions, DiffAction, ReadOnlyView
+    ScopesOfContexts, CreateAction, WarmAction, BulkActions, DiffAction, Exported, ReadOnlyView
 ):
     """Named chains of blocks."""
 
