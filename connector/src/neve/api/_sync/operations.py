@@ -217,6 +217,76 @@ class Contexts(Resource):
             ),
         )
 
+    def export(
+        self,
+        *,
+        created_after: Moment | None = None,
+        created_before: Moment | None = None,
+        format: str | None = None,
+        glob: str | None = None,
+        label: str | None = None,
+        labels: Labels | None = None,
+        max_bytes: int | None = None,
+        max_tokens: int | None = None,
+        min_bytes: int | None = None,
+        min_tokens: int | None = None,
+        model: str | None = None,
+        name: str | None = None,
+        owner: str | None = None,
+        pinned: bool | None = None,
+        search: str | None = None,
+        space: int | None = None,
+        state: str | None = None,
+        tenant: str | None = None,
+        used_after: Moment | None = None,
+        used_before: Moment | None = None,
+        ordering: str | None = None,
+    ) -> Iterator[str]:
+        """All rows of the list as CSV or JSON Lines. Texts in CSV that a spreadsheet would take
+        for formulas begin with an apostrophe.
+
+        Args:
+            format: csv unless Accept says otherwise
+            glob: pattern of the name, with * for any text, ? for any character and sets such
+                as [0-9]; upper and lower case differ
+            label: what retention rules match
+            labels: labels that it has all of: team=blue,stage=test; a name alone: any value
+            model: model of its space
+            name: exact name
+            owner: as `owner` shows it
+            search: part of the name
+            space: number of the space
+            tenant: slug of the tenant
+            ordering: sort key, - for descending; -created_at unless given. Rows that change
+                while you walk the pages may be missed with a key that changes.
+        """
+        return self._transport.lines(
+            "/contexts/export",
+            query={
+                "created_after": created_after,
+                "created_before": created_before,
+                "format": format,
+                "glob": glob,
+                "label": label,
+                "labels": labels,
+                "max_bytes": max_bytes,
+                "max_tokens": max_tokens,
+                "min_bytes": min_bytes,
+                "min_tokens": min_tokens,
+                "model": model,
+                "name": name,
+                "owner": owner,
+                "pinned": pinned,
+                "search": search,
+                "space": space,
+                "state": state,
+                "tenant": tenant,
+                "used_after": used_after,
+                "used_before": used_before,
+                "ordering": ordering,
+            },
+        )
+
     def delete(self, id: Id, *, etag: str | None = None) -> None:
         """Forgets the context and its pins. Its blocks stay for as long as other contexts that
         hold them say, or else their space.
