@@ -101,7 +101,7 @@ bench-tiering: $(RUN) ## workers and cold loads beside S3's own speed, into var/
 
 bench-contexts: $(DEV) ## 100,000 contexts of a tenant, and requests a core-second (BENCH_ARGS="--postgres --write")
 	@deploy/get valkey
-	@$(BIN)/python benchmarks/contexts.py $(BENCH_ARGS)
+	@$(BIN)/python benchmarks/many_contexts.py $(BENCH_ARGS)
 
 bench-policies: $(RUN) ## eviction and promotion policies on a trace (BENCH_ARGS="--trace FILE")
 	@$(BIN)/python benchmarks/policies.py $(BENCH_ARGS)

@@ -1,7 +1,7 @@
 """Teams' operations on many contexts of one tenant: time, SQL statements, memory; and what pins,
 look-ups and heartbeats cost the web process.
 
-    .venv/bin/python benchmarks/contexts.py [--contexts 100000] [--blocks 40] [--postgres] [--write]
+    .venv/bin/python benchmarks/many_contexts.py [--contexts 100000] [--blocks 40] [--postgres] [--write]
 
 Makes the contexts in a temporary SQLite (`--postgres`: PostgreSQL), with real Valkeys. Chains form
 a tree: a twentieth of the contexts share one system prompt, a thousandth one project. The blocks of
@@ -421,8 +421,13 @@ class Web:
 
     def send(self, method: str, path: str, body: Any = None) -> Any:
         raw = None if body is None else json.dumps(body).encode()
-        self._connection.request(method, path, raw, self._headers)
-        answer = self._connection.getresponse()
+        try:
+            self._connection.request(method, path, raw, self._headers)
+            answer = self._connection.getresponse()
+        except (ConnectionError, http.client.HTTPException):  # closed after an idle time
+            self._connection.close()
+            self._connection.request(method, path, raw, self._headers)
+            answer = self._connection.getresponse()
         content = answer.read()
         if answer.status >= 400:
             raise RuntimeError(f"{method} {path}: {answer.status} {content[:300]!r}")
