@@ -1,7 +1,7 @@
 """Teams' operations on many contexts of one tenant: time, SQL statements, memory; and what pins,
 look-ups and heartbeats cost the web process.
 
-    .venv/bin/python benchmarks/many_contexts.py [--contexts 100000] [--blocks 40] [--postgres] [--write]
+    .venv/bin/python benchmarks/many_contexts.py [--contexts 100000] [--postgres] [--write]
 
 Makes the contexts in a temporary SQLite (`--postgres`: PostgreSQL), with real Valkeys. Chains form
 a tree: a twentieth of the contexts share one system prompt, a thousandth one project. The blocks of
