@@ -1,14 +1,17 @@
 """`neve contexts` and its neighbours against a live platform, as a person and a script use them."""
 
+import csv
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
 from neve.cli.main import main
-from support.chains import ENGINE, IDENTITY, Chain, PatientClient
+from support.chains import CHUNK_TOKENS, ENGINE, IDENTITY, Chain, PatientClient
 from support.servers import ControlPlane
 
 pytestmark = pytest.mark.integration
@@ -230,3 +233,54 @@ def test_many_are_acted_on_after_a_preview(control_plane, neve):
         assert done.exit_code == 0, done.stderr
     pinned = document(neve("contexts", "ls", "--glob", "cli-*", "--pinned", "--json"))
     assert {row["name"] for row in pinned} == {"cli-twin", "cli-two"}
+
+
+def test_contexts_are_exported_as_lines(neve, stored, tmp_path):
+    lines = rows(neve("contexts", "export", "--search", "cli-"))
+    assert {json.loads(line)["id"] for line in lines} == set(stored.values())
+    file = tmp_path / "contexts.csv"
+    done = neve("contexts", "export", "--search", "cli-", "--format", "csv", "-o", str(file))
+    assert (done.exit_code, done.stdout) == (0, "")
+    table = list(csv.DictReader(file.open(newline="")))
+    assert {row["id"] for row in table} == set(stored.values())
+    lines = rows(neve("audit", "--action", "context.record", "--export", "jsonl"))
+    assert {json.loads(line)["action"] for line in lines} == {"context.record"}
+
+
+def prompt_file(folder: Path, *, more: int = 0) -> str:
+    """Token ids of the contexts of `stored`, and `more` that are stored nowhere."""
+    tokens = np.random.default_rng(31).integers(0, 50_000, 3 * CHUNK_TOKENS).tolist()
+    file = folder / "tokens.json"
+    file.write_text(json.dumps([*tokens, *range(more)]))
+    return str(file)
+
+
+def test_a_prompt_is_looked_up(neve, stored, tmp_path):
+    prompt = prompt_file(tmp_path, more=CHUNK_TOKENS)
+    found = document(neve("contexts", "lookup", "--space", "cli-a", "--tokens", prompt, "--json"))
+    assert (found["tokens"], found["usable_tokens"]) == (4 * CHUNK_TOKENS, 3 * CHUNK_TOKENS)
+    shown = neve("contexts", "lookup", "--space", "cli-a", "--tokens", prompt).stdout
+    assert "1,024 tokens" in shown
+    assert "768 (75.0%)" in shown
+    assert "cli-one" in shown
+    done = neve("contexts", "lookup", "--space", "cli-a")
+    assert done.exit_code == 64
+    done = neve("contexts", "lookup", "--space", "cli-a", "--text", "hello")
+    assert done.exit_code == 5  # no engine puts it into tokens
+    assert "engine" in done.stderr
+
+
+def test_a_context_is_made_of_token_ids_and_none_can_warm_it(neve, stored, tmp_path):
+    create = ("contexts", "create", "cli-made", "--space", "cli-a", "--labels", "team=blue")
+    done = neve(*create, "--tokens", prompt_file(tmp_path, more=CHUNK_TOKENS))
+    assert rows(done)[0].startswith("cli-made: made, 1,024 tokens, id ")
+    assert document(neve("contexts", "show", "cli-made", "--json"))["labels"] == {"team": "blue"}
+    done = neve("contexts", "warm", "cli-made")
+    assert done.exit_code == 5
+    assert "Fix:" in done.stderr
+    messages = tmp_path / "messages.json"
+    messages.write_text('{"model": "x"}')
+    done = neve("contexts", "create", "cli-no", "--space", "cli-a", "--messages", str(messages))
+    assert done.exit_code == 1
+    assert "neither a list of messages" in done.stderr
+    rows(neve("contexts", "rm", "cli-made", "--yes"))

@@ -56,6 +56,15 @@ ANSWERS: dict[str, Any] = {
     ],
     "/engines": [{"id": 1, "name": EVIL, "state": EVIL, "error": EVIL, "base_url": EVIL}],
     "/webhooks": [{"id": 1, "url": EVIL, "types": [EVIL], "is_active": True}],
+    "/webhooks/1/deliveries": [
+        {
+            **{"created_at": AT, "type": EVIL, "state": EVIL, "attempts": 1},
+            "log": [{"status": 500, "error": EVIL}],
+        }
+    ],
+    "/spaces/1/compare": {
+        "differences": [{"field": EVIL, "this": EVIL, "other": EVIL, "fix": EVIL}]
+    },
     "/events": [
         {
             **{"id": "1", "type": EVIL, "at": AT, "tenant": EVIL},
@@ -82,6 +91,8 @@ COMMANDS = [
     ("audit",),
     ("engines",),
     ("webhooks", "ls"),
+    ("webhooks", "log", "1"),
+    ("spaces", "compare", "1", "1"),
     ("events",),
     ("keys", "ls"),
     ("whoami",),

@@ -40,7 +40,9 @@ def webhooks_ls(platform: Connection, tenant: str | None) -> None:
 def test(platform: Connection, webhook: str) -> None:
     """Send a webhook an event of type webhook.test."""
     answer = platform.call("POST", f"/webhooks/{webhook}/test")
-    platform.show(answer, lambda: platform.out.say("Sent: `neve webhooks log` shows the outcome."))
+    platform.show(
+        answer, lambda: platform.out.say("It is sent: `neve webhooks log` shows the outcome.")
+    )
 
 
 @webhooks.command()
@@ -53,14 +55,14 @@ def log(platform: Connection, webhook: str, limit: int) -> None:
     now = datetime.now(UTC)
 
     def row(delivery: dict[str, Any]) -> list[Cell]:
-        state = str(delivery.get("state") or text.NOTHING)
+        last = (delivery.get("log") or [{}])[-1]
         return [
-            text.age(delivery.get("created_at") or delivery.get("at"), now),
-            str(delivery.get("type") or delivery.get("kind") or text.NOTHING),
-            state,
-            text.count(delivery.get("attempts")),
-            str(delivery.get("status") or text.NOTHING),
-            str(delivery.get("error") or text.NOTHING),
+            text.age(delivery["created_at"], now),
+            delivery["type"],
+            delivery["state"],
+            text.count(delivery["attempts"]),
+            text.count(last.get("status")),
+            last.get("error") or text.NOTHING,
         ]
 
     columns = (
