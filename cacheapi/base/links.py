@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 # Name of an address's parameter → member of a row, where it is another.
-MEMBERS = {"session_id": "session"}
+MEMBERS = {"session_id": "session", "webhook": "id"}
 
 
 def add_links(result: dict[str, Any], **_: Any) -> dict[str, Any]:
@@ -45,7 +45,8 @@ def _links(
         elif not is_of_one and name.endswith("_create"):
             place = f"$response.body#/{member}"
         elif is_of_one and (is_read or target.endswith("_get")) and target != name:
-            place = f"$request.path.{parameter}"
+            own = re.findall(r"\{(\w+)\}", address)[0]
+            place = f"$request.path.{own}"
         else:
             continue
         links[target] = {"operationId": target, "parameters": {parameter: place}}

@@ -41,6 +41,7 @@ from tenants.services import issue_key
 tenant = make_tenant("fuzzed")
 rows = make_everything(tenant, 2)
 told = {"session": str(rows["node"].pk), "space": rows["space"].pk}
+told["context"] = str(rows["context"].pk)
 told["of_all_tenants"] = [kind.name for kind in KINDS.values() if not kind.of_tenant]
 for role in ("operator", "team", "reader", "node"):
     owner = None if role == "operator" else tenant
