@@ -391,6 +391,11 @@ class TestJob:
         assert run(job_id).state == "cancelled"
         assert Context.unscoped.count() == 2
 
+    def test_its_team_cancels_it(self, world, preview, take, team):
+        job = take(preview("delete", {"label": "x"})["token"])
+        answer = team.send("post", f"/api/v1/jobs/{job['id']}/cancel")
+        assert (answer.status_code, answer.json()["state"]) == (200, "cancelled")
+
     def test_an_outage_of_the_hot_tier_fails_the_attempt_and_refuses_nothing(
         self, world, preview, take, clean_hot, monkeypatch
     ):
