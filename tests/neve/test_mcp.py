@@ -122,6 +122,12 @@ async def test_without_write_no_tool_changes_anything(control_plane, keys, conte
         found = await call(agent, "list_contexts", search="mcp", label="agent")
         assert [one["name"] for one in found["results"]] == [context]
         assert (await call(agent, "get_context", context=context))["tokens"] == 32
+        assert (await call(agent, "residency", context=context))["hot"] == 2
+        assert (await call(agent, "diff", context=context, other=context))["same_space"] is True
+        space = found["results"][0]["space"]
+        assert "usable_tokens" in await call(agent, "lookup", space=space, tokens=[1] * 600)
+        assert (await call(agent, "whoami"))["role"] == "team"
+        assert space in [one["id"] for one in (await call(agent, "list_spaces"))["results"]]
         assert "Unknown tool" in await refusal(agent, "expire", context=context)
 
 
