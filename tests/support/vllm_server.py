@@ -77,7 +77,7 @@ class VllmServer(Server):
             *("--dtype", "float32", "--block-size", "32", "--max-model-len", "1024"),
             *("--kv-cache-memory-bytes", str(16 << 20)),
             *("--enforce-eager", "--no-enable-prefix-caching"),
-            *("--chat-template", "{{ messages[0].content }}"),
+            *("--chat-template", "{% for message in messages %}{{ message.content }} {% endfor %}"),
             # Otherwise vLLM kills its engine at once, and the session is never ended.
             *("--shutdown-timeout", "10"),
             *("--kv-transfer-config", json.dumps(transfer)),

@@ -1,13 +1,16 @@
 """vLLM's OpenAI-compatible server: requests name contexts, responses say what was reused."""
 
 import json
+import os
+import re
+import subprocess
 import time
 import urllib.error
 import urllib.request
 
 import pytest
 
-from support.servers import wait_until
+from support.servers import ROOT, wait_until
 from support.vllm_server import VllmServer
 
 pytestmark = pytest.mark.vllm
@@ -120,6 +123,10 @@ def team(platform):
 
 @pytest.fixture(scope="module")
 def engine(server, team):
+    return checked_engine(server, team)
+
+
+def checked_engine(server, team):
     """As the node's handshake announced it, checked."""
     (found,) = [each for each in team.get("engines")["results"] if each["base_url"] == server.url]
     checked = team.post(f"engines/{found['id']}/check")
@@ -178,6 +185,61 @@ class TestMadeContexts:
         assert (diff["shared_tokens"], diff["parts_at_token"]) == (made["tokens"], None)
 
 
+@pytest.fixture(scope="module")
+def run_example(platform, team, engine, vllm_python, tmp_path_factory):
+    """Call it with a program of examples/ and its arguments for its output."""
+    home = str(tmp_path_factory.mktemp("home"))
+    own = {"HOME": home, "NEVE_ENDPOINT": platform.url, "NEVE_API_KEY": team.key}
+
+    def run(program, *arguments):
+        done = subprocess.run(
+            [str(vllm_python), str(ROOT / "examples" / program), *map(str, arguments)],
+            env=os.environ | own, capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    return run
+
+
+def reused_tokens(said):
+    return int(said.partition("reused tokens: ")[2].split()[0])
+
+
+def test_the_openai_client_answers_with_a_warmed_context(run_example, platform):
+    with platform.workers():
+        said = run_example("openai_client/answer.py")
+    assert "warm: done" in said
+    assert reused_tokens(said) >= 256
+
+
+def test_a_langgraph_agent_keeps_its_context_across_a_tool(run_example, team):
+    said = run_example("langgraph_agent/agent.py")
+    before, after = re.search(r"reused tokens: (\d+) before the tool, (\d+) after", said).groups()
+    assert int(after) > int(before) == 0
+    assert "pinned until" in said
+    (context,) = team.get("contexts?name=agent-7")["results"]
+    assert context["pinned_until"] is None
+
+
+FACTS = ["likes green tea and no coffee", "lives in Graz and works in Vienna", "owns two old cats"]
+
+
+@pytest.fixture(scope="module")
+def memory(run_example, tmp_path_factory):
+    """The folder of a memory whose prefix an engine computed once."""
+    folder = tmp_path_factory.mktemp("memory")
+    said = run_example("mem0_memory/remember.py", "--folder", folder, *FACTS)
+    assert reused_tokens(said) == 0
+    assert "pinned until" in said
+    return folder
+
+
+def test_a_memory_layer_names_and_pins_its_prefix(memory, team):
+    (context,) = team.get("contexts?name=memory-of-ada")["results"]
+    assert context["pinned_until"]
+
+
 class Team:
     """/api/v1 with a team's key of the demo tenant."""
 
@@ -205,6 +267,16 @@ def test_a_terminated_server_ends_its_session(server, platform):
     assert "gpu-07 live" in platform.manage("shell", "-v", "0", "-c", SHOW_SESSIONS)
     server.terminate()
     assert "gpu-07 ended" in platform.manage("shell", "-v", "0", "-c", SHOW_SESSIONS)
+
+
+def test_a_memory_is_loaded_after_a_restart(memory, server, team, run_example):
+    server.restart()
+    wait_until(
+        lambda: any(each["base_url"] == server.url for each in team.get("engines")["results"]),
+        what="the announcement",
+    )
+    checked_engine(server, team)
+    assert reused_tokens(run_example("mem0_memory/remember.py", "--folder", memory)) >= 128
 
 
 SHOW_CONTEXTS = """
