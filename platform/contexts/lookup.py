@@ -1,6 +1,7 @@
 """What of a prompt is stored: the question of a router before it chooses a node.
 
-Costs one function call of Valkey for 1,000 blocks and two SQL statements, whatever is stored.
+Costs one function call of Valkey for 1,000 blocks and one SQL statement (in the canonical layout
+one more), whatever is stored.
 """
 
 from dataclasses import dataclass
