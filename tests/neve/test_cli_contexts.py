@@ -167,6 +167,9 @@ def test_two_contexts_are_compared_and_a_space_is_a_tree(neve):
 
 def test_usage_spaces_nodes_and_audit_are_listed(neve, stored):
     assert any("prompts" in line for line in rows(neve("usage", "--range", "1h")))
+    by_space = rows(neve("usage", "--range", "1h", "--by", "space"))
+    assert by_space[0].split()[:3] == ["SPACE", "PROMPT", "TOKENS"]
+    assert any(line.startswith("cli-a ") for line in by_space)
     assert any("cli-a" in line for line in rows(neve("spaces", "ls", "--model", "test/model")))
     assert any(line.startswith("cli ") for line in rows(neve("nodes", "--all")))
     lines = rows(neve("audit", "--object", stored["cli-a/cli-one"], "--action", "context.record"))

@@ -188,6 +188,7 @@ def _checks(
     if role in ("team", "operator"):
         try:
             yield from check_spaces(platform, subject)
+            yield from check_model_hits(platform, subject, range_)
             yield from check_hits(platform, subject, range_)
         except NeveError as error:
             yield Finding(
@@ -496,4 +497,18 @@ def _points(
 ) -> tuple[list[dict[str, Any]], str]:
     """Points of usage, and whose they are in words."""
     answer = platform.get("/usage", range=range_, tenant=subject.tenant)
-    return answer.get("points") or [], f" of {subject.tenant}" if subject.tenant else ""
+    return answer["points"], f" of {subject.tenant}" if subject.tenant else ""
+
+
+def check_model_hits(platform: Connection, subject: Subject, range_: str) -> Iterator[Finding]:
+    """The hit rate of the model's spaces; reasons of misses are counted for the tenant alone."""
+    if subject.model is None:
+        return
+    query = {"model": subject.model, "tenant": subject.tenant}
+    numbers = {str(space["id"]) for space in platform.rows("/spaces", query)}
+    answer = platform.get("/usage", range=range_, tenant=subject.tenant, by="space")
+    totals = [each["totals"] for each in answer["groups"] if each["id"] in numbers]
+    asked = sum(each["requested_tokens"] or 0 for each in totals)
+    hit = sum(each["hit_tokens"] or 0 for each in totals)
+    fact = f"{text.share(text.ratio(hit, asked))} of {text.count(asked)} tokens of {subject.model}"
+    yield ok("model hits", f"{fact} in nodes that ran in the last {range_}")

@@ -109,36 +109,27 @@ def tokens_of(counts: Mapping[str, Any]) -> tuple[int, int]:
     return asked, (counts.get("hit_hot_tokens") or 0) + (counts.get("hit_cold_tokens") or 0)
 
 
-def groups_of(answer: dict[str, Any], by: str) -> list[tuple[str, list[dict[str, Any]]]]:
-    """(name, points) of each group."""
-    found = answer.get("series") or answer.get("groups") or []
-    return [
-        (str(each.get("name") or each.get(by) or each.get("key")), each.get("points") or [])
-        for each in found
-    ]
-
-
 def _say_groups(platform: Connection, by: str, answer: dict[str, Any]) -> None:
     rows: list[list[Cell]] = []
-    for group, points in groups_of(answer, by):
-        total = summed(points)
-        asked, hit = tokens_of(total)
+    for group in answer["groups"]:
+        total = group["totals"]
+        asked = total["requested_tokens"]
         rows.append(
             [
-                group,
+                group["name"],
                 text.count(asked),
-                text.share(text.ratio(hit, asked)),
-                text.size(total.get("hot_read_bytes", 0)),
-                text.size(total.get("cold_read_bytes", 0)),
-                text.size(total.get("hot_write_bytes", 0)),
+                text.share(text.ratio(total["hit_tokens"], asked)),
+                text.size(total["read_bytes"]),
+                text.size(total["written_bytes"]),
+                text.size(total["used_bytes"]),
             ]
         )
     columns = (
         name(by.upper()),
         number("PROMPT TOKENS"),
         number("HITS"),
-        number("READ HOT"),
-        number("READ COLD", drop=2),
+        number("READ"),
         number("WRITTEN", drop=1),
+        number("HELD", drop=2),
     )
     platform.out.table(columns, rows, empty="Nothing was counted in this time.")
