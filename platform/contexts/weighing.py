@@ -20,6 +20,7 @@ from tenants.scope import tenant_scope
 
 READ_AT_ONCE = 50  # of at most 512 KiB, unless an operator allowed longer contexts
 MOST_ASKED = 50_000  # ids whose sizes the index is asked for: all, or evenly spread ones
+MOST_NAMED = 500  # contexts in one statement
 MOST_ROOTS = 500  # of more, the spaces are read whole
 
 
@@ -148,14 +149,18 @@ def _extent(mine: set[bytes]) -> tuple[set[int], set[tuple[int, bytes]], int]:
     at most."""
     spaces: set[int] = set()
     roots: set[tuple[int, bytes]] = set()
-    blocks, uuids = 0, [UUID(bytes=raw) for raw in mine]
-    for first in range(0, len(uuids), 500):
-        part = Context.objects.filter(pk__in=uuids[first : first + 500], expired_at=None)
-        for space_id, root, count in part.order_by().values_list("space_id", "root", "blocks"):
-            spaces.add(space_id)
-            blocks += count
-            if len(roots) <= MOST_ROOTS:
-                roots.add((space_id, bytes(root)))
+    blocks, rows = 0, Context.objects.filter(expired_at=None).order_by()
+    if len(mine) <= MOST_NAMED:
+        rows = rows.filter(pk__in=[UUID(bytes=raw) for raw in mine])
+    # Of more, all rows are read once: SQLite would read them for each part of the names.
+    found = rows.values_list("pk", "space_id", "root", "blocks")
+    for uuid, space_id, root, count in found.iterator(chunk_size=2000):
+        if uuid.bytes not in mine:
+            continue
+        spaces.add(space_id)
+        blocks += count
+        if len(roots) <= MOST_ROOTS:
+            roots.add((space_id, bytes(root)))
     return spaces, roots, blocks
 
 

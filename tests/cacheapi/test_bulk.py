@@ -113,8 +113,10 @@ class TestPreview:
         found = preview("expire", {"name": "job-1"})
         assert (found["blocks"], found["shared_blocks"]) == (6, 2)
 
-    def test_weights_agree_with_sets_of_ids(self, world):
+    @pytest.mark.parametrize("most_named", [500, 5])
+    def test_weights_agree_with_sets_of_ids(self, world, monkeypatch, most_named):
         """Random trees of chains, some of them chosen."""
+        monkeypatch.setattr(weighing, "MOST_NAMED", most_named)
         import random
 
         dice = random.Random(14)
