@@ -105,15 +105,18 @@ def _make_true(case: Any) -> None:
     if path.endswith(("/engines", "/webhooks")):
         body["tenant"] = "fuzzed"
     if path.endswith("/warm"):
-        for name in ("tokens", "messages"):  # at most one of three
-            body.pop(name, None)
-    if path.endswith("/lookup"):
-        body["space"] = RUN["space"]
-    if path.endswith("/warm-policies"):
-        body["context"] = RUN["context"]
-    if isinstance(body.get("engine"), dict) and body["engine"].get("url"):
-        body["engine"]["url"] = "http://127.0.0.1:9"
-    body.pop("tools", None)  # objects of any members, also with text that nothing can store
+        body.clear()
+    if "space" in body and path.endswith(("/lookup", "/contexts")):
+        kept = {name: body[name] for name in ("name", "label") if name in body}
+        body.clear()
+        body |= {**kept, "space": RUN["space"], "tokens": [*range(600)]}
+    if "/warm-policies" in path:
+        is_new = path.endswith("/warm-policies")
+        body.clear()
+        body |= {"context": RUN["context"], "mode": "keep"} if is_new else {"is_paused": True}
+    if isinstance(body.get("engine"), dict):
+        for name in body["engine"].keys() - {"name", "version"}:
+            del body["engine"][name]
     if "base_url" in body:
         body["base_url"] = "http://127.0.0.1:9"  # nobody listens: the engine is unhealthy
     if path.endswith("/bulk/preview"):
