@@ -11,7 +11,15 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from cacheapi.base.fields import NO_NUL, Choice, Counts, StrictSerializer, Text, WholeNumber
+from cacheapi.base.fields import (
+    NO_NUL,
+    Choice,
+    Counts,
+    StrictSerializer,
+    Text,
+    WholeNumber,
+    unknown,
+)
 from cacheapi.base.schemas import PART_GROUP
 from cacheapi.base.viewsets import checked, no_body
 from cacheapi.nodes import topology
@@ -23,11 +31,12 @@ from neve.errors import MissReason, Misuse
 from neve.formats.parts import MOST_GROUPS, PartGroup
 from neve.formats.space import MAX_CHUNK_TOKENS, SpaceIdentity
 from neve.node.membership import Attested, MemberState
-from neve.node.stats import COUNTERS, LOAD_NAMES, MOST_COUNT
+from neve.node.stats import COUNTERS, LOAD_NAMES, MOST_COUNT, SPEEDS
 from retention import provisioning
 from storage import hot, s3
 from tenants.principal import actor_of
 
+MOST_SPEED = 1e15  # bytes or seconds: of no real engine or link
 # What a node may say of itself; the producer is known by its identity.
 REPORTED = (MemberState.ATTESTING, MemberState.ATTACHED, MemberState.REFUSED)
 
@@ -187,6 +196,32 @@ class SessionSerializer(serializers.Serializer[Any]):
     topology = serializers.CharField()
 
 
+@extend_schema_field(
+    {
+        "type": "object",
+        "properties": {
+            name: {"type": "number", "minimum": 0, "maximum": MOST_SPEED} for name in SPEEDS
+        },
+        "additionalProperties": False,
+    }
+)
+class Speeds(serializers.Field[dict[str, float], Any, dict[str, float], dict[str, float]]):
+    """An object from names of SPEEDS to positive numbers, or 0."""
+
+    def to_internal_value(self, data: Any) -> dict[str, float]:
+        if not isinstance(data, dict):
+            raise serializers.ValidationError("need an object")
+        for name, value in data.items():
+            if name not in SPEEDS:
+                raise serializers.ValidationError({name[:60]: unknown(name, SPEEDS, "member")})
+            if type(value) not in (int, float) or not 0 <= value <= MOST_SPEED:
+                raise serializers.ValidationError({name: f"need 0 to {MOST_SPEED:.0e}"})
+        return data
+
+    def to_representation(self, value: Any) -> Any:
+        return value
+
+
 class HeartbeatSerializer(StrictSerializer):
     seq = WholeNumber(min_value=1)
     counters = Counts(COUNTERS, default=dict)
@@ -194,6 +229,7 @@ class HeartbeatSerializer(StrictSerializer):
     load_ms = Counts(LOAD_NAMES, default=dict, help_text="loads by upper bound, in ms")
     drops = Counts(tuple(MissReason), default=dict, help_text="blocks not stored, by reason")
     breaker = Choice(choices=NodeSession.Breaker.choices, default=NodeSession.Breaker.CLOSED)
+    speeds = Speeds(default=dict, help_text="as the engine measured them, by its own clock")
 
 
 class HeartbeatAnswerSerializer(serializers.Serializer[Any]):

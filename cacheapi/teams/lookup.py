@@ -22,12 +22,13 @@ class SharingSerializer(serializers.Serializer[Any]):
 
 
 class CostSerializer(serializers.Serializer[Any]):
-    """Seconds as measured by nodes of the space; null as long as none are."""
+    """Medians of what the space's live nodes measured; null as long as none did."""
 
     load_s = serializers.FloatField(allow_null=True, help_text="to load the usable tokens")
     compute_s = serializers.FloatField(allow_null=True, help_text="to compute them instead")
     verdict = serializers.CharField(allow_null=True, help_text="load, compute or null: unknown")
     basis = serializers.CharField(help_text="what the seconds stand on; unknown: nothing measured")
+    nodes = serializers.IntegerField(help_text="that measured")
 
 
 class LookupResultSerializer(serializers.Serializer[Any]):

@@ -40,6 +40,7 @@ class Heartbeat:
     load_ms: dict[str, int]
     breaker: str
     drops: dict[str, int] = field(default_factory=dict)
+    speeds: dict[str, float] = field(default_factory=dict)
 
 
 @transaction.atomic
@@ -160,7 +161,11 @@ def record_heartbeat(*, session_id: UUID, heartbeat: Heartbeat) -> NodeSession:
         )
         if session.member_id is not None and (hits := heartbeat.counters.get("family_hit_tokens")):
             families.count_hits(member_id=session.member_id, tokens=hits)
-    session.save(update_fields=["last_heartbeat_at", "breaker", "last_seq", "totals"])
+    changed = ["last_heartbeat_at", "breaker", "last_seq", "totals"]
+    if heartbeat.speeds:
+        session.speeds = heartbeat.speeds
+        changed.append("speeds")
+    session.save(update_fields=changed)
     live.announce_usage_on_commit(session.tenant_id)
     return session
 

@@ -1,6 +1,6 @@
 """What of a prompt is stored: the question of a router before it chooses a node.
 
-Costs one function call of Valkey for 1,000 blocks and one SQL statement (in the canonical layout
+Costs one function call of Valkey for 1,000 blocks and two SQL statements (in the canonical layout
 one more), whatever is stored.
 """
 
@@ -13,6 +13,7 @@ from django.db.models.functions import Substr
 from catalog.models import ID_BYTES, Context, Space
 from contexts import making
 from contexts.chains import shared_ids
+from contexts.cost import Cost, cost_of
 from engines.prompts import Tokens
 from tenants.scope import tenant_scope
 
@@ -28,19 +29,6 @@ class Sharing:
     id: UUID
     name: str
     shared_tokens: int
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Seconds to load the usable tokens, and to compute them instead. None: not measured.
-
-    `basis`: of the seconds; "unknown" as long as nodes report no speeds. Never a guess.
-    """
-
-    load_s: float | None = None
-    compute_s: float | None = None
-    verdict: str | None = None
-    basis: str = "unknown"
 
 
 @dataclass(frozen=True)
@@ -75,7 +63,7 @@ def look_up(space: Space, tokens: Tokens) -> Found:
         usable_tokens=found.usable_tokens,
         usable_hot_tokens=found.usable_hot_tokens,
         contexts=_sharing(space, b"".join(ids), len(ids) * space.chunk_tokens // whole),
-        cost=Cost(),
+        cost=cost_of(space, found, tokens=whole),
     )
 
 

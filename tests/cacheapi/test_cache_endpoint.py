@@ -245,6 +245,17 @@ class TestHeartbeat:
         assert (row.misses, row.load_ms) == ({"evicted": 3}, {"<=1": 4, "<=5": 1})
         assert NodeSession.unscoped.get().breaker == "half_open"
 
+    def test_it_may_tell_the_speeds_that_the_engine_measured(self, opened, node, valkey_bus):
+        speeds = {"prefill_s_per_token": 0.00025, "hot_bytes_per_s": 2e9}
+        assert self.beat(node, opened, speeds=speeds).status_code == 200
+        assert self.beat(node, opened, seq=2).status_code == 200  # says nothing new
+        assert NodeSession.unscoped.get().speeds == speeds
+        for wrong in ({"x": 1}, {"hot_bytes_per_s": -1}, {"hot_bytes_per_s": True}, [], 7):
+            answer = self.beat(node, opened, seq=3, speeds=wrong)
+            assert answer.status_code == 400, wrong
+            assert answer.json()["field"].startswith("speeds")
+        assert NodeSession.unscoped.get().speeds == speeds
+
     def test_the_most_that_it_may_count_hurts_no_total_and_no_later_one(
         self, opened, node, operator, valkey_bus
     ):

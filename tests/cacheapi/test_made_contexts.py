@@ -150,7 +150,10 @@ def test_a_lookup_names_who_shares_the_prompt(team, space, engine):
         **{"tokens": 704, "tail_tokens": 192, "hot_tokens": 0, "cold_tokens": 0},
         **{"lost_tokens": 512, "usable_tokens": 0, "usable_hot_tokens": 0},
         "contexts": [{"id": made["id"], "name": "repo-42", "shared_tokens": 512}],
-        "cost": {"load_s": None, "compute_s": None, "verdict": None, "basis": "unknown"},
+        "cost": {
+            **{"load_s": None, "compute_s": None, "verdict": None, "basis": "unknown"},
+            "nodes": 0,
+        },
     }
 
 

@@ -23,7 +23,7 @@ from neve.engine.telemetry import Telemetry
 from neve.errors import MissReason
 from neve.formats.ids import BlockHasher
 from neve.index.tier import Location, Tier
-from neve.node.stats import Stats
+from neve.node.stats import SPEEDS, Stats
 from neve.planner.measured import PrefillMeter
 from support.engine_side import CHUNK, TOKENS, Clock, begin, note, side_over
 
@@ -247,6 +247,17 @@ def policy(clock):
 
 
 COMPUTING_S = 0.002
+
+
+def test_speeds_are_told_once_after_each_measurement(policy, clock):
+    speeds = policy.take_speeds()
+    assert speeds["prefill_s_per_token"] == pytest.approx(COMPUTING_S / CHUNK, rel=0.01)
+    assert policy.take_speeds() is None
+    for _ in range(3):  # a tier's first load is none of its samples
+        ask(policy, clock, 64, COMPUTING_S / 10)
+    speeds = policy.take_speeds()
+    assert set(speeds) <= set(SPEEDS)
+    assert speeds["cold_bytes_per_s"] > 0
 
 
 def test_a_store_that_cannot_keep_up_is_left_alone_after_two_loads(policy, clock):

@@ -13,7 +13,7 @@ from django.utils import timezone
 from base import sealing
 from base.problems import Problem
 from catalog import jobs
-from catalog.models import Context, Job
+from catalog.models import Context, Job, NodeSession
 from contexts import lookup, making, warm_policies, warming, work
 from contexts import services as contexts
 from contexts.making import Wanted
@@ -224,6 +224,28 @@ class TestLookup:
         assert (cost.load_s, cost.compute_s, cost.verdict, cost.basis) == (
             *(None, None, None, "unknown"),
         )
+
+    def test_loading_and_computing_cost_what_nodes_measured(self, world):
+        world.store(world.make().ids())
+        assert self.look(world, TEXT).cost.basis == "unknown"
+        hot = {"hot_bytes_per_s": 1000.0, "hot_round_trip_s": 0.1}
+        for s_per_token in (0.001, 0.002, 0.009):  # the median counts, and only live nodes do
+            session = make_session(world.space, node=f"n{s_per_token}")
+            session.speeds = {"prefill_s_per_token": s_per_token, **hot}
+            session.save()
+        cost = self.look(world, TEXT).cost
+        assert cost.load_s == pytest.approx(0.1 + 200 / 1000)
+        assert cost.compute_s == pytest.approx(2 * CHUNK * 0.002)
+        assert (cost.verdict, cost.nodes) == ("load", 3)
+        for session in NodeSession.unscoped.all():
+            session.speeds = {"prefill_s_per_token": 0.0005, **hot}
+            session.save()
+        assert self.look(world, TEXT).cost.verdict == "compute"
+        NodeSession.unscoped.update(speeds={"prefill_s_per_token": 0.0005})
+        cost = self.look(world, TEXT).cost
+        assert (cost.load_s, cost.verdict) == (None, None)
+        NodeSession.unscoped.update(ended_at=timezone.now())
+        assert self.look(world, TEXT).cost.basis == "unknown"
 
     def test_another_salt_and_a_short_prompt_share_nothing(self, world):
         world.store(world.make().ids())

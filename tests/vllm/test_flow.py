@@ -10,6 +10,7 @@ import os
 import random
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -120,7 +121,7 @@ class ByAgent:
         return self._call("expire", context=name, dry_run=False)
 
 
-TOOLS = {"api": ByApi, "command": ByCommand, "agent": ByAgent}
+TOOLS: dict[str, Any] = {"api": ByApi, "command": ByCommand, "agent": ByAgent}
 each_tool = pytest.mark.parametrize("tool", TOOLS)
 
 

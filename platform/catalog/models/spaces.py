@@ -77,6 +77,7 @@ class NodeSession(TenantOwned):
     ended_at = models.DateTimeField(null=True, blank=True)
     breaker = models.CharField(max_length=10, choices=Breaker, default=Breaker.CLOSED)
     totals = models.JSONField(default=dict, help_text="counters since the handshake")
+    speeds = models.JSONField(default=dict, help_text="as its engine measured them last")
 
     class Meta(TenantOwned.Meta):
         ordering = ("-opened_at", "-pk")

@@ -169,7 +169,7 @@ class ContextDetail(Record):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cost(Record):
-    """Seconds as measured by nodes of the space; null as long as none are."""
+    """Medians of what the space's live nodes measured; null as long as none did."""
 
     # to load the usable tokens
     load_s: float | None
@@ -179,6 +179,8 @@ class Cost(Record):
     verdict: str | None
     # what the seconds stand on; unknown: nothing measured
     basis: str
+    # that measured
+    nodes: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

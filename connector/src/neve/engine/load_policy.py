@@ -49,6 +49,7 @@ class LoadPolicy:
         self._stores = {tier: StoreMeter() for tier in Tier}
         self._loads: dict[str, _TimedLoad] = {}
         self._trials_left_s = 0.0
+        self._is_remeasured = False
 
     def choose(
         self,
@@ -128,6 +129,7 @@ class LoadPolicy:
         load = self._loads.pop(request_id, None)
         if load is None:
             return
+        self._is_remeasured = True
         now = time.monotonic()
         took_s = now - load.begun
         # Use a failed load as a speed sample only if it timed out; assume at least one block
@@ -142,6 +144,20 @@ class LoadPolicy:
         self._telemetry.sample("load_seconds", took_s)
         self._telemetry.gauge("loads_in_flight", len(self._loads))
 
+    def take_speeds(self) -> dict[str, float] | None:
+        """The speeds, by names of `neve.node.stats.SPEEDS`; None: as at the last call."""
+        if not self._is_remeasured:
+            return None
+        self._is_remeasured, found = False, {}
+        if prefill := self._steps.prefill():
+            found["prefill_s_per_token"] = prefill.s_per_token
+            found["prefill_s_per_pair"] = prefill.s_per_pair
+        for tier, meter in self._stores.items():
+            if store := meter.measured():
+                found[f"{tier.value}_bytes_per_s"] = store.bytes_per_s
+                found[f"{tier.value}_round_trip_s"] = store.round_trip_s
+        return found
+
     def begin_step(self, step: int, chunks: Iterable[tuple[int, int]]) -> bool:
         """See `PrefillMeter.begin`."""
         return self._steps.begin(step, chunks)
@@ -150,3 +166,4 @@ class LoadPolicy:
         """See `PrefillMeter.end`."""
         if self._steps.end(step, took_s):
             self._trials_left_s += TRIAL * took_s
+            self._is_remeasured = True

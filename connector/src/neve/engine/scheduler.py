@@ -323,6 +323,9 @@ class SchedulerSide:
         """Figures since the last call, for the engine's metrics."""
         if self._owns_links:
             self._telemetry.read(self._links[0].client)
+        client = self._links[0].client
+        if client is not None and (speeds := self._policy.take_speeds()) is not None:
+            client.stats.speeds = speeds
         return self._telemetry.take()
 
     def take_events(self) -> list[ChunkStored | ChunkRemoved]:

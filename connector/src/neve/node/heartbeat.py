@@ -120,6 +120,8 @@ class HeartbeatLoop:
             **self._undelivered.as_dict(),
             "breaker": self._path.breaker.value,
         }
+        if self._stats.speeds:
+            report["speeds"] = dict(self._stats.speeds)
         try:
             answer = self._endpoint.heartbeat(session.id, report)
         except Refused as error:

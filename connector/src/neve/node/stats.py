@@ -18,6 +18,7 @@ prompts is hits ÷ (`requested_tokens` + `tail_tokens`), in the dashboard as in 
 import threading
 from bisect import bisect_left
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -47,6 +48,16 @@ COUNTERS: Final = (
 )
 LOAD_MS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 LOAD_NAMES: Final = (*(f"<={bound}" for bound in LOAD_MS), "+Inf")
+# Measured by an engine and sent in heartbeats: the terms of `neve.planner.breakeven.Prefill` and,
+# of each tier, of `Store`.
+SPEEDS: Final = (
+    "prefill_s_per_token",
+    "prefill_s_per_pair",
+    "hot_bytes_per_s",
+    "hot_round_trip_s",
+    "cold_bytes_per_s",
+    "cold_round_trip_s",
+)
 # Upper bound of each count in a heartbeat; a double holds it exactly.
 MOST_COUNT: Final = 2**53
 
@@ -90,6 +101,8 @@ class Stats:
         self._lock = threading.Lock()
         self._totals = Counts()
         self._fresh = Counts()
+        # By names of SPEEDS. Writers replace the object.
+        self.speeds: Mapping[str, float] = {}
         self.changes = 0  # incremented by each count, so that readers can detect changes
 
     def count(self, **counters: int) -> None:
