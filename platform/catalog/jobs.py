@@ -22,7 +22,7 @@ from kombu.exceptions import OperationalError
 from base import log_events
 from base.preconditions import require_unchanged
 from base.problems import Problem
-from catalog.kinds import REQUEST_ATTEMPTS, BadRequest, kind_of
+from catalog.kinds import KINDS, REQUEST_ATTEMPTS, BadRequest, kind_of
 from catalog.models import Job
 from events.services import Subject, emit
 from tenants.audit import Actor
@@ -33,6 +33,7 @@ FIRST_RETRY_S, LAST_RETRY_S = 1.0, 60.0
 LOST = timedelta(minutes=16)  # without a report: longer than Celery lets any task run
 UNSENT = timedelta(seconds=60)  # a queued job's message may be lost after so long
 LOG_LINES = 200  # the last ones of a job
+MOST_RETRIED = 100  # unfinished jobs of a kind and tenant: with so many, none is retried
 
 
 # Requests that will run: for the first time, or again after a failure that was not the last.
@@ -167,8 +168,18 @@ def cancel_by(job: Job, actor: Actor) -> bool:
 
 @transaction.atomic
 def retry_by(job: Job, actor: Actor) -> bool:
-    """`retry`, audited."""
+    """`retry`, audited. Raises Problem (limit-reached)."""
     require_unchanged(job)
+    unfinished = Job.unscoped.filter(
+        kind=job.kind, tenant=job.tenant, state__in=(Job.State.QUEUED, Job.State.RUNNING)
+    )
+    if unfinished.count() >= MOST_RETRIED:
+        raise Problem(
+            "limit-reached",
+            f"jobs: {MOST_RETRIED} {job.kind} jobs of the tenant wait or run.",
+            limit="jobs",
+            most=MOST_RETRIED,
+        )
     if done := retry(job):
         _audit(job, "job.retry", actor)
     return done
@@ -207,13 +218,18 @@ def job_run(job_id: UUID | str, *, is_redelivered: bool = False) -> Iterator[Job
     """Runs a requested job: marks it running, then done, cancelled, queued again (JobContinues),
     or failed with the error, which is raised again; `send_again` then repeats the job.
 
-    Raises JobDone if it ended before, its last attempt failed, or another worker has it.
+    Raises JobDone if it ended before, its last attempt failed, another worker has it, or it waits
+    until others of its kind end (`Kind.at_once`).
     `is_redelivered`: the broker reports that worker as dead, so the job runs anew.
     """
     takes = _WAITS | Q(state=Job.State.RUNNING) if is_redelivered else _WAITS
     if not Job.unscoped.filter(takes, pk=job_id).update(**_begun()):
         raise JobDone(str(job_id))
     job: Job = Job.unscoped.get(pk=job_id)
+    if not _has_turn(job):
+        fields = {"state": Job.State.QUEUED, "attempts": job.attempts - 1, "started_at": None}
+        Job.unscoped.filter(pk=job_id).update(**fields)
+        raise JobDone(str(job_id))
     try:
         yield JobRun(job)
     except JobCancelled:
@@ -233,6 +249,35 @@ def job_run(job_id: UUID | str, *, is_redelivered: bool = False) -> Iterator[Job
         with transaction.atomic():
             _finish(job_id, state=Job.State.DONE, progress=1.0)
             _tell("job.done", job)
+    finally:
+        _send_next(job.kind)
+
+
+def _has_turn(job: Job) -> bool:
+    """Whether fewer others of its kind, which began before it, run than may."""
+    kind = KINDS.get(job.kind)
+    if kind is None or not kind.at_once:
+        return True
+    began = Q(started_at__lt=job.started_at) | Q(started_at=job.started_at, pk__lt=job.pk)
+    before = Job.unscoped.filter(began, kind=job.kind, state=Job.State.RUNNING)
+    running: list[int | None] = list(before.values_list("tenant_id", flat=True))
+    return len(running) < kind.at_once and running.count(job.tenant_id) < kind.at_once_of_tenant
+
+
+def _send_next(name: str) -> None:
+    """After a job of a kind that is limited: the oldest waiting one of each tenant may begin.
+
+    Their messages were taken while others ran. One that is lost is sent again by `send_again`.
+    """
+    kind = KINDS.get(name)
+    if kind is None or not kind.at_once:
+        return
+    waiting = Job.unscoped.filter(kind=name, state=Job.State.QUEUED, is_requested=True)
+    oldest: dict[int | None, Job] = {}
+    for job in waiting.order_by("created_at", "pk").only("kind", "tenant")[:1000]:
+        oldest.setdefault(job.tenant_id, job)
+    for job in list(oldest.values())[: kind.at_once]:
+        _send(job)
 
 
 def _tell(kind: str, job: Job) -> None:

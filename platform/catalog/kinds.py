@@ -29,7 +29,8 @@ class Kind:
     """`every_s` None: no ticks, only requests. `arguments`: name → type, of a request.
 
     `is_offered`: operators may request it by REST; other kinds are requested by the platform.
-    `is_of_team`: teams cause its requests by REST, and may cancel and retry them.
+    `is_of_team`: teams cause its requests by REST, and may cancel and retry them. `at_once`,
+    `at_once_of_tenant`: requests that run at a time; others wait in their queue (0: no limit).
     """
 
     name: str
@@ -40,6 +41,8 @@ class Kind:
     arguments: Mapping[str, type] = field(default_factory=dict)
     is_offered: bool = True
     is_of_team: bool = False
+    at_once: int = 0
+    at_once_of_tenant: int = 0
 
     @property
     def task(self) -> str:
@@ -179,6 +182,10 @@ WARM = Kind(
     arguments={"context_id": str, "engine_id": int},  # engine 0: any
     is_offered=False,
     is_of_team=True,
+    # An engine that hangs holds a thread for minutes. Two of the queue's eight are left to webhooks
+    # and checks of engines; a tenant has at most half of the others.
+    at_once=6,
+    at_once_of_tenant=3,
 )
 WARM_BY_POLICY = Kind(
     "warm_by_policy",

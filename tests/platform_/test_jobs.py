@@ -1,7 +1,7 @@
 """Jobs: the row is the status, whatever happens to the task or to the broker."""
 
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from datetime import timedelta
 
 import pytest
@@ -9,11 +9,13 @@ from celery import Celery, current_app
 from django.db import transaction
 from django.utils import timezone
 
+from base.problems import Problem
 from catalog import jobs
-from catalog.kinds import REQUEST_ATTEMPTS, BadRequest
+from catalog.kinds import REQUEST_ATTEMPTS, WARM, BadRequest
 from catalog.models import Job
 from controlplane.celery import configure
 from support.rows import make_tenant
+from tenants.audit import SYSTEM
 
 pytestmark = [pytest.mark.integration, pytest.mark.django_db(transaction=True)]
 
@@ -102,6 +104,46 @@ def test_a_job_that_is_done_does_not_run_again(job):
         pass
     with pytest.raises(jobs.JobDone), jobs.job_run(job.pk):
         pytest.fail("ran twice")
+
+
+def warm_job(tenant):
+    return jobs.enqueue("warm", tenant_id=tenant.pk, context_id="c", engine_id=0)
+
+
+def test_warm_jobs_of_one_tenant_leave_threads_to_others(sent, tenant):
+    """An engine that hangs holds a thread for minutes."""
+    other, third = make_tenant(), make_tenant()
+    first, waits = warm_job(tenant), warm_job(other)
+    with ExitStack() as running:
+        running.enter_context(jobs.job_run(first.pk))
+        for _ in range(WARM.at_once_of_tenant - 1):
+            running.enter_context(jobs.job_run(warm_job(tenant).pk))
+        late = warm_job(tenant)
+        with pytest.raises(jobs.JobDone), jobs.job_run(late.pk):
+            pytest.fail("one tenant took more than its share")
+        late.refresh_from_db()
+        assert (late.state, late.attempts, late.log) == ("queued", 0, [])
+        for _ in range(WARM.at_once - WARM.at_once_of_tenant):
+            running.enter_context(jobs.job_run(warm_job(third).pk))
+        with pytest.raises(jobs.JobDone), jobs.job_run(waits.pk):
+            pytest.fail("all threads have warm jobs")
+        sent.clear()
+    ids = [kwargs["kwargs"]["job_id"] for _, kwargs in sent[:2]]
+    assert ids == [str(waits.pk), str(late.pk)]  # the oldest of each tenant may begin now
+    with jobs.job_run(late.pk):
+        pass
+    late.refresh_from_db()
+    assert (late.state, late.attempts) == ("done", 1)
+
+
+def test_a_team_cannot_retry_more_jobs_than_may_wait(sent, tenant, monkeypatch):
+    monkeypatch.setattr(jobs, "MOST_RETRIED", 2)
+    over = [warm_job(tenant) for _ in range(3)]
+    assert all(jobs.cancel(job) for job in over)
+    assert jobs.retry_by(over[0], SYSTEM)
+    assert jobs.retry_by(over[1], SYSTEM)
+    with pytest.raises(Problem, match="2 warm jobs of the tenant wait or run"):
+        jobs.retry_by(over[2], SYSTEM)
 
 
 def test_a_job_runs_once_although_its_message_came_twice(job):
