@@ -9,10 +9,12 @@ cut: the export is not complete.
 import csv
 import io
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
 from asgiref.sync import sync_to_async
 from django.core.handlers.asgi import ASGIRequest
+from django.db import connections
 from django.db.models import QuerySet
 from django.http import HttpResponseBase, StreamingHttpResponse
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
@@ -29,6 +31,9 @@ CSV, JSONL = "text/csv", "application/jsonl"
 FORMATS = {"csv": CSV, "jsonl": JSONL}
 # A spreadsheet takes a cell that begins so for a formula. Source: OWASP, CSV Injection.
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+# asgiref's own thread serves Django's signals, which every request waits for: a slow step would
+# hold up all of them.
+_POOL = ThreadPoolExecutor(4, thread_name_prefix="neve-export")
 
 
 class _Csv(JSONRenderer):  # of problem documents; the rows are rendered here
@@ -93,12 +98,16 @@ class Exported(RowsView):
 
 async def _sent_by_asgi(steps: Iterator[bytes]) -> AsyncIterator[bytes]:
     # Django would collect a plain iterator whole before it sends the first byte.
-    while (step := await sync_to_async(_next)(steps)) is not None:
+    read = sync_to_async(_next, thread_sensitive=False, executor=_POOL)
+    while (step := await read(steps)) is not None:
         yield step
 
 
 def _next(steps: Iterator[bytes]) -> bytes | None:
-    return next(steps, None)
+    try:
+        return next(steps, None)
+    finally:
+        connections.close_all()  # the next step may have another thread
 
 
 def _csv_lines(rows: list[list[Any]]) -> bytes:

@@ -1,11 +1,13 @@
 """Exports of lists: CSV and JSON Lines with the list's filters and order, in bounded steps."""
 
+import asyncio
 import csv
 import io
 import json
+import threading
 
 import pytest
-from asgiref.sync import async_to_sync
+from asgiref.sync import async_to_sync, sync_to_async
 from django.core.handlers.asgi import ASGIRequest
 from django.test import RequestFactory
 from rest_framework.test import force_authenticate
@@ -106,6 +108,7 @@ def test_memory_is_bounded_by_the_step_and_no_statement_reads_more(
     assert next(steps, None) is None
 
 
+@pytest.mark.django_db(transaction=True)  # read by another thread
 def test_under_asgi_the_first_rows_are_sent_before_the_last_are_read(tenant, space):
     """Django would collect a plain iterator before it sends the first byte."""
     [make_context(space, f"c{n}") for n in range(4)]
@@ -123,3 +126,21 @@ def test_under_asgi_the_first_rows_are_sent_before_the_last_are_read(tenant, spa
         return await anext(aiter(answer))
 
     assert async_to_sync(first_step)().count(b"\n") == 2
+
+
+async def test_a_slow_step_holds_up_no_other_request():
+    """Django's signals, which every request waits for, run on asgiref's own thread."""
+    go_on = threading.Event()
+
+    def steps():
+        assert go_on.wait(30)
+        yield b"rows"
+
+    sent = exports._sent_by_asgi(steps())
+    first = asyncio.ensure_future(anext(sent))
+    await asyncio.sleep(0)
+    async with asyncio.timeout(10):
+        assert await sync_to_async(lambda: True)()  # as a signal's receiver
+    assert not first.done()
+    go_on.set()
+    assert await first == b"rows"
