@@ -150,7 +150,7 @@ class EventsView(ReadOnlyView):
             after = order.last()
         require_kept(interest.tenant_ids, after)
         reader = reader_of(who, request.session.session_key if request.session else None)
-        require_room(reader.id)
+        require_room(reader)
         return StreamingHttpResponse(
             _lines(reader, interest, after),
             content_type="text/event-stream",

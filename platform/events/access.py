@@ -13,26 +13,36 @@ from tenants.principal import Principal, principal_of_person
 
 @dataclass(frozen=True)
 class Reader:
-    """Who follows a stream: a key, or a person in the browser session `session`."""
+    """Who follows a stream: a key, or a person in the browser session `session`.
+
+    `key_id`: of the key itself; `id` stays when it is rotated. None: a person.
+    """
 
     id: str  # of the Principal
     role: str
     tenant_ids: frozenset[int] | None
     session: str = ""
+    key_id: int | None = None
 
 
 def reader_of(caller: Principal, session: str | None) -> Reader:
-    is_key = caller.id.startswith("key:")
-    return Reader(caller.id, caller.role, caller.tenant_ids, "" if is_key else session or "")
+    is_person = caller.key_id is None
+    return Reader(
+        id=caller.id,
+        role=caller.role,
+        tenant_ids=caller.tenant_ids,
+        session=session or "" if is_person else "",
+        key_id=caller.key_id,
+    )
 
 
 def lost_access(readers: Iterable[Reader]) -> set[Reader]:
     """Those whose key, session, account or memberships ended or changed. One query for all keys,
     three for each person."""
-    by_key = {int(each.id[4:]): each for each in readers if each.id.startswith("key:")}
-    usable = set(usable_keys().filter(pk__in=by_key).values_list("pk", flat=True))
-    lost = {each for key, each in by_key.items() if key not in usable}
-    return lost | {each for each in readers if each.id.startswith("user:") and not _still(each)}
+    keys = {each.key_id: each for each in readers if each.key_id is not None}
+    usable = set(usable_keys().filter(pk__in=keys).values_list("pk", flat=True))
+    lost = {each for key, each in keys.items() if key not in usable}
+    return lost | {each for each in readers if each.key_id is None and not _still(each)}
 
 
 def _still(reader: Reader) -> bool:

@@ -37,36 +37,49 @@ HEARTBEAT_S = 15.0
 RING = 2000
 PAGE = 200
 MOST_OF_READER = 10  # streams of one key or person in this process
+SHARE = 4  # of NEVE_STREAMS, one tenant has at most a fourth
 HINTS_ANEW_S = 3600.0  # channels_redis forgets members of a group after a day
 
 # The poller's thread keeps its connection; pages are read by others, which do not.
 _poller = ThreadPoolExecutor(1, thread_name_prefix="neve-events")
 _pages = ThreadPoolExecutor(4, thread_name_prefix="neve-events-page")
 _open: Counter[str] = Counter()  # reader's id → its streams, in all loops
+# Tenants that readers see → their streams: a tenant may have many keys.
+_of_tenants: Counter[frozenset[int] | None] = Counter()
 
 
-def require_room(reader_id: str) -> None:
+def require_room(reader: Reader) -> None:
     """From any thread, before a stream begins. Raises Problem (too-many-streams)."""
-    if _open[reader_id] >= MOST_OF_READER:
+    most = settings.ENV.streams
+    of_tenant = max(MOST_OF_READER, most // SHARE)
+    if _open[reader.id] >= MOST_OF_READER:
         raise Problem(
             "too-many-streams", f"You have {MOST_OF_READER} open streams of this web process."
         )
-    if _open.total() >= settings.ENV.streams:
+    if reader.tenant_ids is not None and _of_tenants[reader.tenant_ids] >= of_tenant:
         raise Problem(
-            "too-many-streams", f"This web process has {settings.ENV.streams} open streams."
+            "too-many-streams", f"Your tenant has {of_tenant} open streams of this web process."
         )
+    if _open.total() >= most:
+        raise Problem("too-many-streams", f"This web process has {most} open streams.")
 
 
 @contextmanager
-def _counted(reader_id: str) -> Iterator[None]:
-    require_room(reader_id)
-    _open[reader_id] += 1
+def _counted(reader: Reader) -> Iterator[None]:
+    require_room(reader)
+    counts: list[tuple[Counter[Any], Any]] = [
+        (_open, reader.id),
+        (_of_tenants, reader.tenant_ids),
+    ]
+    for count, name in counts:
+        count[name] += 1
     try:
         yield
     finally:
-        _open[reader_id] -= 1
-        if not _open[reader_id]:
-            del _open[reader_id]
+        for count, name in counts:
+            count[name] -= 1
+            if not count[name]:
+                del count[name]
 
 
 class Ended(Exception):
@@ -104,7 +117,7 @@ class Feed:
 
         Raises Ended, and Problem (too-many-streams, events-gone).
         """
-        with _counted(reader.id):
+        with _counted(reader):
             stream = Stream(reader, interest, after)
             self._streams.add(stream)
             if self._task is None or self._task.done():

@@ -1,11 +1,19 @@
 """GET /api/v1/events: who sees which events, in which order."""
 
+from contextlib import ExitStack
+
 import pytest
 from django.http import StreamingHttpResponse
 
-from events import order
+from base.problems import Problem
+from events import feed, order
+from events.access import lost_access, reader_of
 from events.services import Subject, emit
-from support.rows import make_tenant
+from support.rows import make_key, make_tenant
+from tenants import issuing
+from tenants.audit import SYSTEM
+from tenants.keys import find_key
+from tenants.principal import principal_of_key
 
 pytestmark = [pytest.mark.integration, pytest.mark.django_db]
 
@@ -106,3 +114,36 @@ def test_a_stream_of_another_tenant_is_refused(team):
 def test_a_last_event_id_with_a_line_break_is_refused(team):
     answer = stream(team, **{"Last-Event-ID": "1\r\nSet-Cookie: x"})
     assert answer.status_code == 400
+
+
+def test_a_stream_ends_with_its_own_key_not_with_one_that_was_rotated(tenant):
+    old = find_key(make_key(tenant, "team", ["read", "keys"]))
+    who = principal_of_key(old)
+    new, _ = issuing.rotate_key(caller=who, key=old, overlap_s=60, actor=SYSTEM)
+    old_reader, new_reader = reader_of(who, None), reader_of(principal_of_key(new), None)
+    assert old_reader.id == new_reader.id
+    assert lost_access([old_reader, new_reader]) == set()
+    issuing.revoke_key(caller=who, key=new, actor=SYSTEM)
+    assert lost_access([old_reader, new_reader]) == {new_reader}
+
+
+def test_a_stream_goes_on_when_the_key_before_ends(tenant):
+    old = find_key(make_key(tenant, "team", ["read", "keys"]))
+    who = principal_of_key(old)
+    new, _ = issuing.rotate_key(caller=who, key=old, overlap_s=0, actor=SYSTEM)
+    assert lost_access([reader_of(who, None), reader_of(principal_of_key(new), None)]) == {
+        reader_of(who, None)
+    }
+
+
+def test_a_tenant_with_many_keys_leaves_streams_to_others(tenant, settings):
+    def reader(of):
+        return reader_of(principal_of_key(find_key(make_key(of, "team"))), None)
+
+    with ExitStack() as streams:
+        for _ in range(settings.ENV.streams // feed.SHARE):
+            streams.enter_context(feed._counted(reader(tenant)))
+        with pytest.raises(Problem, match="Your tenant has"):
+            feed.require_room(reader(tenant))
+        feed.require_room(reader(make_tenant("other")))
+    feed.require_room(reader(tenant))
