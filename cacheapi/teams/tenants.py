@@ -195,10 +195,7 @@ class TenantsView(ReadOnlyView):
         data stays, and its people see it no more, until it is active again."""
         tenant = self.get_object()
         change = checked(TenantChangeSerializer, request)
-        present = {name: getattr(tenant, name) for name in _CHANGES}
-        changed = services.change_tenant(
-            tenant=tenant, **{**present, **change}, actor=actor_of(request)
-        )
+        changed = services.change_tenant(tenant=tenant, **change, actor=actor_of(request))
         return Response(TenantSerializer(changed).data)
 
     @extend_schema(responses=OwnQuotaSerializer)
@@ -213,8 +210,7 @@ class TenantsView(ReadOnlyView):
         """Sets hard limits. All hot quotas together must fit the hot tier's memory."""
         tenant = self.get_object()
         change = checked(QuotaChangeSerializer, request)
-        limits = {"hot_bytes": tenant.quota.hot_bytes, "cold_bytes": tenant.quota.cold_bytes}
-        quota = services.set_quota(tenant=tenant, actor=actor_of(request), **{**limits, **change})
+        quota = services.set_quota(tenant=tenant, actor=actor_of(request), **change)
         return Response(QuotaSerializer(quota).data)
 
     @extend_schema(request=None, responses=TenantSerializer)

@@ -130,6 +130,7 @@ class UsageView(ApiView):
     """Counters over time, summed over tenants."""
 
     takes = {"get": ("range", "tenant", "by", "from", "to", "step")}
+    refusals = {"get": (404,)}  # of a tenant that the caller does not see
 
     def get(self, request: Request) -> Response:
         tenant_ids, period = _tenants_asked(request), _period_asked(request)

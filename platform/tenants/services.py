@@ -81,13 +81,13 @@ def default_hot_bytes(*, overcommit: bool = False) -> int:
 def change_tenant(
     *,
     tenant: Tenant,
-    name: str,
-    node_limit: int,
-    is_active: bool,
+    name: str | None = None,
+    node_limit: int | None = None,
+    is_active: bool | None = None,
     overcommit: bool = False,
     actor: Actor,
 ) -> Tenant:
-    """An inactive tenant's keys, sessions and Valkey users end at once.
+    """An inactive tenant's keys, sessions and Valkey users end at once. None keeps a value.
 
     Raises Problem: hot-overcommit if the quota of a tenant that becomes active does not fit;
     conflict for a tenant that is being removed.
@@ -96,20 +96,27 @@ def change_tenant(
     require_unchanged(row)
     if row.is_leaving:
         raise Problem("conflict", f"The tenant {row.slug} is being removed.")
-    before = {"name": row.name, "node_limit": row.node_limit, "is_active": row.is_active}
+    asked = {"name": name, "node_limit": node_limit, "is_active": is_active}
+    before = {name: getattr(row, name) for name in asked}
+    after = before | {name: value for name, value in asked.items() if value is not None}
     beyond = {}
     if is_active and not row.is_active:
         beyond = require_room(
             row.quota.hot_bytes, tenant_id=row.pk, present_bytes=0, overcommit=overcommit
         )
-    row.name, row.node_limit, row.is_active = name, node_limit, is_active
+    for name, value in after.items():
+        setattr(row, name, value)
     row.full_clean()
     row.save()
-    after = {"name": name, "node_limit": node_limit, "is_active": is_active, **beyond}
     record(
-        actor=actor, tenant_id=row.pk, action="tenant.change", obj=row, before=before, after=after
+        actor=actor,
+        tenant_id=row.pk,
+        action="tenant.change",
+        obj=row,
+        before=before,
+        after={**after, **beyond},
     )
-    if not is_active:
+    if not row.is_active:
         access_ended.send(Tenant, tenant_id=row.pk, key=None)
     tenant_changed.send(Tenant, tenant_id=row.pk)
     return row
@@ -181,21 +188,24 @@ def remove_tenant(*, tenant: Tenant, actor: Actor) -> None:
 def set_quota(
     *,
     tenant: Tenant,
-    hot_bytes: int,
-    cold_bytes: int,
+    hot_bytes: int | None = None,
+    cold_bytes: int | None = None,
     overcommit: bool = False,
     actor: Actor,
     **limits: int | None,
 ) -> Quota:
     """Applies from the next commit of a block on; a smaller quota evicts as new blocks come.
 
-    `limits`: names of Quota.ROW_LIMITS; None takes the settings' number; absent ones stay.
+    Bytes of None stay. `limits`: names of Quota.ROW_LIMITS; None takes the settings' number; absent
+    ones stay.
     Raises Problem (hot-overcommit).
     """
     with tenant_scope(tenant.pk):
         quota = Quota.objects.select_for_update().get()
         require_unchanged(tenant)  # its tag covers the quota
         changed = {name: most for name, most in limits.items() if getattr(quota, name) != most}
+        hot_bytes = quota.hot_bytes if hot_bytes is None else hot_bytes
+        cold_bytes = quota.cold_bytes if cold_bytes is None else cold_bytes
         fields = {"hot_bytes": hot_bytes, "cold_bytes": cold_bytes, **changed}
         before = {name: getattr(quota, name) for name in fields}
         beyond = require_room(

@@ -68,3 +68,16 @@ def test_after_needs_seconds_and_now_has_none():
             set_policy(tenant=tenant, actor=SYSTEM, **fields)
     with pytest.raises(IntegrityError):
         RetentionPolicy.unscoped.update(flush_mode="after")
+
+
+def test_two_changes_at_once_do_not_undo_each_other():
+    """Each request read the tenant before the other one's change."""
+    tenant = make_tenant("acme", hot_bytes=1000, cold_bytes=1000)
+    stale = Tenant.objects.select_related("quota").get(pk=tenant.pk)
+    services.set_quota(tenant=tenant, hot_bytes=500, actor=SYSTEM)
+    services.set_quota(tenant=stale, cold_bytes=700, actor=SYSTEM)
+    quota = Quota.unscoped.get()
+    assert (quota.hot_bytes, quota.cold_bytes) == (500, 700)
+    services.change_tenant(tenant=tenant, name="Acme & sons", actor=SYSTEM)
+    changed = services.change_tenant(tenant=stale, node_limit=3, actor=SYSTEM)
+    assert (changed.name, changed.node_limit, changed.is_active) == ("Acme & sons", 3, True)

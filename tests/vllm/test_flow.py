@@ -39,7 +39,7 @@ from tenants.models import Tenant
 from tenants.services import set_quota
 demo = Tenant.objects.get(slug="demo")
 print(demo.quota.hot_bytes)
-set_quota(tenant=demo, actor=SYSTEM, hot_bytes={hot_bytes}, cold_bytes=demo.quota.cold_bytes)
+set_quota(tenant=demo, actor=SYSTEM, hot_bytes={hot_bytes})
 """
 HOT_BYTES = 2 << 20  # of the demo tenant here: some 30 blocks
 
