@@ -10,6 +10,7 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from base import outbound
 from base.problems import Problem
 from cacheapi.base.access import caller
 from cacheapi.base.fields import StrictSerializer, Text, WholeNumber
@@ -113,7 +114,10 @@ class EnginesView(ReadOnlyView):
         body = checked(EngineCreateSerializer, request)
         tenant = tenant_to_change(caller(request), body.pop("tenant", None))
         spaces = _spaces(tenant, body.pop("spaces", []))
-        engine = services.add_engine(tenant=tenant, spaces=spaces, actor=actor_of(request), **body)
+        with outbound.turn(tenant.pk):
+            engine = services.add_engine(
+                tenant=tenant, spaces=spaces, actor=actor_of(request), **body
+            )
         return Response(EngineSerializer(self._row(engine)).data, status=201)
 
     @extend_schema(request=EngineUpdateSerializer, responses=EngineSerializer)
@@ -123,7 +127,8 @@ class EnginesView(ReadOnlyView):
         body = checked(EngineUpdateSerializer, request)
         if "spaces" in body:
             body["spaces"] = _spaces(engine.tenant, body["spaces"])
-        services.change_engine(engine=engine, actor=actor_of(request), **body)
+        with outbound.turn(engine.tenant_id):
+            services.change_engine(engine=engine, actor=actor_of(request), **body)
         return Response(EngineSerializer(self._row(engine)).data)
 
     @extend_schema(request=None, responses={204: None})
@@ -140,7 +145,8 @@ class EnginesView(ReadOnlyView):
         """Asks the engine now whether it serves its model."""
         engine = self.object_to_change()
         no_body(request)
-        services.check_engine(engine)
+        with outbound.turn(engine.tenant_id):
+            services.check_engine(engine)
         return Response(EngineSerializer(self._row(engine)).data)
 
     def _row(self, engine: Engine) -> Engine:

@@ -10,6 +10,7 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from base import outbound
 from base.problems import Problem
 from cacheapi.base.access import caller
 from cacheapi.base.fields import Duration, Flag, StrictSerializer, Text
@@ -129,7 +130,8 @@ class WebhooksView(ReadOnlyView):
         require_writer(caller(request))
         body = checked(WebhookCreateSerializer, request)
         tenant = tenant_to_change(caller(request), body.pop("tenant", None))
-        webhook, secret = webhooks.add(tenant=tenant, actor=actor_of(request), **body)
+        with outbound.turn(tenant.pk):
+            webhook, secret = webhooks.add(tenant=tenant, actor=actor_of(request), **body)
         return Response({**WebhookSerializer(webhook).data, "secret": secret}, status=201)
 
     @extend_schema(request=WebhookUpdateSerializer, responses=WebhookSerializer)
@@ -137,7 +139,8 @@ class WebhooksView(ReadOnlyView):
         """Changes a webhook. One that becomes active gets what waits for it at once."""
         webhook = self.object_to_change()
         body = checked(WebhookUpdateSerializer, request)
-        webhook = webhooks.change(webhook=webhook, actor=actor_of(request), **body)
+        with outbound.turn(webhook.tenant_id):
+            webhook = webhooks.change(webhook=webhook, actor=actor_of(request), **body)
         return Response(WebhookSerializer(webhook).data)
 
     @extend_schema(request=None, responses={204: None})

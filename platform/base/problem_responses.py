@@ -51,7 +51,7 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response | N
             headers["WWW-Authenticate"] = login
         if wait_s := getattr(error, "wait", None):
             headers["Retry-After"] = str(int(wait_s))
-    headers |= _retry_after(problem)
+    headers = _retry_after(problem) | headers
     return Response(
         problem.document(), status=problem.status, headers=headers, content_type=CONTENT_TYPE
     )
@@ -139,7 +139,7 @@ def _busy_page(error: Exception) -> HttpResponse | None:
 
 
 def _retry_after(problem: Problem) -> dict[str, str]:
-    waits = problem.status == 503 or problem.kind == "idempotency-in-progress"
+    waits = problem.status == 503 or problem.kind in ("idempotency-in-progress", "throttled")
     return {"Retry-After": "2"} if waits else {}
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from django.db import transaction
 
+from base import outbound
 from base.problems import Problem
 from catalog import limits
 from catalog.models import Context, Space
@@ -51,9 +52,13 @@ def tokens_of(space: Space, wanted: Wanted, *, only: Engine | None = None) -> To
 
     Not inside a transaction: engines may be slow.
     Raises Problem: no-engine (none is healthy, or none could tokenise), malformed (the engine
-    refuses the prompt, or it has too many tokens).
+    refuses the prompt, or it has too many tokens), throttled (`outbound.turn`).
     """
-    ids = wanted.tokens if wanted.tokens is not None else _tokenised(space, wanted, only)
+    if wanted.tokens is not None:
+        ids = wanted.tokens
+    else:
+        with outbound.turn(space.tenant_id):
+            ids = _tokenised(space, wanted, only)
     if len(ids) > prompts.MOST_TOKENS:
         raise Problem(
             "malformed",

@@ -1,7 +1,10 @@
 """/api/v1: engines, contexts made from prompts, look-ups, warm jobs and warm policies."""
 
+from contextlib import ExitStack
+
 import pytest
 
+from base import outbound
 from catalog.models import Job
 from retention import provisioning
 from support.caller import Caller
@@ -194,3 +197,26 @@ class TestWarming:
         assert [each["id"] for each in listed["results"]] == [policy["id"]]
         refused(team.send("patch", path, {"cron": "x"}), 400, "malformed", "cron")
         assert team.delete(path).status_code == 204
+
+
+def test_engines_that_hang_hold_few_threads(team, engine, space, api, tenant):
+    body = {"space": space.pk, "text": TEXT}
+    with ExitStack() as waiting:
+        for _ in range(outbound.MOST_OF_TENANT):
+            waiting.enter_context(outbound.turn(tenant.pk))
+        for path, sent in [
+            ("lookup", body),
+            ("contexts", body | {"name": "a"}),
+            ("engines", {"name": "b", "base_url": api.url, "model": "tiny"}),
+            (f"engines/{engine['id']}/check", {}),
+            ("webhooks", {"url": api.url}),
+        ]:
+            answer = team.send("post", f"/api/v1/{path}", sent)
+            refused(answer, 429, "throttled")
+            assert answer["Retry-After"] == "2"
+        ids = {"space": space.pk, "tokens": list(TEXT.encode())}
+        assert team.send("post", "/api/v1/lookup", ids).status_code == 200  # asks nobody
+        with outbound.turn(make_tenant("other").pk):
+            pass
+    assert team.send("post", "/api/v1/lookup", body).status_code == 200
+    assert not outbound._waiting
