@@ -15,6 +15,8 @@ Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 App = Callable[..., Awaitable[None]]  # of a Scope, a Receive and a Send
 
+MOST_BODY_BYTES = 16 << 20  # what takes bodies has narrower limits, and says so
+
 MISMATCH = (
     "uvicorn was started with --root-path {root}, but NEVE_URL has the path prefix {prefix!r}. Set "
     "NEVE_URL to the address that people use, such as https://example.com{root}, and leave "
@@ -42,6 +44,8 @@ class Front:
             bare = bare.removeprefix(prefix)
         scope = {**scope, "path": prefix + bare, "root_path": prefix}
         scope["headers"] = [self._header(name, value) for name, value in scope["headers"]]
+        if scope["type"] == "http":
+            receive = _bounded(receive, send)
         return await self.app(scope, receive, send)
 
     def _header(self, name: bytes, value: bytes) -> tuple[bytes, bytes]:
@@ -49,6 +53,23 @@ class Front:
         if name == b"host" and value.decode("latin-1").lower() == self.url.hostname:
             return name, self.url.netloc.encode()
         return name, value
+
+
+def _bounded(receive: Receive, send: Send) -> Receive:
+    """Answers 413 to a body of more than MOST_BODY_BYTES, and ends the request: Django would write
+    it to the disk whole, before anything asks for a key."""
+    size = 0
+
+    async def receive_some() -> Any:
+        nonlocal size
+        message = await receive()
+        size += len(message.get("body", b""))
+        if size <= MOST_BODY_BYTES:
+            return message
+        await _answer(send, 413, b"The body is too large.\n")
+        return {"type": "http.disconnect"}
+
+    return receive_some
 
 
 async def _refuse(scope: Scope, send: Send, words: str) -> None:

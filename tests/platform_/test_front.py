@@ -1,9 +1,12 @@
 """Headers of every answer, and uvicorn's --root-path beside NEVE_URL."""
 
+import asyncio
+
 import pytest
 from django.test import Client
 
-from controlplane.front import Front
+from controlplane.asgi import application
+from controlplane.front import MOST_BODY_BYTES, Front
 from support.rows import make_person
 
 pytestmark = [
@@ -56,3 +59,35 @@ async def test_a_root_path_that_neve_url_does_not_have_is_refused_with_the_fix()
     assert b"NEVE_URL" in sent[1]["body"]
     await Front(never)({**scope, "type": "websocket"}, never, send)
     assert sent[2] == {"type": "websocket.close", "code": 1011}
+
+
+def asking(size, *, at_once):
+    """The ASGI side of a server that gets a body of so many bytes."""
+    left = [b"x" * at_once] * (size // at_once)
+
+    async def receive():
+        if not left:
+            await asyncio.Event().wait()  # for the end of the connection
+        body = left.pop()
+        return {"type": "http.request", "body": body, "more_body": bool(left)}
+
+    return receive, left
+
+
+async def test_a_body_beyond_all_limits_is_not_read_to_its_end():
+    """Django would write it to the disk before it asks for a key."""
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {
+        **{"type": "http", "method": "POST", "path": "/api/v1/contexts", "query_string": b""},
+        **{"headers": [(b"host", b"testserver")], "client": ("127.0.0.1", 1)},
+    }
+    receive, left = asking(3 * MOST_BODY_BYTES, at_once=1 << 20)
+    await application(scope, receive, send)
+    assert [sent[0]["status"], len(sent), len(left)] == [413, 2, 31]
+    receive, left = asking(MOST_BODY_BYTES, at_once=1 << 20)
+    await application(scope, receive, send)
+    assert [sent[2]["status"], len(left)] == [401, 0]
