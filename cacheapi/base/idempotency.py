@@ -63,6 +63,6 @@ def once(handler: Handler, request: Request, secret_members: tuple[str, ...]) ->
 
 def _fingerprint(request: Request) -> str:
     body = json.dumps(request.data, sort_keys=True)
-    only_if = request.headers.get("If-Match", "")
+    only_if = request.headers.get("If-Match")  # None differs from an empty one
     text = f"{request.method} {request.get_full_path()}\n{only_if}\n{body}"
     return hashlib.sha256(text.encode()).hexdigest()
