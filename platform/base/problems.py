@@ -30,7 +30,11 @@ KINDS: dict[str, tuple[int, str, str]] = {
         "Unknown credentials",
         "Send `Authorization: Bearer neve_…` with a key that is neither revoked nor expired.",
     ),
-    "forbidden": (403, "Not allowed", "Use a key or an account with the role that this needs."),
+    "forbidden": (
+        403,
+        "Not allowed",
+        "Use a key or an account with the role and the scope that this needs.",
+    ),
     "tenant-cut-off": (
         403,
         "The tenant is cut off",

@@ -387,6 +387,14 @@ def test_a_stream_that_never_comes_ends_with_an_error(monkeypatch):
         next(Scripted(problem(403, "forbidden")).client().events.stream())
 
 
+def test_an_answer_of_another_server_says_to_check_the_endpoint():
+    other = Scripted(httpx.Response(403, text="<Error>AccessDenied</Error>")).client()
+    with pytest.raises(ApiProblem) as caught:
+        other.me()
+    assert (caught.value.kind, caught.value.status) == ("http", 403)
+    assert "endpoint" in caught.value.remedy
+
+
 def test_every_record_can_be_made_of_an_empty_answer():
     """An older platform may send less."""
     from neve.api.records import Record, record_of

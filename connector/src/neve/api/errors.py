@@ -54,6 +54,11 @@ class ApiProblem(NeveError):
 
     @property
     def remedy(self) -> str:
+        if self.kind == "http":
+            return (
+                "Check that the endpoint is the web address of Neve; behind a proxy, look at the "
+                "proxy's log."
+            )
         known = REMEDIES.get(self.kind) or _BY_STATUS.get(self.status)
         if known:
             return known

@@ -13,7 +13,7 @@ REMEDIES = {
     "unauthorized": (
         "Send `Authorization: Bearer neve_…` with a key that is neither revoked nor expired."
     ),
-    "forbidden": ("Use a key or an account with the role that this needs."),
+    "forbidden": ("Use a key or an account with the role and the scope that this needs."),
     "tenant-cut-off": (
         "Its nodes took what belongs to others. Find out which and why; then an operator lets"
         " the tenant in again, on the page Tenants or with `manage.py let_in`."
