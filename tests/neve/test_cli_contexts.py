@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from neve.api import Neve as Api
 from neve.cli.main import main
 from support.chains import CHUNK_TOKENS, ENGINE, IDENTITY, Chain, PatientClient
 from support.servers import ControlPlane
@@ -120,7 +121,7 @@ def test_a_context_is_shown_with_pins_and_residency(neve):
     for words in ("768 tokens in 3 blocks", "demo", "hot", "durable", "usable"):
         assert words in shown
     assert "(in 1h5" in shown
-    assert rows(neve("contexts", "unpin", "cli-one")) == ["cli-one: 1 pins ended"]
+    assert rows(neve("contexts", "unpin", "cli-one")) == ["cli-one: 1 pin ended"]
 
 
 def test_several_contexts_are_acted_on_at_once_and_none_if_one_is_missing(neve):
@@ -236,6 +237,9 @@ def test_many_are_acted_on_after_a_preview(control_plane, neve):
         assert done.exit_code == 0, done.stderr
     pinned = document(neve("contexts", "ls", "--glob", "cli-*", "--pinned", "--json"))
     assert {row["name"] for row in pinned} == {"cli-twin", "cli-two"}
+    with control_plane.workers():
+        done = neve(*pin, "--yes")
+    assert "2 of 2 contexts done, 0 refused" in done.stdout
 
 
 def test_contexts_are_exported_as_lines(neve, stored, tmp_path):
@@ -258,13 +262,29 @@ def prompt_file(folder: Path, *, more: int = 0) -> str:
     return str(file)
 
 
+def test_an_engine_and_a_webhook_are_named_by_what_people_see(control_plane, neve, stored):
+    nothing = "http://127.0.0.1:9"
+    with Api(control_plane.url, control_plane.team_key) as api:
+        space = api.spaces.list(name="cli-a").first().id
+        api.engines.create(name="cli-gpu", base_url=nothing, model="m", spaces=[space])
+        hook = api.webhooks.create(url=f"{nothing}/neve", types=["webhook.test"]).id
+    done = neve("engines", "--check", "cli-gpu")
+    assert "refused" in next(line for line in rows(done) if "cli-gpu" in line)
+    assert any(line.startswith(f"{hook[:8]} ") for line in rows(neve("webhooks", "ls")))
+    assert f"log {hook[:8]}`" in rows(neve("webhooks", "test", f"{nothing}/neve"))[0]
+    assert any("webhook.test" in line for line in rows(neve("webhooks", "log", hook[:8])))
+    done = neve("webhooks", "log", "zz")
+    assert done.exit_code == 3
+    assert "neve webhooks ls" in done.stderr
+
+
 def test_a_prompt_is_looked_up(neve, stored, tmp_path):
     prompt = prompt_file(tmp_path, more=CHUNK_TOKENS)
     found = document(neve("contexts", "lookup", "--space", "cli-a", "--tokens", prompt, "--json"))
     assert (found["tokens"], found["usable_tokens"]) == (4 * CHUNK_TOKENS, 3 * CHUNK_TOKENS)
     shown = neve("contexts", "lookup", "--space", "cli-a", "--tokens", prompt).stdout
     assert "1,024 tokens" in shown
-    assert "768 (75.0%)" in shown
+    assert "768 tokens (75.0%)" in shown
     assert "cli-one" in shown
     done = neve("contexts", "lookup", "--space", "cli-a")
     assert done.exit_code == 64

@@ -79,10 +79,22 @@ def bulk(
     job = platform.call("POST", "/contexts/bulk", {"token": would["token"]})
     if not no_wait:
         job = follow(platform, job)
-    done = " ".join(f"{name} {value}" for name, value in (job.get("detail") or {}).items())
     platform.show(
         job,
-        lambda: platform.out.say(f"{words}\nJob {job['id']} {job['state']}: {done}".rstrip(": ")),
+        lambda: platform.out.say(f"{words}\nJob {job['id']} {job['state']}{_outcome(job)}"),
+    )
+
+
+def _outcome(job: dict[str, Any]) -> str:
+    """The contexts that a job has done and refused so far; empty before it began."""
+    detail = job.get("detail") or {}
+    if "done" not in detail:
+        return ""
+    refused = detail.get("refused") or {}
+    why = ", ".join(f"{count} {reason}" for reason, count in refused.items())
+    return (
+        f": {text.count(detail['done'])} of {text.count(detail.get('contexts'))} contexts done, "
+        f"{text.count(sum(refused.values()))} refused" + (f" ({why})" if why else "")
     )
 
 

@@ -180,7 +180,8 @@ def unpin(
     def act(row: dict[str, Any]) -> tuple[Any, str]:
         answer = platform.call("POST", f"/contexts/{row['id']}/unpin", body)
         left = text.when(answer.get("pinned_until"), datetime.now(UTC))
-        words = f"{text.count(answer.get('removed'))} pins ended"
+        ended = answer.get("removed")
+        words = f"{text.count(ended)} pin{'s' * (ended != 1)} ended"
         return answer, words + (f", others pin it until {left}" if left != text.NOTHING else "")
 
     _each(platform, all_of(platform, names, space, tenant), act)
@@ -275,9 +276,9 @@ def rm(
     if not yes:
         now = datetime.now(UTC)
         for row in found:
-            platform.out.note(
-                f"{row['name']}: {text.count(row['tokens'])} tokens, pinned {pinned(row, now)}"
-            )
+            left = pinned(row, now)
+            kept = "not pinned" if left == text.NOTHING else f"pinned for {left}"
+            platform.out.note(f"{row['name']}: {text.count(row['tokens'])} tokens, {kept}")
     platform.out.confirm(f"Forget {_named(found)}?", yes=yes)
 
     def act(row: dict[str, Any]) -> tuple[Any, str]:

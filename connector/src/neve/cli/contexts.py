@@ -188,13 +188,14 @@ def _say_lookup(platform: Connection, answer: dict[str, Any]) -> None:
     tokens = answer.get("tokens")
 
     def of(part: float | None) -> str:
-        return f"{text.count(part)} ({text.share(text.ratio(part, tokens))})"
+        return f"{text.count(part)} tokens ({text.share(text.ratio(part, tokens))})"
 
     cost = answer.get("cost") or {}
     seconds = {which: cost.get(f"{which}_s") for which in ("load", "compute")}
     said = ", ".join(
         f"{which} {value:.3f} s" for which, value in seconds.items() if value is not None
     )
+    verdict = cost.get("verdict") or "unknown which is faster"
     platform.out.facts(
         [
             ("prompt", f"{text.count(tokens)} tokens, {text.count(answer.get('tail_tokens'))} of "
@@ -203,9 +204,9 @@ def _say_lookup(platform: Connection, answer: dict[str, Any]) -> None:
             ("cold", of(answer.get("cold_tokens"))),
             ("lost", of(answer.get("lost_tokens"))),
             ("usable", f"{of(answer.get('usable_tokens'))}, "
-             f"{text.count(answer.get('usable_hot_tokens'))} without S3"),
-            ("cost", f"{said or text.NOTHING}; {cost.get('verdict') or 'unknown which is faster'}"
-             + (f" ({cost['basis']})" if cost.get("basis") else "")),
+             f"{text.count(answer.get('usable_hot_tokens'))} tokens without S3"),
+            ("cost", f"{said}; {verdict} ({cost.get('basis')})" if said
+             else "unknown: no live node measured its speeds yet"),
         ]
     )  # fmt: skip
     if answer.get("contexts"):

@@ -1,4 +1,5 @@
-"""Objects by the names that people give: contexts, spaces, engines, keys, jobs.
+"""Objects by the names that people give: contexts, spaces, engines, keys,
+webhooks, jobs.
 
 An id is taken as it is. A name that fits none, or several, raises `NotFound`, which lists what is
 there.
@@ -74,6 +75,18 @@ def find_key(platform: Connection, name: str) -> dict[str, Any]:
         if name in (row["name"], row.get("prefix")) and not row.get("revoked_at")
     ]
     return _one_of(rows, "key in force", name, "`neve keys ls` lists those there are")
+
+
+def find_webhook(platform: Connection, name: str) -> dict[str, Any]:
+    """`name`: an id, the beginning of one, or the whole address."""
+    if is_uuid(name):
+        return dict(platform.get(f"/webhooks/{UUID(name)}"))
+    rows = [
+        row
+        for row in platform.rows("/webhooks")
+        if row["url"] == name or str(row["id"]).startswith(name.lower())
+    ]
+    return _one_of(rows, "webhook", name, "`neve webhooks ls` lists those there are")
 
 
 def find_job(platform: Connection, name: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import click
 from neve.cli import text
 from neve.cli.connection import Connection, platform_options
 from neve.cli.context_list import space_names
+from neve.cli.names import find_engine
 from neve.cli.output import Cell, Column, name, number
 from neve.cli.usage import tokens_of
 
@@ -69,12 +70,12 @@ def node_row(node: dict[str, Any], spaces: dict[Any, str], now: datetime) -> lis
 
 @click.command()
 @click.option("--tenant", metavar="SLUG")
-@click.option("--check", metavar="ENGINE", type=int, help="Ask this engine for its health now.")
+@click.option("--check", metavar="ENGINE", help="Ask this one now: name or number.")
 @platform_options
-def engines(platform: Connection, tenant: str | None, check: int | None) -> None:
+def engines(platform: Connection, tenant: str | None, check: str | None) -> None:
     """List registered engines: they put text into tokens and warm contexts."""
     if check is not None:
-        platform.call("POST", f"/engines/{check}/check")
+        platform.call("POST", f"/engines/{find_engine(platform, check)['id']}/check")
     found = list(platform.rows("/engines", {"tenant": tenant}))
     now = datetime.now(UTC)
 
@@ -97,8 +98,8 @@ def engines(platform: Connection, tenant: str | None, check: int | None) -> None
         name("MODEL"),
         Column("STATE"),
         Column("CHECKED", drop=1),
-        name("ERROR", drop=3),
-        name("ADDRESS", drop=2),
+        name("ERROR", drop=2),
+        name("ADDRESS", drop=3),
         Column("SOURCE", drop=4),
     )
     platform.show(

@@ -7,12 +7,18 @@ import click
 
 from neve.cli import text
 from neve.cli.connection import Connection, platform_options
+from neve.cli.names import find_webhook
 from neve.cli.output import Cell, Column, name, number
+
+_SHORT = 8  # letters of an id: enough for `webhooks log`
 
 
 @click.group()
 def webhooks() -> None:
-    """Addresses that are told of events."""
+    """Addresses that are told of events. Make and change them by REST: docs/webhooks.md.
+
+    A webhook is named by its id, the id's first letters, or its address.
+    """
 
 
 @webhooks.command("ls")
@@ -24,14 +30,19 @@ def webhooks_ls(platform: Connection, tenant: str | None) -> None:
 
     def row(hook: dict[str, Any]) -> list[Cell]:
         return [
-            str(hook["id"]),
+            str(hook["id"])[:_SHORT],
             hook["url"],
             ",".join(hook.get("types") or ()) or "all",
             ("active", "green") if hook.get("is_active") else ("off", "red"),
         ]
 
     columns = (Column("ID"), name("ADDRESS"), name("TYPES"), Column("STATE"))
-    platform.show(found, lambda: platform.out.table(columns, map(row, found), empty="No webhooks."))
+    platform.show(
+        found,
+        lambda: platform.out.table(
+            columns, map(row, found), empty="No webhook is registered (POST /api/v1/webhooks)."
+        ),
+    )
 
 
 @webhooks.command()
@@ -39,9 +50,13 @@ def webhooks_ls(platform: Connection, tenant: str | None) -> None:
 @platform_options
 def test(platform: Connection, webhook: str) -> None:
     """Send a webhook an event of type webhook.test."""
-    answer = platform.call("POST", f"/webhooks/{webhook}/test")
+    hook = str(find_webhook(platform, webhook)["id"])
+    answer = platform.call("POST", f"/webhooks/{hook}/test")
     platform.show(
-        answer, lambda: platform.out.say("It is sent: `neve webhooks log` shows the outcome.")
+        answer,
+        lambda: platform.out.say(
+            f"It is sent: `neve webhooks log {hook[:_SHORT]}` shows the outcome."
+        ),
     )
 
 
@@ -51,7 +66,8 @@ def test(platform: Connection, webhook: str) -> None:
 @platform_options
 def log(platform: Connection, webhook: str, limit: int) -> None:
     """List deliveries, the newest first."""
-    found = list(platform.rows(f"/webhooks/{webhook}/deliveries", limit=limit))
+    hook = find_webhook(platform, webhook)["id"]
+    found = list(platform.rows(f"/webhooks/{hook}/deliveries", limit=limit))
     now = datetime.now(UTC)
 
     def row(delivery: dict[str, Any]) -> list[Cell]:
