@@ -3,6 +3,7 @@
 Any other row is 404, as if it did not exist; a method that the view does not name is 405.
 """
 
+from contextlib import ExitStack
 from typing import Any
 
 from django.db.models import QuerySet
@@ -12,6 +13,7 @@ from rest_framework.request import Request
 from rest_framework.viewsets import GenericViewSet
 
 from base.problems import Problem
+from base.turns import Turns
 from cacheapi.base.access import (
     KeyAuthentication,
     Operators,
@@ -41,6 +43,12 @@ class TenantOwnedSerializer(serializers.ModelSerializer[Any]):
     tenant = serializers.CharField(source="tenant.slug", allow_null=True, read_only=True)
 
 
+# Half of the threads of a web process: heartbeats of nodes and other tenants need some, too.
+TURNS = Turns(
+    32, "32 requests of your tenant are under way in this web process: send fewer at once."
+)
+
+
 class ApiView(ScopesOfView, SlowDown, StrictQuery):
     """For keys of teams and operators, and for signed-in people."""
 
@@ -48,8 +56,14 @@ class ApiView(ScopesOfView, SlowDown, StrictQuery):
     permission_classes: tuple[Any, ...] = (Teams,)
     secret_members: tuple[str, ...] = ()  # of answers: shown once, kept nowhere
 
+    def dispatch(self, request: Any, *args: Any, **kwargs: Any) -> Any:
+        with ExitStack() as self.turn:  # taken in `initial`, once the caller is known
+            return super().dispatch(request, *args, **kwargs)
+
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         super().initial(request, *args, **kwargs)
+        if (tenant_ids := caller(request).tenant_ids) is not None:
+            self.turn.enter_context(TURNS.turn(tenant_ids))
         method = (request.method or "").lower()
         if (handler := getattr(self, method, None)) is not None:
             setattr(self, method, once(handler, request, self.secret_members))

@@ -114,7 +114,7 @@ class EnginesView(ReadOnlyView):
         body = checked(EngineCreateSerializer, request)
         tenant = tenant_to_change(caller(request), body.pop("tenant", None))
         spaces = _spaces(tenant, body.pop("spaces", []))
-        with outbound.turn(tenant.pk):
+        with outbound.WEB.turn(tenant.pk):
             engine = services.add_engine(
                 tenant=tenant, spaces=spaces, actor=actor_of(request), **body
             )
@@ -127,7 +127,7 @@ class EnginesView(ReadOnlyView):
         body = checked(EngineUpdateSerializer, request)
         if "spaces" in body:
             body["spaces"] = _spaces(engine.tenant, body["spaces"])
-        with outbound.turn(engine.tenant_id):
+        with outbound.WEB.turn(engine.tenant_id):
             services.change_engine(engine=engine, actor=actor_of(request), **body)
         return Response(EngineSerializer(self._row(engine)).data)
 
@@ -145,7 +145,7 @@ class EnginesView(ReadOnlyView):
         """Asks the engine now whether it serves its model."""
         engine = self.object_to_change()
         no_body(request)
-        with outbound.turn(engine.tenant_id):
+        with outbound.WEB.turn(engine.tenant_id):
             services.check_engine(engine)
         return Response(EngineSerializer(self._row(engine)).data)
 

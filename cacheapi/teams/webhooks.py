@@ -130,7 +130,7 @@ class WebhooksView(ReadOnlyView):
         require_writer(caller(request))
         body = checked(WebhookCreateSerializer, request)
         tenant = tenant_to_change(caller(request), body.pop("tenant", None))
-        with outbound.turn(tenant.pk):
+        with outbound.WEB.turn(tenant.pk):
             webhook, secret = webhooks.add(tenant=tenant, actor=actor_of(request), **body)
         return Response({**WebhookSerializer(webhook).data, "secret": secret}, status=201)
 
@@ -139,7 +139,7 @@ class WebhooksView(ReadOnlyView):
         """Changes a webhook. One that becomes active gets what waits for it at once."""
         webhook = self.object_to_change()
         body = checked(WebhookUpdateSerializer, request)
-        with outbound.turn(webhook.tenant_id):
+        with outbound.WEB.turn(webhook.tenant_id):
             webhook = webhooks.change(webhook=webhook, actor=actor_of(request), **body)
         return Response(WebhookSerializer(webhook).data)
 

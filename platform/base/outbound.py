@@ -13,9 +13,8 @@ import socket
 import ssl
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
@@ -28,6 +27,7 @@ from urllib3.exceptions import HTTPError
 from urllib3.util import Timeout, Url, parse_url
 
 from base.problems import Problem
+from base.turns import Turns
 
 Address = IPv4Address | IPv6Address
 
@@ -37,9 +37,11 @@ MOST_HEADER_BYTES = 64 << 10
 RESOLVE_S = 5.0
 CONNECT_S = 5.0  # to one address
 _RESOLVING = threading.BoundedSemaphore(64)  # a resolver that hangs holds a thread each
-MOST_OF_TENANT = 8  # web threads of one process that wait for addresses of one tenant
-_waiting: Counter[int] = Counter()  # tenant → such threads
-_waiting_lock = threading.Lock()
+# For web requests that ask addresses of one tenant: those that hang hold a thread each.
+WEB = Turns(
+    8,
+    "8 requests of the tenant wait for its engines and webhooks. Are all of these reachable?",
+)
 
 # Servers that give credentials to whoever asks from within a cloud. Reachable only if the setting
 # names exactly their address: a range around them does not count.
@@ -77,30 +79,6 @@ class Answer:
             return json.loads(self.body)
         except (ValueError, RecursionError) as error:
             raise Unreachable("the answer is no JSON") from error
-
-
-@contextmanager
-def turn(tenant_id: int) -> Iterator[None]:
-    """For a web request that asks addresses of this tenant: those that hang hold a thread each,
-    and other tenants need threads too.
-
-    Raises Problem (throttled) if MOST_OF_TENANT of its requests wait already.
-    """
-    with _waiting_lock:
-        if _waiting[tenant_id] >= MOST_OF_TENANT:
-            raise Problem(
-                "throttled",
-                f"{MOST_OF_TENANT} requests of the tenant wait for its engines and webhooks. Are "
-                "all of these reachable?",
-            )
-        _waiting[tenant_id] += 1
-    try:
-        yield
-    finally:
-        with _waiting_lock:
-            _waiting[tenant_id] -= 1
-            if not _waiting[tenant_id]:
-                del _waiting[tenant_id]
 
 
 def check_form(url: str, *, field: str) -> None:

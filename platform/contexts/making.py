@@ -52,12 +52,12 @@ def tokens_of(space: Space, wanted: Wanted, *, only: Engine | None = None) -> To
 
     Not inside a transaction: engines may be slow.
     Raises Problem: no-engine (none is healthy, or none could tokenise), malformed (the engine
-    refuses the prompt, or it has too many tokens), throttled (`outbound.turn`).
+    refuses the prompt, or it has too many tokens), throttled (`outbound.WEB`).
     """
     if wanted.tokens is not None:
         ids = wanted.tokens
     else:
-        with outbound.turn(space.tenant_id):
+        with outbound.WEB.turn(space.tenant_id):
             ids = _tokenised(space, wanted, only)
     if len(ids) > prompts.MOST_TOKENS:
         raise Problem(

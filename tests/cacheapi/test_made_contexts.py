@@ -202,8 +202,8 @@ class TestWarming:
 def test_engines_that_hang_hold_few_threads(team, engine, space, api, tenant):
     body = {"space": space.pk, "text": TEXT}
     with ExitStack() as waiting:
-        for _ in range(outbound.MOST_OF_TENANT):
-            waiting.enter_context(outbound.turn(tenant.pk))
+        for _ in range(outbound.WEB.most):
+            waiting.enter_context(outbound.WEB.turn(tenant.pk))
         for path, sent in [
             ("lookup", body),
             ("contexts", body | {"name": "a"}),
@@ -216,7 +216,6 @@ def test_engines_that_hang_hold_few_threads(team, engine, space, api, tenant):
             assert answer["Retry-After"] == "2"
         ids = {"space": space.pk, "tokens": list(TEXT.encode())}
         assert team.send("post", "/api/v1/lookup", ids).status_code == 200  # asks nobody
-        with outbound.turn(make_tenant("other").pk):
+        with outbound.WEB.turn(make_tenant("other").pk):
             pass
     assert team.send("post", "/api/v1/lookup", body).status_code == 200
-    assert not outbound._waiting

@@ -1,6 +1,7 @@
 """Rate limits of /api/v1: who is counted, how a refusal reads; a dead bus limits nobody."""
 
 import secrets
+from contextlib import ExitStack
 
 import pytest
 from django.test import Client
@@ -8,7 +9,9 @@ from redis import Redis
 
 from cacheapi.base import throttles
 from cacheapi.base.throttles import SharedThrottle
-from support.rows import make_key, make_person
+from cacheapi.base.viewsets import TURNS
+from support.caller import Caller
+from support.rows import make_key, make_person, make_tenant
 
 pytestmark = [pytest.mark.integration, pytest.mark.django_db]
 
@@ -151,3 +154,21 @@ def test_a_bus_that_failed_is_left_alone_for_a_while(team, monkeypatch):
     monkeypatch.setattr(throttles, "_bus", fail)
     assert set(statuses(team, count=6)) == {200}
     assert len(asked) == 1
+
+
+def test_one_tenant_holds_half_of_the_threads_whatever_its_keys(limits, tenant, operator):
+    limits["caller"] = "100/day"
+    keys = [Caller(make_key(tenant, "team")) for _ in range(2)]
+    other = Caller(make_key(make_tenant("other"), "team"))
+    with ExitStack() as under_way:
+        for _ in range(TURNS.most):
+            under_way.enter_context(TURNS.turn(frozenset({tenant.pk})))
+        for key in keys:
+            refused = key.get("/api/v1/contexts")
+            assert (refused.status_code, refused["Retry-After"]) == (429, "2")
+            assert refused.json()["type"] == "/problems/throttled"
+        assert other.get("/api/v1/contexts").status_code == 200
+        assert operator.get("/api/v1/contexts").status_code == 200
+    for path in ("contexts", "contexts/export", "contexts?wrong=1", "keys/0", "events"):
+        keys[0].get(f"/api/v1/{path}")
+    assert not TURNS._held
