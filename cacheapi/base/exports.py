@@ -10,6 +10,7 @@ import csv
 import io
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from typing import Any, cast
 
 from asgiref.sync import sync_to_async
@@ -22,6 +23,8 @@ from rest_framework.decorators import action
 from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 
+from base.turns import Turns
+from cacheapi.base.access import caller
 from cacheapi.base.pages import Order, order_of
 from cacheapi.base.queries import malformed
 from cacheapi.base.viewsets import RowsView
@@ -31,6 +34,8 @@ CSV, JSONL = "text/csv", "application/jsonl"
 FORMATS = {"csv": CSV, "jsonl": JSONL}
 # A spreadsheet takes a cell that begins so for a formula. Source: OWASP, CSV Injection.
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+# Rows of a step wait in memory for a client that does not read.
+TURNS = Turns(8, "8 exports of your tenant are under way in this web process: read these first.")
 # asgiref's own thread serves Django's signals, which every request waits for: a slow step would
 # hold up all of them.
 _POOL = ThreadPoolExecutor(4, thread_name_prefix="neve-export")
@@ -72,9 +77,11 @@ class Exported(RowsView):
         order = order_of(request, rows, self)
         steps = self._steps(rows, order, asked)
         is_async = isinstance(request._request, ASGIRequest)
+        if (tenant_ids := caller(request).tenant_ids) is not None:
+            TURNS.require(tenant_ids)
         name = request.path.rsplit("/", 2)[-2]
         return StreamingHttpResponse(
-            _sent_by_asgi(steps) if is_async else steps,
+            _sent_by_asgi(steps, tenant_ids) if is_async else steps,
             content_type=f"{FORMATS[asked]}; charset=utf-8",
             headers={"Content-Disposition": f'attachment; filename="{name}.{asked}"'},
         )
@@ -96,11 +103,14 @@ class Exported(RowsView):
             found = list(order.after(ahead, order.place_of(found[-1]))[:STEP])
 
 
-async def _sent_by_asgi(steps: Iterator[bytes]) -> AsyncIterator[bytes]:
+async def _sent_by_asgi(
+    steps: Iterator[bytes], tenant_ids: frozenset[int] | None
+) -> AsyncIterator[bytes]:
     # Django would collect a plain iterator whole before it sends the first byte.
     read = sync_to_async(_next, thread_sensitive=False, executor=_POOL)
-    while (step := await read(steps)) is not None:
-        yield step
+    with nullcontext() if tenant_ids is None else TURNS.turn(tenant_ids):
+        while (step := await read(steps)) is not None:
+            yield step
 
 
 def _next(steps: Iterator[bytes]) -> bytes | None:

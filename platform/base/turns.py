@@ -1,4 +1,4 @@
-"""How many threads of this process a tenant may hold at a time, so that others have some, too."""
+"""How much a tenant may have under way in this process at a time, so that others have room, too."""
 
 import threading
 from collections import Counter
@@ -17,12 +17,16 @@ class Turns:
         self._held: Counter[Hashable] = Counter()
         self._lock = threading.Lock()
 
+    def require(self, name: Hashable) -> None:
+        """Raises Problem (throttled) if `turn` would."""
+        if self._held[name] >= self.most:
+            raise Problem("throttled", self._words)
+
     @contextmanager
     def turn(self, name: Hashable) -> Iterator[None]:
         """Never waits. Raises Problem (throttled) while `most` others of the name have a turn."""
         with self._lock:
-            if self._held[name] >= self.most:
-                raise Problem("throttled", self._words)
+            self.require(name)
             self._held[name] += 1
         try:
             yield

@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import threading
+from contextlib import ExitStack
 
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
@@ -12,6 +13,7 @@ from django.core.handlers.asgi import ASGIRequest
 from django.test import RequestFactory
 from rest_framework.test import force_authenticate
 
+from base.problems import Problem
 from cacheapi.base import exports
 from cacheapi.base.exports import Exported
 from cacheapi.teams.contexts.filters import ContextFilter
@@ -136,7 +138,7 @@ async def test_a_slow_step_holds_up_no_other_request():
         assert go_on.wait(30)
         yield b"rows"
 
-    sent = exports._sent_by_asgi(steps())
+    sent = exports._sent_by_asgi(steps(), None)
     first = asyncio.ensure_future(anext(sent))
     await asyncio.sleep(0)
     async with asyncio.timeout(10):
@@ -144,3 +146,27 @@ async def test_a_slow_step_holds_up_no_other_request():
     assert not first.done()
     go_on.set()
     assert await first == b"rows"
+
+
+async def test_exports_that_nobody_reads_are_few():
+    tenant = frozenset({7})
+    waiting = [exports._sent_by_asgi(iter([b"1", b"2"]), tenant) for _ in range(9)]
+    for each in waiting[:8]:
+        assert await anext(each) == b"1"
+    with pytest.raises(Problem, match="8 exports of your tenant"):
+        await anext(waiting[8])
+    exports.TURNS.require(frozenset({8}))
+    await waiting[0].aclose()  # the client is gone
+    exports.TURNS.require(tenant)
+    for each in waiting:
+        await each.aclose()
+    assert not exports.TURNS._held
+
+
+def test_a_tenant_is_told_that_it_has_too_many_exports(export, tenant):
+    with ExitStack() as under_way:
+        for _ in range(exports.TURNS.most):
+            under_way.enter_context(exports.TURNS.turn(frozenset({tenant.pk})))
+        answer = export()
+        assert (answer.status_code, answer["Retry-After"]) == (429, "2")
+    assert export().status_code == 200
