@@ -8,7 +8,8 @@ a tree: a twentieth of the contexts share one system prompt, a thousandth one pr
 `--stored` contexts are in the index. Operations go through the REST API inside this process: the
 least of `--rounds`, and the peak of Python's memory in one more round. Requests over HTTP go to a
 platform of their own: processor time of its web process for each. `--explain` prints the plans of
-list queries, `--profile` where the processor time of requests goes, `--only http` a part of it.
+list queries, `--profile` where the processor time of requests goes; `--only requests` that of
+heartbeats, pins and look-ups.
 """
 
 import argparse
@@ -48,7 +49,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--bulk", type=int, default=200, help="contexts of each bulk job")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--requests", type=int, default=300, help="of each kind, over HTTP")
-    parser.add_argument("--only", choices=("lists", "bulk", "http"))
+    parser.add_argument("--only", choices=("lists", "bulk", "http", "requests"))
     parser.add_argument("--postgres", action="store_true", help="instead of SQLite")
     parser.add_argument("--explain", action="store_true", help="print the plans of list queries")
     parser.add_argument("--profile", action="store_true", help="print where requests spend time")
@@ -91,7 +92,7 @@ from neve.formats.ids import ID_BYTES  # noqa: E402
 from neve.index.tier import RestoredBlock  # noqa: E402
 from storage import hot  # noqa: E402
 from support.platform_servers import platform_servers  # noqa: E402
-from support.rows import IDENTITY, make_key, make_segment, make_space, make_tenant  # noqa: E402
+from support.rows import IDENTITY, make_key, make_segment, make_session, make_space, make_tenant  # noqa: E402
 from support.servers import ControlPlane, S3Server  # noqa: E402
 from tenants.scope import tenant_scope  # noqa: E402
 
@@ -385,16 +386,41 @@ def bulks(team: Team, space: Any) -> list[Cost]:
     return costs
 
 
-def profiled(name: str, operation: Callable[[], object]) -> None:
+def profile_requests(team: Team, space: Any) -> None:
+    """Where heartbeats, pins and look-ups spend their time, without the web server around them."""
+    client = Client(headers={"Authorization": f"Bearer {make_key(space.tenant, 'node')}"})
+    path = f"/cache/v1/sessions/{make_session(space).pk}/heartbeat"
+    context = Context.unscoped.filter(space=space).order_by("-created_at")[0]
+    sequence = iter(range(1, 1 << 30))
+
+    def beat() -> None:
+        body = {"seq": next(sequence), "counters": {"hit_hot_tokens": 2048}, "load_ms": {"<=5": 3}}
+        answer = client.post(path, body, content_type="application/json")
+        assert answer.status_code == 200, answer.content
+
+    prompt = {"space": space.pk, "tokens": [1] * CHUNK_TOKENS * 8}
+    requests: dict[str, Callable[[], Any]] = {
+        "heartbeat": beat,
+        "pin": lambda: team.post(f"contexts/{context.pk}/pin", {"for": "2h"}),
+        "lookup": lambda: team.post("lookup", prompt),
+    }
+    for name, send in requests.items():
+        for _ in range(5):
+            send()
+        profiled(name, send, times=50)
+
+
+def profiled(name: str, operation: Callable[[], object], times: int = 1) -> None:
     """Prints processor time by package, of one call."""
     profile = cProfile.Profile(time.process_time)
-    profile.runcall(operation)
+    for _ in range(times):
+        profile.runcall(operation)
     by_package: defaultdict[str, float] = defaultdict(float)
     total = 0.0
     for (file, _, function), (_, _, own_s, _, _) in pstats.Stats(profile).stats.items():  # type: ignore[attr-defined]
         by_package[package_of(file, function)] += own_s
         total += own_s
-    print(f"\n{name}: {1e3 * total:.1f} ms under the profiler")
+    print(f"\n{name}: {1e3 * total / times:.1f} ms under the profiler")
     for package, own_s in sorted(by_package.items(), key=lambda each: -each[1])[:12]:
         print(f"  {package:<40} {100 * own_s / total:>5.1f} %")
 
@@ -534,6 +560,9 @@ def main() -> None:
             took_s = time.perf_counter() - began
             print(f"{database}: {ASKED.contexts} contexts, {blocks} blocks stored, {took_s:.0f} s")
             team = Team(make_key(space.tenant, "team"))
+            if ASKED.only == "requests":
+                profile_requests(team, space)
+                return
             costs = [] if ASKED.only == "bulk" else lists(team, space)
             costs += [] if ASKED.only == "lists" else bulks(team, space)
             found["operations"] = [asdict(cost) for cost in costs]
