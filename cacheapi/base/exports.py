@@ -8,7 +8,7 @@ cut: the export is not complete.
 
 import csv
 import io
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from typing import Any, cast
@@ -105,7 +105,7 @@ class Exported(RowsView):
 
 async def _sent_by_asgi(
     steps: Iterator[bytes], tenant_ids: frozenset[int] | None
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
     # Django would collect a plain iterator whole before it sends the first byte.
     read = sync_to_async(_next, thread_sensitive=False, executor=_POOL)
     with nullcontext() if tenant_ids is None else TURNS.turn(tenant_ids):
