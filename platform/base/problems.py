@@ -44,7 +44,7 @@ KINDS: dict[str, tuple[int, str, str]] = {
     "not-found": (
         404,
         "Not found",
-        "Check the address; another tenant's objects do not exist here.",
+        "Check the id or the address; another tenant's objects do not exist here.",
     ),
     "method-not-allowed": (405, "Method not allowed", "Use a method that the Allow header lists."),
     "not-acceptable": (406, "Not acceptable", "Accept application/json."),

@@ -18,7 +18,7 @@ REMEDIES = {
         "Its nodes took what belongs to others. Find out which and why; then an operator lets"
         " the tenant in again, on the page Tenants or with `manage.py let_in`."
     ),
-    "not-found": ("Check the address; another tenant's objects do not exist here."),
+    "not-found": ("Check the id or the address; another tenant's objects do not exist here."),
     "method-not-allowed": ("Use a method that the Allow header lists."),
     "not-acceptable": ("Accept application/json."),
     "fingerprint-clash": (
