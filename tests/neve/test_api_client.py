@@ -381,8 +381,11 @@ def test_events_go_on_after_the_last_one_seen():
 
 def test_a_stream_that_never_comes_ends_with_an_error(monkeypatch):
     monkeypatch.setattr("time.sleep", lambda s: None)
+    told = []
     with pytest.raises(Unavailable):
-        next(Scripted(httpx.ConnectError("gone")).client().events.stream())
+        next(Scripted(httpx.ConnectError("gone")).client().events.stream(on_lost=told.append))
+    assert told
+    assert all(isinstance(each, Unavailable) for each in told)
     with pytest.raises(ApiProblem, match="forbidden"):
         next(Scripted(problem(403, "forbidden")).client().events.stream())
 

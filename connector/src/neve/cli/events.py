@@ -8,7 +8,7 @@ import click
 
 from neve.cli import text
 from neve.cli.connection import Connection, platform_options
-from neve.errors import Misuse
+from neve.errors import Misuse, NeveError
 
 
 @click.command()
@@ -43,7 +43,11 @@ def events(
         _list(platform, types, limit)
         return
     after = after or (_stored(state) if state else None)
-    for event in platform.api.events.stream(types=types, after=after):
+
+    def tell(error: NeveError) -> None:
+        platform.out.note(f"{error}\nConnecting again ...")
+
+    for event in platform.api.events.stream(types=types, after=after, on_lost=tell):
         _write(platform, dict(event.raw))
         if state:
             _store(state, str(event.raw["sequence"]))

@@ -16,7 +16,7 @@ from neve.api.records import record_of
 from neve.api.retries import pause_s
 from neve.api.sse import EventLines
 from neve.api.values import Duration, Id, seconds_of
-from neve.errors import DeadlineExceeded, Unavailable
+from neve.errors import DeadlineExceeded, NeveError, Unavailable
 
 FINAL_STATES = frozenset({"done", "failed", "cancelled"})
 _FIRST_POLL_S = 0.05
@@ -67,6 +67,7 @@ class EventsAndStream(Events):
         tenant: str | None = None,
         subject: str | None = None,
         after: int | str | None = None,
+        on_lost: Callable[[NeveError], object] | None = None,
     ) -> Iterator[Event]:
         """Yields events as they happen, without end.
 
@@ -79,6 +80,7 @@ class EventsAndStream(Events):
             tenant: slug of the tenant.
             subject: id of the object.
             after: `sequence` of an event: later ones come first. None: what happens from now on.
+            on_lost: called with each failure, before the next try.
         """
         query = {"types": types, "tenant": tenant, "subject": subject}
         seen = None if after is None else str(after)
@@ -100,9 +102,11 @@ class EventsAndStream(Events):
                         if message is not None:
                             failures = 0
                             yield record_of(Event, message.data)
-            except (Unavailable, DeadlineExceeded):
+            except (Unavailable, DeadlineExceeded) as error:
                 if failures >= _TRIES_TO_RESUME:
                     raise
+                if on_lost is not None:
+                    on_lost(error)
             seen = lines.last_id
             time.sleep(pause_s(failures, None, 0.5))
             failures += 1
