@@ -35,8 +35,8 @@ def write(writer):
     for n in range({each}):
         subject = {{"type": "node", "id": f"{{writer}}-{{n}}", "name": "n"}}
         with transaction.atomic():
-            emit("node.up", tenant_id=ids["demo"], subject=subject)
-            emit("node.down", tenant_id=ids["other"], subject=subject)
+            emit("webhook.test", tenant_id=ids["demo"], subject=subject)
+            emit("webhook.test", tenant_id=ids["other"], subject=subject)
             time.sleep(chance.random() / 50)
     connections.close_all()
 threads = [threading.Thread(target=write, args=(n,)) for n in range({writers})]
@@ -71,7 +71,7 @@ def opened(web) -> Iterator[list[EventStream]]:
 def test_a_killed_web_process_makes_nobody_miss_or_repeat_an_event(
     control_plane, web, keys, opened
 ):
-    stream = EventStream(keys[0], query="?types=node.*")
+    stream = EventStream(keys[0], query="?types=webhook.*")
     opened.append(stream.connect(web.url))
     code = EMIT.format(writers=3, each=40)
     command = [sys.executable, "manage.py", "shell", "--no-imports", "-v0", "-c", code]

@@ -46,8 +46,12 @@ def world(operator, node):
 
     def send(method, path, query="", **options):
         resource = path.split("/")[3]
-        odd = {"policies": "policy", "audit": "audit", "families": "family"}
-        one = {**odd, "family-members": "member"}.get(resource, resource.rstrip("s"))
+        odd = {
+            **{"policies": "policy", "audit": "audit", "families": "family"},
+            **{"family-members": "member", "members": "membership"},
+            **{"warm-policies": "warm_policy"},
+        }
+        one = odd.get(resource, resource.rstrip("s"))
         row = rows["node"] if resource == "sessions" else rows.get(one)
         key = getattr(row, "uuid" if resource == "events" else "pk", "")
         key = "filled" if resource in ("tenants", "policies") else key

@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
 
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -470,6 +471,8 @@ class TestHttps:
     def test_a_server_that_stops_costs_no_more_than_the_deadline(self, chain, https):
         assert chain.get() == [None] * 40
         os.kill(https.process.pid, signal.SIGSTOP)
+        is_stopped = psutil.Process(https.process.pid).status
+        wait_until(lambda: is_stopped() == psutil.STATUS_STOPPED, what="the server to stop")
         try:
             started = time.monotonic()
             assert chain.get(deadline_s=0.4) == [MissReason.TIMEOUT] * 40

@@ -28,8 +28,9 @@ WRITING = {"create_context", "pin", "unpin", "extend", "warm", "expire"}
 
 ISSUE_KEYS = """
 from tenants.models import Tenant
-from tenants.services import issue_key
-other, _ = Tenant.objects.get_or_create(slug="mcp-other", defaults={"name": "Other"})
+from tenants.services import create_tenant, issue_key
+other = Tenant.objects.filter(slug="mcp-other").first() or create_tenant(
+    slug="mcp-other", name="Other", hot_bytes=0, overcommit=True)
 print(issue_key(tenant=Tenant.objects.get(slug="demo"), role="team", name="mcp")[1])
 print(issue_key(tenant=other, role="team", name="mcp-other")[1])
 """

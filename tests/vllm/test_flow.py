@@ -89,7 +89,8 @@ class ByCommand:
         return self._run("lookup", "--space", str(space), "--messages", "-", messages=messages)
 
     def expire(self, name):
-        return self._run("expire", name, "--yes")
+        (expired,) = self._run("expire", name, "--yes")
+        return expired
 
 
 class ByAgent:
@@ -206,7 +207,7 @@ def test_an_expired_context_is_a_miss_that_says_so(platform, server, ask, tool):
     assert TOOLS[tool](platform).expire(f"flow-{tool}")["removed"] > 0
 
     def expired():
-        server.complete()  # figures travel with the engine's steps
+        server.complete(prompt="Another prompt. " * 20)  # figures travel with the engine's steps
         return server.metric("neve_missed_blocks_total", reason="expired")
 
     before = expired()
