@@ -90,7 +90,7 @@ class ByCommand:
 
     def expire(self, name):
         (expired,) = self._run("expire", name, "--yes")
-        return expired
+        return expired["answer"]
 
 
 class ByAgent:

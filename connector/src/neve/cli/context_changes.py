@@ -20,8 +20,7 @@ def _each(
     found: list[dict[str, Any]],
     act: Callable[[dict[str, Any]], tuple[Any, str]],
 ) -> None:
-    """Acts on one context after the other. With --json: one document for one context, else a list
-    of {id, name, answer}."""
+    """Acts on one context after the other. With --json: a list of {id, name, answer}."""
     answers = []
     for row in found:
         answer, words = act(row)
