@@ -49,6 +49,7 @@ def test_values_of_the_file_may_be_quoted_and_begin_with_a_dollar(monkeypatch, n
 
 def test_sqlite_waits_for_its_lock_and_a_relative_path_is_below_the_root(monkeypatch):
     monkeypatch.setenv("NEVE_DATABASE_URL", "sqlite:///var/x.sqlite3")
+    monkeypatch.delenv("NEVE_DATABASE_WAIT_S", raising=False)  # importing asgi sets it
     database = env.read().database
     assert database["NAME"] == str(env.ROOT / "var/x.sqlite3")
     assert database["OPTIONS"]["transaction_mode"] == "IMMEDIATE"
