@@ -58,11 +58,6 @@ class Platform(ControlPlane):
         self.path = f"{self.url}/cache/v1/sessions/{session}/heartbeat"
         self.headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
 
-    def cpu_s(self) -> float:
-        assert self.process
-        stat = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(

@@ -154,26 +154,41 @@ def unknown(name: str, known: Any, kind: str) -> str:
     return f"unknown {kind}; known are: {names}" if names else f"unknown {kind}, remove it"
 
 
-class Counts(serializers.Field[dict[str, int], Any, dict[str, int], dict[str, int]]):
+class Counts(serializers.Field[dict[str, Any], Any, dict[str, Any], dict[str, Any]]):
     """An object from allowed names to whole numbers, 0 to `MOST_COUNT`."""
+
+    types: tuple[type, ...] = (int,)
+    schema_type = "integer"
+    most: float = MOST_COUNT
+    most_in_words = "2⁵³"
 
     def __init__(self, names: tuple[str, ...], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.names = names
 
-    def to_internal_value(self, data: Any) -> dict[str, int]:
+    def to_internal_value(self, data: Any) -> dict[str, Any]:
         if not isinstance(data, dict):
             raise serializers.ValidationError(f"need an object, got {_shown(data)}")
         for name, value in data.items():
             if name not in self.names:
                 shown = name if len(name) <= 60 else f"{name[:60]}…"
                 raise serializers.ValidationError({shown: unknown(name, self.names, "member")})
-            if type(value) is not int or not 0 <= value <= MOST_COUNT:
-                raise serializers.ValidationError({name: f"need 0 to 2⁵³, got {_shown(value)}"})
+            if type(value) not in self.types or not 0 <= value <= self.most:
+                words = f"need 0 to {self.most_in_words}, got {_shown(value)}"
+                raise serializers.ValidationError({name: words})
         return data
 
     def to_representation(self, value: Any) -> Any:
         return value
+
+
+class Amounts(Counts):
+    """The same with numbers that need not be whole, 0 to 10¹⁵."""
+
+    types = (int, float)
+    schema_type = "number"
+    most = 1e15  # bytes or seconds: of no real engine or link
+    most_in_words = "10¹⁵"
 
 
 @extend_schema_field(

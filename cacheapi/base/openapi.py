@@ -24,7 +24,6 @@ from cacheapi.base.fields import NO_NUL, NOT_BLANK
 from cacheapi.base.idempotency import HEADER, PATTERN, REPLAYED
 from cacheapi.base.pages import ordering_parameter
 from cacheapi.base.viewsets import ApiView
-from neve.node.stats import MOST_COUNT
 
 IDEMPOTENCY_KEY = {
     "name": HEADER,
@@ -191,9 +190,10 @@ class Replaced(OpenApiSerializerFieldExtension):
 
 class CountsByName(OpenApiSerializerFieldExtension):
     target_class = "cacheapi.base.fields.Counts"
+    match_subclasses = True
 
     def map_serializer_field(self, auto_schema: Any, direction: Any) -> dict[str, Any]:
-        count = {"type": "integer", "minimum": 0, "maximum": MOST_COUNT}
+        count = {"type": self.target.schema_type, "minimum": 0, "maximum": self.target.most}
         names = {str(name): count for name in self.target.names}
         return {"type": "object", "properties": names, "additionalProperties": False}
 

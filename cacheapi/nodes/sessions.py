@@ -13,12 +13,12 @@ from rest_framework.response import Response
 
 from cacheapi.base.fields import (
     NO_NUL,
+    Amounts,
     Choice,
     Counts,
     StrictSerializer,
     Text,
     WholeNumber,
-    unknown,
 )
 from cacheapi.base.schemas import PART_GROUP
 from cacheapi.base.viewsets import checked, no_body
@@ -36,7 +36,6 @@ from retention import provisioning
 from storage import hot, s3
 from tenants.principal import actor_of
 
-MOST_SPEED = 1e15  # bytes or seconds: of no real engine or link
 # What a node may say of itself; the producer is known by its identity.
 REPORTED = (MemberState.ATTESTING, MemberState.ATTACHED, MemberState.REFUSED)
 
@@ -196,32 +195,6 @@ class SessionSerializer(serializers.Serializer[Any]):
     topology = serializers.CharField()
 
 
-@extend_schema_field(
-    {
-        "type": "object",
-        "properties": {
-            name: {"type": "number", "minimum": 0, "maximum": MOST_SPEED} for name in SPEEDS
-        },
-        "additionalProperties": False,
-    }
-)
-class Speeds(serializers.Field[dict[str, float], Any, dict[str, float], dict[str, float]]):
-    """An object from names of SPEEDS to positive numbers, or 0."""
-
-    def to_internal_value(self, data: Any) -> dict[str, float]:
-        if not isinstance(data, dict):
-            raise serializers.ValidationError("need an object")
-        for name, value in data.items():
-            if name not in SPEEDS:
-                raise serializers.ValidationError({name[:60]: unknown(name, SPEEDS, "member")})
-            if type(value) not in (int, float) or not 0 <= value <= MOST_SPEED:
-                raise serializers.ValidationError({name: f"need 0 to {MOST_SPEED:.0e}"})
-        return data
-
-    def to_representation(self, value: Any) -> Any:
-        return value
-
-
 class HeartbeatSerializer(StrictSerializer):
     seq = WholeNumber(min_value=1)
     counters = Counts(COUNTERS, default=dict)
@@ -229,7 +202,9 @@ class HeartbeatSerializer(StrictSerializer):
     load_ms = Counts(LOAD_NAMES, default=dict, help_text="loads by upper bound, in ms")
     drops = Counts(tuple(MissReason), default=dict, help_text="blocks not stored, by reason")
     breaker = Choice(choices=NodeSession.Breaker.choices, default=NodeSession.Breaker.CLOSED)
-    speeds = Speeds(default=dict, help_text="as the engine measured them, by its own clock")
+    speeds = Amounts(
+        SPEEDS, default=dict, help_text="as the engine measured them, by its own clock"
+    )
 
 
 class HeartbeatAnswerSerializer(serializers.Serializer[Any]):
