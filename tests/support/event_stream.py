@@ -1,6 +1,7 @@
 """A client of server-sent events, as small as the format."""
 
 import json
+from collections import deque
 from collections.abc import Iterator
 from typing import Any, Self
 
@@ -15,11 +16,15 @@ class EventStream:
         self.comments = 0
         self._pool = urllib3.PoolManager()
         self._answer: Any = None
+        self._rest = b""  # the start of a line
+        self._unread: deque[str] = deque()  # whole lines; a reader may stop between two of them
 
     def connect(self, url: str, *, timeout_s: float = 60) -> Self:
         headers = {"Authorization": f"Bearer {self.key}", "Accept": "text/event-stream"}
         if self.last_id is not None:
             headers["Last-Event-ID"] = self.last_id
+        self._rest = b""
+        self._unread.clear()
         self._answer = self._pool.request(
             "GET", f"{url}/api/v1/events{self.query}", headers=headers, timeout=timeout_s,
             retries=False, preload_content=False,
@@ -52,10 +57,14 @@ class EventStream:
             return
 
     def _lines(self) -> Iterator[str]:
-        rest = b""
-        while piece := self._answer.read1(65536):
-            *whole, rest = (rest + piece).split(b"\n")
-            yield from (line.decode() for line in whole)
+        while True:
+            while self._unread:
+                yield self._unread.popleft()
+            piece = self._answer.read1(65536)
+            if not piece:
+                return
+            *whole, self._rest = (self._rest + piece).split(b"\n")
+            self._unread.extend(line.decode() for line in whole)
 
     def close(self) -> None:
         if self._answer is not None:
