@@ -12,7 +12,7 @@ PAGES = ("docs/architecture.md", "docs/engine-adapters.md", "CONTRIBUTING.md", "
 SOURCES = ("connector/src", "platform", ".")
 PACKAGES = {
     *("neve", "base", "storage", "tenants", "catalog", "retention", "contexts", "tiering"),
-    *("controlplane", "metrics", "cacheapi", "dashboard", "workers", "deploy"),
+    *("planning", "controlplane", "metrics", "cacheapi", "dashboard", "workers", "deploy"),
 }
 FILE = re.compile(r"[\w.-]+(/[\w.-]+)+/?|[\w-]+\.(py|toml|yml|txt|md)")
 DOTTED = re.compile(r"([a-z_]\w*)(\.\w+)+")

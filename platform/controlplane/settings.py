@@ -65,6 +65,7 @@ INSTALLED_APPS = [
     "retention",
     "contexts",
     "tiering",
+    "planning",
     "cacheapi",
     "dashboard",
     "workers",
