@@ -29,8 +29,8 @@ from neve.formats.ids import BlockHasher  # noqa: E402
 from neve.formats.parts import PartGroup, PartKind, block_bytes_per_token  # noqa: E402
 from neve.formats.segment import read_footer  # noqa: E402
 from neve.formats.space import choose_chunk_tokens  # noqa: E402
-from neve.planner.breakeven import model_kv  # noqa: E402
 from neve.planner.parts import loaded_bytes, stored_bytes  # noqa: E402
+from neve.planner.sizes import model_kv  # noqa: E402
 from support.servers import ControlPlane, S3Server  # noqa: E402
 from support.vllm_engine import SCRIPTS, EngineProcess, engine_environment  # noqa: E402
 

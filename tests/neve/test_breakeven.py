@@ -13,8 +13,8 @@ from neve.planner.breakeven import (
     Store,
     break_even_bytes_per_s,
     break_even_tokens,
-    model_kv,
 )
+from neve.planner.sizes import model_kv
 
 LLAMA_3_8B = {
     "architectures": ["LlamaForCausalLM"],

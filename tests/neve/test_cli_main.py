@@ -13,6 +13,8 @@ from click.testing import CliRunner, Result
 
 from neve.cli import exits
 from neve.cli.main import SECTIONS, main
+from neve.cli.plan import COMMANDS as PLANS
+from neve.cli.plan import plan
 
 COMMANDS = [name for section in SECTIONS.values() for name in section]
 NO_PLATFORM = {"NEVE_ENDPOINT": None, "NEVE_API_KEY": None, "NEVE_PROFILE": None}
@@ -59,6 +61,12 @@ def test_the_words_of_help_are_the_commands_own(name):
     assert words[name].rstrip(".").split()[0] == own.split()[0]
 
 
+@pytest.mark.parametrize("name", PLANS)
+def test_the_words_of_plan_are_the_commands_own(name):
+    with click.Context(plan) as ctx:
+        assert plan.get_command(ctx, name).get_short_help_str(200) == PLANS[name]
+
+
 @pytest.mark.parametrize(
     ("path", "command"), list(all_commands(main)), ids=lambda each: " ".join(each)
     if isinstance(each, tuple) else ""
@@ -71,7 +79,10 @@ def test_each_command_explains_itself(path, command):
 
 
 def test_commands_of_the_platform_take_json_profile_and_endpoint():
-    own = ("login", "logout", "mcp", "ping", "replay", "breakeven", "completion", "version")
+    own = (
+        *("login", "logout", "mcp", "ping", "replay", "breakeven", "plan", "completion"),
+        "version",
+    )
     for path, command in all_commands(main):
         if isinstance(command, click.Group) or path[0] in own:
             continue

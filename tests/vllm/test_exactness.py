@@ -17,7 +17,7 @@ from neve.formats.block import HEADER_BYTES, verify
 from neve.formats.ids import BlockHasher
 from neve.formats.keys import parse_key
 from neve.index.tier import HotTier
-from neve.planner.breakeven import model_kv
+from neve.planner.sizes import model_kv
 from support.servers import ControlPlane
 
 pytestmark = pytest.mark.vllm

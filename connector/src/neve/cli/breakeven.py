@@ -11,13 +11,12 @@ import click
 
 from neve.errors import Misuse
 from neve.planner.breakeven import (
-    ModelKv,
     Prefill,
     Store,
     break_even_bytes_per_s,
     break_even_tokens,
-    model_kv,
 )
+from neve.planner.sizes import ModelKv, model_kv
 
 _GB = 1e9  # network bandwidth is decimal
 

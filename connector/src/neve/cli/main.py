@@ -40,6 +40,7 @@ SECTIONS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "doctor": ("doctor", "Check everything between here and a cached token."),
         "ping": ("ping", "Check endpoint, key, Valkey and S3 one by one."),
         "replay": ("replay_command", "Replay a workload through the real client."),
+        "plan": ("plan", "Plan before anything runs: sizes, break-even, machines."),
         "breakeven": ("breakeven", "Say when loading a model's KV is faster than computing it."),
     },
     "This command": {

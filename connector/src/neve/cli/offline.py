@@ -1,0 +1,63 @@
+"""What commands without a platform share: --json, a model's configuration, plain tables.
+
+Needs neither httpx nor rich: `pip install neve` is enough.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from functools import wraps
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from neve.cli.exits import JSON_MODE
+from neve.cli.text import printable
+from neve.errors import Misuse
+
+F = TypeVar("F", bound=Callable[..., Any])
+_MOST_BYTES = 4 << 20  # of a configuration
+
+
+def json_option(command: F) -> F:
+    """Adds --json to a command, which gets it as `as_json`. Errors become JSON as well."""
+
+    @wraps(command)
+    def run(*args: Any, as_json: bool, **rest: Any) -> Any:
+        click.get_current_context().meta[JSON_MODE] = as_json
+        return command(*args, as_json=as_json, **rest)
+
+    option = click.option("--json", "as_json", is_flag=True, help="Write JSON instead of text.")
+    return option(run)  # type: ignore[return-value]
+
+
+def read_config(model: str) -> dict[str, Any]:
+    """A model's `config.json`: a file, the folder that holds it, or `-` for standard input.
+
+    Raises `Misuse` if it can't be read or holds no JSON object.
+    """
+    path = Path(model)
+    if model != "-" and path.is_dir():
+        path /= "config.json"
+    name = "standard input" if model == "-" else str(path)
+    try:
+        raw = sys.stdin.read(_MOST_BYTES) if model == "-" else path.read_text()
+        config = json.loads(raw)
+    except (OSError, ValueError) as error:
+        raise Misuse(f"cannot read {name}: {error}", field="MODEL") from error
+    if not isinstance(config, dict):
+        raise Misuse(f"{name} is no model's configuration: no JSON object", field="MODEL")
+    return config
+
+
+def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Writes a table: the first column to the left, numbers to the right."""
+    cells = [list(map(printable, row)) for row in (titles, *rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for row in cells:
+        first, *rest = (
+            f"{cell:{'>' if at else '<'}{width}}"
+            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        click.echo("  ".join((first, *rest)).rstrip())
