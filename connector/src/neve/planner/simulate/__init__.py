@@ -1,6 +1,10 @@
 """Simulated tiers: which blocks a policy keeps, without a server, one block at a time.
 
 requests   the workload: requests of block ids in time order, with scans between them
+traces     readers of recorded workloads
+policies   who leaves a full tier next: lru, 2q, s3-fifo, lfu, gdsf, belady
+single     one tier that stores all that is asked for, and the upper bound of its hits
+curve      the hit rate of LRU at every capacity, in one pass
 hot        eviction and promotion of the hot tier, as in the index's functions
 cold       eviction of the cold tier and its cost in rewritten segments
 segments   places of blocks in S3 after flushes and merges

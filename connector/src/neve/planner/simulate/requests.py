@@ -12,13 +12,14 @@ class BlockRequest:
     """Asks for `ids`, a chain's blocks in order, at `at_s` seconds.
 
     `is_scan`: its blocks are asked for only once, so no hit is expected. `was_cold`: its blocks
-    were already in S3; else they were never stored.
+    were already in S3; else they were never stored. `tokens`: of the prompt; None: unknown.
     """
 
     ids: tuple[int, ...]
     at_s: float
     is_scan: bool = False
     was_cold: bool = False
+    tokens: int | None = None
 
 
 def with_scans(requests: Iterable[BlockRequest], *, was_cold: bool) -> Iterator[BlockRequest]:
