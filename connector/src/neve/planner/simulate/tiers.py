@@ -121,9 +121,16 @@ class Result:
 
 
 def run(
-    setting: Setting, requests: Iterable[BlockRequest], *, bucket_s: float | None = None
+    setting: Setting,
+    requests: Iterable[BlockRequest],
+    *,
+    bucket_s: float | None = None,
+    count_from_s: float | None = None,
 ) -> Result:
     """Plays requests in the order of their time. `bucket_s`: seconds of a bucket; None: none.
+
+    `count_from_s`: requests before this moment fill the tiers and count nowhere, neither as asked
+    nor in bytes moved, and the mean of held bytes begins there; None: all count.
 
     Raises: Misuse for a setting without sense, or a request earlier than the one before it.
     """
