@@ -38,6 +38,29 @@ class UsagePointSerializer(serializers.Serializer[Any]):
     put_refused = serializers.IntegerField()
     dropped = serializers.IntegerField()
     corrupt = serializers.IntegerField()
+    decided_all = serializers.IntegerField(
+        help_text="found prefixes that nodes chose to load whole"
+    )
+    decided_prefix = serializers.IntegerField(
+        help_text="found prefixes of which nodes chose to load the first part"
+    )
+    decided_recompute = serializers.IntegerField(
+        help_text="found prefixes that nodes chose to compute"
+    )
+    spared_tokens = serializers.IntegerField(help_text="of loads that ended sooner than computing")
+    spared_gpu_us = serializers.IntegerField(
+        help_text="prefill that those loads spared: microseconds × GPUs of the engine"
+    )
+    load_gpu_us = serializers.IntegerField(
+        help_text="wait for those loads: microseconds × GPUs of the engine"
+    )
+    slower_tokens = serializers.IntegerField(help_text="of loads that took longer than computing")
+    slower_gpu_us = serializers.IntegerField(
+        help_text="time that those loads lost: microseconds × GPUs of the engine"
+    )
+    unpriced_tokens = serializers.IntegerField(
+        help_text="loaded before the node had measured its prefill"
+    )
     misses = serializers.DictField(child=serializers.IntegerField())
     load_ms = serializers.DictField(child=serializers.IntegerField())
     drops = serializers.DictField(

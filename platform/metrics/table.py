@@ -24,6 +24,7 @@ from dashboard.probes import Answer
 from dashboard.storage import HotServer, StorageUse
 from neve.errors import MissReason
 from neve.log_events import events_of
+from neve.planner.choice import COUNTED
 from tenants.models import Tenant
 
 Number = float | None
@@ -101,6 +102,14 @@ def _segments(facts: TenantFacts) -> Mapping[tuple[str, ...], Number]:
 
 def _hits(facts: TenantFacts) -> Mapping[tuple[str, ...], Number]:
     return {(tier,): facts.counted[f"hit_{tier}_tokens"] for tier in ("hot", "cold")}
+
+
+def _decisions(facts: TenantFacts) -> Mapping[tuple[str, ...], Number]:
+    return {(str(decision),): facts.counted[name] for decision, name in COUNTED.items()}
+
+
+def _gpu_s(name: str) -> Callable[[TenantFacts], Number]:
+    return lambda facts: facts.counted[name] / 1e6
 
 
 def _nodes(facts: TenantFacts) -> Mapping[tuple[str, ...], Number]:
@@ -263,6 +272,49 @@ TENANT = (
         "Of the hits, tokens of families' blocks that other processes stored. By model: "
         "/api/v1/family-members.",
         _counted("family_hit_tokens"),
+    ),
+    Row(
+        "neve_tenant_decisions",
+        "counter",
+        "Found prefixes by the nodes' decision: load all, load a prefix of it, recompute.",
+        _decisions,
+        by=("decision",),
+    ),
+    Row(
+        "neve_tenant_spared_tokens",
+        "counter",
+        "Tokens of loads that ended sooner than computing them.",
+        _counted("spared_tokens"),
+    ),
+    Row(
+        "neve_tenant_spared_gpu_seconds",
+        "counter",
+        "Prefill that these loads spared: seconds × GPUs of the engine, by its measured speed.",
+        _gpu_s("spared_gpu_us"),
+    ),
+    Row(
+        "neve_tenant_load_gpu_seconds",
+        "counter",
+        "Wait for these loads: seconds × GPUs of the engine.",
+        _gpu_s("load_gpu_us"),
+    ),
+    Row(
+        "neve_tenant_slower_tokens",
+        "counter",
+        "Tokens of loads that took longer than computing them.",
+        _counted("slower_tokens"),
+    ),
+    Row(
+        "neve_tenant_slower_gpu_seconds",
+        "counter",
+        "Time that these loads and failed ones lost: seconds × GPUs of the engine.",
+        _gpu_s("slower_gpu_us"),
+    ),
+    Row(
+        "neve_tenant_unpriced_tokens",
+        "counter",
+        "Tokens loaded before the node had measured its prefill.",
+        _counted("unpriced_tokens"),
     ),
     Row(
         "neve_tenant_promoted_blocks",

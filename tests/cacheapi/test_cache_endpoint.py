@@ -245,6 +245,16 @@ class TestHeartbeat:
         assert (row.misses, row.load_ms) == ({"evicted": 3}, {"<=1": 4, "<=5": 1})
         assert NodeSession.unscoped.get().breaker == "half_open"
 
+    def test_what_loads_spared_and_lost_is_in_the_usage(self, opened, node, team, valkey_bus):
+        names = ("decided_all", "decided_prefix", "decided_recompute", "spared_tokens")
+        names += ("spared_gpu_us", "load_gpu_us", "slower_tokens", "slower_gpu_us")
+        told = {name: 10 + n for n, name in enumerate((*names, "unpriced_tokens"))}
+        assert self.beat(node, opened, counters=told).status_code == 200
+        assert self.beat(node, opened, seq=2, counters={}).status_code == 200  # an older node
+        (point,) = team.get("/api/v1/usage?range=1h").json()["points"]
+        assert {name: point[name] for name in told} == told
+        assert NodeSession.unscoped.get().totals == told
+
     def test_it_may_tell_the_speeds_that_the_engine_measured(self, opened, node, valkey_bus):
         speeds = {"prefill_s_per_token": 0.00025, "hot_bytes_per_s": 2e9}
         assert self.beat(node, opened, speeds=speeds).status_code == 200
@@ -295,6 +305,9 @@ class TestHeartbeat:
             ("misses.bad_luck", {"misses": {"bad_luck": 1}}),
             ("counters.put_blocks", {"counters": {"put_blocks": 2**53 + 1}}),
             ("counters.put_blocks", {"counters": {"put_blocks": True}}),
+            ("counters.spared_gpu_us", {"counters": {"spared_gpu_us": 2**53 + 1}}),
+            ("counters.slower_gpu_us", {"counters": {"slower_gpu_us": -1}}),
+            ("counters.spared_us", {"counters": {"spared_us": 1}}),
             ("misses.evicted", {"misses": {"evicted": 2**63 - 1}}),
             ("load_ms.<=1", {"load_ms": {"<=1": "many"}}),
             ("load_ms.<=abc", {"load_ms": {"<=abc": 1}}),

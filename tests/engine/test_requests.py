@@ -472,6 +472,93 @@ def test_a_load_whose_request_was_aborted_leaves_the_queue(side, ranks, policy):
     assert side.take_telemetry()["gauges"]["loads_in_flight"] == {"": 0}
 
 
+@pytest.fixture
+def heartbeat(ranks):
+    """Takes the counters that the next heartbeat would carry."""
+    ranks[0].stats = Stats()
+    return lambda: ranks[0].stats.take().as_dict()["counters"]
+
+
+def test_a_heartbeat_counts_each_decision_once(side, ranks, policy, heartbeat):
+    ids = ranks[0].store(4, Tier.COLD)
+    begin(side, "all")
+    assert [answer(side, "all") for _ in range(2)] == [256, 256]
+    assert heartbeat() == {"tail_tokens": 300 % 64}  # the engine may still have it nearer
+    side.loads.plan("all", 256, [list(range(10))])
+    assert heartbeat() == {"decided_all": 1}
+    ranks[0].stored |= dict.fromkeys(ids[:3], Tier.HOT)
+    measure(policy, prefill_s=1.0, load_s_per_block=0.001)
+    measure(policy, prefill_s=1.0, load_s_per_block=5.0, tier=Tier.COLD)
+    begin(side, "prefix")
+    assert answer(side, "prefix") == 192
+    side.loads.plan("prefix", 192, [list(range(10))])
+    ranks[0].stored = dict.fromkeys(ids, Tier.COLD)
+    begin(side, "none")
+    assert [answer(side, "none") for _ in range(2)] == [0, 0]
+    assert heartbeat() == {
+        "decided_prefix": 1, "decided_recompute": 1, "tail_tokens": 2 * (300 % 64)
+    }  # fmt: skip
+
+
+@pytest.fixture
+def loads(ranks, heartbeat, monkeypatch):
+    """An engine of 8 GPUs that computes 1,000 tokens in a second; returns a function that makes a
+    load of 256 tokens, of which `good` chunks arrive after `took_s`, and returns what counted."""
+    clock = Clock()
+    monkeypatch.setattr("neve.engine.load_policy.time", clock)
+    ranks[0].store(4)
+    side = side_over(ranks, load="always", gpus=8)
+
+    def load(name, took_s, good=4, local_tokens=0, known=True):
+        if known:
+            side._policy._steps = PrefillMeter()
+            for step in range(1, 9):
+                side._policy._steps.begin(step, [(0, 1000)])
+                side._policy._steps.end(step, 1.0)
+        begin(side, name)
+        tokens = answer(side, name, local_tokens)
+        plan = side.loads.plan(name, tokens, [list(range(10))])
+        heartbeat()
+        clock.sleep(took_s)
+        if good < len(plan.blocks):
+            note(side, failed=plan.blocks[good].written)
+        note(side, loaded=[name])
+        return heartbeat()
+
+    yield load
+    side.close()
+
+
+def test_a_load_that_was_faster_spares_prefill_of_every_gpu(loads):
+    assert loads("r", 0.064) == {
+        "spared_tokens": 256, "spared_gpu_us": 8 * 256_000, "load_gpu_us": 8 * 64_000
+    }  # fmt: skip
+
+
+def test_tokens_that_the_engine_had_itself_spare_nothing(loads):
+    assert loads("r", 0.01, local_tokens=96) == {
+        "spared_tokens": 160, "spared_gpu_us": 8 * 160_000, "load_gpu_us": 8 * 10_000
+    }  # fmt: skip
+
+
+def test_a_load_that_was_slower_spares_nothing_and_counts_as_a_loss(loads):
+    assert loads("r", 0.5) == {"slower_tokens": 256, "slower_gpu_us": 8 * 244_000}
+
+
+def test_of_a_failed_load_only_what_arrived_is_spared(loads):
+    assert loads("half", 0.1, good=2) == {
+        "spared_tokens": 128, "spared_gpu_us": 8 * 128_000, "load_gpu_us": 8 * 100_000
+    }  # fmt: skip
+    assert loads("slow half", 0.2, good=2) == {
+        "slower_tokens": 128, "slower_gpu_us": 8 * 72_000
+    }  # fmt: skip
+    assert loads("all lost", 0.2, good=0) == {"slower_gpu_us": 8 * 200_000}
+
+
+def test_a_load_before_prefill_was_measured_has_no_price(loads):
+    assert loads("r", 0.1, known=False) == {"unpriced_tokens": 256}
+
+
 def test_always_loads_whatever_is_found_within_the_deadline(ranks):
     ranks[0].store(4)
     side = side_over(ranks, load="always")

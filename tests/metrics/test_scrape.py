@@ -102,6 +102,27 @@ def test_refused_and_lost_blocks_are_seen(functions, acme, operator):
     assert missed == {reason.value: 2 if reason == "evicted" else 0 for reason in MissReason}
 
 
+def test_decisions_and_what_loads_spared_are_seen(functions, acme, operator):
+    record_deltas(
+        tenant_id=acme.pk,
+        at=datetime.now(UTC),
+        counters={
+            **{"decided_all": 5, "decided_prefix": 3, "spared_tokens": 640, "slower_tokens": 64},
+            **{"spared_gpu_us": 2_500_000, "load_gpu_us": 500_000, "slower_gpu_us": 1},
+        },
+        misses={},
+        load_ms={},
+    )
+    found = scrape(operator)
+    for decision, number in (("load_all", 5), ("load_prefix", 3), ("recompute", 0)):
+        assert found[of(acme, "decisions_total", decision=decision)] == number
+    for name, number in (
+        *(("spared_tokens", 640), ("slower_tokens", 64), ("unpriced_tokens", 0)),
+        *(("spared_gpu_seconds", 2.5), ("load_gpu_seconds", 0.5), ("slower_gpu_seconds", 1e-6)),
+    ):
+        assert found[of(acme, f"{name}_total")] == number, name
+
+
 def test_counters_are_of_today(functions, acme, operator):
     now = datetime.now(UTC)
     for at, tokens in ((now - timedelta(days=1), 1000), (now, 10)):

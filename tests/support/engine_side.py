@@ -55,6 +55,7 @@ def side_over(
     saves: bool = True,
     groups: Sequence[KvGroup] = (),
     defers: bool = False,
+    gpus: int = 1,
     **options: Any,
 ) -> SchedulerSide:
     """`links`: fakes, each both a link and its client."""
@@ -70,6 +71,7 @@ def side_over(
         saves=saves,
         groups=groups,
         defers=defers,
+        gpus=gpus,
     )
 
 

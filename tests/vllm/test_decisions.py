@@ -1,5 +1,6 @@
 """Load or recompute in a real engine, by what it measured itself."""
 
+import json
 import random
 
 import pytest
@@ -9,6 +10,11 @@ pytestmark = pytest.mark.vllm
 _random = random.Random(31)
 PROMPTS = [[_random.randrange(256) for _ in range(700)] for _ in range(5)]
 REUSED = 700 // 64 * 64
+TOTALS = """
+import json
+from catalog.models import NodeSession
+print("TOLD", json.dumps(NodeSession.unscoped.latest("opened_at").totals))
+"""
 
 
 def ask(process, tokens):
@@ -36,3 +42,11 @@ def test_what_takes_a_second_to_compute_is_loaded(platform, fresh_process):
         process.ask("stop")
     assert counters["neve_decisions.load_all"] == 5
     assert not counters.get("neve_decisions.recompute")
+    told = platform.manage("shell", "-v0", "-c", TOTALS).partition("TOLD ")[2].splitlines()[0]
+    totals = json.loads(told)
+    assert totals["decided_all"] == 5
+    assert totals["spared_tokens"] + totals.get("slower_tokens", 0) == 5 * REUSED
+    assert not totals.get("unpriced_tokens")
+    loads = totals["spared_tokens"] // REUSED
+    assert totals["spared_gpu_us"] > loads * 0.8e6  # 640 of 700 tokens, a second or more each
+    assert totals["load_gpu_us"] < totals["spared_gpu_us"]

@@ -43,6 +43,33 @@ class UsageRollup(TenantOwned):
     compared_blocks = models.BigIntegerField(default=0)
     differing_blocks = models.BigIntegerField(default=0)
     family_hit_tokens = models.BigIntegerField(default=0, help_text="stored by other processes")
+    decided_all = models.BigIntegerField(
+        default=0, help_text="found prefixes that nodes chose to load whole"
+    )
+    decided_prefix = models.BigIntegerField(
+        default=0, help_text="found prefixes of which nodes chose to load the first part"
+    )
+    decided_recompute = models.BigIntegerField(
+        default=0, help_text="found prefixes that nodes chose to compute"
+    )
+    spared_tokens = models.BigIntegerField(
+        default=0, help_text="of loads that ended sooner than computing"
+    )
+    spared_gpu_us = models.BigIntegerField(
+        default=0, help_text="prefill that those loads spared: microseconds × GPUs of the engine"
+    )
+    load_gpu_us = models.BigIntegerField(
+        default=0, help_text="wait for those loads: microseconds × GPUs of the engine"
+    )
+    slower_tokens = models.BigIntegerField(
+        default=0, help_text="of loads that took longer than computing"
+    )
+    slower_gpu_us = models.BigIntegerField(
+        default=0, help_text="time that those loads lost: microseconds × GPUs of the engine"
+    )
+    unpriced_tokens = models.BigIntegerField(
+        default=0, help_text="loaded before the node had measured its prefill"
+    )
     misses = models.JSONField(default=dict, help_text="MissReason → blocks")
     load_ms = models.JSONField(default=dict, help_text="histogram: upper bound → loads")
     drops = models.JSONField(default=dict, help_text="MissReason → blocks that were not stored")

@@ -973,6 +973,24 @@ class UsagePoint(Record):
     put_refused: int
     dropped: int
     corrupt: int
+    # found prefixes that nodes chose to load whole
+    decided_all: int
+    # found prefixes of which nodes chose to load the first part
+    decided_prefix: int
+    # found prefixes that nodes chose to compute
+    decided_recompute: int
+    # of loads that ended sooner than computing
+    spared_tokens: int
+    # prefill that those loads spared: microseconds × GPUs of the engine
+    spared_gpu_us: int
+    # wait for those loads: microseconds × GPUs of the engine
+    load_gpu_us: int
+    # of loads that took longer than computing
+    slower_tokens: int
+    # time that those loads lost: microseconds × GPUs of the engine
+    slower_gpu_us: int
+    # loaded before the node had measured its prefill
+    unpriced_tokens: int
     misses: dict[str, int]
     load_ms: dict[str, int]
     # why `dropped` were not stored

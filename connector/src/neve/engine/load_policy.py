@@ -124,11 +124,18 @@ class LoadPolicy:
         )
         self._telemetry.gauge("loads_in_flight", len(self._loads))
 
-    def end_load(self, request_id: str, loaded: int | None) -> None:
-        """Every rank ended the load and filled its first `loaded` blocks; None: unknown."""
+    def prefill_s(self, start: int, end: int) -> float | None:
+        """Seconds to compute tokens `start` to `end`, by the speed now; None before the first."""
+        prefill = self._steps.prefill()
+        return None if prefill is None else prefill.seconds(start, end)
+
+    def end_load(self, request_id: str, loaded: int | None) -> float:
+        """Every rank ended the load and filled its first `loaded` blocks; None: unknown.
+
+        Returns how long the request waited, in seconds."""
         load = self._loads.pop(request_id, None)
         if load is None:
-            return
+            return 0.0
         self._is_remeasured = True
         now = time.monotonic()
         took_s = now - load.begun
@@ -143,6 +150,7 @@ class LoadPolicy:
             meter.end(load.size_bytes[tier], load.ahead_bytes[tier], sample_s, now, came)
         self._telemetry.sample("load_seconds", took_s)
         self._telemetry.gauge("loads_in_flight", len(self._loads))
+        return took_s
 
     def take_speeds(self) -> dict[str, float] | None:
         """The speeds, by names of `neve.node.stats.SPEEDS`; None: as at the last call."""

@@ -13,15 +13,20 @@ from neve.engine.table import Request, RequestTable, Row
 from neve.engine.telemetry import Telemetry
 from neve.formats.block import HEADER_BYTES
 from neve.formats.parts import PartKind
+from neve.planner.choice import COUNTED
 
 
 class Loads:
     """At most one load of a request is under way."""
 
-    def __init__(self, table: RequestTable, policy: LoadPolicy, telemetry: Telemetry) -> None:
+    def __init__(
+        self, table: RequestTable, policy: LoadPolicy, telemetry: Telemetry, *, gpus: int = 1
+    ) -> None:
+        """`gpus`: of the engine, TP × PP."""
         self._table = table
         self._policy = policy
         self._telemetry = telemetry
+        self._gpus = gpus
 
     def plan(
         self, request_id: str, external_tokens: int, engine_blocks: Sequence[Sequence[int]]
@@ -53,6 +58,7 @@ class Loads:
         if self._table.is_split:
             blocks = _counted(blocks, external_tokens)
         self._policy.note_decision(lookup.choice)
+        self._table.count({COUNTED[lookup.choice.decision]: 1})
         deadline_s = self._policy.deadline_s(lookup.choice)
         request.loading = LoadPlan(
             request_id, first, tuple(blocks), deadline_s, whole=self._table.is_split
@@ -114,8 +120,9 @@ class Loads:
             return
         plan, request.loading = request.loading, None
         good = len(plan.blocks) if request.failed_chunk is None else request.failed_chunk
-        self._policy.end_load(request_id, good)
+        took_s = self._policy.end_load(request_id, good)
         assert request.chain is not None
+        self._count_worth(request, plan.blocks[:good], took_s)
         if plan.whole and good:
             self._note_reused(request, plan)
         self._count_family(request, plan.blocks[:good])
@@ -133,18 +140,33 @@ class Loads:
             for block in plan.blocks[good:]:
                 self._table.stored.lose(block.ids[0])
 
-    def _count_family(self, request: Request, blocks: Sequence[BlockLoad]) -> None:
-        """Tokens that another process of the family computed, in the figures of the first space."""
-        clients = self._table.clients()
-        if not request.shares or not clients:
-            return
+    def _tokens(self, blocks: Iterable[BlockLoad]) -> int:
         size = self._table.engine_block_tokens
-        tokens = sum(
-            len(block.written) * size if block.tokens is None else block.tokens
-            for block in blocks
-            if not self._table.stored.is_own(block.ids[0])
+        return sum(
+            len(block.written) * size if block.tokens is None else block.tokens for block in blocks
         )
-        clients[0].stats.count(family_hit_tokens=tokens)
+
+    def _count_worth(self, request: Request, blocks: Sequence[BlockLoad], took_s: float) -> None:
+        """What a load of these verified blocks spared, or lost: see `neve.node.stats`."""
+        start, tokens = request.local_tokens, self._tokens(blocks)
+        spared_s = self._policy.prefill_s(start, start + tokens)
+        if spared_s is None:
+            self._table.count({"unpriced_tokens": tokens})
+        elif took_s < spared_s:
+            spared = {"spared_tokens": tokens, "spared_gpu_us": self._gpu_us(spared_s)}
+            self._table.count(spared | {"load_gpu_us": self._gpu_us(took_s)})
+        else:
+            lost_us = self._gpu_us(took_s - spared_s)
+            self._table.count({"slower_tokens": tokens, "slower_gpu_us": lost_us})
+
+    def _gpu_us(self, seconds: float) -> int:
+        return round(1e6 * seconds * self._gpus)
+
+    def _count_family(self, request: Request, blocks: Sequence[BlockLoad]) -> None:
+        """Tokens that another process of the family computed."""
+        if request.shares:
+            others = (block for block in blocks if not self._table.stored.is_own(block.ids[0]))
+            self._table.count({"family_hit_tokens": self._tokens(others)})
 
     def _note_reused(self, request: Request, plan: LoadPlan) -> None:
         """For a load of several KV groups: notes the prompt tokens that were loaded, by block."""

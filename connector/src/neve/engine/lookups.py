@@ -21,7 +21,7 @@ from neve.engine.telemetry import Telemetry
 from neve.errors import MissReason, NeveError
 from neve.formats.parts import PartKind
 from neve.index.tier import CALL_IDS, Location
-from neve.planner.choice import Choice, Decision
+from neve.planner.choice import COUNTED, Choice, Decision
 
 # A found prefix that could not be scheduled for this long is looked up again: it may be gone.
 _FRESH_S: Final = 5.0
@@ -373,6 +373,7 @@ class Lookups:
             )
             if choice.decision is Decision.RECOMPUTE and lookup.choice is None:
                 self._policy.note_decision(choice)
+                self._table.count({COUNTED[choice.decision]: 1})
             lookup.choice, lookup.chosen_for = choice, request.local_tokens
         return lookup.choice
 

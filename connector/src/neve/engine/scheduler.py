@@ -65,10 +65,12 @@ class SchedulerSide:
         defers: bool = False,
         announces: bool = False,
         owns_links: bool = False,
+        gpus: int = 1,
         loras: LoraContents | None = None,
     ) -> None:
         """See `connect`. `ranks`: workers; `parts`: those that store a part of each chunk.
-        `owns_links`: their clients are not a worker's, so this side counts their figures."""
+        `owns_links`: their clients are not a worker's, so this side counts their figures.
+        `gpus`: TP × PP."""
         self._options = options
         self._links = links
         self._owns_links = owns_links
@@ -106,7 +108,7 @@ class SchedulerSide:
             handover_wait_s=options.handover_wait_s,
             loads=loads,
         )
-        self.loads = Loads(self._table, self._policy, self._telemetry)
+        self.loads = Loads(self._table, self._policy, self._telemetry, gpus=gpus)
         self.saves = Saves(
             self._table,
             self._canary,
@@ -166,6 +168,7 @@ class SchedulerSide:
             defers=any(rank.defers for rank in ranks),
             announces=announces,
             owns_links=not same_process,
+            gpus=engine.gpus,
         )
 
     # ---- a request's life

@@ -5,7 +5,7 @@ thread.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -193,6 +193,12 @@ class RequestTable:
         clients = [link.client for link in self.links]
         present = [client for client in clients if client is not None]
         return present if present and len(present) == len(clients) else None
+
+    def count(self, counters: Mapping[str, int]) -> None:
+        """Counts once for the engine, in the figures of its first space, if that is connected."""
+        client = self.links[0].client
+        if client is not None and any(counters.values()):
+            client.stats.count(**counters)
 
     def chain_of(self, request: Request) -> Chain | None:
         """The request's chain; None until every space is connected for the first time."""

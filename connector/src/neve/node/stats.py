@@ -13,6 +13,16 @@ prompts is hits ÷ (`requested_tokens` + `tail_tokens`), in the dashboard as in 
 `drops`: why the `dropped` blocks were not stored.
 
 `family_hit_tokens`: of the hits, tokens of a family's blocks that this process did not store.
+
+`decided_all`, `decided_prefix`, `decided_recompute`: found prefixes by decision
+(`neve.planner.choice.Decision`).
+Verified hits of an engine's loads, in GPU-microseconds: microseconds × GPUs of the engine.
+`spared_tokens`, `spared_gpu_us`, `load_gpu_us`: loads that ended sooner than computing: their
+tokens, the prefill that they spared (by the `Prefill` fitted when the load ended), and the wait
+from a load's plan to its end. `slower_tokens`, `slower_gpu_us`: loads that took longer than
+computing what they brought: their tokens and the time lost; a failed load loses all of its wait.
+`unpriced_tokens`: loaded before a speed of prefill was measured; they are in none of the others.
+These and the decisions count once an engine, in the space of its first rank.
 """
 
 import threading
@@ -45,6 +55,15 @@ COUNTERS: Final = (
     "compared_blocks",
     "differing_blocks",
     "family_hit_tokens",
+    "decided_all",
+    "decided_prefix",
+    "decided_recompute",
+    "spared_tokens",
+    "spared_gpu_us",
+    "load_gpu_us",
+    "slower_tokens",
+    "slower_gpu_us",
+    "unpriced_tokens",
 )
 LOAD_MS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 LOAD_NAMES: Final = (*(f"<={bound}" for bound in LOAD_MS), "+Inf")

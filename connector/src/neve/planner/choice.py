@@ -22,6 +22,14 @@ class Decision(StrEnum):
     RECOMPUTE = "recompute"
 
 
+# Counters of heartbeats (`neve.node.stats`).
+COUNTED: Final = {
+    Decision.LOAD_ALL: "decided_all",
+    Decision.LOAD_PREFIX: "decided_prefix",
+    Decision.RECOMPUTE: "decided_recompute",
+}
+
+
 @dataclass(frozen=True)
 class Choice:
     """Load the first `blocks`. `spared_s`: seconds to compute them instead (0: unknown).
