@@ -7,6 +7,7 @@ from catalog import kinds
 from contexts import bulk as context_bulk
 from contexts import work as contexts
 from engines import work as engines
+from planning import account as planning_account
 from tiering import context_work, upkeep, work
 from workers.kinds import does
 
@@ -31,6 +32,7 @@ rebuild_index = does(kinds.REBUILD_INDEX, work.rebuild_index)
 reconcile = does(kinds.RECONCILE, work.reconcile)
 end_access = does(kinds.END_ACCESS, upkeep.end_access)
 sample = does(kinds.SAMPLE, upkeep.sample)
+account = does(kinds.ACCOUNT, planning_account.work)
 deliver = does(kinds.DELIVER, upkeep.deliver)
 prune = does(kinds.PRUNE, upkeep.prune)
 housekeeping = does(kinds.HOUSEKEEPING, upkeep.housekeeping)

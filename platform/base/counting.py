@@ -33,6 +33,7 @@ from neve.log_events import LogLine
 
 SEND_EVERY_S = 1.0
 ALIVE_S = 10  # a process that sends nothing for so long counts as gone, with its sockets
+KEPT_S = 90 * 86_400
 TIMEOUT_S = 1.0
 BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0, 300.0)
 OTHER = "other"  # log lines of libraries
@@ -127,14 +128,16 @@ class Process:
     def begin(self) -> None:
         """Start at zero, also after a fork: the parent sends its own sums."""
         self._lock = threading.Lock()
-        self._sums: Counter[str] = Counter()
+        self._sums: Counter[tuple[str, str]] = Counter()
         self._id = uuid4().hex
         self._is_away = self._is_started = False
         self.sockets = self._told_sockets = 0
 
-    def add(self, field: str, amount: float) -> None:
+    def add(self, field: str, amount: float, key: str = SUMS) -> None:
+        """Adds to a field of the HASH `key`; one other than SUMS expires `KEPT_S` after its last
+        count."""
         with self._lock:
-            self._sums[field] += amount  # type: ignore[assignment]  # a float
+            self._sums[key, field] += amount  # type: ignore[assignment]  # a float
 
     def start(self) -> None:
         """Start the thread that sends the sums every `SEND_EVERY_S`."""
@@ -157,8 +160,10 @@ class Process:
             return
         try:
             pipe = bus().pipeline(transaction=True)
-            for field, amount in sums.items():
-                pipe.hincrbyfloat(SUMS, field, amount)
+            for (key, field), amount in sums.items():
+                pipe.hincrbyfloat(key, field, amount)
+            for key in {key for key, _ in sums} - {SUMS}:
+                pipe.expire(key, KEPT_S)
             pipe.sadd(PROCESSES, self._id)
             pipe.set(_sockets_of(self._id), sockets, ex=ALIVE_S)
             pipe.execute()

@@ -144,6 +144,13 @@ END_ACCESS = Kind(
 SAMPLE = Kind(
     "sample", "view-at-risk", "Record what a tenant holds for the charts.", 5.0, is_offered=False
 )
+ACCOUNT = Kind(
+    "account",
+    "view-at-risk",
+    "Add what each space used and saved to its sums of the day.",
+    60.0,
+    is_offered=False,
+)
 RECONCILE = Kind(
     "reconcile",
     "view-at-risk",
@@ -209,7 +216,7 @@ KINDS = {
         *(FLUSH, SWEEP, COMPACT, EXPIRE, RETAIN, REMOVE_TENANT, REMOVE_SPACE),
         *(EXPIRE_CONTEXTS, CHECK_CONTEXTS, PROMOTE),
         *(BULK,),
-        *(REBUILD_INDEX, END_ACCESS, SAMPLE, RECONCILE, DELIVER, PRUNE, HOUSEKEEPING),
+        *(REBUILD_INDEX, END_ACCESS, SAMPLE, ACCOUNT, RECONCILE, DELIVER, PRUNE, HOUSEKEEPING),
         *(WARM, WARM_BY_POLICY, CHECK_ENGINES),
     )
 }

@@ -77,6 +77,7 @@ class Env:
     keep_contexts_days: int
     keep_audit_days: int
     keep_events_days: int
+    keep_savings_days: int
     event_limit: int  # of one tenant
     streams: int  # of events, in one web process
 
@@ -135,6 +136,8 @@ def read() -> Env:
             keep_audit_days=_at_least(env, "NEVE_KEEP_AUDIT_DAYS", 365, least=0),
             # Webhooks are retried for more than three days.
             keep_events_days=_at_least(env, "NEVE_KEEP_EVENTS_DAYS", 7, least=4),
+            # A year and a month: twelve whole months beside the current one.
+            keep_savings_days=_at_least(env, "NEVE_KEEP_SAVINGS_DAYS", 800, least=400),
             event_limit=_at_least(env, "NEVE_EVENT_LIMIT", 50_000, least=1000),
             streams=_at_least(env, "NEVE_STREAMS", 500, least=1),
         )

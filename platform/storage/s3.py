@@ -9,6 +9,8 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 from django.conf import settings
 
+from storage import s3_requests
+
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 else:
@@ -28,7 +30,7 @@ def client() -> S3Client:
 
 @cache
 def _client(endpoint: str, region: str, access_key: str, secret_key: str) -> S3Client:
-    return boto3.client(
+    made = boto3.client(
         "s3",
         endpoint_url=endpoint,
         region_name=region,
@@ -50,6 +52,8 @@ def _client(endpoint: str, region: str, access_key: str, secret_key: str) -> S3C
             response_checksum_validation="when_required",
         ),
     )
+    made.meta.events.register("before-send.s3", s3_requests.count)
+    return made
 
 
 def _is_here(endpoint: str) -> bool:
