@@ -7,11 +7,9 @@ from catalog.models import NodeSession
 from tenants.scope import TenantOwned
 
 
-class Price(models.DecimalField):
-    """Digits as `neve.planner.prices` allows: up to a million, nine decimals."""
-
-    def __init__(self, **kwargs: object) -> None:
-        super().__init__(**{**kwargs, "max_digits": 16, "decimal_places": 9})
+def _price(help_text: str) -> models.DecimalField:  # type: ignore[type-arg]
+    """Up to a million and nine decimals, as in `neve.planner.prices`."""
+    return models.DecimalField(max_digits=16, decimal_places=9, help_text=help_text)
 
 
 class PriceVersion(models.Model):
@@ -19,12 +17,12 @@ class PriceVersion(models.Model):
 
     valid_from = models.DateField(unique=True)
     currency = models.CharField(max_length=3)
-    gpu_hour = Price(help_text="one GPU for one hour")
-    hot_gib_hour = Price(help_text="one GiB of the hot tier for one hour")
-    cold_gib_month = Price(help_text="one GiB in the object store for one calendar month")
-    put_1000 = Price(help_text="1,000 PUT, POST, COPY and LIST requests")
-    get_1000 = Price(help_text="1,000 GET and HEAD requests")
-    egress_gb = Price(help_text="10^9 bytes read from the object store")
+    gpu_hour = _price("one GPU for one hour")
+    hot_gib_hour = _price("one GiB of the hot tier for one hour")
+    cold_gib_month = _price("one GiB in the object store for one calendar month")
+    put_1000 = _price("1,000 PUT, POST, COPY and LIST requests")
+    get_1000 = _price("1,000 GET and HEAD requests")
+    egress_gb = _price("10^9 bytes read from the object store")
     updated_at = models.DateTimeField(default=timezone.now)
 
     class Meta:
