@@ -13,7 +13,7 @@ WORD = re.compile(r"[A-Z]+(?=[A-Z][a-z]|\b)|[A-Z][a-z]+|\d+")
 EXCEPTIONS = {
     *("NeveError", "Misuse", "Unavailable", "DeadlineExceeded", "ReplyError"),
     *("AddressRefused", "OverBudget", "WrongBlock", "Superseded", "EngineFailed"),
-    *("Generator", "Runner", "Settings", "Workload", "Pace", "Progress", "LruModel"),
+    *("Generator", "Runner", "Settings", "Workload", "Pace", "Progress", "SingleTier"),
     *("TenantOwnedAdmin", "ReadOnlyAdmin", "Counted", "Timed", "Timing", "BusFacts"),
     *("LogLine", "Metric", "Options", "TlsSettings"),
 }

@@ -5,7 +5,6 @@ import json
 import subprocess
 import sys
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,12 +13,12 @@ from hypothesis import strategies as st
 
 from neve.errors import Misuse
 from neve.formats.ids import BlockHasher
-from neve.planner.simulate.lru import LruModel
+from neve.planner.simulate import single
+from neve.planner.simulate.policies import make
 from neve.replay.generator import OPEN_CONVERSATIONS, Generator, Workload
 from neve.replay.payload import Payloads
 from neve.replay.trace import TRACE_BLOCK_TOKENS, Request, parse_request, read_trace, tokens_of
 
-RECORDED = Path(__file__).parents[3] / "shared/traces/conversation_trace.jsonl"
 LINE = {"timestamp": 5, "input_length": 513, "output_length": 7, "hash_ids": [1, 2]}
 
 PRINT_WORKLOAD = """
@@ -72,10 +71,8 @@ def test_a_workload_has_hits_evictions_and_returns_in_any_cache_that_is_not_endl
     requests = list(itertools.islice(Generator(Workload.MIXED, seed=1), 3000))
     rates = []
     for capacity in (200, 1000, None):
-        model = LruModel(capacity)
-        for request in requests:
-            model.replay(request.hash_ids)
-        rates.append(model.hit_rate)
+        asked = [request.hash_ids for request in requests]
+        rates.append(single.run("lru", asked, capacity_bytes=capacity).rate)
     assert 0.2 < rates[0] < rates[1] < rates[2] < 0.95
 
 
@@ -209,32 +206,19 @@ def test_a_payload_size_without_room_for_id_and_words_is_misuse(payload_bytes):
 
 
 def test_lru_hits_only_the_contiguous_prefix_and_evicts_after_the_insert():
-    model = LruModel(3)
-    assert model.hit_rate is None
-    assert model.replay("abc") == 0
-    assert model.replay("abd") == 2
+    tier = single.SingleTier(make("lru", capacity_bytes=3))
+    assert tier.hits.rate is None
+    assert tier.ask(b"abc") == 0
+    assert tier.ask(b"abd") == 2
     # "c" was the least recently touched and left when "d" came.
-    assert model.replay("cab") == 0
-    assert model.replay("ca") == 2
+    assert tier.ask(b"cab") == 0
+    assert tier.ask(b"ca") == 2
     # More blocks than fit: the first ones leave first.
-    assert model.replay("wxyz") == 0
-    assert model.replay("xyz") == 3
-    assert model.hit_rate == 7 / 18
+    assert tier.ask(b"wxyz") == 0
+    assert tier.ask(b"xyz") == 3
+    assert tier.hits.rate == 7 / 18
 
 
 def test_lru_of_no_blocks_is_misuse():
     with pytest.raises(Misuse):
-        LruModel(0)
-
-
-@pytest.mark.skipif(not RECORDED.exists(), reason="the recorded trace is not at ../shared/traces")
-@pytest.mark.parametrize(
-    ("capacity", "hit_rate"),
-    [(None, 0.3664), (1000, 0.0445), (10_000, 0.2112), (30_000, 0.3257)],
-)
-def test_lru_gives_the_published_hit_rates_of_the_recorded_trace(capacity, hit_rate):
-    model = LruModel(capacity)
-    for request in read_trace(RECORDED):
-        model.replay(request.hash_ids)
-    assert model.asked_blocks == 288_500
-    assert model.hit_rate == pytest.approx(hit_rate, abs=0.00005)
+        make("lru", capacity_bytes=0)

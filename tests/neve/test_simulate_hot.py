@@ -2,6 +2,7 @@
 
 import random
 import re
+from functools import partial
 from itertools import chain
 
 import pytest
@@ -10,9 +11,10 @@ from neve.formats.keys import BucketKeys
 from neve.index.library import functions_source, load_functions
 from neve.index.tier import BlockTerms, CommitOutcome, Eviction, HotTier, Location, Tier
 from neve.planner.simulate import hot
-from neve.planner.simulate.hot import POLICIES, ByPriority, Promote, S3Fifo, simulate
-from neve.planner.simulate.lru import LruModel
+from neve.planner.simulate.hot import Promote, simulate
+from neve.planner.simulate.policies import EVICTION, ONLINE, ByPriority, make
 from neve.planner.simulate.requests import FIRST_SCANNED, SCAN_BLOCKS, BlockRequest, with_scans
+from neve.planner.simulate.single import SingleTier
 
 SIZE, SPACE, TENANT = 100, 3, 7
 KEYS = BucketKeys(TENANT, 0)
@@ -65,13 +67,13 @@ class LuaCache:
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", EVICTION)
 @pytest.mark.parametrize(("most_blocks", "priorities"), [(3, 1), (20, 1), (20, 3)])
 def test_simulation_and_functions_hold_the_same_blocks(clean_hot, policy, most_blocks, priorities):
     requests = workload(seed=most_blocks, requests=250, blocks=60)
     everything = sorted(set(chain.from_iterable(requests)))
-    blocks = ByPriority(POLICIES[policy], lambda id_: id_ % priorities)
-    cache = hot.HotTier(blocks, most_blocks)
+    part = partial(make, policy, capacity_bytes=None)
+    cache = hot.HotTier(ByPriority(most_blocks, part, lambda id_: id_ % priorities))
     with clean_hot.client() as client:
         load_functions(client)
         real = LuaCache(client, policy, most_blocks, priorities)
@@ -88,25 +90,22 @@ def test_the_policies_are_those_that_the_functions_name():
         r'\[(\d)\] = \{ name = "(\w+)", probation = (\w+), share = ([\d.]+) \}', functions_source()
     )
     named = {name: (int(n), probation == "true", float(s)) for n, name, probation, s in rows}
-    made = {name: make() for name, make in POLICIES.items()}
-    assert named == {
-        name: (NUMBERS[name].value, queues.probation, queues.share) for name, queues in made.items()
-    }
+    assert named == {name: (NUMBERS[name].value, *row) for name, row in EVICTION.items()}
 
 
 def test_lru_agrees_with_the_exact_model_when_every_read_promotes():
     requests = workload(seed=1, requests=2000, blocks=400)
-    cache = hot.HotTier(POLICIES["lru"](), 50, Promote.EVERY_READ)
-    exact = LruModel(50)
+    cache = hot.HotTier(make("lru", capacity_bytes=50), Promote.EVERY_READ)
+    exact = SingleTier(make("lru", capacity_bytes=50))
     for id_ in chain.from_iterable(requests):
-        assert cache.ask(id_, 0) == bool(exact.replay([id_]))
+        assert cache.ask(id_, 0) == bool(exact.ask([id_]))
 
 
 def test_a_scan_of_cold_blocks_changes_nothing_but_the_notes():
     requests = [BlockRequest(ids, 0.0) for ids in workload(seed=2, requests=3000, blocks=300)]
-    for make in (*POLICIES.values(), S3Fifo):
-        alone = simulate(hot.HotTier(make(), 40), requests)
-        assert simulate(hot.HotTier(make(), 40), with_scans(requests, was_cold=True)) == alone
+    for online in ONLINE.values():
+        alone = simulate(hot.HotTier(online(40)), requests)
+        assert simulate(hot.HotTier(online(40)), with_scans(requests, was_cold=True)) == alone
 
 
 def test_scans_add_as_many_blocks_as_were_asked_for_each_once():
@@ -118,6 +117,6 @@ def test_scans_add_as_many_blocks_as_were_asked_for_each_once():
 
 
 def test_the_second_read_promotes_only_within_the_window():
-    cache = hot.HotTier(POLICIES["2q"](), 2, window_s=10)
+    cache = hot.HotTier(make("2q", capacity_bytes=2), window_s=10)
     cache.add_cold([1])
     assert [cache.ask(1, at) for at in (0, 11, 21, 21)] == [False, False, False, True]

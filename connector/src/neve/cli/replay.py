@@ -14,7 +14,8 @@ from neve.errors import NeveError, Unavailable
 from neve.formats.block import HEADER_BYTES
 from neve.formats.space import SpaceIdentity
 from neve.node.session import Session
-from neve.planner.simulate.lru import LruModel
+from neve.planner.simulate import policies
+from neve.planner.simulate.single import SingleTier
 from neve.replay.generator import Generator, Workload
 from neve.replay.report import Progress, make_progress
 from neve.replay.runner import Pace, Runner, Settings, WrongBlock
@@ -194,9 +195,9 @@ def _run(
     block_bytes = HEADER_BYTES + session.chunk_tokens * options.kv_bytes_per_token
     capacity_bytes = options.capacity or _quota_bytes(session, progress)
     capacity_blocks = capacity_bytes // block_bytes if capacity_bytes else None
-    ideal = LruModel(capacity_blocks) if capacity_blocks else None
+    ideal = _ideal(capacity_blocks) if capacity_blocks else None
     # In an endless replay an unlimited LRU model would grow for ever.
-    unbounded = None if options.loop and options.requests is None else LruModel(None)
+    unbounded = None if options.loop and options.requests is None else _ideal(None)
     runner = Runner(
         clients,
         Settings(
@@ -219,6 +220,10 @@ def _run(
     settings = {**asdict(options), "trace": options.trace and str(options.trace)}
     summary = runner.tally.summary(ideal=ideal, unbounded=unbounded)
     return {"settings": settings, "error": str(error) if error else None, **summary}
+
+
+def _ideal(capacity_blocks: int | None) -> SingleTier:
+    return SingleTier(policies.make("lru", capacity_bytes=capacity_blocks))
 
 
 def _quota_bytes(session: Session, progress: Progress) -> int | None:

@@ -21,7 +21,7 @@ from neve.datapath.client import BlockRef, Client, Transfer
 from neve.datapath.status import BreakerState
 from neve.errors import DeadlineExceeded, MissReason, NeveError, Unavailable
 from neve.index.tier import Tier
-from neve.planner.simulate.lru import LruModel
+from neve.planner.simulate.single import SingleTier
 from neve.replay.payload import Buffer, Payloads
 from neve.replay.report import Progress
 from neve.replay.tally import RequestOutcome, Tally
@@ -106,8 +106,8 @@ class Runner:
         settings: Settings,
         progress: Progress,
         *,
-        ideal: LruModel | None,
-        unbounded: LruModel | None,
+        ideal: SingleTier | None,
+        unbounded: SingleTier | None,
         stop: threading.Event,
     ) -> None:
         session = clients[0].session
@@ -149,7 +149,7 @@ class Runner:
                 tokens = tokens_of(request).tolist()
                 ids = self._clients[turn].hasher.chain(tokens, parent=self._roots[turn])
                 for model in self._models:
-                    model.replay(ids)
+                    model.ask([int.from_bytes(id_) for id_ in ids])
                 served = pool.submit(self._serve, lane, turn, request, ids)
                 served.add_done_callback(self._on_done)
         self._progress.update(self.tally)

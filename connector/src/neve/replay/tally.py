@@ -13,7 +13,7 @@ from typing import Any
 
 from neve.errors import MissReason
 from neve.index.tier import Tier
-from neve.planner.simulate.lru import LruModel
+from neve.planner.simulate.single import SingleTier
 
 # Percentiles cover the latest requests only, so that an endless replay's memory is bounded.
 LOADS_KEPT = 20_000
@@ -104,7 +104,7 @@ class Tally:
     def wall_s(self) -> float:
         return time.monotonic() - self._started
 
-    def summary(self, *, ideal: LruModel | None, unbounded: LruModel | None) -> dict[str, Any]:
+    def summary(self, *, ideal: SingleTier | None, unbounded: SingleTier | None) -> dict[str, Any]:
         """All counts so far as JSON values; unknown numbers are None."""
         with self._lock:
             wall_s = self.wall_s
@@ -135,9 +135,9 @@ class Tally:
                     "missed": {reason.value: n for reason, n in sorted(self.missed.items())},
                 },
                 "ideal_lru": {
-                    "capacity_blocks": ideal.capacity_blocks if ideal else None,
-                    "hit_rate": ideal.hit_rate if ideal else None,
-                    "unbounded_hit_rate": unbounded.hit_rate if unbounded else None,
+                    "capacity_blocks": ideal.policy.capacity_bytes if ideal else None,
+                    "hit_rate": ideal.hits.rate if ideal else None,
+                    "unbounded_hit_rate": unbounded.hits.rate if unbounded else None,
                 },
                 "read": {
                     "bytes": self.read_bytes,

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from neve.index.tier import PROMOTE_WINDOW_S
-from neve.planner.simulate.hot import Queues
+from neve.planner.simulate.policies import Policy, make
 from neve.planner.simulate.requests import BlockRequest
 
 SEGMENT_BLOCKS = 128  # 256 MiB, with blocks of 2 MiB
@@ -214,8 +214,11 @@ POLICIES: dict[str, Callable[[int], Cold]] = {
 class Tiers:
     cold: Cold
     hot_blocks: int
-    hot: Queues = field(default_factory=lambda: Queues(probation=True, share=0.5))
+    hot: Policy = field(init=False)
     _reads: dict[int, float] = field(default_factory=dict)  # id → time of its last cold read
+
+    def __post_init__(self) -> None:
+        self.hot = make("2q", capacity_bytes=self.hot_blocks)
 
     def request(self, ids: Sequence[int], now_s: float) -> int:
         """Asks for a chain's blocks in order. Returns the length of the found prefix."""
@@ -244,9 +247,8 @@ class Tiers:
         return id_ in self.hot or id_ in self.cold.live
 
     def _enter(self, id_: int, *, again: bool) -> None:
-        while len(self.hot) >= self.hot_blocks:
-            self._reads.pop(self.hot.evict(), None)
-        self.hot.enter(id_, again=again)
+        for left in self.hot.store(id_, again=again):
+            self._reads.pop(left, None)
 
 
 def simulate(tiers: Tiers, requests: Iterable[BlockRequest]) -> float:

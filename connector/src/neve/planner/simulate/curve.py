@@ -111,9 +111,10 @@ class Curve:
 
     def capacity_for(self, hit_rate: float) -> int | None:
         """Returns the least capacity with at least `hit_rate`; None if no capacity gives it."""
-        wanted = bisect_left(self._hits, hit_rate * self.asked_blocks)
-        if wanted == len(self._hits):
+        asked = self.asked_blocks
+        if not asked or hit_rate > self._hits[-1] / asked:
             return None
+        wanted = bisect_left(self._hits, hit_rate, key=lambda hits: hits / asked)
         return max(self.largest_block, self.capacities[wanted - 1] if wanted else 0)
 
 

@@ -145,6 +145,49 @@ class Queues(Policy):
         del (self._young if id_ in self._young else self._others)[id_]
 
 
+class ByPriority(Policy):
+    """One policy without a quota for each priority, as `make_part` makes it; the lowest priority
+    leaves first."""
+
+    def __init__(
+        self,
+        capacity_bytes: int | None,
+        make_part: Callable[[], Policy],
+        priority_of: Callable[[int], int],
+    ) -> None:
+        super().__init__(capacity_bytes)
+        self._make_part = make_part
+        self._priority_of = priority_of
+        self._parts: dict[int, Policy] = {}
+
+    def use(self, id_: int) -> None:
+        self._parts[self._priority_of(id_)].use(id_)
+
+    def make_room(self, lacking_bytes: int) -> list[int]:
+        most = self.used_bytes - lacking_bytes
+        left: list[int] = []
+        while self.used_bytes > most and self._sizes:
+            evicted = self._first().make_room(self.used_bytes - most)
+            self.used_bytes -= sum(self._sizes.pop(id_) for id_ in evicted)
+            left += evicted
+        return left
+
+    def _first(self) -> Policy:
+        return self._parts[min(each for each, part in self._parts.items() if len(part))]
+
+    def _add(self, id_: int, size_bytes: int, again: bool, cost: float) -> None:
+        priority = self._priority_of(id_)
+        if priority not in self._parts:
+            self._parts[priority] = self._make_part()
+        self._parts[priority].store(id_, size_bytes, again=again, cost=cost)
+
+    def _pop(self) -> int:
+        return self._first().evict()
+
+    def _discard(self, id_: int) -> None:
+        self._parts[self._priority_of(id_)].remove(id_)
+
+
 class S3Fifo(Policy):
     """S3-FIFO: a small queue for new blocks, a main queue, and a ghost queue of evicted ids.
 
