@@ -37,16 +37,17 @@ class EventStream:
 
     def events(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """(name, data) of each event; ends with the connection, however it ends."""
-        name, data = "message", ""
+        name, data, id_ = "message", "", self.last_id
         try:
             for line in self._lines():
                 field, _, value = line.partition(": ")
                 if line == "":
+                    self.last_id = id_
                     if data:
                         yield name, json.loads(data)
                     name, data = "message", ""
                 elif field == "id":
-                    self.last_id = value
+                    id_ = value
                 elif field == "event":
                     name = value
                 elif field == "data":
@@ -73,7 +74,8 @@ class EventStream:
 
 
 def take(stream: EventStream, count: int) -> list[dict[str, Any]]:
-    """The next `count` events, or fewer if the connection ends."""
+    """The next `count` events, at least 1, or fewer if the connection ends."""
+    assert count > 0
     found: list[dict[str, Any]] = []
     for name, data in stream.events():
         assert name != "end", data
