@@ -30,7 +30,7 @@ from neve.formats.parts import PartGroup, PartKind, block_bytes_per_token  # noq
 from neve.formats.segment import read_footer  # noqa: E402
 from neve.formats.space import choose_chunk_tokens  # noqa: E402
 from neve.planner.parts import loaded_bytes, stored_bytes  # noqa: E402
-from neve.planner.sizes import model_kv  # noqa: E402
+from neve.planner.sizes import kv_size  # noqa: E402
 from support.servers import ControlPlane, S3Server  # noqa: E402
 from support.vllm_engine import SCRIPTS, EngineProcess, engine_environment  # noqa: E402
 
@@ -287,7 +287,7 @@ class Architecture:
         config = json.loads((self._model / "config.json").read_text())
         dtype = self._own.get("dtype", "float32")
         try:
-            row.planned_bytes = model_kv(config, kv_dtype=dtype).bytes_per_token
+            row.planned_bytes = kv_size(config, kv_dtype=dtype).stored_bytes_per_token
         except ValueError as error:
             row.why = f"planner: {error}"
         texts = list(PROMPTS.values()) + self._doomed()

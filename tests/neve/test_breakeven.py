@@ -7,16 +7,15 @@ import pytest
 from click.testing import CliRunner
 
 from neve.cli.main import main
-from neve.errors import Misuse
 from neve.planner.breakeven import (
     Prefill,
     Store,
     break_even_bytes_per_s,
     break_even_tokens,
 )
-from neve.planner.sizes import model_kv
 
 LLAMA_3_8B = {
+    "model_type": "llama",
     "architectures": ["LlamaForCausalLM"],
     "hidden_size": 4096,
     "num_hidden_layers": 32,
@@ -24,60 +23,8 @@ LLAMA_3_8B = {
     "num_key_value_heads": 8,
     "torch_dtype": "bfloat16",
 }
-DEEPSEEK_V3 = {
-    "num_hidden_layers": 61,
-    "num_attention_heads": 128,
-    "num_key_value_heads": 128,
-    "kv_lora_rank": 512,
-    "qk_rope_head_dim": 64,
-    "torch_dtype": "bfloat16",
-}
 # (prompt tokens, seconds) of the 8B shape in bf16 on one H100 with vLLM 0.26.
 H100 = [(2048, 0.051), (8192, 0.211), (16384, 0.486), (32768, 1.17), (65536, 3.24)]
-
-
-def test_bytes_per_token_of_grouped_query_attention():
-    kv = model_kv(LLAMA_3_8B)
-    assert kv.bytes_per_token == 131072
-    assert kv.bytes_per_token_of_rank(4) == 131072 // 4
-    assert kv.bytes_per_token_of_rank(16) == 131072 // 8  # heads are repeated
-    assert model_kv(LLAMA_3_8B, kv_dtype="fp8").bytes_per_token == 65536
-    assert model_kv(LLAMA_3_8B | {"head_dim": 64}).bytes_per_token == 65536
-
-
-def test_without_kv_heads_every_head_has_its_own_and_multi_query_has_one():
-    config = {k: v for k, v in LLAMA_3_8B.items() if k != "num_key_value_heads"}
-    assert model_kv(config).bytes_per_token == 4 * 131072
-    assert model_kv(config | {"multi_query": True}).bytes_per_token == 131072 // 8
-
-
-def test_mla_holds_one_latent_vector_on_every_rank():
-    kv = model_kv(DEEPSEEK_V3)
-    assert kv.latent
-    assert kv.bytes_per_token == 61 * (512 + 64) * 2
-    assert kv.bytes_per_token_of_rank(8) == kv.bytes_per_token
-    sparse = model_kv(DEEPSEEK_V3 | {"index_head_dim": 128})
-    assert sparse.bytes_per_token == kv.bytes_per_token + 61 * 132
-
-
-def test_only_layers_with_kv_count():
-    config = {"text_config": LLAMA_3_8B | {"layer_types": ["linear_attention", "x"] * 16}}
-    assert model_kv(config).bytes_per_token == 65536
-    assert model_kv(LLAMA_3_8B | {"num_kv_shared_layers": 8}).layers == 24
-
-
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [
-        ({"num_hidden_layers": None}, "num_hidden_layers"),
-        ({"num_key_value_heads": "8"}, "num_key_value_heads"),
-        ({"head_dim": "x"}, "head_dim"),
-        ({"torch_dtype": "int3"}, "int3"),
-    ],
-)
-def test_what_is_not_understood_is_named(change, named):
-    with pytest.raises(Misuse, match=named):
-        model_kv(LLAMA_3_8B | change)
 
 
 def test_two_terms_describe_measured_prefill():
@@ -114,7 +61,7 @@ def test_the_command_prints_a_table(tmp_path):
         main, ["breakeven", str(tmp_path), *speeds, "--bandwidth=12.5", "--tokens=65536"]
     )
     assert done.exit_code == 0, done.output
-    assert "32 layers of 8 KV heads of 128, 131,072 bytes a token" in done.output
+    assert "32 layers of 8 KV heads × 128, 131,072 bytes a token" in done.output
     row = next(line for line in done.output.splitlines() if line.split()[0] == "65536")
     assert row.split()[1:] == ["8.590", "3.234", "s", "2.66", "GB/s", "0.688", "s", "4.7x"]
 

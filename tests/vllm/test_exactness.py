@@ -17,7 +17,7 @@ from neve.formats.block import HEADER_BYTES, verify
 from neve.formats.ids import BlockHasher
 from neve.formats.keys import parse_key
 from neve.index.tier import HotTier
-from neve.planner.sizes import model_kv
+from neve.planner.sizes import kv_size
 from support.servers import ControlPlane
 
 pytestmark = pytest.mark.vllm
@@ -331,7 +331,7 @@ def test_answers_and_hits_are_as_predicted(platform, engine, models, shape, dtyp
     hits, reused = check(())
     assert hits == reused > 0
     config = json.loads((models / shape / "config.json").read_text())
-    assert store.bytes_per_token == model_kv(config, kv_dtype=dtype).bytes_per_token
+    assert store.bytes_per_token == kv_size(config, kv_dtype=dtype).stored_bytes_per_token
     everything = store.keys()
     hits, full = check(everything)
     assert hits == full > 2000

@@ -16,7 +16,7 @@ from neve.planner.breakeven import (
     break_even_bytes_per_s,
     break_even_tokens,
 )
-from neve.planner.sizes import ModelKv, model_kv
+from neve.planner.sizes import KvSize, kv_size
 
 _GB = 1e9  # network bandwidth is decimal
 
@@ -90,15 +90,15 @@ def breakeven(
             raise Misuse(f"cannot read {file}: {error}") from error
         if not isinstance(config, dict):
             raise Misuse(f"{file} is no model's configuration: no JSON object")
-        kv = model_kv(config, kv_dtype=kv_dtype)
+        kv = kv_size(config, kv_dtype=kv_dtype)
         name = (config.get("architectures") or [config.get("model_type", "model")])[0]
-        click.echo(f"{path}: {name}, {_shape(kv)}, {kv.bytes_per_token:,} bytes a token")
+        click.echo(f"{path}: {name}, {_shape(kv)}, {kv.stored_bytes_per_token:,.0f} bytes a token")
         for line in table(kv, prefill, bandwidths, round_trip_ms / 1000, sorted(lengths)):
             click.echo(line)
 
 
 def table(
-    kv: ModelKv,
+    kv: KvSize,
     prefill: Prefill,
     bandwidths: Sequence[float],
     round_trip_s: float,
@@ -106,7 +106,7 @@ def table(
 ) -> list[str]:
     """The table's lines: seconds to compute, seconds to load at each bandwidth (GB/s), and the
     break-even bandwidths and lengths."""
-    size = kv.bytes_per_token
+    size = int(kv.stored_bytes_per_token)
     head = f"{'tokens':>9} {'GB':>8} {'compute':>9} {'break even':>12}"
     lines = [head + "".join(f" {f'{gb:g} GB/s':>17}" for gb in bandwidths)]
     for tokens in lengths:
@@ -140,7 +140,5 @@ def _prefill(speeds: Sequence[tuple[int | None, float]]) -> Prefill:
     return Prefill.at(speeds[0][1])
 
 
-def _shape(kv: ModelKv) -> str:
-    if kv.latent:
-        return f"MLA, {kv.layers} layers of {kv.values_per_head} values"
-    return f"{kv.layers} layers of {kv.heads} KV heads of {kv.values_per_head // 2}"
+def _shape(kv: KvSize) -> str:
+    return ", ".join(f"{group.layers} layers of {group.shape}" for group in kv.groups)

@@ -4,10 +4,15 @@ Sizes are of the whole model, each value once, unless they say "of a rank": tens
 divides KV heads and states among ranks, and repeats what it can't divide.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Self
 
-from neve.formats.parts import PartKind
+from neve.errors import Misuse
+from neve.formats.parts import PartGroup, PartKind, stored_blocks
+
+ENGINE_BLOCK_TOKENS = 16  # vLLM's default
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,7 @@ class KvGroup:
 
     @property
     def stored_bytes_per_token(self) -> float:
-        """KV that a token adds to the store, whatever leaves the engine later; 0 for states."""
+        """KV that a token has in these layers, whatever leaves the engine later; 0 for states."""
         if self.kind is PartKind.STATE:
             return 0.0
         return self.layers * self.entry_bytes / self.entry_tokens
@@ -44,26 +49,62 @@ class KvGroup:
         """What a long sequence holds whatever its length: full windows, local chunks, states."""
         if self.kind is PartKind.FULL:
             return 0
-        return self.layers * self.entry_bytes * self._entries(self.span_tokens or 1)
+        return self.layers * self.entry_bytes * (self.span_tokens or 1)
 
     def bytes_of(self, tokens: int) -> int:
-        """What a sequence of `tokens` tokens holds, whole entries only."""
+        """What a sequence of `tokens` tokens holds, whole entries only. A local chunk counts as
+        full, which is its most."""
         if self.kind is PartKind.STATE:
             return self.fixed_bytes
         reach = tokens if self.span_tokens is None else min(tokens, self.span_tokens)
-        return self.layers * self.entry_bytes * self._entries(reach)
+        return self.layers * self.entry_bytes * (reach // self.entry_tokens)
 
-    def _entries(self, tokens: int) -> int:
-        return tokens // self.entry_tokens
+    def block_bytes(
+        self, chunk_tokens: int, engine_block_tokens: int = ENGINE_BLOCK_TOKENS
+    ) -> float:
+        """Payload of the part of a chunk that these layers have: of a window the chunk's tail that
+        a reader sees, of a state one state. Chunks are whole engine blocks."""
+        if self.kind is PartKind.STATE:
+            return self.layers * self.entry_bytes
+        blocks = stored_blocks(self.kind, self.span_tokens, engine_block_tokens, chunk_tokens)
+        return self.stored_bytes_per_token * blocks * engine_block_tokens
+
+    def part_group(self, engine_block_tokens: int = ENGINE_BLOCK_TOKENS) -> PartGroup:
+        """As a space's table of groups has it. Raises `Misuse` for a fraction of a byte a token,
+        which that table can't hold."""
+        per_token = self.stored_bytes_per_token
+        if per_token != int(per_token):
+            raise Misuse(f"{per_token} bytes a token are no whole number", field="bytes_per_token")
+        is_state = self.kind is PartKind.STATE
+        state_bytes = self.layers * self.entry_bytes if is_state else 0
+        return PartGroup(
+            self.kind, self.span_tokens, engine_block_tokens, int(per_token), state_bytes
+        )
+
+    def of_rank(self) -> Self:
+        """The group as one TP rank has it."""
+        return replace(self, entry_bytes=self.rank_entry_bytes)
 
 
 @dataclass(frozen=True)
 class KvSize:
-    """The KV of a model. `tp`: tensor parallel ranks. `codec_ratio`: stored bytes ÷ raw bytes."""
+    """The KV of a model. `family`: its `model_type`. `tp`: tensor parallel ranks. `codec_ratio`:
+    bytes before ÷ bytes after the store's codec."""
 
+    family: str
     groups: tuple[KvGroup, ...]
     tp: int = 1
     codec_ratio: float = 1.0
+
+    @classmethod
+    def of_layers(cls, family: str, layers: Iterable[KvGroup]) -> Self:
+        """`layers`: a group for each, which those of one shape share in the answer."""
+        counts: Counter[KvGroup] = Counter()
+        for layer in layers:
+            counts[replace(layer, layers=1)] += layer.layers
+        groups = (replace(layer, layers=count) for layer, count in counts.items())
+        order = list(PartKind)
+        return cls(family, tuple(sorted(groups, key=lambda each: order.index(each.kind))))
 
     @property
     def bytes_per_token(self) -> float:
@@ -72,7 +113,7 @@ class KvSize:
 
     @property
     def stored_bytes_per_token(self) -> float:
-        """KV that a token adds to the store: all layers but states."""
+        """KV that a token has in all layers but states."""
         return sum(group.stored_bytes_per_token for group in self.groups)
 
     @property
@@ -81,12 +122,25 @@ class KvSize:
         return sum(group.fixed_bytes for group in self.groups)
 
     def bytes_of(self, tokens: int) -> int:
-        """What a sequence of `tokens` tokens holds."""
+        """What a sequence of `tokens` tokens holds in the engine, and a request loads."""
         return sum(group.bytes_of(tokens) for group in self.groups)
 
-    def block_bytes(self, tokens: int) -> float:
-        """KV of a stored block of `tokens` tokens of all ranks, before the codec."""
-        return self.stored_bytes_per_token * tokens
+    def block_bytes(
+        self, chunk_tokens: int, engine_block_tokens: int = ENGINE_BLOCK_TOKENS
+    ) -> float:
+        """KV of a stored chunk of `chunk_tokens` tokens, all groups and ranks, before the codec."""
+        return sum(each.block_bytes(chunk_tokens, engine_block_tokens) for each in self.groups)
 
-    def of_kind(self, *kinds: PartKind) -> Sequence[KvGroup]:
-        return [group for group in self.groups if group.kind in kinds]
+    def tokens_per_gb(self) -> float | None:
+        """Tokens whose KV fits in 10⁹ bytes of the store, after the codec, without states; None if
+        no layer stores KV by token."""
+        per_token = self.stored_bytes_per_token / self.codec_ratio
+        return 1e9 / per_token if per_token else None
+
+    def part_groups(self, engine_block_tokens: int = ENGINE_BLOCK_TOKENS) -> list[PartGroup]:
+        """For `neve.planner.parts`. See `KvGroup.part_group`."""
+        return [group.part_group(engine_block_tokens) for group in self.groups]
+
+    def of_rank(self) -> Self:
+        """The KV that one TP rank holds."""
+        return replace(self, groups=tuple(group.of_rank() for group in self.groups))
