@@ -11,6 +11,7 @@ import click
 # Command → what `neve plan --help` says. A test holds the words to the commands'.
 COMMANDS: Mapping[str, str] = {
     "size": "Say how many bytes a model's KV takes.",
+    "prfaas": "Say which prompts another cluster should compute.",
 }
 
 
