@@ -13,6 +13,7 @@ class BlockRequest:
 
     `is_scan`: its blocks are asked for only once, so no hit is expected. `was_cold`: its blocks
     were already in S3; else they were never stored. `tokens`: of the prompt; None: unknown.
+    `priority`: of the blocks that it stores; lower ones leave first.
     """
 
     ids: tuple[int, ...]
@@ -20,6 +21,7 @@ class BlockRequest:
     is_scan: bool = False
     was_cold: bool = False
     tokens: int | None = None
+    priority: int = 0
 
 
 def with_scans(requests: Iterable[BlockRequest], *, was_cold: bool) -> Iterator[BlockRequest]:
