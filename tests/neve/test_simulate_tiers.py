@@ -4,8 +4,9 @@ from dataclasses import dataclass, field, replace
 from itertools import chain, count
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from valkey import Valkey
 
 from neve.errors import Misuse
 from neve.formats.keys import BucketKeys
@@ -13,16 +14,15 @@ from neve.index.library import functions_source
 from neve.index.tier import (
     PROMOTE_WINDOW_S,
     BlockTerms,
-    CommitOutcome,
     Eviction,
     FlushOutcome,
     HotTier,
     Location,
     Tier,
 )
+from neve.planner.simulate import single
 from neve.planner.simulate.hot import Promote
 from neve.planner.simulate.index import Index
-from neve.planner.simulate.lru import LruModel
 from neve.planner.simulate.requests import BlockRequest
 from neve.planner.simulate.settings import REFUSE
 from neve.planner.simulate.tiers import Setting, TierSetting, run
@@ -65,7 +65,7 @@ def traces(draw):
 class RealTiers:
     """Plays requests on a real server's functions, one block at a time, at times of its own."""
 
-    client: object
+    client: Valkey
     setting: Setting
     now_us: int = (BEGIN_S - 1) * 1_000_000
     segments: int = 0
@@ -188,3 +188,154 @@ def test_simulation_and_functions_agree_on_any_trace(clocked):
         assert usage.cold_refused_blocks == (cold.refused_blocks if cold else 0)
 
     agree()
+
+
+def play(setting, requests):
+    """Plays requests and holds the quotas in each moment. Returns the index."""
+    index = Index(setting, BEGIN_S)
+    for request in requests:
+        for at_s in (index.now_s + 0.5, request.at_s):
+            index.advance(max(index.now_s, min(at_s, request.at_s)))
+            check_books(index)
+        index.request(request.ids, request.priority)
+        check_books(index)
+    return index
+
+
+def check_books(index):
+    for name, tier in index.tiers.items():
+        most_bytes = index.setting.tiers[name].capacity_bytes
+        assert most_bytes is None or tier.used_bytes <= tier.peak_bytes <= most_bytes
+    entries = index.entries.values()
+    assert index.hot.used_bytes == index.hot.block_bytes * sum(e.hot for e in entries)
+    evictable = sum(e.hot and not e.dirty for e in entries)
+    assert sum(map(len, index.hot.orders.values())) == evictable
+    if index.cold:
+        held = sum(e.cold for e in entries)
+        assert index.cold.used_bytes == index.cold.block_bytes * held
+        assert sum(map(len, index.cold.orders.values())) == held
+    assert all(e.hot or e.cold for e in entries)
+
+
+ANY_POLICY = ("lru", "2q", "s3-fifo", "lfu", "gdsf")
+
+
+@given(block_settings(policies=ANY_POLICY), st.none() | st.integers(0, 900), traces())
+def test_no_tier_is_ever_over_its_quota(setting, local_bytes, requests):
+    local = None if local_bytes is None else TierSetting(local_bytes, "lru", codec_ratio=1.5)
+    cold = setting.cold and replace(setting.cold, codec_ratio=2.0)
+    play(replace(setting, cold=cold, local=local), requests)
+
+
+@given(traces(), st.integers(1, 12), st.sampled_from((*ANY_POLICY, "belady")))
+def test_one_tier_hits_as_the_policy_alone_does(requests, blocks, policy):
+    """`single` has the rules of the traces' README: `lru` is the ideal cache."""
+    chains = [request.ids for request in requests]
+    chains = [tuple(range(ids[0] // 100 * 100, ids[-1] + 1)) for ids in chains]  # whole prefixes
+    requests = [BlockRequest(ids, each.at_s) for ids, each in zip(chains, requests, strict=True)]
+    found = run(Setting(TierSetting(blocks * SIZE, policy), block_bytes=SIZE), requests)
+    alone = single.run(policy, chains, capacity_bytes=blocks * SIZE, bytes_of=lambda _: SIZE)
+    assert found.hit_blocks == alone.hit_blocks
+    assert found.asked_blocks == alone.asked_blocks
+    assert found.tiers["hot"].peak_bytes <= blocks * SIZE
+
+
+def ask(at_s, *ids, **others):
+    return BlockRequest(ids, float(at_s), **others)
+
+
+def test_bytes_held_are_integrated_over_time():
+    """Two blocks from 0 s on, a third from 10 s on, all gone 100 s after they were stored."""
+    setting = Setting(TierSetting(None), block_bytes=1 << 30, ttl_s=100)
+    found = run(setting, [ask(0, 1, 2), ask(10, 3), ask(360, 9)])
+    hot = found.tiers["hot"]
+    assert hot.gib_hours == pytest.approx((2 * 100 + 100) / 3600)
+    assert hot.mean_bytes == pytest.approx((1 << 30) * 300 / 360)
+    assert (hot.peak_bytes, hot.held_bytes) == (3 << 30, 1 << 30)
+    assert (hot.expired_blocks, found.expired_blocks, found.span_s) == (3, 3, 360)
+
+
+def test_a_codec_makes_room_for_more_blocks_and_moves_fewer_bytes():
+    requests = [ask(n, 1, 2, 3, 4) for n in range(3)]
+    plain = run(Setting(TierSetting(200, "lru"), block_bytes=100), requests)
+    half = run(Setting(TierSetting(200, "lru", codec_ratio=2.0), block_bytes=100), requests)
+    assert (plain.hit_blocks, half.hit_blocks) == (0, 8)
+    assert half.tiers["hot"].read_bytes == 8 * 50
+    assert half.tiers["hot"].written_bytes == 4 * 50
+
+
+def test_a_prompts_last_block_counts_with_its_own_tokens():
+    requests = [ask(0, 1, 2, tokens=600), ask(1, 1, 2, tokens=600), ask(2, 1, 5, tokens=1000)]
+    found = run(Setting(TierSetting(None)), requests)
+    assert (found.asked_tokens, found.hit_tokens) == (2200, 600 + 512)
+
+
+def test_the_local_tier_serves_only_blocks_that_the_index_knows():
+    setting = Setting(
+        TierSetting(2, "lru"), TierSetting(4, "lru"), TierSetting(None, "lru"), ttl_s=None
+    )
+    requests = [ask(0, 1, 2), ask(1, 1, 2), ask(2, 11, 12, 13, 14), ask(3, 1, 2)]
+    found = run(setting, requests)
+    assert found.tiers["local"].hit_blocks == 2  # the last request finds its blocks evicted
+    assert found.tiers["hot"].hit_blocks == found.tiers["cold"].hit_blocks == 0
+
+
+def test_promotion_follows_the_setting():
+    requests = [ask(0, 1), ask(1, 2), ask(2, 1), ask(3, 1), ask(4, 1)]
+    tiers = TierSetting(1, "lru"), TierSetting(None, "lru")
+    hot_hits = {
+        promote: run(Setting(*tiers, promote=promote), requests).tiers["hot"].hit_blocks
+        for promote in Promote
+    }
+    assert hot_hits == {Promote.SECOND_READ: 1, Promote.EVERY_READ: 2, Promote.NEVER: 0}
+
+
+def test_buckets_split_the_hits_and_the_held_bytes_by_time():
+    requests = [ask(0, 1), ask(59, 1, 2), ask(60, 1, 2), ask(250, 1)]
+    found = run(Setting(TierSetting(None)), requests, bucket_s=60)
+    rows = [(b.start_s, b.asked_blocks, b.hit_blocks["hot"], b.held_bytes["hot"])
+            for b in found.buckets]  # fmt: skip
+    assert rows == [(0, 3, 1, 2), (60, 2, 2, 2), (240, 1, 1, 2)]
+
+
+def test_requests_before_the_count_fill_the_tiers_only():
+    requests = [ask(0, 1, 2), ask(50, 1), ask(100, 1, 2, 3), ask(200, 1)]
+    found = run(Setting(TierSetting(None)), requests, count_from_s=100)
+    hot = found.tiers["hot"]
+    assert (found.requests, found.asked_blocks, found.hit_blocks) == (2, 4, 3)
+    assert (hot.written_blocks, hot.mean_bytes, found.span_s) == (1, 3.0, 100)
+
+
+def test_scans_are_played_and_not_counted():
+    found = run(Setting(TierSetting(2, "lru")), [ask(0, 1), ask(1, 5, 6, is_scan=True), ask(2, 1)])
+    assert (found.asked_blocks, found.hit_blocks, found.tiers["hot"].evicted_blocks) == (2, 0, 2)
+
+
+def test_without_requests_there_is_no_rate():
+    found = run(Setting(TierSetting(1), TierSetting(1, "lru")), [], bucket_s=1)
+    assert (found.hit_rate, found.asked_blocks, found.buckets) == (None, 0, ())
+
+
+@pytest.mark.parametrize(
+    ("make", "field"),
+    [
+        (lambda: TierSetting(-1), "capacity_bytes"),
+        (lambda: TierSetting(1, codec_ratio=0), "codec_ratio"),
+        (lambda: TierSetting(1, codec_ratio=float("nan")), "codec_ratio"),
+        (lambda: TierSetting(1, idle_s=0), "idle_s"),
+        (lambda: Setting(TierSetting(1, "arc")), "hot.policy"),
+        (lambda: Setting(TierSetting(1, REFUSE)), "hot.policy"),
+        (lambda: Setting(TierSetting(1), TierSetting(1, idle_s=5)), "cold.idle_s"),
+        (lambda: Setting(TierSetting(1), block_bytes=0), "block_bytes"),
+        (lambda: Setting(TierSetting(1), ttl_s=0), "ttl_s"),
+        (lambda: Setting(TierSetting(1), promote_window_s=1 << 20), "promote_window_s"),
+        (lambda: Setting(TierSetting(1), flush_after_s=-1), "flush_after_s"),
+        (lambda: Setting(TierSetting(1, "belady"), flush_after_s=1), "flush_after_s"),
+        (lambda: run(Setting(TierSetting(1)), [ask(2, 1), ask(1, 1)]), "at_s"),
+        (lambda: run(Setting(TierSetting(1)), [], bucket_s=0), "bucket_s"),
+    ],
+)
+def test_a_setting_without_sense_names_its_field(make, field):
+    with pytest.raises(Misuse) as error:
+        make()
+    assert error.value.field == field

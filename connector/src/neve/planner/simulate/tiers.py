@@ -20,6 +20,7 @@ from neve.planner.simulate.settings import Setting, TierSetting
 
 __all__ = ["Bucket", "Promote", "Result", "Setting", "TierResult", "TierSetting", "run"]
 
+
 @dataclass(frozen=True)
 class TierResult:
     """One tier's share of a run. Bytes are after the tier's codec.
