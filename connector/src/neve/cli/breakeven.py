@@ -2,13 +2,12 @@
 
 import json
 import math
-import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 
+from neve.cli.speeds import PrefillSpeed, prefill_of
 from neve.errors import Misuse
 from neve.planner.breakeven import (
     Prefill,
@@ -19,18 +18,6 @@ from neve.planner.breakeven import (
 from neve.planner.sizes import KvSize, kv_size
 
 _GB = 1e9  # network bandwidth is decimal
-
-
-class PrefillSpeed(click.ParamType[tuple[int | None, float]]):
-    """`40000` (tokens/s at any length) or `40285@2048` (measured with prompts of 2048 tokens)."""
-
-    name = "rate[@tokens]"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        parsed = re.fullmatch(r"(\d+(?:\.\d+)?)(?:@(\d+))?", str(value))
-        if parsed is None or float(parsed[1]) <= 0:
-            self.fail(f"{value!r} is no speed; write 40000 or 40285@2048", param, ctx)
-        return (int(parsed[2]) if parsed[2] else None), float(parsed[1])
 
 
 @click.command()
@@ -81,7 +68,7 @@ def breakeven(
 
     CONFIG.json is a model's configuration, or the folder that holds it.
     """
-    prefill = _prefill(speeds)
+    prefill = prefill_of(speeds)
     for path in configs:
         file = path / "config.json" if path.is_dir() else path
         try:
@@ -127,17 +114,6 @@ def table(
     words = ["never" if n is None else f"from {n:,}" for n in least]
     lines.append(f"{'worth loading':>41}" + "".join(f" {word:>17}" for word in words))
     return lines
-
-
-def _prefill(speeds: Sequence[tuple[int | None, float]]) -> Prefill:
-    points = [(tokens, tokens / rate) for tokens, rate in speeds if tokens]
-    if len(points) == len(speeds):
-        return Prefill.through(points)
-    if len(speeds) > 1:
-        raise Misuse(
-            "give one speed, or several that all say @TOKENS", field="prefill-tokens-per-s"
-        )
-    return Prefill.at(speeds[0][1])
 
 
 def _shape(kv: KvSize) -> str:

@@ -1,0 +1,222 @@
+"""Machines for a hit rate: more requests never need less; each need follows from its inputs."""
+
+import json
+import math
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from neve.cli.main import main
+from neve.errors import Misuse
+from neve.planner.breakeven import Prefill
+from neve.planner.fleet import (
+    GIB,
+    Constants,
+    HitCurve,
+    Model,
+    Traffic,
+    assumptions,
+    best_hit_rate,
+    block_tokens,
+    plan,
+)
+
+pytestmark = pytest.mark.unit
+
+LLAMA_8B = {
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 4096,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "torch_dtype": "bfloat16",
+}
+CURVE = HitCurve([(1e6, 0.1), (1e7, 0.3), (1e8, 0.6)], requests_per_s=2.0, prompt_tokens=5_000)
+SLOW = Model(70_272, block_tokens(70_272), Prefill.at(8_000))  # latent attention, a large model
+FAST = Model(131_072, block_tokens(131_072), Prefill.at(40_000))
+NEEDS = (
+    *("engines", "engines_without_hits", "primaries", "hot_machines", "hot_bytes", "memory_bytes"),
+    *("cold_bytes", "disk_bytes", "hot_read_bytes_per_s", "hot_written_bytes_per_s"),
+    *("cold_read_bytes_per_s", "cold_written_bytes_per_s", "s3_gets_per_s", "s3_puts_per_s"),
+    *("connections_per_primary", "heartbeats_per_s", "web_cores", "worker_cores"),
+    *("spared_per_hour", "cost_per_hour"),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    low=st.floats(0.01, 1e5),
+    factor=st.floats(1.0, 1e3),
+    hit=st.floats(0.0, 0.6),
+    tokens=st.floats(100, 1e5),
+    share=st.floats(0, 1),
+    model=st.sampled_from([SLOW, FAST]),
+)
+def test_more_requests_never_need_less(low, factor, hit, tokens, share, model):
+    few, many = (
+        plan(Traffic(rate, tokens, hit), model, CURVE, Constants(), hot_share=share)
+        for rate in (low, low * factor)
+    )
+    for name in NEEDS:
+        assert getattr(few, name) <= getattr(many, name) * (1 + 1e-9), name
+    assert few.ttft_s == many.ttft_s
+    before = {limit.name: limit.units for limit in few.limits}
+    for limit in many.limits:
+        assert before[limit.name] <= limit.units * (1 + 1e-9), limit.name
+
+
+@settings(max_examples=100, deadline=None)
+@given(low=st.floats(0.01, 0.59), more=st.floats(1.0, 2.0), rate=st.floats(0.1, 1e4))
+def test_a_higher_hit_rate_takes_more_memory_and_no_more_engines(low, more, rate):
+    high = min(0.6, low * more)
+    one, two = (plan(Traffic(rate, 5_000, hit), SLOW, CURVE, Constants()) for hit in (low, high))
+    assert one.memory_bytes <= two.memory_bytes * (1 + 1e-9)
+    assert one.engines >= two.engines
+
+
+def test_needs_follow_from_the_inputs():
+    """By hand: twice the curve's requests, 30 % hits, a quarter of them cold."""
+    one = plan(Traffic(4.0, 5_000, 0.3), SLOW, CURVE, Constants(), hot_share=0.75)
+    assert one.is_cold_worth
+    assert one.cold_bytes == pytest.approx(2 * 1e7 * 70_272)
+    # 0.225 lies at 5/8 between the curve's first two points.
+    hot_tokens = 2 * (1e6 + 9e6 * 0.625)
+    assert one.hot_bytes == pytest.approx(hot_tokens * 70_272)
+    written = 4 * 5_000 * 0.7 * 70_272
+    cold_read = 4 * 5_000 * 0.075 * 70_272
+    assert one.cold_read_bytes_per_s == pytest.approx(cold_read)
+    assert one.hot_written_bytes_per_s == pytest.approx(written + cold_read)
+    assert one.hot_read_bytes_per_s == pytest.approx(4 * 5_000 * 0.225 * 70_272 + written)
+    assert one.cold_written_bytes_per_s == pytest.approx(2 * written)
+    assert one.engines == math.ceil(4 * 3_500 / 8_000 / 0.7)
+    assert one.engines_without_hits == math.ceil(4 * 5_000 / 8_000 / 0.7)
+    blocks = hot_tokens / SLOW.block_tokens
+    cold_only = (2e7 - hot_tokens) / SLOW.block_tokens
+    memory = hot_tokens * 70_272 * 1.3 + blocks * 390 + cold_only * 271
+    assert one.memory_bytes == pytest.approx(memory)
+    assert one.primaries >= memory / (128 * GIB)
+    load_s = 1_500 * 70_272
+    expected = 3_500 / 8_000 + 0.75 * (load_s / 12.5e9 + 0.013) + 0.25 * (load_s / 1.44e9 + 0.013)
+    assert one.ttft_s == pytest.approx(expected)
+
+
+def test_a_target_time_makes_the_hot_tier_as_small_as_it_may_be():
+    loose, tight = (
+        plan(Traffic(4.0, 5_000, 0.3), SLOW, CURVE, Constants(), ttft_s=target)
+        for target in (0.55, 0.48)
+    )
+    assert loose.hot_hit_rate == 0
+    assert loose.ttft_s < 0.55
+    assert tight.ttft_s == pytest.approx(0.48)
+    assert 0 < tight.hot_hit_rate < 0.3
+    with pytest.raises(Misuse, match=r"out of reach: 0\.45. s with every hit from hot"):
+        plan(Traffic(4.0, 5_000, 0.3), SLOW, CURVE, Constants(), ttft_s=0.44)
+
+
+def test_nothing_is_flushed_where_loading_from_s3_is_slower_than_computing():
+    one = plan(Traffic(4.0, 5_000, 0.3), FAST, CURVE, Constants())
+    assert (one.is_hot_worth, one.is_cold_worth) == (True, False)
+    assert one.hot_hit_rate == pytest.approx(0.3)
+    assert (one.cold_bytes, one.s3_puts_per_s, one.s3_gets_per_s, one.worker_cores) == (0, 0, 0, 0)
+
+
+def test_nothing_is_stored_where_loading_from_hot_is_slower_than_computing():
+    slow_wire = Constants.changed({"node_nic_bytes_per_s": 1.25e9})
+    one = plan(Traffic(4.0, 5_000, 0.3), FAST, CURVE, slow_wire)
+    assert not one.is_hot_worth
+    assert (one.hot_bytes, one.hot_read_bytes_per_s, one.hot_written_bytes_per_s) == (0, 0, 0)
+    assert one.engines == one.engines_without_hits
+    assert one.ttft_s == one.ttft_computed_s
+
+
+def test_the_best_hit_rate_pays_more_than_any_other():
+    traffic = Traffic(4.0, 5_000, 0.0)
+    best = best_hit_rate(traffic, SLOW, CURVE, Constants.changed({"gpus_per_engine": 8}))
+
+    def net(hit):
+        one = plan(Traffic(4.0, 5_000, hit), SLOW, CURVE, Constants.changed({"gpus_per_engine": 8}))
+        return one.spared_per_hour - one.cost_per_hour
+
+    assert best > 0
+    assert all(net(best) >= net(0.6 * n / 100) for n in range(101))
+    assert best_hit_rate(traffic, FAST, CURVE, Constants()) == 0
+
+
+def test_curves_give_the_least_capacity_and_say_where_they_end():
+    assert CURVE.capacity_for(0.1) == 1e6
+    assert CURVE.capacity_for(0.2) == pytest.approx(5.5e6)
+    assert CURVE.hit_rate(5.5e6) == pytest.approx(0.2)
+    assert CURVE.hit_rate(1e12) == 0.6
+    with pytest.raises(Misuse, match=r"70\.0% is out of reach: curve ends at 60\.0%"):
+        CURVE.capacity_for(0.7)
+    with pytest.raises(Misuse, match="must rise"):
+        HitCurve([(2, 0.5), (1, 0.6)], 1, 1)
+
+
+def test_each_constant_has_words_and_a_source_and_can_be_given():
+    for name, value, words, source in assumptions(Constants()):
+        assert words, name
+        assert source.startswith(("docs/", "Amazon S3", "connector:", "assumed", "platform/")), name
+        assert value >= 0
+    given_ones = Constants.changed({each.name: 0.5 for each in fields(Constants)})
+    assert {source for _, _, _, source in assumptions(given_ones)} == {"given"}
+    with pytest.raises(Misuse, match="unknown; known: "):
+        Constants.changed({"primary_speed": 1})
+    with pytest.raises(Misuse, match="utilisation: 2 is out of range"):
+        Constants.changed({"utilisation": 2})
+
+
+def test_blocks_have_at_most_256_tokens_and_2_mib():
+    assert [block_tokens(size) for size in (131_072, 70_272, 4_096, 1e7)] == [16, 16, 256, 16]
+
+
+@pytest.fixture
+def trace(tmp_path: Path) -> Path:
+    rows = [
+        {
+            "timestamp": 1000 * n,
+            "input_length": 1536,
+            "output_length": 100,
+            "hash_ids": [n % 7, 100 + n % 7, 1000 + n],
+        }
+        for n in range(200)
+    ]
+    file = tmp_path / "trace.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    return file
+
+
+def _run(tmp_path: Path, *options: str):
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA_8B))
+    given = ["plan", "fleet", str(tmp_path), "--prefill-tokens-per-s", "5000", *options]
+    return CliRunner().invoke(main, given)
+
+
+def test_the_command_reads_a_trace_and_answers_for_several_rates(tmp_path: Path, trace: Path):
+    options = ["--trace", str(trace), "--hit-rate", "0.6"]
+    rates = ["--requests-per-s", "1", "--requests-per-s", "1000"]
+    done = _run(tmp_path, *options, *rates, "--plot", str(tmp_path / "f.svg"), "--json")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    one, many = found["plans"]
+    # 7 × 2 shared blocks return, each after 21 blocks: two thirds of nearly all blocks hit.
+    tokens = one["hot_bytes"] / 131_072
+    assert 7 * 2 * 512 * 0.5 <= tokens <= 21 * 512
+    assert many["hot_bytes"] == pytest.approx(1000 * one["hot_bytes"])
+    assert one["traffic"]["stored_output_tokens"] == 100
+    assert {each["name"] for each in found["assumptions"]} == {e.name for e in fields(Constants)}
+    assert "<svg" in (tmp_path / "f.svg").read_text()
+    text = _run(tmp_path, *options, *rates, "--set", "primary_ram_bytes=64e9").output
+    assert "primary_ram_bytes = 64000000000: bytes of memory of a primary (given)" in text
+    assert "limits first" in text
+
+
+def test_the_command_says_what_is_missing_or_out_of_reach(tmp_path: Path, trace: Path):
+    assert "give --trace or --curve" in _run(tmp_path, "--requests-per-s", "1").output
+    beyond = _run(tmp_path, "--requests-per-s", "1", "--trace", str(trace), "--hit-rate", "0.9")
+    assert "90.0% is out of reach: trace.jsonl ends at 6" in beyond.output
+    assert beyond.exit_code == 1
