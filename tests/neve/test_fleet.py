@@ -117,6 +117,16 @@ def test_a_target_time_makes_the_hot_tier_as_small_as_it_may_be():
         plan(Traffic(4.0, 5_000, 0.3), SLOW, CURVE, Constants(), ttft_s=0.44)
 
 
+def test_there_are_engines_enough_to_load_what_they_do_not_compute():
+    """At 59 % hits of a fast model behind a slow NIC, loads need more engines than computing."""
+    wire = Constants.changed({"node_nic_bytes_per_s": 8e9})
+    one = plan(Traffic(1_000, 5_000, 0.59), FAST, CURVE, wire)
+    assert one.is_hot_worth
+    assert one.engine_read_bytes_per_s <= 8e9 * 0.6
+    assert one.engines > 1_000 * FAST.prefill.seconds(2_950, 5_000) / 0.7 + 1
+    assert one.spared_per_hour < 1_000 * FAST.prefill.seconds(0, 2_950) / 0.7 * 2.35
+
+
 def test_nothing_is_flushed_where_loading_from_s3_is_slower_than_computing():
     one = plan(Traffic(4.0, 5_000, 0.3), FAST, CURVE, Constants())
     assert (one.is_hot_worth, one.is_cold_worth) == (True, False)

@@ -257,7 +257,7 @@ class Fleet:
     cold_written_bytes_per_s: float
     s3_gets_per_s: float
     s3_puts_per_s: float
-    engine_read_bytes_per_s: float  # of each engine
+    engine_read_bytes_per_s: float  # of each engine, within its NIC's `utilisation`
     connections_per_primary: int
     heartbeats_per_s: float
     web_cores: int
@@ -342,15 +342,18 @@ def plan(
     busy = hot_read / constants.primary_get_bytes_per_s
     busy += hot_written / constants.primary_put_bytes_per_s + looked_up * constants.match_s_per_id
 
-    engines = _engines(rate, rest_s, constants)
     all_s = model.prefill.seconds(0, round(tokens))
-    without = _engines(rate, all_s, constants)
-    spared_gpus = rate * (all_s - rest_s) / constants.gpu_utilisation * constants.gpus_per_engine
+    spare = constants.utilisation
+    computing, loading = rate * rest_s / constants.gpu_utilisation, 0.0
+    if cached:
+        loading = (rate * cached * size / hot_rate + cold_read / cold_rate) / spare
+    busy_engines, busy_without = max(computing, loading), rate * all_s / constants.gpu_utilisation
+    engines, without = max(1, math.ceil(busy_engines)), max(1, math.ceil(busy_without))
+    spared_gpus = max(0.0, busy_without - busy_engines) * constants.gpus_per_engine
     processes = engines * constants.processes_per_engine
     connections = math.ceil(processes * constants.connections_per_process)
     heartbeats = processes / constants.heartbeat_s
     gets, puts = cold_read / constants.s3_range_bytes, cold_written / constants.s3_part_bytes
-    spare = constants.utilisation
     wire = max(hot_read, hot_written)
     limits = [
         Limit(
@@ -368,6 +371,7 @@ def plan(
             "bytes/s",
             wire / constants.machine_nic_bytes_per_s / spare,
         ),
+        Limit("loads of engines", loading * spare, 1.0, "s of an engine each second", loading),
         Limit(
             "S3 requests",
             max(gets, puts),
@@ -467,10 +471,6 @@ def assumptions(constants: Constants) -> list[tuple[str, float, str, str]]:
         )
         for each in fields(constants)
     ]
-
-
-def _engines(requests_per_s: float, prefill_s: float, constants: Constants) -> int:
-    return max(1, math.ceil(requests_per_s * prefill_s / constants.gpu_utilisation))
 
 
 def _least_share(seconds: Any, target_s: float) -> float:

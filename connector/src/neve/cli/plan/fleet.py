@@ -224,7 +224,7 @@ def _notes(curve: HitCurve, model: Model, codec_ratio: float) -> list[str]:
         " Returns after a longer time are not in it.",
         "More requests come from more users alike: a hit rate's capacity grows with the tokens/s.",
         "An engine's own prefix cache is not counted: it serves some of these hits without Neve.",
-        "Engines are counted for prefill alone; decoding is not in them.",
+        "Engines are counted for prefill and loads; decoding is not in them.",
         "Prices are the defaults of `neve.planner.prices`; of Valkey only memory is priced.",
         f"A block has {model.block_tokens} tokens; every computed token is stored once.",
     ]
@@ -315,5 +315,5 @@ def _limit_words(one: float, unit: str) -> str:
     if unit == "bytes/s":
         return f"{_rate(one)} of a machine"
     if unit.startswith("s of"):
-        return "a primary's time"
+        return f"the time of {unit.split()[2]} {unit.split()[3]}"
     return f"{one:,.0f} {unit}"
