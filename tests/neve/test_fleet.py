@@ -29,6 +29,7 @@ pytestmark = pytest.mark.unit
 
 LLAMA_8B = {
     "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
     "hidden_size": 4096,
     "num_hidden_layers": 32,
     "num_attention_heads": 32,
