@@ -41,7 +41,6 @@ SECTIONS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "ping": ("ping", "Check endpoint, key, Valkey and S3 one by one."),
         "replay": ("replay_command", "Replay a workload through the real client."),
         "plan": ("plan", "Plan before anything runs: sizes, break-even, machines."),
-        "breakeven": ("breakeven", "Say when loading a model's KV is faster than computing it."),
     },
     "This command": {
         "completion": ("completion", "Print what makes a shell complete `neve`."),
@@ -49,6 +48,8 @@ SECTIONS: Mapping[str, Mapping[str, tuple[str, str]]] = {
     },
 }
 _COMMANDS = {name: found for section in SECTIONS.values() for name, found in section.items()}
+# Former names, which no help lists: name → module of the command.
+_FORMER: Mapping[str, str] = {"breakeven": "plan.breakeven"}
 
 
 class NeveGroup(click.Group):
@@ -58,9 +59,10 @@ class NeveGroup(click.Group):
         return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _COMMANDS:
+        where = _COMMANDS[cmd_name][0] if cmd_name in _COMMANDS else _FORMER.get(cmd_name)
+        if where is None:
             return None
-        module = importlib.import_module(f"neve.cli.{_COMMANDS[cmd_name][0]}")
+        module = importlib.import_module(f"neve.cli.{where}")
         command: click.Command = getattr(module, cmd_name)
         return command
 

@@ -3,15 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
 from neve.index.tier import Tier
-from neve.planner.breakeven import Prefill, Store
-
-# Load only if the prediction is faster by this fraction: predictions are inexact.
-MARGIN: Final = 0.05
+from neve.planner.breakeven import MARGIN, Prefill, Store, first_token_s
 
 
 class Decision(StrEnum):
@@ -65,18 +62,16 @@ def choose(
     if prefill is None or not everything:
         return Choice(everything, Decision.LOAD_ALL)
     recompute_s = prefill.seconds(start, end)
-    # Indexed by the number of loaded blocks; arrays, because a long prompt has thousands.
-    counts = {tier: np.cumsum([each is tier for each in tiers]) for tier in stores}
-    until: Any = np.minimum(block_ends, end)
-    left_s: Any = prefill.seconds(until, end)
 
     def soonest(stores: Mapping[Tier, Store]) -> int:
-        total_s = left_s
-        for tier, store in stores.items():
-            load_s = (
-                store.seconds(block_bytes) + (counts[tier] - 1) * block_bytes / store.bytes_per_s
-            )
-            total_s = np.maximum(total_s, left_s + np.where(counts[tier], load_s, 0.0))
+        total_s = first_token_s(
+            tiers,
+            block_bytes=block_bytes,
+            block_ends=block_ends,
+            end=end,
+            prefill=prefill,
+            stores=stores,
+        )
         best = everything - int(np.argmin(total_s[::-1]))  # the last of equal ones
         return best if total_s[best - 1] <= recompute_s * (1.0 - MARGIN) else 0
 

@@ -11,6 +11,7 @@ import click
 # Command → what `neve plan --help` says. A test holds the words to the commands'.
 COMMANDS: Mapping[str, str] = {
     "size": "Say how many bytes a model's KV takes.",
+    "breakeven": "Say from which prefix length on loading KV is faster than computing it.",
     "fleet": "Say how many machines a hit rate takes, and what limits first.",
     "prfaas": "Say which prompts another cluster should compute.",
 }

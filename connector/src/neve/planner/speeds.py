@@ -1,0 +1,38 @@
+"""The speeds that nodes measured, as one: the median of each.
+
+Heartbeats carry them by the names of `neve.node.stats.SPEEDS`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+
+from neve.index.tier import Tier
+from neve.planner.breakeven import Prefill, Store
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """`prefill`: None before a node measured it; likewise `stores` have measured tiers only.
+    `nodes`: how many measured anything."""
+
+    prefill: Prefill | None = None
+    stores: Mapping[Tier, Store] = field(default_factory=dict)
+    nodes: int = 0
+
+
+def medians(nodes: Sequence[Mapping[str, float]]) -> Speeds:
+    """`nodes`: what each measured. A speed that a node lacks is the median of the others'."""
+
+    def middle(name: str) -> float:
+        known = [node[name] for node in nodes if name in node]
+        return median(known) if known else 0.0
+
+    prefill = Prefill(middle("prefill_s_per_token"), middle("prefill_s_per_pair"))
+    stores = {
+        tier: Store(bytes_per_s, middle(f"{tier}_round_trip_s"))
+        for tier in Tier
+        if (bytes_per_s := middle(f"{tier}_bytes_per_s")) > 0
+    }
+    is_known = prefill.s_per_token > 0 or prefill.s_per_pair > 0
+    return Speeds(prefill if is_known else None, stores, sum(bool(node) for node in nodes))
