@@ -167,6 +167,9 @@ reference: $(RUN) ## write docs/events.md and docs/metrics.md anew, after a chan
 	@DJANGO_SETTINGS_MODULE=deploy.bare_settings \
 		$(BIN)/python manage.py shell --no-imports -v0 -c "from deploy import reference; reference.write()"
 
+figures: $(DEV) ## run the commands of docs/planning.md: their output, and docs/images/*.svg
+	@$(BIN)/python -m deploy.planning_page
+
 docs: $(DOCS) ## the documents as a site with search in var/site; a broken link fails
 	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet
 	@echo "Built. Next: python3 -m http.server --bind 127.0.0.1 --directory var/site 8080"

@@ -80,6 +80,9 @@ class Constants:
     connection_limit: float = _known(
         1000, "connections of a tenant to a primary", "docs/operators.md, NEVE_HOT_CONNECTIONS"
     )
+    cluster_primaries: float = _known(
+        1000, "primaries of a Valkey Cluster at most", "Valkey cluster specification"
+    )
     heartbeat_s: float = _known(2, "s between heartbeats", "docs/operators.md, NEVE_HEARTBEAT_S")
     heartbeats_per_core_s: float = _known(
         122, "heartbeats/s of a core of the control plane", "docs/benchmarks.md, many contexts"
@@ -246,6 +249,7 @@ class Fleet:
     engines: int
     engines_without_hits: int
     primaries: int
+    clusters: int  # of Valkey; each has its own engines and users
     hot_machines: int
     hot_bytes: float
     memory_bytes: float  # of all Valkeys: blocks × `memory_factor`, and the index
@@ -351,7 +355,6 @@ def plan(
     engines, without = max(1, math.ceil(busy_engines)), max(1, math.ceil(busy_without))
     spared_gpus = max(0.0, busy_without - busy_engines) * constants.gpus_per_engine
     processes = engines * constants.processes_per_engine
-    connections = math.ceil(processes * constants.connections_per_process)
     heartbeats = processes / constants.heartbeat_s
     gets, puts = cold_read / constants.s3_range_bytes, cold_written / constants.s3_part_bytes
     wire = max(hot_read, hot_written)
@@ -380,13 +383,6 @@ def plan(
             max(gets / constants.s3_gets_per_s, puts / constants.s3_puts_per_s) / spare,
         ),
         Limit(
-            "connections",
-            connections,
-            constants.connection_limit,
-            "connections to a primary",
-            connections / constants.connection_limit,
-        ),
-        Limit(
             "heartbeats",
             heartbeats,
             constants.heartbeats_per_core_s,
@@ -397,6 +393,24 @@ def plan(
     units = {each.name: each.units for each in limits}
     machines = math.ceil(max(units["NIC of Valkey machines"], 0.0))
     primaries = max(1, machines, math.ceil(units["RAM"]), math.ceil(units["primary bandwidth"]))
+    clusters = math.ceil(primaries / constants.cluster_primaries)
+    connections = math.ceil(processes / clusters) * constants.connections_per_process
+    limits += [
+        Limit(
+            "connections",
+            connections,
+            constants.connection_limit,
+            "connections to a primary",
+            connections / constants.connection_limit,
+        ),
+        Limit(
+            "size of a cluster",
+            primaries,
+            constants.cluster_primaries,
+            "primaries",
+            primaries / constants.cluster_primaries,
+        ),
+    ]
     return Fleet(
         traffic=traffic,
         ttft_s=first_token_s(hot_share),
@@ -408,6 +422,7 @@ def plan(
         engines=engines,
         engines_without_hits=without,
         primaries=primaries,
+        clusters=clusters,
         hot_machines=max(machines, math.ceil(primaries / constants.primaries_per_machine)),
         hot_bytes=hot_tokens * size,
         memory_bytes=memory,
@@ -420,7 +435,7 @@ def plan(
         s3_gets_per_s=gets,
         s3_puts_per_s=puts,
         engine_read_bytes_per_s=rate * cached * size / engines,
-        connections_per_primary=connections,
+        connections_per_primary=math.ceil(connections),
         heartbeats_per_s=heartbeats,
         web_cores=max(1, math.ceil(units["heartbeats"])),
         worker_cores=math.ceil(flushed * constants.worker_s_per_byte / spare),
