@@ -173,7 +173,9 @@ def test_curves_give_the_least_capacity_and_say_where_they_end():
 def test_each_constant_has_words_and_a_source_and_can_be_given():
     for name, value, words, source in assumptions(Constants()):
         assert words, name
-        assert source.startswith(("docs/", "Amazon S3", "Valkey", "connector:", "assumed", "platform/")), name
+        assert source.startswith(
+            ("docs/", "Amazon S3", "Valkey", "connector:", "assumed", "platform/")
+        ), name
         assert value >= 0
     given_ones = Constants.changed({each.name: 0.5 for each in fields(Constants)})
     assert {source for _, _, _, source in assumptions(given_ones)} == {"given"}
