@@ -6,6 +6,8 @@ from functools import partial
 from itertools import chain
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from neve.formats.keys import BucketKeys
 from neve.index.library import functions_source, load_functions
@@ -31,11 +33,14 @@ def workload(seed: int, *, requests: int, blocks: int) -> list[tuple[int, ...]]:
 class LuaCache:
     """Does by a real server's functions what a simulated `HotTier` does; flushes blocks at once."""
 
-    def __init__(self, client, policy: str, most_blocks: int, priorities: int) -> None:
+    def __init__(
+        self, client, policy: str, hot_bytes: int, priorities: int = 1, bytes_of=lambda _: SIZE
+    ) -> None:
         self.client = client
+        self.bytes_of = bytes_of
         self.tier = HotTier(client.execute_command, TENANT)
         self.tier.set_policy(
-            hot_bytes=SIZE * most_blocks,
+            hot_bytes=hot_bytes,
             cold_bytes=1 << 40,
             terms=BlockTerms(),
             spaces={SPACE + n: BlockTerms(priority=n) for n in range(priorities)},
@@ -52,9 +57,10 @@ class LuaCache:
             return True
         if not isinstance(found, Location) or self.tier.promote([id_]) == [True]:
             space = SPACE + number % self.priorities
-            self.client.set(KEYS.block(space, id_), b"x" * SIZE, nx=True, px=60_000)
-            assert self.tier.commit(space, [(id_, SIZE, 16)]) == [CommitOutcome.STORED]
-            for block in self.tier.lease_dirty(lease_s=9, most_blocks=9, most_bytes=999):
+            size = self.bytes_of(number)
+            self.client.set(KEYS.block(space, id_), b"x" * size, nx=True, px=60_000)
+            assert self.tier.commit(space, [(id_, size, 16)]) == [CommitOutcome.STORED]
+            for block in self.tier.lease_dirty(lease_s=9, most_blocks=9, most_bytes=9999):
                 self.segments += 1
                 self.tier.open_segment(self.segments)
                 self.tier.flushed(self.segments, [(block.id, 64)])
@@ -76,13 +82,45 @@ def test_simulation_and_functions_hold_the_same_blocks(clean_hot, policy, most_b
     cache = hot.HotTier(ByPriority(most_blocks, part, lambda id_: id_ % priorities))
     with clean_hot.client() as client:
         load_functions(client)
-        real = LuaCache(client, policy, most_blocks, priorities)
+        real = LuaCache(client, policy, SIZE * most_blocks, priorities)
         for n, ids in enumerate(requests):
             assert [real.ask(id_) for id_ in ids] == [cache.ask(id_, 0) for id_ in ids], f"#{n}"
             simulated = {id_ for id_ in everything if id_ in cache.blocks}
             assert real.hot(everything) == simulated, f"after request {n}"
     assert 0 < len(simulated) <= most_blocks
     assert cache.promoted > 0
+
+
+def unequal_bytes(id_):
+    """One block in six is as large as many others."""
+    return 1000 if id_ % 6 == 5 else 20 + id_
+
+
+runs = st.tuples(st.integers(0, 60), st.integers(1, 8)).map(lambda run: range(run[0], sum(run)))
+
+
+@pytest.mark.integration
+@settings(
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    policy=st.sampled_from([*EVICTION]),
+    quota=st.integers(1000, 4000),
+    requests=st.lists(runs, min_size=5, max_size=20),
+)
+def test_simulation_and_functions_agree_on_blocks_of_unequal_bytes(
+    clean_hot, policy, quota, requests
+):
+    blocks = make(policy, capacity_bytes=quota)
+    cache = hot.HotTier(blocks, bytes_of=unequal_bytes)
+    clean_hot.wipe()
+    with clean_hot.client() as client:
+        load_functions(client)
+        real = LuaCache(client, policy, quota, bytes_of=unequal_bytes)
+        for ids in requests:
+            assert [real.ask(id_) for id_ in ids] == [cache.ask(id_, 0) for id_ in ids]
+            assert real.hot(range(70)) == {id_ for id_ in range(70) if id_ in blocks}
+            assert real.tier.usage().hot_bytes == blocks.used_bytes <= quota
 
 
 def test_the_policies_are_those_that_the_functions_name():

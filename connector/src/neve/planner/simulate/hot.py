@@ -13,6 +13,7 @@ from enum import StrEnum
 from neve.index.tier import PROMOTE_WINDOW_S
 from neve.planner.simulate.policies import Policy
 from neve.planner.simulate.requests import BlockRequest
+from neve.planner.simulate.single import BytesOf, one_byte
 
 _NEVER_S = -1e18
 
@@ -25,7 +26,7 @@ class Promote(StrEnum):
 
 @dataclass
 class HotTier:
-    """A hot tier of `blocks` above an unlimited cold tier. A block counts as one byte.
+    """A hot tier of `blocks` above an unlimited cold tier.
 
     A cold block is promoted at its second read within `window_s`, unless `promote` says otherwise.
     """
@@ -33,6 +34,7 @@ class HotTier:
     blocks: Policy
     promote: Promote = Promote.SECOND_READ
     window_s: float = PROMOTE_WINDOW_S
+    bytes_of: BytesOf = one_byte
     promoted: int = 0
     _cold: dict[int, float] = field(default_factory=dict)  # id → time of its last cold read
 
@@ -57,7 +59,7 @@ class HotTier:
     def store(self, id_: int, *, again: bool) -> None:
         """Evicts until there is room, then adds the block, as a commit does."""
         self._cold[id_] = _NEVER_S
-        for left in self.blocks.store(id_, again=again):
+        for left in self.blocks.store(id_, self.bytes_of(id_), again=again):
             self._cold[left] = _NEVER_S
 
     def add_cold(self, ids: Iterable[int]) -> None:
