@@ -193,10 +193,11 @@ def test_dtypes_are_parameters(options, expected):
     assert kv_size(LLAMA, **options).bytes_per_token == expected
 
 
-def test_a_codec_changes_what_fits_in_the_store():
-    assert size_of("Llama-3-8B").tokens_per_gb() == pytest.approx(1e9 / 131_072)
-    assert size_of("Llama-3-8B", codec_ratio=2.5).tokens_per_gb() == pytest.approx(2.5e9 / 131_072)
-    assert size_of("Mamba2-2.7B").tokens_per_gb() is None
+def test_a_codec_changes_what_the_store_holds():
+    plain, packed = size_of("Qwen3-Next-80B-A3B"), size_of("Qwen3-Next-80B-A3B", codec_ratio=2.5)
+    assert plain.stored(256).of(1000) == plain.bytes_of(1000)
+    assert packed.stored(256).of(1000) == pytest.approx(plain.bytes_of(1000) / 2.5, abs=1)
+    assert packed.bytes_of(1000) == plain.bytes_of(1000)  # in the engine
 
 
 def test_heads_by_other_names():
@@ -284,6 +285,7 @@ def test_a_space_with_these_groups_has_the_same_sizes(model):
     states = sum(g.fixed_bytes for g in kv.groups if g.kind is PartKind.STATE)
     assert stored.fixed == states
     assert stored.per_token <= kv.stored_bytes_per_token
+    assert kv.stored(256) == stored_bytes(kv.part_groups(), 256)
     loaded = loaded_bytes(kv.part_groups(), 256)
     assert loaded.per_token == kv.bytes_per_token
     # A window's parts are whole chunks: at most two more than its tokens.

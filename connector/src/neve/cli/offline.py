@@ -4,6 +4,8 @@ Needs neither httpx nor rich: `pip install neve` is enough.
 """
 
 import json
+import math
+import re
 import sys
 from collections.abc import Callable, Sequence
 from functools import wraps
@@ -18,6 +20,18 @@ from neve.errors import Misuse
 
 F = TypeVar("F", bound=Callable[..., Any])
 _MOST_BYTES = 4 << 20  # of a configuration
+
+
+class CodecRatio(click.ParamType[float]):
+    """`2.5` or `NAME=2.5`: bytes before ÷ bytes after a codec."""
+
+    name = "[name=]ratio"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        parsed = re.fullmatch(r"(?:[\w.-]+=)?(\d+(?:\.\d+)?)", str(value))
+        if parsed is None or not 0 < float(parsed[1]) < math.inf:
+            self.fail(f"{value!r} is no ratio; write 2.5 or zstd=2.5", param, ctx)
+        return float(parsed[1])
 
 
 def json_option(command: F) -> F:
@@ -51,13 +65,13 @@ def read_config(model: str) -> dict[str, Any]:
     return config
 
 
-def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Writes a table: the first column to the left, numbers to the right."""
+def table(titles: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> None:
+    """Writes a table: the first `left` columns to the left, all others to the right."""
     cells = [list(map(printable, row)) for row in (titles, *rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for row in cells:
-        first, *rest = (
-            f"{cell:{'>' if at else '<'}{width}}"
-            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+        line = (
+            f"{cell:{'<' if place < left else '>'}{width}}"
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
         )
-        click.echo("  ".join((first, *rest)).rstrip())
+        click.echo("  ".join(line).rstrip())

@@ -19,6 +19,8 @@ _PACKED_LATENT: Final = (512, 64)
 _PACKED_BYTES: Final = 656
 _V4_HEAD: Final = 512
 _V4_PACKED_BYTES: Final = 584
+_V4_BLOCK: Final = 256  # tokens of the engine's block; of a window's:
+_V4_WINDOW_BLOCK: Final = 64
 _V4_RATIOS: Final = (0, 1, 4, 128)  # tokens an entry; 0 and 1: the window alone
 _V4_KINDS: Final = {
     "sliding_attention": 0,
@@ -98,7 +100,10 @@ def indexer(fields: Fields, widths: Widths, *, entry_tokens: int = 1) -> KvGroup
     """Keys by which sparse attention chooses tokens: one vector, on each TP rank."""
     width = fields.number("index_head_dim")
     entry = widths.index_row(width)
-    return KvGroup(PartKind.FULL, f"indexer {width}", 1, entry, entry, entry_tokens=entry_tokens)
+    return KvGroup(
+        PartKind.FULL, f"indexer {width}", 1, entry, entry, entry_tokens=entry_tokens,
+        engine_block_tokens=_V4_BLOCK if entry_tokens > 1 else None,
+    )  # fmt: skip
 
 
 def has_indexer(fields: Fields, layer: int) -> bool:
@@ -150,11 +155,17 @@ def compressed(fields: Fields, widths: Widths, ratio: int) -> Iterator[KvGroup]:
             raise Misuse(f"fp8_ds_mla has heads of {_V4_HEAD}, not {head}", field="kv_dtype")
         row = _V4_PACKED_BYTES
     window = fields.number("sliding_window")
-    yield KvGroup(PartKind.WINDOW, f"latent {head}", 1, row, row, window)
+    yield KvGroup(
+        PartKind.WINDOW, f"latent {head}", 1, row, row, window,
+        engine_block_tokens=_V4_WINDOW_BLOCK,
+    )  # fmt: skip
     if ratio <= 1:
         return
     name = "CSA" if ratio == 4 else "HCA"
-    yield KvGroup(PartKind.FULL, f"{name} {head}", 1, row, row, entry_tokens=ratio)
+    yield KvGroup(
+        PartKind.FULL, f"{name} {head}", 1, row, row, entry_tokens=ratio,
+        engine_block_tokens=_V4_BLOCK,
+    )  # fmt: skip
     yield _open_entry(head, ratio, "compressor")
     if ratio == 4:
         yield indexer(fields, widths, entry_tokens=ratio)
@@ -165,4 +176,7 @@ def _open_entry(width: int, ratio: int, name: str) -> KvGroup:
     """Weighted sum and weights of an entry's tokens, in float32; overlapping entries are two."""
     overlap = 2 if ratio == 4 else 1
     row = 2 * overlap * width * 4
-    return KvGroup(PartKind.WINDOW, f"{name} {width}", 1, row, row, overlap * ratio)
+    block = 4 if ratio == 4 else 8
+    return KvGroup(
+        PartKind.WINDOW, f"{name} {width}", 1, row, row, overlap * ratio, engine_block_tokens=block
+    )

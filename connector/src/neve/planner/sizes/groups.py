@@ -4,6 +4,7 @@ Sizes are of the whole model, each value once, unless they say "of a rank": tens
 divides KV heads and states among ranks, and repeats what it can't divide.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ from typing import Self
 
 from neve.errors import Misuse
 from neve.formats.parts import PartGroup, PartKind, stored_blocks
+from neve.planner.parts import PrefixBytes
 
 ENGINE_BLOCK_TOKENS = 16  # vLLM's default
 
@@ -21,7 +23,8 @@ class KvGroup:
 
     An entry is the KV of `entry_tokens` tokens in one layer: of one token, but with compressed
     attention. A state is one layer's fixed memory of a sequence. `span_tokens`: of a window, the
-    reader's own token included, or of a local chunk; None otherwise.
+    reader's own token included, or of a local chunk; None otherwise. `engine_block_tokens`: where
+    the engine fixes them, whatever its option says.
     """
 
     kind: PartKind
@@ -31,6 +34,7 @@ class KvGroup:
     rank_entry_bytes: int
     span_tokens: int | None = None
     entry_tokens: int = 1
+    engine_block_tokens: int | None = None
 
     @property
     def bytes_per_token(self) -> float:
@@ -66,8 +70,9 @@ class KvGroup:
         a reader sees, of a state one state. Chunks are whole engine blocks."""
         if self.kind is PartKind.STATE:
             return self.layers * self.entry_bytes
-        blocks = stored_blocks(self.kind, self.span_tokens, engine_block_tokens, chunk_tokens)
-        return self.stored_bytes_per_token * blocks * engine_block_tokens
+        block = self.engine_block_tokens or engine_block_tokens
+        blocks = stored_blocks(self.kind, self.span_tokens, block, chunk_tokens)
+        return self.stored_bytes_per_token * blocks * block
 
     def part_group(self, engine_block_tokens: int = ENGINE_BLOCK_TOKENS) -> PartGroup:
         """As a space's table of groups has it. Raises `Misuse` for a fraction of a byte a token,
@@ -77,9 +82,8 @@ class KvGroup:
             raise Misuse(f"{per_token} bytes a token are no whole number", field="bytes_per_token")
         is_state = self.kind is PartKind.STATE
         state_bytes = self.layers * self.entry_bytes if is_state else 0
-        return PartGroup(
-            self.kind, self.span_tokens, engine_block_tokens, int(per_token), state_bytes
-        )
+        block = self.engine_block_tokens or engine_block_tokens
+        return PartGroup(self.kind, self.span_tokens, block, int(per_token), state_bytes)
 
     def of_rank(self) -> Self:
         """The group as one TP rank has it."""
@@ -121,6 +125,12 @@ class KvSize:
         """What a long sequence holds whatever its length: full windows, local chunks, states."""
         return sum(group.fixed_bytes for group in self.groups)
 
+    @property
+    def engine_block_tokens(self) -> int:
+        """The least that the engine's block has: vLLM's default, or the most that it fixes."""
+        fixed = (group.engine_block_tokens or 0 for group in self.groups)
+        return max(ENGINE_BLOCK_TOKENS, *fixed)
+
     def bytes_of(self, tokens: int) -> int:
         """What a sequence of `tokens` tokens holds in the engine, and a request loads."""
         return sum(group.bytes_of(tokens) for group in self.groups)
@@ -131,11 +141,19 @@ class KvSize:
         """KV of a stored chunk of `chunk_tokens` tokens, all groups and ranks, before the codec."""
         return sum(each.block_bytes(chunk_tokens, engine_block_tokens) for each in self.groups)
 
-    def tokens_per_gb(self) -> float | None:
-        """Tokens whose KV fits in 10⁹ bytes of the store, after the codec, without states; None if
-        no layer stores KV by token."""
-        per_token = self.stored_bytes_per_token / self.codec_ratio
-        return 1e9 / per_token if per_token else None
+    def stored(
+        self, chunk_tokens: int, engine_block_tokens: int = ENGINE_BLOCK_TOKENS
+    ) -> PrefixBytes:
+        """What the store holds of a prefix, after the codec: every chunk's parts, and one state."""
+        parts = [
+            (group.kind is PartKind.STATE, group.block_bytes(chunk_tokens, engine_block_tokens))
+            for group in self.groups
+        ]
+        per_chunk = sum(size for is_state, size in parts if not is_state)
+        states = sum(size for is_state, size in parts if is_state)
+        return PrefixBytes(
+            per_chunk / chunk_tokens / self.codec_ratio, math.ceil(states / self.codec_ratio)
+        )
 
     def part_groups(self, engine_block_tokens: int = ENGINE_BLOCK_TOKENS) -> list[PartGroup]:
         """For `neve.planner.parts`. See `KvGroup.part_group`."""
