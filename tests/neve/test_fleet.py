@@ -230,6 +230,35 @@ def test_the_command_reads_a_trace_and_answers_for_several_rates(tmp_path: Path,
     assert "limits first" in text
 
 
+def test_the_command_reads_the_curve_of_a_simulation(tmp_path: Path):
+    answer = {
+        "trace": {
+            "name": "t.jsonl", "rate": 1.0, "requests": 100, "asked_blocks": 1000,
+            "distinct_blocks": 400, "span_s": 50.0, "block_tokens": 512,
+        },
+        "curve": [
+            {"hot": "100blocks", "blocks": 100, "hit_rate": 0.2},
+            {"hot": "unlimited", "blocks": None, "hit_rate": 0.6},
+        ],
+    }  # fmt: skip
+    file = tmp_path / "curve.json"
+    file.write_text(json.dumps(answer))
+    options = ["--curve", str(file), "--requests-per-s", "4", "--hit-rate", "0.2"]
+    options += ["--hot-share", "1", "--json"]
+    (one,) = json.loads(_run(tmp_path, *options).stdout)["plans"]
+    assert one["traffic"]["prompt_tokens"] == 5120
+    # Twice the trace's 2 requests/s: twice its 100 blocks.
+    assert one["hot_bytes"] == pytest.approx(2 * 100 * 512 * 131_072)
+    answer["trace"]["rate"] = 1 / 16
+    file.write_text(json.dumps(answer))
+    assert "give --prompt-tokens" in _run(tmp_path, *options).output
+    sampled = json.loads(_run(tmp_path, *options, "--prompt-tokens", "5120").stdout)["plans"][0]
+    # 16 times the tokens/s were asked for, by as many blocks as the curve says.
+    assert sampled["hot_bytes"] == pytest.approx(one["hot_bytes"] / 16)
+    file.write_text("[]")
+    assert "no answer of `neve simulate --curve --json`" in _run(tmp_path, *options).output
+
+
 def test_the_command_says_what_is_missing_or_out_of_reach(tmp_path: Path, trace: Path):
     assert "give --trace or --curve" in _run(tmp_path, "--requests-per-s", "1").output
     beyond = _run(tmp_path, "--requests-per-s", "1", "--trace", str(trace), "--hit-rate", "0.9")

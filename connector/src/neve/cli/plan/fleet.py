@@ -121,7 +121,7 @@ def fleet(
     MODEL is a config.json, the folder that holds it, or - for standard input.
     """
     constants = Constants.changed(dict(changes))
-    curve, output = _curve(trace, curve_file)
+    curve, output = _curve(trace, curve_file, prompt_tokens)
     size = kv_size(read_config(model), kv_dtype=kv_dtype).stored_bytes_per_token * codec_ratio
     known = Model(size, block_tokens(size / codec_ratio), prefill_of(speeds))
     tokens = prompt_tokens or curve.prompt_tokens
@@ -235,7 +235,9 @@ def _notes(curve: HitCurve, model: Model, codec_ratio: float) -> list[str]:
     return lines
 
 
-def _curve(trace: Path | None, file: Path | None) -> tuple[HitCurve, float]:
+def _curve(
+    trace: Path | None, file: Path | None, prompt_tokens: float | None
+) -> tuple[HitCurve, float]:
     """The curve and the mean answer's tokens."""
     if (trace is None) == (file is None):
         raise Misuse("give --trace or --curve", field="curve")
@@ -244,7 +246,7 @@ def _curve(trace: Path | None, file: Path | None) -> tuple[HitCurve, float]:
         answers = [one.output_tokens for one in requests]
         return _curve_of(requests, trace.name), sum(answers) / len(answers)
     assert file is not None
-    return _read_curve(file), 0.0
+    return _read_curve(file, prompt_tokens), 0.0
 
 
 def _curve_of(requests: Sequence[Request], name: str) -> HitCurve:
@@ -270,8 +272,28 @@ def _curve_of(requests: Sequence[Request], name: str) -> HitCurve:
     )
 
 
-def _read_curve(file: Path) -> HitCurve:
-    raise Misuse("not there yet", field="curve")
+def _read_curve(file: Path, prompt_tokens: float | None) -> HitCurve:
+    """The answer of `neve simulate --curve --json`. Raises `Misuse`."""
+    try:
+        document = json.loads(file.read_text())
+        trace, rows = document["trace"], document["curve"]
+        tokens = float(trace["block_tokens"])
+        whole_tokens = trace["asked_blocks"] / trace["rate"] * tokens
+        if prompt_tokens is None and trace["rate"] < 1:
+            raise Misuse("samples do not say how long prompts are: give --prompt-tokens")
+        mean = prompt_tokens or whole_tokens / trace["requests"]
+        most = trace["distinct_blocks"] / trace["rate"]
+        points = [
+            (
+                tokens * (most if row["blocks"] is None else min(most, row["blocks"])),
+                row["hit_rate"],
+            )
+            for row in rows
+        ]
+        rate = whole_tokens / trace["span_s"] / mean
+        return HitCurve(sorted(points), rate, mean, trace["span_s"], trace["name"])
+    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError) as error:
+        raise Misuse(f"{file} is no answer of `neve simulate --curve --json`: {error!r}") from error
 
 
 def _plot(file: Path, found: Sequence[Fleet], hit_rate: float) -> None:
