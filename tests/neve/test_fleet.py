@@ -40,7 +40,7 @@ CURVE = HitCurve([(1e6, 0.1), (1e7, 0.3), (1e8, 0.6)], requests_per_s=2.0, promp
 SLOW = Model(70_272, block_tokens(70_272), Prefill.at(8_000))  # latent attention, a large model
 FAST = Model(131_072, block_tokens(131_072), Prefill.at(40_000))
 NEEDS = (
-    *("engines", "engines_without_hits", "primaries", "hot_machines", "hot_bytes", "memory_bytes"),
+    *("engines", "engines_without", "primaries", "hot_machines", "hot_bytes", "memory_bytes"),
     *("cold_bytes", "disk_bytes", "hot_read_bytes_per_s", "hot_written_bytes_per_s"),
     *("cold_read_bytes_per_s", "cold_written_bytes_per_s", "s3_gets_per_s", "s3_puts_per_s"),
     *("heartbeats_per_s", "web_cores", "worker_cores", "clusters"),
@@ -56,15 +56,17 @@ NEEDS = (
     tokens=st.floats(100, 1e5),
     share=st.floats(0, 1),
     model=st.sampled_from([SLOW, FAST]),
+    own=st.sampled_from([0, 1e5, 1e6]),
 )
-def test_more_requests_never_need_less(low, factor, hit, tokens, share, model):
+def test_more_requests_never_need_less(low, factor, hit, tokens, share, model, own):
+    constants = Constants.changed({"engine_cache_tokens": own})
     few, many = (
-        plan(Traffic(rate, tokens, hit), model, CURVE, Constants(), hot_share=share)
+        plan(Traffic(rate, tokens, hit), model, CURVE, constants, hot_share=share)
         for rate in (low, low * factor)
     )
     for name in NEEDS:
         assert getattr(few, name) <= getattr(many, name) * (1 + 1e-9), name
-    assert few.ttft_s == many.ttft_s
+    assert few.ttft_s == pytest.approx(many.ttft_s, rel=1e-3)
     before = {limit.name: limit.units for limit in few.limits}
     for limit in many.limits:
         if limit.name == "connections" and many.clusters > few.clusters:
@@ -96,7 +98,7 @@ def test_needs_follow_from_the_inputs():
     assert one.hot_read_bytes_per_s == pytest.approx(4 * 5_000 * 0.225 * 70_272 + written)
     assert one.cold_written_bytes_per_s == pytest.approx(2 * written)
     assert one.engines == math.ceil(4 * 3_500 / 8_000 / 0.7)
-    assert one.engines_without_hits == math.ceil(4 * 5_000 / 8_000 / 0.7)
+    assert one.engines_without == math.ceil(4 * 5_000 / 8_000 / 0.7)
     blocks = hot_tokens / SLOW.block_tokens
     cold_only = (2e7 - hot_tokens) / SLOW.block_tokens
     memory = hot_tokens * 70_272 * 1.3 + blocks * 390 + cold_only * 271
@@ -142,8 +144,26 @@ def test_nothing_is_stored_where_loading_from_hot_is_slower_than_computing():
     one = plan(Traffic(4.0, 5_000, 0.3), FAST, CURVE, slow_wire)
     assert not one.is_hot_worth
     assert (one.hot_bytes, one.hot_read_bytes_per_s, one.hot_written_bytes_per_s) == (0, 0, 0)
-    assert one.engines == one.engines_without_hits
+    assert one.engines == one.engines_without
     assert one.ttft_s == one.ttft_computed_s
+
+
+def test_what_engines_keep_themselves_is_neither_loaded_nor_spared():
+    few, own = (
+        plan(Traffic(40.0, 5_000, 0.3), SLOW, CURVE, Constants.changed(given))
+        for given in ({}, {"engine_cache_tokens": 500_000})
+    )
+    # 40 × 5,000 / 8,000 / 0.7 engines keep 17.9 million tokens; the curve's 20 times as many.
+    capacity = 40 * 5_000 / 8_000 / 0.7 * 500_000 / 20
+    assert own.own_hit_rate == pytest.approx(CURVE.hit_rate(capacity))
+    assert own.hot_hit_rate + own.cold_hit_rate == pytest.approx(0.3 - own.own_hit_rate)
+    assert own.spared_per_hour < few.spared_per_hour
+    assert own.engines_without < few.engines_without
+    assert own.engines == few.engines
+    assert own.cold_bytes == few.cold_bytes
+    ample = Constants.changed({"engine_cache_tokens": 1e9})
+    enough = plan(Traffic(40.0, 5_000, 0.3), SLOW, CURVE, ample)
+    assert (enough.own_hit_rate, enough.hot_bytes, enough.spared_per_hour) == (0.6, 0, 0)
 
 
 def test_the_best_hit_rate_pays_more_than_any_other():

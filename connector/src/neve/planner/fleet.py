@@ -20,6 +20,7 @@ MIB: Final = 1 << 20
 GIB: Final = 1 << 30
 _PRICES: Final = Prices()
 _MONTH_H: Final = 730
+_MAY_BE_0: Final = ("promoted", "rewrites", "engine_cache_tokens")
 
 
 def _known(default: float, words: str, source: str) -> Any:
@@ -108,6 +109,11 @@ class Constants:
     )  # fmt: skip
     promoted: float = _known(1.0, "share of cold reads written back to hot", "assumed: every one")
     gpus_per_engine: float = _known(1, "GPUs of an engine", "assumed")
+    engine_cache_tokens: float = _known(
+        0,
+        "tokens that an engine's own prefix cache keeps, each user always on one engine",
+        "assumed",
+    )
     utilisation: float = _known(0.6, "share of a limit that is used at most", "assumed")
     gpu_utilisation: float = _known(0.7, "share of an engine's time in prefill at most", "assumed")
 
@@ -115,7 +121,7 @@ class Constants:
         for name in (each.name for each in fields(self)):
             value = getattr(self, name)
             most = 1.0 if name in ("utilisation", "gpu_utilisation", "promoted") else math.inf
-            least_ok = value >= 0 if name in ("promoted", "rewrites") else value > 0
+            least_ok = value >= 0 if name in _MAY_BE_0 else value > 0
             if not (least_ok and value <= most and math.isfinite(value)):
                 raise Misuse(f"{value:g} is out of range", field=name)
 
@@ -234,20 +240,22 @@ class Fleet:
     """Needs of one traffic. Rates are averages, before `utilisation`.
 
     `limits`: the one that is met first as traffic grows from nothing comes first.
-    `is_hot_worth`, `is_cold_worth`: whether loading the mean cached prefix is faster than computing
-    it. If hot is not, nothing is stored. If cold is not, all hits come from hot and nothing is
-    flushed. Prices are per hour, of engines' time that hits spare, and of memory, S3 and requests.
+    `is_hot_worth`, `is_cold_worth`: whether loading the mean cached prefix, without what an engine
+    has itself, is faster than computing it. If hot is not, nothing is stored. If cold is not, all
+    hits come from hot and nothing is flushed. Prices are per hour: of engines' time that loads
+    spare, and of memory, S3 and requests.
     """
 
     traffic: Traffic
     ttft_s: float  # of the mean prompt, without waiting for other prompts
-    ttft_computed_s: float  # the same without any hit
+    ttft_computed_s: float  # the same without Neve
     is_hot_worth: bool
     is_cold_worth: bool
+    own_hit_rate: float  # of the engines' own prefix caches
     hot_hit_rate: float
     cold_hit_rate: float
     engines: int
-    engines_without_hits: int
+    engines_without: int  # without Neve
     primaries: int
     clusters: int  # of Valkey; each has its own engines and users
     hot_machines: int
@@ -289,23 +297,29 @@ def plan(
     """
     if not 0 <= hot_share <= 1:
         raise Misuse("must be between 0 and 1", field="hot_share")
-    hit, tokens = traffic.hit_rate, traffic.prompt_tokens
-    cached = hit * tokens
-    computed_s = model.prefill.seconds(0, math.ceil(cached))
+    hit, tokens, size = traffic.hit_rate, traffic.prompt_tokens, model.bytes_per_token
+    growth = traffic.requests_per_s / curve.requests_per_s * tokens / curve.prompt_tokens
+    # Engines are as many as the requests, so their caches' share of the traffic has no rate in it.
+    own_tokens = model.prefill.seconds(0, round(tokens)) * constants.engine_cache_tokens
+    own_tokens *= curve.requests_per_s * curve.prompt_tokens / tokens / constants.gpu_utilisation
+    own = curve.hit_rate(own_tokens)
+    whole = max(hit, own)
+    cached = (whole - own) * tokens  # loaded
+    computed_s = model.prefill.seconds(round(own * tokens), math.ceil(whole * tokens))
     cold_rate = min(
         constants.s3_stream_bytes_per_s * constants.s3_streams, constants.node_nic_bytes_per_s
     )
     hot_rate = min(constants.node_load_bytes_per_s, constants.node_nic_bytes_per_s)
 
     def load_s(rate: float) -> float:
-        return cached * model.bytes_per_token / rate + constants.load_fixed_s
+        return cached * size / rate + constants.load_fixed_s
 
     is_hot_worth = cached > 0 and load_s(hot_rate) < computed_s
     is_cold_worth = cached > 0 and load_s(cold_rate) < computed_s
-    if cached and not is_hot_worth:
+    if hit and not is_hot_worth:
         none = plan(replace(traffic, hit_rate=0.0), model, curve, constants, prices=prices)
         return replace(none, traffic=traffic)
-    rest_s = model.prefill.seconds(round(cached), round(tokens))
+    rest_s = model.prefill.seconds(round(whole * tokens), round(tokens))
 
     def first_token_s(share: float) -> float:
         if not cached:
@@ -323,13 +337,16 @@ def plan(
             field="ttft_s",
         )
 
-    growth = traffic.requests_per_s / curve.requests_per_s * tokens / curve.prompt_tokens
-    whole_tokens = curve.capacity_for(hit) * growth
-    hot_tokens = curve.capacity_for(hot_share * hit) * growth
-    hot_hit, cold_hit = hot_share * hit, (1 - hot_share) * hit
+    hot_hit, cold_hit = hot_share * (whole - own), (1 - hot_share) * (whole - own)
+    if not cached:
+        whole_tokens = hot_tokens = 0.0
+    else:
+        whole_tokens = curve.capacity_for(hit) * growth
+        hot_tokens = curve.capacity_for(own + hot_hit) * growth
 
-    size, rate = model.bytes_per_token, traffic.requests_per_s
-    written = rate * (tokens - cached + traffic.stored_output_tokens) * size if cached else 0.0
+    rate = traffic.requests_per_s
+    fresh = tokens * (1 - whole) + traffic.stored_output_tokens
+    written = rate * fresh * size if cached else 0.0
     cold_read = rate * cold_hit * tokens * size
     hot_read = rate * hot_hit * tokens * size
     hot_written = written + constants.promoted * cold_read
@@ -346,7 +363,7 @@ def plan(
     busy = hot_read / constants.primary_get_bytes_per_s
     busy += hot_written / constants.primary_put_bytes_per_s + looked_up * constants.match_s_per_id
 
-    all_s = model.prefill.seconds(0, round(tokens))
+    all_s = model.prefill.seconds(round(own * tokens), round(tokens))
     spare = constants.utilisation
     computing, loading = rate * rest_s / constants.gpu_utilisation, 0.0
     if cached:
@@ -417,10 +434,11 @@ def plan(
         ttft_computed_s=all_s,
         is_hot_worth=is_hot_worth,
         is_cold_worth=is_cold_worth,
+        own_hit_rate=own,
         hot_hit_rate=hot_hit,
         cold_hit_rate=cold_hit,
         engines=engines,
-        engines_without_hits=without,
+        engines_without=without,
         primaries=primaries,
         clusters=clusters,
         hot_machines=max(machines, math.ceil(primaries / constants.primaries_per_machine)),

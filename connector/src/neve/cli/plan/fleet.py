@@ -149,12 +149,13 @@ def fleet(
         return
     first = found[0]
     click.echo(
-        f"KV {size:,.0f} bytes a token; {tokens:,.0f} prompt tokens, {wanted:.1%} of them hits"
-        f" ({first.hot_hit_rate:.1%} hot, {first.cold_hit_rate:.1%} cold)"
+        f"KV {size:,.0f} bytes a token; of {tokens:,.0f} prompt tokens {first.own_hit_rate:.1%} are"
+        f" in engines' own caches, {first.hot_hit_rate:.1%} come from hot,"
+        f" {first.cold_hit_rate:.1%} from cold"
     )
     click.echo(
         f"first token of the mean prompt {first.ttft_s:.3f} s,"
-        f" computed {first.ttft_computed_s:.3f} s"
+        f" without Neve {first.ttft_computed_s:.3f} s"
     )
     if not wanted:
         click.echo(
@@ -181,7 +182,7 @@ def _rows(found: Sequence[Fleet]) -> list[list[str]]:
 
     return [
         row("engines", lambda one: f"{one.engines:,}"),
-        row("engines without hits", lambda one: f"{one.engines_without_hits:,}"),
+        row("engines without Neve", lambda one: f"{one.engines_without:,}"),
         row("Valkey primaries", lambda one: f"{one.primaries:,}"),
         row("Valkey machines", lambda one: f"{one.hot_machines:,}"),
         row("Valkey clusters", lambda one: f"{one.clusters:,}"),
@@ -224,7 +225,7 @@ def _notes(curve: HitCurve, model: Model, codec_ratio: float) -> list[str]:
         f" {curve.prompt_tokens:,.0f} tokens{watched}, {curve.highest:.1%} with unlimited capacity."
         " Returns after a longer time are not in it.",
         "More requests come from more users alike: a hit rate's capacity grows with the tokens/s.",
-        "An engine's own prefix cache is not counted: it serves some of these hits without Neve.",
+        "An engine's own prefix cache serves some hits without Neve: see engine_cache_tokens.",
         "Each Valkey cluster has its own users and engines, so their hits stay in it.",
         "Engines are counted for prefill and loads; decoding is not in them.",
         "Prices are the defaults of `neve.planner.prices`; of Valkey only memory is priced.",
@@ -302,9 +303,9 @@ def _plot(file: Path, found: Sequence[Fleet], hit_rate: float) -> None:
         file,
         [
             Line(
-                "engines without hits",
+                "engines without Neve",
                 x,
-                [one.engines_without_hits for one in found],
+                [one.engines_without for one in found],
                 is_dashed=True,
             ),
             Line("engines", x, [one.engines for one in found]),
