@@ -4,6 +4,9 @@ A block of the page that begins with ```console has commands after `$ ` and what
 run in order, offline, in one empty folder that has examples/planning as on the page. Known are
 `neve …`, `python examples/planning/traces.py …`, `> FILE` and `| head -N`; `\\` continues a line.
 Figures that commands write (`--plot NAME.svg`) go to docs/images. A test holds output and figures.
+
+Blocks about conversation_trace.jsonl, which is published elsewhere, stay as they are where it is
+not found.
 """
 
 import re
@@ -22,6 +25,7 @@ from neve.cli.main import main
 
 PAGE = ROOT / "docs/planning.md"
 IMAGES = ROOT / "docs/images"
+RECORDED = ROOT.parent / "shared/traces/conversation_trace.jsonl"
 _BLOCK = re.compile(r"^```console\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
@@ -72,8 +76,12 @@ def run(command: str) -> str:
 def renewed(page: str, folder: Path) -> str:
     """The page with the output of its commands, which run in `folder`; figures lie there after."""
     (folder / "examples").symlink_to(ROOT / "examples")
+    if RECORDED.exists():
+        (folder / RECORDED.name).symlink_to(RECORDED)
 
     def anew(match: re.Match[str]) -> str:
+        if RECORDED.name in match[1] and not RECORDED.exists():
+            return match[0]
         block = "".join(command + run(command) for command, _ in commands(match[1]))
         return f"```console\n{block}```"
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.planning_page import IMAGES, PAGE, commands, renewed
+from deploy.planning_page import IMAGES, PAGE, RECORDED, commands, renewed
 
 pytestmark = pytest.mark.unit
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
@@ -16,7 +16,7 @@ def test_commands_print_what_the_page_says_and_draw_its_figures(tmp_path: Path):
     assert renewed(page, tmp_path) == page, "make figures"
     drawn = {figure.name for figure in tmp_path.glob("*.svg")}
     shown = set(re.findall(r"\(images/([\w-]+\.svg)\)", page))
-    assert shown == drawn
+    assert shown == drawn if RECORDED.exists() else shown >= drawn
     for name in drawn:
         ours, theirs = (folder / name for folder in (tmp_path, IMAGES))
         assert_same_figure(ours.read_text(), theirs.read_text())
