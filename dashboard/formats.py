@@ -130,6 +130,12 @@ def points_text(change: float | None) -> str:
     return f"{'▲' if points > 0 else '▼'}{_NBSP}{_digits(abs(points))}{_NBSP}pt"
 
 
+def signed(amount: float) -> str:
+    """An amount of money with its sign and cents: +1,250.00, \N{MINUS SIGN}3.50; 0.00 has none."""
+    text = f"{amount:+,.2f}"
+    return "0.00" if text in ("+0.00", "-0.00") else text.replace("-", "\N{MINUS SIGN}")
+
+
 # What a chart's script needs to label its axes as this module would: it divides by `step` until
 # the number is below it, and writes the unit in that place.
 AXES = {

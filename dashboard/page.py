@@ -27,6 +27,7 @@ _NAVIGATION = (
         *(("families", "Families", "f"), ("keys", "API keys", "k")),
         *(("webhooks", "Webhooks", "w"),),
     ),
+    (("what_if", "What-if", "i"),),
     (("jobs", "Jobs", "j"), ("audit", "Audit", "a")),
 )
 

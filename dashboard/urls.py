@@ -13,6 +13,7 @@ from dashboard.pages.overview.view import overview, overview_data
 from dashboard.pages.tenants.view import let_in, tenants
 from dashboard.pages.tiers.view import tiers
 from dashboard.pages.webhooks import view as webhooks
+from dashboard.pages.what_if.view import what_if
 
 app_name = "dashboard"
 urlpatterns = [
@@ -26,6 +27,7 @@ urlpatterns = [
     path("families/", families, name="families"),
     path("families/members/<int:member_id>/again", try_again, name="member-try-again"),
     path("tiers/", tiers, name="tiers"),
+    path("what-if/", what_if, name="what_if"),
     path("jobs/", jobs, name="jobs"),
     path("audit/", audit, name="audit"),
     path("contexts/", contexts.contexts, name="contexts"),

@@ -8,6 +8,7 @@ from contexts import bulk as context_bulk
 from contexts import work as contexts
 from engines import work as engines
 from planning import account as planning_account
+from planning import whatif
 from tiering import context_work, upkeep, work
 from workers.kinds import does
 
@@ -41,3 +42,5 @@ warm = does(kinds.WARM, contexts.warm, find=list)  # only on request
 warm_by_policy = does(
     kinds.WARM_BY_POLICY, contexts.warm_by_policy, find=contexts.tenants_with_policies
 )
+what_if = does(kinds.WHAT_IF, whatif.work, find=list)  # only on request
+recommend = does(kinds.RECOMMEND, whatif.recommend, find=whatif.tenants_to_advise)

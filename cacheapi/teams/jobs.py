@@ -18,7 +18,7 @@ from cacheapi.base.fields import Choice, StrictSerializer, Text
 from cacheapi.base.filters import TenantFilter, TextFilter
 from cacheapi.base.viewsets import UUID, ReadOnlyView, TenantOwnedSerializer, checked, no_body
 from catalog import jobs
-from catalog.kinds import KINDS
+from catalog.kinds import KINDS, WHAT_IF
 from catalog.models import Job
 from tenants.audit import Actor
 from tenants.models import ApiKey, Tenant
@@ -68,7 +68,9 @@ class JobsView(ScopesOfContexts, CreateModelMixin, ReadOnlyView):
     def visible(self) -> QuerySet[Job]:
         asking = caller(self.request)
         rows = asking.rows(Job)
-        return rows if asking.has_one_of((Scope.READ,)) else rows.filter(kind__in=OF_TEAMS)
+        if asking.has_one_of((Scope.READ,)):
+            return rows
+        return rows.filter(kind__in=OF_TEAMS).exclude(kind=WHAT_IF.name)  # of no context
 
     @extend_schema(request=NewJobSerializer, responses={201: JobSerializer})
     def create(self, request: Request, *args: Any, **kwargs: Any) -> Response:

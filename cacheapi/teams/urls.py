@@ -26,6 +26,7 @@ from cacheapi.teams.tenants import TenantsView
 from cacheapi.teams.usage import UsageView
 from cacheapi.teams.warm_policies import WarmPoliciesView
 from cacheapi.teams.webhooks import DeliveriesView, WebhooksView
+from cacheapi.teams.whatif import RecommendationView, WhatIfView
 
 router = SimpleRouter(trailing_slash=False)
 router.register("contexts", ContextsView, basename="context")
@@ -56,6 +57,8 @@ urlpatterns = [
     path("me", MeView.as_view(), name="me"),
     path("lookup", LookupView.as_view(), name="lookup"),
     path("usage", UsageView.as_view(), name="usage"),
+    path("what-if", WhatIfView.as_view(), name="what-if"),
+    path("what-if/recommendation", RecommendationView.as_view(), name="what-if-recommendation"),
     path("schema/", SchemaView.as_view(), name="schema"),
     path("docs/", docs, name="docs"),
     *router.urls,

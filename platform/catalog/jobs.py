@@ -94,13 +94,12 @@ class JobRun:
             raise JobCancelled
 
 
-def enqueue(
-    kind: str, *, tenant_id: int | None = None, by: str = "", **arguments: int | str
-) -> Job:
+def enqueue(kind: str, *, tenant_id: int | None = None, by: str = "", **arguments: Any) -> Job:
     """Requests a job: makes its row now and sends `workers.<kind>(job_id=…)` on commit.
 
-    `by`: the name of the requester. A broker that is down delays the job, and does not fail the
-    caller. Raises BadRequest for a kind, tenant or argument that no job can have.
+    `arguments`: JSON values. `by`: the name of the requester. A broker that is down delays the job,
+    and does not fail the caller. Raises BadRequest for a kind, tenant or argument that no job can
+    have.
     """
     kind_of(kind).check(tenant_id, arguments)
     job: Job = Job.unscoped.create(

@@ -208,6 +208,23 @@ CHECK_ENGINES = Kind(
     10.0,
     is_offered=False,
 )
+WHAT_IF = Kind(
+    "what_if",
+    "reuse-at-risk",
+    "Simulate a tenant's sampled traffic on changed quotas and policies.",
+    # space 0: all
+    arguments={"changes": list, "window_s": int, "space_id": int},
+    is_offered=False,
+    is_of_team=True,
+    at_once=2,  # each fills a core, in a process of its own
+    at_once_of_tenant=1,
+)
+RECOMMEND = Kind(
+    "recommend",
+    "reuse-at-risk",
+    "Compare changes of a tenant's quotas and policies, and recommend one or none.",
+    300.0,
+)
 
 KINDS = {
     kind.name: kind
@@ -218,6 +235,7 @@ KINDS = {
         *(BULK,),
         *(REBUILD_INDEX, END_ACCESS, SAMPLE, ACCOUNT, RECONCILE, DELIVER, PRUNE, HOUSEKEEPING),
         *(WARM, WARM_BY_POLICY, CHECK_ENGINES),
+        *(WHAT_IF, RECOMMEND),
     )
 }
 

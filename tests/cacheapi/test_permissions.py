@@ -42,6 +42,7 @@ ANYBODY = {"api:schema", "api:docs"}
 PLAIN = {  # name no row
     *("api:me", "api:usage", "api:lookup", "cache:sessions", "cache:contexts", "metrics:scrape"),
     *("api:context-bulk", "api:context-bulk-preview"),
+    *("api:what-if", "api:what-if-recommendation"),
 }
 LOOK, ACT = "trwopvms", "twoms"
 LOOK_AT_CONTEXTS, ACT_ON_CONTEXTS = f"{LOOK}c", f"{ACT}c"
@@ -139,6 +140,8 @@ TABLE = {
     ("api:context-bulk-preview", "post"): ACT_ON_CONTEXTS,
     ("api:space-lineage", "get"): LOOK,
     ("api:space-compare", "get"): LOOK,
+    ("api:what-if", "post"): LOOK,  # a job, but no change
+    ("api:what-if-recommendation", "get"): LOOK,
     ("api:rule-list", "get"): LOOK,
     ("api:rule-list", "post"): OPERATE,
     ("api:rule-detail", "get"): LOOK,
@@ -162,6 +165,8 @@ PAGES = {
     ("dashboard:member-try-again", "post"): (404, 404, 404, 302),
     ("dashboard:tiers", "get"): (200, 200, 200, 200),
     ("dashboard:jobs", "get"): (200, 200, 200, 200),
+    ("dashboard:what_if", "get"): (200, 200, 200, 200),
+    ("dashboard:what_if", "post"): (200, 400, 400, 400),  # an empty form, refused; x has no tenant
     ("dashboard:audit", "get"): (200, 200, 200, 200),
     ("dashboard:contexts", "get"): (200, 200, 200, 200),
     ("dashboard:context-pin", "post"): (404, 404, 302, 302),
@@ -323,6 +328,9 @@ def test_another_tenants_rows_do_not_exist(world, name):
             assert b"acme" not in b"".join(answer.streaming_content)
         elif name == "api:me":
             assert {tenant["slug"] for tenant in answer.json()["tenants"]} <= {"other"}
+        elif name == "api:what-if-recommendation":
+            assert answer.status_code == 400 or answer.json()["tenant"] == "other"
+            assert caller.get(address(name, rows) + "?tenant=acme").status_code == 404
         elif name == "api:usage":
             assert answer.json()["points"] == []
             assert caller.get(address(name, rows) + "?tenant=acme").status_code == 404

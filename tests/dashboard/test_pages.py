@@ -38,7 +38,10 @@ from tenants.scope import tenant_scope
 pytestmark = [pytest.mark.integration, pytest.mark.django_db, pytest.mark.usefixtures("hot_tier")]
 
 DASHBOARD = Path(__file__).resolve().parents[2] / "dashboard"
-PAGES = ("overview", "nodes", "tiers", "families", "tenants", "contexts", "keys", "jobs", "audit")
+PAGES = (
+    *("overview", "nodes", "tiers", "families", "tenants", "contexts", "keys", "jobs", "audit"),
+    "what_if",
+)
 
 
 def address(name: str) -> str:

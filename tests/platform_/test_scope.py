@@ -26,6 +26,7 @@ MAY_USE_UNSCOPED = {
     "events/reading.py": "restricts to the tenants that the reader sees",
     "events/feed.py": "reads for all streams; each takes what its reader sees",
     "events/services.py": "events of the platform have no tenant",
+    "planning/whatif.py": "looks through all tenants for the oldest recommendation",
     "contexts/work.py": "looks through all tenants",
     "engines/work.py": "looks through all tenants",
     "contexts/admin.py": "operators choose among all spaces",

@@ -10,6 +10,7 @@ PAGES = (
     "nodes/",
     "tiers/",
     "families/",
+    "what-if/",
     "tenants/",
     "contexts/",
     "keys/",

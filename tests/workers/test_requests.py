@@ -29,6 +29,7 @@ with tenant_scope(tenant.pk):
     )
 known = {"space_id": space.pk, "leaving_id": gone.pk, "context_id": "0" * 32}
 known |= {"bulk_id": str(bulk.pk), "engine_id": 0}
+known |= {"changes": [{"hot": "x2"}], "window_s": 3600}
 asked = [
     jobs.enqueue(
         kind.name,

@@ -720,6 +720,26 @@ class RateLimit(Record):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Recommendation(Record):
+    """Recommendation."""
+
+    tenant: str
+    verdict: str
+    # a code, such as worth_it, below_error, samples_off
+    reason: str
+    words: str
+    # as POST /what-if takes it
+    change: dict[str, Any] | None
+    # null: none was made yet
+    made_at: datetime | None
+    age_s: int | None
+    # quota or policy changed since, or it is older than 24 h
+    is_outdated: bool
+    # the comparison of all changes tried, as a what-if job's detail
+    result: dict[str, Any] | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Removal(Record):
     """What is deleted."""
 

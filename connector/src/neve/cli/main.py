@@ -28,6 +28,7 @@ SECTIONS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "whoami": ("login", "Show the key in use: its name, role, scopes, tenants and end."),
         "keys": ("keys", "API keys: list, create, rotate, revoke."),
         "quota": ("keys", "Show what is used of the quota."),
+        "what-if": ("what_if", "Say what other quotas and policies would give."),
         "policy": ("policy", "How long blocks stay: show, change, try."),
         "nodes": ("nodes", "List engines that are connected now."),
         "spaces": ("spaces", "KV layouts: list them, compare two."),
@@ -63,7 +64,7 @@ class NeveGroup(click.Group):
         if where is None:
             return None
         module = importlib.import_module(f"neve.cli.{where}")
-        command: click.Command = getattr(module, cmd_name)
+        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -222,3 +222,29 @@ _APPLY: Final[Mapping[str, Callable[[Setting, str], Setting]]] = {
     "promote_window": _window,
     "codec": _codec,
 }
+
+
+# What a recommendation tries, each alone.
+CANDIDATES: Final = tuple(
+    Change(**given)
+    for given in (
+        *({"hot": size} for size in ("x0.5", "x1.5", "x2", "x4")),
+        *({"cold": size} for size in ("x0.5", "x2")),
+        *({"eviction": name} for name in ("lru", "2q")),
+        *({"cold_lifetime": span} for span in ("7d", "30d", UNLIMITED)),
+        {"hot_idle": UNLIMITED},
+        {"promote": "never"},
+    )
+)
+
+
+def candidates(today: Setting) -> list[Change]:
+    """Those of `CANDIDATES` that would change something."""
+    found = []
+    for change in CANDIDATES:
+        try:
+            change.apply(today)
+        except Misuse:
+            continue
+        found.append(change)
+    return found

@@ -87,24 +87,24 @@ class Traffic:
 
 @dataclass(frozen=True)
 class Economics:
-    """What a hit is worth.
+    """What a hit is worth, in GPU seconds: seconds × GPUs of the engine.
 
-    `prefill_s_per_token`: measured seconds of prefill that one hit token spares; None: unknown.
-    `load_s_per_token`: measured seconds that a request waits per token loaded, by tier. Hits of a
-    tier without it, or with a load no faster than prefill, spare nothing. `gpus`: of one engine.
-    `segment_bytes`: of one S3 object, for the number of PUT requests.
+    `prefill_gpu_s_per_token`: measured prefill that one hit token spares; None: unknown.
+    `load_gpu_s_per_token`: measured wait per loaded token, by tier. Hits of a tier without it, or
+    with a load no faster than prefill, spare nothing. `segment_bytes`: of one S3 object, for the
+    number of PUT requests. `basis`: where the prefill figure comes from, in words.
     """
 
     prices: Prices
     block_tokens: int
-    prefill_s_per_token: float | None
-    load_s_per_token: Mapping[str, float] = field(default_factory=dict)
-    gpus: int = 1
+    prefill_gpu_s_per_token: float | None
+    load_gpu_s_per_token: Mapping[str, float] = field(default_factory=dict)
     segment_bytes: int = 256 << 20
     basis: str = ""
 
     def is_faster(self, tier: str) -> bool:
-        load_s, prefill_s = self.load_s_per_token.get(tier), self.prefill_s_per_token
+        load_s = self.load_gpu_s_per_token.get(tier)
+        prefill_s = self.prefill_gpu_s_per_token
         return load_s is not None and prefill_s is not None and load_s < prefill_s
 
 
@@ -301,7 +301,7 @@ def recommend(comparison: Comparison) -> Recommendation:
         )
     if not comparison.calibration.is_good:
         return _nothing("not_calibrated", comparison.calibration.words)
-    if comparison.economics.prefill_s_per_token is None:
+    if comparison.economics.prefill_gpu_s_per_token is None:
         return _nothing(
             "no_prefill_speed",
             "No engine has reported its prefill speed in this window, so a hit has no known worth.",
@@ -416,14 +416,14 @@ def figures_of(played: Result, setting: Setting, traffic: Traffic, economics: Ec
         found[f"written_bytes.{name}"] = tier.written_bytes * scale * a_month
         if economics.is_faster(name):
             tokens = hits[name] * economics.block_tokens
-            spared_s += tokens * (economics.prefill_s_per_token or 0.0)
-            load_s += tokens * economics.load_s_per_token[name]
+            spared_s += tokens * (economics.prefill_gpu_s_per_token or 0.0)
+            load_s += tokens * economics.load_gpu_s_per_token[name]
     cold = played.tiers.get("cold")
     capacity = setting.hot.capacity_bytes
     hot_bytes = found["held_bytes.hot"] if capacity is None else float(capacity)
     used = Used(
-        spared_gpu_us=round(spared_s * a_month * economics.gpus * 1e6),
-        load_gpu_us=round(load_s * a_month * economics.gpus * 1e6),
+        spared_gpu_us=round(spared_s * a_month * 1e6),
+        load_gpu_us=round(load_s * a_month * 1e6),
         hot_kib_s=round(hot_bytes / 1024 * MONTH_S),
         cold_kib_s=round(found["held_bytes.cold"] / 1024 * MONTH_S) if cold else 0,
         puts=round(found["written_bytes.cold"] / economics.segment_bytes) if cold else 0,
@@ -431,7 +431,7 @@ def figures_of(played: Result, setting: Setting, traffic: Traffic, economics: Ec
         egress_bytes=round(found["read_bytes.cold"]) if cold else 0,
     )
     money = savings(used, economics.prices, month_s=MONTH_S)
-    found["gpu_s"] = spared_s * a_month * economics.gpus
+    found["gpu_s"] = spared_s * a_month
     found |= {f"money.{each.name}": float(getattr(money, each.name)) for each in fields(money)}
     return found | {"money.net": float(money.net)}
 
@@ -532,9 +532,8 @@ def as_dict(comparison: Comparison) -> dict[str, Any]:
                 for each in fields(economics.prices)
             },
             "block_tokens": economics.block_tokens,
-            "prefill_s_per_token": economics.prefill_s_per_token,
-            "load_s_per_token": dict(economics.load_s_per_token),
-            "gpus": economics.gpus,
+            "prefill_gpu_s_per_token": economics.prefill_gpu_s_per_token,
+            "load_gpu_s_per_token": dict(economics.load_gpu_s_per_token),
             "basis": economics.basis,
         },
         "today": _outcome_dict(comparison.today),

@@ -948,6 +948,8 @@ class AsyncJobs(AsyncResource):
                 database.
                 * `prune` - Delete ended sessions, expired contexts and audit events that are
                 older than their limits.
+                * `recommend` - Compare changes of a tenant's quotas and policies, and recommend
+                one or none.
             tenant: slug; kinds of the whole platform have none
         """
         return await self._transport.call(
@@ -2046,6 +2048,46 @@ class AsyncWebhooks(AsyncResource):
         )
 
 
+class AsyncWhatIf(AsyncResource):
+    """Operations on what if."""
+
+    async def ask(
+        self,
+        *,
+        changes: Sequence[Mapping[str, Any]],
+        tenant: str | None = None,
+        space: int | None = None,
+        window: Duration | None = None,
+    ) -> models.Job:
+        """Requests a simulation of the tenant's sampled traffic on today's tiers and on each
+        change. The job's `detail` will hold hit rates, bytes, GPU seconds and money of a month
+        with their errors, against today.
+
+        Args:
+            changes: 1 to 12, each tried alone
+            tenant: slug; absent: your only tenant
+            space: id: only its traffic; absent: all of the tenant
+            window: traffic of so long up to now; 24h unless given: such as 90s, 30m, 2h, 7d,
+                1h30m, or ISO 8601: PT2H, P7D
+        """
+        return await self._transport.call(
+            "POST",
+            "/what-if",
+            models.Job,
+            body=members({"changes": changes, "tenant": tenant, "space": space, "window": window}),
+        )
+
+    async def get(self, *, tenant: str | None = None) -> models.Recommendation:
+        """A recommendation from the tenant's own traffic, made anew every six hours.
+
+        Args:
+            tenant: slug; absent: your only tenant
+        """
+        return await self._transport.call(
+            "GET", "/what-if/recommendation", models.Recommendation, query={"tenant": tenant}
+        )
+
+
 class AsyncOperations(AsyncResource):
     """All of the platform's resources."""
 
@@ -2069,6 +2111,7 @@ class AsyncOperations(AsyncResource):
         self.tenants = AsyncTenants(transport)
         self.warm_policies = AsyncWarmPolicies(transport)
         self.webhooks = AsyncWebhooks(transport)
+        self.what_if = AsyncWhatIf(transport)
 
     async def lookup(
         self,
