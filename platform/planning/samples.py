@@ -2,12 +2,12 @@
 
 from datetime import datetime
 
-from neve.planner.simulate.samples import Samples
+from neve.planner.simulate.samples import Samples, Totals
 
 
 def read(tenant_id: int, start: datetime, end: datetime, *, space_id: int = 0) -> Samples:
     """The samples of a window, of one space or (0) of all. Without any: no requests."""
-    return Samples(1.0, ())
+    return Samples(0, (), Totals())
 
 
 def tenants_with_samples() -> list[int]:

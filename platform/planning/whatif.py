@@ -284,6 +284,7 @@ def _estimate(
             first_s + WARM_UP_SHARE * (seen.requests[-1].at_s - first_s), start.tzinfo
         ).replace(second=0, microsecond=0) + timedelta(minutes=1)
     known = counted(tenant_id, start, end)
+    asked_blocks = samples.read(tenant_id, start, end, space_id=space_id).totals.asked_blocks
     blocks = sum(len(each.ids) for each in seen.requests)
     block_bytes = round(sum(len(e.ids) * e.block_bytes for e in seen.requests) / blocks)
     block_bytes += HEADER_BYTES
@@ -293,7 +294,7 @@ def _estimate(
         "setting": whatif.setting_dict(today),
         "rate": seen.rate,
         "count_from_s": start.timestamp(),
-        "asked_blocks": None,
+        "asked_blocks": asked_blocks or None,
         "changes": changes,
         "economics": asdict(economics)
         | {"prices": {name: str(value) for name, value in asdict(economics.prices).items()}},

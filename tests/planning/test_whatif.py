@@ -1,6 +1,7 @@
 """What-if jobs and recommendations: from stored samples to a result, with the real simulator."""
 
 from datetime import timedelta
+from itertools import count as count_up
 
 import pytest
 from celery import current_app
@@ -12,6 +13,7 @@ from catalog.kinds import RECOMMEND, WHAT_IF
 from catalog.models import Job
 from catalog.targets import Opener
 from neve.planner.changes import Change
+from neve.planner.simulate.requests import BlockRequest
 from planning import samples, simulating, whatif
 from retention.models import RetentionPolicy
 from support.rows import make_space, make_tenant
@@ -202,14 +204,21 @@ def test_a_cancelled_job_ends_its_process(busy, monkeypatch):
     assert children[0].returncode == -9
 
 
-@pytest.mark.parametrize("name", ["LIMIT_CPU_S", "LIMIT_BYTES", "LIMIT_S"])
+@pytest.mark.parametrize("name", ["LIMIT_CPU_S", "LIMIT_S"])
 def test_a_simulation_beyond_its_limits_ends_and_says_so(busy, monkeypatch, name):
-    monkeypatch.setattr(simulating, name, {"LIMIT_BYTES": 50 << 20, "LIMIT_S": 0.01}.get(name, 0))
+    monkeypatch.setattr(simulating, name, {"LIMIT_S": 0.01}.get(name, 0))
     job = ask(busy, {"hot": "x2"})
     with pytest.raises(jobs.GiveUp, match="choose a shorter window"):
         do(job)
     job.refresh_from_db()
     assert (job.state, job.retry_at) == ("failed", None)
+
+
+def test_endless_traffic_ends_at_the_limit_of_memory(monkeypatch):
+    monkeypatch.setattr(simulating, "LIMIT_BYTES", 400 << 20)
+    endless = (BlockRequest(tuple(range(n << 40, (n << 40) + 200)), float(n)) for n in count_up())
+    with pytest.raises(simulating.TooMuch):
+        simulating.simulate({}, endless)
 
 
 def test_today_is_what_quota_and_policy_say(acme):

@@ -9,7 +9,7 @@ from catalog.usage import record_deltas
 from neve.formats.block import HEADER_BYTES
 from neve.planner.simulate import tiers
 from neve.planner.simulate.requests import BlockRequest
-from neve.planner.simulate.samples import SampledRequest, Samples
+from neve.planner.simulate.samples import SampledRequest, Samples, Totals
 from neve.planner.whatif import mixed
 from planning import whatif
 from support.rows import make_session
@@ -72,20 +72,19 @@ def measure(space: Space, **speeds: Any) -> None:
 
 def store(space: Space, requests: list[BlockRequest]) -> None:
     """Samples of 1 in 4 blocks."""
-    rate = 1 / 4
     found = []
     for each in requests:
         ids = tuple(mixed(id_) for id_ in each.ids if mixed(id_) >> 62 == 0)
         if ids:
             places = tuple(range(len(ids)))
             found.append(SampledRequest(each.at_s, len(each.ids), places, ids, BLOCK_BYTES))
-    FAKE[space.tenant_id] = Samples(rate, found)
+    FAKE[space.tenant_id] = Samples(2, found, Totals())
 
 
 FAKE: dict[int, Samples] = {}
 
 
 def read(tenant_id: int, start: datetime, end: datetime, *, space_id: int = 0) -> Samples:
-    found = FAKE.get(tenant_id, Samples(1.0, ()))
+    found = FAKE.get(tenant_id, Samples(0, (), Totals()))
     inside = [each for each in found.requests if start.timestamp() <= each.at_s < end.timestamp()]
-    return Samples(found.rate, inside)
+    return Samples(found.rate_log, inside, Totals())
