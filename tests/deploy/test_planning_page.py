@@ -7,7 +7,6 @@ import pytest
 
 from deploy.planning_page import IMAGES, PAGE, RECORDED, commands, renewed
 
-pytestmark = pytest.mark.unit
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
 

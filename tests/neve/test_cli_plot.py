@@ -9,7 +9,6 @@ import pytest
 from neve.cli.plot import Line, Mark, draw
 from neve.errors import Misuse
 
-pytestmark = pytest.mark.unit
 WORDS = {"title": "Hit rate", "x_label": "capacity (GiB)", "y_label": "hit rate"}
 
 
