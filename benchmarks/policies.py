@@ -3,11 +3,11 @@
     .venv/bin/python benchmarks/policies.py [--trace FILE] [--blocks 1000,10000] [--only one-tier]
 
 First one tier that stores all that is asked for (`neve.planner.simulate.single`): hits of the
-longest held prefix for each block asked for, and the CPU seconds of a run. Then a hot tier with
-promotion (`neve.planner.simulate.hot`): hits / promotions for each block asked for, on three
-traces: the conversation trace alone; with as many extra blocks that are stored and never used
-(`written scan`); with as many extra blocks in S3 that are read once (`read scan`). Scans count in
-no ratio.
+longest held prefix for each block asked for, the share of prefill that they spare, and the CPU
+seconds of a run. Then a hot tier with promotion (`neve.planner.simulate.hot`): hits / promotions
+for each block asked for, on three traces: the conversation trace alone; with as many extra blocks
+that are stored and never used (`written scan`); with as many extra blocks in S3 that are read once
+(`read scan`). Scans count in no ratio.
 """
 
 import argparse
@@ -51,19 +51,19 @@ def cpu_seconds() -> Iterator[list[float]]:
 
 
 def show(name: str, cells: Sequence[str]) -> None:
-    print(f"  {name:26}" + "".join(f"{cell:>17}" for cell in cells))
+    print(f"  {name:24}" + "".join(f"{cell:>22}" for cell in cells))
 
 
 def one_tier(requests: Sequence[BlockRequest], sizes: Sequence[int]) -> None:
     """Prints the curve of LRU and a row for each policy."""
     asked = [request.ids for request in requests]
     blocks = sum(map(len, asked))
-    print(f"one tier: hits for each of {blocks:,} blocks asked for, CPU s, by blocks of the tier")
+    print(f"one tier: hits for each of {blocks:,} blocks asked for / spared prefill, CPU seconds")
     columns = [*sizes, None]
     show("", [f"{size:,}" if size else "no limit" for size in columns])
     with cpu_seconds() as spent:
         curve = lru_curve(asked)
-    show("lru, the whole curve", [f"{curve.hit_rate(size):.4f}       " for size in columns])
+    show("lru, the whole curve", [f"{curve.hit_rate(size):.4f}             " for size in columns])
     slowest = 0.0
     for name in POLICIES:
         cells = []
@@ -71,7 +71,7 @@ def one_tier(requests: Sequence[BlockRequest], sizes: Sequence[int]) -> None:
             with cpu_seconds() as each:
                 hits = single.run(name, asked, capacity_bytes=size)
             slowest = max(slowest, *each)
-            cells.append(f"{hits.rate:.4f} {each[0]:4.2f} s")
+            cells.append(f"{hits.rate:.4f} / {hits.cost_rate:.3f} {each[0]:4.1f} s")
         show(name, cells)
     print(f"\ncurve cpu_s={spent[0]:.2f} policies slowest_cpu_s={slowest:.2f}\n")
 

@@ -176,6 +176,14 @@ def test_without_a_limit_all_policies_hit_the_same(requests):
     assert len(hits) == 1
 
 
+def test_blocks_cost_more_the_further_back_they_stand_in_the_prompt():
+    tier = single.SingleTier(make("lru", capacity_bytes=None), block_tokens=30_000)
+    tier.ask([1, 2])
+    tier.ask([1, 3])
+    assert (tier.hits.asked_cost, tier.hits.hit_cost) == (1.5 + 2.5 + 1.5 + 2.5, 1.5)
+    assert tier.hits.cost_rate == 1.5 / 8
+
+
 def test_lfu_evicts_the_least_used_and_of_equal_ones_the_longest_unused():
     lfu = Lfu(3)
     for id_ in (1, 2, 3):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from neve.errors import Misuse
+from neve.planner.simulate import samples
 from neve.planner.simulate.requests import BlockRequest
 from neve.planner.simulate.traces import Format, block_ids, mooncake, read, vllm_log
 from neve.replay.generator import Generator, Workload
@@ -87,6 +88,17 @@ def test_a_log_of_vllm_gives_prompts_as_blocks():
     assert again.ids == first.ids == chat.ids == longer.ids[:4]
     assert not set(adapted.ids) & set(first.ids)  # the same tokens with a LoRA adapter
     assert {each.at_s for each in trace.requests} == {0.0}  # all within a second
+
+
+def test_samples_of_traffic_say_at_which_rate_capacities_are_simulated():
+    rows = list(islice(Generator(Workload.MIXED, seed=1), 200))
+    requests = [BlockRequest(row.hash_ids, row.timestamp_ms / 1000) for row in rows]
+    taken = samples.sample(requests, rate_log=2, key=bytes(32))
+    trace = read(samples.write_lines(taken))
+    assert (trace.format, trace.rate) == (Format.NEVE, 1 / 4)
+    assert trace.samples.totals == taken.totals
+    assert [each.ids for each in trace.requests] == [each.ids for each in taken.requests]
+    assert 0 < sum(len(each.ids) for each in trace.requests) < taken.totals.asked_blocks / 2
 
 
 def test_block_ids_stand_for_the_whole_prefix():

@@ -26,12 +26,15 @@ def one_byte(_: int) -> int:
 
 @dataclass(frozen=True)
 class Hits:
-    """`hit_blocks`: of the requests' longest held prefixes."""
+    """All that was asked for, and the part of it in the requests' longest held prefixes. Costs are
+    those of `recompute_cost`."""
 
     asked_blocks: int = 0
     asked_bytes: int = 0
+    asked_cost: float = 0.0
     hit_blocks: int = 0
     hit_bytes: int = 0
+    hit_cost: float = 0.0
 
     @property
     def rate(self) -> float | None:
@@ -40,7 +43,13 @@ class Hits:
 
     @property
     def byte_rate(self) -> float | None:
+        """Hit bytes ÷ asked bytes; None before the first."""
         return self.hit_bytes / self.asked_bytes if self.asked_bytes else None
+
+    @property
+    def cost_rate(self) -> float | None:
+        """Share of the prefill that the hits spare; None before the first block."""
+        return self.hit_cost / self.asked_cost if self.asked_cost else None
 
 
 def recompute_cost(position: int, *, block_tokens: int) -> float:
@@ -68,7 +77,9 @@ class SingleTier:
         self._bytes_of = bytes_of
         self._block_tokens = block_tokens
         self._future = future
+        self._costs: list[float] = []  # by position
         self._asked_blocks = self._asked_bytes = self._hit_blocks = self._hit_bytes = 0
+        self._asked_cost = self._hit_cost = 0.0
 
     def ask(self, ids: Sequence[int]) -> int:
         """Asks for one request's blocks, first to last. Returns the number of hits."""
@@ -77,22 +88,33 @@ class SingleTier:
         policy, bytes_of = self.policy, self._bytes_of
         sizes = [bytes_of(id_) for id_ in ids]
         hits = next((n for n, id_ in enumerate(ids) if id_ not in policy), len(ids))
-        for position, id_ in enumerate(ids):
+        costs = self._costs_of(len(ids))
+        for id_, size, cost in zip(ids, sizes, costs, strict=False):
             if id_ in policy:
                 policy.use(id_)
             else:
-                cost = recompute_cost(position, block_tokens=self._block_tokens)
-                policy.store(id_, sizes[position], cost=cost)
+                policy.store(id_, size, cost=cost)
         self._asked_blocks += len(ids)
         self._asked_bytes += sum(sizes)
+        self._asked_cost += sum(costs[: len(ids)])
         self._hit_blocks += hits
         self._hit_bytes += sum(sizes[:hits])
+        self._hit_cost += sum(costs[:hits])
         return hits
+
+    def _costs_of(self, blocks: int) -> list[float]:
+        """Costs by position, of at least so many blocks."""
+        for position in range(len(self._costs), blocks):
+            self._costs.append(recompute_cost(position, block_tokens=self._block_tokens))
+        return self._costs
 
     @property
     def hits(self) -> Hits:
         """All hits so far."""
-        return Hits(self._asked_blocks, self._asked_bytes, self._hit_blocks, self._hit_bytes)
+        return Hits(
+            self._asked_blocks, self._asked_bytes, self._asked_cost,
+            self._hit_blocks, self._hit_bytes, self._hit_cost,
+        )  # fmt: skip
 
 
 def run(
