@@ -42,6 +42,7 @@ SECTIONS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "ping": ("ping", "Check endpoint, key, Valkey and S3 one by one."),
         "replay": ("replay_command", "Replay a workload through the real client."),
         "plan": ("plan", "Plan before anything runs: sizes, break-even, machines."),
+        "simulate": ("simulate", "Play a recorded workload on simulated tiers."),
     },
     "This command": {
         "completion": ("completion", "Print what makes a shell complete `neve`."),

@@ -1,0 +1,340 @@
+"""What `neve simulate` writes: tables, JSON, figures."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+
+from neve.cli.offline import table
+from neve.cli.simulate_options import Amount
+from neve.cli.text import NOTHING, count, size, span
+from neve.errors import Misuse
+from neve.planner.simulate.curve import Curve
+from neve.planner.simulate.settings import Setting
+from neve.planner.simulate.tiers import Result, TierResult
+from neve.planner.simulate.traces import Trace
+
+_POINTS = 1000  # of a curve in JSON and in a figure
+_GB = 1e9  # network bandwidth is decimal
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A trace and its blocks. `block_bytes` None: unknown, amounts are in blocks."""
+
+    name: str
+    trace: Trace
+    block_tokens: int
+    block_bytes: int | None
+
+    @property
+    def span_s(self) -> float:
+        requests = self.trace.requests
+        return requests[-1].at_s - requests[0].at_s
+
+    @property
+    def distinct_blocks(self) -> int:
+        return len({id_ for request in self.trace.requests for id_ in request.ids})
+
+    def amount(self, units: float) -> str:
+        """Of a result, which counts bytes, or blocks if their bytes are unknown."""
+        units /= self.trace.rate
+        return f"{units:,.0f} blocks" if self.block_bytes is None else size(units)
+
+    def facts(self) -> dict[str, Any]:
+        requests = self.trace.requests
+        return {
+            "name": self.name,
+            "format": str(self.trace.format.value),
+            "rate": self.trace.rate,
+            "requests": len(requests),
+            "asked_blocks": sum(len(request.ids) for request in requests),
+            "distinct_blocks": self.distinct_blocks,
+            "span_s": self.span_s,
+            "block_tokens": self.block_tokens,
+            "block_bytes": self.block_bytes,
+        }
+
+    def words(self) -> Iterator[str]:
+        facts = self.facts()
+        each = "" if self.block_bytes is None else f", {size(self.block_bytes)} each"
+        yield (
+            f"{self.name}: {count(facts['requests'])} requests in {span(self.span_s)} ask for "
+            f"{count(facts['asked_blocks'])} blocks of {self.block_tokens} tokens{each}, "
+            f"{count(facts['distinct_blocks'])} of them distinct"
+        )
+        if self.trace.rate < 1:
+            yield (
+                f"Samples of 1/{1 / self.trace.rate:.0f} of the blocks: estimates. Sizes in the "
+                "table are those of the whole traffic."
+            )
+
+
+@dataclass(frozen=True)
+class Worth:
+    """`prefill_tokens_per_s`: measured, of one GPU; None: unknown. `bandwidths`: tier → GB/s."""
+
+    prefill_tokens_per_s: float | None = None
+    bandwidths: Mapping[str, float] = field(default_factory=dict)
+
+    def gpu_s(self, result: Result, rate: float) -> float | None:
+        """GPU-seconds of prefill that hits spare; None: unknown. A tier that loads no faster than
+        the GPU computes spares nothing; its load time is taken off if its bandwidth is known."""
+        if self.prefill_tokens_per_s is None:
+            return None
+        spared_s = 0.0
+        for name, tier in result.tiers.items():
+            computing_s = tier.hit_tokens / self.prefill_tokens_per_s
+            loading_s = tier.read_bytes / (self.bandwidths.get(name, math.inf) * _GB)
+            spared_s += max(0.0, computing_s - loading_s)
+        return spared_s / rate
+
+    def words(self, tiers: Sequence[str]) -> str:
+        if self.prefill_tokens_per_s is None:
+            return ""
+        text = f"GPU-s spared: tokens of hits at {self.prefill_tokens_per_s:,.0f} tokens/s"
+        taken = [f"{name} at {self.bandwidths[name]:g} GB/s" for name in tiers
+                 if name in self.bandwidths]  # fmt: skip
+        free = [name for name in tiers if name not in self.bandwidths]
+        if taken:
+            text += f", less the time of loading from {' and '.join(taken)}"
+        if free:
+            text += f". Loading from {' and '.join(free)} is taken to cost nothing (--bandwidth)"
+        return f"{text}."
+
+
+@dataclass(frozen=True)
+class Row:
+    """One setting, as it was asked for, and its result."""
+
+    policy: str
+    hot: Amount
+    cold: Amount | None
+    setting: Setting
+    result: Result
+
+    @property
+    def is_single(self) -> bool:
+        return len(self.result.tiers) == 1
+
+    def json(self, workload: Workload, worth: Worth) -> dict[str, Any]:
+        result = self.result
+        gpu_s = worth.gpu_s(result, workload.trace.rate)
+        return {
+            "policy": self.policy,
+            "hot": self.hot.text,
+            "cold": self.cold.text if self.cold else None,
+            "requests": result.requests,
+            "asked_blocks": result.asked_blocks,
+            "asked_tokens": result.asked_tokens,
+            "hit_blocks": result.hit_blocks,
+            "hit_tokens": result.hit_tokens,
+            "hit_rate": result.hit_rate,
+            "promoted_blocks": result.promoted_blocks,
+            "expired_blocks": result.expired_blocks,
+            "lost_blocks": result.lost_blocks,
+            "span_s": result.span_s,
+            "gpu_s_spared": gpu_s,
+            "tiers": {
+                name: self._tier(name, tier, workload) for name, tier in result.tiers.items()
+            },
+            "buckets": [
+                {
+                    "start_s": each.start_s,
+                    "asked_blocks": each.asked_blocks,
+                    "hit_blocks": each.hit_blocks,
+                    _unit("held", workload): each.held_bytes,
+                }
+                for each in result.buckets
+            ],
+        }
+
+    def _tier(self, name: str, tier: TierResult, workload: Workload) -> dict[str, Any]:
+        """Amounts are of the trace; of samples, × their rate. They are in blocks if the bytes of a
+        block are unknown."""
+        asked = self.result.asked_blocks
+        found = {
+            "hit_rate": tier.hit_blocks / asked if asked else None,
+            "hit_blocks": tier.hit_blocks,
+            "hit_tokens": tier.hit_tokens,
+            "written_blocks": tier.written_blocks,
+            "evicted_blocks": tier.evicted_blocks,
+            "expired_blocks": tier.expired_blocks,
+            "idle_blocks": tier.idle_blocks,
+            "refused_blocks": tier.refused_blocks,
+            _unit("mean", workload): tier.mean_bytes,
+            _unit("peak", workload): tier.peak_bytes,
+        }
+        if workload.block_bytes is not None:
+            found |= {
+                "read_bytes": tier.read_bytes,
+                "written_bytes": tier.written_bytes,
+                "gib_hours": tier.gib_hours,
+            }
+        return found
+
+
+def _unit(name: str, workload: Workload) -> str:
+    return f"{name}_blocks" if workload.block_bytes is None else f"{name}_bytes"
+
+
+def rate(hits: int, asked: int) -> str:
+    return f"{hits / asked:.4f}" if asked else NOTHING
+
+
+def show_rows(rows: Sequence[Row], workload: Workload, worth: Worth) -> None:
+    """A line for each setting; then what the columns mean."""
+    names = list(rows[0].result.tiers)
+    titles = ["policy", "hot"]
+    titles += ["cold"] if "cold" in names else []
+    titles += ["hit rate"]
+    titles += [f"{name} hits" for name in names] if len(names) > 1 else []
+    titles += [f"{name} held" for name in names]
+    titles += ["promoted"] if "cold" in names else []
+    titles += ["refused"] if any(_refused(row.result) for row in rows) else []
+    titles += ["GPU-s spared"] if worth.prefill_tokens_per_s else []
+    lines = []
+    for row in rows:
+        result = row.result
+        tiers, asked = result.tiers, result.asked_blocks
+        cells = {
+            "policy": row.policy,
+            "hot": row.hot.text,
+            "cold": row.cold.text if row.cold else NOTHING,
+            "hit rate": rate(result.hit_blocks, asked),
+            "promoted": count(result.promoted_blocks / workload.trace.rate),
+            "refused": count(_refused(result) / workload.trace.rate),
+            "GPU-s spared": count(worth.gpu_s(result, workload.trace.rate)),
+        }
+        for name, tier in tiers.items():
+            cells[f"{name} hits"] = rate(tier.hit_blocks, asked)
+            cells[f"{name} held"] = workload.amount(tier.mean_bytes)
+        lines.append([cells[title] for title in titles])
+    table(titles, lines)
+    click.echo()
+    click.echo("Hits: blocks of prefixes found ÷ blocks asked for. Held: the mean over time.")
+    if words := worth.words(names):
+        click.echo(words)
+
+
+def _refused(result: Result) -> int:
+    return sum(tier.refused_blocks for tier in result.tiers.values())
+
+
+def show_buckets(row: Row, workload: Workload) -> None:
+    names = list(row.result.tiers)
+    start_s = row.result.buckets[0].start_s if row.result.buckets else 0.0
+    click.echo()
+    table(
+        ["from", "asked", *(f"{name} hits" for name in names), *(f"{name} held" for name in names)],
+        [
+            [
+                f"+{span(each.start_s - start_s)}",
+                count(each.asked_blocks / workload.trace.rate),
+                *(rate(each.hit_blocks[name], each.asked_blocks) for name in names),
+                *(workload.amount(each.held_bytes[name]) for name in names),
+            ]
+            for each in row.result.buckets
+        ],
+    )
+
+
+def show_curve(curve: Curve, sizes: Sequence[tuple[str, int | None]], workload: Workload) -> None:
+    """`sizes`: words and blocks, None: unlimited."""
+    lines = []
+    for words, blocks in sizes:
+        held = workload.amount((blocks or workload.distinct_blocks) * (workload.block_bytes or 1))
+        cells = [words, *([held] if workload.block_bytes else [])]
+        lines.append([*cells, rate(_hits(curve, blocks, workload), curve.asked_blocks)])
+    table(["hot", *(["bytes"] if workload.block_bytes else []), "hit rate"], lines)
+
+
+def curve_json(
+    curve: Curve, sizes: Sequence[tuple[str, int | None]], workload: Workload
+) -> list[dict[str, Any]]:
+    return [
+        {
+            "hot": words,
+            "blocks": blocks,
+            "hit_rate": _hits(curve, blocks, workload) / curve.asked_blocks,
+        }
+        for words, blocks in sizes
+    ]
+
+
+def _hits(curve: Curve, blocks: int | None, workload: Workload) -> int:
+    scaled = None if blocks is None else max(1, int(blocks * workload.trace.rate))
+    return curve.hit_blocks(scaled)
+
+
+def round_sizes(most: int) -> list[int]:
+    """1, 2, 5, 10, … up to the first that holds `most`."""
+    sizes: list[int] = []
+    step = 1
+    while not sizes or sizes[-1] < most:
+        sizes.append((1, 2, 5)[len(sizes) % 3] * step)
+        step *= 10 if len(sizes) % 3 == 0 else 1
+    return sizes
+
+
+def plot_curve(file: Path, curve: Curve, workload: Workload) -> None:
+    from neve.cli.plot import Line, draw
+
+    most = max(2, workload.distinct_blocks)
+    blocks = sorted({round(most ** (n / (_POINTS - 1))) for n in range(_POINTS)})
+    hits = [_hits(curve, each, workload) / curve.asked_blocks * 100 for each in blocks]
+    draw(
+        file,
+        [Line("lru", _axis(blocks, workload), hits)],
+        title=f"LRU hit rate by size: {workload.name}",
+        x_label=_axis_label(workload),
+        y_label="hit rate, %",
+        x_scale="log",
+        has_points=False,
+    )
+
+
+def plot_rows(file: Path, rows: Sequence[Row], workload: Workload) -> None:
+    """A line for each policy and cold size over the sizes of the hot tier.
+
+    Raises: Misuse without a size that is limited, or if the figure can't be written.
+    """
+    from neve.cli.plot import Line, draw
+
+    points: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for row in rows:
+        capacity, hits = row.setting.hot.capacity_bytes, row.result.hit_rate
+        if capacity is not None and hits is not None:
+            blocks = capacity / row.setting.block_bytes / workload.trace.rate
+            key = row.policy, row.cold.text if row.cold else ""
+            points.setdefault(key, []).append((blocks, hits * 100))
+    if not points:
+        raise Misuse("no hot tier with a limit to draw: give --hot sizes", field="plot")
+    lines = [
+        Line(
+            policy + (f", {cold} cold" if cold else ""),
+            _axis([x for x, _ in sorted(found)], workload),
+            [y for _, y in sorted(found)],
+        )
+        for (policy, cold), found in points.items()
+    ]
+    draw(
+        file,
+        lines,
+        title=f"Hit rate by size of the hot tier: {workload.name}",
+        x_label=_axis_label(workload),
+        y_label="hit rate, %",
+        x_scale="log",
+    )
+
+
+def _axis(blocks: Sequence[float], workload: Workload) -> list[float]:
+    each = 1.0 if workload.block_bytes is None else workload.block_bytes / (1 << 30)
+    return [number * each for number in blocks]
+
+
+def _axis_label(workload: Workload) -> str:
+    return "hot tier, blocks" if workload.block_bytes is None else "hot tier, GiB"
