@@ -51,8 +51,8 @@ _MOST_BUCKETS = 1000
     type=click.Choice(POLICIES),
     multiple=True,
     default=(DEFAULT_POLICY,),
-    show_default=DEFAULT_POLICY,
-    help="Of the hot tier; several: a sweep. belady knows the future: the upper bound.",
+    help="Of the hot tier; several: a sweep. belady knows the future: the upper bound of a single "
+    f"tier.  [default: {DEFAULT_POLICY}]",
 )
 @click.option(
     "--hot", "hots", type=Capacity(), multiple=True, help="Size of the hot tier; several: a sweep."
@@ -158,9 +158,10 @@ def simulate(
         return
     worth = Worth(prefill, dict(bandwidths))
     _check(workload, hots, worth, others["codecs"], block_tokens)
+    below: list[Amount | None] = [*colds] or [None]
     choices = [
         (policy, hot, cold, _setting(workload, policy, hot, cold, **others))
-        for policy, cold, hot in product(policies, [*colds] or [None], hots)
+        for policy, cold, hot in product(policies, below, hots)
     ]
     if len(choices) > _MOST_SETTINGS:
         raise click.UsageError(
@@ -200,6 +201,7 @@ def simulate(
 def _workload(name: str, block_tokens: int | None, block_bytes: int | None) -> Workload:
     """Raises: Misuse for a file that can't be read or holds no trace."""
     tokens = block_tokens or traces.BLOCK_TOKENS
+    title = "standard input" if name == "-" else Path(name).name
     try:
         if name == "-":
             trace = traces.read(sys.stdin, block_tokens=tokens)
@@ -210,7 +212,7 @@ def _workload(name: str, block_tokens: int | None, block_bytes: int | None) -> W
         words = getattr(error, "strerror", None) or str(error)
         raise Misuse(f"cannot read {name}: {words}", field="TRACE") from error
     except Misuse as error:
-        raise Misuse(f"{name}: {error}", field="TRACE") from error
+        raise Misuse(f"{title}: {error}", field="TRACE") from error
     if block_bytes is None and trace.samples is not None:
         sizes = [each.block_bytes for each in trace.samples.requests]
         block_bytes = mode(sizes) if sizes and mode(sizes) > 1 else None
