@@ -128,7 +128,7 @@ def move_of(outcome: Mapping[str, Any], currency: str, place: int = -1) -> Move:
         lines=_lines(figures, against, currency),
         notes=outcome["notes"],
         held=_held(figures),
-        hot_bytes=None,
+        hot_bytes=outcome["setting"]["hot"]["capacity_bytes"],
     )
 
 

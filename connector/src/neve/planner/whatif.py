@@ -519,7 +519,7 @@ def as_dict(comparison: Comparison) -> dict[str, Any]:
             "blocks": comparison.blocks,
         },
         "calibration": {
-            "simulated": asdict(calibration.simulated),
+            "simulated": _pair(calibration.simulated),
             "measured": calibration.measured,
             "measured_tiers": dict(calibration.measured_tiers),
             "allowed": calibration.allowed,
@@ -542,7 +542,7 @@ def as_dict(comparison: Comparison) -> dict[str, Any]:
             {
                 "hot_bytes": each.setting.hot.capacity_bytes,
                 **{
-                    name: asdict(estimate)
+                    name: _pair(estimate)
                     for name, estimate in each.figures.items()
                     if name.startswith("hit_rate")
                 },
@@ -552,13 +552,18 @@ def as_dict(comparison: Comparison) -> dict[str, Any]:
     }
 
 
+def _pair(estimate: Estimate) -> dict[str, float]:
+    """Six digits: more would say more than is known."""
+    return {name: float(f"{value:.6g}") for name, value in asdict(estimate).items()}
+
+
 def _outcome_dict(outcome: Outcome) -> dict[str, Any]:
     return {
         "change": outcome.change.given() if outcome.change else None,
         "words": outcome.words,
         "setting": setting_dict(outcome.setting),
-        "figures": {name: asdict(each) for name, each in sorted(outcome.figures.items())},
-        "against": {name: asdict(each) for name, each in sorted(outcome.against.items())},
+        "figures": {name: _pair(each) for name, each in sorted(outcome.figures.items())},
+        "against": {name: _pair(each) for name, each in sorted(outcome.against.items())},
         "notes": list(outcome.notes),
         "is_priced": outcome.is_priced,
     }

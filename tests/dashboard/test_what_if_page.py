@@ -1,0 +1,142 @@
+"""The page What-if: what it says with and without samples, its form, and whose numbers it shows."""
+
+from datetime import timedelta
+
+import pytest
+from celery import current_app
+from django.urls import reverse
+from django.utils import timezone
+
+from catalog import jobs
+from catalog.kinds import RECOMMEND, WHAT_IF
+from catalog.models import Job
+from catalog.targets import Opener
+from dashboard.pages.what_if.selector import change_asked, fields_of
+from planning import samples, whatif
+from support.rows import make_space
+from support.sampled_tenant import FAKE, chats, count, measure, read, store
+from tenants.models import Quota
+from tenants.scope import tenant_scope
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.usefixtures("hot_tier"),
+]
+
+MIB = 1 << 20
+
+
+@pytest.fixture(autouse=True)
+def stored(monkeypatch, s3):
+    monkeypatch.setattr(current_app, "send_task", lambda name, **kwargs: None)
+    monkeypatch.setattr(samples, "read", read)
+    monkeypatch.setattr(samples, "tenants_with_samples", lambda: list(FAKE))
+    yield FAKE
+    FAKE.clear()
+
+
+@pytest.fixture
+def busy(acme):
+    """With samples and a recommendation."""
+    with tenant_scope(acme.pk):
+        Quota.objects.update(hot_bytes=700 * MIB, cold_bytes=2500 * MIB)
+    requests = chats(timezone.now() - timedelta(minutes=2))
+    space = make_space(acme)
+    store(space, requests)
+    count(acme, requests)
+    measure(space)
+    whatif.recommend(Opener(RECOMMEND, acme.pk), acme.pk)
+    return acme
+
+
+ADDRESS = "/what-if/"
+
+
+def test_without_samples_the_page_says_what_to_do(people, acme):
+    page = people["team"].get(ADDRESS).content.decode()
+    assert "There are no samples of this tenant" in page
+    assert "samples_enabled" in page
+    assert "No curve yet" in page
+    assert "You see no tenant" in people["stranger"].get(ADDRESS).content.decode()
+
+
+def test_the_page_has_curve_check_money_and_moves(people, busy):
+    page = people["team"].get(ADDRESS).content.decode()
+    advice = whatif.advice_of(busy.pk)
+    assert advice.words in page
+    assert "they agree" in page
+    assert page.count('<tr><td class="num">') >= 9  # the table of the curve
+    assert "Moves, best first" in page
+    assert "hot quota 700 MiB → 1.367 GiB" in page
+    assert "From 1 in 4 blocks of acme" in page
+    assert "Apply: ask an operator" in page
+    assert "µs of prefill a token" in page
+    operator = people["operator"].get(f"{ADDRESS}?tenant=acme&move=0").content.decode()
+    assert reverse("admin:retention_retentionpolicy_change", args=[busy.retention.pk]) in operator
+    assert "None" not in operator
+
+
+def test_the_form_asks_and_the_page_shows_the_answer(people, busy):
+    browser = people["team"]
+    today = whatif.today_of(busy.pk, block_bytes=MIB)
+    form = {field.name: field.value for field in fields_of(today)} | {"hot": "1.5"}
+    answer = browser.post(f"{ADDRESS}?tenant=acme", form)
+    assert answer.status_code == 302, answer.content
+    running = browser.get(answer.url).content.decode()
+    assert "The simulation is queued" in running
+    job = Job.unscoped.get(kind="what_if")
+    assert job.arguments["changes"] == [{"hot": "1.5GiB"}]
+    with jobs.job_run(job.pk) as run:
+        whatif.work(Opener(WHAT_IF, busy.pk, run), busy.pk, **job.arguments)
+    done = browser.get(answer.url).content.decode()
+    assert "hot quota 700 MiB → 1.5 GiB" in done
+    assert "◆ if applied" in done
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({}, "Change at least one value"),
+        ({"hot": ""}, "Hot quota: give a number"),
+        ({"hot": "many"}, "needs to be such as"),
+        ({"cold_lifetime": "long"}, "give a number of days"),
+        ({"eviction": "fifo"}, "eviction"),
+    ],
+)
+def test_a_form_without_sense_is_shown_again_with_the_reason(people, acme, given, words):
+    today = whatif.today_of(acme.pk, block_bytes=MIB)
+    form = {field.name: field.value for field in fields_of(today)} | given
+    answer = people["team"].post(f"{ADDRESS}?tenant=acme", form)
+    assert answer.status_code == 400
+    assert words in answer.content.decode()
+    assert not Job.unscoped.exists()
+
+
+def test_the_form_turns_units_into_a_change(acme):
+    today = whatif.today_of(acme.pk, block_bytes=MIB)
+    given = {"cold_lifetime": "0.5", "hot_idle": "6", "codec": "2", "local": "10"}
+    assert change_asked(given, today) == {
+        "cold_lifetime": "43200s",
+        "hot_idle": "21600s",
+        "codec": "2",
+        "local": "10GiB",
+    }
+
+
+def test_nobody_sees_another_tenants_numbers(people, busy, globex):
+    job = whatif.request(
+        tenant=busy,
+        changes=[whatif.Change(hot="x2")],
+        window_s=3600,
+        space=None,
+        actor=whatif_actor(),
+    )
+    for query in ("?tenant=acme", f"?tenant=acme&job={job.pk}", f"?job={job.pk}"):
+        answer = people["stranger"].get(ADDRESS + query)
+        assert answer.status_code == 404 or b"acme" not in answer.content
+    assert people["operator"].get(f"{ADDRESS}?tenant=globex&job={job.pk}").status_code == 404
+    assert people["team"].get(f"{ADDRESS}?tenant=globex").status_code == 404
+    assert people["team"].post(f"{ADDRESS}?tenant=globex", {"hot": "9"}).status_code == 404
+    for query in ("?job=x", "?move=x", "?other=1"):
+        assert people["team"].get(ADDRESS + query).status_code == 404
