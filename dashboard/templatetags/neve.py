@@ -67,6 +67,12 @@ def points(change: float | None) -> str:
 
 
 @register.filter
+def in_points(width: float) -> str:
+    """The half width of a ratio's interval in percentage points, without a sign."""
+    return f"{width * 100:.1f}\N{NO-BREAK SPACE}pt"
+
+
+@register.filter
 def clock(at: datetime | None) -> str:
     return formats.clock_text(at)
 

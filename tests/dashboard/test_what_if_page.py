@@ -15,6 +15,7 @@ from dashboard.pages.what_if.selector import change_asked, fields_of
 from planning import samples, whatif
 from support.rows import make_space
 from support.sampled_tenant import FAKE, chats, count, measure, read, store
+from tenants.audit import SYSTEM
 from tenants.models import Quota
 from tenants.scope import tenant_scope
 
@@ -130,7 +131,7 @@ def test_nobody_sees_another_tenants_numbers(people, busy, globex):
         changes=[whatif.Change(hot="x2")],
         window_s=3600,
         space=None,
-        actor=whatif_actor(),
+        actor=SYSTEM,
     )
     for query in ("?tenant=acme", f"?tenant=acme&job={job.pk}", f"?job={job.pk}"):
         answer = people["stranger"].get(ADDRESS + query)

@@ -260,6 +260,7 @@ def test_nothing_is_worth_doing_for_a_reason():
     assert recommend(within).reason == "below_error"
     assert recommend(within).words.startswith("Nothing worth doing. The largest gain, 5.00 USD")
     assert recommend(with_net(found, Estimate(5.0, 4.0))).reason == "worth_it"
+    assert recommend(with_net(found, Estimate(0.01, 0.0))).reason == "too_small"
 
 
 def with_net(found, net):

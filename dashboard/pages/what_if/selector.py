@@ -46,15 +46,16 @@ class Move:
 
 @dataclass(frozen=True)
 class Field:
-    """An input of the form. `options`: of a select. `step` empty: text or a select."""
+    """An input of the form. `options`: of a select. `most`: of a slider beside a number; `empty`:
+    the number that an empty input stands for, `most` if empty."""
 
     name: str
     label: str
     value: str
     now: str
     unit: str = ""
-    step: str = ""
     most: str = ""
+    empty: str = ""
     options: tuple[tuple[str, str], ...] = ()
 
 
@@ -62,25 +63,26 @@ def fields_of(today: Setting) -> list[Field]:
     """The form, with today's values. Sizes in GiB, lifetime in days, idle time in hours."""
     hot, cold = today.hot.capacity_bytes or 0, today.cold.capacity_bytes if today.cold else 0
     return [
-        Field("hot", "Hot quota", _number(hot / GIB), f"now {_size(hot)}", "GiB", "any",
+        Field("hot", "Hot quota", _number(hot / GIB), f"now {_size(hot)}", "GiB",
               _number(max(1.0, 4 * hot / GIB))),
-        Field("cold", "Cold quota", _number((cold or 0) / GIB), f"now {_size(cold)}", "GiB", "any",
+        Field("cold", "Cold quota", _number((cold or 0) / GIB), f"now {_size(cold)}", "GiB",
               _number(max(1.0, 4 * (cold or 0) / GIB))),
         Field("cold_lifetime", "Keep for", _span(today.ttl_s, 86400),
-              f"now {_time(today.ttl_s)}; empty: for ever", "days", "any", "365"),
+              f"now {_time(today.ttl_s)}; empty: for ever", "days", "365"),
         Field("hot_idle", "Keep in hot when idle for", _span(today.hot.idle_s, 3600),
-              f"now {_time(today.hot.idle_s)}; empty: no limit", "hours", "any", "168"),
-        Field("local", "Local disk, a tier more", "", "now none", "GiB", "any", "4096"),
+              f"now {_time(today.hot.idle_s)}; empty: no limit", "hours", "168"),
+        Field("local", "Local disk, a tier more", "", "now none", "GiB", "4096", "0"),
         Field("eviction", "Eviction", today.hot.policy, f"now {today.hot.policy}",
-              options=tuple((each.value, str(each.label)) for each in EvictionPolicy)),
+              options=_EVICTIONS),
         Field("promote", "Promotion of cold blocks", str(today.promote.value),
               f"now {_PROMOTE[today.promote]}",
               options=tuple((each.value, words) for each, words in _PROMOTE.items())),
         Field("codec", "Codec: bytes before ÷ after", "", "now none; the ratio is yours to know",
-              "×", "any", "8"),
+              "×", "8", "1"),
     ]  # fmt: skip
 
 
+_EVICTIONS = tuple((each.value, str(each.label).partition(":")[0]) for each in EvictionPolicy)
 _PROMOTE = {
     Promote.SECOND_READ: "at the second read",
     Promote.EVERY_READ: "at every read",

@@ -26,10 +26,10 @@ function line(name, y, tint, extra = {}) {
   };
 }
 
-function marker(name, { gib, hit }, symbol, tint) {
+function marker(name, { gib, hit }, symbol, tint, place) {
   return {
     x: [gib], y: [hit], name, type: "scatter", mode: "markers+text", text: [name],
-    textposition: "top center", textfont: { color: tint }, cliponaxis: false,
+    textposition: `${place} center`, textfont: { color: tint }, cliponaxis: false,
     marker: { symbol, size: 11, color: tint }, hovertemplate: "%{x:.2f} GiB: %{y:.1f} %",
   };
 }
@@ -46,9 +46,9 @@ function draw(then = data.then) {
     line("hot", data.points.map((point) => point.hot), colour("hot"), {
       line: { color: colour("hot"), width: 2, dash: "dot" },
     }),
-    marker("now", data.now, "circle", colour("text")),
+    marker("now", data.now, "circle", colour("text"), "top"),
   ];
-  if (then && then.hit !== null) traces.push(marker("then", then, "diamond", colour("well")));
+  if (then && then.hit !== null) traces.push(marker("then", then, "diamond", colour("well"), "bottom"));
   const axis = { fixedrange: true, gridcolor: colour("line"), zeroline: false, ticks: "" };
   Plotly.react(curve, traces, {
     margin: { l: 40, r: 14, t: 12, b: 34 },
@@ -67,14 +67,14 @@ for (const input of document.querySelectorAll("[data-levers] input[data-most]"))
   const label = document.querySelector(`label[for="${input.id}"]`).textContent;
   const slider = document.createElement("input");
   Object.assign(slider, { type: "range", min: "0", max: input.dataset.most, step: "any" });
-  slider.value = input.value || input.dataset.most;
+  slider.value = input.value || input.dataset.empty;
   slider.setAttribute("aria-label", `${label}, slider`);
   slider.addEventListener("input", () => {
     input.value = String(Number(Number(slider.value).toPrecision(3)));
     input.dispatchEvent(new Event("input"));
   });
   input.addEventListener("input", () => {
-    slider.value = input.value || input.dataset.most;
+    slider.value = input.value || input.dataset.empty;
     if (input.name !== "hot" || !curve) return;
     const gib = Number(input.value);
     draw(gib === data.now.gib ? null : { gib, hit: between(gib) });

@@ -30,6 +30,7 @@ T_95: Final = 2.365  # Student's t at 97.5 % with GROUPS - 1 degrees of freedom
 LEAST_READS: Final = 2_000
 LEAST_COUNTED_S: Final = 900
 LEAST_HOT_BLOCKS: Final = 100
+LEAST_GAIN: Final = 0.01  # of the prefill that today's hits spare
 # Simulation and measurement may differ by so much beside the sampling error: flushes, expiry and
 # counts of nodes are minutes apart.
 CALIBRATION_POINTS: Final = 0.01
@@ -325,10 +326,17 @@ def recommend(comparison: Comparison) -> Recommendation:
             f"The largest gain, {best.value:.2f} {comparison.economics.prices.currency} a month, "
             f"is within the error of ± {best.error:.2f}.",
         )
+    worth = LEAST_GAIN * comparison.today.value("money.prefill")
+    if best.value < worth:
+        return _nothing(
+            "too_small",
+            f"The largest gain, {best.value:.2f} {comparison.economics.prices.currency} a month, "
+            f"is less than {LEAST_GAIN:.0%} of the prefill that hits spare.",
+        )
     near = [
         (place, gain)
         for place, gain in net
-        if gain.value > gain.error and gain.value >= best.value - best.error
+        if gain.value > max(gain.error, worth) and gain.value >= best.value - best.error
     ]
     place, gain = min(near, key=lambda each: _cost(comparison.changes[each[0]]))
     chosen, currency = comparison.changes[place], comparison.economics.prices.currency
