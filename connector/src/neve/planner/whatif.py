@@ -485,8 +485,9 @@ def _error(name: str, groups: Sequence[Figures], traffic: Traffic) -> float:
 def _notes(today: Setting, setting: Setting, traffic: Traffic) -> tuple[str, ...]:
     notes = []
     seen_s = traffic.requests[-1].at_s - traffic.requests[0].at_s
+    before_s, after_s = today.ttl_s, setting.ttl_s
     spans = {
-        "lifetime": (today.ttl_s, setting.ttl_s),
+        "lifetime": (before_s, after_s),
         "hot idle time": (today.hot.idle_s, setting.hot.idle_s),
     }
     for name, (before, after) in spans.items():
@@ -497,6 +498,11 @@ def _notes(today: Setting, setting: Setting, traffic: Traffic) -> tuple[str, ...
                 f"The samples cover {span_words(seen_s)}: a {name} beyond that has effects that "
                 "they do not show."
             )
+    if before_s != after_s and traffic.rate < 1:
+        notes.append(
+            "A lifetime ends the beginning of a chat before its end, which samples show in part: the "
+            "hit rate may be a point too high."
+        )
     codecs = {each.codec_ratio for each in (setting.hot, setting.cold) if each is not None}
     if setting.hot.codec_ratio != today.hot.codec_ratio and codecs != {1.0}:
         notes.append(
