@@ -500,8 +500,8 @@ def _notes(today: Setting, setting: Setting, traffic: Traffic) -> tuple[str, ...
             )
     if before_s != after_s and traffic.rate < 1:
         notes.append(
-            "A lifetime ends the beginning of a chat before its end, which samples show in part: the "
-            "hit rate may be a point too high."
+            "A lifetime ends the beginning of a chat before its end, which samples show in part: "
+            "the hit rate may be a point too high."
         )
     codecs = {each.codec_ratio for each in (setting.hot, setting.cold) if each is not None}
     if setting.hot.codec_ratio != today.hot.codec_ratio and codecs != {1.0}:
