@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neve.errors import Misuse
-from neve.planner.simulate import single
+from neve.planner.simulate import single, tiers
 from neve.planner.simulate.curve import Stack, lru_curve
+from neve.planner.simulate.hot import Promote
 from neve.planner.simulate.policies import (
     ONLINE,
     POLICIES,
@@ -21,6 +22,8 @@ from neve.planner.simulate.policies import (
     S3Fifo,
     make,
 )
+from neve.planner.simulate.requests import BlockRequest
+from neve.planner.simulate.settings import Setting, TierSetting
 from neve.replay.generator import Generator, Workload
 from neve.replay.trace import read_trace
 
@@ -109,6 +112,23 @@ def test_no_policy_has_more_hit_bytes_than_the_bound(requests, capacity):
     for name in POLICIES:
         hits = single.run(name, requests, capacity_bytes=capacity, bytes_of=unequal)
         assert hits.byte_rate <= most
+
+
+@given(
+    traces,
+    st.sampled_from(POLICIES),
+    st.integers(1, 12),
+    st.none() | st.integers(1, 12),
+    st.sampled_from(Promote),
+)
+def test_hot_and_cold_tier_hit_no_more_than_the_bound_of_both(
+    requests, name, hot_bytes, cold_bytes, promote
+):
+    cold = None if cold_bytes is None else TierSetting(cold_bytes, policy=name)
+    setting = Setting(TierSetting(hot_bytes, policy=name), cold=cold, promote=promote)
+    timed = [BlockRequest(tuple(ids), float(n)) for n, ids in enumerate(requests)]
+    most = single.bound(requests, capacity_bytes=hot_bytes + (cold_bytes or 0))
+    assert tiers.run(setting, timed).hit_rate <= most
 
 
 def best_by_search(requests, capacity):

@@ -6,7 +6,8 @@ is a hit, as part of a held prefix, at every capacity from the largest need of i
 up. A request is looked up as a whole before its blocks are used, as in `single`.
 Source: Mattson et al., Evaluation techniques for storage hierarchies, IBM Systems Journal 1970.
 
-Time O(log n) a block; memory is linear in the unique blocks.
+Time O(log n) a block. Memory is linear in the unique blocks; where their bytes are unequal, also in
+the distinct needs, which are at most as many as the hits.
 """
 
 from bisect import bisect_left, bisect_right
