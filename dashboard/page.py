@@ -21,7 +21,10 @@ from tenants.principal import Principal, principal_of_person
 ALL = "all"  # the picker's value for all tenants that the person sees
 THEMES = ("dark", "light")
 _NAVIGATION = (
-    (("overview", "Overview", "o"), ("nodes", "Nodes", "n"), ("tiers", "Tiers & segments", "s")),
+    (
+        *(("overview", "Overview", "o"), ("nodes", "Nodes", "n")),
+        *(("tiers", "Tiers & segments", "s"), ("spaces", "Spaces", "p")),
+    ),
     (
         *(("tenants", "Tenants", "t"), ("contexts", "Contexts", "c")),
         *(("families", "Families", "f"), ("keys", "API keys", "k")),

@@ -10,6 +10,7 @@ from dashboard.pages.keys import view as keys
 from dashboard.pages.login import view as login
 from dashboard.pages.nodes.view import nodes
 from dashboard.pages.overview.view import overview, overview_data
+from dashboard.pages.spaces.view import spaces
 from dashboard.pages.tenants.view import let_in, tenants
 from dashboard.pages.tiers.view import tiers
 from dashboard.pages.webhooks import view as webhooks
@@ -27,6 +28,7 @@ urlpatterns = [
     path("families/", families, name="families"),
     path("families/members/<int:member_id>/again", try_again, name="member-try-again"),
     path("tiers/", tiers, name="tiers"),
+    path("spaces/", spaces, name="spaces"),
     path("what-if/", what_if, name="what_if"),
     path("jobs/", jobs, name="jobs"),
     path("audit/", audit, name="audit"),

@@ -20,6 +20,7 @@ from cacheapi.teams.removal import CONFIRM, RemovalSerializer, require_confirmed
 from catalog.clashes import differences
 from catalog.models import Space
 from catalog.spaces import remove_space, weight_of
+from contexts.break_even import AT_TOKENS, break_evens
 from tenants.principal import actor_of
 
 OTHER = {"type": "integer", "minimum": 1, "maximum": MAX_INT}
@@ -43,6 +44,58 @@ class SpaceSerializer(TenantOwnedSerializer):
             *("id", "tenant", "name", "fingerprint", "chunk_tokens", "identity", "groups"),
             "created_at",
         )
+        read_only_fields = fields
+
+
+class TierSpeedSerializer(serializers.Serializer[Any]):
+    bytes_per_s = serializers.FloatField(allow_null=True, help_text="median of what nodes measured")
+    round_trip_s = serializers.FloatField(allow_null=True, help_text="what each load costs besides")
+    moved_bytes_per_s = serializers.FloatField(
+        allow_null=True, help_text="read by live nodes, over the last 5 to 10 minutes"
+    )
+    wins = serializers.BooleanField(
+        allow_null=True, help_text="false: computing is faster at every length; null: unknown"
+    )
+    from_tokens = serializers.IntegerField(
+        allow_null=True,
+        help_text="whole chunks; a prefix at least this long is loaded 5 % faster than computed",
+    )
+
+
+class DecisionsSerializer(serializers.Serializer[Any]):
+    load_all = serializers.IntegerField()
+    load_prefix = serializers.IntegerField()
+    recompute = serializers.IntegerField()
+
+
+class BreakEvenSerializer(serializers.Serializer[Any]):
+    """When loading beats computing, by live nodes. Bytes are of all ranks of an engine."""
+
+    bytes_per_token = serializers.FloatField(allow_null=True, help_text="that a request loads")
+    fixed_bytes = serializers.IntegerField(
+        allow_null=True, help_text="for each request: tails of windows, and states"
+    )
+    at_tokens = serializers.IntegerField(help_text="prompt length of the next two")
+    prefill_tokens_per_s = serializers.FloatField(allow_null=True)
+    break_even_bytes_per_s = serializers.FloatField(
+        allow_null=True, help_text="loading faster than this beats computing"
+    )
+    hot = TierSpeedSerializer()
+    cold = TierSpeedSerializer()
+    decisions_hour = DecisionsSerializer(
+        help_text="found prefixes of the last 60 to 65 minutes, by what nodes did"
+    )
+    decisions_day = DecisionsSerializer(help_text="of the last 24 to 25 hours")
+    nodes = serializers.IntegerField(help_text="live ones that measured; figures are their medians")
+    basis = serializers.CharField()
+    verdict = serializers.CharField(help_text="one sentence")
+
+
+class SpaceDetailSerializer(SpaceSerializer):
+    break_even = BreakEvenSerializer(read_only=True)
+
+    class Meta(SpaceSerializer.Meta):
+        fields = (*SpaceSerializer.Meta.fields, "break_even")
         read_only_fields = fields
 
 
@@ -75,6 +128,27 @@ class SpacesView(LineageAction, ReadOnlyView):
     orderings = ("-created_at", "name")
     operators_only = ("destroy",)
     takes = {"destroy": ("confirm",), "lineage": tuple(BOUNDS), "compare": ("with",)}
+
+    @extend_schema(responses=SpaceDetailSerializer)
+    def retrieve(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """A space, with what its nodes measured of loading and computing."""
+        space = self.get_object()
+        even = break_evens([space])[space.pk]
+        answer = {
+            "bytes_per_token": even.size and even.size.per_token,
+            "fixed_bytes": even.size and even.size.fixed,
+            "at_tokens": AT_TOKENS,
+            "prefill_tokens_per_s": even.prefill_tokens_per_s,
+            "break_even_bytes_per_s": even.break_even_bytes_per_s,
+            **{str(tier): found for tier, found in even.tiers.items()},
+            "decisions_hour": even.decisions_hour,
+            "decisions_day": even.decisions_day,
+            "nodes": even.nodes,
+            "basis": even.basis,
+            "verdict": even.verdict,
+        }
+        row = self.get_serializer(space).data
+        return Response(row | {"break_even": BreakEvenSerializer(answer).data})
 
     @extend_schema(
         parameters=[OpenApiParameter("with", OTHER, required=True, description="the other space")],

@@ -12,7 +12,7 @@ from django.utils import timezone
 from base import live
 from base.preconditions import require_unchanged
 from base.problems import Problem
-from catalog import families, hot_access, nodes, usage
+from catalog import families, hot_access, nodes, recent, usage
 from catalog.models import FamilyMember, NodeSession
 from catalog.nodes import host_of as host_of  # others ask here
 from catalog.nodes import live_after_s as live_after_s
@@ -142,10 +142,12 @@ def open_session(
 @transaction.atomic
 def record_heartbeat(*, session_id: UUID, heartbeat: Heartbeat) -> NodeSession:
     """Inside the tenant's scope. Raises Problem (not-found) for an unknown or ended session."""
-    session = NodeSession.objects.select_for_update().filter(pk=session_id, ended_at=None).first()
+    rows = NodeSession.objects.select_for_update().defer("marks")
+    session = rows.filter(pk=session_id, ended_at=None).first()
     if session is None:
         raise Problem("not-found", "This session is unknown or has ended: open a new one.")
     now = timezone.now()
+    is_mark_due = recent.is_due(session.last_heartbeat_at, now)
     session.last_heartbeat_at = now
     session.breaker = heartbeat.breaker
     if heartbeat.seq > session.last_seq:
@@ -165,6 +167,9 @@ def record_heartbeat(*, session_id: UUID, heartbeat: Heartbeat) -> NodeSession:
     if heartbeat.speeds:
         session.speeds = heartbeat.speeds
         changed.append("speeds")
+    if is_mark_due:
+        session.marks = recent.with_mark(session.marks, now, session.totals)
+        changed.append("marks")
     session.save(update_fields=changed)
     live.announce_usage_on_commit(session.tenant_id)
     return session

@@ -3,10 +3,12 @@
 import copy
 import os
 from dataclasses import replace
+from datetime import timedelta
 from uuid import UUID, uuid4
 
 import pytest
 from django.test import Client
+from django.utils import timezone
 
 from catalog.models import Context, NodeSession, UsageRollup
 from engines.models import Engine
@@ -254,6 +256,15 @@ class TestHeartbeat:
         (point,) = team.get("/api/v1/usage?range=1h").json()["points"]
         assert {name: point[name] for name in told} == told
         assert NodeSession.unscoped.get().totals == told
+
+    def test_the_first_one_of_five_minutes_marks_what_was_counted(self, opened, node, valkey_bus):
+        begun = timezone.now() - timedelta(minutes=5)
+        NodeSession.unscoped.update(last_heartbeat_at=begun)
+        for seq in (1, 2):
+            told = {"decided_all": 2, "cold_read_bytes": 7}
+            assert self.beat(node, opened, seq=seq, counters=told).status_code == 200
+        (mark, *_) = NodeSession.unscoped.get().marks
+        assert mark[1:] == [2, 0, 0, 0, 7]
 
     def test_it_may_tell_the_speeds_that_the_engine_measured(self, opened, node, valkey_bus):
         speeds = {"prefill_s_per_token": 0.00025, "hot_bytes_per_s": 2e9}

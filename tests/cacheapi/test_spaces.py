@@ -6,7 +6,7 @@ from catalog import clashes
 from catalog.models import Space
 from neve.formats.space import SpaceIdentity
 from support.caller import Caller
-from support.rows import IDENTITY, make_key, make_space, make_tenant
+from support.rows import IDENTITY, make_key, make_session, make_space, make_tenant
 from tenants.scope import tenant_scope
 
 pytestmark = [pytest.mark.integration, pytest.mark.django_db]
@@ -91,3 +91,37 @@ def test_a_malformed_comparison_is_refused_by_name(team, tenant, given):
     answer = team.get(f"/api/v1/spaces/{make(tenant, 'a').pk}/compare{given}")
     assert answer.status_code == 400
     assert answer.json()["field"] in ("with", "wiht")
+
+
+def test_a_space_says_when_loading_beats_computing(team, tenant):
+    space = make(tenant, "measured", bytes_per_token=131_072)
+    path = f"/api/v1/spaces/{space.pk}"
+    fresh = team.get(path).json()["break_even"]
+    assert fresh["hot"] == dict.fromkeys(fresh["hot"])
+    assert (fresh["nodes"], fresh["basis"], fresh["prefill_tokens_per_s"]) == (0, "unknown", None)
+    assert fresh["decisions_day"] == {"load_all": 0, "load_prefix": 0, "recompute": 0}
+    make_session(
+        space,
+        speeds={"prefill_s_per_token": 1e-4, "hot_bytes_per_s": 13.1072e9},
+        totals={"decided_all": 4, "decided_recompute": 1},
+    )
+    answer = team.get(path)
+    found = answer.json()["break_even"]
+    assert (found["bytes_per_token"], found["fixed_bytes"]) == (131_072, 0)
+    assert found["break_even_bytes_per_s"] == pytest.approx(10_000 * 131_072)
+    assert (found["hot"]["wins"], found["hot"]["from_tokens"]) == (True, 256)
+    assert found["cold"]["wins"] is None
+    assert found["decisions_hour"] == {"load_all": 4, "load_prefix": 0, "recompute": 1}
+    assert found["verdict"] == (
+        "Loading from the hot tier beats computing from 256 tokens on; the cold tier is not "
+        "measured yet."
+    )
+    assert "break_even" not in team.get("/api/v1/spaces").json()["results"][0]
+    # Measurements move; the space is the same row for `If-Match`.
+    assert answer["ETag"].partition("-")[0] == team.get(path)["ETag"].partition("-")[0]
+
+
+def test_measurements_of_another_tenant_stay_theirs(team, tenant):
+    make_session(make(make_tenant("globex"), "same"), speeds={"prefill_s_per_token": 1.0})
+    space = make(tenant, "same")
+    assert team.get(f"/api/v1/spaces/{space.pk}").json()["break_even"]["nodes"] == 0

@@ -40,7 +40,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.django_db, pytest.mark.usefix
 DASHBOARD = Path(__file__).resolve().parents[2] / "dashboard"
 PAGES = (
     *("overview", "nodes", "tiers", "families", "tenants", "contexts", "keys", "jobs", "audit"),
-    "what_if",
+    *("what_if", "spaces"),
 )
 
 
@@ -484,3 +484,18 @@ def test_what_a_page_does_not_know_is_not_taken_for_everything(people, name):
     asked = ["tennant=acme", "page=x", "page=-1", "range=1y", "tenant=acme&tenant=globex"]
     for query in asked:
         assert browser.get(f"{address(name)}?{query}").status_code == 404, query
+
+
+def test_the_page_of_spaces_says_when_loading_beats_computing(people, acme):
+    page = people["team"].get("/spaces/").content.decode()
+    assert "No space yet" in page
+    space = make_space(acme, "llama-8b")
+    assert "Not measured yet" in people["team"].get("/spaces/").content.decode()
+    speeds = {"prefill_s_per_token": 1e-4, "hot_bytes_per_s": 13.1072e9, "cold_bytes_per_s": 1.0}
+    make_session(space, "gpu-1", speeds=speeds, totals={"decided_all": 12, "decided_recompute": 3})
+    page = people["team"].get("/spaces/").content.decode()
+    assert "Loading from the hot tier beats computing from 256 tokens on" in page
+    assert "loading from the cold tier never beats computing" in page
+    assert "Median of 1 node." in page
+    assert '12<span class="unit"> loaded</span>' in page
+    assert '3<span class="unit"> computed</span>' in page

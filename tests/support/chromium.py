@@ -9,6 +9,7 @@ PAGES = (
     "",
     "nodes/",
     "tiers/",
+    "spaces/",
     "families/",
     "what-if/",
     "tenants/",

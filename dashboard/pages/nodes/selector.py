@@ -73,6 +73,7 @@ def sessions(tenants: Tenants, *, now: datetime) -> list[NodeSession]:
     return list(
         rows_of(NodeSession, tenants)
         .select_related("tenant", "space")
+        .defer("marks")
         .filter(
             Q(ended_at=None, last_heartbeat_at__gte=now - timedelta(days=1))
             | Q(ended_at__gte=now - timedelta(hours=1))

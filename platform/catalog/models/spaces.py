@@ -78,6 +78,9 @@ class NodeSession(TenantOwned):
     breaker = models.CharField(max_length=10, choices=Breaker, default=Breaker.CLOSED)
     totals = models.JSONField(default=dict, help_text="counters since the handshake")
     speeds = models.JSONField(default=dict, help_text="as its engine measured them last")
+    marks = models.JSONField(
+        default=list, editable=False, help_text="counters of the last day: catalog.recent"
+    )
 
     class Meta(TenantOwned.Meta):
         ordering = ("-opened_at", "-pk")

@@ -61,6 +61,32 @@ class BlockResidence(Record):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class BreakEven(Record):
+    """When loading beats computing, by live nodes. Bytes are of all ranks of an engine."""
+
+    # that a request loads
+    bytes_per_token: float | None
+    # for each request: tails of windows, and states
+    fixed_bytes: int | None
+    # prompt length of the next two
+    at_tokens: int
+    prefill_tokens_per_s: float | None
+    # loading faster than this beats computing
+    break_even_bytes_per_s: float | None
+    hot: TierSpeed
+    cold: TierSpeed
+    # found prefixes of the last 60 to 65 minutes, by what nodes did
+    decisions_hour: Decisions
+    # of the last 24 to 25 hours
+    decisions_day: Decisions
+    # live ones that measured; figures are their medians
+    nodes: int
+    basis: str
+    # one sentence
+    verdict: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison(Record):
     """Comparison."""
 
@@ -197,6 +223,15 @@ class Counts(Record):
     stored_blocks: int | None
     # the last sample
     used_bytes: int | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Decisions(Record):
+    """Decisions."""
+
+    load_all: int
+    load_prefix: int
+    recompute: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -892,6 +927,40 @@ class Space(Record):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SpaceDetail(Record):
+    """Names its tenant by slug."""
+
+    id: int
+    tenant: str | None
+    name: str
+    # 32 bytes as hex
+    fingerprint: str
+    chunk_tokens: int
+    # what the node declared: neve.formats.space.SpaceIdentity
+    identity: Any
+    # of each chunk one part is stored for each of these KV groups; empty: one block with the KV
+    # of all its tokens
+    groups: tuple[SpaceDetailGroup, ...]
+    created_at: datetime
+    break_even: BreakEven
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SpaceDetailGroup(Record):
+    """A KV group of the engine: of each chunk it has one part."""
+
+    kind: str
+    # tokens of a window, the reader's own included, or of a local chunk
+    span_tokens: int | None
+    # tokens of one of the engine's blocks
+    block_tokens: int
+    # of KV, all layers; 0 for a state
+    bytes_per_token: int
+    # of one state; else 0
+    state_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class SpaceGroup(Record):
     """A KV group of the engine: of each chunk it has one part."""
 
@@ -940,6 +1009,22 @@ class TenantMember(Record):
     # user name
     user: str
     role: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TierSpeed(Record):
+    """TierSpeed."""
+
+    # median of what nodes measured
+    bytes_per_s: float | None
+    # what each load costs besides
+    round_trip_s: float | None
+    # read by live nodes, over the last 5 to 10 minutes
+    moved_bytes_per_s: float | None
+    # false: computing is faster at every length; null: unknown
+    wins: bool | None
+    # whole chunks; a prefix at least this long is loaded 5 % faster than computed
+    from_tokens: int | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1572,9 +1572,9 @@ class AsyncSpaces(AsyncResource):
             etag=etag,
         )
 
-    async def get(self, id: Id) -> models.Space:
-        """KV layouts."""
-        return await self._transport.call("GET", f"/spaces/{path_part(id)}", models.Space)
+    async def get(self, id: Id) -> models.SpaceDetail:
+        """A space, with what its nodes measured of loading and computing."""
+        return await self._transport.call("GET", f"/spaces/{path_part(id)}", models.SpaceDetail)
 
     async def compare(self, id: Id, *, with_: int) -> models.Comparison:
         """Says in which fields of the layout two spaces differ, and what to set on the engine so

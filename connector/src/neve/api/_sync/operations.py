@@ -1564,9 +1564,9 @@ class Spaces(Resource):
             etag=etag,
         )
 
-    def get(self, id: Id) -> models.Space:
-        """KV layouts."""
-        return self._transport.call("GET", f"/spaces/{path_part(id)}", models.Space)
+    def get(self, id: Id) -> models.SpaceDetail:
+        """A space, with what its nodes measured of loading and computing."""
+        return self._transport.call("GET", f"/spaces/{path_part(id)}", models.SpaceDetail)
 
     def compare(self, id: Id, *, with_: int) -> models.Comparison:
         """Says in which fields of the layout two spaces differ, and what to set on the engine so
