@@ -35,6 +35,7 @@ OWN_PATHS = {
         "contexts",
         "keys",
         "webhooks",
+        "spaces",
     ),
 }
 BUS_SCHEMES = {"redis": "redis", "valkey": "redis", "rediss": "rediss", "valkeys": "rediss"}
