@@ -41,11 +41,11 @@ TURNS = Turns(8, "8 exports of your tenant are under way in this web process: re
 _POOL = ThreadPoolExecutor(4, thread_name_prefix="neve-export")
 
 
-class _Csv(JSONRenderer):  # of problem documents; the rows are rendered here
+class Csv(JSONRenderer):  # of problem documents; the rows are rendered here
     media_type, format = CSV, "csv"
 
 
-class _JsonLines(JSONRenderer):
+class JsonLines(JSONRenderer):
     media_type, format = JSONL, "jsonl"
 
 
@@ -65,7 +65,7 @@ class Exported(RowsView):
             for media_type in FORMATS.values()
         },
     )
-    @action(methods=["get"], detail=False, renderer_classes=[JSONRenderer, _Csv, _JsonLines])
+    @action(methods=["get"], detail=False, renderer_classes=[JSONRenderer, Csv, JsonLines])
     def export(self, request: Request) -> HttpResponseBase:
         """All rows of the list as CSV or JSON Lines. Texts in CSV that a spreadsheet would take
         for formulas begin with an apostrophe."""
@@ -75,32 +75,37 @@ class Exported(RowsView):
             raise malformed("format", f"need one of {', '.join(FORMATS)}, got {asked[:60]!r}")
         rows = self.filter_queryset(self.get_queryset())
         order = order_of(request, rows, self)
-        steps = self._steps(rows, order, asked)
-        is_async = isinstance(request._request, ASGIRequest)
-        if (tenant_ids := caller(request).tenant_ids) is not None:
-            TURNS.require(tenant_ids)
-        name = request.path.rsplit("/", 2)[-2]
-        return StreamingHttpResponse(
-            _sent_by_asgi(steps, tenant_ids) if is_async else steps,
-            content_type=f"{FORMATS[asked]}; charset=utf-8",
-            headers={"Content-Disposition": f'attachment; filename="{name}.{asked}"'},
-        )
+        return sent(request, self._steps(rows, order, asked), asked)
 
     def _steps(self, rows: QuerySet[Any], order: Order, form: str) -> Iterator[bytes]:
         names = list(self.serializer_class().fields)
         if form == "csv":
-            yield _csv_lines([names])
+            yield csv_lines([names])
         ahead = order.sorted(rows)
         found = list(ahead[:STEP])
         while found:
             data = self.serializer_class(found, many=True).data
             if form == "csv":
-                yield _csv_lines([[_cell(row[name]) for name in names] for row in data])
+                yield csv_lines([[cell(row[name]) for name in names] for row in data])
             else:
                 yield b"".join(JSONRenderer().render(row) + b"\n" for row in data)
             if len(found) < STEP:
                 return
             found = list(order.after(ahead, order.place_of(found[-1]))[:STEP])
+
+
+def sent(request: Request, steps: Iterator[bytes], form: str) -> HttpResponseBase:
+    """The answer of `GET …/<name>/export`, whose parts are read as they are sent. `form`: of
+    FORMATS."""
+    is_async = isinstance(request._request, ASGIRequest)
+    if (tenant_ids := caller(request).tenant_ids) is not None:
+        TURNS.require(tenant_ids)
+    name = request.path.rsplit("/", 2)[-2]
+    return StreamingHttpResponse(
+        _sent_by_asgi(steps, tenant_ids) if is_async else steps,
+        content_type=f"{FORMATS[form]}; charset=utf-8",
+        headers={"Content-Disposition": f'attachment; filename="{name}.{form}"'},
+    )
 
 
 async def _sent_by_asgi(
@@ -120,13 +125,13 @@ def _next(steps: Iterator[bytes]) -> bytes | None:
         connections.close_all()  # the next step may have another thread
 
 
-def _csv_lines(rows: list[list[Any]]) -> bytes:
+def csv_lines(rows: list[list[Any]]) -> bytes:
     text = io.StringIO()
     csv.writer(text).writerows(rows)
     return text.getvalue().encode()
 
 
-def _cell(value: Any) -> Any:
+def cell(value: Any) -> Any:
     if isinstance(value, (dict, list)):
         value = JSONRenderer().render(value).decode() if value else ""
     if isinstance(value, bool):

@@ -18,7 +18,9 @@ from cacheapi.teams.me import MeView
 from cacheapi.teams.members import MembershipsView
 from cacheapi.teams.nodes import NodesView
 from cacheapi.teams.policies import PoliciesView
+from cacheapi.teams.prices import PricesView
 from cacheapi.teams.rules import RulesView
+from cacheapi.teams.savings import SavingsExportView, SavingsView
 from cacheapi.teams.schema import SchemaView
 from cacheapi.teams.segments import SegmentsView
 from cacheapi.teams.spaces import SpacesView
@@ -59,6 +61,11 @@ urlpatterns = [
     path("usage", UsageView.as_view(), name="usage"),
     path("what-if", WhatIfView.as_view(), name="what-if"),
     path("what-if/recommendation", RecommendationView.as_view(), name="what-if-recommendation"),
+    path("savings", SavingsView.as_view(), name="savings"),
+    path("savings/export", SavingsExportView.as_view(), name="savings-export"),
+    path(
+        "prices", PricesView.as_view({"get": "retrieve", "patch": "partial_update"}), name="prices"
+    ),
     path("schema/", SchemaView.as_view(), name="schema"),
     path("docs/", docs, name="docs"),
     *router.urls,

@@ -41,8 +41,8 @@ METHODS = ("get", "post", "put", "patch", "delete")
 ANYBODY = {"api:schema", "api:docs"}
 PLAIN = {  # name no row
     *("api:me", "api:usage", "api:lookup", "cache:sessions", "cache:contexts", "metrics:scrape"),
-    *("api:context-bulk", "api:context-bulk-preview"),
     *("api:what-if", "api:what-if-recommendation"),
+    *("api:savings", "api:prices", "api:context-bulk", "api:context-bulk-preview"),
 }
 LOOK, ACT = "trwopvms", "twoms"
 LOOK_AT_CONTEXTS, ACT_ON_CONTEXTS = f"{LOOK}c", f"{ACT}c"
@@ -58,6 +58,10 @@ TABLE = {
     ("cache:contexts", "post"): "n",
     ("metrics:scrape", "get"): "trwop",
     ("api:usage", "get"): LOOK,
+    ("api:savings", "get"): LOOK,
+    ("api:savings-export", "get"): LOOK,
+    ("api:prices", "get"): LOOK,
+    ("api:prices", "patch"): OPERATE,
     ("api:me", "get"): f"{LOOK}nck",
     ("api:context-list", "get"): LOOK_AT_CONTEXTS,
     ("api:context-list", "post"): ACT_ON_CONTEXTS,
@@ -334,6 +338,11 @@ def test_another_tenants_rows_do_not_exist(world, name):
         elif name == "api:usage":
             assert answer.json()["points"] == []
             assert caller.get(address(name, rows) + "?tenant=acme").status_code == 404
+        elif name == "api:savings":
+            assert answer.json()["rows"] == []
+            assert caller.get(address(name, rows) + "?tenant=acme").status_code == 404
+        elif name == "api:prices":
+            assert answer.status_code == 200
         else:
             assert answer.status_code == 404
 

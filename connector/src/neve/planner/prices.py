@@ -42,7 +42,9 @@ class Prices:
             if not price.is_finite() or not 0 <= price <= MOST:
                 raise Misuse(f"needs to be between 0 and {MOST}", field=name)
         letters = self.currency
-        if not (len(letters) == 3 and letters.isascii() and letters.isupper()):
+        if not (
+            len(letters) == 3 and letters.isascii() and letters.isalpha() and letters.isupper()
+        ):
             raise Misuse("needs to be three capital letters, such as USD", field="currency")
 
 

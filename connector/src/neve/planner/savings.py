@@ -25,14 +25,14 @@ class Used:
     """Measured quantities of a space and a time. All counts are 0 or more.
 
     Microseconds with `gpu_` are multiplied by the number of GPUs of the engine that measured them.
-    `spared_gpu_us`: prefill that loads spared, only of loads that were faster; `load_gpu_us`: the
-    time that requests waited for those loads. `slower_gpu_us`: extra time of loads that were slower
-    than computing. `unpriced_tokens`: loaded before the engine knew its prefill speed; they count
-    nothing. `hot_kib_s`, `cold_kib_s`: KiB held, times seconds. `puts`, `gets`: requests to the
-    object store. `egress_bytes`: read from it.
+    `spared_tokens`, `spared_gpu_us`: loads that were faster than computing, and the prefill that
+    they spared; `load_gpu_us`: the time that requests waited for them. `slower_gpu_us`: time lost
+    by loads that were slower, or failed. `unpriced_tokens`: loaded before the engine knew its
+    prefill speed; they count nothing. `hot_kib_s`, `cold_kib_s`: KiB held, times seconds.
+    `puts`, `gets`: requests to the object store. `egress_bytes`: read from it.
     """
 
-    hit_tokens: int = 0
+    spared_tokens: int = 0
     spared_gpu_us: int = 0
     load_gpu_us: int = 0
     slower_tokens: int = 0
