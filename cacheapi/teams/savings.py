@@ -33,7 +33,7 @@ class LineSerializer(serializers.Serializer[Any]):
     )
 
 
-class UsedSerializer(serializers.Serializer[Any]):
+class MeasuredSerializer(serializers.Serializer[Any]):
     """Measured quantities; microseconds are multiplied by the GPUs of the engine."""
 
     locals().update({name: serializers.IntegerField() for name in USED_NAMES})
@@ -53,7 +53,7 @@ class SavingsRowSerializer(serializers.Serializer[Any]):
     costs = serializers.CharField(help_text="decimal")
     net = serializers.CharField(help_text="decimal; below 0: a loss")
     lines = LineSerializer(many=True, help_text="terms of the formula that are not 0")
-    used = UsedSerializer()
+    used = MeasuredSerializer()
     hit_tokens = serializers.IntegerField(help_text="loaded, as each node's data path counted")
     requested_tokens = serializers.IntegerField()
     notes = serializers.DictField(

@@ -61,6 +61,10 @@ class UsagePointSerializer(serializers.Serializer[Any]):
     unpriced_tokens = serializers.IntegerField(
         help_text="loaded before the node had measured its prefill"
     )
+    cold_requests = serializers.IntegerField(help_text="GETs of nodes to S3")
+    cold_fetched_bytes = serializers.IntegerField(
+        help_text="asked for by those GETs: with gaps between blocks, and tries that failed"
+    )
     misses = serializers.DictField(child=serializers.IntegerField())
     load_ms = serializers.DictField(child=serializers.IntegerField())
     drops = serializers.DictField(

@@ -317,6 +317,18 @@ TENANT = (
         _counted("unpriced_tokens"),
     ),
     Row(
+        "neve_tenant_cold_requests",
+        "counter",
+        "GETs of nodes to the object store, with tries that failed.",
+        _counted("cold_requests"),
+    ),
+    Row(
+        "neve_tenant_cold_fetched_bytes",
+        "counter",
+        "Bytes that these GETs asked for.",
+        _counted("cold_fetched_bytes"),
+    ),
+    Row(
         "neve_tenant_promoted_blocks",
         "counter",
         "Cold blocks that nodes brought back into the hot tier.",

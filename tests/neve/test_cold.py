@@ -132,6 +132,8 @@ class TestS3:
         counted = counters(client)
         assert counted["hit_cold_blocks"] == 40
         assert counted["cold_read_bytes"] == 40 * SIZE
+        assert 1 <= counted["cold_requests"] <= 40  # ranges of several blocks
+        assert counted["cold_fetched_bytes"] >= 40 * SIZE  # headers too
         assert "hit_hot_blocks" not in counted
         chain.get(match)
         assert endpoint.segment_calls == [[number]]  # the address is kept

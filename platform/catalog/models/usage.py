@@ -70,6 +70,8 @@ class UsageRollup(TenantOwned):
     unpriced_tokens = models.BigIntegerField(
         default=0, help_text="loaded before the node had measured its prefill"
     )
+    cold_requests = models.BigIntegerField(default=0, help_text="GETs of nodes to S3")
+    cold_fetched_bytes = models.BigIntegerField(default=0, help_text="asked for by those GETs")
     misses = models.JSONField(default=dict, help_text="MissReason → blocks")
     load_ms = models.JSONField(default=dict, help_text="histogram: upper bound → loads")
     drops = models.JSONField(default=dict, help_text="MissReason → blocks that were not stored")

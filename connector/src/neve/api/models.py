@@ -534,6 +534,23 @@ class Key(Record):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Line(Record):
+    """Line."""
+
+    name: str
+    # decimal
+    quantity: str
+    # of the quantity
+    unit: str
+    # decimal
+    price: str
+    # of the price
+    per: str
+    # decimal, signed: the amounts of a row add up to its net
+    amount: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class LineageContext(Record):
     """LineageContext."""
 
@@ -601,6 +618,23 @@ class Me(Record):
     key: Key | None = field(repr=False)
     # null: none
     rate_limit: RateLimit | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measured(Record):
+    """Measured quantities; microseconds are multiplied by the GPUs of the engine."""
+
+    spared_tokens: int
+    spared_gpu_us: int
+    load_gpu_us: int
+    slower_tokens: int
+    slower_gpu_us: int
+    unpriced_tokens: int
+    hot_kib_s: int
+    cold_kib_s: int
+    puts: int
+    gets: int
+    egress_bytes: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -730,6 +764,50 @@ class Preview(Record):
     freed_bytes: int
     # whether the bytes are extrapolated from a sample
     is_estimate: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PriceVersion(Record):
+    """PriceVersion."""
+
+    # first day, UTC
+    valid_from: str
+    currency: str
+    # one GPU for one hour
+    gpu_hour: str
+    # one GiB of the hot tier for one hour
+    hot_gib_hour: str
+    # one GiB in the object store for one calendar month
+    cold_gib_month: str
+    # 1,000 PUT, POST, COPY and LIST requests
+    put_1000: str
+    # 1,000 GET and HEAD requests
+    get_1000: str
+    # 10^9 bytes read from the object store
+    egress_gb: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prices(Record):
+    """The prices of today, and all versions."""
+
+    # first day, UTC
+    valid_from: str
+    currency: str
+    # one GPU for one hour
+    gpu_hour: str
+    # one GiB of the hot tier for one hour
+    hot_gib_hour: str
+    # one GiB in the object store for one calendar month
+    cold_gib_month: str
+    # 1,000 PUT, POST, COPY and LIST requests
+    put_1000: str
+    # 1,000 GET and HEAD requests
+    get_1000: str
+    # 10^9 bytes read from the object store
+    egress_gb: str
+    # newest first
+    versions: tuple[PriceVersion, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -876,6 +954,41 @@ class Rule(Record):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Savings(Record):
+    """Savings."""
+
+    formula: str
+    # newest month first
+    rows: tuple[SavingsRow, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SavingsRow(Record):
+    """SavingsRow."""
+
+    month: str
+    # slug
+    tenant: str
+    # null: all of the tenant's
+    space: SpaceOfRow | None
+    currency: str
+    # decimal: prefill that was saved
+    gross: str
+    # decimal
+    costs: str
+    # decimal; below 0: a loss
+    net: str
+    # terms of the formula that are not 0
+    lines: tuple[Line, ...]
+    used: Measured
+    # loaded, as each node's data path counted
+    hit_tokens: int
+    requested_tokens: int
+    # what is not measured and how figures were shared, by code
+    notes: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Segment(Record):
     """Names its tenant by slug."""
 
@@ -973,6 +1086,15 @@ class SpaceGroup(Record):
     bytes_per_token: int
     # of one state; else 0
     state_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SpaceOfRow(Record):
+    """SpaceOfRow."""
+
+    # 0: what belongs to no space
+    id: int
+    name: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -1096,6 +1218,10 @@ class UsagePoint(Record):
     slower_gpu_us: int
     # loaded before the node had measured its prefill
     unpriced_tokens: int
+    # GETs of nodes to S3
+    cold_requests: int
+    # asked for by those GETs: with gaps between blocks, and tries that failed
+    cold_fetched_bytes: int
     misses: dict[str, int]
     load_ms: dict[str, int]
     # why `dropped` were not stored

@@ -80,7 +80,8 @@ class Client:
         self._cold = ColdReader(
             lambda segments, timeout_s: endpoint.segment_urls(
                 self.session.id, segments, timeout_s=timeout_s
-            )
+            ),
+            stats=self.stats,
         )
         self._heartbeats = HeartbeatLoop(
             endpoint,

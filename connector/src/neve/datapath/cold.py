@@ -21,6 +21,7 @@ from neve import _core
 from neve.datapath.status import Status
 from neve.errors import DeadlineExceeded, MissReason, NeveError, Refused, Unavailable
 from neve.formats.block import HEADER_BYTES
+from neve.node.stats import Stats
 
 # Reading a gap is cheaper than another request up to about what S3 sends in one request's latency.
 GAP_BYTES: Final = 256 << 10
@@ -174,8 +175,12 @@ class ColdReader:
     or those of SSL_CERT_FILE and SSL_CERT_DIR.
     """
 
-    def __init__(self, segment_urls: SegmentUrls, *, ca_file: str = "") -> None:
+    def __init__(
+        self, segment_urls: SegmentUrls, *, ca_file: str = "", stats: Stats | None = None
+    ) -> None:
+        """`stats`: counts the requests."""
         self._addresses = _Addresses(segment_urls)
+        self._stats = stats
         self._gets = _core.RangedGets(ca_file)
 
     @property
@@ -247,6 +252,8 @@ class ColdReader:
                 return
             wanted = [(block.offset, block.id, block.header, block.payload) for block in rest]
             first, last = rest[0].offset, rest[-1].end - 1
+            if self._stats is not None:
+                self._stats.count(cold_requests=1, cold_fetched_bytes=last + 1 - first)
             answer = self._gets.get(url, first, last, wanted, deadline=deadline, stop=stop)
             outcomes += [Status(each).miss for each in answer.blocks]
             if answer.failure == "stopped":

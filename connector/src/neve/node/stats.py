@@ -12,6 +12,9 @@ prompts is hits ÷ (`requested_tokens` + `tail_tokens`), in the dashboard as in 
 `promoted_blocks`: cold blocks brought back into the hot tier. Both count in `hot_write_bytes`.
 `drops`: why the `dropped` blocks were not stored.
 
+`cold_requests`, `cold_fetched_bytes`: GETs to the object store and the bytes that they asked for:
+with gaps between blocks, repeated tries and blocks that failed, other than `cold_read_bytes`.
+
 `family_hit_tokens`: of the hits, tokens of a family's blocks that this process did not store.
 
 `decided_all`, `decided_prefix`, `decided_recompute`: found prefixes by decision
@@ -64,6 +67,8 @@ COUNTERS: Final = (
     "slower_tokens",
     "slower_gpu_us",
     "unpriced_tokens",
+    "cold_requests",
+    "cold_fetched_bytes",
 )
 LOAD_MS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 LOAD_NAMES: Final = (*(f"<={bound}" for bound in LOAD_MS), "+Inf")

@@ -1392,6 +1392,60 @@ class AsyncPolicies(AsyncResource):
         )
 
 
+class AsyncPrices(AsyncResource):
+    """Operations on prices."""
+
+    async def get(self) -> models.Prices:
+        """The prices of today, and of other times."""
+        return await self._transport.call("GET", "/prices", models.Prices)
+
+    async def update(
+        self,
+        *,
+        valid_from: str | None = None,
+        currency: str | None = None,
+        gpu_hour: str | None = None,
+        hot_gib_hour: str | None = None,
+        cold_gib_month: str | None = None,
+        put_1000: str | None = None,
+        get_1000: str | None = None,
+        egress_gb: str | None = None,
+        etag: str | None = None,
+    ) -> models.Prices:
+        """Changes prices from a day on, until the next version's first day.
+
+        Args:
+            valid_from: first day, UTC; today unless given; from the first of this month to a
+                year ahead: past months keep their prices
+            currency: ISO 4217; changes on the first of a month only
+            gpu_hour: one GPU for one hour
+            hot_gib_hour: one GiB of the hot tier for one hour
+            cold_gib_month: one GiB in the object store for one calendar month
+            put_1000: 1,000 PUT, POST, COPY and LIST requests
+            get_1000: 1,000 GET and HEAD requests
+            egress_gb: 10^9 bytes read from the object store
+            etag: of the version that is changed; refused if it is older.
+        """
+        return await self._transport.call(
+            "PATCH",
+            "/prices",
+            models.Prices,
+            body=members(
+                {
+                    "valid_from": valid_from,
+                    "currency": currency,
+                    "gpu_hour": gpu_hour,
+                    "hot_gib_hour": hot_gib_hour,
+                    "cold_gib_month": cold_gib_month,
+                    "put_1000": put_1000,
+                    "get_1000": get_1000,
+                    "egress_gb": egress_gb,
+                }
+            ),
+            etag=etag,
+        )
+
+
 class AsyncRules(AsyncResource):
     """Operations on rules."""
 
@@ -1505,6 +1559,56 @@ class AsyncRules(AsyncResource):
                 "total": total,
             },
             models.Rule,
+        )
+
+
+class AsyncSavings(AsyncResource):
+    """Operations on savings."""
+
+    async def get(
+        self,
+        *,
+        by: str | None = None,
+        month: str | None = None,
+        months: int | None = None,
+        tenant: str | None = None,
+    ) -> models.Savings:
+        """Money by tenant or space and month, with the formula and each of its inputs.
+
+        Args:
+            by: tenant unless given
+            month: of UTC, such as 2026-11; absent: this one
+            months: so many months that end with `month`; 1 unless given
+            tenant: slug; absent: all that you may see
+        """
+        return await self._transport.call(
+            "GET",
+            "/savings",
+            models.Savings,
+            query={"by": by, "month": month, "months": months, "tenant": tenant},
+        )
+
+    def export(
+        self,
+        *,
+        by: str | None = None,
+        format: str | None = None,
+        month: str | None = None,
+        months: int | None = None,
+        tenant: str | None = None,
+    ) -> AsyncIterator[str]:
+        """All rows as CSV or JSON Lines. Amounts are decimals; costs are positive.
+
+        Args:
+            by: tenant unless given
+            format: csv unless Accept says otherwise
+            month: of UTC, such as 2026-11; absent: this one
+            months: so many months that end with `month`; 1 unless given
+            tenant: slug; absent: all that you may see
+        """
+        return self._transport.lines(
+            "/savings/export",
+            query={"by": by, "format": format, "month": month, "months": months, "tenant": tenant},
         )
 
 
@@ -2105,7 +2209,9 @@ class AsyncOperations(AsyncResource):
         self.members = AsyncMembers(transport)
         self.nodes = AsyncNodes(transport)
         self.policies = AsyncPolicies(transport)
+        self.prices = AsyncPrices(transport)
         self.rules = AsyncRules(transport)
+        self.savings = AsyncSavings(transport)
         self.segments = AsyncSegments(transport)
         self.spaces = AsyncSpaces(transport)
         self.tenants = AsyncTenants(transport)

@@ -1384,6 +1384,60 @@ class Policies(Resource):
         )
 
 
+class Prices(Resource):
+    """Operations on prices."""
+
+    def get(self) -> models.Prices:
+        """The prices of today, and of other times."""
+        return self._transport.call("GET", "/prices", models.Prices)
+
+    def update(
+        self,
+        *,
+        valid_from: str | None = None,
+        currency: str | None = None,
+        gpu_hour: str | None = None,
+        hot_gib_hour: str | None = None,
+        cold_gib_month: str | None = None,
+        put_1000: str | None = None,
+        get_1000: str | None = None,
+        egress_gb: str | None = None,
+        etag: str | None = None,
+    ) -> models.Prices:
+        """Changes prices from a day on, until the next version's first day.
+
+        Args:
+            valid_from: first day, UTC; today unless given; from the first of this month to a
+                year ahead: past months keep their prices
+            currency: ISO 4217; changes on the first of a month only
+            gpu_hour: one GPU for one hour
+            hot_gib_hour: one GiB of the hot tier for one hour
+            cold_gib_month: one GiB in the object store for one calendar month
+            put_1000: 1,000 PUT, POST, COPY and LIST requests
+            get_1000: 1,000 GET and HEAD requests
+            egress_gb: 10^9 bytes read from the object store
+            etag: of the version that is changed; refused if it is older.
+        """
+        return self._transport.call(
+            "PATCH",
+            "/prices",
+            models.Prices,
+            body=members(
+                {
+                    "valid_from": valid_from,
+                    "currency": currency,
+                    "gpu_hour": gpu_hour,
+                    "hot_gib_hour": hot_gib_hour,
+                    "cold_gib_month": cold_gib_month,
+                    "put_1000": put_1000,
+                    "get_1000": get_1000,
+                    "egress_gb": egress_gb,
+                }
+            ),
+            etag=etag,
+        )
+
+
 class Rules(Resource):
     """Operations on rules."""
 
@@ -1497,6 +1551,56 @@ class Rules(Resource):
                 "total": total,
             },
             models.Rule,
+        )
+
+
+class Savings(Resource):
+    """Operations on savings."""
+
+    def get(
+        self,
+        *,
+        by: str | None = None,
+        month: str | None = None,
+        months: int | None = None,
+        tenant: str | None = None,
+    ) -> models.Savings:
+        """Money by tenant or space and month, with the formula and each of its inputs.
+
+        Args:
+            by: tenant unless given
+            month: of UTC, such as 2026-11; absent: this one
+            months: so many months that end with `month`; 1 unless given
+            tenant: slug; absent: all that you may see
+        """
+        return self._transport.call(
+            "GET",
+            "/savings",
+            models.Savings,
+            query={"by": by, "month": month, "months": months, "tenant": tenant},
+        )
+
+    def export(
+        self,
+        *,
+        by: str | None = None,
+        format: str | None = None,
+        month: str | None = None,
+        months: int | None = None,
+        tenant: str | None = None,
+    ) -> Iterator[str]:
+        """All rows as CSV or JSON Lines. Amounts are decimals; costs are positive.
+
+        Args:
+            by: tenant unless given
+            format: csv unless Accept says otherwise
+            month: of UTC, such as 2026-11; absent: this one
+            months: so many months that end with `month`; 1 unless given
+            tenant: slug; absent: all that you may see
+        """
+        return self._transport.lines(
+            "/savings/export",
+            query={"by": by, "format": format, "month": month, "months": months, "tenant": tenant},
         )
 
 
@@ -2091,7 +2195,9 @@ class Operations(Resource):
         self.members = Members(transport)
         self.nodes = Nodes(transport)
         self.policies = Policies(transport)
+        self.prices = Prices(transport)
         self.rules = Rules(transport)
+        self.savings = Savings(transport)
         self.segments = Segments(transport)
         self.spaces = Spaces(transport)
         self.tenants = Tenants(transport)
