@@ -189,7 +189,7 @@ class SavingsExportView(ApiView):
 
 def _steps(wanted: Asked, form: str) -> Iterator[bytes]:
     if form == "csv":
-        yield csv_lines([FLAT])
+        yield csv_lines([list(FLAT)])
     for found in savings.all_rows(**vars(wanted)):
         each = [flat(row) for row in found]
         if form == "csv":
