@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('catalog', '0028_values_of_loads'),
+        ('catalog', '0029_cold_requests'),
     ]
 
     operations = [
