@@ -28,10 +28,10 @@ _NAVIGATION = (
     (
         *(("tenants", "Tenants", "t"), ("contexts", "Contexts", "c")),
         *(("families", "Families", "f"), ("keys", "API keys", "k")),
-        *(("webhooks", "Webhooks", "w"),),
+        *(("webhooks", "Webhooks", "w"), ("savings", "Savings", "v")),
     ),
     (("what_if", "What-if", "i"),),
-    (("jobs", "Jobs", "j"), ("audit", "Audit", "a")),
+    (("jobs", "Jobs", "j"), ("audit", "Audit", "a"), ("system", "System", "y")),
 )
 
 View = Callable[..., HttpResponseBase]

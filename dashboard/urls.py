@@ -10,7 +10,9 @@ from dashboard.pages.keys import view as keys
 from dashboard.pages.login import view as login
 from dashboard.pages.nodes.view import nodes
 from dashboard.pages.overview.view import overview, overview_data
+from dashboard.pages.savings.view import savings_page
 from dashboard.pages.spaces.view import spaces
+from dashboard.pages.system.view import system
 from dashboard.pages.tenants.view import let_in, tenants
 from dashboard.pages.tiers.view import tiers
 from dashboard.pages.webhooks import view as webhooks
@@ -27,6 +29,8 @@ urlpatterns = [
     path("nodes/", nodes, name="nodes"),
     path("families/", families, name="families"),
     path("families/members/<int:member_id>/again", try_again, name="member-try-again"),
+    path("savings/", savings_page, name="savings"),
+    path("system/", system, name="system"),
     path("tiers/", tiers, name="tiers"),
     path("spaces/", spaces, name="spaces"),
     path("what-if/", what_if, name="what_if"),

@@ -168,6 +168,9 @@ PAGES = {
     ("dashboard:families", "get"): (200, 200, 200, 200),
     ("dashboard:member-try-again", "post"): (404, 404, 404, 302),
     ("dashboard:tiers", "get"): (200, 200, 200, 200),
+    ("dashboard:savings", "get"): (200, 200, 200, 200),
+    ("dashboard:system", "get"): (200, 200, 200, 200),
+    ("dashboard:system", "post"): (404, 404, 404, 400),  # an empty form, refused after the check
     ("dashboard:jobs", "get"): (200, 200, 200, 200),
     ("dashboard:what_if", "get"): (200, 200, 200, 200),
     ("dashboard:what_if", "post"): (200, 400, 400, 400),  # an empty form, refused; x has no tenant

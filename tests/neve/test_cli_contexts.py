@@ -179,6 +179,15 @@ def test_usage_spaces_nodes_and_audit_are_listed(neve, stored):
     assert isinstance(document(neve("jobs", "ls", "--json")), list)
 
 
+def test_savings_and_prices_are_shown(neve, stored):
+    assert isinstance(document(neve("savings", "--json"))["rows"], list)
+    lines = rows(neve("savings", "--csv"))
+    assert lines[0].startswith("month,tenant,space_id,space,currency,gross")
+    assert any(line.split()[0] == "gpu_hour" for line in rows(neve("prices", "show")))
+    refused = neve("prices", "set", "--gpu-hour", "1")  # the key is a team's
+    assert refused.exit_code == 4
+
+
 def test_completion_offers_names_of_contexts(control_plane, neve, stored):
     done = neve(env={"_NEVE_COMPLETE": "bash_complete", "COMP_WORDS": "neve contexts pin cli-o",
                      "COMP_CWORD": "3"}, prog_name="neve")  # fmt: skip

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 from rich.cells import cell_len
 
+from neve.planner.prices import PRICE_NAMES
 from support.terminal import Terminal
 
 EVIL = "\x1b]0;owned\x07\x1b[2Jx\r\x9b31m\u202e"
@@ -78,6 +79,25 @@ ANSWERS: dict[str, Any] = {
     },
     "/policies/x": {"tenant": EVIL, "max_age_s": None},
     "/usage": {"resolution_s": 10, "points": []},
+    "/savings": {
+        "formula": EVIL,
+        "rows": [
+            {
+                **{"month": EVIL, "tenant": EVIL, "space": None, "currency": EVIL},
+                **{"gross": "1", "costs": "2", "net": "-1", "notes": {EVIL: EVIL}},
+                "lines": [
+                    {
+                        **{"name": EVIL, "quantity": "1", "unit": EVIL, "price": EVIL},
+                        **{"per": EVIL, "amount": "-1"},
+                    }
+                ],
+            }
+        ],
+    },
+    "/prices": {
+        **dict.fromkeys(PRICE_NAMES, EVIL),
+        **{"valid_from": EVIL, "currency": EVIL, "versions": [{"valid_from": EVIL}] * 2},
+    },
 }
 COMMANDS = [
     ("contexts", "ls"),
@@ -97,6 +117,8 @@ COMMANDS = [
     ("keys", "ls"),
     ("whoami",),
     ("policy", "show", "--tenant", "x"),
+    ("savings",),
+    ("prices", "show"),
 ]
 
 

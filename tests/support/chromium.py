@@ -13,6 +13,8 @@ PAGES = (
     "families/",
     "what-if/",
     "tenants/",
+    "savings/",
+    "system/",
     "contexts/",
     "keys/",
     "webhooks/",

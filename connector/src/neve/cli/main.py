@@ -19,6 +19,7 @@ SECTIONS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "contexts": ("contexts", "Named prompts whose KV is stored: find, make, keep, warm, end."),
         "events": ("events", "List the latest events, or follow them."),
         "usage": ("usage", "Show hit rate, traffic and misses over time."),
+        "savings": ("savings", "Show what stored context saved and cost."),
         "top": ("top", "Show the platform live, full screen."),
         "mcp": ("mcp", "Offer contexts as tools to an agent."),
     },
@@ -30,6 +31,10 @@ SECTIONS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "quota": ("keys", "Show what is used of the quota."),
         "what-if": ("what_if", "Say what other quotas and policies would give."),
         "policy": ("policy", "How long blocks stay: show, change, try."),
+        "prices": (
+            "savings",
+            "Prices of GPUs, memory, storage and requests, which savings count with.",
+        ),
         "nodes": ("nodes", "List engines that are connected now."),
         "spaces": ("spaces", "KV layouts: list them, compare two."),
         "engines": ("nodes", "List registered engines."),
