@@ -36,6 +36,8 @@ OWN_PATHS = {
         "keys",
         "webhooks",
         "spaces",
+        "savings",
+        "system",
     ),
 }
 BUS_SCHEMES = {"redis": "redis", "valkey": "redis", "rediss": "rediss", "valkeys": "rediss"}
