@@ -1,6 +1,7 @@
 """Every architecture on real engines with Neve: works or is refused, and why (docs/models.md).
 
     python benchmarks/architectures.py [--only gemma3 gptoss] [--out var/bench/architectures]
+    python benchmarks/architectures.py --sizes  # only the engine's KV beside the planner's
 
 Each has a tiny checkpoint (tests/vllm/make_architectures.py), a reference without Neve, an engine
 that stores, and engines of another process that load. A row counts tokens and logprobs that differ
@@ -26,11 +27,11 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "platform")]
 
 from neve.formats.block import HEADER_BYTES  # noqa: E402
 from neve.formats.ids import BlockHasher  # noqa: E402
-from neve.formats.parts import PartGroup, PartKind, block_bytes_per_token  # noqa: E402
+from neve.formats.parts import block_bytes_per_token  # noqa: E402
 from neve.formats.segment import read_footer  # noqa: E402
 from neve.formats.space import choose_chunk_tokens  # noqa: E402
 from neve.planner.parts import loaded_bytes, stored_bytes  # noqa: E402
-from neve.planner.sizes import kv_size  # noqa: E402
+from support.kv_sizes import engine_sizes, parts_of, planned_sizes  # noqa: E402
 from support.servers import ControlPlane, S3Server  # noqa: E402
 from support.vllm_engine import SCRIPTS, EngineProcess, engine_environment  # noqa: E402
 
@@ -105,7 +106,8 @@ class Row:
     why: str = ""
     groups: list[dict[str, Any]] = field(default_factory=list)
     all_layers_bytes: int = 0  # of one token, as the space says
-    planned_bytes: int = 0  # of one token, as the planner reads config.json
+    engine: dict[str, float] = field(default_factory=dict)  # see support.kv_sizes
+    planned: dict[str, float] = field(default_factory=dict)
     stored_bytes: float = 0.0  # of one token, in Valkey
     expected_bytes: float = 0.0  # of one token, by the KV cache groups
     answers: dict[str, Answers] = field(default_factory=dict)
@@ -116,10 +118,20 @@ class Row:
 class Lab:
     """A platform, and two processes: the first computes and stores, the second only loads."""
 
-    def __init__(self, stack: ExitStack, folder: Path, python: Path, names: Sequence[str]) -> None:
+    def __init__(
+        self,
+        stack: ExitStack,
+        folder: Path,
+        python: Path,
+        names: Sequence[str],
+        *,
+        has_platform: bool = True,
+    ) -> None:
         self._stack, self._folder, self.python = stack, folder, python
-        self.s3 = stack.enter_context(S3Server(folder / "s3"))
-        self.platform = stack.enter_context(ControlPlane(folder / "platform", self.s3))
+        folder.mkdir(parents=True, exist_ok=True)
+        if has_platform:
+            self.s3 = stack.enter_context(S3Server(folder / "s3"))
+            self.platform = stack.enter_context(ControlPlane(folder / "platform", self.s3))
         self.models = folder / "models"
         command = [
             str(python),
@@ -180,6 +192,7 @@ class Architecture:
         self._start(first, None)
         engine = first.ask("describe")
         row.groups = engine["groups"]
+        self._compare_sizes(engine)
         self._ask_all(first, "reference", crowd=True)
         self._stop(first)
 
@@ -229,7 +242,31 @@ class Architecture:
         exact = all(answers.exact for answers in self.row.answers.values())
         missed = all(said == "missed, tokens right" for said in self.row.damage.values())
         sizes = self._keeps_states or self.row.stored_bytes == self.row.expected_bytes
+        sizes = sizes and self.row.engine == self.row.planned
         self.row.state = fine if exact and missed and sizes else "differs"
+
+    def sizes(self) -> Row:
+        """An engine without Neve is started, and its KV compared with the planner's."""
+        process = self._lab.process("first")
+        try:
+            self._start(process, None)
+            engine = process.ask("describe")
+            self.row.groups = engine["groups"]
+            self._stop(process)
+            self._compare_sizes(engine)
+        except RuntimeError as error:
+            self._lab.forget()
+            self.row.why = (str(error).strip().splitlines() or [""])[-1][:300]
+        return self.row
+
+    def _compare_sizes(self, engine: dict[str, Any]) -> None:
+        row = self.row
+        config = json.loads((self._model / "config.json").read_text())
+        row.engine = engine_sizes(engine)
+        try:
+            row.planned = planned_sizes(config, engine, dtype=self._own.get("dtype", "float32"))
+        except ValueError as error:
+            row.why = f"planner: {error}"
 
     def _start(self, process: EngineProcess, neve: dict[str, Any] | None, **more: Any) -> None:
         common = {
@@ -284,12 +321,6 @@ class Architecture:
             platform.manage("shell", "-v", "0", "-c", asked)
         )
         self._hasher = BlockHasher(bytes.fromhex(fingerprint), chunk)
-        config = json.loads((self._model / "config.json").read_text())
-        dtype = self._own.get("dtype", "float32")
-        try:
-            row.planned_bytes = kv_size(config, kv_dtype=dtype).stored_bytes_per_token
-        except ValueError as error:
-            row.why = f"planner: {error}"
         texts = list(PROMPTS.values()) + self._doomed()
         texts = [[*text, *self._said(n)] for n, text in zip(self._names(), texts, strict=True)]
         turn = TALK + self._reference["turn 1"]["tokens"] + words("turn 2", 90)
@@ -432,6 +463,43 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
+def sizes_table(rows: Sequence[Row]) -> str:
+    """Markdown: bytes a token, or of a state, by kind of group."""
+    lines = ["| architecture | the engine's KV | `neve plan size` |  |", "|---" * 4 + "|"]
+    for row in rows:
+        if not row.engine:
+            lines.append(f"| {row.architecture} | — | — | not run: {row.why or row.state} |")
+            continue
+        same = "equal" if row.engine == row.planned else f"**differs** {row.why}"
+        lines.append(
+            f"| {row.architecture} | {sizes(row.engine)} | {sizes(row.planned)} | {same} |"
+        )
+    return "\n".join(lines)
+
+
+def published_sizes(python: Path) -> str:
+    """Lines of tests/vllm/check_sizes.py."""
+    return subprocess.run(
+        [str(python), str(SCRIPTS / "check_sizes.py"), "--list"],
+        env=engine_environment(), check=True, capture_output=True, text=True,
+    ).stdout  # fmt: skip
+
+
+def published_table(rows: Sequence[dict[str, Any]]) -> str:
+    lines = ["| model | KV dtype | vLLM's layers | `neve plan size` |  |", "|---" * 5 + "|"]
+    for row in rows:
+        dtype = "bfloat16" if row["kv_dtype"] == "auto" else row["kv_dtype"]
+        engine, planned = row.get("engine", {}), row["planned"]
+        same = "equal" if engine == planned else f"**differs** {row.get('why', '')}"
+        cells = (row["model"], dtype, sizes(engine), sizes(planned), same)
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def sizes(found: dict[str, float]) -> str:
+    return ", ".join(f"{name}: {size:,.10g}" for name, size in found.items()) or "—"
+
+
 # ---- memory
 
 MEMORY_BYTES: Final = 40 << 30
@@ -507,25 +575,6 @@ def memory_row(name: str, hybrid: bool, memory_bytes: int, answer: dict[str, Any
     ]
 
 
-def parts_of(groups: Sequence[dict[str, Any]], longest: int) -> list[PartGroup]:
-    """The engine's groups (see support.kv_memory) as the planner takes them."""
-    found = []
-    for each in groups:
-        name, span, block_tokens = each["kind"], each["window"], each["block_tokens"]
-        if name == "MambaSpec":
-            found.append(PartGroup(PartKind.STATE, None, block_tokens, state_bytes=each["bytes"]))
-            continue
-        kind = PartKind.FULL
-        if span is not None and span < longest:
-            if name.startswith("SlidingWindow"):
-                kind = PartKind.WINDOW
-            elif name == "ChunkedLocalAttentionSpec":
-                kind = PartKind.LOCAL
-        span = None if kind is PartKind.FULL else span
-        found.append(PartGroup(kind, span, block_tokens, each["bytes"] // block_tokens))
-    return found
-
-
 def memory_table(rows: Sequence[Sequence[str]]) -> str:
     head = [
         "shape, longest request", "hybrid manager", "MiB of KV that it takes in the engine",
@@ -557,14 +606,23 @@ def main() -> None:
     parser.add_argument("--python", type=Path, default=ROOT / ".venv-vllm/bin/python")
     parser.add_argument("--table", action="store_true", help="only print what was measured")
     parser.add_argument("--write", action="store_true", help="into docs/models.md as well")
+    parser.add_argument("--sizes", action="store_true", help="only compare KV with the planner's")
     parser.add_argument("--no-memory", action="store_true", help="leave the memory table out")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     if not options.table:
         with ExitStack() as stack:
             folder = options.out / f"run-{time.time_ns()}"
-            lab = Lab(stack, folder, options.python, options.only)
-            if not options.no_memory:
+            lab = Lab(stack, folder, options.python, options.only, has_platform=not options.sizes)
+            if options.sizes:
+                for name in options.only:
+                    row = Architecture(lab, name).sizes()
+                    path = options.out / f"{name}.sizes.json"
+                    path.write_text(json.dumps(asdict(row), indent=1))
+                    print(f"{name}: {sizes(row.engine)}; {row.why}", file=sys.stderr, flush=True)
+                (options.out / "published.jsonl").write_text(published_sizes(options.python))
+                options.only = []
+            elif not options.no_memory:
                 (options.out / "memory.txt").write_text(json.dumps(memory_rows(lab)))
             for name in options.only:
                 row = Architecture(lab, name).run()
@@ -577,7 +635,20 @@ def main() -> None:
         load_row(path) if path.exists() else Row(name, "not measured")
         for name, path in paths.items()
     ]
-    parts = {"architectures": table(rows)}
+    sized = [
+        next(
+            (load_row(path) for path in (file.with_suffix(".sizes.json"), file) if path.exists()),
+            row,
+        )
+        for file, row in zip(paths.values(), rows, strict=True)
+    ]
+    parts = {"sizes": sizes_table(sized)}
+    published = options.out / "published.jsonl"
+    if published.exists():
+        found = [json.loads(line) for line in published.read_text().splitlines()]
+        parts["published sizes"] = published_table(found)
+    if any(path.exists() for path in paths.values()):
+        parts["architectures"] = table(rows)
     memory = options.out / "memory.txt"
     if memory.exists():
         parts["memory"] = memory_table(json.loads(memory.read_text()))

@@ -37,6 +37,7 @@ def describe(config: Any, kv: Any) -> dict[str, Any]:
                 "block_tokens": spec.block_size,
                 "bytes": sum(sizes) if len(sizes) > 1 else layers * sizes[0],
                 "request_blocks": needed,
+                "dtypes": [str(dtype).removeprefix("torch.") for dtype in _dtypes(each[0])],
             }
         )
     return {
@@ -45,6 +46,11 @@ def describe(config: Any, kv: Any) -> dict[str, Any]:
         "longest": config.model_config.max_model_len,
         "concurrency": get_max_concurrency_for_kv_cache_config(config, kv) if groups else None,
     }
+
+
+def _dtypes(spec: Any) -> tuple[Any, ...]:
+    """Of a state's parts: of the convolution, of the recurrence."""
+    return tuple(getattr(spec, "dtypes", ()))
 
 
 def _block_bytes(spec: Any) -> int:

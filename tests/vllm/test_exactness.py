@@ -17,7 +17,7 @@ from neve.formats.block import HEADER_BYTES, verify
 from neve.formats.ids import BlockHasher
 from neve.formats.keys import parse_key
 from neve.index.tier import HotTier
-from neve.planner.sizes import kv_size
+from support.kv_sizes import engine_sizes, planned_sizes
 from support.servers import ControlPlane
 
 pytestmark = pytest.mark.vllm
@@ -311,6 +311,10 @@ def test_answers_and_hits_are_as_predicted(platform, engine, models, shape, dtyp
     plain = {"enable_prefix_caching": False, "dtype": dtype, "kv_cache_memory_bytes": 32 << 20}
 
     engine.start(None, model=str(models / shape), engine=plain)
+    config = json.loads((models / shape / "config.json").read_text())
+    described = engine.ask("describe")
+    planned = planned_sizes(config, described, dtype=dtype)
+    assert planned == engine_sizes(described)
     reference = run(engine)
     engine.ask("stop")
     store = None
@@ -330,8 +334,7 @@ def test_answers_and_hits_are_as_predicted(platform, engine, models, shape, dtyp
     # An empty store, then a full one.
     hits, reused = check(())
     assert hits == reused > 0
-    config = json.loads((models / shape / "config.json").read_text())
-    assert store.bytes_per_token == kv_size(config, kv_dtype=dtype).stored_bytes_per_token
+    assert store.bytes_per_token == sum(planned.values())
     everything = store.keys()
     hits, full = check(everything)
     assert hits == full > 2000
@@ -399,6 +402,9 @@ def test_a_model_with_states_answers_as_without_neve(platform, engine, models):
     def talk(neve, store=None, held=()):
         """Outputs and reused tokens. With `store` and what it has: asserts every hit."""
         engine.start(neve, **shape)
+        described = engine.ask("describe")
+        config = json.loads((models / "qwen3next/config.json").read_text())
+        assert planned_sizes(config, described, dtype="bfloat16") == engine_sizes(described)
         held, outputs, reused = set(held), [], []
         for tokens in PROMPTS:
             if tokens[0] is None:

@@ -36,3 +36,8 @@ def test_copies_are_ordered_by_streams_and_events_alone(vllm_python, engine_envi
 
 def test_every_kind_of_kv_cache_is_stored_or_known_to_be_refused(vllm_python, engine_environment):
     check("check_specs.py", vllm_python, engine_environment)
+
+
+def test_published_models_keep_what_the_planner_says(vllm_python, engine_environment):
+    """By vLLM's own code of 24 models, built without weights."""
+    check("check_sizes.py", vllm_python, engine_environment)
