@@ -208,6 +208,11 @@ def test_heads_by_other_names():
     assert kv_size(falcon).bytes_per_token == 32 * 2 * 64 * 2
     new = falcon | {"new_decoder_architecture": True, "num_kv_heads": 8, "num_attention_heads": 71}
     assert kv_size(new).bytes_per_token == 32 * 8 * 2 * 64 * 2
+    chatglm = {"model_type": "chatglm", "num_layers": 28, "num_attention_heads": 32,
+               "kv_channels": 128, "multi_query_attention": True, "multi_query_group_num": 2,
+               "torch_dtype": "float16"}  # fmt: skip
+    assert kv_size(chatglm).bytes_per_token == 28 * 2 * 2 * 128 * 2
+    assert kv_size(chatglm | {"multi_query_attention": False}).bytes_per_token == 28 * 32 * 512
     gpt2 = {"model_type": "gpt2", "n_embd": 768, "n_head": 12, "n_layer": 12, "dtype": "float32"}
     assert kv_size(gpt2).bytes_per_token == 12 * 2 * 768 * 4
 
@@ -265,6 +270,121 @@ def test_a_wrong_parameter_is_named(options, field):
     with pytest.raises(Misuse) as refused:
         kv_size(LLAMA, **options)
     assert refused.value.field == field
+
+
+HEADS = {"num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 64, "dtype": "half"}
+LAYERS = HEADS | {"num_hidden_layers": 8, "hidden_size": 512, "max_position_embeddings": 1 << 20}
+ROW = 2 * 2 * 64 * 2  # of one layer
+MAMBA2 = {
+    "mamba_n_heads": 8, "mamba_d_head": 32, "mamba_d_state": 16, "mamba_n_groups": 1,
+    "mamba_d_conv": 4, "mamba_expand": 2,
+}  # fmt: skip
+GEMMA4 = LAYERS | {"model_type": "gemma4_text", "num_hidden_layers": 6, "sliding_window": 96}
+
+
+@pytest.mark.parametrize(
+    ("config", "full", "windows"),
+    [
+        (GEMMA4, 2 * 2 * 512 * 2, 5 * ROW),
+        (GEMMA4 | {"global_head_dim": 128, "num_global_key_value_heads": 1}, ROW, 5 * ROW),
+        (GEMMA4 | {"per_layer_config": {"05": {"head_dim": 32}}}, ROW // 2, 5 * ROW),
+        (LAYERS | {"model_type": "exaone4", "sliding_window": 96}, 2 * ROW, 6 * ROW),
+        (
+            LAYERS
+            | {"model_type": "exaone4", "sliding_window": 96, "sliding_window_pattern": "LLG"},
+            3 * ROW,
+            5 * ROW,
+        ),
+        (LAYERS | {"model_type": "exaone4", "sliding_window": None}, 8 * ROW, 0),
+        (LAYERS | {"model_type": "gemma2", "sliding_window": 96}, 4 * ROW, 4 * ROW),
+        (LAYERS | {"model_type": "cohere2", "sliding_window": 96}, 2 * ROW, 6 * ROW),
+        (
+            LAYERS
+            | {
+                "model_type": "qwen2", "sliding_window": 96, "use_sliding_window": True,
+                "max_window_layers": 5,
+            },
+            5 * ROW,
+            3 * ROW,
+        ),
+        (LAYERS | {"model_type": "smollm3", "sliding_window": 96}, 8 * ROW, 0),
+        (
+            LAYERS
+            | {
+                "model_type": "mimo_v2_flash", "hybrid_layer_pattern": [0, 1, 1, 1] * 2,
+                "sliding_window_size": 96, "v_head_dim": 32, "swa_num_key_value_heads": 4,
+                "swa_head_dim": 64, "swa_v_head_dim": 64,
+            },
+            2 * 2 * (64 + 32) * 2,
+            6 * 2 * ROW,
+        ),
+    ],
+)  # fmt: skip
+def test_windows_and_heads_by_the_rules_of_each_family(config, full, windows):
+    kv = kv_size(config)
+    assert (kv.bytes_per_token, kv.stored_bytes_per_token) == (full, full + windows)
+
+
+@pytest.mark.parametrize(
+    ("config", "full", "state"),
+    [
+        (LAYERS | MAMBA2 | {"model_type": "falcon_h1", "mamba_d_ssm": 256}, 8, 8 * 4096 + 8 * 864),
+        (
+            LAYERS | MAMBA2
+            | {"model_type": "bamba", "attn_layer_indices": [3], "hidden_size": 128},
+            1,
+            7 * (4096 + 864),
+        ),
+        (
+            LAYERS | MAMBA2
+            | {
+                "model_type": "zamba2", "hidden_size": 128, "n_mamba_heads": 8, "mamba_ngroups": 1,
+                "mamba_n_heads": None, "mamba_n_groups": None, "mamba_d_head": None,
+                "attention_head_dim": 64, "layers_block_type": ["mamba", "hybrid"] * 4,
+            },
+            4,
+            8 * (4096 + 864),
+        ),
+        (
+            LAYERS | {"model_type": "minimax_text_01", "attn_type_list": [0, 0, 0, 1] * 2},
+            2,
+            6 * 8 * 64 * 64,
+        ),
+    ],
+)  # fmt: skip
+def test_states_by_the_fields_of_each_family(config, full, state):
+    kv = kv_size(config)
+    assert kv.bytes_per_token == full * ROW
+    assert kv.fixed_bytes == 2 * state
+
+
+def test_two_latent_attentions_a_layer():
+    config = {"model_type": "longcat_flash", "num_layers": 28, "kv_lora_rank": 512,
+              "qk_rope_head_dim": 64, "dtype": "bfloat16"}  # fmt: skip
+    assert kv_size(config).bytes_per_token == 56 * 1152
+
+
+ODD = st.one_of(
+    st.none(), st.booleans(), st.integers(-2, 1 << 40), st.floats(), st.text(max_size=4),
+    st.lists(st.one_of(st.none(), st.integers(-1, 200), st.text(max_size=4)), max_size=70),
+    st.dictionaries(st.text(max_size=4), st.integers(), max_size=2),
+)  # fmt: skip
+
+
+@given(data=st.data())
+def test_any_change_of_a_configuration_is_read_or_refused_by_name(data):
+    config = dict(CONFIGS[data.draw(st.sampled_from(sorted(CONFIGS)))])
+    config |= config.pop("text_config", {})
+    more = ("layer_types", "sliding_window", "num_kv_shared_layers", "per_layer_config", "dtype")
+    for name in data.draw(st.lists(st.sampled_from([*sorted(config), *more]), max_size=3)):
+        config[name] = data.draw(ODD)
+    named, groups = None, ()
+    try:
+        groups = kv_size(config).groups
+    except Misuse as refused:
+        named = refused.field
+    assert bool(named) != bool(groups)
+    assert all(group.entry_bytes > 0 for group in groups)
 
 
 def test_similar_architectures_are_named():

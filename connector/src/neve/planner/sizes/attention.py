@@ -41,6 +41,8 @@ def kv_heads(fields: Fields) -> int:
     """Heads that keep KV: as many as query heads where config.json has no number of its own."""
     # Source: ModelArchConfigConvertorBase.get_total_num_kv_heads of vLLM.
     own = ("num_key_value_heads", "num_kv_heads", "n_head_kv", "multi_query_group_num")
+    if fields.get("multi_query_attention") is False:  # ChatGLM names groups, and may not use them
+        return query_heads(fields)
     if fields.flag("multi_query") and not fields.flag("new_decoder_architecture"):
         return 1  # Falcon 7B, GPT-BigCode
     if fields.get(*own) is not None:
@@ -118,7 +120,9 @@ def has_indexer(fields: Fields, layer: int) -> bool:
         return modes[1][layer] == "full"
     pattern = fields.get("index_topk_pattern")
     if pattern is not None:
-        return not (layer < len(pattern) and pattern[layer] in ("S", "shared"))
+        if not isinstance(pattern, str):
+            raise Misuse("config.json needs letters F and S here", field="index_topk_pattern")
+        return pattern[layer : layer + 1] != "S"
     every = fields.number("index_topk_freq", default=1)
     offset = fields.number("index_skip_topk_offset", default=2, least=0)
     return max(layer - offset + 1, 0) % every == 0

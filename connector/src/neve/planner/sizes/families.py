@@ -26,6 +26,8 @@ _KINDS: Final = {
     "conv": STATE,
 }  # fmt: skip
 
+_MOST_LAYERS: Final = 4096
+
 Reader = Callable[[Fields, Widths, int], Iterable[KvGroup]]
 
 
@@ -38,7 +40,8 @@ class Family:
 
 
 def layer_count(fields: Fields) -> int:
-    return fields.number("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+    names = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+    return fields.number(*names, most=_MOST_LAYERS)
 
 
 def listed_kinds(fields: Fields, layers: int) -> list[str] | None:
@@ -190,20 +193,26 @@ def gemma4(fields: Fields, widths: Widths, tp: int) -> Iterator[KvGroup]:
     if kinds is None:
         kinds = [*every(6, WINDOW, layers)[:-1], FULL]
     own = fields.get("per_layer_config")
+    changes = _by_layer(own) if own is not None else {}
     for number, kind in enumerate(kinds[: layers - shared_layers(fields, layers)]):
-        here = fields
-        if own is not None:
-            changes = own.get(str(number), {}) if isinstance(own, Mapping) else None
-            if not isinstance(changes, Mapping):
-                raise Misuse("need an object for each layer", field="per_layer_config")
-            here = Fields(changes, fields.all())
-        elif kind == FULL:
-            changes = {"head_dim": fields.number("global_head_dim", default=512)}
+        here = Fields(changes.get(number, {}), fields.all())
+        if own is None and kind == FULL:
+            full = {"head_dim": fields.number("global_head_dim", default=512)}
             if fields.flag("attention_k_eq_v", default=True):
                 heads = fields.get("num_global_key_value_heads")
-                changes |= {"num_key_value_heads": heads} if heads is not None else {}
-            here = Fields(changes, fields.all())
+                full |= {"num_key_value_heads": heads} if heads is not None else {}
+            here = Fields(full, fields.all())
         yield from by_kinds(here, widths, tp, [kind])
+
+
+def _by_layer(own: object) -> dict[int, Mapping[str, Any]]:
+    """`per_layer_config`: an object for each layer that differs, by its number, such as `05`."""
+    if not isinstance(own, Mapping) or not all(
+        isinstance(number, str) and number.isdecimal() and isinstance(each, Mapping)
+        for number, each in own.items()
+    ):
+        raise Misuse("need an object by number of the layer", field="per_layer_config")
+    return {int(number): each for number, each in own.items()}
 
 
 def gpt_oss(fields: Fields, widths: Widths, tp: int) -> Iterator[KvGroup]:
@@ -257,7 +266,7 @@ def mla(fields: Fields, widths: Widths, tp: int) -> Iterator[KvGroup]:
 def longcat(fields: Fields, widths: Widths, tp: int) -> Iterator[KvGroup]:
     """Two latent attentions in each layer."""
     del tp
-    for _ in range(2 * fields.number("num_layers", "num_hidden_layers")):
+    for _ in range(2 * fields.number("num_layers", "num_hidden_layers", most=_MOST_LAYERS)):
         yield attention.latent(fields, widths)
 
 
@@ -387,12 +396,12 @@ _NEMOTRON_WORDS: Final = {
 
 def nemotron_h(fields: Fields, widths: Widths, tp: int) -> Iterator[KvGroup]:
     """`hybrid_override_pattern`: M Mamba, * attention, - and E neither."""
-    pattern = fields.get("hybrid_override_pattern")
+    pattern = fields.word("hybrid_override_pattern")
     if pattern is None:
         found = fields.words("layers_block_type", "layer_types")
         if found is None:
             raise Misuse("config.json has none", field="hybrid_override_pattern")
-        pattern = [_NEMOTRON_WORDS.get(word, "?") for word in found[1]]
+        pattern = "".join(_NEMOTRON_WORDS.get(word, "?") for word in found[1])
     if set(pattern) - set("M*-E"):
         raise Misuse("need letters of M, *, - and E", field="hybrid_override_pattern")
     state = states.mamba2(

@@ -37,15 +37,17 @@ class Fields:
         """The first of these fields that is there and not null, else None."""
         return next((self._config[n] for n in names if self._config.get(n) is not None), None)
 
-    def number(self, *names: str, default: int = _REQUIRED, least: int = 1) -> int:
+    def number(
+        self, *names: str, default: int = _REQUIRED, least: int = 1, most: int = _MOST
+    ) -> int:
         """A whole number. Without a default the field is required; `names` are its synonyms."""
         for name in names:
             value = self._config.get(name)
             if value is None:
                 continue
-            if type(value) is not int or not least <= value <= _MOST:
+            if type(value) is not int or not least <= value <= most:
                 raise Misuse(
-                    f"config.json needs a whole number from {least} here, not {value!r:.60}",
+                    f"config.json needs a whole number of {least} … {most:,}, not {value!r:.60}",
                     field=name,
                 )
             return value
@@ -59,6 +61,13 @@ class Fields:
             return default
         if not isinstance(value, bool):
             raise Misuse(f"config.json needs true or false here, not {value!r:.60}", field=name)
+        return value
+
+    def word(self, name: str) -> str | None:
+        """A word, or None if it is missing."""
+        value = self._config.get(name)
+        if value is not None and not isinstance(value, str):
+            raise Misuse(f"config.json needs a word here, not {value!r:.60}", field=name)
         return value
 
     def numbers(self, name: str) -> list[int]:

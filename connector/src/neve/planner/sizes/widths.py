@@ -58,7 +58,7 @@ class Widths:
         dtype; `default`: the dtype without the field; None: the model's."""
         if self.state_bytes is not None:
             return self.state_bytes
-        said = (fields.get(name) if name else None) or default
+        said = (fields.word(name) if name else None) or default
         if said is None:
             return self.model_bytes
         if said not in _FLOATS:
