@@ -67,7 +67,10 @@ def test_a_wrong_line_is_named_with_its_field_and_the_expected_value(rows, why):
         ([], "holds no line"),
         (["\n", " \n"], "holds no line"),
         (['{"timestamp": 1\n'], "line 1: expected a JSON object, but"),
-        (["timestamp,input_length\n", "1,2\n"], "is no trace and no log of requests; expected the"),
+        (
+            ["timestamp,input_length\n", "1,2\n"],
+            "is neither JSON Lines nor a log of requests; expected the",
+        ),
     ],
 )
 def test_a_file_that_is_no_trace_is_refused(lines, why):
@@ -88,6 +91,11 @@ def test_a_log_of_vllm_gives_prompts_as_blocks():
     assert again.ids == first.ids == chat.ids == longer.ids[:4]
     assert not set(adapted.ids) & set(first.ids)  # the same tokens with a LoRA adapter
     assert {each.at_s for each in trace.requests} == {0.0}  # all within a second
+
+
+def test_prompts_shorter_than_a_block_ask_for_smaller_blocks():
+    with pytest.raises(Misuse, match=r"block_tokens: no prompt fills a block of 512 .* has 129;"):
+        read(LOG.read_text().splitlines())
 
 
 def test_samples_of_traffic_say_at_which_rate_capacities_are_simulated():

@@ -52,7 +52,7 @@ class Trace:
 def read(lines: Iterable[str], *, block_tokens: int = BLOCK_TOKENS) -> Trace:
     """Reads a whole trace in any of the formats. Samples ignore `block_tokens`.
 
-    Raises: Misuse for a line that is no request, or no request at all.
+    Raises: Misuse for a line that is no request, or no block at all.
     """
     lines = iter(lines)
     blank = 0
@@ -71,6 +71,13 @@ def read(lines: Iterable[str], *, block_tokens: int = BLOCK_TOKENS) -> Trace:
     requests = list(reader(rest, block_tokens=block_tokens))
     if not requests:
         raise Misuse("holds no request; expected at least one")
+    if not any(request.ids for request in requests):
+        longest = max(request.tokens or 0 for request in requests)
+        raise Misuse(
+            f"no prompt fills a block of {block_tokens} tokens, the longest has {longest}; "
+            "choose smaller blocks",
+            field="block_tokens",
+        )
     return Trace(kind, requests)
 
 
@@ -191,7 +198,11 @@ def vllm_log(lines: Iterable[str], *, block_tokens: int = BLOCK_TOKENS) -> Itera
                 yield BlockRequest(ids, at_s, tokens=len(tokens))
     if first_s is None:
         raise Misuse(
-            ("names no prompt's token ids" if received else "is no trace and no log of requests")
+            (
+                "names no prompt's token ids"
+                if received
+                else "is neither JSON Lines nor a log of requests"
+            )
             + "; expected the log of `VLLM_LOGGING_LEVEL=DEBUG vllm serve … --enable-log-requests`"
         )
 
