@@ -24,9 +24,8 @@ from neve.errors import Misuse
 from neve.formats.block import HEADER_BYTES
 from neve.planner import whatif
 from neve.planner.changes import Change
-from neve.planner.prices import Prices
 from neve.planner.simulate.tiers import Promote, Setting, TierSetting
-from planning import samples
+from planning import prices, samples
 from planning.simulating import TooMuch, simulate
 from retention.models import ColdFull, FlushMode, RetentionPolicy
 from tenants.audit import Actor, record
@@ -246,7 +245,9 @@ def economics_of(tenant_id: int, known: Counted, block_bytes: int) -> whatif.Eco
         for tier in ("hot", "cold")
         if (per_byte := _median(f"{tier}_bytes_per_s", each, is_speed=True)) is not None
     }
-    return whatif.Economics(Prices(), tokens, prefill, loads, basis=basis)
+    return whatif.Economics(
+        prices.prices_of(prices.in_force(prices.today())), tokens, prefill, loads, basis=basis
+    )
 
 
 def _median(
