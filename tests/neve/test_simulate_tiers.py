@@ -39,7 +39,6 @@ def sizes(least, most):
 
 def block_settings(*, policies=("lru", "2q")):
     """Settings of few blocks a tier: some of them leave hot, and some leave cold."""
-    colds = ("lru", "lru", REFUSE)
     some_s = st.one_of(st.none(), st.none(), st.integers(1, 40))
     return st.builds(
         Setting,
