@@ -258,11 +258,13 @@ def _curve_of(requests: Sequence[Request], name: str) -> HitCurve:
     steps = curve.capacities
     # Evenly spaced by the logarithm; the last step, unlimited capacity, is among them.
     spread = (int(len(steps) ** (n / _POINTS)) for n in range(_POINTS + 1))
-    kept = sorted({min(len(steps) - 1, place) for place in spread})
+    kept = {min(len(steps) - 1, place) for place in spread} if steps else set()
+    # Before a step the rate is that of the step before: no interpolation across it.
+    capacities = sorted({blocks for place in kept for blocks in (steps[place] - 1, steps[place])})
     points = [
-        (float(steps[place] * TRACE_BLOCK_TOKENS), curve.hit_rate(steps[place]) or 0.0)
-        for place in kept
-        if steps
+        (float(blocks * TRACE_BLOCK_TOKENS), curve.hit_rate(blocks) or 0.0)
+        for blocks in capacities
+        if blocks >= 1
     ]
     return HitCurve(
         points or [(float(TRACE_BLOCK_TOKENS), 0.0)],
