@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -21,9 +21,9 @@ from neve.planner.fleet import (
     Traffic,
     assumptions,
     best_hit_rate,
-    block_tokens,
     plan,
 )
+from neve.planner.parts import PrefixBytes
 
 LLAMA_8B = {
     "architectures": ["LlamaForCausalLM"],
@@ -35,8 +35,8 @@ LLAMA_8B = {
     "torch_dtype": "bfloat16",
 }
 CURVE = HitCurve([(1e6, 0.1), (1e7, 0.3), (1e8, 0.6)], requests_per_s=2.0, prompt_tokens=5_000)
-SLOW = Model(70_272, block_tokens(70_272), Prefill.at(8_000))  # latent attention, a large model
-FAST = Model(131_072, block_tokens(131_072), Prefill.at(40_000))
+SLOW = Model(70_272, 16, Prefill.at(8_000))  # latent attention, a large model
+FAST = Model(131_072, 16, Prefill.at(40_000))
 NEEDS = (
     *("engines", "engines_without", "primaries", "hot_machines", "hot_bytes", "memory_bytes"),
     *("cold_bytes", "disk_bytes", "hot_read_bytes_per_s", "hot_written_bytes_per_s"),
@@ -146,6 +146,18 @@ def test_nothing_is_stored_where_loading_from_hot_is_slower_than_computing():
     assert one.ttft_s == one.ttft_computed_s
 
 
+def test_states_are_stored_once_a_request_and_windows_loaded_in_part():
+    plain = plan(Traffic(4.0, 5_000, 0.3), SLOW, CURVE, Constants(), hot_share=0.75)
+    hybrid = replace(SLOW, state_bytes=35e6, load=PrefixBytes(20_000, 1_000_000))
+    one = plan(Traffic(4.0, 5_000, 0.3), hybrid, CURVE, Constants(), hot_share=0.75)
+    # 3,500 computed tokens a request: 10,000 bytes of state for each.
+    assert one.cold_bytes == pytest.approx(plain.cold_bytes * 80_272 / 70_272)
+    assert one.cold_read_bytes_per_s == pytest.approx(4 * 0.25 * (1_500 * 20_000 + 1_000_000))
+    assert one.hot_written_bytes_per_s == pytest.approx(
+        4 * 3_500 * 80_272 + one.cold_read_bytes_per_s
+    )
+
+
 def test_what_engines_keep_themselves_is_neither_loaded_nor_spared():
     few, own = (
         plan(Traffic(40.0, 5_000, 0.3), SLOW, CURVE, Constants.changed(given))
@@ -203,10 +215,6 @@ def test_each_constant_has_words_and_a_source_and_can_be_given():
         Constants.changed({"utilisation": 2})
 
 
-def test_blocks_have_at_most_256_tokens_and_2_mib():
-    assert [block_tokens(size) for size in (131_072, 70_272, 4_096, 1e7)] == [16, 16, 256, 16]
-
-
 @pytest.fixture
 def trace(tmp_path: Path) -> Path:
     rows = [
@@ -241,6 +249,8 @@ def test_the_command_reads_a_trace_and_answers_for_several_rates(tmp_path: Path,
     assert many["hot_bytes"] == pytest.approx(1000 * one["hot_bytes"])
     assert one["traffic"]["stored_output_tokens"] == 100
     assert {each["name"] for each in found["assumptions"]} == {e.name for e in fields(Constants)}
+    packed = json.loads(_run(tmp_path, *options, *rates, "--codec", "2", "--json").stdout)["plans"]
+    assert packed[0]["hot_bytes"] == pytest.approx(one["hot_bytes"] / 2)
     text = _run(tmp_path, *options, *rates, "--set", "primary_ram_bytes=64e9").output
     assert "primary_ram_bytes = 64000000000: bytes of memory of a primary (given)" in text
     assert "limits first" in text

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from neve.errors import Misuse
 from neve.planner.breakeven import Prefill
+from neve.planner.parts import PrefixBytes
 from neve.planner.prices import Prices
 
 MIB: Final = 1 << 20
@@ -212,14 +213,19 @@ class Traffic:
 
 @dataclass(frozen=True)
 class Model:
-    """`block_tokens`: tokens of a stored block. `prefill`: of one engine, whatever its GPUs."""
+    """Bytes are after the codec. `bytes_per_token`: stored; `state_bytes`: of linear layers, stored
+    once a request. `block_tokens`: of a stored block. `prefill`: of one engine, whatever its GPUs.
+    `load`: what is loaded of a prefix, if less than what is stored (windows); None: all.
+    """
 
     bytes_per_token: float
     block_tokens: int
     prefill: Prefill
+    state_bytes: float = 0.0
+    load: PrefixBytes | None = None
 
     def __post_init__(self) -> None:
-        if self.bytes_per_token <= 0 or self.block_tokens < 1:
+        if self.bytes_per_token <= 0 or self.block_tokens < 1 or self.state_bytes < 0:
             raise Misuse("must be above 0", field="bytes_per_token")
 
 
@@ -297,7 +303,7 @@ def plan(
     """
     if not 0 <= hot_share <= 1:
         raise Misuse("must be between 0 and 1", field="hot_share")
-    hit, tokens, size = traffic.hit_rate, traffic.prompt_tokens, model.bytes_per_token
+    hit, tokens = traffic.hit_rate, traffic.prompt_tokens
     growth = traffic.requests_per_s / curve.requests_per_s * tokens / curve.prompt_tokens
     # Engines are as many as the requests, so their caches' share of the traffic has no rate in it.
     own_tokens = model.prefill.seconds(0, round(tokens)) * constants.engine_cache_tokens
@@ -305,6 +311,10 @@ def plan(
     own = curve.hit_rate(own_tokens)
     whole = max(hit, own)
     cached = (whole - own) * tokens  # loaded
+    fresh = tokens * (1 - whole) + traffic.stored_output_tokens
+    size = model.bytes_per_token + (model.state_bytes / fresh if fresh else 0.0)
+    load = model.load or PrefixBytes(model.bytes_per_token, math.ceil(model.state_bytes))
+    loaded = load.of(round(cached)) if cached else 0.0
     computed_s = model.prefill.seconds(round(own * tokens), math.ceil(whole * tokens))
     cold_rate = min(
         constants.s3_stream_bytes_per_s * constants.s3_streams, constants.node_nic_bytes_per_s
@@ -312,7 +322,7 @@ def plan(
     hot_rate = min(constants.node_load_bytes_per_s, constants.node_nic_bytes_per_s)
 
     def load_s(rate: float) -> float:
-        return cached * size / rate + constants.load_fixed_s
+        return loaded / rate + constants.load_fixed_s
 
     is_hot_worth = cached > 0 and load_s(hot_rate) < computed_s
     is_cold_worth = cached > 0 and load_s(cold_rate) < computed_s
@@ -345,10 +355,9 @@ def plan(
         hot_tokens = curve.capacity_for(own + hot_hit) * growth
 
     rate = traffic.requests_per_s
-    fresh = tokens * (1 - whole) + traffic.stored_output_tokens
     written = rate * fresh * size if cached else 0.0
-    cold_read = rate * cold_hit * tokens * size
-    hot_read = rate * hot_hit * tokens * size
+    cold_read = rate * (1 - hot_share) * loaded
+    hot_read = rate * hot_share * loaded
     hot_written = written + constants.promoted * cold_read
     if not is_cold_worth:
         whole_tokens = hot_tokens
@@ -365,9 +374,8 @@ def plan(
 
     all_s = model.prefill.seconds(round(own * tokens), round(tokens))
     spare = constants.utilisation
-    computing, loading = rate * rest_s / constants.gpu_utilisation, 0.0
-    if cached:
-        loading = (rate * cached * size / hot_rate + cold_read / cold_rate) / spare
+    computing = rate * rest_s / constants.gpu_utilisation
+    loading = (rate * hot_share * loaded / hot_rate + cold_read / cold_rate) / spare
     busy_engines, busy_without = max(computing, loading), rate * all_s / constants.gpu_utilisation
     engines, without = max(1, math.ceil(busy_engines)), max(1, math.ceil(busy_without))
     spared_gpus = max(0.0, busy_without - busy_engines) * constants.gpus_per_engine
@@ -452,7 +460,7 @@ def plan(
         cold_written_bytes_per_s=cold_written,
         s3_gets_per_s=gets,
         s3_puts_per_s=puts,
-        engine_read_bytes_per_s=rate * cached * size / engines,
+        engine_read_bytes_per_s=rate * loaded / engines,
         connections_per_primary=math.ceil(connections),
         heartbeats_per_s=heartbeats,
         web_cores=max(1, math.ceil(units["heartbeats"])),
@@ -482,12 +490,6 @@ def best_hit_rate(
 
     tried = [curve.highest * n / 100 for n in range(101)]
     return max(tried, key=net)
-
-
-def block_tokens(bytes_per_token: float, *, engine_block: int = 16) -> int:
-    """Tokens of a block as the connector chooses them: at most 256, and at most 2 MiB."""
-    fit = int(2 * MIB / bytes_per_token) // engine_block * engine_block
-    return min(256, max(engine_block, fit))
 
 
 def assumptions(constants: Constants) -> list[tuple[str, float, str, str]]:

@@ -8,10 +8,12 @@ from typing import Any
 
 import click
 
-from neve.cli.offline import json_option, read_config, table
+from neve.cli.offline import CodecRatio, json_option, read_config, table
 from neve.cli.plot import Line, draw
 from neve.cli.speeds import PrefillSpeed, prefill_of
 from neve.errors import Misuse
+from neve.formats.space import choose_chunk_tokens
+from neve.planner.breakeven import Prefill
 from neve.planner.fleet import (
     GIB,
     Constants,
@@ -21,11 +23,11 @@ from neve.planner.fleet import (
     Traffic,
     assumptions,
     best_hit_rate,
-    block_tokens,
     plan,
 )
+from neve.planner.parts import PrefixBytes, loaded_bytes
 from neve.planner.simulate.curve import lru_curve
-from neve.planner.sizes import kv_size
+from neve.planner.sizes import KvSize, kv_size
 from neve.replay.trace import TRACE_BLOCK_TOKENS, Request, read_trace
 
 _GB = 1e9
@@ -90,7 +92,12 @@ _file = click.Path(exists=True, dir_okay=False, path_type=Path)
 )
 @click.option("--kv-dtype", default="auto", show_default=True, help="As vLLM's --kv-cache-dtype.")
 @click.option(
-    "--codec-ratio", type=_above, default=1.0, show_default=True, help="Stored ÷ raw bytes."
+    "--codec",
+    "codec_ratio",
+    type=CodecRatio(),
+    default=1.0,
+    show_default=True,
+    help="Bytes before ÷ after the store's codec, such as zstd=1.4.",
 )
 @click.option(
     "--set", "changes", type=Change(), multiple=True, help="Another value of a listed assumption."
@@ -122,8 +129,8 @@ def fleet(
     """
     constants = Constants.changed(dict(changes))
     curve, output = _curve(trace, curve_file, prompt_tokens)
-    size = kv_size(read_config(model), kv_dtype=kv_dtype).stored_bytes_per_token * codec_ratio
-    known = Model(size, block_tokens(size / codec_ratio), prefill_of(speeds))
+    kv = kv_size(read_config(model), kv_dtype=kv_dtype, codec_ratio=codec_ratio)
+    known = _model(kv, prefill_of(speeds))
     tokens = prompt_tokens or curve.prompt_tokens
     stored = output if output_tokens is None else output_tokens
     wanted = hit_rate
@@ -149,8 +156,8 @@ def fleet(
         return
     first = found[0]
     click.echo(
-        f"KV {size:,.0f} bytes a token; of {tokens:,.0f} prompt tokens {first.own_hit_rate:.1%} are"
-        f" in engines' own caches, {first.hot_hit_rate:.1%} come from hot,"
+        f"KV {known.bytes_per_token:,.0f} bytes a token; of {tokens:,.0f} prompt tokens"
+        f" {first.own_hit_rate:.1%} are in engines' own caches, {first.hot_hit_rate:.1%} come from hot,"
         f" {first.cold_hit_rate:.1%} from cold"
     )
     click.echo(
@@ -174,6 +181,16 @@ def fleet(
         click.echo(f"- {line}")
     for name, value, words, source in assumptions(constants):
         click.echo(f"- {name} = {value:.12g}: {words} ({source})")
+
+
+def _model(kv: KvSize, prefill: Prefill) -> Model:
+    """Blocks as the connector chooses them by default."""
+    largest = max((group.stored_bytes_per_token for group in kv.of_rank().groups), default=0.0)
+    block = choose_chunk_tokens(kv.engine_block_tokens, max(1, int(largest)))
+    stored = kv.stored(block, kv.engine_block_tokens)
+    load = loaded_bytes(kv.part_groups(kv.engine_block_tokens), block)
+    load = PrefixBytes(load.per_token / kv.codec_ratio, round(load.fixed / kv.codec_ratio))
+    return Model(stored.per_token, block, prefill, stored.fixed, load)
 
 
 def _rows(found: Sequence[Fleet]) -> list[list[str]]:
@@ -232,7 +249,9 @@ def _notes(curve: HitCurve, model: Model, codec_ratio: float) -> list[str]:
         f"A block has {model.block_tokens} tokens; every computed token is stored once.",
     ]
     if codec_ratio != 1:
-        lines.append(f"A codec stores {codec_ratio:g} of the raw bytes; its time is not counted.")
+        lines.append(f"A codec makes 1/{codec_ratio:g} of the bytes; its time is not counted.")
+    if model.state_bytes:
+        lines.append(f"Each request also stores {model.state_bytes:,.0f} bytes of states.")
     return lines
 
 
