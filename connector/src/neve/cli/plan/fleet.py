@@ -157,7 +157,8 @@ def fleet(
     first = found[0]
     click.echo(
         f"KV {known.bytes_per_token:,.0f} bytes a token; of {tokens:,.0f} prompt tokens"
-        f" {first.own_hit_rate:.1%} are in engines' own caches, {first.hot_hit_rate:.1%} come from hot,"
+        f" {first.own_hit_rate:.1%} are in engines' own caches,"
+        f" {first.hot_hit_rate:.1%} come from hot,"
         f" {first.cold_hit_rate:.1%} from cold"
     )
     click.echo(
