@@ -104,14 +104,16 @@ class RecommendationSerializer(serializers.Serializer[Any]):
     verdict = serializers.ChoiceField(choices=["change", "nothing", "unknown"])
     reason = serializers.CharField(help_text="a code, such as worth_it, below_error, samples_off")
     words = serializers.CharField()
-    change = serializers.DictField(allow_null=True, help_text="as POST /what-if takes it")
+    change = serializers.DictField(
+        child=serializers.CharField(), help_text="as POST /what-if takes it; empty: none"
+    )
     made_at = serializers.DateTimeField(allow_null=True, help_text="null: none was made yet")
     age_s = serializers.IntegerField(allow_null=True)
     is_outdated = serializers.BooleanField(
         help_text="quota or policy changed since, or it is older than 24 h"
     )
     result = serializers.DictField(
-        allow_null=True, help_text="the comparison of all changes tried, as a what-if job's detail"
+        help_text="the comparison of all changes tried, as a what-if job's detail; empty: none"
     )
 
 
@@ -140,11 +142,11 @@ def recommendation_of(tenant: Tenant) -> dict[str, Any]:
         "verdict": advice.verdict,
         "reason": advice.reason,
         "words": advice.words,
-        "change": advice.change,
+        "change": advice.change or {},
         "made_at": made_at,
         "age_s": age_s,
         "is_outdated": advice.is_outdated,
-        "result": advice.result,
+        "result": advice.result or {},
     }
 
 

@@ -841,15 +841,15 @@ class Recommendation(Record):
     # a code, such as worth_it, below_error, samples_off
     reason: str
     words: str
-    # as POST /what-if takes it
-    change: dict[str, Any] | None
+    # as POST /what-if takes it; empty: none
+    change: dict[str, str]
     # null: none was made yet
     made_at: datetime | None
     age_s: int | None
     # quota or policy changed since, or it is older than 24 h
     is_outdated: bool
-    # the comparison of all changes tried, as a what-if job's detail
-    result: dict[str, Any] | None
+    # the comparison of all changes tried, as a what-if job's detail; empty: none
+    result: dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
