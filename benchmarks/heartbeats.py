@@ -5,7 +5,7 @@
     .venv/bin/python benchmarks/heartbeats.py --before /tmp/before
 
 Each has a platform of its own, with the packages of this environment. They take turns, so that a
-busy machine slows both: read the ratio.
+busy machine slows both: read the ratio. "all" is a heartbeat of now with every counter and speed.
 """
 
 import argparse
@@ -25,6 +25,7 @@ import urllib3
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
+from neve.node.stats import COUNTERS, SPEEDS  # noqa: E402
 from support import servers  # noqa: E402
 from support.servers import ControlPlane, S3Server  # noqa: E402
 
@@ -70,13 +71,16 @@ def main() -> None:
     checkouts = {"now": ROOT} | ({"before": asked.before.resolve()} if asked.before else {})
     http, number, cpu_ms = urllib3.PoolManager(), count(1), defaultdict(list)
 
-    def beat(platform: Platform) -> None:
+    def beat(platform: Platform, *, counts_all: bool) -> None:
+        counters = {"requested_blocks": 10, "hit_hot_blocks": 4, "hot_read_bytes": 4096}
         body = {
             "seq": next(number),
-            "counters": {"requested_blocks": 10, "hit_hot_blocks": 4, "hot_read_bytes": 4096},
+            "counters": dict.fromkeys(COUNTERS, 4096) if counts_all else counters,
             "misses": {"never_stored": 6},
             "load_ms": {"<=5": 1},
         }
+        if counts_all:
+            body["speeds"] = dict.fromkeys(SPEEDS, 0.001)
         answer = http.request(
             "POST", platform.path, body=json.dumps(body), headers=platform.headers
         )
@@ -93,21 +97,22 @@ def main() -> None:
             platforms[name] = stack.enter_context(Platform(checkout, Path(folder, name), s3))
             platforms[name].begin()
             for _ in range(60):
-                beat(platforms[name])
+                beat(platforms[name], counts_all=False)
+        platforms["all"] = platforms["now"]
         for _ in range(asked.rounds):
             for name, platform in platforms.items():
                 before_s = platform.cpu_s()
                 for _ in range(asked.beats):
-                    beat(platform)
+                    beat(platform, counts_all=name == "all")
                 cpu_ms[name].append(1e3 * (platform.cpu_s() - before_s) / asked.beats)
     for name, each in cpu_ms.items():
         print(
             f"{name:<8} {median(each):.1f} ms a heartbeat ({min(each):.1f} … {max(each):.1f}), "
             f"{1e3 / median(each):.0f} a core-second"
         )
-    if asked.before:
-        ratios = [now / old for now, old in zip(cpu_ms["now"], cpu_ms["before"], strict=True)]
-        print(f"now ÷ before: {median(ratios):.2f} (median of the rounds)")
+    for name, other in (("all", "now"), ("now", "before"))[: len(checkouts)]:
+        ratios = [one / two for one, two in zip(cpu_ms[name], cpu_ms[other], strict=True)]
+        print(f"{name} ÷ {other}: {median(ratios):.2f} (median of the rounds)")
 
 
 if __name__ == "__main__":

@@ -78,8 +78,8 @@ class BreakEven:
             return "The size of a token is unknown until a node of the space connects again."
         if self.prefill_tokens_per_s is None:
             return (
-                "Not measured yet: nodes measure prefill with their first prompts of 64 tokens or "
-                "more, and a tier with its second load."
+                "No live node has measured its prefill yet: nodes do with their first prompts of "
+                "64 tokens or more."
             )
         clauses = [_clause(tier, self.tiers[tier]) for tier in Tier]
         sentence = "; ".join(clauses)

@@ -107,10 +107,18 @@ class Node:
         self.tenant_id, self.space_id = answer["tenant"]["id"], answer["space"]["id"]
         return self
 
-    def beat(self, *, breaker: str = "closed", misses: Any = None, **counters: int) -> None:
+    def beat(
+        self,
+        *,
+        breaker: str = "closed",
+        misses: Any = None,
+        speeds: Any = None,
+        **counters: int,
+    ) -> None:
         self.seq += 1
         body = {"seq": self.seq, "counters": counters, "misses": misses or {}, "load_ms": {}}
-        self._post(f"sessions/{self.session}/heartbeat", {**body, "breaker": breaker})
+        body |= {"breaker": breaker, "speeds": speeds or {}}
+        self._post(f"sessions/{self.session}/heartbeat", body)
 
     def report_context(self, name: str, *, stored: int = 0) -> None:
         """Of four blocks, of which the first `stored` are there."""
@@ -334,7 +342,15 @@ def axe(page: Page, **options: Any) -> list[str]:
 
 def test_axe_finds_nothing_on_any_page_at_any_width(open_page, control_plane, node):
     """All rules at the widths of a phone, a tablet and a desk; in dark those of colour."""
-    node.beat(requested_tokens=100, hit_hot_tokens=1, misses={"evicted": 3}, breaker="open")
+    node.beat(
+        requested_tokens=100,
+        hit_hot_tokens=1,
+        decided_all=12_345,
+        decided_recompute=3,
+        misses={"evicted": 3},
+        breaker="open",
+    )
+    speeds = {"prefill_s_per_token": 3e-5, "hot_bytes_per_s": 2e9, "cold_bytes_per_s": 1e3}
     node.report_context(f"repo-{secrets.token_hex(3)}")
     page = open_page(color_scheme="light").page
     asking = {}  # the pages that ask before they act, by their verb
@@ -356,6 +372,7 @@ def test_axe_finds_nothing_on_any_page_at_any_width(open_page, control_plane, no
         page.emulate_media(color_scheme="light")
 
     for path in paths:
+        node.beat(breaker="open", speeds=speeds)  # or it would be silent
         page.goto(f"{control_plane.url}{path}")
         look(path)
     page.keyboard.press("?")

@@ -491,7 +491,7 @@ def test_the_page_of_spaces_says_when_loading_beats_computing(people, acme):
     page = people["team"].get("/spaces/").content.decode()
     assert "No space yet" in page
     space = make_space(acme, "llama-8b")
-    assert "Not measured yet" in people["team"].get("/spaces/").content.decode()
+    assert "No live node has measured" in people["team"].get("/spaces/").content.decode()
     speeds = {"prefill_s_per_token": 1e-4, "hot_bytes_per_s": 13.1072e9, "cold_bytes_per_s": 1.0}
     make_session(space, "gpu-1", speeds=speeds, totals={"decided_all": 12, "decided_recompute": 3})
     page = people["team"].get("/spaces/").content.decode()

@@ -45,7 +45,7 @@ def test_a_space_without_nodes_says_so():
     assert even.size.per_token == TOKEN
     assert (even.nodes, even.basis, even.break_even_bytes_per_s) == (0, "unknown", None)
     assert even.tiers[Tier.HOT].wins is even.tiers[Tier.HOT].bytes_per_s is None
-    assert "Not measured yet" in even.verdict
+    assert "No live node has measured" in even.verdict
 
 
 def test_the_figures_are_medians_of_live_nodes():
