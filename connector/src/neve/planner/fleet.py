@@ -305,7 +305,7 @@ def plan(
         raise Misuse("must be between 0 and 1", field="hot_share")
     hit, tokens = traffic.hit_rate, traffic.prompt_tokens
     growth = traffic.requests_per_s / curve.requests_per_s * tokens / curve.prompt_tokens
-    # Engines are as many as the requests, so their caches' share of the traffic has no rate in it.
+    # Engines grow with the requests, so what their caches hold of the traffic is one share.
     own_tokens = model.prefill.seconds(0, round(tokens)) * constants.engine_cache_tokens
     own_tokens *= curve.requests_per_s * curve.prompt_tokens / tokens / constants.gpu_utilisation
     own = curve.hit_rate(own_tokens)
