@@ -15,10 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
+from neve.formats.samples import KEY_BYTES
 from neve.planner.simulate.curve import lru_curve
 from neve.planner.simulate.requests import BlockRequest
 from neve.planner.simulate.sampled import curve
-from neve.planner.simulate.samples import KEY_BYTES, Samples, sample
+from neve.planner.simulate.samples import Samples, sample
 from neve.replay.trace import read_trace
 
 TRACE = Path(__file__).resolve().parents[2] / "shared/traces/conversation_trace.jsonl"

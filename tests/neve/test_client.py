@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from base64 import b64decode
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ from neve.datapath.client import MATCH_S, Client, Match
 from neve.datapath.status import BreakerState
 from neve.errors import DeadlineExceeded, MissReason, Misuse, Refused, Unavailable
 from neve.formats.keys import bucket_of
+from neve.formats.samples import decode
 from neve.index.tier import Location, Tier
 from support.cache_endpoint import API_KEY, CacheEndpoint
 from support.chains import (
@@ -516,6 +518,55 @@ class TestSession:
         endpoint.answer = answer
         assert Chain(client, 3).put() == [None] * 3
         wait_until(lambda: endpoint.counted("put_blocks") > 0, what="counted")
+
+    def test_samples_are_sent_once_the_platform_gives_terms(self, client, endpoint):
+        asked = b"".join(Chain(client, 5).ids)
+        client.stats.sampling.add(asked)
+        beats = len(endpoint.heartbeats)
+        wait_until(lambda: len(endpoint.heartbeats) > beats + 1, what="beats")
+        assert not any("samples" in beat for beat in endpoint.heartbeats)
+        endpoint.sample = {"rate_log": 0, "key": "07" * 32}
+        wait_until(lambda: client.stats.sampling.is_on, what="terms")
+        client.stats.sampling.add(asked)
+        wait_until(lambda: "samples" in endpoint.heartbeats[-1], what="samples")
+        (batch,) = (decode(b64decode(b["samples"])) for b in endpoint.heartbeats if "samples" in b)
+        assert [each.places for each in batch.requests] == [(0, 1, 2, 3, 4)]
+        endpoint.sample = None
+        wait_until(lambda: not client.stats.sampling.is_on, what="the end")
+
+    def test_samples_survive_an_outage_and_a_new_handshake_has_its_own_terms(
+        self, client, endpoint
+    ):
+        endpoint.sample = {"rate_log": 0, "key": "07" * 32}
+        wait_until(lambda: client.stats.sampling.is_on, what="terms")
+        endpoint.fail = (500, {})
+        client.stats.sampling.add(b"".join(Chain(client, 5).ids))
+        refused = endpoint.refused
+        wait_until(lambda: endpoint.refused > refused + 2, what="an outage")
+        endpoint.fail = None
+        wait_until(lambda: any("samples" in beat for beat in endpoint.heartbeats), what="samples")
+        endpoint.sample = {"rate_log": 3, "key": "08" * 32}
+        endpoint.sessions.clear()
+        wait_until(lambda: len(endpoint.opened) == 2, what="a new session")
+        wait_until(lambda: client.session.sample is not None, what="terms")
+        wait_until(lambda: client.session.sample.rate_log == 3, what="the new terms")
+
+    def test_samples_that_are_refused_are_left_out_and_counts_stay(self, client, endpoint, caplog):
+        endpoint.sample = {"rate_log": 0, "key": "07" * 32}
+        wait_until(lambda: client.stats.sampling.is_on, what="terms")
+        answer = endpoint.answer
+
+        def refuse_samples(method, path, key, body):
+            if path.endswith("/heartbeat") and "samples" in body:
+                return 400, {"detail": "samples: unknown", "field": "samples"}
+            return answer(method, path, key, body)
+
+        endpoint.answer = refuse_samples
+        assert Chain(client, 2).put() == [None, None]
+        client.stats.sampling.add(b"".join(Chain(client, 5).ids))
+        wait_until(lambda: "samples_lost" in caplog.text, what="a refusal")
+        wait_until(lambda: endpoint.counted("put_blocks") == 2, what="counted")
+        assert len(endpoint.opened) == 1
 
     def test_an_unknown_session_is_opened_anew_without_losing_counts(self, client, endpoint):
         Chain(client, 2).put()

@@ -6,15 +6,13 @@ from pathlib import Path
 import pytest
 
 from neve.errors import Misuse
+from neve.formats.samples import KEY_BYTES, SampledRequest, Totals
 from neve.planner.simulate.curve import lru_curve
 from neve.planner.simulate.policies import make
 from neve.planner.simulate.requests import BlockRequest
 from neve.planner.simulate.sampled import curve, estimate
 from neve.planner.simulate.samples import (
-    KEY_BYTES,
-    SampledRequest,
     Samples,
-    Totals,
     joined,
     read_lines,
     sample,

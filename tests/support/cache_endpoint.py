@@ -35,6 +35,7 @@ class CacheEndpoint:
         self.tenant_id = TENANT_ID
         self.heartbeat_s = heartbeat_s
         self.topology = "one"
+        self.sample: dict[str, Any] | None = None  # None: as platforms before samples answer
         self.fail: tuple[int, dict[str, Any]] | None = None
         self.refused = 0
         self.on_open: Callable[[], None] = lambda: None
@@ -94,6 +95,7 @@ class CacheEndpoint:
             "policy": {},
             "heartbeat_s": self.heartbeat_s,
             "topology": self.topology,
+            **({} if self.sample is None else {"sample": self.sample}),
         }
 
     def _open(self, body: dict[str, Any]) -> dict[str, Any]:
@@ -124,6 +126,7 @@ class CacheEndpoint:
             "s3": {},
             "policy": {"flush_after_s": 0},
             "heartbeat_s": self.heartbeat_s,
+            **({} if self.sample is None else {"sample": self.sample}),
         }
 
 

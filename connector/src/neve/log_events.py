@@ -129,6 +129,13 @@ HEARTBEAT_COUNTS_LOST = LogEvent(
     "The platform refused a heartbeat's counts as malformed; the node dropped them.",
     "Use versions of node and platform that fit each other; report it otherwise.",
 )
+HEARTBEAT_SAMPLES_LOST = LogEvent(
+    "neve.heartbeat.samples_lost",
+    WARNING,
+    ("detail",),
+    "The platform refused a heartbeat with samples as malformed; the node stops sampling.",
+    "Use versions of node and platform that fit each other; report it otherwise.",
+)
 HEARTBEAT_RENEWAL_FAILED = LogEvent(
     "neve.heartbeat.renewal_failed",
     INFO,

@@ -133,6 +133,7 @@ class Lookups:
             chain.extend(chunks)
             if counts:
                 self._count_tail(request, chain)
+                self._sample(chain.ids[lookup.start : chunks])
             lookup.begun_at = time.monotonic()
             find = self._find_groups if self._table.is_split else self._find
             return find(request, lookup.start, chain.ids[lookup.start : chunks], counts=counts)
@@ -227,6 +228,12 @@ class Lookups:
         CALL_IDS parts at most."""
         others = sum(group.kind is not PartKind.FULL for group in self._table.groups)
         return max(0, rows - CALL_IDS // others) if others else rows
+
+    def _sample(self, ids: Sequence[tuple[bytes, ...]]) -> None:
+        """Once a look-up and engine: of each chunk, the id of its first block stands for it."""
+        clients = self._table.clients()
+        if clients and clients[0].stats.sampling.is_on:
+            clients[0].stats.sampling.add(b"".join([row[0] for row in ids]))
 
     def _count_tail(self, request: Request, chain: Chain) -> None:
         """Once a request: tokens after the last whole chunk, for the hit rate of whole prompts."""

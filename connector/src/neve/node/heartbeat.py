@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 
 from neve import log_events
 from neve.errors import MissReason, NeveError, Refused
+from neve.node.sampling import SampleTerms, Taken
 from neve.node.session import Endpoint, Session
 from neve.node.stats import Counts, Stats
 
@@ -56,6 +57,8 @@ class HeartbeatLoop:
         self._path = path
         self._stats = stats
         self._after_beat = after_beat
+        self._sampling = stats.sampling
+        self._sampling.set_terms(path.session.sample)
         self._wake = threading.Event()
         self._stopping = False
         self._wants_handshake = False
@@ -63,6 +66,7 @@ class HeartbeatLoop:
         self._last_handshake = float("-inf")
         self._seq = 0
         self._undelivered: Counts | None = None
+        self._samples: Taken | None = None  # of the same delta
         self._topology: str | None = None
         self._thread = threading.Thread(target=self._run, name="neve-heartbeat", daemon=True)
 
@@ -113,6 +117,7 @@ class HeartbeatLoop:
         """Sends one delta. Returns whether the platform accepted it."""
         if self._undelivered is None:
             self._undelivered = self._stats.take()
+            self._samples = self._sampling.take()
             self._seq += 1
         session = self._path.session
         report: dict[str, Any] = {
@@ -122,9 +127,17 @@ class HeartbeatLoop:
         }
         if self._stats.speeds:
             report["speeds"] = dict(self._stats.speeds)
+        samples = self._samples.encode() if self._samples and self._sampling.is_on else None
+        if samples is not None:  # a platform before samples gives no terms and gets none
+            report["samples"] = samples
         try:
             answer = self._endpoint.heartbeat(session.id, report)
         except Refused as error:
+            if error.is_malformed and samples is not None:
+                log_events.HEARTBEAT_SAMPLES_LOST.log(detail=error)
+                self._samples = None
+                self._sampling.set_terms(None)
+                return self._beat()
             if error.is_malformed and any(self._undelivered.as_dict().values()):
                 # Drop the refused counts: a heartbeat without them keeps the session alive.
                 log_events.HEARTBEAT_COUNTS_LOST.log(detail=error)
@@ -137,7 +150,7 @@ class HeartbeatLoop:
         except NeveError as error:
             log_events.HEARTBEAT_KEPT.log(detail=error)
             return False
-        self._undelivered = None
+        self._undelivered = self._samples = None
         self._adjust(session, answer)
         return True
 
@@ -148,6 +161,8 @@ class HeartbeatLoop:
             session = replace(session, policy=policy)
         if isinstance(heartbeat_s, int | float) and heartbeat_s > 0:
             session = replace(session, heartbeat_s=float(heartbeat_s))
+        session = replace(session, sample=SampleTerms.from_answer(answer.get("sample")))
+        self._sampling.set_terms(session.sample)
         self._path.refresh(session)
         topology = answer.get("topology")
         if self._topology is not None and topology != self._topology:
@@ -185,6 +200,7 @@ class HeartbeatLoop:
         else:
             self._seq = 0
         self._path.adopt(session)
+        self._sampling.set_terms(session.sample)
         log_events.HANDSHAKE_RENEWED.log(space=session.space_name)
 
     def _suspend(self, error: Refused) -> None:

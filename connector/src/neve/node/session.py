@@ -16,6 +16,7 @@ from neve.formats.parts import PartGroup
 from neve.formats.space import MAX_CHUNK_TOKENS, SpaceIdentity
 from neve.node.address import ValkeyAddress
 from neve.node.membership import Attested, Membership, MemberState
+from neve.node.sampling import SampleTerms
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Session:
     heartbeat_s: float
     identity: SpaceIdentity
     membership: Membership | None = None
+    sample: SampleTerms | None = None  # None: do not sample
 
     @classmethod
     def from_answer(cls, answer: Mapping[str, Any], identity: SpaceIdentity) -> Self:
@@ -65,6 +67,7 @@ class Session:
             heartbeat_s=float(answer["heartbeat_s"]),
             identity=identity,
             membership=membership,
+            sample=SampleTerms.from_answer(answer.get("sample")),
         )
         named = identity if membership is None else membership.producer
         own = named.fingerprint(tenant_id=session.tenant_id, chunk_tokens=session.chunk_tokens)
@@ -158,7 +161,9 @@ class Endpoint:
             raise Unavailable(f"{self.url}: the handshake's answer misses {error}") from error
 
     def heartbeat(self, session_id: str, report: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns policy, heartbeat_s, topology. `Refused` with status 404: open a new session."""
+        """Returns policy, heartbeat_s, topology, sample.
+
+        `Refused` with status 404: open a new session."""
         return self._request("POST", f"/cache/v1/sessions/{session_id}/heartbeat", report)
 
     def end_session(self, session_id: str) -> None:

@@ -36,6 +36,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from neve.errors import MissReason, Misuse
+from neve.node.sampling import Sampling
 
 COUNTERS: Final = (
     "requested_tokens",
@@ -119,7 +120,7 @@ class Counts:
 
 
 class Stats:
-    """Totals since the start, and the next heartbeat's delta. Thread-safe."""
+    """Totals since the start, and the next heartbeat's delta and samples. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -127,6 +128,7 @@ class Stats:
         self._fresh = Counts()
         # By names of SPEEDS. Writers replace the object.
         self.speeds: Mapping[str, float] = {}
+        self.sampling = Sampling()
         self.changes = 0  # incremented by each count, so that readers can detect changes
 
     def count(self, **counters: int) -> None:

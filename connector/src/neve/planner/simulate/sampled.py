@@ -28,9 +28,10 @@ import numpy as np
 import numpy.typing as npt
 
 from neve.errors import Misuse
+from neve.formats.samples import SampledRequest, Totals
 from neve.planner.simulate.curve import Stack
 from neve.planner.simulate.requests import BlockRequest
-from neve.planner.simulate.samples import SampledRequest, Samples, Totals, thinned
+from neve.planner.simulate.samples import Samples, thinned
 
 GROUPS: Final = 16  # of ids, each left out once
 _HEAD_LOGS: Final = range(10)  # the regression is on blocks from place 1, 2, 4, … or 512 on
