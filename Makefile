@@ -103,6 +103,9 @@ bench-contexts: $(DEV) ## 100,000 contexts of a tenant, and requests a core-seco
 	@deploy/get valkey
 	@$(BIN)/python benchmarks/many_contexts.py $(BENCH_ARGS)
 
+bench-samples: $(RUN) ## LRU curves from samples of a trace, over many keys (BENCH_ARGS="--keys 64 --errors")
+	@$(BIN)/python benchmarks/samples.py $(BENCH_ARGS)
+
 bench-policies: $(RUN) ## eviction and promotion policies on a trace (BENCH_ARGS="--trace FILE")
 	@$(BIN)/python benchmarks/policies.py $(BENCH_ARGS)
 	@$(BIN)/python benchmarks/cold_eviction.py

@@ -14,10 +14,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from neve.formats.samples import KEY_BYTES
 from neve.planner.changes import Change
 from neve.planner.prices import Prices
 from neve.planner.simulate.requests import BlockRequest
-from neve.planner.simulate.samples import KEY_BYTES, sample
+from neve.planner.simulate.samples import sample
 from neve.planner.simulate.tiers import Setting, TierSetting
 from neve.planner.whatif import Comparison, Economics, Traffic, compare
 from neve.replay.trace import read_trace

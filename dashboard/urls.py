@@ -13,7 +13,7 @@ from dashboard.pages.overview.view import overview, overview_data
 from dashboard.pages.savings.view import savings_page
 from dashboard.pages.spaces.view import spaces
 from dashboard.pages.system.view import system
-from dashboard.pages.tenants.view import let_in, tenants
+from dashboard.pages.tenants.view import let_in, switch_samples, tenants
 from dashboard.pages.tiers.view import tiers
 from dashboard.pages.webhooks import view as webhooks
 from dashboard.pages.what_if.view import what_if
@@ -26,6 +26,7 @@ urlpatterns = [
     path("logout/", login.sign_out, name="logout"),
     path("tenants/", tenants, name="tenants"),
     path("tenants/<int:tenant_id>/let-in", let_in, name="tenant-let-in"),
+    path("tenants/<int:tenant_id>/samples", switch_samples, name="tenant-samples"),
     path("nodes/", nodes, name="nodes"),
     path("families/", families, name="families"),
     path("families/members/<int:member_id>/again", try_again, name="member-try-again"),

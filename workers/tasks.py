@@ -8,6 +8,7 @@ from contexts import bulk as context_bulk
 from contexts import work as contexts
 from engines import work as engines
 from planning import account as planning_account
+from planning import samples as planning_samples
 from planning import whatif
 from tiering import context_work, upkeep, work
 from workers.kinds import does
@@ -34,6 +35,7 @@ reconcile = does(kinds.RECONCILE, work.reconcile)
 end_access = does(kinds.END_ACCESS, upkeep.end_access)
 sample = does(kinds.SAMPLE, upkeep.sample)
 account = does(kinds.ACCOUNT, planning_account.work)
+store_samples = does(kinds.STORE_SAMPLES, planning_samples.store)
 deliver = does(kinds.DELIVER, upkeep.deliver)
 prune = does(kinds.PRUNE, upkeep.prune)
 housekeeping = does(kinds.HOUSEKEEPING, upkeep.housekeeping)

@@ -32,6 +32,7 @@ from neve.formats.parts import MOST_GROUPS, PartGroup
 from neve.formats.space import MAX_CHUNK_TOKENS, SpaceIdentity
 from neve.node.membership import Attested, MemberState
 from neve.node.stats import COUNTERS, LOAD_NAMES, MOST_COUNT, SPEEDS
+from planning import samples
 from retention import provisioning
 from storage import hot, s3
 from tenants.principal import actor_of
@@ -182,6 +183,11 @@ class MembershipSerializer(serializers.Serializer[Any]):
     producer = Identity(help_text="whose fingerprint the space has")
 
 
+class SampleTerms(serializers.Serializer[Any]):
+    rate_log = serializers.IntegerField(help_text="sample one block of 2ⁿ")
+    key = serializers.CharField(help_text="64 hex digits, the same for all nodes of the tenant")
+
+
 class SessionSerializer(serializers.Serializer[Any]):
     session = serializers.UUIDField()
     tenant = TenantRef()
@@ -193,6 +199,11 @@ class SessionSerializer(serializers.Serializer[Any]):
     policy = PolicyNumbers()
     heartbeat_s = serializers.IntegerField()
     topology = serializers.CharField()
+    sample = SampleTerms(allow_null=True, help_text="null: do not sample")
+
+
+class _Samples(serializers.JSONField):
+    """Takes anything: what cannot be read is dropped and counted, and the counts are kept."""
 
 
 class HeartbeatSerializer(StrictSerializer):
@@ -205,12 +216,18 @@ class HeartbeatSerializer(StrictSerializer):
     speeds = Amounts(
         SPEEDS, default=dict, help_text="as the engine measured them, by its own clock"
     )
+    samples = _Samples(
+        default=None,
+        help_text="blocks that sampled look-ups asked for, in Base64 (`neve.formats.samples`); "
+        "what cannot be read is dropped",
+    )
 
 
 class HeartbeatAnswerSerializer(serializers.Serializer[Any]):
     policy = PolicyNumbers()
     heartbeat_s = serializers.IntegerField()
     topology = serializers.CharField(help_text="when it changes, open a new session")
+    sample = SampleTerms(allow_null=True, help_text="null: do not sample")
 
 
 class SessionsView(NodeView):
@@ -280,9 +297,12 @@ class HeartbeatView(NodeView):
     def post(self, request: Request, session_id: UUID) -> Response:
         """Counts since the last heartbeat; the answer holds what may have changed."""
         body = checked(HeartbeatSerializer, request)
+        found = body.pop("samples")
         session = sessions.record_heartbeat(
             session_id=session_id, heartbeat=sessions.Heartbeat(**body)
         )
+        if found is not None:
+            samples.accept(tenant=self.tenant, session=session, samples=found, seq=body["seq"])
         return Response(topology.current_numbers(self.key, session))
 
 

@@ -9,6 +9,7 @@ from django.conf import settings
 from catalog import hot_access
 from catalog.models import NodeSession
 from neve.formats.keys import tenant_prefix
+from planning import samples
 from retention.models import RetentionPolicy
 from tenants.models import ApiKey
 
@@ -45,4 +46,5 @@ def current_numbers(key: ApiKey, session: NodeSession) -> dict[str, Any]:
         "policy": RetentionPolicy.objects.get().as_dict(),
         "heartbeat_s": settings.ENV.heartbeat_s,
         "topology": topology_hash(key, session),
+        "sample": None if key.tenant is None else samples.terms_of(key.tenant),
     }

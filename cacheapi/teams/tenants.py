@@ -104,8 +104,8 @@ class TenantSerializer(serializers.ModelSerializer[Tenant]):
     class Meta:
         model = Tenant
         fields = (
-            *("id", "slug", "name", "node_limit", "is_active", "cut_off_at", "cut_off_reason"),
-            *("created_at", "quota"),
+            *("id", "slug", "name", "node_limit", "is_active", "samples_enabled"),
+            *("cut_off_at", "cut_off_reason", "created_at", "quota"),
         )
         read_only_fields = fields
 
@@ -134,7 +134,7 @@ class NewTenantSerializer(StrictSerializer):
     )
 
 
-_CHANGES = ("name", "node_limit", "is_active")
+_CHANGES = ("name", "node_limit", "is_active", "samples_enabled")
 
 
 class TenantChangeSerializer(StrictSerializer):
@@ -145,6 +145,9 @@ class TenantChangeSerializer(StrictSerializer):
     node_limit = WholeNumber(max_value=2**31 - 1, required=False)
     is_active = Flag(
         required=False, help_text="false: keys, sessions and Valkey users end at once; data stays"
+    )
+    samples_enabled = Flag(
+        required=False, help_text="false: nodes send no samples, and stored ones are deleted"
     )
     overcommit = Flag(
         required=False, help_text="activate, though the hot quota does not fit; default false"

@@ -20,6 +20,7 @@ from cacheapi.teams.nodes import NodesView
 from cacheapi.teams.policies import PoliciesView
 from cacheapi.teams.prices import PricesView
 from cacheapi.teams.rules import RulesView
+from cacheapi.teams.samples import SamplesExportView, SamplesView
 from cacheapi.teams.savings import SavingsExportView, SavingsView
 from cacheapi.teams.schema import SchemaView
 from cacheapi.teams.segments import SegmentsView
@@ -66,6 +67,8 @@ urlpatterns = [
     path(
         "prices", PricesView.as_view({"get": "retrieve", "patch": "partial_update"}), name="prices"
     ),
+    path("samples", SamplesView.as_view(), name="samples"),
+    path("samples/export", SamplesExportView.as_view(), name="samples-export"),
     path("schema/", SchemaView.as_view(), name="schema"),
     path("docs/", docs, name="docs"),
     *router.urls,

@@ -48,6 +48,13 @@ COUNTS_WAIT = LogEvent(
     "valkey-bus does not answer; this process keeps its counts for /metrics. Said once.",
     "Look at the Valkey of `NEVE_BUS_URL`.",
 )
+SAMPLES_DAMAGED = LogEvent(
+    "samples_damaged",
+    WARNING,
+    ("object", "error"),
+    "A file of samples in S3 cannot be read; estimates go without it.",
+    "Nothing: it is deleted with its day. Many of them: does another program write there?",
+)
 KEY_USE_NOT_NOTED = LogEvent(
     "key_use_not_noted",
     WARNING,

@@ -158,6 +158,13 @@ RECONCILE = Kind(
     300.0,
     of_tenant=False,
 )
+STORE_SAMPLES = Kind(
+    "store_samples",
+    "view-at-risk",
+    "Write samples of traffic into files, and delete old ones.",
+    60.0,
+    is_offered=False,
+)
 DELIVER = Kind(
     "deliver",
     "reuse-at-risk",
@@ -233,7 +240,8 @@ KINDS = {
         *(FLUSH, SWEEP, COMPACT, EXPIRE, RETAIN, REMOVE_TENANT, REMOVE_SPACE),
         *(EXPIRE_CONTEXTS, CHECK_CONTEXTS, PROMOTE),
         *(BULK,),
-        *(REBUILD_INDEX, END_ACCESS, SAMPLE, ACCOUNT, RECONCILE, DELIVER, PRUNE, HOUSEKEEPING),
+        *(REBUILD_INDEX, END_ACCESS, SAMPLE, ACCOUNT, STORE_SAMPLES, RECONCILE),
+        *(DELIVER, PRUNE, HOUSEKEEPING),
         *(WARM, WARM_BY_POLICY, CHECK_ENGINES),
         *(WHAT_IF, RECOMMEND),
     )

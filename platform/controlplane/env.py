@@ -81,6 +81,7 @@ class Env:
     keep_audit_days: int
     keep_events_days: int
     keep_savings_days: int
+    keep_samples_days: int
     event_limit: int  # of one tenant
     streams: int  # of events, in one web process
 
@@ -141,6 +142,7 @@ def read() -> Env:
             keep_events_days=_at_least(env, "NEVE_KEEP_EVENTS_DAYS", 7, least=4),
             # A year and a month: twelve whole months beside the current one.
             keep_savings_days=_at_least(env, "NEVE_KEEP_SAVINGS_DAYS", 800, least=400),
+            keep_samples_days=_at_least(env, "NEVE_KEEP_SAMPLES_DAYS", 14, least=1),
             event_limit=_at_least(env, "NEVE_EVENT_LIMIT", 50_000, least=1000),
             streams=_at_least(env, "NEVE_STREAMS", 500, least=1),
         )

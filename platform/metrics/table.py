@@ -422,6 +422,14 @@ PLATFORM = (
         by=counting.TASK_FAILURES.by,
     ),
     Row(
+        "neve_samples_dropped",
+        "counter",
+        "Batches of samples in heartbeats that were not kept: the tenant has switched them off, "
+        "they were malformed or too many, or valkey-bus was away.",
+        _on_bus(counting.SAMPLES_DROPPED, also=("off", "malformed", "too_many", "bus")),
+        by=counting.SAMPLES_DROPPED.by,
+    ),
+    Row(
         "neve_web_requests",
         "counter",
         "HTTP requests that were answered.",

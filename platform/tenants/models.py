@@ -25,6 +25,13 @@ class Tenant(models.Model):
     )
     name = models.CharField(max_length=200)
     node_limit = models.PositiveIntegerField(default=16)
+    samples_enabled = models.BooleanField(
+        default=True,
+        help_text="nodes report which blocks a sample of requests asked for: keyed ids and times",
+    )
+    sample_rate_log = models.PositiveSmallIntegerField(
+        default=4, editable=False, help_text="nodes sample one block of 2ⁿ; chosen by traffic"
+    )
     is_active = models.BooleanField(default=True)
     is_leaving = models.BooleanField(default=False, editable=False, help_text="being removed")
     cut_off_at = models.DateTimeField(

@@ -84,6 +84,7 @@ def change_tenant(
     name: str | None = None,
     node_limit: int | None = None,
     is_active: bool | None = None,
+    samples_enabled: bool | None = None,
     overcommit: bool = False,
     actor: Actor,
 ) -> Tenant:
@@ -96,7 +97,10 @@ def change_tenant(
     require_unchanged(row)
     if row.is_leaving:
         raise Problem("conflict", f"The tenant {row.slug} is being removed.")
-    asked = {"name": name, "node_limit": node_limit, "is_active": is_active}
+    asked = {
+        **{"name": name, "node_limit": node_limit, "is_active": is_active},
+        "samples_enabled": samples_enabled,
+    }
     before = {name: getattr(row, name) for name in asked}
     after = before | {name: value for name, value in asked.items() if value is not None}
     beyond = {}
@@ -120,6 +124,24 @@ def change_tenant(
         access_ended.send(Tenant, tenant_id=row.pk, key=None)
     tenant_changed.send(Tenant, tenant_id=row.pk)
     return row
+
+
+@transaction.atomic
+def switch_samples(*, tenant: Tenant, enabled: bool, actor: Actor) -> None:
+    """Nodes hear of it with their next heartbeat. Off: what is stored is deleted within an hour."""
+    row = Tenant.objects.select_for_update().get(pk=tenant.pk)
+    if row.samples_enabled == enabled:
+        return
+    row.samples_enabled = enabled
+    row.save(update_fields=["samples_enabled"])
+    record(
+        actor=actor,
+        tenant_id=row.pk,
+        action="tenant.samples",
+        obj=row,
+        before={"samples_enabled": not enabled},
+        after={"samples_enabled": enabled},
+    )
 
 
 @transaction.atomic

@@ -240,7 +240,8 @@ class TestHeartbeat:
         )
         assert answer.status_code == 200
         assert answer.json() == {
-            "policy": opened["policy"], "heartbeat_s": 1, "topology": opened["topology"]
+            "policy": opened["policy"], "heartbeat_s": 1, "topology": opened["topology"],
+            "sample": opened["sample"],
         }  # fmt: skip
         row = UsageRollup.unscoped.get(resolution_s=60)
         assert (row.tenant_id, row.hit_hot_tokens, row.hot_read_bytes) == (tenant.pk, 60, 1 << 40)

@@ -41,6 +41,7 @@ METHODS = ("get", "post", "put", "patch", "delete")
 ANYBODY = {"api:schema", "api:docs"}
 PLAIN = {  # name no row
     *("api:me", "api:usage", "api:lookup", "cache:sessions", "cache:contexts", "metrics:scrape"),
+    *("api:samples", "api:samples-export"),
     *("api:what-if", "api:what-if-recommendation"),
     *("api:savings", "api:prices", "api:context-bulk", "api:context-bulk-preview"),
 }
@@ -62,6 +63,9 @@ TABLE = {
     ("api:savings-export", "get"): LOOK,
     ("api:prices", "get"): LOOK,
     ("api:prices", "patch"): OPERATE,
+    ("api:samples", "get"): LOOK,
+    ("api:samples", "patch"): ACT,
+    ("api:samples-export", "get"): LOOK,
     ("api:me", "get"): f"{LOOK}nck",
     ("api:context-list", "get"): LOOK_AT_CONTEXTS,
     ("api:context-list", "post"): ACT_ON_CONTEXTS,
@@ -164,6 +168,7 @@ PAGES = {
     ("dashboard:overview-data", "get"): (200, 200, 200, 200),
     ("dashboard:tenants", "get"): (200, 200, 200, 200),
     ("dashboard:tenant-let-in", "post"): (404, 404, 404, 302),
+    ("dashboard:tenant-samples", "post"): (404, 404, 302, 302),
     ("dashboard:nodes", "get"): (200, 200, 200, 200),
     ("dashboard:families", "get"): (200, 200, 200, 200),
     ("dashboard:member-try-again", "post"): (404, 404, 404, 302),
@@ -328,6 +333,8 @@ def test_another_tenants_rows_do_not_exist(world, name):
         answer = caller.get(address(name, rows))
         if name in ("api:tenant-list", "api:tenant-detail"):
             assert answer.status_code == 403
+        elif name in ("api:samples", "api:samples-export"):
+            assert caller.get(address(name, rows) + "?tenant=acme").status_code == 404
         elif name.endswith("-list") and name != "api:delivery-list":
             assert answer.status_code == 200
             assert {row["tenant"] for row in answer.json()["results"]} <= {"other"}

@@ -16,6 +16,26 @@ from catalog.models import NodeSession
 print("TOLD", json.dumps(NodeSession.unscoped.latest("opened_at").totals))
 """
 
+SAMPLE_ALL = "from tenants.models import Tenant; Tenant.objects.update(sample_rate_log=0)"
+SAMPLED = """
+import json
+from base.counting import bus
+from catalog.models import NodeSession
+from neve.formats.samples import decode
+from planning import samples
+session = NodeSession.unscoped.latest("opened_at")
+entries = bus().lrange(f"neve:samples:{session.tenant_id}:waiting", 0, -1)
+found = [
+    decode(batch)
+    for entry in entries
+    for _, space, batch in samples._entries(entry)
+    if space == session.space_id
+]
+ids = [id_ for batch in found for each in batch.requests for id_ in each.ids]
+asked = sum(batch.totals.asked_blocks for batch in found)
+print("SAMPLED", json.dumps([asked, len(ids), len(set(ids))]))
+"""
+
 
 def ask(process, tokens):
     asked = {"tokens": tokens, "max_tokens": 1, "params": {"neve": {}}}
@@ -31,6 +51,7 @@ def test_what_takes_a_second_to_compute_is_loaded(platform, fresh_process):
         "match_deadline_s": 5,
         "load_deadline_s": 20,
     }
+    platform.manage("shell", "-v0", "-c", SAMPLE_ALL)
     with fresh_process("decisions") as process:
         process.ask("slow_down", s=1.0)
         process.start(options, engine={"enable_prefix_caching": False})
@@ -50,3 +71,7 @@ def test_what_takes_a_second_to_compute_is_loaded(platform, fresh_process):
     loads = totals["spared_tokens"] // REUSED
     assert totals["spared_gpu_us"] > loads * 0.8e6  # 640 of 700 tokens, a second or more each
     assert totals["load_gpu_us"] < totals["spared_gpu_us"]
+    # Each prompt was asked for twice, block by block, and reported so.
+    told = platform.manage("shell", "-v0", "-c", SAMPLED).partition("SAMPLED ")[2].splitlines()[0]
+    blocks = 700 // 64 * 5
+    assert json.loads(told) == [2 * blocks, 2 * blocks, blocks]

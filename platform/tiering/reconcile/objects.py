@@ -15,7 +15,7 @@ from django.utils import timezone
 
 from base import log_events
 from catalog.models import Round, Segment, Stray
-from neve.formats.keys import OBJECTS_PREFIX
+from neve.formats.keys import OBJECTS_PREFIX, is_of_samples
 from storage import s3
 from tiering import adoption
 from tiering.adoption import Found, Kind
@@ -81,7 +81,7 @@ def end_uploads(report: Report) -> None:
 
 
 def _note_strays(listed: dict[str, int]) -> None:
-    without_row = listed.keys() - _named(listed)
+    without_row = {key for key in listed if not is_of_samples(key)} - _named(listed)
     due_at = timezone.now() + GRACE
     new = [Stray(object_key=key, size_bytes=listed[key], due_at=due_at) for key in without_row]
     Stray.objects.bulk_create(new, ignore_conflicts=True)

@@ -954,6 +954,23 @@ class Rule(Record):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Samples(Record):
+    """Samples."""
+
+    tenant: str
+    enabled: bool
+    # share of block ids that nodes sample; 0: off
+    rate: float
+    files: int
+    size_bytes: int
+    # of the oldest file
+    first: datetime | None
+    # of the newest file
+    last: datetime | None
+    keep_days: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Savings(Record):
     """Savings."""
 
@@ -1115,6 +1132,8 @@ class Tenant(Record):
     name: str
     node_limit: int
     is_active: bool
+    # nodes report which blocks a sample of requests asked for: keyed ids and times
+    samples_enabled: bool
     # its nodes harmed others: they are kept out
     cut_off_at: datetime | None
     cut_off_reason: str

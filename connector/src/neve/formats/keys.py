@@ -144,6 +144,19 @@ def tenant_prefix(tenant_id: int) -> str:
     return f"{OBJECTS_PREFIX}t{tenant_id}/"
 
 
+def samples_prefix(tenant_id: int) -> str:
+    """Prefix of the keys of a tenant's files of samples."""
+    return f"{tenant_prefix(tenant_id)}samples/"
+
+
+_SAMPLES: Final = re.compile(rf"{re.escape(OBJECTS_PREFIX)}t\d{{1,18}}/samples/", re.ASCII)
+
+
+def is_of_samples(object_key: str) -> bool:
+    """Whether an object is a file of samples, which no segment's row names."""
+    return _SAMPLES.match(object_key) is not None
+
+
 def segment_key(tenant_id: int, fingerprint: bytes, uuid: UUID) -> str:
     """`v1/t<tenant>/<16 hex of the space's fingerprint>/<uuid>.seg`"""
     return f"{tenant_prefix(tenant_id)}{fingerprint[:8].hex()}/{uuid}.seg"

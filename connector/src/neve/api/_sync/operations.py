@@ -1554,6 +1554,48 @@ class Rules(Resource):
         )
 
 
+class Samples(Resource):
+    """Operations on samples."""
+
+    def get(self, *, tenant: str | None = None) -> models.Samples:
+        """Whether traffic is sampled, at which rate, and what is stored.
+
+        Args:
+            tenant: slug; needed if you see several
+        """
+        return self._transport.call("GET", "/samples", models.Samples, query={"tenant": tenant})
+
+    def update(self, *, tenant: str | None = None, enabled: bool) -> models.Samples:
+        """Switches samples on or off. Off: stored ones are deleted within an hour.
+
+        Args:
+            tenant: slug; needed if you see several
+            enabled: false: nodes send no samples, and stored ones are deleted
+        """
+        return self._transport.call(
+            "PATCH",
+            "/samples",
+            models.Samples,
+            query={"tenant": tenant},
+            body=members({"enabled": enabled}),
+        )
+
+    def export(
+        self, *, from_: Moment | None = None, tenant: str | None = None, to: Moment | None = None
+    ) -> Iterator[str]:
+        """A trace that `neve simulate` reads: keyed ids, places and times, and exact totals. Of a
+        window with more than 64 MiB, the latest part.
+
+        Args:
+            from_: the beginning; 24 hours ago
+            tenant: slug; needed if you see several
+            to: the end; now
+        """
+        return self._transport.lines(
+            "/samples/export", query={"from": from_, "tenant": tenant, "to": to}
+        )
+
+
 class Savings(Resource):
     """Operations on savings."""
 
@@ -1805,6 +1847,7 @@ class Tenants(Resource):
         name: str | None = None,
         node_limit: int | None = None,
         is_active: bool | None = None,
+        samples_enabled: bool | None = None,
         overcommit: bool | None = None,
         etag: str | None = None,
     ) -> models.Tenant:
@@ -1813,6 +1856,7 @@ class Tenants(Resource):
 
         Args:
             is_active: false: keys, sessions and Valkey users end at once; data stays
+            samples_enabled: false: nodes send no samples, and stored ones are deleted
             overcommit: activate, though the hot quota does not fit; default false
             etag: of the version that is changed; refused if it is older.
         """
@@ -1825,6 +1869,7 @@ class Tenants(Resource):
                     "name": name,
                     "node_limit": node_limit,
                     "is_active": is_active,
+                    "samples_enabled": samples_enabled,
                     "overcommit": overcommit,
                 }
             ),
@@ -2197,6 +2242,7 @@ class Operations(Resource):
         self.policies = Policies(transport)
         self.prices = Prices(transport)
         self.rules = Rules(transport)
+        self.samples = Samples(transport)
         self.savings = Savings(transport)
         self.segments = Segments(transport)
         self.spaces = Spaces(transport)
