@@ -11,6 +11,7 @@ from neve.cli import exits
 from neve.cli.main import main
 from neve.errors import Closed, Misuse
 from neve.planner.simulate.requests import BlockRequest
+from neve.planner.simulate.samples import KEY_BYTES, sample, write_lines
 from neve.planner.simulate.sweep import sweep
 from neve.planner.simulate.tiers import Setting, TierSetting, run
 
@@ -167,7 +168,9 @@ def test_the_curve_of_one_tier(trace):
     assert found["10blocks"] == "0.0000"
     assert found["20blocks"] == found["unlimited"] == "0.6667"
     points = json.loads(neve(trace, "--curve", "--hot", "12blocks", "--json").stdout)["curve"]
-    assert points == [{"hot": "12blocks", "blocks": 12, "hit_rate": pytest.approx(2 / 3)}]
+    (point,) = points
+    assert point["hit_rate"] == pytest.approx(2 / 3)
+    assert (point["hot"], point["blocks"], point["hit_rate_error"]) == ("12blocks", 12, None)
 
 
 @pytest.mark.parametrize("mode", [["--curve"], ["--hot", "4blocks", "--hot", "12blocks"]])
@@ -177,6 +180,36 @@ def test_a_figure_has_a_line_for_each_policy(trace, tmp_path, mode):
     done = neve(trace, *mode, "--plot", file)
     assert done.exit_code == 0, done.output
     assert "hot tier, blocks" in file.read_text()
+
+
+def test_samples_give_estimates_with_their_error(tmp_path):
+    """Chats of 20 blocks each, every one asked for twice in a row: half of the blocks are hits."""
+    whole = [
+        BlockRequest(tuple(range(100 * chat, 100 * chat + 20)), float(2 * chat + turn))
+        for chat in range(400)
+        for turn in range(2)
+    ]
+    file = tmp_path / "samples.jsonl"
+    file.write_text("".join(write_lines(sample(whole, rate_log=3, key=bytes(KEY_BYTES)))))
+    sizes = ("--hot", "4000blocks", "--hot", "unlimited")
+    for mode in (("--policy", "lru"), ("--curve",)):
+        done = neve(file, *sizes, *mode)
+        assert done.exit_code == 0, done.output
+        assert "800 requests" in done.stdout
+        assert "ask for 16,000 blocks" in done.stdout
+        assert "Estimated from samples of 1/8 of the blocks" in done.stdout
+        for row in rows(done.stdout.replace("lie within ±.", "")):
+            hit_rate, band = map(float, row["hit rate"].split(" ± "))
+            assert abs(hit_rate - 0.5) <= max(band, 0.02)
+            assert 0 < band < 0.1
+    (row,) = json.loads(neve(file, "--hot", "4000blocks", "--json").stdout)["settings"]
+    assert row["tiers"]["hot"]["hit_rate"] == pytest.approx(row["hit_rate"])
+    two = (file, "--hot", "40blocks", "--cold", "4000blocks")
+    assert "hot hits" not in neve(*two).stdout
+    done = neve(*two, "--prefill-tokens-per-s", 1000, "--block-tokens", 16)
+    assert (done.exit_code, "needs a whole trace or one tier" in done.output) == (exits.USAGE, True)
+    done = neve(file, "--hot", "4000blocks", "--every", "1m")
+    assert (done.exit_code, "--every needs a whole trace" in done.output) == (exits.USAGE, True)
 
 
 def test_a_trace_on_standard_input(trace):

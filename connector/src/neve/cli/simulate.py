@@ -22,6 +22,7 @@ from neve.cli.simulate_report import (
     Workload,
     Worth,
     curve_json,
+    hit_rate_at,
     plot_curve,
     plot_rows,
     round_sizes,
@@ -30,13 +31,13 @@ from neve.cli.simulate_report import (
     show_rows,
 )
 from neve.errors import Misuse
-from neve.planner.simulate import traces
-from neve.planner.simulate.curve import lru_curve
+from neve.planner.simulate import sampled, traces
 from neve.planner.simulate.policies import POLICIES
 from neve.planner.simulate.settings import REFUSE, Setting, TierSetting
 from neve.planner.simulate.sweep import sweep
-from neve.planner.simulate.tiers import Promote
+from neve.planner.simulate.tiers import Promote, hits_by_request
 from neve.planner.sizes import kv_size
+from neve.planner.whatif import scaled
 
 DEFAULT_POLICY = "2q"
 _MOST_SETTINGS = 1000
@@ -156,8 +157,9 @@ def simulate(
     if curve:
         _curve(workload, hots, colds, policies, plot, as_json=as_json)
         return
+    tiers = 1 + bool(colds) + (others["local"] is not None)
     worth = Worth(prefill, dict(bandwidths))
-    _check(workload, hots, worth, others["codecs"], block_tokens)
+    _check(workload, hots, worth, others["codecs"], block_tokens, every, warm_up, tiers=tiers)
     below: list[Amount | None] = [*colds] or [None]
     choices = [
         (policy, hot, cold, _setting(workload, policy, hot, cold, **others))
@@ -181,7 +183,10 @@ def simulate(
             count_from_s=None if warm_up is None else first_s + warm_up,
             progress=progress,
         )
-    rows = [Row(*choice, result) for choice, result in zip(choices, results, strict=True)]
+    rows = [
+        Row(*choice, result, _estimate(workload, choice[-1]))
+        for choice, result in zip(choices, results, strict=True)
+    ]
     if not rows[0].result.asked_blocks:
         raise Misuse(f"the trace has no request after {warm_up} s", field="warm-up")
     if plot is not None:
@@ -238,6 +243,10 @@ def _check(
     worth: Worth,
     codecs: Sequence[tuple[str, float]],
     block_tokens: int | None,
+    every: int | None,
+    warm_up: int | None,
+    *,
+    tiers: int,
 ) -> None:
     if not hots:
         raise click.UsageError("give at least one --hot size, such as 50000blocks, or --curve")
@@ -246,6 +255,14 @@ def _check(
     if workload.block_bytes is None and (worth.bandwidths or codecs):
         name = "--bandwidth" if worth.bandwidths else "--codec"
         raise click.UsageError(f"{name} needs the bytes of a block: give --block-bytes or --model")
+    if workload.samples is not None and (every or warm_up):
+        name = "--every" if every else "--warm-up"
+        raise click.UsageError(f"{name} needs a whole trace: this one has samples")
+    if workload.samples is not None and tiers > 1 and worth.prefill_tokens_per_s:
+        raise click.UsageError(
+            "--prefill-tokens-per-s needs a whole trace or one tier: samples do not tell which "
+            "tier serves a hit"
+        )
     if workload.trace.samples is not None and worth.prefill_tokens_per_s and block_tokens is None:
         raise click.UsageError("samples do not say the tokens of a block: give --block-tokens")
 
@@ -321,7 +338,7 @@ def _curve(
 ) -> None:
     if colds or set(policies) - {"lru", DEFAULT_POLICY}:
         raise click.UsageError("--curve is of one LRU tier: leave --cold and other policies out")
-    curve = lru_curve(request.ids for request in workload.trace.requests)
+    curve = hit_rate_at(workload)
     sizes: list[tuple[str, int | None]] = []
     for amount in hots:
         found = _bytes(workload, "hot", amount)
@@ -330,19 +347,29 @@ def _curve(
             blocks = round(blocks / workload.trace.rate)
         sizes.append((amount.text, blocks))
     if not sizes:
-        most = round(workload.distinct_blocks / workload.trace.rate)
-        sizes = [(f"{each}blocks", each) for each in round_sizes(most)]
+        sizes = [(f"{each}blocks", each) for each in round_sizes(workload.distinct_blocks)]
         sizes.append(("unlimited", None))
     if plot is not None:
         plot_curve(plot, curve, workload)
     if as_json:
-        found_json = {"trace": workload.facts(), "curve": curve_json(curve, sizes, workload)}
+        found_json = {"trace": workload.facts(), "curve": curve_json(curve, sizes)}
         click.echo(json.dumps(found_json, indent=2))
         return
     for line in workload.words():
         click.echo(line)
     click.echo()
     show_curve(curve, sizes, workload)
+
+
+def _estimate(workload: Workload, setting: Setting) -> sampled.Estimate | None:
+    """Hit rates of the whole traffic, from samples. `setting`: scaled to their rate."""
+    if workload.samples is None:
+        return None
+    rate = workload.trace.rate
+    return sampled.estimate(
+        workload.samples,
+        lambda requests, part: hits_by_request(scaled(setting, part / rate), requests),
+    )
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """What `neve simulate` writes: tables, JSON, figures."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,10 @@ from neve.cli.offline import table
 from neve.cli.simulate_options import Amount
 from neve.cli.text import NOTHING, count, size, span
 from neve.errors import Misuse
-from neve.planner.simulate.curve import Curve
+from neve.planner.simulate import sampled
+from neve.planner.simulate.curve import lru_curve
+from neve.planner.simulate.sampled import Estimate
+from neve.planner.simulate.samples import Samples
 from neve.planner.simulate.settings import Setting
 from neve.planner.simulate.tiers import Result, TierResult
 from neve.planner.simulate.traces import Trace
@@ -36,8 +39,21 @@ class Workload:
         return requests[-1].at_s - requests[0].at_s
 
     @property
+    def samples(self) -> Samples | None:
+        """None for a whole trace."""
+        return self.trace.samples if self.trace.rate < 1 else None
+
+    @property
+    def asked_blocks(self) -> int:
+        if self.samples is not None:
+            return self.samples.totals.asked_blocks
+        return sum(len(request.ids) for request in self.trace.requests)
+
+    @property
     def distinct_blocks(self) -> int:
-        return len({id_ for request in self.trace.requests for id_ in request.ids})
+        """Of samples an estimate."""
+        found = {id_ for request in self.trace.requests for id_ in request.ids}
+        return round(len(found) / self.trace.rate)
 
     def amount(self, units: float) -> str:
         """Of a result, which counts bytes, or blocks if their bytes are unknown."""
@@ -45,13 +61,13 @@ class Workload:
         return f"{units:,.0f} blocks" if self.block_bytes is None else size(units)
 
     def facts(self) -> dict[str, Any]:
-        requests = self.trace.requests
+        samples = self.samples
         return {
             "name": self.name,
             "format": str(self.trace.format.value),
             "rate": self.trace.rate,
-            "requests": len(requests),
-            "asked_blocks": sum(len(request.ids) for request in requests),
+            "requests": sum(samples.totals.requests) if samples else len(self.trace.requests),
+            "asked_blocks": self.asked_blocks,
             "distinct_blocks": self.distinct_blocks,
             "span_s": self.span_s,
             "block_tokens": self.block_tokens,
@@ -66,10 +82,10 @@ class Workload:
             f"{count(facts['asked_blocks'])} blocks of {self.block_tokens} tokens{each}, "
             f"{count(facts['distinct_blocks'])} of them distinct"
         )
-        if self.trace.rate < 1:
+        if self.samples is not None:
             yield (
-                f"Samples of 1/{1 / self.trace.rate:.0f} of the blocks: estimates. Sizes in the "
-                "table are those of the whole traffic."
+                f"Estimated from samples of 1/{1 / self.trace.rate:.0f} of the blocks. Sizes are "
+                "those of the whole traffic; 95 % of hit rates lie within ±."
             )
 
 
@@ -80,17 +96,22 @@ class Worth:
     prefill_tokens_per_s: float | None = None
     bandwidths: Mapping[str, float] = field(default_factory=dict)
 
-    def gpu_s(self, result: Result, rate: float) -> float | None:
+    def gpu_s(self, row: "Row", workload: Workload) -> float | None:
         """GPU-seconds of prefill that hits spare; None: unknown. A tier that loads no faster than
         the GPU computes spares nothing; its load time is taken off if its bandwidth is known."""
         if self.prefill_tokens_per_s is None:
             return None
         spared_s = 0.0
-        for name, tier in result.tiers.items():
-            computing_s = tier.hit_tokens / self.prefill_tokens_per_s
-            loading_s = tier.read_bytes / (self.bandwidths.get(name, math.inf) * _GB)
+        for name, tier in row.result.tiers.items():
+            tokens, read_bytes = float(tier.hit_tokens), float(tier.read_bytes)
+            if row.estimate is not None:
+                blocks = (row.rate_of(name) or 0.0) * workload.asked_blocks
+                tokens = blocks * workload.block_tokens
+                read_bytes = blocks * row.setting.tiers[name].block_bytes(row.setting.block_bytes)
+            computing_s = tokens / self.prefill_tokens_per_s
+            loading_s = read_bytes / (self.bandwidths.get(name, math.inf) * _GB)
             spared_s += max(0.0, computing_s - loading_s)
-        return spared_s / rate
+        return spared_s
 
     def words(self, tiers: Sequence[str]) -> str:
         if self.prefill_tokens_per_s is None:
@@ -115,14 +136,23 @@ class Row:
     cold: Amount | None
     setting: Setting
     result: Result
+    estimate: Estimate | None = None  # of samples: hit rates of the whole traffic
 
     @property
-    def is_single(self) -> bool:
-        return len(self.result.tiers) == 1
+    def hit_rate(self) -> float:
+        found = self.estimate.hit_rate if self.estimate else self.result.hit_rate
+        return found or 0.0
+
+    def rate_of(self, tier: str) -> float | None:
+        """Hits of a tier ÷ blocks asked for. None for several tiers and samples: blocks that
+        nearly all requests share may not be sampled, and they are hot."""
+        if self.estimate is not None:
+            return self.estimate.hit_rate if len(self.result.tiers) == 1 else None
+        asked = self.result.asked_blocks
+        return self.result.tiers[tier].hit_blocks / asked if asked else 0.0
 
     def json(self, workload: Workload, worth: Worth) -> dict[str, Any]:
         result = self.result
-        gpu_s = worth.gpu_s(result, workload.trace.rate)
         return {
             "policy": self.policy,
             "hot": self.hot.text,
@@ -132,12 +162,13 @@ class Row:
             "asked_tokens": result.asked_tokens,
             "hit_blocks": result.hit_blocks,
             "hit_tokens": result.hit_tokens,
-            "hit_rate": result.hit_rate,
+            "hit_rate": self.hit_rate,
+            "hit_rate_error": self.estimate.error if self.estimate else None,
             "promoted_blocks": result.promoted_blocks,
             "expired_blocks": result.expired_blocks,
             "lost_blocks": result.lost_blocks,
             "span_s": result.span_s,
-            "gpu_s_spared": gpu_s,
+            "gpu_s_spared": worth.gpu_s(self, workload),
             "tiers": {
                 name: self._tier(name, tier, workload) for name, tier in result.tiers.items()
             },
@@ -155,9 +186,8 @@ class Row:
     def _tier(self, name: str, tier: TierResult, workload: Workload) -> dict[str, Any]:
         """Amounts are of the trace; of samples, × their rate. They are in blocks if the bytes of a
         block are unknown."""
-        asked = self.result.asked_blocks
         found = {
-            "hit_rate": tier.hit_blocks / asked if asked else None,
+            "hit_rate": self.rate_of(name),
             "hit_blocks": tier.hit_blocks,
             "hit_tokens": tier.hit_tokens,
             "written_blocks": tier.written_blocks,
@@ -181,6 +211,11 @@ def _unit(name: str, workload: Workload) -> str:
     return f"{name}_blocks" if workload.block_bytes is None else f"{name}_bytes"
 
 
+def _band(error: float | None) -> str:
+    """95 % of the truths lie within two standard errors."""
+    return "" if error is None else f" ± {2 * error:.4f}"
+
+
 def rate(hits: int, asked: int) -> str:
     return f"{hits / asked:.4f}" if asked else NOTHING
 
@@ -191,7 +226,8 @@ def show_rows(rows: Sequence[Row], workload: Workload, worth: Worth) -> None:
     titles = ["policy", "hot"]
     titles += ["cold"] if "cold" in names else []
     titles += ["hit rate"]
-    titles += [f"{name} hits" for name in names] if len(names) > 1 else []
+    has_split = len(names) > 1 and rows[0].estimate is None  # samples do not tell it
+    titles += [f"{name} hits" for name in names] if has_split else []
     titles += [f"{name} held" for name in names]
     titles += ["promoted"] if "cold" in names else []
     titles += ["refused"] if any(_refused(row.result) for row in rows) else []
@@ -199,18 +235,19 @@ def show_rows(rows: Sequence[Row], workload: Workload, worth: Worth) -> None:
     lines = []
     for row in rows:
         result = row.result
-        tiers, asked = result.tiers, result.asked_blocks
+        tiers = result.tiers
         cells = {
             "policy": row.policy,
             "hot": row.hot.text,
             "cold": row.cold.text if row.cold else NOTHING,
-            "hit rate": rate(result.hit_blocks, asked),
+            "hit rate": f"{row.hit_rate:.4f}{_band(row.estimate.error if row.estimate else None)}",
             "promoted": count(result.promoted_blocks / workload.trace.rate),
             "refused": count(_refused(result) / workload.trace.rate),
-            "GPU-s spared": count(worth.gpu_s(result, workload.trace.rate)),
+            "GPU-s spared": count(worth.gpu_s(row, workload)),
         }
         for name, tier in tiers.items():
-            cells[f"{name} hits"] = rate(tier.hit_blocks, asked)
+            if has_split:
+                cells[f"{name} hits"] = f"{row.rate_of(name):.4f}"
             cells[f"{name} held"] = workload.amount(tier.mean_bytes)
         lines.append([cells[title] for title in titles])
     table(titles, lines)
@@ -242,32 +279,41 @@ def show_buckets(row: Row, workload: Workload) -> None:
     )
 
 
-def show_curve(curve: Curve, sizes: Sequence[tuple[str, int | None]], workload: Workload) -> None:
+# Hit rate of a capacity in blocks, None: unlimited; and its standard error, None: it is exact.
+HitRateAt = Callable[[int | None], tuple[float, float | None]]
+
+
+def hit_rate_at(workload: Workload) -> HitRateAt:
+    """LRU's curve: exact, or an estimate from samples."""
+    if workload.samples is not None:
+        estimated = sampled.curve(workload.samples)
+
+        def from_samples(blocks: int | None) -> tuple[float, float | None]:
+            found = estimated.estimate(blocks)
+            return found.hit_rate, found.error
+
+        return from_samples
+    exact = lru_curve(request.ids for request in workload.trace.requests)
+    return lambda blocks: (exact.hit_rate(blocks) or 0.0, None)
+
+
+def show_curve(
+    curve: HitRateAt, sizes: Sequence[tuple[str, int | None]], workload: Workload
+) -> None:
     """`sizes`: words and blocks, None: unlimited."""
     lines = []
     for words, blocks in sizes:
-        held = workload.amount((blocks or workload.distinct_blocks) * (workload.block_bytes or 1))
-        cells = [words, *([held] if workload.block_bytes else [])]
-        lines.append([*cells, rate(_hits(curve, blocks, workload), curve.asked_blocks)])
+        hits, error = curve(blocks)
+        most = workload.distinct_blocks if blocks is None else blocks
+        held = [size(most * workload.block_bytes)] if workload.block_bytes else []
+        lines.append([words, *held, f"{hits:.4f}{_band(error)}"])
     table(["hot", *(["bytes"] if workload.block_bytes else []), "hit rate"], lines)
 
 
-def curve_json(
-    curve: Curve, sizes: Sequence[tuple[str, int | None]], workload: Workload
-) -> list[dict[str, Any]]:
-    return [
-        {
-            "hot": words,
-            "blocks": blocks,
-            "hit_rate": _hits(curve, blocks, workload) / curve.asked_blocks,
-        }
-        for words, blocks in sizes
-    ]
-
-
-def _hits(curve: Curve, blocks: int | None, workload: Workload) -> int:
-    scaled = None if blocks is None else max(1, int(blocks * workload.trace.rate))
-    return curve.hit_blocks(scaled)
+def curve_json(curve: HitRateAt, sizes: Sequence[tuple[str, int | None]]) -> list[dict[str, Any]]:
+    found = [(words, blocks, *curve(blocks)) for words, blocks in sizes]
+    names = ("hot", "blocks", "hit_rate", "hit_rate_error")
+    return [dict(zip(names, each, strict=True)) for each in found]
 
 
 def round_sizes(most: int) -> list[int]:
@@ -280,12 +326,13 @@ def round_sizes(most: int) -> list[int]:
     return sizes
 
 
-def plot_curve(file: Path, curve: Curve, workload: Workload) -> None:
+def plot_curve(file: Path, curve: HitRateAt, workload: Workload) -> None:
     from neve.cli.plot import Line, draw
 
     most = max(2, workload.distinct_blocks)
-    blocks = sorted({round(most ** (n / (_POINTS - 1))) for n in range(_POINTS)})
-    hits = [_hits(curve, each, workload) / curve.asked_blocks * 100 for each in blocks]
+    points = _POINTS if workload.samples is None else 50  # an estimate takes a while
+    blocks = sorted({round(most ** (n / (points - 1))) for n in range(points)})
+    hits = [curve(each)[0] * 100 for each in blocks]
     draw(
         file,
         [Line("lru", _axis(blocks, workload), hits)],

@@ -8,7 +8,7 @@ blocks are computed and stored as hot. The tiers do what the index's functions d
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from neve.errors import Misuse
@@ -18,7 +18,16 @@ from neve.planner.simulate.policies import Future
 from neve.planner.simulate.requests import BlockRequest
 from neve.planner.simulate.settings import Setting, TierSetting
 
-__all__ = ["Bucket", "Promote", "Result", "Setting", "TierResult", "TierSetting", "run"]
+__all__ = [
+    "Bucket",
+    "Promote",
+    "Result",
+    "Setting",
+    "TierResult",
+    "TierSetting",
+    "hits_by_request",
+    "run",
+]
 
 
 @dataclass(frozen=True)
@@ -112,11 +121,27 @@ def run(
     future = None
     if any(tier.policy == "belady" for tier in setting.tiers.values()):
         requests = list(requests)
-        future = Future([request.ids for request in requests])
+        future = _future(setting, requests)
     tally = _Tally(setting, future, bucket_s, count_from_s)
     for request in requests:
         tally.play(request)
     return tally.result()
+
+
+def hits_by_request(setting: Setting, requests: Iterable[BlockRequest]) -> list[tuple[int, ...]]:
+    """Hit blocks of each request, by tier in the order of `setting.tiers`. Raises: as `run`."""
+    tally = _Tally(setting, _future(setting, requests := list(requests)), None, None)
+    names, found = list(setting.tiers), []
+    for request in requests:
+        served = tally.play(request)
+        found.append(tuple(getattr(served, name) for name in names))
+    return found
+
+
+def _future(setting: Setting, requests: Sequence[BlockRequest]) -> Future | None:
+    if all(tier.policy != "belady" for tier in setting.tiers.values()):
+        return None
+    return Future([request.ids for request in requests])
 
 
 class _Tally:
@@ -140,7 +165,7 @@ class _Tally:
         self._number = 0  # of the open bucket
         self._before = (0, dict(self._hits))  # asked blocks and hits before the open bucket
 
-    def play(self, request: BlockRequest) -> None:
+    def play(self, request: BlockRequest) -> Served:
         index, now_s = self._index, request.at_s
         self._seen += 1
         if index is None:
@@ -163,6 +188,7 @@ class _Tally:
             self._requests += 1
             if not request.is_scan:
                 self._count(request, served)
+        return served
 
     def _count(self, request: BlockRequest, served: Served) -> None:
         asked, block_tokens = len(request.ids), self._setting.block_tokens
