@@ -42,16 +42,18 @@ def test_what_the_gpus_own_cache_has_is_no_saving(platform, fresh_process):
             ask(prompt)
         for prompt in PROMPTS:  # the engine has them: no load
             ask(prompt)
-        assert not any("hit_tokens" in name for name in process.ask("counters"))
+        between = process.ask("counters")
+        assert not between.get("neve_hit_tokens.hot"), between
         process.ask("store_all")
         process.ask("forget_prefixes")
         for prompt in PROMPTS[:2]:  # now the store alone has them
             ask(prompt)
-        assert any("hit_tokens" in name for name in process.ask("counters"))
+        loaded = process.ask("counters")
+        assert loaded.get("neve_hit_tokens.hot"), loaded
         process.ask("stop")
     told = platform.manage("shell", "-v0", "-c", FOLDED).partition("TOLD ")[2].splitlines()[0]
     found = json.loads(told)
-    assert 0 < found["hits"] <= 2 * REUSED
+    assert found["hits"] == loaded["neve_hit_tokens.hot"] <= 2 * REUSED
     assert found["spared_tokens"] + found["slower_tokens"] == found["hits"]
     assert found["unpriced_tokens"] == 0
     assert found["spared_gpu_us"] > 0
