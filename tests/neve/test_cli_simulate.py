@@ -10,8 +10,9 @@ from click.testing import CliRunner
 from neve.cli import exits
 from neve.cli.main import main
 from neve.errors import Closed, Misuse
+from neve.formats.samples import KEY_BYTES
 from neve.planner.simulate.requests import BlockRequest
-from neve.planner.simulate.samples import KEY_BYTES, sample, write_lines
+from neve.planner.simulate.samples import sample, write_lines
 from neve.planner.simulate.sweep import sweep
 from neve.planner.simulate.tiers import Setting, TierSetting, run
 
