@@ -174,6 +174,7 @@ PAGES = {
     ("dashboard:member-try-again", "post"): (404, 404, 404, 302),
     ("dashboard:tiers", "get"): (200, 200, 200, 200),
     ("dashboard:savings", "get"): (200, 200, 200, 200),
+    ("dashboard:spaces", "get"): (200, 200, 200, 200),
     ("dashboard:system", "get"): (200, 200, 200, 200),
     ("dashboard:system", "post"): (404, 404, 404, 400),  # an empty form, refused after the check
     ("dashboard:jobs", "get"): (200, 200, 200, 200),
