@@ -22,6 +22,7 @@ from neve.formats.keys import BucketKeys
 from neve.index.tier import HotTier
 from support.chromium import CHROMIUM, FLAGS, PAGES
 from support.rows import IDENTITY
+from support.sampled_tenant import SLUG, seed
 from support.servers import ROOT, ControlPlane, Server, wait_until
 
 pytestmark = pytest.mark.browser
@@ -411,3 +412,51 @@ def test_an_open_table_stays_open_and_grows(open_page, control_plane, node):
 
     wait_until(has_grown, what="a new row")
     expect(rows.first).to_be_visible()
+
+
+@pytest.fixture(scope="module")
+def sampled(control_plane: ControlPlane) -> str:
+    """The slug of a tenant with samples and a recommendation."""
+    seed(control_plane)
+    return SLUG
+
+
+def test_a_lever_is_tried_in_the_browser(open_page, control_plane, sampled):
+    watched = open_page(color_scheme="light")
+    page = watched.page
+    page.goto(f"{control_plane.url}/what-if/?tenant={sampled}")
+    expect(page.locator("#curve .scatterlayer .trace")).to_have_count(6)
+    expect(page.locator("[data-check]")).to_contain_text("they agree")
+    assert axe(page) == []
+    slider = page.get_by_label("Hot quota, slider")
+    slider.focus()
+    slider.press("End")
+    expect(page.get_by_label("Hot quota", exact=True)).to_have_value("2.73")
+    expect(page.locator("#curve")).to_contain_text("then")
+    with control_plane.workers():
+        page.get_by_role("button", name="Work it out").click()
+        page.wait_for_url("**job=**")
+        expect(page.locator("section[aria-label=Then]")).to_contain_text(
+            "→ 2.73 GiB", timeout=90_000
+        )
+    expect(page.locator("[data-running]")).to_have_count(0)
+    expect(page.locator("section[aria-label=Money]")).to_contain_text("USD a month")
+    PICTURES.mkdir(exist_ok=True)
+    page.screenshot(path=PICTURES / "test-what-if-light.png", full_page=True)
+    page.get_by_role("link", name="Apply to the policy").click()
+    expect(page.locator("body")).to_contain_text("retention")
+    assert watched.errors == []
+
+
+def test_without_javascript_the_form_and_the_table_are_there(open_page, control_plane, sampled):
+    page = open_page(java_script_enabled=False).page
+    page.goto(f"{control_plane.url}/what-if/?tenant={sampled}")
+    page.locator("summary").click()
+    expect(page.locator("details tbody tr")).to_have_count(9)
+    page.get_by_role("button", name="Work it out").click()
+    expect(page.get_by_role("alert")).to_contain_text("Change at least one value")
+    page.get_by_label("Hot quota", exact=True).fill("1.5")
+    page.get_by_role("button", name="Work it out").click()
+    expect(page.get_by_role("status")).to_contain_text("The simulation is queued")
+    page.get_by_role("link", name="Look again").click()
+    expect(page.get_by_role("status")).to_contain_text("The simulation is queued")

@@ -1,23 +1,17 @@
 """The page What-if: what it says with and without samples, its form, and whose numbers it shows."""
 
-from datetime import timedelta
-
 import pytest
 from celery import current_app
 from django.urls import reverse
-from django.utils import timezone
 
 from catalog import jobs
 from catalog.kinds import RECOMMEND, WHAT_IF
 from catalog.models import Job
 from catalog.targets import Opener
 from dashboard.pages.what_if.selector import change_asked, fields_of
-from planning import samples, whatif
-from support.rows import make_space
-from support.sampled_tenant import FAKE, chats, count, measure, read, store
+from planning import whatif
+from support.sampled_tenant import fill
 from tenants.audit import SYSTEM
-from tenants.models import Quota
-from tenants.scope import tenant_scope
 
 pytestmark = [
     pytest.mark.integration,
@@ -29,24 +23,14 @@ MIB = 1 << 20
 
 
 @pytest.fixture(autouse=True)
-def stored(monkeypatch, s3):
+def stored(monkeypatch, s3, valkey_bus):
     monkeypatch.setattr(current_app, "send_task", lambda name, **kwargs: None)
-    monkeypatch.setattr(samples, "read", read)
-    monkeypatch.setattr(samples, "tenants_with_samples", lambda: list(FAKE))
-    yield FAKE
-    FAKE.clear()
 
 
 @pytest.fixture
 def busy(acme):
     """With samples and a recommendation."""
-    with tenant_scope(acme.pk):
-        Quota.objects.update(hot_bytes=700 * MIB, cold_bytes=2500 * MIB)
-    requests = chats(timezone.now() - timedelta(minutes=2))
-    space = make_space(acme)
-    store(space, requests)
-    count(acme, requests)
-    measure(space)
+    fill(acme)
     whatif.recommend(Opener(RECOMMEND, acme.pk), acme.pk)
     return acme
 

@@ -10,14 +10,15 @@ from django.utils import timezone
 from base.problems import Problem
 from catalog import jobs
 from catalog.kinds import RECOMMEND, WHAT_IF
-from catalog.models import Job
+from catalog.models import Job, Space
 from catalog.targets import Opener
 from neve.planner.changes import Change
 from neve.planner.simulate.requests import BlockRequest
-from planning import samples, simulating, whatif
+from planning import simulating, whatif
 from retention.models import RetentionPolicy
 from support.rows import make_space, make_tenant
-from support.sampled_tenant import BLOCK_BYTES, FAKE, chats, count, measure, read, store
+from support.sampled_tenant import BLOCK_BYTES, fill
+from tenants import services
 from tenants.audit import SYSTEM
 from tenants.models import AuditEvent, Quota, Tenant
 from tenants.scope import tenant_scope
@@ -34,17 +35,8 @@ def sent(monkeypatch):
     return calls
 
 
-@pytest.fixture(autouse=True)
-def stored(monkeypatch):
-    monkeypatch.setattr(samples, "read", read)
-    monkeypatch.setattr(samples, "tenants_with_samples", lambda: list(FAKE))
-    yield FAKE
-    FAKE.clear()
-
-
 @pytest.fixture
-def acme(s3, clean_hot):
-    """With room for a part of its traffic."""
+def acme(s3, valkey_bus, clean_hot):
     tenant = make_tenant("acme")
     with tenant_scope(tenant.pk):
         Quota.objects.update(hot_bytes=700 * MIB, cold_bytes=2500 * MIB)
@@ -54,11 +46,7 @@ def acme(s3, clean_hot):
 @pytest.fixture
 def busy(acme):
     """With samples, counts and speeds of the last hours."""
-    requests = chats(timezone.now() - timedelta(minutes=2))
-    space = make_space(acme)
-    store(space, requests)
-    count(acme, requests)
-    measure(space)
+    fill(acme)
     return acme
 
 
@@ -127,24 +115,29 @@ def test_a_recommendation_is_made_kept_and_outdated_by_another_quota(busy):
     assert whatif.tenants_to_advise() == [(busy.pk, {})]
 
 
+def test_only_the_reads_of_a_space_are_played(busy):
+    space, other = Space.unscoped.get(tenant=busy), make_space(busy, "other")
+    found = do(ask(busy, {"hot": "x2"}, space=space)).detail
+    assert found["samples"]["reads"] > 1000
+    assert found["calibration"]["is_good"] is None  # nodes' counts are of all spaces
+    nothing = do(ask(busy, {"hot": "x2"}, space=other)).detail
+    assert nothing["recommendation"]["reason"] == "no_samples"
+
+
 def test_a_simulation_far_from_the_measurement_recommends_nothing(acme):
-    requests = chats(timezone.now() - timedelta(minutes=2))
-    space = make_space(acme)
-    store(space, requests)
-    count(acme, requests, worse_by=0.4)
-    measure(space)
+    fill(acme, worse_by=0.4)
     whatif.recommend(Opener(RECOMMEND, acme.pk), acme.pk)
     advice = whatif.advice_of(acme.pk)
     assert (advice.verdict, advice.reason) == ("nothing", "not_calibrated")
     assert "does not know misses of the kind timeout" in advice.words
 
 
-def test_without_samples_the_answer_says_what_to_do(acme, monkeypatch):
+def test_without_samples_the_answer_says_what_to_do(acme):
     assert whatif.tenants_to_advise() == []
     found = do(ask(acme, {"hot": "x2"})).detail
     assert found["recommendation"]["reason"] == "no_samples"
     assert "connect one" in whatif.advice_of(acme.pk).words
-    monkeypatch.setattr(samples, "is_enabled", lambda tenant_id: False)
+    services.change_tenant(tenant=acme, samples_enabled=False, actor=SYSTEM)
     assert do(ask(acme, {"hot": "x2"})).detail["recommendation"]["reason"] == "samples_off"
     assert whatif.advice_of(acme.pk).reason == "samples_off"
 

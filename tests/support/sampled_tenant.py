@@ -1,19 +1,24 @@
 """A tenant with an afternoon of traffic: samples, counts and speeds as its nodes report them."""
 
 import random
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
+
+from django.utils import timezone
 
 from catalog.models import Space
 from catalog.usage import record_deltas
 from neve.formats.block import HEADER_BYTES
+from neve.formats.samples import Batch, IdSampler, SampledRequest, Totals
 from neve.planner.simulate import tiers
 from neve.planner.simulate.requests import BlockRequest
-from neve.planner.simulate.samples import SampledRequest, Samples, Totals
-from neve.planner.whatif import mixed
-from planning import whatif
-from support.rows import make_session
-from tenants.models import Tenant
+from neve.planner.simulate.samples import block_id
+from planning import samples, whatif
+from support.rows import make_session, make_space
+from support.servers import ControlPlane
+from tenants.models import Quota, Tenant
+from tenants.scope import tenant_scope
 
 BLOCK_BYTES = (1 << 20) - HEADER_BYTES  # as nodes report it, without the header
 BLOCK_TOKENS = 256
@@ -51,7 +56,7 @@ def count(tenant: Tenant, requests: list[BlockRequest], *, worse_by: float = 0.0
         hot, cold = hits.get("hot", 0) - lost, hits.get("cold", 0)
         record_deltas(
             tenant_id=tenant.pk,
-            at=datetime.fromtimestamp(bucket.start_s, whatif.timezone.now().tzinfo),
+            at=datetime.fromtimestamp(bucket.start_s, UTC),
             counters={
                 "requested_blocks": bucket.asked_blocks,
                 "requested_tokens": bucket.asked_blocks * BLOCK_TOKENS,
@@ -70,21 +75,61 @@ def measure(space: Space, **speeds: Any) -> None:
     make_session(space, speeds={**SPEEDS, **speeds})
 
 
-def store(space: Space, requests: list[BlockRequest]) -> None:
-    """Samples of 1 in 4 blocks."""
-    found = []
+def store(space: Space, requests: list[BlockRequest], *, rate_log: int = 2) -> None:
+    """Files of samples, as the worker writes them of the heartbeats of one node, one a minute."""
+    terms = samples.terms_of(space.tenant)
+    assert terms is not None
+    sampler = IdSampler(bytes.fromhex(terms["key"]), rate_log=rate_log)
+    by_minute: dict[int, list[BlockRequest]] = {}
     for each in requests:
-        ids = tuple(mixed(id_) for id_ in each.ids if mixed(id_) >> 62 == 0)
-        if ids:
-            places = tuple(range(len(ids)))
-            found.append(SampledRequest(each.at_s, len(each.ids), places, ids, BLOCK_BYTES))
-    FAKE[space.tenant_id] = Samples(2, found, Totals())
+        by_minute.setdefault(int(each.at_s // 60), []).append(each)
+    entries = []
+    for minute, some in by_minute.items():
+        sent_s = 60.0 * (minute + 1)
+        found = []
+        for each in some:
+            chosen = sampler.choose(b"".join(map(block_id, each.ids)))
+            if chosen:
+                places, ids = zip(*chosen, strict=True)
+                found.append(SampledRequest(each.at_s - sent_s, len(each.ids), places, ids))
+        totals = Totals.of(len(each.ids) for each in some)
+        batch = Batch(rate_log, found, totals, block_bytes=BLOCK_BYTES).encode()
+        entries.append(samples._ENTRY.pack(int(1000 * sent_s), space.pk, len(batch)) + batch)
+    samples.write_file(space.tenant_id, entries)
 
 
-FAKE: dict[int, Samples] = {}
+def fill(tenant: Tenant, *, worse_by: float = 0.0) -> Space:
+    """Gives the tenant small quotas, and samples, counts and speeds of the last HOURS."""
+    with tenant_scope(tenant.pk):
+        Quota.objects.update(hot_bytes=700 << 20, cold_bytes=2500 << 20)
+    requests = chats(timezone.now() - timedelta(minutes=2))
+    space = make_space(tenant)
+    store(space, requests)
+    count(tenant, requests, worse_by=worse_by)
+    measure(space)
+    return space
 
 
-def read(tenant_id: int, start: datetime, end: datetime, *, space_id: int = 0) -> Samples:
-    found = FAKE.get(tenant_id, Samples(0, (), Totals()))
-    inside = [each for each in found.requests if start.timestamp() <= each.at_s < end.timestamp()]
-    return Samples(found.rate_log, inside, Totals())
+SLUG = "sampled"
+_SEED = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+from catalog.kinds import RECOMMEND
+from catalog.targets import Opener
+from planning import whatif
+from support.rows import make_key, make_tenant
+from support.sampled_tenant import fill
+from tenants.models import Tenant
+tenant = Tenant.objects.filter(slug={SLUG!r}).first()
+if tenant is None:
+    tenant = make_tenant({SLUG!r})
+    fill(tenant)
+    whatif.recommend(Opener(RECOMMEND, tenant.pk), tenant.pk)
+print(make_key(tenant, "team"))
+"""
+
+
+def seed(platform: ControlPlane) -> str:
+    """Makes the tenant SLUG on a live platform, filled and with a recommendation. Returns the key
+    of its team."""
+    return platform.manage("shell", "-v", "0", "-c", _SEED).split()[-1]
