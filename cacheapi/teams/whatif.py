@@ -58,10 +58,8 @@ class WhatIfSerializer(StrictSerializer):
     space = WholeNumber(
         min_value=1, required=False, help_text="id: only its traffic; absent: all of the tenant"
     )
-    changes = ChangeSerializer(
-        many=True,
-        allow_empty=False,
-        help_text=f"1 to {whatif.MOST_CHANGES}, each tried alone",
+    changes = ChangeSerializer(  # type: ignore[call-arg]  # of lists; the stubs lack them
+        many=True, min_length=1, max_length=whatif.MOST_CHANGES, help_text="each tried alone"
     )
     window = Duration(
         required=False,

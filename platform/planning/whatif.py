@@ -324,7 +324,7 @@ def _block_bytes(tenant_id: int, seen: Samples) -> int:
         return ANY_BLOCK_BYTES
     identity = space.identity
     ranks = identity.get("tp_size", 1) * identity.get("pp_size", 1)
-    return HEADER_BYTES + int(identity["bytes_per_token"]) * space.chunk_tokens * ranks
+    return HEADER_BYTES + int(identity["bytes_per_token"] * space.chunk_tokens * ranks)
 
 
 def _without(tenant_id: int) -> dict[str, Any]:

@@ -2215,7 +2215,7 @@ class AsyncWhatIf(AsyncResource):
         with their errors, against today.
 
         Args:
-            changes: 1 to 12, each tried alone
+            changes: each tried alone
             tenant: slug; absent: your only tenant
             space: id: only its traffic; absent: all of the tenant
             window: traffic of so long up to now; 24h unless given: such as 90s, 30m, 2h, 7d,
