@@ -123,7 +123,8 @@ class Worth:
         if taken:
             text += f", less the time of loading from {' and '.join(taken)}"
         if free:
-            text += f". Loading from {' and '.join(free)} is taken to cost nothing (--bandwidth)"
+            text += f". Loading from {' and '.join(free)} is taken to cost nothing: an upper bound"
+            text += " (give --bandwidth)"
         return f"{text}."
 
 
