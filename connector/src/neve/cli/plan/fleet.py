@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -301,20 +302,14 @@ def _read_curve(file: Path, prompt_tokens: float | None) -> HitCurve:
         document = json.loads(file.read_text())
         trace, rows = document["trace"], document["curve"]
         tokens = float(trace["block_tokens"])
-        whole_tokens = trace["asked_blocks"] / trace["rate"] * tokens
-        if prompt_tokens is None and trace["rate"] < 1:
-            raise Misuse("samples do not say how long prompts are: give --prompt-tokens")
-        mean = prompt_tokens or whole_tokens / trace["requests"]
-        most = trace["distinct_blocks"] / trace["rate"]
-        points = [
-            (
-                tokens * (most if row["blocks"] is None else min(most, row["blocks"])),
-                row["hit_rate"],
-            )
-            for row in rows
-        ]
-        rate = whole_tokens / trace["span_s"] / mean
-        return HitCurve(sorted(points), rate, mean, trace["span_s"], trace["name"])
+        mean = prompt_tokens or trace["asked_blocks"] * tokens / trace["requests"]
+        most = trace["distinct_blocks"]
+        capacities = [most if row["blocks"] is None else min(most, row["blocks"]) for row in rows]
+        # Estimates from samples may fall by their error.
+        rates = accumulate((row["hit_rate"] for row in rows), max)
+        points = sorted((tokens * each, hit) for each, hit in zip(capacities, rates, strict=True))
+        rate = trace["asked_blocks"] * tokens / trace["span_s"] / mean
+        return HitCurve(points, rate, mean, trace["span_s"], trace["name"])
     except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError) as error:
         raise Misuse(f"{file} is no answer of `neve simulate --curve --json`: {error!r}") from error
 
