@@ -11,11 +11,14 @@ errors: the share of keys whose exact hit rate lies within two of them (slow: 17
 import argparse
 import sys
 import time
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
 
+from neve.formats.ids import ID_BYTES
 from neve.formats.samples import KEY_BYTES
+from neve.node.sampling import SampleTerms, Sampling
 from neve.planner.simulate.curve import lru_curve
 from neve.planner.simulate.requests import BlockRequest
 from neve.planner.simulate.sampled import curve
@@ -65,6 +68,22 @@ def measure(
     return good
 
 
+def cost_us(blocks: int, *, looks: int = 2000) -> float:
+    """Median time that sampling adds to a node's look-up of so many blocks, at 1/16."""
+    sampling = Sampling()
+    sampling.set_terms(SampleTerms(4, bytes(KEY_BYTES)))
+    ids = [n.to_bytes(ID_BYTES, "little") for n in range(blocks)]
+    rows = [(blake2b(id_, digest_size=ID_BYTES).digest(),) for id_ in ids]
+    taken_us = []
+    for number in range(looks):
+        started = time.perf_counter()
+        sampling.add(b"".join([row[0] for row in rows]))
+        taken_us.append((time.perf_counter() - started) * 1e6)
+        if number % 20 == 0:
+            sampling.take()
+    return float(np.median(taken_us))
+
+
 def _accesses(samples: Samples) -> int:
     return sum(len(each.ids) for each in samples.requests)
 
@@ -85,6 +104,8 @@ def main() -> None:
         rate_log: measure(requests, exact, rate_log, options.keys, errors=options.errors)
         for rate_log in ALLOWED
     }
+    costs = ", ".join(f"{blocks}: {cost_us(blocks):.1f}" for blocks in (24, 100, 512))
+    print(f"\nµs that sampling at 1/16 adds to a look-up, by its blocks: {costs}")
     facts = " ".join(f"within_1/{1 << log}={share:.3f}" for log, share in good.items())
     print(f"\nsamples keys={options.keys} {facts}")
 
