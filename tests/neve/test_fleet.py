@@ -277,7 +277,8 @@ def test_the_command_reads_the_curve_of_a_simulation(tmp_path: Path):
     assert one["hot_bytes"] == pytest.approx(2 * 100 * 512 * 131_072)
     # Of samples the counts are the whole traffic's, too, and rates may fall by their error.
     answer["trace"]["rate"] = 1 / 16
-    answer["curve"].insert(1, {"hot": "200blocks", "blocks": 200, "hit_rate": 0.199})
+    lower = {"hot": "200blocks", "blocks": 200, "hit_rate": 0.199}
+    answer["curve"] = [answer["curve"][0], lower, answer["curve"][1]]
     file.write_text(json.dumps(answer))
     (sampled,) = json.loads(_run(tmp_path, *options).stdout)["plans"]
     assert sampled["hot_bytes"] == pytest.approx(one["hot_bytes"])

@@ -352,7 +352,7 @@ def plan(
         whole_tokens = hot_tokens = 0.0
     else:
         whole_tokens = curve.capacity_for(hit) * growth
-        hot_tokens = curve.capacity_for(own + hot_hit) * growth
+        hot_tokens = curve.capacity_for(min(hit, own + hot_hit)) * growth
 
     rate = traffic.requests_per_s
     written = rate * fresh * size if cached else 0.0
