@@ -289,7 +289,9 @@ def test_traffic_is_thinned_to_a_bound():
 
 
 def test_a_result_is_json_and_settings_return_from_it():
-    found = as_dict(compare(SMALL, [Change(hot="x2")], WHOLE, WORTH, curve=(1.0, 2.0)))
+    worth = replace(WORTH, prices=Prices(gpu_hour=Decimal("2.350000000")))
+    found = as_dict(compare(SMALL, [Change(hot="x2")], WHOLE, worth, curve=(1.0, 2.0)))
+    assert found["economics"]["prices"]["gpu_hour"] == "2.35"
     again = json.loads(json.dumps(found))
     assert again == found
     assert setting_of(again["today"]["setting"]) == SMALL

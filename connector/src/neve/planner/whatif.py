@@ -12,6 +12,7 @@ played one by one. They cover the sampling of this window, not that other weeks 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from decimal import Decimal
 from statistics import stdev
 from typing import Any, Final
 
@@ -542,7 +543,7 @@ def as_dict(comparison: Comparison) -> dict[str, Any]:
         },
         "economics": {
             "prices": {
-                each.name: str(getattr(economics.prices, each.name))
+                each.name: _plain(getattr(economics.prices, each.name))
                 for each in fields(economics.prices)
             },
             "block_tokens": economics.block_tokens,
@@ -564,6 +565,11 @@ def as_dict(comparison: Comparison) -> dict[str, Any]:
             for each in comparison.curve
         ],
     }
+
+
+def _plain(price: Decimal | str) -> str:
+    """A price without zeros at its end; the currency as it is."""
+    return price if isinstance(price, str) else f"{price.normalize():f}"
 
 
 def _pair(estimate: Estimate) -> dict[str, float]:
