@@ -4,10 +4,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
-from django.http import HttpResponseBase, StreamingHttpResponse
+from django.http import HttpResponseBase
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
 from rest_framework import serializers
 from rest_framework.renderers import JSONRenderer
@@ -15,8 +16,9 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from base.problems import Problem
+from base.turns import Turns
 from cacheapi.base.access import caller
-from cacheapi.base.exports import JSONL
+from cacheapi.base.exports import JSONL, STEP, sent
 from cacheapi.base.fields import Flag, Moment, StrictSerializer
 from cacheapi.base.queries import TEXT, malformed
 from cacheapi.base.viewsets import ApiView, checked
@@ -27,7 +29,10 @@ from tenants.models import Tenant
 from tenants.principal import actor_of
 
 DEFAULT_WINDOW = timedelta(hours=24)
+FIRST = datetime(2000, 1, 1, tzinfo=UTC)
 TENANT = OpenApiParameter("tenant", TEXT, description="slug; needed if you see several")
+# Each holds up to 600,000 reads in memory, and is a minute's work at worst.
+TURNS = Turns(1, "An export of this tenant's samples is being read in this web process: wait.")
 MOMENT = {"type": "string", "format": "date-time"}
 
 
@@ -102,24 +107,24 @@ class SamplesExportView(ApiView):
     )
     def get(self, request: Request) -> HttpResponseBase:
         """A trace that `neve simulate` reads: keyed ids, places and times, and exact totals. Of a
-        window with more than 64 MiB, the latest part."""
+        window with more than 64 MiB, the latest part; of more than 600,000 reads, a lower rate."""
         tenant = tenant_asked(request)
         until = _moment(request, "to") or datetime.now(UTC)
         since = _moment(request, "from") or until - DEFAULT_WINDOW
         if since >= until:
             raise malformed("from", "need a moment before `to`")
-        with _s3_required():
+        with TURNS.turn(tenant.pk), _s3_required():
             found = samples.read(tenant.pk, since, until)
         about = {"tenant": tenant.slug, "from": since.isoformat(), "to": until.isoformat()}
-        return StreamingHttpResponse(
-            _lines(found, about) if found.requests else iter(()),
-            content_type=f"{JSONL}; charset=utf-8",
-            headers={"Content-Disposition": f'attachment; filename="samples-{tenant.slug}.jsonl"'},
-        )
+        answer = sent(request, _steps(found, about), "jsonl")
+        answer["Content-Disposition"] = f'attachment; filename="samples-{tenant.slug}.jsonl"'
+        return answer
 
 
-def _lines(found: Samples, about: dict[str, Any]) -> Iterator[bytes]:
-    return (line.encode() for line in write_lines(found, about))
+def _steps(found: Samples, about: dict[str, Any]) -> Iterator[bytes]:
+    lines = write_lines(found, about) if found.requests else iter(())
+    while step := "".join(islice(lines, STEP)):
+        yield step.encode()
 
 
 def tenant_asked(request: Request) -> Tenant:
@@ -151,6 +156,9 @@ def _moment(request: Request, name: str) -> datetime | None:
     if text is None:
         return None
     try:
-        return Moment().to_internal_value(text)
+        moment = Moment().to_internal_value(text)
     except serializers.ValidationError as error:
         raise malformed(name, str(error.detail[0])) from None  # type: ignore[index]  # a list
+    if moment < FIRST:  # windows reach before it
+        raise malformed(name, f"need a moment from {FIRST.year} on")
+    return moment

@@ -22,7 +22,7 @@ import zlib
 from base64 import b64decode
 from binascii import Error as Base64Error
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
@@ -45,11 +45,10 @@ from neve.formats.samples import (
     LOWEST_RATE_LOG,
     MOST_BATCH_BYTES,
     Batch,
-    Totals,
     decode,
 )
 from neve.node.stats import COUNTERS
-from neve.planner.simulate.samples import Samples, joined
+from neve.planner.simulate.samples import Samples, gathered
 from storage import s3
 from tenants.models import Tenant
 from tenants.scope import tenant_scope
@@ -64,7 +63,8 @@ LEAST_SPAN_S: Final = 150.0
 TARGET_ACCESSES: Final = 100_000  # sampled in an hour: about 1.3 MB
 SESSIONS_READ: Final = 200
 MOST_FILES: Final = 10_000  # listed for one answer
-MOST_READ_BYTES: Final = 64 << 20  # of files, for one estimate or export
+MOST_READ_BYTES: Final = 64 << 20  # of files, unpacked, for one estimate or export
+MOST_READ_ACCESSES: Final = 600_000  # held for it: twice what a simulation plays
 MOST_FILE_BYTES: Final = 64 << 20  # unpacked
 _WITH_FILES: Final = "neve:samples:tenants"  # SET of ids, made anew by each file
 _HEAD: Final = b"NVSP\x01"
@@ -223,9 +223,9 @@ def write_file(tenant_id: int, entries: Sequence[bytes]) -> str:
 def _choose_rate(tenant: Tenant, entries: Sequence[bytes]) -> None:
     """The highest rate that keeps about TARGET_ACCESSES an hour; a higher one than now only if half
     of that would be enough, so that the rate does not swing."""
-    found = [decode(data) for _, _, data in _entries(b"".join(entries))]
     times = [_ENTRY.unpack_from(entry)[0] / 1000 for entry in entries]
     span_s = max(LEAST_SPAN_S, times[-1] - times[0])
+    found = (decode(data) for _, _, data in _entries(b"".join(entries)))
     asked = sum(batch.totals.asked_blocks for batch in found) * 3600 / span_s
     rate_log = rate_for(asked, now=tenant.sample_rate_log)
     if rate_log != tenant.sample_rate_log:
@@ -308,20 +308,14 @@ def read(tenant_id: int, start: datetime, end: datetime, *, space_id: int = 0) -
     """The samples of a window, of one space or (0) of all. Without any: no requests.
 
     Times are Unix times; a sampled request's `space` is a name. Blocks' bytes are payload. Reads at
-    most MOST_READ_BYTES, the newest first: the earliest request says from when on. A damaged file
-    is left out. Raises S3's errors.
+    most MOST_READ_BYTES, the newest first: the earliest request says from when on. Of more than
+    MOST_READ_ACCESSES, a lower rate. A damaged file is left out. Raises S3's errors.
     """
     begin = start - timedelta(seconds=WAITING_S)  # of the first batch in a file
     files = [file for file in _files(tenant_id, since=begin) if file.at <= end]
-    spaces = _spaces(tenant_id)
-    parts: list[Samples] = []
-    read_bytes = 0
-    for file in reversed(files):
-        read_bytes += file.size_bytes
-        if read_bytes > MOST_READ_BYTES:
-            break
-        parts += _parts(spaces, file.key, (start.timestamp(), end.timestamp()), space_id)
-    return joined(parts) if parts else Samples(0, (), Totals())
+    window_s = start.timestamp(), end.timestamp()
+    parts = _parts(_spaces(tenant_id), reversed(files), window_s, space_id)
+    return gathered(parts, most_accesses=MOST_READ_ACCESSES)
 
 
 def keep_days() -> int:
@@ -364,17 +358,28 @@ def _spaces(tenant_id: int) -> dict[int, _Space]:
 
 
 def _parts(
-    spaces: Mapping[int, _Space], key: str, window_s: tuple[float, float], wanted_id: int
+    spaces: Mapping[int, _Space],
+    files: Iterable[_File],
+    window_s: tuple[float, float],
+    wanted_id: int,
 ) -> Iterator[Samples]:
-    data = s3.client().get_object(Bucket=settings.ENV.s3_bucket, Key=key)["Body"].read()
-    try:
-        for at_ms, space_id, batch_bytes in _entries(_unpacked(data)):
-            at_s = at_ms / 1000
-            if window_s[0] <= at_s <= window_s[1] and wanted_id in (0, space_id):
-                space = spaces.get(space_id, _Space(str(space_id)))
-                yield _placed(decode(batch_bytes), at_s, space)
-    except (Corrupt, Misuse, zlib.error) as error:
-        log_events.SAMPLES_DAMAGED.log(object=key, error=str(error))
+    """The batches of a window, one at a time: unpacked they are up to a hundred times as large, and
+    as objects twenty times more."""
+    read_bytes = 0
+    for file in files:
+        data = s3.client().get_object(Bucket=settings.ENV.s3_bucket, Key=file.key)["Body"].read()
+        try:
+            body = _unpacked(data)
+            read_bytes += len(body)
+            if read_bytes > MOST_READ_BYTES:
+                return
+            for at_ms, space_id, batch_bytes in _entries(body):
+                at_s = at_ms / 1000
+                if window_s[0] <= at_s <= window_s[1] and wanted_id in (0, space_id):
+                    space = spaces.get(space_id, _Space(str(space_id)))
+                    yield _placed(decode(batch_bytes), at_s, space)
+        except (Corrupt, Misuse, zlib.error) as error:
+            log_events.SAMPLES_DAMAGED.log(object=file.key, error=str(error))
 
 
 def _placed(batch: Batch, at_s: float, space: _Space) -> Samples:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from cacheapi.teams import samples as samples_api
 from catalog import kinds
 from catalog.targets import Opener
 from neve.formats.samples import Batch, IdSampler, SampledRequest, Totals
@@ -133,8 +134,27 @@ def test_whoever_sees_several_tenants_names_one(operator, tenant):
 
 @pytest.mark.parametrize(
     "query",
-    ["from=yesterday", "to=2026-01-01", "from=2026-01-02T00:00:00Z&to=2026-01-01T00:00:00Z"],
+    [
+        "from=yesterday",
+        "to=2026-01-01",
+        "to=0001-01-01T00:00:00Z",
+        "from=0001-01-01T00:00:00Z",
+        "from=2026-01-02T00:00:00Z&to=2026-01-01T00:00:00Z",
+    ],
 )
 def test_a_window_that_makes_no_sense_is_refused(team, query):
     answer = team.get(f"/api/v1/samples/export?{query}")
     assert answer.status_code == 400
+
+
+def test_any_moment_since_the_first_is_in_a_window(team):
+    window = "from=2000-01-01T00:00:00Z&to=9999-12-31T23:59:59Z"
+    answer: Any = team.get(f"/api/v1/samples/export?{window}")
+    assert answer.status_code == 200
+    assert b"".join(answer.streaming_content) == b""
+
+
+def test_a_tenant_reads_one_export_at_a_time(team, tenant):
+    with samples_api.TURNS.turn(tenant.pk):
+        assert team.get("/api/v1/samples/export").status_code == 429
+    assert team.get("/api/v1/samples/export").status_code == 200

@@ -1,6 +1,7 @@
 """Estimates from samples: near the exact curve, whichever ids a key chooses; formats of samples."""
 
 import random
+from itertools import repeat
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from neve.planner.simulate.requests import BlockRequest
 from neve.planner.simulate.sampled import curve, estimate
 from neve.planner.simulate.samples import (
     Samples,
-    joined,
+    gathered,
     read_lines,
     sample,
     write_lines,
@@ -135,9 +136,23 @@ def test_samples_of_two_nodes_at_other_rates_are_one_window():
     parts = [
         sample(half, rate_log=log, key=key(9)) for half, log in zip(halves, (3, 4), strict=True)
     ]
-    assert joined(parts) == sample(requests, rate_log=4, key=key(9))
-    with pytest.raises(Misuse, match="no samples"):
-        joined([])
+    assert gathered(parts, most_accesses=10**6) == sample(requests, rate_log=4, key=key(9))
+    assert gathered([], most_accesses=10**6) == Samples(0, [], Totals())
+
+
+def test_too_many_samples_are_held_at_a_lower_rate():
+    requests = conversations(requests=500)
+    parts = [sample(requests[n : n + 50], rate_log=1, key=key(9)) for n in range(0, 500, 50)]
+    whole = sample(requests, rate_log=1, key=key(9))
+    accesses = [sum(len(each.ids) for each in whole.at(log).requests) for log in range(1, 6)]
+    assert gathered(parts, most_accesses=accesses[2]) == whole.at(3)
+    assert gathered(parts, most_accesses=accesses[2] - 1) == whole.at(4)
+
+
+def test_ids_that_no_rate_leaves_out_fill_no_memory():
+    one = Samples(0, [SampledRequest(0.0, 10, (0, 1), (0, 1))], Totals.of([10]))
+    found = gathered(repeat(one), most_accesses=1000)
+    assert (len(found.requests), found.totals.asked_blocks) == (500, 5000)
 
 
 def test_published_ids_change_with_the_key_and_are_no_block_ids():

@@ -261,6 +261,26 @@ def test_a_damaged_file_is_left_out(tenant, session, monkeypatch, log_lines):
     assert any("samples_damaged" in line for line in log_lines())
 
 
+def hostile_file(tenant, session, *, entries):
+    """A file that packs to a hundredth: requests of one block each, with ids that no rate leaves
+    out."""
+    requests = [SampledRequest(0.0, 1, (0,), (n % 50,)) for n in range(1000)]
+    data = Batch(0, requests, Totals.of([1] * 1000)).encode()
+    now_ms = int(time.time() * 1000)
+    entry = samples._ENTRY.pack(now_ms, session.space_id, len(data)) + data
+    samples.write_file(tenant.pk, [entry] * entries)
+
+
+def test_what_a_hostile_node_packed_is_read_in_bounded_memory(tenant, session, monkeypatch):
+    hostile_file(tenant, session, entries=20)
+    assert len(read(tenant).requests) == 20_000
+    monkeypatch.setattr(samples, "MOST_READ_ACCESSES", 5000)
+    assert len(read(tenant).requests) == 5000
+    packed_bytes = samples.stored(tenant.pk).size_bytes
+    monkeypatch.setattr(samples, "MOST_READ_BYTES", 10 * packed_bytes)  # 20 × as large inside
+    assert not read(tenant).requests
+
+
 def test_busy_traffic_lowers_the_rate_and_quiet_traffic_raises_it_late(tenant):
     for asked, now, wanted in (
         (50_000, 4, 0),

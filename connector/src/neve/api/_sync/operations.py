@@ -1584,7 +1584,7 @@ class Samples(Resource):
         self, *, from_: Moment | None = None, tenant: str | None = None, to: Moment | None = None
     ) -> Iterator[str]:
         """A trace that `neve simulate` reads: keyed ids, places and times, and exact totals. Of a
-        window with more than 64 MiB, the latest part.
+        window with more than 64 MiB, the latest part; of more than 600,000 reads, a lower rate.
 
         Args:
             from_: the beginning; 24 hours ago

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from typing import Any, Final
 
 from neve.errors import Misuse
@@ -42,8 +42,7 @@ class Samples:
             raise Misuse(f"need at least {self.rate_log}, got {rate_log}", field="rate_log")
         if rate_log == self.rate_log:
             return self
-        kept = (each.within(rate_log) for each in self.requests)
-        return Samples(rate_log, [each for each in kept if each is not None], self.totals)
+        return Samples(rate_log, _within(self.requests, rate_log), self.totals)
 
     def as_requests(self) -> Iterator[BlockRequest]:
         """The sampled blocks only, for a simulation whose capacities are × `rate`."""
@@ -61,18 +60,41 @@ def thinned(request: SampledRequest, keep: Callable[[int], bool]) -> SampledRequ
     )
 
 
-def joined(parts: Sequence[Samples]) -> Samples:
+def gathered(parts: Iterable[Samples], *, most_accesses: int) -> Samples:
     """Samples of several nodes or times as one window, at the lowest of their rates.
 
-    Raises: Misuse without any part.
+    Holds at most `most_accesses` sampled accesses: of more, the rate is halved as often as needed.
+    The first part that is too much even at the lowest rate, and those behind it, are left out.
     """
-    if not parts:
-        raise Misuse("no samples in this window", field="samples")
-    rate_log = max(part.rate_log for part in parts)
-    requests = [each for part in parts for each in part.at(rate_log).requests]
+    rate_log, count, totals = 0, 0, Totals()
+    requests: list[SampledRequest] = []
+    for part in parts:
+        more = list(part.requests)
+        lowered = max(rate_log, part.rate_log)
+        while True:
+            if lowered > rate_log:
+                requests, rate_log = _within(requests, lowered), lowered
+                count = _accesses(requests)
+            more = _within(more, rate_log)
+            if count + _accesses(more) <= most_accesses or rate_log == LOWEST_RATE_LOG:
+                break
+            lowered = rate_log + 1
+        if count + _accesses(more) > most_accesses:
+            break
+        requests += more
+        count += _accesses(more)
+        totals += part.totals
     requests.sort(key=lambda each: each.at_s)
-    totals = list(accumulate((part.totals for part in parts), Totals.__add__))[-1]
     return Samples(rate_log, requests, totals)
+
+
+def _within(requests: Iterable[SampledRequest], rate_log: int) -> list[SampledRequest]:
+    kept = (each.within(rate_log) for each in requests)
+    return [each for each in kept if each is not None]
+
+
+def _accesses(requests: Iterable[SampledRequest]) -> int:
+    return sum(len(each.ids) for each in requests)
 
 
 def sample(requests: Iterable[BlockRequest], *, rate_log: int, key: bytes) -> Samples:
