@@ -247,6 +247,21 @@ def test_client_and_dashboard_agree_on_the_hit_rate(control_plane, tmp_path):
 
 
 @pytest.mark.integration
+def test_a_replay_samples_its_look_ups_as_an_engine_does(control_plane, tmp_path):
+    told = replay(control_plane, tmp_path / "sampled.json", "--requests", "30", "--salt", "sampled")
+    code = (
+        "import json; from base.counting import bus; from neve.formats.samples import decode; "
+        "from planning.samples import _ENTRY, _waiting; from tenants.models import Tenant; "
+        "names = [_waiting(tenant.pk) for tenant in Tenant.objects.all()]; "
+        "batches = [decode(each[_ENTRY.size:]) for name in names "
+        "for each in bus().lrange(name, 0, -1)]; "
+        "print(json.dumps(sum(each.totals.asked_blocks for each in batches)))"
+    )
+    shell = control_plane.manage("shell", "--no-imports", "-v0", "-c", code)
+    assert json.loads(shell.splitlines()[-1]) >= told["blocks"]["asked"] > 0
+
+
+@pytest.mark.integration
 def test_conversations_become_contexts_and_traces_are_replayed(control_plane, tmp_path):
     replay(control_plane, tmp_path / "g.json", "--requests", "30", "--generate", "agents")
     code = (

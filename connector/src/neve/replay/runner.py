@@ -195,6 +195,7 @@ class Runner:
         """Loads and checks the longest stored prefix. Raises `WrongBlock`."""
         started = time.perf_counter()
         tail_tokens = request.input_tokens - len(ids) * self._chunk_tokens
+        client.stats.sampling.add(b"".join(ids))
         match = client.match(ids, tail_tokens=tail_tokens, deadline_s=MATCH_S)
         load_s = time.perf_counter() - started
         missed = match.miss
