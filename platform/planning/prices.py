@@ -17,11 +17,10 @@ from django.utils import timezone
 from base.preconditions import require_unchanged
 from base.problems import Problem
 from neve.errors import Misuse
-from neve.planner.prices import Prices
+from neve.planner.prices import LIST_PRICES_FROM, Prices
 from planning.models import PriceVersion
 from tenants.audit import Actor, record
 
-LIST_PRICES_FROM: Final = date(2000, 1, 1)
 AHEAD: Final = timedelta(days=366)
 MOST_VERSIONS: Final = 1_000
 NAMES: Final = tuple(each.name for each in fields(Prices))

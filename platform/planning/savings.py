@@ -14,6 +14,7 @@ from django.db.models.functions import Cast, TruncMonth
 
 from base.problems import Problem
 from neve.planner import savings as formula
+from neve.planner.prices import LIST_PRICES_FROM
 from neve.planner.savings import Savings, Used
 from planning import prices
 from planning.models import PriceVersion, SpaceDay
@@ -291,6 +292,6 @@ def _notes(
             f"On a day, nothing sampled the bytes held for {row.gap_s // 60:,} minutes: they are "
             "filled in between two samples."
         )
-    if any(versions[each["version"]].valid_from == prices.LIST_PRICES_FROM for each in groups):
+    if any(versions[each["version"]].valid_from == LIST_PRICES_FROM for each in groups):
         notes["list_prices"] = "Counted at list prices: no operator has set prices for this time."
     return notes

@@ -340,8 +340,9 @@ def _without(tenant_id: int) -> dict[str, Any]:
     else:
         reason = "samples_off"
         words = (
-            "Samples of this tenant's traffic are switched off. Set samples_enabled of the tenant "
-            "to true; nodes then send some block ids, keyed, and no prompts."
+            "Samples of this tenant's traffic are switched off. Switch them on on the page "
+            "Tenants, or by PATCH /api/v1/samples; nodes then send keyed ids of some blocks, and "
+            "no prompts."
         )
     return {"recommendation": {"change": None, "reason": reason, "words": words}}
 

@@ -142,6 +142,7 @@ def test_the_command_prints_a_table(tmp_path):
     assert "LlamaForCausalLM, 32 layers of 8 KV heads × 128, 131,072 bytes a token" in done.output
     row = next(line for line in done.output.splitlines() if line.split()[0] == "65536")
     assert row.split()[1:] == ["8.590", "3.234", "s", "2.66", "GB/s", "0.688", "s", "4.7x"]
+    assert "count a round trip of 1 ms." in done.output
 
 
 def test_the_former_name_works_and_is_not_listed(tmp_path):

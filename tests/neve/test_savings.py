@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from neve.errors import Misuse
 from neve.planner.prices import MOST, PRICE_NAMES, Prices
-from neve.planner.savings import USED_NAMES, Savings, Used, savings
+from neve.planner.savings import USED_NAMES, Savings, Used, money_text, savings
 
 NOVEMBER_S = 30 * 86_400
 GIB_KIB = 1 << 20
@@ -90,6 +90,15 @@ def test_sums_of_spaces_are_the_tenants(each, prices):
         parts += savings(used, prices, month_s=NOVEMBER_S)
     assert savings(whole, prices, month_s=NOVEMBER_S) == parts
     assert parts.net == parts.prefill - sum(getattr(parts, name) for name in FIELDS[1:])
+
+
+@pytest.mark.parametrize(
+    ("amount", "shown"),
+    [("1250", "1,250.00"), ("-3.5", "-3.50"), ("0.01", "0.01"), ("-0.000610", "-0.00061"),
+     ("0.000001", "0.000001"), ("-0.000000", "0.00")],
+)  # fmt: skip
+def test_small_amounts_keep_two_digits(amount, shown):
+    assert money_text(Decimal(amount)) == shown
 
 
 @pytest.mark.parametrize("name", PRICE_NAMES)

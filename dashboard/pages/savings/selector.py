@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 
+from neve.planner.savings import money_text
 from planning.savings import Line, Row
 
 WORDS = {
@@ -51,9 +52,9 @@ class Month:
 
 
 def money(amount: Decimal) -> str:
-    """Two decimals, and a true minus."""
-    text = f"{abs(amount):,.2f}"
-    return f"−{text}" if amount < 0 and Decimal(text.replace(",", "")) else text
+    """Two decimals, of smaller amounts two digits, and a true minus."""
+    text = money_text(abs(amount))
+    return f"−{text}" if amount < 0 else text
 
 
 def row_of(row: Row) -> ShownRow:

@@ -11,7 +11,7 @@ from django.views.decorators.http import require_http_methods
 
 from base.problems import Problem
 from dashboard.page import page, render_page, require_operator
-from neve.planner.prices import PRICE_NAMES
+from neve.planner.prices import LIST_PRICES_FROM, PRICE_NAMES
 from planning import prices
 from planning.models import PriceVersion
 from tenants.principal import Principal, actor_of
@@ -44,7 +44,8 @@ def system(request: HttpRequest, person: Principal) -> HttpResponse:
     typed = context.get("typed", {})
     context |= {
         "now": now,
-        "list_prices": now.valid_from == prices.LIST_PRICES_FROM,
+        "list_prices_from": LIST_PRICES_FROM,
+        "list_prices": now.valid_from == LIST_PRICES_FROM,
         "stamp": _stamp(versions),
         "day": typed.get("valid_from") or prices.today().isoformat(),
         "currency": typed.get("currency") or now.currency,

@@ -58,8 +58,14 @@ def read_config(model: str) -> dict[str, Any]:
     try:
         raw = sys.stdin.read(_MOST_BYTES) if model == "-" else path.read_text()
         config = json.loads(raw)
-    except (OSError, ValueError) as error:
-        raise Misuse(f"cannot read {name}: {error}", field="MODEL") from error
+    except OSError as error:
+        raise Misuse(
+            f"cannot read {name}: {error.strerror}. Give a model's config.json, its folder, or - "
+            "for standard input; names on a hub are not looked up",
+            field="MODEL",
+        ) from error
+    except ValueError as error:
+        raise Misuse(f"cannot read {name}: it is no JSON: {error}", field="MODEL") from error
     if not isinstance(config, dict):
         raise Misuse(f"{name} is no model's configuration: no JSON object", field="MODEL")
     return config

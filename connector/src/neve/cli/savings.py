@@ -9,7 +9,8 @@ import click
 from neve.cli.connection import Connection, platform_options
 from neve.cli.contexts import write_lines
 from neve.cli.output import Cell, Column, name, number
-from neve.planner.prices import PRICE_NAMES
+from neve.planner.prices import LIST_PRICES_FROM, PRICE_NAMES
+from neve.planner.savings import money_text
 
 _WORDS = {
     "prefill": "prefill that loads spared",
@@ -17,8 +18,8 @@ _WORDS = {
     "slower": "loads slower than computing",
     "hot": "hot tier",
     "cold": "object store",
-    "requests": "requests to it",
-    "egress": "bytes read from it",
+    "requests": "requests to the object store",
+    "egress": "bytes read from the object store",
 }
 
 
@@ -100,7 +101,7 @@ def _say_one(platform: Connection, row: Mapping[str, Any]) -> None:
 
 
 def _money(amount: str) -> str:
-    return f"{Decimal(amount):,.2f}"
+    return money_text(Decimal(amount))
 
 
 def _plain(quantity: str) -> str:
@@ -123,13 +124,17 @@ def show_prices(platform: Connection) -> None:
 def _say_prices(platform: Connection, answer: Mapping[str, Any]) -> None:
     platform.out.facts(
         [
-            ("since", answer["valid_from"]),
+            ("since", _since(answer["valid_from"])),
             *((each, f"{answer[each]} {answer['currency']}") for each in PRICE_NAMES),
         ]
     )
-    others = [each["valid_from"] for each in answer["versions"]]
+    others = [_since(each["valid_from"]) for each in answer["versions"]]
     if len(others) > 1:
         platform.out.note(f"Versions from {', '.join(others)}: --json shows all.")
+
+
+def _since(day: str) -> str:
+    return "always: list prices" if day == LIST_PRICES_FROM.isoformat() else day
 
 
 @prices.command("set")

@@ -1,6 +1,7 @@
 """Prices of GPUs, memory, storage and requests, with which savings and what-if estimates count."""
 
 from dataclasses import dataclass, fields
+from datetime import date
 from decimal import Decimal
 from typing import Final
 
@@ -8,6 +9,8 @@ from neve.errors import Misuse
 
 MOST: Final = Decimal(1_000_000)  # upper bound of each price
 DECIMALS: Final = 9
+# First day of the defaults, until an operator sets prices.
+LIST_PRICES_FROM: Final = date(2000, 1, 1)
 
 
 @dataclass(frozen=True)

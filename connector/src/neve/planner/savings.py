@@ -10,6 +10,7 @@ prefix cache only, so no token counts that the GPU's cache would have had.
 """
 
 from dataclasses import dataclass, fields
+from decimal import Decimal
 from fractions import Fraction
 from typing import Final, Self
 
@@ -49,6 +50,14 @@ class Used:
 
 
 USED_NAMES: Final = tuple(each.name for each in fields(Used))
+
+
+def money_text(amount: Decimal) -> str:
+    """1,250.00, -3.50; below 0.01 two digits, at most six decimals: 0.00061. 0 has no sign."""
+    if not amount:
+        return "0.00"
+    places = 2 if abs(amount) >= Decimal("0.01") else min(1 - amount.adjusted(), 6)
+    return f"{amount:,.{places}f}"
 
 
 @dataclass(frozen=True)

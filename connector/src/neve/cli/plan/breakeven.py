@@ -21,6 +21,9 @@ from neve.planner.sizes import kv_size
 _GB = 1e9  # network bandwidth is decimal
 # Of --stored: nodes load whole chunks of at most so many tokens.
 _CHUNK_TOKENS = 256
+_LEGEND = """\
+Load times count {}. x: compute ÷ load. Break even: the bandwidth of 1.0x.
+Worth loading: prefixes that load sooner. Nodes load whole chunks, and want 5 % less time."""
 
 
 class _Stored(click.ParamType[tuple[int, float]]):
@@ -154,6 +157,10 @@ def breakeven(
     for answer in answers:
         for line in _lines(answer, bandwidths):
             click.echo(line)
+    ahead_words = f"a round trip of {round_trip_ms:g} ms"
+    if queue_gb:
+        ahead_words += f" and {queue_gb:g} GB of other loads ahead"
+    click.echo(_LEGEND.format(ahead_words))
 
 
 def _row(tokens: int, size: PrefixBytes, prefill: Prefill, stores: Sequence[Store]) -> Row:
