@@ -218,6 +218,7 @@ class HeartbeatSerializer(StrictSerializer):
     )
     samples = _Samples(
         default=None,
+        allow_null=True,
         help_text="blocks that sampled look-ups asked for, in Base64 (`neve.formats.samples`); "
         "what cannot be read is dropped",
     )

@@ -29,7 +29,14 @@ NAMES: Final = tuple(each.name for each in fields(Prices))
 def versions() -> list[PriceVersion]:
     """Newest first; never empty."""
     found = list(PriceVersion.objects.all())
-    return found or [version_of(Prices(), LIST_PRICES_FROM)]
+    return found or [_list_prices()]
+
+
+def _list_prices() -> PriceVersion:
+    """The first version, which a migration makes; a database emptied since gets it again."""
+    values = {name: getattr(Prices(), name) for name in NAMES}
+    row, _ = PriceVersion.objects.get_or_create(valid_from=LIST_PRICES_FROM, defaults=values)
+    return row
 
 
 def version_of(prices: Prices, valid_from: date) -> PriceVersion:
