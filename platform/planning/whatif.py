@@ -41,6 +41,7 @@ MOST_ADVICE: Final = 5  # kept recommendations of a tenant
 # on.
 MOST_READS: Final = 300_000
 WINDOWS: Final = (timedelta(minutes=15), timedelta(days=14))  # usage by minutes is kept so long
+LEAST_COLD_HITS: Final = 100  # for the GETs of a cold hit; below, one is taken
 DEFAULT_WINDOW: Final = timedelta(hours=24)
 FRESH: Final = timedelta(hours=6)
 OLD: Final = timedelta(hours=24)
@@ -246,8 +247,14 @@ def economics_of(tenant_id: int, known: Counted, block_bytes: int) -> whatif.Eco
         for tier in ("hot", "cold")
         if (per_byte := _median(f"{tier}_bytes_per_s", each, is_speed=True)) is not None
     }
+    gets, cold_hits = totals.get("cold_requests", 0), totals["hit_cold_blocks"]
     return whatif.Economics(
-        prices.prices_of(prices.in_force(prices.today())), tokens, prefill, loads, basis=basis
+        prices.prices_of(prices.in_force(prices.today())),
+        tokens,
+        prefill,
+        loads,
+        gets_per_hit=gets / cold_hits if gets and cold_hits >= LEAST_COLD_HITS else 1.0,
+        basis=basis,
     )
 
 

@@ -146,6 +146,15 @@ def measured(setting=SMALL, *, shift=0.0):
 WHOLE = Traffic(REQUESTS, 1.0, FROM_S)
 
 
+def test_blocks_that_are_fetched_together_cost_fewer_requests():
+    dear, cheap = (
+        compare(SMALL, [Change(hot="x2")], WHOLE, replace(WORTH, gets_per_hit=gets))
+        for gets in (1.0, 0.25)
+    )
+    one, quarter = (each.today.figures["money.requests"].value for each in (dear, cheap))
+    assert 0.2 * one < quarter < 0.9 * one
+
+
 def test_all_blocks_give_the_simulators_own_figures_without_an_error():
     found = compare(SMALL, [Change(hot="x2")], WHOLE, WORTH, measured=measured())
     exact = exact_of(SMALL)

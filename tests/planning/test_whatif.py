@@ -250,3 +250,12 @@ def test_measured_worth_comes_before_the_engines_speed(busy):
     assert whatif.economics_of(busy.pk, known, MIB).prefill_gpu_s_per_token == 1e-4
     assert whatif.economics_of(busy.pk, spared, MIB).prefill_gpu_s_per_token == 5e-4
     assert Tenant.objects.count() == 1
+
+
+def test_gets_of_a_cold_hit_are_the_measured_ones(busy):
+    now = timezone.now().replace(second=0, microsecond=0)
+    for hits, gets in ((1000, 0.25), (99, 1.0)):  # too few to say
+        totals = {"requested_blocks": 2000, "requested_tokens": 512_000,
+                  "hit_cold_blocks": hits, "cold_requests": 250}  # fmt: skip
+        known = whatif.Counted(now - timedelta(hours=3), now, totals, {})
+        assert whatif.economics_of(busy.pk, known, MIB).gets_per_hit == gets

@@ -77,9 +77,11 @@ class Workload:
     def words(self) -> Iterator[str]:
         facts = self.facts()
         each = "" if self.block_bytes is None else f", {size(self.block_bytes)} each"
+        # Samples do not say it.
+        tokens = "" if self.samples is not None else f" of {self.block_tokens} tokens"
         yield (
             f"{self.name}: {count(facts['requests'])} requests in {span(self.span_s)} ask for "
-            f"{count(facts['asked_blocks'])} blocks of {self.block_tokens} tokens{each}, "
+            f"{count(facts['asked_blocks'])} blocks{tokens}{each}, "
             f"{count(facts['distinct_blocks'])} of them distinct"
         )
         if self.samples is not None:

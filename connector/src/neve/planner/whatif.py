@@ -94,7 +94,8 @@ class Economics:
     `prefill_gpu_s_per_token`: measured prefill that one hit token spares; None: unknown.
     `load_gpu_s_per_token`: measured wait per loaded token, by tier. Hits of a tier without it, or
     with a load no faster than prefill, spare nothing. `segment_bytes`: of one S3 object, for the
-    number of PUT requests. `basis`: where the prefill figure comes from, in words.
+    number of PUT requests. `gets_per_hit`: GET requests for each cold hit; nodes fetch neighbours
+    together. `basis`: where the prefill figure comes from, in words.
     """
 
     prices: Prices
@@ -102,6 +103,7 @@ class Economics:
     prefill_gpu_s_per_token: float | None
     load_gpu_s_per_token: Mapping[str, float] = field(default_factory=dict)
     segment_bytes: int = 256 << 20
+    gets_per_hit: float = 1.0
     basis: str = ""
 
     def is_faster(self, tier: str) -> bool:
@@ -436,7 +438,7 @@ def figures_of(played: Result, setting: Setting, traffic: Traffic, economics: Ec
         hot_kib_s=round(hot_bytes / 1024 * MONTH_S),
         cold_kib_s=round(found["held_bytes.cold"] / 1024 * MONTH_S) if cold else 0,
         puts=round(found["written_bytes.cold"] / economics.segment_bytes) if cold else 0,
-        gets=round(hits["cold"] * a_month) if cold else 0,
+        gets=round(hits["cold"] * a_month * economics.gets_per_hit) if cold else 0,
         egress_bytes=round(found["read_bytes.cold"]) if cold else 0,
     )
     money = savings(used, economics.prices, month_s=MONTH_S)
