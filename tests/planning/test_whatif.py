@@ -92,6 +92,7 @@ def test_a_request_becomes_a_comparison_with_errors_and_a_check(busy, sent):
     economics = found["economics"]
     assert economics["prefill_gpu_s_per_token"] == pytest.approx(1e-4)
     assert economics["load_gpu_s_per_token"]["cold"] == pytest.approx(MIB / 256 / 2e8)
+    assert economics["gets_per_hit"] == 1.0
     counted_s = found["window"]["to_s"] - found["window"]["from_s"]
     assert 2 * 3600 < counted_s <= 3 * 3600
     assert found["window"]["warm_up_s"] > 1800

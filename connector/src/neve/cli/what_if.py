@@ -169,5 +169,6 @@ def basis(found: dict[str, Any]) -> list[tuple[str, Cell]]:
             f"{prices['gpu_hour']} {prices['currency']} a GPU hour, {prices['hot_gib_hour']} a GiB "
             f"hour hot, {prices['cold_gib_month']} a GiB month cold",
         ),
+        ("requests", f"{economics.get('gets_per_hit', 1.0):.2g} GETs for each cold hit"),
         ("hot memory", "is priced by its quota, since quotas are granted against real memory"),
     ]

@@ -551,6 +551,7 @@ def as_dict(comparison: Comparison) -> dict[str, Any]:
             "block_tokens": economics.block_tokens,
             "prefill_gpu_s_per_token": economics.prefill_gpu_s_per_token,
             "load_gpu_s_per_token": dict(economics.load_gpu_s_per_token),
+            "gets_per_hit": economics.gets_per_hit,
             "basis": economics.basis,
         },
         "today": _outcome_dict(comparison.today),
