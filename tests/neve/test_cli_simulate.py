@@ -203,6 +203,8 @@ def test_samples_give_estimates_with_their_error(tmp_path):
             hit_rate, band = map(float, row["hit rate"].split(" ± "))
             assert abs(hit_rate - 0.5) <= max(band, 0.02)
             assert 0 < band < 0.1
+    curve = json.loads(neve(file, "--curve", "--json").stdout)["curve"]
+    assert curve[0]["blocks"] == 10  # of 1 in 8 blocks, smaller tiers hold less than one
     (row,) = json.loads(neve(file, "--hot", "4000blocks", "--json").stdout)["settings"]
     assert row["tiers"]["hot"]["hit_rate"] == pytest.approx(row["hit_rate"])
     two = (file, "--hot", "40blocks", "--cold", "4000blocks")

@@ -347,7 +347,9 @@ def _curve(
             blocks = round(blocks / workload.trace.rate)
         sizes.append((amount.text, blocks))
     if not sizes:
-        sizes = [(f"{each}blocks", each) for each in round_sizes(workload.distinct_blocks)]
+        # Of a tier that holds less than one sampled block, samples say nothing.
+        rounds = round_sizes(workload.distinct_blocks)
+        sizes = [(f"{each}blocks", each) for each in rounds if each * workload.trace.rate >= 1]
         sizes.append(("unlimited", None))
     if plot is not None:
         plot_curve(plot, curve, workload)
