@@ -44,6 +44,7 @@ WINDOWS: Final = (timedelta(minutes=15), timedelta(days=14))  # usage by minutes
 LEAST_COLD_HITS: Final = 100  # for the GETs of a cold hit; below, one is taken
 DEFAULT_WINDOW: Final = timedelta(hours=24)
 FRESH: Final = timedelta(hours=6)
+FRESH_OF_FEW: Final = timedelta(minutes=15)  # a new tenant has enough samples soon
 OLD: Final = timedelta(hours=24)
 MOST_NODES: Final = 64  # the medians of so many tell enough
 ANY_BLOCK_TOKENS: Final = 256  # without a measured look-up
@@ -109,11 +110,14 @@ def tenants_to_advise() -> list[Target]:
     """At most one: the active tenant with samples whose recommendation is the oldest and not
     fresh."""
     known = samples.tenants_with_samples()
-    made = dict(
-        Job.unscoped.filter(kind=RECOMMEND.name, tenant_id__in=known)
-        .order_by("created_at")
-        .values_list("tenant_id", "created_at")
-    )
+    rows = Job.unscoped.filter(kind=RECOMMEND.name, tenant_id__in=known).order_by("created_at")
+    # Shifted: the age of one from too few samples counts faster.
+    made = {
+        id_: at - (FRESH - FRESH_OF_FEW if reason == "too_few_samples" else timedelta())
+        for id_, at, reason in rows.values_list(
+            "tenant_id", "created_at", "detail__recommendation__reason"
+        )
+    }
     due = [id_ for id_ in known if id_ not in made or made[id_] < timezone.now() - FRESH]
     oldest = datetime.min.replace(tzinfo=timezone.now().tzinfo)
     return [(id_, {}) for id_ in sorted(due, key=lambda each: made.get(each, oldest))[:1]]

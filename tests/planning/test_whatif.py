@@ -116,6 +116,14 @@ def test_a_recommendation_is_made_kept_and_outdated_by_another_quota(busy):
     assert whatif.tenants_to_advise() == [(busy.pk, {})]
 
 
+def test_after_too_few_samples_the_next_recommendation_comes_soon(busy):
+    whatif.recommend(Opener(RECOMMEND, busy.pk), busy.pk)
+    Job.unscoped.update(created_at=timezone.now() - timedelta(minutes=20))
+    assert whatif.tenants_to_advise() == []
+    Job.unscoped.update(detail={"recommendation": {"reason": "too_few_samples"}})
+    assert whatif.tenants_to_advise() == [(busy.pk, {})]
+
+
 def test_only_the_reads_of_a_space_are_played(busy):
     space, other = Space.unscoped.get(tenant=busy), make_space(busy, "other")
     found = do(ask(busy, {"hot": "x2"}, space=space)).detail
