@@ -57,7 +57,9 @@ FILE_S: Final = 300.0
 FILE_BYTES: Final = 256 << 10  # waiting: written at the next tick
 MINUTE_BYTES: Final = 512 << 10
 WAITING_BATCHES: Final = 2_000
+WAITING_BYTES: Final = 8 << 20  # while no worker or S3 takes them: the bus has 256 MB for all
 WAITING_S: Final = 6 * 3600  # on the bus without a worker
+BEAT_S: Final = 600  # a node sends a heartbeat again within seconds
 LOCK_S: Final = 600
 LEAST_SPAN_S: Final = 150.0
 TARGET_ACCESSES: Final = 100_000  # sampled in an hour: about 1.3 MB
@@ -110,11 +112,11 @@ def accept(*, tenant: Tenant, session: NodeSession, seq: int, samples: object) -
     except (Corrupt, Base64Error, ValueError):
         return _dropped("malformed")
     entry = _ENTRY.pack(time.time_ns() // 1_000_000, session.space_id % 2**32, len(data)) + data
-    transaction.on_commit(lambda: _put(tenant.pk, f"{session.pk}:{seq}", entry))
+    transaction.on_commit(lambda: _put(tenant.pk, str(session.pk), seq, entry))
     return True
 
 
-def _put(tenant_id: int, beat: str, entry: bytes) -> None:
+def _put(tenant_id: int, session: str, seq: int, entry: bytes) -> None:
     now_s = time.monotonic()
     if now_s < _away.until_s:
         _dropped("bus")
@@ -122,12 +124,14 @@ def _put(tenant_id: int, beat: str, entry: bytes) -> None:
     minute = f"neve:samples:{tenant_id}:{int(time.time() // 60)}"
     try:
         first = bus().pipeline(transaction=False)
-        first.set(f"neve:samples:beat:{beat}", "1", nx=True, ex=WAITING_S)
+        # One key a session, however many heartbeats it sends.
+        first.set(f"neve:samples:beat:{session}", seq, get=True, ex=BEAT_S)
         first.incrby(minute, len(entry))
-        is_new, minute_bytes = first.execute()
-        if not is_new:
+        first.incrby(_waiting_bytes(tenant_id), len(entry))
+        last_seq, minute_bytes, waiting_bytes = first.execute()
+        if last_seq is not None and int(last_seq) == seq:
             return  # sent again, since the answer was lost
-        if minute_bytes > MINUTE_BYTES:
+        if minute_bytes > MINUTE_BYTES or waiting_bytes > WAITING_BYTES:
             _dropped("too_many")
             return
         pipe = bus().pipeline(transaction=False)
@@ -135,6 +139,7 @@ def _put(tenant_id: int, beat: str, entry: bytes) -> None:
         pipe.rpush(_waiting(tenant_id), entry)
         pipe.ltrim(_waiting(tenant_id), -WAITING_BATCHES, -1)
         pipe.expire(_waiting(tenant_id), WAITING_S)
+        pipe.expire(_waiting_bytes(tenant_id), WAITING_S)
         pipe.execute()
     except RedisError:
         _away.until_s = now_s + 5.0  # heartbeats do not wait for a bus that is away
@@ -158,6 +163,10 @@ def _waiting(tenant_id: int) -> str:
     return f"neve:samples:{tenant_id}:waiting"
 
 
+def _waiting_bytes(tenant_id: int) -> str:
+    return f"neve:samples:{tenant_id}:waiting-bytes"
+
+
 def _taken(tenant_id: int) -> str:
     return f"neve:samples:{tenant_id}:taken"
 
@@ -179,7 +188,7 @@ def store(job: Opener, tenant_id: int) -> None:
 def _store(tenant_id: int) -> None:
     tenant = Tenant.objects.filter(pk=tenant_id).first()
     if tenant is None or not tenant.samples_enabled:
-        bus().delete(_waiting(tenant_id), _taken(tenant_id))
+        bus().delete(_waiting(tenant_id), _waiting_bytes(tenant_id), _taken(tenant_id))
         if bus().set(f"neve:samples:{tenant_id}:emptied", "1", nx=True, ex=3600):
             delete_files(tenant_id)
         return
@@ -205,6 +214,7 @@ def _take(tenant_id: int) -> bool:
     count: Any = bus().llen(_waiting(tenant_id))
     if not (is_due or count * len(first) >= FILE_BYTES or count >= WAITING_BATCHES // 2):
         return False
+    bus().delete(_waiting_bytes(tenant_id))
     return bool(bus().renamenx(_waiting(tenant_id), _taken(tenant_id)))
 
 

@@ -261,6 +261,23 @@ def test_a_damaged_file_is_left_out(tenant, session, monkeypatch, log_lines):
     assert any("samples_damaged" in line for line in log_lines())
 
 
+def test_a_flood_of_heartbeats_leaves_one_key_of_its_session(tenant, session):
+    for seq in range(1, 30):
+        accept(tenant, session, seq, batch_of(tenant))
+    assert len(bus().keys(f"neve:samples:beat:{session.pk}*")) == 1
+
+
+def test_so_many_bytes_wait_while_nothing_takes_them(tenant, session, monkeypatch):
+    size = len(batch_of(tenant).encode()) + samples._ENTRY.size
+    monkeypatch.setattr(samples, "WAITING_BYTES", 3 * size)
+    for seq in range(1, 9):
+        accept(tenant, session, seq, batch_of(tenant))
+    assert bus().llen(f"neve:samples:{tenant.pk}:waiting") == 3
+    store(tenant, monkeypatch)
+    accept(tenant, session, 9, batch_of(tenant))
+    assert bus().llen(f"neve:samples:{tenant.pk}:waiting") == 1
+
+
 def hostile_file(tenant, session, *, entries):
     """A file that packs to a hundredth: requests of one block each, with ids that no rate leaves
     out."""
