@@ -4,7 +4,6 @@ Needs neither httpx nor rich: `pip install neve` is enough.
 """
 
 import json
-import math
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -20,6 +19,24 @@ from neve.errors import Misuse
 
 F = TypeVar("F", bound=Callable[..., Any])
 _MOST_BYTES = 4 << 20  # of a configuration
+LEAST, MOST = 1e-15, 1e15  # of numbers in options
+
+
+class Number(click.FloatRange):
+    """A number that sums and quotients of others stay finite with: 0, or 10⁻¹⁵ to 10¹⁵."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not (number == 0 or LEAST <= abs(number) <= MOST):
+            self.fail(f"{value!r} is out of range; write a number of 1e-15 to 1e15", param, ctx)
+        return number
+
+
+class Whole(click.IntRange):
+    """A whole number up to 10¹², or `max`."""
+
+    def __init__(self, min: int = 1, max: int = 10**12) -> None:
+        super().__init__(min, max)
 
 
 class CodecRatio(click.ParamType[float]):
@@ -29,7 +46,7 @@ class CodecRatio(click.ParamType[float]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         parsed = re.fullmatch(r"(?:[\w.-]+=)?(\d+(?:\.\d+)?)", str(value))
-        if parsed is None or not 0 < float(parsed[1]) < math.inf:
+        if parsed is None or not LEAST <= float(parsed[1]) <= MOST:
             self.fail(f"{value!r} is no ratio; write 2.5 or zstd=2.5", param, ctx)
         return float(parsed[1])
 
@@ -64,7 +81,7 @@ def read_config(model: str) -> dict[str, Any]:
             "for standard input; names on a hub are not looked up",
             field="MODEL",
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Misuse(f"cannot read {name}: it is no JSON: {error}", field="MODEL") from error
     if not isinstance(config, dict):
         raise Misuse(f"{name} is no model's configuration: no JSON object", field="MODEL")

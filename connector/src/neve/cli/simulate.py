@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from neve.cli.offline import json_option, read_config
+from neve.cli.offline import Number, Whole, json_option, read_config
 from neve.cli.simulate_options import Amount, Capacity, OfTier, Seconds
 from neve.cli.simulate_report import (
     Row,
@@ -73,12 +73,12 @@ _MOST_BUCKETS = 1000
     help="lru, the longest unread leave, and refuse are the platform's.",
 )
 @click.option("--local", type=Capacity(), help="Size of a node's own tier (lru) in front.")
-@click.option("--block-bytes", type=click.IntRange(min=1), help="Bytes of a block's KV.")
+@click.option("--block-bytes", type=Whole(), help="Bytes of a block's KV.")
 @click.option("--model", metavar="CONFIG.json", help="A model, instead of --block-bytes.")
 @click.option("--kv-dtype", default="auto", show_default=True, help="As vLLM's --kv-cache-dtype.")
 @click.option(
     "--block-tokens",
-    type=click.IntRange(min=1),
+    type=Whole(),
     help=f"Tokens of a block.  [default: {traces.BLOCK_TOKENS}]",
 )
 @click.option("--ttl", type=Seconds(), help="A block's life from its storing on, in all tiers.")
@@ -101,7 +101,7 @@ _MOST_BUCKETS = 1000
 @click.option(
     "--prefill-tokens-per-s",
     "prefill",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Number(min=0, min_open=True),
     help="Measured prefill speed of a GPU: adds the GPU-seconds that hits spare.",
 )
 @click.option(

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from neve.cli.offline import MOST
 from neve.errors import Misuse
 from neve.planner.breakeven import Prefill
 
@@ -17,7 +18,7 @@ class PrefillSpeed(click.ParamType[tuple[int | None, float]]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         parsed = re.fullmatch(r"(\d+(?:\.\d+)?)(?:@(\d+))?", str(value))
-        if parsed is None or float(parsed[1]) <= 0:
+        if parsed is None or not 0 < float(parsed[1]) <= MOST or int(parsed[2] or 1) > MOST:
             self.fail(f"{value!r} is no speed; write 40000 or 40285@2048", param, ctx)
         return (int(parsed[2]) if parsed[2] else None), float(parsed[1])
 

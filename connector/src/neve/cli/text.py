@@ -124,5 +124,8 @@ def duration(text: str) -> timedelta | None:
     parsed = _DURATION.fullmatch(text.strip())
     if not parsed or not any(parsed.groups()):
         return None
-    weeks, days, hours, minutes, seconds = (int(part or 0) for part in parsed.groups())
-    return timedelta(weeks=weeks, days=days, hours=hours, minutes=minutes, seconds=seconds)
+    try:
+        weeks, days, hours, minutes, seconds = (int(part or 0) for part in parsed.groups())
+        return timedelta(weeks=weeks, days=days, hours=hours, minutes=minutes, seconds=seconds)
+    except (OverflowError, ValueError):  # a million years; 5,000 digits
+        return None

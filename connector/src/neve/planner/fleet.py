@@ -19,6 +19,7 @@ from neve.planner.prices import Prices
 
 MIB: Final = 1 << 20
 GIB: Final = 1 << 30
+MOST: Final = 1e15  # of numbers of a curve
 _PRICES: Final = Prices()
 _MONTH_H: Final = 730
 _MAY_BE_0: Final = ("promoted", "rewrites", "engine_cache_tokens")
@@ -154,8 +155,10 @@ class HitCurve:
     def __post_init__(self) -> None:
         if not self.points:
             raise Misuse("has no points", field="curve")
-        if self.requests_per_s <= 0 or self.prompt_tokens <= 0:
-            raise Misuse("needs requests/s and tokens above 0", field="curve")
+        if not (0 < self.requests_per_s <= MOST and 0 < self.prompt_tokens <= MOST):
+            raise Misuse("needs requests/s and tokens above 0, up to 1e15", field="curve")
+        if not (0 <= self.span_s <= MOST and self.points[-1][0] <= MOST):
+            raise Misuse("needs seconds and capacities up to 1e15", field="curve")
         before = (0.0, 0.0)
         for each in self.points:
             if each[0] < before[0] or each[1] < before[1] or not 0 <= each[1] <= 1:

@@ -24,6 +24,7 @@ _CHUNK_TOKENS = 256
 _LEGEND = """\
 Load times count {}. x: compute ÷ load. Break even: the bandwidth of 1.0x.
 Worth loading: prefixes that load sooner. Nodes load whole chunks, and want 5 % less time."""
+MOST_STORED = 100_000_000  # tokens of a stored prefix
 
 
 class _Stored(click.ParamType[tuple[int, float]]):
@@ -33,7 +34,9 @@ class _Stored(click.ParamType[tuple[int, float]]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         parsed = re.fullmatch(r"(\d+)@(\d+(?:\.\d+)?)", str(value))
-        if parsed is None or int(parsed[1]) == 0 or float(parsed[2]) == 0:
+        if parsed is None or not (
+            0 < int(parsed[1]) <= MOST_STORED and 0 < float(parsed[2]) <= offline.MOST
+        ):
             self.fail(f"{value!r} is no stored prefix; write 8192@12.5", param, ctx)
         return int(parsed[1]), float(parsed[2])
 
@@ -71,16 +74,16 @@ class Row:
 @click.option(
     "--bandwidth",
     "bandwidths",
-    type=click.FloatRange(min=0, min_open=True),
+    type=offline.Number(min=0, min_open=True),
     multiple=True,
     default=(1.25, 3.125, 12.5),
     show_default=True,
     help="Of the store in GB/s; may be given several times. 10 Gbit/s are 1.25.",
 )
-@click.option("--round-trip-ms", type=click.FloatRange(min=0), default=1.0, show_default=True)
+@click.option("--round-trip-ms", type=offline.Number(min=0), default=1.0, show_default=True)
 @click.option(
     "--queue-gb",
-    type=click.FloatRange(min=0),
+    type=offline.Number(min=0),
     default=0.0,
     help="Loads of other requests that are ahead, in GB.",
 )
@@ -89,7 +92,7 @@ class Row:
 @click.option(
     "--tokens",
     "lengths",
-    type=click.IntRange(min=1),
+    type=offline.Whole(),
     multiple=True,
     default=(2048, 8192, 32768, 65536),
     show_default=True,
@@ -104,7 +107,7 @@ class Row:
 )
 @click.option(
     "--prompt-tokens",
-    type=click.IntRange(min=1),
+    type=offline.Whole(),
     help="With --stored: of the whole prompt. Default: the stored tokens.",
 )
 @offline.json_option

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from neve.cli.offline import CodecRatio, json_option, read_config, table
+from neve.cli.offline import CodecRatio, Number, json_option, read_config, table
 from neve.cli.plot import Line, draw
 from neve.cli.speeds import PrefillSpeed, prefill_of
 from neve.errors import Misuse
@@ -41,12 +41,12 @@ class Change(click.ParamType[tuple[str, float]]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         key, _, number = str(value).partition("=")
         try:
-            return key.strip(), float(number)
-        except ValueError:
+            return key.strip(), Number().convert(number, None, None)
+        except click.BadParameter:
             self.fail(f"{value!r} is no change; write NAME=NUMBER", param, ctx)
 
 
-_above = click.FloatRange(min=0, min_open=True)
+_above = Number(min=0, min_open=True)
 _file = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
@@ -74,11 +74,11 @@ _file = click.Path(exists=True, dir_okay=False, path_type=Path)
 )
 @click.option(
     "--hit-rate",
-    type=click.FloatRange(0, 1, max_open=True),
+    type=Number(0, 1, max_open=True),
     help="Target, hits ÷ prompt tokens. Default: the one that pays most, by prices.",
 )
 @click.option("--prompt-tokens", type=_above, help="Mean. Default: as in the trace.")
-@click.option("--output-tokens", type=click.FloatRange(min=0), help="Of an answer, stored too.")
+@click.option("--output-tokens", type=Number(min=0), help="Of an answer, stored too.")
 @click.option(
     "--ttft-s",
     type=_above,
@@ -86,7 +86,7 @@ _file = click.Path(exists=True, dir_okay=False, path_type=Path)
 )
 @click.option(
     "--hot-share",
-    type=click.FloatRange(0, 1),
+    type=Number(0, 1),
     default=0.8,
     show_default=True,
     help="Of the hits that come from the hot tier, without --ttft-s.",
@@ -310,7 +310,7 @@ def _read_curve(file: Path, prompt_tokens: float | None) -> HitCurve:
         points = sorted((tokens * each, hit) for each, hit in zip(capacities, rates, strict=True))
         rate = trace["asked_blocks"] * tokens / trace["span_s"] / mean
         return HitCurve(points, rate, mean, trace["span_s"], trace["name"])
-    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError) as error:
+    except (*(OSError, ValueError, KeyError, TypeError, ArithmeticError, RecursionError),) as error:
         raise Misuse(f"{file} is no answer of `neve simulate --curve --json`: {error!r}") from error
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 import click
 import numpy as np
 
-from neve.cli.offline import json_option
+from neve.cli.offline import LEAST, MOST, Number, Whole, json_option
 from neve.cli.plot import Line, Mark, draw
 from neve.errors import Misuse
 from neve.planner.prfaas import (
@@ -49,12 +49,12 @@ class Pair(click.ParamType[tuple[float, float]]):
             first, second = map(float, str(value).split(":"))
         except ValueError:
             self.fail(f"{value!r} is no pair; write two numbers such as 9.9:1", param, ctx)
-        if not (math.isfinite(first) and math.isfinite(second)):
+        if not (abs(first) <= MOST and abs(second) <= MOST):
             self.fail(f"{value!r} is no pair of numbers", param, ctx)
         return first, second
 
 
-_above = click.FloatRange(min=0, min_open=True)
+_above = Number(min=0, min_open=True)
 _file = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
@@ -93,11 +93,11 @@ _file = click.Path(exists=True, dir_okay=False, path_type=Path)
     type=_file,
     help="Uncached prompt lengths, one a line, instead of a distribution.",
 )
-@click.option("--remote-instances", type=click.IntRange(1), default=4, show_default=True)
-@click.option("--local-instances", type=click.IntRange(2), default=8, show_default=True)
+@click.option("--remote-instances", type=Whole(1, 1000), default=4, show_default=True)
+@click.option("--local-instances", type=Whole(2, 1000), default=8, show_default=True)
 @click.option(
     "--baseline-instances",
-    type=click.IntRange(2),
+    type=Whole(2, 1000),
     default=12,
     show_default=True,
     help="Machines like the local ones, without a remote cluster.",
@@ -346,7 +346,7 @@ def _numbers(file: Path, columns: int) -> list[list[float]]:
             row = [float(word) for word in words]
         except ValueError:
             row = []
-        if len(row) != columns or not all(math.isfinite(one) and one > 0 for one in row):
+        if len(row) != columns or not all(LEAST <= one <= MOST for one in row):
             raise Misuse(f"{file}, line {number}: needs {columns} numbers above 0")
         rows.append(row)
     if not rows:

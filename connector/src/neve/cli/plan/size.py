@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from neve.cli import text
-from neve.cli.offline import CodecRatio, json_option, read_config, table
+from neve.cli.offline import CodecRatio, Whole, json_option, read_config, table
 from neve.formats.space import choose_chunk_tokens
 from neve.planner.sizes import KvGroup, KvSize, kv_size
 from neve.planner.sizes.widths import INDEX_DTYPES, KV_DTYPES, STATE_DTYPES
@@ -34,21 +34,21 @@ _TITLES = (
     "--index-dtype", type=click.Choice(INDEX_DTYPES), default="auto", show_default=True,
     metavar="DTYPE", help="Of an indexer's keys; auto is fp8 with scales, as in vLLM.",
 )  # fmt: skip
-@click.option("--tp", type=click.IntRange(min=1), default=1, show_default=True, help="TP ranks.")
+@click.option("--tp", type=Whole(), default=1, show_default=True, help="TP ranks.")
 @click.option(
     "--codec", "codec_ratio", type=CodecRatio(), default=1.0, show_default=True,
     help="Bytes before ÷ after the store's codec, such as zstd=1.4.",
 )  # fmt: skip
 @click.option(
-    "--block-tokens", type=click.IntRange(min=1),
+    "--block-tokens", type=Whole(),
     help="Tokens of a stored block. Default: as Neve chooses them.",
 )  # fmt: skip
 @click.option(
-    "--engine-block-tokens", type=click.IntRange(min=1),
+    "--engine-block-tokens", type=Whole(),
     help="Tokens of the engine's block. Default: vLLM's, 16, or what the model needs.",
 )  # fmt: skip
 @click.option(
-    "--tokens", "lengths", type=click.IntRange(min=1), multiple=True,
+    "--tokens", "lengths", type=Whole(), multiple=True,
     default=(8192, 131_072, 1_000_000), show_default=True, help="Prompt lengths to weigh.",
 )  # fmt: skip
 @json_option

@@ -15,6 +15,8 @@ from neve.formats.ids import ID_BYTES
 from neve.formats.samples import (
     LENGTH_CLASSES,
     LOWEST_RATE_LOG,
+    MOST_BLOCKS,
+    MOST_COUNT,
     IdSampler,
     SampledRequest,
     Totals,
@@ -22,6 +24,7 @@ from neve.formats.samples import (
 from neve.planner.simulate.requests import BlockRequest
 
 LINES_VERSION: Final = 1
+MOST_MS: Final = 1e15  # of a time
 
 
 @dataclass(frozen=True)
@@ -152,7 +155,7 @@ def read_lines(lines: Iterable[str]) -> Samples:
                 header = _header(line)
             else:
                 requests.append(_request(line))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             words = f"needs {error}" if isinstance(error, KeyError) else str(error)
             raise Misuse(f"line {number}: {words}", field="samples") from error
     if header is None:
@@ -179,8 +182,14 @@ def _request(line: Mapping[str, Any]) -> SampledRequest:
         raise ValueError("need asked_blocks, and as many places as hash_ids")
     if any(a >= b for a, b in pairwise(places)) or places[-1] >= asked:
         raise ValueError("places: need ascending numbers below asked_blocks")
-    at_s, block_bytes = float(line["timestamp"]) / 1000, int(line.get("block_bytes", 0))
-    return SampledRequest(at_s, asked, places, ids, block_bytes, str(line.get("space", "")))
+    at_ms, block_bytes = line["timestamp"], line.get("block_bytes", 0)
+    if type(at_ms) not in (int, float) or not 0 <= at_ms <= MOST_MS:
+        raise ValueError(f"timestamp: need milliseconds from 0 to {MOST_MS:g}")
+    if not (asked <= MOST_BLOCKS and max(ids) < 2**64):
+        raise ValueError(f"need at most {MOST_BLOCKS} asked_blocks, and hash_ids below 2⁶⁴")
+    if type(block_bytes) is not int or not 0 <= block_bytes <= MOST_COUNT:
+        raise ValueError("block_bytes: need a whole number")
+    return SampledRequest(at_ms / 1000, asked, places, ids, block_bytes, str(line.get("space", "")))
 
 
 def _whole(numbers: Any, name: str) -> tuple[int, ...]:

@@ -26,7 +26,7 @@ from typing import Final
 
 from neve.errors import Misuse
 from neve.planner.simulate.requests import BlockRequest
-from neve.planner.simulate.samples import Samples, read_lines
+from neve.planner.simulate.samples import MOST_MS, Samples, read_lines
 
 BLOCK_TOKENS: Final = 512  # of Mooncake's traces
 
@@ -122,15 +122,19 @@ def parse_row(line: str, *, block_tokens: int = BLOCK_TOKENS) -> Row:
         row = json.loads(line)
     except json.JSONDecodeError as error:
         raise Misuse(f"expected a JSON object, but {error.msg} at column {error.colno}") from error
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits; deep lists
+        raise Misuse(f"expected a JSON object, but {error}") from error
     if not isinstance(row, dict):
         raise Misuse(f"expected a JSON object, got {_kind(row)}")
     timestamp = _field(row, "timestamp")
     if (
         not isinstance(timestamp, int | float)
         or isinstance(timestamp, bool)
-        or not 0 <= timestamp < float("inf")
+        or not 0 <= timestamp <= MOST_MS
     ):
-        raise Misuse(f"expected milliseconds from 0 up, got {timestamp!r}", field="timestamp")
+        raise Misuse(
+            f"expected milliseconds from 0 to {MOST_MS:g}, got {timestamp!r}", field="timestamp"
+        )
     input_tokens = _count(row, "input_length", least=1)
     output_tokens = _count(row, "output_length", least=0)
     hash_ids = _field(row, "hash_ids")
@@ -221,7 +225,13 @@ def block_ids(tokens: Sequence[int], *, block_tokens: int, salt: str = "") -> tu
 def _tokens(text: str) -> list[int]:
     if text == "None":
         raise Misuse("expected token ids, got None; leave out prompts given as embeddings")
-    return json.loads(text)  # type: ignore[no-any-return]
+    try:
+        tokens: list[int] = json.loads(text)
+    except ValueError as error:
+        raise Misuse(f"expected token ids: {error}") from error
+    if max(tokens, default=0) >= 2**64:
+        raise Misuse("expected token ids below 2⁶⁴")
+    return tokens
 
 
 def _seconds(text: str) -> float:
