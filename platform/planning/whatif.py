@@ -26,6 +26,7 @@ from neve.planner import whatif
 from neve.planner.changes import Change
 from neve.planner.simulate.samples import Samples
 from neve.planner.simulate.tiers import Promote, Setting, TierSetting
+from neve.planner.speeds import measured
 from planning import prices, samples
 from planning.simulating import TooMuch, simulate
 from retention.models import ColdFull, FlushMode, RetentionPolicy
@@ -271,7 +272,7 @@ def _median(
     """GPU seconds per unit over nodes; None if none measured it. `is_speed`: units per second."""
     found = []
     for speeds, identity in each:
-        value = speeds.get(name)
+        value = measured(speeds, name)
         if value:
             gpus = identity.get("tp_size", 1) * identity.get("pp_size", 1)
             found.append(gpus / value if is_speed else gpus * value)

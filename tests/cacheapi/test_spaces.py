@@ -93,6 +93,17 @@ def test_a_malformed_comparison_is_refused_by_name(team, tenant, given):
     assert answer.json()["field"] in ("with", "wiht")
 
 
+@pytest.mark.parametrize("tiny", [5e-324, 1e-300])
+def test_a_hostile_nodes_speeds_break_no_page(operator, tenant, tiny):
+    space = make(tenant, "measured", bytes_per_token=131_072)
+    speeds = {"prefill_s_per_token": 1e-4, "hot_bytes_per_s": tiny, "cold_bytes_per_s": 1e10}
+    make_session(space, speeds=speeds)
+    found = operator.get(f"/api/v1/spaces/{space.pk}").json()["break_even"]
+    assert (found["hot"]["wins"], found["cold"]["wins"]) == (None, True)
+    make_session(space, "node-2", speeds={"prefill_s_per_token": tiny})
+    assert operator.get(f"/api/v1/spaces/{space.pk}").json()["break_even"]["nodes"] == 2
+
+
 def test_a_space_says_when_loading_beats_computing(team, tenant):
     space = make(tenant, "measured", bytes_per_token=131_072)
     path = f"/api/v1/spaces/{space.pk}"

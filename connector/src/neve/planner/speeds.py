@@ -6,6 +6,7 @@ Heartbeats carry them by the names of `neve.node.stats.SPEEDS`.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
+from typing import Final
 
 from neve.index.tier import Tier
 from neve.planner.breakeven import Prefill, Store
@@ -21,11 +22,21 @@ class Speeds:
     nodes: int = 0
 
 
+LEAST: Final = 1e-18  # of a speed; what is less is none: quotients would be infinite
+
+
+def measured(node: Mapping[str, float], name: str) -> float | None:
+    """A speed of a node, which may be hostile; None if it has none."""
+    value = node.get(name)
+    return None if value is None or 0 < value < LEAST else value
+
+
 def medians(nodes: Sequence[Mapping[str, float]]) -> Speeds:
     """`nodes`: what each measured. A speed that a node lacks is the median of the others'."""
 
     def middle(name: str) -> float:
-        known = [node[name] for node in nodes if name in node]
+        each = (measured(node, name) for node in nodes)
+        known = [value for value in each if value is not None]
         return median(known) if known else 0.0
 
     prefill = Prefill(middle("prefill_s_per_token"), middle("prefill_s_per_pair"))
