@@ -10,7 +10,7 @@
   const ids = [...document.querySelectorAll("[id]")].map((element) => element.id);
   ids.filter((id, i) => ids.indexOf(id) !== i).forEach((id) => faults.push(`id twice: ${id}`));
   for (const input of document.querySelectorAll("input:not([type=hidden]), select")) {
-    if (!input.labels?.length) say(input, "no label");
+    if (!input.labels?.length && !input.ariaLabel) say(input, "no label");
   }
   for (const element of document.querySelectorAll("a[href], button, summary")) {
     const name = element.textContent.trim() || element.getAttribute("aria-label");
