@@ -67,7 +67,10 @@ def open_page(chromium: Browser, control_plane: ControlPlane) -> Iterator[Callab
         opened.append(watched)
         page.on(
             "console",
-            lambda message: message.type == "error" and watched.errors.append(message.text),
+            lambda message: (
+                message.type == "error"
+                and watched.errors.append(f"{message.text} {message.location['url']}")
+            ),
         )
         page.on("pageerror", lambda error: watched.errors.append(str(error)))
         page.on("request", lambda request: watched.requests.append(request.url))

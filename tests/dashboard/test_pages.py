@@ -500,3 +500,9 @@ def test_the_page_of_spaces_says_when_loading_beats_computing(people, acme):
     assert "Median of 1 node." in page
     assert '12<span class="unit"> loaded</span>' in page
     assert '3<span class="unit"> computed</span>' in page
+
+
+def test_pages_that_name_no_icon_have_one():
+    answer = Client().get("/favicon.ico")
+    assert answer.status_code == 302
+    assert answer["Location"].endswith(".svg")
