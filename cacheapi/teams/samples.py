@@ -74,10 +74,10 @@ class SamplesView(ApiView):
     @extend_schema(parameters=[TENANT], request=SwitchSerializer, responses=SamplesSerializer)
     def patch(self, request: Request) -> Response:
         """Switches samples on or off. Off: stored ones are deleted within an hour."""
-        body = checked(SwitchSerializer, request)
         tenant = tenant_asked(request)
         if not caller(request).may_write(tenant.pk):
             raise Problem("forbidden", "Your role in this tenant lets you look, not change.")
+        body = checked(SwitchSerializer, request)
         services.switch_samples(tenant=tenant, enabled=body["enabled"], actor=actor_of(request))
         tenant.refresh_from_db()
         return Response(_shown(tenant))
