@@ -28,7 +28,6 @@ FORMULA: Final = (
     "GPU-hours × gpu_hour; hot = GiB-hours × hot_gib_hour; cold = GiB-months × cold_gib_month; "
     "requests = PUTs ÷ 1,000 × put_1000 + GETs ÷ 1,000 × get_1000; egress = GB × egress_gb"
 )
-_CENT: Final = Decimal("0.000001")
 _COLUMNS: Final = (
     *("requested_tokens", "hit_hot_tokens", "hit_cold_tokens", "spared_tokens", "spared_gpu_us"),
     *("load_gpu_us", "slower_tokens", "slower_gpu_us", "unpriced_tokens", "cold_requests"),
@@ -257,7 +256,7 @@ def _lines(used: Used, version: PriceVersion, amounts: Savings, month_s: int) ->
 
 def rounded(amount: Fraction) -> Decimal:
     """To six decimals."""
-    return (Decimal(amount.numerator) / Decimal(amount.denominator)).quantize(_CENT)
+    return Decimal(f"{round(amount * 10**6)}e-6")
 
 
 def _notes(

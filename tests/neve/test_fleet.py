@@ -304,7 +304,9 @@ def test_a_simulated_curve_and_its_trace_give_one_plan(tmp_path: Path, trace: Pa
 
 
 def test_the_command_says_what_is_missing_or_out_of_reach(tmp_path: Path, trace: Path):
-    assert "give --trace or --curve" in _run(tmp_path, "--requests-per-s", "1").output
+    assert (
+        "Give either --trace FILE or --curve FILE" in _run(tmp_path, "--requests-per-s", "1").output
+    )
     beyond = _run(tmp_path, "--requests-per-s", "1", "--trace", str(trace), "--hit-rate", "0.9")
     assert "90.0% is out of reach: trace.jsonl ends at 6" in beyond.output
     assert beyond.exit_code == 1

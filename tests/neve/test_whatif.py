@@ -72,6 +72,7 @@ def test_a_change_says_what_differs(given, words):
         ({"cold_lifetime": "soon"}, "cold_lifetime"),
         ({"cold_lifetime": "0s"}, "cold_lifetime"),
         ({"cold_lifetime": "9999d"}, "cold_lifetime"),
+        ({"eviction": "belady"}, "eviction"),
         ({"promote": "third"}, "promote"),
         ({"codec": "nan"}, "codec"),
         ({"codec": "0"}, "codec"),

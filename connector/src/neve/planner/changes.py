@@ -181,6 +181,8 @@ def _idle(setting: Setting, text: str) -> Setting:
 
 
 def _eviction(setting: Setting, text: str) -> Setting:
+    if text == "belady":
+        raise Misuse("belady knows the future: no tier can do it", field="eviction")
     try:
         return replace(setting, hot=replace(setting.hot, policy=text))
     except Misuse as error:

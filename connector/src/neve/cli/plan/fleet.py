@@ -262,7 +262,7 @@ def _curve(
 ) -> tuple[HitCurve, float]:
     """The curve and the mean answer's tokens."""
     if (trace is None) == (file is None):
-        raise Misuse("give --trace or --curve", field="curve")
+        raise click.UsageError("Give either --trace FILE or --curve FILE: the traffic.")
     if trace:
         requests = read_trace(trace)
         answers = [one.output_tokens for one in requests]
