@@ -9,6 +9,7 @@ from catalog.kinds import RECOMMEND, WHAT_IF
 from catalog.models import Job
 from catalog.targets import Opener
 from dashboard.pages.what_if.selector import change_asked, fields_of
+from neve.planner.changes import Change
 from planning import whatif
 from support.sampled_tenant import fill
 from tenants.audit import SYSTEM
@@ -70,6 +71,7 @@ def test_the_form_asks_and_the_page_shows_the_answer(people, busy):
     assert answer.status_code == 302, answer.content
     running = browser.get(answer.url).content.decode()
     assert "The simulation is queued" in running
+    assert 'value="1.5"' in running  # the levers stay where they were put
     job = Job.unscoped.get(kind="what_if")
     assert job.arguments["changes"] == [{"hot": "1.5GiB"}]
     with jobs.job_run(job.pk) as run:
@@ -77,6 +79,7 @@ def test_the_form_asks_and_the_page_shows_the_answer(people, busy):
     done = browser.get(answer.url).content.decode()
     assert "hot quota 700 MiB → 1.5 GiB" in done
     assert "◆ if applied" in done
+    assert 'value="1.5"' in done
 
 
 @pytest.mark.parametrize(
@@ -95,6 +98,8 @@ def test_a_form_without_sense_is_shown_again_with_the_reason(people, acme, given
     answer = people["team"].post(f"{ADDRESS}?tenant=acme", form)
     assert answer.status_code == 400
     assert words in answer.content.decode()
+    for typed in given.values():
+        assert not typed or typed == "fifo" or f'value="{typed}"' in answer.content.decode()
     assert not Job.unscoped.exists()
 
 
@@ -107,6 +112,14 @@ def test_the_form_turns_units_into_a_change(acme):
         "codec": "2",
         "local": "10GiB",
     }
+
+
+def test_a_cold_quota_without_limit_is_an_empty_lever(acme):
+    today = whatif.today_of(acme.pk, block_bytes=MIB)
+    change = change_asked({"cold": ""}, today)
+    assert change == {"cold": "unlimited"}
+    tried = fields_of(Change.of(change).apply(today))
+    assert {each.name: each.value for each in tried}["cold"] == ""
 
 
 def test_nobody_sees_another_tenants_numbers(people, busy, globex):

@@ -1,11 +1,14 @@
 """A what-if result in the units of the page. Estimates keep their error everywhere."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
 from catalog.models import Job
 from dashboard.formats import UNKNOWN, bytes_quantity, count_quantity, duration_quantity, signed
+from neve.errors import Misuse
+from neve.planner.changes import Change
 from neve.planner.simulate.tiers import Promote, Setting
 from planning.whatif import Advice
 from retention.models import EvictionPolicy
@@ -62,24 +65,38 @@ class Field:
 def fields_of(today: Setting) -> list[Field]:
     """The form, with today's values. Sizes in GiB, lifetime in days, idle time in hours."""
     hot, cold = today.hot.capacity_bytes or 0, today.cold.capacity_bytes if today.cold else 0
+    local = today.local.capacity_bytes if today.local else None
+    codec = today.cold.codec_ratio if today.cold else today.hot.codec_ratio
     return [
         Field("hot", "Hot quota", _number(hot / GIB), f"now {_size(hot)}", "GiB",
               _number(max(1.0, 4 * hot / GIB))),
-        Field("cold", "Cold quota", _number((cold or 0) / GIB), f"now {_size(cold)}", "GiB",
+        Field("cold", "Cold quota", "" if cold is None else _number(cold / GIB),
+              f"now {_size(cold)}; empty: unlimited", "GiB",
               _number(max(1.0, 4 * (cold or 0) / GIB))),
         Field("cold_lifetime", "Keep for", _span(today.ttl_s, 86400),
               f"now {_time(today.ttl_s)}; empty: for ever", "days", "365"),
         Field("hot_idle", "Keep in hot when idle for", _span(today.hot.idle_s, 3600),
               f"now {_time(today.hot.idle_s)}; empty: no limit", "hours", "168"),
-        Field("local", "Local disk, a tier more", "", "now none", "GiB", "4096", "0"),
+        Field("local", "Local disk, a tier more", "" if local is None else _number(local / GIB),
+              "now none", "GiB", "4096", "0"),
         Field("eviction", "Eviction", today.hot.policy,
               f"now {dict(_EVICTIONS)[today.hot.policy]}", options=_EVICTIONS),
         Field("promote", "Promotion of cold blocks", str(today.promote.value),
               f"now {_PROMOTE[today.promote]}",
               options=tuple((each.value, words) for each, words in _PROMOTE.items())),
-        Field("codec", "Codec: bytes before ÷ after", "", "now none; the ratio is yours to know",
-              "×", "8", "1"),
+        Field("codec", "Codec: bytes before ÷ after", "" if codec == 1 else _number(codec),
+              "now none; the ratio is yours to know", "×", "8", "1"),
     ]  # fmt: skip
+
+
+def fields_with(today: Setting, given: Mapping[str, str], job: Job | None) -> list[Field]:
+    """As `fields_of`, with what was typed (`given`), else with what `job` tries."""
+    tried = today
+    if job is not None:
+        with suppress(Misuse):  # quota or policy changed since
+            tried = Change.of(job.arguments["changes"][0]).apply(today)
+    values = {**{field.name: field.value for field in fields_of(tried)}, **given}
+    return [replace(field, value=values[field.name]) for field in fields_of(today)]
 
 
 _EVICTIONS = tuple((each.value, str(each.label).partition(":")[0]) for each in EvictionPolicy)
@@ -101,7 +118,7 @@ def change_asked(given: Mapping[str, str], today: Setting) -> dict[str, str]:
             continue
         unit = _UNITS.get(field.name, "")
         if not text:
-            if field.name not in ("cold_lifetime", "hot_idle"):
+            if field.name not in ("cold", "cold_lifetime", "hot_idle"):
                 raise ValueError(f"{field.label}: give a number.")
             change[field.name] = "unlimited"
         elif unit in _SECONDS:

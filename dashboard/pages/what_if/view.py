@@ -20,7 +20,7 @@ from dashboard.pages.what_if.selector import (
     basis_of,
     change_asked,
     chart_of,
-    fields_of,
+    fields_with,
     shown,
 )
 from neve.errors import Misuse
@@ -77,8 +77,7 @@ def _show(
     context = {
         "shown": page,
         "chosen_tenant": tenant,
-        "fields": fields_of(today),
-        "given": given or {},
+        "fields": fields_with(today, given or {}, job),
         "error": error,
         "job": job,
         "is_running": job is not None and job.state in (Job.State.QUEUED, Job.State.RUNNING),
