@@ -35,7 +35,9 @@ reconcile = does(kinds.RECONCILE, work.reconcile)
 end_access = does(kinds.END_ACCESS, upkeep.end_access)
 sample = does(kinds.SAMPLE, upkeep.sample)
 account = does(kinds.ACCOUNT, planning_account.work)
-store_samples = does(kinds.STORE_SAMPLES, planning_samples.store)
+store_samples = does(
+    kinds.STORE_SAMPLES, planning_samples.store, find=planning_samples.every_tenant
+)
 deliver = does(kinds.DELIVER, upkeep.deliver)
 prune = does(kinds.PRUNE, upkeep.prune)
 housekeeping = does(kinds.HOUSEKEEPING, upkeep.housekeeping)

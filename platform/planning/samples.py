@@ -35,7 +35,7 @@ from redis.exceptions import RedisError
 from base import log_events
 from base.counting import SAMPLES_DROPPED, bus
 from catalog.models import NodeSession, Space
-from catalog.targets import Opener
+from catalog.targets import Opener, Target
 from catalog.usage import known
 from neve.errors import Corrupt, Misuse
 from neve.formats.block import HEADER_BYTES
@@ -172,6 +172,11 @@ def _taken(tenant_id: int) -> str:
 
 
 # ---- into files
+
+
+def every_tenant() -> list[Target]:
+    """Inactive ones, too: their files grow old."""
+    return [(id_, {}) for id_ in Tenant.objects.values_list("pk", flat=True)]
 
 
 def store(job: Opener, tenant_id: int) -> None:

@@ -21,9 +21,11 @@ from storage.s3 import client, ensure_bucket
 from support.rows import make_session, make_space, make_tenant
 from tenants import services
 from tenants.audit import SYSTEM
+from tenants.models import Tenant
 from tiering.reconcile.objects import look_at_objects
 from tiering.reconcile.report import Report
 from tiering.removal import remove_tenant
+from workers.tasks import store_samples
 
 pytestmark = [
     pytest.mark.integration,
@@ -210,14 +212,16 @@ def test_little_waits_for_more(tenant, session):
     assert bus().llen(f"neve:samples:{tenant.pk}:waiting") == 1
 
 
-def test_old_files_are_deleted_and_young_ones_stay(tenant, session, monkeypatch):
+@pytest.mark.parametrize("is_active", [True, False])
+def test_old_files_are_deleted_and_young_ones_stay(tenant, session, is_active):
+    Tenant.objects.filter(pk=tenant.pk).update(is_active=is_active)
     now_ms = int(time.time() * 1000)
     data = batch_of(tenant).encode()
     for days in (20, 15, 3):
         entry = samples._ENTRY.pack(now_ms - days * 86_400_000, session.space_id, len(data)) + data
         samples.write_file(tenant.pk, [entry])
     assert samples.stored(tenant.pk).files == 3
-    store(tenant, monkeypatch)
+    store_samples.apply()
     there = samples.stored(tenant.pk)
     assert there.files == 1
     assert there.first > datetime.now(UTC) - timedelta(days=4)
