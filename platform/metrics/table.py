@@ -425,7 +425,7 @@ PLATFORM = (
         "neve_samples_dropped",
         "counter",
         "Batches of samples in heartbeats that were not kept: the tenant has switched them off, "
-        "they were malformed or too many, or valkey-bus was away.",
+        "they were malformed or too many, or valkey-bus was away or half full.",
         _on_bus(counting.SAMPLES_DROPPED, also=("off", "malformed", "too_many", "bus")),
         by=counting.SAMPLES_DROPPED.by,
     ),

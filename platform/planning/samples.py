@@ -57,6 +57,8 @@ FILE_S: Final = 300.0
 FILE_BYTES: Final = 256 << 10  # waiting: written at the next tick
 MINUTE_BYTES: Final = 512 << 10
 WAITING_BATCHES: Final = 2_000
+PAUSE_S: Final = 5.0
+MOST_OF_BUS: Final = 0.5  # of its memory; above, samples are dropped
 WAITING_BYTES: Final = 8 << 20  # while no worker or S3 takes them: the bus has 256 MB for all
 WAITING_S: Final = 6 * 3600  # on the bus without a worker
 BEAT_S: Final = 600  # a node sends a heartbeat again within seconds
@@ -123,32 +125,50 @@ def _put(tenant_id: int, session: str, seq: int, entry: bytes) -> None:
         return
     minute = f"neve:samples:{tenant_id}:{int(time.time() // 60)}"
     try:
+        if not _has_room(now_s):
+            _dropped("bus")
+            return
         first = bus().pipeline(transaction=False)
         # One key a session, however many heartbeats it sends.
         first.set(f"neve:samples:beat:{session}", seq, get=True, ex=BEAT_S)
         first.incrby(minute, len(entry))
         first.incrby(_waiting_bytes(tenant_id), len(entry))
-        last_seq, minute_bytes, waiting_bytes = first.execute()
+        first.expire(minute, 120)
+        first.expire(_waiting_bytes(tenant_id), WAITING_S)
+        last_seq, minute_bytes, waiting_bytes, *_ = first.execute()
         if last_seq is not None and int(last_seq) == seq:
             return  # sent again, since the answer was lost
         if minute_bytes > MINUTE_BYTES or waiting_bytes > WAITING_BYTES:
             _dropped("too_many")
             return
         pipe = bus().pipeline(transaction=False)
-        pipe.expire(minute, 120)
         pipe.rpush(_waiting(tenant_id), entry)
         pipe.ltrim(_waiting(tenant_id), -WAITING_BATCHES, -1)
         pipe.expire(_waiting(tenant_id), WAITING_S)
-        pipe.expire(_waiting_bytes(tenant_id), WAITING_S)
         pipe.execute()
     except RedisError:
-        _away.until_s = now_s + 5.0  # heartbeats do not wait for a bus that is away
+        _away.until_s = now_s + PAUSE_S  # heartbeats do not wait for a bus that is away
         _dropped("bus")
+
+
+def _has_room(now_s: float) -> bool:
+    """Looks every PAUSE_S. All tenants together leave the bus room for background work."""
+    if now_s >= _away.look_s:
+        _away.look_s = now_s + PAUSE_S
+        memory: Any = bus().info("memory")
+        most = memory["maxmemory"] * MOST_OF_BUS
+        if most and memory["used_memory"] > most:
+            _away.until_s = now_s + PAUSE_S
+            return False
+    return True
 
 
 @dataclass
 class _Away:
+    """The bus is away or full until `until_s`; its memory is looked at again at `look_s`."""
+
     until_s: float = 0.0
+    look_s: float = 0.0
 
 
 _away = _Away()

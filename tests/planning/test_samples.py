@@ -158,6 +158,19 @@ def test_a_bus_that_is_away_costs_samples_alone(tenant, session, monkeypatch):
         bus.cache_clear()
 
 
+def test_all_tenants_together_leave_the_bus_half_of_its_memory(tenant, session, monkeypatch):
+    used = bus().info("memory")["used_memory"]
+    before = bus().config_get("maxmemory")["maxmemory"]
+    try:
+        for most, kept in ((used * 3, True), (used * 3 // 2, False)):
+            monkeypatch.setattr(samples, "_away", samples._Away())
+            bus().config_set("maxmemory", most)
+            accept(tenant, session, int(kept) + 1, batch_of(tenant))
+            assert bus().llen(f"neve:samples:{tenant.pk}:waiting") == 1
+    finally:
+        bus().config_set("maxmemory", before)
+
+
 def test_one_tenant_never_reads_anothers(tenant, session, monkeypatch):
     other = make_tenant()
     accept(tenant, session, 1, batch_of(tenant))
