@@ -140,11 +140,13 @@ def server(platform, vllm_python, model, engine_environment, tmp_path_factory):
     }
     folder = tmp_path_factory.mktemp("flow")
     quota = platform.manage("shell", "-v", "0", "-c", SET_HOT_BYTES.format(hot_bytes=HOT_BYTES))
-    with platform.workers():
-        with VllmServer(folder, vllm_python, model, neve, env, announces=True) as running:
-            yield running
     before = quota.split()[-1]
-    platform.manage("shell", "-v", "0", "-c", SET_HOT_BYTES.format(hot_bytes=before))
+    try:
+        with platform.workers():
+            with VllmServer(folder, vllm_python, model, neve, env, announces=True) as running:
+                yield running
+    finally:  # other files share the platform
+        platform.manage("shell", "-v", "0", "-c", SET_HOT_BYTES.format(hot_bytes=before))
 
 
 @pytest.fixture(scope="module")
