@@ -5,6 +5,7 @@ a group has one in `EVERY_S` however much changes.
 """
 
 import asyncio
+import atexit
 import os
 import threading
 import time
@@ -19,6 +20,7 @@ from base import log_events, tracing
 EVERY_S = 0.25
 WAIT_S = 1.0
 QUIET_S = 5.0  # pause after a bus that did not answer
+END_S = 2.0
 
 
 class Hint(NamedTuple):
@@ -53,15 +55,24 @@ class _Announcer:
         self._lock = threading.Lock()
         self._waiting: set[Hint] = set()
         self._wake = threading.Event()
-        self._is_started = False
+        self._ending = threading.Event()
+        self._thread: threading.Thread | None = None
 
     def note(self, hints: tuple[Hint, ...]) -> None:
         with self._lock:
             self._waiting.update(hints)
-            is_first, self._is_started = not self._is_started, True
-        if is_first:
-            threading.Thread(target=self._run, name="neve-hints", daemon=True).start()
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="neve-hints", daemon=True)
+                self._thread.start()
         self._wake.set()
+
+    def end(self) -> None:
+        """Before the interpreter ends, which kills a thread wherever it is: in a library's C++
+        that aborts the process. Sends what waits, for at most END_S."""
+        self._ending.set()
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join(END_S)
 
     def _run(self) -> None:
         with tracing.untraced(), asyncio.Runner() as runner:
@@ -70,13 +81,14 @@ class _Announcer:
                 self._wake.clear()
                 with self._lock:
                     hints, self._waiting = self._waiting, set()
+                pause_s = EVERY_S
                 try:
                     runner.run(_send(hints))
                 except Exception as error:  # hints may be lost
                     log_events.HINT_FAILED.log(error=type(error).__name__)
-                    time.sleep(QUIET_S)
-                else:
-                    time.sleep(EVERY_S)
+                    pause_s = QUIET_S
+                if self._ending.wait(pause_s) and not self._waiting:
+                    return
 
 
 async def _send(hints: Set[Hint]) -> None:
@@ -90,4 +102,5 @@ async def _send(hints: Set[Hint]) -> None:
 
 
 _ANNOUNCER = _Announcer()
+atexit.register(_ANNOUNCER.end)
 os.register_at_fork(after_in_child=_ANNOUNCER.begin)

@@ -110,3 +110,10 @@ async def test_a_bus_that_stands_still_is_tried_twice_not_eleven_times(settings)
             await layer.send("a-channel", {"type": "usage.changed"})
         await layer.close_pools()
     assert tries == 2
+
+
+def test_what_waits_is_sent_before_the_process_ends(announcer, sent):
+    live.announce_usage_on_commit(7)
+    announcer.end()
+    assert not announcer._thread.is_alive()
+    assert sent.get_nowait() == {"usage", "usage.t7"}
