@@ -202,21 +202,14 @@ def _sessions(spaces: Mapping[int, Space], now: datetime) -> dict[int, list[Node
 
 def _kin(spaces: Sequence[Space]) -> dict[int, list[Space]]:
     """By primary key: the space itself and those of the other ranks of its engines."""
-    ranked = [each for each in spaces if _ranks(each) > 1]
+    ranked = [each for each in spaces if each.ranks > 1]
     by_engine: dict[tuple[Any, ...], list[Space]] = defaultdict(list)
     if ranked:
         revisions = {each.identity.get("revision") for each in ranked}
         rows = rows_of(Space, _tenants(ranked)).filter(identity__revision__in=list(revisions))
         for row in rows:
             by_engine[_engine_key(row)].append(row)
-    return {
-        each.pk: by_engine[_engine_key(each)] if _ranks(each) > 1 else [each] for each in spaces
-    }
-
-
-def _ranks(space: Space) -> int:
-    sizes = (space.identity.get("tp_size", 1), space.identity.get("pp_size", 1))
-    return math.prod(size for size in sizes if isinstance(size, int))
+    return {each.pk: by_engine[_engine_key(each)] if each.ranks > 1 else [each] for each in spaces}
 
 
 def _engine_key(space: Space) -> tuple[Any, ...]:
@@ -229,7 +222,7 @@ def _engine_key(space: Space) -> tuple[Any, ...]:
 
 def _shards(spaces: Iterable[Space]) -> dict[int, int]:
     """Blocks of a chunk in spaces of the canonical layout, as nodes announced them."""
-    canonical = [each for each in spaces if _is_canonical(each)]
+    canonical = [each for each in spaces if each.is_canonical]
     if not canonical:
         return {}
     rows = rows_of(Serving, _tenants(canonical)).filter(
@@ -242,10 +235,6 @@ def _tenants(spaces: Iterable[Space]) -> tuple[Tenant, ...]:
     return tuple({each.tenant_id: each.tenant for each in spaces}.values())
 
 
-def _is_canonical(space: Space) -> bool:
-    return str(space.identity.get("layout", "")).startswith("by KV head: ")
-
-
 def _size(space: Space, shards: int | None) -> PrefixBytes | None:
     """What a request loads of a prefix of this space; None if its number of blocks is unknown."""
     groups = [PartGroup.from_dict(group) for group in space.groups]
@@ -254,6 +243,6 @@ def _size(space: Space, shards: int | None) -> PrefixBytes | None:
     per_token = space.identity.get("bytes_per_token")
     if not isinstance(per_token, int):
         return None
-    if _is_canonical(space):
+    if space.is_canonical:
         return None if shards is None else PrefixBytes(per_token * shards, 0)
     return PrefixBytes(per_token, 0)

@@ -24,8 +24,7 @@ from neve.formats.ids import BlockHasher
 from tenants.audit import Actor
 from tenants.scope import tenant_scope
 
-# Layouts whose ids the platform can not compute, or only with the number of shards.
-_BY_HEAD = "by KV head: "
+# Layouts whose ids the platform can not compute.
 _DRAM_TIER = "rows of vLLM "
 
 
@@ -73,8 +72,7 @@ def chain_of(space: Space, tokens: Tokens) -> list[bytes]:
 
     Raises Problem (conflict) for a space whose ids only its nodes can compute.
     """
-    layout = str(space.identity.get("layout", ""))
-    if layout.startswith(_DRAM_TIER):
+    if str(space.identity.get("layout", "")).startswith(_DRAM_TIER):
         raise Problem(
             "conflict",
             "space: its nodes keep KV under vLLM's DRAM tier, by hashes of vLLM's own; contexts "
@@ -83,7 +81,7 @@ def chain_of(space: Space, tokens: Tokens) -> list[bytes]:
         )
     hasher = BlockHasher(bytes.fromhex(space.fingerprint), space.chunk_tokens)
     ids = hasher.chain(tokens.ids, parent=hasher.root(salt=tokens.salt.encode()))
-    if not layout.startswith(_BY_HEAD):
+    if not space.is_canonical:  # else only with the number of shards
         return ids
     shards = _shards_of(space)
     return [part for id_ in ids for part in hasher.of_heads(id_, shards)]

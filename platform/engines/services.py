@@ -232,10 +232,9 @@ def gpus_of(engine: Engine, space: Space) -> int | None:
     """GPUs of a prefill on this engine; None if neither it nor the space says."""
     if engine.gpus is not None:
         return engine.gpus
-    identity = space.identity
-    if str(identity.get("layout", "")).startswith("by KV head: "):
-        return None  # the canonical layout names no TP size
-    sizes = [identity.get(name, 1) for name in ("tp_size", "pp_size")]
+    if space.is_canonical:
+        return None  # this layout names no TP size
+    sizes = [space.identity.get(name, 1) for name in ("tp_size", "pp_size")]
     return sizes[0] * sizes[1] if all(isinstance(size, int) for size in sizes) else None
 
 

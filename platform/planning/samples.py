@@ -386,8 +386,7 @@ def _spaces(tenant_id: int) -> dict[int, _Space]:
             bytes_ = stored_bytes[space.pk] / max(1, stored_blocks[space.pk])
             chunks = max(1.0, asked_tokens[space.pk] / max(1, space.chunk_tokens))
             columns = max(1, round(asked[space.pk] / chunks))
-            ranks = space.identity.get("tp_size", 1) * space.identity.get("pp_size", 1)
-            size_bytes = max(0, round(bytes_ * columns * ranks) - HEADER_BYTES)
+            size_bytes = max(0, round(bytes_ * columns * space.ranks) - HEADER_BYTES)
             found[space.pk] = _Space(space.name, size_bytes)
     return found
 

@@ -18,8 +18,10 @@ from base.problems import Problem
 from catalog import jobs, usage
 from catalog.kinds import RECOMMEND, WHAT_IF
 from catalog.models import Job, NodeSession, Space
+from catalog.models.spaces import ranks_of
 from catalog.targets import Opener, Target
 from catalog.windows import Period
+from contexts.cost import MOST_NODES
 from neve.errors import Misuse
 from neve.formats.block import HEADER_BYTES
 from neve.planner import whatif
@@ -47,7 +49,6 @@ DEFAULT_WINDOW: Final = timedelta(hours=24)
 FRESH: Final = timedelta(hours=6)
 FRESH_OF_FEW: Final = timedelta(minutes=15)  # a new tenant has enough samples soon
 OLD: Final = timedelta(hours=24)
-MOST_NODES: Final = 64  # the medians of so many tell enough
 ANY_BLOCK_TOKENS: Final = 256  # without a measured look-up
 ANY_BLOCK_BYTES: Final = 1 << 20  # where a setting is only shown or compared
 WARM_UP_SHARE: Final = 0.25  # of a window without older samples
@@ -274,7 +275,7 @@ def _median(
     for speeds, identity in each:
         value = measured(speeds, name)
         if value:
-            gpus = identity.get("tp_size", 1) * identity.get("pp_size", 1)
+            gpus = ranks_of(identity)
             found.append(gpus / value if is_speed else gpus * value)
     return median(found) if found else None
 
@@ -334,9 +335,8 @@ def _block_bytes(tenant_id: int, seen: Samples) -> int:
         space = Space.objects.first()
     if space is None:
         return ANY_BLOCK_BYTES
-    identity = space.identity
-    ranks = identity.get("tp_size", 1) * identity.get("pp_size", 1)
-    return HEADER_BYTES + int(identity["bytes_per_token"] * space.chunk_tokens * ranks)
+    per_token = space.identity["bytes_per_token"] * space.ranks
+    return HEADER_BYTES + int(per_token * space.chunk_tokens)
 
 
 def _without(tenant_id: int) -> dict[str, Any]:

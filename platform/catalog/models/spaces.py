@@ -1,5 +1,8 @@
 """Spaces, and the sessions of nodes that use them."""
 
+import math
+from collections.abc import Mapping
+from typing import Any
 from uuid import uuid4
 
 from django.db import models
@@ -8,6 +11,12 @@ from django.utils import timezone
 
 from tenants.models import ApiKey
 from tenants.scope import TenantOwned
+
+
+def ranks_of(identity: Mapping[str, Any]) -> int:
+    """TP × PP of a space's engines, as its identity says; 1 if it does not."""
+    sizes = (identity.get("tp_size", 1), identity.get("pp_size", 1))
+    return math.prod(size for size in sizes if isinstance(size, int))
 
 
 class Space(TenantOwned):
@@ -43,6 +52,16 @@ class Space(TenantOwned):
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def ranks(self) -> int:
+        return ranks_of(self.identity)
+
+    @property
+    def is_canonical(self) -> bool:
+        """Whether each KV head is a block of its own, for engines of any TP size: such a layout
+        names none."""
+        return str(self.identity.get("layout", "")).startswith("by KV head: ")
 
 
 class NodeSession(TenantOwned):
