@@ -23,6 +23,7 @@ CORES := $(shell nproc 2>/dev/null || echo 2)
 WORKERS ?= $(shell echo $$(( $(CORES) < 4 ? $(CORES) : 4 )))
 PARALLEL := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 FUZZ_S ?= 15
+FUZZ_SEED ?= 1
 SCRIPTS := $(shell grep -lE '^\#!.*\bsh$$|^\#!.*\bbash$$' .ci/* deploy/*)
 PIP := -m pip --disable-pip-version-check install --quiet
 
@@ -60,11 +61,11 @@ test-coverage: $(DEV) ## line coverage by package: all tests but those in a brow
 	@$(BIN)/python -m coverage combine --quiet
 	@PYTHONPATH=tests $(BIN)/python -m support.coverage_by_package
 
-test-core: $(RUN) ## the C++ core: plain, with sanitizers, then fuzzed (FUZZ_S=15 seconds each)
+test-core: $(RUN) ## the C++ core: plain, with sanitizers, then fuzzed (FUZZ_S=15 seconds each, FUZZ_SEED=0: new inputs)
 	@deploy/get valkey
 	@deploy/get clang
 	@cd connector && PATH="$(CURDIR)/$(BIN):$$PATH"; set -e; for kind in tests asan tsan fuzz; do \
-		echo "Core: $$kind"; cmake --preset $$kind -DNEVE_FUZZ_S=$(FUZZ_S) --log-level=WARNING >/dev/null; \
+		echo "Core: $$kind"; cmake --preset $$kind -DNEVE_FUZZ_S=$(FUZZ_S) -DNEVE_FUZZ_SEED=$(FUZZ_SEED) --log-level=WARNING >/dev/null; \
 		cmake --build --preset $$kind --parallel $(CORES) -- --quiet; \
 		ctest --preset $$kind --parallel $(CORES); done
 

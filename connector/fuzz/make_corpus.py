@@ -63,6 +63,7 @@ HEADS = [
     b"HTTP/1.1 204 -\r\nX:\r\n: y\r\n\r\n",
     b"https://s3.test:8333/bucket/key?X-Amz-Date=20261129T140000Z&X-Amz-Signature=0#part",
     b"[::1]:9/x?y",
+    b"HTTP/1.1 204 -\r\nTransfer-Encoding: chunked\r\n\r\n",
 ]
 
 

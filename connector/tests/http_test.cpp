@@ -233,7 +233,12 @@ TEST(heads_are_read_whole_or_not_at_all) {
   CHECK(read("HTTP/1.1 503 x\r\nTransfer-Encoding: chunked\r\n\r\n")->chunked);
   CHECK(!read("HTTP/1.1 200\r\nConnection: a, Close\r\n\r\n")->keeps);
   CHECK(!read("HTTP/1.0 200 OK\r\n\r\n")->keeps);
-  CHECK(read("HTTP/1.1 204 -\r\n\r\n")->length == 0);
+  for (const auto* status : {"100", "204", "304"}) {
+    for (const auto* field : {"", "Content-Length: 3\r\n", "Transfer-Encoding: chunked\r\n"}) {
+      const auto head = read("HTTP/1.1 " + std::string(status) + " -\r\n" + field + "\r\n");
+      CHECK(head && head->length == 0 && !head->chunked);
+    }
+  }
   CHECK(read("HTTP/1.1 503 x\r\nRetry-After: Sun, 29 Nov\r\n\r\n")->retry_after_s == 0);
   for (const auto* bad :
        {"nonsense\r\n\r\n", "HTTP/2.0 200 x\r\n\r\n", "HTTP/1.1 20\r\n\r\n",

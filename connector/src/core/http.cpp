@@ -152,7 +152,11 @@ Progress read_head(std::string_view text, std::size_t& used, Head& head) {
   }
   // Contradictory framing: the end of the body is unknown.
   if (head.chunked && head.length) return Progress::kBad;
-  if (head.status == 204 || head.status == 304) head.length = 0;
+  // RFC 9112, 6.3: these end with their head, whatever its fields say of a body.
+  if (head.status < 200 || head.status == 204 || head.status == 304) {
+    head.length = 0;
+    head.chunked = false;
+  }
   return Progress::kDone;
 }
 
