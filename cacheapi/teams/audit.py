@@ -1,14 +1,23 @@
 """/api/v1/audit: who changed what, and who signed in."""
 
+from typing import Any
+
+from django.db import transaction
 from django.db.models import Case, CharField, F, QuerySet, Value, When
+from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
+from rest_framework.decorators import action
+from rest_framework.request import Request
+from rest_framework.response import Response
 
 from cacheapi.base.access import caller
 from cacheapi.base.exports import Exported
 from cacheapi.base.filters import RowFilter, TenantFilter, TextFilter
 from cacheapi.base.moments import MomentFilter
-from cacheapi.base.viewsets import ReadOnlyView, TenantOwnedSerializer
+from cacheapi.base.viewsets import ReadOnlyView, TenantOwnedSerializer, no_body
+from retention.undo import undo
 from tenants.models import AuditEvent
+from tenants.principal import actor_of
 
 
 class AuditSerializer(TenantOwnedSerializer):
@@ -44,6 +53,8 @@ class AuditView(Exported, ReadOnlyView):
 
     model = AuditEvent
     orderings = ("-at",)
+    operators_only = ("undo",)
+    unconditional = ("undo",)  # an event never changes
     serializer_class = AuditSerializer
     filterset_class = AuditFilter
 
@@ -57,3 +68,15 @@ class AuditView(Exported, ReadOnlyView):
             output_field=CharField(),
         )
         return rows.annotate(shown_address=shown)
+
+    @extend_schema(request=None, responses=AuditSerializer)
+    @action(methods=["post"], detail=True)
+    def undo(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """Sets the values before a change of a tenant, its quota, policy or rules again. Blocks
+        that left meanwhile stay away. Refused if a value was changed again since."""
+        event = self.get_object()
+        no_body(request)
+        with transaction.atomic():
+            undo(event=event, actor=actor_of(request))
+            made = self.visible().filter(tenant_id=event.tenant_id).latest("pk")
+        return Response(AuditSerializer(made).data)

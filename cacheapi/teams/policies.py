@@ -38,6 +38,14 @@ class PolicyDryRunSerializer(StrictSerializer):
     rules = RuleValuesSerializer(many=True, required=False, help_text="absent: those there are")
 
 
+class LosingContextSerializer(serializers.Serializer[Any]):
+    uuid = serializers.UUIDField()
+    name = serializers.CharField()
+    last_used_at = serializers.DateTimeField(allow_null=True)
+    lost_blocks = serializers.IntegerField()
+    blocks = serializers.IntegerField()
+
+
 class DryRunSerializer(serializers.Serializer[Any]):
     """Blocks that would go at once. Removed: from both tiers; cooled: from the hot tier only."""
 
@@ -49,6 +57,8 @@ class DryRunSerializer(serializers.Serializer[Any]):
     cooled_blocks = serializers.IntegerField()
     cooled_bytes = serializers.IntegerField()
     contexts = serializers.IntegerField(help_text="that would lose blocks")
+    contexts_used_24h = serializers.IntegerField(help_text="of those, used within a day")
+    named = LosingContextSerializer(many=True, help_text="the last used of them, at most 5")
 
     def get_fields(self) -> Any:
         found = super().get_fields()

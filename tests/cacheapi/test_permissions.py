@@ -137,6 +137,7 @@ TABLE = {
     ("api:delivery-retry", "post"): ACT,
     ("api:audit-list", "get"): LOOK,
     ("api:audit-detail", "get"): LOOK,
+    ("api:audit-undo", "post"): OPERATE,
     ("api:audit-export", "get"): LOOK,
     ("api:policy-list", "get"): LOOK,
     ("api:policy-detail", "get"): LOOK,

@@ -3,6 +3,7 @@
 import os
 
 import pytest
+from django.utils import timezone
 
 from cacheapi.teams import policies
 from neve.formats.keys import BucketKeys
@@ -140,13 +141,18 @@ class TestDryRun:
         age(tenant, old, 3600)
         make_context(space, "a", old[:2])
         make_context(space, "b", young)
-        make_context(space, "c", [*young, *old])
+        late = make_context(space, "c", [*young, *old])
+        late.last_used_at = timezone.now()
+        late.save()
         before = hot.hot_tier(tenant.pk).usage()
         answer = team.send("post", f"{POLICY}/dry-run", {"policy": {"cold_ttl_s": 600}})
-        assert answer.json() == {
+        report = answer.json()
+        named = [(one["name"], one["lost_blocks"], one["blocks"]) for one in report.pop("named")]
+        assert named == [("c", 3, 5), ("a", 2, 2)]
+        assert report == {
             "looked_at": 5, "is_complete": True, "removed_blocks": 3,
             "removed_hot_bytes": 3 * SIZE, "removed_cold_bytes": 0,
-            "cooled_blocks": 0, "cooled_bytes": 0, "contexts": 2,
+            "cooled_blocks": 0, "cooled_bytes": 0, "contexts": 2, "contexts_used_24h": 1,
         }  # fmt: skip
         assert hot.hot_tier(tenant.pk).usage() == before
         assert RetentionPolicy.unscoped.get(tenant=tenant).cold_ttl_s is None

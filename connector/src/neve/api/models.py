@@ -298,6 +298,10 @@ class DryRun(Record):
     cooled_bytes: int
     # that would lose blocks
     contexts: int
+    # of those, used within a day
+    contexts_used_24h: int
+    # the last used of them, at most 5
+    named: tuple[LosingContext, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -599,6 +603,17 @@ class LookupResult(Record):
     # at most 10, with the longest common beginning
     contexts: tuple[Sharing, ...]
     cost: Cost
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LosingContext(Record):
+    """LosingContext."""
+
+    uuid: str
+    name: str
+    last_used_at: datetime | None
+    lost_blocks: int
+    blocks: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

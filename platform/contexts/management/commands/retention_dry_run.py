@@ -45,7 +45,9 @@ class Command(BaseCommand):
             )
         except ValidationError as error:
             raise CommandError("; ".join(error.messages)) from error
-        for name, value in asdict(dry_run(tenant.pk, book)).items():
+        report = asdict(dry_run(tenant.pk, book))
+        report["named"] = ", ".join(one["name"] for one in report["named"])
+        for name, value in report.items():
             self.stdout.write(f"{name}={value}")
 
     def _field(self, text: str) -> tuple[str, Any]:

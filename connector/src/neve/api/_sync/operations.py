@@ -62,6 +62,12 @@ class Audit(Resource):
         """Who changed what, and when. Operators also see who signed in, and wrong passwords."""
         return self._transport.call("GET", f"/audit/{path_part(id)}", models.Audit)
 
+    def undo(self, id: Id) -> models.Audit:
+        """Sets the values before a change of a tenant, its quota, policy or rules again. Blocks
+        that left meanwhile stay away. Refused if a value was changed again since.
+        """
+        return self._transport.call("POST", f"/audit/{path_part(id)}/undo", models.Audit)
+
     def list(
         self,
         *,
