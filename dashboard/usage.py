@@ -9,10 +9,10 @@ from typing import Any
 
 from django.db.models import Max
 
+from catalog.histograms import Percentile, merge, percentile
 from catalog.models import GAUGES, TIER_COUNTERS, UsageRollup
 from catalog.usage import bounded_sum, known
 from catalog.windows import Window
-from dashboard.histograms import Percentile, merge, percentile
 from neve.errors import MissReason
 from neve.node.stats import LOAD_NAMES
 from tenants.models import Tenant

@@ -11,7 +11,6 @@ from dashboard import usage
 from dashboard.pages.nodes.selector import sessions
 from dashboard.pages.overview import misses, selector
 from dashboard.pages.overview.series import series
-from neve.errors import MissReason
 from support.rows import make_segment, make_session, make_space
 from tenants.principal import rows_of
 
@@ -116,11 +115,13 @@ def test_shares_of_misses_begin_with_the_largest():
     assert misses.miss_shares({}) == []
 
 
-def test_each_reason_of_a_miss_has_words_and_a_lever():
-    assert misses.MISS_WORDS.keys() == set(MissReason)
-    assert all(label and hint for label, hint in misses.MISS_WORDS.values())
-    labels = [label for label, _ in misses.MISS_WORDS.values()]
-    assert len(set(labels)) == len(labels)
+def test_a_share_says_how_it_changed_against_the_window_before():
+    shares = misses.miss_shares({"unflushed": 3, "never_stored": 1}, {"never_stored": 4})
+    assert [(miss.label, miss.change) for miss in shares] == [
+        ("refused by cold quota", 0.75),
+        ("never stored", -0.75),
+    ]
+    assert misses.miss_shares({"unflushed": 3}, {})[0].change is None
 
 
 def test_hit_ratios_by_tenant(acme, globex, report):

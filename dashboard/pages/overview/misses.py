@@ -1,41 +1,54 @@
-"""Why blocks were missed: words for each reason and a lever that helps. Pure."""
+"""Why blocks were missed: shares, and their change against the window before. Pure."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-MISS_WORDS = {
-    "never_stored": ("Never stored", "first time seen: nothing to fix"),
-    "evicted": ("Evicted hot", "the hot tier was full, without a cold copy: raise the hot quota"),
-    "evicted_cold": ("Evicted cold", "the cold tier was full: raise the cold quota"),
-    "unflushed": ("Not flushed", "the cold tier refused it: raise the cold quota, end pins"),
-    "unsupported": ("Unsupported", "stored by a newer version of Neve: update the node"),
-    "idle": ("Idle", "the idle rule removed it, without a cold copy: flush it, or set hot_idle_s"),
-    "expired": ("Expired", "retention or a person ended it"),
-    "quota": ("Over quota", "refused when it was stored"),
-    "fingerprint": ("Fingerprint", "stored by another model or layout"),
-    "timeout": ("Timeout", "storage answered too late"),
-    "breaker": ("Breaker open", "the node is serving without Neve"),
-    "corrupt": ("Corrupt", "failed verification and was dropped"),
-    "clock": ("Clock", "S3's clock and the platform's differ: set both by NTP"),
-    "denied": ("Denied", "S3 refuses what the platform signs: check its S3 key and region"),
-}
+from neve.planner.causes import cause_of
 
 
 @dataclass(frozen=True)
 class MissShare:
+    """`share`: of all missed blocks. `of_largest`: for the bar. `change`: of the share against the
+    window before, None without misses there. `group`: its colour."""
+
     reason: str
     label: str
     hint: str
     blocks: int
-    share: float  # of all missed blocks
-    of_largest: float  # for the bar
+    share: float
+    of_largest: float
+    change: float | None = None
+    group: str = "broken"
+    is_ordinary: bool = False
 
 
-def miss_shares(misses: dict[str, int]) -> list[MissShare]:
-    """Reasons that happened, the most frequent first."""
+def miss_shares(
+    misses: Mapping[str, int],
+    before: Mapping[str, int] | None = None,
+    *,
+    never_flushes: bool = False,
+) -> list[MissShare]:
+    """Reasons that happened, the most frequent first. `never_flushes`: policy of the tenant."""
     counted = {reason: blocks for reason, blocks in misses.items() if blocks > 0}
     total, largest = sum(counted.values()), max(counted.values(), default=0)
+    was = {reason: blocks for reason, blocks in (before or {}).items() if blocks > 0}
+    was_total = sum(was.values())
     shares = []
     for reason, blocks in sorted(counted.items(), key=lambda item: (-item[1], item[0])):
-        label, hint = MISS_WORDS.get(reason, (reason.replace("_", " "), ""))
-        shares.append(MissShare(reason, label, hint, blocks, blocks / total, blocks / largest))
+        cause = cause_of(reason, never_flushes=never_flushes)
+        share = blocks / total
+        change = share - was.get(reason, 0) / was_total if was_total else None
+        shares.append(
+            MissShare(
+                reason,
+                cause.label if cause else reason.replace("_", " "),
+                f"{cause.what}: {cause.remedy}" if cause else "",
+                blocks,
+                share,
+                blocks / largest,
+                change,
+                cause.group if cause else "broken",
+                is_ordinary=bool(cause and cause.is_ordinary),
+            )
+        )
     return shares

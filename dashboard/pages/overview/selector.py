@@ -108,7 +108,7 @@ def overview_of(person: Principal, tenants: Tenants, range_: Range) -> Overview:
         read_rate=read_rate_now(tenants, window.now_s),
         storage=storage,
         leaves_first=leaves_first(tenants),
-        misses=miss_shares(counted.misses),
+        misses=miss_shares(counted.misses, before.misses),
         top_tenants=[TenantRow(one, uses[one.pk], ratios.get(one.pk)) for one in by_size[:TOP]],
         more_tenants=max(len(tenants) - TOP, 0),
         nodes=nodes[:TOP],

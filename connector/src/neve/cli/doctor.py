@@ -25,7 +25,6 @@ import click
 from neve.cli import ping, text
 from neve.cli.connection import Connection, platform_options
 from neve.cli.login import ends_at, tenants_of
-from neve.cli.misses import ORDINARY, misses_of, ranked, summed
 from neve.cli.names import find_space
 from neve.cli.usage import RANGES, tokens_of
 from neve.datapath.client import Client
@@ -33,6 +32,7 @@ from neve.datapath.usage import read_usage
 from neve.errors import Misuse, NeveError
 from neve.formats.space import SpaceIdentity
 from neve.node.session import Session, check_key
+from neve.planner.causes import ORDINARY, misses_of, ranked, summed
 
 SKEW_S = 5.0
 END_SOON = timedelta(days=7)

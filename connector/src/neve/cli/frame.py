@@ -6,10 +6,10 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from neve.cli import text
-from neve.cli.misses import misses_of, ranked, summed
 from neve.cli.nodes import NODE_COLUMNS, node_row
 from neve.cli.output import table_lines
 from neve.cli.usage import tokens_of
+from neve.planner.causes import misses_of, ranked, summed
 
 if TYPE_CHECKING:
     from rich.text import Text

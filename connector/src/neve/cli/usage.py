@@ -7,8 +7,8 @@ import click
 
 from neve.cli import text
 from neve.cli.connection import Connection, platform_options
-from neve.cli.misses import misses_of, ranked, summed
 from neve.cli.output import Cell, Column, name, number
+from neve.planner.causes import misses_of, ranked, summed
 
 RANGES = ("15m", "1h", "6h", "24h", "7d", "30d")
 GROUPS = ("tenant", "space", "node", "tier")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dashboard.histograms import Percentile, merge, percentile
+from catalog.histograms import Percentile, merge, percentile
 
 
 def test_nothing_has_no_percentile():
