@@ -3,7 +3,7 @@
 Beat's ticks and requested jobs call the same functions (`workers.kinds`).
 """
 
-from catalog import kinds
+from catalog import kinds, slicing
 from contexts import bulk as context_bulk
 from contexts import work as contexts
 from engines import work as engines
@@ -34,6 +34,7 @@ rebuild_index = does(kinds.REBUILD_INDEX, work.rebuild_index)
 reconcile = does(kinds.RECONCILE, work.reconcile)
 end_access = does(kinds.END_ACCESS, upkeep.end_access)
 sample = does(kinds.SAMPLE, upkeep.sample)
+slice_ = does(kinds.SLICE, slicing.work)
 account = does(kinds.ACCOUNT, planning_account.work)
 store_samples = does(
     kinds.STORE_SAMPLES, planning_samples.store, find=planning_samples.every_tenant

@@ -25,6 +25,14 @@ class ContextReportSerializer(StrictSerializer):
     )
     labels = Labels(required=False, default=dict)
     pin_s = WholeNumber(min_value=1, max_value=365 * 86400, allow_null=True, default=None)
+    prompt_tokens = WholeNumber(
+        min_value=0,
+        default=0,
+        help_text="that the request looked up: without those in the engine's own cache",
+    )
+    hit_tokens = WholeNumber(
+        min_value=0, default=0, help_text="of prompt_tokens: loaded from a tier"
+    )
 
 
 class ContextRef(serializers.Serializer[Any]):
@@ -55,6 +63,8 @@ class ContextsView(NodeView):
             label=body["label"],
             labels=body["labels"],
             pin_s=body["pin_s"],
+            prompt_tokens=body["prompt_tokens"],
+            hit_tokens=body["hit_tokens"],
             actor=actor_of(request),
         )
         return Response(ContextRef(context).data, status=201 if created else 200)

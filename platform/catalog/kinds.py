@@ -144,6 +144,13 @@ END_ACCESS = Kind(
 SAMPLE = Kind(
     "sample", "view-at-risk", "Record what a tenant holds for the charts.", 5.0, is_offered=False
 )
+SLICE = Kind(
+    "slice",
+    "view-at-risk",
+    "Add what nodes, contexts and labels counted to their sums by time.",
+    15.0,
+    is_offered=False,
+)
 ACCOUNT = Kind(
     "account",
     "view-at-risk",
@@ -240,7 +247,7 @@ KINDS = {
         *(FLUSH, SWEEP, COMPACT, EXPIRE, RETAIN, REMOVE_TENANT, REMOVE_SPACE),
         *(EXPIRE_CONTEXTS, CHECK_CONTEXTS, PROMOTE),
         *(BULK,),
-        *(REBUILD_INDEX, END_ACCESS, SAMPLE, ACCOUNT, STORE_SAMPLES, RECONCILE),
+        *(REBUILD_INDEX, END_ACCESS, SAMPLE, SLICE, ACCOUNT, STORE_SAMPLES, RECONCILE),
         *(DELIVER, PRUNE, HOUSEKEEPING),
         *(WARM, WARM_BY_POLICY, CHECK_ENGINES),
         *(WHAT_IF, RECOMMEND),

@@ -153,6 +153,10 @@ def record_heartbeat(*, session_id: UUID, heartbeat: Heartbeat) -> NodeSession:
     if heartbeat.seq > session.last_seq:
         session.last_seq = heartbeat.seq
         session.totals = usage.add(usage.known(session.totals, COUNTERS), heartbeat.counters)
+        session.totals_by_name = usage.add_by_name(
+            session.totals_by_name,
+            {"misses": heartbeat.misses, "load_ms": heartbeat.load_ms, "drops": heartbeat.drops},
+        )
         usage.record_deltas(
             tenant_id=session.tenant_id,
             at=now,
@@ -163,7 +167,7 @@ def record_heartbeat(*, session_id: UUID, heartbeat: Heartbeat) -> NodeSession:
         )
         if session.member_id is not None and (hits := heartbeat.counters.get("family_hit_tokens")):
             families.count_hits(member_id=session.member_id, tokens=hits)
-    changed = ["last_heartbeat_at", "breaker", "last_seq", "totals"]
+    changed = ["last_heartbeat_at", "breaker", "last_seq", "totals", "totals_by_name"]
     if heartbeat.speeds:
         session.speeds = heartbeat.speeds
         changed.append("speeds")

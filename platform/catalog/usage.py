@@ -51,6 +51,19 @@ def add(total: Mapping[str, int], delta: Mapping[str, int]) -> dict[str, int]:
     return {name: bounded(total.get(name, 0) + delta.get(name, 0)) for name in {**total, **delta}}
 
 
+def add_by_name(stored: object, more: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:
+    """Sums of objects of counts: those of BY_NAME in a JSON column, with `more`."""
+    found = known_by_name(stored)
+    sums = {name: add(found[name], more.get(name, {})) for name in BY_NAME}
+    return {name: counts for name, counts in sums.items() if counts}
+
+
+def known_by_name(stored: object) -> dict[str, dict[str, int]]:
+    """Every object of BY_NAME in a JSON column, with its known names."""
+    there = stored if isinstance(stored, Mapping) else {}
+    return {name: known(there.get(name), names) for name, names in BY_NAME.items()}
+
+
 def bounded(count: int) -> int:
     return max(0, min(count, MOST_COUNT))
 

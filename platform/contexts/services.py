@@ -16,6 +16,7 @@ from base import log_events
 from base.problems import Problem
 from catalog import limits
 from catalog.models import Context, NodeSession
+from catalog.usage import bounded
 from contexts import pins, rows, stored
 from contexts.labels import added, merged
 from contexts.parts import Parts
@@ -42,14 +43,18 @@ def record(
     pin_s: int | None,
     actor: Actor,
     labels: Mapping[str, str] | None = None,
+    prompt_tokens: int = 0,
+    hit_tokens: int = 0,
 ) -> tuple[Context, bool]:
     """Upsert by (tenant, space, name); return the context and whether it is new.
 
     Call inside the tenant's scope. Existing pins move to the new chain, as far as the pin budget
     allows; a new pin over the budget is refused as a whole, but the context is recorded. A `label`
     of None keeps the old label; `labels` add to the old ones. `ids`: the chain; in a space with KV
-    groups each id stands for one part of every group. A Valkey outage is no failure: the next walk
-    updates terms, the next change of a pin or rebuild updates pins.
+    groups each id stands for one part of every group. `prompt_tokens`, `hit_tokens`: of the
+    request; a report that is repeated, since its answer was lost, counts them twice. A Valkey
+    outage is no failure: the next walk updates terms, the next change of a pin or rebuild updates
+    pins.
     Raises Problem (limit-reached): too many contexts, or blocks of this one or of all.
     """
     blocks = len(ids) * max(1, len(session.space.groups))
@@ -66,6 +71,8 @@ def record(
         is_news = created or context.state != Context.State.STORED
         context.expired_at, context.updated_at, context.last_used_at = None, now, now
         context.state = Context.State.STORED
+        context.prompt_tokens = bounded(context.prompt_tokens + prompt_tokens)
+        context.hit_tokens = bounded(context.hit_tokens + min(hit_tokens, prompt_tokens))
         context.save()
         # No audit event when an agent's requests lengthen a context: the trail shows decisions.
         if created:

@@ -6,7 +6,7 @@ The rules of `tiering.work` hold here, too.
 from django.utils import timezone
 
 from base import live
-from catalog import hot_access, jobs, nodes, sessions, usage
+from catalog import hot_access, jobs, nodes, sessions, slicing, usage
 from catalog.models import TIER_COUNTERS, NodeSession
 from catalog.occupancy import Occupancy, occupancy
 from catalog.targets import Opener, active_ids
@@ -76,6 +76,7 @@ def housekeeping(job: Opener, tenant_id: None) -> None:
     jobs.fail_lost()
     jobs.send_again()
     usage.prune()
+    slicing.prune()
     key_use.write_down()
 
 

@@ -20,13 +20,15 @@ class Platform:
         self.asked = 0
         self.seen = []
         self.labels = {}
+        self.counted = []
 
-    def report_context(self, name, ids, *, tokens, label, labels, pin_s):
+    def report_context(self, name, ids, *, tokens, label, labels, pin_s, prompt_tokens, hit_tokens):
         self.asked += 1
         if self.trouble is not None:
             raise self.trouble
         self.seen.append((name, ids, tokens, label, pin_s))
         self.labels[name] = labels
+        self.counted.append((prompt_tokens, hit_tokens))
         return f"id-of-{name}"
 
 
@@ -46,7 +48,9 @@ def reports(platform):
 
 def ended(name):
     params = RequestParams(name=name, pin_s=60, label="agent")
-    return FinishedRequest(params, [(b"a",), (b"b",)], chunk_tokens=64)
+    return FinishedRequest(
+        params, [(b"a",), (b"b",)], chunk_tokens=64, prompt_tokens=130, hit_tokens=64
+    )
 
 
 def names(platform):
@@ -57,6 +61,17 @@ def test_a_context_is_told_with_its_chain(platform, reports):
     reports.add(ended("x"))
     wait_until(lambda: platform.seen, what="a report")
     assert platform.seen == [("x", [b"a", b"b"], 128, "agent", 60)]
+    assert platform.counted == [(130, 64)]
+
+
+def test_hits_are_told_once_an_engine(platform):
+    other = Platform()
+    reports = ContextReports([platform, other], shards=1)
+    params = RequestParams(name="x")
+    reports.add(FinishedRequest(params, [(b"a", b"b")], 64, prompt_tokens=130, hit_tokens=64))
+    wait_until(lambda: other.seen, what="both reports")
+    reports.close()
+    assert [platform.counted, other.counted] == [[(130, 64)], [(0, 0)]]
 
 
 def test_labels_are_told_and_the_answer_s_id_is_known_from_then_on(platform, reports):

@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MAY_USE_UNSCOPED = {
     "catalog/jobs.py": "jobs of the platform have no tenant",
     "catalog/occupancy.py": "sums over the tenants that it is asked for",
+    "catalog/slicing.py": "prunes all tenants' rows",
     "catalog/usage.py": "sums over tenants; prunes",
     "catalog/usage_split.py": "sums over the tenants that it is asked for",
     "events/deliveries.py": "delivers for all tenants",

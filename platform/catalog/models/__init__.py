@@ -5,6 +5,7 @@ from catalog.models.contexts import ID_BYTES, Context, Pin
 from catalog.models.families import Family, FamilyMember
 from catalog.models.jobs import Job
 from catalog.models.segments import Round, Segment, Stray
+from catalog.models.slices import Slice, SlicedSession, SliceState
 from catalog.models.spaces import NodeSession, Space
 from catalog.models.usage import GAUGES, RESOLUTIONS_S, TIER_COUNTERS, UsageRollup
 
@@ -22,6 +23,9 @@ __all__ = [
     "Pin",
     "Round",
     "Segment",
+    "Slice",
+    "SliceState",
+    "SlicedSession",
     "Space",
     "Stray",
     "UsageRollup",

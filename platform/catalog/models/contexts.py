@@ -3,7 +3,7 @@
 from uuid import uuid4
 
 from django.db import models
-from django.db.models import Q
+from django.db.models import F, Q
 from django.db.models.functions import Substr
 from django.utils import timezone
 
@@ -59,6 +59,18 @@ class Context(TenantOwned):
     expired_at = models.DateTimeField(null=True, blank=True)
     last_used_at = models.DateTimeField(null=True, blank=True, help_text="by a node's request")
     checked_at = models.DateTimeField(null=True, blank=True, help_text="when the index was asked")
+    prompt_tokens = models.BigIntegerField(
+        default=0, editable=False, help_text="of requests that named it, as nodes reported"
+    )
+    hit_tokens = models.BigIntegerField(
+        default=0, editable=False, help_text="of prompt_tokens: loaded from a tier"
+    )
+    sliced_prompt_tokens = models.BigIntegerField(
+        default=0, editable=False, help_text="of prompt_tokens: in slices already"
+    )
+    sliced_hit_tokens = models.BigIntegerField(
+        default=0, editable=False, help_text="of hit_tokens: in slices already"
+    )
     warned_until = models.DateTimeField(
         null=True, blank=True, help_text="ends up to here were announced"
     )
@@ -110,6 +122,11 @@ class Context(TenantOwned):
                 fields=("extended_until",),
                 condition=Q(extended_until__isnull=False),
                 name="context_extension_ends",
+            ),
+            models.Index(
+                fields=("tenant", "uuid"),
+                condition=Q(prompt_tokens__gt=F("sliced_prompt_tokens")),
+                name="context_to_slice",
             ),
             # The orderings of lists; the key breaks ties.
             models.Index(fields=("tenant", "created_at", "uuid"), name="context_by_created"),

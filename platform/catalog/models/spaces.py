@@ -96,6 +96,9 @@ class NodeSession(TenantOwned):
     ended_at = models.DateTimeField(null=True, blank=True)
     breaker = models.CharField(max_length=10, choices=Breaker, default=Breaker.CLOSED)
     totals = models.JSONField(default=dict, help_text="counters since the handshake")
+    totals_by_name = models.JSONField(
+        default=dict, editable=False, help_text="misses, load_ms and drops since the handshake"
+    )
     speeds = models.JSONField(default=dict, help_text="as its engine measured them last")
     marks = models.JSONField(
         default=list, editable=False, help_text="counters of the last day: catalog.recent"

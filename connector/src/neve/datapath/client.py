@@ -302,8 +302,12 @@ class Client:
         label: str | None = None,
         labels: Mapping[str, str] | None = None,
         pin_s: float | None = None,
+        prompt_tokens: int = 0,
+        hit_tokens: int = 0,
     ) -> str:
         """Tells the platform which chain a named context is. Returns the context's id.
+
+        `prompt_tokens`: that its request looked up; `hit_tokens`: of these, loaded from a tier.
 
         One HTTP request. Raises `Refused`, or `Unavailable`: try later. That also while an ended
         session is being renewed; the ids stay valid.
@@ -318,6 +322,8 @@ class Client:
         }
         if labels:  # release 0.2 of the platform knows none
             context["labels"] = dict(labels)
+        if prompt_tokens:  # release 0.2 knows none
+            context |= {"prompt_tokens": prompt_tokens, "hit_tokens": hit_tokens}
         try:
             return str(self._endpoint.record_context(context).get("id", ""))
         except Refused as error:

@@ -30,11 +30,16 @@ CLOSE_S: Final = 2.0
 
 @dataclass(frozen=True)
 class FinishedRequest:
-    """A finished request's stored chain: one tuple of ids a chunk, one id a column."""
+    """A finished request's stored chain: one tuple of ids a chunk, one id a column.
+
+    `prompt_tokens`: that it looked up; `hit_tokens`: of these, loaded from a tier.
+    """
 
     params: RequestParams
     ids: list[tuple[bytes, ...]]
     chunk_tokens: int
+    prompt_tokens: int = 0
+    hit_tokens: int = 0
 
 
 class ContextReports:
@@ -133,6 +138,9 @@ class ContextReports:
                 label=params.label,
                 labels=params.labels,
                 pin_s=params.pin_s,
+                # Once an engine: every rank's space has the same requests.
+                prompt_tokens=0 if number else finished.prompt_tokens,
+                hit_tokens=0 if number else finished.hit_tokens,
             )
             if number == 0:
                 self._remember(params.name, context_id)

@@ -78,6 +78,8 @@ class Lookups:
         first = 0 if hands_over or not self._loads else start
         lookup = request.lookup
         now = time.monotonic()
+        if not request.asked_tokens:
+            request.asked_tokens = len(request.tokens) - first * chain.chunk_tokens
         chunks = len(request.tokens) // chain.chunk_tokens
         if lookup is None or first < lookup.start or now - lookup.asked_at > _FRESH_S:
             if first >= chunks:

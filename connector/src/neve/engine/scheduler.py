@@ -233,15 +233,24 @@ class SchedulerSide:
             return None
         ids = self._table.stored_ids(request)
         chunk_tokens = request.chain.chunk_tokens if request.chain is not None else 0
+        hot_tokens, cold_tokens = (request.reused_tokens(tier) for tier in (Tier.HOT, Tier.COLD))
         prefilled = None
         if ids and params.name is not None:
-            self._reports.add(FinishedRequest(params, ids, chunk_tokens))
+            self._reports.add(
+                FinishedRequest(
+                    params,
+                    ids,
+                    chunk_tokens,
+                    prompt_tokens=request.asked_tokens,
+                    hit_tokens=hot_tokens + cold_tokens,
+                )
+            )
         if ids and params.hands_over:
             prefilled = Prefilled(len(ids) * chunk_tokens, ids[-1][0])
         return response_params(
             params,
-            hot_tokens=request.reused_tokens(Tier.HOT),
-            cold_tokens=request.reused_tokens(Tier.COLD),
+            hot_tokens=hot_tokens,
+            cold_tokens=cold_tokens,
             stored_tokens=len(ids) * chunk_tokens,
             context_id=None if params.name is None else self._reports.id_of(params.name),
             prefilled=prefilled,

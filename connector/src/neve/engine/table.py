@@ -74,6 +74,7 @@ class Request:
     named. `loading`, `failed_chunk`: its load under way, and the first chunk that a rank could not
     fill. `next_save`: the first chunk that is not yet saved or found. `reused`: chunk → tier and
     prompt tokens loaded from it; a chunk loaded again after a preemption counts once.
+    `asked_tokens`: of the prompt, behind the whole chunks that the engine had at the first look-up.
 
     The canary (see `neve.engine.canary`): `to_compare` are found chunks that are computed as well
     and compared; then the request `computes_all`. Until the first verdict, chunks behind
@@ -94,6 +95,7 @@ class Request:
     may_load: bool = True
     may_save: bool = True
     is_tail_counted: bool = False
+    asked_tokens: int = 0
     next_save: int = 0
     reused: dict[int, tuple[Tier, int]] = field(default_factory=dict)
     to_compare: dict[int, Row] = field(default_factory=dict)
