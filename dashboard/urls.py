@@ -5,6 +5,7 @@ from django.urls import path
 from dashboard.pages.audit.view import audit
 from dashboard.pages.contexts import view as contexts
 from dashboard.pages.families.view import families, try_again
+from dashboard.pages.invitation import view as invitation
 from dashboard.pages.jobs.view import jobs
 from dashboard.pages.keys import view as keys
 from dashboard.pages.login import view as login
@@ -25,6 +26,9 @@ urlpatterns = [
     path("login/", login.sign_in, name="login"),
     path("logout/", login.sign_out, name="logout"),
     path("tenants/", tenants, name="tenants"),
+    path("tenants/<int:tenant_id>/invitations", invitation.invite, name="tenant-invite"),
+    path("invitations/<int:invitation_id>/revoke", invitation.revoke, name="invitation-revoke"),
+    path("invitations/<str:token>/", invitation.accept, name="invitation"),
     path("tenants/<int:tenant_id>/let-in", let_in, name="tenant-let-in"),
     path("tenants/<int:tenant_id>/samples", switch_samples, name="tenant-samples"),
     path("nodes/", nodes, name="nodes"),

@@ -11,6 +11,7 @@ from cacheapi.teams.contexts.view import ContextsView
 from cacheapi.teams.engines import EnginesView
 from cacheapi.teams.events import EventsView
 from cacheapi.teams.families import FamiliesView, MembersView
+from cacheapi.teams.invitations import InvitationsView
 from cacheapi.teams.jobs import JobsView
 from cacheapi.teams.keys import KeysView
 from cacheapi.teams.lookup import LookupView
@@ -35,6 +36,7 @@ router = SimpleRouter(trailing_slash=False)
 router.register("contexts", ContextsView, basename="context")
 router.register("tenants", TenantsView, basename="tenant")
 router.register("members", MembershipsView, basename="membership")
+router.register("invitations", InvitationsView, basename="invitation")
 router.register("spaces", SpacesView, basename="space")
 router.register("families", FamiliesView, basename="family")
 router.register("family-members", MembersView, basename="member")

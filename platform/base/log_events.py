@@ -48,6 +48,13 @@ COUNTS_WAIT = LogEvent(
     "valkey-bus does not answer; this process keeps its counts for /metrics. Said once.",
     "Look at the Valkey of `NEVE_BUS_URL`.",
 )
+MAIL_FAILED = LogEvent(
+    "mail_failed",
+    WARNING,
+    ("about", "error"),
+    "The mail server did not take a mail; of an invitation, the inviter sees the link instead.",
+    "Look at the mail server of `NEVE_MAIL_URL`.",
+)
 SAMPLES_DAMAGED = LogEvent(
     "samples_damaged",
     WARNING,

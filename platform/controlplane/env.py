@@ -38,6 +38,9 @@ OWN_PATHS = {
         "spaces",
         "savings",
         "system",
+        "account",
+        "invitations",
+        "oidc",
     ),
 }
 BUS_SCHEMES = {"redis": "redis", "valkey": "redis", "rediss": "rediss", "valkeys": "rediss"}
@@ -69,6 +72,8 @@ class Env:
     hosts: list[str]
     debug: bool
     log_format: str  # "console" or "json"
+    mail_url: dict[str, Any]  # Django's EMAIL_ settings; empty: the platform sends no mail
+    mail_from: str
     outbound_allow: list[str]  # networks, and the word "public"
     heartbeat_s: int
     space_limit: int
@@ -90,7 +95,10 @@ class Env:
         urls = (self.hot_url, self.bus_url)
         found = {self.secret_key, self.key_pepper, self.s3_secret_key}
         found |= {urlsplit(url).password or "" for url in urls}
-        found |= {self.database.get("PASSWORD") or ""}
+        found |= {
+            self.database.get("PASSWORD") or "",
+            self.mail_url.get("EMAIL_HOST_PASSWORD") or "",
+        }
         return [value for value in found if len(value) >= 8]  # a shorter one would blot out words
 
 
@@ -128,6 +136,8 @@ def read() -> Env:
             hosts=env.list("NEVE_HOSTS", default=["127.0.0.1", "localhost", "[::1]"]),
             debug=env.bool("NEVE_DEBUG", False),
             log_format=_one_of(env, "NEVE_LOG_FORMAT", "console", "json"),
+            mail_url=_mail(env),
+            mail_from=env.str("NEVE_MAIL_FROM", ""),
             outbound_allow=_networks(env, "NEVE_OUTBOUND_ALLOW", "public"),
             heartbeat_s=_at_least(env, "NEVE_HEARTBEAT_S", 2, least=1),
             space_limit=_at_least(env, "NEVE_SPACE_LIMIT", 100, least=1),
@@ -174,6 +184,27 @@ def _one_of(env: environ.Env, name: str, *choices: str) -> str:
     if value not in choices:
         raise ImproperlyConfigured(f"{name}={value}: write {' or '.join(choices)}")
     return value
+
+
+MAIL_SCHEMES = ("smtp", "smtps", "smtp+tls", "smtp+ssl", "consolemail")
+
+
+def _mail(env: environ.Env) -> dict[str, Any]:
+    raw = env.str("NEVE_MAIL_URL", "")
+    if not raw:
+        return {}
+    scheme = urlsplit(raw).scheme
+    if scheme not in MAIL_SCHEMES:
+        raise ImproperlyConfigured(
+            f"NEVE_MAIL_URL is {scheme!r}…; use smtp+tls://user:password@host:587, or smtp+ssl:// "
+            "or smtp://"
+        )
+    if "@" not in env.str("NEVE_MAIL_FROM", ""):
+        raise ImproperlyConfigured(
+            "NEVE_MAIL_FROM is not set: with NEVE_MAIL_URL, write the sender's address, such as "
+            "neve@example.com"
+        )
+    return dict(environ.Env.email_url_config(raw))
 
 
 def _networks(env: environ.Env, name: str, default: str) -> list[str]:

@@ -232,6 +232,12 @@ CHANNEL_LAYERS = {
     }
 }
 
+# Without NEVE_MAIL_URL nothing is sent: whoever would send a mail checks `ENV.mail_url`.
+EMAIL_BACKEND = "django.core.mail.backends.dummy.EmailBackend"
+globals().update({name: value for name, value in ENV.mail_url.items() if name.startswith("EMAIL_")})
+EMAIL_TIMEOUT = 10
+DEFAULT_FROM_EMAIL = SERVER_EMAIL = ENV.mail_from or "neve@localhost"
+
 # Where requests to addresses of users may go: see `base.outbound`.
 OUTBOUND_ALLOW = ENV.outbound_allow
 

@@ -72,6 +72,47 @@ class Membership(models.Model):
         return f"{self.user} in {self.tenant} as {self.role}"
 
 
+class Invitation(TenantOwned):
+    """A link that gives its first user a role in a tenant, until it ends.
+
+    Only a keyed hash of its token is stored. `is_mailed`: the platform sent the link to `email`, so
+    whoever opens it reads mail of that address.
+    """
+
+    email = models.EmailField()
+    role = models.CharField(max_length=10, choices=Membership.Role)
+    token_hmac = models.CharField(max_length=64, unique=True)
+    invited_by = models.CharField(max_length=200)
+    is_mailed = models.BooleanField(default=False)
+    created_at = models.DateTimeField(auto_now_add=True)
+    expires_at = models.DateTimeField()
+    revoked_at = models.DateTimeField(null=True, blank=True)
+    accepted_at = models.DateTimeField(null=True, blank=True)
+    accepted_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        on_delete=models.SET_NULL,
+        null=True,
+        blank=True,
+        related_name="+",
+    )
+
+    class Meta(TenantOwned.Meta):
+        ordering = ("-created_at", "-pk")
+        constraints = [
+            models.UniqueConstraint(
+                name="invitation_once",
+                fields=("tenant", "email"),
+                condition=Q(accepted_at=None, revoked_at=None),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.email} to {self.tenant} as {self.role}"
+
+    def is_open(self, now: datetime) -> bool:
+        return self.revoked_at is None and self.accepted_at is None and self.expires_at > now
+
+
 class ApiKey(TenantScoped):
     """A key is a searchable prefix and a secret; only the secret's keyed hash is stored.
 

@@ -97,6 +97,10 @@ TABLE = {
     ("api:membership-detail", "get"): LOOK,
     ("api:membership-detail", "patch"): OPERATE,
     ("api:membership-detail", "delete"): OPERATE,
+    ("api:invitation-list", "get"): OVERSEE,
+    ("api:invitation-list", "post"): OPERATE,
+    ("api:invitation-detail", "get"): OVERSEE,
+    ("api:invitation-detail", "delete"): OPERATE,
     ("api:space-list", "get"): LOOK,
     ("api:space-detail", "get"): LOOK,
     ("api:space-detail", "delete"): OPERATE,
@@ -169,6 +173,13 @@ PAGES = {
     ("dashboard:overview-data", "get"): (200, 200, 200, 200),
     ("dashboard:tenants", "get"): (200, 200, 200, 200),
     ("dashboard:tenant-let-in", "post"): (404, 404, 404, 302),
+    ("dashboard:tenant-invite", "post"): (
+        404,
+        404,
+        404,
+        400,
+    ),  # an empty form, refused after the check
+    ("dashboard:invitation-revoke", "post"): (404, 404, 404, 200),
     ("dashboard:tenant-samples", "post"): (404, 404, 302, 302),
     ("dashboard:nodes", "get"): (200, 200, 200, 200),
     ("dashboard:families", "get"): (200, 200, 200, 200),
@@ -196,7 +207,7 @@ PAGES = {
     ("dashboard:key-revoke", "get"): (404, 404, 404, 200),
     ("dashboard:key-revoke", "post"): (404, 404, 404, 302),
 }
-DOORS = {"dashboard:login", "dashboard:logout"}
+DOORS = {"dashboard:login", "dashboard:logout", "dashboard:invitation"}
 BARE = {"healthz", "problem"}  # for anybody, outside of all namespaces
 SOCKETS = {"ws/usage": "vms"}  # who hears of the tenant; signed out, a socket is closed
 
@@ -333,7 +344,7 @@ def test_another_tenants_rows_do_not_exist(world, name):
     stranger = Client(headers={"Authorization": f"Bearer {make_key(other, 'team')}"})
     for caller in (stranger, callers["x"]):
         answer = caller.get(address(name, rows))
-        if name in ("api:tenant-list", "api:tenant-detail"):
+        if name.startswith(("api:tenant-list", "api:tenant-detail", "api:invitation-")):
             assert answer.status_code == 403
         elif name in ("api:samples", "api:samples-export"):
             assert caller.get(address(name, rows) + "?tenant=acme").status_code == 404

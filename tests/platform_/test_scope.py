@@ -36,6 +36,7 @@ MAY_USE_UNSCOPED = {
     "tenants/audit.py": "events of the platform have no tenant",
     "tenants/key_use.py": "keys of all tenants were used",
     "tenants/issuing.py": "operators rotate keys of all tenants",
+    "tenants/invitations.py": "a token is looked up before its tenant is known",
     "tenants/keys.py": "a key is looked up before its tenant is known",
     "tenants/services.py": "operator keys have no tenant",
     "tenants/principal.py": "restricts to the tenants that the caller sees",

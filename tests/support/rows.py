@@ -27,7 +27,7 @@ from events.models import Delivery, Event
 from events.services import Subject, emit
 from neve.formats.space import SpaceIdentity
 from retention import services as retention
-from tenants import services
+from tenants import invitations, services
 from tenants.audit import SYSTEM
 from tenants.models import Membership, Tenant
 from tenants.scope import tenant_scope
@@ -165,5 +165,8 @@ def make_everything(tenant: Tenant, count: int = 1) -> dict[str, Any]:
             "warm_policy": make_warm_policy(context),
             "policy": tenant.retention,
             "membership": person.memberships.get(),
+            "invitation": invitations.invite(
+                tenant=tenant, email=f"i{n}@example.com", role="viewer", link=str, actor=SYSTEM
+            )[0],
         }
     return last

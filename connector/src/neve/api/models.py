@@ -465,6 +465,23 @@ class GroupPoint(Record):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Invitation(Record):
+    """Names its tenant by slug."""
+
+    id: int
+    tenant: str | None
+    email: str
+    role: str
+    invited_by: str
+    is_mailed: bool
+    created_at: datetime
+    expires_at: datetime
+    revoked_at: datetime | None
+    accepted_at: datetime | None
+    accepted_by: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class IssuedKey(Record):
     """Names its tenant by slug."""
 
@@ -614,6 +631,25 @@ class LosingContext(Record):
     last_used_at: datetime | None
     lost_blocks: int
     blocks: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MadeInvitation(Record):
+    """Names its tenant by slug."""
+
+    id: int
+    tenant: str | None
+    email: str
+    role: str
+    invited_by: str
+    is_mailed: bool
+    created_at: datetime
+    expires_at: datetime
+    revoked_at: datetime | None
+    accepted_at: datetime | None
+    accepted_by: str | None
+    # shown once; null: it was mailed to the address
+    link: str | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

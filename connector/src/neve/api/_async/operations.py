@@ -935,6 +935,72 @@ class AsyncFamilyMembers(AsyncResource):
         )
 
 
+class AsyncInvitations(AsyncResource):
+    """Operations on invitations."""
+
+    async def create(self, *, tenant: str, email: str, role: str) -> models.MadeInvitation:
+        """Invites a person by a link, which can be used once within three days.
+
+        Args:
+            tenant: slug
+            role: * `viewer` - Viewer: reads
+                * `team` - Team: pins, expires, extends
+        """
+        return await self._transport.call(
+            "POST",
+            "/invitations",
+            models.MadeInvitation,
+            body=members({"tenant": tenant, "email": email, "role": role}),
+        )
+
+    async def delete(self, id: Id, *, etag: str | None = None) -> None:
+        """Revokes the link. An accepted invitation is refused: remove the member instead.
+
+        Args:
+            etag: of the version that is changed; refused if it is older.
+        """
+        await self._transport.call_for_json("DELETE", f"/invitations/{path_part(id)}", etag=etag)
+
+    async def get(self, id: Id) -> models.Invitation:
+        """Invitations, open and ended. Ended ones are kept for 30 days."""
+        return await self._transport.call("GET", f"/invitations/{path_part(id)}", models.Invitation)
+
+    def list(
+        self,
+        *,
+        email: str | None = None,
+        ordering: str | None = None,
+        page_size: int | None = None,
+        role: str | None = None,
+        tenant: str | None = None,
+        total: bool | None = None,
+    ) -> AsyncPages[models.Invitation]:
+        """Invitations, open and ended. Ended ones are kept for 30 days.
+
+        Args:
+            ordering: sort key, - for descending; -created_at unless given. Rows that change
+                while you walk the pages may be missed with a key that changes.
+            page_size: rows of a page; 50 unless given
+            role: * `viewer` - Viewer: reads
+                * `team` - Team: pins, expires, extends
+            tenant: slug of the tenant
+            total: true: count the rows of all pages
+        """
+        return AsyncPages(
+            self._transport,
+            "/invitations",
+            {
+                "email": email,
+                "ordering": ordering,
+                "page_size": page_size,
+                "role": role,
+                "tenant": tenant,
+                "total": total,
+            },
+            models.Invitation,
+        )
+
+
 class AsyncJobs(AsyncResource):
     """Operations on jobs."""
 
@@ -2257,6 +2323,7 @@ class AsyncOperations(AsyncResource):
         self.events = AsyncEvents(transport)
         self.families = AsyncFamilies(transport)
         self.family_members = AsyncFamilyMembers(transport)
+        self.invitations = AsyncInvitations(transport)
         self.jobs = AsyncJobs(transport)
         self.keys = AsyncKeys(transport)
         self.members = AsyncMembers(transport)

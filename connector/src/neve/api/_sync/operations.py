@@ -933,6 +933,72 @@ class FamilyMembers(Resource):
         )
 
 
+class Invitations(Resource):
+    """Operations on invitations."""
+
+    def create(self, *, tenant: str, email: str, role: str) -> models.MadeInvitation:
+        """Invites a person by a link, which can be used once within three days.
+
+        Args:
+            tenant: slug
+            role: * `viewer` - Viewer: reads
+                * `team` - Team: pins, expires, extends
+        """
+        return self._transport.call(
+            "POST",
+            "/invitations",
+            models.MadeInvitation,
+            body=members({"tenant": tenant, "email": email, "role": role}),
+        )
+
+    def delete(self, id: Id, *, etag: str | None = None) -> None:
+        """Revokes the link. An accepted invitation is refused: remove the member instead.
+
+        Args:
+            etag: of the version that is changed; refused if it is older.
+        """
+        self._transport.call_for_json("DELETE", f"/invitations/{path_part(id)}", etag=etag)
+
+    def get(self, id: Id) -> models.Invitation:
+        """Invitations, open and ended. Ended ones are kept for 30 days."""
+        return self._transport.call("GET", f"/invitations/{path_part(id)}", models.Invitation)
+
+    def list(
+        self,
+        *,
+        email: str | None = None,
+        ordering: str | None = None,
+        page_size: int | None = None,
+        role: str | None = None,
+        tenant: str | None = None,
+        total: bool | None = None,
+    ) -> Pages[models.Invitation]:
+        """Invitations, open and ended. Ended ones are kept for 30 days.
+
+        Args:
+            ordering: sort key, - for descending; -created_at unless given. Rows that change
+                while you walk the pages may be missed with a key that changes.
+            page_size: rows of a page; 50 unless given
+            role: * `viewer` - Viewer: reads
+                * `team` - Team: pins, expires, extends
+            tenant: slug of the tenant
+            total: true: count the rows of all pages
+        """
+        return Pages(
+            self._transport,
+            "/invitations",
+            {
+                "email": email,
+                "ordering": ordering,
+                "page_size": page_size,
+                "role": role,
+                "tenant": tenant,
+                "total": total,
+            },
+            models.Invitation,
+        )
+
+
 class Jobs(Resource):
     """Operations on jobs."""
 
@@ -2241,6 +2307,7 @@ class Operations(Resource):
         self.events = Events(transport)
         self.families = Families(transport)
         self.family_members = FamilyMembers(transport)
+        self.invitations = Invitations(transport)
         self.jobs = Jobs(transport)
         self.keys = Keys(transport)
         self.members = Members(transport)
