@@ -5,7 +5,7 @@ Nothing here reads the database.
 """
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 
 UNKNOWN = "—"
 _NBSP = "\N{NO-BREAK SPACE}"
@@ -112,12 +112,17 @@ def until_text(at: datetime | None, *, now: datetime) -> str:
     return "over" if left_s <= 0 else f"for {duration_quantity(left_s)}"
 
 
-def clock_text(at: datetime | None) -> str:
-    return UNKNOWN if at is None else at.astimezone(UTC).strftime("%H:%M:%S")
+def clock_text(at: datetime | None, zone: tzinfo = UTC) -> str:
+    return UNKNOWN if at is None else at.astimezone(zone).strftime("%H:%M:%S")
 
 
-def moment_text(at: datetime | None) -> str:
-    return UNKNOWN if at is None else at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
+def moment_text(at: datetime | None, zone: tzinfo = UTC) -> str:
+    return UNKNOWN if at is None else at.astimezone(zone).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def zone_text(at: datetime, zone: tzinfo) -> str:
+    """The zone's short name at that time: UTC, CET, +03."""
+    return at.astimezone(zone).strftime("%Z")
 
 
 def points_text(change: float | None) -> str:

@@ -4,7 +4,8 @@ The content security policy stands in the settings; `nonce` is what lets a scrip
 """
 
 from collections.abc import Callable
-from functools import wraps
+from datetime import UTC
+from functools import cache, wraps
 from typing import Any
 
 from django.contrib.auth.views import redirect_to_login
@@ -12,27 +13,39 @@ from django.core.paginator import Page, Paginator
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
 from django.shortcuts import render
 from django.template import loader
-from django.urls import reverse
+from django.urls import NoReverseMatch, reverse
+from django.utils import timezone
 
 from base.problems import Problem
+from dashboard.scope import ALL, SCOPE, scope_of
 from tenants.models import Tenant
 from tenants.principal import Principal, principal_of_person
 
-ALL = "all"  # the picker's value for all tenants that the person sees
 THEMES = ("dark", "light")
+# Name of the page and of its URL, label, second key after `g`. An entry shows up once its URL does.
 _NAVIGATION = (
     (
-        *(("overview", "Overview", "o"), ("nodes", "Nodes", "n")),
-        *(("tiers", "Tiers & segments", "s"), ("spaces", "Spaces", "p")),
+        *(("overview", "Overview", "o"), ("explorer", "Explorer", "x")),
+        *(("why", "Why?", "h"), ("what_if", "What-if", "i")),
     ),
     (
-        *(("tenants", "Tenants", "t"), ("contexts", "Contexts", "c")),
-        *(("families", "Families", "f"), ("keys", "API keys", "k")),
-        *(("webhooks", "Webhooks", "w"), ("savings", "Savings", "v")),
+        *(("tenants", "Tenants", "t"), ("contexts", "Contexts", "c"), ("spaces", "Spaces", "p")),
+        *(("policies", "Policies", "l"), ("savings", "Savings", "v"), ("keys", "API keys", "k")),
+        *(("families", "Families", "f"), ("webhooks", "Webhooks", "w")),
     ),
-    (("what_if", "What-if", "i"),),
-    (("jobs", "Jobs", "j"), ("audit", "Audit", "a"), ("system", "System", "y")),
+    (
+        *(("nodes", "Nodes", "n"), ("tiers", "Tiers & segments", "s")),
+        *(("jobs", "Jobs", "j"), ("incidents", "Incidents", "d")),
+    ),
+    (("audit", "Audit", "a"), ("system", "System", "y")),
 )
+# Pages of one object stand under their list.
+_UNDER = {
+    **{"tenant": "tenants", "context": "contexts", "space": "spaces", "spaces-compare": "spaces"},
+    **{"node": "nodes", "job": "jobs", "incident": "incidents"},
+}
+
+LABELS = {name: label for group in _NAVIGATION for name, label, _ in group}
 
 View = Callable[..., HttpResponseBase]
 
@@ -40,8 +53,9 @@ View = Callable[..., HttpResponseBase]
 def page(*takes: str, is_data: bool = False) -> Callable[[View], View]:
     """Makes a view for signed-in people, which gets their Principal as its second argument.
 
-    `takes`: the parameters of its query string; any other is 404, since a misspelt filter would let
-    an action touch more rows than meant. `is_data`: scripts call it, so signed out is 401.
+    `takes`: the parameters of its query string, beside those of the scope, which every page takes;
+    any other is 404, since a misspelt filter would let an action touch more rows than meant.
+    `is_data`: scripts call it, so signed out is 401.
     """
 
     def decorate(view: View) -> View:
@@ -51,7 +65,7 @@ def page(*takes: str, is_data: bool = False) -> Callable[[View], View]:
                 if is_data:
                     return JsonResponse({"detail": "signed out"}, status=401)
                 return redirect_to_login(request.get_full_path())
-            _require_known(request, takes)
+            _require_known(request, (*takes, *SCOPE))
             try:
                 return view(request, principal_of_person(request.user), *args, **kwargs)
             except Problem as problem:  # of an address: what it names is not there
@@ -71,9 +85,8 @@ def require_operator(person: Principal) -> None:
 
 
 def chosen_tenants(request: HttpRequest, person: Principal) -> tuple[Tenant, ...]:
-    """The picker's choice. Raises Problem (not-found) for a tenant that the person does not see."""
-    slug = request.GET.get("tenant", ALL)
-    return person.tenants if slug == ALL else (person.tenant(slug),)
+    """Those of the scope. Raises Problem (not-found) for a tenant that the person does not see."""
+    return scope_of(request, person).tenants
 
 
 def part_of(request: HttpRequest, found: Any, rows: int) -> Page[Any]:
@@ -98,26 +111,53 @@ def render_page(
     *,
     status: int = 200,
 ) -> HttpResponse:
-    """`name`: of the page in the navigation, of its URL and of its folder."""
+    """`name`: of the page's URL and of its folder."""
+    scope = scope_of(request, person)
+    navigation = [[item | {"url": scope.link(item["name"])} for item in group] for group in menu()]
     base = {
         "person": person,
-        "tenant": request.GET.get("tenant", ALL),
+        "scope": scope,
+        "tenant": scope.tenant,
         "all": ALL,
         "page_name": name,
+        "page_at": _UNDER.get(name, name),
+        "page_label": LABELS.get(_UNDER.get(name, name), "Neve"),
         "theme": theme_of(request),
         "nonce": request.csp_nonce,  # type: ignore[attr-defined]  # of django-csp
-        "navigation": [[_item(*item) for item in group] for group in _NAVIGATION],
+        "navigation": navigation,
     }
-    return render(request, f"pages/{name}/page.html", base | context, status=status)
+    with timezone.override(scope.zone):  # of all times on the page
+        return render(request, f"pages/{name}/page.html", base | context, status=status)
 
 
 def render_part(request: HttpRequest, template: str, context: dict[str, Any]) -> str:
     """One part of a page, as htmx and the live updates swap it in."""
-    return loader.render_to_string(template, context, request=request)
+    scope = getattr(request, "neve_scope", None)
+    zone = UTC if scope is None else scope.zone
+    with timezone.override(zone):
+        return loader.render_to_string(template, {"scope": scope, **context}, request=request)
 
 
-def _item(name: str, label: str, key: str) -> dict[str, str]:
-    return {"name": name, "label": label, "key": key, "url": reverse(f"dashboard:{name}")}
+@cache
+def menu() -> tuple[tuple[dict[str, str], ...], ...]:
+    """The navigation's groups: those pages that have an address."""
+    groups = (
+        tuple(
+            {"name": name, "label": label, "key": key}
+            for name, label, key in group
+            if _has_address(name)
+        )
+        for group in _NAVIGATION
+    )
+    return tuple(group for group in groups if group)
+
+
+def _has_address(name: str) -> bool:
+    try:
+        reverse(f"dashboard:{name}")
+    except NoReverseMatch:
+        return False
+    return True
 
 
 def _require_known(request: HttpRequest, takes: tuple[str, ...]) -> None:

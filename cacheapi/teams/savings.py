@@ -12,8 +12,9 @@ from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from base.exports import cell, csv_lines
 from cacheapi.base.access import caller
-from cacheapi.base.exports import FORMATS, Csv, JsonLines, cell, csv_lines, sent
+from cacheapi.base.exports import FORMATS, Csv, JsonLines, sent
 from cacheapi.base.queries import TEXT, malformed, number
 from cacheapi.base.viewsets import ApiView
 from neve.planner.savings import USED_NAMES

@@ -1,5 +1,6 @@
 """Template filters over `dashboard.formats`, and the bar drawn everywhere used/limit is shown."""
 
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
@@ -10,6 +11,7 @@ from django.utils.safestring import SafeString
 
 from catalog.models import Job
 from dashboard import formats
+from dashboard.lists import Cell
 
 register = template.Library()
 
@@ -72,14 +74,41 @@ def in_points(width: float) -> str:
     return f"{width * 100:.1f}\N{NO-BREAK SPACE}pt"
 
 
+# Times are in the reader's zone, which `render_page` makes the current one.
+
+
 @register.filter
 def clock(at: datetime | None) -> str:
-    return formats.clock_text(at)
+    return formats.clock_text(at, timezone.get_current_timezone())
 
 
 @register.filter
 def moment(at: datetime | None) -> str:
-    return formats.moment_text(at)
+    return formats.moment_text(at, timezone.get_current_timezone())
+
+
+@register.filter
+def clock_short(at: datetime) -> str:
+    return formats.clock_text(at, timezone.get_current_timezone())[:5]
+
+
+@register.filter
+def day_short(at: datetime) -> str:
+    """30 Nov"""
+    local = at.astimezone(timezone.get_current_timezone())
+    return f"{local.day}\N{NO-BREAK SPACE}{local:%b}"
+
+
+@register.filter
+def local_input(at: datetime) -> str:
+    """As `<input type="datetime-local">` takes it."""
+    return at.astimezone(timezone.get_current_timezone()).strftime("%Y-%m-%dT%H:%M")
+
+
+@register.filter
+def zone_of(at: datetime | None) -> str:
+    """The short name of the reader's zone then, or now."""
+    return formats.zone_text(at or timezone.now(), timezone.get_current_timezone())
 
 
 @register.filter
@@ -88,9 +117,10 @@ def ago(at: datetime | None) -> SafeString:
     if at is None:
         return format_html("{}", text)
     return format_html(
-        '<time datetime="{}" title="{} UTC">{}</time>',
+        '<time datetime="{}" title="{} {}">{}</time>',
         at.isoformat(),
-        formats.moment_text(at),
+        moment(at),
+        zone_of(at),
         text,
     )
 
@@ -124,3 +154,55 @@ def bar(label: str, *parts: Any) -> SafeString:
         "", '<rect class="fill-{}" x="{}" width="{}" height="100%"></rect>', rects
     )
     return format_html('<svg class="bar" role="img" aria-label="{}">{}</svg>', label, drawn)
+
+
+@register.simple_tag(takes_context=True)
+def scope_link(context: Any, name: str, *args: Any, **changes: object) -> str:
+    """The address of a page in the reader's scope: `{% scope_link 'node' node.pk range='6h' %}`."""
+    address: str = context["scope"].link(name, *args, **changes)
+    return address
+
+
+@register.simple_tag(takes_context=True)
+def here(context: Any, **changes: object) -> str:
+    """The address of this page with changed parameters: `{% here split='node' page=None %}`."""
+    address: str = context["scope"].here(**changes)
+    return address
+
+
+@register.simple_tag(takes_context=True)
+def scope_fields(context: Any, *without: str) -> SafeString:
+    """Hidden fields that keep the address in a form of GET, but for the parameters that it sets."""
+    return format_html_join(
+        "", '<input type="hidden" name="{}" value="{}">', context["scope"].fields(*without)
+    )
+
+
+_VALUES: dict[str, Callable[[Any], Any]] = {
+    "count": count,
+    "size": size,
+    "rate": rate,
+    "percent": percent,
+    "ms": milliseconds,
+    "duration": duration,
+    "ago": ago,
+    "moment": moment,
+    "until": until,
+}
+
+
+@register.simple_tag
+def list_value(cell: Cell) -> SafeString:
+    """A cell's value as its column's kind reads."""
+    column, value = cell.column, cell.value
+    if column.kind == "state":
+        return format_html('<span class="state {}">{}</span>', value, cell.words or value)
+    if cell.words:
+        return format_html("{}", cell.words)
+    if column.kind == "bar":
+        return bar(column.label, column.colour, value)
+    if column.kind == "count" and column.unit:
+        return _quantity(formats.count_quantity(value, column.unit))
+    if column.kind in _VALUES:
+        return format_html("{}", _VALUES[column.kind](value))
+    return format_html("{}", formats.UNKNOWN if value is None or value == "" else value)

@@ -80,6 +80,31 @@ def window_of(range_: Range, now_s: float) -> Window:
     return Window(range_, now_s, end_ts - range_.seconds - step_s, end_ts)
 
 
+MOST_STEPS = 182  # of a page's line
+SHORTEST_S = 100  # ten of the finest steps
+
+
+def window_between(
+    start_s: float, end_s: float, now_s: float, *, kept_s: Mapping[int, float]
+) -> Window:
+    """The window that people named by its ends, moved out to whole steps; it ends now at the latest
+    and spans SHORTEST_S at least.
+
+    `kept_s`: how long the roll-ups of a resolution are kept. Raises Problem (malformed).
+    """
+    if not start_s < end_s or start_s >= now_s:
+        raise Problem("malformed", "from: needs to lie before to and before now.", field="from")
+    end_s = min(end_s, now_s)
+    start_s = min(start_s, end_s - SHORTEST_S)
+    for step_s in _STEPS_S:
+        period = _period(start_s, end_s, step_s, now_s, kept_s)
+        if period is not None and period.end_ts - period.start_ts <= MOST_STEPS * step_s:
+            seconds = period.end_ts - period.start_ts
+            range_ = Range("", seconds, period.resolution_s, step_s, "chosen window")
+            return Window(range_, now_s, period.start_ts, period.end_ts)
+    raise Problem("malformed", "from: so long a window is not kept.", field="from")
+
+
 def offered(oldest_ts: int | None, now_s: float) -> list[tuple[Range, bool]]:
     """All ranges, each with whether to offer it: data must reach further back than the next
     shorter range shows. The shortest one always is."""

@@ -13,6 +13,7 @@ from django.core.handlers.asgi import ASGIRequest
 from django.test import RequestFactory
 from rest_framework.test import force_authenticate
 
+from base import exports as streams
 from base.problems import Problem
 from cacheapi.base import exports
 from cacheapi.base.exports import Exported
@@ -138,7 +139,7 @@ async def test_a_slow_step_holds_up_no_other_request():
         assert go_on.wait(30)
         yield b"rows"
 
-    sent = exports._sent_by_asgi(steps(), None)
+    sent = streams._sent_by_asgi(steps(), None)
     first = asyncio.ensure_future(anext(sent))
     await asyncio.sleep(0)
     async with asyncio.timeout(10):
@@ -150,23 +151,23 @@ async def test_a_slow_step_holds_up_no_other_request():
 
 async def test_exports_that_nobody_reads_are_few():
     tenant = frozenset({7})
-    waiting = [exports._sent_by_asgi(iter([b"1", b"2"]), tenant) for _ in range(9)]
+    waiting = [streams._sent_by_asgi(iter([b"1", b"2"]), tenant) for _ in range(9)]
     for each in waiting[:8]:
         assert await anext(each) == b"1"
     with pytest.raises(Problem, match="8 exports of your tenant"):
         await anext(waiting[8])
-    exports.TURNS.require(frozenset({8}))
+    streams.TURNS.require(frozenset({8}))
     await waiting[0].aclose()  # the client is gone
-    exports.TURNS.require(tenant)
+    streams.TURNS.require(tenant)
     for each in waiting:
         await each.aclose()
-    assert not exports.TURNS._held
+    assert not streams.TURNS._held
 
 
 def test_a_tenant_is_told_that_it_has_too_many_exports(export, tenant):
     with ExitStack() as under_way:
-        for _ in range(exports.TURNS.most):
-            under_way.enter_context(exports.TURNS.turn(frozenset({tenant.pk})))
+        for _ in range(streams.TURNS.most):
+            under_way.enter_context(streams.TURNS.turn(frozenset({tenant.pk})))
         answer = export()
         assert (answer.status_code, answer["Retry-After"]) == (429, "2")
     assert export().status_code == 200

@@ -2,156 +2,22 @@
 read. Pictures land in var/ to be looked at; tests never commit them.
 """
 
-import json
 import re
 import secrets
 import subprocess
 import sys
 import time
-import urllib.request
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, Playwright, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
-from neve.formats.keys import BucketKeys
-from neve.index.tier import HotTier
-from support.chromium import CHROMIUM, FLAGS, PAGES
-from support.rows import IDENTITY
+from support.browser import PICTURES, WAIT_MS, axe
+from support.chromium import PAGES
 from support.sampled_tenant import SLUG, seed
-from support.servers import ROOT, ControlPlane, Server, wait_until
+from support.servers import ControlPlane, Server, wait_until
 
 pytestmark = pytest.mark.browser
-
-PICTURES = ROOT / "var"
-WAIT_MS = 30_000
-expect.set_options(timeout=WAIT_MS)
-
-
-@pytest.fixture(scope="module")
-def playwright() -> Iterator[Playwright]:
-    with sync_playwright() as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def chromium(playwright: Playwright) -> Iterator[Browser]:
-    browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
-    yield browser
-    browser.close()
-
-
-@dataclass
-class Watched:
-    """A page, and what it said and asked for."""
-
-    page: Page
-    errors: list[str] = field(default_factory=list)
-    requests: list[str] = field(default_factory=list)
-
-
-@pytest.fixture
-def open_page(chromium: Browser, control_plane: ControlPlane) -> Iterator[Callable[..., Watched]]:
-    """open_page(**context options): a signed-in page. No page may ask another host."""
-    opened = []
-
-    def open_page(**options: Any) -> Watched:
-        viewport = {"width": 1440, "height": 900}
-        page = chromium.new_context(viewport=viewport, **options).new_page()
-        page.set_default_timeout(WAIT_MS)
-        watched = Watched(page)
-        opened.append(watched)
-        page.on(
-            "console",
-            lambda message: (
-                message.type == "error"
-                and watched.errors.append(f"{message.text} {message.location['url']}")
-            ),
-        )
-        page.on("pageerror", lambda error: watched.errors.append(str(error)))
-        page.on("request", lambda request: watched.requests.append(request.url))
-        sign_in(page, control_plane)
-        return watched
-
-    yield open_page
-    for watched in opened:
-        foreign = [url for url in watched.requests if not url.startswith(control_plane.url)]
-        watched.page.context.close()
-        assert foreign == []
-
-
-def sign_in(page: Page, control_plane: ControlPlane) -> None:
-    user, password = control_plane.operator
-    page.goto(control_plane.url)
-    page.get_by_label("User name").fill(user)
-    page.get_by_label("Password").fill(password)
-    page.get_by_role("button", name="Sign in").click()
-    page.wait_for_url(f"{control_plane.url}/")
-
-
-@dataclass
-class Node:
-    """A node that speaks the cache endpoint's HTTP, and nothing else."""
-
-    platform: ControlPlane
-    name: str
-    seq: int = 0
-    session: str = ""
-    tenant_id: int = 0
-    space_id: int = 0
-
-    def connect(self) -> "Node":
-        body = {"node": self.name, "engine": {"name": "test", "version": "1"}, "space": None}
-        answer = self._post("sessions", {**body, "identity": IDENTITY, "max_chunk_tokens": 256})
-        self.session = answer["session"]
-        self.tenant_id, self.space_id = answer["tenant"]["id"], answer["space"]["id"]
-        return self
-
-    def beat(
-        self,
-        *,
-        breaker: str = "closed",
-        misses: Any = None,
-        speeds: Any = None,
-        **counters: int,
-    ) -> None:
-        self.seq += 1
-        body = {"seq": self.seq, "counters": counters, "misses": misses or {}, "load_ms": {}}
-        body |= {"breaker": breaker, "speeds": speeds or {}}
-        self._post(f"sessions/{self.session}/heartbeat", body)
-
-    def report_context(self, name: str, *, stored: int = 0) -> None:
-        """Of four blocks, of which the first `stored` are there."""
-        ids = [secrets.token_hex(16) for _ in range(4)]
-        with self.platform.hot.client() as client:
-            blocks = [(bytes.fromhex(id_), 100, 256) for id_ in ids[:stored]]
-            for id_, size_bytes, _ in blocks:
-                key = BucketKeys(self.tenant_id, 0).block(self.space_id, id_)
-                client.set(key, bytes(size_bytes), px=60_000)
-            HotTier(client.execute_command, self.tenant_id).commit(self.space_id, blocks)
-        body = {"session": self.session, "name": name, "block_ids": ids, "tokens": 1024}
-        self._post("contexts", body)
-
-    def _post(self, path: str, body: Any) -> Any:
-        request = urllib.request.Request(
-            f"{self.platform.url}/cache/v1/{path}",
-            data=json.dumps(body).encode(),
-            headers={
-                "Authorization": f"Bearer {self.platform.node_key}",
-                "Content-Type": "application/json",
-            },
-        )
-        with urllib.request.urlopen(request, timeout=10) as response:
-            return json.load(response)
-
-
-@pytest.fixture
-def node(control_plane: ControlPlane) -> Node:
-    return Node(control_plane, f"gpu-{secrets.token_hex(3)}").connect()
 
 
 def tile(page: Page, name: str) -> str:
@@ -312,7 +178,7 @@ def test_without_javascript_the_numbers_are_there(open_page, control_plane, node
     node.beat(requested_tokens=9_000_000, hit_hot_tokens=9_000_000)
     page = open_page(java_script_enabled=False).page
     assert tokens(tile(page, "saved")) > 8_000_000
-    page.locator("summary").first.click()
+    page.locator(".twin summary").first.click()
     expect(page.locator("[data-part=token_table] tr").first).to_be_visible()
 
 
@@ -331,17 +197,6 @@ def test_everybody_can_read_and_reach_everything(open_page, control_plane, node,
         if path in ("contexts/", "tiers/"):
             page.screenshot(path=PICTURES / f"test-{path[:-1]}-{scheme}.png")
     assert watched.errors == []
-
-
-def axe(page: Page, **options: Any) -> list[str]:
-    """What axe-core finds on the page as it is: rule, how grave, and the first element."""
-    if not page.evaluate("'axe' in window"):
-        page.evaluate(files("axe_playwright_python").joinpath("axe.min.js").read_text())
-    run = "options => axe.run(document, { resultTypes: ['violations'], ...options })"
-    return [
-        f"{found['impact']} {found['id']}: {found['nodes'][0]['html'][:200]}"
-        for found in page.evaluate(run, options)["violations"]
-    ]
 
 
 def test_axe_finds_nothing_on_any_page_at_any_width(open_page, control_plane, node):
@@ -403,7 +258,7 @@ def test_the_keyboard_goes_everywhere(open_page, control_plane):
 
 def test_an_open_table_stays_open_and_grows(open_page, control_plane, node):
     page = open_page().page
-    page.locator("summary").first.click()
+    page.locator(".twin summary").first.click()
     rows = page.locator("[data-part=token_table] tr")
     expect(rows.first).to_be_visible()
     newest = rows.first.inner_text()
@@ -454,7 +309,7 @@ def test_a_lever_is_tried_in_the_browser(open_page, control_plane, sampled):
 def test_without_javascript_the_form_and_the_table_are_there(open_page, control_plane, sampled):
     page = open_page(java_script_enabled=False).page
     page.goto(f"{control_plane.url}/what-if/?tenant={sampled}")
-    page.locator("summary").click()
+    page.locator("main details summary").last.click()
     expect(page.locator("details tbody tr")).to_have_count(9)
     page.get_by_role("button", name="Work it out").click()
     expect(page.get_by_role("alert")).to_contain_text("Change at least one value")

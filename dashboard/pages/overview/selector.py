@@ -10,7 +10,7 @@ from django.db.models import Min
 from catalog.models import NodeSession, UsageRollup
 from catalog.sessions import live_since
 from catalog.usage import bounded_sum
-from catalog.windows import Range, Window, offered, window_of
+from catalog.windows import Range, Window
 from dashboard import probes
 from dashboard.formats import AXES
 from dashboard.pages.jobs.selector import failed_jobs
@@ -38,12 +38,11 @@ class TenantRow:
 
 @dataclass(frozen=True)
 class Overview:
-    """`ranges`: each with whether data reaches back so far. `hit_change`: of the ratio, against
-    the window before; None without both. `read_rate`: bytes a second of the last minute."""
+    """`hit_change`: of the ratio, against the window before; None without both. `read_rate`: bytes
+    a second of the last minute."""
 
     now: datetime
     range: Range
-    ranges: list[tuple[Range, bool]]
     window: Window
     is_empty: bool
     health: Health
@@ -65,7 +64,7 @@ class Overview:
         return {
             "now_s": self.window.now_s,
             "start_s": self.window.start_ts,
-            "end_s": self.window.now_s,
+            "end_s": min(self.window.now_s, self.window.end_ts),
             "step_s": self.range.step_s,
             "series": asdict(self.series.since(since_ts)),
         }
@@ -75,9 +74,8 @@ class Overview:
         return {**vars(self), "chart": self.chart(), "axes": AXES}
 
 
-def overview_of(person: Principal, tenants: Tenants, range_: Range) -> Overview:
-    now = datetime.now(UTC)
-    window = window_of(range_, now.timestamp())
+def overview_of(person: Principal, tenants: Tenants, window: Window) -> Overview:
+    now = datetime.fromtimestamp(window.now_s, UTC)
     counted, before = totals(tenants, window), totals(tenants, window.previous())
     uses = storage_use(tenants, window.now_s)
     storage = summed(list(uses.values()))
@@ -98,8 +96,7 @@ def overview_of(person: Principal, tenants: Tenants, range_: Range) -> Overview:
     by_size = sorted(tenants, key=lambda one: (-uses[one.pk].held_bytes, one.slug))
     return Overview(
         now=now,
-        range=range_,
-        ranges=offered(oldest_bucket_ts(tenants), window.now_s),
+        range=window.range,
         window=window,
         is_empty=not has_ever_connected(tenants),
         health=health,
@@ -116,12 +113,6 @@ def overview_of(person: Principal, tenants: Tenants, range_: Range) -> Overview:
         series=series(tenants, window),
         endpoint=settings.ENV.url.geturl(),
     )
-
-
-def oldest_bucket_ts(tenants: Tenants) -> int | None:
-    """Where kept data begins, in any resolution."""
-    found = rows_of(UsageRollup, tenants).aggregate(oldest=Min("bucket_ts"))
-    return None if found["oldest"] is None else int(found["oldest"])
 
 
 def read_rate_now(tenants: Tenants, now_s: float) -> float | None:

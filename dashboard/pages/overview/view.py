@@ -3,9 +3,9 @@
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.http import require_GET
 
-from catalog.windows import DEFAULT_RANGE, range_named
-from dashboard.page import chosen_tenants, page, render_page, render_part
+from dashboard.page import page, render_page, render_part
 from dashboard.pages.overview.selector import Overview, overview_of
+from dashboard.scope import scope_of
 from tenants.principal import Principal
 
 PARTS = {
@@ -15,14 +15,14 @@ PARTS = {
 TABLES = {name: f"pages/overview/{name}.html" for name in ("token_table", "byte_table")}
 
 
-@page("tenant", "range")
+@page()
 @require_GET
 def overview(request: HttpRequest, person: Principal) -> HttpResponse:
     return render_page(request, person, "overview", _read(request, person).context())
 
 
 @require_GET
-@page("tenant", "range", "since", "tables", is_data=True)
+@page("since", "tables", is_data=True)
 def overview_data(request: HttpRequest, person: Principal) -> JsonResponse:
     """Steps from `since` on, and the parts of the page, rendered."""
     since_ts, found = _since(request), _read(request, person)
@@ -34,8 +34,8 @@ def overview_data(request: HttpRequest, person: Principal) -> JsonResponse:
 
 
 def _read(request: HttpRequest, person: Principal) -> Overview:
-    range_ = range_named(request.GET.get("range", DEFAULT_RANGE))
-    return overview_of(person, chosen_tenants(request, person), range_)
+    scope = scope_of(request, person)
+    return overview_of(person, scope.tenants, scope.window)
 
 
 def _since(request: HttpRequest) -> int:

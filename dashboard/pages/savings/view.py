@@ -3,8 +3,9 @@
 from django.http import HttpRequest, HttpResponse
 from django.views.decorators.http import require_GET
 
-from dashboard.page import ALL, chosen_tenants, page, render_page
+from dashboard.page import chosen_tenants, page, render_page
 from dashboard.pages.savings.selector import months_of, row_of
+from dashboard.scope import ALL
 from planning import savings
 from tenants.principal import Principal
 

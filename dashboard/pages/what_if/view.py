@@ -15,7 +15,7 @@ from django.views.decorators.http import require_http_methods
 from base.problems import Problem
 from catalog.kinds import WHAT_IF
 from catalog.models import Job
-from dashboard.page import ALL, page, render_page
+from dashboard.page import page, render_page
 from dashboard.pages.what_if.selector import (
     basis_of,
     change_asked,
@@ -23,6 +23,7 @@ from dashboard.pages.what_if.selector import (
     fields_with,
     shown,
 )
+from dashboard.scope import ALL
 from neve.errors import Misuse
 from neve.planner.changes import Change
 from planning import whatif

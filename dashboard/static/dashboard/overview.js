@@ -43,7 +43,7 @@ function merge(old, fresh) {
 
 async function refresh() {
   const since = chart.series.ts.at(-1) ?? 0;
-  const query = new URLSearchParams({ range: page.dataset.range, tenant: page.dataset.tenant });
+  const query = new URLSearchParams(location.search);
   // A step back: what was still growing when it came is fetched again.
   query.set("since", Math.max(since - chart.step_s, 0));
   if (page.querySelector("[data-table][open]")) query.set("tables", "1");

@@ -1,7 +1,17 @@
-// What every page has: theme, keyboard, pickers that submit themselves. A page works without it.
+// What every page has: theme, zone, keyboard, pickers that submit themselves. A page works without
+// it.
 
 const ROOT = document.documentElement;
 const TWO_KEYS_MS = 1200;
+const YEAR_S = 31536000;
+const ZONE = Intl.DateTimeFormat().resolvedOptions().timeZone;
+
+ROOT.classList.add("has-script");
+
+// A cookie, so that the server renders the next page right from the start.
+function remember(name, value) {
+  document.cookie = `${name}=${value}; path=/; max-age=${YEAR_S}; samesite=lax`;
+}
 
 function isDark() {
   const chosen = ROOT.dataset.theme;
@@ -10,8 +20,7 @@ function isDark() {
 
 function toggleTheme() {
   ROOT.dataset.theme = isDark() ? "light" : "dark";
-  // A cookie, so that the server renders the next page right from the start.
-  document.cookie = `neve_theme=${ROOT.dataset.theme}; path=/; max-age=31536000; samesite=lax`;
+  remember("neve_theme", ROOT.dataset.theme);
   dispatchEvent(new Event("neve:theme"));
 }
 
@@ -19,21 +28,79 @@ function showHelp() {
   document.getElementById("help").showModal();
 }
 
-for (const form of document.querySelectorAll("[data-submit-on-change]")) {
+// Empty fields are left out, so that an address says only what was chosen.
+function submitOnChange(form) {
   form.addEventListener("change", () => form.requestSubmit());
+  form.addEventListener("submit", () => {
+    for (const field of form.elements) field.disabled ||= field.value === "" && field.name !== "";
+  });
 }
-for (const button of document.querySelectorAll("[data-action]")) {
-  button.addEventListener("click", button.dataset.action === "theme" ? toggleTheme : showHelp);
+
+// All zones that the browser knows, once somebody looks for one.
+function fillZones(select) {
+  const known = new Set([...select.options].map((option) => option.value));
+  for (const name of Intl.supportedValuesOf("timeZone")) {
+    if (!known.has(name)) select.add(new Option(name));
+  }
 }
+
+// Lists: the row that has focus is the current one.
+function rows() {
+  const first = document.activeElement?.closest("[data-list]") ?? document.querySelector("[data-list]");
+  return first ? [...first.querySelectorAll("tbody tr")] : [];
+}
+
+function moveRow(by) {
+  const all = rows();
+  const now = all.indexOf(document.activeElement?.closest("tr"));
+  const next = all[now < 0 ? (by > 0 ? 0 : all.length - 1) : Math.min(Math.max(now + by, 0), all.length - 1)];
+  if (!next) return;
+  next.tabIndex = -1;
+  next.focus();
+  next.scrollIntoView({ block: "nearest" });
+}
+
+if (ZONE && !document.cookie.includes(`neve_zone=${ZONE}`)) remember("neve_zone", ZONE);
+for (const form of document.querySelectorAll("[data-submit-on-change]")) submitOnChange(form);
+for (const select of document.querySelectorAll("[data-zone]")) {
+  select.addEventListener("pointerdown", () => fillZones(select), { once: true });
+  select.addEventListener("focus", () => fillZones(select), { once: true });
+}
+for (const button of document.querySelectorAll("[data-action=theme]")) {
+  button.addEventListener("click", toggleTheme);
+}
+for (const button of document.querySelectorAll("[data-action=help]")) {
+  button.addEventListener("click", showHelp);
+}
+document.querySelector(".side [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
+// An open menu closes when somebody presses Escape in it or clicks elsewhere.
+addEventListener("click", (event) => {
+  for (const menu of document.querySelectorAll(".menu[open]")) {
+    if (!menu.contains(event.target)) menu.open = false;
+  }
+});
 
 let wentAt = -Infinity; // when "g" was pressed
 addEventListener("keydown", (event) => {
-  const typing = event.target.closest("input, select, textarea, [contenteditable]");
+  if (event.key === "Escape") document.activeElement?.closest(".menu[open]")?.removeAttribute("open");
+  const typing = event.target.closest?.("input, select, textarea, [contenteditable]");
   if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (document.querySelector("dialog[open]")) return;
   if (performance.now() - wentAt < TWO_KEYS_MS) {
     wentAt = -Infinity;
     document.querySelector(`.side a[data-key="${CSS.escape(event.key)}"]`)?.click();
   } else if (event.key === "g") wentAt = performance.now();
   else if (event.key === "t") toggleTheme();
   else if (event.key === "?") showHelp();
+  else if (event.key === "j") moveRow(1);
+  else if (event.key === "k") moveRow(-1);
+  else if (event.key === "Enter" && event.target.matches?.("[data-list] tbody tr")) {
+    event.target.querySelector("a[href]")?.click();
+  } else if (event.key === "/") {
+    const field = document.querySelector("[data-search]");
+    if (!field) return;
+    event.preventDefault();
+    field.focus();
+    field.select();
+  }
 });
