@@ -80,27 +80,39 @@ addEventListener("click", (event) => {
   }
 });
 
+function search(event) {
+  const field = document.querySelector("[data-search]");
+  if (!field) return;
+  event.preventDefault();
+  field.focus();
+  field.select();
+}
+
+function openRow({ target }) {
+  if (target.matches?.("[data-list] tbody tr")) target.querySelector("a[href]")?.click();
+}
+
 let wentAt = -Infinity; // when "g" was pressed
+const KEYS = {
+  g: () => { wentAt = performance.now(); },
+  t: toggleTheme,
+  "?": showHelp,
+  j: () => moveRow(1),
+  k: () => moveRow(-1),
+  Enter: openRow,
+  "/": search,
+};
+
+function isTaken(event) {
+  const typing = event.target.closest?.("input, select, textarea, [contenteditable]");
+  return typing || event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]");
+}
+
 addEventListener("keydown", (event) => {
   if (event.key === "Escape") document.activeElement?.closest(".menu[open]")?.removeAttribute("open");
-  const typing = event.target.closest?.("input, select, textarea, [contenteditable]");
-  if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
-  if (document.querySelector("dialog[open]")) return;
+  if (isTaken(event)) return;
   if (performance.now() - wentAt < TWO_KEYS_MS) {
     wentAt = -Infinity;
     document.querySelector(`.side a[data-key="${CSS.escape(event.key)}"]`)?.click();
-  } else if (event.key === "g") wentAt = performance.now();
-  else if (event.key === "t") toggleTheme();
-  else if (event.key === "?") showHelp();
-  else if (event.key === "j") moveRow(1);
-  else if (event.key === "k") moveRow(-1);
-  else if (event.key === "Enter" && event.target.matches?.("[data-list] tbody tr")) {
-    event.target.querySelector("a[href]")?.click();
-  } else if (event.key === "/") {
-    const field = document.querySelector("[data-search]");
-    if (!field) return;
-    event.preventDefault();
-    field.focus();
-    field.select();
-  }
+  } else KEYS[event.key]?.(event);
 });
