@@ -24,7 +24,7 @@ from cacheapi.base.schemas import PART_GROUP
 from cacheapi.base.viewsets import checked, no_body
 from cacheapi.nodes import topology
 from cacheapi.nodes.view import NodeView, open_session
-from catalog import families, hot_access, sessions
+from catalog import families, hot_access, kept_requests, sessions
 from catalog.models import NodeSession
 from engines import services as engines
 from neve.errors import MissReason, Misuse
@@ -188,6 +188,21 @@ class SampleTerms(serializers.Serializer[Any]):
     key = serializers.CharField(help_text="64 hex digits, the same for all nodes of the tenant")
 
 
+class RingRate(serializers.Serializer[Any]):
+    one_in = serializers.IntegerField(help_text="keep one request of so many")
+
+
+class KinRef(serializers.Serializer[Any]):
+    space = serializers.IntegerField()
+    fingerprint = serializers.CharField(help_text="64 hex digits")
+    chunk_tokens = serializers.IntegerField()
+    heads = serializers.BooleanField(help_text="each KV head of a chunk is a block")
+
+
+class RingTerms(RingRate):
+    kin = KinRef(many=True, help_text="spaces in which the same prompt may be stored")
+
+
 class SessionSerializer(serializers.Serializer[Any]):
     session = serializers.UUIDField()
     tenant = TenantRef()
@@ -200,10 +215,11 @@ class SessionSerializer(serializers.Serializer[Any]):
     heartbeat_s = serializers.IntegerField()
     topology = serializers.CharField()
     sample = SampleTerms(allow_null=True, help_text="null: do not sample")
+    requests = RingTerms(allow_null=True, help_text="null: send no records of requests")
 
 
-class _Samples(serializers.JSONField):
-    """Takes anything: what cannot be read is dropped and counted, and the counts are kept."""
+class _Anything(serializers.JSONField):
+    """What cannot be read is dropped and counted, and the counts are kept."""
 
 
 class HeartbeatSerializer(StrictSerializer):
@@ -216,11 +232,22 @@ class HeartbeatSerializer(StrictSerializer):
     speeds = Amounts(
         SPEEDS, default=dict, help_text="as the engine measured them, by its own clock"
     )
-    samples = _Samples(
+    samples = _Anything(
         default=None,
         allow_null=True,
         help_text="blocks that sampled look-ups asked for, in Base64 (`neve.formats.samples`); "
         "what cannot be read is dropped",
+    )
+    requests = _Anything(
+        default=None,
+        allow_null=True,
+        help_text="records of recent requests (`neve.node.requests`); what cannot be read is "
+        "dropped",
+    )
+    about = _Anything(
+        default=None,
+        allow_null=True,
+        help_text="clock_s, version, error, error_age_s; what cannot be read is dropped",
     )
 
 
@@ -229,6 +256,7 @@ class HeartbeatAnswerSerializer(serializers.Serializer[Any]):
     heartbeat_s = serializers.IntegerField()
     topology = serializers.CharField(help_text="when it changes, open a new session")
     sample = SampleTerms(allow_null=True, help_text="null: do not sample")
+    requests = RingRate(allow_null=True, help_text="null: send no records of requests")
 
 
 class SessionsView(NodeView):
@@ -276,6 +304,7 @@ class SessionsView(NodeView):
             "valkey": topology.valkey_address(self.key),
             "s3": topology.s3_location(self.tenant.pk) | {"probe": s3.presign_get(s3.PROBE_KEY)},
             **topology.current_numbers(self.key, session),
+            "requests": kept_requests.terms_of(self.tenant, session.space),
         }
         return Response(SessionSerializer(answer).data, status=201)
 
@@ -298,12 +327,14 @@ class HeartbeatView(NodeView):
     def post(self, request: Request, session_id: UUID) -> Response:
         """Counts since the last heartbeat; the answer holds what may have changed."""
         body = checked(HeartbeatSerializer, request)
-        found = body.pop("samples")
+        found, records = body.pop("samples"), body.pop("requests")
         session = sessions.record_heartbeat(
             session_id=session_id, heartbeat=sessions.Heartbeat(**body)
         )
         if found is not None:
             samples.accept(tenant=self.tenant, session=session, samples=found, seq=body["seq"])
+        if records is not None:
+            kept_requests.accept(tenant=self.tenant, session=session, records=records)
         return Response(topology.current_numbers(self.key, session))
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from django.conf import settings
 
-from catalog import hot_access
+from catalog import hot_access, kept_requests
 from catalog.models import NodeSession
 from neve.formats.keys import tenant_prefix
 from planning import samples
@@ -47,4 +47,5 @@ def current_numbers(key: ApiKey, session: NodeSession) -> dict[str, Any]:
         "heartbeat_s": settings.ENV.heartbeat_s,
         "topology": topology_hash(key, session),
         "sample": None if key.tenant is None else samples.terms_of(key.tenant),
+        "requests": None if key.tenant is None else kept_requests.terms_of(key.tenant),
     }

@@ -74,6 +74,7 @@ TASK_SECONDS = Timed("neve_task_seconds", ("kind",))
 TASK_FAILURES = Counted("neve_task_failures", ("kind",))
 LOG_EVENTS = Counted("neve_log_events", ("event",))
 SAMPLES_DROPPED = Counted("neve_samples_dropped", ("reason",))
+REQUESTS_DROPPED = Counted("neve_requests_dropped", ("reason",))
 
 
 def _field(name: str, part: str, values: Iterable[str]) -> str:

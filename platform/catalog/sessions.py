@@ -12,7 +12,7 @@ from django.utils import timezone
 from base import live
 from base.preconditions import require_unchanged
 from base.problems import Problem
-from catalog import families, hot_access, nodes, recent, usage
+from catalog import families, hot_access, nodes, recent, told, usage
 from catalog.models import FamilyMember, NodeSession
 from catalog.nodes import host_of as host_of  # others ask here
 from catalog.nodes import live_after_s as live_after_s
@@ -41,6 +41,7 @@ class Heartbeat:
     breaker: str
     drops: dict[str, int] = field(default_factory=dict)
     speeds: dict[str, float] = field(default_factory=dict)
+    about: object = None  # see `told.about_of`
 
 
 @transaction.atomic
@@ -149,7 +150,14 @@ def record_heartbeat(*, session_id: UUID, heartbeat: Heartbeat) -> NodeSession:
     now = timezone.now()
     is_mark_due = recent.is_due(session.last_heartbeat_at, now)
     session.last_heartbeat_at = now
+    changed = ["last_heartbeat_at", "breaker", "last_seq", "totals", "totals_by_name"]
+    if heartbeat.breaker != session.breaker:
+        session.breaker_log = told.with_change(session.breaker_log, now, heartbeat.breaker)
+        changed.append("breaker_log")
     session.breaker = heartbeat.breaker
+    if about := told.about_of(heartbeat.about, now):
+        session.about = about
+        changed.append("about")
     if heartbeat.seq > session.last_seq:
         session.last_seq = heartbeat.seq
         session.totals = usage.add(usage.known(session.totals, COUNTERS), heartbeat.counters)
@@ -167,7 +175,6 @@ def record_heartbeat(*, session_id: UUID, heartbeat: Heartbeat) -> NodeSession:
         )
         if session.member_id is not None and (hits := heartbeat.counters.get("family_hit_tokens")):
             families.count_hits(member_id=session.member_id, tokens=hits)
-    changed = ["last_heartbeat_at", "breaker", "last_seq", "totals", "totals_by_name"]
     if heartbeat.speeds:
         session.speeds = heartbeat.speeds
         changed.append("speeds")

@@ -430,6 +430,14 @@ PLATFORM = (
         by=counting.SAMPLES_DROPPED.by,
     ),
     Row(
+        "neve_requests_dropped",
+        "counter",
+        "Batches of recent requests in heartbeats that were not kept: the tenant has switched "
+        "samples off, or they were malformed.",
+        _on_bus(counting.REQUESTS_DROPPED, also=("off", "malformed")),
+        by=counting.REQUESTS_DROPPED.by,
+    ),
+    Row(
         "neve_web_requests",
         "counter",
         "HTTP requests that were answered.",

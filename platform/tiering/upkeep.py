@@ -6,7 +6,7 @@ The rules of `tiering.work` hold here, too.
 from django.utils import timezone
 
 from base import live
-from catalog import hot_access, jobs, nodes, sessions, slicing, usage
+from catalog import hot_access, jobs, kept_requests, nodes, sessions, slicing, usage
 from catalog.models import TIER_COUNTERS, NodeSession
 from catalog.occupancy import Occupancy, occupancy
 from catalog.targets import Opener, active_ids
@@ -72,11 +72,12 @@ def prune(job: Opener, tenant_id: None) -> None:
 
 def housekeeping(job: Opener, tenant_id: None) -> None:
     """Send requests again whose message or worker was lost, write keys' last uses, delete old
-    roll-ups. No Job row."""
+    roll-ups and requests. No Job row."""
     jobs.fail_lost()
     jobs.send_again()
     usage.prune()
     slicing.prune()
+    kept_requests.prune()
     key_use.write_down()
 
 

@@ -10,11 +10,12 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 
-from catalog.models import Context, NodeSession, UsageRollup
+from catalog.models import Context, KeptRequest, NodeSession, UsageRollup
 from engines.models import Engine
 from neve.engine import params
 from neve.formats.space import SpaceIdentity
 from neve.index.tier import HotTier
+from neve.node.requests import Kept, RequestRecord
 from support.rows import make_key, make_segment, make_space, make_tenant
 from tenants import services
 from tenants.audit import SYSTEM
@@ -241,12 +242,28 @@ class TestHeartbeat:
         assert answer.status_code == 200
         assert answer.json() == {
             "policy": opened["policy"], "heartbeat_s": 1, "topology": opened["topology"],
-            "sample": opened["sample"],
+            "sample": opened["sample"], "requests": {"one_in": 100},
         }  # fmt: skip
         row = UsageRollup.unscoped.get(resolution_s=60)
         assert (row.tenant_id, row.hit_hot_tokens, row.hot_read_bytes) == (tenant.pk, 60, 1 << 40)
         assert (row.misses, row.load_ms) == ({"evicted": 3}, {"<=1": 4, "<=5": 1})
         assert NodeSession.unscoped.get().breaker == "half_open"
+
+    def test_it_brings_records_of_requests_and_tells_of_the_node(self, opened, node, valkey_bus):
+        record = RequestRecord("cmpl-a-0-1", Kept.SLOW, 0.0, number=1).as_dict(0.0)
+        about = {"clock_s": 0, "version": "1", "error": "x", "error_age_s": 5}
+        told = {"requests": [record], "about": about, "breaker": "open"}
+        assert self.beat(node, opened, **told).status_code == 200
+        session = NodeSession.unscoped.get()
+        assert (session.about["version"], session.about["error"]) == ("1", "x")
+        assert session.about["skew_s"] < -1e9
+        assert [state for _, state in session.breaker_log] == ["open"]
+        assert KeptRequest.unscoped.get().session_id == session.pk
+        # A heartbeat never fails for what it cannot read, and its counts stay.
+        wrong = {"requests": [record, 7], "about": [], "counters": {"requested_tokens": 9}}
+        assert self.beat(node, opened, seq=2, **wrong).status_code == 200
+        assert KeptRequest.unscoped.count() == 1
+        assert NodeSession.unscoped.get().totals["requested_tokens"] == 9
 
     def test_what_loads_spared_and_lost_is_in_the_usage(self, opened, node, team, valkey_bus):
         names = ("decided_all", "decided_prefix", "decided_recompute", "spared_tokens")

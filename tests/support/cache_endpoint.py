@@ -36,6 +36,7 @@ class CacheEndpoint:
         self.heartbeat_s = heartbeat_s
         self.topology = "one"
         self.sample: dict[str, Any] | None = None  # None: as platforms before samples answer
+        self.requests: dict[str, Any] | None = None  # None: as platforms before the ring answer
         self.fail: tuple[int, dict[str, Any]] | None = None
         self.refused = 0
         self.on_open: Callable[[], None] = lambda: None
@@ -96,6 +97,7 @@ class CacheEndpoint:
             "heartbeat_s": self.heartbeat_s,
             "topology": self.topology,
             **({} if self.sample is None else {"sample": self.sample}),
+            **({} if self.requests is None else {"requests": self.requests}),
         }
 
     def _open(self, body: dict[str, Any]) -> dict[str, Any]:
@@ -127,6 +129,7 @@ class CacheEndpoint:
             "policy": {"flush_after_s": 0},
             "heartbeat_s": self.heartbeat_s,
             **({} if self.sample is None else {"sample": self.sample}),
+            **({} if self.requests is None else {"requests": self.requests}),
         }
 
 

@@ -9,9 +9,11 @@ Must not be here: libraries beside Python's own; prompts, keys and signed addres
 
 import logging
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from logging import DEBUG, ERROR, INFO, WARNING
+from typing import NamedTuple
 
 _SECRETS = (
     (re.compile(r"\b(neve_[a-z0-9]{10})_[A-Za-z0-9]{8,}"), r"\1_[secret]"),
@@ -51,6 +53,9 @@ class LogEvent:
         """
         logger = logging.getLogger(self.name.rpartition(".")[0] or "neve")
         line = LogLine(self, fields)
+        if self.level >= WARNING:
+            global _last
+            _last = (line, time.monotonic())
         logger.log(self.level, "%s", line, exc_info=exc_info, stacklevel=2)
 
 
@@ -69,6 +74,21 @@ class LogLine:
         ]
         effect = [f"({self.event.effect})"] if self.event.effect else []
         return redact(" ".join([self.event.name, *words, *effect]))
+
+
+class LastError(NamedTuple):
+    """`text`: the line. `at_s`: when, by the monotonic clock."""
+
+    text: str
+    at_s: float
+
+
+_last: tuple[LogLine, float] | None = None
+
+
+def last_error() -> LastError | None:
+    """This process's last event of the level WARNING or above, for the node's page."""
+    return None if _last is None else LastError(str(_last[0])[:300], _last[1])
 
 
 def events_of(module: Mapping[str, object]) -> dict[str, LogEvent]:
@@ -134,6 +154,13 @@ HEARTBEAT_SAMPLES_LOST = LogEvent(
     WARNING,
     ("detail",),
     "The platform refused a heartbeat with samples as malformed; the node stops sampling.",
+    "Use versions of node and platform that fit each other; report it otherwise.",
+)
+HEARTBEAT_REQUESTS_LOST = LogEvent(
+    "neve.heartbeat.requests_lost",
+    WARNING,
+    ("detail",),
+    "The platform refused a heartbeat with records of requests as malformed; the node sends none.",
     "Use versions of node and platform that fit each other; report it otherwise.",
 )
 HEARTBEAT_RENEWAL_FAILED = LogEvent(

@@ -4,6 +4,7 @@ from catalog.models.bulk import BulkAction
 from catalog.models.contexts import ID_BYTES, Context, Pin
 from catalog.models.families import Family, FamilyMember
 from catalog.models.jobs import Job
+from catalog.models.requests import KeptRequest
 from catalog.models.segments import Round, Segment, Stray
 from catalog.models.slices import Slice, SlicedSession, SliceState
 from catalog.models.spaces import NodeSession, Space
@@ -19,6 +20,7 @@ __all__ = [
     "Family",
     "FamilyMember",
     "Job",
+    "KeptRequest",
     "NodeSession",
     "Pin",
     "Round",

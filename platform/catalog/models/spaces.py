@@ -95,6 +95,14 @@ class NodeSession(TenantOwned):
     last_seq = models.BigIntegerField(default=0, help_text="heartbeats up to here are counted")
     ended_at = models.DateTimeField(null=True, blank=True)
     breaker = models.CharField(max_length=10, choices=Breaker, default=Breaker.CLOSED)
+    breaker_log = models.JSONField(
+        default=list, editable=False, help_text="changes of the breaker: [Unix time, state]"
+    )
+    about = models.JSONField(
+        default=dict,
+        editable=False,
+        help_text="as the node tells it: neve's version, clock skew, last error",
+    )
     totals = models.JSONField(default=dict, help_text="counters since the handshake")
     totals_by_name = models.JSONField(
         default=dict, editable=False, help_text="misses, load_ms and drops since the handshake"

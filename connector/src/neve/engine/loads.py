@@ -123,6 +123,10 @@ class Loads:
         took_s = self._policy.end_load(request_id, good)
         assert request.chain is not None
         self._count_worth(request, plan.blocks[:good], took_s)
+        seen = request.seen
+        seen.loaded_tokens += self._tokens(plan.blocks[:good])
+        seen.load_s = took_s + (seen.load_s or 0.0)
+        seen.failed = seen.failed or good < len(plan.blocks)
         if plan.whole and good:
             self._note_reused(request, plan)
         self._count_family(request, plan.blocks[:good])
@@ -156,6 +160,7 @@ class Loads:
             spared = {"spared_tokens": tokens, "spared_gpu_us": self._gpu_us(spared_s)}
             self._table.count(spared | {"load_gpu_us": self._gpu_us(took_s)})
         else:
+            request.seen.slower = True
             lost_us = self._gpu_us(took_s - spared_s)
             self._table.count({"slower_tokens": tokens, "slower_gpu_us": lost_us})
 

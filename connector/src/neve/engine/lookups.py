@@ -16,11 +16,13 @@ from neve.engine.canary import Canary
 from neve.engine.chains import Chain
 from neve.engine.handover import ASK_AGAIN_S, HandoverOutcome, HandoverWait
 from neve.engine.load_policy import LoadPolicy
+from neve.engine.recording import note_choice, note_found
 from neve.engine.table import Answer, Lookup, Request, RequestTable, Row, wanted
 from neve.engine.telemetry import Telemetry
 from neve.errors import MissReason, NeveError
 from neve.formats.parts import PartKind
 from neve.index.tier import CALL_IDS, Location
+from neve.node.requests import Outcome
 from neve.planner.choice import COUNTED, Choice, Decision
 
 # A found prefix that could not be scheduled for this long is looked up again: it may be gone.
@@ -100,6 +102,7 @@ class Lookups:
             self._await_handover(request, request.handover, lookup, chain, now)
             return None
         if self._computes_all(request, lookup, chain, start):
+            request.seen.outcome = Outcome.COMPARED
             return 0
         if self._table.is_split and local_tokens % self._table.engine_block_tokens:
             return 0  # vLLM's hit inside a block: that block may be another request's too
@@ -158,7 +161,10 @@ class Lookups:
         misses = {match.miss for match in matches}
         per_space = [_rows(match.locations, shards) for match in matches]
         rows = [tuple(chained.from_iterable(row)) for row in zip(*per_space, strict=False)]
-        return Answer(rows, not misses or not misses.isdisjoint(_UNKNOWN), time.monotonic())
+        failed = not misses or not misses.isdisjoint(_UNKNOWN)
+        shortest = min(matches, key=lambda each: len(each.locations), default=None)
+        miss = MissReason.TIMEOUT if shortest is None else shortest.miss
+        return Answer(rows, failed, time.monotonic(), miss)
 
     def _find_groups(
         self, request: Request, start: int, ids: Sequence[tuple[bytes, ...]], *, counts: bool
@@ -190,7 +196,7 @@ class Lookups:
                 client.stats.count(requested_blocks=asked, requested_tokens=tokens)
                 if found < asked:
                     client.stats.miss(miss or MissReason.NEVER_STORED, asked - found)
-        return Answer(rows, not spaces or miss in _UNKNOWN, time.monotonic())
+        return Answer(rows, not spaces or miss in _UNKNOWN, time.monotonic(), miss)
 
     def _find_in(
         self, client: Client, ids: Sequence[Sequence[bytes]]
@@ -257,11 +263,12 @@ class Lookups:
             if now < self._answer_by(request, lookup):
                 return False
             lookup.future.cancel()  # if it still waits for a thread, later ones need not
-            answer = Answer([], True, now)
+            answer = Answer([], True, now, MissReason.TIMEOUT)
         lookup.future = None
         lookup.found, lookup.failed = answer.rows, answer.failed
         if request.handover is None:
             self._telemetry.sample("match_seconds", answer.at - lookup.asked_at)
+            note_found(request, lookup, answer, chain.chunk_tokens)
         self._note_stored(lookup, chain)
         return True
 
@@ -384,6 +391,7 @@ class Lookups:
                 self._policy.note_decision(choice)
                 self._table.count({COUNTED[choice.decision]: 1})
             lookup.choice, lookup.chosen_for = choice, request.local_tokens
+            note_choice(request, choice, first=first, found=resume.chunks)
         return lookup.choice
 
 

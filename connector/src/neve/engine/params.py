@@ -1,6 +1,7 @@
 """What a request asks of Neve in its `kv_transfer_params`, and what the response says in its own.
 
 `{"neve": {"context": "repo-42", "pin": "2h", "label": "agent", "labels": {"team": "blue"}}}`.
+`"explain": true` keeps a record of the request for a day, for the page Why?.
 Malformed values are logged and ignored: they must never fail a request.
 
 A proxy that splits prefill from decode sends `{"do_remote_decode": true}` with the prefill, and the
@@ -22,7 +23,7 @@ MAX_NAME_CHARS = 200
 MAX_LABEL_CHARS = 100
 MAX_PIN_S = 365 * 86400
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_ASKED = ("context", "pin", "label", "labels")
+_ASKED = ("context", "pin", "label", "labels", "explain")
 # Further members of a prefill's response, which proxies pass on unchanged.
 _ANSWERED = ("context_id", "stored_tokens", "prefilled", "reused_tokens", "hot", "cold")
 
@@ -32,6 +33,7 @@ class RequestParams:
     """`name`: the context that the request's chain is reported under; None asks only for figures.
 
     `hands_over`: another engine continues with this prompt. `prefilled`: another one began it.
+    `explain`: keep a record of the request, for the page Why?.
     """
 
     name: str | None = None
@@ -40,6 +42,7 @@ class RequestParams:
     labels: Mapping[str, str] | None = None
     hands_over: bool = False
     prefilled: Prefilled | None = None
+    explain: bool = False
 
 
 def read_params(params: object) -> RequestParams | None:
@@ -62,6 +65,7 @@ def read_params(params: object) -> RequestParams | None:
         labels=_labels(asked.get("labels")),
         hands_over=hands_over,
         prefilled=_prefilled(asked.get("prefilled")),
+        explain=_flag(asked, "explain"),
     )
 
 
@@ -99,6 +103,13 @@ def _text(asked: dict[str, Any], key: str, most: int) -> str | None:
         return value.strip()
     _ignore(key, value, f"1 to {most} printable characters")
     return None
+
+
+def _flag(asked: dict[str, Any], key: str) -> bool:
+    value = asked.get(key, False)
+    if not isinstance(value, bool):
+        _ignore(key, value, "true or false")
+    return value is True
 
 
 def _seconds(value: object) -> int | None:

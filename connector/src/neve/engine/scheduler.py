@@ -24,6 +24,7 @@ from neve.engine.lora import LoraContents
 from neve.engine.options import Options
 from neve.engine.params import response_params
 from neve.engine.pending import PendingRequests
+from neve.engine.recording import record
 from neve.engine.resets import Resets
 from neve.engine.saves import Saves
 from neve.engine.step import (
@@ -228,6 +229,7 @@ class SchedulerSide:
             self._canary.drop()
         if request.lookup is not None and request.lookup.future is not None:
             request.lookup.future.cancel()
+        record(self._table, request)
         params = request.params
         if params is None:
             return None

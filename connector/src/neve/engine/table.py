@@ -18,10 +18,12 @@ from neve.engine.handover import HandoverWait
 from neve.engine.link import Link
 from neve.engine.params import RequestParams
 from neve.engine.step import LoadPlan, NewRequest
+from neve.errors import MissReason
 from neve.formats.ids import BlockHasher
 from neve.formats.parts import Resume, resume_at
 from neve.index.tier import Location, Tier
 from neve.node.membership import MemberState
+from neve.node.requests import Outcome
 from neve.planner.choice import Choice
 
 T = TypeVar("T")
@@ -38,11 +40,12 @@ Row = tuple[Location | None, ...]
 @dataclass
 class Answer:
     """What a look-up found: `rows` of consecutive chunks, and when. `failed`: it says nothing about
-    what is stored."""
+    what is stored. `miss`: why the chunk behind them is missing."""
 
     rows: list[Row]
     failed: bool
     at: float
+    miss: MissReason | None = None
 
 
 @dataclass
@@ -64,6 +67,24 @@ class Lookup:
     choice: Choice | None = None
     chosen_for: int = 0
     has_foreign: bool | None = None
+
+
+@dataclass(slots=True)
+class Seen:
+    """What became of a request, for the ring (`neve.engine.recording`). Of its first look-up:
+    `first`, `end`: chunks asked for; `found`: how many of them a load could bring."""
+
+    first: int = 0
+    end: int = 0
+    local_tokens: int = 0
+    found: int = 0
+    miss: MissReason | None = None
+    match_s: float | None = None
+    failed: bool = False
+    slower: bool = False
+    outcome: Outcome = Outcome.NOTHING
+    loaded_tokens: int = 0
+    load_s: float | None = None
 
 
 @dataclass
@@ -105,6 +126,7 @@ class Request:
     shares: bool = False
     probes: bool = False
     never_probes: bool = False
+    seen: Seen = field(default_factory=Seen)
 
     @property
     def tokens(self) -> Sequence[int]:

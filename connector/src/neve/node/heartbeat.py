@@ -9,14 +9,17 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from enum import StrEnum
+from importlib.metadata import version
 from typing import Any, Final, Protocol
 
 from neve import log_events
 from neve.errors import MissReason, NeveError, Refused
+from neve.node.requests import RequestRecord, RingTerms
 from neve.node.sampling import SampleTerms, Taken
 from neve.node.session import Endpoint, Session
 from neve.node.stats import Counts, Stats
 
+_VERSION: Final = version("neve")
 _FIRST_PAUSE_S: Final = 1.0
 _LONGEST_PAUSE_S: Final = 30.0
 _CALM_S: Final = 60.0  # handshakes further apart are unrelated: the pause starts small again
@@ -59,6 +62,8 @@ class HeartbeatLoop:
         self._after_beat = after_beat
         self._sampling = stats.sampling
         self._sampling.set_terms(path.session.sample)
+        self._ring = stats.requests
+        self._ring.set_terms(path.session.requests)
         self._wake = threading.Event()
         self._stopping = False
         self._wants_handshake = False
@@ -67,6 +72,7 @@ class HeartbeatLoop:
         self._seq = 0
         self._undelivered: Counts | None = None
         self._samples: Taken | None = None  # of the same delta
+        self._records: list[RequestRecord] = []  # of the same delta
         self._topology: str | None = None
         self._thread = threading.Thread(target=self._run, name="neve-heartbeat", daemon=True)
 
@@ -118,6 +124,7 @@ class HeartbeatLoop:
         if self._undelivered is None:
             self._undelivered = self._stats.take()
             self._samples = self._sampling.take()
+            self._records = self._ring.take()
             self._seq += 1
         session = self._path.session
         report: dict[str, Any] = {
@@ -130,9 +137,16 @@ class HeartbeatLoop:
         samples = self._samples.encode() if self._samples and self._sampling.is_on else None
         if samples is not None:  # a platform before samples gives no terms and gets none
             report["samples"] = samples
+        if self._ring.terms is not None:  # a platform before the ring gives no terms
+            report |= self._told()
         try:
             answer = self._endpoint.heartbeat(session.id, report)
         except Refused as error:
+            if error.is_malformed and self._ring.terms is not None:
+                log_events.HEARTBEAT_REQUESTS_LOST.log(detail=error)
+                self._records = []
+                self._ring.set_terms(None)
+                return self._beat()
             if error.is_malformed and samples is not None:
                 log_events.HEARTBEAT_SAMPLES_LOST.log(detail=error)
                 self._samples = None
@@ -151,8 +165,19 @@ class HeartbeatLoop:
             log_events.HEARTBEAT_KEPT.log(detail=error)
             return False
         self._undelivered = self._samples = None
+        self._records = []
         self._adjust(session, answer)
         return True
+
+    def _told(self) -> dict[str, Any]:
+        """Records of requests, and what the node says of itself."""
+        now_s = self._ring.clock()
+        last = log_events.last_error()
+        node: dict[str, Any] = {"clock_s": time.time(), "version": _VERSION}
+        if last is not None:
+            node |= {"error": last.text, "error_age_s": round(time.monotonic() - last.at_s, 3)}
+        records = [record.as_dict(now_s) for record in self._records]
+        return {"about": node, **({"requests": records} if records else {})}
 
     def _adjust(self, session: Session, answer: dict[str, Any]) -> None:
         """Applies the policy, interval and topology of a heartbeat's answer."""
@@ -163,6 +188,9 @@ class HeartbeatLoop:
             session = replace(session, heartbeat_s=float(heartbeat_s))
         session = replace(session, sample=SampleTerms.from_answer(answer.get("sample")))
         self._sampling.set_terms(session.sample)
+        if (terms := RingTerms.from_answer(answer.get("requests"))) and session.requests:
+            terms = replace(terms, kin=session.requests.kin)  # of the handshake
+        self._ring.set_terms(terms)
         self._path.refresh(session)
         topology = answer.get("topology")
         if self._topology is not None and topology != self._topology:
@@ -201,6 +229,7 @@ class HeartbeatLoop:
             self._seq = 0
         self._path.adopt(session)
         self._sampling.set_terms(session.sample)
+        self._ring.set_terms(session.requests)
         log_events.HANDSHAKE_RENEWED.log(space=session.space_name)
 
     def _suspend(self, error: Refused) -> None:

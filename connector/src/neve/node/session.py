@@ -16,6 +16,7 @@ from neve.formats.parts import PartGroup
 from neve.formats.space import MAX_CHUNK_TOKENS, SpaceIdentity
 from neve.node.address import ValkeyAddress
 from neve.node.membership import Attested, Membership, MemberState
+from neve.node.requests import RingTerms
 from neve.node.sampling import SampleTerms
 
 
@@ -40,6 +41,7 @@ class Session:
     identity: SpaceIdentity
     membership: Membership | None = None
     sample: SampleTerms | None = None  # None: do not sample
+    requests: RingTerms | None = None  # None: keep no requests
 
     @classmethod
     def from_answer(cls, answer: Mapping[str, Any], identity: SpaceIdentity) -> Self:
@@ -68,6 +70,7 @@ class Session:
             identity=identity,
             membership=membership,
             sample=SampleTerms.from_answer(answer.get("sample")),
+            requests=RingTerms.from_answer(answer.get("requests")),
         )
         named = identity if membership is None else membership.producer
         own = named.fingerprint(tenant_id=session.tenant_id, chunk_tokens=session.chunk_tokens)

@@ -36,6 +36,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from neve.errors import MissReason, Misuse
+from neve.node.requests import RequestRing
 from neve.node.sampling import Sampling
 
 COUNTERS: Final = (
@@ -129,6 +130,7 @@ class Stats:
         # By names of SPEEDS. Writers replace the object.
         self.speeds: Mapping[str, float] = {}
         self.sampling = Sampling()
+        self.requests = RequestRing()
         self.changes = 0  # incremented by each count, so that readers can detect changes
 
     def count(self, **counters: int) -> None:
