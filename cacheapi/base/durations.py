@@ -5,7 +5,7 @@ Months and years are refused: their lengths differ.
 
 import re
 
-_UNITS = {"w": 7 * 86400, "d": 86400, "h": 3600, "m": 60, "s": 1}
+from neve.typed import parse_seconds
 
 
 def _form(units: str, *, after: str = "") -> str:
@@ -25,7 +25,6 @@ _WHOLE = re.compile(PATTERN, re.ASCII)
 def parse_duration(text: str) -> int:
     """Whole seconds. Raises ValueError that says which forms are read."""
     if _WHOLE.fullmatch(text) is not None:
-        counts = re.findall("([0-9]+)([a-zA-Z])", text)
-        return sum(int(count) * _UNITS[unit.lower()] for count, unit in counts)
+        return parse_seconds(text)
     shown = repr(text) if len(text) <= 40 else f"{text[:40]!r}…"
     raise ValueError(f"need a duration such as 90s, 2h, 1h30m, 7d or PT2H, got {shown}")

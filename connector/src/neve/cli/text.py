@@ -4,15 +4,15 @@ Names, reasons and errors come from other people. What a terminal would obey ins
 (escape sequences, carriage returns, marks that reverse the direction of text) is shown as `\\x1b`.
 """
 
-import re
 import unicodedata
 from datetime import UTC, datetime, timedelta
+
+from neve.typed import parse_seconds
 
 NOTHING = "—"
 _UNSAFE = frozenset(("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"))
 _JOINERS = "\u200c\u200d"  # parts of words and emoji, harmless
 _STEPS = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
-_DURATION = re.compile(r"(?:(\d+)w)?(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
 
 
 def printable(value: object, *, keep_lines: bool = False) -> str:
@@ -120,12 +120,8 @@ def when(text: str | datetime | None, now: datetime) -> str:
 
 
 def duration(text: str) -> timedelta | None:
-    """`90s`, `1h30m`, `7d`, `2w`; None if it is not of this form."""
-    parsed = _DURATION.fullmatch(text.strip())
-    if not parsed or not any(parsed.groups()):
-        return None
+    """`90s`, `1h30m`, `7d`, `2w`, as `typed.parse_seconds` reads; None for other text."""
     try:
-        weeks, days, hours, minutes, seconds = (int(part or 0) for part in parsed.groups())
-        return timedelta(weeks=weeks, days=days, hours=hours, minutes=minutes, seconds=seconds)
-    except (OverflowError, ValueError):  # a million years; 5,000 digits
+        return timedelta(seconds=parse_seconds(text))
+    except (OverflowError, ValueError):  # a million years; other text
         return None

@@ -5,22 +5,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Final, Self
 
+from neve import typed
 from neve.errors import Misuse
 from neve.planner.simulate.tiers import Promote, Setting, TierSetting
+from neve.typed import parse_seconds
 
 UNLIMITED: Final = "unlimited"
 NONE: Final = "none"
 MOST_BYTES: Final = 1 << 60
 MOST_S: Final = 365 * 86400
 MOST_CODEC: Final = 64.0
-_UNITS: Final = {
-    unit: step**power
-    for step, suffix in ((1024, "iB"), (1000, "B"))
-    for power, unit in enumerate((f"{prefix}{suffix}" for prefix in "KMGTP"), start=1)
-} | {"B": 1, "kB": 1000}
-_SIZE: Final = re.compile(r"([+-]?)(\d{1,12}(?:\.\d{1,6})?) ?([KkMGTP]?i?B)", re.ASCII)
+_SIZE: Final = re.compile(r"([+-]?)(\d{1,12}(?:\.\d{1,6})? ?[KkMGTP]?i?B)", re.ASCII)
 _TIMES: Final = re.compile(r"[x×](\d{1,4}(?:\.\d{1,6})?)", re.ASCII)
-_SPAN: Final = re.compile(r"(?:(\d{1,4})d)?(?:(\d{1,5})h)?(?:(\d{1,6})m)?(?:(\d{1,8})s)?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -88,22 +84,30 @@ def parse_size(text: str, today: int | None, *, field: str) -> int | None:
         found = int((today or 0) * float(times[1]))
     else:
         assert size is not None
-        amount = int(float(size[2]) * _UNITS[size[3]])
+        amount = _amount(size[2], field)
         found = {"": amount, "+": (today or 0) + amount, "-": (today or 0) - amount}[size[1]]
     if not 1 <= found <= MOST_BYTES:
         raise Misuse(f"needs to give 1 B to {MOST_BYTES >> 50} PiB", field=field)
     return found
 
 
+def _amount(text: str, field: str) -> int:
+    try:
+        return typed.parse_size(text)
+    except ValueError as error:
+        raise Misuse(str(error), field=field) from None
+
+
 def parse_span(text: str, *, field: str) -> int | None:
     """Seconds; None: unlimited. Raises: Misuse."""
     if text == UNLIMITED:
         return None
-    found = _SPAN.fullmatch(text)
-    if found is None or not any(found.groups()):
-        raise Misuse(f"needs to be such as 30d, 6h or 1h30m, got {text!r}", field=field)
-    parts = (int(part or 0) for part in found.groups())
-    seconds = sum(part * unit for part, unit in zip(parts, (86400, 3600, 60, 1), strict=True))
+    try:
+        seconds = parse_seconds(text)
+    except ValueError:
+        raise Misuse(
+            f"needs to be such as 2w, 30d, 6h or 1h30m, got {text!r}", field=field
+        ) from None
     if not 1 <= seconds <= MOST_S:
         raise Misuse("needs to be 1s to 365d", field=field)
     return seconds
