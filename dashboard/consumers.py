@@ -1,40 +1,36 @@
 """Live hints that something changed; the page then fetches the numbers over HTTP.
 
 A hint is `{"seq": n}` and nothing else: a lost one delays the page, and none can leak a number of
-another tenant.
+another tenant. A process has one place in the group of changes, whatever the number of its sockets.
 """
 
+import asyncio
 from contextlib import suppress
+from time import monotonic
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from channels.db import database_sync_to_async
 from channels.generic.websocket import AsyncJsonWebsocketConsumer
+from channels.layers import get_channel_layer
 from redis.exceptions import RedisError
 
-from base import log_events
+from base import live, log_events
 from tenants.principal import principal_of_person
 
-ALL_TENANTS = "usage"
 SIGNED_OUT = 4401  # close code; the page then goes to the login
 TRY_AGAIN = 1013  # close code (RFC 6455's registry); the page reconnects by itself
+LEAST_BETWEEN_S = 1.0  # hints to one socket: its page fetches no more often
+REJOIN_S = 3600.0  # Channels forgets a member of a group after a day
 
 
-def group_of(tenant_id: int) -> str:
-    return f"{ALL_TENANTS}.t{tenant_id}"
+class LiveConsumer(AsyncJsonWebsocketConsumer):
+    """Hears of changes of the tenants that the signed-in person sees."""
 
-
-class UsageConsumer(AsyncJsonWebsocketConsumer):
-    """Joins the groups of the tenants that the signed-in person sees."""
-
-    joined: tuple[str, ...] = ()
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """A bus that stops answering ends the socket with one line in the log; pages come back."""
-        try:
-            await super().__call__(scope, receive, send)
-        except RedisError as error:
-            log_events.LIVE_SOCKET_CLOSED.log(error=type(error).__name__)
-            await self.close(TRY_AGAIN)
+    channel_layer_alias = ""  # the hub listens for all sockets
+    tenant_ids: frozenset[int] | None = frozenset()
+    told_at = 0.0
+    is_due = False
 
     async def connect(self) -> None:
         # Accepted before refused: a browser shows a page only the close code of an open socket.
@@ -44,19 +40,102 @@ class UsageConsumer(AsyncJsonWebsocketConsumer):
             await self.close(SIGNED_OUT)
             return
         person = await database_sync_to_async(principal_of_person)(user)
-        ids = person.tenant_ids
-        self.joined = (ALL_TENANTS,) if ids is None else tuple(map(group_of, ids))
-        for group in self.joined:
-            await self.channel_layer.group_add(group, self.channel_name)
+        self.tenant_ids = person.tenant_ids
+        try:
+            await hub().join(self)
+        except (RedisError, OSError, TimeoutError) as error:
+            log_events.LIVE_SOCKET_CLOSED.log(error=type(error).__name__)
+            await self.close(TRY_AGAIN)
+            return
         await self.send_json({"hello": True})
 
     async def disconnect(self, code: int) -> None:
-        with suppress(RedisError):  # memberships end by themselves
-            for group in self.joined:
-                await self.channel_layer.group_discard(group, self.channel_name)
+        await hub().leave(self)
 
     async def receive_json(self, content: Any, **_: Any) -> None:
         """Pages only listen."""
 
-    async def usage_changed(self, event: dict[str, Any]) -> None:
-        await self.send_json({"seq": event["seq"]})
+    def sees(self, tenants: list[int | None]) -> bool:
+        return self.tenant_ids is None or not self.tenant_ids.isdisjoint(tenants)
+
+    def note(self, seq: int) -> None:
+        """Tells the page now, or as soon as LEAST_BETWEEN_S allows: then the newest `seq`."""
+        self.seq = seq
+        if not self.is_due:
+            self.is_due = True
+            wait_s = max(self.told_at + LEAST_BETWEEN_S - monotonic(), 0.0)
+            loop = asyncio.get_running_loop()
+            loop.call_later(wait_s, lambda: hub().start(self.tell()))
+
+    async def tell(self) -> None:
+        self.told_at, self.is_due = monotonic(), False
+        with suppress(Exception):  # the browser left meanwhile: servers have each their own error
+            await self.send_json({"seq": self.seq})
+
+
+class Hub:
+    """The open sockets of an event loop, and the one task that listens for them."""
+
+    def __init__(self) -> None:
+        self.sockets: set[LiveConsumer] = set()
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.lock = asyncio.Lock()
+        self.listener: asyncio.Task[None] | None = None
+        self.layer: Any = None
+
+    async def join(self, socket: LiveConsumer) -> None:
+        """Returns once no hint can be missed. Raises RedisError, OSError when the bus is down."""
+        async with self.lock:
+            if self.listener is None or self.listener.done():
+                self.layer = get_channel_layer()
+                self.channel = await self.layer.new_channel()
+                await self.layer.group_add(live.CHANGES, self.channel)
+                self.listener = asyncio.create_task(self._listen())
+            self.sockets.add(socket)
+
+    async def leave(self, socket: LiveConsumer) -> None:
+        self.sockets.discard(socket)
+        async with self.lock:
+            if self.sockets or self.listener is None:
+                return
+            listener, self.listener = self.listener, None
+            listener.cancel()
+            with suppress(RedisError, OSError):  # memberships end by themselves
+                await self.layer.group_discard(live.CHANGES, self.channel)
+
+    def start(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def _listen(self) -> None:
+        """A bus that stops answering ends the sockets with one line in the log; pages come back."""
+        try:
+            while True:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(REJOIN_S):
+                        while True:
+                            self._hear(await self.layer.receive(self.channel))
+                await self.layer.group_add(live.CHANGES, self.channel)
+        except (RedisError, OSError) as error:
+            log_events.LIVE_SOCKET_CLOSED.log(error=type(error).__name__)
+            sockets, self.sockets = self.sockets, set()
+            for socket in sockets:
+                with suppress(Exception):  # it closed meanwhile
+                    await socket.close(TRY_AGAIN)
+
+    def _hear(self, message: dict[str, Any]) -> None:
+        for socket in self.sockets:
+            if socket.sees(message["tenants"]):
+                socket.note(message["seq"])
+
+
+_HUBS: WeakKeyDictionary[asyncio.AbstractEventLoop, Hub] = WeakKeyDictionary()
+
+
+def hub() -> Hub:
+    """That of the running event loop: a web process has one."""
+    loop = asyncio.get_running_loop()
+    if loop not in _HUBS:
+        _HUBS[loop] = Hub()
+    return _HUBS[loop]

@@ -17,6 +17,7 @@ from django.urls import NoReverseMatch, reverse
 from django.utils import timezone
 
 from base.problems import Problem
+from dashboard import shared
 from dashboard.scope import ALL, SCOPE, scope_of
 from tenants.models import Tenant
 from tenants.principal import Principal, principal_of_person
@@ -62,12 +63,17 @@ def page(*takes: str, is_data: bool = False) -> Callable[[View], View]:
         @wraps(view)
         def answer(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
             if not request.user.is_authenticated:
-                if is_data:
+                if is_data or shared.is_asked(request):
                     return JsonResponse({"detail": "signed out"}, status=401)
                 return redirect_to_login(request.get_full_path())
             _require_known(request, (*takes, *SCOPE))
+            person = principal_of_person(request.user)
             try:
-                return view(request, principal_of_person(request.user), *args, **kwargs)
+                if shared.is_asked(request):
+                    return shared.respond(
+                        request, person, lambda one, who: view(one, who, *args, **kwargs)
+                    )
+                return view(request, person, *args, **kwargs)
             except Problem as problem:  # of an address: what it names is not there
                 if problem.kind in ("not-found", "malformed"):
                     raise Http404(problem.detail) from problem
@@ -126,6 +132,8 @@ def render_page(
         "nonce": request.csp_nonce,  # type: ignore[attr-defined]  # of django-csp
         "navigation": navigation,
     }
+    if shared.is_asked(request):  # only what a page has in `main`
+        base |= {"is_live": True, "csrf_token": shared.CSRF_PLACE}
     with timezone.override(scope.zone):  # of all times on the page
         return render(request, f"pages/{name}/page.html", base | context, status=status)
 

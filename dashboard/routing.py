@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from dashboard.consumers import UsageConsumer
+from dashboard.consumers import LiveConsumer
 
 # Django's `path` is typed for views; Channels lets it route ASGI applications.
-websocket_urlpatterns = [path("ws/usage", UsageConsumer.as_asgi())]  # type: ignore[arg-type]
+websocket_urlpatterns = [path("ws/usage", LiveConsumer.as_asgi())]  # type: ignore[arg-type]

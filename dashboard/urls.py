@@ -10,7 +10,7 @@ from dashboard.pages.jobs.view import jobs
 from dashboard.pages.keys import view as keys
 from dashboard.pages.login import view as login
 from dashboard.pages.nodes.view import nodes
-from dashboard.pages.overview.view import overview, overview_data
+from dashboard.pages.overview.view import overview
 from dashboard.pages.savings.view import savings_page
 from dashboard.pages.spaces.view import spaces
 from dashboard.pages.system.view import system
@@ -22,7 +22,6 @@ from dashboard.pages.what_if.view import what_if
 app_name = "dashboard"
 urlpatterns = [
     path("", overview, name="overview"),
-    path("dashboard/data/overview.json", overview_data, name="overview-data"),
     path("login/", login.sign_in, name="login"),
     path("logout/", login.sign_out, name="logout"),
     path("tenants/", tenants, name="tenants"),

@@ -1,7 +1,8 @@
 """Change hints over the channel layer: who gets one fetches the data from where they stand.
 
-Hints may be lost. A thread of each process sends them, so that no request waits for valkey-bus, and
-a group has one in `EVERY_S` however much changes.
+Hints may be lost. A thread of each process sends them, so that no request waits for valkey-bus: at
+most one message in `EVERY_S` to each group, however much changes. A message names the tenants whose
+rows changed, for web processes; browsers hear only that something did.
 """
 
 import asyncio
@@ -10,7 +11,6 @@ import os
 import threading
 import time
 from collections.abc import Set
-from typing import NamedTuple
 
 from channels.layers import get_channel_layer
 from django.db import transaction
@@ -21,27 +21,24 @@ EVERY_S = 0.25
 WAIT_S = 1.0
 QUIET_S = 5.0  # pause after a bus that did not answer
 END_S = 2.0
+CHANGES = "changes"  # group of web processes: {"type", "seq", "tenants": [id or None, …]}
+EVENTS = "events"  # group of readers of the event feed: {"type", "seq"}
+
+_EMITTED = 0  # in a set of changed tenants: there are new events
 
 
-class Hint(NamedTuple):
-    type: str  # of the message; Channels calls the consumer's method of this name
-    group: str
-
-
-def announce_usage_on_commit(tenant_id: int) -> None:
-    """On commit, hint to groups "usage" (operators) and "usage.t<id>" that usage changed."""
-    _announce_on_commit(
-        Hint("usage.changed", "usage"), Hint("usage.changed", f"usage.t{tenant_id}")
-    )
+def hint_on_commit(tenant_id: int | None) -> None:
+    """On commit, hint that rows of a tenant changed, or with None those of the platform itself."""
+    _hint_on_commit(tenant_id)
 
 
 def hint_events_on_commit() -> None:
-    """On commit, hint to the group "events" that there are some."""
-    _announce_on_commit(Hint("events.emitted", "events"))
+    """On commit, hint to the group `EVENTS` that there are some."""
+    _hint_on_commit(_EMITTED)
 
 
-def _announce_on_commit(*hints: Hint) -> None:
-    transaction.on_commit(lambda: _ANNOUNCER.note(hints))
+def _hint_on_commit(what: int | None) -> None:
+    transaction.on_commit(lambda: _ANNOUNCER.note(what))
 
 
 class _Announcer:
@@ -53,14 +50,14 @@ class _Announcer:
     def begin(self) -> None:
         """Starts without hints and thread, also after a fork."""
         self._lock = threading.Lock()
-        self._waiting: set[Hint] = set()
+        self._waiting: set[int | None] = set()
         self._wake = threading.Event()
         self._ending = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def note(self, hints: tuple[Hint, ...]) -> None:
+    def note(self, what: int | None) -> None:
         with self._lock:
-            self._waiting.update(hints)
+            self._waiting.add(what)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="neve-hints", daemon=True)
                 self._thread.start()
@@ -80,10 +77,10 @@ class _Announcer:
                 self._wake.wait()
                 self._wake.clear()
                 with self._lock:
-                    hints, self._waiting = self._waiting, set()
+                    changed, self._waiting = self._waiting, set()
                 pause_s = EVERY_S
                 try:
-                    runner.run(_send(hints))
+                    runner.run(_send(changed))
                 except Exception as error:  # hints may be lost
                     log_events.HINT_FAILED.log(error=type(error).__name__)
                     pause_s = QUIET_S
@@ -91,14 +88,18 @@ class _Announcer:
                     return
 
 
-async def _send(hints: Set[Hint]) -> None:
+async def _send(changed: Set[int | None]) -> None:
     layer = get_channel_layer()
     if layer is None:
         return
     seq = time.time_ns() // 1_000_000
-    for hint in sorted(hints):
+    if _EMITTED in changed:
         async with asyncio.timeout(WAIT_S):
-            await layer.group_send(hint.group, {"type": hint.type, "seq": seq})
+            await layer.group_send(EVENTS, {"type": "events.emitted", "seq": seq})
+    if tenants := [each for each in changed if each != _EMITTED]:
+        async with asyncio.timeout(WAIT_S):
+            message = {"type": "rows.changed", "seq": seq, "tenants": tenants}
+            await layer.group_send(CHANGES, message)
 
 
 _ANNOUNCER = _Announcer()

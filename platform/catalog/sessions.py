@@ -182,7 +182,7 @@ def record_heartbeat(*, session_id: UUID, heartbeat: Heartbeat) -> NodeSession:
         session.marks = recent.with_mark(session.marks, now, session.totals)
         changed.append("marks")
     session.save(update_fields=changed)
-    live.announce_usage_on_commit(session.tenant_id)
+    live.hint_on_commit(session.tenant_id)
     return session
 
 

@@ -4,7 +4,9 @@ Django's own starts a thread for each request, which connects to the database an
 enters it five times: more CPU time than the view of a heartbeat. Async views work as before.
 """
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from typing import Any
 
 from asgiref.sync import sync_to_async
@@ -18,7 +20,17 @@ THREADS = 64
 _POOL = ThreadPoolExecutor(THREADS, thread_name_prefix="neve-web")
 
 
+# By name, since nothing in `platform/` imports what stands above it.
+shared = import_module("dashboard.shared")
+
+
 class PooledHandler(ASGIHandler):
+    """Live requests of pages wait without a thread, for answers that they share."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answers = shared.Answers(_in_pool)
+
     def load_middleware(self, is_async: bool = False) -> None:
         super().load_middleware(is_async=False)
 
@@ -27,11 +39,21 @@ class PooledHandler(ASGIHandler):
         await self.handle(scope, receive, send)
 
     async def get_response_async(self, request: HttpRequest) -> HttpResponseBase:
-        return await sync_to_async(self._respond, thread_sensitive=False, executor=_POOL)(request)
+        answer: HttpResponseBase = await self.answers.answer(request, self._respond)
+        return answer
 
-    def _respond(self, request: HttpRequest) -> HttpResponseBase:
-        close_old_connections()  # Django's signals are sent in another thread
-        try:
-            return self.get_response(request)
-        finally:
-            close_old_connections()
+    async def _respond(self, request: HttpRequest) -> HttpResponseBase:
+        response: HttpResponseBase = await _in_pool(self.get_response, request)
+        return response
+
+
+async def _in_pool(work: Callable[..., Any], *arguments: Any) -> Any:
+    return await sync_to_async(_run, thread_sensitive=False, executor=_POOL)(work, *arguments)
+
+
+def _run(work: Callable[..., Any], *arguments: Any) -> Any:
+    close_old_connections()  # Django's signals are sent in another thread
+    try:
+        return work(*arguments)
+    finally:
+        close_old_connections()

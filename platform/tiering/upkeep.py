@@ -38,7 +38,7 @@ def sample(job: Opener, tenant_id: int) -> None:
     )
     totals = {name: getattr(tiers, name) for name in TIER_COUNTERS}
     usage.record_tier_totals(tenant_id=tenant_id, at=now, totals=totals)
-    live.announce_usage_on_commit(tenant_id)
+    live.hint_on_commit(tenant_id)
     in_segments = segments.dead_bytes + segments.waiting_bytes
     quotas.tell_use(
         tenant_id=tenant_id,

@@ -1,10 +1,10 @@
-"""Hints over the bus: they reach both groups, and hold up no heartbeat."""
+"""Hints over the bus: they name the tenants, and hold up no heartbeat."""
 
 import asyncio
 import queue
 
 import pytest
-from asgiref.sync import async_to_sync
+from asgiref.sync import async_to_sync, sync_to_async
 from channels.layers import get_channel_layer
 from redis.exceptions import RedisError
 
@@ -14,21 +14,19 @@ from support.servers import wait_until
 pytestmark = [pytest.mark.integration, pytest.mark.django_db(transaction=True)]
 
 
-def test_operators_and_the_tenants_own_people_are_told(valkey_bus):
+def test_web_processes_are_told_which_tenants_changed(valkey_bus):
     @async_to_sync
     async def listen():
         layer = get_channel_layer()
-        channels = [await layer.new_channel() for _ in range(3)]
-        for group, channel in zip(("usage", "usage.t7", "usage.t8"), channels, strict=True):
-            await layer.group_add(group, channel)
-        from asgiref.sync import sync_to_async
+        channel = await layer.new_channel()
+        await layer.group_add(live.CHANGES, channel)
+        await sync_to_async(live.hint_on_commit)(7)
+        return await layer.receive(channel)
 
-        await sync_to_async(live.announce_usage_on_commit)(7)
-        return [await layer.receive(channel) for channel in channels[:2]]
-
-    for message in listen():
-        assert message["type"] == "usage.changed"
-        assert message["seq"] > 0
+    message = listen()
+    assert message["type"] == "rows.changed"
+    assert message["tenants"] == [7]
+    assert message["seq"] > 0
 
 
 @pytest.fixture
@@ -41,29 +39,25 @@ def announcer(monkeypatch):
 
 @pytest.fixture
 def sent(monkeypatch):
-    """Groups of each turn, in a queue."""
+    """Tenants of each turn, in a queue."""
     sent = queue.Queue()
 
-    async def send(hints):
-        sent.put({hint.group for hint in hints})
+    async def send(changed):
+        sent.put(set(changed))
 
     monkeypatch.setattr(live, "_send", send)
     return sent
 
 
-def test_many_heartbeats_are_one_hint_for_each_tenant(announcer, sent, monkeypatch):
+def test_many_heartbeats_are_one_hint(announcer, sent, monkeypatch):
     monkeypatch.setattr(live, "EVERY_S", 0.3)
-    live.announce_usage_on_commit(7)
-    assert sent.get(timeout=30) == {"usage", "usage.t7"}
+    live.hint_on_commit(7)
+    assert sent.get(timeout=30) == {7}
     for _ in range(50):  # while the thread pauses
-        live.announce_usage_on_commit(7)
-        live.announce_usage_on_commit(8)
+        live.hint_on_commit(7)
+        live.hint_on_commit(8)
     hints = [sent.get(timeout=30)]
-    while set().union(*hints) != {
-        "usage",
-        "usage.t7",
-        "usage.t8",
-    }:  # on a busy machine the pause may end amid the loop
+    while set().union(*hints) != {7, 8}:  # on a busy machine the pause may end amid the loop
         hints.append(sent.get(timeout=30))
     assert len(hints) <= 10
 
@@ -78,17 +72,17 @@ def test_a_bus_that_is_down_holds_up_no_heartbeat_and_is_told_later(announcer, m
 
     monkeypatch.setattr(live, "_send", send)
     monkeypatch.setattr(live, "QUIET_S", 0.1)
-    live.announce_usage_on_commit(7)
+    live.hint_on_commit(7)
     wait_until(lambda: "hint_failed" in caplog.text, what="the log's line")
-    live.announce_usage_on_commit(8)
+    live.hint_on_commit(8)
     wait_until(lambda: tries.qsize() == 2, what="the next hint")
 
 
 def test_a_forked_process_announces_with_a_thread_of_its_own(announcer, sent):
-    live.announce_usage_on_commit(7)
-    assert sent.get(timeout=30) == {"usage", "usage.t7"}
+    live.hint_on_commit(7)
+    assert sent.get(timeout=30) == {7}
     announcer.begin()  # as after a fork
-    live.announce_usage_on_commit(8)
+    live.hint_on_commit(8)
     assert sent.get(timeout=30) == {"usage", "usage.t8"}
 
 
@@ -107,13 +101,13 @@ async def test_a_bus_that_stands_still_is_tried_twice_not_eleven_times(settings)
         host = config["hosts"][0] | {"address": f"redis://127.0.0.1:{port}/0"}
         layer = type(get_channel_layer())(**config | {"hosts": [host | {"socket_timeout": 0.1}]})
         with pytest.raises(RedisError):
-            await layer.send("a-channel", {"type": "usage.changed"})
+            await layer.send("a-channel", {"type": "rows.changed"})
         await layer.close_pools()
     assert tries == 2
 
 
 def test_what_waits_is_sent_before_the_process_ends(announcer, sent):
-    live.announce_usage_on_commit(7)
+    live.hint_on_commit(7)
     announcer.end()
     assert not announcer._thread.is_alive()
-    assert sent.get_nowait() == {"usage", "usage.t7"}
+    assert sent.get_nowait() == {7}

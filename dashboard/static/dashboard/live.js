@@ -1,7 +1,7 @@
 // The live connection: a WebSocket carries hints, `refresh` fetches the truth over HTTP.
 //
 // Rules: a hint, a reconnect and a tab that comes back all lead to the same refresh, which asks for
-// everything since what the page holds: so a lost hint, whatever the gap in `seq`, costs only time.
+// the whole truth: so a lost hint, whatever the gap in `seq`, costs only time.
 // At most one a second, at least one each ten seconds, also while the socket is down; none while
 // the tab is hidden.
 
@@ -11,11 +11,15 @@ const RETRY_MS = { first: 1000, most: 30_000 };
 const SIGNED_OUT = 4401;
 
 export class Live {
-  // refresh: async () => void, throws when the server does not answer
+  // refresh: async (seq) => void, throws when the server does not answer; seq: newest hint or null
+  // zone: in which `onState` names a time, such as "Europe/Berlin"
   // onState: ({ state: "live" | "polling" | "down", words }) => void
   // onSignedOut: () => void
-  constructor({ path, refresh, onState, onSignedOut }) {
+  constructor({ path, zone, refresh, onState, onSignedOut }) {
     Object.assign(this, { path, refresh, onState, onSignedOut });
+    this.clock = new Intl.DateTimeFormat("en-GB", {
+      hour: "2-digit", minute: "2-digit", timeZone: zone || "UTC",
+    });
     this.retryMs = RETRY_MS.first;
     this.seq = null;
     this.truthAt = Date.now(); // the page came with its numbers
@@ -87,7 +91,7 @@ export class Live {
       this.isWanted = false;
       this.askedAt = now;
       try {
-        await this.refresh();
+        await this.refresh(this.seq);
         this.truthAt = Date.now();
         if (this.isOpen) this.downSince = null;
       } catch {
@@ -107,7 +111,7 @@ export class Live {
     else if (this.truthAt > this.downSince.getTime() && isFresh) {
       this.onState({ state: "polling", words: `each 10 s, ${ageS} s ago` });
     } else {
-      const since = this.downSince.toISOString().slice(11, 16);
+      const since = this.clock.format(this.downSince);
       this.onState({ state: "down", words: `not live since ${since}, retrying` });
     }
   }

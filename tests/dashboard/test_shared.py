@@ -1,0 +1,182 @@
+"""Live answers: one computation for all who see the same, and nobody gets another's."""
+
+import asyncio
+import gzip
+
+import pytest
+from channels.db import database_sync_to_async
+from django.contrib.sessions.models import Session
+from django.http import HttpResponse
+from django.test import AsyncRequestFactory, Client
+
+from controlplane.handler import PooledHandler
+from dashboard import shared
+from dashboard.page import page
+from support.rows import make_everything, make_person, make_tenant
+from tenants.models import Membership
+
+pytestmark = [pytest.mark.integration, pytest.mark.django_db(transaction=True)]
+
+PATHS = ("/", "/tenants/", "/nodes/", "/contexts/", "/spaces/", "/keys/", "/jobs/")
+
+
+@pytest.fixture
+def handler(answering):
+    handler = PooledHandler()
+    handler.load_middleware()
+    return handler
+
+
+@pytest.fixture
+def ask(handler):
+    """ask(browser, path, since): the status, the text and the headers of a live answer."""
+
+    async def ask(browser: Client, path: str = "/", since: int = 0, **headers: str):
+        factory = AsyncRequestFactory()
+        factory.cookies.update(browser.cookies)
+        request = factory.get(path, headers={"Neve-Live": str(since)} | headers)
+        answer = await handler.get_response_async(request)
+        return answer.status_code, answer.content, answer.headers
+
+    return ask
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """The requests that went through Django, by path."""
+    counted, real = [], PooledHandler._respond
+
+    async def respond(handler, request):
+        counted.append(request.path)
+        return await real(handler, request)
+
+    monkeypatch.setattr(PooledHandler, "_respond", respond)
+    return counted
+
+
+@database_sync_to_async
+def stage() -> dict[str, Client]:
+    acme, globex = make_tenant("acme"), make_tenant("globex")
+    for tenant in (acme, globex):
+        for one in make_everything(tenant).values():
+            if hasattr(one, "node"):
+                one.node = f"{tenant.slug}-node"
+                one.save()
+    people = {
+        "operator": make_person("q7-operator", staff=True),
+        "second": make_person("q7-second", staff=True),
+        "team": make_person("q7-member", acme="team"),
+        "viewer": make_person("q7-viewer", acme="viewer"),
+        "other": make_person("q7-other", globex="team"),
+        "both": make_person("q7-both", acme="team", globex="team"),
+    }
+    browsers = {name: Client() for name in people}
+    for name, person in people.items():
+        browsers[name].force_login(person)
+    return browsers
+
+
+async def test_many_viewers_of_one_tenant_set_cost_one_computation(ask, counted):
+    browsers = await stage()
+    await ask(browsers["operator"], "/jobs/")  # once a process: templates
+    counted.clear()
+    answers = await asyncio.gather(
+        *(ask(browsers[name], "/") for _ in range(20) for name in ("operator", "second"))
+    )
+    assert {status for status, _, _ in answers} == {200}
+    assert len({body for _, body, _ in answers}) == 1
+    assert counted == ["/"]
+
+
+async def test_nobody_gets_the_answer_of_another_role_or_tenant_set(ask):
+    browsers = await stage()
+    for path in PATHS:
+        _, of_operator, _ = await ask(browsers["operator"], path)
+        assert b"globex" in of_operator or path == "/keys/", path
+        for name, unseen in (("team", b"globex"), ("viewer", b"globex"), ("other", b"acme")):
+            status, body, _ = await ask(browsers[name], path)
+            assert status == 200
+            assert unseen not in body, (name, path)
+            assert (await ask(browsers[name], path))[1] == body or path == "/"
+        _, of_team, _ = await ask(browsers["team"], path)
+        _, of_viewer, _ = await ask(browsers["viewer"], path)
+        if path == "/contexts/":  # one may act, the other may only look
+            assert b"Pin" in of_team
+            assert b"/pin" not in of_viewer
+
+
+async def test_a_shared_answer_names_nobody_and_carries_no_token(ask):
+    browsers = await stage()
+    for path in PATHS:
+        for name in ("operator", "team"):
+            _, body, headers = await ask(browsers[name], path)
+            assert b"q7-" not in body, path
+            assert b"<html" not in body
+            assert b'name="csrfmiddlewaretoken"' not in body or shared.CSRF_PLACE.encode() in body
+            assert "Set-Cookie" not in headers
+            assert headers["Cache-Control"] == "no-store"
+
+
+async def test_a_page_that_asks_who_reads_it_is_not_shared(ask, monkeypatch):
+    browsers = await stage()
+
+    @page()
+    def personal(request, person):
+        return HttpResponse(f"{person.name} {request.user.username}")
+
+    monkeypatch.setattr("controlplane.urls.urlpatterns", [])
+    for name, said in (("operator", "q7-operator"), ("second", "q7-second")):
+        request = AsyncRequestFactory().get("/", headers={"Neve-Live": "0"})
+        request.user = await database_sync_to_async(lambda n=name: _user(browsers[n]))()
+        answer = await database_sync_to_async(personal)(request)
+        assert answer.content.decode() == f"{said} {said}"
+        assert not hasattr(answer, "neve_viewer")
+
+
+def _user(browser: Client):
+    from django.contrib.auth.models import User
+
+    data = Session.objects.get(pk=browser.session.session_key).get_decoded()
+    return User.objects.get(pk=data["_auth_user_id"])
+
+
+async def test_an_answer_is_never_older_than_the_hint(ask, counted):
+    browsers = await stage()
+    _, _, headers = await ask(browsers["operator"], "/jobs/")
+    first = int(headers["Neve-Computed"])
+    _, _, headers = await ask(browsers["operator"], "/jobs/", since=first)
+    assert int(headers["Neve-Computed"]) == first
+    _, _, headers = await ask(browsers["second"], "/jobs/", since=first + 1)
+    assert int(headers["Neve-Computed"]) >= first + 1000 * shared.EVERY_S - 50
+    assert len(counted) == 2
+
+
+async def test_what_has_not_changed_is_not_sent_again(ask):
+    browsers = await stage()
+    _, body, headers = await ask(browsers["operator"], "/tiers/")
+    status, nothing, _ = await ask(
+        browsers["second"], "/tiers/", **{"If-None-Match": headers["ETag"]}
+    )
+    assert (status, nothing) == (304, b"")
+    _, zipped, headers = await ask(browsers["second"], "/tiers/", **{"Accept-Encoding": "gzip"})
+    assert gzip.decompress(zipped) == body
+    assert headers["Content-Encoding"] == "gzip"
+
+
+async def test_rights_that_ended_end_live_answers(ask, monkeypatch):
+    browsers = await stage()
+    monkeypatch.setattr(shared, "CHECK_S", 0.0)
+    assert b"acme" in (await ask(browsers["both"], "/spaces/"))[1]
+    left = Membership.objects.filter(user__username="q7-both", tenant__slug="acme")
+    await database_sync_to_async(left.delete)()
+    assert b"acme" not in (await ask(browsers["both"], "/spaces/"))[1]
+    await database_sync_to_async(browsers["both"].logout)()
+    signed_out = Client()
+    signed_out.cookies["sessionid"] = "ended"
+    assert (await ask(signed_out, "/spaces/"))[0] == 401
+
+
+async def test_a_computation_that_fails_holds_up_nobody(ask, monkeypatch):
+    browsers = await stage()
+    answers = await asyncio.gather(*(ask(browsers["operator"], "/?range=2y") for _ in range(5)))
+    assert [status for status, _, _ in answers] == [404] * 5
