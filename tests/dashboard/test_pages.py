@@ -96,7 +96,7 @@ def test_templates_hold_no_inline_code_and_no_other_host():
         text = path.read_text()
         assert not re.search(r"\s(style|on[a-z]+)=", text), path.name
         assert not re.search(r"(src|href)=\"(https?:)?//", text), path.name
-    for path in DASHBOARD.glob("static/dashboard/*"):
+    for path in filter(Path.is_file, DASHBOARD.rglob("static/dashboard/**/*")):
         text = path.read_text().replace("http://www.w3.org/2000/svg", "")
         assert not re.search(r"https?://", text), path.name
 
