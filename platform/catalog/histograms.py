@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from neve.node.stats import LOAD_MS
+
 _BOUND = "<="
 
 
@@ -29,11 +31,13 @@ def percentile(histogram: Mapping[str, int], share: float) -> Percentile | None:
 
     Loads are taken as spread evenly inside their bucket. Names without a bound are overflow.
     """
-    bounded = sorted(
-        (float(name.removeprefix(_BOUND)), loads)
+    loads_by_bound = dict.fromkeys(map(float, LOAD_MS), 0)  # buckets without loads are left out
+    loads_by_bound |= {
+        float(name.removeprefix(_BOUND)): loads
         for name, loads in histogram.items()
         if name.startswith(_BOUND)
-    )
+    }
+    bounded = sorted(loads_by_bound.items())
     total = sum(histogram.values())
     if total <= 0:
         return None

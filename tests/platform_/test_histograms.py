@@ -11,7 +11,8 @@ def test_nothing_has_no_percentile():
 
 
 def test_loads_are_spread_over_their_bucket():
-    assert percentile({"<=10": 100}, 0.5) == Percentile(5.0)
+    assert percentile({"<=10": 100}, 0.5) == Percentile(7.5)  # over 5 ms: the next smaller bound
+    assert percentile({"<=1": 100}, 0.5) == Percentile(0.5)
     assert percentile({"<=10": 50, "<=20": 50}, 0.75) == Percentile(15.0)
 
 
@@ -31,4 +32,4 @@ def test_merged_is_not_averaged():
     fast, slow = {"<=1": 990}, {"<=1000": 10}
     merged = merge([fast, slow])
     assert merged == {"<=1": 990, "<=1000": 10}
-    assert percentile(merged, 0.995).milliseconds == pytest.approx(500.5)
+    assert percentile(merged, 0.995).milliseconds == pytest.approx(750)

@@ -18,6 +18,8 @@ MAY_USE_UNSCOPED = {
     "catalog/kept_requests.py": "deletes old requests of all tenants",
     "catalog/jobs.py": "jobs of the platform have no tenant",
     "catalog/occupancy.py": "sums over the tenants that it is asked for",
+    "catalog/changes.py": "looks at the tenants that it is asked for",
+    "catalog/slices.py": "sums over the tenants that it is asked for",
     "catalog/slicing.py": "prunes all tenants' rows",
     "catalog/usage.py": "sums over tenants; prunes",
     "catalog/usage_split.py": "sums over the tenants that it is asked for",
