@@ -40,21 +40,22 @@ class List:
     rows: ClassVar[int] = 25
     nothing: ClassVar[str] = "parts/list_nothing.html"  # the empty state: says what to do next
     row_class: ClassVar[str] = ""  # path of a row's class
+    prefix: ClassVar[str] = ""  # of its parameters, where a page has several lists
 
     def __init__(self, request: HttpRequest, scope: Scope, rows: Any, **extra: Any) -> None:
         self.request, self.scope, self.extra = request, scope, extra
         self._all = rows
-        self.search_text = request.GET.get("q", "").strip()
+        self.search_text = self._asked("q").strip()
         if len(self.search_text) > MOST_SEARCHED or "\0" in self.search_text:
             raise Http404("too long a search")
-        self.chosen = {each.name: request.GET.get(each.name, "") for each in self.filters}
-        self.sort = request.GET.get("sort", "") or self.default_sort
-        self.shown = self._shown(request.GET.get("cols", ""))
-        form = request.GET.get("format", "")
+        self.chosen = {each.name: self._asked(each.name) for each in self.filters}
+        self.sort = self._asked("sort") or self.default_sort
+        self.shown = self._shown(self._asked("cols"))
+        form = self._asked("format")
         if form not in ("", "csv"):
             raise Http404("the only other form is csv")
         self.wants_csv = form == "csv"
-        asked = request.GET.get("page", "") or "1"
+        asked = self._asked("page") or "1"
         if not (asked.isascii() and asked.isdigit() and len(asked) < 10):
             raise Http404("page is a number")
         self._page = int(asked)
@@ -62,7 +63,8 @@ class List:
     @classmethod
     def takes(cls) -> tuple[str, ...]:
         """All parameters, for `@page(*NodeList.takes())`."""
-        return (*TAKES, *(each.name for each in cls.filters))
+        names = (*TAKES, *(each.name for each in cls.filters))
+        return tuple(f"{cls.prefix}{name}" for name in names)
 
     def prepared(self, rows: Sequence[Any]) -> Sequence[Any]:
         """Rows of one page, or of one step of CSV, as columns read them. To be overridden, where
@@ -131,31 +133,32 @@ class List:
         for column in self.columns[1:]:
             is_shown = column.name in names
             then = [each.name for each in self.columns if (each.name in names) != (each is column)]
-            url = self.scope.here(cols=",".join(then), page=None)
+            url = self._here(cols=",".join(then), page=None)
             found.append({"column": column, "is_shown": is_shown, "url": url})
         return found
 
     @property
     def kept(self) -> list[tuple[str, str]]:
         """Parameters that the form of search and filters keeps, as hidden fields."""
-        return self.scope.fields("q", *(each.name for each in self.filters))
+        own = ("q", "page", *(each.name for each in self.filters))
+        return self.scope.fields(*(f"{self.prefix}{name}" for name in own))
 
     @property
     def all_url(self) -> str:
         """Without search and filters."""
-        return self.scope.here(q=None, page=None, **dict.fromkeys(self.chosen, None))
+        return self._here(q=None, page=None, **dict.fromkeys(self.chosen, None))
 
     @property
     def csv_url(self) -> str:
-        return self.scope.here(format="csv", page=None)
+        return self._here(format="csv", page=None)
 
     @property
     def previous_url(self) -> str:
-        return self.scope.here(page=self.page.number - 1) if self.page.has_previous() else ""
+        return self._here(page=self.page.number - 1) if self.page.has_previous() else ""
 
     @property
     def next_url(self) -> str:
-        return self.scope.here(page=self.page.number + 1) if self.page.has_next() else ""
+        return self._here(page=self.page.number + 1) if self.page.has_next() else ""
 
     # CSV
 
@@ -182,6 +185,13 @@ class List:
             at += STEP
 
     # Inside
+
+    def _asked(self, name: str) -> str:
+        return self.request.GET.get(f"{self.prefix}{name}", "")
+
+    def _here(self, **changes: object) -> str:
+        changes = {f"{self.prefix}{name}": value for name, value in changes.items()}
+        return self.scope.here(**changes)
 
     def _shown(self, asked: str) -> tuple[Column, ...]:
         if not asked:
@@ -239,7 +249,7 @@ class List:
             return ""
         now = self._direction(column)
         is_down = now == "ascending" if now else column.is_number or column.kind == "bar"
-        return self.scope.here(sort=f"-{column.name}" if is_down else column.name, page=None)
+        return self._here(sort=f"-{column.name}" if is_down else column.name, page=None)
 
     def _cells(self, row: Any) -> list[Cell]:
         return [

@@ -133,6 +133,18 @@ def test_columns_are_chosen_one_by_one(ask):
     }
 
 
+def test_two_lists_of_a_page_go_their_own_ways(ask):
+    class Second(RowList):
+        prefix = "b-"
+
+    query = {"sort": "name", "b-sort": "-name", "b-q": "b"}
+    assert (names(ask(**query)), names(ask(Second, **query))) == (["=1+1", "A"], ["b"])
+    listing = ask(Second, **query)
+    assert listing.kept == [("sort", "name"), ("b-sort", "-name")]
+    assert listing.heads[1]["url"].endswith("b-q=b&b-sort=-hits")
+    assert Second.takes() == ("b-q", "b-sort", "b-cols", "b-page", "b-format", "b-state")
+
+
 def test_csv_has_all_rows_and_columns_and_no_formula(ask):
     answer = ask(format="csv", page="2").csv()
     assert answer["Content-Disposition"] == 'attachment; filename="rows.csv"'

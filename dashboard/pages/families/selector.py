@@ -1,4 +1,4 @@
-"""Families with their models, the refused ones first."""
+"""Models of families, the refused ones first."""
 
 from dataclasses import dataclass
 
@@ -26,6 +26,10 @@ class MemberRow:
     @property
     def state(self) -> MemberState:
         return MemberState(self.member.state)
+
+    @property
+    def rank(self) -> int:
+        return _ORDER.index(self.state)
 
     @property
     def state_words(self) -> str:
@@ -58,20 +62,12 @@ class MemberRow:
         return f"other KV at {where}: look at the weights below this layer, and at kernels"
 
 
-@dataclass(frozen=True)
-class FamilyRows:
-    family: Family
-    members: list[MemberRow]
+def member_rows(tenants: Tenants) -> list[MemberRow]:
+    """Refused ones first, then by family. One query."""
+    found = rows_of(FamilyMember, tenants).select_related("family__space", "tenant")
+    rows = [MemberRow(member) for member in found]
+    return sorted(rows, key=lambda row: (row.rank, row.member.family.name, row.member.model))
 
 
-def family_rows(tenants: Tenants) -> list[FamilyRows]:
-    """By name. Two queries."""
-    of_family: dict[int, list[MemberRow]] = {}
-    for member in rows_of(FamilyMember, tenants):
-        of_family.setdefault(member.family_id, []).append(MemberRow(member))
-    return [
-        FamilyRows(
-            family, sorted(of_family.get(family.pk, []), key=lambda row: _ORDER.index(row.state))
-        )
-        for family in rows_of(Family, tenants).select_related("tenant", "space")
-    ]
+def families_without_models(tenants: Tenants) -> list[Family]:
+    return list(rows_of(Family, tenants).filter(members=None).select_related("tenant", "space"))

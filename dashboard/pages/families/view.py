@@ -1,21 +1,27 @@
 """The page Families, and its one action."""
 
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import get_object_or_404, redirect
 from django.views.decorators.http import require_GET, require_POST
 
 from catalog.families import let_try_again
 from catalog.models import FamilyMember
-from dashboard.page import chosen_tenants, page, render_page, require_operator
-from dashboard.pages.families.selector import family_rows
+from dashboard.page import page, render_page, require_operator
+from dashboard.pages.families.lists import MemberList
+from dashboard.pages.families.selector import families_without_models, member_rows
+from dashboard.scope import scope_of
 from tenants.principal import Principal, actor_of
 
 
-@page("tenant")
+@page(*MemberList.takes())
 @require_GET
-def families(request: HttpRequest, person: Principal) -> HttpResponse:
-    rows = family_rows(chosen_tenants(request, person))
-    return render_page(request, person, "families", {"rows": rows})
+def families(request: HttpRequest, person: Principal) -> HttpResponseBase:
+    scope = scope_of(request, person)
+    lonely = families_without_models(scope.tenants)
+    listing = MemberList(request, scope, member_rows(scope.tenants), lonely=lonely)
+    if listing.wants_csv:
+        return listing.csv()
+    return render_page(request, person, "families", {"listing": listing})
 
 
 @page()

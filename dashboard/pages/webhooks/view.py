@@ -5,29 +5,39 @@ Webhooks are made and changed over REST: their secrets are shown there, once.
 
 from uuid import UUID
 
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import get_object_or_404, redirect
 from django.views.decorators.http import require_http_methods, require_POST
 
 from base.problems import Problem
-from dashboard.page import page, part_of, render_page
+from dashboard.page import page, render_page
+from dashboard.pages.webhooks.lists import DeliveryList, WebhookList
+from dashboard.scope import scope_of
 from events import webhooks as services
 from events.models import Delivery, Webhook
-from tenants.principal import Principal
-
-ROWS = 50
-DELIVERIES = 20
+from tenants.principal import Principal, rows_of
 
 
-@page("page")
+@page(*WebhookList.takes(), *DeliveryList.takes())
 @require_http_methods(["GET"])
-def webhooks(request: HttpRequest, person: Principal) -> HttpResponse:
-    rows = part_of(request, person.rows(Webhook).select_related("tenant"), ROWS)
-    deliveries = person.rows(Delivery).select_related("event", "webhook")
-    context: dict[str, object] = {
-        "rows": rows,
-        "writable": [row.pk for row in rows if person.may_write(row.tenant_id)],
-        "deliveries": deliveries[:DELIVERIES],
+def webhooks(request: HttpRequest, person: Principal) -> HttpResponseBase:
+    scope = scope_of(request, person)
+    writable = {tenant.pk for tenant in scope.tenants if person.may_write(tenant.pk)}
+    hooks = WebhookList(
+        request,
+        scope,
+        rows_of(Webhook, scope.tenants).select_related("tenant"),
+        writable=writable,
+    )
+    sent = rows_of(Delivery, scope.tenants).select_related("event", "webhook")
+    deliveries = DeliveryList(request, scope, sent)
+    for each in (hooks, deliveries):
+        if each.wants_csv:
+            return each.csv()
+    context = {
+        "hooks": hooks,
+        "deliveries": deliveries,
+        "has_deliveries": deliveries.is_narrowed or sent.exists(),
     }
     return render_page(request, person, "webhooks", context)
 
