@@ -18,10 +18,12 @@ from dashboard.pages.tenants.view import let_in, switch_samples, tenants
 from dashboard.pages.tiers.view import tiers
 from dashboard.pages.webhooks import view as webhooks
 from dashboard.pages.what_if.view import what_if
+from dashboard.palette import palette
 
 app_name = "dashboard"
 urlpatterns = [
     path("", overview, name="overview"),
+    path("palette.json", palette, name="palette"),
     path("login/", login.sign_in, name="login"),
     path("logout/", login.sign_out, name="logout"),
     path("tenants/", tenants, name="tenants"),

@@ -170,6 +170,7 @@ TABLE = {
 # (route, method) → status for x, v, m, s. Signed out, a page leads to the login, and data is 401.
 PAGES = {
     ("dashboard:overview", "get"): (200, 200, 200, 200),
+    ("dashboard:palette", "get"): (200, 200, 200, 200),
     ("dashboard:tenants", "get"): (200, 200, 200, 200),
     ("dashboard:tenant-let-in", "post"): (404, 404, 404, 302),
     ("dashboard:tenant-invite", "post"): (
@@ -425,11 +426,13 @@ def test_each_person_gets_what_the_table_of_pages_says(world, name):
             assert answer.status_code == status, (method, letter, answer.content)
         for letter in "ntrwckop":  # keys open no page
             answer = getattr(callers[letter], method)(page_address(name, rows))
-            assert is_signed_out(answer), (method, letter)
-        assert is_signed_out(getattr(Client(), method)(page_address(name, rows)))
+            assert is_signed_out(answer, name, method), (method, letter)
+        assert is_signed_out(getattr(Client(), method)(page_address(name, rows)), name, method)
 
 
-def is_signed_out(answer):
+def is_signed_out(answer, name, method):
+    if name == "dashboard:palette":
+        return answer.status_code == 401
     return answer.status_code == 302 and answer["Location"].startswith("/login/?next=")
 
 

@@ -28,6 +28,8 @@ function showHelp() {
   document.getElementById("help").showModal();
 }
 
+export const ACTIONS = { theme: toggleTheme, help: showHelp }; // by name, for the palette
+
 // Empty fields are left out, so that an address says only what was chosen.
 function submitOnChange(form) {
   form.addEventListener("change", () => form.requestSubmit());
