@@ -1,21 +1,13 @@
-// The two charts. Numbers come raw; units, steps and names come from the server's one formatter.
+// Charts over time. Numbers come raw; units and steps come from the server's one formatter. Times
+// are in the reader's zone; dragging over a chart zooms the page.
+
+import { digits, moment, scale, secondsOf } from "./formats.js";
+import { zoomByDragging } from "./scope.js";
 
 const AXES = JSON.parse(document.getElementById("chart-axes").textContent);
 
 function colour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
-}
-
-// The divisor and unit under which the largest number reads best.
-function unitFor(axis, largest) {
-  const { step, units } = AXES[axis];
-  let divisor = 1;
-  let place = 0;
-  while (largest / divisor >= step && place + 1 < units.length) {
-    divisor *= step;
-    place += 1;
-  }
-  return { divisor, unit: units[place] };
 }
 
 // Round numbers from `low` to `high`, three to six of them.
@@ -28,12 +20,6 @@ function ticksBetween(low, high) {
   for (let n = Math.ceil(low / step); n * step <= high; n += 1) ticks.push(n * step);
   return ticks;
 }
-
-function digits(value) {
-  return Number(Math.abs(value).toPrecision(3)).toLocaleString("en", { maximumFractionDigits: 2 });
-}
-
-const instant = (ts) => new Date(ts * 1000).toISOString().slice(0, 19).replace("T", " ");
 
 // lines: [{ key, name, colour, sign, fill, stack }]
 export class Chart {
@@ -58,10 +44,10 @@ export class Chart {
         low = Math.min(low, value);
       });
     });
-    const { divisor, unit } = unitFor(this.axis, Math.max(high, -low));
+    const { divisor, unit } = scale(Math.max(high, -low), AXES[this.axis].step, AXES[this.axis].units);
     const top = (high === 0 && low === 0 ? 1 : high) / divisor;
     const ticks = ticksBetween(low / divisor, top);
-    const x = times.map(instant);
+    const x = times.map(moment);
     const traces = this.lines.map((line, n) => {
       const values = columns[n].map((value) => (value === null ? null : value / divisor));
       const tint = colour(line.colour);
@@ -86,6 +72,7 @@ export class Chart {
       paper_bgcolor: "rgba(0,0,0,0)",
       plot_bgcolor: "rgba(0,0,0,0)",
       showlegend: false,
+      dragmode: "zoom",
       hovermode: "x unified",
       hoverlabel: {
         bgcolor: colour("surface"),
@@ -94,8 +81,7 @@ export class Chart {
       },
       xaxis: {
         type: "date",
-        range: [instant(startS), instant(endS)],
-        fixedrange: true,
+        range: [moment(startS), moment(endS)],
         showgrid: false,
         zeroline: false,
         showline: true,
@@ -103,13 +89,13 @@ export class Chart {
         ticks: "",
         nticks: 8,
         tickformat: endS - startS > 90_000 ? "%b %d" : "%H:%M",
-        hoverformat: "%H:%M:%S UTC",
+        hoverformat: "%H:%M:%S",
       },
       yaxis: {
         fixedrange: true,
         range: [(low / divisor) * 1.08, top * 1.08],
         tickvals: ticks,
-        ticktext: ticks.map(digits),
+        ticktext: ticks.map((tick) => digits(Math.abs(tick))), // written bytes stand below the axis
         gridcolor: colour("line"),
         zeroline: low < 0,
         zerolinecolor: colour("line-strong"),
@@ -120,6 +106,9 @@ export class Chart {
         xanchor: "right", yanchor: "bottom", xshift: -5, yshift: 2, font: { size: 11, color: muted },
       }],
     };
-    Plotly.react(this.element, traces, layout, { displayModeBar: false, responsive: true });
+    Plotly.react(this.element, traces, layout, {
+      displayModeBar: false, responsive: true, doubleClick: false, scrollZoom: false,
+    });
+    zoomByDragging(this.element, secondsOf);
   }
 }

@@ -64,7 +64,7 @@ function moveRow(by) {
 
 if (ZONE && !document.cookie.includes(`neve_zone=${ZONE}`)) remember("neve_zone", ZONE);
 for (const form of document.querySelectorAll("[data-submit-on-change]")) submitOnChange(form);
-for (const select of document.querySelectorAll("[data-zone]")) {
+for (const select of document.querySelectorAll("[data-zones]")) {
   select.addEventListener("pointerdown", () => fillZones(select), { once: true });
   select.addEventListener("focus", () => fillZones(select), { once: true });
 }
