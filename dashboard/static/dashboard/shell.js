@@ -30,13 +30,19 @@ function showHelp() {
 
 export const ACTIONS = { theme: toggleTheme, help: showHelp }; // by name, for the palette
 
+// Parts of the page are swapped while it lives, so nothing listens on a form itself.
+document.addEventListener("change", ({ target }) => {
+  if (target.form?.matches("[data-submit-on-change]")) target.form.requestSubmit();
+});
 // Empty fields are left out, so that an address says only what was chosen.
-function submitOnChange(form) {
-  form.addEventListener("change", () => form.requestSubmit());
-  form.addEventListener("submit", () => {
-    for (const field of form.elements) field.disabled ||= field.value === "" && field.name !== "";
-  });
-}
+document.addEventListener("submit", ({ target }) => {
+  if (target.method !== "get" || target.hasAttribute("hx-get")) return;
+  for (const field of target.elements) field.disabled ||= field.value === "" && field.name !== "";
+});
+// Back from the page that was asked for: the fields are there again.
+addEventListener("pageshow", () => {
+  for (const field of document.querySelectorAll("form[method=get] :disabled")) field.disabled = false;
+});
 
 // All zones that the browser knows, once somebody looks for one.
 function fillZones(select) {
@@ -63,7 +69,6 @@ function moveRow(by) {
 }
 
 if (ZONE && !document.cookie.includes(`neve_zone=${ZONE}`)) remember("neve_zone", ZONE);
-for (const form of document.querySelectorAll("[data-submit-on-change]")) submitOnChange(form);
 for (const select of document.querySelectorAll("[data-zones]")) {
   select.addEventListener("pointerdown", () => fillZones(select), { once: true });
   select.addEventListener("focus", () => fillZones(select), { once: true });
