@@ -15,7 +15,7 @@ from dashboard.pages.savings.view import savings_page
 from dashboard.pages.spaces.view import spaces
 from dashboard.pages.system.view import system
 from dashboard.pages.tenants.view import let_in, switch_samples, tenants
-from dashboard.pages.tiers.view import tiers
+from dashboard.pages.tiers.view import reclaim_now, tiers
 from dashboard.pages.webhooks import view as webhooks
 from dashboard.pages.what_if.view import what_if
 from dashboard.palette import palette
@@ -38,6 +38,7 @@ urlpatterns = [
     path("savings/", savings_page, name="savings"),
     path("system/", system, name="system"),
     path("tiers/", tiers, name="tiers"),
+    path("tiers/<slug:slug>/<slug:what>", reclaim_now, name="tiers-reclaim"),
     path("spaces/", spaces, name="spaces"),
     path("what-if/", what_if, name="what_if"),
     path("jobs/", jobs, name="jobs"),

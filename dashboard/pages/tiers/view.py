@@ -1,36 +1,73 @@
-"""The page Tiers & segments."""
+"""The page Tiers & segments, and the request to merge or delete segments now."""
 
 from datetime import UTC, datetime
+from typing import Any
 
-from django.http import HttpRequest, HttpResponse
-from django.views.decorators.http import require_GET
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
+from django.shortcuts import redirect
+from django.views.decorators.http import require_GET, require_POST
 
-from catalog.models import Segment
+from catalog import jobs
+from catalog.kinds import COMPACT, SWEEP
 from dashboard import probes
-from dashboard.page import chosen_tenants, page, part_of, render_page
-from dashboard.pages.tiers.selector import segment_totals, space_rows
-from dashboard.storage import hot_server, leaves_first, storage_use, summed
-from tenants.principal import Principal, rows_of
+from dashboard.page import page, render_page, require_operator
+from dashboard.pages.tiers.lists import FillingList, SegmentList, segment_rows
+from dashboard.pages.tiers.reclaim import reclaim
+from dashboard.pages.tiers.selector import filling_rows, memory, moved, requests
+from dashboard.scope import Scope, scope_of
+from dashboard.storage import leaves_first, storage_use, summed
+from storage.hot_figures import figures
+from tenants.principal import Principal, actor_of
 
-ROWS = 50
-SPACES = 20
+TABS = {"": "Tiers", "segments": "Segments"}
+NOW = {"merge": COMPACT.name, "delete": SWEEP.name}
 
 
-@page("tenant", "page")
+@page("tab", *SegmentList.takes())
 @require_GET
-def tiers(request: HttpRequest, person: Principal) -> HttpResponse:
-    tenants = chosen_tenants(request, person)
-    segments = rows_of(Segment, tenants).select_related("tenant", "space")
-    spaces, all_spaces = space_rows(tenants, SPACES)
-    context = {
-        "totals": segment_totals(tenants),
-        "storage": summed(list(storage_use(tenants, datetime.now(UTC).timestamp()).values())),
-        "leaves_first": leaves_first(tenants),
-        "server": hot_server() if person.is_operator else None,
+def tiers(request: HttpRequest, person: Principal) -> HttpResponseBase:
+    scope, tab = scope_of(request, person), request.GET.get("tab", "")
+    if tab not in TABS:
+        raise Http404("there is no such tab")
+    listing: FillingList | SegmentList
+    facts: dict[str, Any] = {}
+    if tab == "segments":
+        space_id = scope.space.pk if scope.space else None
+        listing = SegmentList(request, scope, segment_rows(scope.tenants, space_id))
+    else:
+        now = datetime.now(UTC)
+        use = storage_use(scope.tenants, now.timestamp())
+        listing = FillingList(request, scope, filling_rows(scope.tenants, use, now))
+        if not listing.wants_csv:
+            facts = _facts(person, scope, now) | {"storage": summed(list(use.values()))}
+    if listing.wants_csv:
+        return listing.csv()
+    tabs = [(slug, label, scope.link("tiers", tab=slug or None)) for slug, label in TABS.items()]
+    context = {"listing": listing, "tab": tab, "tabs": tabs, **facts}
+    return render_page(request, person, "tiers", context)
+
+
+@page()
+@require_POST
+def reclaim_now(request: HttpRequest, person: Principal, slug: str, what: str) -> HttpResponse:
+    """Requests the job; its page shows how it goes."""
+    require_operator(person)
+    if what not in NOW:
+        raise Http404("there is no such work")
+    tenant = person.tenant(slug)
+    jobs.request(kind=NOW[what], tenant=tenant, actor=actor_of(request, person))
+    return redirect("dashboard:jobs")
+
+
+def _facts(person: Principal, scope: Scope, now: datetime) -> dict[str, Any]:
+    primaries = figures() if person.is_operator else None
+    return {
+        "primaries": primaries,
+        "memory": memory(primaries) if primaries else None,
+        "leaves_first": leaves_first(scope.tenants),
         "hot": probes.HOT.read(),
         "cold": probes.COLD.read(),
-        "spaces": spaces,
-        "more_spaces": all_spaces if all_spaces > len(spaces) else 0,
-        "rows": part_of(request, segments, ROWS),
+        "reclaim": reclaim(scope.tenants, now),
+        "moved": moved(scope.tenants, scope.window),
+        "requests": requests(scope.tenants),
     }
-    return render_page(request, person, "tiers", context)
