@@ -4,6 +4,7 @@ from django.urls import path
 
 from dashboard.pages.audit.view import audit
 from dashboard.pages.contexts import view as contexts
+from dashboard.pages.explorer.view import explorer
 from dashboard.pages.families.view import families, try_again
 from dashboard.pages.invitation import view as invitation
 from dashboard.pages.jobs.view import jobs
@@ -24,6 +25,7 @@ app_name = "dashboard"
 urlpatterns = [
     path("", overview, name="overview"),
     path("palette.json", palette, name="palette"),
+    path("explorer/", explorer, name="explorer"),
     path("login/", login.sign_in, name="login"),
     path("logout/", login.sign_out, name="logout"),
     path("tenants/", tenants, name="tenants"),

@@ -142,7 +142,6 @@ def _of_sessions(slugs: Mapping[int, str], start: datetime, end: datetime) -> li
     """New versions of engines, and engines that started: nodes of one time are one change."""
     of_tenants = NodeSession.unscoped.filter(tenant_id__in=list(slugs))
     opened = of_tenants.filter(opened_at__gte=start, opened_at__lt=end)
-    # Of all processes of a node, the first by name stands for it.
     new = opened.order_by("-opened_at").values_list(*_SEEN)[:MOST_SESSIONS]
     starts = {(row[0], host_of(row[1])) for row in new}
     if not starts:
@@ -156,9 +155,14 @@ def _of_sessions(slugs: Mapping[int, str], start: datetime, end: datetime) -> li
     ]:
         known.setdefault((tenant_id, host_of(node)), _version(engine))
     groups: dict[tuple[int, str, str, int], dict[str, datetime]] = defaultdict(dict)
+    started: dict[tuple[int, str], datetime] = {}
     for tenant_id, node, engine, at in reversed(list(new)):
         host, version = host_of(node), _version(engine)
         before = known.get((tenant_id, host), "")
+        last = started.get((tenant_id, host))
+        if last is not None and (at - last).total_seconds() < TOGETHER_S and before == version:
+            continue  # another process or space of the same start
+        started[tenant_id, host] = at
         known[tenant_id, host] = version
         key = (tenant_id, before, version, int(at.timestamp()) // TOGETHER_S)
         groups[key].setdefault(host, at)

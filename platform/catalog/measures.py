@@ -217,10 +217,10 @@ class Sums:
     def prompt_tokens(self) -> int:
         return self.counts.get("prompt_tokens", 0)
 
-    @property
-    def main_reason(self) -> str | None:
-        """The reason of most misses; of equal ones the first by name."""
-        return min(self.misses, key=lambda name: (-self.misses[name], name), default=None)
+    def main_reason(self, before: Mapping[str, float]) -> str | None:
+        """The reason of most misses beyond those `before`; of equal ones the first by name."""
+        more = {name: count - before.get(name, 0.0) for name, count in self.misses.items()}
+        return min(more, key=lambda name: (-more[name], name), default=None)
 
 
 def value_of(measure: Measure, sums: Sums | None) -> float | None:

@@ -29,6 +29,7 @@ _KINDS: Final = {
     "node": Slice.Kind.PLACE,
     "label": Slice.Kind.LABEL,
     "context": Slice.Kind.CONTEXT,
+    "place": Slice.Kind.PLACE,  # a node in a space: only inside this module
 }
 _BASE: Final = ("prompt_tokens", "hit_tokens")
 
@@ -83,6 +84,7 @@ ALL: Final = Key(0)
 class Row:
     """One part in the window and the one before. Counts `before` are scaled to the window's length.
 
+    `main_reason`: of misses; the one that grew most, if the value got worse.
     `change`: `value` - `before`; None without both. `share`: of the scope's prompt tokens, for a
     ratio or latency; else of the measure. `tokens`: prompt tokens, the hit rate's denominator.
     """
@@ -102,6 +104,7 @@ class Row:
     points: list[float | None] = field(default_factory=list)
     since_ts: int | None = None
     worst: str = ""
+    tint: str = ""  # its class on a page
 
     @property
     def change(self) -> float | None:
@@ -208,8 +211,8 @@ def table(
     base = Row(ALL, "all", "", "", None, None, None, 0, 0, None, None, measure.better)
     if refusal:
         return Table(measure, split, span, before, [], base, refusal)
-    now = _sums(where, measure, split, span, is_whole=True)
-    then = {} if before is None else _sums(where, measure, split, before, is_whole=False)
+    now = _sums(where, measure, split, span)
+    then = {} if before is None else _sums(where, measure, split, before)
     scale = 1.0
     if measure.is_rate and before is not None:
         scale = span.elapsed_s(now_s) / (before.end_ts - before.start_ts)
@@ -259,24 +262,19 @@ def series(
 
 
 def reasons(where: Where, name: str, span: Span, *, now_s: float) -> dict[str, list[float | None]]:
-    """Blocks a second by MissReason, the most frequent first. `name`: misses or drops. None for a
-    step in which nobody counted."""
+    """Blocks a second by MissReason, the one with the highest step first. `name`: misses or drops.
+    None for a step in which nobody counted."""
     measure = MEASURES["miss_blocks" if name == "misses" else "dropped"]
     if why_not(where, measure, "reason"):
         return {}
     steps = _steps(where, measure, "tenant", span, None).get(ALL, {})
-    total: Counter[str] = Counter()
-    for sums in steps.values():
-        total += getattr(sums, name)
-    return {
-        reason: [
-            None
-            if ts not in steps
-            else getattr(steps[ts], name)[reason] / _elapsed_s(span, ts, now_s)
+    found: dict[str, list[float | None]] = {}
+    for reason in {each for sums in steps.values() for each in getattr(sums, name)}:
+        found[reason] = [
+            getattr(steps[ts], name)[reason] / _elapsed_s(span, ts, now_s) if ts in steps else None
             for ts in span.steps()
         ]
-        for reason in sorted(total, key=lambda each: (-total[each], each))
-    }
+    return dict(sorted(found.items(), key=lambda item: (-max(v or 0.0 for v in item[1]), item[0])))
 
 
 def mark_since(rows: Iterable[Row], lines: Mapping[Key, list[float | None]], span: Span) -> None:
@@ -302,6 +300,58 @@ def mark_since(rows: Iterable[Row], lines: Mapping[Key, list[float | None]], spa
                 break
             since = ts
         row.since_ts = since
+
+
+def mark_worst(
+    where: Where, rows: Iterable[Row], split: str, span: Span, before: Span | None
+) -> None:
+    """Sets `worst` of rows whose hit rate fell notably: the space that lost most tokens against the
+    rate before, and how many of its nodes did; of a space its node, of a node its space."""
+    fallen = {row.key: row for row in rows if row.is_worse and abs(row.change or 0) >= NOTABLE}
+    if split not in ("tenant", "space", "node") or not fallen or before is None:
+        return
+    rate = MEASURES["hit_rate"]
+    now, then = (
+        {
+            place: sums
+            for (place, _), sums in _read(
+                where, rate, "place", each, list(fallen), has_reasons=False, kept=split
+            ).items()
+        }
+        for each in (span, before)
+    )
+    lost: dict[Key, Counter[tuple[int, str]]] = defaultdict(Counter)
+    for place, sums in now.items():
+        value, had = value_of(rate, sums), value_of(rate, then.get(place))
+        key = _under(split, place)
+        if value is not None and had is not None and key in fallen and had > value:
+            tokens = int((had - value) * sums.prompt_tokens)
+            lost[key][place.space_number, place.name] += tokens
+    names = _space_names(number for each in lost.values() for number, _ in each)
+    for key, places in lost.items():
+        fallen[key].worst = _worst_words(split, places, names)
+
+
+def _under(split: str, place: Key) -> Key:
+    """The part of a split to which a node in a space belongs."""
+    if split == "space":
+        return Key(place.tenant_id, place.space_number, is_rest=place.is_rest)
+    if split == "node":
+        return Key(place.tenant_id, 0, place.name, is_rest=place.is_rest)
+    return Key(place.tenant_id)
+
+
+def _worst_words(split: str, places: Counter[tuple[int, str]], names: Mapping[int, str]) -> str:
+    if split == "space":
+        name, more = places.most_common(1)[0][0][1] or "other nodes", len(places) - 1
+        return f"{name} and {more} more" if more else name
+    spaces: Counter[int] = Counter()
+    for (number, _), tokens in places.items():
+        spaces[number] += tokens
+    worst = spaces.most_common(1)[0][0]
+    name = names.get(worst, "other")
+    nodes = sum(number == worst for number, _ in places)
+    return name if split == "node" else f"{name} · {nodes} node{'s' if nodes > 1 else ''}"
 
 
 # ---- how rows become sums
@@ -355,6 +405,7 @@ def _columns(split: str) -> tuple[str, ...]:
         "tenant": ("tenant_id",),
         "space": ("tenant_id", "space_number"),
         "node": ("tenant_id", "name"),
+        "place": ("tenant_id", "space_number", "name"),
         "label": ("tenant_id", "space_number", "name"),
         "context": ("tenant_id", "space_number", "name"),
     }.get(split, ())
@@ -370,17 +421,15 @@ def _key(split: str, columns: Sequence[Any]) -> Key:
             return Key(columns[0], 0, columns[1], is_rest=not columns[1])
         case "label":  # the same label of several spaces is one
             return Key(columns[0], 0, columns[2], is_rest=not columns[1])
-        case "context":
+        case "context" | "place":
             return Key(columns[0], columns[1], columns[2], is_rest=not columns[1])
     return ALL
 
 
-def _sums(
-    where: Where, measure: Measure, split: str, span: Span, *, is_whole: bool
-) -> dict[Key, Sums]:
-    """Sums over a span. `is_whole`: with misses, for the main reason."""
+def _sums(where: Where, measure: Measure, split: str, span: Span) -> dict[Key, Sums]:
+    """Sums over a span, with misses for the main reason."""
     found: dict[Key, Sums] = {}
-    for (key, _), sums in _read(where, measure, split, span, None, has_reasons=is_whole).items():
+    for (key, _), sums in _read(where, measure, split, span, None, has_reasons=True).items():
         found.setdefault(key, Sums()).add(sums)
     if measure.kind == "gauge":
         found = _gauges(where, measure, split, span)
@@ -442,11 +491,12 @@ def _read(
     has_reasons: bool,
     by_step: bool = False,
     place: str | None = None,
+    kept: str | None = None,
 ) -> dict[tuple[Key, int], Sums]:
-    """By key and step (0 without steps). At most three queries."""
+    """By key and step (0 without steps). At most two queries. `keys`: of the split `kept`."""
     rows = _slices(where, place or split, span)
     if keys is not None and split not in ("reason", "tier"):
-        rows = _only(rows, split, keys)
+        rows = _only(rows, kept or split, keys)
     columns = _columns(split)
     by = (*columns, *(("bucket_ts",) if by_step else ()))
     found: dict[tuple[Key, int], Sums] = defaultdict(Sums)
@@ -535,6 +585,10 @@ def _row(
         value = 0.0 if value is None and has_now else value
         before = 0.0 if before is None and has_then else before
     space = names.get(key.space_number, "") if key.space_number else ""
+    is_worse = value is not None and before is not None and (value - before) * measure.better < 0
+    grown = (
+        {name: count * scale for name, count in then.misses.items()} if then and is_worse else {}
+    )
     return Row(
         key=key,
         name=_name(key, split, where, space),
@@ -545,7 +599,7 @@ def _row(
         share=None,
         tokens=0 if sums is None else sums.prompt_tokens,
         hit_tokens=0 if sums is None else sums.counts.get("hit_tokens", 0),
-        main_reason=None if sums is None else sums.main_reason,
+        main_reason=None if sums is None else sums.main_reason(grown),
         latency=None if sums is None else latency_of(sums.load_ms),
         better=measure.better,
     )

@@ -29,6 +29,7 @@ OWN_PATHS = {
         "tenants",
         "nodes",
         "tiers",
+        "explorer",
         "families",
         "jobs",
         "audit",

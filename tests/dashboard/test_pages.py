@@ -41,7 +41,7 @@ DASHBOARD = Path(__file__).resolve().parents[2] / "dashboard"
 PAGES = (
     *("overview", "nodes", "tiers", "families", "tenants", "contexts", "keys", "jobs", "audit"),
     *("what_if", "spaces"),
-    *("savings", "system"),
+    *("savings", "system", "explorer"),
 )
 
 
