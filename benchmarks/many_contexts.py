@@ -49,7 +49,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--bulk", type=int, default=200, help="contexts of each bulk job")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--requests", type=int, default=300, help="of each kind, over HTTP")
-    parser.add_argument("--only", choices=("lists", "bulk", "http", "requests"))
+    parser.add_argument("--only", choices=("lists", "bulk", "http", "requests", "tree"))
     parser.add_argument("--postgres", action="store_true", help="instead of SQLite")
     parser.add_argument("--explain", action="store_true", help="print the plans of list queries")
     parser.add_argument("--profile", action="store_true", help="print where requests spend time")
@@ -88,6 +88,8 @@ from catalog.kinds import BULK  # noqa: E402
 from catalog.models import Context, Job  # noqa: E402
 from catalog.targets import Opener  # noqa: E402
 from contexts import bulk  # noqa: E402
+from contexts.choosing import under  # noqa: E402
+from contexts.prefixes import tree  # noqa: E402
 from neve.formats.ids import ID_BYTES  # noqa: E402
 from neve.index.tier import RestoredBlock  # noqa: E402
 from storage import hot  # noqa: E402
@@ -344,6 +346,18 @@ def lists(team: Team, space: Any) -> list[Cost]:
     return costs
 
 
+def trees(space: Any) -> list[Cost]:
+    heading("prefix tree by bytes")
+    costs = [measure("tree of the space", lambda: sum(1 for _ in tree(space).root.walk()), 2)]
+    root = tree(space).root
+    largest = root.children[0]
+    rows = Context.unscoped.filter(space=space)
+    costs.append(measure("contexts under the largest", lambda: under(rows, largest.key).count()))
+    least = min(root.walk(), key=lambda each: each.contexts)
+    costs.append(measure("contexts under the smallest", lambda: under(rows, least.key).count()))
+    return costs
+
+
 def run_job(job_id: str) -> Job:
     """As a worker does, in as many slices as it needs."""
     while (job := Job.unscoped.get(pk=UUID(job_id))).state == "queued":
@@ -557,8 +571,12 @@ def main() -> None:
             if ASKED.only == "requests":
                 profile_requests(team, space)
                 return
+            if ASKED.only == "tree":
+                trees(space)
+                return
             costs = [] if ASKED.only == "bulk" else lists(team, space)
             costs += [] if ASKED.only == "lists" else bulks(team, space)
+            costs += trees(space) if ASKED.only is None else []
             found["operations"] = [asdict(cost) for cost in costs]
             if ASKED.profile and ASKED.only != "bulk":
                 profiled("first page", lambda: team.get("contexts"))

@@ -223,6 +223,13 @@ DELETED_CONTEXT_NOT_SETTLED = LogEvent(
     "A context was deleted while valkey-hot did not answer; its blocks keep its terms for now.",
     "Nothing: `retain` follows.",
 )
+PREFIX_TREE_FAILED = LogEvent(
+    "prefix_tree_failed",
+    WARNING,
+    ("space_id", "reason"),
+    "The prefix tree of a space was not computed; pages show the last one.",
+    "Look at the Valkey of `NEVE_HOT_URL`.",
+)
 
 # ---- tasks and jobs
 

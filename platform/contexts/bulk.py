@@ -26,7 +26,7 @@ from catalog import jobs
 from catalog.kinds import BULK
 from catalog.models import BulkAction, Context, Job, Pin
 from catalog.targets import Opener
-from contexts import expiry, pins, services
+from contexts import expiry, pins, services, warming
 from contexts.weighing import Weight, weigh
 from tenants.audit import Actor, record
 from tenants.scope import tenant_scope
@@ -74,8 +74,12 @@ def _label(context: Context, actor: Actor, arguments: Mapping[str, Any]) -> obje
     return services.change(context=context, actor=actor, **arguments)
 
 
+def _warm(context: Context, actor: Actor, arguments: Mapping[str, Any]) -> object:
+    return warming.request(context=context, actor=actor)
+
+
 ACTIONS: dict[str, Act] = {
-    **{"pin": _pin, "unpin": _unpin, "extend": _extend},
+    **{"pin": _pin, "unpin": _unpin, "extend": _extend, "warm": _warm},
     **{"expire": _expire, "label": _label, "delete": _delete},
 }
 REMOVING = ("expire", "delete")  # spare contexts that changed since the preview
@@ -83,7 +87,8 @@ REMOVING = ("expire", "delete")  # spare contexts that changed since the preview
 
 @dataclass(frozen=True)
 class Preview:
-    """`pinned_by_others`: chosen contexts with a pin of somebody else."""
+    """`pinned_by_others`: chosen contexts with a pin of somebody else. If it keeps the actor from
+    expiring them, `weight` is of the other ones: what is freed is what really leaves."""
 
     bulk: BulkAction
     weight: Weight
@@ -97,6 +102,16 @@ class Preview:
     @property
     def freed_bytes(self) -> int:
         return self.weight.bytes - self.weight.shared_bytes if self._frees else 0
+
+    @property
+    def freed_hot_bytes(self) -> int:
+        """In Valkey, where they are free at once."""
+        return self.weight.own_hot_bytes if self._frees else 0
+
+    @property
+    def freed_cold_bytes(self) -> int:
+        """In S3, where compaction removes them from segments."""
+        return self.weight.own_cold_bytes if self._frees else 0
 
     @property
     def _frees(self) -> bool:
@@ -125,10 +140,13 @@ def preview(
             limit="bulk_contexts",
             most=MOST_CONTEXTS,
         )
-    weight, now = weigh(tenant_id, chosen), timezone.now()
-    with tenant_scope(tenant_id), transaction.atomic():
+    now = timezone.now()
+    with tenant_scope(tenant_id):
         others = Pin.objects.filter(until__gt=now, context__in=found.order_by().values("pk"))
-        foreign = others.exclude(owner=actor.owner).order_by()
+        foreign = set(others.exclude(owner=actor.owner).values_list("context_id", flat=True))
+    spared = foreign if action in REMOVING and not actor.is_operator else set()
+    weight = weigh(tenant_id, (uuid for uuid in chosen if uuid not in spared))
+    with tenant_scope(tenant_id), transaction.atomic():
         _make_room(actor, now)
         bulk = BulkAction.objects.create(
             action=action,
@@ -141,7 +159,7 @@ def preview(
             made_at=now,
             expires_at=now + VALID,
         )
-        return Preview(bulk, weight, foreign.values("context").distinct().count())
+        return Preview(bulk, weight, len(foreign))
 
 
 def _make_room(actor: Actor, now: datetime) -> None:

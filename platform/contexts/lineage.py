@@ -55,13 +55,13 @@ def lineage(space: Space, *, limit: int, depth: int, min_tokens: int) -> Node:
     """
     with tenant_scope(space.tenant_id):
         chains = _Chains(space, min_tokens)
-        root = _tree(chains.shared)
+        root = tree_of(chains.shared)
         picked = _pick(root, limit, depth)
         listed = {id(branch): chains.longest(branch.alone()) for branch in picked}
         uuids = [chains.uuid(place) for places in listed.values() for place in places]
         names = dict(Context.objects.filter(pk__in=uuids).order_by().values_list("pk", "name"))
 
-    def shown(branch: _Branch) -> Node:
+    def shown(branch: Branch) -> Node:
         members = tuple(
             Member(uuid, names[uuid], chains.tokens[place])
             for place in listed[id(branch)]
@@ -102,7 +102,7 @@ class _Chains:
     def uuid(self, place: int) -> UUID:
         return UUID(bytes=bytes(self._uuids[16 * place : 16 * place + 16]))
 
-    def extent(self, branch: "_Branch") -> tuple[int, int]:
+    def extent(self, branch: "Branch") -> tuple[int, int]:
         """(tokens, blocks) of the shared beginning."""
         if not branch.ids:
             return 0, 0
@@ -121,13 +121,13 @@ class _Chains:
 
 
 @dataclass
-class _Branch:
+class Branch:
     """Neighbours `first` to `last` in the order of the chains, which share `ids`."""
 
     ids: int
     first: int
     last: int = 0
-    children: list["_Branch"] = field(default_factory=list)
+    children: list["Branch"] = field(default_factory=list)
 
     @property
     def count(self) -> int:
@@ -142,12 +142,12 @@ class _Branch:
         yield from range(place, self.last + 1)
 
 
-def _tree(shared: "array[int]") -> _Branch:
+def tree_of(shared: "array[int]") -> Branch:
     """`shared`: what each neighbour shares with the one before. Linear time.
 
     Source: the tree of intervals of a longest-common-prefix array, Abouelhoda et al. 2004.
     """
-    root = _Branch(0, 0, len(shared) - 1)
+    root = Branch(0, 0, len(shared) - 1)
     stack = [root]
     for place in range(1, len(shared) + 1):
         ids = shared[place] if place < len(shared) else 0
@@ -160,11 +160,11 @@ def _tree(shared: "array[int]") -> _Branch:
             else:
                 inner = branch
         if ids > stack[-1].ids:
-            stack.append(_Branch(ids, first, children=[inner] if inner else []))
+            stack.append(Branch(ids, first, children=[inner] if inner else []))
     return root
 
 
-def _pick(root: _Branch, limit: int, depth: int) -> list[_Branch]:
+def _pick(root: Branch, limit: int, depth: int) -> list[Branch]:
     """The root and up to `limit` branches below, those of the most contexts: a branch has more
     than its children."""
     picked, waiting, number = [root], [(0, 0, 1, root)], 0

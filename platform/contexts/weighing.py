@@ -14,7 +14,7 @@ from uuid import UUID
 from catalog.models import ID_BYTES, Context
 from contexts.chains import shared_ids
 from contexts.parts import Parts, parts_by_space
-from neve.index.tier import HotTier, Location
+from neve.index.tier import HotTier, Location, Tier
 from storage import hot
 from tenants.scope import tenant_scope
 
@@ -27,9 +27,11 @@ MOST_ROOTS = 500  # of more, the spaces are read whole
 @dataclass(frozen=True)
 class Weight:
     """Distinct blocks of some contexts, and the bytes of those that are stored. `shared`: blocks
-    that unexpired contexts outside of these hold too.
+    that unexpired contexts outside of these hold too; `sharers`: how many contexts outside do.
 
-    `is_estimate`: the bytes are extrapolated from MOST_ASKED ids.
+    `own_hot_bytes`, `own_cold_bytes`: of the stored bytes that nobody shares, those in Valkey and
+    those in S3; a block may be in both. `is_estimate`: the bytes are extrapolated from MOST_ASKED
+    ids.
     """
 
     blocks: int = 0
@@ -37,6 +39,9 @@ class Weight:
     shared_blocks: int = 0
     shared_bytes: int = 0
     is_estimate: bool = False
+    sharers: int = 0
+    own_hot_bytes: int = 0
+    own_cold_bytes: int = 0
 
 
 def weigh(tenant_id: int, chosen: Iterable[UUID]) -> Weight:
@@ -102,6 +107,7 @@ class _Found:
             blocks += (length - own_from) * groups
             shared_blocks += max(0, min(length, shared_to[row]) - own_from) * groups
         sizes, sampled = {True: 0, False: 0}, {True: 0, False: 0}
+        own_hot = own_cold = 0
         by_space: defaultdict[int, list[_Sample]] = defaultdict(list)
         for sample in self._samples:
             by_space[sample.space_id].append(sample)
@@ -111,19 +117,46 @@ class _Found:
             for n, sample in enumerate(samples):
                 is_shared = sample.place < shared_to[sample.row]
                 sampled[is_shared] += groups
-                sizes[is_shared] += sum(
-                    answer.size_bytes
-                    for answer in answers[n * groups : (n + 1) * groups]
-                    if isinstance(answer, Location)
-                )
+                for answer in answers[n * groups : (n + 1) * groups]:
+                    if isinstance(answer, Location):
+                        sizes[is_shared] += answer.size_bytes
+                        if not is_shared:
+                            own_hot += answer.size_bytes * (answer.tier is Tier.HOT)
+                            own_cold += answer.size_bytes * answer.is_cold
         shared_bytes = _scaled(sizes[True], shared_blocks, sampled[True])
-        own_bytes = _scaled(sizes[False], blocks - shared_blocks, sampled[False])
+        own_bytes, own_hot, own_cold = (
+            _scaled(bytes_, blocks - shared_blocks, sampled[False])
+            for bytes_ in (sizes[False], own_hot, own_cold)
+        )
         return Weight(
-            blocks, own_bytes + shared_bytes, shared_blocks, shared_bytes, self._every > 1
+            blocks,
+            own_bytes + shared_bytes,
+            shared_blocks,
+            shared_bytes,
+            self._every > 1,
+            self._sharers(),
+            own_hot,
+            own_cold,
         )
 
     def _groups(self, space_id: int) -> int:
         return max(1, len(self._parts[space_id].groups))
+
+    def _sharers(self) -> int:
+        """Rows that were not chosen and share an id with one that was: between two chains all
+        share what the two do, so the nearest chosen one decides."""
+        found = bytearray(len(self._length))
+        since = 0
+        for row, is_mine in enumerate(self._is_mine):
+            since = min(since, self._shared[row])
+            found[row] = not is_mine and since > 0
+            since = self._length[row] if is_mine else since
+        since = 0
+        for row in range(len(found) - 1, -1, -1):
+            is_mine = self._is_mine[row]
+            found[row] |= not is_mine and since > 0
+            since = min(self._length[row] if is_mine else since, self._shared[row])
+        return sum(found)
 
     def _shared_to(self) -> "array[int]":
         """Of each row, how many ids it shares with the nearest rows that were not chosen."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from neve.index.tier import PROMOTE_WINDOW_S, BlockTerms, Eviction
 from retention.models import ColdFull, EvictionPolicy, RetentionPolicy, RetentionRule
-from retention.terms import Rule, Terms, resolve
+from retention.terms import Rule, Terms, in_order, resolve
 from tenants.scope import tenant_scope
 
 
@@ -22,6 +22,13 @@ class Rulebook:
 
     def of_context(self, space_id: int, label: str, name: str) -> Terms:
         return resolve(self.policy, self.rules, space_id=space_id, label=label, context=name)
+
+    def rules_of(self, space_id: int, label: str, name: str) -> dict[str, Rule]:
+        """Field of `Terms` → the rule that decides it for a context; absent: the policy does."""
+        found: dict[str, Rule] = {}
+        for rule in in_order(self.rules, space_id=space_id, label=label, context=name):
+            found = {**dict.fromkeys(rule.values, rule), **found}
+        return found
 
     def spaces(self) -> dict[int, BlockTerms]:
         """Terms of spaces that rules name; all other spaces have the policy's terms."""

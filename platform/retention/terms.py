@@ -70,6 +70,14 @@ class Rule:
         return sum(1 << 2 - n for n, given in enumerate(conditions) if given is not None)
 
 
+def in_order(
+    rules: Iterable[Rule], *, space_id: int, label: str | None, context: str | None
+) -> list[Rule]:
+    """Those that match, the most specific first."""
+    matching = [r for r in rules if r.matches(space_id=space_id, label=label, context=context)]
+    return sorted(matching, key=lambda rule: (-rule.specificity, rule.order))
+
+
 def resolve(
     policy: Terms,
     rules: Iterable[Rule],
@@ -82,9 +90,8 @@ def resolve(
 
     Without `context`: the terms of new blocks of the space.
     """
-    matching = [r for r in rules if r.matches(space_id=space_id, label=label, context=context)]
     values: dict[str, int | None] = {}
-    for rule in sorted(matching, key=lambda rule: (-rule.specificity, rule.order)):
+    for rule in in_order(rules, space_id=space_id, label=label, context=context):
         values = {**rule.values, **values}
     # A rule names fields of Terms only, each with a value of its type.
     return replace(policy, **values) if values else policy  # type: ignore[arg-type]

@@ -135,6 +135,8 @@ class TestPreview:
             rest = set().union(*(ids for n, (_, ids) in enumerate(made) if n not in mine))
             weight = weighing.weigh(world.tenant.pk, [made[n][0].pk for n in mine])
             assert (weight.blocks, weight.shared_blocks) == (len(own), len(own & rest))
+            others = [ids for n, (_, ids) in enumerate(made) if n not in mine]
+            assert weight.sharers == sum(not ids.isdisjoint(own) for ids in others)
 
     def test_filters_are_those_of_the_list_and_as_strict(self, world, preview, team):
         world.record("a", world.store(1), label="x")
@@ -175,7 +177,8 @@ class TestPreview:
             ("unpin", {"pin": 5}, "arguments.pin"),
             ("label", {}, "arguments.labels"),
             ("label", {"labels": {"9": "x"}}, "arguments.labels"),
-            ("warm", {}, "action"),
+            ("promote", {}, "action"),
+            ("warm", {"tokens": [1]}, "arguments.tokens"),
         ):
             refused = preview(action, {"label": "x"}, arguments=arguments, status=400)
             assert refused["field"] == field, action
@@ -294,6 +297,39 @@ class TestJob:
         assert run(take(found["token"])["id"]).detail["done"] == 2
         assert found["freed_blocks"] == 2
         assert (stored(world, own), stored(world, common)) == (0, 1)
+
+    def test_what_another_one_pinned_does_not_leave_nor_count(self, world, preview, take, operator):
+        common = world.store(1)
+        world.record("job-1", common + world.store(2))
+        pinned = world.record("job-2", common + world.store(4))
+        world.record("other", common)
+        with tenant_scope(world.tenant.pk):
+            until = timezone.now() + timedelta(hours=1)
+            Pin.objects.create(context=pinned, owner="user:99", until=until)
+        filter_ = {"search": "job", "tenant": world.tenant.slug}
+        assert preview("expire", filter_, by=operator)["freed_blocks"] == 6
+        found = preview("expire", filter_)
+        assert (found["contexts"], found["pinned_by_others"], found["freed_blocks"]) == (2, 1, 2)
+        assert (found["shared_blocks"], found["sharers"]) == (1, 2)
+        before = world.tier.usage().hot_bytes
+        assert run(take(found["token"])["id"]).detail["refused"] == {"pinned-by-others": 1}
+        assert before - world.tier.usage().hot_bytes == found["freed_hot_bytes"] == 2 * SIZE
+
+    def test_contexts_are_chosen_by_what_they_begin_with_and_by_their_ids(self, world, preview):
+        head = world.store(2)
+        one = world.record("a", head + world.store(1))
+        world.record("b", head + world.store(1))
+        other = world.record("c", world.store(1))
+        under = f"2-{head[1].hex()}"
+        assert preview("expire", {"under": under})["freed_blocks"] == 4
+        assert preview("expire", {"ids": f"{one.pk},{other.pk}"})["contexts"] == 2
+        assert preview("expire", {"under": "2"}, status=400)["field"] == "filter.under"
+        assert preview("expire", {"ids": "x" * 36}, status=400)["field"] == "filter.ids"
+
+    def test_a_warm_of_each_is_requested(self, world, act):
+        world.record("job-1", world.store(1))
+        job = act("warm", {"search": "job"})
+        assert job.detail["refused"] == {"tokens-unknown": 1}
 
     def test_it_deletes_extends_and_labels(self, world, act):
         world.record("job-1", world.store(1))

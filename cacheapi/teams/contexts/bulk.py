@@ -65,6 +65,7 @@ ARGUMENTS: dict[str, type[StrictSerializer]] = {
     "extend": ContextExtendSerializer,
     "expire": ContextsExpireSerializer,
     "label": ContextsLabelSerializer,
+    "warm": EmptySerializer,
     "delete": EmptySerializer,
 }
 
@@ -164,7 +165,9 @@ class PreviewSerializer(serializers.Serializer[bulk.Preview]):
     )
     pinned_by_others = serializers.IntegerField(help_text="of these, with a pin of somebody else")
     blocks = serializers.IntegerField(
-        source="weight.blocks", help_text="distinct blocks of the unexpired ones"
+        source="weight.blocks",
+        help_text="distinct blocks of the unexpired ones, without those that a pin of somebody "
+        "else keeps you from expiring",
     )
     bytes = serializers.IntegerField(source="weight.bytes", help_text="of those that are stored")
     shared_blocks = serializers.IntegerField(
@@ -174,7 +177,14 @@ class PreviewSerializer(serializers.Serializer[bulk.Preview]):
     freed_blocks = serializers.IntegerField(
         help_text="that leave both tiers; 0 unless contexts expire"
     )
-    freed_bytes = serializers.IntegerField()
+    freed_bytes = serializers.IntegerField(help_text="of these, each counted once")
+    freed_hot_bytes = serializers.IntegerField(help_text="in Valkey, at once")
+    freed_cold_bytes = serializers.IntegerField(
+        help_text="in S3, where compaction removes them; a block may be in both"
+    )
+    sharers = serializers.IntegerField(
+        source="weight.sharers", help_text="unexpired contexts outside that hold some of the blocks"
+    )
     is_estimate = serializers.BooleanField(
         source="weight.is_estimate", help_text="whether the bytes are extrapolated from a sample"
     )

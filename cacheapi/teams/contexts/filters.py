@@ -5,20 +5,17 @@ from typing import Any
 import django_filters
 from django import forms
 from django.core.exceptions import ValidationError
-from django.db.models import Q, QuerySet, TextField
-from django.db.models.fields.json import KeyTextTransform
-from django.db.models.functions import Cast
-from django.utils import timezone
+from django.db.models import QuerySet
 
 from cacheapi.base.fields import MAX_INT
 from cacheapi.base.filters import FlagFilter, RowFilter, TenantFilter, TextFilter
-from cacheapi.base.globs import MOST_STARS, matching, stars
 from cacheapi.base.moments import MomentFilter
-from cacheapi.base.queries import malformed
 from catalog.models import Context
-from neve.formats.labels import MOST_LABELS, is_name
+from contexts import choosing
 
 Rows = QuerySet[Context]
+
+MOST_IDS_CHARACTERS = 37 * choosing.MOST_IDS
 
 
 class _WholeField(forms.Field):
@@ -52,6 +49,13 @@ class StateFilter(django_filters.CharFilter):
     schema = {"type": "string", "enum": list(Context.State.values)}
 
 
+class IdsFilter(django_filters.CharFilter):
+    schema = {"type": "string", "minLength": 36, "maxLength": MOST_IDS_CHARACTERS}
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, max_length=MOST_IDS_CHARACTERS, **kwargs)
+
+
 class ContextFilter(TenantFilter):
     name = TextFilter(help_text="exact name")
     glob = TextFilter(
@@ -64,6 +68,15 @@ class ContextFilter(TenantFilter):
     labels = TextFilter(
         method="filter_labels",
         help_text="labels that it has all of: team=blue,stage=test; a name alone: any value",
+    )
+    under = TextFilter(
+        method="filter_under",
+        help_text="unexpired ones with a beginning: the number of its ids in the chain, - and the "
+        "last of these ids as 32 hex digits",
+    )
+    ids = IdsFilter(
+        method="filter_ids",
+        help_text=f"these contexts: ids with commas, at most {choosing.MOST_IDS}",
     )
     model = TextFilter(field_name="space__identity__model", help_text="model of its space")
     space = RowFilter(field_name="space_id", help_text="number of the space")
@@ -80,25 +93,16 @@ class ContextFilter(TenantFilter):
     max_bytes = WholeFilter(field_name="size_bytes", lookup_expr="lte")
 
     def filter_pinned(self, rows: Rows, name: str, value: bool) -> Rows:
-        pinned = Q(pinned_until__gt=timezone.now())
-        return rows.filter(pinned) if value else rows.exclude(pinned)
+        return choosing.pinned(rows, value)
 
     def filter_glob(self, rows: Rows, name: str, value: str) -> Rows:
-        if stars(value) > MOST_STARS:
-            raise malformed("glob", f"need at most {MOST_STARS} times *, got {stars(value)}")
-        return rows.filter(matching("name", value))
+        return choosing.with_name(rows, value)
 
     def filter_labels(self, rows: Rows, name: str, value: str) -> Rows:
-        asked = value.split(",")
-        if len(asked) > MOST_LABELS:
-            raise malformed("labels", f"need at most {MOST_LABELS}, got {len(asked)}")
-        for n, each in enumerate(asked):
-            label, has_value, text = each.strip().partition("=")
-            if not is_name(label):
-                raise malformed("labels", f"need name=value, name=value …, got {each[:60]!r}")
-            if has_value:
-                found = Cast(KeyTextTransform(label, "labels"), TextField())
-                rows = rows.alias(**{f"label_{n}": found}).filter(**{f"label_{n}": text})
-            else:
-                rows = rows.filter(labels__has_key=label)
-        return rows
+        return choosing.with_labels(rows, value)
+
+    def filter_under(self, rows: Rows, name: str, value: str) -> Rows:
+        return choosing.under(rows, value)
+
+    def filter_ids(self, rows: Rows, name: str, value: str) -> Rows:
+        return choosing.with_ids(rows, value)

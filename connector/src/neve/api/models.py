@@ -803,7 +803,8 @@ class Preview(Record):
     contexts: int
     # of these, with a pin of somebody else
     pinned_by_others: int
-    # distinct blocks of the unexpired ones
+    # distinct blocks of the unexpired ones, without those that a pin of somebody else keeps you
+    # from expiring
     blocks: int
     # of those that are stored
     bytes: int
@@ -812,7 +813,14 @@ class Preview(Record):
     shared_bytes: int
     # that leave both tiers; 0 unless contexts expire
     freed_blocks: int
+    # of these, each counted once
     freed_bytes: int
+    # in Valkey, at once
+    freed_hot_bytes: int
+    # in S3, where compaction removes them; a block may be in both
+    freed_cold_bytes: int
+    # unexpired contexts outside that hold some of the blocks
+    sharers: int
     # whether the bytes are extrapolated from a sample
     is_estimate: bool
 

@@ -3,12 +3,12 @@
 For workers and tests; nodes call `HotTier.match`. docs/formats/hot-tier.md specifies the entry.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import isinf
 from typing import NamedTuple
 
 from neve.formats.ids import ID_BYTES
-from neve.formats.keys import BucketKeys
+from neve.formats.keys import BucketKeys, bucket_of
 from neve.index.entry import HALF, RANK_US, State, as_current, reading
 from neve.index.entry import is_sound as is_sound_entry
 from neve.index.tier import Execute, Usage
@@ -91,6 +91,26 @@ def scan(
         else:
             place = Place(place.bucket + 1, 0) if place.bucket + 1 < buckets else None
         yield Page(entries, place)
+
+
+def entries_of(
+    execute: Execute, tenant_id: int, buckets: int, ids: Sequence[bytes]
+) -> list[IndexEntry | None]:
+    """In the order of `ids`; None for blocks that are not stored. One HMGET for each bucket and
+    PAGE_ENTRIES ids."""
+    by_bucket: dict[int, list[int]] = {}
+    for n, id_ in enumerate(ids):
+        by_bucket.setdefault(bucket_of(id_, buckets), []).append(n)
+    found: list[IndexEntry | None] = [None] * len(ids)
+    for bucket, places in by_bucket.items():
+        index = BucketKeys(tenant_id, bucket).bookkeeping[0]
+        for at in range(0, len(places), PAGE_ENTRIES):
+            some = places[at : at + PAGE_ENTRIES]
+            values = execute("HMGET", index, *(ids[n] for n in some))
+            for n, raw in zip(some, values, strict=True):
+                if raw is not None and is_sound(ids[n], raw):
+                    found[n] = decode_entry(ids[n], raw)
+    return found
 
 
 def last_used_s(execute: Execute, keys: BucketKeys, ids: list[bytes]) -> list[int | None]:

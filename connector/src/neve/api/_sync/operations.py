@@ -205,6 +205,7 @@ class Contexts(Resource):
             action: * `pin` - pin
                 * `unpin` - unpin
                 * `extend` - extend
+                * `warm` - warm
                 * `expire` - expire
                 * `label` - label
                 * `delete` - delete
@@ -230,6 +231,7 @@ class Contexts(Resource):
         created_before: Moment | None = None,
         format: str | None = None,
         glob: str | None = None,
+        ids: str | None = None,
         label: str | None = None,
         labels: Labels | None = None,
         max_bytes: int | None = None,
@@ -244,6 +246,7 @@ class Contexts(Resource):
         space: int | None = None,
         state: str | None = None,
         tenant: str | None = None,
+        under: str | None = None,
         used_after: Moment | None = None,
         used_before: Moment | None = None,
         ordering: str | None = None,
@@ -255,6 +258,7 @@ class Contexts(Resource):
             format: csv unless Accept says otherwise
             glob: pattern of the name, with * for any text, ? for any character and sets such
                 as [0-9]; upper and lower case differ
+            ids: these contexts: ids with commas, at most 200
             label: what retention rules match
             labels: labels that it has all of: team=blue,stage=test; a name alone: any value
             model: model of its space
@@ -263,6 +267,8 @@ class Contexts(Resource):
             search: part of the name
             space: number of the space
             tenant: slug of the tenant
+            under: unexpired ones with a beginning: the number of its ids in the chain, - and
+                the last of these ids as 32 hex digits
             ordering: sort key, - for descending; -created_at unless given. Rows that change
                 while you walk the pages may be missed with a key that changes.
         """
@@ -273,6 +279,7 @@ class Contexts(Resource):
                 "created_before": created_before,
                 "format": format,
                 "glob": glob,
+                "ids": ids,
                 "label": label,
                 "labels": labels,
                 "max_bytes": max_bytes,
@@ -287,6 +294,7 @@ class Contexts(Resource):
                 "space": space,
                 "state": state,
                 "tenant": tenant,
+                "under": under,
                 "used_after": used_after,
                 "used_before": used_before,
                 "ordering": ordering,
@@ -510,6 +518,7 @@ class Contexts(Resource):
         created_after: Moment | None = None,
         created_before: Moment | None = None,
         glob: str | None = None,
+        ids: str | None = None,
         label: str | None = None,
         labels: Labels | None = None,
         max_bytes: int | None = None,
@@ -527,6 +536,7 @@ class Contexts(Resource):
         state: str | None = None,
         tenant: str | None = None,
         total: bool | None = None,
+        under: str | None = None,
         used_after: Moment | None = None,
         used_before: Moment | None = None,
     ) -> Pages[models.Context]:
@@ -535,6 +545,7 @@ class Contexts(Resource):
         Args:
             glob: pattern of the name, with * for any text, ? for any character and sets such
                 as [0-9]; upper and lower case differ
+            ids: these contexts: ids with commas, at most 200
             label: what retention rules match
             labels: labels that it has all of: team=blue,stage=test; a name alone: any value
             model: model of its space
@@ -547,6 +558,8 @@ class Contexts(Resource):
             space: number of the space
             tenant: slug of the tenant
             total: true: count the rows of all pages
+            under: unexpired ones with a beginning: the number of its ids in the chain, - and
+                the last of these ids as 32 hex digits
         """
         return Pages(
             self._transport,
@@ -555,6 +568,7 @@ class Contexts(Resource):
                 "created_after": created_after,
                 "created_before": created_before,
                 "glob": glob,
+                "ids": ids,
                 "label": label,
                 "labels": labels,
                 "max_bytes": max_bytes,
@@ -572,6 +586,7 @@ class Contexts(Resource):
                 "state": state,
                 "tenant": tenant,
                 "total": total,
+                "under": under,
                 "used_after": used_after,
                 "used_before": used_before,
             },
