@@ -3,6 +3,7 @@
 from django.urls import path
 
 from dashboard.pages.audit.view import audit
+from dashboard.pages.context import view as context
 from dashboard.pages.contexts import view as contexts
 from dashboard.pages.explorer.view import explorer
 from dashboard.pages.families.view import families, try_again
@@ -46,10 +47,15 @@ urlpatterns = [
     path("jobs/", jobs, name="jobs"),
     path("audit/", audit, name="audit"),
     path("contexts/", contexts.contexts, name="contexts"),
-    path("contexts/<uuid:uuid>/pin", contexts.pin, name="context-pin"),
-    path("contexts/<uuid:uuid>/unpin", contexts.unpin, name="context-unpin"),
-    path("contexts/<uuid:uuid>/expire", contexts.expire, name="context-expire"),
-    path("contexts/<uuid:uuid>/delete", contexts.delete, name="context-delete"),
+    path("contexts/act", contexts.act, name="contexts-act"),
+    path("contexts/<uuid:uuid>/", context.context, name="context"),
+    path("contexts/<uuid:uuid>/pin", context.pin, name="context-pin"),
+    path("contexts/<uuid:uuid>/unpin", context.unpin, name="context-unpin"),
+    path("contexts/<uuid:uuid>/expire", context.expire, name="context-expire"),
+    path("contexts/<uuid:uuid>/extend", context.extend, name="context-extend"),
+    path("contexts/<uuid:uuid>/warm", context.warm, name="context-warm"),
+    path("contexts/<uuid:uuid>/change", context.change, name="context-change"),
+    path("contexts/<uuid:uuid>/delete", context.delete, name="context-delete"),
     path("webhooks/", webhooks.webhooks, name="webhooks"),
     path("webhooks/<uuid:uuid>/test", webhooks.test, name="webhook-test"),
     path("keys/", keys.keys, name="keys"),

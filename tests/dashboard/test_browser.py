@@ -147,30 +147,6 @@ def test_signed_out_elsewhere_the_page_goes_to_the_door(open_page, control_plane
     page.wait_for_url(f"{control_plane.url}/login/?next=%2F")
 
 
-def test_a_context_is_pinned_and_expired_in_its_row(open_page, control_plane, node):
-    watched = open_page()
-    page, name = watched.page, f"repo-{secrets.token_hex(3)}"
-    node.report_context(name, stored=3)
-    page.goto(f"{control_plane.url}/contexts/")
-    page.evaluate("window.isTheSamePage = true")
-    row = page.locator("tr", has_text=name)
-    row.get_by_role("button", name="Pin 2 h").click()
-    expect(row).to_contain_text("for 119 min")
-    row.get_by_role("button", name="Unpin").click()
-    expect(row.get_by_role("button", name="Unpin")).to_have_count(0)
-    row.get_by_text("Expire…").click()
-    expect(row).to_contain_text(f"Expire {name}?")
-    row.get_by_role("button", name="Expire 3 blocks").click()
-    expect(row).to_contain_text("expired")
-    row.get_by_role("button", name="Pin 2 h").click()
-    expect(row.get_by_role("alert")).to_contain_text("was expired at")
-    row.get_by_text("Delete…").click()
-    row.get_by_role("button", name="Delete the context").click()
-    expect(page.locator("tr", has_text=name)).to_have_count(0)
-    assert page.evaluate("window.isTheSamePage")
-    assert watched.errors == []
-
-
 def test_without_javascript_the_numbers_are_there(open_page, control_plane, node):
     node.beat(requested_tokens=9_000_000, hit_hot_tokens=9_000_000)
     page = open_page(java_script_enabled=False).page

@@ -2,28 +2,23 @@
 
 import re
 import time
-from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from django.test import Client
 from django.urls import reverse
-from django.utils import timezone
 from django.utils.html import escape
 from whitenoise.compress import main as compress
 
-from catalog.models import GAUGES, Context, Job, NodeSession, UsageRollup
+from catalog.models import GAUGES, Job, NodeSession, UsageRollup
 from dashboard.storage import LEAVES_BY_TENANT, LEAVES_FIRST
 from neve.formats.keys import BucketKeys
 from neve.formats.parts import PartGroup, PartKind
-from neve.index.tier import BlockTerms
 from neve.node.membership import MemberState
 from neve.node.stats import COUNTERS
 from retention.models import EvictionPolicy, RetentionPolicy
 from storage import hot
 from support.rows import (
-    make_context,
     make_everything,
     make_member,
     make_segment,
@@ -32,7 +27,6 @@ from support.rows import (
 )
 from tenants.keys import find_key
 from tenants.models import ApiKey
-from tenants.principal import rows_of
 from tenants.scope import tenant_scope
 
 pytestmark = [pytest.mark.integration, pytest.mark.django_db, pytest.mark.usefixtures("hot_tier")]
@@ -218,129 +212,6 @@ def test_the_overview_asks_as_often_for_many_tenants_as_for_few(
     make_everything(acme, 5)
     with django_assert_max_num_queries(24):
         people["operator"].get("/")
-
-
-def context_of(tenant) -> Context:
-    """Nothing of it is stored."""
-    return make_context(make_space(tenant, f"s-{tenant.slug}"))
-
-
-def stored_context_of(tenant) -> Context:
-    context = context_of(tenant)
-    for id_ in context.ids():
-        hot.admin().set(BucketKeys(tenant.pk, 0).block(context.space_id, id_), b"x" * 9, px=60_000)
-    tier = hot.hot_tier(tenant.pk)
-    tier.set_policy(hot_bytes=1 << 20, cold_bytes=0, terms=BlockTerms())
-    tier.commit(context.space_id, [(id_, 9, 256) for id_ in context.ids()])
-    return context
-
-
-def act(browser, action: str, context, **headers):
-    return browser.post(
-        reverse(f"dashboard:context-{action}", kwargs={"uuid": context.pk}), headers=headers
-    )
-
-
-def test_the_page_shows_state_labels_and_last_use(people, acme):
-    context = context_of(acme)
-    soon = timezone.now() + timedelta(hours=1)
-    Context.unscoped.filter(pk=context.pk).update(
-        state="lost", labels={"team": "<b>blue</b>"}, last_used_at=timezone.now(), expires_at=soon
-    )
-    page = people["team"].get("/contexts/").content.decode()
-    assert "✕ lost" in page
-    assert "team: &lt;b&gt;blue&lt;/b&gt;" in page
-    assert "Last used" in page
-    assert f"expires {soon:%Y}" in page
-
-
-def test_a_team_member_pins_and_unpins(people, acme):
-    context = stored_context_of(acme)
-    answer = act(people["team"], "pin", context, HX_Request="true")
-    assert "for 1" in answer.content.decode()  # 119 minutes are left
-    context.refresh_from_db()
-    assert context.is_pinned
-    assert act(people["team"], "unpin", context).status_code == 302
-    context.refresh_from_db()
-    assert not context.is_pinned
-
-
-def test_a_pin_shows_whose_it_is_and_ends_by_its_owner_or_an_operator(people, acme):
-    context = stored_context_of(acme)
-    act(people["operator"], "pin", context)
-    text = people["team"].get("/contexts/").content.decode()
-    assert "operator" in text
-    assert "Unpin" not in text
-    refused = act(people["team"], "expire", context, HX_Request="true").content.decode()
-    assert "is pinned by operator until" in refused
-    act(people["team"], "pin", context)
-    shown = people["operator"].get("/contexts/").content.decode()
-    assert "Unpin all" in shown
-    act(people["team"], "unpin", context)
-    context.refresh_from_db()
-    assert context.is_pinned
-    url = reverse("dashboard:context-unpin", kwargs={"uuid": context.pk})
-    act(people["team"], "pin", context)
-    answer = people["team"].post(url, {"all": "1"}, headers={"HX-Request": "true"})
-    assert "only operators" in answer.content.decode()
-    people["operator"].post(url, {"all": "1"})
-    context.refresh_from_db()
-    assert not context.is_pinned
-
-
-def test_expire_says_first_how_much_it_touches_and_what_others_hold(people, acme):
-    context = stored_context_of(acme)
-    make_context(context.space, "sharer", context.ids()[:1])
-    url = reverse("dashboard:context-expire", kwargs={"uuid": context.pk})
-    for headers in ({}, {"HX-Request": "true"}):
-        asked = people["team"].get(url, headers=headers).content.decode()
-        told = " ".join(re.sub(r"<[^>]+>", "", asked).split())
-        assert "Removes 2 blocks (18 B) of 3 from both tiers" in told
-        assert "1 block (9 B) stays since other contexts hold it" in told
-    context.refresh_from_db()
-    assert context.expired_at is None
-    assert people["team"].post(url).status_code == 302
-    context.refresh_from_db()
-    assert context.expired_at is not None
-    told = act(people["team"], "pin", context, HX_Request="true").content.decode()
-    assert "was expired at" in told
-
-
-def test_a_context_is_deleted_after_a_question(people, acme):
-    context = context_of(acme)
-    url = reverse("dashboard:context-delete", kwargs={"uuid": context.pk})
-    for headers in ({}, {"HX-Request": "true"}):
-        assert (
-            f"Delete {context.name}?" in people["team"].get(url, headers=headers).content.decode()
-        )
-    assert rows_of(Context, (acme,)).exists()
-    answer = act(people["team"], "delete", context, HX_Request="true")
-    assert (answer.status_code, answer.content) == (200, b"")
-    assert not rows_of(Context, (acme,)).exists()
-
-
-@pytest.mark.parametrize("action", ["pin", "unpin", "expire", "delete"])
-def test_viewers_and_strangers_change_nothing(people, acme, globex, action):
-    mine, theirs = context_of(acme), context_of(globex)
-    assert act(people["viewer"], action, mine).status_code == 404
-    assert act(people["stranger"], action, mine).status_code == 404
-    assert act(people["team"], action, theirs).status_code == 404
-    assert rows_of(Context, (acme, globex)).filter(expired_at=None).count() == 2
-
-
-def test_actions_need_the_csrf_token(people, acme):
-    browser = Client(enforce_csrf_checks=True)
-    browser.cookies = people["team"].cookies
-    assert act(browser, "pin", context_of(acme)).status_code == 403
-
-
-def test_a_hot_tier_that_is_down_is_said_in_the_row(people, acme, settings):
-    context = context_of(acme)
-    settings.ENV = replace(settings.ENV, hot_url="valkey://127.0.0.1:1/0")
-    text = act(people["team"], "pin", context, HX_Request="true").content.decode()
-    assert "The hot tier did not answer." in text
-    assert people["team"].get("/contexts/").status_code == 200
-    assert people["team"].get("/").status_code == 200
 
 
 def test_a_new_key_is_shown_once_and_works(people, acme):

@@ -121,8 +121,12 @@ class Node:
                 key = BucketKeys(self.tenant_id, 0).block(self.space_id, id_)
                 client.set(key, bytes(size_bytes), px=60_000)
             HotTier(client.execute_command, self.tenant_id).commit(self.space_id, blocks)
-        body = {"session": self.session, "name": name, "block_ids": ids, "tokens": 1024}
-        self._post("contexts", body)
+        self.report(name, [bytes.fromhex(id_) for id_ in ids])
+
+    def report(self, name: str, ids: list[bytes]) -> None:
+        """A context with this chain."""
+        body = {"session": self.session, "name": name, "tokens": 256 * len(ids)}
+        self._post("contexts", body | {"block_ids": [id_.hex() for id_ in ids]})
 
     def _post(self, path: str, body: Any) -> Any:
         request = urllib.request.Request(

@@ -1,132 +1,113 @@
-"""The page Contexts, and the actions on one. Without JavaScript an action reloads the page; with
-htmx it swaps the one row."""
+"""The page Contexts: what fills a space, the list, and actions on many contexts."""
 
-from collections.abc import Callable
-from datetime import timedelta
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
-from django.http import Http404, HttpRequest, HttpResponse
-from django.shortcuts import get_object_or_404, redirect
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
+from django.shortcuts import redirect
+from django.urls import reverse
 from django.utils import timezone
-from django.views.decorators.http import require_GET, require_http_methods, require_POST
+from django.views.decorators.http import require_GET, require_POST
 
 from base.problems import Problem
-from catalog.models import Context
-from contexts import expiry, pins
-from contexts import services as service
-from dashboard.page import chosen_tenants, page, part_of, render_page, render_part
-from dashboard.pages.contexts.selector import context_row, context_rows
-from tenants.principal import Principal, actor_of, rows_of
+from catalog.models import Job
+from dashboard.page import page, render_page, render_part
+from dashboard.pages.contexts import act as acting
+from dashboard.pages.contexts.listing import ContextList
+from dashboard.pages.contexts.selector import fills, rows_in
+from dashboard.pages.contexts.words import VERBS, outcome_text
+from dashboard.scope import scope_of
+from tenants.principal import Principal
 
-ROWS = 25  # each costs a round trip for its residency
-PIN_FOR = timedelta(hours=2)
+TAKES = (*ContextList.takes(), "under", "at", "top", "colour", "job")
 
 
-@page("tenant", "q", "page")
+@page(*TAKES)
 @require_GET
-def contexts(request: HttpRequest, person: Principal) -> HttpResponse:
-    found = rows_of(Context, chosen_tenants(request, person)).select_related("tenant", "space")
-    search = request.GET.get("q", "").strip()
-    if search:
-        found = found.filter(name__icontains=search)
-    shown = part_of(request, found, ROWS)
-    context = {"page": shown, "rows": context_rows(person, shown), "search": search}
-    return render_page(request, person, "contexts", context)
+def contexts(request: HttpRequest, person: Principal) -> HttpResponseBase:
+    return _shown(request, person)
 
 
-@page()
+@page(*TAKES)
 @require_POST
-def pin(request: HttpRequest, person: Principal, uuid: UUID) -> HttpResponse:
-    """Sets the person's own pin, which ends after PIN_FOR."""
-    until, actor = timezone.now() + PIN_FOR, actor_of(request, person)
-    return _act(
-        request, person, uuid, lambda context: pins.pin(context=context, until=until, actor=actor)
+def act(request: HttpRequest, person: Principal) -> HttpResponseBase:
+    """Without a token: says what the action touches, and asks. With it: starts the job."""
+    scope = replace(scope_of(request, person), path=reverse("dashboard:contexts"))
+    request.neve_scope = scope  # type: ignore[attr-defined]  # links lead to the page itself
+    facts: dict[str, Any] = {"back": _back(request), "act_url": request.get_full_path()}
+    try:
+        if "token" in request.POST:
+            job = acting.take(request, person)
+            address = f"{_back(request)}{'&' if '?' in _back(request) else '?'}job={job.pk}"
+            if is_htmx(request):
+                return HttpResponse(headers={"HX-Redirect": address})
+            return redirect(address)
+        facts["asked"] = acting.preview(request, person, scope)
+    except Problem as problem:
+        facts |= {"error": problem.detail, "status": problem.status}
+    if is_htmx(request):
+        facts |= {"person": person, "scope": scope}
+        with timezone.override(scope.zone):
+            return HttpResponse(render_part(request, "pages/contexts/act.html", facts))
+    return _shown(request, person, facts)
+
+
+def _shown(
+    request: HttpRequest, person: Principal, facts: dict[str, Any] | None = None
+) -> HttpResponseBase:
+    scope = scope_of(request, person)
+    asked = {name: request.GET.get(name, "") for name in ("at", "top", "colour", "under", "job")}
+    rows = acting.rows_below(request, rows_in(scope))
+    if request.GET.get("format"):
+        listing = ContextList(request, scope, rows.defer("chain"))
+        if listing.wants_csv:
+            return listing.csv()
+    found = fills(scope, at=asked["at"], top=asked["top"], colour=asked["colour"])
+    node = found.selected.node if found.selected else None
+    listing = ContextList(
+        *(request, scope, rows),
+        tree=found.tree,
+        selected=node.context if node and node.contexts == 1 else None,
+        may_change=any(person.may_write(tenant.pk) for tenant in scope.tenants),
     )
-
-
-@page()
-@require_POST
-def unpin(request: HttpRequest, person: Principal, uuid: UUID) -> HttpResponse:
-    """Ends the person's own pin; with `all` everybody's, which only operators may."""
-    everybody, actor = "all" in request.POST, actor_of(request, person)
-    return _act(
+    space = found.space
+    return render_page(
         request,
         person,
-        uuid,
-        lambda context: pins.unpin(context=context, everybody=everybody, actor=actor),
+        "contexts",
+        {
+            **{"fills": found, "listing": listing, "query": request.GET.urlencode()},
+            **{"under": asked["under"], "job": _job(person, asked["job"])},
+            "may_change": space is not None and person.may_write(space.tenant_id),
+            "now": timezone.now(),
+            **(facts or {}),
+        },
+        status=(facts or {}).get("status", 200),
     )
 
 
-@page()
-@require_http_methods(["GET", "POST"])
-def expire(request: HttpRequest, person: Principal, uuid: UUID) -> HttpResponse:
-    """GET says how much it touches and asks; POST does it."""
-    actor = actor_of(request, person)
-    if request.method == "POST":
-        return _act(
-            request, person, uuid, lambda context: expiry.expire(context=context, actor=actor)
-        )
-    context, preview, error = _changeable(person, uuid), None, ""
+def _job(person: Principal, text: str) -> dict[str, Any] | None:
+    """The action that was started last, as it stands. Raises Http404 for no job of theirs."""
+    if not text:
+        return None
     try:
-        preview = expiry.expire(context=context, dry_run=True, actor=actor)
-    except Problem as problem:
-        error = problem.detail
-    return _ask(request, person, "expire", context, {"expiry": preview, "error": error})
+        job = person.rows(Job).filter(pk=UUID(text)).select_related("bulk").first()
+    except ValueError:
+        job = None
+    if job is None or not hasattr(job, "bulk"):
+        raise Http404("no such job")
+    verb = VERBS[job.bulk.action][1]
+    return {"job": job, "verb": verb, "bulk": job.bulk, "outcome": outcome_text(job.detail or {})}
 
 
-@page()
-@require_http_methods(["GET", "POST"])
-def delete(request: HttpRequest, person: Principal, uuid: UUID) -> HttpResponse:
-    """GET says what it does and asks; POST does it, and the row is gone."""
-    context = _changeable(person, uuid)
-    if request.method == "GET":
-        return _ask(request, person, "delete", context, {})
-    try:
-        service.delete(context=context, actor=actor_of(request, person))
-    except Problem as problem:
-        return _show(request, person, context, problem.detail)
-    return HttpResponse() if is_htmx(request) else redirect("dashboard:contexts")
+def _back(request: HttpRequest) -> str:
+    """The page that an action came from, without the job before."""
+    query = request.GET.copy()
+    query.pop("job", None)
+    path = request.path.removesuffix("act")
+    return f"{path}?{query.urlencode()}" if query else path
 
 
 def is_htmx(request: HttpRequest) -> bool:
     return request.headers.get("HX-Request") == "true"
-
-
-def _act(
-    request: HttpRequest, person: Principal, uuid: UUID, action: Callable[[Context], object]
-) -> HttpResponse:
-    context, error = _changeable(person, uuid), ""
-    try:
-        action(context)
-    except Problem as problem:
-        error = problem.detail
-    context.refresh_from_db()
-    return _show(request, person, context, error)
-
-
-def _show(request: HttpRequest, person: Principal, context: Context, error: str) -> HttpResponse:
-    if not is_htmx(request):
-        return redirect("dashboard:contexts")
-    facts = {"row": context_row(person, context), "error": error}
-    return HttpResponse(render_part(request, "pages/contexts/row.html", facts))
-
-
-def _ask(
-    request: HttpRequest, person: Principal, name: str, context: Context, facts: dict[str, Any]
-) -> HttpResponse:
-    """A question in the place of the row, or alone on the page. `name`: of its template."""
-    question = f"pages/contexts/{name}.html"
-    facts = {"row": context_row(person, context), **facts}
-    if is_htmx(request):
-        return HttpResponse(render_part(request, question, facts))
-    return render_page(request, person, "contexts", {"question": question, **facts})
-
-
-def _changeable(person: Principal, uuid: UUID) -> Context:
-    """Raises Http404 for a context that the person does not see, or may only read."""
-    rows = person.rows(Context).select_related("tenant", "space")
-    context: Context = get_object_or_404(rows, pk=uuid)
-    if not person.may_write(context.tenant_id):
-        raise Http404("viewers change nothing")
-    return context
