@@ -108,7 +108,15 @@ const KEYS = {
   k: () => moveRow(-1),
   Enter: openRow,
   "/": search,
+  ArrowLeft: (event) => moveTab(event, -1),
+  ArrowRight: (event) => moveTab(event, 1),
 };
+
+// Left and right go from tab to tab.
+function moveTab(event, by) {
+  const tabs = [...(event.target.closest?.("[data-tabs]")?.querySelectorAll("a") ?? [])];
+  if (tabs.length) tabs.at((tabs.indexOf(event.target) + by) % tabs.length).focus();
+}
 
 function isTaken(event) {
   const typing = event.target.closest?.("input, select, textarea, [contenteditable]");
