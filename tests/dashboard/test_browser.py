@@ -13,7 +13,6 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from support.browser import PICTURES, WAIT_MS, axe
-from support.chromium import PAGES
 from support.sampled_tenant import SLUG, seed
 from support.servers import ControlPlane, Server, wait_until
 
@@ -153,66 +152,6 @@ def test_without_javascript_the_numbers_are_there(open_page, control_plane, node
     assert tokens(tile(page, "saved")) > 8_000_000
     page.locator(".twin summary").first.click()
     expect(page.locator("[data-part=token_table] tr").first).to_be_visible()
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_everybody_can_read_and_reach_everything(open_page, control_plane, node, scheme):
-    node.beat(requested_tokens=100, hit_hot_tokens=1, misses={"evicted": 3}, breaker="open")
-    node.report_context(f"repo-{secrets.token_hex(3)}")
-    watched = open_page(color_scheme=scheme)
-    page = watched.page
-    for path in PAGES:
-        page.goto(f"{control_plane.url}/{path}")
-        found = page.evaluate((Path(__file__).with_name("accessibility.js")).read_text())
-        assert found == [], f"/{path}: {found}"
-        page.keyboard.press("Tab")
-        assert page.evaluate("document.activeElement.textContent") == "Skip to content"
-        if path in ("contexts/", "tiers/"):
-            page.screenshot(path=PICTURES / f"test-{path[:-1]}-{scheme}.png")
-    assert watched.errors == []
-
-
-def test_axe_finds_nothing_on_any_page_at_any_width(open_page, control_plane, node):
-    """All rules at the widths of a phone, a tablet and a desk; in dark those of colour."""
-    node.beat(
-        requested_tokens=100,
-        hit_hot_tokens=1,
-        decided_all=12_345,
-        decided_recompute=3,
-        misses={"evicted": 3},
-        breaker="open",
-    )
-    speeds = {"prefill_s_per_token": 3e-5, "hot_bytes_per_s": 2e9, "cold_bytes_per_s": 1e3}
-    node.report_context(f"repo-{secrets.token_hex(3)}")
-    page = open_page(color_scheme="light").page
-    asking = {}  # the pages that ask before they act, by their verb
-    for path in ("contexts", "keys"):
-        page.goto(f"{control_plane.url}/{path}/")
-        links = page.eval_on_selector_all("a.danger", "all => all.map(a => a.pathname)")
-        asking |= {link.rsplit("/", 1)[1]: link for link in links}
-    assert {"expire", "revoke"} <= asking.keys()
-    paths = [*(f"/{path}" for path in PAGES), *asking.values()]
-    found = {}
-
-    def look(path: str) -> None:
-        for width in (390, 800, 1440):
-            page.set_viewport_size({"width": width, "height": 900})
-            found[path, width, "light"] = axe(page)
-        page.emulate_media(color_scheme="dark")
-        colours = {"type": "rule", "values": ["color-contrast", "link-in-text-block"]}
-        found[path, 1440, "dark"] = axe(page, runOnly=colours)
-        page.emulate_media(color_scheme="light")
-
-    for path in paths:
-        node.beat(breaker="open", speeds=speeds)  # or it would be silent
-        page.goto(f"{control_plane.url}{path}")
-        look(path)
-    page.keyboard.press("?")
-    look("help")
-    page.context.clear_cookies()
-    page.goto(f"{control_plane.url}/login/")
-    look("/login/")
-    assert {where: what for where, what in found.items() if what} == {}
 
 
 def test_the_keyboard_goes_everywhere(open_page, control_plane):
