@@ -171,6 +171,9 @@ reference: $(RUN) ## write docs/events.md and docs/metrics.md anew, after a chan
 	@DJANGO_SETTINGS_MODULE=deploy.bare_settings \
 		$(BIN)/python manage.py shell --no-imports -v0 -c "from deploy import reference; reference.write()"
 
+screenshots: $(DEV) ## pictures of each page of the running platform (make up), for docs/dashboard.md
+	@$(BIN)/python manage.py screenshot --pages
+
 figures: $(DEV) ## run the commands of docs/planning.md: their output, and docs/images/*.svg
 	@$(BIN)/python -m deploy.planning_page
 
