@@ -13,10 +13,12 @@ from dashboard.pages.keys import view as keys
 from dashboard.pages.login import view as login
 from dashboard.pages.nodes.view import nodes
 from dashboard.pages.overview.view import overview
+from dashboard.pages.policies.view import policies
 from dashboard.pages.savings.view import savings_page
 from dashboard.pages.spaces.view import spaces
 from dashboard.pages.system.view import system
-from dashboard.pages.tenants.view import let_in, switch_samples, tenants
+from dashboard.pages.tenant.view import tenant
+from dashboard.pages.tenants.view import tenant_new, tenants
 from dashboard.pages.tiers.view import reclaim_now, tiers
 from dashboard.pages.webhooks import view as webhooks
 from dashboard.pages.what_if.view import what_if
@@ -33,8 +35,9 @@ urlpatterns = [
     path("tenants/<int:tenant_id>/invitations", invitation.invite, name="tenant-invite"),
     path("invitations/<int:invitation_id>/revoke", invitation.revoke, name="invitation-revoke"),
     path("invitations/<str:token>/", invitation.accept, name="invitation"),
-    path("tenants/<int:tenant_id>/let-in", let_in, name="tenant-let-in"),
-    path("tenants/<int:tenant_id>/samples", switch_samples, name="tenant-samples"),
+    path("tenants/<slug:slug>/", tenant, name="tenant"),
+    path("new-tenant/", tenant_new, name="tenant-new"),
+    path("policies/", policies, name="policies"),
     path("nodes/", nodes, name="nodes"),
     path("families/", families, name="families"),
     path("families/members/<int:member_id>/again", try_again, name="member-try-again"),
@@ -60,4 +63,6 @@ urlpatterns = [
     path("webhooks/<uuid:uuid>/test", webhooks.test, name="webhook-test"),
     path("keys/", keys.keys, name="keys"),
     path("keys/<int:key_id>/revoke", keys.revoke, name="key-revoke"),
+    path("keys/<int:key_id>/rotate", keys.rotate, name="key-rotate"),
+    path("keys/<int:key_id>/first-use", keys.first_use, name="key-first-use"),
 ]

@@ -1,109 +1,132 @@
-"""The page API keys: operators make and revoke them; a secret is shown once, when it is made.
+"""The page API keys: keys of all tenants that the person sees; making, rotating, revoking one.
 
-A form makes one key even if it is sent twice: its token is claimed like an Idempotency-Key. So no
-secret is kept for a redirect.
+Operators make any; members of the role team make and end team keys of their tenants
+(`tenants.issuing`). A key's secret is shown once, in the answer that makes it.
 """
 
-import hashlib
-import json
-import secrets
-from datetime import datetime, timedelta
+from typing import Any
 
-from django.core.exceptions import ValidationError
-from django.http import HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect
-from django.utils import timezone
-from django.views.decorators.http import require_http_methods
+from django.views.decorators.http import require_GET, require_http_methods
 
-from base import answers
 from base.problems import Problem
-from dashboard.page import page, part_of, render_page, require_operator
-from tenants.issuing import revoke_key
+from catalog.models import NodeSession
+from dashboard.page import page, render_page, render_part
+from dashboard.pages.keys import making
+from dashboard.pages.keys.lists import KeyList, keys_of, link
+from dashboard.scope import scope_of
+from neve.typed import parse_time
+from tenants import issuing
 from tenants.models import ApiKey
 from tenants.principal import Principal, actor_of
-from tenants.services import issue_key
 
-ROWS = 50
-MOST_DAYS = 3650
+OVERLAP = "1 h"
 
 
-@page("page")
+@page(*KeyList.takes())
 @require_http_methods(["GET", "POST"])
 def keys(request: HttpRequest, person: Principal) -> HttpResponse:
-    context: dict[str, object] = {}
+    context: dict[str, Any] = {}
     if request.method == "POST":
-        require_operator(person)
-        try:
-            context = _make_once(request, person)
-        except ValidationError as error:
-            context = {"error": " ".join(error.messages), "typed": request.POST}
-        except Problem as problem:
-            context = {"error": f"This form was sent before. {problem.detail}"}
-    found = person.rows(ApiKey).select_related("tenant")
-    context["rows"] = part_of(request, found, ROWS)
-    context["now"] = timezone.now()
-    context["once"] = secrets.token_urlsafe(16)
-    return render_page(request, person, "keys", context, status=400 if "error" in context else 200)
+        if not making.roles_for(person):
+            raise Http404("viewers make no keys")
+        context = making.make_from(request, person)
+    return _show(request, person, context)
 
 
-@page()
+@page("back", "keep_made")
 @require_http_methods(["GET", "POST"])
 def revoke(request: HttpRequest, person: Principal, key_id: int) -> HttpResponse:
     """GET says what stops and asks; POST does it."""
-    require_operator(person)
-    key = get_object_or_404(person.rows(ApiKey), pk=key_id)
+    key = _managed(person, key_id)
     if request.method == "POST":
-        revoke_key(caller=person, key=key, actor=actor_of(request, person))
-        return redirect("dashboard:keys")
-    context = {"asking": key, "rows": [key], "now": timezone.now()}
-    return render_page(request, person, "keys", context)
-
-
-def _make_once(request: HttpRequest, person: Principal) -> dict[str, object]:
-    """Facts for the page. Raises: ValidationError for a wrong form; Problem when the form was sent
-    before with other values, or is still being answered."""
-    sent = {name: value for name, value in request.POST.items() if name != "csrfmiddlewaretoken"}
-    claimed = answers.claim(
-        caller=f"person:{request.user.pk}",
-        key=request.POST.get("once") or secrets.token_urlsafe(16),
-        fingerprint=hashlib.sha256(json.dumps(sent, sort_keys=True).encode()).hexdigest(),
+        issuing.revoke_key(caller=person, key=key, actor=actor_of(request, person))
+        return redirect(_back(request, person, key))
+    return _show(
+        request, person, {"asking": key, "verb": "revoke", **_weight(request, person, key)}
     )
-    if claimed.status is not None:
-        return {"made_before": claimed.body}
+
+
+@page("back")
+@require_http_methods(["GET", "POST"])
+def rotate(request: HttpRequest, person: Principal, key_id: int) -> HttpResponse:
+    """GET says what the overlap is for and asks; POST makes the successor."""
+    key = _managed(person, key_id)
+    asking = {"asking": key, "verb": "rotate", "overlap": OVERLAP, **_weight(request, person, key)}
+    if request.method == "GET":
+        return _show(request, person, asking)
     try:
-        key, secret = _make(request, person)
-    except BaseException:
-        answers.release(claimed)
-        raise
-    answers.keep(claimed, status=201, body=key.name)
-    return {"made": key, "secret": secret}
+        overlap_s = _overlap(request.POST.get("overlap", ""))
+        context = making.once(
+            request,
+            lambda: issuing.rotate_key(
+                caller=person, key=key, overlap_s=overlap_s, actor=actor_of(request, person)
+            ),
+            request.POST,
+        )
+    except (Problem, ValueError) as error:
+        context = {**asking, "overlap": request.POST.get("overlap", ""), "key_error": str(error)}
+    return _show(request, person, context)
 
 
-def _make(request: HttpRequest, person: Principal) -> tuple[ApiKey, str]:
-    form = request.POST
-    role, name = form.get("role", ""), form.get("name", "").strip()
-    if role not in ApiKey.Role.values:
-        raise ValidationError("Choose a role.")
-    if not name:
-        raise ValidationError("Give it a name that says who will use it.")
-    tenant = None
-    if role != ApiKey.Role.OPERATOR:
-        slug = form.get("tenant", "")
-        tenant = next((one for one in person.tenants if one.slug == slug), None)
-        if tenant is None:
-            raise ValidationError("Choose the tenant that the key is for.")
-    return issue_key(
-        tenant=tenant,
-        role=role,
-        name=name,
-        expires_at=_expiry(form.get("days", "")),
-        actor=actor_of(request, person),
+@page()
+@require_GET
+def first_use(request: HttpRequest, person: Principal, key_id: int) -> HttpResponse:
+    """A part of the page that made the key: whether somebody used it by now."""
+    key = get_object_or_404(person.rows(ApiKey).select_related("tenant"), pk=key_id)
+    return HttpResponse(render_part(request, "pages/keys/first_use.html", use_facts(person, key)))
+
+
+def use_facts(person: Principal, key: ApiKey) -> dict[str, Any]:
+    sessions = person.rows(NodeSession).filter(key=key, last_seq__gt=0)
+    return {"key": key, "session": sessions.order_by("-last_heartbeat_at").first()}
+
+
+def _show(request: HttpRequest, person: Principal, context: dict[str, Any]) -> HttpResponse:
+    scope = scope_of(request, person)
+    rows = person.rows(ApiKey)
+    if scope.tenant != "all":
+        rows = rows.filter(tenant__in=scope.tenants)
+    listing = KeyList(request, scope, keys_of(rows), person=person)
+    if listing.wants_csv:
+        return listing.csv()  # type: ignore[return-value]
+    facts = making.form_facts(person) | {"listing": listing} | context
+    return render_page(
+        request, person, "keys", facts, status=400 if "key_error" in context else 200
     )
 
 
-def _expiry(days: str) -> datetime | None:
-    if not days.strip():
-        return None
-    if not days.isdigit() or not 0 < int(days) <= MOST_DAYS:
-        raise ValidationError(f"Days: a number from 1 to {MOST_DAYS}, or nothing for no end.")
-    return timezone.now() + timedelta(days=int(days))
+def _managed(person: Principal, key_id: int) -> ApiKey:
+    """Raises Http404 for a key that the person does not see, or may not end."""
+    key: ApiKey = get_object_or_404(person.rows(ApiKey).select_related("tenant"), pk=key_id)
+    try:
+        issuing.require_managed(person, key)
+    except Problem as problem:
+        raise Http404(problem.detail) from problem
+    return key
+
+
+def _weight(request: HttpRequest, person: Principal, key: ApiKey) -> dict[str, Any]:
+    """What stops with the key: nodes that use it now, and keys that it made."""
+    one = keys_of(person.rows(ApiKey).filter(pk=key.pk)).get()
+    made = person.rows(ApiKey).filter(made_by=key, revoked_at=None).count()
+    return {"nodes": one.nodes, "made_count": made, "keep_url": _back(request, person, key)}
+
+
+def _back(request: HttpRequest, person: Principal, key: ApiKey) -> str:
+    """The tab of the tenant's page, for those who came from there."""
+    scope = scope_of(request, person)
+    if request.GET.get("back") == "tenant" and key.tenant is not None:
+        return link(scope, "tenant", key.tenant.slug, tenant=None, tab="keys") or ""
+    return scope.link("keys")
+
+
+def _overlap(text: str) -> int:
+    """Seconds. Raises ValueError."""
+    if text.strip() in ("0", "0 s", "none"):
+        return 0
+    overlap_s = parse_time(text or OVERLAP)
+    if overlap_s is None or overlap_s > issuing.MOST_OVERLAP_S:
+        raise ValueError("Overlap: at most 30 d, or 0.")
+    return overlap_s
