@@ -43,11 +43,13 @@ install: $(RUN) ## only install the Python environment
 test: $(DEV) $(VLLM) lint docs test-core ## all tests: the core, unit, real servers, browser, vLLM on CPU
 	@deploy/get valkey
 	@deploy/get chromium
+	@deploy/get prometheus
 	$(BIN)/python -m pytest $(PARALLEL)
 	@$(MAKE) test-postgres
 
 test-postgres: $(DEV) ## tests of platform, API, dashboard and workers on PostgreSQL
 	@deploy/get valkey
+	@deploy/get prometheus
 	@deploy/get postgres
 	PYTEST_ADDOPTS="$(PARALLEL)" PYTHONPATH=.:tests $(BIN)/python -m support.on_postgres $(PYTEST_ARGS)
 
@@ -56,6 +58,7 @@ test-fast: $(DEV) ## unit tests only, no servers
 
 test-coverage: $(DEV) ## line coverage by package: all tests but those in a browser or with vLLM
 	@deploy/get valkey
+	@deploy/get prometheus
 	@rm -rf var/coverage && mkdir -p var/coverage
 	$(BIN)/python -m coverage run -m pytest $(PARALLEL) -m "not browser and not vllm" $(PYTEST_ARGS)
 	@$(BIN)/python -m coverage combine --quiet
@@ -103,6 +106,10 @@ bench-tiering: $(RUN) ## workers and cold loads beside S3's own speed, into var/
 bench-contexts: $(DEV) ## 100,000 contexts of a tenant, and requests a core-second (BENCH_ARGS="--postgres --write")
 	@deploy/get valkey
 	@$(BIN)/python benchmarks/many_contexts.py $(BENCH_ARGS)
+
+bench-dashboard: $(DEV) ## pages with 60 tenants, 500 nodes, 100,000 contexts and 200 viewers (BENCH_ARGS="--quick")
+	@deploy/get valkey
+	@$(BIN)/python benchmarks/dashboard.py $(BENCH_ARGS)
 
 bench-samples: $(RUN) ## LRU curves from samples of a trace, over many keys (BENCH_ARGS="--keys 64 --errors")
 	@$(BIN)/python benchmarks/samples.py $(BENCH_ARGS)
