@@ -129,6 +129,7 @@ async def test_a_page_that_asks_who_reads_it_is_not_shared(ask, monkeypatch):
         request = AsyncRequestFactory().get("/", headers={"Neve-Live": "0"})
         request.user = await database_sync_to_async(lambda n=name: _user(browsers[n]))()
         answer = await database_sync_to_async(personal)(request)
+        assert isinstance(answer, HttpResponse)
         assert answer.content.decode() == f"{said} {said}"
         assert not hasattr(answer, "neve_viewer")
 
