@@ -96,3 +96,18 @@ def test_dragging_over_a_chart_zooms_the_page(walker, node):
     assert abs(time.time() - 0.1 * 900 - end) < 60
     expect(page.locator("details.when")).to_have_class(re.compile(r"\bon\b"))
     assert walker.errors == []
+
+
+def test_a_list_is_walked_and_searched_by_keys(walker, control_plane):
+    page = walker.page
+    page.goto(f"{control_plane.url}/tenants/")
+    page.keyboard.press("/")
+    page.keyboard.type("demo")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/tenants/?q=demo")
+    page.keyboard.press("j")
+    expect(page.locator("[data-list] tbody tr").first).to_be_focused()
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/tenants/demo/**")
+    assert walker.clicks() == 0
+    assert walker.errors == []
