@@ -10,6 +10,7 @@ from cacheapi.teams.audit import AuditView
 from cacheapi.teams.contexts.view import ContextsView
 from cacheapi.teams.engines import EnginesView
 from cacheapi.teams.events import EventsView
+from cacheapi.teams.explore import ExploreView
 from cacheapi.teams.families import FamiliesView, MembersView
 from cacheapi.teams.invitations import InvitationsView
 from cacheapi.teams.jobs import JobsView
@@ -61,6 +62,7 @@ app_name = "api"
 urlpatterns = [
     path("me", MeView.as_view(), name="me"),
     path("lookup", LookupView.as_view(), name="lookup"),
+    path("explore", ExploreView.as_view(), name="explore"),
     path("usage", UsageView.as_view(), name="usage"),
     path("what-if", WhatIfView.as_view(), name="what-if"),
     path("what-if/recommendation", RecommendationView.as_view(), name="what-if-recommendation"),

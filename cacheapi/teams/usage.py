@@ -187,7 +187,7 @@ def _shown(group: usage_split.Group) -> dict[str, Any]:
 def _period_asked(request: Request) -> Period:
     """Raises Problem (malformed)."""
     now_s, given = time.time(), request.query_params
-    start, end = _moment(request, "from"), _moment(request, "to")
+    start, end = moment(request, "from"), moment(request, "to")
     step_s = duration(request, "step")
     if start is None:
         if end is not None:
@@ -204,7 +204,7 @@ def _period_asked(request: Request) -> Period:
     return period_of(start_s, end_s, step_s, now_s=now_s, kept_s=KEPT_S)
 
 
-def _moment(request: Request, name: str) -> datetime | None:
+def moment(request: Request, name: str) -> datetime | None:
     text = request.query_params.get(name)
     if text is None:
         return None

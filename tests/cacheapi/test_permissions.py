@@ -40,7 +40,15 @@ pytestmark = [pytest.mark.integration, pytest.mark.django_db]
 METHODS = ("get", "post", "put", "patch", "delete")
 ANYBODY = {"api:schema", "api:docs"}
 PLAIN = {  # name no row
-    *("api:me", "api:usage", "api:lookup", "cache:sessions", "cache:contexts", "metrics:scrape"),
+    *(
+        "api:me",
+        "api:usage",
+        "api:explore",
+        "api:lookup",
+        "cache:sessions",
+        "cache:contexts",
+        "metrics:scrape",
+    ),
     *("api:samples", "api:samples-export"),
     *("api:what-if", "api:what-if-recommendation"),
     *("api:savings", "api:prices", "api:context-bulk", "api:context-bulk-preview"),
@@ -59,6 +67,7 @@ TABLE = {
     ("cache:contexts", "post"): "n",
     ("metrics:scrape", "get"): "trwop",
     ("api:usage", "get"): LOOK,
+    ("api:explore", "get"): LOOK,
     ("api:savings", "get"): LOOK,
     ("api:savings-export", "get"): LOOK,
     ("api:prices", "get"): LOOK,
@@ -188,6 +197,7 @@ PAGES = {
     ("dashboard:families", "get"): (200, 200, 200, 200),
     ("dashboard:member-try-again", "post"): (404, 404, 404, 302),
     ("dashboard:tiers", "get"): (200, 200, 200, 200),
+    ("dashboard:explorer", "get"): (200, 200, 200, 200),
     ("dashboard:savings", "get"): (200, 200, 200, 200),
     ("dashboard:spaces", "get"): (200, 200, 200, 200),
     ("dashboard:system", "get"): (200, 200, 200, 200),
@@ -369,8 +379,8 @@ def test_another_tenants_rows_do_not_exist(world, name):
         elif name == "api:what-if-recommendation":
             assert answer.status_code == 400 or answer.json()["tenant"] == "other"
             assert caller.get(address(name, rows) + "?tenant=acme").status_code == 404
-        elif name == "api:usage":
-            assert answer.json()["points"] == []
+        elif name in ("api:usage", "api:explore"):
+            assert answer.json()["points" if name == "api:usage" else "groups"] == []
             assert caller.get(address(name, rows) + "?tenant=acme").status_code == 404
         elif name == "api:savings":
             assert answer.json()["rows"] == []

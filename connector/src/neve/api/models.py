@@ -87,6 +87,18 @@ class BreakEven(Record):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Change(Record):
+    """Change."""
+
+    at: datetime
+    kind: str
+    tenant: str
+    words: str
+    # who; empty: nodes
+    by: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison(Record):
     """Comparison."""
 
@@ -369,6 +381,27 @@ class Expired(Record):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Explore(Record):
+    """Explore."""
+
+    measure: str
+    unit: str
+    split: str
+    window: Span
+    # null: no longer kept
+    before: Span | None
+    # why nothing is counted by this split; else empty
+    why_not: str
+    total: Part
+    # what changed most first, at most 100
+    groups: tuple[Part, ...]
+    # further groups
+    left_out: int
+    # in the window, the newest first
+    changes: tuple[Change, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Extended(Record):
     """Extended."""
 
@@ -555,6 +588,22 @@ class Key(Record):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Latency(Record):
+    """Of all loads: percentiles of one merged histogram, in milliseconds."""
+
+    loads: int
+    p1_ms: float
+    p50_ms: float
+    p99_ms: float
+    # above the last bound, which p99_ms then is: how much is not counted
+    p99_is_beyond: bool
+    # share of loads of at most 1 ms, the first bound
+    within: float
+    # share of loads above 5,000 ms, the last bound
+    beyond: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Line(Record):
     """Line."""
 
@@ -735,6 +784,35 @@ class OwnTenant(Record):
     name: str
     # whether you may change contexts there
     may_write: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Part(Record):
+    """Part."""
+
+    # of tenant, space, node, label, context, reason, tier
+    name: str
+    # slug; empty: of a reason or tier
+    tenant: str
+    space: int | None
+    # the sum of parts that have no row of their own
+    is_rest: bool
+    # null: nobody counted
+    value: float | None
+    # counts are scaled to the length of the window
+    before: float | None
+    change: float | None
+    # of prompt tokens; of a count: of its total
+    share: float | None
+    # the denominator of the hit rate
+    prompt_tokens: int
+    hit_tokens: int
+    # of misses: the one that grew most if the value got worse
+    main_reason: str | None
+    # with load_p50 and load_p99
+    latency: Latency | None
+    # a value a step, counts by second; of the first 5 groups only
+    points: tuple[float, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -1171,6 +1249,16 @@ class SpaceOfRow(Record):
     # 0: what belongs to no space
     id: int
     name: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Span(Record):
+    """Span."""
+
+    start: datetime
+    end: datetime
+    # length of its buckets
+    step_s: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -831,6 +831,56 @@ class Events(Resource):
         )
 
 
+class Explore(Resource):
+    """Operations on explore."""
+
+    def get(
+        self,
+        *,
+        against: str | None = None,
+        from_: Moment | None = None,
+        label: str | None = None,
+        measure: str | None = None,
+        node: str | None = None,
+        range: str | None = None,
+        space: int | None = None,
+        split: str | None = None,
+        tenant: str | None = None,
+        to: Moment | None = None,
+    ) -> models.Explore:
+        """A measure by its parts: what changed most first, and what people and nodes changed.
+
+        Args:
+            against: before
+            from_: in place of range: the beginning
+            label: a context's label, or name:text
+            measure: hit_rate
+            node: host
+            range: 15m without `from`
+            space: id
+            split: tenant
+            tenant: slug; absent: all that you may see
+            to: with `from`: the end; now unless given
+        """
+        return self._transport.call(
+            "GET",
+            "/explore",
+            models.Explore,
+            query={
+                "against": against,
+                "from": from_,
+                "label": label,
+                "measure": measure,
+                "node": node,
+                "range": range,
+                "space": space,
+                "split": split,
+                "tenant": tenant,
+                "to": to,
+            },
+        )
+
+
 class Families(Resource):
     """Operations on families."""
 
@@ -2320,6 +2370,7 @@ class Operations(Resource):
         self.deliveries = Deliveries(transport)
         self.engines = Engines(transport)
         self.events = Events(transport)
+        self.explore = Explore(transport)
         self.families = Families(transport)
         self.family_members = FamilyMembers(transport)
         self.invitations = Invitations(transport)
