@@ -7,6 +7,8 @@ from dashboard.pages.context import view as context
 from dashboard.pages.contexts import view as contexts
 from dashboard.pages.explorer.view import explorer
 from dashboard.pages.families.view import families, try_again
+from dashboard.pages.incident import view as incident
+from dashboard.pages.incidents import view as incidents
 from dashboard.pages.invitation import view as invitation
 from dashboard.pages.jobs.view import jobs
 from dashboard.pages.keys import view as keys
@@ -47,6 +49,11 @@ urlpatterns = [
     path("tiers/<slug:slug>/<slug:what>", reclaim_now, name="tiers-reclaim"),
     path("spaces/", spaces, name="spaces"),
     path("what-if/", what_if, name="what_if"),
+    path("incidents/", incidents.incidents, name="incidents"),
+    path("incidents/mail", incidents.wish_mail, name="incident-mail"),
+    path("incidents/rules/<slug:kind>", incidents.set_rule, name="alert-rule"),
+    path("incidents/<uuid:uuid>/", incident.incident, name="incident"),
+    path("incidents/<uuid:uuid>/do", incident.act, name="incident-act"),
     path("jobs/", jobs, name="jobs"),
     path("audit/", audit, name="audit"),
     path("contexts/", contexts.contexts, name="contexts"),

@@ -38,6 +38,7 @@ SUMMED_BLOCKS = (
     "hit_cold_blocks",
     "put_refused",
     "corrupt",
+    "spared_gpu_us",
     *TIER_COUNTERS,
 )
 
@@ -60,6 +61,7 @@ class Totals:
     put_refused: int
     corrupt: int
     tail_tokens: int = 0
+    spared_gpu_us: int = 0
     cold_refused_blocks: int = 0
     cold_evicted_blocks: int = 0
     lost_blocks: int = 0
@@ -125,6 +127,7 @@ def totals(tenants: Tenants, window: Window) -> Totals:
         misses=dict(misses),
         put_refused=counted["put_refused"],
         corrupt=counted["corrupt"],
+        spared_gpu_us=counted["spared_gpu_us"],
         **{name: counted[name] for name in TIER_COUNTERS},
     )
 

@@ -7,6 +7,7 @@ from catalog import kinds, slicing
 from contexts import bulk as context_bulk
 from contexts import work as contexts
 from engines import work as engines
+from incidents import work as incidents
 from planning import account as planning_account
 from planning import samples as planning_samples
 from planning import whatif
@@ -49,3 +50,5 @@ warm_by_policy = does(
 )
 what_if = does(kinds.WHAT_IF, whatif.work, find=list)  # only on request
 recommend = does(kinds.RECOMMEND, whatif.recommend, find=whatif.tenants_to_advise)
+watch_incidents = does(kinds.WATCH_INCIDENTS, incidents.watch_incidents)
+mail_incidents = does(kinds.MAIL_INCIDENTS, incidents.mail_incidents)

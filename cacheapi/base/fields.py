@@ -33,6 +33,15 @@ class WholeNumber(serializers.IntegerField):
         return data
 
 
+class Number(serializers.FloatField):
+    """A number as JSON writes it: neither "5" nor true."""
+
+    def to_internal_value(self, data: Any) -> float:
+        if type(data) not in (int, float):
+            raise serializers.ValidationError(f"need a number, got {_shown(data)}")
+        return super().to_internal_value(data)
+
+
 class DeprecatedNumber(WholeNumber):
     """One that another member replaces; the OpenAPI document says so."""
 

@@ -12,6 +12,12 @@ from cacheapi.teams.engines import EnginesView
 from cacheapi.teams.events import EventsView
 from cacheapi.teams.explore import ExploreView
 from cacheapi.teams.families import FamiliesView, MembersView
+from cacheapi.teams.incidents import (
+    AlertRulesView,
+    AlertRuleView,
+    IncidentMailView,
+    IncidentsView,
+)
 from cacheapi.teams.invitations import InvitationsView
 from cacheapi.teams.jobs import JobsView
 from cacheapi.teams.keys import KeysView
@@ -46,6 +52,7 @@ router.register("warm-policies", WarmPoliciesView, basename="warm_policy")
 router.register("nodes", NodesView, basename="node")
 router.register("segments", SegmentsView, basename="segment")
 router.register("jobs", JobsView, basename="job")
+router.register("incidents", IncidentsView, basename="incident")
 router.register("events", EventsView, basename="event")
 router.register("webhooks", WebhooksView, basename="webhook")
 router.register(f"webhooks/(?P<webhook>{UUID})/deliveries", DeliveriesView, basename="delivery")
@@ -71,6 +78,9 @@ urlpatterns = [
     path(
         "prices", PricesView.as_view({"get": "retrieve", "patch": "partial_update"}), name="prices"
     ),
+    path("alert-rules", AlertRulesView.as_view(), name="alert-rules"),
+    path("alert-rules/<slug:kind>", AlertRuleView.as_view(), name="alert-rule"),
+    path("incident-mail", IncidentMailView.as_view(), name="incident-mail"),
     path("samples", SamplesView.as_view(), name="samples"),
     path("samples/export", SamplesExportView.as_view(), name="samples-export"),
     path("schema/", SchemaView.as_view(), name="schema"),

@@ -11,6 +11,7 @@ from django.utils.safestring import SafeString
 
 from catalog.models import Job
 from dashboard import formats
+from dashboard.incidents import link_of
 from dashboard.lists import Cell
 
 register = template.Library()
@@ -176,6 +177,63 @@ def scope_fields(context: Any, *without: str) -> SafeString:
     return format_html_join(
         "", '<input type="hidden" name="{}" value="{}">', context["scope"].fields(*without)
     )
+
+
+@register.simple_tag
+def miss_change(now: float, before: float) -> SafeString:
+    """A share of misses against the one before: more is worse."""
+    points = round(100 * (now - before), 1)
+    if points == 0:
+        return SafeString('<span class="muted">·</span>')
+    kind, sign = ("down", "▲") if points > 0 else ("up", "▼")
+    return format_html('<span class="{}">{} {} pt</span>', kind, sign, f"{abs(points):g}")
+
+
+@register.simple_tag
+def spark_line(path: str) -> SafeString:
+    """A sparkline; nothing without a path. Its figure stands beside it."""
+    if not path:
+        return SafeString("<span></span>")
+    return format_html(
+        '<svg class="spark" viewBox="0 0 74 26" aria-hidden="true"><path d="{}"/></svg>', path
+    )
+
+
+@register.simple_tag
+def reason_bar(group: str, ratio: float) -> SafeString:
+    """The share of a miss reason, in its colour. The figure stands beside it."""
+    width = f"{min(max(ratio, 0.0), 1.0) * 100:.2f}%"
+    return format_html(
+        '<svg class="bar clear" aria-hidden="true">'
+        '<rect class="f-{}" width="{}" height="100%"/></svg>',
+        group,
+        width,
+    )
+
+
+@register.simple_tag
+def share_change(change: float, is_ordinary: bool) -> SafeString:
+    """How the share of a reason changed: more of one that can be mended is worse."""
+    points = round(100 * change)
+    if points == 0:
+        return SafeString('<span class="muted">·</span>')
+    kind = "muted" if is_ordinary else "down" if points > 0 else "up"
+    return format_html('<span class="{}">{} {}</span>', kind, "▲▼"[points < 0], abs(points))
+
+
+@register.simple_tag(takes_context=True)
+def node_link(context: Any, session: Any) -> str:
+    """The page of a node session, or the list of nodes."""
+    scope = context["scope"]
+    own = {"tenant": session.tenant.slug, "q": session.node}
+    return link_of(scope, ("node", (session.pk,), {}), ("nodes", (), own))
+
+
+@register.simple_tag(takes_context=True)
+def tenant_link(context: Any, tenant: Any) -> str:
+    """The page of a tenant, or the list of tenants."""
+    scope = context["scope"]
+    return link_of(scope, ("tenant", (tenant.slug,), {}), ("tenants", (), {"tenant": tenant.slug}))
 
 
 _VALUES: dict[str, Callable[[Any], Any]] = {

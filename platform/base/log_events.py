@@ -52,7 +52,8 @@ MAIL_FAILED = LogEvent(
     "mail_failed",
     WARNING,
     ("about", "error"),
-    "The mail server did not take a mail; of an invitation, the inviter sees the link instead.",
+    "The mail server did not take a mail; of an invitation, the inviter sees the link instead; of "
+    "an incident, it is tried again, up to eight times.",
     "Look at the mail server of `NEVE_MAIL_URL`.",
 )
 SAMPLES_DAMAGED = LogEvent(
@@ -119,6 +120,20 @@ TRACING_OFF = LogEvent(
     "`pip install -r requirements-otel.txt`, or unset the variable.",
 )
 
+INCIDENT_OPENED = LogEvent(
+    "incident_opened",
+    WARNING,
+    ("incident", "tenant_id", "kind", "words", "cause"),
+    "A rule held for long enough: something needs a person.",
+    "Open the page Incidents: it has cause, worst slice and lever.",
+)
+INCIDENT_UNEXPLAINED = LogEvent(
+    "incident_unexplained",
+    WARNING,
+    ("incident", "tenant_id"),
+    "Slice and levers of an incident could not be read; the incident itself stands.",
+    "Report it with the traceback.",
+)
 # ---- administration of the hot tier
 
 HOT_SERVER_AWAY = LogEvent(

@@ -233,6 +233,22 @@ WHAT_IF = Kind(
     at_once=2,  # each fills a core, in a process of its own
     at_once_of_tenant=1,
 )
+WATCH_INCIDENTS = Kind(
+    "watch_incidents",
+    "view-at-risk",
+    "Open and end incidents of all tenants by their rules.",
+    5.0,
+    of_tenant=False,
+    is_offered=False,
+)
+MAIL_INCIDENTS = Kind(
+    "mail_incidents",
+    "reuse-at-risk",
+    "Tell people of incidents by mail.",
+    5.0,
+    of_tenant=False,
+    is_offered=False,
+)
 RECOMMEND = Kind(
     "recommend",
     "reuse-at-risk",
@@ -251,6 +267,7 @@ KINDS = {
         *(DELIVER, PRUNE, HOUSEKEEPING),
         *(WARM, WARM_BY_POLICY, CHECK_ENGINES),
         *(WHAT_IF, RECOMMEND),
+        *(WATCH_INCIDENTS, MAIL_INCIDENTS),
     )
 }
 

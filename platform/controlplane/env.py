@@ -38,6 +38,7 @@ OWN_PATHS = {
         "webhooks",
         "spaces",
         "savings",
+        "incidents",
         "system",
         "account",
         "invitations",

@@ -66,6 +66,7 @@ INSTALLED_APPS = [
     "contexts",
     "tiering",
     "planning",
+    "incidents",
     "cacheapi",
     "dashboard",
     "workers",

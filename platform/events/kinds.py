@@ -15,6 +15,14 @@ class EventKind:
 
 
 _BLOCKS = {"blocks": "its blocks", "tokens": "its tokens"}
+_INCIDENT = {
+    "kind": "of the rule, such as hit_rate",
+    "since": "when it began",
+    "cause": "main reason of the misses; empty: none is known",
+    "lever": "name of the setting that helps; empty: none",
+    "lever_now": "its present value",
+    "lost_tokens": "prompt tokens that would have been hits, about",
+}
 
 KINDS = {
     kind.name: kind
@@ -103,6 +111,19 @@ KINDS = {
             "A retention policy, one of its rules or the tenant's quota changed.",
             {"what": "policy, rule or quota", "changed": "names of the changed settings"},
         ),
+        EventKind(
+            "incident.opened",
+            "incident",
+            "A rule held for long enough: something needs a person.",
+            _INCIDENT,
+        ),
+        EventKind(
+            "incident.acknowledged",
+            "incident",
+            "Somebody looks after an incident.",
+            {**_INCIDENT, "by": "who acknowledged it"},
+        ),
+        EventKind("incident.ended", "incident", "An incident is over.", _INCIDENT),
         EventKind("webhook.test", "webhook", "Somebody pressed a webhook's test button.", {}),
     )
 }

@@ -100,6 +100,8 @@ def pin_of_a_neighbour(context):
 BODIES = {
     "contexts_pin": {"for": "2h"},
     "contexts_extend": {"for": "2h"},
+    "incidents_mute": {"for": "2h"},
+    "incidents_update": {"owner": ""},
     "prices_update": {"gpu_hour": "3"},
     "rules_update": {"order": 3},
     "members_update": {"role": "viewer"},

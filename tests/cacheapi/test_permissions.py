@@ -50,7 +50,7 @@ PLAIN = {  # name no row
         "metrics:scrape",
     ),
     *("api:samples", "api:samples-export"),
-    *("api:what-if", "api:what-if-recommendation"),
+    *("api:what-if", "api:what-if-recommendation", "api:alert-rules", "api:incident-mail"),
     *("api:savings", "api:prices", "api:context-bulk", "api:context-bulk-preview"),
 }
 LOOK, ACT = "trwopvms", "twoms"
@@ -136,6 +136,17 @@ TABLE = {
     ("api:job-list", "post"): OPERATE,
     ("api:job-cancel", "post"): f"{OPERATE}c",
     ("api:job-retry", "post"): f"{OPERATE}c",
+    ("api:incident-list", "get"): LOOK,
+    ("api:incident-detail", "get"): LOOK,
+    ("api:incident-detail", "patch"): ACT,
+    ("api:incident-acknowledge", "post"): ACT,
+    ("api:incident-mute", "post"): ACT,
+    ("api:incident-unmute", "post"): ACT,
+    ("api:incident-mail", "get"): "vms",  # keys have no address
+    ("api:incident-mail", "patch"): "vms",
+    ("api:alert-rules", "get"): LOOK,
+    ("api:alert-rule", "patch"): OPERATE,
+    ("api:alert-rule", "delete"): OPERATE,
     ("api:event-list", "get"): LOOK,
     ("api:event-detail", "get"): LOOK,
     ("api:webhook-list", "get"): LOOK,
@@ -202,6 +213,11 @@ PAGES = {
     ("dashboard:spaces", "get"): (200, 200, 200, 200),
     ("dashboard:system", "get"): (200, 200, 200, 200),
     ("dashboard:system", "post"): (404, 404, 404, 400),  # an empty form, refused after the check
+    ("dashboard:incidents", "get"): (200, 200, 200, 200),
+    ("dashboard:incident", "get"): (404, 200, 200, 200),
+    ("dashboard:incident-act", "post"): (404, 404, 400, 400),  # an empty form
+    ("dashboard:incident-mail", "post"): (302, 302, 302, 302),
+    ("dashboard:alert-rule", "post"): (404, 404, 404, 400),  # an empty form
     ("dashboard:jobs", "get"): (200, 200, 200, 200),
     ("dashboard:what_if", "get"): (200, 200, 200, 200),
     ("dashboard:what_if", "post"): (200, 400, 400, 400),  # an empty form, refused; x has no tenant
@@ -327,6 +343,8 @@ def address(name, rows):
         return reverse(name)
     if name.startswith("cache:"):
         return reverse(name, args=[rows["node"].pk]) + "?ids=1"
+    if name == "api:alert-rule":
+        return reverse(name, args=["hit_rate"])
     row = rows[kind]
     slug = {"tenant": "slug", "policy": "tenant.slug", "event": "uuid"}.get(kind, "pk")
     return reverse(name, args=[attrgetter(slug)(row)])
@@ -385,6 +403,11 @@ def test_another_tenants_rows_do_not_exist(world, name):
         elif name == "api:savings":
             assert answer.json()["rows"] == []
             assert caller.get(address(name, rows) + "?tenant=acme").status_code == 404
+        elif name == "api:alert-rules":
+            assert {rule["tenant"] for rule in answer.json()} == {None}
+            assert caller.get(address(name, rows) + "?tenant=acme").status_code == 404
+        elif name == "api:incident-mail":
+            assert answer.status_code == (200 if caller is callers["x"] else 403)
         elif name == "api:prices":
             assert answer.status_code == 200
         else:
@@ -426,6 +449,8 @@ def page_address(name, rows):
     kind = name.removeprefix("dashboard:").split("-")[0]
     if name == "dashboard:tenant":
         return reverse(name, args=[rows["tenant"].slug])
+    if name == "dashboard:alert-rule":
+        return reverse(name, args=["hit_rate"])
     try:
         return reverse(name)
     except NoReverseMatch:  # of one row

@@ -6,7 +6,7 @@ import pytest
 
 from catalog.models import NodeSession
 from dashboard.pages.nodes.selector import node_rows
-from dashboard.pages.overview.health import assess
+from dashboard.pages.overview.health import assess, without
 from dashboard.probes import Answer, Probe
 from dashboard.storage import StorageUse, summed
 from dashboard.usage import Totals
@@ -122,19 +122,18 @@ def test_a_tenant_that_was_cut_off_waits_for_somebody():
     assert attention(tenants=(gone,)) == ["acme cut off since 12:03:00 UTC: 96 MiB in the hot tier"]
 
 
-def test_refused_and_corrupt_blocks_need_somebody():
-    totals = Totals(True, 100, 60, 10, 10, 6, 1, 0, None, None, {"clock": 5, "evicted": 9}, 12, 3)
+def test_denied_and_corrupt_blocks_need_somebody():
+    totals = Totals(True, 100, 60, 10, 10, 6, 1, 0, None, None, {"denied": 5, "evicted": 9}, 12, 3)
     assert attention(totals=totals) == [
-        "12 blocks refused over quota",
-        "5 blocks missed: S3's clock and the platform's differ",
+        "5 blocks missed: S3 refuses what the platform signs",
         "3 blocks failed verification",
     ]
 
 
-def test_what_the_cold_tier_refused_needs_somebody_and_says_what_was_lost():
-    counts = {"cold_refused_blocks": 22, "cold_evicted_blocks": 99, "lost_blocks": 5}
-    totals = Totals(True, 100, 60, 10, 10, 6, 1, 0, None, None, {}, 0, 0, **counts)
-    assert attention(totals=totals) == ["22 blocks refused by the cold tier, 5 lost"]
+def test_what_an_incident_says_better_is_said_once():
+    found = health(totals=Totals(True, 1, 0, 0, 1, 0, 0, 0, None, None, {}, 0, 3), failed_jobs=2)
+    assert [each.kind for each in found.attention] == ["", "job_failures"]
+    assert [each.kind for each in without(found, {"job_failures"}).attention] == [""]
 
 
 def test_nodes_are_worst_first_and_those_that_left_are_last():

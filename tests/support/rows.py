@@ -25,6 +25,7 @@ from engines.models import Engine, Serving, WarmPolicy
 from events import order, webhooks
 from events.models import Delivery, Event
 from events.services import Subject, emit
+from incidents.models import Incident
 from neve.formats.space import SpaceIdentity
 from retention import services as retention
 from tenants import invitations, services
@@ -121,6 +122,13 @@ def make_warm_policy(context: Context) -> WarmPolicy:
         return WarmPolicy.objects.create(context=context, mode="keep", is_paused=True)
 
 
+def make_incident(tenant: Tenant | None, kind: str = "hit_rate", **fields: Any) -> Incident:
+    """One that opened now; not ended unless `ended_at` is given."""
+    now = timezone.now()
+    defaults = {"since": now, "opened_at": now, "words": "hit rate −40 points"}
+    return Incident.unscoped.create(tenant=tenant, kind=kind, **{**defaults, **fields})
+
+
 def make_everything(tenant: Tenant, count: int = 1) -> dict[str, Any]:
     """Make `count` rows of each kind that /api/v1 lists. Returns route name → last row."""
     last: dict[str, Any] = {"tenant": tenant}
@@ -158,6 +166,7 @@ def make_everything(tenant: Tenant, count: int = 1) -> dict[str, Any]:
             "family": member.family,
             "member": member,
             "segment": make_segment(space),
+            "incident": make_incident(tenant, ended_at=timezone.now()),
             "job": job,
             "key": key,
             "rule": rule,

@@ -1,5 +1,6 @@
 """Is the platform healthy, and what needs a person? Pure: no server or database is asked here."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -15,16 +16,13 @@ from dashboard.pages.nodes.selector import NodeRow
 from dashboard.probes import Answer
 from dashboard.storage import StorageUse
 from dashboard.usage import Totals
+from neve.planner.causes import CAUSES
 from retention.models import ColdFull
 from tenants.models import Tenant
 
 # A due flush begins within seconds and takes half a minute at most (tiering.flush: PASS_S).
 FLUSH_LATE_S = 45
 COLD_FULL = 0.9  # where the policy refuses: nothing leaves by itself to make room
-REFUSED_ADDRESS = {
-    "clock": ("S3's clock and the platform's differ", "set both by NTP"),
-    "denied": ("S3 refuses what the platform signs", "check the NEVE_S3_ settings"),
-}
 HOT_FULL = 0.95  # only where quotas promise more than the memory: then puts fail
 
 
@@ -35,6 +33,7 @@ class Attention:
     words: str
     page: str
     remedy: str
+    kind: str = ""  # of incidents that say the same, with more
 
 
 @dataclass(frozen=True)
@@ -80,34 +79,32 @@ def assess(
             f"hot memory is full at {bytes_quantity(held)} of {bytes_quantity(promised)} promised"
         )
         remedy = "lower hot quotas, or raise the hot tier's maxmemory"
-        attention.append(Attention(words, "tiers", remedy))
+        attention.append(Attention(words, "tiers", remedy, "memory_promise"))
     oldest_s = all_storage.dirty_oldest_s
     if oldest_s is not None and oldest_s > FLUSH_LATE_S:
         words = f"no flush for {duration_quantity(oldest_s)} although blocks are due"
         remedy = "do flusher and beat run? Jobs has the last error"
-        attention.append(Attention(words, "jobs", remedy))
-    if totals.put_refused:
-        words = f"{count_quantity(totals.put_refused)} blocks refused over quota"
-        remedy = "is the flusher behind? else raise the full tenant's hot quota"
-        attention.append(Attention(words, "tenants", remedy))
-    if totals.cold_refused_blocks:
-        words = f"{count_quantity(totals.cold_refused_blocks)} blocks refused by the cold tier"
-        if totals.lost_blocks:
-            words += f", {count_quantity(totals.lost_blocks)} lost"
-        remedy = "raise the cold quota, unpin, or let the policy evict (cold full)"
-        attention.append(Attention(words, "tenants", remedy))
-    for reason, (words, remedy) in REFUSED_ADDRESS.items():
-        if missed := totals.misses.get(reason):
-            words = f"{count_quantity(missed)} blocks missed: {words}"
-            attention.append(Attention(words, "nodes", remedy))
+        attention.append(Attention(words, "jobs", remedy, "dirty_age"))
+    if missed := totals.misses.get("denied"):
+        cause = CAUSES["denied"]
+        words = f"{count_quantity(missed)} blocks missed: {cause.what}"
+        attention.append(Attention(words, "nodes", cause.remedy))
     if totals.corrupt:
         words = f"{count_quantity(totals.corrupt)} blocks failed verification"
         remedy = "nodes compute them again; if it goes on, look at the logs of the nodes"
         attention.append(Attention(words, "nodes", remedy))
     if failed_jobs:
         words = f"{failed_jobs} job{'s' if failed_jobs > 1 else ''} failed"
-        attention.append(Attention(words, "jobs", "the error stands in the job's row"))
+        remedy = "the error stands in the job's row"
+        attention.append(Attention(words, "jobs", remedy, "job_failures"))
     return Health(_facts(nodes, hot, cold, workers, all_storage), attention)
+
+
+def without(health: Health, kinds: Collection[str]) -> Health:
+    """Without what incidents of these kinds say better."""
+    covered = set(kinds) | ({"refused"} if "hit_rate" in kinds else set())
+    kept = [each for each in health.attention if each.kind not in covered]
+    return Health(health.facts, kept)
 
 
 def _facts(
@@ -166,10 +163,11 @@ def _nodes(nodes: list[NodeRow], now: datetime) -> list[Attention]:
         silent_s = (now - row.session.last_heartbeat_at).total_seconds()
         if row.state == "silent":
             words = f"{row.session.node} silent for {duration_quantity(silent_s)}"
-            found.append(Attention(words, "nodes", "does it run, and reach this platform?"))
+            remedy = "does it run, and reach this platform?"
+            found.append(Attention(words, "nodes", remedy, "silent_node"))
         elif row.state == "live" and row.session.breaker != NodeSession.Breaker.CLOSED:
             words = f"{row.session.node} breaker {row.breaker_words}"
-            found.append(Attention(words, "nodes", "run neve ping on that host"))
+            found.append(Attention(words, "nodes", "run neve ping on that host", "breaker"))
     return found
 
 
@@ -190,5 +188,5 @@ def _tenants(tenants: tuple[Tenant, ...], storage: dict[int, StorageUse]) -> lis
         if use.cold_full == ColdFull.REFUSE and ratio is not None and ratio >= COLD_FULL:
             words = f"{tenant.slug} at {percent_quantity(ratio)} of cold"
             remedy = "raise its cold quota, or let its policy evict (cold full)"
-            found.append(Attention(words, "tenants", remedy))
+            found.append(Attention(words, "tenants", remedy, "refused"))
     return found

@@ -7,21 +7,36 @@ from typing import Any
 from django.conf import settings
 from django.db.models import Min
 
+from catalog.measures import MEASURES
 from catalog.models import NodeSession, UsageRollup
 from catalog.sessions import live_since
+from catalog.slices import Where, spans_of
+from catalog.slices import series as slices_series
 from catalog.usage import bounded_sum
 from catalog.windows import Range, Window
 from dashboard import probes
 from dashboard.formats import AXES
+from dashboard.incidents import (
+    SPARK_STEPS,
+    ShownIncident,
+    link_of,
+    open_incidents,
+    shown,
+    spark,
+)
 from dashboard.pages.jobs.selector import failed_jobs
 from dashboard.pages.nodes.selector import NodeRow, node_rows, sessions
-from dashboard.pages.overview.health import Health, assess
+from dashboard.pages.overview.health import COLD_FULL, Health, assess, without
+from dashboard.pages.overview.levers import MissRow, miss_rows
 from dashboard.pages.overview.misses import MissShare, miss_shares
 from dashboard.pages.overview.series import Series, series
+from dashboard.scope import Scope
 from dashboard.storage import StorageUse, leaves_first, storage_use, summed
-from dashboard.usage import Tenants, Totals, hit_ratios, totals
+from dashboard.usage import Tenants, Totals, hit_ratios, last_gauges, totals
+from incidents.figures import Memory, read_memory
+from planning.prices import in_force, today
 from tenants.models import Tenant
-from tenants.principal import Principal, rows_of
+from tenants.principal import rows_of
 
 TOP = 5  # rows of the short tables
 RATE_NOW_S = 60  # "now" of a rate: long enough to be calm, short enough to be now
@@ -34,6 +49,37 @@ class TenantRow:
     tenant: Tenant
     use: StorageUse
     hit_ratio: float | None
+
+    @property
+    def quota_bytes(self) -> int:
+        return (self.use.hot_quota_bytes or 0) + (self.use.cold_quota_bytes or 0)
+
+    @property
+    def hot_share(self) -> float | None:
+        """Held hot, of both quotas."""
+        return (self.use.hot_bytes or 0) / self.quota_bytes if self.quota_bytes else None
+
+    @property
+    def cold_share(self) -> float | None:
+        return (self.use.cold_bytes or 0) / self.quota_bytes if self.quota_bytes else None
+
+    @property
+    def of_quota(self) -> float | None:
+        """Of the quota that is used up most."""
+        return max(filter(None, (self.use.hot_ratio, self.use.cold_ratio)), default=None)
+
+    @property
+    def is_full(self) -> bool:
+        return (self.use.cold_ratio or 0) >= COLD_FULL
+
+
+@dataclass(frozen=True)
+class Saved:
+    """Prefill that loads of the window spared, as engines measured it; 0 where none did."""
+
+    gpu_h: float
+    money: float
+    currency: str
 
 
 @dataclass(frozen=True)
@@ -58,6 +104,29 @@ class Overview:
     more_nodes: int
     series: Series
     endpoint: str
+    attention: list[ShownIncident]
+    muted: int
+    miss_rows: list[MissRow]
+    sparks: dict[str, str]
+    links: dict[str, str]
+    saved: Saved
+    memory: Memory | None
+    cold_dead_bytes: int
+    cold_waiting_bytes: int
+
+    @property
+    def case(self) -> ShownIncident | None:
+        """What costs most and nobody looks after; else what costs most."""
+        free = [one for one in self.attention if one.row.acknowledged_at is None]
+        return next(iter(free or self.attention), None)
+
+    @property
+    def others(self) -> list[ShownIncident]:
+        return [one for one in self.attention if one is not self.case]
+
+    @property
+    def needs(self) -> int:
+        return len(self.attention) + len(self.health.attention)
 
     def chart(self, since_ts: int = 0) -> dict[str, Any]:
         """The charts' numbers as JSON, from a step on."""
@@ -71,10 +140,12 @@ class Overview:
 
     def context(self) -> dict[str, Any]:
         """For templates."""
-        return {**vars(self), "chart": self.chart(), "axes": AXES}
+        found = {"case": self.case, "others": self.others, "needs": self.needs}
+        return {**vars(self), **found, "chart": self.chart(), "axes": AXES}
 
 
-def overview_of(person: Principal, tenants: Tenants, window: Window) -> Overview:
+def overview_of(scope: Scope) -> Overview:
+    person, tenants, window = scope.person, scope.tenants, scope.window
     now = datetime.fromtimestamp(window.now_s, UTC)
     counted, before = totals(tenants, window), totals(tenants, window.previous())
     uses = storage_use(tenants, window.now_s)
@@ -92,6 +163,12 @@ def overview_of(person: Principal, tenants: Tenants, window: Window) -> Overview
         failed_jobs=failed_jobs(person, now=now),
         now=now,
     )
+    shown_incidents = [shown(row, scope) for row in open_incidents(scope)]
+    loud = [one for one in shown_incidents if not one.row.is_muted]
+    health = without(health, {one.row.kind for one in shown_incidents})
+    drawn = series(tenants, window)
+    misses = miss_shares(counted.misses, before.misses)
+    gauges = last_gauges(tenants, window.now_s).values()
     ratios = hit_ratios(tenants, window)
     by_size = sorted(tenants, key=lambda one: (-uses[one.pk].held_bytes, one.slug))
     return Overview(
@@ -105,14 +182,92 @@ def overview_of(person: Principal, tenants: Tenants, window: Window) -> Overview
         read_rate=read_rate_now(tenants, window.now_s),
         storage=storage,
         leaves_first=leaves_first(tenants),
-        misses=miss_shares(counted.misses, before.misses),
+        misses=misses,
         top_tenants=[TenantRow(one, uses[one.pk], ratios.get(one.pk)) for one in by_size[:TOP]],
         more_tenants=max(len(tenants) - TOP, 0),
         nodes=nodes[:TOP],
         more_nodes=max(len(nodes) - TOP, 0),
-        series=series(tenants, window),
+        series=drawn,
         endpoint=settings.ENV.url.geturl(),
+        attention=loud,
+        muted=len(shown_incidents) - len(loud),
+        miss_rows=miss_rows(misses, scope, uses, storage, nodes),
+        sparks=_sparks(scope, drawn),
+        links=_links(scope),
+        saved=_saved(counted),
+        memory=read_memory() if person.is_operator else None,
+        cold_dead_bytes=sum(each.get("cold_dead_bytes") or 0 for each in gauges),
+        cold_waiting_bytes=sum(each.get("cold_waiting_bytes") or 0 for each in gauges),
     )
+
+
+def _saved(counted: Totals) -> Saved:
+    prices = in_force(today())
+    gpu_h = counted.spared_gpu_us / 3.6e9
+    return Saved(gpu_h, gpu_h * float(prices.gpu_hour), prices.currency)
+
+
+def _sparks(scope: Scope, drawn: Series) -> dict[str, str]:
+    """Paths of the tiles' sparklines, by tile."""
+    asked = [
+        None if hot is None else hot + (cold or 0) + (recomputed or 0)
+        for hot, cold, recomputed in zip(
+            drawn.hot_tokens, drawn.cold_tokens, drawn.recomputed_tokens, strict=True
+        )
+    ]
+    hits = [
+        None if hot is None else hot + (cold or 0)
+        for hot, cold in zip(drawn.hot_tokens, drawn.cold_tokens, strict=True)
+    ]
+    read = [
+        None if hot is None else hot + (cold or 0)
+        for hot, cold in zip(drawn.hot_read_bytes, drawn.cold_read_bytes, strict=True)
+    ]
+    ratios = [
+        hit / whole if hit is not None and whole else None
+        for hit, whole in zip(hits, asked, strict=True)
+    ]
+    lines = {"hit_rate": ratios, "read_rate": read, "saved": hits}
+    found = {name: spark(_thinned(line)) for name, line in lines.items()}
+    now_s = scope.window.now_s
+    where = Where.of(scope.tenants)
+    for tile, measure in (("load_p99", "load_p99"), ("dirty", "dirty_age")):
+        span, _ = spans_of(scope.window.start_ts, now_s, "before", now_s=now_s)
+        line = slices_series(where, MEASURES[measure], "tenant", span, None, now_s=now_s)
+        found[tile] = spark(_thinned(next(iter(line.values()), [])))
+    return found
+
+
+def _thinned(line: list[float | None]) -> list[float | None]:
+    """At most SPARK_STEPS means of neighbours."""
+    length = -(-len(line) // SPARK_STEPS) or 1
+    found: list[float | None] = []
+    for start in range(0, len(line), length):
+        known = [value for value in line[start : start + length] if value is not None]
+        found.append(sum(known) / len(known) if known else None)
+    return found
+
+
+def _links(scope: Scope) -> dict[str, str]:
+    """Where each figure leads: into Explorer, one step finer than the scope."""
+    finer = "node" if len(scope.tenants) == 1 else "tenant"
+
+    def explore(measure: str, split: str, other: str) -> str:
+        return link_of(
+            scope, ("explorer", (), {"measure": measure, "split": split}), (other, (), {})
+        )
+
+    return {
+        "hit_rate": explore("hit_rate", finer, "nodes"),
+        "read_rate": explore("read_bytes", "tier", "nodes"),
+        "load_p99": explore("load_p99", "node", "nodes"),
+        "dirty": explore("dirty_age", finer, "jobs"),
+        "tokens": explore("hit_tokens", "tier", "nodes"),
+        "bytes": explore("read_bytes", "tier", "tiers"),
+        "misses": explore("miss_blocks", "reason", "nodes"),
+        "saved": scope.link("savings"),
+        "policies": link_of(scope, ("policies", (), {}), ("tenants", (), {})),
+    }
 
 
 def read_rate_now(tenants: Tenants, now_s: float) -> float | None:

@@ -20,12 +20,14 @@ from dashboard.pages.what_if.selector import (
     basis_of,
     change_asked,
     chart_of,
+    fields_of,
     fields_with,
     shown,
 )
 from dashboard.scope import ALL
 from neve.errors import Misuse
 from neve.planner.changes import Change
+from neve.planner.simulate.tiers import Setting
 from planning import whatif
 from tenants.models import Tenant
 from tenants.principal import Principal, actor_of
@@ -33,7 +35,7 @@ from tenants.principal import Principal, actor_of
 WINDOW_S = 86400
 
 
-@page("tenant", "job", "move")
+@page("tenant", "job", "move", "change")
 @require_http_methods(["GET", "POST"])
 def what_if(request: HttpRequest, person: Principal) -> HttpResponse:
     tenant = _tenant(request, person)
@@ -78,7 +80,7 @@ def _show(
     context = {
         "shown": page,
         "chosen_tenant": tenant,
-        "fields": fields_with(today, given or {}, job),
+        "fields": fields_with(today, given or _to_try(request, today), job),
         "error": error,
         "job": job,
         "is_running": job is not None and job.state in (Job.State.QUEUED, Job.State.RUNNING),
@@ -87,6 +89,20 @@ def _show(
         "check": page.result["calibration"] if page.result else None,
     }
     return render_page(request, person, "what_if", context, status=400 if error else 200)
+
+
+def _to_try(request: HttpRequest, today: Setting) -> dict[str, str]:
+    """Inputs of `change`, such as "cold=x2,hot=x2": what a lever's link tries. Raises Http404."""
+    text = request.GET.get("change", "")
+    if not text:
+        return {}
+    pairs = [part.partition("=") for part in text[:200].split(",")]
+    try:
+        then = Change.of({name: value for name, _, value in pairs}).apply(today)
+    except Misuse:
+        return {}  # quota or policy changed since: as they are
+    now = {field.name: field.value for field in fields_of(today)}
+    return {f.name: f.value for f in fields_of(then) if f.value != now[f.name]}
 
 
 def _tenant(request: HttpRequest, person: Principal) -> Tenant | None:

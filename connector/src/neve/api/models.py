@@ -10,6 +10,31 @@ from neve.api.records import Record
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class AlertRule(Record):
+    """AlertRule."""
+
+    kind: str
+    # null: of all tenants
+    tenant: str | None
+    about: str
+    # of the threshold
+    unit: str
+    threshold: float
+    # seconds that it has to hold
+    for_s: int
+    is_on: bool
+    # default, set for all tenants, or the tenant's own
+    # * `default` - default
+    # * `all` - all
+    # * `tenant` - tenant
+    source: str
+    # threshold unless set
+    default: float
+    least: float
+    most: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Attempt(Record):
     """Attempt."""
 
@@ -498,6 +523,36 @@ class GroupPoint(Record):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Incident(Record):
+    """Names its tenant by slug."""
+
+    id: str
+    tenant: str | None
+    kind: str
+    state: str
+    title: str
+    # of neve.planner.causes
+    cause: str
+    # main cause in words
+    reason: str
+    since: datetime
+    opened_at: datetime | None
+    ended_at: datetime | None
+    before: float | None
+    value: float | None
+    worst: float | None
+    lost_tokens: int
+    slice: Slice
+    levers: tuple[Lever, ...]
+    # figures of its kind
+    facts: dict[str, Any]
+    owner: str
+    acknowledged_at: datetime | None
+    acknowledged_by: str
+    muted_until: datetime | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Invitation(Record):
     """Names its tenant by slug."""
 
@@ -604,6 +659,27 @@ class Latency(Record):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Lever(Record):
+    """Lever."""
+
+    setting: str
+    # in words
+    name: str
+    # present value
+    now: str
+    # value to try
+    to: str
+    # share of a quota in use
+    used: float | None
+    # for POST /what-if; empty: it cannot tell
+    change: dict[str, str]
+    # of the hit rate, simulated; null: not simulated
+    gain: float | None
+    # half width of gain's 95 % interval
+    error: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Line(Record):
     """Line."""
 
@@ -699,6 +775,14 @@ class MadeInvitation(Record):
     accepted_by: str | None
     # shown once; null: it was mailed to the address
     link: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Mail(Record):
+    """Mail."""
+
+    # incidents by mail
+    wants: bool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -1173,6 +1257,18 @@ class Sharing(Record):
     name: str
     # at the beginning of both, whole chunks
     shared_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Slice(Record):
+    """The worst slice; without members where none stands out."""
+
+    # node, space or label
+    split: str | None
+    name: str | None
+    # its hit rate before
+    before: float | None
+    now: float | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

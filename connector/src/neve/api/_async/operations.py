@@ -10,6 +10,51 @@ from neve.api._async.transport import AsyncTransport
 from neve.api.values import OMIT, Duration, Id, Labels, Moment, Omit, members, path_part
 
 
+class AsyncAlertRules(AsyncResource):
+    """Operations on alert rules."""
+
+    async def reset(self, kind: Id, *, tenant: str | None = None) -> None:
+        """Removes what was set: the rule behind it is in force again.
+
+        Args:
+            tenant: slug; of all tenants unless given
+        """
+        await self._transport.call_for_json(
+            "DELETE", f"/alert-rules/{path_part(kind)}", query={"tenant": tenant}
+        )
+
+    async def change(
+        self,
+        kind: Id,
+        *,
+        tenant: str | None = None,
+        threshold: float | None = None,
+        for_s: int | None = None,
+        is_on: bool | None = None,
+    ) -> models.AlertRule:
+        """Sets a rule for a tenant, or for all that have none of their own.
+
+        Args:
+            tenant: slug; of all tenants unless given
+            threshold: in the rule's unit, within its bounds
+        """
+        return await self._transport.call(
+            "PATCH",
+            f"/alert-rules/{path_part(kind)}",
+            models.AlertRule,
+            query={"tenant": tenant},
+            body=members({"threshold": threshold, "for_s": for_s, "is_on": is_on}),
+        )
+
+    async def list(self, *, tenant: str | None = None) -> Any:
+        """The rules in force for a tenant, or those of all tenants.
+
+        Args:
+            tenant: slug; of all tenants unless given
+        """
+        return await self._transport.call_for_json("GET", "/alert-rules", query={"tenant": tenant})
+
+
 class AsyncAudit(AsyncResource):
     """Operations on audit."""
 
@@ -997,6 +1042,127 @@ class AsyncFamilyMembers(AsyncResource):
                 "total": total,
             },
             models.FamilyMember,
+        )
+
+
+class AsyncIncidentMail(AsyncResource):
+    """Operations on incident mail."""
+
+    async def get(self) -> models.Mail:
+        """Whether you get mail."""
+        return await self._transport.call("GET", "/incident-mail", models.Mail)
+
+    async def update(self, *, wants: bool) -> models.Mail:
+        """Switches mail on or off."""
+        return await self._transport.call(
+            "PATCH", "/incident-mail", models.Mail, body=members({"wants": wants})
+        )
+
+
+class AsyncIncidents(AsyncResource):
+    """Operations on incidents."""
+
+    async def get(self, id: Id) -> models.Incident:
+        """What needs a person: cause, worst slice, lever. Ended ones are kept for 90 days."""
+        return await self._transport.call("GET", f"/incidents/{path_part(id)}", models.Incident)
+
+    async def update(self, id: Id, *, owner: str, etag: str | None = None) -> models.Incident:
+        """Sets the owner: who looks after it.
+
+        Args:
+            owner: user name; empty: nobody
+            etag: of the version that is changed; refused if it is older.
+        """
+        return await self._transport.call(
+            "PATCH",
+            f"/incidents/{path_part(id)}",
+            models.Incident,
+            body=members({"owner": owner}),
+            etag=etag,
+        )
+
+    async def acknowledge(self, id: Id) -> models.Incident:
+        """Says that you look after it: no more mail, and you own it unless somebody does."""
+        return await self._transport.call(
+            "POST", f"/incidents/{path_part(id)}/acknowledge", models.Incident
+        )
+
+    async def mute(self, id: Id, *, for_: Duration, etag: str | None = None) -> models.Incident:
+        """Hides it from attention and mail for a while.
+
+        Args:
+            for_: how long; also if it opens again: such as 90s, 30m, 2h, 7d, 1h30m, or ISO
+                8601: PT2H, P7D
+            etag: of the version that is changed; refused if it is older.
+        """
+        return await self._transport.call(
+            "POST",
+            f"/incidents/{path_part(id)}/mute",
+            models.Incident,
+            body=members({"for": for_}),
+            etag=etag,
+        )
+
+    async def unmute(self, id: Id, *, etag: str | None = None) -> models.Incident:
+        """Shows it again.
+
+        Args:
+            etag: of the version that is changed; refused if it is older.
+        """
+        return await self._transport.call(
+            "POST", f"/incidents/{path_part(id)}/unmute", models.Incident, etag=etag
+        )
+
+    def list(
+        self,
+        *,
+        kind: str | None = None,
+        ordering: str | None = None,
+        page_size: int | None = None,
+        state: str | None = None,
+        tenant: str | None = None,
+        total: bool | None = None,
+    ) -> AsyncPages[models.Incident]:
+        """What needs a person: cause, worst slice, lever. Ended ones are kept for 90 days.
+
+        Args:
+            kind: * `hit_rate` - The hit rate of prompt tokens lies so many points below that
+                of the 30 minutes before.
+                * `refused` - So many percent of the blocks to store were refused by a full tier,
+                over 5 minutes.
+                * `dropped` - So many percent of the blocks to store were dropped by nodes, over 5
+                minutes.
+                * `load_p99` - The 99th percentile of loads is above so many milliseconds, over 5
+                minutes.
+                * `dirty_age` - The oldest block that is due to be flushed waits for so many
+                seconds.
+                * `breaker` - So many live nodes serve without Neve, because its servers failed.
+                * `silent_node` - So many nodes sent no heartbeat and did not end their sessions.
+                * `job_failures` - So many jobs failed in the last 15 minutes.
+                * `clock_skew` - So many blocks were missed in 5 minutes because clocks of S3 and
+                the platform differ.
+                * `memory_promise` - Quotas promise more than the hot tier's memory, of which so
+                many percent are used.
+            ordering: sort key, - for descending; -opened_at unless given. Rows that change
+                while you walk the pages may be missed with a key that changes.
+            page_size: rows of a page; 50 unless given
+            state: * `open` - open
+                * `ended` - ended
+            tenant: slug of the tenant
+            total: true: count the rows of all pages
+        """
+        return AsyncPages(
+            self._transport,
+            "/incidents",
+            {
+                "kind": kind,
+                "ordering": ordering,
+                "page_size": page_size,
+                "state": state,
+                "tenant": tenant,
+                "total": total,
+            },
+            models.Incident,
         )
 
 
@@ -2381,6 +2547,7 @@ class AsyncOperations(AsyncResource):
 
     def __init__(self, transport: AsyncTransport) -> None:
         super().__init__(transport)
+        self.alert_rules = AsyncAlertRules(transport)
         self.audit = AsyncAudit(transport)
         self.contexts = AsyncContexts(transport)
         self.deliveries = AsyncDeliveries(transport)
@@ -2389,6 +2556,8 @@ class AsyncOperations(AsyncResource):
         self.explore = AsyncExplore(transport)
         self.families = AsyncFamilies(transport)
         self.family_members = AsyncFamilyMembers(transport)
+        self.incident_mail = AsyncIncidentMail(transport)
+        self.incidents = AsyncIncidents(transport)
         self.invitations = AsyncInvitations(transport)
         self.jobs = AsyncJobs(transport)
         self.keys = AsyncKeys(transport)

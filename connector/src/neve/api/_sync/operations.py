@@ -10,6 +10,51 @@ from neve.api._sync.transport import Transport
 from neve.api.values import OMIT, Duration, Id, Labels, Moment, Omit, members, path_part
 
 
+class AlertRules(Resource):
+    """Operations on alert rules."""
+
+    def reset(self, kind: Id, *, tenant: str | None = None) -> None:
+        """Removes what was set: the rule behind it is in force again.
+
+        Args:
+            tenant: slug; of all tenants unless given
+        """
+        self._transport.call_for_json(
+            "DELETE", f"/alert-rules/{path_part(kind)}", query={"tenant": tenant}
+        )
+
+    def change(
+        self,
+        kind: Id,
+        *,
+        tenant: str | None = None,
+        threshold: float | None = None,
+        for_s: int | None = None,
+        is_on: bool | None = None,
+    ) -> models.AlertRule:
+        """Sets a rule for a tenant, or for all that have none of their own.
+
+        Args:
+            tenant: slug; of all tenants unless given
+            threshold: in the rule's unit, within its bounds
+        """
+        return self._transport.call(
+            "PATCH",
+            f"/alert-rules/{path_part(kind)}",
+            models.AlertRule,
+            query={"tenant": tenant},
+            body=members({"threshold": threshold, "for_s": for_s, "is_on": is_on}),
+        )
+
+    def list(self, *, tenant: str | None = None) -> Any:
+        """The rules in force for a tenant, or those of all tenants.
+
+        Args:
+            tenant: slug; of all tenants unless given
+        """
+        return self._transport.call_for_json("GET", "/alert-rules", query={"tenant": tenant})
+
+
 class Audit(Resource):
     """Operations on audit."""
 
@@ -995,6 +1040,127 @@ class FamilyMembers(Resource):
                 "total": total,
             },
             models.FamilyMember,
+        )
+
+
+class IncidentMail(Resource):
+    """Operations on incident mail."""
+
+    def get(self) -> models.Mail:
+        """Whether you get mail."""
+        return self._transport.call("GET", "/incident-mail", models.Mail)
+
+    def update(self, *, wants: bool) -> models.Mail:
+        """Switches mail on or off."""
+        return self._transport.call(
+            "PATCH", "/incident-mail", models.Mail, body=members({"wants": wants})
+        )
+
+
+class Incidents(Resource):
+    """Operations on incidents."""
+
+    def get(self, id: Id) -> models.Incident:
+        """What needs a person: cause, worst slice, lever. Ended ones are kept for 90 days."""
+        return self._transport.call("GET", f"/incidents/{path_part(id)}", models.Incident)
+
+    def update(self, id: Id, *, owner: str, etag: str | None = None) -> models.Incident:
+        """Sets the owner: who looks after it.
+
+        Args:
+            owner: user name; empty: nobody
+            etag: of the version that is changed; refused if it is older.
+        """
+        return self._transport.call(
+            "PATCH",
+            f"/incidents/{path_part(id)}",
+            models.Incident,
+            body=members({"owner": owner}),
+            etag=etag,
+        )
+
+    def acknowledge(self, id: Id) -> models.Incident:
+        """Says that you look after it: no more mail, and you own it unless somebody does."""
+        return self._transport.call(
+            "POST", f"/incidents/{path_part(id)}/acknowledge", models.Incident
+        )
+
+    def mute(self, id: Id, *, for_: Duration, etag: str | None = None) -> models.Incident:
+        """Hides it from attention and mail for a while.
+
+        Args:
+            for_: how long; also if it opens again: such as 90s, 30m, 2h, 7d, 1h30m, or ISO
+                8601: PT2H, P7D
+            etag: of the version that is changed; refused if it is older.
+        """
+        return self._transport.call(
+            "POST",
+            f"/incidents/{path_part(id)}/mute",
+            models.Incident,
+            body=members({"for": for_}),
+            etag=etag,
+        )
+
+    def unmute(self, id: Id, *, etag: str | None = None) -> models.Incident:
+        """Shows it again.
+
+        Args:
+            etag: of the version that is changed; refused if it is older.
+        """
+        return self._transport.call(
+            "POST", f"/incidents/{path_part(id)}/unmute", models.Incident, etag=etag
+        )
+
+    def list(
+        self,
+        *,
+        kind: str | None = None,
+        ordering: str | None = None,
+        page_size: int | None = None,
+        state: str | None = None,
+        tenant: str | None = None,
+        total: bool | None = None,
+    ) -> Pages[models.Incident]:
+        """What needs a person: cause, worst slice, lever. Ended ones are kept for 90 days.
+
+        Args:
+            kind: * `hit_rate` - The hit rate of prompt tokens lies so many points below that
+                of the 30 minutes before.
+                * `refused` - So many percent of the blocks to store were refused by a full tier,
+                over 5 minutes.
+                * `dropped` - So many percent of the blocks to store were dropped by nodes, over 5
+                minutes.
+                * `load_p99` - The 99th percentile of loads is above so many milliseconds, over 5
+                minutes.
+                * `dirty_age` - The oldest block that is due to be flushed waits for so many
+                seconds.
+                * `breaker` - So many live nodes serve without Neve, because its servers failed.
+                * `silent_node` - So many nodes sent no heartbeat and did not end their sessions.
+                * `job_failures` - So many jobs failed in the last 15 minutes.
+                * `clock_skew` - So many blocks were missed in 5 minutes because clocks of S3 and
+                the platform differ.
+                * `memory_promise` - Quotas promise more than the hot tier's memory, of which so
+                many percent are used.
+            ordering: sort key, - for descending; -opened_at unless given. Rows that change
+                while you walk the pages may be missed with a key that changes.
+            page_size: rows of a page; 50 unless given
+            state: * `open` - open
+                * `ended` - ended
+            tenant: slug of the tenant
+            total: true: count the rows of all pages
+        """
+        return Pages(
+            self._transport,
+            "/incidents",
+            {
+                "kind": kind,
+                "ordering": ordering,
+                "page_size": page_size,
+                "state": state,
+                "tenant": tenant,
+                "total": total,
+            },
+            models.Incident,
         )
 
 
@@ -2365,6 +2531,7 @@ class Operations(Resource):
 
     def __init__(self, transport: Transport) -> None:
         super().__init__(transport)
+        self.alert_rules = AlertRules(transport)
         self.audit = Audit(transport)
         self.contexts = Contexts(transport)
         self.deliveries = Deliveries(transport)
@@ -2373,6 +2540,8 @@ class Operations(Resource):
         self.explore = Explore(transport)
         self.families = Families(transport)
         self.family_members = FamilyMembers(transport)
+        self.incident_mail = IncidentMail(transport)
+        self.incidents = Incidents(transport)
         self.invitations = Invitations(transport)
         self.jobs = Jobs(transport)
         self.keys = Keys(transport)

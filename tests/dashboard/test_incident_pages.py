@@ -1,0 +1,151 @@
+"""Incidents on the overview, in their list and on their own page; actions by who may."""
+
+import pytest
+from django.utils import timezone
+
+from catalog.usage import record_gauges
+from incidents.models import Incident, MailWish
+from planning import whatif
+from support.rows import make_incident, make_space
+from tenants.models import AuditEvent
+
+pytestmark = [pytest.mark.integration, pytest.mark.django_db]
+
+LEVER = {
+    "setting": "cold_quota",
+    "name": "cold quota",
+    "now": "2 TiB",
+    "to": "4 TiB",
+    "used": 1.0,
+    "change": {"cold": "x2"},
+    "gain": 0.45,
+    "error": 0.02,
+}
+
+
+@pytest.fixture
+def incident(acme, hot_tier):
+    return make_incident(
+        acme,
+        cause="unflushed",
+        before=0.81,
+        value=0.38,
+        words="hit rate −43 points",
+        facts={"refused_blocks": 18_412, "lost_blocks": 11_906, "misses": {"unflushed": 0.4}},
+        slice={"split": "node", "key": "gpu-1", "name": "gpu-1", "before": 0.88, "now": 0.31},
+        levers=[LEVER],
+        lost_tokens=1_000_000,
+    )
+
+
+def test_the_overview_says_what_why_where_and_which_lever(people, incident):
+    text = people["operator"].get("/").content.decode()
+    assert "acme: hit rate −43 points since" in text
+    assert "81 → 38 %" in text
+    assert "Refused by cold quota" in text
+    assert "11,906 blocks lost as they left hot" in text
+    assert "node gpu-1" in text
+    assert "<b>Cold quota 4 TiB</b> (now 2 TiB, 100" in text
+    assert "+\N{NO-BREAK SPACE}45\N{NO-BREAK SPACE}pt" in text
+    assert "/what-if/?tenant=acme&amp;change=cold%3Dx2" in text
+    assert "1 thing needs you" in text
+
+
+def test_others_are_a_line_each_and_muted_ones_are_hidden(people, incident, globex):
+    make_incident(globex, "breaker", words="breaker open on 6 nodes", cause="breaker")
+    text = people["operator"].get("/").content.decode()
+    assert "2 things need you" in text
+    assert text.index("acme: hit rate") < text.index("globex: breaker open on 6 nodes")
+    path = f"/incidents/{incident.pk}/do"
+    assert people["team"].post(path, {"do": "mute", "for": "1h"}).status_code == 302
+    text = people["operator"].get("/").content.decode()
+    assert "1 thing needs you" in text
+    assert "1 muted" in text
+
+
+def test_a_team_sees_and_acknowledges_its_own_and_a_viewer_only_looks(people, incident, globex):
+    other = make_incident(globex, words="hit rate −20 points")
+    text = people["team"].get("/incidents/").content.decode()
+    assert "hit rate −43 points" in text
+    assert "hit rate −20 points" not in text
+    assert people["team"].get(f"/incidents/{other.pk}/").status_code == 404
+    assert (
+        people["team"].post(f"/incidents/{other.pk}/do", {"do": "acknowledge"}).status_code == 404
+    )
+    path = f"/incidents/{incident.pk}/do"
+    assert people["viewer"].post(path, {"do": "acknowledge"}).status_code == 404
+    assert people["team"].post(path, {"do": "acknowledge"}).status_code == 302
+    incident.refresh_from_db()
+    assert (incident.acknowledged_by, incident.owner) == ("team", "team")
+    assert AuditEvent.unscoped.get(action="incident.acknowledge").actor_name == "team"
+    page = people["viewer"].get(f"/incidents/{incident.pk}/").content.decode()
+    assert "Acknowledged by team" in page
+    assert "acknowledged" in page[page.index("Time line") :]
+
+
+def test_an_owner_is_somebody_who_sees_it(people, incident):
+    path = f"/incidents/{incident.pk}/do"
+    answer = people["team"].post(path, {"do": "owner", "owner": "stranger"})
+    assert answer.status_code == 400
+    assert "nobody named" in answer.content.decode()
+    assert people["team"].post(path, {"do": "owner", "owner": "viewer"}).status_code == 302
+    incident.refresh_from_db()
+    assert incident.owner == "viewer"
+
+
+def test_what_is_over_says_so_and_offers_no_acknowledgement(people, incident):
+    Incident.unscoped.update(ended_at=timezone.now())
+    page = people["team"].get(f"/incidents/{incident.pk}/").content.decode()
+    assert "Over" in page
+    assert "Acknowledge<" not in page
+    assert "Healthy" in people["team"].get("/").content.decode()
+
+
+def test_operators_set_rules_of_all_and_of_one_tenant(people, acme, hot_tier):
+    rule = {"threshold": "30", "for_s": "60", "is_on": "on"}
+    assert people["team"].post("/incidents/rules/hit_rate", rule).status_code == 404
+    assert people["operator"].post("/incidents/rules/hit_rate?tenant=acme", rule).status_code == 302
+    page = people["team"].get("/incidents/?tenant=acme").content.decode()
+    assert "30 points" in page
+    assert "15 points" in people["team"].get("/incidents/").content.decode()
+    reset = {"reset": "1"}
+    assert (
+        people["operator"].post("/incidents/rules/hit_rate?tenant=acme", reset).status_code == 302
+    )
+    assert "30 points" not in people["team"].get("/incidents/?tenant=acme").content.decode()
+    wrong = {**rule, "threshold": "3000"}
+    answer = people["operator"].post("/incidents/rules/hit_rate", wrong)
+    assert (answer.status_code, "1 to 100 points" in answer.content.decode()) == (400, True)
+
+
+def test_people_switch_mail_on_and_off_for_themselves(people, hot_tier):
+    assert people["viewer"].post("/incidents/mail", {"wants": "1"}).status_code == 302
+    assert [wish.user.username for wish in MailWish.objects.all()] == ["viewer"]
+    assert people["viewer"].post("/incidents/mail", {"wants": "0"}).status_code == 302
+    assert not MailWish.objects.exists()
+
+
+def test_the_list_is_saved_as_csv(people, incident):
+    answer = people["team"].get("/incidents/?format=csv")
+    assert answer.status_code == 200
+    assert "hit rate −43 points" in b"".join(answer.streaming_content).decode()
+
+
+def test_a_levers_link_fills_the_form_of_what_if(people, acme, hot_tier):
+    today = whatif.today_of(acme.pk, block_bytes=1)
+    gib = today.hot.capacity_bytes / 2**30
+    page = people["operator"].get("/what-if/?tenant=acme&change=hot%3Dx2").content.decode()
+    field = page[page.index('name="hot"') :][:200]
+    assert f'value="{2 * gib:g}"' in field
+    assert people["operator"].get("/what-if/?tenant=acme&change=hat%3Dx2").status_code == 200
+
+
+def test_misses_have_levers_with_present_values(people, acme, hot_tier, report):
+    make_space(acme)
+    now_s = timezone.now().timestamp()
+    report(acme, now_s - 20, requested_blocks=10, requested_tokens=160, misses={"unflushed": 10})
+    record_gauges(tenant_id=acme.pk, at=timezone.now(), gauges={"hot_used_bytes": 1})
+    page = people["team"].get("/?tenant=acme").content.decode()
+    assert "refused by cold quota" in page
+    assert "cold quota " in page
+    assert "change=cold%3Dx2" in page
