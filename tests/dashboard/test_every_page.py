@@ -40,7 +40,8 @@ def shape(url: str) -> str:
 
 def links(page: Page, where: str) -> list[str]:
     """Addresses of the links there, without those that save a file."""
-    script = "all => all.filter((a) => !a.hasAttribute('download')).map((a) => a.href)"
+    script = """all => all.filter((a) => !a.hasAttribute("download"))
+      .map((a) => new URL(a.getAttribute("href"), location.href).href)"""
     return [url for url in page.eval_on_selector_all(f"{where} a[href]", script) if "#" not in url]
 
 
