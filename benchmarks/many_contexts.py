@@ -87,14 +87,22 @@ from catalog import jobs  # noqa: E402
 from catalog.kinds import BULK  # noqa: E402
 from catalog.models import Context, Job  # noqa: E402
 from catalog.targets import Opener  # noqa: E402
-from contexts import bulk  # noqa: E402
+from contexts import bulk, prefix_cache  # noqa: E402
 from contexts.choosing import under  # noqa: E402
 from contexts.prefixes import tree  # noqa: E402
 from neve.formats.ids import ID_BYTES  # noqa: E402
 from neve.index.tier import RestoredBlock  # noqa: E402
 from storage import hot  # noqa: E402
 from support.platform_servers import platform_servers  # noqa: E402
-from support.rows import IDENTITY, make_key, make_segment, make_session, make_space, make_tenant  # noqa: E402
+from support.rows import (  # noqa: E402
+    IDENTITY,
+    make_key,
+    make_person,
+    make_segment,
+    make_session,
+    make_space,
+    make_tenant,
+)
 from support.servers import ControlPlane, S3Server  # noqa: E402
 from tenants.scope import tenant_scope  # noqa: E402
 
@@ -355,6 +363,18 @@ def trees(space: Any) -> list[Cost]:
     costs.append(measure("contexts under the largest", lambda: under(rows, largest.key).count()))
     least = min(root.walk(), key=lambda each: each.contexts)
     costs.append(measure("contexts under the smallest", lambda: under(rows, least.key).count()))
+    browser = Client()
+    browser.force_login(make_person("operator", staff=True))
+
+    def page(query: str) -> Callable[[], int]:
+        return lambda: len(browser.get(f"/contexts/?space={space.pk}{query}").content)
+
+    prefix_cache._compute(space)
+    costs.append(measure("page Contexts", page("")))
+    costs.append(measure("page Contexts, zoomed", page(f"&top={largest.key}&at={largest.key}")))
+    costs.append(measure("page Contexts, of one label", page("&q=label:nightly")))
+    one = rows.order_by("name").values_list("pk", flat=True)[0]
+    costs.append(measure("page Context", lambda: len(browser.get(f"/contexts/{one}/").content)))
     return costs
 
 

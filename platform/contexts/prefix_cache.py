@@ -32,7 +32,7 @@ LEASE_S = 120  # a process that dies holds up others so long
 WAIT_S = 1.0  # for another's computation of a small space
 MOST_KEPT = 16  # trees in this process
 
-_VERSION = 1  # of what is cached
+_VERSION = 2  # of what is cached
 
 
 @dataclass(frozen=True)

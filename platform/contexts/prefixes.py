@@ -11,7 +11,7 @@ prefixes and 24 bytes a context. Time grows with the bytes of the chains.
 
 import heapq
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -23,6 +23,7 @@ from django.utils import timezone
 
 from catalog.models import ID_BYTES, Context, Space
 from contexts.chains import ids_per_chunk, shared_ids
+from contexts.hits import hit_tokens_of_day
 from contexts.lineage import Branch, tree_of
 from contexts.parts import Parts
 from neve.index.tier import HotTier, Location, Tier
@@ -68,7 +69,8 @@ class Prefix:
 
     `key`: names it, see `contexts.choosing`; empty for the whole space. `own`: of the blocks behind
     the parent's beginning up to this one's end; `total`: with all that continues it. `context`: one
-    that ends exactly here. `rest`: what continues it and is too small to be among `children`.
+    that ends exactly here. `hit_tokens`: of the last day, by requests that named these contexts.
+    `rest`: what continues it and is too small to be among `children`.
     """
 
     key: str
@@ -79,6 +81,7 @@ class Prefix:
     pinned: int
     pinned_until: datetime | None
     used_at: datetime | None
+    hit_tokens: int
     own: Amount
     total: Amount
     children: tuple["Prefix", ...] = ()
@@ -180,14 +183,15 @@ def key_of(id_: bytes, ids: int) -> str:
 
 
 def tree(space: Space) -> Tree:
-    """Raises Problem (hot-tier-unavailable). Two SQL statements."""
+    """Raises Problem (hot-tier-unavailable). Five SQL statements at most."""
     at = timezone.now()
     with tenant_scope(space.tenant_id):
         chains = _Chains(space)
         chains.read()
+        hits = hit_tokens_of_day(space.tenant_id, (space.pk,))
     with hot.required():
         sampled = _Sampled(chains, hot.hot_tier(space.tenant_id))
-    root = _Grown(space, chains, sampled).root()
+    root = _Grown(space, chains, sampled, hits).root()
     order = Order(
         bytes(chains.uuids),
         np.frombuffer(chains.shared, np.uint32),
@@ -329,8 +333,18 @@ class _Part:
 class _Grown:
     """Picks the largest nodes, weighs and names them."""
 
-    def __init__(self, space: Space, chains: _Chains, sampled: _Sampled) -> None:
+    def __init__(
+        self,
+        space: Space,
+        chains: _Chains,
+        sampled: _Sampled,
+        hits: Mapping[tuple[int, str], int],
+    ) -> None:
         self._space, self._chains, self._sampled = space, chains, sampled
+        self._hits = np.zeros(len(chains) + 1, np.int64)
+        if hits:
+            found = [hits.get((space.pk, name), 0) for name in chains.names]
+            self._hits[1:] = np.cumsum(found)
         lengths = np.frombuffer(chains.lengths, np.uint32).astype(np.int64)
         self._lengths = lengths
         new = lengths - np.frombuffer(chains.shared, np.uint32)
@@ -341,7 +355,7 @@ class _Grown:
 
     def root(self) -> Prefix:
         if not len(self._chains):
-            return Prefix("", self._space.name, None, 0, 0, 0, None, None, Amount(), Amount())
+            return Prefix("", self._space.name, None, 0, 0, 0, None, None, 0, Amount(), Amount())
         branch = tree_of(self._chains.shared)
         top = _Part(0, len(self._chains) - 1, 0, 0, branch)
         shown = self._pick(top)
@@ -425,6 +439,7 @@ class _Grown:
             pinned=pinned,
             pinned_until=_moment(float(pins.max())) if pinned else None,
             used_at=_moment(used) if used else None,
+            hit_tokens=int(self._hits[part.last + 1] - self._hits[part.first]),
             own=own,
             total=sum((child.total for child in children), own + rest),
             children=tuple(children),
@@ -479,6 +494,7 @@ def as_json(found: Prefix) -> dict[str, Any]:
         **{"t": found.tokens, "m": found.contexts, "p": found.pinned},
         "pu": found.pinned_until and found.pinned_until.timestamp(),
         "u": found.used_at and found.used_at.timestamp(),
+        "h": found.hit_tokens,
         **{"o": found.own.values(), "a": found.total.values(), "r": found.rest.values()},
         **{"rc": found.rest_contexts, "ch": [as_json(child) for child in found.children]},
     }
@@ -494,6 +510,7 @@ def from_json(raw: dict[str, Any]) -> Prefix:
         raw["p"],
         raw["pu"] and _moment(raw["pu"]),
         raw["u"] and _moment(raw["u"]),
+        raw["h"],
         Amount(*raw["o"]),
         Amount(*raw["a"]),
         tuple(from_json(child) for child in raw["ch"]),

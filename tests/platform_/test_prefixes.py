@@ -7,10 +7,11 @@ import pytest
 from django.utils import timezone
 
 from base.problems import Problem
-from catalog.models import Context
+from catalog.models import Context, Slice
 from contexts import choosing, prefixes
 from support.rows import make_context
 from support.tenant_world import SIZE, World
+from tenants.scope import tenant_scope
 
 pytestmark = [pytest.mark.integration, pytest.mark.django_db(transaction=True)]
 
@@ -133,3 +134,19 @@ def test_a_tree_survives_its_cache(world):
     world.record("b", system + world.store(1), pin_s=60)
     root = prefixes.tree(world.space).root
     assert prefixes.from_json(prefixes.as_json(root)) == root
+
+
+def test_hits_of_the_last_day_add_up_towards_the_root(world):
+    system = world.store(2)
+    for name in "ab":
+        world.record(name, system + world.store(1))
+    now = int(timezone.now().timestamp()) // 600 * 600
+    with tenant_scope(world.tenant.pk):
+        for name, at, tokens in (("a", now, 500), ("a", now - 600, 20), ("b", now - 90_000, 7)):
+            Slice.objects.create(
+                **{"kind": "context", "resolution_s": 600, "bucket_ts": at, "name": name},
+                **{"space_number": world.space.pk, "hit_tokens": tokens},
+            )
+    (head,) = prefixes.tree(world.space).root.children
+    assert head.hit_tokens == 520
+    assert sorted(child.hit_tokens for child in head.children) == [0, 520]
