@@ -225,13 +225,13 @@ PAGES = {
     ("dashboard:contexts", "get"): (200, 200, 200, 200),
     ("dashboard:contexts-act", "post"): (404, 404, 400, 400),  # an empty form
     ("dashboard:context", "get"): (404, 200, 200, 200),
-    ("dashboard:context-pin", "post"): (404, 404, 400, 400),  # an empty form
-    ("dashboard:context-extend", "post"): (404, 404, 400, 400),  # an empty form
-    ("dashboard:context-warm", "post"): (404, 404, 409, 409),  # its tokens are unknown
+    ("dashboard:context-pin", "post"): (404, 404, 302, 302),
+    ("dashboard:context-extend", "post"): (404, 404, 302, 302),
+    ("dashboard:context-warm", "post"): (404, 404, 302, 302),
     ("dashboard:context-change", "post"): (404, 404, 302, 302),
-    ("dashboard:context-unpin", "post"): (404, 404, 503, 503),  # without a hot tier
+    ("dashboard:context-unpin", "post"): (404, 404, 302, 302),
     ("dashboard:context-expire", "get"): (404, 404, 200, 200),
-    ("dashboard:context-expire", "post"): (404, 404, 503, 503),  # without a hot tier
+    ("dashboard:context-expire", "post"): (404, 404, 302, 302),
     ("dashboard:context-delete", "get"): (404, 404, 200, 200),
     ("dashboard:context-delete", "post"): (404, 404, 302, 302),
     ("dashboard:webhooks", "get"): (200, 200, 200, 200),

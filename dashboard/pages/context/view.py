@@ -146,7 +146,8 @@ def delete(request: HttpRequest, person: Principal, uuid: UUID) -> HttpResponse:
     try:
         services.delete(context=found, actor=actor_of(request, person))
     except Problem as problem:
-        return _shown(request, person, found, {"error": problem.detail}, status=problem.status)
+        request.session[f"context-{found.pk}"] = {"error": problem.detail}
+        return redirect(scope_of(request, person).link("context", found.pk))
     return redirect(scope_of(request, person).link("contexts"))
 
 
@@ -155,12 +156,10 @@ def _did(
 ) -> HttpResponse:
     """The page behind an action, with what it did or why not; a reload does not repeat it."""
     try:
-        words = act()
+        said = {"done": act()}
     except Problem as problem:
-        found.refresh_from_db()
-        facts = {"error": problem.detail}
-        return _shown(request, person, found, facts, status=problem.status)
-    request.session[f"context-{found.pk}"] = words
+        said = {"error": problem.detail}
+    request.session[f"context-{found.pk}"] = said
     return redirect(scope_of(request, person).link("context", found.pk))
 
 
@@ -169,8 +168,6 @@ def _shown(
     person: Principal,
     found: Context,
     facts: dict[str, Any] | None = None,
-    *,
-    status: int = 200,
 ) -> HttpResponse:
     there = selector.residency(found)
     own_pins = selector.pins_of(person, found)
@@ -201,11 +198,10 @@ def _shown(
             "timeline": moments,
             "warm_job": warm_job,
             "compared": selector.compared(person, found, request.GET.get("diff", "")),
-            "done": request.session.pop(f"context-{found.pk}", ""),
             "host": request.build_absolute_uri("/").rstrip("/"),
+            **(request.session.pop(f"context-{found.pk}", None) or {}),
             **(facts or {}),
         },
-        status=status,
     )
 
 

@@ -16,7 +16,7 @@ LEAST_PERCENT = 0.6  # of the width: narrower cells are one "rest"
 MOST_CELLS = 400
 MOST_LEVELS = 12
 HEIGHT, GAP = 62, 3  # pixels of a level
-COLOURS = ("tier", "used")
+COLOURS = ("tier", "used", "hits")
 WHOLE = "all"  # the key of the whole space in addresses
 UNREAD = timedelta(days=7)
 MUCH_LOST, MOSTLY_HOT, MOSTLY_COLD = 0.28, 0.45, 0.16
@@ -97,10 +97,15 @@ def icicle(tree: Tree, *, top: str, selected: str, colour: str, now: datetime) -
     trail = tree.path_to(top) or (tree.root,)
     cells: list[Cell] = []
     rests: list[Rest] = []
+    most_hits = max(trail[-1].hit_tokens, 1)
     measure = _bytes if trail[-1].total.whole_bytes else _blocks
 
     def draw(node: Prefix, x: float, width: float, level: int, number: int, siblings: int) -> None:
-        kind, word = _tier(node) if colour == "tier" else _age(node, now)
+        kind, word = _tier(node)
+        if colour == "used":
+            kind, word = _age(node, now)
+        elif colour == "hits":
+            kind, word = _heat(node, most_hits)
         wide = [c for c in node.children if _share(c, node, measure, width) >= LEAST_PERCENT]
         if level + 1 >= MOST_LEVELS:
             wide = []
@@ -175,6 +180,15 @@ def _age(node: Prefix, now: datetime) -> tuple[str, str]:
         if age <= most:
             return kind, word
     return "u-old", "not used for a week"
+
+
+def _heat(node: Prefix, most: int) -> tuple[str, str]:
+    """By its share of the tokens that requests found in all that is drawn."""
+    word = f"{node.hit_tokens:,} tokens found in 24 h"
+    share = node.hit_tokens / most
+    if not share:
+        return "u-old", word
+    return ("u-hour" if share > 0.3 else "u-day" if share > 0.05 else "u-week"), word
 
 
 def _bars(amount: Amount) -> Iterator[tuple[str, float, float]]:

@@ -14,6 +14,7 @@ from django.utils import timezone
 from base.problems import Problem
 from catalog.models import Context
 from contexts import choosing, life
+from contexts.hits import hit_tokens_of_day
 from contexts.parts import Parts
 from contexts.prefixes import Tree
 from contexts.residency import is_lost
@@ -45,6 +46,7 @@ class ContextRow:
     bytes: int | None
     own_bytes: int | None
     rule: str
+    hit_tokens: int
     is_selected: bool = False
 
     @property
@@ -116,6 +118,13 @@ class ContextList(List):
         ),
         Column("tokens", "Tokens", kind="count", path="context.tokens", order="tokens"),
         Column("used", "Last used", kind="ago", path="context.last_used_at", order="last_used_at"),
+        Column(
+            *("hits", "Hits 24 h", "count"),
+            path="hit_tokens",
+            order="",
+            unit="tok",
+            hint="tokens that requests which named it found in the cache",
+        ),
         Column("lost", "Lost", kind="count", order="", hint="blocks that are stored nowhere"),
         Column(
             "pinned",
@@ -173,16 +182,24 @@ class ContextList(List):
         books: dict[int, Rulebook] = {}
         names: dict[int, str] = {row.space_id: row.space.name for row in rows}
         made = []
+        hits: dict[tuple[int, str], int] = {}
         for row in rows:
             if row.tenant_id not in books:
                 books[row.tenant_id] = rulebook_of(row.tenant_id)
+                mine = [each for each in rows if each.tenant_id == row.tenant_id]
+                hits |= hit_tokens_of_day(
+                    row.tenant_id, {each.space_id for each in mine}, {each.name for each in mine}
+                )
             force = life.in_force(
                 books[row.tenant_id], space_id=row.space_id, label=row.label, name=row.name
             )
-            made.append(self._made(row, asked.get(row.pk), force_text(force, names)))
+            found = hits.get((row.space_id, row.name), 0)
+            made.append(self._made(row, asked.get(row.pk), force_text(force, names), found))
         return made
 
-    def _made(self, row: Context, answers: list[Any] | None, rule: str) -> ContextRow:
+    def _made(
+        self, row: Context, answers: list[Any] | None, rule: str, hit_tokens: int
+    ) -> ContextRow:
         own_from = None
         if self.tree is not None and row.space_id == self.tree.space_id:
             own_from = self.tree.order.own_from(row.pk)
@@ -190,9 +207,11 @@ class ContextList(List):
         if answers is None:
             own = None
             if own_from is not None and row.size_bytes is not None:
-                ids = max(1, len(row.chain) // 16) if row.chain else 1
+                ids = max(1, row.blocks // max(1, len(row.space.groups)))
                 own = round(row.size_bytes * max(0, ids - own_from) / ids)
-            return ContextRow(row, None, None, None, row.size_bytes, own, rule, is_selected)
+            return ContextRow(
+                row, None, None, None, row.size_bytes, own, rule, hit_tokens, is_selected
+            )
         sizes = [each.size_bytes if isinstance(each, Location) else 0 for each in answers]
         groups = max(1, len(row.space.groups))
         return ContextRow(
@@ -203,6 +222,7 @@ class ContextList(List):
             sum(sizes),
             None if own_from is None else sum(sizes[own_from * groups :]),
             rule,
+            hit_tokens,
             is_selected,
         )
 

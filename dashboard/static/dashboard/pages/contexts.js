@@ -104,4 +104,5 @@ document.addEventListener("change", (event) => {
   if (shown) shown.textContent = count ? `(${count})` : "";
 });
 
+document.addEventListener("neve:parts", rove);
 rove();
