@@ -19,7 +19,7 @@ from django.db.models import F, Q, QuerySet
 from django.utils import timezone
 from kombu.exceptions import OperationalError
 
-from base import log_events
+from base import live, log_events
 from base.preconditions import require_unchanged
 from base.problems import Problem
 from catalog.kinds import KINDS, REQUEST_ATTEMPTS, BadRequest, kind_of
@@ -65,6 +65,7 @@ class JobRun:
 
     def __init__(self, job: Job) -> None:
         self.job = job
+        live.hint_on_commit(job.tenant_id)
 
     def progress(
         self, fraction: float, *, blocks: int | None = None, bytes_: int | None = None
@@ -90,6 +91,7 @@ class JobRun:
     def _note(self, **fields: Any) -> None:
         row = Job.unscoped.filter(pk=self.job.pk)
         row.update(seen_at=timezone.now(), **fields)
+        live.hint_on_commit(self.job.tenant_id)
         if self.job.is_requested and row.filter(cancel_asked_at__isnull=False).exists():
             raise JobCancelled
 
@@ -106,6 +108,7 @@ def enqueue(kind: str, *, tenant_id: int | None = None, by: str = "", **argument
         kind=kind, tenant_id=tenant_id, arguments=arguments, is_requested=True, requested_by=by
     )
     transaction.on_commit(lambda: _send(job))
+    live.hint_on_commit(tenant_id)
     return job
 
 
@@ -125,6 +128,7 @@ def cancel(job: Job) -> bool:
     """
     mine = Job.unscoped.filter(pk=job.pk, is_requested=True)
     now = timezone.now()
+    live.hint_on_commit(job.tenant_id)
     if mine.filter(_WAITS).update(state=Job.State.CANCELLED, finished_at=now, retry_at=None):
         return True
     return bool(mine.filter(state=Job.State.RUNNING).update(cancel_asked_at=now))
@@ -142,6 +146,7 @@ def retry(job: Job) -> bool:
     if not over.update(**fields):
         return False
     transaction.on_commit(lambda: _send(job))
+    live.hint_on_commit(job.tenant_id)
     return True
 
 
@@ -232,7 +237,7 @@ def job_run(job_id: UUID | str, *, is_redelivered: bool = False) -> Iterator[Job
     try:
         yield JobRun(job)
     except JobCancelled:
-        _finish(job_id, state=Job.State.CANCELLED)
+        _finish(job, state=Job.State.CANCELLED)
     except JobContinues:
         Job.unscoped.filter(pk=job_id).update(state=Job.State.QUEUED, attempts=0, sent_at=None)
         _send(job)
@@ -240,13 +245,13 @@ def job_run(job_id: UUID | str, *, is_redelivered: bool = False) -> Iterator[Job
         is_over = job.attempts >= REQUEST_ATTEMPTS or isinstance(error, GiveUp)
         retry_at = None if is_over else timezone.now() + timedelta(seconds=pause_s(job.attempts))
         with transaction.atomic():
-            _finish(job_id, state=Job.State.FAILED, error=_text(error), retry_at=retry_at)
+            _finish(job, state=Job.State.FAILED, error=_text(error), retry_at=retry_at)
             if is_over:
                 _tell("job.failed", job)
         raise
     else:
         with transaction.atomic():
-            _finish(job_id, state=Job.State.DONE, progress=1.0)
+            _finish(job, state=Job.State.DONE, progress=1.0)
             _tell("job.done", job)
     finally:
         _send_next(job.kind)
@@ -311,11 +316,11 @@ def attempt(kind: str, tenant_id: int | None) -> Iterator[JobRun]:
         yield JobRun(job)
     except BaseException as error:
         retry_at = timezone.now() + timedelta(seconds=pause_s(job.attempts))
-        _finish(job.pk, state=Job.State.FAILED, error=_text(error), retry_at=retry_at)
+        _finish(job, state=Job.State.FAILED, error=_text(error), retry_at=retry_at)
         raise
     # Attempts that failed beside this one need no repetition.
     _found(kind, tenant_id).filter(retry_at__isnull=False).update(retry_at=None)
-    _finish(job.pk, state=Job.State.DONE, progress=1.0)
+    _finish(job, state=Job.State.DONE, progress=1.0)
 
 
 def pause_s(attempts: int) -> float:
@@ -382,5 +387,6 @@ def _text(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"[:2000]
 
 
-def _finish(job_id: UUID | str, **fields: Any) -> None:
-    Job.unscoped.filter(pk=job_id).update(finished_at=timezone.now(), **fields)
+def _finish(job: Job, **fields: Any) -> None:
+    Job.unscoped.filter(pk=job.pk).update(finished_at=timezone.now(), **fields)
+    live.hint_on_commit(job.tenant_id)

@@ -12,7 +12,7 @@ from django.db import IntegrityError, transaction
 from django.utils import timezone
 from valkey.exceptions import ValkeyError
 
-from base import log_events
+from base import live, log_events
 from base.problems import Problem
 from catalog import limits
 from catalog.models import Context, NodeSession
@@ -86,6 +86,7 @@ def record(
             pins.follow_chain(context, old_ids)
 
     transaction.on_commit(settle, robust=True)
+    live.hint_on_commit(context.tenant_id)
     if pin_s is not None:
         pins.pin_for(context, pin_s, actor)
     return context, created

@@ -34,6 +34,7 @@ def new_event(
     row = _row(kind, tenant_id, subject, data or {})
     row.save(force_insert=True)
     live.hint_events_on_commit()
+    live.hint_on_commit(tenant_id)
     return row
 
 
@@ -45,6 +46,7 @@ def emit_many(
     if rows:
         Event.unscoped.bulk_create(rows, batch_size=500)
         live.hint_events_on_commit()
+        live.hint_on_commit(tenant_id)
 
 
 def _row(kind: str, tenant_id: int | None, subject: Subject, data: Mapping[str, Any]) -> Event:

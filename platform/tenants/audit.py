@@ -5,6 +5,7 @@ from typing import Any
 
 from django.db.models import Model
 
+from base import live
 from tenants.models import AuditEvent
 
 
@@ -42,10 +43,11 @@ def record(
 ) -> AuditEvent | None:
     """`before` and `after` hold JSON values of what changed; never secrets.
 
-    A change that changes nothing leaves no event, and returns None.
+    A change that changes nothing leaves no event, and returns None. Open pages hear of the others.
     """
     if before is not None and before == after:
         return None
+    live.hint_on_commit(tenant_id)
     return AuditEvent.unscoped.create(
         tenant_id=tenant_id,
         actor_name=actor.name[:200],

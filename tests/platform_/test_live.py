@@ -9,7 +9,11 @@ from channels.layers import get_channel_layer
 from redis.exceptions import RedisError
 
 from base import live
+from catalog import jobs
+from contexts import services
+from support.rows import make_context, make_key, make_space, make_tenant
 from support.servers import wait_until
+from tenants.audit import SYSTEM
 
 pytestmark = [pytest.mark.integration, pytest.mark.django_db(transaction=True)]
 
@@ -111,3 +115,22 @@ def test_what_waits_is_sent_before_the_process_ends(announcer, sent):
     announcer.end()
     assert not announcer._thread.is_alive()
     assert sent.get_nowait() == {7}
+
+
+def test_changes_of_keys_jobs_and_contexts_are_hints_too(announcer, sent, monkeypatch):
+    monkeypatch.setattr(jobs, "_send", lambda job: None)
+    tenant = make_tenant("acme")
+    context = make_context(make_space(tenant))
+    changes = (
+        (lambda: make_key(tenant, "team"), tenant.pk),
+        (lambda: jobs.enqueue("reconcile"), None),  # of the platform
+        (lambda: services.change(context=context, actor=SYSTEM, name="b"), tenant.pk),
+    )
+    for change, whose in changes:
+        announcer.begin()
+        while not sent.empty():
+            sent.get_nowait()
+        change()
+        seen = sent.get(timeout=30)
+        while whose not in seen:
+            seen = sent.get(timeout=30)
