@@ -6,7 +6,8 @@ Fills a database with 60 tenants, 500 nodes and 100,000 contexts, and runs one w
 as `make up` does, with its own Valkeys. Then:
 
 1. each page is asked for, one after the other, with nothing else running: time at the client,
-   bytes as sent and compressed, SQL statements;
+   processor time of the web process (which a busy machine changes little), bytes as sent and
+   compressed, SQL statements;
 2. for `--seconds`, 500 nodes send heartbeats over HTTP and 200 browser sessions hold a WebSocket
    each and fetch as `static/dashboard/live.js` does: on a hint, at most once a second. A page
    shows a heartbeat once it got an answer whose computation began after the heartbeat was
@@ -215,26 +216,33 @@ async def beat(port: int, nodes: list[Any], every_s: float, end: float, beats: l
     return failures
 
 
+async def ask_alone(
+    platform: ControlPlane, cookie: str, path: str, requests: int
+) -> dict[str, Any]:
+    """Times of one page, asked for again and again, and the processor time that one costs."""
+    http, found = Http(platform.port), {"s": []}
+    await http.ask("GET", path, {"Cookie": cookie})  # templates are compiled once
+    cpu_s = platform.cpu_s()
+    for _ in range(requests):
+        began = time.perf_counter()
+        status, _, body = await http.ask("GET", path, {"Cookie": cookie})
+        found["s"].append(time.perf_counter() - began)
+    found["cpu_ms"] = 1e3 * (platform.cpu_s() - cpu_s) / requests
+    return found | {"status": status, "bytes": len(body), "zipped": len(gzip.compress(body, 6))}
+
+
 async def ask_pages(
-    port: int, cookie: str, pages: dict[str, str], rounds: int, end: float = float("inf")
-) -> dict[str, dict[str, Any]]:
-    """Time and bytes of each page, whole, one request at a time."""
-    http = Http(port)
-    found: dict[str, dict[str, Any]] = {name: {"s": []} for name in pages}
-    for number in range(rounds + 1):
+    port: int, cookie: str, pages: dict[str, str], end: float
+) -> dict[str, list[float]]:
+    """Times of whole pages, one request after the other, until `end`."""
+    http, found = Http(port), {name: [] for name in pages}
+    while True:
         for name, path in pages.items():
             if time.time() > end:
                 return found
             began = time.perf_counter()
-            status, _, body = await http.ask("GET", path, {"Cookie": cookie})
-            if number or end < float("inf"):  # the first fills caches of templates
-                found[name]["s"].append(time.perf_counter() - began)
-            found[name] |= {
-                "status": status,
-                "bytes": len(body),
-                "zipped": len(gzip.compress(body, 6)),
-            }
-    return found
+            await http.ask("GET", path, {"Cookie": cookie})
+            found[name].append(time.perf_counter() - began)
 
 
 def quantile(values: list[float], part: float) -> float:
@@ -259,7 +267,7 @@ async def live(
     own = sum(os.times()[:2])
     failed, under_load, *_ = await asyncio.gather(
         beat(platform.port, told["nodes"], asked.heartbeat_s, end, beats),
-        ask_pages(platform.port, cookie, pages, 1000, end),
+        ask_pages(platform.port, cookie, pages, end),
         *(one.run(end) for one in viewers),
     )
     answers = sum(one.answers for one in viewers)
@@ -288,6 +296,7 @@ QUANTILES = {"p50": 0.5, "p99": 0.99, "worst": 1.0}
 
 def main() -> None:
     asked = arguments()
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     with tempfile.TemporaryDirectory(prefix="neve-dashboard-") as folder, ExitStack() as stack:
         s3 = stack.enter_context(S3Server(Path(folder, "s3")))
         platform = ControlPlane(
@@ -305,17 +314,22 @@ def main() -> None:
             f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
         )
         cookie = f"{told['cookie']}={told['viewers'][0]['session']}"
-        quiet = asyncio.run(ask_pages(platform.port, cookie, told["pages"], asked.requests))
+        quiet = {
+            name: asyncio.run(ask_alone(platform, cookie, path, asked.requests))
+            for name, path in told["pages"].items()
+        }
+        print(f"pages measured alone, load {os.getloadavg()[0]:.1f}")
         found = asyncio.run(live(platform, told, asked))
-    print(f"\n{'page':18} {'p50':>5} {'p99':>5} {'busy p50':>9} {'p99':>6}", end="")
+    print(f"\n{'page':18} {'p50':>5} {'p99':>5} {'CPU':>5} {'busy p50':>9} {'p99':>6}", end="")
     print(f" {'KB':>7} {'gzip':>6} {'SQL':>4}   (ms)")
     for name, row in quiet.items():
-        busy = found["pages"][name]["s"]
+        busy = found["pages"][name]
         times = [1e3 * quantile(each, part) for each in (row["s"], busy) for part in (0.5, 0.99)]
         status = "" if row["status"] == 200 else f"  status {row['status']}"
         print(
-            f"{name:18} {times[0]:5.0f} {times[1]:5.0f} {times[2]:9.0f} {times[3]:6.0f} "
-            f"{row['bytes'] / 1e3:7.1f} {row['zipped'] / 1e3:6.1f} {told['sql'][name]:4}{status}"
+            f"{name:18} {times[0]:5.0f} {times[1]:5.0f} {row['cpu_ms']:5.0f} {times[2]:9.0f}"
+            f" {times[3]:6.0f} {row['bytes'] / 1e3:7.1f} {row['zipped'] / 1e3:6.1f}"
+            f" {told['sql'][name]:4}{status}"
         )
     print(
         f"\n{asked.people} sessions, {asked.nodes} nodes each {asked.heartbeat_s:g} s, "

@@ -32,6 +32,7 @@ CHUNK_TOKENS = 256
 BLOCK_BYTES = 2 << 20
 SYSTEMS, PROJECTS = 20, 50  # beginnings of a context's chain, and those that continue each
 BUCKETS = 90  # of each resolution
+PLACE_BUCKETS = 30
 JOBS = AUDITS = 2000
 
 
@@ -174,9 +175,9 @@ def _usage(
             batch_size=500,
         )
     for resolution_s in KEPT:
-        first = now_s - now_s % resolution_s - resolution_s * (BUCKETS - 1)
+        first = now_s - now_s % resolution_s - resolution_s * (PLACE_BUCKETS - 1)
         rows = []
-        for at in range(first, first + resolution_s * BUCKETS, resolution_s):
+        for at in range(first, first + resolution_s * PLACE_BUCKETS, resolution_s):
             counts = {
                 "resolution_s": resolution_s,
                 "bucket_ts": at,
