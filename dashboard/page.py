@@ -132,6 +132,7 @@ def render_page(
         "nonce": request.csp_nonce,  # type: ignore[attr-defined]  # of django-csp
         "navigation": navigation,
     }
+    base["with_tables"] = shared.wants_tables(request)
     if shared.is_asked(request):  # only what a page has in `main`
         base |= {"is_live": True, "csrf_token": shared.CSRF_PLACE}
     with timezone.override(scope.zone):  # of all times on the page

@@ -30,9 +30,14 @@ from django.utils.cache import patch_vary_headers
 from tenants.principal import Principal, principal_of_person
 
 HEADER = "Neve-Live"  # Unix ms of the newest hint that the page has heard, 0 without one
+OPEN = "Neve-Open"  # the page has a table open that is closed at first: send it, too
 COMPUTED = "Neve-Computed"  # of an answer: Unix ms at which its computation began
+AGE = "Neve-Age"  # of an answer: ms since then
 CSRF_PLACE = "of-the-page"  # in place of a CSRF token
-EVERY_S = 1.0  # between two computations of one answer
+EVERY_S = 1.0  # between two computations of one answer, or PACE times what one took
+PACE = 8  # so that pages leave a busy process to nodes
+AT_ONCE = 4  # computations
+PATIENCE_S = 2.0  # most that a request waits for its turn; then it gets what there is
 CHECK_S = 5.0  # how long a session that was found valid is not looked up again
 MOST_ANSWERS = 512
 MOST_SESSIONS = 10_000
@@ -66,6 +71,11 @@ class _Unnamed(Principal):
 def is_asked(request: HttpRequest) -> bool:
     """Whether a page asks for its live parts, not a person for the page."""
     return request.method == "GET" and HEADER in request.headers
+
+
+def wants_tables(request: HttpRequest) -> bool:
+    """Whether to render the tables that are closed at first."""
+    return not is_asked(request) or OPEN in request.headers
 
 
 def viewer_of(person: Principal) -> Viewer:
@@ -139,6 +149,7 @@ class Held:
             answer = HttpResponse(self.body, content_type=self.type)
         answer["ETag"] = self.etag
         answer[COMPUTED] = str(self.at_ms)
+        answer[AGE] = str(int(time() * 1000) - self.at_ms)
         answer["Cache-Control"] = "no-store"
         answer["X-Content-Type-Options"] = "nosniff"
         patch_vary_headers(answer, ("Cookie", "Accept-Encoding", HEADER))
@@ -152,6 +163,7 @@ class _Slot:
     held: Held | None = None
     running: "asyncio.Future[None] | None" = None
     began: float = float("-inf")
+    every_s: float = EVERY_S
     is_personal_till: float = 0.0
 
 
@@ -163,6 +175,7 @@ class Answers:
 
     def __init__(self, in_pool: Callable[..., Awaitable[Any]]) -> None:
         self.in_pool = in_pool
+        self.turns = asyncio.Semaphore(AT_ONCE)
         self.slots: OrderedDict[tuple[Any, ...], _Slot] = OrderedDict()
         self.viewers: OrderedDict[str, tuple[float, Viewer]] = OrderedDict()
 
@@ -177,15 +190,20 @@ class Answers:
         if viewer is None:
             return await compute(request)
         cookies = tuple(sorted(_shared_cookies(request).items()))
-        slot = self._slot((viewer, request.headers.get("Host"), request.get_full_path(), cookies))
-        since_ms = _since(request)
-        while monotonic() >= slot.is_personal_till:
-            if slot.held and _age_s(slot) < EVERY_S and slot.held.at_ms >= since_ms:
+        place = request.headers.get("Host"), request.get_full_path(), OPEN in request.headers
+        slot = self._slot((viewer, *place, cookies))
+        since_ms, patient_till = _since(request), monotonic() + PATIENCE_S
+        while (now := monotonic()) >= slot.is_personal_till:
+            wait_s, patience_s = slot.began + slot.every_s - now, patient_till - now
+            if slot.held and wait_s > 0 and (slot.held.at_ms >= since_ms or wait_s > patience_s):
+                return slot.held.response(request)
+            if slot.held and patience_s <= 0:
                 return slot.held.response(request)
             if slot.running is not None:
-                await asyncio.wait([slot.running])
-            elif (wait_s := EVERY_S - _age_s(slot)) > 0:
-                await asyncio.sleep(wait_s)  # computed before the hint, less than a second ago
+                limit_s = max(patience_s, 0.0) if slot.held else None
+                await asyncio.wait([slot.running], timeout=limit_s)
+            elif wait_s > 0:
+                await asyncio.sleep(wait_s)  # computed before the hint, a moment ago
             else:
                 return await self._compute(slot, viewer, request, compute)
         return await compute(request)
@@ -197,10 +215,11 @@ class Answers:
         request: HttpRequest,
         compute: Callable[[HttpRequest], Awaitable[HttpResponseBase]],
     ) -> HttpResponseBase:
-        began, at_ms = monotonic(), int(time() * 1000)
         slot.running = asyncio.get_running_loop().create_future()
         try:
-            response = await compute(request)
+            async with self.turns:
+                began, at_ms = monotonic(), int(time() * 1000)
+                response = await compute(request)
         finally:  # also when the browser left, which cancels this
             slot.running.set_result(None)
             slot.running = None
@@ -210,6 +229,7 @@ class Answers:
             slot.is_personal_till = monotonic() + CHECK_S
             return response
         slot.held, slot.began = held, began
+        slot.every_s = max(EVERY_S, PACE * (monotonic() - began))
         return held.response(request)
 
     def _slot(self, key: tuple[Any, ...]) -> _Slot:
@@ -230,10 +250,6 @@ class Answers:
             while len(self.viewers) > MOST_SESSIONS:
                 self.viewers.popitem(last=False)
         return found
-
-
-def _age_s(slot: _Slot) -> float:
-    return monotonic() - slot.began
 
 
 def _since(request: HttpRequest) -> int:

@@ -8,9 +8,9 @@ written and, for rows that have more, when read; only known names are read.
 """
 
 import operator
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping
 from datetime import datetime, timedelta
-from functools import reduce
+from functools import lru_cache, reduce
 from typing import Any
 
 from django.db import transaction
@@ -69,11 +69,21 @@ def bounded(count: int) -> int:
 
 
 def known(stored: object, names: Iterable[str]) -> dict[str, int]:
-    """Counts of a JSON column under these names; other values are left out."""
+    """Counts of a JSON column under these names; other values are left out. Reads as many names as
+    were stored: pages call it for thousands of rows."""
     if not isinstance(stored, Mapping):
         return {}
-    counts = ((name, stored.get(name)) for name in names)
-    return {name: bounded(count) for name, count in counts if type(count) is int}
+    name_of = _name_of(tuple(names)) if not isinstance(names, Hashable) else _name_of(names)
+    return {
+        name_of[name]: count if 0 <= count <= MOST_COUNT else bounded(count)
+        for name, count in stored.items()
+        if type(count) is int and name in name_of
+    }
+
+
+@lru_cache(maxsize=32)  # more than there are tables of names
+def _name_of(names: Iterable[str]) -> dict[str, str]:
+    return {str(name): name for name in names}
 
 
 def bounded_sum(*names: str, **options: Any) -> Sum:

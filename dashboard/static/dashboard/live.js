@@ -11,7 +11,8 @@ const RETRY_MS = { first: 1000, most: 30_000 };
 const SIGNED_OUT = 4401;
 
 export class Live {
-  // refresh: async (seq) => void, throws when the server does not answer; seq: newest hint or null
+  // refresh: async (seq) => age of the answer in ms, throws when the server does not answer; seq:
+  // newest hint or null
   // zone: in which `onState` names a time, such as "Europe/Berlin"
   // onState: ({ state: "live" | "polling" | "down", words }) => void
   // onSignedOut: () => void
@@ -91,8 +92,8 @@ export class Live {
       this.isWanted = false;
       this.askedAt = now;
       try {
-        await this.refresh(this.seq);
-        this.truthAt = Date.now();
+        const ageMs = await this.refresh(this.seq);
+        this.truthAt = Date.now() - ageMs;
         if (this.isOpen) this.downSince = null;
       } catch {
         this.downSince ??= new Date();

@@ -92,12 +92,17 @@ async function refresh(seq) {
   const asked = location.pathname + location.search;
   const headers = { Accept: "text/html", "Neve-Live": String(seq ?? 0) };
   if (etag) headers["If-None-Match"] = etag;
+  if (main.querySelector("details[open] [data-part]")) headers["Neve-Open"] = "1";
   const answer = await fetch(asked, { headers, signal: AbortSignal.timeout(8000) });
-  if (answer.status === 401) return signIn();
-  if (answer.status === 304) return;
+  if (answer.status === 401) {
+    signIn();
+    return 0;
+  }
+  const ageMs = Number(answer.headers.get("Neve-Age") ?? 0);
+  if (answer.status === 304) return ageMs;
   if (!answer.ok) throw new Error(`the server answered ${answer.status}`);
   const text = await answer.text();
-  if (asked !== location.pathname + location.search) return; // an action changed it meanwhile
+  if (asked !== location.pathname + location.search) return 0; // an action changed it meanwhile
   const fresh = document.createElement("template");
   fresh.innerHTML = text;
   const swapped = new Set();
@@ -105,6 +110,7 @@ async function refresh(seq) {
   update(main, fresh.content, swapped);
   etag = heldParts ? "" : answer.headers.get("ETag") ?? "";
   if (swapped.size) document.dispatchEvent(new CustomEvent("neve:parts", { detail: swapped }));
+  return ageMs;
 }
 
 function signIn() {
@@ -115,7 +121,7 @@ function signIn() {
 const mark = document.querySelector("[data-live]");
 const words = document.querySelector("[data-live-words]");
 if (main.querySelector("[data-part]") && document.body.dataset.socket) {
-  new Live({
+  const live = new Live({
     path: document.body.dataset.socket,
     zone: mark?.dataset.liveZone,
     refresh,
@@ -127,5 +133,7 @@ if (main.querySelector("[data-part]") && document.body.dataset.socket) {
       if (mark.dataset.state !== state) mark.dataset.state = state;
       if (words.textContent !== said + paused) words.textContent = said + paused;
     },
-  }).start();
+  });
+  live.start();
+  main.addEventListener("toggle", () => live.want(), true); // a table that opens comes anew
 }
