@@ -25,6 +25,7 @@ import random
 import sys
 import tempfile
 import time
+from collections import Counter
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -174,16 +175,17 @@ class Viewer:
         self.shown_ms = max(self.shown_ms, computed_ms)
 
 
-async def beat(port: int, nodes: list[Any], every_s: float, end: float, beats: list[float]) -> int:
-    """Heartbeats of all nodes, spread evenly, over 32 connections; returns how many failed."""
-    http, failures = [Http(port) for _ in range(32)], 0
+async def beat(
+    port: int, nodes: list[Any], every_s: float, end: float, beats: list[float]
+) -> Counter[str]:
+    """Heartbeats of all nodes, spread evenly, over 32 connections; returns failures by reason."""
+    http, failures = [Http(port) for _ in range(32)], Counter[str]()
     free: asyncio.Queue[Http] = asyncio.Queue()
     for one in http:
         free.put_nowait(one)
     seqs = dict.fromkeys((session for session, _ in nodes), 0)
 
     async def send(session: str, key: str) -> None:
-        nonlocal failures
         seqs[session] += 1
         counters = {"requested_tokens": 25_600, "hit_hot_tokens": 12_800, "requested_blocks": 100}
         counters |= {"hit_hot_blocks": 50, "hot_read_bytes": 100 << 20}
@@ -197,9 +199,9 @@ async def beat(port: int, nodes: list[Any], every_s: float, end: float, beats: l
             if status == 200:
                 beats.append(time.time())
             else:
-                failures += 1
-        except (OSError, asyncio.IncompleteReadError):
-            failures += 1
+                failures[str(status)] += 1
+        except (OSError, asyncio.IncompleteReadError) as error:
+            failures[type(error).__name__] += 1
         finally:
             free.put_nowait(one)
 
@@ -334,7 +336,7 @@ def main() -> None:
     print(
         f"\n{asked.people} sessions, {asked.nodes} nodes each {asked.heartbeat_s:g} s, "
         f"{asked.seconds:g} s, load {os.getloadavg()[0]:.1f}: {found['heartbeats']} heartbeats "
-        f"({found['heartbeats_failed']} failed), {found['answers']} answers ({found['unchanged']} "
+        f"(failed: {dict(found['heartbeats_failed'])}), {found['answers']} answers ({found['unchanged']} "
         f"unchanged, {found['failures']} failed, {found['sockets_closed']} sockets closed), "
         f"{found['kb_each']:.1f} KB each"
     )

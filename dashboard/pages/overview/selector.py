@@ -147,7 +147,7 @@ class Overview:
 def overview_of(scope: Scope) -> Overview:
     person, tenants, window = scope.person, scope.tenants, scope.window
     now = datetime.fromtimestamp(window.now_s, UTC)
-    counted, before = totals(tenants, window), totals(tenants, window.previous())
+    counted, before = totals(tenants, window), totals(tenants, window.previous(), with_loads=False)
     uses = storage_use(tenants, window.now_s)
     storage = summed(list(uses.values()))
     nodes = node_rows(sessions(tenants, now=now), live_since=live_since())

@@ -19,6 +19,14 @@ const acted = new WeakMap(); // part → when an action last changed it
 let etag = "";
 let heldParts = 0;
 
+// On a page without a chart that names no parts, these are its cards without a form.
+function nameParts(root) {
+  if (root.querySelector("[data-part], .chart")) return;
+  const cards = root.querySelectorAll("section.card:not(:has(form, [data-keep]))");
+  cards.forEach((card, i) => { card.dataset.part = `card-${i}`; });
+}
+
+nameParts(main);
 const htmlOf = (part) => part.innerHTML.replace(/(name="csrfmiddlewaretoken" value=")[^"]*/g, "$1");
 for (const part of main.querySelectorAll("[data-part]")) known.set(part, htmlOf(part));
 
@@ -105,6 +113,7 @@ async function refresh(seq) {
   if (asked !== location.pathname + location.search) return 0; // an action changed it meanwhile
   const fresh = document.createElement("template");
   fresh.innerHTML = text;
+  nameParts(fresh.content);
   const swapped = new Set();
   heldParts = 0;
   update(main, fresh.content, swapped);
