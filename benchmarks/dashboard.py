@@ -336,8 +336,8 @@ def main() -> None:
     print(
         f"\n{asked.people} sessions, {asked.nodes} nodes each {asked.heartbeat_s:g} s, "
         f"{asked.seconds:g} s, load {os.getloadavg()[0]:.1f}: {found['heartbeats']} heartbeats "
-        f"(failed: {dict(found['heartbeats_failed'])}), {found['answers']} answers ({found['unchanged']} "
-        f"unchanged, {found['failures']} failed, {found['sockets_closed']} sockets closed), "
+        f"(failed: {dict(found['heartbeats_failed'])}), {found['answers']} answers "
+        f"({found['unchanged']} unchanged, {found['failures']} failed, {found['sockets_closed']} sockets closed), "
         f"{found['kb_each']:.1f} KB each"
     )
     for name, words in (("lag_s", "heartbeat to page"), ("answer_s", "a live answer")):

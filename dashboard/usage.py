@@ -108,7 +108,7 @@ def totals(tenants: Tenants, window: Window, *, with_loads: bool = True) -> Tota
     )
     counted = {name: int(sums[f"sum_{name}"]) for name in (*SUMMED, *SUMMED_BLOCKS)}
     misses: Counter[str] = Counter()
-    histograms = []
+    histograms: list[dict[str, int]] = []
     columns = ("misses", "load_ms") if with_loads else ("misses",)
     for missed, *histogram in rows.order_by().values_list(*columns).iterator():
         misses.update(known(missed, MissReason))
