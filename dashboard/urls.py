@@ -13,17 +13,20 @@ from dashboard.pages.invitation import view as invitation
 from dashboard.pages.jobs.view import jobs
 from dashboard.pages.keys import view as keys
 from dashboard.pages.login import view as login
+from dashboard.pages.node.view import node
 from dashboard.pages.nodes.view import nodes
 from dashboard.pages.overview.view import overview
 from dashboard.pages.policies.view import policies
 from dashboard.pages.savings.view import savings_page
-from dashboard.pages.spaces.view import spaces
+from dashboard.pages.space.view import space
+from dashboard.pages.spaces.view import compare, spaces
 from dashboard.pages.system.view import system
 from dashboard.pages.tenant.view import tenant
 from dashboard.pages.tenants.view import tenant_new, tenants
 from dashboard.pages.tiers.view import reclaim_now, tiers
 from dashboard.pages.webhooks import view as webhooks
 from dashboard.pages.what_if.view import what_if
+from dashboard.pages.why.view import why_page
 from dashboard.palette import palette
 
 app_name = "dashboard"
@@ -41,6 +44,7 @@ urlpatterns = [
     path("new-tenant/", tenant_new, name="tenant-new"),
     path("policies/", policies, name="policies"),
     path("nodes/", nodes, name="nodes"),
+    path("nodes/<uuid:uuid>/", node, name="node"),
     path("families/", families, name="families"),
     path("families/members/<int:member_id>/again", try_again, name="member-try-again"),
     path("savings/", savings_page, name="savings"),
@@ -48,6 +52,9 @@ urlpatterns = [
     path("tiers/", tiers, name="tiers"),
     path("tiers/<slug:slug>/<slug:what>", reclaim_now, name="tiers-reclaim"),
     path("spaces/", spaces, name="spaces"),
+    path("spaces/compare/", compare, name="spaces-compare"),
+    path("spaces/<int:number>/", space, name="space"),
+    path("why/", why_page, name="why"),
     path("what-if/", what_if, name="what_if"),
     path("incidents/", incidents.incidents, name="incidents"),
     path("incidents/mail", incidents.wish_mail, name="incident-mail"),

@@ -38,6 +38,7 @@ from cacheapi.teams.usage import UsageView
 from cacheapi.teams.warm_policies import WarmPoliciesView
 from cacheapi.teams.webhooks import DeliveriesView, WebhooksView
 from cacheapi.teams.whatif import RecommendationView, WhatIfView
+from cacheapi.teams.why import WhyView
 
 router = SimpleRouter(trailing_slash=False)
 router.register("contexts", ContextsView, basename="context")
@@ -71,6 +72,7 @@ urlpatterns = [
     path("lookup", LookupView.as_view(), name="lookup"),
     path("explore", ExploreView.as_view(), name="explore"),
     path("usage", UsageView.as_view(), name="usage"),
+    path("why", WhyView.as_view(), name="why"),
     path("what-if", WhatIfView.as_view(), name="what-if"),
     path("what-if/recommendation", RecommendationView.as_view(), name="what-if-recommendation"),
     path("savings", SavingsView.as_view(), name="savings"),

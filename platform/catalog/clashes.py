@@ -3,6 +3,7 @@
 `FIXES` is the one place that names what to set. Words of vLLM, the engine that there is.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,8 +64,42 @@ def clash(field: str, *, expected: Any, got: Any, owner: str = "space") -> Probl
     )
 
 
+@dataclass(frozen=True)
+class Compared(Difference):
+    """A field of both layouts, whether it differs or not."""
+
+    @property
+    def differs(self) -> bool:
+        return bool(self.this != self.other)
+
+
+# What sets a field of the identity in vLLM.
+_FLAGS = {
+    "dtype": "--dtype",
+    "kv_dtype": "--kv-cache-dtype",
+    "tp_size": "--tensor-parallel-size",
+    "pp_size": "--pipeline-parallel-size",
+    "engine_block_tokens": "--block-size",
+}
+
+
+def flags_to_be(found: Sequence[Difference]) -> str:
+    """Flags of vLLM that give `other` where it differs, as far as flags can."""
+    words = []
+    for each in found:
+        value = str(each.other).partition(":")[0].removeprefix("torch.")
+        if each.field in _FLAGS and value and not value.startswith("-"):
+            words.append(f"{_FLAGS[each.field]} {value}")
+    return " ".join(words)
+
+
 def differences(this: Space, other: Space) -> list[Difference]:
     """In the order of `FIXES`; empty: engines of both would share KV."""
+    return [each for each in compared(this, other) if each.differs]
+
+
+def compared(this: Space, other: Space) -> list[Compared]:
+    """All fields, in the order of `FIXES`."""
     ours, theirs = _layout(this), _layout(other)
     if WEIGHTS in ours and WEIGHTS in theirs:
         ours.pop("revision", None), theirs.pop("revision", None)
@@ -72,11 +107,7 @@ def differences(this: Space, other: Space) -> list[Difference]:
         for layout in (ours, theirs):
             layout.pop(WEIGHTS, None), layout.pop(SETTINGS, None)
     names = sorted({**ours, **theirs}, key=lambda name: (*FIXES, name).index(name))
-    return [
-        Difference(name, ours.get(name), theirs.get(name), FIXES.get(name, ""))
-        for name in names
-        if ours.get(name) != theirs.get(name)
-    ]
+    return [Compared(name, ours.get(name), theirs.get(name), FIXES.get(name, "")) for name in names]
 
 
 def _layout(space: Space) -> dict[str, Any]:

@@ -67,6 +67,16 @@ def look_up(space: Space, tokens: Tokens) -> Found:
     )
 
 
+def sharing(space: Space, root: bytes) -> tuple[Sharing, ...]:
+    """Contexts that begin with the block `root`, the last used first, without comparing further:
+    `shared_tokens` is a chunk."""
+    with tenant_scope(space.tenant_id):
+        rows = Context.objects.filter(space=space, root=root, expired_at=None)
+        last = rows.order_by(F("last_used_at").desc(nulls_last=True), "pk")
+        named = last.values_list("pk", "name")[:MOST_SHOWN]
+        return tuple(Sharing(pk, name, space.chunk_tokens) for pk, name in named)
+
+
 def _sharing(space: Space, chain: bytes, ids_per_chunk: int) -> tuple[Sharing, ...]:
     """Contexts with the longest common beginning first."""
     size = min(len(chain), MOST_COMPARED * ID_BYTES)

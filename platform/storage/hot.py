@@ -7,6 +7,7 @@ Servers one by one: `storage.hot_servers`. Their configuration: `storage.hot_set
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 from django.conf import settings
@@ -15,9 +16,18 @@ from valkey.exceptions import ResponseError, ValkeyError
 
 from base import log_events
 from base.problems import Problem
-from neve.formats.keys import BucketKeys, parse_key
+from neve.formats.keys import BucketKeys, bucket_of, parse_key
 from neve.index.recount import BucketAudit, Mended
-from neve.index.scan import BEGINNING, Page, Place, scan
+from neve.index.scan import (
+    BEGINNING,
+    IndexEntry,
+    Page,
+    Place,
+    decode_entry,
+    gone_s,
+    is_sound,
+    scan,
+)
 from neve.index.tier import HotTier
 from storage.hot_servers import admin, memory
 
@@ -40,6 +50,30 @@ def scan_tenant(
 ) -> Iterator[Page]:
     """Pages of the tenant's index: `neve.index.scan.scan`."""
     return scan(execute, tenant_id, settings.ENV.hot_buckets, start, damaged=damaged)
+
+
+def entry_of(tenant_id: int, id_: bytes) -> IndexEntry | None:
+    """The index entry of a block in either tier. Raises valkey's errors."""
+    keys = BucketKeys(tenant_id, bucket_of(id_, settings.ENV.hot_buckets))
+    raw = execute("HGET", keys.bookkeeping[0], id_)
+    return decode_entry(id_, raw) if raw is not None and is_sound(id_, raw) else None
+
+
+def gone_at(tenant_id: int, ids: Sequence[bytes]) -> dict[bytes, datetime]:
+    """When those of the blocks left that the index remembers. A call for each bucket concerned.
+
+    Raises valkey's errors.
+    """
+    buckets: dict[int, list[bytes]] = {}
+    for id_ in ids:
+        buckets.setdefault(bucket_of(id_, settings.ENV.hot_buckets), []).append(id_)
+    found = {}
+    for bucket, members in buckets.items():
+        times = gone_s(execute, BucketKeys(tenant_id, bucket), members)
+        for id_, at_s in zip(members, times, strict=True):
+            if at_s is not None:
+                found[id_] = datetime.fromtimestamp(at_s, UTC)
+    return found
 
 
 def execute(*args: Any) -> Any:

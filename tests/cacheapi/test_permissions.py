@@ -49,7 +49,7 @@ PLAIN = {  # name no row
         "cache:contexts",
         "metrics:scrape",
     ),
-    *("api:samples", "api:samples-export"),
+    *("api:samples", "api:samples-export", "api:why"),
     *("api:what-if", "api:what-if-recommendation", "api:alert-rules", "api:incident-mail"),
     *("api:savings", "api:prices", "api:context-bulk", "api:context-bulk-preview"),
 }
@@ -80,6 +80,8 @@ TABLE = {
     ("api:context-list", "post"): ACT_ON_CONTEXTS,
     ("api:context-warm", "post"): ACT_ON_CONTEXTS,
     ("api:lookup", "post"): LOOK_AT_CONTEXTS,
+    ("api:why", "get"): LOOK_AT_CONTEXTS,
+    ("api:why", "post"): LOOK_AT_CONTEXTS,
     ("api:warm_policy-list", "get"): LOOK_AT_CONTEXTS,
     ("api:warm_policy-list", "post"): ACT_ON_CONTEXTS,
     ("api:warm_policy-detail", "get"): LOOK_AT_CONTEXTS,
@@ -205,12 +207,17 @@ PAGES = {
     ),  # an empty form, refused after the check
     ("dashboard:invitation-revoke", "post"): (404, 404, 404, 200),
     ("dashboard:nodes", "get"): (200, 200, 200, 200),
+    ("dashboard:node", "get"): (404, 200, 200, 200),
+    ("dashboard:why", "get"): (200, 200, 200, 200),
+    ("dashboard:why", "post"): (200, 200, 200, 200),  # an empty form: the page says so
     ("dashboard:families", "get"): (200, 200, 200, 200),
     ("dashboard:member-try-again", "post"): (404, 404, 404, 302),
     ("dashboard:tiers", "get"): (200, 200, 200, 200),
     ("dashboard:explorer", "get"): (200, 200, 200, 200),
     ("dashboard:savings", "get"): (200, 200, 200, 200),
     ("dashboard:spaces", "get"): (200, 200, 200, 200),
+    ("dashboard:spaces-compare", "get"): (200, 200, 200, 200),
+    ("dashboard:space", "get"): (404, 200, 200, 200),
     ("dashboard:system", "get"): (200, 200, 200, 200),
     ("dashboard:system", "post"): (404, 404, 404, 400),  # an empty form, refused after the check
     ("dashboard:incidents", "get"): (200, 200, 200, 200),
@@ -390,6 +397,8 @@ def test_another_tenants_rows_do_not_exist(world, name):
         elif name.endswith("-list") and name != "api:delivery-list":
             assert answer.status_code == 200
             assert {row["tenant"] for row in answer.json()["results"]} <= {"other"}
+        elif name == "api:why":
+            assert caller.get(f"{address(name, rows)}?q={rows['context'].pk}").status_code == 404
         elif name.endswith("-export"):
             assert b"acme" not in b"".join(answer.streaming_content)
         elif name == "api:me":

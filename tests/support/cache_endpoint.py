@@ -97,7 +97,7 @@ class CacheEndpoint:
             "heartbeat_s": self.heartbeat_s,
             "topology": self.topology,
             **({} if self.sample is None else {"sample": self.sample}),
-            **({} if self.requests is None else {"requests": self.requests}),
+            **({} if self.requests is None else {"requests": {"one_in": self.requests["one_in"]}}),
         }
 
     def _open(self, body: dict[str, Any]) -> dict[str, Any]:

@@ -7,9 +7,11 @@ FLAGS = (
 )
 PAGES = (
     "",
+    "why/",
     "nodes/",
     "tiers/",
     "spaces/",
+    "spaces/compare/",
     "families/",
     "what-if/",
     "tenants/",

@@ -154,12 +154,14 @@ class Running:
 class ReferenceAdapter:
     """Both parts of the adapter in one process. The engine calls each method as a hook."""
 
+    kv_dtype = "uint8"  # of the identity: another one is another space
+
     def __init__(self, kv: PagedKv, options: Options, step_tokens: int) -> None:
         identity = SpaceIdentity(
             model="reference",
             revision="1",
             dtype="uint8",
-            kv_dtype="uint8",
+            kv_dtype=self.kv_dtype,
             layout="digests",
             layout_version=1,
             engine_block_tokens=BLOCK_TOKENS,
@@ -251,11 +253,22 @@ class ReferenceEngine:
         self.preemptions = 0
 
     def submit(
-        self, tokens: Sequence[int], *, max_tokens: int = 4, salt: bytes = b"", params: Any = None
+        self,
+        tokens: Sequence[int],
+        *,
+        max_tokens: int = 4,
+        salt: bytes = b"",
+        params: Any = None,
+        name: str | None = None,
     ) -> Running:
         self._names += 1
         request = Running(
-            f"r{self._names}", list(tokens), len(tokens), max_tokens, salt, params or {"neve": {}}
+            name or f"r{self._names}",
+            list(tokens),
+            len(tokens),
+            max_tokens,
+            salt,
+            params or {"neve": {}},
         )
         self._requests.append(request)
         if self._adapter is not None:

@@ -1,15 +1,23 @@
 """Node sessions, the worst first."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import Any, Final
 
 from django.db.models import Q
 
+from catalog import slices
 from catalog.models import NodeSession
+from catalog.nodes import host_of
 from catalog.usage import known
+from dashboard.lists import Choice, Column, List
+from dashboard.scope import Scope
 from dashboard.usage import Tenants
 from neve.node.stats import COUNTERS
 from tenants.principal import rows_of
+
+MOST_SKEW_S: Final = 5.0
 
 
 @dataclass(frozen=True)
@@ -19,6 +27,7 @@ class NodeRow:
     session: NodeSession
     state: str  # "live", "silent", "ended"
     hit_ratio: float | None
+    spark: str = ""  # path of an SVG: the hit rate over the scope's window
 
     @property
     def rank(self) -> tuple[int, str]:
@@ -67,6 +76,46 @@ class NodeRow:
     def breaker_words(self) -> str:
         return self.session.get_breaker_display().replace("_", " ").lower()
 
+    @property
+    def why(self) -> str:
+        """What is wrong with it; "" if nothing is."""
+        if self.state == "silent":
+            return "no heartbeat: it may still serve, without Neve"
+        if self.is_alone:
+            return "alone: stored KV is not what its engine computes"
+        if self.session.breaker != NodeSession.Breaker.CLOSED:
+            return f"breaker {self.breaker_words}: it serves without Neve"
+        if self.state == "live" and abs(self.skew_s or 0.0) > MOST_SKEW_S:
+            return f"its clock is off by {self.skew_s:+.1f} s"
+        return ""
+
+    @property
+    def about(self) -> dict[str, Any]:
+        return self.session.about if isinstance(self.session.about, dict) else {}
+
+    @property
+    def skew_s(self) -> float | None:
+        """How far its clock is ahead of the platform's, the heartbeat's way included."""
+        return self.about.get("skew_s")
+
+    @property
+    def version(self) -> str:
+        """Of its engine and of Neve."""
+        engine = self.session.engine if isinstance(self.session.engine, dict) else {}
+        words = [str(engine.get("name", "")), str(engine.get("version", ""))]
+        if neve := self.about.get("version"):
+            words.append(f"· neve {neve}")
+        return " ".join(word for word in words if word) or "—"
+
+    @property
+    def order(self) -> int:
+        """The worst first: silent, in trouble, live, ended."""
+        return self.rank[0] if not (self.why and self.rank[0] == 2) else 1
+
+    @property
+    def cell_class(self) -> str:
+        return "hot" if self.order < 2 else ""
+
 
 def sessions(tenants: Tenants, *, now: datetime) -> list[NodeSession]:
     """Open sessions heard of in the last day, and those that ended in the last hour."""
@@ -96,3 +145,109 @@ def node_rows(sessions: list[NodeSession], *, live_since: datetime) -> list[Node
             state = "live"
         rows.append(NodeRow(session, state, hits / requested if requested else None))
     return sorted(rows, key=lambda row: row.rank)
+
+
+class NodeList(List):
+    """Sessions, the worst first. Choices of space and version are those of the rows."""
+
+    name = "nodes"
+    columns = (
+        Column(
+            "node",
+            "Node",
+            path="session.node",
+            link=lambda row, scope: scope.link("node", row.session.pk),
+            note=lambda row: row.why,
+        ),
+        Column("state", "State", kind="state", words=lambda row: row.state_words),
+        Column("tenant", "Tenant", path="session.tenant.slug"),
+        Column(
+            "space",
+            "Space",
+            path="session.space.name",
+            link=lambda row, scope: scope.link("space", row.session.space_id),
+        ),
+        Column("version", "Version"),
+        Column("breaker", "Breaker", path="breaker_words"),
+        Column("asked", "Asked for", kind="count", path="prompt_tokens", unit="tok"),
+        Column("hit_ratio", "Hit rate", kind="percent"),
+        Column(
+            "spark",
+            "Hit rate over time",
+            kind="html",
+            template="pages/nodes/spark.html",
+            order="",
+            in_csv=False,
+        ),
+        Column("read", "Read", kind="size", path="read_bytes"),
+        Column(
+            "written",
+            "Written",
+            kind="size",
+            path="written_bytes",
+            note=lambda row: f"{row.states} states stored" if row.states else "",
+        ),
+        Column("dropped", "Dropped", kind="count"),
+        Column("skew", "Clock", kind="html", path="skew_s", template="pages/nodes/skew.html"),
+        Column("opened", "Connected", kind="ago", path="session.opened_at"),
+        Column("heard", "Heard", kind="ago", path="session.last_heartbeat_at"),
+    )
+    filters = (
+        Choice("state", "State", (("live", "live"), ("silent", "silent"), ("ended", "ended"))),
+        Choice(
+            "in_space",
+            "Space",
+            lambda listing: _values(listing, _space_of),
+            path="session.space.name",
+        ),
+        Choice("version", "Version", lambda listing: _values(listing, _version_of)),
+    )
+    search = ("session.node", "session.space.name", "session.tenant.slug", "version", "why")
+    default_sort = "order"
+    nothing = "pages/nodes/nothing.html"
+    row_class = "cell_class"
+
+    def prepared(self, rows: Sequence[Any]) -> Sequence[Any]:
+        return with_sparks(self.scope, rows) if not self.wants_csv else rows
+
+
+def _space_of(row: NodeRow) -> str:
+    return row.session.space.name
+
+
+def _version_of(row: NodeRow) -> str:
+    return row.version
+
+
+def _values(listing: List, of: Any) -> tuple[tuple[str, str], ...]:
+    found = sorted({of(row) for row in listing._all})
+    return tuple((each, each) for each in found[:100])
+
+
+def with_sparks(scope: Scope, rows: Sequence[NodeRow]) -> list[NodeRow]:
+    """With the hit rate of each node over the scope's window. A few queries, whatever the rows."""
+    if not rows:
+        return []
+    where = slices.Where.of(scope.tenants, space=scope.space)
+    measure = slices.measure_named("hit_rate")
+    now_s = float(scope.window.now_s)
+    span, _ = slices.spans_of(
+        scope.window.start_ts, min(scope.window.end_ts, now_s), "before", now_s=now_s
+    )
+    keys = {row: slices.Key(row.session.tenant_id, 0, host_of(row.session.node)) for row in rows}
+    lines = slices.series(where, measure, "node", span, set(keys.values()), now_s=now_s)
+    return [replace(row, spark=_path(lines.get(key, []))) for row, key in keys.items()]
+
+
+def _path(values: Sequence[float | None]) -> str:
+    """In a box of 96 × 22: a rate of 1 is at the top. Gaps stay gaps."""
+    step = 96 / max(1, len(values) - 1)
+    words, is_open = [], False
+    for n, value in enumerate(values):
+        if value is None:
+            is_open = False
+            continue
+        y = 21 - 20 * min(1.0, max(0.0, value))
+        words.append(f"{'L' if is_open else 'M'}{n * step:.1f} {y:.1f}")
+        is_open = True
+    return " ".join(words)

@@ -2,18 +2,26 @@
 
 from datetime import UTC, datetime
 
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponseBase
 from django.views.decorators.http import require_GET
 
 from catalog.sessions import live_since
-from dashboard.page import chosen_tenants, page, render_page
-from dashboard.pages.nodes.selector import node_rows, sessions
+from dashboard.page import page, render_page
+from dashboard.pages.nodes.selector import NodeList, node_rows, sessions
+from dashboard.scope import scope_of
 from tenants.principal import Principal
 
 
-@page("tenant")
+@page(*NodeList.takes())
 @require_GET
-def nodes(request: HttpRequest, person: Principal) -> HttpResponse:
-    found = sessions(chosen_tenants(request, person), now=datetime.now(UTC))
-    rows = node_rows(found, live_since=live_since())
-    return render_page(request, person, "nodes", {"rows": rows})
+def nodes(request: HttpRequest, person: Principal) -> HttpResponseBase:
+    scope = scope_of(request, person)
+    found = sessions(scope.tenants, now=datetime.now(UTC))
+    if scope.space is not None:
+        found = [each for each in found if each.space_id == scope.space.pk]
+    if scope.node:
+        found = [each for each in found if each.node == scope.node]
+    listing = NodeList(request, scope, node_rows(found, live_since=live_since()))
+    if listing.wants_csv:
+        return listing.csv()
+    return render_page(request, person, "nodes", {"listing": listing})

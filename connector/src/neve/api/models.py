@@ -112,6 +112,23 @@ class BreakEven(Record):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Cell(Record):
+    """Cell."""
+
+    # of its chunk, from 0
+    number: int
+    id: str
+    # hot, cold or null: not there
+    tier: str | None
+    # 0: not in S3
+    segment: int
+    # why it is not there
+    reason: str | None
+    # null: not remembered
+    gone_at: datetime | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Change(Record):
     """Change."""
 
@@ -446,6 +463,14 @@ class Extent(Record):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Fact(Record):
+    """Fact."""
+
+    value: str
+    words: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Family(Record):
     """Names its tenant by slug."""
 
@@ -487,6 +512,17 @@ class FamilyMember(Record):
     decided_at: datetime | None
     # last handshake
     seen_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Field(Record):
+    """Field."""
+
+    field: str
+    this: Any
+    other: Any
+    differs: bool
+    fix: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -621,6 +657,32 @@ class Job(Record):
     arguments: Any
     # lines: {"at": time, "words": text}
     log: Any
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KeptRequest(Record):
+    """A request as its node told it."""
+
+    id: str
+    tenant: str
+    node: str
+    session: str
+    space: int
+    at: datetime
+    # sampled, slow, failed or asked
+    kept: str
+    prompt_tokens: int
+    # in the engine's own cache
+    local_tokens: int
+    asked_tokens: int
+    found_tokens: int
+    loaded_tokens: int
+    # empty: it missed nothing
+    reason: str
+    outcome: str
+    match_ms: float | None
+    load_ms: float | None
+    load_failed: bool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -868,6 +930,14 @@ class OwnTenant(Record):
     name: str
     # whether you may change contexts there
     may_write: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Owner(Record):
+    """Owner."""
+
+    id: str
+    name: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -1358,6 +1428,24 @@ class Span(Record):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Strip(Record):
+    """Strip."""
+
+    title: str
+    space: int
+    space_name: str
+    chunks: int
+    # each cell stands for so many chunks
+    stride: int
+    # chunks from the beginning without a gap
+    stored: int
+    # chunk, when it was asked for
+    first_miss: int | None
+    cells: tuple[Cell, ...]
+    contexts: tuple[Sharing, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Subject(Record):
     """Subject."""
 
@@ -1587,3 +1675,28 @@ class WebhookWithSecret(Record):
     updated_at: datetime
     # verifies signatures, shown only once
     secret: str | None = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Why(Record):
+    """Why."""
+
+    # request, context, block, text or nothing
+    kind: str
+    tag: str
+    # the answer
+    sentence: str
+    # what helps
+    lever: str
+    reason: str
+    facts: tuple[Fact, ...]
+    # where blocks are now
+    strips: tuple[Strip, ...]
+    # where the same prefix stands
+    other_space: int | None
+    fields_of_spaces: tuple[Field, ...]
+    # of vLLM, that give the other space's layout
+    flags: str
+    request: KeptRequest | None
+    # contexts that hold the block
+    owners: tuple[Owner, ...]

@@ -11,7 +11,7 @@ from neve.formats.ids import ID_BYTES
 from neve.formats.keys import BucketKeys, bucket_of
 from neve.index.entry import HALF, RANK_US, State, as_current, reading
 from neve.index.entry import is_sound as is_sound_entry
-from neve.index.tier import Execute, Usage
+from neve.index.tier import MOST_TS, Execute, Usage
 
 PAGE_ENTRIES = 1000  # of one HSCAN: about 0.3 ms of the server's time
 _HOT, _COLD, _DIRTY, _GONE, _UNSTORED, _ = map(int, State)
@@ -111,6 +111,18 @@ def entries_of(
                 if raw is not None and is_sound(ids[n], raw):
                     found[n] = decode_entry(ids[n], raw)
     return found
+
+
+def gone_s(execute: Execute, keys: BucketKeys, ids: list[bytes]) -> list[float | None]:
+    """When each block became a tombstone, seconds since 1970; None for others, and for those that
+    the bucket forgot."""
+    if not ids:
+        return []
+    times = execute("ZMSCORE", keys.bookkeeping[5], *ids)
+    return [
+        None if at is None or not 0 <= float(at) / 1e6 < MOST_TS else float(at) / 1e6
+        for at in times
+    ]
 
 
 def last_used_s(execute: Execute, keys: BucketKeys, ids: list[bytes]) -> list[int | None]:

@@ -2526,6 +2526,72 @@ class WhatIf(Resource):
         )
 
 
+class Why(Resource):
+    """Operations on why."""
+
+    def explain(self, *, q: str, space: int | None = None, tenant: str | None = None) -> models.Why:
+        """One sentence about a request, context or block, and the blocks that prove it. 404: no
+        such thing is known.
+
+        Args:
+            q: id of a request, context or block, or a context's name
+            space: only of this space
+            tenant: its slug
+        """
+        return self._transport.call(
+            "GET", "/why", models.Why, query={"q": q, "space": space, "tenant": tenant}
+        )
+
+    def explain_prompt(
+        self,
+        *,
+        space: int,
+        tokens: Sequence[int] | None = None,
+        text: str | None = None,
+        messages: Sequence[Mapping[str, Any]] | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        add_generation_prompt: bool | None = None,
+        continue_final_message: bool | None = None,
+        add_special_tokens: bool | None = None,
+        salt: str | None = None,
+    ) -> models.Why:
+        """The same for a prompt, which is not kept: where its blocks are, in its space and under
+        other fingerprints.
+
+        Args:
+            space: number of the space
+            tokens: as the engine's tokeniser makes them
+            text: as the prompt of /v1/completions
+            messages: as of /v1/chat/completions, of text alone
+            tools: with messages
+            chat_template_kwargs: with messages
+            add_generation_prompt: with messages; default true
+            continue_final_message: with messages; default false
+            add_special_tokens: default: true with text, false with messages, as in vLLM
+            salt: cache_salt of the requests
+        """
+        return self._transport.call(
+            "POST",
+            "/why",
+            models.Why,
+            body=members(
+                {
+                    "space": space,
+                    "tokens": tokens,
+                    "text": text,
+                    "messages": messages,
+                    "tools": tools,
+                    "chat_template_kwargs": chat_template_kwargs,
+                    "add_generation_prompt": add_generation_prompt,
+                    "continue_final_message": continue_final_message,
+                    "add_special_tokens": add_special_tokens,
+                    "salt": salt,
+                }
+            ),
+        )
+
+
 class Operations(Resource):
     """All of the platform's resources."""
 
@@ -2558,6 +2624,7 @@ class Operations(Resource):
         self.warm_policies = WarmPolicies(transport)
         self.webhooks = Webhooks(transport)
         self.what_if = WhatIf(transport)
+        self.why = Why(transport)
 
     def lookup(
         self,
