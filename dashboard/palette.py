@@ -108,7 +108,7 @@ def _contexts(scope: Scope, person: Principal, typed: str) -> Iterable[Found]:
         ids = list(_first(rows.filter(name__icontains=typed)))
     if not ids and (between := _between(typed)):
         ids = list(_first(rows.filter(pk__gte=between[0], pk__lte=between[1])))
-    named = Context.unscoped.filter(pk__in=ids).select_related("tenant", "space")
+    named = person.rows(Context).filter(pk__in=ids).select_related("tenant", "space")
     for one in named.only("name", "tenant__slug", "space__name").order_by("name") if ids else ():
         url = _link(scope, ("context", one.pk), ("contexts",), q=one.name)
         yield Found("Contexts", one.name, url, f"{one.tenant.slug}: {one.space.name}")

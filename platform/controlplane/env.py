@@ -24,26 +24,9 @@ VAR = ROOT / (os.environ.get("NEVE_VAR") or "var")  # one folder, whatever the w
 # First parts of the platform's own paths, which a prefix may not equal.
 OWN_PATHS = {
     *("api", "cache", "healthz", "metrics", "problems", "admin", "static", "ws", "login", "logout"),
-    *(
-        "dashboard",
-        "tenants",
-        "nodes",
-        "tiers",
-        "explorer",
-        "families",
-        "jobs",
-        "audit",
-        "contexts",
-        "keys",
-        "webhooks",
-        "spaces",
-        "savings",
-        "incidents",
-        "system",
-        "account",
-        "invitations",
-        "oidc",
-    ),
+    *("dashboard", "explorer", "why", "tenants", "contexts", "spaces", "policies", "savings"),
+    *("keys", "families", "webhooks", "nodes", "tiers", "jobs", "incidents", "audit", "system"),
+    *("account", "invitations", "oidc"),
 }
 BUS_SCHEMES = {"redis": "redis", "valkey": "redis", "rediss": "rediss", "valkeys": "rediss"}
 

@@ -5,7 +5,7 @@ import logging
 from dataclasses import replace
 
 import pytest
-from structlog.contextvars import bound_contextvars
+from structlog.contextvars import bound_contextvars, clear_contextvars
 
 from base import log_events
 from base.logs import LineFormatter, config
@@ -19,6 +19,12 @@ def event_record(event, **fields):
     from neve.log_events import LogLine
 
     return record("%s", LogLine(event, fields))
+
+
+@pytest.fixture(autouse=True)
+def nothing_bound():
+    """What earlier tests of this process bound to their work."""
+    clear_contextvars()
 
 
 @pytest.fixture(params=["console", "json"])
