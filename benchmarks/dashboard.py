@@ -337,8 +337,8 @@ def main() -> None:
         f"\n{asked.people} sessions, {asked.nodes} nodes each {asked.heartbeat_s:g} s, "
         f"{asked.seconds:g} s, load {os.getloadavg()[0]:.1f}: {found['heartbeats']} heartbeats "
         f"(failed: {dict(found['heartbeats_failed'])}), {found['answers']} answers "
-        f"({found['unchanged']} unchanged, {found['failures']} failed, {found['sockets_closed']} sockets closed), "
-        f"{found['kb_each']:.1f} KB each"
+        f"({found['unchanged']} unchanged, {found['failures']} failed), "
+        f"{found['sockets_closed']} sockets closed, {found['kb_each']:.1f} KB each"
     )
     for name, words in (("lag_s", "heartbeat to page"), ("answer_s", "a live answer")):
         each = ", ".join(f"{key} {value:.2f} s" for key, value in found[name].items())

@@ -11,6 +11,9 @@ for source_root in (Path(__file__).resolve().parents[2], Path(__file__).resolve(
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "controlplane.settings")
 # A node waits 3 s for an answer: without SQLite's write lock by then, it must try again.
 os.environ.setdefault("NEVE_DATABASE_WAIT_S", "2")
+# A heartbeat gives up Python's lock at each statement. At the default of 5 ms it would wait as long
+# each time for a thread that renders a page, and hold SQLite's write lock meanwhile.
+sys.setswitchinterval(0.0005)
 
 from base import tracing  # noqa: E402
 
