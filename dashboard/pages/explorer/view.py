@@ -14,6 +14,7 @@ from dashboard.pages.explorer.selector import (
     chart_of,
     explorer_of,
     list_class,
+    mark_url,
     mark_words,
     split_of,
     text,
@@ -50,7 +51,9 @@ def explorer(request: HttpRequest, person: Principal) -> HttpResponseBase:
         "chart": chart,
         "twin": twin_rows(chart, measure),
         "total": text(measure, found.table.total.value),
-        "marks": [(mark, mark_words(mark)) for mark in found.marks[:MOST_MARKS]],
+        "marks": [
+            (mark, mark_words(mark), mark_url(mark, scope)) for mark in found.marks[:MOST_MARKS]
+        ],
         "more_marks": max(0, len(found.marks) - MOST_MARKS),
         "fixed": scope.here(
             range=None, from_=found.span.start_ts, to=min(found.span.end_ts, int(found.now_s))
