@@ -1,0 +1,131 @@
+"""Incidents by mail, through a real SMTP server: who gets one, when, and what it says."""
+
+import asyncio
+import email
+import email.policy
+import threading
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from aiosmtpd.smtp import SMTP
+from django.conf import settings as django_settings
+from django.utils import timezone
+
+from incidents import mail, services
+from incidents.models import Incident, MailWish
+from support.rows import make_incident, make_person, make_tenant
+from support.servers import free_port
+from tenants.audit import SYSTEM
+from tenants.models import Tenant
+
+pytestmark = [pytest.mark.integration, pytest.mark.django_db]
+
+
+class Inbox:
+    """Mails that came, as (address, message)."""
+
+    def __init__(self):
+        self.mails = []
+
+    async def handle_DATA(self, server, session, envelope):
+        message = email.message_from_bytes(envelope.content, policy=email.policy.default)
+        self.mails += [(address, message) for address in envelope.rcpt_tos]
+        return "250 OK"
+
+
+@pytest.fixture
+def inbox(settings):
+    inbox, port, loop = Inbox(), free_port(), asyncio.new_event_loop()
+    serving = loop.create_server(lambda: SMTP(inbox, loop=loop), "127.0.0.1", port)
+    server = loop.run_until_complete(serving)
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    settings.EMAIL_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
+    settings.EMAIL_HOST, settings.EMAIL_PORT = "127.0.0.1", port
+    settings.DEFAULT_FROM_EMAIL = "neve@example.org"
+    yield inbox
+    loop.call_soon_threadsafe(server.close)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
+
+
+@pytest.fixture(autouse=True)
+def has_server(settings, monkeypatch):
+
+    env = replace(django_settings.ENV, mail_url={"EMAIL_HOST": "127.0.0.1"})
+    monkeypatch.setattr(django_settings, "ENV", env)
+
+
+@pytest.fixture
+def people(db):
+    make_tenant("acme")
+    make_tenant("globex")
+    made = {
+        "ann": make_person("ann", acme="viewer"),
+        "bob": make_person("bob", globex="team"),
+        "olga": make_person("olga", staff=True),
+        "otto": make_person("otto", staff=True),
+    }
+    for name, person in made.items():
+        person.email = f"{name}@example.org"
+        person.save()
+        if name != "otto":
+            MailWish.objects.create(user=person)
+    return made
+
+
+def opened(**fields):
+
+    return make_incident(
+        Tenant.objects.get(slug="acme"),
+        cause="unflushed",
+        mail_after=timezone.now(),
+        levers=[{"name": "cold quota", "now": "2 TiB", "to": "4 TiB"}],
+        **fields,
+    )
+
+
+def test_those_who_want_it_and_see_it_get_one_when_it_opens_and_one_when_it_ends(people, inbox):
+    incident = opened()
+    assert mail.send() == 1
+    assert mail.send() == 0
+    assert sorted(address for address, _ in inbox.mails) == ["ann@example.org", "olga@example.org"]
+    message = inbox.mails[0][1]
+    assert message["Subject"].strip().startswith("[Neve] acme: hit rate −40 points since")
+    text = message.get_content()
+    assert "Its cold quota is full" in text
+    assert "Lever: cold quota, now 2 TiB: try 4 TiB." in text
+    Incident.unscoped.filter(pk=incident.pk).update(
+        ended_at=timezone.now(), mail_after=timezone.now()
+    )
+    assert mail.send() == 1
+    assert inbox.mails[-1][1]["Subject"].strip().startswith("[Neve] Ended: acme")
+    assert len(inbox.mails) == 4
+
+
+@pytest.mark.parametrize("do", ["mute", "acknowledge"])
+def test_nobody_is_mailed_of_what_somebody_has_seen_to(people, inbox, do):
+    incident = opened()
+    if do == "mute":
+        until = timezone.now() + timedelta(hours=1)
+        services.mute(incident=incident, until=until, actor=SYSTEM)
+    else:
+        services.acknowledge(incident=incident, actor=SYSTEM)
+    assert mail.send() == 0
+    assert inbox.mails == []
+
+
+def test_a_server_that_does_not_answer_is_asked_again_later(people, settings):
+    settings.EMAIL_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
+    settings.EMAIL_HOST, settings.EMAIL_PORT = "127.0.0.1", free_port()
+    incident = opened()
+    assert mail.send() == 0
+    incident.refresh_from_db()
+    assert incident.mailed == ""
+    assert incident.mail_attempts == 1
+    assert incident.mail_after > timezone.now()
+    assert mail.send() == 0  # not before its time
+    incident.refresh_from_db()
+    assert incident.mail_attempts == 1
