@@ -91,7 +91,9 @@ class Command(BaseCommand):
 
     def _first(self, page: Any, url: str, selector: str) -> str | None:
         page.goto(url)
-        found: list[str] = page.eval_on_selector_all(selector, "all => all.map((a) => a.href)")
+        # Of a link in a drawing, `href` is an object.
+        script = "all => all.map((a) => new URL(a.getAttribute('href'), location.href).href)"
+        found: list[str] = page.eval_on_selector_all(selector, script)
         own = url.split("?")[0]
         return next((each for each in found if each.split("?")[0] != own), None)
 
@@ -134,6 +136,7 @@ def _open(
         timezone_id="UTC",
     )
     context.add_cookies([cookie])
+    context.set_default_timeout(60_000)
     return context.new_page()
 
 
