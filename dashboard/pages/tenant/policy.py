@@ -80,11 +80,11 @@ INPUTS = (
         *(_window, _window_typed),
     ),
     Input(
-        *("eviction", "A full hot tier drops", "first", _chosen, str),
+        *("eviction", "A full hot tier drops", "which clean blocks leave first", _chosen, str),
         options=tuple((str(one.value), str(one.label)) for one in EvictionPolicy),
     ),
     Input(
-        *("cold_full", "A full cold tier", "", _chosen, str),
+        *("cold_full", "A full cold tier", "what becomes of new blocks", _chosen, str),
         options=tuple((str(one.value), str(one.label)) for one in ColdFull),
     ),
 )
