@@ -1,4 +1,4 @@
-"""The lists of a tenant's tabs."""
+"""The lists of a tenant's tabs that no other page has."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,29 +6,6 @@ from typing import Any
 from dashboard.lists import Column, List
 from dashboard.pages.keys.lists import link
 from dashboard.pages.tenant.changes import with_changes
-
-
-class ContextList(List):
-    name = "contexts"
-    columns = (
-        Column("name", "Context", link=lambda row, scope: link(scope, "context", row.pk)),
-        Column("label", "Label", link=lambda row, scope: link(scope, "contexts", q=row.label)),
-        Column(
-            "space",
-            "Space",
-            path="space.name",
-            link=lambda row, scope: link(scope, "space", row.space_id),
-        ),
-        Column("size_bytes", "Bytes", kind="size"),
-        Column("tokens", "Tokens", kind="count"),
-        Column("blocks", "Blocks", kind="count", shown=False),
-        Column("state", "State", kind="state"),
-        Column("last_used_at", "Last used", kind="ago"),
-        Column("pinned_until", "Pinned", kind="until"),
-    )
-    search = ("name", "label")
-    search_label = "Search contexts"
-    default_sort = "-size_bytes"
 
 
 class SpaceList(List):

@@ -132,7 +132,7 @@ def test_an_operator_changes_a_policy_with_a_dry_run(walker):
     row = page.locator("tbody tr").filter(has=page.get_by_role("link", name="demo", exact=True))
     row.get_by_role("link").nth(3).click()  # "Keep for"
     page.wait_for_url("**edit=cold_ttl_s**")
-    field = page.get_by_label("Keep for", exact=True)
+    field = page.locator("#p-cold_ttl_s")
     expect(field).to_be_focused()
     field.fill("14 d")
     field.press("Enter")
@@ -144,7 +144,7 @@ def test_an_operator_changes_a_policy_with_a_dry_run(walker):
     expect(done).to_contain_text("Keep for")
     assert walker.clicks() <= 4
     done.get_by_role("button", name="Undo").click()
-    expect(page.get_by_label("Keep for", exact=True)).not_to_have_value("14 d")
+    expect(page.locator("#p-cold_ttl_s")).not_to_have_value("14 d")
     assert walker.errors == []
 
 
