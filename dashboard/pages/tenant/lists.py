@@ -1,11 +1,18 @@
-"""The lists of a tenant's tabs that no other page has."""
+"""The lists of a tenant's tabs."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from dashboard.lists import Column, List
+from dashboard.pages.contexts.listing import ContextList
 from dashboard.pages.keys.lists import link
 from dashboard.pages.tenant.changes import with_changes
+
+
+class OwnContexts(ContextList):
+    """Without the prefix tree beside it."""
+
+    title = ""
 
 
 class SpaceList(List):

@@ -13,14 +13,13 @@ from django.views.decorators.http import require_http_methods
 from catalog.models import Context, NodeSession, Space
 from dashboard.lists.listing import TAKES
 from dashboard.page import page, render_page
-from dashboard.pages.contexts.listing import ContextList
 from dashboard.pages.invitation.view import of_tenant
 from dashboard.pages.keys import making
 from dashboard.pages.keys.lists import KeyList, keys_of, link
 from dashboard.pages.savings.selector import months_of, row_of
 from dashboard.pages.tenant import actions
 from dashboard.pages.tenant.changes import with_changes
-from dashboard.pages.tenant.lists import AuditList, NodeList, PeopleList, SpaceList
+from dashboard.pages.tenant.lists import AuditList, NodeList, OwnContexts, PeopleList, SpaceList
 from dashboard.pages.tenant.policy import (
     INPUTS,
     RULE_INPUTS,
@@ -54,7 +53,7 @@ _TAKES = (
     *("tab", "done", "edit", "without", "leaving", *TAKES),
     *(each.name for each in INPUTS),
     *_RULE_FIELDS,
-    *(each.name for each in (*KeyList.filters, *ContextList.filters)),
+    *(each.name for each in (*KeyList.filters, *OwnContexts.filters)),
 )
 
 Facts = dict[str, Any]
@@ -169,7 +168,7 @@ def _promised() -> str:
 
 def _contexts(request: HttpRequest, scope: Scope, one: Tenant) -> Facts:
     rows = rows_of(Context, (one,)).select_related("tenant", "space")
-    return {"listing": ContextList(request, scope, rows)}
+    return {"listing": OwnContexts(request, scope, rows)}
 
 
 def _spaces(request: HttpRequest, scope: Scope, one: Tenant) -> Facts:
