@@ -11,7 +11,7 @@ as `make up` does, with its own Valkeys. Then:
 2. for `--seconds`, 500 nodes send heartbeats over HTTP and 200 browser sessions hold a WebSocket
    each and fetch as `static/dashboard/live.js` does: on a hint, at most once a second. A page
    shows a heartbeat once it got an answer whose computation began after the heartbeat was
-   acknowledged (`Neve-Computed`). Meanwhile pages are asked for as in 1.
+   acknowledged (`Neve-Computed`). Meanwhile somebody opens a whole page each half second.
 
 Everything shares this machine: clients, Valkey, S3 and web process. The load is printed.
 """
@@ -236,7 +236,7 @@ async def ask_alone(
 async def ask_pages(
     port: int, cookie: str, pages: dict[str, str], end: float
 ) -> dict[str, list[float]]:
-    """Times of whole pages, one request after the other, until `end`."""
+    """Times of whole pages until `end`, of which somebody opens one each half second."""
     http, found = Http(port), {name: [] for name in pages}
     while True:
         for name, path in pages.items():
@@ -245,6 +245,7 @@ async def ask_pages(
             began = time.perf_counter()
             await http.ask("GET", path, {"Cookie": cookie})
             found[name].append(time.perf_counter() - began)
+            await asyncio.sleep(0.5)
 
 
 def quantile(values: list[float], part: float) -> float:
