@@ -16,11 +16,14 @@ from channels.layers import get_channel_layer
 from redis.exceptions import RedisError
 
 from base import live, log_events
+from tenants import sign_ins
 from tenants.principal import principal_of_person
+from tenants.second_factor import may_enter
 
 SIGNED_OUT = 4401  # close code; the page then goes to the login
 TRY_AGAIN = 1013  # close code (RFC 6455's registry); the page reconnects by itself
 LEAST_BETWEEN_S = 1.0  # hints to one socket: its page fetches no more often
+RECHECK_S = 60.0  # between looks at a socket's session
 REJOIN_S = 3600.0  # Channels forgets a member of a group after a day
 
 
@@ -31,6 +34,8 @@ class LiveConsumer(AsyncJsonWebsocketConsumer):
     tenant_ids: frozenset[int] | None = frozenset()
     told_at = 0.0
     is_due = False
+    user_id = 0
+    checked_at = 0.0
 
     async def connect(self) -> None:
         # Accepted before refused: a browser shows a page only the close code of an open socket.
@@ -39,8 +44,11 @@ class LiveConsumer(AsyncJsonWebsocketConsumer):
         if user is None or not user.is_authenticated:
             await self.close(SIGNED_OUT)
             return
+        if not await self.may_stay(user):
+            await self.close(SIGNED_OUT)
+            return
         person = await database_sync_to_async(principal_of_person)(user)
-        self.tenant_ids = person.tenant_ids
+        self.tenant_ids, self.user_id = person.tenant_ids, user.pk
         try:
             await hub().join(self)
         except (RedisError, OSError, TimeoutError) as error:
@@ -54,6 +62,21 @@ class LiveConsumer(AsyncJsonWebsocketConsumer):
 
     async def receive_json(self, content: Any, **_: Any) -> None:
         """Pages only listen."""
+
+    async def may_stay(self, user: Any = None) -> bool:
+        """Whether the session still is signed in, with the second factor if it must have one."""
+        session, self.checked_at = self.scope.get("session"), monotonic()
+        if session is None:  # of a test
+            return True
+        if user is not None and not await database_sync_to_async(may_enter)(user, session):
+            return False
+        is_alive = database_sync_to_async(sign_ins.is_alive)
+        return await is_alive(session.session_key, self.user_id or user.pk)
+
+    async def recheck(self) -> None:
+        if not await self.may_stay():
+            with suppress(Exception):  # it closed meanwhile
+                await self.close(SIGNED_OUT)
 
     def sees(self, tenants: list[int | None]) -> bool:
         return self.tenant_ids is None or not self.tenant_ids.isdisjoint(tenants)
@@ -69,6 +92,8 @@ class LiveConsumer(AsyncJsonWebsocketConsumer):
 
     async def tell(self) -> None:
         self.told_at, self.is_due = monotonic(), False
+        if monotonic() - self.checked_at > RECHECK_S:  # the hint that it ended may be lost
+            await self.recheck()
         with suppress(Exception):  # the browser left meanwhile: servers have each their own error
             await self.send_json({"seq": self.seq})
 
@@ -125,8 +150,11 @@ class Hub:
                     await socket.close(TRY_AGAIN)
 
     def _hear(self, message: dict[str, Any]) -> None:
+        people = message.get("people", ())
         for socket in self.sockets:
-            if socket.sees(message["tenants"]):
+            if socket.user_id in people:
+                self.start(socket.recheck())
+            if message["tenants"] and socket.sees(message["tenants"]):
                 socket.note(message["seq"])
 
 

@@ -147,3 +147,22 @@ AXES = {
     "bytes": {"step": 1024, "units": [f"{unit}/s" for unit in _BYTE_UNITS]},
     "tokens": {"step": 1000, "units": [f"{unit} tok/s".strip() for unit in _COUNT_UNITS]},
 }
+
+
+_BROWSERS = (
+    *(("Edg/", "Edge"), ("Firefox/", "Firefox"), ("Chrome/", "Chrome"), ("Safari/", "Safari")),
+    *(("curl/", "curl"), ("python", "a Python program")),
+)
+_SYSTEMS = (
+    *(("Android", "Android"), ("iPhone", "iPhone"), ("iPad", "iPad"), ("Windows", "Windows")),
+    *(("Mac OS X", "macOS"), ("Linux", "Linux")),
+)
+
+
+def browser_words(user_agent: str) -> str:
+    """A browser's name and its system, as far as its header tells."""
+    name = next((words for part, words in _BROWSERS if part in user_agent), "")
+    system = next((words for part, words in _SYSTEMS if part in user_agent), "")
+    if name and system:
+        return f"{name} on {system}"
+    return name or system or "an unknown program"

@@ -46,7 +46,7 @@ _UNDER = {
     **{"node": "nodes", "job": "jobs", "incident": "incidents"},
 }
 
-LABELS = {name: label for group in _NAVIGATION for name, label, _ in group}
+LABELS = {name: label for group in _NAVIGATION for name, label, _ in group} | {"account": "Account"}
 
 View = Callable[..., HttpResponseBase]
 

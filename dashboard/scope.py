@@ -221,6 +221,10 @@ def _zone(request: HttpRequest, asked: str) -> ZoneInfo:
     return ZoneInfo(asked)
 
 
+def is_zone(name: str) -> bool:
+    return name in _known_zones()
+
+
 def _cookie_zone(request: HttpRequest) -> str:
     """What the browser said, or "" if it said nothing that is a zone."""
     name = request.COOKIES.get(ZONE_COOKIE, "")

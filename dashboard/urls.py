@@ -2,6 +2,7 @@
 
 from django.urls import path
 
+from dashboard.pages.account import view as account
 from dashboard.pages.audit.view import audit
 from dashboard.pages.context import view as context
 from dashboard.pages.contexts import view as contexts
@@ -10,7 +11,7 @@ from dashboard.pages.families.view import families, try_again
 from dashboard.pages.incident import view as incident
 from dashboard.pages.incidents import view as incidents
 from dashboard.pages.invitation import view as invitation
-from dashboard.pages.jobs.view import jobs
+from dashboard.pages.jobs import view as jobs
 from dashboard.pages.keys import view as keys
 from dashboard.pages.login import view as login
 from dashboard.pages.node.view import node
@@ -35,7 +36,23 @@ urlpatterns = [
     path("palette.json", palette, name="palette"),
     path("explorer/", explorer, name="explorer"),
     path("login/", login.sign_in, name="login"),
+    path("login/code/", login.code, name="login-code"),
+    path("login/sso/", login.sso, name="sso"),
+    path("login/sso/callback/", login.sso_callback, name="sso-callback"),
     path("logout/", login.sign_out, name="logout"),
+    path("account/", account.account, name="account"),
+    path("account/password", account.password, name="account-password"),
+    path("account/address", account.address, name="account-address"),
+    path("account/address/<str:token>/", account.prove_address, name="prove-address"),
+    path("account/look", account.look, name="account-look"),
+    path("account/link", account.link, name="account-link"),
+    path("account/unlink/<int:identity_id>", account.unlink, name="identity-unlink"),
+    path("account/sessions/end", account.end_others, name="account-end-others"),
+    path("account/sessions/<int:sign_in_id>/end", account.end_session, name="signin-end"),
+    path("account/second-factor/", account.factor, name="second-factor"),
+    path("account/second-factor/on", account.factor_on, name="second-factor-on"),
+    path("account/second-factor/off", account.factor_off, name="second-factor-off"),
+    path("account/second-factor/codes", account.factor_codes, name="second-factor-codes"),
     path("tenants/", tenants, name="tenants"),
     path("tenants/<int:tenant_id>/invitations", invitation.invite, name="tenant-invite"),
     path("invitations/<int:invitation_id>/revoke", invitation.revoke, name="invitation-revoke"),
@@ -61,7 +78,10 @@ urlpatterns = [
     path("incidents/rules/<slug:kind>", incidents.set_rule, name="alert-rule"),
     path("incidents/<uuid:uuid>/", incident.incident, name="incident"),
     path("incidents/<uuid:uuid>/do", incident.act, name="incident-act"),
-    path("jobs/", jobs, name="jobs"),
+    path("jobs/", jobs.jobs, name="jobs"),
+    path("jobs/<uuid:uuid>/", jobs.job, name="job"),
+    path("jobs/<uuid:uuid>/retry", jobs.retry, name="job-retry"),
+    path("jobs/<uuid:uuid>/cancel", jobs.cancel, name="job-cancel"),
     path("audit/", audit, name="audit"),
     path("contexts/", contexts.contexts, name="contexts"),
     path("contexts/act", contexts.act, name="contexts-act"),

@@ -12,7 +12,7 @@ WORD = re.compile(r"[A-Z]+(?=[A-Z][a-z]|\b)|[A-Z][a-z]+|\d+")
 # Not terms: errors that say what the caller does, shapes of one tool, ways of Django.
 EXCEPTIONS = {
     *("NeveError", "Misuse", "Unavailable", "DeadlineExceeded", "ReplyError"),
-    *("AddressRefused", "OverBudget", "WrongBlock", "Superseded", "EngineFailed"),
+    *("AddressRefused", "OverBudget", "WrongBlock", "Superseded", "EngineFailed", "Unsealable"),
     *("Generator", "Runner", "Settings", "Workload", "Pace", "Progress", "SingleTier"),
     *("TenantOwnedAdmin", "ReadOnlyAdmin", "Counted", "Timed", "Timing", "BusFacts"),
     *("LogLine", "Metric", "Options", "TlsSettings"),

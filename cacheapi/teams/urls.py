@@ -32,6 +32,7 @@ from cacheapi.teams.samples import SamplesExportView, SamplesView
 from cacheapi.teams.savings import SavingsExportView, SavingsView
 from cacheapi.teams.schema import SchemaView
 from cacheapi.teams.segments import SegmentsView
+from cacheapi.teams.sign_ins import SignInsView
 from cacheapi.teams.spaces import SpacesView
 from cacheapi.teams.tenants import TenantsView
 from cacheapi.teams.usage import UsageView
@@ -44,6 +45,7 @@ router = SimpleRouter(trailing_slash=False)
 router.register("contexts", ContextsView, basename="context")
 router.register("tenants", TenantsView, basename="tenant")
 router.register("members", MembershipsView, basename="membership")
+router.register("sign-ins", SignInsView, basename="signin")
 router.register("invitations", InvitationsView, basename="invitation")
 router.register("spaces", SpacesView, basename="space")
 router.register("families", FamiliesView, basename="family")

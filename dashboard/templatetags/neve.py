@@ -34,6 +34,11 @@ def size(size_bytes: float | None) -> SafeString:
 
 
 @register.filter
+def browser(user_agent: str) -> str:
+    return formats.browser_words(user_agent)
+
+
+@register.filter
 def size_text(size_bytes: float | None) -> str:
     """For attributes, where no markup may stand."""
     return str(formats.bytes_quantity(size_bytes))

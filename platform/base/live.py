@@ -21,15 +21,22 @@ EVERY_S = 0.25
 WAIT_S = 1.0
 QUIET_S = 5.0  # pause after a bus that did not answer
 END_S = 2.0
-CHANGES = "changes"  # group of web processes: {"type", "seq", "tenants": [id or None, …]}
+CHANGES = "changes"  # group of web processes: {"type", "seq", "tenants": [id or None, …]},
+# and "people": [id, …] whose sessions may have ended
 EVENTS = "events"  # group of readers of the event feed: {"type", "seq"}
 
-_EMITTED = 0  # in a set of changed tenants: there are new events
+# In a set of changed tenants: there are new events; a person, as the negative of their number.
+_EMITTED = 0
 
 
 def hint_on_commit(tenant_id: int | None) -> None:
     """On commit, hint that rows of a tenant changed, or with None those of the platform itself."""
     _hint_on_commit(tenant_id)
+
+
+def recheck_person_on_commit(user_id: int) -> None:
+    """On commit, hint to the sockets of a person that some of their sessions may have ended."""
+    _hint_on_commit(-user_id)
 
 
 def hint_events_on_commit() -> None:
@@ -96,10 +103,12 @@ async def _send(changed: Set[int | None]) -> None:
     if _EMITTED in changed:
         async with asyncio.timeout(WAIT_S):
             await layer.group_send(EVENTS, {"type": "events.emitted", "seq": seq})
-    if tenants := [each for each in changed if each != _EMITTED]:
+    tenants = [each for each in changed if each is None or each > 0]
+    people = [-each for each in changed if each is not None and each < 0]
+    if tenants or people:
+        message = {"type": "rows.changed", "seq": seq, "tenants": tenants}
         async with asyncio.timeout(WAIT_S):
-            message = {"type": "rows.changed", "seq": seq, "tenants": tenants}
-            await layer.group_send(CHANGES, message)
+            await layer.group_send(CHANGES, message | ({"people": people} if people else {}))
 
 
 _ANNOUNCER = _Announcer()

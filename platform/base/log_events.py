@@ -56,6 +56,13 @@ MAIL_FAILED = LogEvent(
     "an incident, it is tried again, up to eight times.",
     "Look at the mail server of `NEVE_MAIL_URL`.",
 )
+SSO_FAILED = LogEvent(
+    "sso_failed",
+    WARNING,
+    ("error",),
+    "The provider of identities (NEVE_OIDC_URL) gave no usable answer; the person was not let in.",
+    "Are address, client id, secret and callback address as the provider has them?",
+)
 SAMPLES_DAMAGED = LogEvent(
     "samples_damaged",
     WARNING,

@@ -7,6 +7,7 @@ no tick tries that kind for that tenant, so a storage outage meets few attempts,
 """
 
 import random
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -33,6 +34,7 @@ FIRST_RETRY_S, LAST_RETRY_S = 1.0, 60.0
 LOST = timedelta(minutes=16)  # without a report: longer than Celery lets any task run
 UNSENT = timedelta(seconds=60)  # a queued job's message may be lost after so long
 LOG_LINES = 200  # the last ones of a job
+TRACE_CHARS = 4000  # of a failed attempt, the innermost calls
 MOST_RETRIED = 100  # unfinished jobs of a kind and tenant: with so many, none is retried
 
 
@@ -245,7 +247,7 @@ def job_run(job_id: UUID | str, *, is_redelivered: bool = False) -> Iterator[Job
         is_over = job.attempts >= REQUEST_ATTEMPTS or isinstance(error, GiveUp)
         retry_at = None if is_over else timezone.now() + timedelta(seconds=pause_s(job.attempts))
         with transaction.atomic():
-            _finish(job, state=Job.State.FAILED, error=_text(error), retry_at=retry_at)
+            _fail(job, error, retry_at)
             if is_over:
                 _tell("job.failed", job)
         raise
@@ -316,7 +318,7 @@ def attempt(kind: str, tenant_id: int | None) -> Iterator[JobRun]:
         yield JobRun(job)
     except BaseException as error:
         retry_at = timezone.now() + timedelta(seconds=pause_s(job.attempts))
-        _finish(job, state=Job.State.FAILED, error=_text(error), retry_at=retry_at)
+        _fail(job, error, retry_at)
         raise
     # Attempts that failed beside this one need no repetition.
     _found(kind, tenant_id).filter(retry_at__isnull=False).update(retry_at=None)
@@ -381,6 +383,15 @@ def _begun() -> dict[str, Any]:
         "retry_at": None,
         "error": "",
     }
+
+
+def _fail(job: Job, error: BaseException, retry_at: datetime | None) -> None:
+    """The log gets where it happened: files, lines and code of the platform, no values."""
+    trace = "".join(traceback.format_tb(error.__traceback__))[-TRACE_CHARS:]
+    words = f"attempt {job.attempts} failed: {_text(error)}\n{trace}".rstrip()
+    line = {"at": timezone.now().isoformat(timespec="milliseconds"), "words": words}
+    log = [*job.log, line][-LOG_LINES:]
+    _finish(job, state=Job.State.FAILED, error=_text(error), retry_at=retry_at, log=log)
 
 
 def _text(error: BaseException) -> str:

@@ -18,6 +18,7 @@ from django.core.exceptions import ImproperlyConfigured
 from dotenv import dotenv_values
 
 from storage.addresses import each_url
+from tenants.grants import Grant, grants
 
 ROOT = Path(__file__).resolve().parents[2]
 VAR = ROOT / (os.environ.get("NEVE_VAR") or "var")  # one folder, whatever the working directory
@@ -26,7 +27,7 @@ OWN_PATHS = {
     *("api", "cache", "healthz", "metrics", "problems", "admin", "static", "ws", "login", "logout"),
     *("dashboard", "explorer", "why", "tenants", "contexts", "spaces", "policies", "savings"),
     *("keys", "families", "webhooks", "nodes", "tiers", "jobs", "incidents", "audit", "system"),
-    *("account", "invitations", "oidc"),
+    *("account", "invitations"),
 }
 BUS_SCHEMES = {"redis": "redis", "valkey": "redis", "rediss": "rediss", "valkeys": "rediss"}
 
@@ -59,6 +60,16 @@ class Env:
     log_format: str  # "console" or "json"
     mail_url: dict[str, Any]  # Django's EMAIL_ settings; empty: the platform sends no mail
     mail_from: str
+    backup_stamp: str  # a file that the operator's backup touches; empty: none
+    password_login: bool
+    second_factor: str  # "optional", "operators" or "everyone"
+    oidc_url: str  # of the provider of identities; empty: none
+    oidc_client_id: str
+    oidc_client_secret: str
+    oidc_name: str
+    oidc_groups_claim: str
+    oidc_roles: tuple[Grant, ...]
+    oidc_second_factor: str  # "neve" asks for its own; "provider" trusts that one was checked
     outbound_allow: list[str]  # networks, and the word "public"
     heartbeat_s: int
     space_limit: int
@@ -78,7 +89,7 @@ class Env:
     def secrets(self) -> list[str]:
         """Values that no log line may show, as they are written in settings and in URLs."""
         urls = (self.hot_url, self.bus_url)
-        found = {self.secret_key, self.key_pepper, self.s3_secret_key}
+        found = {self.secret_key, self.key_pepper, self.s3_secret_key, self.oidc_client_secret}
         found |= {urlsplit(url).password or "" for url in urls}
         found |= {
             self.database.get("PASSWORD") or "",
@@ -122,7 +133,17 @@ def read() -> Env:
             debug=env.bool("NEVE_DEBUG", False),
             log_format=_one_of(env, "NEVE_LOG_FORMAT", "console", "json"),
             mail_url=_mail(env),
+            backup_stamp=env.str("NEVE_BACKUP_STAMP", ""),
             mail_from=env.str("NEVE_MAIL_FROM", ""),
+            password_login=_password_login(env),
+            second_factor=_one_of(env, "NEVE_SECOND_FACTOR", "optional", "operators", "everyone"),
+            oidc_url=_oidc_url(env),
+            oidc_client_id=env.str("NEVE_OIDC_CLIENT_ID", ""),
+            oidc_client_secret=env.str("NEVE_OIDC_CLIENT_SECRET", ""),
+            oidc_name=env.str("NEVE_OIDC_NAME", "single sign-on"),
+            oidc_groups_claim=env.str("NEVE_OIDC_GROUPS_CLAIM", "groups"),
+            oidc_roles=_grants(env),
+            oidc_second_factor=_one_of(env, "NEVE_OIDC_SECOND_FACTOR", "neve", "provider"),
             outbound_allow=_networks(env, "NEVE_OUTBOUND_ALLOW", "public"),
             heartbeat_s=_at_least(env, "NEVE_HEARTBEAT_S", 2, least=1),
             space_limit=_at_least(env, "NEVE_SPACE_LIMIT", 100, least=1),
@@ -169,6 +190,40 @@ def _one_of(env: environ.Env, name: str, *choices: str) -> str:
     if value not in choices:
         raise ImproperlyConfigured(f"{name}={value}: write {' or '.join(choices)}")
     return value
+
+
+def _password_login(env: environ.Env) -> bool:
+    is_on = _one_of(env, "NEVE_PASSWORD_LOGIN", "on", "off") == "on"
+    if not is_on and not env.str("NEVE_OIDC_URL", ""):
+        raise ImproperlyConfigured(
+            "NEVE_PASSWORD_LOGIN=off without NEVE_OIDC_URL: nobody could sign in. Set the address "
+            "of a provider of identities, or write on"
+        )
+    return is_on
+
+
+def _oidc_url(env: environ.Env) -> str:
+    raw: str = env.str("NEVE_OIDC_URL", "").rstrip("/")
+    if not raw:
+        return ""
+    url = urlsplit(raw)
+    is_here = url.hostname in ("127.0.0.1", "localhost", "::1")
+    if not url.hostname or not (url.scheme == "https" or (url.scheme == "http" and is_here)):
+        raise ImproperlyConfigured(
+            f"NEVE_OIDC_URL={raw}: write the https address of the provider of identities, below "
+            "which /.well-known/openid-configuration is (http only for one on this host)"
+        )
+    for name in ("NEVE_OIDC_CLIENT_ID", "NEVE_OIDC_CLIENT_SECRET"):
+        if not env.str(name, ""):
+            raise ImproperlyConfigured(f"{name} is not set: NEVE_OIDC_URL needs it")
+    return raw
+
+
+def _grants(env: environ.Env) -> tuple[Grant, ...]:
+    try:
+        return grants(env.str("NEVE_OIDC_ROLES", ""))
+    except ValueError as error:
+        raise ImproperlyConfigured(f"NEVE_OIDC_ROLES: {error}") from error
 
 
 MAIL_SCHEMES = ("smtp", "smtps", "smtp+tls", "smtp+ssl", "consolemail")

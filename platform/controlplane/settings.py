@@ -56,6 +56,11 @@ INSTALLED_APPS = [
     "drf_spectacular",
     "drf_spectacular_sidecar",
     "channels",
+    "allauth",
+    "allauth.account",
+    "allauth.socialaccount",
+    "allauth.mfa",
+    "allauth.usersessions",
     "base",
     "storage",
     "tenants",
@@ -83,6 +88,9 @@ MIDDLEWARE = [
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "allauth.account.middleware.AccountMiddleware",
+    "tenants.second_factor.Gate",
+    "tenants.sign_ins.Seen",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
@@ -112,6 +120,29 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 AUTHENTICATION_BACKENDS = ["tenants.signing_in.SignInBackend"]
 LOGIN_URL = "dashboard:login"
+# django-allauth: the flow of OpenID Connect, the second factor, the rows of sessions. Its pages and
+# its limits are replaced by ours, which need no valkey-bus.
+ACCOUNT_ADAPTER = "tenants.single_sign_on.Accounts"
+ACCOUNT_EMAIL_VERIFICATION = "none"
+ACCOUNT_RATE_LIMITS = False
+SOCIALACCOUNT_ADAPTER = "tenants.single_sign_on.Identities"
+SOCIALACCOUNT_PROVIDERS = {
+    "neve_oidc": {
+        "OAUTH_PKCE_ENABLED": True,
+        "APPS": [
+            {
+                "provider_id": "sso",
+                "name": ENV.oidc_name,
+                "client_id": ENV.oidc_client_id,
+                "secret": ENV.oidc_client_secret,
+                "settings": {"server_url": ENV.oidc_url},
+            }
+        ],
+    }
+}
+MFA_ADAPTER = "tenants.second_factor.Sealed"
+MFA_TOTP_TOLERANCE = 1  # time steps of 30 s, before and after: clocks differ
+MFA_SUPPORTED_TYPES = ["totp", "recovery_codes"]
 LOGIN_REDIRECT_URL = "dashboard:overview"
 LOGOUT_REDIRECT_URL = "dashboard:login"
 SESSION_COOKIE_HTTPONLY = True

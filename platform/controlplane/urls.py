@@ -31,6 +31,9 @@ urlpatterns = [
     path("admin/login/", admin_login),
     path("admin/", admin.site.urls),
     path("", include("dashboard.urls")),
+    # Names that allauth looks up; the dashboard's pages answer at the addresses.
+    path("login/", RedirectView.as_view(pattern_name="dashboard:login"), name="account_login"),
+    path("account/", RedirectView.as_view(), name="socialaccount_connections"),
 ]
 
 handler400 = problems.bad_request

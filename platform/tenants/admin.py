@@ -16,6 +16,11 @@ from tenants.models import ApiKey, AuditEvent, Membership, Quota, Tenant
 from tenants.principal import actor_of, principal_of_person
 from tenants.room import require_room
 
+# Second factors, identities and sessions: pages and services change them.
+for _model in list(admin.site._registry):
+    if _model._meta.app_config.name.startswith("allauth."):
+        admin.site.unregister(_model)
+
 
 class PromiseForm(forms.ModelForm):
     """Refuses quotas that promise more hot memory than there is, before anything is saved."""

@@ -10,6 +10,7 @@ import smtplib
 from collections.abc import Callable
 from datetime import timedelta
 
+from allauth.account.models import EmailAddress
 from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import User
@@ -196,6 +197,10 @@ def accept_as_new(*, invitation: Invitation, username: str, password: str, actor
     try:
         with transaction.atomic():
             user = people.create_user(username, email=invitation.email, password=password)
+            # Only a mailed link proves the address: a copied one may have come to somebody else.
+            EmailAddress.objects.create(
+                user=user, email=invitation.email, verified=invitation.is_mailed, primary=True
+            )
     except IntegrityError as error:
         raise Problem("malformed", "User name: taken, choose another.", field="username") from error
     accept(invitation=invitation, user=user, actor=actor)

@@ -1,4 +1,7 @@
-"""Addresses of pages that are sent to people: they begin with NEVE_URL, else as the request's."""
+"""Addresses of pages that leave the platform: they begin with NEVE_URL, else as the request's.
+
+Without NEVE_URL, a forged Host header could lead people away: NEVE_HOSTS refuses other names.
+"""
 
 from typing import Any
 
@@ -6,11 +9,12 @@ from django.conf import settings
 from django.urls import reverse
 
 
-def invitation_link(request: Any, token: str) -> str:
-    """A Host header of an attacker must not lead people away: set NEVE_URL, or keep NEVE_HOSTS
-    narrow."""
-    path = reverse("dashboard:invitation", args=[token])
+def absolute(request: Any, path: str) -> str:
     url = settings.ENV.url
     if url.netloc:
         return f"{url.scheme}://{url.netloc}{path}"
     return str(request.build_absolute_uri(path))
+
+
+def invitation_link(request: Any, token: str) -> str:
+    return absolute(request, reverse("dashboard:invitation", args=[token]))

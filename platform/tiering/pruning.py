@@ -14,7 +14,7 @@ from django.utils import timezone
 
 from catalog.models import Context, NodeSession, Pin
 from events import order
-from tenants import invitations, signing_in
+from tenants import invitations, sign_ins, signing_in
 from tenants.models import ApiKey, AuditEvent
 
 SLICE = 1000
@@ -41,6 +41,8 @@ def _due() -> Mapping[str, QuerySet[Any]]:
     due: dict[str, QuerySet[Any]] = {"pins": Pin.unscoped.filter(until__lt=timezone.now())}
     due["wrong_passwords"] = signing_in.surplus()
     due["invitations"] = invitations.ended()
+    due["browser_sessions"] = sign_ins.expired()
+    due["sign_ins"] = sign_ins.over()
     if before := _before(settings.ENV.keep_sessions_days):
         due["sessions"] = NodeSession.unscoped.filter(ended_at__lt=before)
         # Of nodes that died.

@@ -20,7 +20,7 @@ STORED = Path(__file__).with_name("query_counts.json")
 LISTS = (
     *("audit", "contexts", "jobs", "keys", "nodes", "policies", "rules", "segments", "spaces"),
     *("tenants", "usage", "families", "family-members", "engines"),
-    *("events", "webhooks", "members", "warm-policies", "invitations", "incidents"),
+    *("events", "webhooks", "members", "warm-policies", "invitations", "incidents", "sign-ins"),
 )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from django.test import Client
 from django.urls import reverse
+from django.utils import timezone
 from django.utils.html import escape
 from whitenoise.compress import main as compress
 
@@ -142,8 +143,11 @@ def test_what_becomes_of_new_blocks_in_a_full_cold_tier_is_told(people, acme, gl
 
 def test_a_flush_that_was_refused_says_so_in_the_list_of_jobs(people, acme):
     detail = {"refused_blocks": 22_093, "evicted_blocks": 0, "strange": "value"}
-    Job.unscoped.create(kind="flush", tenant=acme, state="done", detail=detail)
-    page = people["operator"].get(address("jobs")).content.decode()
+    now = timezone.now()
+    Job.unscoped.create(kind="flush", tenant=acme, state="done", detail=detail, finished_at=now)
+    folded = people["operator"].get(address("jobs")).content.decode()
+    assert "1 flush refused" in folded
+    page = people["operator"].get(f"{address('jobs')}?what=refused").content.decode()
     assert "blocks refused: the cold tier is full" in page
     assert "evicted" not in page
 
@@ -151,7 +155,7 @@ def test_a_flush_that_was_refused_says_so_in_the_list_of_jobs(people, acme):
 def test_damage_that_was_repaired_is_told(people, acme):
     repaired = {"damaged_keys": 1, "damaged_entries": 3, "stray_keys": 9}
     Job.unscoped.create(kind="reconcile", state="done", detail={"repaired": repaired})
-    page = people["operator"].get(address("jobs")).content.decode()
+    page = people["operator"].get(f"{address('jobs')}?what=done").content.decode()
     assert "4 damaged pieces of an index repaired" in page
     assert "bucket_mended" not in people["operator"].get(address("tiers")).content.decode()
     hot.admin().set(BucketKeys(acme.pk, 0).live_bytes, b"no sorted set")

@@ -5,7 +5,10 @@ import time
 from typing import Any
 from uuid import uuid4
 
+from allauth.socialaccount.models import SocialAccount
+from allauth.usersessions.models import UserSession
 from django.contrib.auth import get_user_model
+from django.test import Client
 from django.utils import timezone
 
 from catalog.models import (
@@ -66,6 +69,13 @@ def make_person(name: str, *, staff: bool = False, **roles: str) -> Any:
         tenant = Tenant.objects.get(slug=slug)
         Membership.objects.create(user=person, tenant=tenant, role=role)
     return person
+
+
+def make_sign_in(person: Any) -> UserSession:
+    """A browser session of a person."""
+    browser = Client()
+    browser.force_login(person)
+    return UserSession.objects.get(session_key=browser.session.session_key)
 
 
 def make_space(tenant: Tenant, name: str = "space") -> Space:
@@ -174,6 +184,10 @@ def make_everything(tenant: Tenant, count: int = 1) -> dict[str, Any]:
             "warm_policy": make_warm_policy(context),
             "policy": tenant.retention,
             "membership": person.memberships.get(),
+            "signin": make_sign_in(person),
+            "identity": SocialAccount.objects.create(
+                user=person, provider="sso", uid=uuid4().hex, extra_data={"sub": "s"}
+            ),
             "invitation": invitations.invite(
                 tenant=tenant, email=f"i{n}@example.com", role="viewer", link=str, actor=SYSTEM
             )[0],

@@ -1,4 +1,4 @@
-"""The page System: prices, which operators change."""
+"""The page System: for operators what to look after; prices, which operators change."""
 
 from datetime import date
 from decimal import Decimal, InvalidOperation
@@ -11,6 +11,7 @@ from django.views.decorators.http import require_http_methods
 
 from base.problems import Problem
 from dashboard.page import page, render_page, require_operator
+from dashboard.pages.system import checks
 from neve.planner.prices import LIST_PRICES_FROM, PRICE_NAMES
 from planning import prices
 from planning.models import PriceVersion
@@ -58,6 +59,7 @@ def system(request: HttpRequest, person: Principal) -> HttpResponse:
             for version in versions
         ],
         "labels": [LABELS[name] for name in PRICE_NAMES],
+        "parts": checks.parts() if person.is_operator else [],
     }
     return render_page(
         request, person, "system", context, status=400 if "error" in context else 200

@@ -68,7 +68,8 @@ function moveRow(by) {
   next.scrollIntoView({ block: "nearest" });
 }
 
-if (ZONE && !document.cookie.includes(`neve_zone=${ZONE}`)) remember("neve_zone", ZONE);
+const SAYS_ZONE = ["neve_zone_kept=1", `neve_zone=${ZONE}`];
+if (ZONE && !SAYS_ZONE.some((part) => document.cookie.includes(part))) remember("neve_zone", ZONE);
 for (const select of document.querySelectorAll("[data-zones]")) {
   select.addEventListener("pointerdown", () => fillZones(select), { once: true });
   select.addEventListener("focus", () => fillZones(select), { once: true });

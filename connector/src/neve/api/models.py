@@ -1330,6 +1330,19 @@ class Sharing(Record):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SignIn(Record):
+    """SignIn."""
+
+    id: int
+    # user name
+    user: str
+    address: str
+    user_agent: str
+    signed_in_at: datetime
+    last_seen_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Slice(Record):
     """The worst slice; without members where none stands out."""
 

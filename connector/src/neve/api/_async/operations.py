@@ -2003,6 +2003,53 @@ class AsyncSegments(AsyncResource):
         )
 
 
+class AsyncSignIns(AsyncResource):
+    """Operations on sign ins."""
+
+    async def delete(self, id: Id, *, etag: str | None = None) -> None:
+        """Ends the session: its next request is signed out, and its open pages are told.
+
+        Args:
+            etag: of the version that is changed; refused if it is older.
+        """
+        await self._transport.call_for_json("DELETE", f"/sign-ins/{path_part(id)}", etag=etag)
+
+    async def get(self, id: Id) -> models.SignIn:
+        """Browser sessions: a person's own; everybody's for operators; none for keys of teams."""
+        return await self._transport.call("GET", f"/sign-ins/{path_part(id)}", models.SignIn)
+
+    def list(
+        self,
+        *,
+        address: str | None = None,
+        ordering: str | None = None,
+        page_size: int | None = None,
+        total: bool | None = None,
+        user: str | None = None,
+    ) -> AsyncPages[models.SignIn]:
+        """Browser sessions: a person's own; everybody's for operators; none for keys of teams.
+
+        Args:
+            ordering: sort key, - for descending; -created_at unless given. Rows that change
+                while you walk the pages may be missed with a key that changes.
+            page_size: rows of a page; 50 unless given
+            total: true: count the rows of all pages
+            user: user name
+        """
+        return AsyncPages(
+            self._transport,
+            "/sign-ins",
+            {
+                "address": address,
+                "ordering": ordering,
+                "page_size": page_size,
+                "total": total,
+                "user": user,
+            },
+            models.SignIn,
+        )
+
+
 class AsyncSpaces(AsyncResource):
     """Operations on spaces."""
 
@@ -2637,6 +2684,7 @@ class AsyncOperations(AsyncResource):
         self.samples = AsyncSamples(transport)
         self.savings = AsyncSavings(transport)
         self.segments = AsyncSegments(transport)
+        self.sign_ins = AsyncSignIns(transport)
         self.spaces = AsyncSpaces(transport)
         self.tenants = AsyncTenants(transport)
         self.warm_policies = AsyncWarmPolicies(transport)

@@ -1993,6 +1993,53 @@ class Segments(Resource):
         )
 
 
+class SignIns(Resource):
+    """Operations on sign ins."""
+
+    def delete(self, id: Id, *, etag: str | None = None) -> None:
+        """Ends the session: its next request is signed out, and its open pages are told.
+
+        Args:
+            etag: of the version that is changed; refused if it is older.
+        """
+        self._transport.call_for_json("DELETE", f"/sign-ins/{path_part(id)}", etag=etag)
+
+    def get(self, id: Id) -> models.SignIn:
+        """Browser sessions: a person's own; everybody's for operators; none for keys of teams."""
+        return self._transport.call("GET", f"/sign-ins/{path_part(id)}", models.SignIn)
+
+    def list(
+        self,
+        *,
+        address: str | None = None,
+        ordering: str | None = None,
+        page_size: int | None = None,
+        total: bool | None = None,
+        user: str | None = None,
+    ) -> Pages[models.SignIn]:
+        """Browser sessions: a person's own; everybody's for operators; none for keys of teams.
+
+        Args:
+            ordering: sort key, - for descending; -created_at unless given. Rows that change
+                while you walk the pages may be missed with a key that changes.
+            page_size: rows of a page; 50 unless given
+            total: true: count the rows of all pages
+            user: user name
+        """
+        return Pages(
+            self._transport,
+            "/sign-ins",
+            {
+                "address": address,
+                "ordering": ordering,
+                "page_size": page_size,
+                "total": total,
+                "user": user,
+            },
+            models.SignIn,
+        )
+
+
 class Spaces(Resource):
     """Operations on spaces."""
 
@@ -2619,6 +2666,7 @@ class Operations(Resource):
         self.samples = Samples(transport)
         self.savings = Savings(transport)
         self.segments = Segments(transport)
+        self.sign_ins = SignIns(transport)
         self.spaces = Spaces(transport)
         self.tenants = Tenants(transport)
         self.warm_policies = WarmPolicies(transport)
