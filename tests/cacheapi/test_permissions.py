@@ -21,6 +21,7 @@ from django.urls import NoReverseMatch, URLPattern, URLResolver, get_resolver, r
 from base import live
 from dashboard import probes
 from dashboard.consumers import SIGNED_OUT
+from dashboard.pages.tiers.view import NOW
 from dashboard.routing import websocket_urlpatterns
 from events import webhooks
 from support.rows import (
@@ -209,6 +210,7 @@ PAGES = {
         400,
     ),  # an empty form, refused after the check
     ("dashboard:invitation-revoke", "post"): (404, 404, 404, 200),
+    ("dashboard:tiers-reclaim", "post"): (404, 404, 404, 302),
     ("dashboard:account", "get"): (200, 200, 200, 200),
     ("dashboard:account-password", "post"): (400, 400, 400, 400),  # an empty form
     ("dashboard:account-address", "post"): (400, 400, 400, 400),
@@ -483,6 +485,8 @@ def page_address(name, rows):
         return reverse(name, args=[rows["tenant"].slug])
     if name == "dashboard:alert-rule":
         return reverse(name, args=["hit_rate"])
+    if name == "dashboard:tiers-reclaim":
+        return reverse(name, args=[rows["tenant"].slug, next(iter(NOW))])
     try:
         return reverse(name)
     except NoReverseMatch:  # of one row
