@@ -24,7 +24,7 @@ WORKERS ?= $(shell echo $$(( $(CORES) < 4 ? $(CORES) : 4 )))
 PARALLEL := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 FUZZ_S ?= 15
 FUZZ_SEED ?= 1
-SCRIPTS := $(shell grep -lE '^\#!.*\bsh$$|^\#!.*\bbash$$' .ci/* deploy/*)
+SCRIPTS := $(shell grep -lsE -d skip '^\#!.*\bsh$$|^\#!.*\bbash$$' .ci/* deploy/*)
 PIP := -m pip --disable-pip-version-check install --quiet
 
 help: ## list the targets
