@@ -28,6 +28,7 @@ from django.http.response import HttpResponseBase
 from django.utils.cache import patch_vary_headers
 
 from tenants.principal import Principal, principal_of_person
+from tenants.second_factor import may_enter
 
 HEADER = "Neve-Live"  # Unix ms of the newest hint that the page has heard, 0 without one
 OPEN = "Neve-Open"  # the page has a table open that is closed at first: send it, too
@@ -259,12 +260,15 @@ def _since(request: HttpRequest) -> int:
 
 
 def _viewer_of_session(key: str) -> Viewer | None:
-    """The viewer of a browser session; None for one that nobody is signed in with."""
+    """The viewer of a browser session; None for one that nobody is signed in with, or that owes a
+    second factor: it gets what the middleware says, which a shared answer does not pass."""
     request = HttpRequest()
     request.session = import_module(settings.SESSION_ENGINE).SessionStore(key)
 
     def read() -> Viewer | None:
         user = get_user(request)
-        return viewer_of(principal_of_person(user)) if user.is_authenticated else None
+        if not user.is_authenticated or not may_enter(user, request.session):
+            return None
+        return viewer_of(principal_of_person(user))
 
     return contextvars.copy_context().run(read)  # log lines of other requests name nobody

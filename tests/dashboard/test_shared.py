@@ -2,9 +2,11 @@
 
 import asyncio
 import gzip
+from dataclasses import replace
 
 import pytest
 from channels.db import database_sync_to_async
+from django.conf import settings
 from django.contrib.sessions.models import Session
 from django.http import HttpResponse
 from django.test import AsyncRequestFactory, Client
@@ -13,6 +15,7 @@ from controlplane.handler import PooledHandler
 from dashboard import shared
 from dashboard.page import page
 from support.rows import make_everything, make_person, make_tenant
+from tenants import second_factor
 from tenants.models import Membership
 
 pytestmark = [pytest.mark.integration, pytest.mark.django_db(transaction=True)]
@@ -92,7 +95,8 @@ async def test_nobody_gets_the_answer_of_another_role_or_tenant_set(ask):
     browsers = await stage()
     for path in PATHS:
         _, of_operator, _ = await ask(browsers["operator"], path)
-        assert b"globex" in of_operator or path in ("/keys/", "/contexts/"), path
+        # Jobs are folded: one line for both tenants.
+        assert b"globex" in of_operator or path in ("/keys/", "/contexts/", "/jobs/"), path
         for name, unseen in (("team", b"globex"), ("viewer", b"globex"), ("other", b"acme")):
             status, body, _ = await ask(browsers[name], path)
             assert status == 200
@@ -200,3 +204,24 @@ async def test_a_computation_that_fails_holds_up_nobody(ask, monkeypatch):
     browsers = await stage()
     answers = await asyncio.gather(*(ask(browsers["operator"], "/?range=2y") for _ in range(5)))
     assert [status for status, _, _ in answers] == [404] * 5
+
+
+@database_sync_to_async
+def note_factor(browser: Client, note: str) -> None:
+    session = browser.session
+    session[second_factor.NOTE] = note
+    session.save()
+
+
+@pytest.mark.parametrize("note", [second_factor.OWED, second_factor.NONE])
+async def test_a_session_that_owes_a_second_factor_gets_no_answer_of_another(
+    ask, monkeypatch, note
+):
+    monkeypatch.setattr(settings, "ENV", replace(settings.ENV, second_factor="operators"))
+    browsers = await stage()
+    await note_factor(browsers["operator"], second_factor.PASSED)
+    await note_factor(browsers["second"], note)
+    status, text, _ = await ask(browsers["operator"])
+    assert (status, b"acme" in text) == (200, True)
+    status, text, _ = await ask(browsers["second"])
+    assert (status, b"acme" in text) == (401 if note == second_factor.OWED else 302, False)
