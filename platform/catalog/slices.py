@@ -153,9 +153,12 @@ def spans_of(
     start_s: float, end_s: float, against: str, *, now_s: float
 ) -> tuple[Span, Span | None]:
     """The window in whole buckets, the finest that are kept and make at most MOST_POINTS; and the
-    window to compare with. Raises Problem (malformed)."""
+    window to compare with. Ends now at the latest; what is longer than slices are kept begins later
+    than asked for, so that no window has more points. Raises Problem (malformed)."""
+    end_s = min(end_s, now_s)
+    start_s = max(start_s, end_s - max(KEPT.values()).total_seconds(), 0.0)
     if start_s >= end_s:
-        raise Problem("malformed", "from: needs to lie before to.", field="from")
+        raise Problem("malformed", "from: needs to lie before to and before now.", field="from")
     if against not in AGAINST:
         raise Problem("malformed", f"against: need one of {', '.join(AGAINST)}.", field="against")
     is_before = against == "before"

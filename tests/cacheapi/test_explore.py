@@ -104,3 +104,10 @@ def test_another_tenant_s_space_does_not_exist(team):
 def test_nonsense_is_refused_by_name(team, query, field):
     answer = team.get("/api/v1/explore", query)
     assert (answer.status_code, answer.json()["field"]) == (400, field)
+
+
+def test_a_window_of_thousands_of_years_costs_no_more_than_the_longest_one_kept(team, space):
+    found = ask(team, **{"from": "0001-01-01T00:00:00Z", "to": "9999-01-01T00:00:00Z"})
+    assert len(found["total"]["points"]) <= 250
+    old = {"from": "0001-01-01T00:00:00Z", "to": "0001-02-01T00:00:00Z"}
+    assert team.get("/api/v1/explore", old).status_code == 400

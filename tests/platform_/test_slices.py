@@ -273,3 +273,16 @@ def test_a_window_before_the_oldest_is_said():
         slices.spans_of(NOW_S, NOW_S, "before", now_s=NOW_S)
     with pytest.raises(Problem):
         slices.spans_of(NOW_S - 60, NOW_S, "ever", now_s=NOW_S)
+
+
+@pytest.mark.parametrize("against", slices.AGAINST)
+def test_no_window_has_more_points_than_slices_are_kept(against):
+    kept_s = 62 * 86_400
+    for start_s, end_s in ((0, NOW_S), (-6e10, 2e11), (NOW_S - 1e9, NOW_S - 9e8)):
+        span, before = slices.spans_of(start_s, end_s, against, now_s=NOW_S)
+        assert span.end_ts <= NOW_S
+        for each in (span, before):
+            assert each is None or len(each.steps()) <= kept_s / 21_600 + 2
+    for start_s, end_s in ((-6e10, -5e10), (NOW_S + 1, NOW_S + 9)):
+        with pytest.raises(Problem, match="before now"):
+            slices.spans_of(start_s, end_s, against, now_s=NOW_S)
