@@ -15,6 +15,7 @@ from django.db.models import Q
 from django.utils import timezone
 
 from base import live, log_events
+from catalog.usage import bounded
 from events.services import Subject, emit
 from incidents import figures, levers, rules, slices, words
 from incidents.assess import Finding, Threshold, assess, assess_memory
@@ -153,7 +154,8 @@ def _follow(row: Incident, case: _Case, now: datetime) -> None:
         pick = min if row.kind == HIT_RATE.name else max
         row.worst = finding.value if row.worst is None else pick(row.worst, finding.value)
     elapsed_s = (now - (row.seen_at if row.opened_at else row.since)).total_seconds()
-    row.lost_tokens += int(finding.lost_per_s * max(0.0, min(elapsed_s, 300.0)))
+    lost = int(finding.lost_per_s * max(0.0, min(elapsed_s, 300.0)))
+    row.lost_tokens = bounded(row.lost_tokens + lost)  # nodes count whatever they like
     row.words = words.title(row.kind, row.value, row.before, row.facts)[:300]
 
 

@@ -4,6 +4,7 @@ Sent at least once: a worker that dies after sending sends again. Django's mail 
 NEVE_MAIL_URL; without it nothing is sent.
 """
 
+import smtplib
 from datetime import timedelta
 from typing import Final
 
@@ -51,11 +52,7 @@ def _tell(row: Incident) -> bool:
     if people:
         subject, body = message_of(row)
         try:
-            with get_connection(timeout=10) as connection:
-                for address in people:
-                    EmailMessage(
-                        subject, body, settings.DEFAULT_FROM_EMAIL, [address], connection=connection
-                    ).send()
+            _send_all(people, subject, body)
         except (OSError, ValueError) as error:
             log_events.MAIL_FAILED.log(about=f"incident {row.pk}", error=error)
             pause = timedelta(seconds=30 * 2 ** min(row.mail_attempts, 7))
@@ -63,6 +60,21 @@ def _tell(row: Incident) -> bool:
             return False
     Incident.unscoped.filter(pk=row.pk).update(mailed=state, mail_attempts=0)
     return bool(people)
+
+
+def _send_all(people: list[str], subject: str, body: str) -> None:
+    """An address that the server refuses keeps no mail from the others. Raises OSError, ValueError
+    if it is to be tried again."""
+    again: smtplib.SMTPRecipientsRefused | None = None
+    with get_connection(timeout=10) as connection:
+        for address in people:
+            try:
+                EmailMessage(subject, body, to=[address], connection=connection).send()
+            except smtplib.SMTPRecipientsRefused as error:
+                is_final = all(code >= 500 for code, _ in error.recipients.values())
+                again = again if is_final else error
+    if again is not None:
+        raise again
 
 
 def _people(tenant_id: int | None) -> list[str]:

@@ -234,3 +234,19 @@ def test_an_evaluation_beside_another_opens_once(world, acme):
 def test_rules_have_sane_bounds():
     for kind in KINDS.values():
         assert kind.least <= kind.threshold <= kind.most
+
+
+def test_absurd_counts_of_one_tenant_stop_no_other_tenants_incidents(world, acme):
+    globex = make_tenant("globex")
+    world.run(30, [acme], **GOOD)
+    for _ in range(4):
+        world.report(globex, hits=2**52, misses={"never_stored": 2**20})
+        world.run(4, [globex], hits=2**52)
+    world.run(6, [globex], misses={"unflushed": 2**52})
+    row = Incident.unscoped.get(tenant=globex, kind=HIT_RATE.name)
+    Incident.unscoped.filter(pk=row.pk).update(lost_tokens=2**63 - 2)
+    world.run(6, [globex], misses={"unflushed": 2**52})
+    assert 0 < Incident.unscoped.get(pk=row.pk).lost_tokens < 2**62
+    world.run(4, [acme], **REFUSED)
+    (incident,) = world.opened(acme)
+    assert incident.words.startswith("hit rate −")

@@ -26,7 +26,13 @@ class Inbox:
     """Mails that came, as (address, message)."""
 
     def __init__(self):
-        self.mails = []
+        self.mails, self.refused = [], {}
+
+    async def handle_RCPT(self, server, session, envelope, address, options):
+        if address in self.refused:
+            return self.refused[address]
+        envelope.rcpt_tos.append(address)
+        return "250 OK"
 
     async def handle_DATA(self, server, session, envelope):
         message = email.message_from_bytes(envelope.content, policy=email.policy.default)
@@ -129,3 +135,22 @@ def test_a_server_that_does_not_answer_is_asked_again_later(people, settings):
     assert mail.send() == 0  # not before its time
     incident.refresh_from_db()
     assert incident.mail_attempts == 1
+
+
+def test_an_address_that_is_refused_keeps_no_mail_from_the_others(people, inbox):
+    inbox.refused["ann@example.org"] = "550 nobody here"
+    opened()
+    assert mail.send() == 1
+    assert [address for address, _ in inbox.mails] == ["olga@example.org"]
+    assert mail.send() == 0
+
+
+def test_an_address_that_is_refused_for_now_is_tried_again_after_the_others(people, inbox):
+    inbox.refused["ann@example.org"] = "450 later"
+    row = opened()
+    assert mail.send() == 0
+    assert [address for address, _ in inbox.mails] == ["olga@example.org"]
+    inbox.refused.clear()
+    Incident.unscoped.filter(pk=row.pk).update(mail_after=timezone.now())
+    assert mail.send() == 1
+    assert "ann@example.org" in [address for address, _ in inbox.mails]
