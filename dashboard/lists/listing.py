@@ -229,7 +229,7 @@ class List:
         if isinstance(rows, QuerySet):
             path = name.replace(".", "__") if column is None else column.sort_path
             by = F(path).desc(nulls_last=True) if is_down else F(path).asc(nulls_last=True)
-            return rows.order_by(by, "pk")
+            return rows.order_by(by, "-pk" if is_down else "pk")  # so that one index serves both
         known: list[tuple[Any, Any]] = []
         unknown: list[tuple[Any, Any]] = []
         for row in rows:
