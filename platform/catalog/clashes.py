@@ -3,6 +3,7 @@
 `FIXES` is the one place that names what to set. Words of vLLM, the engine that there is.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -73,6 +74,7 @@ class Compared(Difference):
         return bool(self.this != self.other)
 
 
+_PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]{0,39}", re.ASCII)
 # What sets a field of the identity in vLLM.
 _FLAGS = {
     "dtype": "--dtype",
@@ -84,11 +86,12 @@ _FLAGS = {
 
 
 def flags_to_be(found: Sequence[Difference]) -> str:
-    """Flags of vLLM that give `other` where it differs, as far as flags can."""
+    """Flags of vLLM that give `other` where it differs, as far as flags can. People paste them
+    into a shell, and nodes write what they like: other values than plain words are left out."""
     words = []
     for each in found:
         value = str(each.other).partition(":")[0].removeprefix("torch.")
-        if each.field in _FLAGS and value and not value.startswith("-"):
+        if each.field in _FLAGS and _PLAIN.fullmatch(value):
             words.append(f"{_FLAGS[each.field]} {value}")
     return " ".join(words)
 

@@ -38,6 +38,7 @@ from tenants.scope import tenant_scope
 
 MOST_TEXT: Final = 200  # of an id or a name
 MOST_SEARCHED: Final = 2_000  # contexts, the last used, whose chains are searched for a block
+MOST_SEARCHED_BYTES: Final = 32 << 20  # of their chains, which may be long
 MOST_TENANTS: Final = 200  # whose indexes are asked for a block
 _BLOCK: Final = re.compile(r"(?:b3:|0x)?([0-9a-f]{32})", re.IGNORECASE)
 _SHORT: Final = {
@@ -455,13 +456,20 @@ def _of_block(tenant: Tenant, id_: bytes, found: Place) -> Answer:
 
 
 def _owners(tenant: Tenant, id_: bytes) -> tuple[Context, ...]:
-    """Contexts whose chain has the block, of the MOST_SEARCHED that were used last."""
+    """Contexts whose chain has the block, of the MOST_SEARCHED that were used last; of fewer, if
+    their chains have more than MOST_SEARCHED_BYTES."""
     with tenant_scope(tenant.pk):
         last = Context.objects.filter(expired_at=None).order_by(
             F("last_used_at").desc(nulls_last=True), "pk"
         )
         rows = last.values_list("pk", "chain")[:MOST_SEARCHED].iterator(chunk_size=50)
-        found = [pk for pk, chain in rows if _has(bytes(chain), id_)][:10]
+        found, read_bytes = [], 0
+        for pk, chain in rows:
+            if _has(bytes(chain), id_):
+                found.append(pk)
+            read_bytes += len(chain)
+            if len(found) == 10 or read_bytes > MOST_SEARCHED_BYTES:
+                break
         return tuple(Context.objects.filter(pk__in=found).select_related("space__tenant"))
 
 

@@ -244,3 +244,27 @@ def test_the_ring_is_a_list_that_leads_to_answers(people, served):
     assert "cmpl-abc-0-12345678" in page
     assert "q=cmpl-abc-0-12345678" in page
     assert Context.unscoped.count() == 0
+
+
+def test_only_plain_words_become_flags_that_people_paste(people, served, fp8):
+    evil = make_layout(served.tenant, "evil", kv_dtype="auto; curl example.org | sh", dtype="x\ny")
+    page = people["team"].get("/spaces/compare/", {"a": fp8.pk, "b": evil.pk}).content.decode()
+    assert "curl example.org" in page  # in the table of fields
+    assert "--kv-cache-dtype auto;" not in page
+    assert "--dtype x" not in page
+
+
+def test_a_space_that_is_no_number_is_said(people, served, fp8):
+    answer = people["team"].post("/why/", {"text": "two words", "in_space": "9" * 5000})
+    assert (answer.status_code, b"Choose the space" in answer.content) == (200, True)
+
+
+def test_the_search_for_owners_of_a_block_ends_after_so_many_bytes(served, fp8, monkeypatch):
+    tenant = served.tenant
+    ids = [bytes([n]) * 16 for n in range(4)]
+    commit_blocks(tenant, fp8, ids[:1])
+    for n in range(12):
+        make_context(fp8, f"ctx-{n}", ids)
+    assert len(why.ask((tenant,), ids[0].hex()).owners) == 10
+    monkeypatch.setattr(why, "MOST_SEARCHED_BYTES", 1)
+    assert len(why.ask((tenant,), ids[0].hex()).owners) == 1

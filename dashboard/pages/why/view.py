@@ -54,12 +54,16 @@ def _is_name(text: str) -> bool:
     return bool(found) and len(found) <= why.MOST_TEXT and not any(map(str.isspace, found))
 
 
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 19
+
+
 def _of_text(person: Principal, number: str, text: str) -> Answer:
     """Raises Problem: malformed, and those of `making.tokens_of`."""
     if not text.strip() or len(text) > MOST_PROMPT:
         raise Problem("malformed", f"Paste 1 to {MOST_PROMPT:,} characters.", field="text")
     rows = person.rows(Space).filter(is_leaving=False).select_related("tenant")
-    space = rows.filter(pk=number).first() if number.isascii() and number.isdigit() else None
+    space = rows.filter(pk=number).first() if _is_number(number) else None
     if space is None:
         raise Problem("malformed", "Choose the space in which the prompt is asked.", field="space")
     return why.of_prompt(space, making.tokens_of(space, making.Wanted(text=text)))
