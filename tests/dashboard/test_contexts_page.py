@@ -101,7 +101,7 @@ def test_the_search_of_the_list_has_words_of_its_own(people, acme, globex):
     assert names(q="idle>7d") == names(q="repo team=repo-1") == ["repo-1"]
     assert names(q="size>1GiB repo-2") == names(q="-2", larger="1GiB") == ["repo-2"]
     assert names(unused="7d") == ["repo-1"]
-    assert names(q="size>10GiB") == names(pinned="yes") == []
+    assert names(q="size>10GiB") == names(pinned="yes") == names(q="idle>9999999d") == []
 
 
 def test_a_team_member_pins_until_a_typed_time_and_unpins(people, acme):

@@ -386,3 +386,10 @@ def test_actions_need_the_csrf_token(people, acme):
     strict = Client(enforce_csrf_checks=True)
     strict.force_login(Membership.objects.filter(tenant=acme).first().user)
     assert strict.post(ACME, {"do": "samples"}).status_code == 403
+
+
+def test_parameters_that_are_no_tenant_or_number_are_not_found(people, acme, globex):
+    team = people["team"]
+    assert team.get(ACME, {"tenant": "globex"}).status_code == 404
+    assert team.get(ACME, {"tenant": "no slug"}).status_code == 404
+    assert team.get(ACME, {"tab": "people", "leaving": "9" * 5000}).status_code == 200

@@ -71,10 +71,10 @@ class ContextRow:
 
 def _unused(rows: Rows, value: str) -> Rows:
     try:
-        length = timedelta(seconds=parse_seconds(value))
+        since = timezone.now() - timedelta(seconds=parse_seconds(value))
     except (ValueError, OverflowError):
         return rows.none()  # nothing fits a word that cannot be read
-    return choosing.unused_since(rows, timezone.now() - length)
+    return choosing.unused_since(rows, since)
 
 
 def _larger(rows: Rows, value: str) -> Rows:

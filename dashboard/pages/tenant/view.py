@@ -64,8 +64,9 @@ Facts = dict[str, Any]
 def tenant(request: HttpRequest, person: Principal, slug: str) -> HttpResponse:
     one = person.tenant(slug)
     if (other := request.GET.get("tenant", slug)) not in (slug, ""):  # chosen in the scope bar
-        name = "tenants" if other == "all" else "tenant"
-        return redirect(reverse(f"dashboard:{name}", args=[] if other == "all" else [other]))
+        if other == "all":
+            return redirect(reverse("dashboard:tenants"))
+        return redirect(reverse("dashboard:tenant", args=[person.tenant(other).slug]))
     scope = _scope(request, person, one)
     tab = request.GET.get("tab") or "use"
     if tab not in TABS:
@@ -129,10 +130,14 @@ def _after(one: Tenant, then: str, scope: Scope) -> str:
 def _done(request: HttpRequest, one: Tenant) -> AuditEvent | None:
     """The change that this page was opened with."""
     text = request.GET.get("done", "")
-    if not (text.isascii() and text.isdigit() and len(text) < 19):
+    if not _is_number(text):
         return None
     event = rows_of(AuditEvent, (one,)).filter(pk=int(text)).first()
     return None if event is None else with_changes(event)
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 19
 
 
 def _use(request: HttpRequest, scope: Scope, one: Tenant) -> Facts:
@@ -272,7 +277,7 @@ def _people(request: HttpRequest, scope: Scope, one: Tenant) -> Facts:
         "listing": PeopleList(request, scope, rows, may_operate=scope.person.is_operator),
         "roles": Membership.Role.choices,
         **of_tenant(scope.person, one),
-        "leaving": rows.filter(pk=leaving).first() if leaving.isdecimal() else None,
+        "leaving": rows.filter(pk=leaving).first() if _is_number(leaving) else None,
     }
 
 

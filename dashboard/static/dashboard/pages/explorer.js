@@ -67,12 +67,14 @@ function mark(made) {
     const letters = [...new Set(marks.map((each) => each.letter))].join("");
     made.annotations.push({
       x, y: 1, yref: "paper", yanchor: "bottom", text: letters.slice(0, 4), showarrow: false,
-      hovertext: marks.slice(0, 6).map((each) => each.words).join("<br>").replaceAll(/[&]/g, "&amp;"),
+      hovertext: marks.slice(0, 6).map((each) => plain(each.words)).join("<br>"),
       font: { size: 10, color: colour("surface"), weight: 700 }, bgcolor: colour("text"), bordercolor: colour("text"), borderpad: 1.5,
     });
   }
 }
 
+// Plotly reads its texts as HTML with links, and tenants choose names.
+const plain = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
 const short = (name) => (name.length > 17 ? `${name.slice(0, 16)}…` : name);
 const known = (values) => values.filter((value) => value !== null);
 
@@ -90,9 +92,9 @@ function drawLines() {
     if (!line.is_whole) part += 1;
     const y = line.values.map((value) => (value === null ? null : value / divisor));
     const last = known(y).at(-1);
-    if (last !== undefined) ends.push({ y: last, text: `${short(line.name)} ${digits(last)}`, tint, isWhole: line.is_whole });
+    if (last !== undefined) ends.push({ y: last, text: `${plain(short(line.name))} ${digits(last)}`, tint, isWhole: line.is_whole });
     return {
-      x, y, name: line.name, type: "scatter", mode: known(y).length < 2 ? "lines+markers" : "lines", meta: line.url ?? "",
+      x, y, name: plain(line.name), type: "scatter", mode: known(y).length < 2 ? "lines+markers" : "lines", meta: line.url ?? "",
       line: { color: colour(tint), width: line.is_whole ? 2.4 : 1.8, dash }, connectgaps: false,
       text: y.map((value) => (value === null ? "—" : `${digits(value)} ${suffix}`)), hovertemplate: "%{text}",
     };
