@@ -86,7 +86,7 @@ def _larger(rows: Rows, value: str) -> Rows:
 
 class ContextList(List):
     name = "contexts"
-    title = "The same as a table"
+    title = "Contexts"
     columns = (
         Column(
             "name",

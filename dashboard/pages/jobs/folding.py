@@ -28,6 +28,8 @@ WORDS = {
     "expire": ("expiry", "expiries"),
     "warm": ("warm-up", "warm-ups"),
     "reconcile": ("reconcile round", "reconcile rounds"),
+    "sweep": ("sweep", "sweeps"),
+    "rebuild_index": ("rebuild of the index", "rebuilds of the index"),
 }
 
 

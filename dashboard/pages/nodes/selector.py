@@ -160,7 +160,12 @@ class NodeList(List):
             note=lambda row: row.why,
         ),
         Column("state", "State", kind="state", words=lambda row: row.state_words),
-        Column("tenant", "Tenant", path="session.tenant.slug"),
+        Column(
+            "tenant",
+            "Tenant",
+            path="session.tenant.slug",
+            link=lambda row, scope: scope.link("tenant", row.session.tenant.slug, tenant=None),
+        ),
         Column(
             "space",
             "Space",

@@ -102,7 +102,13 @@ class SpaceList(List):
             order="name",
             link=lambda row, scope: scope.link("space", row.space.pk),
         ),
-        Column("tenant", "Tenant", path="space.tenant.slug", order="tenant__slug"),
+        Column(
+            "tenant",
+            "Tenant",
+            path="space.tenant.slug",
+            order="tenant__slug",
+            link=lambda row, scope: scope.link("tenant", row.space.tenant.slug, tenant=None),
+        ),
         Column("model", "Model", path="space.identity.model", order="identity__model"),
         Column(
             "layout",
@@ -112,7 +118,14 @@ class SpaceList(List):
             path="identity_words",
             order="",
         ),
-        Column("live", "Live nodes", kind="count", path="live_nodes", order="live_nodes"),
+        Column(
+            "live",
+            "Live nodes",
+            kind="count",
+            path="live_nodes",
+            order="live_nodes",
+            link=lambda row, scope: scope.link("nodes", space=row.space.pk),
+        ),
         Column(
             "token",
             "A token",

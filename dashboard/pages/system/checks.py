@@ -132,7 +132,7 @@ def _settings() -> Iterator[Line]:
     yield Line(
         "Second factor",
         WELL if is_asked or not without else NEEDS,
-        f"asked of {env.second_factor}" if is_asked else f"{without} operators have none",
+        f"asked of {env.second_factor}" if is_asked else f"operators without one: {without}",
         ""
         if is_asked or not without
         else "Set one up on the page Account, then NEVE_SECOND_FACTOR=operators.",
@@ -222,7 +222,7 @@ def _clocks() -> Iterator[Line]:
         yield Line("Nodes", UNKNOWN, "no live node says its time")
         return
     wrong = [each for each in skews if each[0] > SKEW_S]
-    worst = ", ".join(f"{node} {skew:+.1f} s" for _, skew, node in skews[:MOST_NAMED])
+    worst = ", ".join(f"{node} {skew:+z.1f} s" for _, skew, node in skews[:MOST_NAMED])
     fix = "Run an NTP client on these hosts." if wrong else ""
     words = f"{len(wrong)} of {len(skews)} more than {SKEW_S:.0f} s off; worst {worst}"
     yield Line("Nodes", NEEDS if wrong else WELL, words, fix, link="nodes")

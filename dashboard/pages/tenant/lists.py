@@ -27,6 +27,7 @@ class SpaceList(List):
     search = ("name",)
     search_label = "Search spaces"
     default_sort = "-created_at"
+    nothing = "pages/spaces/nothing.html"
 
 
 class NodeList(List):
@@ -47,6 +48,7 @@ class NodeList(List):
     search = ("node", "space.name")
     search_label = "Search nodes"
     default_sort = "-last_heartbeat_at"
+    nothing = "pages/nodes/nothing.html"
 
 
 class AuditList(List):
@@ -69,6 +71,7 @@ class AuditList(List):
     search = ("actor_name", "action", "object_id")
     search_label = "Search the audit"
     default_sort = "-at"
+    nothing = "pages/audit/nothing.html"
 
     def prepared(self, rows: Sequence[Any]) -> Sequence[Any]:
         return [with_changes(row) for row in rows]
@@ -94,3 +97,4 @@ class PeopleList(List):
     search = ("user.username", "user.email")
     search_label = "Search people"
     default_sort = "user"
+    nothing = "pages/tenant/no_member.html"
