@@ -20,6 +20,7 @@ from hashlib import blake2b
 from importlib import import_module
 from time import monotonic, time
 from typing import Any, NoReturn
+from weakref import WeakValueDictionary
 
 from django.conf import settings
 from django.contrib.auth import get_user
@@ -177,6 +178,9 @@ class Answers:
     def __init__(self, in_pool: Callable[..., Awaitable[Any]]) -> None:
         self.in_pool = in_pool
         self.turns = asyncio.Semaphore(AT_ONCE)
+        # One of each kind of viewer waits for a turn: however many pages a tenant's people ask
+        # for, others wait for one of them.
+        self.lanes: WeakValueDictionary[Viewer, asyncio.Lock] = WeakValueDictionary()
         self.slots: OrderedDict[tuple[Any, ...], _Slot] = OrderedDict()
         self.viewers: OrderedDict[str, tuple[float, Viewer]] = OrderedDict()
 
@@ -217,8 +221,9 @@ class Answers:
         compute: Callable[[HttpRequest], Awaitable[HttpResponseBase]],
     ) -> HttpResponseBase:
         slot.running = asyncio.get_running_loop().create_future()
+        lane = self.lanes.setdefault(viewer, asyncio.Lock())
         try:
-            async with self.turns:
+            async with lane, self.turns:
                 began, at_ms = monotonic(), int(time() * 1000)
                 response = await compute(request)
         finally:  # also when the browser left, which cancels this

@@ -225,3 +225,31 @@ async def test_a_session_that_owes_a_second_factor_gets_no_answer_of_another(
     assert (status, b"acme" in text) == (200, True)
     status, text, _ = await ask(browsers["second"])
     assert (status, b"acme" in text) == (401 if note == second_factor.OWED else 302, False)
+
+
+async def test_many_pages_of_one_tenant_let_another_tenants_page_in_between(monkeypatch):
+    answers, done = shared.Answers(None), []
+
+    async def viewer(_, session):
+        return (session,)
+
+    async def compute(request):
+        await asyncio.sleep(0.01)
+        done.append(request.path)
+        response = HttpResponse()
+        response.neve_viewer = (request.COOKIES["sessionid"],)  # type: ignore[attr-defined]
+        return response
+
+    def asked(session, path):
+        request = AsyncRequestFactory().get(path, headers={"Neve-Live": "0"})
+        request.COOKIES["sessionid"] = session
+        return asyncio.create_task(answers.answer(request, compute))
+
+    monkeypatch.setattr(shared.Answers, "_viewer", viewer)
+    await asyncio.gather(
+        *(asked("acme", f"/acme/{n}") for n in range(5)),
+        *(asked("globex", f"/globex/{n}") for n in range(2)),
+    )
+    assert done[:4] == ["/acme/0", "/globex/0", "/acme/1", "/globex/1"]
+    assert sorted(done[4:]) == ["/acme/2", "/acme/3", "/acme/4"]
+    assert not answers.lanes
