@@ -15,8 +15,9 @@ from catalog.kinds import BULK
 from catalog.models import Context, Job
 from catalog.targets import Opener
 from contexts import bulk, prefix_cache
+from dashboard.pages.contexts import listing
 from neve.formats.keys import BucketKeys
-from neve.index.tier import BlockTerms
+from neve.index.tier import BlockTerms, HotTier
 from retention import services as retention
 from storage import hot
 from support.rows import make_context, make_space
@@ -102,6 +103,24 @@ def test_the_search_of_the_list_has_words_of_its_own(people, acme, globex):
     assert names(q="size>1GiB repo-2") == names(q="-2", larger="1GiB") == ["repo-2"]
     assert names(unused="7d") == ["repo-1"]
     assert names(q="size>10GiB") == names(pinned="yes") == names(q="idle>9999999d") == []
+
+
+def test_a_page_asks_for_the_places_of_so_many_blocks(acme, monkeypatch):
+    for name in ("one", "two"):
+        make_context(make_space(acme, f"s-{name}"), name)
+    asked = []
+    match = HotTier.match
+
+    def noted(tier, ids):
+        asked.append(len(ids))
+        return match(tier, ids)
+
+    rows = list(Context.unscoped.select_related("space", "tenant").order_by("name"))
+    monkeypatch.setattr(HotTier, "match", noted)
+    assert set(listing._asked(rows)) == {row.pk for row in rows}
+    monkeypatch.setattr(listing, "MOST_ASKED", 4)
+    assert set(listing._asked(rows)) == {rows[0].pk}
+    assert asked == [6, 3]
 
 
 def test_a_team_member_pins_until_a_typed_time_and_unpins(people, acme):

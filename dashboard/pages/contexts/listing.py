@@ -30,6 +30,7 @@ Rows = QuerySet[Context]
 STATES = tuple((value, value) for value in Context.State.values)
 UNUSED = (("1d", "1 day"), ("7d", "7 days"), ("30d", "30 days"))
 SIZES = (("1MiB", "1 MiB"), ("100MiB", "100 MiB"), ("1GiB", "1 GiB"), ("10GiB", "10 GiB"))
+MOST_ASKED = 200_000  # blocks of one page, whose places the index is asked for
 HELP = "name, agent-*, label:nightly, team=blue, owner:ann, model:qwen, idle>7d, size>1GiB"
 _WORD = re.compile(r"(label|owner|model|space):(\S+)|([A-Za-z][\w./-]*=\S*)|(idle|size)>(\S+)")
 
@@ -228,10 +229,14 @@ class ContextList(List):
 
 
 def _asked(rows: Sequence[Context]) -> dict[Any, list[Any]]:
-    """Context → the index's answer of each of its blocks; empty while it does not answer."""
+    """Context → the index's answer of each of its blocks; empty while it does not answer. A context
+    beyond MOST_ASKED is not asked for."""
     by_tenant: defaultdict[int, list[Context]] = defaultdict(list)
+    left = MOST_ASKED
     for row in rows:
-        by_tenant[row.tenant_id].append(row)
+        if row.blocks <= left:
+            by_tenant[row.tenant_id].append(row)
+            left -= row.blocks
     found: dict[Any, list[Any]] = {}
     try:
         for tenant_id, members in by_tenant.items():

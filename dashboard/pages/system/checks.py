@@ -39,6 +39,7 @@ BACKUP_OLD = timedelta(days=2)
 ROUND_OLD = timedelta(days=2)
 QUEUE_OLD_S = 60.0
 MOST_NAMED = 3
+MOST_VERSIONS = 10  # nodes say which they are
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def _versions() -> Iterator[Line]:
     if not found:
         yield Line("Nodes", UNKNOWN, "no node is live", link="nodes")
         return
-    words = ", ".join(f"{count} × {name}" for name, count in found.most_common())
+    words = ", ".join(f"{count} × {name}" for name, count in found.most_common(MOST_VERSIONS))
     drifted = set(found) - {web}
     fix = f"Update these nodes to {web}." if drifted else ""
     yield Line("Nodes", NEEDS if drifted else WELL, words, fix, link="nodes")
