@@ -11,7 +11,7 @@ from allauth.account.models import EmailAddress
 from allauth.socialaccount.models import SocialAccount
 from django.conf import settings
 from django.contrib.auth import get_user_model, update_session_auth_hash
-from django.contrib.auth.models import User
+from django.contrib.auth.models import AnonymousUser, User
 from django.contrib.auth.password_validation import validate_password
 from django.core import signing
 from django.core.exceptions import PermissionDenied, ValidationError
@@ -92,9 +92,15 @@ def asked_to_prove(token: str) -> tuple[User, str]:
 
 
 @transaction.atomic
-def prove(token: str) -> User:
-    """Sets the address. Raises Problem: not-found; conflict if it is another account's."""
+def prove(token: str, *, by: User | AnonymousUser) -> User:
+    """Sets the address. The mail proves who reads it, not who asked: else a stranger who opens the
+    link would give their address, and with it their single sign-on, to another's account.
+
+    Raises Problem: not-found; forbidden unless the account's owner is signed in; conflict if it is
+    another account's address."""
     user, address = asked_to_prove(token)
+    if by != user:
+        raise Problem("forbidden", f"Only {user.get_username()} confirms: sign in first.")
     others = get_user_model().objects.filter(email__iexact=address).exclude(pk=user.pk)
     if others.exists():
         raise Problem("conflict", "Another account has this address.")

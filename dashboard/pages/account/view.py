@@ -85,12 +85,12 @@ def prove_address(request: HttpRequest, token: str) -> HttpResponse:
     status = 200
     try:
         user, facts["address"] = own_account.asked_to_prove(token)
-        facts["name"] = user.get_username()
+        facts |= {"name": user.get_username(), "is_owner": request.user == user}
         if request.method == "POST":
-            own_account.prove(token)
+            own_account.prove(token, by=request.user)
             facts["is_proven"] = True
     except Problem as problem:
-        facts["error"], status = problem.detail, 404
+        facts["error"], status = problem.detail, problem.status
     answer = render(request, "pages/account/prove.html", facts, status=status)
     answer._has_been_logged = True  # type: ignore[attr-defined]  # Django would log the token
     return answer
