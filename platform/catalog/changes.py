@@ -112,7 +112,7 @@ def _values(before: Any, after: Any) -> str:
     if not then or not now:
         name = (now or then).get("name")
         return f" {name}" if isinstance(name, str) else ""
-    differing = [name for name in now if now[name] != then.get(name)]
+    differing = sorted(name for name in now if now[name] != then.get(name))
     parts = [
         f"{name.removesuffix('_bytes').removesuffix('_s').replace('_', ' ')} "
         f"{_shown(name, then.get(name))} → {_shown(name, now[name])}"

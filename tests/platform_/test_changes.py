@@ -53,7 +53,7 @@ def test_quotas_policies_and_keys_say_what_differs(acme):
     at(acme, 90, action="key.issue", after={"name": "too old"})
     assert seen([acme]) == [
         ("K", "key revoked ci-nodes"),
-        ("P", "policy changed: hot idle 2 h → 30 min, cold ttl 1 d → never"),
+        ("P", "policy changed: cold ttl 1 d → never, hot idle 2 h → 30 min"),
         ("Q", "quota changed: cold 1 GiB → 1.5 GiB"),
     ]
 
