@@ -5,16 +5,22 @@ from datetime import timedelta
 import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 
+from catalog.models import Job
 from events.models import Event
 from incidents import evaluate, rules, services
 from incidents.figures import Memory
 from incidents.kinds import HIT_RATE, KINDS
 from incidents.models import Incident
+from neve.planner.whatif import setting_dict
+from planning.whatif import ANY_BLOCK_BYTES, today_of
 from retention import services as retention
 from support.rows import make_session, make_space, make_tenant
 from tenants.audit import SYSTEM
-from tenants.models import AuditEvent
+from tenants.models import AuditEvent, Quota
+from tenants.scope import tenant_scope
+from tenants.services import set_quota
 
 pytestmark = [pytest.mark.integration, pytest.mark.django_db]
 
@@ -41,6 +47,42 @@ def test_a_fall_opens_an_incident_with_its_cause_and_the_lever(world, acme):
     assert incident.levers[0]["change"] == {"cold": "x2"}
     assert incident.levers[0]["gain"] is None  # nothing was simulated, so no figure is given
     assert incident.lost_tokens > 0
+
+
+def advise(tenant, *, is_good=True):
+    """A recommendation as the worker leaves it: what doubling the cold quota would do."""
+    setting = setting_dict(today_of(tenant.pk, block_bytes=ANY_BLOCK_BYTES))
+    gains = [
+        {"change": {"cold": size}, "against": {"hit_rate": {"value": value, "error": 0.02}}}
+        for size, value in (("x2", 0.31), ("x4", 0.38), ("x1.5", 0.01))
+    ]
+    detail = {
+        "recommendation": {"change": 0, "reason": "worth_it", "words": "Double it."},
+        "today": {"setting": setting},
+        "calibration": {"is_good": is_good},
+        "changes": gains,
+    }
+    with tenant_scope(tenant.pk):
+        Job.objects.create(
+            kind="recommend", state="done", detail=detail, finished_at=timezone.now()
+        )
+
+
+@pytest.mark.parametrize("case", ["holds", "quota changed since", "not calibrated"])
+def test_a_lever_has_the_gain_of_a_recommendation_that_still_holds(world, acme, case):
+    retention.set_policy(tenant=acme, actor=SYSTEM, cold_full="refuse")
+    advise(acme, is_good=case != "not calibrated")
+    if case == "quota changed since":
+        quota = Quota.unscoped.get(tenant=acme)
+        set_quota(tenant=acme, actor=SYSTEM, cold_bytes=quota.cold_bytes + 1, overcommit=True)
+    world.run(30, [acme], **GOOD)
+    world.run(4, [acme], **REFUSED)
+    (incident,) = world.opened()
+    lever = next(each for each in incident.levers if each["setting"] == "cold_quota")
+    if case == "holds":  # the change that gains most
+        assert (lever["change"], lever["gain"], lever["error"]) == ({"cold": "x4"}, 0.38, 0.02)
+    else:
+        assert (lever["change"], lever["gain"]) == ({"cold": "x2"}, None)
 
 
 def test_each_cause_has_its_own_lever(world, acme):
