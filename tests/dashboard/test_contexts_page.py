@@ -2,6 +2,7 @@
 
 import os
 import re
+import secrets
 from dataclasses import replace
 from datetime import timedelta
 
@@ -121,6 +122,20 @@ def test_a_page_asks_for_the_places_of_so_many_blocks(acme, monkeypatch):
     monkeypatch.setattr(listing, "MOST_ASKED", 4)
     assert set(listing._asked(rows)) == {rows[0].pk}
     assert asked == [6, 3]
+
+
+def test_the_bytes_that_are_shown_are_those_that_sort(people, acme):
+    """The index may know other bytes by now: the last check's stand there, and sort."""
+    space = stored_context_of(acme).space
+    for name, mib in (("c-26", 26), ("c-88", 88), ("c-new", None), ("c-72", 72)):
+        made = make_context(space, name, [secrets.token_bytes(16)])
+        size = None if mib is None else mib << 20
+        Context.unscoped.filter(pk=made.pk).update(size_bytes=size)
+    page = people["team"].get("/contexts/", {"cols": "name,size", "q": "c-"})
+    table = page.content.decode().rpartition("<tbody")[2]
+    rows = re.findall(r">c-(\w+)<.*?<td[^>]*>(.*?)</td>", table, re.DOTALL)
+    shown = [(name, re.sub(r"<[^>]+>", "", size).strip()) for name, size in rows]
+    assert shown == [("88", "88 MiB"), ("72", "72 MiB"), ("26", "26 MiB"), ("new", "—")]
 
 
 def test_a_team_member_pins_until_a_typed_time_and_unpins(people, acme):

@@ -37,8 +37,9 @@ _WORD = re.compile(r"(label|owner|model|space):(\S+)|([A-Za-z][\w./-]*=\S*)|(idl
 
 @dataclass(frozen=True)
 class ContextRow:
-    """`hot`, `cold`, `lost`: blocks; None while the hot tier does not answer. `own_bytes`: of
-    stored blocks that no other context has; None: the space's tree is not computed."""
+    """`hot`, `cold`, `lost`: blocks; None while the hot tier does not answer. `bytes`: those of the
+    last check, by which the list is sorted; None before the first. `own_bytes`:
+    of stored blocks that no other context has; None: the space's tree is not computed."""
 
     context: Context
     hot: int | None
@@ -54,7 +55,7 @@ class ContextRow:
     def shared_bytes(self) -> int | None:
         if self.bytes is None or self.own_bytes is None:
             return None
-        return self.bytes - self.own_bytes
+        return max(0, self.bytes - self.own_bytes)
 
     @property
     def blocks(self) -> int:
@@ -105,7 +106,7 @@ class ContextList(List):
             kind="size",
             path="bytes",
             order="size_bytes",
-            hint="of its stored blocks, shared ones included",
+            hint="of its stored blocks, shared ones included, as last checked",
         ),
         Column("own", "Own", kind="size", path="own_bytes", order="", hint="nobody shares them"),
         Column("shared", "Shared", kind="size", path="shared_bytes", order=""),
@@ -220,7 +221,7 @@ class ContextList(List):
             sum(isinstance(each, Location) and each.tier is Tier.HOT for each in answers),
             sum(isinstance(each, Location) and each.tier is Tier.COLD for each in answers),
             _lost(row, answers),
-            sum(sizes),
+            row.size_bytes,
             None if own_from is None else sum(sizes[own_from * groups :]),
             rule,
             hit_tokens,
