@@ -18,7 +18,7 @@ from django.utils import timezone
 
 from base.problems import Problem
 from dashboard import shared
-from dashboard.scope import ALL, SCOPE, scope_of
+from dashboard.scope import ALL, SCOPE, Scope, scope_of
 from tenants.models import Tenant
 from tenants.principal import Principal, principal_of_person
 
@@ -44,6 +44,15 @@ _NAVIGATION = (
 _UNDER = {
     **{"tenant": "tenants", "context": "contexts", "space": "spaces", "spaces-compare": "spaces"},
     **{"node": "nodes", "job": "jobs", "incident": "incidents"},
+}
+
+PICKERS = ("space", "node", "label")  # of the scope bar, beside the tenant
+# Pages that do not narrow by all of them: by which they do. The others are not offered there.
+NARROWS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("overview", "what_if", "policies", "savings", "keys", "families"), ()),
+    **dict.fromkeys(("webhooks", "jobs", "incidents", "incident", "audit", "system"), ()),
+    **{"nodes": ("space", "node"), "why": ("space", "node"), "contexts": ("space", "label")},
+    **{"spaces": ("space",), "tiers": ("space",)},
 }
 
 LABELS = {name: label for group in _NAVIGATION for name, label, _ in group} | {"account": "Account"}
@@ -109,6 +118,15 @@ def theme_of(request: HttpRequest) -> str:
     return theme if theme in THEMES else ""
 
 
+def _pickers(name: str) -> tuple[str, ...]:
+    return NARROWS.get(name, PICKERS)
+
+
+def _is_wider(scope: Scope, name: str) -> bool:
+    """Whether the address narrows by something that the page does not narrow by."""
+    return any(each in scope.query for each in PICKERS if each not in _pickers(name))
+
+
 def render_page(
     request: HttpRequest,
     person: Principal,
@@ -127,6 +145,8 @@ def render_page(
         "all": ALL,
         "page_name": name,
         "page_at": _UNDER.get(name, name),
+        "pickers": _pickers(name),
+        "is_wider": _is_wider(scope, name),
         "page_label": LABELS.get(_UNDER.get(name, name), "Neve"),
         "theme": theme_of(request),
         "nonce": request.csp_nonce,  # type: ignore[attr-defined]  # of django-csp

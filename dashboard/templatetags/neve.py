@@ -184,6 +184,12 @@ def scope_fields(context: Any, *without: str) -> SafeString:
     )
 
 
+@register.simple_tag(takes_context=True)
+def picker_fields(context: Any) -> SafeString:
+    """`scope_fields` of the form of the page's pickers."""
+    return scope_fields(context, "tenant", *context["pickers"])
+
+
 @register.simple_tag
 def miss_change(now: float, before: float) -> SafeString:
     """A share of misses against the one before: more is worse."""

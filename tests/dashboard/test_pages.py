@@ -210,11 +210,24 @@ def test_what_segments_take_is_told_in_three_parts(people, acme, globex):
         assert re.match(rf"Live 3 MiB .* Dead {dead} MiB .* Waiting 7 MiB", told)
 
 
+def test_a_page_offers_only_what_it_narrows_by_and_says_when_it_is_wider(people, acme):
+    query = {"tenant": "acme", "node": "gpu-1"}
+    overview = people["operator"].get("/", query).content.decode()
+    nodes = people["operator"].get("/nodes/", query).content.decode()
+    assert "<span>Node</span>" not in overview
+    assert "all spaces, nodes and labels" in overview
+    assert '<input type="hidden" name="node" value="gpu-1">' in overview  # other pages still do
+    assert "<span>Node</span>" in nodes
+    assert "<span>Label</span>" not in nodes
+    assert "all spaces, nodes and labels" not in nodes
+    assert "all spaces" not in people["operator"].get("/").content.decode()
+
+
 def test_the_overview_asks_as_often_for_many_tenants_as_for_few(
     people, acme, django_assert_max_num_queries
 ):
     make_everything(acme, 5)
-    with django_assert_max_num_queries(28):
+    with django_assert_max_num_queries(30):
         people["operator"].get("/")
 
 

@@ -17,9 +17,9 @@ def test_clicks_are_counted_over_pages_and_keys_are_not(walker, control_plane):
     page.get_by_role("link", name="Contexts", exact=True).click()
     page.wait_for_url("**/contexts/**")
     assert walker.clicks() == 1
-    page.get_by_label("Node", exact=True).fill("gpu-1")
+    page.get_by_label("Label", exact=True).fill("nightly")
     page.keyboard.press("Enter")
-    page.wait_for_url("**node=gpu-1**")
+    page.wait_for_url("**label=nightly**")
     assert walker.clicks() == 1
 
 
