@@ -134,21 +134,6 @@ def totals(tenants: Tenants, window: Window, *, with_loads: bool = True) -> Tota
     )
 
 
-def hit_ratios(tenants: Tenants, window: Window) -> dict[int, float]:
-    """Hit rate by tenant id, of those that requested anything."""
-    rows = (
-        buckets(tenants, window)
-        .order_by()
-        .values("tenant_id")
-        .annotate(
-            requested=bounded_sum("requested_tokens", "tail_tokens"),
-            hit=bounded_sum("hit_hot_tokens", "hit_cold_tokens"),
-        )
-        .filter(requested__gt=0)
-    )
-    return {row["tenant_id"]: row["hit"] / row["requested"] for row in rows}
-
-
 def last_gauges(tenants: Tenants, now_s: float) -> dict[int, dict[str, int | None]]:
     """The newest gauges of each tenant out of the last minutes of 10 s roll-ups."""
     rows = (

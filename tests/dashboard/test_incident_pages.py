@@ -1,5 +1,8 @@
 """Incidents on the overview, in their list and on their own page; actions by who may."""
 
+import json
+import re
+
 import pytest
 from django.utils import timezone
 
@@ -7,7 +10,9 @@ from catalog.usage import record_gauges
 from incidents.models import Incident, MailWish
 from planning import whatif
 from support.rows import make_incident, make_space
+from tenants.audit import SYSTEM
 from tenants.models import AuditEvent
+from tenants.services import set_quota
 
 pytestmark = [pytest.mark.integration, pytest.mark.django_db]
 
@@ -61,6 +66,27 @@ def test_others_are_a_line_each_and_muted_ones_are_hidden(people, incident, glob
     text = people["operator"].get("/").content.decode()
     assert "1 thing needs you" in text
     assert "1 muted" in text
+
+
+def test_of_more_than_two_others_all_but_one_are_folded(people, incident, globex):
+    for kind in ("breaker", "silent_node", "hit_rate"):
+        make_incident(globex, kind, words=f"{kind} of globex")
+    text = people["operator"].get("/").content.decode()
+    lines, folded = text.split('<details class="more-lines">')
+    assert lines.count('<li data-incident="') == 1
+    assert folded.count('<li data-incident="') == 2
+    assert "<summary>2 more</summary>" in folded
+
+
+def test_charts_of_the_overview_carry_the_letters_of_the_explorer(people, incident, acme):
+    set_quota(tenant=acme, actor=SYSTEM, cold_bytes=10 << 40, overcommit=True)
+    text = people["team"].get("/").content.decode()
+    chart = json.loads(re.search(r'id="chart-data"[^>]*>(.*?)</script>', text)[1])
+    marks = {mark["letter"]: mark["words"] for mark in chart["marks"]}
+    assert marks["A"] == "acme: hit rate −43 points"
+    assert marks["Q"].startswith("acme: quota changed: cold")
+    assert "marks" in people["stranger"].get("/").content.decode()
+    assert "quota changed" not in people["stranger"].get("/").content.decode()
 
 
 def test_a_team_sees_and_acknowledges_its_own_and_a_viewer_only_looks(people, incident, globex):

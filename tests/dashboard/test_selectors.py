@@ -49,7 +49,6 @@ def test_the_hit_rate_is_of_whole_prompts_and_of_whole_blocks(acme, report):
     report(acme, START - 30, requested_tokens=80, tail_tokens=20, hit_hot_tokens=40)
     found = usage.totals((acme,), window())
     assert (found.prompt_tokens, found.hit_ratio, found.block_hit_ratio) == (100, 0.4, 0.5)
-    assert usage.hit_ratios((acme,), window()) == {acme.pk: 0.4}
 
 
 def test_what_lies_before_the_window_is_the_window_before(acme, report):
@@ -122,11 +121,6 @@ def test_a_share_says_how_it_changed_against_the_window_before():
         ("never stored", -0.75),
     ]
     assert misses.miss_shares({"unflushed": 3}, {})[0].change is None
-
-
-def test_hit_ratios_by_tenant(acme, globex, report):
-    report(acme, START - 20, requested_tokens=10, hit_hot_tokens=5)
-    assert usage.hit_ratios((acme, globex), window()) == {acme.pk: 0.5}
 
 
 def test_gauges_are_the_newest_that_are_known(acme, report):

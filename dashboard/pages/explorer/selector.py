@@ -10,14 +10,12 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from catalog import slices
-from catalog.changes import LETTERS, Change, changes
+from catalog.changes import Change
 from catalog.measures import Measure
 from catalog.slices import ALL, Key, Row, Span, Table, Where
-from dashboard import formats
+from dashboard import formats, marks
 from dashboard.lists import Column, List
 from dashboard.scope import Scope
-from incidents.kinds import KINDS
-from incidents.models import Incident
 from neve.planner.causes import cause_of
 
 MOST_LINES = 5  # beside the whole
@@ -28,7 +26,6 @@ SPLIT_WORDS = {
 }
 AGAINST_WORDS = {"before": "the window before", "yesterday": "same time yesterday"}
 _SPARK_W, _SPARK_H = 96, 22
-MOST_INCIDENTS = 50
 _NEXT = {"tenant": "space", "space": "node", "node": "space", "label": "context"}
 _UNITS = {"percent": "percent", "tokens": "count", "blocks": "count", "bytes": "size"}
 
@@ -60,36 +57,8 @@ def explorer_of(scope: Scope, measure: Measure, split: str, against: str) -> Exp
     table = slices.table(where, measure, split, span, before, now_s=window.now_s)
     joins = before is not None and (before.end_ts, before.step_s) == (span.start_ts, span.step_s)
     both = Span(before.start_ts, span.end_ts, span.step_s) if joins and before else span
-    marks = _marks(scope, span, window.now_s)
-    return Explorer(measure, split, against, where, table, both, marks, window.now_s)
-
-
-def _marks(scope: Scope, span: Span, now_s: float) -> list[Change]:
-    """What changed, and the incidents that opened, the newest first."""
-    end_s = min(float(span.end_ts), now_s + 1)
-    start, end = (datetime.fromtimestamp(each, UTC) for each in (span.start_ts, end_s))
-    rows = scope.person.rows(Incident).filter(
-        opened_at__gte=start, opened_at__lt=end, tenant__in=scope.tenants
-    )
-    opened = [
-        Change(
-            row.opened_at or row.since,
-            LETTERS["incident"],
-            "incident",
-            row.words or KINDS[row.kind].label,
-            row.tenant.slug if row.tenant else "",
-            "incident",
-            str(row.pk),
-        )
-        for row in rows.select_related("tenant").order_by("-opened_at")[:MOST_INCIDENTS]
-    ]
-    found = [*changes(scope.tenants, span.start_ts, end_s), *opened]
-    return sorted(found, key=lambda mark: mark.at, reverse=True)
-
-
-def mark_url(mark: Change, scope: Scope) -> str:
-    """Where a mark is seen."""
-    return scope.link(mark.page, *([mark.argument] if mark.argument else []))
+    changed = marks.marks_of(scope, span.start_ts, span.end_ts)
+    return Explorer(measure, split, against, where, table, both, changed, window.now_s)
 
 
 def where_of(scope: Scope) -> Where:
@@ -287,15 +256,8 @@ def chart_of(found: Explorer, scope: Scope) -> dict[str, Any]:
         "is_rate": measure.is_rate,
         "lines": lines,
         "reasons": _reasons(found),
-        "marks": [
-            {"at": mark.at_s, "letter": mark.letter, "words": mark_words(mark)}
-            for mark in found.marks
-        ],
+        "marks": marks.drawn(found.marks),
     }
-
-
-def mark_words(mark: Change) -> str:
-    return f"{mark.tenant}: {mark.words}" if mark.tenant else mark.words
 
 
 def _reasons(found: Explorer) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ from django.views.decorators.http import require_GET
 
 from catalog.measures import MEASURES
 from catalog.slices import measure_named
+from dashboard import marks
 from dashboard.page import page, render_page
 from dashboard.pages.explorer.selector import (
     AGAINST_WORDS,
@@ -14,8 +15,6 @@ from dashboard.pages.explorer.selector import (
     chart_of,
     explorer_of,
     list_class,
-    mark_url,
-    mark_words,
     split_of,
     text,
     twin_rows,
@@ -52,7 +51,8 @@ def explorer(request: HttpRequest, person: Principal) -> HttpResponseBase:
         "twin": twin_rows(chart, measure),
         "total": text(measure, found.table.total.value),
         "marks": [
-            (mark, mark_words(mark), mark_url(mark, scope)) for mark in found.marks[:MOST_MARKS]
+            (mark, marks.words_of(mark), marks.url_of(mark, scope))
+            for mark in found.marks[:MOST_MARKS]
         ],
         "more_marks": max(0, len(found.marks) - MOST_MARKS),
         "fixed": scope.here(

@@ -7,6 +7,7 @@ from typing import Any
 from django.conf import settings
 from django.db.models import Min
 
+from catalog.changes import Change
 from catalog.measures import MEASURES
 from catalog.models import NodeSession, UsageRollup
 from catalog.sessions import live_since
@@ -14,7 +15,7 @@ from catalog.slices import Where, spans_of
 from catalog.slices import series as slices_series
 from catalog.usage import bounded_sum
 from catalog.windows import Range, Window
-from dashboard import probes
+from dashboard import marks, probes
 from dashboard.formats import AXES
 from dashboard.incidents import (
     SPARK_STEPS,
@@ -26,29 +27,30 @@ from dashboard.incidents import (
 )
 from dashboard.pages.jobs.selector import failed_jobs
 from dashboard.pages.nodes.selector import NodeRow, node_rows, sessions
-from dashboard.pages.overview.health import COLD_FULL, Health, assess, without
+from dashboard.pages.overview.health import COLD_FULL, Attention, Health, assess, without
 from dashboard.pages.overview.levers import MissRow, miss_rows
 from dashboard.pages.overview.misses import MissShare, miss_shares
 from dashboard.pages.overview.series import Series, series
 from dashboard.scope import Scope
 from dashboard.storage import StorageUse, leaves_first, storage_use, summed
-from dashboard.usage import Tenants, Totals, hit_ratios, last_gauges, totals
+from dashboard.usage import Tenants, Totals, last_gauges, totals
 from incidents.figures import Memory, read_memory
 from planning.prices import in_force, today
 from tenants.models import Tenant
 from tenants.principal import rows_of
 
+MOST_LINES = 2  # of attention, so that the page fits a screen
+MOST_MARKS = 20  # of the list below the charts
 TOP = 5  # rows of the short tables
 RATE_NOW_S = 60  # "now" of a rate: long enough to be calm, short enough to be now
 
 
 @dataclass(frozen=True)
 class TenantRow:
-    """What one tenant holds, and its hit rate; None when nothing was asked for."""
+    """What one tenant holds."""
 
     tenant: Tenant
     use: StorageUse
-    hit_ratio: float | None
 
     @property
     def quota_bytes(self) -> int:
@@ -85,7 +87,7 @@ class Saved:
 @dataclass(frozen=True)
 class Overview:
     """`hit_change`: of the ratio, against the window before; None without both. `read_rate`: bytes
-    a second of the last minute."""
+    a second of the last minute. `changes`: the newest of `changed`, with words and address."""
 
     now: datetime
     range: Range
@@ -99,9 +101,8 @@ class Overview:
     leaves_first: str
     misses: list[MissShare]
     top_tenants: list[TenantRow]
-    more_tenants: int
     nodes: list[NodeRow]
-    more_nodes: int
+    all_nodes: int
     series: Series
     endpoint: str
     attention: list[ShownIncident]
@@ -113,6 +114,8 @@ class Overview:
     memory: Memory | None
     cold_dead_bytes: int
     cold_waiting_bytes: int
+    changed: list[Change]
+    changes: list[tuple[Change, str, str]]
 
     @property
     def case(self) -> ShownIncident | None:
@@ -123,6 +126,17 @@ class Overview:
     @property
     def others(self) -> list[ShownIncident]:
         return [one for one in self.attention if one is not self.case]
+
+    @property
+    def lines(self) -> list[ShownIncident | Attention]:
+        """What needs somebody besides the case: two lines, or one and the `folded` ones."""
+        found: list[ShownIncident | Attention] = [*self.others, *self.health.attention]
+        return found if len(found) <= MOST_LINES else found[: MOST_LINES - 1]
+
+    @property
+    def folded(self) -> list[ShownIncident | Attention]:
+        found: list[ShownIncident | Attention] = [*self.others, *self.health.attention]
+        return found[len(self.lines) :]
 
     @property
     def needs(self) -> int:
@@ -136,11 +150,18 @@ class Overview:
             "end_s": min(self.window.now_s, self.window.end_ts),
             "step_s": self.range.step_s,
             "series": asdict(self.series.since(since_ts)),
+            "marks": marks.drawn(self.changed),
         }
 
     def context(self) -> dict[str, Any]:
         """For templates."""
-        found = {"case": self.case, "others": self.others, "needs": self.needs}
+        found = {
+            "case": self.case,
+            "others": self.others,
+            "lines": self.lines,
+            "folded": self.folded,
+            "needs": self.needs,
+        }
         return {**vars(self), **found, "chart": self.chart(), "axes": AXES}
 
 
@@ -167,9 +188,9 @@ def overview_of(scope: Scope) -> Overview:
     loud = [one for one in shown_incidents if not one.row.is_muted]
     health = without(health, {one.row.kind for one in shown_incidents})
     drawn = series(tenants, window)
+    changed = marks.marks_of(scope, window.start_ts, window.end_ts)
     misses = miss_shares(counted.misses, before.misses)
     gauges = last_gauges(tenants, window.now_s).values()
-    ratios = hit_ratios(tenants, window)
     by_size = sorted(tenants, key=lambda one: (-uses[one.pk].held_bytes, one.slug))
     return Overview(
         now=now,
@@ -183,10 +204,9 @@ def overview_of(scope: Scope) -> Overview:
         storage=storage,
         leaves_first=leaves_first(tenants),
         misses=misses,
-        top_tenants=[TenantRow(one, uses[one.pk], ratios.get(one.pk)) for one in by_size[:TOP]],
-        more_tenants=max(len(tenants) - TOP, 0),
+        top_tenants=[TenantRow(one, uses[one.pk]) for one in by_size[:TOP]],
         nodes=nodes[:TOP],
-        more_nodes=max(len(nodes) - TOP, 0),
+        all_nodes=len(nodes),
         series=drawn,
         endpoint=settings.ENV.url.geturl(),
         attention=loud,
@@ -198,6 +218,10 @@ def overview_of(scope: Scope) -> Overview:
         memory=read_memory() if person.is_operator else None,
         cold_dead_bytes=sum(each.get("cold_dead_bytes") or 0 for each in gauges),
         cold_waiting_bytes=sum(each.get("cold_waiting_bytes") or 0 for each in gauges),
+        changed=changed,
+        changes=[
+            (one, marks.words_of(one), marks.url_of(one, scope)) for one in changed[:MOST_MARKS]
+        ],
     )
 
 

@@ -2,6 +2,7 @@
 // are in the reader's zone; dragging over a chart zooms the page.
 
 import { digits, moment, scale, secondsOf } from "./formats.js";
+import { addMarks } from "./marks.js";
 import { zoomByDragging } from "./scope.js";
 
 const AXES = JSON.parse(document.getElementById("chart-axes").textContent);
@@ -27,7 +28,7 @@ export class Chart {
     Object.assign(this, { element, axis, lines, isStacked });
   }
 
-  draw(series, startS, endS) {
+  draw(series, startS, endS, marks = []) {
     // What lies before the first report is unknown: no line there, not even at zero.
     const known = series.ts.findIndex((_, i) => this.lines.some(({ key }) => series[key][i] !== null));
     const first = known < 0 ? series.ts.length : known;
@@ -67,7 +68,7 @@ export class Chart {
     });
     const muted = colour("muted");
     const layout = {
-      margin: { l: 46, r: 4, t: 16, b: 20 },
+      margin: { l: 46, r: 12, t: 16, b: 20 },
       font: { family: getComputedStyle(document.body).fontFamily, size: 11.5, color: muted },
       paper_bgcolor: "rgba(0,0,0,0)",
       plot_bgcolor: "rgba(0,0,0,0)",
@@ -102,11 +103,13 @@ export class Chart {
         zerolinecolor: colour("line-strong"),
         ticks: "",
       },
+      shapes: [],
       annotations: [{
         text: unit, showarrow: false, xref: "paper", yref: "paper", x: 0, y: 1,
         xanchor: "right", yanchor: "bottom", xshift: -5, yshift: 2, font: { size: 11, color: muted },
       }],
     };
+    addMarks(layout, marks, startS, endS);
     Plotly.react(this.element, traces, layout, {
       displayModeBar: false, responsive: true, doubleClick: false, scrollZoom: false,
     });

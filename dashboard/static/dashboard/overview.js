@@ -20,7 +20,9 @@ const charts = [
 function draw() {
   if (page.classList.contains("is-empty")) return; // hidden: Plotly could not measure its room
   const chart = JSON.parse(document.getElementById("chart-data").textContent);
-  for (const one of charts) one.draw(chart.series, chart.start_s, chart.end_s);
+  for (const one of charts) {
+    one.draw(chart.series, chart.start_s, chart.end_s, chart.marks);
+  }
 }
 
 draw();

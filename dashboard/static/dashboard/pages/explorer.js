@@ -1,6 +1,7 @@
 // The Explorer's charts: lines that scope the page, letters of what changed, drag to zoom.
 
 import { digits, moment, scale, secondsOf, ZONE } from "../formats.js";
+import { addMarks, plain } from "../marks.js";
 import { zoomByDragging } from "../scope.js";
 
 const lines = document.getElementById("explorer-lines");
@@ -52,29 +53,6 @@ function layout(right) {
   };
 }
 
-// Letters of one moment stand beside each other as one label.
-function mark(made) {
-  const least = (data.end - data.start) / 60;
-  const groups = [];
-  for (const each of data.marks.toSorted((a, b) => a.at - b.at)) {
-    const last = groups.at(-1);
-    if (last && each.at - last.at < least) last.marks.push(each);
-    else groups.push({ at: each.at, marks: [each] });
-  }
-  for (const { at, marks } of groups) {
-    const x = moment(at);
-    made.shapes.push({ type: "line", x0: x, x1: x, y0: 0, y1: 1, yref: "paper", line: { color: colour("text"), width: 1, dash: "dot" }, opacity: 0.5 });
-    const letters = [...new Set(marks.map((each) => each.letter))].join("");
-    made.annotations.push({
-      x, y: 1, yref: "paper", yanchor: "bottom", text: letters.slice(0, 4), showarrow: false,
-      hovertext: marks.slice(0, 6).map((each) => plain(each.words)).join("<br>"),
-      font: { size: 10, color: colour("surface"), weight: 700 }, bgcolor: colour("text"), bordercolor: colour("text"), borderpad: 1.5,
-    });
-  }
-}
-
-// Plotly reads its texts as HTML with links, and tenants choose names.
-const plain = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
 const short = (name) => (name.length > 17 ? `${name.slice(0, 16)}…` : name);
 const known = (values) => values.filter((value) => value !== null);
 
@@ -105,7 +83,7 @@ function drawLines() {
     made.annotations.push({ text: suffix, showarrow: false, xref: "paper", yref: "paper", x: 0, y: 1, xanchor: "right", yanchor: "bottom", xshift: -5, yshift: 2, font: { size: 11, color: colour("muted") } });
   }
   if (!isNarrow()) made.annotations.push(...apart(ends, data.unit === "percent" ? 103 : (largest / divisor) || 1, x.at(-1)));
-  mark(made);
+  addMarks(made, data.marks, data.start, data.end);
   Plotly.react(lines, traces, made, CONFIG);
 }
 
@@ -134,7 +112,7 @@ function drawReasons() {
     }
     return trace;
   });
-  mark(made);
+  addMarks(made, data.marks, data.start, data.end);
   Plotly.react(reasons, traces, made, CONFIG);
 }
 
