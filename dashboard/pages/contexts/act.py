@@ -199,7 +199,9 @@ def _asked(
         )
         if weight.shared_blocks:
             lines.append(stays[0].upper() + stays[1:])
-        lines.append("This cannot be undone: what is asked for again is computed again.")
+        lines.append(
+            "Your own pins end. This cannot be undone: what is asked for again is computed again."
+        )
     elif action == "pin":
         until = datetime.fromisoformat(arguments["until"])
         when = moment_in(until, scope)

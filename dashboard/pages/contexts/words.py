@@ -70,12 +70,12 @@ VERBS: Mapping[str, tuple[str, str]] = {
 
 
 def outcome_text(detail: Mapping[str, Any]) -> str:
-    """A bulk job's result: "39 done, 2 refused: pinned by others"."""
+    """A bulk job's result: "39 done; not done: 2 (pinned by others)"."""
     done, refused = detail.get("done", 0), detail.get("refused", {})
     words = f"{done:,} done"
     if refused:
         reasons = ", ".join(
-            f"{count:,} {reason.replace('-', ' ')}" for reason, count in sorted(refused.items())
+            f"{count:,} ({reason.replace('-', ' ')})" for reason, count in sorted(refused.items())
         )
         words += f"; not done: {reasons}"
     return words
