@@ -266,9 +266,14 @@ def test_conversations_become_contexts_and_traces_are_replayed(control_plane, tm
     replay(control_plane, tmp_path / "g.json", "--requests", "30", "--generate", "agents")
     code = (
         "from catalog.models import Context;"
-        "print(sorted(Context.unscoped.values_list('name', 'label')))"
+        "rows = list(Context.unscoped.order_by('name'));"
+        "print([(row.name, row.label) for row in rows]);"
+        "print('asked', all(row.prompt_tokens >= row.hit_tokens for row in rows),"
+        " sum(row.prompt_tokens for row in rows) > 0, sum(row.hit_tokens for row in rows) > 0)"
     )
-    assert "('demo-agent-" in control_plane.manage("shell", "-c", code)
+    told = control_plane.manage("shell", "-c", code)
+    assert "('demo-agent-" in told
+    assert "asked True True True" in told
 
     path = tmp_path / "trace.jsonl"
     requests = itertools.islice(Generator(Workload.CHAT, seed=9), 20)

@@ -125,6 +125,8 @@ class Runner:
         self._failure: BaseException | None = None
         self._away = _Away(settings.give_up_s, progress.say, stop)
         self._named: Counter[tuple[str, str]] = Counter()
+        # Prompt tokens and hits of a context's requests since it was last reported.
+        self._unreported: dict[tuple[str, str], tuple[int, int]] = {}
         self.tally = Tally(
             chunk_tokens=session.chunk_tokens, payload_bytes=self._payloads.payload_bytes
         )
@@ -183,7 +185,7 @@ class Runner:
             compute_s = self._compute(request.input_tokens - outcome.hits * self._chunk_tokens)
             put = self._store(client, lane, [self._roots[turn], *ids], outcome.hits)
             self.tally.add(outcome, put, compute_s=compute_s)
-            self._name_context(client, request, ids)
+            self._name_context(client, request, ids, outcome)
             is_open = client.breaker is not BreakerState.CLOSED
             self._away.note(is_open or outcome.missed in _AWAY)
         finally:
@@ -291,19 +293,31 @@ class Runner:
                 break
         return put
 
-    def _name_context(self, client: Client, request: Request, ids: list[bytes]) -> None:
+    def _name_context(
+        self, client: Client, request: Request, ids: list[bytes], outcome: RequestOutcome
+    ) -> None:
         """Reports a conversation's blocks as a context of the client's space, once in CONTEXT_EVERY
-        requests there."""
+        requests there, with the tokens that its requests since then asked for and found."""
         name = request.conversation
         if name is None or not ids:
             return
         here = client.session.space_name, name
+        asked, found = self._unreported.pop(here, (0, 0))
+        asked += request.input_tokens
+        found += outcome.hits * self._chunk_tokens
         self._named[here] += 1
         if self._named[here] % CONTEXT_EVERY != 1:
+            self._unreported[here] = asked, found
             return
         try:
-            tokens = len(ids) * self._chunk_tokens
-            client.report_context(name, ids, tokens=tokens, label=request.label)
+            client.report_context(
+                name,
+                ids,
+                tokens=len(ids) * self._chunk_tokens,
+                label=request.label,
+                prompt_tokens=asked,
+                hit_tokens=found,
+            )
         except NeveError as error:
             self._progress.say(f"replay: context {name} was not recorded: {error}")
 
