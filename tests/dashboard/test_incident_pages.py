@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+from django.contrib.auth.models import User
 from django.utils import timezone
 
 from catalog.usage import record_gauges
@@ -175,3 +176,18 @@ def test_misses_have_levers_with_present_values(people, acme, hot_tier, report):
     assert "refused by cold quota" in page
     assert "cold quota " in page
     assert "change=cold%3Dx2" in page
+
+
+def test_names_of_operators_are_offered_to_operators_only(people, incident):
+    names = {
+        who: set(re.findall(r'<option value="([^"]+)"></option>', page.content.decode()))
+        for who in ("operator", "team")
+        if (page := people[who].get(f"/incidents/{incident.pk}/"))
+    }
+    operators = set(User.objects.filter(is_staff=True).values_list("username", flat=True))
+    members = set(
+        User.objects.filter(memberships__tenant=incident.tenant).values_list("username", flat=True)
+    )
+    assert names == {"operator": operators | members, "team": members}
+    assert operators
+    assert members

@@ -93,7 +93,7 @@ def _context(request: HttpRequest, person: Principal, row: Incident) -> dict[str
         "path": spark((ratio for _, ratio in line), 600, 120),
         "misses": _misses(row),
         "timeline": _timeline(scope, row),
-        "people": _people(row),
+        "people": _people(scope.person, row),
         "mutes": [("1h", "1 hour"), ("8h", "8 hours"), ("3d", "3 days")],
     }
 
@@ -149,8 +149,9 @@ def _done(event: AuditEvent) -> str:
     return words
 
 
-def _people(row: Incident) -> list[str]:
-    allowed = Q(is_staff=True)
+def _people(person: Principal, row: Incident) -> list[str]:
+    """Whom the form offers as owner. Names of operators are for operators."""
+    allowed = Q(is_staff=True) if person.is_operator else Q(pk=None)
     if row.tenant_id is not None:
         allowed |= Q(memberships__tenant_id=row.tenant_id)
     people = get_user_model().objects.filter(allowed, is_active=True).distinct()
