@@ -47,12 +47,10 @@ _UNDER = {
 }
 
 PICKERS = ("space", "node", "label")  # of the scope bar, beside the tenant
-# Pages that do not narrow by all of them: by which they do. The others are not offered there.
+# By which of them a page narrows; the others are not offered there.
 NARROWS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("overview", "what_if", "policies", "savings", "keys", "families"), ()),
-    **dict.fromkeys(("webhooks", "jobs", "incidents", "incident", "audit", "system"), ()),
-    **{"nodes": ("space", "node"), "why": ("space", "node"), "contexts": ("space", "label")},
-    **{"spaces": ("space",), "tiers": ("space",)},
+    **{"explorer": PICKERS, "nodes": ("space", "node"), "why": ("space", "node")},
+    **{"contexts": ("space", "label"), "spaces": ("space",), "tiers": ("space",)},
 }
 
 LABELS = {name: label for group in _NAVIGATION for name, label, _ in group} | {"account": "Account"}
@@ -119,12 +117,14 @@ def theme_of(request: HttpRequest) -> str:
 
 
 def _pickers(name: str) -> tuple[str, ...]:
-    return NARROWS.get(name, PICKERS)
+    return NARROWS.get(name, ())
 
 
 def _is_wider(scope: Scope, name: str) -> bool:
-    """Whether the address narrows by something that the page does not narrow by."""
-    return any(each in scope.query for each in PICKERS if each not in _pickers(name))
+    """Whether the address narrows by something that the page does not narrow by. A page of one
+    object says itself what it shows."""
+    ignored = (each for each in PICKERS if each not in _pickers(name))
+    return name in LABELS and any(each in scope.query for each in ignored)
 
 
 def render_page(

@@ -221,6 +221,8 @@ def test_a_page_offers_only_what_it_narrows_by_and_says_when_it_is_wider(people,
     assert "<span>Label</span>" not in nodes
     assert "all spaces, nodes and labels" not in nodes
     assert "all spaces" not in people["operator"].get("/").content.decode()
+    explorer = people["operator"].get("/explorer/", query).content.decode()
+    assert all(f"<span>{name}</span>" in explorer for name in ("Space", "Node", "Label"))
 
 
 def test_the_overview_asks_as_often_for_many_tenants_as_for_few(
