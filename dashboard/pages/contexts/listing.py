@@ -202,12 +202,11 @@ class ContextList(List):
     def _made(
         self, row: Context, answers: list[Any] | None, rule: str, hit_tokens: int
     ) -> ContextRow:
-        own_from = None
+        own_from = own = None
         if self.tree is not None and row.space_id == self.tree.space_id:
             own_from = self.tree.order.own_from(row.pk)
         is_selected = row.pk == self.extra.get("selected")
         if answers is None:
-            own = None
             if own_from is not None and row.size_bytes is not None:
                 ids = max(1, row.blocks // max(1, len(row.space.groups)))
                 own = round(row.size_bytes * max(0, ids - own_from) / ids)
@@ -216,13 +215,16 @@ class ContextList(List):
             )
         sizes = [each.size_bytes if isinstance(each, Location) else 0 for each in answers]
         groups = max(1, len(row.space.groups))
+        if own_from is not None and row.size_bytes is not None:
+            # The index's share of the checked bytes: a part never exceeds its whole beside it.
+            own = round(row.size_bytes * sum(sizes[own_from * groups :]) / max(1, sum(sizes)))
         return ContextRow(
             row,
             sum(isinstance(each, Location) and each.tier is Tier.HOT for each in answers),
             sum(isinstance(each, Location) and each.tier is Tier.COLD for each in answers),
             _lost(row, answers),
             row.size_bytes,
-            None if own_from is None else sum(sizes[own_from * groups :]),
+            own,
             rule,
             hit_tokens,
             is_selected,
