@@ -106,6 +106,15 @@ def test_the_search_of_the_list_has_words_of_its_own(people, acme, globex):
     assert names(q="size>10GiB") == names(pinned="yes") == names(q="idle>9999999d") == []
 
 
+@pytest.mark.parametrize("typed", ["0 s", "366 d", "9999999999 d", "soon"])
+def test_an_extension_of_more_than_a_year_is_refused(people, acme, typed):
+    context = context_of(acme)
+    assert "by: need" in refused(people["team"], "extend", context, **{"for": typed})
+    form = {"what": "ticked", "ids": [context.pk], "action": "extend", "for": typed}
+    answer = people["team"].post("/contexts/act", form)
+    assert (answer.status_code, "by: need" in text_of(answer)) == (400, True)
+
+
 def test_a_page_asks_for_the_places_of_so_many_blocks(acme, monkeypatch):
     for name in ("one", "two"):
         make_context(make_space(acme, f"s-{name}"), name)

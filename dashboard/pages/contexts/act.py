@@ -26,6 +26,7 @@ from neve.typed import parse_moment, parse_seconds
 from tenants.principal import Principal, actor_of
 
 MOST_REASON = 200  # characters
+MOST_EXTENDED_S = 365 * 86_400  # as REST has it
 
 
 @dataclass(frozen=True)
@@ -140,11 +141,12 @@ def until_of(text: str, scope: Scope) -> datetime:
 def seconds_of(text: str) -> int:
     """Raises Problem (malformed) with examples."""
     try:
-        if seconds := parse_seconds(text):
-            return seconds
+        seconds = parse_seconds(text)
     except ValueError as error:
         raise Problem("malformed", f"by: {error}.", field="for") from None
-    raise Problem("malformed", "by: need more than 0 seconds.", field="for")
+    if not 0 < seconds <= MOST_EXTENDED_S:
+        raise Problem("malformed", "by: need 1 s to 365 d.", field="for")
+    return seconds
 
 
 def labels_of(text: str) -> dict[str, str | None]:
