@@ -81,8 +81,9 @@ def report() -> Callable[..., None]:
     return report
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def playwright() -> Iterator[Playwright]:
+    """Its event loop runs until it ends: Django refuses the database to tests beside it."""
     with sync_playwright() as started:
         yield started
 
