@@ -139,6 +139,12 @@ def test_a_draft_is_tried_before_it_is_saved(people, acme):
     assert RetentionPolicy.unscoped.get(tenant=acme).cold_ttl_s == 14 * 86_400
 
 
+def test_only_operators_make_the_index_be_walked(people, monkeypatch):
+    monkeypatch.setattr("dashboard.pages.tenant.view.preview", None)
+    asked = {"tab": "policy", "cold_ttl_s": "14 d"}
+    assert "Nothing is about to change." in text_of(people["team"].get(ACME, asked))
+
+
 @pytest.mark.parametrize(
     ("field", "typed", "words"),
     [

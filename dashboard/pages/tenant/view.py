@@ -206,7 +206,8 @@ def _policy(request: HttpRequest, scope: Scope, one: Tenant) -> Facts:
         "limits_seen": actions.limits_seen(one),
         "quota": actions.quota_of(one),
     }
-    return facts | _preview(request, one, facts)
+    # It walks the index: only for those who could save.
+    return facts | (_preview(request, one, facts) if scope.person.is_operator else {})
 
 
 def _preview(request: HttpRequest, one: Tenant, facts: Facts) -> Facts:
