@@ -2,15 +2,18 @@
 
 import json
 import re
+from datetime import timedelta
 
 import pytest
 from django.contrib.auth.models import User
 from django.utils import timezone
 
 from catalog.usage import record_gauges
+from dashboard import probes
+from dashboard.pages.overview.selector import MOST_FOLDED
 from incidents.models import Incident, MailWish
 from planning import whatif
-from support.rows import make_incident, make_space
+from support.rows import make_incident, make_session, make_space
 from tenants.audit import SYSTEM
 from tenants.models import AuditEvent
 from tenants.services import set_quota
@@ -191,3 +194,21 @@ def test_names_of_operators_are_offered_to_operators_only(people, incident):
     assert names == {"operator": operators | members, "team": members}
     assert operators
     assert members
+
+
+def test_hundreds_of_silent_nodes_do_not_make_a_page_of_lines(people, acme):
+    space = make_space(acme)
+    for number in range(40):
+        long_ago = timezone.now() - timedelta(minutes=30)
+        make_session(space, node=f"gpu-{number:02}", last_heartbeat_at=long_ago)
+    page = people["operator"].get("/").content.decode()
+    assert "40 things need you" in page
+    assert f"The first {MOST_FOLDED}" in page
+    assert page.count("silent for 30 min") <= MOST_FOLDED + 10
+
+
+def test_nothing_is_called_healthy_before_the_servers_were_asked(people, acme, monkeypatch):
+    monkeypatch.setattr(probes.COLD, "read", probes.Answer)
+    page = people["operator"].get("/").content.decode()
+    assert "Asking the servers" in page
+    assert "Healthy" not in page

@@ -50,6 +50,11 @@ class Health:
     attention: list[Attention]
 
     @property
+    def is_known(self) -> bool:
+        """Whether each server was heard; not so in the first seconds of a web process."""
+        return all(fact.is_well is not None for fact in self.facts)
+
+    @property
     def is_well(self) -> bool:
         return not self.attention
 

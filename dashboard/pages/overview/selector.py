@@ -42,6 +42,7 @@ from tenants.principal import rows_of
 MOST_LINES = 2  # of attention, so that the page fits a screen
 MOST_MARKS = 20  # of the list below the charts
 TOP = 5  # rows of the short tables
+MOST_FOLDED = 20  # lines behind "more": five hundred silent nodes are not read one by one
 RATE_NOW_S = 60  # "now" of a rate: long enough to be calm, short enough to be now
 
 
@@ -160,6 +161,7 @@ class Overview:
             "others": self.others,
             "lines": self.lines,
             "folded": self.folded,
+            "most_folded": MOST_FOLDED,
             "needs": self.needs,
         }
         return {**vars(self), **found, "chart": self.chart(), "axes": AXES}
