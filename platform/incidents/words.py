@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from incidents.kinds import KINDS
+from neve.node.stats import LOAD_MS
 from neve.planner.causes import CAUSES
 from neve.planner.changes import span_words
 
@@ -20,7 +21,7 @@ def title(kind: str, value: float | None, before: float | None, facts: Mapping[s
     return {
         "refused": f"{value:.3g} % of new blocks refused",
         "dropped": f"{value:.3g} % of new blocks dropped",
-        "load_p99": f"loads take {number} ms (p99)",
+        "load_p99": f"loads take {'over ' * (value >= LOAD_MS[-1])}{number} ms (p99)",
         "dirty_age": f"no flush for {span_words(value)}",
         "breaker": f"breaker open on {_nodes(value)}",
         "silent_node": f"{_nodes(value)} silent",
