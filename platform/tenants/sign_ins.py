@@ -20,6 +20,7 @@ from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 
 from base import live
+from base.preconditions import require_unchanged
 from tenants.audit import Actor, record
 from tenants.principal import Principal
 
@@ -52,6 +53,7 @@ def end(*, rows: Iterable[UserSession], actor: Actor) -> int:
     """Returns how many. Sockets of their pages are closed on commit."""
     count = 0
     for row in rows:
+        require_unchanged(row)
         before = {"user": row.user.get_username(), "address": row.ip}
         record(actor=actor, tenant_id=None, action="sign_in.end", obj=row, before=before)
         live.recheck_person_on_commit(row.user_id)
