@@ -269,11 +269,14 @@ def test_conversations_become_contexts_and_traces_are_replayed(control_plane, tm
         "rows = list(Context.unscoped.order_by('name'));"
         "print([(row.name, row.label) for row in rows]);"
         "print('asked', all(row.prompt_tokens >= row.hit_tokens for row in rows),"
-        " sum(row.prompt_tokens for row in rows) > 0, sum(row.hit_tokens for row in rows) > 0)"
+        " sum(row.prompt_tokens for row in rows) > 0, sum(row.hit_tokens for row in rows) > 0);"
+        "from catalog.models import KeptRequest;"
+        "print('kept', KeptRequest.unscoped.filter(base__startswith='replay-').exists())"
     )
     told = control_plane.manage("shell", "-c", code)
     assert "('demo-agent-" in told
     assert "asked True True True" in told
+    assert "kept True" in told
 
     path = tmp_path / "trace.jsonl"
     requests = itertools.islice(Generator(Workload.CHAT, seed=9), 20)

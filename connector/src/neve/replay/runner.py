@@ -21,6 +21,7 @@ from neve.datapath.client import BlockRef, Client, Transfer
 from neve.datapath.status import BreakerState
 from neve.errors import DeadlineExceeded, MissReason, NeveError, Unavailable
 from neve.index.tier import Tier
+from neve.node.requests import SLOW_S, Cells, Outcome, RequestRecord
 from neve.planner.simulate.single import SingleTier
 from neve.replay.payload import Buffer, Payloads
 from neve.replay.report import Progress
@@ -38,6 +39,8 @@ _POLL_S = 0.2
 _GRACE_S = 2.0
 # Miss reasons that mean trouble with the session or the storage.
 _AWAY = (MissReason.BREAKER, MissReason.FINGERPRINT)
+_FAILED = (*_AWAY, MissReason.TIMEOUT, MissReason.CORRUPT)
+NAME = "replay"  # of requests in the node's ring, before their number
 _BACKOFF_S = (0.25, 0.5, 1.0, 2.0, 5.0)
 
 
@@ -124,6 +127,7 @@ class Runner:
             self._lanes.put(Lane(self._payloads))
         self._failure: BaseException | None = None
         self._away = _Away(settings.give_up_s, progress.say, stop)
+        self._numbers = itertools.count(1)  # of the records that the node's ring keeps
         self._named: Counter[tuple[str, str]] = Counter()
         # Prompt tokens and hits of a context's requests since it was last reported.
         self._unreported: dict[tuple[str, str], tuple[int, int]] = {}
@@ -186,6 +190,7 @@ class Runner:
             put = self._store(client, lane, [self._roots[turn], *ids], outcome.hits)
             self.tally.add(outcome, put, compute_s=compute_s)
             self._name_context(client, request, ids, outcome)
+            self._remember(client, request, ids, outcome)
             is_open = client.breaker is not BreakerState.CLOSED
             self._away.note(is_open or outcome.missed in _AWAY)
         finally:
@@ -199,7 +204,7 @@ class Runner:
         tail_tokens = request.input_tokens - len(ids) * self._chunk_tokens
         client.stats.sampling.add(b"".join(ids))
         match = client.match(ids, tail_tokens=tail_tokens, deadline_s=MATCH_S)
-        load_s = time.perf_counter() - started
+        load_s = match_s = time.perf_counter() - started
         missed = match.miss
         hits: Counter[Tier] = Counter()
         verified = 0
@@ -226,6 +231,39 @@ class Runner:
             verified_blocks=verified,
             missed=missed,
             load_s=load_s,
+            match_s=match_s,
+        )
+
+    def _remember(
+        self, client: Client, request: Request, ids: list[bytes], outcome: RequestOutcome
+    ) -> None:
+        """Puts the request into the node's ring, as an engine does at its end."""
+        ring = client.stats.requests
+        kept = ring.why_kept(
+            failed=outcome.missed in _FAILED, slow=outcome.load_s > SLOW_S, asked=False
+        )
+        if kept is None:
+            return
+        hit_tokens = outcome.hits * self._chunk_tokens
+        missed = outcome.hits if outcome.hits < len(ids) else None
+        loaded_s = outcome.load_s - outcome.match_s
+        ring.add(
+            RequestRecord(
+                name=f"{NAME}-{next(self._numbers)}",
+                kept=kept,
+                at_s=ring.clock(),
+                prompt_tokens=request.input_tokens,
+                asked_tokens=len(ids) * self._chunk_tokens,
+                found_tokens=hit_tokens,
+                loaded_tokens=hit_tokens,
+                miss_chunk=missed,
+                miss_id=b"" if missed is None else ids[missed],
+                reason=None if missed is None else outcome.missed,
+                outcome=Outcome.LOAD_ALL if outcome.hits else Outcome.NOTHING,
+                match_ms=round(1e3 * outcome.match_s, 3),
+                load_ms=round(1e3 * loaded_s, 3) if outcome.hits else None,
+                chain=Cells.of(ids),
+            )
         )
 
     def _wait(self, lane: Lane, transfer: Transfer, count: int) -> Sequence[MissReason | None]:

@@ -21,7 +21,8 @@ LOADS_KEPT = 20_000
 
 @dataclass(frozen=True)
 class RequestOutcome:
-    """Result of loading one request's prompt. `missed`: why the prefix ended; None: no miss."""
+    """Result of loading one request's prompt. `missed`: why the prefix ended; None: no miss.
+    `match_s`: of `load_s`, the look-up."""
 
     input_tokens: int
     asked_blocks: int
@@ -29,6 +30,7 @@ class RequestOutcome:
     verified_blocks: int
     missed: MissReason | None
     load_s: float
+    match_s: float = 0.0
 
     @property
     def hits(self) -> int:
