@@ -61,7 +61,7 @@ def world(operator, node):
         odd = {
             **{"policies": "policy", "audit": "audit", "families": "family"},
             **{"family-members": "member", "members": "membership"},
-            **{"warm-policies": "warm_policy"},
+            **{"warm-policies": "warm_policy", "sign-ins": "signin"},
         }
         one = odd.get(resource, resource.rstrip("s"))
         row = rows["node"] if resource == "sessions" else rows.get(one)
