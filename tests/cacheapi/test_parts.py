@@ -134,7 +134,12 @@ def usable(chunks, *, lost, hot_chunks=None):
 def page_of(tenant):
     browser = Client()
     browser.force_login(make_person(f"ann-{os.urandom(4).hex()}", **{tenant.slug: "viewer"}))
-    return lambda name: " ".join(browser.get(reverse(f"dashboard:{name}")).content.decode().split())
+
+    def page(name, *of):
+        address = reverse(f"dashboard:{name}", args=of)
+        return " ".join(browser.get(address).content.decode().split())
+
+    return page
 
 
 class TestResumable:
@@ -338,12 +343,14 @@ class TestPages:
     def test_the_context_says_up_to_where_it_is_resumable(self, tenant, windowed):
         windowed.report()
         page = page_of(tenant)
-        shown = page("contexts")
-        assert "resumable up to 1536 of 1536 tokens (hot)<" in shown
-        assert "full, 40<span" in shown
-        assert "window 300, 20<span" in shown
+        address = "context", Context.unscoped.get().pk
+        can = "A request can load 1536 of 1536 tokens"
+        assert f"{can}, 1536 without reading S3." in page(*address)
+        spaces = page("spaces")
+        assert "full, 40<span" in spaces
+        assert "window 300, 20<span" in spaces
         windowed.move_to_s3(0, 4)
-        assert "resumable up to 512 of 1536 tokens (hot), 1536 (with cold)" in page("contexts")
+        assert f"{can}, 512 without reading S3." in page(*address)
 
     def test_states_are_shown(self, tenant, make_node):
         made = make_node(FULL, STATE, STATE)
@@ -351,7 +358,8 @@ class TestPages:
         made.store(1, (2, 4))
         made.store(2, (2,))
         made.report()
-        shown = page_of(tenant)("contexts")
-        assert "· 1 state<" in shown
-        assert "resumable up to 768 of 1536 tokens (hot)" in shown
-        assert "2 × state, 4.88" in shown
+        page = page_of(tenant)
+        shown = page("context", Context.unscoped.get().pk)
+        assert "1 state of linear attention is stored" in shown
+        assert "A request can load 768 of 1536 tokens, 768 without" in shown
+        assert "2 × state, 4.88" in page("spaces")
