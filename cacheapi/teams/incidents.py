@@ -240,7 +240,7 @@ class AlertRuleView(ApiView):
         operation_id="alert_rules_reset",
         parameters=[_KIND, TENANT],
         request=None,
-        responses=AlertRuleSerializer,
+        responses={200: AlertRuleSerializer},
     )
     def delete(self, request: Request, kind: str) -> Response:
         """Removes what was set: the rule behind it is in force again."""

@@ -98,7 +98,7 @@ class WhySerializer(serializers.Serializer[Any]):
 ASKED = [
     OpenApiParameter(
         "q",
-        str,
+        {"type": "string", "minLength": 1},
         required=True,
         description="id of a request, context or block, or a context's name",
     ),

@@ -13,14 +13,14 @@ from neve.api.values import OMIT, Duration, Id, Labels, Moment, Omit, members, p
 class AlertRules(Resource):
     """Operations on alert rules."""
 
-    def reset(self, kind: Id, *, tenant: str | None = None) -> None:
+    def reset(self, kind: Id, *, tenant: str | None = None) -> models.AlertRule:
         """Removes what was set: the rule behind it is in force again.
 
         Args:
             tenant: slug; of all tenants unless given
         """
-        self._transport.call_for_json(
-            "DELETE", f"/alert-rules/{path_part(kind)}", query={"tenant": tenant}
+        return self._transport.call(
+            "DELETE", f"/alert-rules/{path_part(kind)}", models.AlertRule, query={"tenant": tenant}
         )
 
     def change(
