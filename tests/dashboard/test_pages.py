@@ -229,7 +229,7 @@ def test_the_overview_asks_as_often_for_many_tenants_as_for_few(
     people, acme, django_assert_max_num_queries
 ):
     make_everything(acme, 5)
-    with django_assert_max_num_queries(30):
+    with django_assert_max_num_queries(34):
         people["operator"].get("/")
 
 
