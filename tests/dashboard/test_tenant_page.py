@@ -317,14 +317,6 @@ class TestKeys:
         assert people["viewer"].post(f"{ACME}?tab=keys", form).status_code == 404
         assert ApiKey.unscoped.count() == 1
 
-    def test_no_tenant_is_chosen_for_the_person(self, people, acme, globex):
-        operator = people["operator"]
-        assert '<option value="">choose one</option>' in operator.get("/keys/").content.decode()
-        assert "choose one<" not in operator.get("/keys/?tenant=acme").content.decode()
-        answer = operator.post("/keys/", {"role": "node", "name": "gpu", "tenant": ""})
-        assert "Choose the tenant" in answer.content.decode()
-        assert not ApiKey.unscoped.filter(name="gpu").exists()
-
     def test_a_key_is_rotated_with_an_overlap(self, people, acme):
         key, secret = issue_key(tenant=acme, role="node", name="pool")
         path = reverse("dashboard:key-rotate", args=[key.pk])
