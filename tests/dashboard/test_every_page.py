@@ -2,6 +2,7 @@
 a phone, light and dark: axe finds nothing, the console is quiet, nothing scrolls sideways.
 """
 
+import os
 import re
 import secrets
 from pathlib import Path
@@ -12,7 +13,10 @@ from playwright.sync_api import Page
 
 from support.browser import Node, axe
 
-pytestmark = pytest.mark.browser
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif("NEVE_TEST_SWEEP" not in os.environ, reason="minutes long: make sweep"),
+]
 
 FAULTS = Path(__file__).with_name("accessibility.js").read_text()
 COLOURS = {"type": "rule", "values": ["color-contrast", "link-in-text-block"]}
