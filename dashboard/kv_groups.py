@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from catalog.models import Space
 from neve.formats.parts import PartGroup
-from neve.planner.parts import PrefixBytes, loaded_bytes
 
 
 @dataclass(frozen=True)
@@ -28,9 +27,3 @@ def group_rows(space: Space) -> list[GroupRow]:
         )
         for group, count in counts.items()
     ]
-
-
-def prefix_bytes(space: Space) -> PrefixBytes | None:
-    """What a request loads; None if a chunk is one block."""
-    groups = [PartGroup.from_dict(group) for group in space.groups]
-    return loaded_bytes(groups, space.chunk_tokens) if groups else None

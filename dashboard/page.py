@@ -9,7 +9,6 @@ from functools import cache, wraps
 from typing import Any
 
 from django.contrib.auth.views import redirect_to_login
-from django.core.paginator import Page, Paginator
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
 from django.shortcuts import render
 from django.template import loader
@@ -19,7 +18,6 @@ from django.utils import timezone
 from base.problems import Problem
 from dashboard import shared
 from dashboard.scope import ALL, SCOPE, Scope, scope_of
-from tenants.models import Tenant
 from tenants.principal import Principal, principal_of_person
 
 THEMES = ("dark", "light")
@@ -95,19 +93,6 @@ def require_operator(person: Principal) -> None:
     """Raises Http404 for everybody else."""
     if not person.is_operator:
         raise Http404("operators only")
-
-
-def chosen_tenants(request: HttpRequest, person: Principal) -> tuple[Tenant, ...]:
-    """Those of the scope. Raises Problem (not-found) for a tenant that the person does not see."""
-    return scope_of(request, person).tenants
-
-
-def part_of(request: HttpRequest, found: Any, rows: int) -> Page[Any]:
-    """The rows of the page that is asked for, or of the last. Raises Http404 for no number."""
-    asked = request.GET.get("page", "1")
-    if not (asked.isascii() and asked.isdigit() and len(asked) < 10):
-        raise Http404("page is a number")
-    return Paginator(found, rows).get_page(asked)
 
 
 def theme_of(request: HttpRequest) -> str:

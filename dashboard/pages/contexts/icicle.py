@@ -258,10 +258,6 @@ class Selection:
     def is_whole(self) -> bool:
         return not self.node.key
 
-    @property
-    def parent_key(self) -> str:
-        return self.parents[-1].key if self.parents else ""
-
 
 def selection(tree: Tree, key: str) -> Selection:
     """A key that the tree does not show is the whole space."""

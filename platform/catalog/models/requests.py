@@ -58,9 +58,5 @@ class KeptRequest(TenantOwned):
         return self.name
 
     @property
-    def is_miss(self) -> bool:
-        return self.miss_chunk is not None
-
-    @property
     def computed_tokens(self) -> int:
         return max(0, self.prompt_tokens - self.local_tokens - self.loaded_tokens)
