@@ -72,11 +72,6 @@ test-core: $(RUN) ## the C++ core: plain, with sanitizers, then fuzzed (FUZZ_S=1
 		cmake --build --preset $$kind --parallel $(CORES) -- --quiet; \
 		ctest --preset $$kind --parallel $(CORES); done
 
-sweep: $(DEV) ## every page that links lead to, at two widths, dark and light: axe, console, hosts (minutes)
-	@deploy/get valkey
-	@deploy/get chromium
-	NEVE_TEST_SWEEP=1 $(BIN)/python -m pytest tests/dashboard/test_every_page.py
-
 attack: $(DEV) ## what a hostile tenant does to its neighbour, before and now: ATTACK_ARGS="--seconds 30"
 	@deploy/get valkey
 	@PYTHONPATH=.:platform:tests $(BIN)/python -m attacks $(ATTACK_ARGS)

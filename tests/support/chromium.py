@@ -5,7 +5,7 @@ FLAGS = (
     *("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update"),
 )
-# What a walk behind a proxy opens; test_every_page.py follows links instead.
+# What a walk behind a proxy opens; every_page.py follows links instead.
 PAGES = (
     "",
     "why/",
