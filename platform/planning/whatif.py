@@ -145,6 +145,16 @@ def latest(tenant_id: int) -> Job | None:
     return found
 
 
+def newest_of(tenant_ids: Sequence[int]) -> dict[int, tuple[str, datetime]]:
+    """Words and time of each tenant's newest recommendation; without those that have none."""
+    made = Job.unscoped.filter(
+        kind=RECOMMEND.name, state=Job.State.DONE, tenant__in=tenant_ids, finished_at__isnull=False
+    )
+    rows = made.order_by("finished_at")
+    found = rows.values_list("tenant_id", "detail__recommendation__words", "finished_at")
+    return {id_: (words, at) for id_, words, at in found if words and at}
+
+
 @dataclass(frozen=True)
 class Advice:
     """The newest recommendation. `verdict`: change, nothing, or unknown (no samples, none yet).

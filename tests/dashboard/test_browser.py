@@ -213,8 +213,8 @@ def test_a_lever_is_tried_in_the_browser(open_page, control_plane, sampled):
     expect(page.locator("section[aria-label=Money]")).to_contain_text("USD a month")
     PICTURES.mkdir(exist_ok=True)
     page.screenshot(path=PICTURES / "test-what-if-light.png", full_page=True)
-    page.get_by_role("link", name="Apply to the policy").click()
-    expect(page.locator("body")).to_contain_text("retention")
+    page.get_by_role("link", name="Apply to the quota").click()
+    expect(page.get_by_label("Hot quota")).to_have_value("700 MiB")
     assert watched.errors == []
 
 

@@ -1,14 +1,15 @@
 """The page What-if: what it says with and without samples, its form, and whose numbers it shows."""
 
+from dataclasses import replace
+
 import pytest
 from celery import current_app
-from django.urls import reverse
 
 from catalog import jobs
 from catalog.kinds import RECOMMEND, WHAT_IF
 from catalog.models import Job
 from catalog.targets import Opener
-from dashboard.pages.what_if.selector import change_asked, fields_of
+from dashboard.pages.what_if.selector import apply_links, change_asked, fields_of, moves_of
 from neve.planner.changes import Change
 from planning import whatif
 from support.sampled_tenant import fill
@@ -59,8 +60,30 @@ def test_the_page_has_curve_check_money_and_moves(people, busy):
     assert "Apply: ask an operator" in page
     assert "µs of prefill a token" in page
     operator = people["operator"].get(f"{ADDRESS}?tenant=acme&move=0").content.decode()
-    assert reverse("admin:retention_retentionpolicy_change", args=[busy.retention.pk]) in operator
+    assert "/tenants/acme/?tab=" in operator.partition("Apply to the ")[0].rpartition("<a ")[2]
     assert "None" not in operator
+
+
+def test_a_move_is_applied_on_the_pages_of_the_tenant(busy):
+    result = whatif.advice_of(busy.pk).result
+    moves = {each.words: each for each in moves_of(result)}
+    quota = next(move for words, move in moves.items() if words.startswith("hot quota"))
+    assert apply_links(busy, quota) == [("Apply to the quota…", "/tenants/acme/?tab=use")]
+    spans = replace(quota, changed=frozenset({"cold_lifetime"}))
+    spans.setting["ttl_s"] = 14 * 86_400
+    assert apply_links(busy, spans) == [
+        ("Apply to the policy…", "/tenants/acme/?tab=policy&cold_ttl_s=14+d")
+    ]
+    assert apply_links(busy, replace(quota, changed=frozenset({"codec"}))) == []
+
+
+def test_of_several_tenants_the_page_asks_for_one(people, busy, globex):
+    page = people["operator"].get(f"{ADDRESS}?change=cold%3Dx2").content.decode()
+    assert "Of which tenant?" in page
+    assert whatif.advice_of(busy.pk).words in page
+    assert "/what-if/?tenant=globex&amp;change=cold%3Dx2" in page
+    assert "Work it out" not in page
+    assert people["operator"].post(ADDRESS, {"hot": "9"}).status_code == 404
 
 
 def test_the_form_asks_and_the_page_shows_the_answer(people, busy):

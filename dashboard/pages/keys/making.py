@@ -119,10 +119,12 @@ def _make(request: HttpRequest, person: Principal, tenant: Tenant | None) -> tup
     if role == ApiKey.Role.OPERATOR:
         tenant = None
     elif tenant is None:
-        slug = form.get("tenant", "")
+        slug = form.get("tenant", "").strip()
         tenant = next((one for one in person.tenants if one.slug == slug), None)
+        if tenant is None and slug:
+            raise ValidationError(f"You see no tenant {slug[:63]}.")
         if tenant is None:
-            raise ValidationError("Choose the tenant that the key is for.")
+            raise ValidationError("Name the tenant that the key is for.")
     return make_key(
         caller=person,
         tenant=tenant,

@@ -15,7 +15,7 @@ from catalog.models import NodeSession
 from dashboard.page import page, render_page, render_part
 from dashboard.pages.keys import making
 from dashboard.pages.keys.lists import KeyList, keys_of, link
-from dashboard.scope import scope_of
+from dashboard.scope import ALL, scope_of
 from neve.typed import parse_time
 from tenants import issuing
 from tenants.models import ApiKey
@@ -92,9 +92,22 @@ def _show(request: HttpRequest, person: Principal, context: dict[str, Any]) -> H
     if listing.wants_csv:
         return listing.csv()  # type: ignore[return-value]
     facts = making.form_facts(person) | {"listing": listing} | context
+    facts["key_for"] = _key_for(facts, scope.tenant)
+    facts["is_tenant_missing"] = "typed" in facts and not facts["key_for"]
     return render_page(
         request, person, "keys", facts, status=400 if "key_error" in context else 200
     )
+
+
+def _key_for(facts: dict[str, Any], picked: str) -> str:
+    """The tenant in the form: what was typed, that of the scope, or the only one. Of several none
+    is offered: a key of a wrong tenant would work, and store there."""
+    if "typed" in facts:
+        return str(facts["typed"].get("tenant", "")).strip()
+    if picked != ALL:
+        return picked
+    offered = facts["key_tenants"]
+    return str(offered[0].slug) if len(offered) == 1 else ""
 
 
 def _managed(person: Principal, key_id: int) -> ApiKey:

@@ -5,11 +5,15 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
+from django.urls import reverse
+from django.utils.http import urlencode
+
 from catalog.models import Job
 from dashboard.formats import UNKNOWN, bytes_quantity, count_quantity, duration_quantity, signed
 from neve.errors import Misuse
 from neve.planner.changes import Change
 from neve.planner.simulate.tiers import Promote, Setting
+from neve.typed import time_typed
 from planning.whatif import Advice
 from retention.models import EvictionPolicy
 from tenants.models import Tenant
@@ -45,6 +49,8 @@ class Move:
     notes: list[str]
     held: str
     hot_bytes: float | None
+    setting: Mapping[str, Any]
+    changed: frozenset[str]  # names of `neve.planner.changes.Change`
 
 
 @dataclass(frozen=True)
@@ -148,7 +154,31 @@ def move_of(outcome: Mapping[str, Any], currency: str, place: int = -1) -> Move:
         notes=outcome["notes"],
         held=_held(figures),
         hot_bytes=outcome["setting"]["hot"]["capacity_bytes"],
+        setting=outcome["setting"],
+        changed=frozenset(outcome["change"] or ()),
     )
+
+
+def apply_links(tenant: Tenant, move: Move | None) -> list[tuple[str, str]]:
+    """Words and address of where a person turns the move's levers: the policy with the values typed
+    in, as a draft with its dry run, and the quota. Others are options of nodes."""
+    if move is None:
+        return []
+    then = move.setting
+    values = {
+        "cold_lifetime": ("cold_ttl_s", time_typed(then["ttl_s"])),
+        "hot_idle": ("hot_idle_s", time_typed(then["hot"]["idle_s"])),
+        "eviction": ("eviction", then["hot"]["policy"]),
+    }
+    draft = dict(values[name] for name in values if name in move.changed)
+    page = reverse("dashboard:tenant", args=[tenant.slug])
+    found = []
+    if draft or "promote" in move.changed:
+        url = f"{page}?{urlencode({'tab': 'policy', **draft})}"
+        found.append(("Apply to the policy…", url))
+    if move.changed & {"hot", "cold"}:
+        found.append(("Apply to the quota…", f"{page}?tab=use"))
+    return found
 
 
 def moves_of(result: Mapping[str, Any]) -> list[Move]:

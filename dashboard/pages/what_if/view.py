@@ -1,7 +1,7 @@
 """The page What-if: a curve, levers, what they would give, and the moves ranked by net money.
 
 The form posts a change; the job that simulates it shows its result on this page. Nothing changes
-from here.
+from here. Of several tenants the page asks for one.
 """
 
 from uuid import UUID
@@ -16,7 +16,9 @@ from base.problems import Problem
 from catalog.kinds import WHAT_IF
 from catalog.models import Job
 from dashboard.page import page, render_page
+from dashboard.pages.what_if.lists import WhatIfList
 from dashboard.pages.what_if.selector import (
+    apply_links,
     basis_of,
     change_asked,
     chart_of,
@@ -24,7 +26,7 @@ from dashboard.pages.what_if.selector import (
     fields_with,
     shown,
 )
-from dashboard.scope import ALL
+from dashboard.scope import ALL, scope_of
 from neve.errors import Misuse
 from neve.planner.changes import Change
 from neve.planner.simulate.tiers import Setting
@@ -35,15 +37,25 @@ from tenants.principal import Principal, actor_of
 WINDOW_S = 86400
 
 
-@page("tenant", "job", "move", "change")
+@page("job", "move", "change", *WhatIfList.takes())
 @require_http_methods(["GET", "POST"])
 def what_if(request: HttpRequest, person: Principal) -> HttpResponse:
     tenant = _tenant(request, person)
     if tenant is None:
-        return render_page(request, person, "what_if", {})
+        return _choose(request, person)
     if request.method == "POST":
         return _ask(request, person, tenant)
     return _show(request, person, tenant)
+
+
+def _choose(request: HttpRequest, person: Principal) -> HttpResponse:
+    """The tenants, each with its recommendation; none is taken for the person."""
+    if request.method == "POST":
+        raise Http404("name the tenant")
+    listing = WhatIfList(request, scope_of(request, person), person.tenants)
+    if listing.wants_csv:
+        return listing.csv()  # type: ignore[return-value]
+    return render_page(request, person, "what_if", {"listing": listing})
 
 
 def _ask(request: HttpRequest, person: Principal, tenant: Tenant) -> HttpResponse:
@@ -83,6 +95,7 @@ def _show(
         "fields": fields_with(today, given or _to_try(request, today), job),
         "error": error,
         "job": job,
+        "apply": apply_links(tenant, page.chosen),
         "is_running": job is not None and job.state in (Job.State.QUEUED, Job.State.RUNNING),
         "basis": basis_of(page.result) if page.result else None,
         "chart": chart_of(page.result, page.chosen) if page.result else None,
@@ -106,11 +119,11 @@ def _to_try(request: HttpRequest, today: Setting) -> dict[str, str]:
 
 
 def _tenant(request: HttpRequest, person: Principal) -> Tenant | None:
-    """The picked tenant, or the first that the person sees; None: they see none."""
-    slug = request.GET.get("tenant", ALL)
+    """The picked tenant, or the only one that the person sees; None: they see none or several."""
+    slug = request.GET.get("tenant") or ALL
     if slug != ALL:
         return person.tenant(slug)
-    return person.tenants[0] if person.tenants else None
+    return person.tenants[0] if len(person.tenants) == 1 else None
 
 
 def _job(request: HttpRequest, person: Principal, tenant: Tenant) -> Job | None:

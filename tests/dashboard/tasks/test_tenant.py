@@ -12,6 +12,13 @@ from playwright.sync_api import expect
 pytestmark = [pytest.mark.integration, pytest.mark.browser]
 
 DEMO = "**/tenants/demo/**"
+# A tenant that stands before "demo" in each list.
+ANOTHER = """
+from tenants.models import Tenant
+from tenants.services import create_tenant
+if not Tenant.objects.filter(slug="another").exists():
+    create_tenant(slug="another", name="Another", overcommit=True)
+"""
 
 
 def go(page, name):
@@ -84,12 +91,17 @@ def test_an_operator_makes_a_tenant_with_quota_and_key(walker, control_plane):
 
 def test_an_operator_makes_a_node_key_with_a_ready_snippet(walker, control_plane, node):
     page, name = walker.page, f"pool {secrets.token_hex(2)}"
+    control_plane.manage("shell", "-v", "0", "-c", ANOTHER)
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     go(page, "API keys")
     expect(page.get_by_label("Name", exact=True)).to_be_focused()
+    tenant = page.get_by_role("combobox", name="Tenant", exact=True)
+    expect(tenant.last).to_have_value("")  # of several none is offered
     page.keyboard.type(name)
-    page.keyboard.press("Tab")
-    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("alert")).to_contain_text("Name the tenant")
+    expect(page.get_by_label("Name", exact=True)).to_have_value(name)
+    expect(tenant.last).to_be_focused()
     page.keyboard.type("demo")  # the tenant
     page.keyboard.press("Tab")
     page.keyboard.press("Tab")
@@ -112,7 +124,7 @@ def test_an_operator_makes_a_node_key_with_a_ready_snippet(walker, control_plane
     expect(waiting).to_contain_text(f"live: {node.name}")
     page.reload()
     assert page.locator("[data-secret]").count() == 0
-    assert walker.errors == []
+    assert [each for each in walker.errors if "400" not in each] == []
 
 
 def test_a_member_makes_a_key_of_their_own_with_a_snippet(member_walker):
