@@ -12,6 +12,7 @@ from structlog.contextvars import bound_contextvars
 
 from base import log_events
 from base.counting import TASK_FAILURES
+from base.isolation import isolated
 from catalog import jobs
 from catalog.kinds import Kind
 from catalog.models import Job
@@ -40,12 +41,8 @@ def does(kind: Kind, work: Work, *, find: Callable[[], Iterable[Target]] | None 
 
 def _tick(kind: Kind, work: Work, targets: Iterable[Target]) -> None:
     for tenant_id, arguments in targets:
-        try:
-            with bound_contextvars(**_tenant(tenant_id)):
-                work(Opener(kind, tenant_id), tenant_id, **arguments)
-        except Exception:
-            log_events.TASK_FAILED.log(kind=kind.name, tenant_id=tenant_id, exc_info=True)
-            TASK_FAILURES.add(kind.name)
+        with isolated(kind.name, tenant_id):
+            work(Opener(kind, tenant_id), tenant_id, **arguments)
 
 
 def _answer(kind: Kind, work: Work, job_id: str, *, is_redelivered: bool) -> None:

@@ -233,11 +233,12 @@ WHAT_IF = Kind(
     at_once=2,  # each fills a core, in a process of its own
     at_once_of_tenant=1,
 )
+# Not in view-at-risk, whose work may take minutes when there is trouble: people would hear late.
 WATCH_INCIDENTS = Kind(
     "watch_incidents",
-    "view-at-risk",
+    "neighbours-at-risk",
     "Open and end incidents of all tenants by their rules.",
-    5.0,
+    3.0,
     of_tenant=False,
     is_offered=False,
 )

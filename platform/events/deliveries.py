@@ -14,7 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -24,6 +24,7 @@ from django.db.models import Exists, F, OuterRef, Q, QuerySet
 from django.utils import timezone
 
 from base import outbound
+from base.isolation import isolated
 from base.problems import Problem
 from events import order, signing, webhooks
 from events.models import Delivery, Webhook
@@ -40,6 +41,7 @@ LEASE_S = 60
 QUIET_MOST_S = 60  # between attempts at a failing webhook, whatever waits for it
 OF_WEBHOOK, OF_TENANT, OF_TICK, FAILING = 50, 4, 32, 8  # most: deliveries; webhooks, thrice
 THREADS = 16
+DELIVER = "deliver"  # the kind of work
 LOGGED = 20  # attempts of a delivery
 
 _ticks = threading.BoundedSemaphore(2)  # others of this process return at once
@@ -74,10 +76,17 @@ def deliver() -> int:
         return 0
     try:
         order.number_all()
-        batches = [(each, found) for each in _take() if (found := _due_of(each))]
+        attempts = 0
         with ThreadPoolExecutor(THREADS, thread_name_prefix="neve-webhook") as pool:
-            sending = {pool.submit(_send_all, *batch): batch[0] for batch in batches}
-            return sum(_record(sending[done], done.result()) for done in as_completed(sending))
+            sending: dict[Future[list[Attempt]], Webhook] = {}
+            for webhook in _take():
+                with isolated(DELIVER, webhook.tenant_id):
+                    if due := _due_of(webhook):
+                        sending[pool.submit(_send_all, webhook, due)] = webhook
+            for done in as_completed(sending):
+                with isolated(DELIVER, sending[done].tenant_id):
+                    attempts += _record(sending[done], done.result())
+        return attempts
     finally:
         _ticks.release()
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from incidents import kinds
-from incidents.figures import LEAST_PUTS, Counted, Figures, Memory
+from incidents.fall import Counted, Followed, Mark, measure
+from incidents.figures import LEAST_PUTS, Figures, Memory
 from neve.planner.causes import CAUSES, ORDINARY
 
 # A hit rate that fell is over at half of its threshold: it does not flap around one value.
@@ -18,14 +19,17 @@ MOST_NAMES: Final = 20  # of nodes in an incident
 @dataclass(frozen=True)
 class Finding:
     """What a rule says. `holds` None: unknown, without traffic. `value`, `before`: as those of
-    `incidents.models.Incident`. `lost_per_s`: prompt tokens a second that would be hits."""
+    `incidents.models.Incident`. `lost_per_s`: prompt tokens a second that would be hits. `mark`: of
+    a fall, for its next assessment; `is_confirmed`: traffic since the last one is as bad."""
 
     holds: bool | None
     value: float | None = None
     before: float | None = None
     cause: str = ""
-    began_ts: int | None = None
+    began_ts: float | None = None
     for_s: int | None = None
+    mark: Mark | None = None
+    is_confirmed: bool = False
     lost_per_s: float = 0.0
     facts: dict[str, Any] = field(default_factory=dict)
 
@@ -54,12 +58,12 @@ def assess(
     of: Figures,
     rule: Threshold,
     *,
-    frozen: tuple[float, str] | None = None,
+    followed: Followed | None = None,
     never_flushes: bool = False,
 ) -> Finding:
-    """`frozen`: `before` and `cause` of an open incident of this kind."""
+    """`followed`: a fall that an incident of this kind follows, open or not yet."""
     if kind == kinds.HIT_RATE.name:
-        return _hit_rate(of, rule, frozen, never_flushes=never_flushes)
+        return _hit_rate(of, rule, followed, never_flushes=never_flushes)
     found: Finding = _ASSESS[kind](of, rule.threshold)
     return found
 
@@ -73,31 +77,35 @@ def assess_memory(memory: Memory | None, rule: Threshold) -> Finding:
 
 
 def _hit_rate(
-    of: Figures, rule: Threshold, frozen: tuple[float, str] | None, *, never_flushes: bool
+    of: Figures, rule: Threshold, followed: Followed | None, *, never_flushes: bool
 ) -> Finding:
-    now = of.now
-    if now is None or now.hit_ratio is None:
+    least = rule.threshold / 100
+    found = measure(of.buckets, of.older, of.now_s, least_fall=least, followed=followed)
+    if found is None or (rate := found.now.hit_ratio) is None:
         return Finding(None)
-    before = frozen[0] if frozen else of.base.hit_ratio if of.base else None
+    now, base = found.now, found.base
+    frozen = followed.before if followed else None
+    before = frozen if frozen is not None else base.hit_ratio if base else None
     if before is None:
-        return Finding(None, now.hit_ratio)
-    fall = before - now.hit_ratio
-    cause = main_cause(now, of.base, never_flushes=never_flushes) if of.base else ""
-    threshold = rule.threshold / 100 * (OVER if frozen else 1.0)
-    is_ordinary = (frozen[1] if frozen else cause) in {"", *ORDINARY}
-    # One bad bucket stays in the window for a while: the newest blocks need to be bad, too.
-    is_low = before - (now.hit_ratio if of.latest_ratio is None else of.latest_ratio)
+        return Finding(None, rate)
+    fall = before - rate
+    cause = main_cause(now, base, never_flushes=never_flushes) if base else ""
+    is_open, fresh = followed is not None and followed.is_open, found.fresh_ratio
+    has_recovered = not is_open and fresh is not None and before - fresh < least * OVER
+    named = followed.cause if followed and followed.cause is not None else cause
     return Finding(
-        fall >= threshold and is_low >= threshold * OVER,
-        now.hit_ratio,
+        fall >= (least * OVER if is_open else least) and not has_recovered,
+        rate,
         before,
         cause,
-        of.began_ts,
-        max(rule.for_s, ORDINARY_FOR_S) if is_ordinary else None,
+        found.began_ts,
+        max(rule.for_s, ORDINARY_FOR_S) if named in {"", *ORDINARY} else None,
+        found.mark,
+        fresh is not None and not has_recovered,
         max(0.0, fall) * now.prompt_tokens / now.seconds,
         {
             "misses": _rates(now),
-            "misses_before": _rates(of.base) if of.base else {},
+            "misses_before": _rates(base) if base else {},
             "refused_blocks": of.recent.counts["cold_refused_blocks"],
             "lost_blocks": of.recent.counts["lost_blocks"],
         },

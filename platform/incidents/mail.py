@@ -15,6 +15,8 @@ from django.db.models import F, Q
 from django.utils import timezone
 
 from base import log_events
+from base.isolation import isolated
+from catalog.kinds import MAIL_INCIDENTS
 from incidents import words
 from incidents.models import Incident
 
@@ -36,7 +38,11 @@ def send() -> int:
         mail_attempts__lt=MOST_ATTEMPTS,
     )
     rows = due.select_related("tenant").order_by("mail_after")[:MOST_AT_ONCE]
-    return sum(_tell(row) for row in list(rows))
+    told = 0
+    for row in list(rows):
+        with isolated(MAIL_INCIDENTS.name, row.tenant_id):
+            told += _tell(row)
+    return told
 
 
 def _tell(row: Incident) -> bool:

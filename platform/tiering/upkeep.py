@@ -6,7 +6,8 @@ The rules of `tiering.work` hold here, too.
 from django.utils import timezone
 
 from base import live
-from catalog import hot_access, jobs, kept_requests, nodes, sessions, slicing, usage
+from base.isolation import isolated
+from catalog import hot_access, jobs, kept_requests, kinds, nodes, sessions, slicing, usage
 from catalog.models import TIER_COUNTERS, NodeSession
 from catalog.occupancy import Occupancy, occupancy
 from catalog.targets import Opener, active_ids
@@ -23,10 +24,12 @@ def end_access(job: Opener, tenant_id: None) -> None:
     hot_access.align_users()
     expired = NodeSession.unscoped.filter(ended_at=None, key__expires_at__lte=timezone.now())
     for owner_id, key_id in set(expired.values_list("tenant_id", "key_id")):
-        sessions.end_all(tenant_id=owner_id, key_id=key_id)
+        with isolated(kinds.END_ACCESS.name, owner_id):
+            sessions.end_all(tenant_id=owner_id, key_id=key_id)
     for owner_id in active_ids():
-        sessions.end_replaced(tenant_id=owner_id)
-        nodes.tell(owner_id, reason="silent")
+        with isolated(kinds.END_ACCESS.name, owner_id):
+            sessions.end_replaced(tenant_id=owner_id)
+            nodes.tell(owner_id, reason="silent")
 
 
 def sample(job: Opener, tenant_id: int) -> None:

@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from catalog.kinds import WATCH_INCIDENTS
 from catalog.usage import record_deltas
 from incidents import evaluate
 from incidents.models import Incident
@@ -47,6 +48,14 @@ class World:
             for tenant in tenants:
                 self.report(tenant, **reported)
             evaluate.run(self.now)
+
+    def live(self, seconds, tenant, **reported):
+        """Heartbeats each second, rounds as beat starts them."""
+        for _ in range(seconds):
+            self.now_s += 1
+            self.report(tenant, **reported)
+            if self.now_s % WATCH_INCIDENTS.every_s == 0:
+                evaluate.run(self.now)
 
     def opened(self, tenant=None):
         rows = Incident.unscoped.filter(opened_at__isnull=False)

@@ -1,5 +1,6 @@
 """Rules open incidents with cause and lever, end them when it is calm, and raise no false alarm."""
 
+import time
 from datetime import timedelta
 
 import pytest
@@ -7,20 +8,24 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from catalog.models import Job
+from base import counting
+from catalog import sessions
+from catalog.models import Job, UsageRollup
 from events.models import Event
 from incidents import evaluate, rules, services
 from incidents.figures import Memory
 from incidents.kinds import HIT_RATE, KINDS
 from incidents.models import Incident
+from neve.node.stats import LOAD_MS
 from neve.planner.whatif import setting_dict
 from planning.whatif import ANY_BLOCK_BYTES, today_of
 from retention import services as retention
-from support.rows import make_session, make_space, make_tenant
+from support.rows import make_incident, make_session, make_space, make_tenant
 from tenants.audit import SYSTEM
 from tenants.models import AuditEvent, Quota
 from tenants.scope import tenant_scope
 from tenants.services import set_quota
+from workers import tasks
 
 pytestmark = [pytest.mark.integration, pytest.mark.django_db]
 
@@ -248,20 +253,41 @@ def test_a_muted_incident_stays_muted_when_it_opens_again(world, acme, monkeypat
     assert second.is_muted
 
 
+def fill(tenants, now_s):
+    """Half an hour of busy traffic."""
+    UsageRollup.unscoped.bulk_create(
+        UsageRollup(
+            tenant_id=tenant.pk,
+            resolution_s=length_s,
+            bucket_ts=now_s // length_s * length_s - step * length_s,
+            requested_blocks=100 * length_s,
+            requested_tokens=1600 * length_s,
+            hit_hot_tokens=1280 * length_s,
+            put_blocks=20 * length_s,
+            misses={"never_stored": 17 * length_s, "unflushed": 2, "evicted": 1},
+            load_ms={f"<={bound}": 10 for bound in LOAD_MS[:8]},
+        )
+        for tenant in tenants
+        for length_s in (10, 60)
+        for step in range(36)
+    )
+
+
 def test_sixty_tenants_take_as_many_statements_as_one(world, acme):
     def statements():
-        world.now_s += 10
-        with CaptureQueriesContext(
-            connection,
-        ) as captured:
+        with CaptureQueriesContext(connection) as captured:
             evaluate.run(world.now)
         return len(captured)
 
-    world.run(30, [acme], **GOOD)
+    fill([acme], world.now_s)
     one = statements()
-    tenants = [acme, *(make_tenant(f"t{place}") for place in range(59))]
-    world.run(3, tenants, **GOOD)
+    tenants = [make_tenant(f"t{place}") for place in range(59)]
+    fill(tenants, world.now_s)
     assert statements() == one <= 10
+    began = time.process_time()
+    for _ in range(5):
+        evaluate.run(world.now)
+    print(f"a round of 60 busy tenants: {200 * (time.process_time() - began):.0f} ms of a core")
 
 
 def test_an_evaluation_beside_another_opens_once(world, acme):
@@ -292,3 +318,51 @@ def test_absurd_counts_of_one_tenant_stop_no_other_tenants_incidents(world, acme
     world.run(4, [acme], **REFUSED)
     (incident,) = world.opened(acme)
     assert incident.words.startswith("hit rate −")
+
+
+@pytest.fixture
+def failures(valkey_bus, monkeypatch):
+    """Failed work so far, by kind, as GET /metrics reports it."""
+    counting.bus.cache_clear()
+    with valkey_bus.client() as client:
+        client.flushall()
+    monkeypatch.setattr(counting, "PROCESS", counting.Process())
+    return lambda: counting.read([]).counted(counting.TASK_FAILURES)
+
+
+def test_a_tenant_whose_rows_cannot_be_read_stops_no_other(world, acme, failures, log_lines):
+    globex = make_tenant("globex")
+    world.run(30, [acme, globex], **GOOD)
+    broken = {"held_since": "yesterday"}
+    Incident.unscoped.create(tenant=acme, kind="hit_rate", since=world.now, facts=broken)
+    world.run(4, [acme, globex], **REFUSED)
+    assert [row.tenant_id for row in world.opened()] == [globex.pk]
+    assert failures() == {("watch_incidents",): 4}
+    told = [line for line in log_lines() if "task_failed" in line]
+    assert len(told) == 4
+    assert all(f"tenant_id={acme.pk}" in line for line in told)
+
+
+def test_an_incident_that_cannot_be_saved_stops_no_other(world, acme, failures):
+    globex = make_tenant("globex")
+    rows = [make_incident(tenant) for tenant in (acme, globex)]
+    rows[0].lost_tokens, rows[1].lost_tokens = 2**70, 7
+    evaluate._save(rows)
+    assert failures() == {("watch_incidents",): 1}
+    assert Incident.unscoped.get(tenant=globex).lost_tokens == 7
+
+
+def test_access_of_others_ends_although_one_tenant_fails(world, acme, failures, monkeypatch):
+    looked = []
+
+    def end_replaced(*, tenant_id):
+        if tenant_id == acme.pk:
+            raise ValueError("broken")
+        looked.append(tenant_id)
+        return 0
+
+    globex = make_tenant("globex")
+    monkeypatch.setattr(sessions, "end_replaced", end_replaced)
+    tasks.end_access()
+    assert looked == [globex.pk]
+    assert failures() == {("end_access",): 1}

@@ -154,3 +154,12 @@ def test_an_address_that_is_refused_for_now_is_tried_again_after_the_others(peop
     Incident.unscoped.filter(pk=row.pk).update(mail_after=timezone.now())
     assert mail.send() == 1
     assert "ann@example.org" in [address for address, _ in inbox.mails]
+
+
+def test_an_incident_that_cannot_be_told_stops_no_other(inbox, people):
+    acme, globex = Tenant.objects.get(slug="acme"), Tenant.objects.get(slug="globex")
+    make_incident(acme, levers=["no lever"], mail_after=timezone.now())
+    make_incident(globex, words="told", mail_after=timezone.now())
+    mail.send()
+    assert inbox.mails
+    assert all("told" in message["Subject"] for _, message in inbox.mails)

@@ -66,7 +66,9 @@ def free_port(count: int = 1) -> int:
             return first
 
 
-def wait_until(ready: Callable[[], bool], *, timeout_s: float = 60, what: str) -> None:
+def wait_until(
+    ready: Callable[[], bool], *, timeout_s: float = 60, every_s: float = 0.05, what: str
+) -> None:
     """Poll `ready`, which may raise OSError for "not yet".
 
     Raises TimeoutError, which names `what`, after `timeout_s`: by default far above what anything
@@ -79,7 +81,7 @@ def wait_until(ready: Callable[[], bool], *, timeout_s: float = 60, what: str) -
                 return
         except OSError:
             pass
-        time.sleep(0.05)
+        time.sleep(every_s)
     raise TimeoutError(f"{what}: not ready within {timeout_s:g} s")
 
 
