@@ -3,23 +3,18 @@
 None means unknown (nobody reported), 0 means none.
 """
 
-from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from django.db.models import Max
-
-from catalog.histograms import Percentile, merge, percentile
+from catalog.histograms import Percentile, percentile
 from catalog.models import GAUGES, TIER_COUNTERS, UsageRollup
-from catalog.usage import bounded_sum, known
+from catalog.usage import bounded_sum, sums_by_name
 from catalog.windows import Window
-from neve.errors import MissReason
-from neve.node.stats import LOAD_NAMES
 from tenants.models import Tenant
 from tenants.principal import rows_of
 
 Tenants = tuple[Tenant, ...]
-
+Counts = dict[int, dict[str, int]]  # by bucket, then by column
 
 SUMMED = (
     "requested_tokens",
@@ -99,38 +94,51 @@ class Totals:
         return max(1 - (self.hit_hot_blocks + self.hit_cold_blocks) / self.requested_blocks, 0)
 
 
-def totals(tenants: Tenants, window: Window, *, with_loads: bool = True) -> Totals:
-    """`with_loads` False: without `load_p50` and `load_p99`, which cost half of the time."""
-    rows = buckets(tenants, window)
-    sums = rows.aggregate(
-        newest=Max("bucket_ts"),
-        **{f"sum_{name}": bounded_sum(name, default=0.0) for name in (*SUMMED, *SUMMED_BLOCKS)},
+def counts_by_bucket(tenants: Tenants, window: Window) -> Counts:
+    """Of the window and of the one before: one query for all that a page says of both."""
+    names = (*SUMMED, *SUMMED_BLOCKS)
+    both = replace(window, start_ts=window.previous().start_ts)
+    sums = (
+        buckets(tenants, both)
+        .order_by()
+        .values("bucket_ts")
+        .annotate(**{f"_{n}": bounded_sum(n) for n in names})
     )
-    counted = {name: int(sums[f"sum_{name}"]) for name in (*SUMMED, *SUMMED_BLOCKS)}
-    misses: Counter[str] = Counter()
-    histograms: list[dict[str, int]] = []
-    columns = ("misses", "load_ms") if with_loads else ("misses",)
-    for missed, *histogram in rows.order_by().values_list(*columns).iterator():
-        misses.update(known(missed, MissReason))
-        histograms.extend(known(each, LOAD_NAMES) for each in histogram)
-    load_ms = merge(histograms)
+    return {
+        ts: dict(zip(names, map(int, counts), strict=True))
+        for ts, *counts in sums.values_list("bucket_ts", *(f"_{name}" for name in names))
+    }
+
+
+def totals(
+    tenants: Tenants, window: Window, counts: Counts | None = None, *, with_loads: bool = True
+) -> Totals:
+    """`counts`: of this window, if they are read already. `with_loads` False: without `load_p50`
+    and `load_p99`."""
+    if counts is None:
+        counts = counts_by_bucket(tenants, window)
+    found = [each for ts, each in counts.items() if window.start_ts <= ts < window.end_ts]
+    summed = {name: sum(each[name] for each in found) for name in (*SUMMED, *SUMMED_BLOCKS)}
+    rows = buckets(tenants, window)
+    named = sums_by_name(rows, ("misses", "load_ms") if with_loads else ("misses",))
+    load_ms = named["load_ms"][()] if with_loads else {}
     return Totals(
-        reported=sums["newest"] is not None,
-        requested_tokens=counted["requested_tokens"],
-        tail_tokens=counted["tail_tokens"],
-        hit_hot_tokens=counted["hit_hot_tokens"],
-        hit_cold_tokens=counted["hit_cold_tokens"],
-        requested_blocks=counted["requested_blocks"],
-        hit_hot_blocks=counted["hit_hot_blocks"],
-        hit_cold_blocks=counted["hit_cold_blocks"],
-        read_bytes=counted["hot_read_bytes"] + counted["cold_read_bytes"],
+        reported=bool(found),
+        requested_tokens=summed["requested_tokens"],
+        tail_tokens=summed["tail_tokens"],
+        hit_hot_tokens=summed["hit_hot_tokens"],
+        hit_cold_tokens=summed["hit_cold_tokens"],
+        requested_blocks=summed["requested_blocks"],
+        hit_hot_blocks=summed["hit_hot_blocks"],
+        hit_cold_blocks=summed["hit_cold_blocks"],
+        read_bytes=summed["hot_read_bytes"] + summed["cold_read_bytes"],
         load_p50=percentile(load_ms, 0.5),
         load_p99=percentile(load_ms, 0.99),
-        misses=dict(misses),
-        put_refused=counted["put_refused"],
-        corrupt=counted["corrupt"],
-        spared_gpu_us=counted["spared_gpu_us"],
-        **{name: counted[name] for name in TIER_COUNTERS},
+        misses=dict(named["misses"][()]),
+        put_refused=summed["put_refused"],
+        corrupt=summed["corrupt"],
+        spared_gpu_us=summed["spared_gpu_us"],
+        **{name: summed[name] for name in TIER_COUNTERS},
     )
 
 

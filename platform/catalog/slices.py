@@ -16,7 +16,7 @@ from base.problems import Problem
 from catalog.measures import MEASURES, SPLITS, Latency, Measure, Sums, latency_of, value_of
 from catalog.models import Context, Slice, Space
 from catalog.slicing import COUNTED, GAUGES, KEPT, labels_of
-from catalog.usage import BY_NAME, known
+from catalog.usage import sums_by_name
 from tenants.models import Tenant
 
 AGAINST: Final = ("before", "yesterday")
@@ -525,12 +525,9 @@ def _read(
     wanted = [measure.by_name] if measure.by_name else []
     if has_reasons and "misses" not in wanted and measure.kind in ("ratio", "count"):
         wanted.append("misses")
-    if wanted:
-        for values in rows.values_list(*by, *wanted).iterator(chunk_size=5000):
-            sums = found[place_of(values)]
-            for name, stored in zip(wanted, values[len(by) :], strict=True):
-                if stored:
-                    getattr(sums, name).update(known(stored, BY_NAME[name]))
+    for name, sums_of in sums_by_name(rows, wanted, *by).items():
+        for values, counts in sums_of.items():
+            getattr(found[place_of(values)], name).update(counts)
     return found
 
 

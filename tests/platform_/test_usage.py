@@ -1,5 +1,6 @@
 """Roll-ups: what is summed, what is kept, what a series looks like."""
 
+from collections import Counter, defaultdict
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -7,6 +8,7 @@ from django.utils import timezone
 
 from catalog import usage
 from catalog.models import TIER_COUNTERS, UsageRollup
+from neve.errors import MissReason
 from support.rows import make_tenant
 
 pytestmark = [pytest.mark.integration, pytest.mark.django_db]
@@ -42,6 +44,32 @@ def test_a_series_sums_the_tenants_asked_for():
     (only_a,) = usage.series(tenant_ids={a.pk}, resolution_s=10, since_ts=TS - 60)
     assert only_a["put_blocks"] == 1
     assert usage.series(tenant_ids=None, resolution_s=10, since_ts=TS + 8) == []
+
+
+ODD_MISSES = (
+    {"evicted": 3, "quota": 0, "unknown reason": 7},
+    {"evicted": True, "quota": 1.5, "expired": "9", "corrupt": None, "idle": [4]},
+    {"evicted": -5, "idle": 2**70, "quota": 2},
+    ["evicted"],
+    "evicted",
+    7,
+)
+
+
+def test_the_database_sums_what_python_would_read():
+    tenants = make_tenant(), make_tenant()
+    for n, misses in enumerate(ODD_MISSES):
+        UsageRollup.unscoped.create(
+            tenant=tenants[n % 2], resolution_s=10, bucket_ts=n, misses=misses, load_ms={"<=5": n}
+        )
+    rows = UsageRollup.unscoped.filter(resolution_s=10)
+    read: dict[int, Counter[str]] = defaultdict(Counter)
+    for tenant_id, stored in rows.values_list("tenant_id", "misses"):
+        read[tenant_id].update(usage.known(stored, MissReason))
+    sums = usage.sums_by_name(rows, ("misses", "load_ms"), "tenant_id")
+    assert {id_: sums["misses"][id_,] for id_ in read} == read
+    assert sums["load_ms"][tenants[0].pk,] == {"<=5": 6}
+    assert usage.sums_by_name(rows.none(), ("misses",)) == {"misses": {}}
 
 
 def test_the_last_sample_of_a_bucket_stays():

@@ -121,8 +121,8 @@ def sessions(tenants: Tenants, *, now: datetime) -> list[NodeSession]:
     """Open sessions heard of in the last day, and those that ended in the last hour."""
     return list(
         rows_of(NodeSession, tenants)
-        .select_related("tenant", "space")
-        .defer("marks")
+        .prefetch_related("tenant", "space")  # few, which hundreds of sessions share
+        .defer("marks", "breaker_log", "totals_by_name", "speeds")
         .filter(
             Q(ended_at=None, last_heartbeat_at__gte=now - timedelta(days=1))
             | Q(ended_at__gte=now - timedelta(hours=1))

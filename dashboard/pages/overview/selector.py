@@ -33,7 +33,7 @@ from dashboard.pages.overview.misses import MissShare, miss_shares
 from dashboard.pages.overview.series import Series, series
 from dashboard.scope import Scope
 from dashboard.storage import StorageUse, leaves_first, storage_use, summed
-from dashboard.usage import Tenants, Totals, last_gauges, totals
+from dashboard.usage import Tenants, Totals, counts_by_bucket, last_gauges, totals
 from incidents.figures import Memory, read_memory
 from planning.prices import in_force, today
 from tenants.models import Tenant
@@ -170,7 +170,9 @@ class Overview:
 def overview_of(scope: Scope) -> Overview:
     person, tenants, window = scope.person, scope.tenants, scope.window
     now = datetime.fromtimestamp(window.now_s, UTC)
-    counted, before = totals(tenants, window), totals(tenants, window.previous(), with_loads=False)
+    counts = counts_by_bucket(tenants, window)
+    counted = totals(tenants, window, counts)
+    before = totals(tenants, window.previous(), counts, with_loads=False)
     uses = storage_use(tenants, window.now_s)
     storage = summed(list(uses.values()))
     nodes = node_rows(sessions(tenants, now=now), live_since=live_since())
@@ -189,7 +191,7 @@ def overview_of(scope: Scope) -> Overview:
     shown_incidents = [shown(row, scope) for row in open_incidents(scope)]
     loud = [one for one in shown_incidents if not one.row.is_muted]
     health = without(health, {one.row.kind for one in shown_incidents})
-    drawn = series(tenants, window)
+    drawn = series(tenants, window, counts)
     changed = marks.marks_of(scope, window.start_ts, window.end_ts)
     misses = miss_shares(counted.misses, before.misses)
     gauges = last_gauges(tenants, window.now_s).values()

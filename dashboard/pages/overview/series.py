@@ -7,9 +7,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from catalog.models import Segment
-from catalog.usage import bounded_sum
 from catalog.windows import Window
-from dashboard.usage import SUMMED, Tenants, buckets
+from dashboard.usage import SUMMED, Counts, Tenants, counts_by_bucket
 from tenants.principal import rows_of
 
 
@@ -46,14 +45,14 @@ class Series:
         return list(zip(times, *columns, strict=True))[::-1]
 
 
-def series(tenants: Tenants, window: Window) -> Series:
-    """The window's steps. One that has barely begun is left out: its rate would be noise."""
+def series(tenants: Tenants, window: Window, counts: Counts | None = None) -> Series:
+    """The window's steps. One that has barely begun is left out: its rate would be noise.
+    `counts`: of this window, if they are read already."""
     sums: dict[int, dict[str, int]] = {}
-    rows = buckets(tenants, window).order_by().values("bucket_ts")
-    for row in rows.annotate(**{f"sum_{name}": bounded_sum(name) for name in SUMMED}):
-        summed = sums.setdefault(window.step_of(row["bucket_ts"]), dict.fromkeys(SUMMED, 0))
+    for ts, counted in (counts_by_bucket(tenants, window) if counts is None else counts).items():
+        summed = sums.setdefault(window.step_of(ts), dict.fromkeys(SUMMED, 0))
         for name in SUMMED:
-            summed[name] += int(row[f"sum_{name}"])
+            summed[name] += counted[name]
     flushed = _flushed_bytes(tenants, window)
     found = Series([], [], [], [], [], [], [], [])
     for ts in window.steps():

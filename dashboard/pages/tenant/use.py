@@ -10,9 +10,9 @@ from catalog.nodes import host_of, live_since
 from catalog.windows import Window
 from contexts.quotas import own_quota
 from dashboard.pages.overview.misses import MissShare, miss_shares
-from dashboard.pages.overview.series import series
+from dashboard.pages.overview.series import Series, series
 from dashboard.storage import StorageUse, storage_use
-from dashboard.usage import Totals, totals
+from dashboard.usage import Totals, counts_by_bucket, totals
 from tenants.models import Tenant
 from tenants.principal import rows_of
 
@@ -73,7 +73,9 @@ class Use:
 
 def use_of(tenant: Tenant, window: Window) -> Use:
     one = (tenant,)
-    now, before = totals(one, window), totals(one, window.previous())
+    counts = counts_by_bucket(one, window)
+    now = totals(one, window, counts)
+    before = totals(one, window.previous(), counts, with_loads=False)
     quota = own_quota(tenant)
     pins = rows_of(Pin, one).filter(until__gt=datetime.now(UTC))
     ends = pins.aggregate(next=Min("until"))
@@ -82,7 +84,7 @@ def use_of(tenant: Tenant, window: Window) -> Use:
     return Use(
         now=now,
         before=before,
-        curve=_curve(tenant, window),
+        curve=_curve(series(one, window, counts), window),
         misses=_misses(now, before),
         storage=storage_use(one, window.now_s)[tenant.pk],
         pinned_bytes=quota["used"]["pinned_bytes"],
@@ -118,8 +120,7 @@ def _spaces(tenant: Tenant) -> list[tuple[Space, int]]:
     return sorted(((each, sums.get(each.pk, 0)) for each in found), key=lambda pair: -pair[1])
 
 
-def _curve(tenant: Tenant, window: Window) -> Curve:
-    found = series((tenant,), window)
+def _curve(found: Series, window: Window) -> Curve:
     pieces: list[str] = []
     points: list[str] = []
     rows = []
