@@ -66,6 +66,10 @@ class List:
         names = (*TAKES, *(each.name for each in cls.filters))
         return tuple(f"{cls.prefix}{name}" for name in names)
 
+    def on_page(self) -> list[Any]:
+        """Rows of the page that the address asks for."""
+        return list(self.page)
+
     def prepared(self, rows: Sequence[Any]) -> Sequence[Any]:
         """Rows of one page, or of one step of CSV, as columns read them. To be overridden, where
         figures of a row cost a query."""
@@ -94,7 +98,7 @@ class List:
     def shown_rows(self) -> list[tuple[Any, str, list[Cell]]]:
         """Of this page: each row with its class and its cells."""
         found = []
-        for row in self.prepared(list(self.page)):
+        for row in self.prepared(self.on_page()):
             name = look_up(row, self.row_class) if self.row_class else ""
             found.append((row, str(name or ""), self._cells(row)))
         return found

@@ -188,7 +188,7 @@ def tree(space: Space) -> Tree:
     with tenant_scope(space.tenant_id):
         chains = _Chains(space)
         chains.read()
-        hits = hit_tokens_of_day(space.tenant_id, (space.pk,))
+        hits = hit_tokens_of_day((space.tenant,), (space.pk,))
     with hot.required():
         sampled = _Sampled(chains, hot.hot_tier(space.tenant_id))
     root = _Grown(space, chains, sampled, hits).root()

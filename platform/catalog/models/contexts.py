@@ -135,6 +135,12 @@ class Context(TenantOwned):
             models.Index(fields=("tenant", "name", "uuid"), name="context_by_name"),
             models.Index(fields=("tenant", "tokens", "uuid"), name="context_by_tokens"),
             models.Index(fields=("tenant", "size_bytes", "uuid"), name="context_by_size"),
+            # Of all tenants: the first list that an operator sees.
+            models.Index(
+                fields=("size_bytes", "uuid"),
+                condition=Q(expired_at__isnull=True),
+                name="context_largest",
+            ),
         ]
         constraints = [
             models.UniqueConstraint(fields=("tenant", "space", "name"), name="context_name_once"),
