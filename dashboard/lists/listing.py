@@ -114,6 +114,11 @@ class List:
     def part(self) -> str:
         return f"list-{self.name}"
 
+    @cached_property
+    def summary(self) -> str:
+        """Words about all rows that the list finds, below it. To be overridden."""
+        return ""
+
     @property
     def heads(self) -> list[dict[str, Any]]:
         """Of each shown column: its sort link, and how it is sorted now."""

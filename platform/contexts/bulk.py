@@ -12,10 +12,11 @@ services may be repeated: a context of the last AT_ONCE may be acted on twice.
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
+from uuid import UUID
 
 from django.db import transaction
 from django.db.models import QuerySet
@@ -24,10 +25,11 @@ from django.utils import timezone
 from base.problems import Problem
 from catalog import jobs
 from catalog.kinds import BULK
-from catalog.models import BulkAction, Context, Job, Pin
+from catalog.models import BulkAction, Context, Job, Pin, Space
 from catalog.targets import Opener
 from contexts import expiry, pins, services, warming
 from contexts.weighing import Weight, weigh
+from engines import services as engines
 from tenants.audit import Actor, record
 from tenants.scope import tenant_scope
 
@@ -88,11 +90,17 @@ REMOVING = ("expire", "delete")  # spare contexts that changed since the preview
 @dataclass(frozen=True)
 class Preview:
     """`pinned_by_others`: chosen contexts with a pin of somebody else. If it keeps the actor from
-    expiring them, `weight` is of the other ones: what is freed is what really leaves."""
+    expiring them, `weight` is of the other ones: what is freed is what really leaves. `refused`: of
+    a warm, contexts that would be refused now, by kind of the problem; `weight` leaves them out."""
 
     bulk: BulkAction
     weight: Weight
     pinned_by_others: int
+    refused: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def refused_count(self) -> int:
+        return sum(self.refused.values())
 
     @property
     def freed_blocks(self) -> int:
@@ -145,6 +153,8 @@ def preview(
         others = Pin.objects.filter(until__gt=now, context__in=found.order_by().values("pk"))
         foreign = set(others.exclude(owner=actor.owner).values_list("context_id", flat=True))
     spared = foreign if action in REMOVING and not actor.is_operator else set()
+    refused = _not_warmable(tenant_id, found) if action == "warm" else {}
+    spared = spared | refused.keys()
     weight = weigh(tenant_id, (uuid for uuid in chosen if uuid not in spared))
     with tenant_scope(tenant_id), transaction.atomic():
         _make_room(actor, now)
@@ -159,7 +169,23 @@ def preview(
             made_at=now,
             expires_at=now + VALID,
         )
-        return Preview(bulk, weight, len(foreign))
+        return Preview(bulk, weight, len(foreign), dict(Counter(refused.values())))
+
+
+def _not_warmable(tenant_id: int, found: QuerySet[Context]) -> dict[UUID, str]:
+    """Contexts whose tokens are not known, or whose space has no healthy engine: the kind of the
+    problem. Tokens that are older than the chain are only met by the job."""
+    with tenant_scope(tenant_id):
+        rows = list(found.order_by().values_list("pk", "space_id", "prompt"))
+        spaces = Space.objects.filter(pk__in={space_id for _, space_id, _ in rows})
+        served = {space.pk for space in spaces if engines.serving(space)}
+    refused = {}
+    for uuid, space_id, prompt in rows:
+        if prompt is None:
+            refused[uuid] = "tokens-unknown"
+        elif space_id not in served:
+            refused[uuid] = "no-engine"
+    return refused
 
 
 def _make_room(actor: Actor, now: datetime) -> None:

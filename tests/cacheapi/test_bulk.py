@@ -4,6 +4,7 @@ import os
 from datetime import timedelta
 
 import pytest
+from django.db import transaction
 from django.utils import timezone
 
 from cacheapi.teams.contexts.bulk import ARGUMENTS
@@ -12,10 +13,13 @@ from catalog.kinds import BULK
 from catalog.models import BulkAction, Context, Job, Pin
 from catalog.targets import Opener
 from contexts import bulk, expiry, weighing
+from engines import prompts
+from engines.models import Engine
+from engines.prompts import Tokens
 from events.models import Event
 from neve.formats.parts import PartGroup, PartKind
 from neve.index.tier import Location
-from support.rows import make_context, make_key, make_person, make_tenant
+from support.rows import make_context, make_engine, make_key, make_person, make_tenant
 from support.tenant_world import SIZE, World
 from tenants.models import AuditEvent
 from tenants.scope import tenant_scope
@@ -330,6 +334,20 @@ class TestJob:
         world.record("job-1", world.store(1))
         job = act("warm", {"search": "job"})
         assert job.detail["refused"] == {"tokens-unknown": 1}
+
+    def test_the_preview_of_a_warm_says_what_would_be_refused(self, world, preview):
+        known = world.record("job-1", world.store(1))
+        world.record("job-2", world.store(2))
+        with tenant_scope(world.tenant.pk), transaction.atomic():
+            prompts.keep(known, Tokens((1,) * 256))
+        found = preview("warm", {"search": "job"})
+        assert found["refused"] == {"tokens-unknown": 1, "no-engine": 1}
+        assert (found["contexts"], found["blocks"]) == (2, 0)
+        engine = make_engine(world.space)
+        Engine.unscoped.filter(pk=engine.pk).update(state="healthy")
+        found = preview("warm", {"search": "job"})
+        assert found["refused"] == {"tokens-unknown": 1}
+        assert found["blocks"] == 1
 
     def test_it_deletes_extends_and_labels(self, world, act):
         world.record("job-1", world.store(1))

@@ -144,7 +144,19 @@ def test_the_bytes_that_are_shown_are_those_that_sort(people, acme):
     table = page.content.decode().rpartition("<tbody")[2]
     rows = re.findall(r">c-(\w+)<.*?<td[^>]*>(.*?)</td>", table, re.DOTALL)
     shown = [(name, re.sub(r"<[^>]+>", "", size).strip()) for name, size in rows]
-    assert shown == [("88", "88 MiB"), ("72", "72 MiB"), ("26", "26 MiB"), ("new", "—")]
+    now = "now 0\N{NO-BREAK SPACE}B"  # none of these blocks is stored
+    sizes = [("88", "88 MiB"), ("72", "72 MiB"), ("26", "26 MiB"), ("new", "—")]
+    assert shown == [(name, f"{size} {now}") for name, size in sizes]
+    assert "186\N{NO-BREAK SPACE}MiB in all, shared blocks in each" in page.content.decode()
+
+
+def test_a_preview_of_warming_counts_what_can_be_warmed(people, acme):
+    space = stored_context_of(acme).space
+    text = below(people["team"], space, "warm").content.decode()
+    assert "Warm 0 contexts?" in text
+    assert "Left out: 1 context without known tokens" in text
+    assert 'name="token"' in text
+    assert 'class="button primary"' not in text.partition("data-asked")[2].partition("</form>")[0]
 
 
 def test_a_team_member_pins_until_a_typed_time_and_unpins(people, acme):

@@ -164,10 +164,14 @@ class PreviewSerializer(serializers.Serializer[bulk.Preview]):
         source="bulk.contexts", help_text="chosen now; the action is done to these and no others"
     )
     pinned_by_others = serializers.IntegerField(help_text="of these, with a pin of somebody else")
+    refused = serializers.DictField(
+        child=serializers.IntegerField(),
+        help_text="of these, would be refused now, by kind of the problem; only for warm",
+    )
     blocks = serializers.IntegerField(
         source="weight.blocks",
         help_text="distinct blocks of the unexpired ones, without those that a pin of somebody "
-        "else keeps you from expiring",
+        "else keeps you from expiring and those that would be refused",
     )
     bytes = serializers.IntegerField(source="weight.bytes", help_text="of those that are stored")
     shared_blocks = serializers.IntegerField(

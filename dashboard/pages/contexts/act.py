@@ -45,7 +45,7 @@ class Asked:
 
     @property
     def is_empty(self) -> bool:
-        return self.preview.bulk.contexts == 0
+        return self.preview.bulk.contexts == self.preview.refused_count
 
 
 def preview(request: HttpRequest, person: Principal, scope: Scope) -> Asked:
@@ -179,11 +179,17 @@ def _arguments(request: HttpRequest, action: str, scope: Scope) -> dict[str, Any
     return {}
 
 
+_REFUSED = {
+    "tokens-unknown": "without known tokens: they were named by requests, not made over REST",
+    "no-engine": "in spaces that no healthy engine serves",
+}
+
+
 def _asked(
     made: bulk.Preview, arguments: Mapping[str, Any], scope: Scope, person: Principal
 ) -> Asked:
     action, weight = made.bulk.action, made.weight
-    count = contexts_text(made.bulk.contexts)
+    count = contexts_text(made.bulk.contexts - made.refused_count)
     about = "about " if weight.is_estimate else ""
     lines: list[str] = []
     button = f"{VERBS[action][0]} {count}"
@@ -222,6 +228,9 @@ def _asked(
             "An engine of the space computes each prompt whose tokens are known, so that its "
             "blocks are stored; at most 100 wait at a time."
         )
+        for kind, words in _REFUSED.items():
+            if number := made.refused.get(kind):
+                lines.append(f"Left out: {contexts_text(number)} {words}.")
     elif action == "label":
         words = arguments.get("label") or ", ".join(
             f"{name}={value}" if value else f"no {name}"

@@ -8,7 +8,7 @@ from datetime import timedelta
 from functools import cached_property
 from typing import Any
 
-from django.db.models import QuerySet
+from django.db.models import QuerySet, Sum
 from django.utils import timezone
 
 from base.problems import Problem
@@ -19,7 +19,7 @@ from contexts.parts import Parts
 from contexts.prefixes import Tree
 from contexts.residency import is_lost
 from dashboard.lists import Choice, Column, List
-from dashboard.pages.contexts.words import force_text
+from dashboard.pages.contexts.words import force_text, size_text
 from neve.index.tier import Location, Tier
 from neve.typed import parse_seconds, parse_size
 from retention.rulebook import rulebooks_of
@@ -31,6 +31,7 @@ STATES = tuple((value, value) for value in Context.State.values)
 UNUSED = (("1d", "1 day"), ("7d", "7 days"), ("30d", "30 days"))
 SIZES = (("1MiB", "1 MiB"), ("100MiB", "100 MiB"), ("1GiB", "1 GiB"), ("10GiB", "10 GiB"))
 MOST_ASKED = 200_000  # blocks of one page, whose places the index is asked for
+MOST_SUMMED = 5_000  # rows whose bytes are summed unasked; a narrowed list is always
 HELP = "name, agent-*, label:nightly, team=blue, owner:ann, model:qwen, idle>7d, size>1GiB"
 _WORD = re.compile(r"(label|owner|model|space):(\S+)|([A-Za-z][\w./-]*=\S*)|(idle|size)>(\S+)")
 
@@ -38,8 +39,9 @@ _WORD = re.compile(r"(label|owner|model|space):(\S+)|([A-Za-z][\w./-]*=\S*)|(idl
 @dataclass(frozen=True)
 class ContextRow:
     """`hot`, `cold`, `lost`: blocks; None while the hot tier does not answer. `bytes`: those of the
-    last check, by which the list is sorted; None before the first. `own_bytes`:
-    of stored blocks that no other context has; None: the space's tree is not computed."""
+    last check, by which the list is sorted; None before the first. `now_bytes`: as the index has
+    them now; None while it does not answer. `own_bytes`: of stored blocks that no other context
+    has; None: the space's tree is not computed."""
 
     context: Context
     hot: int | None
@@ -50,6 +52,14 @@ class ContextRow:
     rule: str
     hit_tokens: int
     is_selected: bool = False
+    now_bytes: int | None = None
+
+    @property
+    def bytes_note(self) -> str:
+        """What was stored or left since the last check, at most 5 minutes ago."""
+        if self.now_bytes is None or self.now_bytes == self.bytes:
+            return ""
+        return f"now {size_text(self.now_bytes)}"
 
     @property
     def shared_bytes(self) -> int | None:
@@ -106,7 +116,8 @@ class ContextList(List):
             kind="size",
             path="bytes",
             order="size_bytes",
-            hint="of its stored blocks, shared ones included, as last checked",
+            hint="of its stored blocks, shared ones included, as last checked: within 5 minutes",
+            note=lambda row: row.bytes_note,
         ),
         Column("own", "Own", kind="size", path="own_bytes", order="", hint="nobody shares them"),
         Column("shared", "Shared", kind="size", path="shared_bytes", order=""),
@@ -159,6 +170,14 @@ class ContextList(List):
     default_sort = "-size"
     nothing = "pages/contexts/nothing.html"
     row_class = "row_class"
+
+    @cached_property
+    def summary(self) -> str:
+        """Of all rows that the list finds. Blocks that contexts share count in each of them."""
+        if not self.is_narrowed and self.page.paginator.count > MOST_SUMMED:
+            return ""
+        whole = self.found.order_by().aggregate(whole=Sum("size_bytes"))["whole"]
+        return f"{size_text(whole)} in all, shared blocks in each" if whole else ""
 
     @property
     def tree(self) -> Tree | None:
@@ -230,6 +249,7 @@ class ContextList(List):
             rule,
             hit_tokens,
             is_selected,
+            sum(sizes),
         )
 
 

@@ -12,15 +12,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.http import Http404, HttpRequest
-from django.urls import get_script_prefix
 from django.utils import timezone
 
 from base import answers
 from base.problems import Problem
 from catalog.models import Space
+from dashboard.snippets import endpoint_of, model_of
 from neve.typed import parse_time
 from tenants.issuing import make_key
 from tenants.models import ApiKey, Tenant
@@ -95,7 +94,7 @@ def once(request: HttpRequest, make: Callable[[], tuple[ApiKey, str]], form: Any
 
 
 def made_of(request: HttpRequest, key: ApiKey, secret: str) -> Made:
-    return Made(key, secret, _snippet(_endpoint(request), key, secret))
+    return Made(key, secret, _snippet(endpoint_of(request), key, secret))
 
 
 def _refusals(request: HttpRequest, act: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -157,18 +156,12 @@ def end_of(text: str) -> datetime | None:
     return timezone.now() + timedelta(seconds=life_s)
 
 
-def _endpoint(request: HttpRequest) -> str:
-    """What people and nodes call: NEVE_URL, or the address of this request."""
-    own: str = settings.ENV.url.geturl()
-    return (own or request.build_absolute_uri(get_script_prefix())).rstrip("/")
-
-
 def _snippet(endpoint: str, key: ApiKey, secret: str) -> str:
     """As docs/nodes.md and docs/teams.md have them."""
     lines = [f"export NEVE_ENDPOINT={endpoint}", f"export NEVE_API_KEY={secret}"]
     if key.role == ApiKey.Role.NODE and key.tenant is not None:
         lines += [
-            f"vllm serve {_model_of(key.tenant)} \\",
+            f"vllm serve {model_of(_newest_space(key.tenant))} \\",
             '  --kv-transfer-config \'{"kv_connector": "NeveConnector", "kv_role": "kv_both",',
             '    "kv_load_failure_policy": "recompute"}\'',
         ]
@@ -177,11 +170,6 @@ def _snippet(endpoint: str, key: ApiKey, secret: str) -> str:
     return "\n".join(lines)
 
 
-def _model_of(tenant: Tenant) -> str:
-    """The model of the tenant's newest space, if its name needs no quoting in a shell."""
-    space = rows_of(Space, (tenant,)).order_by("-created_at").first()
-    model = str(space.identity.get("model", "")) if space is not None else ""
-    is_plain = model and all(
-        sign.isascii() and (sign.isalnum() or sign in "/._-") for sign in model
-    )
-    return model if is_plain and not model.startswith("-") else "MODEL"
+def _newest_space(tenant: Tenant) -> Space | None:
+    found: Space | None = rows_of(Space, (tenant,)).order_by("-created_at").first()
+    return found

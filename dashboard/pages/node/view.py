@@ -6,10 +6,12 @@ from django.http import Http404, HttpRequest, HttpResponseBase
 from django.views.decorators.http import require_GET
 
 from catalog.models import KeptRequest, NodeSession
+from catalog.nodes import host_of
 from dashboard.page import page, render_page
 from dashboard.pages.node.selector import node_page
 from dashboard.pages.why.selector import RequestList
 from dashboard.scope import scope_of
+from dashboard.snippets import another_node, endpoint_of
 from tenants.principal import Principal
 
 
@@ -25,5 +27,10 @@ def node(request: HttpRequest, person: Principal, uuid: UUID) -> HttpResponseBas
     listing = RequestList(request, scope_of(request, person), kept)
     if listing.wants_csv:
         return listing.csv()
-    context = {"node": node_page(session), "listing": listing}
+    context = {
+        "node": node_page(session),
+        "host": host_of(session.node),
+        "snippet": another_node(endpoint_of(request), session.space),
+        "listing": listing,
+    }
     return render_page(request, person, "node", context)

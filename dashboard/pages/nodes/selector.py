@@ -147,6 +147,19 @@ def node_rows(sessions: list[NodeSession], *, live_since: datetime) -> list[Node
     return sorted(rows, key=lambda row: row.rank)
 
 
+def _explore(measure: str, split: str) -> Any:
+    """The link of a figure: its measure of this node in the Explorer, over the scope's window."""
+
+    def address(row: NodeRow, scope: Scope) -> str:
+        one = {"tenant": row.session.tenant.slug, "node": host_of(row.session.node), "space": None}
+        return scope.link("explorer", **one, measure=measure, split=split)
+
+    return address
+
+
+SINCE: Final = "since this session connected"
+
+
 class NodeList(List):
     """Sessions, the worst first. Choices of space and version are those of the rows."""
 
@@ -174,25 +187,46 @@ class NodeList(List):
         ),
         Column("version", "Version"),
         Column("breaker", "Breaker", path="breaker_words"),
-        Column("asked", "Asked for", kind="count", path="prompt_tokens", unit="tok"),
-        Column("hit_ratio", "Hit rate", kind="percent"),
+        Column(
+            "asked",
+            "Asked for",
+            kind="count",
+            path="prompt_tokens",
+            unit="tok",
+            hint=SINCE,
+            link=_explore("hit_tokens", "space"),
+        ),
+        Column(
+            *("hit_ratio", "Hit rate"),
+            kind="percent",
+            hint=SINCE,
+            link=_explore("hit_rate", "space"),
+        ),
         Column(
             "spark",
-            "Hit rate over time",
+            "Hit rate in the range",
             kind="html",
             template="pages/nodes/spark.html",
             order="",
             in_csv=False,
         ),
-        Column("read", "Read", kind="size", path="read_bytes"),
+        Column(
+            *("read", "Read"),
+            kind="size",
+            path="read_bytes",
+            hint=SINCE,
+            link=_explore("read_bytes", "tier"),
+        ),
         Column(
             "written",
             "Written",
             kind="size",
             path="written_bytes",
+            hint=SINCE,
+            link=_explore("write_bytes", "space"),
             note=lambda row: f"{row.states} states stored" if row.states else "",
         ),
-        Column("dropped", "Dropped", kind="count"),
+        Column("dropped", "Dropped", kind="count", hint=SINCE, link=_explore("dropped", "space")),
         Column("skew", "Clock", kind="html", path="skew_s", template="pages/nodes/skew.html"),
         Column("opened", "Connected", kind="ago", path="session.opened_at"),
         Column("heard", "Heard", kind="ago", path="session.last_heartbeat_at"),

@@ -90,6 +90,10 @@ def _in_words(decisions: Mapping[str, int]) -> list[tuple[str, int]]:
     return [(word, n) for decision, word in _WORDS.items() if (n := decisions.get(decision, 0))]
 
 
+def _read(row: Any, scope: Scope) -> str:
+    return scope.link("explorer", space=row.space.pk, measure="read_bytes", split="tier")
+
+
 class SpaceList(List):
     """Spaces, the newest first."""
 
@@ -137,8 +141,8 @@ class SpaceList(List):
         Column(
             "break_even", "Break-even", kind="rate", path="even.break_even_bytes_per_s", order=""
         ),
-        Column("hot", "Hot", kind="rate", path="hot.bytes_per_s", order=""),
-        Column("cold", "Cold", kind="rate", path="cold.bytes_per_s", order=""),
+        Column("hot", "Hot", kind="rate", path="hot.bytes_per_s", order="", link=_read),
+        Column("cold", "Cold", kind="rate", path="cold.bytes_per_s", order="", link=_read),
         Column(
             "verdict", "Verdict", path="even.verdict", order="", note=lambda row: row.basis_words
         ),

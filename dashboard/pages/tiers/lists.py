@@ -8,10 +8,29 @@ from django.db.models.functions import Cast, NullIf
 from catalog.models import Segment
 from dashboard.lists import Choice, Column, List
 from dashboard.pages.tiers.reclaim import MERGE_SHARE
+from dashboard.scope import Scope
 from dashboard.usage import Tenants
 from tenants.principal import rows_of
 
 WORDS = {"live": "● live", "uploading": "○ uploading", "deleting": "○ waiting"}
+
+
+def _explore(measure: str) -> Any:
+    def address(row: Any, scope: Scope) -> str:
+        return scope.link("explorer", tenant=row.tenant.slug, measure=measure, split="space")
+
+    return address
+
+
+def _segments(**changes: str) -> Any:
+    def address(row: Any, scope: Scope) -> str:
+        return scope.link("tiers", tenant=row.tenant.slug, tab="segments", **changes)
+
+    return address
+
+
+def _tenant(row: Any, scope: Scope) -> str:
+    return scope.link("tenant", row.tenant.slug, tenant=None)
 
 
 class FillingList(List):
@@ -22,21 +41,24 @@ class FillingList(List):
     columns = (
         Column("tenant", "Tenant", path="tenant.slug",
                link=lambda row, scope: scope.link("tiers", tenant=row.tenant.slug)),
-        Column("hot", "Hot", kind="size", path="use.hot_bytes"),
-        Column("hot_ratio", "Of quota", kind="percent", path="use.hot_ratio"),
-        Column("dirty", "Not yet in S3", kind="size", path="use.dirty_bytes"),
-        Column("cold", "Cold", kind="size", path="use.cold_bytes"),
-        Column("cold_ratio", "Of quota", kind="percent", path="use.cold_ratio"),
+        Column("hot", "Hot", kind="size", path="use.hot_bytes", link=_explore("hot_used")),
+        Column("hot_ratio", "Of quota", kind="percent", path="use.hot_ratio", link=_tenant),
+        Column("dirty", "Not yet in S3", kind="size", path="use.dirty_bytes",
+               link=_explore("dirty_age")),
+        Column("cold", "Cold", kind="size", path="use.cold_bytes", link=_explore("cold_used")),
+        Column("cold_ratio", "Of quota", kind="percent", path="use.cold_ratio", link=_tenant),
         Column("growth", "Grows an hour", kind="size", path="cold_per_hour",
-               hint="cold bytes, over the last hour"),
+               hint="cold bytes, over the last hour", link=_explore("cold_used")),
         Column("full_in", "Full in", kind="duration", path="full_in_s",
-               hint="until the cold quota is reached if it goes on as in the last hour"),
+               hint="until the cold quota is reached if it goes on as in the last hour",
+               link=lambda row, scope: scope.link("what_if", tenant=row.tenant.slug)),
         Column("dead", "Dead", kind="size", path="dead_bytes",
-               hint="in segments that still have live blocks"),
+               hint="in segments that still have live blocks", link=_segments(dead="some")),
         Column("waiting", "Waiting", kind="size", path="waiting_bytes",
-               hint="in segments that are deleted once no reader needs them"),
+               hint="in segments that are deleted once no reader needs them",
+               link=_segments(state="deleting")),
         Column("unstored", "Refused by cold", kind="count", path="use.unstored_blocks",
-               unit="blocks", shown=False),
+               unit="blocks", shown=False, link=_explore("cold_refused")),
     )  # fmt: skip
     search = ("tenant.slug",)
     default_sort = "-cold_ratio"

@@ -1035,8 +1035,10 @@ class Preview(Record):
     contexts: int
     # of these, with a pin of somebody else
     pinned_by_others: int
+    # of these, would be refused now, by kind of the problem; only for warm
+    refused: dict[str, int]
     # distinct blocks of the unexpired ones, without those that a pin of somebody else keeps you
-    # from expiring
+    # from expiring and those that would be refused
     blocks: int
     # of those that are stored
     bytes: int

@@ -130,4 +130,6 @@ def _words(action: str, would: dict[str, Any]) -> str:
         words += f"; {about}{text.size(would['freed_bytes'])} become free"
     if would.get("pinned_by_others"):
         words += f"; {text.count(would['pinned_by_others'])} pinned by others"
+    for why, count in (would.get("refused") or {}).items():
+        words += f"; {text.count(count)} refused: {why}"
     return words
