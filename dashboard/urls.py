@@ -13,6 +13,7 @@ from dashboard.pages.incidents import view as incidents
 from dashboard.pages.invitation import view as invitation
 from dashboard.pages.jobs import view as jobs
 from dashboard.pages.keys import view as keys
+from dashboard.pages.login import forgotten
 from dashboard.pages.login import view as login
 from dashboard.pages.node.view import node
 from dashboard.pages.nodes.view import nodes
@@ -39,6 +40,8 @@ urlpatterns = [
     path("login/code/", login.code, name="login-code"),
     path("login/sso/", login.sso, name="sso"),
     path("login/sso/callback/", login.sso_callback, name="sso-callback"),
+    path("login/forgotten/", forgotten.forgot, name="forgot"),
+    path("login/forgotten/<str:number>/<str:token>/", forgotten.reset, name="reset"),
     path("logout/", login.sign_out, name="logout"),
     path("account/", account.account, name="account"),
     path("account/password", account.password, name="account-password"),

@@ -53,7 +53,7 @@ MAIL_FAILED = LogEvent(
     WARNING,
     ("about", "error"),
     "The mail server did not take a mail; of an invitation, the inviter sees the link instead; of "
-    "an incident, it is tried again, up to eight times.",
+    "an incident, it is tried again, up to eight times; of a password, people ask again.",
     "Look at the mail server of `NEVE_MAIL_URL`.",
 )
 SSO_FAILED = LogEvent(

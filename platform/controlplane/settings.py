@@ -120,6 +120,7 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 AUTHENTICATION_BACKENDS = ["tenants.signing_in.SignInBackend"]
 LOGIN_URL = "dashboard:login"
+PASSWORD_RESET_TIMEOUT = 3_600  # of a mailed link
 # django-allauth: the flow of OpenID Connect, the second factor, the rows of sessions. Its pages and
 # its limits are replaced by ours, which need no valkey-bus.
 ACCOUNT_ADAPTER = "tenants.single_sign_on.Accounts"

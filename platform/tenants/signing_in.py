@@ -51,7 +51,13 @@ CODE = Door(
     most_of_name=10,
     is_any_address=True,
 )
-UNSUCCESSFUL = (PASSWORD.trying, PASSWORD.bad, CODE.trying, CODE.bad)
+# Of a link that sets a new password, which is mailed: all are counted.
+FORGOTTEN = Door(
+    *("password.forgot", "password.forgot", "password.forgot"),
+    most_of_name=3,
+    is_any_address=True,
+)
+UNSUCCESSFUL = (PASSWORD.trying, PASSWORD.bad, CODE.trying, CODE.bad, FORGOTTEN.bad)
 
 Found = TypeVar("Found")
 

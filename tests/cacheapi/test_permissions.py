@@ -274,6 +274,7 @@ PAGES = {
 DOORS = {
     *("dashboard:login", "dashboard:login-code", "dashboard:sso", "dashboard:sso-callback"),
     *("dashboard:logout", "dashboard:invitation", "dashboard:prove-address"),
+    *("dashboard:forgot", "dashboard:reset"),
 }
 # For anybody, outside of all namespaces; the last two are names that allauth looks up.
 BARE = {"healthz", "problem", "account_login", "socialaccount_connections"}

@@ -1,19 +1,15 @@
 """Incidents by mail, through a real SMTP server: who gets one, when, and what it says."""
 
-import asyncio
-import email
-import email.policy
-import threading
 from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from aiosmtpd.smtp import SMTP
 from django.conf import settings as django_settings
 from django.utils import timezone
 
 from incidents import mail, services
 from incidents.models import Incident, MailWish
+from support.inbox import listening
 from support.rows import make_incident, make_person, make_tenant
 from support.servers import free_port
 from tenants.audit import SYSTEM
@@ -22,39 +18,13 @@ from tenants.models import Tenant
 pytestmark = [pytest.mark.integration, pytest.mark.django_db]
 
 
-class Inbox:
-    """Mails that came, as (address, message)."""
-
-    def __init__(self):
-        self.mails, self.refused = [], {}
-
-    async def handle_RCPT(self, server, session, envelope, address, options):
-        if address in self.refused:
-            return self.refused[address]
-        envelope.rcpt_tos.append(address)
-        return "250 OK"
-
-    async def handle_DATA(self, server, session, envelope):
-        message = email.message_from_bytes(envelope.content, policy=email.policy.default)
-        self.mails += [(address, message) for address in envelope.rcpt_tos]
-        return "250 OK"
-
-
 @pytest.fixture
 def inbox(settings):
-    inbox, port, loop = Inbox(), free_port(), asyncio.new_event_loop()
-    serving = loop.create_server(lambda: SMTP(inbox, loop=loop), "127.0.0.1", port)
-    server = loop.run_until_complete(serving)
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    settings.EMAIL_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
-    settings.EMAIL_HOST, settings.EMAIL_PORT = "127.0.0.1", port
-    settings.DEFAULT_FROM_EMAIL = "neve@example.org"
-    yield inbox
-    loop.call_soon_threadsafe(server.close)
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join()
-    loop.close()
+    with listening() as inbox:
+        settings.EMAIL_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
+        settings.EMAIL_HOST, settings.EMAIL_PORT = "127.0.0.1", inbox.port
+        settings.DEFAULT_FROM_EMAIL = "neve@example.org"
+        yield inbox
 
 
 @pytest.fixture(autouse=True)

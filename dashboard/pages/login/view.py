@@ -19,7 +19,7 @@ from requests import RequestException
 
 from base import log_events
 from dashboard.page import theme_of
-from tenants import second_factor, single_sign_on
+from tenants import forgotten, second_factor, single_sign_on
 from tenants.provider import PROVIDER, come_back
 
 
@@ -33,6 +33,7 @@ class SignIn(LoginView):
             theme=theme_of(self.request),
             sso=settings.ENV.oidc_name if settings.ENV.oidc_url else "",
             with_password=settings.ENV.password_login,
+            may_reset=forgotten.is_offered(),
             refusal=self.request.session.pop(single_sign_on.REFUSAL, ""),
             **context,
         )
@@ -45,7 +46,7 @@ class SignIn(LoginView):
 
     def form_invalid(self, form: AuthenticationForm) -> HttpResponse:
         """429 while too many passwords were wrong (`tenants.signing_in`)."""
-        headers, wait_minutes = _wait(self.request)
+        headers, wait_minutes = wait(self.request)
         if not headers:
             return super().form_invalid(form)
         context = self.get_context_data(form=form, wait_minutes=wait_minutes)
@@ -72,7 +73,7 @@ def code(request: HttpRequest) -> HttpResponse:
     try:
         answer = second_factor.pass_with(request, stage, request.POST.get("code", ""))
     except PermissionDenied:
-        headers, facts["wait_minutes"] = _wait(request)
+        headers, facts["wait_minutes"] = wait(request)
         refused = render(request, "pages/login/code.html", facts, status=429)
         refused.headers["Retry-After"] = headers["Retry-After"]
         return refused
@@ -117,7 +118,7 @@ def sso_callback(request: HttpRequest) -> HttpResponseBase:
     return come_back(request)
 
 
-def _wait(request: HttpRequest) -> tuple[dict[str, str], int]:
+def wait(request: HttpRequest) -> tuple[dict[str, str], int]:
     """Headers and minutes until the next attempt; none if it may come now."""
     until = getattr(request, "locked_until", None)
     if until is None:
