@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.db.models import QuerySet
@@ -60,6 +60,7 @@ class ShownIncident:
     slice_url: str
     levers: list[ShownLever]
     may_change: bool
+    muted_until: datetime | None  # for who looks
 
     @property
     def lever(self) -> ShownLever | None:
@@ -97,6 +98,7 @@ def shown(row: Incident, scope: Scope) -> ShownIncident:
         slice_url=_slice_url(row, scope, tenant),
         levers=[_lever(each, row, scope, tenant) for each in row.levers],
         may_change=_may_change(person, row),
+        muted_until=row.muted_until_of(is_operator=person.is_operator),
     )
 
 

@@ -75,6 +75,7 @@ class IncidentSerializer(TenantOwnedSerializer):
             *("id", "tenant", "kind", "state", "title", "cause", "reason", "since", "opened_at"),
             *("ended_at", "before", "value", "worst", "lost_tokens", "slice", "levers", "facts"),
             *("owner", "acknowledged_at", "acknowledged_by", "muted_until"),
+            "operators_muted_until",
         )
         read_only_fields = fields
 
@@ -123,10 +124,11 @@ class IncidentsView(ReadOnlyView):
 
     @extend_schema(request=IncidentChangeSerializer, responses=IncidentSerializer)
     def partial_update(self, request: Request, *args: Any, **kwargs: Any) -> Response:
-        """Sets the owner: who looks after it."""
+        """Sets the owner: who looks after it. Team keys and members name people of the tenant."""
         row = self.object_to_change()
         body = checked(IncidentChangeSerializer, request)
-        return _shown(services.set_owner(incident=row, actor=actor_of(request), **body))
+        changed = services.set_owner(incident=row, actor=actor_of(request), **body)
+        return _shown(changed)
 
     @extend_schema(request=None, responses=IncidentSerializer)
     @action(methods=["post"], detail=True)
@@ -139,7 +141,8 @@ class IncidentsView(ReadOnlyView):
     @extend_schema(request=MuteSerializer, responses=IncidentSerializer)
     @action(methods=["post"], detail=True)
     def mute(self, request: Request, uuid: str) -> Response:
-        """Hides it from attention and mail for a while."""
+        """Hides it from attention and mail for a while: from operators if one calls, else from the
+        tenant's people."""
         row = self.object_to_change()
         seconds = checked(MuteSerializer, request)["for"]
         until = timezone.now() + timedelta(seconds=seconds)

@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from django.db import IntegrityError, transaction
-from django.db.models import Q
+from django.db.models import Max, Q
 from django.utils import timezone
 
 from base import live, log_events
@@ -269,13 +269,15 @@ def _open(row: Incident, case: _Case, now: datetime) -> bool:
         row.opened_at, row.mail_after = now, now
         row.facts = {k: v for k, v in row.facts.items() if k not in ("mark", "is_confirmed")}
         muted = Incident.unscoped.filter(
-            tenant=row.tenant_id, kind=row.kind, muted_until__gt=now, ended_at__isnull=False
+            tenant=row.tenant_id, kind=row.kind, ended_at__isnull=False
+        ).aggregate(
+            muted_until=Max("muted_until", filter=Q(muted_until__gt=now)),
+            operators_muted_until=Max(
+                "operators_muted_until", filter=Q(operators_muted_until__gt=now)
+            ),
         )
-        row.muted_until = (
-            muted.order_by("-muted_until").values_list("muted_until", flat=True).first()
-        )
-        if row.muted_until is not None:
-            Incident.unscoped.filter(pk=row.pk).update(muted_until=row.muted_until)
+        if any(muted.values()):
+            Incident.unscoped.filter(pk=row.pk).update(**muted)
         _audit(row, "incident.open", {"words": row.words, "cause": row.cause})
         emit(
             "incident.opened",

@@ -53,8 +53,8 @@ def _tell(row: Incident) -> bool:
     if not is_mine:
         return False
     state = "opened" if row.ended_at is None else "ended"
-    is_quiet = row.is_muted or (state == "opened" and row.acknowledged_at is not None)
-    people = [] if is_quiet else _people(row.tenant_id)
+    is_quiet = state == "opened" and row.acknowledged_at is not None
+    people = [] if is_quiet else _people(row)
     if people:
         subject, body = message_of(row)
         try:
@@ -83,11 +83,13 @@ def _send_all(people: list[str], subject: str, body: str) -> None:
         raise again
 
 
-def _people(tenant_id: int | None) -> list[str]:
-    """Addresses of those who want mail and see the incident."""
-    allowed = Q(is_staff=True)
-    if tenant_id is not None:
-        allowed |= Q(memberships__tenant_id=tenant_id)
+def _people(row: Incident) -> list[str]:
+    """Addresses of those who want mail, see the incident and have not muted it."""
+    allowed = Q(pk=None)
+    if row.muted_until_of(is_operator=True) is None:
+        allowed |= Q(is_staff=True)
+    if row.tenant_id is not None and row.muted_until_of(is_operator=False) is None:
+        allowed |= Q(is_staff=False, memberships__tenant_id=row.tenant_id)
     people = (
         get_user_model()
         .objects.filter(allowed, is_active=True, incident_mail__isnull=False)

@@ -1,5 +1,6 @@
 """Rules that differ from their defaults, incidents, and people who want mail."""
 
+from datetime import datetime
 from uuid import uuid4
 
 from django.conf import settings
@@ -62,7 +63,10 @@ class Incident(TenantScoped):
     owner = models.CharField(max_length=200, blank=True)
     acknowledged_at = models.DateTimeField(null=True, blank=True)
     acknowledged_by = models.CharField(max_length=200, blank=True)
-    muted_until = models.DateTimeField(null=True, blank=True)
+    muted_until = models.DateTimeField(
+        null=True, blank=True, help_text="for the tenant's people; not for operators"
+    )
+    operators_muted_until = models.DateTimeField(null=True, blank=True)
     mailed = models.CharField(max_length=10, blank=True, help_text="opened, ended: told by mail")
     mail_after = models.DateTimeField(null=True, blank=True)
     mail_attempts = models.PositiveIntegerField(default=0)
@@ -91,9 +95,10 @@ class Incident(TenantScoped):
         """open or ended."""
         return "open" if self.ended_at is None else "ended"
 
-    @property
-    def is_muted(self) -> bool:
-        return self.muted_until is not None and self.muted_until > timezone.now()
+    def muted_until_of(self, *, is_operator: bool) -> datetime | None:
+        """Until when it is muted for operators, or for the tenant's people; None: it is not."""
+        until = self.operators_muted_until if is_operator else self.muted_until
+        return until if until is not None and until > timezone.now() else None
 
 
 class MailWish(models.Model):

@@ -45,25 +45,33 @@ def acknowledge(*, incident: Incident, actor: Actor) -> Incident:
 def mute(*, incident: Incident, until: datetime | None, actor: Actor) -> Incident:
     """Hides it from attention and mail until then, also if it opens again. None: not any more.
 
+    Of the actor's side only: a tenant's people do not hide it from operators, nor these from them.
     Raises Problem (malformed).
     """
     now = timezone.now()
     if until is not None and not now < until <= now + MOST_MUTE:
         raise Problem("malformed", "for: need more than 0 and at most 30 days.", field="for")
     row = _locked(incident)
-    before = {"muted_until": row.muted_until.isoformat() if row.muted_until else None}
-    row.muted_until = until
-    row.save(update_fields=["muted_until"])
-    after = {"muted_until": until.isoformat() if until else None}
+    name = "operators_muted_until" if actor.is_operator else "muted_until"
+    was: datetime | None = getattr(row, name)
+    before = {name: was.isoformat() if was else None}
+    setattr(row, name, until)
+    row.save(update_fields=[name])
+    after = {name: until.isoformat() if until else None}
     _audit(row, actor, "incident.mute", before, after)
     return row
 
 
 @transaction.atomic
 def set_owner(*, incident: Incident, owner: str, actor: Actor) -> Incident:
-    """A person who sees the incident, by user name; "": nobody. Raises Problem (malformed)."""
+    """A person, by user name; "": nobody. Operators choose among those who see the incident, others
+    among the tenant's people: whether there is an operator of a name is told to operators only.
+
+    Raises Problem (malformed).
+    """
     row = _locked(incident)
-    if owner and owner != actor.name and not _may_see(owner, row.tenant_id):
+    is_known = not owner or owner in (actor.name, row.owner)
+    if not is_known and not _may_own(owner, row.tenant_id, among_operators=actor.is_operator):
         words = f"owner: nobody named {owner[:60]!r} sees this incident."
         raise Problem("malformed", words, field="owner")
     before, row.owner = {"owner": row.owner}, owner[:MOST_OWNER]
@@ -88,8 +96,8 @@ def wants_mail(user_id: int) -> bool:
     return MailWish.objects.filter(user_id=user_id).exists()
 
 
-def _may_see(owner: str, tenant_id: int | None) -> bool:
-    allowed = Q(is_staff=True)
+def _may_own(owner: str, tenant_id: int | None, *, among_operators: bool) -> bool:
+    allowed = Q(is_staff=True) if among_operators else Q(pk=None)
     if tenant_id is not None:
         allowed |= Q(memberships__tenant_id=tenant_id)
     people = get_user_model().objects.filter(allowed, username=owner, is_active=True)

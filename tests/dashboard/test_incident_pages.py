@@ -60,16 +60,40 @@ def test_the_overview_says_what_why_where_and_which_lever(people, incident):
     assert "1 thing needs you" in text
 
 
-def test_others_are_a_line_each_and_muted_ones_are_hidden(people, incident, globex):
+def test_others_are_a_line_each(people, incident, globex):
     make_incident(globex, "breaker", words="breaker open on 6 nodes", cause="breaker")
     text = people["operator"].get("/").content.decode()
     assert "2 things need you" in text
     assert text.index("acme: hit rate") < text.index("globex: breaker open on 6 nodes")
+
+
+@pytest.mark.parametrize(("who", "other"), [("team", "operator"), ("operator", "viewer")])
+def test_a_mute_hides_an_incident_from_ones_own_side_only(people, incident, who, other):
     path = f"/incidents/{incident.pk}/do"
-    assert people["team"].post(path, {"do": "mute", "for": "1h"}).status_code == 302
-    text = people["operator"].get("/").content.decode()
-    assert "1 thing needs you" in text
-    assert "1 muted" in text
+    assert people[who].post(path, {"do": "mute", "for": "1h"}).status_code == 302
+    assert "1 muted" in people[who].get("/").content.decode()
+    assert "▲ muted" in people[who].get("/incidents/").content.decode()
+    assert "Muted until" in people[who].get(f"/incidents/{incident.pk}/").content.decode()
+    assert "1 thing needs you" in people[other].get("/").content.decode()
+    assert "▲ muted" not in people[other].get("/incidents/").content.decode()
+    page = people[other].get(f"/incidents/{incident.pk}/").content.decode()
+    assert "Muted until" not in page
+    side = "the tenant&#x27;s people" if who == "team" else "operators"
+    assert f"muted for {side} until" in page
+    assert people[who].post(path, {"do": "unmute"}).status_code == 302
+    assert "1 thing needs you" in people[who].get("/").content.decode()
+
+
+def test_a_member_is_not_told_whether_an_operator_has_a_name(people, incident):
+    path = f"/incidents/{incident.pk}/do"
+    answers = [
+        people["team"].post(path, {"do": "owner", "owner": name}) for name in ("operator", "nobody")
+    ]
+    told = [re.search(r'role="alert">(.*?)</p>', each.content.decode())[1] for each in answers]
+    assert [each.status_code for each in answers] == [400, 400]
+    assert told[0].replace("operator", "nobody") == told[1]
+    as_operator = people["operator"].post(path, {"do": "owner", "owner": "operator"})
+    assert as_operator.status_code == 302
 
 
 def test_of_more_than_two_others_all_but_one_are_folded(people, incident, globex):
@@ -137,6 +161,8 @@ def test_operators_set_rules_of_all_and_of_one_tenant(people, acme, hot_tier):
     assert people["operator"].post("/incidents/rules/hit_rate?tenant=acme", rule).status_code == 302
     page = people["team"].get("/incidents/?tenant=acme").content.decode()
     assert "30 points" in page
+    changed = AuditEvent.unscoped.get(action="alert_rule.change")
+    assert (changed.before["threshold"], changed.after["threshold"]) == (15, 30)
     assert "15 points" in people["team"].get("/incidents/").content.decode()
     reset = {"reset": "1"}
     assert (

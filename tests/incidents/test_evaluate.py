@@ -21,7 +21,7 @@ from neve.planner.whatif import setting_dict
 from planning.whatif import ANY_BLOCK_BYTES, today_of
 from retention import services as retention
 from support.rows import make_incident, make_session, make_space, make_tenant
-from tenants.audit import SYSTEM
+from tenants.audit import SYSTEM, Actor
 from tenants.models import AuditEvent, Quota
 from tenants.scope import tenant_scope
 from tenants.services import set_quota
@@ -244,13 +244,13 @@ def test_a_muted_incident_stays_muted_when_it_opens_again(world, acme, monkeypat
     world.run(4, [acme], **REFUSED)
     (first,) = world.opened()
     until = world.now + timedelta(hours=20)
-    services.mute(incident=first, until=until, actor=SYSTEM)
+    services.mute(incident=first, until=until, actor=Actor("ann"))
     world.run(100, [acme], **GOOD)
     world.run(4, [acme], **REFUSED)
     second = Incident.unscoped.get(ended_at=None)
     assert second.pk != first.pk
-    assert second.muted_until == until
-    assert second.is_muted
+    assert second.muted_until_of(is_operator=False) == until
+    assert second.muted_until_of(is_operator=True) is None
 
 
 def fill(tenants, now_s):

@@ -12,7 +12,7 @@ from incidents.models import Incident, MailWish
 from support.inbox import listening
 from support.rows import make_incident, make_person, make_tenant
 from support.servers import free_port
-from tenants.audit import SYSTEM
+from tenants.audit import SYSTEM, Actor
 from tenants.models import Tenant
 
 pytestmark = [pytest.mark.integration, pytest.mark.django_db]
@@ -81,16 +81,22 @@ def test_those_who_want_it_and_see_it_get_one_when_it_opens_and_one_when_it_ends
     assert len(inbox.mails) == 4
 
 
-@pytest.mark.parametrize("do", ["mute", "acknowledge"])
-def test_nobody_is_mailed_of_what_somebody_has_seen_to(people, inbox, do):
-    incident = opened()
-    if do == "mute":
-        until = timezone.now() + timedelta(hours=1)
-        services.mute(incident=incident, until=until, actor=SYSTEM)
-    else:
-        services.acknowledge(incident=incident, actor=SYSTEM)
+def test_nobody_is_mailed_of_what_somebody_looks_after(people, inbox):
+    services.acknowledge(incident=opened(), actor=SYSTEM)
     assert mail.send() == 0
     assert inbox.mails == []
+
+
+@pytest.mark.parametrize(
+    ("who", "others"),
+    [(SYSTEM, ["ann@example.org"]), (Actor("ann"), ["olga@example.org"])],
+    ids=["operator", "member"],
+)
+def test_a_mute_stops_the_mail_of_ones_own_side(people, inbox, who, others):
+    until = timezone.now() + timedelta(hours=1)
+    services.mute(incident=opened(), until=until, actor=who)
+    mail.send()
+    assert [address for address, _ in inbox.mails] == others
 
 
 def test_a_server_that_does_not_answer_is_asked_again_later(people, settings):

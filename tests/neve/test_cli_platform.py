@@ -23,6 +23,21 @@ from support.terminal import Terminal
 pytestmark = pytest.mark.integration
 
 Neve = Callable[..., Result]
+MAKE_INCIDENT = """
+from django.contrib.auth.models import User
+from django.utils import timezone
+from incidents.levers import Turn
+from incidents.models import Incident
+from tenants.models import Membership, Tenant
+tenant, now = Tenant.objects.get(slug="demo"), timezone.now()
+person, _ = User.objects.get_or_create(username="member")
+Membership.objects.get_or_create(user=person, tenant=tenant, role="team")
+Incident.unscoped.filter(tenant=tenant).delete()
+lever = Turn("cold_quota", "cold quota", "1 GiB", "2 GiB", gain=0.3, error=0.01).as_dict()
+fields = {"kind": "hit_rate", "cause": "unflushed", "before": 0.8, "value": 0.4, "levers": [lever]}
+fields |= {"words": "hit rate −40 points", "since": now, "opened_at": now}
+print(Incident.unscoped.create(tenant=tenant, **fields).pk)
+"""
 NO_CREDENTIALS = {"NEVE_ENDPOINT": None, "NEVE_API_KEY": None, "NEVE_PROFILE": None}
 
 
@@ -251,6 +266,49 @@ def test_events_are_listed_and_followed_behind_the_last_one_seen(
     assert (
         timedelta(hours=2, minutes=30) < until - datetime.now(UTC) < timedelta(hours=3, minutes=1)
     )
+
+
+# --- incidents
+
+
+@pytest.fixture
+def incident(control_plane) -> str:
+    """Id of an open incident of the demo tenant, and `member`, who is one of its people."""
+    return control_plane.manage("shell", "-v", "0", "-c", MAKE_INCIDENT).split()[-1]
+
+
+def test_incidents_are_listed_shown_and_looked_after(neve, incident, operator_key):
+    assert incident[:8] in neve("incidents", "ls").stdout
+    assert [each["id"] for each in document(neve("incidents", "ls", "--json"))] == [incident]
+    assert "No ended incident." in neve("incidents", "ls", "--state", "ended").stderr
+    shown = neve("incidents", "show", incident[:8]).stdout
+    for words in ("hit rate −40 points", "80.0% → 40.0%", "Its cold quota is full"):
+        assert words in shown
+    assert "cold quota, now 1 GiB: try 2 GiB (hit rate +30.0 points)" in shown
+    done = neve("incidents", "ack", incident[:8])
+    assert done.stdout == "hit rate −40 points: acknowledged\n"
+    assert "acknowledged" in neve("incidents", "ls").stdout
+    assert neve("incidents", "own", incident, "member").stdout.endswith("owner member\n")
+    refused = neve("incidents", "own", incident, "operator")
+    assert (refused.exit_code, "nobody named 'operator'" in refused.stderr) == (64, True)
+    as_operator = {"NEVE_API_KEY": operator_key}
+    assert neve("incidents", "own", incident, "operator", env=as_operator).exit_code == 0
+    assert document(neve("incidents", "own", incident, "--nobody", "--json"))["owner"] == ""
+    assert neve("incidents", "own", incident).exit_code == 64
+
+
+def test_a_mute_is_of_the_side_whose_key_it_is(neve, incident, operator_key):
+    assert neve("incidents", "mute", incident, "--for", "2h").exit_code == 0
+    muted = document(neve("incidents", "show", incident, "--json"))
+    assert muted["muted_until"]
+    assert muted["operators_muted_until"] is None
+    assert "muted for tenant" in neve("incidents", "show", incident).stdout
+    as_operator = {"NEVE_API_KEY": operator_key}
+    assert neve("incidents", "mute", incident, "--for", "2h", env=as_operator).exit_code == 0
+    assert document(neve("incidents", "unmute", incident, "--json"))["muted_until"] is None
+    assert "muted for operators" in neve("incidents", "show", incident).stdout
+    assert neve("incidents", "mute", incident, "--for", "90d").exit_code == 64
+    assert neve("incidents", "show", "ffff").exit_code == 3
 
 
 # --- top

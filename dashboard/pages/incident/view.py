@@ -142,8 +142,11 @@ def _done(event: AuditEvent) -> str:
     after = event.after or {}
     words = _DONE.get(event.action, event.action)
     if event.action == "incident.mute":
-        until = after.get("muted_until")
-        return f"muted until {until[:16].replace('T', ' ')} UTC" if until else "shown again"
+        side = "operators" if "operators_muted_until" in after else "the tenant's people"
+        until = after.get("operators_muted_until") or after.get("muted_until")
+        if not until:
+            return f"shown again to {side}"
+        return f"muted for {side} until {until[:16].replace('T', ' ')} UTC"
     if event.action == "incident.owner":
         return f"owner: {after.get('owner') or 'nobody'}"
     return words

@@ -3,8 +3,10 @@
 from typing import Any
 
 from django.conf import settings
+from django.db.models import Case, F, When
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import redirect
+from django.utils import timezone
 from django.views.decorators.http import require_GET, require_POST
 
 from base.problems import Problem
@@ -55,7 +57,7 @@ class IncidentList(List):
         Column("owner", "Owner"),
         Column("kind", "Rule", shown=False),
         Column("acknowledged_at", "Acknowledged", "moment", shown=False),
-        Column("muted_until", "Muted until", "moment", shown=False),
+        Column("muted_until", "Muted until", "moment", path="my_muted_until", shown=False),
     )
     filters = (
         Choice(
@@ -71,10 +73,10 @@ class IncidentList(List):
     nothing = "pages/incidents/nothing.html"
 
 
-def _state(row: Incident) -> str:
+def _state(row: Any) -> str:
     if row.ended_at is not None:
         return "○ ended"
-    if row.is_muted:
+    if row.my_muted_until is not None:
         return "▲ muted"
     return "▲ acknowledged" if row.acknowledged_at else "▲ open"
 
@@ -86,7 +88,9 @@ def incidents(request: HttpRequest, person: Principal) -> HttpResponseBase:
     rows = person.rows(Incident).filter(opened_at__isnull=False).select_related("tenant")
     if scope.tenant != ALL or scope.space is not None:
         rows = rows.filter(tenant__in=scope.tenants)
-    listing = IncidentList(request, scope, rows)
+    side = "operators_muted_until" if person.is_operator else "muted_until"
+    is_muted = When(**{f"{side}__gt": timezone.now()}, then=F(side))
+    listing = IncidentList(request, scope, rows.annotate(my_muted_until=Case(is_muted)))
     if listing.wants_csv:
         return listing.csv()
     return render_page(

@@ -189,7 +189,7 @@ def overview_of(scope: Scope) -> Overview:
         now=now,
     )
     shown_incidents = [shown(row, scope) for row in open_incidents(scope)]
-    loud = [one for one in shown_incidents if not one.row.is_muted]
+    loud = [one for one in shown_incidents if one.muted_until is None]
     health = without(health, {one.row.kind for one in shown_incidents})
     drawn = series(tenants, window, counts)
     changed = marks.marks_of(scope, window.start_ts, window.end_ts)

@@ -585,7 +585,9 @@ class Incident(Record):
     owner: str
     acknowledged_at: datetime | None
     acknowledged_by: str
+    # for the tenant's people; not for operators
     muted_until: datetime | None
+    operators_muted_until: datetime | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

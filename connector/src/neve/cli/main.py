@@ -39,6 +39,7 @@ SECTIONS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "spaces": ("spaces", "KV layouts: list them, compare two."),
         "engines": ("nodes", "List registered engines."),
         "jobs": ("jobs", "Background work: list, wait, cancel, retry."),
+        "incidents": ("incidents", "What needs a person: list, show, acknowledge, mute, own."),
         "samples": ("samples", "Samples of traffic: what is stored, and a trace of them."),
         "audit": ("audit", "List who changed what, the newest first."),
         "webhooks": ("webhooks", "Addresses that are told of events."),

@@ -1,5 +1,5 @@
 """Objects by the names that people give: contexts, spaces, engines, keys,
-webhooks, jobs.
+webhooks, jobs, incidents.
 
 An id is taken as it is. A name that fits none, or several, raises `NotFound`, which lists what is
 there.
@@ -18,7 +18,7 @@ from neve.cli.text import printable
 
 _MOST_CANDIDATES = 10
 _SHORT_ID = re.compile(r"[0-9a-f]{4,32}")
-_RECENT_JOBS = 500
+_RECENT = 500
 
 
 def is_uuid(text: str) -> bool:
@@ -96,9 +96,21 @@ def find_job(platform: Connection, name: str) -> dict[str, Any]:
     start = name.lower().replace("-", "")
     if not _SHORT_ID.fullmatch(start):
         raise NotFound(f"{name!r} is no job's id: `neve jobs ls` lists them")
-    recent = platform.rows("/jobs", limit=_RECENT_JOBS)
+    recent = platform.rows("/jobs", limit=_RECENT)
     rows = [row for row in recent if row["id"].replace("-", "").startswith(start)]
     return _one_of(rows, "recent job", name, "`neve jobs ls` lists them")
+
+
+def find_incident(platform: Connection, name: str) -> dict[str, Any]:
+    """`name`: an id, or the beginning of the id of a recent incident."""
+    if is_uuid(name):
+        return dict(platform.get(f"/incidents/{UUID(name)}"))
+    start = name.lower().replace("-", "")
+    if not _SHORT_ID.fullmatch(start):
+        raise NotFound(f"{name!r} is no incident's id: `neve incidents ls` lists them")
+    recent = platform.rows("/incidents", limit=_RECENT)
+    rows = [row for row in recent if row["id"].replace("-", "").startswith(start)]
+    return _one_of(rows, "recent incident", name, "`neve incidents ls` lists them")
 
 
 def _only(

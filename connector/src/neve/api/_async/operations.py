@@ -1067,7 +1067,7 @@ class AsyncIncidents(AsyncResource):
         return await self._transport.call("GET", f"/incidents/{path_part(id)}", models.Incident)
 
     async def update(self, id: Id, *, owner: str, etag: str | None = None) -> models.Incident:
-        """Sets the owner: who looks after it.
+        """Sets the owner: who looks after it. Team keys and members name people of the tenant.
 
         Args:
             owner: user name; empty: nobody
@@ -1088,7 +1088,8 @@ class AsyncIncidents(AsyncResource):
         )
 
     async def mute(self, id: Id, *, for_: Duration, etag: str | None = None) -> models.Incident:
-        """Hides it from attention and mail for a while.
+        """Hides it from attention and mail for a while: from operators if one calls, else from
+        the tenant's people.
 
         Args:
             for_: how long; also if it opens again: such as 90s, 30m, 2h, 7d, 1h30m, or ISO

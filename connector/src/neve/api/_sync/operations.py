@@ -1065,7 +1065,7 @@ class Incidents(Resource):
         return self._transport.call("GET", f"/incidents/{path_part(id)}", models.Incident)
 
     def update(self, id: Id, *, owner: str, etag: str | None = None) -> models.Incident:
-        """Sets the owner: who looks after it.
+        """Sets the owner: who looks after it. Team keys and members name people of the tenant.
 
         Args:
             owner: user name; empty: nobody
@@ -1086,7 +1086,8 @@ class Incidents(Resource):
         )
 
     def mute(self, id: Id, *, for_: Duration, etag: str | None = None) -> models.Incident:
-        """Hides it from attention and mail for a while.
+        """Hides it from attention and mail for a while: from operators if one calls, else from
+        the tenant's people.
 
         Args:
             for_: how long; also if it opens again: such as 90s, 30m, 2h, 7d, 1h30m, or ISO
