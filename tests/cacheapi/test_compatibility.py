@@ -16,7 +16,16 @@ pytestmark = pytest.mark.unit
 
 ROOT = Path(__file__).resolve().parents[2]
 # A line of `broken` → why callers must live with it. CHANGELOG.md says the same.
-MEANT: dict[str, str] = {}
+MEANT: dict[str, str] = dict.fromkeys(
+    (
+        "PATCH /api/v1/rules/{}: body: context is string, was any",
+        "PATCH /api/v1/rules/{}: body: label is string, was any",
+        "POST /api/v1/rules: body: context is string, was any",
+        "POST /api/v1/rules: body: label is string, was any",
+        "POST /cache/v1/contexts: body: label is string, was any",
+    ),
+    "Strings alone were taken before, too: the schema offered two kinds of strings.",
+)
 
 
 @pytest.fixture(scope="module")
