@@ -1,6 +1,8 @@
 """`neve login`, `doctor`, `top` and the team's own affairs against a live platform."""
 
+import functools
 import json
+import re
 import signal
 import stat
 import subprocess
@@ -14,10 +16,12 @@ import pytest
 from click.testing import CliRunner, Result
 from rich.cells import cell_len
 
+from catalog.measures import MEASURES, SPLITS
+from neve.cli import explore
 from neve.cli.main import main
 from neve.datapath.client import Client
 from support.chains import ENGINE, IDENTITY, Chain, PatientClient
-from support.servers import ControlPlane
+from support.servers import ControlPlane, wait_until
 from support.terminal import Terminal
 
 pytestmark = pytest.mark.integration
@@ -162,6 +166,44 @@ def test_the_quota_is_shown_with_its_use(neve, node):
     for words in ("tenant", "hot (Valkey)", "cold (S3)", "contexts", "nodes"):
         assert words in shown
     assert document(neve("quota", "--json"))["used"]["nodes"] >= 1
+
+
+TICK = """
+from django.utils import timezone
+from catalog import slicing
+from tenants.models import Tenant
+slicing.take(Tenant.objects.get(slug="demo").pk, timezone.now())
+"""
+
+
+def test_a_measure_is_explored_by_its_parts(control_plane, neve, node):
+    used = functools.partial(neve, "usage", "--range", "1h", "--json")
+    wait_until(lambda: "never_stored" in used().stdout, what="a heartbeat")
+    control_plane.manage("shell", "-v", "0", "-c", TICK)  # as a worker does, each 15 s
+    done = neve("explore", "miss_blocks", "--split", "reason")
+    assert done.exit_code == 0, done.stderr
+    assert re.search(r"^never_stored +[1-9]", done.stdout, re.M)
+    assert re.search(r"^all +[1-9]", done.stdout, re.M)
+    assert document(neve("explore", "--json"))["measure"] == "hit_rate"
+    assert neve("explore", "--to", "2026-01-01").exit_code == 64
+    assert neve("explore", "--space", "99999").exit_code == 3
+
+
+def test_what_is_offered_to_explore_is_what_the_platform_knows():
+    assert set(explore.MEASURES) == set(MEASURES)
+    assert explore.SPLITS == SPLITS
+
+
+def test_why_says_where_a_context_is_and_what_is_gone(control_plane, neve, node):
+    chain = Chain(node, 3, seed=78)
+    chain.put()
+    node.report_context("cli-why", chain.ids, tokens=3 * 256)
+    wait_until(lambda: neve("why", "cli-why").exit_code == 0, what="the context")
+    shown = neve("why", "cli-why")
+    assert "███" in shown.stdout
+    assert "3 of 3 chunks" in shown.stdout
+    assert document(neve("why", "cli-why", "--json"))["kind"] == "context"
+    assert neve("why", "nothing-of-this-name").exit_code == 3
 
 
 def test_a_policy_is_tried_and_changed(neve, operator_key):

@@ -49,9 +49,7 @@ def what_if(request: HttpRequest, person: Principal) -> HttpResponse:
 
 
 def _choose(request: HttpRequest, person: Principal) -> HttpResponse:
-    """The tenants, each with its recommendation; none is taken for the person."""
-    if request.method == "POST":
-        raise Http404("name the tenant")
+    """The tenants, each with its recommendation; none is taken for the person, nor for a form."""
     listing = WhatIfList(request, scope_of(request, person), person.tenants)
     if listing.wants_csv:
         return listing.csv()  # type: ignore[return-value]

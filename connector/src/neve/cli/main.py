@@ -19,6 +19,8 @@ SECTIONS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "contexts": ("contexts", "Named prompts whose KV is stored: find, make, keep, warm, end."),
         "events": ("events", "List the latest events, or follow them."),
         "usage": ("usage", "Show hit rate, traffic and misses over time."),
+        "explore": ("explore", "Show a measure by its parts, what changed most first."),
+        "why": ("why", "Say why a request missed, or where a context is."),
         "savings": ("savings", "Show what stored context saved and cost."),
         "top": ("top", "Show the platform live, full screen."),
         "mcp": ("mcp", "Offer contexts as tools to an agent."),
