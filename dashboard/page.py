@@ -84,6 +84,7 @@ def page(*takes: str, is_data: bool = False) -> Callable[[View], View]:
                     raise Http404(problem.detail) from problem
                 raise
 
+        answer.is_page = True  # type: ignore[attr-defined]  # for `controlplane.handler`
         return answer
 
     return decorate

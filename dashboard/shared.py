@@ -28,6 +28,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseNotModified
 from django.http.response import HttpResponseBase
 from django.utils.cache import patch_vary_headers
 
+from tenants.models import ApiKey
 from tenants.principal import Principal, principal_of_person
 from tenants.second_factor import may_enter
 
@@ -39,6 +40,7 @@ CSRF_PLACE = "of-the-page"  # in place of a CSRF token
 EVERY_S = 1.0  # between two computations of one answer, or PACE times what one took
 PACE = 5  # so that pages leave a busy process to nodes
 AT_ONCE = 1  # computations: two would only take Python's lock from each other and from nodes
+OPERATORS_WAITING = 16  # their pages are dozens, and they see all tenants in one lane
 PATIENCE_S = 2.0  # most that a request waits for its turn; then it gets what there is
 CHECK_S = 5.0  # how long a session that was found valid is not looked up again
 MOST_ANSWERS = 512
@@ -47,7 +49,7 @@ GZIP_LEVEL = 4
 COOKIES = "neve_"  # prefix of the cookies that pages may read
 
 Viewer = tuple[Any, ...]
-Respond = Callable[[HttpRequest], HttpResponseBase]
+Compute = Callable[[HttpRequest], Awaitable[HttpResponseBase]]
 
 
 class Personal(Exception):
@@ -179,21 +181,21 @@ class Answers:
         self.in_pool = in_pool
         self.turns = asyncio.Semaphore(AT_ONCE)
         # One of each kind of viewer waits for a turn: however many pages a tenant's people ask
-        # for, others wait for one of them.
-        self.lanes: WeakValueDictionary[Viewer, asyncio.Lock] = WeakValueDictionary()
+        # for, others wait for one of them, and for some of the operators.
+        self.lanes: WeakValueDictionary[Viewer, asyncio.Semaphore] = WeakValueDictionary()
         self.slots: OrderedDict[tuple[Any, ...], _Slot] = OrderedDict()
         self.viewers: OrderedDict[str, tuple[float, Viewer]] = OrderedDict()
 
     async def answer(
-        self, request: HttpRequest, compute: Callable[[HttpRequest], Awaitable[HttpResponseBase]]
+        self, request: HttpRequest, compute: Compute, otherwise: Compute
     ) -> HttpResponseBase:
-        """A shared answer if there can be one, else that of `compute`."""
+        """A shared answer, made by `compute`, if there can be one; else that of `otherwise`."""
         session = request.COOKIES.get(settings.SESSION_COOKIE_NAME, "")
         if not session or not is_asked(request):
-            return await compute(request)
+            return await otherwise(request)
         viewer = await self._viewer(session)
         if viewer is None:
-            return await compute(request)
+            return await otherwise(request)
         cookies = tuple(sorted(_shared_cookies(request).items()))
         place = request.headers.get("Host"), request.get_full_path(), OPEN in request.headers
         slot = self._slot((viewer, *place, cookies))
@@ -211,17 +213,18 @@ class Answers:
                 await asyncio.sleep(wait_s)  # computed before the hint, a moment ago
             else:
                 return await self._compute(slot, viewer, request, compute)
-        return await compute(request)
+        return await otherwise(request)
 
     async def _compute(
         self,
         slot: _Slot,
         viewer: Viewer,
         request: HttpRequest,
-        compute: Callable[[HttpRequest], Awaitable[HttpResponseBase]],
+        compute: Compute,
     ) -> HttpResponseBase:
         slot.running = asyncio.get_running_loop().create_future()
-        lane = self.lanes.setdefault(viewer, asyncio.Lock())
+        waiting = OPERATORS_WAITING if viewer[0] == ApiKey.Role.OPERATOR else 1
+        lane = self.lanes.setdefault(viewer, asyncio.Semaphore(waiting))
         try:
             async with lane, self.turns:
                 began, at_ms = monotonic(), int(time() * 1000)

@@ -27,6 +27,14 @@ DATABASE_UNAVAILABLE = LogEvent(
     "The database did not answer in time; the request was answered 503.",
     "Does PostgreSQL answer, or which process holds SQLite's write lock?",
 )
+PAGE_PROCESS_ENDED = LogEvent(
+    "page_process_ended",
+    WARNING,
+    ("status",),
+    "The process that renders pages ended; the web process renders them until the next one runs, "
+    "half a minute later.",
+    "Was it killed, for memory say? Its lines stand in the web process's log.",
+)
 HOT_TIER_UNAVAILABLE = LogEvent(
     "hot_tier_unavailable",
     WARNING,

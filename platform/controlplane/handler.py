@@ -4,21 +4,28 @@ Django's own starts a thread for each request, which connects to the database an
 enters it five times: more CPU time than the view of a heartbeat. Async views work as before.
 """
 
+import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from typing import Any
+from weakref import WeakValueDictionary
 
 from asgiref.sync import sync_to_async
+from django.conf import settings
 from django.core.handlers.asgi import ASGIHandler
 from django.db import close_old_connections
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
+from django.urls import Resolver404, resolve
+
+from controlplane.page_process import PageProcess
 
 # Requests at a time; others wait. Each has a connection to the database, kept for CONN_MAX_AGE.
 THREADS = 64
 _POOL = ThreadPoolExecutor(THREADS, thread_name_prefix="neve-web")
-
+# Whole pages at a time, beside one live answer. Those of one session wait for each other.
+PAGES = 2
 
 # By name, since nothing in `platform/` imports what stands above it.
 shared = import_module("dashboard.shared")
@@ -30,6 +37,9 @@ class PooledHandler(ASGIHandler):
     def __init__(self) -> None:
         super().__init__()
         self.answers = shared.Answers(_in_pool)
+        self.pages = PageProcess(PAGES + 1) if settings.ENV.page_process else None
+        self.turns = asyncio.Semaphore(PAGES)
+        self.sessions: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def load_middleware(self, is_async: bool = False) -> None:
         super().load_middleware(is_async=False)
@@ -39,12 +49,41 @@ class PooledHandler(ASGIHandler):
         await self.handle(scope, receive, send)
 
     async def get_response_async(self, request: HttpRequest) -> HttpResponseBase:
-        answer: HttpResponseBase = await self.answers.answer(request, self._respond)
+        answer: HttpResponseBase = await self.answers.answer(request, self._page, self._respond)
         return answer
 
     async def _respond(self, request: HttpRequest) -> HttpResponseBase:
+        if not _is_page(request):
+            return await self._here(request)
+        session = request.COOKIES.get(settings.SESSION_COOKIE_NAME, "")
+        lane = self.sessions.setdefault(session, asyncio.Lock())
+        async with lane, self.turns:
+            return await self._page(request)
+
+    async def _page(self, request: HttpRequest) -> HttpResponseBase:
+        """Of the page process, if there is one."""
+        rendered = self.pages and await _in_pool(self.pages.render, vars(request)["scope"])
+        if not rendered:
+            return await self._here(request)
+        answer = HttpResponse(rendered.body, status=rendered.status, headers=rendered.headers)
+        answer.cookies = rendered.cookies
+        if rendered.viewer is not None:
+            answer.neve_viewer = rendered.viewer  # type: ignore[attr-defined]
+        return answer
+
+    async def _here(self, request: HttpRequest) -> HttpResponseBase:
         response: HttpResponseBase = await _in_pool(self.get_response, request)
         return response
+
+
+def _is_page(request: HttpRequest) -> bool:
+    """Whether it asks for a page of the dashboard: not for a file, which may be a long stream."""
+    if request.method != "GET" or "format" in request.GET:
+        return False
+    try:
+        return hasattr(resolve(request.path_info).func, "is_page")
+    except Resolver404:
+        return False
 
 
 async def _in_pool(work: Callable[..., Any], *arguments: Any) -> Any:

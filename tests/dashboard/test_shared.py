@@ -47,13 +47,13 @@ def ask(handler):
 @pytest.fixture
 def counted(monkeypatch):
     """The requests that went through Django, by path."""
-    counted, real = [], PooledHandler._respond
+    counted, real = [], PooledHandler._here
 
-    async def respond(handler, request):
+    async def here(handler, request):
         counted.append(request.path)
         return await real(handler, request)
 
-    monkeypatch.setattr(PooledHandler, "_respond", respond)
+    monkeypatch.setattr(PooledHandler, "_here", here)
     return counted
 
 
@@ -243,7 +243,7 @@ async def test_many_pages_of_one_tenant_let_another_tenants_page_in_between(monk
     def asked(session, path):
         request = AsyncRequestFactory().get(path, headers={"Neve-Live": "0"})
         request.COOKIES["sessionid"] = session
-        return asyncio.create_task(answers.answer(request, compute))
+        return asyncio.create_task(answers.answer(request, compute, compute))
 
     monkeypatch.setattr(shared.Answers, "_viewer", viewer)
     await asyncio.gather(

@@ -147,11 +147,20 @@ class Server:
 
     stop = kill
 
-    def cpu_s(self) -> float:
-        """Processor time of its process so far, without children."""
+    def cpu_s(self, *, with_children: bool = False) -> float:
+        """Processor time of its process so far."""
         assert self.process is not None
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        found = 0
+        for pid in [self.process.pid, *(self.children() if with_children else ())]:
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            found += int(fields[11]) + int(fields[12])
+        return found / os.sysconf("SC_CLK_TCK")
+
+    def children(self) -> list[int]:
+        """Processes that its process started and that run."""
+        assert self.process is not None
+        tasks = Path(f"/proc/{self.process.pid}/task").glob("*/children")
+        return [int(pid) for task in tasks for pid in task.read_text().split()]
 
     def freeze(self) -> None:
         """Send SIGSTOP to it and its children: connections stay open without answers."""
