@@ -183,7 +183,10 @@ def _slice_url(row: Incident, scope: Scope, tenant: str) -> str:
     split = row.slice.get("split") or "node"
     if row.kind in ("breaker", "silent_node"):
         return link_of(scope, ("nodes", (), {"tenant": tenant}))
-    chosen = {"tenant": tenant or None, "range": "1h"}
+    # Explorer compares with as long a time before: better hours in the window would hide a fall.
+    chosen: dict[str, Any] = {"tenant": tenant or None, "range": None}
+    chosen["from_"] = int(row.since.timestamp()) // 60 * 60
+    chosen["to"] = None if row.ended_at is None else int(row.ended_at.timestamp())
     if row.slice.get("key") and split in ("node", "space", "label"):
         chosen[split] = row.slice["key"]
     measure = {

@@ -35,6 +35,7 @@ from tenants.models import Tenant
 REOPEN: Final = timedelta(minutes=10)
 UNKNOWN_CALM_S: Final = 600  # without traffic nothing shows that it is over
 SETTLES: Final = timedelta(minutes=2)  # while an open incident's cause may still change
+EXPLAINED: Final = timedelta(seconds=20)  # a young incident's worst slice is looked for again
 NEW_LEVEL: Final = timedelta(hours=24)  # a hit rate that stays low so long is the new one
 MOST_DETAILS: Final = 20  # incidents of one run that get slice and levers; others in the next
 MOST_ENDED: Final = 500  # kept of a tenant
@@ -225,10 +226,13 @@ def _follow(row: Incident, case: _Case, now: datetime) -> None:
 
 
 def _is_bare(row: Incident, now: datetime) -> bool:
-    """Whether an open incident lacks what `_explain` adds: its cause changed, or time was short."""
-    is_young = row.opened_at is not None and now - row.opened_at < SETTLES
-    lacks_slice = row.kind == HIT_RATE.name and not row.slice
-    return is_young and (lacks_slice or (bool(row.cause) and not row.levers))
+    """Whether an open incident lacks what `_explain` adds: its cause changed, time was short, or
+    slices have more to tell by now: they come later than the sums that opened it."""
+    if row.opened_at is None or now - row.opened_at >= SETTLES:
+        return False
+    has_more = (now - row.opened_at) // EXPLAINED != (row.seen_at - row.opened_at) // EXPLAINED
+    is_unsure = row.kind == HIT_RATE.name and (not row.slice or has_more)
+    return is_unsure or (bool(row.cause) and not row.levers)
 
 
 def _explain(row: Incident, slug: str, now: datetime) -> None:

@@ -1,5 +1,8 @@
 """Incidents on the overview, in their list and on their own page; actions by who may."""
 
+import csv
+import html
+import io
 import json
 import re
 from datetime import timedelta
@@ -8,6 +11,7 @@ import pytest
 from django.contrib.auth.models import User
 from django.utils import timezone
 
+from catalog.models import Slice
 from catalog.usage import record_gauges
 from dashboard import probes
 from dashboard.pages.overview.selector import MOST_FOLDED
@@ -238,3 +242,41 @@ def test_nothing_is_called_healthy_before_the_servers_were_asked(people, acme, m
     page = people["operator"].get("/").content.decode()
     assert "Asking the servers" in page
     assert "Healthy" not in page
+
+
+def put(tenant, space, ts, hits):
+    for kind, where in (("tenant", {}), ("place", {"space_number": space.pk, "name": "gpu-1"})):
+        Slice.unscoped.create(
+            tenant=tenant,
+            kind=kind,
+            resolution_s=60,
+            bucket_ts=int(ts) // 60 * 60,
+            prompt_tokens=10_000,
+            hit_tokens=hits,
+            **where,
+        )
+
+
+def test_the_worst_slice_leads_to_a_window_that_shows_the_fall(people, acme, hot_tier):
+    space, now = make_space(acme), timezone.now()
+    for minutes in range(40):
+        at = now - timedelta(minutes=minutes)
+        put(acme, space, at.timestamp(), 3_000 if minutes < 10 else 8_000)
+    since = now - timedelta(minutes=9)
+    part = {"split": "node", "key": "gpu-1", "name": "gpu-1"}
+    incident = make_incident(acme, since=since, slice=part)
+
+    def explored():
+        page = people["team"].get(f"/incidents/{incident.pk}/").content.decode()
+        url = html.unescape(re.search(r'href="([^"]+)">Open in Explorer', page)[1])
+        answer = people["team"].get(url)
+        assert answer.status_code == 200
+        csv_of = people["team"].get(f"{url}&format=csv")
+        return url, next(csv.DictReader(io.StringIO(b"".join(csv_of).decode())))
+
+    url, row = explored()
+    assert {"node=gpu-1", "split=node", "measure=hit_rate"} <= set(url.partition("?")[2].split("&"))
+    assert (row["name"], row["before"], row["value"]) == ("gpu-1", "0.8", "0.3")
+    assert "to=" not in url  # goes on
+    Incident.unscoped.update(ended_at=now)
+    assert f"to={int(now.timestamp())}" in explored()[0]

@@ -5,6 +5,7 @@ from datetime import timedelta
 
 import pytest
 
+from incidents import slices
 from incidents.fall import Bucket, Counted, measure
 
 pytestmark = [pytest.mark.integration, pytest.mark.django_db]
@@ -81,3 +82,16 @@ def test_the_run_is_as_long_as_chance_demands():
 def test_a_bucket_ahead_of_the_clock_is_read():
     steady = [bucket(1_000_000 + 10 * step, 800, 1000) for step in range(30)]
     assert measure(steady, Counted(), 1_000_280, least_fall=0.15).now.seconds == 1
+
+
+def test_a_young_incidents_worst_slice_is_looked_for_again(world, acme, monkeypatch):
+    """The slices of a fall are counted up to 15 s after the sums that opened it."""
+    found = iter([{"split": "all"}, {"split": "node", "name": "gpu-1"}])
+    monkeypatch.setattr(slices, "worst_of", lambda *_: next(found, {"split": "node", "name": "x"}))
+    world.run(20, [acme], **GOOD)
+    world.live(20, acme, **LOW)
+    assert world.opened()[0].slice == {"split": "all"}
+    world.live(20, acme, **LOW)
+    assert world.opened()[0].slice["name"] == "gpu-1"
+    world.live(200, acme, **LOW)
+    assert world.opened()[0].slice["name"] == "x"

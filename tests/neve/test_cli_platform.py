@@ -283,8 +283,15 @@ def test_events_are_listed_and_followed_behind_the_last_one_seen(
     pin("1h")
     number = "from events.order import number_all; number_all()"  # as a worker's tick does
     control_plane.manage("shell", "-v", "0", "-c", number)
-    assert "cli-events" in neve("events", "--types", "context.pinned").stdout
-    listed = [json.loads(line) for line in neve("events", "--json").stdout.splitlines()]
+    # Another process may be numbering them, and then this one leaves them to it.
+    wait_until(
+        lambda: "cli-events" in neve("events", "--types", "context.pinned").stdout,
+        every_s=0.5,
+        what="the numbered event",
+    )
+    # Not splitlines, which divides at more than line feeds: names of contexts may have such.
+    lines = neve("events", "--json").stdout.rstrip("\n").split("\n")
+    listed = [json.loads(line) for line in lines]
     assert [event["sequence"] for event in listed] == sorted(e["sequence"] for e in listed)
     state.write_text(f"{listed[-1]['sequence']}\n")
     pin("2h")
