@@ -261,17 +261,21 @@ class List:
         return self._here(sort=f"-{column.name}" if is_down else column.name, page=None)
 
     def _cells(self, row: Any) -> list[Cell]:
-        return [
-            Cell(
-                column=column,
-                row=row,
-                value=column.value_of(row),
-                url=None if column.link is None else column.link(row, self.scope),
-                words="" if column.words is None else column.words(row),
-                note="" if column.note is None else column.note(row),
+        found = []
+        for column in self.shown:
+            value = column.value_of(row)
+            is_link = column.link is not None and not (value is None and column.is_number)
+            found.append(
+                Cell(
+                    column=column,
+                    row=row,
+                    value=value,
+                    url=column.link(row, self.scope) if column.link and is_link else None,
+                    words="" if column.words is None else column.words(row),
+                    note="" if column.note is None else column.note(row),
+                )
             )
-            for column in self.shown
-        ]
+        return found
 
 
 def _sort_key(value: Any) -> Any:

@@ -13,6 +13,7 @@ from catalog.models import Job
 from dashboard import formats
 from dashboard.incidents import link_of
 from dashboard.lists import Cell
+from dashboard.pages.jobs.folding import words_of
 
 register = template.Library()
 
@@ -167,6 +168,19 @@ def scope_link(context: Any, name: str, *args: Any, **changes: object) -> str:
     """The address of a page in the reader's scope: `{% scope_link 'node' node.pk range='6h' %}`."""
     address: str = context["scope"].link(name, *args, **changes)
     return address
+
+
+@register.filter
+def signed_s(seconds: float) -> str:
+    """One decimal, with a sign unless it is 0.0."""
+    text = f"{seconds:+.1f}"
+    return "0.0" if float(text) == 0 else text.replace("-", "−")
+
+
+@register.filter
+def job_words(kind: str) -> str:
+    """A kind of job as people say it: "compaction"."""
+    return words_of(kind)
 
 
 @register.simple_tag(takes_context=True)

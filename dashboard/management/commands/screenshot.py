@@ -28,7 +28,7 @@ DETAILS = {
     "space": ("spaces", '[data-list] a[href^="/spaces/"]'),
     "context": ("contexts", 'main a[href^="/contexts/"]:not(.danger):not([href*="expire"])'),
     "node": ("nodes", '[data-list] a[href^="/nodes/"]'),
-    "job": ("jobs", 'main a[href^="/jobs/"]'),
+    "job": ("jobs", '[data-list] th a[href^="/jobs/"]'),
     "incident": ("incidents", 'main a[href^="/incidents/"]'),
 }
 DARK = ("overview", "explorer")
@@ -90,7 +90,7 @@ class Command(BaseCommand):
             page.context.close()
 
     def _first(self, page: Any, url: str, selector: str) -> str | None:
-        page.goto(url)
+        page.goto(f"{url}{'&' if '?' in url else '?'}sort=-created_at" if "/jobs/" in url else url)
         # Of a link in a drawing, `href` is an object.
         script = "all => all.map((a) => new URL(a.getAttribute('href'), location.href).href)"
         found: list[str] = page.eval_on_selector_all(selector, script)

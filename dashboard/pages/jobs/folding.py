@@ -29,8 +29,26 @@ WORDS = {
     "warm": ("warm-up", "warm-ups"),
     "reconcile": ("reconcile round", "reconcile rounds"),
     "sweep": ("sweep", "sweeps"),
+    "retain": ("new terms for stored blocks", "rounds of new terms"),
+    "expire_contexts": ("expiry of contexts", "expiries of contexts"),
+    "check_contexts": ("check of contexts", "checks of contexts"),
+    "promote": ("promotion", "promotions"),
+    "bulk": ("action on many contexts", "actions on many contexts"),
+    "remove_tenant": ("removal of a tenant", "removals of tenants"),
+    "remove_space": ("removal of a space", "removals of spaces"),
+    "rebuild_tenant": ("rebuild of a tenant's index", "rebuilds of a tenant's index"),
     "rebuild_index": ("rebuild of the index", "rebuilds of the index"),
+    "end_access": ("end of access", "ends of access"),
+    "store_samples": ("storing of samples", "storings of samples"),
+    "prune": ("deletion of old rows", "deletions of old rows"),
+    "what_if": ("what-if", "what-ifs"),
+    "recommend": ("recommendation", "recommendations"),
 }
+
+
+def words_of(kind: str, count: int = 1) -> str:
+    one, many = WORDS.get(kind, (f"{kind} job", f"{kind} jobs"))
+    return one if count == 1 else many
 
 
 @dataclass(frozen=True)
@@ -49,8 +67,7 @@ class Group:
 
     @property
     def words(self) -> str:
-        one, many = WORDS.get(self.kind, (f"{self.kind} job", f"{self.kind} jobs"))
-        return one if self.jobs == 1 else many
+        return words_of(self.kind, self.jobs)
 
 
 @dataclass(frozen=True)

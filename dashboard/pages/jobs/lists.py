@@ -2,7 +2,7 @@
 
 from catalog.kinds import KINDS
 from dashboard.lists import Choice, Column, List
-from dashboard.pages.jobs.folding import apply_what
+from dashboard.pages.jobs.folding import apply_what, words_of
 from dashboard.pages.jobs.selector import job_row
 
 WHAT = tuple(
@@ -16,7 +16,11 @@ class JobList(List):
     name = "jobs"
     title = "Jobs"
     columns = (
-        Column("kind", "Kind", link=lambda job, scope: scope.link("job", job.pk)),
+        Column(
+            *("kind", "Kind"),
+            words=lambda job: words_of(job.kind),
+            link=lambda job, scope: scope.link("job", job.pk),
+        ),
         Column(
             "tenant",
             "Tenant",
@@ -42,7 +46,7 @@ class JobList(List):
     )
     filters = (
         Choice("what", "State", WHAT, apply=apply_what),
-        Choice("kind", "Kind", tuple((name, name) for name in sorted(KINDS))),
+        Choice("kind", "Kind", tuple((name, words_of(name)) for name in sorted(KINDS))),
     )
     search = ("kind", "error", "requested_by", "tenant__slug")
     search_label = "Kind, error or requester"

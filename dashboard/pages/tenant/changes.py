@@ -14,6 +14,7 @@ _LABELS = {
     **{"name": "Name", "is_active": "Active", "samples_enabled": "Samples", "role": "Role"},
     **{"space_limit": "Spaces", "context_limit": "Contexts"},
 }
+_EMPTY: tuple[Any, ...] = (None, "", {}, [])
 _DONE = {
     "quota.set": "Quota saved",
     "retention.set": "Policy saved",
@@ -35,6 +36,7 @@ def with_changes(event: Any) -> Any:
     event.changes = [
         (_LABELS.get(name, name), _value(name, before), _value(name, after))
         for name, before, after in audit_row(event).changes
+        if not (before in _EMPTY and after in _EMPTY)
     ]
     event.may_undo = can_undo(event)
     event.words = _DONE.get(event.action, event.action)

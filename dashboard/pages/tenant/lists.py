@@ -30,6 +30,10 @@ class SpaceList(List):
     nothing = "pages/spaces/nothing.html"
 
 
+def _engine(row: Any) -> str:
+    return f"{row.engine.get('name', '')} {row.engine.get('version', '')}".strip()
+
+
 class NodeList(List):
     name = "nodes"
     columns = (
@@ -40,7 +44,7 @@ class NodeList(List):
             path="space.name",
             link=lambda row, scope: link(scope, "space", row.space_id),
         ),
-        Column("version", "Engine", path="engine.version", order=""),
+        Column("version", "Engine", value=_engine, order=""),
         Column("breaker", "Breaker", kind="state"),
         Column("last_heartbeat_at", "Last heartbeat", kind="ago"),
         Column("opened_at", "Connected", kind="ago"),

@@ -29,6 +29,7 @@ Job.unscoped.create(kind="flush", tenant=tenant, state="done", detail={{"refused
 def test_the_whole_error_of_a_failed_job_and_its_retry(control_plane, open_page, who):
     person = make_member(control_plane) if who == "member" else None
     kind = "warm" if who == "member" else "compact"
+    words = "Warm-up" if who == "member" else "Compaction"
     control_plane.manage("shell", "-v", "0", "-c", FAILED.format(kind=kind))
     walker = open_page(person)
     page = walker.page
@@ -42,7 +43,7 @@ def test_the_whole_error_of_a_failed_job_and_its_retry(control_plane, open_page,
     expect(groups).to_contain_text("flushes")
     assert [each for each in axe(page) if each.startswith(("serious", "critical"))] == []
     page.get_by_role("button", name="Retry now").first.click()
-    expect(page.get_by_role("heading", name=f"Jobs / {kind}")).to_be_visible()
+    expect(page.get_by_role("heading", name=f"Jobs / {words}")).to_be_visible()
     assert walker.clicks() <= RETRY
     expect(page.locator(".state").first).not_to_contain_text("failed")
     expect(page.get_by_text("read 64 MiB")).to_be_visible()
