@@ -24,6 +24,7 @@ from typing import Any
 from base import log_events
 
 AGAIN_S = 30.0  # pause before another child, after one that ended
+PATIENCE_S = 30.0  # for an answer; longer than any server that a page asks may take
 _CARRIED = (
     *("type", "http_version", "method", "scheme", "path", "root_path", "query_string", "headers"),
     *("client", "server"),
@@ -42,10 +43,14 @@ class Rendered:
 
 
 class PageProcess:
-    """The child as the web process sees it. `pipes`: how many requests it answers at a time."""
+    """The child as the web process sees it. `pipes`: how many requests it answers at a time.
 
-    def __init__(self, pipes: int) -> None:
+    A child that does not answer for `patience_s` is killed, and another one started later.
+    """
+
+    def __init__(self, pipes: int, *, patience_s: float = PATIENCE_S) -> None:
         self._most = pipes
+        self._patience_s = patience_s
         self._lock = threading.Lock()
         self._free: list[Connection] = []
         self._child: subprocess.Popen[bytes] | None = None
@@ -58,7 +63,13 @@ class PageProcess:
             return None
         try:
             pipe.send({name: scope[name] for name in _CARRIED if name in scope})
+            if not pipe.poll(self._patience_s):
+                raise TimeoutError
             answer: Rendered | None = pipe.recv()
+        except TimeoutError:
+            self._end_child()
+            pipe.close()
+            return None
         except (EOFError, OSError):
             pipe.close()
             return None
@@ -76,6 +87,12 @@ class PageProcess:
                     self._start()
                 return None
             return self._free.pop() if self._free else None
+
+    def _end_child(self) -> None:
+        with self._lock:
+            if self._child is not None:
+                self._child.kill()
+                self._child.wait()
 
     def _start(self) -> None:
         self._start_at = monotonic() + AGAIN_S

@@ -3,12 +3,15 @@
 import os
 import re
 import signal
+import subprocess
 import time
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from multiprocessing import Pipe
 
 import pytest
 import urllib3
 
+from controlplane.page_process import PageProcess
 from support.servers import ControlPlane
 
 pytestmark = pytest.mark.integration
@@ -48,3 +51,14 @@ def test_a_page_of_a_child_that_dies_is_answered(control_plane: ControlPlane):
     os.kill(child, signal.SIGKILL)
     assert asked.result().status == 200
     assert page().result().status == 200
+
+
+def test_a_child_that_hangs_is_killed_and_the_page_answered_without_it():
+    pages = PageProcess(1, patience_s=0.1)
+    pages._child = hanging = subprocess.Popen(["sleep", "600"])
+    ours, theirs = Pipe()
+    pages._free, pages._start_at = [ours], float("inf")
+    assert pages.render({"type": "http", "path": "/"}) is None
+    assert theirs.recv() == {"type": "http", "path": "/"}  # it was asked
+    assert hanging.returncode == -signal.SIGKILL
+    assert pages.render({}) is None  # without waiting again
