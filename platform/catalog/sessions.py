@@ -9,7 +9,7 @@ from django.db import transaction
 from django.db.models import Exists, F, OuterRef, Q
 from django.utils import timezone
 
-from base import live
+from base import live, write_lock
 from base.preconditions import require_unchanged
 from base.problems import Problem
 from catalog import families, hot_access, nodes, recent, told, usage
@@ -140,9 +140,13 @@ def open_session(
     return session
 
 
-@transaction.atomic
 def record_heartbeat(*, session_id: UUID, heartbeat: Heartbeat) -> NodeSession:
     """Inside the tenant's scope. Raises Problem (not-found) for an unknown or ended session."""
+    with write_lock.in_turn(), transaction.atomic():
+        return _record(session_id, heartbeat)
+
+
+def _record(session_id: UUID, heartbeat: Heartbeat) -> NodeSession:
     rows = NodeSession.objects.select_for_update().defer("marks")
     session = rows.filter(pk=session_id, ended_at=None).first()
     if session is None:

@@ -1,9 +1,8 @@
 """Pages are rendered in a process of their own, a child of the web process.
 
-In one process they take Python's lock from heartbeats at each statement, while a heartbeat holds
-SQLite's write lock: on a busy host of two cores, most heartbeats then found it taken for 2 s. The
-web process keeps sockets, REST and nodes' requests, and answers a page itself while it has no
-child. The child ends when its parent closes the pipes.
+In one process they take Python's lock from heartbeats, some of which hold SQLite's write lock, and
+use one core. The web process keeps sockets, REST and nodes' requests, and answers a page itself
+while it has no child. The child ends when its parent closes the pipes.
 """
 
 import os

@@ -19,12 +19,13 @@ from django.db.models import Exists, OuterRef, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 
-from base import live
+from base import live, write_lock
 from base.preconditions import require_unchanged
 from tenants.audit import Actor, record
 from tenants.principal import Principal
 
 SEEN_EVERY_S = 300.0
+AGAIN_S = 10.0  # after the write lock was taken
 MOST_NOTED = 10_000  # sessions that a process remembers
 _noted: dict[str, float] = {}  # session key → when this process wrote its row
 AGENT_CHARS = UserSession._meta.get_field("user_agent").max_length
@@ -137,10 +138,10 @@ class Seen:
         key = request.session.session_key
         if key and request.user.is_authenticated and self._is_due(key):
             try:
-                with transaction.atomic():
+                with write_lock.or_never(), transaction.atomic():
                     note(request, request.user)
             except DatabaseError:
-                _noted.pop(key, None)
+                _noted[key] = time.monotonic() - SEEN_EVERY_S + AGAIN_S
         return self.get_response(request)
 
     def _is_due(self, key: str) -> bool:
