@@ -108,6 +108,24 @@ def test_bytes_in_nobodys_books_are_found_and_removed(pair, memory):
     assert AuditEvent.unscoped.filter(action="tenant.cut_off").count() == 1
 
 
+def test_trouble_with_one_tenant_leaves_the_others_watched(pair, memory, monkeypatch):
+    broken, greedy = pair
+    real = services.cut_off
+
+    def cut_off(*, tenant, reason):
+        if tenant.pk == broken.tenant.pk:
+            raise LookupError("broken")
+        return real(tenant=tenant, reason=reason)
+
+    monkeypatch.setattr(services, "cut_off", cut_off)
+    for node in pair:
+        client = node.connect()
+        for n in range(20):
+            client.set(node.keys.block(1, b"junk%012d" % n), bytes(MIB))
+    look(memory)
+    assert (broken.cut_off_reason, "the limit is 6" in greedy.cut_off_reason) == ("", True)
+
+
 def test_what_is_soon_committed_is_nobodys_harm(pair, memory):
     node, _ = pair
     client = node.connect()

@@ -13,7 +13,9 @@ from django.conf import settings
 from valkey.exceptions import ResponseError
 
 from base import log_events
+from base.isolation import isolated
 from catalog import jobs
+from catalog.kinds import WATCH
 from neve.index.library import Taken, taken
 from neve.index.tier import Usage
 from retention import provisioning
@@ -69,15 +71,18 @@ def look(memory: Memory = MEMORY) -> None:
     # First, with one command: each takes a second while a tenant takes all of a server's time.
     _look_at_calls(memory, found)
     for tenant_id, why in found.items():
-        _cut_off(memory, tenant_id, why)
+        with isolated(WATCH.name, tenant_id):
+            _cut_off(memory, tenant_id, why)
     found.clear()
     booked = _booked()
     _look_at_links(memory, found)
     _look_at_bytes(memory, booked, found, until)
     for tenant_id, why in found.items():
-        _cut_off(memory, tenant_id, why)
+        with isolated(WATCH.name, tenant_id):
+            _cut_off(memory, tenant_id, why)
     for tenant_id in tuple(memory.cleaning):
-        _clean(memory, tenant_id, booked)
+        with isolated(WATCH.name, tenant_id):
+            _clean(memory, tenant_id, booked)
 
 
 def _booked() -> dict[int, Weight]:
@@ -86,7 +91,7 @@ def _booked() -> dict[int, Weight]:
     for tenant_id, quota in quotas.items():
         try:
             usage = hot.hot_tier(tenant_id).usage()
-        except ResponseError:  # damaged books of one tenant: reconcile repairs them
+        except (ResponseError, ValueError):  # damaged books of one: reconcile repairs them
             log_events.BOOKS_UNREADABLE.log(tenant_id=tenant_id, exc_info=True)
             usage = Usage()
         room = max(settings.ENV.hot_uncommitted_mib * MIB, quota.hot_bytes // 4)
