@@ -37,7 +37,8 @@ UNKNOWN_CALM_S: Final = 600  # without traffic nothing shows that it is over
 SETTLES: Final = timedelta(minutes=2)  # while an open incident's cause may still change
 EXPLAINED: Final = timedelta(seconds=20)  # a young incident's worst slice is looked for again
 NEW_LEVEL: Final = timedelta(hours=24)  # a hit rate that stays low so long is the new one
-MOST_DETAILS: Final = 20  # incidents of one run that get slice and levers; others in the next
+# Incidents of one run that get slice and levers, others in the next; half of it for open ones.
+MOST_DETAILS: Final = 10
 MOST_ENDED: Final = 500  # kept of a tenant
 KEPT: Final = timedelta(days=90)
 
@@ -117,9 +118,9 @@ class _Round:
             _follow(row, case, now)
             is_due = row.opened_at is None and _has_held(row, case, now)
             if is_due or _is_bare(row, now):
-                self.details += 1
-                if self.details > MOST_DETAILS:
+                if self.details >= (MOST_DETAILS if is_due else MOST_DETAILS // 2):
                     return
+                self.details += 1
                 _explain(row, case.slug, now)
             if is_due and not _open(row, case, now):
                 return

@@ -5,8 +5,9 @@ from datetime import timedelta
 
 import pytest
 
-from incidents import slices
+from incidents import evaluate, slices
 from incidents.fall import Bucket, Counted, measure
+from support.rows import make_tenant
 
 pytestmark = [pytest.mark.integration, pytest.mark.django_db]
 
@@ -26,6 +27,16 @@ def test_a_fall_by_twice_the_threshold_is_open_within_its_bound(world, acme, sec
     assert incident.cause == "unflushed"
     assert incident.opened_at - fell_at <= timedelta(seconds=20)
     assert abs(incident.since - fell_at) <= timedelta(seconds=4)
+
+
+def test_tenants_that_fall_together_are_all_open_a_round_later(world, acme):
+    """A round opens as many as it can explain, MOST_DETAILS."""
+    tenants = [acme, *(make_tenant(f"t{place}") for place in range(evaluate.MOST_DETAILS + 1))]
+    world.run(20, tenants, **GOOD)
+    world.run(2, tenants, **LOW)
+    assert len(world.opened()) == evaluate.MOST_DETAILS
+    world.run(1, tenants, **LOW)
+    assert len(world.opened()) == len(tenants)
 
 
 @pytest.mark.parametrize("second", [0, 4, 7])

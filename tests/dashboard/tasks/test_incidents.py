@@ -83,7 +83,7 @@ class Replay:
             ),
         )
         key, self.team = (re.search(rf"{name} (\S+)", made)[1] for name in ("KEY", "TEAM"))
-        write_trace(folder / "trace.jsonl", 2000)
+        write_trace(folder / "trace.jsonl", 4000)
         command = [Path(sys.executable).with_name("neve"), "replay", folder / "trace.jsonl"]
         command += ["--endpoint", platform.url, "--api-key", key, "--rate", str(RATE), "--quiet"]
         command += ["--kv-bytes-per-token", "256", "--node", "replay-of-incident"]
