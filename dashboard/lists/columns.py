@@ -87,7 +87,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Cell:
-    """One value of one row, as `parts/list_cell.html` draws it."""
+    """One value of one row, as the tag `list_cell` draws it."""
 
     column: Column
     row: Any

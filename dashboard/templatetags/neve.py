@@ -274,8 +274,25 @@ _VALUES: dict[str, Callable[[Any], Any]] = {
 }
 
 
-@register.simple_tag
-def list_value(cell: Cell) -> SafeString:
+@register.simple_tag(takes_context=True)
+def list_cell(context: Any, cell: Cell, is_head: bool) -> SafeString:
+    """A cell of a list: `<th>` or `<td>`. Not a template, since pages have hundreds."""
+    column = cell.column
+    if column.kind == "html":
+        with context.push(cell=cell, row=cell.row):
+            inner = context.template.engine.get_template(column.template).render(context)
+    else:
+        value = _list_value(cell)
+        inner = format_html('<a href="{}">{}</a>', cell.url, value) if cell.url else value
+        if cell.note:
+            inner = format_html("{} <small>{}</small>", inner, cell.note)
+    name = "num" if column.is_number else {"bar": "draw", "moment": "nowrap"}.get(column.kind, "")
+    kind = f' class="{name}"' if name else ""
+    start, end = (f'<th scope="row"{kind}>', "</th>") if is_head else (f"<td{kind}>", "</td>")
+    return SafeString(f"{start}{inner}{end}")
+
+
+def _list_value(cell: Cell) -> SafeString:
     """A cell's value as its column's kind reads."""
     column, value = cell.column, cell.value
     if column.kind == "state":
