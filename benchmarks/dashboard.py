@@ -6,12 +6,13 @@ Fills a database with 60 tenants, 500 nodes and 100,000 contexts, and runs one w
 as `make up` does, with its own Valkeys. Then:
 
 1. each page is asked for, one after the other, with nothing else running: time at the client,
-   processor time of the web process (which a busy machine changes little), bytes as sent and
-   compressed, SQL statements;
+   processor time of the web process and its child (which a busy machine changes little), bytes as
+   sent and compressed, SQL statements;
 2. for `--seconds`, 500 nodes send heartbeats over HTTP and 200 browser sessions hold a WebSocket
    each and fetch as `static/dashboard/live.js` does: on a hint, at most once a second. A page
-   shows a heartbeat once it got an answer whose computation began after the heartbeat was
-   acknowledged (`Neve-Computed`). Meanwhile somebody opens a whole page each half second.
+   shows a heartbeat of a tenant that it sees once it got an answer whose computation began after
+   the heartbeat was acknowledged (`Neve-Computed`). Meanwhile somebody opens a whole page each
+   half second.
 
 Everything shares this machine: clients, Valkey, S3 and web process. The load is printed.
 """
@@ -25,7 +26,7 @@ import random
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -110,7 +111,7 @@ class Viewer:
 
     def __init__(self, port: int, cookie: str, path: str, beats: list[float]) -> None:
         self.http, self.port, self.cookie, self.path = Http(port), port, cookie, path
-        self.beats = beats  # when heartbeats were acknowledged, Unix s
+        self.beats = beats  # when heartbeats that it sees were acknowledged, Unix s
         self.seq, self.shown_ms, self.asked_at = 0, 0, 0.0
         self.etag = ""
         self.wanted = asyncio.Event()
@@ -176,16 +177,17 @@ class Viewer:
 
 
 async def beat(
-    port: int, nodes: list[Any], every_s: float, end: float, beats: list[float]
+    port: int, nodes: list[Any], every_s: float, end: float, beats: dict[int | None, list[float]]
 ) -> Counter[str]:
-    """Heartbeats of all nodes, spread evenly, over 32 connections; returns failures by reason."""
+    """Heartbeats of all nodes, spread evenly, over 32 connections; returns failures by reason.
+    `beats`: when they were acknowledged, by tenant and (None) all."""
     http, failures = [Http(port) for _ in range(32)], Counter[str]()
     free: asyncio.Queue[Http] = asyncio.Queue()
     for one in http:
         free.put_nowait(one)
-    seqs = dict.fromkeys((session for session, _ in nodes), 0)
+    seqs = dict.fromkeys((session for session, *_ in nodes), 0)
 
-    async def send(session: str, key: str) -> None:
+    async def send(session: str, key: str, tenant: int) -> None:
         seqs[session] += 1
         counters = {"requested_tokens": 25_600, "hit_hot_tokens": 12_800, "requested_blocks": 100}
         counters |= {"hit_hot_blocks": 50, "hot_read_bytes": 100 << 20}
@@ -197,7 +199,8 @@ async def beat(
             path = f"/cache/v1/sessions/{session}/heartbeat"
             status, _, _ = await one.ask("POST", path, headers, json.dumps(body).encode())
             if status == 200:
-                beats.append(time.time())
+                beats[tenant].append(time.time())
+                beats[None].append(beats[tenant][-1])
             else:
                 failures[str(status)] += 1
         except (OSError, asyncio.IncompleteReadError) as error:
@@ -224,12 +227,12 @@ async def ask_alone(
     """Times of one page, asked for again and again, and the processor time that one costs."""
     http, found = Http(platform.port), {"s": []}
     await http.ask("GET", path, {"Cookie": cookie})  # templates are compiled once
-    cpu_s = platform.cpu_s()
+    cpu_s = platform.cpu_s(with_children=True)
     for _ in range(requests):
         began = time.perf_counter()
         status, _, body = await http.ask("GET", path, {"Cookie": cookie})
         found["s"].append(time.perf_counter() - began)
-    found["cpu_ms"] = 1e3 * (platform.cpu_s() - cpu_s) / requests
+    found["cpu_ms"] = 1e3 * (platform.cpu_s(with_children=True) - cpu_s) / requests
     return found | {"status": status, "bytes": len(body), "zipped": len(gzip.compress(body, 6))}
 
 
@@ -257,16 +260,16 @@ async def live(
     platform: ControlPlane, told: dict[str, Any], asked: argparse.Namespace
 ) -> dict[str, Any]:
     """The second part: heartbeats, viewers, and pages that somebody opens meanwhile."""
-    pages, beats = told["pages"], []
+    pages, beats = told["pages"], defaultdict[int | None, list[float]](list)
     places = [path for name, path in pages.items() if not name.startswith("palette")]
     viewers = []
     for n, one in enumerate(told["viewers"]):  # half of them look at the overview
         path = places[0] if n % 4 < 2 or not one["is_operator"] else places[n // 4 % len(places)]
         cookie = f"{told['cookie']}={one['session']}"
-        viewers.append(Viewer(platform.port, cookie, path, beats))
+        viewers.append(Viewer(platform.port, cookie, path, beats[one["tenant"]]))
     cookie = viewers[0].cookie
     end = time.time() + asked.seconds
-    cpu_s, hot_s = platform.cpu_s(), platform.bus.cpu_s()
+    cpu_s, hot_s = platform.cpu_s(with_children=True), platform.bus.cpu_s()
     own = sum(os.times()[:2])
     failed, under_load, *_ = await asyncio.gather(
         beat(platform.port, told["nodes"], asked.heartbeat_s, end, beats),
@@ -277,7 +280,7 @@ async def live(
     lags = [lag for one in viewers for lag in one.lags]
     took = [each for one in viewers for each in one.took]
     return {
-        "heartbeats": len(beats),
+        "heartbeats": len(beats[None]),
         "heartbeats_failed": failed,
         "answers": answers,
         "unchanged": sum(one.unchanged for one in viewers),
@@ -287,7 +290,7 @@ async def live(
         "lag_s": {name: quantile(lags, part) for name, part in QUANTILES.items()},
         "answer_s": {name: quantile(took, part) for name, part in QUANTILES.items()},
         "late_2s": sum(lag > 2 for lag in lags) / max(len(lags), 1),
-        "web_cores": (platform.cpu_s() - cpu_s) / asked.seconds,
+        "web_cores": (platform.cpu_s(with_children=True) - cpu_s) / asked.seconds,
         "bus_cores": (platform.bus.cpu_s() - hot_s) / asked.seconds,
         "client_cores": (sum(os.times()[:2]) - own) / asked.seconds,
         "pages": under_load,

@@ -93,7 +93,7 @@ def fill(tenants: int, nodes: int, contexts: int, people: int, out: str) -> None
             cursor.execute("ANALYZE")
     told = {
         "cookie": settings.SESSION_COOKIE_NAME,
-        "nodes": [[str(one.pk), keys[one.tenant_id]] for one in with_sessions],
+        "nodes": [[str(one.pk), keys[one.tenant_id], one.tenant_id] for one in with_sessions],
         "viewers": _viewers(made, people),
         "pages": _pages(made[0], spaces[made[0].pk], with_sessions[0]),
     }
@@ -209,14 +209,21 @@ def _viewers(tenants: list[Any], people: int) -> list[dict[str, Any]]:
         person = User(username=f"person-{n}", is_staff=n % 2 == 0)
         person.set_unusable_password()  # hashing one takes a fifth of a second
         person.save()
-        if not person.is_staff:
-            Membership.objects.create(user=person, tenant=tenants[n % len(tenants)], role="team")
+        tenant = None if person.is_staff else tenants[n % len(tenants)]
+        if tenant is not None:
+            Membership.objects.create(user=person, tenant=tenant, role="team")
         session = SessionStore()
         session[SESSION_KEY] = str(person.pk)
         session[BACKEND_SESSION_KEY] = settings.AUTHENTICATION_BACKENDS[0]
         session[HASH_SESSION_KEY] = person.get_session_auth_hash()
         session.create()
-        viewers.append({"session": session.session_key, "is_operator": n % 2 == 0})
+        viewers.append(
+            {
+                "session": session.session_key,
+                "is_operator": tenant is None,
+                "tenant": None if tenant is None else tenant.pk,
+            }
+        )
     return viewers
 
 

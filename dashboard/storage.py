@@ -150,14 +150,15 @@ class HotServer:
 def hot_server() -> HotServer | None:
     """None when it does not answer."""
     try:
-        told, memory = hot_servers.primaries()[0].info(), hot_servers.memory()
+        told = [client.info() for client in hot_servers.primaries()]
     except (ValkeyError, OSError):
         return None
+    memory = hot_servers.memory_of(told)
     return HotServer(
-        str(told.get("valkey_version", told.get("redis_version", ""))),
+        str(told[0].get("valkey_version", told[0].get("redis_version", ""))),
         memory.used_bytes,
         memory.max_bytes,
-        str(told["maxmemory_policy"]),
+        str(told[0]["maxmemory_policy"]),
     )
 
 

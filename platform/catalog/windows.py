@@ -105,17 +105,6 @@ def window_between(
     raise Problem("malformed", "from: so long a window is not kept.", field="from")
 
 
-def offered(oldest_ts: int | None, now_s: float) -> list[tuple[Range, bool]]:
-    """All ranges, each with whether to offer it: data must reach further back than the next
-    shorter range shows. The shortest one always is."""
-    reach_s = 0.0 if oldest_ts is None else now_s - oldest_ts
-    ranges, shorter_s = [], 0
-    for range_ in RANGES.values():
-        ranges.append((range_, not shorter_s or reach_s > shorter_s))
-        shorter_s = range_.seconds
-    return ranges
-
-
 MOST_POINTS = 1440
 # Lengths of steps that are chosen for a period whose caller names none.
 _STEPS_S = (10, 30, 60, 300, 900, 3_600, 14_400, 86_400, 604_800, 2_592_000)

@@ -47,10 +47,6 @@ class Primary:
         """Process overhead would make small servers look bad: none below 64 MiB."""
         return self.resident_bytes / self.used_bytes if self.used_bytes >= 64 << 20 else None
 
-    @property
-    def used_ratio(self) -> float | None:
-        return self.used_bytes / self.max_bytes if self.max_bytes else None
-
 
 def figures() -> list[Primary] | None:
     """Of all primaries that answer; None when none does."""
@@ -61,7 +57,7 @@ def figures() -> list[Primary] | None:
     found = []
     for client in clients:
         try:
-            told = {**client.info(), **client.info("commandstats"), **client.info("latencystats")}
+            told = client.info("default", "commandstats", "latencystats")
         except (ValkeyError, OSError) as error:
             log_events.HOT_SERVER_AWAY.log(error=error)
             continue

@@ -153,7 +153,11 @@ def on_each(clients: Sequence[Any], act: Callable[[Any], Answer]) -> list[Answer
 
 
 def memory() -> Memory:
-    infos = [client.info("memory") for client in primaries()]
+    return memory_of([client.info("memory") for client in primaries()])
+
+
+def memory_of(infos: list[dict[str, Any]]) -> Memory:
+    """`infos`: what INFO of each primary says."""
     limits = [int(each["maxmemory"]) for each in infos]
     return Memory(
         sum(int(each["used_memory"]) for each in infos), sum(limits) if all(limits) else 0

@@ -6,6 +6,7 @@ import pytest
 from django.utils import timezone
 
 from catalog.models import Job, Segment
+from catalog.occupancy import occupancies
 from catalog.usage import record_gauges
 from dashboard.pages.tiers import filling
 from dashboard.pages.tiers.reclaim import GRACE, reclaim
@@ -76,11 +77,11 @@ def test_dead_and_waiting_bytes_and_what_frees_them(acme, globex):
     Job.unscoped.create(
         tenant=acme, kind="sweep", state=Job.State.DONE, bytes=9, created_at=now - timedelta(days=2)
     )
-    found = reclaim((acme,), now)
+    found = reclaim((acme,), occupancies([acme.pk]), now)
     assert (found.taken.live_bytes, found.taken.dead_bytes) == (2300, 1700)
     assert (found.taken.waiting_bytes, found.waiting_segments) == (300, 1)
     assert (found.due_segments, found.due_bytes, found.rest_bytes) == (2, 1400, 300)
     assert found.next_deletion_at == now - timedelta(minutes=1) + GRACE
     assert (found.merges.jobs, found.merges.failed, found.merges.bytes) == (1, 1, 600)
     assert (found.deletions.jobs, found.deletions.bytes) == (2, 2000)
-    assert reclaim((), now).taken.dead_bytes == 0
+    assert reclaim((), occupancies([]), now).taken.dead_bytes == 0

@@ -36,7 +36,7 @@ def test_fragmentation_and_the_longest_commands():
         "latency_percentiles_usec_c8": {"p50": 3.007, "p99": 900.0, "p99.9": 1000.0},
     }
     found = hot_figures.primary_of("here:1", told)
-    assert (found.fragmentation, found.used_ratio) == (1.5, 0.5)
+    assert found.fragmentation == 1.5
     assert (found.in_bytes_per_s, found.out_bytes_per_s) == (2048, 4096)
     assert [command.name for command in found.commands] == ["c8", "c7", "c6", "c5", "c4"]
     assert found.commands[0].share == pytest.approx(800 / 3600)

@@ -1,9 +1,9 @@
-"""Windows are aligned, bounded in points, and offered only where data reaches."""
+"""Windows are aligned and bounded in points."""
 
 import pytest
 
 from catalog.usage import KEPT
-from catalog.windows import RANGES, offered, window_of
+from catalog.windows import RANGES, window_of
 
 NOW_S = 1_800_000_007.0
 
@@ -41,18 +41,3 @@ def test_the_running_step_has_only_passed_in_part():
     window = window_of(RANGES["15m"], NOW_S)
     assert window.elapsed_s(window.steps()[-1]) == NOW_S % 10
     assert window.elapsed_s(window.steps()[0]) == 10
-
-
-@pytest.mark.parametrize(
-    ("age_s", "names"),
-    [
-        (None, ["15m"]),
-        (60, ["15m"]),
-        (1_000, ["15m", "1h"]),
-        (4_000, ["15m", "1h", "6h"]),
-        (90_000, ["15m", "1h", "6h", "24h", "7d"]),
-    ],
-)
-def test_only_ranges_that_data_reaches_are_offered(age_s, names):
-    oldest_ts = None if age_s is None else int(NOW_S - age_s)
-    assert [range_.name for range_, is_offered in offered(oldest_ts, NOW_S) if is_offered] == names

@@ -9,7 +9,7 @@ from django.db.models.functions import Cast
 
 from catalog.kinds import COMPACT, SWEEP
 from catalog.models import Job, Segment
-from catalog.occupancy import Occupancy, occupancies
+from catalog.occupancy import Occupancy
 from dashboard.usage import Tenants
 from tenants.principal import rows_of
 from tiering.compaction.plan import Policy
@@ -51,7 +51,7 @@ class Reclaim:
         return max(self.taken.dead_bytes - self.due_bytes, 0)
 
 
-def reclaim(tenants: Tenants, now: datetime) -> Reclaim:
+def reclaim(tenants: Tenants, taken: dict[int, Occupancy], now: datetime) -> Reclaim:
     state = Segment.State
     live = Q(state=state.LIVE)
     dead = F("size_bytes") - F("live_bytes")
@@ -66,7 +66,7 @@ def reclaim(tenants: Tenants, now: datetime) -> Reclaim:
     )
     oldest = sums.pop("oldest")
     return Reclaim(
-        taken=_sum(occupancies([tenant.pk for tenant in tenants]).values()),
+        taken=_sum(taken.values()),
         next_deletion_at=None if oldest is None else max(oldest + GRACE, now),
         merges=_work(tenants, COMPACT.name, now),
         deletions=_work(tenants, SWEEP.name, now),

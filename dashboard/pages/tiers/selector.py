@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 
-from catalog.occupancy import occupancies
+from catalog.occupancy import Occupancy
 from catalog.windows import Window
 from dashboard.pages.overview.series import series
 from dashboard.pages.tiers.filling import FillingRow, Growth, growths
@@ -99,9 +99,10 @@ def requests(tenants: Tenants) -> Requests | None:
     )
 
 
-def filling_rows(tenants: Tenants, use: dict[int, StorageUse], now: datetime) -> list[FillingRow]:
+def filling_rows(
+    tenants: Tenants, use: dict[int, StorageUse], taken: dict[int, Occupancy], now: datetime
+) -> list[FillingRow]:
     grown = growths(tenants, now.timestamp())
-    taken = occupancies([tenant.pk for tenant in tenants])
     return [
         FillingRow(
             tenant=tenant,

@@ -9,6 +9,7 @@ from django.views.decorators.http import require_GET, require_POST
 
 from catalog import jobs
 from catalog.kinds import COMPACT, SWEEP
+from catalog.occupancy import occupancies
 from dashboard import probes
 from dashboard.page import page, render_page, require_operator
 from dashboard.pages.tiers.lists import FillingList, SegmentList, segment_rows
@@ -37,9 +38,12 @@ def tiers(request: HttpRequest, person: Principal) -> HttpResponseBase:
     else:
         now = datetime.now(UTC)
         use = storage_use(scope.tenants, now.timestamp())
-        listing = FillingList(request, scope, filling_rows(scope.tenants, use, now))
+        taken = occupancies([tenant.pk for tenant in scope.tenants])
+        listing = FillingList(request, scope, filling_rows(scope.tenants, use, taken, now))
         if not listing.wants_csv:
-            facts = _facts(person, scope, now) | {"storage": summed(list(use.values()))}
+            facts = _facts(person, scope, now)
+            facts["storage"] = summed(list(use.values()))
+            facts["reclaim"] = reclaim(scope.tenants, taken, now)
     if listing.wants_csv:
         return listing.csv()
     tabs = [(slug, label, scope.link("tiers", tab=slug or None)) for slug, label in TABS.items()]
@@ -67,7 +71,6 @@ def _facts(person: Principal, scope: Scope, now: datetime) -> dict[str, Any]:
         "leaves_first": leaves_first(scope.tenants),
         "hot": probes.HOT.read(),
         "cold": probes.COLD.read(),
-        "reclaim": reclaim(scope.tenants, now),
         "moved": moved(scope.tenants, scope.window),
         "requests": requests(scope.tenants),
     }
