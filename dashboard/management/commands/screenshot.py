@@ -149,7 +149,11 @@ def _go(page: Any, url: str) -> None:
 def _save(png: bytes, path: Path) -> None:
     from PIL import Image
 
-    image = Image.open(io.BytesIO(png)).convert("RGB")
-    # Rare colours, as of a state, stay what they are.
-    few = image.quantize(COLOURS, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
-    few.save(path, optimize=True)
+    image: Any = Image.open(io.BytesIO(png)).convert("RGB")
+    # Surfaces keep their colours exactly, and rare ones, as of a state, about.
+    counted = sorted(image.getcolors(1 << 24), reverse=True)
+    exact = [colour for _, colour in counted[: COLOURS // 3]]
+    rest = image.quantize(COLOURS - len(exact), method=Image.Quantize.MAXCOVERAGE).getpalette()
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([each for colour in exact for each in colour] + rest)
+    image.quantize(palette=palette, dither=Image.Dither.NONE).save(path, optimize=True)
