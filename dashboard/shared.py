@@ -91,6 +91,10 @@ def viewer_of(person: Principal) -> Viewer:
     )
 
 
+def is_operators(viewer: Viewer) -> bool:
+    return bool(viewer[0] == ApiKey.Role.OPERATOR)
+
+
 def respond(
     request: HttpRequest,
     person: Principal,
@@ -193,7 +197,7 @@ class Answers:
         session = request.COOKIES.get(settings.SESSION_COOKIE_NAME, "")
         if not session or not is_asked(request):
             return await otherwise(request)
-        viewer = await self._viewer(session)
+        viewer = await self.viewer(session)
         if viewer is None:
             return await otherwise(request)
         cookies = tuple(sorted(_shared_cookies(request).items()))
@@ -223,7 +227,7 @@ class Answers:
         compute: Compute,
     ) -> HttpResponseBase:
         slot.running = asyncio.get_running_loop().create_future()
-        waiting = OPERATORS_WAITING if viewer[0] == ApiKey.Role.OPERATOR else 1
+        waiting = OPERATORS_WAITING if is_operators(viewer) else 1
         lane = self.lanes.setdefault(viewer, asyncio.Semaphore(waiting))
         try:
             async with lane, self.turns:
@@ -248,7 +252,8 @@ class Answers:
             self.slots.popitem(last=False)
         return slot
 
-    async def _viewer(self, session: str) -> Viewer | None:
+    async def viewer(self, session: str) -> Viewer | None:
+        """Of a browser session; None: nobody whose answers may be shared."""
         checked, viewer = self.viewers.get(session, (float("-inf"), ()))
         if monotonic() - checked < CHECK_S:
             return viewer

@@ -172,19 +172,22 @@ class List:
     # CSV
 
     def csv(self) -> HttpResponseBase:
-        """All rows that the address asks for, with all columns, whatever is shown."""
+        """All rows that the address asks for, with all columns, whatever is shown.
+
+        Raises Http404 before the answer begins: a choice or an order that is not there.
+        """
         return streamed(
             self.request,
-            self._steps(),
+            self._steps(self.found),
             tenant_ids=self.scope.person.tenant_ids,
             file_name=f"{self.name}.csv",
         )
 
-    def _steps(self) -> Iterator[bytes]:
+    def _steps(self, found: Any) -> Iterator[bytes]:
         columns = [column for column in self.columns if column.in_csv]
         yield csv_lines([[column.name for column in columns]])
         at = 0
-        while part := list(self.found[at : at + STEP]):
+        while part := list(found[at : at + STEP]):
             yield csv_lines(
                 [
                     [cell(plain(column.value_of(row))) for column in columns]

@@ -24,7 +24,8 @@ from controlplane.page_process import PageProcess
 # Requests at a time; others wait. Each has a connection to the database, kept for CONN_MAX_AGE.
 THREADS = 64
 _POOL = ThreadPoolExecutor(THREADS, thread_name_prefix="neve-web")
-# Whole pages at a time, beside one live answer. Those of one session wait for each other.
+# Whole pages at a time, beside one live answer. Those of a tenant's people wait for each other, in
+# however many sessions; so do those of one session of an operator, and those of strangers.
 PAGES = 2
 
 # By name, since nothing in `platform/` imports what stands above it.
@@ -39,7 +40,7 @@ class PooledHandler(ASGIHandler):
         self.answers = shared.Answers(_in_pool)
         self.pages = PageProcess(PAGES + 1) if settings.ENV.page_process else None
         self.turns = asyncio.Semaphore(PAGES)
-        self.sessions: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self.lanes: WeakValueDictionary[Any, asyncio.Lock] = WeakValueDictionary()
 
     def load_middleware(self, is_async: bool = False) -> None:
         super().load_middleware(is_async=False)
@@ -49,16 +50,28 @@ class PooledHandler(ASGIHandler):
         await self.handle(scope, receive, send)
 
     async def get_response_async(self, request: HttpRequest) -> HttpResponseBase:
-        answer: HttpResponseBase = await self.answers.answer(request, self._page, self._respond)
-        return answer
-
-    async def _respond(self, request: HttpRequest) -> HttpResponseBase:
         if not _is_page(request):
             return await self._here(request)
+        answer: HttpResponseBase = await self.answers.answer(request, self._whole, self._in_turn)
+        return answer
+
+    async def _in_turn(self, request: HttpRequest) -> HttpResponseBase:
         session = request.COOKIES.get(settings.SESSION_COOKIE_NAME, "")
-        lane = self.sessions.setdefault(session, asyncio.Lock())
+        viewer = await self.answers.viewer(session) if session else None
+        name = session if viewer is not None and shared.is_operators(viewer) else viewer
+        lane = self.lanes.setdefault(name, asyncio.Lock())
         async with lane, self.turns:
-            return await self._page(request)
+            return await self._whole(request)
+
+    async def _whole(self, request: HttpRequest) -> HttpResponseBase:
+        """Also for a browser that leaves: its turn is over when the work is. Otherwise somebody who
+        asks and leaves, again and again, takes every thread."""
+        work = asyncio.ensure_future(self._page(request))
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            await asyncio.wait([work])
+            raise
 
     async def _page(self, request: HttpRequest) -> HttpResponseBase:
         """Of the page process, if there is one."""
@@ -78,7 +91,7 @@ class PooledHandler(ASGIHandler):
 
 def _is_page(request: HttpRequest) -> bool:
     """Whether it asks for a page of the dashboard: not for a file, which may be a long stream."""
-    if request.method != "GET" or "format" in request.GET:
+    if request.method not in ("GET", "HEAD") or "format" in request.GET:
         return False
     try:
         return hasattr(resolve(request.path_info).func, "is_page")

@@ -57,8 +57,9 @@ def change_password(request: HttpRequest, *, user: User, password: str, actor: A
     sign_ins.note(request, user)
 
 
-def ask_to_prove(*, user: User, address: str, link: Any) -> None:
-    """Mails a link to the new address. `link`: the address of a token. Raises Problem."""
+def ask_to_prove(request: HttpRequest, *, user: User, address: str, link: Any) -> None:
+    """Mails a link to the new address, at most five in ten minutes: it may be a stranger's. `link`:
+    the address of a token. Raises Problem."""
     address = address.strip().lower()
     try:
         validate_email(address)
@@ -66,6 +67,10 @@ def ask_to_prove(*, user: User, address: str, link: Any) -> None:
         raise Problem("malformed", "Mail address: need one.", field="email") from error
     if not settings.ENV.mail_url:
         raise Problem("conflict", "No mail server is set: ask an operator to change the address.")
+    try:
+        signing_in.attempt(request, user.get_username(), lambda: None, door=signing_in.ADDRESS)
+    except PermissionDenied as error:
+        raise Problem("forbidden", "Too many mails. Try again in ten minutes.") from error
     token = signing.dumps([user.pk, address, user.email], salt=SALT)
     words = (
         f"Open this link to confirm that {address} is your address on Neve (user name "

@@ -57,7 +57,16 @@ FORGOTTEN = Door(
     most_of_name=3,
     is_any_address=True,
 )
-UNSUCCESSFUL = (PASSWORD.trying, PASSWORD.bad, CODE.trying, CODE.bad, FORGOTTEN.bad)
+# Of a link that proves a new address, which is mailed to whatever address somebody types.
+ADDRESS = Door(
+    *("address.ask", "address.ask", "address.ask"),
+    most_of_name=5,
+    is_any_address=True,
+)
+UNSUCCESSFUL = (
+    *(PASSWORD.trying, PASSWORD.bad, CODE.trying, CODE.bad),
+    *(FORGOTTEN.bad, ADDRESS.bad),
+)
 
 Found = TypeVar("Found")
 

@@ -1,5 +1,6 @@
 """Pages are rendered by a child of the web process; its end costs no page."""
 
+import asyncio
 import os
 import re
 import signal
@@ -7,10 +8,15 @@ import subprocess
 import time
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from multiprocessing import Pipe
+from typing import Any
 
 import pytest
 import urllib3
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse
+from django.test import AsyncRequestFactory
 
+from controlplane.handler import PooledHandler
 from controlplane.page_process import PageProcess
 from support.servers import ControlPlane
 
@@ -62,3 +68,69 @@ def test_a_child_that_hangs_is_killed_and_the_page_answered_without_it():
     assert theirs.recv() == {"type": "http", "path": "/"}  # it was asked
     assert hanging.returncode == -signal.SIGKILL
     assert pages.render({}) is None  # without waiting again
+
+
+class SlowPages(PooledHandler):
+    """Pages are made once `go` is set; `begun`: their numbers. A session is named by its viewer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun: list[str] = []
+        self.go = asyncio.Event()
+        self.answers.viewer = self.viewer
+
+    async def viewer(self, session: str) -> Any:
+        role, _, tenant = session.partition("-")[0].partition(":")
+        return (role, tenant) if role else None
+
+    async def _page(self, request: HttpRequest) -> HttpResponse:
+        self.begun.append(request.GET["page"])
+        await self.go.wait()
+        return HttpResponse()
+
+    async def asked(self, page: str, session: str) -> "asyncio.Task[Any]":
+        """A browser has asked, and everything has happened that can."""
+        request = AsyncRequestFactory().get("/jobs/", {"page": page})
+        request.COOKIES[settings.SESSION_COOKIE_NAME] = session
+        task = asyncio.create_task(self.get_response_async(request))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        return task
+
+
+def test_who_asks_and_leaves_waits_for_the_page_of_before():
+    async def scenario() -> None:
+        pages = SlowPages()
+        left = await pages.asked("1", "team:acme-1")
+        left.cancel()
+        asked = await pages.asked("2", "team:acme-1")
+        assert pages.begun == ["1"]
+        pages.go.set()
+        await asked
+        assert left.cancelled()
+        assert pages.begun == ["1", "2"]
+
+    asyncio.run(scenario())
+
+
+def test_many_sessions_of_one_tenant_leave_turns_to_others():
+    async def scenario() -> None:
+        pages = SlowPages()
+        asked = [await pages.asked(f"{n}", f"team:acme-{n}") for n in range(5)]
+        asked.append(await pages.asked("other", "team:globex-1"))
+        assert pages.begun == ["0", "other"]
+        pages.go.set()
+        await asyncio.gather(*asked)
+
+    asyncio.run(scenario())
+
+
+def test_operators_wait_for_pages_of_their_own_session_only():
+    async def scenario() -> None:
+        pages = SlowPages()
+        asked = [await pages.asked(f"{n}", f"operator:-{n}") for n in (1, 1, 2)]
+        assert pages.begun == ["1", "2"]
+        pages.go.set()
+        await asyncio.gather(*asked)
+
+    asyncio.run(scenario())

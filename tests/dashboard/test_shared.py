@@ -245,7 +245,7 @@ async def test_many_pages_of_one_tenant_let_another_tenants_page_in_between(monk
         request.COOKIES["sessionid"] = session
         return asyncio.create_task(answers.answer(request, compute, compute))
 
-    monkeypatch.setattr(shared.Answers, "_viewer", viewer)
+    monkeypatch.setattr(shared.Answers, "viewer", viewer)
     await asyncio.gather(
         *(asked("acme", f"/acme/{n}") for n in range(5)),
         *(asked("globex", f"/globex/{n}") for n in range(2)),

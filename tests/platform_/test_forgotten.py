@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from urllib.parse import urlsplit
 
 import pytest
 from django.conf import settings as django_settings
@@ -17,12 +18,13 @@ from tenants.models import AuditEvent
 pytestmark = [pytest.mark.integration, pytest.mark.django_db]
 
 ASK = "/login/forgotten/"
+HOME = urlsplit("https://neve.example.org")
 NEW = "a-long-new-one-7"
 
 
 @pytest.fixture
 def inbox(settings, monkeypatch):
-    env = replace(django_settings.ENV, mail_url={"EMAIL_HOST": "127.0.0.1"})
+    env = replace(django_settings.ENV, mail_url={"EMAIL_HOST": "127.0.0.1"}, url=HOME)
     monkeypatch.setattr(django_settings, "ENV", env)
     with listening() as inbox:
         settings.EMAIL_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
@@ -41,11 +43,15 @@ def ann(db):
 
 def mailed_link(client, inbox, address="ann@example.org"):
     before = len(inbox.mails)
-    assert client.post(ASK, {"email": address}).status_code == 200
+    assert (
+        client.post(ASK, {"email": address}, headers={"host": "testserver:666"}).status_code == 200
+    )
     wait_until(lambda: len(inbox.mails) > before, what="the mail")
     (to, message) = inbox.mails[-1]
     assert to == "ann@example.org"
-    return re.search(r"^http://testserver(/login/forgotten/\S+)", message.get_content(), re.M)[1]
+    return re.search(
+        r"^https://neve.example.org(/login/forgotten/\S+)", message.get_content(), re.M
+    )[1]
 
 
 def signs_in(password):
@@ -111,10 +117,10 @@ def test_a_link_is_of_one_account_and_an_hour(client, ann, inbox, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "without", [{"mail_url": {}}, {"password_login": False}, {"hosts": ["*"]}], ids=str
+    "without", [{"mail_url": {}}, {"password_login": False}, {"url": urlsplit("")}], ids=str
 )
 def test_there_is_no_such_page_without_mail_passwords_or_a_name(client, ann, monkeypatch, without):
-    env = {"mail_url": {"EMAIL_HOST": "127.0.0.1"}, **without}
+    env = {"mail_url": {"EMAIL_HOST": "127.0.0.1"}, "url": HOME, **without}
     monkeypatch.setattr(django_settings, "ENV", replace(django_settings.ENV, **env))
     assert client.get(ASK).status_code == 404
     assert client.post(ASK, {"email": "ann@example.org"}).status_code == 404

@@ -54,3 +54,15 @@ def test_the_owner_confirms_once(asked):
     mallory.refresh_from_db()
     assert mallory.email == "olga@example.org"
     assert browser.post(path).status_code == 404
+
+
+def test_a_person_mails_few_strangers(asked):
+    _, browser, _ = asked  # who has asked once
+    form = {"present": "it-is-mallory-7"}
+    answers = [
+        browser.post("/account/address", form | {"email": f"stranger{n}@example.org"})
+        for n in range(5)
+    ]
+    assert [answer.status_code for answer in answers] == [302] * 4 + [400]
+    assert "Too many mails" in answers[-1].content.decode()
+    assert len(mail.outbox) == 5

@@ -73,7 +73,8 @@ def address(request: HttpRequest, person: Principal) -> HttpResponse:
 
     def change() -> None:
         own_account.require_owner(request, me(request), request.POST.get("present", ""))
-        own_account.ask_to_prove(user=me(request), address=request.POST.get("email", ""), link=link)
+        asked = request.POST.get("email", "")
+        own_account.ask_to_prove(request, user=me(request), address=asked, link=link)
 
     return _act(request, person, "address", change)
 
