@@ -30,7 +30,9 @@ pytestmark = [pytest.mark.integration, pytest.mark.django_db, pytest.mark.usefix
 
 @pytest.fixture(autouse=True)
 def fresh_trees(monkeypatch):
-    """Rolled back, the next test's space has the same number."""
+    """Spaces of other tests, which were rolled back, had the same numbers."""
+    monkeypatch.setattr(prefix_cache, "_kept", {})
+    monkeypatch.setattr(prefix_cache, "_VERSION", secrets.token_hex(4))
     monkeypatch.setattr(prefix_cache, "FRESH_S", 0)
     monkeypatch.setattr(prefix_cache, "REST_TIMES", 0)
 
