@@ -138,7 +138,7 @@ class TestQueries:
         refused(team.get(f"/api/v1/{resource}?space={HUGE}"), "space")
         assert team.get(f"/api/v1/{resource}?space={HUGE - 1}").json()["results"] == []
         assert team.get(f"/api/v1/{resource}/{HUGE}").status_code == 404
-        assert team.get(f"/api/v1/{resource}/%00").status_code == 404
+        assert team.get(f"/api/v1/{resource}/%00").status_code == 400
 
     def test_a_detail_and_usage_are_as_strict(self, team, tenant):
         context = make_context(make_space(tenant))

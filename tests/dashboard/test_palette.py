@@ -79,7 +79,7 @@ def test_pages_and_actions_stand_there_before_anything_is_typed(stage):
     assert "Make a tenant" in labels(stage["operator"], "", "Actions")
 
 
-@pytest.mark.parametrize("typed", ["%", "_", "\0", "'", "\U0010ffff", "x" * 3000, "🦆"])
+@pytest.mark.parametrize("typed", ["%", "_", "'", "\U0010ffff", "x" * 3000, "🦆"])
 def test_any_text_is_only_text(stage, typed):
     assert labels(stage["operator"], typed, "Contexts") == []
 

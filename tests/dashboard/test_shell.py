@@ -17,7 +17,7 @@ def test_clicks_are_counted_over_pages_and_keys_are_not(walker, control_plane):
     page.get_by_role("link", name="Contexts", exact=True).click()
     page.wait_for_url("**/contexts/**")
     assert walker.clicks() == 1
-    page.get_by_label("Label", exact=True).fill("nightly")
+    page.locator(".scope [name=label]").fill("nightly")
     page.keyboard.press("Enter")
     page.wait_for_url("**label=nightly**")
     assert walker.clicks() == 1

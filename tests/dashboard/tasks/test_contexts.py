@@ -2,7 +2,6 @@
 
 import re
 import secrets
-from collections.abc import Iterator
 
 import pytest
 from playwright.sync_api import expect
@@ -11,7 +10,6 @@ from dashboard import formats
 from neve.formats.keys import BucketKeys
 from neve.index.tier import HotTier, Location
 from support.browser import PICTURES, axe
-from support.servers import ControlPlane
 
 pytestmark = pytest.mark.browser
 
@@ -64,13 +62,6 @@ class Space:
     def used(self):
         with self.platform.hot.client() as client:
             return HotTier(client.execute_command, self.node.tenant_id).usage().hot_bytes
-
-
-@pytest.fixture(scope="module")
-def control_plane(s3, tmp_path_factory) -> Iterator[ControlPlane]:
-    """A platform of its own: elsewhere larger contexts would stand before these."""
-    with ControlPlane(tmp_path_factory.mktemp("contexts"), s3) as server:
-        yield server
 
 
 @pytest.fixture
