@@ -6,7 +6,7 @@ JSON bodies are refused by the parser of `cacheapi.base`; headers by the server.
 from collections.abc import Callable
 from typing import Any
 
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, QueryDict
 
 from base.problem_responses import PREFIXES, respond
 from base.problems import Problem
@@ -26,21 +26,24 @@ class NulMiddleware:
         for name, value in request.COOKIES.items():
             if NUL in value:
                 return _refuse(request, f"cookie {name[:60]}")
-        if "%00" in request.META.get("QUERY_STRING", ""):
-            for name, values in request.GET.lists():
-                if any(NUL in each for each in (name, *values)):
-                    return _refuse(request, name.replace(NUL, "")[:60])
-        return self.get_response(request)
+        has_some = "%00" in request.META.get("QUERY_STRING", "")
+        refused = _refuse_in(request, request.GET) if has_some else None
+        return refused or self.get_response(request)
 
     def process_view(
         self, request: HttpRequest, view: Callable[..., Any], args: Any, kwargs: Any
     ) -> HttpResponse | None:
         """Looks at forms only: views of REST, exempt from CSRF tokens, read their bodies."""
         if request.method == "POST" and not getattr(view, "csrf_exempt", False):
-            for name, values in request.POST.lists():
-                if any(NUL in each for each in (name, *values)):
-                    return _refuse(request, name.replace(NUL, "")[:60])
+            return _refuse_in(request, request.POST)
         return None
+
+
+def _refuse_in(request: HttpRequest, fields: QueryDict) -> HttpResponse | None:
+    for name, values in fields.lists():
+        if any(NUL in each for each in (name, *values)):
+            return _refuse(request, name.replace(NUL, "")[:60])
+    return None
 
 
 def _refuse(request: HttpRequest, field: str) -> HttpResponse:

@@ -33,8 +33,26 @@ COUNTS: Final = (
 )
 
 
+class _Counts:
+    """What follows from `counts`."""
+
+    counts: Mapping[str, int]
+
+    @property
+    def prompt_tokens(self) -> int:
+        return self.counts["requested_tokens"] + self.counts["tail_tokens"]
+
+    @property
+    def hit_tokens(self) -> int:
+        return self.counts["hit_hot_tokens"] + self.counts["hit_cold_tokens"]
+
+    @property
+    def hit_ratio(self) -> float | None:
+        return self.hit_tokens / self.prompt_tokens if self.prompt_tokens else None
+
+
 @dataclass
-class Counted:
+class Counted(_Counts):
     """Sums of buckets. `seconds`: what they cover."""
 
     seconds: float = 0.0
@@ -47,18 +65,6 @@ class Counted:
         self.misses = add(self.misses, misses)
 
     @property
-    def prompt_tokens(self) -> int:
-        return self.counts["requested_tokens"] + self.counts["tail_tokens"]
-
-    @property
-    def hit_tokens(self) -> int:
-        return self.counts["hit_hot_tokens"] + self.counts["hit_cold_tokens"]
-
-    @property
-    def hit_ratio(self) -> float | None:
-        return self.hit_tokens / self.prompt_tokens if self.prompt_tokens else None
-
-    @property
     def requested_blocks(self) -> int:
         return self.counts["requested_blocks"]
 
@@ -68,7 +74,7 @@ class Counted:
 
 
 @dataclass(frozen=True)
-class Bucket:
+class Bucket(_Counts):
     """BUCKET_S from `ts` on; the newest one is still counted."""
 
     ts: int
@@ -78,18 +84,6 @@ class Bucket:
     @property
     def blocks(self) -> int:
         return self.counts["requested_blocks"]
-
-    @property
-    def prompt_tokens(self) -> int:
-        return self.counts["requested_tokens"] + self.counts["tail_tokens"]
-
-    @property
-    def hit_tokens(self) -> int:
-        return self.counts["hit_hot_tokens"] + self.counts["hit_cold_tokens"]
-
-    @property
-    def hit_ratio(self) -> float | None:
-        return self.hit_tokens / self.prompt_tokens if self.prompt_tokens else None
 
 
 @dataclass(frozen=True)
