@@ -15,10 +15,11 @@ from playwright.sync_api import Browser, Playwright, expect, sync_playwright
 from catalog.usage import record_deltas
 from dashboard import probes
 from neve.index.library import load_functions
+from support import testsettings
 from support.browser import COUNTER, WAIT_MS, Node, Walker, Watched, make_member, sign_in
 from support.chromium import CHROMIUM, FLAGS
 from support.rows import make_person, make_tenant
-from support.servers import ControlPlane
+from support.servers import ControlPlane, S3Server
 
 expect.set_options(timeout=WAIT_MS)
 
@@ -79,6 +80,15 @@ def report() -> Callable[..., None]:
         )
 
     return report
+
+
+@pytest.fixture(scope="module")
+def control_plane(s3: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    """A platform for each file: pages show what comes first, the worst incident or a silent node
+    say, and what other files left would come first."""
+    folder = tmp_path_factory.mktemp("platform")
+    with ControlPlane(folder, s3, postgres_url=testsettings.POSTGRES_URL) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
