@@ -31,6 +31,7 @@ class LiveConsumer(AsyncJsonWebsocketConsumer):
     """Hears of changes of the tenants that the signed-in person sees."""
 
     channel_layer_alias = ""  # the hub listens for all sockets
+    hears_heartbeats = True
     tenant_ids: frozenset[int] | None = frozenset()
     told_at = 0.0
     is_due = False
@@ -98,6 +99,12 @@ class LiveConsumer(AsyncJsonWebsocketConsumer):
             await self.send_json({"seq": self.seq})
 
 
+class QuietConsumer(LiveConsumer):
+    """Of a page that shows nothing of what nodes report."""
+
+    hears_heartbeats = False
+
+
 class Hub:
     """The open sockets of an event loop, and the one task that listens for them."""
 
@@ -150,11 +157,13 @@ class Hub:
                     await socket.close(TRY_AGAIN)
 
     def _hear(self, message: dict[str, Any]) -> None:
-        people = message.get("people", ())
+        people, told = message.get("people", ()), message["tenants"]
+        quiet = [each for each in told if each not in message.get("only_heartbeats", ())]
         for socket in self.sockets:
             if socket.user_id in people:
                 self.start(socket.recheck())
-            if message["tenants"] and socket.sees(message["tenants"]):
+            tenants = told if socket.hears_heartbeats else quiet
+            if tenants and socket.sees(tenants):
                 socket.note(message["seq"])
 
 

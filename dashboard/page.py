@@ -51,6 +51,14 @@ NARROWS: dict[str, tuple[str, ...]] = {
     **{"contexts": ("space", "label"), "spaces": ("space",), "tiers": ("space",)},
 }
 
+# They show nothing of what nodes report, so that no heartbeat renders them again.
+QUIET = frozenset(
+    (
+        *("account", "audit", "incidents", "invitation", "job", "jobs", "keys", "policies"),
+        *("spaces-compare", "system", "tenant_new", "webhooks", "what_if"),
+    )
+)
+
 LABELS = {name: label for group in _NAVIGATION for name, label, _ in group} | {"account": "Account"}
 
 View = Callable[..., HttpResponseBase]
@@ -131,6 +139,7 @@ def render_page(
         "all": ALL,
         "page_name": name,
         "page_at": _UNDER.get(name, name),
+        "is_quiet": name in QUIET,
         "pickers": _pickers(name),
         "is_wider": _is_wider(scope, name),
         "page_label": LABELS.get(_UNDER.get(name, name), "Neve"),

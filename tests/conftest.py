@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from channels.layers import channel_layers
 from hypothesis import HealthCheck, settings
 
 from support import testsettings
@@ -78,6 +79,12 @@ def clean_hot(valkey_hot: ValkeyServer) -> Iterator[ValkeyServer]:
     yield valkey_hot
     with valkey_hot.client() as client:
         assert_no_drift(client)
+
+
+@pytest.fixture(autouse=True)
+def fresh_channel_layer() -> None:
+    """Each test has an event loop of its own; a layer's locks belong to the loop that met them."""
+    channel_layers.backends.clear()
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,8 @@
 
 Hints may be lost. A thread of each process sends them, so that no request waits for valkey-bus: at
 most one message in `EVERY_S` to each group, however much changes. A message names the tenants whose
-rows changed, for web processes; browsers hear only that something did.
+rows changed, for web processes; browsers hear only that something did, and those with a page that
+shows nothing of heartbeats hear of no heartbeat.
 """
 
 import asyncio
@@ -10,7 +11,7 @@ import atexit
 import os
 import threading
 import time
-from collections.abc import Set
+from collections.abc import Mapping
 
 from channels.layers import get_channel_layer
 from django.db import transaction
@@ -22,6 +23,7 @@ WAIT_S = 1.0
 QUIET_S = 5.0  # pause after a bus that did not answer
 END_S = 2.0
 CHANGES = "changes"  # group of web processes: {"type", "seq", "tenants": [id or None, …]},
+# "only_heartbeats": those of them with nothing but heartbeats,
 # and "people": [id, …] whose sessions may have ended
 EVENTS = "events"  # group of readers of the event feed: {"type", "seq"}
 
@@ -34,6 +36,11 @@ def hint_on_commit(tenant_id: int | None) -> None:
     _hint_on_commit(tenant_id)
 
 
+def hint_heartbeat_on_commit(tenant_id: int) -> None:
+    """On commit, hint that a node of a tenant told what it did."""
+    _hint_on_commit(tenant_id, is_heartbeat=True)
+
+
 def recheck_person_on_commit(user_id: int) -> None:
     """On commit, hint to the sockets of a person that some of their sessions may have ended."""
     _hint_on_commit(-user_id)
@@ -44,8 +51,8 @@ def hint_events_on_commit() -> None:
     _hint_on_commit(_EMITTED)
 
 
-def _hint_on_commit(what: int | None) -> None:
-    transaction.on_commit(lambda: _ANNOUNCER.note(what))
+def _hint_on_commit(what: int | None, *, is_heartbeat: bool = False) -> None:
+    transaction.on_commit(lambda: _ANNOUNCER.note(what, is_heartbeat=is_heartbeat))
 
 
 class _Announcer:
@@ -57,14 +64,14 @@ class _Announcer:
     def begin(self) -> None:
         """Starts without hints and thread, also after a fork."""
         self._lock = threading.Lock()
-        self._waiting: set[int | None] = set()
+        self._waiting: dict[int | None, bool] = {}  # True: nothing but heartbeats
         self._wake = threading.Event()
         self._ending = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def note(self, what: int | None) -> None:
+    def note(self, what: int | None, *, is_heartbeat: bool = False) -> None:
         with self._lock:
-            self._waiting.add(what)
+            self._waiting[what] = is_heartbeat and self._waiting.get(what, True)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="neve-hints", daemon=True)
                 self._thread.start()
@@ -84,7 +91,7 @@ class _Announcer:
                 self._wake.wait()
                 self._wake.clear()
                 with self._lock:
-                    changed, self._waiting = self._waiting, set()
+                    changed, self._waiting = self._waiting, {}
                 pause_s = EVERY_S
                 try:
                     runner.run(_send(changed))
@@ -95,7 +102,7 @@ class _Announcer:
                     return
 
 
-async def _send(changed: Set[int | None]) -> None:
+async def _send(changed: Mapping[int | None, bool]) -> None:
     layer = get_channel_layer()
     if layer is None:
         return
@@ -106,7 +113,9 @@ async def _send(changed: Set[int | None]) -> None:
     tenants = [each for each in changed if each is None or each > 0]
     people = [-each for each in changed if each is not None and each < 0]
     if tenants or people:
+        only_heartbeats = [each for each in tenants if changed[each]]
         message = {"type": "rows.changed", "seq": seq, "tenants": tenants}
+        message |= {"only_heartbeats": only_heartbeats}
         async with asyncio.timeout(WAIT_S):
             await layer.group_send(CHANGES, message | ({"people": people} if people else {}))
 

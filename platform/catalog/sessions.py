@@ -186,7 +186,7 @@ def _record(session_id: UUID, heartbeat: Heartbeat) -> NodeSession:
         session.marks = recent.with_mark(session.marks, now, session.totals)
         changed.append("marks")
     session.save(update_fields=changed)
-    live.hint_on_commit(session.tenant_id)
+    live.hint_heartbeat_on_commit(session.tenant_id)
     return session
 
 

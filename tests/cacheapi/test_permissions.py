@@ -278,7 +278,8 @@ DOORS = {
 }
 # For anybody, outside of all namespaces; the last two are names that allauth looks up.
 BARE = {"healthz", "problem", "account_login", "socialaccount_connections"}
-SOCKETS = {"ws/usage": "vms"}  # who hears of the tenant; signed out, a socket is closed
+# Who hears of the tenant; signed out, a socket is closed.
+SOCKETS = {"ws/usage": "vms", "ws/changes": "vms"}
 
 
 def routes():

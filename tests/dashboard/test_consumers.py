@@ -7,6 +7,7 @@ import pytest
 from channels.db import database_sync_to_async
 from django.contrib.auth.models import AnonymousUser
 
+from base import live
 from catalog.sessions import Heartbeat, record_heartbeat
 from dashboard.consumers import SIGNED_OUT, TRY_AGAIN
 from support.rows import make_person, make_session, make_space, make_tenant
@@ -57,6 +58,22 @@ async def test_a_heartbeat_is_a_hint_to_those_who_see_the_tenant(valkey_bus):
         assert set(await sockets[name].hear()) == {"seq"}
     assert await sockets["other"].receive_nothing(0.5)
     for socket in sockets.values():
+        await socket.leave()
+
+
+async def test_a_page_without_figures_of_nodes_hears_of_changes_only(valkey_bus):
+    acme, session, people = await stage()
+    usage, quiet = [
+        await Socket.open(people["member"], path) for path in ("ws/usage", "ws/changes")
+    ]
+    for socket in (usage, quiet):
+        await settle(socket)
+    await beat(acme, session)
+    assert set(await usage.hear()) == {"seq"}
+    assert await quiet.receive_nothing(0.5)
+    await database_sync_to_async(live.hint_on_commit)(acme.pk)
+    for socket in (usage, quiet):
+        assert set(await socket.hear()) == {"seq"}
         await socket.leave()
 
 

@@ -12,6 +12,7 @@ from django.utils.html import escape
 from whitenoise.compress import main as compress
 
 from catalog.models import GAUGES, Job, NodeSession, UsageRollup
+from dashboard.page import QUIET, menu
 from dashboard.storage import LEAVES_BY_TENANT, LEAVES_FIRST
 from neve.formats.keys import BucketKeys
 from neve.formats.parts import PartGroup, PartKind
@@ -231,6 +232,18 @@ def test_the_overview_asks_as_often_for_many_tenants_as_for_few(
     make_everything(acme, 5)
     with django_assert_max_num_queries(34):
         people["operator"].get("/")
+
+
+def test_only_pages_with_figures_of_nodes_hear_of_heartbeats(people, acme):
+    names = {item["name"] for group in menu() for item in group}
+    quiet = {
+        name
+        for name in names
+        if 'data-socket="/ws/changes"'
+        in people["operator"].get(reverse(f"dashboard:{name}")).content.decode()
+    }
+    assert quiet == names & QUIET
+    assert not quiet & {"overview", "explorer", "nodes", "tiers", "tenants", "contexts", "spaces"}
 
 
 def test_a_new_key_is_shown_once_and_works(people, acme):

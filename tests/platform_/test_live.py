@@ -66,6 +66,16 @@ def test_many_heartbeats_are_one_hint(announcer, sent, monkeypatch):
     assert len(hints) <= 10
 
 
+def test_a_heartbeat_among_changes_is_no_mere_heartbeat(announcer, sent, monkeypatch):
+    monkeypatch.setattr(live, "EVERY_S", 3600)
+    live.hint_on_commit(7)
+    assert sent.get(timeout=30)  # the thread pauses now
+    for hint in (live.hint_heartbeat_on_commit, live.hint_on_commit):
+        hint(7)
+        live.hint_heartbeat_on_commit(8)
+    assert announcer._waiting == {7: False, 8: True}
+
+
 def test_a_bus_that_is_down_holds_up_no_heartbeat_and_is_told_later(announcer, monkeypatch, caplog):
     tries = queue.Queue()
 
