@@ -6,13 +6,13 @@ import zoneinfo
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from typing import Any
 from urllib.parse import urlencode
 from zoneinfo import ZoneInfo
 
 from django.http import Http404, HttpRequest
-from django.urls import reverse
+from django.urls import get_script_prefix, reverse
 
 from catalog.models import Space
 from catalog.usage import KEPT
@@ -57,7 +57,7 @@ class Scope:
     def link(self, name: str, *args: Any, **changes: object) -> str:
         """The address of a page in this scope. `changes`: parameters; None drops one. A name that
         Python keeps for itself ends with an underscore: `from_`."""
-        return self._address(reverse(f"dashboard:{name}", args=args), self.query, changes)
+        return self._address(_path_of(get_script_prefix(), name, args), self.query, changes)
 
     def here(self, **changes: object) -> str:
         """The address of this page, with its own parameters, as `link` changes them."""
@@ -114,6 +114,12 @@ class Scope:
             if value is not None and value != "":
                 query[name] = str(value)
         return f"{path}?{urlencode(query)}" if query else path
+
+
+@lru_cache(4096)
+def _path_of(prefix: str, name: str, args: tuple[Any, ...]) -> str:
+    """Kept, since a page has dozens of links. `prefix`: of all addresses, in which they end."""
+    return reverse(f"dashboard:{name}", args=args)
 
 
 def scope_of(request: HttpRequest, person: Principal) -> Scope:

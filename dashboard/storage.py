@@ -3,6 +3,7 @@
 While Valkey does not answer: the gauges of the newest roll-up, or unknown.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from valkey.exceptions import ValkeyError
@@ -30,6 +31,7 @@ class StorageUse:
     there is; else None. `unstored_blocks`: hot blocks that the cold tier refused. `mended`: damaged
     index entries removed since Valkey's start. `cold_full`: the policy of a full cold tier, a
     ColdFull or "mixed". `is_current`: from Valkey, just now; False: from the newest roll-up.
+    Dead and waiting bytes of segments always are of that, and of one tenant.
     """
 
     hot_bytes: int | None
@@ -44,6 +46,8 @@ class StorageUse:
     cold_full: str = ColdFull.EVICT
     mended: int = 0
     is_current: bool = False
+    cold_dead_bytes: int = 0
+    cold_waiting_bytes: int = 0
 
     @property
     def hot_limit_bytes(self) -> int | None:
@@ -82,12 +86,21 @@ class StorageUse:
 
 
 def storage_use(
-    tenants: Tenants, now_s: float, *, hot_answers: bool = True
+    tenants: Tenants,
+    now_s: float,
+    *,
+    hot_answers: bool = True,
+    policies: Iterable[RetentionPolicy] | None = None,
 ) -> dict[int, StorageUse]:
-    """By tenant id. One round trip a tenant; none to a Valkey that is known to be down."""
+    """By tenant id. One round trip a tenant; none to a Valkey that is known to be down.
+
+    `policies`: of the tenants, if they are read already.
+    """
     quotas = {quota.tenant_id: quota for quota in rows_of(Quota, tenants)}
     gauges = last_gauges(tenants, now_s)
-    policies = dict(rows_of(RetentionPolicy, tenants).values_list("tenant_id", "cold_full"))
+    if policies is None:
+        policies = rows_of(RetentionPolicy, tenants)
+    when_full = {policy.tenant_id: policy.cold_full for policy in policies}
     used: dict[int, StorageUse] = {}
     answers, room_bytes = hot_answers, None
     try:
@@ -107,6 +120,8 @@ def storage_use(
             except ValueError:  # the tenant wrote other things there: the others' stand
                 log_events.HOT_USAGE_UNREADABLE.log(tenant_id=tenant.pk, exc_info=True)
         oldest_s = gauge.get("dirty_oldest_s")
+        dead_bytes = gauge.get("cold_dead_bytes") or 0
+        waiting_bytes = gauge.get("cold_waiting_bytes") or 0
         if usage is None:
             used[tenant.pk] = StorageUse(
                 gauge.get("hot_used_bytes"),
@@ -117,7 +132,9 @@ def storage_use(
                 hot_quota,
                 cold_quota,
                 unstored_blocks=gauge.get("unstored_blocks"),
-                cold_full=policies.get(tenant.pk, ColdFull.EVICT),
+                cold_full=when_full.get(tenant.pk, ColdFull.EVICT),
+                cold_dead_bytes=dead_bytes,
+                cold_waiting_bytes=waiting_bytes,
             )
         else:
             used[tenant.pk] = StorageUse(
@@ -130,7 +147,9 @@ def storage_use(
                 cold_quota,
                 hot_room_bytes=room_bytes,
                 unstored_blocks=usage.unstored_blocks,
-                cold_full=policies.get(tenant.pk, ColdFull.EVICT),
+                cold_full=when_full.get(tenant.pk, ColdFull.EVICT),
+                cold_dead_bytes=dead_bytes,
+                cold_waiting_bytes=waiting_bytes,
                 mended=usage.mended,
                 is_current=True,
             )
@@ -162,9 +181,9 @@ def hot_server() -> HotServer | None:
     )
 
 
-def leaves_first(tenants: Tenants) -> str:
+def leaves_first(policies: Iterable[RetentionPolicy]) -> str:
     """Which clean blocks new ones push out of a full hot tier, in words."""
-    orders = set(rows_of(RetentionPolicy, tenants).values_list("eviction", flat=True).distinct())
+    orders = {policy.eviction for policy in policies}
     return LEAVES_FIRST[EvictionPolicy(orders.pop())] if len(orders) == 1 else LEAVES_BY_TENANT
 
 

@@ -10,7 +10,6 @@ from dashboard.scope import Scope
 from dashboard.storage import StorageUse
 from neve.planner.causes import Cause, cause_of
 from retention.models import FlushMode, RetentionPolicy
-from tenants.principal import rows_of
 
 FULL = 0.9
 
@@ -32,8 +31,8 @@ def miss_rows(
     uses: dict[int, StorageUse],
     whole: StorageUse,
     nodes: list[NodeRow],
+    policies: list[RetentionPolicy],
 ) -> list[MissRow]:
-    policies = list(rows_of(RetentionPolicy, scope.tenants))
     one = scope.tenants[0].slug if len(scope.tenants) == 1 else ""
     found = []
     for share in shares:

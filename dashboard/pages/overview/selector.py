@@ -33,9 +33,10 @@ from dashboard.pages.overview.misses import MissShare, miss_shares
 from dashboard.pages.overview.series import Series, series
 from dashboard.scope import Scope
 from dashboard.storage import StorageUse, leaves_first, storage_use, summed
-from dashboard.usage import Tenants, Totals, counts_by_bucket, last_gauges, totals
+from dashboard.usage import Tenants, Totals, counts_by_bucket, totals
 from incidents.figures import Memory, read_memory
 from planning.prices import in_force, today
+from retention.models import RetentionPolicy
 from tenants.models import Tenant
 from tenants.principal import rows_of
 
@@ -173,7 +174,8 @@ def overview_of(scope: Scope) -> Overview:
     counts = counts_by_bucket(tenants, window)
     counted = totals(tenants, window, counts)
     before = totals(tenants, window.previous(), counts, with_loads=False)
-    uses = storage_use(tenants, window.now_s)
+    policies = list(rows_of(RetentionPolicy, tenants))
+    uses = storage_use(tenants, window.now_s, policies=policies)
     storage = summed(list(uses.values()))
     nodes = node_rows(sessions(tenants, now=now), live_since=live_since())
     health = assess(
@@ -194,7 +196,6 @@ def overview_of(scope: Scope) -> Overview:
     drawn = series(tenants, window, counts)
     changed = marks.marks_of(scope, window.start_ts, window.end_ts)
     misses = miss_shares(counted.misses, before.misses)
-    gauges = last_gauges(tenants, window.now_s).values()
     by_size = sorted(tenants, key=lambda one: (-uses[one.pk].held_bytes, one.slug))
     return Overview(
         now=now,
@@ -206,7 +207,7 @@ def overview_of(scope: Scope) -> Overview:
         hit_change=_change(counted.hit_ratio, before.hit_ratio),
         read_rate=read_rate_now(tenants, window.now_s),
         storage=storage,
-        leaves_first=leaves_first(tenants),
+        leaves_first=leaves_first(policies),
         misses=misses,
         top_tenants=[TenantRow(one, uses[one.pk]) for one in by_size[:TOP]],
         nodes=nodes[:TOP],
@@ -215,13 +216,13 @@ def overview_of(scope: Scope) -> Overview:
         endpoint=settings.ENV.url.geturl(),
         attention=loud,
         muted=len(shown_incidents) - len(loud),
-        miss_rows=miss_rows(misses, scope, uses, storage, nodes),
+        miss_rows=miss_rows(misses, scope, uses, storage, nodes, policies),
         sparks=_sparks(scope, drawn),
         links=_links(scope),
         saved=_saved(counted),
         memory=read_memory() if person.is_operator else None,
-        cold_dead_bytes=sum(each.get("cold_dead_bytes") or 0 for each in gauges),
-        cold_waiting_bytes=sum(each.get("cold_waiting_bytes") or 0 for each in gauges),
+        cold_dead_bytes=sum(use.cold_dead_bytes for use in uses.values()),
+        cold_waiting_bytes=sum(use.cold_waiting_bytes for use in uses.values()),
         changed=changed,
         changes=[
             (one, marks.words_of(one), marks.url_of(one, scope)) for one in changed[:MOST_MARKS]

@@ -17,8 +17,9 @@ from dashboard.pages.tiers.reclaim import reclaim
 from dashboard.pages.tiers.selector import filling_rows, memory, moved, requests
 from dashboard.scope import Scope, scope_of
 from dashboard.storage import leaves_first, storage_use, summed
+from retention.models import RetentionPolicy
 from storage.hot_figures import figures
-from tenants.principal import Principal, actor_of
+from tenants.principal import Principal, actor_of, rows_of
 
 TABS = {"": "Tiers", "segments": "Segments"}
 NOW = {"merge": COMPACT.name, "delete": SWEEP.name}
@@ -68,7 +69,7 @@ def _facts(person: Principal, scope: Scope, now: datetime) -> dict[str, Any]:
     return {
         "primaries": primaries,
         "memory": memory(primaries) if primaries else None,
-        "leaves_first": leaves_first(scope.tenants),
+        "leaves_first": leaves_first(rows_of(RetentionPolicy, scope.tenants)),
         "hot": probes.HOT.read(),
         "cold": probes.COLD.read(),
         "moved": moved(scope.tenants, scope.window),
