@@ -9,10 +9,10 @@ as `make up` does, with its own Valkeys. Then:
    processor time of the web process and its child (which a busy machine changes little), bytes as
    sent and compressed, SQL statements;
 2. for `--seconds`, 500 nodes send heartbeats over HTTP and 200 browser sessions hold a WebSocket
-   each and fetch as `static/dashboard/live.js` does: on a hint, at most once a second. A page
-   shows a heartbeat of a tenant that it sees once it got an answer whose computation began after
-   the heartbeat was acknowledged (`Neve-Computed`). Meanwhile somebody opens a whole page each
-   half second.
+   each, that of their page, and fetch as `static/dashboard/live.js` does: on a hint, at most once a
+   second. A page shows a heartbeat of a tenant that it sees once it got an answer whose computation
+   began after the heartbeat was acknowledged (`Neve-Computed`); pages without figures of nodes hear
+   of none and do not count. Meanwhile somebody opens a whole page each half second.
 
 Everything shares this machine: clients, Valkey, S3 and web process. The load is printed.
 """
@@ -23,6 +23,7 @@ import gzip
 import json
 import os
 import random
+import re
 import sys
 import tempfile
 import time
@@ -39,6 +40,7 @@ import websockets  # noqa: E402
 from support.servers import ControlPlane, S3Server  # noqa: E402
 
 LEAST_BETWEEN_S, MOST_BETWEEN_S = 1.0, 10.0  # of live.js
+USAGE = "/usage"  # end of the address of a socket that hears of heartbeats
 FILL = (
     "import sys; sys.path[:0] = ['tests', 'benchmarks']; import dashboard_rows; "
     "dashboard_rows.fill(tenants={tenants}, nodes={nodes}, contexts={contexts}, people={people}, "
@@ -55,6 +57,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--nodes", type=int, default=500)
     parser.add_argument("--contexts", type=int, default=100_000)
     parser.add_argument("--people", type=int, default=200)
+    parser.add_argument("--page-processes", type=int, default=2, help="NEVE_PAGE_PROCESSES")
     parser.add_argument("--heartbeat-s", type=float, default=10.0, help="of each node")
     parser.add_argument("--seconds", type=float, default=40.0)
     parser.add_argument("--requests", type=int, default=30, help="of each page, one by one")
@@ -109,9 +112,10 @@ class Http:
 class Viewer:
     """A browser session that keeps one page open."""
 
-    def __init__(self, port: int, cookie: str, path: str, beats: list[float]) -> None:
+    def __init__(self, port: int, cookie: str, path: str, socket: str, beats: list[float]) -> None:
         self.http, self.port, self.cookie, self.path = Http(port), port, cookie, path
-        self.beats = beats  # when heartbeats that it sees were acknowledged, Unix s
+        self.socket = socket
+        self.beats = beats  # when heartbeats that it shows were acknowledged, Unix s
         self.seq, self.shown_ms, self.asked_at = 0, 0, 0.0
         self.etag = ""
         self.wanted = asyncio.Event()
@@ -138,7 +142,7 @@ class Viewer:
         while time.time() < end:
             with suppress(OSError, websockets.WebSocketException):
                 async with websockets.connect(
-                    f"ws://127.0.0.1:{self.port}/ws/usage", additional_headers=headers
+                    f"ws://127.0.0.1:{self.port}{self.socket}", additional_headers=headers
                 ) as socket:
                     async for message in socket:
                         self.seq = json.loads(message).get("seq", self.seq)
@@ -232,15 +236,17 @@ async def ask_alone(
         began = time.perf_counter()
         status, _, body = await http.ask("GET", path, {"Cookie": cookie})
         found["s"].append(time.perf_counter() - began)
+    socket = re.search(r'data-socket="([^"]*)"', body.decode())
+    found["socket"] = socket[1] if socket else ""
     found["cpu_ms"] = 1e3 * (platform.cpu_s(with_children=True) - cpu_s) / requests
     return found | {"status": status, "bytes": len(body), "zipped": len(gzip.compress(body, 6))}
 
 
-async def warm(platform: ControlPlane, cookie: str, path: str) -> None:
-    """Returns once the process that renders pages has started, and is calm."""
-    await Http(platform.port).ask("GET", path, {"Cookie": cookie})
+async def warm(platform: ControlPlane, cookie: str, path: str, processes: int) -> None:
+    """Returns once the processes that render pages have started, and are calm."""
     busy_s, cpu_s = 1.0, 0.0
-    while busy_s > 0.1 or not platform.children():
+    while busy_s > 0.1 or len(platform.children()) < processes:
+        await Http(platform.port).ask("GET", path, {"Cookie": cookie})
         await asyncio.sleep(2)
         now_s = platform.cpu_s(with_children=True)
         busy_s, cpu_s = now_s - cpu_s, now_s
@@ -267,16 +273,21 @@ def quantile(values: list[float], part: float) -> float:
 
 
 async def live(
-    platform: ControlPlane, told: dict[str, Any], asked: argparse.Namespace
+    platform: ControlPlane,
+    told: dict[str, Any],
+    sockets: dict[str, str],
+    asked: argparse.Namespace,
 ) -> dict[str, Any]:
-    """The second part: heartbeats, viewers, and pages that somebody opens meanwhile."""
+    """The second part: heartbeats, viewers, and pages that somebody opens meanwhile.
+    `sockets`: by path of the page."""
     pages, beats = told["pages"], defaultdict[int | None, list[float]](list)
     places = [path for name, path in pages.items() if not name.startswith("palette")]
     viewers = []
     for n, one in enumerate(told["viewers"]):  # half of them look at the overview
         path = places[0] if n % 4 < 2 or not one["is_operator"] else places[n // 4 % len(places)]
         cookie = f"{told['cookie']}={one['session']}"
-        viewers.append(Viewer(platform.port, cookie, path, beats[one["tenant"]]))
+        shown = beats[one["tenant"]] if sockets[path].endswith(USAGE) else []
+        viewers.append(Viewer(platform.port, cookie, path, sockets[path], shown))
     cookie = viewers[0].cookie
     end = time.time() + asked.seconds
     cpu_s, hot_s = platform.cpu_s(with_children=True), platform.bus.cpu_s()
@@ -318,7 +329,10 @@ def main() -> None:
         platform = ControlPlane(
             Path(folder, "web"), s3, maxmemory="1gb", postgres_url=asked.postgres
         )
-        platform.settings |= {"HEARTBEAT_S": str(max(int(asked.heartbeat_s), 1))}
+        platform.settings |= {
+            "HEARTBEAT_S": str(max(int(asked.heartbeat_s), 1)),
+            "PAGE_PROCESSES": str(asked.page_processes),
+        }  # fmt: skip
         stack.enter_context(platform)
         out, began = Path(folder, "told.json"), time.monotonic()
         call = FILL.format(**vars(asked), out=str(out))
@@ -330,13 +344,14 @@ def main() -> None:
             f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
         )
         cookie = f"{told['cookie']}={told['viewers'][0]['session']}"
-        asyncio.run(warm(platform, cookie, told["pages"]["overview"]))
+        asyncio.run(warm(platform, cookie, told["pages"]["overview"], asked.page_processes))
         quiet = {
             name: asyncio.run(ask_alone(platform, cookie, path, asked.requests))
             for name, path in told["pages"].items()
         }
         print(f"pages measured alone, load {os.getloadavg()[0]:.1f}")
-        found = asyncio.run(live(platform, told, asked))
+        sockets = {path: quiet[name]["socket"] for name, path in told["pages"].items()}
+        found = asyncio.run(live(platform, told, sockets, asked))
     print(f"\n{'page':18} {'p50':>5} {'p99':>5} {'CPU':>5} {'busy p50':>9} {'p99':>6}", end="")
     print(f" {'KB':>7} {'gzip':>6} {'SQL':>4}   (ms)")
     for name, row in quiet.items():

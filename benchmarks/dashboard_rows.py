@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 from django.conf import settings
 from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY
@@ -81,7 +82,7 @@ def fill(tenants: int, nodes: int, contexts: int, people: int, out: str) -> None
                 actor_name=f"key:runner-{n % 7} (neve_x)",
                 action="context.pin",
                 object_type="context",
-                object_id=str(n),
+                object_id=str(UUID(int=n)),
                 after={"until": n},
             )
             for n in range(AUDITS)

@@ -38,8 +38,7 @@ COMPUTED = "Neve-Computed"  # of an answer: Unix ms at which its computation beg
 AGE = "Neve-Age"  # of an answer: ms since then
 CSRF_PLACE = "of-the-page"  # in place of a CSRF token
 EVERY_S = 1.0  # between two computations of one answer, or PACE times what one took
-PACE = 5  # so that pages leave a busy process to nodes
-AT_ONCE = 1  # computations: two would only take Python's lock from each other and from nodes
+PACE = 2  # so that pages leave a busy machine to nodes
 OPERATORS_WAITING = 16  # their pages are dozens, and they see all tenants in one lane
 PATIENCE_S = 2.0  # most that a request waits for its turn; then it gets what there is
 CHECK_S = 5.0  # how long a session that was found valid is not looked up again
@@ -178,12 +177,13 @@ class _Slot:
 class Answers:
     """The shared answers of a web process. Used by its event loop only.
 
-    `in_pool`: runs a function in a thread that may use the database.
+    `in_pool`: runs a function in a thread that may use the database. `at_once`: computations, one
+    for each process that makes them: two would only take Python's lock from each other.
     """
 
-    def __init__(self, in_pool: Callable[..., Awaitable[Any]]) -> None:
+    def __init__(self, in_pool: Callable[..., Awaitable[Any]], *, at_once: int = 1) -> None:
         self.in_pool = in_pool
-        self.turns = asyncio.Semaphore(AT_ONCE)
+        self.turns = asyncio.Semaphore(at_once)
         # One of each kind of viewer waits for a turn: however many pages a tenant's people ask
         # for, others wait for one of them, and for some of the operators.
         self.lanes: WeakValueDictionary[Viewer, asyncio.Semaphore] = WeakValueDictionary()

@@ -31,8 +31,8 @@ PAGE_PROCESS_ENDED = LogEvent(
     "page_process_ended",
     WARNING,
     ("status",),
-    "The process that renders pages ended; the web process renders them until the next one runs, "
-    "half a minute later.",
+    "A process that renders pages ended; another does, or the web process, until the next one "
+    "runs, half a minute later.",
     "Was it killed, for memory say? Its lines stand in the web process's log.",
 )
 HOT_TIER_UNAVAILABLE = LogEvent(

@@ -61,7 +61,7 @@ class Env:
     mail_url: dict[str, Any]  # Django's EMAIL_ settings; empty: the platform sends no mail
     mail_from: str
     backup_stamp: str  # a file that the operator's backup touches; empty: none
-    page_process: bool
+    page_processes: int  # 0: the web process renders pages
     password_login: bool
     second_factor: str  # "optional", "operators" or "everyone"
     oidc_url: str  # of the provider of identities; empty: none
@@ -136,7 +136,7 @@ def read() -> Env:
             mail_url=_mail(env),
             backup_stamp=env.str("NEVE_BACKUP_STAMP", ""),
             mail_from=env.str("NEVE_MAIL_FROM", ""),
-            page_process=env.bool("NEVE_PAGE_PROCESS", True),
+            page_processes=_at_least(env, "NEVE_PAGE_PROCESSES", 2, least=0),
             password_login=_password_login(env),
             second_factor=_one_of(env, "NEVE_SECOND_FACTOR", "optional", "operators", "everyone"),
             oidc_url=_oidc_url(env),

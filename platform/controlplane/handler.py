@@ -37,8 +37,8 @@ class PooledHandler(ASGIHandler):
 
     def __init__(self) -> None:
         super().__init__()
-        self.answers = shared.Answers(_in_pool)
-        self.pages = PageProcess(PAGES + 1) if settings.ENV.page_process else None
+        self.pages = [PageProcess(PAGES + 1) for _ in range(settings.ENV.page_processes)]
+        self.answers = shared.Answers(_in_pool, at_once=max(1, len(self.pages)))
         self.turns = asyncio.Semaphore(PAGES)
         self.lanes: WeakValueDictionary[Any, asyncio.Lock] = WeakValueDictionary()
 
@@ -74,8 +74,9 @@ class PooledHandler(ASGIHandler):
             raise
 
     async def _page(self, request: HttpRequest) -> HttpResponseBase:
-        """Of the page process, if there is one."""
-        rendered = self.pages and await _in_pool(self.pages.render, vars(request)["scope"])
+        """Of the page process with the fewest requests, if there is one."""
+        process = max(self.pages, key=lambda each: each.free, default=None)
+        rendered = process and await _in_pool(process.render, vars(request)["scope"])
         if not rendered:
             return await self._here(request)
         answer = HttpResponse(rendered.body, status=rendered.status, headers=rendered.headers)

@@ -1,4 +1,4 @@
-"""Pages are rendered in a process of their own, a child of the web process.
+"""Pages are rendered in processes of their own, children of the web process.
 
 In one process they take Python's lock from heartbeats, some of which hold SQLite's write lock, and
 use one core. The web process keeps sockets, REST and nodes' requests, and answers a page itself
@@ -54,6 +54,13 @@ class PageProcess:
         self._free: list[Connection] = []
         self._child: subprocess.Popen[bytes] | None = None
         self._start_at = float("-inf")
+
+    @property
+    def free(self) -> int:
+        """Requests that it would take now. One that has yet to start its child comes first."""
+        if self._child is None and monotonic() >= self._start_at:
+            return self._most + 1
+        return len(self._free)
 
     def render(self, scope: dict[str, Any]) -> Rendered | None:
         """Blocks. None: no child, a busy one, or no answer of one piece: answer it here."""

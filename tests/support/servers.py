@@ -365,6 +365,7 @@ class ControlPlane(Server):
             "S3_SECRET_KEY": self.s3.secret_key,
             "OPERATOR_PASSWORD": self.operator[1],
             "HEARTBEAT_S": "1",
+            "PAGE_PROCESSES": "1",
             "OUTBOUND_ALLOW": "public,127.0.0.0/8,::1/128",
             **self.settings,
         }

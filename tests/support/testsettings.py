@@ -24,7 +24,7 @@ os.environ.update(
     NEVE_VAR=FOLDER,
     NEVE_SECRET_KEY=secrets.token_hex(32),
     NEVE_KEY_PEPPER=secrets.token_hex(32),
-    NEVE_PAGE_PROCESS="no",  # of tests that answer requests in this process
+    NEVE_PAGE_PROCESSES="0",  # of tests that answer requests in this process
     NEVE_DATABASE_URL=POSTGRES_URL or f"sqlite:///{FOLDER}/neve.sqlite3",
     NEVE_HOT_URL=f"valkey://127.0.0.1:{HOT_PORT}/0",
     NEVE_BUS_URL=f"redis://127.0.0.1:{BUS_PORT}/0",
