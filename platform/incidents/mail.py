@@ -53,9 +53,7 @@ def _tell(row: Incident) -> bool:
     if not is_mine:
         return False
     state = "opened" if row.ended_at is None else "ended"
-    is_quiet = state == "opened" and row.acknowledged_at is not None
-    people = [] if is_quiet else _people(row)
-    if people:
+    if people := _people(row):
         subject, body = message_of(row)
         try:
             _send_all(people, subject, body)
@@ -108,6 +106,8 @@ def message_of(row: Incident) -> tuple[str, str]:
         now = f", now {lever['now']}" if lever.get("now") else ""
         to = f": try {lever['to']}" if lever.get("to") else ""
         text.append(f"Lever: {lever['name']}{now}{to}.")
+    if row.acknowledged_at is not None:
+        text.append(f"{row.acknowledged_by} looks after it.")
     if row.ended_at is not None:
         text.append(f"Ended {row.ended_at:%H:%M} UTC, about {row.lost_tokens:,} tokens lost.")
     if address:

@@ -81,10 +81,11 @@ def test_those_who_want_it_and_see_it_get_one_when_it_opens_and_one_when_it_ends
     assert len(inbox.mails) == 4
 
 
-def test_nobody_is_mailed_of_what_somebody_looks_after(people, inbox):
-    services.acknowledge(incident=opened(), actor=SYSTEM)
-    assert mail.send() == 0
-    assert inbox.mails == []
+def test_a_member_who_looks_after_an_incident_keeps_no_mail_from_operators(people, inbox):
+    services.acknowledge(incident=opened(), actor=Actor("ann"))
+    assert mail.send() == 1
+    assert "olga@example.org" in [address for address, _ in inbox.mails]
+    assert "ann looks after it." in inbox.mails[0][1].get_content()
 
 
 @pytest.mark.parametrize(
