@@ -2,15 +2,14 @@
 
 import pytest
 
-from support.every_page import OPERATORS, SHARED, incident, walk
+from support.every_page import OPERATORS, SHARED, fill, walk
 
 pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module", autouse=True)
 def filled(control_plane):
-    with incident(control_plane):
-        yield
+    fill(control_plane)
 
 
 def test_every_page_is_readable_on_a_phone(open_page, control_plane):

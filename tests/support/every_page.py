@@ -4,8 +4,7 @@ finds nothing, the console is quiet, nothing scrolls sideways, the keyboard pass
 
 import re
 import secrets
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -38,11 +37,6 @@ make_incident(tenant, cause="unflushed", before=0.81, value=0.38, words="hit rat
     slice=dict(split="node", key="gpu-1", name="gpu-1", before=0.88, now=0.31),
     levers=[dict(setting="cold_quota", name="cold quota", now="2 TiB", to="4 TiB", used=1.0,
         change=dict(cold="x2"), gain=0.45, error=0.02)], lost_tokens=1000000)
-"""
-_CALM = f"""
-from django.utils import timezone
-from incidents.models import Incident
-Incident.unscoped.filter(tenant__slug={SLUG!r}, ended_at=None).update(ended_at=timezone.now())
 """
 # Not pages: documents of the API, the fallback, what is saved, and doors.
 OUTSIDE = re.compile(r"/(api|admin|static|metrics|logout|dashboard)\b")
@@ -107,12 +101,9 @@ def busy_node(platform: ControlPlane) -> Node:
     return node
 
 
-@contextmanager
-def incident(platform: ControlPlane) -> Iterator[None]:
-    """Fills the tenant SLUG. Its incident has ended afterwards, or other tests would meet it."""
+def fill(platform: ControlPlane) -> None:
+    """Makes the tenant SLUG, with an open incident."""
     platform.manage("shell", "-v", "0", "-c", _FILL)
-    yield
-    platform.manage("shell", "-v", "0", "-c", _CALM)
 
 
 def walk(

@@ -57,7 +57,8 @@ def test_why_a_request_missed(missed, who, request):
     page = walker.page
     page.get_by_role("link", name="Why?", exact=True).click()
     page.wait_for_url("**/why/**")
-    page.keyboard.type(missed)  # the field has the focus
+    expect(page.locator("[name=q]")).to_be_focused()
+    page.keyboard.type(missed)
     page.keyboard.press("Enter")
     page.wait_for_url("**q=cmpl-7f41c2**")
     expect(page.get_by_text("missed: fingerprint")).to_be_visible()
