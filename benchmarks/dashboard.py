@@ -80,6 +80,9 @@ class Http:
     async def ask(
         self, method: str, path: str, headers: dict[str, str], body: bytes = b""
     ) -> tuple[int, dict[str, str], bytes]:
+        if self.streams is not None and self.streams[0].at_eof():
+            self.streams[1].close()  # the server closed it while it was idle
+            self.streams = None
         if self.streams is None:
             self.streams = await asyncio.open_connection("127.0.0.1", self.port, limit=1 << 22)
         reader, writer = self.streams
