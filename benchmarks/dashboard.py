@@ -6,8 +6,8 @@ Fills a database with 60 tenants, 500 nodes and 100,000 contexts, and runs one w
 as `make up` does, with its own Valkeys. Then:
 
 1. each page is asked for, one after the other, with nothing else running: time at the client,
-   processor time of the web process and its child (which a busy machine changes little), bytes as
-   sent and compressed, SQL statements;
+   processor time of the web process and its children (which a busy machine changes little), bytes
+   as sent and compressed, SQL statements;
 2. for `--seconds`, 500 nodes send heartbeats over HTTP and 200 browser sessions hold a WebSocket
    each, that of their page, and fetch as `static/dashboard/live.js` does: on a hint, at most once a
    second. A page shows a heartbeat of a tenant that it sees once it got an answer whose computation
@@ -335,7 +335,7 @@ def main() -> None:
         platform.settings |= {
             "HEARTBEAT_S": str(max(int(asked.heartbeat_s), 1)),
             "PAGE_PROCESSES": str(asked.page_processes),
-        }  # fmt: skip
+        }
         stack.enter_context(platform)
         out, began = Path(folder, "told.json"), time.monotonic()
         call = FILL.format(**vars(asked), out=str(out))

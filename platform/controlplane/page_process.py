@@ -58,8 +58,8 @@ class PageProcess:
     @property
     def free(self) -> int:
         """Requests that it would take now. One that has yet to start its child comes first."""
-        if self._child is None and monotonic() >= self._start_at:
-            return self._most + 1
+        if self._child is None:
+            return self._most + 1 if monotonic() >= self._start_at else 0
         return len(self._free)
 
     def render(self, scope: dict[str, Any]) -> Rendered | None:

@@ -18,7 +18,7 @@ from django.test import AsyncRequestFactory
 
 from controlplane.handler import PooledHandler
 from controlplane.page_process import PageProcess
-from support.servers import ControlPlane
+from support.servers import ControlPlane, wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -134,3 +134,15 @@ def test_operators_wait_for_pages_of_their_own_session_only():
         await asyncio.gather(*asked)
 
     asyncio.run(scenario())
+
+
+def test_a_process_whose_child_ended_takes_nothing_till_the_next_one_starts():
+    pages = PageProcess(1)
+    assert pages.free == 2  # comes first, to start its child
+    assert pages.render({}) is None
+    wait_until(lambda: pages.free == 1, what="the child")
+    child = pages._child
+    child.kill()
+    child.wait()
+    assert pages.render({}) is None  # notices it
+    assert pages.free == 0
