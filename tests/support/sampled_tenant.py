@@ -1,6 +1,7 @@
 """A tenant with an afternoon of traffic: samples, counts and speeds as its nodes report them."""
 
 import random
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -133,3 +134,22 @@ def seed(platform: ControlPlane) -> str:
     """Makes the tenant SLUG on a live platform, filled and with a recommendation. Returns the key
     of its team."""
     return platform.manage("shell", "-v", "0", "-c", _SEED).split()[-1]
+
+
+_VERDICT = re.compile(
+    r"hits ([\d.]+)% \(± [\d.]+%\), nodes measured ([\d.]+)%: "
+    r"(?:they agree|([\d.]+) points apart, more than the error of ([\d.]+))"
+)
+ROUNDED = 0.11  # points, of two numbers with one decimal
+MOST_APART = 5.0  # points; one sample in twenty lies further off than its error, none so far
+
+
+def assert_verdict(text: str) -> None:
+    """What-if's comparison of its simulation with what nodes measured follows from its numbers."""
+    found = _VERDICT.search(text)
+    assert found, text
+    gap = abs(float(found[1]) - float(found[2]))
+    assert gap < MOST_APART, text
+    if found[3]:
+        assert abs(float(found[3]) - gap) < ROUNDED, text
+        assert float(found[3]) >= float(found[4]), text
