@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from django.conf import settings
 
 from catalog.models import Context, Segment
+from catalog.stores import objects_of
 from contexts.parts import Parts
 from neve.formats import block
 from neve.formats.keys import BucketKeys, bucket_of
@@ -53,15 +54,15 @@ def promote(
             if isinstance(found, Location) and found.tier is Tier.COLD
         }
         numbers = {found.segment for found in cold.values()}
-        keys = dict(Segment.objects.filter(pk__in=numbers).values_list("pk", "object_key"))
+        objects = objects_of(list(Segment.objects.filter(pk__in=numbers)))
     # Nodes can write their tenant's index: only its own segments are read, and no giant blocks.
     copies = [
         ColdCopy(found.segment, _row(id_, found))
         for id_, found in cold.items()
-        if found.segment in keys and found.size_bytes <= MOST_BYTES
+        if found.segment in objects and found.size_bytes <= MOST_BYTES
     ]
     report.bad = len(cold) - len(copies)
-    source = ColdSource(keys)
+    source = ColdSource(objects)
     try:
         for stored in source.read(copies):
             outcome = _store(tenant_id, context.space_id, stored)

@@ -15,6 +15,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from catalog.models import Segment, Space
+from catalog.stores import Stores
 from neve.errors import Corrupt
 from neve.formats.block import BlockHeader
 from neve.formats.keys import segment_key
@@ -58,6 +59,7 @@ def write_segment(
     *,
     expected_bytes: int,
     generation: int = 0,
+    store_id: int | None = None,
 ) -> tuple[Segment, Sequence[SegmentRow]] | None:
     """The live row, and the places of the blocks in it; None when there were no blocks.
 
@@ -73,10 +75,12 @@ def write_segment(
         object_key=segment_key(space.tenant_id, fingerprint, uuid),
         size_bytes=expected_bytes,
         generation=generation,
+        store_id=store_id,
     )
+    object_ = Stores().object(row)
     tier.open_segment(row.pk)
     writer = SegmentWriter(SegmentHeader(space.tenant_id, uuid, fingerprint))
-    with MultipartUpload(row.object_key) as upload:
+    with MultipartUpload(object_) as upload:
         upload.write(writer.header.encode())
         for block in blocks:
             writer.add(block.header, expires_s=block.expires_s, stored_s=block.stored_s)
@@ -87,7 +91,7 @@ def write_segment(
             return None
         upload.write(writer.footer())
         upload.complete()
-    footer = footer_of(row.object_key)
+    footer = footer_of(object_)
     if footer.header != writer.header or list(footer.rows) != writer.rows:
         raise Corrupt(f"{row.object_key}: S3 gave back another footer than was written")
     row.state, row.blocks, row.size_bytes = Segment.State.LIVE, len(writer.rows), upload.size_bytes

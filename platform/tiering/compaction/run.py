@@ -97,11 +97,11 @@ class Compactor:
         segments.count_live_bytes(self._tier, list(numbers))
 
     def plans(self, room: Room | None = None) -> Iterator[tuple[Space, Merge]]:
-        """The planned merges, most urgent first in each space. In the tenant's scope."""
+        """The planned merges, most urgent first in each space and store. In the tenant's scope."""
         policy = self._policy(room or room_of(self._tier))
         candidates = (row for row in self._candidates(policy) if row.pk not in self._merged)
-        rows = sorted(candidates, key=lambda row: row.space_id)
-        for _, of_space in groupby(rows, key=lambda row: row.space_id):
+        rows = sorted(candidates, key=_place)
+        for _, of_space in groupby(rows, key=_place):
             group = list(of_space)
             for merge in plan([facts(row) for row in group], policy):
                 yield group[0].space, merge
@@ -117,6 +117,11 @@ class Compactor:
         for generation in range(policy.generations):
             found.update(live.filter(generation=generation)[:PLAN_MOST])
         return found
+
+
+def _place(row: Segment) -> tuple[int, int]:
+    """Segments of one space and one store are merged."""
+    return row.space_id, row.store_id or 0
 
 
 def facts(row: Segment) -> Facts:

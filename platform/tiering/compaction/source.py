@@ -9,7 +9,7 @@ from neve.datapath.cold import ColdBlock, ColdReader, plan_ranges
 from neve.errors import Corrupt, MissReason
 from neve.formats import block
 from neve.formats.segment import SegmentRow
-from storage import s3
+from storage.s3 import PRESIGNED_S, Object
 from tiering.read_ahead import read_ahead
 from tiering.segments import StoredBlock
 
@@ -39,11 +39,11 @@ class ColdCopy:
 
 
 class ColdSource:
-    """Reads from the segments in `keys` (number → object key). Call `close` at the end."""
+    """Reads from the segments in `objects` (by number). Call `close` at the end."""
 
-    def __init__(self, keys: Mapping[int, str]) -> None:
+    def __init__(self, objects: Mapping[int, Object]) -> None:
         self.bad: list[ColdCopy] = []  # damaged in two reads
-        self._keys = keys
+        self._objects = objects
         self._pool = ThreadPoolExecutor(STREAMS, thread_name_prefix="ranges")
         self._reader = ColdReader(self._addresses)
 
@@ -74,7 +74,7 @@ class ColdSource:
         self._reader.close()
 
     def _addresses(self, numbers: Sequence[int], timeout_s: float) -> tuple[dict[int, str], float]:
-        return {n: s3.presign_get(self._keys[n]) for n in numbers}, s3.PRESIGNED_S
+        return {n: self._objects[n].presign_get() for n in numbers}, PRESIGNED_S
 
 
 class _ColdReading:
