@@ -138,10 +138,17 @@ def engine(clock, store):
             meter.begin(step, [(0, 1000)])
             meter.end(step, prefill_s)
 
+    def measure_hot():
+        for _ in range(3):
+            meter = side._policy._stores[Tier.HOT]
+            meter.end(1 << 30, meter.begin(1 << 30), 1e-3, clock.now)
+
     def look_up():
         return side._table.requests["r"].lookup.future
 
-    yield SimpleNamespace(waited_s=waited_s, measure=measure, look_up=look_up)
+    yield SimpleNamespace(
+        waited_s=waited_s, measure=measure, measure_hot=measure_hot, look_up=look_up
+    )
     store.gate.set()
     side.close()
 
@@ -180,7 +187,14 @@ def test_both_are_the_most(engine, store, clock):
 )
 def test_a_load_may_take_as_long_as_computing_would(engine, prefill_s, load_s):
     engine.measure(prefill_s)
+    engine.measure_hot()
     assert engine.waited_s() == about(load_s)
+
+
+@pytest.mark.parametrize("prefill_s", [0.01, 1.0, 60.0])
+def test_a_tier_that_was_never_measured_may_take_a_tenth_of_a_second(engine, prefill_s):
+    engine.measure(prefill_s)
+    assert engine.waited_s() == about(LEAST_DEADLINE_S)
 
 
 def test_a_client_that_is_stuck_costs_its_grace_more(engine, store):
@@ -267,6 +281,34 @@ def test_a_store_that_cannot_keep_up_is_left_alone_after_two_loads(policy, clock
     took_s = [ask(policy, clock, chunks, 2 * COMPUTING_S) for chunks in lengths]
     loaded = [s > 1.001 * n * COMPUTING_S for n, s in zip(lengths, took_s, strict=True)]
     assert loaded == [True, True, False, False, False, False]
+
+
+@pytest.mark.parametrize("loading_s", [1e9, 10.0, 0.05, 0.003])
+@pytest.mark.parametrize("chunks", [64, 1024, 16384])
+def test_the_first_loads_of_an_engine_cost_a_tenth_of_a_second_each(
+    policy, clock, chunks, loading_s
+):
+    """Chunks that never come, or more slowly than they are computed, of prompts of any length."""
+    took_s = [ask(policy, clock, chunks, loading_s) for _ in range(4)]
+    assert [s - chunks * COMPUTING_S < LEAST_DEADLINE_S + 1e-6 for s in took_s] == [True] * 4
+    if chunks == 64:  # 3 % of a longer prompt's computing pays for another trial
+        assert took_s[2:] == pytest.approx([chunks * COMPUTING_S] * 2)
+
+
+def test_the_first_loads_of_a_fast_tier_lead_to_whole_loads(policy, clock):
+    for _ in range(6):
+        took_s = ask(policy, clock, 1024, COMPUTING_S / 10)
+    assert took_s == pytest.approx(1024 * COMPUTING_S / 10)
+
+
+def test_cold_blocks_get_a_tenth_of_a_second_before_prefill_is_measured(clock):
+    policy = LoadPolicy(Telemetry(), load_deadline_s=60.0)
+    hot, cold = (Location(Tier.HOT, 1 << 20),), (Location(Tier.COLD, 1 << 20, 7, 64),)
+    asked = {"first_chunk": 0, "chunk_tokens": CHUNK, "local_tokens": 0, "prompt_tokens": 9999}
+    assert policy.deadline_s(policy.choose([cold] * 8, **asked)) == LEAST_DEADLINE_S
+    assert policy.deadline_s(policy.choose([hot] * 8, **asked)) == 60.0
+    both = policy.choose([hot] * 3 + [cold] * 5, **asked)
+    assert (both.blocks, policy.deadline_s(both)) == (3, 60.0)
 
 
 def test_trying_a_store_that_stays_slow_costs_three_hundredths(policy, clock):

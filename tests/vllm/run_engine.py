@@ -21,7 +21,7 @@ Run by the vLLM interpreter. Commands:
 {"do": "kv"}   by layer, a digest of its whole KV cache: zeros, but for what this engine computed
 {"do": "embed", "tokens"}   what a pooling model makes of them
 {"do": "defer_copies", "s"}   from now on, copies out of and into the engine's KV come so much later
-{"do": "slow_down", "s"}     from now on, every step's forward takes so much longer
+{"do": "slow_down", "s"}     from now on, a forward takes so much longer for each of its tokens
 {"do": "stop"}       end the engine; another may be started. Fails if the adapter broke its contract
 Answers go to the process's original stdout; whatever vLLM prints goes to stderr.
 """
@@ -327,9 +327,9 @@ class Engine:
 
         forward = GPUModelRunner._model_forward
 
-        def slowly(self, *args, **kwargs):
-            time.sleep(s)
-            return forward(self, *args, **kwargs)
+        def slowly(self, input_ids, positions, *args, **kwargs):
+            time.sleep(s * positions.shape[-1])
+            return forward(self, input_ids, positions, *args, **kwargs)
 
         GPUModelRunner._model_forward = slowly
         return {}

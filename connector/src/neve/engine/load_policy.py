@@ -82,6 +82,11 @@ class LoadPolicy:
         else:
             tiers = [locations[0].tier for locations in found]
             block_bytes = sum(location.size_bytes for location in found[0])
+        if prefill is None and (stores[Tier.COLD] is not None or Tier.COLD not in tiers):
+            return Choice(len(found), Decision.LOAD_ALL)
+        if prefill is None and (hot := tiers.index(Tier.COLD)):
+            # Nothing is known: hot blocks come soon or their breaker opens, cold ones may crawl.
+            return Choice(hot, Decision.LOAD_PREFIX)
         choice = choose(
             tiers,
             block_bytes=block_bytes,
@@ -92,15 +97,20 @@ class LoadPolicy:
             stores={tier: store for tier, store in stores.items() if store is not None},
             hopes={tier: store for tier, store in hopes.items() if store is not None},
             trial_s=trial_s if trial_s <= self._trials_left_s else 0.0,
+            first_trial_s=LEAST_DEADLINE_S,
+            step_s=self._steps.step_s,
         )
         return replace(choice, blocks=choice.blocks * len(found)) if whole else choice
 
     def deadline_s(self, choice: Choice) -> float:
         """Deadline of the chosen load: at most `load_deadline_s`, and no longer than computing the
-        same tokens, if prefill was measured."""
-        if choice.spared_s == 0:
+        same tokens, if prefill was measured. A tier's first loads get `LEAST_DEADLINE_S` beyond
+        what is known to be worth it."""
+        if choice.spared_s == 0 and not choice.is_first:
             return self._load_deadline_s
-        return min(self._load_deadline_s, max(LEAST_DEADLINE_S, PATIENCE * choice.spared_s))
+        spared_s = choice.spared_s - (choice.tried_s if choice.is_first else 0.0)
+        worth_s = PATIENCE * spared_s - choice.after_s
+        return min(self._load_deadline_s, max(LEAST_DEADLINE_S, worth_s))
 
     def patience_s(self, start: int, end: int) -> float:
         """How long waiting for tokens `start` to `end` beats computing them; inf if unknown."""
@@ -111,7 +121,7 @@ class LoadPolicy:
 
     def note_decision(self, choice: Choice) -> None:
         self._telemetry.count("decisions", 1, choice.decision)
-        if choice.tried_s:
+        if choice.tried_s and not choice.is_first:
             self._trials_left_s -= max(LEAST_DEADLINE_S, choice.tried_s)
 
     def begin_load(self, plan: LoadPlan) -> None:
@@ -128,6 +138,14 @@ class LoadPolicy:
         """Seconds to compute tokens `start` to `end`, by the speed now; None before the first."""
         prefill = self._steps.prefill()
         return None if prefill is None else prefill.seconds(start, end)
+
+    def after_load_s(self, loaded_end: int, end: int) -> float:
+        """How much longer than computing tokens `loaded_end` to `end` the step after a load takes.
+
+        Part of a load's cost: a step that computes few tokens takes about as long as its launch."""
+        prefill = self._steps.prefill()
+        tail_s = prefill.seconds(loaded_end, end) if prefill is not None else 0.0
+        return max(0.0, self._steps.step_s - tail_s)
 
     def end_load(self, request_id: str, loaded: int | None) -> float:
         """Every rank ended the load and filled its first `loaded` blocks; None: unknown.

@@ -151,9 +151,12 @@ class Loads:
         )
 
     def _count_worth(self, request: Request, blocks: Sequence[BlockLoad], took_s: float) -> None:
-        """What a load of these verified blocks spared, or lost: see `neve.node.stats`."""
+        """What a load of these verified blocks spared, or lost: see `neve.node.stats`. The engine's
+        step after it is part of its cost."""
         start, tokens = request.local_tokens, self._tokens(blocks)
         spared_s = self._policy.prefill_s(start, start + tokens)
+        if tokens:
+            took_s += self._policy.after_load_s(start + tokens, len(request.tokens))
         if spared_s is None:
             self._table.count({"unpriced_tokens": tokens})
         elif took_s < spared_s:
