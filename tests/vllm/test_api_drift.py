@@ -34,7 +34,7 @@ READ = {
     "Request": [
         *("request_id", "prompt_embeds", "all_token_ids", "kv_transfer_params", "cache_salt"),
         *("skip_reading_prefix_cache", "lora_request", "mm_features", "block_hashes"),
-        "num_prompt_tokens",
+        *("num_prompt_tokens", "num_computed_tokens", "prefill_stats"),
     ],
     "NewRequestData": ["req_id", "block_ids", "num_computed_tokens"],
     "CachedRequestData": ["req_ids", "new_block_ids", "num_computed_tokens", "resumed_req_ids"],

@@ -314,9 +314,7 @@ class NeveConnector(*_BASES):  # type: ignore[misc]  # vllm is untyped here
         self, request: "Request", blocks: "KVCacheBlocks", num_external_tokens: int
     ) -> None:
         if self._scheduler is not None and num_external_tokens > 0:
-            self._scheduler.side.plan_load(
-                request.request_id, num_external_tokens, blocks.get_block_ids()
-            )
+            self._scheduler.plan_load(request, num_external_tokens, blocks.get_block_ids())
 
     @guarded(NeveMetadata)
     def build_connector_meta(self, scheduler_output: "SchedulerOutput") -> KVConnectorMetadata:
@@ -330,12 +328,7 @@ class NeveConnector(*_BASES):  # type: ignore[misc]  # vllm is untyped here
             return
         metadata = connector_output.kv_connector_worker_meta
         report = metadata.report if isinstance(metadata, NeveWorkerMetadata) else WorkerReport()
-        self._scheduler.side.note_results(
-            report,
-            failed_blocks=connector_output.invalid_block_ids or (),
-            loaded=connector_output.finished_recving or (),
-            failed_requests=getattr(connector_output, "failed_recving", None) or (),
-        )
+        self._scheduler.note_results(report, connector_output)
 
     @guarded(lambda: (False, None))
     def request_finished(
