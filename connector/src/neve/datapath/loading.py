@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from neve import log_events
-from neve._core import Breaker, Stop
+from neve._core import Breaker
 from neve.datapath.cold import ColdBlock, ColdReader, plan_ranges, reason_of
+from neve.datapath.hedging import ReadStop
 from neve.datapath.hotpath import HotPath
 from neve.datapath.promoting import Claims, Promoter
 from neve.datapath.status import Status
@@ -149,7 +150,7 @@ class Loader:
         segments: Sequence[int],
         claims: Claims | None,
     ) -> PoolJob:
-        stop = Stop()
+        stop = ReadStop()
 
         def run() -> None:
             verified = self._load_cold(load, group, segments, stop)
@@ -159,7 +160,7 @@ class Loader:
         return PoolJob(run, load.transfer, stop=stop.stop)
 
     def _load_cold(
-        self, load: _Batch, group: Sequence[ColdBlock], segments: Sequence[int], stop: Stop
+        self, load: _Batch, group: Sequence[ColdBlock], segments: Sequence[int], stop: ReadStop
     ) -> list[ColdBlock]:
         """Settles the group's blocks. Returns those that were read and verified."""
         if not self.cold_breaker.allow():
