@@ -99,11 +99,40 @@ TEST(a_header_is_read_back_and_any_flipped_bit_is_noticed) {
     flipped[bit / 8] ^= std::byte(1 << bit % 8);
     CHECK(!decode_header(flipped));
   }
+  header.codec = Codec::kShuffleZstd;
+  encode_header(header, raw);
+  CHECK(decode_header(raw) == header);
+  header.codec = static_cast<Codec>(2);
+  encode_header(header, raw);
+  CHECK(!decode_header(raw));
+  header.codec = Codec::kPlain;
   for (const std::uint32_t size : {0U, static_cast<std::uint32_t>(kMaxPayloadBytes + 1)}) {
     header.payload_bytes = size;
     encode_header(header, raw);
     CHECK(!decode_header(raw));
   }
+}
+
+TEST(a_payload_is_encoded_and_comes_back_and_damage_is_noticed) {
+  std::vector<std::byte> raw(700'001);
+  std::uint32_t state = 1;
+  for (std::size_t i = 0; i < raw.size(); ++i) {
+    state = state * 1664525U + 1013904223U;
+    // As in bf16: one byte of noise, one of few values.
+    raw[i] = std::byte(i % 2 == 0 ? state >> 24 : 0x3C + (state >> 30));
+  }
+  std::vector<std::byte> encoded(raw.size()), back(raw.size());
+  for (const unsigned width : {1U, 2U, 4U, 8U}) {
+    const auto used = shuffle_zstd_encode(raw, width, 1, encoded);
+    CHECK(used && *used < raw.size() * 3 / 4);
+    CHECK(shuffle_zstd_decode(std::span(encoded).first(*used), back));
+    CHECK(back == raw);
+    CHECK(!shuffle_zstd_decode(std::span(encoded).first(*used - 1), back));
+    CHECK(!shuffle_zstd_decode(std::span(encoded).first(*used), std::span(back).first(9)));
+    CHECK(!shuffle_zstd_encode(raw, width, 1, std::span(encoded).first(*used - 1)));
+  }
+  CHECK(!shuffle_zstd_encode(raw, 3, 1, encoded));
+  CHECK(!shuffle_zstd_decode({}, back));
 }
 
 TEST(slots_follow_the_cluster_specification) {

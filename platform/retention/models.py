@@ -42,6 +42,14 @@ class ColdFull(models.TextChoices):
     REFUSE = "refuse", "Refuse new blocks"
 
 
+class ColdCodec(models.TextChoices):
+    """Whether blocks are encoded in S3, without loss (`tiering.encoding`)."""
+
+    NONE = "none", "As they are"
+    AUTO = "auto", "Compressed where that makes reads faster"
+    ALWAYS = "always", "Compressed"
+
+
 class RetentionPolicy(TenantOwned):
     """Null means no limit. `retention.terms.Terms` explains the fields."""
 
@@ -68,6 +76,12 @@ class RetentionPolicy(TenantOwned):
         choices=ColdFull,
         default=ColdFull.EVICT,
         help_text="when the cold quota is used up",
+    )
+    cold_codec = models.CharField(
+        max_length=6,
+        choices=ColdCodec,
+        default=ColdCodec.NONE,
+        help_text="how blocks are written to S3, without loss; older nodes read no compressed ones",
     )
     # +1 for each change of the policy or a rule. Stored blocks have the terms of the applied one.
     generation = models.PositiveIntegerField(default=1, editable=False)
@@ -122,6 +136,7 @@ class RetentionPolicy(TenantOwned):
             max_age_s=self.max_age_s,
             priority=self.priority,
             pin_budget_bytes=self.pin_budget_bytes,
+            cold_codec=self.cold_codec,
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -167,6 +182,8 @@ class RetentionRule(TenantOwned):
         if self.space is not None and self.space.tenant_id != self.tenant_id:
             raise ValidationError({"space": "is no space of this tenant"})
         check_overrides(self.overrides)
+        if "cold_codec" in self.overrides and (self.label or self.context):
+            raise ValidationError({"overrides": "cold_codec: a whole space has one"})
 
     def rule(self) -> Rule:
         values = dict(self.overrides)
@@ -201,6 +218,10 @@ def check_overrides(overrides: Any) -> None:
         if name == "flush_mode":
             if value not in FlushMode.values:
                 raise ValidationError({"overrides": "flush_mode: need now, after or never"})
+            continue
+        if name == "cold_codec":
+            if value not in ColdCodec.values:
+                raise ValidationError({"overrides": "cold_codec: need none, auto or always"})
             continue
         if name not in OVERRIDES:
             raise ValidationError({"overrides": f"{name}: unknown member, remove it"})

@@ -57,7 +57,7 @@ def promote(
         objects = objects_of(list(Segment.objects.filter(pk__in=numbers)))
     # Nodes can write their tenant's index: only its own segments are read, and no giant blocks.
     copies = [
-        ColdCopy(found.segment, _row(id_, found))
+        ColdCopy(found.segment, _row(id_, found), is_decoded=True)
         for id_, found in cold.items()
         if found.segment in objects and found.size_bytes <= MOST_BYTES
     ]
@@ -79,7 +79,14 @@ def promote(
 
 
 def _row(id_: bytes, found: Location) -> SegmentRow:
-    return SegmentRow(id_, b"", found.offset, found.size_bytes, tokens=0, checksum=0)
+    encoded = found.encoded_bytes + block.HEADER_BYTES if found.encoded_bytes else 0
+    return SegmentRow(
+        *(id_, b"", found.offset, found.size_bytes),
+        tokens=0,
+        checksum=0,
+        encoded_length=encoded,
+        codec=found.codec,
+    )
 
 
 def _store(tenant_id: int, space_id: int, stored: StoredBlock) -> CommitOutcome:

@@ -158,7 +158,7 @@ def rebuild_tenant(
 
 def _fitting(rows: Iterable[SegmentRow], room_bytes: int) -> Iterable[SegmentRow]:
     for row in rows:
-        room_bytes -= row.length
+        room_bytes -= row.stored_length
         if room_bytes < 0:
             return
         yield row

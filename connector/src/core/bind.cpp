@@ -23,8 +23,10 @@
 #include <utility>
 #include <vector>
 
+#include "codec.h"
 #include "command.h"
 #include "core.h"
+#include "quantize.h"
 #include "ranged_get.h"
 
 namespace nb = nanobind;
@@ -369,8 +371,8 @@ struct PyCore {
   }
 };
 
-using WantedBlocks =
-    nb::typed<nb::sequence, nb::typed<nb::tuple, nb::int_, nb::bytes, nb::object, nb::object>>;
+using WantedBlocks = nb::typed<nb::sequence, nb::typed<nb::tuple, nb::int_, nb::bytes, nb::object,
+                                                       nb::object, nb::int_, nb::int_>>;
 
 Answer get_range(RangedGets& self, const std::string& url, std::uint64_t first, std::uint64_t last,
                  const WantedBlocks& blocks, double deadline, Stop& stop) {
@@ -378,12 +380,17 @@ Answer get_range(RangedGets& self, const std::string& url, std::uint64_t first, 
   std::vector<WantedBlock> wanted;
   memory.reserve(2 * nb::len(blocks));
   for (nb::handle item : blocks) {
-    const auto [offset, id, header, payload] =
-        nb::cast<std::tuple<std::uint64_t, nb::object, nb::object, nb::object>>(item);
+    const auto [offset, id, header, payload, codec, encoded_bytes] =
+        nb::cast<std::tuple<std::uint64_t, nb::object, nb::object, nb::object, std::uint8_t,
+                            std::uint32_t>>(item);
+    const bool is_plain = codec == static_cast<std::uint8_t>(Codec::kPlain);
+    if (!is_known(codec) || (is_plain && encoded_bytes > 0)) throw nb::value_error("unknown codec");
+    if (encoded_bytes > kMaxPayloadBytes) throw nb::value_error("an encoded payload is too long");
     const auto head = memory.emplace_back(header, true).bytes();
     if (head.size() != kHeaderBytes) throw nb::value_error("need 64 bytes for a header");
     wanted.push_back({offset, fixed_bytes<16>(id, "an id"), head.data(),
-                      memory.emplace_back(payload, true).bytes()});
+                      memory.emplace_back(payload, true).bytes(), static_cast<Codec>(codec),
+                      encoded_bytes});
     const auto& block = wanted.back();
     const auto least = wanted.size() > 1 ? wanted[wanted.size() - 2].end() : first;
     if (block.payload.empty() || block.payload.size() > kMaxPayloadBytes || block.offset < least ||
@@ -457,6 +464,42 @@ NB_MODULE(_core, m) {
   m.def(
       "slot_of", [](nb::bytes key) { return slot_of(text_of(key)); }, "key"_a,
       "Hash slot of a key in a Valkey Cluster.");
+
+  m.def(
+      "shuffle_zstd_encode",
+      [](nb::handle raw, unsigned width, int level, nb::handle out) -> std::size_t {
+        const Memory from(raw, false), to(out, true);
+        const nb::gil_scoped_release release;
+        return shuffle_zstd_encode(from.bytes(), width, level, to.bytes()).value_or(0);
+      },
+      "raw"_a, "width"_a, "level"_a, "out"_a,
+      "Encodes numbers of `width` bytes, without the GIL. Bytes written to `out`; 0: too many.");
+  m.def(
+      "shuffle_zstd_decode",
+      [](nb::handle encoded, nb::handle raw) {
+        const Memory from(encoded, false), to(raw, true);
+        const nb::gil_scoped_release release;
+        return shuffle_zstd_decode(from.bytes(), to.bytes());
+      },
+      "encoded"_a, "raw"_a, "Fills `raw`, without the GIL. False: the encoded bytes are damaged.");
+
+  const auto with_codec = [](auto function) {
+    return [function](std::string_view codec, std::string_view number, std::size_t vector,
+                      nb::handle source, nb::handle target) {
+      const Memory from(source, false), to(target, true);
+      if ((codec != "int8" && codec != "fp8") || (number != "bfloat16" && number != "float32")) {
+        throw nb::value_error("need int8 or fp8, of bfloat16 or float32");
+      }
+      const nb::gil_scoped_release release;
+      return function(codec == "int8" ? Lossy::kInt8 : Lossy::kFp8,
+                      number == "bfloat16" ? Number::kBf16 : Number::kFloat, vector, from.bytes(),
+                      to.bytes());
+    };
+  };
+  m.def("quantize", with_codec(quantize), "codec"_a, "number"_a, "vector"_a, "plain"_a, "encoded"_a,
+        "Encodes with loss, without the GIL. False: the sizes do not fit each other.");
+  m.def("dequantize", with_codec(dequantize), "codec"_a, "number"_a, "vector"_a, "encoded"_a,
+        "plain"_a, "The other way.");
 
   // Python sees errors of OpenSSL and of certificate files as a ValueError.
   nb::exception<TlsError>(m, "TlsError", PyExc_ValueError);
@@ -606,8 +649,10 @@ NB_MODULE(_core, m) {
       .def(
           "get", &get_range, "url"_a, "first"_a, "last"_a, "blocks"_a, nb::kw_only(), "deadline"_a,
           "stop"_a,
-          "Reads the bytes `first` … `last`, without the GIL. `blocks`, in order: offset, id, and\n"
-          "writable memory for header (64 bytes) and payload of each. Raises `ValueError`.")
+          "Reads the bytes `first` … `last`, without the GIL. `blocks`, in order: offset, id,\n"
+          "writable memory for header (64 bytes) and payload, codec, and bytes of the encoded\n"
+          "payload, which is then decoded; 0: `payload` gets it as it stands. Raises\n"
+          "`ValueError`.")
       .def_prop_ro("kept", &RangedGets::kept, "Connections that nobody uses now.")
       .def("close", &RangedGets::close,
            "Ends connections that nobody uses; the others end after their use.");

@@ -28,6 +28,22 @@ def view(tensor: object, writable: bool) -> Annotated[NDArray[numpy.uint8], dict
 def slot_of(key: bytes) -> int:
     """Hash slot of a key in a Valkey Cluster."""
 
+def shuffle_zstd_encode(raw: object, width: int, level: int, out: object) -> int:
+    """
+    Encodes numbers of `width` bytes, without the GIL. Bytes written to `out`; 0: too many.
+    """
+
+def shuffle_zstd_decode(encoded: object, raw: object) -> bool:
+    """Fills `raw`, without the GIL. False: the encoded bytes are damaged."""
+
+def quantize(codec: str, number: str, vector: int, plain: object, encoded: object) -> bool:
+    """
+    Encodes with loss, without the GIL. False: the sizes do not fit each other.
+    """
+
+def dequantize(codec: str, number: str, vector: int, encoded: object, plain: object) -> bool:
+    """The other way."""
+
 class TlsError(ValueError):
     pass
 
@@ -226,10 +242,12 @@ class RangedGets:
         `ca_file`: of who signs the servers' certificates; empty: the host's authorities.
         """
 
-    def get(self, url: str, first: int, last: int, blocks: Sequence[tuple[int, bytes, object, object]], *, deadline: float, stop: Stop) -> Answer:
+    def get(self, url: str, first: int, last: int, blocks: Sequence[tuple[int, bytes, object, object, int, int]], *, deadline: float, stop: Stop) -> Answer:
         """
-        Reads the bytes `first` … `last`, without the GIL. `blocks`, in order: offset, id, and
-        writable memory for header (64 bytes) and payload of each. Raises `ValueError`.
+        Reads the bytes `first` … `last`, without the GIL. `blocks`, in order: offset, id,
+        writable memory for header (64 bytes) and payload, codec, and bytes of the encoded
+        payload, which is then decoded; 0: `payload` gets it as it stands. Raises
+        `ValueError`.
         """
 
     @property

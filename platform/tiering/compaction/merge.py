@@ -4,7 +4,8 @@
 
 A crash at any point loses nothing: old segments stay until no entry names them, and a new segment
 whose blocks were not relocated has dead bytes only. A block that is damaged in S3 (read twice) is
-not copied; the index forgets that copy. Memory: `memory_bytes()` on top of the process's own.
+not copied; the index forgets that copy. Encoded blocks are copied as they stand, and plain ones
+encoded where the policy says so. Memory: `memory_bytes()` on top of the process's own.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from base import log_events
 from catalog.models import Segment, Space
 from catalog.stores import Stores, objects_of
 from neve.errors import Corrupt, Unavailable
+from neve.formats.block import PLAIN
 from neve.formats.segment import SegmentFooter, SegmentRow
 from neve.index.tier import FlushOutcome, HotTier, Location, MovedBlock
 from storage.s3 import Object
@@ -26,6 +28,7 @@ from tiering.batches import cut_evenly
 from tiering.chains import order_along_chains
 from tiering.compaction.plan import Merge, Policy
 from tiering.compaction.source import BATCHES_HELD, ColdCopy, ColdSource
+from tiering.encoding import encoder_of
 from tiering.objects import footer_of_segment, is_missing
 from tiering.segments import StoredBlock, write_segment
 
@@ -135,6 +138,7 @@ def _write(
     renew: Callable[[], None],
 ) -> None:
     blocks = _renewing(source.read(copies), renew)
+    encoder = encoder_of(space)
     written = write_segment(
         tier,
         space,
@@ -142,6 +146,8 @@ def _write(
         expected_bytes=sum(copy.size_bytes for copy in copies),
         generation=merge.generation,
         store_id=store_id,
+        encode=encoder.encode if encoder else None,
+        are_encoded=any(copy.row.codec != PLAIN for copy in copies),
     )
     bad, source.bad = source.bad, []
     if bad:
@@ -165,7 +171,7 @@ def _write(
 
 
 def _moved(old: ColdCopy, new: SegmentRow) -> MovedBlock:
-    return MovedBlock(old.id, old.segment, old.row.offset, new.offset)
+    return MovedBlock(old.id, old.segment, old.row.offset, segments.place_of(new))
 
 
 def _renewing(blocks: Iterator[StoredBlock], renew: Callable[[], None]) -> Iterator[StoredBlock]:

@@ -20,10 +20,11 @@ READ_S = 60.0
 
 @dataclass(frozen=True)
 class ColdCopy:
-    """A block and the segment that it is copied from."""
+    """A block and the segment that it is copied from: as it stands there, or decoded."""
 
     segment: int
     row: SegmentRow
+    is_decoded: bool = False
 
     @property
     def id(self) -> bytes:
@@ -35,7 +36,7 @@ class ColdCopy:
 
     @property
     def size_bytes(self) -> int:
-        return self.row.length
+        return self.row.length if self.is_decoded else self.row.stored_length
 
 
 class ColdSource:
@@ -85,7 +86,15 @@ class _ColdReading:
     ) -> None:
         self._source, self._copies, self._rooms = source, copies, rooms
         self._blocks = [
-            ColdBlock(n, copy.id, copy.segment, copy.row.offset, room[block.HEADER_BYTES :])
+            ColdBlock(
+                n,
+                copy.id,
+                copy.segment,
+                copy.row.offset,
+                room[block.HEADER_BYTES :],
+                codec=copy.row.codec,
+                encoded_bytes=_encoded_bytes(copy),
+            )
             for n, (copy, room) in enumerate(zip(copies, rooms, strict=True))
         ]
         groups = plan_ranges(self._blocks, streams=2)
@@ -111,7 +120,15 @@ class _ColdReading:
         wait(futures)
 
     def _block(self, n: int) -> StoredBlock:
-        self._rooms[n][: block.HEADER_BYTES] = self._blocks[n].header
-        row = self._copies[n].row
         header = block.decode_header(self._blocks[n].header)
+        row = self._copies[n].row
+        if self._blocks[n].encoded_bytes:
+            header = block.as_plain(header, self._blocks[n].payload)
+        self._rooms[n][: block.HEADER_BYTES] = block.encode_header(header)
         return StoredBlock(header, self._rooms[n], row.expires_s, row.stored_s)
+
+
+def _encoded_bytes(copy: ColdCopy) -> int:
+    """Of the payload, if it is encoded and shall be decoded; else 0."""
+    is_encoded = copy.row.codec != block.PLAIN
+    return copy.row.stored_length - block.HEADER_BYTES if is_encoded and copy.is_decoded else 0

@@ -81,9 +81,9 @@ def _read(object_: Object, span: _Range) -> bytes:
         raise Corrupt(f"{object_.key} ends before {span.end}")
     view = memoryview(data)
     for row in span.rows:
-        if row.codec == block.PLAIN:  # of others the checksum is that of the decoded block
-            raw = view[row.offset - span.begin : row.end - span.begin]
-            block.verify(raw[: block.HEADER_BYTES], raw[block.HEADER_BYTES :], expect_id=row.id)
+        raw = view[row.offset - span.begin : row.end - span.begin]
+        check = block.verify if row.codec == block.PLAIN else block.verify_stored
+        check(raw[: block.HEADER_BYTES], raw[block.HEADER_BYTES :], expect_id=row.id)
     return data
 
 

@@ -1020,6 +1020,11 @@ class Policy(Record):
     # * `evict` - Make room: the longest unread leave
     # * `refuse` - Refuse new blocks
     cold_full: str
+    # how blocks are written to S3, without loss; older nodes read no compressed ones
+    # * `none` - As they are
+    # * `auto` - Compressed where that makes reads faster
+    # * `always` - Compressed
+    cold_codec: str
     # stored blocks follow the last change by now
     is_applied: bool
 

@@ -21,7 +21,7 @@ from neve import _core
 from neve.datapath.hedging import Hedges, ReadStop
 from neve.datapath.status import Status
 from neve.errors import DeadlineExceeded, MissReason, NeveError, Refused, Unavailable
-from neve.formats.block import HEADER_BYTES
+from neve.formats.block import HEADER_BYTES, PLAIN
 from neve.node.stats import Stats
 
 # Reading a gap is cheaper than another request up to about what S3 sends in one request's latency.
@@ -42,7 +42,11 @@ SegmentUrls = Callable[[Sequence[int], float], tuple[dict[int, str], float]]
 
 @dataclass(slots=True)
 class ColdBlock:
-    """A block to read. `index` is the caller's; the 64 bytes at `offset` go to `header`."""
+    """A block to read. `index` is the caller's; the 64 bytes at `offset` go to `header`.
+
+    `codec`: of the copy in the segment, where its payload takes `encoded_bytes`; `payload` gets it
+    decoded. With a codec but `encoded_bytes` 0 the payload is taken as it stands.
+    """
 
     index: int
     id: bytes
@@ -50,6 +54,8 @@ class ColdBlock:
     offset: int
     payload: memoryview
     header: bytearray = field(default_factory=lambda: bytearray(HEADER_BYTES))
+    codec: int = PLAIN
+    encoded_bytes: int = 0
 
     def copy(self) -> "ColdBlock":
         """The same block, to be read into memory of its own."""
@@ -58,7 +64,7 @@ class ColdBlock:
 
     @property
     def end(self) -> int:
-        return self.offset + HEADER_BYTES + len(self.payload)
+        return self.offset + HEADER_BYTES + (self.encoded_bytes or len(self.payload))
 
 
 def plan_ranges(blocks: Iterable[ColdBlock], *, streams: int = 1) -> list[list[ColdBlock]]:
@@ -281,7 +287,7 @@ class ColdReader:
             if url is None:
                 outcomes += [MissReason.EVICTED] * len(rest)
                 return
-            wanted = [(block.offset, block.id, block.header, block.payload) for block in rest]
+            wanted = [(b.offset, b.id, b.header, b.payload, b.codec, b.encoded_bytes) for b in rest]
             first, last = rest[0].offset, rest[-1].end - 1
             if self._stats is not None:
                 self._stats.count(cold_requests=1, cold_fetched_bytes=last + 1 - first)

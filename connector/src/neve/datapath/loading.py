@@ -131,6 +131,8 @@ class Loader:
                 segment=load.locations[i].segment,
                 offset=load.locations[i].offset,
                 payload=load.payloads[i],
+                codec=load.locations[i].codec,
+                encoded_bytes=load.locations[i].encoded_bytes,
             )
             for i in indices
         ]

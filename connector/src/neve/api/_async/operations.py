@@ -1609,6 +1609,7 @@ class AsyncPolicies(AsyncResource):
         eviction: str | None = None,
         promote_window_s: int | None = None,
         cold_full: str | None = None,
+        cold_codec: str | None = None,
         etag: str | None = None,
     ) -> models.Policy:
         """New blocks follow at once, stored ones within seconds: see `is_applied`.
@@ -1626,6 +1627,11 @@ class AsyncPolicies(AsyncResource):
             cold_full: when the cold quota is used up
                 * `evict` - Make room: the longest unread leave
                 * `refuse` - Refuse new blocks
+            cold_codec: how blocks are written to S3, without loss; older nodes read no
+                compressed ones
+                * `none` - As they are
+                * `auto` - Compressed where that makes reads faster
+                * `always` - Compressed
             etag: of the version that is changed; refused if it is older.
         """
         return await self._transport.call(
@@ -1639,6 +1645,7 @@ class AsyncPolicies(AsyncResource):
                     "eviction": eviction,
                     "promote_window_s": promote_window_s,
                     "cold_full": cold_full,
+                    "cold_codec": cold_codec,
                 },
                 nullable={
                     "flush_after_s": flush_after_s,

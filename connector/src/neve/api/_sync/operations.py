@@ -1601,6 +1601,7 @@ class Policies(Resource):
         eviction: str | None = None,
         promote_window_s: int | None = None,
         cold_full: str | None = None,
+        cold_codec: str | None = None,
         etag: str | None = None,
     ) -> models.Policy:
         """New blocks follow at once, stored ones within seconds: see `is_applied`.
@@ -1618,6 +1619,11 @@ class Policies(Resource):
             cold_full: when the cold quota is used up
                 * `evict` - Make room: the longest unread leave
                 * `refuse` - Refuse new blocks
+            cold_codec: how blocks are written to S3, without loss; older nodes read no
+                compressed ones
+                * `none` - As they are
+                * `auto` - Compressed where that makes reads faster
+                * `always` - Compressed
             etag: of the version that is changed; refused if it is older.
         """
         return self._transport.call(
@@ -1631,6 +1637,7 @@ class Policies(Resource):
                     "eviction": eviction,
                     "promote_window_s": promote_window_s,
                     "cold_full": cold_full,
+                    "cold_codec": cold_codec,
                 },
                 nullable={
                     "flush_after_s": flush_after_s,
