@@ -103,6 +103,10 @@ bench-tiering: $(RUN) ## workers and cold loads beside S3's own speed, into var/
 	@deploy/get valkey
 	@$(BIN)/python benchmarks/tiering_speed.py $(BENCH_ARGS)
 
+bench-tiers: $(RUN) ## the local tier beside raw files, and a hot key with and without it (BENCH_ARGS="--dir /mnt/nvme")
+	@deploy/get valkey
+	@$(BIN)/python benchmarks/tiers.py $(BENCH_ARGS)
+
 bench-contexts: $(DEV) ## 100,000 contexts of a tenant, and requests a core-second (BENCH_ARGS="--postgres --write")
 	@deploy/get valkey
 	@$(BIN)/python benchmarks/many_contexts.py $(BENCH_ARGS)

@@ -65,6 +65,14 @@ class UsagePointSerializer(serializers.Serializer[Any]):
     cold_fetched_bytes = serializers.IntegerField(
         help_text="asked for by those GETs: with gaps between blocks, and tries that failed"
     )
+    hit_local_tokens = serializers.IntegerField(help_text="from nodes' local tiers")
+    hit_local_blocks = serializers.IntegerField()
+    local_read_bytes = serializers.IntegerField()
+    local_write_bytes = serializers.IntegerField()
+    local_evicted_blocks = serializers.IntegerField(help_text="deleted there to make room")
+    local_bad_blocks = serializers.IntegerField(
+        help_text="files there that failed verification; the blocks came from another tier"
+    )
     misses = serializers.DictField(child=serializers.IntegerField())
     load_ms = serializers.DictField(child=serializers.IntegerField())
     drops = serializers.DictField(

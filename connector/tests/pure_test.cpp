@@ -1,6 +1,10 @@
 // Formats and planning: tests without a server.
 
+#include <unistd.h>
+
+#include <cstdio>
 #include <cstring>
+#include <fstream>
 #include <numeric>
 #include <set>
 
@@ -8,6 +12,7 @@
 #include "breaker.h"
 #include "check.h"
 #include "checksum.h"
+#include "local_read.h"
 #include "outbox.h"
 #include "plan.h"
 #include "slots.h"
@@ -310,4 +315,47 @@ TEST(an_outbox_gives_its_bytes_in_order_however_they_are_taken) {
     }
     CHECK(got == expected);
   }
+}
+
+TEST(a_block_is_read_from_its_file_only_if_all_of_it_is_right) {
+  const std::string path = "/tmp/neve-local-read-" + std::to_string(::getpid());
+  std::vector<std::byte> payload(300'000, std::byte{7});
+  const SpaceTag tag{std::byte{1}};
+  const BlockHeader header{
+      id_of(1), id_of(0), 16, static_cast<std::uint32_t>(payload.size()), checksum(payload), tag};
+  std::array<std::byte, kHeaderBytes> raw{};
+  encode_header(header, raw);
+  std::vector<std::byte> whole(raw.begin(), raw.end());
+  whole.insert(whole.end(), payload.begin(), payload.end());
+  const auto read = [&](std::span<const std::byte> file, BlockId id, SpaceTag of,
+                        bool end = false) {
+    std::ofstream(path, std::ios::binary)
+        .write(reinterpret_cast<const char*>(file.data()),
+               static_cast<std::streamsize>(file.size()));
+    std::vector<std::byte> out(payload.size());
+    LocalRead one(of, {{path, id, out}});
+    if (end) one.end();
+    one.run(Clock::now() + 10s);
+    const auto status = one.statuses().front();
+    CHECK((out == payload) == (status == Status::kOk));
+    return status;
+  };
+  CHECK(read(whole, id_of(1), tag) == Status::kOk);
+  CHECK(read(whole, id_of(2), tag) == Status::kCorrupt);
+  CHECK(read(whole, id_of(1), SpaceTag{}) == Status::kCorrupt);
+  CHECK(read(whole, id_of(1), tag, true) == Status::kTimeout);
+  for (const std::size_t left :
+       {std::size_t{0}, std::size_t{63}, std::size_t{64}, std::size_t{1000}, whole.size() - 1}) {
+    CHECK(read(std::span(whole).first(left), id_of(1), tag) == Status::kCorrupt);
+  }
+  whole.back() ^= std::byte{1};
+  CHECK(read(whole, id_of(1), tag) == Status::kCorrupt);
+  whole.back() ^= std::byte{1};
+  whole.push_back(std::byte{});
+  CHECK(read(whole, id_of(1), tag) == Status::kCorrupt);
+  std::remove(path.c_str());
+  std::vector<std::byte> out(payload.size());
+  LocalRead gone(tag, {{path, id_of(1), out}});
+  gone.run(Clock::now() + 10s);
+  CHECK(gone.statuses().front() == Status::kEvicted);
 }

@@ -227,9 +227,12 @@ def test_a_store_that_falls_silent_meanwhile_costs_two_look_ups_more(engine, sto
     assert store.loads == 0
 
 
-def ask(policy, clock, chunks, loading_s):
-    """Seconds to the first token after `chunks` cold chunks, each loaded in `loading_s`."""
-    found = [(Location(Tier.COLD, 1 << 20, 7, 64),)] * chunks
+COLD = Location(Tier.COLD, 1 << 20, 7, 64)
+
+
+def ask(policy, clock, chunks, loading_s, *, at=COLD):
+    """Seconds to the first token after `chunks` chunks there, each loaded in `loading_s`."""
+    found = [(at,)] * chunks
     begin = clock.now
     choice = policy.choose(
         found, first_chunk=0, chunk_tokens=CHUNK, local_tokens=0, prompt_tokens=chunks * CHUNK
@@ -272,6 +275,19 @@ def test_speeds_are_told_once_after_each_measurement(policy, clock):
     speeds = policy.take_speeds()
     assert set(speeds) <= set(SPEEDS)
     assert speeds["cold_bytes_per_s"] > 0
+
+
+def test_the_local_tier_has_a_speed_of_its_own(policy, clock):
+    """As slow as it is, hot blocks beside it are loaded on."""
+    here = Location(Tier.HOT, 1 << 20, is_local=True)
+    for _ in range(4):
+        ask(policy, clock, 64, 50 * COMPUTING_S, at=here)
+    speeds = policy.take_speeds()
+    assert speeds["local_bytes_per_s"] > 0
+    assert "hot_bytes_per_s" not in speeds
+    assert ask(policy, clock, 64, COMPUTING_S / 10, at=here) == pytest.approx(64 * COMPUTING_S)
+    hot = ask(policy, clock, 64, COMPUTING_S / 10, at=here._replace(is_local=False))
+    assert hot == pytest.approx(64 * COMPUTING_S / 10)
 
 
 def test_a_store_that_cannot_keep_up_is_left_alone_after_two_loads(policy, clock):

@@ -26,6 +26,7 @@
 #include "codec.h"
 #include "command.h"
 #include "core.h"
+#include "local_read.h"
 #include "quantize.h"
 #include "ranged_get.h"
 
@@ -421,6 +422,38 @@ const char* name_of(Failure failure) {
   return "stopped";
 }
 
+using LocalBlocks = nb::typed<nb::sequence, nb::typed<nb::tuple, nb::str, nb::bytes, nb::object>>;
+
+// Keeps the payloads' memory: destroy it under the GIL.
+class PyLocalRead {
+ public:
+  PyLocalRead(nb::bytes tag, const LocalBlocks& blocks) {
+    std::vector<LocalBlock> wanted;
+    memory_.reserve(nb::len(blocks));
+    for (nb::handle item : blocks) {
+      auto [path, id, payload] = nb::cast<std::tuple<std::string, nb::object, nb::object>>(item);
+      wanted.push_back({std::move(path), fixed_bytes<16>(id, "an id"),
+                        memory_.emplace_back(payload, true).bytes()});
+    }
+    read_ = std::make_unique<LocalRead>(fixed_bytes<4>(tag, "the space's tag"), std::move(wanted));
+  }
+
+  void run(double deadline) const {
+    const nb::gil_scoped_release release;
+    read_->run(time_from_seconds(deadline));
+  }
+  void end() const { read_->end(); }
+  std::string trouble() const { return read_->trouble(); }
+  nb::bytes statuses() const {
+    const auto found = read_->statuses();
+    return nb::bytes(found.data(), found.size());
+  }
+
+ private:
+  std::vector<Memory> memory_;
+  std::unique_ptr<LocalRead> read_;
+};
+
 nb::bytes bytes_of(std::string_view text) { return nb::bytes(text.data(), text.size()); }
 
 }  // namespace
@@ -656,4 +689,15 @@ NB_MODULE(_core, m) {
       .def_prop_ro("kept", &RangedGets::kept, "Connections that nobody uses now.")
       .def("close", &RangedGets::close,
            "Ends connections that nobody uses; the others end after their use.");
+
+  nb::class_<PyLocalRead>(m, "LocalRead", "Blocks to read out of files of the local tier, once.")
+      .def(nb::init<nb::bytes, const LocalBlocks&>(), "tag"_a, "blocks"_a,
+           "`tag`: of the space. `blocks`: path, id and writable memory of the payload of each.")
+      .def("run", &PyLocalRead::run, "deadline"_a,
+           "Reads and verifies block after block, without the GIL, until `deadline` or `end`.")
+      .def("end", &PyLocalRead::end,
+           "`run` writes to no payload any more, even if it hangs in a read of a file.")
+      .def("statuses", &PyLocalRead::statuses,
+           "OK, EVICTED, CORRUPT, UNAVAILABLE or TIMEOUT of `statuses` for each block.")
+      .def_prop_ro("trouble", &PyLocalRead::trouble, "The first failure in words, or empty.");
 }

@@ -256,3 +256,30 @@ class RangedGets:
 
     def close(self) -> None:
         """Ends connections that nobody uses; the others end after their use."""
+
+class LocalRead:
+    """Blocks to read out of files of the local tier, once."""
+
+    def __init__(self, tag: bytes, blocks: Sequence[tuple[str, bytes, object]]) -> None:
+        """
+        `tag`: of the space. `blocks`: path, id and writable memory of the payload of each.
+        """
+
+    def run(self, deadline: float) -> None:
+        """
+        Reads and verifies block after block, without the GIL, until `deadline` or `end`.
+        """
+
+    def end(self) -> None:
+        """
+        `run` writes to no payload any more, even if it hangs in a read of a file.
+        """
+
+    def statuses(self) -> bytes:
+        """
+        OK, EVICTED, CORRUPT, UNAVAILABLE or TIMEOUT of `statuses` for each block.
+        """
+
+    @property
+    def trouble(self) -> str:
+        """The first failure in words, or empty."""

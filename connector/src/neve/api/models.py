@@ -100,6 +100,8 @@ class BreakEven(Record):
     break_even_bytes_per_s: float | None
     hot: TierSpeed
     cold: TierSpeed
+    # nodes' own tiers
+    local: TierSpeed
     # found prefixes of the last 60 to 65 minutes, by what nodes did
     decisions_hour: Decisions
     # of the last 24 to 25 hours
@@ -1594,6 +1596,15 @@ class UsagePoint(Record):
     cold_requests: int
     # asked for by those GETs: with gaps between blocks, and tries that failed
     cold_fetched_bytes: int
+    # from nodes' local tiers
+    hit_local_tokens: int
+    hit_local_blocks: int
+    local_read_bytes: int
+    local_write_bytes: int
+    # deleted there to make room
+    local_evicted_blocks: int
+    # files there that failed verification; the blocks came from another tier
+    local_bad_blocks: int
     misses: dict[str, int]
     load_ms: dict[str, int]
     # why `dropped` were not stored

@@ -202,6 +202,8 @@ class Link:
             put_bytes_in_flight=self._options.save_budget_bytes or MOST_SAVE_BUDGET_BYTES,
             shards=self._shards,
             groups=self._groups,
+            local_dir=self._options.local_dir,
+            local_bytes=self._options.local_bytes,
         )
 
 

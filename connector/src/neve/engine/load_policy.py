@@ -22,7 +22,7 @@ PATIENCE: Final = 1.0
 LEAST_DEADLINE_S: Final = 0.1
 # Share of the computing time that may be spent on trying tiers that were too slow before.
 TRIAL: Final = 0.03
-_SLOWNESS: Final = (Tier.HOT, Tier.COLD)
+_SLOWNESS: Final = (Tier.LOCAL, Tier.HOT, Tier.COLD)
 
 
 @dataclass
@@ -76,11 +76,11 @@ class LoadPolicy:
         ends = [(first_chunk + n) * chunk_tokens for n in range(1, len(found) + 1)]
         if whole:  # as one block of the slower tier: tiers are read side by side
             every = [location for locations in found for location in locations]
-            slower = max((location.tier for location in every), key=_SLOWNESS.index)
+            slower = max((location.nearest for location in every), key=_SLOWNESS.index)
             tiers, ends = [slower], ends[-1:]
-            block_bytes = sum(at.size_bytes for at in every if at.tier is slower)
+            block_bytes = sum(at.size_bytes for at in every if at.nearest is slower)
         else:
-            tiers = [locations[0].tier for locations in found]
+            tiers = [locations[0].nearest for locations in found]
             block_bytes = sum(location.size_bytes for location in found[0])
         if prefill is None and (stores[Tier.COLD] is not None or Tier.COLD not in tiers):
             return Choice(len(found), Decision.LOAD_ALL)
@@ -127,7 +127,7 @@ class LoadPolicy:
     def begin_load(self, plan: LoadPlan) -> None:
         size_bytes = dict.fromkeys(Tier, 0)
         for block in plan.blocks:
-            size_bytes[block.locations[0].tier] += sum(at.size_bytes for at in block.locations)
+            size_bytes[block.locations[0].nearest] += sum(at.size_bytes for at in block.locations)
         ahead = {tier: meter.begin(size_bytes[tier]) for tier, meter in self._stores.items()}
         self._loads[plan.request_id] = _TimedLoad(
             len(plan.blocks), size_bytes, ahead, plan.deadline_s, time.monotonic()
@@ -158,11 +158,11 @@ class LoadPolicy:
         now = time.monotonic()
         took_s = now - load.begun
         # Use a failed load as a speed sample only if it timed out; assume at least one block
-        # arrived. A load from both tiers is a sample of the slower one only.
+        # arrived. A load from several tiers is a sample of the slowest only.
         timed_out = took_s >= load.deadline_s
         is_sample = loaded is not None and (loaded == load.blocks or timed_out)
         came = max(1, loaded or 0) / load.blocks
-        slower = Tier.COLD if load.size_bytes[Tier.COLD] else Tier.HOT
+        slower = max((t for t in Tier if load.size_bytes[t]), key=_SLOWNESS.index, default=None)
         for tier, meter in self._stores.items():
             sample_s = took_s if is_sample and tier is slower else 0.0
             meter.end(load.size_bytes[tier], load.ahead_bytes[tier], sample_s, now, came)

@@ -132,7 +132,7 @@ class Loads:
         self._count_family(request, plan.blocks[:good])
         size = request.chain.chunk_tokens
         for chunk, block in enumerate(() if plan.whole else plan.blocks[:good], plan.first_chunk):
-            tier = block.locations[0].tier
+            tier = block.locations[0].nearest
             tokens = len(block.written) * self._table.engine_block_tokens
             # After a preemption, output tokens are loaded too: they are no reused prompt tokens.
             output_tokens = max(0, (chunk + 1) * size - request.engine.prompt_tokens)
@@ -186,7 +186,7 @@ class Loads:
                 self._telemetry.count("state_bytes", state_bytes, "loaded")
             if block.tokens:
                 end = min(start + block.tokens, request.engine.prompt_tokens)
-                tier = block.locations[0].tier
+                tier = block.locations[0].nearest
                 request.reused[plan.first_chunk + number] = tier, max(0, end - start)
                 start += block.tokens
                 self._telemetry.count("hit_tokens", block.tokens, tier)

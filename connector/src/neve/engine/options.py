@@ -9,6 +9,7 @@ from hashlib import blake2b
 from typing import Any, Final, Self
 
 from neve.datapath.client import COLD_CONNECTIONS, CONNECTIONS
+from neve.datapath.local import check_options
 from neve.engine.canary import DEFAULT_EVERY
 from neve.engine.groups import KvGroup, alignment_tokens
 from neve.engine.sharding import CANONICAL, RANK
@@ -69,6 +70,8 @@ class Options:
     multiples of this, besides the last of each prompt (None: all that it offers).
     `engine_url`: address of this engine's own HTTP server, which the platform may ask to tokenise
     and prefill for this tenant (None: it is not told).
+    `local_dir`, `local_bytes`: the node's local tier: blocks that are used a second time are kept
+    in this directory (NVMe, RAM disk), up to this size. Engines of a host may share it.
     """
 
     endpoint: str
@@ -91,6 +94,8 @@ class Options:
     canary: int = DEFAULT_EVERY
     state_every_tokens: int | None = None
     engine_url: str | None = None
+    local_dir: str | None = None
+    local_bytes: int | None = None
 
     @classmethod
     def from_config(
@@ -125,7 +130,7 @@ class Options:
         values["api_key"] = check_key(values["api_key"])
         if values.get("engine_url") is not None:
             values["engine_url"] = _engine_url(values["engine_url"])
-        for name in ("node", "space", "family", "revision"):
+        for name in ("node", "space", "family", "revision", "local_dir"):
             if values.get(name) is None:
                 values.pop(name, None)
             elif not isinstance(values[name], str) or not values[name]:
@@ -146,6 +151,7 @@ class Options:
                     wanted = f"a {kind}, 0 or more" if least == 0 else f"a positive {kind}"
                     raise Misuse(f"need {wanted}, got {value!r}", field=option.name)
                 values[option.name] = number(value)
+        check_options(values.get("local_dir"), values.get("local_bytes"))
         if engine_id and "node" not in values:
             mark = blake2b(engine_id.encode(), digest_size=4).hexdigest()
             values["node"] = f"{socket.gethostname()}/{mark}"

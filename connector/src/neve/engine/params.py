@@ -25,7 +25,7 @@ MAX_PIN_S = 365 * 86400
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _ASKED = ("context", "pin", "label", "labels", "explain")
 # Further members of a prefill's response, which proxies pass on unchanged.
-_ANSWERED = ("context_id", "stored_tokens", "prefilled", "reused_tokens", "hot", "cold")
+_ANSWERED = ("context_id", "stored_tokens", "prefilled", "reused_tokens", "hot", "cold", "local")
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,7 @@ def response_params(
     *,
     hot_tokens: int,
     cold_tokens: int,
+    local_tokens: int = 0,
     stored_tokens: int = 0,
     context_id: str | None = None,
     prefilled: Prefilled | None = None,
@@ -89,7 +90,10 @@ def response_params(
         answer |= {"context": params.name, "stored_tokens": stored_tokens}
         if context_id is not None:
             answer["context_id"] = context_id
-    answer |= {"reused_tokens": hot_tokens + cold_tokens, "hot": hot_tokens, "cold": cold_tokens}
+    reused_tokens = hot_tokens + cold_tokens + local_tokens
+    answer |= {"reused_tokens": reused_tokens, "hot": hot_tokens, "cold": cold_tokens}
+    if local_tokens:  # few nodes have a tier of their own
+        answer["local"] = local_tokens
     if prefilled is not None:
         answer["prefilled"] = prefilled.as_param()
     return {"neve": answer}

@@ -235,7 +235,7 @@ class SchedulerSide:
             return None
         ids = self._table.stored_ids(request)
         chunk_tokens = request.chain.chunk_tokens if request.chain is not None else 0
-        hot_tokens, cold_tokens = (request.reused_tokens(tier) for tier in (Tier.HOT, Tier.COLD))
+        reused = {tier: request.reused_tokens(tier) for tier in Tier}
         prefilled = None
         if ids and params.name is not None:
             self._reports.add(
@@ -244,15 +244,16 @@ class SchedulerSide:
                     ids,
                     chunk_tokens,
                     prompt_tokens=request.asked_tokens,
-                    hit_tokens=hot_tokens + cold_tokens,
+                    hit_tokens=sum(reused.values()),
                 )
             )
         if ids and params.hands_over:
             prefilled = Prefilled(len(ids) * chunk_tokens, ids[-1][0])
         return response_params(
             params,
-            hot_tokens=hot_tokens,
-            cold_tokens=cold_tokens,
+            hot_tokens=reused[Tier.HOT],
+            cold_tokens=reused[Tier.COLD],
+            local_tokens=reused[Tier.LOCAL],
             stored_tokens=len(ids) * chunk_tokens,
             context_id=None if params.name is None else self._reports.id_of(params.name),
             prefilled=prefilled,

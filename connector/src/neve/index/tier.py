@@ -31,14 +31,18 @@ _HOT, _COLD = int(State.HOT), int(State.COLD)
 
 
 class Tier(StrEnum):
+    """`LOCAL`: a node's own directory, of which the index knows nothing."""
+
     HOT = "hot"
     COLD = "cold"
+    LOCAL = "local"
 
 
 class Location(NamedTuple):
     """Where a block is. `size_bytes` counts its header; `segment` is 0 unless it is (also) cold.
 
     `codec` of the cold copy; `encoded_bytes`: of its payload, 0 if it is plain.
+    `tier`: hot or cold, as the index says. `is_local`: the node that asked has a copy of its own.
     """
 
     tier: Tier
@@ -48,6 +52,12 @@ class Location(NamedTuple):
     pinned_until_s: int = 0
     codec: int = PLAIN
     encoded_bytes: int = 0
+    is_local: bool = False
+
+    @property
+    def nearest(self) -> Tier:
+        """The tier that a load reads first."""
+        return Tier.LOCAL if self.is_local else self.tier
 
     @property
     def is_cold(self) -> bool:

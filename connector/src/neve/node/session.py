@@ -114,8 +114,8 @@ class Endpoint:
 
     def __init__(self, url: str, api_key: str, timeout_s: float = 3.0) -> None:
         self.url = check_url(url)
-        key = check_key(api_key)
-        self._headers = {"Authorization": f"Bearer {key}", "Accept": "application/json"}
+        self.api_key = check_key(api_key)
+        self._headers = {"Authorization": f"Bearer {self.api_key}", "Accept": "application/json"}
         self._timeout_s = timeout_s
         self._pool = urllib3.PoolManager(maxsize=4)
         # Retry only failed connects, so that no request is sent twice.
