@@ -286,7 +286,8 @@ def test_the_local_tier_has_a_speed_of_its_own(policy, clock):
     assert speeds["local_bytes_per_s"] > 0
     assert "hot_bytes_per_s" not in speeds
     assert ask(policy, clock, 64, COMPUTING_S / 10, at=here) == pytest.approx(64 * COMPUTING_S)
-    hot = ask(policy, clock, 64, COMPUTING_S / 10, at=here._replace(is_local=False))
+    for _ in range(4):
+        hot = ask(policy, clock, 64, COMPUTING_S / 10, at=here._replace(is_local=False))
     assert hot == pytest.approx(64 * COMPUTING_S / 10)
 
 

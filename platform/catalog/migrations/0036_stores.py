@@ -9,7 +9,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('catalog', '0034_context_largest'),
+        ('catalog', '0035_local_tier'),
         ('tenants', '0010_invitations'),
     ]
 

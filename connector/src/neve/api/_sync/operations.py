@@ -1242,6 +1242,7 @@ class Jobs(Resource):
                 * `flush` - Write due blocks of the hot tier to S3.
                 * `sweep` - Delete segments in which nothing is alive.
                 * `compact` - Merge small, scattered or half dead segments.
+                * `move` - Move segments between stores by rules; delete old places.
                 * `expire` - Remove expired blocks, and idle ones from hot.
                 * `retain` - Give stored blocks a changed policy's terms.
                 * `rebuild_index` - Build the index of an emptied Valkey again from segment
