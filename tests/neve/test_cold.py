@@ -192,6 +192,23 @@ class TestS3:
             assert (chain.back == chain.sent).all()
             assert counters(client)["hit_hot_blocks"] == 8
 
+    def test_the_local_tier_keeps_blocks_decoded(self, store, endpoint, tmp_path):
+        options = {"local_dir": str(tmp_path), "local_bytes": 100 * SIZE, "promote": False}
+        with connect(endpoint, **options) as client:
+            chain = Chain(client, 8)
+            chain.sent //= 16
+            chain.put()
+            store.flush(chain, encode=True)
+            assert client.local.flush(60)
+            chain.get()
+            assert client.local.flush(60)
+            chain.back[:] = 0
+            assert chain.get() == [None] * 8
+            assert (chain.back == chain.sent).all()
+            counted = counters(client)
+            assert (counted["hit_cold_blocks"], counted["hit_local_blocks"]) == (8, 8)
+            assert "local_bad_blocks" not in counted
+
     def test_a_damaged_encoded_block_is_a_corrupt_miss(self, client, store):
         chain = Chain(client, 4)
         chain.sent //= 16

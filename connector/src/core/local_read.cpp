@@ -66,8 +66,8 @@ Status LocalRead::read(const LocalBlock& block, std::span<std::byte> buffer, Tim
     if (!header) {
       if (piece.size() < kHeaderBytes) return Status::kCorrupt;
       header = decode_header(ConstRawHeader(piece.data(), kHeaderBytes));
-      if (!header || header->id != block.id || header->tag != tag_ ||
-          header->payload_bytes != block.payload.size()) {
+      if (!header || header->codec != Codec::kPlain || header->id != block.id ||
+          header->tag != tag_ || header->payload_bytes != block.payload.size()) {
         return Status::kCorrupt;
       }
       piece = piece.subspan(kHeaderBytes);

@@ -29,7 +29,7 @@ from neve.datapath.local_files import (
 from neve.datapath.status import BreakerState, Status
 from neve.datapath.transfer import JobPool, PoolJob, Transfer, Urgency
 from neve.errors import Closed, Misuse, NeveError
-from neve.formats.block import HEADER_BYTES
+from neve.formats.block import HEADER_BYTES, PLAIN, as_plain, decode_header, encode_header
 from neve.node.session import Session
 from neve.node.stats import Stats
 
@@ -261,7 +261,7 @@ class LocalTier:
             copy = np.frombuffer(payload, np.uint8).copy().data
             with self._condition:
                 if id_ in self._queued:  # not revoked meanwhile
-                    self._queue.append((id_, bytes(header), copy))
+                    self._queue.append((id_, _plain(header, copy), copy))
                     self._condition.notify_all()
 
     def _run(self) -> None:
@@ -501,6 +501,14 @@ def check_options(folder: str | None, most_bytes: int | None) -> Path | None:
     if not path.is_absolute():
         raise Misuse(f"need an absolute path, got {folder!r}", field="local_dir")
     return path
+
+
+def _plain(header: bytes, payload: memoryview) -> bytes:
+    """The header of a block that may have come encoded; `payload` is decoded."""
+    found = decode_header(header)
+    if found.codec == PLAIN:
+        return header
+    return encode_header(as_plain(found, payload))
 
 
 def empty_unknown(folder: Path, api_key: str) -> None:
