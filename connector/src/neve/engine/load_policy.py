@@ -22,6 +22,13 @@ PATIENCE: Final = 1.0
 LEAST_DEADLINE_S: Final = 0.1
 # Share of the computing time that may be spent on trying tiers that were too slow before.
 TRIAL: Final = 0.03
+# `load: both` for prefixes of so many tokens, and tiers that are so much slower or faster than
+# computing: the gain is Tc × Tl ÷ (Tc + Tl), at most half of the time where both are equal.
+LEAST_BOTH_TOKENS: Final = 2048
+MOST_UNEQUAL: Final = 3.0
+LEAST_GAIN: Final = 0.1
+# A jump copies from host memory while no request is computed. Assumed: 16 lanes of PCIe 4 or more.
+COPY_BYTES_PER_S: Final = 20e9
 _SLOWNESS: Final = (Tier.LOCAL, Tier.HOT, Tier.COLD)
 
 
@@ -60,10 +67,11 @@ class LoadPolicy:
         local_tokens: int,
         prompt_tokens: int,
         whole: bool = False,
+        both: bool = False,
     ) -> Choice:
         """How many of the `found` chunks (from `first_chunk` on) are worth loading.
 
-        `whole`: all of them or none.
+        `whole`: all of them or none. `both`: they may be loaded and computed at once.
         """
         if self._always or not found:
             return Choice(len(found), Decision.LOAD_ALL)
@@ -100,7 +108,28 @@ class LoadPolicy:
             first_trial_s=LEAST_DEADLINE_S,
             step_s=self._steps.step_s,
         )
+        if both and self._gains_by_both(tiers, block_bytes, local_tokens, ends[-1]):
+            return Choice(len(found), Decision.BOTH)
         return replace(choice, blocks=choice.blocks * len(found)) if whole else choice
+
+    def _gains_by_both(self, tiers: Sequence[Tier], block_bytes: int, start: int, end: int) -> bool:
+        """Whether computing tokens `start` to `end` from the front, while they are loaded from the
+        rear, is clearly sooner than either, with the price of the jump."""
+        prefill, step_s = self._steps.prefill(), self._steps.step_s
+        stores = {tier: self._stores[tier].measured() for tier in set(tiers)}
+        times = [
+            store.seconds(tiers.count(tier) * block_bytes)
+            for tier, store in stores.items()
+            if store is not None
+        ]
+        if prefill is None or len(times) < len(stores) or end - start < LEAST_BOTH_TOKENS:
+            return False
+        compute_s, load_s = prefill.seconds(start, end), max(times)
+        if not 0 < compute_s / MOST_UNEQUAL < load_s < compute_s * MOST_UNEQUAL:
+            return False
+        copy_s = len(tiers) * block_bytes / COPY_BYTES_PER_S
+        both_s = compute_s * load_s / (compute_s + load_s) + copy_s + step_s
+        return both_s < (1 - LEAST_GAIN) * min(compute_s, load_s + step_s)
 
     def deadline_s(self, choice: Choice) -> float:
         """Deadline of the chosen load: at most `load_deadline_s`, and no longer than computing the

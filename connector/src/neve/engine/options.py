@@ -25,7 +25,7 @@ LEAST_SAVE_BUDGET_BYTES: Final = 1 << 30
 MOST_SAVE_BUDGET_BYTES: Final = 8 << 30
 
 _CHOICES = {
-    "load": ("auto", "always"),
+    "load": ("auto", "always", "both"),
     "layout": (RANK, CANONICAL),
     "cross_layer_blocks": (False, True),
 }
@@ -58,7 +58,8 @@ class Options:
 
     `space` names the space (default: the one of this identity). `family` names the family whose KV
     this engine shares once it is attested. `revision` names the weights if
-    their files don't. `load`: `auto` (only what is faster to load than to compute) or `always`.
+    their files don't. `load`: `auto` (only what is faster to load than to compute), `both` (as
+    `auto`, and long prefixes are computed and loaded at once: `neve.engine.rears`) or `always`.
     `layout`: `rank` (blocks of one TP size) or `canonical` (a block for each KV head, for any TP
     size). `match_deadline_s` bounds a look-up, `load_deadline_s` one request's load,
     `handover_wait_s` its wait for blocks that a prefill node named. `load_budget_bytes` and

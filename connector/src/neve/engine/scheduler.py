@@ -24,6 +24,7 @@ from neve.engine.lora import LoraContents
 from neve.engine.options import Options
 from neve.engine.params import response_params
 from neve.engine.pending import PendingRequests
+from neve.engine.rears import Rears
 from neve.engine.recording import record
 from neve.engine.resets import Resets
 from neve.engine.saves import Saves
@@ -99,6 +100,9 @@ class SchedulerSide:
             groups=groups,
             attestation=self._attestation,
         )
+        self.rears = (
+            Rears(self._table, self._telemetry, ranks=ranks) if options.load == "both" else None
+        )
         self._pending = PendingRequests(self._table, self._loras, self._resets)
         self.lookups = Lookups(
             self._table,
@@ -108,6 +112,7 @@ class SchedulerSide:
             match_deadline_s=options.match_deadline_s,
             handover_wait_s=options.handover_wait_s,
             loads=loads,
+            rears=self.rears,
         )
         self.loads = Loads(self._table, self._policy, self._telemetry, gpus=gpus)
         self.saves = Saves(
@@ -222,6 +227,8 @@ class SchedulerSide:
         self._pending.drop(request_id)
         self._table.engine_blocks.pop(request_id, None)
         self.saves.due_at.pop(request_id, None)
+        if self.rears is not None:
+            self.rears.drop(request_id)
         request = self._table.requests.pop(request_id, None)
         if request is None:
             return None
@@ -294,6 +301,8 @@ class SchedulerSide:
         self.loads.note_failed(failed_requests)
         for request_id in loaded:
             self.loads.note_ended(request_id)
+        if self.rears is not None:
+            self.rears.note_staged(report.staged)
         self.saves.note_unsaved(report.unsaved)
         self._events.note_lost(report.unsaved)
         self._events.note_stored(report.stored)
@@ -328,6 +337,8 @@ class SchedulerSide:
     def _forget_stored(self) -> None:
         """Live requests neither load nor save any more: their KV may be of other weights."""
         self._table.stored.clear()
+        if self.rears is not None:
+            self.rears.drop_all()
         for request in self._table.requests.values():
             request.may_load = request.may_save = False
             if request.to_compare:

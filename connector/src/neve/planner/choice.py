@@ -18,6 +18,7 @@ class Decision(StrEnum):
     LOAD_ALL = "load_all"
     LOAD_PREFIX = "load_prefix"
     RECOMPUTE = "recompute"
+    BOTH = "both"
 
 
 # Counters of heartbeats (`neve.node.stats`).
@@ -25,6 +26,7 @@ COUNTED: Final = {
     Decision.LOAD_ALL: "decided_all",
     Decision.LOAD_PREFIX: "decided_prefix",
     Decision.RECOMPUTE: "decided_recompute",
+    Decision.BOTH: "decided_prefix",
 }
 
 

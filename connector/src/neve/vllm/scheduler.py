@@ -9,8 +9,17 @@ from typing import Any
 from neve.engine.chains import Media
 from neve.engine.params import read_params
 from neve.engine.scheduler import SchedulerSide
-from neve.engine.step import Lora, NewRequest, OfferedState, Scheduled, StepPlan, WorkerReport
+from neve.engine.step import (
+    LoadPlan,
+    Lora,
+    NewRequest,
+    OfferedState,
+    Scheduled,
+    StepPlan,
+    WorkerReport,
+)
 from neve.vllm.compat import has_token_ids
+from neve.vllm.jumps import Jumps
 
 
 class VllmScheduling:
@@ -26,6 +35,7 @@ class VllmScheduling:
         self._is_split = is_split
         self._names_media = names_media
         self._loading: dict[str, Any] = {}  # vLLM's requests whose load is under way
+        self.jumps: Jumps | None = None  # with `load: both`, once the engine was checked
 
     def begin(self, request: Any) -> None:
         """A request came, or comes again. Those that can't be cached are left alone."""
@@ -39,7 +49,10 @@ class VllmScheduling:
         if request.skip_reading_prefix_cache:
             return 0
         self.begin(request)
-        return self.side.matched_tokens(request.request_id, local_tokens)
+        tokens = self.side.matched_tokens(request.request_id, local_tokens)
+        if self.jumps is not None:
+            self.jumps.watch(request)
+        return tokens
 
     def plan_load(
         self, request: Any, external_tokens: int, engine_blocks: Sequence[Sequence[int]]
@@ -61,6 +74,10 @@ class VllmScheduling:
             if request is not None:
                 correct_cached(request)
 
+    def land(self, output: Any) -> list[LoadPlan]:
+        """Copies that this step begins with; call it before `build_step`."""
+        return self.jumps.land(output) if self.jumps is not None else []
+
     def build_step(self, output: Any) -> StepPlan:
         """`output`: vLLM's `SchedulerOutput`."""
         tables: Callable[[str], Sequence[Sequence[int]] | None] | None = None
@@ -80,6 +97,8 @@ class VllmScheduling:
         )
         # Copies inside the engine fill blocks that no request was given.
         step.fences |= bool(getattr(output, "kv_cache_block_copies", None))
+        if self.jumps is not None:
+            step.rears = self.jumps.meet(output)
         return step
 
 
