@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 
@@ -101,6 +102,14 @@ def test_a_stalled_range_is_asked_for_again_in_parts(server, reader, stats):
     assert len(server.requests) == 1 + PARTS
     totals = stats.totals().counters
     assert totals["cold_requests"] == hedging._LEAST_SAMPLES + 1 + PARTS
+
+
+def test_a_second_request_reads_the_same_bytes(server):
+    block = replace(server.blocks()[1], codec=3, encoded_bytes=1000)
+    again = block.copy()
+    assert replace(again, payload=block.payload) == block
+    assert (again.end, len(again.payload)) == (block.end, PAYLOAD)
+    assert again.payload.obj is not block.payload.obj
 
 
 def test_the_first_answer_counts_if_it_is_whole_first(server, reader):

@@ -10,7 +10,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from enum import Enum, auto
@@ -60,7 +60,7 @@ class ColdBlock:
     def copy(self) -> "ColdBlock":
         """The same block, to be read into memory of its own."""
         payload = memoryview(bytearray(len(self.payload)))
-        return ColdBlock(self.index, self.id, self.segment, self.offset, payload)
+        return replace(self, payload=payload, header=bytearray(HEADER_BYTES))
 
     @property
     def end(self) -> int:
