@@ -1,6 +1,6 @@
 """`load: both` beside computing and loading: the time to the first token, on a CPU engine.
 
-    python benchmarks/both.py [--tokens 3072] [--repeat 3] [--token-ms 1.0]
+    python benchmarks/both.py [--tokens 1920] [--repeat 3] [--token-ms 2.0]
 
 A tiny model with a store behind a proxy that limits its speed. Computing is made to take
 `--token-ms` for each token (the engine sleeps), and the store is as fast as computing, a third of
@@ -40,9 +40,9 @@ CHUNK_TOKENS = 64
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--python", type=Path, default=ROOT / ".venv-vllm/bin/python")
-    parser.add_argument("--tokens", type=int, default=3072)
+    parser.add_argument("--tokens", type=int, default=1920)
     parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--token-ms", type=float, default=1.0)
+    parser.add_argument("--token-ms", type=float, default=2.0)
     options = parser.parse_args()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
