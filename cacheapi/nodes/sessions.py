@@ -138,6 +138,12 @@ class HandshakeSerializer(StrictSerializer):
         help_text="KV groups, if a chunk is stored as one part for each; the first one keeps the "
         "ids of the chain",
     )
+    near_stores = serializers.ListField(
+        child=Text(max_length=40),
+        max_length=16,
+        default=list,
+        help_text="names of S3 stores to read from first, the nearest first",
+    )
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         if attrs["space"] is not None and attrs["family"] is not None:
@@ -283,6 +289,7 @@ class SessionsView(NodeView):
                 max_chunk_tokens=body["max_chunk_tokens"],
                 groups=body["groups"],
                 selective_weights=body["selective_weights"],
+                near_stores=body["near_stores"],
                 actor=actor_of(request),
             )
             if "url" in body["engine"]:

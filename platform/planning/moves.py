@@ -12,17 +12,17 @@ from catalog.models import MoveRule, Segment, SegmentCopy, Store
 from catalog.stores import Stores
 from catalog.targets import Opener, Target, active_ids, active_tenants
 from planning import prices
+from planning.models import PriceVersion
 from tenants.scope import tenant_scope
 from tiering.moving.plan import Rule, StorePrices
-from tiering.moving.run import Mover, MoveReport, planned, rules_of
+from tiering.moving.run import Mover, MoveReport, planned, rule_of, rules_of
 
 PRICES: Final = ("gib_month", "put_1000", "get_1000", "egress_gb")
 MOST_LOOKED_AT: Final = 100_000  # segments of a dry run
 
 
-def prices_of(row: Store) -> StorePrices:
-    """Its own, or the platform's of today."""
-    platform = prices.in_force(prices.today())
+def prices_of(row: Store, platform: PriceVersion) -> StorePrices:
+    """Its own, or the platform's."""
     own = {name: getattr(row, name) for name in PRICES}
     common = {name: getattr(platform, name) for name in PRICES[1:]}
     common["gib_month"] = platform.cold_gib_month
@@ -32,7 +32,9 @@ def prices_of(row: Store) -> StorePrices:
 
 
 def all_prices(stores: Stores) -> dict[int | None, StorePrices]:
-    return {store_id: prices_of(row) for store_id, row in stores.rows.items()}
+    """At the prices of today. One query."""
+    platform = prices.in_force(prices.today())
+    return {store_id: prices_of(row, platform) for store_id, row in stores.rows.items()}
 
 
 def tenants_with_moves() -> list[Target]:
@@ -83,13 +85,13 @@ class DryRun:
     is_whole: bool = True
 
 
-def dry_run(extra: Sequence[Rule] | None = None) -> DryRun:
-    """What would move now, of all active tenants, by the active rules or by `extra` only."""
+def dry_run(extra: Sequence[Rule] | None = None, *, only_tenant: int | None = None) -> DryRun:
+    """What would move now, by the active rules or by `extra` only, of all active tenants or one."""
     stores = Stores()
     known = all_prices(stores)
     found: dict[tuple[str, int | None, int | None], Estimate] = {}
     run, left = DryRun(prices.in_force(prices.today()).currency), MOST_LOOKED_AT
-    for tenant_id in active_ids():
+    for tenant_id in active_ids() if only_tenant is None else [only_tenant]:
         rules = rules_of(tenant_id, stores) if extra is None else extra
         with tenant_scope(tenant_id):
             for move in islice(planned(rules, known), left):
@@ -108,6 +110,11 @@ def dry_run(extra: Sequence[Rule] | None = None) -> DryRun:
     for way in run.ways:
         way.seconds = way.bytes / speeds[way.target]
     return run
+
+
+def dry_run_of(row: MoveRule) -> DryRun:
+    """What this rule alone would move, whether it is active or not."""
+    return dry_run([rule_of(row)], only_tenant=row.tenant_id)
 
 
 @dataclass

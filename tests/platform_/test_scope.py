@@ -24,6 +24,8 @@ MAY_USE_UNSCOPED = {
     "catalog/slicing.py": "prunes all tenants' rows",
     "catalog/usage.py": "sums over tenants; prunes",
     "catalog/usage_split.py": "sums over the tenants that it is asked for",
+    "dashboard/pages/tiers/stores.py": "sums over the tenants that it is asked for",
+    "catalog/store_changes.py": "counts what a store holds of all tenants",
     "dashboard/pages/system/checks.py": "operators look after all tenants",
     "events/deliveries.py": "delivers for all tenants",
     "events/webhooks.py": "follows events of all tenants",

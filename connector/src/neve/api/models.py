@@ -888,6 +888,64 @@ class Measured(Record):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Move(Record):
+    """Names its tenant by slug."""
+
+    id: int
+    tenant: str | None
+    segment: int
+    # name of the store that holds the copy
+    store: str
+    state: str
+    # name of the store where the segment went, if the copy is its old place
+    target: str | None
+    size_bytes: int
+    # name of the rule
+    reason: str
+    # when it got its state
+    since: datetime
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MoveDryRun(Record):
+    """MoveDryRun."""
+
+    currency: str
+    # false: there are more segments
+    is_whole: bool
+    ways: tuple[Way, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MoveRule(Record):
+    """MoveRule."""
+
+    id: int
+    name: str
+    # smaller ones come first
+    position: int
+    is_active: bool
+    # null: all tenants
+    tenant: str | None
+    # store; null: any other
+    source: str | None
+    # store
+    target: str
+    # the old place stays as a copy
+    is_copy: bool
+    # written so long ago
+    least_age_s: int | None
+    # no node asked for its address for so long
+    least_idle_s: int | None
+    # minutes in which a node asked for its address, halved every six hours
+    least_heat: float | None
+    # the cheaper place pays for the move within so many
+    payback_days: int | None
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Node(Record):
     """Names its tenant by slug."""
 
@@ -1325,6 +1383,8 @@ class Segment(Record):
     runs: int
     # how often its blocks were merged along their chains
     generation: int
+    # name of the store that holds it
+    store: str
     # when no block was found in it; deleted after a grace time
     unreferenced_at: datetime | None
     created_at: datetime
@@ -1449,6 +1509,53 @@ class Span(Record):
     end: datetime
     # length of its buckets
     step_s: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Store(Record):
+    """What it holds is of all tenants."""
+
+    id: int
+    name: str
+    is_default: bool
+    endpoint: str
+    bucket: str
+    region: str
+    access_key: str
+    # the key itself is never shown
+    has_secret_key: bool
+    # prefix of two variables of the environment, …_ACCESS_KEY and …_SECRET_KEY; empty: the row's
+    # own
+    credentials_env: str
+    # of its objects, such as STANDARD_IA; empty: S3's own
+    storage_class: str
+    # readers take the copy with the smallest, but near stores first
+    priority: int
+    # one GiB for one calendar month; empty: the platform's price
+    gib_month: str | None
+    # 1,000 PUT, POST, COPY and LIST requests; empty: the platform's price
+    put_1000: str | None
+    # 1,000 GET and HEAD requests; empty: the platform's price
+    get_1000: str | None
+    # 10^9 bytes read; empty: the platform's price
+    egress_gb: str | None
+    # bound of moves into it, of all workers together
+    move_bytes_per_s: int
+    # why it does not answer
+    error: str
+    failing_since: datetime | None
+    # whose own place it is
+    segments: int
+    # of these segments
+    stored_bytes: int
+    # of segments whose place is elsewhere
+    copy_bytes: int
+    # of copies that arrive, or that are deleted after the grace time
+    leaving_bytes: int
+    # of all its bytes, if they stay
+    money_a_month: str
+    created_at: datetime
+    updated_at: datetime
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -1670,6 +1777,23 @@ class WarmPolicy(Record):
     next_run_at: datetime | None
     created_at: datetime
     updated_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Way(Record):
+    """What one rule would move from one store to another."""
+
+    rule: str
+    source: str
+    target: str
+    segments: int
+    bytes: int
+    # of requests and bytes out, once
+    cost: str
+    # of storage; negative: it costs more
+    saved_a_month: str
+    # at the target's bound of bytes a second
+    seconds: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -141,6 +141,7 @@ class Client:
         groups: Sequence[PartGroup] = (),
         local_dir: str | None = None,
         local_bytes: int | None = None,
+        near_stores: Sequence[str] = (),
     ) -> Self:
         """Makes the handshake. Raises `Refused` (fix it first) or `Unavailable` (try later).
 
@@ -151,9 +152,9 @@ class Client:
         `promote`: whether blocks that are read from S3 again are put back into the hot tier.
         `put_bytes_in_flight`: of payloads; more is dropped and counted.
         `shards`: blocks that one chunk is cut into, so that its tokens are counted once.
-        `groups`: see `Endpoint.open_session`.
         `local_dir`, `local_bytes`: an absolute path and a size; both or none. Blocks that are used
         a second time are kept there (`neve.datapath.local`). Engines of one host may share it.
+        `groups`, `near_stores`: see `Endpoint.open_session`.
         """
         folder = check_options(local_dir, local_bytes)
         endpoint = Endpoint(endpoint_url, api_key)
@@ -168,6 +169,7 @@ class Client:
             selective_weights=selective_weights,
             max_chunk_tokens=max_chunk_tokens,
             groups=groups,
+            near_stores=near_stores,
         )
         try:
             session = open_session()

@@ -196,6 +196,7 @@ class Link:
             family=self._family,
             selective_weights=self._engine.selective_weights,
             max_chunk_tokens=self._options.max_chunk_tokens,
+            near_stores=self._options.near_stores,
             connections=self._options.connections,
             cold_connections=self._options.cold_connections,
             # A worker's staging bounds its puts, but the scheduler may not know its size.

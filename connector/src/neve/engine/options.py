@@ -73,6 +73,8 @@ class Options:
     and prefill for this tenant (None: it is not told).
     `local_dir`, `local_bytes`: the node's local tier: blocks that are used a second time are kept
     in this directory (NVMe, RAM disk), up to this size. Engines of a host may share it.
+    `near_stores`: names of S3 stores that are near, the nearest first, for cold loads (empty: by
+    the priority of each store).
     """
 
     endpoint: str
@@ -97,6 +99,7 @@ class Options:
     engine_url: str | None = None
     local_dir: str | None = None
     local_bytes: int | None = None
+    near_stores: tuple[str, ...] = ()
 
     @classmethod
     def from_config(
@@ -131,6 +134,8 @@ class Options:
         values["api_key"] = check_key(values["api_key"])
         if values.get("engine_url") is not None:
             values["engine_url"] = _engine_url(values["engine_url"])
+        if (near := values.pop("near_stores", None)) is not None:
+            values["near_stores"] = _names(near, "near_stores")
         for name in ("node", "space", "family", "revision", "local_dir"):
             if values.get(name) is None:
                 values.pop(name, None)
@@ -176,3 +181,11 @@ class Options:
             return self.save_budget_bytes
         wanted = max(LEAST_SAVE_BUDGET_BYTES, _STEPS_STAGED * step_bytes)
         return min(wanted, MOST_SAVE_BUDGET_BYTES)
+
+
+def _names(value: object, field: str) -> tuple[str, ...]:
+    """A list of names, or text with commas between. Raises Misuse."""
+    found = value.split(",") if isinstance(value, str) else value
+    if not isinstance(found, (list, tuple)) or not all(isinstance(each, str) for each in found):
+        raise Misuse(f"need a list of names, got {value!r}", field=field)
+    return tuple(name for each in found if (name := each.strip()))
