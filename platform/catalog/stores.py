@@ -112,11 +112,16 @@ def sealed(secret_key: str) -> bytes:
 
 
 def objects_of(
-    segments: Sequence[Segment], stores: Stores | None = None, *, near: Sequence[str] = ()
+    segments: Sequence[Segment],
+    stores: Stores | None = None,
+    *,
+    near: Sequence[str] = (),
+    only_well: bool = False,
 ) -> dict[int, s3.Object]:
     """By segment: the object to read, nearest first (`Stores.order`). In the tenant's scope.
 
-    A segment of which no copy's keys can be read is left out. Two queries at most.
+    A segment of which no copy's keys can be read is left out; with `only_well`, also one that is
+    only in stores that are away. Two queries at most.
     """
     stores = stores or Stores()
     places: dict[int, list[int | None]] = {row.pk: [row.store_id] for row in segments}
@@ -131,6 +136,8 @@ def objects_of(
     for row in segments:
         among = places[row.pk]
         for place in stores.order(among, near, leaving[row.pk]):
+            if only_well and not stores.is_well(place):
+                break  # the others are away, too: these come last
             try:
                 found[row.pk] = stores.bucket(place).object(row.object_key)
                 break

@@ -41,6 +41,7 @@ _COLD = {name: tuple(each for each in columns if "cold" in each) for name, colum
 _LOCAL = {
     name: tuple(each for each in columns if "local" in each) for name, columns in _SUMS.items()
 }
+COUNTS = tuple(_SUMS)
 _TIERS = {"hot": _HOT, "cold": _COLD, "local": _LOCAL}
 _COLUMNS = tuple(dict.fromkeys(column for columns in _SUMS.values() for column in columns))
 _GAUGES = ("used_bytes",)

@@ -128,6 +128,10 @@ class Held:
     leaving_bytes: int = 0
     money_a_month: Decimal = Decimal(0)
 
+    @property
+    def total_bytes(self) -> int:
+        return self.bytes + self.copy_bytes + self.leaving_bytes
+
 
 def held(tenant_ids: Sequence[int] | None = None) -> list[Held]:
     """By store, nearest first; of these tenants, or of all. Four queries."""
@@ -150,6 +154,5 @@ def held(tenant_ids: Sequence[int] | None = None) -> list[Held]:
             sums[store_id].leaving_bytes += bytes_
     known = all_prices(stores)
     for store_id, each in sums.items():
-        total = each.bytes + each.copy_bytes + each.leaving_bytes
-        each.money_a_month = Decimal(total) / (1 << 30) * known[store_id].gib_month
+        each.money_a_month = Decimal(each.total_bytes) / (1 << 30) * known[store_id].gib_month
     return [sums[store_id] for store_id in stores.order(sums)]

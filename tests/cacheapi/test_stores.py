@@ -2,7 +2,7 @@
 
 import pytest
 
-from catalog.models import MoveRule, Segment, Store
+from catalog.models import MoveRule, Segment, SegmentCopy, Space, Store
 from retention import provisioning
 from storage.s3 import ensure_bucket
 from support.rows import make_segment, make_space
@@ -112,5 +112,30 @@ def test_rules_name_stores_and_a_dry_run_counts_the_money(operator, tenant):
 
 def test_a_segment_says_in_which_store_it_is(team, tenant):
     make_segment(make_space(tenant))
-    (row,) = team.get("/api/v1/segments").json()["results"]
-    assert row["store"] == "default"
+    store = make_store("archive")
+    make_segment(Space.unscoped.get(), store=store, size_bytes=9)
+    rows = team.get("/api/v1/segments").json()["results"]
+    assert {row["store"] for row in rows} == {"default", "archive"}
+    groups = team.get("/api/v1/usage?by=store").json()["groups"]
+    assert {each["name"]: each["totals"]["used_bytes"] for each in groups}["archive"] == 9
+
+
+def test_a_node_reads_the_nearest_copy_and_warms_its_segment(node, tenant, handshake, clean_hot):
+    provisioning.provision()
+    store = make_store("nvme", priority=50)
+    opened = node.send(
+        "post", "/cache/v1/sessions", handshake | {"near_stores": ["default"]}
+    ).json()
+    plain = node.send("post", "/cache/v1/sessions", handshake | {"node": "other"}).json()
+    segment = make_segment(make_space(tenant, "s"))
+    with tenant_scope(tenant.pk):
+        SegmentCopy.objects.create(segment=segment, store=store, state="kept")
+
+    def address(session):
+        path = f"/cache/v1/sessions/{session['session']}/segments?ids={segment.pk}"
+        return node.get(path).json()["segments"][str(segment.pk)]
+
+    assert f"/{store.bucket}/" not in address(opened)  # it said what is near
+    assert f"/{store.bucket}/" in address(plain)  # by priority
+    segment.refresh_from_db()
+    assert segment.heat == pytest.approx(1.0, abs=0.01)  # within one minute

@@ -111,7 +111,9 @@ class Compactor:
 
     def _candidates(self, policy: Policy) -> set[Segment]:
         live = Segment.objects.filter(claims.is_free(), state=Segment.State.LIVE)
-        live = live.filter(live_bytes__gt=0, damaged_at=None).select_related("space")
+        live = live.filter(
+            live_bytes__gt=0, damaged_at=None, store__failing_since=None
+        ).select_related("space")
         is_dead = Q(live_bytes__lte=F("size_bytes") * (1 - policy.dead_share))
         found = set(live.filter(is_dead | Q(live_bytes__lt=policy.least_bytes))[:PLAN_MOST])
         for generation in range(policy.generations):

@@ -11,7 +11,7 @@ from neve.cli.output import Cell, Column, name, number
 from neve.planner.causes import misses_of, ranked, summed
 
 RANGES = ("15m", "1h", "6h", "24h", "7d", "30d")
-GROUPS = ("tenant", "space", "node", "tier")
+GROUPS = ("tenant", "space", "node", "tier", "store")
 
 
 @click.command()
