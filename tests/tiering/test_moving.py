@@ -250,6 +250,17 @@ def test_reconcile_takes_the_copy_of_a_lost_object(world, ids, archive):
     assert_readable(world, ids)
 
 
+def test_reconcile_forgets_a_kept_copy_that_is_gone(world, ids, archive):
+    archive.priority = 50
+    archive.save()
+    make_rule(archive, is_copy=True)
+    move(world)
+    stores.bucket_of(archive).object(only_segment(world).object_key).delete()
+    reconcile([world.tenant.pk])
+    assert copies(world) == []
+    assert_readable(world, ids)
+
+
 def test_reconcile_knows_the_objects_of_every_store(world, ids, archive, empty_bucket):
     rubbish = "v1/t1/rubbish"
     stores.bucket_of(archive).client.put_object(

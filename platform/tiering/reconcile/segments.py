@@ -15,7 +15,7 @@ from django.db.models import Q
 from django.utils import timezone
 
 from base import log_events
-from catalog.models import Segment
+from catalog.models import Segment, SegmentCopy
 from catalog.stores import Stores
 from neve.errors import Corrupt, MissReason, Unavailable
 from neve.formats.segment import SegmentFooter
@@ -23,13 +23,14 @@ from neve.index.tier import Location
 from tenants.scope import tenant_scope
 from tiering import recovery
 from tiering.moving.places import take_copy
-from tiering.objects import is_missing, tail_of
+from tiering.objects import footer_of_segment, is_missing, tail_of
 from tiering.overlap import overlapped
 from tiering.rebuild import Restorer
 from tiering.reconcile.report import Report
 from tiering.segments import count_live_bytes, settle
 
 RUN_SEGMENTS = 2000
+RUN_COPIES = 200
 BATCH = 100
 FOOTERS_AT_ONCE = 8
 GRACE = timedelta(hours=1)
@@ -77,6 +78,34 @@ def _answering(stores: Stores) -> list[int | None]:
                 raise
             log_events.STORE_FAILED.log(store=stores.name(store_id), error=error)
     return found
+
+
+def look_at_copies(tenants: Sequence[int], report: Report, most: int = RUN_COPIES) -> None:
+    """Forgets kept copies without their whole object, some by chance in each run: readers would
+    miss what the segment's own place has. What is left of an object is a stray."""
+    stores = Stores()
+    if not stores.are_several:
+        return
+    kept = SegmentCopy.unscoped.filter(state=SegmentCopy.State.KEPT, tenant_id__in=tenants)
+    for copy in kept.select_related("segment").order_by("?")[:most]:
+        if report.is_late:
+            return
+        try:
+            footer_of_segment(
+                copy.segment, stores.bucket(copy.store_id).object(copy.segment.object_key)
+            )
+        except Corrupt:
+            report.found("lost_copies", _forget(copy))
+        except ClientError as error:
+            if is_missing(error):
+                report.found("lost_copies", _forget(copy))
+        except (BotoCoreError, Unavailable):  # its store is away
+            continue
+
+
+def _forget(copy: SegmentCopy) -> int:
+    mine = SegmentCopy.unscoped.filter(pk=copy.pk, state=SegmentCopy.State.KEPT)
+    return int(mine.delete()[0])
 
 
 def _look_at_all(tenant_id: int, rows: Sequence[Segment], stores: Stores, report: Report) -> None:
