@@ -1,17 +1,18 @@
 """Makes a folder that runs the benchmarks on a host without package registries.
 
-    python benchmarks/bundle.py FOLDER [--python 3.12] [--build-python PATH] [--perf] [--no-cold]
+    python benchmarks/bundle.py FOLDER [--python 3.12] [--build-python PATH] [--perf] [--cold]
 
 That host needs only Linux on x86-64 and Python of the given version. The folder contains
 valkey-server and valkey-cli with their libraries and loader, raw.c built statically, wheels of the
 clients, neve with its built core (its sources, to build there, if this machine lacks that Python),
-LMCache's client (which needs a torch on the host), these scripts and, for what reads from S3, weed
-(packed) and boto3; weed needs openssl on the host. On the host:
+LMCache's client (which needs a torch on the host) and these scripts. With `--cold` it carries what
+ttft needs to read from S3 as well, weed (packed; needs openssl on the host) and boto3, in place of
+the peers and of what comes with vLLM. On the host:
 
     FOLDER/run.sh check                     a minute: checks the folder, describes the host
     FOLDER/run.sh datapath [ARGUMENTS]      benchmarks/datapath.py
     FOLDER/run.sh first_touch | sockets     the other benchmarks
-    FOLDER/run.sh ttft --modes hot cold     on a GPU, with PYTHON of an interpreter that has vLLM
+    FOLDER/run.sh ttft --modes hot cold     --cold; PYTHON: an interpreter that has vLLM
 
 Results go to $OUT, or to FOLDER/out. `benchmarks/report.py` draws the plot from the JSON later.
 """
@@ -33,10 +34,10 @@ WHEELS = (
     *("numpy", "urllib3", "xxhash", "valkey", "libvalkey", "valkey-glide-sync"),
     *("cffi", "pycparser", "protobuf", "typing_extensions"),
 )
-# What starts weed, and speaks to it.
+# With what starts weed, and speaks to it.
 COLD_WHEELS = (
-    *("boto3", "botocore", "s3transfer", "jmespath", "python-dateutil", "six", "psutil"),
-    "python-dotenv",
+    *("urllib3", "xxhash", "valkey", "typing_extensions", "boto3", "botocore", "s3transfer"),
+    *("jmespath", "python-dateutil", "six", "psutil", "python-dotenv"),
 )
 COLD_FILES = (
     *("tests/support/servers.py", "deploy/installation.py"),
@@ -136,9 +137,20 @@ def pack_weed(folder: Path) -> None:
     program = ROOT / ".venv/bin/weed"
     found = program if program.exists() else shutil.which("weed")
     if found is None:
-        raise SystemExit("weed is not installed here: make install, or --no-cold")
+        raise SystemExit("weed is not installed here: make install")
     with Path(found).open("rb") as source, lzma.open(folder / "weed.xz", "wb", preset=6) as packed:
         shutil.copyfileobj(source, packed, 1 << 20)
+
+
+def keep_s3(folder: Path) -> None:
+    """Drops all services but S3 from botocore's wheel: fifteen of its sixteen MB."""
+    (wheel,) = folder.glob("botocore-*.whl")
+    slim = wheel.with_suffix(".slim")
+    with zipfile.ZipFile(wheel) as whole, zipfile.ZipFile(slim, "w", zipfile.ZIP_DEFLATED) as kept:
+        for name in whole.namelist():
+            if not re.match(r"botocore/data/(?!s3/)[^/]+/", name):
+                kept.writestr(name, whole.read(name))
+    slim.replace(wheel)
 
 
 def pinned() -> dict[str, str]:
@@ -200,7 +212,7 @@ def main() -> None:
     parser.add_argument("--build-python", help="an interpreter of that version; else on PATH")
     parser.add_argument("--without", nargs="*", default=[], help="wheels that the host has")
     parser.add_argument("--perf", action="store_true", help="take perf along")
-    parser.add_argument("--no-cold", action="store_true", help="without weed and boto3")
+    parser.add_argument("--cold", action="store_true", help="weed and boto3, no peers")
     options = parser.parse_args()
     folder: Path = options.folder
     if folder.exists() and any(folder.iterdir()) and not (folder / "run.sh").exists():
@@ -213,16 +225,18 @@ def main() -> None:
     run("cc", "-std=gnu11", "-O2", "-static", "-pthread", source, "-o", raw)
     (folder / "wheels").mkdir()
     pins = pinned()
-    for name in WHEELS + (() if options.no_cold else COLD_WHEELS):
+    for name in COLD_WHEELS if options.cold else WHEELS:
         if name not in options.without and name in pins:
             download(pins[name], options.python, folder / "wheels")
-    take_lmcache(pins["lmcache"], options.python, folder / "lmcache")
+    if options.cold:
+        keep_s3(folder / "wheels")
+        pack_weed(folder)
+    else:
+        take_lmcache(pins["lmcache"], options.python, folder / "lmcache")
     add_neve(
         options.python, options.build_python or shutil.which(f"python{options.python}"), folder
     )
-    if not options.no_cold:
-        pack_weed(folder)
-    for pattern in FILES + (() if options.no_cold else COLD_FILES):
+    for pattern in FILES + (COLD_FILES if options.cold else ()):
         for path in sorted(ROOT.glob(pattern)):
             target = folder / "repo" / path.relative_to(ROOT)
             target.parent.mkdir(parents=True, exist_ok=True)
