@@ -24,6 +24,7 @@ from neve.errors import MissReason
 from neve.formats.ids import BlockHasher
 from neve.index.tier import Location, Tier
 from neve.node.stats import SPEEDS, Stats
+from neve.planner.choice import Decision
 from neve.planner.measured import PrefillMeter
 from support.engine_side import CHUNK, TOKENS, Clock, begin, note, side_over
 
@@ -316,6 +317,32 @@ def test_the_first_loads_of_a_fast_tier_lead_to_whole_loads(policy, clock):
     for _ in range(6):
         took_s = ask(policy, clock, 1024, COMPUTING_S / 10)
     assert took_s == pytest.approx(1024 * COMPUTING_S / 10)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "step_tokens", "chosen"),
+    [(1.0, 1000, True), (2.0, 1000, True), (0.2, 1000, False), (4.0, 1000, False),
+     (1.0, 20_000, False), (0.4, 4000, False)],
+)  # fmt: skip
+def test_a_long_prefix_is_computed_and_loaded_at_once_if_that_is_sooner(
+    clock, ratio, step_tokens, chosen
+):
+    """`ratio`: of the load's time to computing's. Long steps meet the rear late."""
+    policy = LoadPolicy(Telemetry(), load_deadline_s=60.0)
+    for step in range(1, 6):
+        policy.begin_step(step, [(0, step_tokens)])
+        policy.end_step(step, step_tokens / CHUNK * COMPUTING_S)
+    meter, chunks = policy._stores[Tier.COLD], 512
+    for size in (1 << 20, 1 << 24, 1 << 28, 1 << 28):
+        meter.end(size, meter.begin(size), ratio * COMPUTING_S * size / (1 << 20), clock.now)
+    found = [(Location(Tier.COLD, 1 << 20, 7, 64),)] * chunks
+    asked = {"first_chunk": 0, "chunk_tokens": CHUNK, "local_tokens": 0}
+    choice = policy.choose(found, prompt_tokens=chunks * CHUNK + 9, both=True, **asked)
+    assert (choice.decision is Decision.BOTH) == chosen
+    few = policy.choose(found[:16], prompt_tokens=16 * CHUNK + 9, both=True, **asked)
+    assert few.decision is not Decision.BOTH
+    alone = policy.choose(found, prompt_tokens=chunks * CHUNK + 9, **asked)
+    assert alone.decision is not Decision.BOTH
 
 
 def test_cold_blocks_get_a_tenth_of_a_second_before_prefill_is_measured(clock):

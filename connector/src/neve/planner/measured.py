@@ -30,6 +30,7 @@ class PrefillMeter:
     def __init__(self) -> None:
         self._fit = TwoTermFit()
         self._short = TwoTermFit(fade=0.8)
+        self.most_tokens = 0  # prompt tokens of one measured step
         self._open: dict[int, tuple[float, float]] = {}
         self._warm_up = _WARM_UP_STEPS
 
@@ -68,6 +69,7 @@ class PrefillMeter:
             a, b = self._fit.solve() or (took_s, 0.0)
             took_s = min(took_s, _MOST_SURPRISE * (a * tokens + b * looked_at) or took_s)
         self._fit.add(tokens, looked_at, took_s)
+        self.most_tokens = max(self.most_tokens, int(tokens))
         return True
 
     @property
