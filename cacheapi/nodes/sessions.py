@@ -34,6 +34,7 @@ from neve.node.membership import Attested, MemberState
 from neve.node.stats import COUNTERS, LOAD_NAMES, MOST_COUNT, SPEEDS
 from planning import samples
 from retention import provisioning
+from retention.codecs import require_allowed
 from storage import hot, s3
 from tenants.principal import actor_of
 
@@ -272,6 +273,7 @@ class SessionsView(NodeView):
     def post(self, request: Request) -> Response:
         """Handshake: which space this node's KV belongs to, and where its blocks live."""
         body = checked(HandshakeSerializer, request)
+        require_allowed(self.tenant.pk, body["identity"])
         with hot.required():
             provisioning.provision_tenant(self.tenant)
         # The session holds the tenant's lock until its user is there: whoever revokes the key

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from cacheapi.base.fields import Choice, StrictSerializer, WholeNumber
+from cacheapi.base.fields import Choice, StrictSerializer, Text, WholeNumber
 from neve.index.tier import MOST_WINDOW_S
 from retention.models import MAX_S, OVERRIDES, ColdCodec, ColdFull, EvictionPolicy, FlushMode
 from retention.terms import PRIORITIES
@@ -33,6 +33,12 @@ class PolicyChangeSerializer(StrictSerializer):
         choices=ColdCodec.choices,
         required=False,
         help_text="how blocks are written to S3, without loss; older nodes read no compressed ones",
+    )
+    lossy_codecs = Text(
+        max_length=1000,
+        allow_blank=True,
+        required=False,
+        help_text="models whose nodes may store KV with loss, such as smollm*=int8, *=fp8",
     )
 
 

@@ -9,6 +9,7 @@ from django.db import models
 from django.db.models import Q
 
 from neve.index.tier import MOST_WINDOW_S, PROMOTE_WINDOW_S, Eviction
+from retention.lossy import read_list
 from retention.terms import DEFAULT_PRIORITY, PRIORITIES, Rule, Terms
 from tenants.models import Tenant
 from tenants.scope import TenantOwned
@@ -83,6 +84,12 @@ class RetentionPolicy(TenantOwned):
         default=ColdCodec.NONE,
         help_text="how blocks are written to S3, without loss; older nodes read no compressed ones",
     )
+    lossy_codecs = models.CharField(
+        max_length=1000,
+        blank=True,
+        default="",
+        help_text="models whose nodes may store KV with loss, such as smollm*=int8, *=fp8",
+    )
     # +1 for each change of the policy or a rule. Stored blocks have the terms of the applied one.
     generation = models.PositiveIntegerField(default=1, editable=False)
     applied_generation = models.PositiveIntegerField(default=1, editable=False)
@@ -121,6 +128,10 @@ class RetentionPolicy(TenantOwned):
             raise ValidationError(
                 {"flush_after_s": "belongs to flush_mode after, and is needed there"}
             )
+        try:
+            list(read_list(self.lossy_codecs))
+        except ValueError as error:
+            raise ValidationError({"lossy_codecs": str(error)}) from error
 
     @property
     def is_applied(self) -> bool:

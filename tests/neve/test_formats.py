@@ -43,6 +43,16 @@ def identity(**changes: object) -> SpaceIdentity:
     return SpaceIdentity.from_dict({**fields, **numbers, **changes})
 
 
+def test_a_lossy_codec_makes_another_space_and_no_codec_the_same_as_ever():
+    exact, lossy = identity(), identity(codec="int8")
+    assert exact == identity(codec="none")
+    assert "codec" not in exact.as_dict()
+    assert SpaceIdentity.from_dict(lossy.as_dict()) == lossy
+    assert exact.differing_fields(lossy) == ["codec"]
+    one, other = (i.fingerprint(tenant_id=1, chunk_tokens=256) for i in (exact, lossy))
+    assert one != other
+
+
 @pytest.mark.parametrize("bad", [1.5, True, "1", None, -1, 2**32, 2**70])
 def test_only_integers_are_token_ids(bad):
     """numpy alone takes the first three for token 1: the id of another prompt."""

@@ -102,6 +102,7 @@ class PolicyList(List):
         _value("cold_full"),
         _value("eviction", shown=False),
         _value("cold_codec", shown=False),
+        _value("lossy_codecs"),
         _value("promote_window_s", shown=False),
         Column(
             *("rules", "Rules", "count"),

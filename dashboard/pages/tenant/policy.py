@@ -99,6 +99,10 @@ INPUTS = (
         *(_chosen, str),
         options=tuple((str(one.value), str(one.label)) for one in ColdCodec),
     ),
+    Input(
+        *("lossy_codecs", "KV with loss", "MODEL=int8 or fp8, …; nodes must ask for it, too"),
+        *(_chosen, str),
+    ),
 )
 BY_NAME = {each.name: each for each in INPUTS}
 assert set(BY_NAME) == set(FIELDS)

@@ -1085,6 +1085,8 @@ class Policy(Record):
     # * `auto` - Compressed where that makes reads faster
     # * `always` - Compressed
     cold_codec: str
+    # models whose nodes may store KV with loss, such as smollm*=int8, *=fp8
+    lossy_codecs: str
     # stored blocks follow the last change by now
     is_applied: bool
 

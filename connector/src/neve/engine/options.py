@@ -15,7 +15,7 @@ from neve.engine.groups import KvGroup, alignment_tokens
 from neve.engine.sharding import CANONICAL, RANK
 from neve.errors import Misuse
 from neve.formats.parts import PartKind
-from neve.formats.space import MAX_CHUNK_TOKENS
+from neve.formats.space import EXACT, MAX_CHUNK_TOKENS
 from neve.node.session import check_key, check_url
 
 # Staging for two steps: blocks of one are sent while the next are copied. The least is small beside
@@ -28,6 +28,7 @@ _CHOICES = {
     "load": ("auto", "always", "both"),
     "layout": (RANK, CANONICAL),
     "cross_layer_blocks": (False, True),
+    "codec": ("none", "int8", "fp8"),
 }
 # An option's declared type → the number type that its value is read as.
 _NUMBERS: Final[dict[Any, type[int] | type[float]]] = {int: int, float: float, int | None: int}
@@ -66,6 +67,8 @@ class Options:
     `save_budget_bytes` bound the staging memory of a rank (None: see `save_budget`).
     `connections`: to each Valkey, for block bytes. `cold_connections`: ranges of S3 segments read
     at a time. `cross_layer_blocks`: ask the engine to lay the layers of a block side by side.
+    `codec`: store KV with loss, as the platform must allow for this model too; then nothing is
+    compared.
     `canary`: compare one in this many found prefixes with computed KV; 0: none.
     `state_every_tokens`: of the states of linear attention that the engine offers, store those at
     multiples of this, besides the last of each prompt (None: all that it offers).
@@ -94,6 +97,7 @@ class Options:
     connections: int = CONNECTIONS
     cold_connections: int = COLD_CONNECTIONS
     cross_layer_blocks: bool = False
+    codec: str = EXACT
     canary: int = DEFAULT_EVERY
     state_every_tokens: int | None = None
     engine_url: str | None = None
@@ -161,6 +165,10 @@ class Options:
         if engine_id and "node" not in values:
             mark = blake2b(engine_id.encode(), digest_size=4).hexdigest()
             values["node"] = f"{socket.gethostname()}/{mark}"
+        if values.get("codec", EXACT) != EXACT:
+            if "family" in values:
+                raise Misuse("a family shares exact KV: leave one of the two out", field="codec")
+            values["canary"] = 0  # KV computed behind loaded blocks differs by more than rounding
         return cls(**values)
 
     def of_replica(self, index: int) -> Self:

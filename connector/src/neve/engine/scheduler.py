@@ -42,7 +42,7 @@ from neve.engine.steps import Steps
 from neve.engine.table import RequestTable
 from neve.engine.telemetry import Data, Telemetry
 from neve.formats.parts import PartKind
-from neve.formats.space import SpaceIdentity
+from neve.formats.space import EXACT, SpaceIdentity
 from neve.index.tier import Tier
 
 
@@ -69,11 +69,13 @@ class SchedulerSide:
         owns_links: bool = False,
         gpus: int = 1,
         loras: LoraContents | None = None,
+        codec: str = EXACT,
     ) -> None:
         """See `connect`. `ranks`: workers; `parts`: those that store a part of each chunk.
         `owns_links`: their clients are not a worker's, so this side counts their figures.
-        `gpus`: TP × PP."""
+        `gpus`: TP × PP. `codec`: of the space, for answers."""
         self._options = options
+        self._codec = codec
         self._links = links
         self._owns_links = owns_links
         self._telemetry = Telemetry()
@@ -175,6 +177,7 @@ class SchedulerSide:
             announces=announces,
             owns_links=not same_process,
             gpus=engine.gpus,
+            codec=identities[0].codec,
         )
 
     # ---- a request's life
@@ -264,6 +267,7 @@ class SchedulerSide:
             stored_tokens=len(ids) * chunk_tokens,
             context_id=None if params.name is None else self._reports.id_of(params.name),
             prefilled=prefilled,
+            codec=self._codec,
         )
 
     # ---- steps

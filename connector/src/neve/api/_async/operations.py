@@ -1812,6 +1812,7 @@ class AsyncPolicies(AsyncResource):
         promote_window_s: int | None = None,
         cold_full: str | None = None,
         cold_codec: str | None = None,
+        lossy_codecs: str | None = None,
         etag: str | None = None,
     ) -> models.Policy:
         """New blocks follow at once, stored ones within seconds: see `is_applied`.
@@ -1834,6 +1835,8 @@ class AsyncPolicies(AsyncResource):
                 * `none` - As they are
                 * `auto` - Compressed where that makes reads faster
                 * `always` - Compressed
+            lossy_codecs: models whose nodes may store KV with loss, such as smollm*=int8,
+                *=fp8
             etag: of the version that is changed; refused if it is older.
         """
         return await self._transport.call(
@@ -1848,6 +1851,7 @@ class AsyncPolicies(AsyncResource):
                     "promote_window_s": promote_window_s,
                     "cold_full": cold_full,
                     "cold_codec": cold_codec,
+                    "lossy_codecs": lossy_codecs,
                 },
                 nullable={
                     "flush_after_s": flush_after_s,
