@@ -2,9 +2,11 @@
 
 #include <unistd.h>
 
+#include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <fstream>
+#include <limits>
 #include <numeric>
 #include <set>
 
@@ -12,9 +14,12 @@
 #include "breaker.h"
 #include "check.h"
 #include "checksum.h"
+#include "codec.h"
 #include "local_read.h"
 #include "outbox.h"
 #include "plan.h"
+#include "quantize.h"
+#include "quantize_kernel.h"
 #include "slots.h"
 #include "window.h"
 
@@ -138,6 +143,41 @@ TEST(a_payload_is_encoded_and_comes_back_and_damage_is_noticed) {
   }
   CHECK(!shuffle_zstd_encode(raw, 3, 1, encoded));
   CHECK(!shuffle_zstd_decode({}, back));
+}
+
+TEST(lossy_codecs_bound_their_error_and_all_builds_agree) {
+  std::vector<float> plain(64 * 40), back(plain.size());
+  std::uint32_t state = 1;
+  for (auto& value : plain) {
+    state = state * 1664525U + 1013904223U;
+    value = (static_cast<float>(state >> 8) / 8388608.0F - 1.0F) * 3.0F;
+  }
+  plain[5] = std::numeric_limits<float>::quiet_NaN();
+  plain[70] = -std::numeric_limits<float>::infinity();
+  std::vector<std::byte> encoded(plain.size() + plain.size() / 64 * 2);
+  const auto raw = std::as_bytes(std::span(plain));
+  for (const auto& [codec, most] : {std::pair{Lossy::kInt8, 0.02F}, std::pair{Lossy::kFp8, 0.2F}}) {
+    CHECK(quantize(codec, Number::kFloat, 64, raw, encoded));
+    CHECK(dequantize(codec, Number::kFloat, 64, encoded, std::as_writable_bytes(std::span(back))));
+    CHECK(back[5] == 0.0F && back[70] == 0.0F);
+    for (std::size_t i = 0; i < plain.size(); ++i) {
+      if (i != 5 && i != 70) CHECK(std::abs(back[i] - plain[i]) <= most);
+    }
+    CHECK(!quantize(codec, Number::kFloat, 63, raw, encoded));
+    CHECK(!quantize(codec, Number::kFloat, 64, raw, std::span(encoded).first(9)));
+  }
+  std::vector<std::uint8_t> codes(64), others(64);
+  const auto base = kBaseQuantize.int8_from_float(plain.data(), codes.data(), 64);
+  CHECK(base != 0);
+#ifdef NEVE_AVX2
+  if (__builtin_cpu_supports("avx2")) {
+    CHECK(kAvx2Quantize.int8_from_float(plain.data(), others.data(), 64) == base);
+    CHECK(codes == others);
+    CHECK(kAvx2Quantize.fp8_from_float(plain.data(), others.data(), 64) ==
+          kBaseQuantize.fp8_from_float(plain.data(), codes.data(), 64));
+    CHECK(codes == others);
+  }
+#endif
 }
 
 TEST(slots_follow_the_cluster_specification) {

@@ -381,9 +381,9 @@ Answer get_range(RangedGets& self, const std::string& url, std::uint64_t first, 
   std::vector<WantedBlock> wanted;
   memory.reserve(2 * nb::len(blocks));
   for (nb::handle item : blocks) {
-    const auto [offset, id, header, payload, codec, encoded_bytes] =
-        nb::cast<std::tuple<std::uint64_t, nb::object, nb::object, nb::object, std::uint8_t,
-                            std::uint32_t>>(item);
+    const auto [offset, id, header, payload, codec, encoded_bytes] = nb::cast<
+        std::tuple<std::uint64_t, nb::object, nb::object, nb::object, std::uint8_t, std::uint32_t>>(
+        item);
     const bool is_plain = codec == static_cast<std::uint8_t>(Codec::kPlain);
     if (!is_known(codec) || (is_plain && encoded_bytes > 0)) throw nb::value_error("unknown codec");
     if (encoded_bytes > kMaxPayloadBytes) throw nb::value_error("an encoded payload is too long");
@@ -679,13 +679,12 @@ NB_MODULE(_core, m) {
   nb::class_<RangedGets>(m, "RangedGets", "Ranged GETs over kept connections. For any thread.")
       .def(nb::init<std::string>(), "ca_file"_a = "",
            "`ca_file`: of who signs the servers' certificates; empty: the host's authorities.")
-      .def(
-          "get", &get_range, "url"_a, "first"_a, "last"_a, "blocks"_a, nb::kw_only(), "deadline"_a,
-          "stop"_a,
-          "Reads the bytes `first` … `last`, without the GIL. `blocks`, in order: offset, id,\n"
-          "writable memory for header (64 bytes) and payload, codec, and bytes of the encoded\n"
-          "payload, which is then decoded; 0: `payload` gets it as it stands. Raises\n"
-          "`ValueError`.")
+      .def("get", &get_range, "url"_a, "first"_a, "last"_a, "blocks"_a, nb::kw_only(), "deadline"_a,
+           "stop"_a,
+           "Reads the bytes `first` … `last`, without the GIL. `blocks`, in order: offset, id,\n"
+           "writable memory for header (64 bytes) and payload, codec, and bytes of the encoded\n"
+           "payload, which is then decoded; 0: `payload` gets it as it stands. Raises\n"
+           "`ValueError`.")
       .def_prop_ro("kept", &RangedGets::kept, "Connections that nobody uses now.")
       .def("close", &RangedGets::close,
            "Ends connections that nobody uses; the others end after their use.");

@@ -118,8 +118,8 @@ bool shuffle_zstd_decode(std::span<const std::byte> encoded, std::span<std::byte
     encoded = encoded.subspan(kLengthBytes);
     if (length > encoded.size()) return false;
     const auto planes = width == 1 ? piece : planes_of(piece.size());
-    const std::size_t size = ZSTD_decompressDCtx(decompressor(), planes.data(), planes.size(),
-                                                 encoded.data(), length);
+    const std::size_t size =
+        ZSTD_decompressDCtx(decompressor(), planes.data(), planes.size(), encoded.data(), length);
     if (size != piece.size()) return false;  // also if it is an error
     if (width > 1) join(width, planes, piece.data());
     encoded = encoded.subspan(length);
