@@ -98,13 +98,13 @@ def _body(given: dict[str, Any]) -> dict[str, Any]:
 
 @stores.command("add")
 @click.argument("store", metavar="NAME")
-@click.option("--endpoint", metavar="URL", required=True)
+@click.option("--s3", metavar="URL", required=True, help="Such as https://s3.example.")
 @click.option("--bucket", metavar="NAME", required=True, help="Exists already.")
 @_fields
 @platform_options
-def add(platform: Connection, store: str, **given: Any) -> None:
+def add(platform: Connection, store: str, s3: str, **given: Any) -> None:
     """Add a store: an object is written, read and deleted there first."""
-    answer = platform.call("POST", "/stores", {"name": store} | _body(given))
+    answer = platform.call("POST", "/stores", {"name": store, "endpoint": s3} | _body(given))
     platform.show(answer, lambda: platform.out.say(f"Store {answer['name']} is there."))
 
 
