@@ -125,7 +125,7 @@ def _audit_segments(
     for id_, entry in entries.items():
         if entry.is_cold:
             if entry.segment in rows:
-                live[entry.segment] += entry.size_bytes
+                live[entry.segment] += entry.cold_size_bytes
             else:
                 found.orphans.append(f"cold in no segment: {id_.hex()} in {entry.segment}")
     for number, live_bytes in live.items():
