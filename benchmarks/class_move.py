@@ -59,8 +59,11 @@ class Result:
 
 def measure(*, mib: int = 256, segments: int = 2, rounds: int = 5) -> Result:
     """Starts its own servers. `mib`: of each segment."""
-    folder = Path(tempfile.mkdtemp(prefix="class-move-", dir="/dev/shm"))
-    with platform_servers(), S3Server(folder) as far:
+    with (
+        tempfile.TemporaryDirectory(prefix="class-move-", dir="/dev/shm") as folder,
+        platform_servers(),
+        S3Server(Path(folder)) as far,
+    ):
         world = World(hot_bytes=1 << 30, cold_bytes=1 << 40)
         for _ in range(segments):
             _fill(world, mib << 20)
