@@ -438,9 +438,9 @@ class PyLocalRead {
     read_ = std::make_unique<LocalRead>(fixed_bytes<4>(tag, "the space's tag"), std::move(wanted));
   }
 
-  void run(double deadline) const {
+  bool run(double deadline) const {
     const nb::gil_scoped_release release;
-    read_->run(time_from_seconds(deadline));
+    return read_->run(time_from_seconds(deadline));
   }
   void end() const { read_->end(); }
   std::string trouble() const { return read_->trouble(); }
@@ -693,7 +693,8 @@ NB_MODULE(_core, m) {
       .def(nb::init<nb::bytes, const LocalBlocks&>(), "tag"_a, "blocks"_a,
            "`tag`: of the space. `blocks`: path, id and writable memory of the payload of each.")
       .def("run", &PyLocalRead::run, "deadline"_a,
-           "Reads and verifies block after block, without the GIL, until `deadline` or `end`.")
+           "Reads and verifies block after block, without the GIL, until `deadline` or `end`.\n\n"
+           "Threads that call it share the blocks. True for the one that ended the last block.")
       .def("end", &PyLocalRead::end,
            "`run` writes to no payload any more, even if it hangs in a read of a file.")
       .def("statuses", &PyLocalRead::statuses,

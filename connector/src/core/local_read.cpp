@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <mutex>
 #include <optional>
 #include <system_error>
 #include <utility>
@@ -22,16 +23,21 @@ constexpr std::size_t kPieceBytes = std::size_t{256} << 10;
 }  // namespace
 
 LocalRead::LocalRead(const SpaceTag& tag, std::vector<LocalBlock> blocks)
-    : tag_(tag), blocks_(std::move(blocks)), statuses_(blocks_.size(), Status::kTimeout) {}
+    : tag_(tag),
+      blocks_(std::move(blocks)),
+      left_(blocks_.size()),
+      statuses_(blocks_.size(), Status::kTimeout) {}
 
-void LocalRead::run(Time deadline) {
+bool LocalRead::run(Time deadline) {
   thread_local std::vector<std::byte> buffer(kPieceBytes);
-  for (std::size_t i = 0; i < blocks_.size(); ++i) {
+  while (true) {
+    const auto i = next_.fetch_add(1, std::memory_order_relaxed);
+    if (i >= blocks_.size()) return false;
     const auto status = read(blocks_[i], buffer, deadline);
-    const std::lock_guard lock(mutex_);
-    if (ended_) return;
+    const std::shared_lock lock(mutex_);
+    if (ended_ || status == Status::kTimeout) return false;
     statuses_[i] = status;
-    if (status == Status::kTimeout) return;
+    if (left_.fetch_sub(1, std::memory_order_relaxed) == 1) return true;
   }
 }
 
@@ -74,7 +80,7 @@ Status LocalRead::read(const LocalBlock& block, std::span<std::byte> buffer, Tim
     }
     if (piece.size() > block.payload.size() - filled) return Status::kCorrupt;
     sum.update(piece);
-    const std::lock_guard lock(mutex_);
+    const std::shared_lock lock(mutex_);
     if (ended_) return Status::kTimeout;
     std::memcpy(block.payload.data() + filled, piece.data(), piece.size());
     filled += piece.size();

@@ -5,9 +5,10 @@
 // a buffer of the thread, which stays in its cache, and `end` fences the caller's memory off.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <mutex>
+#include <shared_mutex>
 #include <span>
 #include <string>
 #include <vector>
@@ -29,8 +30,9 @@ class LocalRead {
  public:
   LocalRead(const SpaceTag& tag, std::vector<LocalBlock> blocks);
 
-  // Reads block after block, in the calling thread, until `deadline` or `end`. Once.
-  void run(Time deadline);
+  // Reads block after block, in the calling thread, until `deadline` or `end`. Threads that call it
+  // at the same time share the blocks. True for the thread that ended the last block.
+  bool run(Time deadline);
 
   // After it returns, `run` writes to no payload any more. From any thread, any number of times.
   void end();
@@ -48,7 +50,10 @@ class LocalRead {
 
   const SpaceTag tag_;
   const std::vector<LocalBlock> blocks_;
-  mutable std::mutex mutex_;  // guards what follows, and writes to payloads
+  std::atomic<std::size_t> next_{0};  // block that nobody reads yet; only taken, so relaxed
+  std::atomic<std::size_t> left_;     // blocks that are not read; only counted, so relaxed
+  // Held exclusively, it guards `ended_` and `trouble_`. Shared: one's own block may be written.
+  mutable std::shared_mutex mutex_;
   bool ended_ = false;
   std::vector<Status> statuses_;
   std::string trouble_;

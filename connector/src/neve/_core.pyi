@@ -265,9 +265,11 @@ class LocalRead:
         `tag`: of the space. `blocks`: path, id and writable memory of the payload of each.
         """
 
-    def run(self, deadline: float) -> None:
+    def run(self, deadline: float) -> bool:
         """
         Reads and verifies block after block, without the GIL, until `deadline` or `end`.
+
+        Threads that call it share the blocks. True for the one that ended the last block.
         """
 
     def end(self) -> None:

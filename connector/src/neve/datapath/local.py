@@ -46,7 +46,7 @@ _PIECE_BYTES: Final = 64 << 20  # written at a time under the lock
 
 # Index of a block in its transfer, its id and where its payload goes.
 Wanted = tuple[int, bytes, memoryview]
-# Called once for each group of blocks, with (block, status) of each.
+# Called once, with (block, status) of each.
 Settle = Callable[[list[tuple[Wanted, Status]]], None]
 
 
@@ -137,35 +137,28 @@ class LocalTier:
         return [files.has(id_) for id_ in ids]
 
     def read(self, transfer: Transfer, blocks: Sequence[Wanted], settle: Settle) -> None:
-        """Reads blocks of `split` as parts of `transfer`, and settles each group once.
-
-        A settled block's payload is not written to any more.
-        """
+        """Reads blocks of `split` as a part of `transfer`, and settles them all at once, by half
+        of its deadline. Their payloads are not written to any more then."""
         files = self._files
         assert files is not None
         now = time.monotonic()
         given_s = min(MOST_READ_S, SHARE * max(0.0, transfer.deadline - now))
-        deadline = now + given_s
-        groups = [blocks[first::READERS] for first in range(min(READERS, len(blocks)))]
-        verdict = _Verdict(self, len(groups), given_s)
-        readings = [
-            _Reading(
-                self,
-                _core.LocalRead(self._tag, [(files.path(id_), id_, to) for _, id_, to in group]),
-                group,
-                transfer=transfer,
-                deadline=deadline,
-                verdict=verdict,
-                settle=settle,
-            )
-            for group in groups
-        ]
-        for reading in readings:
-            self._watch.add(reading)
+        wanted = [(files.path(id_), id_, payload) for _, id_, payload in blocks]
+        reading = _Reading(
+            self,
+            _core.LocalRead(self._tag, wanted),
+            blocks,
+            transfer=transfer,
+            deadline=now + given_s,
+            given_s=given_s,
+            settle=settle,
+        )
+        self._watch.add(reading)
         try:
-            self._pool.submit([PoolJob(each.run) for each in readings], Urgency.LOAD)
+            readers = min(READERS, len(blocks))
+            self._pool.submit([PoolJob(reading.run) for _ in range(readers)], Urgency.LOAD)
         except Closed:
-            self._watch.close()
+            reading.end(in_time=False)
 
     def note(self, ids: Iterable[bytes]) -> None:
         """These blocks were written to the hot tier by this node: their first use."""
@@ -371,60 +364,39 @@ class LocalTier:
                 self._condition.wait(1.0)
 
 
-class _Verdict:
-    """Collects what the groups of one read met, and reports it once."""
-
-    def __init__(self, tier: LocalTier, groups: int, given_s: float) -> None:
-        self._tier = tier
-        self._left = groups
-        self._given_s = given_s
-        self._lock = threading.Lock()
-        self._statuses: Counter[Status] = Counter()
-        self._trouble = ""
-
-    def note(self, blocks: list[tuple[Wanted, Status]], trouble: str) -> None:
-        with self._lock:
-            self._statuses.update(status for _, status in blocks)
-            self._trouble = self._trouble or trouble
-            self._left -= 1
-            is_last = self._left == 0
-        if is_last:
-            self._tier.end_read(self._statuses, self._trouble, self._given_s)
-
-
 class _Reading:
-    """One group of blocks. It ends once: when it is read, or at its deadline, by the watch.
+    """Blocks of one load. It ends once: when all are read, or at its deadline, by the watch.
 
-    The pool's job belongs to no transfer: its thread may hang, and the transfer ends without it.
+    The pool's jobs belong to no transfer: their threads may hang, and the transfer ends without.
     """
 
     def __init__(
         self,
         tier: LocalTier,
         native: _core.LocalRead,
-        group: Sequence[Wanted],
+        blocks: Sequence[Wanted],
         *,
         transfer: Transfer,
         deadline: float,
-        verdict: _Verdict,
+        given_s: float,
         settle: Settle,
     ) -> None:
         self.deadline = deadline
         self.ended = False
+        self._given_s = given_s
         self._tier = tier
         self._native: _core.LocalRead | None = native  # keeps the payloads
-        self._group = group
+        self._blocks = blocks
         self._transfer = transfer
-        self._verdict = verdict
         self._settle = settle
         self._lock = threading.Lock()
         transfer.add_part(cancel=lambda: self.end(in_time=False))
 
     def run(self) -> None:
+        """In several threads at a time."""
         native = self._native
-        if native is not None:
-            native.run(self.deadline)
-        self.end(in_time=True)
+        if native is not None and native.run(self.deadline):
+            self.end(in_time=True)
 
     def end(self, *, in_time: bool) -> None:
         """Not `in_time`: the disk may hang, so it is asked for nothing."""
@@ -433,17 +405,17 @@ class _Reading:
         if native is None:
             return
         native.end()
-        statuses = map(Status, native.statuses())
-        blocks = list(zip(self._group, statuses, strict=True))
+        statuses = list(map(Status, native.statuses()))
+        ended = list(zip(self._blocks, statuses, strict=True))
         try:
-            self._settle(blocks)
+            self._settle(ended)
         except Exception:  # a boundary: the transfer must end
             log_events.TRANSFER_JOB_FAILED.log(exc_info=True)
         finally:
             self._transfer.end_job()
-            self._verdict.note(blocks, native.trouble)
+            self._tier.end_read(Counter(statuses), native.trouble, self._given_s)
         if in_time:
-            self._tier.settle_files(blocks)
+            self._tier.settle_files(ended)
 
 
 class _Watch:
