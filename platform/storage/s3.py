@@ -1,6 +1,5 @@
 """The bucket that holds the cold tier, as its administrator. Nodes get presigned GETs only."""
 
-from functools import cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -9,6 +8,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 from django.conf import settings
 
+from base.once import once
 from storage import s3_requests
 
 if TYPE_CHECKING:
@@ -28,9 +28,9 @@ def client() -> S3Client:
     return _client(env.s3_endpoint, env.s3_region, env.s3_access_key, env.s3_secret_key)
 
 
-@cache
+@once
 def _client(endpoint: str, region: str, access_key: str, secret_key: str) -> S3Client:
-    made = boto3.client(
+    made = boto3.Session().client(  # the default session is not for threads
         "s3",
         endpoint_url=endpoint,
         region_name=region,
