@@ -44,7 +44,7 @@ test: $(DEV) $(VLLM) lint docs test-core ## all tests: the core, unit, real serv
 	@deploy/get valkey
 	@deploy/get chromium
 	@deploy/get prometheus
-	$(BIN)/python -m pytest $(PARALLEL)
+	PYTHONPATH=.:tests $(BIN)/python -m support.second_try $(PARALLEL)
 	@$(MAKE) test-postgres
 
 test-postgres: $(DEV) ## tests of platform, API, dashboard and workers on PostgreSQL

@@ -11,7 +11,6 @@ Source: draft-ietf-httpapi-ratelimit-headers-07.
 import hashlib
 import math
 import time
-from functools import cache
 from typing import Any, ClassVar
 
 from django.conf import settings
@@ -25,6 +24,7 @@ from rest_framework.response import Response
 from rest_framework.throttling import SimpleRateThrottle
 
 from base import log_events
+from base.once import once
 from cacheapi.base.access import caller
 
 QUIET_S = 5.0
@@ -75,7 +75,7 @@ class SharedThrottle(SimpleRateThrottle):
         return count
 
 
-@cache
+@once
 def _bus() -> Redis:
     """One for all threads, with one retry, for a connection that a restarted bus has closed.
 

@@ -19,7 +19,6 @@ from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
 from uuid import uuid4
 
 from django.conf import settings
@@ -29,6 +28,7 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from base import log_events, tracing
+from base.once import once
 from neve.log_events import LogLine
 
 SEND_EVERY_S = 1.0
@@ -216,7 +216,7 @@ def _sockets_of(id_: str) -> str:
     return f"neve:counts:process:{id_}"
 
 
-@cache
+@once
 def bus() -> Redis:
     """A client without retries: a repeated HINCRBYFLOAT would count twice."""
     return Redis.from_url(

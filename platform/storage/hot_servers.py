@@ -6,7 +6,6 @@ such as ACL users, functions and memory, is read and written server by server.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from hashlib import blake2b
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -20,6 +19,7 @@ from valkey.exceptions import TimeoutError as ValkeyTimeoutError
 from valkey.exceptions import ValkeyClusterException
 
 from base import log_events
+from base.once import once
 from neve import _core
 from storage.addresses import each_url
 
@@ -58,7 +58,7 @@ def admin() -> Any:
     return _connect(settings.ENV.hot_url, settings.ENV.hot_tls)
 
 
-@cache
+@once
 def _connect(url: str, tls: bool) -> Any:
     """Asks the first server that answers whether it is part of a cluster."""
     trouble: Exception | None = None
@@ -114,7 +114,7 @@ def _nodes() -> list[tuple[Any, set[str]]]:
     return nodes
 
 
-@cache
+@once
 def _client_of(url: str, tls: bool, host: str, port: int) -> Valkey:
     """Of one node of a cluster, with the login that `url` has."""
     parts = urlsplit(each_url(url)[0])

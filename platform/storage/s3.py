@@ -4,7 +4,7 @@ The environment's bucket is the default store (`default`); `catalog.stores` know
 """
 
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -13,6 +13,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 from django.conf import settings
 
+from base.once import once
 from storage import s3_requests
 
 if TYPE_CHECKING:
@@ -118,9 +119,9 @@ def client() -> S3Client:
     return default().client
 
 
-@cache
+@once
 def _client(endpoint: str, region: str, access_key: str, secret_key: str, bucket: str) -> S3Client:
-    made = boto3.client(
+    made = boto3.Session().client(  # the default session is not for threads
         "s3",
         endpoint_url=endpoint,
         region_name=region,

@@ -1,4 +1,4 @@
-"""Runs pytest on a temporary PostgreSQL: `python -m support.on_postgres [pytest's arguments]`.
+"""Runs the tests on a temporary PostgreSQL: `python -m support.on_postgres [pytest's arguments]`.
 
 Uses the Valkey beside this Python, if there is one (9.1, `deploy/get valkey9`); other test runs use
 the one on PATH.
@@ -88,7 +88,7 @@ def main(arguments: Sequence[str]) -> int:
         with server:
             programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
             return subprocess.call(
-                [sys.executable, "-m", "pytest", *(arguments or TESTED)],
+                [sys.executable, "-m", "support.second_try", *(arguments or TESTED)],
                 cwd=ROOT,
                 env=os.environ | {"NEVE_TEST_DATABASE_URL": server.url, "PATH": programs},
             )
