@@ -13,7 +13,7 @@ from neve.engine.table import Request, RequestTable, Row
 from neve.engine.telemetry import Telemetry
 from neve.formats.block import HEADER_BYTES
 from neve.formats.parts import PartKind
-from neve.planner.choice import COUNTED
+from neve.planner.choice import counted_as
 
 
 class Loads:
@@ -58,7 +58,7 @@ class Loads:
         if self._table.is_split:
             blocks = _counted(blocks, external_tokens)
         self._policy.note_decision(lookup.choice)
-        self._table.count({COUNTED[lookup.choice.decision]: 1})
+        self._table.count({counted_as(lookup.choice.decision): 1})
         deadline_s = self._policy.deadline_s(lookup.choice)
         request.loading = LoadPlan(
             request_id, first, tuple(blocks), deadline_s, whole=self._table.is_split

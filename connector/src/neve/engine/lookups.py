@@ -24,7 +24,7 @@ from neve.errors import MissReason, NeveError
 from neve.formats.parts import PartKind
 from neve.index.tier import CALL_IDS, Location
 from neve.node.requests import Outcome
-from neve.planner.choice import COUNTED, Choice, Decision
+from neve.planner.choice import Choice, Decision, counted_as
 
 # A found prefix that could not be scheduled for this long is looked up again: it may be gone.
 _FRESH_S: Final = 5.0
@@ -403,7 +403,7 @@ class Lookups:
             )
             if choice.decision is Decision.RECOMPUTE and lookup.choice is None:
                 self._policy.note_decision(choice)
-                self._table.count({COUNTED[choice.decision]: 1})
+                self._table.count({counted_as(choice.decision): 1})
             lookup.choice, lookup.chosen_for = choice, request.local_tokens
             note_choice(request, choice, first=first, found=resume.chunks)
         return lookup.choice
@@ -412,7 +412,7 @@ class Lookups:
         assert self._rears is not None
         if not request.has_rear:
             self._policy.note_decision(choice)
-            self._table.count({COUNTED[choice.decision]: 1})
+            self._table.count({counted_as(choice.decision): 1})
         rows = lookup.found[start - lookup.start :][: choice.blocks]
         self._rears.begin(request, start, rows)
 

@@ -26,8 +26,12 @@ COUNTED: Final = {
     Decision.LOAD_ALL: "decided_all",
     Decision.LOAD_PREFIX: "decided_prefix",
     Decision.RECOMPUTE: "decided_recompute",
-    Decision.BOTH: "decided_prefix",
 }
+
+
+def counted_as(decision: Decision) -> str:
+    """A prefix that is loaded and computed at once counts as one that is loaded in part."""
+    return COUNTED.get(decision, COUNTED[Decision.LOAD_PREFIX])
 
 
 @dataclass(frozen=True)
