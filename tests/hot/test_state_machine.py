@@ -57,8 +57,8 @@ class Entry:
 
     `young`: on probation. `used`: used since it was stored, and not yet flushed. `reads`: of the
     cold copy; with the second one somebody is told to promote it. `read_rank`: the step of the last
-    read, or use of the hot copy. `refused`, `let_go`: hot and clean without a cold copy, since the
-    cold tier had no room for it, or evicted it.
+    read, or use of the hot copy; below 0: none since a rebuild. `refused`, `let_go`: hot and clean
+    without a cold copy, since the cold tier had no room for it, or evicted it.
     """
 
     hot: bool = False
@@ -543,7 +543,7 @@ class HotTierMachine(RuleBasedStateMachine):
         self.model.entries = {
             id_: Entry(segment=entry.segment, offset=entry.offset) for id_, entry in cold.items()
         }
-        taken = 0
+        taken, stored = 0, {}
         for segment, rows in self.footers:
             live = [
                 row
@@ -551,9 +551,13 @@ class HotTierMachine(RuleBasedStateMachine):
                 if row.id in cold
                 and (segment, row.offset) == (cold[row.id].segment, cold[row.id].offset)
             ]
+            stored |= {row.id: (row.stored_s, segment) for row in live}
             for _ in range(2):  # repeating it changes nothing
                 taken += self.tier.restore(segment, SPACE, live)
         assert taken == len(cold)
+        order = sorted(set(stored.values()))
+        for id_, place in stored.items():  # before all later reads
+            self.model.entries[id_].read_rank = order.index(place) - len(order)
 
     @property
     def hot(self) -> set[bytes]:
