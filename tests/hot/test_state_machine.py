@@ -57,8 +57,8 @@ class Entry:
 
     `young`: on probation. `used`: used since it was stored, and not yet flushed. `reads`: of the
     cold copy; with the second one somebody is told to promote it. `read_rank`: the step of the last
-    read, or use of the hot copy; below 0: none since a rebuild. `refused`, `let_go`: hot and clean without a cold copy, since the
-    cold tier had no room for it, or evicted it.
+    read, or use of the hot copy; below 0: none since a rebuild. `refused`, `let_go`: hot and clean
+    without a cold copy, since the cold tier had no room for it, or evicted it.
     """
 
     hot: bool = False
