@@ -92,7 +92,7 @@ def test_what_nodes_sent_is_read_from_files(tenant, session, monkeypatch):
     assert {each.space for each in found.requests} == {session.space.name}
     assert abs(found.requests[0].at_s - time.time()) < 60
     # The second node asked for blocks of the first one: half of all are hits.
-    assert curve(found).hit_rate(None) == pytest.approx(0.5, abs=0.02)
+    assert curve(found).hit_rate(None) == pytest.approx(0.5, abs=0.1)  # by sampling
     there = samples.stored(tenant.pk)
     assert there.files == 1
     assert 0 < there.size_bytes < 10_000

@@ -29,6 +29,7 @@ from vllm.model_executor.layers.attention_layer_base import AttentionLayerBase
 from vllm.model_executor.model_loader.utils import initialize_model
 from vllm.model_executor.models import registry
 from vllm.platforms.cpu import CpuPlatform
+from vllm.v1.attention.backends.registry import AttentionBackendEnum
 
 from neve.formats.parts import PartKind
 from neve.planner.sizes import kv_size
@@ -52,8 +53,13 @@ def inspected_here(work):
 
 
 def dense_backend(cls, selected, attn_selector_config, **more):
-    """vLLM has no sparse attention on CPU; what a layer keeps does not depend on the kernel."""
+    """vLLM has no sparse attention on CPU; what a layer keeps does not depend on the kernel.
+
+    Nor on the processor: with AMX vLLM would take another MLA, unless this one is asked for.
+    """
     dense = attn_selector_config._replace(use_sparse=False)
+    if dense.use_mla:
+        selected = AttentionBackendEnum.CPU_MLA
     return chosen_backend(selected, dense, **more)
 
 
