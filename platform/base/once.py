@@ -1,13 +1,13 @@
 """Clients that all threads of a process share."""
 
 from collections.abc import Callable
-from typing import Generic, ParamSpec, TypeVar
+from typing import Generic, TypeVar, TypeVarTuple
 
-P = ParamSpec("P")
+Arguments = TypeVarTuple("Arguments")
 T = TypeVar("T")
 
 
-class once(Generic[P, T]):  # a decorator
+class once(Generic[*Arguments, T]):  # a decorator
     """Like functools.cache, but threads that come at the same moment all get the same object.
 
     There each gets the one that it made. All but one are forgotten, and a Redis client that is
@@ -15,14 +15,14 @@ class once(Generic[P, T]):  # a decorator
     is given to nobody. `make` takes hashable positional arguments.
     """
 
-    def __init__(self, make: Callable[P, T]) -> None:
+    def __init__(self, make: Callable[[*Arguments], T]) -> None:
         self._make = make
         self._made: dict[object, T] = {}
         self.__doc__ = make.__doc__
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
+    def __call__(self, *args: *Arguments) -> T:
         made = self._made
-        return made[args] if args in made else made.setdefault(args, self._make(*args, **kwargs))
+        return made[args] if args in made else made.setdefault(args, self._make(*args))
 
     def cache_clear(self) -> None:
         self._made = {}
