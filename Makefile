@@ -84,6 +84,10 @@ webhook-outage: $(DEV) ## a receiver of webhooks that is down for an hour, in 30
 	@deploy/get valkey
 	@PYTHONPATH=.:platform:tests $(BIN)/python -m support.webhook_outage --events 600 --hour 30 $(OUTAGE_ARGS)
 
+fuzz-jumps: $(DEV) $(VLLM) ## `load: both` against an engine without Neve, in random batches: ROUNDS=30 SEED=1
+	@deploy/get valkey
+	@PYTHONPATH=.:platform:tests $(BIN)/python -m support.fuzz_jumps --rounds $(or $(ROUNDS),30) --seed $(or $(SEED),1)
+
 fuzz-api: $(DEV) ## Schemathesis on both APIs with keys of each role: EXAMPLES=20 SEED=1
 	@deploy/get valkey
 	@PYTHONPATH=.:platform:tests $(BIN)/python -m support.fuzz_api --examples $(or $(EXAMPLES),20) --seed $(or $(SEED),1)
@@ -102,6 +106,10 @@ bench-datapath: $(RUN) $(BENCH) ## neve beside its peers, into var/bench (QUICK=
 bench-tiering: $(RUN) ## workers and cold loads beside S3's own speed, into var/bench (QUICK=1: a minute; BENCH_ARGS=...)
 	@deploy/get valkey
 	@$(BIN)/python benchmarks/tiering_speed.py $(BENCH_ARGS)
+
+bench-tiers: $(RUN) ## the local tier beside raw files, and a hot key with and without it (BENCH_ARGS="--dir /mnt/nvme")
+	@deploy/get valkey
+	@$(BIN)/python benchmarks/tiers.py $(BENCH_ARGS)
 
 bench-contexts: $(DEV) ## 100,000 contexts of a tenant, and requests a core-second (BENCH_ARGS="--postgres --write")
 	@deploy/get valkey

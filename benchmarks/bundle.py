@@ -1,20 +1,24 @@
 """Makes a folder that runs the benchmarks on a host without package registries.
 
-    python benchmarks/bundle.py FOLDER [--python 3.12] [--build-python PATH] [--perf]
+    python benchmarks/bundle.py FOLDER [--python 3.12] [--build-python PATH] [--perf] [--cold]
 
 That host needs only Linux on x86-64 and Python of the given version. The folder contains
 valkey-server and valkey-cli with their libraries and loader, raw.c built statically, wheels of the
 clients, neve with its built core (its sources, to build there, if this machine lacks that Python),
-LMCache's client (which needs a torch on the host) and these scripts. On the host:
+LMCache's client (which needs a torch on the host) and these scripts. With `--cold` it carries what
+ttft needs to read from S3 as well, weed (packed; needs openssl on the host) and boto3, in place of
+the peers and of what comes with vLLM. On the host:
 
     FOLDER/run.sh check                     a minute: checks the folder, describes the host
     FOLDER/run.sh datapath [ARGUMENTS]      benchmarks/datapath.py
     FOLDER/run.sh first_touch | sockets     the other benchmarks
+    FOLDER/run.sh ttft --modes hot cold     --cold; PYTHON: an interpreter that has vLLM
 
 Results go to $OUT, or to FOLDER/out. `benchmarks/report.py` draws the plot from the JSON later.
 """
 
 import argparse
+import lzma
 import re
 import shutil
 import subprocess
@@ -29,6 +33,15 @@ PLATFORMS = ("manylinux_2_28", "manylinux_2_27", "manylinux_2_17", "manylinux201
 WHEELS = (
     *("numpy", "urllib3", "xxhash", "valkey", "libvalkey", "valkey-glide-sync"),
     *("cffi", "pycparser", "protobuf", "typing_extensions"),
+)
+# With what starts weed, and speaks to it.
+COLD_WHEELS = (
+    *("urllib3", "xxhash", "valkey", "typing_extensions", "boto3", "botocore", "s3transfer"),
+    *("jmespath", "python-dateutil", "six", "psutil", "python-dotenv"),
+)
+COLD_FILES = (
+    *("tests/support/servers.py", "deploy/installation.py"),
+    *("deploy/weed", "deploy/weed-keys"),
 )
 FILES = (
     *("benchmarks/*.py", "benchmarks/raw.c", "tests/support/__init__.py"),
@@ -50,9 +63,15 @@ if [ ! -e "$site/.ready" ]; then
         "$python" -m pip install -q --no-deps --no-index --no-build-isolation \\
             --target "$site" "$here/connector"
     fi
+    if [ -e "$here/weed.xz" ]; then
+        mkdir -p "$site/bin"
+        "$python" -c "import lzma, shutil, sys; shutil.copyfileobj(lzma.open(sys.argv[1]), \
+            open(sys.argv[2], 'wb'))" "$here/weed.xz" "$site/bin/weed"
+        chmod 755 "$site/bin/weed"
+    fi
     touch "$site/.ready"
 fi
-export PATH="$here/bin:$PATH" PYTHONPATH="$site" NEVE_BENCH_RAW="$here/bin/raw"
+export PATH="$here/bin:$site/bin:$PATH" PYTHONPATH="$site" NEVE_BENCH_RAW="$here/bin/raw"
 what=${1:-check}
 [ $# = 0 ] || shift
 clients="--peer-python $python --torch-python $python --lmcache $here/lmcache --out $out"
@@ -111,6 +130,27 @@ def copy_program(name: str, folder: Path) -> None:
     start = folder / "bin" / name
     start.write_text(START.format(name=name))
     start.chmod(0o755)
+
+
+def pack_weed(folder: Path) -> None:
+    """weed is one static program of 150 MB; packed, it is a quarter of that."""
+    program = ROOT / ".venv/bin/weed"
+    found = program if program.exists() else shutil.which("weed")
+    if found is None:
+        raise SystemExit("weed is not installed here: make install")
+    with Path(found).open("rb") as source, lzma.open(folder / "weed.xz", "wb", preset=6) as packed:
+        shutil.copyfileobj(source, packed, 1 << 20)
+
+
+def keep_s3(folder: Path) -> None:
+    """Drops all services but S3 from botocore's wheel: fifteen of its sixteen MB."""
+    (wheel,) = folder.glob("botocore-*.whl")
+    slim = wheel.with_suffix(".slim")
+    with zipfile.ZipFile(wheel) as whole, zipfile.ZipFile(slim, "w", zipfile.ZIP_DEFLATED) as kept:
+        for name in whole.namelist():
+            if not re.match(r"botocore/data/(?!s3/)[^/]+/", name):
+                kept.writestr(name, whole.read(name))
+    slim.replace(wheel)
 
 
 def pinned() -> dict[str, str]:
@@ -172,6 +212,7 @@ def main() -> None:
     parser.add_argument("--build-python", help="an interpreter of that version; else on PATH")
     parser.add_argument("--without", nargs="*", default=[], help="wheels that the host has")
     parser.add_argument("--perf", action="store_true", help="take perf along")
+    parser.add_argument("--cold", action="store_true", help="weed and boto3, no peers")
     options = parser.parse_args()
     folder: Path = options.folder
     if folder.exists() and any(folder.iterdir()) and not (folder / "run.sh").exists():
@@ -184,14 +225,18 @@ def main() -> None:
     run("cc", "-std=gnu11", "-O2", "-static", "-pthread", source, "-o", raw)
     (folder / "wheels").mkdir()
     pins = pinned()
-    for name in WHEELS:
+    for name in COLD_WHEELS if options.cold else WHEELS:
         if name not in options.without and name in pins:
             download(pins[name], options.python, folder / "wheels")
-    take_lmcache(pins["lmcache"], options.python, folder / "lmcache")
+    if options.cold:
+        keep_s3(folder / "wheels")
+        pack_weed(folder)
+    else:
+        take_lmcache(pins["lmcache"], options.python, folder / "lmcache")
     add_neve(
         options.python, options.build_python or shutil.which(f"python{options.python}"), folder
     )
-    for pattern in FILES:
+    for pattern in FILES + (COLD_FILES if options.cold else ()):
         for path in sorted(ROOT.glob(pattern)):
             target = folder / "repo" / path.relative_to(ROOT)
             target.parent.mkdir(parents=True, exist_ok=True)

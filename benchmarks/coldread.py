@@ -25,7 +25,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -39,20 +38,18 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "benchmarks")]
 sys.path += [str(path) for path in ROOT.glob(".venv-bench/lib/python*/site-packages")]
 
 import obstore  # noqa: E402
+from cold_blocks import make_blocks, read_blocks  # noqa: E402
 from datapath import Child, compile_raw  # noqa: E402
 from obstore.store import HTTPStore, S3Store  # noqa: E402
 from valkeys import free_ports, run_s  # noqa: E402
 
-from neve.datapath.cold import ColdBlock, ColdReader, plan_ranges  # noqa: E402
-from neve.datapath.transfer import JobPool, PoolJob, Transfer, Urgency  # noqa: E402
-from neve.formats.block import HEADER_BYTES, BlockHeader, checksum, encode_header  # noqa: E402
+from neve.datapath.cold import ColdReader  # noqa: E402
+from neve.datapath.transfer import JobPool  # noqa: E402
 from support.certificates import issue, make_ca  # noqa: E402
 from support.servers import S3Server  # noqa: E402
 
 KEY = "segment"
-BLOCK_BYTES = 2 << 20  # including the header
 PIECE_BYTES = 1 << 18  # read size of the former Python reader
-DEADLINE_S = 60.0
 
 Ranges = list[tuple[int, int]]  # first byte, number of bytes
 
@@ -117,26 +114,7 @@ class Neve(Reader):
 
     def read_all(self, ranges: Ranges, target: memoryview) -> None:
         del ranges
-        blocks = [
-            ColdBlock(i, block_id(i), 1, at, target[at + HEADER_BYTES : at + BLOCK_BYTES])
-            for i, at in enumerate(range(0, len(target), BLOCK_BYTES))
-        ]
-        transfer = Transfer(len(blocks), time.monotonic() + DEADLINE_S)
-        groups = plan_ranges(blocks, streams=self.place.streams)
-        jobs = [PoolJob(partial(self._read, group, transfer), transfer) for group in groups]
-        self.pool.submit(jobs, Urgency.LOAD)
-        transfer.end_job()
-        if any(transfer.wait()):
-            raise RuntimeError("neve missed a block")
-        for block in blocks:
-            target[block.offset : block.offset + HEADER_BYTES] = block.header
-
-    def _read(self, group: list[ColdBlock], transfer: Transfer) -> None:
-        outcomes, trouble = self.reader.read(group, deadline=transfer.deadline)
-        if trouble is not None:
-            raise trouble
-        for block, outcome in zip(group, outcomes, strict=True):
-            transfer.settle(block.index, outcome)
+        read_blocks(self.reader, self.pool, target, streams=self.place.streams)
 
 
 class Boto3(Reader):
@@ -302,21 +280,6 @@ def spinning() -> Iterator[None]:
     finally:
         go_on.clear()
         thread.join()
-
-
-def block_id(number: int) -> bytes:
-    return number.to_bytes(16, "big")
-
-
-def make_blocks(size: int) -> np.ndarray:
-    """Valid blocks of incompressible bytes, concatenated as in a segment."""
-    data = np.random.default_rng(1).integers(0, 256, size, np.uint8)
-    for number, at in enumerate(range(0, size, BLOCK_BYTES)):
-        payload = data[at + HEADER_BYTES : at + BLOCK_BYTES]
-        id_, sum_ = block_id(number), checksum(payload)
-        header = BlockHeader(id_, bytes(16), 256, len(payload), sum_, bytes(4))
-        data[at : at + HEADER_BYTES] = np.frombuffer(encode_header(header), np.uint8)
-    return data
 
 
 def measure(

@@ -11,11 +11,14 @@ share its memory and cores. Prints:
 - how many prompts of the greatest length the engine's KV memory holds (`--no-hybrid`: without
   vLLM's manager of several KV cache groups);
 - for every length and mode: median, least and most of `--repeat` prompts: computed, from the
-  engine's own prefix cache, and loaded; how many loads gave the answer of the own prefix cache; and
-  the parts of a load: look-up, receiving, copying the last blocks to the GPU, and the engine's own
-  time (scheduling, hashing, computing the remaining tokens);
+  engine's own prefix cache, and loaded; and the parts of a load: look-up, receiving, copying the
+  last blocks to the GPU, and the engine's own time (scheduling, hashing, computing the remaining
+  tokens);
 - answer tokens per second of many running requests, and what Neve's fences cost of them;
 - throughput of new prompts: the cost of writing behind;
+- of every load, how many of its answer's tokens differ from those of the engine's own prefix cache;
+  it fails if one does (not with `--inexact`), or if all prompts of a length have one answer: then
+  answers would not show a wrong load;
 - conversations with turns at a fixed rate: time to the first token over all turns, fraction of
   prompt tokens reused, and GPU seconds in forward passes.
 """
@@ -60,7 +63,10 @@ def main() -> None:
     )
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--load", default="auto", help="always: also what is faster to compute")
-    parser.add_argument("--hot-gib", type=int, default=40, help="quota: of memory for Valkey")
+    parser.add_argument(
+        "--hot-gib", type=int, help="quota of the hot tier; by default what the measurements write"
+    )
+    parser.add_argument("--inexact", action="store_true", help="loads may answer differently")
     parser.add_argument("--users", type=int, default=USERS, help="of the conversations")
     parser.add_argument("--kv-cache-dtype", default="auto")
     parser.add_argument(
@@ -88,6 +94,25 @@ def main() -> None:
                 json.dumps(result, indent=1) + "\n"
             )
     print(table(result))
+    if wrong := wrong_loads(result):
+        print("\n".join(wrong), file=sys.stderr)
+        raise SystemExit(0 if options.inexact else 1)
+
+
+def wrong_loads(result: dict[str, Any]) -> list[str]:
+    """What shows that a load brought other KV than the engine computed, or could not show it."""
+    found = []
+    for name, figures in result["modes"].items():
+        for row in figures["ttft"]:
+            where = f"{name}, {row['tokens']} tokens"
+            if row["answers"] > 1 and row["different_answers"] == 1:
+                found.append(f"{where}: all prompts have one answer, so answers show no wrong load")
+            if row["stored"] and row["wrong_tokens"]:
+                found.append(
+                    f"{where}: {row['wrong_tokens']} tokens of {row['answers']} answers differ "
+                    "from those that the engine's own KV gives"
+                )
+    return found
 
 
 def run_mode(mode: str, valkeys: int, options: argparse.Namespace) -> dict[str, Any]:
@@ -158,8 +183,13 @@ def start_servers(
         hot = HotTier(admin.execute_command, TENANT_ID, endpoint.buckets)
         terms = BlockTerms(flush_after_s=0 if mode == "cold" else None)
         hot.set_policy(
-            hot_bytes=options.hot_gib << 30, cold_bytes=1 << 40, terms=terms, promote_window_s=0
+            hot_bytes=(options.hot_gib or 40) << 30,
+            cold_bytes=1 << 40,
+            terms=terms,
+            promote_window_s=0,
         )
+    if options.hot_gib is None:
+        known["hot"]["flush_after_s"] = terms.flush_after_s
     return known
 
 
@@ -200,7 +230,8 @@ def table(result: dict[str, Any]) -> str:
             if stored:
                 line += (
                     f", stored {_spread(stored)}, {computed['s'] / stored['s']:.1f}x,"
-                    f" {stored['reused']} reused, {row['equal']} answers equal, logprob off by"
+                    f" {stored['reused']} reused, {row['wrong_tokens']} wrong tokens in"
+                    f" {row['answers']} answers, logprob off by"
                     f" {row['logprob_off']:.4f}, {row['stored_bytes_per_token']:.0f} bytes a token"
                 )
                 line += "".join(f", {k} {v:.3f} s" for k, v in row["timeline"].items())

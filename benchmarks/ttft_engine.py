@@ -172,6 +172,7 @@ class Engine:
             if transfers is not None and not transfers.drain(120):
                 raise RuntimeError("blocks are not stored after two minutes")
             self.ask([self.prompt(1, "a step")])  # workers release copied blocks in a step
+            self._tiers.check_room()
             if self.mode == "cold":
                 self._tiers.move_to_s3()
         else:
@@ -202,6 +203,11 @@ class Engine:
 
     def stored_bytes(self) -> int:
         return self._tiers.stored_bytes() if self._tiers is not None else 0
+
+    def hold(self, tokens: int, stored_tokens: int) -> None:
+        """Set the quota to what `tokens` need, as those that are stored show."""
+        if self._tiers is not None and stored_tokens:
+            self._tiers.hold(self.stored_bytes() * tokens // stored_tokens)
 
     def spent(self) -> dict[str, float]:
         """Neve's activity → seconds so far."""
@@ -239,7 +245,15 @@ class Engine:
 class Tiers:
     """Moves blocks between the tiers that the engine writes to, as the platform's workers do."""
 
-    def __init__(self, ports: list[int], tenant_id: int, buckets: int, puts: Sequence[str]) -> None:
+    def __init__(
+        self,
+        ports: list[int],
+        tenant_id: int,
+        buckets: int,
+        puts: Sequence[str],
+        flush_after_s: int | str | None = "",
+    ) -> None:
+        """`flush_after_s`: of stored blocks, if `hold` may set the quota; else a text."""
         from valkey import Valkey, ValkeyCluster
 
         from neve.index.tier import HotTier
@@ -249,12 +263,43 @@ class Tiers:
         self._hot = HotTier(self._valkey.execute_command, tenant_id, buckets)
         self._tenant_id, self._buckets = tenant_id, buckets
         self._puts = zip(itertools.count(1), puts, strict=False)
+        self._flush_after_s = flush_after_s
+        self._gone = 0  # blocks that `clear` removed
 
     def stored_bytes(self) -> int:
-        return int(self._hot.usage().hot_bytes)
+        usage = self._hot.usage()
+        return int(max(usage.hot_bytes, usage.cold_bytes))
+
+    def hold(self, size_bytes: int) -> None:
+        """Set the hot quota to `size_bytes` and a quarter. Raises if this host has not so much."""
+        from neve.index.tier import BlockTerms
+
+        if isinstance(self._flush_after_s, str):
+            return
+        hot_bytes = max(1 << 30, size_bytes * 5 // 4)
+        if hot_bytes > (free_bytes := _free_bytes()):
+            raise RuntimeError(
+                f"the measurements write {hot_bytes >> 30} GiB, {free_bytes >> 30} GiB are free: "
+                "fewer --tokens, --repeat or --users"
+            )
+        terms = BlockTerms(flush_after_s=self._flush_after_s)
+        self._hot.set_policy(
+            hot_bytes=hot_bytes, cold_bytes=1 << 40, terms=terms, promote_window_s=0
+        )
+
+    def check_room(self) -> None:
+        """Raise if the quota made blocks leave, or refused some: loads would be misses."""
+        usage = self._hot.usage()
+        if gone := usage.evicted_blocks + usage.refused_blocks - self._gone:
+            raise RuntimeError(
+                f"the quota of {usage.quota_hot_bytes >> 30} GiB held {gone} blocks too few: "
+                "raise --hot-gib"
+            )
 
     def clear(self) -> None:
         self._hot.evict(1 << 50)
+        usage = self._hot.usage()
+        self._gone = usage.evicted_blocks + usage.refused_blocks
 
     def move_to_s3(self) -> None:
         """Move blocks as flush workers do, but without footers: loads never read them."""
@@ -295,6 +340,8 @@ def measure(plan: dict[str, Any]) -> dict[str, Any]:
     for number in range(4 if engine.mode != "recompute" else 0):  # first loads: measure speed
         engine.forget()
         engine.ask([engine.prompt(min(2048, max(plan["tokens"])), f"warm {number}")], 2)
+    engine.forget()
+    engine.hold(most_tokens(plan), 4 * (min(2048, max(plan["tokens"])) + QUESTION))
     return {
         "kv_memory": engine.kv_memory(),
         "ttft": [_first_tokens(engine, tokens, plan["repeat"]) for tokens in plan["tokens"]],
@@ -303,6 +350,27 @@ def measure(plan: dict[str, Any]) -> dict[str, Any]:
         "turns": plan["turns"] and _turns(engine, **plan["turns"]),
         "device": _device(),
     }
+
+
+def most_tokens(plan: dict[str, Any]) -> int:
+    """Of prompts and answers that are stored before the store is emptied next."""
+    tokens = plan["repeat"] * (max(plan["tokens"]) + QUESTION + ANSWER)
+    for name, more in ("decode", 1), ("throughput", 0):
+        if each := plan[name]:
+            rounds = each["rounds"] + more
+            tokens += rounds * each["prompts"] * (each["tokens"] + QUESTION + each["answer"])
+    if each := plan["turns"]:
+        later = (each["turns"] - 1) * (each["more"] + QUESTION)
+        longest = each["first"] + QUESTION + later + each["turns"] * each["answer"]
+        tokens = max(tokens, each["users"] * longest)
+    return tokens
+
+
+def _free_bytes() -> int:
+    """Memory that this host can give."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    (line,) = (line for line in lines if line.startswith("MemAvailable:"))
+    return int(line.split()[1]) << 10
 
 
 def _first_tokens(engine: Engine, tokens: int, repeat: int) -> dict[str, Any]:
@@ -328,13 +396,18 @@ def _first_tokens(engine: Engine, tokens: int, repeat: int) -> dict[str, Any]:
         "computed": _times(computed),
         "cached": _times(cached),
         "stored": stored and _times(stored),
+        "answers": repeat,
         "different_answers": len({tuple(each.tokens) for each in computed}),
     }
     if stored:
         row |= {
             "timeline": {k: statistics.median(each[k] for each in spent) for k in spent[0]},
-            # Equal: to what the engine answers from the KV that it kept itself.
-            "equal": sum(a.tokens == b.tokens for a, b in zip(stored, cached, strict=True)),
+            # Wrong: other than the engine answers from the KV that it kept itself.
+            "wrong_tokens": sum(
+                one != other
+                for a, b in zip(stored, cached, strict=True)
+                for one, other in zip(a.tokens, b.tokens, strict=True)
+            ),
             "logprob_off": max(
                 abs(a.logprob - b.logprob) for a, b in zip(stored, cached, strict=True)
             ),

@@ -134,11 +134,17 @@ def hit_line(row: Incident) -> list[tuple[int, float | None]]:
         resolution_s=60, bucket_ts__gte=start_ts, bucket_ts__lte=end_ts
     ).order_by("bucket_ts")
     sums: dict[int, list[int]] = {}
-    columns = ("requested_tokens", "tail_tokens", "hit_hot_tokens", "hit_cold_tokens")
-    for ts, asked, tail, hot, cold in rows.values_list("bucket_ts", *columns):
+    columns = (
+        "requested_tokens",
+        "tail_tokens",
+        "hit_hot_tokens",
+        "hit_cold_tokens",
+        "hit_local_tokens",
+    )
+    for ts, asked, tail, *hits in rows.values_list("bucket_ts", *columns):
         into = sums.setdefault((ts - start_ts) // step_s, [0, 0])
         into[0] += asked + tail
-        into[1] += hot + cold
+        into[1] += sum(hits)
     return [
         (start_ts + place * step_s, hit / asked if asked else None)
         for place, (asked, hit) in sorted(sums.items())

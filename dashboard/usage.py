@@ -21,8 +21,11 @@ SUMMED = (
     "tail_tokens",
     "hit_hot_tokens",
     "hit_cold_tokens",
+    "hit_local_tokens",
     "hot_read_bytes",
     "cold_read_bytes",
+    "local_read_bytes",
+    "local_write_bytes",
     "hot_write_bytes",
 )
 
@@ -31,6 +34,7 @@ SUMMED_BLOCKS = (
     "requested_blocks",
     "hit_hot_blocks",
     "hit_cold_blocks",
+    "hit_local_blocks",
     "put_refused",
     "corrupt",
     "spared_gpu_us",
@@ -57,13 +61,15 @@ class Totals:
     corrupt: int
     tail_tokens: int = 0
     spared_gpu_us: int = 0
+    hit_local_tokens: int = 0
+    hit_local_blocks: int = 0
     cold_refused_blocks: int = 0
     cold_evicted_blocks: int = 0
     lost_blocks: int = 0
 
     @property
     def hit_tokens(self) -> int:
-        return self.hit_hot_tokens + self.hit_cold_tokens
+        return self.hit_hot_tokens + self.hit_cold_tokens + self.hit_local_tokens
 
     @property
     def hit_ratio(self) -> float | None:
@@ -88,10 +94,15 @@ class Totals:
         return self.hit_cold_blocks / self.requested_blocks if self.requested_blocks else None
 
     @property
+    def local_block_ratio(self) -> float | None:
+        return self.hit_local_blocks / self.requested_blocks if self.requested_blocks else None
+
+    @property
     def missed_block_ratio(self) -> float | None:
         if not self.requested_blocks:
             return None
-        return max(1 - (self.hit_hot_blocks + self.hit_cold_blocks) / self.requested_blocks, 0)
+        hits = self.hit_hot_blocks + self.hit_cold_blocks + self.hit_local_blocks
+        return max(1 - hits / self.requested_blocks, 0)
 
 
 def counts_by_bucket(tenants: Tenants, window: Window) -> Counts:
@@ -131,7 +142,9 @@ def totals(
         requested_blocks=summed["requested_blocks"],
         hit_hot_blocks=summed["hit_hot_blocks"],
         hit_cold_blocks=summed["hit_cold_blocks"],
-        read_bytes=summed["hot_read_bytes"] + summed["cold_read_bytes"],
+        hit_local_tokens=summed["hit_local_tokens"],
+        hit_local_blocks=summed["hit_local_blocks"],
+        read_bytes=sum(summed[f"{tier}_read_bytes"] for tier in ("hot", "cold", "local")),
         load_p50=percentile(load_ms, 0.5),
         load_p99=percentile(load_ms, 0.99),
         misses=dict(named["misses"][()]),

@@ -9,6 +9,7 @@ from contexts import work as contexts
 from engines import work as engines
 from incidents import work as incidents
 from planning import account as planning_account
+from planning import moves as planning_moves
 from planning import samples as planning_samples
 from planning import whatif
 from tiering import context_work, upkeep, work
@@ -19,6 +20,8 @@ flush = does(kinds.FLUSH, work.flush, find=work.tenants_of_a_whole_index)
 sweep = does(kinds.SWEEP, work.sweep, find=work.tenants_of_a_whole_index)
 compact = does(kinds.COMPACT, work.compact, find=work.tenants_of_a_whole_index)
 expire = does(kinds.EXPIRE, work.expire)
+move = does(kinds.MOVE, planning_moves.work, find=planning_moves.tenants_with_moves)
+check_stores = does(kinds.CHECK_STORES, upkeep.check_stores)
 retain = does(kinds.RETAIN, work.retain, find=work.changed_tenants)
 expire_contexts = does(
     kinds.EXPIRE_CONTEXTS, context_work.expire_contexts, find=context_work.tenants_with_ends

@@ -1,4 +1,4 @@
-"""Where a session reads segments: presigned addresses."""
+"""Where a session reads segments: presigned addresses of the nearest copies."""
 
 from typing import Any
 from uuid import UUID
@@ -10,7 +10,9 @@ from rest_framework.response import Response
 
 from base.problems import Problem
 from cacheapi.nodes.view import NodeView, open_session
+from catalog import heat
 from catalog.models import Segment
+from catalog.stores import Stores, objects_of
 from storage import s3
 
 MOST_SEGMENTS = 1000
@@ -44,9 +46,14 @@ class SegmentsView(NodeView):
         can still read them.
         """
         numbers = _segment_numbers(request.query_params.get("ids", ""))
-        open_session(session_id)
-        rows = Segment.objects.filter(pk__in=numbers, state__in=Segment.READABLE)
-        urls = {str(row.pk): s3.presign_get(row.object_key) for row in rows}
+        session = open_session(session_id)
+        rows = list(Segment.objects.filter(pk__in=numbers, state__in=Segment.READABLE))
+        stores = Stores()
+        # An address that nobody answers would open the node's breaker for all stores.
+        objects = objects_of(rows, stores, near=session.near_stores, only_well=True)
+        urls = {str(number): object_.presign_get() for number, object_ in objects.items()}
+        if stores.are_several:  # else nothing moves by it
+            heat.note_read(rows)
         return Response({"segments": urls, "expires_s": s3.PRESIGNED_S})
 
 

@@ -34,6 +34,7 @@ from neve.node.membership import Attested, MemberState
 from neve.node.stats import COUNTERS, LOAD_NAMES, MOST_COUNT, SPEEDS
 from planning import samples
 from retention import provisioning
+from retention.codecs import require_allowed
 from storage import hot, s3
 from tenants.principal import actor_of
 
@@ -137,6 +138,12 @@ class HandshakeSerializer(StrictSerializer):
         default=list,
         help_text="KV groups, if a chunk is stored as one part for each; the first one keeps the "
         "ids of the chain",
+    )
+    near_stores = serializers.ListField(
+        child=Text(max_length=40),
+        max_length=16,
+        default=list,
+        help_text="names of S3 stores to read from first, the nearest first",
     )
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
@@ -266,6 +273,7 @@ class SessionsView(NodeView):
     def post(self, request: Request) -> Response:
         """Handshake: which space this node's KV belongs to, and where its blocks live."""
         body = checked(HandshakeSerializer, request)
+        require_allowed(self.tenant.pk, body["identity"])
         with hot.required():
             provisioning.provision_tenant(self.tenant)
         # The session holds the tenant's lock until its user is there: whoever revokes the key
@@ -283,6 +291,7 @@ class SessionsView(NodeView):
                 max_chunk_tokens=body["max_chunk_tokens"],
                 groups=body["groups"],
                 selective_weights=body["selective_weights"],
+                near_stores=body["near_stores"],
                 actor=actor_of(request),
             )
             if "url" in body["engine"]:

@@ -82,6 +82,7 @@ class BreakEvenSerializer(serializers.Serializer[Any]):
     )
     hot = TierSpeedSerializer()
     cold = TierSpeedSerializer()
+    local = TierSpeedSerializer(help_text="nodes' own tiers")
     decisions_hour = DecisionsSerializer(
         help_text="found prefixes of the last 60 to 65 minutes, by what nodes did"
     )

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from cacheapi.base.fields import Choice, StrictSerializer, WholeNumber
+from cacheapi.base.fields import Choice, StrictSerializer, Text, WholeNumber
 from neve.index.tier import MOST_WINDOW_S
-from retention.models import MAX_S, OVERRIDES, ColdFull, EvictionPolicy, FlushMode
+from retention.models import MAX_S, OVERRIDES, ColdCodec, ColdFull, EvictionPolicy, FlushMode
 from retention.terms import PRIORITIES
 
 
@@ -29,6 +29,17 @@ class PolicyChangeSerializer(StrictSerializer):
     cold_full = Choice(
         choices=ColdFull.choices, required=False, help_text="when the cold quota is used up"
     )
+    cold_codec = Choice(
+        choices=ColdCodec.choices,
+        required=False,
+        help_text="how blocks are written to S3, without loss; older nodes read no compressed ones",
+    )
+    lossy_codecs = Text(
+        max_length=1000,
+        allow_blank=True,
+        required=False,
+        help_text="models whose nodes may store KV with loss, such as smollm*=int8, *=fp8",
+    )
 
 
 class OverridesSerializer(PolicyChangeSerializer):
@@ -37,5 +48,5 @@ class OverridesSerializer(PolicyChangeSerializer):
     schema = {"minProperties": 1}
 
     def get_fields(self) -> Any:
-        allowed = ("flush_mode", *OVERRIDES)
+        allowed = ("flush_mode", "cold_codec", *OVERRIDES)
         return {name: field for name, field in super().get_fields().items() if name in allowed}

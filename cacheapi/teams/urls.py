@@ -34,6 +34,7 @@ from cacheapi.teams.schema import SchemaView
 from cacheapi.teams.segments import SegmentsView
 from cacheapi.teams.sign_ins import SignInsView
 from cacheapi.teams.spaces import SpacesView
+from cacheapi.teams.stores import MoveRulesView, MovesView, StoresView
 from cacheapi.teams.tenants import TenantsView
 from cacheapi.teams.usage import UsageView
 from cacheapi.teams.warm_policies import WarmPoliciesView
@@ -54,6 +55,9 @@ router.register("engines", EnginesView, basename="engine")
 router.register("warm-policies", WarmPoliciesView, basename="warm_policy")
 router.register("nodes", NodesView, basename="node")
 router.register("segments", SegmentsView, basename="segment")
+router.register("stores", StoresView, basename="store")
+router.register("move-rules", MoveRulesView, basename="move_rule")
+router.register("moves", MovesView, basename="move")
 router.register("jobs", JobsView, basename="job")
 router.register("incidents", IncidentsView, basename="incident")
 router.register("events", EventsView, basename="event")

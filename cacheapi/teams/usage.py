@@ -1,6 +1,7 @@
 """/api/v1/usage: counters over time, in all or split."""
 
 import time
+from collections.abc import Collection
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any
@@ -17,6 +18,7 @@ from cacheapi.base.viewsets import ApiView
 from catalog import usage, usage_split
 from catalog.models import RESOLUTIONS_S
 from catalog.windows import DEFAULT_RANGE, RANGES, Period, period_of, range_named
+from planning import moves
 
 
 class UsagePointSerializer(serializers.Serializer[Any]):
@@ -64,6 +66,14 @@ class UsagePointSerializer(serializers.Serializer[Any]):
     cold_requests = serializers.IntegerField(help_text="GETs of nodes to S3")
     cold_fetched_bytes = serializers.IntegerField(
         help_text="asked for by those GETs: with gaps between blocks, and tries that failed"
+    )
+    hit_local_tokens = serializers.IntegerField(help_text="from nodes' local tiers")
+    hit_local_blocks = serializers.IntegerField()
+    local_read_bytes = serializers.IntegerField()
+    local_write_bytes = serializers.IntegerField()
+    local_evicted_blocks = serializers.IntegerField(help_text="deleted there to make room")
+    local_bad_blocks = serializers.IntegerField(
+        help_text="files there that failed verification; the blocks came from another tier"
     )
     misses = serializers.DictField(child=serializers.IntegerField())
     load_ms = serializers.DictField(child=serializers.IntegerField())
@@ -128,7 +138,7 @@ class UsageSerializer(serializers.Serializer[Any]):
     )
 
 
-SPLITS = ("tenant", "space", "node", "tier")
+SPLITS = ("tenant", "space", "node", "tier", "store")
 MOMENT = {"type": "string", "format": "date-time"}
 KEPT_S = {each: usage.KEPT.get(each, timedelta.max).total_seconds() for each in RESOLUTIONS_S}
 
@@ -170,6 +180,8 @@ class UsageView(ApiView):
                 return Response(answer)
             case "tier":
                 groups = usage_split.by_tier(points)
+            case "store":
+                groups = _by_store(tenant_ids)
             case "tenant":
                 groups = usage_split.by_tenant(tenant_ids, period)
             case "space" | "node" as split:
@@ -177,6 +189,18 @@ class UsageView(ApiView):
             case other:
                 raise malformed("by", f"need one of {', '.join(SPLITS)}, got {other[:60]!r}")
         return Response({**answer, "groups": [_shown(group) for group in groups]})
+
+
+def _by_store(tenant_ids: Collection[int] | None) -> list[usage_split.Group]:
+    """What each S3 store holds now, copies and old places too; nothing else is known by store."""
+    found = moves.held(None if tenant_ids is None else list(tenant_ids))
+    none: usage_split.Counts = dict.fromkeys(usage_split.COUNTS)
+    return [
+        usage_split.Group(
+            str(each.store.pk), each.store.name, None, none | {"used_bytes": each.total_bytes}
+        )
+        for each in found
+    ]
 
 
 def _shown(group: usage_split.Group) -> dict[str, Any]:

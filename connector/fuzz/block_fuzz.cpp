@@ -35,6 +35,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   }
   // The input as fields: what it takes a checksum to reach.
   BlockHeader header;
+  header.codec = static_cast<Codec>(bit % 2);
   std::memcpy(header.id.data(), raw.data() + 8, sizeof header.id);
   std::memcpy(header.parent.data(), raw.data() + 24, sizeof header.parent);
   std::memcpy(&header.tokens, raw.data() + 40, sizeof header.tokens);

@@ -153,7 +153,7 @@ Status expected(const Asked& asked, const Said& said) {
   // Tokens, parent and tag are the header's own matter, as long as its checksum covers them.
   const auto text = std::as_bytes(std::span(said.reply.text));
   const auto header = decode_header(text.first<kHeaderBytes>());
-  const bool right = header && header->id == id_of(asked.get) &&
+  const bool right = header && header->codec == Codec::kPlain && header->id == id_of(asked.get) &&
                      header->payload_bytes == kSizes[asked.get] &&
                      header->payload_checksum == checksum(text.subspan(kHeaderBytes));
   return right ? Status::kOk : Status::kCorrupt;

@@ -1,6 +1,12 @@
 // Formats and planning: tests without a server.
 
+#include <unistd.h>
+
+#include <cmath>
+#include <cstdio>
 #include <cstring>
+#include <fstream>
+#include <limits>
 #include <numeric>
 #include <set>
 
@@ -8,8 +14,12 @@
 #include "breaker.h"
 #include "check.h"
 #include "checksum.h"
+#include "codec.h"
+#include "local_read.h"
 #include "outbox.h"
 #include "plan.h"
+#include "quantize.h"
+#include "quantize_kernel.h"
 #include "slots.h"
 #include "window.h"
 
@@ -99,11 +109,75 @@ TEST(a_header_is_read_back_and_any_flipped_bit_is_noticed) {
     flipped[bit / 8] ^= std::byte(1 << bit % 8);
     CHECK(!decode_header(flipped));
   }
+  header.codec = Codec::kShuffleZstd;
+  encode_header(header, raw);
+  CHECK(decode_header(raw) == header);
+  header.codec = static_cast<Codec>(2);
+  encode_header(header, raw);
+  CHECK(!decode_header(raw));
+  header.codec = Codec::kPlain;
   for (const std::uint32_t size : {0U, static_cast<std::uint32_t>(kMaxPayloadBytes + 1)}) {
     header.payload_bytes = size;
     encode_header(header, raw);
     CHECK(!decode_header(raw));
   }
+}
+
+TEST(a_payload_is_encoded_and_comes_back_and_damage_is_noticed) {
+  std::vector<std::byte> raw(700'001);
+  std::uint32_t state = 1;
+  for (std::size_t i = 0; i < raw.size(); ++i) {
+    state = state * 1664525U + 1013904223U;
+    // As in bf16: one byte of noise, one of few values.
+    raw[i] = std::byte(i % 2 == 0 ? state >> 24 : 0x3C + (state >> 30));
+  }
+  std::vector<std::byte> encoded(raw.size()), back(raw.size());
+  for (const unsigned width : {1U, 2U, 4U, 8U}) {
+    const auto used = shuffle_zstd_encode(raw, width, 1, encoded);
+    CHECK(used && *used < raw.size() * 3 / 4);
+    CHECK(shuffle_zstd_decode(std::span(encoded).first(*used), back));
+    CHECK(back == raw);
+    CHECK(!shuffle_zstd_decode(std::span(encoded).first(*used - 1), back));
+    CHECK(!shuffle_zstd_decode(std::span(encoded).first(*used), std::span(back).first(9)));
+    CHECK(!shuffle_zstd_encode(raw, width, 1, std::span(encoded).first(*used - 1)));
+  }
+  CHECK(!shuffle_zstd_encode(raw, 3, 1, encoded));
+  CHECK(!shuffle_zstd_decode({}, back));
+}
+
+TEST(lossy_codecs_bound_their_error_and_all_builds_agree) {
+  std::vector<float> plain(64 * 40), back(plain.size());
+  std::uint32_t state = 1;
+  for (auto& value : plain) {
+    state = state * 1664525U + 1013904223U;
+    value = (static_cast<float>(state >> 8) / 8388608.0F - 1.0F) * 3.0F;
+  }
+  plain[5] = std::numeric_limits<float>::quiet_NaN();
+  plain[70] = -std::numeric_limits<float>::infinity();
+  std::vector<std::byte> encoded(plain.size() + plain.size() / 64 * 2);
+  const auto raw = std::as_bytes(std::span(plain));
+  for (const auto& [codec, most] : {std::pair{Lossy::kInt8, 0.02F}, std::pair{Lossy::kFp8, 0.2F}}) {
+    CHECK(quantize(codec, Number::kFloat, 64, raw, encoded));
+    CHECK(dequantize(codec, Number::kFloat, 64, encoded, std::as_writable_bytes(std::span(back))));
+    CHECK(back[5] == 0.0F && back[70] == 0.0F);
+    for (std::size_t i = 0; i < plain.size(); ++i) {
+      if (i != 5 && i != 70) CHECK(std::abs(back[i] - plain[i]) <= most);
+    }
+    CHECK(!quantize(codec, Number::kFloat, 63, raw, encoded));
+    CHECK(!quantize(codec, Number::kFloat, 64, raw, std::span(encoded).first(9)));
+  }
+  std::vector<std::uint8_t> codes(64), others(64);
+  const auto base = kBaseQuantize.int8_from_float(plain.data(), codes.data(), 64);
+  CHECK(base != 0);
+#ifdef NEVE_AVX2
+  if (__builtin_cpu_supports("avx2")) {
+    CHECK(kAvx2Quantize.int8_from_float(plain.data(), others.data(), 64) == base);
+    CHECK(codes == others);
+    CHECK(kAvx2Quantize.fp8_from_float(plain.data(), others.data(), 64) ==
+          kBaseQuantize.fp8_from_float(plain.data(), codes.data(), 64));
+    CHECK(codes == others);
+  }
+#endif
 }
 
 TEST(slots_follow_the_cluster_specification) {
@@ -281,4 +355,47 @@ TEST(an_outbox_gives_its_bytes_in_order_however_they_are_taken) {
     }
     CHECK(got == expected);
   }
+}
+
+TEST(a_block_is_read_from_its_file_only_if_all_of_it_is_right) {
+  const std::string path = "/tmp/neve-local-read-" + std::to_string(::getpid());
+  std::vector<std::byte> payload(300'000, std::byte{7});
+  const SpaceTag tag{std::byte{1}};
+  const BlockHeader header{
+      id_of(1), id_of(0), 16, static_cast<std::uint32_t>(payload.size()), checksum(payload), tag};
+  std::array<std::byte, kHeaderBytes> raw{};
+  encode_header(header, raw);
+  std::vector<std::byte> whole(raw.begin(), raw.end());
+  whole.insert(whole.end(), payload.begin(), payload.end());
+  const auto read = [&](std::span<const std::byte> file, BlockId id, SpaceTag of,
+                        bool end = false) {
+    std::ofstream(path, std::ios::binary)
+        .write(reinterpret_cast<const char*>(file.data()),
+               static_cast<std::streamsize>(file.size()));
+    std::vector<std::byte> out(payload.size());
+    LocalRead one(of, {{path, id, out}});
+    if (end) one.end();
+    one.run(Clock::now() + 10s);
+    const auto status = one.statuses().front();
+    CHECK((out == payload) == (status == Status::kOk));
+    return status;
+  };
+  CHECK(read(whole, id_of(1), tag) == Status::kOk);
+  CHECK(read(whole, id_of(2), tag) == Status::kCorrupt);
+  CHECK(read(whole, id_of(1), SpaceTag{}) == Status::kCorrupt);
+  CHECK(read(whole, id_of(1), tag, true) == Status::kTimeout);
+  for (const std::size_t left :
+       {std::size_t{0}, std::size_t{63}, std::size_t{64}, std::size_t{1000}, whole.size() - 1}) {
+    CHECK(read(std::span(whole).first(left), id_of(1), tag) == Status::kCorrupt);
+  }
+  whole.back() ^= std::byte{1};
+  CHECK(read(whole, id_of(1), tag) == Status::kCorrupt);
+  whole.back() ^= std::byte{1};
+  whole.push_back(std::byte{});
+  CHECK(read(whole, id_of(1), tag) == Status::kCorrupt);
+  std::remove(path.c_str());
+  std::vector<std::byte> out(payload.size());
+  LocalRead gone(tag, {{path, id_of(1), out}});
+  gone.run(Clock::now() + 10s);
+  CHECK(gone.statuses().front() == Status::kEvicted);
 }

@@ -230,6 +230,21 @@ BUCKET_MENDED = LogEvent(
     "Nothing. If it comes back, look at the tenant's nodes.",
 )
 
+STORE_FAILED = LogEvent(
+    "store_failed",
+    WARNING,
+    ("store", "error"),
+    "A store does not answer, or its keys cannot be read: blocks that are only there are misses.",
+    "Look at that S3; `neve stores ls` shows since when. If it is lost for good: `neve stores rm`.",
+)
+SEGMENT_MOVED = LogEvent(
+    "segment_moved",
+    INFO,
+    ("segment", "source", "target"),
+    "A segment's place is another store now; the old one stays readable for the grace time.",
+    "Nothing.",
+)
+
 # ---- contexts and pins
 
 PIN_REFUSED = LogEvent(

@@ -35,6 +35,8 @@ FIXES = {
     "tp_rank": _OTHER_RANK,
     "pp_size": "Set `--pipeline-parallel-size` to the same value.",
     "pp_rank": _OTHER_RANK,
+    "codec": "Set the connector option `codec` to the same value; the models that may be stored "
+    "with loss are listed in the tenant's policy, `lossy_codecs`.",
     "chunk_tokens": "Set the connector option `max_chunk_tokens` to the same value.",
     "max_chunk_tokens": "Set the connector option `max_chunk_tokens` at least so high.",
     "groups": "Make the KV cache groups equal: same model, `--block-size` and "

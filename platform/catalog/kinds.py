@@ -74,6 +74,17 @@ FLUSH = Kind("flush", "data-at-risk", "Write due blocks of the hot tier to S3.",
 SWEEP = Kind("sweep", "speed-at-risk", "Delete segments in which nothing is alive.", 30.0)
 COMPACT = Kind("compact", "speed-at-risk", "Merge small, scattered or half dead segments.", 30.0)
 EXPIRE = Kind("expire", "room-at-risk", "Remove expired blocks, and idle ones from hot.", 10.0)
+MOVE = Kind(
+    "move", "speed-at-risk", "Move segments between stores by rules; delete old places.", 30.0
+)
+CHECK_STORES = Kind(
+    "check_stores",
+    "view-at-risk",
+    "Ask each store whether it answers.",
+    10.0,
+    of_tenant=False,
+    is_offered=False,
+)
 RETAIN = Kind("retain", "room-at-risk", "Give stored blocks a changed policy's terms.", 5.0)
 EXPIRE_CONTEXTS = Kind(
     "expire_contexts",
@@ -261,7 +272,7 @@ KINDS = {
     kind.name: kind
     for kind in (
         *(WATCH, REBUILD_TENANT),
-        *(FLUSH, SWEEP, COMPACT, EXPIRE, RETAIN, REMOVE_TENANT, REMOVE_SPACE),
+        *(FLUSH, SWEEP, COMPACT, MOVE, CHECK_STORES, EXPIRE, RETAIN, REMOVE_TENANT, REMOVE_SPACE),
         *(EXPIRE_CONTEXTS, CHECK_CONTEXTS, PROMOTE),
         *(BULK,),
         *(REBUILD_INDEX, END_ACCESS, SAMPLE, SLICE, ACCOUNT, STORE_SAMPLES, RECONCILE),

@@ -20,9 +20,9 @@ OF_REPORTS: Final = frozenset({"prompt_tokens", "hit_tokens"})
 
 @dataclass(frozen=True)
 class Measure:
-    """`columns` of a slice are summed. `hot`, `cold`: those of one tier. `better`: 1 if more is
-    better, -1 if less is, 0 if neither. `is_of_tenant`: nodes do not count it. A count is shown as
-    its sum in tables and by second in charts."""
+    """`columns` of a slice are summed. `hot`, `cold`, `local`: those of one tier. `better`: 1 if
+    more is better, -1 if less is, 0 if neither. `is_of_tenant`: nodes do not count it. A count is
+    shown as its sum in tables and by second in charts."""
 
     name: str
     words: str
@@ -34,6 +34,7 @@ class Measure:
     about: str
     hot: tuple[str, ...] = ()
     cold: tuple[str, ...] = ()
+    local: tuple[str, ...] = ()
     by_name: str = ""
     percentile: float = 0.0
     is_of_tenant: bool = False
@@ -87,12 +88,13 @@ MEASURES: Final = {
             "Read",
             "bytes",
             "count",
-            ("hot_read_bytes", "cold_read_bytes"),
+            ("hot_read_bytes", "cold_read_bytes", "local_read_bytes"),
             0,
             (*_PLACES, "tier"),
             "of verified blocks",
             hot=("hot_read_bytes",),
             cold=("cold_read_bytes",),
+            local=("local_read_bytes",),
         ),
         Measure(
             "write_bytes",

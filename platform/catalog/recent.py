@@ -7,16 +7,17 @@ more. Roll-ups (`catalog.usage`) sum tenants; marks tell spaces apart.
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from catalog import usage
 from neve.planner.choice import COUNTED
 
-NAMES = (*COUNTED.values(), "hot_read_bytes", "cold_read_bytes")
+NAMES = (*COUNTED.values(), "hot_read_bytes", "cold_read_bytes", "local_read_bytes")
 MARK_S = 300
 HOUR_S, DAY_S = 3600, 86400
 
 Mark = list[int]  # Unix time, then a count for each of NAMES
+_LATER: Final = 1  # names that marks of an earlier release lack, at the end: nothing was counted
 
 
 def is_due(last: datetime, now: datetime) -> bool:
@@ -41,11 +42,12 @@ def marks(stored: object) -> list[Mark]:
     """Marks of a JSON column, oldest first; what is none is left out."""
     if not isinstance(stored, list):
         return []
+    length = 1 + len(NAMES)
     return [
-        mark
+        mark + [0] * (length - len(mark))
         for mark in stored
         if isinstance(mark, list)
-        and len(mark) == 1 + len(NAMES)
+        and length - _LATER <= len(mark) <= length
         and all(type(number) is int for number in mark)
     ]
 

@@ -59,6 +59,7 @@ def open_session(
     actor: Actor,
     groups: Sequence[PartGroup] = (),
     selective_weights: str = "",
+    near_stores: Sequence[str] = (),
 ) -> NodeSession:
     """Replaces this engine's older session of the same space, and silent ones of its name.
 
@@ -69,6 +70,7 @@ def open_session(
     `family`: the node is to share the KV of one; its state is in the session's `member`.
     `key`: the node's; None for sessions that no key opened. `groups`: KV groups of which a chunk
     has a part; empty if it is one block. `selective_weights`: see `Space`.
+    `near_stores`: names, the nearest first, for cold loads.
     Raises Problem: fingerprint-clash, node-limit, limit-reached, tenant-cut-off, unauthorized (the
     key was revoked meanwhile).
     """
@@ -133,6 +135,7 @@ def open_session(
             node=node,
             instance=instance,
             engine=engine,
+            near_stores=list(near_stores),
             opened_at=now,
             last_heartbeat_at=now,
         )

@@ -455,13 +455,14 @@ def _parts(measure: Measure, split: str, sums: Sums) -> dict[Key, Sums]:
             Key(0, 0, reason): Sums({}, **{measure.by_name: Counter({reason: count})})
             for reason, count in counts.items()
         }
-    cold = sums.counts.get("hit_cold_tokens", 0)
+    hits_of = {tier: sums.counts.get(f"hit_{tier}_tokens", 0) for tier in ("cold", "local")}
+    hits_of["hot"] = sums.counts.get("hit_tokens", 0) - sum(hits_of.values())
     tiers = {}
-    for tier, columns in (("hot", measure.hot), ("cold", measure.cold)):
+    for tier in ("hot", "cold", "local"):
+        columns: tuple[str, ...] = getattr(measure, tier)
         counts_of = {name: sums.counts.get(name, 0) for name in columns}
         if "hit_tokens" in measure.columns:
-            hits = cold if tier == "cold" else sums.counts.get("hit_tokens", 0) - cold
-            counts_of = {"hit_tokens": hits, "prompt_tokens": sums.prompt_tokens}
+            counts_of = {"hit_tokens": hits_of[tier], "prompt_tokens": sums.prompt_tokens}
         tiers[Key(0, 0, tier)] = Sums(counts_of)
     return tiers
 
@@ -507,7 +508,7 @@ def _read(
     def place_of(values: Sequence[Any]) -> tuple[Key, int]:
         return _key(split, values), values[len(columns)] if by_step else 0
 
-    summed = dict.fromkeys((*_BASE, "hit_cold_tokens", *measure.columns))
+    summed = dict.fromkeys((*_BASE, "hit_cold_tokens", "hit_local_tokens", *measure.columns))
     counted = [name for name in summed if name in COUNTED]
     gauges = [name for name in measure.columns if name in GAUGES]
     aggregates: dict[str, Any] = {f"sum_{n}": Sum(Cast(n, FloatField())) for n in counted}

@@ -61,11 +61,14 @@ BATCH: Final = 1000
 # Column of a slice → the counters of heartbeats that it sums.
 SUMS: Final = {
     "prompt_tokens": ("requested_tokens", "tail_tokens"),
-    "hit_tokens": ("hit_hot_tokens", "hit_cold_tokens"),
+    "hit_tokens": ("hit_hot_tokens", "hit_cold_tokens", "hit_local_tokens"),
     "hit_cold_tokens": ("hit_cold_tokens",),
     "requested_blocks": ("requested_blocks",),
-    "hit_blocks": ("hit_hot_blocks", "hit_cold_blocks"),
+    "hit_blocks": ("hit_hot_blocks", "hit_cold_blocks", "hit_local_blocks"),
     "hit_cold_blocks": ("hit_cold_blocks",),
+    "hit_local_tokens": ("hit_local_tokens",),
+    "hit_local_blocks": ("hit_local_blocks",),
+    "local_read_bytes": ("local_read_bytes",),
     "hot_read_bytes": ("hot_read_bytes",),
     "cold_read_bytes": ("cold_read_bytes",),
     "hot_write_bytes": ("hot_write_bytes",),

@@ -24,21 +24,25 @@ MOST_ROWS = 200_000  # roll-ups that one request reads
 MOST_SESSIONS = 20_000  # the last ones heard of
 _SUMS = {
     "requested_tokens": ("requested_tokens",),
-    "hit_tokens": ("hit_hot_tokens", "hit_cold_tokens"),
+    "hit_tokens": ("hit_hot_tokens", "hit_cold_tokens", "hit_local_tokens"),
     "requested_blocks": ("requested_blocks",),
-    "hit_blocks": ("hit_hot_blocks", "hit_cold_blocks"),
-    "read_bytes": ("hot_read_bytes", "cold_read_bytes"),
+    "hit_blocks": ("hit_hot_blocks", "hit_cold_blocks", "hit_local_blocks"),
+    "read_bytes": ("hot_read_bytes", "cold_read_bytes", "local_read_bytes"),
     "written_bytes": ("hot_write_bytes",),
     "stored_blocks": ("put_blocks",),
     "used_bytes": ("hot_used_bytes", "cold_used_bytes"),
 }
 _HOT = {"requested_tokens": (), "requested_blocks": ()} | {
-    name: tuple(each for each in columns if "cold" not in each)
+    name: tuple(each for each in columns if "cold" not in each and "local" not in each)
     for name, columns in _SUMS.items()
     if not name.startswith("requested")
 }
 _COLD = {name: tuple(each for each in columns if "cold" in each) for name, columns in _SUMS.items()}
-_TIERS = {"hot": _HOT, "cold": _COLD}
+_LOCAL = {
+    name: tuple(each for each in columns if "local" in each) for name, columns in _SUMS.items()
+}
+COUNTS = tuple(_SUMS)
+_TIERS = {"hot": _HOT, "cold": _COLD, "local": _LOCAL}
 _COLUMNS = tuple(dict.fromkeys(column for columns in _SUMS.values() for column in columns))
 _GAUGES = ("used_bytes",)
 

@@ -86,7 +86,7 @@ class RetentionPolicyAdmin(_DryRunAdmin):
     }
     list_display = (
         *("tenant", "flush_mode", "flush_after_s", "hot_idle_s", "cold_ttl_s", "max_age_s"),
-        *("priority", "pin_budget_bytes", "cold_full", "is_applied"),
+        *("priority", "pin_budget_bytes", "cold_full", "cold_codec", "is_applied"),
     )
     list_select_related = ("tenant",)
 

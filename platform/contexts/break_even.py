@@ -81,7 +81,12 @@ class BreakEven:
                 "No live node has measured its prefill yet: nodes do with their first prompts of "
                 "64 tokens or more."
             )
-        clauses = [_clause(tier, self.tiers[tier]) for tier in Tier]
+        # Of the local tier only where nodes have one.
+        clauses = [
+            _clause(tier, found)
+            for tier, found in self.tiers.items()
+            if tier is not Tier.LOCAL or found.wins is not None
+        ]
         sentence = "; ".join(clauses)
         return f"{sentence[0].upper()}{sentence[1:]}."
 

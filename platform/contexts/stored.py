@@ -20,7 +20,7 @@ from contexts.held import HeldTerms, context_terms, held_terms
 from contexts.parts import Parts
 from neve.formats.segment import SegmentRow
 from neve.index.scan import BEGINNING, IndexEntry, Place
-from neve.index.tier import BlockTerms, HotTier, RestoredBlock
+from neve.index.tier import BlockTerms, EncodedPlace, HotTier, RestoredBlock
 from retention.models import RetentionPolicy
 from retention.rulebook import Rulebook, rulebook_of
 from retention.terms import end_of
@@ -124,7 +124,7 @@ def restored(row: SegmentRow, own: Standing, *, segment_s: int) -> RestoredBlock
         row.id,
         row.length,
         row.tokens,
-        row.offset,
+        EncodedPlace(row.offset, row.stored_length, row.codec) if row.codec else row.offset,
         stored_s,
         expires_s=end_of(own.terms, stored_s),
         idle_s=own.terms.idle_s or 0,

@@ -53,6 +53,7 @@ class Env:
     s3_bucket: str
     s3_access_key: str
     s3_secret_key: str
+    store_keys: dict[str, str]  # NEVE_STORE_…: credentials that rows of stores refer to
     s3_region: str
     url: SplitResult  # what people and nodes call; all empty: the address of each request
     hosts: list[str]
@@ -91,6 +92,7 @@ class Env:
         """Values that no log line may show, as they are written in settings and in URLs."""
         urls = (self.hot_url, self.bus_url)
         found = {self.secret_key, self.key_pepper, self.s3_secret_key, self.oidc_client_secret}
+        found |= {v for n, v in self.store_keys.items() if n.endswith("_SECRET_KEY")}
         found |= {urlsplit(url).password or "" for url in urls}
         found |= {
             self.database.get("PASSWORD") or "",
@@ -129,6 +131,7 @@ def read() -> Env:
             s3_access_key=_secret(env, "NEVE_S3_ACCESS_KEY", least=1),
             s3_secret_key=_secret(env, "NEVE_S3_SECRET_KEY", least=1),
             s3_region=env.str("NEVE_S3_REGION", "us-east-1"),
+            store_keys={n: v for n, v in given.items() if n.startswith("NEVE_STORE_")},
             url=_public_url(env.str("NEVE_URL", "")),
             hosts=env.list("NEVE_HOSTS", default=["127.0.0.1", "localhost", "[::1]"]),
             debug=env.bool("NEVE_DEBUG", False),

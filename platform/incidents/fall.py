@@ -27,8 +27,8 @@ QUARTILE: Final = 0.674
 LEAST_STEPS: Final = 4  # between buckets, to measure chance
 MOST_ALIKE: Final = 16.0  # blocks that hit or miss together; assumed half of it until measured
 COUNTS: Final = (
-    *("requested_tokens", "tail_tokens", "hit_hot_tokens", "hit_cold_tokens", "requested_blocks"),
-    *("put_blocks", "put_refused", "dropped"),
+    *("requested_tokens", "tail_tokens", "hit_hot_tokens", "hit_cold_tokens", "hit_local_tokens"),
+    *("requested_blocks", "put_blocks", "put_refused", "dropped"),
     *("cold_refused_blocks", "lost_blocks"),
 )
 
@@ -44,7 +44,7 @@ class _Counts:
 
     @property
     def hit_tokens(self) -> int:
-        return self.counts["hit_hot_tokens"] + self.counts["hit_cold_tokens"]
+        return sum(self.counts[f"hit_{tier}_tokens"] for tier in ("hot", "cold", "local"))
 
     @property
     def hit_ratio(self) -> float | None:

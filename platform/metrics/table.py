@@ -101,7 +101,7 @@ def _segments(facts: TenantFacts) -> Mapping[tuple[str, ...], Number]:
 
 
 def _hits(facts: TenantFacts) -> Mapping[tuple[str, ...], Number]:
-    return {(tier,): facts.counted[f"hit_{tier}_tokens"] for tier in ("hot", "cold")}
+    return {(tier,): facts.counted[f"hit_{tier}_tokens"] for tier in ("hot", "cold", "local")}
 
 
 def _decisions(facts: TenantFacts) -> Mapping[tuple[str, ...], Number]:
@@ -327,6 +327,30 @@ TENANT = (
         "counter",
         "Bytes that these GETs asked for.",
         _counted("cold_fetched_bytes"),
+    ),
+    Row(
+        "neve_tenant_local_read_bytes",
+        "counter",
+        "Bytes that nodes read from their local tiers.",
+        _counted("local_read_bytes"),
+    ),
+    Row(
+        "neve_tenant_local_write_bytes",
+        "counter",
+        "Bytes that nodes wrote into their local tiers.",
+        _counted("local_write_bytes"),
+    ),
+    Row(
+        "neve_tenant_local_evicted_blocks",
+        "counter",
+        "Blocks that nodes deleted from their local tiers to make room.",
+        _counted("local_evicted_blocks"),
+    ),
+    Row(
+        "neve_tenant_local_bad_blocks",
+        "counter",
+        "Files of local tiers that failed verification and were deleted.",
+        _counted("local_bad_blocks"),
     ),
     Row(
         "neve_tenant_promoted_blocks",

@@ -45,6 +45,7 @@ class SpaceDay(TenantOwned):
     requested_tokens = models.BigIntegerField(default=0)
     hit_hot_tokens = models.BigIntegerField(default=0)
     hit_cold_tokens = models.BigIntegerField(default=0)
+    hit_local_tokens = models.BigIntegerField(default=0)
     hot_write_bytes = models.BigIntegerField(default=0)
     spared_tokens = models.BigIntegerField(default=0)
     spared_gpu_us = models.BigIntegerField(default=0)

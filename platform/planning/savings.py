@@ -29,8 +29,15 @@ FORMULA: Final = (
     "requests = PUTs ÷ 1,000 × put_1000 + GETs ÷ 1,000 × get_1000; egress = GB × egress_gb"
 )
 _COLUMNS: Final = (
-    *("requested_tokens", "hit_hot_tokens", "hit_cold_tokens", "spared_tokens", "spared_gpu_us"),
-    *("load_gpu_us", "slower_tokens", "slower_gpu_us", "unpriced_tokens", "cold_requests"),
+    *("requested_tokens", "hit_hot_tokens", "hit_cold_tokens", "hit_local_tokens", "spared_tokens"),
+    *(
+        "spared_gpu_us",
+        "load_gpu_us",
+        "slower_tokens",
+        "slower_gpu_us",
+        "unpriced_tokens",
+        "cold_requests",
+    ),
     *("cold_fetched_bytes", "worker_puts", "worker_gets", "worker_read_bytes", "hot_kib_s"),
     "cold_kib_s",
 )
@@ -196,7 +203,7 @@ def _row(groups: Sequence[dict[str, Any]], versions: Sequence[PriceVersion], by:
         sums = {name: int(group[f"sum_{name}"] or 0) for name in _COLUMNS}
         used, version = _used(sums), versions[group["version"]]
         row.used += used
-        row.hit_tokens += sums["hit_hot_tokens"] + sums["hit_cold_tokens"]
+        row.hit_tokens += sum(sums[f"hit_{tier}_tokens"] for tier in ("hot", "cold", "local"))
         row.requested_tokens += sums["requested_tokens"]
         row.gap_s = max(row.gap_s, group["gap_s"])
         amounts = formula.savings(used, prices.prices_of(version), month_s=month_s)

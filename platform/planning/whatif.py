@@ -227,7 +227,9 @@ class Counted:
 
     @property
     def measured(self) -> whatif.Measured:
-        hits = {"hot": self.totals["hit_hot_blocks"], "cold": self.totals["hit_cold_blocks"]}
+        # A simulation knows no nodes: what they read from their own tiers is hot there.
+        hot = self.totals["hit_hot_blocks"] + self.totals["hit_local_blocks"]
+        hits = {"hot": hot, "cold": self.totals["hit_cold_blocks"]}
         return whatif.Measured(self.totals["requested_blocks"], hits, self.misses)
 
 
@@ -236,7 +238,13 @@ def counted(tenant_id: int, start: datetime, end: datetime) -> Counted:
     period = Period(int(start.timestamp()), int(end.timestamp()), 60, 60)
     points = usage.series_of(tenant_ids=[tenant_id], period=period)
     names = {name for point in points for name, value in point.items() if isinstance(value, int)}
-    names |= {"requested_blocks", "requested_tokens", "hit_hot_blocks", "hit_cold_blocks"}
+    names |= {
+        "requested_blocks",
+        "requested_tokens",
+        "hit_hot_blocks",
+        "hit_cold_blocks",
+        "hit_local_blocks",
+    }
     totals = {name: sum(point.get(name) or 0 for point in points) for name in names}
     misses: dict[str, int] = {}
     for point in points:

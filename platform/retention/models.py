@@ -9,6 +9,7 @@ from django.db import models
 from django.db.models import Q
 
 from neve.index.tier import MOST_WINDOW_S, PROMOTE_WINDOW_S, Eviction
+from retention.lossy import read_list
 from retention.terms import DEFAULT_PRIORITY, PRIORITIES, Rule, Terms
 from tenants.models import Tenant
 from tenants.scope import TenantOwned
@@ -42,6 +43,14 @@ class ColdFull(models.TextChoices):
     REFUSE = "refuse", "Refuse new blocks"
 
 
+class ColdCodec(models.TextChoices):
+    """Whether blocks are encoded in S3, without loss (`tiering.encoding`)."""
+
+    NONE = "none", "As they are"
+    AUTO = "auto", "Compressed where that makes reads faster"
+    ALWAYS = "always", "Compressed"
+
+
 class RetentionPolicy(TenantOwned):
     """Null means no limit. `retention.terms.Terms` explains the fields."""
 
@@ -68,6 +77,18 @@ class RetentionPolicy(TenantOwned):
         choices=ColdFull,
         default=ColdFull.EVICT,
         help_text="when the cold quota is used up",
+    )
+    cold_codec = models.CharField(
+        max_length=6,
+        choices=ColdCodec,
+        default=ColdCodec.NONE,
+        help_text="how blocks are written to S3, without loss; older nodes read no compressed ones",
+    )
+    lossy_codecs = models.CharField(
+        max_length=1000,
+        blank=True,
+        default="",
+        help_text="models whose nodes may store KV with loss, such as smollm*=int8, *=fp8",
     )
     # +1 for each change of the policy or a rule. Stored blocks have the terms of the applied one.
     generation = models.PositiveIntegerField(default=1, editable=False)
@@ -107,6 +128,10 @@ class RetentionPolicy(TenantOwned):
             raise ValidationError(
                 {"flush_after_s": "belongs to flush_mode after, and is needed there"}
             )
+        try:
+            list(read_list(self.lossy_codecs))
+        except ValueError as error:
+            raise ValidationError({"lossy_codecs": str(error)}) from error
 
     @property
     def is_applied(self) -> bool:
@@ -122,6 +147,7 @@ class RetentionPolicy(TenantOwned):
             max_age_s=self.max_age_s,
             priority=self.priority,
             pin_budget_bytes=self.pin_budget_bytes,
+            cold_codec=self.cold_codec,
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -167,6 +193,8 @@ class RetentionRule(TenantOwned):
         if self.space is not None and self.space.tenant_id != self.tenant_id:
             raise ValidationError({"space": "is no space of this tenant"})
         check_overrides(self.overrides)
+        if "cold_codec" in self.overrides and (self.label or self.context):
+            raise ValidationError({"overrides": "cold_codec: a whole space has one"})
 
     def rule(self) -> Rule:
         values = dict(self.overrides)
@@ -201,6 +229,10 @@ def check_overrides(overrides: Any) -> None:
         if name == "flush_mode":
             if value not in FlushMode.values:
                 raise ValidationError({"overrides": "flush_mode: need now, after or never"})
+            continue
+        if name == "cold_codec":
+            if value not in ColdCodec.values:
+                raise ValidationError({"overrides": "cold_codec: need none, auto or always"})
             continue
         if name not in OVERRIDES:
             raise ValidationError({"overrides": f"{name}: unknown member, remove it"})

@@ -22,6 +22,7 @@ from tenants.scope import tenant_scope
 FIELDS = (
     *("flush_mode", "flush_after_s", "hot_idle_s", "cold_ttl_s", "max_age_s", "priority"),
     *("pin_budget_bytes", "eviction", "promote_window_s", "cold_full"),
+    *("cold_codec", "lossy_codecs"),
 )
 RULE_FIELDS = ("space", "label", "context", "order", "overrides")
 MOST_RULES = 100  # per tenant; resolving a context's terms matches all of them

@@ -21,6 +21,7 @@ class Terms:
 
     `cold_ttl_s` and `max_age_s` count from commit. `extend` prolongs `cold_ttl_s`; only a pin
     outlasts `max_age_s`. `pin_budget_bytes`: limit of all pinned bytes of the tenant together.
+    `cold_codec`: how the space's blocks are written to S3 (`retention.models.ColdCodec`).
     """
 
     flush_after_s: int | None = 0
@@ -29,6 +30,7 @@ class Terms:
     max_age_s: int | None = None
     priority: int = DEFAULT_PRIORITY
     pin_budget_bytes: int | None = None
+    cold_codec: str = "none"
 
     def for_blocks(self, until_s: int = 0) -> BlockTerms:
         """Arguments of the hot tier's functions. `until_s`: the end that `extend` set."""
@@ -55,7 +57,7 @@ class Rule:
     space_id: int | None = None
     label: str | None = None
     context: str | None = None
-    values: Mapping[str, int | None] = field(default_factory=dict)
+    values: Mapping[str, int | str | None] = field(default_factory=dict)
 
     def matches(self, *, space_id: int, label: str | None, context: str | None) -> bool:
         if self.context is not None:
@@ -90,7 +92,7 @@ def resolve(
 
     Without `context`: the terms of new blocks of the space.
     """
-    values: dict[str, int | None] = {}
+    values: dict[str, int | str | None] = {}
     for rule in in_order(rules, space_id=space_id, label=label, context=context):
         values = {**rule.values, **values}
     # A rule names fields of Terms only, each with a value of its type.

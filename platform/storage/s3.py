@@ -1,5 +1,10 @@
-"""The bucket that holds the cold tier, as its administrator. Nodes get presigned GETs only."""
+"""Buckets that hold the cold tier, as their administrator. Nodes get presigned GETs only.
 
+The environment's bucket is the default store (`default`); `catalog.stores` knows the others.
+"""
+
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -22,14 +27,100 @@ PRESIGNED_S = 300
 PROBE_KEY = "probe"
 
 
-def client() -> S3Client:
-    """Shared by all threads (boto3's clients may be). Raises botocore's errors, within 10 s."""
+@dataclass(frozen=True)
+class Bucket:
+    """One bucket of one S3, and how to sign in. `storage_class` empty: the bucket's own."""
+
+    endpoint: str
+    region: str
+    access_key: str
+    secret_key: str = field(repr=False)
+    name: str
+    storage_class: str = ""
+
+    @property
+    def client(self) -> S3Client:
+        """Shared by all threads (boto3's clients may be). Raises botocore's errors, within 10 s."""
+        return _client(self.endpoint, self.region, self.access_key, self.secret_key, self.name)
+
+    @property
+    def where(self) -> dict[str, Any]:
+        return {"Bucket": self.name}
+
+    @property
+    def written_as(self) -> dict[str, Any]:
+        """Options of a request that makes an object."""
+        return {"StorageClass": self.storage_class} if self.storage_class else {}
+
+    def object(self, key: str) -> "Object":
+        return Object(self, key)
+
+    def ensure(self) -> bool:
+        """Makes the bucket if it is not there. Returns whether it made it."""
+        try:
+            self.client.head_bucket(Bucket=self.name)
+        except ClientError as error:
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] != 404:
+                raise
+            self.client.create_bucket(Bucket=self.name)
+            return True
+        return False
+
+    def ensure_probe(self) -> None:
+        """Writes the object that `neve ping` reads. May be repeated."""
+        self.client.put_object(**self.where, Key=PROBE_KEY, Body=b"neve")
+
+
+@dataclass(frozen=True)
+class Object:
+    """A key of a bucket; whether it is there is not known. Methods raise botocore's errors."""
+
+    bucket: Bucket
+    key: str
+
+    @property
+    def where(self) -> dict[str, Any]:
+        return {"Bucket": self.bucket.name, "Key": self.key}
+
+    def presign_get(self) -> str:
+        """A URL that reads it, also in ranges, for PRESIGNED_S seconds. Makes no request."""
+        return self.bucket.client.generate_presigned_url(
+            "get_object", Params=self.where, ExpiresIn=PRESIGNED_S
+        )
+
+    def get(self, span: str) -> Any:
+        """The answer to a ranged GET; `span` as in the header Range."""
+        return self.bucket.client.get_object(**self.where, Range=span)
+
+    def delete(self) -> None:
+        """No error if it is not there."""
+        self.bucket.client.delete_object(**self.where)
+
+    def abort_uploads(self) -> int:
+        """Ends unfinished multipart uploads: S3 keeps their parts. Returns how many."""
+        client = self.bucket.client
+        listed = client.list_multipart_uploads(**self.bucket.where, Prefix=self.key)
+        uploads = [each for each in listed.get("Uploads", ()) if each["Key"] == self.key]
+        for upload in uploads:
+            client.abort_multipart_upload(**self.where, UploadId=upload["UploadId"])
+        return len(uploads)
+
+
+def default() -> Bucket:
+    """The environment's."""
     env = settings.ENV
-    return _client(env.s3_endpoint, env.s3_region, env.s3_access_key, env.s3_secret_key)
+    return Bucket(
+        env.s3_endpoint, env.s3_region, env.s3_access_key, env.s3_secret_key, env.s3_bucket
+    )
+
+
+def client() -> S3Client:
+    """Of the default bucket."""
+    return default().client
 
 
 @once
-def _client(endpoint: str, region: str, access_key: str, secret_key: str) -> S3Client:
+def _client(endpoint: str, region: str, access_key: str, secret_key: str, bucket: str) -> S3Client:
     made = boto3.Session().client(  # the default session is not for threads
         "s3",
         endpoint_url=endpoint,
@@ -52,7 +143,7 @@ def _client(endpoint: str, region: str, access_key: str, secret_key: str) -> S3C
             response_checksum_validation="when_required",
         ),
     )
-    made.meta.events.register("before-send.s3", s3_requests.count)
+    made.meta.events.register("before-send.s3", partial(s3_requests.count, bucket=bucket))
     return made
 
 
@@ -61,27 +152,14 @@ def _is_here(endpoint: str) -> bool:
 
 
 def ensure_bucket() -> bool:
-    """Makes the bucket if it is not there. Returns whether it made it."""
-    bucket = settings.ENV.s3_bucket
-    try:
-        client().head_bucket(Bucket=bucket)
-    except ClientError as error:
-        if error.response["ResponseMetadata"]["HTTPStatusCode"] != 404:
-            raise
-        client().create_bucket(Bucket=bucket)
-        return True
-    return False
+    """`Bucket.ensure` of the default one."""
+    return default().ensure()
 
 
 def ensure_probe() -> None:
-    """Writes the object that `neve ping` reads. May be repeated."""
-    client().put_object(Bucket=settings.ENV.s3_bucket, Key=PROBE_KEY, Body=b"neve")
+    default().ensure_probe()
 
 
 def presign_get(object_key: str) -> str:
-    """A URL that reads this object, also in ranges, for PRESIGNED_S seconds. Makes no request."""
-    return client().generate_presigned_url(
-        "get_object",
-        Params={"Bucket": settings.ENV.s3_bucket, "Key": object_key},
-        ExpiresIn=PRESIGNED_S,
-    )
+    """Of an object in the default bucket."""
+    return default().object(object_key).presign_get()

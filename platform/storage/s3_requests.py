@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
-from django.conf import settings
 from redis.exceptions import RedisError
 
 from base.counting import PROCESS, bus
@@ -22,20 +21,20 @@ _OBJECT: Final = re.compile(rf"{re.escape(OBJECTS_PREFIX)}t(\d{{1,18}})(?:/([0-9
 _RANGE: Final = re.compile(r"bytes=(\d{1,18})-(\d{1,18})")
 
 
-def count(request: Any, **_: Any) -> None:
+def count(request: Any, *, bucket: str, **_: Any) -> None:
     """Receives botocore's `before-send.s3`. Must return None, so that the request is sent."""
     headers = {str(name).lower(): value for name, value in request.headers.items()}
-    for key, field, amount in counts_of(request.method, request.url, headers):
+    for key, field, amount in counts_of(request.method, request.url, headers, bucket):
         PROCESS.add(field, amount, key)
 
 
 def counts_of(
-    method: str, url: str, headers: Mapping[str, str | bytes]
+    method: str, url: str, headers: Mapping[str, str | bytes], bucket: str
 ) -> list[tuple[str, str, int]]:
     """(hash, field, amount) of one request; empty: it is free, or belongs to no tenant."""
     parts = urlsplit(url)
     query = parse_qs(parts.query, keep_blank_values=True)
-    object_key = parts.path.removeprefix(f"/{settings.ENV.s3_bucket}").lstrip("/")
+    object_key = parts.path.removeprefix(f"/{bucket}").lstrip("/")
     is_list = not object_key
     found = _OBJECT.match(query.get("prefix", [""])[0] if is_list else object_key)
     if found is None or method == "DELETE" or (method == "POST" and "delete" in query):

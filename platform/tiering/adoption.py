@@ -5,22 +5,23 @@ the index does not know. Adopting an object that a worker gave up is harmless: i
 and compaction deletes segments without live blocks.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
 from botocore.exceptions import ClientError
-from django.conf import settings
 from django.db import IntegrityError, transaction
 
 from catalog.models import Segment, Space
+from catalog.stores import Stores
 from neve.errors import Corrupt
 from neve.formats.keys import segment_key, tenant_prefix
 from neve.formats.segment import SegmentFooter
 from neve.index.recount import BucketAudit
-from storage import hot, s3
+from storage import hot
 from storage.hot import scan_tenant
+from storage.s3 import Bucket, Object
 from tenants.scope import tenant_scope
 from tiering.chains import count_runs
 from tiering.objects import is_missing, tail_of
@@ -41,34 +42,35 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class Found:
-    """An object in the S3 bucket. The fields after `kind` are set for a SEGMENT only."""
+    """An object in a store. The fields after `kind` are set for a SEGMENT only."""
 
-    object_key: str
+    object: Object
     kind: Kind
     size_bytes: int = 0
     stored_at: datetime | None = None
     footer: SegmentFooter | None = None
 
 
-def look_at(object_key: str) -> Found:
+def look_at(object_: Object) -> Found:
     """Opens an object by ranged reads of its end. Raises S3's errors."""
     try:
-        tail = tail_of(object_key)
+        tail = tail_of(object_)
         footer = tail.footer()
     except Corrupt:
-        return Found(object_key, Kind.RUBBISH)
+        return Found(object_, Kind.RUBBISH)
     except ClientError as error:
         if is_missing(error):
-            return Found(object_key, Kind.GONE)
+            return Found(object_, Kind.GONE)
         raise
     own = footer.header
-    if object_key != segment_key(own.tenant_id, own.fingerprint, own.uuid):
-        return Found(object_key, Kind.ELSEWHERE)
-    return Found(object_key, Kind.SEGMENT, tail.size_bytes, tail.stored_at, footer)
+    if object_.key != segment_key(own.tenant_id, own.fingerprint, own.uuid):
+        return Found(object_, Kind.ELSEWHERE)
+    return Found(object_, Kind.SEGMENT, tail.size_bytes, tail.stored_at, footer)
 
 
-def adopt(found: Found) -> Segment | None:
-    """The new row of a segment; None: its tenant or space is not known, or it has a row already."""
+def adopt(found: Found, store_id: int | None = None) -> Segment | None:
+    """The new row of a segment in this store; None: its tenant or space is not known, or it has a
+    row already."""
     assert found.footer is not None
     own = found.footer.header
     with tenant_scope(own.tenant_id):
@@ -82,7 +84,8 @@ def adopt(found: Found) -> Segment | None:
                 row: Segment = Segment.objects.create(
                     space=space,
                     uuid=own.uuid,
-                    object_key=found.object_key,
+                    object_key=found.object.key,
+                    store_id=store_id,
                     state=Segment.State.LIVE,
                     blocks=len(found.footer.rows),
                     size_bytes=found.size_bytes,
@@ -117,7 +120,8 @@ class AdoptReport:
 def adopt_tenant(
     tenant_id: int, *, progress: Callable[[AdoptReport], object] = lambda report: None
 ) -> AdoptReport:
-    """Makes rows for all segments below the tenant's prefix; reads their footers in parallel.
+    """Makes rows for all segments below the tenant's prefix in every store; reads their footers in
+    parallel.
 
     Objects with rows are skipped, so a repeated call goes on. The index must be marked as not
     whole: places of segments without rows are removed first, since new rows may get their numbers.
@@ -125,12 +129,18 @@ def adopt_tenant(
     """
     report = AdoptReport()
     forget_unknown_places(tenant_id, report)
-    keys = list(_without_row(tenant_id, report))
-    report.to_look_at = len(keys)
-    for _, found in overlapped(look_at, keys, at_once=LOOKS_AT_ONCE):
+    stores = Stores()
+    objects: dict[Object, int | None] = {}  # of a segment in several stores, the first one's
+    seen: set[str] = set()
+    for store_id in stores.order(stores.rows):
+        new = list(_without_row(tenant_id, stores.bucket(store_id), seen, report))
+        objects |= dict.fromkeys(new, store_id)
+        seen |= {each.key for each in new}
+    report.to_look_at = len(objects)
+    for object_, found in overlapped(look_at, objects, at_once=LOOKS_AT_ONCE):
         report.looked_at += 1
         if found.kind is Kind.SEGMENT:
-            row = adopt(found)
+            row = adopt(found, objects[object_])
             report.adopted += row is not None
             report.blocks += 0 if row is None else row.blocks
             report.bytes += 0 if row is None else row.size_bytes
@@ -153,10 +163,12 @@ def forget_unknown_places(tenant_id: int, report: AdoptReport) -> None:
         bucket = page.next.bucket if page.next else bucket
 
 
-def _without_row(tenant_id: int, report: AdoptReport) -> Iterator[str]:
-    pages = s3.client().get_paginator("list_objects_v2")
+def _without_row(
+    tenant_id: int, bucket: Bucket, seen: Container[str], report: AdoptReport
+) -> Iterator[Object]:
+    pages = bucket.client.get_paginator("list_objects_v2")
     for page in pages.paginate(
-        Bucket=settings.ENV.s3_bucket,
+        Bucket=bucket.name,
         Prefix=tenant_prefix(tenant_id),
         PaginationConfig={"PageSize": PAGE_ROWS},
     ):
@@ -165,4 +177,4 @@ def _without_row(tenant_id: int, report: AdoptReport) -> Iterator[str]:
             rows = Segment.objects.filter(object_key__in=listed)
             named = set(rows.values_list("object_key", flat=True))
         report.known += len(named)
-        yield from (key for key in listed if key not in named)
+        yield from (bucket.object(key) for key in listed if key not in named and key not in seen)

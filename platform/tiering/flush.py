@@ -27,6 +27,7 @@ from tiering import hot_reading, read_ahead, recovery, segments, upload
 from tiering.batches import cut_evenly
 from tiering.chains import order_along_chains
 from tiering.compaction.room import make_room_to_flush
+from tiering.encoding import encoder_of
 from tiering.hot_reading import HotReader, LinkedBlock
 from tiering.segments import StoredBlock, write_segment
 
@@ -139,18 +140,22 @@ class Flusher:
         if not fitting:
             return
         unreadable_before = reader.unreadable_blocks
+        encoder = encoder_of(space)
         blocks_read = leases.kept_during(reader.read(space, fitting))
         written = write_segment(
             self._tier,
             space,
             self._in_a_whole_index(blocks_read),
             expected_bytes=sum(block.size_bytes for block in fitting),
+            encode=encoder.encode if encoder else None,
         )
         self.report.unreadable_blocks += reader.unreadable_blocks - unreadable_before
         if written is None:
             return
         row, places = written
-        outcomes = self._tier.flushed(row.pk, [(place.id, place.offset) for place in places])
+        outcomes = self._tier.flushed(
+            row.pk, [(place.id, segments.place_of(place)) for place in places]
+        )
         live: list[SegmentRow] = []
         dead: list[SegmentRow] = []
         for place, outcome in zip(places, outcomes, strict=True):
@@ -162,7 +167,7 @@ class Flusher:
         segments.find_links(self._tier, row, places)
         self.report.segments += 1
         self.report.blocks += len(live)
-        self.report.bytes += sum(place.length for place in live)
+        self.report.bytes += sum(place.stored_length for place in live)
 
     def _count_refused(self, size_bytes: int) -> None:
         self.report.refused_blocks += 1

@@ -3,22 +3,20 @@
 from dataclasses import dataclass
 from datetime import datetime
 from http import HTTPStatus
-from typing import Any
 
 from botocore.exceptions import ClientError
-from django.conf import settings
 
 from catalog.models import Segment
 from neve.errors import Corrupt
 from neve.formats.segment import TAIL_BYTES, SegmentFooter, read_footer
-from storage import s3
+from storage.s3 import Object
 
 
 @dataclass(frozen=True)
 class Tail:
     """The last TAIL_BYTES of an object, or all of a smaller one."""
 
-    object_key: str
+    object: Object
     size_bytes: int
     stored_at: datetime
     data: bytes
@@ -31,36 +29,36 @@ class Tail:
         begin = self.size_bytes - len(self.data)
         if offset >= begin:
             return self.data[offset - begin :][:length]
-        answer = _read(self.object_key, f"bytes={offset}-{offset + length - 1}")
+        answer = self.object.get(f"bytes={offset}-{offset + length - 1}")
         data: bytes = answer["Body"].read()
         return data
 
 
-def tail_of(object_key: str) -> Tail:
+def tail_of(object_: Object) -> Tail:
     """One request. Raises Corrupt when the object is empty."""
     try:
-        answer = _read(object_key, f"bytes=-{TAIL_BYTES}")
+        answer = object_.get(f"bytes=-{TAIL_BYTES}")
     except ClientError as error:
         if (
             error.response["ResponseMetadata"]["HTTPStatusCode"]
             == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
         ):
-            raise Corrupt(f"{object_key} is empty") from error
+            raise Corrupt(f"{object_.key} is empty") from error
         raise
     data = answer["Body"].read()
     # An object that S3 returns whole has no range.
     size = answer.get("ContentRange", f"/{len(data)}").rpartition("/")[2]
-    return Tail(object_key, int(size), answer["LastModified"], data)
+    return Tail(object_, int(size), answer["LastModified"], data)
 
 
-def footer_of(object_key: str) -> SegmentFooter:
+def footer_of(object_: Object) -> SegmentFooter:
     """Opens a segment by ranged reads of its end. Raises Corrupt when it is no segment."""
-    return tail_of(object_key).footer()
+    return tail_of(object_).footer()
 
 
-def footer_of_segment(row: Segment) -> SegmentFooter:
+def footer_of_segment(row: Segment, object_: Object) -> SegmentFooter:
     """The footer of this segment. Raises Corrupt if another object stands in its place."""
-    footer = footer_of(row.object_key)
+    footer = footer_of(object_)
     if footer.header.uuid != row.uuid or footer.header.tenant_id != row.tenant_id:
         raise Corrupt(
             f"{row.object_key} is segment {footer.header.uuid} of tenant {footer.header.tenant_id}"
@@ -68,22 +66,6 @@ def footer_of_segment(row: Segment) -> SegmentFooter:
     return footer
 
 
-def abort_uploads(object_key: str) -> int:
-    """Ends unfinished multipart uploads of this object: S3 keeps their parts. Returns how many."""
-    bucket = settings.ENV.s3_bucket
-    listed = s3.client().list_multipart_uploads(Bucket=bucket, Prefix=object_key)
-    uploads = [each for each in listed.get("Uploads", ()) if each["Key"] == object_key]
-    for upload in uploads:
-        s3.client().abort_multipart_upload(
-            Bucket=bucket, Key=object_key, UploadId=upload["UploadId"]
-        )
-    return len(uploads)
-
-
 def is_missing(error: ClientError) -> bool:
     """The object is not there, as opposed to S3 being in trouble."""
     return error.response["ResponseMetadata"]["HTTPStatusCode"] == 404
-
-
-def _read(object_key: str, span: str) -> Any:
-    return s3.client().get_object(Bucket=settings.ENV.s3_bucket, Key=object_key, Range=span)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from django.conf import settings
 
 from catalog.models import Context, Segment
+from catalog.stores import objects_of
 from contexts.parts import Parts
 from neve.formats import block
 from neve.formats.keys import BucketKeys, bucket_of
@@ -53,15 +54,15 @@ def promote(
             if isinstance(found, Location) and found.tier is Tier.COLD
         }
         numbers = {found.segment for found in cold.values()}
-        keys = dict(Segment.objects.filter(pk__in=numbers).values_list("pk", "object_key"))
+        objects = objects_of(list(Segment.objects.filter(pk__in=numbers)))
     # Nodes can write their tenant's index: only its own segments are read, and no giant blocks.
     copies = [
-        ColdCopy(found.segment, _row(id_, found))
+        ColdCopy(found.segment, _row(id_, found), is_decoded=True)
         for id_, found in cold.items()
-        if found.segment in keys and found.size_bytes <= MOST_BYTES
+        if found.segment in objects and found.size_bytes <= MOST_BYTES
     ]
     report.bad = len(cold) - len(copies)
-    source = ColdSource(keys)
+    source = ColdSource(objects)
     try:
         for stored in source.read(copies):
             outcome = _store(tenant_id, context.space_id, stored)
@@ -78,7 +79,14 @@ def promote(
 
 
 def _row(id_: bytes, found: Location) -> SegmentRow:
-    return SegmentRow(id_, b"", found.offset, found.size_bytes, tokens=0, checksum=0)
+    encoded = found.encoded_bytes + block.HEADER_BYTES if found.encoded_bytes else 0
+    return SegmentRow(
+        *(id_, b"", found.offset, found.size_bytes),
+        tokens=0,
+        checksum=0,
+        encoded_length=encoded,
+        codec=found.codec,
+    )
 
 
 def _store(tenant_id: int, space_id: int, stored: StoredBlock) -> CommitOutcome:

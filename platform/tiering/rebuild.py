@@ -10,17 +10,18 @@ block gets the terms of today's policy, rules and contexts, counted from when it
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain
 
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 from django.utils import timezone
 
 from base import log_events
 from catalog.models import Context, Segment
+from catalog.stores import Stores
 from contexts import pins, stored
 from contexts.parts import parts_by_space
-from neve.errors import Corrupt
+from neve.errors import Corrupt, Unavailable
 from neve.formats.segment import SegmentFooter, SegmentRow
 from storage.hot import hot_tier
 from tenants.scope import tenant_scope
@@ -136,11 +137,15 @@ def rebuild_tenant(
         others = live.filter(indexed_at=None)
         total, number = settled.count() + others.count(), start.after
         in_turn = chain(settled.iterator(chunk_size=1000), others.iterator(chunk_size=1000))
-        for row, footer in overlapped(_footer, in_turn, at_once=FOOTERS_AT_ONCE):
+        read = partial(_footer, Stores())
+        for row, footer in overlapped(read, in_turn, at_once=FOOTERS_AT_ONCE):
             is_settled = row.indexed_at is not None
             if footer is None:
                 report.lost_segments += 1
-                Segment.objects.filter(pk=row.pk, damaged_at=None).update(damaged_at=timezone.now())
+                if row.store_id is None:  # else its store may only be away
+                    Segment.objects.filter(pk=row.pk, damaged_at=None).update(
+                        damaged_at=timezone.now()
+                    )
             else:
                 report.blocks += restorer.restore(row, footer.rows, within_quota=not is_settled)
                 report.segments += 1
@@ -153,15 +158,21 @@ def rebuild_tenant(
 
 def _fitting(rows: Iterable[SegmentRow], room_bytes: int) -> Iterable[SegmentRow]:
     for row in rows:
-        room_bytes -= row.length
+        room_bytes -= row.stored_length
         if room_bytes < 0:
             return
         yield row
 
 
-def _footer(row: Segment) -> SegmentFooter | None:
+def _footer(stores: Stores, row: Segment) -> SegmentFooter | None:
+    """None: lost. In the default store, trouble of S3 is raised."""
     try:
-        return footer_of_segment(row)
+        return footer_of_segment(row, stores.object(row))
+    except (BotoCoreError, Unavailable) as error:
+        if row.store_id is None:
+            raise
+        log_events.STORE_FAILED.log(store=stores.name(row.store_id), error=error)
+        return None
     except Corrupt as error:
         log_events.SEGMENT_LOST.log(object=row.object_key, reason=error)
         return None

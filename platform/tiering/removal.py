@@ -8,9 +8,11 @@ from django.conf import settings
 
 from base import log_events
 from catalog.models import Segment, Space
+from catalog.stores import Stores, everywhere
 from neve.formats.keys import BucketKeys, tenant_prefix
-from storage import hot, hot_servers, s3
+from storage import hot, hot_servers
 from storage.hot import scan_tenant
+from storage.s3 import Bucket
 from tenants.models import Tenant
 from tenants.scope import tenant_scope
 
@@ -18,12 +20,14 @@ from tenants.scope import tenant_scope
 def remove_space(tenant_id: int, space_id: int) -> int:
     """Returns how many blocks left the index. Raises the errors of Valkey, S3 and the database."""
     removed = _remove_blocks(tenant_id, space_id)
+    stores = Stores()
     with tenant_scope(tenant_id):
         segments = Segment.objects.filter(space_id=space_id)
-        for number, key in segments.values_list("pk", "object_key"):
-            s3.client().delete_object(Bucket=settings.ENV.s3_bucket, Key=key)
-            segments.filter(pk=number).delete()
-            hot.hot_tier(tenant_id).close_segments([number])
+        for row in segments:
+            for object_ in everywhere(row, stores):
+                object_.delete()
+            segments.filter(pk=row.pk).delete()
+            hot.hot_tier(tenant_id).close_segments([row.pk])
         # Blocks that a node stored meanwhile: it learns of its end with its next heartbeat.
         removed += _remove_blocks(tenant_id, space_id)
         Space.objects.filter(pk=space_id).delete()
@@ -39,7 +43,9 @@ def remove_tenant(tenant_id: int) -> int:
     removed += _remove_blocks(tenant_id, None)
     for bucket in range(settings.ENV.hot_buckets):
         hot_servers.admin().unlink(*BucketKeys(tenant_id, bucket).all_bookkeeping)
-    _delete_objects(tenant_prefix(tenant_id))
+    stores = Stores()
+    for store_id in stores.rows:
+        _delete_objects(stores.bucket(store_id), tenant_prefix(tenant_id))
     Tenant.objects.filter(pk=tenant_id).delete()
     log_events.TENANT_REMOVED.log(tenant_id=tenant_id, blocks=removed)
     return removed
@@ -54,9 +60,9 @@ def _remove_blocks(tenant_id: int, space_id: int | None) -> int:
     return removed
 
 
-def _delete_objects(prefix: str) -> None:
-    """Everything below one tenant's prefix, with or without a row."""
-    pages = s3.client().get_paginator("list_objects_v2")
-    for page in pages.paginate(Bucket=settings.ENV.s3_bucket, Prefix=prefix):
+def _delete_objects(bucket: Bucket, prefix: str) -> None:
+    """Everything below one tenant's prefix in one store, with or without a row."""
+    pages = bucket.client.get_paginator("list_objects_v2")
+    for page in pages.paginate(**bucket.where, Prefix=prefix):
         for item in page.get("Contents", ()):
-            s3.client().delete_object(Bucket=settings.ENV.s3_bucket, Key=item["Key"])
+            bucket.object(item["Key"]).delete()

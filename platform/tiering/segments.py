@@ -7,7 +7,7 @@ upload. The caller then puts the segment into the index.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from uuid import uuid4
 
@@ -15,11 +15,18 @@ from django.db import transaction
 from django.utils import timezone
 
 from catalog.models import Segment, Space
+from catalog.stores import Stores
 from neve.errors import Corrupt
-from neve.formats.block import BlockHeader
+from neve.formats.block import HEADER_BYTES, PLAIN, BlockHeader
 from neve.formats.keys import segment_key
-from neve.formats.segment import SegmentHeader, SegmentRow, SegmentWriter
-from neve.index.tier import HotTier, Location
+from neve.formats.segment import (
+    ENCODED_VERSION,
+    VERSION,
+    SegmentHeader,
+    SegmentRow,
+    SegmentWriter,
+)
+from neve.index.tier import EncodedPlace, HotTier, Location
 from tiering.chains import count_runs
 from tiering.objects import footer_of
 from tiering.upload import MultipartUpload
@@ -43,12 +50,19 @@ def least_bytes(quota_bytes: int) -> int:
 
 @dataclass(frozen=True)
 class StoredBlock:
-    """A verified block. `raw`: its bytes with the header."""
+    """A verified block. `raw`: its bytes with the header, the payload as its codec has it."""
 
     header: BlockHeader
     raw: memoryview
     expires_s: int
     stored_s: int
+
+
+def place_of(row: SegmentRow) -> int | EncodedPlace:
+    """Where a footer says that its block is, as the index takes it."""
+    if row.codec == PLAIN:
+        return row.offset
+    return EncodedPlace(row.offset, row.stored_length, row.codec)
 
 
 def write_segment(
@@ -58,8 +72,13 @@ def write_segment(
     *,
     expected_bytes: int,
     generation: int = 0,
+    store_id: int | None = None,
+    encode: Callable[[StoredBlock], StoredBlock] | None = None,
+    are_encoded: bool = False,
 ) -> tuple[Segment, Sequence[SegmentRow]] | None:
     """The live row, and the places of the blocks in it; None when there were no blocks.
+
+    `encode` is called with each block; `are_encoded`: some of `blocks` have a codec already.
 
     Until it is live the row's size is `expected_bytes`, which reserves room. The segment is open in
     the index, so that `flushed` and `relocate` may name it. Copies a block's bytes before it takes
@@ -73,21 +92,31 @@ def write_segment(
         object_key=segment_key(space.tenant_id, fingerprint, uuid),
         size_bytes=expected_bytes,
         generation=generation,
+        store_id=store_id,
     )
+    object_ = Stores().object(row)
     tier.open_segment(row.pk)
-    writer = SegmentWriter(SegmentHeader(space.tenant_id, uuid, fingerprint))
-    with MultipartUpload(row.object_key) as upload:
+    version = ENCODED_VERSION if encode or are_encoded else VERSION
+    writer = SegmentWriter(SegmentHeader(space.tenant_id, uuid, fingerprint, version))
+    with MultipartUpload(object_) as upload:
         upload.write(writer.header.encode())
         for block in blocks:
-            writer.add(block.header, expires_s=block.expires_s, stored_s=block.stored_s)
-            upload.write(block.raw)
+            stored = encode(block) if encode else block
+            is_plain = stored.header.codec == PLAIN
+            writer.add(
+                stored.header,
+                encoded_bytes=0 if is_plain else len(stored.raw) - HEADER_BYTES,
+                expires_s=stored.expires_s,
+                stored_s=stored.stored_s,
+            )
+            upload.write(stored.raw)
         if not writer.rows:
             tier.close_segments([row.pk])
             row.delete()
             return None
         upload.write(writer.footer())
         upload.complete()
-    footer = footer_of(row.object_key)
+    footer = footer_of(object_)
     if footer.header != writer.header or list(footer.rows) != writer.rows:
         raise Corrupt(f"{row.object_key}: S3 gave back another footer than was written")
     row.state, row.blocks, row.size_bytes = Segment.State.LIVE, len(writer.rows), upload.size_bytes

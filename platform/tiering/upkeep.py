@@ -7,7 +7,7 @@ from django.utils import timezone
 
 from base import live
 from base.isolation import isolated
-from catalog import hot_access, jobs, kept_requests, kinds, nodes, sessions, slicing, usage
+from catalog import hot_access, jobs, kept_requests, kinds, nodes, sessions, slicing, stores, usage
 from catalog.models import TIER_COUNTERS, NodeSession
 from catalog.occupancy import Occupancy, occupancy
 from catalog.targets import Opener, active_ids
@@ -87,3 +87,8 @@ def housekeeping(job: Opener, tenant_id: None) -> None:
 def deliver(job: Opener, tenant_id: None) -> None:
     """Number new events and deliver those that are due to webhooks. No Job row."""
     deliveries.deliver()
+
+
+def check_stores(job: Opener, tenant_id: None) -> None:
+    """Note which stores do not answer: readers take other copies, moves wait. No Job row."""
+    stores.check()

@@ -2,21 +2,21 @@
 
 Memory: `memory_bytes()`, whatever the size of the object. S3 checks a CRC-32 of each part, so a
 part that arrives changed is refused. A failed upload is aborted; that of a killed worker is ended
-by `tiering.objects.abort_uploads`.
+by `storage.s3.Object.abort_uploads`.
 """
 
 import zlib
 from base64 import b64encode
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from hashlib import md5
 from itertools import count
 from types import TracebackType
 from typing import Any, Self
 
 from botocore.exceptions import BotoCoreError, ClientError
-from django.conf import settings
 
 from neve.formats.block import Buffer
-from storage import s3
+from storage.s3 import Object
 
 # Of each part but the last: some S3 want equal parts, all want 5 MiB at least and 10,000 at most.
 PART_BYTES = 16 << 20
@@ -26,12 +26,16 @@ PARTS_HELD = 4  # one is being filled, the others are being sent
 class MultipartUpload:
     """Use it with `with`; it is aborted unless `complete` was called. Not for threads.
 
-    Raises botocore's errors, those of a part with a later call.
+    Raises botocore's errors, those of a part with a later call. `with_md5`: compares ETags with
+    MD5s, for `is_proven`; some S3 give other ETags.
     """
 
-    def __init__(self, object_key: str) -> None:
+    def __init__(self, into: Object, *, with_md5: bool = False) -> None:
         self.size_bytes = 0
-        self._where: dict[str, Any] = {"Bucket": settings.ENV.s3_bucket, "Key": object_key}
+        self.is_proven = with_md5  # S3 answered with the MD5 of each part that it stored
+        self._with_md5 = with_md5
+        self._client, self._where = into.bucket.client, into.where
+        self._as = into.bucket.written_as
         self._upload_id: str | None = None
         self._is_complete = False
         self._part = bytearray(PART_BYTES)
@@ -59,14 +63,17 @@ class MultipartUpload:
         """The object is there when this returns, and not before. One small part takes one PUT."""
         last = bytearray(memoryview(self._part)[: self._filled])
         if self._upload_id is None:
-            s3.client().put_object(**self._where, Body=bytes(last), ChecksumCRC32=_crc32(last))
+            answer = self._client.put_object(
+                **self._where, **self._as, Body=bytes(last), ChecksumCRC32=_crc32(last)
+            )
+            self._compare(last, answer["ETag"])
         else:
             if last:
                 self._send(last)
             for sent in self._sent:
                 sent.result()
             parts: Any = [self._done[number] for number in sorted(self._done)]
-            s3.client().complete_multipart_upload(
+            self._client.complete_multipart_upload(
                 **self._where, UploadId=self._upload_id, MultipartUpload={"Parts": parts}
             )
         self._is_complete = True
@@ -83,16 +90,22 @@ class MultipartUpload:
         self._pool.shutdown(cancel_futures=True)
         if self._upload_id is not None and not self._is_complete:
             try:
-                s3.client().abort_multipart_upload(**self._where, UploadId=self._upload_id)
+                self._client.abort_multipart_upload(**self._where, UploadId=self._upload_id)
             except (BotoCoreError, ClientError) as refusal:
                 if error is not None:
                     error.add_note(f"and its upload could not be aborted: {refusal}")
 
     def _send(self, part: bytearray) -> None:
         if self._upload_id is None:
-            begun = s3.client().create_multipart_upload(**self._where, ChecksumAlgorithm="CRC32")
+            begun = self._client.create_multipart_upload(
+                **self._where, **self._as, ChecksumAlgorithm="CRC32"
+            )
             self._upload_id = begun["UploadId"]
         self._sent.add(self._pool.submit(self._put, next(self._numbers), part))
+
+    def _compare(self, part: bytearray, etag: str) -> None:
+        if self._with_md5 and etag.strip('"') != md5(part, usedforsecurity=False).hexdigest():
+            self.is_proven = False
 
     def _next_part(self) -> bytearray:
         """A free buffer; waits for the first part that arrives. Raises the error of a part."""
@@ -107,13 +120,14 @@ class MultipartUpload:
         """Uploads one part, in a thread of the pool; returns it for the next bytes."""
         check, upload_id = _crc32(part), self._upload_id
         assert upload_id is not None
-        answer = s3.client().upload_part(
+        answer = self._client.upload_part(
             **self._where,
             UploadId=upload_id,
             PartNumber=number,
             Body=part,  # type: ignore[arg-type]  # botocore takes a bytearray, uncopied
             ChecksumCRC32=check,
         )
+        self._compare(part, answer["ETag"])
         self._done[number] = {"PartNumber": number, "ETag": answer["ETag"], "ChecksumCRC32": check}
         return part
 

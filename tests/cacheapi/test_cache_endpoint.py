@@ -74,6 +74,28 @@ class TestHandshake:
         problem = refused(node.send("post", "/cache/v1/sessions", other), 409, "limit-reached")
         assert (problem["limit"], problem["most"]) == ("space_limit", 1)
 
+    def test_kv_is_stored_with_loss_only_where_an_operator_allows_it(
+        self, opened, node, handshake, operator
+    ):
+        lossy = handshake | {"identity": handshake["identity"] | {"codec": "int8"}}
+        problem = refused(node.send("post", "/cache/v1/sessions", lossy), 409, "fingerprint-clash")
+        assert (problem["field"], problem["expected"], problem["got"]) == ("codec", "none", "int8")
+        policy, model = "/api/v1/policies/acme", handshake["identity"]["model"]
+        wrong = operator.send("patch", policy, {"lossy_codecs": f"{model}=int2"})
+        assert wrong.status_code == 400
+        assert "MODEL=int8|fp8" in wrong.content.decode()
+        for allowed in (f"{model}=fp8", "another=int8"):
+            assert operator.send("patch", policy, {"lossy_codecs": allowed}).status_code == 200
+            refused(node.send("post", "/cache/v1/sessions", lossy), 409, "fingerprint-clash")
+        allowed = f"another=fp8, {model[:3]}*=int8"
+        assert operator.send("patch", policy, {"lossy_codecs": allowed}).status_code == 200
+        answer = node.send("post", "/cache/v1/sessions", lossy)
+        assert answer.status_code == 201, answer.content
+        assert answer.json()["space"]["fingerprint"] != opened["space"]["fingerprint"]
+        named = lossy | {"space": opened["space"]["name"]}
+        problem = refused(node.send("post", "/cache/v1/sessions", named), 409, "fingerprint-clash")
+        assert problem["field"] == "codec"
+
     def test_an_engine_may_announce_its_address(self, opened, node, handshake, tenant):
         address = {"url": "http://gpu-07.example:8000/v1/", "model": "tiny", "gpus": 4}
         body = handshake | {"engine": handshake["engine"] | address}

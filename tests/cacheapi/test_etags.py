@@ -103,6 +103,8 @@ BODIES = {
     "incidents_mute": {"for": "2h"},
     "incidents_update": {"owner": ""},
     "prices_update": {"gpu_hour": "3"},
+    "stores_update": {"priority": 5},
+    "move_rules_update": {"position": 5},
     "rules_update": {"order": 3},
     "members_update": {"role": "viewer"},
     "policies_update": {"priority": 2},
@@ -133,7 +135,7 @@ def test_every_change_of_an_object_is_refused_with_a_stale_tag(
         path = re.sub(r"\{[a-z]+\}", str(row.get(key)), address, count=1)
         if "{" in path:  # a row inside of another: its own test
             continue
-        if method == "delete" and resource in ("tenants", "spaces"):
+        if method == "delete" and resource in ("tenants", "spaces", "stores"):
             path += f"?confirm={row.get('slug', row.get('name'))}"
         body = BODIES.get(name, {"name": row.get("name")} if method == "patch" else None)
         answer = operator.send(method, path, body, headers={"If-Match": STALE})

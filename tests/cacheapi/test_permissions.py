@@ -137,6 +137,19 @@ TABLE = {
     ("api:node-end", "post"): OPERATE,
     ("api:segment-list", "get"): LOOK,
     ("api:segment-detail", "get"): LOOK,
+    ("api:store-list", "get"): OVERSEE,
+    ("api:store-list", "post"): OPERATE,
+    ("api:store-detail", "get"): OVERSEE,
+    ("api:store-detail", "patch"): OPERATE,
+    ("api:store-detail", "delete"): OPERATE,
+    ("api:move_rule-list", "get"): OVERSEE,
+    ("api:move_rule-list", "post"): OPERATE,
+    ("api:move_rule-detail", "get"): OVERSEE,
+    ("api:move_rule-detail", "patch"): OPERATE,
+    ("api:move_rule-detail", "delete"): OPERATE,
+    ("api:move_rule-dry-run", "post"): OVERSEE,
+    ("api:move-list", "get"): LOOK,
+    ("api:move-detail", "get"): LOOK,
     ("api:job-list", "get"): LOOK_AT_CONTEXTS,
     ("api:job-detail", "get"): LOOK_AT_CONTEXTS,  # c finds jobs of contexts, here 404
     ("api:job-list", "post"): OPERATE,
@@ -416,7 +429,15 @@ def test_another_tenants_rows_do_not_exist(world, name):
     stranger = Client(headers={"Authorization": f"Bearer {make_key(other, 'team')}"})
     for caller in (stranger, callers["x"]):
         answer = caller.get(address(name, rows))
-        if name.startswith(("api:tenant-list", "api:tenant-detail", "api:invitation-")):
+        if name.startswith(
+            (
+                "api:tenant-list",
+                "api:tenant-detail",
+                "api:invitation-",
+                "api:store-",
+                "api:move_rule-",
+            )
+        ):
             assert answer.status_code == 403
         elif name in ("api:samples", "api:samples-export"):
             assert caller.get(address(name, rows) + "?tenant=acme").status_code == 404

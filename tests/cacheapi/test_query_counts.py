@@ -20,6 +20,7 @@ LISTS = (
     *("audit", "contexts", "jobs", "keys", "nodes", "policies", "rules", "segments", "spaces"),
     *("tenants", "usage", "families", "family-members", "engines"),
     *("events", "webhooks", "members", "warm-policies", "invitations", "incidents", "sign-ins"),
+    *("stores", "move-rules", "moves"),
 )
 
 

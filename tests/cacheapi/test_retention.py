@@ -51,13 +51,14 @@ class TestPolicy:
         assert team.send("get", POLICY).json()["is_applied"] is True
         change = {"cold_ttl_s": 3600, "flush_mode": "after", "flush_after_s": 30}
         change |= {"eviction": "lru", "promote_window_s": 0, "cold_full": "refuse"}
+        change |= {"cold_codec": "auto"}
         answer = operator.send("patch", POLICY, change)
         assert answer.status_code == 200, answer.content
         expected = {
             "tenant": "acme", "flush_mode": "after", "flush_after_s": 30, "hot_idle_s": None,
             "cold_ttl_s": 3600, "max_age_s": None, "priority": 5, "pin_budget_bytes": None,
             "eviction": "lru", "promote_window_s": 0, "cold_full": "refuse",
-            "is_applied": False,
+            "cold_codec": "auto", "lossy_codecs": "", "is_applied": False,
         }  # fmt: skip
         assert answer.json() == team.send("get", POLICY).json() == expected
         event = AuditEvent.unscoped.get(action="retention.set")

@@ -61,7 +61,7 @@ def world(operator, node):
         odd = {
             **{"policies": "policy", "audit": "audit", "families": "family"},
             **{"family-members": "member", "members": "membership"},
-            **{"warm-policies": "warm_policy", "sign-ins": "signin"},
+            **{"warm-policies": "warm_policy", "sign-ins": "signin", "move-rules": "move_rule"},
         }
         one = odd.get(resource, resource.rstrip("s"))
         row = rows["node"] if resource == "sessions" else rows.get(one)

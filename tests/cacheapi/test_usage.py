@@ -103,11 +103,14 @@ def test_a_split_by_tenant_has_a_series_each(operator, team, tenant):
 
 
 def test_a_split_by_tier(team, tenant):
-    bucket(tenant, AGO, hit_hot_tokens=5, hit_cold_tokens=3, cold_read_bytes=9, cold_used_bytes=4)
-    hot, cold = ask(team, by="tier", step="1h", **{"from": at(AGO)})["groups"]
+    local_ = {"hit_local_tokens": 2, "local_read_bytes": 6}
+    cold_ = {"hit_cold_tokens": 3, "cold_read_bytes": 9, "cold_used_bytes": 4}
+    bucket(tenant, AGO, hit_hot_tokens=5, **cold_, **local_)
+    hot, cold, local = ask(team, by="tier", step="1h", **{"from": at(AGO)})["groups"]
     assert (hot["id"], hot["totals"]["hit_tokens"], hot["totals"]["used_bytes"]) == ("hot", 5, None)
     assert (cold["totals"]["hit_tokens"], cold["totals"]["read_bytes"]) == (3, 9)
     assert (cold["totals"]["requested_tokens"], cold["totals"]["used_bytes"]) == (None, 4)
+    assert (local["totals"]["hit_tokens"], local["totals"]["read_bytes"]) == (2, 6)
     assert cold["points"][0]["bucket_ts"] == AGO
 
 

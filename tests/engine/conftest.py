@@ -70,10 +70,12 @@ class ReferenceLab(ValkeyStore):
         endpoint: CacheEndpoint,
         valkey: ValkeyServer,
         adapter: type[ReferenceAdapter] | type[GroupedAdapter],
+        options: dict[str, Any],
     ) -> None:
         self._endpoint = endpoint
         super().__init__(valkey)
         self._adapter = adapter
+        self._options = options
         self.preemptions = 0
 
     @contextmanager
@@ -88,6 +90,7 @@ class ReferenceLab(ValkeyStore):
             max_chunk_tokens=CHUNK,
             load_budget_bytes=1 << 20,
             save_budget_bytes=1 << 20,
+            **self._options,
         )
         watch = ContractWatch().install()
         kind: Any = ReferenceEngine
@@ -113,4 +116,4 @@ def lab_of(valkey_hot: ValkeyServer) -> Iterator[Any]:
     valkey_hot.wipe()
     provision(valkey_hot)
     with CacheEndpoint(f"127.0.0.1:{valkey_hot.port}") as endpoint:
-        yield lambda adapter: ReferenceLab(endpoint, valkey_hot, adapter)
+        yield lambda adapter, **options: ReferenceLab(endpoint, valkey_hot, adapter, options)

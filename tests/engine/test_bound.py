@@ -24,6 +24,7 @@ from neve.errors import MissReason
 from neve.formats.ids import BlockHasher
 from neve.index.tier import Location, Tier
 from neve.node.stats import SPEEDS, Stats
+from neve.planner.choice import Decision
 from neve.planner.measured import PrefillMeter
 from support.engine_side import CHUNK, TOKENS, Clock, begin, note, side_over
 
@@ -138,10 +139,17 @@ def engine(clock, store):
             meter.begin(step, [(0, 1000)])
             meter.end(step, prefill_s)
 
+    def measure_hot():
+        for _ in range(3):
+            meter = side._policy._stores[Tier.HOT]
+            meter.end(1 << 30, meter.begin(1 << 30), 1e-3, clock.now)
+
     def look_up():
         return side._table.requests["r"].lookup.future
 
-    yield SimpleNamespace(waited_s=waited_s, measure=measure, look_up=look_up)
+    yield SimpleNamespace(
+        waited_s=waited_s, measure=measure, measure_hot=measure_hot, look_up=look_up
+    )
     store.gate.set()
     side.close()
 
@@ -180,7 +188,14 @@ def test_both_are_the_most(engine, store, clock):
 )
 def test_a_load_may_take_as_long_as_computing_would(engine, prefill_s, load_s):
     engine.measure(prefill_s)
+    engine.measure_hot()
     assert engine.waited_s() == about(load_s)
+
+
+@pytest.mark.parametrize("prefill_s", [0.01, 1.0, 60.0])
+def test_a_tier_that_was_never_measured_may_take_a_tenth_of_a_second(engine, prefill_s):
+    engine.measure(prefill_s)
+    assert engine.waited_s() == about(LEAST_DEADLINE_S)
 
 
 def test_a_client_that_is_stuck_costs_its_grace_more(engine, store):
@@ -213,9 +228,12 @@ def test_a_store_that_falls_silent_meanwhile_costs_two_look_ups_more(engine, sto
     assert store.loads == 0
 
 
-def ask(policy, clock, chunks, loading_s):
-    """Seconds to the first token after `chunks` cold chunks, each loaded in `loading_s`."""
-    found = [(Location(Tier.COLD, 1 << 20, 7, 64),)] * chunks
+COLD = Location(Tier.COLD, 1 << 20, 7, 64)
+
+
+def ask(policy, clock, chunks, loading_s, *, at=COLD):
+    """Seconds to the first token after `chunks` chunks there, each loaded in `loading_s`."""
+    found = [(at,)] * chunks
     begin = clock.now
     choice = policy.choose(
         found, first_chunk=0, chunk_tokens=CHUNK, local_tokens=0, prompt_tokens=chunks * CHUNK
@@ -260,6 +278,20 @@ def test_speeds_are_told_once_after_each_measurement(policy, clock):
     assert speeds["cold_bytes_per_s"] > 0
 
 
+def test_the_local_tier_has_a_speed_of_its_own(policy, clock):
+    """As slow as it is, hot blocks beside it are loaded on."""
+    here = Location(Tier.HOT, 1 << 20, is_local=True)
+    for _ in range(4):
+        ask(policy, clock, 64, 50 * COMPUTING_S, at=here)
+    speeds = policy.take_speeds()
+    assert speeds["local_bytes_per_s"] > 0
+    assert "hot_bytes_per_s" not in speeds
+    assert ask(policy, clock, 64, COMPUTING_S / 10, at=here) == pytest.approx(64 * COMPUTING_S)
+    for _ in range(4):
+        hot = ask(policy, clock, 64, COMPUTING_S / 10, at=here._replace(is_local=False))
+    assert hot == pytest.approx(64 * COMPUTING_S / 10)
+
+
 def test_a_store_that_cannot_keep_up_is_left_alone_after_two_loads(policy, clock):
     """Loads of any length: the blocks that arrived before the deadline show the store's speed, here
     half of computing's."""
@@ -267,6 +299,60 @@ def test_a_store_that_cannot_keep_up_is_left_alone_after_two_loads(policy, clock
     took_s = [ask(policy, clock, chunks, 2 * COMPUTING_S) for chunks in lengths]
     loaded = [s > 1.001 * n * COMPUTING_S for n, s in zip(lengths, took_s, strict=True)]
     assert loaded == [True, True, False, False, False, False]
+
+
+@pytest.mark.parametrize("loading_s", [1e9, 10.0, 0.05, 0.003])
+@pytest.mark.parametrize("chunks", [64, 1024, 16384])
+def test_the_first_loads_of_an_engine_cost_a_tenth_of_a_second_each(
+    policy, clock, chunks, loading_s
+):
+    """Chunks that never come, or more slowly than they are computed, of prompts of any length."""
+    took_s = [ask(policy, clock, chunks, loading_s) for _ in range(4)]
+    assert [s - chunks * COMPUTING_S < LEAST_DEADLINE_S + 1e-6 for s in took_s] == [True] * 4
+    if chunks == 64:  # 3 % of a longer prompt's computing pays for another trial
+        assert took_s[2:] == pytest.approx([chunks * COMPUTING_S] * 2)
+
+
+def test_the_first_loads_of_a_fast_tier_lead_to_whole_loads(policy, clock):
+    for _ in range(6):
+        took_s = ask(policy, clock, 1024, COMPUTING_S / 10)
+    assert took_s == pytest.approx(1024 * COMPUTING_S / 10)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "step_tokens", "chosen"),
+    [(1.0, 1000, True), (2.0, 1000, True), (0.2, 1000, False), (4.0, 1000, False),
+     (1.0, 20_000, False), (0.4, 4000, False)],
+)  # fmt: skip
+def test_a_long_prefix_is_computed_and_loaded_at_once_if_that_is_sooner(
+    clock, ratio, step_tokens, chosen
+):
+    """`ratio`: of the load's time to computing's. Long steps meet the rear late."""
+    policy = LoadPolicy(Telemetry(), load_deadline_s=60.0)
+    for step in range(1, 6):
+        policy.begin_step(step, [(0, step_tokens)])
+        policy.end_step(step, step_tokens / CHUNK * COMPUTING_S)
+    meter, chunks = policy._stores[Tier.COLD], 512
+    for size in (1 << 20, 1 << 24, 1 << 28, 1 << 28):
+        meter.end(size, meter.begin(size), ratio * COMPUTING_S * size / (1 << 20), clock.now)
+    found = [(Location(Tier.COLD, 1 << 20, 7, 64),)] * chunks
+    asked = {"first_chunk": 0, "chunk_tokens": CHUNK, "local_tokens": 0}
+    choice = policy.choose(found, prompt_tokens=chunks * CHUNK + 9, both=True, **asked)
+    assert (choice.decision is Decision.BOTH) == chosen
+    few = policy.choose(found[:16], prompt_tokens=16 * CHUNK + 9, both=True, **asked)
+    assert few.decision is not Decision.BOTH
+    alone = policy.choose(found, prompt_tokens=chunks * CHUNK + 9, **asked)
+    assert alone.decision is not Decision.BOTH
+
+
+def test_cold_blocks_get_a_tenth_of_a_second_before_prefill_is_measured(clock):
+    policy = LoadPolicy(Telemetry(), load_deadline_s=60.0)
+    hot, cold = (Location(Tier.HOT, 1 << 20),), (Location(Tier.COLD, 1 << 20, 7, 64),)
+    asked = {"first_chunk": 0, "chunk_tokens": CHUNK, "local_tokens": 0, "prompt_tokens": 9999}
+    assert policy.deadline_s(policy.choose([cold] * 8, **asked)) == LEAST_DEADLINE_S
+    assert policy.deadline_s(policy.choose([hot] * 8, **asked)) == 60.0
+    both = policy.choose([hot] * 3 + [cold] * 5, **asked)
+    assert (both.blocks, policy.deadline_s(both)) == (3, 60.0)
 
 
 def test_trying_a_store_that_stays_slow_costs_three_hundredths(policy, clock):

@@ -1,12 +1,15 @@
 """The reference adapter keeps the contract, and the suite notices adapters that break it."""
 
+import os
 from typing import Any
 
 import pytest
 
+from neve.datapath.local import Ghosts, LocalTier
 from support.adapter_suite import CHUNK, AdapterSuite, prompt
 from support.grouped_engine import GroupedAdapter
 from support.reference_engine import ReferenceAdapter
+from support.servers import wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -19,6 +22,31 @@ class TestReferenceAdapter(AdapterSuite):
     def test_crowded_engines_preempt(self, lab):
         self.test_preempted_requests_say_the_same_and_store_nothing_wrong(lab)
         assert lab.preemptions > 0
+
+
+class TestLocalTier(AdapterSuite):
+    """Blocks are kept at their first load, and read from files by the engines after it."""
+
+    @pytest.fixture
+    def lab(self, lab_of, tmp_path, monkeypatch):
+        monkeypatch.setattr(Ghosts, "has", lambda self, id_: True)
+        return lab_of(ReferenceAdapter, local_dir=str(tmp_path), local_bytes=1 << 30)
+
+    def test_prompts_from_files_say_the_same(self, lab, tmp_path, monkeypatch):
+        read = []
+        monkeypatch.setattr(LocalTier, "read", _noting(read, LocalTier.read))
+        asked = prompt(4 * CHUNK + 3)
+        expected = self.alone(lab, asked)
+        self.store(lab, asked)
+
+        def load():
+            assert self.load(lab, asked) == (expected, [4 * CHUNK])
+            return read
+
+        wait_until(load, what="a load from files")
+        for path in tmp_path.glob("*/*/*/*"):  # and torn files are no blocks
+            os.truncate(path, 100)
+        load()
 
 
 class TestGroupedAdapter(AdapterSuite):
@@ -41,6 +69,14 @@ class TestGroupedAdapter(AdapterSuite):
     def test_crowded_engines_preempt(self, lab):
         self.test_preempted_requests_say_the_same_and_store_nothing_wrong(lab)
         assert lab.preemptions > 0
+
+
+def _noting(read, method):
+    def note(self, transfer, blocks, settle):
+        read.append(blocks)
+        return method(self, transfer, blocks, settle)
+
+    return note
 
 
 class OffersStatesLate(GroupedAdapter):

@@ -93,3 +93,14 @@ def test_a_misspelt_option_is_named_with_those_that_there_are():
     """The misspelt option is named, not the option that is missing for it."""
     with pytest.raises(Misuse, match=r"endpont: unknown option .* known are endpoint, api_key, "):
         Options.from_config({"endpont": "http://e", "api_key": "k"}, {})
+
+
+def test_storing_with_loss_compares_nothing_and_joins_no_family():
+    given = {"endpoint": "http://e", "api_key": "k", "codec": "int8"}
+    options = Options.from_config(given, {})
+    assert (options.codec, options.canary) == ("int8", 0)
+    assert Options.from_config(given | {"codec": "none"}, {}).canary > 0
+    with pytest.raises(Misuse, match="family"):
+        Options.from_config(given | {"family": "f"}, {})
+    with pytest.raises(Misuse, match="int2"):
+        Options.from_config(given | {"codec": "int2"}, {})

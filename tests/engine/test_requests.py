@@ -199,6 +199,7 @@ def test_a_failed_load_is_not_tried_again(side, ranks):
 
 
 def test_what_loaded_before_the_failure_counts_as_reused(side, ranks):
+    side._policy._always = True
     ids = ranks[0].store(1)
     ranks[0].store(4, Tier.COLD)
     ranks[0].stored[ids[0]] = Tier.HOT

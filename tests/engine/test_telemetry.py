@@ -1,6 +1,7 @@
 """Figures on their way to vLLM's metrics."""
 
 import json
+from types import SimpleNamespace
 
 from neve.datapath.status import BreakerState
 from neve.engine import telemetry
@@ -13,6 +14,7 @@ class Client:
     def __init__(self):
         self.stats = Stats()
         self.breaker = BreakerState.CLOSED
+        self.local = None
 
 
 def test_only_new_figures_are_taken():
@@ -60,6 +62,23 @@ def test_breaker_and_connection_are_gauges():
     client.breaker = BreakerState.OPEN
     side.read(client)
     assert side.take()["gauges"] == {"connected": {"": 1}, "breaker": {"": 2}}
+
+
+def test_a_local_tier_is_counted_as_one_of_its_own():
+    side, client = Telemetry(), Client()
+    client.local = SimpleNamespace(
+        used_bytes=9, read_breaker=SimpleNamespace(state=BreakerState.OPEN.value)
+    )
+    client.stats.count(local_read_bytes=5, local_write_bytes=7, local_bad_blocks=1)
+    side.read(client)
+    data = side.take()
+    assert data["counters"] == {
+        "read_bytes": {"local": 5},
+        "local_written_bytes": {"": 7},
+        "local_bad_blocks": {"": 1},
+    }
+    assert data["gauges"]["local_used_bytes"] == {"": 9}
+    assert data["gauges"]["local_breaker"] == {"": 2}
 
 
 def test_sides_and_steps_add_up_and_survive_the_way_between_processes():

@@ -3,12 +3,23 @@
 import pytest
 
 from neve.errors import MissReason
+from neve.formats.block import HEADER_BYTES, SHUFFLE_ZSTD
 from neve.formats.keys import BucketKeys
 from neve.index import entry
 from neve.index.library import call, functions_source, load_functions
 from neve.index.recount import BucketAudit, Checked
 from neve.index.scan import scan
-from neve.index.tier import BlockTerms, CommitOutcome, FlushOutcome, HotTier, Location, Tier
+from neve.index.tier import (
+    BlockTerms,
+    CommitOutcome,
+    EncodedPlace,
+    FlushOutcome,
+    HotTier,
+    Location,
+    MovedBlock,
+    RestoredBlock,
+    Tier,
+)
 from support.version_1 import answers, as_version_1
 
 pytestmark = pytest.mark.integration
@@ -115,7 +126,7 @@ def test_a_node_of_the_release_before_misses_what_it_cannot_read(client, tier, f
         (HOT, {"kind": 1}, MissReason.UNSUPPORTED),
         (HOT, {"kind": 255, "hot_codec": 255}, MissReason.UNSUPPORTED),
         (COLD, {"cold_codec": 1}, MissReason.UNSUPPORTED),
-        (COLD, {"cold_codec": 1, "cold_size": 40}, MissReason.UNSUPPORTED),
+        (COLD, {"cold_codec": 2}, MissReason.UNSUPPORTED),
         (COLD, {"kind": 1}, MissReason.UNSUPPORTED),
         (BOTH, {"hot_codec": 1}, Location(Tier.COLD, SIZE, SEGMENT, 64)),
         (BOTH, {"cold_codec": 1}, Location(Tier.HOT, SIZE)),
@@ -127,8 +138,28 @@ def test_a_copy_of_an_unknown_codec_or_kind_is_not_read(client, tier, id_, field
     assert tier.match([id_]) == [answer]
 
 
+def test_an_encoded_copy_is_told_and_counts_what_it_takes(client, tier):
+    whole = tier.usage().cold_bytes
+    place = EncodedPlace(264, SIZE - 30, SHUFFLE_ZSTD)
+    assert tier.flushed(SEGMENT, [(HOT, place)]) == [FlushOutcome.FLUSHED]
+    told = Location(Tier.HOT, SIZE, SEGMENT, 264, 0, SHUFFLE_ZSTD, SIZE - 30 - HEADER_BYTES)
+    assert tier.match([HOT]) == [told]
+    assert tier.usage().cold_bytes == whole + SIZE - 30
+    audit = BucketAudit(client.execute_command, TENANT, 0)
+    number = audit.begin()
+    audit.recount(number, IDS)
+    assert audit.settle(number) == []
+    moved = MovedBlock(HOT, SEGMENT, 264, EncodedPlace(364, SIZE - 20, SHUFFLE_ZSTD))
+    assert tier.relocate(SEGMENT, [moved]) == [FlushOutcome.FLUSHED]
+    assert tier.usage().cold_bytes == whole + SIZE - 20
+    tier.forget(Tier.COLD, [HOT])
+    assert tier.usage().cold_bytes == whole
+    tier.restore(SEGMENT, SPACE, [RestoredBlock(HOT, SIZE, 16, place)])
+    assert tier.usage().cold_bytes == whole + SIZE - 30
+
+
 def test_a_copy_that_leaves_takes_its_codec_with_it(client, tier):
-    change(client, BOTH, hot_codec=1, cold_codec=2, cold_size=40)
+    change(client, BOTH, hot_codec=1, cold_codec=2)
     tier.forget(Tier.COLD, [BOTH])
     change(client, BOTH, hot_codec=0)
     assert tier.match([BOTH]) == [Location(Tier.HOT, SIZE)]

@@ -17,7 +17,8 @@ BLOCK = 1 << 20  # bytes of 100 tokens
 PREFILL = Prefill.at(1000)  # 0.1 s a block
 
 
-def weigh(tiers, *, prefill=PREFILL, end=None, start=0, hopes=None, trial_s=0.0, **stores):
+def weigh(tiers, *, prefill=PREFILL, end=None, start=0, hopes=None, **more):
+    stores = {name: more.pop(name) for name in ("hot", "cold") if name in more}
     return choose(
         tiers,
         block_bytes=BLOCK,
@@ -27,7 +28,7 @@ def weigh(tiers, *, prefill=PREFILL, end=None, start=0, hopes=None, trial_s=0.0,
         prefill=prefill,
         stores={Tier(name): store for name, store in stores.items()},
         hopes=hopes and {Tier(name): store for name, store in hopes.items()},
-        trial_s=trial_s,
+        **more,
     )
 
 
@@ -71,6 +72,30 @@ def test_what_the_engine_has_itself_is_no_gain():
 def test_what_was_never_measured_is_tried():
     assert weigh(HOT * 10, prefill=None, hot=Store(1)).decision is Decision.LOAD_ALL
     assert weigh(COLD * 10, hot=Store(1)).decision is Decision.LOAD_ALL
+
+
+def test_of_a_tier_that_was_never_measured_little_is_tried():
+    first = weigh(COLD * 40, first_trial_s=0.31)
+    assert (first.blocks, first.decision, first.is_first) == (4, Decision.LOAD_PREFIX, True)
+    assert first.spared_s == first.tried_s == pytest.approx(0.4)
+    fast = Store(100 * BLOCK)
+    tail = weigh(HOT * 20 + COLD * 20, hot=fast, first_trial_s=0.31)
+    assert (tail.blocks, tail.is_first) == (24, True)
+    assert tail.tried_s == pytest.approx(0.4)
+    slow = weigh(HOT * 2 + COLD * 20, hot=Store(5 * BLOCK), first_trial_s=0.31)
+    assert slow.decision is Decision.RECOMPUTE  # the cold tail stands behind a slow tier
+    known = weigh(COLD * 40, cold=fast, first_trial_s=0.31)
+    assert (known.blocks, known.is_first) == (40, False)
+
+
+def test_the_engines_step_after_a_load_is_part_of_its_cost():
+    """Loading saves 0.2 s of computing in 0.1 s, but a step takes a quarter of a second."""
+    store = Store(20 * BLOCK)
+    assert weigh(HOT * 2, end=200, hot=store).blocks == 2
+    assert weigh(HOT * 2, end=200, hot=store, step_s=0.25).blocks == 0
+    long = weigh(HOT * 20, end=2000, hot=store, step_s=0.25)
+    assert long.blocks == 18  # what the step computes meanwhile need not be loaded
+    assert long.after_s == pytest.approx(0.05)
 
 
 def test_a_store_that_was_too_slow_is_tried_with_what_may_be_lost():
@@ -162,9 +187,18 @@ def test_steps_may_be_told_of_later_and_by_several_ranks():
     assert meter.prefill().seconds(0, 1000) == pytest.approx(1.0)
 
 
+def test_steps_of_few_prompt_tokens_show_what_a_step_costs_at_least():
+    meter = PrefillMeter()
+    run_steps(meter, 4, 1000, 0.1)
+    assert meter.step_s == 0.0
+    run_steps(meter, 3, 8, 0.04, first=5)
+    assert meter.step_s == pytest.approx(0.04)
+    assert meter.prefill().seconds(0, 1000) == pytest.approx(0.1)
+
+
 def test_decode_steps_and_steps_without_an_answer_are_not_measured():
     meter = PrefillMeter()
-    assert not meter.begin(1, [(500, 503)])
+    assert not meter.begin(1, [])
     for step in range(2, 200):
         assert meter.begin(step, [(0, 1000)])
     meter.end(2, 5.0)  # forgotten: its time came too late

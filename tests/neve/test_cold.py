@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
@@ -17,8 +18,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from neve import _core
 from neve._core import FAILURES_TO_OPEN
-from neve.datapath.client import Client
+from neve.datapath.client import Client, Match
 from neve.datapath.cold import (
     GAP_BYTES,
     LEAST_RANGE_BYTES,
@@ -28,9 +30,16 @@ from neve.datapath.cold import (
     plan_ranges,
 )
 from neve.errors import MissReason
-from neve.formats.block import HEADER_BYTES, decode_header
+from neve.formats.block import (
+    HEADER_BYTES,
+    PLAIN,
+    SHUFFLE_ZSTD,
+    checksum,
+    decode_header,
+    encode_header,
+)
 from neve.formats.segment import SegmentHeader, SegmentWriter
-from neve.index.tier import BlockTerms, HotTier, Tier
+from neve.index.tier import BlockTerms, EncodedPlace, HotTier, Tier
 from support.cache_endpoint import TENANT_ID, CacheEndpoint
 from support.certificates import issue, make_ca
 from support.chains import GIB, PAYLOAD, Chain, connect, counters
@@ -76,18 +85,28 @@ class Store:
         spoil: int | None = None,
         cut_bytes: int = 0,
         evict: bool = True,
+        encode: bool = False,
     ) -> int:
-        """Returns the segment's number. Block `spoil` gets a flipped bit.
+        """Returns the segment's number. Block `spoil` gets a flipped bit. `encode`: every second
+        block is encoded.
 
         `cut_bytes` of the last blocks are missing, and all that follows them.
         """
-        header = SegmentHeader(TENANT_ID, uuid4(), chain.client.session.fingerprint)
+        fingerprint = chain.client.session.fingerprint
+        header = SegmentHeader(TENANT_ID, uuid4(), fingerprint, 3 if encode else 2)
         writer = SegmentWriter(header)
-        body, places = bytearray(header.encode()), []
+        body = bytearray(header.encode())
+        places: list[tuple[bytes, int | EncodedPlace]] = []
         with self.valkey.client() as admin:
             for i, id_ in enumerate(chain.ids):
                 value = bytearray(admin.get(chain.key(i)))
-                places.append((id_, writer.add(decode_header(value)).offset))
+                if encode and i % 2 == 0:
+                    value = encoded(value)
+                    size = len(value) - HEADER_BYTES
+                    row = writer.add(decode_header(value), encoded_bytes=size)
+                    places.append((id_, EncodedPlace(row.offset, len(value), SHUFFLE_ZSTD)))
+                else:
+                    places.append((id_, writer.add(decode_header(value)).offset))
                 if i == spoil:
                     value[1000] ^= 1
                 body += value
@@ -103,6 +122,20 @@ class Store:
         if evict:
             self.hot.evict(1 << 40)
         return number
+
+
+def encoded(value: bytearray) -> bytearray:
+    """A block as it stands in S3."""
+    out = bytearray(len(value))
+    room = memoryview(out)[HEADER_BYTES:]
+    size = _core.shuffle_zstd_encode(memoryview(value)[HEADER_BYTES:], 2, 1, room)
+    assert size
+    room.release()
+    del out[HEADER_BYTES + size :]
+    sum_ = checksum(memoryview(out)[HEADER_BYTES:])
+    header = replace(decode_header(value), codec=SHUFFLE_ZSTD, payload_checksum=sum_)
+    out[:HEADER_BYTES] = encode_header(header)
+    return out
 
 
 @pytest.fixture
@@ -137,6 +170,67 @@ class TestS3:
         assert "hit_hot_blocks" not in counted
         chain.get(match)
         assert endpoint.segment_calls == [[number]]  # the address is kept
+
+    def test_encoded_blocks_come_decoded_and_are_promoted_as_they_were(self, store, endpoint):
+        with connect(endpoint) as client:
+            chain = Chain(client, 8)
+            chain.sent //= 16
+            chain.put()
+            store.flush(chain, encode=True)
+            match = client.match(chain.ids)
+            assert {at.codec for at in match.locations} == {PLAIN, SHUFFLE_ZSTD}
+            assert {at.size_bytes for at in match.locations} == {SIZE}
+            assert chain.get(match) == [None] * 8
+            assert (chain.back == chain.sent).all()
+            totals = counters(client)
+            assert totals["cold_read_bytes"] == 8 * SIZE  # of KV
+            assert totals["cold_fetched_bytes"] < 7 * SIZE
+            assert chain.get(match) == [None] * 8
+            chain.back[:] = 0
+            wait_until_hot(chain)
+            assert chain.get() == [None] * 8
+            assert (chain.back == chain.sent).all()
+            assert counters(client)["hit_hot_blocks"] == 8
+
+    def test_the_local_tier_keeps_blocks_decoded(self, store, endpoint, tmp_path):
+        options = {"local_dir": str(tmp_path), "local_bytes": 100 * SIZE, "promote": False}
+        with connect(endpoint, **options) as client:
+            chain = Chain(client, 8)
+            chain.sent //= 16
+            chain.put()
+            store.flush(chain, encode=True)
+            assert client.local.flush(60)
+            chain.get()
+            assert client.local.flush(60)
+            chain.back[:] = 0
+            assert chain.get() == [None] * 8
+            assert (chain.back == chain.sent).all()
+            counted = counters(client)
+            assert (counted["hit_cold_blocks"], counted["hit_local_blocks"]) == (8, 8)
+            assert "local_bad_blocks" not in counted
+
+    def test_a_damaged_encoded_block_is_a_corrupt_miss(self, client, store):
+        chain = Chain(client, 4)
+        chain.sent //= 16
+        chain.put()
+        store.flush(chain, encode=True, spoil=2)
+        assert chain.get() == [None, None, MissReason.CORRUPT, None]
+        assert (chain.back[[0, 1, 3]] == chain.sent[[0, 1, 3]]).all()
+        assert len(client.match(chain.ids).locations) == 2  # the index forgot it
+
+    def test_an_index_that_lies_about_an_encoded_block_makes_misses(self, client, store):
+        chain = Chain(client, 4)
+        chain.sent //= 16
+        chain.put()
+        store.flush(chain, encode=True)
+        good = client.match(chain.ids).locations
+        lies = [
+            good[0]._replace(codec=PLAIN, encoded_bytes=0),
+            good[1]._replace(codec=SHUFFLE_ZSTD, encoded_bytes=PAYLOAD - 1),
+            good[2]._replace(encoded_bytes=good[2].encoded_bytes - 1),
+            good[3],
+        ]
+        assert chain.get(Match(lies)) == [MissReason.CORRUPT] * 3 + [None]
 
     def test_several_segments_cost_one_request_for_addresses(self, client, store, endpoint):
         chains = [Chain(client, 3, seed) for seed in (1, 2, 3)]

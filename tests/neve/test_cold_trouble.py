@@ -6,11 +6,11 @@ import ssl
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from neve._core import Stop
 from neve.datapath.cold import (
     MOST_TRIES,
     AddressRefused,
@@ -20,6 +20,7 @@ from neve.datapath.cold import (
     next_step,
     pause_s,
 )
+from neve.datapath.hedging import ReadStop
 from neve.errors import DeadlineExceeded, MissReason, Refused, Unavailable
 from neve.formats.block import HEADER_BYTES, BlockHeader, checksum, encode_header
 from neve.node.session import Endpoint
@@ -313,7 +314,7 @@ class TestDeadlines:
 
     def test_a_read_can_be_stopped(self):
         with ScriptedHttp(lambda sock: sock.recv(1)) as server:
-            stop = Stop()
+            stop = ReadStop()
             threading.Timer(0.2, stop.stop).start()
             reader = ColdReader(Platform(server.url))
             started = time.monotonic()
@@ -327,6 +328,27 @@ class TestDeadlines:
 
 
 class TestAddresses:
+    def test_a_known_address_does_not_wait_for_others(self, segment):
+        """The platform hangs while it is asked for another segment, or for newer addresses."""
+        asked, goes_on = threading.Event(), threading.Event()
+        with ScriptedHttp(segment.partial()) as server:
+
+            def urls(numbers, timeout_s):
+                if 2 in numbers or asked.is_set():
+                    asked.set()
+                    assert goes_on.wait(FOREVER_S)
+                return dict.fromkeys(numbers, server.url), 600.0
+
+            reader = ColdReader(urls)
+            assert read(reader, segment.blocks()) == ([None] * 3, None)
+            other = replace(segment.blocks()[0], segment=2)
+            waiting = threading.Thread(target=read, args=(reader, [other], FOREVER_S))
+            waiting.start()
+            assert asked.wait(FOREVER_S)
+            assert read(reader, segment.blocks()) == ([None] * 3, None)
+            goes_on.set()
+            waiting.join()
+
     def test_nobody_listens(self):
         outcomes, trouble = read(
             ColdReader(Platform("http://127.0.0.1:1/segment")), Segment(1).blocks()

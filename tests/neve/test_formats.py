@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from valkey.crc import key_slot
 
+from neve import _core
 from neve.errors import Corrupt, Misuse
 from neve.formats import block, segment
 from neve.formats.block import HEADER_BYTES, BlockHeader, checksum
@@ -40,6 +41,16 @@ def identity(**changes: object) -> SpaceIdentity:
     fields = {"model": "m", "revision": "r", "dtype": "bf16", "kv_dtype": "auto", "layout": "l"}
     numbers = {"layout_version": 1, "engine_block_tokens": 16, "bytes_per_token": 4096}
     return SpaceIdentity.from_dict({**fields, **numbers, **changes})
+
+
+def test_a_lossy_codec_makes_another_space_and_no_codec_the_same_as_ever():
+    exact, lossy = identity(), identity(codec="int8")
+    assert exact == identity(codec="none")
+    assert "codec" not in exact.as_dict()
+    assert SpaceIdentity.from_dict(lossy.as_dict()) == lossy
+    assert exact.differing_fields(lossy) == ["codec"]
+    one, other = (i.fingerprint(tenant_id=1, chunk_tokens=256) for i in (exact, lossy))
+    assert one != other
 
 
 @pytest.mark.parametrize("bad", [1.5, True, "1", None, -1, 2**32, 2**70])
@@ -104,13 +115,14 @@ def test_a_footer_says_what_is_encoded_and_what_this_version_cannot_read():
         plain,
         replace(plain, offset=164, length=1 << 20, encoded_length=36, codec=1),
         replace(plain, offset=200, kind=1),
+        replace(plain, offset=200, codec=2, encoded_length=90),
     ]
     writer.rows += rows
     raw = bytes(300) + writer.footer()
     footer = segment.read_footer(lambda at, n: raw[at : at + n], len(raw))
     assert list(footer.rows) == rows
-    assert [row.is_readable for row in footer.rows] == [True, False, False]
-    assert [row.end for row in footer.rows] == [164, 200, 300]
+    assert [row.is_readable for row in footer.rows] == [True, True, False, False]
+    assert [row.end for row in footer.rows] == [164, 200, 300, 290]
 
 
 def test_a_segment_of_release_0_2_0_is_read():
@@ -140,6 +152,31 @@ def test_a_segment_of_version_1_is_read_and_does_not_say_when_its_blocks_were_st
     assert footer.rows == [segment.SegmentRow(ID, ID, 64, len(block_raw), 16, sum_, 1234, 0)]
 
 
+def test_the_encoded_block_of_the_document_is_decoded():
+    raw = hex_example("block.md", 1)
+    header = block.decode_header(raw)
+    assert (header.codec, header.payload_bytes) == (block.SHUFFLE_ZSTD, 4 * len(PAYLOAD))
+    assert header.payload_checksum == checksum(raw[HEADER_BYTES:])
+    back = bytearray(header.payload_bytes)
+    assert _core.shuffle_zstd_decode(raw[HEADER_BYTES:], back)
+    assert back == 4 * PAYLOAD
+    with pytest.raises(Corrupt, match="plain one"):
+        block.verify(raw[:HEADER_BYTES], raw[HEADER_BYTES:], expect_id=ID)
+    assert block.as_plain(header, back).payload_checksum == checksum(back)
+
+
+def test_an_encoded_block_enters_a_segment_that_says_so_only():
+    encoded = BlockHeader(ID, ID, 16, 100, 0, FINGERPRINT[:4], block.SHUFFLE_ZSTD)
+    writer = SegmentWriter(SegmentHeader(1, UUID(int=5), FINGERPRINT))
+    with pytest.raises(Misuse, match="version 3"):
+        writer.add(encoded, encoded_bytes=50)
+    writer = SegmentWriter(SegmentHeader(1, UUID(int=5), FINGERPRINT, version=3))
+    row = writer.add(encoded, encoded_bytes=50)
+    assert (row.length, row.stored_length, writer.size_bytes) == (164, 114, 64 + 114)
+    with pytest.raises(Misuse, match="encoded_bytes"):
+        writer.add(encoded)
+
+
 @given(at=st.integers(0, HEADER_BYTES + len(PAYLOAD) - 1), bit=st.integers(0, 7))
 def test_any_flipped_bit_of_a_block_is_corrupt(at, bit):
     raw = bytearray(hex_example("block.md"))
@@ -152,7 +189,7 @@ def test_any_flipped_bit_of_a_block_is_corrupt(at, bit):
 def test_a_block_of_an_unknown_kind_or_codec_is_corrupt(at):
     """Its header checksum is right: a newer version wrote it."""
     raw = bytearray(hex_example("block.md"))
-    raw[at] = 1
+    raw[at] = 2
     raw[60:64] = (checksum(raw[:60]) & 0xFFFFFFFF).to_bytes(4, "little")
     with pytest.raises(Corrupt, match="unknown"):
         block.verify(raw[:HEADER_BYTES], raw[HEADER_BYTES:], expect_id=ID)

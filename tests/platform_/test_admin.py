@@ -100,6 +100,7 @@ def test_a_policy_is_changed_here_and_a_wrong_one_is_explained(operator, tenant)
     assert wrong.context["errors"]
     numbers = {"flush_after_s": 30, "priority": 7, "promote_window_s": 60}
     right = {"flush_mode": "after", "eviction": "lru", "cold_full": "refuse", **numbers}
+    right |= {"cold_codec": "auto"}
     assert operator.post(page, right).status_code == 302
     policy.refresh_from_db()
     assert policy.as_dict()["flush_after_s"] == 30
@@ -159,7 +160,7 @@ def test_a_space_of_another_tenant_is_no_condition(operator, tenant):
 def test_a_dry_run_is_shown_and_saves_nothing(operator, tenant, clean_hot):
     policy = tenant.retention
     form = {"flush_mode": "now", "eviction": "2q", "priority": 5, "promote_window_s": 60}
-    form |= {"cold_full": "evict"}
+    form |= {"cold_full": "evict", "cold_codec": "none"}
     form |= {"max_age_s": 60, "_dry_run": "1"}
     answer = operator.post(url(type(policy), "change", policy.pk), form)
     assert answer.status_code == 200

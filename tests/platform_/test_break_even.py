@@ -147,7 +147,8 @@ def test_marks_are_few_and_reach_a_day_back():
         counts, took_s = lately.since(last.timestamp() - window_s)
         assert window_s <= took_s <= window_s + more_s
         assert counts["decided_all"] == pytest.approx(took_s / 10, abs=1)
-    assert recent.marks([[1, 2], "x", None, [1] * 6, [1.5] * 6]) == [[1] * 6]
+    stored = [[1, 2], "x", None, [1] * 6, [1.5] * 6, [2] * 7]
+    assert recent.marks(stored) == [[1] * 6 + [0], [2] * 7]  # 6: before the local tier
 
 
 @pytest.mark.parametrize("spaces", [1, 6])

@@ -134,9 +134,12 @@ def test_a_new_reason_changed_most(acme):
 
 
 def test_tiers_have_one_denominator(acme):
-    put(acme, "tenant", 60, prompt_tokens=100, hit_tokens=70, hit_cold_tokens=20)
+    put(
+        *(acme, "tenant", 60),
+        **{"prompt_tokens": 100, "hit_tokens": 70, "hit_cold_tokens": 20, "hit_local_tokens": 10},
+    )
     table = slices.table(Where.of([acme]), RATE, "tier", HOUR, BEFORE, now_s=NOW_S)
-    assert {row.name: row.value for row in table.rows} == {"hot": 0.5, "cold": 0.2}
+    assert {row.name: row.value for row in table.rows} == {"hot": 0.4, "cold": 0.2, "local": 0.1}
     assert table.total.value == pytest.approx(0.7)
     assert table.total.tokens == 100
 

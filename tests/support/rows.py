@@ -16,11 +16,14 @@ from catalog.models import (
     Family,
     FamilyMember,
     Job,
+    MoveRule,
     NodeSession,
     Pin,
     Round,
     Segment,
+    SegmentCopy,
     Space,
+    Store,
     Stray,
     UsageRollup,
 )
@@ -109,6 +112,18 @@ def make_segment(space: Space, **fields: Any) -> Segment:
         return Segment.objects.create(space=space, uuid=uuid, **{**defaults, **fields})
 
 
+def make_move(segment: Segment) -> dict[str, Any]:
+    """A store, a rule that names it, and a copy that leaves it. Nobody listens at its address."""
+    store = Store.objects.create(
+        name=f"s-{uuid4().hex[:8]}", endpoint="http://127.0.0.1:9", bucket=uuid4().hex[:8],
+        region="r", access_key="a", priority=50,
+    )  # fmt: skip
+    with tenant_scope(segment.tenant_id):
+        copy = SegmentCopy.objects.create(segment=segment, store=store, state="leaving")
+    rule = MoveRule.objects.create(name=f"r-{uuid4().hex[:8]}", target=store, is_active=False)
+    return {"store": store, "move_rule": rule, "move": copy}
+
+
 def make_member(space: Space, model: str = "twin", **fields: Any) -> FamilyMember:
     """The space becomes a family, if it is none yet, and gets a model."""
     fields = {"state": FamilyMember.State.ATTESTING, "key": uuid4().hex} | fields
@@ -175,7 +190,8 @@ def make_everything(tenant: Tenant, count: int = 1) -> dict[str, Any]:
             "context": context,
             "family": member.family,
             "member": member,
-            "segment": make_segment(space),
+            "segment": (segment := make_segment(space)),
+            **make_move(segment),
             "incident": make_incident(tenant, ended_at=timezone.now()),
             "job": job,
             "key": key,

@@ -116,12 +116,16 @@ def test_small_segments_are_merged(world):
     world.assert_readable_from_s3([id_ for ids in chains for id_ in ids])
 
 
+def footer(segment):
+    return footer_of(bucket.default().object(segment.object_key))
+
+
 def test_a_merge_keeps_when_blocks_were_stored_and_when_they_end(world):
     flush(world, 1, 1, 1)
-    rows = [row for s in world.segments() for row in footer_of(s.object_key).rows]
+    rows = [row for s in world.segments() for row in footer(s).rows]
     compact(world)
     (segment,) = live(world)
-    merged = footer_of(segment.object_key).rows
+    merged = footer(segment).rows
     assert {(r.id, r.stored_s, r.expires_s, r.checksum) for r in merged} == {
         (r.id, r.stored_s, r.expires_s, r.checksum) for r in rows
     }

@@ -521,7 +521,7 @@ def test_a_rebuild_leaves_out_blocks_that_only_a_newer_version_can_read(old_segm
     world, footer, raw = old_segment
     plain, encoded, piece = footer.rows
     writer = SegmentWriter(replace(footer.header, version=3))
-    writer.rows += [plain, replace(encoded, codec=1, encoded_length=80), replace(piece, kind=1)]
+    writer.rows += [plain, replace(encoded, codec=2, encoded_length=80), replace(piece, kind=1)]
     add_segment(world, footer, raw[: piece.end] + writer.footer())
     assert rebuild_tenant(world.tenant.pk).blocks == 1
     world.assert_readable_from_s3([plain.id])

@@ -11,7 +11,6 @@ from neve.errors import Unavailable
 from storage import s3 as bucket
 from tiering import recovery, segments, upload
 from tiering.flush import Flusher
-from tiering.objects import abort_uploads
 from tiering.upload import MultipartUpload
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("storage")]
@@ -73,19 +72,20 @@ def test_a_part_that_changed_on_its_way_is_refused(small_parts, world, monkeypat
 
 
 def test_what_a_killed_worker_left_of_an_upload_can_be_ended(small_parts, storage):
-    dying = MultipartUpload("v1/t1/killed.seg")
+    killed = bucket.default().object("v1/t1/killed.seg")
+    dying = MultipartUpload(killed)
     dying.write(bytes(6 * MIB))
     bucket.client().create_multipart_upload(
         Bucket=settings.ENV.s3_bucket, Key="v1/t1/killed.seg.other"
     )
-    assert abort_uploads("v1/t1/killed.seg") == 1
+    assert killed.abort_uploads() == 1
     assert [each["Key"] for each in unfinished_uploads("v1/t1/")] == ["v1/t1/killed.seg.other"]
-    assert abort_uploads("v1/t1/killed.seg.other") == 1
+    assert bucket.default().object("v1/t1/killed.seg.other").abort_uploads() == 1
 
 
 def test_an_object_is_what_was_written_whatever_the_pieces(small_parts, storage):
     pieces = [b"a" * n for n in (1, 0, 5 * MIB - 2, 3, 11 * MIB, 7)]
-    with MultipartUpload("v1/t1/pieces") as parts:
+    with MultipartUpload(bucket.default().object("v1/t1/pieces")) as parts:
         for piece in pieces:
             parts.write(piece)
         parts.complete()

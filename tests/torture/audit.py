@@ -13,11 +13,12 @@ from valkey import Valkey
 
 from catalog.models import Segment
 from neve.formats.keys import BucketKeys, tenant_prefix
+from neve.index.scan import decode_entry
 from torture.model import Entry, sums
 
 UNCOMMITTED_MS = 60_000
 _ENTRY = struct.Struct("<BBHIIIIIII")
-_HOT, _COLD, _DIRTY, _GONE, _UNSTORED = 1, 2, 4, 8, 16
+_HOT, _COLD, _DIRTY, _UNSTORED = 1, 2, 4, 16
 
 
 @dataclass
@@ -40,10 +41,10 @@ def index_of(client: Valkey, tenant_id: int) -> dict[bytes, Entry]:
     entries = {}
     for id_, raw in client.hgetall(keys.bookkeeping[0]).items():
         state, _, _, space, size, _, _, pinned_s, segment, _ = _ENTRY.unpack_from(raw)
-        if not state & _GONE:
+        if found := decode_entry(id_, raw):
             entries[id_] = Entry(
                 *(bool(state & _HOT), bool(state & _COLD), bool(state & _DIRTY), bool(pinned_s)),
-                *(space, size, segment, bool(state & _UNSTORED)),
+                *(space, size, segment, bool(state & _UNSTORED), found.encoded_size),
             )
     return entries
 
@@ -125,7 +126,7 @@ def _audit_segments(
     for id_, entry in entries.items():
         if entry.is_cold:
             if entry.segment in rows:
-                live[entry.segment] += entry.size_bytes
+                live[entry.segment] += entry.cold_size_bytes
             else:
                 found.orphans.append(f"cold in no segment: {id_.hex()} in {entry.segment}")
     for number, live_bytes in live.items():

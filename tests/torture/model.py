@@ -116,6 +116,12 @@ class Entry:
     size_bytes: int
     segment: int
     is_unstored: bool = False
+    encoded_size: int = 0
+
+    @property
+    def cold_size_bytes(self) -> int:
+        """What the cold copy takes in its segment."""
+        return self.encoded_size or self.size_bytes
 
 
 def sums(entries: Iterable[Entry]) -> dict[str, int]:
@@ -129,6 +135,7 @@ def sums(entries: Iterable[Entry]) -> dict[str, int]:
             ("pinned", entry.is_pinned),
             ("unstored", entry.is_unstored),
         ):
-            totals[f"{what}_bytes"] += entry.size_bytes * has
+            size_bytes = entry.cold_size_bytes if what == "cold" else entry.size_bytes
+            totals[f"{what}_bytes"] += size_bytes * has
             totals[f"{what}_blocks"] += has
     return dict(totals)

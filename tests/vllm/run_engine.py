@@ -21,7 +21,9 @@ Run by the vLLM interpreter. Commands:
 {"do": "kv"}   by layer, a digest of its whole KV cache: zeros, but for what this engine computed
 {"do": "embed", "tokens"}   what a pooling model makes of them
 {"do": "defer_copies", "s"}   from now on, copies out of and into the engine's KV come so much later
-{"do": "slow_down", "s"}     from now on, every step's forward takes so much longer
+{"do": "slow_down", "s"}     from now on, a forward takes so much longer for each of its tokens
+{"do": "jump", "waves", "chunks"}   from now on, `load: both` jumps whenever it may; of a rear, so
+                     many waves of so many chunks are under way at a time
 {"do": "stop"}       end the engine; another may be started. Fails if the adapter broke its contract
 Answers go to the process's original stdout; whatever vLLM prints goes to stderr.
 """
@@ -121,7 +123,11 @@ class Engine:
         loras = [LoRARequest(*r["lora"]) if "lora" in r else None for r in requests]
         begin = time.monotonic()
         outputs = self.llm.generate(
-            prompts, params, use_tqdm=False, lora_request=loras if any(loras) else None
+            prompts,
+            params,
+            use_tqdm=False,
+            lora_request=loras if any(loras) else None,
+            priority=[request.get("priority", 0) for request in requests],
         )
         took_s = time.monotonic() - begin
         return {"took_s": took_s, "outputs": [_plain(output) for output in outputs]}
@@ -327,11 +333,19 @@ class Engine:
 
         forward = GPUModelRunner._model_forward
 
-        def slowly(self, *args, **kwargs):
-            time.sleep(s)
-            return forward(self, *args, **kwargs)
+        def slowly(self, input_ids, positions, *args, **kwargs):
+            time.sleep(s * positions.shape[-1])
+            return forward(self, input_ids, positions, *args, **kwargs)
 
         GPUModelRunner._model_forward = slowly
+        return {}
+
+    def jump(self, waves, chunks):
+        from neve.engine import rear_loader
+        from neve.engine.load_policy import LoadPolicy
+
+        LoadPolicy._gains_by_both = lambda *_: True
+        rear_loader._WAVES, rear_loader._WAVE_CHUNKS = waves, chunks
         return {}
 
     def stop(self):

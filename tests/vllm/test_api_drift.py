@@ -23,6 +23,7 @@ SUPPORTED = [
 NEWER = {
     "requires_kv_delivery": "0.27.1",
     "get_transfer_results": "0.30.0",
+    "bind_kv_cache_manager": "0.30.0",
     "supports_sleep_mode": "0.33.0",
     "unregister_kv_caches": "0.33.0",
     "restore_kv_caches": "0.33.0",
@@ -34,10 +35,14 @@ READ = {
     "Request": [
         *("request_id", "prompt_embeds", "all_token_ids", "kv_transfer_params", "cache_salt"),
         *("skip_reading_prefix_cache", "lora_request", "mm_features", "block_hashes"),
-        "num_prompt_tokens",
+        *("num_prompt_tokens", "num_computed_tokens", "prefill_stats"),
+        *("num_output_tokens", "status", "_all_token_ids"),
     ],
     "NewRequestData": ["req_id", "block_ids", "num_computed_tokens"],
-    "CachedRequestData": ["req_ids", "new_block_ids", "num_computed_tokens", "resumed_req_ids"],
+    "CachedRequestData": [
+        *("req_ids", "new_block_ids", "num_computed_tokens", "resumed_req_ids"),
+        *("new_token_ids", "num_output_tokens", "all_token_ids"),
+    ],
     "SchedulerOutput": [
         *("total_num_scheduled_tokens", "num_scheduled_tokens"),
         *("scheduled_new_reqs", "scheduled_cached_reqs", "preempted_req_ids"),

@@ -8,7 +8,7 @@ import pytest
 pytestmark = pytest.mark.vllm
 
 _random = random.Random(31)
-PROMPTS = [[_random.randrange(256) for _ in range(700)] for _ in range(5)]
+PROMPTS = [[_random.randrange(256) for _ in range(700)] for _ in range(4)]
 REUSED = 700 // 64 * 64
 TOTALS = """
 import json
@@ -53,25 +53,32 @@ def test_what_takes_a_second_to_compute_is_loaded(platform, fresh_process):
     }
     platform.manage("shell", "-v0", "-c", SAMPLE_ALL)
     with fresh_process("decisions") as process:
-        process.ask("slow_down", s=1.0)
+        process.ask("slow_down", s=0.004)
         process.start(options, engine={"enable_prefix_caching": False})
         for prompt in PROMPTS:  # teaches how long computing takes
             assert ask(process, prompt) == 0
-        # And then how long loading takes, which is tried first.
-        assert [ask(process, prompt) for prompt in PROMPTS] == [REUSED] * 5
+        # And then how long loading takes, which is tried with little first.
+        trials = 1
+        while (reused := ask(process, PROMPTS[0])) < REUSED:
+            assert reused <= 128
+            assert trials < 20
+            trials += 1
+        assert trials > 1
+        assert [ask(process, prompt) for prompt in PROMPTS[1:]] == [REUSED] * 3
         counters = process.ask("counters")
         process.ask("stop")
-    assert counters["neve_decisions.load_all"] == 5
+    assert counters["neve_decisions.load_all"] == 4
     assert not counters.get("neve_decisions.recompute")
     told = platform.manage("shell", "-v0", "-c", TOTALS).partition("TOLD ")[2].splitlines()[0]
     totals = json.loads(told)
-    assert totals["decided_all"] == 5
-    assert totals["spared_tokens"] + totals.get("slower_tokens", 0) == 5 * REUSED
+    assert totals["decided_all"] == 4
+    assert totals["spared_tokens"] + totals.get("slower_tokens", 0) >= 4 * REUSED
     assert not totals.get("unpriced_tokens")
     loads = totals["spared_tokens"] // REUSED
-    assert totals["spared_gpu_us"] > loads * 0.8e6  # 640 of 700 tokens, a second or more each
+    assert totals["spared_gpu_us"] > loads * 2e6  # 640 tokens, two seconds or more each
     assert totals["load_gpu_us"] < totals["spared_gpu_us"]
-    # Each prompt was asked for twice, block by block, and reported so.
+    # Each prompt was asked for twice, the first one more often, block by block, and reported so.
     told = platform.manage("shell", "-v0", "-c", SAMPLED).partition("SAMPLED ")[2].splitlines()[0]
-    blocks = 700 // 64 * 5
-    assert json.loads(told) == [2 * blocks, 2 * blocks, blocks]
+    blocks = 700 // 64
+    asked = (2 * 4 + trials - 1) * blocks
+    assert json.loads(told) == [asked, asked, 4 * blocks]

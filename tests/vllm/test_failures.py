@@ -84,6 +84,8 @@ def ask(engine, expected, *, aborted=0):
     output = engine.generate(ASKED)[0]
     after = engine.ask("counters")
     assert output["tokens"] == expected["tokens"]
+    # vLLM's usage counts what arrived, not what was promised.
+    assert output["cached_tokens"] == output["params"]["neve"]["reused_tokens"]
     assert after["neve_match_seconds"] - before["neve_match_seconds"] <= 1
     assert after["neve_load_seconds"] - before["neve_load_seconds"] <= 1 + aborted
     return output["params"]["neve"]["reused_tokens"]

@@ -41,3 +41,7 @@ def test_every_kind_of_kv_cache_is_stored_or_known_to_be_refused(vllm_python, en
 def test_published_models_keep_what_the_planner_says(vllm_python, engine_environment):
     """By vLLM's own code of 24 models, built without weights."""
     check("check_sizes.py", vllm_python, engine_environment)
+
+
+def test_lossy_codecs_are_bounded_and_the_same_everywhere(vllm_python, engine_environment):
+    check("check_lossy.py", vllm_python, engine_environment)

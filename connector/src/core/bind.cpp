@@ -23,8 +23,11 @@
 #include <utility>
 #include <vector>
 
+#include "codec.h"
 #include "command.h"
 #include "core.h"
+#include "local_read.h"
+#include "quantize.h"
 #include "ranged_get.h"
 
 namespace nb = nanobind;
@@ -369,8 +372,8 @@ struct PyCore {
   }
 };
 
-using WantedBlocks =
-    nb::typed<nb::sequence, nb::typed<nb::tuple, nb::int_, nb::bytes, nb::object, nb::object>>;
+using WantedBlocks = nb::typed<nb::sequence, nb::typed<nb::tuple, nb::int_, nb::bytes, nb::object,
+                                                       nb::object, nb::int_, nb::int_>>;
 
 Answer get_range(RangedGets& self, const std::string& url, std::uint64_t first, std::uint64_t last,
                  const WantedBlocks& blocks, double deadline, Stop& stop) {
@@ -378,12 +381,17 @@ Answer get_range(RangedGets& self, const std::string& url, std::uint64_t first, 
   std::vector<WantedBlock> wanted;
   memory.reserve(2 * nb::len(blocks));
   for (nb::handle item : blocks) {
-    const auto [offset, id, header, payload] =
-        nb::cast<std::tuple<std::uint64_t, nb::object, nb::object, nb::object>>(item);
+    const auto [offset, id, header, payload, codec, encoded_bytes] = nb::cast<
+        std::tuple<std::uint64_t, nb::object, nb::object, nb::object, std::uint8_t, std::uint32_t>>(
+        item);
+    const bool is_plain = codec == static_cast<std::uint8_t>(Codec::kPlain);
+    if (!is_known(codec) || (is_plain && encoded_bytes > 0)) throw nb::value_error("unknown codec");
+    if (encoded_bytes > kMaxPayloadBytes) throw nb::value_error("an encoded payload is too long");
     const auto head = memory.emplace_back(header, true).bytes();
     if (head.size() != kHeaderBytes) throw nb::value_error("need 64 bytes for a header");
     wanted.push_back({offset, fixed_bytes<16>(id, "an id"), head.data(),
-                      memory.emplace_back(payload, true).bytes()});
+                      memory.emplace_back(payload, true).bytes(), static_cast<Codec>(codec),
+                      encoded_bytes});
     const auto& block = wanted.back();
     const auto least = wanted.size() > 1 ? wanted[wanted.size() - 2].end() : first;
     if (block.payload.empty() || block.payload.size() > kMaxPayloadBytes || block.offset < least ||
@@ -413,6 +421,38 @@ const char* name_of(Failure failure) {
   }
   return "stopped";
 }
+
+using LocalBlocks = nb::typed<nb::sequence, nb::typed<nb::tuple, nb::str, nb::bytes, nb::object>>;
+
+// Keeps the payloads' memory: destroy it under the GIL.
+class PyLocalRead {
+ public:
+  PyLocalRead(nb::bytes tag, const LocalBlocks& blocks) {
+    std::vector<LocalBlock> wanted;
+    memory_.reserve(nb::len(blocks));
+    for (nb::handle item : blocks) {
+      auto [path, id, payload] = nb::cast<std::tuple<std::string, nb::object, nb::object>>(item);
+      wanted.push_back({std::move(path), fixed_bytes<16>(id, "an id"),
+                        memory_.emplace_back(payload, true).bytes()});
+    }
+    read_ = std::make_unique<LocalRead>(fixed_bytes<4>(tag, "the space's tag"), std::move(wanted));
+  }
+
+  bool run(double deadline) const {
+    const nb::gil_scoped_release release;
+    return read_->run(time_from_seconds(deadline));
+  }
+  void end() const { read_->end(); }
+  std::string trouble() const { return read_->trouble(); }
+  nb::bytes statuses() const {
+    const auto found = read_->statuses();
+    return nb::bytes(found.data(), found.size());
+  }
+
+ private:
+  std::vector<Memory> memory_;
+  std::unique_ptr<LocalRead> read_;
+};
 
 nb::bytes bytes_of(std::string_view text) { return nb::bytes(text.data(), text.size()); }
 
@@ -457,6 +497,42 @@ NB_MODULE(_core, m) {
   m.def(
       "slot_of", [](nb::bytes key) { return slot_of(text_of(key)); }, "key"_a,
       "Hash slot of a key in a Valkey Cluster.");
+
+  m.def(
+      "shuffle_zstd_encode",
+      [](nb::handle raw, unsigned width, int level, nb::handle out) -> std::size_t {
+        const Memory from(raw, false), to(out, true);
+        const nb::gil_scoped_release release;
+        return shuffle_zstd_encode(from.bytes(), width, level, to.bytes()).value_or(0);
+      },
+      "raw"_a, "width"_a, "level"_a, "out"_a,
+      "Encodes numbers of `width` bytes, without the GIL. Bytes written to `out`; 0: too many.");
+  m.def(
+      "shuffle_zstd_decode",
+      [](nb::handle encoded, nb::handle raw) {
+        const Memory from(encoded, false), to(raw, true);
+        const nb::gil_scoped_release release;
+        return shuffle_zstd_decode(from.bytes(), to.bytes());
+      },
+      "encoded"_a, "raw"_a, "Fills `raw`, without the GIL. False: the encoded bytes are damaged.");
+
+  const auto with_codec = [](auto function) {
+    return [function](std::string_view codec, std::string_view number, std::size_t vector,
+                      nb::handle source, nb::handle target) {
+      const Memory from(source, false), to(target, true);
+      if ((codec != "int8" && codec != "fp8") || (number != "bfloat16" && number != "float32")) {
+        throw nb::value_error("need int8 or fp8, of bfloat16 or float32");
+      }
+      const nb::gil_scoped_release release;
+      return function(codec == "int8" ? Lossy::kInt8 : Lossy::kFp8,
+                      number == "bfloat16" ? Number::kBf16 : Number::kFloat, vector, from.bytes(),
+                      to.bytes());
+    };
+  };
+  m.def("quantize", with_codec(quantize), "codec"_a, "number"_a, "vector"_a, "plain"_a, "encoded"_a,
+        "Encodes with loss, without the GIL. False: the sizes do not fit each other.");
+  m.def("dequantize", with_codec(dequantize), "codec"_a, "number"_a, "vector"_a, "encoded"_a,
+        "plain"_a, "The other way.");
 
   // Python sees errors of OpenSSL and of certificate files as a ValueError.
   nb::exception<TlsError>(m, "TlsError", PyExc_ValueError);
@@ -603,12 +679,25 @@ NB_MODULE(_core, m) {
   nb::class_<RangedGets>(m, "RangedGets", "Ranged GETs over kept connections. For any thread.")
       .def(nb::init<std::string>(), "ca_file"_a = "",
            "`ca_file`: of who signs the servers' certificates; empty: the host's authorities.")
-      .def(
-          "get", &get_range, "url"_a, "first"_a, "last"_a, "blocks"_a, nb::kw_only(), "deadline"_a,
-          "stop"_a,
-          "Reads the bytes `first` … `last`, without the GIL. `blocks`, in order: offset, id, and\n"
-          "writable memory for header (64 bytes) and payload of each. Raises `ValueError`.")
+      .def("get", &get_range, "url"_a, "first"_a, "last"_a, "blocks"_a, nb::kw_only(), "deadline"_a,
+           "stop"_a,
+           "Reads the bytes `first` … `last`, without the GIL. `blocks`, in order: offset, id,\n"
+           "writable memory for header (64 bytes) and payload, codec, and bytes of the encoded\n"
+           "payload, which is then decoded; 0: `payload` gets it as it stands. Raises\n"
+           "`ValueError`.")
       .def_prop_ro("kept", &RangedGets::kept, "Connections that nobody uses now.")
       .def("close", &RangedGets::close,
            "Ends connections that nobody uses; the others end after their use.");
+
+  nb::class_<PyLocalRead>(m, "LocalRead", "Blocks to read out of files of the local tier, once.")
+      .def(nb::init<nb::bytes, const LocalBlocks&>(), "tag"_a, "blocks"_a,
+           "`tag`: of the space. `blocks`: path, id and writable memory of the payload of each.")
+      .def("run", &PyLocalRead::run, "deadline"_a,
+           "Reads and verifies block after block, without the GIL, until `deadline` or `end`.\n\n"
+           "Threads that call it share the blocks. True for the one that ended the last block.")
+      .def("end", &PyLocalRead::end,
+           "`run` writes to no payload any more, even if it hangs in a read of a file.")
+      .def("statuses", &PyLocalRead::statuses,
+           "OK, EVICTED, CORRUPT, UNAVAILABLE or TIMEOUT of `statuses` for each block.")
+      .def_prop_ro("trouble", &PyLocalRead::trouble, "The first failure in words, or empty.");
 }

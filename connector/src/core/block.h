@@ -7,6 +7,7 @@
 #include <optional>
 #include <span>
 
+#include "codec.h"
 #include "layout.h"
 
 namespace neve {
@@ -23,13 +24,15 @@ struct BlockHeader {
   std::uint32_t payload_bytes = 0;
   std::uint64_t payload_checksum = 0;
   SpaceTag tag{};
+  Codec codec = Codec::kPlain;
 
   bool operator==(const BlockHeader&) const = default;
 };
 
 void encode_header(const BlockHeader& header, RawHeader out);
 
-// nullopt if magic, version, checksum kind, header checksum or payload length is invalid.
+// nullopt if magic, version, kind, checksum kind, codec, header checksum or payload length is
+// invalid. `payload_bytes` counts the payload before its codec, `payload_checksum` after it.
 std::optional<BlockHeader> decode_header(ConstRawHeader raw);
 
 }  // namespace neve

@@ -50,7 +50,7 @@ void Connection::settle_value() {
   bool right = fits_;
   if (right) {
     const auto header = decode_header(header_);
-    right = header && header->id == operation.id &&
+    right = header && header->codec == Codec::kPlain && header->id == operation.id &&
             header->payload_bytes == operation.payload_bytes &&
             header->payload_checksum == checksum_.digest();
   }

@@ -28,6 +28,13 @@ constexpr std::size_t kMostDrained = std::size_t{64} << 10;  // else a new conne
 constexpr std::size_t kPieceBytes = std::size_t{1} << 20;    // still in cache when checksummed
 constexpr int kPartial = 206;
 
+// A thread's memory for an encoded payload, kept while it lives.
+std::span<std::byte> encoded_room(std::size_t size) {
+  thread_local std::vector<std::byte> room;
+  if (room.size() < size) room.resize(size);
+  return std::span(room).first(size);
+}
+
 // Callers see it only as an `Answer`.
 class Failed : public std::runtime_error {
  public:
@@ -58,10 +65,17 @@ void spread(std::vector<SocketAddress>& addresses) {
   std::shuffle(addresses.begin(), others, chance);
 }
 
-bool is_right(const WantedBlock& block, const Checksum& sum) {
+// `stored`: what the object holds. Decodes it into the block's payload if that is wanted.
+bool finish_block(const WantedBlock& block, std::span<const std::byte> stored,
+                  const Checksum& sum) {
   const auto header = decode_header(ConstRawHeader(block.header, kHeaderBytes));
-  return header && header->id == block.id && header->payload_bytes == block.payload.size() &&
-         header->payload_checksum == sum.digest();
+  if (!header || header->id != block.id || header->codec != block.codec ||
+      header->payload_checksum != sum.digest()) {
+    return false;
+  }
+  const bool is_raw = block.is_decoded() || block.codec == Codec::kPlain;
+  if (is_raw && header->payload_bytes != block.payload.size()) return false;
+  return !block.is_decoded() || shuffle_zstd_decode(stored, block.payload);
 }
 
 }  // namespace
@@ -159,9 +173,10 @@ class RangedGets::Connection {
       }
       skip(block.offset - at, deadline);
       sum_.reset();
-      read_exactly({block.header, kHeaderBytes}, block.payload, deadline);
+      const auto stored = block.is_decoded() ? encoded_room(block.encoded_bytes) : block.payload;
+      read_exactly({block.header, kHeaderBytes}, stored, deadline);
       at = block.end();
-      outcomes.push_back(is_right(block, sum_) ? Status::kOk : Status::kCorrupt);
+      outcomes.push_back(finish_block(block, stored, sum_) ? Status::kOk : Status::kCorrupt);
     }
     left_ = range.last + 1 - at;
   }

@@ -50,14 +50,20 @@ class Stop {
   int fd_ = -1;
 };
 
-// A block in the range. `header`: 64 bytes to fill.
+// A block in the range. `header`: 64 bytes to fill. `codec`: how the object holds it, in
+// `encoded_bytes`; `payload` gets it decoded. With `encoded_bytes` 0 the payload is taken as it
+// stands, encoded or not.
 struct WantedBlock {
   std::uint64_t offset = 0;  // of the header, in the object
   BlockId id{};
   std::byte* header = nullptr;
   std::span<std::byte> payload;
+  Codec codec = Codec::kPlain;
+  std::uint32_t encoded_bytes = 0;
 
-  std::uint64_t end() const { return offset + kHeaderBytes + payload.size(); }
+  bool is_decoded() const { return encoded_bytes > 0; }
+  std::size_t stored_bytes() const { return is_decoded() ? encoded_bytes : payload.size(); }
+  std::uint64_t end() const { return offset + kHeaderBytes + stored_bytes(); }
 };
 
 enum class Failure : std::uint8_t {

@@ -28,6 +28,22 @@ def view(tensor: object, writable: bool) -> Annotated[NDArray[numpy.uint8], dict
 def slot_of(key: bytes) -> int:
     """Hash slot of a key in a Valkey Cluster."""
 
+def shuffle_zstd_encode(raw: object, width: int, level: int, out: object) -> int:
+    """
+    Encodes numbers of `width` bytes, without the GIL. Bytes written to `out`; 0: too many.
+    """
+
+def shuffle_zstd_decode(encoded: object, raw: object) -> bool:
+    """Fills `raw`, without the GIL. False: the encoded bytes are damaged."""
+
+def quantize(codec: str, number: str, vector: int, plain: object, encoded: object) -> bool:
+    """
+    Encodes with loss, without the GIL. False: the sizes do not fit each other.
+    """
+
+def dequantize(codec: str, number: str, vector: int, encoded: object, plain: object) -> bool:
+    """The other way."""
+
 class TlsError(ValueError):
     pass
 
@@ -226,10 +242,12 @@ class RangedGets:
         `ca_file`: of who signs the servers' certificates; empty: the host's authorities.
         """
 
-    def get(self, url: str, first: int, last: int, blocks: Sequence[tuple[int, bytes, object, object]], *, deadline: float, stop: Stop) -> Answer:
+    def get(self, url: str, first: int, last: int, blocks: Sequence[tuple[int, bytes, object, object, int, int]], *, deadline: float, stop: Stop) -> Answer:
         """
-        Reads the bytes `first` … `last`, without the GIL. `blocks`, in order: offset, id, and
-        writable memory for header (64 bytes) and payload of each. Raises `ValueError`.
+        Reads the bytes `first` … `last`, without the GIL. `blocks`, in order: offset, id,
+        writable memory for header (64 bytes) and payload, codec, and bytes of the encoded
+        payload, which is then decoded; 0: `payload` gets it as it stands. Raises
+        `ValueError`.
         """
 
     @property
@@ -238,3 +256,32 @@ class RangedGets:
 
     def close(self) -> None:
         """Ends connections that nobody uses; the others end after their use."""
+
+class LocalRead:
+    """Blocks to read out of files of the local tier, once."""
+
+    def __init__(self, tag: bytes, blocks: Sequence[tuple[str, bytes, object]]) -> None:
+        """
+        `tag`: of the space. `blocks`: path, id and writable memory of the payload of each.
+        """
+
+    def run(self, deadline: float) -> bool:
+        """
+        Reads and verifies block after block, without the GIL, until `deadline` or `end`.
+
+        Threads that call it share the blocks. True for the one that ended the last block.
+        """
+
+    def end(self) -> None:
+        """
+        `run` writes to no payload any more, even if it hangs in a read of a file.
+        """
+
+    def statuses(self) -> bytes:
+        """
+        OK, EVICTED, CORRUPT, UNAVAILABLE or TIMEOUT of `statuses` for each block.
+        """
+
+    @property
+    def trouble(self) -> str:
+        """The first failure in words, or empty."""

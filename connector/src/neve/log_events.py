@@ -230,6 +230,37 @@ COLD_TROUBLE = LogEvent(
     "Look at S3: does the node reach `NEVE_S3_ENDPOINT`? Its blocks are misses meanwhile.",
 )
 
+# ---- local tier
+
+LOCAL_TROUBLE = LogEvent(
+    "neve.local.trouble",
+    WARNING,
+    ("folder", "detail"),
+    "The local tier's directory cannot be written or looked at; each kind once a minute.",
+    "Look at `local_dir`: its disk, space, rights. Blocks come from the other tiers meanwhile.",
+)
+LOCAL_BREAKER_OPEN = LogEvent(
+    "neve.local.breaker_open",
+    WARNING,
+    ("folder", "detail"),
+    "Reads from the local tier failed or took too long: nothing is read from it for a while.",
+    "Look at the disk of `local_dir`; the breaker closes by itself.",
+)
+LOCAL_EMPTIED = LogEvent(
+    "neve.local.emptied",
+    WARNING,
+    ("folder",),
+    "The platform does not know the API key: the tenant's blocks in the local tier were deleted.",
+    "Give the node a new API key.",
+)
+LOCAL_FAILED = LogEvent(
+    "neve.local.failed",
+    ERROR,
+    (),
+    "The thread that writes the local tier met an error of Neve's own.",
+    "Report it with the traceback; the thread goes on.",
+)
+
 # ---- engine: connection
 
 CONNECT_OK = LogEvent(

@@ -66,7 +66,7 @@ class NodeRow:
 
     @property
     def read_bytes(self) -> int:
-        return self.totals["hot_read_bytes"] + self.totals["cold_read_bytes"]
+        return sum(self.totals[f"{tier}_read_bytes"] for tier in ("hot", "cold", "local"))
 
     @property
     def written_bytes(self) -> int:
@@ -136,7 +136,7 @@ def node_rows(sessions: list[NodeSession], *, live_since: datetime) -> list[Node
     for session in sessions:
         totals = known(session.totals, COUNTERS)
         requested = totals.get("requested_tokens", 0) + totals.get("tail_tokens", 0)
-        hits = totals.get("hit_hot_tokens", 0) + totals.get("hit_cold_tokens", 0)
+        hits = sum(totals.get(f"hit_{tier}_tokens", 0) for tier in ("hot", "cold", "local"))
         if session.ended_at is not None:
             state = "ended"
         elif session.last_heartbeat_at <= live_since:

@@ -236,22 +236,19 @@ def _saved(counted: Totals) -> Saved:
     return Saved(gpu_h, gpu_h * float(prices.gpu_hour), prices.currency)
 
 
+def _added(*lines: list[float | None]) -> list[float | None]:
+    """Step by step; None where nobody reported."""
+    return [
+        None if step[0] is None else sum(value or 0 for value in step)
+        for step in zip(*lines, strict=True)
+    ]
+
+
 def _sparks(scope: Scope, drawn: Series) -> dict[str, str]:
     """Paths of the tiles' sparklines, by tile."""
-    asked = [
-        None if hot is None else hot + (cold or 0) + (recomputed or 0)
-        for hot, cold, recomputed in zip(
-            drawn.hot_tokens, drawn.cold_tokens, drawn.recomputed_tokens, strict=True
-        )
-    ]
-    hits = [
-        None if hot is None else hot + (cold or 0)
-        for hot, cold in zip(drawn.hot_tokens, drawn.cold_tokens, strict=True)
-    ]
-    read = [
-        None if hot is None else hot + (cold or 0)
-        for hot, cold in zip(drawn.hot_read_bytes, drawn.cold_read_bytes, strict=True)
-    ]
+    hits = _added(drawn.hot_tokens, drawn.cold_tokens, drawn.local_tokens)
+    asked = _added(hits, drawn.recomputed_tokens)
+    read = _added(drawn.hot_read_bytes, drawn.cold_read_bytes, drawn.local_read_bytes)
     ratios = [
         hit / whole if hit is not None and whole else None
         for hit, whole in zip(hits, asked, strict=True)
@@ -305,7 +302,10 @@ def read_rate_now(tenants: Tenants, now_s: float) -> float | None:
     found = (
         rows_of(UsageRollup, tenants)
         .filter(resolution_s=10, bucket_ts__gte=end_ts - RATE_NOW_S, bucket_ts__lt=end_ts)
-        .aggregate(read=bounded_sum("hot_read_bytes", "cold_read_bytes"), first=Min("bucket_ts"))
+        .aggregate(
+            read=bounded_sum("hot_read_bytes", "cold_read_bytes", "local_read_bytes"),
+            first=Min("bucket_ts"),
+        )
     )
     if found["first"] is None:
         return None

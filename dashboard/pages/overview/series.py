@@ -19,11 +19,14 @@ class Series:
     ts: list[int]
     hot_tokens: list[float | None]
     cold_tokens: list[float | None]
+    local_tokens: list[float | None]
     recomputed_tokens: list[float | None]
     hot_read_bytes: list[float | None]
     cold_read_bytes: list[float | None]
+    local_read_bytes: list[float | None]
     hot_write_bytes: list[float | None]
     cold_write_bytes: list[float | None]
+    local_write_bytes: list[float | None]
 
     def since(self, ts: int) -> "Series":
         """The steps from `ts` on."""
@@ -31,13 +34,16 @@ class Series:
         return Series(*(getattr(self, column.name)[first:] for column in fields(self)))
 
     def token_rows(self) -> list[tuple[Any, ...]]:
-        """(when, hot, cold, recomputed), the newest first: the table behind the chart."""
-        return self._rows(self.hot_tokens, self.cold_tokens, self.recomputed_tokens)
+        """(when, hot, cold, local, recomputed), the newest first: the table behind the chart."""
+        return self._rows(
+            self.hot_tokens, self.cold_tokens, self.local_tokens, self.recomputed_tokens
+        )
 
     def byte_rows(self) -> list[tuple[Any, ...]]:
-        """(when, hot read, cold read, hot written, cold written), the newest first."""
+        """(when, read hot, cold, local, written hot, cold, local), the newest first."""
         return self._rows(
-            self.hot_read_bytes, self.cold_read_bytes, self.hot_write_bytes, self.cold_write_bytes
+            *(self.hot_read_bytes, self.cold_read_bytes, self.local_read_bytes),
+            *(self.hot_write_bytes, self.cold_write_bytes, self.local_write_bytes),
         )
 
     def _rows(self, *columns: list[float | None]) -> list[tuple[Any, ...]]:
@@ -54,7 +60,7 @@ def series(tenants: Tenants, window: Window, counts: Counts | None = None) -> Se
         for name in SUMMED:
             summed[name] += counted[name]
     flushed = _flushed_bytes(tenants, window)
-    found = Series([], [], [], [], [], [], [], [])
+    found = Series(*([] for _ in fields(Series)))
     for ts in window.steps():
         elapsed_s = window.elapsed_s(ts)
         if elapsed_s < 10:
@@ -64,6 +70,9 @@ def series(tenants: Tenants, window: Window, counts: Counts | None = None) -> Se
         for values, name in (
             (found.hot_tokens, "hit_hot_tokens"),
             (found.cold_tokens, "hit_cold_tokens"),
+            (found.local_tokens, "hit_local_tokens"),
+            (found.local_read_bytes, "local_read_bytes"),
+            (found.local_write_bytes, "local_write_bytes"),
             (found.hot_read_bytes, "hot_read_bytes"),
             (found.cold_read_bytes, "cold_read_bytes"),
             (found.hot_write_bytes, "hot_write_bytes"),
@@ -81,7 +90,8 @@ def _recomputed(step: dict[str, int]) -> int:
         step["requested_tokens"]
         + step["tail_tokens"]
         - step["hit_hot_tokens"]
-        - step["hit_cold_tokens"],
+        - step["hit_cold_tokens"]
+        - step["hit_local_tokens"],
         0,
     )
 

@@ -101,6 +101,8 @@ class PolicyList(List):
         _value("priority"),
         _value("cold_full"),
         _value("eviction", shown=False),
+        _value("cold_codec", shown=False),
+        _value("lossy_codecs"),
         _value("promote_window_s", shown=False),
         Column(
             *("rules", "Rules", "count"),

@@ -46,6 +46,8 @@ class SpaceRow:
             size = identity.get(f"{kind}_size", 1)
             if size != 1:
                 words.append(f"{kind.upper()} rank {identity.get(f'{kind}_rank', 0)} of {size}")
+        if "codec" in identity:
+            words.insert(1, f"with loss: {identity['codec']}")
         return ", ".join(words)
 
     @property

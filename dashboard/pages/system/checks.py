@@ -25,7 +25,7 @@ from django.db.models import Count, Min
 from django.utils import timezone
 
 from catalog.kinds import KINDS, QUEUES
-from catalog.models import Job, NodeSession, Round
+from catalog.models import Job, NodeSession, Round, Store
 from dashboard import formats, probes
 from tenants import second_factor
 from tenants.room import read_room
@@ -168,6 +168,14 @@ def _servers() -> Iterator[Line]:
             yield Line(name, WELL, "answers", link="tiers")
         else:
             yield Line(name, BAD, f"does not answer: {answer.words}", fix, link="tiers")
+    for store in Store.objects.filter(is_default=False):
+        if store.failing_since is None:
+            yield Line(f"S3 {store.name}", WELL, "answers", link="tiers")
+        else:
+            fix = "Look at that S3. If it is lost for good: `neve stores rm`."
+            yield Line(
+                f"S3 {store.name}", BAD, f"does not answer: {store.error}", fix, link="tiers"
+            )
     room = read_room()
     if room is None:
         yield Line("Memory promise", UNKNOWN, "valkey-hot does not say how much it has")

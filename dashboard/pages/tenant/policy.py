@@ -15,7 +15,14 @@ from catalog.models import Space
 from contexts.dry_run import MOST_BLOCKS, DryRun, dry_run, proposed_rulebook
 from dashboard.formats import bytes_quantity, count_quantity
 from neve.typed import parse_size_or_none, parse_time, size_typed, time_typed
-from retention.models import ColdFull, EvictionPolicy, FlushMode, RetentionPolicy, RetentionRule
+from retention.models import (
+    ColdCodec,
+    ColdFull,
+    EvictionPolicy,
+    FlushMode,
+    RetentionPolicy,
+    RetentionRule,
+)
 from retention.services import FIELDS
 from tenants.models import Tenant
 from tenants.scope import tenant_scope
@@ -86,6 +93,15 @@ INPUTS = (
     Input(
         *("cold_full", "A full cold tier", "what becomes of new blocks", _chosen, str),
         options=tuple((str(one.value), str(one.label)) for one in ColdFull),
+    ),
+    Input(
+        *("cold_codec", "Blocks in S3", "without loss; older nodes miss compressed ones"),
+        *(_chosen, str),
+        options=tuple((str(one.value), str(one.label)) for one in ColdCodec),
+    ),
+    Input(
+        *("lossy_codecs", "KV with loss", "MODEL=int8 or fp8, …; nodes must ask for it, too"),
+        *(_chosen, str),
     ),
 )
 BY_NAME = {each.name: each for each in INPUTS}

@@ -82,7 +82,7 @@ def _asked(tenants: Tenants, window: Window) -> dict[int, tuple[int, int]]:
         .values("tenant_id")
         .annotate(
             requested=bounded_sum("requested_tokens", "tail_tokens"),
-            hit=bounded_sum("hit_hot_tokens", "hit_cold_tokens"),
+            hit=bounded_sum("hit_hot_tokens", "hit_cold_tokens", "hit_local_tokens"),
         )
     )
     return {row["tenant_id"]: (int(row["requested"]), int(row["hit"])) for row in rows}

@@ -6,6 +6,7 @@ from django.db.models import F, FloatField, Q, QuerySet
 from django.db.models.functions import Cast, NullIf
 
 from catalog.models import Segment
+from catalog.stores import DEFAULT
 from dashboard.lists import Choice, Column, List
 from dashboard.pages.tiers.reclaim import MERGE_SHARE
 from dashboard.scope import Scope
@@ -66,7 +67,7 @@ class FillingList(List):
 
 def segment_rows(tenants: Tenants, space_id: int | None) -> QuerySet[Segment]:
     """With `dead_bytes` and `dead_share` of each."""
-    rows = rows_of(Segment, tenants).select_related("tenant", "space")
+    rows = rows_of(Segment, tenants).select_related("tenant", "space", "store")
     if space_id is not None:
         rows = rows.filter(space_id=space_id)
     size = NullIf(F("size_bytes"), 0)
@@ -95,6 +96,8 @@ class SegmentList(List):
         Column("state", "State", kind="state",
                value=lambda row: "live" if row.state == Segment.State.LIVE else "running",
                words=lambda row: WORDS[row.state], order="state"),
+        Column("store", "Store", value=lambda row: row.store.name if row.store else DEFAULT,
+               hint="the S3 bucket that holds it", shown=False),
         Column("blocks", "Blocks", kind="count"),
         Column("size", "Size", kind="size", path="size_bytes"),
         Column("live", "Live", kind="size", path="live_bytes"),

@@ -25,6 +25,8 @@ class Moved:
     flushed: float | None
     hot_read: float | None
     cold_read: float | None
+    local_read: float | None
+    local_written: float | None
 
     @property
     def is_behind(self) -> bool:
@@ -82,6 +84,8 @@ def moved(tenants: Tenants, window: Window) -> Moved:
         flushed=mean(found.cold_write_bytes),
         hot_read=mean(found.hot_read_bytes),
         cold_read=mean(found.cold_read_bytes),
+        local_read=mean(found.local_read_bytes),
+        local_written=mean(found.local_write_bytes),
     )
 
 

@@ -15,6 +15,7 @@ from dashboard.page import page, render_page, require_operator
 from dashboard.pages.tiers.lists import FillingList, SegmentList, segment_rows
 from dashboard.pages.tiers.reclaim import reclaim
 from dashboard.pages.tiers.selector import filling_rows, memory, moved, requests
+from dashboard.pages.tiers.stores import stores
 from dashboard.scope import Scope, scope_of
 from dashboard.storage import leaves_first, storage_use, summed
 from retention.models import RetentionPolicy
@@ -74,4 +75,5 @@ def _facts(person: Principal, scope: Scope, now: datetime) -> dict[str, Any]:
         "cold": probes.COLD.read(),
         "moved": moved(scope.tenants, scope.window),
         "requests": requests(scope.tenants),
+        "stores": stores(scope.tenants) if person.is_operator else None,
     }

@@ -7,13 +7,16 @@ const charts = [
   new Chart(document.getElementById("token-chart"), "tokens", [
     { key: "hot_tokens", name: "hot", colour: "hot", sign: 1, fill: "cc" },
     { key: "cold_tokens", name: "cold", colour: "cold", sign: 1, fill: "cc" },
+    { key: "local_tokens", name: "local", colour: "local", sign: 1, fill: "cc" },
     { key: "recomputed_tokens", name: "recomputed", colour: "recomputed", sign: 1, fill: "73" },
   ], { isStacked: true }),
   new Chart(document.getElementById("byte-chart"), "bytes", [
     { key: "hot_read_bytes", name: "hot read", colour: "hot", sign: 1, fill: "26" },
     { key: "cold_read_bytes", name: "cold read", colour: "cold", sign: 1, fill: "26" },
+    { key: "local_read_bytes", name: "local read", colour: "local", sign: 1, fill: "26" },
     { key: "hot_write_bytes", name: "hot written", colour: "hot", sign: -1, fill: "26" },
     { key: "cold_write_bytes", name: "cold written", colour: "cold", sign: -1, fill: "26" },
+    { key: "local_write_bytes", name: "local written", colour: "local", sign: -1, fill: "26" },
   ]),
 ];
 

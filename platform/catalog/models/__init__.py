@@ -8,6 +8,7 @@ from catalog.models.requests import KeptRequest
 from catalog.models.segments import Round, Segment, Stray
 from catalog.models.slices import Slice, SlicedSession, SliceState
 from catalog.models.spaces import NodeSession, Space
+from catalog.models.stores import MoveRule, SegmentCopy, Store
 from catalog.models.usage import GAUGES, RESOLUTIONS_S, TIER_COUNTERS, UsageRollup
 
 __all__ = [
@@ -21,14 +22,17 @@ __all__ = [
     "FamilyMember",
     "Job",
     "KeptRequest",
+    "MoveRule",
     "NodeSession",
     "Pin",
     "Round",
     "Segment",
+    "SegmentCopy",
     "Slice",
     "SliceState",
     "SlicedSession",
     "Space",
+    "Store",
     "Stray",
     "UsageRollup",
 ]

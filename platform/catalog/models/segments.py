@@ -7,6 +7,7 @@ from django.db.models import Q
 from django.utils import timezone
 
 from catalog.models.spaces import Space
+from catalog.models.stores import Store
 from tenants.models import Tenant
 from tenants.scope import TenantOwned, TenantScoped
 
@@ -22,6 +23,14 @@ class Segment(TenantOwned):
     READABLE = (State.LIVE, State.DELETING)
 
     space = models.ForeignKey(Space, on_delete=models.CASCADE, related_name="segments")
+    store = models.ForeignKey(
+        Store,
+        on_delete=models.PROTECT,
+        null=True,
+        blank=True,
+        related_name="segments",
+        help_text="where its object is; empty: the default store",
+    )
     uuid = models.UUIDField(unique=True, default=uuid4)
     object_key = models.CharField(max_length=200, unique=True)
     state = models.CharField(max_length=10, choices=State, default=State.UPLOADING)
@@ -60,6 +69,13 @@ class Segment(TenantOwned):
         blank=True,
         help_text="found damaged twice: what ends before may be right; 0: gone, or another object",
     )
+    heat = models.FloatField(
+        default=0.0, help_text="minutes in which a node asked for its address, as of `read_at`"
+    )
+    read_at = models.DateTimeField(
+        null=True, blank=True, help_text="when a node last asked for its address"
+    )
+    moved_at = models.DateTimeField(null=True, blank=True, help_text="to its store, last")
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta(TenantOwned.Meta):
@@ -70,6 +86,7 @@ class Segment(TenantOwned):
             models.Index(fields=("tenant", "state", "counted_at"), name="segment_to_count"),
             models.Index(fields=("tenant", "state", "live_bytes"), name="segment_by_live_bytes"),
             models.Index(fields=("state", "checked_at"), name="segment_to_check"),
+            models.Index(fields=("store", "state", "created_at"), name="segment_by_store"),
         ]
 
     def __str__(self) -> str:
@@ -106,9 +123,10 @@ class Round(TenantScoped):
 
 
 class Stray(models.Model):
-    """An S3 object that no segment's row names; deleted when found again much later."""
+    """An S3 object that no segment's row names in its store; deleted if found again much later."""
 
-    object_key = models.CharField(max_length=1024, primary_key=True)
+    store = models.ForeignKey(Store, on_delete=models.CASCADE, null=True, blank=True)
+    object_key = models.CharField(max_length=1024)
     size_bytes = models.BigIntegerField()
     found_at = models.DateTimeField(default=timezone.now, help_text="first")
     due_at = models.DateTimeField(help_text="when it is looked at again")
@@ -118,6 +136,12 @@ class Stray(models.Model):
 
     class Meta:
         ordering = ("found_at",)
+        constraints = [
+            models.UniqueConstraint(fields=("store", "object_key"), name="stray_once_a_store"),
+            models.UniqueConstraint(
+                fields=("object_key",), condition=Q(store=None), name="stray_once_in_default"
+            ),
+        ]
         indexes = [models.Index(fields=("due_at",), name="stray_due")]
 
     def __str__(self) -> str:

@@ -103,6 +103,9 @@ class NodeSession(TenantOwned):
         editable=False,
         help_text="as the node tells it: neve's version, clock skew, last error",
     )
+    near_stores = models.JSONField(
+        default=list, editable=False, help_text="names, the nearest first, as the node told"
+    )
     totals = models.JSONField(default=dict, help_text="counters since the handshake")
     totals_by_name = models.JSONField(
         default=dict, editable=False, help_text="misses, load_ms and drops since the handshake"

@@ -72,6 +72,14 @@ class UsageRollup(TenantOwned):
     )
     cold_requests = models.BigIntegerField(default=0, help_text="GETs of nodes to S3")
     cold_fetched_bytes = models.BigIntegerField(default=0, help_text="asked for by those GETs")
+    hit_local_tokens = models.BigIntegerField(default=0, help_text="of nodes' local tiers")
+    hit_local_blocks = models.BigIntegerField(default=0)
+    local_read_bytes = models.BigIntegerField(default=0)
+    local_write_bytes = models.BigIntegerField(default=0)
+    local_evicted_blocks = models.BigIntegerField(default=0)
+    local_bad_blocks = models.BigIntegerField(
+        default=0, help_text="files that failed verification, and were deleted"
+    )
     misses = models.JSONField(default=dict, help_text="MissReason → blocks")
     load_ms = models.JSONField(default=dict, help_text="histogram: upper bound → loads")
     drops = models.JSONField(default=dict, help_text="MissReason → blocks that were not stored")

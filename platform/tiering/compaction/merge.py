@@ -4,10 +4,11 @@
 
 A crash at any point loses nothing: old segments stay until no entry names them, and a new segment
 whose blocks were not relocated has dead bytes only. A block that is damaged in S3 (read twice) is
-not copied; the index forgets that copy. Memory: `memory_bytes()` on top of the process's own.
+not copied; the index forgets that copy. Encoded blocks are copied as they stand, and plain ones
+encoded where the policy says so. Memory: `memory_bytes()` on top of the process's own.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
@@ -16,14 +17,18 @@ from django.utils import timezone
 
 from base import log_events
 from catalog.models import Segment, Space
-from neve.errors import Corrupt
+from catalog.stores import Stores, objects_of
+from neve.errors import Corrupt, Unavailable
+from neve.formats.block import PLAIN
 from neve.formats.segment import SegmentFooter, SegmentRow
 from neve.index.tier import FlushOutcome, HotTier, Location, MovedBlock
+from storage.s3 import Object
 from tiering import read_ahead, segments, upload
 from tiering.batches import cut_evenly
 from tiering.chains import order_along_chains
 from tiering.compaction.plan import Merge, Policy
 from tiering.compaction.source import BATCHES_HELD, ColdCopy, ColdSource
+from tiering.encoding import encoder_of
 from tiering.objects import footer_of_segment, is_missing
 from tiering.segments import StoredBlock, write_segment
 
@@ -60,17 +65,20 @@ def carry_out(
     most_bytes: int = segments.MOST_BYTES,
     renew: Callable[[], None] = lambda: None,
 ) -> None:
-    """Merges claimed segments into new ones of about `most_bytes`. In the tenant's scope.
+    """Merges claimed segments into new ones of about `most_bytes`, in the same store. In the
+    tenant's scope.
 
     Calls `renew` often. Raises the errors of S3, Valkey and the database, and `Corrupt` if a
     segment is missing.
     """
     rows = list(Segment.objects.filter(pk__in=merge.segments).order_by("pk"))
-    copies = list(live_copies(tier, rows, _footers(rows)))
-    source = ColdSource({row.pk: row.object_key for row in rows})
+    stores = Stores()
+    objects = objects_of(rows, stores)
+    copies = list(live_copies(tier, rows, _footers(rows, objects)))
+    source = ColdSource(objects)
     try:
         for part in cut_evenly(order_along_chains(copies), most_bytes):
-            _write(tier, space, merge, part, source, report, renew)
+            _write(tier, space, merge, part, source, rows[0].store_id, report, renew)
     finally:
         source.close()
     segments.count_live_bytes(tier, merge.segments)
@@ -79,10 +87,10 @@ def carry_out(
     report.dead_bytes += sum(row.size_bytes for row in rows) - sum(c.size_bytes for c in copies)
 
 
-def _footers(rows: Sequence[Segment]) -> list[SegmentFooter]:
+def _footers(rows: Sequence[Segment], objects: Mapping[int, Object]) -> list[SegmentFooter]:
     """Raises Corrupt and marks segments without a good footer: only reconcile clears the mark."""
     with ThreadPoolExecutor(FOOTERS_AT_ONCE, thread_name_prefix="footer") as pool:
-        opened = list(pool.map(_footer, rows))
+        opened = list(pool.map(lambda row: _footer(row, objects.get(row.pk)), rows))
     bad = {
         row.pk: each for row, each in zip(rows, opened, strict=True) if isinstance(each, Corrupt)
     }
@@ -92,9 +100,11 @@ def _footers(rows: Sequence[Segment]) -> list[SegmentFooter]:
     return [each for each in opened if isinstance(each, SegmentFooter)]
 
 
-def _footer(row: Segment) -> SegmentFooter | Corrupt:
+def _footer(row: Segment, object_: Object | None) -> SegmentFooter | Corrupt:
+    if object_ is None:
+        raise Unavailable(f"{row.object_key}: the keys of its store cannot be read")
     try:
-        return footer_of_segment(row)
+        return footer_of_segment(row, object_)
     except Corrupt as error:
         return error
     except ClientError as error:
@@ -123,16 +133,21 @@ def _write(
     merge: Merge,
     copies: Sequence[ColdCopy],
     source: ColdSource,
+    store_id: int | None,
     report: CompactReport,
     renew: Callable[[], None],
 ) -> None:
     blocks = _renewing(source.read(copies), renew)
+    encoder = encoder_of(space)
     written = write_segment(
         tier,
         space,
         blocks,
         expected_bytes=sum(copy.size_bytes for copy in copies),
         generation=merge.generation,
+        store_id=store_id,
+        encode=encoder.encode if encoder else None,
+        are_encoded=any(copy.row.codec != PLAIN for copy in copies),
     )
     bad, source.bad = source.bad, []
     if bad:
@@ -156,7 +171,7 @@ def _write(
 
 
 def _moved(old: ColdCopy, new: SegmentRow) -> MovedBlock:
-    return MovedBlock(old.id, old.segment, old.row.offset, new.offset)
+    return MovedBlock(old.id, old.segment, old.row.offset, segments.place_of(new))
 
 
 def _renewing(blocks: Iterator[StoredBlock], renew: Callable[[], None]) -> Iterator[StoredBlock]:

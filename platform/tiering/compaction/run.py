@@ -97,11 +97,11 @@ class Compactor:
         segments.count_live_bytes(self._tier, list(numbers))
 
     def plans(self, room: Room | None = None) -> Iterator[tuple[Space, Merge]]:
-        """The planned merges, most urgent first in each space. In the tenant's scope."""
+        """The planned merges, most urgent first in each space and store. In the tenant's scope."""
         policy = self._policy(room or room_of(self._tier))
         candidates = (row for row in self._candidates(policy) if row.pk not in self._merged)
-        rows = sorted(candidates, key=lambda row: row.space_id)
-        for _, of_space in groupby(rows, key=lambda row: row.space_id):
+        rows = sorted(candidates, key=_place)
+        for _, of_space in groupby(rows, key=_place):
             group = list(of_space)
             for merge in plan([facts(row) for row in group], policy):
                 yield group[0].space, merge
@@ -111,12 +111,19 @@ class Compactor:
 
     def _candidates(self, policy: Policy) -> set[Segment]:
         live = Segment.objects.filter(claims.is_free(), state=Segment.State.LIVE)
-        live = live.filter(live_bytes__gt=0, damaged_at=None).select_related("space")
+        live = live.filter(
+            live_bytes__gt=0, damaged_at=None, store__failing_since=None
+        ).select_related("space")
         is_dead = Q(live_bytes__lte=F("size_bytes") * (1 - policy.dead_share))
         found = set(live.filter(is_dead | Q(live_bytes__lt=policy.least_bytes))[:PLAN_MOST])
         for generation in range(policy.generations):
             found.update(live.filter(generation=generation)[:PLAN_MOST])
         return found
+
+
+def _place(row: Segment) -> tuple[int, int]:
+    """Segments of one space and one store are merged."""
+    return row.space_id, row.store_id or 0
 
 
 def facts(row: Segment) -> Facts:

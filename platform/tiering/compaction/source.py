@@ -9,7 +9,7 @@ from neve.datapath.cold import ColdBlock, ColdReader, plan_ranges
 from neve.errors import Corrupt, MissReason
 from neve.formats import block
 from neve.formats.segment import SegmentRow
-from storage import s3
+from storage.s3 import PRESIGNED_S, Object
 from tiering.read_ahead import read_ahead
 from tiering.segments import StoredBlock
 
@@ -20,10 +20,11 @@ READ_S = 60.0
 
 @dataclass(frozen=True)
 class ColdCopy:
-    """A block and the segment that it is copied from."""
+    """A block and the segment that it is copied from: as it stands there, or decoded."""
 
     segment: int
     row: SegmentRow
+    is_decoded: bool = False
 
     @property
     def id(self) -> bytes:
@@ -35,15 +36,15 @@ class ColdCopy:
 
     @property
     def size_bytes(self) -> int:
-        return self.row.length
+        return self.row.length if self.is_decoded else self.row.stored_length
 
 
 class ColdSource:
-    """Reads from the segments in `keys` (number → object key). Call `close` at the end."""
+    """Reads from the segments in `objects` (by number). Call `close` at the end."""
 
-    def __init__(self, keys: Mapping[int, str]) -> None:
+    def __init__(self, objects: Mapping[int, Object]) -> None:
         self.bad: list[ColdCopy] = []  # damaged in two reads
-        self._keys = keys
+        self._objects = objects
         self._pool = ThreadPoolExecutor(STREAMS, thread_name_prefix="ranges")
         self._reader = ColdReader(self._addresses)
 
@@ -74,7 +75,7 @@ class ColdSource:
         self._reader.close()
 
     def _addresses(self, numbers: Sequence[int], timeout_s: float) -> tuple[dict[int, str], float]:
-        return {n: s3.presign_get(self._keys[n]) for n in numbers}, s3.PRESIGNED_S
+        return {n: self._objects[n].presign_get() for n in numbers}, PRESIGNED_S
 
 
 class _ColdReading:
@@ -85,7 +86,15 @@ class _ColdReading:
     ) -> None:
         self._source, self._copies, self._rooms = source, copies, rooms
         self._blocks = [
-            ColdBlock(n, copy.id, copy.segment, copy.row.offset, room[block.HEADER_BYTES :])
+            ColdBlock(
+                n,
+                copy.id,
+                copy.segment,
+                copy.row.offset,
+                room[block.HEADER_BYTES :],
+                codec=copy.row.codec,
+                encoded_bytes=_encoded_bytes(copy),
+            )
             for n, (copy, room) in enumerate(zip(copies, rooms, strict=True))
         ]
         groups = plan_ranges(self._blocks, streams=2)
@@ -111,7 +120,15 @@ class _ColdReading:
         wait(futures)
 
     def _block(self, n: int) -> StoredBlock:
-        self._rooms[n][: block.HEADER_BYTES] = self._blocks[n].header
-        row = self._copies[n].row
         header = block.decode_header(self._blocks[n].header)
+        row = self._copies[n].row
+        if self._blocks[n].encoded_bytes:
+            header = block.as_plain(header, self._blocks[n].payload)
+        self._rooms[n][: block.HEADER_BYTES] = block.encode_header(header)
         return StoredBlock(header, self._rooms[n], row.expires_s, row.stored_s)
+
+
+def _encoded_bytes(copy: ColdCopy) -> int:
+    """Of the payload, if it is encoded and shall be decoded; else 0."""
+    is_encoded = copy.row.codec != block.PLAIN
+    return copy.row.stored_length - block.HEADER_BYTES if is_encoded and copy.is_decoded else 0

@@ -12,14 +12,14 @@ whole index.
 from dataclasses import dataclass
 from datetime import timedelta
 
-from botocore.exceptions import ClientError
-from django.conf import settings
+from botocore.exceptions import BotoCoreError, ClientError
 from django.db.models import Q, QuerySet
 from django.utils import timezone
 
 from base import log_events
 from catalog.models import Segment
-from neve.errors import Corrupt
+from catalog.stores import Stores, everywhere
+from neve.errors import Corrupt, Unavailable
 from neve.index.tier import HotTier
 from storage import s3
 from tenants.scope import tenant_scope
@@ -77,11 +77,18 @@ def close_empty(tier: HotTier) -> int:
 
 
 def delete_closed(tier: HotTier, *, is_pressed: bool = False) -> SweepReport:
-    """The second look. In the tenant's scope."""
-    report = SweepReport()
+    """The second look. In the tenant's scope. Segments in a store that is away wait for it."""
+    report, stores = SweepReport(), Stores()
     for row in _closed(is_pressed).order_by("pk")[:SWEEP_MOST]:
         run = recovery.whole_run(tier.tenant_id)
-        named = _is_named(tier, row)
+        try:
+            objects = everywhere(row, stores)
+            named = _is_named(tier, row, stores)
+        except (BotoCoreError, Unavailable) as error:
+            if row.store_id is None:
+                raise
+            log_events.STORE_FAILED.log(store=stores.name(row.store_id), error=error)
+            continue
         if run is None or recovery.whole_run(tier.tenant_id) != run:
             break
         if named:
@@ -90,7 +97,8 @@ def delete_closed(tier: HotTier, *, is_pressed: bool = False) -> SweepReport:
             row.state, row.unreferenced_at = Segment.State.LIVE, None
             row.save(update_fields=["state", "unreferenced_at"])
         else:
-            s3.client().delete_object(Bucket=settings.ENV.s3_bucket, Key=row.object_key)
+            for object_ in objects:
+                object_.delete()
             report.deleted_segments += row.delete()[0]
             report.bytes += row.size_bytes
     return report
@@ -106,9 +114,9 @@ def _closed(is_pressed: bool) -> QuerySet[Segment]:
     return Segment.objects.filter(is_past("unreferenced_at", grace), state=Segment.State.DELETING)
 
 
-def _is_named(tier: HotTier, row: Segment) -> bool:
+def _is_named(tier: HotTier, row: Segment, stores: Stores) -> bool:
     try:
-        footer = footer_of_segment(row)
+        footer = footer_of_segment(row, stores.object(row))
     except Corrupt as error:
         log_events.SEGMENT_LOST.log(object=row.object_key, reason=error)
         return False

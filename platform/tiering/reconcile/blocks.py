@@ -107,7 +107,7 @@ def _check_places(
 
 
 def _is_beyond(entry: IndexEntry, readable_bytes: int | None) -> bool:
-    return readable_bytes is not None and entry.offset + entry.size_bytes > readable_bytes
+    return readable_bytes is not None and entry.offset + entry.cold_size_bytes > readable_bytes
 
 
 def _note(tenant_id: int, drifts: list[Drift], report: Report) -> None:

@@ -2,13 +2,12 @@
 
 from datetime import timedelta
 
-from django.conf import settings
 from django.utils import timezone
 
 from catalog.models import Job, Segment
-from storage import hot, s3
+from catalog.stores import Stores
+from storage import hot
 from tiering.elapsed import is_past
-from tiering.objects import abort_uploads
 from tiering.reconcile.report import Report
 
 # A flush that takes longer has lost its lease: nothing will name its segment.
@@ -22,12 +21,13 @@ def remove_abandoned_segments(report: Report) -> None:
     Their blocks are still dirty, or went to S3 with a later flush.
     """
     is_abandoned = is_past("created_at", ABANDONED)
-    rows = Segment.unscoped.filter(is_abandoned, state=Segment.State.UPLOADING)
+    rows, stores = Segment.unscoped.filter(is_abandoned, state=Segment.State.UPLOADING), Stores()
     for row in rows:
         with report.apart(f"upload {row.object_key}"):
             hot.hot_tier(row.tenant_id).close_segments([row.pk])
-            abort_uploads(row.object_key)
-            s3.client().delete_object(Bucket=settings.ENV.s3_bucket, Key=row.object_key)
+            object_ = stores.object(row)
+            object_.abort_uploads()
+            object_.delete()
             report.found("abandoned_uploads", row.delete()[0])
 
 

@@ -13,7 +13,7 @@ from tiering.reconcile.blocks import look_at_blocks
 from tiering.reconcile.keys import look_at_keys
 from tiering.reconcile.objects import look_at_objects
 from tiering.reconcile.report import Report
-from tiering.reconcile.segments import look_at_segments
+from tiering.reconcile.segments import look_at_copies, look_at_segments
 
 RUN_S = 240.0
 
@@ -29,6 +29,7 @@ def reconcile(
         lambda: report.found("old_answers", answers.prune()),
         lambda: leftovers.remove_abandoned_segments(report),
         lambda: look_at_segments(tenants, report),
+        lambda: look_at_copies(tenants, report),
         lambda: look_at_blocks(tenants, report),
         lambda: look_at_keys(report),
         lambda: look_at_objects(report),

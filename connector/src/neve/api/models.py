@@ -100,6 +100,8 @@ class BreakEven(Record):
     break_even_bytes_per_s: float | None
     hot: TierSpeed
     cold: TierSpeed
+    # nodes' own tiers
+    local: TierSpeed
     # found prefixes of the last 60 to 65 minutes, by what nodes did
     decisions_hour: Decisions
     # of the last 24 to 25 hours
@@ -886,6 +888,64 @@ class Measured(Record):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Move(Record):
+    """Names its tenant by slug."""
+
+    id: int
+    tenant: str | None
+    segment: int
+    # name of the store that holds the copy
+    store: str
+    state: str
+    # name of the store where the segment went, if the copy is its old place
+    target: str | None
+    size_bytes: int
+    # name of the rule
+    reason: str
+    # when it got its state
+    since: datetime
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MoveDryRun(Record):
+    """MoveDryRun."""
+
+    currency: str
+    # false: there are more segments
+    is_whole: bool
+    ways: tuple[Way, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MoveRule(Record):
+    """MoveRule."""
+
+    id: int
+    name: str
+    # smaller ones come first
+    position: int
+    is_active: bool
+    # null: all tenants
+    tenant: str | None
+    # store; null: any other
+    source: str | None
+    # store
+    target: str
+    # the old place stays as a copy
+    is_copy: bool
+    # written so long ago
+    least_age_s: int | None
+    # no node asked for its address for so long
+    least_idle_s: int | None
+    # minutes in which a node asked for its address, halved every six hours
+    least_heat: float | None
+    # the cheaper place pays for the move within so many
+    payback_days: int | None
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Node(Record):
     """Names its tenant by slug."""
 
@@ -1020,6 +1080,13 @@ class Policy(Record):
     # * `evict` - Make room: the longest unread leave
     # * `refuse` - Refuse new blocks
     cold_full: str
+    # how blocks are written to S3, without loss; older nodes read no compressed ones
+    # * `none` - As they are
+    # * `auto` - Compressed where that makes reads faster
+    # * `always` - Compressed
+    cold_codec: str
+    # models whose nodes may store KV with loss, such as smollm*=int8, *=fp8
+    lossy_codecs: str
     # stored blocks follow the last change by now
     is_applied: bool
 
@@ -1318,6 +1385,8 @@ class Segment(Record):
     runs: int
     # how often its blocks were merged along their chains
     generation: int
+    # name of the store that holds it
+    store: str
     # when no block was found in it; deleted after a grace time
     unreferenced_at: datetime | None
     created_at: datetime
@@ -1442,6 +1511,53 @@ class Span(Record):
     end: datetime
     # length of its buckets
     step_s: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Store(Record):
+    """What it holds is of all tenants."""
+
+    id: int
+    name: str
+    is_default: bool
+    endpoint: str
+    bucket: str
+    region: str
+    access_key: str
+    # the key itself is never shown
+    has_secret_key: bool
+    # prefix of two variables of the environment, …_ACCESS_KEY and …_SECRET_KEY; empty: the row's
+    # own
+    credentials_env: str
+    # of its objects, such as STANDARD_IA; empty: S3's own
+    storage_class: str
+    # readers take the copy with the smallest, but near stores first
+    priority: int
+    # one GiB for one calendar month; empty: the platform's price
+    gib_month: str | None
+    # 1,000 PUT, POST, COPY and LIST requests; empty: the platform's price
+    put_1000: str | None
+    # 1,000 GET and HEAD requests; empty: the platform's price
+    get_1000: str | None
+    # 10^9 bytes read; empty: the platform's price
+    egress_gb: str | None
+    # bound of moves into it, of all workers together
+    move_bytes_per_s: int
+    # why it does not answer
+    error: str
+    failing_since: datetime | None
+    # whose own place it is
+    segments: int
+    # of these segments
+    stored_bytes: int
+    # of segments whose place is elsewhere
+    copy_bytes: int
+    # of copies that arrive, or that are deleted after the grace time
+    leaving_bytes: int
+    # of all its bytes, if they stay
+    money_a_month: str
+    created_at: datetime
+    updated_at: datetime
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -1589,6 +1705,15 @@ class UsagePoint(Record):
     cold_requests: int
     # asked for by those GETs: with gaps between blocks, and tries that failed
     cold_fetched_bytes: int
+    # from nodes' local tiers
+    hit_local_tokens: int
+    hit_local_blocks: int
+    local_read_bytes: int
+    local_write_bytes: int
+    # deleted there to make room
+    local_evicted_blocks: int
+    # files there that failed verification; the blocks came from another tier
+    local_bad_blocks: int
     misses: dict[str, int]
     load_ms: dict[str, int]
     # why `dropped` were not stored
@@ -1654,6 +1779,23 @@ class WarmPolicy(Record):
     next_run_at: datetime | None
     created_at: datetime
     updated_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Way(Record):
+    """What one rule would move from one store to another."""
+
+    rule: str
+    source: str
+    target: str
+    segments: int
+    bytes: int
+    # of requests and bytes out, once
+    cost: str
+    # of storage; negative: it costs more
+    saved_a_month: str
+    # at the target's bound of bytes a second
+    seconds: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

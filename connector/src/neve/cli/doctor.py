@@ -457,7 +457,8 @@ def check_hits(platform: Connection, subject: Subject, range_: str) -> Iterator[
     fact = (
         f"{text.share(rate)} of {text.count(asked)} prompt tokens in the last {range_}{whose} "
         f"(hot {text.share(text.ratio(total.get('hit_hot_tokens'), asked))}, "
-        f"cold {text.share(text.ratio(total.get('hit_cold_tokens'), asked))})"
+        f"cold {text.share(text.ratio(total.get('hit_cold_tokens'), asked))}, "
+        f"local {text.share(text.ratio(total.get('hit_local_tokens'), asked))})"
     )
     if not asked:
         yield Finding(

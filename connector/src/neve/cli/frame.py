@@ -93,9 +93,13 @@ class Figures:
 _TRAFFIC = {
     "hot_read": "hot_read_bytes",
     "cold_read": "cold_read_bytes",
+    "local_read": "local_read_bytes",
     "written": "hot_write_bytes",
 }
-_WORDS = {"hot_read": "read hot", "cold_read": "read cold", "written": "written"}
+_WORDS = {
+    **{"hot_read": "read hot", "cold_read": "read cold", "local_read": "read local"},
+    "written": "written",
+}
 
 
 def _bucket(at: datetime) -> int:
@@ -148,7 +152,7 @@ def _hits(figures: Figures, width: int) -> "list[Text]":
     total = summed(figures.recent())
     asked, hit = tokens_of(total)
     asked_by_bucket = figures.series(("requested_tokens", "tail_tokens"))
-    hit_by_bucket = figures.series(("hit_hot_tokens", "hit_cold_tokens"))
+    hit_by_bucket = figures.series(("hit_hot_tokens", "hit_cold_tokens", "hit_local_tokens"))
     rates = [
         text.ratio(one, whole) for one, whole in zip(hit_by_bucket, asked_by_bucket, strict=True)
     ]
@@ -157,8 +161,11 @@ def _hits(figures: Figures, width: int) -> "list[Text]":
     first.append(spark(rates, width - _LABEL - 13, most=1.0), "green")
     hot = text.share(text.ratio(total.get("hit_hot_tokens"), asked))
     cold = text.share(text.ratio(total.get("hit_cold_tokens"), asked))
+    tiers = f"hot {hot}, cold {cold}"
+    if local := total.get("hit_local_tokens"):
+        tiers += f", local {text.share(text.ratio(local, asked))}"
     per_s = asked / (_NOW_BUCKETS * BUCKET_S)
-    second = Text(f"{'':<{_LABEL}}hot {hot}, cold {cold}, of {text.count(per_s)} tokens/s asked")
+    second = Text(f"{'':<{_LABEL}}{tiers}, of {text.count(per_s)} tokens/s asked")
     return [first, second]
 
 
@@ -168,6 +175,8 @@ def _traffic(figures: Figures, width: int) -> "list[Text]":
     total = summed(figures.recent())
     lines = []
     for name, counter in _TRAFFIC.items():
+        if name == "local_read" and not total.get(counter):
+            continue  # few nodes have a tier of their own
         now = total.get(counter, 0) / (_NOW_BUCKETS * BUCKET_S)
         line = Text.assemble((f"{_WORDS[name]:<{_LABEL}}", "bold"))
         line.append(f"{text.rate(now):>11}  ")

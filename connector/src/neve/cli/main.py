@@ -42,6 +42,7 @@ SECTIONS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "engines": ("nodes", "List registered engines."),
         "jobs": ("jobs", "Background work: list, wait, cancel, retry."),
         "incidents": ("incidents", "What needs a person: list, show, acknowledge, mute, own."),
+        "stores": ("stores", "S3 buckets that hold segments, and moves between them."),
         "samples": ("samples", "Samples of traffic: what is stored, and a trace of them."),
         "audit": ("audit", "List who changed what, the newest first."),
         "webhooks": ("webhooks", "Addresses that are told of events."),

@@ -89,6 +89,15 @@ def find_webhook(platform: Connection, name: str) -> dict[str, Any]:
     return _one_of(rows, "webhook", name, "`neve webhooks ls` lists those there are")
 
 
+def find_store(platform: Connection, name: str) -> dict[str, Any]:
+    return _only(platform, "store", "/stores", {"name": name}, name)
+
+
+def find_move_rule(platform: Connection, name: str) -> dict[str, Any]:
+    rows = list(platform.rows("/move-rules", {"name": name}))
+    return _one_of(rows, "rule", name, "`neve stores rules` lists those there are")
+
+
 def find_job(platform: Connection, name: str) -> dict[str, Any]:
     """`name`: an id, or the beginning of the id of a recent job."""
     if is_uuid(name):

@@ -63,7 +63,7 @@ def node_row(node: dict[str, Any], spaces: dict[Any, str], now: datetime) -> lis
         ("ended", "dim") if ended else ("live", "green"),
         (breaker, _BREAKER.get(breaker, "")),
         text.share(text.ratio(hit, asked)),
-        text.size((totals.get("hot_read_bytes") or 0) + (totals.get("cold_read_bytes") or 0)),
+        text.size(sum(totals.get(f"{at}_read_bytes") or 0 for at in ("hot", "cold", "local"))),
         text.age(node.get("opened_at"), now),
     ]
 

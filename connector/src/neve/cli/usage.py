@@ -11,7 +11,7 @@ from neve.cli.output import Cell, Column, name, number
 from neve.planner.causes import misses_of, ranked, summed
 
 RANGES = ("15m", "1h", "6h", "24h", "7d", "30d")
-GROUPS = ("tenant", "space", "node", "tier")
+GROUPS = ("tenant", "space", "node", "tier", "store")
 
 
 @click.command()
@@ -58,12 +58,14 @@ def say_usage(platform: Connection, points: list[dict[str, Any]], words: str) ->
             "hit rate",
             f"{text.share(text.ratio(hit, asked))} (hot "
             f"{text.share(text.ratio(total.get('hit_hot_tokens'), asked))}, cold "
-            f"{text.share(text.ratio(total.get('hit_cold_tokens'), asked))})",
+            f"{text.share(text.ratio(total.get('hit_cold_tokens'), asked))}, local "
+            f"{text.share(text.ratio(total.get('hit_local_tokens'), asked))})",
         ),
         (
             "read",
             f"{text.size(total.get('hot_read_bytes', 0))} hot, "
-            f"{text.size(total.get('cold_read_bytes', 0))} cold",
+            f"{text.size(total.get('cold_read_bytes', 0))} cold, "
+            f"{text.size(total.get('local_read_bytes', 0))} local",
         ),
         (
             "written",
@@ -106,7 +108,7 @@ def say_misses(platform: Connection, missed: Mapping[str, int]) -> None:
 def tokens_of(counts: Mapping[str, Any]) -> tuple[int, int]:
     """(tokens of prompts, those of them that were loaded)."""
     asked = (counts.get("requested_tokens") or 0) + (counts.get("tail_tokens") or 0)
-    return asked, (counts.get("hit_hot_tokens") or 0) + (counts.get("hit_cold_tokens") or 0)
+    return asked, sum(counts.get(f"hit_{tier}_tokens") or 0 for tier in ("hot", "cold", "local"))
 
 
 def _say_groups(platform: Connection, by: str, answer: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Final, Self
 from uuid import uuid4
 
@@ -18,6 +19,7 @@ from neve import _core, log_events
 from neve.datapath.cold import ColdReader
 from neve.datapath.hotpath import BlockRef, HotPath
 from neve.datapath.loading import Loader
+from neve.datapath.local import LocalTier, check_options, empty_unknown
 from neve.datapath.promoting import Promoter
 from neve.datapath.status import BreakerState, Status
 from neve.datapath.storing import Storer
@@ -68,6 +70,8 @@ class Client:
         promote: bool = True,
         put_bytes_in_flight: int = PUT_BYTES_IN_FLIGHT,
         shards: int = 1,
+        local_dir: Path | None = None,
+        local_bytes: int = 0,
     ) -> None:
         """`reopen` makes the handshake that gave `session` again. See `connect`."""
         self.stats = Stats()
@@ -83,12 +87,26 @@ class Client:
             ),
             stats=self.stats,
         )
+        self.local = (
+            None
+            if local_dir is None
+            else LocalTier(
+                local_dir,
+                local_bytes,
+                endpoint_url=endpoint.url,
+                api_key=endpoint.api_key,
+                session=session,
+                stats=self.stats,
+                is_open=lambda: self._path.suspended_for is None,
+            )
+        )
         self._heartbeats = HeartbeatLoop(
             endpoint,
             reopen,
             self._path,
             self.stats,
             after_beat=lambda: self._cold.renew_addresses(RENEW_S),
+            on_unknown_key=lambda: self.local.revoke() if self.local else None,
         )
         self._storer = Storer(self._path, stats=self.stats, most_bytes=put_bytes_in_flight)
         self._loader = Loader(
@@ -98,6 +116,7 @@ class Client:
             cold_streams=cold_connections,
             stats=self.stats,
             promoter=Promoter(self._path, self._storer.promote) if promote else None,
+            local=self.local,
         )
         self._heartbeats.start()
 
@@ -120,6 +139,9 @@ class Client:
         put_bytes_in_flight: int = PUT_BYTES_IN_FLIGHT,
         shards: int = 1,
         groups: Sequence[PartGroup] = (),
+        local_dir: str | None = None,
+        local_bytes: int | None = None,
+        near_stores: Sequence[str] = (),
     ) -> Self:
         """Makes the handshake. Raises `Refused` (fix it first) or `Unavailable` (try later).
 
@@ -130,8 +152,11 @@ class Client:
         `promote`: whether blocks that are read from S3 again are put back into the hot tier.
         `put_bytes_in_flight`: of payloads; more is dropped and counted.
         `shards`: blocks that one chunk is cut into, so that its tokens are counted once.
-        `groups`: see `Endpoint.open_session`.
+        `local_dir`, `local_bytes`: an absolute path and a size; both or none. Blocks that are used
+        a second time are kept there (`neve.datapath.local`). Engines of one host may share it.
+        `groups`, `near_stores`: see `Endpoint.open_session`.
         """
+        folder = check_options(local_dir, local_bytes)
         endpoint = Endpoint(endpoint_url, api_key)
         open_session = partial(
             endpoint.open_session,
@@ -144,8 +169,14 @@ class Client:
             selective_weights=selective_weights,
             max_chunk_tokens=max_chunk_tokens,
             groups=groups,
+            near_stores=near_stores,
         )
-        session = open_session()
+        try:
+            session = open_session()
+        except Refused as error:
+            if folder is not None and error.status == 401:
+                empty_unknown(folder, api_key)
+            raise
         return cls(
             endpoint,
             session,
@@ -159,6 +190,8 @@ class Client:
             promote=promote,
             put_bytes_in_flight=put_bytes_in_flight,
             shards=shards,
+            local_dir=folder,
+            local_bytes=local_bytes or 0,
         )
 
     @property
@@ -201,7 +234,7 @@ class Client:
             log_events.MATCH_UNREADABLE.log(exc_info=True)
             return Match(miss=MissReason.BREAKER)
         prefix: list[Location] = []
-        for answer in answers:
+        for answer in self._with_local(ids, answers):
             if isinstance(answer, MissReason):
                 return Match(prefix, answer)
             prefix.append(answer)
@@ -232,7 +265,21 @@ class Client:
     ) -> list[Location | MissReason]:
         """`locate` for a caller that counts by itself."""
         _check_ids(ids)
-        return self._path.tier(time.monotonic() + deadline_s).match(ids)
+        answers = self._path.tier(time.monotonic() + deadline_s).match(ids)
+        return self._with_local(ids, answers)
+
+    def _with_local(
+        self, ids: Sequence[bytes], answers: list[Location | MissReason]
+    ) -> list[Location | MissReason]:
+        """Marks those of `answers`, of the first `ids`, that the local tier has."""
+        if (local := self.local) is None:
+            return answers
+        return [
+            answer._replace(is_local=True)
+            if isinstance(answer, Location) and local.has(id_)
+            else answer
+            for id_, answer in zip(ids, answers, strict=False)
+        ]
 
     def get_many(
         self,
@@ -287,6 +334,8 @@ class Client:
         payloads = [_flat(buffer) for buffer in buffers]
         if not all(0 < len(payload) <= MAX_PAYLOAD_BYTES for payload in payloads):
             raise Misuse(f"need 1 … {MAX_PAYLOAD_BYTES} bytes", field="buffers")
+        if self.local:
+            self.local.note(block.id for block in blocks)
         return self._storer.store(blocks, payloads, deadline_s=deadline_s)
 
     def forget(self, ids: Sequence[bytes], *, tier: Tier = Tier.HOT) -> None:
@@ -352,6 +401,8 @@ class Client:
         """
         deadline = time.monotonic() + deadline_s
         self._cold_pool.close(deadline)
+        if self.local:
+            self.local.close(deadline)
         self._transport.drain(deadline)
         self._heartbeats.stop(max(0.0, deadline - time.monotonic()) + 1.0)
         self._transport.close()

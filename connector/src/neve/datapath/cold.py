@@ -10,7 +10,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from enum import Enum, auto
@@ -18,9 +18,10 @@ from typing import Final
 from urllib.parse import parse_qs, urlsplit
 
 from neve import _core
+from neve.datapath.hedging import Hedges, ReadStop
 from neve.datapath.status import Status
 from neve.errors import DeadlineExceeded, MissReason, NeveError, Refused, Unavailable
-from neve.formats.block import HEADER_BYTES
+from neve.formats.block import HEADER_BYTES, PLAIN
 from neve.node.stats import Stats
 
 # Reading a gap is cheaper than another request up to about what S3 sends in one request's latency.
@@ -41,7 +42,11 @@ SegmentUrls = Callable[[Sequence[int], float], tuple[dict[int, str], float]]
 
 @dataclass(slots=True)
 class ColdBlock:
-    """A block to read. `index` is the caller's; the 64 bytes at `offset` go to `header`."""
+    """A block to read. `index` is the caller's; the 64 bytes at `offset` go to `header`.
+
+    `codec`: of the copy in the segment, where its payload takes `encoded_bytes`; `payload` gets it
+    decoded. With a codec but `encoded_bytes` 0 the payload is taken as it stands.
+    """
 
     index: int
     id: bytes
@@ -49,10 +54,17 @@ class ColdBlock:
     offset: int
     payload: memoryview
     header: bytearray = field(default_factory=lambda: bytearray(HEADER_BYTES))
+    codec: int = PLAIN
+    encoded_bytes: int = 0
+
+    def copy(self) -> "ColdBlock":
+        """The same block, to be read into memory of its own."""
+        payload = memoryview(bytearray(len(self.payload)))
+        return replace(self, payload=payload, header=bytearray(HEADER_BYTES))
 
     @property
     def end(self) -> int:
-        return self.offset + HEADER_BYTES + len(self.payload)
+        return self.offset + HEADER_BYTES + (self.encoded_bytes or len(self.payload))
 
 
 def plan_ranges(blocks: Iterable[ColdBlock], *, streams: int = 1) -> list[list[ColdBlock]]:
@@ -176,12 +188,18 @@ class ColdReader:
     """
 
     def __init__(
-        self, segment_urls: SegmentUrls, *, ca_file: str = "", stats: Stats | None = None
+        self,
+        segment_urls: SegmentUrls,
+        *,
+        ca_file: str = "",
+        stats: Stats | None = None,
+        hedged: bool = True,
     ) -> None:
-        """`stats`: counts the requests."""
+        """`stats`: counts the requests. `hedged`: see `neve.datapath.hedging`."""
         self._addresses = _Addresses(segment_urls)
         self._stats = stats
         self._gets = _core.RangedGets(ca_file)
+        self.hedges = Hedges(self._read_again) if hedged else None
 
     @property
     def kept_connections(self) -> int:
@@ -193,7 +211,7 @@ class ColdReader:
         *,
         deadline: float,
         also: Sequence[int] = (),
-        stop: _core.Stop | None = None,
+        stop: ReadStop | None = None,
     ) -> tuple[list[MissReason | None], NeveError | None]:
         """Fills the payloads of one group of `plan_ranges`.
 
@@ -202,8 +220,20 @@ class ColdReader:
         `also`: segments that will be asked for next, so that one request gets all addresses.
         `stop` ends it early: the rest is missed by TIMEOUT, without trouble.
         """
+        stop = stop or ReadStop()
+        if self.hedges is None:
+            outcomes, trouble = self._try(group, deadline, also, stop.part())
+        else:
+            watched = self.hedges.begin(group, deadline, stop)
+            outcomes, trouble = self._try(group, deadline, also, watched.first)
+            outcomes = self.hedges.end(watched, outcomes)
+        whole = not any(outcome is not None for outcome in outcomes)
+        return outcomes, None if stop.stopped or whole else trouble
+
+    def _try(
+        self, group: Sequence[ColdBlock], deadline: float, also: Sequence[int], stop: _core.Stop
+    ) -> tuple[list[MissReason | None], NeveError | None]:
         outcomes: list[MissReason | None] = []
-        stop = stop or _core.Stop()
         trouble: NeveError | None = None
         try:
             self._read(group, outcomes, deadline, also, stop)
@@ -212,7 +242,12 @@ class ColdReader:
         late = stop.stopped or isinstance(trouble, DeadlineExceeded)
         rest = MissReason.TIMEOUT if late else reason_of(trouble)
         outcomes += [rest] * (len(group) - len(outcomes))
-        return outcomes, None if stop.stopped else trouble
+        return outcomes, trouble
+
+    def _read_again(
+        self, group: Sequence[ColdBlock], deadline: float, stop: _core.Stop
+    ) -> list[MissReason | None]:
+        return self._try(group, deadline, (), stop)[0]
 
     def renew_addresses(self, timeout_s: float) -> None:
         """Fetches anew, in one request, addresses that were used lately and end soon.
@@ -233,6 +268,8 @@ class ColdReader:
             raise Unavailable(f"S3 answered {answer.status} {error_of(answer.error)[0]}".rstrip())
 
     def close(self) -> None:
+        if self.hedges is not None:
+            self.hedges.close()
         self._gets.close()
 
     def _read(
@@ -250,7 +287,7 @@ class ColdReader:
             if url is None:
                 outcomes += [MissReason.EVICTED] * len(rest)
                 return
-            wanted = [(block.offset, block.id, block.header, block.payload) for block in rest]
+            wanted = [(b.offset, b.id, b.header, b.payload, b.codec, b.encoded_bytes) for b in rest]
             first, last = rest[0].offset, rest[-1].end - 1
             if self._stats is not None:
                 self._stats.count(cold_requests=1, cold_fetched_bytes=last + 1 - first)
@@ -312,27 +349,42 @@ class _Addresses:
         self._segment_urls = segment_urls
         self._known: dict[int, _Address] = {}
         self._lock = threading.Lock()
+        self._asking = threading.Lock()  # one request to the platform at a time
 
     def find(self, segment: int, also: Sequence[int], deadline: float) -> str | None:
         """None when there is no such segment. Raises `Unavailable`, `Refused`, `DeadlineExceeded`.
 
-        One request to the platform at a time, which also names unknown segments of `also`.
+        Known addresses come at once. One request to the platform at a time names unknown segments,
+        those of `also` as well.
         """
-        if not self._lock.acquire(timeout=seconds_left(deadline)):
+        if (url := self._take(segment)) is not None:
+            return url
+        if not self._asking.acquire(timeout=seconds_left(deadline)):
             raise DeadlineExceeded("no segment address in time")
         try:
+            if (url := self._take(segment)) is not None:
+                return url  # the request before asked for it
             now = time.monotonic()
-            self._known = {n: known for n, known in self._known.items() if known.until >= now}
-            if segment not in self._known:
+            with self._lock:
+                self._known = {n: known for n, known in self._known.items() if known.until >= now}
                 unknown = {segment, *also} - set(self._known)
-                self._keep(*self._segment_urls(sorted(unknown), seconds_left(deadline)), now)
+            answer = self._segment_urls(sorted(unknown), seconds_left(deadline))
+            with self._lock:
+                self._keep(*answer, now)
+                known = self._known.get(segment)
+                if known is not None:  # also if it ends at once: it was signed for this read
+                    known.used = True
+            return None if known is None else known.url
+        finally:
+            self._asking.release()
+
+    def _take(self, segment: int) -> str | None:
+        with self._lock:
             known = self._known.get(segment)
-            if known is None:
+            if known is None or known.until < time.monotonic():
                 return None
             known.used = True
             return known.url
-        finally:
-            self._lock.release()
 
     def renew(self, timeout_s: float) -> None:
         """Asks without the lock: meanwhile loads use what is known."""

@@ -24,6 +24,7 @@ from neve.node.session import Session
 Settle = Callable[[list[Status]], object]
 
 FORGET_S: Final = 1.0
+TOUCH_S: Final = 1.0
 PROMOTE_S: Final = 1.0
 _STRANGER_CODES: Final = frozenset(("WRONGPASS", "NOAUTH", "NOPERM"))
 
@@ -101,12 +102,21 @@ class HotPath:
         ids: Sequence[bytes],
         payloads: Sequence[memoryview],
         settle: Settle,
+        *,
+        headers: bytearray | None = None,
     ) -> None:
-        """Loads and touches blocks, as a part of `transfer`."""
-        deadline = transfer.deadline
-        self._add(
-            transfer, self._transport.get(self._keys, ids, payloads, deadline=deadline), settle
+        """Loads and touches blocks, as a part of `transfer`. `headers`: 64 bytes for each."""
+        batch = self._transport.get(
+            self._keys, ids, payloads, deadline=transfer.deadline, headers=headers
         )
+        self._add(transfer, batch, settle)
+
+    def touch(self, ids: Sequence[bytes]) -> None:
+        """Tells the index that these blocks were used, read from elsewhere. Waits for nothing."""
+        if ids and self.closed_for is None:
+            transfer = Transfer(0, time.monotonic() + TOUCH_S)
+            self._index_of(transfer).touch(ids)
+            transfer.end_job()
 
     def put(
         self,
@@ -162,14 +172,7 @@ class HotPath:
 
     def forget_within(self, transfer: Transfer, tier: Tier, ids: Sequence[bytes]) -> None:
         """`forget` as a part of `transfer`: waits for nothing here; the transfer ends after it."""
-        deadline = time.monotonic() + FORGET_S
-
-        def submit(*args: bytes | str | int | float) -> int:
-            call = self._transport.call(*args, deadline=deadline, idempotent=True)
-            self._add(transfer, call, lambda statuses: None)
-            return 0
-
-        HotTier(submit, self._session.tenant_id, self._session.buckets).forget(tier, ids)
+        self._index_of(transfer, time.monotonic() + FORGET_S).forget(tier, ids)
 
     def promote_calls(self, ids: Sequence[bytes]) -> list[tuple[list[bytes], _core.Batch]]:
         """Tells the index that cold blocks are being read: (ids, call under way) of each slice.
@@ -190,6 +193,17 @@ class HotPath:
                 asked = self._transport.call(*command, deadline=deadline, idempotent=True)
                 calls.append((part, asked))
         return calls
+
+    def _index_of(self, transfer: Transfer, deadline: float | None = None) -> HotTier:
+        """Its calls are parts of `transfer`, without an answer. They end by `deadline`."""
+        until = transfer.deadline if deadline is None else deadline
+
+        def submit(*args: bytes | str | int | float) -> int:
+            call = self._transport.call(*args, deadline=until, idempotent=True)
+            self._add(transfer, call, lambda statuses: None)
+            return 0
+
+        return HotTier(submit, self._session.tenant_id, self._session.buckets)
 
     def _add(self, transfer: Transfer, batch: _core.Batch, settle: Settle) -> None:
         transfer.add_native(self._transport, batch, lambda done: settle(self._judge(done)))

@@ -1,4 +1,5 @@
-"""Loads blocks into the caller's buffers: hot ones from Valkey, cold ones from S3.
+"""Loads blocks into the caller's buffers: hot ones from Valkey, cold ones from S3, and those that
+the node's local tier has from there. What that fails to give comes from where the index says.
 
 A block counts as filled only after its id, length and checksum were verified. A bad copy is
 forgotten; when the same block also stands in S3, it is read from there.
@@ -8,12 +9,15 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import compress
 from typing import Final
 
 from neve import log_events
-from neve._core import Breaker, Stop
+from neve._core import Breaker
 from neve.datapath.cold import ColdBlock, ColdReader, plan_ranges, reason_of
+from neve.datapath.hedging import ReadStop
 from neve.datapath.hotpath import HotPath
+from neve.datapath.local import LocalTier, Wanted
 from neve.datapath.promoting import Claims, Promoter
 from neve.datapath.status import Status
 from neve.datapath.transfer import JobPool, PoolJob, Transfer, Urgency
@@ -51,6 +55,7 @@ class Loader:
         cold_streams: int,
         stats: Stats,
         promoter: Promoter | None,
+        local: LocalTier | None = None,
     ) -> None:
         self.cold_breaker = Breaker()
         self._cold_trouble = MissReason.BREAKER  # why blocks are missed while it is open
@@ -60,6 +65,7 @@ class Loader:
         self._cold_streams = cold_streams
         self._stats = stats
         self._promoter = promoter
+        self._local = local
 
     def load(
         self,
@@ -74,20 +80,46 @@ class Loader:
         transfer = Transfer(len(ids), started + deadline_s)
         load = _Batch(ids, payloads, locations, tokens, transfer, [None] * len(ids), started)
         transfer.before_done(lambda outcomes: self._count(load, outcomes))
-        hot, cold = [], []
+        wanted = []
         for i, (location, payload) in enumerate(zip(locations, payloads, strict=True)):
-            if location.size_bytes != HEADER_BYTES + len(payload):
-                transfer.settle(i, MissReason.CORRUPT)
-            elif location.tier is Tier.HOT:
-                hot.append(i)
+            if location.size_bytes == HEADER_BYTES + len(payload):
+                wanted.append(i)
             else:
-                cold.append(i)
+                transfer.settle(i, MissReason.CORRUPT)
+        self._submit_indexed(load, self._submit_local(load, wanted))
+        transfer.end_job()
+        return transfer
+
+    def _submit_local(self, load: _Batch, indices: Sequence[int]) -> Sequence[int]:
+        """Returns the blocks that are not here."""
+        if self._local is None or self._path.suspended_for is not None:
+            return indices
+        here = self._local.split([load.ids[i] for i in indices])
+        if any(here):
+            blocks = [(i, load.ids[i], load.payloads[i]) for i in compress(indices, here)]
+            self._local.read(load.transfer, blocks, lambda ended: self._end_local(load, ended))
+        return [i for i, is_here in zip(indices, here, strict=True) if not is_here]
+
+    def _end_local(self, load: _Batch, ended: Sequence[tuple[Wanted, Status]]) -> None:
+        """Blocks that did not come are read from where the index says."""
+        again = []
+        for (i, _, _), status in ended:
+            if status is Status.OK:
+                load.transfer.settle(i, None)
+                load.served[i] = Tier.LOCAL
+            else:
+                again.append(i)
+        if not load.transfer.is_cancelled:
+            self._submit_indexed(load, again)
+        # Else the index would take blocks for idle that are read here all the time.
+        self._path.touch([load.ids[i] for (i, _, _), status in ended if status is Status.OK])
+
+    def _submit_indexed(self, load: _Batch, indices: Sequence[int]) -> None:
+        hot = [i for i in indices if load.locations[i].tier is Tier.HOT]
         if hot:
             self._submit_hot(load, hot)
         with suppress(Closed):  # its jobs were given up: their blocks are misses
-            self._submit_cold(load, cold)
-        transfer.end_job()
-        return transfer
+            self._submit_cold(load, [i for i in indices if load.locations[i].tier is Tier.COLD])
 
     def _submit_hot(self, load: _Batch, indices: Sequence[int]) -> None:
         suspended = self._path.suspended_for
@@ -95,14 +127,22 @@ class Loader:
             for i in indices:
                 load.transfer.settle(i, suspended)
             return
+        headers = bytearray(HEADER_BYTES * len(indices)) if self._local else None
         self._path.get(
             load.transfer,
             [load.ids[i] for i in indices],
             [load.payloads[i] for i in indices],
-            lambda statuses: self._end_hot(load, indices, statuses),
+            lambda statuses: self._end_hot(load, indices, headers, statuses),
+            headers=headers,
         )
 
-    def _end_hot(self, load: _Batch, indices: Sequence[int], statuses: Sequence[Status]) -> None:
+    def _end_hot(
+        self,
+        load: _Batch,
+        indices: Sequence[int],
+        headers: bytearray | None,
+        statuses: Sequence[Status],
+    ) -> None:
         corrupt, vanished, again = [], [], []
         for i, status in zip(indices, statuses, strict=True):
             outcome = status.miss
@@ -118,6 +158,15 @@ class Loader:
         with suppress(Closed):
             self._submit_cold(load, again)
         self._stats.count(corrupt=len(corrupt))
+        if self._local and headers:
+            raw = memoryview(headers)
+            self._local.keep(
+                [
+                    (load.ids[i], bytes(raw[HEADER_BYTES * n :][:HEADER_BYTES]), load.payloads[i])
+                    for n, (i, status) in enumerate(zip(indices, statuses, strict=True))
+                    if status is Status.OK
+                ]
+            )
         # The index must not promise blocks that are corrupt, or not in Valkey at all.
         if wrong := [*corrupt, *vanished]:
             self._path.forget_within(load.transfer, Tier.HOT, wrong)
@@ -130,6 +179,8 @@ class Loader:
                 segment=load.locations[i].segment,
                 offset=load.locations[i].offset,
                 payload=load.payloads[i],
+                codec=load.locations[i].codec,
+                encoded_bytes=load.locations[i].encoded_bytes,
             )
             for i in indices
         ]
@@ -149,17 +200,19 @@ class Loader:
         segments: Sequence[int],
         claims: Claims | None,
     ) -> PoolJob:
-        stop = Stop()
+        stop = ReadStop()
 
         def run() -> None:
             verified = self._load_cold(load, group, segments, stop)
+            if self._local:
+                self._local.keep([(each.id, bytes(each.header), each.payload) for each in verified])
             if claims:
                 claims.promote(verified)
 
         return PoolJob(run, load.transfer, stop=stop.stop)
 
     def _load_cold(
-        self, load: _Batch, group: Sequence[ColdBlock], segments: Sequence[int], stop: Stop
+        self, load: _Batch, group: Sequence[ColdBlock], segments: Sequence[int], stop: ReadStop
     ) -> list[ColdBlock]:
         """Settles the group's blocks. Returns those that were read and verified."""
         if not self.cold_breaker.allow():
@@ -214,6 +267,10 @@ class Loader:
             elif tier is Tier.HOT:
                 self._stats.count(
                     hit_hot_blocks=1, hit_hot_tokens=tokens, hot_read_bytes=size_bytes
+                )
+            elif tier is Tier.LOCAL:
+                self._stats.count(
+                    hit_local_blocks=1, hit_local_tokens=tokens, local_read_bytes=size_bytes
                 )
             else:
                 self._stats.count(

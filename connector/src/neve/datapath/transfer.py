@@ -43,6 +43,8 @@ class Transfer:
         self._parts: list[_Part] = []
         self._hooks: list[Callable[[Outcomes], object]] = []
         self._callbacks: list[Callable[[Transfer], object]] = []
+        self._cancels: list[Callable[[], object]] = []
+        self.is_cancelled = False
 
     def done(self) -> bool:
         """Whether every block is settled. Never blocks."""
@@ -74,12 +76,15 @@ class Transfer:
 
         `done` and `wait` say when the buffers are free.
         """
+        self.is_cancelled = True
         for part in tuple(self._parts):
             part.native.cancel()
         with self._condition:
-            jobs = list(self._jobs)
+            jobs, cancels = list(self._jobs), list(self._cancels)
         for job in jobs:
             job.cancel()
+        for cancel in cancels:
+            cancel()
 
     def add_done_callback(self, callback: "Callable[[Transfer], object]") -> None:
         """Calls `callback(self)` once: in the thread that ends the last part, or here, if ended."""
@@ -136,6 +141,12 @@ class Transfer:
             self._jobs.append(job)
             self._open += 1
 
+    def add_part(self, *, cancel: Callable[[], object]) -> None:
+        """A part that its owner ends by `end_job`, once, by the deadline; soon after `cancel`."""
+        with self._condition:
+            self._cancels.append(cancel)
+            self._open += 1
+
     def end_job(self) -> None:
         """One part has ended, or (once) the submission of all of them."""
         with self._condition:
@@ -143,7 +154,7 @@ class Transfer:
             self._condition.notify_all()
             if self._open:
                 return
-            self._jobs = []
+            self._jobs, self._cancels = [], []
         for hook in self._hooks:  # statistics are part of being done
             _call(hook, list(self._outcomes))
         with self._condition:

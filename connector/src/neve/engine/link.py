@@ -196,12 +196,15 @@ class Link:
             family=self._family,
             selective_weights=self._engine.selective_weights,
             max_chunk_tokens=self._options.max_chunk_tokens,
+            near_stores=self._options.near_stores,
             connections=self._options.connections,
             cold_connections=self._options.cold_connections,
             # A worker's staging bounds its puts, but the scheduler may not know its size.
             put_bytes_in_flight=self._options.save_budget_bytes or MOST_SAVE_BUDGET_BYTES,
             shards=self._shards,
             groups=self._groups,
+            local_dir=self._options.local_dir,
+            local_bytes=self._options.local_bytes,
         )
 
 

@@ -22,7 +22,17 @@ PATIENCE: Final = 1.0
 LEAST_DEADLINE_S: Final = 0.1
 # Share of the computing time that may be spent on trying tiers that were too slow before.
 TRIAL: Final = 0.03
-_SLOWNESS: Final = (Tier.HOT, Tier.COLD)
+# `load: both` for prefixes of so many tokens, and tiers that are so much slower or faster than
+# computing: the gain is Tc × Tl ÷ (Tc + Tl), at most half of the time where both are equal.
+LEAST_BOTH_TOKENS: Final = 2048
+MOST_UNEQUAL: Final = 3.0
+LEAST_GAIN: Final = 0.1
+# A jump copies from host memory while no request is computed. Assumed: 16 lanes of PCIe 4 or more.
+COPY_BYTES_PER_S: Final = 20e9
+# What is here is heard of a step later, the request jumps behind the next one, and a last step
+# computes the tail. Source: benchmarks/both.py, 2.3 to 2.7 steps beyond the ideal time.
+JUMP_STEPS: Final = 2.5
+_SLOWNESS: Final = (Tier.LOCAL, Tier.HOT, Tier.COLD)
 
 
 @dataclass
@@ -60,10 +70,11 @@ class LoadPolicy:
         local_tokens: int,
         prompt_tokens: int,
         whole: bool = False,
+        both: bool = False,
     ) -> Choice:
         """How many of the `found` chunks (from `first_chunk` on) are worth loading.
 
-        `whole`: all of them or none.
+        `whole`: all of them or none. `both`: they may be loaded and computed at once.
         """
         if self._always or not found:
             return Choice(len(found), Decision.LOAD_ALL)
@@ -76,12 +87,17 @@ class LoadPolicy:
         ends = [(first_chunk + n) * chunk_tokens for n in range(1, len(found) + 1)]
         if whole:  # as one block of the slower tier: tiers are read side by side
             every = [location for locations in found for location in locations]
-            slower = max((location.tier for location in every), key=_SLOWNESS.index)
+            slower = max((location.nearest for location in every), key=_SLOWNESS.index)
             tiers, ends = [slower], ends[-1:]
-            block_bytes = sum(at.size_bytes for at in every if at.tier is slower)
+            block_bytes = sum(at.size_bytes for at in every if at.nearest is slower)
         else:
-            tiers = [locations[0].tier for locations in found]
+            tiers = [locations[0].nearest for locations in found]
             block_bytes = sum(location.size_bytes for location in found[0])
+        if prefill is None and (stores[Tier.COLD] is not None or Tier.COLD not in tiers):
+            return Choice(len(found), Decision.LOAD_ALL)
+        if prefill is None and (hot := tiers.index(Tier.COLD)):
+            # Nothing is known: hot blocks come soon or their breaker opens, cold ones may crawl.
+            return Choice(hot, Decision.LOAD_PREFIX)
         choice = choose(
             tiers,
             block_bytes=block_bytes,
@@ -92,15 +108,42 @@ class LoadPolicy:
             stores={tier: store for tier, store in stores.items() if store is not None},
             hopes={tier: store for tier, store in hopes.items() if store is not None},
             trial_s=trial_s if trial_s <= self._trials_left_s else 0.0,
+            first_trial_s=LEAST_DEADLINE_S,
+            step_s=self._steps.step_s,
         )
+        if both and self._gains_by_both(tiers, block_bytes, local_tokens, ends[-1]):
+            return Choice(len(found), Decision.BOTH)
         return replace(choice, blocks=choice.blocks * len(found)) if whole else choice
+
+    def _gains_by_both(self, tiers: Sequence[Tier], block_bytes: int, start: int, end: int) -> bool:
+        """Whether computing tokens `start` to `end` from the front, while they are loaded from the
+        rear, is clearly sooner than either, with the price of the jump."""
+        prefill, step_s = self._steps.prefill(), self._steps.step_s
+        stores = {tier: self._stores[tier].measured() for tier in set(tiers)}
+        times = [
+            store.seconds(tiers.count(tier) * block_bytes)
+            for tier, store in stores.items()
+            if store is not None
+        ]
+        if prefill is None or len(times) < len(stores) or end - start < LEAST_BOTH_TOKENS:
+            return False
+        compute_s, load_s = prefill.seconds(start, end), max(times)
+        if not 0 < compute_s / MOST_UNEQUAL < load_s < compute_s * MOST_UNEQUAL:
+            return False
+        copy_s = len(tiers) * block_bytes / COPY_BYTES_PER_S
+        jump_s = copy_s + JUMP_STEPS * prefill.seconds(0, self._steps.most_tokens)
+        both_s = compute_s * load_s / (compute_s + load_s) + jump_s
+        return both_s < (1 - LEAST_GAIN) * min(compute_s, load_s + step_s)
 
     def deadline_s(self, choice: Choice) -> float:
         """Deadline of the chosen load: at most `load_deadline_s`, and no longer than computing the
-        same tokens, if prefill was measured."""
-        if choice.spared_s == 0:
+        same tokens, if prefill was measured. A tier's first loads get `LEAST_DEADLINE_S` beyond
+        what is known to be worth it."""
+        if choice.spared_s == 0 and not choice.is_first:
             return self._load_deadline_s
-        return min(self._load_deadline_s, max(LEAST_DEADLINE_S, PATIENCE * choice.spared_s))
+        spared_s = choice.spared_s - (choice.tried_s if choice.is_first else 0.0)
+        worth_s = PATIENCE * spared_s - choice.after_s
+        return min(self._load_deadline_s, max(LEAST_DEADLINE_S, worth_s))
 
     def patience_s(self, start: int, end: int) -> float:
         """How long waiting for tokens `start` to `end` beats computing them; inf if unknown."""
@@ -111,13 +154,13 @@ class LoadPolicy:
 
     def note_decision(self, choice: Choice) -> None:
         self._telemetry.count("decisions", 1, choice.decision)
-        if choice.tried_s:
+        if choice.tried_s and not choice.is_first:
             self._trials_left_s -= max(LEAST_DEADLINE_S, choice.tried_s)
 
     def begin_load(self, plan: LoadPlan) -> None:
         size_bytes = dict.fromkeys(Tier, 0)
         for block in plan.blocks:
-            size_bytes[block.locations[0].tier] += sum(at.size_bytes for at in block.locations)
+            size_bytes[block.locations[0].nearest] += sum(at.size_bytes for at in block.locations)
         ahead = {tier: meter.begin(size_bytes[tier]) for tier, meter in self._stores.items()}
         self._loads[plan.request_id] = _TimedLoad(
             len(plan.blocks), size_bytes, ahead, plan.deadline_s, time.monotonic()
@@ -128,6 +171,14 @@ class LoadPolicy:
         """Seconds to compute tokens `start` to `end`, by the speed now; None before the first."""
         prefill = self._steps.prefill()
         return None if prefill is None else prefill.seconds(start, end)
+
+    def after_load_s(self, loaded_end: int, end: int) -> float:
+        """How much longer than computing tokens `loaded_end` to `end` the step after a load takes.
+
+        Part of a load's cost: a step that computes few tokens takes about as long as its launch."""
+        prefill = self._steps.prefill()
+        tail_s = prefill.seconds(loaded_end, end) if prefill is not None else 0.0
+        return max(0.0, self._steps.step_s - tail_s)
 
     def end_load(self, request_id: str, loaded: int | None) -> float:
         """Every rank ended the load and filled its first `loaded` blocks; None: unknown.
@@ -140,11 +191,11 @@ class LoadPolicy:
         now = time.monotonic()
         took_s = now - load.begun
         # Use a failed load as a speed sample only if it timed out; assume at least one block
-        # arrived. A load from both tiers is a sample of the slower one only.
+        # arrived. A load from several tiers is a sample of the slowest only.
         timed_out = took_s >= load.deadline_s
         is_sample = loaded is not None and (loaded == load.blocks or timed_out)
         came = max(1, loaded or 0) / load.blocks
-        slower = Tier.COLD if load.size_bytes[Tier.COLD] else Tier.HOT
+        slower = max((t for t in Tier if load.size_bytes[t]), key=_SLOWNESS.index, default=None)
         for tier, meter in self._stores.items():
             sample_s = took_s if is_sample and tier is slower else 0.0
             meter.end(load.size_bytes[tier], load.ahead_bytes[tier], sample_s, now, came)

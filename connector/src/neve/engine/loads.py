@@ -13,7 +13,7 @@ from neve.engine.table import Request, RequestTable, Row
 from neve.engine.telemetry import Telemetry
 from neve.formats.block import HEADER_BYTES
 from neve.formats.parts import PartKind
-from neve.planner.choice import COUNTED
+from neve.planner.choice import counted_as
 
 
 class Loads:
@@ -58,7 +58,7 @@ class Loads:
         if self._table.is_split:
             blocks = _counted(blocks, external_tokens)
         self._policy.note_decision(lookup.choice)
-        self._table.count({COUNTED[lookup.choice.decision]: 1})
+        self._table.count({counted_as(lookup.choice.decision): 1})
         deadline_s = self._policy.deadline_s(lookup.choice)
         request.loading = LoadPlan(
             request_id, first, tuple(blocks), deadline_s, whole=self._table.is_split
@@ -132,7 +132,7 @@ class Loads:
         self._count_family(request, plan.blocks[:good])
         size = request.chain.chunk_tokens
         for chunk, block in enumerate(() if plan.whole else plan.blocks[:good], plan.first_chunk):
-            tier = block.locations[0].tier
+            tier = block.locations[0].nearest
             tokens = len(block.written) * self._table.engine_block_tokens
             # After a preemption, output tokens are loaded too: they are no reused prompt tokens.
             output_tokens = max(0, (chunk + 1) * size - request.engine.prompt_tokens)
@@ -151,9 +151,12 @@ class Loads:
         )
 
     def _count_worth(self, request: Request, blocks: Sequence[BlockLoad], took_s: float) -> None:
-        """What a load of these verified blocks spared, or lost: see `neve.node.stats`."""
+        """What a load of these verified blocks spared, or lost: see `neve.node.stats`. The engine's
+        step after it is part of its cost."""
         start, tokens = request.local_tokens, self._tokens(blocks)
         spared_s = self._policy.prefill_s(start, start + tokens)
+        if tokens:
+            took_s += self._policy.after_load_s(start + tokens, len(request.tokens))
         if spared_s is None:
             self._table.count({"unpriced_tokens": tokens})
         elif took_s < spared_s:
@@ -183,7 +186,7 @@ class Loads:
                 self._telemetry.count("state_bytes", state_bytes, "loaded")
             if block.tokens:
                 end = min(start + block.tokens, request.engine.prompt_tokens)
-                tier = block.locations[0].tier
+                tier = block.locations[0].nearest
                 request.reused[plan.first_chunk + number] = tier, max(0, end - start)
                 start += block.tokens
                 self._telemetry.count("hit_tokens", block.tokens, tier)

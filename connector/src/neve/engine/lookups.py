@@ -16,6 +16,7 @@ from neve.engine.canary import Canary
 from neve.engine.chains import Chain
 from neve.engine.handover import ASK_AGAIN_S, HandoverOutcome, HandoverWait
 from neve.engine.load_policy import LoadPolicy
+from neve.engine.rears import Rears
 from neve.engine.recording import note_choice, note_found
 from neve.engine.table import Answer, Lookup, Request, RequestTable, Row, wanted
 from neve.engine.telemetry import Telemetry
@@ -23,7 +24,7 @@ from neve.errors import MissReason, NeveError
 from neve.formats.parts import PartKind
 from neve.index.tier import CALL_IDS, Location
 from neve.node.requests import Outcome
-from neve.planner.choice import COUNTED, Choice, Decision
+from neve.planner.choice import Choice, Decision, counted_as
 
 # A found prefix that could not be scheduled for this long is looked up again: it may be gone.
 _FRESH_S: Final = 5.0
@@ -48,8 +49,10 @@ class Lookups:
         match_deadline_s: float,
         handover_wait_s: float,
         loads: bool,
+        rears: Rears | None = None,
     ) -> None:
         self._table = table
+        self._rears = rears
         self._policy = policy
         self._canary = canary
         self._telemetry = telemetry
@@ -106,7 +109,12 @@ class Lookups:
             return 0
         if self._table.is_split and local_tokens % self._table.engine_block_tokens:
             return 0  # vLLM's hit inside a block: that block may be another request's too
+        if self._rears is not None:  # asked again: its engine blocks are lost, if it had any
+            self._rears.drop(request_id)
         choice = self._choose(request, lookup, chain.chunk_tokens, start)
+        if choice.decision is Decision.BOTH:
+            self._begin_rear(request, lookup, choice, start)
+            return 0
         end = (start + choice.blocks) * chain.chunk_tokens
         return max(0, end - local_tokens) if choice.blocks else 0
 
@@ -379,6 +387,11 @@ class Lookups:
         if lookup.choice is None or lookup.chosen_for != request.local_tokens:
             rows = lookup.found[first - lookup.start :]
             resume = self._table.resume(request, rows, first=first)
+            both = (
+                self._rears is not None
+                and request.local_tokens % chunk_tokens == 0
+                and self._rears.may_begin(request)
+            )
             choice = self._policy.choose(
                 wanted(self._table, rows, resume),
                 first_chunk=first,
@@ -386,13 +399,22 @@ class Lookups:
                 local_tokens=request.local_tokens,
                 prompt_tokens=len(request.tokens),
                 whole=self._table.is_split,
+                both=both,
             )
             if choice.decision is Decision.RECOMPUTE and lookup.choice is None:
                 self._policy.note_decision(choice)
-                self._table.count({COUNTED[choice.decision]: 1})
+                self._table.count({counted_as(choice.decision): 1})
             lookup.choice, lookup.chosen_for = choice, request.local_tokens
             note_choice(request, choice, first=first, found=resume.chunks)
         return lookup.choice
+
+    def _begin_rear(self, request: Request, lookup: Lookup, choice: Choice, start: int) -> None:
+        assert self._rears is not None
+        if not request.has_rear:
+            self._policy.note_decision(choice)
+            self._table.count({counted_as(choice.decision): 1})
+        rows = lookup.found[start - lookup.start :][: choice.blocks]
+        self._rears.begin(request, start, rows)
 
 
 def _rows(locations: Sequence[Location], shards: int) -> list[tuple[Location, ...]]:

@@ -9,12 +9,13 @@ from hashlib import blake2b
 from typing import Any, Final, Self
 
 from neve.datapath.client import COLD_CONNECTIONS, CONNECTIONS
+from neve.datapath.local import check_options
 from neve.engine.canary import DEFAULT_EVERY
 from neve.engine.groups import KvGroup, alignment_tokens
 from neve.engine.sharding import CANONICAL, RANK
 from neve.errors import Misuse
 from neve.formats.parts import PartKind
-from neve.formats.space import MAX_CHUNK_TOKENS
+from neve.formats.space import EXACT, MAX_CHUNK_TOKENS
 from neve.node.session import check_key, check_url
 
 # Staging for two steps: blocks of one are sent while the next are copied. The least is small beside
@@ -24,9 +25,10 @@ LEAST_SAVE_BUDGET_BYTES: Final = 1 << 30
 MOST_SAVE_BUDGET_BYTES: Final = 8 << 30
 
 _CHOICES = {
-    "load": ("auto", "always"),
+    "load": ("auto", "always", "both"),
     "layout": (RANK, CANONICAL),
     "cross_layer_blocks": (False, True),
+    "codec": ("none", "int8", "fp8"),
 }
 # An option's declared type → the number type that its value is read as.
 _NUMBERS: Final[dict[Any, type[int] | type[float]]] = {int: int, float: float, int | None: int}
@@ -57,18 +59,25 @@ class Options:
 
     `space` names the space (default: the one of this identity). `family` names the family whose KV
     this engine shares once it is attested. `revision` names the weights if
-    their files don't. `load`: `auto` (only what is faster to load than to compute) or `always`.
+    their files don't. `load`: `auto` (only what is faster to load than to compute), `both` (as
+    `auto`, and long prefixes are computed and loaded at once: `neve.engine.rears`) or `always`.
     `layout`: `rank` (blocks of one TP size) or `canonical` (a block for each KV head, for any TP
     size). `match_deadline_s` bounds a look-up, `load_deadline_s` one request's load,
     `handover_wait_s` its wait for blocks that a prefill node named. `load_budget_bytes` and
     `save_budget_bytes` bound the staging memory of a rank (None: see `save_budget`).
     `connections`: to each Valkey, for block bytes. `cold_connections`: ranges of S3 segments read
     at a time. `cross_layer_blocks`: ask the engine to lay the layers of a block side by side.
+    `codec`: store KV with loss, as the platform must allow for this model too; then nothing is
+    compared.
     `canary`: compare one in this many found prefixes with computed KV; 0: none.
     `state_every_tokens`: of the states of linear attention that the engine offers, store those at
     multiples of this, besides the last of each prompt (None: all that it offers).
     `engine_url`: address of this engine's own HTTP server, which the platform may ask to tokenise
     and prefill for this tenant (None: it is not told).
+    `local_dir`, `local_bytes`: the node's local tier: blocks that are used a second time are kept
+    in this directory (NVMe, RAM disk), up to this size. Engines of a host may share it.
+    `near_stores`: names of S3 stores that are near, the nearest first, for cold loads (empty: by
+    the priority of each store).
     """
 
     endpoint: str
@@ -88,9 +97,13 @@ class Options:
     connections: int = CONNECTIONS
     cold_connections: int = COLD_CONNECTIONS
     cross_layer_blocks: bool = False
+    codec: str = EXACT
     canary: int = DEFAULT_EVERY
     state_every_tokens: int | None = None
     engine_url: str | None = None
+    local_dir: str | None = None
+    local_bytes: int | None = None
+    near_stores: tuple[str, ...] = ()
 
     @classmethod
     def from_config(
@@ -125,7 +138,9 @@ class Options:
         values["api_key"] = check_key(values["api_key"])
         if values.get("engine_url") is not None:
             values["engine_url"] = _engine_url(values["engine_url"])
-        for name in ("node", "space", "family", "revision"):
+        if (near := values.pop("near_stores", None)) is not None:
+            values["near_stores"] = _names(near, "near_stores")
+        for name in ("node", "space", "family", "revision", "local_dir"):
             if values.get(name) is None:
                 values.pop(name, None)
             elif not isinstance(values[name], str) or not values[name]:
@@ -146,9 +161,14 @@ class Options:
                     wanted = f"a {kind}, 0 or more" if least == 0 else f"a positive {kind}"
                     raise Misuse(f"need {wanted}, got {value!r}", field=option.name)
                 values[option.name] = number(value)
+        check_options(values.get("local_dir"), values.get("local_bytes"))
         if engine_id and "node" not in values:
             mark = blake2b(engine_id.encode(), digest_size=4).hexdigest()
             values["node"] = f"{socket.gethostname()}/{mark}"
+        if values.get("codec", EXACT) != EXACT:
+            if "family" in values:
+                raise Misuse("a family shares exact KV: leave one of the two out", field="codec")
+            values["canary"] = 0  # KV computed behind loaded blocks differs by more than rounding
         return cls(**values)
 
     def of_replica(self, index: int) -> Self:
@@ -169,3 +189,11 @@ class Options:
             return self.save_budget_bytes
         wanted = max(LEAST_SAVE_BUDGET_BYTES, _STEPS_STAGED * step_bytes)
         return min(wanted, MOST_SAVE_BUDGET_BYTES)
+
+
+def _names(value: object, field: str) -> tuple[str, ...]:
+    """A list of names, or text with commas between. Raises Misuse."""
+    found = value.split(",") if isinstance(value, str) else value
+    if not isinstance(found, (list, tuple)) or not all(isinstance(each, str) for each in found):
+        raise Misuse(f"need a list of names, got {value!r}", field=field)
+    return tuple(name for each in found if (name := each.strip()))

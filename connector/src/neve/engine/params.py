@@ -17,6 +17,7 @@ from neve import log_events
 from neve.engine.handover import Prefilled
 from neve.formats import labels
 from neve.formats.ids import ID_BYTES
+from neve.formats.space import EXACT
 
 # What the platform accepts (`cacheapi.nodes.contexts`): a longer name would lose the context.
 MAX_NAME_CHARS = 200
@@ -25,7 +26,10 @@ MAX_PIN_S = 365 * 86400
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _ASKED = ("context", "pin", "label", "labels", "explain")
 # Further members of a prefill's response, which proxies pass on unchanged.
-_ANSWERED = ("context_id", "stored_tokens", "prefilled", "reused_tokens", "hot", "cold")
+_ANSWERED = (
+    *("context_id", "stored_tokens", "prefilled", "reused_tokens", "hot", "cold", "local"),
+    "codec",
+)
 
 
 @dataclass(frozen=True)
@@ -74,22 +78,29 @@ def response_params(
     *,
     hot_tokens: int,
     cold_tokens: int,
+    local_tokens: int = 0,
     stored_tokens: int = 0,
     context_id: str | None = None,
     prefilled: Prefilled | None = None,
+    codec: str = EXACT,
 ) -> dict[str, Any]:
     """The response's `kv_transfer_params`: the context, how many prompt tokens were loaded from
     each tier, and for the engine that continues, which blocks are stored.
 
     `stored_tokens`: tokens of the context's chain, stored or on their way. `context_id`: the
-    platform's, once it is known.
+    platform's, once it is known. `codec`: of the space, if what was loaded is not exact.
     """
     answer: dict[str, Any] = {}
     if params.name is not None:
         answer |= {"context": params.name, "stored_tokens": stored_tokens}
         if context_id is not None:
             answer["context_id"] = context_id
-    answer |= {"reused_tokens": hot_tokens + cold_tokens, "hot": hot_tokens, "cold": cold_tokens}
+    reused_tokens = hot_tokens + cold_tokens + local_tokens
+    answer |= {"reused_tokens": reused_tokens, "hot": hot_tokens, "cold": cold_tokens}
+    if local_tokens:  # few nodes have a tier of their own
+        answer["local"] = local_tokens
+    if codec != EXACT:
+        answer["codec"] = codec
     if prefilled is not None:
         answer["prefilled"] = prefilled.as_param()
     return {"neve": answer}

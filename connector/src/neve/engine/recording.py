@@ -20,7 +20,7 @@ from neve.node.requests import (
     RequestRecord,
     RequestRing,
 )
-from neve.planner.choice import Choice
+from neve.planner.choice import Choice, Decision
 
 # Longer prompts are not hashed for other spaces: about 2 ms of the heartbeat's thread.
 _MOST_HASHED: Final = 1 << 17
@@ -44,7 +44,9 @@ def note_choice(request: Request, choice: Choice, *, first: int, found: int) -> 
         return
     seen.found = max(0, first - seen.first) + found
     if found:
-        seen.outcome = Outcome(choice.decision.value)
+        # Of both, the rear was loaded: for whoever asks why, a part of the prefix.
+        both = choice.decision is Decision.BOTH
+        seen.outcome = Outcome.LOAD_PREFIX if both else Outcome(choice.decision.value)
 
 
 def record(table: RequestTable, request: Request) -> None:

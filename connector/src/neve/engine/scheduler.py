@@ -24,6 +24,7 @@ from neve.engine.lora import LoraContents
 from neve.engine.options import Options
 from neve.engine.params import response_params
 from neve.engine.pending import PendingRequests
+from neve.engine.rears import Rears
 from neve.engine.recording import record
 from neve.engine.resets import Resets
 from neve.engine.saves import Saves
@@ -41,7 +42,7 @@ from neve.engine.steps import Steps
 from neve.engine.table import RequestTable
 from neve.engine.telemetry import Data, Telemetry
 from neve.formats.parts import PartKind
-from neve.formats.space import SpaceIdentity
+from neve.formats.space import EXACT, SpaceIdentity
 from neve.index.tier import Tier
 
 
@@ -68,11 +69,13 @@ class SchedulerSide:
         owns_links: bool = False,
         gpus: int = 1,
         loras: LoraContents | None = None,
+        codec: str = EXACT,
     ) -> None:
         """See `connect`. `ranks`: workers; `parts`: those that store a part of each chunk.
         `owns_links`: their clients are not a worker's, so this side counts their figures.
-        `gpus`: TP × PP."""
+        `gpus`: TP × PP. `codec`: of the space, for answers."""
         self._options = options
+        self._codec = codec
         self._links = links
         self._owns_links = owns_links
         self._telemetry = Telemetry()
@@ -99,6 +102,9 @@ class SchedulerSide:
             groups=groups,
             attestation=self._attestation,
         )
+        self.rears = (
+            Rears(self._table, self._telemetry, ranks=ranks) if options.load == "both" else None
+        )
         self._pending = PendingRequests(self._table, self._loras, self._resets)
         self.lookups = Lookups(
             self._table,
@@ -108,6 +114,7 @@ class SchedulerSide:
             match_deadline_s=options.match_deadline_s,
             handover_wait_s=options.handover_wait_s,
             loads=loads,
+            rears=self.rears,
         )
         self.loads = Loads(self._table, self._policy, self._telemetry, gpus=gpus)
         self.saves = Saves(
@@ -170,6 +177,7 @@ class SchedulerSide:
             announces=announces,
             owns_links=not same_process,
             gpus=engine.gpus,
+            codec=identities[0].codec,
         )
 
     # ---- a request's life
@@ -222,6 +230,8 @@ class SchedulerSide:
         self._pending.drop(request_id)
         self._table.engine_blocks.pop(request_id, None)
         self.saves.due_at.pop(request_id, None)
+        if self.rears is not None:
+            self.rears.drop(request_id)
         request = self._table.requests.pop(request_id, None)
         if request is None:
             return None
@@ -235,7 +245,7 @@ class SchedulerSide:
             return None
         ids = self._table.stored_ids(request)
         chunk_tokens = request.chain.chunk_tokens if request.chain is not None else 0
-        hot_tokens, cold_tokens = (request.reused_tokens(tier) for tier in (Tier.HOT, Tier.COLD))
+        reused = {tier: request.reused_tokens(tier) for tier in Tier}
         prefilled = None
         if ids and params.name is not None:
             self._reports.add(
@@ -244,18 +254,20 @@ class SchedulerSide:
                     ids,
                     chunk_tokens,
                     prompt_tokens=request.asked_tokens,
-                    hit_tokens=hot_tokens + cold_tokens,
+                    hit_tokens=sum(reused.values()),
                 )
             )
         if ids and params.hands_over:
             prefilled = Prefilled(len(ids) * chunk_tokens, ids[-1][0])
         return response_params(
             params,
-            hot_tokens=hot_tokens,
-            cold_tokens=cold_tokens,
+            hot_tokens=reused[Tier.HOT],
+            cold_tokens=reused[Tier.COLD],
+            local_tokens=reused[Tier.LOCAL],
             stored_tokens=len(ids) * chunk_tokens,
             context_id=None if params.name is None else self._reports.id_of(params.name),
             prefilled=prefilled,
+            codec=self._codec,
         )
 
     # ---- steps
@@ -293,6 +305,8 @@ class SchedulerSide:
         self.loads.note_failed(failed_requests)
         for request_id in loaded:
             self.loads.note_ended(request_id)
+        if self.rears is not None:
+            self.rears.note_staged(report.staged)
         self.saves.note_unsaved(report.unsaved)
         self._events.note_lost(report.unsaved)
         self._events.note_stored(report.stored)
@@ -327,6 +341,8 @@ class SchedulerSide:
     def _forget_stored(self) -> None:
         """Live requests neither load nor save any more: their KV may be of other weights."""
         self._table.stored.clear()
+        if self.rears is not None:
+            self.rears.drop_all()
         for request in self._table.requests.values():
             request.may_load = request.may_save = False
             if request.to_compare:

@@ -117,6 +117,21 @@ class BlockSave:
 
 
 @dataclass
+class RearPlan:
+    """Of one step, for `neve.engine.rears`. `begun`: rears to fetch into staging, last chunk first.
+    `floors`: by request, the chunk below which nothing needs to be fetched. `jumps`: rears to copy
+    into engine blocks before the step computes. `dropped`: requests whose rear is not needed."""
+
+    begun: list[LoadPlan] = field(default_factory=list)
+    floors: dict[str, int] = field(default_factory=dict)
+    jumps: list[LoadPlan] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return any(vars(self).values())
+
+
+@dataclass
 class StepPlan:
     """One step. `idle`: no tokens are computed, so waiting for I/O delays nobody.
 
@@ -137,6 +152,7 @@ class StepPlan:
     handed_on: frozenset[int] = frozenset()
     timed: int | None = None
     weights_check: int = 0
+    rears: RearPlan | None = None
 
 
 @dataclass(frozen=True)
@@ -170,7 +186,7 @@ class WorkerReport:
     seconds of measured steps. `gauges`: by worker. `compared`: first ids of blocks that were both
     computed and fetched, with the verdict. `weights`: by worker, the number of a weights check and
     a digest, empty if the weights are those of the start. `differences`: by block of `compared`,
-    for comparisons to the bit.
+    for comparisons to the bit. `staged`: by request and worker, see `Rears.note_staged`.
     """
 
     unsaved: list[bytes] = field(default_factory=list)
@@ -180,6 +196,7 @@ class WorkerReport:
     compared: list[tuple[bytes, Verdict]] = field(default_factory=list)
     weights: dict[str, tuple[int, bytes]] = field(default_factory=dict)
     differences: dict[bytes, Place] = field(default_factory=dict)
+    staged: dict[tuple[str, str], int] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         """Whether there is any news."""
@@ -195,4 +212,5 @@ class WorkerReport:
             self.compared + other.compared,
             self.weights | other.weights,
             self.differences | other.differences,
+            self.staged | other.staged,
         )

@@ -103,6 +103,8 @@ class Request:
 
     In a family (see `neve.engine.attest`): `shares`: the chain is the family's, so that every
     member finds the blocks. `probes`: the chain is the family's, to be compared alone.
+
+    `has_rear`: its rear was fetched while it was computed (see `neve.engine.rears`), once.
     """
 
     engine: NewRequest
@@ -126,6 +128,7 @@ class Request:
     shares: bool = False
     probes: bool = False
     never_probes: bool = False
+    has_rear: bool = False
     seen: Seen = field(default_factory=Seen)
 
     @property

@@ -38,6 +38,9 @@ COUNTERS: Final = (
     Metric("hit_tokens", "Tokens loaded into the engine instead of being computed.", "tier", Tier),
     Metric("read_bytes", "Bytes loaded and verified.", "tier", Tier),
     Metric("written_bytes", "Bytes stored into the hot tier."),
+    Metric("local_written_bytes", "Bytes written into the node's local tier."),
+    Metric("local_evicted_blocks", "Blocks deleted from the local tier to make room."),
+    Metric("local_bad_blocks", "Files of the local tier that failed verification: deleted."),
     Metric(
         "missed_blocks",
         "Blocks asked for and not loaded, by the first one's reason.",
@@ -73,6 +76,12 @@ GAUGES: Final = (
     Metric("loads_in_flight", "Requests that wait for their load."),
     Metric("saves_in_flight", "Batches on their way into the hot tier."),
     Metric("breaker", "Of the hot tier: 0 closed, 1 half open, 2 open; of all ranks.", fold=max),
+    Metric("local_used_bytes", "In `local_dir`, by all engines that share it.", fold=max),
+    Metric(
+        "local_breaker",
+        "Of reads from the local tier: 0 closed, 1 half open, 2 open; of all ranks.",
+        fold=max,
+    ),
     Metric("alone", "1 once KV from Neve was not what this engine computes: it serves alone."),
     Metric("attached", "1 while this engine shares the KV of its family."),
     Metric("connected", "1 while all ranks of the engine are connected to Neve.", fold=min),
@@ -87,7 +96,11 @@ _BREAKER: Final = {BreakerState.CLOSED: 0, BreakerState.HALF_OPEN: 1, BreakerSta
 _FROM_STATS: Final = (
     ("read_bytes", "hot", "hot_read_bytes"),
     ("read_bytes", "cold", "cold_read_bytes"),
+    ("read_bytes", "local", "local_read_bytes"),
     ("written_bytes", "", "hot_write_bytes"),
+    ("local_written_bytes", "", "local_write_bytes"),
+    ("local_evicted_blocks", "", "local_evicted_blocks"),
+    ("local_bad_blocks", "", "local_bad_blocks"),
     ("unsaved_blocks", "dropped", "dropped"),
     ("unsaved_blocks", "refused", "put_refused"),
     ("promoted_blocks", "", "promoted_blocks"),
@@ -129,6 +142,9 @@ class Telemetry:
         if client is None:
             return
         self.gauge("breaker", _BREAKER[client.breaker])
+        if client.local is not None:
+            self.gauge("local_used_bytes", client.local.used_bytes)
+            self.gauge("local_breaker", _BREAKER[BreakerState(client.local.read_breaker.state)])
         changes = client.stats.changes
         if changes == self._changes:
             return

@@ -17,6 +17,7 @@ from neve.engine.canary import Verdict
 from neve.engine.contract import Kv, S
 from neve.engine.groups import KvGroup
 from neve.engine.loader import BlockLoader, LoadResults
+from neve.engine.rear_loader import RearLoader
 from neve.engine.saver import BlockSaver
 from neve.engine.staging import StagingPool
 from neve.engine.step import BlockSave, LoadPlan, Place
@@ -64,6 +65,9 @@ class GroupTransfers(Generic[S]):
             for kv, pool, group in zip(kvs, saving, groups, strict=True)
         ]
         self._open: dict[str, _OpenLoad] = {}
+        # Made when the first rear comes: another `load_bytes` at most.
+        rears = StagingPool(partial(kvs[0].allocate, sizes[0]), load_bytes // chunk_bytes)
+        self.rears: RearLoader[Any] = RearLoader(client, kvs[0], rears, columns)
         if kvs[0].defers:
             threading.Thread(
                 target=_fill, args=([*loading, *saving],), name="neve-pin", daemon=True
@@ -112,6 +116,7 @@ class GroupTransfers(Generic[S]):
         results = LoadResults(set(self._open))
         results.failed_requests = {name for name, load in self._open.items() if load.is_whole}
         self._open.clear()
+        self.rears.stop()
         for loader in self._loaders:
             results.failed_engine_blocks |= loader.stop().failed_engine_blocks
         return results

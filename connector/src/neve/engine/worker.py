@@ -82,6 +82,7 @@ class WorkerSide(Generic[S]):
         self._checked: tuple[int, bytes] | None = None  # the last one's result, until reported
         self._transfers: GroupTransfers[S] | None = None
         self._suspended = False
+        self._has_rears = False  # since the first one
         self._failed_blocks: set[int] = set()
         self._failed_requests: set[str] = set()
         self._ended: set[str] = set()  # loads that ended before they began
@@ -126,7 +127,20 @@ class WorkerSide(Generic[S]):
                     continue
                 for block in load.blocks:
                     self._failed_blocks.update(block.written)
+        if plan.rears is not None and self._is_ready():
+            assert self._transfers is not None
+            self._has_rears = True
+            self._transfers.rears.start(plan.rears)
         self._check_weights(plan)
+
+    def jump(self, plan: StepPlan) -> None:
+        """Copies rears into the engine's blocks, before the step computes.
+
+        Raises if it can't: the engine counts these blocks as computed and must not go on."""
+        if plan.rears is not None and plan.rears.jumps:
+            if self._transfers is None:
+                raise RuntimeError("this rank has no staged KV")
+            self._transfers.rears.land(plan.rears.jumps)
 
     def end_step(self, plan: StepPlan) -> None:
         if plan.timed is not None and self._begun is not None:
@@ -156,6 +170,8 @@ class WorkerSide(Generic[S]):
         if self._transfers is not None:
             wait_s = STEP_WAIT_S if plan.idle and not ended else 0.0
             ended |= self._note_failures(self._transfers.poll(wait_s))
+            if self._has_rears:
+                self._transfers.rears.poll()
         return ended
 
     def _note_failures(self, results: LoadResults) -> set[str]:
@@ -181,6 +197,9 @@ class WorkerSide(Generic[S]):
             report.stored = self._transfers.take_stored()
             report.compared += self._transfers.take_compared()
             report.differences = self._transfers.take_differences()
+        if self._transfers is not None and self._has_rears:
+            staged = self._transfers.rears.take_staged()
+            report.staged = {(each, self._name): low for each, low in staged.items()}
         if gauges := self._telemetry.take_gauges():
             report.gauges = {self._name: gauges}
         if self._checked is not None:

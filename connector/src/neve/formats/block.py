@@ -5,7 +5,7 @@ both tiers are verified in the same way.
 """
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import xxhash
@@ -18,7 +18,9 @@ MAGIC = b"NVB1"
 VERSION = 1
 XXH3_64 = 1
 PREFIX = 0  # kind: KV of a whole prefix. 1 is reserved for pieces
-PLAIN = 0  # codec: KV bytes as they are. Others are reserved
+PLAIN = 0  # codec: KV bytes as they are
+SHUFFLE_ZSTD = 1  # codec: byte planes, then zstd; lossless. At rest only, never in Valkey
+CODECS = (PLAIN, SHUFFLE_ZSTD)
 HEADER_BYTES = 64
 MAX_PAYLOAD_BYTES = 64 << 20
 UNCOMMITTED_MS = 60_000  # a value in Valkey without a commit expires after this time
@@ -46,7 +48,8 @@ _CHECK = struct.Struct("<I")
 class BlockHeader:
     """`id`, `parent`: 16 bytes. `space_tag`: the first 4 bytes of the space's fingerprint.
 
-    `payload_bytes`: length of the KV. `payload_checksum`: of the payload as stored.
+    `payload_bytes`: length of the KV, before its codec. `payload_checksum`: of the payload as
+    stored, after its codec.
     """
 
     id: bytes
@@ -55,6 +58,7 @@ class BlockHeader:
     payload_bytes: int
     payload_checksum: int
     space_tag: bytes
+    codec: int = PLAIN
 
 
 def checksum(payload: Buffer) -> int:
@@ -71,7 +75,7 @@ def encode_header(header: BlockHeader) -> bytes:
         VERSION,
         PREFIX,
         XXH3_64,
-        PLAIN,
+        header.codec,
         header.id,
         header.parent,
         header.tokens,
@@ -91,24 +95,38 @@ def decode_header(raw: Buffer) -> BlockHeader:
     id_, parent, tokens, size, payload_sum, tag = rest
     if magic != MAGIC:
         raise Corrupt(f"not a block: magic {magic!r}")
-    if (version, kind, sums, codec) != (VERSION, PREFIX, XXH3_64, PLAIN):
+    if (version, kind, sums) != (VERSION, PREFIX, XXH3_64) or codec not in CODECS:
         raise Corrupt(f"unknown {version=}, {kind=}, checksum kind {sums} or {codec=}")
     (check,) = _CHECK.unpack_from(view, _FIELDS.size)
     if check != checksum(view[: _FIELDS.size]) & 0xFFFFFFFF:
         raise Corrupt("header checksum differs")
     if not 0 < size <= MAX_PAYLOAD_BYTES:
         raise Corrupt(f"payload of {size} bytes is out of bounds")
-    return BlockHeader(id_, parent, tokens, size, payload_sum, tag)
+    return BlockHeader(id_, parent, tokens, size, payload_sum, tag, codec)
 
 
 def verify(raw_header: Buffer, payload: Buffer, *, expect_id: bytes) -> BlockHeader:
-    """Returns the header. Raises `Corrupt` if id, length or checksum of `payload` is wrong."""
+    """Returns the header. Raises `Corrupt` if id, length or checksum of `payload` is wrong, or if
+    it is encoded."""
+    header = verify_stored(raw_header, payload, expect_id=expect_id)
+    length = memoryview(payload).nbytes
+    if header.codec != PLAIN:
+        raise Corrupt(f"payload has codec {header.codec}, where a plain one was asked")
+    if header.payload_bytes != length:
+        raise Corrupt(f"payload has {length} bytes, its header says {header.payload_bytes}")
+    return header
+
+
+def verify_stored(raw_header: Buffer, payload: Buffer, *, expect_id: bytes) -> BlockHeader:
+    """Returns the header, whatever the codec is. Raises `Corrupt` if id or checksum is wrong."""
     header = decode_header(raw_header)
     if header.id != expect_id:
         raise Corrupt(f"block {header.id.hex()} stands where {expect_id.hex()} was asked")
-    length = memoryview(payload).nbytes
-    if header.payload_bytes != length:
-        raise Corrupt(f"payload has {length} bytes, its header says {header.payload_bytes}")
     if checksum(payload) != header.payload_checksum:
         raise Corrupt("payload checksum differs")
     return header
+
+
+def as_plain(header: BlockHeader, payload: Buffer) -> BlockHeader:
+    """The header of a block that was read encoded: with `payload`, the decoded KV."""
+    return replace(header, payload_checksum=checksum(payload), codec=PLAIN)

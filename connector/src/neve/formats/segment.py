@@ -14,11 +14,20 @@ from uuid import UUID
 import numpy as np
 
 from neve.errors import Corrupt, Misuse
-from neve.formats.block import HEADER_BYTES, PLAIN, PREFIX, BlockHeader, Buffer, checksum
+from neve.formats.block import (
+    CODECS,
+    HEADER_BYTES,
+    PLAIN,
+    PREFIX,
+    BlockHeader,
+    Buffer,
+    checksum,
+)
 
 MAGIC = b"NVSG"
 END_MAGIC = b"NVSGFOOT"
-VERSION = 2  # version written; blocks with a codec or another kind would need version 3
+VERSION = 2  # written where all blocks are plain, which nodes of release 0.2.0 read, too
+ENCODED_VERSION = 3  # written where blocks may have a codec
 MAX_SEGMENT_BYTES = (4 << 30) - 1  # nodes of release 0.2.0 read offsets of 32 bits
 MAX_ROWS = 1 << 20
 TAIL_BYTES = 64 << 10  # first guess of a tail read: about 1,000 blocks
@@ -95,12 +104,17 @@ class SegmentRow:
     @property
     def is_readable(self) -> bool:
         """Whether this version knows the block's kind and codec."""
-        return self.kind == PREFIX and self.codec == PLAIN
+        return self.kind == PREFIX and self.codec in CODECS
+
+    @property
+    def stored_length(self) -> int:
+        """Bytes that the block takes in the segment, header included."""
+        return self.encoded_length or self.length
 
     @property
     def end(self) -> int:
         """Offset of the first byte after the block."""
-        return self.offset + (self.encoded_length or self.length)
+        return self.offset + self.stored_length
 
 
 @dataclass
@@ -114,12 +128,23 @@ class SegmentWriter:
     rows: list[SegmentRow] = field(default_factory=list)
     size_bytes: int = HEADER_BYTES
 
-    def add(self, block: BlockHeader, *, expires_s: int = 0, stored_s: int = 0) -> SegmentRow:
-        """Places the next block. Raises `Misuse` if its space differs or the segment is full."""
+    def add(
+        self, block: BlockHeader, *, encoded_bytes: int = 0, expires_s: int = 0, stored_s: int = 0
+    ) -> SegmentRow:
+        """Places the next block. `encoded_bytes`: of its payload, if it has a codec.
+
+        Raises `Misuse` if its space differs, the segment is full, or of a version without codecs.
+        """
+        if (block.codec != PLAIN) != (encoded_bytes > 0):
+            raise Misuse(f"of codec {block.codec} needs their number", field="encoded_bytes")
+        if block.codec != PLAIN and self.header.version < ENCODED_VERSION:
+            raise Misuse(f"has a codec, which needs version {ENCODED_VERSION}", field="block")
         if block.space_tag != self.header.fingerprint[:4]:
             raise Misuse("is of another space", field="block")
         length = HEADER_BYTES + block.payload_bytes
-        full = len(self.rows) >= MAX_ROWS or self.size_bytes + length > MAX_SEGMENT_BYTES
+        encoded_length = HEADER_BYTES + encoded_bytes if encoded_bytes else 0
+        end = self.size_bytes + (encoded_length or length)
+        full = len(self.rows) >= MAX_ROWS or end > MAX_SEGMENT_BYTES
         if full:
             raise Misuse(f"segment is full with {len(self.rows)} blocks", field="block")
         row = SegmentRow(
@@ -131,9 +156,11 @@ class SegmentWriter:
             block.payload_checksum,
             expires_s,
             stored_s,
+            encoded_length,
+            codec=block.codec,
         )
         self.rows.append(row)
-        self.size_bytes += length
+        self.size_bytes = row.end
         return row
 
     def footer(self) -> bytes:

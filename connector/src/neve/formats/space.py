@@ -15,11 +15,14 @@ from neve.errors import Misuse
 MAX_CHUNK_TOKENS = 256
 # Valkey before 9.0 slows sharply from values of 4 MB up; 1-2 MiB fills the wire.
 TARGET_BLOCK_BYTES = 2 << 20
+EXACT = "none"  # codec of a space whose blocks hold the KV bytes that engines computed
 
 
 @dataclass(frozen=True)
 class SpaceIdentity:
     """Everything, besides tenant and chunk size, that must be equal for KV bytes to be equal.
+
+    `codec`: how payloads are encoded with loss (`neve.engine.device.lossy`), or `none`.
 
     `layout` describes the KV tensors by shape and stride. `bytes_per_token` counts all layers of
     this one rank. `revision` names the weights, not a path.
@@ -37,6 +40,7 @@ class SpaceIdentity:
     tp_rank: int = 0
     pp_size: int = 1
     pp_rank: int = 0
+    codec: str = EXACT
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -73,14 +77,22 @@ class SpaceIdentity:
         unknown = sorted(set(raw) - known)
         if unknown:
             raise Misuse("unknown field, remove it", field=str(unknown[0])[:60])
-        optional = {"tp_size", "tp_rank", "pp_size", "pp_rank"}
+        optional = {"tp_size", "tp_rank", "pp_size", "pp_rank", "codec"}
         missing = sorted(known - optional - set(raw))
         if missing:
             raise Misuse("is required", field=missing[0])
         return cls(**raw)
 
+    @property
+    def is_exact(self) -> bool:
+        return self.codec == EXACT
+
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """Without `codec` where there is none: older platforms and fingerprints know no codecs."""
+        values = asdict(self)
+        if self.is_exact:
+            del values["codec"]
+        return values
 
     def differing_fields(self, other: Self) -> list[str]:
         """Names of the fields in which two identities differ, in declaration order."""

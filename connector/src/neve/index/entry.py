@@ -77,7 +77,7 @@ FIELDS: Final = (
     *(field for field in FIELDS_1 if field.name != "offset"),
     Field("kind", "B", "0: KV of a whole prefix; 1: of a piece (reserved)"),
     Field("hot_codec", "B", "how the value in Valkey is encoded; 0: not at all (others reserved)"),
-    Field("cold_codec", "B", "how the cold copy is encoded; 0: not at all (others reserved)"),
+    Field("cold_codec", "B", "how the cold copy is encoded; 0: not at all; 1: byte planes, zstd"),
     Field("cold_size", "I", "bytes of the cold copy, header included; 0: as `size`"),
     Field("offset", "Q", "of the cold copy in the segment"),
 )

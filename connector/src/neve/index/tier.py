@@ -12,6 +12,7 @@ from random import sample
 from typing import Any, NamedTuple
 
 from neve.errors import MissReason, Misuse, Refused
+from neve.formats.block import CODECS, HEADER_BYTES, PLAIN
 from neve.formats.keys import BucketKeys, bucket_of
 from neve.index.entry import REASONS, State, reading
 from neve.index.library import call
@@ -24,24 +25,39 @@ PIN_IDS = 10_000  # of one pin: the budget decides on all of them at once
 MOST_TS = 2.0**32  # of an entry's times
 _ROW = reading(
     *("state", "reason", "size", "pinned", "segment"),
-    *("kind", "hot_codec", "cold_codec", "offset"),
+    *("kind", "hot_codec", "cold_codec", "cold_size", "offset"),
 )
 _HOT, _COLD = int(State.HOT), int(State.COLD)
 
 
 class Tier(StrEnum):
+    """`LOCAL`: a node's own directory, of which the index knows nothing."""
+
     HOT = "hot"
     COLD = "cold"
+    LOCAL = "local"
 
 
 class Location(NamedTuple):
-    """Where a block is. `size_bytes` counts its header; `segment` is 0 unless it is (also) cold."""
+    """Where a block is. `size_bytes` counts its header; `segment` is 0 unless it is (also) cold.
+
+    `codec` of the cold copy; `encoded_bytes`: of its payload, 0 if it is plain.
+    `tier`: hot or cold, as the index says. `is_local`: the node that asked has a copy of its own.
+    """
 
     tier: Tier
     size_bytes: int
     segment: int = 0
     offset: int = 0
     pinned_until_s: int = 0
+    codec: int = PLAIN
+    encoded_bytes: int = 0
+    is_local: bool = False
+
+    @property
+    def nearest(self) -> Tier:
+        """The tier that a load reads first."""
+        return Tier.LOCAL if self.is_local else self.tier
 
     @property
     def is_cold(self) -> bool:
@@ -121,6 +137,19 @@ class Admission:
     evicted_bytes: int
 
 
+class EncodedPlace(NamedTuple):
+    """Of an encoded block in a segment. `size_bytes`: what it takes there, header included."""
+
+    offset: int
+    size_bytes: int
+    codec: int
+
+
+def _place(at: int | EncodedPlace) -> str | int:
+    """As functions take it: the offset, of an encoded block followed by size and codec."""
+    return ":".join(map(str, at)) if isinstance(at, EncodedPlace) else at
+
+
 @dataclass(frozen=True)
 class MovedBlock:
     """A cold block that was copied from offset `old` of `old_segment` to `new` of another one."""
@@ -128,7 +157,7 @@ class MovedBlock:
     id: bytes
     old_segment: int
     old: int
-    new: int
+    new: int | EncodedPlace
 
 
 @dataclass(frozen=True)
@@ -141,7 +170,7 @@ class RestoredBlock:
     id: bytes
     size_bytes: int
     tokens: int
-    offset: int
+    offset: int | EncodedPlace
     stored_s: int = 0
     expires_s: int = 0
     idle_s: int = 0
@@ -228,18 +257,20 @@ def decode_match(reply: bytes) -> list[Location | MissReason]:
     of an unknown kind, is a miss by UNSUPPORTED.
     """
     found: list[Location | MissReason] = []
-    for state, reason, size, pinned, segment, kind, hot_codec, cold_codec, at in _ROW.iter_unpack(
-        reply
-    ):
-        if kind or hot_codec or cold_codec:
-            state &= ~(_HOT if hot_codec or kind else 0) & ~(_COLD if cold_codec or kind else 0)
-            segment, at = (segment, at) if state & _COLD else (0, 0)
+    for row in _ROW.iter_unpack(reply):
+        state, reason, size, pinned, segment, kind, hot_codec, codec, cold_size, at = row
+        encoded_bytes = cold_size - HEADER_BYTES if codec else 0
+        if kind or hot_codec or codec:
+            known = codec in CODECS and (not codec or 0 < encoded_bytes < size - HEADER_BYTES)
+            state &= ~(_HOT if hot_codec or kind else 0) & ~(0 if known and not kind else _COLD)
+            if not state & _COLD:
+                segment = at = codec = encoded_bytes = 0
             if not state & (_HOT | _COLD):
                 found.append(MissReason.UNSUPPORTED)
                 continue
         if state:
             tier = Tier.HOT if state & _HOT else Tier.COLD
-            found.append(Location(tier, size, segment, at, pinned))
+            found.append(Location(tier, size, segment, at, pinned, codec, encoded_bytes))
         else:
             found.append(REASONS[reason])
     return found
@@ -314,12 +345,14 @@ class HotTier:
         """Prolongs leases of blocks to `lease_s` from now; 0 gives them back."""
         self._sum("renew_leases", ids, lease_s)
 
-    def flushed(self, segment: int, blocks: Sequence[tuple[bytes, int]]) -> list[FlushOutcome]:
+    def flushed(
+        self, segment: int, blocks: Sequence[tuple[bytes, int | EncodedPlace]]
+    ) -> list[FlushOutcome]:
         """Tells the index that blocks, (id, offset), are in a segment, verified."""
         offsets = dict(blocks)
         outcomes: dict[bytes, FlushOutcome] = {}
         for keys, part in self._split([id_ for id_, _ in blocks]):
-            args = [value for id_ in part for value in (id_, offsets[id_])]
+            args = [value for id_ in part for value in (id_, _place(offsets[id_]))]
             reply = self._call("flushed", keys, segment, *args)
             outcomes.update(zip(part, map(FlushOutcome, reply), strict=True))
         return [outcomes[id_] for id_, _ in blocks]
@@ -333,7 +366,7 @@ class HotTier:
         outcomes: dict[bytes, FlushOutcome] = {}
         for keys, part in self._split(by_id):
             moved = [by_id[id_] for id_ in part]
-            args = [value for m in moved for value in (m.id, m.old_segment, m.old, m.new)]
+            args = [v for m in moved for v in (m.id, m.old_segment, m.old, _place(m.new))]
             reply = self._call("relocate", keys, segment, *args)
             outcomes.update(zip(part, map(FlushOutcome, reply), strict=True))
         return [outcomes[block.id] for block in blocks]
@@ -460,7 +493,7 @@ class HotTier:
             args: list[Any] = []
             for id_ in part:
                 block = by_id[id_]
-                args += (id_, block.size_bytes, block.tokens, block.offset, block.stored_s)
+                args += (id_, block.size_bytes, block.tokens, _place(block.offset), block.stored_s)
                 args += (block.expires_s, block.idle_s, block.priority, int(block.held))
             taken += self._call("restore", keys, segment, space_id, *args)
         return taken

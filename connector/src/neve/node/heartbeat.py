@@ -53,13 +53,16 @@ class HeartbeatLoop:
         stats: Stats,
         *,
         after_beat: Callable[[], None] = lambda: None,
+        on_unknown_key: Callable[[], None] = lambda: None,
     ) -> None:
-        """`after_beat` is called from the thread, after each answered heartbeat."""
+        """Called from the thread: `after_beat` after each answered heartbeat, `on_unknown_key` when
+        the platform does not accept the API key (any more)."""
         self._endpoint = endpoint
         self._reopen = reopen
         self._path = path
         self._stats = stats
         self._after_beat = after_beat
+        self._on_unknown_key = on_unknown_key
         self._sampling = stats.sampling
         self._sampling.set_terms(path.session.sample)
         self._ring = stats.requests
@@ -235,3 +238,5 @@ class HeartbeatLoop:
     def _suspend(self, error: Refused) -> None:
         log_events.SESSION_REFUSED.log(detail=error)
         self._path.suspend(MissReason.BREAKER)
+        if error.status == 401:
+            self._on_unknown_key()

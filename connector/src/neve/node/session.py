@@ -114,8 +114,8 @@ class Endpoint:
 
     def __init__(self, url: str, api_key: str, timeout_s: float = 3.0) -> None:
         self.url = check_url(url)
-        key = check_key(api_key)
-        self._headers = {"Authorization": f"Bearer {key}", "Accept": "application/json"}
+        self.api_key = check_key(api_key)
+        self._headers = {"Authorization": f"Bearer {self.api_key}", "Accept": "application/json"}
         self._timeout_s = timeout_s
         self._pool = urllib3.PoolManager(maxsize=4)
         # Retry only failed connects, so that no request is sent twice.
@@ -133,6 +133,7 @@ class Endpoint:
         selective_weights: str = "",
         max_chunk_tokens: int = MAX_CHUNK_TOKENS,
         groups: Sequence[PartGroup] = (),
+        near_stores: Sequence[str] = (),
     ) -> Session:
         """Performs the handshake. `instance`: identifies the engine in all of its handshakes.
         `engine`: name and version; url, model, gpus and shards if the platform may call it.
@@ -140,7 +141,7 @@ class Endpoint:
         `family`: its name and this engine's kind of device. `selective_weights`: digest of the
         weights that only some tokens reach (rows of embeddings, experts), which a family's proof by
         prompts may miss; "": the worker's handshake tells it. `groups`: KV groups, if a chunk is
-        stored as one part for each.
+        stored as one part for each. `near_stores`: names of S3 stores to read from first.
         """
         answer = self._request(
             "POST",
@@ -155,6 +156,7 @@ class Endpoint:
                 **({"selective_weights": selective_weights} if selective_weights else {}),
                 "max_chunk_tokens": max_chunk_tokens,
                 # Platforms before groups refuse the member.
+                **({"near_stores": list(near_stores)} if near_stores else {}),
                 **({"groups": [group.as_dict() for group in groups]} if groups else {}),
             },
         )

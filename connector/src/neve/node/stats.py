@@ -15,6 +15,11 @@ prompts is hits ÷ (`requested_tokens` + `tail_tokens`), in the dashboard as in 
 `cold_requests`, `cold_fetched_bytes`: GETs to the object store and the bytes that they asked for:
 with gaps between blocks, repeated tries and blocks that failed, other than `cold_read_bytes`.
 
+`hit_local_*`, `local_read_bytes`: blocks that came from the node's local tier; they are in none of
+the hot and cold counters. `local_write_bytes`: written into it. `local_evicted_blocks`: deleted to
+make room, by this node. `local_bad_blocks`: files that failed verification and were deleted; such
+blocks were read from another tier.
+
 `family_hit_tokens`: of the hits, tokens of a family's blocks that this process did not store.
 
 `decided_all`, `decided_prefix`, `decided_recompute`: found prefixes by decision
@@ -71,6 +76,12 @@ COUNTERS: Final = (
     "unpriced_tokens",
     "cold_requests",
     "cold_fetched_bytes",
+    "hit_local_tokens",
+    "hit_local_blocks",
+    "local_read_bytes",
+    "local_write_bytes",
+    "local_evicted_blocks",
+    "local_bad_blocks",
 )
 LOAD_MS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 LOAD_NAMES: Final = (*(f"<={bound}" for bound in LOAD_MS), "+Inf")
@@ -83,6 +94,8 @@ SPEEDS: Final = (
     "hot_round_trip_s",
     "cold_bytes_per_s",
     "cold_round_trip_s",
+    "local_bytes_per_s",
+    "local_round_trip_s",
 )
 # Upper bound of each count in a heartbeat; a double holds it exactly.
 MOST_COUNT: Final = 2**53

@@ -128,16 +128,18 @@ def first_token_s(
     end: int,
     prefill: Prefill,
     stores: Mapping[Any, Store],
+    step_s: float = 0.0,
 ) -> Any:
     """Seconds until the first token if the first 1, 2, … n of a prefix's n blocks are loaded and
     the rest of the prompt, up to token `end`, is computed behind them.
 
     `tiers` and `block_ends` (in tokens) describe the blocks in chain order. Tiers are read in
-    parallel; one that is not in `stores` takes no time. Returns a float64 array of shape (n,).
+    parallel; one that is not in `stores` takes no time. `step_s`: the engine's shortest step, which
+    follows every load. Returns a float64 array of shape (n,).
     """
     # Arrays, because a long prompt has thousands of blocks.
     until: Any = np.minimum(block_ends, end)
-    left_s: Any = prefill.seconds(until, end)
+    left_s: Any = np.maximum(prefill.seconds(until, end), step_s)
     total_s = left_s
     for tier, store in stores.items():
         counts = np.cumsum([each is tier for each in tiers])

@@ -6,7 +6,7 @@ from typing import Final
 from neve.planner.breakeven import Prefill, Store, pairs
 from neve.planner.fit import TwoTermFit
 
-# Steps with fewer prompt tokens are not measured: their fixed cost outweighs prefill.
+# Steps with fewer prompt tokens show a step's fixed cost: it outweighs prefill.
 LEAST_PREFILL_TOKENS: Final = 64
 _MOST_OPEN: Final = 64  # steps that began and have not ended
 # The engine's first steps compile, tune and allocate.
@@ -25,10 +25,12 @@ DOUBLING_S: Final = 30.0
 
 
 class PrefillMeter:
-    """Prefill speed from the engine's steps."""
+    """Prefill speed from the engine's steps, and how long its short ones take."""
 
     def __init__(self) -> None:
         self._fit = TwoTermFit()
+        self._short = TwoTermFit(fade=0.8)
+        self.most_tokens = 0  # prompt tokens of one measured step
         self._open: dict[int, tuple[float, float]] = {}
         self._warm_up = _WARM_UP_STEPS
 
@@ -41,7 +43,7 @@ class PrefillMeter:
         for start, end in chunks:
             tokens += end - start
             looked_at += pairs(start, end)
-        if tokens < LEAST_PREFILL_TOKENS:
+        if not tokens:
             return False
         if len(self._open) == _MOST_OPEN:
             del self._open[next(iter(self._open))]
@@ -51,7 +53,7 @@ class PrefillMeter:
     def end(self, step: int, took_s: float) -> bool:
         """Notes that a measured step took `took_s`; of several ranks, the first report counts.
 
-        True if the step became a sample.
+        True if the step became a sample of the prefill speed.
         """
         tokens, looked_at = self._open.pop(step, (0.0, 0.0))
         if not tokens or took_s <= 0:
@@ -59,11 +61,22 @@ class PrefillMeter:
         if self._warm_up:
             self._warm_up -= 1
             return False
+        if tokens < LEAST_PREFILL_TOKENS:
+            before_s = self.step_s
+            self._short.add(1.0, 0.0, min(took_s, _MOST_SURPRISE * before_s or took_s))
+            return False
         if self._fit.samples:
             a, b = self._fit.solve() or (took_s, 0.0)
             took_s = min(took_s, _MOST_SURPRISE * (a * tokens + b * looked_at) or took_s)
         self._fit.add(tokens, looked_at, took_s)
+        self.most_tokens = max(self.most_tokens, int(tokens))
         return True
+
+    @property
+    def step_s(self) -> float:
+        """Seconds of a step with few prompt tokens, such as the one after a load; 0: unknown."""
+        terms = self._short.solve()
+        return 0.0 if terms is None else terms[0]
 
     def prefill(self) -> Prefill | None:
         """The fitted speed; None before the first sample."""

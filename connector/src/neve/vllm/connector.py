@@ -7,6 +7,7 @@ A boundary: an exception in a hook is logged once and becomes a miss, never an e
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
@@ -27,11 +28,12 @@ from neve.engine.guard import guarded, log_as, nothing
 from neve.engine.options import Options
 from neve.engine.scheduler import SchedulerSide
 from neve.engine.sharding import RANK
-from neve.engine.step import StepPlan, WorkerReport
+from neve.engine.step import RearPlan, StepPlan, WorkerReport
 from neve.engine.worker import WorkerSide
 from neve.formats.parts import PartKind
 from neve.vllm.compat import groups_of, names_media, reads_an_encoder
 from neve.vllm.identity import READS_AN_ENCODER, kernel_names, why_unsupported
+from neve.vllm.jumps import Jumps, why_not
 from neve.vllm.metadata import NeveHandshake, NeveMetadata, NeveWorkerMetadata
 from neve.vllm.metrics import NevePromMetrics, NeveStats
 from neve.vllm.rank import make_worker, shards, this_engine
@@ -231,12 +233,17 @@ class NeveConnector(*_BASES):  # type: ignore[misc]  # vllm is untyped here
             results.failed_recving |= self._worker.take_failed_requests()
         return results
 
-    @guarded(nothing)
     def handle_preemptions(self, kv_connector_metadata: KVConnectorMetadata) -> None:
         """Called before every step, also when no block changes hands. (From 0.29 on
         `start_load_kv` is called behind the step's computation.)"""
+        self._begin_step(kv_connector_metadata)
+        if self._worker is not None and isinstance(kv_connector_metadata, NeveMetadata):
+            self._worker.jump(kv_connector_metadata.plan)  # a failure must stop the engine
+
+    @guarded(nothing)
+    def _begin_step(self, metadata: KVConnectorMetadata) -> None:
         if self._worker is not None:
-            self._worker.begin_step(kv_connector_metadata.plan)
+            self._worker.begin_step(metadata.plan)
 
     def get_block_ids_with_load_errors(self) -> set[int]:
         return self._worker.take_failed_blocks() if self._worker is not None else set()
@@ -294,6 +301,28 @@ class NeveConnector(*_BASES):  # type: ignore[misc]  # vllm is untyped here
         self._scheduler = VllmScheduling(
             side, names_media=names_media(self._vllm_config), is_split=self._is_split
         )
+        self._prepare_jumps()
+
+    def bind_kv_cache_manager(self, kv_cache_manager: Any) -> None:
+        """Called from 0.30 on, before the handshake."""
+        super().bind_kv_cache_manager(kv_cache_manager)
+        self._prepare_jumps()
+
+    @guarded(nothing)
+    def _prepare_jumps(self) -> None:
+        """For `load: both`, once the scheduler side and vLLM's manager of blocks are there."""
+        manager = getattr(self, "_kv_cache_manager", None)
+        if self._scheduler is None or manager is None or self._scheduler.jumps is not None:
+            return
+        rears = self._scheduler.side.rears
+        if rears is None:
+            return
+        if detail := why_not(self._vllm_config, manager):
+            log_events.UNSUPPORTED.log(detail=detail)
+            return
+        v2 = bool(getattr(self._vllm_config, "use_v2_model_runner", False))
+        self._scheduler.jumps = Jumps(rears, manager, v2=v2)
+        rears.can_jump = True
 
     @guarded(nothing)
     def on_new_request(self, request: "Request") -> None:
@@ -314,12 +343,18 @@ class NeveConnector(*_BASES):  # type: ignore[misc]  # vllm is untyped here
         self, request: "Request", blocks: "KVCacheBlocks", num_external_tokens: int
     ) -> None:
         if self._scheduler is not None and num_external_tokens > 0:
-            self._scheduler.side.plan_load(
-                request.request_id, num_external_tokens, blocks.get_block_ids()
-            )
+            self._scheduler.plan_load(request, num_external_tokens, blocks.get_block_ids())
+
+    def build_connector_meta(self, scheduler_output: "SchedulerOutput") -> KVConnectorMetadata:
+        # Not guarded: what vLLM counts as computed must reach the workers, or stop the engine.
+        jumps = self._scheduler.land(scheduler_output) if self._scheduler is not None else []
+        made = self._build_meta(scheduler_output)
+        if jumps:
+            made.plan.rears = replace(made.plan.rears or RearPlan(), jumps=jumps)
+        return made
 
     @guarded(NeveMetadata)
-    def build_connector_meta(self, scheduler_output: "SchedulerOutput") -> KVConnectorMetadata:
+    def _build_meta(self, scheduler_output: "SchedulerOutput") -> NeveMetadata:
         if self._scheduler is None:
             return NeveMetadata()
         return NeveMetadata(self._scheduler.build_step(scheduler_output))
@@ -330,12 +365,7 @@ class NeveConnector(*_BASES):  # type: ignore[misc]  # vllm is untyped here
             return
         metadata = connector_output.kv_connector_worker_meta
         report = metadata.report if isinstance(metadata, NeveWorkerMetadata) else WorkerReport()
-        self._scheduler.side.note_results(
-            report,
-            failed_blocks=connector_output.invalid_block_ids or (),
-            loaded=connector_output.finished_recving or (),
-            failed_requests=getattr(connector_output, "failed_recving", None) or (),
-        )
+        self._scheduler.note_results(report, connector_output)
 
     @guarded(lambda: (False, None))
     def request_finished(

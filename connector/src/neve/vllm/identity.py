@@ -185,6 +185,7 @@ def identify(
         tp_rank=0 if canonical else tp_rank,
         pp_size=parallel.pipeline_parallel_size,
         pp_rank=pp_rank,
+        codec=kvs[0].codec,
     )
 
 

@@ -18,6 +18,7 @@ from neve.engine.worker import WorkerSide
 from neve.errors import Misuse
 from neve.formats.block import MAX_PAYLOAD_BYTES
 from neve.formats.parts import PartKind
+from neve.formats.space import EXACT
 from neve.vllm.built import BuiltModel
 from neve.vllm.compat import describe_states, holds_latent
 from neve.vllm.identity import identify
@@ -83,6 +84,8 @@ def make_worker(
             heads=len(share.columns) if by_head else None,
             cache_dtype=str(config.cache_config.cache_dtype),
             sharers=len(groups),
+            codec=_codec_of(group, options),
+            vector=config.model_config.get_head_size(),
         )
         for group in groups
     ]
@@ -114,6 +117,13 @@ def make_worker(
         selective_weights=built.selective_weights,
         others_fill=others_fill,
     )
+
+
+def _codec_of(group: KvGroup, options: Options) -> str:
+    """Raises `Misuse` for states, whose errors would add up with every token."""
+    if group.kind is PartKind.STATE and options.codec != EXACT:
+        raise Misuse("states of linear attention are stored exactly: leave it out", field="codec")
+    return options.codec
 
 
 def _require_small(groups: Sequence[KvGroup], kvs: Sequence[KvTensors]) -> None:

@@ -9,8 +9,17 @@ from typing import Any
 from neve.engine.chains import Media
 from neve.engine.params import read_params
 from neve.engine.scheduler import SchedulerSide
-from neve.engine.step import Lora, NewRequest, OfferedState, Scheduled, StepPlan
+from neve.engine.step import (
+    LoadPlan,
+    Lora,
+    NewRequest,
+    OfferedState,
+    Scheduled,
+    StepPlan,
+    WorkerReport,
+)
 from neve.vllm.compat import has_token_ids
+from neve.vllm.jumps import Jumps
 
 
 class VllmScheduling:
@@ -25,6 +34,8 @@ class VllmScheduling:
         self.side = side
         self._is_split = is_split
         self._names_media = names_media
+        self._loading: dict[str, Any] = {}  # vLLM's requests whose load is under way
+        self.jumps: Jumps | None = None  # with `load: both`, once the engine was checked
 
     def begin(self, request: Any) -> None:
         """A request came, or comes again. Those that can't be cached are left alone."""
@@ -38,7 +49,34 @@ class VllmScheduling:
         if request.skip_reading_prefix_cache:
             return 0
         self.begin(request)
-        return self.side.matched_tokens(request.request_id, local_tokens)
+        tokens = self.side.matched_tokens(request.request_id, local_tokens)
+        if self.jumps is not None:
+            self.jumps.watch(request)
+        return tokens
+
+    def plan_load(
+        self, request: Any, external_tokens: int, engine_blocks: Sequence[Sequence[int]]
+    ) -> None:
+        self._loading[request.request_id] = request
+        self.side.plan_load(request.request_id, external_tokens, engine_blocks)
+
+    def note_results(self, report: WorkerReport, output: Any) -> None:
+        """`output`: vLLM's `KVConnectorOutput`, after vLLM took the failed blocks from it."""
+        loaded = output.finished_recving or ()
+        self.side.note_results(
+            report,
+            failed_blocks=output.invalid_block_ids or (),
+            loaded=loaded,
+            failed_requests=getattr(output, "failed_recving", None) or (),
+        )
+        for request_id in loaded:
+            request = self._loading.pop(request_id, None)
+            if request is not None:
+                correct_cached(request)
+
+    def land(self, output: Any) -> list[LoadPlan]:
+        """Copies that this step begins with; call it before `build_step`."""
+        return self.jumps.land(output) if self.jumps is not None else []
 
     def build_step(self, output: Any) -> StepPlan:
         """`output`: vLLM's `SchedulerOutput`."""
@@ -59,6 +97,8 @@ class VllmScheduling:
         )
         # Copies inside the engine fill blocks that no request was given.
         step.fences |= bool(getattr(output, "kv_cache_block_copies", None))
+        if self.jumps is not None:
+            step.rears = self.jumps.meet(output)
         return step
 
 
@@ -82,6 +122,24 @@ def new_request(request: Any) -> NewRequest:
         params=read_params(request.kv_transfer_params),
         engine_hashes=lambda: request.block_hashes,
     )
+
+
+def correct_cached(request: Any) -> None:
+    """After a load: of a request's cached tokens, counts those that did not arrive as computed.
+
+    vLLM counts what a connector promised, and keeps that after a failed load: its metrics and the
+    usage of its answers would tell operators of loads that missed their deadline as hits.
+    `request`: vLLM's `Request`, of which vLLM computes everything behind `num_computed_tokens`.
+    """
+    stats = request.prefill_stats
+    if stats is None:  # the first token is there
+        return
+    lost = stats.num_cached_tokens - request.num_computed_tokens
+    lost = min(lost, stats.num_external_cached_tokens)
+    if lost > 0:
+        stats.num_external_cached_tokens -= lost
+        stats.num_cached_tokens -= lost
+        stats.num_computed_tokens += lost
 
 
 def scheduled(output: Any) -> Iterator[Scheduled]:

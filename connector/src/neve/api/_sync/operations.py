@@ -1242,6 +1242,7 @@ class Jobs(Resource):
                 * `flush` - Write due blocks of the hot tier to S3.
                 * `sweep` - Delete segments in which nothing is alive.
                 * `compact` - Merge small, scattered or half dead segments.
+                * `move` - Move segments between stores by rules; delete old places.
                 * `expire` - Remove expired blocks, and idle ones from hot.
                 * `retain` - Give stored blocks a changed policy's terms.
                 * `rebuild_index` - Build the index of an emptied Valkey again from segment
@@ -1528,6 +1529,207 @@ class Members(Resource):
         )
 
 
+class MoveRules(Resource):
+    """Operations on move rules."""
+
+    def create(
+        self,
+        *,
+        name: str,
+        target: str,
+        position: int | None = None,
+        is_active: bool | None = None,
+        source: str | Omit | None = OMIT,
+        is_copy: bool | None = None,
+        least_age_s: int | Omit | None = OMIT,
+        least_idle_s: int | Omit | None = OMIT,
+        least_heat: float | Omit | None = OMIT,
+        payback_days: int | Omit | None = OMIT,
+        tenant: str | Omit | None = OMIT,
+    ) -> models.MoveRule:
+        """Adds a rule. Add it inactive and ask for a dry run to see what it would do.
+
+        Args:
+            target: name of a store
+            position: the rule with the smallest one decides
+            source: name of a store; null: any other
+            is_copy: the old place stays; else the segment moves
+            least_age_s: written so long ago
+            least_idle_s: no node asked for its address for so long
+            least_heat: minutes in which a node asked for its address, halved every six hours
+            payback_days: the cheaper place pays for the move within so many
+            tenant: slug; null: all tenants
+        """
+        return self._transport.call(
+            "POST",
+            "/move-rules",
+            models.MoveRule,
+            body=members(
+                {
+                    "name": name,
+                    "target": target,
+                    "position": position,
+                    "is_active": is_active,
+                    "is_copy": is_copy,
+                },
+                nullable={
+                    "source": source,
+                    "least_age_s": least_age_s,
+                    "least_idle_s": least_idle_s,
+                    "least_heat": least_heat,
+                    "payback_days": payback_days,
+                    "tenant": tenant,
+                },
+            ),
+        )
+
+    def delete(self, id: Id, *, etag: str | None = None) -> None:
+        """Removes a rule. Segments stay where they are; copies that only it kept leave.
+
+        Args:
+            etag: of the version that is changed; refused if it is older.
+        """
+        self._transport.call_for_json("DELETE", f"/move-rules/{path_part(id)}", etag=etag)
+
+    def get(self, id: Id) -> models.MoveRule:
+        """Which segments move, or are copied, to which store."""
+        return self._transport.call("GET", f"/move-rules/{path_part(id)}", models.MoveRule)
+
+    def update(
+        self,
+        id: Id,
+        *,
+        name: str | None = None,
+        position: int | None = None,
+        is_active: bool | None = None,
+        source: str | Omit | None = OMIT,
+        target: str | None = None,
+        is_copy: bool | None = None,
+        least_age_s: int | Omit | None = OMIT,
+        least_idle_s: int | Omit | None = OMIT,
+        least_heat: float | Omit | None = OMIT,
+        payback_days: int | Omit | None = OMIT,
+        etag: str | None = None,
+    ) -> models.MoveRule:
+        """Changes a rule.
+
+        Args:
+            position: the rule with the smallest one decides
+            source: name of a store; null: any other
+            target: name of a store
+            is_copy: the old place stays; else the segment moves
+            least_age_s: written so long ago
+            least_idle_s: no node asked for its address for so long
+            least_heat: minutes in which a node asked for its address, halved every six hours
+            payback_days: the cheaper place pays for the move within so many
+            etag: of the version that is changed; refused if it is older.
+        """
+        return self._transport.call(
+            "PATCH",
+            f"/move-rules/{path_part(id)}",
+            models.MoveRule,
+            body=members(
+                {
+                    "name": name,
+                    "position": position,
+                    "is_active": is_active,
+                    "target": target,
+                    "is_copy": is_copy,
+                },
+                nullable={
+                    "source": source,
+                    "least_age_s": least_age_s,
+                    "least_idle_s": least_idle_s,
+                    "least_heat": least_heat,
+                    "payback_days": payback_days,
+                },
+            ),
+            etag=etag,
+        )
+
+    def dry_run(self, id: Id) -> models.MoveDryRun:
+        """Says what this rule alone would move now, with money. Moves nothing."""
+        return self._transport.call(
+            "POST", f"/move-rules/{path_part(id)}/dry-run", models.MoveDryRun
+        )
+
+    def list(
+        self,
+        *,
+        name: str | None = None,
+        ordering: str | None = None,
+        page_size: int | None = None,
+        tenant: str | None = None,
+        total: bool | None = None,
+    ) -> Pages[models.MoveRule]:
+        """Which segments move, or are copied, to which store.
+
+        Args:
+            ordering: sort key, - for descending; position unless given. Rows that change
+                while you walk the pages may be missed with a key that changes.
+            page_size: rows of a page; 50 unless given
+            tenant: slug of the tenant
+            total: true: count the rows of all pages
+        """
+        return Pages(
+            self._transport,
+            "/move-rules",
+            {
+                "name": name,
+                "ordering": ordering,
+                "page_size": page_size,
+                "tenant": tenant,
+                "total": total,
+            },
+            models.MoveRule,
+        )
+
+
+class Moves(Resource):
+    """Operations on moves."""
+
+    def get(self, id: Id) -> models.Move:
+        """Copies of segments in other stores: arriving, kept, or leaving after a move."""
+        return self._transport.call("GET", f"/moves/{path_part(id)}", models.Move)
+
+    def list(
+        self,
+        *,
+        ordering: str | None = None,
+        page_size: int | None = None,
+        segment: int | None = None,
+        state: str | None = None,
+        tenant: str | None = None,
+        total: bool | None = None,
+    ) -> Pages[models.Move]:
+        """Copies of segments in other stores: arriving, kept, or leaving after a move.
+
+        Args:
+            ordering: sort key, - for descending; -since unless given. Rows that change while
+                you walk the pages may be missed with a key that changes.
+            page_size: rows of a page; 50 unless given
+            state: * `arriving` - Arriving
+                * `kept` - Kept
+                * `leaving` - Leaving
+                * `deleting` - Deleting
+            tenant: slug of the tenant
+            total: true: count the rows of all pages
+        """
+        return Pages(
+            self._transport,
+            "/moves",
+            {
+                "ordering": ordering,
+                "page_size": page_size,
+                "segment": segment,
+                "state": state,
+                "tenant": tenant,
+                "total": total,
+            },
+            models.Move,
+        )
+
+
 class Nodes(Resource):
     """Operations on nodes."""
 
@@ -1601,6 +1803,8 @@ class Policies(Resource):
         eviction: str | None = None,
         promote_window_s: int | None = None,
         cold_full: str | None = None,
+        cold_codec: str | None = None,
+        lossy_codecs: str | None = None,
         etag: str | None = None,
     ) -> models.Policy:
         """New blocks follow at once, stored ones within seconds: see `is_applied`.
@@ -1618,6 +1822,13 @@ class Policies(Resource):
             cold_full: when the cold quota is used up
                 * `evict` - Make room: the longest unread leave
                 * `refuse` - Refuse new blocks
+            cold_codec: how blocks are written to S3, without loss; older nodes read no
+                compressed ones
+                * `none` - As they are
+                * `auto` - Compressed where that makes reads faster
+                * `always` - Compressed
+            lossy_codecs: models whose nodes may store KV with loss, such as smollm*=int8,
+                *=fp8
             etag: of the version that is changed; refused if it is older.
         """
         return self._transport.call(
@@ -1631,6 +1842,8 @@ class Policies(Resource):
                     "eviction": eviction,
                     "promote_window_s": promote_window_s,
                     "cold_full": cold_full,
+                    "cold_codec": cold_codec,
+                    "lossy_codecs": lossy_codecs,
                 },
                 nullable={
                     "flush_after_s": flush_after_s,
@@ -2133,6 +2346,174 @@ class Spaces(Resource):
                 "total": total,
             },
             models.Space,
+        )
+
+
+class Stores(Resource):
+    """Operations on stores."""
+
+    def create(
+        self,
+        *,
+        endpoint: str,
+        bucket: str,
+        name: str,
+        region: str | None = None,
+        access_key: str | None = None,
+        secret_key: str | None = None,
+        credentials_env: str | None = None,
+        storage_class: str | None = None,
+        priority: int | None = None,
+        move_bytes_per_s: int | None = None,
+        gib_month: str | Omit | None = OMIT,
+        put_1000: str | Omit | None = OMIT,
+        get_1000: str | Omit | None = OMIT,
+        egress_gb: str | Omit | None = OMIT,
+    ) -> models.Store:
+        """Adds a store, after an object was written, read and deleted there.
+
+        Args:
+            endpoint: such as https://s3.example
+            bucket: exists already; a store of its own
+            name: a to z, digits, hyphens; nodes name near stores by it
+            secret_key: sealed, and never shown
+            credentials_env: in place of keys: NEVE_STORE_NVME reads
+                NEVE_STORE_NVME_ACCESS_KEY and NEVE_STORE_NVME_SECRET_KEY of the environment of
+                web and workers
+            storage_class: such as STANDARD_IA
+            priority: readers take the smallest; the default has 100
+            move_bytes_per_s: bound of moves into it
+            gib_month: one GiB for one calendar month; empty: the platform's price
+            put_1000: 1,000 PUT, POST, COPY and LIST requests; empty: the platform's price
+            get_1000: 1,000 GET and HEAD requests; empty: the platform's price
+            egress_gb: 10^9 bytes read; empty: the platform's price
+        """
+        return self._transport.call(
+            "POST",
+            "/stores",
+            models.Store,
+            body=members(
+                {
+                    "endpoint": endpoint,
+                    "bucket": bucket,
+                    "name": name,
+                    "region": region,
+                    "access_key": access_key,
+                    "secret_key": secret_key,
+                    "credentials_env": credentials_env,
+                    "storage_class": storage_class,
+                    "priority": priority,
+                    "move_bytes_per_s": move_bytes_per_s,
+                },
+                nullable={
+                    "gib_month": gib_month,
+                    "put_1000": put_1000,
+                    "get_1000": get_1000,
+                    "egress_gb": egress_gb,
+                },
+            ),
+        )
+
+    def delete(self, id: Id, *, confirm: str | None = None, etag: str | None = None) -> None:
+        """Removes a store, and the rules that name it. Deletes nothing there: of segments that
+        have no copy elsewhere the blocks become misses, so move them by a rule first.
+
+        Args:
+            confirm: the name; without it the answer says what would be removed
+            etag: of the version that is changed; refused if it is older.
+        """
+        self._transport.call_for_json(
+            "DELETE", f"/stores/{path_part(id)}", query={"confirm": confirm}, etag=etag
+        )
+
+    def get(self, id: Id) -> models.Store:
+        """S3 buckets that hold segments."""
+        return self._transport.call("GET", f"/stores/{path_part(id)}", models.Store)
+
+    def update(
+        self,
+        id: Id,
+        *,
+        endpoint: str | None = None,
+        bucket: str | None = None,
+        region: str | None = None,
+        access_key: str | None = None,
+        secret_key: str | None = None,
+        credentials_env: str | None = None,
+        storage_class: str | None = None,
+        priority: int | None = None,
+        move_bytes_per_s: int | None = None,
+        gib_month: str | Omit | None = OMIT,
+        put_1000: str | Omit | None = OMIT,
+        get_1000: str | Omit | None = OMIT,
+        egress_gb: str | Omit | None = OMIT,
+        etag: str | None = None,
+    ) -> models.Store:
+        """Changes a store. One that holds segments keeps endpoint and bucket.
+
+        Args:
+            endpoint: such as https://s3.example
+            bucket: exists already; a store of its own
+            secret_key: sealed, and never shown
+            credentials_env: in place of keys: NEVE_STORE_NVME reads
+                NEVE_STORE_NVME_ACCESS_KEY and NEVE_STORE_NVME_SECRET_KEY of the environment of
+                web and workers
+            storage_class: such as STANDARD_IA
+            priority: readers take the smallest; the default has 100
+            move_bytes_per_s: bound of moves into it
+            gib_month: one GiB for one calendar month; empty: the platform's price
+            put_1000: 1,000 PUT, POST, COPY and LIST requests; empty: the platform's price
+            get_1000: 1,000 GET and HEAD requests; empty: the platform's price
+            egress_gb: 10^9 bytes read; empty: the platform's price
+            etag: of the version that is changed; refused if it is older.
+        """
+        return self._transport.call(
+            "PATCH",
+            f"/stores/{path_part(id)}",
+            models.Store,
+            body=members(
+                {
+                    "endpoint": endpoint,
+                    "bucket": bucket,
+                    "region": region,
+                    "access_key": access_key,
+                    "secret_key": secret_key,
+                    "credentials_env": credentials_env,
+                    "storage_class": storage_class,
+                    "priority": priority,
+                    "move_bytes_per_s": move_bytes_per_s,
+                },
+                nullable={
+                    "gib_month": gib_month,
+                    "put_1000": put_1000,
+                    "get_1000": get_1000,
+                    "egress_gb": egress_gb,
+                },
+            ),
+            etag=etag,
+        )
+
+    def list(
+        self,
+        *,
+        name: str | None = None,
+        ordering: str | None = None,
+        page_size: int | None = None,
+        total: bool | None = None,
+    ) -> Pages[models.Store]:
+        """S3 buckets that hold segments.
+
+        Args:
+            ordering: sort key, - for descending; priority unless given. Rows that change
+                while you walk the pages may be missed with a key that changes.
+            page_size: rows of a page; 50 unless given
+            total: true: count the rows of all pages
+        """
+        return Pages(
+            self._transport,
+            "/stores",
+            {"name": name, "ordering": ordering, "page_size": page_size, "total": total},
+            models.Store,
         )
 
 
@@ -2660,6 +3041,8 @@ class Operations(Resource):
         self.jobs = Jobs(transport)
         self.keys = Keys(transport)
         self.members = Members(transport)
+        self.move_rules = MoveRules(transport)
+        self.moves = Moves(transport)
         self.nodes = Nodes(transport)
         self.policies = Policies(transport)
         self.prices = Prices(transport)
@@ -2669,6 +3052,7 @@ class Operations(Resource):
         self.segments = Segments(transport)
         self.sign_ins = SignIns(transport)
         self.spaces = Spaces(transport)
+        self.stores = Stores(transport)
         self.tenants = Tenants(transport)
         self.warm_policies = WarmPolicies(transport)
         self.webhooks = Webhooks(transport)

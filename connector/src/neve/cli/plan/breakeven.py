@@ -191,8 +191,8 @@ def _partial(
     ahead: dict[str, Any],
 ) -> dict[str, Any]:
     """How much of a stored prefix to load, by the function that nodes ask."""
-    if len(stored) > len(Tier):
-        raise Misuse(f"give it at most {len(Tier)} times: hot, then cold", field="stored")
+    if len(stored) > 2:
+        raise Misuse("give it at most 2 times: hot, then cold", field="stored")
     if size.fixed:
         raise Misuse("a model with windows or states is loaded whole or not at all", field="stored")
     found = [tokens // _CHUNK_TOKENS * _CHUNK_TOKENS for tokens, _ in stored]
@@ -201,7 +201,7 @@ def _partial(
         raise Misuse(f"is less than the {sum(found)} stored tokens", field="prompt-tokens")
     tiers, ends = [], [0]
     stores = {}
-    for tier, tokens, (_, gb) in zip(Tier, found, stored, strict=False):
+    for tier, tokens, (_, gb) in zip((Tier.HOT, Tier.COLD), found, stored, strict=False):
         stores[tier] = Store(gb * _GB, **ahead)
         for _ in range(tokens // _CHUNK_TOKENS):
             tiers.append(tier)

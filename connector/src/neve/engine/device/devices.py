@@ -15,10 +15,14 @@ from typing import Final, NamedTuple, Protocol
 
 import torch
 
+from neve.engine.device.lossy import LossyCodec
+
 # Bytes of one direction's buffer: many blocks a kernel, so that launches cost little. At most one
 # in `_SHARE_OF_FREE` of the bytes that the engine left free.
 _BUFFER_BYTES: Final = 512 << 20
 _SHARE_OF_FREE: Final = 8
+# A codec computes in float32 beside the buffer, which is then so much smaller.
+_CODEC_SHARE: Final = 8
 
 
 class Layer(Protocol):
@@ -95,6 +99,17 @@ def scatter(
         tensor.index_copy_(0, flat, part.flatten(0, 1)[skip:])
 
 
+def encode_rows(codec: LossyCodec, heads: int, rows: torch.Tensor) -> torch.Tensor:
+    """Staging `[chunks, bytes]` with each of its payloads encoded."""
+    return codec.encode(rows.view(len(rows) * heads, -1)).view(len(rows), -1)
+
+
+def decode_rows(codec: LossyCodec, heads: int, stored: torch.Tensor, rows: torch.Tensor) -> None:
+    """The other way, into `rows`."""
+    payloads = len(rows) * heads
+    codec.decode(stored.view(payloads, -1), rows.view(payloads, -1))
+
+
 def runs(pieces: Sequence[torch.Tensor]) -> Iterator[tuple[int, torch.Tensor]]:
     """Neighbours in memory as one tensor `[pieces, bytes]`, with the number of the first.
 
@@ -145,9 +160,17 @@ class DeviceCopies:
     """Belongs to the engine's thread, whose current stream is the computing one."""
 
     def __init__(
-        self, layers: Sequence[Layer], device: torch.device, heads: int, *, sharers: int = 1
+        self,
+        layers: Sequence[Layer],
+        device: torch.device,
+        heads: int,
+        *,
+        sharers: int = 1,
+        codec: LossyCodec | None = None,
     ) -> None:
-        """`sharers`: objects of this class on the device, which share the room for buffers."""
+        """`sharers`: objects of this class on the device, which share the room for buffers.
+        `codec`: staging holds encoded payloads, buffers plain ones."""
+        self._codec = codec
         self._sharers = sharers
         self._rows = split(layers)
         self._heads = heads
@@ -163,12 +186,14 @@ class DeviceCopies:
         ticket is done."""
         self._out.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._out):
-            buffer = self._buffer(inwards=False, payload_bytes=len(staging[0]))
+            buffer = self._buffer(inwards=False, payload_bytes=self._plain_bytes(blocks))
             for first in range(0, len(blocks), len(buffer)):
                 pieces = staging[first : first + len(buffer)]
                 rows = buffer[: len(pieces)]
                 index = self._index(blocks[first : first + len(buffer)])
                 gather(self._rows, self._heads, index, rows)
+                if self._codec is not None:
+                    rows = encode_rows(self._codec, self._heads, rows)
                 for at, run in runs(pieces):
                     run.copy_(rows[at : at + len(run)], non_blocking=True)
         return EventTicket(self._out)
@@ -182,13 +207,19 @@ class DeviceCopies:
         """Copies after the launched computation, which may still use these blocks for others."""
         self._in.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._in):
-            buffer = self._buffer(inwards=True, payload_bytes=len(staging[0]))
+            buffer = self._buffer(inwards=True, payload_bytes=self._plain_bytes(blocks))
             for first in range(0, len(blocks), len(buffer)):
                 end = first + len(buffer)
                 pieces = staging[first:end]
                 rows = buffer[: len(pieces)]
+                stored = rows
+                if self._codec is not None:
+                    shape = (len(pieces), len(pieces[0]))
+                    stored = torch.empty(shape, dtype=torch.uint8, device=self._device)
                 for at, run in runs(pieces):
-                    rows[at : at + len(run)].copy_(run, non_blocking=True)
+                    stored[at : at + len(run)].copy_(run, non_blocking=True)
+                if self._codec is not None:
+                    decode_rows(self._codec, self._heads, stored, rows)
                 index = self._index(blocks[first:end])
                 scatter(self._rows, self._heads, index, 0 if first else skip, rows)
         return EventTicket(self._in)
@@ -205,12 +236,18 @@ class DeviceCopies:
         """Frees the buffers; no copy may be under way."""
         self._buffers.clear()
 
+    def _plain_bytes(self, blocks: Sequence[Sequence[int]]) -> int:
+        """Of a chunk's payloads, before the codec."""
+        rows = (math.prod(tensor.shape[1:]) * tensor.element_size() for tensor, _ in self._rows)
+        return int(len(blocks[0]) * sum(rows))
+
     def _buffer(self, *, inwards: bool, payload_bytes: int) -> torch.Tensor:
         """Made on the stream that uses it, so that stream order protects it."""
         buffer = self._buffers.get(inwards)
         if buffer is None or buffer.shape[1] != payload_bytes:
             free_bytes, _ = torch.cuda.mem_get_info(self._device)
             room_bytes = min(_BUFFER_BYTES, free_bytes // _SHARE_OF_FREE) // self._sharers
+            room_bytes //= 1 if self._codec is None else _CODEC_SHARE
             rows = max(1, room_bytes // payload_bytes)
             buffer = torch.empty((rows, payload_bytes), dtype=torch.uint8, device=self._device)
             self._buffers[inwards] = buffer

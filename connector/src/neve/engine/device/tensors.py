@@ -8,6 +8,8 @@ describes them by shape and stride, never by engine version.
 With `heads`, a chunk has one payload for each KV head, with that head's bytes of every layer, in
 the order of the tensor's other dimensions. `layout` then names neither the rank's number of heads
 nor strides: these follow the TP size, while the meaning of the bytes does not.
+
+With a lossy codec (`neve.engine.device.lossy`) a payload is encoded before it leaves the device.
 """
 
 import math
@@ -20,6 +22,7 @@ import torch
 
 from neve.engine.contract import Difference, Mark, Ticket
 from neve.engine.device.devices import DeviceCopies, StreamMark
+from neve.engine.device.lossy import DTYPES, LossyCodec
 from neve.engine.device.rounding import (
     LayerFormat,
     first_difference,
@@ -28,6 +31,7 @@ from neve.engine.device.rounding import (
 )
 from neve.engine.staging import Done
 from neve.errors import Misuse
+from neve.formats.space import EXACT
 
 # Pinned memory allocated at once: PyTorch rounds up to a power of two.
 _SLAB_BYTES = 256 << 20
@@ -111,11 +115,14 @@ class KvTensors:
         heads: int | None = None,
         cache_dtype: str = "auto",
         sharers: int = 1,
+        codec: str = EXACT,
+        vector: int = 0,
     ) -> None:
         """`kernels` names what wrote a layer's bytes (backend, ISA): equal shapes don't prove equal
         meaning. `heads`: KV heads that every layer has here, when payloads are to be one head's.
         `cache_dtype`: the engine's name for what it keeps in tensors of bytes. `sharers`: as in
-        `DeviceCopies`."""
+        `DeviceCopies`. `codec`: to store with loss, in vectors of `vector` numbers; KV that is
+        fp8 already is left as it is."""
         self._layers: list[_Layer] = []
         seen = set()
         for name, tensor in kv_caches.items():
@@ -154,18 +161,44 @@ class KvTensors:
                 self._layers, kind = [joined], "side by side: "
         digest = blake2b("\n".join(every).encode(), digest_size=16).hexdigest()
         self.layout = f"{kind}{len(every)} layers, first {every[0][:400]}, all {digest}"
+        self._codec = self._codec_of(codec, vector)
+        if self._codec is not None:
+            self.layout = f"{codec} of {vector}: {self.layout}"
         self._device = self._layers[0].tensor.device
         self.defers = self._device.type == "cuda"
         self._heads = heads or 1
         self._copies = (
-            DeviceCopies(self._layers, self._device, self._heads, sharers=sharers)
+            DeviceCopies(
+                self._layers, self._device, self._heads, sharers=sharers, codec=self._codec
+            )
             if self.defers
             else None
         )
-        self.block_bytes = sum(layer.block_bytes for layer in self._layers)
+        self._plain_bytes = sum(layer.block_bytes for layer in self._layers)
+        self.block_bytes = self._plain_bytes
+        if self._codec is not None:
+            for layer in self._layers:  # else a vector would have numbers of two layers
+                self._codec.encoded_bytes(layer.block_bytes // self._heads)
+            self.block_bytes = self._codec.encoded_bytes(self._plain_bytes)
+        self._scratch: StagingBlock | None = None
         if self.block_bytes % (block_tokens * self._heads):
             raise Misuse(f"{self.block_bytes} bytes don't divide by {block_tokens} tokens")
         self.bytes_per_token = self.block_bytes // (block_tokens * self._heads)  # of one payload
+
+    @property
+    def codec(self) -> str:
+        """The lossy codec of payloads, or EXACT."""
+        return EXACT if self._codec is None else self._codec.name
+
+    def _codec_of(self, name: str, vector: int) -> LossyCodec | None:
+        dtypes = {form.dtype for form in self._formats}
+        if name == EXACT or not any(dtype in DTYPES for dtype in dtypes):
+            return None
+        if len(dtypes) > 1:
+            raise Misuse(f"layers have KV of several dtypes ({self.dtypes})", field="codec")
+        (dtype,) = dtypes
+        assert dtype is not None
+        return LossyCodec(name, dtype, vector)
 
     def allocate(self, engine_blocks: int, most: int = 1) -> list[StagingBlock]:
         """Staging for one to `most` chunks of `engine_blocks` engine blocks each.
@@ -175,6 +208,8 @@ class KvTensors:
         size = self.block_bytes * engine_blocks
         if self._copies is None:
             memory = torch.empty(size, dtype=torch.uint8)
+            if self._codec is not None:
+                return [StagingBlock(memory, (), engine_blocks, self._heads)]
             return [StagingBlock(memory, self._layers, engine_blocks, self._heads)]
         count = max(1, min(most, _SLAB_BYTES // size))
         slab = torch.empty((count, size), dtype=torch.uint8, pin_memory=True)
@@ -186,8 +221,12 @@ class KvTensors:
             return self._copies.move_out(blocks, [piece.bytes for piece in staging])
         for engine_blocks, piece in zip(blocks, staging, strict=True):
             index = torch.tensor(engine_blocks)
-            for layer, view in zip(self._layers, piece.views, strict=True):
+            plain = piece if self._codec is None else self._plain_piece(len(engine_blocks))
+            for layer, view in zip(self._layers, plain.views, strict=True):
                 torch.index_select(layer.tensor, layer.dim, index, out=view)
+            if self._codec is not None:
+                encoded = self._codec.encode(plain.bytes.view(self._heads, -1))
+                piece.bytes.view(self._heads, -1).copy_(encoded)
         return Done()
 
     def move_in(
@@ -198,20 +237,40 @@ class KvTensors:
             return self._copies.move_in(blocks, skip, [piece.bytes for piece in staging])
         for engine_blocks, piece in zip(blocks, staging, strict=True):
             index = torch.tensor(engine_blocks[skip:])
-            for layer, view in zip(self._layers, piece.views, strict=True):
+            plain = piece if self._codec is None else self._decoded(piece)
+            for layer, view in zip(self._layers, plain.views, strict=True):
                 part = view.narrow(layer.dim, skip, len(index))
                 layer.tensor.index_copy_(layer.dim, index, part)
             skip = 0
         return Done()
 
+    def _plain_piece(self, engine_blocks: int) -> StagingBlock:
+        """Memory for one chunk before it is encoded, used again by the next call."""
+        size = self._plain_bytes * engine_blocks
+        if self._scratch is None or self._scratch.bytes.numel() != size:
+            memory = torch.empty(size, dtype=torch.uint8)
+            self._scratch = StagingBlock(memory, self._layers, engine_blocks, self._heads)
+        return self._scratch
+
+    def _decoded(self, piece: StagingBlock) -> StagingBlock:
+        assert self._codec is not None
+        plain = self._plain_piece(piece.bytes.numel() // self.block_bytes)
+        encoded = piece.bytes.view(self._heads, -1)
+        self._codec.decode(encoded, plain.bytes.view(self._heads, -1))
+        return plain
+
     def compare(self, computed: StagingBlock, stored: StagingBlock) -> str | None:
-        """The layer that differs by more than rounding, in words, and where to look, or None."""
+        """The layer that differs by more than rounding, in words, and where to look, or None.
+
+        Of exact KV only."""
+        assert self._codec is None
         return first_difference(
             self._formats, self._layer_bytes(computed), self._layer_bytes(stored)
         )
 
     def compare_bits(self, computed: StagingBlock, stored: StagingBlock) -> Difference | None:
-        """The first layer and engine block that differ in a bit, or None."""
+        """The first layer and engine block that differ in a bit, or None. Of exact KV only."""
+        assert self._codec is None
         engine_blocks = computed.bytes.numel() // self.block_bytes
         return first_different_bit(
             self._formats,

@@ -66,21 +66,26 @@ end
 
 local function is_recounted(K, e) return e.reason > 0 and e.reason == recount_number(K) end
 
+-- Bytes of the cold copy, which may be encoded.
+local function cold_bytes(e) return e.cold_size > 0 and e.cold_size or e.size end
+
 -- Adds a block to (`by` 1), or takes it (-1) from what is "hot", "cold", "dirty", "pinned" or
 -- "unstored".
 local function charge(K, e, what, by)
-  count(K, what .. "_bytes", by * e.size)
+  local bytes = by * (what == "cold" and cold_bytes(e) or e.size)
+  count(K, what .. "_bytes", bytes)
   count(K, what .. "_blocks", by)
   if is_recounted(K, e) then
-    redis.call("ZINCRBY", of_slot(K, "r"), by * e.size, what .. "_bytes")
+    redis.call("ZINCRBY", of_slot(K, "r"), bytes, what .. "_bytes")
     redis.call("ZINCRBY", of_slot(K, "r"), by, what .. "_blocks")
   end
 end
 
 -- The same with a segment's live bytes. At 0 the segment stays in `:s` until it is closed.
 local function charge_segment(K, e, segment, by)
-  redis.call("ZINCRBY", of_slot(K, "s"), by * e.size, segment)
-  if is_recounted(K, e) then redis.call("ZINCRBY", of_slot(K, "r"), by * e.size, segment) end
+  local bytes = by * cold_bytes(e)
+  redis.call("ZINCRBY", of_slot(K, "s"), bytes, segment)
+  if is_recounted(K, e) then redis.call("ZINCRBY", of_slot(K, "r"), bytes, segment) end
 end
 
 -- The end of a life: `until_s` prolongs the time to live, and nothing but a pin the greatest age.

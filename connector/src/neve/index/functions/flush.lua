@@ -111,11 +111,12 @@ local function is_open(K, segment)
 end
 
 -- The outcome of one block of `flushed`.
-local function flush_block(K, us, id, segment, offset, open)
+local function flush_block(K, us, id, segment, place, open)
   local now_s, e = math.floor(us / 1000000), load(K, id)
-  if is_placed(e, segment, offset) then return FLUSHED end
+  if is_placed(e, segment, place.offset) then return FLUSHED end
   if has(e, COLD) or not open or not is_alive(e, now_s) then return DEAD end
-  local fits = has_cold_room(K, us, e.size, e.priority)
+  local bytes = place.size > 0 and place.size or e.size
+  local fits = has_cold_room(K, us, bytes, e.priority)
   e = load(K, id) -- making room may have changed it
   if not is_alive(e, now_s) then return DEAD end
   if not fits then
@@ -123,7 +124,7 @@ local function flush_block(K, us, id, segment, offset, open)
     return COLD_FULL
   end
   mark_clean(K, id, e, us)
-  mark_cold(K, e, segment, offset)
+  mark_cold(K, e, segment, place)
   rank_cold(K, id, e, us)
   save(K, id, e)
   return FLUSHED
@@ -131,7 +132,7 @@ end
 
 --[[ flushed: these blocks are, verified, in a live segment. May be repeated.
 KEYS     the books
-ARGV     segment, then id and offset of each block
+ARGV     segment, then id and place (read_place) of each block
 Returns  array: FLUSHED, DEAD (it left meanwhile, or is cold elsewhere: dead bytes of the segment;
          all, if the segment is not open), COLD_FULL (the cold tier has no room and makes none: the
          block stays hot, clean, evictable and UNSTORED)
@@ -142,7 +143,7 @@ local function flushed(K, A)
   local us, out, segment = now_us(), {}, tonumber(A[1])
   local open = is_open(K, segment)
   for i = 2, #A, 2 do
-    out[#out + 1] = flush_block(K, us, A[i], segment, tonumber(A[i + 1]), open)
+    out[#out + 1] = flush_block(K, us, A[i], segment, read_place(A[i + 1]), open)
   end
   return out
 end

@@ -70,11 +70,11 @@ local function sum_up(sums, e)
   local function add(name, by) sums[name] = (sums[name] or 0) + by end
   for _, what in ipairs(SUMMED) do
     if is[what] then
-      add(what .. "_bytes", e.size)
+      add(what .. "_bytes", what == "cold" and cold_bytes(e) or e.size)
       add(what .. "_blocks", 1)
     end
   end
-  if is.cold then add(e.segment, e.size) end
+  if is.cold then add(e.segment, cold_bytes(e)) end
 end
 
 --[[ recount: checks and counts these blocks. A hot block whose value is missing, or has another

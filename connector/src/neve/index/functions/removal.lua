@@ -102,8 +102,9 @@ local function make_cold_room(K, us, most, priority)
       if used(K, "cold_bytes") <= most or blocks == K.cold_left then break end
       local e = load_member(K, id, ranks, is_cold)
       if e then
+        local freed = cold_bytes(e)
         drop(K, id, e, COLD, EVICTED_COLD, us)
-        blocks, bytes = blocks + 1, bytes + e.size
+        blocks, bytes = blocks + 1, bytes + freed
       end
     end
   end

@@ -32,14 +32,16 @@ end
 register("close_segments", close_segments, { before = 0, each = 1, most = CALL_MOST })
 
 -- Moves a cold block to an open segment; 0: forgets its copy, which is bad.
-local function move_block(K, us, id, e, segment, offset)
+local function move_block(K, us, id, e, segment, place)
   if segment == 0 then
     drop(K, id, e, COLD, CORRUPT, us)
     count(K, "corrupt_blocks", 1)
   else
     charge_segment(K, e, e.segment, -1)
+    charge(K, e, "cold", -1)
+    put_place(e, segment, place)
+    charge(K, e, "cold", 1)
     charge_segment(K, e, segment, 1)
-    e.segment, e.offset = segment, offset
     save(K, id, e)
   end
 end
@@ -47,8 +49,8 @@ end
 --[[ relocate: these cold blocks are, verified, in another live segment too. Compares and sets; may
 be repeated.
 KEYS     the books
-ARGV     new segment (0: none, the old copy is bad), then id, old segment, old offset and new offset
-         of each block
+ARGV     new segment (0: none, the old copy is bad), then id, old segment, old offset and new place
+         (read_place) of each block
 Returns  array: FLUSHED (the index names the new place, or no cold copy any more), DEAD (it does not
          name the old one: dead bytes of the new segment)
 Flags    allow-oom
@@ -58,12 +60,12 @@ local function relocate(K, A)
   local us, out, segment = now_us(), {}, tonumber(A[1])
   local open = segment == 0 or is_open(K, segment)
   for i = 2, #A, 4 do
-    local id, offset = A[i], tonumber(A[i + 3])
+    local id, place = A[i], read_place(A[i + 3])
     local e, outcome = load(K, id), DEAD
     if open and is_placed(e, tonumber(A[i + 1]), tonumber(A[i + 2])) then
-      move_block(K, us, id, e, segment, offset)
+      move_block(K, us, id, e, segment, place)
       outcome = FLUSHED
-    elseif is_placed(e, segment, offset) then
+    elseif is_placed(e, segment, place.offset) then
       outcome = FLUSHED
     end
     out[#out + 1] = outcome
@@ -100,8 +102,8 @@ and tombstones: recovery never brings removed data back. Segments hold blocks th
 evicted, too: above its quota the longest unread leaves at once. Reads are forgotten: the time of
 storing counts, in whole seconds, and of one second the later segment.
 KEYS     the books
-ARGV     segment, space, then id, size, tokens, offset, stored_s, expires_s, idle_s, priority and
-         held of each block
+ARGV     segment, space, then id, size, tokens, place (read_place), stored_s, expires_s, idle_s,
+         priority and held of each block
 Returns  how many it took
 Flags    allow-oom
 Worst    O(blocks · log n); evicts at most SWEEP_MOST blocks
@@ -116,7 +118,7 @@ local function restore(K, A)
     e = e or restored_entry(K, A, i, now_s)
     if is_alive(e, now_s) and not has(e, COLD) and e.size == size then
       mark_clean(K, id, e, us)
-      mark_cold(K, e, segment, tonumber(A[i + 3]))
+      mark_cold(K, e, segment, read_place(A[i + 3]))
       save(K, id, e)
       rank_cold(K, id, e, has(e, HOT) and us or stored * 1000000 + segment % 100000 * 10)
       schedule(K, id, e, now_s)

@@ -35,10 +35,23 @@ local function mark_dirty(K, id, e, due_s)
   charge(K, e, "dirty", 1)
 end
 
--- The cold copy of a block is in this segment.
-local function mark_cold(K, e, segment, offset)
+-- A value that names a place in a segment: "offset", or "offset:size:codec" of an encoded block.
+local function read_place(text)
+  local offset, size, codec = string.match(text, "^(%d+):(%d+):(%d+)$")
+  return { offset = tonumber(offset or text), size = tonumber(size or 0),
+    codec = tonumber(codec or 0) }
+end
+
+local function put_place(e, segment, place)
+  e.segment, e.offset = segment, place.offset
+  e.cold_size, e.cold_codec = place.size, place.codec
+end
+
+-- The cold copy of a block is at this place of the segment.
+local function mark_cold(K, e, segment, place)
   end_refusal(K, e)
-  e.state, e.segment, e.offset = e.state + COLD, segment, offset
+  e.state = e.state + COLD
+  put_place(e, segment, place)
   charge(K, e, "cold", 1)
   charge_segment(K, e, segment, 1)
 end

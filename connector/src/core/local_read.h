@@ -1,0 +1,62 @@
+// Reads blocks out of files of the node's local tier (docs/formats/local-tier.md) into the caller's
+// memory, and verifies them.
+//
+// A read of a file cannot be interrupted: a disk that hangs keeps its thread. So bytes pass through
+// a buffer of the thread, which stays in its cache, and `end` fences the caller's memory off.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <shared_mutex>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "block.h"
+#include "clock.h"
+#include "status.h"
+
+namespace neve {
+
+// A block's file: its header and payload as they stand in Valkey, and nothing behind them.
+struct LocalBlock {
+  std::string path;
+  BlockId id{};
+  std::span<std::byte> payload;
+};
+
+class LocalRead {
+ public:
+  LocalRead(const SpaceTag& tag, std::vector<LocalBlock> blocks);
+
+  // Reads block after block, in the calling thread, until `deadline` or `end`. Threads that call it
+  // at the same time share the blocks. True for the thread that ended the last block.
+  bool run(Time deadline);
+
+  // After it returns, `run` writes to no payload any more. From any thread, any number of times.
+  void end();
+
+  // Of blocks: kOk (verified), kEvicted (no such file), kCorrupt (torn, or another block),
+  // kUnavailable (the file cannot be read), kTimeout (not read by the deadline, or by `end`).
+  std::vector<Status> statuses() const;
+
+  // The first failure of the file system in words, or empty.
+  std::string trouble() const;
+
+ private:
+  Status read(const LocalBlock& block, std::span<std::byte> buffer, Time deadline);
+  Status fail(const LocalBlock& block, int error);
+
+  const SpaceTag tag_;
+  const std::vector<LocalBlock> blocks_;
+  std::atomic<std::size_t> next_{0};  // block that nobody reads yet; only taken, so relaxed
+  std::atomic<std::size_t> left_;     // blocks that are not read; only counted, so relaxed
+  // Held exclusively, it guards `ended_` and `trouble_`. Shared: one's own block may be written.
+  mutable std::shared_mutex mutex_;
+  bool ended_ = false;
+  std::vector<Status> statuses_;
+  std::string trouble_;
+};
+
+}  // namespace neve

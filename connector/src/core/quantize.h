@@ -1,0 +1,21 @@
+// Lossy codecs of KV on the CPU: a byte a number, and a bf16 scale for each vector of them. Pure;
+// for any thread. neve.engine.device.lossy says the layout, and computes the same on a device.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+namespace neve {
+
+enum class Lossy : std::uint8_t { kInt8, kFp8 };
+enum class Number : std::uint8_t { kBf16, kFloat };
+
+// Both return false unless `plain` is whole vectors of `vector` numbers, and `encoded` has a byte
+// for each number and two for each vector.
+bool quantize(Lossy codec, Number number, std::size_t vector, std::span<const std::byte> plain,
+              std::span<std::byte> encoded);
+bool dequantize(Lossy codec, Number number, std::size_t vector, std::span<const std::byte> encoded,
+                std::span<std::byte> plain);
+
+}  // namespace neve

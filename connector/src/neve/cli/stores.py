@@ -1,0 +1,287 @@
+"""`neve stores`: S3 buckets that hold segments, rules of moves between them, moves under way."""
+
+import os
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import click
+
+from neve.cli import text
+from neve.cli.connection import Connection, platform_options
+from neve.cli.exits import Failed
+from neve.cli.names import find_move_rule, find_store
+from neve.cli.output import Cell, Column, name, number
+
+_STATES = {"arriving": "cyan", "kept": "green", "leaving": "yellow", "deleting": "dim"}
+
+
+@click.group()
+def stores() -> None:
+    """S3 buckets that hold segments, and how segments move between them. For operators.
+
+    A store is named by its name; that of the platform's environment is `default`.
+    """
+
+
+@stores.command("ls")
+@platform_options
+def ls(platform: Connection) -> None:
+    """List stores with their bytes and what these cost a month."""
+    found = list(platform.rows("/stores"))
+
+    def row(store: dict[str, Any]) -> list[Cell]:
+        since = store.get("failing_since")
+        return [
+            store["name"],
+            (f"away {text.age(since, datetime.now(UTC))}", "red") if since else ("well", "green"),
+            text.count(store["priority"]),
+            text.count(store["segments"]),
+            text.size(store["stored_bytes"]),
+            text.size(store["copy_bytes"]),
+            text.size(store["leaving_bytes"]),
+            store["money_a_month"],
+            store["storage_class"] or text.NOTHING,
+            f"{store['endpoint']}/{store['bucket']}",
+        ]
+
+    columns = (
+        name("NAME"),
+        Column("STATE"),
+        number("PRIORITY", drop=5),
+        number("SEGMENTS", drop=3),
+        number("BYTES"),
+        number("COPIES", drop=4),
+        number("LEAVING", drop=6),
+        number("A MONTH"),
+        Column("CLASS", drop=7),
+        name("BUCKET", drop=2),
+    )
+    platform.show(found, lambda: platform.out.table(columns, map(row, found), empty="No stores."))
+
+
+def _fields(command: Any) -> Any:
+    """Options of `add` and `set`; the secret key comes from the environment or a question."""
+    options = (
+        click.option("--region", metavar="NAME"),
+        click.option("--access-key", metavar="KEY", help="The secret key: NEVE_SECRET or asked."),
+        click.option(
+            "--credentials-env",
+            metavar="PREFIX",
+            help="In place of keys: NEVE_STORE_… of the environment of web and workers.",
+        ),
+        click.option("--class", "storage_class", metavar="CLASS", help="Such as STANDARD_IA."),
+        click.option("--priority", type=click.IntRange(0, 32_767), help="Smallest is read first."),
+        click.option("--gib-month", metavar="PRICE", help="One GiB for one month."),
+        click.option("--put-1000", metavar="PRICE", help="1,000 PUT, POST, COPY or LIST requests."),
+        click.option("--get-1000", metavar="PRICE", help="1,000 GET or HEAD requests."),
+        click.option("--egress-gb", metavar="PRICE", help="10^9 bytes read."),
+        click.option(
+            "--move-mb-per-s", type=click.IntRange(1), help="Bound of moves into it, 10^6 bytes/s."
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _body(given: dict[str, Any]) -> dict[str, Any]:
+    body = {key: value for key, value in given.items() if value is not None}
+    if (speed := body.pop("move_mb_per_s", None)) is not None:
+        body["move_bytes_per_s"] = speed * 1_000_000
+    if "access_key" in body:
+        body["secret_key"] = os.environ.get("NEVE_SECRET") or click.prompt(
+            "Secret key", hide_input=True, err=True
+        )
+    return body
+
+
+@stores.command("add")
+@click.argument("store", metavar="NAME")
+@click.option("--s3", metavar="URL", required=True, help="Such as https://s3.example.")
+@click.option("--bucket", metavar="NAME", required=True, help="Exists already.")
+@_fields
+@platform_options
+def add(platform: Connection, store: str, s3: str, **given: Any) -> None:
+    """Add a store: an object is written, read and deleted there first."""
+    answer = platform.call("POST", "/stores", {"name": store, "endpoint": s3} | _body(given))
+    platform.show(answer, lambda: platform.out.say(f"Store {answer['name']} is there."))
+
+
+@stores.command("set")
+@click.argument("store", metavar="NAME")
+@_fields
+@platform_options
+def change(platform: Connection, store: str, **given: Any) -> None:
+    """Change keys, class, priority, prices or the bound of moves."""
+    body = _body(given)
+    if not body:
+        raise click.UsageError("give at least one option")
+    answer = platform.call("PATCH", f"/stores/{find_store(platform, store)['id']}", body)
+    platform.show(answer, lambda: platform.out.say(f"Store {answer['name']} is changed."))
+
+
+@stores.command("rm")
+@click.argument("store", metavar="NAME")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@platform_options
+def remove(platform: Connection, store: str, yes: bool) -> None:
+    """Remove a store. What it alone holds becomes misses; objects there are not deleted."""
+    row = find_store(platform, store)
+    held = row["segments"]
+    platform.out.confirm(
+        f"{row['name']} holds {held} segments ({text.size(row['stored_bytes'])}): blocks without a "
+        "copy elsewhere become misses. Remove it?",
+        yes=yes,
+    )
+    answer = platform.call("DELETE", f"/stores/{row['id']}", query={"confirm": row["name"]})
+    platform.show(answer, lambda: platform.out.say(f"Store {row['name']} is removed."))
+
+
+@stores.command("moves")
+@click.option("--tenant", metavar="SLUG")
+@click.option("--state", type=click.Choice(list(_STATES)))
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True)
+@platform_options
+def moves(platform: Connection, tenant: str | None, state: str | None, limit: int) -> None:
+    """List copies that arrive, are kept, or leave after a move."""
+    found = list(platform.rows("/moves", {"tenant": tenant, "state": state}, limit=limit))
+    now = datetime.now(UTC)
+
+    def row(copy: dict[str, Any]) -> list[Cell]:
+        return [
+            str(copy["segment"]),
+            copy["tenant"],
+            (copy["state"], _STATES.get(copy["state"], "")),
+            copy["store"],
+            copy["target"] or text.NOTHING,
+            text.size(copy["size_bytes"]),
+            text.age(copy["since"], now),
+            copy["reason"] or text.NOTHING,
+        ]
+
+    columns = (
+        number("SEGMENT"),
+        name("TENANT"),
+        Column("STATE"),
+        name("STORE"),
+        name("WENT TO"),
+        number("BYTES"),
+        Column("AGO"),
+        name("RULE", drop=2),
+    )
+    platform.show(found, lambda: platform.out.table(columns, map(row, found), empty="No moves."))
+
+
+@stores.command("rules")
+@platform_options
+def rules(platform: Connection) -> None:
+    """List rules: the first one that fits a segment decides."""
+    found = list(platform.rows("/move-rules"))
+
+    def row(rule: dict[str, Any]) -> list[Cell]:
+        return [
+            rule["name"],
+            text.count(rule["position"]),
+            ("active", "green") if rule["is_active"] else ("off", "dim"),
+            "copy" if rule["is_copy"] else "move",
+            f"{rule['source'] or 'any'} → {rule['target']}",
+            _conditions(rule),
+            rule["tenant"] or "all",
+        ]
+
+    columns = (
+        name("NAME"),
+        number("POSITION"),
+        Column("STATE"),
+        Column("DOES"),
+        name("WAY"),
+        name("IF"),
+        name("TENANT", drop=2),
+    )
+    platform.show(found, lambda: platform.out.table(columns, map(row, found), empty="No rules."))
+
+
+def _conditions(rule: dict[str, Any]) -> str:
+    found = []
+    if rule["least_age_s"] is not None:
+        found.append(f"older than {text.span(rule['least_age_s'])}")
+    if rule["least_idle_s"] is not None:
+        found.append(f"idle for {text.span(rule['least_idle_s'])}")
+    if rule["least_heat"] is not None:
+        found.append(f"heat {rule['least_heat']:g}")
+    if rule["payback_days"] is not None:
+        found.append(f"pays back in {rule['payback_days']} days")
+    return ", ".join(found) or "always"
+
+
+@stores.command("rule-add")
+@click.argument("rule", metavar="NAME")
+@click.option("--to", "target", metavar="STORE", required=True)
+@click.option("--from", "source", metavar="STORE", help="[default: any other]")
+@click.option("--tenant", metavar="SLUG", help="[default: all]")
+@click.option("--copy", "is_copy", is_flag=True, help="Keep the old place.")
+@click.option("--older-than", "least_age_s", metavar="DURATION")
+@click.option("--idle-for", "least_idle_s", metavar="DURATION")
+@click.option("--heat", "least_heat", type=float, help="Minutes with a read, halved every 6 h.")
+@click.option("--payback-days", type=click.IntRange(1, 32_767))
+@click.option("--position", type=click.IntRange(0, 32_767))
+@click.option("--off", is_flag=True, help="Add it inactive; try it with `stores dry-run`.")
+@platform_options
+def rule_add(platform: Connection, rule: str, off: bool, **given: Any) -> None:
+    """Add a rule of moves."""
+    for key in ("least_age_s", "least_idle_s"):
+        if given[key] is not None:
+            span = text.duration(given[key])
+            if span is None:
+                raise click.UsageError(f"{given[key]!r} is no duration such as 7d or 12h")
+            given[key] = int(span.total_seconds())
+    body = {key: value for key, value in given.items() if value is not None}
+    answer = platform.call("POST", "/move-rules", {"name": rule, "is_active": not off} | body)
+    platform.show(answer, lambda: platform.out.say(f"Rule {answer['name']} is there."))
+
+
+@stores.command("rule-rm")
+@click.argument("rule", metavar="NAME")
+@platform_options
+def rule_remove(platform: Connection, rule: str) -> None:
+    """Remove a rule. Segments stay where they are."""
+    row = find_move_rule(platform, rule)
+    answer = platform.call("DELETE", f"/move-rules/{row['id']}")
+    platform.show(answer, lambda: platform.out.say(f"Rule {row['name']} is removed."))
+
+
+@stores.command("dry-run")
+@click.argument("rule", metavar="NAME")
+@platform_options
+def dry_run(platform: Connection, rule: str) -> None:
+    """Say what a rule would move now, and the money. Moves nothing."""
+    row = find_move_rule(platform, rule)
+    answer = platform.call("POST", f"/move-rules/{row['id']}/dry-run")
+    if answer is None:
+        raise Failed("the platform gave no answer")
+
+    def line(way: dict[str, Any]) -> list[Cell]:
+        return [
+            f"{way['source']} → {way['target']}",
+            text.count(way["segments"]),
+            text.size(way["bytes"]),
+            f"{Decimal(way['cost']):.4f}",
+            f"{Decimal(way['saved_a_month']):.4f}",
+            text.span(way["seconds"]),
+        ]
+
+    columns = (
+        name("WAY"),
+        number("SEGMENTS"),
+        number("BYTES"),
+        number("COST ONCE"),
+        number("SAVED A MONTH"),
+        number("TAKES"),
+    )
+    platform.show(
+        answer,
+        lambda: platform.out.table(
+            columns, map(line, answer["ways"]), empty="Nothing would move now."
+        ),
+    )

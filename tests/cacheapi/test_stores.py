@@ -1,0 +1,141 @@
+"""Stores, rules of moves and moves over REST, for operators."""
+
+import pytest
+
+from catalog.models import MoveRule, Segment, SegmentCopy, Space, Store
+from retention import provisioning
+from storage.s3 import ensure_bucket
+from support.rows import make_segment, make_space
+from support.stores import make_store
+from tenants.models import AuditEvent
+from tenants.scope import tenant_scope
+
+pytestmark = [pytest.mark.integration, pytest.mark.django_db]
+
+
+@pytest.fixture(autouse=True)
+def servers(s3):
+    ensure_bucket()
+
+
+@pytest.fixture
+def place():
+    """A bucket that exists, as a body."""
+    row = make_store("found")
+    from catalog.stores import bucket_of
+
+    bucket = bucket_of(row)
+    row.delete()
+    return {
+        "name": "nvme", "endpoint": bucket.endpoint, "bucket": bucket.name,
+        "region": bucket.region, "access_key": bucket.access_key,
+        "secret_key": bucket.secret_key,
+    }  # fmt: skip
+
+
+def test_a_store_is_added_changed_and_removed(operator, place):
+    answer = operator.send("post", "/api/v1/stores", place | {"gib_month": "0.1", "priority": 10})
+    assert answer.status_code == 201, answer.content
+    row = answer.json()
+    assert (row["name"], row["gib_month"], row["has_secret_key"]) == ("nvme", "0.1", True)
+    assert place["secret_key"] not in answer.content.decode()
+    listed = operator.get("/api/v1/stores").json()["results"]
+    assert [each["name"] for each in listed] == ["nvme", "default"]
+    changed = operator.send("patch", f"/api/v1/stores/{row['id']}", {"priority": 200})
+    assert changed.json()["priority"] == 200
+    assert operator.delete(f"/api/v1/stores/{row['id']}").status_code == 204
+    actions = AuditEvent.unscoped.filter(object_type="store").values_list("action", "after")
+    assert {action for action, _ in actions} == {"store.add", "store.change", "store.remove"}
+    assert place["secret_key"] not in str(list(actions))
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"secret_key": "wrong-wrong-wrong"}, "endpoint"),
+        ({"endpoint": "http://127.0.0.1:9"}, "endpoint"),
+        ({"endpoint": "ftp://x"}, "endpoint"),
+        ({"credentials_env": "HOME"}, "credentials_env"),
+        ({"credentials_env": "NEVE_STORE_NONE"}, "credentials_env"),
+        ({"gib_month": "cheap"}, "gib_month"),
+    ],
+)
+def test_a_store_that_does_not_work_is_refused_by_name(operator, place, change, field):
+    answer = operator.send("post", "/api/v1/stores", place | change)
+    assert (answer.status_code, answer.json()["field"]) == (400, field), answer.content
+    assert not Store.objects.filter(name="nvme").exists()
+
+
+def test_the_default_store_keeps_its_place_and_takes_prices(operator, place):
+    row = operator.get("/api/v1/stores?name=default").json()["results"][0]
+    path = f"/api/v1/stores/{row['id']}"
+    assert row["bucket"]
+    assert operator.send("patch", path, {"gib_month": "0.02"}).json()["gib_month"] == "0.02"
+    assert operator.send("patch", path, {"bucket": "other"}).json()["field"] == "bucket"
+    assert operator.delete(path).status_code == 409
+
+
+def test_a_store_with_segments_says_what_would_be_lost_before_it_goes(operator, tenant, clean_hot):
+    provisioning.provision_tenant(tenant)
+    store = make_store("lost")
+    segment = make_segment(make_space(tenant), store=store, size_bytes=7)
+    path = f"/api/v1/stores/{store.pk}"
+    assert operator.send("patch", path, {"bucket": "another"}).status_code == 409
+    refused = operator.delete(path)
+    assert (refused.json()["segments"], refused.json()["copies"]) == (1, 0)
+    assert operator.get(path).json()["stored_bytes"] == 7
+    assert operator.delete(f"{path}?confirm=lost").status_code == 204
+    with tenant_scope(tenant.pk):
+        assert not Segment.objects.filter(pk=segment.pk).exists()
+
+
+def test_rules_name_stores_and_a_dry_run_counts_the_money(operator, tenant):
+    store = make_store("archive", gib_month="0.001")
+    segment = make_segment(make_space(tenant), size_bytes=1 << 30)
+    Segment.unscoped.update(indexed_at=segment.created_at)
+    rule = {"name": "old", "target": "archive", "source": "default", "least_age_s": 0}
+    answer = operator.send("post", "/api/v1/move-rules", rule | {"is_active": False})
+    assert answer.status_code == 201, answer.content
+    path = f"/api/v1/move-rules/{answer.json()['id']}"
+    run = operator.send("post", f"{path}/dry-run").json()
+    (way,) = run["ways"]
+    assert (way["source"], way["target"], way["bytes"]) == ("default", "archive", 1 << 30)
+    assert float(way["saved_a_month"]) > 0
+    assert float(way["cost"]) > 0
+    assert operator.send("patch", path, {"target": "default"}).json()["field"] == "target"
+    assert operator.send("patch", path, {"target": "none"}).json()["field"] == "target"
+    assert operator.send("patch", path, {"is_active": True}).json()["is_active"] is True
+    assert operator.delete(path).status_code == 204
+    assert not MoveRule.objects.exists()
+    assert store.pk
+
+
+def test_a_segment_says_in_which_store_it_is(team, tenant):
+    make_segment(make_space(tenant))
+    store = make_store("archive")
+    make_segment(Space.unscoped.get(), store=store, size_bytes=9)
+    rows = team.get("/api/v1/segments").json()["results"]
+    assert {row["store"] for row in rows} == {"default", "archive"}
+    groups = team.get("/api/v1/usage?by=store").json()["groups"]
+    assert {each["name"]: each["totals"]["used_bytes"] for each in groups}["archive"] == 9
+
+
+def test_a_node_reads_the_nearest_copy_and_warms_its_segment(node, tenant, handshake, clean_hot):
+    provisioning.provision()
+    store = make_store("nvme", priority=50)
+    opened = node.send(
+        "post", "/cache/v1/sessions", handshake | {"near_stores": ["default"]}
+    ).json()
+    plain = node.send("post", "/cache/v1/sessions", handshake | {"node": "other"}).json()
+    segment = make_segment(make_space(tenant, "s"))
+    with tenant_scope(tenant.pk):
+        SegmentCopy.objects.create(segment=segment, store=store, state="kept")
+
+    def address(session):
+        path = f"/cache/v1/sessions/{session['session']}/segments?ids={segment.pk}"
+        return node.get(path).json()["segments"][str(segment.pk)]
+
+    assert f"/{store.bucket}/" not in address(opened)  # it said what is near
+    assert f"/{store.bucket}/" in address(plain)  # by priority
+    segment.refresh_from_db()
+    assert segment.heat == pytest.approx(1.0, abs=0.01)  # within one minute

@@ -1,0 +1,53 @@
+"""`neve stores` against a live platform: add, list, change, rules, dry run, remove."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from neve.cli.main import main
+from support.servers import ControlPlane
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def neve(control_plane: ControlPlane, tmp_path):
+    code = (
+        "from tenants.services import issue_key; "
+        "print(issue_key(tenant=None, role='operator', name='cli-stores')[1])"
+    )
+    env = {
+        "NEVE_ENDPOINT": control_plane.url,
+        "NEVE_API_KEY": control_plane.manage("shell", "-v", "0", "-c", code).split()[-1],
+        "NEVE_SECRET": control_plane.s3.secret_key,
+        "XDG_CONFIG_HOME": str(tmp_path),
+    }
+
+    def run(*arguments):
+        done = CliRunner(env=env).invoke(main, arguments)
+        assert done.exit_code == 0, done.stderr
+        return done.stdout
+
+    return run
+
+
+def test_stores_and_rules_from_the_first_to_the_last_word(control_plane, neve):
+    s3 = control_plane.s3
+    where = ("--s3", s3.endpoint, "--bucket", s3.bucket("cli"))
+    neve("stores", "add", "archive", *where, "--access-key", s3.access_key, "--priority", "200")
+    neve("stores", "set", "archive", "--gib-month", "0.01", "--move-mb-per-s", "50")
+    shown = neve("stores", "ls")
+    assert "archive" in shown
+    assert "default" in shown
+    rows = {row["name"]: row for row in json.loads(neve("stores", "ls", "--json"))}
+    assert rows["archive"]["gib_month"] == "0.01"
+    assert rows["archive"]["move_bytes_per_s"] == 50_000_000
+    way = ("--from", "default", "--to", "archive", "--idle-for", "7d", "--payback-days", "60")
+    neve("stores", "rule-add", "cold", *way, "--off")
+    assert "idle for 7" in neve("stores", "rules")
+    assert json.loads(neve("stores", "dry-run", "cold", "--json"))["ways"] == []
+    assert json.loads(neve("stores", "moves", "--json")) == []
+    neve("stores", "rule-rm", "cold")
+    neve("stores", "rm", "archive", "--yes")
+    assert "archive" not in neve("stores", "ls")
