@@ -189,6 +189,31 @@ def test_a_fresh_process_hits_the_hot_tier(platform, fresh_process, reference):
     assert len(blocks_in(platform)) == len(before) + 5  # the salted request's own
 
 
+def test_what_is_read_from_the_nodes_own_tier_is_as_if_local(
+    platform, fresh_process, reference, tmp_path
+):
+    local = {"local_dir": str(tmp_path / "local"), "local_bytes": 1 << 28}
+    with fresh_process("local") as process:
+        process.start(options(platform) | local)
+        for _ in range(2):  # the second use of a block here admits it
+            ask_each(process)
+            process.ask("forget_prefixes")
+        wait_until(
+            lambda: len(list(tmp_path.glob("local/*/*/??/" + "?" * 32))) == HIT_TOKENS // CHUNK - 2,
+            what="files of all blocks",
+        )
+        outputs = ask_each(process)
+        counters = process.ask("counters")
+        process.ask("stop")
+    assert_hit_as_if_local(outputs, reference)
+    assert [out["cached_tokens"] for out in outputs] == [256, 256, 192]
+    assert counters["neve_hit_tokens.local"] == HIT_TOKENS - 128
+    assert counters["neve_hit_tokens.hot"] >= HIT_TOKENS - 128
+    assert counters["neve_local_used_bytes"] == counters["neve_local_written_bytes"] > 0
+    told = {"reused_tokens": 256, "hot": 0, "cold": 0, "local": 256}
+    assert outputs[1]["params"] == {"neve": told}
+
+
 def damage(platform, keys):
     with platform.hot.client() as client:
         for key in keys:
