@@ -48,6 +48,7 @@ def main() -> int:
                     stored=result.stored,
                     durable=result.durable,
                     served=result.served,
+                    local=result.local,
                 )
                 faults.update(result.faults)
                 is_slow = sum(result.seconds.values()) > SLOW_S
@@ -63,7 +64,7 @@ def main() -> int:
         print(f"{kind:<18}{faults[kind]:>7}{hits.get(kind, ''):>14}")
     print(
         f"\nblocks stored={totals['stored']} durable={totals['durable']} served={totals['served']}"
-        f" seed={options.seed} seconds={time.monotonic() - started:.0f}"
+        f" local={totals['local']} seed={options.seed} seconds={time.monotonic() - started:.0f}"
         f" failed_trials={totals['bad']} orphans={totals['orphans']}"
     )
     print(
@@ -104,6 +105,7 @@ def _show(plan, result) -> None:
         f"hot={plan.hot_blocks} cold={plan.cold_blocks} flush={plan.flush_after_s} "
         f"ttl={plan.ttl_s}: {faults}\n"
         f"    stored={result.stored} durable={result.durable} served={result.served} "
+        f"local={result.local} "
         f"rounds={result.rounds} {took} misses={dict(result.misses)}",
     )
     for line in result.complaints[:KEPT_COMPLAINTS]:

@@ -1,10 +1,12 @@
-"""Damage on purpose: bits flipped in Valkey and S3, segments cut, replaced and taken away.
+"""Damage on purpose: bits flipped in Valkey, S3 and files; segments cut, replaced and taken away.
 
 Writes straight to the servers. Each function tells the model which blocks it damaged, and does
 nothing while there are none.
 """
 
+import os
 import random
+from pathlib import Path
 from typing import Any
 
 from botocore.exceptions import ClientError
@@ -117,6 +119,27 @@ def stray_object(s3: Any, tenant_id: int, rng: random.Random) -> bool:
     body = rng.randbytes(rng.randrange(1, 5000))
     s3.put_object(Bucket=settings.ENV.s3_bucket, Key=key, Body=body)
     return True
+
+
+def flip_local(files: list[Path], rng: random.Random) -> None:
+    """One bit of one block's file in the nodes' local tier, anywhere in header or payload."""
+    with rng.choice(files).open("r+b") as file:
+        at = rng.randrange(os.fstat(file.fileno()).st_size)
+        file.seek(at)
+        byte = file.read(1)[0]
+        file.seek(at)
+        file.write(bytes([byte ^ 1 << rng.randrange(8)]))
+
+
+def cut_local(files: list[Path], rng: random.Random) -> None:
+    """The host crashed before all bytes were on its disk."""
+    path = rng.choice(files)
+    os.truncate(path, rng.randrange(path.stat().st_size))
+
+
+def foreign_local(files: list[Path], rng: random.Random) -> None:
+    """A whole block under another one's name, of another tenant too."""
+    rng.choice(files).write_bytes(rng.choice(files).read_bytes())
 
 
 def _any_hot(client: Valkey, tenant_id: int, rng: random.Random) -> tuple[bytes, bytes]:

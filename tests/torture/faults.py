@@ -141,6 +141,29 @@ def disk_full(trial: "Trial", rng: random.Random, *, name: str) -> Iterator[bool
             _limit_files(process.pid, "unlimited")
 
 
+@contextmanager
+def disk_full_local(trial: "Trial", rng: random.Random) -> Iterator[bool]:
+    """No file of the nodes grows any more: they have none but those of their local tier."""
+    pids = [member.process.pid for member in trial.crew.of("node") if member.process.is_alive()]
+    for pid in pids:
+        _limit_files(pid, str(FULL_BYTES))
+    try:
+        yield bool(pids)
+    finally:
+        for member in trial.crew.of("node"):
+            if member.process.pid in pids and member.process.is_alive():
+                _limit_files(member.process.pid, "unlimited")
+
+
+@contextmanager
+def damage_local(trial: "Trial", rng: random.Random, *, act: Callable[..., None]) -> Iterator[bool]:
+    files = sorted(trial.local.folder.glob("*/*/??/" + "?" * 32))
+    with suppress(FileNotFoundError):  # it was evicted meanwhile
+        if files:
+            act(files, rng)
+    yield bool(files)
+
+
 def _limit_files(pid: int, limit: str) -> None:
     subprocess.run(["prlimit", "--pid", str(pid), f"--fsize={limit}:"], check=True)
 
@@ -181,6 +204,11 @@ FAULT: dict[str, Apply] = {
     "clock_workers": partial(clock_jump, name="clock"),
     "disk_full_s3": partial(disk_full, name="s3"),
     "disk_full_valkey": partial(disk_full, name="valkey"),
+    "disk_full_local": disk_full_local,
+    **{
+        act.__name__: partial(damage_local, act=act)
+        for act in (damage.flip_local, damage.cut_local, damage.foreign_local)
+    },
     **{
         act.__name__: partial(damage_hot, act=act)
         for act in (damage.flip_hot, damage.lose_key, damage.stray_key, damage.miscount)

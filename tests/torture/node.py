@@ -1,14 +1,16 @@
 """A node's process: puts, finds and gets random chains through the real client; reports it.
 
 Messages to the test: ("tried" | "stored" | "refused", ids), ("served", count), ("wrong", ids),
-("missed", {reason: count}). "refused": a quota had no room. "tried" is sent before the attempt, so
-that the test also knows the blocks of a killed node.
+("missed", {reason: count}), ("local", blocks read from the local tier). "refused": a quota had no
+room. "tried" is sent before the attempt, so that the test also knows the blocks of a killed node.
 """
 
 import random
 import time
 from collections import Counter
 from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,22 +26,34 @@ CONNECT_S = 15.0
 READ_S = 5.0
 
 
-def run_node(wire: Connection, url: str, api_key: str, name: str, seed: int, chains: int) -> None:
+class Local(NamedTuple):
+    """The local tier that all nodes of a trial share."""
+
+    folder: Path
+    most_bytes: int
+
+
+def run_node(
+    wire: Connection, url: str, api_key: str, name: str, seed: int, chains: int, local: Local
+) -> None:
     """Works until `wire` says something or closes. `chains`: the seed of the tenant's chains."""
-    with connect(url, api_key, name, promote=True) as client:
+    with connect(url, api_key, name, promote=True, local=local) as client:
         wire.send(("ready", None))
         node = _Node(wire, client, random.Random(seed), chains)
         while not wire.poll(node.rng.uniform(0, 0.01)):
             node.step()
+        wire.send(("local", client.stats.totals().counters["hit_local_blocks"]))
         wire.send(("done",))
 
 
-def read_all(wire: Connection, url: str, api_key: str, chains: int) -> None:
+def read_all(wire: Connection, url: str, api_key: str, chains: int, local: Local | None) -> None:
     """Asks for every block; tells ("read", {id: None or the miss's reason or "wrong"}).
 
     Asks again for each missed block alone: another block of the batch may have caused the miss.
     """
-    with connect(url, api_key, "reader", promote=False) as client:
+    with connect(url, api_key, "reader", promote=False, local=local) as client:
+        if client.local:
+            client.local.flush(READ_S)  # until it has looked into its directory
         for chain in range(model.CHAINS):
             ids = _ids(client, chains, chain)
             outcomes = _read(client, ids)
@@ -49,12 +63,17 @@ def read_all(wire: Connection, url: str, api_key: str, chains: int) -> None:
     wire.send(("done",))
 
 
-def connect(url: str, api_key: str, name: str, *, promote: bool) -> Client:
+def connect(
+    url: str, api_key: str, name: str, *, promote: bool, local: Local | None = None
+) -> Client:
     """Connects; tries again until the platform answers."""
     end = time.monotonic() + CONNECT_S
+    options: dict[str, Any] = {"promote": promote}
+    if local:
+        options |= {"local_dir": str(local.folder), "local_bytes": local.most_bytes}
     while True:
         try:
-            return Client.connect(url, api_key, IDENTITY, node=name, engine=ENGINE, promote=promote)
+            return Client.connect(url, api_key, IDENTITY, node=name, engine=ENGINE, **options)
         except NeveError:
             if time.monotonic() > end:
                 raise

@@ -41,6 +41,10 @@ FAULTS = {
     "stray_key": 3,
     "lose_key": 3,
     "miscount": 2,
+    "disk_full_local": 3,
+    "flip_local": 3,
+    "cut_local": 3,
+    "foreign_local": 3,
 }
 
 
@@ -66,6 +70,8 @@ class Fault:
 class Plan:
     """`hot_blocks`, `cold_blocks`: quotas, in blocks of 16 KiB; the mean block has 13.
 
+    `local_blocks`: what the nodes' local tier may hold, likewise.
+
     `flush_after_s` None: never. `ttl_s` None: no end. `cold_full`: of the retention policy.
     """
 
@@ -80,6 +86,7 @@ class Plan:
     flush_after_s: int | None
     ttl_s: int | None
     cold_full: str
+    local_blocks: int
     faults: tuple[Fault, ...]
 
 
@@ -117,5 +124,6 @@ def plan_trial(seed: int, *, kinds: tuple[str, ...] = tuple(FAULTS)) -> Plan:
         flush_after_s=rng.choices((0, 1, None), (10, 2, 1))[0],
         ttl_s=rng.choices((None, 400), (5, 1))[0],
         cold_full=rng.choices(("evict", "refuse"), (3, 1))[0],
+        local_blocks=rng.choice((20, 1000)),
         faults=tuple(faults),
     )

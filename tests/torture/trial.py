@@ -1,6 +1,7 @@
 """One trial: work under faults, then the repairs of operator and schedule, then the check."""
 
 import random
+import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -60,6 +61,7 @@ class Result:
     stored: int = 0
     durable: int = 0
     served: int = 0
+    local: int = 0
     misses: Counter[str] = field(default_factory=Counter)
     rounds: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
@@ -76,6 +78,7 @@ class Trial:
         self.world = world
         self.plan = plan
         self.s3 = world.s3.client(attempts=1)
+        self.local = node.Local(world.local_folder, plan.local_blocks * BLOCK_BYTES)
         self.crew = Crew(world.processes)
         self.tenants: list[Owner] = []
         self.stopped: set[str] = set()
@@ -93,10 +96,12 @@ class Trial:
                 self._recover()
             with self._timed("read"):
                 self._judge()
+                self._judge_local()
             with self._timed("remove"):
                 self._remove()
         finally:
             self.crew.kill_all()
+            shutil.rmtree(self.local.folder, ignore_errors=True)
         return self.result
 
     def is_running(self, name: str) -> bool:
@@ -138,6 +143,7 @@ class Trial:
             self.crew.start(
                 "node", node.run_node,
                 self.world.platform.url, owner.key, f"n{n}", rng.getrandbits(32), owner.chains,
+                self.local,
                 tell=lambda message, owner=owner: self._hear_node(owner, message),
             )  # fmt: skip
         for _ in range(self.plan.workers):
@@ -189,6 +195,8 @@ class Trial:
             owner.model.refused.update(what)
         elif kind == "served":
             owner.model.served += what
+        elif kind == "local":
+            self.result.local += what
         elif kind == "wrong":
             owner.model.wrong += [f"a node was served {id_.hex()}" for id_ in what]
         elif kind == "missed":
@@ -241,6 +249,7 @@ class Trial:
             self._read_all(owner)  # finds what is corrupt; the index forgets it
             hot_tier(owner.id).evict(1 << 40)
             outcomes = self._read_all(owner)
+            self._read_all(owner, self.local)
             tasks.reconcile()
             self._look(owner)
             lost, truth = owner.model.lost(outcomes), owner.model
@@ -267,15 +276,25 @@ class Trial:
             result.complaints += [f"drift {line}" for line in owner.findings.drifts]
             result.complaints += owner.findings.orphans
 
-    def _read_all(self, owner: Owner) -> dict[bytes, str | None]:
+    def _judge_local(self) -> None:
+        """The nodes' local tier keeps its size, whoever was killed in the middle of a write."""
+        sizes = [path.stat().st_size for path in self.local.folder.glob("*/*/??/" + "?" * 32)]
+        is_counted = not self.result.faults["foreign_local"]  # which makes files longer
+        if is_counted and sum(sizes) > self.local.most_bytes:
+            self.result.orphans += 1
+            self.result.complaints.append(f"local files take {sum(sizes)} bytes")
+
+    def _read_all(self, owner: Owner, local: node.Local | None = None) -> dict[bytes, str | None]:
         outcomes: dict[bytes, str | None] = {}
 
         def hear(message: Any) -> None:
             outcomes.update(message[1])
 
         reader = self.crew.start(
-            "reader", node.read_all, self.world.platform.url, owner.key, owner.chains, tell=hear
-        )
+            "reader", node.read_all,
+            self.world.platform.url, owner.key, owner.chains, local,
+            tell=hear,
+        )  # fmt: skip
         end = time.monotonic() + READ_S
         while reader in self.crew.members:
             if time.monotonic() > end:

@@ -101,6 +101,7 @@ class World:
     def __init__(self, folder: Path) -> None:
         self.valkey_clock = Clock(folder, "valkey")
         self.clock = Clock(folder, "python")
+        self.local_folder = folder / "local"  # of the nodes of a trial
         self.s3 = TortureS3(folder / "s3")
         self.proxy = FaultProxy(self.s3.port)
         clocks = [self.valkey_clock, self.clock]
