@@ -375,3 +375,9 @@ def test_a_bound_of_bytes_a_second_holds_for_all_workers(valkey_bus, monkeypatch
     assert waits[0] == 0
     assert waits[1] > 5
     assert waits[2] > 15
+    key = f"neve:move_pace:{store}"
+    an_hour_ms = 3_600_000
+    for name in ("free", "at"):  # as noted before the clock was set back by an hour
+        pace.bus().hincrby(key, name, an_hour_ms)
+    pace.Pace(store, 1_000_000).take(10_000_000)
+    assert 20 < waits[3] < 60

@@ -49,6 +49,8 @@ def main() -> int:
                     durable=result.durable,
                     served=result.served,
                     local=result.local,
+                    encoded=result.encoded,
+                    moved=result.moved,
                 )
                 faults.update(result.faults)
                 is_slow = sum(result.seconds.values()) > SLOW_S
@@ -56,7 +58,7 @@ def main() -> int:
                     _show(plan, result)
                 elif n % 10 == 9:
                     print(f"{n + 1} trials, {time.monotonic() - started:.0f} s", flush=True)
-            hits = dict(world.proxy.hits)
+            hits = sum((proxy.hits for proxy in world.proxies), Counter[str]())
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     print(f"\n{'fault':<18}{'times':>7}{'requests hit':>14}")
@@ -64,7 +66,8 @@ def main() -> int:
         print(f"{kind:<18}{faults[kind]:>7}{hits.get(kind, ''):>14}")
     print(
         f"\nblocks stored={totals['stored']} durable={totals['durable']} served={totals['served']}"
-        f" local={totals['local']} seed={options.seed} seconds={time.monotonic() - started:.0f}"
+        f" local={totals['local']} encoded={totals['encoded']} segments moved={totals['moved']}"
+        f" seed={options.seed} seconds={time.monotonic() - started:.0f}"
         f" failed_trials={totals['bad']} orphans={totals['orphans']}"
     )
     print(
@@ -103,7 +106,8 @@ def _show(plan, result) -> None:
     print(
         f"seed={plan.seed} {state} persistence={plan.persistence} tenants={plan.tenants} "
         f"hot={plan.hot_blocks} cold={plan.cold_blocks} flush={plan.flush_after_s} "
-        f"ttl={plan.ttl_s}: {faults}\n"
+        f"ttl={plan.ttl_s} moves={plan.moves} codec={plan.cold_codec} lossy={plan.has_lossy}: "
+        f"{faults}\n"
         f"    stored={result.stored} durable={result.durable} served={result.served} "
         f"local={result.local} "
         f"rounds={result.rounds} {took} misses={dict(result.misses)}",

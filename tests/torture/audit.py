@@ -5,13 +5,13 @@ docs/formats/hot-tier.md.
 """
 
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from django.conf import settings
 from valkey import Valkey
 
-from catalog.models import Segment
+from catalog.models import Segment, SegmentCopy
 from neve.formats.keys import BucketKeys, tenant_prefix
 from neve.index.scan import decode_entry
 from torture.model import Entry, sums
@@ -19,6 +19,18 @@ from torture.model import Entry, sums
 UNCOMMITTED_MS = 60_000
 _ENTRY = struct.Struct("<BBHIIIIIII")
 _HOT, _COLD, _DIRTY, _UNSTORED = 1, 2, 4, 16
+
+
+@dataclass(frozen=True)
+class Place:
+    """A store, read without the proxy in front of it."""
+
+    name: str
+    s3: Any
+    bucket: str
+
+
+Places = Mapping[int | None, Place]  # by the store's number; None: the default one
 
 
 @dataclass
@@ -49,7 +61,7 @@ def index_of(client: Valkey, tenant_id: int) -> dict[bytes, Entry]:
     return entries
 
 
-def audit(client: Valkey, s3: Any, tenant_id: int, *, uncounted_bytes: int = 0) -> Findings:
+def audit(client: Valkey, places: Places, tenant_id: int, *, uncounted_bytes: int = 0) -> Findings:
     """Needs an idle platform. `uncounted_bytes`: bytes that a fault hid from the cold quota."""
     found = Findings()
     keys = BucketKeys(tenant_id, 0)
@@ -66,17 +78,24 @@ def audit(client: Valkey, s3: Any, tenant_id: int, *, uncounted_bytes: int = 0) 
     _audit_keys(client, keys, entries, found)
     _audit_sets(client, keys, entries, found)
     scores = client.zrange(keys.live_bytes, 0, -1, withscores=True)
-    _audit_segments(s3, tenant_id, entries, found, {int(n): int(b) for n, b in scores})
+    _audit_segments(places, tenant_id, entries, found, {int(n): int(b) for n, b in scores})
     return found
 
 
-def remains_of(client: Valkey, s3: Any, tenant_id: int) -> list[str]:
+def remains_of(client: Valkey, places: Places, tenant_id: int) -> list[str]:
     """Keys and objects left of a removed tenant, without keys that expire by themselves."""
     keys = list(client.scan_iter(b"{t%d.*" % tenant_id, count=1000))
     left = [f"key {key!r}" for key in keys if client.pttl(key) == -1]
     left += [f"segment {row.pk}" for row in Segment.unscoped.filter(tenant_id=tenant_id)]
-    listed = s3.list_objects_v2(Bucket=settings.ENV.s3_bucket, Prefix=tenant_prefix(tenant_id))
-    return left + [f"object {item['Key']}" for item in listed.get("Contents", [])]
+    for place in places.values():
+        left += [f"object {key} in {place.name}" for key in _objects_in(place, tenant_id)]
+    return left
+
+
+def _objects_in(place: Place, tenant_id: int) -> set[str]:
+    listed = place.s3.list_objects_v2(Bucket=place.bucket, Prefix=tenant_prefix(tenant_id))
+    assert not listed["IsTruncated"]
+    return {item["Key"] for item in listed.get("Contents", [])}
 
 
 def _audit_keys(
@@ -115,7 +134,7 @@ def _audit_sets(
 
 
 def _audit_segments(
-    s3: Any,
+    places: Places,
     tenant_id: int,
     entries: dict[bytes, Entry],
     found: Findings,
@@ -136,13 +155,18 @@ def _audit_segments(
             found.drift(f"live_bytes of segment {row.pk}", row.live_bytes, live[row.pk])
         else:
             found.orphans.append(f"segment {row.pk} is still {row.state}")
-    bucket = settings.ENV.s3_bucket
-    listed = s3.list_objects_v2(Bucket=bucket, Prefix=tenant_prefix(tenant_id))
-    assert not listed["IsTruncated"]
-    objects = {item["Key"] for item in listed.get("Contents", [])}
-    named = {row.object_key for row in rows.values()}
-    found.orphans += [f"object without row: {key}" for key in sorted(objects - named)]
-    found.orphans += [f"row without object: {key}" for key in sorted(named - objects)]
-    uploads = s3.list_multipart_uploads(Bucket=bucket).get("Uploads", [])
-    mine = [u["Key"] for u in uploads if u["Key"].startswith(tenant_prefix(tenant_id))]
-    found.orphans += [f"upload that never ended: {key}" for key in mine]
+    copies = list(SegmentCopy.unscoped.filter(tenant_id=tenant_id))
+    found.orphans += [
+        f"copy {copy.pk} of segment {copy.segment_id} is still {copy.state}"
+        for copy in copies
+        if copy.state not in SegmentCopy.READABLE
+    ]
+    for store_id, place in places.items():
+        named = {row.object_key for row in rows.values() if row.store_id == store_id}
+        named |= {rows[c.segment_id].object_key for c in copies if c.store_id == store_id}
+        objects, where = _objects_in(place, tenant_id), f"in {place.name}"
+        found.orphans += [f"object without row {where}: {key}" for key in sorted(objects - named)]
+        found.orphans += [f"row without object {where}: {key}" for key in sorted(named - objects)]
+        uploads = place.s3.list_multipart_uploads(Bucket=place.bucket).get("Uploads", [])
+        mine = [u["Key"] for u in uploads if u["Key"].startswith(tenant_prefix(tenant_id))]
+        found.orphans += [f"upload that never ended {where}: {key}" for key in mine]

@@ -7,17 +7,15 @@ nothing while there are none.
 import os
 import random
 from pathlib import Path
-from typing import Any
 
 from botocore.exceptions import ClientError
-from django.conf import settings
 from valkey import Valkey
 
-from catalog.models import Segment
+from catalog.models import Segment, SegmentCopy
 from neve.errors import Corrupt
 from neve.formats.keys import BucketKeys, tenant_prefix
 from neve.formats.segment import SegmentFooter, read_footer
-from torture.audit import index_of
+from torture.audit import Place, Places, index_of
 from torture.model import Model
 
 
@@ -59,65 +57,66 @@ def miscount(client: Valkey, tenant_id: int, model: Model, rng: random.Random) -
     return True
 
 
-def flip_cold(s3: Any, tenant_id: int, model: Model, rng: random.Random) -> bool:
+def flip_cold(places: Places, tenant_id: int, model: Model, rng: random.Random) -> bool:
     """One bit of one block in S3."""
-    row, raw, footer = _any_segment(s3, tenant_id, rng)
+    row, raw, footer, place = _any_segment(places, tenant_id, rng)
     if row is None:
         return False
-    at = rng.randrange(footer.rows[0].offset, footer.rows[-1].offset + footer.rows[-1].length)
-    model.damaged_cold |= {r.id for r in footer.rows if r.offset <= at < r.offset + r.length}
-    return _put(s3, row, raw[:at] + bytes([raw[at] ^ 1 << rng.randrange(8)]) + raw[at + 1 :])
+    at = rng.randrange(footer.rows[0].offset, footer.rows[-1].end)
+    model.damaged_cold |= {r.id for r in footer.rows if r.offset <= at < r.end}
+    return _put(place, row, raw[:at] + bytes([raw[at] ^ 1 << rng.randrange(8)]) + raw[at + 1 :])
 
 
-def flip_footer(s3: Any, tenant_id: int, model: Model, rng: random.Random) -> bool:
+def flip_footer(places: Places, tenant_id: int, model: Model, rng: random.Random) -> bool:
     """One bit of a footer: reads by the index go on, a rebuild cannot know these blocks."""
-    row, raw, footer = _any_segment(s3, tenant_id, rng)
+    row, raw, footer, place = _any_segment(places, tenant_id, rng)
     if row is None:
         return False
-    at = rng.randrange(footer.rows[-1].offset + footer.rows[-1].length, len(raw))
+    at = rng.randrange(footer.rows[-1].end, len(raw))
     model.footers_damaged |= {r.id for r in footer.rows}
-    return _put(s3, row, raw[:at] + bytes([raw[at] ^ 1 << rng.randrange(8)]) + raw[at + 1 :])
+    return _put(place, row, raw[:at] + bytes([raw[at] ^ 1 << rng.randrange(8)]) + raw[at + 1 :])
 
 
-def cut_segment(s3: Any, tenant_id: int, model: Model, rng: random.Random) -> bool:
-    row, raw, footer = _any_segment(s3, tenant_id, rng)
+def cut_segment(places: Places, tenant_id: int, model: Model, rng: random.Random) -> bool:
+    row, raw, footer, place = _any_segment(places, tenant_id, rng)
     if row is None:
         return False
     size = rng.randrange(len(raw))
-    model.damaged_cold |= {r.id for r in footer.rows if r.offset + r.length > size}
+    model.damaged_cold |= {r.id for r in footer.rows if r.end > size}
     model.footers_damaged |= {r.id for r in footer.rows}
-    return _put(s3, row, raw[:size])
+    return _put(place, row, raw[:size])
 
 
 def foreign_segment(
-    s3: Any, tenant_id: int, model: Model, rng: random.Random, other_tenant_id: int
+    places: Places, tenant_id: int, model: Model, rng: random.Random, other_tenant_id: int
 ) -> bool:
     """Puts another segment, perhaps of another tenant, in a segment's place."""
-    row, _, footer = _any_segment(s3, tenant_id, rng)
-    other, foreign, _ = _any_segment(s3, other_tenant_id, rng)
+    row, _, footer, place = _any_segment(places, tenant_id, rng)
+    other, foreign, _, _ = _any_segment(places, other_tenant_id, rng)
     if row is None or other is None or other.pk == row.pk:
         return False
     model.damaged_cold |= {r.id for r in footer.rows}
     model.footers_damaged |= {r.id for r in footer.rows}
-    return _put(s3, row, foreign)
+    return _put(place, row, foreign)
 
 
-def delete_segment(s3: Any, tenant_id: int, model: Model, rng: random.Random) -> bool:
-    row, _, footer = _any_segment(s3, tenant_id, rng)
+def delete_segment(places: Places, tenant_id: int, model: Model, rng: random.Random) -> bool:
+    row, _, footer, place = _any_segment(places, tenant_id, rng)
     if row is None:
         return False
     model.damaged_cold |= {r.id for r in footer.rows}
     model.footers_damaged |= {r.id for r in footer.rows}
     model.taken_away |= {r.id for r in footer.rows}
-    s3.delete_object(Bucket=settings.ENV.s3_bucket, Key=row.object_key)
+    place.s3.delete_object(Bucket=place.bucket, Key=row.object_key)
     return True
 
 
-def stray_object(s3: Any, tenant_id: int, rng: random.Random) -> bool:
+def stray_object(places: Places, tenant_id: int, rng: random.Random) -> bool:
     """Puts an object under the tenant's prefix that no row names."""
     key = f"{tenant_prefix(tenant_id)}{rng.randbytes(8).hex()}/stray.seg"
     body = rng.randbytes(rng.randrange(1, 5000))
-    s3.put_object(Bucket=settings.ENV.s3_bucket, Key=key, Body=body)
+    place = rng.choice(list(places.values()))
+    place.s3.put_object(Bucket=place.bucket, Key=key, Body=body)
     return True
 
 
@@ -151,22 +150,25 @@ def _any_hot(client: Valkey, tenant_id: int, rng: random.Random) -> tuple[bytes,
 
 
 def _any_segment(
-    s3: Any, tenant_id: int, rng: random.Random
-) -> tuple[Segment | None, bytes, SegmentFooter]:
-    """A live, undamaged segment."""
+    places: Places, tenant_id: int, rng: random.Random
+) -> tuple[Segment | None, bytes, SegmentFooter, Place]:
+    """A live segment, and one of its places where it is undamaged."""
     rows = list(Segment.unscoped.filter(tenant_id=tenant_id, state="live").order_by("pk"))
     rng.shuffle(rows)
     for row in rows:
+        copies = SegmentCopy.unscoped.filter(segment=row, state__in=SegmentCopy.READABLE)
+        among = [row.store_id, *copies.order_by("pk").values_list("store_id", flat=True)]
+        place = places[rng.choice(among)]
         try:
-            raw = s3.get_object(Bucket=settings.ENV.s3_bucket, Key=row.object_key)["Body"].read()
+            raw = place.s3.get_object(Bucket=place.bucket, Key=row.object_key)["Body"].read()
             footer = read_footer(lambda at, n, raw=raw: raw[at : at + n], len(raw))
         except (ClientError, Corrupt):
             continue
         if footer.header.uuid == row.uuid and footer.rows:
-            return row, raw, footer
-    return None, b"", None  # type: ignore[return-value]
+            return row, raw, footer, place
+    return None, b"", None, None  # type: ignore[return-value]
 
 
-def _put(s3: Any, row: Segment, body: bytes) -> bool:
-    s3.put_object(Bucket=settings.ENV.s3_bucket, Key=row.object_key, Body=body)
+def _put(place: Place, row: Segment, body: bytes) -> bool:
+    place.s3.put_object(Bucket=place.bucket, Key=row.object_key, Body=body)
     return True

@@ -79,15 +79,16 @@ def kill_valkey(trial: "Trial", rng: random.Random) -> Iterator[bool]:
 
 
 @contextmanager
-def kill_s3(trial: "Trial", rng: random.Random) -> Iterator[bool]:
-    if not trial.is_running("s3"):
+def kill_store(trial: "Trial", rng: random.Random, *, name: str) -> Iterator[bool]:
+    if not trial.is_running(name):
         yield False
         return
-    trial.world.s3.kill()
+    server: Server = getattr(trial.world, name)
+    server.kill()
     try:
         yield True
     finally:
-        trial.world.s3.restart()
+        server.restart()
 
 
 @contextmanager
@@ -109,7 +110,7 @@ def stop_server(trial: "Trial", rng: random.Random, *, name: str) -> Iterator[bo
 
 @contextmanager
 def s3_trouble(trial: "Trial", rng: random.Random, *, kind: str) -> Iterator[bool]:
-    with trial.world.proxy.trouble(kind, rng.getrandbits(32)):
+    with rng.choice(trial.world.proxies).trouble(kind, rng.getrandbits(32)):
         yield True
 
 
@@ -187,7 +188,8 @@ def damage_cold(trial: "Trial", rng: random.Random, *, act: Callable[..., Any]) 
     }.get(act, (tenant.model, rng))
     done = None
     with suppress(ClientError, BotoCoreError):
-        done = trial.is_running("s3") and act(trial.s3, tenant.id, *arguments)
+        whole = trial.is_running("s3") and trial.is_running("far")
+        done = whole and act(trial.places, tenant.id, *arguments)
     yield bool(done)
 
 
@@ -195,14 +197,17 @@ FAULT: dict[str, Apply] = {
     "kill_worker": partial(kill_member, role="worker"),
     "kill_node": partial(kill_member, role="node"),
     "kill_valkey": kill_valkey,
-    "kill_s3": kill_s3,
+    "kill_s3": partial(kill_store, name="s3"),
+    "kill_far": partial(kill_store, name="far"),
     "stop_worker": partial(stop_member, role="worker"),
     "stop_node": partial(stop_member, role="node"),
     "stop_valkey": partial(stop_server, name="valkey"),
     "stop_s3": partial(stop_server, name="s3"),
+    "stop_far": partial(stop_server, name="far"),
     "clock_valkey": partial(clock_jump, name="valkey_clock"),
     "clock_workers": partial(clock_jump, name="clock"),
     "disk_full_s3": partial(disk_full, name="s3"),
+    "disk_full_far": partial(disk_full, name="far"),
     "disk_full_valkey": partial(disk_full, name="valkey"),
     "disk_full_local": disk_full_local,
     **{

@@ -8,6 +8,8 @@ room. "tried" is sent before the attempt, so that the test also knows the blocks
 import random
 import time
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +21,9 @@ from neve.errors import MissReason, NeveError
 from neve.formats.space import SpaceIdentity
 from torture import model
 
-IDENTITY = SpaceIdentity("torture", "1", "f32", "f32", "torture", 1, 16, 64)
+MODEL = "torture"
+IDENTITY = SpaceIdentity(MODEL, "1", "float32", "float32", "torture", 1, 16, 64)
+LOSSY = replace(IDENTITY, codec="int8")  # another space, so other ids: a mix shows as wrong bytes
 ENGINE = {"name": "torture", "version": "1"}
 OP_S = 1.0  # deadline of one call
 CONNECT_S = 15.0
@@ -34,10 +38,17 @@ class Local(NamedTuple):
 
 
 def run_node(
-    wire: Connection, url: str, api_key: str, name: str, seed: int, chains: int, local: Local
+    wire: Connection,
+    url: str,
+    api_key: str,
+    name: str,
+    seed: int,
+    chains: int,
+    local: Local,
+    identity: SpaceIdentity = IDENTITY,
 ) -> None:
     """Works until `wire` says something or closes. `chains`: the seed of the tenant's chains."""
-    with connect(url, api_key, name, promote=True, local=local) as client:
+    with connect(url, api_key, name, promote=True, local=local, identity=identity) as client:
         wire.send(("ready", None))
         node = _Node(wire, client, random.Random(seed), chains)
         while not wire.poll(node.rng.uniform(0, 0.01)):
@@ -46,25 +57,42 @@ def run_node(
         wire.send(("done",))
 
 
-def read_all(wire: Connection, url: str, api_key: str, chains: int, local: Local | None) -> None:
-    """Asks for every block; tells ("read", {id: None or the miss's reason or "wrong"}).
+def read_all(
+    wire: Connection,
+    url: str,
+    api_key: str,
+    chains: int,
+    local: Local | None,
+    identities: Sequence[SpaceIdentity],
+) -> None:
+    """Asks for every block of these spaces.
 
-    Asks again for each missed block alone: another block of the batch may have caused the miss.
+    Tells ("read", {id: None or the miss's reason or "wrong"}). Asks again for each missed block
+    alone: another block of the batch may have caused the miss.
     """
-    with connect(url, api_key, "reader", promote=False, local=local) as client:
-        if client.local:
-            client.local.flush(READ_S)  # until it has looked into its directory
-        for chain in range(model.CHAINS):
-            ids = _ids(client, chains, chain)
-            outcomes = _read(client, ids)
-            for id_ in [id_ for id_, outcome in outcomes.items() if outcome is not None]:
-                outcomes.update(_read(client, [id_]))
-            wire.send(("read", outcomes))
+    for identity in identities:
+        with connect(
+            url, api_key, "reader", promote=False, local=local, identity=identity
+        ) as client:
+            if client.local:
+                client.local.flush(READ_S)  # until it has looked into its directory
+            for chain in range(model.CHAINS):
+                ids = _ids(client, chains, chain)
+                outcomes = _read(client, ids)
+                for id_ in [id_ for id_, outcome in outcomes.items() if outcome is not None]:
+                    outcomes.update(_read(client, [id_]))
+                wire.send(("read", outcomes))
     wire.send(("done",))
 
 
 def connect(
-    url: str, api_key: str, name: str, *, promote: bool, local: Local | None = None
+    url: str,
+    api_key: str,
+    name: str,
+    *,
+    promote: bool,
+    local: Local | None = None,
+    identity: SpaceIdentity = IDENTITY,
 ) -> Client:
     """Connects; tries again until the platform answers."""
     end = time.monotonic() + CONNECT_S
@@ -73,7 +101,7 @@ def connect(
         options |= {"local_dir": str(local.folder), "local_bytes": local.most_bytes}
     while True:
         try:
-            return Client.connect(url, api_key, IDENTITY, node=name, engine=ENGINE, **options)
+            return Client.connect(url, api_key, identity, node=name, engine=ENGINE, **options)
         except NeveError:
             if time.monotonic() > end:
                 raise

@@ -15,10 +15,12 @@ FAULTS = {
     "kill_node": 4,
     "kill_valkey": 6,
     "kill_s3": 1.5,
+    "kill_far": 1.5,
     "stop_worker": 3,
     "stop_node": 3,
     "stop_valkey": 3,
     "stop_s3": 3,
+    "stop_far": 2,
     "s3_500": 3,
     "s3_slow_down": 3,
     "s3_cut_answer": 3,
@@ -30,6 +32,7 @@ FAULTS = {
     "clock_valkey": 4,
     "clock_workers": 3,
     "disk_full_s3": 3,
+    "disk_full_far": 1,
     "disk_full_valkey": 2,
     "flip_hot": 4,
     "flip_cold": 4,
@@ -46,6 +49,16 @@ FAULTS = {
     "cut_local": 3,
     "foreign_local": 3,
 }
+
+
+class Moves(StrEnum):
+    """Rules between the default store and the far one: out and back without end, out only, kept
+    copies there, none."""
+
+    FRO = "fro"
+    OUT = "out"
+    COPIES = "copies"
+    NONE = "none"
 
 
 class Persistence(StrEnum):
@@ -70,7 +83,8 @@ class Fault:
 class Plan:
     """`hot_blocks`, `cold_blocks`: quotas, in blocks of 16 KiB; the mean block has 13.
 
-    `local_blocks`: what the nodes' local tier may hold, likewise.
+    `local_blocks`: what the nodes' local tier may hold, likewise. `has_lossy`: every second node
+    stores in the space of a lossy codec of the same model.
 
     `flush_after_s` None: never. `ttl_s` None: no end. `cold_full`: of the retention policy.
     """
@@ -87,6 +101,9 @@ class Plan:
     ttl_s: int | None
     cold_full: str
     local_blocks: int
+    moves: Moves
+    cold_codec: str
+    has_lossy: bool
     faults: tuple[Fault, ...]
 
 
@@ -112,6 +129,7 @@ def plan_trial(seed: int, *, kinds: tuple[str, ...] = tuple(FAULTS)) -> Plan:
         work_s += 1  # for nodes to come back, and for a rebuild before the next flush
     if "disk_full_valkey" in drawn:
         persistence = Persistence.LOG  # the others write nothing
+    tiers = random.Random(f"tiers {seed}")
     return Plan(
         seed=seed,
         work_s=work_s,
@@ -125,5 +143,8 @@ def plan_trial(seed: int, *, kinds: tuple[str, ...] = tuple(FAULTS)) -> Plan:
         ttl_s=rng.choices((None, 400), (5, 1))[0],
         cold_full=rng.choices(("evict", "refuse"), (3, 1))[0],
         local_blocks=rng.choice((20, 1000)),
+        moves=tiers.choices(tuple(Moves), (4, 2, 2, 1))[0],
+        cold_codec=tiers.choices(("always", "none"), (5, 1))[0],
+        has_lossy=tiers.random() < 0.3,
         faults=tuple(faults),
     )

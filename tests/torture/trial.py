@@ -10,17 +10,23 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
 
+from django.conf import settings
+
+from catalog.models import Segment, SegmentCopy
+from catalog.store_changes import add_rule
+from catalog.stores import default_row
+from neve.formats.space import SpaceIdentity
 from retention.services import set_policy
 from storage.hot import hot_tier
 from tenants.audit import SYSTEM
 from tenants.models import Tenant
 from tenants.services import create_tenant, issue_key, remove_tenant
 from torture import model, node, tuning, worker
-from torture.audit import Findings, audit, index_of, remains_of
+from torture.audit import Findings, Place, Places, audit, index_of, remains_of
 from torture.crew import Crew
 from torture.faults import FAULT
 from torture.model import Model
-from torture.plan import Fault, Plan
+from torture.plan import Fault, Moves, Plan
 from torture.world import World
 from workers import tasks
 
@@ -31,7 +37,8 @@ ROUNDS = 10  # of recovery, each a minute later; after them all must be well
 PASS_TIME_S = tuning.GRACE_S + 10
 READ_S = 60.0
 SCHEDULE = (
-    *(tasks.rebuild_index, tasks.flush, tasks.sweep, tasks.compact, tasks.expire, tasks.retain),
+    *(tasks.check_stores, tasks.rebuild_index, tasks.flush, tasks.sweep, tasks.compact),
+    *(tasks.expire, tasks.retain, tasks.move),
     *(tasks.remove_space, tasks.remove_tenant, tasks.reconcile, tasks.sample),
 )
 
@@ -46,11 +53,16 @@ class Owner:
     model: Model = field(default_factory=Model)
     findings: Findings = field(default_factory=Findings)
     lost: list[bytes] = field(default_factory=list)
+    encoded: int = 0
 
 
 @dataclass
 class Result:
-    """What failed in one trial, and counts of what happened."""
+    """What failed in one trial, and counts of what happened.
+
+    `encoded`: blocks that a codec had made smaller in S3. `moved`: segments that were moved or
+    copied at least once, of those left at the end.
+    """
 
     wrong: int = 0
     lost: int = 0
@@ -62,6 +74,8 @@ class Result:
     durable: int = 0
     served: int = 0
     local: int = 0
+    encoded: int = 0
+    moved: int = 0
     misses: Counter[str] = field(default_factory=Counter)
     rounds: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
@@ -77,8 +91,12 @@ class Trial:
     def __init__(self, world: World, plan: Plan) -> None:
         self.world = world
         self.plan = plan
-        self.s3 = world.s3.client(attempts=1)
         self.local = node.Local(world.local_folder, plan.local_blocks * BLOCK_BYTES)
+        bucket, far = settings.ENV.s3_bucket, world.far_store
+        self.places: Places = {
+            None: Place("default", world.s3.client(attempts=1), bucket),
+            far.pk: Place(far.name, world.far.client(attempts=1), far.bucket),
+        }
         self.crew = Crew(world.processes)
         self.tenants: list[Owner] = []
         self.stopped: set[str] = set()
@@ -105,7 +123,7 @@ class Trial:
         return self.result
 
     def is_running(self, name: str) -> bool:
-        """Whether "valkey" or "s3" can answer, as far as faults go."""
+        """Whether "valkey", "s3" or "far" can answer, as far as faults go."""
         return getattr(self.world, name).process is not None and name not in self.stopped
 
     def _settle(self) -> None:
@@ -120,6 +138,7 @@ class Trial:
             )
             self._set_policy(tenant)
             _, key = issue_key(tenant=tenant, role="node", name="node")
+            self._add_rules(tenant)
             owner = Owner(tenant.pk, key, chains=self.plan.seed * 10 + n)
             owner.model.may_expire = self.plan.ttl_s is not None
             is_cold_small = self.plan.cold_blocks < model.CHAINS * model.CHAIN_BLOCKS
@@ -133,8 +152,28 @@ class Trial:
         set_policy(
             tenant=tenant, actor=SYSTEM,
             flush_mode=mode, flush_after_s=after_s or None, cold_ttl_s=self.plan.ttl_s,
-            cold_full=self.plan.cold_full,
+            cold_full=self.plan.cold_full, cold_codec=self.plan.cold_codec,
+            lossy_codecs=f"{node.MODEL}={node.LOSSY.codec}",
         )  # fmt: skip
+
+    def _add_rules(self, tenant: Tenant) -> None:
+        here, far, how = default_row(), self.world.far_store, self.plan.moves
+        ways = {
+            Moves.FRO: [(here, far), (far, here)],
+            Moves.OUT: [(here, far)],
+            Moves.COPIES: [(here, far)],
+            Moves.NONE: [],
+        }
+        for source, target in ways[how]:
+            add_rule(
+                actor=SYSTEM, name=f"{tenant.slug} to {target.name}", tenant=tenant, source=source,
+                target=target, is_copy=how is Moves.COPIES,
+            )  # fmt: skip
+
+    def _identity(self, n: int) -> SpaceIdentity:
+        """Of node `n`. Nodes of one tenant are in both spaces, if there are two."""
+        is_second = n // len(self.tenants) % 2 == 1
+        return node.LOSSY if self.plan.has_lossy and is_second else node.IDENTITY
 
     def _work(self) -> None:
         rng = random.Random(self.plan.seed)
@@ -143,7 +182,7 @@ class Trial:
             self.crew.start(
                 "node", node.run_node,
                 self.world.platform.url, owner.key, f"n{n}", rng.getrandbits(32), owner.chains,
-                self.local,
+                self.local, self._identity(n),
                 tell=lambda message, owner=owner: self._hear_node(owner, message),
             )  # fmt: skip
         for _ in range(self.plan.workers):
@@ -212,9 +251,10 @@ class Trial:
 
     def _recover(self) -> None:
         """Runs the schedule's tasks after the faults until nothing is left to repair."""
-        if self.result.faults["disk_full_s3"]:
-            # A directory's LevelDB in SeaweedFS takes no write any more after one that failed.
-            self.world.s3.restart()
+        for name in ("s3", "far"):
+            if self.result.faults[f"disk_full_{name}"]:
+                # A directory's LevelDB in SeaweedFS takes no write any more after one that failed.
+                getattr(self.world, name).restart()
         self.world.clock.offset_s = self.world.valkey_clock.offset_s = 0
         for self.result.rounds in range(1, ROUNDS + 1):
             self.world.clock.offset_s += PASS_TIME_S
@@ -230,19 +270,27 @@ class Trial:
         """In the first round after stale lists they are stale still: few other requests list."""
         with ExitStack() as trouble:
             if self.result.faults["s3_stale_list"] and self.result.rounds == 1:
-                trouble.enter_context(self.world.proxy.trouble("s3_stale_list", self.plan.seed))
+                for proxy in self.world.proxies:
+                    trouble.enter_context(proxy.trouble("s3_stale_list", self.plan.seed))
             yield
 
     def _look(self, owner: Owner) -> bool:
         with self.world.valkey.client() as client:
             entries = index_of(client, owner.id)
             owner.findings = audit(
-                client, self.s3, owner.id, uncounted_bytes=owner.model.uncounted_bytes
+                client, self.places, owner.id, uncounted_bytes=owner.model.uncounted_bytes
             )
+        owner.encoded = sum(bool(e.encoded_size) for e in entries.values())
         late = [e for e in entries.values() if e.is_dirty]
         if late and self.plan.flush_after_s is not None:
             owner.findings.orphans.append(f"{len(late)} blocks are still not flushed")
         return not (owner.findings.drift_bytes or owner.findings.orphans)
+
+    @staticmethod
+    def _count_moved(owner: Owner) -> int:
+        copied = SegmentCopy.unscoped.filter(tenant_id=owner.id, state=SegmentCopy.State.KEPT)
+        moved = Segment.unscoped.filter(tenant_id=owner.id, moved_at__isnull=False)
+        return moved.count() + copied.count()
 
     def _judge(self) -> None:
         for owner in self.tenants:
@@ -261,6 +309,8 @@ class Trial:
             result.stored += len(truth.stored)
             result.durable += len(truth.durable)
             result.served += truth.served
+            result.encoded += owner.encoded
+            result.moved += self._count_moved(owner)
             result.misses.update(truth.misses)
             result.complaints += truth.wrong
             result.complaints += [
@@ -291,9 +341,8 @@ class Trial:
             outcomes.update(message[1])
 
         reader = self.crew.start(
-            "reader", node.read_all,
-            self.world.platform.url, owner.key, owner.chains, local,
-            tell=hear,
+            "reader", node.read_all, self.world.platform.url, owner.key, owner.chains, local,
+            sorted({self._identity(n) for n in range(self.plan.nodes)}, key=str), tell=hear,
         )  # fmt: skip
         end = time.monotonic() + READ_S
         while reader in self.crew.members:
@@ -315,7 +364,7 @@ class Trial:
         tasks.remove_tenant()
         with self.world.valkey.client() as client:
             for owner in self.tenants:
-                left = remains_of(client, self.s3, owner.id)
+                left = remains_of(client, self.places, owner.id)
                 self.result.orphans += len(left)
                 self.result.complaints += [f"left of a removed tenant: {what}" for what in left]
 

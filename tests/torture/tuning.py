@@ -10,6 +10,9 @@ from catalog import jobs
 from tiering import flush, hot_reading, recovery, segments
 from tiering.compaction import claims, run, sweep
 from tiering.compaction.plan import Policy
+from tiering.moving import copying
+from tiering.moving import plan as moving_plan
+from tiering.moving import run as moving
 from tiering.reconcile import leftovers, objects, rounds
 from tiering.reconcile import segments as damaged
 
@@ -27,6 +30,9 @@ def hurry() -> None:
     )
     claims.LEASE = timedelta(seconds=2)
     sweep.SETTLED, sweep.GRACE = timedelta(seconds=0.3), timedelta(seconds=0.7)
+    moving.LEASE, moving.GRACE = timedelta(seconds=2), timedelta(seconds=0.7)
+    moving.PASS_S, moving_plan.STAYS_S = 1, 0.2
+    copying.RANGE_BYTES = 64 << 10
     hot_reading.READ_S = 5
     jobs.FIRST_RETRY_S, jobs.LAST_RETRY_S = 0.01, 0.1
     recovery.LEASE_S = 1.0

@@ -27,6 +27,8 @@ TASKS: dict[Any, int] = {
     tasks.flush: 8,
     tasks.sweep: 4,
     tasks.compact: 4,
+    tasks.move: 6,
+    tasks.check_stores: 1,
     tasks.expire: 2,
     tasks.retain: 1,
     tasks.remove_space: 1,

@@ -7,7 +7,7 @@ import os
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import urllib3
 
@@ -93,7 +93,7 @@ class TorturePlatform(ControlPlane):
 
 
 class World:
-    """Context manager; takes 8 s to start. Sets this process's environment for Django.
+    """Context manager; takes 12 s to start. Sets this process's environment for Django.
 
     `valkey_clock`: of Valkey. `clock`: of the web process, workers, nodes and this process.
     """
@@ -103,7 +103,9 @@ class World:
         self.clock = Clock(folder, "python")
         self.local_folder = folder / "local"  # of the nodes of a trial
         self.s3 = TortureS3(folder / "s3")
-        self.proxy = FaultProxy(self.s3.port)
+        self.far = TortureS3(folder / "far")
+        self.proxy, far_proxy = FaultProxy(self.s3.port), FaultProxy(self.far.port)
+        self.proxies = (self.proxy, far_proxy)
         clocks = [self.valkey_clock, self.clock]
         self.platform = TorturePlatform(folder / "web", self.s3, self.proxy, clocks)
         self.processes = get_context("forkserver")
@@ -114,8 +116,8 @@ class World:
 
     def __enter__(self) -> Self:
         try:
-            self.proxy.__enter__()
-            self.s3.__enter__()
+            for part in (*self.proxies, self.s3, self.far):
+                part.__enter__()
             self.platform.__enter__()
         except BaseException:
             self.__exit__()
@@ -124,10 +126,24 @@ class World:
         import django
 
         django.setup()
+        self.far_store = self._add_far()
         self.processes.set_forkserver_preload(["torture.preload"])
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.platform.stop()
         self.s3.stop()
-        self.proxy.__exit__()
+        self.far.stop()
+        for proxy in self.proxies:
+            proxy.__exit__()
+
+    def _add_far(self) -> Any:
+        """The row of the second store, which programs use through a proxy of its own."""
+        from catalog.models import Store
+        from catalog.stores import sealed
+
+        far, bucket = self.far, self.far.bucket("far")
+        return Store.objects.create(
+            name="far", endpoint=self.proxies[1].url, bucket=bucket, region=far.region,
+            access_key=far.access_key, sealed_secret=sealed(far.secret_key),
+        )  # fmt: skip
