@@ -242,6 +242,8 @@ def _page_of(setting: str, scope: Scope, tenant: str) -> tuple[str, str]:
         return link_of(scope, ("spaces", (), own)), "Compare the spaces"
     if setting in ("clocks", "s3_access"):
         return link_of(scope, ("system", (), {})), "See the system"
+    if setting == "stores":
+        return link_of(scope, ("tiers", (), {})), "See the stores"
     return link_of(scope, ("nodes", (), own)), "See the nodes"
 
 

@@ -20,6 +20,9 @@ MOST_SEGMENTS = 1000
 
 class SegmentsSerializer(serializers.Serializer[Any]):
     segments = serializers.DictField(child=serializers.CharField(), help_text="number → URL")
+    away = serializers.ListField(
+        child=serializers.IntegerField(), help_text="segments whose stores do not answer"
+    )
     expires_s = serializers.IntegerField()
 
 
@@ -40,7 +43,8 @@ class SegmentsView(NodeView):
         tags=["cache"],
     )
     def get(self, request: Request, session_id: UUID) -> Response:
-        """Presigned URLs of this tenant's segments; unknown ones are absent from the answer.
+        """Presigned URLs of this tenant's segments; unknown ones are absent from the answer, and
+        `away` names those that no store has that answers.
 
         Segments that wait for deletion are there: a node that looked blocks up before they moved
         can still read them.
@@ -54,7 +58,8 @@ class SegmentsView(NodeView):
         urls = {str(number): object_.presign_get() for number, object_ in objects.items()}
         if stores.are_several:  # else nothing moves by it
             heat.note_read(rows)
-        return Response({"segments": urls, "expires_s": s3.PRESIGNED_S})
+        away = sorted({row.pk for row in rows} - objects.keys())
+        return Response({"segments": urls, "away": away, "expires_s": s3.PRESIGNED_S})
 
 
 def _segment_numbers(text: str) -> list[int]:

@@ -1,6 +1,7 @@
 """Stores, rules of moves and moves over REST, for operators."""
 
 import pytest
+from django.utils import timezone
 
 from catalog.models import MoveRule, Segment, SegmentCopy, Space, Store
 from retention import provisioning
@@ -139,3 +140,17 @@ def test_a_node_reads_the_nearest_copy_and_warms_its_segment(node, tenant, hands
     assert f"/{store.bucket}/" in address(plain)  # by priority
     segment.refresh_from_db()
     assert segment.heat == pytest.approx(1.0, abs=0.01)  # within one minute
+
+
+def test_a_node_learns_that_a_segments_store_is_away(node, tenant, handshake, clean_hot):
+    provisioning.provision()
+    opened = node.send("post", "/cache/v1/sessions", handshake).json()
+    store = make_store("nvme", failing_since=timezone.now())
+    here = make_segment(make_space(tenant, "s"))
+    there = make_segment(here.space, store=store)
+    path = f"/cache/v1/sessions/{opened['session']}/segments?ids={here.pk},{there.pk},{10**9}"
+    answer = node.get(path).json()
+    assert (list(answer["segments"]), answer["away"]) == ([str(here.pk)], [there.pk])
+    with tenant_scope(tenant.pk):
+        SegmentCopy.objects.create(segment=there, store=None, state="kept")
+    assert node.get(path).json()["away"] == []

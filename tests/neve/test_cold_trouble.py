@@ -1,5 +1,6 @@
 """Cold reads when S3, the network, the resolver or the platform misbehave."""
 
+import json
 import os
 import socket
 import ssl
@@ -328,6 +329,30 @@ class TestDeadlines:
 
 
 class TestAddresses:
+    def test_a_store_that_is_away_is_a_miss_of_its_own_and_asked_for_again(self, segment):
+        away = json.dumps({"segments": {}, "away": [1], "expires_s": 300}).encode()
+        with ScriptedHttp(answer(200, away)) as platform:
+            endpoint = Endpoint(platform.url.partition("/segment")[0], "key")
+            reader = ColdReader(
+                lambda numbers, timeout_s: endpoint.segment_urls("s", numbers, timeout_s=timeout_s)
+            )
+            for asked in (1, 2):
+                assert read(reader, segment.blocks()) == ([MissReason.STORE_AWAY] * 3, None)
+                assert len(platform.requests) == asked
+
+    def test_a_renewal_forgets_addresses_in_a_store_that_is_away(self, segment):
+        urls = {}
+        with ScriptedHttp(segment.partial()) as server:
+            urls[1] = server.url
+            reader = ColdReader(lambda numbers, timeout_s: (urls, 600.0))
+            assert read(reader, segment.blocks()) == ([None] * 3, None)
+            urls[1] = ""
+            assert read(reader, segment.blocks()) == ([None] * 3, None)  # it is known
+            reader._addresses._known[1].renew_at = 0.0
+            reader.renew_addresses(1.0)
+            assert read(reader, segment.blocks())[0] == [MissReason.STORE_AWAY] * 3
+            assert len(server.requests) == 2
+
     def test_a_known_address_does_not_wait_for_others(self, segment):
         """The platform hangs while it is asked for another segment, or for newer addresses."""
         asked, goes_on = threading.Event(), threading.Event()

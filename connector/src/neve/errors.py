@@ -22,6 +22,7 @@ class MissReason(StrEnum):
     IDLE = "idle"
     EVICTED_COLD = "evicted_cold"
     UNFLUSHED = "unflushed"
+    STORE_AWAY = "store_away"  # the S3 store that holds it does not answer the platform
     UNSUPPORTED = "unsupported"  # its kind or codec is of a newer version of Neve
 
 

@@ -97,4 +97,6 @@ def _link(cause: Cause, scope: Scope, one: str) -> tuple[str, str]:
         return link_of(scope, ("policies", (), {}), ("tenants", (), {})), "see"
     if lever.setting in ("clocks", "s3_access"):
         return link_of(scope, ("system", (), {})), "see"
+    if lever.setting == "stores":
+        return link_of(scope, ("tiers", (), {})), "see"
     return link_of(scope, ("nodes", (), {})), "see"

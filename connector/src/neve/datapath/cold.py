@@ -36,7 +36,8 @@ _URL_MARGIN_S: Final = 30.0
 _MOST_RENEWED: Final = 1000  # segments that the platform answers for in one request
 _SKEW_S: Final = 60.0  # clocks that differ by less are no reason to refuse an address
 
-# Addresses of segments and their lifetime in seconds; the second argument bounds the wait.
+# Addresses of segments (empty: its store is away) and their lifetime in seconds; the second
+# argument bounds the wait.
 SegmentUrls = Callable[[Sequence[int], float], tuple[dict[int, str], float]]
 
 
@@ -284,8 +285,9 @@ class ColdReader:
         segment, renewed, tries = group[0].segment, False, 0
         while not stop.stopped and (rest := group[len(outcomes) :]):
             url = self._addresses.find(segment, also, deadline)
-            if url is None:
-                outcomes += [MissReason.EVICTED] * len(rest)
+            if not url:
+                gone = MissReason.EVICTED if url is None else MissReason.STORE_AWAY
+                outcomes += [gone] * len(rest)
                 return
             wanted = [(b.offset, b.id, b.header, b.payload, b.codec, b.encoded_bytes) for b in rest]
             first, last = rest[0].offset, rest[-1].end - 1
@@ -352,7 +354,8 @@ class _Addresses:
         self._asking = threading.Lock()  # one request to the platform at a time
 
     def find(self, segment: int, also: Sequence[int], deadline: float) -> str | None:
-        """None when there is no such segment. Raises `Unavailable`, `Refused`, `DeadlineExceeded`.
+        """None when there is no such segment, empty while its store is away. Raises `Unavailable`,
+        `Refused`, `DeadlineExceeded`.
 
         Known addresses come at once. One request to the platform at a time names unknown segments,
         those of `also` as well.
@@ -374,7 +377,7 @@ class _Addresses:
                 known = self._known.get(segment)
                 if known is not None:  # also if it ends at once: it was signed for this read
                     known.used = True
-            return None if known is None else known.url
+            return answer[0].get(segment) if known is None else known.url
         finally:
             self._asking.release()
 
@@ -399,7 +402,11 @@ class _Addresses:
     def _keep(self, urls: dict[int, str], lifetime_s: float, asked_at: float) -> None:
         until = asked_at + max(0.0, lifetime_s - _URL_MARGIN_S)
         renew_at = asked_at + lifetime_s / 2
-        self._known.update((n, _Address(url, renew_at, until)) for n, url in urls.items())
+        for number, url in urls.items():
+            if url:
+                self._known[number] = _Address(url, renew_at, until)
+            else:  # asked for again with the next load
+                self._known.pop(number, None)
 
     def forget(self, segment: int, url: str) -> None:
         """Drops `url`, unless another thread has got a newer one meanwhile."""

@@ -186,11 +186,15 @@ class Endpoint:
     def segment_urls(
         self, session_id: str, segments: Sequence[int], *, timeout_s: float
     ) -> tuple[dict[int, str], float]:
-        """Returns (presigned GET URL by live segment of this tenant, seconds until they expire)."""
+        """Returns (presigned GET URL by live segment of this tenant, seconds until they expire).
+
+        The URL is empty while no store answers that has the segment.
+        """
         path = f"/cache/v1/sessions/{session_id}/segments?ids={','.join(map(str, segments))}"
         answer = self._request("GET", path, timeout_s=timeout_s)
         try:
             urls = {int(number): str(url) for number, url in answer["segments"].items()}
+            urls |= {int(number): "" for number in answer.get("away", ())}
             return urls, float(answer["expires_s"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise Unavailable(f"{self.url}: the list of segments misses {error}") from error

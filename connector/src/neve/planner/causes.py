@@ -33,6 +33,7 @@ SETTINGS: Final[Mapping[str, str]] = {
     "nodes": "nodes",
     "clocks": "clocks",
     "s3_access": "access to S3",
+    "stores": "stores",
     "versions": "versions",
     "": "",
 }
@@ -206,6 +207,16 @@ _TABLE: Final = (
         "operators: check NEVE_S3_ACCESS_KEY, NEVE_S3_SECRET_KEY and NEVE_S3_REGION",
         "broken",
         (_lever("s3_access"),),
+    ),
+    Cause(
+        "store_away",
+        MissReason.STORE_AWAY,
+        "store away",
+        "the store that holds the blocks does not answer, and no other has a copy",
+        "see the store's error on the page Tiers; keep copies in a second store by a rule",
+        "operators: `neve stores` shows the error; a rule with is_copy keeps copies elsewhere",
+        "broken",
+        (_lever("stores"),),
     ),
     Cause(
         "unsupported",

@@ -289,7 +289,10 @@ def calibrate(today: Outcome, measured: Measured | None) -> Calibration:
 
 # Reasons of misses that no quota or policy explains.
 UNSIMULATED: Final = frozenset(
-    ("quota", "fingerprint", "timeout", "breaker", "corrupt", "clock", "denied", "unsupported")
+    (
+        *("quota", "fingerprint", "timeout", "breaker", "corrupt", "clock", "denied"),
+        *("store_away", "unsupported"),
+    )
 )
 
 
