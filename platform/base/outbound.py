@@ -97,6 +97,26 @@ def check(url: str, *, field: str) -> None:
         _resolve(parts, field, deadline=time.monotonic() + RESOLVE_S)
 
 
+def check_not_link_local(url: str, *, field: str) -> None:
+    """Refuse a URL whose host is, or resolves to, a link-local address or a metadata server.
+
+    For addresses that operators give and that may be private. A name that does not resolve now
+    passes. Raises Problem (malformed, address-refused) with `field`.
+    """
+    parts = _parse(url, field)
+    host = (parts.host or "").strip("[]")
+    with suppress(Unreachable):
+        for each in _look_up(host, parts.port or 443, time.monotonic() + RESOLVE_S):
+            address = _inner(ip_address(each))
+            if address.is_link_local or address in METADATA:
+                raise Problem(
+                    "address-refused",
+                    f"{field}: {host} is a link-local address or a cloud's metadata server: no S3 "
+                    "is there.",
+                    field=field,
+                )
+
+
 def send(
     method: str,
     url: str,
@@ -225,10 +245,7 @@ def is_allowed(address: Address) -> bool:
     if isinstance(address, IPv6Address):
         if address.scope_id is not None:
             return False
-        if address.ipv4_mapped is not None:
-            address = address.ipv4_mapped
-        elif address in _NAT64:
-            address = IPv4Address(int(address) & 0xFFFFFFFF)
+        address = _inner(address)
     if address.is_multicast or address.is_unspecified:
         return False
     networks = [ip_network(each) for each in settings.OUTBOUND_ALLOW if each != PUBLIC]
@@ -237,6 +254,16 @@ def is_allowed(address: Address) -> bool:
     if any(address in each for each in networks):
         return True
     return PUBLIC in settings.OUTBOUND_ALLOW and _is_public(address)
+
+
+def _inner(address: Address) -> Address:
+    """The IPv4 address inside a mapped or NAT64 one; else the same."""
+    if isinstance(address, IPv6Address):
+        if address.ipv4_mapped is not None:
+            return address.ipv4_mapped
+        if address in _NAT64:
+            return IPv4Address(int(address) & 0xFFFFFFFF)
+    return address
 
 
 def _is_public(address: Address) -> bool:

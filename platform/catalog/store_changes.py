@@ -162,7 +162,7 @@ def _require_form(row: Store) -> None:
     for name in ("endpoint", "bucket", "region"):
         if not getattr(row, name):
             raise Problem("malformed", f"{name}: a store needs one.", field=name)
-    outbound.check_form(row.endpoint, field="endpoint")
+    outbound.check_not_link_local(row.endpoint, field="endpoint")
     if row.credentials_env:
         if not _ENV.fullmatch(row.credentials_env):
             raise Problem(

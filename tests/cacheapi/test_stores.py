@@ -7,7 +7,7 @@ from catalog.models import MoveRule, Segment, SegmentCopy, Space, Store
 from retention import provisioning
 from storage.s3 import ensure_bucket
 from support.rows import make_segment, make_space
-from support.stores import make_store
+from support.stores import make_rule, make_store
 from tenants.models import AuditEvent
 from tenants.scope import tenant_scope
 
@@ -56,6 +56,12 @@ def test_a_store_is_added_changed_and_removed(operator, place):
         ({"secret_key": "wrong-wrong-wrong"}, "endpoint"),
         ({"endpoint": "http://127.0.0.1:9"}, "endpoint"),
         ({"endpoint": "ftp://x"}, "endpoint"),
+        ({"endpoint": "http://169.254.169.254/latest"}, "endpoint"),
+        ({"endpoint": "http://169.254.1.1"}, "endpoint"),
+        ({"endpoint": "http://[fe80::1]"}, "endpoint"),
+        ({"endpoint": "http://[::ffff:169.254.169.254]:80"}, "endpoint"),
+        ({"endpoint": "http://[fd00:ec2::254]"}, "endpoint"),
+        ({"endpoint": "http://0xa9fea9fe"}, "endpoint"),
         ({"credentials_env": "HOME"}, "credentials_env"),
         ({"credentials_env": "NEVE_STORE_NONE"}, "credentials_env"),
         ({"gib_month": "cheap"}, "gib_month"),
@@ -65,6 +71,56 @@ def test_a_store_that_does_not_work_is_refused_by_name(operator, place, change, 
     answer = operator.send("post", "/api/v1/stores", place | change)
     assert (answer.status_code, answer.json()["field"]) == (400, field), answer.content
     assert not Store.objects.filter(name="nvme").exists()
+
+
+def test_tenants_reach_no_address_of_stores_and_rules(team, node, tenant, place):
+    store = make_store("archive")
+    rule = make_rule(store)
+    addresses = (
+        *("/api/v1/stores", f"/api/v1/stores/{store.pk}", "/api/v1/move-rules"),
+        *(f"/api/v1/move-rules/{rule.pk}", f"/api/v1/move-rules/{rule.pk}/dry-run"),
+    )
+    for client in (team, node):
+        for path in addresses:
+            assert client.get(path).status_code in (403, 404, 405), path
+            for verb, body in (("post", place), ("patch", {"priority": 1}), ("delete", None)):
+                answer = client.send(verb, path, body)
+                assert answer.status_code in (403, 404, 405), (verb, path)
+                assert store.bucket not in answer.content.decode()
+    assert set(Store.objects.values_list("name", flat=True)) == {"default", "archive"}
+    assert MoveRule.objects.get().pk == rule.pk
+
+
+def test_a_secret_is_in_no_answer_and_in_no_audit(operator, place, caplog):
+    caplog.set_level("DEBUG", "neve")
+    row = operator.send("post", "/api/v1/stores", place).json()
+    path, secrets = f"/api/v1/stores/{row['id']}", (place["secret_key"], "wrong-wrong-wrong")
+    said = [
+        operator.send("patch", path, {"secret_key": secrets[1]}),  # S3 refuses it
+        operator.send("patch", path, {"secret_key": secrets[0]}),
+        operator.get(path),
+        operator.get("/api/v1/stores"),
+        operator.get("/api/v1/audit"),
+        operator.delete(path),
+    ]
+    assert [each.status_code for each in said] == [400, 200, 200, 200, 200, 204]
+    told = [each.content.decode() for each in said] + [caplog.text]
+    told += map(str, AuditEvent.unscoped.values_list("before", "after"))
+    assert not [text for text in told for secret in secrets if secret in text]
+
+
+def test_each_change_of_a_rule_is_audited(operator, place):
+    make_store("archive")
+    rule = {"name": "old", "target": "archive", "least_age_s": 5}
+    path = f"/api/v1/move-rules/{operator.send('post', '/api/v1/move-rules', rule).json()['id']}"
+    operator.send("patch", path, {"least_age_s": 6})
+    operator.delete(path)
+    rows = AuditEvent.unscoped.filter(object_type="moverule").order_by("pk")
+    assert list(rows.values_list("action", flat=True)) == [
+        *("move_rule.add", "move_rule.change", "move_rule.remove"),
+    ]
+    change = rows[1]
+    assert (change.before["least_age_s"], change.after["least_age_s"]) == (5, 6)
 
 
 def test_the_default_store_keeps_its_place_and_takes_prices(operator, place):
