@@ -289,7 +289,9 @@ class WaySerializer(serializers.Serializer[Any]):
     segments = serializers.IntegerField()
     bytes = serializers.IntegerField()
     cost = serializers.CharField(help_text="of requests and bytes out, once")
-    saved_a_month = serializers.CharField(help_text="of storage; negative: it costs more")
+    saved_a_month = serializers.CharField(
+        help_text="of storage and of nodes' reads; negative: it costs more"
+    )
     seconds = serializers.FloatField(help_text="at the target's bound of bytes a second")
 
 

@@ -97,6 +97,7 @@ def _segments(facts: TenantFacts) -> Mapping[tuple[str, ...], Number]:
         ("live",): segments.live_bytes,
         ("dead",): segments.dead_bytes,
         ("waiting",): segments.waiting_bytes,
+        ("copies",): segments.copy_bytes,
     }
 
 
@@ -181,7 +182,8 @@ TENANT = (
     Row(
         "neve_tenant_segment_bytes",
         "gauge",
-        "Bytes of segments in S3: live blocks, dead ones, and segments waiting for deletion.",
+        "Bytes of segments in S3: live blocks, dead ones, segments waiting for deletion, and "
+        "copies in other stores.",
         _segments,
         by=("state",),
     ),

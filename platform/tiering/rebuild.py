@@ -17,7 +17,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from django.utils import timezone
 
 from base import log_events
-from catalog.models import Context, Segment
+from catalog.models import Context, Segment, SegmentCopy
 from catalog.stores import Stores
 from contexts import pins, stored
 from contexts.parts import parts_by_space
@@ -132,7 +132,8 @@ def rebuild_tenant(
     start = start or Start(timezone.now())
     report, restorer = RebuildReport(), Restorer(tenant_id)
     with tenant_scope(tenant_id):
-        live = Segment.objects.filter(state=Segment.State.LIVE).order_by("pk")
+        rows = Segment.objects.filter(state=Segment.State.LIVE).order_by("pk")
+        live = rows.prefetch_related("copies")  # `_footer` runs in threads, without the database
         settled = live.filter(indexed_at__isnull=False, pk__gt=start.after)
         others = live.filter(indexed_at=None)
         total, number = settled.count() + others.count(), start.after
@@ -165,19 +166,24 @@ def _fitting(rows: Iterable[SegmentRow], room_bytes: int) -> Iterable[SegmentRow
 
 
 def _footer(stores: Stores, row: Segment) -> SegmentFooter | None:
-    """None: lost. In the default store, trouble of S3 is raised."""
-    try:
-        return footer_of_segment(row, stores.object(row))
-    except (BotoCoreError, Unavailable) as error:
-        if row.store_id is None:
-            raise
-        log_events.STORE_FAILED.log(store=stores.name(row.store_id), error=error)
-        return None
-    except Corrupt as error:
-        log_events.SEGMENT_LOST.log(object=row.object_key, reason=error)
-        return None
-    except ClientError as error:
-        if not is_missing(error):
-            raise
-        log_events.SEGMENT_LOST.log(object=row.object_key, reason="missing")
-        return None
+    """From the segment's place, or from a copy. None: lost, or all its stores are away.
+
+    Trouble of the default store is raised if no copy helps.
+    """
+    copies = [copy.store_id for copy in row.copies.all() if copy.state in SegmentCopy.READABLE]
+    trouble: Exception | None = None
+    for store_id in (row.store_id, *copies):
+        try:
+            return footer_of_segment(row, stores.bucket(store_id).object(row.object_key))
+        except Corrupt as error:
+            log_events.SEGMENT_LOST.log(object=row.object_key, reason=error)
+        except (BotoCoreError, ClientError, Unavailable) as error:
+            if isinstance(error, ClientError) and is_missing(error):
+                log_events.SEGMENT_LOST.log(object=row.object_key, reason="missing")
+                continue
+            log_events.STORE_FAILED.log(store=stores.name(store_id), error=error)
+            if store_id is None:
+                trouble = error
+    if trouble is not None:
+        raise trouble
+    return None

@@ -42,7 +42,7 @@ def sample(job: Opener, tenant_id: int) -> None:
     totals = {name: getattr(tiers, name) for name in TIER_COUNTERS}
     usage.record_tier_totals(tenant_id=tenant_id, at=now, totals=totals)
     live.hint_on_commit(tenant_id)
-    in_segments = segments.dead_bytes + segments.waiting_bytes
+    in_segments = segments.dead_bytes + segments.waiting_bytes + segments.copy_bytes
     quotas.tell_use(
         tenant_id=tenant_id,
         hot_bytes=tiers.hot_bytes,

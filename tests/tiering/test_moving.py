@@ -8,7 +8,8 @@ from botocore.exceptions import EndpointConnectionError
 from django.utils import timezone
 
 from catalog import stores
-from catalog.models import Job, Segment, SegmentCopy, Store, Stray
+from catalog.models import Job, Segment, SegmentCopy, Store, Stray, UsageRollup
+from catalog.occupancy import occupancy
 from catalog.stores import Stores, objects_of
 from neve.formats import block
 from neve.index.tier import Location, Tier
@@ -16,6 +17,7 @@ from planning import moves
 from storage import s3 as bucket
 from support.servers import S3Server
 from support.stores import keys_in, make_rule, make_store, rule_back
+from tenants.models import Quota
 from tenants.scope import tenant_scope
 from tiering import adoption, rebuild, removal, upload
 from tiering.compaction import sweep
@@ -194,6 +196,7 @@ def test_damage_is_found_by_the_copy_and_does_not_move(world, ids, archive):
     row = only_segment(world)
     assert row.store is None
     assert row.damaged_at is not None
+    assert copies(world) == []
 
 
 def test_a_store_whose_etags_prove_nothing_is_read_back(world, ids, archive, monkeypatch):
@@ -347,6 +350,66 @@ def test_the_loss_of_a_store_is_misses_and_no_errors(world, tmp_path, s3):
     with pytest.raises(EndpointConnectionError):
         address.get("bytes=0-1")
     assert len(moved) == 4
+
+
+def test_a_rebuild_reads_any_copy_that_answers(world, ids, archive, clean_hot):
+    make_rule(archive, is_copy=True)
+    move(world)
+    bucket.default().object(only_segment(world).object_key).delete()
+    world.tier.forget(Tier.COLD, ids)
+    report = rebuild.rebuild_tenant(world.tenant.pk)
+    assert (report.segments, report.lost_segments) == (1, 0)
+
+
+def test_copies_count_against_the_cold_quota_and_leave_first(world, ids, archive, monkeypatch):
+    from tiering.compaction import room
+
+    monkeypatch.setattr(room, "BASE_BYTES", 0)
+    make_rule(archive, is_copy=True)
+    row = only_segment(world)
+    quota = Quota.unscoped.filter(tenant=world.tenant)
+    quota.update(cold_bytes=2 * row.size_bytes - 1)
+    assert move(world) is None
+    quota.update(cold_bytes=2 * row.size_bytes)
+    assert move(world)["copied"] == 1
+    found = occupancy(world.tenant.pk)
+    assert (found.copy_bytes, found.kept_bytes) == (row.size_bytes, 2 * row.size_bytes)
+    quota.update(cold_bytes=row.size_bytes)  # pressed by now
+    move(world)
+    assert [each.state for each in copies(world)] == ["leaving"]
+    assert occupancy(world.tenant.pk).waiting_bytes == row.size_bytes
+    assert_readable(world, ids)
+
+
+def test_a_removal_under_way_is_left_to_its_worker(world, ids, archive):
+    make_rule(archive)
+    move(world)
+    jobs = Job.unscoped.filter(kind="move").count()
+    row, soon = only_segment(world), timezone.now() + timedelta(seconds=60)
+    SegmentCopy.unscoped.update(state="deleting", leased_until=soon)
+    tasks.move()
+    assert Job.unscoped.filter(kind="move").count() == jobs
+    assert row.object_key in keys_in(None)
+    SegmentCopy.unscoped.update(leased_until=None)  # it was killed
+    move(world)
+    assert row.object_key not in keys_in(None)
+    assert copies(world) == []
+
+
+def test_savings_count_reads_at_each_stores_prices(world, ids, archive):
+    """A store that is cheap to store in, and dear to read from."""
+    archive.gib_month, archive.get_1000, archive.egress_gb = "0", "1000", "0"
+    archive.save()
+    make_rule(archive, name="cold")
+    now = timezone.now()
+    a_month_ago = int((now - timedelta(days=29, hours=23)).timestamp()) // 3600 * 3600
+    with tenant_scope(world.tenant.pk):
+        UsageRollup.objects.create(resolution_s=3600, bucket_ts=a_month_ago, cold_requests=90)
+    (idle,) = [each for each in moves.dry_run().ways if each.rule == "cold"]
+    Segment.unscoped.update(heat=3.0, read_at=now)
+    (read,) = [each for each in moves.dry_run().ways if each.rule == "cold"]
+    assert idle.saved_a_month >= 0
+    assert -91 < read.saved_a_month < -88
 
 
 def test_a_dry_run_says_what_moves_and_what_it_costs(world, ids, archive):

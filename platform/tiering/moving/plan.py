@@ -29,7 +29,8 @@ class Facts:
     """A segment as rules see it. `store` None: the default. `copies`: stores that have one, too.
 
     `idle_s`: since a node asked for its address, or since it was written. `stayed_s`: since
-    its last move; infinite: it never moved.
+    its last move; infinite: it never moved. `reads_a_month`, `read_bytes_a_month`: of nodes, as
+    observed.
     """
 
     number: int
@@ -40,6 +41,8 @@ class Facts:
     heat: float
     stayed_s: float
     copies: frozenset[int | None] = frozenset()
+    reads_a_month: float = 0.0
+    read_bytes_a_month: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,8 @@ class Rule:
 
 @dataclass(frozen=True)
 class Move:
-    """`cost`: of requests and bytes out, once. `saved_a_month`: storage; negative for a copy."""
+    """`cost`: of requests and bytes out, once. `saved_a_month`: of storage and of nodes' reads;
+    negative if the target costs more."""
 
     number: int
     size_bytes: int
@@ -122,7 +126,12 @@ def _priced(facts: Facts, rule: Rule, prices: Mapping[int | None, StorePrices]) 
         + facts.size_bytes / _GB * source.egress_gb
     )
     before = ZERO if rule.is_copy else source.gib_month
-    saved = facts.size_bytes / _GIB * (before - target.gib_month)
+    reads, read_bytes = Decimal(facts.reads_a_month), Decimal(facts.read_bytes_a_month)
+    saved = (
+        facts.size_bytes / _GIB * (before - target.gib_month)
+        + reads * (source.get_1000 - target.get_1000) / 1000
+        + read_bytes / _GB * (source.egress_gb - target.egress_gb)
+    )
     return Move(
         facts.number, facts.size_bytes, facts.store, rule.target, rule.is_copy, rule.name, cost,
         saved,

@@ -21,16 +21,20 @@ from django.utils import timezone
 from base import log_events
 from catalog.heat import heat_at
 from catalog.models import MoveRule, Segment, SegmentCopy
+from catalog.occupancy import occupancy
 from catalog.stores import Stores, reference
 from neve.errors import Corrupt, Unavailable
+from tenants.models import Quota
 from tenants.scope import tenant_scope
 from tiering.compaction import claims
+from tiering.compaction.room import Room
 from tiering.compaction.sweep import GRACE
 from tiering.elapsed import is_leased, is_past
 from tiering.moving import places
 from tiering.moving.copying import copy_segment
 from tiering.moving.pace import Pace
 from tiering.moving.plan import Facts, Move, Rule, StorePrices, decide, keeps
+from tiering.moving.reads import Reads, observed
 from tiering.objects import footer_of_segment
 
 PASS_S = 60.0  # then the next pass goes on
@@ -46,7 +50,8 @@ _Troubles = (BotoCoreError, ClientError, Unavailable)
 @dataclass
 class MoveReport:
     """Segments and bytes of a pass. `returned`: to a place that still had them. `given_up`:
-    changed meanwhile. `bad`: the source is damaged. `deleted`: old places after their grace."""
+    changed meanwhile. `bad`: the source is damaged. `no_room`: the tenant's cold quota has none.
+    `deleted`: old places after their grace."""
 
     moved: int = 0
     copied: int = 0
@@ -54,6 +59,7 @@ class MoveReport:
     returned: int = 0
     given_up: int = 0
     bad: int = 0
+    no_room: int = 0
     failed: int = 0
     deleted: int = 0
     freed_bytes: int = 0
@@ -82,16 +88,22 @@ def rule_of(row: MoveRule) -> Rule:
 def planned(rules: Sequence[Rule], prices: Prices) -> Iterator[Move]:
     """What moves now, oldest first. In the tenant's scope."""
     now = timezone.now()
+    reads = observed(now) if rules else Reads()
     for row in _candidates(rules, now).iterator(chunk_size=500):
         copies = frozenset(
             copy.store_id for copy in row.copies.all() if copy.state != _State.LEAVING
         )
-        move = decide(facts_of(row, now, copies), rules, prices)
+        move = decide(facts_of(row, now, copies, reads), rules, prices)
         if move is not None:
             yield move
 
 
-def facts_of(row: Segment, now: datetime, copies: frozenset[int | None]) -> Facts:
+def facts_of(
+    row: Segment, now: datetime, copies: frozenset[int | None], reads: Reads | None = None
+) -> Facts:
+    heat = heat_at(row, now)
+    requests, read_bytes = (reads or Reads()).of(heat)
+
     def since_s(at: datetime) -> float:
         return (now - at).total_seconds()
 
@@ -101,9 +113,11 @@ def facts_of(row: Segment, now: datetime, copies: frozenset[int | None]) -> Fact
         store=row.store_id,
         age_s=since_s(row.created_at),
         idle_s=since_s(row.read_at or row.created_at),
-        heat=heat_at(row, now),
+        heat=heat,
         stayed_s=float("inf") if row.moved_at is None else since_s(row.moved_at),
         copies=copies,
+        reads_a_month=requests,
+        read_bytes_a_month=read_bytes,
     )
 
 
@@ -167,10 +181,24 @@ class Mover:
         return self.report
 
     def _possible(self) -> Iterator[Move]:
-        """Planned moves between stores that answer."""
-        for move in planned(self._rules, self._prices) if self._rules else ():
-            if self._stores.is_well(move.source) and self._stores.is_well(move.target):
-                yield move
+        """Planned moves between stores that answer, as far as the cold quota has room."""
+        if not self._rules:
+            return
+        room = self._room()
+        taken_bytes = room.taken.stored_bytes
+        for move in planned(self._rules, self._prices):
+            if not (self._stores.is_well(move.source) and self._stores.is_well(move.target)):
+                continue
+            # Both places count until the old one is deleted; copies stay, so they come last.
+            bound_bytes = room.quota_bytes if move.is_copy else room.most_bytes
+            if taken_bytes + move.size_bytes > bound_bytes:
+                self.report.no_room += 1
+                continue
+            taken_bytes += move.size_bytes
+            yield move
+
+    def _room(self) -> Room:
+        return Room(Quota.objects.get().cold_bytes, occupancy(self.tenant_id))
 
     @staticmethod
     def _upto(some: Iterable[Some]) -> Iterator[Some]:
@@ -217,8 +245,10 @@ class Mover:
             copy_segment(
                 row, self._stores.object(row), target, take=pace.take, renew=_renewer(row, copy)
             )
-        except (Corrupt, *_Troubles):
-            # No readers know it: it is removed now, or with its lapsed lease.
+        except Corrupt:
+            self._remove(copy, _State.ARRIVING)
+            raise
+        except _Troubles:
             SegmentCopy.objects.filter(pk=copy.pk).update(leased_until=None)
             raise
         if move.is_copy:
@@ -247,18 +277,23 @@ class Mover:
             self.report.returned += places.flip(row, there)
 
     def _cool(self) -> None:
-        """Kept copies that no rule keeps begin to leave."""
+        """Kept copies that no rule keeps, or that the quota has no room for, begin to leave."""
         for copy in list(self._upto(self._cooled())):
             SegmentCopy.objects.filter(pk=copy.pk, state=_State.KEPT).update(
                 state=_State.LEAVING, since=timezone.now()
             )
 
     def _cooled(self) -> Iterator[SegmentCopy]:
-        now = timezone.now()
-        kept = SegmentCopy.objects.filter(state=_State.KEPT).select_related("segment")
-        for copy in kept.iterator(chunk_size=500):
+        now, kept = timezone.now(), SegmentCopy.objects.filter(state=_State.KEPT)
+        if not kept.exists():
+            return
+        room = self._room()
+        surplus = room.taken.kept_bytes - room.quota_bytes if room.is_pressed else 0
+        coldest_first = kept.select_related("segment").order_by("segment__read_at", "pk")
+        for copy in coldest_first.iterator(chunk_size=500):
             facts = facts_of(copy.segment, now, frozenset([copy.store_id]))
-            if not keeps(facts, self._rules, copy.store_id):
+            if surplus > 0 or not keeps(facts, self._rules, copy.store_id):
+                surplus -= copy.size_bytes
                 yield copy
 
     def _delete(self, copies: QuerySet[SegmentCopy], state: SegmentCopy.State) -> None:
@@ -269,29 +304,42 @@ class Mover:
                 self._stores.is_well(copy.store_id) and self._stores.is_well(copy.segment.store_id)
             ):
                 continue
-            mine = SegmentCopy.objects.filter(
-                pk=copy.pk, store=copy.store_id, state__in=(state, _State.DELETING)
-            )
-            if not mine.update(state=_State.DELETING):
-                continue  # it became the segment's place again
-            try:
-                found = self._stores.bucket(copy.store_id).object(copy.segment.object_key)
-                found.abort_uploads()
-                found.delete()
-            except _Troubles as error:
-                log_events.STORE_FAILED.log(store=self._stores.name(copy.store_id), error=error)
-                self.report.failed += 1
-                continue
-            mine.filter(state=_State.DELETING).delete()
-            if state is _State.LEAVING:
+            if self._remove(copy, state) and state is _State.LEAVING:
                 self.report.deleted += 1
                 self.report.freed_bytes += copy.size_bytes
+
+    def _remove(self, copy: SegmentCopy, state: SegmentCopy.State) -> bool:
+        """Removes a copy in this state, or one whose removal was killed. False: it is not gone.
+
+        The lease keeps others from removing it as well: a removal that ends late would hit an
+        object that was moved there again meanwhile.
+        """
+        rows = SegmentCopy.objects.filter(pk=copy.pk, store=copy.store_id)
+        mine = rows.filter(state=state) | rows.filter(_is_half_removed())
+        if not mine.update(state=_State.DELETING, leased_until=timezone.now() + LEASE):
+            return False  # it became the segment's place again, or another worker removes it
+        removing = rows.filter(state=_State.DELETING)
+        try:
+            found = self._stores.bucket(copy.store_id).object(copy.segment.object_key)
+            found.abort_uploads()
+            found.delete()
+        except _Troubles as error:
+            log_events.STORE_FAILED.log(store=self._stores.name(copy.store_id), error=error)
+            self.report.failed += 1
+            removing.update(leased_until=None)
+            return False
+        removing.delete()
+        return True
 
 
 def _ended() -> QuerySet[SegmentCopy]:
     """Old places whose readers' addresses have expired, and those whose deletion was killed."""
     is_over = Q(state=_State.LEAVING) & is_past("since", GRACE)
-    return SegmentCopy.objects.filter(is_over | Q(state=_State.DELETING))
+    return SegmentCopy.objects.filter(is_over | _is_half_removed())
+
+
+def _is_half_removed() -> Q:
+    return Q(state=_State.DELETING) & ~is_leased("leased_until", LEASE)
 
 
 def _abandoned() -> QuerySet[SegmentCopy]:

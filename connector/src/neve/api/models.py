@@ -1792,7 +1792,7 @@ class Way(Record):
     bytes: int
     # of requests and bytes out, once
     cost: str
-    # of storage; negative: it costs more
+    # of storage and of nodes' reads; negative: it costs more
     saved_a_month: str
     # at the target's bound of bytes a second
     seconds: float
