@@ -10,6 +10,7 @@ ratios. `measure` is for benchmarks/tiers.py.
 """
 
 import argparse
+import logging
 import os
 import statistics
 import sys
@@ -27,6 +28,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "platform"), str(ROOT / "tests"), str(ROOT
 from support import testsettings  # noqa: E402, F401
 
 django.setup()
+logging.disable(logging.INFO)  # a line for each segment that moved
 
 from boto3.s3.transfer import TransferConfig  # noqa: E402
 

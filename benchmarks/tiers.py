@@ -7,6 +7,7 @@ over as many threads that only read the same files into the same buffers. hotkey
 in 4 processes with a directory each (4 hosts), that load one shared prefix from one primary: bytes
 a second with the local tier, over without. Figures are medians over rounds. Files are in the page
 cache unless `--drop` (root) empties it before each read. The last line has every figure.
+class_move_vs_raw: see benchmarks/class_move.py.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import json
 import multiprocessing
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import threading
@@ -206,9 +208,20 @@ def _host(url: str, settings: Settings, folder: Path | None, barrier: Barrier) -
         each.join()
 
 
+def measure_class_move(url: str, settings: Settings) -> dict[str, float]:
+    """In a process of its own, which is a platform with two S3 servers."""
+    command = [sys.executable, str(ROOT / "benchmarks/class_move.py")]
+    command += ["--rounds", str(settings.rounds)]
+    done = subprocess.run(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, check=True)
+    *_, speeds, last = done.stdout.splitlines()
+    print(f"  {speeds}")
+    return {"class_move_vs_raw": float(last.rpartition("class_move_vs_raw=")[2])}
+
+
 PARTS: dict[str, Callable[[str, Settings], dict[str, float]]] = {
     "local": measure_local,
     "hotkey": measure_hotkey,
+    "class_move": measure_class_move,
 }
 
 
