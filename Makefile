@@ -107,7 +107,7 @@ bench-tiering: $(RUN) ## workers and cold loads beside S3's own speed, into var/
 	@deploy/get valkey
 	@$(BIN)/python benchmarks/tiering_speed.py $(BENCH_ARGS)
 
-bench-tiers: $(DEV) ## the local tier beside raw files, a hot key with and without it, moves between stores (BENCH_ARGS="--dir /mnt/nvme")
+bench-tiers: $(DEV) ## the local tier beside raw files, codecs, a hot key with and without the tier, moves between stores (BENCH_ARGS="--dir /mnt/nvme")
 	@deploy/get valkey
 	@$(BIN)/python benchmarks/tiers.py $(BENCH_ARGS)
 

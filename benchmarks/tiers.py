@@ -1,12 +1,16 @@
 """Measures tiers beside what this machine can do without Neve.
 
     python benchmarks/tiers.py [--dir /mnt/nvme] [--only local] [--rounds 7] [--json tiers.json]
+                               [--model FOLDER]
 
 local_vs_raw: a load from the local tier through the client (read, verify; the look-up is done),
 over as many threads that only read the same files into the same buffers. hotkey_gain: 32 clients,
 in 4 processes with a directory each (4 hosts), that load one shared prefix from one primary: bytes
-a second with the local tier, over without. Figures are medians over rounds. Files are in the page
-cache unless `--drop` (root) empties it before each read. The last line has every figure.
+a second with the local tier, over without. codec_…: benchmarks/codec.py, on one thread; ratios are
+bytes before over after, of a model's KV with `--model`, of random numbers without; int8_gbs is GB
+of plain KV that are decoded a second. Figures are medians over rounds, speeds of codecs the best.
+Files are in the page cache unless `--drop` (root) empties it before each read. The last line has
+every figure.
 class_move_vs_raw: see benchmarks/class_move.py.
 """
 
@@ -32,6 +36,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "benchmarks")]
 
+import codec  # noqa: E402
 from ours import API_KEY, identity  # noqa: E402
 from valkeys import Valkeys  # noqa: E402
 
@@ -60,6 +65,7 @@ class Settings:
     block_bytes: int
     rounds: int
     drop: bool
+    model: Path | None  # a Hugging Face folder
 
 
 class Prefix:
@@ -218,8 +224,28 @@ def measure_class_move(url: str, settings: Settings) -> dict[str, float]:
     return {"class_move_vs_raw": float(last.rpartition("class_move_vs_raw=")[2])}
 
 
+def measure_codecs(_url: str, settings: Settings) -> dict[str, float]:
+    size_mib = settings.blocks * settings.block_bytes >> 20
+    results, memcpy, words = codec.measure(
+        folder=settings.model, mib=max(1, size_mib), rounds=settings.rounds
+    )
+    print(f"  {words}, one thread; memcpy {memcpy:.2f} GB/s")
+    for each in results:
+        print(
+            f"  {each.name:6} {each.ratio:6.2f} × smaller, error {each.error:.4f}, "
+            f"encodes {each.encode:.2f} and decodes {each.decode:.2f} GB/s"
+        )
+    by_name = {each.name: each for each in results}
+    return {
+        "codec_int8_ratio": by_name["int8"].ratio,
+        "codec_int8_gbs": by_name["int8"].decode,
+        "codec_zstd_ratio": by_name["zstd"].ratio,
+    }
+
+
 PARTS: dict[str, Callable[[str, Settings], dict[str, float]]] = {
     "local": measure_local,
+    "codec": measure_codecs,
     "hotkey": measure_hotkey,
     "class_move": measure_class_move,
 }
@@ -233,6 +259,7 @@ def main() -> None:
     parser.add_argument("--block-kib", type=int, default=1024)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--drop", action="store_true", help="empty the page cache before each read")
+    parser.add_argument("--model", type=Path, help="a Hugging Face folder, for the codecs")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     figures: dict[str, float] = {}
@@ -246,6 +273,7 @@ def main() -> None:
                 options.block_kib << 10,
                 options.rounds,
                 options.drop,
+                options.model,
             )
             print(f"{name}: {settings.blocks} blocks of {options.block_kib} KiB")
             with (
