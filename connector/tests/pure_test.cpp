@@ -180,6 +180,50 @@ TEST(lossy_codecs_bound_their_error_and_all_builds_agree) {
 #endif
 }
 
+TEST(int4_takes_a_scale_for_each_channel_of_keys_and_each_token_of_values) {
+  constexpr std::size_t kTokens = 16, kSize = 64, kMatrices = 3;
+  std::vector<float> plain(kMatrices * kTokens * kSize), back(plain.size());
+  std::uint32_t state = 1;
+  for (std::size_t i = 0; i < plain.size(); ++i) {
+    state = state * 1664525U + 1013904223U;
+    const float wide = i % kSize == 3 ? 100.0F : 1.0F;  // a channel of large numbers
+    plain[i] = (static_cast<float>(state >> 8) / 8388608.0F - 1.0F) * wide;
+  }
+  plain[5] = std::numeric_limits<float>::quiet_NaN();
+  const auto raw = std::as_bytes(std::span(plain));
+  const auto error_of = [&](Part part, std::size_t groups) {
+    std::vector<std::byte> encoded(plain.size() / 2 + kMatrices * groups * 4);
+    CHECK(quantize_int4(part, Number::kFloat, kTokens, kSize, raw, encoded));
+    CHECK(dequantize_int4(part, Number::kFloat, kTokens, kSize, encoded,
+                          std::as_writable_bytes(std::span(back))));
+    CHECK(!quantize_int4(part, Number::kFloat, kTokens, kSize, raw, std::span(encoded).first(8)));
+    CHECK(!quantize_int4(part, Number::kFloat, kTokens, 63, raw, encoded));
+    CHECK(!quantize_int4(part, Number::kFloat, std::size_t{1} << 62, kSize, raw, encoded));
+    float most = 0.0F;
+    for (std::size_t i = 0; i < plain.size(); ++i) {
+      if (i != 5 && i % kSize != 3) most = std::max(most, std::abs(back[i] - plain[i]));
+    }
+    return most;
+  };
+  CHECK(error_of(Part::kKeys, kSize) < 0.08F);
+  CHECK(error_of(Part::kValues, kTokens) > 0.5F);  // the channel's scale is everybody's
+  CHECK(std::abs(back[5]) < 8.0F);
+#ifdef NEVE_AVX2
+  if (__builtin_cpu_supports("avx2")) {
+    const auto codes_of = [&](const QuantizeKernel& kernel) {
+      std::vector<std::uint8_t> codes(2 * kTokens * kSize / 2);
+      std::vector<std::uint16_t> groups(2 * (kTokens + kSize));
+      kernel.keys_from_float(plain.data(), codes.data(), groups.data(), &groups[kSize], kTokens,
+                             kSize);
+      kernel.values_from_float(plain.data(), &codes[kTokens * kSize / 2], &groups[2 * kSize],
+                               &groups[2 * kSize + kTokens], kTokens, kSize);
+      return std::pair(codes, groups);
+    };
+    CHECK(codes_of(kAvx2Quantize) == codes_of(kBaseQuantize));
+  }
+#endif
+}
+
 TEST(slots_follow_the_cluster_specification) {
   CHECK(slot_of("123456789") == 0x31C3);  // the specification's own check value
   CHECK(slot_of("{user1000}.following") == slot_of("user1000"));

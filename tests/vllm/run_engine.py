@@ -22,8 +22,9 @@ Run by the vLLM interpreter. Commands:
 {"do": "embed", "tokens"}   what a pooling model makes of them
 {"do": "defer_copies", "s"}   from now on, copies out of and into the engine's KV come so much later
 {"do": "slow_down", "s"}     from now on, a forward takes so much longer for each of its tokens
-{"do": "jump", "waves", "chunks"}   from now on, `load: both` jumps whenever it may; of a rear, so
-                     many waves of so many chunks are under way at a time
+{"do": "jump", "waves", "chunks", "waits"}   from now on, `load: both` jumps whenever it may; of a
+                     rear, so many waves of so many chunks are under way at a time, and with `waits`
+                     each step waits for them
 {"do": "stop"}       end the engine; another may be started. Fails if the adapter broke its contract
 Answers go to the process's original stdout; whatever vLLM prints goes to stderr.
 """
@@ -340,12 +341,22 @@ class Engine:
         GPUModelRunner._model_forward = slowly
         return {}
 
-    def jump(self, waves, chunks):
+    def jump(self, waves, chunks, waits=False):
         from neve.engine import rear_loader
         from neve.engine.load_policy import LoadPolicy
 
         LoadPolicy._gains_by_both = lambda *_: True
         rear_loader._WAVES, rear_loader._WAVE_CHUNKS = waves, chunks
+        poll = rear_loader.RearLoader.poll
+
+        def wait_and_poll(loader):
+            for rear in loader._rears.values():
+                for wave in rear.waves:
+                    wave.transfer.wait(20)
+            poll(loader)
+
+        if waits and poll.__name__ == "poll":
+            rear_loader.RearLoader.poll = wait_and_poll
         return {}
 
     def stop(self):

@@ -49,7 +49,7 @@ def engine(platform, fresh_process):
 @pytest.mark.parametrize("waves", [(1, 2), (32, 8)], ids=["slowly", "at once"])
 @pytest.mark.parametrize("number", range(3), ids=["alone", "beside others", "with another tail"])
 def test_a_request_that_jumps_gets_the_same_answer(engine, number, waves):
-    engine.ask("jump", waves=waves[0], chunks=waves[1])
+    engine.ask("jump", waves=waves[0], chunks=waves[1], waits=True)
     engine.ask("forget_prefixes")
     before = engine.ask("counters")
     outputs = engine.generate(*(ALONE, CROWD, TAILED)[number])
@@ -68,7 +68,7 @@ def test_a_request_that_jumps_gets_the_same_answer(engine, number, waves):
 
 
 def test_blocks_that_a_jump_filled_serve_later_requests(engine):
-    engine.ask("jump", waves=1, chunks=2)
+    engine.ask("jump", waves=1, chunks=2, waits=True)
     engine.ask("forget_prefixes")
     engine.generate(*ALONE)
     outputs = engine.generate(*TAILED)
@@ -78,7 +78,7 @@ def test_blocks_that_a_jump_filled_serve_later_requests(engine):
 
 
 def test_a_store_that_dies_does_not_stop_the_computing(platform, engine):
-    engine.ask("jump", waves=1, chunks=2)
+    engine.ask("jump", waves=1, chunks=2, waits=True)
     engine.ask("forget_prefixes")
     platform.hot.freeze()
     try:

@@ -533,6 +533,25 @@ NB_MODULE(_core, m) {
         "Encodes with loss, without the GIL. False: the sizes do not fit each other.");
   m.def("dequantize", with_codec(dequantize), "codec"_a, "number"_a, "vector"_a, "encoded"_a,
         "plain"_a, "The other way.");
+  const auto with_part = [](auto function) {
+    return [function](std::string_view part, std::string_view number, std::size_t tokens,
+                      std::size_t size, nb::handle source, nb::handle target) {
+      const Memory from(source, false), to(target, true);
+      if ((part != "keys" && part != "values") || (number != "bfloat16" && number != "float32")) {
+        throw nb::value_error("need keys or values, of bfloat16 or float32");
+      }
+      const nb::gil_scoped_release release;
+      return function(part == "keys" ? Part::kKeys : Part::kValues,
+                      number == "bfloat16" ? Number::kBf16 : Number::kFloat, tokens, size,
+                      from.bytes(), to.bytes());
+    };
+  };
+  m.def("quantize_int4", with_part(quantize_int4), "part"_a, "number"_a, "tokens"_a, "size"_a,
+        "plain"_a, "encoded"_a,
+        "Encodes matrices of `tokens` rows of `size` numbers, without the GIL: keys by channel, "
+        "values by\ntoken. False: the sizes do not fit each other.");
+  m.def("dequantize_int4", with_part(dequantize_int4), "part"_a, "number"_a, "tokens"_a, "size"_a,
+        "encoded"_a, "plain"_a, "The other way.");
 
   // Python sees errors of OpenSSL and of certificate files as a ValueError.
   nb::exception<TlsError>(m, "TlsError", PyExc_ValueError);

@@ -1,6 +1,7 @@
 #include "quantize.h"
 
 #include <cstring>
+#include <optional>
 
 #include "quantize_kernel.h"
 
@@ -53,6 +54,65 @@ void decode(Function function, std::size_t vectors, std::size_t vector,
   }
 }
 
+// Where a matrix's codes, scales and zero points are.
+struct Int4Layout {
+  std::size_t matrices, numbers, groups;  // groups and numbers: of one matrix
+
+  std::size_t codes_at(std::size_t matrix) const { return matrix * numbers / 2; }
+  std::size_t scales_at(std::size_t matrix) const {
+    return codes_at(matrices) + matrix * groups * kScaleBytes;
+  }
+  std::size_t zeros_at(std::size_t matrix) const {
+    return scales_at(matrices) + matrix * groups * kScaleBytes;
+  }
+  std::size_t bytes() const { return zeros_at(matrices); }
+};
+
+bool is_aligned(std::span<const std::byte> memory, std::size_t width) {
+  return reinterpret_cast<std::uintptr_t>(memory.data()) % width == 0;
+}
+
+// nullopt: the sizes do not fit each other, or memory is not aligned to the numbers.
+std::optional<Int4Layout> int4_layout(Part part, Number number, std::size_t tokens,
+                                      std::size_t size, std::span<const std::byte> plain,
+                                      std::span<const std::byte> encoded) {
+  const std::size_t width = number == Number::kBf16 ? 2 : 4;
+  if (tokens == 0 || size == 0 || size % 2 != 0 || size > kMostChannels) return std::nullopt;
+  if (tokens > plain.size() || plain.empty()) return std::nullopt;
+  const std::size_t numbers = tokens * size;
+  if (plain.size() % (numbers * width) != 0) return std::nullopt;
+  const Int4Layout layout{plain.size() / width / numbers, numbers,
+                          part == Part::kKeys ? size : tokens};
+  const bool fits = encoded.size() == layout.bytes() && layout.codes_at(layout.matrices) % 2 == 0;
+  const bool aligned = is_aligned(plain, width) && is_aligned(encoded, kScaleBytes);
+  return fits && aligned ? std::optional(layout) : std::nullopt;
+}
+
+template <typename Plain, typename Function>
+void encode_int4(Function function, const Int4Layout& at, std::size_t tokens, std::size_t size,
+                 std::span<const std::byte> plain, std::span<std::byte> encoded) {
+  const auto* from = reinterpret_cast<const Plain*>(plain.data());
+  auto* to = encoded.data();
+  for (std::size_t i = 0; i < at.matrices; ++i) {
+    function(from + i * at.numbers, reinterpret_cast<std::uint8_t*>(to + at.codes_at(i)),
+             reinterpret_cast<std::uint16_t*>(to + at.scales_at(i)),
+             reinterpret_cast<std::uint16_t*>(to + at.zeros_at(i)), tokens, size);
+  }
+}
+
+template <typename Plain, typename Function>
+void decode_int4(Function function, const Int4Layout& at, std::size_t tokens, std::size_t size,
+                 std::span<const std::byte> encoded, std::span<std::byte> plain) {
+  auto* to = reinterpret_cast<Plain*>(plain.data());
+  const auto* from = encoded.data();
+  for (std::size_t i = 0; i < at.matrices; ++i) {
+    function(reinterpret_cast<const std::uint8_t*>(from + at.codes_at(i)),
+             reinterpret_cast<const std::uint16_t*>(from + at.scales_at(i)),
+             reinterpret_cast<const std::uint16_t*>(from + at.zeros_at(i)), to + i * at.numbers,
+             tokens, size);
+  }
+}
+
 }  // namespace
 
 bool quantize(Lossy codec, Number number, std::size_t vector, std::span<const std::byte> plain,
@@ -81,6 +141,36 @@ bool dequantize(Lossy codec, Number number, std::size_t vector, std::span<const 
   } else {
     decode<float>(codec == Lossy::kInt8 ? use.int8_to_float : use.fp8_to_float, vectors, vector,
                   encoded, plain);
+  }
+  return true;
+}
+
+bool quantize_int4(Part part, Number number, std::size_t tokens, std::size_t size,
+                   std::span<const std::byte> plain, std::span<std::byte> encoded) {
+  const auto layout = int4_layout(part, number, tokens, size, plain, encoded);
+  if (!layout) return false;
+  const auto& use = kernel();
+  if (number == Number::kBf16) {
+    encode_int4<std::uint16_t>(part == Part::kKeys ? use.keys_from_bf16 : use.values_from_bf16,
+                               *layout, tokens, size, plain, encoded);
+  } else {
+    encode_int4<float>(part == Part::kKeys ? use.keys_from_float : use.values_from_float, *layout,
+                       tokens, size, plain, encoded);
+  }
+  return true;
+}
+
+bool dequantize_int4(Part part, Number number, std::size_t tokens, std::size_t size,
+                     std::span<const std::byte> encoded, std::span<std::byte> plain) {
+  const auto layout = int4_layout(part, number, tokens, size, plain, encoded);
+  if (!layout) return false;
+  const auto& use = kernel();
+  if (number == Number::kBf16) {
+    decode_int4<std::uint16_t>(part == Part::kKeys ? use.keys_to_bf16 : use.values_to_bf16, *layout,
+                               tokens, size, encoded, plain);
+  } else {
+    decode_int4<float>(part == Part::kKeys ? use.keys_to_float : use.values_to_float, *layout,
+                       tokens, size, encoded, plain);
   }
   return true;
 }

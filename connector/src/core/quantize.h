@@ -18,4 +18,16 @@ bool quantize(Lossy codec, Number number, std::size_t vector, std::span<const st
 bool dequantize(Lossy codec, Number number, std::size_t vector, std::span<const std::byte> encoded,
                 std::span<std::byte> plain);
 
+// int4 of matrices, each a head's `tokens` rows of `size` numbers: half a byte a number, then a
+// bf16 scale of each group, then a bf16 zero point of each. A group is a channel of keys, a token
+// of values. Both return false unless `plain` is whole matrices, `size` is even and at most 1024,
+// and `encoded` has just these bytes, both aligned to their numbers. `neve.engine.device.int4`
+// computes the same.
+enum class Part : std::uint8_t { kKeys, kValues };
+
+bool quantize_int4(Part part, Number number, std::size_t tokens, std::size_t size,
+                   std::span<const std::byte> plain, std::span<std::byte> encoded);
+bool dequantize_int4(Part part, Number number, std::size_t tokens, std::size_t size,
+                     std::span<const std::byte> encoded, std::span<std::byte> plain);
+
 }  // namespace neve

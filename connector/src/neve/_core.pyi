@@ -44,6 +44,15 @@ def quantize(codec: str, number: str, vector: int, plain: object, encoded: objec
 def dequantize(codec: str, number: str, vector: int, encoded: object, plain: object) -> bool:
     """The other way."""
 
+def quantize_int4(part: str, number: str, tokens: int, size: int, plain: object, encoded: object) -> bool:
+    """
+    Encodes matrices of `tokens` rows of `size` numbers, without the GIL: keys by channel, values by
+    token. False: the sizes do not fit each other.
+    """
+
+def dequantize_int4(part: str, number: str, tokens: int, size: int, encoded: object, plain: object) -> bool:
+    """The other way."""
+
 class TlsError(ValueError):
     pass
 
