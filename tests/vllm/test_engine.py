@@ -248,8 +248,28 @@ print(bytes(Context.unscoped.get(name="repo-42").chain)[32:48].hex())
 """
 
 
+SET_CODEC = """
+from retention.services import set_policy
+from tenants.audit import SYSTEM
+from tenants.models import Tenant
+set_policy(tenant=Tenant.objects.get(slug="demo"), actor=SYSTEM, cold_codec="{codec}")
+"""
+SHOW_CODECS = """
+from catalog.models import Segment
+from storage import s3
+from tiering.objects import footer_of
+keys = [each.object_key for each in Segment.unscoped.filter(state="live")]
+footers = [footer_of(s3.default().object(key)) for key in keys]
+print("codecs", sorted({row.codec for footer in footers for row in footer.rows}))
+"""
+
+
 def test_after_a_wipe_of_valkey_a_fresh_process_hits_s3(platform, fresh_process, reference):
+    """Of blocks that are encoded there without loss: the answers are the same."""
+    platform.manage("shell", "-v0", "-c", SET_CODEC.format(codec="always"))
     platform.manage("flush_blocks")
+    shown = platform.manage("shell", "-v0", "-c", SHOW_CODECS + SET_CODEC.format(codec="none"))
+    assert "1]" in shown  # those of other tests are plain
     platform.hot.wipe()
     assert not blocks_in(platform)
     print(platform.manage("rebuild_index"))
