@@ -2,11 +2,12 @@
 
     python benchmarks/codec.py [--model FOLDER] [--tokens 1536] [--mib 32] [--rounds 7]
 
-With `--model`, a Hugging Face folder, the KV is that of the model for a text of this repository,
+With `--model`, a Hugging Face folder, the KV is that of the model for texts of this repository,
 bf16 as an engine holds it, and columns `KL` and `argmax` say how the logits of the next tokens
-differ when they are computed behind the decoded KV: the mean Kullback-Leibler divergence in nats,
-and the share of positions whose likeliest token stays. Needs torch and transformers, as the vLLM
-environment has. Without it the KV is normal random numbers, and only sizes and speeds are shown.
+differ when they are computed behind the decoded KV, as `neve codec-check` does: the mean
+Kullback-Leibler divergence in nats, and the share of positions whose likeliest token stays. Needs
+torch and transformers, as the vLLM environment has. Without it the KV is normal random numbers, and
+only sizes and speeds are shown; int4 is then of matrices that have no channels.
 
 Speeds are GB/s of plain KV, the best of the rounds, on one thread; `memcpy` is the ceiling of one
 thread here. The lossless codec is checked to give back the same bytes, so the same tokens.
@@ -16,7 +17,7 @@ import argparse
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,10 @@ from neve import _core
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXTS = ("docs/architecture.md", "docs/operators.md", "docs/nodes.md")
-AFTER_TOKENS = 128  # whose logits are compared
 BLOCK_BYTES = 2 << 20  # encoded at a time, as blocks are
 VECTOR = 64  # of random KV
+BLOCK_TOKENS = 16  # of an engine's block: int4 has a scale for each channel of one
+LOSSY = ("int8", "fp8", "int4")
 ZSTD_LEVEL = 1
 
 
@@ -90,15 +92,49 @@ def lossless(kv: np.ndarray, rounds: int) -> Result:
 
 
 def lossy(name: str, kv: np.ndarray, vector: int, rounds: int) -> Result:
+    if name == "int4":
+        return int4(kv, vector, rounds)
     encoded = np.empty(kv.size // vector * (vector + 2), np.uint8)
     back = np.empty_like(kv)
     args = name, "bfloat16", vector
     encode_s = best_s(rounds, lambda: _core.quantize(*args, kv, encoded))
     decode_s = best_s(rounds, lambda: _core.dequantize(*args, encoded, back))
+    return _result(name, kv, back, encoded.nbytes, encode_s, decode_s)
+
+
+def int4(kv: np.ndarray, vector: int, rounds: int) -> Result:
+    """Of blocks of BLOCK_TOKENS tokens; the first half of the numbers taken as keys."""
+    matrix = BLOCK_TOKENS * vector
+    halves = np.split(kv[: kv.size // (2 * matrix) * 2 * matrix], 2)
+    kv, back = np.concatenate(halves), np.empty(2 * halves[0].size, np.uint16)
+    parts = [
+        (part, plain, np.empty(plain.size // 2 + plain.size // matrix * groups * 4, np.uint8), room)
+        for part, plain, groups, room in zip(
+            ("keys", "values"), halves, (vector, BLOCK_TOKENS), np.split(back, 2), strict=True
+        )
+    ]
+    sizes = "bfloat16", BLOCK_TOKENS, vector
+
+    def encode() -> None:
+        for part, plain, encoded, _ in parts:
+            assert _core.quantize_int4(part, *sizes, plain, encoded)
+
+    def decode() -> None:
+        for part, _, encoded, room in parts:
+            assert _core.dequantize_int4(part, *sizes, encoded, room)
+
+    encode_s, decode_s = best_s(rounds, encode), best_s(rounds, decode)
+    encoded_bytes = sum(encoded.nbytes for _, _, encoded, _ in parts)
+    return _result("int4", kv, back, encoded_bytes, encode_s, decode_s)
+
+
+def _result(
+    name: str, kv: np.ndarray, back: np.ndarray, encoded: int, encode_s: float, decode_s: float
+) -> Result:
     exact, decoded = (_as_float(each) for each in (kv, back))
     error = float(np.sqrt(np.square(exact - decoded).mean() / np.square(exact).mean()))
     gigabytes = kv.nbytes / 1e9
-    ratio = kv.nbytes / encoded.nbytes
+    ratio = kv.nbytes / encoded
     return Result(name, ratio, gigabytes / encode_s, gigabytes / decode_s, error)
 
 
@@ -106,80 +142,31 @@ def _as_float(bf16: np.ndarray) -> np.ndarray:
     return (bf16.astype(np.uint32) << 16).view(np.float32)
 
 
-class Model:
-    """A model, the KV of a text's first tokens, and the logits of the tokens behind them."""
-
-    def __init__(self, folder: Path, tokens: int) -> None:
-        import torch
-        from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
-
-        self._torch = torch
-        torch.manual_seed(0)
-        self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-        text = "\n".join((ROOT / name).read_text() for name in TEXTS)
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-        ids = tokenizer(text, return_tensors="pt").input_ids[:, : tokens + AFTER_TOKENS]
-        self._before, self._after = ids[:, :tokens], ids[:, tokens:]
-        with torch.no_grad():
-            cache = self._model(self._before, use_cache=True).past_key_values
-        # [layers, K and V, heads, tokens, head size], rounded to the dtype of an engine's KV.
-        self.kv = torch.stack(
-            [torch.stack((layer.keys[0], layer.values[0])) for layer in cache.layers]
-        ).to(torch.bfloat16)
-        self.head_size = self.kv.shape[-1]
-
-    def payload(self) -> np.ndarray:
-        """A token's heads side by side, as engines lay them: [layers, 2, tokens, heads, size]."""
-        rows = self.kv.transpose(2, 3).contiguous().view(self._torch.int16)
-        return rows.numpy().view(np.uint16).reshape(-1)
-
-    def decoded(self, name: str) -> Any:
-        """The KV after encoding and decoding."""
-        kv = self.payload()
-        encoded = np.empty(kv.size // self.head_size * (self.head_size + 2), np.uint8)
-        back = np.empty_like(kv)
-        args = name, "bfloat16", self.head_size
-        assert _core.quantize(*args, kv, encoded)
-        assert _core.dequantize(*args, encoded, back)
-        layers, two, heads, tokens, size = self.kv.shape
-        shape = (layers, two, tokens, heads, size)
-        rows = self._torch.from_numpy(back.view(np.int16)).view(self._torch.bfloat16)
-        return rows.reshape(shape).transpose(2, 3)
-
-    def logits(self, kv: Any) -> Any:
-        """Log probabilities of each token behind the KV."""
-        from transformers import DynamicCache
-
-        cache = DynamicCache()
-        for number, (keys, values) in enumerate(kv.float()):
-            cache.update(keys[None], values[None], number)
-        with self._torch.no_grad():
-            logits = self._model(self._after, past_key_values=cache).logits[0]
-        return logits.log_softmax(-1)
-
-    def agreement(self, name: str) -> tuple[float, float]:
-        """Mean KL in nats, and the share of equal likeliest tokens."""
-        exact, other = self.logits(self.kv), self.logits(self.decoded(name))
-        kl = (exact.exp() * (exact - other)).sum(-1).mean()
-        return float(kl), float((exact.argmax(-1) == other.argmax(-1)).float().mean())
-
-
 def measure(
     *, folder: Path | None = None, tokens: int = 1536, mib: int = 32, rounds: int = 7
 ) -> tuple[list[Result], float, str]:
     """The results, GB/s of memcpy, and what the KV is, in words."""
+    losses: dict[str, Any] = {}
     if folder is None:
-        model, kv, vector = None, random_kv(mib << 20), VECTOR
+        kv, vector = random_kv(mib << 20), VECTOR
         words = f"random normal numbers, bf16, {mib} MiB"
     else:
-        model = Model(folder, tokens)
-        kv, vector = model.payload(), model.head_size
-        words = f"KV of {folder.name}, {tokens} tokens, bf16, {kv.nbytes / (1 << 20):.0f} MiB"
+        from neve.engine.device.agreement import Model
+
+        texts = [(ROOT / name).read_text() for name in TEXTS]
+        model = Model(str(folder), texts, tokens=tokens, block_tokens=BLOCK_TOKENS)
+        losses = {name: model.loss(name) for name in LOSSY}
+        kv, vector = model.payload(), model.vector
+        words = (
+            f"KV of {folder.name}, {model.prompts} prompts of {tokens} tokens, bf16; "
+            f"{kv.nbytes / (1 << 20):.0f} MiB of the first one"
+        )
     results = [lossless(kv, rounds)]
-    for name in ("int8", "fp8"):
+    for name in LOSSY:
         one = lossy(name, kv, vector, rounds)
-        kl, argmax = model.agreement(name) if model else (None, None)
-        results.append(Result(name, one.ratio, one.encode, one.decode, one.error, kl, argmax))
+        if loss := losses.get(name):
+            one = replace(one, error=loss.error, kl=loss.kl, argmax=loss.argmax)
+        results.append(one)
     return results, memcpy_gbs(kv, rounds), words
 
 
@@ -189,6 +176,7 @@ def summary(results: list[Result], memcpy: float) -> Iterator[str]:
     yield f"codec_zstd_decode_gbs={by_name['zstd'].decode:.2f}"
     yield f"codec_int8_ratio={by_name['int8'].ratio:.2f}"
     yield f"codec_int8_gbs={by_name['int8'].decode:.2f}"
+    yield f"codec_int4_ratio={by_name['int4'].ratio:.2f}"
     yield f"memcpy_gbs={memcpy:.2f}"
 
 

@@ -12,6 +12,7 @@ from rest_framework.response import Response
 from base.problems import Problem
 from cacheapi.base.fields import MAX_INT
 from cacheapi.base.filters import TenantFilter, TextFilter
+from cacheapi.base.losses import LossSerializer
 from cacheapi.base.queries import malformed
 from cacheapi.base.schemas import PART_GROUP
 from cacheapi.base.viewsets import ReadOnlyView, TenantOwnedSerializer, no_body
@@ -38,11 +39,17 @@ class SpaceSerializer(TenantOwnedSerializer):
         "with the KV of all its tokens",
     )
 
+    loss = LossSerializer(
+        read_only=True,
+        allow_null=True,
+        help_text="of KV that is stored with loss; null: its blocks are exact",
+    )
+
     class Meta:
         model = Space
         fields: tuple[str, ...] = (
             *("id", "tenant", "name", "fingerprint", "chunk_tokens", "identity", "groups"),
-            "created_at",
+            *("loss", "created_at"),
         )
         read_only_fields = fields
 
@@ -128,6 +135,7 @@ class SpacesView(LineageAction, ReadOnlyView):
     filterset_class = SpaceFilter
     orderings = ("-created_at", "name")
     operators_only = ("destroy",)
+    moving = ("loss",)
     takes = {"destroy": ("confirm",), "lineage": tuple(BOUNDS), "compare": ("with",)}
 
     @extend_schema(responses=SpaceDetailSerializer)

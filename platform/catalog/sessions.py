@@ -12,7 +12,7 @@ from django.utils import timezone
 from base import live, write_lock
 from base.preconditions import require_unchanged
 from base.problems import Problem
-from catalog import families, hot_access, nodes, recent, told, usage
+from catalog import families, hot_access, nodes, recent, spaces, told, usage
 from catalog.models import FamilyMember, NodeSession
 from catalog.nodes import host_of as host_of  # others ask here
 from catalog.nodes import live_after_s as live_after_s
@@ -163,6 +163,8 @@ def _record(session_id: UUID, heartbeat: Heartbeat) -> NodeSession:
         changed.append("breaker_log")
     session.breaker = heartbeat.breaker
     if about := told.about_of(heartbeat.about, now):
+        if "loss" in about and about["loss"] != session.about.get("loss"):
+            spaces.note_loss(space_id=session.space_id, loss=about["loss"])
         session.about = about
         changed.append("about")
     if heartbeat.seq > session.last_seq:

@@ -1,6 +1,7 @@
 """Spaces of nodes: found by name or by layout, made on demand."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from django.db import transaction
 from django.db.models import Count, Sum
@@ -17,6 +18,18 @@ from neve.formats.parts import PartGroup, chunk_tokens_of
 from neve.formats.space import SpaceIdentity
 from tenants.audit import Actor, record
 from tenants.scope import tenant_scope
+
+
+def note_loss(*, space_id: int, loss: Mapping[str, Any]) -> None:
+    """What a node measured (`Loss.as_dict`); figures that it lacks stay. Inside the tenant's scope
+    and a transaction."""
+    space = Space.objects.select_for_update().filter(pk=space_id).first()
+    if space is None or space.identity.get("codec") != loss["codec"]:
+        return
+    known = {name: value for name, value in loss.items() if value is not None}
+    if space.measured_loss != (merged := {**space.measured_loss, **known}):
+        space.measured_loss = merged
+        space.save(update_fields=["measured_loss"])
 
 
 def resolve_space(

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
+from neve.formats.loss import Loss
 from neve.formats.space import is_plain
 
 MOST_CHANGES = 50
@@ -15,7 +16,8 @@ MOST_AGE_S = 30 * 86_400.0
 
 def about_of(raw: object, now: datetime) -> dict[str, Any]:
     """`skew_s`: how far the node's clock is ahead, the heartbeat's way included; `version` of Neve;
-    `error`, `error_at`: its last warning or error. Members that cannot be read are left out."""
+    `error`, `error_at`: its last warning or error; `loss`: of its codec (`neve.formats.loss`).
+    Members that cannot be read are left out."""
     if not isinstance(raw, Mapping):
         return {}
     found: dict[str, Any] = {}
@@ -25,6 +27,8 @@ def about_of(raw: object, now: datetime) -> dict[str, Any]:
         text = raw.get(name)
         if isinstance(text, str) and is_plain(text):
             found[name] = text[:most]
+    if (loss := Loss.from_dict(raw.get("loss"))) is not None and is_plain(loss.codec):
+        found["loss"] = loss.as_dict()
     age_s = _amount(raw.get("error_age_s"), MOST_AGE_S)
     if "error" in found and age_s is not None:
         found["error_at"] = (now - timedelta(seconds=age_s)).isoformat()

@@ -6,7 +6,7 @@ from typing import Final
 
 from neve.formats.space import EXACT
 
-LOSSY: Final = ("int8", "fp8")  # those of neve.engine.device.lossy, which loads torch
+LOSSY: Final = ("int8", "fp8", "int4")  # those of neve.engine.device, which loads torch
 
 
 def read_list(text: str) -> Iterator[tuple[str, str]]:

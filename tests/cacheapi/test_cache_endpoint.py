@@ -10,13 +10,13 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 
-from catalog.models import Context, KeptRequest, NodeSession, UsageRollup
+from catalog.models import Context, KeptRequest, NodeSession, Space, UsageRollup
 from engines.models import Engine
 from neve.engine import params
 from neve.formats.space import SpaceIdentity
 from neve.index.tier import HotTier
 from neve.node.requests import Kept, RequestRecord
-from support.rows import make_key, make_segment, make_space, make_tenant
+from support.rows import make_context, make_key, make_segment, make_space, make_tenant
 from tenants import services
 from tenants.audit import SYSTEM
 from tenants.keys import find_key
@@ -83,7 +83,7 @@ class TestHandshake:
         policy, model = "/api/v1/policies/acme", handshake["identity"]["model"]
         wrong = operator.send("patch", policy, {"lossy_codecs": f"{model}=int2"})
         assert wrong.status_code == 400
-        assert "MODEL=int8|fp8" in wrong.content.decode()
+        assert "MODEL=int8|fp8|int4" in wrong.content.decode()
         for allowed in (f"{model}=fp8", "another=int8"):
             assert operator.send("patch", policy, {"lossy_codecs": allowed}).status_code == 200
             refused(node.send("post", "/cache/v1/sessions", lossy), 409, "fingerprint-clash")
@@ -286,6 +286,33 @@ class TestHeartbeat:
         assert self.beat(node, opened, seq=2, **wrong).status_code == 200
         assert KeptRequest.unscoped.count() == 1
         assert NodeSession.unscoped.get().totals["requested_tokens"] == 9
+
+    def test_it_tells_what_a_lossy_codec_changes(
+        self, opened, node, handshake, operator, team, valkey_bus
+    ):
+        assert team.get(f"/api/v1/spaces/{opened['space']['id']}").json()["loss"] is None
+        allowed = {"lossy_codecs": "*=int4"}
+        assert operator.send("patch", "/api/v1/policies/acme", allowed).status_code == 200
+        lossy = handshake | {"identity": handshake["identity"] | {"codec": "int4"}}
+        lossy = node.send("post", "/cache/v1/sessions", lossy).json()
+        number, found = lossy["space"]["id"], {"codec": "int4"}
+
+        def shown():
+            return team.get(f"/api/v1/spaces/{number}").json()["loss"]
+
+        assert shown() == {"codec": "int4", "error": None, "kl": None, "argmax": None}
+        reports = (
+            ({"kl": 0.006, "argmax": 0.96}, {"error": None, "kl": 0.006, "argmax": 0.96}),
+            ({"error": 0.05, "kl": None}, {"error": 0.05, "kl": 0.006, "argmax": 0.96}),
+            ({"error": -1, "kl": "x"}, {"error": 0.05, "kl": 0.006, "argmax": 0.96}),
+            ({"error": 0.9, "codec": "int8"}, {"error": 0.05, "kl": 0.006, "argmax": 0.96}),
+        )
+        for seq, (told, expected) in enumerate(reports, 1):
+            about = {"loss": found | told}
+            assert self.beat(node, lossy, seq=seq, about=about).status_code == 200
+            assert shown() == found | expected
+        context = make_context(Space.unscoped.get(pk=number))
+        assert team.get(f"/api/v1/contexts/{context.pk}").json()["loss"] == shown()
 
     def test_what_loads_spared_and_lost_is_in_the_usage(self, opened, node, team, valkey_bus):
         names = ("decided_all", "decided_prefix", "decided_recompute", "spared_tokens")

@@ -21,6 +21,7 @@ from neve.node.stats import COUNTERS
 from retention.models import EvictionPolicy, RetentionPolicy
 from storage import hot
 from support.rows import (
+    make_context,
     make_everything,
     make_member,
     make_segment,
@@ -175,6 +176,25 @@ def test_a_space_shows_its_groups_and_what_a_request_loads(people, acme):
     shown = people["team"].get("/spaces/").content.decode()
     assert "2 × window 300, 20" in shown
     assert "a request" in shown
+
+
+def test_kv_that_is_stored_with_loss_is_marked_wherever_it_is_shown(people, acme):
+    space = make_space(acme)
+    session, context = make_session(space), make_context(space)
+    pages = ("/spaces/", f"/spaces/{space.pk}/", "/contexts/", f"/contexts/{context.pk}/")
+    pages += ("/nodes/", f"/nodes/{session.pk}/")
+    for page in pages:
+        assert "lossy: " not in people["team"].get(page).content.decode(), page
+    space.identity["codec"] = "int8"
+    space.save()
+    for page in pages:
+        shown = people["team"].get(page).content.decode()
+        assert "lossy: int8, error not measured, KL not measured" in shown, page
+    space.measured_loss = {"codec": "int8", "error": 0.0103, "kl": 1.2e-4, "argmax": 0.99}
+    space.save()
+    for page in pages:
+        shown = people["team"].get(page).content.decode()
+        assert "lossy: int8, error 0.0103, KL 1.2e-04" in shown, page
 
 
 def test_a_family_says_why_a_model_shares_nothing(people, acme):

@@ -3,8 +3,10 @@ from dataclasses import replace
 
 import pytest
 
+from neve.engine.losses import reported
 from neve.engine.options import Options
 from neve.errors import Misuse
+from neve.formats.loss import Loss
 
 
 def test_endpoint_and_key_are_enough():
@@ -104,3 +106,19 @@ def test_storing_with_loss_compares_nothing_and_joins_no_family():
         Options.from_config(given | {"family": "f"}, {})
     with pytest.raises(Misuse, match="int2"):
         Options.from_config(given | {"codec": "int2"}, {})
+
+
+def test_a_report_of_the_codec_is_read_at_the_start(tmp_path):
+    path = tmp_path / "report.json"
+    given = {"endpoint": "http://e", "api_key": "k", "codec_report": str(path)}
+    assert Options.from_config(given, {}).codec_report == str(path)  # exact: nothing to report
+    for text in (None, "{", '{"losses": 5}', '{"losses": [{"codec": "fp8", "kl": 0.1}]}'):
+        if text is not None:
+            path.write_text(text)
+        with pytest.raises(Misuse, match="codec-check") as raised:
+            Options.from_config(given | {"codec": "int4"}, {})
+        assert raised.value.field == "codec_report"
+    path.write_text('{"losses": [{"codec": "int4", "kl": 0.5, "argmax": 7, "error": "x"}]}')
+    Options.from_config(given | {"codec": "int4"}, {})
+    assert reported(str(path), "int4") == Loss("int4", kl=0.5)
+    assert reported(str(path), "none") == Loss("none")

@@ -1,11 +1,13 @@
 """A real engine that stores KV with loss: allowed by an operator, marked, apart from exact KV."""
 
+import json
 import random
 
 import pytest
 
 from neve.formats.block import HEADER_BYTES, decode_header
 from neve.formats.keys import parse_key
+from support.servers import wait_until
 
 pytestmark = pytest.mark.vllm
 
@@ -16,6 +18,14 @@ from retention.services import set_policy
 from tenants.audit import SYSTEM
 from tenants.models import Tenant
 set_policy(tenant=Tenant.objects.get(slug="demo"), actor=SYSTEM, lossy_codecs="{list}")
+"""
+
+SHOW = """
+import json
+from dataclasses import asdict
+from catalog.models import Space
+found = [space.loss for space in Space.unscoped.all() if space.loss]
+print(json.dumps({loss.codec: asdict(loss) for loss in found}))
 """
 
 
@@ -30,7 +40,22 @@ def payload_bytes(platform):
     return {decode_header(head).payload_bytes for head in heads}
 
 
-def test_kv_is_encoded_before_it_is_stored_and_decoded_when_it_is_loaded(platform, fresh_process):
+def loss_of_spaces(platform):
+    """By codec, what the platform shows."""
+    return json.loads(platform.manage("shell", "-v0", "-c", SHOW).splitlines()[-1])
+
+
+def wait_for_error(platform, codec):
+    wait_until(
+        lambda: loss_of_spaces(platform).get(codec, {}).get("error") is not None,
+        every_s=0.5,
+        what=f"the error of {codec}",
+    )
+
+
+def test_kv_is_encoded_before_it_is_stored_and_decoded_when_it_is_loaded(
+    platform, fresh_process, tmp_path
+):
     options = {
         "endpoint": platform.url,
         "api_key": platform.node_key,
@@ -46,6 +71,7 @@ def test_kv_is_encoded_before_it_is_stored_and_decoded_when_it_is_loaded(platfor
     with fresh_process("lossy") as process:
         process.start(options, engine={"enable_prefix_caching": False})
         exact = process.generate(asked)[0]
+        process.ask("store_all")
         assert process.generate(asked)[0]["params"]["neve"] == {
             "reused_tokens": REUSED,
             "hot": REUSED,
@@ -54,6 +80,7 @@ def test_kv_is_encoded_before_it_is_stored_and_decoded_when_it_is_loaded(platfor
         process.ask("stop")
         process.start(options | {"codec": "int8"}, engine={"enable_prefix_caching": False})
         first = process.generate(asked)[0]
+        process.ask("store_all")
         assert first["params"]["neve"]["reused_tokens"] == 0  # exact blocks are of another space
         second = process.generate(asked)[0]
         assert second["params"]["neve"] == {
@@ -62,7 +89,26 @@ def test_kv_is_encoded_before_it_is_stored_and_decoded_when_it_is_loaded(platfor
             "cold": 0,
             "codec": "int8",
         }
+        wait_for_error(platform, "int8")
         process.ask("stop")
-    assert first["tokens"] == exact["tokens"]
-    assert len(second["tokens"]) == 4
+        # With int4, and what `neve codec-check` found.
+        allow(platform, "*=int4")
+        report = tmp_path / "report.json"
+        report.write_text('{"losses": [{"codec": "int4", "kl": 0.25, "argmax": 0.5}]}')
+        options |= {"codec": "int4", "codec_report": str(report)}
+        process.start(options, engine={"enable_prefix_caching": False})
+        third = process.generate(asked)[0]
+        process.ask("store_all")
+        assert third["params"]["neve"]["reused_tokens"] == 0  # nor is int8 read as int4
+        fourth = process.generate(asked)[0]
+        assert (fourth["params"]["neve"]["reused_tokens"], fourth["params"]["neve"]["codec"]) == (
+            *(REUSED, "int4"),
+        )
+        wait_for_error(platform, "int4")
+        process.ask("stop")
+    assert first["tokens"] == third["tokens"] == exact["tokens"]
+    assert len(second["tokens"]) == len(fourth["tokens"]) == 4
+    shown = loss_of_spaces(platform)
+    assert 0 < shown["int8"]["error"] < 0.02 < shown["int4"]["error"] < 0.2
+    assert (shown["int8"]["kl"], shown["int4"]["kl"], shown["int4"]["argmax"]) == (None, 0.25, 0.5)
     allow(platform, "")

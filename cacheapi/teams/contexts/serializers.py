@@ -18,6 +18,7 @@ from cacheapi.base.fields import (
     WholeNumber,
 )
 from cacheapi.base.labels import LabelChanges, Labels
+from cacheapi.base.losses import LossSerializer
 from cacheapi.base.schemas import exactly_one
 from cacheapi.base.viewsets import TenantOwnedSerializer
 from catalog.models import Context, Pin
@@ -55,12 +56,20 @@ class ContextSerializer(TenantOwnedSerializer):
         read_only=True, allow_null=True, help_text="when state and size were found"
     )
 
+    loss = LossSerializer(
+        source="space.loss",
+        read_only=True,
+        allow_null=True,
+        help_text="of KV that its space stores with loss; null: its blocks are exact",
+    )
+
     class Meta:
         model = Context
         fields: tuple[str, ...] = (
             *("id", "tenant", "space", "name", "label", "labels", "owner", "blocks", "tokens"),
             *("size_bytes", "state", "is_pinned", "pinned_until", "pin_tier", "extended_until"),
             *("expires_at", "expired_at", "last_used_at", "checked_at", "created_at", "updated_at"),
+            "loss",
         )
         read_only_fields = fields
 

@@ -49,6 +49,7 @@ class ContextsView(
     """Named chains of blocks."""
 
     model = Context
+    select = ("tenant", "space")
     lookup_field = "uuid"
     lookup_value_regex = UUID
     orderings = ("-created_at", "updated_at", "last_used_at", "name", "tokens", "size_bytes")
@@ -56,7 +57,7 @@ class ContextsView(
     refusals = {"bulk": (404,)}  # of somebody else's preview
     unconditional = ("warm",)
     moving = (  # what nodes, the check and the clock change
-        *("blocks", "tokens", "size_bytes", "state", "is_pinned", "pin_tier"),
+        *("blocks", "tokens", "size_bytes", "state", "is_pinned", "pin_tier", "loss"),
         *("last_used_at", "checked_at", "updated_at"),
     )
     defer = ("chain",)

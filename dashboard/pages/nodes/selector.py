@@ -184,6 +184,7 @@ class NodeList(List):
             "Space",
             path="session.space.name",
             link=lambda row, scope: scope.link("space", row.session.space_id),
+            note=lambda row: row.session.space.lossy_words,
         ),
         Column("version", "Version"),
         Column("breaker", "Breaker", path="breaker_words"),

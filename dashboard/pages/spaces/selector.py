@@ -47,7 +47,7 @@ class SpaceRow:
             if size != 1:
                 words.append(f"{kind.upper()} rank {identity.get(f'{kind}_rank', 0)} of {size}")
         if "codec" in identity:
-            words.insert(1, f"with loss: {identity['codec']}")
+            words.insert(1, self.space.lossy_words)
         return ", ".join(words)
 
     @property

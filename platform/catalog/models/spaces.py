@@ -9,6 +9,8 @@ from django.db import models
 from django.db.models import Q
 from django.utils import timezone
 
+from neve.formats.loss import Loss
+from neve.formats.space import EXACT
 from tenants.models import ApiKey
 from tenants.scope import TenantOwned
 
@@ -40,6 +42,11 @@ class Space(TenantOwned):
         help_text="digest of the weights that only some tokens reach (rows of embeddings, "
         "experts), as the first engine told it; a family's members have equal ones",
     )
+    measured_loss = models.JSONField(
+        default=dict,
+        editable=False,
+        help_text="of a codec with loss, as nodes measured it: neve.formats.loss.Loss",
+    )
     is_leaving = models.BooleanField(default=False, editable=False, help_text="being removed")
     created_at = models.DateTimeField(auto_now_add=True)
 
@@ -56,6 +63,17 @@ class Space(TenantOwned):
     @property
     def ranks(self) -> int:
         return ranks_of(self.identity)
+
+    @property
+    def loss(self) -> Loss | None:
+        """None: its blocks are exact."""
+        codec = self.identity.get("codec", EXACT)
+        return None if codec == EXACT else Loss.from_dict({**self.measured_loss, "codec": codec})
+
+    @property
+    def lossy_words(self) -> str:
+        """How every page and answer marks it; "" if its blocks are exact."""
+        return "" if (loss := self.loss) is None else loss.words
 
     @property
     def is_canonical(self) -> bool:

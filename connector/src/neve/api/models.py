@@ -196,6 +196,8 @@ class Context(Record):
     checked_at: datetime | None
     created_at: datetime
     updated_at: datetime
+    # of KV that its space stores with loss; null: its blocks are exact
+    loss: Loss | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -243,6 +245,8 @@ class ContextDetail(Record):
     checked_at: datetime | None
     created_at: datetime
     updated_at: datetime
+    # of KV that its space stores with loss; null: its blocks are exact
+    loss: Loss | None
     # those that have not ended
     pins: tuple[Pin, ...]
     # null while the hot tier does not answer
@@ -822,6 +826,20 @@ class LosingContext(Record):
     last_used_at: datetime | None
     lost_blocks: int
     blocks: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Loss(Record):
+    """`neve.formats.loss.Loss`; null: not measured."""
+
+    # int8, fp8 or int4
+    codec: str
+    # of the KV: root of the mean square error over its own
+    error: float | None
+    # mean Kullback-Leibler divergence of the next token's distribution, in nats
+    kl: float | None
+    # share of positions whose likeliest token stays
+    argmax: float | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -1442,6 +1460,8 @@ class Space(Record):
     # of each chunk one part is stored for each of these KV groups; empty: one block with the KV
     # of all its tokens
     groups: tuple[SpaceGroup, ...]
+    # of KV that is stored with loss; null: its blocks are exact
+    loss: Loss | None
     created_at: datetime
 
 
@@ -1460,6 +1480,8 @@ class SpaceDetail(Record):
     # of each chunk one part is stored for each of these KV groups; empty: one block with the KV
     # of all its tokens
     groups: tuple[SpaceDetailGroup, ...]
+    # of KV that is stored with loss; null: its blocks are exact
+    loss: Loss | None
     created_at: datetime
     break_even: BreakEven
 

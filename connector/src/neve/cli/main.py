@@ -52,6 +52,7 @@ SECTIONS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "ping": ("ping", "Check endpoint, key, Valkey and S3 one by one."),
         "replay": ("replay_command", "Replay a workload through the real client."),
         "plan": ("plan", "Plan before anything runs: sizes, break-even, machines."),
+        "codec-check": ("codec_check", "Measure what storing a model's KV with loss changes."),
         "simulate": ("simulate", "Play a recorded workload on simulated tiers."),
     },
     "This command": {

@@ -30,6 +30,7 @@ def spaces_ls(platform: Connection, tenant: str | None, model: str | None) -> No
         return [
             str(space["id"]),
             space["name"],
+            str((space.get("loss") or {}).get("codec", text.NOTHING)),
             str(identity.get("model", text.NOTHING)),
             str(identity.get("dtype", text.NOTHING)),
             text.count(space.get("chunk_tokens")),
@@ -41,6 +42,7 @@ def spaces_ls(platform: Connection, tenant: str | None, model: str | None) -> No
     columns = (
         number("ID"),
         name("NAME"),
+        Column("LOSSY"),
         name("MODEL"),
         Column("DTYPE", drop=2),
         number("CHUNK", drop=3),

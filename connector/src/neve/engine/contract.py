@@ -104,6 +104,12 @@ class Kv(Protocol[S]):
         """This moment in what the engine computes."""
         ...
 
+    @property
+    def loss_error(self) -> float | None:
+        """Relative error of KV that was stored with loss, as far as it is measured. Only asked
+        where the space is not exact."""
+        ...
+
 
 class Scheduling(Protocol):
     """The calls of the scheduler part, in the order of one request's life.

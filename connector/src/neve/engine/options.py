@@ -12,6 +12,7 @@ from neve.datapath.client import COLD_CONNECTIONS, CONNECTIONS
 from neve.datapath.local import check_options
 from neve.engine.canary import DEFAULT_EVERY
 from neve.engine.groups import KvGroup, alignment_tokens
+from neve.engine.losses import reported
 from neve.engine.sharding import CANONICAL, RANK
 from neve.errors import Misuse
 from neve.formats.parts import PartKind
@@ -28,7 +29,7 @@ _CHOICES = {
     "load": ("auto", "always", "both"),
     "layout": (RANK, CANONICAL),
     "cross_layer_blocks": (False, True),
-    "codec": ("none", "int8", "fp8"),
+    "codec": ("none", "int8", "fp8", "int4"),
 }
 # An option's declared type → the number type that its value is read as.
 _NUMBERS: Final[dict[Any, type[int] | type[float]]] = {int: int, float: float, int | None: int}
@@ -68,7 +69,7 @@ class Options:
     `connections`: to each Valkey, for block bytes. `cold_connections`: ranges of S3 segments read
     at a time. `cross_layer_blocks`: ask the engine to lay the layers of a block side by side.
     `codec`: store KV with loss, as the platform must allow for this model too; then nothing is
-    compared.
+    compared. `codec_report`: a file of `neve codec-check`, whose figures the platform shows.
     `canary`: compare one in this many found prefixes with computed KV; 0: none.
     `state_every_tokens`: of the states of linear attention that the engine offers, store those at
     multiples of this, besides the last of each prompt (None: all that it offers).
@@ -98,6 +99,7 @@ class Options:
     cold_connections: int = COLD_CONNECTIONS
     cross_layer_blocks: bool = False
     codec: str = EXACT
+    codec_report: str | None = None
     canary: int = DEFAULT_EVERY
     state_every_tokens: int | None = None
     engine_url: str | None = None
@@ -140,7 +142,7 @@ class Options:
             values["engine_url"] = _engine_url(values["engine_url"])
         if (near := values.pop("near_stores", None)) is not None:
             values["near_stores"] = _names(near, "near_stores")
-        for name in ("node", "space", "family", "revision", "local_dir"):
+        for name in ("node", "space", "family", "revision", "local_dir", "codec_report"):
             if values.get(name) is None:
                 values.pop(name, None)
             elif not isinstance(values[name], str) or not values[name]:
@@ -168,6 +170,7 @@ class Options:
         if values.get("codec", EXACT) != EXACT:
             if "family" in values:
                 raise Misuse("a family shares exact KV: leave one of the two out", field="codec")
+            reported(values.get("codec_report"), values["codec"])
             values["canary"] = 0  # KV computed behind loaded blocks differs by more than rounding
         return cls(**values)
 

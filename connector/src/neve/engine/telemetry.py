@@ -82,6 +82,11 @@ GAUGES: Final = (
         "Of reads from the local tier: 0 closed, 1 half open, 2 open; of all ranks.",
         fold=max,
     ),
+    Metric(
+        "codec_error",
+        "Relative error of KV that is stored with loss, of the first chunks; of all ranks.",
+        fold=max,
+    ),
     Metric("alone", "1 once KV from Neve was not what this engine computes: it serves alone."),
     Metric("attached", "1 while this engine shares the KV of its family."),
     Metric("connected", "1 while all ranks of the engine are connected to Neve.", fold=min),

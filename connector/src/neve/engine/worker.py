@@ -8,6 +8,7 @@ import os
 import secrets
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Generic
 
 from neve import log_events
@@ -17,6 +18,7 @@ from neve.engine.groups import KvGroup, is_split, part_groups
 from neve.engine.link import BOOT_WAIT_S, Engine, Link
 from neve.engine.loader import LoadResults
 from neve.engine.lookups import STEP_WAIT_S
+from neve.engine.losses import reported
 from neve.engine.options import Options
 from neve.engine.sharding import Share
 from neve.engine.step import RankInfo, StepPlan, WorkerReport
@@ -89,6 +91,8 @@ class WorkerSide(Generic[S]):
         self._unsaved: list[bytes] = []
         self._uncompared: list[bytes] = []
         self._delayed_frees: set[str] = set()
+        self._loss = reported(options.codec_report, identity.codec)
+        self._told_loss = False
         self._telemetry = Telemetry()
         self._name = secrets.token_hex(4)
         self._begun: Mark | None = None
@@ -232,12 +236,25 @@ class WorkerSide(Generic[S]):
     def take_telemetry(self) -> Data | None:
         """Figures since the last call, for the engine's metrics; gauges go with `report`."""
         self._telemetry.read(self._link.client)
+        if not self._identity.is_exact:
+            self._tell_loss()
         if self._transfers is not None:
             self._telemetry.gauge("saves_in_flight", self._transfers.in_flight)
             states, state_bytes = self._transfers.take_states()
             self._telemetry.count("states", states, "stored")
             self._telemetry.count("state_bytes", state_bytes, "stored")
         return self._telemetry.take(gauges=False)
+
+    def _tell_loss(self) -> None:
+        """With the next heartbeat, once and whenever more is measured."""
+        client, errors = self._link.client, [kv.loss_error for kv in self._kvs]
+        error = max((each for each in errors if each is not None), default=self._loss.error)
+        if client is None or (self._told_loss and error == self._loss.error):
+            return
+        self._loss, self._told_loss = replace(self._loss, error=error), True
+        client.stats.loss = self._loss
+        if error is not None:
+            self._telemetry.gauge("codec_error", error)
 
     def close(self) -> None:
         """Waits for the puts under way, up to a bound, and ends the connection."""

@@ -140,7 +140,8 @@ class HeartbeatLoop:
         samples = self._samples.encode() if self._samples and self._sampling.is_on else None
         if samples is not None:  # a platform before samples gives no terms and gets none
             report["samples"] = samples
-        if self._ring.terms is not None:  # a platform before the ring gives no terms
+        # Platforms before the ring give no terms; they have no lossy codecs either.
+        if self._ring.terms is not None or self._stats.loss is not None:
             report |= self._told()
         try:
             answer = self._endpoint.heartbeat(session.id, report)
@@ -179,6 +180,8 @@ class HeartbeatLoop:
         node: dict[str, Any] = {"clock_s": time.time(), "version": _VERSION}
         if last is not None:
             node |= {"error": last.text, "error_age_s": round(time.monotonic() - last.at_s, 3)}
+        if self._stats.loss is not None:
+            node["loss"] = self._stats.loss.as_dict()
         records = [record.as_dict(now_s) for record in self._records]
         return {"about": node, **({"requests": records} if records else {})}
 

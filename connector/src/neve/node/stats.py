@@ -41,6 +41,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from neve.errors import MissReason, Misuse
+from neve.formats.loss import Loss
 from neve.node.requests import RequestRing
 from neve.node.sampling import Sampling
 
@@ -142,6 +143,7 @@ class Stats:
         self._fresh = Counts()
         # By names of SPEEDS. Writers replace the object.
         self.speeds: Mapping[str, float] = {}
+        self.loss: Loss | None = None  # of a space that is not exact; writers replace it
         self.sampling = Sampling()
         self.requests = RequestRing()
         self.changes = 0  # incremented by each count, so that readers can detect changes

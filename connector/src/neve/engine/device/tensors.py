@@ -21,7 +21,9 @@ from hashlib import blake2b
 import torch
 
 from neve.engine.contract import Difference, Mark, Ticket
-from neve.engine.device.devices import DeviceCopies, StreamMark
+from neve.engine.device.devices import DeviceCopies, StreamMark, gather, split
+from neve.engine.device.int4 import INT4, Block, Int4Codec, block_of, form_of
+from neve.engine.device.loss_probe import LossProbe
 from neve.engine.device.lossy import DTYPES, LossyCodec
 from neve.engine.device.rounding import (
     LayerFormat,
@@ -154,6 +156,9 @@ class KvTensors:
         ]
         self.dtypes = ",".join(sorted({str(layer.dtype) for layer in self._layers}))
         kind = "" if heads is None else "by KV head: "
+        registered = [
+            (layer, layer.tensor.dim() > kv_caches[layer.name].dim()) for layer in self._layers
+        ]
         if heads is None:
             self._layers = [_as_run(layer) for layer in self._layers]
             joined = _joined(self._layers)
@@ -161,9 +166,10 @@ class KvTensors:
                 self._layers, kind = [joined], "side by side: "
         digest = blake2b("\n".join(every).encode(), digest_size=16).hexdigest()
         self.layout = f"{kind}{len(every)} layers, first {every[0][:400]}, all {digest}"
-        self._codec = self._codec_of(codec, vector)
+        self._codec = self._codec_of(codec, vector, registered, block_tokens)
         if self._codec is not None:
             self.layout = f"{codec} of {vector}: {self.layout}"
+        self._probe = None if self._codec is None else LossProbe(self._codec)
         self._device = self._layers[0].tensor.device
         self.defers = self._device.type == "cuda"
         self._heads = heads or 1
@@ -190,7 +196,9 @@ class KvTensors:
         """The lossy codec of payloads, or EXACT."""
         return EXACT if self._codec is None else self._codec.name
 
-    def _codec_of(self, name: str, vector: int) -> LossyCodec | None:
+    def _codec_of(
+        self, name: str, vector: int, registered: Sequence[tuple[_Layer, bool]], tokens: int
+    ) -> LossyCodec | None:
         dtypes = {form.dtype for form in self._formats}
         if name == EXACT or not any(dtype in DTYPES for dtype in dtypes):
             return None
@@ -198,7 +206,14 @@ class KvTensors:
             raise Misuse(f"layers have KV of several dtypes ({self.dtypes})", field="codec")
         (dtype,) = dtypes
         assert dtype is not None
-        return LossyCodec(name, dtype, vector)
+        if name != INT4:
+            return LossyCodec(name, dtype, vector)
+        runs = self._layers if len(self._layers) == len(registered) else [None] * len(registered)
+        blocks = [
+            _int4_block(layer, run, tokens, vector, is_cut=is_cut)
+            for (layer, is_cut), run in zip(registered, runs, strict=True)
+        ]
+        return Int4Codec(INT4, dtype, vector, form_of(blocks, joined=runs[0] is None))
 
     def allocate(self, engine_blocks: int, most: int = 1) -> list[StagingBlock]:
         """Staging for one to `most` chunks of `engine_blocks` engine blocks each.
@@ -218,6 +233,8 @@ class KvTensors:
     def move_out(self, blocks: Sequence[Sequence[int]], staging: Sequence[StagingBlock]) -> Ticket:
         """Copies each block's engine blocks, of all layers, into its staging."""
         if self._copies is not None:
+            if self._probe is not None and self._probe.left:
+                self._probe.note(self._gathered(blocks[0]))
             return self._copies.move_out(blocks, [piece.bytes for piece in staging])
         for engine_blocks, piece in zip(blocks, staging, strict=True):
             index = torch.tensor(engine_blocks)
@@ -225,7 +242,10 @@ class KvTensors:
             for layer, view in zip(self._layers, plain.views, strict=True):
                 torch.index_select(layer.tensor, layer.dim, index, out=view)
             if self._codec is not None:
-                encoded = self._codec.encode(plain.bytes.view(self._heads, -1))
+                rows = plain.bytes.view(self._heads, -1)
+                if self._probe is not None and self._probe.left:
+                    self._probe.note(rows)
+                encoded = self._codec.encode(rows)
                 piece.bytes.view(self._heads, -1).copy_(encoded)
         return Done()
 
@@ -243,6 +263,19 @@ class KvTensors:
                 layer.tensor.index_copy_(layer.dim, index, part)
             skip = 0
         return Done()
+
+    @property
+    def loss_error(self) -> float | None:
+        """Of the first chunks that were saved with a lossy codec; None: not measured."""
+        return None if self._probe is None else self._probe.error
+
+    def _gathered(self, engine_blocks: Sequence[int]) -> torch.Tensor:
+        """A chunk's payloads on the device, by its computing stream."""
+        size = self._plain_bytes * len(engine_blocks)
+        rows = torch.empty((1, size), dtype=torch.uint8, device=self._device)
+        index = torch.tensor([engine_blocks]).pin_memory().to(self._device, non_blocking=True)
+        gather(split(self._layers), self._heads, index, rows)
+        return rows.view(self._heads, -1)
 
     def _plain_piece(self, engine_blocks: int) -> StagingBlock:
         """Memory for one chunk before it is encoded, used again by the next call."""
@@ -370,6 +403,24 @@ def _as_run(layer: _Layer) -> _Layer:
         if more > 1 and all(place % more == 0 for place in places):
             return replace(layer, tensor=rows.view(word))
     return replace(layer, tensor=rows)
+
+
+def _int4_block(
+    layer: _Layer, run: _Layer | None, tokens: int, vector: int, *, is_cut: bool
+) -> Block:
+    """`run`: the layer as it is copied; None: side by side with the others. `is_cut`: see
+    `_as_layer`."""
+    tensor = layer.tensor
+    dims = [dim for dim in range(layer.dim + 1, tensor.dim()) if dim != layer.head]
+    is_run = run is None or run.tensor.dim() < tensor.dim()
+    return block_of(
+        [tensor.shape[dim] for dim in dims],
+        [tensor.stride(dim) for dim in dims] if is_run else None,
+        apart=layer.dim == 1,
+        is_cut=is_cut,
+        tokens=tokens,
+        vector=vector,
+    )
 
 
 def _joined(layers: Sequence[_Layer]) -> _Layer | None:
