@@ -11,6 +11,7 @@ from django.test import Client
 from django.utils import timezone
 
 from catalog.models import Context, KeptRequest, NodeSession, Space, UsageRollup
+from catalog.recent import NAMES
 from engines.models import Engine
 from neve.engine import params
 from neve.formats.space import SpaceIdentity
@@ -331,7 +332,7 @@ class TestHeartbeat:
             told = {"decided_all": 2, "cold_read_bytes": 7}
             assert self.beat(node, opened, seq=seq, counters=told).status_code == 200
         (mark, *_) = NodeSession.unscoped.get().marks
-        assert mark[1:] == [2, 0, 0, 0, 7]
+        assert dict(zip(NAMES, mark[1:], strict=True)) == dict.fromkeys(NAMES, 0) | told
 
     def test_it_may_tell_the_speeds_that_the_engine_measured(self, opened, node, valkey_bus):
         speeds = {"prefill_s_per_token": 0.00025, "hot_bytes_per_s": 2e9}

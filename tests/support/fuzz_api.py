@@ -34,7 +34,9 @@ SEED_ROWS = """
 import json
 from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY
 from django.contrib.sessions.backends.db import SessionStore
+from dataclasses import asdict, replace
 from catalog.kinds import KINDS
+from storage.s3 import default
 from support.rows import make_everything, make_person, make_tenant
 from tenants.models import ApiKey
 from tenants.services import issue_key
@@ -55,6 +57,10 @@ login[SESSION_KEY] = str(person.pk)
 login[BACKEND_SESSION_KEY] = "tenants.signing_in.SignInBackend"
 login[HASH_SESSION_KEY] = person.get_session_auth_hash()
 login.create()
+bucket = replace(default(), name="fuzzed")
+bucket.ensure()
+told["store"] = asdict(bucket) | {"bucket": bucket.name, "credentials_env": ""}
+del told["store"]["name"]
 told["viewer"] = login.session_key
 told["viewer_id"] = person.memberships.get().pk
 print("TOLD" + json.dumps(told))

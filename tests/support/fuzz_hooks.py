@@ -69,6 +69,17 @@ def _make_true_bulk(body: dict[str, Any]) -> None:
     body["filter"], body["every"] = {"tenant": "fuzzed", "labels": "team=blue"}, False
 
 
+def _make_true_store(case: Any, body: dict[str, Any]) -> None:
+    """A new one is a bucket that is there; of the default store most is in the environment."""
+    if case.method == "POST":
+        body |= RUN["store"]
+        return
+    kept = {"priority", "gib_month", "put_1000", "get_1000", "egress_gb", "move_bytes_per_s"}
+    for name in body.keys() - kept:
+        del body[name]
+    body.setdefault("priority", 100)
+
+
 def _make_true(case: Any) -> None:
     if case.query:
         _make_true_query(case.query)
@@ -93,7 +104,7 @@ def _make_true(case: Any) -> None:
     if "owner" in body:
         body["owner"] = "viewer"  # names of people are references, too
     if path.endswith("/heartbeat"):  # what engines tell in no fixed form is read, or left out
-        body["requests"], body["about"] = [], {}
+        body["requests"], body["about"], body["samples"] = [], {}, {}
     if "email" in body:
         body["email"] = "somebody@example.com"
     if "spaces" in body:
@@ -135,6 +146,11 @@ def _make_true(case: Any) -> None:
         body |= {"tenant": "fuzzed", "changes": [{"hot": "x2"}], "window": "1h"}
     if path.endswith("/bulk/preview"):
         _make_true_bulk(body)
+    if "/stores" in path:
+        _make_true_store(case, body)
+    if "/move-rules" in path:
+        body.pop("source", None)
+        body |= {"target": "default", "is_copy": False}
     if body.get("for"):
         body["for"] = "1h30m"  # a pattern says nothing of the longest duration
     if path.endswith("/keys"):
@@ -160,6 +176,8 @@ def _make_true(case: Any) -> None:
             if "overrides" in rule or path.endswith("/rules/{id}"):
                 rule["label"] = "fuzz"
     for policy in policies:
+        if policy and policy is not body and path.endswith(("/rules", "/dry-run")):
+            policy.pop("cold_codec", None)  # of a space alone
         if policy and "flush_mode" in policy:
             policy["flush_after_s"] = 5 if policy["flush_mode"] == "after" else None
         elif policy and "flush_after_s" in policy:
