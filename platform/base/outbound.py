@@ -101,7 +101,7 @@ def check_not_link_local(url: str, *, field: str) -> None:
     """Refuse a URL whose host is, or resolves to, a link-local address or a metadata server.
 
     For addresses that operators give and that may be private. A name that does not resolve now
-    passes. Raises Problem (malformed, address-refused) with `field`.
+    passes. Raises Problem (malformed) with `field`.
     """
     parts = _parse(url, field)
     host = (parts.host or "").strip("[]")
@@ -110,7 +110,7 @@ def check_not_link_local(url: str, *, field: str) -> None:
             address = _inner(ip_address(each))
             if address.is_link_local or address in METADATA:
                 raise Problem(
-                    "address-refused",
+                    "malformed",
                     f"{field}: {host} is a link-local address or a cloud's metadata server: no S3 "
                     "is there.",
                     field=field,

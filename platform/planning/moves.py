@@ -31,9 +31,11 @@ def prices_of(row: Store, platform: PriceVersion) -> StorePrices:
     )
 
 
-def all_prices(stores: Stores) -> dict[int | None, StorePrices]:
-    """At the prices of today. One query."""
-    platform = prices.in_force(prices.today())
+def all_prices(
+    stores: Stores, platform: PriceVersion | None = None
+) -> dict[int | None, StorePrices]:
+    """At the prices of today, or those of `platform`. One query without it."""
+    platform = platform or prices.in_force(prices.today())
     return {store_id: prices_of(row, platform) for store_id, row in stores.rows.items()}
 
 
@@ -133,8 +135,10 @@ class Held:
         return self.bytes + self.copy_bytes + self.leaving_bytes
 
 
-def held(tenant_ids: Sequence[int] | None = None) -> list[Held]:
-    """By store, nearest first; of these tenants, or of all. Four queries."""
+def held(
+    tenant_ids: Sequence[int] | None = None, platform: PriceVersion | None = None
+) -> list[Held]:
+    """By store, nearest first; of these tenants, or of all. Four queries, three with `platform`."""
     stores = Stores()
     sums = {store_id: Held(row) for store_id, row in stores.rows.items()}
     segments, copies = Segment.unscoped.all(), SegmentCopy.unscoped.all()
@@ -152,7 +156,7 @@ def held(tenant_ids: Sequence[int] | None = None) -> list[Held]:
             sums[store_id].copy_bytes += bytes_
         else:
             sums[store_id].leaving_bytes += bytes_
-    known = all_prices(stores)
+    known = all_prices(stores, platform)
     for store_id, each in sums.items():
         each.money_a_month = Decimal(each.total_bytes) / (1 << 30) * known[store_id].gib_month
     return [sums[store_id] for store_id in stores.order(sums)]

@@ -31,4 +31,5 @@ def test_operators_see_stores_with_bytes_money_and_moves(people, acme):
     assert "1.50" in shown
     assert "1 leaving" in shown
     assert "away since" in shown
+    assert ">ConnectionRefused<" in shown
     assert "archive" not in page(people["team"])

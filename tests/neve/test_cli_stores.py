@@ -24,10 +24,11 @@ def neve(control_plane: ControlPlane, tmp_path):
         "XDG_CONFIG_HOME": str(tmp_path),
     }
 
-    def run(*arguments):
+    def run(*arguments, told=False):
+        """Returns standard output; with `told` standard error."""
         done = CliRunner(env=env).invoke(main, arguments)
         assert done.exit_code == 0, done.stderr
-        return done.stdout
+        return done.stderr if told else done.stdout
 
     return run
 
@@ -48,6 +49,9 @@ def test_stores_and_rules_from_the_first_to_the_last_word(control_plane, neve):
     assert "idle for 7" in neve("stores", "rules")
     assert json.loads(neve("stores", "dry-run", "cold", "--json"))["ways"] == []
     assert json.loads(neve("stores", "moves", "--json")) == []
+    broken = "from catalog.models import Store; Store.objects.update(error='no route to it')"
+    control_plane.manage("shell", "-v", "0", "-c", broken)
+    assert "archive: no route to it" in neve("stores", "ls", told=True)
     neve("stores", "rule-rm", "cold")
     neve("stores", "rm", "archive", "--yes")
     assert "archive" not in neve("stores", "ls")

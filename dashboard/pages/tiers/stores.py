@@ -47,13 +47,13 @@ def stores(tenants: Tenants) -> Stores:
     }
     state = SegmentCopy.State
     rows = []
-    for held in moves.held(ids):
+    platform = prices.in_force(prices.today())
+    for held in moves.held(ids, platform):
         store_id = None if held.store.is_default else held.store.pk
         arriving, arriving_bytes = counted.get((store_id, state.ARRIVING), (0, 0))
         leaving = sum(counted.get((store_id, each), (0, 0))[0] for each in _LEAVING)
         rows.append(StoreRow(held, arriving, arriving_bytes, leaving))
-    currency = prices.in_force(prices.today()).currency
-    return Stores(rows, currency, MoveRule.objects.filter(is_active=True).count())
+    return Stores(rows, platform.currency, MoveRule.objects.filter(is_active=True).count())
 
 
 _LEAVING = (SegmentCopy.State.LEAVING, SegmentCopy.State.DELETING)

@@ -57,7 +57,14 @@ def ls(platform: Connection) -> None:
         Column("CLASS", drop=7),
         name("BUCKET", drop=2),
     )
-    platform.show(found, lambda: platform.out.table(columns, map(row, found), empty="No stores."))
+
+    def show() -> None:
+        platform.out.table(columns, map(row, found), empty="No stores.")
+        for store in found:
+            if store.get("error"):
+                platform.out.note(f"{store['name']}: {store['error']}")
+
+    platform.show(found, show)
 
 
 def _fields(command: Any) -> Any:
