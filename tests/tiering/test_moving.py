@@ -211,6 +211,22 @@ def test_a_store_whose_etags_prove_nothing_is_read_back(world, ids, archive, mon
     assert set(read) == {bucket.default().name, archive.bucket}
 
 
+def test_a_kept_copy_that_was_damaged_does_not_become_the_segments_place(world, ids, archive):
+    rule = make_rule(archive, is_copy=True)
+    assert move(world)["copied"] == 1
+    where = stores.bucket_of(archive).object(only_segment(world).object_key)
+    raw = bytearray(where.get("bytes=0-")["Body"].read())
+    raw[200] ^= 1
+    where.bucket.client.put_object(**where.where, Body=bytes(raw))
+    make_rule(archive, name="out", position=1)
+    assert move(world)["bad"] == 1
+    row = only_segment(world)
+    assert (row.store, row.damaged_at, copies(world)) == (None, None, [])
+    rule.delete()
+    assert move(world)["moved"] == 1
+    assert_readable(world, ids)
+
+
 def test_a_large_segment_goes_in_parts(world, archive, monkeypatch, small_parts):
     monkeypatch.setattr(copying, "RANGE_BYTES", 2 * MIB)
     ids = cold(world, 16, payload_bytes=MIB)

@@ -63,6 +63,19 @@ def copy_segment(
         raise Corrupt(f"{target.key}: its copy has another footer or size than the original")
 
 
+def verify_object(row: Segment, there: Object, *, whole: bool) -> None:
+    """Proves that this object is the segment; `whole`: each block of it, else the footer alone.
+
+    Raises Corrupt if it is not; botocore's errors.
+    """
+    footer = footer_of_segment(row, there)
+    if whole:
+        for _ in overlapped(
+            partial(_read, there), _ranges(footer, row.size_bytes), at_once=READS_AHEAD
+        ):
+            pass
+
+
 def _ranges(footer: SegmentFooter, size_bytes: int) -> list[_Range]:
     """They cover the whole object, cut between blocks."""
     found, begin, rows = [], 0, list[SegmentRow]()

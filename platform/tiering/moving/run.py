@@ -31,11 +31,11 @@ from tiering.compaction.room import Room
 from tiering.compaction.sweep import GRACE
 from tiering.elapsed import is_leased, is_past
 from tiering.moving import places
-from tiering.moving.copying import copy_segment
+from tiering.moving.copying import copy_segment, verify_object
 from tiering.moving.pace import Pace
 from tiering.moving.plan import Facts, Move, Rule, StorePrices, decide, keeps
 from tiering.moving.reads import Reads, observed
-from tiering.objects import footer_of_segment
+from tiering.objects import is_missing
 
 PASS_S = 60.0  # then the next pass goes on
 PLAN_MOST = 200  # segments a pass
@@ -264,10 +264,20 @@ class Mover:
         self.report.bytes += row.size_bytes
 
     def _return(self, row: Segment, there: SegmentCopy, move: Move) -> None:
-        """To a place that still has it: nothing is copied."""
+        """To a place that still has it: nothing is copied. A bad copy is removed instead."""
         if there.state not in SegmentCopy.READABLE:
             return
-        footer_of_segment(row, self._stores.bucket(there.store_id).object(row.object_key))
+        found = self._stores.bucket(there.store_id).object(row.object_key)
+        try:
+            # An old place was proven minutes ago; a kept copy may have aged.
+            verify_object(row, found, whole=there.state == _State.KEPT)
+        except (Corrupt, ClientError) as error:
+            if isinstance(error, ClientError) and not is_missing(error):
+                raise
+            log_events.SEGMENT_LOST.log(object=row.object_key, reason=error)
+            self.report.bad += 1
+            self._remove(there, _State(there.state))
+            return
         if move.is_copy:
             mine = SegmentCopy.objects.filter(pk=there.pk, state=there.state)
             self.report.returned += mine.update(
