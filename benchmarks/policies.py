@@ -8,6 +8,10 @@ seconds of a run. Then a hot tier with promotion (`neve.planner.simulate.hot`): 
 for each block asked for, on three traces: the conversation trace alone; with as many extra blocks
 that are stored and never used (`written scan`); with as many extra blocks in S3 that are read once
 (`read scan`). Scans count in no ratio.
+
+Last a node's own tier: hits / files written for each block asked for, by order of removal and
+admission, with one node and with four that get the requests in turn. A tier above it is endless:
+what was asked for before is read from there.
 """
 
 import argparse
@@ -19,6 +23,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
+from neve.datapath.local import Ghosts
 from neve.planner.simulate import single
 from neve.planner.simulate.curve import lru_curve
 from neve.planner.simulate.hot import HotTier, Promote, simulate
@@ -113,12 +118,76 @@ def hot_tier(requests: Sequence[BlockRequest], sizes: Sequence[int]) -> None:
     print(f"hot_tier {facts} best={best} cpu_s={time.process_time() - started:.0f}")
 
 
+def orders() -> dict[str, Callable[[int], Policy]]:
+    """`unread first` is the local tier's own order: a file's mtime, an hour ago when it is new."""
+    return {
+        "lru": partial(_made, "lru"),
+        "2q, half": partial(_made, "2q"),
+        "unread first": partial(Queues, probation=True, share=0.0),
+        "s3-fifo": partial(S3Fifo, least_uses=1),
+    }
+
+
+def local_hits(
+    requests: Sequence[BlockRequest],
+    policy: Callable[[int], Policy],
+    *,
+    blocks: int,
+    nodes: int,
+    uses: int,
+) -> tuple[float, float]:
+    """(local hits, files written) for each block asked for. `blocks`: of each node; `uses`: of a
+    block by one node until it is kept, computing it included."""
+    tiers = [(policy(blocks), Ghosts()) for _ in range(nodes)]
+    hits = writes = asked = 0
+    for number, request in enumerate(requests):
+        held, ghosts = tiers[number % nodes]
+        for id_ in request.ids:
+            if id_ in held:
+                held.use(id_)
+                hits += not request.is_scan
+                continue
+            key = id_.to_bytes(8, "little", signed=True)
+            if uses == 1 or ghosts.has(key):
+                held.store(id_)
+                ghosts.discard(key)
+                writes += 1
+            else:
+                ghosts.add([key])
+        asked += 0 if request.is_scan else len(request.ids)
+    return hits / asked, writes / asked
+
+
+def local_tier(requests: Sequence[BlockRequest], sizes: Sequence[int]) -> None:
+    """Prints a table for each trace and number of nodes, then the mean of each way."""
+    means: dict[str, list[tuple[float, float]]] = {}
+    for title, trace in (
+        ("conversation trace", requests),
+        ("with a written scan", list(with_scans(requests, was_cold=False))),
+    ):
+        for nodes in (1, 4):
+            print(f"local tier, {title}, {nodes} nodes: hits / writes for each block asked for")
+            show("", [f"{size:,}" for size in sizes])
+            for order, policy in orders().items():
+                for uses, name in ((1, f"{order}, first use"), (2, f"{order}, second use")):
+                    row = [
+                        local_hits(trace, policy, blocks=size, nodes=nodes, uses=uses)
+                        for size in sizes
+                    ]
+                    means.setdefault(name, []).extend(row)
+                    show(name, [f"{hit:.4f} / {put:.2f}" for hit, put in row])
+            print()
+    for name, cells in means.items():
+        hit, put = (sum(each) / len(cells) for each in zip(*cells, strict=True))
+        print(f"local_tier {name}: hits={hit:.4f} writes={put:.3f}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--trace", type=Path, default=TRACE)
     parser.add_argument("--blocks", default=",".join(map(str, BLOCKS)), help="sizes of the tier")
-    parts = {"one-tier": one_tier, "hot-tier": hot_tier}
-    parser.add_argument("--only", choices=parts, help="one of the two comparisons")
+    parts = {"one-tier": one_tier, "hot-tier": hot_tier, "local-tier": local_tier}
+    parser.add_argument("--only", choices=parts, help="one of the comparisons")
     options = parser.parse_args()
     sizes = [int(size) for size in options.blocks.split(",")]
     requests = conversations(options.trace)

@@ -401,8 +401,11 @@ TEST(an_outbox_gives_its_bytes_in_order_however_they_are_taken) {
   }
 }
 
-TEST(a_block_is_read_from_its_file_only_if_all_of_it_is_right) {
-  const std::string path = "/tmp/neve-local-read-" + std::to_string(::getpid());
+namespace {
+
+// Files on a disk and on a RAM disk are read in different ways.
+void read_blocks_of_files(const std::string& folder) {
+  const std::string path = folder + "/neve-local-read-" + std::to_string(::getpid());
   std::vector<std::byte> payload(300'000, std::byte{7});
   const SpaceTag tag{std::byte{1}};
   const BlockHeader header{
@@ -421,7 +424,9 @@ TEST(a_block_is_read_from_its_file_only_if_all_of_it_is_right) {
     if (end) one.end();
     one.run(Clock::now() + 10s);
     const auto status = one.statuses().front();
-    CHECK((out == payload) == (status == Status::kOk));
+    CHECK((out == payload) == (status == Status::kOk) || status == Status::kCorrupt);
+    if (status == Status::kOk) CHECK(one.moved_bytes() == file.size());
+    if (end) CHECK(out == std::vector<std::byte>(out.size()));
     return status;
   };
   CHECK(read(whole, id_of(1), tag) == Status::kOk);
@@ -442,4 +447,12 @@ TEST(a_block_is_read_from_its_file_only_if_all_of_it_is_right) {
   LocalRead gone(tag, {{path, id_of(1), out}});
   gone.run(Clock::now() + 10s);
   CHECK(gone.statuses().front() == Status::kEvicted);
+}
+
+}  // namespace
+
+TEST(a_block_is_read_from_its_file_only_if_all_of_it_is_right) { read_blocks_of_files("/tmp"); }
+
+TEST(a_block_is_read_from_a_ram_disk_only_if_all_of_it_is_right) {
+  read_blocks_of_files("/dev/shm");
 }

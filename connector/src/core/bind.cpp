@@ -444,6 +444,7 @@ class PyLocalRead {
   }
   void end() const { read_->end(); }
   std::string trouble() const { return read_->trouble(); }
+  std::uint64_t moved_bytes() const { return read_->moved_bytes(); }
   nb::bytes statuses() const {
     const auto found = read_->statuses();
     return nb::bytes(found.data(), found.size());
@@ -718,5 +719,6 @@ NB_MODULE(_core, m) {
            "`run` writes to no payload any more, even if it hangs in a read of a file.")
       .def("statuses", &PyLocalRead::statuses,
            "OK, EVICTED, CORRUPT, UNAVAILABLE or TIMEOUT of `statuses` for each block.")
+      .def_prop_ro("moved_bytes", &PyLocalRead::moved_bytes, "Bytes read so far.")
       .def_prop_ro("trouble", &PyLocalRead::trouble, "The first failure in words, or empty.");
 }

@@ -1,9 +1,13 @@
 #include "local_read.h"
 
 #include <fcntl.h>
+#include <linux/magic.h>
+#include <sys/uio.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstring>
 #include <mutex>
@@ -17,8 +21,28 @@
 namespace neve {
 namespace {
 
-// In the cache of a core (L2) until it is checksummed and copied. Measured: docs/benchmarks.md.
+// In the cache of a core (L2) until it is checksummed. Measured: docs/benchmarks.md.
 constexpr std::size_t kPieceBytes = std::size_t{256} << 10;
+
+// How the next bytes of a file come into the caller's memory.
+enum class Way : std::uint8_t {
+  kNoWait,  // at once, as far as they are in the page cache; the rest through the thread's buffer
+  kMemory,  // at once: the file stands in memory
+  kBuffer,  // through the thread's buffer
+};
+
+// Bytes that were read into both, or the negated errno.
+std::int64_t read_both(int file, std::span<std::byte> head, std::span<std::byte> tail, int flags) {
+  const std::array parts{iovec{head.data(), head.size()}, iovec{tail.data(), tail.size()}};
+  const auto count = ::preadv2(file, parts.data(), parts.size(), -1, flags);
+  return count < 0 ? -errno : count;
+}
+
+bool is_memory(int file) {
+  struct statfs found{};
+  return ::fstatfs(file, &found) == 0 &&
+         (found.f_type == TMPFS_MAGIC || found.f_type == RAMFS_MAGIC);
+}
 
 }  // namespace
 
@@ -35,15 +59,15 @@ bool LocalRead::run(Time deadline) {
     if (i >= blocks_.size()) return false;
     const auto status = read(blocks_[i], buffer, deadline);
     const std::shared_lock lock(mutex_);
-    if (ended_ || status == Status::kTimeout) return false;
+    if (ended_.load() || status == Status::kTimeout) return false;
     statuses_[i] = status;
     if (left_.fetch_sub(1, std::memory_order_relaxed) == 1) return true;
   }
 }
 
 void LocalRead::end() {
+  ended_.store(true);  // before the lock, which readers would else keep from us
   const std::lock_guard lock(mutex_);
-  ended_ = true;
 }
 
 std::vector<Status> LocalRead::statuses() const {
@@ -59,34 +83,51 @@ std::string LocalRead::trouble() const {
 Status LocalRead::read(const LocalBlock& block, std::span<std::byte> buffer, Time deadline) {
   const Descriptor file(::open(block.path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
   if (!file.is_open()) return errno == ENOENT ? Status::kEvicted : fail(block, errno);
-  Checksum sum;
+  std::array<std::byte, kHeaderBytes> raw{};
   std::optional<BlockHeader> header;
+  Checksum sum;
   std::size_t filled = 0;
-  while (true) {
+  auto way = Way::kNoWait;
+  while (!header || filled < block.payload.size()) {
     if (Clock::now() >= deadline) return Status::kTimeout;
-    const auto count = ::read(file.get(), buffer.data(), buffer.size());
-    if (count < 0 && errno == EINTR) continue;
-    if (count < 0) return fail(block, errno);
-    if (count == 0) break;
-    auto piece = buffer.first(static_cast<std::size_t>(count));
+    auto piece = block.payload.subspan(filled);
+    piece = piece.first(std::min(piece.size(), buffer.size()));
+    const std::span<std::byte> head(raw.data(), header ? 0 : raw.size());
+    std::int64_t count = -EAGAIN;
+    if (way != Way::kBuffer) {
+      const std::shared_lock lock(mutex_);
+      if (ended_.load()) return Status::kTimeout;
+      count = read_both(file.get(), head, piece, way == Way::kNoWait ? RWF_NOWAIT : 0);
+    }
+    if (count == -EOPNOTSUPP || count == -EINVAL || count == -ENOSYS) {
+      way = is_memory(file.get()) ? Way::kMemory : Way::kBuffer;
+      continue;
+    }
+    if (count == -EAGAIN) {
+      count = read_both(file.get(), head, buffer.first(piece.size()), 0);
+      const std::shared_lock lock(mutex_);
+      if (ended_.load()) return Status::kTimeout;
+      if (count > std::ssize(head)) {
+        std::memcpy(piece.data(), buffer.data(), static_cast<std::size_t>(count) - head.size());
+      }
+    }
+    if (count == -EINTR) continue;
+    if (count < 0) return fail(block, static_cast<int>(-count));
+    if (count == 0 || count < std::ssize(head)) return Status::kCorrupt;
     if (!header) {
-      if (piece.size() < kHeaderBytes) return Status::kCorrupt;
-      header = decode_header(ConstRawHeader(piece.data(), kHeaderBytes));
+      header = decode_header(raw);
       if (!header || header->codec != Codec::kPlain || header->id != block.id ||
           header->tag != tag_ || header->payload_bytes != block.payload.size()) {
         return Status::kCorrupt;
       }
-      piece = piece.subspan(kHeaderBytes);
     }
-    if (piece.size() > block.payload.size() - filled) return Status::kCorrupt;
+    piece = piece.first(static_cast<std::size_t>(count) - head.size());
     sum.update(piece);
-    const std::shared_lock lock(mutex_);
-    if (ended_) return Status::kTimeout;
-    std::memcpy(block.payload.data() + filled, piece.data(), piece.size());
     filled += piece.size();
+    moved_bytes_.fetch_add(static_cast<std::uint64_t>(count), std::memory_order_relaxed);
   }
-  const bool is_whole = header && filled == block.payload.size();
-  return is_whole && sum.digest() == header->payload_checksum ? Status::kOk : Status::kCorrupt;
+  if (sum.digest() != header->payload_checksum) return Status::kCorrupt;
+  return ::read(file.get(), buffer.data(), 1) == 0 ? Status::kOk : Status::kCorrupt;
 }
 
 Status LocalRead::fail(const LocalBlock& block, int error) {

@@ -1,8 +1,9 @@
 // Reads blocks out of files of the node's local tier (docs/formats/local-tier.md) into the caller's
 // memory, and verifies them.
 //
-// A read of a file cannot be interrupted: a disk that hangs keeps its thread. So bytes pass through
-// a buffer of the thread, which stays in its cache, and `end` fences the caller's memory off.
+// A read of a file cannot be interrupted: a disk that hangs keeps its thread. So only bytes that
+// are in memory already (a RAM disk, the page cache) are read into the caller's memory at once;
+// others pass through a buffer of the thread, and `end` fences the caller's memory off.
 #pragma once
 
 #include <atomic>
@@ -41,6 +42,9 @@ class LocalRead {
   // kUnavailable (the file cannot be read), kTimeout (not read by the deadline, or by `end`).
   std::vector<Status> statuses() const;
 
+  // Read so far, of all files. Relaxed: only compared with what it was.
+  std::uint64_t moved_bytes() const { return moved_bytes_.load(std::memory_order_relaxed); }
+
   // The first failure of the file system in words, or empty.
   std::string trouble() const;
 
@@ -52,9 +56,11 @@ class LocalRead {
   const std::vector<LocalBlock> blocks_;
   std::atomic<std::size_t> next_{0};  // block that nobody reads yet; only taken, so relaxed
   std::atomic<std::size_t> left_;     // blocks that are not read; only counted, so relaxed
-  // Held exclusively, it guards `ended_` and `trouble_`. Shared: one's own block may be written.
+  std::atomic<std::uint64_t> moved_bytes_{0};
+  std::atomic<bool> ended_{false};
+  // Held exclusively, it guards `trouble_`. Shared, while not `ended_`: one's own block may be
+  // written.
   mutable std::shared_mutex mutex_;
-  bool ended_ = false;
   std::vector<Status> statuses_;
   std::string trouble_;
 };

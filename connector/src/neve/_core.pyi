@@ -292,5 +292,9 @@ class LocalRead:
         """
 
     @property
+    def moved_bytes(self) -> int:
+        """Bytes read so far."""
+
+    @property
     def trouble(self) -> str:
         """The first failure in words, or empty."""

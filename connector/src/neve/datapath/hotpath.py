@@ -24,7 +24,7 @@ from neve.node.session import Session
 Settle = Callable[[list[Status]], object]
 
 FORGET_S: Final = 1.0
-TOUCH_S: Final = 1.0
+TOUCH_S: Final = 5.0  # nobody waits for it, and running late would count against Valkey
 PROMOTE_S: Final = 1.0
 _STRANGER_CODES: Final = frozenset(("WRONGPASS", "NOAUTH", "NOPERM"))
 

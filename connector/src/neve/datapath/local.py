@@ -36,7 +36,7 @@ from neve.node.stats import Stats
 READERS: Final = 4  # threads that read files
 # A load may spend this share of its time here, at most; the rest is left for the other tiers.
 SHARE: Final = 0.5
-MOST_READ_S: Final = 1.0
+STALL_S: Final = 1.0  # all loads give up when so long not a byte comes
 FAIR_S: Final = 0.05  # reads that were given less say nothing about the disk
 COPY_BYTES: Final = 64 << 20  # of one load, copied before it is done: about 10 ms
 PENDING_BYTES: Final = 256 << 20  # copies that wait to be written
@@ -138,19 +138,18 @@ class LocalTier:
 
     def read(self, transfer: Transfer, blocks: Sequence[Wanted], settle: Settle) -> None:
         """Reads blocks of `split` as a part of `transfer`, and settles them all at once, by half
-        of its deadline. Their payloads are not written to any more then."""
+        of its deadline, or once the disk hangs. Their payloads are not written to any more then."""
         files = self._files
         assert files is not None
         now = time.monotonic()
-        given_s = min(MOST_READ_S, SHARE * max(0.0, transfer.deadline - now))
         wanted = [(files.path(id_), id_, payload) for _, id_, payload in blocks]
         reading = _Reading(
             self,
             _core.LocalRead(self._tag, wanted),
             blocks,
             transfer=transfer,
-            deadline=now + given_s,
-            given_s=given_s,
+            began=now,
+            deadline=now + SHARE * max(0.0, transfer.deadline - now),
             settle=settle,
         )
         self._watch.add(reading)
@@ -210,12 +209,12 @@ class LocalTier:
 
     # ---- reading
 
-    def end_read(self, statuses: Counter[Status], trouble: str, given_s: float) -> None:
+    def end_read(self, statuses: Counter[Status], trouble: str, took_s: float) -> None:
         """What a whole `read` says of the disk: slow is one that sent less than half in time."""
         late, came = statuses[Status.TIMEOUT], statuses[Status.OK]
-        if statuses[Status.UNAVAILABLE] or (late > came and given_s >= FAIR_S):
+        if statuses[Status.UNAVAILABLE] or (late > came and took_s >= FAIR_S):
             if self.read_breaker.fail():
-                detail = trouble or f"{late} of {statuses.total()} blocks took over {given_s:.1f} s"
+                detail = trouble or f"{late} of {statuses.total()} blocks took over {took_s:.1f} s"
                 log_events.LOCAL_BREAKER_OPEN.log(folder=self._folder, detail=detail)
         elif came:
             self.read_breaker.succeed()
@@ -377,13 +376,14 @@ class _Reading:
         blocks: Sequence[Wanted],
         *,
         transfer: Transfer,
+        began: float,
         deadline: float,
-        given_s: float,
         settle: Settle,
     ) -> None:
         self.deadline = deadline
         self.ended = False
-        self._given_s = given_s
+        self._began = began
+        self._moved_bytes = 0
         self._tier = tier
         self._native: _core.LocalRead | None = native  # keeps the payloads
         self._blocks = blocks
@@ -391,6 +391,11 @@ class _Reading:
         self._settle = settle
         self._lock = threading.Lock()
         transfer.add_part(cancel=lambda: self.end(in_time=False))
+
+    @property
+    def moved_bytes(self) -> int:
+        native = self._native
+        return self._moved_bytes if native is None else native.moved_bytes
 
     def run(self) -> None:
         """In several threads at a time."""
@@ -405,6 +410,7 @@ class _Reading:
         if native is None:
             return
         native.end()
+        self._moved_bytes = native.moved_bytes
         statuses = list(map(Status, native.statuses()))
         ended = list(zip(self._blocks, statuses, strict=True))
         try:
@@ -413,19 +419,20 @@ class _Reading:
             log_events.TRANSFER_JOB_FAILED.log(exc_info=True)
         finally:
             self._transfer.end_job()
-            self._tier.end_read(Counter(statuses), native.trouble, self._given_s)
+            took_s = time.monotonic() - self._began
+            self._tier.end_read(Counter(statuses), native.trouble, took_s)
         if in_time:
             self._tier.settle_files(ended)
 
 
 class _Watch:
-    """One daemon thread that ends readings at their deadlines. Started when first needed."""
+    """One daemon thread that ends readings: each at its deadline, all of them when the disk sent
+    not a byte for `STALL_S`. Started when first needed."""
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
         self._readings: list[_Reading] = []
         self._thread: threading.Thread | None = None
-        self._wakes_at = 0.0
         self._closed = False
 
     def add(self, reading: _Reading) -> None:
@@ -436,7 +443,7 @@ class _Watch:
                     target=self._run, name="neve-local-watch", daemon=True
                 )
                 self._thread.start()
-            elif reading.deadline < self._wakes_at:
+            else:
                 self._condition.notify_all()
 
     def close(self) -> None:
@@ -449,15 +456,24 @@ class _Watch:
             reading.end(in_time=False)
 
     def _run(self) -> None:
+        ended_bytes = moved_bytes = 0
+        running: list[_Reading] = []
         while not self._closed:
             with self._condition:
+                ended_bytes += sum(each.moved_bytes for each in self._readings if each.ended)
                 self._readings = [each for each in self._readings if not each.ended]
-                self._wakes_at = min((each.deadline for each in self._readings), default=inf)
-                pause_s = self._wakes_at - time.monotonic()
-                if pause_s > 0 and not self._closed:
-                    self._condition.wait(None if pause_s == inf else pause_s)
-                now = time.monotonic()
-                late = [each for each in self._readings if each.deadline <= now]
+                before, now = (running, moved_bytes), time.monotonic()
+                running = list(self._readings)
+                moved_bytes = ended_bytes + sum(each.moved_bytes for each in running)
+                if not before[0] or moved_bytes != before[1]:
+                    moved_at = now
+                late = [
+                    each for each in running if each.deadline <= now or moved_at + STALL_S <= now
+                ]
+                if not late and not self._closed:
+                    soonest = min((each.deadline for each in running), default=inf)
+                    pause_s = min(soonest - now, STALL_S / 4) if running else None
+                    self._condition.wait(pause_s)
             for reading in late:
                 reading.end(in_time=False)
 

@@ -8,9 +8,9 @@ Specified in docs/formats/local-tier.md. All engines of a host may share a direc
 the others' files by looking into the folders that changed. Whoever holds the lock is the only
 writer, so the size is kept exactly, and a temporary file is one whose writer was killed.
 
-A file's mtime is its rank: written files begin `PROBATION_S` behind the clock, each read sets it to
-the clock. So blocks that were never read here leave first, then those not read for the longest time
-(2Q, docs/decisions/007-eviction.md). What is not named like a file of this tier is never touched.
+A file's mtime is its rank: each read sets it to the clock, and the longest unread leave first (LRU:
+behind an admission at the second use, no order is better, docs/decisions/007-eviction.md). What is
+not named like a file of this tier is never touched.
 """
 
 import fcntl
@@ -31,7 +31,6 @@ from neve.formats.ids import ID_BYTES
 
 FILE_MODE: Final = 0o600
 _FOLDER_MODE: Final = 0o700
-PROBATION_S: Final = 3600.0
 LOCK_S: Final = 1.0
 # A folder that changed this shortly before it was read may change again within its clock's tick.
 _RACY_S: Final = 0.1
@@ -111,8 +110,6 @@ class LocalFiles:
             file = os.open(temporary, flags, FILE_MODE)
             try:
                 _write_all(file, [memoryview(header), payload])
-                rank = time.time() - PROBATION_S
-                os.utime(file, (rank, rank))
             finally:
                 os.close(file)
             os.rename(temporary, path)
@@ -125,7 +122,7 @@ class LocalFiles:
             _, files = self._folders.setdefault(folder, (0, {}))
             self._folders[folder] = 0, files  # 0: look into it again
             old = files.get(id_.hex())
-            files[id_.hex()] = File(size_bytes, rank)
+            files[id_.hex()] = File(size_bytes, time.time())
             self.used_bytes += size_bytes - (old.size_bytes if old else 0)
             self._ids.add(id_)
 
