@@ -6,18 +6,19 @@
 local_vs_raw: a load from the local tier through the client (read, verify; the look-up is done),
 over as many threads that only read the same files into the same buffers. hotkey_gain: 32 clients,
 in 4 processes with a directory each (4 hosts), that load one shared prefix from one primary: bytes
-a second with the local tier, over without. codec_…: benchmarks/codec.py, on one thread; ratios are
-bytes before over after, of a model's KV with `--model`, of random numbers without; int8_gbs is GB
-of plain KV that are decoded a second. Figures are medians over rounds, speeds of codecs the best.
-Files are in the page cache unless `--drop` (root) empties it before each read. The last line has
-every figure.
-class_move_vs_raw: see benchmarks/class_move.py.
+a second with the local tier, over without, by turns. codec_…: benchmarks/codec.py, on one thread;
+ratios are bytes before over after, of a model's KV with `--model`, of random numbers without;
+int8_gbs is GB of plain KV that are decoded a second. Figures are medians over rounds, speeds of
+codecs the best. Files are in the page cache unless `--drop` (root) empties it before each read.
+class_move_vs_raw: see benchmarks/class_move.py. The last line has every figure. Only when asked for
+(`--only reads`): how a disk is read best.
 """
 
 import argparse
 import json
 import multiprocessing
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -48,6 +49,7 @@ from neve.index.tier import BlockTerms, HotTier  # noqa: E402
 from support.cache_endpoint import TENANT_ID, CacheEndpoint  # noqa: E402
 
 DEADLINE_S = 60.0
+READ_KIB = (64, 256, 1024, 4096)
 TOKENS = 256
 HOSTS, CLIENTS = 4, 8
 FIGURES = (
@@ -160,54 +162,62 @@ def measure_hotkey(url: str, settings: Settings) -> dict[str, float]:
     first = Prefix(url, settings, None)
     first.store()
     first.client.close()
-    rates = {}
-    for name in ("without", "with"):
-        spawn = multiprocessing.get_context("spawn")
-        barrier = spawn.Barrier(HOSTS + 1)
-        hosts = [
-            spawn.Process(
-                target=_host,
-                args=(
-                    url,
-                    settings,
-                    settings.folder / f"host{n}" if name == "with" else None,
-                    barrier,
-                ),
-            )
-            for n in range(HOSTS)
-        ]
-        for host in hosts:
-            host.start()
-        barrier.wait(600)  # every prefix is admitted
-        seconds = []
-        for _ in range(settings.rounds):
+    spawn = multiprocessing.get_context("spawn")
+    barrier, hits = spawn.Barrier(HOSTS + 1), spawn.Value("q", 0)
+    hosts = [
+        spawn.Process(
+            target=_host, args=(url, settings, settings.folder / f"host{n}", barrier, hits)
+        )
+        for n in range(HOSTS)
+    ]
+    for host in hosts:
+        host.start()
+    barrier.wait(600)  # every prefix is admitted
+    took: dict[str, list[float]] = {"without": [], "with": []}
+    for _ in range(settings.rounds):
+        for seconds in took.values():  # in turn, so that both meet the same load
             barrier.wait(600)
             began = time.perf_counter()
             barrier.wait(600)
             seconds.append(time.perf_counter() - began)
-        for host in hosts:
-            host.join(60)
-            assert host.exitcode == 0
-        total = HOSTS * CLIENTS * settings.blocks * settings.block_bytes
-        rates[name] = total / 1e9 / statistics.median(seconds)
-        print(f"  {name:8} {rates[name]:6.2f} GB/s to {HOSTS * CLIENTS} clients")
-    return {"hotkey_gain": rates["with"] / rates["without"]}
+    for host in hosts:
+        host.join(60)
+        assert host.exitcode == 0
+    total = HOSTS * CLIENTS * settings.blocks * settings.block_bytes
+    for name, seconds in took.items():
+        rate = total / 1e9 / statistics.median(seconds)
+        print(f"  {name:8} {rate:6.2f} GB/s to {HOSTS * CLIENTS} clients")
+    share = hits.value / (HOSTS * CLIENTS * settings.blocks * settings.rounds)
+    print(f"  {share:.0%} of the latter's blocks came from the local tier")
+    gains = [one / other for one, other in zip(*took.values(), strict=True)]
+    print(f"  gain of each pair {' '.join(f'{gain:.2f}' for gain in gains)}")
+    return {"hotkey_gain": statistics.median(gains)}
 
 
-def _host(url: str, settings: Settings, folder: Path | None, barrier: Barrier) -> None:
-    """One host's clients, a thread each."""
-    prefixes = [Prefix(url, settings, folder) for _ in range(CLIENTS)]
-    prefixes[0].admit()
-    for prefix in prefixes[1:]:
-        while (local := prefix.client.local) and not all(map(local.has, prefix.ids)):
+def _host(url: str, settings: Settings, folder: Path, barrier: Barrier, hits: Any) -> None:
+    """One host's clients, a thread each: pairs without and with a local tier, one buffer a pair."""
+    plain = [Prefix(url, settings, None) for _ in range(CLIENTS)]
+    local = [Prefix(url, settings, folder) for _ in range(CLIENTS)]
+    for one, other in zip(plain, local, strict=True):
+        other.back = one.back
+    local[0].admit()
+    for prefix in local[1:]:
+        while (tier := prefix.client.local) and not all(map(tier.has, prefix.ids)):
             time.sleep(0.1)  # until it has looked into the directory
+    before = sum(map(_local_blocks, local))
     barrier.wait(600)
     with ThreadPoolExecutor(CLIENTS) as threads:
-        for _ in range(settings.rounds):
+        for prefixes in [plain, local] * settings.rounds:
             barrier.wait(600)
-            list(threads.map(Prefix.load, prefixes))
+            try:
+                list(threads.map(Prefix.load, prefixes))
+            except BaseException:
+                barrier.abort()  # nobody waits for us
+                raise
             barrier.wait(600)
-    closing = [threading.Thread(target=prefix.client.close) for prefix in prefixes]
+    with hits:
+        hits.value += sum(map(_local_blocks, local)) - before
+    closing = [threading.Thread(target=prefix.client.close) for prefix in plain + local]
     for each in closing:
         each.start()
     for each in closing:
@@ -243,11 +253,57 @@ def measure_codecs(_url: str, settings: Settings) -> dict[str, float]:
     }
 
 
+def _local_blocks(prefix: Prefix) -> int:
+    return prefix.client.stats.totals().counters["hit_local_blocks"]
+
+
+def measure_reads(url: str, settings: Settings) -> dict[str, float]:
+    """How a disk is read best: buffered pread, O_DIRECT and io_uring by fio (apt-get install fio),
+    files of one block each, READERS threads, the page cache empty and full."""
+    if shutil.which("fio") is None:
+        print("  left out: needs fio (apt-get install fio)")
+        return {}
+    ways = {
+        "pread, cached": ("psync", 0, 0),
+        "pread": ("psync", 0, 1),
+        "pread, O_DIRECT": ("psync", 1, 1),
+        "io_uring": ("io_uring", 0, 1),
+        "io_uring, O_DIRECT": ("io_uring", 1, 1),
+    }
+    print(f"  {'MB/s':20}" + "".join(f"{kib:>8} KiB" for kib in READ_KIB))
+    found: dict[tuple[str, int], list[float]] = {}
+    for _ in range(settings.rounds):
+        for kib in READ_KIB:
+            for name, (engine, direct, drop) in ways.items():
+                rate = _fio(settings, kib, engine=engine, direct=direct, drop=drop)
+                found.setdefault((name, kib), []).append(rate)
+    for name in ways:
+        rates = [statistics.median(found[name, kib]) for kib in READ_KIB]
+        print(f"  {name:20}" + "".join(f"{rate:12.0f}" for rate in rates))
+    return {}
+
+
+def _fio(settings: Settings, kib: int, *, engine: str, direct: int, drop: int) -> float:
+    """MB/s of one pass over all files."""
+    total_kib = settings.blocks * settings.block_bytes >> 10
+    command = ["fio", f"--name=read{kib}", f"--directory={settings.folder}", "--output-format=json"]
+    command += ["--rw=read", f"--bs={min(kib, 256)}k", f"--ioengine={engine}", f"--direct={direct}"]
+    command += ["--iodepth=4"] if engine == "io_uring" else []
+    command += [f"--numjobs={READERS}", "--thread", "--group_reporting"]
+    files = total_kib // READERS // kib
+    command += [f"--nrfiles={files}", f"--filesize={kib}k", "--openfiles=1"]
+    command += ["--file_service_type=sequential", f"--invalidate={drop}", "--randrepeat=0"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    (job,) = json.loads(done.stdout[done.stdout.index("{") :])["jobs"]
+    return float(job["read"]["bw_bytes"]) / 1e6
+
+
 PARTS: dict[str, Callable[[str, Settings], dict[str, float]]] = {
     "local": measure_local,
     "codec": measure_codecs,
     "hotkey": measure_hotkey,
     "class_move": measure_class_move,
+    "reads": measure_reads,
 }
 
 
@@ -265,7 +321,7 @@ def main() -> None:
     figures: dict[str, float] = {}
     loads = ", ".join(f"{load:.1f}" for load in os.getloadavg())
     print(f"{os.cpu_count()} cores, load {loads}, files in {options.dir}")
-    for name in options.only or PARTS:
+    for name in options.only or [part for part in PARTS if part != "reads"]:
         with tempfile.TemporaryDirectory(dir=options.dir, prefix="neve-tiers-") as folder:
             settings = Settings(
                 Path(folder),
