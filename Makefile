@@ -84,9 +84,9 @@ webhook-outage: $(DEV) ## a receiver of webhooks that is down for an hour, in 30
 	@deploy/get valkey
 	@PYTHONPATH=.:platform:tests $(BIN)/python -m support.webhook_outage --events 600 --hour 30 $(OUTAGE_ARGS)
 
-fuzz-jumps: $(DEV) $(VLLM) ## `load: both` against an engine without Neve, in random batches: ROUNDS=30 SEED=1
+fuzz-jumps: $(DEV) $(VLLM) ## `load: both` against an engine without Neve, in random batches: ROUNDS=30 SEED=1 ASYNC=1
 	@deploy/get valkey
-	@PYTHONPATH=.:platform:tests $(BIN)/python -m support.fuzz_jumps --rounds $(or $(ROUNDS),30) --seed $(or $(SEED),1)
+	@PYTHONPATH=.:platform:tests $(BIN)/python -m support.fuzz_jumps --rounds $(or $(ROUNDS),30) --seed $(or $(SEED),1) $(and $(ASYNC),--async)
 
 fuzz-api: $(DEV) ## Schemathesis on both APIs with keys of each role: EXAMPLES=20 SEED=1
 	@deploy/get valkey

@@ -1,10 +1,11 @@
 """Fuzzes `load: both`: random batches in an engine that jumps and in one without Neve.
 
-    make fuzz-jumps [ROUNDS=30] [SEED=1]
+    make fuzz-jumps [ROUNDS=30] [SEED=1] [ASYNC=1]
 
 Prompts share prefixes of random lengths, some are stored; the engine's pool is small, so requests
 are preempted; rears come at random speeds; the prefix cache is emptied at times. Every answer must
-have the tokens of the engine without Neve. Ends with a line `jumps=… requests=… different=0`.
+have the tokens of the engine without Neve. The last line is `jumps=… requests=… preemptions=…
+different=0`.
 """
 
 import argparse
@@ -30,6 +31,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--python", type=Path, default=ROOT / ".venv-vllm/bin/python")
+    parser.add_argument("--async", dest="ahead", action="store_true", help="schedule a step ahead")
     options = parser.parse_args()
     draw = random.Random(options.seed)
     batches = list(make_batches(draw, options.rounds))
@@ -58,6 +60,8 @@ def main() -> None:
             "endpoint": endpoint.url, "api_key": API_KEY, "max_chunk_tokens": 64, "canary": 0,
             "match_deadline_s": 5, "load_deadline_s": 60, "load": "both",
         }  # fmt: skip
+        if options.ahead:
+            process.ask("force_async")
         process.start(neve, engine=engine)
         different = 0
         for number, (batch, right) in enumerate(zip(batches, expected, strict=True)):
@@ -72,9 +76,11 @@ def main() -> None:
                     print(f"round {number}: {len(request['tokens'])} tokens answer differently")
         counters = process.ask("counters")
         process.ask("stop")
+    preempted = int(counters.get("num_preemptions", 0))
     jumps = int(counters.get("neve_decisions.both", 0))
     requests = sum(map(len, batches))
-    print(f"jumps={jumps} requests={requests} different={different} seed={options.seed}")
+    found = f"jumps={jumps} requests={requests} preemptions={preempted} different={different}"
+    print(found, f"seed={options.seed}")
     sys.exit(1 if different or not jumps else 0)
 
 

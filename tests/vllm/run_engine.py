@@ -25,6 +25,7 @@ Run by the vLLM interpreter. Commands:
 {"do": "jump", "waves", "chunks", "waits"}   from now on, `load: both` jumps whenever it may; of a
                      rear, so many waves of so many chunks are under way at a time, and with `waits`
                      each step waits for them
+{"do": "force_async"}   engines that start from now on schedule a step ahead, as vLLM does on GPUs
 {"do": "stop"}       end the engine; another may be started. Fails if the adapter broke its contract
 Answers go to the process's original stdout; whatever vLLM prints goes to stderr.
 """
@@ -46,6 +47,7 @@ class Engine:
         from support.adapter_contract import ContractWatch
 
         self.llm = None
+        self.is_ahead = False
         self.watch = ContractWatch().install()
 
     def start(
@@ -84,6 +86,8 @@ class Engine:
             options["kv_events_config"] = self._listen()
         begin = time.monotonic()
         self.llm = LLM(model=model, kv_transfer_config=config, **options | (engine or {}))
+        if self.is_ahead:
+            assert self.llm.llm_engine.vllm_config.scheduler_config.async_scheduling
         return {"took_s": time.monotonic() - begin}
 
     def _listen(self):
@@ -339,6 +343,34 @@ class Engine:
             return forward(self, input_ids, positions, *args, **kwargs)
 
         GPUModelRunner._model_forward = slowly
+        return {}
+
+    def force_async(self):
+        """vLLM turns it off on the CPU, where nothing runs on streams: they become no-ops here.
+        What it plans, and with which placeholders, is as on a GPU; the order of streams is not."""
+        import contextlib
+
+        import torch
+        from vllm.platforms.cpu import CpuPlatform
+
+        class Nothing:
+            def __init__(self, *args, **kwargs):
+                pass
+
+            def __getattr__(self, name):
+                return lambda *args, **kwargs: None
+
+        torch.cuda.Event = torch.cuda.Stream = torch.Event = Nothing
+        torch.cuda.current_stream = lambda *args, **kwargs: Nothing()
+        torch.cuda.stream = lambda stream: contextlib.nullcontext()
+        check = CpuPlatform.check_and_update_config.__func__
+
+        def check_and_schedule_ahead(cls, config):
+            check(cls, config)
+            config.scheduler_config.async_scheduling = True
+
+        CpuPlatform.check_and_update_config = classmethod(check_and_schedule_ahead)
+        self.is_ahead = True
         return {}
 
     def jump(self, waves, chunks, waits=False):

@@ -24,37 +24,56 @@ CROWD = [asked(PROMPT), *(asked(tokens, 30) for tokens in BESIDE)]
 TAILED = [asked(PROMPT[:850] + BESIDE[0][:45])]
 
 
+def start(process, platform, revision):
+    """Computes and stores what is asked for later, so that speeds are known, too."""
+    options = {
+        "endpoint": platform.url,
+        "api_key": platform.node_key,
+        "revision": revision,  # a space of its own
+        "max_chunk_tokens": 64,
+        "match_deadline_s": 5,
+        "load_deadline_s": 20,
+        "load": "both",
+        "canary": 0,
+    }
+    process.start(options, engine=ENGINE)
+    process.generate(*ALONE)
+    process.ask("store_all")
+
+
 @pytest.fixture(scope="module")
 def engine(platform, fresh_process):
     with fresh_process("jumps") as process:
         process.start(None, engine=ENGINE)
         process.expected = [process.generate(*each) for each in (ALONE, CROWD, TAILED)]
         process.ask("stop")
-        options = {
-            "endpoint": platform.url,
-            "api_key": platform.node_key,
-            "revision": "jumps",  # a space of its own
-            "max_chunk_tokens": 64,
-            "match_deadline_s": 5,
-            "load_deadline_s": 20,
-            "load": "both",
-            "canary": 0,
-        }
-        process.start(options, engine=ENGINE)
-        process.generate(*ALONE)
-        process.ask("store_all")
+        start(process, platform, "jumps")
         yield process
 
 
 @pytest.mark.parametrize("waves", [(1, 2), (32, 8)], ids=["slowly", "at once"])
 @pytest.mark.parametrize("number", range(3), ids=["alone", "beside others", "with another tail"])
 def test_a_request_that_jumps_gets_the_same_answer(engine, number, waves):
+    assert_jumps(engine, number, waves, engine.expected[number])
+
+
+def test_a_request_jumps_in_an_engine_that_schedules_ahead(platform, engine, fresh_process):
+    """Async scheduling: a step is planned before the one before it is over."""
+    with fresh_process("jumps-ahead") as process:
+        process.ask("force_async")
+        start(process, platform, "jumps ahead")
+        for waves in ((1, 2), (32, 8)):
+            for number, expected in enumerate(engine.expected):
+                assert_jumps(process, number, waves, expected)
+        process.ask("stop")
+
+
+def assert_jumps(engine, number, waves, expected):
     engine.ask("jump", waves=waves[0], chunks=waves[1], waits=True)
     engine.ask("forget_prefixes")
     before = engine.ask("counters")
     outputs = engine.generate(*(ALONE, CROWD, TAILED)[number])
     after = engine.ask("counters")
-    expected = engine.expected[number]
     assert [each["tokens"] for each in outputs] == [each["tokens"] for each in expected]
     assert outputs[0]["logprobs"] == expected[0]["logprobs"]
 
