@@ -105,6 +105,24 @@ def test_a_context_is_found_by_name_or_id_and_an_ambiguous_name_lists_candidates
     assert there["id"] == stored["cli-b/cli-twin"]
 
 
+LOSE = """
+from catalog.models import Space
+space = Space.unscoped.get(name="cli-b")
+space.identity["codec"] = "{codec}"
+space.measured_loss = {{"error": 0.0103, "kl": 1.2e-4}}
+space.save()
+"""
+
+
+def test_kv_that_is_stored_with_loss_is_marked(neve, control_plane):
+    control_plane.manage("shell", "-v0", "-c", LOSE.format(codec="int8"))
+    shown = neve("contexts", "show", "cli-twin", "--space", "cli-b").output
+    assert "lossy: int8, error 0.0103, KL 1.2e-04" in shown
+    assert "int8" in neve("spaces", "ls").output
+    control_plane.manage("shell", "-v0", "-c", LOSE.format(codec="none"))
+    assert "lossy" not in neve("contexts", "show", "cli-twin", "--space", "cli-b").output
+
+
 def test_a_name_that_is_not_there_names_what_is_near(neve):
     done = neve("contexts", "show", "cli-t")
     assert done.exit_code == 3

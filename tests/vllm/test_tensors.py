@@ -6,10 +6,10 @@ import pytest
 pytestmark = pytest.mark.vllm
 
 
-def check(name, vllm_python, engine_environment):
+def check(name, vllm_python, engine_environment, *arguments):
     script = Path(__file__).with_name(name)
     done = subprocess.run(
-        [str(vllm_python), str(script)],
+        [str(vllm_python), str(script), *map(str, arguments)],
         env=engine_environment(),
         capture_output=True,
         text=True,
@@ -20,6 +20,10 @@ def check(name, vllm_python, engine_environment):
 
 def test_every_layout_is_read_and_written_block_by_block(vllm_python, engine_environment):
     check("check_tensors.py", vllm_python, engine_environment)
+
+
+def test_a_model_says_what_a_lossy_codec_changes(vllm_python, engine_environment, tmp_path):
+    check("check_agreement.py", vllm_python, engine_environment, tmp_path)
 
 
 def test_kv_is_told_apart_by_more_than_rounding(vllm_python, engine_environment):

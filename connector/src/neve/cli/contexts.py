@@ -23,6 +23,7 @@ from neve.cli.context_names import all_of, one, where
 from neve.cli.names import complete_context, find_context, find_space
 from neve.cli.output import Cell, Column, name, number
 from neve.cli.prompts import prompt_of, prompt_options
+from neve.formats.loss import Loss
 
 
 @click.group()
@@ -112,6 +113,8 @@ def _show(platform: Connection, detail: dict[str, Any], *, with_runs: bool) -> N
         ("pinned until", text.when(detail.get("pinned_until"), now)),
         ("extended until", text.when(detail.get("extended_until"), now)),
     ]
+    if (loss := Loss.from_dict(detail.get("loss"))) is not None:
+        facts.insert(4, ("KV", loss.words))
     if detail.get("expired_at"):
         facts.append(("expired", text.when(detail["expired_at"], now)))
     facts += [
