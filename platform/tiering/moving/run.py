@@ -168,7 +168,7 @@ class Mover:
 
         A store in trouble stops its own moves only. Raises the errors of the database and the bus.
         """
-        end = time.monotonic() + PASS_S
+        end, self.report = time.monotonic() + PASS_S, MoveReport()  # `has_work` planned, too
         with tenant_scope(self.tenant_id):
             self._cool()
             self._delete(_ended(), _State.LEAVING)
