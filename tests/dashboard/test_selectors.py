@@ -11,6 +11,7 @@ from dashboard import usage
 from dashboard.pages.nodes.selector import sessions
 from dashboard.pages.overview import misses, selector
 from dashboard.pages.overview.series import series
+from dashboard.pages.tiers.selector import moved
 from support.rows import make_segment, make_session, make_space
 from tenants.principal import rows_of
 
@@ -49,6 +50,21 @@ def test_the_hit_rate_is_of_whole_prompts_and_of_whole_blocks(acme, report):
     report(acme, START - 30, requested_tokens=80, tail_tokens=20, hit_hot_tokens=40)
     found = usage.totals((acme,), window())
     assert (found.prompt_tokens, found.hit_ratio, found.block_hit_ratio) == (100, 0.4, 0.5)
+
+
+def test_the_nodes_own_tier_is_charted_as_one_of_its_own(acme, report):
+    report(acme, START - 30, requested_tokens=100, hit_local_tokens=60, hit_hot_tokens=10,
+           local_read_bytes=6_000, local_write_bytes=900)  # fmt: skip
+    found = usage.totals((acme,), window())
+    assert (found.hit_local_tokens, found.hit_ratio) == (60, 0.7)
+    drawn = series((acme,), window())
+    for values, total in (
+        (drawn.local_tokens, 60), (drawn.local_read_bytes, 6_000), (drawn.local_write_bytes, 900),
+    ):  # fmt: skip
+        assert max(value for value in values if value is not None) > 0, total
+    shown = moved((acme,), window())
+    assert shown.local_read == pytest.approx(shown.local_written * 6_000 / 900)
+    assert moved((), window()).local_read is None
 
 
 def test_what_lies_before_the_window_is_the_window_before(acme, report):

@@ -1,9 +1,11 @@
 """Tiers & segments: what fills the tiers, when they are full, what frees dead bytes."""
 
+import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from django.utils import timezone
+from django.utils.html import strip_tags
 
 from catalog.models import Job, Segment
 from catalog.occupancy import occupancies
@@ -40,6 +42,14 @@ GAUGES = dict.fromkeys(
 )
 def test_when_a_tier_is_full(used, quota, per_s, expected):
     assert filling.full_in_s(used, quota, per_s) == expected
+
+
+def test_the_page_shows_what_nodes_read_from_their_own_tiers(people, acme, report):
+    at = timezone.now().timestamp() - 120
+    report(acme, at, requested_tokens=100, hit_local_tokens=60, local_read_bytes=9_000_000)
+    shown = people["operator"].get("/tiers/?range=15m").content.decode()
+    line = shown.partition("Nodes' own")[2].partition("in their local tiers")[0]
+    assert re.search(r"[1-9][\d.,]*\s+\S*B/s\s+read", strip_tags(line)), strip_tags(line)
 
 
 def test_growth_is_the_slope_of_the_last_hour(acme, globex):

@@ -276,6 +276,47 @@ class TestTrouble:
         assert not list(folder.rglob("*.tmp"))
 
 
+def mount(*arguments: str) -> None:
+    done = subprocess.run(["mount", *arguments], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"needs the right to mount: {done.stderr.strip()}")
+
+
+class TestDisk:
+    """A disk of its own: a small tmpfs."""
+
+    @pytest.fixture
+    def disk(self, tmp_path):
+        path = tmp_path / "disk"
+        path.mkdir()
+        mount("-t", "tmpfs", "-o", f"size={3 * BLOCK}", "tmpfs", str(path))
+        yield path
+        subprocess.run(["umount", "--lazy", str(path)], check=True)
+
+    def test_what_does_not_fit_a_full_disk_is_read_from_the_hot_tier(self, endpoint, hot, disk):
+        with connect(endpoint, local_dir=str(disk / "local"), local_bytes=100 * BLOCK) as client:
+            chain = Chain(client, 6)
+            chain.put()
+            assert chain.get() == [None] * 6
+            assert client.local.flush(30)
+            kept = len(files(disk / "local"))
+            assert 0 < kept < 6
+            assert not list(disk.rglob("*.tmp"))
+            counted = read_again(client, chain)
+            assert (counted["hit_local_blocks"], counted["hit_hot_blocks"]) == (kept, 6 - kept)
+
+    def test_a_disk_that_became_read_only_serves_what_it_has(self, endpoint, hot, disk):
+        with connect(endpoint, local_dir=str(disk / "local"), local_bytes=2 * BLOCK) as client:
+            chain = keep(client, 2)
+            mount("-o", "remount,ro", str(disk))
+            assert read_again(client, chain)["hit_local_blocks"] == 2
+            more = Chain(client, 2, 9)
+            more.put()
+            assert more.get() == [None, None]
+            assert client.local.flush(30)
+            assert read_again(client, more)["hit_hot_blocks"] == 2
+
+
 class TestSize:
     def test_the_size_is_kept_and_the_longest_unread_leave(self, endpoint, hot, folder):
         with connect(endpoint, local_dir=str(folder), local_bytes=4 * BLOCK) as client:
