@@ -315,7 +315,7 @@ def main() -> None:
     parser.add_argument("--block-kib", type=int, default=1024)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--drop", action="store_true", help="empty the page cache before each read")
-    parser.add_argument("--model", type=Path, help="a Hugging Face folder, for the codecs")
+    parser.add_argument("--model", type=Path, help="for codecs; needs transformers")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     figures: dict[str, float] = {}
