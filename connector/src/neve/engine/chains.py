@@ -70,6 +70,9 @@ class Chain:
             for number, hasher in enumerate(self._hashers):
                 ids = hasher.chain(tokens, parent=self._last[number], extras=extras)
                 self._last[number] = ids[-1]
+                if len(self._root) == 1:  # thousands of chunks, each with one id
+                    self.ids += [(id_,) for id_ in ids]
+                    return
                 per_space.append([self._columns(hasher, id_) for id_ in ids])
             every = zip(*per_space, strict=True)
             self.ids += [tuple(chain.from_iterable(columns)) for columns in every]

@@ -160,7 +160,10 @@ class LoadPolicy:
     def begin_load(self, plan: LoadPlan) -> None:
         size_bytes = dict.fromkeys(Tier, 0)
         for block in plan.blocks:
-            size_bytes[block.locations[0].nearest] += sum(at.size_bytes for at in block.locations)
+            nearest, *rest = block.locations
+            size_bytes[nearest.nearest] += nearest.size_bytes
+            for at in rest:
+                size_bytes[nearest.nearest] += at.size_bytes
         ahead = {tier: meter.begin(size_bytes[tier]) for tier, meter in self._stores.items()}
         self._loads[plan.request_id] = _TimedLoad(
             len(plan.blocks), size_bytes, ahead, plan.deadline_s, time.monotonic()

@@ -4,7 +4,6 @@ Belongs to the scheduler's thread. `neve.engine.loader` carries loads out.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 
 from neve.engine.groups import blocks_to_skip, engine_blocks_of
 from neve.engine.load_policy import LoadPolicy
@@ -13,6 +12,7 @@ from neve.engine.table import Request, RequestTable, Row
 from neve.engine.telemetry import Telemetry
 from neve.formats.block import HEADER_BYTES
 from neve.formats.parts import PartKind
+from neve.index.tier import Tier
 from neve.planner.choice import counted_as
 
 
@@ -50,13 +50,15 @@ class Loads:
         resume = self._table.resume(request, rows, first=first)
         if resume.chunks != chunks or (self._table.is_split and end_tokens % size):
             raise ValueError(f"{external_tokens} tokens are no end of {resume.chunks} found chunks")
-        blocks = [
-            self._block(request, group, chunk, rows[chunk - first], engine_blocks, end_tokens)
-            for group, needed in enumerate(resume.needed)
-            for chunk in range(first + chunks - needed, first + chunks)
-        ]
         if self._table.is_split:
+            blocks = [
+                self._block(request, group, chunk, rows[chunk - first], engine_blocks, end_tokens)
+                for group, needed in enumerate(resume.needed)
+                for chunk in range(first + chunks - needed, first + chunks)
+            ]
             blocks = _counted(blocks, external_tokens)
+        else:
+            blocks = self._whole_blocks(request, first, rows, engine_blocks)
         self._policy.note_decision(lookup.choice)
         self._table.count({counted_as(lookup.choice.decision): 1})
         deadline_s = self._policy.deadline_s(lookup.choice)
@@ -66,6 +68,27 @@ class Loads:
         request.failed_chunk = None
         self._policy.begin_load(request.loading)
         return request.loading
+
+    def _whole_blocks(
+        self,
+        request: Request,
+        first: int,
+        rows: Sequence[Row],
+        engine_blocks: Sequence[Sequence[int]],
+    ) -> list[BlockLoad]:
+        """As `_block`, for tables of one group that sees all tokens: a long prompt has thousands
+        of chunks, and the engine waits meanwhile."""
+        assert request.chain is not None
+        (group,), size = self._table.groups, request.chain.chunk_tokens
+        each = size // group.block_tokens
+        filled = tuple(engine_blocks[group.number][first * each : (first + len(rows)) * each])
+        skip = (request.local_tokens - first * size) // group.block_tokens  # of the first chunk
+        return [
+            BlockLoad(ids, row, filled[n * each : (n + 1) * each], 0 if n else skip)  # type: ignore[arg-type]  # rows are complete
+            for n, (ids, row) in enumerate(
+                zip(request.chain.ids[first : first + len(rows)], rows, strict=True)
+            )
+        ]
 
     def _block(
         self,
@@ -122,22 +145,26 @@ class Loads:
         good = len(plan.blocks) if request.failed_chunk is None else request.failed_chunk
         took_s = self._policy.end_load(request_id, good)
         assert request.chain is not None
-        self._count_worth(request, plan.blocks[:good], took_s)
+        loaded_tokens = self._tokens(plan.blocks[:good])
+        self._count_worth(request, loaded_tokens, took_s)
         seen = request.seen
-        seen.loaded_tokens += self._tokens(plan.blocks[:good])
+        seen.loaded_tokens += loaded_tokens
         seen.load_s = took_s + (seen.load_s or 0.0)
         seen.failed = seen.failed or good < len(plan.blocks)
         if plan.whole and good:
             self._note_reused(request, plan)
         self._count_family(request, plan.blocks[:good])
-        size = request.chain.chunk_tokens
+        size, hit_tokens = request.chain.chunk_tokens, dict.fromkeys(Tier, 0)
         for chunk, block in enumerate(() if plan.whole else plan.blocks[:good], plan.first_chunk):
             tier = block.locations[0].nearest
             tokens = len(block.written) * self._table.engine_block_tokens
             # After a preemption, output tokens are loaded too: they are no reused prompt tokens.
             output_tokens = max(0, (chunk + 1) * size - request.engine.prompt_tokens)
             request.reused[chunk] = tier, max(0, tokens - output_tokens)
-            self._telemetry.count("hit_tokens", tokens, tier)
+            hit_tokens[tier] += tokens
+        for tier, tokens in hit_tokens.items():
+            if tokens:
+                self._telemetry.count("hit_tokens", tokens, tier)
         if good < len(plan.blocks):
             # Another look-up would find the same blocks and fail the same way, for ever.
             request.may_load = False
@@ -150,10 +177,10 @@ class Loads:
             len(block.written) * size if block.tokens is None else block.tokens for block in blocks
         )
 
-    def _count_worth(self, request: Request, blocks: Sequence[BlockLoad], took_s: float) -> None:
-        """What a load of these verified blocks spared, or lost: see `neve.node.stats`. The engine's
-        step after it is part of its cost."""
-        start, tokens = request.local_tokens, self._tokens(blocks)
+    def _count_worth(self, request: Request, tokens: int, took_s: float) -> None:
+        """What a load of so many verified tokens spared, or lost: see `neve.node.stats`. The
+        engine's step after it is part of its cost."""
+        start = request.local_tokens
         spared_s = self._policy.prefill_s(start, start + tokens)
         if tokens:
             took_s += self._policy.after_load_s(start + tokens, len(request.tokens))
@@ -197,4 +224,4 @@ def _counted(blocks: list[BlockLoad], tokens: int) -> list[BlockLoad]:
     firsts = sum(block.group == 0 for block in blocks)
     each = [tokens * (n + 1) // firsts - tokens * n // firsts for n in range(firsts)]
     each += [0] * (len(blocks) - firsts)
-    return [replace(block, tokens=count) for block, count in zip(blocks, each, strict=True)]
+    return [block._replace(tokens=count) for block, count in zip(blocks, each, strict=True)]

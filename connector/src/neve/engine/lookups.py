@@ -161,14 +161,18 @@ class Lookups:
         try:
             for number, client in enumerate(self._table.clients() or ()):
                 columns = slice(number * shards, (number + 1) * shards)
-                asked = list(chained.from_iterable(every[columns] for every in ids))
+                asked = list(chained.from_iterable([every[columns] for every in ids]))
                 match = client.match if counts else client.match_again
                 matches.append(match(asked, deadline_s=self._match_deadline_s))
         except NeveError:  # the client is being closed
             matches = []
         misses = {match.miss for match in matches}
         per_space = [_rows(match.locations, shards) for match in matches]
-        rows = [tuple(chained.from_iterable(row)) for row in zip(*per_space, strict=False)]
+        rows: list[Row] = (
+            list(per_space[0])
+            if len(per_space) == 1
+            else [tuple(chained.from_iterable(row)) for row in zip(*per_space, strict=False)]
+        )
         failed = not misses or not misses.isdisjoint(_UNKNOWN)
         shortest = min(matches, key=lambda each: len(each.locations), default=None)
         miss = MissReason.TIMEOUT if shortest is None else shortest.miss
@@ -282,7 +286,11 @@ class Lookups:
 
     def _note_stored(self, lookup: Lookup, chain: Chain) -> None:
         stored, asked_from = self._table.stored, self._others_from(len(lookup.found))
-        for number, ids in enumerate(chain.ids[lookup.start :]):
+        begin = lookup.start
+        if not self._table.is_split:  # thousands of chunks, all of them found
+            begin += len(lookup.found)
+            stored.add_others([ids[0] for ids in chain.ids[lookup.start : begin]])
+        for number, ids in enumerate(chain.ids[begin:], begin - lookup.start):
             row = lookup.found[number] if number < len(lookup.found) else None
             for place, group in enumerate(self._table.groups):
                 (first, *_) = self._table.of_group(ids, place)
@@ -336,9 +344,15 @@ class Lookups:
             rows = lookup.found[start - lookup.start :]
             chunks = self._table.resume(request, rows, first=start).chunks
             numbers = range(start, start + chunks)
-            foreign = [
-                n for n in numbers if self._is_foreign(chain.ids[n], lookup.found[n - lookup.start])
-            ]
+            if self._table.is_split:
+                foreign = [
+                    n
+                    for n in numbers
+                    if self._is_foreign(chain.ids[n], lookup.found[n - lookup.start])
+                ]
+            else:
+                is_own = self._table.stored.is_own
+                foreign = [n for n in numbers if not is_own(chain.ids[n][0])]
             lookup.has_foreign = bool(foreign)
             if foreign and self._canary.picks():
                 request.computes_all = request.unproven = True
@@ -419,5 +433,7 @@ class Lookups:
 
 def _rows(locations: Sequence[Location], shards: int) -> list[tuple[Location, ...]]:
     """One row of `shards` locations for each chunk that has all of them, in chain order."""
+    if shards == 1:
+        return [(location,) for location in locations]
     whole = len(locations) - len(locations) % shards
     return [tuple(locations[n : n + shards]) for n in range(0, whole, shards)]

@@ -11,7 +11,7 @@ Source: Jin et al., "Compute or Load KV Cache? Why Not Both?" (Cake), arXiv 2410
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final
 
 from neve.engine.step import BlockLoad, LoadPlan, RearPlan
@@ -164,7 +164,7 @@ class Rears:
             own = tuple(engine_blocks[chunk * per_chunk : (chunk + 1) * per_chunk])
             assert len(own) == per_chunk
             skip = rear.skip if chunk == rear.jumped else 0
-            blocks.append(replace(rear.blocks[chunk - rear.first], engine_blocks=own, skip=skip))
+            blocks.append(rear.blocks[chunk - rear.first]._replace(engine_blocks=own, skip=skip))
         request, size = self._table.requests[request_id], self._chunk_tokens(request_id)
         for chunk, block in enumerate(blocks, rear.jumped):
             tokens = size - max(0, rear.computed_tokens - chunk * size)

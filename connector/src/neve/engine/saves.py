@@ -65,7 +65,12 @@ class Saves:
         chunks = min(computed_tokens, len(request.tokens)) // chain.chunk_tokens
         chain.extend(chunks)
         plans = []
-        for chunk in range(request.next_save, chunks):
+        first = request.next_save
+        if not (self._table.is_split or request.to_compare or request.probes):
+            # Thousands of them after a load: the engine waits meanwhile.
+            while stores and first < chunks and chain.ids[first][0] in self._table.stored:
+                first += 1
+        for chunk in range(first, chunks):
             compares = chunk in request.to_compare
             row = request.to_compare.pop(chunk, ())
             for number, group in enumerate(self._table.groups):

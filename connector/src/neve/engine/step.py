@@ -6,7 +6,7 @@ Workers → scheduler: `RankInfo` once, `WorkerReport` after steps.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from neve.engine.canary import Verdict
 from neve.engine.chains import Media
@@ -60,9 +60,9 @@ Scheduled = tuple[str, int, int, Sequence[Sequence[int]], bool, bool]
 OfferedState = tuple[int, int, int]
 
 
-@dataclass(frozen=True)
-class BlockLoad:
-    """One block to read and the engine blocks that its tokens fill.
+class BlockLoad(NamedTuple):
+    """One block to read and the engine blocks that its tokens fill. A tuple: a load of a long
+    prompt has thousands.
 
     `ids` and `locations` have one entry for every column. The first `skip` engine blocks already
     hold this KV (the engine's own prefix cache), or are seen by no reader, and must not be written.

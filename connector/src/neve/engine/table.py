@@ -165,6 +165,15 @@ class StoredChunks:
         if len(self._own) > _MOST_STORED_IDS:
             self._own.popitem(last=False)
 
+    def add_others(self, block_ids: Iterable[bytes]) -> None:
+        """`add` for chunks that a look-up found."""
+        own = self._own
+        for block_id in block_ids:
+            own.setdefault(block_id, False)
+            own.move_to_end(block_id)
+        while len(own) > _MOST_STORED_IDS:
+            own.popitem(last=False)
+
     def lose(self, block_id: bytes) -> None:
         """The chunk turned out to be gone."""
         if self._own.pop(block_id, None) is not None:
@@ -360,8 +369,12 @@ class RequestTable:
             own += more
 
 
-def wanted(table: RequestTable, rows: Sequence[Row], resume: Resume) -> list[tuple[Location, ...]]:
+def wanted(
+    table: RequestTable, rows: Sequence[Row], resume: Resume
+) -> Sequence[tuple[Location, ...]]:
     """Of each chunk up to where the request goes on, the locations that have to be loaded."""
+    if not table.is_split:
+        return rows[: resume.chunks]  # type: ignore[return-value]  # complete, and all are needed
     found = []
     for number, row in enumerate(rows[: resume.chunks]):
         groups = [g for g, n in enumerate(resume.needed) if number >= resume.chunks - n]

@@ -257,7 +257,13 @@ def decode_match(reply: bytes) -> list[Location | MissReason]:
     of an unknown kind, is a miss by UNSUPPORTED.
     """
     found: list[Location | MissReason] = []
+    last: tuple[int, ...] | None = None
+    of_last: Location | MissReason = MissReason.NEVER_STORED
     for row in _ROW.iter_unpack(reply):
+        if row == last:  # hot blocks of one space differ in nothing
+            found.append(of_last)
+            continue
+        last = row
         state, reason, size, pinned, segment, kind, hot_codec, codec, cold_size, at = row
         encoded_bytes = cold_size - HEADER_BYTES if codec else 0
         if kind or hot_codec or codec:
@@ -266,13 +272,14 @@ def decode_match(reply: bytes) -> list[Location | MissReason]:
             if not state & _COLD:
                 segment = at = codec = encoded_bytes = 0
             if not state & (_HOT | _COLD):
-                found.append(MissReason.UNSUPPORTED)
+                found.append(of_last := MissReason.UNSUPPORTED)
                 continue
         if state:
             tier = Tier.HOT if state & _HOT else Tier.COLD
-            found.append(Location(tier, size, segment, at, pinned, codec, encoded_bytes))
+            of_last = Location(tier, size, segment, at, pinned, codec, encoded_bytes)
         else:
-            found.append(REASONS[reason])
+            of_last = REASONS[reason]
+        found.append(of_last)
     return found
 
 
