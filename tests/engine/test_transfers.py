@@ -232,13 +232,13 @@ def test_waves_are_received_while_one_is_written_and_all_are_written_in_order(cl
     client.end()
     client.end()
     loader.poll()
-    assert len(kv.tickets) == 1  # the second waits for the first
+    assert len(kv.tickets) == 2  # an engine's step lies between two polls
     kv.run()
-    loader.poll()
+    assert not loader.poll().request_ids
     assert len(kv.tickets) == 1
     client.end()
+    assert not loader.poll().request_ids
     kv.run()
-    loader.poll()
     kv.run()
     assert loader.poll().request_ids == {"r"}
     assert bytes(kv.blocks[:80]) == bytes(range(1, 81))
@@ -497,7 +497,7 @@ def test_stopped_transfers_fail_loads_of_several_groups_once_and_end_copies_out(
     kvs = [Kv(defers=True), Kv(defers=True)]
     kvs[1].blocks[:2] = b"ab"
     transfers = in_groups(client, kvs)
-    blocks = tuple(replace(block, group=n) for n, block in enumerate(load_plan(2).blocks))
+    blocks = tuple(block._replace(group=n) for n, block in enumerate(load_plan(2).blocks))
     transfers.start(replace(load_plan(2), blocks=blocks, whole=True))
     transfers.save([BlockSave("s", (b"s",), (b"",), 2, (0, 1), group=1)])
     assert not transfers.end_copies(0.01)
@@ -518,7 +518,7 @@ def test_stopped_transfers_fail_loads_of_several_groups_once_and_end_copies_out(
 def test_an_idle_step_waits_for_a_group_that_still_loads(kv, client, monkeypatch):
     transfers = in_groups(client, [kv, kv])
     plan = load_plan(2)
-    blocks = tuple(replace(block, group=n) for n, block in enumerate(plan.blocks))
+    blocks = tuple(block._replace(group=n) for n, block in enumerate(plan.blocks))
     transfers.start(replace(plan, blocks=blocks, whole=True))
     client.end()
     assert transfers.poll(0.0).request_ids == set()
@@ -530,3 +530,22 @@ def test_an_idle_step_waits_for_a_group_that_still_loads(kv, client, monkeypatch
     monkeypatch.undo()
     client.end()
     assert transfers.poll(0.0).request_ids == {"r"}
+
+
+def test_waves_behind_a_missing_block_are_not_copied(monkeypatch):
+    monkeypatch.setattr("neve.engine.loader._WAVE_BLOCKS", 1)
+    client, kv = Client(), Kv(defers=True)
+    loader = BlockLoader(client, kv, StagingPool(partial(kv.allocate, 2), 8), columns=(0,))
+    plan = load_plan(3)
+    client.store = {plan.blocks[n].ids[0]: bytes((7, 8)) for n in (0, 2)}
+    loader.start(plan)
+    for _ in range(3):
+        client.end()
+    assert not loader.poll().request_ids  # the first is still being copied
+    assert len(kv.tickets) == 1
+    kv.run()
+    results = loader.poll()
+    assert results.failed_requests == {"r"}
+    assert results.failed_engine_blocks == {b for x in plan.blocks[1:] for b in x.engine_blocks}
+    assert not kv.tickets
+    assert bytes(kv.blocks[b] for b in plan.blocks[2].engine_blocks) == bytes(2)

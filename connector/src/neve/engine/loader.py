@@ -19,9 +19,10 @@ from neve.engine.step import BlockLoad, LoadPlan
 from neve.errors import NeveError
 
 # Blocks of a wave: enough to fill the network, few enough that several loads share the staging.
-_WAVE_BLOCKS = 32
+# Each costs the engine's thread the same, so half as many make a load sooner (docs/benchmarks.md).
+_WAVE_BLOCKS = 64
 # Waves of one load at a time: while one is copied into the engine, the next are received.
-_WAVES = 8
+_WAVES = 4
 # `get_many` keeps the deadline itself; this bounds a client that never answers.
 _GRACE_S = 0.5
 
@@ -137,14 +138,13 @@ class BlockLoader(Generic[S]):
     def _advance(self, load: _ActiveLoad[S]) -> tuple[BlockLoad, ...] | None:
         """None while under way; then the blocks that were not loaded, if any."""
         now = time.monotonic()
+        self._land_arrived(load)
         while load.waves:
             wave = load.waves[0]
-            if not wave.transfer.done():
+            if wave.landing is None:  # nor are those behind it
                 if now < load.deadline + _GRACE_S:
                     break
                 return load.missing
-            if wave.landing is None:
-                wave.landing = self._land(wave)
             if not wave.landing.done():
                 break  # Even past the deadline: the engine's blocks are being written.
             load.waves.popleft()
@@ -190,6 +190,17 @@ class BlockLoader(Generic[S]):
     def _counted(self, blocks: Sequence[BlockLoad]) -> list[int] | None:
         counted = [block.tokens for block in blocks for _ in self._columns]
         return None if None in counted else [tokens or 0 for tokens in counted]
+
+    def _land_arrived(self, load: _ActiveLoad[S]) -> None:
+        """Begins to copy all waves that arrived, in order: an engine's step lies between two polls,
+        so that waiting for one copy before the next begins would be slower than a network."""
+        for wave in load.waves:
+            if wave.landing is None:
+                if not wave.transfer.done():
+                    return
+                wave.landing = self._land(wave)
+            if wave.good < len(wave.blocks):
+                return  # what is behind a failed block is not written
 
     def _land(self, wave: _Wave[S]) -> Ticket:
         """Begins to copy the blocks before the first failed one into the engine."""

@@ -16,8 +16,9 @@ from neve.engine.step import LoadPlan, RearPlan
 
 # Small waves: the rear meets the front at the end of one.
 _WAVE_CHUNKS: Final = 8
-# Under way at a time, of one rear: what comes in a long step, after which the next are sent.
-_WAVES: Final = 32
+# Under way at a time, of one rear: what comes in a long step, after which the next are sent. Of
+# 2 MiB chunks 2.5 GiB, within the client's bound of 4 GiB; a GPU's step takes up to a second.
+_WAVES: Final = 160
 _FETCH_S: Final = 60.0  # a wave that takes longer ends the rear: the engine is faster
 
 
