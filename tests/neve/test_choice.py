@@ -48,6 +48,15 @@ def test_a_cold_tail_that_is_slower_than_computing_is_left():
     assert (choice.blocks, choice.decision) == (6, Decision.LOAD_PREFIX)
 
 
+def test_all_is_loaded_unless_computing_its_tail_is_clearly_sooner():
+    """The tail hides in the step that follows every load, so that loading less looks sooner by the
+    time of its bytes; but a step of more tokens takes longer than those tell."""
+    store, step_s = Store(100 * BLOCK), 0.1
+    assert weigh(HOT * 40, hot=store, step_s=step_s).decision is Decision.LOAD_ALL
+    slow = weigh(HOT * 4, hot=Store(20 * BLOCK), step_s=0.15, end=400)
+    assert (slow.blocks, slow.decision) == (3, Decision.LOAD_PREFIX)
+
+
 def test_a_long_round_trip_is_not_worth_a_short_prefix():
     store = Store(1000 * BLOCK, round_trip_s=0.5)
     assert weigh(HOT * 3, hot=store).decision is Decision.RECOMPUTE

@@ -91,6 +91,10 @@ def choose(
         if most == 0:
             return 0
         best = most - int(np.argmin(total_s[:most][::-1]))  # the last of equal ones
+        # A step with more than a few tokens takes longer than its tokens say (a GPU leaves its
+        # captured graphs): load all, unless computing the rest is clearly sooner.
+        if total_s[most - 1] * (1.0 - MARGIN) <= total_s[best - 1]:
+            best = most
         return best if total_s[best - 1] <= recompute_s * (1.0 - MARGIN) else 0
 
     def spared_s(blocks: int) -> float:
