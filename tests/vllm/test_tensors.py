@@ -6,7 +6,8 @@ import pytest
 pytestmark = pytest.mark.vllm
 
 
-def check(name, vllm_python, engine_environment, *arguments):
+def check(name, vllm_python, engine_environment, *arguments, may_skip=None):
+    """`may_skip`: what the script says on stderr if it can't run here."""
     script = Path(__file__).with_name(name)
     done = subprocess.run(
         [str(vllm_python), str(script), *map(str, arguments)],
@@ -15,6 +16,8 @@ def check(name, vllm_python, engine_environment, *arguments):
         text=True,
         check=False,
     )
+    if may_skip is not None and done.stderr.strip() == may_skip:
+        pytest.skip(may_skip)
     assert done.returncode == 0, done.stderr[-4000:]
 
 
@@ -36,6 +39,10 @@ def test_every_setting_of_vllm_counts_or_is_harmless_for_a_reason(vllm_python, e
 
 def test_copies_are_ordered_by_streams_and_events_alone(vllm_python, engine_environment):
     check("check_streams.py", vllm_python, engine_environment)
+
+
+def test_one_kernel_moves_what_plain_torch_moves(vllm_python, engine_environment):
+    check("check_rows.py", vllm_python, engine_environment, may_skip="no triton")
 
 
 def test_every_kind_of_kv_cache_is_stored_or_known_to_be_refused(vllm_python, engine_environment):

@@ -381,6 +381,13 @@ STAGING_SHORT = LogEvent(
     "Set smaller `load_budget_bytes` and `save_budget_bytes`.",
     effect="set smaller load_budget_bytes, save_budget_bytes",
 )
+COPIES_BY_LAYER = LogEvent(
+    "neve.copies.by_layer",
+    INFO,
+    ("detail",),
+    "Blocks are copied layer by layer, not by one kernel: `detail` says why.",
+    "Nothing: loads and stores take more of the engine's thread. On a GPU, install `triton`.",
+)
 CONTEXT_KEPT = LogEvent(
     "neve.context.kept",
     WARNING,

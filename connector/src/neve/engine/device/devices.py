@@ -1,8 +1,8 @@
 """Copies between a GPU's KV tensors and pinned staging, on streams beside the engine's own.
 
 Each direction has a stream and a buffer on the device. A save gathers a batch into the buffer, by
-one kernel a layer or two if a chunk has several engine blocks (one kernel in all if the layers of a
-block lie side by side), then copies it to staging, one copy for each run of neighbours. A load goes
+one kernel (`neve.engine.device.rows`) or, where that can't be, by one a layer or two, then copies
+it to staging, one copy for each run of neighbours. A load goes
 the other way. Events order the streams; no call waits for the whole device. The engine's thread
 only launches, except in `fence`.
 
@@ -11,18 +11,22 @@ The kernels are plain torch, so they run on any device (the tests run them on th
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 import torch
 
+from neve import log_events
 from neve.engine.device.lossy import LossyCodec
+
+if TYPE_CHECKING:
+    from neve.engine.device.rows import RowMover
 
 # Bytes of one direction's buffer: many blocks a kernel, so that launches cost little. At most one
 # in `_SHARE_OF_FREE` of the bytes that the engine left free.
 _BUFFER_BYTES: Final = 512 << 20
 _SHARE_OF_FREE: Final = 8
 # A codec computes in float32 beside the buffer, which is then so much smaller.
-_CODEC_SHARE: Final = 8
+_CODEC_SHARE: Final = 4
 
 
 class Layer(Protocol):
@@ -178,6 +182,44 @@ class DeviceCopies:
         self._out = torch.cuda.Stream(device)
         self._in = torch.cuda.Stream(device)
         self._buffers: dict[bool, torch.Tensor] = {}
+        self._mover = self._make_mover()
+
+    def _make_mover(self) -> "RowMover | None":
+        """Compiled now, and only if it moves the same bytes as plain torch here."""
+        if self._heads > 1:
+            return None
+        try:
+            from neve.engine.device.rows import RowMover
+
+            mover = RowMover([tensor for tensor, _ in self._rows])
+            if not self._is_right(mover):
+                raise RuntimeError("the kernel moves other bytes than plain torch")
+        except Exception as error:  # plain torch does the same
+            log_events.COPIES_BY_LAYER.log(detail=error)
+            return None
+        return mover
+
+    def _is_right(self, mover: "RowMover") -> bool:
+        """Tries the last two engine blocks, as one chunk; nothing is known of them yet, and
+        they keep what they hold."""
+        last = min(len(tensor) for tensor, _ in self._rows) - 1
+        index = torch.tensor([[last, max(0, last - 1)]], device=self._device)
+        held, found = (
+            torch.empty((1, self._plain_bytes([[0, 0]])), dtype=torch.uint8, device=self._device)
+            for _ in range(2)
+        )
+        gather(self._rows, 1, index, held)
+        tried = torch.randint_like(held, 256)
+        try:
+            scatter(self._rows, 1, index, 0, tried)
+            mover.out_of(index, found)
+            is_right = torch.equal(found, tried)
+            tried = torch.randint_like(held, 256)
+            mover.into(index, 0, tried)
+            gather(self._rows, 1, index, found)
+            return bool(is_right and torch.equal(found, tried))
+        finally:
+            scatter(self._rows, 1, index, 0, held)
 
     def move_out(
         self, blocks: Sequence[Sequence[int]], staging: Sequence[torch.Tensor]
@@ -191,7 +233,10 @@ class DeviceCopies:
                 pieces = staging[first : first + len(buffer)]
                 rows = buffer[: len(pieces)]
                 index = self._index(blocks[first : first + len(buffer)])
-                gather(self._rows, self._heads, index, rows)
+                if self._mover is not None:
+                    self._mover.out_of(index, rows)
+                else:
+                    gather(self._rows, self._heads, index, rows)
                 if self._codec is not None:
                     rows = encode_rows(self._codec, self._heads, rows)
                 for at, run in runs(pieces):
@@ -221,7 +266,11 @@ class DeviceCopies:
                 if self._codec is not None:
                     decode_rows(self._codec, self._heads, stored, rows)
                 index = self._index(blocks[first:end])
-                scatter(self._rows, self._heads, index, 0 if first else skip, rows)
+                skipped = 0 if first else skip
+                if self._mover is not None:
+                    self._mover.into(index, skipped, rows)
+                else:
+                    scatter(self._rows, self._heads, index, skipped, rows)
         return EventTicket(self._in)
 
     def fence(self) -> None:
