@@ -8,6 +8,7 @@ A block is admitted at its second use here (`Ghosts`), and written in the backgr
 by one thread. `neve.datapath.local_files` says how files are kept.
 """
 
+import os
 import threading
 import time
 from collections import Counter, OrderedDict, deque
@@ -33,7 +34,8 @@ from neve.formats.block import HEADER_BYTES, PLAIN, as_plain, decode_header, enc
 from neve.node.session import Session
 from neve.node.stats import Stats
 
-READERS: Final = 4  # threads that read files
+# Threads that read files. From a RAM disk each copies some 2.4 GB/s (docs/benchmarks.md).
+READERS: Final = min(8, max(4, (os.cpu_count() or 1) // 2))
 # A load may spend this share of its time here, at most; the rest is left for the other tiers.
 SHARE: Final = 0.5
 STALL_S: Final = 1.0  # all loads give up when so long not a byte comes
