@@ -19,8 +19,17 @@ share its memory and cores. Prints:
 - of every load, how many of its answer's tokens differ from those of the engine's own prefix cache;
   it fails if one does (not with `--inexact`), or if all prompts of a length have one answer: then
   answers would not show a wrong load;
+- with `--settings`: the same prompts loaded again while Valkeys run with other settings;
+- with `both`: prompts computed and loaded at once, from stores that are paced to a third of the
+  speed of computing, the same and three times of it, beside loading alone;
 - conversations with turns at a fixed rate: time to the first token over all turns, fraction of
   prompt tokens reused, and GPU seconds in forward passes.
+
+Modes: `recompute` (no connector), `cpu_tier` (vLLM's own), `hot`, `cold` (S3), `int8` and `fp8`
+(hot, stored with loss), `local` (hot, then from `--local-dir`), `both`, `both_cold`, `beside` (Neve
+beside vLLM's CPU tier) and `under` (as its second tier); and those that `--variants` names: each a
+mode with other options of this command, such as {"cross": {"mode": "hot", "neve":
+{"cross_layer_blocks": true}}}.
 """
 
 import argparse
@@ -36,7 +45,10 @@ from typing import Any
 from shapes import SHAPES
 
 ROOT = Path(__file__).resolve().parents[1]
-MODES = ("recompute", "cpu_tier", "hot", "cold")
+MODES = (
+    *("recompute", "cpu_tier", "hot", "cold", "int8", "fp8", "local"),
+    *("both", "both_cold", "beside", "under"),
+)
 LENGTHS = (2048, 8192, 16384, 32768, 65536)
 THROUGHPUT = {"prompts": 48, "tokens": 4096, "answer": 64, "rounds": 5}
 DECODE = {"prompts": 64, "tokens": 512, "answer": 256, "rounds": 3}
@@ -56,7 +68,8 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, default="llama-8b", help="of the model")
     parser.add_argument("--tokens", type=int, nargs="*", default=LENGTHS)
     parser.add_argument("--valkeys", type=int, nargs="*", default=(4, 8))
-    parser.add_argument("--modes", nargs="*", choices=MODES, default=MODES[:3])
+    parser.add_argument("--modes", nargs="*", default=MODES[:3])
+    parser.add_argument("--variants", type=json.loads, default={}, metavar="JSON")
     parser.add_argument("--connections", type=int, default=2, help="to each Valkey")
     parser.add_argument(
         "--valkey-options", nargs="*", default=[], metavar="NAME=VALUE", help="such as io-threads=3"
@@ -67,6 +80,26 @@ def main() -> None:
         "--hot-gib", type=int, help="quota of the hot tier; by default what the measurements write"
     )
     parser.add_argument("--inexact", action="store_true", help="loads may answer differently")
+    parser.add_argument(
+        "--settings",
+        nargs="*",
+        default=[],
+        metavar="NAME=VALUE,…",
+        help="load once more with these settings of Valkey, one set after another",
+    )
+    parser.add_argument("--local-dir", default="/dev/shm", help="of the mode local")
+    parser.add_argument(
+        "--at-once",
+        type=int,
+        default=1,
+        help="engines that start together and are measured in turn; give each a part of the GPU "
+        "(--engine '{\"kv_cache_memory_bytes\": …}')",
+    )
+    parser.add_argument("--save-gib", type=int, default=16, help="staging of stores")
+    parser.add_argument(
+        "--neve", type=json.loads, default={}, metavar="JSON", help="more options of the connector"
+    )
+    parser.add_argument("--limit-s", type=float, default=1800, help="for one engine's measurements")
     parser.add_argument("--users", type=int, default=USERS, help="of the conversations")
     parser.add_argument("--kv-cache-dtype", default="auto")
     parser.add_argument(
@@ -75,6 +108,7 @@ def main() -> None:
     parser.add_argument("--no-hybrid", action="store_true", help="one KV cache group")
     parser.add_argument("--no-decode", action="store_true")
     parser.add_argument("--no-throughput", action="store_true")
+    parser.add_argument("--rounds", type=int, help="of the throughput")
     parser.add_argument("--no-turns", action="store_true")
     parser.add_argument("--tiny", action="store_true", help="a tiny model: does the script work?")
     parser.add_argument("--out", type=Path, default=Path("var/bench"))
@@ -86,17 +120,46 @@ def main() -> None:
         "hybrid": not options.no_hybrid,
         "modes": {},
     }
+    runs: list[tuple[str, argparse.Namespace, int]] = []
+    failed: list[str] = []
     for mode in options.modes:
-        for count in options.valkeys if mode in ("hot", "cold") else (0,):
-            name = f"{mode}, {count} Valkeys" if count else mode
-            result["modes"][name] = run_mode(mode, count, options)
-            (options.out / f"ttft-{options.shape}.json").write_text(
-                json.dumps(result, indent=1) + "\n"
-            )
+        of_mode = varied(options, mode)
+        counts = (0,) if of_mode.mode in ("recompute", "cpu_tier") else of_mode.valkeys
+        runs += [(f"{mode}, {n} Valkeys" if n else mode, of_mode, n) for n in counts]
+    while runs:
+        with ExitStack() as stack:
+            engines = []
+            for name, of_mode, count in runs[: options.at_once]:
+                own = stack.enter_context(ExitStack())
+                engines.append((name, own, start_mode(of_mode.mode, count, of_mode, own)))
+            del runs[: options.at_once]
+            for name, own, engine in engines:
+                try:
+                    result["modes"][name] = engine.measure()
+                except RuntimeError as error:  # the others go on
+                    print(f"{name} failed:\n{error}", file=sys.stderr, flush=True)
+                    failed.append(name)
+                own.close()
+                (options.out / f"ttft-{options.shape}.json").write_text(
+                    json.dumps(result, indent=1) + "\n"
+                )
     print(table(result))
     if wrong := wrong_loads(result):
         print("\n".join(wrong), file=sys.stderr)
-        raise SystemExit(0 if options.inexact else 1)
+        raise SystemExit(0 if options.inexact and not failed else 1)
+    if failed:
+        raise SystemExit(1)
+
+
+def varied(options: argparse.Namespace, name: str) -> argparse.Namespace:
+    """The options of one mode or variant."""
+    more = options.variants.get(name, {})
+    found = argparse.Namespace(**vars(options) | {"mode": name, "name": name} | more)
+    if found.mode not in MODES:
+        raise SystemExit(f"--modes: {name!r} is none of {', '.join((*MODES, *options.variants))}")
+    for each in ("neve", "engine"):
+        setattr(found, each, getattr(options, each) | more.get(each, {}))
+    return found
 
 
 def wrong_loads(result: dict[str, Any]) -> list[str]:
@@ -115,9 +178,11 @@ def wrong_loads(result: dict[str, Any]) -> list[str]:
     return found
 
 
-def run_mode(mode: str, valkeys: int, options: argparse.Namespace) -> dict[str, Any]:
-    """Run one engine; returns its figures. Its output goes to a log in the output folder."""
-    plan = {
+def start_mode(
+    mode: str, valkeys: int, options: argparse.Namespace, stack: ExitStack
+) -> "EngineProcess":
+    """Start one engine. Its output goes to a log in the output folder."""
+    plan: dict[str, Any] = {
         "mode": mode,
         "shape": options.shape,
         "hybrid": not options.no_hybrid,
@@ -126,16 +191,19 @@ def run_mode(mode: str, valkeys: int, options: argparse.Namespace) -> dict[str, 
         "repeat": options.repeat,
         "kv_cache_dtype": options.kv_cache_dtype,
         "decode": None if options.no_decode else DECODE,
-        "throughput": None if options.no_throughput else THROUGHPUT,
+        "throughput": None
+        if options.no_throughput
+        else THROUGHPUT | {"rounds": options.rounds or THROUGHPUT["rounds"]},
         "turns": None if options.no_turns else TURNS | {"users": options.users},
         "tiny": options.tiny,
+        "settings": [dict(w.split("=", 1) for w in each.split(",")) for each in options.settings],
+        "save_bytes": options.save_gib << 30,
     }
     if options.tiny:
         plan |= {name: plan[name] and small for name, small in TINY.items()}
-    with ExitStack() as stack:
-        if valkeys:
-            plan["neve"] = start_servers(mode, valkeys, options, stack)
-        return run_engine(plan, options)
+    if valkeys:
+        plan["neve"] = start_servers(mode, valkeys, options, stack)
+    return stack.enter_context(EngineProcess(plan, options))
 
 
 def start_servers(
@@ -164,9 +232,19 @@ def start_servers(
             "connections": options.connections,
             "load": options.load,
             "load_deadline_s": 60.0,
+            **options.neve,
         },
     }
-    if mode == "cold":
+    is_cold = mode in ("cold", "both_cold")
+    if mode in ("int8", "fp8"):
+        known["options"]["codec"] = mode
+    if mode == "local":
+        folder = stack.enter_context(tempfile.TemporaryDirectory(dir=options.local_dir))
+        known["options"] |= {"local_dir": folder, "local_bytes": 40 << 30}
+    if mode.startswith("both"):  # a whole rear waits in staging
+        known["options"] |= {"load": "both", "load_budget_bytes": options.save_gib << 30}
+        known["pids"] = [process.pid for process in servers.processes]
+    if is_cold:
         from support.servers import S3Server
 
         s3 = stack.enter_context(S3Server(Path(stack.enter_context(tempfile.TemporaryDirectory()))))
@@ -181,7 +259,7 @@ def start_servers(
     kind = ValkeyCluster if servers.is_cluster else Valkey
     with kind(host="127.0.0.1", port=servers.ports[0]) as admin:
         hot = HotTier(admin.execute_command, TENANT_ID, endpoint.buckets)
-        terms = BlockTerms(flush_after_s=0 if mode == "cold" else None)
+        terms = BlockTerms(flush_after_s=0 if is_cold else None)
         hot.set_policy(
             hot_bytes=(options.hot_gib or 40) << 30,
             cold_bytes=1 << 40,
@@ -193,24 +271,50 @@ def start_servers(
     return known
 
 
-def run_engine(plan: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
-    environment = os.environ | {
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        "VLLM_USE_FLASHINFER_SAMPLER": "0",
-        "HF_HUB_OFFLINE": "1",
-    }
-    log = options.out / f"ttft-{plan['shape']}-{plan['mode']}.log"
-    program = str(ROOT / "benchmarks/ttft_engine.py")
-    with log.open("ab") as errors:
-        done = subprocess.run(
-            [options.python, program], input=json.dumps(plan),
-            env=environment, stdout=subprocess.PIPE, stderr=errors, text=True,
-        )  # fmt: skip
-    if done.returncode != 0:
-        raise SystemExit(f"{plan['mode']} failed:\n{log.read_text()[-3000:]}")
-    print(f"{plan['mode']} is measured", flush=True)
-    figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return figures
+class EngineProcess:
+    """Context manager: one engine in a process of its own, which starts at once and measures when
+    it is told to."""
+
+    def __init__(self, plan: dict[str, Any], options: argparse.Namespace) -> None:
+        environment = os.environ | {
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+            "VLLM_USE_FLASHINFER_SAMPLER": "0",
+            "HF_HUB_OFFLINE": "1",
+        }
+        if options.at_once > 1:  # engines that compile the same model would share its files
+            environment["VLLM_CACHE_ROOT"] = f"{options.out.absolute()}/cache-{options.name}"
+        self._name, self._limit_s = options.name, options.limit_s
+        self._log = options.out / f"ttft-{plan['shape']}-{options.name}.log"
+        program = str(ROOT / "benchmarks/ttft_engine.py")
+        with self._log.open("ab") as errors:
+            self._process = subprocess.Popen(
+                [options.python, program],
+                env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
+                text=True,
+            )  # fmt: skip
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(plan) + "\n")
+        self._process.stdin.flush()
+
+    def __enter__(self) -> "EngineProcess":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def measure(self) -> dict[str, Any]:
+        """The figures. Afterwards the engine is gone. Raises RuntimeError with the log's end."""
+        try:
+            answer, _ = self._process.communicate("measure\n", timeout=self._limit_s)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            answer, _ = self._process.communicate()
+        if self._process.returncode != 0:
+            raise RuntimeError(self._log.read_text(errors="replace")[-3000:])
+        print(f"{self._name} is measured", flush=True)
+        figures: dict[str, Any] = json.loads(answer.splitlines()[-1])
+        return figures
 
 
 def table(result: dict[str, Any]) -> str:
@@ -236,6 +340,16 @@ def table(result: dict[str, Any]) -> str:
                 )
                 line += "".join(f", {k} {v:.3f} s" for k, v in row["timeline"].items())
             lines.append(f"{line}; {row['different_answers']} different answers")
+        for again in figures.get("again", ()):
+            times = " ".join(f"{took_s:.3f}" for took_s in again["s"])
+            lines.append(f"  {again['tokens']:>6} tokens, {again['settings']}: {times}")
+        lines += [
+            f"  {row['tokens']:>6} tokens, store {row['store']} ({row['gb_per_s']:.2f} GB/s): "
+            f"computed {row['computed_s']:.3f} s, loaded {row['loaded_s']:.3f}, both "
+            f"{row['both_s']:.3f}, as decided {row['decided_s']:.3f} ({row['decision']}), "
+            f"{row['wrong_tokens']} wrong tokens, {row['jumps']} jumps"
+            for row in figures.get("both", ())
+        ]
         for fences, speed in (figures["decode_tokens_per_s"] or {}).items():
             lines.append(
                 f"  decoding, fences {fences}: {speed['median']:.0f} tokens/s "
@@ -244,8 +358,14 @@ def table(result: dict[str, Any]) -> str:
             )
         if speed := figures["tokens_per_s"]:
             lines.append(
-                f"  nothing stored: {speed['median']:.0f} tokens/s "
+                f"  new prompts: {speed['median']:.0f} tokens/s "
                 f"({speed['least']:.0f} … {speed['most']:.0f})"
+                + (
+                    f", {speed['without_storing']:.0f} while nothing is stored: storing costs "
+                    f"{1 - speed['median'] / speed['without_storing']:.1%}"
+                    if "without_storing" in speed
+                    else ""
+                )
             )
         if turns := figures["turns"]:
             lines.append(

@@ -30,6 +30,8 @@ from shapes import SHAPES, TINY, use_random_weights  # noqa: E402
 # or cached of it ends in front of them, and only the KV makes answers differ.
 QUESTION = 8
 ANSWER = 16
+# Stores of the mode `both`, as fast as this many times the speed of computing.
+BOTH_STORES = {"a third": 1 / 3, "as fast": 1.0, "three times": 3.0}
 
 
 @dataclass
@@ -85,8 +87,9 @@ class Engine:
     def __init__(self, plan: dict[str, Any]) -> None:
         from vllm import LLM, SamplingParams  # type: ignore[attr-defined]  # not tests/vllm
 
-        self.mode = plan["mode"]
+        self.mode, self._plan = plan["mode"], plan
         self._spent: dict[str, float] = {}
+        self._shown: dict[str, float] = {}
         self.passes = Passes()
         self._tiers = None
         if "neve" in plan:
@@ -115,23 +118,36 @@ class Engine:
         self._numbers = itertools.count()
 
     def _transfer(self, plan: dict[str, Any]) -> dict[str, Any] | None:
+        dram: dict[str, Any] = {
+            "kv_connector": "OffloadingConnector",
+            "kv_role": "kv_both",
+            "kv_load_failure_policy": "recompute",
+            "kv_connector_extra_config": {"cpu_bytes_to_use": plan["save_bytes"], "block_size": 16},
+        }
         if self.mode == "cpu_tier":
-            extra: dict[str, Any] = {"cpu_bytes_to_use": 24 << 30, "block_size": 16}
-            return {
-                "kv_connector": "OffloadingConnector",
-                "kv_role": "kv_both",
-                "kv_connector_extra_config": extra | {"num_cpu_blocks": 8192},
-            }
+            return dram
         if "neve" not in plan:
             return None
-        budget = 64 << 20 if plan["tiny"] else 16 << 30
-        return {
+        if self.mode == "under":
+            tier = {"type": "neve", "revision": "random"} | plan["neve"]["options"]
+            dram["kv_connector_extra_config"] |= {
+                "spec_name": "TieringOffloadingSpec", "secondary_tiers": [tier]
+            }  # fmt: skip
+            return dram
+        budget = 64 << 20 if plan["tiny"] else plan["save_bytes"]
+        neve = {
             "kv_connector": "NeveConnector",
             "kv_connector_module_path": "neve.vllm",
             "kv_role": "kv_both",
             "kv_load_failure_policy": "recompute",
             # Large enough to store a whole prompt before it is asked again.
             "kv_connector_extra_config": plan["neve"]["options"] | {"save_budget_bytes": budget},
+        }
+        if self.mode != "beside":
+            return neve
+        return dram | {
+            "kv_connector": "MultiConnector",
+            "kv_connector_extra_config": {"connectors": [dram, neve]},
         }
 
     def prompt(self, tokens: int, seed: str) -> dict[str, list[int]]:
@@ -165,20 +181,64 @@ class Engine:
 
     def forget(self) -> None:
         """Wait until all blocks are stored, then free the GPU's blocks."""
-        if self.mode in ("hot", "cold"):
-            from vllm.distributed.kv_transfer import get_kv_transfer_group
-
-            transfers = get_kv_transfer_group()._worker._transfers
+        if self._tiers is not None and self.mode != "under":
+            transfers = self.worker()._transfers
             if transfers is not None and not transfers.drain(120):
                 raise RuntimeError("blocks are not stored after two minutes")
             self.ask([self.prompt(1, "a step")])  # workers release copied blocks in a step
             self._tiers.check_room()
-            if self.mode == "cold":
+            if self.mode in ("cold", "both_cold"):
                 self._tiers.move_to_s3()
         else:
             time.sleep(1.0)
-        if not self.llm.reset_prefix_cache():
-            raise RuntimeError("vLLM did not reset its prefix cache")
+        self.forget_prefixes()
+
+    def forget_prefixes(self, *, everywhere: bool = False) -> None:
+        """Free the GPU's blocks. `everywhere`: empty vLLM's CPU tier as well."""
+        more = {"reset_connector": True} if everywhere else {}
+        for number in range(20):
+            if self.llm.reset_prefix_cache(**more):
+                return
+            self.ask([self.prompt(1, f"a step {number}")])  # releases what was still being copied
+        raise RuntimeError("vLLM did not reset its prefix cache")
+
+    def worker(self) -> Any:
+        """Neve's worker side."""
+        from vllm.distributed.kv_transfer import get_kv_transfer_group
+
+        return _neve(get_kv_transfer_group())._worker
+
+    def side(self) -> Any:
+        """Neve's scheduler side."""
+        connector = self.llm.llm_engine.engine_core.engine_core.scheduler.connector
+        return _neve(connector)._scheduler.side
+
+    def policy(self) -> Any:
+        """Neve's load policy."""
+        return self.side()._policy
+
+    def load_all(self, prompt: list[dict[str, list[int]]]) -> Answer:
+        """As `ask`, of a stored prompt that the engine forgot. Loads what is stored, also what is
+        faster to compute: then the engine computes what it does behind its own prefix cache, and
+        equal KV gives equal answers, to the bit."""
+        policy = self.policy()
+        before, policy._always = policy._always, True
+        self.forget_prefixes()
+        try:
+            return self.ask(prompt, ANSWER)
+        finally:
+            policy._always = before
+
+    def fill_local(self, prompt: list[dict[str, list[int]]]) -> None:
+        """Load a stored prompt until the local tier has as much of it as it takes."""
+        local = self.worker()._link.client.local
+        before = -1
+        while local.used_bytes > before:  # each load fills its queue once
+            before = local.used_bytes
+            for _ in range(3):
+                self.load_all(prompt)
+                local.flush(60.0)
+        self.forget()
 
     def begin_anew(self) -> None:
         """Empty the store for the next measurement."""
@@ -213,6 +273,10 @@ class Engine:
         """Neve's activity → seconds so far."""
         return dict(self._spent)
 
+    def shown(self) -> dict[str, float]:
+        """What the engine's thread does for loads → seconds so far, and the number of calls."""
+        return dict(self._shown)
+
     def _watch(self) -> None:
         """Intercept Neve's samples, since vLLM's `LLM` before 0.28 drops the metrics of most steps.
 
@@ -240,6 +304,27 @@ class Engine:
 
         Telemetry.sample = noting  # type: ignore[method-assign]
         BlockLoader._land = landing  # type: ignore[method-assign]
+        for name in ("poll", "_land", "_send_waves"):
+            setattr(BlockLoader, name, self._timed(name, getattr(BlockLoader, name)))
+
+    def _timed(self, name: str, call: Any) -> Any:
+        self._shown |= {name: 0.0, f"{name} calls": 0.0}
+
+        def timed(*args: Any, **more: Any) -> Any:
+            begin = time.perf_counter()
+            try:
+                return call(*args, **more)
+            finally:
+                self._shown[name] += time.perf_counter() - begin
+                self._shown[f"{name} calls"] += 1
+
+        return timed
+
+
+def _neve(connector: Any) -> Any:
+    """Neve's connector; it may be one of several."""
+    several = getattr(connector, "_connectors", [connector])
+    return next(each for each in several if type(each).__name__ == "NeveConnector")
 
 
 class Tiers:
@@ -261,10 +346,19 @@ class Tiers:
         kind = ValkeyCluster if len(ports) > 1 else Valkey
         self._valkey = kind(host="127.0.0.1", port=ports[0])
         self._hot = HotTier(self._valkey.execute_command, tenant_id, buckets)
-        self._tenant_id, self._buckets = tenant_id, buckets
+        self._ports, self._tenant_id, self._buckets = ports, tenant_id, buckets
         self._puts = zip(itertools.count(1), puts, strict=False)
         self._flush_after_s = flush_after_s
         self._gone = 0  # blocks that `clear` removed
+
+    def configure(self, settings: dict[str, str]) -> None:
+        """Change settings of every Valkey."""
+        from valkey import Valkey
+
+        for port in self._ports:
+            with Valkey(host="127.0.0.1", port=port) as one:
+                for name, value in settings.items():
+                    one.config_set(name, value)
 
     def stored_bytes(self) -> int:
         usage = self._hot.usage()
@@ -330,21 +424,33 @@ class Tiers:
         return number, places
 
 
-def measure(plan: dict[str, Any]) -> dict[str, Any]:
+def start(plan: dict[str, Any]) -> Engine:
     engine = Engine(plan)
     for number in range(4):  # warm up: compilation, tuning, first pinned memory
         engine.ask([engine.prompt(min(2048, max(plan["tokens"])), f"warm {number}")], 2)
     for thread in threading.enumerate():  # the thread that pins staging in the first seconds
         if thread.name == "neve-pin":
             thread.join()
+    return engine
+
+
+def measure(engine: Engine, plan: dict[str, Any]) -> dict[str, Any]:
     for number in range(4 if engine.mode != "recompute" else 0):  # first loads: measure speed
         engine.forget()
         engine.ask([engine.prompt(min(2048, max(plan["tokens"])), f"warm {number}")], 2)
     engine.forget()
     engine.hold(most_tokens(plan), 4 * (min(2048, max(plan["tokens"])) + QUESTION))
+    if engine.mode.startswith("both"):
+        return {
+            "kv_memory": engine.kv_memory(),
+            "ttft": [],
+            "both": [row for tokens in plan["tokens"] for row in _both(engine, tokens, plan)],
+            "decode_tokens_per_s": None, "tokens_per_s": None, "turns": None, "device": _device(),
+        }  # fmt: skip
     return {
         "kv_memory": engine.kv_memory(),
         "ttft": [_first_tokens(engine, tokens, plan["repeat"]) for tokens in plan["tokens"]],
+        "again": [_again(engine, each, plan) for each in plan["settings"]],
         "decode_tokens_per_s": _decode(engine, plan["decode"]),
         "tokens_per_s": _throughput(engine, plan["throughput"]),
         "turns": plan["turns"] and _turns(engine, **plan["turns"]),
@@ -377,7 +483,8 @@ def _first_tokens(engine: Engine, tokens: int, repeat: int) -> dict[str, Any]:
     """Prompts of one length: computed, from the engine's own prefix cache, and as stored."""
     engine.begin_anew()
     before_bytes = engine.stored_bytes()
-    computed, cached, stored = [], [], []
+    computed, cached, stored, whole, dram = [], [], [], [], []
+    details: list[dict[str, float]] = []
     spent: list[dict[str, float]] = []
     for number in range(repeat):
         prompt = [engine.prompt(tokens, f"{tokens} {number}")]
@@ -386,9 +493,20 @@ def _first_tokens(engine: Engine, tokens: int, repeat: int) -> dict[str, Any]:
         if engine.mode == "recompute":
             continue
         engine.forget()
-        before = engine.spent()
+        if engine.mode == "local":
+            engine.fill_local(prompt)
+        if engine.mode in ("beside", "under"):
+            dram.append(engine.ask(prompt, ANSWER))
+            engine.forget()
+            engine.forget_prefixes(everywhere=True)
+        before, seen = engine.spent(), engine.shown()
         stored.append(engine.ask(prompt, ANSWER))
         after = engine.spent()
+        shown = engine.shown()
+        whole.append(
+            stored[-1] if engine.mode in ("cpu_tier", "under") else engine.load_all(prompt)
+        )
+        details.append({k: each - seen[k] for k, each in shown.items()})
         parts = {part: after[part] - before[part] for part in after}
         spent.append(parts | {"engine": stored[-1].first_token_s - sum(parts.values())})
     row = {
@@ -396,25 +514,110 @@ def _first_tokens(engine: Engine, tokens: int, repeat: int) -> dict[str, Any]:
         "computed": _times(computed),
         "cached": _times(cached),
         "stored": stored and _times(stored),
+        "from_cpu_tier": dram and _times(dram),
         "answers": repeat,
         "different_answers": len({tuple(each.tokens) for each in computed}),
     }
     if stored:
         row |= {
             "timeline": {k: statistics.median(each[k] for each in spent) for k in spent[0]},
+            "whole": _times(whole),
+            "details": details,
             # Wrong: other than the engine answers from the KV that it kept itself.
             "wrong_tokens": sum(
                 one != other
-                for a, b in zip(stored, cached, strict=True)
+                for a, b in zip(whole, cached, strict=True)
                 for one, other in zip(a.tokens, b.tokens, strict=True)
             ),
             "logprob_off": max(
-                abs(a.logprob - b.logprob) for a, b in zip(stored, cached, strict=True)
+                abs(a.logprob - b.logprob) for a, b in zip(whole, cached, strict=True)
             ),
             "stored_bytes_per_token": (engine.stored_bytes() - before_bytes) / (repeat * tokens),
         }
     print(json.dumps(row), flush=True)
     return row
+
+
+def _again(engine: Engine, settings: dict[str, str], plan: dict[str, Any]) -> dict[str, Any]:
+    """Loads the longest prompts again, which are stored already, with other settings of Valkey."""
+    from neve.engine import loader
+
+    tokens = max(plan["tokens"])
+    found: dict[str, Any] = {"tokens": tokens, "settings": settings, "s": [], "receive_s": []}
+    try:
+        if "waves" in settings:
+            loader._WAVE_BLOCKS, loader._WAVES = map(int, settings["waves"].split("x"))
+        engine._tiers.configure({k: v for k, v in settings.items() if k != "waves"})
+    except Exception as error:
+        return found | {"settings": f"{settings}: {error}"}
+    for number in range(plan["repeat"]):
+        prompt = [engine.prompt(tokens, f"{tokens} {number % plan['repeat']}")]
+        engine.forget_prefixes()
+        before = engine.spent()
+        found["s"].append(engine.ask(prompt).first_token_s)
+        if engine._spent:
+            found["receive_s"].append(engine.spent()["receive"] - before["receive"])
+    print(json.dumps(found), flush=True)
+    return found
+
+
+def _both(engine: Engine, tokens: int, plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Prompts computed, loaded, and both at once, from stores as fast as computing, a third and
+    three times of that. As decided: what `load: both` does with these speeds by itself."""
+    from deploy.congestion import pace
+    from neve.engine.load_policy import LoadPolicy
+    from neve.engine.rears import Rears
+
+    engine.begin_anew()
+    before_bytes = engine.stored_bytes()
+    prompts = [[engine.prompt(tokens, f"both {tokens} {n}")] for n in range(plan["repeat"])]
+    computed = [engine.ask(prompt, ANSWER) for prompt in prompts]
+    engine.forget()
+    size_bytes = (engine.stored_bytes() - before_bytes) / len(prompts)
+    compute_s = statistics.median(each.first_token_s for each in computed)
+    policy, jumps, decisions = engine.policy(), [0], []
+    land, note = Rears.land, LoadPolicy.note_decision
+
+    def landing(rears: Any, *more: Any) -> Any:
+        jumps[0] += 1
+        return land(rears, *more)
+
+    def noting(each: Any, choice: Any) -> None:
+        decisions.append(str(choice.decision))
+        note(each, choice)
+
+    Rears.land, LoadPolicy.note_decision = landing, noting  # type: ignore[method-assign]
+    pids = plan["neve"]["pids"]
+    lanes = len(pids) * plan["neve"]["options"]["connections"]
+    stores = {"S3": None} if engine.mode == "both_cold" else BOTH_STORES
+    for store, ratio in stores.items():
+        rate = None if ratio is None else int(ratio * size_bytes / compute_s)
+        for pid in pids:
+            pace(pid, None if rate is None else rate // lanes)
+        row: dict[str, Any] = {"tokens": tokens, "store": store, "computed_s": compute_s}
+        wrong = jumps[0] = 0
+        for how in ("loaded", "both", "decided"):
+            policy._always = how == "loaded"
+            if how == "both":
+                policy._gains_by_both = lambda *_: True
+            else:
+                vars(policy).pop("_gains_by_both", None)
+            took = []
+            for prompt, right in zip(prompts, computed, strict=True):
+                engine.forget_prefixes()
+                answer = engine.ask(prompt, ANSWER)
+                took.append(answer.first_token_s)
+                wrong += sum(a != b for a, b in zip(answer.tokens, right.tokens, strict=True))
+            row |= {f"{how}_s": statistics.median(took), f"{how}_all_s": took}
+        row |= {
+            "decision": decisions[-1], "wrong_tokens": wrong, "jumps": jumps[0],
+            "gb_per_s": (size_bytes / row["loaded_s"] if rate is None else rate) / 1e9,
+        }  # fmt: skip
+        print(json.dumps(row), flush=True)
+        yield row
+    for pid in pids:
+        pace(pid, None)
+    Rears.land, LoadPolicy.note_decision = land, note  # type: ignore[method-assign]
 
 
 def _times(answers: Sequence[Answer]) -> dict[str, float]:
@@ -483,19 +686,35 @@ def _fencing(fences: bool | None) -> Iterator[list[float]]:
         WorkerSide.begin_step = begin_step  # type: ignore[method-assign]
 
 
-def _throughput(engine: Engine, plan: dict[str, int] | None) -> dict[str, float] | None:
-    """Prompt and answer tokens per second of new prompts, over the rounds."""
+def _throughput(engine: Engine, plan: dict[str, int] | None) -> dict[str, Any] | None:
+    """Prompt and answer tokens per second of new prompts, over the rounds. With Neve, also while it
+    stores nothing, in turns: the difference is what storing costs."""
     if plan is None:
         return None
-    found = []
-    for number in range(plan["rounds"]):
+    engine.begin_anew()
+    stores = (True, False) if engine._tiers is not None and engine.mode != "under" else (True,)
+    found: dict[bool, list[float]] = {each: [] for each in stores}
+    for number, storing in itertools.product(range(plan["rounds"]), stores):
         prompts = [
-            engine.prompt(plan["tokens"], f"throughput {number} {n}")
+            engine.prompt(plan["tokens"], f"throughput {number} {storing} {n}")
             for n in range(plan["prompts"])
         ]
+        if len(stores) > 1:
+            engine.side().saves._saves = storing
         took_s = engine.ask(prompts, plan["answer"]).took_s
-        found.append(plan["prompts"] * (plan["tokens"] + plan["answer"]) / took_s)
-    return {"median": statistics.median(found), "least": min(found), "most": max(found)}
+        found[storing].append(plan["prompts"] * (plan["tokens"] + plan["answer"]) / took_s)
+        engine.begin_anew()
+    if len(stores) > 1:
+        engine.side().saves._saves = True
+    speeds = found[True]
+    answer = {"median": statistics.median(speeds), "least": min(speeds), "most": max(speeds)}
+    if len(stores) > 1:
+        answer |= {
+            "without_storing": statistics.median(found[False]),
+            "rounds": list(found.values()),
+        }
+    print(json.dumps({"throughput": answer}), flush=True)
+    return answer
 
 
 def _turns(
@@ -562,4 +781,7 @@ def _device() -> str:
 if __name__ == "__main__":
     answer = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # vLLM's output must not look like an answer
-    print(json.dumps(measure(json.load(sys.stdin))), file=answer, flush=True)
+    plan = json.loads(sys.stdin.readline())
+    engine = start(plan)
+    sys.stdin.readline()  # until it is this engine's turn
+    print(json.dumps(measure(engine, plan)), file=answer, flush=True)

@@ -11,12 +11,14 @@ import ctypes
 import os
 import socket
 import stat
+import sys
 from pathlib import Path
 from typing import Final
 
 # Neither paces packets. An unprivileged process may set only algorithms that the system allows.
 WANTED: Final = (b"cubic", b"reno")
 _PIDFD_GETFD: Final = 438  # Source: Linux, include/uapi/asm-generic/unistd.h; since 5.6
+_MAX_PACING_RATE: Final = 47  # Source: Linux, include/uapi/asm-generic/socket.h
 _LISTEN: Final = 10  # Source: Linux, include/net/tcp_states.h
 
 
@@ -46,6 +48,26 @@ def avoid_bbr(pid: int) -> str:
     finally:
         os.close(pidfd)
     return name
+
+
+def pace(pid: int, bytes_per_s: int | None) -> int:
+    """Let every TCP connection of a process send so fast at most; None: without a bound. Returns
+    how many sockets heard of it; connections that it accepts later inherit the bound.
+
+    For measurements. Raises OSError if the kernel refuses.
+    """
+    rate = ((1 << 64) - 1 if bytes_per_s is None else bytes_per_s).to_bytes(8, sys.byteorder)
+    pidfd, told = os.pidfd_open(pid), 0
+    try:
+        for link in Path(f"/proc/{pid}/fd").iterdir():
+            if _is_socket(link):
+                with _borrow(pidfd, int(link.name)) as sock:
+                    if sock.family == socket.AF_INET and sock.type == socket.SOCK_STREAM:
+                        sock.setsockopt(socket.SOL_SOCKET, _MAX_PACING_RATE, rate)
+                        told += 1
+    finally:
+        os.close(pidfd)
+    return told
 
 
 def _is_socket(link: Path) -> bool:
