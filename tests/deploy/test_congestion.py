@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from deploy.congestion import WANTED, avoid_bbr, system_default
+from deploy.congestion import WANTED, avoid_bbr, pace, system_default
 
 SERVER = """
 import socket, sys
@@ -36,3 +36,20 @@ def test_a_process_that_is_gone_is_an_error():
     else:
         with pytest.raises(OSError):
             avoid_bbr(child.pid)
+
+
+def test_a_paced_server_sends_no_faster():
+    code = (
+        "import socket, sys\n"
+        "with socket.create_server(('127.0.0.1', 0)) as listener:\n"
+        "    print(listener.getsockname()[1], flush=True)\n"
+        "    peer, _ = listener.accept()\n"
+        "    rate = peer.getsockopt(socket.SOL_SOCKET, 47, 8)\n"
+        "    print(int.from_bytes(rate, sys.byteorder), flush=True)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        port = int(child.stdout.readline())
+        assert pace(child.pid, 50_000_000) == 1
+        with socket.create_connection(("127.0.0.1", port)):
+            assert int(child.stdout.readline()) == 50_000_000
