@@ -48,6 +48,12 @@ def test_stores_and_rules_from_the_first_to_the_last_word(control_plane, neve):
     neve("stores", "rule-add", "cold", *way, "--off")
     assert "idle for 7" in neve("stores", "rules")
     assert json.loads(neve("stores", "dry-run", "cold", "--json"))["ways"] == []
+    neve("stores", "rule-set", "cold", "--on", "--idle-for", "9d")
+    (rule,) = json.loads(neve("stores", "rules", "--json"))
+    assert (rule["is_active"], rule["least_idle_s"]) == (True, 9 * 86400)
+    neve("stores", "rule-set", "cold", "--off")
+    (rule,) = json.loads(neve("stores", "rules", "--json"))
+    assert (rule["is_active"], rule["least_idle_s"]) == (False, 9 * 86400)
     assert json.loads(neve("stores", "moves", "--json")) == []
     broken = "from catalog.models import Store; Store.objects.update(error='no route to it')"
     control_plane.manage("shell", "-v", "0", "-c", broken)

@@ -222,30 +222,62 @@ def _conditions(rule: dict[str, Any]) -> str:
     return ", ".join(found) or "always"
 
 
+def _conditions(command: Any) -> Any:
+    """Options of `rule-add` and `rule-set`."""
+    options = (
+        click.option("--older-than", "least_age_s", metavar="DURATION"),
+        click.option("--idle-for", "least_idle_s", metavar="DURATION"),
+        click.option(
+            "--heat", "least_heat", type=float, help="Minutes with a read, halved every 6 h."
+        ),
+        click.option("--payback-days", type=click.IntRange(1, 32_767)),
+        click.option("--position", type=click.IntRange(0, 32_767)),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _rule_body(given: dict[str, Any]) -> dict[str, Any]:
+    body = {key: value for key, value in given.items() if value is not None}
+    for key in ("least_age_s", "least_idle_s"):
+        if key in body:
+            span = text.duration(body[key])
+            if span is None:
+                raise click.UsageError(f"{body[key]!r} is no duration such as 7d or 12h")
+            body[key] = int(span.total_seconds())
+    return body
+
+
 @stores.command("rule-add")
 @click.argument("rule", metavar="NAME")
 @click.option("--to", "target", metavar="STORE", required=True)
 @click.option("--from", "source", metavar="STORE", help="[default: any other]")
 @click.option("--tenant", metavar="SLUG", help="[default: all]")
 @click.option("--copy", "is_copy", is_flag=True, help="Keep the old place.")
-@click.option("--older-than", "least_age_s", metavar="DURATION")
-@click.option("--idle-for", "least_idle_s", metavar="DURATION")
-@click.option("--heat", "least_heat", type=float, help="Minutes with a read, halved every 6 h.")
-@click.option("--payback-days", type=click.IntRange(1, 32_767))
-@click.option("--position", type=click.IntRange(0, 32_767))
+@_conditions
 @click.option("--off", is_flag=True, help="Add it inactive; try it with `stores dry-run`.")
 @platform_options
 def rule_add(platform: Connection, rule: str, off: bool, **given: Any) -> None:
     """Add a rule of moves."""
-    for key in ("least_age_s", "least_idle_s"):
-        if given[key] is not None:
-            span = text.duration(given[key])
-            if span is None:
-                raise click.UsageError(f"{given[key]!r} is no duration such as 7d or 12h")
-            given[key] = int(span.total_seconds())
-    body = {key: value for key, value in given.items() if value is not None}
-    answer = platform.call("POST", "/move-rules", {"name": rule, "is_active": not off} | body)
+    body = {"name": rule, "is_active": not off} | _rule_body(given)
+    answer = platform.call("POST", "/move-rules", body)
     platform.show(answer, lambda: platform.out.say(f"Rule {answer['name']} is there."))
+
+
+@stores.command("rule-set")
+@click.argument("rule", metavar="NAME")
+@click.option("--on/--off", "is_active", default=None, help="Whether it moves segments.")
+@_conditions
+@platform_options
+def rule_set(platform: Connection, rule: str, **given: Any) -> None:
+    """Switch a rule on or off, or change its conditions."""
+    body = _rule_body(given)
+    if not body:
+        raise click.UsageError("give at least one option")
+    row = find_move_rule(platform, rule)
+    answer = platform.call("PATCH", f"/move-rules/{row['id']}", body)
+    platform.show(answer, lambda: platform.out.say(f"Rule {answer['name']} is changed."))
 
 
 @stores.command("rule-rm")
