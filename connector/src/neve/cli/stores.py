@@ -222,7 +222,7 @@ def _conditions(rule: dict[str, Any]) -> str:
     return ", ".join(found) or "always"
 
 
-def _conditions(command: Any) -> Any:
+def _limits(command: Any) -> Any:
     """Options of `rule-add` and `rule-set`."""
     options = (
         click.option("--older-than", "least_age_s", metavar="DURATION"),
@@ -255,7 +255,7 @@ def _rule_body(given: dict[str, Any]) -> dict[str, Any]:
 @click.option("--from", "source", metavar="STORE", help="[default: any other]")
 @click.option("--tenant", metavar="SLUG", help="[default: all]")
 @click.option("--copy", "is_copy", is_flag=True, help="Keep the old place.")
-@_conditions
+@_limits
 @click.option("--off", is_flag=True, help="Add it inactive; try it with `stores dry-run`.")
 @platform_options
 def rule_add(platform: Connection, rule: str, off: bool, **given: Any) -> None:
@@ -268,7 +268,7 @@ def rule_add(platform: Connection, rule: str, off: bool, **given: Any) -> None:
 @stores.command("rule-set")
 @click.argument("rule", metavar="NAME")
 @click.option("--on/--off", "is_active", default=None, help="Whether it moves segments.")
-@_conditions
+@_limits
 @platform_options
 def rule_set(platform: Connection, rule: str, **given: Any) -> None:
     """Switch a rule on or off, or change its conditions."""
