@@ -11,7 +11,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from base.problems import Problem
-from cacheapi.base.access import Operators
+from cacheapi.base.access import Operators, caller
 from cacheapi.base.fields import Flag, Number, StrictSerializer, Text, WholeNumber
 from cacheapi.base.filters import RowFilter, TenantFilter, TextFilter
 from cacheapi.base.viewsets import (
@@ -354,6 +354,7 @@ class MoveSerializer(TenantOwnedSerializer):
     target = serializers.SerializerMethodField(
         help_text="name of the store where the segment went, if the copy is its old place"
     )
+    reason = serializers.SerializerMethodField(help_text="name of the rule; empty for tenants")
 
     class Meta:
         model = SegmentCopy
@@ -365,6 +366,9 @@ class MoveSerializer(TenantOwnedSerializer):
 
     def get_store(self, copy: SegmentCopy) -> str:
         return copy.store.name if copy.store else stores.DEFAULT
+
+    def get_reason(self, copy: SegmentCopy) -> str:
+        return copy.reason if caller(self.context["request"]).is_operator else ""
 
     @extend_schema_field(serializers.CharField(allow_null=True))
     def get_target(self, copy: SegmentCopy) -> str | None:

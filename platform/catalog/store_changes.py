@@ -219,7 +219,7 @@ def add_rule(*, actor: Actor, **fields: Any) -> MoveRule:
         with transaction.atomic():
             row.save()
             record(
-                actor=actor, tenant_id=row.tenant_id, action="move_rule.add", obj=row,
+                actor=actor, tenant_id=None, action="move_rule.add", obj=row,
                 after=rule_facts(row),
             )  # fmt: skip
     except IntegrityError as error:
@@ -240,7 +240,7 @@ def change_rule(*, rule: MoveRule, actor: Actor, **fields: Any) -> MoveRule:
             row.updated_at = timezone.now()
             row.save()
             record(
-                actor=actor, tenant_id=row.tenant_id, action="move_rule.change", obj=row,
+                actor=actor, tenant_id=None, action="move_rule.change", obj=row,
                 before=before, after=rule_facts(row),
             )  # fmt: skip
     except IntegrityError as error:
@@ -253,7 +253,7 @@ def remove_rule(*, rule: MoveRule, actor: Actor) -> None:
     """Copies that only it kept leave with the next pass."""
     require_unchanged(rule)
     record(
-        actor=actor, tenant_id=rule.tenant_id, action="move_rule.remove", obj=rule,
+        actor=actor, tenant_id=None, action="move_rule.remove", obj=rule,
         before=rule_facts(rule),
     )  # fmt: skip
     rule.delete()

@@ -88,9 +88,10 @@ class HotReader:
         """
         fingerprint = bytes.fromhex(space.fingerprint)
         keys = make_keyspace(self._tenant_id, settings.ENV.hot_buckets, space.pk, fingerprint)
+        tag = fingerprint[:4]
 
         def start(batch: Sequence[LinkedBlock], rooms: list[memoryview]) -> "_HotReading":
-            return _HotReading(self, keys, [linked.dirty for linked in batch], rooms)
+            return _HotReading(self, keys, tag, [linked.dirty for linked in batch], rooms)
 
         return read_ahead(blocks, start, at_once=BATCHES_HELD)
 
@@ -128,17 +129,18 @@ class _HotReading:
         self,
         reader: HotReader,
         keys: _core.Keyspace,
+        tag: bytes,
         batch: Sequence[DirtyBlock],
         rooms: list[memoryview],
     ) -> None:
-        self._reader, self._batch, self._rooms = reader, batch, rooms
+        self._reader, self._tag, self._batch, self._rooms = reader, tag, batch, rooms
         self._headers = memoryview(bytearray(block.HEADER_BYTES * len(batch)))
         payloads = [room[block.HEADER_BYTES :] for room in rooms]
         self._transfer = reader.get(keys, [d.id for d in batch], payloads, self._headers)
 
     def blocks(self) -> Iterator[StoredBlock]:
         self._transfer.wait(float("inf"))  # the core keeps the deadline
-        statuses = [Status(status) for status in self._transfer.statuses()]
+        statuses = [self._status(n, code) for n, code in enumerate(self._transfer.statuses())]
         bad = [n for n, s in enumerate(statuses) if s in (Status.EVICTED, Status.CORRUPT)]
         for n, status in enumerate(statuses):
             if status is Status.OK:
@@ -152,8 +154,18 @@ class _HotReading:
         self._transfer.cancel()
         self._transfer.wait(float("inf"))
 
+    def _status(self, n: int, code: int) -> Status:
+        """The core's, and CORRUPT for a block that names another space: no segment takes it."""
+        status = Status(code)
+        if status is Status.OK and block.decode_header(self._head(n)).space_tag != self._tag:
+            return Status.CORRUPT
+        return status
+
+    def _head(self, n: int) -> memoryview:
+        return self._headers[n * block.HEADER_BYTES : (n + 1) * block.HEADER_BYTES]
+
     def _block(self, n: int) -> StoredBlock:
-        head = self._headers[n * block.HEADER_BYTES : (n + 1) * block.HEADER_BYTES]
+        head = self._head(n)
         self._rooms[n][: block.HEADER_BYTES] = head
         dirty = self._batch[n]
         return StoredBlock(

@@ -306,6 +306,7 @@ class TestHeartbeat:
             ({"kl": 0.006, "argmax": 0.96}, {"error": None, "kl": 0.006, "argmax": 0.96}),
             ({"error": 0.05, "kl": None}, {"error": 0.05, "kl": 0.006, "argmax": 0.96}),
             ({"error": -1, "kl": "x"}, {"error": 0.05, "kl": 0.006, "argmax": 0.96}),
+            ({"error": 10**400, "kl": 10**400}, {"error": 0.05, "kl": 0.006, "argmax": 0.96}),
             ({"error": 0.9, "codec": "int8"}, {"error": 0.05, "kl": 0.006, "argmax": 0.96}),
         )
         for seq, (told, expected) in enumerate(reports, 1):

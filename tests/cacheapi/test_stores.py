@@ -109,9 +109,9 @@ def test_a_secret_is_in_no_answer_and_in_no_audit(operator, place, caplog):
     assert not [text for text in told for secret in secrets if secret in text]
 
 
-def test_each_change_of_a_rule_is_audited(operator, place):
+def test_each_change_of_a_rule_is_audited(operator, place, tenant):
     make_store("archive")
-    rule = {"name": "old", "target": "archive", "least_age_s": 5}
+    rule = {"name": "old", "target": "archive", "least_age_s": 5, "tenant": tenant.slug}
     path = f"/api/v1/move-rules/{operator.send('post', '/api/v1/move-rules', rule).json()['id']}"
     operator.send("patch", path, {"least_age_s": 6})
     operator.delete(path)
@@ -119,6 +119,7 @@ def test_each_change_of_a_rule_is_audited(operator, place):
     assert list(rows.values_list("action", flat=True)) == [
         *("move_rule.add", "move_rule.change", "move_rule.remove"),
     ]
+    assert set(rows.values_list("tenant", flat=True)) == {None}  # a tenant reads none of it
     change = rows[1]
     assert (change.before["least_age_s"], change.after["least_age_s"]) == (5, 6)
 
@@ -175,6 +176,19 @@ def test_a_segment_says_in_which_store_it_is(team, tenant):
     assert {row["store"] for row in rows} == {"default", "archive"}
     groups = team.get("/api/v1/usage?by=store").json()["groups"]
     assert {each["name"]: each["totals"]["used_bytes"] for each in groups}["archive"] == 9
+
+
+def test_a_tenant_sees_its_moves_but_not_the_names_of_rules(operator, team, tenant):
+    segment, store = make_segment(make_space(tenant)), make_store("archive")
+    with tenant_scope(tenant.pk):
+        SegmentCopy.objects.create(segment=segment, store=store, state="kept", reason="dear ones")
+
+    def told(caller):
+        (move,) = caller.get("/api/v1/moves").json()["results"]
+        return move["store"], move["reason"]
+
+    assert told(team) == ("archive", "")
+    assert told(operator) == ("archive", "dear ones")
 
 
 def test_a_node_reads_the_nearest_copy_and_warms_its_segment(node, tenant, handshake, clean_hot):

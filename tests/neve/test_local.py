@@ -1,6 +1,7 @@
 """The local tier: real Valkey, real files; a disk's trouble is a limit, a mode or a pipe."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -416,6 +417,38 @@ def test_nothing_else_in_the_directory_is_touched(endpoint, hot, folder):
         endpoint.fail = TestRevokedKey.UNKNOWN
         wait_until(lambda: not [path for path in files(folder) if path not in others])
     assert [path.read_text() for path in others] == ["mine", "mine"]
+
+
+def test_nothing_is_written_behind_a_link(endpoint, hot, folder, tmp_path):
+    with connect(endpoint, local_dir=str(folder), local_bytes=4 * BLOCK) as client:
+        keep(client, 1)
+    (tenant,) = (path for path in folder.iterdir() if path.is_dir() and path.name != "keys")
+    behind = tmp_path / "behind"
+    shutil.rmtree(tenant)
+    behind.mkdir()
+    tenant.symlink_to(behind)
+    with connect(endpoint, local_dir=str(folder), local_bytes=4 * BLOCK) as client:
+        chain = Chain(client, 2, seed=7)
+        assert chain.put() == [None] * 2
+        assert chain.get() == [None] * 2
+        assert client.local.flush(30)
+        assert read_again(client, chain)["hit_hot_blocks"] == 2
+        assert not list(behind.iterdir())
+        endpoint.fail = TestRevokedKey.UNKNOWN
+        wait_until(lambda: not tenant.exists())
+    assert behind.is_dir()
+
+
+def test_what_is_no_file_is_no_block(client, endpoint, folder):
+    chain = keep(client)
+    client.close()
+    pipe = paths(client, chain)[0]
+    pipe.unlink()
+    os.mkfifo(pipe)
+    with connect(endpoint, local_dir=str(folder), local_bytes=8 * BLOCK) as again:
+        assert again.local.flush(30)
+        wait_until(lambda: again.local.has(chain.ids[1]))
+        assert not again.local.has(chain.ids[0])
 
 
 @pytest.mark.parametrize(

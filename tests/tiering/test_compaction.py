@@ -22,6 +22,7 @@ from tenants.scope import tenant_scope
 from tiering import recovery
 from tiering.compaction import claims, run, sweep
 from tiering.compaction.plan import Policy
+from tiering.compaction.room import LEAST_DEAD_SHARE
 from tiering.compaction.run import Compactor
 from tiering.flush import Flusher
 from tiering.objects import footer_of
@@ -72,6 +73,19 @@ def test_half_dead_segments_are_merged_and_accounts_stay_exact(world):
     make_cold(world)
     world.assert_readable_from_s3(kept)
     assert compact(world).merges == {}  # there is nothing left to do
+
+
+@pytest.mark.parametrize("payload_bytes", [1, 300])
+def test_a_segment_of_tiny_blocks_that_all_live_is_not_merged(world, payload_bytes):
+    """Its header and footer are longer than its blocks, and a merge would write them again."""
+    (ids,) = flush(world, 1, payload_bytes=payload_bytes)
+    (row,) = world.segments()
+    assert row.live_bytes < row.size_bytes * 0.9
+    eager = Policy(least_bytes=1, dead_share=LEAST_DEAD_SHARE)
+    assert compact(world).merges == compact(world, eager).merges == {}
+    assert [each.pk for each in world.segments()] == [row.pk]
+    make_cold(world)
+    world.assert_readable_from_s3(ids)
 
 
 def test_chains_scattered_over_segments_come_together(world):

@@ -326,6 +326,18 @@ def test_a_block_that_went_bad_in_valkey_is_not_flushed(world):
     world.assert_readable_from_s3([ids[0], ids[2]])
 
 
+def test_a_block_that_names_another_space_stops_no_other(world):
+    fingerprint, world.fingerprint = world.fingerprint, bytes(32)
+    (bad,) = world.store(1)
+    world.fingerprint = fingerprint
+    ids = world.store(3)
+    assert Flusher(world.tenant.pk).run().blocks == 3
+    assert not isinstance(world.tier.match([bad])[0], Location)
+    assert world.tier.usage().dirty_bytes == 0
+    world.tier.evict(1 << 40)
+    world.assert_readable_from_s3(ids)
+
+
 def test_blocks_of_a_deleted_space_are_forgotten_and_do_not_stop_the_flush(world):
     world.store(2)
     with tenant_scope(world.tenant.pk):

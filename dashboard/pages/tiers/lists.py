@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from django.db.models import F, FloatField, Q, QuerySet
+from django.db.models import BigIntegerField, F, FloatField, Q, QuerySet
 from django.db.models.functions import Cast, NullIf
 
 from catalog.models import Segment
@@ -11,6 +11,7 @@ from dashboard.lists import Choice, Column, List
 from dashboard.pages.tiers.reclaim import MERGE_SHARE
 from dashboard.scope import Scope
 from dashboard.usage import Tenants
+from neve.formats.segment import block_bytes
 from tenants.principal import rows_of
 
 WORDS = {"live": "● live", "uploading": "○ uploading", "deleting": "○ waiting"}
@@ -78,8 +79,9 @@ def segment_rows(tenants: Tenants, space_id: int | None) -> QuerySet[Segment]:
 
 
 def _with_dead(rows: Any, value: str) -> Any:
-    least = Q(dead_share__gte=MERGE_SHARE) if value == "due" else Q(dead_bytes__gt=0)
-    return rows.filter(least, state=Segment.State.LIVE)
+    written = block_bytes(F("size_bytes"), F("blocks"))
+    is_due = Q(live_bytes__lte=Cast(written * (1 - MERGE_SHARE), BigIntegerField()))
+    return rows.filter(is_due if value == "due" else Q(dead_bytes__gt=0), state=Segment.State.LIVE)
 
 
 class SegmentList(List):

@@ -11,6 +11,7 @@ from catalog.kinds import COMPACT, SWEEP
 from catalog.models import Job, Segment
 from catalog.occupancy import Occupancy
 from dashboard.usage import Tenants
+from neve.formats.segment import block_bytes
 from tenants.principal import rows_of
 from tiering.compaction.plan import Policy
 from tiering.compaction.sweep import GRACE
@@ -55,14 +56,16 @@ def reclaim(tenants: Tenants, taken: dict[int, Occupancy], now: datetime) -> Rec
     state = Segment.State
     live = Q(state=state.LIVE)
     dead = F("size_bytes") - F("live_bytes")
-    is_due = live & Q(live_bytes__lte=Cast(F("size_bytes") * (1 - MERGE_SHARE), BigIntegerField()))
+    written = block_bytes(F("size_bytes"), F("blocks"))
+    is_due = live & Q(live_bytes__lte=Cast(written * (1 - MERGE_SHARE), BigIntegerField()))
     sums = rows_of(Segment, tenants).aggregate(
         segments=Count("pk", filter=~Q(state=state.DELETING)),
-        blocks=Sum("blocks", filter=~Q(state=state.DELETING), default=0),
         due_segments=Count("pk", filter=is_due),
         due_bytes=Sum(dead, filter=is_due, default=0),
         waiting_segments=Count("pk", filter=Q(state=state.DELETING)),
         oldest=Min("unreferenced_at", filter=Q(state=state.DELETING)),
+        # Last: it hides the column of its name.
+        blocks=Sum("blocks", filter=~Q(state=state.DELETING), default=0),
     )
     oldest = sums.pop("oldest")
     return Reclaim(

@@ -28,7 +28,10 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True)
 class Facts:
-    """A live segment of one space, for the plan. `links`: segment → chains that go on here."""
+    """A live segment of one space, for the plan. `links`: segment → chains that go on here.
+
+    `size_bytes`: of its blocks. Header and footer are never dead: a merge writes them again.
+    """
 
     number: int
     size_bytes: int

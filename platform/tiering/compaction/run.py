@@ -13,6 +13,7 @@ from django.db.models import F, Q
 from django.utils import timezone
 
 from catalog.models import Segment, Space
+from neve.formats.segment import block_bytes
 from storage.hot import hot_tier
 from tenants.scope import tenant_scope
 from tiering import segments
@@ -130,7 +131,7 @@ def facts(row: Segment) -> Facts:
     """A row as the plan sees it."""
     return Facts(
         number=row.pk,
-        size_bytes=row.size_bytes,
+        size_bytes=block_bytes(row.size_bytes, row.blocks),
         live_bytes=row.live_bytes,
         blocks=row.blocks,
         age_s=(timezone.now() - row.created_at).total_seconds(),

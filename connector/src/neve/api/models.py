@@ -918,7 +918,7 @@ class Move(Record):
     # name of the store where the segment went, if the copy is its old place
     target: str | None
     size_bytes: int
-    # name of the rule
+    # name of the rule; empty for tenants
     reason: str
     # when it got its state
     since: datetime

@@ -13,6 +13,7 @@ behind an admission at the second use, no order is better, docs/decisions/007-ev
 not named like a file of this tier is never touched.
 """
 
+import errno
 import fcntl
 import heapq
 import os
@@ -105,6 +106,8 @@ class LocalFiles:
         for each in (self._space.parent, self._space, folder):
             with suppress(FileExistsError):
                 os.mkdir(each, _FOLDER_MODE)
+            if os.path.islink(each):  # the size is only kept of what lies here
+                raise OSError(errno.ELOOP, "a symbolic link instead of a folder", str(each))
         try:
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
             file = os.open(temporary, flags, FILE_MODE)
@@ -192,7 +195,7 @@ class LocalFiles:
             return known_ns, known
         files = {}
         for entry in os.scandir(path):
-            if _BLOCK.fullmatch(entry.name):
+            if _BLOCK.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
                 with suppress(FileNotFoundError):
                     files[entry.name] = known.get(entry.name) or _file(entry)
             elif sweep and _BLOCK.fullmatch(entry.name.removesuffix(_TEMPORARY)):
@@ -206,7 +209,8 @@ class LocalFiles:
 def locked(folder: Path) -> Iterator[None]:
     """Excludes all other writers of the directory. Raises `DeadlineExceeded` after `LOCK_S`."""
     until = time.monotonic() + LOCK_S
-    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    lock = os.open(folder / "lock", flags, FILE_MODE)
     try:
         while True:
             try:
@@ -256,6 +260,9 @@ def empty_for_key(folder: Path, api_key: str) -> bool:
         return False
     with locked(folder):
         while (folder / tenant).exists():
+            if (folder / tenant).is_symlink():  # somebody's: nothing was written behind it
+                (folder / tenant).unlink()
+                break
             with suppress(FileNotFoundError):  # a reader deletes bad files meanwhile
                 shutil.rmtree(folder / tenant)
         note.unlink(missing_ok=True)
