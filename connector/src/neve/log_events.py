@@ -386,7 +386,7 @@ COPIES_BY_LAYER = LogEvent(
     INFO,
     ("detail",),
     "Blocks are copied layer by layer, not by one kernel: `detail` says why.",
-    "Nothing: loads and stores take more of the engine's thread. On a GPU, install `triton`.",
+    "Nothing: it works as without `one_kernel`. Triton may be missing, or the layers differ.",
 )
 CONTEXT_KEPT = LogEvent(
     "neve.context.kept",

@@ -29,6 +29,7 @@ _CHOICES = {
     "load": ("auto", "always", "both"),
     "layout": (RANK, CANONICAL),
     "cross_layer_blocks": (False, True),
+    "one_kernel": (False, True),
     "codec": ("none", "int8", "fp8", "int4"),
 }
 # An option's declared type → the number type that its value is read as.
@@ -68,6 +69,7 @@ class Options:
     `save_budget_bytes` bound the staging memory of a rank (None: see `save_budget`).
     `connections`: to each Valkey, for block bytes. `cold_connections`: ranges of S3 segments read
     at a time. `cross_layer_blocks`: ask the engine to lay the layers of a block side by side.
+    `one_kernel`: on a GPU copy the blocks of all layers by one Triton kernel, once it was tried.
     `codec`: store KV with loss, as the platform must allow for this model too; then nothing is
     compared. `codec_report`: a file of `neve codec-check`, whose figures the platform shows.
     `canary`: compare one in this many found prefixes with computed KV; 0: none.
@@ -98,6 +100,7 @@ class Options:
     connections: int = CONNECTIONS
     cold_connections: int = COLD_CONNECTIONS
     cross_layer_blocks: bool = False
+    one_kernel: bool = False
     codec: str = EXACT
     codec_report: str | None = None
     canary: int = DEFAULT_EVERY

@@ -84,6 +84,7 @@ def make_worker(
             heads=len(share.columns) if by_head else None,
             cache_dtype=str(config.cache_config.cache_dtype),
             sharers=len(groups),
+            one_kernel=options.one_kernel,
             codec=_codec_of(group, options),
             vector=config.model_config.get_head_size(),
         )

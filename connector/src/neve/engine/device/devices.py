@@ -1,10 +1,10 @@
 """Copies between a GPU's KV tensors and pinned staging, on streams beside the engine's own.
 
 Each direction has a stream and a buffer on the device. A save gathers a batch into the buffer, by
-one kernel (`neve.engine.device.rows`) or, where that can't be, by one a layer or two, then copies
-it to staging, one copy for each run of neighbours. A load goes
-the other way. Events order the streams; no call waits for the whole device. The engine's thread
-only launches, except in `fence`.
+one kernel a layer or two if a chunk has several engine blocks (one kernel in all if the layers of a
+block lie side by side, or with `one_kernel`), then copies it to staging, one copy for each run of
+neighbours. A load goes the other way. Events order the streams; no call waits for the whole device.
+The engine's thread only launches, except in `fence`.
 
 The kernels are plain torch, so they run on any device (the tests run them on the CPU).
 """
@@ -171,8 +171,10 @@ class DeviceCopies:
         *,
         sharers: int = 1,
         codec: LossyCodec | None = None,
+        one_kernel: bool = False,
     ) -> None:
         """`sharers`: objects of this class on the device, which share the room for buffers.
+        `one_kernel`: copy by `neve.engine.device.rows` if that can be.
         `codec`: staging holds encoded payloads, buffers plain ones."""
         self._codec = codec
         self._sharers = sharers
@@ -182,7 +184,7 @@ class DeviceCopies:
         self._out = torch.cuda.Stream(device)
         self._in = torch.cuda.Stream(device)
         self._buffers: dict[bool, torch.Tensor] = {}
-        self._mover = self._make_mover()
+        self._mover = self._make_mover() if one_kernel else None
 
     def _make_mover(self) -> "RowMover | None":
         """Compiled now, and only if it moves the same bytes as plain torch here."""

@@ -117,14 +117,15 @@ class KvTensors:
         heads: int | None = None,
         cache_dtype: str = "auto",
         sharers: int = 1,
+        one_kernel: bool = False,
         codec: str = EXACT,
         vector: int = 0,
     ) -> None:
         """`kernels` names what wrote a layer's bytes (backend, ISA): equal shapes don't prove equal
         meaning. `heads`: KV heads that every layer has here, when payloads are to be one head's.
-        `cache_dtype`: the engine's name for what it keeps in tensors of bytes. `sharers`: as in
-        `DeviceCopies`. `codec`: to store with loss, in vectors of `vector` numbers; KV that is
-        fp8 already is left as it is."""
+        `cache_dtype`: the engine's name for what it keeps in tensors of bytes. `sharers`,
+        `one_kernel`: as in `DeviceCopies`. `codec`: to store with loss, in vectors of `vector`
+        numbers; KV that is fp8 already is left as it is."""
         self._layers: list[_Layer] = []
         seen = set()
         for name, tensor in kv_caches.items():
@@ -175,7 +176,12 @@ class KvTensors:
         self._heads = heads or 1
         self._copies = (
             DeviceCopies(
-                self._layers, self._device, self._heads, sharers=sharers, codec=self._codec
+                self._layers,
+                self._device,
+                self._heads,
+                sharers=sharers,
+                codec=self._codec,
+                one_kernel=one_kernel,
             )
             if self.defers
             else None
