@@ -32,13 +32,17 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--python", type=Path, default=ROOT / ".venv-vllm/bin/python")
     parser.add_argument("--async", dest="ahead", action="store_true", help="schedule a step ahead")
+    parser.add_argument(
+        "--room", type=float, default=1.1, help="longest prompts that the engine holds"
+    )
     options = parser.parse_args()
     draw = random.Random(options.seed)
     batches = list(make_batches(draw, options.rounds))
     engine: dict[str, Any] = {
         "max_num_batched_tokens": 128, "max_num_seqs": 4, "scheduling_policy": "priority",
-        # Room for about two prompts of greatest length: requests are preempted.
-        "kv_cache_memory_bytes": 2 * (LONGEST + 100) * 2048,
+        "scheduler_reserve_full_isl": False,
+        # Room for so many prompts of greatest length: requests are preempted.
+        "kv_cache_memory_bytes": int(options.room * (LONGEST + 100) * 2048),
     }  # fmt: skip
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
