@@ -30,6 +30,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.django_db]
 class ExportedContexts(Exported):
     model = Context
     orderings = ("-created_at", "name")
+    select = Listed.select
     defer = Listed.defer
     serializer_class = ContextSerializer
     filterset_class = ContextFilter

@@ -3,6 +3,7 @@
 import pytest
 from django.utils import timezone
 
+from catalog import stores
 from catalog.models import MoveRule, Segment, SegmentCopy, Space, Store
 from retention import provisioning
 from storage.s3 import ensure_bucket
@@ -12,6 +13,12 @@ from tenants.models import AuditEvent
 from tenants.scope import tenant_scope
 
 pytestmark = [pytest.mark.integration, pytest.mark.django_db]
+
+
+@pytest.fixture(autouse=True)
+def default_store(tenant):
+    """A migration made it; tests that empty the database take it away."""
+    return stores.default_row()
 
 
 @pytest.fixture(autouse=True)

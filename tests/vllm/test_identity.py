@@ -83,7 +83,9 @@ def a_config(name, **values):
 
 
 def identity(*, tp_rank=0, pp_rank=0, layout="4 layers", extra=(), built=("llama",), **changes):
-    tensors = SimpleNamespace(layout=layout, dtypes="torch.bfloat16", bytes_per_token=1024)
+    tensors = SimpleNamespace(
+        layout=layout, dtypes="torch.bfloat16", bytes_per_token=1024, codec="none"
+    )
     options = Options(endpoint="http://e", api_key="k", **dict(extra))
     engine = config(**changes)
     return identify(
