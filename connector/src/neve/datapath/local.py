@@ -232,7 +232,9 @@ class LocalTier:
             of.setdefault(status, []).append(id_)
         bad = of.get(Status.CORRUPT, [])
         try:
-            files.drop(of.get(Status.EVICTED, []))
+            # Unless written anew meanwhile: what stands there counts.
+            gone = [i for i in of.get(Status.EVICTED, []) if not os.path.exists(files.path(i))]
+            files.drop(gone)
             files.delete(bad)
             files.use(of.get(Status.OK, []))
         except OSError as error:  # of a directory that is read-only, for one: it still serves
