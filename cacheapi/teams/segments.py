@@ -6,7 +6,7 @@ from rest_framework import serializers
 from cacheapi.base.filters import RowFilter, TenantFilter
 from cacheapi.base.viewsets import ReadOnlyView, TenantOwnedSerializer
 from catalog.models import Segment
-from catalog.stores import DEFAULT
+from catalog.stores import name_of
 
 
 class SegmentSerializer(TenantOwnedSerializer):
@@ -21,7 +21,7 @@ class SegmentSerializer(TenantOwnedSerializer):
         read_only_fields = fields
 
     def get_store(self, row: Segment) -> str:
-        return row.store.name if row.store else DEFAULT
+        return name_of(row.store)
 
 
 class SegmentFilter(TenantFilter):

@@ -365,7 +365,7 @@ class MoveSerializer(TenantOwnedSerializer):
         read_only_fields = fields
 
     def get_store(self, copy: SegmentCopy) -> str:
-        return copy.store.name if copy.store else stores.DEFAULT
+        return stores.name_of(copy.store)
 
     def get_reason(self, copy: SegmentCopy) -> str:
         return copy.reason if caller(self.context["request"]).is_operator else ""
@@ -374,7 +374,7 @@ class MoveSerializer(TenantOwnedSerializer):
     def get_target(self, copy: SegmentCopy) -> str | None:
         if copy.state not in (SegmentCopy.State.LEAVING, SegmentCopy.State.DELETING):
             return None
-        return copy.target.name if copy.target else stores.DEFAULT
+        return stores.name_of(copy.target)
 
 
 class MoveFilter(TenantFilter):

@@ -75,6 +75,11 @@ def default_row() -> Store:
     return Store.objects.get_or_create(is_default=True, defaults={"name": DEFAULT})[0]
 
 
+def name_of(row: Store | None) -> str:
+    """None: the default one."""
+    return row.name if row else DEFAULT
+
+
 def reference(row: Store) -> int | None:
     """How segments and copies name this store."""
     return None if row.is_default else row.pk

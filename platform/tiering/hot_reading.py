@@ -140,13 +140,18 @@ class _HotReading:
 
     def blocks(self) -> Iterator[StoredBlock]:
         self._transfer.wait(float("inf"))  # the core keeps the deadline
-        statuses = [self._status(n, code) for n, code in enumerate(self._transfer.statuses())]
-        bad = [n for n, s in enumerate(statuses) if s in (Status.EVICTED, Status.CORRUPT)]
+        statuses = list(map(Status, self._transfer.statuses()))
         for n, status in enumerate(statuses):
             if status is Status.OK:
-                yield self._block(n)
-            elif n not in bad:  # trouble of the server, not of the block: read again later
+                found = self._block(n)
+                if found.header.space_tag == self._tag:
+                    yield found
+                else:  # no segment takes a block that names another space
+                    statuses[n] = Status.CORRUPT
+            elif status not in (Status.EVICTED, Status.CORRUPT):
+                # Trouble of the server, not of the block: read again later.
                 raise Unavailable(f"valkey: {self._transfer.trouble or status.name.lower()}")
+        bad = [n for n, s in enumerate(statuses) if s is not Status.OK]
         if bad:
             self._reader.forget([self._batch[n] for n in bad], [statuses[n] for n in bad])
 
@@ -154,18 +159,8 @@ class _HotReading:
         self._transfer.cancel()
         self._transfer.wait(float("inf"))
 
-    def _status(self, n: int, code: int) -> Status:
-        """The core's, and CORRUPT for a block that names another space: no segment takes it."""
-        status = Status(code)
-        if status is Status.OK and block.decode_header(self._head(n)).space_tag != self._tag:
-            return Status.CORRUPT
-        return status
-
-    def _head(self, n: int) -> memoryview:
-        return self._headers[n * block.HEADER_BYTES : (n + 1) * block.HEADER_BYTES]
-
     def _block(self, n: int) -> StoredBlock:
-        head = self._head(n)
+        head = self._headers[n * block.HEADER_BYTES : (n + 1) * block.HEADER_BYTES]
         self._rooms[n][: block.HEADER_BYTES] = head
         dirty = self._batch[n]
         return StoredBlock(

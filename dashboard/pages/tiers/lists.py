@@ -2,16 +2,15 @@
 
 from typing import Any
 
-from django.db.models import BigIntegerField, F, FloatField, Q, QuerySet
+from django.db.models import F, FloatField, Q, QuerySet
 from django.db.models.functions import Cast, NullIf
 
 from catalog.models import Segment
-from catalog.stores import DEFAULT
+from catalog.stores import name_of
 from dashboard.lists import Choice, Column, List
-from dashboard.pages.tiers.reclaim import MERGE_SHARE
+from dashboard.pages.tiers.reclaim import is_due
 from dashboard.scope import Scope
 from dashboard.usage import Tenants
-from neve.formats.segment import block_bytes
 from tenants.principal import rows_of
 
 WORDS = {"live": "● live", "uploading": "○ uploading", "deleting": "○ waiting"}
@@ -79,9 +78,9 @@ def segment_rows(tenants: Tenants, space_id: int | None) -> QuerySet[Segment]:
 
 
 def _with_dead(rows: Any, value: str) -> Any:
-    written = block_bytes(F("size_bytes"), F("blocks"))
-    is_due = Q(live_bytes__lte=Cast(written * (1 - MERGE_SHARE), BigIntegerField()))
-    return rows.filter(is_due if value == "due" else Q(dead_bytes__gt=0), state=Segment.State.LIVE)
+    return rows.filter(
+        is_due() if value == "due" else Q(dead_bytes__gt=0, state=Segment.State.LIVE)
+    )
 
 
 class SegmentList(List):
@@ -98,7 +97,7 @@ class SegmentList(List):
         Column("state", "State", kind="state",
                value=lambda row: "live" if row.state == Segment.State.LIVE else "running",
                words=lambda row: WORDS[row.state], order="state"),
-        Column("store", "Store", value=lambda row: row.store.name if row.store else DEFAULT,
+        Column("store", "Store", value=lambda row: name_of(row.store),
                hint="the S3 bucket that holds it", shown=False),
         Column("blocks", "Blocks", kind="count"),
         Column("size", "Size", kind="size", path="size_bytes"),

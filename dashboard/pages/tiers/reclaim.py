@@ -52,16 +52,20 @@ class Reclaim:
         return max(self.taken.dead_bytes - self.due_bytes, 0)
 
 
+def is_due() -> Q:
+    """Live segments that are merged next, as `tiering.compaction.plan` decides."""
+    written = block_bytes(F("size_bytes"), F("blocks"))
+    most = Cast(written * (1 - MERGE_SHARE), BigIntegerField())
+    return Q(state=Segment.State.LIVE, live_bytes__lte=most)
+
+
 def reclaim(tenants: Tenants, taken: dict[int, Occupancy], now: datetime) -> Reclaim:
     state = Segment.State
-    live = Q(state=state.LIVE)
     dead = F("size_bytes") - F("live_bytes")
-    written = block_bytes(F("size_bytes"), F("blocks"))
-    is_due = live & Q(live_bytes__lte=Cast(written * (1 - MERGE_SHARE), BigIntegerField()))
     sums = rows_of(Segment, tenants).aggregate(
         segments=Count("pk", filter=~Q(state=state.DELETING)),
-        due_segments=Count("pk", filter=is_due),
-        due_bytes=Sum(dead, filter=is_due, default=0),
+        due_segments=Count("pk", filter=is_due()),
+        due_bytes=Sum(dead, filter=is_due(), default=0),
         waiting_segments=Count("pk", filter=Q(state=state.DELETING)),
         oldest=Min("unreferenced_at", filter=Q(state=state.DELETING)),
         # Last: it hides the column of its name.
