@@ -48,8 +48,8 @@ def test_a_number_changes_while_the_replay_runs(open_page, control_plane):
         expect(page.locator("[data-part=node_table]")).to_contain_text("replay-1")
         expect(page.locator("[data-live]")).to_have_attribute("data-state", "live")
         assert any("/static/plotly/plotly-basic-" in url for url in watched.requests)
-        expect(page.locator("#token-chart .scatterlayer .trace")).to_have_count(3)
-        expect(page.locator("#byte-chart .scatterlayer .trace")).to_have_count(4)
+        expect(page.locator("#token-chart .scatterlayer .trace")).to_have_count(4)
+        expect(page.locator("#byte-chart .scatterlayer .trace")).to_have_count(6)
         page.wait_for_timeout(5_000)  # something to see in the picture
         PICTURES.mkdir(exist_ok=True)
         page.screenshot(path=PICTURES / "test-overview-light.png")
