@@ -381,6 +381,8 @@ class Engine(Record):
     gpus: int | None
     # the key itself is never shown
     has_api_key: bool
+    # of a prefill pool: it computes prompts that others decode
+    is_prefill: bool
     source: str
     state: str
     # why it is unhealthy
@@ -932,6 +934,15 @@ class MoveDryRun(Record):
     # false: there are more segments
     is_whole: bool
     ways: tuple[Way, ...]
+    # segments that are old, idle and warm enough and not in the target; those that do not move
+    # are among the next three
+    fitting: int
+    # of these: the move does not pay back in time
+    unpaid: int
+    # of these: moved within the last hour
+    resting: int
+    # of these: the target has a copy already
+    copied: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -959,6 +970,8 @@ class MoveRule(Record):
     least_heat: float | None
     # the cheaper place pays for the move within so many
     payback_days: int | None
+    # in words; empty: none
+    warnings: tuple[str, ...]
     created_at: datetime
     updated_at: datetime
 
@@ -1239,6 +1252,28 @@ class Removal(Record):
     contexts: int
     segments: int
     segment_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Removals(Record):
+    """Blocks that left both tiers, and were not stored again meanwhile."""
+
+    # ids of blocks
+    removed: tuple[str, ...]
+    # `after` of the next request
+    cursor: str
+    # true: removals behind `after` are not all known any more; forget what you know
+    reset: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RemovedStore(Record):
+    """What went with a store."""
+
+    # given up: no other store has a copy
+    lost_segments: int
+    # names of the rules that named it
+    rules: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -1818,6 +1853,8 @@ class Way(Record):
     saved_a_month: str
     # at the target's bound of bytes a second
     seconds: float
+    # names of its stores that do not answer: the moves wait for them
+    away: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
