@@ -436,6 +436,32 @@ class TestS3:
             assert chain.get() == [MissReason.BREAKER] * 2
         assert hot.get() == [None] * 2
 
+    def test_a_store_that_is_away_keeps_no_block_of_another_from_being_read(
+        self, client, store, endpoint
+    ):
+        away, there = Chain(client, 2), Chain(client, 2, 2)
+        away.put()
+        gone = store.flush(away)
+        there.put()
+        store.flush(there)
+        endpoint.segment_url = lambda number: (
+            "http://127.0.0.1:1/segment" if number == gone else store.url(number)
+        )
+        for _ in range(2 * FAILURES_TO_OPEN):
+            assert away.get() == [MissReason.BREAKER] * 2
+        assert there.get() == [None] * 2
+
+    def test_known_addresses_serve_while_the_platform_is_away(self, client, store, endpoint):
+        known, unknown = Chain(client, 2), Chain(client, 2, 2)
+        for chain in (known, unknown):
+            chain.put()
+            store.flush(chain)
+        assert known.get() == [None] * 2
+        endpoint.fail = (503, {})
+        for _ in range(2 * FAILURES_TO_OPEN):
+            assert unknown.get() == [MissReason.BREAKER] * 2
+        assert known.get() == [None] * 2
+
     def test_a_stopped_s3_costs_no_more_than_the_deadline(self, client, store, s3):
         chain = Chain(client, 2)
         chain.put()

@@ -33,6 +33,7 @@ LEAST_RANGE_BYTES: Final = 4 << 20
 MOST_TRIES: Final = 4  # of one range, where S3 was busy or the connection broke
 FIRST_PAUSE_S: Final = 0.05
 _URL_MARGIN_S: Final = 30.0
+_LEAST_URL_S: Final = 1.0  # an address that ends sooner was signed for the read that asked
 _MOST_RENEWED: Final = 1000  # segments that the platform answers for in one request
 _SKEW_S: Final = 60.0  # clocks that differ by less are no reason to refuse an address
 
@@ -250,6 +251,23 @@ class ColdReader:
     ) -> list[MissReason | None]:
         return self._try(group, deadline, (), stop)[0]
 
+    def origin(self, segment: int) -> str | None:
+        """Host and port of the S3 store that has the segment; None: no address is known now."""
+        url = self._addresses.take(segment)
+        return None if url is None else urlsplit(url).netloc
+
+    def locate(
+        self, segment: int, also: Sequence[int], deadline: float
+    ) -> tuple[list[MissReason | None], NeveError | None]:
+        """Asks the platform for the segment's address, as `read` would. Returns one outcome, None
+        if there is an address now, and the platform's trouble, if any. Never raises it."""
+        try:
+            url = self._addresses.find(segment, also, deadline)
+        except NeveError as trouble:
+            late = isinstance(trouble, DeadlineExceeded)
+            return [MissReason.TIMEOUT if late else reason_of(trouble)], trouble
+        return [None if url else _without_address(url)], None
+
     def renew_addresses(self, timeout_s: float) -> None:
         """Fetches anew, in one request, addresses that were used lately and end soon.
 
@@ -286,8 +304,7 @@ class ColdReader:
         while not stop.stopped and (rest := group[len(outcomes) :]):
             url = self._addresses.find(segment, also, deadline)
             if not url:
-                gone = MissReason.EVICTED if url is None else MissReason.STORE_AWAY
-                outcomes += [gone] * len(rest)
+                outcomes += [_without_address(url)] * len(rest)
                 return
             wanted = [(b.offset, b.id, b.header, b.payload, b.codec, b.encoded_bytes) for b in rest]
             first, last = rest[0].offset, rest[-1].end - 1
@@ -318,6 +335,10 @@ class ColdReader:
                 raise refusal(url, answer)
             elif step is not Next.DONE:
                 raise _trouble_of(answer)
+
+
+def _without_address(url: str | None) -> MissReason:
+    return MissReason.EVICTED if url is None else MissReason.STORE_AWAY
 
 
 def _trouble_of(answer: _core.Answer) -> NeveError:
@@ -360,12 +381,12 @@ class _Addresses:
         Known addresses come at once. One request to the platform at a time names unknown segments,
         those of `also` as well.
         """
-        if (url := self._take(segment)) is not None:
+        if (url := self.take(segment)) is not None:
             return url
         if not self._asking.acquire(timeout=seconds_left(deadline)):
             raise DeadlineExceeded("no segment address in time")
         try:
-            if (url := self._take(segment)) is not None:
+            if (url := self.take(segment)) is not None:
                 return url  # the request before asked for it
             now = time.monotonic()
             with self._lock:
@@ -375,13 +396,14 @@ class _Addresses:
             with self._lock:
                 self._keep(*answer, now)
                 known = self._known.get(segment)
-                if known is not None:  # also if it ends at once: it was signed for this read
+                if known is not None:
                     known.used = True
             return answer[0].get(segment) if known is None else known.url
         finally:
             self._asking.release()
 
-    def _take(self, segment: int) -> str | None:
+    def take(self, segment: int) -> str | None:
+        """A known address that has not ended, which counts as used."""
         with self._lock:
             known = self._known.get(segment)
             if known is None or known.until < time.monotonic():
@@ -400,7 +422,7 @@ class _Addresses:
                 self._keep(*answer, now)
 
     def _keep(self, urls: dict[int, str], lifetime_s: float, asked_at: float) -> None:
-        until = asked_at + max(0.0, lifetime_s - _URL_MARGIN_S)
+        until = asked_at + max(_LEAST_URL_S, lifetime_s - _URL_MARGIN_S)
         renew_at = asked_at + lifetime_s / 2
         for number, url in urls.items():
             if url:

@@ -10,24 +10,19 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import compress
-from typing import Final
 
-from neve import log_events
-from neve._core import Breaker
-from neve.datapath.cold import ColdBlock, ColdReader, plan_ranges, reason_of
+from neve.datapath.cold import ColdBlock, ColdReader, plan_ranges
+from neve.datapath.cold_guard import ColdGuard
 from neve.datapath.hedging import ReadStop
 from neve.datapath.hotpath import HotPath
 from neve.datapath.local import LocalTier, Wanted
 from neve.datapath.promoting import Claims, Promoter
 from neve.datapath.status import Status
 from neve.datapath.transfer import JobPool, PoolJob, Transfer, Urgency
-from neve.errors import Closed, DeadlineExceeded, MissReason, NeveError
+from neve.errors import Closed, MissReason, NeveError
 from neve.formats.block import HEADER_BYTES
 from neve.index.tier import Location, Tier
 from neve.node.stats import Stats
-
-# A range that times out within less than this does not count against S3: its turn came late.
-FAIR_S: Final = 0.05
 
 
 @dataclass(frozen=True)
@@ -57,8 +52,8 @@ class Loader:
         promoter: Promoter | None,
         local: LocalTier | None = None,
     ) -> None:
-        self.cold_breaker = Breaker()
-        self._cold_trouble = MissReason.BREAKER  # why blocks are missed while it is open
+        self._platform = ColdGuard()
+        self._stores: dict[str, ColdGuard] = {}  # by host and port
         self._path = path
         self._cold = cold
         self._cold_pool = cold_pool
@@ -215,30 +210,7 @@ class Loader:
         self, load: _Batch, group: Sequence[ColdBlock], segments: Sequence[int], stop: ReadStop
     ) -> list[ColdBlock]:
         """Settles the group's blocks. Returns those that were read and verified."""
-        if not self.cold_breaker.allow():
-            for block in group:
-                load.transfer.settle(block.index, self._cold_trouble)
-            return []
-        given_s = load.transfer.deadline - time.monotonic()
-        outcomes, trouble = self._cold.read(
-            group, deadline=load.transfer.deadline, also=segments, stop=stop
-        )
-        # Bytes can be damaged in transit: a block is corrupt only if a second read is corrupt, too.
-        bad = [n for n, outcome in enumerate(outcomes) if outcome is MissReason.CORRUPT]
-        if bad and trouble is None and not stop.stopped:
-            again, trouble = self._cold.read(
-                [group[n] for n in bad], deadline=load.transfer.deadline, stop=stop
-            )
-            for n, outcome in zip(bad, again, strict=True):
-                outcomes[n] = outcome
-        late = isinstance(trouble, DeadlineExceeded)
-        if (trouble is None and not stop.stopped) or (late and None in outcomes):
-            self.cold_breaker.succeed()  # the bytes that came in time were right
-            self._cold_trouble = MissReason.BREAKER
-        elif stop.stopped or (late and given_s < FAIR_S):
-            self.cold_breaker.forgive()
-        else:
-            self._note_trouble(trouble)
+        outcomes = self._read_cold(load.transfer.deadline, group, segments, stop)
         for block, outcome in zip(group, outcomes, strict=True):
             load.transfer.settle(block.index, outcome)
             if outcome is None:
@@ -250,13 +222,34 @@ class Loader:
             self._path.forget(Tier.COLD, corrupt)
         return [block for block, outcome in pairs if outcome is None]
 
-    def _note_trouble(self, trouble: NeveError | None) -> None:
-        """Logs the first of its kind, and the breaker's opening; not each load that fails."""
-        reason = reason_of(trouble)
-        is_news = self.cold_breaker.fail() or reason not in (MissReason.BREAKER, self._cold_trouble)
-        self._cold_trouble = reason
-        if is_news:
-            log_events.COLD_TROUBLE.log(reason=reason, detail=trouble)
+    def _read_cold(
+        self, deadline: float, group: Sequence[ColdBlock], segments: Sequence[int], stop: ReadStop
+    ) -> list[MissReason | None]:
+        """Asks the platform where the group's segment is, if that is not known, then its store."""
+        segment = group[0].segment
+        if (origin := self._cold.origin(segment)) is None:
+            missed = self._platform.ask(
+                1, deadline, stop, lambda: self._cold.locate(segment, segments, deadline)
+            )
+            if missed != [None]:
+                return missed * len(group)
+            origin = self._cold.origin(segment) or ""
+        store = self._stores.setdefault(origin, ColdGuard())
+        return store.ask(
+            len(group), deadline, stop, lambda: self._read_twice(group, deadline, segments, stop)
+        )
+
+    def _read_twice(
+        self, group: Sequence[ColdBlock], deadline: float, segments: Sequence[int], stop: ReadStop
+    ) -> tuple[list[MissReason | None], NeveError | None]:
+        """Bytes can be damaged in transit: a block is corrupt if a second read is corrupt, too."""
+        outcomes, trouble = self._cold.read(group, deadline=deadline, also=segments, stop=stop)
+        bad = [n for n, outcome in enumerate(outcomes) if outcome is MissReason.CORRUPT]
+        if bad and trouble is None and not stop.stopped:
+            again, trouble = self._cold.read([group[n] for n in bad], deadline=deadline, stop=stop)
+            for n, outcome in zip(bad, again, strict=True):
+                outcomes[n] = outcome
+        return outcomes, trouble
 
     def _count(self, load: _Batch, outcomes: Sequence[MissReason | None]) -> None:
         for i, outcome in enumerate(outcomes):
