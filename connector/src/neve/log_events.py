@@ -584,3 +584,28 @@ TIER_BROKEN = LogEvent(
     "A bug at a job's begin; its chunks are misses.",
     "Report it with the traceback.",
 )
+
+# ---- gateways and routers
+
+GATEWAY_RESTS = LogEvent(
+    "neve.gateway.rests",
+    WARNING,
+    ("seconds", "detail"),
+    "Look-ups fail, are slow or refused; none is sent for so long.",
+    "Do as `detail` says. With 429: raise the key's requests a minute.",
+    effect="routing by this process's memory and by load",
+)
+GATEWAY_FACTS_OLD = LogEvent(
+    "neve.gateway.facts_old",
+    INFO,
+    ("detail",),
+    "Engines and prices could not be read; those of the last reading count.",
+    "Nothing, unless it stays: is the platform reached, and has the key the scope read?",
+)
+GATEWAY_BROKEN = LogEvent(
+    "neve.gateway.broken",
+    ERROR,
+    ("step",),
+    "A bug in routing; the least loaded node got the request. Said once for each step.",
+    "Report it with the traceback.",
+)

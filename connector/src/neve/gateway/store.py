@@ -1,0 +1,221 @@
+"""Neve as one tenant's key sees it: what is stored of a prompt, engines, the price of a GPU.
+
+A request waits for `lookup` no longer than the deadline. A later answer still counts for what the
+request saved, but as slow for the breaker: after `_MOST_FAILURES` in a row nothing is asked for a
+second, later for up to half a minute. Engines and prices are read in the background.
+"""
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal
+from hashlib import blake2b
+from time import monotonic
+from typing import Any, Final
+
+from neve import log_events
+from neve.api import ApiProblem, AsyncNeve
+from neve.errors import NeveError
+from neve.gateway.prompts import Prompt
+
+DEADLINE_S: Final = 0.1
+# An answer later than this is not waited for by anybody.
+LATE_S: Final = 5.0
+# At a time: the platform takes eight of a tenant that need an engine's tokeniser.
+MOST_LOOKUPS: Final = 4
+_MOST_FAILURES: Final = 3
+_FIRST_REST_S: Final = 1.0
+_MOST_REST_S: Final = 30.0
+_FACTS_S: Final = 30.0  # engines and prices are read this often, while requests come
+_NO_ENGINE_S: Final = 10.0
+
+
+@dataclass(frozen=True)
+class Found:
+    """What Neve holds of a prompt, in tokens, whole chunks; see `POST /api/v1/lookup`.
+
+    `usable`: a request can go on behind so many; `usable_hot`: without reading S3. `load_s`,
+    `compute_s`: to load these, or to compute them; None until a node has measured it.
+    """
+
+    tokens: int
+    usable: int
+    usable_hot: int
+    load_s: float | None = None
+    compute_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A server that the tenant's nodes announced, or the tenant registered.
+
+    `url`: without /v1. `space`: the first one that it serves. `gpus`: None if nobody told.
+    """
+
+    url: str
+    model: str
+    space: int
+    gpus: int | None = None
+
+
+class Lookup:
+    """A look-up under way, or done."""
+
+    def __init__(self, task: "asyncio.Task[Found | None]") -> None:
+        self._task = task
+
+    @property
+    def found(self) -> Found | None:
+        """None as long as there is no answer, and if it failed."""
+        if not self._task.done() or self._task.cancelled():
+            return None
+        return self._task.result()
+
+
+class Store:
+    """Belongs to one event loop. All tenants of a process may share one `verify`.
+
+    Raises Misuse if endpoint or key cannot be right.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        api_key: str,
+        *,
+        deadline_s: float = DEADLINE_S,
+        verify: ssl.SSLContext | bool = True,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        """`api_key`: of role team, with the scope `read`. `deadline_s`: of one look-up, as a
+        request sees it."""
+        self._neve = AsyncNeve(
+            endpoint,
+            api_key,
+            timeout_s=LATE_S,
+            retries=0,
+            verify=verify,
+        )
+        self.key = blake2b(api_key.encode(), person=b"neve.gateway", digest_size=32).digest()
+        self.engines: tuple[Engine, ...] = ()
+        self.gpu_second: tuple[Decimal, str] | None = None  # price and currency
+        self._deadline_s = deadline_s
+        self._clock = clock
+        self._failures = 0
+        self._closed_until = 0.0  # nothing is asked before
+        self._spaces_without_engine: dict[int, float] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._lookups = 0
+        self._facts_due = 0.0
+        self._facts: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Store {self._neve.endpoint}>"
+
+    @property
+    def is_open(self) -> bool:
+        """False while the breaker lets nothing be asked."""
+        return self._clock() >= self._closed_until
+
+    async def close(self) -> None:
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._neve.close()
+
+    async def look_up(self, space: int, prompt: Prompt) -> Lookup | None:
+        """Asks what is stored, and waits for at most the deadline. None: it was not asked, as the
+        breaker is open, too many are under way, or `lookup` cannot take such a prompt."""
+        query = prompt.query
+        now = self._clock()
+        if (
+            query is None
+            or not self.is_open
+            or self._lookups >= MOST_LOOKUPS
+            or ("tokens" not in query and self._spaces_without_engine.get(space, 0.0) > now)
+        ):
+            return None
+        self._lookups += 1
+        task = self._start(self._look_up(space, query))
+        await asyncio.wait({task}, timeout=self._deadline_s)
+        if not task.done():
+            self._fail(f"lookup takes longer than {self._deadline_s:g} s")
+        return Lookup(task)
+
+    async def facts(self) -> None:
+        """Reads engines and prices, if that is due; waits for the first reading alone, for at
+        most a second."""
+        if self._clock() >= self._facts_due and self._facts is None:
+            is_first = self._facts_due == 0.0
+            self._facts_due = self._clock() + _FACTS_S
+            self._facts = self._start(self._read_facts())
+            if is_first:
+                await asyncio.wait({self._facts}, timeout=1.0)
+
+    def _start(self, what: Any) -> "asyncio.Task[Any]":
+        task = asyncio.get_running_loop().create_task(what)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _look_up(self, space: int, query: dict[str, Any]) -> Found | None:
+        begun = self._clock()
+        try:
+            found = await asyncio.wait_for(self._neve.lookup(space=space, **query), LATE_S)
+        except ApiProblem as problem:
+            self._refused(problem, space)
+            return None
+        except (NeveError, TimeoutError) as error:
+            self._fail(str(error) or "no answer")
+            return None
+        except Exception:  # an answer of an unknown form, a prompt that is no JSON
+            log_events.GATEWAY_BROKEN.log(step="lookup", exc_info=True)
+            self._fail("a bug")
+            return None
+        finally:
+            self._lookups -= 1
+        if self._clock() - begun <= self._deadline_s:
+            self._failures = 0
+        cost = found.cost
+        return Found(
+            found.tokens, found.usable_tokens, found.usable_hot_tokens, cost.load_s, cost.compute_s
+        )
+
+    def _refused(self, problem: ApiProblem, space: int) -> None:
+        if problem.kind == "no-engine":  # only token ids can be looked up now
+            self._spaces_without_engine[space] = self._clock() + _NO_ENGINE_S
+        elif problem.status == 429:
+            self._rest(problem.retry_after_s or _FIRST_REST_S, str(problem))
+        elif problem.status in (401, 403):
+            self._rest(_MOST_REST_S, str(problem))
+        elif problem.status >= 500:
+            self._fail(str(problem))
+        # Else this prompt cannot be looked up: its engine will tell the client.
+
+    def _fail(self, detail: str) -> None:
+        self._failures += 1
+        more = self._failures - _MOST_FAILURES
+        if more >= 0 and self.is_open:
+            self._rest(min(_MOST_REST_S, _FIRST_REST_S * 2 ** min(more, 10)), detail)
+
+    def _rest(self, seconds: float, detail: str) -> None:
+        if self.is_open:
+            log_events.GATEWAY_RESTS.log(seconds=f"{seconds:g}", detail=detail)
+        self._closed_until = max(self._closed_until, self._clock() + seconds)
+
+    async def _read_facts(self) -> None:
+        try:
+            prices = await self._neve.prices.get()
+            self.gpu_second = Decimal(prices.gpu_hour) / 3600, prices.currency
+            self.engines = tuple(
+                [
+                    Engine(each.base_url, each.model, each.spaces[0], each.gpus)
+                    async for each in self._neve.engines.list()
+                    if each.spaces
+                ]
+            )
+        except Exception as error:  # as of the last reading
+            log_events.GATEWAY_FACTS_OLD.log(detail=str(error))
+        finally:
+            self._facts = None
