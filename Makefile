@@ -44,8 +44,13 @@ test: $(DEV) $(VLLM) lint docs test-core ## all tests: the core, unit, real serv
 	@deploy/get valkey
 	@deploy/get chromium
 	@deploy/get prometheus
-	PYTHONPATH=.:tests $(BIN)/python -m support.second_try $(PARALLEL)
+	NEVE_TEST_POSTGRES=later PYTHONPATH=.:tests $(BIN)/python -m support.second_try $(PARALLEL)
 	@$(MAKE) test-postgres
+
+test-sqlite: $(DEV) ## what `make test` runs on PostgreSQL alone, on SQLite and the Valkey of PATH
+	@deploy/get valkey
+	@deploy/get prometheus
+	NEVE_TEST_POSTGRES=never PYTHONPATH=.:tests $(BIN)/python -m support.second_try $(PARALLEL)
 
 test-postgres: $(DEV) ## tests of platform, API, dashboard and workers on PostgreSQL
 	@deploy/get valkey

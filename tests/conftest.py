@@ -21,6 +21,7 @@ from hypothesis import HealthCheck, settings
 
 from support import testsettings
 from support.drift import assert_no_drift
+from support.on_postgres import runs_here_only
 from support.servers import ROOT, ControlPlane, S3Server, ValkeyServer
 
 KINDS = ("integration", "browser", "vllm")
@@ -36,8 +37,13 @@ settings.load_profile("neve")
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Marks tests without a kind as unit tests, and sorts by kind: the cheap ones run first.
 
-    With pytest-xdist the vLLM tests come first: one worker has them all.
+    With pytest-xdist the vLLM tests come first: one worker has them all. NEVE_TEST_POSTGRES=later
+    leaves out what `make test` runs on PostgreSQL alone, `never` leaves all others out.
     """
+    if when := os.environ.get("NEVE_TEST_POSTGRES"):
+        left_out = {item for item in items if runs_here_only(item) is (when == "later")}
+        config.hook.pytest_deselected(items=list(left_out))
+        items[:] = [item for item in items if item not in left_out]
     for item in items:
         if not any(item.get_closest_marker(kind) for kind in KINDS):
             item.add_marker("unit")

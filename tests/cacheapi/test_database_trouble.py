@@ -12,6 +12,7 @@ import pytest
 from support import testsettings
 
 pytestmark = [
+    pytest.mark.sqlite,
     pytest.mark.integration,
     pytest.mark.skipif(bool(testsettings.POSTGRES_URL), reason="PostgreSQL has no such lock"),
 ]

@@ -9,7 +9,11 @@ from base import write_lock
 from support.rows import make_tenant
 from tenants.models import Tenant
 
-pytestmark = [pytest.mark.integration, pytest.mark.django_db(transaction=True)]
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.sqlite,
+    pytest.mark.django_db(transaction=True),
+]
 
 
 @pytest.fixture

@@ -17,18 +17,29 @@ from contextlib import suppress
 from pathlib import Path
 
 import psycopg
+import pytest
 
 from support.servers import ROOT, Server, free_port
 
-TESTED = (
+FOLDERS = (
     *("tests/platform_", "tests/cacheapi", "tests/dashboard", "tests/metrics"),
-    *("tests/tiering", "tests/workers", "tests/hot", "tests/incidents"),
-    "--ignore=tests/platform_/test_tls.py",  # the wheel's Valkey has no TLS
-    "--ignore=tests/metrics/test_prometheus.py",  # asks what the database does not decide
-    "--ignore=tests/tiering/test_torture.py",  # starts its own platforms and databases
-    *("-m", "not browser"),
+    *("tests/workers", "tests/incidents", "tests/events", "tests/planning"),
 )
+BOTH = ("tests/tiering", "tests/hot")  # on the Valkey of PATH and SQLite as well
+NEVER = (
+    "tests/platform_/test_tls.py",  # the wheel's Valkey has no TLS
+    "tests/metrics/test_prometheus.py",  # asks what the database does not decide
+    "tests/tiering/test_torture.py",  # starts its own platforms and databases
+)
+TESTED = (*FOLDERS, *BOTH, *(f"--ignore={file}" for file in NEVER), *("-m", "not browser"))
 NOBODY = "65534"
+
+
+def runs_here_only(item: pytest.Item) -> bool:
+    """Whether `make test` runs the test on PostgreSQL alone."""
+    file = item.nodeid.partition("::")[0]
+    both = any(item.get_closest_marker(name) for name in ("browser", "sqlite"))
+    return file.startswith(tuple(f"{each}/" for each in FOLDERS)) and file not in NEVER and not both
 
 
 def binaries() -> Path:
