@@ -191,6 +191,7 @@ TABLE = {
     ("api:context-bulk", "post"): ACT_ON_CONTEXTS,
     ("api:context-bulk-preview", "post"): ACT_ON_CONTEXTS,
     ("api:space-lineage", "get"): LOOK,
+    ("api:space-removals", "get"): LOOK,
     ("api:space-compare", "get"): LOOK,
     ("api:what-if", "post"): LOOK,  # a job, but no change
     ("api:what-if-recommendation", "get"): LOOK,

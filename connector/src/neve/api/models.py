@@ -1242,6 +1242,18 @@ class Removal(Record):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Removals(Record):
+    """Blocks that left both tiers, and were not stored again meanwhile."""
+
+    # ids of blocks
+    removed: tuple[str, ...]
+    # `after` of the next request
+    cursor: str
+    # true: removals behind `after` are not all known any more; forget what you know
+    reset: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Residency(Record):
     """Each block that a request needs behind the context's end is hot, cold or lost. A chunk of
     tokens is where the worst of these blocks is.

@@ -2312,6 +2312,19 @@ class Spaces(Resource):
             query={"depth": depth, "limit": limit, "min_tokens": min_tokens},
         )
 
+    def removals(self, id: Id, *, after: str | None = None) -> models.Removals:
+        """Which blocks of the space left both tiers behind a cursor: by quota, age, deletion or
+        damage. Without a cursor the answer is empty, and its cursor is now.
+        With `Accept: text/event-stream` a stream: events `removals` with `{"removed": [...]}`,
+        and `reset` when earlier removals are not all known any more.
+
+        Args:
+            after: `cursor` of the last answer; none: now
+        """
+        return self._transport.call(
+            "GET", f"/spaces/{path_part(id)}/removals", models.Removals, query={"after": after}
+        )
+
     def list(
         self,
         *,
