@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Final, Self
 from uuid import uuid4
 
-import numpy as np
-
-from neve import _core, log_events
+from neve import log_events
 from neve.datapath.cold import ColdReader
 from neve.datapath.hotpath import BlockRef, HotPath
 from neve.datapath.loading import Loader
 from neve.datapath.local import LocalTier, check_options, empty_unknown
+from neve.datapath.payload import payload_of
 from neve.datapath.promoting import Promoter
 from neve.datapath.status import BreakerState, Status
 from neve.datapath.storing import Storer
@@ -295,9 +294,9 @@ class Client:
         `tokens`: how many each block counts as reused once it came; by default its share of a
         chunk.
 
-        Each buffer is writable, contiguous, exactly one payload long, and belongs to the client
-        until the transfer is done. Where the outcome is not None it may hold garbage. Raises
-        `Misuse` only.
+        Each buffer is writable, contiguous or a `neve._core.Scattered`, exactly one payload long,
+        and belongs to the client until the transfer is done. Where the outcome is not None it may
+        hold garbage. Raises `Misuse` only.
         """
         if tokens is None:
             tokens = [self.session.chunk_tokens // self._shards] * len(ids)
@@ -307,8 +306,8 @@ class Client:
                 f"{len(locations)} locations, {len(tokens)} tokens"
             )
         _check_ids(ids)
-        payloads = [_flat(buffer) for buffer in buffers]
-        if any(payload.readonly for payload in payloads):
+        payloads = [payload_of(buffer) for buffer in buffers]
+        if any(isinstance(payload, memoryview) and payload.readonly for payload in payloads):
             raise Misuse("must be writable", field="buffers")
         return self._loader.load(ids, payloads, locations, tokens, deadline_s=deadline_s)
 
@@ -331,7 +330,7 @@ class Client:
             raise Misuse(f"need one of each, got {len(blocks)} blocks, {len(buffers)} buffers")
         _check_ids([block.id for block in blocks])
         _check_ids([block.parent for block in blocks])
-        payloads = [_flat(buffer) for buffer in buffers]
+        payloads = [payload_of(buffer) for buffer in buffers]
         if not all(0 < len(payload) <= MAX_PAYLOAD_BYTES for payload in payloads):
             raise Misuse(f"need 1 … {MAX_PAYLOAD_BYTES} bytes", field="buffers")
         if self.local:
@@ -425,13 +424,3 @@ connect = Client.connect
 def _check_ids(ids: Sequence[bytes]) -> None:
     if not all(len(id_) == ID_BYTES for id_ in ids):
         raise Misuse(f"must have {ID_BYTES} bytes each", field="ids")
-
-
-def _flat(buffer: Buffer) -> memoryview:
-    """The bytes of an object with the buffer protocol, or of a tensor with DLPack."""
-    try:
-        if hasattr(buffer, "__dlpack__") and not isinstance(buffer, np.ndarray):
-            return _core.view(buffer, True).data
-        return memoryview(buffer).cast("B")
-    except (TypeError, ValueError) as error:
-        raise Misuse(f"need contiguous memory: {error}", field="buffers") from error

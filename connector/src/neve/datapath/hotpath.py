@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from neve import _core, log_events
+from neve.datapath.payload import Payload
 from neve.datapath.status import BreakerState, Status
 from neve.datapath.transfer import Transfer, Urgency
 from neve.datapath.transport import ReplyError, Transport, make_keyspace
@@ -100,7 +101,7 @@ class HotPath:
         self,
         transfer: Transfer,
         ids: Sequence[bytes],
-        payloads: Sequence[memoryview],
+        payloads: Sequence[Payload],
         settle: Settle,
         *,
         headers: bytearray | None = None,
@@ -122,7 +123,7 @@ class HotPath:
         self,
         transfer: Transfer,
         blocks: Sequence[BlockRef],
-        payloads: Sequence[memoryview],
+        payloads: Sequence[Payload],
         settle: Settle,
         *,
         urgency: Urgency,

@@ -16,6 +16,7 @@ from neve.datapath.cold_guard import ColdGuard
 from neve.datapath.hedging import ReadStop
 from neve.datapath.hotpath import HotPath
 from neve.datapath.local import LocalTier, Wanted
+from neve.datapath.payload import Payload
 from neve.datapath.promoting import Claims, Promoter
 from neve.datapath.status import Status
 from neve.datapath.transfer import JobPool, PoolJob, Transfer, Urgency
@@ -30,7 +31,7 @@ class _Batch:
     """One `get_many`. `served`: the tier that each block was loaded from, or None."""
 
     ids: Sequence[bytes]
-    payloads: Sequence[memoryview]
+    payloads: Sequence[Payload]
     locations: Sequence[Location]
     tokens: Sequence[int]
     transfer: Transfer
@@ -65,7 +66,7 @@ class Loader:
     def load(
         self,
         ids: Sequence[bytes],
-        payloads: Sequence[memoryview],
+        payloads: Sequence[Payload],
         locations: Sequence[Location],
         tokens: Sequence[int],
         *,
