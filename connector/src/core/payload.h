@@ -25,7 +25,8 @@ class Payload {
   template <typename Bytes>
     requires(!std::same_as<std::remove_cvref_t<Bytes>, Payload> &&
              std::constructible_from<std::span<const std::byte>, Bytes>)
-  Payload(Bytes&& run) {  // NOLINT(google-explicit-constructor): a payload is bytes
+  // NOLINTNEXTLINE(google-explicit-constructor,misc-explicit-constructor): a payload is bytes
+  Payload(Bytes&& run) {
     add(std::span<const std::byte>(run));
   }
 
