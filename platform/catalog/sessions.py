@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
+from django.conf import settings
 from django.db import transaction
-from django.db.models import Exists, F, OuterRef, Q
+from django.db.models import Exists, F, OuterRef, Q, QuerySet
 from django.utils import timezone
 
 from base import live, write_lock
@@ -21,6 +23,7 @@ from catalog.nodes import live_since as live_since
 from catalog.spaces import note_groups, resolve_space
 from neve.formats.parts import PartGroup
 from neve.formats.space import SpaceIdentity
+from neve.node.session import SCHEDULER_PART
 from neve.node.stats import COUNTERS
 from tenants.audit import Actor, record
 from tenants.keys import usable_node_keys
@@ -237,21 +240,45 @@ def cut_session(*, session: NodeSession, actor: Actor) -> None:
 
 
 def end_replaced(*, tenant_id: int) -> int:
-    """Ends sessions of crashed engines: silent, and their node has a later one of the same space.
-
-    Returns how many there were.
-    """
+    """Ends sessions that nobody will end: see `_replaced` and `_left_behind`. Returns how many."""
     with tenant_scope(tenant_id):
-        later = NodeSession.objects.filter(
-            node=OuterRef("node"),
-            space=OuterRef("space"),
-            ended_at=None,
-            opened_at__gt=OuterRef("opened_at"),
-        )
-        silent = NodeSession.objects.filter(ended_at=None, last_heartbeat_at__lte=live_since())
-        replaced = list(silent.filter(Exists(later)).values_list("pk", flat=True))
-        ended: int = NodeSession.objects.filter(pk__in=replaced).update(ended_at=timezone.now())
+        over = {*_replaced(), *_left_behind()}
+        ended: int = NodeSession.objects.filter(pk__in=over).update(ended_at=timezone.now())
         return ended
+
+
+def _replaced() -> QuerySet[NodeSession, UUID]:
+    """Of crashed engines: silent, and their node has a later one of the same space."""
+    later = NodeSession.objects.filter(
+        node=OuterRef("node"),
+        space=OuterRef("space"),
+        ended_at=None,
+        opened_at__gt=OuterRef("opened_at"),
+    )
+    silent = NodeSession.objects.filter(ended_at=None, last_heartbeat_at__lte=live_since())
+    return silent.filter(Exists(later)).values_list("pk", flat=True)
+
+
+def _left_behind() -> list[UUID]:
+    """Of scheduler parts ("gpu-07/scheduler") that missed heartbeats since their ranks ("gpu-07")
+    ended a session of the same space.
+
+    An engine waits for its ranks' processes before it closes its scheduler part, and may be killed
+    while it waits (vLLM: `--shutdown-timeout`). A part that lives after all makes a new handshake.
+    """
+    missed = timezone.now() - timedelta(seconds=2 * int(settings.ENV.heartbeat_s))
+    parts = NodeSession.objects.filter(
+        ended_at=None, last_heartbeat_at__lte=missed, node__endswith=SCHEDULER_PART
+    )
+    found = []
+    for pk, node, space_id, heard_at in parts.values_list(
+        "pk", "node", "space_id", "last_heartbeat_at"
+    ):
+        since = heard_at - timedelta(seconds=live_after_s())
+        ranks = NodeSession.objects.filter(node=node.removesuffix(SCHEDULER_PART), space=space_id)
+        if ranks.filter(ended_at__gte=since).exists():
+            found.append(pk)
+    return found
 
 
 def end_access(*, tenant_id: int, key: ApiKey | None, **_: object) -> None:

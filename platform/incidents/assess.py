@@ -154,7 +154,7 @@ def _breaker(of: Figures, threshold: float) -> Finding:
 
 
 def _silent(of: Figures, threshold: float) -> Finding:
-    return _nodes(of.silent, threshold, "")
+    return _nodes(of.silent, threshold, "silent")
 
 
 def _nodes(names: list[str], threshold: float, cause: str) -> Finding:

@@ -37,12 +37,14 @@ def reason(kind: str, cause: str, facts: Mapping[str, Any]) -> str:
         lost = facts.get("lost_blocks") or 0
         more = f": {lost:,} blocks lost as they left hot" if lost else ""
         return f"Its cold quota is full, so flushes are refused{more}."
+    if cause == "silent":
+        what, remedy = CAUSES[cause].what, CAUSES[cause].remedy
+        return f"{what[0].upper()}{what[1:]}: {remedy}."
     if cause in CAUSES:
         what = CAUSES[cause].what
         return f"{what[0].upper()}{what[1:]}."
     return {
         "dirty_age": "Do the flusher and beat run? Jobs have the last error.",
-        "silent_node": "Do these nodes run, and reach the platform?",
         "job_failures": ", ".join(f"{n} {k}" for k, n in (facts.get("kinds") or {}).items()) + ".",
         "dropped": "Nodes could not store these blocks in time.",
         "memory_promise": "Quotas promise more than there is: the next blocks are refused.",

@@ -194,6 +194,8 @@ def test_a_silent_node_and_an_open_breaker_open_incidents_that_name_the_node(wor
     found = {row.kind: row for row in world.opened()}
     assert found.keys() == {"silent_node", "breaker"}
     assert found["silent_node"].facts["nodes"] == ["gpu-1"]
+    assert found["silent_node"].cause == "silent"
+    assert [lever["setting"] for lever in found["silent_node"].levers] == ["nodes"]
     assert found["breaker"].facts["nodes"] == ["gpu-2"]
     assert found["breaker"].words == "breaker open on 1 node"
 

@@ -477,6 +477,32 @@ class TestSession:
         with pytest.raises(Refused, match="fingerprint"):
             connect(endpoint)
 
+    def test_a_session_ends_though_its_last_counters_are_not_taken(self, client, endpoint):
+        answer = endpoint.answer
+
+        def without_heartbeats(method, path, *rest):
+            return (500, {}) if path.endswith("/heartbeat") else answer(method, path, *rest)
+
+        endpoint.answer = without_heartbeats
+        client.close()
+        assert endpoint.sessions == {}
+
+    def test_a_session_ends_though_a_heartbeat_hangs(self, endpoint):
+        answer, hangs, ends = endpoint.answer, threading.Event(), threading.Event()
+
+        def slow_heartbeats(method, path, *rest):
+            if path.endswith("/heartbeat"):
+                hangs.set()
+                ends.wait(60)
+            return answer(method, path, *rest)
+
+        endpoint.answer = slow_heartbeats
+        client = connect(endpoint)
+        assert hangs.wait(60)
+        client.close(deadline_s=0)
+        assert endpoint.sessions == {}
+        ends.set()
+
     def test_heartbeats_carry_each_count_once_also_after_an_outage(self, client, endpoint):
         chain = Chain(client, 3)
         chain.put()

@@ -145,6 +145,43 @@ def test_a_session_of_a_crash_ends_once_it_is_silent_and_another_is_there():
     assert alone.ended_at is not None
 
 
+def test_a_scheduler_part_that_was_killed_as_its_ranks_ended_is_not_missed():
+    """vLLM kills its engine's process while it waits for its workers to end."""
+    tenant = make_tenant()
+    ranks, part = open_session(tenant, "loc"), open_session(tenant, "loc/scheduler")
+    fall_silent(part)
+    assert sessions.end_replaced(tenant_id=tenant.pk) == 0  # its ranks are live: it crashed
+    with tenant_scope(tenant.pk):
+        sessions.end_session(session_id=ranks.pk)
+    beat(part)
+    assert sessions.end_replaced(tenant_id=tenant.pk) == 0  # it may end its session yet
+    fall_silent(part)
+    assert sessions.end_replaced(tenant_id=tenant.pk) == 1
+    part.refresh_from_db()
+    assert part.ended_at is not None
+
+
+@pytest.mark.parametrize("other", ["loc/dp1", "other/scheduler", "loc/dp1/scheduler"])
+def test_other_engines_than_those_that_ended_are_missed(other):
+    tenant = make_tenant()
+    ranks, silent = open_session(tenant, "loc"), open_session(tenant, other)
+    fall_silent(silent)
+    with tenant_scope(tenant.pk):
+        sessions.end_session(session_id=ranks.pk)
+    assert sessions.end_replaced(tenant_id=tenant.pk) == 0
+
+
+def test_a_part_that_fell_silent_long_after_other_ranks_of_its_name_ended_is_missed():
+    tenant = make_tenant()
+    first = open_session(tenant, "loc", instance="a")
+    with tenant_scope(tenant.pk):
+        sessions.end_session(session_id=first.pk)
+    NodeSession.unscoped.filter(pk=first.pk).update(ended_at=timezone.now() - timedelta(hours=1))
+    open_session(tenant, "loc", instance="b")
+    fall_silent(open_session(tenant, "loc/scheduler", instance="b"))
+    assert sessions.end_replaced(tenant_id=tenant.pk) == 0
+
+
 def test_a_tick_ends_the_sessions_of_crashes(clean_hot):
     tenant = make_tenant()
     crashed = open_session(tenant, instance="a")

@@ -44,6 +44,7 @@ from neve.engine.telemetry import Data, Telemetry
 from neve.formats.parts import PartKind
 from neve.formats.space import EXACT, SpaceIdentity
 from neve.index.tier import Tier
+from neve.node.session import SCHEDULER_PART
 
 
 class SchedulerSide:
@@ -155,7 +156,7 @@ class SchedulerSide:
         identities = [SpaceIdentity.from_dict(rank.identity) for rank in ranks]
         same_process = all(rank.pid == os.getpid() for rank in ranks)
         # A session has one owner: a scheduler in a process of its own opens others.
-        node = options.node if same_process else f"{options.node}/scheduler"
+        node = options.node if same_process else options.node + SCHEDULER_PART
         links = [
             Link.acquire(options, identity, engine=engine, node=node, shards=shards)
             for identity in dict.fromkeys(identities)  # ranks of one space share a link

@@ -89,17 +89,20 @@ class HeartbeatLoop:
             self._wake.set()
 
     def stop(self, timeout_s: float) -> None:
-        """Ends the thread, then tries to send the last counters and to end the session."""
+        """Ends the thread, then tries to send the last counters and to end the session.
+
+        The session is ended even if the counters were not taken: else a node that was stopped in
+        good order would look like one that crashed.
+        """
         self._stopping = True
         self._wake.set()
         self._thread.join(timeout_s)
-        if self._thread.is_alive():
-            return
-        if self._beat():
-            try:
-                self._endpoint.end_session(self._path.session.id)
-            except NeveError as error:
-                log_events.SESSION_END_FAILED.log(detail=error)
+        if not self._thread.is_alive():
+            self._beat()
+        try:
+            self._endpoint.end_session(self._path.session.id)
+        except NeveError as error:
+            log_events.SESSION_END_FAILED.log(detail=error)
 
     def _run(self) -> None:
         while not self._stopping:

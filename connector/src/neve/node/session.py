@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import urllib3
 
@@ -18,6 +18,9 @@ from neve.node.address import ValkeyAddress
 from neve.node.membership import Attested, Membership, MemberState
 from neve.node.requests import RingTerms
 from neve.node.sampling import SampleTerms
+
+# Ends the node name of a scheduler in a process of its own; its ranks have the name without.
+SCHEDULER_PART: Final = "/scheduler"
 
 
 @dataclass(frozen=True)

@@ -43,11 +43,12 @@ SETTINGS: Final[Mapping[str, str]] = {
 class Cause:
     """`label`: on pages. `what` happened; `remedy`: what to do on pages, `command`: in a shell.
 
-    `group`: its colour on pages. `is_ordinary`: nothing is wrong if it happens.
+    `reason`: None where no block is missed. `group`: its colour on pages. `is_ordinary`: nothing is
+    wrong if it happens.
     """
 
     name: str
-    reason: MissReason
+    reason: MissReason | None
     label: str
     what: str
     remedy: str
@@ -179,6 +180,18 @@ _TABLE: Final = (
         (_lever("nodes"),),
     ),
     Cause(
+        "silent",
+        None,
+        "no heartbeat",
+        "these nodes crashed, were killed, or cannot reach the platform",
+        "start them again under the same name, or look at their network; stop vLLM with "
+        "--shutdown-timeout 10, so that it ends its sessions",
+        "the node's log, and `neve ping` there; start vLLM with `--shutdown-timeout 10`, so that a "
+        "stop ends its sessions",
+        "broken",
+        (_lever("nodes"),),
+    ),
+    Cause(
         "corrupt",
         MissReason.CORRUPT,
         "corrupt",
@@ -231,7 +244,7 @@ _TABLE: Final = (
 )
 CAUSES: Final[Mapping[str, Cause]] = MappingProxyType({each.name: each for each in _TABLE})
 # Reasons under which nothing is wrong.
-ORDINARY: Final = frozenset(each.reason.value for each in _TABLE if each.is_ordinary)
+ORDINARY: Final = frozenset(each.reason for each in _TABLE if each.reason and each.is_ordinary)
 
 
 def cause_of(reason: str, *, never_flushes: bool = False) -> Cause | None:
