@@ -11,6 +11,7 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from base.problems import Problem
 from cacheapi.base.fields import (
     NO_NUL,
     Amounts,
@@ -36,6 +37,7 @@ from planning import samples
 from retention import provisioning
 from retention.codecs import require_allowed
 from storage import hot, s3
+from tenants.audit import Actor
 from tenants.principal import actor_of
 
 # What a node may say of itself; the producer is known by its identity.
@@ -273,6 +275,20 @@ class SessionsView(NodeView):
     def post(self, request: Request) -> Response:
         """Handshake: which space this node's KV belongs to, and where its blocks live."""
         body = checked(HandshakeSerializer, request)
+        try:
+            return self._open(body, actor_of(request))
+        except Problem as problem:
+            if problem.status == 409:  # a person is needed: the layout, a limit
+                sessions.note_refusal(
+                    tenant=self.tenant,
+                    node=body["node"],
+                    instance=body["instance"],
+                    problem=problem,
+                    actor=actor_of(request),
+                )
+            raise
+
+    def _open(self, body: dict[str, Any], actor: Actor) -> Response:
         require_allowed(self.tenant.pk, body["identity"])
         with hot.required():
             provisioning.provision_tenant(self.tenant)
@@ -292,7 +308,7 @@ class SessionsView(NodeView):
                 groups=body["groups"],
                 selective_weights=body["selective_weights"],
                 near_stores=body["near_stores"],
-                actor=actor_of(request),
+                actor=actor,
             )
             if "url" in body["engine"]:
                 engines.announce(

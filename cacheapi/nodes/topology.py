@@ -10,6 +10,7 @@ from catalog import hot_access, kept_requests
 from catalog.models import NodeSession
 from neve.formats.keys import tenant_prefix
 from planning import samples
+from retention.codecs import is_allowed
 from retention.models import RetentionPolicy
 from tenants.models import ApiKey
 
@@ -30,22 +31,25 @@ def s3_location(tenant_id: int) -> dict[str, Any]:
     }
 
 
-def topology_hash(key: ApiKey, session: NodeSession) -> str:
+def topology_hash(key: ApiKey, session: NodeSession, policy: RetentionPolicy) -> str:
     """Changes when a node needs a new handshake: other servers, other buckets, another password,
-    another word on its family."""
+    another word on its family, or on its lossy codec."""
     assert key.tenant_id is not None  # a node's key
     parts = [valkey_address(key), s3_location(key.tenant_id), settings.ENV.hot_buckets]
     if session.member is not None:
         parts.append([session.member.pk, session.member.generation])
+    if not is_allowed(policy.lossy_codecs, session.space.identity):
+        parts.append("codec")  # the handshake is refused
     return blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
 def current_numbers(key: ApiKey, session: NodeSession) -> dict[str, Any]:
     """What may change during a session. Needs the tenant's scope."""
+    policy = RetentionPolicy.objects.get()
     return {
-        "policy": RetentionPolicy.objects.get().as_dict(),
+        "policy": policy.as_dict(),
         "heartbeat_s": settings.ENV.heartbeat_s,
-        "topology": topology_hash(key, session),
+        "topology": topology_hash(key, session, policy),
         "sample": None if key.tenant is None else samples.terms_of(key.tenant),
         "requests": None if key.tenant is None else kept_requests.terms_of(key.tenant),
     }

@@ -11,6 +11,17 @@ from logging import ERROR, INFO, WARNING
 
 from neve.log_events import LogEvent
 
+# ---- nodes
+
+SESSION_REFUSED = LogEvent(
+    "session_refused",
+    WARNING,
+    ("node", "kind", "detail"),
+    "A node's handshake was refused, so it serves without Neve. Said once an hour, with a line in "
+    "the audit trail (`session.refuse`).",
+    "Do as `detail` says, at that node or in its tenant's policy.",
+)
+
 # ---- answering requests
 
 REQUEST_FAILED = LogEvent(

@@ -16,6 +16,9 @@ WEIGHTS, SETTINGS = "revision.weights", "revision.settings"
 _OTHER_RANK = "Nothing: each rank has a space of its own. Compare the spaces of equal ranks."
 FIXES = {
     "tenant": "Nothing: tenants never share KV.",
+    "codec": "Set the connector option `codec` to the same value on both, or leave it out on both: "
+    "KV with loss and exact KV never meet. The tenant's policy lists the models that may be stored "
+    "with loss (`lossy_codecs`).",
     "model": "Serve the same model: `--model`, or a folder of the same name.",
     "revision": "Serve the same weights with the same settings of the engine.",
     WEIGHTS: "Serve the same weights: `--revision`, or the same files; the option `revision` where "
@@ -35,8 +38,6 @@ FIXES = {
     "tp_rank": _OTHER_RANK,
     "pp_size": "Set `--pipeline-parallel-size` to the same value.",
     "pp_rank": _OTHER_RANK,
-    "codec": "Set the connector option `codec` to the same value; the models that may be stored "
-    "with loss are listed in the tenant's policy, `lossy_codecs`.",
     "chunk_tokens": "Set the connector option `max_chunk_tokens` to the same value.",
     "max_chunk_tokens": "Set the connector option `max_chunk_tokens` at least so high.",
     "groups": "Make the KV cache groups equal: same model, `--block-size` and "
@@ -55,9 +56,9 @@ class Difference:
     fix: str
 
 
-def clash(field: str, *, expected: Any, got: Any, owner: str = "space") -> Problem:
-    """`owner`: of the expected layout, for the message."""
-    fix = FIXES.get(field)
+def clash(field: str, *, expected: Any, got: Any, owner: str = "space", fix: str = "") -> Problem:
+    """`owner`: of the expected layout, for the message. `fix`: in place of that of `FIXES`."""
+    fix = fix or FIXES.get(field, "")
     return Problem(
         "fingerprint-clash",
         f"{field}: the {owner} has {expected!r}, this node has {got!r}.{f' {fix}' if fix else ''}",

@@ -11,7 +11,7 @@ from django.db import transaction
 from django.db.models import Exists, F, OuterRef, Q, QuerySet
 from django.utils import timezone
 
-from base import live, write_lock
+from base import live, log_events, write_lock
 from base.preconditions import require_unchanged
 from base.problems import Problem
 from catalog import families, hot_access, nodes, recent, spaces, told, usage
@@ -27,9 +27,13 @@ from neve.node.session import SCHEDULER_PART
 from neve.node.stats import COUNTERS
 from tenants.audit import Actor, record
 from tenants.keys import usable_node_keys
-from tenants.models import ApiKey, Tenant
+from tenants.models import ApiKey, AuditEvent, Tenant
 from tenants.scope import tenant_scope
 
+REFUSED = "session.refuse"  # in the audit trail
+REFUSAL_S = 3600
+REFUSALS_MOST = 100
+_REFUSED = ("field", "expected", "got")
 PROCESSES_MOST = 256  # live sessions of one node: its processes, each with the spaces it serves
 
 
@@ -153,7 +157,9 @@ def record_heartbeat(*, session_id: UUID, heartbeat: Heartbeat) -> NodeSession:
 
 
 def _record(session_id: UUID, heartbeat: Heartbeat) -> NodeSession:
-    rows = NodeSession.objects.select_for_update().defer("marks")
+    # Its space says whether it may store with loss (`cacheapi.nodes.topology`).
+    rows = NodeSession.objects.select_for_update(of=("self",)).select_related("space")
+    rows = rows.defer("marks")
     session = rows.filter(pk=session_id, ended_at=None).first()
     if session is None:
         raise Problem("not-found", "This session is unknown or has ended: open a new one.")
@@ -211,6 +217,36 @@ def end_session(*, session_id: UUID) -> None:
     if NodeSession.objects.filter(pk=session_id, ended_at=None).update(ended_at=timezone.now()):
         hot_access.remove_unused_users_on_commit([session.key_id])
         nodes.tell(session.tenant_id, hosts=[host_of(session.node)], reason="ended")
+
+
+def note_refusal(
+    *, tenant: Tenant, node: str, instance: str, problem: Problem, actor: Actor
+) -> None:
+    """A handshake was refused: ends the engine's session, and leaves a line in audit and log.
+
+    A node asks again each half minute: an equal refusal is told once an hour, and of one tenant
+    REFUSALS_MOST at most.
+    """
+    now = timezone.now()
+    told = {"node": node, "kind": problem.kind}
+    told |= {name: f"{problem.members[name]}"[:200] for name in _REFUSED if name in problem.members}
+    since = now - timedelta(seconds=REFUSAL_S)
+    with transaction.atomic():
+        Tenant.objects.select_for_update().get(pk=tenant.pk)
+        with tenant_scope(tenant.pk):
+            if instance:
+                own = NodeSession.objects.filter(node=node, instance=instance, ended_at=None)
+                if own.update(ended_at=now):
+                    nodes.tell(tenant.pk, hosts=[host_of(node)], reason="cut")
+        earlier = list(
+            AuditEvent.unscoped.filter(tenant_id=tenant.pk, at__gte=since, action=REFUSED)
+            .order_by()
+            .values_list("after", flat=True)
+        )
+        if told in earlier or len(earlier) >= REFUSALS_MOST:
+            return
+        record(actor=actor, tenant_id=tenant.pk, action=REFUSED, obj=tenant, after=told)
+    log_events.SESSION_REFUSED.log(node=node, kind=problem.kind, detail=problem.detail)
 
 
 @transaction.atomic

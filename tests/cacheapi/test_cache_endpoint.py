@@ -10,6 +10,7 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 
+from catalog import sessions
 from catalog.models import Context, KeptRequest, NodeSession, Space, UsageRollup
 from catalog.recent import NAMES
 from engines.models import Engine
@@ -21,7 +22,7 @@ from support.rows import make_context, make_key, make_segment, make_space, make_
 from tenants import services
 from tenants.audit import SYSTEM
 from tenants.keys import find_key
-from tenants.models import ApiKey, Quota
+from tenants.models import ApiKey, AuditEvent, Quota
 from tenants.scope import tenant_scope
 
 pytestmark = [pytest.mark.integration, pytest.mark.django_db(transaction=True)]
@@ -96,6 +97,49 @@ class TestHandshake:
         named = lossy | {"space": opened["space"]["name"]}
         problem = refused(node.send("post", "/cache/v1/sessions", named), 409, "fingerprint-clash")
         assert problem["field"] == "codec"
+
+    def test_a_policy_that_withdraws_a_codec_ends_the_sessions_that_store_with_it(
+        self, opened, node, handshake, operator, valkey_bus
+    ):
+        policy = "/api/v1/policies/acme"
+        lossy = handshake | {"identity": handshake["identity"] | {"codec": "int8"}}
+        lossy |= {"instance": "a"}
+        assert operator.send("patch", policy, {"lossy_codecs": "*=int8"}).status_code == 200
+        session = node.send("post", "/cache/v1/sessions", lossy).json()
+
+        def topology(of):
+            answer = node.send("post", f"/cache/v1/sessions/{of['session']}/heartbeat", {"seq": 1})
+            return answer.json()["topology"]
+
+        assert topology(session) == session["topology"]
+        assert operator.send("patch", policy, {"lossy_codecs": ""}).status_code == 200
+        assert topology(session) != session["topology"]  # nodes make a new handshake
+        assert topology(opened) == opened["topology"]  # not those that store exactly
+        for _ in range(2):  # an engine asks again
+            refused(node.send("post", "/cache/v1/sessions", lossy), 409, "fingerprint-clash")
+        assert NodeSession.unscoped.get(pk=session["session"]).ended_at is not None
+        assert NodeSession.unscoped.get(pk=opened["session"]).ended_at is None
+        event = AuditEvent.unscoped.get(action="session.refuse")
+        assert event.after == {
+            **{"node": lossy["node"], "kind": "fingerprint-clash", "field": "codec"},
+            **{"expected": "none", "got": "int8"},
+        }
+
+    def test_refused_handshakes_leave_a_line_in_the_audit_trail(
+        self, opened, node, handshake, monkeypatch
+    ):
+        monkeypatch.setattr(sessions, "REFUSALS_MOST", 2)
+        other = handshake | {"space": opened["space"]["name"]}
+        other |= {"identity": handshake["identity"] | {"kv_dtype": "fp8"}}
+        for name in ("n1", "n1", "n2", "n3"):  # of a hostile tenant, so many
+            refused(
+                node.send("post", "/cache/v1/sessions", other | {"node": name}),
+                *(409, "fingerprint-clash"),
+            )
+        told = [each.after for each in AuditEvent.unscoped.filter(action="session.refuse")]
+        assert sorted((each["node"], each["field"]) for each in told) == [
+            *(("n1", "kv_dtype"), ("n2", "kv_dtype")),
+        ]
 
     def test_an_engine_may_announce_its_address(self, opened, node, handshake, tenant):
         address = {"url": "http://gpu-07.example:8000/v1/", "model": "tiny", "gpus": 4}

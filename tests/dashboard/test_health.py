@@ -178,3 +178,13 @@ def test_a_probe_remembers_since_when():
     again = probe.ask()
     assert first.is_well
     assert again.since == first.since
+
+
+def test_a_node_that_was_refused_is_said_with_its_field():
+    told = {"node": "gpu-2", "kind": "fingerprint-clash", "field": "codec"}
+    assert attention(refused=[{**told, "expected": "none", "got": "int8"}]) == [
+        "gpu-2 was refused: codec is int8, allowed is none"
+    ]
+    assert attention(refused=[{"node": "gpu-2", "kind": "node-limit"}]) == [
+        "gpu-2 was refused: node limit"
+    ]

@@ -33,6 +33,13 @@ node, secret = issue_key(tenant=Tenant.objects.get(slug="demo"), role="node", na
 print(issue_key(tenant=None, role="operator", name="ops")[1], node.pk, secret)
 """
 
+ALLOW = """
+from retention.services import set_policy
+from tenants.audit import SYSTEM
+from tenants.models import Tenant
+set_policy(tenant=Tenant.objects.get(slug="demo"), actor=SYSTEM, lossy_codecs="{list}")
+"""
+
 
 def connect(control_plane: ControlPlane, key: str, node: str) -> Client:
     return PatientClient.connect(
@@ -50,6 +57,31 @@ def post(control_plane: ControlPlane, key: str, path: str) -> None:
 def client(control_plane: ControlPlane) -> Iterator[Client]:
     with connect(control_plane, control_plane.node_key, "gpu-1") as client:
         yield client
+
+
+def allow(control_plane: ControlPlane, models: str) -> None:
+    control_plane.manage("shell", "-v0", "-c", ALLOW.format(list=models))
+
+
+def test_a_codec_that_the_policy_withdraws_is_neither_stored_nor_loaded_any_more(control_plane):
+    allow(control_plane, "*=int8")
+    identity = replace(IDENTITY, codec="int8")
+    node = PatientClient.connect(
+        control_plane.url, control_plane.node_key, identity, node="lossy", engine=ENGINE
+    )
+    with node as client:
+        chain = Chain(client, 4, seed=71)
+        assert chain.put() == [None] * 4
+        found = client.match(chain.ids)
+        assert len(found.locations) == 4
+        allow(control_plane, "")
+        wait_until(lambda: client.match(chain.ids).miss is MissReason.FINGERPRINT, what="withdrawn")
+        assert chain.put() == [MissReason.FINGERPRINT] * 4
+        assert chain.get(found) == [MissReason.FINGERPRINT] * 4
+        allow(control_plane, "*=int8")
+        wait_until(lambda: len(client.match(chain.ids).locations) == 4, what="given again")
+        assert chain.get() == [None] * 4
+    allow(control_plane, "")
 
 
 def test_a_node_stores_loads_and_reports(client, control_plane):

@@ -50,7 +50,8 @@ class Refused(NeveError):
         status: int | None = None,
         kind: str | None = None,
     ) -> None:
-        super().__init__(f"{field}: {detail}" if field else detail)
+        names_it = not field or detail.startswith(f"{field}: ")  # as a clash does
+        super().__init__(detail if names_it else f"{field}: {detail}")
         self.field = field
         self.detail = detail
         self.status = status

@@ -10,14 +10,17 @@ from django.db.models import Q
 from catalog import slices
 from catalog.models import NodeSession
 from catalog.nodes import host_of
+from catalog.sessions import REFUSAL_S, REFUSED
 from catalog.usage import known
 from dashboard.lists import Choice, Column, List
 from dashboard.scope import Scope
 from dashboard.usage import Tenants
 from neve.node.stats import COUNTERS
+from tenants.models import AuditEvent
 from tenants.principal import rows_of
 
 MOST_SKEW_S: Final = 5.0
+MOST_REFUSED: Final = 20
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,27 @@ def sessions(tenants: Tenants, *, now: datetime) -> list[NodeSession]:
             | Q(ended_at__gte=now - timedelta(hours=1))
         )
     )
+
+
+def refused_nodes(
+    tenants: Tenants, rows: Sequence["NodeRow"], *, now: datetime
+) -> list[dict[str, str]]:
+    """What the audit trail says of nodes that were refused lately and have no live session since.
+
+    One query. `rows`: of the nodes.
+    """
+    lately = now - timedelta(seconds=2 * REFUSAL_S)
+    events = rows_of(AuditEvent, tenants).filter(action=REFUSED, at__gte=lately)
+    live = [row.session for row in rows if row.state == "live"]
+    joined = {(one.tenant_id, one.node): one.opened_at for one in live}
+    found: dict[tuple[int | None, str], dict[str, str]] = {}
+    for event in events.order_by("-at")[:MOST_REFUSED]:
+        told = event.after if isinstance(event.after, dict) else {}
+        key = event.tenant_id, str(told.get("node", ""))
+        since = joined.get(key) if event.tenant_id is not None else None
+        if since is None or since < event.at:
+            found.setdefault(key, {name: str(value) for name, value in told.items()})
+    return list(found.values())
 
 
 def node_rows(sessions: list[NodeSession], *, live_since: datetime) -> list[NodeRow]:

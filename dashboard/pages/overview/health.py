@@ -1,6 +1,6 @@
 """Is the platform healthy, and what needs a person? Pure: no server or database is asked here."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -23,6 +23,7 @@ from tenants.models import Tenant
 # A due flush begins within seconds and takes half a minute at most (tiering.flush: PASS_S).
 FLUSH_LATE_S = 45
 COLD_FULL = 0.9  # where the policy refuses: nothing leaves by itself to make room
+MOST_SHOWN = 80  # characters of values in a line
 HOT_FULL = 0.95  # only where quotas promise more than the memory: then puts fail
 
 
@@ -71,11 +72,13 @@ def assess(
     totals: Totals,
     failed_jobs: int,
     now: datetime,
+    refused: Sequence[Mapping[str, str]] = (),
 ) -> Health:
     """What was checked, and what needs a person, the most urgent first."""
     attention = [
         *_servers(hot, cold, workers),
         *_nodes(nodes, now),
+        *map(_refused, refused),
         *_tenants(tenants, storage),
     ]
     if all_storage.is_short and (all_storage.hot_ratio or 0) >= HOT_FULL:
@@ -174,6 +177,18 @@ def _nodes(nodes: list[NodeRow], now: datetime) -> list[Attention]:
             words = f"{row.session.node} breaker {row.breaker_words}"
             found.append(Attention(words, "nodes", "run neve ping on that host", "breaker"))
     return found
+
+
+def _refused(told: Mapping[str, str]) -> Attention:
+    """`told`: as `catalog.sessions.note_refusal` leaves it in the audit trail."""
+    node, field = told.get("node", ""), told.get("field", "")
+    words = f"{node} was refused: {field or told.get('kind', '').replace('-', ' ')}"
+    if "expected" in told and "got" in told and len(told["expected"] + told["got"]) <= MOST_SHOWN:
+        words += f" is {told['got']}, allowed is {told['expected']}"
+    remedy = "it serves without Neve; the audit trail and its log name the fix"
+    if field == "codec":
+        remedy = "allow it by lossy_codecs of the tenant's policy, or take the node's codec out"
+    return Attention(words, "audit", remedy)
 
 
 def _tenants(tenants: tuple[Tenant, ...], storage: dict[int, StorageUse]) -> list[Attention]:

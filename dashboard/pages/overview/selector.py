@@ -26,7 +26,7 @@ from dashboard.incidents import (
     spark,
 )
 from dashboard.pages.jobs.selector import failed_jobs
-from dashboard.pages.nodes.selector import NodeRow, node_rows, sessions
+from dashboard.pages.nodes.selector import NodeRow, node_rows, refused_nodes, sessions
 from dashboard.pages.overview.health import COLD_FULL, Attention, Health, assess, without
 from dashboard.pages.overview.levers import MissRow, miss_rows
 from dashboard.pages.overview.misses import MissShare, miss_shares
@@ -189,6 +189,7 @@ def overview_of(scope: Scope) -> Overview:
         totals=counted,
         failed_jobs=failed_jobs(person, now=now),
         now=now,
+        refused=refused_nodes(tenants, nodes, now=now),
     )
     shown_incidents = [shown(row, scope) for row in open_incidents(scope)]
     loud = [one for one in shown_incidents if one.muted_until is None]

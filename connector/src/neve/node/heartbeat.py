@@ -243,6 +243,7 @@ class HeartbeatLoop:
 
     def _suspend(self, error: Refused) -> None:
         log_events.SESSION_REFUSED.log(detail=error)
-        self._path.suspend(MissReason.BREAKER)
+        is_clash = error.kind == "fingerprint-clash"
+        self._path.suspend(MissReason.FINGERPRINT if is_clash else MissReason.BREAKER)
         if error.status == 401:
             self._on_unknown_key()
