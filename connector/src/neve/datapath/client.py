@@ -15,6 +15,7 @@ from uuid import uuid4
 
 from neve import log_events
 from neve.datapath.cold import ColdReader
+from neve.datapath.finding import Finding
 from neve.datapath.hotpath import BlockRef, HotPath
 from neve.datapath.loading import Loader
 from neve.datapath.local import LocalTier, check_options, empty_unknown
@@ -29,13 +30,13 @@ from neve.formats.block import MAX_PAYLOAD_BYTES, Buffer
 from neve.formats.ids import ID_BYTES, BlockHasher
 from neve.formats.parts import PartGroup
 from neve.formats.space import MAX_CHUNK_TOKENS, SpaceIdentity
-from neve.index.tier import Location, Tier, decode_match
+from neve.index.tier import Location, Tier, Usage, decode_match
 from neve.node.heartbeat import HeartbeatLoop
 from neve.node.membership import Attested, MemberState
 from neve.node.session import Endpoint, Session
 from neve.node.stats import Stats
 
-__all__ = ["BlockRef", "Client", "Location", "Match", "Tier", "Transfer", "connect"]
+__all__ = ["BlockRef", "Client", "Finding", "Location", "Match", "Tier", "Transfer", "connect"]
 
 MATCH_S: Final = 0.2
 TRANSFER_S: Final = 5.0
@@ -267,6 +268,37 @@ class Client:
         answers = self._path.tier(time.monotonic() + deadline_s).match(ids)
         return self._with_local(ids, answers)
 
+    def find_many(
+        self,
+        ids: Sequence[bytes],
+        *,
+        tokens: Sequence[int] | None = None,
+        deadline_s: float = MATCH_S,
+    ) -> Finding:
+        """`locate` for callers that must not wait: returns at once. Raises `Misuse` only.
+
+        `tokens`: how many each block counts as asked for; by default its share of a chunk. All
+        buckets are asked at the same time.
+        """
+        _check_ids(ids)
+        if tokens is None:
+            tokens = [self.session.chunk_tokens // self._shards] * len(ids)
+        local = self.local
+
+        def refine(id_: bytes, location: Location) -> Location:
+            return location._replace(is_local=True) if local and local.has(id_) else location
+
+        def count(outcomes: Sequence[MissReason | None]) -> None:
+            self.stats.count(requested_blocks=len(ids), requested_tokens=sum(tokens))
+            for reason, blocks in Counter(o for o in outcomes if o is not None).items():
+                self.stats.miss(reason, blocks)
+
+        finding = Finding(ids, time.monotonic() + deadline_s, refine=refine)
+        finding.before_done(count)
+        self._path.find(finding, ids)
+        finding.end_job()
+        return finding
+
     def _with_local(
         self, ids: Sequence[bytes], answers: list[Location | MissReason]
     ) -> list[Location | MissReason]:
@@ -336,6 +368,11 @@ class Client:
         if self.local:
             self.local.note(block.id for block in blocks)
         return self._storer.store(blocks, payloads, deadline_s=deadline_s)
+
+    def usage(self, *, deadline_s: float = MATCH_S) -> Usage:
+        """What the tenant has in both tiers, of all its spaces. Raises a `NeveError` when the index
+        cannot be asked. One round trip per bucket."""
+        return self._path.tier(time.monotonic() + deadline_s).usage()
 
     def forget(self, ids: Sequence[bytes], *, tier: Tier = Tier.HOT) -> None:
         """Drops bad copies of one tier from the index, as far as that is possible now."""
