@@ -117,11 +117,12 @@ class Options:
         environ: Mapping[str, str] | None = None,
         *,
         engine_id: str | None = None,
+        place: str = "kv_connector_extra_config",
     ) -> Self:
         """Reads the extra config.
 
         `engine_id`: the engine's own id, for a default node name that no other engine of this host
-        has.
+        has. `place`: where people write the options, for errors.
 
         Raises:
             Misuse: names the option that is missing or wrong.
@@ -131,14 +132,14 @@ class Options:
         names = [option.name for option in fields(cls)]
         for unknown in sorted(set(values) - set(names)):  # first: it may be a misspelt name
             raise Misuse(
-                f"unknown option in kv_connector_extra_config; known are {', '.join(names)}",
+                f"unknown option in {place}; known are {', '.join(names)}",
                 field=unknown,
             )
         for name in ("endpoint", "api_key"):
             variable = f"NEVE_{name.upper()}"
             values.setdefault(name, environ.get(variable))
             if not isinstance(values[name], str) or not values[name]:
-                raise Misuse(f"set it in kv_connector_extra_config or as {variable}", field=name)
+                raise Misuse(f"set it in {place} or as {variable}", field=name)
         values["endpoint"] = check_url(values["endpoint"])
         values["api_key"] = check_key(values["api_key"])
         if values.get("engine_url") is not None:
