@@ -13,6 +13,7 @@ BIN := .venv/bin
 RUN := .venv/.runtime-installed
 DEV := .venv/.dev-installed
 VLLM := .venv-vllm/.installed
+LMCACHE := .venv-lmcache/.installed
 BENCH := .venv-bench/.installed
 DOCS := .venv-docs/.installed
 CORE := connector/pyproject.toml connector/CMakeLists.txt $(wildcard connector/src/core/*.*)
@@ -40,7 +41,7 @@ up: $(RUN) ## install what is missing and run the platform on this machine
 install: $(RUN) ## only install the Python environment
 	@echo "Installed in .venv. Next: make up"
 
-test: $(DEV) $(VLLM) lint docs test-core ## all tests: the core, unit, real servers, browser, vLLM on CPU
+test: $(DEV) $(VLLM) $(LMCACHE) lint docs test-core ## all tests: the core, unit, real servers, browser, vLLM on CPU
 	@deploy/get valkey
 	@deploy/get chromium
 	@deploy/get prometheus
@@ -107,6 +108,13 @@ vllm: $(VLLM) ## only the environment with vLLM on CPU (2.0 GB)
 bench-datapath: $(RUN) $(BENCH) ## neve beside its peers, into var/bench (QUICK=1: a minute; BENCH_ARGS=...)
 	@deploy/get valkey
 	$(BIN)/python benchmarks/datapath.py $(BENCH_ARGS)
+
+lmcache: $(LMCACHE) ## only the environment with LMCache, beside vLLM's (110 MB)
+	@echo "LMCache is in .venv-lmcache. Next: $(BIN)/python -m pytest tests/lmcache"
+
+bench-lmcache: $(RUN) $(LMCACHE) ## `lmcache bench l2`: neve beside resp, valkey and fs (QUICK=1: two minutes; BENCH_ARGS=...)
+	@deploy/get valkey
+	@$(BIN)/python benchmarks/lmcache_l2.py $(BENCH_ARGS)
 
 bench-tiering: $(RUN) ## workers and cold loads beside S3's own speed, into var/bench (QUICK=1: a minute; BENCH_ARGS=...)
 	@deploy/get valkey
@@ -212,7 +220,7 @@ clean: ## remove caches and var/ (all data of this platform)
 	@echo "Removed. Next: make up begins with empty data"
 
 distclean: clean ## also remove the Python environments
-	rm -rf .venv .venv-vllm .venv-bench .venv-docs
+	rm -rf .venv .venv-vllm .venv-lmcache .venv-bench .venv-docs
 
 # The first interpreter that is new enough and can make environments; installs one where apt can.
 define find_python
@@ -221,7 +229,7 @@ for name in python3.11 python3.12 python3.13 python3; do \
 		&& { echo $$name; exit; }; done; exit 1
 endef
 
-.venv/bin/python .venv-vllm/bin/python .venv-bench/bin/python .venv-docs/bin/python:
+.venv/bin/python .venv-vllm/bin/python .venv-lmcache/bin/python .venv-bench/bin/python .venv-docs/bin/python:
 	@python=$$($(find_python)) || { deploy/get python && python=$$($(find_python)); } \
 		|| { echo "Neve needs Python 3.11 or newer with venv; found: $$(python3 --version 2>&1)"; exit 1; }; \
 	echo "Making $(@D:/bin=) with $$python"; $$python -m venv --clear $(@D:/bin=)
@@ -246,6 +254,14 @@ $(VLLM): tests/vllm/requirements.txt examples/requirements.txt $(CORE) | .venv-v
 	@.venv-vllm/bin/python $(PIP) --no-deps -r tests/vllm/requirements.txt -r examples/requirements.txt
 	@deploy/get compiler .venv-vllm/bin/python
 	@.venv-vllm/bin/python $(PIP) --no-deps --no-build-isolation --editable connector
+	@touch $@
+
+# Packages of vLLM's environment, its editable neve too, are found through site.addsitedir.
+$(LMCACHE): tests/lmcache/requirements.txt $(VLLM) | .venv-lmcache/bin/python
+	@echo "Installing LMCache ..."
+	@.venv-lmcache/bin/python $(PIP) --no-deps -r tests/lmcache/requirements.txt
+	@echo "import site; site.addsitedir('$$(cd .venv-vllm/lib/python3*/site-packages && pwd)')" \
+		> $$(echo .venv-lmcache/lib/python3*/site-packages)/of-vllm.pth
 	@touch $@
 
 $(BENCH): benchmarks/requirements.txt | .venv-bench/bin/python

@@ -49,6 +49,7 @@ PLANTS = {
         LAZY.format("mcp"),
     ),
     "only neve.vllm imports vllm": (f"{NEVE}/engine/loader.py", LAZY.format("vllm")),
+    "only neve.lmcache imports lmcache": (f"{NEVE}/engine/loader.py", LAZY.format("lmcache")),
     "only neve.engine.device and the adapters import torch": (
         f"{NEVE}/formats/ids.py",
         LAZY.format("torch"),

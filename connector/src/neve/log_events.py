@@ -609,3 +609,41 @@ GATEWAY_BROKEN = LogEvent(
     "A bug in routing; the least loaded node got the request. Said once for each step.",
     "Report it with the traceback.",
 )
+
+# ---- LMCache
+
+LMCACHE_REFUSED = LogEvent(
+    "neve.lmcache.refused",
+    WARNING,
+    ("why", "detail"),
+    "The first object of LMCache that Neve can't store or find: `hash`, shorter than 16 bytes, so "
+    "equal keys would not prove equal tokens; `memory`, not in the host's memory; `size`, empty, "
+    "over 1 GiB or of another length than its layout says; `layout`, none was given; `model`, one "
+    "more than a server may have, or a name that no space can have.",
+    "`hash`: leave LMCache's `--hash-algorithm` at blake3. `memory`: use LMCache's DRAM for L1. "
+    "`size`: leave out serializers whose output has no fixed length, or lower `--chunk-size`.",
+    effect="such objects are misses",
+)
+LMCACHE_DELETE_REFUSED = LogEvent(
+    "neve.lmcache.delete_refused",
+    WARNING,
+    ("objects",),
+    "LMCache asked Neve to delete objects, by its own eviction or by a person.",
+    "Leave `eviction` out of the adapter's configuration. Quotas and retention are Neve's: remove "
+    "the space to remove its objects.",
+    effect="nothing is deleted",
+)
+LMCACHE_UNTAKEN = LogEvent(
+    "neve.lmcache.untaken",
+    DEBUG,
+    ("objects", "detail"),
+    "The client took no objects of a task.",
+    "Nothing.",
+)
+LMCACHE_BROKEN = LogEvent(
+    "neve.lmcache.broken",
+    ERROR,
+    ("objects",),
+    "A bug at a task's begin; its objects are misses.",
+    "Report it with the traceback.",
+)
