@@ -381,6 +381,8 @@ class Engine(Record):
     gpus: int | None
     # the key itself is never shown
     has_api_key: bool
+    # of a prefill pool: it computes prompts that others decode
+    is_prefill: bool
     source: str
     state: str
     # why it is unhealthy
