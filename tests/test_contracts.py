@@ -39,7 +39,14 @@ PLANTS = {
         f"{NEVE}/planner/simulate/__init__.py",
         LAZY.format("random"),
     ),
-    "only neve.api imports httpx": (f"{NEVE}/planner/breakeven.py", LAZY.format("httpx")),
+    "only neve.api and what sends requests to engines import httpx": (
+        f"{NEVE}/planner/breakeven.py",
+        LAZY.format("httpx"),
+    ),
+    "only neve's own servers import a web framework": (
+        f"{NEVE}/gateway/choice.py",
+        LAZY.format("starlette"),
+    ),
     "the data path of nodes loads nothing of neve.api": (
         f"{NEVE}/engine/loader.py",
         LAZY.format("neve.api"),

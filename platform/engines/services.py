@@ -83,7 +83,8 @@ def add_engine(
 
 
 def change_engine(*, engine: Engine, actor: Actor, **fields: Any) -> Engine:
-    """`fields`: name, base_url, model, spaces, api_key, gpus, is_prefill; absent ones stay. Checks it anew.
+    """`fields`: name, base_url, model, spaces, api_key, gpus, is_prefill; absent ones stay.
+    Checks it anew.
 
     A new address without a new key drops the key: it was meant for the old address.
     Raises Problem: malformed, address-refused, conflict (also for an announced engine).

@@ -609,6 +609,29 @@ GATEWAY_BROKEN = LogEvent(
     "A bug in routing; the least loaded node got the request. Said once for each step.",
     "Report it with the traceback.",
 )
+POOL_FAILED = LogEvent(
+    "neve.pool.failed",
+    WARNING,
+    ("pool", "node", "detail"),
+    "An engine of a prefill pool failed or was too slow; it gets no prompt for a growing pause.",
+    "Look at that engine. Nothing, if the pool is away on purpose.",
+    effect="decode nodes compute the prompts",
+)
+ROUTER_WAITS = LogEvent(
+    "neve.router.waits",
+    WARNING,
+    ("what", "detail"),
+    "Neve or an engine does not answer the router, which asks again every half minute.",
+    "Start it, or look at its address in the router's configuration.",
+    effect="serving without it",
+)
+ROUTER_ANSWER_CUT = LogEvent(
+    "neve.router.answer_cut",
+    WARNING,
+    ("detail",),
+    "A decode node's answer broke off; the client's connection was closed, so that it knows.",
+    "Look at that engine's log.",
+)
 
 # ---- LMCache
 

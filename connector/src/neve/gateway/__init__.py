@@ -20,10 +20,11 @@ they are neither kept nor logged.
 | `choice` | the rule: the holder, unless its load is above the least by a margin. Pure |
 | `store` | Neve's `lookup` and engines, with deadline and breaker |
 | `gateway` | all of it for one tenant |
+| `pools` | prefill pools: options, speeds, queues |
+| `prefill` | which prompts a pool computes, and the hand-over of the blocks (`Prefills`) |
 
-Whoever routes brings the HTTP: no web framework, no LiteLLM and no engine is imported here. Where
-KV is computed (prefill pools) is decided above, with what a route tells (`Route.found`,
-`Route.uncached_tokens`).
+Whoever routes brings the HTTP server: no web framework, no LiteLLM and no engine is imported here.
+With prefill pools, a route's `found` and node go to `Prefills.prepared`, which see.
 """
 
 from neve.gateway.choice import Choice, Margin, choose

@@ -85,11 +85,12 @@ class Store:
         api_key: str,
         *,
         deadline_s: float = DEADLINE_S,
+        most_lookups: int = MOST_LOOKUPS,
         verify: ssl.SSLContext | bool = True,
         clock: Callable[[], float] = monotonic,
     ) -> None:
         """`api_key`: of role team, with the scope `read`. `deadline_s`: of one look-up, as a
-        request sees it."""
+        request sees it. `most_lookups`: at a time; more than the default if all ask by tokens."""
         self._neve = AsyncNeve(
             endpoint,
             api_key,
@@ -100,7 +101,7 @@ class Store:
         self.key = blake2b(api_key.encode(), person=b"neve.gateway", digest_size=32).digest()
         self.engines: tuple[Engine, ...] = ()
         self.gpu_second: tuple[Decimal, str] | None = None  # price and currency
-        self._deadline_s = deadline_s
+        self._deadline_s, self._most_lookups = deadline_s, most_lookups
         self._clock = clock
         self._failures = 0
         self._closed_until = 0.0  # nothing is asked before
@@ -132,7 +133,7 @@ class Store:
         if (
             query is None
             or not self.is_open
-            or self._lookups >= MOST_LOOKUPS
+            or self._lookups >= self._most_lookups
             or ("tokens" not in query and self._spaces_without_engine.get(space, 0.0) > now)
         ):
             return None
