@@ -14,6 +14,7 @@ RUN := .venv/.runtime-installed
 DEV := .venv/.dev-installed
 VLLM := .venv-vllm/.installed
 LMCACHE := .venv-lmcache/.installed
+SGLANG := .venv-sglang/.installed
 BENCH := .venv-bench/.installed
 DOCS := .venv-docs/.installed
 CORE := connector/pyproject.toml connector/CMakeLists.txt $(wildcard connector/src/core/*.*)
@@ -41,7 +42,7 @@ up: $(RUN) ## install what is missing and run the platform on this machine
 install: $(RUN) ## only install the Python environment
 	@echo "Installed in .venv. Next: make up"
 
-test: $(DEV) $(VLLM) $(LMCACHE) lint docs test-core ## all tests: the core, unit, real servers, browser, vLLM on CPU
+test: $(DEV) $(VLLM) $(LMCACHE) $(SGLANG) lint docs test-core ## all tests: the core, unit, real servers, browser, vLLM and SGLang on CPU
 	@deploy/get valkey
 	@deploy/get chromium
 	@deploy/get prometheus
@@ -59,14 +60,18 @@ test-postgres: $(DEV) ## tests of platform, API, dashboard and workers on Postgr
 	@deploy/get postgres
 	PYTEST_ADDOPTS="$(PARALLEL)" PYTHONPATH=.:tests $(BIN)/python -m support.on_postgres $(PYTEST_ARGS)
 
+test-sglang: $(DEV) $(SGLANG) ## all tests with SGLang on CPU, those that `make test` leaves out too
+	@deploy/get valkey
+	NEVE_TEST_LONG=1 $(BIN)/python -m pytest tests/sglang $(PYTEST_ARGS)
+
 test-fast: $(DEV) ## unit tests only, no servers
 	$(BIN)/python -m pytest -m unit
 
-test-coverage: $(DEV) ## line coverage by package: all tests but those in a browser or with vLLM
+test-coverage: $(DEV) ## line coverage by package: all tests but those in a browser or with an engine
 	@deploy/get valkey
 	@deploy/get prometheus
 	@rm -rf var/coverage && mkdir -p var/coverage
-	$(BIN)/python -m coverage run -m pytest $(PARALLEL) -m "not browser and not vllm" $(PYTEST_ARGS)
+	$(BIN)/python -m coverage run -m pytest $(PARALLEL) -m "not browser and not vllm and not sglang" $(PYTEST_ARGS)
 	@$(BIN)/python -m coverage combine --quiet
 	@PYTHONPATH=tests $(BIN)/python -m support.coverage_by_package
 
@@ -105,6 +110,9 @@ wheels: $(RUN) ## neve's source distribution and wheels into dist/, each tried w
 vllm: $(VLLM) ## only the environment with vLLM on CPU (2.0 GB)
 	@echo "vLLM is in .venv-vllm. Next: make test"
 
+sglang: $(SGLANG) ## only the environment with SGLang on CPU (1.8 GB)
+	@echo "SGLang is in .venv-sglang. Next: make test-sglang"
+
 bench-datapath: $(RUN) $(BENCH) ## neve beside its peers, into var/bench (QUICK=1: a minute; BENCH_ARGS=...)
 	@deploy/get valkey
 	$(BIN)/python benchmarks/datapath.py $(BENCH_ARGS)
@@ -123,6 +131,10 @@ bench-tiering: $(RUN) ## workers and cold loads beside S3's own speed, into var/
 bench-tiers: $(DEV) ## the local tier beside raw files, codecs, a hot key with and without the tier, moves between stores (BENCH_ARGS="--dir /mnt/nvme")
 	@deploy/get valkey
 	@$(BIN)/python benchmarks/tiers.py $(BENCH_ARGS)
+
+bench-sglang: $(DEV) $(SGLANG) ## SGLang's pages through Neve, its file and its seaweedfs backend, beside raw copies (BENCH_ARGS=...)
+	@deploy/get valkey
+	@PYTHONPATH=.:platform:tests $(BIN)/python benchmarks/sglang_pages.py $(BENCH_ARGS)
 
 bench-contexts: $(DEV) ## 100,000 contexts of a tenant, and requests a core-second (BENCH_ARGS="--postgres --write")
 	@deploy/get valkey
@@ -220,7 +232,7 @@ clean: ## remove caches and var/ (all data of this platform)
 	@echo "Removed. Next: make up begins with empty data"
 
 distclean: clean ## also remove the Python environments
-	rm -rf .venv .venv-vllm .venv-lmcache .venv-bench .venv-docs
+	rm -rf .venv .venv-vllm .venv-lmcache .venv-sglang .venv-bench .venv-docs
 
 # The first interpreter that is new enough and can make environments; installs one where apt can.
 define find_python
@@ -229,7 +241,7 @@ for name in python3.11 python3.12 python3.13 python3; do \
 		&& { echo $$name; exit; }; done; exit 1
 endef
 
-.venv/bin/python .venv-vllm/bin/python .venv-lmcache/bin/python .venv-bench/bin/python .venv-docs/bin/python:
+.venv/bin/python .venv-vllm/bin/python .venv-lmcache/bin/python .venv-sglang/bin/python .venv-bench/bin/python .venv-docs/bin/python:
 	@python=$$($(find_python)) || { deploy/get python && python=$$($(find_python)); } \
 		|| { echo "Neve needs Python 3.11 or newer with venv; found: $$(python3 --version 2>&1)"; exit 1; }; \
 	echo "Making $(@D:/bin=) with $$python"; $$python -m venv --clear $(@D:/bin=)
@@ -262,6 +274,13 @@ $(LMCACHE): tests/lmcache/requirements.txt $(VLLM) | .venv-lmcache/bin/python
 	@.venv-lmcache/bin/python $(PIP) --no-deps -r tests/lmcache/requirements.txt
 	@echo "import site; site.addsitedir('$$(cd .venv-vllm/lib/python3*/site-packages && pwd)')" \
 		> $$(echo .venv-lmcache/lib/python3*/site-packages)/of-vllm.pth
+	@touch $@
+
+$(SGLANG): tests/sglang/requirements.txt $(CORE) | .venv-sglang/bin/python
+	@echo "Installing SGLang for CPU (about two minutes) ..."
+	@.venv-sglang/bin/python $(PIP) --no-deps -r tests/sglang/requirements.txt
+	@deploy/get compiler .venv-sglang/bin/python
+	@.venv-sglang/bin/python $(PIP) --no-deps --no-build-isolation --editable connector
 	@touch $@
 
 $(BENCH): benchmarks/requirements.txt | .venv-bench/bin/python

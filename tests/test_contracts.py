@@ -57,6 +57,7 @@ PLANTS = {
     ),
     "only neve.vllm imports vllm": (f"{NEVE}/engine/loader.py", LAZY.format("vllm")),
     "only neve.lmcache imports lmcache": (f"{NEVE}/engine/loader.py", LAZY.format("lmcache")),
+    "only neve.sglang imports sglang": (f"{NEVE}/engine/page_store.py", LAZY.format("sglang")),
     "only neve.engine.device and the adapters import torch": (
         f"{NEVE}/formats/ids.py",
         LAZY.format("torch"),
@@ -65,7 +66,7 @@ PLANTS = {
         f"{NEVE}/engine/loader.py",
         LAZY.format("neve.engine.device"),
     ),
-    "the platform and neve's commands load neither vllm nor torch, by whatever way": (
+    "the platform and neve's commands load neither an engine nor torch": (
         f"{NEVE}/cli/ping.py",
         LAZY.format("neve.engine.device.tensors"),
     ),

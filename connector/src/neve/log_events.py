@@ -510,6 +510,14 @@ RESET_ALONE = LogEvent(
     "Start the engine anew, if others should use its KV.",
     effect="this engine's chunks are its own until it starts anew",
 )
+WEIGHTS_REPLACED = LogEvent(
+    "neve.weights.replaced",
+    WARNING,
+    (),
+    "Weights were changed in a running SGLang, which names neither the new nor the old ones.",
+    "Attach the backend anew with another `revision`, or start the server anew.",
+    effect="this server loads and stores nothing until then",
+)
 LORA_UNSEEN = LogEvent(
     "neve.lora.unseen",
     WARNING,

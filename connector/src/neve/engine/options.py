@@ -118,18 +118,20 @@ class Options:
         *,
         engine_id: str | None = None,
         place: str = "kv_connector_extra_config",
+        known: Sequence[str] | None = None,
     ) -> Self:
         """Reads the extra config.
 
         `engine_id`: the engine's own id, for a default node name that no other engine of this host
-        has. `place`: where people write the options, for errors.
+        has. `place`: where people write the options, for errors. `known`: names of the options that
+        mean something to this engine (None: all).
 
         Raises:
             Misuse: names the option that is missing or wrong.
         """
         environ = os.environ if environ is None else environ
         values = dict(extra)
-        names = [option.name for option in fields(cls)]
+        names = [option.name for option in fields(cls)] if known is None else list(known)
         for unknown in sorted(set(values) - set(names)):  # first: it may be a misspelt name
             raise Misuse(
                 f"unknown option in {place}; known are {', '.join(names)}",

@@ -1,0 +1,49 @@
+"""Writes two tiny seeded models with a byte-level tokenizer: `python make_models.py FOLDER SEED`.
+
+FOLDER/llama, and FOLDER/qwen3next, which keeps a state beside its KV. Run by the interpreter of
+SGLang.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import on_cpu  # noqa: F401
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    PreTrainedTokenizerFast,
+    Qwen3NextConfig,
+)
+
+folder, seed = sys.argv[1], int(sys.argv[2])
+COMMON = {
+    "vocab_size": 256, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 4,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32,
+    "max_position_embeddings": 2048, "bos_token_id": None, "eos_token_id": None,
+    "pad_token_id": None, "tie_word_embeddings": False, "dtype": "float32",
+    # Random weights of the usual scale give near-uniform logits; these give distinct ones.
+    "initializer_range": 0.2,
+}  # fmt: skip
+CONFIGS = {
+    "llama": LlamaConfig(**COMMON),
+    "qwen3next": Qwen3NextConfig(
+        **COMMON | {"num_key_value_heads": 4, "head_dim": 256},
+        num_experts=4, num_experts_per_tok=2, moe_intermediate_size=64,
+        shared_expert_intermediate_size=64, layer_types=["linear_attention", "full_attention"] * 2,
+        linear_num_key_heads=2, linear_num_value_heads=4, linear_key_head_dim=128,
+        linear_value_head_dim=128, linear_conv_kernel_dim=4, mlp_only_layers=[],
+        decoder_sparse_step=1,
+    ),
+}  # fmt: skip
+alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+tokenizer.decoder = decoders.ByteLevel()
+for shape, config in CONFIGS.items():
+    torch.manual_seed(seed)
+    AutoModelForCausalLM.from_config(config).save_pretrained(f"{folder}/{shape}")
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(f"{folder}/{shape}")
