@@ -89,7 +89,7 @@ def shown(row: Incident, scope: Scope) -> ShownIncident:
         title=f"{tenant or 'platform'}: {row.words or KINDS[row.kind].label}",
         figures=_figures(row),
         tag=cause.label if cause else KINDS[row.kind].label,
-        is_bad=row.kind in ("hit_rate", "refused", "memory_promise"),
+        is_bad=row.kind in ("hit_rate", "refused", "memory_promise", "store_away"),
         cause=cause.label if cause else "",
         reason=words.reason(row.kind, row.cause, row.facts),
         facts=_facts(row),

@@ -25,7 +25,7 @@ class RemovalSerializer(serializers.Serializer[Any]):
 def require_confirmed(request: Request, name: str, weight: dict[str, int]) -> None:
     """Raises Problem (unconfirmed) that counts the data."""
     if request.query_params.get("confirm") != name:
-        facts = ", ".join(f"{count} {what}" for what, count in weight.items())
+        facts = ", ".join(f"{count} {what.replace('_', ' ')}" for what, count in weight.items())
         raise Problem(
             "unconfirmed", f"This removes {facts}. Repeat it with ?confirm={name}.", **weight
         )

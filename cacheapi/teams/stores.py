@@ -1,5 +1,6 @@
 """/api/v1/stores, /move-rules and /moves: where segments are, and how they move."""
 
+from decimal import Decimal
 from typing import Any, cast
 
 import django_filters
@@ -148,6 +149,15 @@ class NewStoreSerializer(StoreChangeSerializer):
     region = Text(max_length=60, default="us-east-1")
 
 
+class RemovedStoreSerializer(serializers.Serializer[Any]):
+    """What went with a store."""
+
+    lost_segments = serializers.IntegerField(help_text="given up: no other store has a copy")
+    rules = serializers.ListField(
+        child=serializers.CharField(), help_text="names of the rules that named it"
+    )
+
+
 class StoreFilter(django_filters.FilterSet):
     name = TextFilter()
 
@@ -192,17 +202,18 @@ class StoresView(_PlatformRows):
         row = store_changes.change_store(store=row, actor=actor_of(request), **fields)
         return Response(StoreSerializer(row).data)
 
-    @extend_schema(parameters=[CONFIRM], request=None, responses={204: None})
+    @extend_schema(parameters=[CONFIRM], request=None, responses={200: RemovedStoreSerializer})
     def destroy(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         """Removes a store, and the rules that name it. Deletes nothing there: of segments that have
-        no copy elsewhere the blocks become misses, so move them by a rule first."""
+        no copy elsewhere the blocks become misses, so move them by a rule first. The answer says
+        how many segments were given up, and which rules are gone."""
         row = self.get_object()
         no_body(request)
-        weight = store_changes.weight_of(row)
+        weight = store_changes.removal_of(row)
         if any(weight.values()):
             require_confirmed(request, row.name, weight)
-        store_changes.remove_store(store=row, actor=actor_of(request))
-        return Response(status=204)
+        removed = store_changes.remove_store(store=row, actor=actor_of(request))
+        return Response(RemovedStoreSerializer(removed).data)
 
 
 class MoveRuleSerializer(serializers.ModelSerializer[MoveRule]):
@@ -213,12 +224,13 @@ class MoveRuleSerializer(serializers.ModelSerializer[MoveRule]):
         source="source.name", allow_null=True, read_only=True, help_text="store; null: any other"
     )
     target = serializers.CharField(source="target.name", read_only=True, help_text="store")
+    warnings = serializers.SerializerMethodField(help_text="in words; empty: none")
 
     class Meta:
         model = MoveRule
         fields = (
             *("id", "name", "position", "is_active", "tenant", "source", "target", "is_copy"),
-            *("least_age_s", "least_idle_s", "least_heat", "payback_days"),
+            *("least_age_s", "least_idle_s", "least_heat", "payback_days", "warnings"),
             *("created_at", "updated_at"),
         )
         read_only_fields = fields
@@ -226,6 +238,9 @@ class MoveRuleSerializer(serializers.ModelSerializer[MoveRule]):
     def to_representation(self, row: MoveRule) -> Any:
         shown = super().to_representation(row)
         return {"tenant": None, "source": None} | shown
+
+    def get_warnings(self, row: MoveRule) -> list[str]:
+        return store_changes.warnings_of(row)
 
 
 class MoveRuleChangeSerializer(StrictSerializer):
@@ -280,6 +295,14 @@ class NewMoveRuleSerializer(MoveRuleChangeSerializer):
     target = Slug(help_text="name of a store")
 
 
+@extend_schema_field({"type": "string", "pattern": r"^-?\d+(\.\d{1,12})?$"})
+class Money(serializers.Field[Decimal, Any, str, Any]):
+    """A sum as plain decimal text with at most 12 decimals."""
+
+    def to_representation(self, value: Decimal) -> str:
+        return f"{round(value, 12).normalize() + 0:f}"
+
+
 class WaySerializer(serializers.Serializer[Any]):
     """What one rule would move from one store to another."""
 
@@ -288,17 +311,26 @@ class WaySerializer(serializers.Serializer[Any]):
     target = serializers.CharField()
     segments = serializers.IntegerField()
     bytes = serializers.IntegerField()
-    cost = serializers.CharField(help_text="of requests and bytes out, once")
-    saved_a_month = serializers.CharField(
-        help_text="of storage and of nodes' reads; negative: it costs more"
-    )
+    cost = Money(help_text="of requests and bytes out, once")
+    saved_a_month = Money(help_text="of storage and of nodes' reads; negative: it costs more")
     seconds = serializers.FloatField(help_text="at the target's bound of bytes a second")
+    away = serializers.ListField(
+        child=serializers.CharField(),
+        help_text="names of its stores that do not answer: the moves wait for them",
+    )
 
 
 class MoveDryRunSerializer(serializers.Serializer[Any]):
     currency = serializers.CharField()
     is_whole = serializers.BooleanField(help_text="false: there are more segments")
     ways = WaySerializer(many=True)
+    fitting = serializers.IntegerField(
+        help_text="segments that are old, idle and warm enough and not in the target; those that "
+        "do not move are among the next three"
+    )
+    unpaid = serializers.IntegerField(help_text="of these: the move does not pay back in time")
+    resting = serializers.IntegerField(help_text="of these: moved within the last hour")
+    copied = serializers.IntegerField(help_text="of these: the target has a copy already")
 
 
 class MoveRuleFilter(TenantFilter):

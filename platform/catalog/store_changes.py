@@ -1,13 +1,15 @@
 """Services that add, change and remove stores, and rules of moves between them. All audited."""
 
 import re
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final
 from uuid import uuid4
 
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 from django.conf import settings
 from django.db import IntegrityError, transaction
+from django.db.models import Q, QuerySet
 from django.utils import timezone
 
 from base import live, outbound
@@ -17,6 +19,7 @@ from catalog.models import MoveRule, Segment, SegmentCopy, Store
 from catalog.stores import ENV_PREFIX, bucket_of, sealed
 from neve.errors import Unavailable
 from storage import hot
+from storage.s3 import Bucket
 from tenants.audit import Actor, record
 
 MOST_STORES: Final = 50
@@ -34,6 +37,16 @@ _RULE_SHOWN: Final = (
     *("name", "position", "is_active", "tenant_id", "source_id", "target_id", "is_copy"),
     *("least_age_s", "least_idle_s", "least_heat", "payback_days"),
 )
+_BLAMED: Final = {  # code of an error of S3 → the member that is wrong
+    "NoSuchBucket": "bucket",
+    "InvalidBucketName": "bucket",
+    "InvalidAccessKeyId": "access_key",
+    "SignatureDoesNotMatch": "secret_key",
+    "InvalidStorageClass": "storage_class",
+    "AuthorizationHeaderMalformed": "region",
+    "PermanentRedirect": "region",
+}
+_NAME = re.compile(r"[a-z][a-z0-9-]{0,39}", re.ASCII)
 _ENV = re.compile(rf"{ENV_PREFIX}[A-Z0-9_]{{1,40}}", re.ASCII)
 
 
@@ -44,6 +57,13 @@ def add_store(*, actor: Actor, secret_key: str = "", **fields: Any) -> Store:
     """
     row = Store(**fields)
     row.sealed_secret = sealed(secret_key) if secret_key else b""
+    if not _NAME.fullmatch(row.name):
+        raise Problem(
+            "malformed",
+            f"name: {row.name!r} is none: a to z, digits and hyphens, a letter first, at most 40, "
+            "as of tenants.",
+            field="name",
+        )
     _require_form(row)
     if Store.objects.count() >= MOST_STORES:
         raise Problem("limit-reached", f"There are {MOST_STORES} stores.", limit="stores")
@@ -106,10 +126,19 @@ def change_store(*, store: Store, actor: Actor, **fields: Any) -> Store:
     return row
 
 
+@dataclass(frozen=True)
+class Removed:
+    """`lost_segments`: given up, as no other store has a copy. `rules`: names of those that named
+    the store."""
+
+    lost_segments: int
+    rules: list[str]
+
+
 @transaction.atomic
-def remove_store(*, store: Store, actor: Actor) -> int:
-    """Removes a store, with or without what it holds; deletes no object. Returns how many segments
-    are lost.
+def remove_store(*, store: Store, actor: Actor) -> Removed:
+    """Removes a store, with or without what it holds, and the rules that name it; deletes no
+    object.
 
     Segments live on in their copies elsewhere; the others' blocks become misses, and reconcile
     takes them out of the index and the quotas. Raises Problem (conflict) for the default store, and
@@ -118,7 +147,7 @@ def remove_store(*, store: Store, actor: Actor) -> int:
     require_unchanged(store)
     if store.is_default:
         raise Problem("conflict", "The default store is that of the environment: it stays.")
-    before = facts(store)
+    before, rules = facts(store), [row.name for row in rules_naming(store)]
     SegmentCopy.unscoped.filter(store=store).delete()
     lost: dict[int, list[int]] = {}
     for row in Segment.unscoped.filter(store=store).select_for_update():
@@ -134,10 +163,25 @@ def remove_store(*, store: Store, actor: Actor) -> int:
     count = sum(map(len, lost.values()))
     record(
         actor=actor, tenant_id=None, action="store.remove", obj=store,
-        before=before | {"lost_segments": count},
+        before=before | {"lost_segments": count, "rules": rules},
     )  # fmt: skip
     store.delete()
-    return count
+    return Removed(count, rules)
+
+
+def rules_naming(store: Store) -> QuerySet[MoveRule]:
+    """They go with the store."""
+    return MoveRule.objects.filter(Q(source=store) | Q(target=store))
+
+
+def removal_of(store: Store) -> dict[str, int]:
+    """What its removal takes, in numbers, for the question before it."""
+    elsewhere = SegmentCopy.unscoped.filter(state__in=SegmentCopy.READABLE).exclude(store=store)
+    mine = Segment.unscoped.filter(store=store)
+    return weight_of(store) | {
+        "lost_segments": mine.exclude(pk__in=elsewhere.values("segment_id")).count(),
+        "rules": rules_naming(store).count(),
+    }
 
 
 def weight_of(store: Store) -> dict[str, int]:
@@ -183,23 +227,47 @@ def _require_form(row: Store) -> None:
 
 
 def _require_works(row: Store) -> None:
-    """Raises Problem (malformed) with the words of S3."""
+    """Raises Problem (malformed) with the member at fault and the words of S3."""
     try:
         bucket = bucket_of(row)
         probe = bucket.object(f"probe-{uuid4().hex}")
+        if not _may_exist(bucket):  # first: a write makes the bucket on some S3
+            raise Problem(
+                "malformed",
+                f"bucket: {bucket.endpoint} has no bucket {bucket.name!r}: create it first.",
+                field="bucket",
+            )
         bucket.client.put_object(**probe.where, **bucket.written_as, Body=b"neve")
         found = probe.get("bytes=0-")["Body"].read()
         probe.delete()
     except Unavailable as error:
         raise Problem("malformed", f"credentials_env: {error}", field="credentials_env") from error
     except (BotoCoreError, ClientError, ValueError) as error:
+        field = _field_of(error, row)
         raise Problem(
             "malformed",
-            f"endpoint: the bucket did not take, give and delete an object: {error}",
-            field="endpoint",
+            f"{field}: the bucket did not take, give and delete an object: {error}",
+            field=field,
         ) from error
     if found != b"neve":
         raise Problem("malformed", "endpoint: it gave back other bytes.", field="endpoint")
+
+
+def _may_exist(bucket: Bucket) -> bool:
+    try:
+        return bucket.exists()
+    except ClientError:  # the write that follows says why, or these keys may not ask for the bucket
+        return True
+
+
+def _field_of(error: Exception, row: Store) -> str:
+    """The member that S3 blames; endpoint if it blames none."""
+    if isinstance(error, ParamValidationError):
+        return "bucket"
+    code = error.response["Error"].get("Code", "") if isinstance(error, ClientError) else ""
+    field = _BLAMED.get(code, "endpoint")
+    is_key = field in ("access_key", "secret_key")
+    return "credentials_env" if is_key and row.credentials_env else field
 
 
 def _taken(row: Store) -> Problem:
@@ -261,6 +329,16 @@ def remove_rule(*, rule: MoveRule, actor: Actor) -> None:
 
 def rule_facts(row: MoveRule) -> dict[str, Any]:
     return {name: getattr(row, name) for name in _RULE_SHOWN}
+
+
+def warnings_of(row: MoveRule) -> list[str]:
+    """What is allowed and seldom meant, in words."""
+    limits = (row.least_age_s, row.least_idle_s, row.least_heat, row.payback_days)
+    if any(limit is not None for limit in limits):
+        return []
+    what, where = ("copies", "") if row.is_copy else ("moves", " and keeps it there")
+    whose = "other stores" if row.source is None else row.source.name
+    return [f"It has no condition: it {what} every segment of {whose} to {row.target.name}{where}."]
 
 
 def _require_sense(row: MoveRule) -> None:

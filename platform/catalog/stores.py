@@ -9,6 +9,7 @@ from typing import Final
 
 from botocore.exceptions import BotoCoreError, ClientError
 from django.conf import settings
+from django.db.models import QuerySet
 from django.utils import timezone
 
 from base import log_events, sealing
@@ -168,6 +169,14 @@ def named_in(store_id: int | None, keys: Iterable[str]) -> set[str]:
     copies = SegmentCopy.unscoped.filter(store=store_id, segment__object_key__in=among)
     return set(own.values_list("object_key", flat=True)) | set(
         copies.values_list("segment__object_key", flat=True)
+    )
+
+
+def away_rows() -> QuerySet[Store]:
+    """Stores besides the default that did not answer when they were asked last; the longest away
+    first."""
+    return Store.objects.filter(is_default=False, failing_since__isnull=False).order_by(
+        "failing_since", "pk"
     )
 
 

@@ -1,19 +1,19 @@
 """Which rules hold for a tenant, by its figures. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from incidents import kinds
 from incidents.fall import Counted, Followed, Mark, measure
-from incidents.figures import LEAST_PUTS, Figures, Memory
+from incidents.figures import LEAST_PUTS, Figures, Memory, StoreAway
 from neve.planner.causes import CAUSES, ORDINARY
 
 # A hit rate that fell is over at half of its threshold: it does not flap around one value.
 OVER: Final = 0.5
 # New prompts and blocks that ended by rule lower a hit rate, too: only a long fall is worth a look.
 ORDINARY_FOR_S: Final = 900
-MOST_NAMES: Final = 20  # of nodes in an incident
+MOST_NAMES: Final = 20  # of nodes or stores in an incident
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,14 @@ def assess_memory(memory: Memory | None, rule: Threshold) -> Finding:
     value = 100 * memory.used
     facts = {"promised": memory.promised}
     return Finding(memory.promised > 1 and value >= rule.threshold, value, facts=facts)
+
+
+def assess_stores(away: Sequence[StoreAway], rule: Threshold) -> Finding:
+    facts = {"stores": [vars(each) for each in away[:MOST_NAMES]]}
+    holds = len(away) >= rule.threshold
+    cause = CAUSES["store_away"].name if holds else ""
+    began_ts = min((each.since_ts for each in away), default=None)
+    return Finding(holds, float(len(away)), cause=cause, began_ts=began_ts, facts=facts)
 
 
 def _hit_rate(

@@ -24,9 +24,9 @@ from catalog.kinds import WATCH_INCIDENTS
 from catalog.usage import bounded
 from events.services import Subject, emit
 from incidents import figures, levers, rules, slices, words
-from incidents.assess import Finding, Threshold, assess, assess_memory
+from incidents.assess import Finding, Threshold, assess, assess_memory, assess_stores
 from incidents.fall import BUCKET_S, Followed, Mark
-from incidents.kinds import HIT_RATE, KINDS, MEMORY_PROMISE, RuleKind
+from incidents.kinds import HIT_RATE, KINDS, STORE_AWAY, RuleKind
 from incidents.models import Incident
 from retention.models import FlushMode, RetentionPolicy
 from tenants.audit import SYSTEM, record
@@ -67,7 +67,10 @@ class _Case:
         if not self.rule.is_on:
             return
         if self.tenant_id is None:
-            self.finding = assess_memory(figures.read_memory(), self.rule)
+            if self.kind is STORE_AWAY:
+                self.finding = assess_stores(figures.read_stores(), self.rule)
+            else:
+                self.finding = assess_memory(figures.read_memory(), self.rule)
             return
         self.finding = assess(
             self.kind.name,
@@ -90,7 +93,7 @@ def _followed(row: Incident, now: datetime) -> Followed:
 
 
 def run(now: datetime | None = None) -> None:
-    """One round over all tenants. Without news: eight statements, and one if rows are followed."""
+    """One round over all tenants. Without news: nine statements, and one if rows are followed."""
     now = now or timezone.now()
     round_ = _Round(now)
     for case in _cases(now):
@@ -169,8 +172,10 @@ def _cases(now: datetime) -> Iterable[_Case]:
             row, rule = rows.pop((id_, kind.name), None), in_force[id_][kind.name]
             if of is not None:
                 yield _Case(id_, slug, kind, rule, row, now, of, never_flushes=id_ in never)
-    row, rule = rows.pop((None, MEMORY_PROMISE.name), None), in_force[None][MEMORY_PROMISE.name]
-    yield _Case(None, "", MEMORY_PROMISE, rule, row, now)
+    for kind in KINDS.values():
+        if not kind.of_tenant:
+            row, rule = rows.pop((None, kind.name), None), in_force[None][kind.name]
+            yield _Case(None, "", kind, rule, row, now)
     for (owner_id, name), row in rows.items():  # of tenants that are switched off
         kind = KINDS.get(name, HIT_RATE)
         yield _Case(owner_id, "", kind, Threshold(0, 0, is_on=False), row, now)
@@ -239,6 +244,7 @@ def _is_bare(row: Incident, now: datetime) -> bool:
 def _explain(row: Incident, slug: str, now: datetime) -> None:
     """Adds the worst slice and the levers. What fails is left out: the incident says the rest."""
     if row.tenant_id is None:
+        row.levers = [turn.as_dict() for turn in levers.turns_of_platform(row.cause, row.facts)]
         return
     try:
         row.levers = [turn.as_dict() for turn in levers.turns_of(row.cause, row.tenant_id)]

@@ -12,6 +12,7 @@ from base import log_events
 from catalog.histograms import percentile
 from catalog.models import Job, NodeSession, UsageRollup
 from catalog.nodes import live_after_s
+from catalog.stores import away_rows
 from catalog.usage import add, bounded, known
 from incidents.fall import BUCKET_S, COUNTS, Bucket, Counted
 from neve.errors import MissReason
@@ -48,6 +49,15 @@ class Memory:
 
     used: float
     promised: float
+
+
+@dataclass(frozen=True)
+class StoreAway:
+    """A store that does not answer. `since_ts`: since when; `error`: its last one."""
+
+    name: str
+    since_ts: float
+    error: str
 
 
 class Rows:
@@ -114,6 +124,12 @@ def read_memory() -> Memory | None:
         return None
     promised = promised_bytes() * hot.MEMORY_PER_BYTE
     return Memory(used.used_bytes / used.max_bytes, promised / used.max_bytes)
+
+
+def read_stores() -> list[StoreAway]:
+    """Those that are away, the longest first. One statement."""
+    rows = away_rows().values_list("name", "failing_since", "error")
+    return [StoreAway(name, since.timestamp(), error) for name, since, error in rows if since]
 
 
 def _counts(counts: Iterable[int]) -> dict[str, int]:

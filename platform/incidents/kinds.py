@@ -6,8 +6,9 @@ from typing import Final
 
 @dataclass(frozen=True)
 class RuleKind:
-    """`unit` of `threshold`: points, ms, s, percent, nodes, blocks or jobs; `least`, `most`: its
-    bounds. An incident opens once the rule held for `for_s`, and ends after `calm_s` without."""
+    """`unit` of `threshold`: points, ms, s, percent, nodes, blocks, jobs or stores; `least`,
+    `most`: its bounds. An incident opens once the rule held for `for_s`, and ends after `calm_s`
+    without."""
 
     name: str
     label: str
@@ -92,12 +93,20 @@ MEMORY_PROMISE: Final = RuleKind(
     for_s=60,
     of_tenant=False,
 )
+STORE_AWAY: Final = RuleKind(
+    "store_away",
+    "S3 store away",
+    "So many stores of `neve stores` do not answer. The default one is asked by the overview.",
+    *("stores", 1, 1, 1000),
+    for_s=20,
+    of_tenant=False,
+)
 
 KINDS: Final = {
     kind.name: kind
     for kind in (
         *(HIT_RATE, REFUSED, DROPPED, LOAD_P99, DIRTY_AGE, BREAKER, SILENT_NODE),
-        *(JOB_FAILURES, CLOCK_SKEW, MEMORY_PROMISE),
+        *(JOB_FAILURES, CLOCK_SKEW, MEMORY_PROMISE, STORE_AWAY),
     )
 }
 MOST_FOR_S: Final = 3600

@@ -85,6 +85,15 @@ def turns_of(cause: str, tenant_id: int) -> list[Turn]:
     return found[:3]
 
 
+def turns_of_platform(cause: str, facts: Mapping[str, Any]) -> list[Turn]:
+    """Of an incident of the platform, by its facts: nothing is simulated."""
+    found = CAUSES[cause].levers if cause in CAUSES else ()
+    away = ", ".join(each["name"] for each in facts.get("stores") or ())
+    return [
+        Turn(lever.setting, SETTINGS[lever.setting], f"{away} away" * bool(away)) for lever in found
+    ]
+
+
 def _turn(lever: Lever, at: Present, outcomes: list[Mapping[str, Any]]) -> Turn | None:
     """None: today it is so already."""
     policy, name = at.policy, SETTINGS[lever.setting]

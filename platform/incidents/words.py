@@ -26,6 +26,7 @@ def title(kind: str, value: float | None, before: float | None, facts: Mapping[s
         "breaker": f"breaker open on {_nodes(value)}",
         "silent_node": f"{_nodes(value)} silent",
         "job_failures": f"{number} jobs failed",
+        "store_away": f"S3 {_stores(facts)} away",
         "clock_skew": f"{number} blocks missed: clocks differ",
         "memory_promise": f"hot memory {number} % used, {facts.get('promised', 0):.2g} × promised",
     }.get(kind, KINDS[kind].label)
@@ -40,6 +41,9 @@ def reason(kind: str, cause: str, facts: Mapping[str, Any]) -> str:
     if cause == "silent":
         what, remedy = CAUSES[cause].what, CAUSES[cause].remedy
         return f"{what[0].upper()}{what[1:]}: {remedy}."
+    if kind == "store_away" and (stores := facts.get("stores")):
+        errors = "; ".join(f"{each['name']}: {each['error']}" for each in stores)
+        return f"What only {_stores(facts)} holds is missed, and moves wait. {errors}"
     if cause in CAUSES:
         what = CAUSES[cause].what
         return f"{what[0].upper()}{what[1:]}."
@@ -54,6 +58,11 @@ def reason(kind: str, cause: str, facts: Mapping[str, Any]) -> str:
 def line(words: str, tenant: str, since: datetime) -> str:
     """One line for a subject: who, what, since when."""
     return f"{tenant or 'platform'}: {words} since {since:%H:%M} UTC"
+
+
+def _stores(facts: Mapping[str, Any]) -> str:
+    names = [each["name"] for each in facts.get("stores") or ()]
+    return f"store{'' if len(names) == 1 else 's'} {', '.join(names)}"
 
 
 def _nodes(count: float) -> str:

@@ -21,8 +21,10 @@ from prometheus_client.utils import floatToGoString
 from base import counting
 from base.counting import BUCKETS_S, Timing
 from catalog.kinds import QUEUES
+from catalog.models import Store
 from catalog.occupancy import occupancies
 from catalog.sessions import live_since
+from catalog.stores import DEFAULT
 from catalog.usage import counted_since
 from dashboard import probes
 from dashboard.pages.jobs.selector import jobs_by_kind
@@ -58,6 +60,7 @@ class Scrape(Collector):
                 server=server,
                 promised_bytes=promised_bytes(),
                 jobs=jobs_by_kind(self.seen_by, now=now),
+                stores=_stores(),
                 bus=counting.read(QUEUES),
             )
             yield from (_family(row, [({}, platform)]) for row in PLATFORM)
@@ -75,6 +78,13 @@ def _tenants(seen_by: Principal, now: datetime, *, hot_answers: bool) -> Iterato
     for tenant in tenants:
         id_ = tenant.pk
         yield TenantFacts(tenant, uses[id_], counted[id_], occupied[id_], nodes[id_])
+
+
+def _stores() -> dict[str, bool | None]:
+    """Workers ask all but the default, which each web process asks by itself."""
+    others = Store.objects.filter(is_default=False).values_list("name", "failing_since")
+    asked: dict[str, bool | None] = {name: since is None for name, since in others}
+    return {DEFAULT: probes.COLD.read().is_well} | asked
 
 
 def _family(row: Row, labelled: Iterable[tuple[dict[str, str], object]]) -> Metric:

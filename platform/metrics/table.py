@@ -5,7 +5,8 @@ Prometheus reads as a counter reset. `neve_tenant_mended_entries_total` restarts
 counters of web and workers (`base.counting`) with valkey-bus.
 None means unknown and is left out. docs/metrics.md is generated from this table (`make reference`).
 
-Labels hold slugs of tenants and names from this code; never text from nodes or requests.
+Labels hold slugs of tenants and stores, and names from this code; never text from nodes or
+requests.
 """
 
 from collections import Counter
@@ -47,12 +48,14 @@ class TenantFacts:
 
 @dataclass(frozen=True)
 class PlatformFacts:
-    """`server`, `bus`: None while that Valkey does not answer. `jobs`: by (kind, state)."""
+    """`server`, `bus`: None while that Valkey does not answer. `jobs`: by (kind, state).
+    `stores`: by name, whether each answers."""
 
     answers: Mapping[str, Answer]
     server: HotServer | None
     promised_bytes: int
     jobs: Counter[tuple[str, str]]
+    stores: Mapping[str, bool | None]
     bus: BusFacts | None
 
 
@@ -400,6 +403,13 @@ PLATFORM = (
         "1: valkey-hot, S3 or a worker answered when it was asked last.",
         _up,
         by=("server",),
+    ),
+    Row(
+        "neve_store_up",
+        "gauge",
+        "1: this S3 store, of `neve stores`, answered when it was asked last.",
+        lambda facts: {(name,): is_well for name, is_well in facts.stores.items()},
+        by=("store",),
     ),
     Row(
         "neve_hot_memory_used_bytes",

@@ -1,5 +1,6 @@
 """Moves of segments between stores with their money: the work of a tick, and dry runs of rules."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -14,8 +15,8 @@ from catalog.targets import Opener, Target, active_ids, active_tenants
 from planning import prices
 from planning.models import PriceVersion
 from tenants.scope import tenant_scope
-from tiering.moving.plan import Rule, StorePrices
-from tiering.moving.run import Mover, MoveReport, planned, rule_of, rules_of
+from tiering.moving.plan import Rule, Stay, StorePrices
+from tiering.moving.run import Mover, MoveReport, decided, rule_of, rules_of
 
 PRICES: Final = ("gib_month", "put_1000", "get_1000", "egress_gb")
 MOST_LOOKED_AT: Final = 100_000  # segments of a dry run
@@ -65,7 +66,8 @@ def work(job: Opener, tenant_id: int) -> None:
 class Estimate:
     """Of one way between two stores. `saved_a_month`: negative if it costs more.
 
-    `seconds`: at the target's bound of bytes a second.
+    `seconds`: at the target's bound of bytes a second. `away`: its stores that do not answer, by
+    name; until they do, it waits.
     """
 
     rule: str
@@ -76,15 +78,31 @@ class Estimate:
     cost: Decimal = Decimal(0)
     saved_a_month: Decimal = Decimal(0)
     seconds: float = 0.0
+    away: list[str] = field(default_factory=list)
 
 
 @dataclass
 class DryRun:
-    """`is_whole`: all segments were looked at."""
+    """`is_whole`: all segments were looked at. `fitting`: those that meet a rule's conditions but
+    the payback; `stays`: why some of them do not move."""
 
     currency: str
     ways: list[Estimate] = field(default_factory=list)
     is_whole: bool = True
+    fitting: int = 0
+    stays: Counter[Stay] = field(default_factory=Counter)
+
+    @property
+    def unpaid(self) -> int:
+        return self.stays[Stay.UNPAID]
+
+    @property
+    def resting(self) -> int:
+        return self.stays[Stay.RESTING]
+
+    @property
+    def copied(self) -> int:
+        return self.stays[Stay.COPIED]
 
 
 def dry_run(extra: Sequence[Rule] | None = None, *, only_tenant: int | None = None) -> DryRun:
@@ -96,12 +114,21 @@ def dry_run(extra: Sequence[Rule] | None = None, *, only_tenant: int | None = No
     for tenant_id in active_ids() if only_tenant is None else [only_tenant]:
         rules = rules_of(tenant_id, stores) if extra is None else extra
         with tenant_scope(tenant_id):
-            for move in islice(planned(rules, known), left):
+            for move in islice(decided(rules, known), left):
                 left -= 1
+                run.fitting += move is not Stay.UNFIT
+                if isinstance(move, Stay):
+                    run.stays[move] += 1
+                    continue
                 key = (move.reason, move.source, move.target)
                 way = found.setdefault(
                     key, Estimate(move.reason, stores.name(move.source), stores.name(move.target))
                 )
+                way.away = [
+                    stores.name(each)
+                    for each in (move.source, move.target)
+                    if not stores.is_well(each)
+                ]
                 way.segments += 1
                 way.bytes += move.size_bytes
                 way.cost += move.cost

@@ -55,16 +55,22 @@ class Bucket:
     def object(self, key: str) -> "Object":
         return Object(self, key)
 
-    def ensure(self) -> bool:
-        """Makes the bucket if it is not there. Returns whether it made it."""
+    def exists(self) -> bool:
+        """Raises botocore's errors, also where keys may use the bucket but not ask for it."""
         try:
             self.client.head_bucket(Bucket=self.name)
         except ClientError as error:
             if error.response["ResponseMetadata"]["HTTPStatusCode"] != 404:
                 raise
-            self.client.create_bucket(Bucket=self.name)
-            return True
-        return False
+            return False
+        return True
+
+    def ensure(self) -> bool:
+        """Makes the bucket if it is not there. Returns whether it made it."""
+        if self.exists():
+            return False
+        self.client.create_bucket(Bucket=self.name)
+        return True
 
     def ensure_probe(self) -> None:
         """Writes the object that `neve ping` reads. May be repeated."""

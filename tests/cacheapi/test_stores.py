@@ -1,11 +1,15 @@
 """Stores, rules of moves and moves over REST, for operators."""
 
+import re
+from dataclasses import replace
+
 import pytest
 from django.utils import timezone
 
 from catalog import stores
 from catalog.models import MoveRule, Segment, SegmentCopy, Space, Store
 from retention import provisioning
+from storage import s3
 from storage.s3 import ensure_bucket
 from support.rows import make_segment, make_space
 from support.stores import make_rule, make_store
@@ -51,7 +55,8 @@ def test_a_store_is_added_changed_and_removed(operator, place):
     assert [each["name"] for each in listed] == ["nvme", "default"]
     changed = operator.send("patch", f"/api/v1/stores/{row['id']}", {"priority": 200})
     assert changed.json()["priority"] == 200
-    assert operator.delete(f"/api/v1/stores/{row['id']}").status_code == 204
+    removed = operator.delete(f"/api/v1/stores/{row['id']}")
+    assert (removed.status_code, removed.json()) == (200, {"lost_segments": 0, "rules": []})
     actions = AuditEvent.unscoped.filter(object_type="store").values_list("action", "after")
     assert {action for action, _ in actions} == {"store.add", "store.change", "store.remove"}
     assert place["secret_key"] not in str(list(actions))
@@ -60,7 +65,12 @@ def test_a_store_is_added_changed_and_removed(operator, place):
 @pytest.mark.parametrize(
     ("change", "field"),
     [
-        ({"secret_key": "wrong-wrong-wrong"}, "endpoint"),
+        ({"secret_key": "wrong-wrong-wrong"}, "secret_key"),
+        ({"access_key": "nobody"}, "access_key"),
+        ({"bucket": "mistyped"}, "bucket"),
+        ({"bucket": "_!"}, "bucket"),
+        ({"name": "bad name!"}, "name"),
+        ({"name": "Archive"}, "name"),
         ({"endpoint": "http://127.0.0.1:9"}, "endpoint"),
         ({"endpoint": "ftp://x"}, "endpoint"),
         ({"endpoint": "http://169.254.169.254/latest"}, "endpoint"),
@@ -78,6 +88,11 @@ def test_a_store_that_does_not_work_is_refused_by_name(operator, place, change, 
     answer = operator.send("post", "/api/v1/stores", place | change)
     assert (answer.status_code, answer.json()["field"]) == (400, field), answer.content
     assert not Store.objects.filter(name="nvme").exists()
+
+
+def test_a_mistyped_bucket_is_not_made(operator, place):
+    operator.send("post", "/api/v1/stores", place | {"bucket": "mistyped"})
+    assert not replace(s3.default(), name="mistyped").exists()
 
 
 def test_tenants_reach_no_address_of_stores_and_rules(team, node, tenant, place):
@@ -110,7 +125,7 @@ def test_a_secret_is_in_no_answer_and_in_no_audit(operator, place, caplog):
         operator.get("/api/v1/audit"),
         operator.delete(path),
     ]
-    assert [each.status_code for each in said] == [400, 200, 200, 200, 200, 204]
+    assert [each.status_code for each in said] == [400, 200, 200, 200, 200, 200]
     told = [each.content.decode() for each in said] + [caplog.text]
     told += map(str, AuditEvent.unscoped.values_list("before", "after"))
     assert not [text for text in told for secret in secrets if secret in text]
@@ -146,10 +161,17 @@ def test_a_store_with_segments_says_what_would_be_lost_before_it_goes(operator, 
     segment = make_segment(make_space(tenant), store=store, size_bytes=7)
     path = f"/api/v1/stores/{store.pk}"
     assert operator.send("patch", path, {"bucket": "another"}).status_code == 409
+    make_rule(store, name="to-it")
+    copied = make_segment(segment.space, store=store, size_bytes=9)
+    with tenant_scope(tenant.pk):
+        SegmentCopy.objects.create(segment=copied, store=None, state="kept", size_bytes=9)
     refused = operator.delete(path)
-    assert (refused.json()["segments"], refused.json()["copies"]) == (1, 0)
-    assert operator.get(path).json()["stored_bytes"] == 7
-    assert operator.delete(f"{path}?confirm=lost").status_code == 204
+    found = {name: refused.json()[name] for name in ("segments", "lost_segments", "rules")}
+    assert found == {"segments": 2, "lost_segments": 1, "rules": 1}
+    assert "1 lost segments, 1 rules" in refused.json()["detail"]
+    assert operator.get(path).json()["stored_bytes"] == 16
+    removed = operator.delete(f"{path}?confirm=lost")
+    assert removed.json() == {"lost_segments": 1, "rules": ["to-it"]}
     with tenant_scope(tenant.pk):
         assert not Segment.objects.filter(pk=segment.pk).exists()
 
@@ -166,13 +188,45 @@ def test_rules_name_stores_and_a_dry_run_counts_the_money(operator, tenant):
     (way,) = run["ways"]
     assert (way["source"], way["target"], way["bytes"]) == ("default", "archive", 1 << 30)
     assert float(way["saved_a_month"]) > 0
+    assert (run["fitting"], run["unpaid"], run["currency"]) == (1, 0, "USD")
     assert float(way["cost"]) > 0
+    assert way["away"] == []
+    Store.objects.filter(pk=store.pk).update(failing_since=timezone.now())
+    assert operator.send("post", f"{path}/dry-run").json()["ways"][0]["away"] == ["archive"]
     assert operator.send("patch", path, {"target": "default"}).json()["field"] == "target"
     assert operator.send("patch", path, {"target": "none"}).json()["field"] == "target"
     assert operator.send("patch", path, {"is_active": True}).json()["is_active"] is True
     assert operator.delete(path).status_code == 204
     assert not MoveRule.objects.exists()
     assert store.pk
+
+
+def test_a_dry_run_without_moves_says_how_many_fit_and_why_they_stay(operator, tenant):
+    make_store("archive", gib_month="5")  # dearer than the default
+    segment = make_segment(make_space(tenant), size_bytes=600)
+    Segment.unscoped.update(indexed_at=segment.created_at)
+    rule = {"name": "old", "target": "archive", "least_age_s": 0, "payback_days": 30}
+    row = operator.send("post", "/api/v1/move-rules", rule).json()
+    path = f"/api/v1/move-rules/{row['id']}"
+    run = operator.send("post", f"{path}/dry-run").json()
+    assert (run["ways"], run["fitting"], run["unpaid"]) == ([], 1, 1)
+    operator.send("patch", path, {"payback_days": None})
+    (way,) = operator.send("post", f"{path}/dry-run").json()["ways"]
+    assert re.fullmatch(r"-0\.0+\d+", way["saved_a_month"])  # far below a cent, and no exponent
+    Segment.unscoped.update(moved_at=timezone.now())
+    run = operator.send("post", f"{path}/dry-run").json()
+    assert (run["ways"], run["fitting"], run["resting"]) == ([], 1, 1)
+
+
+def test_a_rule_without_conditions_says_so(operator):
+    make_store("archive")
+    rule = {"name": "all", "target": "archive", "source": "default", "is_active": False}
+    row = operator.send("post", "/api/v1/move-rules", rule).json()
+    assert row["warnings"] == [
+        "It has no condition: it moves every segment of default to archive and keeps it there."
+    ]
+    path = f"/api/v1/move-rules/{row['id']}"
+    assert operator.send("patch", path, {"least_age_s": 5}).json()["warnings"] == []
 
 
 def test_a_segment_says_in_which_store_it_is(team, tenant):

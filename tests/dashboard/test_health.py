@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from catalog.models import NodeSession
+from catalog.models import NodeSession, Store
 from dashboard.pages.nodes.selector import node_rows
 from dashboard.pages.overview.health import assess, without
 from dashboard.probes import Answer, Probe
@@ -115,6 +115,14 @@ def test_what_is_not_known_yet_is_not_broken():
 )
 def test_trouble_is_said_in_words(changes, words):
     assert attention(**changes) == [words]
+
+
+def test_a_store_that_is_away_is_named_in_place_of_s3_ok():
+    far = Store(name="far", failing_since=NOW)
+    assert attention(away=[far]) == ["S3 store far away since 12:03:00 UTC"]
+    words = [fact.words for fact in health(away=[far]).facts]
+    assert words[2] == "S3 far away"
+    assert "S3 ok" not in words
 
 
 def test_a_tenant_that_was_cut_off_waits_for_somebody():

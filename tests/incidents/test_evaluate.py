@@ -10,12 +10,13 @@ from django.utils import timezone
 
 from base import counting
 from catalog import sessions
-from catalog.models import Job, UsageRollup
+from catalog.models import Job, Store, UsageRollup
 from events.models import Event
 from incidents import evaluate, rules, services
 from incidents.figures import Memory
 from incidents.kinds import HIT_RATE, KINDS
 from incidents.models import Incident
+from incidents.words import reason
 from neve.node.stats import LOAD_MS
 from neve.planner.whatif import setting_dict
 from planning.whatif import ANY_BLOCK_BYTES, today_of
@@ -221,6 +222,24 @@ def test_memory_that_is_promised_twice_and_full_is_the_platforms(world, acme):
     assert (incident.kind, incident.tenant_id) == ("memory_promise", None)
     assert incident.words == "hot memory 95 % used, 1.8 × promised"
     world.memory = Memory(used=0.95, promised=0.9)
+    world.run(8)
+    assert world.opened()[0].ended_at is not None
+
+
+def test_a_store_that_is_away_is_an_incident_until_it_answers(world, acme):
+    since = world.now
+    where = {"endpoint": "http://127.0.0.1:9", "bucket": "b", "region": "r"}
+    error = "EndpointConnectionError: no route"
+    Store.objects.create(name="far", failing_since=since, error=error, **where)
+    world.run(4)
+    (incident,) = world.opened()
+    assert (incident.kind, incident.tenant_id, incident.cause) == ("store_away", None, "store_away")
+    assert (incident.words, incident.since) == ("S3 store far away", since)
+    assert incident.levers[0]["setting"] == "stores"
+    assert "far: EndpointConnectionError: no route" in reason(
+        "store_away", incident.cause, incident.facts
+    )
+    Store.objects.update(failing_since=None, error="")
     world.run(8)
     assert world.opened()[0].ended_at is not None
 

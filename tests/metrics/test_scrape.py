@@ -10,7 +10,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from prometheus_client.parser import text_string_to_metric_families
 
-from catalog.models import Job
+from catalog.models import Job, Store
 from catalog.usage import record_deltas, record_tier_totals
 from dashboard import probes
 from neve.errors import MissReason
@@ -145,6 +145,9 @@ def test_what_tenants_and_the_platform_hold(functions, s3, acme, operator):
         for state, ago in (("queued", 0), ("failed", 5), ("failed", 90), ("done", 0)):
             at = timezone.now() - timedelta(minutes=ago)
             Job.objects.create(kind="flush", state=state, finished_at=at)
+    where = {"endpoint": "http://127.0.0.1:9", "region": "r"}
+    Store.objects.create(name="near", bucket="near", **where)
+    Store.objects.create(name="far", bucket="far", failing_since=timezone.now(), **where)
     probes.HOT.ask()
     found = scrape(operator)
     for state, number in (("live", 60), ("dead", 40), ("waiting", 30)):
@@ -156,6 +159,8 @@ def test_what_tenants_and_the_platform_hold(functions, s3, acme, operator):
     assert found[of(acme, "hot_quota_bytes")] == found["neve_hot_promised_bytes",] == 1 << 20
     assert found["neve_hot_memory_used_bytes",] > 0
     assert found["neve_up", ("server", "valkey-hot")] == 1
+    assert found["neve_store_up", ("store", "far")] == 0
+    assert found["neve_store_up", ("store", "near")] == 1
     for state, number in (("queued", 1), ("running", 0), ("failed", 1)):
         assert found["neve_jobs", ("kind", "flush"), ("state", state)] == number
 
@@ -203,4 +208,4 @@ def test_a_scrape_costs_the_same_statements_whatever_the_number_of_tenants(
     few = statements()
     for _ in range(4):
         make_everything(make_tenant(), 2)
-    assert statements() == few < 16
+    assert statements() == few < 17

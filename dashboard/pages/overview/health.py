@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from catalog.models import NodeSession
+from catalog.models import NodeSession, Store
 from dashboard.formats import (
     bytes_quantity,
     clock_text,
@@ -24,6 +24,7 @@ from tenants.models import Tenant
 FLUSH_LATE_S = 45
 COLD_FULL = 0.9  # where the policy refuses: nothing leaves by itself to make room
 MOST_SHOWN = 80  # characters of values in a line
+MOST_STORES = 3  # named
 HOT_FULL = 0.95  # only where quotas promise more than the memory: then puts fail
 
 
@@ -73,10 +74,13 @@ def assess(
     failed_jobs: int,
     now: datetime,
     refused: Sequence[Mapping[str, str]] = (),
+    away: Sequence[Store] = (),
 ) -> Health:
-    """What was checked, and what needs a person, the most urgent first."""
+    """What was checked, and what needs a person, the most urgent first. `away`: stores besides the
+    default that do not answer."""
     attention = [
         *_servers(hot, cold, workers),
+        *_stores(away),
         *_nodes(nodes, now),
         *map(_refused, refused),
         *_tenants(tenants, storage),
@@ -105,7 +109,7 @@ def assess(
         words = f"{failed_jobs} job{'s' if failed_jobs > 1 else ''} failed"
         remedy = "the error stands in the job's row"
         attention.append(Attention(words, "jobs", remedy, "job_failures"))
-    return Health(_facts(nodes, hot, cold, workers, all_storage), attention)
+    return Health(_facts(nodes, hot, cold, workers, all_storage, away), attention)
 
 
 def without(health: Health, kinds: Collection[str]) -> Health:
@@ -116,7 +120,12 @@ def without(health: Health, kinds: Collection[str]) -> Health:
 
 
 def _facts(
-    nodes: list[NodeRow], hot: Answer, cold: Answer, workers: Answer, storage: StorageUse
+    nodes: list[NodeRow],
+    hot: Answer,
+    cold: Answer,
+    workers: Answer,
+    storage: StorageUse,
+    away: Sequence[Store],
 ) -> list[Fact]:
     open_nodes = [row for row in nodes if row.state != "ended"]
     live = sum(row.state == "live" for row in open_nodes)
@@ -129,7 +138,7 @@ def _facts(
             live == len(open_nodes),
         ),
         Fact(f"hot tier {_words(hot)}", hot.is_well),
-        Fact(f"S3 {_words(cold)}", cold.is_well),
+        *_s3(cold, away),
         Fact(worker_words, workers.is_well),
     ]
     if storage.dirty_blocks == 0:
@@ -138,6 +147,27 @@ def _facts(
         oldest = duration_quantity(storage.dirty_oldest_s)
         facts.append(Fact(f"oldest dirty {oldest}", storage.dirty_oldest_s <= FLUSH_LATE_S))
     return facts
+
+
+def _s3(cold: Answer, away: Sequence[Store]) -> list[Fact]:
+    """ "S3 ok" only while each store answers; else those that do not, by name."""
+    others = [Fact(f"S3 {row.name} away", is_well=False) for row in away[:MOST_STORES]]
+    if others and cold.is_well:
+        return others
+    return [Fact(f"S3 {_words(cold)}", cold.is_well), *others]
+
+
+def _stores(away: Sequence[Store]) -> list[Attention]:
+    remedy = "see its error; until it answers its blocks are misses and moves wait"
+    return [
+        Attention(
+            f"S3 store {row.name} away since {clock_text(row.failing_since)} UTC",
+            "tiers",
+            remedy,
+            "store_away",
+        )
+        for row in away[:MOST_STORES]
+    ]
 
 
 def _words(answer: Answer) -> str:

@@ -5,14 +5,15 @@ from datetime import UTC, datetime
 from typing import Any
 
 from django.conf import settings
-from django.db.models import Min
+from django.db.models import Min, QuerySet
 
 from catalog.changes import Change
 from catalog.measures import MEASURES
-from catalog.models import NodeSession, UsageRollup
+from catalog.models import NodeSession, Segment, Store, UsageRollup
 from catalog.sessions import live_since
 from catalog.slices import Where, spans_of
 from catalog.slices import series as slices_series
+from catalog.stores import away_rows
 from catalog.usage import bounded_sum
 from catalog.windows import Range, Window
 from dashboard import marks, probes
@@ -190,6 +191,7 @@ def overview_of(scope: Scope) -> Overview:
         failed_jobs=failed_jobs(person, now=now),
         now=now,
         refused=refused_nodes(tenants, nodes, now=now),
+        away=list(away_of(scope)),
     )
     shown_incidents = [shown(row, scope) for row in open_incidents(scope)]
     loud = [one for one in shown_incidents if one.muted_until is None]
@@ -229,6 +231,14 @@ def overview_of(scope: Scope) -> Overview:
             (one, marks.words_of(one), marks.url_of(one, scope)) for one in changed[:MOST_MARKS]
         ],
     )
+
+
+def away_of(scope: Scope) -> QuerySet[Store]:
+    """Stores that do not answer; for teams those that hold segments of theirs."""
+    rows = away_rows()
+    if scope.person.is_operator:
+        return rows
+    return rows.filter(pk__in=rows_of(Segment, scope.tenants).values("store_id"))
 
 
 def _saved(counted: Totals) -> Saved:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from enum import Enum, auto
 from typing import Final
 
 from tiering.upload import PART_BYTES
@@ -83,25 +84,43 @@ class Move:
     saved_a_month: Decimal
 
 
+class Stay(Enum):
+    """Why a segment stays where it is."""
+
+    UNFIT = auto()  # in another store than rules name, or not old, idle or warm enough
+    COPIED = auto()  # the target has a copy
+    RESTING = auto()  # moved within STAYS_S
+    UNPAID = auto()  # does not pay back in time
+
+
 def decide(
     facts: Facts, rules: Sequence[Rule], prices: Mapping[int | None, StorePrices]
-) -> Move | None:
-    """By the first rule that fits; None: the segment stays."""
+) -> Move | Stay:
+    """By the first rule that fits; or why the segment stays, by the last rule that fits."""
+    stay = Stay.UNFIT
     for rule in rules:
-        is_from = rule.from_any or rule.source == facts.store
-        if not is_from or facts.store == rule.target or not rule.fits(facts):
-            continue
-        if rule.is_copy and rule.target in facts.copies:
-            continue
-        if not rule.is_copy and facts.stayed_s < STAYS_S:
-            return None
-        move = _priced(facts, rule, prices)
-        if rule.payback_days is not None and not rule.is_copy:
-            saved = move.saved_a_month * rule.payback_days / DAYS_A_MONTH
-            if move.saved_a_month <= 0 or saved < move.cost:
-                continue
-        return move
-    return None
+        found = _judge(facts, rule, prices)
+        if isinstance(found, Move) or found is Stay.RESTING:
+            return found
+        if found is not Stay.UNFIT:
+            stay = found
+    return stay
+
+
+def _judge(facts: Facts, rule: Rule, prices: Mapping[int | None, StorePrices]) -> Move | Stay:
+    is_from = rule.from_any or rule.source == facts.store
+    if not is_from or facts.store == rule.target or not rule.fits(facts):
+        return Stay.UNFIT
+    if rule.is_copy and rule.target in facts.copies:
+        return Stay.COPIED
+    if not rule.is_copy and facts.stayed_s < STAYS_S:
+        return Stay.RESTING
+    move = _priced(facts, rule, prices)
+    if rule.payback_days is not None and not rule.is_copy:
+        saved = move.saved_a_month * rule.payback_days / DAYS_A_MONTH
+        if move.saved_a_month <= 0 or saved < move.cost:
+            return Stay.UNPAID
+    return move
 
 
 def keeps(facts: Facts, rules: Sequence[Rule], store: int | None) -> bool:

@@ -33,7 +33,7 @@ from tiering.elapsed import is_leased, is_past
 from tiering.moving import places
 from tiering.moving.copying import copy_segment, verify_object
 from tiering.moving.pace import Pace
-from tiering.moving.plan import Facts, Move, Rule, StorePrices, decide, keeps
+from tiering.moving.plan import Facts, Move, Rule, Stay, StorePrices, decide, keeps
 from tiering.moving.reads import Reads, observed
 from tiering.objects import is_missing
 
@@ -87,15 +87,18 @@ def rule_of(row: MoveRule) -> Rule:
 
 def planned(rules: Sequence[Rule], prices: Prices) -> Iterator[Move]:
     """What moves now, oldest first. In the tenant's scope."""
+    return (found for found in decided(rules, prices) if isinstance(found, Move))
+
+
+def decided(rules: Sequence[Rule], prices: Prices) -> Iterator[Move | Stay]:
+    """Of each segment that a rule may fit, oldest first. In the tenant's scope."""
     now = timezone.now()
     reads = observed(now) if rules else Reads()
     for row in _candidates(rules, now).iterator(chunk_size=500):
         copies = frozenset(
             copy.store_id for copy in row.copies.all() if copy.state != _State.LEAVING
         )
-        move = decide(facts_of(row, now, copies, reads), rules, prices)
-        if move is not None:
-            yield move
+        yield decide(facts_of(row, now, copies, reads), rules, prices)
 
 
 def facts_of(

@@ -934,6 +934,15 @@ class MoveDryRun(Record):
     # false: there are more segments
     is_whole: bool
     ways: tuple[Way, ...]
+    # segments that are old, idle and warm enough and not in the target; those that do not move
+    # are among the next three
+    fitting: int
+    # of these: the move does not pay back in time
+    unpaid: int
+    # of these: moved within the last hour
+    resting: int
+    # of these: the target has a copy already
+    copied: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -961,6 +970,8 @@ class MoveRule(Record):
     least_heat: float | None
     # the cheaper place pays for the move within so many
     payback_days: int | None
+    # in words; empty: none
+    warnings: tuple[str, ...]
     created_at: datetime
     updated_at: datetime
 
@@ -1253,6 +1264,16 @@ class Removals(Record):
     cursor: str
     # true: removals behind `after` are not all known any more; forget what you know
     reset: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RemovedStore(Record):
+    """What went with a store."""
+
+    # given up: no other store has a copy
+    lost_segments: int
+    # names of the rules that named it
+    rules: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -1832,6 +1853,8 @@ class Way(Record):
     saved_a_month: str
     # at the target's bound of bytes a second
     seconds: float
+    # names of its stores that do not answer: the moves wait for them
+    away: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from neve.cli.config import Credentials, find_credentials
-from neve.cli.exits import JSON_MODE
+from neve.cli.exits import COMMAND, JSON_MODE
 from neve.cli.output import Output
 from neve.errors import Misuse
 
@@ -147,7 +147,8 @@ def platform_options(command: F) -> F:
     def run(
         *args: Any, profile: str | None, endpoint: str | None, as_json: bool, **rest: Any
     ) -> Any:
-        click.get_current_context().meta[JSON_MODE] = as_json
+        context = click.get_current_context()
+        context.meta.update({JSON_MODE: as_json, COMMAND: context.command})
         require_extra()
         platform = Connection(profile, endpoint, as_json=as_json)
         try:

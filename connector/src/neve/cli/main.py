@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from neve.cli.exits import INTERRUPTED, JSON_MODE, USAGE, exit_code, show
+from neve.cli.exits import COMMAND, INTERRUPTED, JSON_MODE, USAGE, exit_code, show
 from neve.errors import NeveError
 
 # Section → command → (module, what `neve --help` says). A test holds the words to the commands'.
@@ -109,7 +109,7 @@ class NeveGroup(click.Group):
             error.show()
             ctx.exit(USAGE)
         except NeveError as error:
-            show(error, as_json=bool(ctx.meta.get(JSON_MODE)))
+            show(error, as_json=bool(ctx.meta.get(JSON_MODE)), command=ctx.meta.get(COMMAND))
             ctx.exit(exit_code(error))
         except KeyboardInterrupt:
             ctx.exit(INTERRUPTED)

@@ -1,6 +1,7 @@
 """`neve stores`: S3 buckets that hold segments, rules of moves between them, moves under way."""
 
 import os
+import sys
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -9,10 +10,13 @@ import click
 
 from neve.cli import text
 from neve.cli.connection import Connection, platform_options
-from neve.cli.exits import Failed
+from neve.cli.exits import Failed, NeedsTerminal
 from neve.cli.names import find_move_rule, find_store
 from neve.cli.output import Cell, Column, name, number
 
+_NULL = "null"
+_PRICES = {"gib_month", "put_1000", "get_1000", "egress_gb"}
+_CONDITIONS = {"least_age_s", "least_idle_s", "least_heat", "payback_days"}
 _STATES = {"arriving": "cyan", "kept": "green", "leaving": "yellow", "deleting": "dim"}
 
 
@@ -79,10 +83,12 @@ def _fields(command: Any) -> Any:
         ),
         click.option("--class", "storage_class", metavar="CLASS", help="Such as STANDARD_IA."),
         click.option("--priority", type=click.IntRange(0, 32_767), help="Smallest is read first."),
-        click.option("--gib-month", metavar="PRICE", help="One GiB for one month."),
-        click.option("--put-1000", metavar="PRICE", help="1,000 PUT, POST, COPY or LIST requests."),
-        click.option("--get-1000", metavar="PRICE", help="1,000 GET or HEAD requests."),
-        click.option("--egress-gb", metavar="PRICE", help="10^9 bytes read."),
+        click.option("--gib-month", metavar="PRICE|null", help="One GiB for one month."),
+        click.option(
+            "--put-1000", metavar="PRICE|null", help="1,000 PUT, POST, COPY or LIST requests."
+        ),
+        click.option("--get-1000", metavar="PRICE|null", help="1,000 GET or HEAD requests."),
+        click.option("--egress-gb", metavar="PRICE|null", help="10^9 bytes read."),
         click.option(
             "--move-mb-per-s", type=click.IntRange(1), help="Bound of moves into it, 10^6 bytes/s."
         ),
@@ -97,10 +103,35 @@ def _body(given: dict[str, Any]) -> dict[str, Any]:
     if (speed := body.pop("move_mb_per_s", None)) is not None:
         body["move_bytes_per_s"] = speed * 1_000_000
     if "access_key" in body:
-        body["secret_key"] = os.environ.get("NEVE_SECRET") or click.prompt(
-            "Secret key", hide_input=True, err=True
-        )
+        body["secret_key"] = _secret()
+    for price in _PRICES & body.keys():
+        body[price] = _or_null(body[price])
     return body
+
+
+def _secret() -> str:
+    """Raises `NeedsTerminal` if nobody can be asked."""
+    if found := os.environ.get("NEVE_SECRET"):
+        return found
+    if not sys.stdin.isatty():
+        raise NeedsTerminal("nobody can type the secret key here: set NEVE_SECRET")
+    return str(click.prompt("Secret key", hide_input=True, err=True))
+
+
+def _or_null(value: Any) -> Any:
+    """`null` takes a price or a condition away, as in `neve policy set`."""
+    return None if value == _NULL else value
+
+
+class _OrNull(click.ParamType[Any]):
+    """A value of another type, or `null`."""
+
+    def __init__(self, kind: click.ParamType[Any]) -> None:
+        self._kind = kind
+        self.name = f"{kind.name}|null"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if value == _NULL else self._kind.convert(value, param, ctx)
 
 
 @stores.command("add")
@@ -111,7 +142,8 @@ def _body(given: dict[str, Any]) -> dict[str, Any]:
 @platform_options
 def add(platform: Connection, store: str, s3: str, **given: Any) -> None:
     """Add a store: an object is written, read and deleted there first."""
-    answer = platform.call("POST", "/stores", {"name": store, "endpoint": s3} | _body(given))
+    body = {"name": store, "endpoint": s3} | _body(given)
+    answer = platform.call("POST", "/stores", body, keep_null=True)
     platform.show(answer, lambda: platform.out.say(f"Store {answer['name']} is there."))
 
 
@@ -120,11 +152,12 @@ def add(platform: Connection, store: str, s3: str, **given: Any) -> None:
 @_fields
 @platform_options
 def change(platform: Connection, store: str, **given: Any) -> None:
-    """Change keys, class, priority, prices or the bound of moves."""
+    """Change keys, class, priority, prices (`null`: the platform's) or the bound of moves."""
     body = _body(given)
     if not body:
         raise click.UsageError("give at least one option")
-    answer = platform.call("PATCH", f"/stores/{find_store(platform, store)['id']}", body)
+    path = f"/stores/{find_store(platform, store)['id']}"
+    answer = platform.call("PATCH", path, body, keep_null=True)
     platform.show(answer, lambda: platform.out.say(f"Store {answer['name']} is changed."))
 
 
@@ -133,16 +166,32 @@ def change(platform: Connection, store: str, **given: Any) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @platform_options
 def remove(platform: Connection, store: str, yes: bool) -> None:
-    """Remove a store. What it alone holds becomes misses; objects there are not deleted."""
+    """Remove a store, and the rules that name it. What it alone holds becomes misses; objects there
+    are not deleted."""
     row = find_store(platform, store)
-    held = row["segments"]
-    platform.out.confirm(
-        f"{row['name']} holds {held} segments ({text.size(row['stored_bytes'])}): blocks without a "
-        "copy elsewhere become misses. Remove it?",
-        yes=yes,
-    )
+    if not yes:
+        ways = platform.rows("/move-rules")
+        named = [each["name"] for each in ways if row["name"] in (each["source"], each["target"])]
+        platform.out.confirm(
+            f"{row['name']} holds {text.count(row['segments'])} segments "
+            f"({text.size(row['stored_bytes'])}): blocks without a copy elsewhere become misses. "
+            f"{_rules_go(named)} Remove it?",
+            yes=yes,
+        )
     answer = platform.call("DELETE", f"/stores/{row['id']}", query={"confirm": row["name"]})
-    platform.show(answer, lambda: platform.out.say(f"Store {row['name']} is removed."))
+
+    def show() -> None:
+        lost, gone = answer["lost_segments"], answer["rules"]
+        platform.out.say(
+            f"Store {row['name']} is removed: {text.count(lost)} segments given up, "
+            f"rules removed: {', '.join(gone) or 'none'}."
+        )
+
+    platform.show(answer, show)
+
+
+def _rules_go(named: list[str]) -> str:
+    return f"Rules that name it go, too: {', '.join(named)}." if named else "No rule names it."
 
 
 @stores.command("moves")
@@ -225,12 +274,18 @@ def _conditions(rule: dict[str, Any]) -> str:
 def _limits(command: Any) -> Any:
     """Options of `rule-add` and `rule-set`."""
     options = (
-        click.option("--older-than", "least_age_s", metavar="DURATION"),
-        click.option("--idle-for", "least_idle_s", metavar="DURATION"),
+        click.option("--older-than", "least_age_s", metavar="DURATION|null"),
+        click.option("--idle-for", "least_idle_s", metavar="DURATION|null"),
         click.option(
-            "--heat", "least_heat", type=float, help="Minutes with a read, halved every 6 h."
+            "--heat",
+            "least_heat",
+            type=_OrNull(click.FLOAT),
+            metavar="NUMBER|null",
+            help="Minutes with a read, halved every 6 h.",
         ),
-        click.option("--payback-days", type=click.IntRange(1, 32_767)),
+        click.option(
+            "--payback-days", type=_OrNull(click.IntRange(1, 32_767)), metavar="DAYS|null"
+        ),
         click.option("--position", type=click.IntRange(0, 32_767)),
     )
     for option in reversed(options):
@@ -240,11 +295,15 @@ def _limits(command: Any) -> Any:
 
 def _rule_body(given: dict[str, Any]) -> dict[str, Any]:
     body = {key: value for key, value in given.items() if value is not None}
+    for key in _CONDITIONS & body.keys():
+        body[key] = _or_null(body[key])
     for key in ("least_age_s", "least_idle_s"):
-        if key in body:
+        if body.get(key) is not None:
             span = text.duration(body[key])
             if span is None:
-                raise click.UsageError(f"{body[key]!r} is no duration such as 7d or 12h")
+                raise click.UsageError(
+                    f"{body[key]!r} is no duration such as 7d or 12h; null: no such condition"
+                )
             body[key] = int(span.total_seconds())
     return body
 
@@ -261,8 +320,14 @@ def _rule_body(given: dict[str, Any]) -> dict[str, Any]:
 def rule_add(platform: Connection, rule: str, off: bool, **given: Any) -> None:
     """Add a rule of moves."""
     body = {"name": rule, "is_active": not off} | _rule_body(given)
-    answer = platform.call("POST", "/move-rules", body)
-    platform.show(answer, lambda: platform.out.say(f"Rule {answer['name']} is there."))
+    answer = platform.call("POST", "/move-rules", body, keep_null=True)
+    platform.show(answer, lambda: _say_rule(platform, answer, "is there"))
+
+
+def _say_rule(platform: Connection, rule: dict[str, Any], what: str) -> None:
+    platform.out.say(f"Rule {rule['name']} {what}.")
+    for warning in rule["warnings"]:
+        platform.out.note(warning)
 
 
 @stores.command("rule-set")
@@ -271,13 +336,39 @@ def rule_add(platform: Connection, rule: str, off: bool, **given: Any) -> None:
 @_limits
 @platform_options
 def rule_set(platform: Connection, rule: str, **given: Any) -> None:
-    """Switch a rule on or off, or change its conditions."""
+    """Switch a rule on or off, or change its conditions; `null` takes a condition away."""
     body = _rule_body(given)
     if not body:
         raise click.UsageError("give at least one option")
     row = find_move_rule(platform, rule)
-    answer = platform.call("PATCH", f"/move-rules/{row['id']}", body)
-    platform.show(answer, lambda: platform.out.say(f"Rule {answer['name']} is changed."))
+    answer = platform.call("PATCH", f"/move-rules/{row['id']}", body, keep_null=True)
+    platform.show(answer, lambda: _say_rule(platform, answer, "is changed"))
+
+
+def _money(amount: str) -> str:
+    """Sums of a few segments are far below a cent."""
+    value = Decimal(amount)
+    return (
+        f"{value:.4f}"
+        if abs(value) >= Decimal("0.0001") or not value
+        else f"{value:.12f}".rstrip("0")
+    )
+
+
+def _why_nothing(run: dict[str, Any]) -> str:
+    fitting = run["fitting"]
+    if not fitting:
+        return "Nothing would move now: no segment outside the target is old, idle and warm enough."
+    reasons = (
+        (run["unpaid"], "do not pay back in time"),
+        (run["resting"], "moved within the last hour"),
+        (run["copied"], "have a copy there already"),
+    )
+    why = ", ".join(f"{text.count(number)} {what}" for number, what in reasons if number)
+    return (
+        f"Nothing would move now: {text.count(fitting)} segments are old, idle and warm enough; "
+        f"{why}."
+    )
 
 
 @stores.command("rule-rm")
@@ -305,8 +396,8 @@ def dry_run(platform: Connection, rule: str) -> None:
             f"{way['source']} → {way['target']}",
             text.count(way["segments"]),
             text.size(way["bytes"]),
-            f"{Decimal(way['cost']):.4f}",
-            f"{Decimal(way['saved_a_month']):.4f}",
+            _money(way["cost"]),
+            _money(way["saved_a_month"]),
             text.span(way["seconds"]),
         ]
 
@@ -314,13 +405,14 @@ def dry_run(platform: Connection, rule: str) -> None:
         name("WAY"),
         number("SEGMENTS"),
         number("BYTES"),
-        number("COST ONCE"),
-        number("SAVED A MONTH"),
+        number(f"{answer['currency']} ONCE"),
+        number(f"{answer['currency']} SAVED A MONTH"),
         number("TAKES"),
     )
-    platform.show(
-        answer,
-        lambda: platform.out.table(
-            columns, map(line, answer["ways"]), empty="Nothing would move now."
-        ),
-    )
+
+    def show() -> None:
+        platform.out.table(columns, map(line, answer["ways"]), empty=_why_nothing(answer))
+        for store in sorted({each for way in answer["ways"] for each in way["away"]}):
+            platform.out.note(f"{store} is away: these moves wait until it answers.")
+
+    platform.show(answer, show)

@@ -1154,6 +1154,8 @@ class AsyncIncidents(AsyncResource):
                 the platform differ.
                 * `memory_promise` - Quotas promise more than the hot tier's memory, of which so
                 many percent are used.
+                * `store_away` - So many stores of `neve stores` do not answer. The default one is
+                asked by the overview.
             ordering: sort key, - for descending; -opened_at unless given. Rows that change
                 while you walk the pages may be missed with a key that changes.
             page_size: rows of a page; 50 unless given
@@ -2447,16 +2449,23 @@ class AsyncStores(AsyncResource):
             ),
         )
 
-    async def delete(self, id: Id, *, confirm: str | None = None, etag: str | None = None) -> None:
+    async def delete(
+        self, id: Id, *, confirm: str | None = None, etag: str | None = None
+    ) -> models.RemovedStore:
         """Removes a store, and the rules that name it. Deletes nothing there: of segments that
-        have no copy elsewhere the blocks become misses, so move them by a rule first.
+        have no copy elsewhere the blocks become misses, so move them by a rule first. The answer
+        says how many segments were given up, and which rules are gone.
 
         Args:
             confirm: the name; without it the answer says what would be removed
             etag: of the version that is changed; refused if it is older.
         """
-        await self._transport.call_for_json(
-            "DELETE", f"/stores/{path_part(id)}", query={"confirm": confirm}, etag=etag
+        return await self._transport.call(
+            "DELETE",
+            f"/stores/{path_part(id)}",
+            models.RemovedStore,
+            query={"confirm": confirm},
+            etag=etag,
         )
 
     async def get(self, id: Id) -> models.Store:

@@ -1152,6 +1152,8 @@ class Incidents(Resource):
                 the platform differ.
                 * `memory_promise` - Quotas promise more than the hot tier's memory, of which so
                 many percent are used.
+                * `store_away` - So many stores of `neve stores` do not answer. The default one is
+                asked by the overview.
             ordering: sort key, - for descending; -opened_at unless given. Rows that change
                 while you walk the pages may be missed with a key that changes.
             page_size: rows of a page; 50 unless given
@@ -2437,16 +2439,23 @@ class Stores(Resource):
             ),
         )
 
-    def delete(self, id: Id, *, confirm: str | None = None, etag: str | None = None) -> None:
+    def delete(
+        self, id: Id, *, confirm: str | None = None, etag: str | None = None
+    ) -> models.RemovedStore:
         """Removes a store, and the rules that name it. Deletes nothing there: of segments that
-        have no copy elsewhere the blocks become misses, so move them by a rule first.
+        have no copy elsewhere the blocks become misses, so move them by a rule first. The answer
+        says how many segments were given up, and which rules are gone.
 
         Args:
             confirm: the name; without it the answer says what would be removed
             etag: of the version that is changed; refused if it is older.
         """
-        self._transport.call_for_json(
-            "DELETE", f"/stores/{path_part(id)}", query={"confirm": confirm}, etag=etag
+        return self._transport.call(
+            "DELETE",
+            f"/stores/{path_part(id)}",
+            models.RemovedStore,
+            query={"confirm": confirm},
+            etag=etag,
         )
 
     def get(self, id: Id) -> models.Store:
