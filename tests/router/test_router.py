@@ -198,7 +198,10 @@ def test_what_is_no_prompt_passes(start, pool, decode):
     assert post(router, "/tokenize", prompt="ab").json()["tokens"] == [97, 98]
 
 
-@pytest.mark.parametrize("path", ["/reset_prefix_cache", "/sleep", "/", "/v2/x"])
+@pytest.mark.parametrize(
+    "path",
+    ["/reset_prefix_cache", "/sleep", "/", "/v2/x", "/v1/%2e%2e/sleep", "/v1/..%2Fsleep", "/pings"],
+)
 def test_paths_that_change_engines_do_not(start, pool, decode, path):
     assert post(start(pool), path).status_code == 404
     assert not decode.calls

@@ -5,6 +5,7 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
+from urllib.parse import unquote
 
 import httpx
 import uvicorn
@@ -27,7 +28,7 @@ from neve.router.start import REFRESH_S, Facts, check_pools, decode_facts, facts
 from neve.router.upstream import Asked, new_http
 
 # Of an engine's server, for users; its other paths change the engine.
-PASSED: Final = ("/v1/", "/tokenize", "/detokenize", "/version", "/ping")
+PASSED: Final = ("/tokenize", "/detokenize", "/version", "/ping")  # and below /v1/
 _MOST_LOOKUPS: Final = 64  # at a time; tokens are given, so none needs an engine
 
 
@@ -171,7 +172,7 @@ class _Passing:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         router = self._running.router
         path = scope.get("raw_path", scope["path"].encode()).decode("latin-1").partition("?")[0]
-        if not path.startswith(PASSED) or "/../" in path:
+        if not _passes(path):
             await router.refuse(send, 404, "the router has no such path")
             return
         try:
@@ -195,6 +196,12 @@ class _Passing:
                 return None
             parts.append(part)
         return b"".join(parts)
+
+
+def _passes(path: str) -> bool:
+    """Dots would lead elsewhere behind a server that resolves them."""
+    steps = unquote(path).split("/")
+    return path in PASSED or (path.startswith("/v1/") and not {".", ".."} & {*steps})
 
 
 async def _until_gone(work: Awaitable[None], receive: Receive) -> None:
