@@ -115,6 +115,9 @@ def test_a_bad_trace_is_refused_before_anything_is_asked(tmp_path):
         (["--rate", "1", "--speed", "1x"], "not both"),
         (["a.jsonl", "--generate", "chat"], "not both"),
         (["--models", "2", "--loop"], "give no --loop"),
+        (["--local-dir", "/dev/shm/neve"], "--local-bytes: a local tier needs"),
+        (["--local-bytes", "1GiB"], "--local-dir: a local tier needs"),
+        (["--local-dir", "here", "--local-bytes", "1GiB"], "need an absolute path, got 'here'"),
     ],
 )
 def test_a_wrong_command_line_exits_with_64(arguments, says):
@@ -200,6 +203,19 @@ def test_a_replay_in_an_unlimited_cache_hits_what_the_ideal_one_hits(control_pla
     assert again["write"]["stored_blocks"] == 0
     other = replay(control_plane, tmp_path / "3.json", *once, "--salt", "other")
     assert other["blocks"]["hit"] == blocks["hit"]
+
+
+@pytest.mark.integration
+def test_a_replay_reads_what_it_used_before_from_its_local_tier(control_plane, tmp_path):
+    local = ("--local-dir", str(tmp_path / "local"), "--local-bytes", "64MiB")
+    once = ["--requests", "30", "--salt", "local", "--concurrency", "1", *local]
+    for turn in range(4):  # a block is kept at its second use
+        found = replay(control_plane, tmp_path / f"{turn}.json", *once)
+    assert found["blocks"]["hit_local"] > 0
+    assert found["read"]["local_bytes"] == found["blocks"]["hit_local"] * (
+        found["read"]["bytes"] // found["blocks"]["hit"]
+    )
+    assert found["read"]["wrong_blocks"] == 0
 
 
 @pytest.mark.integration

@@ -51,6 +51,8 @@ class ReplayOptions:
     prefill_tokens_per_s: float | None
     capacity: int | None
     quiet: bool
+    local_dir: str | None = None
+    local_bytes: int | None = None
 
 
 def compare_models(
@@ -168,6 +170,8 @@ def _connect(
                 space=options.space,
                 max_chunk_tokens=options.max_chunk_tokens,
                 connections=min(options.concurrency, MOST_CONNECTIONS),
+                local_dir=options.local_dir,
+                local_bytes=options.local_bytes,
             )
         except Unavailable as error:
             if not options.loop:

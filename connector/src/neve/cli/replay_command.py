@@ -18,6 +18,8 @@ import click
 from neve.cli.exits import WRONG_BLOCK
 from neve.cli.node_key import node_credentials, node_key_options
 from neve.cli.replay import ReplayOptions, compare_models, replay_workload
+from neve.datapath.local import check_options
+from neve.errors import Misuse
 from neve.replay.generator import Workload
 from neve.replay.report import format_comparison, format_table
 
@@ -109,6 +111,12 @@ class ReplaySpeed(click.ParamType[float | None]):
     type=Size(),
     help="Bytes of the ideal cache to compare with.  [default: the tenant's hot + cold quota]",
 )
+@click.option(
+    "--local-dir",
+    metavar="DIR",
+    help="The node's local tier: an absolute path, as a node's option local_dir.",
+)
+@click.option("--local-bytes", type=Size(), help="The most bytes of blocks in --local-dir.")
 @click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--quiet", is_flag=True, help="No progress, only what is wrong and the summary.")
 def replay(
@@ -165,6 +173,7 @@ def _replay_options(
         raise click.UsageError("give either --rate or --speed, not both")
     if loop and rest["models"] > 1:
         raise click.UsageError("--models compares two replays that end; give no --loop")
+    _check_local(rest["local_dir"], rest["local_bytes"])
     if loop and rate is None and speed is None:
         rate = 5.0
     workload = Workload(generate) if generate else Workload.MIXED
@@ -176,6 +185,14 @@ def _replay_options(
         node=node or f"replay-{socket.gethostname()}",
         **rest,
     )
+
+
+def _check_local(folder: str | None, most_bytes: int | None) -> None:
+    """As a node's options are checked, before anything is asked."""
+    try:
+        check_options(folder, most_bytes)
+    except Misuse as error:
+        raise click.UsageError(str(error).replace("local_", "--local-")) from error
 
 
 @contextmanager

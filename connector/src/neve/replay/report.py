@@ -102,7 +102,8 @@ def format_table(summary: dict[str, Any]) -> str:
         (
             "blocks loaded",
             f"{blocks['hit']:,}  ({format_share(blocks['hit_rate'])};"
-            f" hot {blocks['hit_hot']:,}, cold {blocks['hit_cold']:,})",
+            f" hot {blocks['hit_hot']:,}, cold {blocks['hit_cold']:,}"
+            + (f", local {blocks['hit_local']:,})" if blocks["hit_local"] else ")"),
         ),
         ("blocks missed", missed),
         ("ideal LRU, no limit", format_share(ideal["unbounded_hit_rate"])),

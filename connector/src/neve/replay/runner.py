@@ -220,7 +220,7 @@ class Runner:
             load_s += time.perf_counter() - started
             verified += self._check(part, buffers, outcomes)
             loaded = next((i for i, reason in enumerate(outcomes) if reason), len(part))
-            hits.update(location.tier for location in locations[:loaded])
+            hits.update(location.nearest for location in locations[:loaded])
             if loaded < len(part):
                 missed = outcomes[loaded]
                 break

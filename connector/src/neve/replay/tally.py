@@ -133,6 +133,7 @@ class Tally:
                     "hit": hits,
                     "hit_hot": self.hit_blocks[Tier.HOT],
                     "hit_cold": self.hit_blocks[Tier.COLD],
+                    "hit_local": self.hit_blocks[Tier.LOCAL],
                     "hit_rate": hits / self.asked_blocks if self.asked_blocks else None,
                     "missed": {reason.value: n for reason, n in sorted(self.missed.items())},
                 },
@@ -145,6 +146,7 @@ class Tally:
                     "bytes": self.read_bytes,
                     "hot_bytes": self.hit_blocks[Tier.HOT] * self._payload_bytes,
                     "cold_bytes": self.hit_blocks[Tier.COLD] * self._payload_bytes,
+                    "local_bytes": self.hit_blocks[Tier.LOCAL] * self._payload_bytes,
                     "gb_per_s": self.read_bytes / wall_s / 1e9,
                     "gb_per_s_of_one_load": (
                         self.read_bytes / self._load_s / 1e9 if self._load_s else None
