@@ -107,7 +107,9 @@ class CountsSerializer(serializers.Serializer[Any]):
     requested_blocks = serializers.IntegerField(allow_null=True)
     hit_blocks = serializers.IntegerField(allow_null=True)
     read_bytes = serializers.IntegerField(allow_null=True)
-    written_bytes = serializers.IntegerField(allow_null=True, help_text="into the hot tier")
+    written_bytes = serializers.IntegerField(
+        allow_null=True, help_text="into the hot tier; of the tiers cold and local: into them"
+    )
     stored_blocks = serializers.IntegerField(allow_null=True)
     used_bytes = serializers.IntegerField(allow_null=True, help_text="the last sample")
 
@@ -179,7 +181,7 @@ class UsageView(ApiView):
             case None:
                 return Response(answer)
             case "tier":
-                groups = usage_split.by_tier(points)
+                groups = usage_split.by_tier(points, usage_split.cold_writes(tenant_ids, period))
             case "store":
                 groups = _by_store(tenant_ids)
             case "tenant":

@@ -5,14 +5,14 @@ sums of whole sessions are stored: a session that was open in the period counts 
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from base.problems import Problem
 from catalog import usage
-from catalog.models import GAUGES, NodeSession
+from catalog.models import GAUGES, NodeSession, Segment
 from catalog.sessions import host_of
 from catalog.windows import Period
 from neve.node.stats import COUNTERS
@@ -40,7 +40,7 @@ _HOT = {"requested_tokens": (), "requested_blocks": ()} | {
 _COLD = {name: tuple(each for each in columns if "cold" in each) for name, columns in _SUMS.items()}
 _LOCAL = {
     name: tuple(each for each in columns if "local" in each) for name, columns in _SUMS.items()
-}
+} | {"written_bytes": ("local_write_bytes",)}
 COUNTS = tuple(_SUMS)
 _TIERS = {"hot": _HOT, "cold": _COLD, "local": _LOCAL}
 _COLUMNS = tuple(dict.fromkeys(column for columns in _SUMS.values() for column in columns))
@@ -82,14 +82,30 @@ def merged(points: Iterable[dict[str, Any]], step_s: int) -> list[dict[str, Any]
     return list(steps.values())
 
 
-def by_tier(points: Iterable[dict[str, Any]]) -> list[Group]:
-    """Of points of `merged`."""
+def cold_writes(tenant_ids: Collection[int] | None, period: Period) -> dict[int, int]:
+    """Bytes of segments that flushes and merges wrote, by first second of the step. One query."""
+    first, last = (datetime.fromtimestamp(ts, UTC) for ts in (period.start_ts, period.end_ts))
+    rows = Segment.unscoped.filter(created_at__gte=first, created_at__lt=last)
+    if tenant_ids is not None:
+        rows = rows.filter(tenant_id__in=tenant_ids)
+    found: defaultdict[int, int] = defaultdict(int)
+    for created_at, size_bytes in rows.order_by().values_list("created_at", "size_bytes"):
+        ts = int(created_at.timestamp())
+        found[ts - ts % period.step_s] += size_bytes
+    return found
+
+
+def by_tier(points: Iterable[dict[str, Any]], cold_writes: Mapping[int, int]) -> list[Group]:
+    """Of points of `merged`, and what `cold_writes` answers."""
     found = list(points)
     groups = []
     for tier, columns in _TIERS.items():
         group = Group(tier, tier, None)
         for point in found:
             group.points[point["bucket_ts"]] = _counts(point.get, columns)
+        for ts, written in cold_writes.items() if tier == "cold" else ():
+            there = group.points.setdefault(ts, dict.fromkeys(_SUMS))
+            there["written_bytes"] = usage.bounded(written)
         groups.append(_with_totals(group))
     return groups
 

@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from catalog.models import UsageRollup
-from support.rows import make_session, make_space, make_tenant
+from catalog.models import Segment, UsageRollup
+from support.rows import make_segment, make_session, make_space, make_tenant
 from tenants.scope import tenant_scope
 
 pytestmark = [pytest.mark.integration, pytest.mark.django_db]
@@ -103,7 +103,9 @@ def test_a_split_by_tenant_has_a_series_each(operator, team, tenant):
 
 
 def test_a_split_by_tier(team, tenant):
-    local_ = {"hit_local_tokens": 2, "local_read_bytes": 6}
+    local_ = {"hit_local_tokens": 2, "local_read_bytes": 6, "local_write_bytes": 8}
+    segment = make_segment(make_space(tenant), size_bytes=70)
+    Segment.unscoped.filter(pk=segment.pk).update(created_at=at(AGO + 60))
     cold_ = {"hit_cold_tokens": 3, "cold_read_bytes": 9, "cold_used_bytes": 4}
     bucket(tenant, AGO, hit_hot_tokens=5, **cold_, **local_)
     hot, cold, local = ask(team, by="tier", step="1h", **{"from": at(AGO)})["groups"]
@@ -111,7 +113,9 @@ def test_a_split_by_tier(team, tenant):
     assert (cold["totals"]["hit_tokens"], cold["totals"]["read_bytes"]) == (3, 9)
     assert (cold["totals"]["requested_tokens"], cold["totals"]["used_bytes"]) == (None, 4)
     assert (local["totals"]["hit_tokens"], local["totals"]["read_bytes"]) == (2, 6)
+    assert [each["totals"]["written_bytes"] for each in (hot, cold, local)] == [0, 70, 8]
     assert cold["points"][0]["bucket_ts"] == AGO
+    assert cold["points"][0]["written_bytes"] == 70
 
 
 def test_a_split_by_space_or_node_sums_whole_sessions(team, tenant):

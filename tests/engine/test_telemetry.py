@@ -81,6 +81,17 @@ def test_a_local_tier_is_counted_as_one_of_its_own():
     assert data["gauges"]["local_breaker"] == {"": 2}
 
 
+def test_second_requests_are_counted_once():
+    side, client = Telemetry(), Client()
+    for outcome in ("begun", "begun", "won"):
+        client.stats.second_request(outcome)
+    side.read(client)
+    assert side.take()["counters"] == {"second_requests": {"begun": 2, "won": 1}}
+    client.stats.second_request("begun")
+    side.read(client)
+    assert side.take()["counters"] == {"second_requests": {"begun": 1}}
+
+
 def test_sides_and_steps_add_up_and_survive_the_way_between_processes():
     worker, scheduler = Telemetry(), Telemetry()
     worker.count("read_bytes", 5, "hot")

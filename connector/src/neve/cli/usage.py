@@ -113,9 +113,11 @@ def tokens_of(counts: Mapping[str, Any]) -> tuple[int, int]:
 
 def _say_groups(platform: Connection, by: str, answer: dict[str, Any]) -> None:
     rows: list[list[Cell]] = []
+    # Each tier's hits are a part of all prompts.
+    whole = tokens_of(summed(answer.get("points") or []))[0] if by == "tier" else None
     for group in answer["groups"]:
         total = group["totals"]
-        asked = total["requested_tokens"]
+        asked = total["requested_tokens"] if whole is None else whole
         rows.append(
             [
                 group["name"],

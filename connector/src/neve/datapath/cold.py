@@ -202,7 +202,8 @@ class ColdReader:
         self._addresses = _Addresses(segment_urls)
         self._stats = stats
         self._gets = _core.RangedGets(ca_file)
-        self.hedges = Hedges(self._read_again) if hedged else None
+        count = Stats().second_request if stats is None else stats.second_request
+        self.hedges = Hedges(self._read_again, count) if hedged else None
 
     @property
     def kept_connections(self) -> int:

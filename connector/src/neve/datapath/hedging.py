@@ -98,8 +98,10 @@ class Watched:
 class Hedges:
     """For any thread."""
 
-    def __init__(self, read: Read) -> None:
+    def __init__(self, read: Read, count: Callable[[str], object] = lambda outcome: None) -> None:
+        """`count`: called with "begun" for each second request, and with "won" if it was used."""
         self._read = read
+        self._count = count
         self._changed = threading.Condition()
         self._watched: set[Watched] = set()
         self._paces: deque[float] = deque(maxlen=64)  # seconds per byte, with _FIXED_BYTES
@@ -184,6 +186,7 @@ class Hedges:
                 self._running += 1
                 self._allowed_bytes -= late.size_bytes
                 self.begun += 1
+                self._count("begun")
                 late.again = [each.copy() for each in late.blocks]
                 parts = _parts(late.again)
                 late.open = len(parts)
@@ -209,7 +212,9 @@ class Hedges:
             watched.failed = watched.failed or any(each is not None for each in outcomes)
             watched.won = not (watched.open or watched.failed or watched.ended)
             self._running -= not watched.open
-            self.won += watched.won
+            if watched.won:
+                self.won += 1
+                self._count("won")
             self._changed.notify_all()
         if watched.won:
             watched.first.stop()

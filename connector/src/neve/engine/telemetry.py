@@ -57,6 +57,12 @@ COUNTERS: Final = (
     Metric("states", "States of linear attention that were stored or loaded.", "way", STATE_WAYS),
     Metric("state_bytes", "Bytes of these states.", "way", STATE_WAYS),
     Metric("promoted_blocks", "Cold blocks brought back into the hot tier."),
+    Metric(
+        "second_requests",
+        "Ranges of S3 that were late and asked for once more; of them, those that were used.",
+        "outcome",
+        ("begun", "won"),
+    ),
     Metric("corrupt_blocks", "Blocks that failed verification (and were computed)."),
     Metric(
         "compared_blocks",
@@ -158,6 +164,10 @@ class Telemetry:
         for name, label, counter in _FROM_STATS:
             self.count(name, totals.counters[counter] - self._seen[counter], label)
             self._seen[counter] = totals.counters[counter]
+        for outcome, number in list(client.stats.second_requests.items()):
+            key = f"second_requests {outcome}"
+            self.count("second_requests", number - self._seen[key], outcome)
+            self._seen[key] = number
         for name, by_reason in (("missed_blocks", totals.misses), ("dropped_blocks", totals.drops)):
             for reason, blocks in by_reason.items():
                 key = f"{name} {reason}"

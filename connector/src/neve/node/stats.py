@@ -146,10 +146,17 @@ class Stats:
         self.loss: Loss | None = None  # of a space that is not exact; writers replace it
         self.sampling = Sampling()
         self.requests = RequestRing()
+        # Of late ranges of S3 (`neve.datapath.hedging`): "begun", and of them "won". Not sent.
+        self.second_requests: Counter[str] = Counter()
         self.changes = 0  # incremented by each count, so that readers can detect changes
 
     def count(self, **counters: int) -> None:
         self._add(Counts(counters=Counter(counters)))
+
+    def second_request(self, outcome: str) -> None:
+        with self._lock:
+            self.changes += 1
+            self.second_requests[outcome] += 1
 
     def miss(self, reason: MissReason, blocks: int = 1) -> None:
         self._add(Counts(misses=Counter({reason.value: blocks})))
