@@ -238,11 +238,8 @@ def note_refusal(
                 own = NodeSession.objects.filter(node=node, instance=instance, ended_at=None)
                 if own.update(ended_at=now):
                     nodes.tell(tenant.pk, hosts=[host_of(node)], reason="cut")
-        earlier = list(
-            AuditEvent.unscoped.filter(tenant_id=tenant.pk, at__gte=since, action=REFUSED)
-            .order_by()
-            .values_list("after", flat=True)
-        )
+            lately = AuditEvent.objects.filter(at__gte=since, action=REFUSED).order_by()
+            earlier = list(lately.values_list("after", flat=True))
         if told in earlier or len(earlier) >= REFUSALS_MOST:
             return
         record(actor=actor, tenant_id=tenant.pk, action=REFUSED, obj=tenant, after=told)

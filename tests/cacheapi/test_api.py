@@ -7,11 +7,18 @@ import pytest
 from django.utils import timezone
 
 from catalog import usage
-from catalog.models import Context
+from catalog.models import Context, NodeSession
 from neve.formats.keys import BucketKeys
 from retention import provisioning
 from storage import hot
-from support.rows import make_context, make_everything, make_key, make_space, make_tenant
+from support.rows import (
+    make_context,
+    make_everything,
+    make_key,
+    make_session,
+    make_space,
+    make_tenant,
+)
 from tenants.keys import find_key
 from tenants.models import AuditEvent, Quota
 
@@ -68,6 +75,27 @@ class TestLists:
         make_everything(tenant)
         assert len(results(team.get("/api/v1/nodes?live=true"))) == 1
         assert results(team.get("/api/v1/nodes?live=false")) == []
+
+    def test_counters_of_a_node_are_those_of_all_its_sessions(self, team, tenant):
+        space = make_space(tenant)
+        asked = {"requested_tokens": 90, "tail_tokens": 10}
+        part = make_session(space, "loc/scheduler", totals=asked)
+        ranks = [make_session(space, "loc", totals={"hit_local_tokens": n}) for n in (50, 25)]
+        make_session(space, "loc/dp1", totals={"hit_hot_tokens": 7})
+        before = make_session(space, "loc", totals={"hit_hot_tokens": 7})
+        long_ago = timezone.now() - timedelta(hours=1)
+        NodeSession.unscoped.filter(pk=before.pk).update(
+            opened_at=long_ago, last_heartbeat_at=long_ago, ended_at=long_ago
+        )
+        found = {row["id"]: row["node_totals"] for row in results(team.get("/api/v1/nodes"))}
+        for one in (part, *ranks):
+            assert {k: v for k, v in found[str(one.pk)].items() if v} == {
+                **asked,
+                "hit_local_tokens": 75,
+            }
+            (alone,) = [team.get(f"/api/v1/nodes/{one.pk}").json()["node_totals"]]
+            assert alone == found[str(one.pk)]
+        assert found[str(before.pk)]["hit_hot_tokens"] == 7
 
 
 @pytest.mark.django_db(transaction=True)

@@ -2,6 +2,7 @@
 
 import re
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -218,6 +219,24 @@ def test_a_node_shows_how_many_states_it_stored(people, acme):
     session.totals |= {"put_states": 2}
     session.save()
     assert "2 states stored</small>" in people["team"].get("/nodes/").content.decode()
+
+
+def test_a_node_with_a_scheduler_of_its_own_is_one_line_with_the_rate_of_both(people, acme):
+    space = make_space(acme)
+    asked = {"requested_tokens": 12}
+    part = make_session(space, "loc/scheduler", totals=asked)
+    loaded = {"hit_local_tokens": 9, "local_read_bytes": 42 << 20}
+    ranks = make_session(space, "loc", totals=loaded)
+    listed = people["team"].get("/nodes/").content.decode()
+    assert "loc/scheduler" not in listed
+    assert re.search(r"\b42(\.0)?\b.{0,60}MiB", listed, re.DOTALL)
+    for one in (ranks, part):
+        page = people["team"].get(f"/nodes/{one.pk}/").content.decode()
+        assert "75" in page
+        assert re.search(r"\b42(\.0)?\b.{0,60}MiB", page, re.DOTALL)
+    part.last_heartbeat_at -= timedelta(hours=1)  # it is silent: that must be seen
+    part.save()
+    assert "loc/scheduler" in people["team"].get("/nodes/").content.decode()
 
 
 def test_what_segments_take_is_told_in_three_parts(people, acme, globex):

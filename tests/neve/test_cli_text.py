@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from neve.cli import exits, text
+from neve.cli.nodes import node_row, one_a_node
 from neve.cli.output import Column, Output, name, number, table_lines
 from neve.errors import Misuse, Refused, Unavailable
 
@@ -141,3 +142,19 @@ def test_a_question_without_a_terminal_is_refused_and_yes_answers_it():
     out.confirm("Really?", yes=True)
     with pytest.raises(exits.NeedsTerminal, match="--yes"):
         out.confirm("Really?", yes=False)
+
+
+def test_a_scheduler_part_is_listed_by_itself_only_in_another_state_than_its_node():
+    part = {"node": "loc/scheduler", "space": 1, "breaker": "closed"}
+    node, other = part | {"node": "loc"}, part | {"node": "loc/dp1"}
+    assert one_a_node([part, node, other]) == [node, other]
+    assert one_a_node([part, other]) == [part, other]
+    trouble = part | {"breaker": "open"}
+    assert one_a_node([trouble, node]) == [trouble, node]
+
+
+def test_the_hit_rate_of_a_node_is_that_of_all_its_sessions():
+    row = {"node": "loc", "totals": {"hit_local_tokens": 9}}
+    row["node_totals"] = {"requested_tokens": 12, "hit_local_tokens": 9, "local_read_bytes": 1024}
+    cells = node_row(row, {}, datetime.now(UTC))
+    assert cells[5:7] == ["75.0%", "1.0 KiB"]

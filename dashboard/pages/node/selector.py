@@ -1,15 +1,15 @@
 """One node's session: what is wrong with it, how fast it reads, why it misses."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
 from django.utils import timezone
 
-from catalog import recent, told, usage
+from catalog import told, usage
 from catalog.models import NodeSession
-from catalog.nodes import live_since
+from catalog.nodes import live_since, totals_of, with_others
 from catalog.recent import Lately
 from dashboard.pages.nodes.selector import NodeRow, node_rows
 from dashboard.pages.why.selector import label_of
@@ -73,12 +73,15 @@ class NodePage:
 
 
 def node_page(session: NodeSession) -> NodePage:
-    """`session` with its tenant and space. Two queries."""
-    (row,) = node_rows([session], live_since=live_since())
-    named = usage.known_by_name(session.totals_by_name)
+    """`session` with its tenant and space; counts are those of its node. Three queries."""
+    nodes = with_others([session], rows_of(NodeSession, (session.tenant,)))
+    (row,) = node_rows([session], live_since=live_since(), nodes=nodes)
+    named: dict[str, dict[str, int]] = {}
+    for part in nodes[session.pk]:
+        named = usage.add_by_name(named, usage.known_by_name(part.totals_by_name))
     return NodePage(
         row=row,
-        tiers=_tiers(session),
+        tiers=_tiers(nodes[session.pk]),
         misses=_shares(named.get("misses", {})),
         drops=_shares(named.get("drops", {})),
         breaker=_changes(session),
@@ -86,23 +89,31 @@ def node_page(session: NodeSession) -> NodePage:
     )
 
 
-def _tiers(session: NodeSession) -> list[TierSpeed]:
-    stored = session.speeds if isinstance(session.speeds, dict) else {}
-    speeds = {name: stored[name] for name in SPEEDS if isinstance(stored.get(name), int | float)}
-    lately = Lately(
-        opened_at=session.opened_at,
-        last_at=session.last_heartbeat_at,
-        totals=session.totals,
-        stored=session.marks,
-    )
-    counts, took_s = lately.since(timezone.now().timestamp() - MOVED_S)
-    totals = usage.known(session.totals, recent.NAMES)
+def _tiers(parts: Sequence[NodeSession]) -> list[TierSpeed]:
+    speeds: dict[str, float] = {}
+    moved: dict[str, float] = {}
+    for part in parts:
+        stored = part.speeds if isinstance(part.speeds, dict) else {}
+        for name in SPEEDS:
+            if isinstance(stored.get(name), int | float):
+                speeds.setdefault(name, stored[name])
+        lately = Lately(
+            opened_at=part.opened_at,
+            last_at=part.last_heartbeat_at,
+            totals=part.totals,
+            stored=part.marks,
+        )
+        counts, took_s = lately.since(timezone.now().timestamp() - MOVED_S)
+        for tier in Tier if took_s else ():
+            rate = counts[f"{tier}_read_bytes"] / took_s
+            moved[tier.value] = moved.get(tier.value, 0.0) + rate
+    totals = totals_of(parts)
     return [
         TierSpeed(
             tier.value,
             speeds.get(f"{tier}_bytes_per_s"),
             speeds.get(f"{tier}_round_trip_s"),
-            counts[f"{tier}_read_bytes"] / took_s if took_s else None,
+            moved.get(tier.value),
             totals.get(f"{tier}_read_bytes", 0),
         )
         for tier in Tier
@@ -135,6 +146,6 @@ def _versions(session: NodeSession) -> list[tuple[str, int]]:
     live = rows.exclude(pk=session.pk).only("engine", "about", "node", "tenant_id", "totals")
     counts: dict[str, int] = {}
     for each in live[:2000]:
-        version = NodeRow(each, "live", None).version
+        version = NodeRow(each, "live", {}).version
         counts[version] = counts.get(version, 0) + 1
     return sorted(counts.items(), key=lambda item: -item[1])[:MOST_OTHERS]

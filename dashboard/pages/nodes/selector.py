@@ -1,17 +1,17 @@
 """Node sessions, the worst first."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
+from uuid import UUID
 
 from django.db.models import Q
 
 from catalog import slices
 from catalog.models import NodeSession
-from catalog.nodes import host_of
+from catalog.nodes import engine_of, host_of, together, totals_of
 from catalog.sessions import REFUSAL_S, REFUSED
-from catalog.usage import known
 from dashboard.lists import Choice, Column, List
 from dashboard.scope import Scope
 from dashboard.usage import Tenants
@@ -25,12 +25,21 @@ MOST_REFUSED: Final = 20
 
 @dataclass(frozen=True)
 class NodeRow:
-    """A node session as the tables show it. `rank` puts the worst first."""
+    """A node as the tables show it. `rank` puts the worst first.
+
+    `session` stands for those whose counters add up (`catalog.nodes.together`); `sums`: theirs.
+    `spark`: path of an SVG, the hit rate over the scope's window.
+    """
 
     session: NodeSession
     state: str  # "live", "silent", "ended"
-    hit_ratio: float | None
-    spark: str = ""  # path of an SVG: the hit rate over the scope's window
+    sums: Mapping[str, int] = field(hash=False)
+    spark: str = ""
+
+    @property
+    def hit_ratio(self) -> float | None:
+        hits = sum(self.totals[f"hit_{tier}_tokens"] for tier in ("hot", "cold", "local"))
+        return hits / self.prompt_tokens if self.prompt_tokens else None
 
     @property
     def rank(self) -> tuple[int, str]:
@@ -47,7 +56,7 @@ class NodeRow:
 
     @property
     def totals(self) -> dict[str, int]:
-        return {**dict.fromkeys(COUNTERS, 0), **known(self.session.totals, COUNTERS)}
+        return {**dict.fromkeys(COUNTERS, 0), **self.sums}
 
     @property
     def prompt_tokens(self) -> int:
@@ -143,32 +152,56 @@ def refused_nodes(
     lately = now - timedelta(seconds=2 * REFUSAL_S)
     events = rows_of(AuditEvent, tenants).filter(action=REFUSED, at__gte=lately)
     live = [row.session for row in rows if row.state == "live"]
-    joined = {(one.tenant_id, one.node): one.opened_at for one in live}
+    joined: dict[tuple[int | None, str], datetime] = {
+        (one.tenant_id, one.node): one.opened_at for one in live
+    }
     found: dict[tuple[int | None, str], dict[str, str]] = {}
     for event in events.order_by("-at")[:MOST_REFUSED]:
         told = event.after if isinstance(event.after, dict) else {}
         key = event.tenant_id, str(told.get("node", ""))
-        since = joined.get(key) if event.tenant_id is not None else None
+        since = joined.get(key)
         if since is None or since < event.at:
             found.setdefault(key, {name: str(value) for name, value in told.items()})
     return list(found.values())
 
 
-def node_rows(sessions: list[NodeSession], *, live_since: datetime) -> list[NodeRow]:
-    """The worst first. A session that said nothing since `live_since` is silent."""
-    rows = []
-    for session in sessions:
-        totals = known(session.totals, COUNTERS)
-        requested = totals.get("requested_tokens", 0) + totals.get("tail_tokens", 0)
-        hits = sum(totals.get(f"hit_{tier}_tokens", 0) for tier in ("hot", "cold", "local"))
-        if session.ended_at is not None:
-            state = "ended"
-        elif session.last_heartbeat_at <= live_since:
-            state = "silent"
-        else:
-            state = "live"
-        rows.append(NodeRow(session, state, hits / requested if requested else None))
+def node_rows(
+    sessions: Sequence[NodeSession],
+    *,
+    live_since: datetime,
+    nodes: Mapping[UUID, Sequence[NodeSession]] | None = None,
+) -> list[NodeRow]:
+    """The worst first. A session that said nothing since `live_since` is silent.
+
+    `nodes`: as `catalog.nodes.together` answers; by default of `sessions` alone.
+    """
+    nodes = together(sessions) if nodes is None else nodes
+    rows = [
+        NodeRow(session, _state(session, live_since), totals_of(nodes[session.pk]))
+        for session in sessions
+    ]
     return sorted(rows, key=lambda row: row.rank)
+
+
+def one_a_node(rows: Sequence[NodeRow]) -> list[NodeRow]:
+    """Without parts that are in the same state as their node: their counts stand in its row."""
+    nodes = {_place(row) for row in rows if row.session.node == engine_of(row.session.node)}
+    return [
+        row
+        for row in rows
+        if row.session.node == engine_of(row.session.node) or _place(row) not in nodes
+    ]
+
+
+def _place(row: NodeRow) -> tuple[object, ...]:
+    one = row.session
+    return one.tenant_id, one.space_id, engine_of(one.node), row.state, one.breaker
+
+
+def _state(session: NodeSession, live_since: datetime) -> str:
+    if session.ended_at is not None:
+        return "ended"
+    return "silent" if session.last_heartbeat_at <= live_since else "live"
 
 
 def _explore(measure: str, split: str) -> Any:

@@ -27,7 +27,7 @@ from dashboard.incidents import (
     spark,
 )
 from dashboard.pages.jobs.selector import failed_jobs
-from dashboard.pages.nodes.selector import NodeRow, node_rows, refused_nodes, sessions
+from dashboard.pages.nodes.selector import NodeRow, node_rows, one_a_node, refused_nodes, sessions
 from dashboard.pages.overview.health import COLD_FULL, Attention, Health, assess, without
 from dashboard.pages.overview.levers import MissRow, miss_rows
 from dashboard.pages.overview.misses import MissShare, miss_shares
@@ -178,7 +178,7 @@ def overview_of(scope: Scope) -> Overview:
     policies = list(rows_of(RetentionPolicy, tenants))
     uses = storage_use(tenants, window.now_s, policies=policies)
     storage = summed(list(uses.values()))
-    nodes = node_rows(sessions(tenants, now=now), live_since=live_since())
+    nodes = one_a_node(node_rows(sessions(tenants, now=now), live_since=live_since()))
     health = assess(
         nodes=nodes,
         hot=probes.HOT.read(),

@@ -7,7 +7,7 @@ from catalog.models import NodeSession, Space
 from catalog.sessions import live_since
 from contexts.break_even import AT_TOKENS
 from dashboard.page import page, render_page
-from dashboard.pages.nodes.selector import node_rows
+from dashboard.pages.nodes.selector import node_rows, one_a_node
 from dashboard.pages.spaces.selector import contexts_in, kin_of, space_rows
 from tenants.principal import Principal, rows_of
 
@@ -29,7 +29,7 @@ def space(request: HttpRequest, person: Principal, number: int) -> HttpResponse:
         "identity": sorted(found.identity.items()),
         "kin": kin_of(found),
         "contexts": contexts_in(found),
-        "nodes": node_rows(list(latest[:MOST_NODES]), live_since=live_since()),
+        "nodes": one_a_node(node_rows(list(latest[:MOST_NODES]), live_since=live_since())),
         "at_tokens": AT_TOKENS,
     }
     return render_page(request, person, "space", context)

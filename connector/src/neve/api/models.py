@@ -278,7 +278,7 @@ class Counts(Record):
     requested_blocks: int | None
     hit_blocks: int | None
     read_bytes: int | None
-    # into the hot tier
+    # into the hot tier; of the tiers cold and local: into them
     written_bytes: int | None
     stored_blocks: int | None
     # the last sample
@@ -557,7 +557,7 @@ class GroupPoint(Record):
     requested_blocks: int | None
     hit_blocks: int | None
     read_bytes: int | None
-    # into the hot tier
+    # into the hot tier; of the tiers cold and local: into them
     written_bytes: int | None
     stored_blocks: int | None
     # the last sample
@@ -992,6 +992,10 @@ class Node(Record):
     breaker: str
     # counters since the handshake
     totals: Any
+    # counters of all sessions of its engine and space that live at the same time: `totals` of a
+    # scheduler in a process of its own have what is asked for, those of its ranks what they load
+    # and store
+    node_totals: dict[str, int]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from neve.cli import text
-from neve.cli.nodes import NODE_COLUMNS, node_row
+from neve.cli.nodes import NODE_COLUMNS, node_row, one_a_node
 from neve.cli.output import table_lines
 from neve.cli.usage import tokens_of
 from neve.planner.causes import misses_of, ranked, summed
@@ -118,11 +118,12 @@ def frame(
     lines += [_misses(figures, width), Text("")]
     lines += [_quota(*each, width) for each in figures.quotas[:MOST_TENANTS]]
     jobs = f"{figures.running} jobs run" if figures.running > 1 else _JOBS[figures.running]
-    live = "1 node" if len(figures.nodes) == 1 else f"{len(figures.nodes)} nodes"
+    nodes = one_a_node(figures.nodes)
+    live = "1 node" if len(nodes) == 1 else f"{len(nodes)} nodes"
     lines += [Text(""), Text(f"{live} live, {jobs}", "bold")]
-    if figures.nodes:
+    if nodes:
         room = height - len(lines) - 1 - (1 if end else 0)
-        rows = [node_row(node, figures.spaces, figures.at) for node in figures.nodes]
+        rows = [node_row(node, figures.spaces, figures.at) for node in nodes]
         shown = rows if len(rows) <= room else rows[: max(0, room - 1)]
         lines += table_lines(NODE_COLUMNS, shown, width=width)
         if len(shown) < len(rows):

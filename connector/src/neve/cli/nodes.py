@@ -1,5 +1,6 @@
 """`neve nodes` and `neve engines`: what is connected, and what may be asked to compute."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,6 +12,7 @@ from neve.cli.context_list import space_names
 from neve.cli.names import find_engine
 from neve.cli.output import Cell, Column, name, number
 from neve.cli.usage import tokens_of
+from neve.node.session import SCHEDULER_PART
 
 _BREAKER = {"closed": "green", "open": "red", "half_open": "yellow"}
 _STATES = {"healthy": "green", "unhealthy": "red"}
@@ -42,15 +44,30 @@ def nodes(platform: Connection, tenant: str | None, everything: bool, limit: int
         now = datetime.now(UTC)
         platform.out.table(
             NODE_COLUMNS,
-            [node_row(node, spaces, now) for node in found],
+            [node_row(node, spaces, now) for node in one_a_node(found)],
             empty="No node is connected: docs/nodes.md says how to connect one.",
         )
 
     platform.show(found, show)
 
 
+def one_a_node(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Without scheduler parts whose node is listed in the same state: its row has their counts."""
+
+    def place(node: dict[str, Any]) -> tuple[Any, ...]:
+        name = str(node["node"]).removesuffix(SCHEDULER_PART)
+        ended = node.get("ended_at") is not None
+        return node.get("tenant"), node.get("space"), name, node.get("breaker"), ended
+
+    def is_part(node: dict[str, Any]) -> bool:
+        return str(node["node"]).endswith(SCHEDULER_PART)
+
+    nodes = {place(node) for node in found if not is_part(node)}
+    return [node for node in found if not (is_part(node) and place(node) in nodes)]
+
+
 def node_row(node: dict[str, Any], spaces: dict[Any, str], now: datetime) -> list[Cell]:
-    totals = node.get("totals") or {}
+    totals = node.get("node_totals") or node.get("totals") or {}
     asked, hit = tokens_of(totals)
     engine = node.get("engine") or {}
     named = f"{engine.get('name', '')} {engine.get('version', '')}".strip()
