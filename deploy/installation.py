@@ -8,7 +8,9 @@ import json
 import os
 import re
 import secrets
+import shutil
 import socket
+import subprocess
 import sys
 import urllib.error
 import urllib.request
@@ -32,6 +34,7 @@ PORTS = {
     "NEVE_S3_PORT": 8333,
 }
 S3_PORTS = 8  # deploy/weed listens on its port and the seven after it
+_WROTE = re.compile(rb"(?:valkey|redis)-ver.(\d+(?:\.\d+)+)", re.DOTALL)
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 SECRETS = {
     "NEVE_SECRET_KEY": 32,
@@ -120,6 +123,47 @@ def refuse_taken_ports(env: dict[str, str]) -> None:
             claimed[port] = name
     if problems:
         raise CannotStart("\n".join(["Neve did not start:", *problems]))
+
+
+def refuse_older_valkey(env: dict[str, str]) -> None:
+    """Raises CannotStart if a newer Valkey wrote var/valkey-bus than the one that would read it."""
+    folder = VAR / "valkey-bus"
+    written, runs = _valkey_of(folder), _valkey_on(env["PATH"])
+    if not written or not runs or int(written.split(".")[0]) <= int(runs.split(".")[0]):
+        return
+    link = Path(sys.executable).parent / "valkey-server"
+    gone = (
+        f"  {link} points to {os.readlink(link)}, which is gone.\n"
+        f"  Make it again: deploy/get valkey9 {sys.executable}\n"
+        if link.is_symlink() and not link.exists()
+        else ""
+    )
+    raise CannotStart(
+        f"Valkey {written} wrote {folder}, and Valkey {runs} is on PATH, which cannot read it.\n"
+        f"{gone}"
+        f"  Put Valkey {written.split('.')[0]} or newer on PATH, or delete {folder}:\n"
+        "  it holds tasks on their way and counters, which begin anew; no block and no setting."
+    )
+
+
+def _valkey_of(folder: Path) -> str:
+    """The version that wrote the newest snapshot there; "" without one."""
+    files = sorted(folder.rglob("*.rdb"), key=lambda path: path.stat().st_mtime)
+    if not files:
+        return ""
+    with files[-1].open("rb") as file:
+        found = _WROTE.search(file.read(256))  # among the first fields, behind the magic
+    return found[1].decode() if found else ""
+
+
+def _valkey_on(path: str) -> str:
+    """The version of the valkey-server that a program finds; "" if there is none."""
+    program = shutil.which("valkey-server", path=path)
+    if program is None:
+        return ""
+    told = subprocess.run([program, "--version"], capture_output=True, text=True).stdout
+    found = re.search(r"\bv=(\d+(?:\.\d+)*)", told)
+    return found[1] if found else ""
 
 
 def port_is_free(port: int) -> bool:

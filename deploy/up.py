@@ -27,6 +27,7 @@ from deploy.installation import (
     answers,
     http_status,
     prepare,
+    refuse_older_valkey,
     refuse_taken_ports,
     remove_s3_sockets,
     s3_works,
@@ -59,6 +60,7 @@ def main() -> int:
     try:
         env = prepare()
         refuse_taken_ports(env)
+        refuse_older_valkey(env)
         # Neither in var/ nor in TMPDIR: a socket path is limited to 107 characters.
         with tempfile.TemporaryDirectory(prefix="neve-", dir="/tmp") as folder:
             env["NEVE_SUPERVISOR_SOCKET"] = f"{folder}/supervisor.sock"
@@ -191,6 +193,8 @@ class Platform:
         deadline = time.monotonic() + timeout_s
         while not ready():
             self._check_supervisord()
+            if self._ask("getProcessInfo", name)["statename"] == "FATAL":
+                raise CannotStart(f"{name} ends as soon as it starts.\n{self._log_end(name)}")
             if time.monotonic() > deadline:
                 raise CannotStart(f"{name} does not answer.\n{self._log_end(name)}")
             time.sleep(0.1)

@@ -102,6 +102,34 @@ def test_manage_py_uses_the_database_of_make_up(tmp_path: Path) -> None:
     assert found == {str(folder / "neve.sqlite3")}
 
 
+def test_data_of_a_newer_valkey_is_refused_with_both_versions_and_the_way_out(
+    empty_var: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    env = installation.prepare()
+    installation.refuse_older_valkey(env)  # nothing is there yet
+    port, conf = free_port(), empty_var / "valkey-bus.conf"
+    command = ["valkey-server", str(conf), "--port", str(port)]
+    with subprocess.Popen(command, env=os.environ | {"PATH": env["PATH"]}) as server:
+        try:
+            wait_until(lambda: installation.answers(port), what="valkey")
+        finally:
+            server.terminate()
+    written = installation._valkey_of(empty_var / "valkey-bus")
+    assert written == installation._valkey_on(env["PATH"])
+    installation.refuse_older_valkey(env)
+    older, gone = tmp_path / "older", tmp_path / "python"
+    older.mkdir()
+    (older / "valkey-server").write_text("#!/bin/sh\necho Valkey server v=7.2.9 sha=0\n")
+    (older / "valkey-server").chmod(0o755)
+    (tmp_path / "valkey-server").symlink_to("/nowhere/valkey-server")
+    monkeypatch.setattr(sys, "executable", str(gone))
+    with pytest.raises(installation.CannotStart) as caught:
+        installation.refuse_older_valkey(env | {"PATH": f"{older}:{env['PATH']}"})
+    for words in (f"Valkey {written} wrote", "Valkey 7.2.9 is on PATH", "/nowhere/valkey-server"):
+        assert words in str(caught.value)
+    assert f"deploy/get valkey9 {gone}" in str(caught.value)
+
+
 PASSWORDS = ["a@b/c#d%e", "$HOME", 'it\'s "quoted" \\', "'single'"]
 
 
