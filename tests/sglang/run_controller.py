@@ -13,6 +13,7 @@ are filled with random bytes.
 {"do": "register", "pool"}   another host pool, as a hybrid model's
 {"do": "change_weights"}   as an update from disk does
 {"do": "counters"}   Neve's, and SGLang's own metrics of the backend
+{"do": "deciding", "arguments"}   of a server's arguments, those that decide KV
 {"do": "raw", "bytes"}   seconds in which so many bytes are copied in memory, and go through one
     connection of this host, both straight into memory that the pool could be
 {"do": "stop"}   detach
@@ -260,6 +261,13 @@ class Controller:
             "pages": [sum(stats.prefetch_pgs), sum(stats.backup_pgs)],
             "breaker": client.breaker.value,
         }
+
+    def deciding(self, arguments):
+        from sglang.srt.server_args import ServerArgs
+
+        from neve.sglang.settings import deciding_arguments
+
+        return deciding_arguments(ServerArgs(model_path="some/model", **arguments))
 
     def raw(self, bytes):
         source, target = torch.ones(bytes, dtype=torch.uint8), torch.zeros(bytes, dtype=torch.uint8)

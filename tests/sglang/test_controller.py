@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from neve._core import FAILURES_TO_OPEN
+from neve.formats.block import HEADER_BYTES
 from support.servers import ControlPlane, wait_until
 from support.sglang import PAGE, SglangController, neve_config
 
@@ -79,6 +80,13 @@ def test_so_do_latent_kv_and_values_wider_than_keys(start, kind, layout):
     assert read(controller) == (TOKENS, TOKENS)
 
 
+def test_pages_of_one_token_come_back_too(start):
+    """SGLang's default."""
+    controller = start(page=1, pages=1100)
+    assert write(controller, pages=1050) == 1050
+    assert read(controller, pages=1050) == (1050, 1050)
+
+
 def test_latent_kv_is_stored_by_the_first_rank_for_all(start):
     controller = start(kind="mla", storage={"tp_size": 2, "tp_rank": 0})
     assert write(controller) == TOKENS
@@ -135,6 +143,32 @@ def test_pages_come_from_s3_when_valkey_lost_them(start, platform):
     counted = controller.ask("counters")["counters"]
     assert counted["hit_cold_tokens"] == TOKENS
     assert counted["cold_requests"] > 0
+
+
+def test_the_nodes_own_tier_gives_pages(start, tmp_path):
+    controller = start({"local_dir": str(tmp_path / "local"), "local_bytes": 1 << 30}, pages=60)
+    assert write(controller, pages=50) == 50 * PAGE
+
+    def is_local() -> bool:
+        assert read(controller, pages=50) == (50 * PAGE, 50 * PAGE)
+        return "hit_local_tokens" in controller.ask("counters")["counters"]
+
+    wait_until(is_local, what="pages in files")
+
+
+def test_a_damaged_page_is_a_miss_and_is_stored_again(start, platform):
+    controller = start()
+    assert write(controller, pages=30) == 30 * PAGE
+    with platform.hot.client() as client:
+        keys = [key.partition(b":b:") for key in client.scan_iter(match="*:b:*", count=1000)]
+        newest = max(int(rest.partition(b":")[0]) for _, _, rest in keys)
+        ours = [b"".join(key) for key in keys if int(key[2].partition(b":")[0]) == newest]
+        assert len(ours) == 30
+        client.setrange(ours[0], HEADER_BYTES + 5000, b"damaged")
+    assert read(controller, pages=30)[1] < 30 * PAGE
+    assert controller.ask("counters")["counters"]["corrupt"] == 1
+    assert write(controller, pages=30) == 30 * PAGE
+    assert read(controller, pages=30) == (30 * PAGE, 30 * PAGE)
 
 
 def test_many_threads_read_at_once(start):
@@ -257,6 +291,31 @@ def test_sglangs_own_faults_lose_pages_and_never_change_them(start):
         write(controller, seed=seed)
         told.append(read(controller, seed=seed)[1])
     assert 0 < sum(told) < 12 * TOKENS
+
+
+def test_arguments_that_decide_kv_divide_servers_and_others_do_not(controller, tmp_path):
+    harmless = {
+        "port": 1, "log_level": "debug", "mem_fraction_static": 0.5, "schedule_policy": "lpm",
+        "chunked_prefill_size": 64, "hicache_ratio": 3.0, "enable_metrics": True, "tp_size": 2,
+        "page_size": 64, "disable_cuda_graph": True, "reasoning_parser": "qwen3",
+    }  # fmt: skip
+    scales, adapter = tmp_path / "scales.json", tmp_path / "adapter"
+    adapter.mkdir()
+    told = []
+    for content in ("one", "two"):
+        scales.write_text(content)
+        (adapter / "adapter_model.safetensors").write_bytes(content.encode() * 9)
+        given = {
+            "quantization": "fp8", "quantization_param_path": str(scales),
+            "json_model_override_args": '{"rope_theta": 1}', "lora_paths": [f"a={adapter}"],
+        }  # fmt: skip
+        told.append(controller.ask("deciding", arguments=harmless | given))
+        assert told[-1].keys() == {*(given.keys() - {"lora_paths"}), "lora a"}
+    differing = [name for name in told[0] if told[0][name] != told[1][name]]
+    assert sorted(differing) == ["lora a", "quantization_param_path"]
+    assert controller.ask("deciding", arguments=harmless) == {}
+    with pytest.raises(RuntimeError, match="lora_paths: can't tell the content"):
+        controller.ask("deciding", arguments={"lora_paths": ["a=some/hub"]})
 
 
 def test_the_platform_shows_the_node_and_its_tokens_by_tier(start, platform):

@@ -102,8 +102,6 @@ def _weights(model: str, arguments: Any, options: Options) -> tuple[str, str]:
     if options.revision is not None:
         return f"set:{options.revision}", settings
     load_format = str(arguments.load_format)
-    if load_format == "dummy":
-        return f"dummy:seed={arguments.random_seed}", settings
     if load_format not in _READ_FROM_FOLDERS:
         raise _unknown(f"--load-format {load_format} may read them from anywhere")
     if folder.exists():

@@ -72,11 +72,18 @@ def deciding_arguments(arguments: Any) -> dict[str, str]:
         else:
             default = field.default
         if value != default:
-            found[field.name] = json.dumps(value, sort_keys=True, default=str)
+            found[field.name] = json.dumps(value, sort_keys=True, default=str) + _content(value)
     for adapter in arguments.lora_paths or ():
         name, content = _adapter(adapter)
         found[f"lora {name}"] = content
     return found
+
+
+def _content(value: Any) -> str:
+    """Digest of the file that an argument names; empty if it names none."""
+    if not isinstance(value, str) or not Path(value).is_file():
+        return ""
+    return f" {blake2b(Path(value).read_bytes(), digest_size=16).hexdigest()}"
 
 
 def model_settings(folder: Path) -> str:

@@ -108,19 +108,10 @@ class NeveStorage(HiCacheStorage):  # type: ignore[misc]  # sglang is untyped he
         super().register_mem_pool_host(mem_pool_host)
         self._pages = PoolPages(mem_pool_host)
         identity = identify(self._config, mem_pool_host, self._pages, self._options)
-        arguments = server_arguments()
-        self._link = Link.acquire(
-            # A page is a block.
-            replace(self._options, max_chunk_tokens=min(self._pages.tokens, MAX_CHUNK_TOKENS)),
-            identity,
-            engine=Engine(
-                "sglang",
-                __version__,
-                model=str(getattr(arguments, "served_model_name", None) or identity.model),
-                gpus=identity.tp_size * identity.pp_size,
-            ),
-            node=self._node(),
-        )
+        # A page is a block.
+        options = replace(self._options, max_chunk_tokens=min(self._pages.tokens, MAX_CHUNK_TOKENS))
+        engine = Engine("sglang", __version__)
+        self._link = Link.acquire(options, identity, engine=engine, node=self._node())
         self._link.wait_first_attempt(BOOT_WAIT_S)
 
     def _node(self) -> str:
