@@ -71,7 +71,7 @@ test-coverage: $(DEV) ## line coverage by package: all tests but those in a brow
 	@deploy/get valkey
 	@deploy/get prometheus
 	@rm -rf var/coverage && mkdir -p var/coverage
-	$(BIN)/python -m coverage run -m pytest $(PARALLEL) -m "not browser and not vllm and not sglang" $(PYTEST_ARGS)
+	$(BIN)/python -m coverage run -m pytest $(PARALLEL) -m "not browser and not lmcache and not vllm and not sglang" $(PYTEST_ARGS)
 	@$(BIN)/python -m coverage combine --quiet
 	@PYTHONPATH=tests $(BIN)/python -m support.coverage_by_package
 

@@ -24,7 +24,7 @@ from support.drift import assert_no_drift
 from support.on_postgres import runs_here_only
 from support.servers import ROOT, ControlPlane, S3Server, ValkeyServer
 
-KINDS = ("integration", "browser", "vllm", "sglang")
+KINDS = ("integration", "browser", "lmcache", "vllm", "sglang")
 SGLANG_PYTHON = Path(os.environ.get("NEVE_TEST_SGLANG_PYTHON", ROOT / ".venv-sglang/bin/python"))
 VLLM_PYTHON = Path(os.environ.get("NEVE_TEST_VLLM_PYTHON", ROOT / ".venv-vllm/bin/python"))
 

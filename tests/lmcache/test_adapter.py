@@ -21,7 +21,7 @@ from support.lmcache_process import (
 from support.servers import ValkeyServer, wait_until
 from support.vllm_engine import engine_environment
 
-pytestmark = pytest.mark.integration
+pytestmark = pytest.mark.lmcache
 
 PATIENCE = {"match_deadline_s": 30, "load_deadline_s": 30}
 FAR_S = 8.0  # a deadline that no answer of a stopped server comes before

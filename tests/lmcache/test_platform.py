@@ -12,7 +12,7 @@ from support.chains import ENGINE, IDENTITY
 from support.lmcache_process import LAYOUT, OBJECT_BYTES, LmcacheProcess, keys, plugin
 from support.servers import ControlPlane, wait_until
 
-pytestmark = pytest.mark.integration
+pytestmark = pytest.mark.lmcache
 
 PATIENCE = {"match_deadline_s": 30, "load_deadline_s": 30}
 ISSUE_KEYS = """
