@@ -391,14 +391,13 @@ class Prefills:
     def _transfer_s(
         self, choice: _Choice, tokens: int, begun: float, answered: float, ended: float
     ) -> float:
-        """Seconds that the link took for the bytes, by the faster of two readings.
+        """Seconds that the link took for the bytes: from the end of the engine's first step on.
 
-        Either it was busy from the first step on, or only the last step's blocks were left when
-        the engine answered. Each reading alone is at most the true speed.
+        Where computing is slower than the link, the link had pauses: the speed that follows is
+        then below the true one, and predicts the time of such a hand-over all the same.
         """
         share = min(tokens, choice.pool.options.step_tokens) / tokens
-        whole_s = ended - begun - share * (answered - begun)
-        return max(1e-6, min(whole_s, (ended - answered) / share))
+        return max(1e-6, ended - begun - share * (answered - begun))
 
     async def _prefill(
         self, pool: Pool, node: PoolNode, prompt: _Prompt
