@@ -17,6 +17,7 @@ LMCACHE := .venv-lmcache/.installed
 SGLANG := .venv-sglang/.installed
 BENCH := .venv-bench/.installed
 DOCS := .venv-docs/.installed
+ROUTERS := .venv-routers/.installed
 CORE := connector/pyproject.toml connector/CMakeLists.txt $(wildcard connector/src/core/*.*)
 CORE_DIRS := connector/src/core connector/tests connector/fuzz
 PLOTLY := $(wildcard dashboard/static/plotly/*.js)
@@ -42,14 +43,14 @@ up: $(RUN) ## install what is missing and run the platform on this machine
 install: $(RUN) ## only install the Python environment
 	@echo "Installed in .venv. Next: make up"
 
-test: $(DEV) $(VLLM) $(LMCACHE) $(SGLANG) lint docs test-core ## all tests: the core, unit, real servers, browser, vLLM and SGLang on CPU
+test: $(DEV) $(VLLM) $(LMCACHE) $(SGLANG) $(ROUTERS) lint docs test-core ## all tests: the core, unit, real servers, browser, vLLM and SGLang on CPU
 	@deploy/get valkey
 	@deploy/get chromium
 	@deploy/get prometheus
 	NEVE_TEST_POSTGRES=later PYTHONPATH=.:tests $(BIN)/python -m support.second_try $(PARALLEL)
 	@$(MAKE) test-postgres
 
-test-sqlite: $(DEV) ## what `make test` runs on PostgreSQL alone, on SQLite and the Valkey of PATH
+test-sqlite: $(DEV) $(ROUTERS) ## what `make test` runs on PostgreSQL alone, on SQLite and the Valkey of PATH
 	@deploy/get valkey
 	@deploy/get prometheus
 	NEVE_TEST_POSTGRES=never PYTHONPATH=.:tests $(BIN)/python -m support.second_try $(PARALLEL)
@@ -106,6 +107,9 @@ fuzz-api: $(DEV) ## Schemathesis on both APIs with keys of each role: EXAMPLES=2
 wheels: $(RUN) ## neve's source distribution and wheels into dist/, each tried with the Pythons that are here
 	@deploy/get valkey
 	@deploy/wheels $(CURDIR)/$(BIN)/python
+
+routers: $(ROUTERS) ## only the environment with routers that read KV events, for tests/kvevents
+	@echo "They are in .venv-routers. Next: .venv/bin/python -m pytest tests/kvevents -q"
 
 vllm: $(VLLM) ## only the environment with vLLM on CPU (2.0 GB)
 	@echo "vLLM is in .venv-vllm. Next: make test"
@@ -232,7 +236,7 @@ clean: ## remove caches and var/ (all data of this platform)
 	@echo "Removed. Next: make up begins with empty data"
 
 distclean: clean ## also remove the Python environments
-	rm -rf .venv .venv-vllm .venv-lmcache .venv-sglang .venv-bench .venv-docs
+	rm -rf .venv .venv-vllm .venv-lmcache .venv-sglang .venv-bench .venv-docs .venv-routers
 
 # The first interpreter that is new enough and can make environments; installs one where apt can.
 define find_python
@@ -241,7 +245,7 @@ for name in python3.11 python3.12 python3.13 python3; do \
 		&& { echo $$name; exit; }; done; exit 1
 endef
 
-.venv/bin/python .venv-vllm/bin/python .venv-lmcache/bin/python .venv-sglang/bin/python .venv-bench/bin/python .venv-docs/bin/python:
+.venv/bin/python .venv-vllm/bin/python .venv-lmcache/bin/python .venv-sglang/bin/python .venv-bench/bin/python .venv-docs/bin/python .venv-routers/bin/python:
 	@python=$$($(find_python)) || { deploy/get python && python=$$($(find_python)); } \
 		|| { echo "Neve needs Python 3.11 or newer with venv; found: $$(python3 --version 2>&1)"; exit 1; }; \
 	echo "Making $(@D:/bin=) with $$python"; $$python -m venv --clear $(@D:/bin=)
@@ -286,6 +290,11 @@ $(SGLANG): tests/sglang/requirements.txt $(CORE) | .venv-sglang/bin/python
 $(BENCH): benchmarks/requirements.txt | .venv-bench/bin/python
 	@echo "Installing peers for the benchmarks ..."
 	@.venv-bench/bin/python $(PIP) --no-deps -r benchmarks/requirements.txt
+	@touch $@
+
+$(ROUTERS): tests/kvevents/requirements.txt | .venv-routers/bin/python
+	@echo "Installing routers that read KV events ..."
+	@.venv-routers/bin/python $(PIP) --no-deps -r tests/kvevents/requirements.txt
 	@touch $@
 
 $(DOCS): requirements-docs.txt | .venv-docs/bin/python

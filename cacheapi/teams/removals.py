@@ -1,6 +1,6 @@
 """/api/v1/spaces/{id}/removals: which blocks of a space left, as a page or as a stream.
 
-For routers that choose a node by its KV (`neve kv-events`). Ids only: the platform knows no tokens.
+For routers that choose a node by its KV. Ids only: the platform knows no tokens.
 """
 
 import asyncio
@@ -14,7 +14,6 @@ from django.db import connections
 from django.http import StreamingHttpResponse
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
-from rest_framework import serializers
 from rest_framework.decorators import action
 from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
@@ -23,31 +22,16 @@ from valkey.exceptions import ValkeyError
 
 from base.problems import Problem
 from cacheapi.base.access import caller
-from cacheapi.base.queries import malformed
+from cacheapi.base.removals import CURSOR, RemovalsSerializer, ids_of, page, require_cursor
 from cacheapi.teams.events import LAST_EVENT_ID, RETRY_MS, EventStreamRenderer
 from catalog.models import Space
 from events.access import Reader, lost_access, reader_of
 from events.feed import CHECK_S, HEARTBEAT_S, POLL_S, counted, require_room
-from neve.errors import Misuse
-from storage import hot
-from storage.hot_removals import Removals, marks_of, removals_behind
+from storage.hot_removals import Removals, removals_behind
 
 Result = TypeVar("Result")
 
-CURSOR = {"type": "string", "minLength": 1, "maxLength": 4096, "pattern": "^[A-Za-z0-9_-]+$"}
 _threads = ThreadPoolExecutor(4, thread_name_prefix="neve-removals")
-
-
-class RemovalsSerializer(serializers.Serializer[Any]):
-    """Blocks that left both tiers, and were not stored again meanwhile."""
-
-    removed = serializers.ListField(
-        child=serializers.RegexField("^[0-9a-f]{32}$"), help_text="ids of blocks"
-    )
-    cursor = serializers.CharField(help_text="`after` of the next request")
-    reset = serializers.BooleanField(
-        help_text="true: removals behind `after` are not all known any more; forget what you know"
-    )
 
 
 class RemovalsAction:
@@ -88,30 +72,19 @@ class RemovalsAction:
         name = "after"
         if is_stream and LAST_EVENT_ID in request.headers:
             name, after = LAST_EVENT_ID, request.headers[LAST_EVENT_ID]
-        try:
-            if after is not None:
-                marks_of(after)
-        except Misuse as error:
-            raise malformed(name, error.detail) from error
-        ask = partial(removals_behind, space.tenant_id, space.pk)
+        require_cursor(name, after)
         if is_stream:
             who = caller(request)
             reader = reader_of(who, request.session.session_key if request.session else None)
             require_room(reader)
+            ask = partial(removals_behind, space.tenant_id, space.pk)
             return StreamingHttpResponse(
                 _lines(reader, ask, after),
                 content_type="text/event-stream",
                 # Proxies that buffer would hold lines back.
                 headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
             )
-        with hot.required():
-            found = ask(after)
-        answer = {"removed": _hex(found), "cursor": found.cursor, "reset": found.is_reset}
-        return Response(RemovalsSerializer(answer).data)
-
-
-def _hex(found: Removals) -> list[str]:
-    return [id_.hex() for id_ in found.ids]
+        return Response(page(space.tenant_id, space.pk, after))
 
 
 async def _lines(
@@ -153,7 +126,7 @@ def _told(found: Removals) -> str:
         return f"id: {found.cursor}\nevent: reset\ndata: {{}}\n\n"
     if not found.ids:
         return f": begins\nid: {found.cursor}\n\n"
-    body = json.dumps({"removed": _hex(found)}, separators=(",", ":"))
+    body = json.dumps({"removed": ids_of(found)}, separators=(",", ":"))
     return f"id: {found.cursor}\nevent: removals\ndata: {body}\n\n"
 
 

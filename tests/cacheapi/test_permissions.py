@@ -64,6 +64,7 @@ TABLE = {
     ("cache:session", "delete"): "n",
     ("cache:heartbeat", "post"): "n",
     ("cache:attestation", "post"): "n",
+    ("cache:removals", "get"): "n",
     ("cache:segments", "get"): "n",
     ("cache:contexts", "post"): "n",
     ("metrics:scrape", "get"): "trwop",

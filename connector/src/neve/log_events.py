@@ -352,6 +352,13 @@ SAVE_UNPLANNED = LogEvent(
     "A bug while a step's saves were planned; nothing of that step is stored.",
     "Report it with the traceback.",
 )
+REMOVALS_UNREAD = LogEvent(
+    "neve.removals.unread",
+    ERROR,
+    (),
+    "A bug while the node read which blocks left; routers hear of them later or not.",
+    "Report it with the traceback.",
+)
 REQUEST_UNFINISHED = LogEvent(
     "neve.request.unfinished",
     ERROR,

@@ -417,6 +417,14 @@ class Client:
             self._heartbeats.ask_rehandshake()
             raise Unavailable(f"the session is being renewed ({error})") from error
 
+    def removals(self, cursor: str | None) -> tuple[list[bytes], str, bool]:
+        """(ids of blocks of this space that left behind the cursor, the next cursor, whether
+        earlier removals are not all known). None: begins now.
+
+        One HTTP request. Raises `Refused`, or `Unavailable`: try later.
+        """
+        return self._endpoint.removals(self.session.id, cursor)
+
     def report_attestation(self, found: Attested) -> MemberState:
         """Tells the platform how an attestation goes. Returns the engine's state from now on.
 
