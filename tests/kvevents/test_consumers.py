@@ -1,12 +1,15 @@
 """What real readers of KV events make of them: the facts that `neve.vllm.router_events` obeys."""
 
 import itertools
+import subprocess
 
+import msgspec
 import pytest
 
 from neve.engine.events import ChunkRemoved, ChunkStored
 from support.routers import Publisher, RoutedWorker, VllmRouter, as_wire
 from support.servers import wait_until
+from support.vllm_engine import engine_environment
 
 pytestmark = pytest.mark.integration
 
@@ -53,11 +56,11 @@ def test_dynamo_finds_stored_chunks_until_they_are_withdrawn(dynamo, worker):
     second = chunk(202, parent=first.hashes[-1])
     prompt = [*first.tokens, *second.tokens, 7]
     publisher.send(as_wire(first, BLOCK), as_wire(second, BLOCK))
-    assert told(dynamo, publisher, prompt) == {number: 8 * BLOCK}
+    wait_until(lambda: dynamo.matched(prompt) == {number: 8 * BLOCK}, what="the match")
     publisher.send(as_wire(ChunkRemoved(second.hashes), BLOCK))
-    assert told(dynamo, publisher, prompt) == {number: 4 * BLOCK}
+    wait_until(lambda: dynamo.matched(prompt) == {number: 4 * BLOCK}, what="the match")
     publisher.send(as_wire(ChunkRemoved(first.hashes), BLOCK))
-    assert told(dynamo, publisher, prompt) == {}
+    wait_until(lambda: dynamo.matched(prompt) == {}, what="the match")
 
 
 def test_dynamo_counts_storage_behind_what_the_gpu_has(dynamo, worker):
@@ -66,13 +69,13 @@ def test_dynamo_counts_storage_behind_what_the_gpu_has(dynamo, worker):
     stored = chunk(203)
     on_gpu = ChunkStored(stored.hashes[:1], None, stored.tokens[:BLOCK], None, None)
     publisher.send({**as_wire(on_gpu, BLOCK), "medium": "GPU"}, as_wire(stored, BLOCK))
-    assert told(dynamo, publisher, stored.tokens) == {number: 4 * BLOCK}
+    wait_until(lambda: dynamo.matched(stored.tokens) == {number: 4 * BLOCK}, what="the match")
     named_otherwise = {**as_wire(stored, BLOCK), "block_hashes": [1, 2, 3, 4]}
     publisher.send(as_wire(ChunkRemoved(stored.hashes), BLOCK), named_otherwise)
-    assert told(dynamo, publisher, stored.tokens) == {number: BLOCK}
+    wait_until(lambda: dynamo.matched(stored.tokens) == {number: BLOCK}, what="the match")
     for hashes, medium in ((stored.hashes[:1], "GPU"), ((b"\1", b"\2", b"\3", b"\4"), "STORAGE")):
         publisher.send({**as_wire(ChunkRemoved(hashes), BLOCK), "medium": medium})
-    assert told(dynamo, publisher, stored.tokens) == {}
+    wait_until(lambda: dynamo.matched(stored.tokens) == {}, what="the match")
 
 
 @pytest.mark.parametrize(
@@ -124,3 +127,46 @@ def test_vllm_router_sends_prompts_where_storage_has_them(routed):
         worker.publisher.send(as_wire(ChunkRemoved(stored.hashes[:5]), BLOCK), lost=True)
         worker.publisher.send()
         wait_until(lambda: router.route(prompt)[1] == 0, what="the removal")  # noqa: B023
+
+
+ENCODE = """
+import msgspec
+from neve.engine.events import ChunkRemoved, ChunkStored
+from neve.vllm.router_events import as_event
+from vllm.distributed.kv_events import KVEventBatch
+first, second = (bytes([7, n]) * 16 for n in (1, 2))
+stored = ChunkStored((first, second), None, tuple(range({block} * 2)), 3, "adapter")
+for event in stored, ChunkRemoved((second,)):
+    batch = KVEventBatch(ts=1.0, events=[as_event(event, {block})], data_parallel_rank=0)
+    print(msgspec.msgpack.encode(batch).hex())
+"""
+# llm-d's vLLM adapter: fields that it needs, and those that it reads.
+# Source: llm-d-router, pkg/kvevents/engineadapter/vllm_msgpack.go
+NEEDED = {"block_hashes", "token_ids", "block_size"}
+READ = NEEDED | {"type", "parent_block_hash", "lora_id", "medium", "lora_name"}
+
+
+@pytest.mark.vllm
+def test_what_vllm_encodes_is_read(dynamo, worker, vllm_python):
+    publisher, number = worker
+    done = subprocess.run(
+        [str(vllm_python), "-c", ENCODE.format(block=BLOCK)],
+        env=engine_environment(), check=True, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    stored, removed = (bytes.fromhex(line) for line in done.stdout.split()[-2:])
+    _, (event,), rank = msgspec.msgpack.decode(stored)
+    assert NEEDED <= event.keys() <= READ
+    assert (event["type"], event["medium"], rank) == ("BlockStored", "STORAGE", 0)
+    assert all(type(each) is int and 0 <= each < 1 << 64 for each in event["block_hashes"])
+    _, (event,), _ = msgspec.msgpack.decode(removed)
+    assert event.keys() == {"type", "block_hashes", "medium"}
+
+    def matched():
+        return dynamo._post(
+            "/query", token_ids=list(range(2 * BLOCK)), model_name="m", lora_name="adapter"
+        )["instances"].get(str(number), {"longest_matched": 0})["longest_matched"]
+
+    publisher.send_payload(stored)
+    wait_until(lambda: matched() == 2 * BLOCK, what="the stored blocks")
+    publisher.send_payload(removed)
+    wait_until(lambda: matched() == BLOCK, what="the removal")

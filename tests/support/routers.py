@@ -63,7 +63,9 @@ class Publisher:
 
     def send(self, *events: dict[str, Any], lost: bool = False) -> None:
         """One batch. `lost`: it goes only into the buffer, as if the network had dropped it."""
-        payload = msgspec.msgpack.encode([time.time(), list(events), 0])
+        self.send_payload(msgspec.msgpack.encode([time.time(), list(events), 0]), lost=lost)
+
+    def send_payload(self, payload: bytes, *, lost: bool = False) -> None:
         self._sent.append((self._next, payload))
         if not lost:
             self._pub.send_multipart((b"", self._next.to_bytes(8, "big"), payload))
