@@ -148,6 +148,10 @@ bench-dashboard: $(DEV) ## pages with 60 tenants, 500 nodes, 100,000 contexts an
 	@deploy/get valkey
 	@$(BIN)/python benchmarks/dashboard.py $(BENCH_ARGS)
 
+bench-gateway: $(DEV) $(VLLM) $(LITELLM) ## neve.litellm beside round robin: hits and time to the first token, on CPU engines (BENCH_ARGS="--rounds 3")
+	@deploy/get valkey
+	@$(BIN)/python benchmarks/gateway.py $(BENCH_ARGS)
+
 bench-samples: $(RUN) ## LRU curves from samples of a trace, over many keys (BENCH_ARGS="--keys 64 --errors")
 	@$(BIN)/python benchmarks/samples.py $(BENCH_ARGS)
 

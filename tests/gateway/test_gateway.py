@@ -80,6 +80,9 @@ async def test_a_request_that_somebody_moved_counts_where_it_is():
     assert gateway.nodes.load(route.node.name).in_flight == 0
     assert gateway.nodes.load(other.name).in_flight == 1
     assert gateway.move(moved, other) is moved
+    gateway.end(moved)
+    again = await gateway.route({}, BODY, NODES)
+    assert (again.node, again.held) == (other, {other.name: len(again.prefixes)})
 
 
 async def test_unhealthy_nodes_are_passed_by_unless_all_are():

@@ -1,11 +1,16 @@
 """`callback_settings.neve` of LiteLLM's proxy, and deployments as nodes. No LiteLLM needed."""
 
+import re
+from dataclasses import fields
+
 import pytest
 
 from neve.errors import Misuse
+from neve.gateway import Margin
 from neve.gateway.store import Engine
 from neve.litellm.deployments import node_of
-from neve.litellm.settings import read_settings
+from neve.litellm.settings import Settings, TenantSettings, read_settings
+from support.servers import ROOT
 
 ACME = {"name": "acme", "api_key": "neve_x", "teams": ["t1"], "keys": ["k1"]}
 OTHERS = {"name": "others", "api_key": "neve_y", "is_default": True}
@@ -100,3 +105,23 @@ def test_a_node_of_another_tenant_is_none():
 def test_a_nodes_name_has_no_credentials():
     node = node_of(deployment("http://ann:secret@gpu-01:8000/v1"), tenant="acme", engines=[])
     assert node.name == "gpu-01:8000"
+
+
+def test_the_page_has_every_setting_with_its_default():
+    page = (ROOT / "docs/litellm.md").read_text()
+    documented = {}
+    for head in ("| in `neve` |", "| in a tenant |", "| in `margin` |"):
+        rows = page.split(head, 1)[1].split("\n\n", 1)[0].splitlines()[2:]
+        for row in rows:
+            names, default = (cell.strip() for cell in row.strip("|").split("|")[:2])
+            documented |= dict.fromkeys(re.findall(r"`(\w+)`", names), default)
+    expected = {
+        each.name: each.default
+        for kind in (Settings, TenantSettings, Margin)
+        for each in fields(kind)
+    }
+    assert documented.keys() == expected.keys()
+    for name, default in expected.items():
+        if isinstance(default, (bool, int, float)):
+            shown = str(default).lower() if isinstance(default, bool) else f"{default:g}"
+            assert documented[name] == shown, name

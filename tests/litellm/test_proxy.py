@@ -1,6 +1,7 @@
 """neve.litellm in a real proxy: which node, which context, what is told."""
 
 import json
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -59,16 +60,16 @@ def test_what_neve_holds_and_what_was_reused_is_told(world):
     stored = world.store(json.dumps(messages))
     assert stored >= 256
 
-    def ask():
-        answer = world.post(
+    # The answer of `lookup` comes while the node computes; how soon depends on the machine.
+    for computes_s in (0.1, 1, 3, 9, 27):
+        for node in (world.a, world.b):
+            node.goes_on.clear()
+            threading.Timer(computes_s, node.goes_on.set).start()
+        headers = world.post(
             "chat/completions", {"messages": messages}, **{"x-neve-context": "tell"}
-        )
-        return answer.headers.get("x-neve-found-tokens") and answer
-
-    # The answer of `lookup` may come after a light node's.
-    answers = []
-    wait_until(lambda: answers.append(ask()) or answers[-1], what="an answer of lookup in time")
-    headers = answers[-1].headers
+        ).headers
+        if "x-neve-found-tokens" in headers:
+            break
     assert int(headers["x-neve-found-tokens"]) == stored
     assert int(headers["x-neve-prompt-tokens"]) == len(json.dumps(messages))
     assert headers["x-neve-reused-tokens"] == "256"
@@ -254,16 +255,15 @@ def test_servers_without_neve_get_nothing_of_it(world):
     assert "x-neve-node" not in answer.headers
 
 
-def test_of_a_mixed_group_the_holder_gets_what_it_holds(world):
-    """LiteLLM's own strategy chooses as long as nobody holds the prefix."""
-    text = prompt("mixed")
-    wait_until(
-        lambda: "x-neve-node" in world.chat(text, model="mixed").headers, what="the node with Neve"
-    )
-    world.plain.calls.clear()
-    for _ in range(4):
-        assert world.chat(text, model="mixed").headers["x-neve-route"] == "holder"
-    assert not world.plain.prompts
+def test_of_a_mixed_group_the_first_server_keeps_a_prefix(world):
+    """LiteLLM's own strategy chooses as long as nobody holds it."""
+    for n in range(4):
+        text = prompt(f"mixed {n}")
+        for node in (world.a, world.plain):
+            node.calls.clear()
+        assert {world.chat(text, model="mixed").status_code for _ in range(4)} == {200}
+        assert sorted([len(world.a.prompts), len(world.plain.prompts)]) == [0, 4]
+    assert not any("kv_transfer_params" in body for body in world.plain.prompts)
 
 
 def test_embeddings_pass(world):

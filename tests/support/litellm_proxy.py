@@ -32,12 +32,16 @@ class Rows(CustomLogger):
         with open(os.environ["SPEND_ROWS"], "a") as file:
             file.write(json.dumps(row, default=str) + chr(10))
 
-rows = Rows()
+plugin = Rows()
 """
 
 
 class LitellmProxy(Server):
-    """`models`: `model_list`. `neve`: `callback_settings.neve`; None: without the plug-in."""
+    """`models`: `model_list`. `neve`: `callback_settings.neve`; None: without the plug-in.
+
+    `modules`: more files beside the configuration, by name of the module; each has a callback
+    `plugin`.
+    """
 
     name = "litellm"
     start_timeout_s = 240.0  # its imports take 10 s, a minute on a busy machine
@@ -51,16 +55,19 @@ class LitellmProxy(Server):
         *,
         router: dict[str, Any] | None = None,
         env: dict[str, str] | None = None,
+        modules: dict[str, str] | None = None,
     ) -> None:
         super().__init__(folder)
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._python, self._env = python, env or {}
         self.spend_rows = folder / "spend.jsonl"
+        self._modules = {"auth": AUTH, "rows": ROWS} | (modules or {})
         plugins = [] if neve is None else ["neve.litellm.plugin"]
+        more = [f"{name}.plugin" for name in modules or {}]
         self._config = {
             "model_list": models,
-            "litellm_settings": {"callbacks": [*plugins, "rows.rows"]},
+            "litellm_settings": {"callbacks": [*plugins, "rows.plugin", *more]},
             "router_settings": router or {},
             "general_settings": {"custom_auth": "auth.user_api_key_auth"},
             "callback_settings": {"neve": neve},
@@ -69,8 +76,8 @@ class LitellmProxy(Server):
     def command(self) -> list[str]:
         config = self.folder / "config.json"  # YAML, too
         config.write_text(json.dumps(self._config))
-        (self.folder / "auth.py").write_text(AUTH)
-        (self.folder / "rows.py").write_text(ROWS)
+        for name, source in self._modules.items():
+            (self.folder / f"{name}.py").write_text(source)
         proxy = str(self._python.with_name("litellm"))
         return [proxy, "--config", str(config), "--host", "127.0.0.1", "--port", str(self.port)]
 

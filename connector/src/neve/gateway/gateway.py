@@ -152,6 +152,8 @@ class Gateway:
         """Somebody else sent the request to `node`."""
         if node.name == route.node.name:
             return route
+        had = route.held.get(route.node.name, 0)
+        self.holders.take_back(route.prefixes[had:], route.node.name)
         route = replace(route, node=node, reason="other")
         self._begin(route)
         return route

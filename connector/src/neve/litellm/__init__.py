@@ -28,7 +28,6 @@ def __getattr__(name: str) -> Any:
     if name != "plugin":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import litellm
-
     from neve.litellm.callback import NevePlugin
     from neve.litellm.settings import read_settings
 
