@@ -15,6 +15,7 @@ DEV := .venv/.dev-installed
 VLLM := .venv-vllm/.installed
 LMCACHE := .venv-lmcache/.installed
 SGLANG := .venv-sglang/.installed
+LITELLM := .venv-litellm/.installed
 BENCH := .venv-bench/.installed
 DOCS := .venv-docs/.installed
 ROUTERS := .venv-routers/.installed
@@ -43,7 +44,7 @@ up: $(RUN) ## install what is missing and run the platform on this machine
 install: $(RUN) ## only install the Python environment
 	@echo "Installed in .venv. Next: make up"
 
-test: $(DEV) $(VLLM) $(LMCACHE) $(SGLANG) $(ROUTERS) lint docs test-core ## all tests: the core, unit, real servers, browser, vLLM and SGLang on CPU
+test: $(DEV) $(VLLM) $(LMCACHE) $(SGLANG) $(LITELLM) $(ROUTERS) lint docs test-core ## all tests: the core, unit, real servers, browser, vLLM and SGLang on CPU
 	@deploy/get valkey
 	@deploy/get chromium
 	@deploy/get prometheus
@@ -117,6 +118,9 @@ vllm: $(VLLM) ## only the environment with vLLM on CPU (2.0 GB)
 sglang: $(SGLANG) ## only the environment with SGLang on CPU (1.8 GB)
 	@echo "SGLang is in .venv-sglang. Next: make test-sglang"
 
+litellm: $(LITELLM) ## only the environment with LiteLLM's proxy (0.4 GB)
+	@echo "LiteLLM is in .venv-litellm. Next: docs/litellm.md"
+
 bench-datapath: $(RUN) $(BENCH) ## neve beside its peers, into var/bench (QUICK=1: a minute; BENCH_ARGS=...)
 	@deploy/get valkey
 	$(BIN)/python benchmarks/datapath.py $(BENCH_ARGS)
@@ -147,6 +151,10 @@ bench-contexts: $(DEV) ## 100,000 contexts of a tenant, and requests a core-seco
 bench-dashboard: $(DEV) ## pages with 60 tenants, 500 nodes, 100,000 contexts and 200 viewers (BENCH_ARGS="--quick")
 	@deploy/get valkey
 	@$(BIN)/python benchmarks/dashboard.py $(BENCH_ARGS)
+
+bench-gateway: $(DEV) $(VLLM) $(LITELLM) ## neve.litellm beside round robin: hits and time to the first token, on CPU engines (BENCH_ARGS="--rounds 3")
+	@deploy/get valkey
+	@$(BIN)/python benchmarks/gateway.py $(BENCH_ARGS)
 
 bench-samples: $(RUN) ## LRU curves from samples of a trace, over many keys (BENCH_ARGS="--keys 64 --errors")
 	@$(BIN)/python benchmarks/samples.py $(BENCH_ARGS)
@@ -236,7 +244,7 @@ clean: ## remove caches and var/ (all data of this platform)
 	@echo "Removed. Next: make up begins with empty data"
 
 distclean: clean ## also remove the Python environments
-	rm -rf .venv .venv-vllm .venv-lmcache .venv-sglang .venv-bench .venv-docs .venv-routers
+	rm -rf .venv .venv-vllm .venv-lmcache .venv-sglang .venv-litellm .venv-bench .venv-docs .venv-routers
 
 # The first interpreter that is new enough and can make environments; installs one where apt can.
 define find_python
@@ -245,7 +253,7 @@ for name in python3.11 python3.12 python3.13 python3; do \
 		&& { echo $$name; exit; }; done; exit 1
 endef
 
-.venv/bin/python .venv-vllm/bin/python .venv-lmcache/bin/python .venv-sglang/bin/python .venv-bench/bin/python .venv-docs/bin/python .venv-routers/bin/python:
+.venv/bin/python .venv-vllm/bin/python .venv-lmcache/bin/python .venv-sglang/bin/python .venv-litellm/bin/python .venv-bench/bin/python .venv-docs/bin/python .venv-routers/bin/python:
 	@python=$$($(find_python)) || { deploy/get python && python=$$($(find_python)); } \
 		|| { echo "Neve needs Python 3.11 or newer with venv; found: $$(python3 --version 2>&1)"; exit 1; }; \
 	echo "Making $(@D:/bin=) with $$python"; $$python -m venv --clear $(@D:/bin=)
@@ -285,6 +293,14 @@ $(SGLANG): tests/sglang/requirements.txt $(CORE) | .venv-sglang/bin/python
 	@.venv-sglang/bin/python $(PIP) --no-deps -r tests/sglang/requirements.txt
 	@deploy/get compiler .venv-sglang/bin/python
 	@.venv-sglang/bin/python $(PIP) --no-deps --no-build-isolation --editable connector
+	@touch $@
+
+# `neve` without its compiled core, which a gateway does not use.
+$(LITELLM): tests/litellm/requirements.txt connector/pyproject.toml | .venv-litellm/bin/python
+	@echo "Installing LiteLLM's proxy (about a minute) ..."
+	@.venv-litellm/bin/python $(PIP) --no-deps -r $<
+	@.venv-litellm/bin/python $(PIP) --no-deps --no-build-isolation \
+		-C wheel.cmake=false -C wheel.py-api=py3 --editable connector
 	@touch $@
 
 $(BENCH): benchmarks/requirements.txt | .venv-bench/bin/python

@@ -58,6 +58,7 @@ PLANTS = {
     "only neve.vllm imports vllm": (f"{NEVE}/engine/loader.py", LAZY.format("vllm")),
     "only neve.lmcache imports lmcache": (f"{NEVE}/engine/loader.py", LAZY.format("lmcache")),
     "only neve.sglang imports sglang": (f"{NEVE}/engine/page_store.py", LAZY.format("sglang")),
+    "only neve.litellm imports litellm": (f"{NEVE}/gateway/store.py", LAZY.format("litellm")),
     "only neve.engine.device and the adapters import torch": (
         f"{NEVE}/formats/ids.py",
         LAZY.format("torch"),

@@ -6,7 +6,7 @@ the least loaded node is chosen.
 
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
@@ -25,7 +25,8 @@ class Route:
     """Where a request goes, and why.
 
     `id`: of the request in `Nodes`. `prefixes`: keyed hashes of the prompt's pieces; `held`: how
-    many of them each node holds, as far as this process knows.
+    many of them each node holds, as far as this process knows. `reason`: see `Choice`; "other"
+    after `Gateway.move`.
     """
 
     id: str
@@ -39,7 +40,7 @@ class Route:
     @property
     def found(self) -> Found | None:
         """What Neve holds; None if it is not known (yet: a late answer comes in)."""
-        return self.lookup.found if self.lookup is not None else None
+        return _found(self.lookup)
 
     @property
     def held_share(self) -> float:
@@ -97,16 +98,20 @@ class Gateway:
         nodes: Sequence[Node],
         *,
         request_id: str | None = None,
+        needs_found: bool = True,
     ) -> Route:
         """Chooses one of `nodes`, at least one; unhealthy ones only if all are.
 
-        The request counts as begun on that node until `end`, or until a further `route` of the
-        same `request_id`, as before a retry. Raises `Misuse` without nodes, else nothing.
+        The request counts as begun on that node until `end`, `move`, or another `route` with its
+        `request_id`. Raises `Misuse` without nodes, else nothing.
+
+        `needs_found`: wait for Neve's answer, up to its deadline, to know `Route.found`. False:
+        only where the answer could change the choice; `found` is there once it comes.
         """
         if not nodes:
             raise Misuse("no node to choose from", field="nodes")
         id_ = request_id or uuid.uuid4().hex
-        usable = [each for each in nodes if self.nodes.is_healthy(each.name)] or list(nodes)
+        usable = self._usable(nodes)
         by_name = {each.name: each for each in usable}
         context: ContextName | None = None
         prefixes: Sequence[bytes] = ()
@@ -116,20 +121,42 @@ class Gateway:
             context = name_in(headers, body, self._key)
             prompt = read_prompt(body)
             if prompt is not None:
-                model = str(body.get("model", ""))
-                prefixes = self.prefixes_of(prompt, model)
+                prefixes = self.prefixes_of(prompt, str(body.get("model", "")))
                 shared = self.holders.name_of(prefixes)
                 if context is None and shared is not None:
                     context = ContextName(shared, "prefix")
-                lookup = await self._look_up(usable, prompt)
                 held = self.holders.held_by(prefixes)
-            choice = self._choose(by_name, held, prefixes, lookup)
+                lookup = await self._look_up(by_name, prompt, held, prefixes, needs_found)
+                held = self.holders.held_by(prefixes)  # others came meanwhile
+            choice = self._choose(by_name, held, prefixes, _found(lookup))
         except Exception:
             self._broken("route")
             choice = self._choose(by_name, {}, (), None)
-        self.nodes.begin(choice.node, id_)
-        self.holders.note(prefixes, choice.node)
-        return Route(id_, by_name[choice.node], choice.reason, context, prefixes, held, lookup)
+        route = Route(id_, by_name[choice.node], choice.reason, context, prefixes, held, lookup)
+        self._begin(route)
+        return route
+
+    def reroute(self, route: Route, nodes: Sequence[Node]) -> Route:
+        """Another choice for the same request, as before a retry; the first one's end is not to be
+        told, unless it failed. Raises `Misuse` without nodes."""
+        if not nodes:
+            raise Misuse("no node to choose from", field="nodes")
+        by_name = {each.name: each for each in self._usable(nodes)}
+        held = self.holders.held_by(route.prefixes)
+        choice = self._choose(by_name, held, route.prefixes, route.found)
+        route = replace(route, node=by_name[choice.node], reason=choice.reason, held=held)
+        self._begin(route)
+        return route
+
+    def move(self, route: Route, node: Node) -> Route:
+        """Somebody else sent the request to `node`."""
+        if node.name == route.node.name:
+            return route
+        had = route.held.get(route.node.name, 0)
+        self.holders.take_back(route.prefixes[had:], route.node.name)
+        route = replace(route, node=node, reason="other")
+        self._begin(route)
+        return route
 
     def end(self, route: Route, *, failed: bool = False) -> None:
         """The request ended; to be called once its answer was read whole, or its client left.
@@ -146,14 +173,7 @@ class Gateway:
 
     def prefixes_of(self, prompt: Prompt, model: str) -> list[bytes]:
         """Hashes of this tenant and model: others' cannot be compared."""
-        keyed = Prompt(
-            prompt.tokens,
-            prompt.text,
-            prompt.messages,
-            prompt.items,
-            prompt.options,
-            f"{model}\0{prompt.salt or ''}",
-        )
+        keyed = replace(prompt, salt=f"{model}\0{prompt.salt or ''}")
         return keyed.prefixes(self._key, self._piece_bytes)
 
     def saved(
@@ -174,26 +194,50 @@ class Gateway:
         seconds = Decimal((found.compute_s - found.load_s) * share)
         return seconds * gpus * price[0], price[1]
 
-    async def _look_up(self, nodes: Sequence[Node], prompt: Prompt) -> Lookup | None:
-        space = next((each.space for each in nodes if each.space is not None), None)
+    def _usable(self, nodes: Sequence[Node]) -> Sequence[Node]:
+        return [each for each in nodes if self.nodes.is_healthy(each.name)] or nodes
+
+    def _begin(self, route: Route) -> None:
+        self.nodes.begin(route.node.name, route.id)
+        self.holders.note(route.prefixes, route.node.name)
+
+    async def _look_up(
+        self,
+        nodes: Mapping[str, Node],
+        prompt: Prompt,
+        held: Mapping[str, int],
+        prefixes: Sequence[bytes],
+        waits: bool,
+    ) -> Lookup | None:
+        space = next((each.space for each in nodes.values() if each.space is not None), None)
         if self.store is None or space is None:
             return None
-        return await self.store.look_up(space, prompt)
+        lookup = await self.store.look_up(space, prompt, waits=waits)
+        if lookup is not None and not waits and len(nodes) > 1:
+            everything = Found(1, 1, 1)
+            without, with_all = (
+                self._choose(nodes, held, prefixes, each).node for each in (None, everything)
+            )
+            if without != with_all:
+                await self.store.answered(lookup)
+        return lookup
 
     def _choose(
         self,
         nodes: Mapping[str, Node],
         held: Mapping[str, int],
         prefixes: Sequence[bytes],
-        lookup: Lookup | None,
+        found: Found | None,
     ) -> Choice:
-        found = lookup.found if lookup is not None else None
-        share = max((held.get(name, 0) for name in nodes), default=0) / max(1, len(prefixes))
+        most = max((held.get(name, 0) for name in nodes), default=0)
+        is_stored = found is not None and found.usable >= min(
+            found.tokens - found.tail, found.tokens * most / max(1, len(prefixes))
+        )
         return choose(
             {name: self.nodes.load(name) for name in nodes},
             held,
             len(prefixes),
-            is_stored=found is not None and found.usable >= share * found.tokens,
+            is_stored=is_stored,
             margin=self._margin,
         )
 
@@ -202,3 +246,7 @@ class Gateway:
         if step not in self._said:
             self._said.add(step)
             log_events.GATEWAY_BROKEN.log(step=step, exc_info=True)
+
+
+def _found(lookup: Lookup | None) -> Found | None:
+    return lookup.found if lookup is not None else None

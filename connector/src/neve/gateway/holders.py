@@ -79,6 +79,12 @@ class Holders:
             self._touched(prefix).name = last.name
         return last.name
 
+    def take_back(self, prefixes: Sequence[bytes], node: str) -> None:
+        """`node` did not get them after all."""
+        for prefix in prefixes:
+            if (known := self._known.get(prefix)) is not None:
+                known.nodes.pop(node, None)
+
     def forget(self, node: str) -> None:
         """Its cache is gone: it failed, or began anew."""
         for known in self._known.values():

@@ -15,7 +15,7 @@ from time import monotonic
 from typing import Any, Final
 
 from neve import log_events
-from neve.api import ApiProblem, AsyncNeve
+from neve.api import ApiProblem, AsyncNeve, models
 from neve.errors import NeveError
 from neve.gateway.prompts import Prompt
 
@@ -36,7 +36,8 @@ class Found:
     """What Neve holds of a prompt, in tokens, whole chunks; see `POST /api/v1/lookup`.
 
     `usable`: a request can go on behind so many; `usable_hot`: without reading S3. `load_s`,
-    `compute_s`: to load these, or to compute them; None until a node has measured it.
+    `compute_s`: to load these, or to compute them; None until a node has measured it. `tail`: after
+    the last whole chunk, where nothing can be stored.
     """
 
     tokens: int
@@ -44,33 +45,34 @@ class Found:
     usable_hot: int
     load_s: float | None = None
     compute_s: float | None = None
+    tail: int = 0
 
 
 @dataclass(frozen=True)
 class Engine:
     """A server that the tenant's nodes announced, or the tenant registered.
 
-    `url`: without /v1. `space`: the first one that it serves. `gpus`: None if nobody told.
+    `url`: without /v1. `space`: the first one that it serves.
     """
 
     url: str
     model: str
     space: int
-    gpus: int | None = None
+    gpus: int = 1
 
 
 class Lookup:
     """A look-up under way, or done."""
 
     def __init__(self, task: "asyncio.Task[Found | None]") -> None:
-        self._task = task
+        self.task = task
 
     @property
     def found(self) -> Found | None:
         """None as long as there is no answer, and if it failed."""
-        if not self._task.done() or self._task.cancelled():
+        if not self.task.done() or self.task.cancelled():
             return None
-        return self._task.result()
+        return self.task.result()
 
 
 class Store:
@@ -106,6 +108,7 @@ class Store:
         self._failures = 0
         self._closed_until = 0.0  # nothing is asked before
         self._spaces_without_engine: dict[int, float] = {}
+        self._gpus: dict[int, int] = {}  # TP × PP of spaces
         self._tasks: set[asyncio.Task[Any]] = set()
         self._lookups = 0
         self._facts_due = 0.0
@@ -119,15 +122,22 @@ class Store:
         """False while the breaker lets nothing be asked."""
         return self._clock() >= self._closed_until
 
+    def gpus_of(self, space: int | None) -> int:
+        """Of an engine of the space: the fewest, 1 if none is known."""
+        return min((each.gpus for each in self.engines if each.space == space), default=1)
+
     async def close(self) -> None:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._neve.close()
 
-    async def look_up(self, space: int, prompt: Prompt) -> Lookup | None:
+    async def look_up(self, space: int, prompt: Prompt, *, waits: bool = True) -> Lookup | None:
         """Asks what is stored, and waits for at most the deadline. None: it was not asked, as the
-        breaker is open, too many are under way, or `lookup` cannot take such a prompt."""
+        breaker is open, too many are under way, or `lookup` cannot take such a prompt.
+
+        `waits`: False if the answer may come later (see `answered`).
+        """
         query = prompt.query
         now = self._clock()
         if (
@@ -138,11 +148,16 @@ class Store:
         ):
             return None
         self._lookups += 1
-        task = self._start(self._look_up(space, query))
-        await asyncio.wait({task}, timeout=self._deadline_s)
-        if not task.done():
+        lookup = Lookup(self._start(self._look_up(space, query)))
+        if waits:
+            await self.answered(lookup)
+        return lookup
+
+    async def answered(self, lookup: Lookup) -> None:
+        """Waits for the answer, for at most the deadline."""
+        await asyncio.wait({lookup.task}, timeout=self._deadline_s)
+        if not lookup.task.done():
             self._fail(f"lookup takes longer than {self._deadline_s:g} s")
-        return Lookup(task)
 
     async def facts(self) -> None:
         """Reads engines and prices, if that is due; waits for the first reading alone, for at
@@ -163,7 +178,8 @@ class Store:
     async def _look_up(self, space: int, query: dict[str, Any]) -> Found | None:
         begun = self._clock()
         try:
-            found = await asyncio.wait_for(self._neve.lookup(space=space, **query), LATE_S)
+            answer = await asyncio.wait_for(self._neve.lookup(space=space, **query), LATE_S)
+            found = _found_in(answer)
         except ApiProblem as problem:
             self._refused(problem, space)
             return None
@@ -178,10 +194,7 @@ class Store:
             self._lookups -= 1
         if self._clock() - begun <= self._deadline_s:
             self._failures = 0
-        cost = found.cost
-        return Found(
-            found.tokens, found.usable_tokens, found.usable_hot_tokens, cost.load_s, cost.compute_s
-        )
+        return found
 
     def _refused(self, problem: ApiProblem, space: int) -> None:
         if problem.kind == "no-engine":  # only token ids can be looked up now
@@ -209,14 +222,32 @@ class Store:
         try:
             prices = await self._neve.prices.get()
             self.gpu_second = Decimal(prices.gpu_hour) / 3600, prices.currency
+            engines = [each async for each in self._neve.engines.list() if each.spaces]
+            for space in {each.spaces[0] for each in engines if each.gpus is None} - {*self._gpus}:
+                identity = (await self._neve.spaces.get(space)).identity
+                self._gpus[space] = identity.get("tp_size", 1) * identity.get("pp_size", 1)
             self.engines = tuple(
-                [
-                    Engine(each.base_url, each.model, each.spaces[0], each.gpus)
-                    async for each in self._neve.engines.list()
-                    if each.spaces
-                ]
+                Engine(each.base_url, each.model, first, each.gpus or self._gpus[first])
+                for each in engines
+                if (first := each.spaces[0])
             )
         except Exception as error:  # as of the last reading
             log_events.GATEWAY_FACTS_OLD.log(detail=str(error))
         finally:
             self._facts = None
+
+
+def _found_in(answer: models.LookupResult) -> Found:
+    """Raises TypeError or AttributeError for an answer of another form."""
+    cost = answer.cost
+    counts = answer.tokens, answer.usable_tokens, answer.usable_hot_tokens, answer.tail_tokens
+    if not all(type(each) is int and each >= 0 for each in counts):
+        raise TypeError("lookup: counts of tokens need to be numbers")
+    return Found(
+        tokens=answer.tokens,
+        usable=answer.usable_tokens,
+        usable_hot=answer.usable_hot_tokens,
+        load_s=None if cost.load_s is None else float(cost.load_s),
+        compute_s=None if cost.compute_s is None else float(cost.compute_s),
+        tail=answer.tail_tokens,
+    )
