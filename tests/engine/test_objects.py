@@ -12,6 +12,7 @@ from neve.engine import objects
 from neve.engine.objects import (
     LEASE_S,
     STRIPE_BYTES,
+    Found,
     Leases,
     ObjectRef,
     find_objects,
@@ -68,7 +69,7 @@ def test_objects_of_all_sizes_come_back(client):
     refs, sent = refs_of(SIZES), data(SIZES)
     assert store(client, refs, sent) == [None] * len(SIZES)
     places = ask(find_objects, client, refs, **DEADLINE)
-    assert [len(each) for each in places] == [1, 1, 1, 1, 2, 3]
+    assert [len(each.places) for each in places] == [1, 1, 1, 1, 2, 3]
     back = [np.zeros_like(each) for each in sent]
     assert ask(load_objects, client, refs, back, places, **DEADLINE) == [None] * len(SIZES)
     for mine, theirs in zip(back, sent, strict=True):
@@ -84,7 +85,7 @@ def test_an_object_is_found_if_all_its_stripes_are(client, clean_hot):
     client.forget([refs[0].ids(client)[1]])
     found = ask(find_objects, client, refs, **DEADLINE)
     assert found[0] is MissReason.CORRUPT
-    assert len(found[1]) == 3
+    assert len(found[1].ids) == 3
     assert found[2] is MissReason.NEVER_STORED
 
 
@@ -119,7 +120,7 @@ def test_without_storage_all_are_missed(client, clean_hot):
         troubles = {MissReason.BREAKER, MissReason.TIMEOUT}
         assert set(ask(find_objects, client, refs, **DEADLINE)) <= troubles
         assert set(store(client, refs, sent)) <= troubles
-        places = [[Location(Tier.HOT, HEADER_BYTES + 100)]] * 2
+        places = [Found(ref.ids(client), [Location(Tier.HOT, HEADER_BYTES + 100)]) for ref in refs]
         assert set(ask(load_objects, client, refs, sent, places, **DEADLINE)) <= troubles
     finally:
         clean_hot.restart()
@@ -142,7 +143,7 @@ def test_the_tokens_of_the_stripes_are_the_objects(size, tokens):
 
 
 class TestLeases:
-    PLACES = (Location(Tier.HOT, 164),)
+    FOUND = Found([bytes(16)], [Location(Tier.HOT, 164)])
     REF = ObjectRef(bytes(32), 100)
 
     @pytest.fixture
@@ -154,30 +155,30 @@ class TestLeases:
         return Leases(clock.monotonic)
 
     def test_a_lease_ends_when_all_holders_gave_it_back(self, leases):
-        leases.take("a", self.REF, self.PLACES)
-        leases.take("a", self.REF, self.PLACES)
+        leases.take("a", self.REF, self.FOUND)
+        leases.take("a", self.REF, self.FOUND)
         leases.give_back("a")
-        assert leases.places("a", self.REF) == self.PLACES
+        assert leases.of("a", self.REF) == self.FOUND
         leases.give_back("a")
-        assert leases.places("a", self.REF) is None
+        assert leases.of("a", self.REF) is None
         leases.give_back("a")
 
     def test_a_lease_ends_by_itself(self, leases, clock):
-        leases.take("a", self.REF, self.PLACES)
+        leases.take("a", self.REF, self.FOUND)
         clock.now += LEASE_S - 1
-        leases.take("b", self.REF, self.PLACES)
-        assert leases.places("a", self.REF)
+        leases.take("b", self.REF, self.FOUND)
+        assert leases.of("a", self.REF)
         clock.now += 2
-        assert leases.places("a", self.REF) is None
+        assert leases.of("a", self.REF) is None
         assert len(leases) == 1
 
     def test_it_is_of_one_object(self, leases):
-        leases.take("a", self.REF, self.PLACES)
-        assert leases.places("a", ObjectRef(bytes(32), 101)) is None
+        leases.take("a", self.REF, self.FOUND)
+        assert leases.of("a", ObjectRef(bytes(32), 101)) is None
 
     def test_there_is_a_bound(self, leases, monkeypatch):
         monkeypatch.setattr(objects, "MOST_LEASES", 2)
         for name in "abc":
-            leases.take(name, self.REF, self.PLACES)
-        assert leases.places("a", self.REF) is None
+            leases.take(name, self.REF, self.FOUND)
+        assert leases.of("a", self.REF) is None
         assert len(leases) == 2

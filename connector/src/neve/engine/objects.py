@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from typing import Final, TypeVar, cast
+from typing import Final, NamedTuple, TypeVar, cast
 
 from neve.datapath.client import BlockRef, Client, Location, Transfer
 from neve.datapath.finding import Finding
@@ -28,8 +28,14 @@ MOST_OBJECT_BYTES: Final = 1 << 30
 LEASE_S: Final = 60.0
 MOST_LEASES: Final = 100_000
 
-Locations = Sequence[Location]  # of an object's stripes
 T = TypeVar("T")
+
+
+class Found(NamedTuple):
+    """An object that is stored: ids and places of its stripes."""
+
+    ids: Sequence[bytes]
+    places: Sequence[Location]
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,8 @@ class ObjectRef:
 
     def spans(self) -> list[tuple[int, int]]:
         """First byte and end of each stripe. Only the last one may be shorter."""
+        if self.size_bytes <= STRIPE_BYTES:
+            return [(0, self.size_bytes)]
         count = -(-self.size_bytes // STRIPE_BYTES)
         each = -(-self.size_bytes // count // _ALIGNED_BYTES) * _ALIGNED_BYTES
         firsts = range(0, self.size_bytes, each)
@@ -57,28 +65,29 @@ class ObjectRef:
 
     def stripe_tokens(self) -> list[int]:
         """Its tokens, divided among its stripes."""
-        count = len(self.spans())
+        if (count := len(self.spans())) == 1:
+            return [self.tokens]
         return [b - a for a, b in pairwise(self.tokens * n // count for n in range(count + 1))]
 
 
 def find_objects(
     client: Client,
     refs: Sequence[ObjectRef],
-    done: Callable[[list[Locations | MissReason]], object],
+    done: Callable[[list[Found | MissReason]], object],
     *,
     deadline_s: float,
 ) -> None:
-    """Where objects are: the places of all stripes of each, or the first reason why not."""
+    """Where objects are: all stripes of each, or the first reason why not."""
     ids = [ref.ids(client) for ref in refs]
 
     def end(transfer: Transfer) -> None:
         finding = cast(Finding, transfer)
-        places = _cut(finding.locations, ids)
+        places = cast(list[Sequence[Location]], _cut(finding.locations, ids))
         reasons = _first_reasons(transfer.wait(0.0), ids)
         done(
             [
-                cast(Locations, of_object) if reason is None else reason
-                for of_object, reason in zip(places, reasons, strict=True)
+                Found(of_object, places[n]) if reason is None else reason
+                for n, (of_object, reason) in enumerate(zip(ids, reasons, strict=True))
             ]
         )
 
@@ -94,7 +103,7 @@ def load_objects(
     client: Client,
     refs: Sequence[ObjectRef],
     buffers: Sequence[Buffer],
-    places: Sequence[Locations],
+    found: Sequence[Found],
     done: Callable[[list[MissReason | None]], object],
     *,
     deadline_s: float,
@@ -103,11 +112,11 @@ def load_objects(
 
     Buffers belong to the client until `done`; those whose outcome is not None may hold garbage.
     """
-    ids = [ref.ids(client) for ref in refs]
+    ids = [each.ids for each in found]
     transfer = client.get_many(
         [id_ for of_object in ids for id_ in of_object],
         _stripes_of(refs, buffers),
-        locations=[place for of_object in places for place in of_object],
+        locations=[place for each in found for place in each.places],
         tokens=[tokens for ref in refs for tokens in ref.stripe_tokens()],
         deadline_s=deadline_s,
     )
@@ -161,7 +170,7 @@ def _first_reasons(
 @dataclass
 class _Lease:
     ref: ObjectRef
-    places: Locations
+    found: Found
     holders: int
     until: float
 
@@ -184,22 +193,22 @@ class Leases:
             self._drop_ended()
             return len(self._leases)
 
-    def take(self, name: Hashable, ref: ObjectRef, places: Locations) -> None:
+    def take(self, name: Hashable, ref: ObjectRef, found: Found) -> None:
         """Of more than `MOST_LEASES` the oldest ends."""
         with self._lock:
             self._drop_ended()
             held = self._leases.pop(name, None)
             holders = 1 if held is None else held.holders + 1
-            self._leases[name] = _Lease(ref, places, holders, self._clock() + LEASE_S)
+            self._leases[name] = _Lease(ref, found, holders, self._clock() + LEASE_S)
             if len(self._leases) > MOST_LEASES:
                 self._leases.popitem(last=False)
 
-    def places(self, name: Hashable, ref: ObjectRef) -> Locations | None:
+    def of(self, name: Hashable, ref: ObjectRef) -> Found | None:
         """None: nobody holds a lease of it, or one of another object under this name."""
         with self._lock:
             lease = self._leases.get(name)
             is_held = lease is not None and lease.until > self._clock() and lease.ref == ref
-            return lease.places if lease and is_held else None
+            return lease.found if lease and is_held else None
 
     def give_back(self, name: Hashable) -> None:
         """By one of those who took it. Also when it has ended: then nothing is left to do."""

@@ -26,8 +26,8 @@ from neve.engine.guard import log_as
 from neve.engine.link import Engine
 from neve.engine.objects import (
     MOST_OBJECT_BYTES,
+    Found,
     Leases,
-    Locations,
     ObjectRef,
     find_objects,
     load_objects,
@@ -179,11 +179,11 @@ class NeveL2Adapter(L2AdapterInterface):  # type: ignore[misc]  # lmcache is unt
             self._leases.give_back(key)
 
     def _find(self, client: Client, work: _Work) -> None:
-        def done(found: Sequence[Locations | MissReason]) -> None:
+        def done(found: Sequence[Found | MissReason]) -> None:
             with work.ended_if_broken():
-                for item, places in zip(work.items, found, strict=True):
-                    if not isinstance(places, MissReason):
-                        self._leases.take(item.key, item.ref, places)
+                for item, answer in zip(work.items, found, strict=True):
+                    if isinstance(answer, Found):
+                        self._leases.take(item.key, item.ref, answer)
                 work.finish(found)
 
         refs = [item.ref for item in work.items]
@@ -202,42 +202,43 @@ class NeveL2Adapter(L2AdapterInterface):  # type: ignore[misc]  # lmcache is unt
 
     def _load(self, client: Client, work: _Work) -> None:
         """Objects that nobody holds a lease of are looked up first."""
-        places: list[Locations | MissReason | None] = [
-            self._leases.places(item.key, item.ref) for item in work.items
+        found: list[Found | MissReason | None] = [
+            self._leases.of(item.key, item.ref) for item in work.items
         ]
-        unknown = [n for n, known in enumerate(places) if known is None]
+        unknown = [n for n, known in enumerate(found) if known is None]
 
-        def found(answers: Sequence[Locations | MissReason]) -> None:
+        def done(answers: Sequence[Found | MissReason]) -> None:
             with work.ended_if_broken():
                 for n, answer in zip(unknown, answers, strict=True):
-                    places[n] = answer
-                self._load_found(client, work, places)
+                    found[n] = answer
+                self._load_found(client, work, found)
 
         if unknown:
             refs = [work.items[n].ref for n in unknown]
-            find_objects(client, refs, found, deadline_s=self._options.match_deadline_s)
+            find_objects(client, refs, done, deadline_s=self._options.match_deadline_s)
         else:
-            self._load_found(client, work, places)
+            self._load_found(client, work, found)
 
     def _load_found(
-        self, client: Client, work: _Work, places: Sequence[Locations | MissReason | None]
+        self, client: Client, work: _Work, answers: Sequence[Found | MissReason | None]
     ) -> None:
-        found = []
-        for item, known in zip(work.items, places, strict=True):
-            if known is None or isinstance(known, MissReason):
-                work.settle([item], [known or MissReason.NEVER_STORED])
+        pairs = []
+        for item, answer in zip(work.items, answers, strict=True):
+            if isinstance(answer, Found):
+                pairs.append((item, answer))
             else:
-                found.append((item, known))
+                work.settle([item], [answer or MissReason.NEVER_STORED])
+        items = [item for item, _ in pairs]
 
         def done(outcomes: Sequence[MissReason | None]) -> None:
-            work.settle([item for item, _ in found], outcomes)
+            work.settle(items, outcomes)
             work.end()
 
         load_objects(
             client,
-            [item.ref for item, _ in found],
-            [item.memory for item, _ in found],
-            [known for _, known in found],
+            [item.ref for item in items],
+            [item.memory for item in items],
+            [found for _, found in pairs],
             done,
             deadline_s=self._options.load_deadline_s,
         )
@@ -336,13 +337,17 @@ class NeveL2Adapter(L2AdapterInterface):  # type: ignore[misc]  # lmcache is unt
     def _with_memory(self, keys: Sequence[ObjectKey], objects: Sequence[MemoryObj]) -> list[_Item]:
         """Items of the objects that Neve can store, or load into."""
         items = []
+        described: tuple[object, object] | None = None
+        layout: Layout | None = None
         for n, (key, given) in enumerate(zip(keys, objects, strict=True)):
             memory = _memory_of(given)
             if memory is None:
                 self._refuse("memory", detail=type(given).__name__)
                 continue
             meta = given.metadata
-            layout = Layout.of(meta.shapes or [meta.shape], meta.dtypes or [meta.dtype])
+            as_given = meta.shapes or [meta.shape], meta.dtypes or [meta.dtype]
+            if as_given != described:  # mostly all of a task are alike
+                described, layout = as_given, Layout.of(*as_given)
             if layout is None or layout.size_bytes != memory.nbytes:
                 self._refuse("size", detail=f"{memory.nbytes} bytes, the layout is {layout}")
             elif (ref := self._ref(key, keys[0], layout)) is not None:

@@ -47,16 +47,11 @@ class Layout:
 
 def ref_of(key: Key, layout: Layout, chunk_tokens: int) -> ObjectRef:
     """The object of this key that is laid out so. Other keys or layouts give other ones."""
-    fields = (
-        key.model_name.encode(errors="surrogatepass"),
-        str(key.kv_rank).encode(),
-        str(key.object_group_id).encode(),
-        key.cache_salt.encode(errors="surrogatepass"),
-        layout.text.encode(),
-        key.chunk_hash,
-    )
-    framed = b"".join(len(field).to_bytes(4, "little") + field for field in fields)
-    digest = blake2b(framed, digest_size=32, person=b"neve.lmcache").digest()
+    texts = (key.model_name, key.cache_salt, layout.text)
+    numbers = f"{key.kv_rank}:{key.object_group_id}:"
+    framed = numbers + "".join(f"{len(text)}:{text}" for text in texts)
+    data = framed.encode(errors="surrogatepass") + key.chunk_hash
+    digest = blake2b(data, digest_size=32, person=b"neve.lmcache").digest()
     return ObjectRef(digest, layout.size_bytes, chunk_tokens // _ranks(key))
 
 
