@@ -175,6 +175,10 @@ bench-ttft: ## time to the first token on this host's GPU (PYTHON=one with vLLM,
 	@deploy/get valkey
 	$(or $(PYTHON),python3) benchmarks/ttft.py $(BENCH_ARGS)
 
+bench-prefill-service: $(DEV) $(VLLM) ## neve router over a link of 100 Mbit/s and 20 ms, two vLLM on CPU (root; BENCH_ARGS="--cut 10")
+	@deploy/get valkey
+	@$(BIN)/python benchmarks/prefill_service.py $(BENCH_ARGS)
+
 lint: $(DEV) ## every check of the sources: style, types, contracts, pages, scripts
 	@$(MAKE) --jobs $(CORES) --output-sync $(LINTS)
 
