@@ -1,4 +1,4 @@
-"""Tiny models, SGLang's controller and server in processes of their own, a platform for them."""
+"""A tiny model, SGLang's controller and server in processes of their own, a platform for them."""
 
 import os
 import subprocess
@@ -22,10 +22,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def models(sglang_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with one model a shape (see make_models.py)."""
-    folder = tmp_path_factory.mktemp("sglang-models")
-    command = [str(sglang_python), str(SCRIPTS / "make_models.py"), str(folder), "7"]
+def model(sglang_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sglang-model")
+    command = [str(sglang_python), str(SCRIPTS / "make_model.py"), str(folder), "7"]
     subprocess.run(command, check=True, env=sglang_environment(), capture_output=True)
     return folder
 

@@ -87,10 +87,11 @@ torch.library.register_fake = _register_what_is_there
 
 def prepare() -> None:
     """To be called once sglang may be imported."""
-    from sglang.srt.mem_cache.pool_host import base, common, mha
+    from sglang.srt.mem_cache.pool_host import base, mha
 
     base.HICACHE_HOST_MEMORY_RESERVE_BYTES = 0
-    common._cuda_host_register = lambda *_: None
+    made = base.HostKVCache.__init__
+    base.HostKVCache.__init__ = lambda pool, **given: made(pool, **given | {"pin_memory": False})
     mha.MHATokenToKVPoolHost.backup_from_device_all_layer = _back_up
     mha.MHATokenToKVPoolHost.load_to_device_per_layer = _load
 
