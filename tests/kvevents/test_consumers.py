@@ -97,6 +97,34 @@ def test_dynamo_asks_for_lost_batches_again(dynamo, worker):
     assert dynamo.matched(later.tokens) == {number: 4 * BLOCK}
 
 
+def test_dynamo_hears_a_restarted_engine_once_it_is_registered_anew(dynamo):
+    """Until then it takes batches whose numbers it has seen for repeated ones."""
+    number = next(numbers)
+    publisher = Publisher()
+    dynamo.register(number, publisher)
+    before, after = chunk(207), chunk(208)
+
+    def hears(stored, worker=number):
+        publisher.send(as_wire(stored, BLOCK))
+        return worker in dynamo.matched(stored.tokens)
+
+    wait_until(lambda: hears(before), what="the subscription")
+    for _ in range(100):
+        publisher.send()
+    publisher.close()
+    publisher = Publisher(first_port=publisher.first_port)
+    wait_until(publisher.has_reader, what="the connection")
+    other = next(numbers)
+    dynamo.register(other, publisher)
+    wait_until(lambda: hears(after, other), what="the subscription")
+    assert number not in dynamo.matched(after.tokens)
+    dynamo.unregister(number)
+    dynamo.register(number, publisher)
+    wait_until(lambda: hears(after), what="the subscription")
+    assert number not in dynamo.matched(before.tokens)
+    publisher.close()
+
+
 @pytest.fixture(scope="module")
 def routed(tmp_path_factory, routers_python):
     workers = [RoutedWorker(), RoutedWorker()]

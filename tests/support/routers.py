@@ -48,18 +48,22 @@ def as_wire(event: ChunkStored | ChunkRemoved, block_tokens: int) -> dict[str, A
 class Publisher:
     """Belongs to the thread that made it, except the replies to replays."""
 
-    def __init__(self, *, buffer: int = 10_000) -> None:
-        first = free_port(2)
+    def __init__(self, *, first_port: int = 0, buffer: int = 10_000) -> None:
+        self.first_port = first = first_port or free_port(2)
         self.endpoint = f"tcp://127.0.0.1:{first}"
         self.replay_endpoint = f"tcp://127.0.0.1:{first + 1}"
         self._context = zmq.Context()
-        self._pub = self._context.socket(zmq.PUB)
+        self._pub = self._context.socket(zmq.XPUB)  # a PUB that hears of subscriptions
         self._pub.bind(self.endpoint)
         self._sent: deque[tuple[int, bytes]] = deque(maxlen=buffer)
         self._next = 0
         self.replays = 0
         self._thread = Thread(target=self._serve, daemon=True)
         self._thread.start()
+
+    def has_reader(self) -> bool:
+        """Whether somebody subscribed since the last call."""
+        return bool(self._pub.poll(0)) and bool(self._pub.recv())
 
     def send(self, *events: dict[str, Any], lost: bool = False) -> None:
         """One batch. `lost`: it goes only into the buffer, as if the network had dropped it."""
@@ -118,6 +122,9 @@ class DynamoIndexer(Server):
             model_name="m",
             block_size=self._block_tokens,
         )
+
+    def unregister(self, worker: int) -> None:
+        self._post("/unregister", instance_id=worker, model_name="m")
 
     def matched(self, tokens: Sequence[int]) -> dict[int, int]:
         """Worker → tokens of the prompt that it has on its GPU or in storage."""
