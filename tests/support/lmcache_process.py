@@ -1,12 +1,14 @@
 """LMCache in a process of its own, driven line by line (see tests/lmcache/run_lmcache.py)."""
 
+import json
 import os
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
-from support.servers import ROOT
-from support.vllm_engine import EngineProcess
+from support.servers import ROOT, Server, free_port
+from support.vllm_engine import EngineProcess, engine_environment
 
 LMCACHE_PYTHON = Path(os.environ.get("NEVE_TEST_LMCACHE_PYTHON", ROOT / ".venv-lmcache/bin/python"))
 RUNNER = ROOT / "tests/lmcache/run_lmcache.py"
@@ -57,3 +59,45 @@ class LmcacheProcess(EngineProcess):
     def __init__(self, log: Path, **environment: str) -> None:
         super().__init__(LMCACHE_PYTHON, Path(), log, **{**LMCACHE_ENV, **environment})
         self._command[-1] = str(RUNNER)
+
+
+class LmcacheServer(Server):
+    """LMCache's own server (`lmcache server`) for engines, with an L1 of 256 MiB and one L2."""
+
+    name = "lmcache"
+
+    def __init__(self, folder: Path, l2: Fields, *, chunk_tokens: int) -> None:
+        super().__init__(folder)
+        self.port = free_port(2)
+        self._l2 = l2
+        self._chunk_tokens = chunk_tokens
+
+    def environment(self) -> dict[str, str]:
+        return engine_environment(**LMCACHE_ENV)
+
+    def command(self) -> list[str]:
+        return [
+            *(str(LMCACHE_PYTHON.parent / "lmcache"), "server", "--disable-metrics"),
+            *("--host", "127.0.0.1", "--port", str(self.port)),
+            *("--http-host", "127.0.0.1", "--http-port", str(self.port + 1)),
+            *(
+                "--chunk-size",
+                str(self._chunk_tokens),
+                "--supported-transfer-mode",
+                "engine_driven",
+            ),
+            *("--l1-size-gb", "0.25", "--no-l1-use-lazy", "--eviction-policy", "LRU"),
+            *("--l2-adapter", json.dumps(self._l2)),
+        ]
+
+    def ready(self) -> bool:
+        return self.status()["is_healthy"]
+
+    def status(self) -> Fields:
+        with urlopen(f"http://127.0.0.1:{self.port + 1}/status", timeout=10) as answer:
+            return json.load(answer)
+
+    def l2(self) -> Fields:
+        """What the L2 adapter says of itself."""
+        (adapter,) = self.status()["storage_manager"]["l2_adapters"]
+        return adapter
