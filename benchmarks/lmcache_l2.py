@@ -76,7 +76,11 @@ class Cell:
                 "type": "plugin",
                 "module_path": "neve.lmcache",
                 "class_name": "NeveL2Adapter",
-                "adapter_params": {"endpoint": self.endpoint.url, "api_key": API_KEY},
+                "adapter_params": {
+                    "endpoint": self.endpoint.url,
+                    "api_key": API_KEY,
+                    "revision": "none",
+                },
             }
         if adapter == "resp":
             return {"type": "resp", "host": "127.0.0.1", "port": port}

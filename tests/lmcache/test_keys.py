@@ -13,7 +13,7 @@ from neve.errors import Misuse
 from neve.lmcache.keys import Layout, ref_of
 from neve.lmcache.settings import TAKEN, identify, read_options
 
-GIVEN = {"endpoint": "http://127.0.0.1:8000", "api_key": "neve_test_secret"}
+GIVEN = {"endpoint": "http://127.0.0.1:8000", "api_key": "neve_test_secret", "revision": "r1"}
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def test_the_options_are_those_of_a_node():
     assert options.near_stores == ("a", "b")
     assert read_options(GIVEN).load_deadline_s == 5
     environ = {"NEVE_ENDPOINT": GIVEN["endpoint"], "NEVE_API_KEY": GIVEN["api_key"]}
-    assert read_options({}, environ) == read_options(GIVEN)
+    assert read_options({"revision": "r1"}, environ) == read_options(GIVEN)
 
 
 @pytest.mark.parametrize("name", ["space", "family", "codec", "load", "layout", "canary"])
@@ -114,7 +114,9 @@ def test_a_model_is_a_space_and_so_is_each_revision_of_it():
     plain = identify("m", read_options(GIVEN))
     assert identify("m", read_options(GIVEN)) == plain
     assert identify("n", read_options(GIVEN)) != plain
-    assert identify("m", read_options(GIVEN | {"revision": "r1"})) != plain
+    assert identify("m", read_options(GIVEN | {"revision": "r2"})) != plain
+    with pytest.raises(Misuse, match=r"revision: name the weights and .* fp8_e5m2"):
+        read_options({name: GIVEN[name] for name in ("endpoint", "api_key")})
     with pytest.raises(Misuse, match="model"):
         identify("", read_options(GIVEN))
 

@@ -49,7 +49,10 @@ def plugin(url: str, api_key: str, **params: Any) -> Fields:
         "type": "plugin",
         "module_path": "neve.lmcache",
         "class_name": "NeveL2Adapter",
-        "adapter_params": {"endpoint": url, "api_key": api_key, "node": "lmcache-1", **params},
+        "adapter_params": {
+            **{"endpoint": url, "api_key": api_key, "node": "lmcache-1", "revision": "r1"},
+            **params,
+        },
     }
 
 

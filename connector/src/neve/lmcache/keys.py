@@ -2,6 +2,8 @@
 
 LMCache's `ObjectKey` names the tokens, the model, the rank and the salt, but not what the bytes
 mean: two engines of one model with other KV types have equal keys. So the layout is bound as well.
+It tells types of other widths apart, not all types: vLLM holds fp8 of both kinds as uint8, and
+serialized objects are bytes. Those are told apart by the option `revision` alone.
 """
 
 from collections.abc import Sequence

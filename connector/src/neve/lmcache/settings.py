@@ -43,6 +43,13 @@ def read_options(params: Mapping[str, Any], environ: Mapping[str, str] | None = 
     values.setdefault("load_deadline_s", LOAD_DEADLINE_S)
     values.setdefault("save_budget_bytes", LEAST_SAVE_BUDGET_BYTES)
     options = Options.from_config(values, environ, place=PLACE)
+    if not options.revision:
+        raise Misuse(
+            "name the weights and whatever else changes what bytes mean: KV type (fp8_e4m3 is not "
+            "fp8_e5m2), serializer, quantization. Servers of equal revisions share KV, and keys of "
+            "LMCache tell none of it",
+            field="revision",
+        )
     return replace(options, max_chunk_tokens=chunk_tokens)
 
 
@@ -52,10 +59,9 @@ def identify(model: str, options: Options) -> SpaceIdentity:
     Objects of several ranks, groups, salts and layouts share it: the ids tell them apart. So what
     is known of one layout only stands in no field. Raises `Misuse` for a name that none can have.
     """
-    revision = options.revision
     return SpaceIdentity(
         model=model,
-        revision="named by the model alone" if revision is None else f"set:{revision}",
+        revision=f"set:{options.revision}",
         dtype="of each object",
         kv_dtype="of each object",
         layout="objects of LMCache, each bound to its rank, group, salt, shapes and dtypes",
