@@ -4,6 +4,7 @@ import concurrent.futures
 import http.client
 import json
 import re
+import socket
 import time
 from typing import Any
 
@@ -205,6 +206,24 @@ def test_what_is_no_prompt_passes(start, pool, decode):
 def test_paths_that_change_engines_do_not(start, pool, decode, path):
     assert post(start(pool), path).status_code == 404
     assert not decode.calls
+
+
+@pytest.mark.parametrize(
+    "line", ["X-A: foo ", "X-A:\tfoo\t", "X-A: f\x0bo"], ids=["blank", "tab", "control"]
+)
+def test_what_a_client_sends_wrong_is_no_fault_of_a_node(start, pool, decode, line):
+    router = start(pool)
+    with socket.create_connection(("127.0.0.1", router.port), timeout=30) as sock:
+        sock.sendall(f"GET /v1/models HTTP/1.1\r\nHost: x\r\n{line}\r\n\r\n".encode())
+        status = int(sock.recv(4096).split()[1])
+    assert status in (200, 400)
+    assert httpx.get(f"{router.url}/health").json()["decode"] == {"a": True}
+
+
+def test_no_pool_computes_while_nobody_knows_whether_a_key_is_wanted(start, pool, engine):
+    router = start(pool, decode=[{"url": "http://127.0.0.1:1", "name": "a"}], model="tiny")
+    assert post(router, prompt=list(LONG.encode())).status_code == 502
+    assert "/v1/completions" not in [path for path, *_ in engine.calls]
 
 
 def test_a_body_beyond_the_bound_is_refused(start, pool, decode):

@@ -7,6 +7,7 @@ with 64-token blocks of 4 characters each.
 """
 
 import json
+import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -61,7 +62,7 @@ class Prompt:
             key: up to 64 bytes; hashes of other keys cannot be compared.
             piece_bytes: shorter prompts have no prefix.
         """
-        whole = b"".join(self._bytes())
+        whole = self._beginning(MOST_PIECES * piece_bytes)
         digest = blake2b((self.salt or "").encode(), key=key, digest_size=DIGEST_BYTES).digest()
         found = []
         for n in range(min(len(whole) // piece_bytes, MOST_PIECES)):
@@ -70,12 +71,20 @@ class Prompt:
             found.append(digest)
         return found
 
-    def _bytes(self) -> Iterator[bytes]:
+    def _beginning(self, most_bytes: int) -> bytes:
+        found = bytearray()
+        for part in self._bytes(most_bytes):
+            found += part[: most_bytes - len(found)]
+            if len(found) == most_bytes:
+                break
+        return bytes(found)
+
+    def _bytes(self, most_bytes: int) -> Iterator[bytes]:
         if self.tokens is not None:
-            for token in self.tokens:
-                yield token.to_bytes(4, "little")
+            first = self.tokens[: most_bytes // 4]
+            yield struct.pack(f"<{len(first)}I", *first)
         elif self.text is not None:
-            yield self.text.encode(errors="surrogatepass")
+            yield self.text[:most_bytes].encode(errors="surrogatepass")
         else:
             if self.options:
                 yield _canonical(self.options)

@@ -100,6 +100,9 @@ class RunningRouter:
             is_ready = self.router.prefills.kv is not None and self.served.space is not None
             await asyncio.sleep(REFRESH_S if is_ready else min(2.0, REFRESH_S))
             self.router.forget_keys()
+            with suppress(Misuse):  # a node that serves another model by now: requests say so
+                if (decode := await decode_facts(self._http, self.options)) is not None:
+                    self.served.needs_key = decode.needs_key
             with suppress(Misuse):  # a space that was deleted: look-ups say so
                 self._learn(await facts_or_none(self._neve, self.options.space))
 

@@ -19,6 +19,7 @@ from neve.router.metrics import Metrics
 from neve.router.upstream import (
     Asked,
     EngineAway,
+    Malformed,
     answered,
     passed_headers,
     problem,
@@ -38,11 +39,12 @@ Send = Callable[[Any], Awaitable[None]]
 
 @dataclass
 class Served:
-    """What is known of model and space. `space`: None until Neve named it."""
+    """What is known of model and space. `space`: None until Neve named it. `needs_key`: whether
+    decode nodes want a client's key; as long as none said so, they may."""
 
     model: str = ""
     space: int | None = None
-    needs_key: bool = False
+    needs_key: bool = True
 
 
 class Router:
@@ -108,7 +110,10 @@ class Router:
                         self.gateway.nodes.succeed(node.name)
                     await self._stream(response, handed, send)
                     return
-            except EngineAway as away:
+            except Malformed:
+                await self.refuse(send, 400, "the request's target or a header is malformed")
+                return
+            except EngineAway:
                 self.gateway.nodes.fail(node.name)
                 self.gateway.holders.forget(node.name)
                 others = [each for each in self.nodes if each.name not in tried]
@@ -120,7 +125,7 @@ class Router:
                     )
                     self.gateway.nodes.begin(node.name, route.id)
                     continue
-                await self.refuse(send, 502, f"{node.name} does not answer: {away}")
+                await self.refuse(send, 502, f"{node.name} does not answer")
                 return
 
     async def _stream(self, response: httpx.Response, handed: Handed | None, send: Send) -> None:

@@ -23,6 +23,10 @@ _OF_CONNECTION: Final = frozenset(
 )
 
 
+class Malformed(Exception):
+    """The client's request cannot be sent: no engine is at fault."""
+
+
 class EngineAway(Exception):
     """The engine gave no answer: not a byte of one came."""
 
@@ -61,23 +65,25 @@ def new_http() -> httpx.AsyncClient:
 async def answered(
     http: httpx.AsyncClient, url: str, asked: Asked, body: bytes
 ) -> AsyncIterator[httpx.Response]:
-    """The engine's answer, whose body is yet to come. Raises EngineAway.
+    """The engine's answer, whose body is yet to come. Raises EngineAway, Malformed.
 
     Leaving the context ends the request in the engine.
     """
     headers = [
-        (key, value)
+        (key, value.strip(b" \t"))  # blanks around values mean nothing, RFC 9110, section 5.5
         for key, value in asked.headers
         if key.lower() not in _OF_CONNECTION and key.lower() not in (b"host", b"content-length")
     ]
-    request = http.build_request(
-        asked.method, url + asked.target, headers=headers, content=body or None
-    )
-    if not any(key.lower() == b"accept-encoding" for key, _ in headers):
-        del request.headers["accept-encoding"]  # httpx's own wish, not the client's
     try:
+        request = http.build_request(
+            asked.method, url + asked.target, headers=headers, content=body or None
+        )
+        if not any(key.lower() == b"accept-encoding" for key, _ in headers):
+            del request.headers["accept-encoding"]  # httpx's own wish, not the client's
         response = await http.send(request, stream=True)
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
+    except (httpx.LocalProtocolError, httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
+        raise Malformed from error
+    except httpx.HTTPError as error:
         raise EngineAway(str(error) or type(error).__name__) from error
     try:
         yield response
