@@ -105,8 +105,6 @@ async def _lines(
                 if found is not None and (found.ids or found.is_reset or cursor is None):
                     cursor, told_at = found.cursor, loop.time()
                     yield _told(found)
-                    if found.ids:
-                        continue
                 now = loop.time()
                 if now - told_at >= HEARTBEAT_S:
                     told_at = now
@@ -115,7 +113,8 @@ async def _lines(
                     checked_at = now
                     if await _in_thread(lost_access, [reader]):
                         raise Problem("unauthorized", "The key, session or membership has ended.")
-                await asyncio.sleep(POLL_S)
+                if found is None or len(found.ids) < PAGE_IDS:
+                    await asyncio.sleep(POLL_S)
     except Problem as end:
         body = json.dumps({"type": f"/problems/{end.kind}", "detail": str(end)})
         yield f"event: end\ndata: {body}\n\n"
