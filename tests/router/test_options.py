@@ -41,7 +41,6 @@ url = "http://gpu-02:8000"
 [[pool]]
 name = "far"
 urls = ["http://gpu-11:8000", "http://gpu-12:8000"]
-registered = true
 model = "llama-far"
 key_env = "FAR_KEY"
 handover = "cold"
@@ -68,7 +67,7 @@ def test_a_whole_file_is_read(tmp_path):
         *("0.0.0.0", 8200, "llama-8b", "sk-1"),
     )
     (section,) = found.pools
-    assert section.is_registered
+    assert not section.is_registered
     pool = section.options("llama", section.urls)
     assert (pool.model, pool.api_key, pool.handover) == ("llama-far", "sk-2", Handover.COLD)
     assert (pool.link, pool.link_bytes_per_s) == ("sea", 12.5e6)
@@ -112,6 +111,10 @@ def test_addresses_lose_their_ends():
         ({"decode": [NODE], "pool": [POOL | {"link_mbit": 0}]}, "link_mbit: must be above 0"),
         ({"decode": [NODE], "pool": [POOL | {"wait_s": -1}]}, "pool far: wait_s: must be above"),
         ({"decode": [NODE], "pool": [POOL | {"key_env": "NOT_SET"}]}, "pool far: key_env"),
+        (
+            {"decode": [NODE], "pool": [POOL | {"registered": True, "key_env": "K"}]},
+            "pool far: key_env: whoever registers an engine would get this key",
+        ),
         ({"decode": [NODE], "pool": [POOL | {"sped": 1}]}, "pool 1: sped: there is no such field"),
     ],
 )

@@ -177,6 +177,11 @@ def _section(each: Any, number: int, env: Mapping[str, str]) -> PoolSection:
             "is missing: addresses of the pool's engines, or registered = true",
             field=f"{where}urls",
         )
+    if each.get("registered") and each.get("key_env"):
+        raise Misuse(
+            "whoever registers an engine would get this key: name the engines by urls",
+            field=f"{where}key_env",
+        )
     more: dict[str, Any] = {key: each[key] for key in _PASSED if key in each}
     if "link" in each:
         more["link"] = each["link"]
