@@ -379,7 +379,7 @@ def test_without_decode_nodes_the_client_is_told(start, pool):
 
 
 def test_a_pool_computes_only_for_clients_whose_key_the_decode_nodes_take(
-    start, pool, decode, engine
+    start, pool, decode, engine, neve
 ):
     decode.key = "sk-client"
     router = start(pool, engine_key_env="KEY", env={"KEY": "sk-client"})
@@ -387,6 +387,7 @@ def test_a_pool_computes_only_for_clients_whose_key_the_decode_nodes_take(
     wrong = {"Authorization": "Bearer sk-wrong"}
     assert post(router, prompt=LONG, headers=wrong).status_code == 401
     assert not engine.calls
+    assert not neve.lookups
     right = {"Authorization": "Bearer sk-client"}
     answer = post(router, prompt=LONG, headers=right)
     assert (text(answer), outcome(answer)) == (expected(), "handed_over")

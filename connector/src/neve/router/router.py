@@ -74,8 +74,10 @@ class Router:
     async def serve(self, asked: Asked, send: Send) -> None:
         """Answers the request. Being cancelled ends it in pool and node."""
         body = _prompted(asked)
-        tokens = None if body is None else await self._tokens(asked, body)
-        about = dict(body or {})
+        # Strangers ask Neve for nothing, and leave no trace among the prefixes.
+        is_known = body is not None and await self._is_good(asked)
+        tokens = await self._tokens(asked, body) if body is not None and is_known else None
+        about = dict(body or {}) if is_known else {}
         if tokens is not None:
             about.pop("messages", None)
             about["prompt"] = tokens
@@ -166,7 +168,7 @@ class Router:
             return None
         prompt = read_prompt(body)
         query = None if prompt is None else prompt.query
-        if prompt is None or query is None or not await self._is_good(asked):
+        if prompt is None or query is None:
             return None
         if prompt.tokens is not None:
             return prompt.tokens
