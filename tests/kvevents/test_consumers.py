@@ -30,6 +30,7 @@ def worker(dynamo):
 
     wait_until(heard, what="the subscription")
     yield publisher, number
+    dynamo.unregister(number)  # or it connects again and again
     publisher.close()
 
 

@@ -102,7 +102,8 @@ class World:
         return answer.json() if answer.data else None
 
     def close(self) -> None:
-        for node in self.nodes:
+        for number, node in enumerate(self.nodes, 101):
+            self.dynamo.unregister(number)
             node.close()
 
 
