@@ -308,7 +308,7 @@ def _left_behind() -> list[UUID]:
         "pk", "node", "space_id", "last_heartbeat_at"
     ):
         since = heard_at - timedelta(seconds=live_after_s())
-        ranks = NodeSession.objects.filter(node=node.removesuffix(SCHEDULER_PART), space=space_id)
+        ranks = NodeSession.objects.filter(node=nodes.engine_of(node), space=space_id)
         if ranks.filter(ended_at__gte=since).exists():
             found.append(pk)
     return found
