@@ -20,7 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Self
 
@@ -32,7 +32,6 @@ from deploy.installation import (
     ROOT,
     answers,
     http_status,
-    port_is_free,
     remove_s3_sockets,
     s3_identity,
     s3_works,
@@ -48,12 +47,17 @@ PYTHON_ENV = {
 XDIST_WORKERS = 8  # each with its own range of ports; a ninth shares the first's
 
 
-def free_port(count: int = 1) -> int:
-    """First of `count` consecutive loopback ports that are free now.
+_held: list[ExitStack] = []  # a socket on each port that `free_port` gave
 
-    Servers bind them seconds later, so no other process may take them meanwhile: they are below the
-    kernel's range for outgoing connections (32768 and up, Source: net.ipv4.ip_local_port_range),
-    and each pytest-xdist worker has a range of its own.
+
+def free_port(count: int = 1) -> int:
+    """First of `count` consecutive loopback ports that are free, and that no other call will give.
+
+    Servers bind them seconds or minutes later, so nothing else may take them meanwhile. They are
+    below the kernel's range for outgoing connections (32768 and up, Source:
+    net.ipv4.ip_local_port_range), and each pytest-xdist worker has a range of its own. Until this
+    process ends it holds a socket on each that does not listen: a server that sets SO_REUSEADDR, as
+    all here do, may still bind the port, and `free_port` in this or another process may not.
     """
     lowest, highest = 15000, 32000
     if worker := os.environ.get("PYTEST_XDIST_WORKER"):  # gw0, gw1, ...
@@ -62,7 +66,15 @@ def free_port(count: int = 1) -> int:
         highest = lowest + size - count
     while True:
         first = random.randint(lowest, highest)
-        if all(port_is_free(port) for port in range(first, first + count)):
+        with ExitStack() as taken:
+            try:
+                for port in range(first, first + count):
+                    held = taken.enter_context(socket.socket())
+                    held.bind(("127.0.0.1", port))
+                    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            except OSError:
+                continue
+            _held.append(taken.pop_all())
             return first
 
 
